@@ -1,0 +1,36 @@
+# make app   start the app              make data   fetch and render the training pictures (needs npm)
+# make test  run the whole check        make clean  remove what the checks leave behind (not .venv)
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TOO_OLD := Python 3.11 or newer is needed. Name one: make PYTHON=python3.11 ...
+
+.PHONY: app test data clean
+
+app: $(VENV)/.app-stamp
+	$(BIN)/python app.py
+
+data: $(VENV)/.app-stamp
+	$(BIN)/python -m guda_core data
+
+test: $(VENV)/.test-stamp
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m pyright
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf .pytest_cache .ruff_cache build *.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# The stamps are newer than the requirements they stand for, so that a second run installs nothing.
+$(VENV)/.app-stamp: requirements.txt
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit("$(TOO_OLD)" if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version || $(BIN)/python -m ensurepip
+	$(BIN)/python -m pip install -r requirements.txt
+	touch $@
+
+$(VENV)/.test-stamp: requirements-dev.txt $(VENV)/.app-stamp
+	$(BIN)/python -m pip install -r requirements.txt -r requirements-dev.txt
+	touch $@

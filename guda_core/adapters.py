@@ -1,0 +1,151 @@
+"""LoRA adapters: made with peft for training, stored as safetensors, switched into the denoiser's weights for scoring.
+
+An adapter folder holds `adapter.safetensors` and `adapter.json`. The latter is written last, so its presence means
+"complete"; it names the base model's hash, and an adapter for another base is refused.
+
+Scoring uses W + (alpha / r) B A in place of W (Hu et al. 2021). The denoiser's own weights are kept aside and copied back,
+so the full model is restored bit by bit, and a scored forward costs what a plain one does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from guda_core.errors import AdapterError
+
+WEIGHTS, META = "adapter.safetensors", "adapter.json"
+
+
+@dataclass(frozen=True)
+class LoraSpec:
+    """rank r, alpha (scale = alpha / r), and the name endings of the modules that get an adapter."""
+
+    rank: int = 6
+    alpha: int = 6
+    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "conv1", "conv2")
+
+
+def attach(denoiser: nn.Module, spec: LoraSpec, seed: int) -> list[nn.Parameter]:
+    """Put a fresh LoRA (B = 0: changes nothing yet) on the denoiser, in place; returns the trainable parameters."""
+    torch.manual_seed(seed)
+    config = LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules=list(spec.targets), lora_dropout=0.0)
+    inject_adapter_in_model(config, denoiser)
+    params = [p for n, p in denoiser.named_parameters() if "lora_" in n]
+    if not params:
+        raise AdapterError(f"None of the modules {', '.join(spec.targets)} is in this denoiser.")
+    for n, p in denoiser.named_parameters():
+        p.requires_grad_("lora_" in n)
+    return params
+
+
+def save(denoiser: nn.Module, folder: Path, *, spec: LoraSpec, meta: dict[str, Any]) -> None:
+    """Write the attached LoRA as float16 safetensors, then its metadata. meta must hold `base_sha256` and `group`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / META).unlink(missing_ok=True)
+    state = {n: p.detach().to(torch.float16).contiguous() for n, p in get_peft_model_state_dict(denoiser).items()}
+    save_file(state, folder / WEIGHTS)
+    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    record = {**meta, "lora": asdict(spec), "sha256": digest, "parameters": sum(p.numel() for p in state.values())}
+    (folder / META).write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """The metadata of an adapter folder. Raises AdapterError when it is missing or not JSON."""
+    path = folder / META
+    if not path.is_file():
+        raise AdapterError(
+            f"There is no finished adapter in {folder.name}. Make it with `python -m guda_core unlearn`."
+        )
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise AdapterError(f"The adapter's metadata {path.name} in {folder.name} is damaged: {e}") from e
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A checked adapter. factors: parameter name -> (B (out, r), A (r, in * kh * kw), shape of the weight), float32."""
+
+    group: str
+    meta: dict[str, Any]
+    scale: float
+    factors: dict[str, tuple[Tensor, Tensor, tuple[int, ...]]]
+
+    def delta(self, name: str, device: torch.device) -> Tensor:
+        """The change of one weight, float32, in the weight's shape: (alpha / r) B A."""
+        b, a, shape = self.factors[name]
+        return (self.scale * (b.to(device) @ a.to(device))).reshape(shape)
+
+
+def _factors(state: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor, tuple[int, ...]]]:
+    out = {}
+    for name in [n for n in state if n.endswith(".lora_A.weight")]:
+        a, b = state[name].float(), state[name.replace(".lora_A.", ".lora_B.")].float()
+        shape = (b.shape[0], *a.shape[1:])
+        out[name.replace(".lora_A.weight", ".weight")] = (b.flatten(1), a.flatten(1), shape)
+    return out
+
+
+def load(folder: Path, *, base_sha256: str, group: str) -> Adapter:
+    """Read and check one adapter.
+
+    Raises:
+        AdapterError: missing, damaged, with another hash than its metadata says, or made for another base or group.
+    """
+    meta = read_meta(folder)
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise AdapterError(f"The adapter '{group}' has no {WEIGHTS} (only safetensors are read, never pickles).")
+    if meta.get("base_sha256") != base_sha256:
+        raise AdapterError(
+            f"The adapter '{group}' was made for another base model ({str(meta.get('base_sha256'))[:12]}, this one is "
+            f"{base_sha256[:12]}). Make it again with `python -m guda_core unlearn --groups {group}`."
+        )
+    if meta.get("group") != group:
+        raise AdapterError(f"The adapter in '{folder.name}' is of group '{meta.get('group')}', not '{group}'.")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != meta.get("sha256"):
+        raise AdapterError(f"The adapter '{group}' is damaged: its weights do not have the hash its metadata names.")
+    try:
+        state = load_file(path)
+        factors = _factors(state)
+        scale = meta["lora"]["alpha"] / meta["lora"]["rank"]
+    except (SafetensorError, KeyError, RuntimeError) as e:
+        raise AdapterError(f"The adapter '{group}' cannot be read: {e}") from e
+    if not factors or not all(torch.isfinite(v).all() for v in state.values()):
+        raise AdapterError(f"The adapter '{group}' is empty or holds values that are not finite.")
+    return Adapter(group, meta, scale, factors)
+
+
+@contextmanager
+def applied(denoiser: nn.Module, adapter: Adapter) -> Iterator[None]:
+    """Within the block the denoiser is the one without the group; afterwards it is what it was, bit by bit.
+
+    Raises:
+        AdapterError: the adapter changes a weight that the denoiser does not have, or of another shape.
+    """
+    weights = dict(denoiser.named_parameters())
+    for name, (_, _, shape) in adapter.factors.items():
+        if name not in weights or tuple(weights[name].shape) != shape:
+            raise AdapterError(f"The adapter '{adapter.group}' does not fit this denoiser ({name}).")
+    kept = {name: weights[name].detach().clone() for name in adapter.factors}
+    try:
+        with torch.no_grad():
+            for name, w in kept.items():
+                weights[name].copy_(w.float() + adapter.delta(name, w.device))
+        yield
+    finally:
+        with torch.no_grad():
+            for name, w in kept.items():
+                weights[name].copy_(w)

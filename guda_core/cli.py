@@ -1,0 +1,265 @@
+"""The command line, and the only place that prints. `python -m guda_core --help` explains itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from guda_core.errors import GudaError, OptionError
+
+if TYPE_CHECKING:
+    from guda_core.records import Attribution, GroupSet
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Which groups of training pictures made a diffusion model able to make this picture? A positive score means "
+    "that the model explains the picture worse without the group. Scores are not shares.",
+)
+out, err = Console(), Console(stderr=True)
+
+
+class _Group(typer.core.TyperGroup):
+    """Shows the project's own errors as one sentence, exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except GudaError as e:
+            err.print(f"Error: {e}", style="red", markup=False, highlight=False)
+            raise typer.Exit(2) from e
+
+
+@app.callback(cls=_Group)
+def _main() -> None:
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for quiet in (diffusers_logging, transformers_logging):
+        quiet.set_verbosity_error()
+        quiet.disable_progress_bar()
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeElapsedColumn(),
+        TimeRemainingColumn(), console=err,
+    )  # fmt: skip
+
+
+def _follow(title: str, steps: Iterator[Any]) -> None:
+    """Show a bar for an iterator of training progress."""
+    with _bar() as bar:
+        task = bar.add_task(title, note="", total=None)
+        for p in steps:
+            note = f"{p.step}/{p.steps}  loss {p.loss:.4f}  {p.rate:.0f} pictures/s"
+            bar.update(task, completed=p.step, total=p.steps, note=note)
+
+
+def _group_set(name: str) -> GroupSet:
+    from guda_core.groups import load_group_set
+
+    return load_group_set(name)
+
+
+SetOption = Annotated[str, typer.Option("--set", help="Group set: a folder below style_groups/.")]
+ModelOption = Annotated[str | None, typer.Option("--model", help="A card of models/cards.yaml. Default: GUDA_MODEL.")]
+
+
+@app.command()
+def groups(name: SetOption = "emoji") -> None:
+    """Check a group set and list its groups."""
+    gs = _group_set(name)
+    table = Table(title=f"{gs.name}: {len(gs.train_objects)} objects trained on, {len(gs.held_out_objects)} held out")
+    for column in ("id", "name", "author", "licence", "package", "descriptors"):
+        table.add_column(column, overflow="fold")
+    for g in gs.groups.values():
+        package = f"{g.package}@{g.version}"
+        table.add_row(g.id, g.name, g.author, g.licence, package, ", ".join(g.descriptors))
+    out.print(table)
+
+
+@app.command()
+def data(name: SetOption = "emoji") -> None:
+    """Fetch (npm) and render the training pictures into the cache folder (GUDA_CACHE)."""
+    from guda_core import data as pictures
+
+    with _bar() as bar:
+        task = bar.add_task("pictures", note="", total=1.0)
+        path = pictures.build(_group_set(name), lambda f, s: bar.update(task, completed=f, note=s))
+    out.print(f"Pictures and their hashes: {path}", highlight=False)
+
+
+@app.command()
+def train(
+    stage: Annotated[str, typer.Argument(help="clip, vae, unet, assemble, bank, or all (in that order).")] = "all",
+    name: SetOption = "emoji",
+    without: Annotated[str | None, typer.Option(help="unet only: leave this group out (a LOGO model).")] = None,
+    seed: Annotated[int | None, typer.Option(help="unet only: another seed than the full model's.")] = None,
+    assets: Annotated[Path, typer.Option(help="assemble, bank: where the finished model goes.")] = Path("assets"),
+) -> None:
+    """Train the embedded model. Every stage checkpoints and resumes; finished ones are skipped."""
+    import torch
+
+    from guda_core.training import clip as clip_training
+    from guda_core.training import stages
+    from guda_core.training import unet as unet_training
+    from guda_core.training import vae as vae_training
+
+    gs = _group_set(name)
+    torch.set_flush_denormal(True)
+    config = unet_training.UnetConfig()
+    if seed is not None:
+        config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, seed=seed))
+    unet = stages.unet_name(without, config.loop.seed)
+    trainings: dict[str, tuple[str, Callable[[], Iterator[Any]]]] = {
+        "clip": ("clip", lambda: stages.stage_clip(gs, clip_training.ClipConfig())),
+        "vae": ("vae", lambda: stages.stage_vae(gs, vae_training.VaeConfig())),
+        "unet": (unet, lambda: stages.stage_unet(gs, config, without)),
+    }
+    wanted = [*trainings, "assemble", "bank"] if stage == "all" else [stage]
+    for s in wanted:
+        if s in trainings:
+            folder, start = trainings[s]
+            if stages.is_done(folder):
+                out.print(f"{folder}: already done ({stages.work_dir() / folder})", highlight=False)
+            else:
+                _follow(folder, start())
+        elif s == "assemble":
+            out.print(f"Written: {stages.assemble(assets, unet)}", highlight=False)
+        elif s == "bank":
+            stages.write_bank(gs, assets)
+        else:
+            raise OptionError(f"There is no stage '{s}'. Known: {', '.join(trainings)}, assemble, bank, all.")
+
+
+@app.command()
+def unlearn(
+    groups: Annotated[str, typer.Option(help="Comma-separated group ids; default all.")] = "",
+    name: SetOption = "emoji",
+    model: ModelOption = None,
+    operator: Annotated[str, typer.Option(help="guda_c or esd.")] = "guda_c",
+    selection: Annotated[str, typer.Option(help="Anchor style: weighted, uniform or removed.")] = "weighted",
+    steps: Annotated[int | None, typer.Option(min=1)] = None,
+    folder: Annotated[Path | None, typer.Option(help="Default: assets/adapters/<model>.")] = None,
+    again: Annotated[bool, typer.Option(help="Also make adapters again that are there and fit.")] = False,
+) -> None:
+    """Unlearn groups from the full model, each as a LoRA adapter, and measure each adapter's health."""
+    from guda_core import forgetting
+
+    config = forgetting.config_of(operator=operator, selection=selection, steps=steps)
+    wanted = [g.strip() for g in groups.split(",") if g.strip()]
+    job = forgetting.Forgetting(_group_set(name), model=model, folder=folder)
+    for gid in job.pending(wanted, again=again):
+        _follow(f"unlearn {gid}", job.unlearn(gid, config))
+    for gid in job.unmeasured(wanted):
+        with _bar() as bar:
+            task = bar.add_task(f"health {gid}", note="", total=1.0)
+            for fraction in job.measure(gid):
+                bar.update(task, completed=fraction)
+    table = Table(title="ELBO fall in nats when the group's adapter is on (mean over pictures)")
+    for column in (
+        "group",
+        "forgotten, prompt",
+        "others, prompt",
+        "forgotten, empty",
+        "others, empty",
+        "held out, empty",
+    ):
+        table.add_column(column)
+    for gid, h in job.health().items():
+        keys = ("forgotten_prompt", "others_prompt", "forgotten_empty", "others_empty", "held_out_empty")
+        table.add_row(gid, *[f"{h[k]['mean']:.1f}" if k in h else "-" for k in keys])
+    out.print(table)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Option(help='For example "fox, artistic style featuring thick black outline".')],
+    out_file: Annotated[Path, typer.Option("--out", help="PNG to write.")],
+    seed: Annotated[int, typer.Option(help="0 .. 2**32 - 1.")] = 0,
+    steps: Annotated[int, typer.Option(help="DDIM steps.")] = 25,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance.")] = 2.5,
+    model: ModelOption = None,
+) -> None:
+    """Generate a picture."""
+    from PIL import Image
+
+    from guda_core.pipeline import Step, load_service
+    from guda_core.records import Query
+
+    service = load_service(model, fall_back=False)
+    with _bar() as bar:
+        task = bar.add_task("generate", note="", total=steps)
+        for item in service.generate(prompt=prompt, seed=seed, steps=steps, guidance=guidance):
+            if isinstance(item, Step):
+                bar.update(task, completed=item.done)
+            elif isinstance(item, Query):
+                Image.fromarray(item.pixels).save(out_file, format="PNG")
+                for sentence in item.preparation:
+                    err.print(sentence, highlight=False)
+    out.print(f"Written: {out_file}", highlight=False)
+
+
+def _print_attribution(a: Attribution, gs: GroupSet) -> None:
+    table = Table(title=f"{a.method} ({a.unit}); positive = the group contributed; not shares")
+    for column in ("rank", "group", "score", "95% interval", "status"):
+        table.add_column(column)
+    ranked = a.ranked()
+    for i, g in enumerate([*ranked, *[g for g in a.groups if g not in ranked]]):
+        s = a.groups[g]
+        if s.score is None or s.low is None or s.high is None:
+            table.add_row("-", gs.groups[g].name, "-", "-", f"{s.status}: {s.reason}")
+        else:
+            digits = 1 if a.unit == "nats" else 3
+            interval = f"{s.low:.{digits}f} to {s.high:.{digits}f}"
+            table.add_row(str(i + 1), gs.groups[g].name, f"{s.score:.{digits}f}", interval, s.status)
+    out.print(table)
+    if a.separable is not None and a.runner_up and ranked:
+        first, second = gs.groups[ranked[0]].name, gs.groups[a.runner_up].name
+        ahead = f"{first} is ahead of {second}." if a.separable else f"{first} and {second} cannot be told apart."
+        out.print(ahead, highlight=False)
+
+
+@app.command()
+def attribute(
+    image: Annotated[Path, typer.Argument(help="PNG, JPEG or WebP.")],
+    prompt: Annotated[str, typer.Option(help="The caption; empty = the unconditional model.")] = "",
+    effort: Annotated[str, typer.Option(help="quick, standard or full.")] = "standard",
+    methods: Annotated[str, typer.Option(help="Comma-separated: guda, clip.")] = "guda,clip",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Where to write the full record.")] = None,
+    model: ModelOption = None,
+) -> None:
+    """Attribute a picture to the groups of training pictures."""
+    from guda_core import report
+    from guda_core.pipeline import load_service
+
+    wanted = [m.strip() for m in methods.split(",") if m.strip()]
+    service = load_service(model, fall_back=False)
+    query = service.prepare(image, prompt=prompt)
+    for sentence in query.preparation:
+        err.print(sentence, highlight=False)
+    final: dict[str, Attribution] = {}
+    with _bar() as bar:
+        task = bar.add_task("attribute", note="", total=1.0)
+        for a in service.attribute(query, methods=wanted, effort=effort):
+            final[a.method] = a
+            bar.update(task, completed=a.progress, note=a.method)
+    for a in final.values():
+        _print_attribution(a, service.group_set)
+    if json_file is not None:
+        settings = {"effort": effort, "methods": wanted}
+        record = report.to_json(
+            query, list(final.values()), service.group_set, model=service.model.card.id, settings=settings
+        )
+        json_file.write_text(json.dumps(record, indent=1), encoding="utf-8")
+        out.print(f"Written: {json_file}", highlight=False)

@@ -1,0 +1,45 @@
+"""The exception tree. Messages are shown to users as they are: they say what happened, why, and what mends it."""
+
+
+class GudaError(Exception):
+    """Base of every error this project raises on purpose."""
+
+
+class ImageError(GudaError):
+    """A picture was refused: not a picture, damaged, too large, too small, or of a type that is not accepted."""
+
+
+class PromptError(GudaError):
+    """A prompt was refused: too long, or with characters that cannot be part of a caption."""
+
+
+class OptionError(GudaError):
+    """An option is out of its range or names something that does not exist."""
+
+
+class GroupSetError(GudaError):
+    """A `group_set.yaml` is missing, malformed or contradicts itself."""
+
+
+class DataError(GudaError):
+    """Training pictures are missing or cannot be fetched or rendered."""
+
+
+class ModelError(GudaError):
+    """A base model is missing, damaged or of a kind that cannot be scored."""
+
+
+class AdapterError(GudaError):
+    """An unlearning adapter is missing, damaged or was made for another base model."""
+
+
+class ScoreError(GudaError):
+    """A score cannot be computed (for example: a value is not finite)."""
+
+
+class TrainingError(GudaError):
+    """A training cannot start, go on or be resumed."""
+
+
+class Cancelled(GudaError):
+    """The visitor asked to stop."""

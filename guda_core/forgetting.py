@@ -1,0 +1,182 @@
+"""The offline half of GUDA for one base model: which adapters are wanted, making them, and measuring their health."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from guda_core import adapters, data, elbo
+from guda_core.captions import style_caption
+from guda_core.clip import Clip
+from guda_core.data import Pictures
+from guda_core.errors import AdapterError, OptionError
+from guda_core.imaging import hash_pixels
+from guda_core.models.cards import find_card, load_model
+from guda_core.pipeline import ASSETS, DEFAULT_MODEL
+from guda_core.records import GroupSet
+from guda_core.report import versions
+from guda_core.training.loop import Progress
+from guda_core.unlearn import UnlearnConfig, unlearn
+
+HEALTH = "health.json"
+
+
+def config_of(*, operator: str, selection: str, steps: int | None) -> UnlearnConfig:
+    """The default settings with an operator, a selection and, if given, another number of steps."""
+    config = UnlearnConfig(operator=operator, selection=selection)
+    if steps is not None:
+        config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, steps=steps))
+    return config
+
+
+@dataclasses.dataclass(frozen=True)
+class HealthConfig:
+    """pictures: of each kind. draws: in each of the strata. seed: which pictures."""
+
+    pictures: int = 16
+    strata: int = 24
+    draws: int = 1
+    seed: int = 17
+
+
+class Forgetting:
+    """Makes and measures adapters of one base model. Pictures and latents are loaded once."""
+
+    def __init__(self, group_set: GroupSet, *, model: str | None = None, folder: Path | None = None) -> None:
+        card = find_card(model or DEFAULT_MODEL)
+        self.group_set, self.card = group_set, card
+        self.folder = folder or ASSETS / "adapters" / card.id
+        self.model = load_model(card)
+        self.clip = Clip(ASSETS / "clip")
+        self._pictures: Pictures | None = None
+        self._latents: Tensor | None = None
+        self._full: dict[str, np.ndarray] = {}
+
+    def _known(self, wanted: Sequence[str]) -> list[str]:
+        for g in wanted:
+            if g not in self.group_set.groups:
+                raise OptionError(f"There is no group '{g}'. Known: {', '.join(self.group_set.groups)}.")
+        return list(wanted or self.group_set.groups)
+
+    def _fits(self, gid: str) -> bool:
+        try:
+            adapters.load(self.folder / gid, base_sha256=self.model.sha256, group=gid)
+        except AdapterError:
+            return False
+        return True
+
+    def pending(self, wanted: Sequence[str], *, again: bool) -> list[str]:
+        """The wanted groups (none named: all) that have no fitting adapter yet, or all of them with `again`."""
+        return [g for g in self._known(wanted) if again or not self._fits(g)]
+
+    def resized(self, pixels: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 at the model's resolution."""
+        size = self.card.resolution
+        if pixels.shape[0] == size:
+            return pixels
+        return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.LANCZOS))
+
+    def training_pictures(self) -> tuple[Pictures, Tensor]:
+        """The train split and its latents (N, C, h, w)."""
+        if self._pictures is None or self._latents is None:
+            self._pictures = data.load(self.group_set, "train")
+            self._latents = torch.cat([self.model.encode(self.resized(p)) for p in self._pictures.pixels])
+        return self._pictures, self._latents
+
+    def unlearn(self, gid: str, config: UnlearnConfig) -> Iterator[Progress]:
+        """Unlearn one group into its adapter folder."""
+        torch.set_flush_denormal(True)
+        pictures, latents = self.training_pictures()
+        (self.folder / gid / HEALTH).unlink(missing_ok=True)
+        began = time.monotonic()
+        meta = {
+            "model": self.card.id,
+            "group_set": self.group_set.id,
+            "data_sha256": pictures.sha256(),
+            "clip_sha256": self.clip.sha256,
+            "versions": versions(),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        yield from unlearn(
+            self.model,
+            self.group_set,
+            pictures,
+            latents,
+            gid,
+            text_features=self.clip.text_features,
+            config=config,
+            folder=self.folder / gid,
+            meta=meta,
+        )
+        timing = {"seconds": round(time.monotonic() - began, 1), "torch_threads": torch.get_num_threads()}
+        (self.folder / gid / "timing.json").write_text(json.dumps(timing), encoding="utf-8")
+
+    def unmeasured(self, wanted: Sequence[str]) -> list[str]:
+        """The wanted groups whose adapter fits but whose health has not been measured."""
+        return [g for g in self._known(wanted) if self._fits(g) and not (self.folder / g / HEALTH).is_file()]
+
+    def _kinds(self, gid: str, config: HealthConfig) -> dict[str, list[tuple[np.ndarray, str]]]:
+        g = torch.Generator().manual_seed(config.seed)
+        train, _ = self.training_pictures()
+        held = data.load(self.group_set, "held_out")
+
+        def some(p: Pictures, keep: Any, prompt: bool) -> list[tuple[np.ndarray, str]]:
+            q = p.where(keep)
+            at = torch.randperm(len(q), generator=g)[: config.pictures].tolist()
+            return [
+                (q.pixels[i], style_caption(self.group_set, q.objects[i], q.groups[i], g) if prompt else "") for i in at
+            ]
+
+        return {
+            "forgotten_prompt": some(train, lambda k, o: k == gid, True),
+            "others_prompt": some(train, lambda k, o: k != gid, True),
+            "forgotten_empty": some(train, lambda k, o: k == gid, False),
+            "others_empty": some(train, lambda k, o: k != gid, False),
+            "held_out_empty": some(held, lambda k, o: k == gid, False),
+            "held_out_others_empty": some(held, lambda k, o: k != gid, False),
+        }
+
+    def measure(self, gid: str, config: HealthConfig | None = None) -> Iterator[float]:
+        """Mean ELBO fall in nats with its standard error, by kind of picture; yields the fraction done.
+
+        Forgotten and other pictures with their prompt and without, and held-out objects (own style and others) without.
+        """
+        config = config or HealthConfig()
+        adapter = adapters.load(self.folder / gid, base_sha256=self.model.sha256, group=gid)
+        strata = elbo.make_strata(self.model.schedule, config.strata)
+        kinds = self._kinds(gid, config)
+        record: dict[str, Any] = {}
+        for n, (kind, pictures) in enumerate(kinds.items()):
+            falls = []
+            for pixels, prompt in pictures:
+                pixels = self.resized(pixels)
+                latent, cond = self.model.encode(pixels), self.model.embed([prompt])
+                draws = elbo.draw_times(hash_pixels(pixels), strata, config.draws)
+                columns = list(range(config.draws))
+                full = elbo.kl_values(self.model, latent, cond, draws, columns)
+                with adapters.applied(self.model.denoiser, adapter):
+                    without = elbo.kl_values(self.model, latent, cond, draws, columns)
+                falls.append(elbo.elbo_drop(full=full, without=without, strata=strata).value)
+            record[kind] = {
+                "mean": float(np.mean(falls)),
+                "se": float(np.std(falls, ddof=1) / len(falls) ** 0.5),
+                "n": len(falls),
+            }
+            yield (n + 1) / len(kinds)
+        record |= {"unit": "nats", "config": dataclasses.asdict(config), "versions": versions()}
+        (self.folder / gid / HEALTH).write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+    def health(self) -> dict[str, dict[str, Any]]:
+        """Group id -> its stored health."""
+        files = {g: self.folder / g / HEALTH for g in self.group_set.groups}
+        return {g: json.loads(p.read_text(encoding="utf-8")) for g, p in files.items() if p.is_file()}

@@ -1,0 +1,62 @@
+"""Unlearning losses as pure functions of noise estimates: L = L_forget + lambda * L_preserve (arXiv 2601.22651).
+
+Every forget loss compares the student's eps with a target that needs no gradient; targets differ by operator:
+
+    guda_c   eps_full(x_t, t, c_a): the frozen full model under an anchor caption of a retained style (GUDA-C)
+    retrack  eps_bar_t(x_t) = sum_r w_r (x_t - sqrt(ab_t) x_r) / sqrt(1 - ab_t),
+             w_r = softmax_r(-||x_t - sqrt(ab_t) x_r||^2 / (2 (1 - ab_t))): the retained data's posterior mean (GUDA-U)
+    esd      eps_full(x_t, t, "") - s * (eps_full(x_t, t, c_f) - eps_full(x_t, t, "")) (Gandikota et al. 2023, eq. 4)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def mean_square(student: Tensor, target: Tensor) -> Tensor:
+    """Mean over all elements of the squared difference; no gradient flows into the target."""
+    return (student - target.detach()).square().mean()
+
+
+def anchor_probabilities(cosines: Tensor, *, beta: float, eta: float, exclude: int) -> Tensor:
+    """pi(s) = (1 - eta) softmax(beta cos_s) + eta uniform over retained styles; the excluded (forgotten) style gets 0.
+
+    cosines: (S,) similarity of the forgotten descriptors to each style's prototype. Returns (S,) that sums to 1.
+    """
+    keep = torch.ones_like(cosines, dtype=torch.bool)
+    keep[exclude] = False
+    soft = torch.where(keep, beta * cosines, -torch.inf).softmax(dim=0)
+    uniform = keep.float() / keep.sum()
+    return (1 - eta) * soft + eta * uniform
+
+
+def retrack_target(x_t: Tensor, retained: Tensor, alpha_bar: Tensor) -> Tensor:
+    """Posterior mean of eps given x_t under the empirical distribution of the retained latents.
+
+    x_t: (B, C, h, w); retained: (R, C, h, w) or per-query neighbours (B, K, C, h, w); alpha_bar: (B,) in (0, 1).
+    Weights are a softmax of log-densities (never exponentials of raw distances), so far outliers cannot underflow to 0/0.
+    Returns (B, C, h, w) in the dtype of x_t.
+    """
+    if retained.dim() == 4:
+        retained = retained[None].expand(len(x_t), *retained.shape)
+    ab = alpha_bar.to(x_t.dtype)
+    a, s2 = ab.sqrt()[:, None, None, None, None], (1 - ab)
+    diff = x_t[:, None] - a * retained  # (B, R, C, h, w)
+    log_w = -diff.flatten(2).square().sum(dim=2) / (2 * s2[:, None])  # (B, R)
+    w = log_w.softmax(dim=1)[:, :, None, None, None]
+    return (w * diff).sum(dim=1) / s2.sqrt()[:, None, None, None]
+
+
+def nearest(x_0: Tensor, retained: Tensor, k: int) -> Tensor:
+    """The k nearest retained items of each x_0 by Euclidean distance: (B, C, h, w), (R, C, h, w) -> (B, k, C, h, w)."""
+    d = torch.cdist(x_0.flatten(1), retained.flatten(1))
+    return retained[d.topk(min(k, len(retained)), largest=False).indices]
+
+
+def esd_target(eps_empty: Tensor, eps_prompt: Tensor, *, strength: float) -> Tensor:
+    """The full model's unconditional estimate pushed away from the forgotten prompt."""
+    return eps_empty - strength * (eps_prompt - eps_empty)
+
+
+FORGET_OPERATORS = ("guda_c", "esd")

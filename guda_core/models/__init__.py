@@ -1,0 +1,1 @@
+"""Base models under one contract (`base.BaseModel`), named by cards (`cards.yaml`)."""

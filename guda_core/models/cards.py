@@ -1,0 +1,39 @@
+"""Reads `cards.yaml` and loads the model that a card names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import yaml
+
+from guda_core.errors import ModelError
+from guda_core.models.base import BaseModel, Card
+
+CARDS = Path(__file__).with_name("cards.yaml")
+
+
+def read_cards(path: Path = CARDS) -> dict[str, Card]:
+    """All cards by id. Raises ModelError when a card lacks a field or has an unknown one."""
+    cards = {}
+    for cid, fields in yaml.safe_load(path.read_text(encoding="utf-8")).items():
+        try:
+            cards[cid] = Card(id=cid, **fields)
+        except TypeError as e:
+            raise ModelError(f"{path.name}: card '{cid}': {e}") from e
+    return cards
+
+
+def find_card(name: str) -> Card:
+    """The card of that id. Raises ModelError that lists the known ones."""
+    cards = read_cards()
+    if name not in cards:
+        raise ModelError(f"There is no model '{name}'. Known: {', '.join(cards)}.")
+    return cards[name]
+
+
+def load_model(card: Card, *, device: str | None = None, dtype: torch.dtype | None = None) -> BaseModel:
+    """Load a card's model on the device (default: the GPU when there is one)."""
+    from guda_core.models.stable_diffusion import StableDiffusion
+
+    return StableDiffusion(card, device=device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype=dtype)

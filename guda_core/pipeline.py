@@ -1,0 +1,180 @@
+"""From a picture or a prompt to answers: what the app and the command line are built on.
+
+`Service` is the contract of the user interface; `LocalService` fulfils it with a real model on this machine. Answers
+come as generators, so that they can be shown while they refine; closing a generator cancels the work within one step.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from guda_core.clip import Clip
+from guda_core.errors import ModelError, OptionError
+from guda_core.groups import load_group_set
+from guda_core.imaging import check_options, check_prompt, hash_pixels, read_picture
+from guda_core.methods import METHODS
+from guda_core.methods.clip import ClipSimilarity
+from guda_core.methods.counterfactual import Budget
+from guda_core.methods.guda import Guda
+from guda_core.models.base import BaseModel
+from guda_core.models.cards import find_card, load_model
+from guda_core.records import Attribution, GroupSet, Query
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+DEFAULT_MODEL = "emoji"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much computing an ELBO score gets. draws: noise draws in each of the 24 strata of timesteps; per_pass: draws
+    between two refinements of the bars."""
+
+    id: str
+    name: str
+    draws: int
+    per_pass: int
+
+
+EFFORTS: dict[str, Effort] = {
+    "quick": Effort("quick", "Quick", 4, 2),
+    "standard": Effort("standard", "Standard", 12, 3),
+    "full": Effort("full", "Full", 48, 6),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """Progress of a generation: `done` of `steps`."""
+
+    done: int
+    steps: int
+
+
+class Service(Protocol):
+    """What the user interface needs. Every method may raise a `GudaError`, whose text is meant for the visitor."""
+
+    group_set: GroupSet
+    model_name: str
+    banner: str  # "" or a sentence for the top of the page, e.g. that the bundled model stands in for another
+
+    def methods(self) -> dict[str, str]:
+        """Method id -> name as shown, in the order of display: {"guda": "GUDA", "clip": "CLIP similarity"}."""
+        ...
+
+    def estimate(self, methods: Sequence[str], effort: str) -> float:
+        """Expected seconds of `attribute` on this machine (measured, not guessed)."""
+        ...
+
+    def generate(self, *, prompt: str, seed: int, steps: int, guidance: float) -> Iterator[Step | Query]:
+        """Yields a Step after each denoising step, then the Query of the finished picture, last."""
+        ...
+
+    def prepare(self, path: Path, *, prompt: str = "") -> Query:
+        """Read, check and prepare an uploaded picture. Raises ImageError or PromptError with a plain sentence."""
+        ...
+
+    def attribute(self, query: Query, *, methods: Sequence[str], effort: str) -> Iterator[Attribution]:
+        """Yields Attributions that refine, method by method, cheapest first; the last of each has progress 1.0."""
+        ...
+
+
+class LocalService:
+    """The service on this machine: one base model, its adapters and the CLIP baseline."""
+
+    def __init__(self, model: BaseModel, group_set: GroupSet, clip: Clip, adapters: Path, *, banner: str = "") -> None:
+        self.model, self.group_set, self.clip = model, group_set, clip
+        self.banner, self.model_name = banner, model.card.name
+        self.guda = Guda(model, group_set, adapters)
+        self.similarity = ClipSimilarity(clip, group_set)
+        self._forward_s: float | None = None
+
+    def methods(self) -> dict[str, str]:
+        return {k: name for k, (name, _) in METHODS.items()}
+
+    def forward_seconds(self) -> float:
+        """Seconds of one picture's forward pass in a batch of 24, measured once on this machine."""
+        if self._forward_s is None:
+            x = torch.zeros(24, *self.model.latent_shape, device=self.model.device)
+            t = torch.full((24,), 500, device=self.model.device)
+            cond = self.model.embed([""] * 24)
+            with self.model.lock, torch.no_grad():
+                self.model.predict_eps(x, t, cond)
+                began = time.perf_counter()
+                float(self.model.predict_eps(x, t, cond).sum())
+                self._forward_s = (time.perf_counter() - began) / 24
+        return self._forward_s
+
+    def estimate(self, methods: Sequence[str], effort: str) -> float:
+        seconds = 0.2
+        if "guda" in methods:
+            models = 1 + len(self.guda.adapters)
+            seconds += models * Budget().strata * find_effort(effort).draws * self.forward_seconds()
+        return seconds
+
+    def query(self, pixels: np.ndarray, prompt: str, **more: object) -> Query:
+        """A Query of pixels at the model's resolution, (H, W, 3) uint8."""
+        return Query(pixels, self.model.encode(pixels), prompt, hash_pixels(pixels), **more)  # type: ignore[arg-type]
+
+    def generate(self, *, prompt: str, seed: int, steps: int, guidance: float) -> Iterator[Step | Query]:
+        check_options(seed=seed, steps=steps, guidance=guidance)
+        prompt = check_prompt(prompt)
+        for i, pictures in enumerate(self.model.sample([prompt], seeds=[seed], steps=steps, guidance=guidance)):
+            yield Step(i + 1, steps)
+        assert pictures is not None
+        yield self.query(pictures[0], prompt, preparation=self._truncation(prompt))
+
+    def prepare(self, path: Path, *, prompt: str = "") -> Query:
+        prompt = check_prompt(prompt)
+        p = read_picture(path, size=self.model.card.resolution)
+        said = (*p.preparation, *self._truncation(prompt))
+        return self.query(p.pixels, prompt, file_hash=p.file_hash, preparation=said)
+
+    def _truncation(self, prompt: str) -> tuple[str, ...]:
+        n, most = self.model.tokens(prompt)
+        return (f"The prompt has {n} tokens; the model reads the first {most}.",) if n > most else ()
+
+    def attribute(self, query: Query, *, methods: Sequence[str], effort: str) -> Iterator[Attribution]:
+        e = find_effort(effort)
+        unknown = [m for m in methods if m not in METHODS]
+        if unknown or not methods:
+            raise OptionError(f"Methods must be some of {', '.join(METHODS)}; got {', '.join(unknown) or 'none'}.")
+        if "clip" in methods:
+            yield from self.similarity.attribute(query)
+        if "guda" in methods:
+            yield from self.guda.attribute(query, Budget(draws=e.draws, per_pass=e.per_pass))
+
+
+def find_effort(name: str) -> Effort:
+    """The effort of that id. Raises OptionError that lists the known ones."""
+    if name not in EFFORTS:
+        raise OptionError(f"There is no effort '{name}'. Known: {', '.join(EFFORTS)}.")
+    return EFFORTS[name]
+
+
+def load_service(model: str | None = None, *, fall_back: bool = True) -> LocalService:
+    """The service of a card (default: the environment's GUDA_MODEL, else the bundled model).
+
+    fall_back: when that card's model cannot be had, take the bundled one and say so in the banner.
+
+    Raises:
+        ModelError: the model cannot be had (and the bundled one neither, or fall_back is off).
+    """
+    name = model or os.environ.get("GUDA_MODEL") or DEFAULT_MODEL
+    card, banner = find_card(name), ""
+    try:
+        base = load_model(card)
+    except ModelError as e:
+        if not fall_back or name == DEFAULT_MODEL:
+            raise
+        card = find_card(DEFAULT_MODEL)
+        base, banner = load_model(card), f"The bundled model answers in place of '{name}'. {e}"
+    group_set = load_group_set(os.environ.get("GUDA_GROUP_SET") or card.group_set)
+    return LocalService(base, group_set, Clip(ASSETS / "clip"), ASSETS / "adapters" / card.id, banner=banner)

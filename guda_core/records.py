@@ -1,0 +1,110 @@
+"""Frozen records that flow through the project: groups, queries and attributions. Plain data; no torch import.
+
+Sign, everywhere: a positive score means that removing the group makes the picture harder to explain, that is, the
+group contributed. Scores are not shares: they do not sum to anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+Status = Literal["ok", "unavailable", "no_score"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """One group of training pictures, for example one artist's or one design team's."""
+
+    id: str
+    name: str
+    author: str
+    licence: str
+    licence_link: str
+    link: str
+    package: str
+    version: str
+    descriptors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class GroupSet:
+    """A partition of the training data into groups, with the objects trained on and those held out."""
+
+    id: str
+    name: str
+    resolution: int
+    caption: str
+    descriptors_per_caption: int
+    groups: Mapping[str, Group]
+    train_objects: tuple[str, ...]
+    held_out_objects: tuple[str, ...]
+
+    def write_caption(self, object_name: str, descriptors: tuple[str, ...] | list[str]) -> str:
+        """The caption of a picture: the object and style descriptors, as in the paper (never the group's name)."""
+        return self.caption.format(object=object_name.replace("-", " "), descriptors=", ".join(descriptors))
+
+
+@dataclass(frozen=True)
+class Query:
+    """A picture made ready for scoring. Nothing downstream opens the picture again.
+
+    pixels: (H, W, 3) uint8, the prepared picture (resized, sRGB, on white).
+    latent: (1, C, h, w) float32, the scaled VAE mean (a torch tensor on the CPU).
+    prompt: the caption; "" is the unconditional model.
+    image_hash: SHA-256 of the prepared pixels; seeds the noise.
+    file_hash: SHA-256 of the uploaded bytes, or None for a generated picture.
+    preparation: sentences that say what was done to the upload.
+    """
+
+    pixels: np.ndarray
+    latent: Any
+    prompt: str
+    image_hash: str
+    file_hash: str | None = None
+    preparation: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GroupScore:
+    """One group's score: a value with its 95% interval, or the reason why there is none.
+
+    status "ok": score, low and high are finite numbers. "unavailable": the group's adapter cannot be used.
+    "no_score": the computation failed. In the last two, score, low and high are None and `reason` says why.
+    """
+
+    score: float | None
+    low: float | None
+    high: float | None
+    status: Status = "ok"
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What one method answers for one query.
+
+    method: name in `guda_core.methods.METHODS`. unit: for example "nats" or "cosine".
+    groups: group id -> GroupScore, in the order of the group set.
+    progress: fraction in [0, 1] of the planned computation; 1 when final.
+    separable: True when the first group is ahead of the second in the paired 95% interval, None when it does not apply.
+    values: arrays to keep as evidence, e.g. "kl_full" (T,) and "kl_without" (G, T) in nats.
+    settings: everything needed to recompute the answer.
+    """
+
+    method: str
+    unit: str
+    groups: Mapping[str, GroupScore]
+    progress: float = 1.0
+    separable: bool | None = None
+    runner_up: str | None = None
+    values: Mapping[str, np.ndarray] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def ranked(self) -> list[str]:
+        """Ids of the groups that have a score, best first; ties by id."""
+        ok = [(k, g.score) for k, g in self.groups.items() if g.score is not None]
+        return [k for k, _ in sorted(ok, key=lambda kv: (-kv[1], kv[0]))]

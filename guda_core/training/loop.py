@@ -1,0 +1,171 @@
+"""One optimisation loop for every training of the project: AdamW, warm-up, cosine decay to zero, optional EMA.
+
+Randomness is a function of (seed, step) alone, so a run that is stopped and resumed takes the same steps as one that is
+not. Checkpoints live in the cache and hold tensors only; they are written aside and renamed, so a kill never tears one.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from guda_core.errors import TrainingError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """Settings of one training.
+
+    steps: optimiser steps. batch: pictures a step. lr: peak learning rate. warmup: steps of linear rise.
+    ema: decay of the averaged weights (0 = none; the decay rises as (1+s)/(10+s) in the beginning).
+    weight_decay: AdamW's. clip_norm: largest gradient norm. seed: of every draw. checkpoint_s: seconds between saves.
+    """
+
+    steps: int
+    batch: int
+    lr: float
+    warmup: int = 100
+    ema: float = 0.0
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    seed: int = 0
+    checkpoint_s: float = 120.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """step of steps done, the smoothed loss, pictures per second, and a word on what goes on."""
+
+    step: int
+    steps: int
+    loss: float
+    rate: float
+    note: str = ""
+
+
+def learning_rate(config: LoopConfig, step: int) -> float:
+    """Learning rate of a step (0-based): linear warm-up, then half a cosine down to zero."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """The CPU generator of one step; a function of seed and step alone."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+
+
+class Ema:
+    """Exponential moving average of a module's trainable parameters."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.shadow = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        d = min(self.decay, (1 + step) / (10 + step))
+        for n, p in module.named_parameters():
+            if p.requires_grad:
+                self.shadow[n].lerp_(p.detach(), 1 - d)
+
+    @torch.no_grad()
+    def copy_to(self, module: nn.Module) -> None:
+        for n, p in module.named_parameters():
+            if p.requires_grad:
+                p.copy_(self.shadow[n])
+
+
+def _save(path: Path, state: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".tmp")
+    torch.save(state, aside)
+    os.replace(aside, path)
+
+
+def _resume(path: Path, config: LoopConfig, module: nn.Module, opt: torch.optim.Optimizer, ema: Ema | None) -> int:
+    if not path.is_file():
+        return 0
+    state = torch.load(path, weights_only=True)
+    ours = {k: v for k, v in asdict(config).items() if k != "checkpoint_s"}
+    theirs = {k: v for k, v in state["config"].items() if k != "checkpoint_s"}
+    if ours != theirs:
+        changed = sorted(k for k in ours if ours[k] != theirs.get(k))
+        raise TrainingError(
+            f"{path} was made with other settings ({', '.join(changed)}). Delete it to start again, or use the same."
+        )
+    with torch.no_grad():
+        for name, p in module.named_parameters():
+            if p.requires_grad:
+                p.copy_(state["module"][name])
+    opt.load_state_dict(state["optimizer"])
+    if ema is not None:
+        ema.shadow = state["ema"]
+    return int(state["step"])
+
+
+def run(
+    module: nn.Module,
+    loss_of: Callable[[int, torch.Generator], Tensor],
+    config: LoopConfig,
+    checkpoint: Path | None = None,
+) -> Iterator[Progress]:
+    """Train `module` in place; yields progress after every step. On normal end the EMA weights (if any) are in it.
+
+    loss_of(step, generator) gives the scalar loss of one batch, drawing only from the generator.
+
+    Raises:
+        TrainingError: the checkpoint was made with other settings, or the loss is not finite.
+    """
+    params = [p for p in module.parameters() if p.requires_grad]
+    opt = torch.optim.AdamW(params, lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.99), fused=True)
+    ema = Ema(module, config.ema) if config.ema else None
+    start = _resume(checkpoint, config, module, opt, ema) if checkpoint else 0
+
+    def state(step: int) -> dict:
+        return {
+            "config": asdict(config),
+            "step": step,
+            "module": {n: p.detach() for n, p in module.named_parameters() if p.requires_grad},
+            "optimizer": opt.state_dict(),
+            "ema": ema.shadow if ema else {},
+        }
+
+    began = saved = time.monotonic()
+    smooth = math.nan
+    for step in range(start, config.steps):
+        for group in opt.param_groups:
+            group["lr"] = learning_rate(config, step)
+        loss = loss_of(step, step_generator(config.seed, step))
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"The loss is {value} at step {step}. A smaller learning rate than {config.lr} may help."
+            )
+        opt.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(params, config.clip_norm)
+        opt.step()
+        if ema is not None:
+            ema.update(module, step)
+        smooth = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
+        now = time.monotonic()
+        if checkpoint and now - saved > config.checkpoint_s:
+            _save(checkpoint, state(step + 1))
+            saved = now
+        yield Progress(step + 1, config.steps, smooth, (step + 1 - start) * config.batch / max(1e-9, now - began))
+    if checkpoint:
+        _save(checkpoint, state(config.steps))
+    if ema is not None:
+        ema.copy_to(module)

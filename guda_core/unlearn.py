@@ -1,0 +1,157 @@
+"""Unlearning of one group as a LoRA adapter: GUDA-C (arXiv 2601.22651), with the empty prompt unlearned too.
+
+    L = || eps_theta(x_t, t, c_f) - target ||^2 + lambda || eps_theta(x'_t, t, c') - eps_full(x'_t, t, c') ||^2
+
+x from the forgotten group with its caption c_f, x' from the retained ones. GUDA-C's target is eps_full(x_t, t, c_a): the
+anchor caption c_a keeps the object and takes the descriptors of a retained style s ~ pi (see `losses.anchor_probabilities`).
+On a share of the forgotten pictures the student sees the empty prompt instead, with the same target: the unconditional
+model of the retained data is the mixture of its conditional ones. That is ours, not the paper's; uploads need it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guda_core import adapters, losses
+from guda_core.captions import style_caption
+from guda_core.data import Pictures
+from guda_core.errors import OptionError, TrainingError
+from guda_core.models.base import BaseModel
+from guda_core.records import GroupSet
+from guda_core.training.loop import LoopConfig, Progress, run
+
+SELECTIONS = ("weighted", "uniform", "removed")
+
+
+@dataclass(frozen=True)
+class UnlearnConfig:
+    """operator: "guda_c" or "esd". selection of the anchor style: "weighted" (WSS), "uniform", or "removed" (the anchor
+    is the object without style words). beta, eta: of WSS. lam: weight of the preserve loss. empty_share: share of the
+    pictures, forgotten and retained, that the student sees under the empty prompt. esd_strength: ESD's guidance.
+    loop.batch forgotten and as many retained pictures make a step."""
+
+    operator: str = "guda_c"
+    selection: str = "weighted"
+    beta: float = 2.0
+    eta: float = 0.3
+    lam: float = 1.0
+    empty_share: float = 0.5
+    esd_strength: float = 1.0
+    lora: adapters.LoraSpec = field(default_factory=adapters.LoraSpec)
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(steps=100, batch=16, lr=1e-3, warmup=10, weight_decay=0.0, seed=5)
+    )
+
+    def __post_init__(self) -> None:
+        if self.operator not in losses.FORGET_OPERATORS:
+            raise OptionError(f"operator '{self.operator}': known are {', '.join(losses.FORGET_OPERATORS)}.")
+        if self.selection not in SELECTIONS:
+            raise OptionError(f"selection '{self.selection}': known are {', '.join(SELECTIONS)}.")
+        if not 0 <= self.empty_share <= 1:
+            raise OptionError(f"empty_share {self.empty_share} is not between 0 and 1.")
+
+
+def style_probabilities(
+    group_set: GroupSet, forget: str, text_features: Callable[[list[str]], Tensor], config: UnlearnConfig
+) -> Tensor:
+    """pi over the group set's styles, (G,); the forgotten one has 0. text_features: texts -> (N, D) unit vectors."""
+    prototypes = torch.stack([text_features(list(g.descriptors)).mean(dim=0) for g in group_set.groups.values()])
+    prototypes = torch.nn.functional.normalize(prototypes, dim=1)
+    at = list(group_set.groups).index(forget)
+    beta, eta = (config.beta, config.eta) if config.selection == "weighted" else (0.0, 1.0)
+    return losses.anchor_probabilities(prototypes @ prototypes[at], beta=beta, eta=eta, exclude=at)
+
+
+class _Sampler:
+    """Draws the forgotten and retained halves of a step from the step's generator."""
+
+    def __init__(self, pictures: Pictures, group_set: GroupSet, forget: str, pi: Tensor, config: UnlearnConfig) -> None:
+        self.pictures, self.group_set, self.forget, self.pi, self.config = pictures, group_set, forget, pi, config
+        self.own = torch.tensor([i for i, g in enumerate(pictures.groups) if g == forget])
+        self.others = torch.tensor([i for i, g in enumerate(pictures.groups) if g != forget])
+        if not len(self.own) or not len(self.others):
+            raise TrainingError(f"Unlearning '{forget}' needs pictures of that group and of others.")
+
+    def pick(self, of: Tensor, g: torch.Generator) -> Tensor:
+        return of[torch.randint(len(of), (self.config.loop.batch,), generator=g)]
+
+    def captions(self, at: Tensor, g: torch.Generator) -> list[str]:
+        p = self.pictures
+        return [style_caption(self.group_set, p.objects[i], p.groups[i], g) for i in at.tolist()]
+
+    def anchors(self, at: Tensor, g: torch.Generator) -> list[str]:
+        objects = [self.pictures.objects[i] for i in at.tolist()]
+        if self.config.selection == "removed":
+            return [o.replace("-", " ") for o in objects]
+        ids = list(self.group_set.groups)
+        styles = torch.multinomial(self.pi, len(objects), replacement=True, generator=g).tolist()
+        return [style_caption(self.group_set, o, ids[s], g) for o, s in zip(objects, styles, strict=True)]
+
+    def emptied(self, captions: list[str], g: torch.Generator) -> list[str]:
+        gone = torch.rand(len(captions), generator=g) < self.config.empty_share
+        return ["" if e else c for c, e in zip(captions, gone.tolist(), strict=True)]
+
+
+def unlearn(
+    model: BaseModel,
+    group_set: GroupSet,
+    pictures: Pictures,
+    latents: Tensor,
+    forget: str,
+    *,
+    text_features: Callable[[list[str]], Tensor],
+    config: UnlearnConfig,
+    folder: Path,
+    meta: dict[str, Any],
+    checkpoint: Path | None = None,
+) -> Iterator[Progress]:
+    """Unlearn one group and write its adapter into `folder`; yields progress. The model itself is not changed.
+
+    latents: (N, C, h, w) float32, aligned with pictures. meta: what else the adapter's metadata should record.
+    """
+    pi = style_probabilities(group_set, forget, text_features, config)
+    sampler = _Sampler(pictures, group_set, forget, pi, config)
+    student = copy.deepcopy(model.denoiser).train()
+    adapters.attach(student, config.lora, config.loop.seed)
+
+    def loss_of(step: int, g: torch.Generator) -> Tensor:
+        own, others = sampler.pick(sampler.own, g), sampler.pick(sampler.others, g)
+        b = len(own)
+        x_0 = latents[torch.cat([own, others])]
+        t = torch.randint(len(model.schedule), (2 * b,), generator=g)
+        eps = torch.randn(x_0.shape, generator=g)
+        x_t = model.schedule.add_noise(x_0, eps, t).to(model.device)
+        prompts, anchors = sampler.captions(own, g), sampler.anchors(own, g)
+        kept = sampler.emptied(sampler.captions(others, g), g)
+        student_cond = model.embed(sampler.emptied(prompts, g) + kept)
+        t = t.to(model.device)
+        with torch.no_grad():
+            if config.operator == "guda_c":
+                target = model.predict_eps(x_t, t, model.embed(anchors + kept))
+            else:
+                target = model.predict_eps(x_t, t, model.embed([""] * b + kept))
+                prompted = model.predict_eps(x_t[:b], t[:b], model.embed(prompts))
+                target[:b] = losses.esd_target(target[:b], prompted, strength=config.esd_strength)
+        out = model.predict_eps(x_t, t, student_cond, student)
+        forget_loss = losses.mean_square(out[:b], target[:b])
+        return forget_loss + config.lam * losses.mean_square(out[b:], target[b:])
+
+    last = None
+    for last in run(student, loss_of, config.loop, checkpoint):
+        yield last
+    record = {
+        **meta,
+        "group": forget,
+        "base_sha256": model.sha256,
+        "config": asdict(config),
+        "style_probabilities": dict(zip(group_set.groups, pi.tolist(), strict=True)),
+        "loss": last.loss if last else None,
+    }
+    adapters.save(student, folder, spec=config.lora, meta=record)

@@ -1,0 +1,235 @@
+"""Rendering against closed forms, the splits, and what is said when pictures are missing. No network, no npm."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from guda_core import data
+from guda_core.errors import DataError
+from guda_core.records import Group, GroupSet
+
+RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
+NAMES = ("first", "second")
+
+
+def make_group(gid: str) -> Group:
+    words = tuple(f"{gid} {n}" for n in "abcde")
+    return Group(
+        gid, gid, "Somebody", "CC0-1.0", "https://a.example", "https://b.example", f"icons-{gid}", "1.0.0", words
+    )
+
+
+SET = GroupSet(
+    "small", "Small", 16, "{object}, {descriptors}", 2, {n: make_group(n) for n in NAMES}, ("cat",), ("red-car",)
+)
+
+
+def package(root: Path, name: str, colour: str = "#f00") -> Path:
+    """An Iconify package: a cat with its left half coloured, a car 2:1, and aliases; a bike only in the first."""
+    left = f'<rect width="8" height="16" fill="{colour}"/>'
+    icons = {
+        "cat": {"body": left},
+        "red-car": {"body": f'<rect width="32" height="16" fill="{colour}"/>', "width": 32},
+        "tree": {"body": left.replace("width", 'x="8" width', 1)},
+    }
+    aliases = {
+        "kitten": {"parent": "cat"},
+        "kitty": {"parent": "kitten"},
+        "cat-right": {"parent": "cat", "hFlip": True},
+        "cat-up": {"parent": "cat", "rotate": 1},
+        "cat-down": {"parent": "cat-up", "vFlip": True},
+    }
+    if name.endswith("first"):
+        icons["bike"] = {"body": left}
+    folder = root / name
+    folder.mkdir(parents=True)
+    (folder / "icons.json").write_text(json.dumps({"icons": icons, "aliases": aliases, "width": 16, "height": 16}))
+    return folder
+
+
+@pytest.fixture
+def built(monkeypatch) -> Path:
+    """The small set, built from made-up packages as `npm install` would have left them; gives the data folder."""
+
+    def install(groups, into):
+        for g, colour in zip(groups, ("#f00", "#00f"), strict=True):
+            package(into / "node_modules", g.package, colour)
+
+    monkeypatch.setattr(data, "npm_install", install)
+    return data.build(SET).parent
+
+
+def test_svg_is_rendered_on_white():
+    svg = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 2 2"><rect width="1" height="2" fill="#f00"/></svg>'
+    pixels = data.render_svg(svg, 32)
+    assert pixels.shape == (32, 32, 3)
+    assert pixels.dtype == np.uint8
+    assert (pixels[:, :16] == RED).all()
+    assert (pixels[:, 16:] == WHITE).all()
+
+
+def test_svg_that_is_none_is_said():
+    with pytest.raises(DataError, match="could not be rendered"):
+        data.render_svg("<svg", 16)
+
+
+def test_icons_are_found_by_normalised_name_and_absent_ones_left_out(tmp_path):
+    folder = package(tmp_path, "icons-first")
+    got = data.render_icons(folder, ["Red Car", "unicorn", "CAT"], 16)
+    assert list(got) == ["Red Car", "CAT"]
+    assert (got["CAT"][:, :8] == RED).all()
+    assert (got["CAT"][:, 8:] == WHITE).all()
+    car = got["Red Car"]  # 2:1, so the upper and the lower quarter stay white
+    assert (car[4:12] == RED).all()
+    assert (car[:4] == WHITE).all()
+    assert (car[12:] == WHITE).all()
+
+
+@pytest.mark.parametrize(
+    ("alias", "red"),
+    [
+        ("kitten", np.s_[:, :8]),
+        ("kitty", np.s_[:, :8]),
+        ("cat-right", np.s_[:, 8:]),
+        ("cat-up", np.s_[:8]),  # a quarter clockwise: left becomes top
+        ("cat-down", np.s_[8:]),
+    ],
+)
+def test_aliases_are_drawn_as_their_parent_mirrored_or_turned(alias, red, tmp_path):
+    pixels = data.render_icons(package(tmp_path, "icons-first"), [alias], 16)[alias]
+    expected = np.full((16, 16, 3), 255, np.uint8)
+    expected[red] = RED
+    assert (pixels == expected).all()
+
+
+def test_a_package_without_icons_is_said(tmp_path):
+    with pytest.raises(DataError, match=r"icons\.json is missing.*python -m guda_core data"):
+        data.render_icons(tmp_path, ["cat"], 16)
+
+
+def test_common_objects_are_those_that_every_group_drew(tmp_path):
+    for g in SET.groups.values():
+        package(tmp_path / "node_modules", g.package)
+    common = data.common_objects(SET, tmp_path)
+    assert common == ("cat", "cat-down", "cat-right", "cat-up", "kitten", "kitty", "red-car", "tree")
+
+
+def test_build_writes_every_picture_with_its_hash(built):
+    manifest = json.loads((built / "manifest.json").read_text())
+    assert manifest["packages"] == {"icons-first": "1.0.0", "icons-second": "1.0.0"}
+    train = data.load(SET, "train")
+    assert train.pixels[:, 8, 0].tolist() == [list(RED), list(BLUE)]
+    for g, o, pixels in zip(train.groups, train.objects, train.pixels, strict=True):
+        assert manifest["pictures"][g][o] == hashlib.sha256(pixels.tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("split", "objects"),
+    [
+        ("train", ["cat"]),
+        ("held_out", ["red-car"]),
+        ("pretrain", ["cat", "cat-down", "cat-right", "cat-up", "kitten", "kitty", "tree"]),
+    ],
+)
+def test_splits(split, objects, built):
+    pictures = data.load(SET, split)
+    assert pictures.groups == ("first",) * len(objects) + ("second",) * len(objects)
+    assert list(pictures.objects) == objects * 2
+    assert pictures.pixels.shape == (2 * len(objects), 16, 16, 3)
+
+
+def test_an_unknown_split_is_said(built):
+    with pytest.raises(DataError, match=r"no split 'test'\. Known: train, held_out, pretrain"):
+        data.load(SET, "test")
+
+
+def test_build_stops_when_a_group_lacks_an_object_and_leaves_no_manifest(built, monkeypatch):
+    monkeypatch.setattr(data, "npm_install", lambda groups, into: None)
+    lacking = GroupSet(**{**vars(SET), "train_objects": ("cat", "bike")})
+    with pytest.raises(DataError, match=r"icons-second@1\.0\.0 has no picture of bike"):
+        data.build(lacking)
+    with pytest.raises(DataError, match="No pictures in"):
+        data.load(SET, "train")
+
+
+def test_load_before_build_is_said():
+    with pytest.raises(DataError, match=r"No pictures in .*python -m guda_core data"):
+        data.load(SET, "train")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a zip", None])
+def test_damaged_pictures_are_said(content, built):
+    (built / "second.npz").unlink()
+    if content is not None:
+        (built / "second.npz").write_bytes(content)
+    with pytest.raises(DataError, match=r"second\.npz is damaged"):
+        data.load(SET, "train")
+
+
+@pytest.mark.parametrize("change", [{"resolution": 32}, {"groups": {"first": SET.groups["first"]}}])
+def test_pictures_of_another_version_are_not_used(change, built):
+    with pytest.raises(DataError, match="of another version"):
+        data.load(GroupSet(**{**vars(SET), **change}), "train")
+
+
+def test_npm_missing_is_said(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DataError, match=r"`npm` was not found.*Install Node\.js"):
+        data.npm_install(list(SET.groups.values()), tmp_path)
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_npm_is_asked_for_exact_versions_and_its_failure_is_said(code, monkeypatch, tmp_path):
+    npm = tmp_path / "npm"
+    npm.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\necho "E404 no such thing" >&2\nexit {code}\n')
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if code:
+        with pytest.raises(DataError, match=r"could not install icons-first@1\.0\.0.*\n.*E404"):
+            data.npm_install(list(SET.groups.values()), tmp_path / "into")
+    else:
+        data.npm_install(list(SET.groups.values()), tmp_path / "into")
+    asked = (tmp_path / "asked").read_text().split()
+    assert asked[-3:] == ["--", "icons-first@1.0.0", "icons-second@1.0.0"]
+    assert "--ignore-scripts" in asked
+
+
+def pictures() -> data.Pictures:
+    pixels = np.stack([np.full((2, 2, 3), v, np.uint8) for v in (1, 2, 3)])
+    return data.Pictures(pixels, ("a", "a", "b"), ("cat", "dog", "cat"))
+
+
+def test_where_keeps_order_and_alignment():
+    cats = pictures().where(lambda g, o: o == "cat")
+    assert (len(cats), cats.groups, cats.objects) == (2, ("a", "b"), ("cat", "cat"))
+    assert cats.pixels[:, 0, 0, 0].tolist() == [1, 3]
+    none = pictures().where(lambda g, o: False)
+    assert (len(none), none.pixels.shape) == (0, (0, 2, 2, 3))
+
+
+def test_sha256_sees_pixels_names_and_order():
+    base = pictures()
+    expected = hashlib.sha256()
+    for g, o, v in (("a", "cat", 1), ("a", "dog", 2), ("b", "cat", 3)):
+        expected.update(f"{g}/{o}\n".encode() + bytes([v] * 12))
+    assert base.sha256() == expected.hexdigest()
+    others = [
+        data.Pictures(base.pixels + 1, base.groups, base.objects),
+        data.Pictures(base.pixels, ("a", "b", "b"), base.objects),
+        data.Pictures(base.pixels, base.groups, ("cat", "dog", "cow")),
+        data.Pictures(base.pixels[::-1], base.groups[::-1], base.objects[::-1]),
+    ]
+    assert len({base.sha256(), *(o.sha256() for o in others)}) == 5
+
+
+def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("GUDA_CACHE", str(tmp_path / "here"))
+    assert data.cache_dir() == tmp_path / "here"
+    monkeypatch.delenv("GUDA_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert data.cache_dir() == tmp_path / ".cache" / "guda"

@@ -1,0 +1,181 @@
+"""The shipped group set is sound, and every way to get a group set wrong ends in a sentence."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import yaml
+
+from guda_core.errors import GroupSetError
+from guda_core.groups import list_group_sets, load_group_set, normal
+
+WORDS = [f"trait {n}" for n in ("one", "two", "three", "four", "five")]
+
+
+def group(name: str, words: list[str]) -> dict:
+    return {
+        "name": name,
+        "author": "Somebody",
+        "licence": "CC0-1.0",
+        "licence_link": "https://example.org/licence",
+        "link": "https://example.org/pictures",
+        "package": f"@iconify-json/{normal(name)}",
+        "version": "1.2.3",
+        "descriptors": words,
+    }
+
+
+GOOD = {
+    "id": "small",
+    "name": "A small set",
+    "resolution": 16,
+    "caption": "{object} with {descriptors}",
+    "descriptors_per_caption": 2,
+    "source": "npm-iconify",
+    "groups": {"first": group("Alpha", WORDS), "second": group("Beta", [WORDS[0], *(f"{w} b" for w in WORDS[1:])])},
+    "objects": {"train": ["cat", "red-car"], "held_out": ["dog"]},
+}
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Writes a changed copy of GOOD and reads it."""
+
+    def write_and_load(change=lambda s: None):
+        entry = copy.deepcopy(GOOD)
+        change(entry)
+        (tmp_path / "small").mkdir()
+        (tmp_path / "small" / "group_set.yaml").write_text(yaml.safe_dump(entry, allow_unicode=True), encoding="utf-8")
+        return load_group_set("small", tmp_path)
+
+    return write_and_load
+
+
+@pytest.mark.parametrize("name", list_group_sets())
+def test_shipped_sets_are_large_enough_and_name_their_authors(name):
+    s = load_group_set(name)
+    assert len(s.groups) >= 8
+    assert len(s.train_objects) >= 150
+    assert len(s.held_out_objects) >= 100
+    assert not {normal(o) for o in s.train_objects} & {normal(o) for o in s.held_out_objects}
+    assert all(g.author and g.licence and g.licence_link.startswith("https://") for g in s.groups.values())
+
+
+def test_emoji_is_shipped():
+    assert "emoji" in list_group_sets()
+
+
+def test_a_good_set_is_read(load):
+    s = load()
+    assert list(s.groups) == ["first", "second"]
+    assert (s.id, s.resolution, s.descriptors_per_caption) == ("small", 16, 2)
+    assert s.groups["first"].descriptors == tuple(WORDS)
+    assert s.train_objects == ("cat", "red-car")
+    assert s.held_out_objects == ("dog",)
+    assert s.write_caption("red-car", ["a", "b"]) == "red car with a, b"
+
+
+def test_names_in_other_scripts_are_welcome(load):
+    assert load(lambda s: s["groups"]["first"].update(name="日本画")).groups["first"].name == "日本画"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("Smiling-Face_2", "smilingface2"), ("  A b ", "ab"), ("é!", ""), ("日本", "")]
+)
+def test_normal(name, expected):
+    assert normal(name) == expected
+
+
+def put(*keys, value):
+    """A change that sets one entry."""
+
+    def change(s):
+        for k in keys[:-1]:
+            s = s[k]
+        s[keys[-1]] = value
+
+    return change
+
+
+def drop(*keys):
+    def change(s):
+        for k in keys[:-1]:
+            s = s[k]
+        del s[keys[-1]]
+
+    return change
+
+
+FIRST = ("groups", "first")
+BAD = [
+    (drop("caption"), "group set 'small' has no field 'caption'"),
+    (put("colour", value=1), "has a field 'colour' that means nothing"),
+    (put("id", value="other"), "calls itself 'other'"),
+    (put("source", value="ftp"), "source 'ftp' is unknown"),
+    (put("name", value=3), "'name' must be a non-empty text"),
+    *[(put("resolution", value=v), "resolution must be a whole number") for v in (7, 16.0, "16", True)],
+    *[
+        (put("caption", value=v), "caption must hold {object} and {descriptors}")
+        for v in (3, "a picture", "{object}", "{object} {descriptors} {x}", "{object} {descriptors} {", "{object}" * 2)
+    ],
+    *[(put("groups", value=v), "at least two groups") for v in ([], {"first": group("Alpha", WORDS)})],
+    (put("groups", "first", value="x"), "group 'first' must be a mapping"),
+    (put("groups", "../up", value=group("Gamma", WORDS)), "an id is made of a-z, 0-9 and single dashes"),
+    (drop(*FIRST, "author"), "group 'first' has no field 'author'"),
+    (put(*FIRST, "url", value="x"), "group 'first' has a field 'url'"),
+    (put(*FIRST, "version", value=1.2), "'version' must be a non-empty text (quote numbers)"),
+    (put(*FIRST, "author", value="  "), "'author' must be a non-empty text"),
+    *[(put(*FIRST, "version", value=v), "one exact version") for v in ("latest", "^1.2.3", "file:../x")],
+    *[(put(*FIRST, "package", value=v), "the name of an npm package") for v in ("--prefix=/", "../x", "@a/b/../c")],
+    *[(put(*FIRST, f, value="javascript:alert(1)"), f"'{f}' must be an https") for f in ("link", "licence_link")],
+    (put(*FIRST, "descriptors", value="flat"), "'descriptors' must be a list of words"),
+    (put(*FIRST, "descriptors", value=[*WORDS, 3]), "must be a list of words"),
+    (put(*FIRST, "descriptors", value=WORDS[:4]), "has 4 descriptors; at least 5"),
+    (put(*FIRST, "descriptors", value=[*WORDS, "Trait-one "]), "names Trait-one, trait one twice"),
+    (put(*FIRST, "descriptors", value=[*WORDS, "in alpha style"]), "'in alpha style' holds the group's name"),
+    (put(*FIRST, "descriptors", value=[*WORDS, "the first look"]), "'the first look' holds the group's name"),
+    (put("groups", "second", "descriptors", value=[*WORDS[:2], "x", "y", "z"]), "share 2 descriptors; fewer than 2"),
+    *[
+        (put("descriptors_per_caption", value=v), "descriptors_per_caption must be between 1 and the shortest list")
+        for v in (0, 6, 1.0, "2", True)
+    ],
+    (put("objects", value=["cat"]), "objects must be a mapping"),
+    (drop("objects", "held_out"), "objects has no field 'held_out'"),
+    (put("objects", "train", value=[]), "objects.train must be a list of words"),
+    (put("objects", "held_out", value=["dog", True]), "objects.held_out must be a list of words"),
+    (put("objects", "train", value=["cat", "cat"]), "names cat twice"),
+    (put("objects", "held_out", value=["Red Car"]), "redcar are both trained on and held out"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), BAD, ids=[f"{i}-{words[:40]}" for i, (_, words) in enumerate(BAD)])
+def test_wrong_sets_are_refused_with_a_sentence(change, words, load):
+    with pytest.raises(GroupSetError) as e:
+        load(change)
+    assert words in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"groups: [", "not readable as YAML"),
+        (b"\xff\xfe\x00", "not readable as YAML"),
+        (b"id: small\nid: small\n", "the key 'id' stands twice"),
+        (b"groups:\n  a: 1\n  a: 2\n", "the key 'a' stands twice"),
+        (b"!!python/object/apply:os.getcwd []", "not readable as YAML"),
+        (b"- a\n- b\n", "must be a mapping with the fields"),
+        (b"", "must be a mapping with the fields"),
+    ],
+)
+def test_files_that_are_no_group_set_are_refused(text, words, tmp_path):
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "group_set.yaml").write_bytes(text)
+    with pytest.raises(GroupSetError, match=words):
+        load_group_set("small", tmp_path)
+
+
+def test_a_missing_set_lists_the_known_ones(load, tmp_path):
+    load()
+    with pytest.raises(GroupSetError, match=r"no group set 'large'.*Known: small\."):
+        load_group_set("large", tmp_path)

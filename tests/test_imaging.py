@@ -1,0 +1,323 @@
+"""What bad uploads are told and what is done to odd ones; the fixtures are made here."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from guda_core.errors import ImageError
+from guda_core.imaging import hash_pixels, read_picture
+
+SIZE = 64
+RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
+EXACT = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}, "PNG": {}}  # options that keep colours
+NOISE = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+
+
+def encoded(im: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    out = io.BytesIO()
+    im.save(out, kind, **options)
+    return out.getvalue()
+
+
+def halves(width: int = SIZE, height: int = SIZE) -> Image.Image:
+    """Left half red, right half blue."""
+    im = Image.new("RGB", (width, height), RED)
+    im.paste(BLUE, (width // 2, 0, width, height))
+    return im
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png_16(rows: np.ndarray, colour: int, extra: bytes = b"") -> bytes:
+    """A 16-bit PNG. rows: (H, W) grey (colour 0) or (H, W, 3) RGB (colour 2)."""
+    head = struct.pack(">IIBBBBB", rows.shape[1], rows.shape[0], 16, colour, 0, 0, 0)
+    body = b"".join(b"\0" + row.astype(">u2").tobytes() for row in rows)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + extra + chunk(b"IDAT", zlib.compress(body)) + chunk(b"IEND", b"")
+    )
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    """A small file that claims to be of any size, with a body that unpacks to 30 MB of zeros."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = zlib.compress(bytes(30_000_000), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def webp_claiming(width: int, height: int) -> bytes:
+    """A lossless WebP whose headers claim any size up to 16383 x 16383."""
+    data = bytearray(encoded(halves(), "WEBP", lossless=True))
+    at = data.index(b"VP8L") + 9  # after the name, the length and the signature byte
+    old = struct.unpack_from("<I", data, at)[0]
+    struct.pack_into("<I", data, at, (old & ~0xFFFFFFF) | (width - 1) | ((height - 1) << 14))
+    return bytes(data)
+
+
+def jpeg_claiming(width: int, height: int) -> bytes:
+    data = bytearray(encoded(halves(), "JPEG"))
+    struct.pack_into(">HH", data, data.index(b"\xff\xc0") + 5, height, width)
+    return bytes(data)
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Callable:
+    def write_and_read(data: bytes, name: str = "upload.png"):
+        (tmp_path / name).write_bytes(data)
+        return read_picture(tmp_path / name, size=SIZE)
+
+    return write_and_read
+
+
+BAD = {
+    "empty": (b"", "empty"),
+    "random bytes": (np.random.default_rng(1).bytes(5000), "Only PNG, JPEG and WebP"),
+    "text": (b"just words", "no kind known"),
+    "svg": (b'<svg xmlns="http://www.w3.org/2000/svg" width="64" height="64"/>', "looks like a SVG"),
+    "svg with a preamble": (b'\xef\xbb\xbf\n<?xml version="1.0"?><svg/>', "looks like a SVG"),
+    "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n", "looks like a EPS"),
+    "tiff": (encoded(halves(), "TIFF"), "looks like a TIFF"),
+    "gif": (encoded(halves(), "GIF"), "looks like a GIF"),
+    "bmp": (encoded(halves(), "BMP"), "looks like a BMP"),
+    "ico": (encoded(halves(), "ICO"), "Only PNG, JPEG and WebP"),
+    "heic": (b"\0\0\0\x18ftypheic" + bytes(200), "HEIC"),
+    "larger than 10 MB": (encoded(halves()) + bytes(10_000_000), "larger than 10 MB"),
+    "25 megapixels": (png_claiming(5000, 5000), "24 megapixels"),
+    "a bomb that Pillow warns of": (png_claiming(10_000, 10_000), "24 megapixels"),
+    "a bomb that Pillow refuses": (png_claiming(60_000, 60_000), "24 megapixels"),
+    "a WebP bomb": (webp_claiming(16_383, 16_383), "24 megapixels"),
+    "a JPEG bomb": (jpeg_claiming(65_000, 65_000), "24 megapixels"),
+    "15 pixels high": (encoded(halves(64, 15)), "at least 16 pixels"),
+    "1 pixel": (encoded(Image.new("RGB", (1, 1))), "at least 16 pixels"),
+    "longer than 8:1": (encoded(halves(16 * 8 + 1, 16)), "at most 8 times"),
+    "higher than 1:8": (encoded(halves(16, 16 * 8 + 1)), "at most 8 times"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+@pytest.mark.parametrize("name", ["upload.png", "upload.jpg"])
+def test_refused_by_content_with_a_sentence_before_anything_is_decoded(case, name, read, monkeypatch):
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    data, words = BAD[case]
+    with pytest.raises(ImageError, match=words) as e:
+        read(data, name)
+    assert str(e.value).endswith(".")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("part", [0.02, 0.3, 0.6, 0.9])
+def test_truncated_files_are_refused(kind, part, read):
+    data = encoded(Image.fromarray(NOISE), kind)
+    with pytest.raises(ImageError, match="damaged or cut off"):
+        read(data[: max(12, int(len(data) * part))])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_scribbled_files_give_a_picture_or_a_sentence(kind, read):
+    data = np.frombuffer(encoded(Image.fromarray(NOISE[:32, :32]), kind), np.uint8)
+    rng = np.random.default_rng(2)
+    refused = 0
+    for _ in range(40):
+        bad = data.copy()
+        bad[rng.integers(8, len(bad), 8)] = rng.integers(0, 256, 8)
+        try:
+            assert read(bad.tobytes()).pixels.shape == (SIZE, SIZE, 3)
+        except ImageError:
+            refused += 1
+    assert refused > 0
+
+
+FLAT = """
+import pathlib, sys
+from guda_core.errors import ImageError
+from guda_core.imaging import read_picture
+
+def peak():  # KiB; the process's own, while getrusage would start from that of the parent
+    return int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+
+folder = pathlib.Path(sys.argv[1])
+read_picture(folder / "warm.png", size=64)
+before, refused = peak(), 0
+for path in folder.glob("*.bomb"):
+    try:
+        read_picture(path, size=64)
+    except ImageError:
+        refused += 1
+print(refused, peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of memory from /proc")
+def test_bombs_leave_memory_flat(tmp_path):
+    """In a process of its own: its peak must not grow by what even the beginning of decoding would take."""
+    for name in ("a bomb that Pillow warns of", "a bomb that Pillow refuses", "a WebP bomb", "a JPEG bomb"):
+        (tmp_path / f"{name}.bomb").write_bytes(BAD[name][0])
+    (tmp_path / "warm.png").write_bytes(encoded(halves()))
+    done = subprocess.run([sys.executable, "-c", FLAT, str(tmp_path)], capture_output=True, text=True, check=True)
+    refused, grown_kib = map(int, done.stdout.split())
+    assert refused == 4
+    assert grown_kib < 16 * 1024
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["https://example.org/a.png", "data:image/png;base64,AAAA", "missing.png", ".", "/dev/zero", "a\0b", "x" * 999],
+)
+def test_addresses_and_things_that_are_no_files_are_refused(path):
+    with pytest.raises(ImageError, match=r"no such picture|could not be read"):
+        read_picture(Path(path), size=SIZE)
+
+
+def test_a_plain_square_picture_passes_through_untouched(read):
+    data = encoded(Image.fromarray(NOISE))
+    done = read(data)
+    assert (done.pixels == NOISE).all()
+    assert done.pixels.flags.writeable
+    assert done.preparation == ()
+    assert done.file_hash == hashlib.sha256(data).hexdigest()
+    assert done.image_hash == hashlib.sha256(NOISE.tobytes()).hexdigest() == hash_pixels(NOISE)
+
+
+def test_the_same_bytes_give_the_same_answer_whatever_the_name(read):
+    data = encoded(Image.fromarray(NOISE).resize((300, 200)), "JPEG")
+    a, b = read(data, "a.jpg"), read(data, "b.svg")
+    assert (a.pixels == b.pixels).all()
+    assert (a.file_hash, a.image_hash, a.preparation) == (b.file_hash, b.image_hash, b.preparation)
+
+
+def flat(colour: tuple[int, ...], mode: str = "RGB") -> Image.Image:
+    return Image.new(mode, (SIZE, SIZE), colour)
+
+
+def palette_with_transparency() -> bytes:
+    im = halves().quantize(2)
+    return encoded(im, transparency=im.getpixel((SIZE - 1, 0)))  # the blue half
+
+
+def deep_grey(extra: bytes = b"") -> bytes:
+    return png_16(np.repeat([[128 * 257, 65535]], SIZE, 0).repeat(SIZE // 2, 1), 0, extra)
+
+
+def deep_red() -> bytes:
+    return png_16(np.broadcast_to(np.array([65535, 0, 0]), (SIZE, SIZE, 3)), 2)
+
+
+ACCEPTED = {  # bytes, the words that must be said, the colours of the left and the right half
+    "animated PNG": (
+        encoded(flat(RED), save_all=True, append_images=[flat(BLUE)] * 2),
+        ["first of its 3 frames"],
+        (RED, RED),
+    ),
+    "animated WebP": (
+        encoded(flat(RED), "WEBP", save_all=True, append_images=[flat(BLUE)], lossless=True),
+        ["first of its 2 frames"],
+        (RED, RED),
+    ),
+    "CMYK": (encoded(flat((0, 255, 255, 0), "CMYK"), "JPEG", quality=100), ["CMYK"], (RED, RED)),
+    "16-bit grey": (deep_grey(), ["16-bit values were scaled"], ((128,) * 3, WHITE)),
+    "16-bit grey, a see-through value": (
+        deep_grey(chunk(b"tRNS", struct.pack(">H", 128 * 257))),
+        ["16-bit", "transparent"],
+        (WHITE, WHITE),
+    ),
+    "16-bit colour": (deep_red(), ["16-bit"], (RED, RED)),
+    "alpha": (encoded(flat((255, 0, 0, 0), "RGBA")), ["transparent parts were put on white"], (WHITE, WHITE)),
+    "half alpha": (encoded(flat((0, 0, 0, 128), "RGBA")), ["transparent"], ((127,) * 3, (127,) * 3)),
+    "grey with alpha": (encoded(flat((0, 0), "LA")), ["transparent"], (WHITE, WHITE)),
+    "palette": (encoded(halves().quantize(2)), ["palette"], (RED, BLUE)),
+    "palette, one entry transparent": (palette_with_transparency(), ["palette", "transparent"], (RED, WHITE)),
+    "grey": (encoded(flat((90,), "L")), [], ((90,) * 3, (90,) * 3)),
+    "black and white": (encoded(Image.new("1", (SIZE, SIZE), 1)), [], (WHITE, WHITE)),
+    "8:1 is still accepted": (encoded(halves(512, 64)), ["resized", "white square"], (RED, BLUE)),
+    "24 megapixels": (encoded(halves(6000, 4000)), ["resized from 6000 x 4000 to 64 x 43"], (RED, BLUE)),
+    "16 pixels": (encoded(halves(16, 16)), ["resized from 16 x 16 to 64 x 64"], (RED, BLUE)),
+}
+
+
+@pytest.mark.parametrize("case", ACCEPTED)
+def test_accepted_with_a_word_on_what_was_done(case, read):
+    data, words, (left, right) = ACCEPTED[case]
+    done = read(data)
+    said = " ".join(done.preparation)
+    assert all(w in said for w in words), said
+    assert words or not said
+    assert done.pixels.shape == (SIZE, SIZE, 3)
+    assert done.pixels.dtype == np.uint8
+    for x, colour in ((4, left), (SIZE - 5, right)):
+        assert np.abs(done.pixels[SIZE // 2, x].astype(int) - colour).max() <= 2, case
+
+
+def test_opaque_alpha_is_not_called_transparent(read):
+    assert read(encoded(flat((255, 0, 0, 255), "RGBA"))).preparation == ()
+
+
+@pytest.mark.parametrize(("width", "height"), [(128, 64), (64, 128), (40, 20), (20, 40)])
+def test_pictures_that_are_not_square_sit_in_the_middle_of_white(width, height, read):
+    pixels = read(encoded(Image.new("RGB", (width, height), RED))).pixels
+    pixels = pixels if width > height else pixels.transpose(1, 0, 2)
+    assert (pixels[:16] == 255).all()
+    assert (pixels[48:] == 255).all()
+    assert (pixels[16:48] == RED).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_exif_orientation_is_applied(orientation, kind, read):
+    """Four coloured quarters, stored as a camera with that orientation would, come out upright."""
+    quarters = np.zeros((SIZE, SIZE, 3), np.uint8)
+    for (y, x), colour in zip(((0, 0), (0, 32), (32, 0), (32, 32)), (RED, BLUE, WHITE, (0, 128, 0)), strict=True):
+        quarters[y : y + 32, x : x + 32] = colour
+    store = {  # what EXIF says the stored rows and columns are, per value
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a, 1),
+        7: lambda a: np.rot90(a.transpose(1, 0, 2), 2),
+        8: lambda a: np.rot90(a, -1),
+    }
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    im = Image.fromarray(np.ascontiguousarray(store[orientation](quarters)))
+    done = read(encoded(im, kind, exif=exif, **EXACT[kind]))
+    assert np.abs(done.pixels.astype(int) - quarters).max() <= 3
+    said = " ".join(done.preparation)
+    assert ("turned upright" in said) == (orientation != 1)
+    assert "Metadata was left out (EXIF)." in said
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's own word; nothing of ours
+@pytest.mark.parametrize("block", [b"Exif\0\0garbage", b"Exif\0\0", b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_broken_exif_is_ignored(block, kind, read):
+    done = read(encoded(flat(RED), kind, exif=block, **EXACT[kind]))
+    assert np.abs(done.pixels.astype(int) - RED).max() <= 2
+    assert not any("upright" in s for s in done.preparation)
+
+
+def test_broken_exif_is_said(read):
+    said = read(encoded(flat(RED), "JPEG", exif=b"Exif\0\0garbage")).preparation
+    assert "Its EXIF data is broken and was ignored." in said
+
+
+def test_metadata_is_named_as_left_out(read):
+    from PIL import ImageCms, PngImagePlugin
+
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Comment", "made by hand")
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    said = read(encoded(flat(RED), pnginfo=text, icc_profile=profile)).preparation
+    assert said == ("Metadata was left out (colour profile, text).",)
