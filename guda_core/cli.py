@@ -263,3 +263,24 @@ def attribute(
         )
         json_file.write_text(json.dumps(record, indent=1), encoding="utf-8")
         out.print(f"Written: {json_file}", highlight=False)
+
+
+@app.command()
+def sanity(
+    model: ModelOption = None,
+    effort: Annotated[str, typer.Option(help="Effort of each attribution.")] = "quick",
+    folder: Annotated[Path, typer.Option(help="Where sanity.json goes.")] = Path("assets/benchmarks"),
+    sheet: Annotated[Path, typer.Option(help="Contact sheet to write.")] = Path("docs/contact-sheet.png"),
+) -> None:
+    """Measure the model and its adapters on generated and real pictures (not the oracle)."""
+    from guda_core import sanity as checks
+    from guda_core.pipeline import load_service
+
+    service = load_service(model, fall_back=False)
+    with _bar() as bar:
+        tasks: dict[str, Any] = {}
+        for what, fraction in checks.run_all(service, checks.SanityConfig(effort=effort), folder, sheet):
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, note="", total=1.0)
+            bar.update(tasks[what], completed=fraction)
+    out.print(f"Written: {folder / 'sanity.json'} and {sheet}", highlight=False)

@@ -1,0 +1,119 @@
+"""Puts measured figures into README.md and assets/MODEL_CARD.md: `python benchmarks/readme.py` (`--check` only compares).
+
+Text between `<!-- figures:NAME -->` and `<!-- /figures -->` is replaced by what NAME renders from the committed JSON files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = ("README.md", "assets/MODEL_CARD.md")
+
+
+def read(name: str) -> dict[str, Any]:
+    return json.loads((ROOT / name).read_text(encoding="utf-8"))
+
+
+def pct(s: dict[str, float]) -> str:
+    return f"{100 * s['value']:.1f}% ({100 * s['low']:.1f} to {100 * s['high']:.1f}, n = {s['n']})"
+
+
+def sanity() -> str:
+    r = read("assets/benchmarks/sanity.json")
+    p, u = r["generated_with_prompt"], r["real_held_out_empty_prompt"]
+    rec = r["recognition"]
+    return "\n".join(
+        [
+            "| how often the first group is right (95% interval) | GUDA | CLIP similarity |",
+            "|---|---|---|",
+            f"| generated pictures, with their prompt: the prompted style | {pct(p['guda'])} | {pct(p['clip'])} |",
+            f"| real pictures of held-out objects, empty prompt: who drew it | {pct(u['guda'])} | {pct(u['clip'])} |",
+            "",
+            f"GUDA called the first two groups separable on {pct(p['guda_separable'])} of the generated and "
+            f"{pct(u['guda_separable'])} of the real pictures. Of the generated pictures, a classifier trained only on real "
+            f"ones recognises the prompted style in {pct(rec['style_top1'])} and has the prompted object among its first "
+            f"five in {pct(rec['object_top5'])}. (Effort: {r['config']['effort']}. `python -m guda_core sanity`, "
+            f"{r['date'][:10]}, `assets/benchmarks/sanity.json`.)",
+        ]
+    )
+
+
+def speed() -> str:
+    r = read("assets/benchmarks/speed.json")
+    q = r["attribute"]
+    lora = max(r["adapter_parameters"].values()) / r["unet_parameters"]
+    unlearn = sum(r["unlearning_s"].values()) / len(r["unlearning_s"])
+    full = next(v for k, v in r["training_s"].items() if k.startswith("unet"))
+    return "\n".join(
+        [
+            "| on two CPU cores | seconds |",
+            "|---|---|",
+            f"| `python app.py` answers | {r['app_start_s']} |",
+            f"| generate, 25 steps | {r['generate_25_steps_s']} |",
+            *[f"| attribute, {e} (first bars) | {q[e]['seconds']} ({q[e]['first_bars_s']}) |" for e in q],
+            f"| unlearn one group, mean | {unlearn:.0f} |",
+            f"| train the UNet once | {full:.0f} |",
+            "",
+            f"An adapter has {100 * lora:.1f}% of the UNet's parameters. (`python benchmarks/speed.py`, {r['date'][:10]}, "
+            "`assets/benchmarks/speed.json`.)",
+        ]
+    )
+
+
+def training() -> str:
+    stages = read("assets/training.json")
+    lines = ["| stage | seconds | steps | batch | data (SHA-256) |", "|---|---|---|---|---|"]
+    for name, s in stages.items():
+        loop = s["config"]["loop"]
+        lines.append(f"| {name} | {s['seconds']:.0f} | {loop['steps']} | {loop['batch']} | {s['data_sha256'][:12]} |")
+    lines += ["", f"VAE on pictures of held-out objects: {stages['vae']['held_out_psnr_db']} dB PSNR."]
+    return "\n".join(lines)
+
+
+def health() -> str:
+    lines = [
+        "| group | forgotten, prompt | others, prompt | forgotten, empty | others, empty | held out, own style, empty |",
+        "|---|---|---|---|---|---|",
+    ]
+    for path in sorted((ROOT / "assets/adapters/emoji").glob("*/health.json")):
+        h = json.loads(path.read_text(encoding="utf-8"))
+        keys = ("forgotten_prompt", "others_prompt", "forgotten_empty", "others_empty", "held_out_empty")
+        lines.append(
+            f"| {path.parent.name} | " + " | ".join(f"{h[k]['mean']:.1f} ± {h[k]['se']:.1f}" for k in keys) + " |"
+        )
+    return "\n".join(lines)
+
+
+RENDER = {"sanity": sanity, "speed": speed, "training": training, "health": health}
+
+
+def filled(text: str) -> str:
+    """The text with every figures block rendered anew."""
+
+    def render(m: re.Match[str]) -> str:
+        return f"<!-- figures:{m[1]} -->\n{RENDER[m[1]]()}\n<!-- /figures -->"
+
+    return re.sub(r"<!-- figures:(\w+) -->.*?<!-- /figures -->", render, text, flags=re.DOTALL)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    for name in FILES:
+        path = ROOT / name
+        old = path.read_text(encoding="utf-8")
+        new = filled(old)
+        if check and new != old:
+            raise SystemExit(f"{name} is out of date; run `python benchmarks/readme.py`.")
+        if not check:
+            path.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,257 @@
+"""Sanity of the embedded model and its adapters on real input (not the oracle): what the README quotes.
+
+contact_sheet  styles x objects, generated
+recognition    share of generated pictures that a classifier trained only on real pictures calls the prompted style
+               (top 1) and the prompted object (top 5)
+first_group    how often a method's first group is the prompted style (generated pictures) or the style that drew a
+               real picture of a held-out object (empty prompt)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from guda_core import data
+from guda_core.captions import style_caption
+from guda_core.data import Pictures
+from guda_core.models.base import BaseModel
+from guda_core.pipeline import LocalService
+from guda_core.records import Attribution, GroupSet, Query
+from guda_core.report import versions
+from guda_core.training.loop import LoopConfig, Progress, run
+
+
+@dataclasses.dataclass(frozen=True)
+class SanityConfig:
+    """objects: per style, for recognition and for first_group. seed: of objects, descriptors and pictures."""
+
+    recognition_objects: int = 40
+    query_objects: int = 16
+    steps: int = 25
+    guidance: float = 2.5
+    seed: int = 11
+    effort: str = "quick"
+    classifier: LoopConfig = dataclasses.field(
+        default_factory=lambda: LoopConfig(steps=700, batch=64, lr=2e-3, warmup=50, weight_decay=0.05, seed=9)
+    )
+
+
+def share(hits: Sequence[bool]) -> dict[str, float]:
+    """A share with its 95% Wilson interval: value, low, high in [0, 1], and n."""
+    n, z = len(hits), 1.96
+    p = sum(hits) / n
+    mid, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return {"value": p, "low": (mid - half) / (1 + z * z / n), "high": (mid + half) / (1 + z * z / n), "n": n}
+
+
+class Classifier(nn.Module):
+    """A small convolutional network with two heads: style and object. Input (N, 3, 64, 64) in [-1, 1]."""
+
+    def __init__(self, styles: int, objects: int) -> None:
+        super().__init__()
+        widths = (3, 32, 64, 128, 256)
+        layers: list[nn.Module] = []
+        for a, b in zip(widths, widths[1:], strict=False):
+            layers += [nn.Conv2d(a, b, 3, 2, 1), nn.GroupNorm(8, b), nn.SiLU()]
+            layers += [nn.Conv2d(b, b, 3, 1, 1), nn.GroupNorm(8, b), nn.SiLU()] if b > 32 else []
+        self.body = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.2))
+        self.style, self.object = nn.Linear(256 * 16, styles), nn.Linear(256 * 16, objects)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.body(x)
+        return self.style(h), self.object(h)
+
+
+def _shifted(x: Tensor, g: torch.Generator, shift: int = 4) -> Tensor:
+    """Random shifts (white comes in) and small changes of scale and brightness."""
+    n, _, h, w = x.shape
+    scale = 0.85 + 0.25 * torch.rand(n, generator=g)
+    move = (2 * torch.rand(n, 2, generator=g) - 1) * 2 * shift / w
+    theta = torch.zeros(n, 2, 3)
+    theta[:, 0, 0] = theta[:, 1, 1] = 1 / scale
+    theta[:, :, 2] = move
+    grid = F.affine_grid(theta, [n, 3, h, w], align_corners=False)
+    y = F.grid_sample(x - 1, grid, padding_mode="zeros", align_corners=False) + 1  # outside is white
+    y = y + 0.05 * torch.randn(y.shape, generator=g)
+    return y.clamp(-1, 1)
+
+
+def _unit(pixels: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def train_classifier(group_set: GroupSet, config: LoopConfig) -> Iterator[tuple[Progress, Classifier]]:
+    """Train on the real pictures of the train split only; yields (progress, classifier)."""
+    pictures = data.load(group_set, "train")
+    styles, objects = list(group_set.groups), sorted(set(pictures.objects))
+    x = _unit(pictures.pixels)
+    s = torch.tensor([styles.index(g) for g in pictures.groups])
+    o = torch.tensor([objects.index(n) for n in pictures.objects])
+    torch.manual_seed(config.seed)
+    net = Classifier(len(styles), len(objects)).train()
+
+    def loss_of(step: int, g: torch.Generator) -> Tensor:
+        at = torch.randint(len(x), (config.batch,), generator=g)
+        style, obj = net(_shifted(x[at], g))
+        return F.cross_entropy(style, s[at]) + F.cross_entropy(obj, o[at], label_smoothing=0.1)
+
+    for p in run(net, loss_of, config):
+        yield p, net
+    net.eval()
+
+
+@torch.no_grad()
+def classify(net: Classifier, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Style (N,) and the five likeliest objects (N, 5), as indices."""
+    style, obj = net.eval()(_unit(pixels))
+    return style.argmax(dim=1).numpy(), obj.topk(5, dim=1).indices.numpy()
+
+
+@dataclasses.dataclass(frozen=True)
+class Generated:
+    """Generated pictures with what they were asked to be."""
+
+    pixels: np.ndarray
+    groups: list[str]
+    objects: list[str]
+    prompts: list[str]
+
+
+def generated(
+    model: BaseModel, group_set: GroupSet, objects: Sequence[str], config: SanityConfig, batch: int = 16
+) -> Iterator[tuple[float, Generated | None]]:
+    """Every style x object once, prompts with three random descriptors; yields (fraction, None), last the pictures."""
+    g = torch.Generator().manual_seed(config.seed)
+    asked = [(s, o, style_caption(group_set, o, s, g)) for s in group_set.groups for o in objects]
+    out = []
+    for i in range(0, len(asked), batch):
+        part = asked[i : i + batch]
+        seeds = [config.seed * 1000 + i + j for j in range(len(part))]
+        out.append(model.generate([p for _, _, p in part], seeds=seeds, steps=config.steps, guidance=config.guidance))
+        yield (i + len(part)) / len(asked), None
+    styles, names, prompts = (list(x) for x in zip(*asked, strict=True))
+    yield 1.0, Generated(np.concatenate(out), styles, names, prompts)
+
+
+def draw_objects(group_set: GroupSet, n: int, seed: int) -> list[str]:
+    """n of the objects trained on, sorted by name, drawn from a seed."""
+    order = torch.randperm(len(group_set.train_objects), generator=torch.Generator().manual_seed(seed))[:n]
+    return sorted(group_set.train_objects[i] for i in order.tolist())
+
+
+def contact_sheet(pictures: Generated, group_set: GroupSet, columns: Sequence[str], scale: int = 2) -> Image.Image:
+    """A picture with one row a style and one column an object."""
+    size = pictures.pixels.shape[1] * scale
+    sheet = Image.new("RGB", (len(columns) * size, len(group_set.groups) * size), "white")
+    rows = {g: i for i, g in enumerate(group_set.groups)}
+    at = {o: i for i, o in enumerate(columns)}
+    for p, g, o in zip(pictures.pixels, pictures.groups, pictures.objects, strict=True):
+        if o in at:
+            tile = Image.fromarray(p).resize((size, size), Image.Resampling.LANCZOS)
+            sheet.paste(tile, (at[o] * size, rows[g] * size))
+    return sheet
+
+
+def recognition(net: Classifier, pictures: Generated, group_set: GroupSet) -> dict[str, Any]:
+    """Style top 1 and object top 5 of generated pictures, and as a yardstick the style of real held-out objects."""
+    styles, names = list(group_set.groups), sorted(set(data.load(group_set, "train").objects))
+    s, o = classify(net, pictures.pixels)
+    held = data.load(group_set, "held_out")
+    hs, _ = classify(net, held.pixels)
+    right = [styles[i] == g for i, g in zip(s, pictures.groups, strict=True)]
+    return {
+        "style_top1": share(right),
+        "object_top5": share([n in {names[i] for i in top} for top, n in zip(o, pictures.objects, strict=True)]),
+        "style_top1_by_group": {
+            k: share([r for r, g in zip(right, pictures.groups, strict=True) if g == k])["value"] for k in styles
+        },
+        "real_held_out_style_top1": share([styles[i] == g for i, g in zip(hs, held.groups, strict=True)]),
+    }
+
+
+def first_group(
+    service: LocalService, queries: Sequence[Query], truth: Sequence[str], effort: str
+) -> Iterator[tuple[float, dict[str, Any] | None]]:
+    """How often each method's first group is the true style; yields (fraction, None), last the result."""
+    hits: dict[str, list[bool]] = {m: [] for m in service.methods()}
+    separable: list[bool] = []
+    for i, (q, t) in enumerate(zip(queries, truth, strict=True)):
+        final: dict[str, Attribution] = {}
+        for a in service.attribute(q, methods=list(hits), effort=effort):
+            final[a.method] = a
+        for m, a in final.items():
+            hits[m].append(bool(a.ranked()) and a.ranked()[0] == t)
+        separable.append(bool(final["guda"].separable))
+        yield (i + 1) / len(queries), None
+    result: dict[str, Any] = {m: share(h) for m, h in hits.items()}
+    result["guda_separable"] = share(separable)
+    sure = [h for h, s in zip(hits["guda"], separable, strict=True) if s]
+    result["guda_when_separable"] = share(sure) if sure else None
+    yield 1.0, result
+
+
+def real_queries(service: LocalService, group_set: GroupSet, n: int, seed: int) -> tuple[list[Query], list[str]]:
+    """n real pictures of held-out objects with the empty prompt, spread evenly over the groups, and who drew them."""
+    held: Pictures = data.load(group_set, "held_out")
+    g = torch.Generator().manual_seed(seed)
+    queries, truth = [], []
+    for gid in group_set.groups:
+        own = held.where(lambda k, o, gid=gid: k == gid)
+        for i in torch.randperm(len(own), generator=g)[: math.ceil(n / len(group_set.groups))].tolist():
+            queries.append(service.query(own.pixels[i], ""))
+            truth.append(gid)
+    return queries, truth
+
+
+def run_all(service: LocalService, config: SanityConfig, folder: Path, sheet: Path) -> Iterator[tuple[str, float]]:
+    """Everything, written to folder/sanity.json as it becomes known; yields (what, fraction)."""
+    torch.set_flush_denormal(True)
+    gs, path, began = service.group_set, folder / "sanity.json", time.monotonic()
+    record: dict[str, Any] = {
+        "command": "python -m guda_core sanity",
+        "config": dataclasses.asdict(config),
+        "versions": versions(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "base_sha256": service.model.sha256,
+    }
+
+    def note(**more: Any) -> None:
+        record.update(more, seconds=round(time.monotonic() - began, 1))
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+    net = None
+    for p, net in train_classifier(gs, config.classifier):
+        yield "classifier", p.step / p.steps
+    assert net is not None
+    objects = draw_objects(gs, config.recognition_objects, config.seed)
+    pictures = None
+    for fraction, pictures in generated(service.model, gs, objects, config):
+        yield "pictures", fraction
+    assert pictures is not None
+    contact_sheet(pictures, gs, objects[:: max(1, len(objects) // 12)][:12]).save(sheet)
+    note(recognition=recognition(net, pictures, gs))
+    chosen = set(objects[:: len(objects) // config.query_objects][: config.query_objects])
+    at = [i for i, o in enumerate(pictures.objects) if o in chosen]
+    asked = [service.query(pictures.pixels[i], pictures.prompts[i]) for i in at]
+    for key, queries, truth in (
+        ("generated_with_prompt", asked, [pictures.groups[i] for i in at]),
+        ("real_held_out_empty_prompt", *real_queries(service, gs, len(at), config.seed)),
+    ):
+        for fraction, result in first_group(service, queries, truth, config.effort):
+            yield key, fraction
+            if result is not None:
+                note(**{key: result})
