@@ -46,7 +46,7 @@ class UnlearnConfig:
     esd_strength: float = 1.0
     lora: adapters.LoraSpec = field(default_factory=adapters.LoraSpec)
     loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(steps=100, batch=16, lr=1e-3, warmup=10, weight_decay=0.0, seed=5)
+        default_factory=lambda: LoopConfig(steps=80, batch=16, lr=1e-3, warmup=10, weight_decay=0.0, seed=5)
     )
 
     def __post_init__(self) -> None:

@@ -1,0 +1,224 @@
+"""What happens when something is pressed. Each run keeps its state to itself, so that two never mix."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from functools import wraps
+from html import escape
+from pathlib import Path
+from typing import Any, cast
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+from guda_core.errors import GudaError, ImageError
+from guda_core.pipeline import EFFORTS, Service, Step
+from guda_core.plots import bars
+from guda_core.records import Attribution, Query
+from guda_core.ui import words
+from guda_core.ui.layout import (
+    Screen,
+    effort_choices,
+    first_caption,
+    in_order,
+    notes_html,
+    says_html,
+    status_html,
+    table_html,
+)
+
+log = logging.getLogger(__name__)
+Update = dict[Any, Any]  # component -> its new value
+
+
+def uploaded(path: str | None) -> Path:
+    """The path of an uploaded picture, which lies in gradio's own cache.
+
+    Raises:
+        ImageError: there is none, or it is a web address, data or a file that nobody uploaded.
+    """
+    if not path:
+        raise ImageError(words.NO_PICTURE)
+    if path.startswith("data:") or "://" in path:
+        raise ImageError(words.NOT_UPLOADED)
+    full = Path(path).resolve()
+    if not full.is_relative_to(Path(get_upload_folder()).resolve()):
+        raise ImageError(words.NOT_UPLOADED)
+    return full
+
+
+def _whole(value: Any) -> Any:
+    """20.0 -> 20; anything else is left for the service to refuse."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _told(run: Callable[..., Iterator[Update]]) -> Callable[..., Iterator[Update]]:
+    """Make a run say what stopped it, on the screen and as the error of the call. Texts from outside are escaped."""
+
+    @wraps(run)
+    def told(self: Runs, *args: Any) -> Iterator[Update]:
+        try:
+            yield from run(self, *args)
+        except GudaError as e:
+            yield {self.screen.status: status_html(f"Not done. {e}")}
+            raise gr.Error(escape(str(e)), title="Not done", print_exception=False) from None
+        except Exception:
+            log.exception("A run failed")
+            yield {self.screen.status: status_html(words.FAULT)}
+            raise gr.Error(words.FAULT, title="Not done", print_exception=False) from None
+
+    return told
+
+
+class Runs:
+    """The generators behind the buttons, for one service and one screen."""
+
+    def __init__(self, service: Service, screen: Screen) -> None:
+        self.service, self.screen = service, screen
+
+    @_told
+    def generate(
+        self, prompt: str, seed: Any, steps: Any, guidance: Any, methods: list[str], effort: str
+    ) -> Iterator[Update]:
+        """Draw a picture, then score it."""
+        query, began = None, time.monotonic()
+        made = self.service.generate(prompt=prompt, seed=_whole(seed), steps=_whole(steps), guidance=guidance)
+        with closing(cast(Generator, made)):
+            for step in made:
+                if isinstance(step, Step):
+                    text = f"Drawing: step {step.done} of {step.steps}"
+                    yield {self.screen.status: _progress(text, step.done / step.steps, began)}
+                else:
+                    query = step
+        assert query is not None
+        yield from self._score(query, methods, effort)
+
+    @_told
+    def attribute(self, path: str | None, caption: str, methods: list[str], effort: str) -> Iterator[Update]:
+        """Prepare an uploaded picture, then score it."""
+        query = self.service.prepare(uploaded(path), prompt=caption or "")
+        yield from self._score(query, methods, effort)
+
+    @_told
+    def again(self, query: Query | None, methods: list[str], effort: str) -> Iterator[Update]:
+        """Score this visitor's last picture once more."""
+        if query is None:
+            raise ImageError(words.PICTURE_GONE)
+        yield from self._score(query, methods, effort)
+
+    def _score(self, query: Query, methods: list[str], effort: str) -> Iterator[Update]:
+        s, names = self.screen, self.service.methods()
+        yield {
+            s.query: query,
+            s.scored: gr.update(visible=True),
+            s.picture: query.pixels,
+            s.notes: notes_html(query),
+            s.says: says_html(words.WORKING),
+            s.status: status_html("Scoring."),
+        }
+        asked = [m for m in in_order(names) if m in methods]
+        answers: dict[str, Attribution] = {}
+        began: dict[str, float] = {}
+        now = time.monotonic()
+        stream = self.service.attribute(query, methods=methods, effort=effort)
+        with closing(cast(Generator, stream)):
+            for a in stream:
+                began.setdefault(a.method, now)
+                new = bool(a.groups) and (a.method not in answers or answers[a.method].groups != a.groups)
+                answers[a.method] = a
+                yield {
+                    s.status: _progress(names[a.method], a.progress, began[a.method]),
+                    **(self._shown(a, answers, asked) if new or a.progress >= 1 else {}),
+                }
+                now = time.monotonic()
+        yield {s.status: status_html(words.DONE), s.again: gr.update(visible=True)}
+
+    def _shown(self, a: Attribution, answers: dict[str, Attribution], asked: list[str]) -> Update:
+        """The updates that one new answer makes: the sentence, and its method's bars and table."""
+        s, sets = self.screen, self.service.group_set
+        panel = s.panels[a.method]
+        return {
+            s.says: says_html(words.headline(answers, sets, asked)),
+            panel.box: gr.update(visible=True),
+            panel.plot: bars(a, sets),
+            panel.table: table_html(a, sets, self.service.methods()[a.method]),
+        }
+
+
+def _progress(text: str, done: float, began: float) -> str:
+    """A status line with the seconds still to go, extrapolated from those since `began` (monotonic)."""
+    spent = time.monotonic() - began
+    left = f", {words.seconds(spent * (1 - done) / done)} left" if 0 < done < 1 else ""
+    return status_html(f"{text}: {done:.0%}{left}", done)
+
+
+def connect(demo: gr.Blocks, s: Screen, service: Service) -> None:
+    """Wire every event of the screen."""
+    _connect_small(demo, s, service)
+    runs = Runs(service, s)
+    outputs: list[Any] = [s.query, s.says, s.status, s.scored, s.picture, s.notes, s.again]
+    for p in s.panels.values():
+        outputs += [p.box, p.plot, p.table]
+    options = [s.methods, s.effort]
+    asked = (
+        (s.generate, runs.generate, [s.prompt, s.seed, s.steps, s.guidance, *options], "generate"),
+        (s.attribute, runs.attribute, [s.upload, s.caption, *options], "attribute"),
+        (s.again, runs.again, [s.query, *options], "again"),
+    )
+    buttons = [s.generate, s.attribute, s.again, s.cancel]
+    cleared = [s.says, s.status, *(p.box for p in s.panels.values())]
+    quick: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+
+    def begin() -> list[Any]:
+        off = gr.update(interactive=False)
+        hidden = [gr.update(visible=False)] * len(s.panels)
+        return [
+            off,
+            off,
+            off,
+            gr.update(interactive=True),
+            says_html(words.WORKING),
+            status_html(words.WAITING),
+            *hidden,
+        ]
+
+    def end(status: str) -> list[Any]:
+        on = gr.update(interactive=True)
+        said = status_html(words.NOT_STARTED) if status == status_html(words.WAITING) else gr.skip()
+        return [on, on, on, gr.update(interactive=False), said]
+
+    started = []
+    for button, run, inputs, name in asked:
+        pressed = button.click(begin, None, [*buttons, *cleared], **quick)
+        running = pressed.then(
+            run, inputs, outputs, api_name=name, show_progress="minimal", show_progress_on=s.status,
+            concurrency_id="compute", concurrency_limit=1,
+        )  # fmt: skip
+        running.then(end, s.status, [*buttons, s.status], **quick)
+        started.append(running)
+    s.cancel.click(lambda: status_html(words.CANCELLED), None, s.status, cancels=started, **quick)
+
+
+def _connect_small(demo: gr.Blocks, s: Screen, service: Service) -> None:
+    """Everything that computes nothing: the prompt, the buttons of a tab, the expected times."""
+    quick: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+
+    def fill(object_name: str, style: str) -> str:
+        return first_caption(service.group_set, object_name, style)
+
+    def times(methods: list[str]) -> Any:
+        return gr.update(choices=effort_choices({e: service.estimate(methods, e) for e in EFFORTS} if methods else {}))
+
+    for part in (s.object_name, s.style):
+        part.input(fill, [s.object_name, s.style], s.prompt, **quick)
+    for tab, first in zip(s.tabs, (True, False), strict=True):
+        tab.select(
+            lambda first=first: (gr.update(visible=first), gr.update(visible=not first)),
+            None,
+            [s.generate, s.attribute],
+            **quick,
+        )
+    gr.on([demo.load, s.methods.change], times, s.methods, s.effort, **quick)

@@ -1,0 +1,106 @@
+"""A service without a model: deterministic, instant unless told otherwise, for the tests of the user interface."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from guda_core.errors import OptionError
+from guda_core.groups import load_group_set
+from guda_core.imaging import check_options, check_prompt, hash_pixels, read_picture
+from guda_core.pipeline import Step
+from guda_core.records import Attribution, GroupScore, Query
+
+UNITS = {"clip": "cosine", "guda": "nats"}
+REASON = "The adapter's hash is <wrong>."
+
+
+class FakeService:
+    """Fulfils `Service`. The picture's hash picks the first group; each of `passes` refinements narrows the intervals.
+
+    delay: seconds before everything that is yielded. outcome: "ahead", "tied" or "nothing". unavailable: group ids.
+    closed: how many generators ended early. at_work, most_at_work: attributions that run now, and the most at once.
+    """
+
+    model_name = "A fake model"
+
+    def __init__(self, *, delay: float = 0.0, passes: int = 3, outcome: str = "ahead", banner: str = "") -> None:
+        self.group_set = load_group_set("emoji")
+        self.delay, self.passes, self.outcome, self.banner = delay, passes, outcome, banner
+        self.unavailable: tuple[str, ...] = ()
+        self.prepared: list[Path] = []
+        self.closed = self.at_work = self.most_at_work = 0
+        self.fault: Exception | None = None
+
+    def methods(self) -> dict[str, str]:
+        return {"clip": "CLIP similarity", "guda": "GUDA (unlearning)"}
+
+    def estimate(self, methods: Sequence[str], effort: str) -> float:
+        return 0.2 + ("guda" in methods) * {"quick": 8.0, "standard": 24.0, "full": 300.0}[effort]
+
+    def generate(self, *, prompt: str, seed: int, steps: int, guidance: float) -> Iterator[Step | Query]:
+        check_options(seed=seed, steps=steps, guidance=guidance)
+        prompt = check_prompt(prompt)
+        for i in range(steps):
+            time.sleep(self.delay)
+            yield Step(i + 1, steps)
+        hue = hashlib.sha256(f"{prompt} {seed}".encode()).digest()[:3]
+        pixels = np.full((64, 64, 3), 255, np.uint8)
+        pixels[16:48, 16:48] = np.frombuffer(hue, np.uint8)
+        yield Query(pixels, None, prompt, hash_pixels(pixels))
+
+    def prepare(self, path: Path, *, prompt: str = "") -> Query:
+        self.prepared.append(path)
+        p = read_picture(path, size=64)
+        return Query(p.pixels, None, check_prompt(prompt), p.image_hash, p.file_hash, p.preparation)
+
+    def first(self, query: Query) -> str:
+        """The group that this picture's answer puts first."""
+        ids = [g for g in self.group_set.groups if g not in self.unavailable]
+        return ids[int(query.image_hash, 16) % len(ids)]
+
+    def attribute(self, query: Query, *, methods: Sequence[str], effort: str) -> Iterator[Attribution]:
+        if not methods:
+            raise OptionError("Methods must be some of clip, guda; got none.")
+        self.at_work += 1
+        self.most_at_work = max(self.most_at_work, self.at_work)
+        done = False
+        try:
+            for method in ("clip", "guda"):
+                if method in methods:
+                    yield from self._answers(method, query)
+            done = True
+        finally:
+            self.at_work -= 1
+            self.closed += not done
+
+    def _answers(self, method: str, query: Query) -> Iterator[Attribution]:
+        if method == "guda":
+            time.sleep(self.delay)
+            yield Attribution(method, UNITS[method], {}, 0.5 / self.passes)
+        passes = self.passes if method == "guda" else 1
+        for i in range(passes):
+            time.sleep(self.delay)
+            if self.fault is not None:
+                raise self.fault
+            yield self._answer(method, query, (i + 1) / passes)
+
+    def _answer(self, method: str, query: Query, progress: float) -> Attribution:
+        first, scores = self.first(query), {}
+        order = [first, *(g for g in self.group_set.groups if g != first and g not in self.unavailable)]
+        for i, g in enumerate(order):
+            if method == "clip":
+                v, half = 0.72 - 0.03 * i, 0.01
+            else:
+                v = {"ahead": 41.0 if i == 0 else 17.0 - 3.2 * i, "tied": 41.0 - 1.5 * i, "nothing": 1.2 - 0.6 * i}[
+                    self.outcome
+                ]
+                half = 6.0 / progress**0.5
+            scores[g] = GroupScore(v, v - half, v + half)
+        out = {g: scores.get(g) or GroupScore(None, None, None, "unavailable", REASON) for g in self.group_set.groups}
+        order_of = {"separable": self.outcome == "ahead", "runner_up": order[1]} if method == "guda" else {}
+        return Attribution(method, UNITS[method], out, progress, **order_of)

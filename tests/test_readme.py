@@ -1,0 +1,43 @@
+"""The README's figures are those of the committed files, and the commands it names exist."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def readme():
+    spec = importlib.util.spec_from_file_location("readme", ROOT / "benchmarks" / "readme.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["README.md", "assets/MODEL_CARD.md"])
+def test_figures_are_those_of_the_files(readme, name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert "<!-- figures:" in text
+    assert readme.filled(text) == text, "run `python benchmarks/readme.py`"
+
+
+def test_figures_change_with_the_files(readme, monkeypatch):
+    original = readme.read("assets/benchmarks/sanity.json")
+    changed = {**original, "date": "1999-01-01"}
+    monkeypatch.setattr(readme, "read", lambda name: changed)
+    assert "1999-01-01" in readme.sanity()
+
+
+def test_named_files_and_commands_exist():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(((?!http)[^)#]+)\)", text):
+        assert (ROOT / target).exists(), target
+    cli = (ROOT / "guda_core" / "cli.py").read_text(encoding="utf-8")
+    for command in set(re.findall(r"python -m guda_core (\w+)", text)):
+        assert f"\ndef {command}(" in cli, command
