@@ -1,6 +1,6 @@
-"""Puts measured figures into README.md and assets/MODEL_CARD.md: `python benchmarks/readme.py` (`--check` only compares).
+"""Puts measured figures into README.md and assets/MODEL_CARD.md: `python benchmarks/readme.py` (`--check` compares).
 
-Text between `<!-- figures:NAME -->` and `<!-- /figures -->` is replaced by what NAME renders from the committed JSON files.
+Text between `<!-- figures:NAME -->` and `<!-- /figures -->` is replaced by what NAME renders from the committed files.
 """
 
 from __future__ import annotations
@@ -27,20 +27,22 @@ def sanity() -> str:
     r = read("assets/benchmarks/sanity.json")
     p, u = r["generated_with_prompt"], r["real_held_out_empty_prompt"]
     rec = r["recognition"]
-    return "\n".join(
-        [
-            "| how often the first group is right (95% interval) | GUDA | CLIP similarity |",
-            "|---|---|---|",
-            f"| generated pictures, with their prompt: the prompted style | {pct(p['guda'])} | {pct(p['clip'])} |",
-            f"| real pictures of held-out objects, empty prompt: who drew it | {pct(u['guda'])} | {pct(u['clip'])} |",
-            "",
-            f"GUDA called the first two groups separable on {pct(p['guda_separable'])} of the generated and "
-            f"{pct(u['guda_separable'])} of the real pictures. Of the generated pictures, a classifier trained only on real "
-            f"ones recognises the prompted style in {pct(rec['style_top1'])} and has the prompted object among its first "
-            f"five in {pct(rec['object_top5'])}. (Effort: {r['config']['effort']}. `python -m guda_core sanity`, "
-            f"{r['date'][:10]}, `assets/benchmarks/sanity.json`.)",
-        ]
+    note = (
+        f"GUDA called the first two groups separable on {pct(p['guda_separable'])} of the generated and "
+        f"{pct(u['guda_separable'])} of the real pictures. Of {rec['style_top1']['n']} generated pictures, a "
+        f"classifier trained only on real ones recognises the prompted style in {pct(rec['style_top1'])} and has the prompted "
+        f"object among its first five in {pct(rec['object_top5'])}. (Effort: {r['config']['effort']}. "
+        f"`python -m guda_core sanity`, {r['date'][:10]}, `assets/benchmarks/sanity.json`.)"
     )
+    lines = [
+        "| how often the first group is right (95% interval) | GUDA | CLIP similarity |",
+        "|---|---|---|",
+        f"| generated pictures, with their prompt: the prompted style | {pct(p['guda'])} | {pct(p['clip'])} |",
+        f"| real pictures of held-out objects, empty prompt: who drew it | {pct(u['guda'])} | {pct(u['clip'])} |",
+        "",
+        note,
+    ]
+    return "\n".join(lines)
 
 
 def speed() -> str:
@@ -49,20 +51,22 @@ def speed() -> str:
     lora = max(r["adapter_parameters"].values()) / r["unet_parameters"]
     unlearn = sum(r["unlearning_s"].values()) / len(r["unlearning_s"])
     full = next(v for k, v in r["training_s"].items() if k.startswith("unet"))
-    return "\n".join(
-        [
-            "| on two CPU cores | seconds |",
-            "|---|---|",
-            f"| `python app.py` answers | {r['app_start_s']} |",
-            f"| generate, 25 steps | {r['generate_25_steps_s']} |",
-            *[f"| attribute, {e} (first bars) | {q[e]['seconds']} ({q[e]['first_bars_s']}) |" for e in q],
-            f"| unlearn one group, mean | {unlearn:.0f} |",
-            f"| train the UNet once | {full:.0f} |",
-            "",
-            f"An adapter has {100 * lora:.1f}% of the UNet's parameters. (`python benchmarks/speed.py`, {r['date'][:10]}, "
-            "`assets/benchmarks/speed.json`.)",
-        ]
+    note = (
+        f"An adapter has {100 * lora:.1f}% of the UNet's parameters. (`python benchmarks/speed.py`, {r['date'][:10]}, "
+        "`assets/benchmarks/speed.json`.)"
     )
+    lines = [
+        f"| on {r['cpu_threads']} CPU threads | seconds |",
+        "|---|---|",
+        f"| `python app.py` answers | {r['app_start_s']} |",
+        f"| generate, 25 steps | {r['generate_25_steps_s']} |",
+        *[f"| attribute, {e} (first bars) | {q[e]['seconds']} ({q[e]['first_bars_s']}) |" for e in q],
+        f"| unlearn one group, mean | {unlearn:.0f} |",
+        f"| train the UNet once | {full:.0f} |",
+        "",
+        note,
+    ]
+    return "\n".join(lines)
 
 
 def training() -> str:
@@ -76,16 +80,13 @@ def training() -> str:
 
 
 def health() -> str:
-    lines = [
-        "| group | forgotten, prompt | others, prompt | forgotten, empty | others, empty | held out, own style, empty |",
-        "|---|---|---|---|---|---|",
-    ]
+    head = ("group", "forgotten, prompt", "others, prompt", "forgotten, empty", "others, empty", "held out, empty")
+    keys = ("forgotten_prompt", "others_prompt", "forgotten_empty", "others_empty", "held_out_empty")
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for path in sorted((ROOT / "assets/adapters/emoji").glob("*/health.json")):
         h = json.loads(path.read_text(encoding="utf-8"))
-        keys = ("forgotten_prompt", "others_prompt", "forgotten_empty", "others_empty", "held_out_empty")
-        lines.append(
-            f"| {path.parent.name} | " + " | ".join(f"{h[k]['mean']:.1f} ± {h[k]['se']:.1f}" for k in keys) + " |"
-        )
+        cells = [f"{h[k]['mean']:.1f} ± {h[k]['se']:.1f}" for k in keys]
+        lines.append(f"| {path.parent.name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

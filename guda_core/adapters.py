@@ -3,8 +3,8 @@
 An adapter folder holds `adapter.safetensors` and `adapter.json`. The latter is written last, so its presence means
 "complete"; it names the base model's hash, and an adapter for another base is refused.
 
-Scoring uses W + (alpha / r) B A in place of W (Hu et al. 2021). The denoiser's own weights are kept aside and copied back,
-so the full model is restored bit by bit, and a scored forward costs what a plain one does.
+Scoring uses W + (alpha / r) B A in place of W (Hu et al. 2021). The denoiser's own weights are kept aside and copied
+back, so the full model is restored bit by bit, and a scored forward costs what a plain one does.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import torch
 from guda_core.records import GroupSet
 
 
-def draw(items: Sequence[str], k: int, generator: torch.Generator) -> list[str]:
+def draw(items: tuple[str, ...] | list[str], k: int, generator: torch.Generator) -> list[str]:
     """k different items, in random order."""
     return [items[i] for i in torch.randperm(len(items), generator=generator)[:k].tolist()]
 

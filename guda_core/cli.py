@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from typer.core import TyperGroup
 
 from guda_core.errors import GudaError, OptionError
 
@@ -28,7 +29,7 @@ app = typer.Typer(
 out, err = Console(), Console(stderr=True)
 
 
-class _Group(typer.core.TyperGroup):
+class _Group(TyperGroup):
     """Shows the project's own errors as one sentence, exit code 2."""
 
     def invoke(self, ctx: Any) -> Any:

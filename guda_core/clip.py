@@ -37,7 +37,7 @@ class Clip:
         self.model.requires_grad_(False)
         self.folder = folder
         self.sha256 = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-        self.size = int(self.model.config.vision_config.image_size)
+        self.size: int = json.loads((folder / "config.json").read_text())["vision_config"]["image_size"]
 
     def image_features(self, pixels: np.ndarray, batch: int = 128) -> Tensor:
         """(N, H, W, 3) uint8 -> (N, D) float32 of unit length; other sizes are resampled (area)."""

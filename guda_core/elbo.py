@@ -1,9 +1,9 @@
 """ELBO differences between the full model and one without a group, with their sampling error.
 
     KL_t = ||mu_q(x_t, x_0) - mu_p(x_t)||^2 / (2 * posterior_variance_t)                      (Ho et al. 2020, eq. 8)
-         = beta_t / (2 alpha_t (1 - alpha_bar_{t-1})) * ||eps - eps_hat(x_t, t, c)||^2          fixed variance, t >= 1
+         = beta_t / (2 alpha_t (1 - alpha_bar_{t-1})) * ||eps - eps_hat(x_t, t, c)||^2      fixed variance, t >= 1
     ELBO = - sum_t E_eps[KL_t] + terms shared by both models
-    elbo_drop = ELBO(full) - ELBO(without) = sum_t E_eps[KL_t(without) - KL_t(full)]            nats; positive = contributed
+    elbo_drop = ELBO(full) - ELBO(without) = sum_t E_eps[KL_t(without) - KL_t(full)]      nats; positive = contributed
 
 The sum over t is estimated by stratified sampling: timesteps are cut into strata, in each a number of (t, eps) pairs is
 drawn, and both models see the same pairs. Values are kept per (t, draw), so standard errors come for free and a record
@@ -13,6 +13,7 @@ can be replayed. Noise is a function of (picture, t, draw) alone: not of batch p
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ def make_strata(schedule: Schedule, k: int = 24, power: float = 0.5) -> Strata:
     for j in range(1, k):
         edges.append(max(edges[-1] + 1, 1 + int(np.searchsorted(cdf, j / k))))
     edges.append(len(schedule))
-    if any(b <= a for a, b in zip(edges, edges[1:], strict=False)):
+    if any(b <= a for a, b in itertools.pairwise(edges)):
         raise ScoreError(f"{k} strata do not fit into {len(schedule)} timesteps.")
     return Strata(tuple(edges))
 
@@ -169,10 +170,10 @@ def stratified_sum(values: np.ndarray, strata: Strata) -> Estimate:
 
 
 def elbo_drop(*, full: np.ndarray, without: np.ndarray, strata: Strata) -> Estimate:
-    """ELBO(full) - ELBO(without) in nats: the group's score; positive = removing it hurts. Both arrays (K, M), paired."""
+    """ELBO(full) - ELBO(without) in nats: the group's score; positive = removing it hurts. Arrays (K, M), paired."""
     return stratified_sum(without - full, strata)
 
 
 def difference(*, first: np.ndarray, second: np.ndarray, strata: Strata) -> Estimate:
-    """How far one group's score is ahead of another's, from the two `without` arrays (paired; the full model cancels)."""
+    """How far one group's score is ahead of another's, from their `without` arrays (paired; the full model cancels)."""
     return stratified_sum(first - second, strata)

@@ -35,7 +35,7 @@ def retrack_target(x_t: Tensor, retained: Tensor, alpha_bar: Tensor) -> Tensor:
     """Posterior mean of eps given x_t under the empirical distribution of the retained latents.
 
     x_t: (B, C, h, w); retained: (R, C, h, w) or per-query neighbours (B, K, C, h, w); alpha_bar: (B,) in (0, 1).
-    Weights are a softmax of log-densities (never exponentials of raw distances), so far outliers cannot underflow to 0/0.
+    Weights are a softmax of log-densities (never exponentials of raw distances): far outliers cannot underflow to 0/0.
     Returns (B, C, h, w) in the dtype of x_t.
     """
     if retained.dim() == 4:

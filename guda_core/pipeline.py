@@ -126,7 +126,9 @@ class LocalService:
     def generate(self, *, prompt: str, seed: int, steps: int, guidance: float) -> Iterator[Step | Query]:
         check_options(seed=seed, steps=steps, guidance=guidance)
         prompt = check_prompt(prompt)
-        for i, pictures in enumerate(self.model.sample([prompt], seeds=[seed], steps=steps, guidance=guidance)):
+        pictures = None
+        stream = self.model.sample([prompt], seeds=[seed], steps=steps, guidance=guidance)
+        for i, pictures in enumerate(stream):  # noqa: B007
             yield Step(i + 1, steps)
         assert pictures is not None
         yield self.query(pictures[0], prompt, preparation=self._truncation(prompt))

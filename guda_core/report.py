@@ -42,7 +42,7 @@ def method_record(a: Attribution) -> dict[str, Any]:
 def to_json(
     query: Query, attributions: Sequence[Attribution], group_set: GroupSet, *, model: str, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The JSON of `attribute`: `methods: {name: {unit, groups: {id: {score, low, high, status}}}}`, hashes, settings."""
+    """The JSON of `attribute`: `methods: {name: {unit, groups: {id: {score, low, high, status}}}}` and its context."""
     return {
         "format": FORMAT,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -10,6 +10,7 @@ first_group    how often a method's first group is the prompted style (generated
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import time
@@ -64,7 +65,7 @@ class Classifier(nn.Module):
         super().__init__()
         widths = (3, 32, 64, 128, 256)
         layers: list[nn.Module] = []
-        for a, b in zip(widths, widths[1:], strict=False):
+        for a, b in itertools.pairwise(widths):
             layers += [nn.Conv2d(a, b, 3, 2, 1), nn.GroupNorm(8, b), nn.SiLU()]
             layers += [nn.Conv2d(b, b, 3, 1, 1), nn.GroupNorm(8, b), nn.SiLU()] if b > 32 else []
         self.body = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.2))
@@ -234,12 +235,12 @@ def run_all(service: LocalService, config: SanityConfig, folder: Path, sheet: Pa
         path.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
     net = None
-    for p, net in train_classifier(gs, config.classifier):
+    for p, net in train_classifier(gs, config.classifier):  # noqa: B007
         yield "classifier", p.step / p.steps
     assert net is not None
     objects = draw_objects(gs, config.recognition_objects, config.seed)
     pictures = None
-    for fraction, pictures in generated(service.model, gs, objects, config):
+    for fraction, pictures in generated(service.model, gs, objects, config):  # noqa: B007
         yield "pictures", fraction
     assert pictures is not None
     contact_sheet(pictures, gs, objects[:: max(1, len(objects) // 12)][:12]).save(sheet)

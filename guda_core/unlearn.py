@@ -2,8 +2,8 @@
 
     L = || eps_theta(x_t, t, c_f) - target ||^2 + lambda || eps_theta(x'_t, t, c') - eps_full(x'_t, t, c') ||^2
 
-x from the forgotten group with its caption c_f, x' from the retained ones. GUDA-C's target is eps_full(x_t, t, c_a): the
-anchor caption c_a keeps the object and takes the descriptors of a retained style s ~ pi (see `losses.anchor_probabilities`).
+x from the forgotten group with its caption c_f, x' from the retained ones. GUDA-C's target is eps_full(x_t, t, c_a):
+the anchor caption c_a keeps the object and takes descriptors of a retained style s ~ pi (anchor_probabilities).
 On a share of the forgotten pictures the student sees the empty prompt instead, with the same target: the unconditional
 model of the retained data is the mixture of its conditional ones. That is ours, not the paper's; uploads need it.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from guda_core.groups import load_group_set
 from guda_core.imaging import check_options, check_prompt, hash_pixels, read_picture
 from guda_core.pipeline import Step
 from guda_core.records import Attribution, GroupScore, Query
+from guda_core.ui import build_ui, launch_options
 
 UNITS = {"clip": "cosine", "guda": "nats"}
 REASON = "The adapter's hash is <wrong>."
@@ -104,3 +106,14 @@ class FakeService:
         out = {g: scores.get(g) or GroupScore(None, None, None, "unavailable", REASON) for g in self.group_set.groups}
         order_of = {"separable": self.outcome == "ahead", "runner_up": order[1]} if method == "guda" else {}
         return Attribution(method, UNITS[method], out, progress, **order_of)
+
+
+@contextmanager
+def serving(service: FakeService) -> Iterator[str]:
+    """The app for a service on a free port, launched as app.py launches it; gives its address."""
+    demo = build_ui(service)
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **launch_options())
+    try:
+        yield url
+    finally:
+        demo.close()

@@ -149,7 +149,7 @@ def train(
     for progress in run(model, loss_of, config.loop, checkpoint):
         yield progress, model, tokenizer
     model.eval()
-    yield Progress(config.loop.steps, config.loop.steps, progress.loss, progress.rate, "done"), model, tokenizer
+    yield Progress(config.loop.steps, config.loop.steps, float("nan"), 0.0, "done"), model, tokenizer
 
 
 @torch.no_grad()

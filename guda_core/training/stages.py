@@ -152,7 +152,7 @@ def stage_unet(group_set: GroupSet, config: unet_training.UnetConfig, exclude: s
 
 
 def assemble(assets: Path, full: str) -> Path:
-    """Write the Stable Diffusion layout and the CLIP below assets/, float16, in files under 10 MB; returns the folder."""
+    """Write the Stable Diffusion layout and the CLIP below assets/, float16, files under 10 MB; returns the folder."""
     from diffusers import StableDiffusionPipeline
 
     work = work_dir()

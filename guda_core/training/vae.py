@@ -94,7 +94,7 @@ def standardise(vae: AutoencoderKL, z: Tensor) -> None:
     c = z.shape[1]
     mean, std = z.mean(dim=(0, 2, 3)), z.std(dim=(0, 2, 3))
     q, p = vae.quant_conv, vae.post_quant_conv
-    assert q is not None and p is not None
+    assert q is not None and p is not None and q.bias is not None and p.bias is not None
     q.weight[:c] /= std[:, None, None, None]
     q.bias[:c] = (q.bias[:c] - mean) / std
     q.bias[c:] -= 2 * torch.log(std)  # the log-variance follows its mean's scale

@@ -110,15 +110,16 @@ class Runs:
         yield from self._score(query, methods, effort)
 
     def _score(self, query: Query, methods: list[str], effort: str) -> Iterator[Update]:
+        """Show the picture, then each answer as it comes; the last update holds everything, for callers of the API."""
         s, names = self.screen, self.service.methods()
-        yield {
+        everything: Update = {
             s.query: query,
             s.scored: gr.update(visible=True),
             s.picture: query.pixels,
             s.notes: notes_html(query),
             s.says: says_html(words.WORKING),
-            s.status: status_html("Scoring."),
         }
+        yield {**everything, s.status: status_html(words.SCORING)}
         asked = [m for m in in_order(names) if m in methods]
         answers: dict[str, Attribution] = {}
         began: dict[str, float] = {}
@@ -129,12 +130,11 @@ class Runs:
                 began.setdefault(a.method, now)
                 new = bool(a.groups) and (a.method not in answers or answers[a.method].groups != a.groups)
                 answers[a.method] = a
-                yield {
-                    s.status: _progress(names[a.method], a.progress, began[a.method]),
-                    **(self._shown(a, answers, asked) if new or a.progress >= 1 else {}),
-                }
+                shown = self._shown(a, answers, asked) if new or a.progress >= 1 else {}
+                everything |= shown
+                yield {**shown, s.status: _progress(names[a.method], a.progress, began[a.method])}
                 now = time.monotonic()
-        yield {s.status: status_html(words.DONE), s.again: gr.update(visible=True)}
+        yield {**everything, s.again: gr.update(visible=True), s.status: status_html(words.DONE)}
 
     def _shown(self, a: Attribution, answers: dict[str, Attribution], asked: list[str]) -> Update:
         """The updates that one new answer makes: the sentence, and its method's bars and table."""

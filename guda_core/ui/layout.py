@@ -26,7 +26,7 @@ CSS = """
 .guda-status progress { width: 100%; height: .5rem; margin-top: .3rem; accent-color: #2563eb; }
 .guda-heading { font-size: 1.05rem; font-weight: 600; margin: .6rem 0 .2rem; }
 .guda-note p { margin: 0 0 .3rem; }
-.guda-scroll { overflow-x: auto; }
+.guda-scroll { overflow-x: auto; contain: inline-size; }
 .guda-table { width: 100%; border-collapse: collapse; font-size: .9rem; }
 .guda-table th { font-weight: 600; }
 .guda-table th, .guda-table td { text-align: left; padding: .35rem .6rem .35rem 0; vertical-align: top; }

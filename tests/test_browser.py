@@ -1,0 +1,168 @@
+"""The app as a visitor sees it, in a real Chromium: what appears, what stops, and that nothing leaves this machine."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlparse
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from guda_core.ui import words
+from tests.fakes import FakeService, serving
+
+pytestmark = pytest.mark.browser
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+ARGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+SLOW = 60_000  # milliseconds; two busy cores need some of them
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        pytest.skip(f"no Chromium here: none of {', '.join(NAMES)} is on the PATH")
+    with sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=path, args=list(ARGS))
+        yield chromium
+        chromium.close()
+
+
+class Watched:
+    """A page that remembers where it asked and what it complained of."""
+
+    def __init__(self, browser: Browser, width: int = 1280, dark: bool = False) -> None:
+        self.page: Page = browser.new_page(viewport={"width": width, "height": 900})
+        self.page.set_default_timeout(SLOW)
+        self.theme = "dark" if dark else "light"
+        self.hosts: set[str] = set()
+        self.faults: list[str] = []
+        self.page.on("request", lambda r: self.hosts.add(urlparse(r.url).hostname or "local data"))
+        self.page.on("pageerror", lambda e: self.faults.append(str(e)))
+
+    def open(self, url: str) -> Page:
+        self.page.goto(f"{url}?__theme={self.theme}")
+        expect(self.page.get_by_text("Quick, about 8 s")).to_be_visible(timeout=SLOW)
+        return self.page
+
+    def check(self, picture: Path) -> None:
+        """Nothing was asked of another host, nothing failed, nothing sticks out sideways."""
+        self.page.screenshot(path=picture, full_page=True)
+        assert self.hosts <= {"127.0.0.1", "localhost", "local data"}
+        assert self.faults == []
+        wide = self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide <= 0
+        self.page.close()
+
+
+@pytest.fixture(autouse=True)
+def uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+
+
+def run(page: Page, name: str = "Generate and attribute") -> None:
+    page.get_by_role("button", name=name, exact=True).click()
+
+
+def done(page: Page) -> None:
+    expect(page.get_by_text(words.DONE, exact=True)).to_be_visible(timeout=SLOW)
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False)])
+def test_generate_and_attribute_shows_the_sentence_and_bars_of_both_methods(browser, tmp_path, width, dark):
+    watched = Watched(browser, width, dark)
+    with serving(FakeService()) as url:
+        page = watched.open(url)
+        expect(page.get_by_text(words.FIRST_VISIT)).to_be_visible()
+        run(page)
+        done(page)
+        expect(page.locator(".guda-says")).to_contain_text("41 nats, 95% interval 35 to 47; clearly ahead of")
+        expect(page.locator(".js-plotly-plot")).to_have_count(2)
+        expect(page.locator(".js-plotly-plot").first.locator(".bars .point")).to_have_count(8)
+        expect(page.locator(".guda-scores").first.locator("tbody tr")).to_have_count(8)
+        expect(page.get_by_role("link", name="CC-BY-SA-4.0")).to_have_attribute("href", re.compile("^https://"))
+        watched.check(tmp_path / "done.png")
+
+
+def test_object_and_style_fill_the_prompt_without_naming_the_group(browser, tmp_path):
+    watched = Watched(browser)
+    with serving(FakeService()) as url:
+        page = watched.open(url)
+        page.get_by_role("combobox", name="Style").click()
+        page.get_by_role("option", name="OpenMoji").click()
+        prompt = page.get_by_role("textbox", name="Prompt")
+        expect(prompt).to_have_value(re.compile("artistic style featuring thick black outline"))
+        assert "OpenMoji" not in prompt.input_value()
+        watched.check(tmp_path / "prompt.png")
+
+
+def test_cancel_stops_the_work_says_so_and_leaves_the_page_usable(browser, tmp_path):
+    watched = Watched(browser)
+    service = FakeService(delay=0.1, passes=500)
+    with serving(service) as url:
+        page = watched.open(url)
+        cancel = page.get_by_role("button", name="Cancel")
+        expect(cancel).to_be_disabled()
+        run(page)
+        expect(page.get_by_text(re.compile(r"GUDA \(unlearning\): \d+%"))).to_be_visible(timeout=SLOW)
+        expect(page.locator(".guda-says")).to_contain_text("So far", timeout=SLOW)
+        cancel.click()
+        expect(page.get_by_text(words.CANCELLED)).to_be_visible()
+        page.wait_for_timeout(1500)
+        assert service.at_work == 0 and service.closed == 1
+        expect(page.get_by_text(words.CANCELLED)).to_be_visible()
+        expect(page.get_by_role("button", name="Generate and attribute")).to_be_enabled()
+        expect(cancel).to_be_disabled()
+        service.passes = 2
+        run(page)
+        done(page)
+        watched.check(tmp_path / "cancelled.png")
+
+
+def test_closing_the_tab_stops_the_work(browser):
+    watched = Watched(browser)
+    service = FakeService(delay=0.1, passes=500)
+    with serving(service) as url:
+        page = watched.open(url)
+        run(page)
+        expect(page.get_by_text(re.compile(r"GUDA \(unlearning\): \d+%"))).to_be_visible(timeout=SLOW)
+        page.close()
+        other = Watched(browser)
+        page = other.open(url)
+        page.wait_for_timeout(3000)
+        assert service.at_work == 0
+        page.close()
+
+
+def test_an_upload_is_attributed_and_a_refused_one_says_why(browser, tmp_path):
+    Image.new("RGB", (64, 48), "teal").save(tmp_path / "teal.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture at all")
+    watched = Watched(browser)
+    service = FakeService(outcome="tied")
+    service.unavailable = ("noto",)
+    with serving(service) as url:
+        page = watched.open(url)
+        page.get_by_role("tab", name="Upload").click()
+        expect(page.get_by_role("button", name="Generate and attribute")).to_be_hidden()
+        run(page, "Attribute")
+        expect(page.get_by_text(f"Not done. {words.NO_PICTURE}")).to_be_visible()
+        page.locator("input[type=file]").set_input_files(tmp_path / "teal.png")
+        expect(page.get_by_label("Remove image").or_(page.get_by_label("Clear"))).to_be_visible()
+        run(page, "Attribute")
+        done(page)
+        expect(page.locator(".guda-says")).to_contain_text("cannot be told apart")
+        expect(page.get_by_text("It was resized from 64 x 48")).to_be_visible()
+        expect(page.locator(".guda-scores").first).to_contain_text("unavailable")
+        page.get_by_label("Remove image").or_(page.get_by_label("Clear")).click()
+        page.locator("input[type=file]").set_input_files(tmp_path / "broken.png")
+        page.wait_for_timeout(1500)
+        run(page, "Attribute")
+        expect(page.get_by_text("Not done. Only PNG, JPEG and WebP")).to_be_visible()
+        watched.check(tmp_path / "refused.png")

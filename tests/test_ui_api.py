@@ -1,0 +1,241 @@
+"""The app as programs see it: its endpoints, what it refuses, and that two visitors never mix."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+from guda_core.errors import ScoreError
+from guda_core.ui import QUEUE, build_ui, launch_options, words
+from tests.fakes import REASON, FakeService, serving
+
+ROOT = Path(__file__).resolve().parent.parent
+DRAW = {"prompt": "a red apple", "seed": 1, "steps": 5, "guidance": 3.0}
+OPTIONS = {"methods": ["guda", "clip"], "effort": "quick"}
+
+
+@pytest.fixture(autouse=True)
+def uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An upload cache of the test's own."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    return tmp_path / "uploads"
+
+
+def picture(folder: Path, colour: str = "red") -> Path:
+    path = folder / f"{colour}.png"
+    Image.new("RGB", (80, 64), colour).save(path)
+    return path
+
+
+def text(markup: str) -> str:
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", markup)).split())
+
+
+class Visitor:
+    """A client of the app, with the outputs by name."""
+
+    def __init__(self, url: str) -> None:
+        self.client = Client(url, verbose=False)
+
+    def call(self, name: str, *inputs: Any) -> dict[str, Any]:
+        out = self.client.predict(*inputs, api_name=name)
+        keys = ("says", "status", "picture", "notes", "guda_plot", "guda_table", "clip_plot", "clip_table")
+        return dict(zip(keys, out, strict=True))
+
+    def generate(self, **more: Any) -> dict[str, Any]:
+        return self.call("/generate", *{**DRAW, **OPTIONS, **more}.values())
+
+    def attribute(self, upload: Any, caption: str = "", **more: Any) -> dict[str, Any]:
+        return self.call("/attribute", upload, caption, *{**OPTIONS, **more}.values())
+
+
+def raw(url: str, upload: Any) -> str:
+    """What the server answers when a program sends it this, unchecked by any client."""
+    data = [upload, "", *OPTIONS.values()]
+    call = f"{url}gradio_api/call/attribute"
+    event = httpx.post(call, json={"data": data}, timeout=20).json()["event_id"]
+    return httpx.get(f"{call}/{event}", timeout=20).text
+
+
+def test_generate_answers_with_the_sentence_the_bars_and_the_same_figures_as_a_table():
+    service = FakeService()
+    with serving(service) as url:
+        out = Visitor(url).generate()
+    plot = json.loads(out["guda_plot"]["plot"])
+    first = plot["data"][0]["y"][0]
+    assert f"Without {first} in the training data" in text(out["says"])
+    assert "41 nats, 95% interval 35 to 47; clearly ahead of" in text(out["says"])
+    assert f"1 {first} 41 35 to 47 ok" in text(out["guda_table"])
+    assert f"1 {first} 0.720 0.710 to 0.730 ok" in text(out["clip_table"])
+    assert "nats" not in out["clip_plot"]["plot"] and "cosine" not in out["guda_plot"]["plot"]
+    assert "a red apple" in text(out["notes"])
+    assert text(out["status"]) == words.DONE
+    with Image.open(out["picture"]) as im:
+        assert im.size == (64, 64)
+
+
+def test_one_method_alone_says_nothing_of_the_other():
+    with serving(FakeService()) as url:
+        out = Visitor(url).generate(methods=["clip"])
+    assert text(out["says"]).startswith("It looks most like")
+    assert isinstance(out["guda_plot"], dict) and "plot" not in out["guda_plot"]
+
+
+def test_an_upload_is_prepared_from_the_cache_and_scored(tmp_path, uploads):
+    service = FakeService()
+    with serving(service) as url:
+        out = Visitor(url).attribute(handle_file(picture(tmp_path)), "an apple")
+    assert service.prepared and service.prepared[0].is_relative_to(uploads.resolve())
+    assert "resized from 80 x 64" in text(out["notes"]) and "an apple" in text(out["notes"])
+    assert text(out["status"]) == words.DONE
+
+
+def test_the_last_picture_can_be_scored_again_and_a_visitor_without_one_is_told():
+    with serving(FakeService()) as url:
+        visitor, other = Visitor(url), Visitor(url)
+        first = visitor.generate(methods=["clip"])
+        assert text(visitor.call("/again", ["guda", "clip"], "full")["says"]).startswith("Without")
+        with pytest.raises(AppError, match="no longer kept"):
+            other.call("/again", ["guda"], "quick")
+    assert first["clip_table"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("x.png", b"hello, not a picture", "Only PNG, JPEG and WebP pictures are accepted"),
+        ("x.png", b"", "This file is empty"),
+        ("x.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "Only PNG, JPEG and WebP pictures are accepted"),
+        ("x.png", b"\x89PNG\r\n\x1a\n" + b"x" * 99, "damaged or cut off"),
+    ],
+)
+def test_a_refused_upload_says_why(name, content, sentence, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with serving(FakeService()) as url, pytest.raises(AppError, match=sentence):
+        Visitor(url).attribute(handle_file(tmp_path / name))
+
+
+def test_no_picture_and_wrong_options_are_refused_with_a_sentence():
+    with serving(FakeService()) as url:
+        visitor = Visitor(url)
+        with pytest.raises(AppError, match="There is no picture yet"):
+            visitor.attribute(None)
+        with pytest.raises(AppError, match="seed must be a whole number"):
+            visitor.generate(seed=-1)
+        with pytest.raises(AppError, match="got none"):
+            visitor.generate(methods=[])
+        with pytest.raises(AppError, match="control character"):
+            visitor.generate(prompt="a\0b")
+
+
+def file_data(path: str | None, url: str | None = None) -> dict[str, Any]:
+    return {"path": path, "url": url, "meta": {"_type": "gradio.FileData"}}
+
+
+PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGP4z8DwHwAFAAH/"
+
+
+def test_addresses_data_and_server_paths_are_refused_and_never_fetched(tmp_path):
+    service = FakeService()
+    with serving(service) as url:
+        for sent in (
+            file_data(f"{url}theme.css"),
+            file_data("https://example.com/a.png", "https://example.com/a.png"),
+            file_data("ftp://example.com/a.png"),
+            file_data(None, PIXEL),
+            file_data(PIXEL),
+            file_data("/etc/passwd"),
+            file_data(str(picture(tmp_path))),
+            file_data(str(ROOT / "README.md")),
+        ):
+            answer = raw(url, sent)
+            assert "event: error" in answer and "event: complete" not in answer, (sent, answer)
+        assert words.NOT_UPLOADED in raw(url, file_data("https://example.com/a.png"))
+        assert words.NOT_UPLOADED in raw(url, file_data(None, PIXEL))
+    assert service.prepared == []
+
+
+def test_texts_from_outside_are_escaped():
+    service = FakeService(banner="<script>alert(1)</script>")
+    service.unavailable = ("noto",)
+    with serving(service) as url:
+        out = Visitor(url).generate(prompt="<img src=x onerror=alert(1)>")
+        assert "<img" not in out["notes"] and REASON not in out["guda_table"]
+        assert REASON in text(out["guda_table"])
+        assert "Not scored: Noto Emoji." in text(out["says"])
+        service.fault = ScoreError("bad <b>value</b>")
+        with pytest.raises(AppError, match="bad &lt;b&gt;value"):
+            Visitor(url).generate()
+        assert "<script>alert" not in json.dumps(Visitor(url).client.config)
+
+
+def test_an_unforeseen_fault_is_logged_and_keeps_its_details_to_itself(caplog):
+    service = FakeService()
+    service.fault = RuntimeError("secret path /root")
+    with serving(service) as url, pytest.raises(AppError, match="Something went wrong on the server"):
+        Visitor(url).generate()
+    assert "secret path" in caplog.text
+
+
+def test_two_visitors_at_once_get_the_same_as_one_after_the_other():
+    service = FakeService(delay=0.02)
+    with serving(service) as url:
+        visitors = [Visitor(url) for _ in range(3)]
+        alone = [v.generate(seed=i)["guda_table"] for i, v in enumerate(visitors)]
+        with ThreadPoolExecutor(3) as pool:
+            together = list(pool.map(lambda iv: iv[1].generate(seed=iv[0])["guda_table"], enumerate(visitors)))
+    assert together == alone and len(set(alone)) > 1
+    assert service.most_at_work == 1
+
+
+def test_cancelling_stops_the_work_at_the_next_yield():
+    service = FakeService(delay=0.05, passes=400)
+    with serving(service) as url:
+        job = Visitor(url).client.submit(*{**DRAW, **OPTIONS}.values(), api_name="/generate")
+        _wait(lambda: service.at_work == 1)
+        job.cancel()
+        _wait(lambda: service.at_work == 0)
+    assert service.closed == 1
+
+
+def _wait(true, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.02)
+
+
+def test_the_queue_is_bounded_everything_computes_in_turn_and_uploads_are_limited():
+    demo = build_ui(FakeService())
+    fns = [f for f in demo.fns.values() if f.api_visibility == "public"]
+    assert {f.api_name for f in fns} == {"generate", "attribute", "again"}
+    assert {(f.concurrency_id, f.concurrency_limit) for f in fns} == {("compute", 1)}
+    assert demo._queue.max_size == QUEUE == 32 and demo.api_open is False
+    assert demo.delete_cache is not None
+    options = launch_options()
+    assert options["max_file_size"] == 10_000_000 and options["show_error"] and "allowed_paths" not in options
+
+
+def test_an_upload_over_the_limit_is_refused(uploads):
+    with serving(FakeService()) as url:
+        sent = httpx.post(f"{url}gradio_api/upload", files={"files": ("a.png", b"0" * 10_000_001)}, timeout=20)
+    assert sent.status_code == 413
+    assert not [p for p in uploads.rglob("*") if p.is_file()]
+
+
+def test_app_is_imported_without_gradio_or_torch():
+    code = "import sys, app; sys.exit(bool({'gradio', 'torch'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
