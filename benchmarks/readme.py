@@ -30,8 +30,8 @@ def sanity() -> str:
     note = (
         f"GUDA called the first two groups separable on {pct(p['guda_separable'])} of the generated and "
         f"{pct(u['guda_separable'])} of the real pictures. Of {rec['style_top1']['n']} generated pictures, a "
-        f"classifier trained only on real ones recognises the prompted style in {pct(rec['style_top1'])} and has the prompted "
-        f"object among its first five in {pct(rec['object_top5'])}. (Effort: {r['config']['effort']}. "
+        f"classifier trained only on real ones recognises the prompted style in {pct(rec['style_top1'])} and has the "
+        f"prompted object among its first five in {pct(rec['object_top5'])}. (Effort: {r['config']['effort']}. "
         f"`python -m guda_core sanity`, {r['date'][:10]}, `assets/benchmarks/sanity.json`.)"
     )
     lines = [

@@ -1,9 +1,9 @@
 """The embedded UNet: text-conditional epsilon prediction on VAE latents, from scratch.
 
 Loss: E_t,eps w_t ||eps - eps_theta(x_t, t, c)||^2 with w_t = min(SNR_t, gamma) / SNR_t (min-SNR, Hang et al.
-2023, eq. 6) on SD's scaled-linear schedule; captions are dropped to "" with a fixed probability, so that the empty prompt is
-a real unconditional model. The same function trains the full model and, with `exclude`, every LOGO model of the oracle:
-same start, schedule, seed and steps, less one group's pictures.
+2023, eq. 6) on SD's scaled-linear schedule; captions are dropped to "" with a fixed probability, so that the empty
+prompt is a real unconditional model. The same function trains the full model and, with `exclude`, every LOGO model of
+the oracle: same start, schedule, seed and steps, less one group's pictures.
 """
 
 from __future__ import annotations

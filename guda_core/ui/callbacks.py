@@ -9,7 +9,7 @@ from contextlib import closing
 from functools import wraps
 from html import escape
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import gradio as gr
 from gradio.utils import get_upload_folder
@@ -32,6 +32,7 @@ from guda_core.ui.layout import (
 
 log = logging.getLogger(__name__)
 Update = dict[Any, Any]  # component -> its new value
+QUICK: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 
 
 def uploaded(path: str | None) -> Path:
@@ -63,12 +64,12 @@ def _told(run: Callable[..., Iterator[Update]]) -> Callable[..., Iterator[Update
         try:
             yield from run(self, *args)
         except GudaError as e:
-            yield {self.screen.status: status_html(f"Not done. {e}")}
-            raise gr.Error(escape(str(e)), title="Not done", print_exception=False) from None
+            yield {self.screen.says: says_html(f"Not done. {e}"), self.screen.status: status_html("")}
+            raise gr.Error(escape(str(e)), print_exception=False) from None
         except Exception:
             log.exception("A run failed")
-            yield {self.screen.status: status_html(words.FAULT)}
-            raise gr.Error(words.FAULT, title="Not done", print_exception=False) from None
+            yield {self.screen.says: says_html(words.FAULT), self.screen.status: status_html("")}
+            raise gr.Error(words.FAULT, print_exception=False) from None
 
     return told
 
@@ -168,43 +169,54 @@ def connect(demo: gr.Blocks, s: Screen, service: Service) -> None:
         (s.attribute, runs.attribute, [s.upload, s.caption, *options], "attribute"),
         (s.again, runs.again, [s.query, *options], "again"),
     )
-    buttons = [s.generate, s.attribute, s.again, s.cancel]
-    cleared = [s.says, s.status, *(p.box for p in s.panels.values())]
-    quick: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
-
-    def begin() -> list[Any]:
-        off = gr.update(interactive=False)
-        hidden = [gr.update(visible=False)] * len(s.panels)
-        return [
-            off,
-            off,
-            off,
-            gr.update(interactive=True),
-            says_html(words.WORKING),
-            status_html(words.WAITING),
-            *hidden,
-        ]
-
-    def end(status: str) -> list[Any]:
-        on = gr.update(interactive=True)
-        said = status_html(words.NOT_STARTED) if status == status_html(words.WAITING) else gr.skip()
-        return [on, on, on, gr.update(interactive=False), said]
-
     started = []
+    begin, end, cancelled = _between(s)
     for button, run, inputs, name in asked:
-        pressed = button.click(begin, None, [*buttons, *cleared], **quick)
+        pressed = button.click(begin.fn, None, begin.outputs, **QUICK)
         running = pressed.then(
             run, inputs, outputs, api_name=name, show_progress="minimal", show_progress_on=s.status,
             concurrency_id="compute", concurrency_limit=1,
         )  # fmt: skip
-        running.then(end, s.status, [*buttons, s.status], **quick)
+        for over in (running.then, running.failure):  # gradio takes the first for a run that went well or was cancelled
+            over(end.fn, [s.says, s.status], end.outputs, **QUICK)
         started.append(running)
-    s.cancel.click(lambda: status_html(words.CANCELLED), None, s.status, cancels=started, **quick)
+    s.cancel.click(cancelled.fn, s.says, cancelled.outputs, cancels=started, **QUICK)
+
+
+class _Small(NamedTuple):
+    """A function that computes nothing, and the components it changes."""
+
+    fn: Callable[..., Any]
+    outputs: list[Any]
+
+
+def _between(s: Screen) -> tuple[_Small, _Small, _Small]:
+    """What the screen does when a run is asked for, when it is over, and when it is cancelled."""
+    buttons = [s.generate, s.attribute, s.again, s.cancel]
+    hidden = [s.scored, *(p.box for p in s.panels.values())]
+
+    def usable(*, idle: bool) -> list[Any]:
+        return [gr.update(interactive=idle)] * 3 + [gr.update(interactive=not idle)]
+
+    def begin() -> list[Any]:
+        said = [says_html(words.WORKING), status_html(words.WAITING)]
+        return [*usable(idle=False), *said, *[gr.update(visible=False)] * len(hidden)]
+
+    def end(says: str, status: str) -> list[Any]:
+        if status == status_html(words.WAITING):  # it never got a place
+            says, status = says_html(words.NOT_STARTED), status_html("")
+        return [*usable(idle=True), says, status]
+
+    def cancelled(says: str) -> list[Any]:
+        early = says == says_html(words.WORKING)
+        return [says_html(words.CANCELLED_EARLY) if early else gr.skip(), status_html("" if early else words.CANCELLED)]
+
+    said = [s.says, s.status]
+    return _Small(begin, [*buttons, *said, *hidden]), _Small(end, [*buttons, *said]), _Small(cancelled, said)
 
 
 def _connect_small(demo: gr.Blocks, s: Screen, service: Service) -> None:
     """Everything that computes nothing: the prompt, the buttons of a tab, the expected times."""
-    quick: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 
     def fill(object_name: str, style: str) -> str:
         return first_caption(service.group_set, object_name, style)
@@ -213,12 +225,12 @@ def _connect_small(demo: gr.Blocks, s: Screen, service: Service) -> None:
         return gr.update(choices=effort_choices({e: service.estimate(methods, e) for e in EFFORTS} if methods else {}))
 
     for part in (s.object_name, s.style):
-        part.input(fill, [s.object_name, s.style], s.prompt, **quick)
+        part.input(fill, [s.object_name, s.style], s.prompt, **QUICK)
     for tab, first in zip(s.tabs, (True, False), strict=True):
         tab.select(
             lambda first=first: (gr.update(visible=first), gr.update(visible=not first)),
             None,
             [s.generate, s.attribute],
-            **quick,
+            **QUICK,
         )
-    gr.on([demo.load, s.methods.change], times, s.methods, s.effort, **quick)
+    gr.on([demo.load, s.methods.change], times, s.methods, s.effort, **QUICK)
