@@ -17,7 +17,7 @@ from tests.fakes import FakeService, serving
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated"),  # gradio's use of pandas 3
+    pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning"),  # gradio's use of pandas 3
 ]
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 ARGS = (
@@ -129,6 +129,26 @@ def test_cancel_stops_the_work_says_so_and_leaves_the_page_usable(browser, tmp_p
         watched.check(tmp_path / "cancelled.png")
 
 
+def test_cancelling_while_waiting_for_a_place_never_starts_the_work(browser, tmp_path):
+    service = FakeService(delay=0.1, passes=500)
+    first, second = Watched(browser), Watched(browser)
+    with serving(service) as url:
+        run(first.open(url))
+        expect(first.page.get_by_text(re.compile(r"GUDA \(unlearning\): \d+%"))).to_be_visible(timeout=SLOW)
+        page = second.open(url)
+        run(page)
+        expect(page.get_by_text(words.WAITING)).to_be_visible()
+        page.screenshot(path=tmp_path / "waiting.png")
+        page.get_by_role("button", name="Cancel").click()
+        expect(page.locator(".guda-says")).to_contain_text(words.CANCELLED_EARLY)
+        expect(page.get_by_role("button", name="Generate and attribute")).to_be_enabled()
+        assert service.at_work == 1
+        first.page.get_by_role("button", name="Cancel").click()
+        page.wait_for_timeout(1500)
+        assert service.at_work == 0 and service.closed == 1
+        second.check(tmp_path / "waited.png")
+
+
 def test_closing_the_tab_stops_the_work(browser):
     watched = Watched(browser)
     service = FakeService(delay=0.1, passes=500)
@@ -145,7 +165,7 @@ def test_closing_the_tab_stops_the_work(browser):
 
 
 def test_an_upload_is_attributed_and_a_refused_one_says_why(browser, tmp_path):
-    Image.new("RGB", (64, 48), "teal").save(tmp_path / "teal.png")
+    Image.new("RGB", (128, 96), "teal").save(tmp_path / "teal.png")
     (tmp_path / "broken.png").write_bytes(b"no picture at all")
     watched = Watched(browser)
     service = FakeService(outcome="tied")
@@ -161,7 +181,7 @@ def test_an_upload_is_attributed_and_a_refused_one_says_why(browser, tmp_path):
         run(page, "Attribute")
         done(page)
         expect(page.locator(".guda-says")).to_contain_text("cannot be told apart")
-        expect(page.get_by_text("It was resized from 64 x 48")).to_be_visible()
+        expect(page.get_by_text("It was resized from 128 x 96")).to_be_visible()
         expect(page.locator(".guda-scores").first).to_contain_text("unavailable")
         page.get_by_label("Remove image").or_(page.get_by_label("Clear")).click()
         page.locator("input[type=file]").set_input_files(tmp_path / "broken.png")

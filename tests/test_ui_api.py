@@ -22,9 +22,7 @@ from guda_core.errors import ScoreError
 from guda_core.ui import QUEUE, build_ui, launch_options, words
 from tests.fakes import REASON, FakeService, serving
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:'future.no_silent_downcasting' is deprecated"
-)  # gradio's use of pandas 3
+pytestmark = pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")  # gradio's use of pandas 3
 
 ROOT = Path(__file__).resolve().parent.parent
 DRAW = {"prompt": "a red apple", "seed": 1, "steps": 5, "guidance": 3.0}

@@ -170,17 +170,18 @@ def connect(demo: gr.Blocks, s: Screen, service: Service) -> None:
         (s.again, runs.again, [s.query, *options], "again"),
     )
     started = []
-    begin, end, cancelled = _between(s)
+    begin, end, failed, cancelled = _between(s)
     for button, run, inputs, name in asked:
         pressed = button.click(begin.fn, None, begin.outputs, **QUICK)
         running = pressed.then(
             run, inputs, outputs, api_name=name, show_progress="minimal", show_progress_on=s.status,
             concurrency_id="compute", concurrency_limit=1,
         )  # fmt: skip
-        for over in (running.then, running.failure):  # gradio takes the first for a run that went well or was cancelled
-            over(end.fn, [s.says, s.status], end.outputs, **QUICK)
+        running.then(end.fn, None, end.outputs, **QUICK)
+        running.failure(failed.fn, s.status, failed.outputs, **QUICK)
         started.append(running)
-    s.cancel.click(cancelled.fn, s.says, cancelled.outputs, cancels=started, **QUICK)
+    stopped = s.cancel.click(lambda: None, None, None, cancels=started, **QUICK)  # the browser cancels after the call,
+    stopped.then(cancelled.fn, s.says, cancelled.outputs, **QUICK)  # so that only now no late answer can overwrite this
 
 
 class _Small(NamedTuple):
@@ -190,8 +191,8 @@ class _Small(NamedTuple):
     outputs: list[Any]
 
 
-def _between(s: Screen) -> tuple[_Small, _Small, _Small]:
-    """What the screen does when a run is asked for, when it is over, and when it is cancelled."""
+def _between(s: Screen) -> tuple[_Small, _Small, _Small, _Small]:
+    """What the screen does when a run is asked for, is over, has failed, and is cancelled."""
     buttons = [s.generate, s.attribute, s.again, s.cancel]
     hidden = [s.scored, *(p.box for p in s.panels.values())]
 
@@ -202,17 +203,25 @@ def _between(s: Screen) -> tuple[_Small, _Small, _Small]:
         said = [says_html(words.WORKING), status_html(words.WAITING)]
         return [*usable(idle=False), *said, *[gr.update(visible=False)] * len(hidden)]
 
-    def end(says: str, status: str) -> list[Any]:
-        if status == status_html(words.WAITING):  # it never got a place
-            says, status = says_html(words.NOT_STARTED), status_html("")
-        return [*usable(idle=True), says, status]
+    def end() -> list[Any]:
+        return usable(idle=True)
+
+    def failed(status: str) -> list[Any]:
+        never = status == status_html(words.WAITING)  # the queue was full, or an input was refused by gradio itself
+        said = [says_html(words.NOT_STARTED), status_html("")] if never else [gr.skip(), gr.skip()]
+        return [*usable(idle=True), *said]
 
     def cancelled(says: str) -> list[Any]:
-        early = says == says_html(words.WORKING)
+        early = says in (says_html(words.WORKING), says_html(words.NOT_STARTED))
         return [says_html(words.CANCELLED_EARLY) if early else gr.skip(), status_html("" if early else words.CANCELLED)]
 
     said = [s.says, s.status]
-    return _Small(begin, [*buttons, *said, *hidden]), _Small(end, [*buttons, *said]), _Small(cancelled, said)
+    return (
+        _Small(begin, [*buttons, *said, *hidden]),
+        _Small(end, buttons),
+        _Small(failed, [*buttons, *said]),
+        _Small(cancelled, said),
+    )
 
 
 def _connect_small(demo: gr.Blocks, s: Screen, service: Service) -> None:

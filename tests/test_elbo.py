@@ -1,0 +1,149 @@
+"""ELBO differences against closed forms and independent computations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from guda_core import elbo
+from guda_core.errors import ModelError, ScoreError
+from guda_core.models.base import Schedule, to_eps
+
+
+def linear_schedule(steps: int = 60) -> Schedule:
+    betas = torch.linspace(0.002, 0.1, steps, dtype=torch.float64)
+    return Schedule(torch.cumprod(1 - betas, dim=0))
+
+
+class GaussianModel:
+    """Knows that x_0 ~ N(0, s^2 I): eps_hat = sqrt(1 - ab) x_t / (ab s^2 + 1 - ab), the optimal denoiser."""
+
+    def __init__(self, s: float, schedule: Schedule) -> None:
+        self.s, self.schedule, self.device = s, schedule, torch.device("cpu")
+
+    def predict_eps(self, x_t, t, cond):
+        ab = self.schedule.alphas_cumprod[t].float()[:, None, None, None]
+        return (1 - ab).sqrt() * x_t / (ab * self.s**2 + 1 - ab)
+
+    def expected_kl(self, x_0: torch.Tensor) -> float:
+        """sum_t w_t E_eps ||eps - eps_hat||^2, exactly."""
+        w, ab = elbo.kl_weights(self.schedule), self.schedule.alphas_cumprod
+        c = (1 - ab).sqrt() / (ab * self.s**2 + 1 - ab)
+        mean = (c * ab.sqrt()) ** 2 * float(x_0.double().square().sum())
+        spread = (1 - c * (1 - ab).sqrt()) ** 2 * x_0.numel()
+        return float((w * (mean + spread)).sum())
+
+
+def test_weights_are_those_of_two_gaussians():
+    """w_t ||e||^2 = KL(q(x_{t-1} | x_t, x_0) || p) with both means written out (Ho et al. 2020, eq. 6, 7 and 11)."""
+    schedule = linear_schedule()
+    ab = schedule.alphas_cumprod
+    w = elbo.kl_weights(schedule)
+    g = torch.Generator().manual_seed(0)
+    assert w[0] == 0
+    for t in range(1, len(ab)):
+        prev, alpha = ab[t - 1], ab[t] / ab[t - 1]
+        beta = 1 - alpha
+        x_0, eps, eps_hat = (torch.randn(5, generator=g, dtype=torch.float64) for _ in range(3))
+        x_t = ab[t].sqrt() * x_0 + (1 - ab[t]).sqrt() * eps
+        mu_q = prev.sqrt() * beta / (1 - ab[t]) * x_0 + alpha.sqrt() * (1 - prev) / (1 - ab[t]) * x_t
+        variance = beta * (1 - prev) / (1 - ab[t])
+        mu_p = (x_t - beta / (1 - ab[t]).sqrt() * eps_hat) / alpha.sqrt()
+        p, q = (torch.distributions.Normal(m, variance.sqrt()) for m in (mu_p, mu_q))
+        kl = torch.distributions.kl_divergence(q, p).sum()
+        assert float(w[t] * (eps - eps_hat).square().sum()) == pytest.approx(float(kl), rel=1e-9)
+
+
+def values(model, x_0, draws, image_hash="picture"):
+    strata = elbo.make_strata(model.schedule, 12)
+    d = elbo.draw_times(image_hash, strata, draws)
+    return elbo.kl_values(model, x_0, torch.zeros(1, 1, 1), d, list(range(draws))), strata
+
+
+def test_sum_and_drop_hold_the_closed_form():
+    schedule = linear_schedule()
+    x_0 = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(1))
+    right, wrong = GaussianModel(1.0, schedule), GaussianModel(2.5, schedule)
+    full, strata = values(right, x_0, 200)
+    without, _ = values(wrong, x_0, 200)
+    truth = wrong.expected_kl(x_0) - right.expected_kl(x_0)
+    drop = elbo.elbo_drop(full=full, without=without, strata=strata)
+    total = elbo.stratified_sum(full, strata)
+    assert abs(total.value - right.expected_kl(x_0)) < 4 * total.se
+    assert abs(drop.value - truth) < 4 * drop.se
+    assert drop.se < 0.05 * abs(truth) and truth > 0
+    assert elbo.elbo_drop(full=without, without=full, strata=strata).value == pytest.approx(-drop.value)
+
+
+def test_intervals_cover():
+    rng = np.random.default_rng(0)
+    strata = elbo.Strata((1, 3, 10, 30, 60))
+    n, sd = strata.sizes, np.array([5.0, 2.0, 1.0, 0.5])
+    truth, inside = float((n * 1.5).sum()), 0
+    for _ in range(2000):
+        e = elbo.stratified_sum(1.5 + sd[:, None] * rng.standard_normal((4, 5)), strata)
+        inside += e.low <= truth <= e.high
+    assert 0.92 < inside / 2000 < 0.98
+
+
+def test_one_draw_gives_a_wider_interval_not_none():
+    rng = np.random.default_rng(1)
+    strata = elbo.make_strata(linear_schedule(), 12)
+    one = elbo.stratified_sum(rng.standard_normal((12, 1)), strata)
+    assert one.low < one.value < one.high
+    with pytest.raises(ScoreError, match="more draws"):
+        elbo.stratified_sum(np.ones((2, 1)), elbo.Strata((1, 5, 10)))
+
+
+def test_strata_cut_all_timesteps_and_narrow_where_weights_are_steep():
+    strata = elbo.make_strata(linear_schedule(), 12)
+    assert strata.edges[0] == 1 and strata.edges[-1] == 60 and (strata.sizes > 0).all()
+    assert strata.sizes[0] < strata.sizes[-1]
+    with pytest.raises(ScoreError):
+        elbo.make_strata(linear_schedule(5), 12)
+
+
+def test_more_draws_extend_fewer_and_stay_in_their_strata():
+    strata = elbo.make_strata(linear_schedule(), 12)
+    few, many = elbo.draw_times("a", strata, 2), elbo.draw_times("a", strata, 9)
+    assert (many.t[:, :2] == few.t).all()
+    assert (many.t >= np.asarray(strata.edges[:-1])[:, None]).all()
+    assert (many.t < np.asarray(strata.edges[1:])[:, None]).all()
+    assert torch.equal(few.noise((2, 3, 3), 4, 1), many.noise((2, 3, 3), 4, 1))
+    other = elbo.draw_times("b", strata, 2)
+    assert not (other.t == few.t).all() and not torch.equal(other.noise((4,), 0, 0), few.noise((4,), 0, 0))
+
+
+def test_difference_is_paired_and_free_of_the_full_model():
+    rng = np.random.default_rng(2)
+    strata = elbo.Strata((1, 4, 9, 20))
+    shared = 100 * rng.standard_normal((3, 6))
+    a, b = shared + 2.0 + 0.01 * rng.standard_normal((3, 6)), shared
+    d = elbo.difference(first=a, second=b, strata=strata)
+    assert d.value == pytest.approx(2.0 * 19, rel=0.02) and d.low > 0 and d.se < 1
+
+
+def test_values_that_are_not_finite_are_refused():
+    class Broken(GaussianModel):
+        def predict_eps(self, x_t, t, cond):
+            return torch.full_like(x_t, float("nan"))
+
+    with pytest.raises(ScoreError, match="not finite"):
+        values(Broken(1.0, linear_schedule()), torch.zeros(1, 1, 2, 2), 2)
+    with pytest.raises(ScoreError):
+        elbo.stratified_sum(np.array([[np.nan, 1.0]] * 4), elbo.Strata((1, 2, 3, 4, 5)))
+
+
+def test_v_prediction_gives_the_same_eps():
+    schedule = linear_schedule()
+    g = torch.Generator().manual_seed(3)
+    x_0, eps = torch.randn(4, 2, 3, 3, generator=g), torch.randn(4, 2, 3, 3, generator=g)
+    t = torch.tensor([1, 10, 30, 59])
+    x_t = schedule.add_noise(x_0, eps, t)
+    ab = schedule.alphas_cumprod[t].float()[:, None, None, None]
+    v = ab.sqrt() * eps - (1 - ab).sqrt() * x_0
+    assert torch.allclose(to_eps(v, x_t, t, schedule, "v_prediction"), eps, atol=1e-5)
+    assert torch.equal(to_eps(eps, x_t, t, schedule, "epsilon"), eps)
+    with pytest.raises(ModelError, match="sample"):
+        to_eps(eps, x_t, t, schedule, "sample")
