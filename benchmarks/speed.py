@@ -52,7 +52,7 @@ def app_start(limit_s: float = 120.0) -> float:
 
 def make(service: LocalService, seed: int) -> tuple[float, Query]:
     """Seconds of one generation, and its query."""
-    prompt = "fox, artistic style featuring soft gradients"
+    prompt = "rocket, artistic style featuring soft gradients"
     began = time.perf_counter()
     *_, last = service.generate(prompt=prompt, seed=seed, steps=25, guidance=2.5)
     assert isinstance(last, Query)

@@ -42,12 +42,9 @@ class _Group(TyperGroup):
 
 @app.callback(cls=_Group)
 def _main() -> None:
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
+    from guda_core.models.stable_diffusion import quieten_libraries
 
-    for quiet in (diffusers_logging, transformers_logging):
-        quiet.set_verbosity_error()
-        quiet.disable_progress_bar()
+    quieten_libraries()
 
 
 def _bar() -> Progress:
@@ -144,6 +141,32 @@ def train(
 
 
 @app.command()
+def oracle(
+    name: SetOption = "emoji",
+    minutes: Annotated[float | None, typer.Option(help="Stop after so long, with a checkpoint.")] = None,
+    status: Annotated[bool, typer.Option("--status", help="Only list the trainings and which are done.")] = False,
+) -> None:
+    """Train the UNet again without each group (LOGO) and from second seeds: hours; stop and resume as you like."""
+    import torch
+
+    from guda_core import oracle as trainings
+    from guda_core.training.unet import UnetConfig
+
+    gs, config = _group_set(name), UnetConfig()
+    torch.set_flush_denormal(True)
+    if not status:
+        with _bar() as bar:
+            tasks: dict[str, Any] = {}
+            for job, p in trainings.work(gs, config, minutes=minutes):
+                if job.name not in tasks:
+                    tasks[job.name] = bar.add_task(job.name, note="", total=p.steps)
+                note = f"{p.step}/{p.steps}  loss {p.loss:.4f}  {p.rate:.0f} pictures/s"
+                bar.update(tasks[job.name], completed=p.step, note=note)
+    for job in trainings.queue(gs, config):
+        out.print(f"{'done' if job.done else 'to do':6}{job.name}", highlight=False)
+
+
+@app.command()
 def unlearn(
     groups: Annotated[str, typer.Option(help="Comma-separated group ids; default all.")] = "",
     name: SetOption = "emoji",
@@ -185,7 +208,7 @@ def unlearn(
 
 @app.command()
 def generate(
-    prompt: Annotated[str, typer.Option(help='For example "fox, artistic style featuring thick black outline".')],
+    prompt: Annotated[str, typer.Option(help='For example "rocket, artistic style featuring thick black outline".')],
     out_file: Annotated[Path, typer.Option("--out", help="PNG to write.")],
     seed: Annotated[int, typer.Option(help="0 .. 2**32 - 1.")] = 0,
     steps: Annotated[int, typer.Option(help="DDIM steps.")] = 25,
@@ -244,6 +267,8 @@ def attribute(
     from guda_core import report
     from guda_core.pipeline import load_service
 
+    if not image.is_file():
+        raise OptionError(f"There is no file '{image}'.")
     wanted = [m.strip() for m in methods.split(",") if m.strip()]
     service = load_service(model, fall_back=False)
     query = service.prepare(image, prompt=prompt)

@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,21 +149,29 @@ def render_icons(package: Path, names: Sequence[str], size: int) -> dict[str, np
     return {name: _draw(data, known[normal(name)], size) for name in names if normal(name) in known}
 
 
-def common_objects(group_set: GroupSet, npm: Path) -> tuple[str, ...]:
-    """Names that every group of the set has drawn, sorted; spelled as in the first group's package."""
-    seen: dict[str, str] = {}
-    shared: set[str] | None = None
+SKIPPED = ("skintone", "flagfor", "keycap")  # variants of one drawing, and signs
+
+
+def shared_objects(group_set: GroupSet, npm: Path, *, at_least: int) -> tuple[str, ...]:
+    """Names that at least so many groups have drawn, sorted; spelled as in the first package that has them.
+
+    Left out are variants of skin colour, flags and keycaps.
+    """
+    spelled: dict[str, str] = {}
+    count: Counter[str] = Counter()
     for g in group_set.groups.values():
         known = _names(_read_icons(npm / "node_modules" / g.package))
-        seen = known | seen
-        shared = set(known) if shared is None else shared & set(known)
-    return tuple(sorted(seen[k] for k in shared or ()))
+        spelled = known | spelled
+        count.update(known.keys())
+    kept = (k for k, n in count.items() if n >= at_least and not any(w in k for w in SKIPPED))
+    return tuple(sorted(spelled[k] for k in kept))
 
 
 def build(group_set: GroupSet, progress: Callable[[float, str], None] = lambda f, s: None) -> Path:
     """Fetch and render everything; returns the manifest's path.
 
-    Rendered are the trained and held-out objects and, for the VAE and CLIP, every other object that all groups drew.
+    Rendered are the trained and held-out objects and, for the VAE and CLIP, every other object that more than half of
+    the groups drew, in the styles that have it.
 
     Raises:
         DataError: npm is missing or fails, a group lacks one of the set's objects, or a drawing cannot be rendered.
@@ -175,7 +184,8 @@ def build(group_set: GroupSet, progress: Callable[[float, str], None] = lambda f
     npm_install(list(group_set.groups.values()), npm)
     wanted = [*group_set.train_objects, *group_set.held_out_objects]
     known = {normal(o) for o in wanted}
-    names = [*wanted, *[o for o in common_objects(group_set, npm) if normal(o) not in known]]
+    shared = shared_objects(group_set, npm, at_least=len(group_set.groups) // 2 + 1)
+    names = [*wanted, *[o for o in shared if normal(o) not in known]]
     manifest: dict = {"group_set": group_set.id, "resolution": group_set.resolution, "packages": {}, "pictures": {}}
     for i, g in enumerate(group_set.groups.values()):
         progress(i / len(group_set.groups), f"rendering {g.id}")

@@ -11,10 +11,6 @@ BAR, PALE, EDGE = "rgba(59, 130, 246, 0.55)", "rgba(59, 130, 246, 0.16)", "#3b82
 LINE = "#c2600c"  # of the intervals: seen on the bars, on white and on near black
 GRID = "rgba(125, 125, 125, 0.22)"
 ROW, FRAME = 30, 78  # pixels: of one bar; of the axis and its title
-AXES = {
-    "nats": "ELBO drop in nats, with 95% interval",
-    "cosine": "mean cosine, with 95% interval",
-}
 
 
 def bars(a: Attribution, group_set: GroupSet) -> go.Figure:
@@ -31,8 +27,8 @@ def bars(a: Attribution, group_set: GroupSet) -> go.Figure:
     pale = [a.unit == "nats" and lo <= 0 <= hi for lo, hi in zip(low, high, strict=True)]
     figure = go.Figure(
         go.Bar(
-            x=x,
-            y=labels[: len(ranked)],
+            x=[*x, *(None for _ in rest)],
+            y=labels,
             orientation="h",
             marker={"color": [PALE if p else BAR for p in pale], "line": {"color": EDGE, "width": 1}},
             error_x={
@@ -56,14 +52,16 @@ def bars(a: Attribution, group_set: GroupSet) -> go.Figure:
             font={"color": TEXT, "size": 12},
         )  # fmt: skip
     figure.update_xaxes(
-        title={"text": AXES.get(a.unit, a.unit), "font": {"size": 12}, "standoff": 8},
+        title={"text": f"{a.unit}, with 95% interval", "font": {"size": 12}, "standoff": 8},
         zeroline=True, zerolinecolor=TEXT, zerolinewidth=2, gridcolor=GRID, fixedrange=True, nticks=7,
         rangemode="tozero",
     )  # fmt: skip
     figure.update_yaxes(
-        categoryorder="array", categoryarray=labels, range=[len(labels) - 0.5, -0.5], automargin=True,
+        type="category", categoryorder="array", categoryarray=labels, range=[len(labels) - 0.5, -0.5], automargin=True,
         fixedrange=True, ticks="", ticklabelstandoff=6,
     )  # fmt: skip
+    if not ranked:
+        figure.update_xaxes(range=[0, 1], showticklabels=False)
     figure.update_layout(
         height=FRAME + ROW * len(labels),
         margin={"l": 8, "r": 12, "t": 6, "b": 48},

@@ -14,6 +14,7 @@ import itertools
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from guda_core import data
@@ -46,16 +48,15 @@ class SanityConfig:
     seed: int = 11
     effort: str = "quick"
     classifier: LoopConfig = dataclasses.field(
-        default_factory=lambda: LoopConfig(steps=700, batch=64, lr=2e-3, warmup=50, weight_decay=0.05, seed=9)
+        default_factory=lambda: LoopConfig(steps=1200, batch=64, lr=2e-3, warmup=50, weight_decay=0.05, seed=9)
     )
 
 
 def share(hits: Sequence[bool]) -> dict[str, float]:
     """A share with its 95% Wilson interval: value, low, high in [0, 1], and n."""
-    n, z = len(hits), 1.96
-    p = sum(hits) / n
-    mid, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return {"value": p, "low": (mid - half) / (1 + z * z / n), "high": (mid + half) / (1 + z * z / n), "n": n}
+    found = binomtest(sum(hits), len(hits))
+    interval = found.proportion_ci(method="wilson")
+    return {"value": found.statistic, "low": float(interval.low), "high": float(interval.high), "n": len(hits)}
 
 
 class Classifier(nn.Module):
@@ -95,17 +96,27 @@ def _unit(pixels: np.ndarray) -> Tensor:
 
 
 def train_classifier(group_set: GroupSet, config: LoopConfig) -> Iterator[tuple[Progress, Classifier]]:
-    """Train on the real pictures of the train split only; yields (progress, classifier)."""
-    pictures = data.load(group_set, "train")
-    styles, objects = list(group_set.groups), sorted(set(pictures.objects))
-    x = _unit(pictures.pixels)
-    s = torch.tensor([styles.index(g) for g in pictures.groups])
-    o = torch.tensor([objects.index(n) for n in pictures.objects])
+    """Train on real pictures only, none of a held-out object; yields (progress, classifier).
+
+    Styles are learned from all of them, evenly over the styles; objects from those that the UNet is trained on, which
+    are half of every batch.
+    """
+    train, every = data.load(group_set, "train"), data.load(group_set, "pretrain")
+    styles, objects = list(group_set.groups), sorted(set(train.objects))
+    x = _unit(np.concatenate([train.pixels, every.pixels]))
+    s = torch.tensor([styles.index(g) for g in (*train.groups, *every.groups)])
+    o = torch.full((len(x),), -100)  # cross_entropy's mark for "no label"
+    o[: len(train)] = torch.tensor([objects.index(n) for n in train.objects])
+    size = Counter(every.groups)
+    evenly = torch.tensor([1 / size[g] for g in every.groups])
     torch.manual_seed(config.seed)
     net = Classifier(len(styles), len(objects)).train()
 
     def loss_of(step: int, g: torch.Generator) -> Tensor:
-        at = torch.randint(len(x), (config.batch,), generator=g)
+        half = config.batch // 2
+        known = torch.randint(len(train), (half,), generator=g)
+        others = len(train) + torch.multinomial(evenly, config.batch - half, replacement=True, generator=g)
+        at = torch.cat([known, others])
         style, obj = net(_shifted(x[at], g))
         return F.cross_entropy(style, s[at]) + F.cross_entropy(obj, o[at], label_smoothing=0.1)
 

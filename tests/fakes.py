@@ -25,7 +25,8 @@ REASON = "The adapter's hash is <wrong>."
 class FakeService:
     """Fulfils `Service`. The picture's hash picks the first group; each of `passes` refinements narrows the intervals.
 
-    delay: seconds before everything that is yielded. outcome: "ahead", "tied" or "nothing". unavailable: group ids.
+    delay: seconds before everything that is yielded. outcome: "ahead", "tied" or "nothing".
+    unavailable: ids of groups that no method scores; missing: of those that only GUDA does not.
     closed: how many generators ended early. at_work, most_at_work: attributions that run now, and the most at once.
     """
 
@@ -35,6 +36,7 @@ class FakeService:
         self.group_set = load_group_set("emoji")
         self.delay, self.passes, self.outcome, self.banner = delay, passes, outcome, banner
         self.unavailable: tuple[str, ...] = ()
+        self.missing: tuple[str, ...] = ()
         self.prepared: list[Path] = []
         self.closed = self.at_work = self.most_at_work = 0
         self.fault: Exception | None = None
@@ -96,6 +98,8 @@ class FakeService:
         first, scores = self.first(query), {}
         order = [first, *(g for g in self.group_set.groups if g != first and g not in self.unavailable)]
         for i, g in enumerate(order):
+            if method == "guda" and g in self.missing:
+                continue
             if method == "clip":
                 v, half = 0.72 - 0.03 * i, 0.01
             else:

@@ -49,6 +49,7 @@ class Watched:
         self.faults: list[str] = []
         self.page.on("request", lambda r: self.hosts.add(urlparse(r.url).hostname or "local data"))
         self.page.on("pageerror", lambda e: self.faults.append(str(e)))
+        self.page.on("console", lambda m: self.faults.append(m.text) if "NaN" in m.text else None)
 
     def open(self, url: str) -> Page:
         self.page.goto(f"{url}?__theme={self.theme}")
@@ -104,6 +105,19 @@ def test_object_and_style_fill_the_prompt_without_naming_the_group(browser, tmp_
         expect(prompt).to_have_value(re.compile("artistic style featuring thick black outline"))
         assert "OpenMoji" not in prompt.input_value()
         watched.check(tmp_path / "prompt.png")
+
+
+def test_a_model_without_adapters_still_shows_likeness_and_why_there_is_no_more(browser, tmp_path):
+    watched = Watched(browser)
+    service = FakeService()
+    service.missing = tuple(service.group_set.groups)
+    with serving(service) as url:
+        page = watched.open(url)
+        run(page)
+        done(page)
+        expect(page.locator(".guda-says")).to_have_text("No group could be scored; the table says why.")
+        expect(page.locator(".js-plotly-plot")).to_have_count(2)
+        watched.check(tmp_path / "missing.png")
 
 
 def test_cancel_stops_the_work_says_so_and_leaves_the_page_usable(browser, tmp_path):

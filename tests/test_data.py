@@ -112,10 +112,17 @@ def test_a_package_without_icons_is_said(tmp_path):
         data.render_icons(tmp_path, ["cat"], 16)
 
 
-def test_common_objects_are_those_that_every_group_drew(tmp_path):
-    for g in SET.groups.values():
-        package(tmp_path / "node_modules", g.package)
-    common = data.common_objects(SET, tmp_path)
+def test_shared_objects_are_those_that_enough_groups_drew(tmp_path):
+    first, second = (g.package for g in SET.groups.values())
+    for name in (first, second):
+        package(tmp_path / "node_modules", name)
+    icons = tmp_path / "node_modules" / first / "icons.json"
+    more = json.loads(icons.read_text())
+    for name in ("fox", "waving-hand-medium-skin-tone", "flag-for-chad", "keycap-1"):
+        more["icons"][name] = more["icons"]["tree"]
+    icons.write_text(json.dumps(more))
+    assert "fox" in data.shared_objects(SET, tmp_path, at_least=1)
+    common = data.shared_objects(SET, tmp_path, at_least=2)
     assert common == ("cat", "cat-down", "cat-right", "cat-up", "kitten", "kitty", "red-car", "tree")
 
 

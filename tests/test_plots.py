@@ -15,8 +15,8 @@ SCORES = {
     "twemoji": GroupScore(2.0, -1.0, 6.0),
     "openmoji": GroupScore(41.0, 35.0, 48.0),
     "noto": GroupScore(None, None, None, "unavailable", "Its file is missing."),
-    "emojione": GroupScore(None, None, None, "no_score", "Not finite."),
-    "noto-v1": GroupScore(-7.0, -9.0, -5.0),
+    "emojione-monotone": GroupScore(None, None, None, "no_score", "Not finite."),
+    "streamline-emojis": GroupScore(-7.0, -9.0, -5.0),
 }
 
 
@@ -26,8 +26,8 @@ def drawn(unit: str = "nats") -> dict:
 
 def test_bars_are_sorted_best_first_and_from_top_to_bottom():
     d = drawn()
-    assert d["data"][0]["y"] == ["OpenMoji", "Twemoji", "Noto Emoji v1"]
-    assert d["data"][0]["x"] == [41.0, 2.0, -7.0]
+    assert d["data"][0]["y"] == ["OpenMoji", "Twemoji", "Streamline Emojis", "Noto Emoji", "Emoji One Monotone"]
+    assert d["data"][0]["x"] == [41.0, 2.0, -7.0, None, None]
     top, bottom = d["layout"]["yaxis"]["range"][::-1]
     assert top < bottom and d["layout"]["yaxis"]["categoryarray"][0] == "OpenMoji"
 
@@ -40,10 +40,10 @@ def test_intervals_are_the_recorded_ones():
 
 def test_groups_without_a_score_come_last_and_are_named():
     d = drawn()
-    assert d["layout"]["yaxis"]["categoryarray"][3:] == ["Noto Emoji", "Emoji One"]
+    assert d["layout"]["yaxis"]["categoryarray"][3:] == ["Noto Emoji", "Emoji One Monotone"]
     assert [(a["y"], a["text"]) for a in d["layout"]["annotations"]] == [
         ("Noto Emoji", "unavailable"),
-        ("Emoji One", "no score"),
+        ("Emoji One Monotone", "no score"),
     ]
 
 

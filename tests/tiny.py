@@ -23,10 +23,19 @@ def tiny_tokenizer(length: int) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=length)
 
 
-def save_tiny(folder: Path, *, latent: int = 8, downs: int = 2, tokens: int = 77, prediction: str = "epsilon") -> Card:
+def save_tiny(
+    folder: Path,
+    *,
+    latent: int = 8,
+    downs: int = 2,
+    tokens: int = 77,
+    prediction: str = "epsilon",
+    pooled: bool = False,
+) -> Card:
     """Save a random miniature of Stable Diffusion 1.5 and return a card for it.
 
     The VAE shrinks by 2 ** (downs - 1); with downs = 4 it is SD's 8x VAE with its scaling factor 0.18215.
+    pooled: the prompt also enters through the time embedding, as in the embedded model.
     """
     torch.manual_seed(0)
     size = latent * 2 ** (downs - 1)
@@ -48,6 +57,7 @@ def save_tiny(folder: Path, *, latent: int = 8, downs: int = 2, tokens: int = 77
         norm_num_groups=8,
         cross_attention_dim=16,
         attention_head_dim=2,
+        **({"addition_embed_type": "text", "addition_embed_type_num_heads": 4} if pooled else {}),
     )
     tok = tiny_tokenizer(tokens)
     text = CLIPTextModel(

@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
 from torch import Tensor, nn
+from transformers.utils import logging as transformers_logging
 
 from guda_core.errors import ModelError
 from guda_core.models.base import BaseModel, Card, Schedule, to_eps
@@ -23,6 +25,13 @@ log = logging.getLogger(__name__)
 ASSETS = Path(__file__).resolve().parent.parent.parent / "assets"
 PARTS = ("unet", "text_encoder", "vae", "scheduler", "tokenizer")
 WEIGHED = ("unet", "text_encoder", "vae")  # what enters a score, besides the schedule
+
+
+def quieten_libraries() -> None:
+    """Keep the libraries' progress bars and loading reports off a terminal that has its own."""
+    for quiet in (diffusers_logging, transformers_logging):
+        quiet.set_verbosity_error()
+        quiet.disable_progress_bar()
 
 
 def folder_of(card: Card) -> Path:

@@ -7,7 +7,8 @@ those of the held-out objects ("pretrain" split).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,17 +30,17 @@ from guda_core.training.vae import to_unit
 class ClipConfig:
     """Sizes of the two towers. max_tokens: longest prompt. vocabulary: entries of the byte-pair encoding."""
 
-    vocabulary: int = 1600
+    vocabulary: int = 3000
     max_tokens: int = 32
     text_width: int = 128
     text_layers: int = 4
-    image_width: int = 192
-    image_layers: int = 6
+    image_width: int = 144
+    image_layers: int = 5
     patch: int = 8
     projection: int = 128
     shift: int = 4
     loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(steps=420, batch=160, lr=1e-3, warmup=60, weight_decay=0.05, seed=2)
+        default_factory=lambda: LoopConfig(steps=800, batch=160, lr=1e-3, warmup=60, weight_decay=0.05, seed=2)
     )
 
 
@@ -128,16 +129,18 @@ def vary(group_set: GroupSet, object_name: str, group_id: str, g: torch.Generato
 
 def train(
     pictures: Pictures, group_set: GroupSet, config: ClipConfig, checkpoint: Path
-) -> Iterator[tuple[Progress, CLIPModel, CLIPTokenizer]]:
+) -> Generator[tuple[Progress, CLIPModel, CLIPTokenizer], None, None]:
     """Symmetric InfoNCE over batches of pictures and captions; yields (progress, model, tokenizer) each step."""
     texts = [group_set.write_caption(o, ()) for o in sorted(set(pictures.objects) | set(group_set.held_out_objects))]
     texts += list(itertools.chain.from_iterable(g.descriptors for g in group_set.groups.values())) * 8
     tokenizer = train_tokenizer(texts, config)
     model = make_clip(config, tokenizer, pictures.pixels.shape[1]).train()
     pixels = torch.from_numpy(pictures.pixels)
+    size = Counter(pictures.groups)
+    evenly = torch.tensor([1 / size[k] for k in pictures.groups])  # some styles drew fewer objects than others
 
     def loss_of(step: int, g: torch.Generator) -> Tensor:
-        at = torch.randperm(len(pixels), generator=g)[: config.loop.batch]
+        at = torch.multinomial(evenly, config.loop.batch, replacement=False, generator=g)
         x = jitter(to_unit(pixels[at]), config.shift, g)
         captions = [vary(group_set, pictures.objects[i], pictures.groups[i], g) for i in at.tolist()]
         out = model(pixel_values=x, **tokenise(tokenizer, captions))

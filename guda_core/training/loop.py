@@ -10,7 +10,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -120,8 +120,10 @@ def run(
     loss_of: Callable[[int, torch.Generator], Tensor],
     config: LoopConfig,
     checkpoint: Path | None = None,
-) -> Iterator[Progress]:
+) -> Generator[Progress, None, None]:
     """Train `module` in place; yields progress after every step. On normal end the EMA weights (if any) are in it.
+
+    Closing the generator saves a checkpoint of the step just made.
 
     loss_of(step, generator) gives the scalar loss of one batch, drawing only from the generator.
 
@@ -164,7 +166,12 @@ def run(
         if checkpoint and now - saved > config.checkpoint_s:
             _save(checkpoint, state(step + 1))
             saved = now
-        yield Progress(step + 1, config.steps, smooth, (step + 1 - start) * config.batch / max(1e-9, now - began))
+        try:
+            yield Progress(step + 1, config.steps, smooth, (step + 1 - start) * config.batch / max(1e-9, now - began))
+        except GeneratorExit:  # whoever follows the training stops it here, between two steps
+            if checkpoint:
+                _save(checkpoint, state(step + 1))
+            raise
     if checkpoint:
         _save(checkpoint, state(config.steps))
     if ema is not None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -70,17 +71,20 @@ def _seconds_before(name: str) -> float:
     return float(path.read_text()) if path.is_file() else 0.0
 
 
-def _timed(name: str, steps: Iterator[Any]) -> Iterator[Any]:
-    """Pass steps on; seconds are added up over interruptions in a side file."""
+def _timed(name: str, steps: Generator[Any, None, None]) -> Iterator[Any]:
+    """Pass steps on; seconds are added up over interruptions in a side file. Closing this closes the training."""
     before, began, noted = _seconds_before(name), time.monotonic(), 0.0
     work_dir().mkdir(parents=True, exist_ok=True)
-    for step in steps:
-        now = time.monotonic() - began
-        if now - noted > 30:
-            (work_dir() / f"{name}.seconds").write_text(str(before + now))
-            noted = now
-        yield step
-    (work_dir() / f"{name}.seconds").write_text(str(before + time.monotonic() - began))
+    try:
+        with closing(steps):
+            for step in steps:
+                now = time.monotonic() - began
+                if now - noted > 30:
+                    (work_dir() / f"{name}.seconds").write_text(str(before + now))
+                    noted = now
+                yield step
+    finally:
+        (work_dir() / f"{name}.seconds").write_text(str(before + time.monotonic() - began))
 
 
 def stage_clip(group_set: GroupSet, config: clip_training.ClipConfig) -> Iterator[Progress]:

@@ -8,7 +8,7 @@ the oracle: same start, schedule, seed and steps, less one group's pictures.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,6 +65,8 @@ def make_unet(config: UnetConfig, *, latent_channels: int, latent_size: int, con
         layers_per_block=1,
         cross_attention_dim=context,
         attention_head_dim=config.heads,  # diffusers' name for the number of heads in this layout
+        addition_embed_type="text",  # the pooled prompt also enters through the time embedding: learned faster
+        addition_embed_type_num_heads=config.heads,
     )
 
 
@@ -98,7 +100,7 @@ def train(
     config: UnetConfig,
     checkpoint: Path,
     exclude: str | None = None,
-) -> Iterator[tuple[Progress, UNet2DConditionModel]]:
+) -> Generator[tuple[Progress, UNet2DConditionModel], None, None]:
     """Train a UNet from scratch; yields (progress, model) each step; the EMA weights are in it at the end.
 
     latents: (N, C, h, w) float32, aligned with pictures. embed: captions -> (B, L, D). exclude: the group left out.

@@ -8,7 +8,7 @@ statistics are folded into the two 1x1 convolutions around the latent, so `scali
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -102,7 +102,9 @@ def standardise(vae: AutoencoderKL, z: Tensor) -> None:
     p.weight *= std[None, :, None, None]
 
 
-def train(pictures: Pictures, config: VaeConfig, checkpoint: Path) -> Iterator[tuple[Progress, AutoencoderKL]]:
+def train(
+    pictures: Pictures, config: VaeConfig, checkpoint: Path
+) -> Generator[tuple[Progress, AutoencoderKL], None, None]:
     """Train on pictures (with random mirror images); yields (progress, model) each step; standardised at the end."""
     vae = make_vae(config, pictures.pixels.shape[1]).to(memory_format=torch.channels_last)
     vae.train()

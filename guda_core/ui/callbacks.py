@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -57,7 +58,10 @@ def _whole(value: Any) -> Any:
 
 
 def _told(run: Callable[..., Iterator[Update]]) -> Callable[..., Iterator[Update]]:
-    """Make a run say what stopped it, on the screen and as the error of the call. Texts from outside are escaped."""
+    """Make a run say what stopped it, on the screen and as the error of the call. Texts from outside are escaped.
+
+    The sentence stands where the answer would; gradio's own pop-up, which would cover it, is left out.
+    """
 
     @wraps(run)
     def told(self: Runs, *args: Any) -> Iterator[Update]:
@@ -65,11 +69,11 @@ def _told(run: Callable[..., Iterator[Update]]) -> Callable[..., Iterator[Update
             yield from run(self, *args)
         except GudaError as e:
             yield {self.screen.says: says_html(f"Not done. {e}"), self.screen.status: status_html("")}
-            raise gr.Error(escape(str(e)), print_exception=False) from None
+            raise gr.Error(escape(str(e)), visible=False, print_exception=False) from None
         except Exception:
             log.exception("A run failed")
             yield {self.screen.says: says_html(words.FAULT), self.screen.status: status_html("")}
-            raise gr.Error(words.FAULT, print_exception=False) from None
+            raise gr.Error(words.FAULT, visible=False, print_exception=False) from None
 
     return told
 
@@ -180,6 +184,7 @@ def connect(demo: gr.Blocks, s: Screen, service: Service) -> None:
         running.then(end.fn, None, end.outputs, **QUICK)
         running.failure(failed.fn, s.status, failed.outputs, **QUICK)
         started.append(running)
+    s.cancel.click(None, None, s.status, js=f"() => {json.dumps(status_html(words.CANCELLING))}", **QUICK)
     stopped = s.cancel.click(lambda: None, None, None, cancels=started, **QUICK)  # the browser cancels after the call,
     stopped.then(cancelled.fn, s.says, cancelled.outputs, **QUICK)  # so that only now no late answer can overwrite this
 

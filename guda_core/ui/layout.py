@@ -40,7 +40,8 @@ CSS = """
 .modebar-container { display: none; }
 @media (max-width: 480px) {
   .guda-table { font-size: .8rem; }
-  .guda-table .n { padding-right: .7rem; }
+  .guda-table .n { padding-right: .6rem; }
+  .guda-scores td:nth-child(2) { white-space: normal; }
 }
 """
 

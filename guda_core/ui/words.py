@@ -17,6 +17,7 @@ PURPOSE = (
 FIRST_VISIT = "Nothing is scored yet. Choose an object and a style to let the model draw a picture, or upload your own."
 WAITING = "Waiting for a free place."
 WORKING = "Working on it: the scores appear here as soon as there are any."
+CANCELLING = "Cancelling."
 CANCELLED = "Cancelled. Whatever is shown was computed up to then."
 CANCELLED_EARLY = "Cancelled before there was any score."
 NOT_STARTED = "Not started. See the message, and try again."

@@ -1,0 +1,72 @@
+"""The oracle's trainings: for every group the UNet again without it (LOGO), and second seeds for the ceiling.
+
+Same start, schedule, steps and frozen VAE and CLIP as the full model; only one group's pictures are missing. (The VAE
+and the text tower have seen every group: see the model card.) The queue can be stopped and resumed any number of times;
+every training checkpoints itself below `GUDA_CACHE/train/`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import cast
+
+from guda_core.errors import OptionError
+from guda_core.records import GroupSet
+from guda_core.training import stages
+from guda_core.training.loop import Progress
+from guda_core.training.unet import UnetConfig
+
+SECOND_SEED = 4
+SECOND_GROUPS = 4  # how many groups get a second LOGO model
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: without the group `exclude` (None: the full model), from `seed`."""
+
+    exclude: str | None
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The folder of its result below `GUDA_CACHE/train/`."""
+        return stages.unet_name(self.exclude, self.seed)
+
+    @property
+    def done(self) -> bool:
+        return stages.is_done(self.name)
+
+
+def queue(group_set: GroupSet, config: UnetConfig) -> list[Job]:
+    """All trainings in the order of work: LOGO of every group, the second full model, second-seed LOGO of some groups.
+
+    The second seeds go to groups spread evenly over the set's order.
+    """
+    ids = list(group_set.groups)
+    some = ids[:: max(1, len(ids) // SECOND_GROUPS)][:SECOND_GROUPS]
+    first = [Job(g, config.loop.seed) for g in ids]
+    return [*first, Job(None, SECOND_SEED), *[Job(g, SECOND_SEED) for g in some]]
+
+
+def work(group_set: GroupSet, config: UnetConfig, *, minutes: float | None = None) -> Iterator[tuple[Job, Progress]]:
+    """Work through the queue, skipping what is done; stops after `minutes` with a checkpoint, to be resumed later.
+
+    Raises:
+        OptionError: minutes is not positive. TrainingError: the VAE or the CLIP is missing.
+    """
+    if minutes is not None and minutes <= 0:
+        raise OptionError(f"minutes must be positive, got {minutes}.")
+    until = None if minutes is None else time.monotonic() + 60 * minutes
+    for job in queue(group_set, config):
+        if job.done:
+            continue
+        own = dataclasses.replace(config, loop=dataclasses.replace(config.loop, seed=job.seed))
+        with closing(cast(Generator, stages.stage_unet(group_set, own, job.exclude))) as steps:
+            for p in steps:
+                yield job, p
+                if until is not None and time.monotonic() > until:
+                    return

@@ -1,0 +1,106 @@
+"""The command line with a tiny real model: files that it writes, and errors as one sentence with exit code 2."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from guda_core import pipeline
+from guda_core.cli import app
+from tests.test_pipeline import MISSING, service  # noqa: F401  (a fixture)
+
+
+@pytest.fixture
+def run(service, monkeypatch):  # noqa: F811
+    """Call the command line; the bundled model is replaced by the tiny one."""
+    monkeypatch.setattr(pipeline, "load_service", lambda *a, **k: service)
+    monkeypatch.setattr("guda_core.models.stable_diffusion.quieten_libraries", lambda: None)
+
+    def call(*arguments: object):
+        return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
+
+    return call
+
+
+def test_help_names_every_command(run):
+    done = run("--help")
+    assert done.exit_code == 0
+    for command in ("groups", "data", "train", "unlearn", "generate", "attribute", "sanity"):
+        assert command in done.output
+    assert "not shares" in done.output
+
+
+def test_groups_are_listed_with_licences(run):
+    done = run("groups")
+    assert done.exit_code == 0 and "OpenMoji" in done.output and "CC-BY-SA-4.0" in done.output
+
+
+def test_generate_and_attribute_write_their_files(run, tmp_path):
+    out = tmp_path / "cat.png"
+    done = run("generate", "--prompt", "cat, flat colours", "--seed", 3, "--steps", 2, "--out", out)
+    assert done.exit_code == 0, done.output
+    with Image.open(out) as im:
+        assert im.size == (16, 16)
+    record = tmp_path / "cat.json"
+    done = run("attribute", out, "--prompt", "cat, flat colours", "--effort", "quick", "--json", record)
+    assert done.exit_code == 0, done.output
+    assert "not shares" in done.output and "unavailable" in done.output
+    told = json.loads(record.read_text())
+    assert set(told["methods"]) == {"guda", "clip"}
+    groups = told["methods"]["guda"]["groups"]
+    assert groups[MISSING]["status"] == "unavailable"
+    assert all(g["low"] <= g["score"] <= g["high"] for k, g in groups.items() if k != MISSING)
+    run("attribute", out, "--prompt", "cat, flat colours", "--effort", "quick", "--json", tmp_path / "again.json")
+    again = json.loads((tmp_path / "again.json").read_text())
+    assert again["methods"]["guda"]["groups"] == groups
+
+
+def test_methods_are_chosen(run, tmp_path):
+    Image.fromarray(np.full((16, 16, 3), 200, np.uint8)).save(tmp_path / "p.png")
+    run("attribute", tmp_path / "p.png", "--methods", "clip", "--json", tmp_path / "p.json")
+    assert list(json.loads((tmp_path / "p.json").read_text())["methods"]) == ["clip"]
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "sentence"),
+    [
+        (b"this is no picture", (), "Only PNG, JPEG and WebP"),
+        (None, (), "There is no file .*in.png"),
+        ("good", ("--effort", "huge"), "quick, standard, full"),
+        ("good", ("--methods", "magic"), "magic"),
+        ("truncated", (), "damaged|cut off|truncated"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(run, tmp_path, content, more, sentence):
+    path = tmp_path / "in.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "ok.png")
+    good = (tmp_path / "ok.png").read_bytes()
+    if content is not None:
+        path.write_bytes({"good": good, "truncated": good[: len(good) // 2]}.get(content, content))  # type: ignore[call-overload]
+    done = run("attribute", path, *more)
+    assert done.exit_code == 2
+    assert "Error: " in done.output and "Traceback" not in done.output
+    assert re.search(sentence, " ".join(done.output.split()), re.I), done.output
+
+
+def test_unknown_stages_and_groups_are_refused(run):
+    done = run("train", "everything")
+    assert done.exit_code == 2 and "no stage 'everything'" in done.output
+    done = run("unlearn", "--operator", "magic")
+    assert done.exit_code == 2 and "guda_c, esd" in done.output
+
+
+def test_training_without_pictures_says_what_to_do(run):
+    done = run("train", "vae")
+    assert done.exit_code == 2 and "python -m guda_core data" in " ".join(done.output.split())
+
+
+def test_a_missing_npm_is_said(run, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    done = run("data")
+    assert done.exit_code == 2 and "Node.js" in done.output

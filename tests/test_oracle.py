@@ -1,0 +1,63 @@
+"""The queue of the oracle's trainings: what is in it, that done work is skipped, and that it stops in time."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from guda_core import oracle
+from guda_core.errors import OptionError
+from guda_core.groups import load_group_set
+from guda_core.oracle import Job
+from guda_core.training.loop import Progress
+from guda_core.training.unet import UnetConfig
+
+GROUPS = load_group_set("emoji")
+FULL_SEED = UnetConfig().loop.seed
+
+
+@pytest.fixture
+def trained(monkeypatch, tmp_path):
+    """Trainings of three steps that only note what they were asked for; `done` are their names."""
+    done, closed = [], []
+
+    def stage_unet(group_set, config, exclude):
+        try:
+            for step in range(3):
+                yield Progress(step + 1, 3, 0.0, 1.0)
+            done.append(Job(exclude, config.loop.seed).name)
+        finally:
+            closed.append(exclude)
+
+    monkeypatch.setattr(oracle.stages, "stage_unet", stage_unet)
+    monkeypatch.setattr(oracle.stages, "is_done", lambda name: name in done)
+    return done, closed
+
+
+def test_the_queue_has_every_group_and_the_second_seeds():
+    jobs = oracle.queue(GROUPS, UnetConfig())
+    assert jobs[: len(GROUPS.groups)] == [Job(g, FULL_SEED) for g in GROUPS.groups]
+    rest = jobs[len(GROUPS.groups) :]
+    assert rest[0] == Job(None, oracle.SECOND_SEED) and oracle.SECOND_SEED != FULL_SEED
+    assert len(rest) == 5 and {j.seed for j in rest} == {oracle.SECOND_SEED}
+    assert len({j.name for j in jobs}) == len(jobs) == 13
+
+
+def test_done_work_is_skipped(trained):
+    done, _ = trained
+    first = Job("twemoji", FULL_SEED).name
+    done.append(first)
+    worked = [j.name for j, p in oracle.work(GROUPS, UnetConfig()) if p.step == 1]
+    assert first not in worked and len(worked) == 12
+    assert list(oracle.work(GROUPS, UnetConfig())) == []
+
+
+def test_it_stops_after_the_minutes_and_closes_the_training(trained, monkeypatch):
+    done, closed = trained
+    clock = itertools.count()
+    monkeypatch.setattr(oracle.time, "monotonic", lambda: 60.0 * next(clock))
+    assert len(list(oracle.work(GROUPS, UnetConfig(), minutes=3.5))) == 4
+    assert done == [Job("twemoji", FULL_SEED).name] and closed == ["twemoji", "openmoji"]
+    with pytest.raises(OptionError, match="positive"):
+        list(oracle.work(GROUPS, UnetConfig(), minutes=0))

@@ -1,0 +1,196 @@
+"""The service on a tiny real model: generate, prepare, attribute, cancel, two visitors at once; CLIP similarity."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from guda_core import adapters, report
+from guda_core.clip import Clip
+from guda_core.errors import ModelError, OptionError
+from guda_core.groups import load_group_set
+from guda_core.methods.clip import ClipSimilarity
+from guda_core.models.cards import load_model
+from guda_core.pipeline import LocalService, Step, load_service
+from guda_core.records import Query
+from guda_core.training.clip import ClipConfig, make_clip
+from tests.tiny import save_tiny, tiny_tokenizer
+
+GROUPS = load_group_set("emoji")
+MISSING = "noto"
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    """A random tiny model, CLIP and bank, and an adapter for every group but one."""
+    root = tmp_path_factory.mktemp("service")
+    model = load_model(save_tiny(root / "model"))
+    tokenizer = tiny_tokenizer(77)
+    config = ClipConfig(text_width=16, text_layers=1, image_width=48, image_layers=1, max_tokens=77, projection=16)
+    make_clip(config, tokenizer, 16).save_pretrained(root / "clip")
+    tokenizer.save_pretrained(root / "clip")
+    clip = Clip(root / "clip")
+    g = torch.Generator().manual_seed(0)
+    clip.write_bank({k: F.normalize(torch.randn(5, 16, generator=g), dim=1) for k in GROUPS.groups}, "data")
+    for i, k in enumerate(GROUPS.groups):
+        if k == MISSING:
+            continue
+        student = load_model(model.card).denoiser
+        spec = adapters.LoraSpec(rank=2, alpha=2)
+        adapters.attach(student, spec, seed=i)
+        with torch.no_grad():
+            for n, p in student.named_parameters():
+                if "lora_B" in n:
+                    p.normal_(generator=torch.Generator().manual_seed(i)).mul_(0.2)
+        adapters.save(student, root / "adapters" / k, spec=spec, meta={"group": k, "base_sha256": model.sha256})
+    return LocalService(model, GROUPS, clip, root / "adapters")
+
+
+def picture(service, seed: int = 1) -> Query:
+    *steps, query = service.generate(prompt="cat, flat colours", seed=seed, steps=3, guidance=2.0)
+    assert [(s.done, s.steps) for s in steps] == [(1, 3), (2, 3), (3, 3)]
+    return query
+
+
+def last(service, query, **more):
+    final = {}
+    for a in service.attribute(query, **{"methods": ["guda", "clip"], "effort": "quick", **more}):
+        final[a.method] = a
+    return final
+
+
+def test_generate_then_attribute(service):
+    query = picture(service)
+    answers = last(service, query)
+    assert list(answers) == ["clip", "guda"]  # cheapest first
+    guda = answers["guda"]
+    assert guda.progress == 1 and guda.unit == "nats" and guda.groups[MISSING].status == "unavailable"
+    assert all(s.low <= s.score <= s.high for k, s in guda.groups.items() if k != MISSING)
+    assert guda.values["kl_full"].shape == (24, 4)
+    assert set(guda.settings["adapters"]) == set(GROUPS.groups) - {MISSING}
+    assert last(service, query)["guda"].groups == guda.groups
+    assert picture(service).image_hash == query.image_hash != picture(service, seed=2).image_hash
+
+
+def test_a_picture_from_a_file_scores_as_the_generated_one(service, tmp_path):
+    query = picture(service)
+    Image.fromarray(query.pixels).save(tmp_path / "p.png")
+    again = service.prepare(tmp_path / "p.png", prompt=query.prompt)
+    assert again.image_hash == query.image_hash and again.file_hash
+    assert last(service, again)["guda"].groups == last(service, query)["guda"].groups
+
+
+def test_more_effort_narrows_the_intervals_and_keeps_the_first_draws(service):
+    query = picture(service)
+    quick, full = (last(service, query, methods=["guda"], effort=e)["guda"] for e in ("quick", "full"))
+    width = [sum(s.high - s.low for s in a.groups.values() if s.score is not None) for a in (quick, full)]
+    assert width[1] < 0.6 * width[0]
+    np.testing.assert_allclose(full.values["kl_full"][:, :4], quick.values["kl_full"], rtol=1e-4)
+
+
+def test_two_visitors_at_once_get_the_numbers_that_each_gets_alone(service):
+    queries = [picture(service, seed=s) for s in (1, 2)]
+    alone = [last(service, q, methods=["guda"])["guda"].groups for q in queries]
+    streams = [service.attribute(q, methods=["guda"], effort="quick") for q in queries]
+    together = [None, None]
+    open_streams = [0, 1]
+    while open_streams:
+        for i in list(open_streams):
+            try:
+                together[i] = next(streams[i]).groups
+            except StopIteration:
+                open_streams.remove(i)
+    assert together == alone
+
+
+def test_closing_a_run_leaves_the_model_as_it_was(service):
+    before = [p.clone() for p in service.model.denoiser.parameters()]
+    stream = service.attribute(picture(service), methods=["guda"], effort="quick")
+    for _ in range(4):
+        next(stream)
+    stream.close()
+    assert all(torch.equal(a, b) for a, b in zip(before, service.model.denoiser.parameters(), strict=True))
+
+
+def test_what_is_asked_wrongly_is_refused(service):
+    query = picture(service)
+    with pytest.raises(OptionError, match="quick, standard, full"):
+        last(service, query, effort="huge")
+    with pytest.raises(OptionError, match=r"clip, guda.*got magic"):
+        last(service, query, methods=["magic"])
+    with pytest.raises(OptionError, match="got none"):
+        last(service, query, methods=[])
+    with pytest.raises(OptionError):
+        list(service.generate(prompt="cat", seed=-1, steps=3, guidance=1.0))
+
+
+def test_a_prompt_that_is_too_long_is_said(service):
+    *_, query = service.generate(prompt="a" * 200, seed=0, steps=1, guidance=1.0)
+    assert any("202 tokens; the model reads the first 77" in s for s in query.preparation)
+
+
+def test_the_estimate_grows_with_the_effort(service):
+    quick, full = (service.estimate(["guda", "clip"], e) for e in ("quick", "full"))
+    assert service.estimate(["clip"], "full") < quick < full
+
+
+def test_the_record_is_plain_json(service):
+    query = picture(service)
+    answers = list(last(service, query).values())
+    record = json.loads(json.dumps(report.to_json(query, answers, GROUPS, model="tiny", settings={"effort": "quick"})))
+    guda = record["methods"]["guda"]
+    assert guda["unit"] == "nats" and list(guda["groups"]) == list(GROUPS.groups)
+    first = next(k for k in GROUPS.groups if k != MISSING)
+    assert guda["groups"][first].keys() >= {"score", "low", "high", "status"}
+    assert guda["groups"][MISSING]["score"] is None and guda["groups"][MISSING]["status"] == "unavailable"
+
+
+def test_clip_similarity_is_the_mean_max_and_prototype_cosine(service):
+    query = picture(service)
+    f = service.clip.image_features(query.pixels[None])[0].double()
+    bank = service.clip.read_bank()
+    for aggregate in ("mean", "max", "prototype"):
+        (a,) = ClipSimilarity(service.clip, GROUPS, aggregate).attribute(query)
+        for k, s in a.groups.items():
+            cosines = [float(b.double() @ f) for b in bank[k]]
+            middle = bank[k].double().mean(dim=0)
+            expected = {
+                "mean": np.mean(cosines), "max": max(cosines), "prototype": float(middle @ f / middle.norm()),
+            }  # fmt: skip
+            assert s.score == pytest.approx(expected[aggregate], abs=1e-5)
+    with pytest.raises(OptionError, match="mean, max, prototype"):
+        ClipSimilarity(service.clip, GROUPS, "median")
+
+
+def test_a_bank_of_another_clip_is_refused(service, tmp_path):
+    make_clip(ClipConfig(text_width=16, text_layers=1, image_width=24, image_layers=1, max_tokens=77), tiny_tokenizer(77), 16).save_pretrained(tmp_path)  # noqa: E501  # fmt: skip
+    tiny_tokenizer(77).save_pretrained(tmp_path)
+    (tmp_path / "bank.safetensors").write_bytes((service.clip.folder / "bank.safetensors").read_bytes())
+    with pytest.raises(ModelError, match="another CLIP"):
+        Clip(tmp_path).read_bank()
+
+
+def test_the_bundled_model_stands_in_when_another_cannot_be_had(monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HOME", "/nonexistent")
+    with pytest.raises(ModelError, match="sd15"):
+        load_service("sd15", fall_back=False)
+    stand_in = load_service("sd15")
+    assert "in place of 'sd15'" in stand_in.banner and stand_in.model.card.id == "emoji"
+
+
+def test_the_bundled_service_is_whole():
+    service = load_service("emoji")
+    assert service.guda.unavailable == {} and set(service.similarity.bank) == set(GROUPS.groups)
+    done = list(service.generate(prompt="star, flat colours", seed=1, steps=2, guidance=2.5))
+    assert isinstance(done[0], Step) and done[-1].pixels.shape == (64, 64, 3)
+    base = sum(p.numel() for p in service.model.denoiser.parameters())
+    for a in service.guda.adapters.values():
+        assert sum(b.numel() + x.numel() for b, x, _ in a.factors.values()) <= 0.05 * base

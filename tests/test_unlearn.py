@@ -1,0 +1,162 @@
+"""Unlearning on a tiny real model: a planted group comes first, and every setting matters."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from guda_core import adapters
+from guda_core.data import Pictures
+from guda_core.errors import OptionError
+from guda_core.methods.counterfactual import Budget
+from guda_core.methods.guda import Guda
+from guda_core.models.cards import load_model
+from guda_core.records import Group, GroupSet, Query
+from guda_core.training.loop import LoopConfig, run
+from guda_core.unlearn import UnlearnConfig, style_probabilities, unlearn
+from tests.tiny import save_tiny
+
+WORDS = {"a": "aa", "b": "bb", "c": "cc"}
+SPOTS = {"a": (0, 0), "b": (0, 5), "c": (5, 2)}  # row and column of each group's bright spot
+
+
+def make_group_set() -> GroupSet:
+    groups = {
+        k: Group(k, k, "x", "x", "x", "x", "x", "1", tuple(f"{w}{i}" for i in range(5))) for k, w in WORDS.items()
+    }
+    return GroupSet("toy", "Toy", 16, "{descriptors}", 1, groups, ("o",), ("p",))
+
+
+def drawing(group: str, g: torch.Generator) -> torch.Tensor:
+    """A latent (4, 8, 8) of faint noise and the group's spot."""
+    z = 0.3 * torch.randn(4, 8, 8, generator=g)
+    y, x = SPOTS[group]
+    z[:, y : y + 3, x : x + 3] += 2
+    return z
+
+
+def planted(n: int = 24) -> tuple[Pictures, torch.Tensor]:
+    """Latents of each group have their spot at another place, so that who made a picture is plain to see."""
+    g = torch.Generator().manual_seed(0)
+    ids = tuple(k for k in SPOTS for _ in range(n))
+    z = torch.stack([drawing(k, g) for k in ids])
+    return Pictures(np.zeros((len(ids), 1, 1, 3), np.uint8), ids, ("o",) * len(ids)), z
+
+
+def features(texts: list[str]) -> torch.Tensor:
+    """A vector a first letter; to "a", "b" is nearer than "c"."""
+    vectors = {"a": [1.0, 0.0, 0.0], "b": [0.8, 0.6, 0.0], "c": [0.0, 0.0, 1.0]}
+    return torch.tensor([vectors[t[0]] for t in texts])
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A tiny model trained on the planted groups, with and without captions."""
+    model = load_model(save_tiny(tmp_path_factory.mktemp("tiny"), tokens=6, pooled=True))
+    group_set = make_group_set()
+    pictures, z = planted()
+    unet = model.denoiser.requires_grad_(True).train()
+
+    def loss_of(step: int, g: torch.Generator) -> torch.Tensor:
+        at = torch.randint(len(z), (16,), generator=g)
+        texts = [f"{WORDS[pictures.groups[i]]}{step % 5}" if i % 3 else "" for i in at.tolist()]
+        t = torch.randint(1000, (16,), generator=g)
+        eps = torch.randn(16, 4, 8, 8, generator=g)
+        x_t = model.schedule.add_noise(z[at], eps, t)
+        return (model.predict_eps(x_t, t, model.embed(texts)) - eps).square().mean()
+
+    for _ in run(unet, loss_of, LoopConfig(steps=300, batch=16, lr=4e-3, warmup=10)):
+        pass
+    unet.requires_grad_(False).eval()
+    return SimpleNamespace(model=model, group_set=group_set, pictures=pictures, z=z)
+
+
+def forget(world, group, folder, **changes):
+    loop = LoopConfig(
+        steps=changes.pop("steps", 2), batch=8, lr=changes.pop("lr", 1e-2), warmup=1, seed=changes.pop("seed", 0)
+    )
+    config = UnlearnConfig(**{"lora": adapters.LoraSpec(rank=2, alpha=2), "loop": loop, **changes})
+    for _ in unlearn(
+        world.model, world.group_set, world.pictures, world.z, group,
+        text_features=features, config=config, folder=folder, meta={"note": "kept"},
+    ):  # fmt: skip
+        pass
+    return adapters.read_meta(folder)
+
+
+def test_the_planted_group_comes_first(world, tmp_path):
+    before = {n: p.clone() for n, p in world.model.denoiser.named_parameters()}
+    for g in WORDS:
+        meta = forget(world, g, tmp_path / g, steps=30)
+        assert meta["note"] == "kept" and meta["group"] == g and meta["base_sha256"] == world.model.sha256
+    assert all(torch.equal(p, before[n]) for n, p in world.model.denoiser.named_parameters())
+    guda = Guda(world.model, world.group_set, tmp_path)
+    gen, right = torch.Generator().manual_seed(99), {"prompt": 0, "empty": 0}
+    cases = [(g, i) for g in WORDS for i in range(3)]
+    for g, i in cases:
+        latent = drawing(g, gen)[None]
+        for kind, prompt in (("prompt", f"{WORDS[g]}1"), ("empty", "")):
+            query = Query(np.zeros(1), latent, prompt, f"{g}{i}")
+            *_, last = guda.attribute(query, Budget(draws=4, per_pass=2))
+            right[kind] += last.ranked()[0] == g
+    assert right["prompt"] >= 8 and right["empty"] >= 8, right
+
+
+CHANGES = [
+    {"operator": "esd"},
+    {"selection": "removed"},
+    {"selection": "uniform", "beta": 2.0},
+    {"lam": 0.1},
+    {"empty_share": 0.0},
+    {"lr": 1e-3},
+    {"steps": 3},
+    {"seed": 1},
+    {"lora": adapters.LoraSpec(rank=3, alpha=3)},
+    {"lora": adapters.LoraSpec(rank=2, alpha=8)},
+    {"lora": adapters.LoraSpec(rank=2, alpha=2, targets=("to_q",))},
+]
+
+
+@pytest.fixture(scope="module")
+def plain(world, tmp_path_factory):
+    return forget(world, "a", tmp_path_factory.mktemp("plain"), beta=50.0, eta=0.0)["sha256"]
+
+
+def test_the_same_settings_make_the_same_adapter(world, plain, tmp_path):
+    assert forget(world, "a", tmp_path, beta=50.0, eta=0.0)["sha256"] == plain
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_every_setting_changes_the_adapter(world, plain, tmp_path, change):
+    assert forget(world, "a", tmp_path, **{"beta": 50.0, "eta": 0.0, **change})["sha256"] != plain
+
+
+def test_esd_strength_matters(world, tmp_path):
+    one, two = (forget(world, "a", tmp_path / str(s), operator="esd", esd_strength=s)["sha256"] for s in (1.0, 3.0))
+    assert one != two
+
+
+def test_beta_eta_and_selection_set_the_styles():
+    gs = make_group_set()
+
+    pi = style_probabilities(gs, "a", features, UnlearnConfig(beta=2.0, eta=0.0))
+    assert pi[0] == 0 and float(pi[1]) == pytest.approx(np.exp(1.6) / (np.exp(1.6) + 1), rel=1e-5)
+    assert style_probabilities(gs, "a", features, UnlearnConfig(beta=9.0, eta=0.0))[1] > pi[1]
+    assert style_probabilities(gs, "a", features, UnlearnConfig(beta=2.0, eta=0.5))[1] < pi[1]
+    flat = style_probabilities(gs, "a", features, UnlearnConfig(selection="uniform"))
+    assert flat.tolist() == pytest.approx([0, 0.5, 0.5])
+
+
+@pytest.mark.parametrize("bad", [{"operator": "x"}, {"selection": "x"}, {"empty_share": 1.5}])
+def test_unknown_settings_are_refused(bad):
+    with pytest.raises(OptionError):
+        UnlearnConfig(**bad)
+
+
+def test_fields_are_all_tried():
+    tried = {k for c in CHANGES for k in c} | {"beta", "eta", "esd_strength", "loop"}
+    assert {f.name for f in dataclasses.fields(UnlearnConfig)} <= tried
