@@ -167,6 +167,31 @@ def oracle(
 
 
 @app.command()
+def benchmark(
+    which: Annotated[str, typer.Argument(help="styles")] = "styles",
+    model: ModelOption = None,
+    folder: Annotated[Path, typer.Option(help="Where queries, arrays and the table go.")] = Path("assets/benchmarks"),
+    minutes: Annotated[float | None, typer.Option(help="Stop scoring after so long; go on with the next call.")] = None,
+    table_only: Annotated[bool, typer.Option("--table", help="Only make the table from the committed arrays.")] = False,
+) -> None:
+    """Measure agreement with the oracle: scores every finished model at the fixed queries, then writes the table."""
+    from guda_core.benchmark import styles
+    from guda_core.pipeline import load_service
+
+    if which != "styles":
+        raise OptionError(f"There is no benchmark '{which}'. Known: styles.")
+    if not table_only:
+        service = load_service(model, fall_back=False)
+        with _bar() as bar:
+            tasks: dict[str, Any] = {}
+            for what, fraction in styles.run(service, folder, minutes=minutes):
+                if what not in tasks:
+                    tasks[what] = bar.add_task(what, note="", total=1.0)
+                bar.update(tasks[what], completed=fraction)
+    out.print(f"Written: {styles.write_table(folder)}", highlight=False)
+
+
+@app.command()
 def unlearn(
     groups: Annotated[str, typer.Option(help="Comma-separated group ids; default all.")] = "",
     name: SetOption = "emoji",
