@@ -199,13 +199,22 @@ def unlearn(
     operator: Annotated[str, typer.Option(help="guda_c or esd.")] = "guda_c",
     selection: Annotated[str, typer.Option(help="Anchor style: weighted, uniform or removed.")] = "weighted",
     steps: Annotated[int | None, typer.Option(min=1)] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    rank: Annotated[int | None, typer.Option(min=1, help="Of the LoRA.")] = None,
+    lam: Annotated[float | None, typer.Option(help="Weight of the preserve loss.")] = None,
+    empty_share: Annotated[float | None, typer.Option(help="Share of pictures under the empty prompt.")] = None,
+    seed: Annotated[int | None, typer.Option()] = None,
+    whole: Annotated[bool, typer.Option("--whole", help="Fine-tune the whole denoiser, not a LoRA.")] = False,
     folder: Annotated[Path | None, typer.Option(help="Default: assets/adapters/<model>.")] = None,
     again: Annotated[bool, typer.Option(help="Also make adapters again that are there and fit.")] = False,
 ) -> None:
     """Unlearn groups from the full model, each as a LoRA adapter, and measure each adapter's health."""
     from guda_core import forgetting
 
-    config = forgetting.config_of(operator=operator, selection=selection, steps=steps)
+    config = forgetting.config_of(
+        operator=operator, selection=selection, steps=steps, lr=lr, rank=rank, lam=lam, empty_share=empty_share,
+        seed=seed, whole=whole,
+    )  # fmt: skip
     wanted = [g.strip() for g in groups.split(",") if g.strip()]
     job = forgetting.Forgetting(_group_set(name), model=model, folder=folder)
     for gid in job.pending(wanted, again=again):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,6 +26,7 @@ from guda_core.benchmark.queries import SETS, Queries, QueryConfig, read, write
 from guda_core.benchmark.scores import SCORINGS, Plan, ScoreConfig, hash_state, score, separable, values
 from guda_core.errors import AdapterError, DataError
 from guda_core.methods.clip import AGGREGATES, ClipSimilarity
+from guda_core.models.base import BaseModel
 from guda_core.pipeline import LocalService
 from guda_core.report import versions
 from guda_core.training import stages
@@ -46,7 +47,7 @@ class Source:
     role: str
     group: str | None
     sha256: str
-    within: partial[AbstractContextManager[Any]]
+    within: Callable[[], AbstractContextManager[Any]]
 
 
 @contextmanager
@@ -69,6 +70,16 @@ def variants(service: LocalService) -> dict[str, Path]:
     return out
 
 
+def _without(model: BaseModel, folder: Path, group: str) -> tuple[str, Callable[[], AbstractContextManager[Any]]]:
+    """The hash of what `unlearn` wrote, and the block in which the model is the one without the group."""
+    meta = adapters.read_meta(folder)
+    if meta.get("kind") == "whole":
+        state = adapters.load_whole(folder, base_sha256=model.sha256, group=group)
+        return meta["sha256"], partial(swapped, model.denoiser, state)
+    adapter = adapters.load(folder, base_sha256=model.sha256, group=group)
+    return meta["sha256"], partial(adapters.applied, model.denoiser, adapter)
+
+
 def sources(service: LocalService, config: UnetConfig) -> list[Source]:
     """Every model that can be scored now: the full one, finished trainings of the oracle's queue, fitting adapters."""
     model, gs = service.model, service.group_set
@@ -76,11 +87,10 @@ def sources(service: LocalService, config: UnetConfig) -> list[Source]:
     for folder_name, folder in variants(service).items():
         for g in gs.groups:
             try:
-                a = adapters.load(folder / g, base_sha256=model.sha256, group=g)
+                sha256, within = _without(model, folder / g, g)
             except AdapterError:
                 continue
-            within = partial(adapters.applied, model.denoiser, a)
-            out.append(Source(f"{folder_name}/{g}", folder_name, g, a.meta["sha256"], within))
+            out.append(Source(f"{folder_name}/{g}", folder_name, g, sha256, within))
     for job in oracle.queue(gs, config):
         if job.done:
             state = load_file(stages.work_dir() / job.name / "diffusion_pytorch_model.safetensors")
@@ -220,6 +230,6 @@ def run(
     made = read(folder, service.group_set, service.model)
     yield from collect(service, made, config, unet, minutes)
     scores = arrays(service, made, config, unet)
-    np.savez_compressed(folder / ARRAYS, **scores)
+    np.savez_compressed(folder / ARRAYS, **scores)  # type: ignore[arg-type]  (names, not allow_pickle)
     if ORACLE in scores and not np.isnan(scores[ORACLE]).any():
         write_table(folder)
