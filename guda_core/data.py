@@ -52,10 +52,10 @@ class Pictures:
         return Pictures(self.pixels[at], tuple(self.groups[i] for i in at), tuple(self.objects[i] for i in at))
 
     def sha256(self) -> str:
-        """Hash of names and pixels, in order."""
+        """Hash of names (as `normal` spells them) and pixels, in order."""
         h = hashlib.sha256()
         for g, o, p in zip(self.groups, self.objects, self.pixels, strict=True):
-            h.update(f"{g}/{o}\n".encode())
+            h.update(f"{g}/{normal(o)}\n".encode())
             h.update(np.ascontiguousarray(p).tobytes())
         return h.hexdigest()
 

@@ -161,6 +161,9 @@ def load_group_set(name: str = "emoji", root: Path = STYLE_GROUPS) -> GroupSet:
     objects = _exact(f"group set '{name}': objects", top["objects"], ("train", "held_out"))
     train = _words(f"group set '{name}': objects.train", objects["train"])
     held_out = _words(f"group set '{name}': objects.held_out", objects["held_out"])
+    for o in (*train, *held_out):
+        if "- " in o or " -" in o:
+            raise GroupSetError(f"group set '{name}': the object '{o}' was cut at a dash by a line break; join it.")
     both = {normal(o) for o in train} & {normal(o) for o in held_out}
     if both:
         raise GroupSetError(f"group set '{name}': {', '.join(sorted(both))} are both trained on and held out.")
