@@ -146,7 +146,7 @@ BAD = [
     (put("objects", "held_out", value=["dog", True]), "objects.held_out must be a list of words"),
     (put("objects", "train", value=["cat", "cat"]), "names cat twice"),
     (put("objects", "held_out", value=["Red Car"]), "redcar are both trained on and held out"),
-    (put("objects", "train", value=["cat", "red- car"]), "red- car.* was cut at a dash"),
+    (put("objects", "train", value=["cat", "red- car"]), "the object 'red- car' was cut at a dash"),
 ]
 
 
