@@ -331,6 +331,9 @@ def sanity(
     effort: Annotated[str, typer.Option(help="Effort of each attribution.")] = "quick",
     folder: Annotated[Path, typer.Option(help="Where sanity.json goes.")] = Path("assets/benchmarks"),
     sheet: Annotated[Path, typer.Option(help="Contact sheet to write.")] = Path("docs/contact-sheet.png"),
+    parts: Annotated[str, typer.Option(help="Comma-separated: recognition, generated, real.")] = (
+        "recognition,generated,real"
+    ),
 ) -> None:
     """Measure the model and its adapters on generated and real pictures (not the oracle)."""
     from guda_core import sanity as checks
@@ -339,7 +342,9 @@ def sanity(
     service = load_service(model, fall_back=False)
     with _bar() as bar:
         tasks: dict[str, Any] = {}
-        for what, fraction in checks.run_all(service, checks.SanityConfig(effort=effort), folder, sheet):
+        for what, fraction in checks.run_all(
+            service, checks.SanityConfig(effort=effort), folder, sheet, [p.strip() for p in parts.split(",")]
+        ):
             if what not in tasks:
                 tasks[what] = bar.add_task(what, note="", total=1.0)
             bar.update(tasks[what], completed=fraction)

@@ -13,9 +13,8 @@ import dataclasses
 import itertools
 import json
 import math
-import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from torch import Tensor, nn
 from guda_core import data
 from guda_core.captions import style_caption
 from guda_core.data import Pictures
+from guda_core.errors import OptionError
 from guda_core.models.base import BaseModel
 from guda_core.pipeline import LocalService
 from guda_core.records import Attribution, GroupSet, Query
@@ -228,42 +228,74 @@ def real_queries(service: LocalService, group_set: GroupSet, n: int, seed: int) 
     return queries, truth
 
 
-def run_all(service: LocalService, config: SanityConfig, folder: Path, sheet: Path) -> Iterator[tuple[str, float]]:
-    """Everything, written to folder/sanity.json as it becomes known; yields (what, fraction)."""
+PARTS = ("recognition", "generated", "real")
+
+
+def _note(path: Path, head: Mapping[str, Any], more: Mapping[str, Any]) -> None:
+    """Add findings to the file; what it holds of another model or other settings is dropped."""
+    old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    same = all(old.get(k) == json.loads(json.dumps(head[k])) for k in ("base_sha256", "adapters", "config"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    path.write_text(json.dumps({**(old if same else {}), **head, **more, "date": date}, indent=1), encoding="utf-8")
+
+
+def run_all(
+    service: LocalService, config: SanityConfig, folder: Path, sheet: Path, parts: Sequence[str] = PARTS
+) -> Iterator[tuple[str, float]]:
+    """The parts asked for, each added to folder/sanity.json when it is known; yields (what, fraction).
+
+    Raises:
+        OptionError: an unknown part.
+    """
+    unknown = set(parts) - set(PARTS)
+    if unknown or not parts:
+        raise OptionError(f"Parts must be some of {', '.join(PARTS)}; got {', '.join(sorted(unknown)) or 'none'}.")
     torch.set_flush_denormal(True)
-    gs, path, began = service.group_set, folder / "sanity.json", time.monotonic()
-    record: dict[str, Any] = {
+    gs, path = service.group_set, folder / "sanity.json"
+    head = {
         "command": "python -m guda_core sanity",
         "config": dataclasses.asdict(config),
         "versions": versions(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "base_sha256": service.model.sha256,
+        "adapters": {g: a.meta["sha256"] for g, a in service.guda.adapters.items()},
     }
-
-    def note(**more: Any) -> None:
-        record.update(more, seconds=round(time.monotonic() - began, 1))
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=1), encoding="utf-8")
-
-    net = None
-    for p, net in train_classifier(gs, config.classifier):  # noqa: B007
-        yield "classifier", p.step / p.steps
-    assert net is not None
     objects = draw_objects(gs, config.recognition_objects, config.seed)
-    pictures = None
-    for fraction, pictures in generated(service.model, gs, objects, config):  # noqa: B007
-        yield "pictures", fraction
-    assert pictures is not None
-    contact_sheet(pictures, gs, objects[:: max(1, len(objects) // 12)][:12]).save(sheet)
-    note(recognition=recognition(net, pictures, gs))
-    chosen = set(objects[:: len(objects) // config.query_objects][: config.query_objects])
-    at = [i for i, o in enumerate(pictures.objects) if o in chosen]
-    asked = [service.query(pictures.pixels[i], pictures.prompts[i]) for i in at]
-    for key, queries, truth in (
-        ("generated_with_prompt", asked, [pictures.groups[i] for i in at]),
-        ("real_held_out_empty_prompt", *real_queries(service, gs, len(at), config.seed)),
-    ):
-        for fraction, result in first_group(service, queries, truth, config.effort):
-            yield key, fraction
-            if result is not None:
-                note(**{key: result})
+    if "recognition" in parts:
+        net = None
+        for p, net in train_classifier(gs, config.classifier):  # noqa: B007
+            yield "classifier", p.step / p.steps
+        pictures = None
+        for fraction, pictures in generated(service.model, gs, objects, config):  # noqa: B007
+            yield "pictures", fraction
+        assert net is not None and pictures is not None
+        contact_sheet(pictures, gs, objects[:: max(1, len(objects) // 12)][:12]).save(sheet)
+        _note(path, head, {"recognition": recognition(net, pictures, gs)})
+    n = config.query_objects * len(gs.groups)
+    if "generated" in parts:
+        asked, truth = None, []
+        for fraction, made in generated(service.model, gs, objects[: config.query_objects], config):
+            yield "queries", fraction
+            if made is not None:
+                asked = [service.query(x, p) for x, p in zip(made.pixels, made.prompts, strict=True)]
+                truth = made.groups
+        assert asked is not None
+        yield from _first_groups(service, asked, truth, config, path, head, "generated_with_prompt")
+    if "real" in parts:
+        real, truth = real_queries(service, gs, n, config.seed)
+        yield from _first_groups(service, real, truth, config, path, head, "real_held_out_empty_prompt")
+
+
+def _first_groups(
+    service: LocalService,
+    queries: Sequence[Query],
+    truth: Sequence[str],
+    config: SanityConfig,
+    path: Path,
+    head: Mapping[str, Any],
+    key: str,
+) -> Iterator[tuple[str, float]]:
+    for fraction, result in first_group(service, queries, truth, config.effort):
+        yield key, fraction
+        if result is not None:
+            _note(path, head, {key: result})

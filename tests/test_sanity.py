@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from guda_core import sanity
 from guda_core.data import Pictures
+from guda_core.errors import OptionError
 from guda_core.records import Attribution, Group, GroupScore, GroupSet, Query
 from guda_core.training.loop import LoopConfig
 
@@ -121,3 +123,19 @@ def test_shifted_pictures_stay_pictures_on_white():
     x = torch.ones(2, 3, 64, 64)
     y = sanity._shifted(x, torch.Generator().manual_seed(0))
     assert y.shape == x.shape and y.min() > 0.6 and y.max() <= 1
+
+
+def test_findings_add_up_only_for_the_same_model_and_settings(tmp_path):
+    path, head = tmp_path / "sanity.json", {"base_sha256": "b", "adapters": {"red": "1"}, "config": {"steps": (1, 2)}}
+    sanity._note(path, head, {"recognition": 1})
+    sanity._note(path, head, {"real": 2})
+    found = json.loads(path.read_text())
+    assert (found["recognition"], found["real"]) == (1, 2)
+    sanity._note(path, {**head, "adapters": {"red": "2"}}, {"real": 3})
+    found = json.loads(path.read_text())
+    assert found["real"] == 3 and "recognition" not in found
+
+
+def test_unknown_parts_are_refused(tmp_path):
+    with pytest.raises(OptionError, match="recognition, generated, real; got magic"):
+        list(sanity.run_all(Planted(), sanity.SanityConfig(), tmp_path, tmp_path / "s.png", ["real", "magic"]))
