@@ -132,7 +132,10 @@ def test_cancel_stops_the_work_says_so_and_leaves_the_page_usable(browser, tmp_p
         expect(page.locator(".guda-says")).to_contain_text("So far", timeout=SLOW)
         cancel.click()
         expect(page.get_by_text(words.CANCELLED)).to_be_visible()
-        page.wait_for_timeout(1500)
+        for _ in range(100):
+            page.wait_for_timeout(100)
+            if service.at_work == 0:
+                break
         assert service.at_work == 0 and service.closed == 1
         expect(page.get_by_text(words.CANCELLED)).to_be_visible()
         expect(page.get_by_role("button", name="Generate and attribute")).to_be_enabled()

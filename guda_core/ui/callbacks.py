@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from functools import wraps
 from html import escape
@@ -18,7 +18,7 @@ from gradio.utils import get_upload_folder
 from guda_core.errors import GudaError, ImageError
 from guda_core.pipeline import EFFORTS, Service, Step
 from guda_core.plots import bars
-from guda_core.records import Attribution, Query
+from guda_core.records import Attribution, GroupScore, Query
 from guda_core.ui import words
 from guda_core.ui.layout import (
     Screen,
@@ -33,6 +33,7 @@ from guda_core.ui.layout import (
 
 log = logging.getLogger(__name__)
 Update = dict[Any, Any]  # component -> its new value
+PAUSE_S = 0.25  # between two updates of a screen, so that a slow browser keeps up
 QUICK: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 
 
@@ -127,18 +128,22 @@ class Runs:
         yield {**everything, s.status: status_html(words.SCORING)}
         asked = [m for m in in_order(names) if m in methods]
         answers: dict[str, Attribution] = {}
+        drawn: Mapping[str, GroupScore] | None = None  # what the bars now show
         began: dict[str, float] = {}
-        now = time.monotonic()
+        now, told = time.monotonic(), -PAUSE_S
         stream = self.service.attribute(query, methods=methods, effort=effort)
         with closing(cast(Generator, stream)):
             for a in stream:
                 began.setdefault(a.method, now)
-                new = bool(a.groups) and (a.method not in answers or answers[a.method].groups != a.groups)
+                drawn = drawn if a.method in answers else None  # each method's first answer is shown at once
                 answers[a.method] = a
-                shown = self._shown(a, answers, asked) if new or a.progress >= 1 else {}
-                everything |= shown
-                yield {**shown, s.status: _progress(names[a.method], a.progress, began[a.method])}
                 now = time.monotonic()
+                if a.progress < 1 and drawn is not None and now - told < PAUSE_S:
+                    continue
+                shown = self._shown(a, answers, asked) if a.groups and a.groups != drawn else {}
+                everything |= shown
+                drawn, told = a.groups, now
+                yield {**shown, s.status: _progress(names[a.method], a.progress, began[a.method])}
         yield {**everything, s.again: gr.update(visible=True), s.status: status_html(words.DONE)}
 
     def _shown(self, a: Attribution, answers: dict[str, Attribution], asked: list[str]) -> Update:
