@@ -37,6 +37,7 @@ TABLE = (
     "training",
     "training.*",
     "unlearn",
+    "unlearn_unconditional",
     "methods.*",
     "methods",
     "pipeline",
