@@ -156,6 +156,32 @@ def load(folder: Path, *, base_sha256: str, group: str) -> Adapter:
     return Adapter(group, meta, scale, factors, whole)
 
 
+def save_whole(denoiser: nn.Module, folder: Path, *, meta: dict[str, Any]) -> None:
+    """Write all weights of a denoiser that was fine-tuned as a whole, float16, then its metadata (kind "whole")."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / META).unlink(missing_ok=True)
+    state = {n: p.detach().to(torch.float16).contiguous() for n, p in denoiser.state_dict().items()}
+    save_file(state, folder / WEIGHTS)
+    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    record = {**meta, "kind": "whole", "sha256": digest, "parameters": sum(p.numel() for p in state.values())}
+    (folder / META).write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+
+def load_whole(folder: Path, *, base_sha256: str, group: str) -> dict[str, Tensor]:
+    """Read what `save_whole` wrote: weight name -> float32.
+
+    Raises:
+        AdapterError: missing, damaged, a LoRA, or made for another base or group.
+    """
+    meta = read_meta(folder)
+    if meta.get("kind") != "whole" or (meta.get("base_sha256"), meta.get("group")) != (base_sha256, group):
+        raise AdapterError(f"{folder.name} holds no whole model without '{group}' for this base model.")
+    path = folder / WEIGHTS
+    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != meta.get("sha256"):
+        raise AdapterError(f"The model in {folder.name} is damaged: its weights do not have the hash recorded.")
+    return {n: p.float() for n, p in load_file(path).items()}
+
+
 @contextmanager
 def applied(denoiser: nn.Module, adapter: Adapter) -> Iterator[None]:
     """Within the block the denoiser is the one without the group; afterwards it is what it was, bit by bit.

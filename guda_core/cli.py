@@ -167,6 +167,31 @@ def oracle(
 
 
 @app.command()
+def benchmark(
+    which: Annotated[str, typer.Argument(help="styles")] = "styles",
+    model: ModelOption = None,
+    folder: Annotated[Path, typer.Option(help="Where queries, arrays and the table go.")] = Path("assets/benchmarks"),
+    minutes: Annotated[float | None, typer.Option(help="Stop scoring after so long; go on with the next call.")] = None,
+    table_only: Annotated[bool, typer.Option("--table", help="Only make the table from the committed arrays.")] = False,
+) -> None:
+    """Measure agreement with the oracle: scores every finished model at the fixed queries, then writes the table."""
+    from guda_core.benchmark import styles
+    from guda_core.pipeline import load_service
+
+    if which != "styles":
+        raise OptionError(f"There is no benchmark '{which}'. Known: styles.")
+    if not table_only:
+        service = load_service(model, fall_back=False)
+        with _bar() as bar:
+            tasks: dict[str, Any] = {}
+            for what, fraction in styles.run(service, folder, minutes=minutes):
+                if what not in tasks:
+                    tasks[what] = bar.add_task(what, note="", total=1.0)
+                bar.update(tasks[what], completed=fraction)
+    out.print(f"Written: {styles.write_table(folder)}", highlight=False)
+
+
+@app.command()
 def unlearn(
     groups: Annotated[str, typer.Option(help="Comma-separated group ids; default all.")] = "",
     name: SetOption = "emoji",
@@ -174,13 +199,22 @@ def unlearn(
     operator: Annotated[str, typer.Option(help="guda_c or esd.")] = "guda_c",
     selection: Annotated[str, typer.Option(help="Anchor style: weighted, uniform or removed.")] = "weighted",
     steps: Annotated[int | None, typer.Option(min=1)] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    rank: Annotated[int | None, typer.Option(min=1, help="Of the LoRA.")] = None,
+    lam: Annotated[float | None, typer.Option(help="Weight of the preserve loss.")] = None,
+    empty_share: Annotated[float | None, typer.Option(help="Share of pictures under the empty prompt.")] = None,
+    seed: Annotated[int | None, typer.Option()] = None,
+    whole: Annotated[bool, typer.Option("--whole", help="Fine-tune the whole denoiser, not a LoRA.")] = False,
     folder: Annotated[Path | None, typer.Option(help="Default: assets/adapters/<model>.")] = None,
     again: Annotated[bool, typer.Option(help="Also make adapters again that are there and fit.")] = False,
 ) -> None:
     """Unlearn groups from the full model, each as a LoRA adapter, and measure each adapter's health."""
     from guda_core import forgetting
 
-    config = forgetting.config_of(operator=operator, selection=selection, steps=steps)
+    config = forgetting.config_of(
+        operator=operator, selection=selection, steps=steps, lr=lr, rank=rank, lam=lam, empty_share=empty_share,
+        seed=seed, whole=whole,
+    )  # fmt: skip
     wanted = [g.strip() for g in groups.split(",") if g.strip()]
     job = forgetting.Forgetting(_group_set(name), model=model, folder=folder)
     for gid in job.pending(wanted, again=again):

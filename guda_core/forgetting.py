@@ -31,12 +31,18 @@ from guda_core.unlearn import UnlearnConfig, unlearn
 HEALTH = "health.json"
 
 
-def config_of(*, operator: str, selection: str, steps: int | None) -> UnlearnConfig:
-    """The default settings with an operator, a selection and, if given, another number of steps."""
-    config = UnlearnConfig(operator=operator, selection=selection)
-    if steps is not None:
-        config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, steps=steps))
-    return config
+def config_of(*, whole: bool = False, rank: int | None = None, **changes: Any) -> UnlearnConfig:
+    """The default settings with changes; a change that is None is left out.
+
+    whole: fine-tune the whole denoiser. rank: of the LoRA. steps, lr, seed: of the loop; others: of UnlearnConfig.
+    """
+    given = {k: v for k, v in changes.items() if v is not None}
+    loop = {k: given.pop(k) for k in ("steps", "lr", "seed") if k in given}
+    config = UnlearnConfig(**given)
+    lora = None if whole else config.lora
+    if lora is not None and rank is not None:
+        lora = dataclasses.replace(lora, rank=rank, alpha=rank)
+    return dataclasses.replace(config, lora=lora, loop=dataclasses.replace(config.loop, **loop))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +74,16 @@ class Forgetting:
                 raise OptionError(f"There is no group '{g}'. Known: {', '.join(self.group_set.groups)}.")
         return list(wanted or self.group_set.groups)
 
-    def _fits(self, gid: str) -> bool:
+    def _whole(self, gid: str) -> bool:
         try:
-            adapters.load(self.folder / gid, base_sha256=self.model.sha256, group=gid)
+            return adapters.read_meta(self.folder / gid).get("kind") == "whole"
+        except AdapterError:
+            return False
+
+    def _fits(self, gid: str) -> bool:
+        load = adapters.load_whole if self._whole(gid) else adapters.load
+        try:
+            load(self.folder / gid, base_sha256=self.model.sha256, group=gid)
         except AdapterError:
             return False
         return True
@@ -122,8 +135,9 @@ class Forgetting:
         (self.folder / gid / "timing.json").write_text(json.dumps(timing), encoding="utf-8")
 
     def unmeasured(self, wanted: Sequence[str]) -> list[str]:
-        """The wanted groups whose adapter fits but whose health has not been measured."""
-        return [g for g in self._known(wanted) if self._fits(g) and not (self.folder / g / HEALTH).is_file()]
+        """The wanted groups whose LoRA fits but whose health has not been measured."""
+        fits = [g for g in self._known(wanted) if self._fits(g) and not self._whole(g)]
+        return [g for g in fits if not (self.folder / g / HEALTH).is_file()]
 
     def _kinds(self, gid: str, config: HealthConfig) -> dict[str, list[tuple[np.ndarray, str]]]:
         g = torch.Generator().manual_seed(config.seed)

@@ -42,7 +42,7 @@ class SanityConfig:
     """objects: per style, for recognition and for first_group. seed: of objects, descriptors and pictures."""
 
     recognition_objects: int = 40
-    query_objects: int = 16
+    query_objects: int = 15
     steps: int = 25
     guidance: float = 2.5
     seed: int = 11

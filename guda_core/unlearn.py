@@ -35,6 +35,7 @@ class UnlearnConfig:
     """operator: "guda_c" or "esd". selection of the anchor style: "weighted" (WSS), "uniform", or "removed" (the anchor
     is the object without style words). beta, eta: of WSS. lam: weight of the preserve loss. empty_share: share of the
     pictures, forgotten and retained, that the student sees under the empty prompt. esd_strength: ESD's guidance.
+    lora: the adapter; None fine-tunes the whole denoiser, as the paper does.
     loop.batch forgotten and as many retained pictures make a step."""
 
     operator: str = "guda_c"
@@ -44,7 +45,7 @@ class UnlearnConfig:
     lam: float = 1.0
     empty_share: float = 0.5
     esd_strength: float = 1.0
-    lora: adapters.LoraSpec = field(default_factory=adapters.LoraSpec)
+    lora: adapters.LoraSpec | None = field(default_factory=adapters.LoraSpec)
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(steps=80, batch=16, lr=1e-3, warmup=10, weight_decay=0.0, seed=5)
     )
@@ -119,7 +120,10 @@ def unlearn(
     pi = style_probabilities(group_set, forget, text_features, config)
     sampler = _Sampler(pictures, group_set, forget, pi, config)
     student = copy.deepcopy(model.denoiser).train()
-    adapters.attach(student, config.lora, config.loop.seed)
+    if config.lora is None:
+        student.requires_grad_(True)
+    else:
+        adapters.attach(student, config.lora, config.loop.seed)
 
     def loss_of(step: int, g: torch.Generator) -> Tensor:
         own, others = sampler.pick(sampler.own, g), sampler.pick(sampler.others, g)
@@ -154,4 +158,7 @@ def unlearn(
         "style_probabilities": dict(zip(group_set.groups, pi.tolist(), strict=True)),
         "loss": last.loss if last else None,
     }
-    adapters.save(student, folder, spec=config.lora, meta=record)
+    if config.lora is None:
+        adapters.save_whole(student, folder, meta=record)
+    else:
+        adapters.save(student, folder, spec=config.lora, meta=record)

@@ -11,7 +11,8 @@ import torch
 
 from guda_core import adapters
 from guda_core.data import Pictures
-from guda_core.errors import OptionError
+from guda_core.errors import AdapterError, OptionError
+from guda_core.forgetting import config_of
 from guda_core.methods.counterfactual import Budget
 from guda_core.methods.guda import Guda
 from guda_core.models.cards import load_model
@@ -133,6 +134,30 @@ def test_the_same_settings_make_the_same_adapter(world, plain, tmp_path):
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_every_setting_changes_the_adapter(world, plain, tmp_path, change):
     assert forget(world, "a", tmp_path, **{"beta": 50.0, "eta": 0.0, **change})["sha256"] != plain
+
+
+def test_the_whole_model_can_be_unlearned_and_read_again(world, tmp_path):
+    before = {n: p.clone() for n, p in world.model.denoiser.state_dict().items()}
+    meta = forget(world, "a", tmp_path, lora=None)
+    state = adapters.load_whole(tmp_path, base_sha256=world.model.sha256, group="a")
+    assert meta["kind"] == "whole" and meta["parameters"] == sum(p.numel() for p in before.values())
+    assert state.keys() == before.keys() and any(not torch.allclose(state[n], before[n], atol=1e-3) for n in before)
+    with pytest.raises(AdapterError, match="for this base model"):
+        adapters.load_whole(tmp_path, base_sha256="other", group="a")
+    with pytest.raises(AdapterError, match="no whole model without 'b'"):
+        adapters.load_whole(tmp_path, base_sha256=world.model.sha256, group="b")
+    raw = bytearray((tmp_path / adapters.WEIGHTS).read_bytes())
+    raw[-1] ^= 1
+    (tmp_path / adapters.WEIGHTS).write_bytes(raw)
+    with pytest.raises(AdapterError, match="do not have the hash"):
+        adapters.load_whole(tmp_path, base_sha256=world.model.sha256, group="a")
+
+
+def test_command_line_changes_reach_the_settings():
+    config = config_of(operator="esd", rank=3, lr=0.1, steps=7, lam=None, empty_share=0.25, seed=9)
+    assert (config.operator, config.lora, config.empty_share) == ("esd", adapters.LoraSpec(rank=3, alpha=3), 0.25)
+    assert (config.loop.lr, config.loop.steps, config.loop.seed, config.lam) == (0.1, 7, 9, UnlearnConfig().lam)
+    assert config_of(whole=True).lora is None and config_of() == UnlearnConfig()
 
 
 def test_esd_strength_matters(world, tmp_path):

@@ -21,7 +21,7 @@ class Guda:
     unit = "nats"
 
     def __init__(self, model: BaseModel, group_set: GroupSet, folder: Path) -> None:
-        self.model, self.group_set = model, group_set
+        self.model, self.group_set, self.folder = model, group_set, folder
         self.adapters: dict[str, adapters.Adapter] = {}
         self.unavailable: dict[str, str] = {}
         for gid in group_set.groups:

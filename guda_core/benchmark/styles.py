@@ -1,0 +1,235 @@
+"""The styles benchmark: which models are scored, the arrays that are committed, and the table made from them alone.
+
+The oracle is LOGO: score_k = ELBO(full) - ELBO(retrained without k), both from the first seed. The ceiling is the same
+from the second seed: no method can be expected to agree with the oracle better than the oracle with itself.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from guda_core import adapters, data, elbo, metrics, oracle
+from guda_core.benchmark.queries import SETS, Queries, QueryConfig, read, write
+from guda_core.benchmark.scores import SCORINGS, Plan, ScoreConfig, hash_state, score, separable, values
+from guda_core.errors import AdapterError, DataError
+from guda_core.methods.clip import AGGREGATES, ClipSimilarity
+from guda_core.models.base import BaseModel
+from guda_core.pipeline import LocalService
+from guda_core.report import versions
+from guda_core.training import stages
+from guda_core.training.unet import UnetConfig
+
+ORACLE = "logo"
+ARRAYS, TABLE = "styles-scores.npz", "styles.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model to score. key: its name in the cache; sha256: of its weights; within: the block in which it is the model.
+
+    role, group: what it is for; role is "full", "logo", "full-2", "logo-2" or the name of a GUDA variant.
+    """
+
+    key: str
+    role: str
+    group: str | None
+    sha256: str
+    within: Callable[[], AbstractContextManager[Any]]
+
+
+@contextmanager
+def swapped(denoiser: nn.Module, state: Mapping[str, Tensor]) -> Iterator[None]:
+    """Within the block the denoiser has the weights of `state`; afterwards its own again, bit by bit."""
+    kept = {n: p.detach().clone() for n, p in denoiser.state_dict().items()}
+    try:
+        denoiser.load_state_dict(dict(state))
+        yield
+    finally:
+        denoiser.load_state_dict(kept)
+
+
+def variants(service: LocalService) -> dict[str, Path]:
+    """GUDA's adapter folders: the committed one, and any below `GUDA_CACHE/adapters/`."""
+    out = {"guda": service.guda.folder}
+    extra = data.cache_dir() / "adapters"
+    for folder in sorted(extra.iterdir()) if extra.is_dir() else []:
+        out[f"guda-{folder.name}"] = folder
+    return out
+
+
+def _without(model: BaseModel, folder: Path, group: str) -> tuple[str, Callable[[], AbstractContextManager[Any]]]:
+    """The hash of what `unlearn` wrote, and the block in which the model is the one without the group."""
+    meta = adapters.read_meta(folder)
+    if meta.get("kind") == "whole":
+        state = adapters.load_whole(folder, base_sha256=model.sha256, group=group)
+        return meta["sha256"], partial(swapped, model.denoiser, state)
+    adapter = adapters.load(folder, base_sha256=model.sha256, group=group)
+    return meta["sha256"], partial(adapters.applied, model.denoiser, adapter)
+
+
+def sources(service: LocalService, config: UnetConfig) -> list[Source]:
+    """Every model that can be scored now: the full one, finished trainings of the oracle's queue, fitting adapters."""
+    model, gs = service.model, service.group_set
+    out = [Source("full", "full", None, model.sha256, partial(nullcontext))]
+    for folder_name, folder in variants(service).items():
+        for g in gs.groups:
+            try:
+                sha256, within = _without(model, folder / g, g)
+            except AdapterError:
+                continue
+            out.append(Source(f"{folder_name}/{g}", folder_name, g, sha256, within))
+    for job in oracle.queue(gs, config):
+        if job.done:
+            state = load_file(stages.work_dir() / job.name / "diffusion_pytorch_model.safetensors")
+            role = ("full" if job.exclude is None else ORACLE) + ("" if job.seed == config.loop.seed else "-2")
+            within = partial(swapped, model.denoiser, state)
+            out.append(Source(job.name, role, job.exclude, hash_state(state), within))
+    return out
+
+
+def collect(
+    service: LocalService, queries: Queries, config: ScoreConfig, unet: UnetConfig, minutes: float | None = None
+) -> Iterator[tuple[str, float]]:
+    """Compute and cache the values of every source; yields (source, fraction). Stops after `minutes`, to be resumed."""
+    folder, until = cache(service), time.monotonic() + 60 * (minutes or 1e9)
+    for s in sources(service, unet):
+        path = folder / f"{s.key.replace('/', '--')}.npy"
+        for fraction in values(service.model, queries.queries, s.within, config, path, s.sha256):
+            yield s.key, fraction
+            if time.monotonic() > until:
+                return
+
+
+def cache(service: LocalService) -> Path:
+    """Where the values of models over this base are kept."""
+    return data.cache_dir() / "benchmarks" / f"styles-{service.model.sha256[:12]}"
+
+
+def arrays(service: LocalService, queries: Queries, config: ScoreConfig, unet: UnetConfig) -> dict[str, np.ndarray]:
+    """What is committed: (Q, G) float32 scores of every complete row, the oracle's as "logo", NaN for absent groups."""
+    model, ids = service.model, list(service.group_set.groups)
+    plan, strata = Plan.of(model, queries.queries, config), elbo.make_strata(model.schedule, config.strata)
+    found: dict[str, dict[str | None, np.ndarray]] = {}
+    for s in sources(service, unet):
+        path = cache(service) / f"{s.key.replace('/', '--')}.npy"
+        note = path.with_suffix(".json")
+        if note.is_file() and json.loads(note.read_text())["done"] == len(queries.queries):
+            found.setdefault(s.role, {})[s.group] = np.load(path)
+    if "full" not in found:
+        raise DataError("The full model has no values yet. Run `python -m guda_core benchmark styles`.")
+    out: dict[str, np.ndarray] = {}
+    for role, by_group in found.items():
+        full = found["full-2" if role == "logo-2" else "full"][None] if role != "logo-2" or "full-2" in found else None
+        if role.startswith("full") or full is None or len(by_group) < 2:
+            continue
+        without = {g: by_group[g] for g in ids if g in by_group}
+        for scoring in SCORINGS:
+            if scoring != "elbo" and role not in (ORACLE, "guda"):
+                continue
+            scores = np.full((len(queries.queries), len(ids)), np.nan, np.float32)
+            scores[:, [ids.index(g) for g in without]] = score(full, without, plan, scoring)
+            out[role if scoring == "elbo" else f"{role}/{scoring}"] = scores
+            if scoring == "elbo":
+                own = {g: v for g, v in without.items() if g is not None}
+                out[f"separable/{role}"] = separable(own, score(full, own, plan), strata)
+    for aggregate in AGGREGATES:
+        clip = ClipSimilarity(service.clip, service.group_set, aggregate)
+        rows = [[a.groups[g].score for g in ids] for q in queries.queries for a in clip.attribute(q)]
+        out[f"clip-{aggregate}"] = np.array(rows, np.float32)
+    rng = np.random.default_rng(0)
+    out["random"] = rng.normal(size=(len(queries.queries), len(ids))).astype(np.float32)
+    return out
+
+
+def table(scores: Mapping[str, np.ndarray], items: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows {method, query_set, n, groups, top1: {value, low, high}, ...} of every method against the oracle.
+
+    A method that lacks some groups (the ceiling, while second seeds are being trained) is compared on those it has.
+    """
+    rows = []
+    sets = np.array([i["set"] for i in items])
+    for name, s in scores.items():
+        if name.startswith("separable/") or name == ORACLE:
+            continue
+        has = ~np.isnan(s).all(axis=0)
+        for query_set in SETS:
+            at = sets == query_set
+            mine, truth = s[at][:, has], scores[ORACLE][at][:, has]
+            row = {"method": "ceiling" if name == "logo-2" else name, "query_set": query_set, "n": int(at.sum())}
+            rows.append({**row, "groups": int(has.sum()), **metrics.agreement(mine, truth)})
+    return rows
+
+
+def differences(scores: Mapping[str, np.ndarray], items: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Paired differences guda - other in Top-1 and MRR, with intervals, for every other complete row."""
+    rows = []
+    sets = np.array([i["set"] for i in items])
+    for name, s in scores.items():
+        if name in ("guda", ORACLE) or name.startswith("separable/") or np.isnan(s).any() or "guda" not in scores:
+            continue
+        for query_set in SETS:
+            at = sets == query_set
+            for metric in ("top1", "mrr"):
+                d = metrics.paired_difference(scores["guda"][at], s[at], scores[ORACLE][at], metric=metric)
+                rows.append({"first": "guda", "second": name, "query_set": query_set, "metric": metric, **d})
+    return rows
+
+
+def write_table(folder: Path) -> Path:
+    """Make `styles.json` from the committed arrays and queries alone: seconds, no model needed.
+
+    Raises:
+        DataError: there are no arrays, or the oracle is not complete.
+    """
+    if not (folder / ARRAYS).is_file():
+        raise DataError(f"There is no {ARRAYS} in {folder}. Run `python -m guda_core benchmark styles` first.")
+    with np.load(folder / ARRAYS, allow_pickle=False) as z:
+        scores = {k: z[k] for k in z.files}
+    if ORACLE not in scores or np.isnan(scores[ORACLE]).any():
+        raise DataError("The oracle is not complete: train it with `python -m guda_core oracle`, then score again.")
+    record = json.loads((folder / "queries.json").read_text(encoding="utf-8"))
+    out = {
+        "command": "python -m guda_core benchmark styles",
+        "oracle": "LOGO: the UNet retrained without each group, first seed",
+        "rows": table(scores, record["items"]),
+        "differences": differences(scores, record["items"]),
+        "versions": versions(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    (folder / TABLE).write_text(json.dumps(out, indent=1), encoding="utf-8")
+    return folder / TABLE
+
+
+def run(
+    service: LocalService,
+    folder: Path,
+    *,
+    queries: QueryConfig | None = None,
+    config: ScoreConfig | None = None,
+    minutes: float | None = None,
+) -> Iterator[tuple[str, float]]:
+    """Draw the queries if there are none, score everything that can be, write arrays and (if complete) the table."""
+    torch.set_flush_denormal(True)
+    queries, config, unet = queries or QueryConfig(), config or ScoreConfig(), UnetConfig()
+    if not (folder / "queries.json").is_file():
+        for fraction in write(service.model, service.group_set, queries, folder):
+            yield "queries", fraction
+    made = read(folder, service.group_set, service.model)
+    yield from collect(service, made, config, unet, minutes)
+    scores = arrays(service, made, config, unet)
+    np.savez_compressed(folder / ARRAYS, **scores)  # type: ignore[arg-type]  (names, not allow_pickle)
+    if ORACLE in scores and not np.isnan(scores[ORACLE]).any():
+        write_table(folder)

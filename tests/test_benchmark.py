@@ -1,0 +1,201 @@
+"""The styles benchmark: its queries, the cached values, the scores made from them, and the table."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from guda_core import elbo, metrics
+from guda_core.benchmark import queries as q
+from guda_core.benchmark import scores as s
+from guda_core.benchmark import styles
+from guda_core.data import Pictures
+from guda_core.errors import DataError
+from guda_core.groups import load_group_set
+from guda_core.models.cards import load_model
+from tests.tiny import save_tiny
+
+GROUPS = load_group_set("emoji")
+SMALL = q.QueryConfig(objects=2, blend_objects=1, real=2, steps=2)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return load_model(save_tiny(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture
+def held_out(monkeypatch):
+    pairs = [(g, o) for g in GROUPS.groups for o in GROUPS.held_out_objects]
+    pixels = np.random.default_rng(0).integers(0, 256, (len(pairs), 16, 16, 3), dtype=np.uint8)
+    pictures = Pictures(pixels, *(tuple(x) for x in zip(*pairs, strict=True)))
+    monkeypatch.setattr(q.data, "load", lambda group_set, split: {"held_out": pictures}[split])
+    return pictures
+
+
+def test_the_plan_is_complete_and_the_same_every_time():
+    config = q.QueryConfig()
+    items = q.plan(GROUPS, config)
+    assert items == q.plan(GROUPS, config)
+    by_set = {name: [i for i in items if i.set == name] for name in q.SETS}
+    assert len(by_set["generated"]) >= 200 and len(by_set["generated-blend"]) >= 120 and len(by_set["real"]) >= 150
+    assert len({i.seed for i in items if i.set != "real"}) == len(by_set["generated"]) + len(by_set["generated-blend"])
+    for i in by_set["generated"]:
+        words = i.prompt.split("featuring ")[1].split(", ")
+        assert len(words) == 3 and set(words) <= set(GROUPS.groups[i.groups[0]].descriptors)
+    for i in by_set["generated-blend"]:
+        words = i.prompt.split("featuring ")[1].split(", ")
+        first, second = (set(GROUPS.groups[g].descriptors) for g in i.groups)
+        assert len(set(words)) == 3 and words[0] in first and words[1] in second
+    assert {i.prompt for i in by_set["real"]} == {""}
+    assert {i.object for i in by_set["real"]} <= set(GROUPS.held_out_objects)
+    assert q.plan(GROUPS, q.QueryConfig(seed=1)) != items
+
+
+def test_queries_are_read_as_they_were_written(model, held_out, tmp_path):
+    assert list(q.write(model, GROUPS, SMALL, tmp_path))[-1] == 1.0
+    found = q.read(tmp_path, GROUPS, model)
+    assert list(found.items) == q.plan(GROUPS, SMALL)
+    real = found.where("real")
+    assert len(real) == 16 and all(found.queries[i].prompt == "" for i in real)
+    first = found.queries[0]
+    again = model.generate([first.prompt], seeds=[found.items[0].seed], steps=2, guidance=SMALL.guidance)[0]
+    assert np.abs(first.pixels.astype(int) - again).max() <= 1
+    held_out.pixels[:] += 1
+    with pytest.raises(DataError, match="not the one recorded"):
+        q.read(tmp_path, GROUPS, model)
+
+
+def test_queries_of_another_model_are_refused(model, held_out, tmp_path):
+    with pytest.raises(DataError, match="There are no queries"):
+        q.read(tmp_path, GROUPS, model)
+    list(q.write(model, GROUPS, SMALL, tmp_path))
+    record = json.loads((tmp_path / "queries.json").read_text())
+    (tmp_path / "queries.json").write_text(json.dumps({**record, "base_sha256": "other"}))
+    with pytest.raises(DataError, match="another model"):
+        q.read(tmp_path, GROUPS, model)
+
+
+@pytest.fixture(scope="module")
+def made(model):
+    """Twenty-two queries of random pictures."""
+    rng = np.random.default_rng(3)
+    out = []
+    for i in range(22):
+        pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        out.append(q.Query(pixels, model.encode(pixels), "", f"hash{i}"))
+    return out
+
+
+def test_values_can_be_stopped_and_resumed(model, made, tmp_path):
+    config = s.ScoreConfig(strata=6, draws=2)
+    whole = tmp_path / "whole.npy"
+    assert list(s.values(model, made, nullcontext, config, whole, "w"))[-1] == 1.0
+    part = tmp_path / "part.npy"
+    stream = s.values(model, made, nullcontext, config, part, "w")
+    assert len(list(islice(stream, 21))) == 21
+    stream.close()
+    rest = list(s.values(model, made, nullcontext, config, part, "w"))
+    assert len(rest) == 3  # two queries and the end
+    np.testing.assert_array_equal(np.load(part), np.load(whole))
+    assert list(s.values(model, made, nullcontext, config, part, "w")) == [1.0]
+    assert len(list(s.values(model, made, nullcontext, config, part, "other weights"))) == 23
+
+
+def random_values(rng, n=5, strata=6, draws=2):
+    return rng.uniform(0.5, 2.0, (n, strata, draws)).astype(np.float32)
+
+
+def test_scores_are_what_their_definitions_say(model, made):
+    config = s.ScoreConfig(strata=6, draws=2, skew_kept=0.5)
+    five = made[:5]
+    plan, strata = s.Plan.of(model, five, config), elbo.make_strata(model.schedule, 6)
+    rng = np.random.default_rng(0)
+    full, a, b = (random_values(rng) for _ in range(3))
+    found = {name: s.score(full, {"a": a, "b": b}, plan, name) for name in s.SCORINGS}
+    weights = elbo.kl_weights(model.schedule).numpy()
+    for i, query in enumerate(five):
+        t = elbo.draw_times(query.image_hash, strata, 2).t
+        f, u = full[i].astype(float), a[i].astype(float)
+        assert found["elbo"][i, 0] == pytest.approx(elbo.elbo_drop(full=f, without=u, strata=strata).value)
+        mse = ((u - f) / weights[t]).mean(axis=1) @ strata.sizes
+        assert found["mse"][i, 0] == pytest.approx(mse)
+        late = ((u - f) * (t > 100)).mean(axis=1) @ strata.sizes
+        assert found["truncated"][i, 0] == pytest.approx(late)
+        errors = sorted(
+            ((u[k, j] / weights[t[k, j]] / 256, f[k, j] / weights[t[k, j]] / 256) for k in range(6) for j in range(2)),
+            key=lambda pair: -sum(pair),
+        )[:6]
+        assert found["skew"][i, 0] == pytest.approx(np.mean([(x - y) / (x + y + 1e-3) for x, y in errors]))
+    assert (found["elbo"][:, 1] != found["elbo"][:, 0]).all()
+
+
+def test_separable_is_the_paired_interval(model):
+    strata = elbo.make_strata(model.schedule, 6)
+    rng = np.random.default_rng(0)
+    a = random_values(rng, 2)
+    far = {"a": a, "b": a - 0.4, "c": a - 0.8}
+    near = {"a": a, "b": random_values(rng, 2)}
+    scores = np.stack([[v[i].sum() for v in far.values()] for i in range(2)])
+    assert s.separable(far, scores, strata).all()
+    scores = np.stack([[v[i].sum() for v in near.values()] for i in range(2)])
+    assert not s.separable(near, scores, strata).any()
+
+
+def planted() -> tuple[dict[str, np.ndarray], list[dict]]:
+    rng = np.random.default_rng(0)
+    items = [{"set": name} for name in q.SETS for _ in range(30)]
+    truth = rng.normal(size=(90, 4))
+    half = truth.copy()
+    half[:, 2:] = np.nan
+    near = truth + 0.3 * rng.normal(size=truth.shape)
+    return {"logo": truth, "guda": near, "logo-2": half, "random": rng.normal(size=truth.shape)}, items
+
+
+def test_the_table_compares_every_row_with_the_oracle():
+    scores, items = planted()
+    rows = styles.table(scores, items)
+    assert {r["method"] for r in rows} == {"guda", "ceiling", "random"} and len(rows) == 9
+    ceiling = [r for r in rows if r["method"] == "ceiling"]
+    assert all(r["top1"]["value"] == 1 and r["groups"] == 2 and r["n"] == 30 for r in ceiling)
+    guda = next(r for r in rows if r["method"] == "guda" and r["query_set"] == "generated")
+    expected = metrics.top1(scores["guda"][:30], scores["logo"][:30]).mean()
+    assert guda["top1"]["value"] == pytest.approx(expected) and guda["top1"]["low"] < expected < guda["top1"]["high"]
+    d = [x for x in styles.differences(scores, items) if x["metric"] == "top1"]
+    assert {x["second"] for x in d} == {"random"} and all(x["low"] > 0 for x in d)
+
+
+def test_the_table_is_made_from_the_committed_arrays_alone(tmp_path):
+    scores, items = planted()
+    with pytest.raises(DataError, match="There is no styles-scores"):
+        styles.write_table(tmp_path)
+    (tmp_path / "queries.json").write_text(json.dumps({"items": items}))
+    np.savez_compressed(tmp_path / styles.ARRAYS, **scores)
+    rows = json.loads(styles.write_table(tmp_path).read_text())["rows"]
+    assert rows == json.loads(json.dumps(styles.table(scores, items)))
+    np.savez_compressed(tmp_path / styles.ARRAYS, **{**scores, "logo": scores["logo-2"]})
+    with pytest.raises(DataError, match="oracle is not complete"):
+        styles.write_table(tmp_path)
+
+
+def test_swapped_weights_come_back_bit_by_bit(model):
+    before = {n: p.clone() for n, p in model.denoiser.state_dict().items()}
+    other = {n: p + 1 for n, p in before.items()}
+    with styles.swapped(model.denoiser, other):
+        assert all(torch.equal(p, other[n]) for n, p in model.denoiser.state_dict().items())
+    assert all(torch.equal(p, before[n]) for n, p in model.denoiser.state_dict().items())
+
+
+def test_the_committed_table_is_that_of_the_committed_arrays(tmp_path):
+    folder = styles.Path(__file__).resolve().parent.parent / "assets" / "benchmarks"
+    if not (folder / styles.TABLE).is_file():
+        pytest.skip("no styles.json yet: the oracle is still being trained")
+    for name in ("queries.json", styles.ARRAYS):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    rows = json.loads(styles.write_table(tmp_path).read_text())["rows"]
+    assert rows == json.loads((folder / styles.TABLE).read_text())["rows"]
