@@ -4,7 +4,7 @@ An adapter folder holds `adapter.safetensors` and `adapter.json`. The latter is 
 "complete"; it names the base model's hash, and an adapter for another base is refused.
 
 Scoring uses W + (alpha / r) B A in place of W (Hu et al. 2021). An unlearning of the whole network is stored in the
-same way, as the changed weights themselves (float32), and used in place of W. The denoiser's own weights are kept aside
+same way, as the changed weights themselves, and used in place of W. The denoiser's own weights are kept aside
 and copied back, so the full model is restored bit by bit, and a scored forward costs what a plain one does.
 """
 
@@ -51,25 +51,14 @@ def attach(denoiser: nn.Module, spec: LoraSpec, seed: int) -> list[nn.Parameter]
     return params
 
 
-def save(denoiser: nn.Module, folder: Path, *, spec: LoraSpec | None, meta: dict[str, Any]) -> None:
-    """Write the attached LoRA as float16 safetensors, or without a spec all weights as float32; then the metadata.
-
-    meta must hold `base_sha256` and `group`.
-    """
+def save(denoiser: nn.Module, folder: Path, *, spec: LoraSpec, meta: dict[str, Any]) -> None:
+    """Write the attached LoRA as float16 safetensors, then its metadata. meta must hold `base_sha256` and `group`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / META).unlink(missing_ok=True)
-    if spec is None:
-        state = {n: p.detach().float().cpu().contiguous() for n, p in denoiser.named_parameters()}
-    else:
-        state = {n: p.detach().to(torch.float16).contiguous() for n, p in get_peft_model_state_dict(denoiser).items()}
+    state = {n: p.detach().to(torch.float16).contiguous() for n, p in get_peft_model_state_dict(denoiser).items()}
     save_file(state, folder / WEIGHTS)
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-    record = {
-        **meta,
-        "lora": asdict(spec) if spec else None,
-        "sha256": digest,
-        "parameters": sum(p.numel() for p in state.values()),
-    }
+    record = {**meta, "lora": asdict(spec), "sha256": digest, "parameters": sum(p.numel() for p in state.values())}
     (folder / META).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
@@ -126,7 +115,7 @@ def _factors(state: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor, tuple[
 
 
 def load(folder: Path, *, base_sha256: str, group: str) -> Adapter:
-    """Read and check one adapter.
+    """Read and check one adapter, or what `save_whole` wrote.
 
     Raises:
         AdapterError: missing, damaged, with another hash than its metadata says, or made for another base or group.
@@ -146,9 +135,10 @@ def load(folder: Path, *, base_sha256: str, group: str) -> Adapter:
         raise AdapterError(f"The adapter '{group}' is damaged: its weights do not have the hash its metadata names.")
     try:
         state = load_file(path)
-        factors = _factors(state) if meta["lora"] else {}
-        scale = meta["lora"]["alpha"] / meta["lora"]["rank"] if meta["lora"] else 1.0
-        whole = {} if meta["lora"] else {n: w.float() for n, w in state.items()}
+        if meta.get("kind") == "whole":
+            factors, scale, whole = {}, 1.0, {n: w.float() for n, w in state.items()}
+        else:
+            factors, scale, whole = _factors(state), meta["lora"]["alpha"] / meta["lora"]["rank"], {}
     except (SafetensorError, KeyError, RuntimeError) as e:
         raise AdapterError(f"The adapter '{group}' cannot be read: {e}") from e
     if not (factors or whole) or not all(torch.isfinite(v).all() for v in state.values()):
@@ -156,11 +146,11 @@ def load(folder: Path, *, base_sha256: str, group: str) -> Adapter:
     return Adapter(group, meta, scale, factors, whole)
 
 
-def save_whole(denoiser: nn.Module, folder: Path, *, meta: dict[str, Any]) -> None:
-    """Write all weights of a denoiser that was fine-tuned as a whole, float16, then its metadata (kind "whole")."""
+def save_whole(denoiser: nn.Module, folder: Path, *, meta: dict[str, Any], dtype: torch.dtype = torch.float16) -> None:
+    """Write all weights of a denoiser that was fine-tuned as a whole, then its metadata (kind "whole")."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / META).unlink(missing_ok=True)
-    state = {n: p.detach().to(torch.float16).contiguous() for n, p in denoiser.state_dict().items()}
+    state = {n: p.detach().to(dtype).contiguous() for n, p in denoiser.state_dict().items()}
     save_file(state, folder / WEIGHTS)
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     record = {**meta, "kind": "whole", "sha256": digest, "parameters": sum(p.numel() for p in state.values())}

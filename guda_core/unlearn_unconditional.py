@@ -32,12 +32,15 @@ from guda_core.errors import OptionError, TrainingError
 from guda_core.models.base import BaseModel
 from guda_core.training.loop import LoopConfig, Progress, run
 
-PARTS = ("whole", "lora")
+# A LoRA for UNet2DModel: its attentions and residual blocks, with the time's way into them.
+UNET_LORA = adapters.LoraSpec(
+    targets=("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "conv_shortcut", "time_emb_proj")
+)
 
 
 @dataclass(frozen=True)
 class UnconditionalConfig:
-    """operator: "retrack" or "esd". part: what is trained, the "whole" network (paper) or a "lora".
+    """operator: "retrack" or "esd". lora: the adapter; None fine-tunes the whole denoiser, as the paper does.
     forget_weight: lambda_f. neighbours: K of ReTrack. kl_cap: ReTrack's norm cap sqrt(2 kl_cap) on the correction of
     the true noise; None = off, because a capped target is nearly the true noise, which trains on the forgotten group.
     esd_strength: s. expert_steps: fine-tuning steps of ESD's copy. min_t: forgotten pictures are noised to t >= min_t
@@ -45,18 +48,13 @@ class UnconditionalConfig:
     loop.batch forgotten and as many retained pictures make a step. lr, K and lambda_f are the paper's for CIFAR-10."""
 
     operator: str = "retrack"
-    part: str = "whole"
     forget_weight: float = 0.03
     neighbours: int = 10
     kl_cap: float | None = None
     esd_strength: float = 1.0
     expert_steps: int = 200
     min_t: int = 0
-    lora: adapters.LoraSpec = field(
-        default_factory=lambda: adapters.LoraSpec(
-            targets=("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "conv_shortcut", "time_emb_proj")
-        )
-    )
+    lora: adapters.LoraSpec | None = None
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(steps=400, batch=32, lr=1e-5, warmup=10, weight_decay=0.0, seed=5)
     )
@@ -65,8 +63,6 @@ class UnconditionalConfig:
         if self.operator not in losses.UNCONDITIONAL_OPERATORS:
             known = ", ".join(losses.UNCONDITIONAL_OPERATORS)
             raise OptionError(f"operator '{self.operator}': known for unconditional models are {known}.")
-        if self.part not in PARTS:
-            raise OptionError(f"part '{self.part}': known are {', '.join(PARTS)}.")
         if self.neighbours < 1 or self.expert_steps < 1:
             raise OptionError("neighbours and expert_steps must be at least 1.")
         if self.kl_cap is not None and self.kl_cap <= 0:
@@ -75,10 +71,10 @@ class UnconditionalConfig:
 
 def _student(model: BaseModel, config: UnconditionalConfig) -> nn.Module:
     student = copy.deepcopy(model.denoiser).train()
-    if config.part == "lora":
-        adapters.attach(student, config.lora, config.loop.seed)
-    else:
+    if config.lora is None:
         student.requires_grad_(True)
+    else:
+        adapters.attach(student, config.lora, config.loop.seed)
     return student
 
 
@@ -168,4 +164,7 @@ def unlearn(
         "config": asdict(config),
         "loss": last.loss if last else None,
     }
-    adapters.save(student, folder, spec=config.lora if config.part == "lora" else None, meta=record)
+    if config.lora is None:
+        adapters.save_whole(student, folder, meta=record, dtype=torch.float32)
+    else:
+        adapters.save(student, folder, spec=config.lora, meta=record)

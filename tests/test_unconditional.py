@@ -172,7 +172,7 @@ def forget(world, group, folder, **changes):
 
 SETTINGS = {
     "retrack": {"forget_weight": 0.1, "steps": 60},
-    "retrack-lora": {"part": "lora", "forget_weight": 0.1, "steps": 60, "lr": 1e-2},
+    "retrack-lora": {"lora": unlearning.UNET_LORA, "forget_weight": 0.1, "steps": 60, "lr": 1e-2},
     "esd": {"operator": "esd", "forget_weight": 0.3, "steps": 40, "expert_steps": 30},
 }
 
@@ -196,7 +196,7 @@ def test_the_planted_group_comes_first(world, tmp_path, name):
 
 CHANGES = [
     {"operator": "esd"},
-    {"part": "lora"},
+    {"lora": unlearning.UNET_LORA},
     {"forget_weight": 0.3},
     {"neighbours": 1},
     {"kl_cap": 1.0},
@@ -226,22 +226,22 @@ def test_every_setting_changes_the_weights(world, plain, tmp_path, change):
     [
         ({"operator": "esd"}, {"esd_strength": 3.0}),
         ({"operator": "esd"}, {"expert_steps": 3}),
-        ({"part": "lora"}, {"lora": adapters.LoraSpec(rank=2, alpha=2)}),
+        ({"lora": unlearning.UNET_LORA}, {"lora": adapters.LoraSpec(rank=2, alpha=2)}),
     ],
-    ids=str,
+    ids=("strength", "expert", "lora"),
 )
 def test_settings_of_one_operator_or_part_matter(world, tmp_path, more, change):
-    one, two = (forget(world, "a", tmp_path / n, **more, **c)["sha256"] for n, c in (("x", {}), ("y", change)))
+    one, two = (forget(world, "a", tmp_path / n, **{**more, **c})["sha256"] for n, c in (("x", {}), ("y", change)))
     assert one != two
 
 
 def test_fields_are_all_tried():
-    tried = {k for c in CHANGES for k in c} | {"esd_strength", "expert_steps", "lora", "loop"}
+    tried = {k for c in CHANGES for k in c} | {"esd_strength", "expert_steps", "loop"}
     assert {f.name for f in dataclasses.fields(UnconditionalConfig)} <= tried
 
 
 @pytest.mark.parametrize(
-    "bad", [{"operator": "guda_c"}, {"part": "half"}, {"neighbours": 0}, {"expert_steps": 0}, {"kl_cap": 0.0}], ids=str
+    "bad", [{"operator": "guda_c"}, {"neighbours": 0}, {"expert_steps": 0}, {"kl_cap": 0.0}], ids=str
 )
 def test_unknown_settings_are_refused(bad):
     with pytest.raises(OptionError):
