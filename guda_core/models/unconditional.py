@@ -59,7 +59,9 @@ class Unconditional(BaseModel):
         self._check(denoiser)
         self.schedule = Schedule(self.scheduler.alphas_cumprod.double())
         self.sha256 = hash_module(denoiser, self.schedule, self.prediction_type)
-        self.denoiser = denoiser.to(self.device, self.dtype).requires_grad_(False).eval()
+        self.denoiser = denoiser.to(self.device).requires_grad_(False).eval()
+        if next(denoiser.parameters()).dtype != self.dtype:
+            denoiser.to(self.dtype)
         self._shape = (int(denoiser.config.in_channels), card.resolution, card.resolution)
 
     @classmethod
