@@ -20,7 +20,7 @@ from guda_core.methods.aggregate import group_scores
 from guda_core.methods.classifier_similarity import ClassifierSimilarity
 from guda_core.methods.das import Das
 from guda_core.methods.dtrak import Dtrak
-from guda_core.methods.instance import Instance, InstanceConfig
+from guda_core.methods.instance import CONVOLUTIONS, Instance, InstanceConfig
 from guda_core.methods.kernel import KernelConfig, Ridge
 from guda_core.methods.trak import Trak
 from guda_core.models.cards import load_model
@@ -219,8 +219,19 @@ def test_parts_choose_the_weights(world):
     all_of, some = (Gradients(world.model, FeatureConfig(parts=p)) for p in ((), ("to_k", "to_v")))
     assert some.size < all_of.size and all("to_k" in n or "to_v" in n for n in some.parameters)
     kind = world.model.card.kind
+    convolutions = Instance(world.model, world.examples, GROUPS, InstanceConfig(parts=CONVOLUTIONS)).gradients
+    named = dict(convolutions.network.named_parameters())
+    assert all(named[n].dim() == 4 for n in convolutions.parameters if n.endswith("weight"))
+    found = sum(n.endswith("weight") for n in convolutions.parameters)
+    assert found == sum(p.dim() == 4 for p in named.values()) or (kind == "stable_diffusion" and found > 5)
     own = set(Instance(world.model, world.examples, GROUPS).gradients.parameters)
     assert own and all(("attn2" in n) == (kind == "stable_diffusion") for n in own)
+
+
+def test_the_authors_dimensions_are_the_defaults():
+    assert [(m.defaults().features.dim, m.defaults().features.timesteps) for m in (Trak, Dtrak, Das)] == [
+        (32768, 10), (32768, 10), (4096, 10)
+    ]  # fmt: skip
 
 
 def test_half_precision_and_missing_parts_are_refused(world):

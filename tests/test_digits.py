@@ -15,6 +15,7 @@ from guda_core.benchmark import digits as bench
 from guda_core.benchmark.scores import ScoreConfig
 from guda_core.errors import DataError, TrainingError
 from guda_core.gradients import FeatureConfig
+from guda_core.methods.instance import InstanceConfig
 from guda_core.methods.kernel import KernelConfig
 from guda_core.training import digits, stages
 from guda_core.training.classifier import ClassifierConfig
@@ -28,6 +29,8 @@ CONFIG = bench.BenchConfig(
     digits=SMALL,
     scores=ScoreConfig(strata=4, draws=2),
     unlearning={"guda-retrack": UnconditionalConfig(loop=dataclasses.replace(LOOP, ema=0.0))},
+    kernels={k: KernelConfig(FeatureConfig(timesteps=2, dim=64)) for k in ("trak", "dtrak", "das")},
+    instance=InstanceConfig(timesteps=2),
     classifier=ClassifierConfig(width=8, channels=(4, 4), loop=LOOP),
     generated=2,
     ddim_steps=2,
@@ -132,12 +135,11 @@ def test_queries_and_baselines_follow_their_settings(tmp_path):
     for change in ({"generated": 3}, {"ddim_steps": 3}, {"query_seed": 7}, {"digits": DigitsConfig(split_seed=2)}):
         assert [q.image_hash for q in bench.queries(model, dataclasses.replace(CONFIG, **change))[0]] != hashes
     of = bench.queries(model, CONFIG)[0][:2]
-    few = dataclasses.replace(CONFIG, kernel=KernelConfig(FeatureConfig(timesteps=2, dim=64)))
-    method = bench.baselines(model, few)["trak"][0]
+    method, own = bench.baselines(model, CONFIG)["trak"]
     path = tmp_path / "trak.npy"
-    assert list(bench.score_baseline(method, few.kernel, of, path)) == [0.5, 1.0]
+    assert list(bench.score_baseline(method, own, of, path)) == [0.5, 1.0]
     kept = np.load(path)
-    assert list(bench.score_baseline(method, few.kernel, of, path)) == []
+    assert list(bench.score_baseline(method, own, of, path)) == []
     assert list(bench.score_baseline(method, KernelConfig(ridge=1.0), of, path)) == [0.5, 1.0]
     assert np.array_equal(kept, np.load(path))  # the method itself was the same
 

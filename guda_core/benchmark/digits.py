@@ -46,6 +46,7 @@ from guda_core.training.loop import LoopConfig, Progress
 from guda_core.unlearn_unconditional import UnconditionalConfig, unlearn
 
 _LOOP = LoopConfig(steps=400, batch=64, lr=1e-4, warmup=10, weight_decay=0.0, seed=5)
+KERNELS = (Trak, Dtrak, Das)
 OPERATORS = {
     "guda-retrack": UnconditionalConfig(operator="retrack", loop=_LOOP),
     "guda-esd": UnconditionalConfig(operator="esd", loop=_LOOP),
@@ -54,14 +55,14 @@ OPERATORS = {
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """digits, scores, kernel (of TRAK, D-TRAK and DAS), instance, classifier: see there. unlearning: row name ->
+    """digits, scores, kernels (of TRAK, D-TRAK and DAS), instance, classifier: see there. unlearning: row name ->
     settings; not tuned on the oracle. generated: queries sampled
     from the full model, besides the held-out pictures, in ddim_steps from query_seed. second_seed: of the ceiling."""
 
     digits: DigitsConfig = field(default_factory=DigitsConfig)
     scores: ScoreConfig = field(default_factory=ScoreConfig)
     unlearning: Mapping[str, UnconditionalConfig] = field(default_factory=lambda: dict(OPERATORS))
-    kernel: KernelConfig = field(default_factory=KernelConfig)
+    kernels: Mapping[str, KernelConfig] = field(default_factory=lambda: {m.id: m.defaults() for m in KERNELS})
     instance: InstanceConfig = field(default_factory=InstanceConfig)
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     generated: int = 100
@@ -180,7 +181,7 @@ def baselines(model: BaseModel, config: BenchConfig) -> dict[str, tuple[Method, 
     for _, classifier in train_classifier(of, config.classifier):  # noqa: B007
         pass
     assert classifier is not None
-    kernels = {m.id: (m(model, examples, ids, config.kernel), config.kernel) for m in (Trak, Dtrak, Das)}
+    kernels = {m.id: (m(model, examples, ids, own), own) for m in KERNELS for own in [config.kernels[m.id]]}
     return {
         **kernels,
         "instance": (Instance(model, examples, ids, config.instance), config.instance),

@@ -22,6 +22,7 @@ class Das(KernelMethod):
     id = "das"
     output = "mean"
     normalise = True
+    dim = 4096
 
     def values(self, query: np.ndarray) -> np.ndarray:
         change = self.ridge.kernel(query) * self.features.residual / (1 - self.leverage)

@@ -81,21 +81,30 @@ class KernelConfig:
 
 
 class KernelMethod:
-    """A method that scores every training picture from gradient features. `output` and `normalise` are the method's."""
+    """A method that scores every training picture from gradient features.
+
+    output, normalise: the method's features. dim: its authors' projection.
+    """
 
     id = "kernel"
     unit = "kernel"
     output = "loss"
     normalise = False
+    dim = 32768
 
     def __init__(
         self, model: BaseModel, examples: Examples, group_ids: Sequence[str], config: KernelConfig | None = None
     ) -> None:
-        config = config or KernelConfig()
+        config = config or self.defaults()
         own = replace(config.features, output=self.output, normalise=self.normalise)
         self.config = replace(config, features=own)
         self.examples, self.group_ids = examples, list(group_ids)
         self.bank = FeatureBank(model, examples, own)
+
+    @classmethod
+    def defaults(cls) -> KernelConfig:
+        """The settings of the method's authors, but for the ridge."""
+        return KernelConfig(FeatureConfig(output=cls.output, normalise=cls.normalise, dim=cls.dim))
 
     @cached_property
     def features(self) -> Features:
