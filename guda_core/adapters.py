@@ -3,8 +3,9 @@
 An adapter folder holds `adapter.safetensors` and `adapter.json`. The latter is written last, so its presence means
 "complete"; it names the base model's hash, and an adapter for another base is refused.
 
-Scoring uses W + (alpha / r) B A in place of W (Hu et al. 2021). The denoiser's own weights are kept aside and copied
-back, so the full model is restored bit by bit, and a scored forward costs what a plain one does.
+Scoring uses W + (alpha / r) B A in place of W (Hu et al. 2021). An unlearning of the whole network is stored in the
+same way, as the changed weights themselves, and used in place of W. The denoiser's own weights are kept aside
+and copied back, so the full model is restored bit by bit, and a scored forward costs what a plain one does.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +77,27 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A checked adapter. factors: parameter name -> (B (out, r), A (r, in * kh * kw), shape of the weight), float32."""
+    """A checked adapter. factors: parameter name -> (B (out, r), A (r, in * kh * kw), shape of the weight), float32.
+
+    whole: parameter name -> the weight itself, float32, where the whole network was unlearned (factors is empty then).
+    """
 
     group: str
     meta: dict[str, Any]
     scale: float
     factors: dict[str, tuple[Tensor, Tensor, tuple[int, ...]]]
+    whole: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Parameter name -> shape, of every weight it changes."""
+        return {n: f[2] for n, f in self.factors.items()} | {n: tuple(w.shape) for n, w in self.whole.items()}
+
+    def weight(self, name: str, base: Tensor) -> Tensor:
+        """What stands in place of the denoiser's weight `base`, float32."""
+        if name in self.whole:
+            return self.whole[name].to(base.device)
+        return base.float() + self.delta(name, base.device)
 
     def delta(self, name: str, device: torch.device) -> Tensor:
         """The change of one weight, float32, in the weight's shape: (alpha / r) B A."""
@@ -99,7 +115,7 @@ def _factors(state: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor, tuple[
 
 
 def load(folder: Path, *, base_sha256: str, group: str) -> Adapter:
-    """Read and check one adapter.
+    """Read and check one adapter, or what `save_whole` wrote.
 
     Raises:
         AdapterError: missing, damaged, with another hash than its metadata says, or made for another base or group.
@@ -119,20 +135,22 @@ def load(folder: Path, *, base_sha256: str, group: str) -> Adapter:
         raise AdapterError(f"The adapter '{group}' is damaged: its weights do not have the hash its metadata names.")
     try:
         state = load_file(path)
-        factors = _factors(state)
-        scale = meta["lora"]["alpha"] / meta["lora"]["rank"]
+        if meta.get("kind") == "whole":
+            factors, scale, whole = {}, 1.0, {n: w.float() for n, w in state.items()}
+        else:
+            factors, scale, whole = _factors(state), meta["lora"]["alpha"] / meta["lora"]["rank"], {}
     except (SafetensorError, KeyError, RuntimeError) as e:
         raise AdapterError(f"The adapter '{group}' cannot be read: {e}") from e
-    if not factors or not all(torch.isfinite(v).all() for v in state.values()):
+    if not (factors or whole) or not all(torch.isfinite(v).all() for v in state.values()):
         raise AdapterError(f"The adapter '{group}' is empty or holds values that are not finite.")
-    return Adapter(group, meta, scale, factors)
+    return Adapter(group, meta, scale, factors, whole)
 
 
-def save_whole(denoiser: nn.Module, folder: Path, *, meta: dict[str, Any]) -> None:
-    """Write all weights of a denoiser that was fine-tuned as a whole, float16, then its metadata (kind "whole")."""
+def save_whole(denoiser: nn.Module, folder: Path, *, meta: dict[str, Any], dtype: torch.dtype = torch.float16) -> None:
+    """Write all weights of a denoiser that was fine-tuned as a whole, then its metadata (kind "whole")."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / META).unlink(missing_ok=True)
-    state = {n: p.detach().to(torch.float16).contiguous() for n, p in denoiser.state_dict().items()}
+    state = {n: p.detach().to(dtype).contiguous() for n, p in denoiser.state_dict().items()}
     save_file(state, folder / WEIGHTS)
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     record = {**meta, "kind": "whole", "sha256": digest, "parameters": sum(p.numel() for p in state.values())}
@@ -162,14 +180,14 @@ def applied(denoiser: nn.Module, adapter: Adapter) -> Iterator[None]:
         AdapterError: the adapter changes a weight that the denoiser does not have, or of another shape.
     """
     weights = dict(denoiser.named_parameters())
-    for name, (_, _, shape) in adapter.factors.items():
+    for name, shape in adapter.shapes.items():
         if name not in weights or tuple(weights[name].shape) != shape:
             raise AdapterError(f"The adapter '{adapter.group}' does not fit this denoiser ({name}).")
-    kept = {name: weights[name].detach().clone() for name in adapter.factors}
+    kept = {name: weights[name].detach().clone() for name in adapter.shapes}
     try:
         with torch.no_grad():
             for name, w in kept.items():
-                weights[name].copy_(w.float() + adapter.delta(name, w.device))
+                weights[name].copy_(adapter.weight(name, w))
         yield
     finally:
         with torch.no_grad():

@@ -41,5 +41,9 @@ class TrainingError(GudaError):
     """A training cannot start, go on or be resumed."""
 
 
+class CacheError(GudaError):
+    """Stored intermediate results are damaged or do not fit their settings."""
+
+
 class Cancelled(GudaError):
     """The visitor asked to stop."""

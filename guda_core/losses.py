@@ -6,9 +6,14 @@ Every forget loss compares the student's eps with a target that needs no gradien
     retrack  eps_bar_t(x_t) = sum_r w_r (x_t - sqrt(ab_t) x_r) / sqrt(1 - ab_t),
              w_r = softmax_r(-||x_t - sqrt(ab_t) x_r||^2 / (2 (1 - ab_t))): the retained data's posterior mean (GUDA-U)
     esd      eps_full(x_t, t, "") - s * (eps_full(x_t, t, c_f) - eps_full(x_t, t, "")) (Gandikota et al. 2023, eq. 4)
+
+Unconditional models have no prompt c_f; their `esd` takes the estimate of a copy fine-tuned on the forgotten group in
+its place (`unlearn_unconditional`).
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -54,9 +59,20 @@ def nearest(x_0: Tensor, retained: Tensor, k: int) -> Tensor:
     return retained[d.topk(min(k, len(retained)), largest=False).indices]
 
 
+def capped(target: Tensor, eps: Tensor, *, kl_cap: float) -> Tensor:
+    """The target with its correction of the true noise cut to a norm of sqrt(2 kl_cap), picture by picture.
+
+    target, eps: (B, C, h, w). ReTrack's trust region. It caps the weighted mean of the corrections once.
+    """
+    d = target - eps
+    norm = d.flatten(1).norm(dim=1)[:, None, None, None]  # (B, 1, 1, 1)
+    return eps + d * (math.sqrt(2 * kl_cap) / norm.clamp_min(1e-12)).clamp_max(1.0)
+
+
 def esd_target(eps_empty: Tensor, eps_prompt: Tensor, *, strength: float) -> Tensor:
-    """The full model's unconditional estimate pushed away from the forgotten prompt."""
+    """The full model's unconditional estimate pushed away from the forgotten prompt (or group)."""
     return eps_empty - strength * (eps_prompt - eps_empty)
 
 
-FORGET_OPERATORS = ("guda_c", "esd")
+FORGET_OPERATORS = ("guda_c", "esd")  # of text-conditional models
+UNCONDITIONAL_OPERATORS = ("retrack", "esd")

@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from guda_core.models.base import Card
@@ -84,3 +92,24 @@ def save_tiny(
         requires_safety_checker=False,
     ).save_pretrained(folder)
     return Card("tiny", "Tiny", "folder", str(folder), size, prediction, "float16", "emoji", "test")
+
+
+def tiny_unet(*, channels: int = 1, **more) -> UNet2DModel:
+    """A random UNet for 8 by 8 pixels, with attention."""
+    torch.manual_seed(0)
+    config = {
+        "sample_size": 8, "in_channels": channels, "out_channels": channels, "layers_per_block": 1,
+        "block_out_channels": (16, 16), "norm_num_groups": 8, "attention_head_dim": 8,
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+    }  # fmt: skip
+    return UNet2DModel(**{**config, **more})
+
+
+def save_tiny_unconditional(
+    folder: Path, *, scheduler: type = DDPMScheduler, prediction: str = "epsilon", **more
+) -> Card:
+    """Save a random miniature of an unconditional pixel-space model and return a card for it."""
+    DDPMPipeline(unet=tiny_unet(**more), scheduler=scheduler(prediction_type=prediction)).save_pretrained(folder)
+    return Card(
+        "tiny-u", "Tiny", "folder", str(folder), 8, prediction, "float16", "digits", "test", kind="unconditional"
+    )

@@ -20,7 +20,8 @@ from guda_core.errors import ModelError
 
 @dataclass(frozen=True)
 class Card:
-    """One line of `cards.yaml`. source: "assets" (in the repository) or "hub" (path is a hub id)."""
+    """One line of `cards.yaml`. source: "assets" (in the repository), "folder" (a local path) or "hub" (path is a hub
+    id). kind: "stable_diffusion" or "unconditional", the class that loads it."""
 
     id: str
     name: str
@@ -31,6 +32,7 @@ class Card:
     gpu_dtype: str
     group_set: str
     licence: str
+    kind: str = "stable_diffusion"
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def to_eps(output: Tensor, x_t: Tensor, t: Tensor, schedule: Schedule, predictio
 
 
 class BaseModel(ABC):
-    """A latent diffusion model. `denoiser` is the module that adapters attach to.
+    """A latent (or pixel-space) diffusion model. `denoiser` is the module that adapters attach to.
 
     sha256: hash of the weights that enter a score (denoiser, text encoder, VAE). lock: whoever runs the denoiser or
     switches its weights holds it, so that several visitors can use one model.

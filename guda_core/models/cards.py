@@ -11,6 +11,7 @@ from guda_core.errors import ModelError
 from guda_core.models.base import BaseModel, Card
 
 CARDS = Path(__file__).with_name("cards.yaml")
+KINDS = ("stable_diffusion", "unconditional")
 
 
 def read_cards(path: Path = CARDS) -> dict[str, Card]:
@@ -33,7 +34,18 @@ def find_card(name: str) -> Card:
 
 
 def load_model(card: Card, *, device: str | None = None, dtype: torch.dtype | None = None) -> BaseModel:
-    """Load a card's model on the device (default: the GPU when there is one)."""
+    """Load a card's model on the device (default: the GPU when there is one).
+
+    Raises:
+        ModelError: the card's kind is unknown, or the model cannot be had.
+    """
+    if card.kind not in KINDS:
+        raise ModelError(f"Card '{card.id}' is of kind '{card.kind}'. Known: {', '.join(KINDS)}.")
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if card.kind == "unconditional":
+        from guda_core.models.unconditional import Unconditional
+
+        return Unconditional.from_card(card, device=where, dtype=dtype)
     from guda_core.models.stable_diffusion import StableDiffusion
 
-    return StableDiffusion(card, device=device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype=dtype)
+    return StableDiffusion(card, device=where, dtype=dtype)

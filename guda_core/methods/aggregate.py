@@ -1,0 +1,43 @@
+"""From one number a training picture to one score a group: sum_k = sum over the group's pictures, or their mean.
+
+Intervals are the normal approximation of a sum (mean) over the group's pictures, taken as a sample of what the group
+could have contributed: n mean +- 1.96 sqrt(n) s, mean +- 1.96 s / sqrt(n). They tell nothing of the method's own error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from guda_core.errors import OptionError
+from guda_core.records import GroupScore
+
+AGGREGATES = ("sum", "mean")
+
+
+def check_aggregate(how: str) -> None:
+    """Raises OptionError unless `how` is known."""
+    if how not in AGGREGATES:
+        raise OptionError(f"aggregate '{how}': known are {', '.join(AGGREGATES)}.")
+
+
+def group_scores(
+    values: np.ndarray, groups: Sequence[str], group_ids: Sequence[str], how: str
+) -> dict[str, GroupScore]:
+    """values: (N,) of pictures; groups: N ids, aligned. A group without pictures is unavailable."""
+    check_aggregate(how)
+    member, out = np.asarray(groups), {}
+    for g in group_ids:
+        v = np.asarray(values, np.float64)[member == g]
+        if not len(v):
+            out[g] = GroupScore(None, None, None, "unavailable", "There are no training pictures of this group.")
+        elif not np.isfinite(v).all():
+            out[g] = GroupScore(None, None, None, "no_score", "A picture's value is not finite.")
+        else:
+            scale = len(v) if how == "sum" else 1
+            half = 1.96 * scale * float(v.std(ddof=1)) / math.sqrt(len(v)) if len(v) > 1 else 0.0
+            score = scale * float(v.mean())
+            out[g] = GroupScore(score, score - half, score + half)
+    return out

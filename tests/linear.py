@@ -1,0 +1,43 @@
+"""A one-layer denoiser in which everything has a closed form, with pictures of three groups and a query."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from torch import nn
+
+from guda_core.examples import Examples
+from guda_core.records import Query
+from tests.test_elbo import linear_schedule
+
+GROUPS, D, K = ("a", "b", "c"), 4, 3
+
+
+class Linear:
+    """A one-layer denoiser, eps_hat = W x_t, on pictures of D numbers: everything has a closed form."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        self.denoiser = nn.Linear(D, D, bias=False)
+        self.denoiser.weight.data = weight.clone()
+        self.schedule, self.device, self.dtype = linear_schedule(), torch.device("cpu"), torch.float32
+        self.card, self.sha256 = SimpleNamespace(id="linear", kind="unconditional"), f"{float(weight.sum()):.6f}"
+        self.lock = threading.RLock()
+
+    def embed(self, prompts):
+        return torch.zeros(len(prompts), 0, 0)
+
+    def predict_eps(self, x_t, t, cond, denoiser=None):
+        return (denoiser or self.denoiser)(x_t.flatten(1)).reshape(x_t.shape)
+
+
+def linear_world() -> SimpleNamespace:
+    """model, nine examples of three groups, and a query."""
+    g = torch.Generator().manual_seed(0)
+    model = Linear(0.5 * torch.randn(D, D, generator=g))
+    z = torch.randn(9, 1, 2, 2, generator=g)
+    examples = Examples(z, ("",) * 9, tuple(GROUPS[i // 3] for i in range(9)), tuple(f"h{i}" for i in range(9)))
+    query = Query(np.zeros(1), torch.randn(1, 1, 2, 2, generator=g), "", "q")
+    return SimpleNamespace(model=model, examples=examples, query=query)

@@ -1,0 +1,170 @@
+"""Gradient features: their projection, what they depend on, and their cache."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from guda_core.errors import CacheError
+from guda_core.gradients import FeatureBank, FeatureConfig, Projection
+from guda_core.methods.instance import Instance, InstanceConfig
+from guda_core.methods.kernel import KernelConfig
+from guda_core.methods.trak import Trak
+from guda_core.store import Store
+from tests.linear import GROUPS, D, K, Linear, linear_world
+from tests.test_baselines import config, last
+
+
+@pytest.fixture
+def linear():
+    return linear_world()
+
+
+# Projection ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_projection_is_seeded_keeps_inner_products_and_does_not_depend_on_the_batch(monkeypatch):
+    monkeypatch.setattr("guda_core.gradients.BLOCK", 1000)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 3500)).astype(np.float32)
+    s = Projection(3500, 64, seed=3)
+    assert np.allclose(s(x)[:1], s(x[:1])) and np.array_equal(s(x), Projection(3500, 64, seed=3)(x))
+    matrix = np.hstack([s.block(i).toarray() for i in range(4)])
+    assert ((matrix != 0).sum(axis=0) == 4).all() and np.allclose((matrix**2).sum(axis=0), 1)
+    np.testing.assert_allclose(s(x), x @ matrix.T, rtol=1e-3, atol=1e-3)
+    found = [np.prod(Projection(3500, 64, seed=i)(x), axis=0).sum() for i in range(200)]
+    truth = float(x[0] @ x[1])
+    sd = np.linalg.norm(x[0]) * np.linalg.norm(x[1]) / 8  # of a dense +-1 matrix with 64 rows
+    assert abs(np.mean(found) - truth) < 4 * sd / 200**0.5 and np.std(found) < 1.3 * sd
+    assert Projection(3500, 0, 0)(x) is x
+
+
+# Cache and settings --------------------------------------------------------------------------------------------------
+
+
+def folders(tmp_path):
+    return sorted(p.name for p in (tmp_path / "cache" / "features").iterdir())
+
+
+def test_the_second_run_reads_the_cache(linear, tmp_path):
+    first = Trak(linear.model, linear.examples, GROUPS, config())
+    steps = [a.progress for a in first.attribute(linear.query)]
+    assert steps[-1] == 1.0 and len(steps) == 2
+    second = Trak(linear.model, linear.examples, GROUPS, config())
+    (answer,) = second.attribute(linear.query)  # no progress: nothing is made
+    np.testing.assert_array_equal(answer.values["pictures"], last(first, linear.query).values["pictures"])
+    assert len(folders(tmp_path)) == 1
+    record = json.loads((first.bank.store.folder / "settings.json").read_text())
+    assert record["settings"]["base_sha256"] == linear.model.sha256 and set(record["files"]) == {
+        "phi.npy",
+        "residual.npy",
+    }
+    assert isinstance(second.features.phi, np.memmap) and not second.features.phi.flags.writeable
+
+
+FEATURE_CHANGES = [
+    {"output": "mean"},
+    {"timesteps": 2},
+    {"normalise": True},
+    {"dim": 8},
+    {"dim": 8, "seed": 1},
+    {"parts": ("denoiser.weight", "weight")},
+]
+
+
+@pytest.mark.parametrize("change", FEATURE_CHANGES, ids=str)
+def test_other_settings_are_other_features(linear, tmp_path, change):
+    base = {"timesteps": K, "dim": 8 if "seed" in change else 0}
+    found = []
+    for more in ({}, change):
+        bank = FeatureBank(linear.model, linear.examples, FeatureConfig(**{**base, **more}))
+        assert list(bank.prepare())[-1:] == [1.0] and list(bank.prepare()) == []
+        found.append(bank.load().phi)
+    assert len(folders(tmp_path)) == 2
+    if "parts" not in change:
+        assert found[0].shape != found[1].shape or not np.allclose(*found)
+
+
+def test_another_model_or_other_data_is_another_cache(linear, tmp_path):
+    e = linear.examples
+    for model, examples in (
+        (linear.model, e),
+        (Linear(torch.eye(D)), e),
+        (linear.model, dataclasses.replace(e, latents=e.latents + 1)),
+    ):
+        last(Trak(model, examples, GROUPS, config()), linear.query)
+    assert len(folders(tmp_path)) == 3
+    last(Trak(linear.model, dataclasses.replace(e, groups=("b",) * 9), GROUPS, config()), linear.query)
+    assert len(folders(tmp_path)) == 3  # groups only sum
+
+
+@pytest.mark.parametrize("change", [{"ridge": 1.0}, {"aggregate": "mean"}], ids=str)
+def test_kernel_settings_matter(linear, change):
+    one, two = (last(Trak(linear.model, linear.examples, GROUPS, config(**c)), linear.query) for c in ({}, change))
+    assert one.groups["a"].score != two.groups["a"].score
+
+
+INSTANCE_CHANGES = [{"timesteps": 2}, {"eta": 2.0}, {"rise": 0.1}, {"damping": 1.0}, {"aggregate": "sum"}]
+
+
+@pytest.mark.parametrize("change", INSTANCE_CHANGES, ids=str)
+def test_instance_settings_matter(linear, change):
+    base = {"timesteps": K, "parts": ("weight",)}
+    one, two = (
+        last(Instance(linear.model, linear.examples, GROUPS, InstanceConfig(**{**base, **c})), linear.query)
+        for c in ({}, change)
+    )
+    assert one.groups["a"].score != two.groups["a"].score
+
+
+def test_fields_are_all_tried():
+    tried = {k for c in FEATURE_CHANGES for k in c}
+    assert {f.name for f in dataclasses.fields(FeatureConfig)} <= tried
+    assert {f.name for f in dataclasses.fields(KernelConfig)} <= {"ridge", "aggregate", "features"}
+    assert {f.name for f in dataclasses.fields(InstanceConfig)} <= {k for c in INSTANCE_CHANGES for k in c} | {"parts"}
+
+
+def _flip(path):
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+
+
+DAMAGE = {
+    "a bit": lambda f: _flip(f / "phi.npy"),
+    "a file": lambda f: (f / "residual.npy").unlink(),
+    "the record": lambda f: (f / "settings.json").write_text("{"),
+    "no files": lambda f: (f / "settings.json").write_text("{}"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_cache_says_what_to_do(linear, name):
+    last(Trak(linear.model, linear.examples, GROUPS, config()), linear.query)
+    method = Trak(linear.model, linear.examples, GROUPS, config())
+    DAMAGE[name](method.bank.store.folder)
+    with pytest.raises(CacheError, match=r"Delete .*trak|Delete .*gradients-"):
+        last(method, linear.query)
+
+
+def test_an_interrupted_computation_leaves_no_cache(linear):
+    method = Trak(linear.model, linear.examples, GROUPS, config())
+    method.bank.store.create("phi", (2, 2))
+    assert not method.bank.store.complete
+    with pytest.raises(CacheError, match="computed first"):
+        method.bank.load()
+    assert last(method, linear.query).ranked()
+
+
+def test_two_makers_of_one_store_agree(tmp_path):
+    one, two = (Store("x", {"n": 1}) for _ in range(2))
+    two._aside = two._aside.with_name("other")
+    for s in (one, two):
+        s.create("v", (2,))[:] = [1, 2]
+    one.finish()
+    two.finish()
+    assert two.open()["v"].tolist() == [1, 2] and len(folders(tmp_path)) == 1
