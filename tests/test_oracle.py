@@ -7,9 +7,10 @@ import itertools
 import pytest
 
 from guda_core import oracle
-from guda_core.errors import OptionError
+from guda_core.errors import OptionError, TrainingError
 from guda_core.groups import load_group_set
 from guda_core.oracle import Job
+from guda_core.training import stages
 from guda_core.training.loop import Progress
 from guda_core.training.unet import UnetConfig
 
@@ -61,3 +62,15 @@ def test_it_stops_after_the_minutes_and_closes_the_training(trained, monkeypatch
     assert done == [Job("twemoji", FULL_SEED).name] and closed == ["twemoji", "openmoji"]
     with pytest.raises(OptionError, match="positive"):
         list(oracle.work(GROUPS, UnetConfig(), minutes=0))
+
+
+def test_trainings_start_from_the_committed_vae_and_clip_when_the_cache_has_none(tmp_path, monkeypatch):
+    for name, folder in (("vae", "model/vae"), ("clip", "clip")):
+        assert stages._finished(name) == stages.ASSETS / folder
+        (stages.work_dir() / name).mkdir(parents=True)
+        (stages.work_dir() / name / "stage.json").write_text("{}")
+        assert stages._finished(name) == stages.work_dir() / name
+    (stages.work_dir() / "vae" / "stage.json").unlink()
+    monkeypatch.setattr(stages, "ASSETS", tmp_path)
+    with pytest.raises(TrainingError, match="needs the vae first"):
+        stages._finished("vae")

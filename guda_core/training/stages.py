@@ -134,15 +134,29 @@ def unet_name(exclude: str | None, seed: int) -> str:
     return f"unet-{'full' if exclude is None else f'without-{exclude}'}-s{seed}"
 
 
+ASSETS = Path(__file__).resolve().parent.parent.parent / "assets"
+
+
+def _finished(name: str) -> Path:
+    """The folder of the trained "vae" or "clip": in the cache, else the committed one (the same weights, float16).
+
+    Raises:
+        TrainingError: there is neither.
+    """
+    committed = {"vae": ASSETS / "model" / "vae", "clip": ASSETS / "clip"}[name]
+    if is_done(name):
+        return work_dir() / name
+    if (committed / "config.json").is_file():
+        return committed
+    raise TrainingError(f"The UNet needs the {name} first. Run `python -m guda_core train {name}`.")
+
+
 def stage_unet(group_set: GroupSet, config: unet_training.UnetConfig, exclude: str | None = None) -> Iterator[Progress]:
     """Train the full UNet, or with `exclude` a LOGO model: the same but for one group's pictures."""
-    for needed in ("clip", "vae"):
-        if not is_done(needed):
-            raise TrainingError(f"The UNet needs the {needed} first. Run `python -m guda_core train {needed}`.")
     pictures = data.load(group_set, "train")
-    vae = AutoencoderKL.from_pretrained(work_dir() / "vae").eval()
+    vae = AutoencoderKL.from_pretrained(_finished("vae"), torch_dtype=torch.float32).eval()
     latents = vae_training.latents(vae, pictures.pixels)
-    embed = TextEncoder(work_dir() / "clip")
+    embed = TextEncoder(_finished("clip"))
     name = unet_name(exclude, config.loop.seed)
     unet = None
     steps = unet_training.train(latents, pictures, group_set, embed, config, work_dir() / f"{name}.pt", exclude)
