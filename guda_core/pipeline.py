@@ -138,10 +138,10 @@ class LocalService:
         return self._forward_s
 
     def estimate(self, methods: Sequence[str], effort: str) -> float:
-        seconds = 0.2
+        draws, seconds = find_effort(effort).draws, 0.2
         if "guda" in methods:
             models = 1 + len(self.guda.adapters)
-            seconds += models * Budget().strata * find_effort(effort).draws * self.forward_seconds()
+            seconds += models * Budget().strata * draws * self.forward_seconds()
         return seconds
 
     def query(self, pixels: np.ndarray, prompt: str, **more: object) -> Query:

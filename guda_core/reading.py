@@ -115,7 +115,7 @@ def _unzip(data: bytes, names: tuple[str, ...] | None = FILES) -> dict[str, byte
                 with z.open(info) as f:
                     out[name] = f.read(info.file_size + 1)
                 if len(out[name]) != info.file_size:
-                    raise ReportError("This zip unpacks to far more than it says. It is no report.")
+                    raise ReportError("This zip unpacks to another size than it says. It is no report.")
     except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, zlib.error) as e:
         raise ReportError("This zip is damaged or cut off. Make the report again, or fetch it again.") from e
     for name in names or ():
@@ -202,7 +202,8 @@ def read_values(data: bytes) -> dict[str, np.ndarray]:
             raise ReportError(f"{shown} is no array of a report.") from e
         if dtype.hasobject:
             raise ReportError(f"{shown} holds Python objects (a pickle), which are never read.")
-        if dtype not in DTYPES or columns_first or math.prod(shape) * dtype.itemsize != len(raw) - f.tell():
+        sound = dtype in DTYPES and not columns_first and all(n > 0 for n in shape)
+        if not sound or math.prod(shape) * dtype.itemsize != len(raw) - f.tell():
             raise ReportError(f"{shown} is not of the type or size of a report's values.")
         array = np.frombuffer(raw, dtype, offset=f.tell()).reshape(shape)
         if not np.isfinite(array).all():
