@@ -212,7 +212,7 @@ def test_a_stopped_computation_and_unknown_settings_are_refused(service, path):
 
 def test_a_picture_that_is_none_is_refused(service, path):
     put(path, {**files_of(path), "picture.png": b"<svg/>"})
-    with pytest.raises(ReportError, match="picture or prompt is refused. Only PNG"):
+    with pytest.raises(ReportError, match=r"picture or prompt is refused\. Only PNG"):
         list(replay(read_report(path), service))
 
 
