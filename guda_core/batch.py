@@ -153,7 +153,9 @@ class Batch:
             raise OptionError("The results must go into another folder than that of the pictures.")
         self.files = pictures(folder, config.prompts)
         self.prompts = read_prompts(config.prompts, self.files) if config.prompts is not None else {}
-        self.settings = {"effort": config.effort, "methods": list(config.methods)}
+        data = config.prompts.read_bytes() if config.prompts is not None else None
+        self.prompts_sha256 = hashlib.sha256(data).hexdigest() if data is not None else None
+        self.settings: dict[str, Any] = {"effort": config.effort, "methods": list(config.methods)}
         self.provenance = service.provenance()
 
     def run(self) -> Iterator[Progress | Summary]:
@@ -236,13 +238,12 @@ class Batch:
     def _finish(self, entries: list[dict[str, Any]], rows: list[dict[str, Any]], refused: list[dict[str, Any]]) -> None:
         table = evidence.csv_text(("file", *COLUMNS), rows).encode()
         evidence.write(self.out / SCORES, table)
-        prompts = self.config.prompts
         shared = circumstances(self.service.group_set, provenance=self.provenance, settings=self.settings)
         record = {
             "format": FORMAT,
             "date": today(),
             "folder": shown(self.folder.resolve()),
-            "prompts_sha256": hashlib.sha256(prompts.read_bytes()).hexdigest() if prompts is not None else None,
+            "prompts_sha256": self.prompts_sha256,
             **shared,
             "pictures": entries,
             "refused": refused,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -72,7 +73,7 @@ def _draw(axes: Axes, a: Attribution, group_set: GroupSet) -> None:
         axes.spines[side].set_visible(False)
 
 
-def _text(size: float, colour: str) -> dict[str, object]:
+def _text(size: float, colour: str) -> dict[str, Any]:
     return {"fontsize": size, "color": colour, "fontfamily": FONT}
 
 

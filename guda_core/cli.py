@@ -308,7 +308,8 @@ def attribute(
             bar.update(task, completed=a.progress, note=a.method)
     for a in final.values():
         _print_attribution(a, service.group_set)
-    answers, about = list(final.values()), {"settings": {"effort": effort, "methods": wanted}}
+    answers = list(final.values())
+    about: dict[str, Any] = {"settings": {"effort": effort, "methods": wanted}}
     if json_file is not None or report_file is not None:
         about["provenance"] = service.provenance()
     if json_file is not None:

@@ -64,6 +64,7 @@ def batch(
     """Attribute every picture of a folder; goes on where it was stopped. Exit code 1 when pictures were refused."""
     from guda_core.batch import Batch, BatchConfig, Summary
     from guda_core.pipeline import load_service
+    from guda_core.report import plain
 
     if not folder.is_dir():
         raise OptionError(f"There is no folder '{folder}'.")
@@ -76,12 +77,12 @@ def batch(
                 summary = item
             else:
                 at = item.done + item.fraction * (item.state == "working")
-                bar.update(task, completed=at, note=escape(item.file[:40]))
+                bar.update(task, completed=at, note=escape(plain(item.file, 40)))
     assert summary is not None
     kept = f" ({summary.kept} of them kept from an earlier run)" if summary.kept else ""
     out.print(f"Scored: {summary.finished}{kept}. Refused: {len(summary.refused)}.", highlight=False)
     for file, why in summary.refused.items():
-        err.print(f"{file}: {why}", markup=False, highlight=False)
+        err.print(f"{plain(file, 255)}: {why}", markup=False, highlight=False)
     out.print(f"Written: {out_folder / 'batch.json'} and {out_folder / 'scores.csv'}", highlight=False)
     if summary.refused:
         raise typer.Exit(1)

@@ -15,15 +15,17 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from guda_core.errors import ImageError, PromptError, ReportError
-from guda_core.evidence import PICTURE
+from guda_core.evidence import PICTURE, VALUES
 from guda_core.reading import Report
 from guda_core.records import Attribution
-from guda_core.report import to_json
+from guda_core.report import plain, to_json
 
 if TYPE_CHECKING:
     from guda_core.pipeline import Service
@@ -51,7 +53,7 @@ class Change:
 
     def sentence(self) -> str:
         """What differs and by how much; hashes are cut to 12 digits."""
-        said = f"{self.where}: {_shown(self.before)} in the report, {_shown(self.now)} now"
+        said = f"{plain(self.where, 120)}: {_shown(self.before)} in the report, {_shown(self.now)} now"
         if isinstance(self.before, float) and isinstance(self.now, float):
             said += f", {self.now - self.before:+.3g}"
         return f"{said}{' (within tolerance)' if self.within else ''}."
@@ -72,7 +74,7 @@ class Verdict:
 
 def _shown(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
-    return text[:12] if len(text) == 64 and not set(text) - set("0123456789abcdef") else text[:120]
+    return text[:12] if len(text) == 64 and not set(text) - set("0123456789abcdef") else plain(text, 120)
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
@@ -146,6 +148,20 @@ def compare(report: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict:
     return Verdict(outcome, tuple(scores), tuple(inputs), tuple(told))
 
 
+def _other_values(before: Mapping[str, np.ndarray], now: Mapping[str, Attribution]) -> tuple[Change, ...]:
+    """Arrays of values.npz that are not what is computed now, within the tolerance of nats."""
+    out = []
+    for name, a in before.items():
+        method, _, key = name.partition("/")
+        b = now[method].values.get(key) if method in now else None
+        if b is None or a.shape != b.shape:
+            out.append(Change(f"{VALUES}/{name}", str(a.shape), str(b.shape) if b is not None else MISSING))
+        elif not np.allclose(a, b, rtol=RELATIVE, atol=ABSOLUTE["nats"]):
+            at = np.unravel_index(np.abs(a - b).argmax(), a.shape)
+            out.append(Change(f"{VALUES}/{name}", float(a[at]), float(b[at])))
+    return tuple(out)
+
+
 def replay(report: Report, service: Service) -> Iterator[Attribution | Verdict]:
     """Compute a report's answer again with this service: yields its refining Attributions, then the Verdict.
 
@@ -169,4 +185,6 @@ def replay(report: Report, service: Service) -> Iterator[Attribution | Verdict]:
         final[a.method] = a
         yield a
     now = to_json(query, list(final.values()), service.group_set, provenance=service.provenance(), settings=settings)
-    yield compare(record, json.loads(json.dumps(now)))
+    verdict = compare(record, json.loads(json.dumps(now)))
+    forged = _other_values(report.values, final)
+    yield replace(verdict, outcome="different", scores=(*verdict.scores, *forged)) if forged else verdict

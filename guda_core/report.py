@@ -47,6 +47,11 @@ def today() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def plain(text: str, most: int) -> str:
+    """A text from outside, cut to `most` characters, with everything escaped that could steer a terminal."""
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text[:most])
+
+
 def read_figures(path: Path) -> dict[str, Any] | str:
     """The JSON object in a file of figures measured earlier, with the file's `sha256`; or why there is none.
 

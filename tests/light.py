@@ -101,7 +101,7 @@ class LightService:
             if g in self.made_with.unavailable:
                 groups[g] = GroupScore(None, None, None, "unavailable", self.made_with.unavailable[g])
                 continue
-            values[f"kl_without/{g}"] = values["kl_full"] + rng.normal(1.0, 3.0, t.shape)
+            values[f"kl_without/{g}"] = values["kl_full"] + rng.normal(0.0, 3.0, t.shape)
             v = float((values[f"kl_without/{g}"] - values["kl_full"]).sum()) * self.nudge
             groups[g] = GroupScore(v, v - 4.0, v + 4.0)
         settings = {"adapters": dict(self.made_with.adapters), "dtype": self.made_with.dtype}

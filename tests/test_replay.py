@@ -56,14 +56,17 @@ def verdict(report: Report, service) -> Verdict:
 
 
 def changed(path, *keys: str, to: object) -> None:
-    """Set one value of report.json."""
+    """Set one value of report.json, as a careful forger: in the table too."""
     files = files_of(path)
     record = json.loads(files["report.json"])
     at = record
     for key in keys[:-1]:
         at = at[key]
     at[keys[-1]] = to
-    put(path, {**files, "report.json": json.dumps(record).encode()})
+    files["report.json"] = json.dumps(record).encode()
+    if keys[0] == "methods":
+        files["scores.csv"] = evidence.csv_text(evidence.COLUMNS, evidence.score_rows(record)).encode()
+    put(path, files)
 
 
 def where(changes: tuple[Change, ...]) -> set[str]:
@@ -164,6 +167,35 @@ def test_another_picture_is_found_even_with_its_hash_corrected(service, path, tm
 def test_another_prompt_is_found(service, path):
     changed(path, "picture", "prompt", to="dog")
     assert verdict(read_report(path), service).outcome == "different"
+
+
+def test_forged_values_are_found_though_every_hash_is_corrected(service, path):
+    files = files_of(path)
+    with zipfile.ZipFile(io.BytesIO(files["values.npz"])) as z:
+        arrays = {n: z.read(n) for n in z.namelist()}
+    full = read_report(path).values["guda/kl_full"].copy()
+    full[1, 2] += 5
+    put(path, {**files, "values.npz": evidence.zipped({**arrays, "guda/kl_full.npy": array(full)})})
+    v = verdict(read_report(path), service)
+    assert v.outcome == "different" and where(v.scores) == {"values.npz/guda/kl_full"}
+    assert "-5" in v.scores[0].sentence()
+
+
+def test_a_forged_table_is_refused_though_every_hash_is_corrected(path):
+    files = files_of(path)
+    put(path, {**files, "scores.csv": files["scores.csv"].replace(b"Twemoji", b"Nobody!")})
+    with pytest.raises(ReportError, match=r"scores\.csv does not say what report\.json says"):
+        read_report(path)
+
+
+def test_what_is_said_of_a_report_cannot_steer_the_terminal(service, path):
+    changed(path, "settings", "\x1b[2J", to="\x1b[31m\u202e")
+    (change,) = verdict(read_report(path), service).inputs
+    assert change.sentence().isprintable()
+    put(path, {**files_of(path), "\x1b[2J": b""})
+    with pytest.raises(ReportError, match=r"u001b\[2J', which is no part") as e:
+        read_report(path)
+    assert str(e.value).isprintable()
 
 
 def test_versions_are_told_and_not_judged(service, path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import zipfile
 
@@ -49,6 +50,8 @@ def test_a_report_of_a_real_model_replays_equal_and_its_change_is_found(run, pat
     record["adapters"][first] = "0" * 64
     with zipfile.ZipFile(path) as z:
         files = {n: z.read(n) for n in z.namelist()}
+    files["scores.csv"] = evidence.csv_text(evidence.COLUMNS, evidence.score_rows(record)).encode()
+    record["files"]["scores.csv"] = hashlib.sha256(files["scores.csv"]).hexdigest()
     path.write_bytes(evidence.zipped({**files, "report.json": json.dumps(record).encode()}))
     done = run("replay", path)
     assert done.exit_code == 1 and "Different." in done.output
