@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from guda_core.errors import AdapterError
 
-WEIGHTS, META = "adapter.safetensors", "adapter.json"
+WEIGHTS, META, HEALTH = "adapter.safetensors", "adapter.json", "health.json"
 
 
 @dataclass(frozen=True)

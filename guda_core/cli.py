@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from typer.core import TyperGroup
 
+from guda_core import cli_reports
 from guda_core.errors import GudaError, OptionError
+from guda_core.terminal import EffortOption, MethodsOption, ModelOption, err, listed, out
+from guda_core.terminal import progress_bar as _bar
 
 if TYPE_CHECKING:
     from guda_core.records import Attribution, GroupSet
@@ -26,7 +26,6 @@ app = typer.Typer(
     help="Which groups of training pictures made a diffusion model able to make this picture? A positive score means "
     "that the model explains the picture worse without the group. Scores are not shares.",
 )
-out, err = Console(), Console(stderr=True)
 
 
 class _Group(TyperGroup):
@@ -47,13 +46,6 @@ def _main() -> None:
     quieten_libraries()
 
 
-def _bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeElapsedColumn(),
-        TimeRemainingColumn(), console=err,
-    )  # fmt: skip
-
-
 def _follow(title: str, steps: Iterator[Any]) -> None:
     """Show a bar for an iterator of training progress."""
     with _bar() as bar:
@@ -70,7 +62,6 @@ def _group_set(name: str) -> GroupSet:
 
 
 SetOption = Annotated[str, typer.Option("--set", help="Group set: a folder below style_groups/.")]
-ModelOption = Annotated[str | None, typer.Option("--model", help="A card of models/cards.yaml. Default: GUDA_MODEL.")]
 
 
 @app.command()
@@ -292,18 +283,19 @@ def _print_attribution(a: Attribution, gs: GroupSet) -> None:
 def attribute(
     image: Annotated[Path, typer.Argument(help="PNG, JPEG or WebP.")],
     prompt: Annotated[str, typer.Option(help="The caption; empty = the unconditional model.")] = "",
-    effort: Annotated[str, typer.Option(help="quick, standard or full.")] = "standard",
-    methods: Annotated[str, typer.Option(help="Comma-separated: guda, clip.")] = "guda,clip",
+    effort: EffortOption = "standard",
+    methods: MethodsOption = "guda,clip",
     json_file: Annotated[Path | None, typer.Option("--json", help="Where to write the full record.")] = None,
+    report_file: Annotated[Path | None, typer.Option("--report", help="Where to write the report (a zip).")] = None,
     model: ModelOption = None,
 ) -> None:
     """Attribute a picture to the groups of training pictures."""
-    from guda_core import report
+    from guda_core import evidence, report
     from guda_core.pipeline import load_service
 
     if not image.is_file():
         raise OptionError(f"There is no file '{image}'.")
-    wanted = [m.strip() for m in methods.split(",") if m.strip()]
+    wanted = listed(methods)
     service = load_service(model, fall_back=False)
     query = service.prepare(image, prompt=prompt)
     for sentence in query.preparation:
@@ -316,13 +308,21 @@ def attribute(
             bar.update(task, completed=a.progress, note=a.method)
     for a in final.values():
         _print_attribution(a, service.group_set)
+    answers = list(final.values())
+    about: dict[str, Any] = {"settings": {"effort": effort, "methods": wanted}}
+    if json_file is not None or report_file is not None:
+        about["provenance"] = service.provenance()
     if json_file is not None:
-        settings = {"effort": effort, "methods": wanted}
-        record = report.to_json(
-            query, list(final.values()), service.group_set, model=service.model.card.id, settings=settings
-        )
-        json_file.write_text(json.dumps(record, indent=1), encoding="utf-8")
+        record = report.to_json(query, answers, service.group_set, **about)
+        evidence.write(json_file, evidence.json_text(record).encode())
         out.print(f"Written: {json_file}", highlight=False)
+    if report_file is not None:
+        evidence.write(report_file, evidence.make(query, answers, service.group_set, **about))
+        out.print(f"Written: {report_file}", highlight=False)
+
+
+app.command()(cli_reports.replay)
+app.command()(cli_reports.batch)
 
 
 @app.command()

@@ -68,6 +68,12 @@ class Clip:
         }
         save_file({g: f.to(torch.float16).contiguous() for g, f in features.items()}, self.folder / BANK, metadata=meta)
 
+    def bank_sha256(self) -> str:
+        """SHA-256 of the bank's file. Raises ModelError when there is none."""
+        if not (self.folder / BANK).is_file():
+            raise ModelError(f"There is no {BANK} in {self.folder}. Make it with `python -m guda_core train bank`.")
+        return hashlib.sha256((self.folder / BANK).read_bytes()).hexdigest()
+
     def read_bank(self) -> dict[str, Tensor]:
         """group id -> (N, D) float32 unit vectors.
 

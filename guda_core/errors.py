@@ -37,6 +37,10 @@ class ScoreError(GudaError):
     """A score cannot be computed (for example: a value is not finite)."""
 
 
+class ReportError(GudaError):
+    """A report is damaged, was tampered with, or cannot be written, read or replayed."""
+
+
 class TrainingError(GudaError):
     """A training cannot start, go on or be resumed."""
 

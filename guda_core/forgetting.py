@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from guda_core import adapters, data, elbo
+from guda_core.adapters import HEALTH
 from guda_core.captions import style_caption
 from guda_core.clip import Clip
 from guda_core.data import Pictures
@@ -27,8 +28,6 @@ from guda_core.records import GroupSet
 from guda_core.report import versions
 from guda_core.training.loop import Progress
 from guda_core.unlearn import UnlearnConfig, unlearn
-
-HEALTH = "health.json"
 
 
 def config_of(*, whole: bool = False, rank: int | None = None, **changes: Any) -> UnlearnConfig:

@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from guda_core.adapters import HEALTH
 from guda_core.clip import Clip
 from guda_core.errors import ModelError, OptionError
 from guda_core.groups import load_group_set
@@ -26,7 +27,8 @@ from guda_core.methods.counterfactual import Budget
 from guda_core.methods.guda import Guda
 from guda_core.models.base import BaseModel
 from guda_core.models.cards import find_card, load_model
-from guda_core.records import Attribution, GroupSet, Query
+from guda_core.records import Attribution, GroupSet, Provenance, Query
+from guda_core.report import read_figures, read_validation
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 DEFAULT_MODEL = "emoji"
@@ -65,6 +67,10 @@ class Service(Protocol):
     model_name: str
     banner: str  # "" or a sentence for the top of the page, e.g. that the bundled model stands in for another
 
+    def provenance(self) -> Provenance:
+        """The hashes and settings of everything that answers are computed with, for their record."""
+        ...
+
     def methods(self) -> dict[str, str]:
         """Method id -> name as shown, in the order of display: {"guda": "GUDA", "clip": "CLIP similarity"}."""
         ...
@@ -96,6 +102,25 @@ class LocalService:
         self.similarity = ClipSimilarity(clip, group_set)
         self._forward_s: float | None = None
 
+    def provenance(self) -> Provenance:
+        m, device = self.model, str(self.model.device)
+        if m.device.type == "cuda":
+            device = f"{device} ({torch.cuda.get_device_name(m.device)})"
+        return Provenance(
+            model=m.card.id,
+            name=m.card.name,
+            sha256=m.sha256,
+            clip_sha256=self.clip.sha256,
+            bank_sha256=self.clip.bank_sha256(),
+            dtype=str(m.dtype).removeprefix("torch."),
+            device=device,
+            threads=torch.get_num_threads(),
+            adapters={g: a.meta["sha256"] for g, a in self.guda.adapters.items()},
+            unavailable=dict(self.guda.unavailable),
+            health={g: read_figures(self.guda.folder / g / HEALTH) for g in self.group_set.groups},
+            validation=read_validation(ASSETS / "benchmarks", base_sha256=m.sha256),
+        )
+
     def methods(self) -> dict[str, str]:
         return {k: name for k, (name, _) in METHODS.items()}
 
@@ -113,10 +138,10 @@ class LocalService:
         return self._forward_s
 
     def estimate(self, methods: Sequence[str], effort: str) -> float:
-        seconds = 0.2
+        draws, seconds = find_effort(effort).draws, 0.2
         if "guda" in methods:
             models = 1 + len(self.guda.adapters)
-            seconds += models * Budget().strata * find_effort(effort).draws * self.forward_seconds()
+            seconds += models * Budget().strata * draws * self.forward_seconds()
         return seconds
 
     def query(self, pixels: np.ndarray, prompt: str, **more: object) -> Query:

@@ -69,6 +69,33 @@ class Query:
 
 
 @dataclass(frozen=True)
+class Provenance:
+    """What a service computes with, as far as it enters a score or tells how far to trust one.
+
+    model, name: id and name of the card. sha256: of its weights. clip_sha256, bank_sha256: of the CLIP's weights and of
+    the file of its training pictures' features. dtype, device: of the model, e.g. "float32" and "cpu". threads: of one
+    operation on the CPU.
+    adapters: group id -> SHA-256 of its adapter. unavailable: group id -> why its adapter cannot be used.
+    health: group id -> the stored figures of what its adapter forgot and damaged, or a sentence why there are none.
+    validation: name of a file of measurements -> its figures with the file's `sha256`, or a sentence why there are
+    none.
+    """
+
+    model: str
+    name: str
+    sha256: str
+    clip_sha256: str
+    bank_sha256: str
+    dtype: str
+    device: str
+    threads: int
+    adapters: Mapping[str, str]
+    unavailable: Mapping[str, str] = field(default_factory=dict)
+    health: Mapping[str, Mapping[str, Any] | str] = field(default_factory=dict)
+    validation: Mapping[str, Mapping[str, Any] | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class GroupScore:
     """One group's score: a value with its 95% interval, or the reason why there is none.
 

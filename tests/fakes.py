@@ -15,8 +15,9 @@ from guda_core.errors import OptionError
 from guda_core.groups import load_group_set
 from guda_core.imaging import check_options, check_prompt, hash_pixels, read_picture
 from guda_core.pipeline import Step
-from guda_core.records import Attribution, GroupScore, Query
+from guda_core.records import Attribution, GroupScore, Provenance, Query
 from guda_core.ui import build_ui, launch_options
+from tests.light import fake_provenance
 
 UNITS = {"clip": "cosine", "guda": "nats"}
 REASON = "The adapter's hash is <wrong>."
@@ -40,6 +41,9 @@ class FakeService:
         self.prepared: list[Path] = []
         self.closed = self.at_work = self.most_at_work = 0
         self.fault: Exception | None = None
+
+    def provenance(self) -> Provenance:
+        return fake_provenance(self.group_set, dict.fromkeys((*self.unavailable, *self.missing), REASON))
 
     def methods(self) -> dict[str, str]:
         return {"clip": "CLIP similarity", "guda": "GUDA (unlearning)"}

@@ -43,8 +43,13 @@ TABLE = (
     "unlearn_unconditional",
     "methods.*",
     "methods",
-    "pipeline",
     "report",
+    "pipeline",
+    "charts",
+    "evidence",
+    "reading",
+    "replay",
+    "batch",
     "forgetting",
     "oracle",
     "benchmark",
@@ -53,6 +58,8 @@ TABLE = (
     "benchmark.*",
     "sanity",
     "plots",
+    "terminal",
+    "cli_reports",
     "cli",
     "ui.*",
     "ui",
@@ -64,9 +71,11 @@ PLACES = {
     "diffusers": ("models.stable_diffusion", "models.unconditional", "training.*"),
     "peft": ("adapters",),
     "plotly": ("plots",),
+    "matplotlib": ("charts",),
+    "jsonschema": ("reading",),
     "gradio": ("ui", "ui.*", "app"),
-    "typer": ("cli",),
-    "print": ("cli",),
+    "typer": ("cli", "cli_reports", "terminal"),
+    "print": ("cli", "cli_reports"),
 }
 
 
@@ -204,6 +213,7 @@ def test_a_planted_fault_is_found(path, text, fault, tmp_path):
 
 
 LIGHT = ("errors", "records", "groups", "metrics", "imaging", "data", "plots")
+LIGHT += ("report", "charts", "evidence", "reading", "replay", "batch")
 
 
 @pytest.mark.parametrize("name", [n for n in LIGHT if (ROOT / "guda_core" / f"{n}.py").is_file()])

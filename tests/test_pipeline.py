@@ -142,7 +142,8 @@ def test_the_estimate_grows_with_the_effort(service):
 def test_the_record_is_plain_json(service):
     query = picture(service)
     answers = list(last(service, query).values())
-    record = json.loads(json.dumps(report.to_json(query, answers, GROUPS, model="tiny", settings={"effort": "quick"})))
+    about = {"provenance": service.provenance(), "settings": {"effort": "quick", "methods": ["guda", "clip"]}}
+    record = json.loads(json.dumps(report.to_json(query, answers, GROUPS, **about)))
     guda = record["methods"]["guda"]
     assert guda["unit"] == "nats" and list(guda["groups"]) == list(GROUPS.groups)
     first = next(k for k in GROUPS.groups if k != MISSING)

@@ -1,0 +1,27 @@
+"""What the commands share on the terminal: where they write, their bars, and options that several take."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+out, err = Console(), Console(stderr=True)
+ModelOption = Annotated[str | None, typer.Option("--model", help="A card of models/cards.yaml. Default: GUDA_MODEL.")]
+EffortOption = Annotated[str, typer.Option(help="quick, standard or full.")]
+MethodsOption = Annotated[str, typer.Option(help="Comma-separated: guda, clip.")]
+
+
+def progress_bar() -> Progress:
+    """A bar on stderr; tasks need the field `note`."""
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeElapsedColumn(),
+        TimeRemainingColumn(), console=err,
+    )  # fmt: skip
+
+
+def listed(text: str) -> list[str]:
+    """The words of a comma-separated option."""
+    return [word.strip() for word in text.split(",") if word.strip()]

@@ -1,0 +1,225 @@
+"""A folder of pictures: one table, one record, a report each; it goes on where it stopped, and refuses by name."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from guda_core import batch, evidence, report
+from guda_core.batch import Batch, BatchConfig, Progress, Summary, report_path
+from guda_core.errors import OptionError, ReportError, ScoreError
+from guda_core.imaging import hash_pixels, read_picture
+from guda_core.reading import read_report
+from tests.light import LightService, draw
+
+QUICK = BatchConfig(effort="quick")
+
+
+@pytest.fixture(autouse=True)
+def one_day(monkeypatch):
+    """All reports bear one date, so that whole folders can be compared byte for byte."""
+    for place in (report, batch):
+        monkeypatch.setattr(place, "today", lambda: "2030-01-01T00:00:00+00:00")
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    path = tmp_path / "pictures"
+    path.mkdir()
+    for i, name in enumerate(("b.png", "a.png", "c.png")):
+        draw(path / name, seed=i)
+    return path
+
+
+def run(folder: Path, out: Path, config: BatchConfig = QUICK, service: LightService | None = None) -> Summary:
+    *steps, summary = Batch(service or LightService(), folder, out, config).run()
+    assert all(isinstance(s, Progress) and 0 <= s.fraction <= 1 and s.done <= s.files for s in steps)
+    assert isinstance(summary, Summary)
+    return summary
+
+
+def table(out: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO((out / "scores.csv").read_text(encoding="utf-8"))))
+
+
+def everything(out: Path) -> dict[str, bytes]:
+    return {p.relative_to(out).as_posix(): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
+
+
+def test_a_folder_becomes_a_table_a_record_and_reports(folder, tmp_path):
+    out = tmp_path / "out"
+    assert run(folder, out) == Summary(3, 0, {})
+    rows = table(out)
+    assert len(rows) == 3 * 2 * len(LightService().group_set.groups)
+    assert list(dict.fromkeys(r["file"] for r in rows)) == ["a.png", "b.png", "c.png"]
+    told = json.loads((out / "batch.json").read_text())
+    assert told["settings"] == {"effort": "quick", "methods": ["guda", "clip"]} and told["refused"] == []
+    assert told["files"]["scores.csv"] == hashlib.sha256((out / "scores.csv").read_bytes()).hexdigest()
+    for entry in told["pictures"]:
+        record = read_report(out / entry["report"]).record
+        assert hashlib.sha256((out / entry["report"]).read_bytes()).hexdigest() == entry["report_sha256"]
+        assert hashlib.sha256((folder / entry["file"]).read_bytes()).hexdigest() == entry["file_sha256"]
+        mine = [r for r in rows if r["file"] == entry["file"] and r["score"]]
+        assert (
+            all(float(r["score"]) == record["methods"][r["method"]]["groups"][r["group"]]["score"] for r in mine)
+            and len(mine) == 15
+        )
+    assert {k for k in told if k not in ("pictures", "refused", "folder")} >= {
+        "format", "date", "model", "clip", "adapters", "group_set", "versions", "hardware", "limits", "prompts_sha256"
+    }  # fmt: skip
+
+
+def test_an_interrupted_batch_goes_on_and_ends_as_an_uninterrupted_one(folder, tmp_path):
+    run(folder, tmp_path / "whole")
+    service = LightService()
+    stream = Batch(service, folder, tmp_path / "out", QUICK).run()
+    for p in stream:
+        if p.file == "b.png" and p.fraction == 0.5:
+            break
+    stream.close()
+    assert len(service.scored) == 2 and not (tmp_path / "out" / "batch.json").exists()
+    again = LightService()
+    assert run(folder, tmp_path / "out", service=again) == Summary(3, 1, {})
+    assert len(again.scored) == 2
+    assert everything(tmp_path / "out") == everything(tmp_path / "whole")
+    third = LightService()
+    assert run(folder, tmp_path / "out", service=third) == Summary(3, 3, {}) and third.scored == []
+    assert everything(tmp_path / "out") == everything(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("tear", [lambda b: b"", lambda b: b[:-20], lambda b: b[:500] + b"x" + b[501:]])
+def test_a_torn_report_is_made_again(folder, tmp_path, tear):
+    run(folder, tmp_path / "out")
+    before = everything(tmp_path / "out")
+    torn = report_path(tmp_path / "out", "a.png")
+    torn.write_bytes(tear(torn.read_bytes()))
+    service = LightService()
+    assert run(folder, tmp_path / "out", service=service) == Summary(3, 2, {})
+    assert everything(tmp_path / "out") == before and len(service.scored) == 1
+
+
+def test_another_picture_prompt_setting_or_model_is_scored_again(folder, tmp_path):
+    out, prompts = tmp_path / "out", tmp_path / "p.csv"
+    run(folder, out)
+    draw(folder / "a.png", seed=99)
+    assert run(folder, out).kept == 2
+    prompts.write_text("file,prompt\nb.png,cat\n")
+    assert run(folder, out, BatchConfig(effort="quick", prompts=prompts)).kept == 2
+    assert run(folder, out).kept == 2
+    assert run(folder, out, BatchConfig(effort="standard")).kept == 0
+    assert run(folder, out, BatchConfig(effort="standard", methods=("clip",))).kept == 0
+    service = LightService()
+    service.change(adapters={**service.made_with.adapters, "twemoji": "0" * 64})
+    assert run(folder, out, service=service).kept == 0
+    assert run(folder, out, service=service).kept == 3
+
+
+def test_bad_pictures_are_refused_by_name_and_the_rest_goes_on(folder, tmp_path, caplog):
+    (folder / "0.png").write_bytes(b"")
+    (folder / "notes.txt").write_text("no picture")
+    (folder / "torn.png").write_bytes((folder / "a.png").read_bytes()[:200])
+    draw(folder / "small.png", side=8)
+    (folder / ".hidden").write_text("x")
+    (folder / "below").mkdir()
+    os.mkfifo(folder / "pipe")
+    bad = LightService()
+    bad.bad_hash = hash_pixels(read_picture(folder / "b.png", size=16).pixels)
+    bad.fault = ScoreError("A value is not finite.")
+    summary = run(folder, tmp_path / "out", service=bad)
+    assert summary.finished == 2
+    assert set(summary.refused) == {"0.png", "notes.txt", "torn.png", "small.png", "b.png"}
+    assert "0 bytes" in summary.refused["0.png"] and "not finite" in summary.refused["b.png"]
+    told = json.loads((tmp_path / "out" / "batch.json").read_text())
+    assert {r["file"]: r["reason"] for r in told["refused"]} == summary.refused
+    digest = hashlib.sha256((folder / "notes.txt").read_bytes()).hexdigest()
+    assert next(r for r in told["refused"] if r["file"] == "notes.txt")["file_sha256"] == digest
+    bad.fault = RuntimeError("out of memory: secret")
+    summary = run(folder, tmp_path / "out", service=bad)
+    assert summary.finished == 2 and "RuntimeError" in summary.refused["b.png"]
+    assert "secret" not in summary.refused["b.png"] and "secret" in caplog.text
+
+
+def test_only_refused_pictures_still_make_a_table(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "x.png").write_bytes(b"x")
+    assert run(tmp_path / "in", tmp_path / "out").finished == 0
+    assert (tmp_path / "out" / "scores.csv").read_text() == "file," + ",".join(evidence.COLUMNS) + "\n"
+
+
+def test_odd_names_are_kept_apart_and_harmless(tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    names = ["=cmd.png", "a b\n.png", os.fsdecode(b"\xff.png"), "x" * 250 + ".png", "A.png", "a.png", "é.png"]
+    for i, name in enumerate(names):
+        draw(folder / name, seed=i)
+    assert run(folder, out) == Summary(7, 0, {})
+    rows = table(out)
+    assert len({r["file"] for r in rows}) == 7 and "'=cmd.png" in {r["file"] for r in rows}
+    assert len({p.name.lower() for p in (out / "reports").iterdir()}) == 7
+    assert run(folder, out).kept == 7
+
+
+def test_prompts_come_from_the_csv(folder, tmp_path):
+    prompts = folder / "prompts.csv"
+    prompts.write_bytes('\ufefffile,prompt\r\na.png,"cat, flat colours"\r\nb.png,\r\n'.encode())
+    assert run(folder, tmp_path / "out", BatchConfig("quick", ("clip",), prompts)) == Summary(3, 0, {})
+    told = json.loads((tmp_path / "out" / "batch.json").read_text())
+    assert {p["file"]: p["prompt"] for p in told["pictures"]} == {
+        "a.png": "cat, flat colours", "b.png": "", "c.png": ""
+    }  # fmt: skip
+    assert told["prompts_sha256"] == hashlib.sha256(prompts.read_bytes()).hexdigest()
+    prompts.write_text("file,prompt\na.png," + "x" * 400 + "\n")
+    summary = run(folder, tmp_path / "out", BatchConfig("quick", ("clip",), prompts))
+    assert summary.finished == 2 and "400 characters" in summary.refused["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (b"name,prompt\na.png,x\n", "columns file and prompt"),
+        (b"", "columns file and prompt"),
+        (b"file,prompt\nz.png,x\n", "line 2: 'z.png' is not in the folder"),
+        (b"file,prompt\na.png,x\na.png,y\n", "line 3: 'a.png' is named twice"),
+        (b"file,prompt\na.png\n", "line 2: a file and a prompt are needed"),
+        (b"file,prompt\n\xff\xfe\n", "no CSV in UTF-8"),
+        (b'file,prompt\na.png,"x\n', "no CSV in UTF-8"),
+        (None, "cannot be read"),
+    ],
+)
+def test_wrong_prompts_stop_the_batch_before_it_starts(folder, tmp_path, text, sentence):
+    path = tmp_path / "p.csv"
+    if text is not None:
+        path.write_bytes(text)
+    with pytest.raises(OptionError, match=sentence):
+        Batch(LightService(), folder, tmp_path / "out", BatchConfig("quick", ("clip",), path))
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_asked_wrongly_stops_the_batch_before_it_starts(folder, tmp_path):
+    service, out = LightService(), tmp_path / "out"
+    (tmp_path / "empty").mkdir()
+    for where, config, sentence in (
+        (folder, BatchConfig(effort="huge"), "huge"),
+        (folder, BatchConfig(methods=("magic",)), "clip, guda; got magic"),
+        (folder, BatchConfig(methods=()), "got none"),
+        (tmp_path / "none", QUICK, "no folder"),
+        (tmp_path / "empty", QUICK, "no pictures"),
+    ):
+        with pytest.raises(OptionError, match=sentence):
+            Batch(service, where, out, config)
+    with pytest.raises(OptionError, match="another folder"):
+        Batch(service, folder, folder, QUICK)
+
+
+def test_a_place_that_cannot_be_written_to_is_said_before_anything_is_scored(folder, tmp_path):
+    (tmp_path / "out").write_text("a file")
+    service = LightService()
+    with pytest.raises(ReportError, match="cannot be written"):
+        list(Batch(service, folder, tmp_path / "out", QUICK).run())
+    assert service.scored == []

@@ -1,0 +1,433 @@
+"""Replay: equal, within tolerance, different and where; and every way in which a report can be broken is refused."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import json
+import pickle
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+
+from guda_core import evidence
+from guda_core.errors import OptionError, ReportError
+from guda_core.reading import MAX_ZIP, Report, read_report
+from guda_core.replay import Change, Verdict, compare, is_close, replay
+from tests.light import MISSING, SETTINGS, LightService, draw, sha
+
+
+@pytest.fixture
+def service():
+    return LightService()
+
+
+@pytest.fixture
+def path(service, tmp_path):
+    """A report on the disk."""
+    query = service.prepare(draw(tmp_path / "p.png", side=32), prompt="cat, flat colours")
+    answers = list({a.method: a for a in service.attribute(query, **SETTINGS)}.values())
+    about = {"provenance": service.provenance(), "settings": SETTINGS}
+    evidence.write(tmp_path / "r.zip", evidence.make(query, answers, service.group_set, **about))
+    return tmp_path / "r.zip"
+
+
+def files_of(path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as z:
+        return {n: z.read(n) for n in z.namelist()}
+
+
+def put(path, files: dict[str, bytes], *, rehash: bool = True) -> None:
+    """Write a zip of the files; rehash: as a careful forger, who also corrects the hashes in report.json."""
+    if rehash:
+        record = json.loads(files["report.json"])
+        record["files"] = {n: hashlib.sha256(files[n]).hexdigest() for n in evidence.FILES[1:]}
+        files = {**files, "report.json": json.dumps(record).encode()}
+    path.write_bytes(evidence.zipped(files))
+
+
+def verdict(report: Report, service) -> Verdict:
+    *answers, last = replay(report, service)
+    assert all(a.progress <= 1 for a in answers) and isinstance(last, Verdict)
+    return last
+
+
+def changed(path, *keys: str, to: object) -> None:
+    """Set one value of report.json, as a careful forger: in the table too."""
+    files = files_of(path)
+    record = json.loads(files["report.json"])
+    at = record
+    for key in keys[:-1]:
+        at = at[key]
+    at[keys[-1]] = to
+    files["report.json"] = json.dumps(record).encode()
+    if keys[0] == "methods":
+        files["scores.csv"] = evidence.csv_text(evidence.COLUMNS, evidence.score_rows(record)).encode()
+    put(path, files)
+
+
+def where(changes: tuple[Change, ...]) -> set[str]:
+    return {c.where for c in changes}
+
+
+def test_a_report_replayed_is_equal(service, path):
+    assert verdict(read_report(path), service) == Verdict("equal")
+
+
+def test_a_record_with_its_picture_beside_it_is_replayed(service, path, tmp_path):
+    files = files_of(path)
+    (tmp_path / "report.json").write_bytes(files["report.json"])
+    with pytest.raises(ReportError, match=r"no picture\.png beside report\.json"):
+        read_report(tmp_path / "report.json")
+    (tmp_path / "picture.png").write_bytes(files["picture.png"])
+    assert verdict(read_report(tmp_path / "report.json"), service).outcome == "equal"
+    shutil.copy(draw(tmp_path / "other.png", seed=7), tmp_path / "picture.png")
+    with pytest.raises(ReportError, match=r"picture\.png is not the file that the report names"):
+        read_report(tmp_path / "report.json")
+
+
+def test_other_hardware_is_within_tolerance(service, path):
+    service.nudge = 1 + 1e-5
+    service.change(device="cuda:0 (a GPU)", dtype="float16", threads=8)
+    v = verdict(read_report(path), service)
+    assert v.outcome == "within tolerance" and not v.inputs
+    assert all(c.within for c in v.scores) and "guda/twemoji/score" in where(v.scores)
+    assert {"hardware/device", "hardware/threads", "model/dtype"} <= where(v.environment)
+    assert "within tolerance" in v.scores[0].sentence()
+
+
+def test_other_scores_are_different_and_named(service, path):
+    service.salt = "other weights, same hash"
+    v = verdict(read_report(path), service)
+    assert v.outcome == "different" and not v.inputs
+    assert {"guda/twemoji/score", "clip/noto/score"} <= where(v.scores)
+    first = next(c for c in v.scores if c.where == "guda/twemoji/score")
+    assert f"{first.now - first.before:+.3g}" in first.sentence()
+
+
+def test_a_forged_score_is_found(service, path):
+    changed(path, "methods", "guda", "groups", "twemoji", "score", to=99.0)
+    v = verdict(read_report(path), service)
+    assert v.outcome == "different" and where(v.scores) == {"guda/twemoji/score"} and v.scores[0].before == 99
+
+
+@pytest.mark.parametrize(
+    ("keys", "to", "found"),
+    [
+        (("methods", "guda", "separable"), True, "guda/separable"),
+        (("methods", "guda", "groups", "twemoji", "rank"), 77, "guda/twemoji/rank"),
+        (("methods", "guda", "unit"), "cosine", "guda/unit"),
+    ],
+)
+def test_a_forged_order_is_found_though_no_score_moved(service, path, keys, to, found):
+    changed(path, *keys, to=to)
+    v = verdict(read_report(path), service)
+    assert v.outcome == "different" and where(v.scores) == {found}
+
+
+def test_a_group_that_was_scored_and_is_not_now_is_named(service, path):
+    service.change(unavailable={MISSING: "x", "twemoji": "gone"})
+    v = verdict(read_report(path), service)
+    assert v.outcome == "different" and {"guda/twemoji"} <= where(v.scores)
+
+
+@pytest.mark.parametrize(
+    ("more", "found"),
+    [
+        ({"adapters": {"twemoji": sha("another")}}, "adapters/twemoji"),
+        ({"sha256": sha("another")}, "model/sha256"),
+        ({"clip_sha256": sha("another")}, "clip/sha256"),
+        ({"bank_sha256": sha("another")}, "clip/bank_sha256"),
+    ],
+)
+def test_another_model_adapter_or_clip_is_found_even_when_no_score_moved(service, path, more, found):
+    service.change(**{k: {**service.made_with.adapters, **v} if isinstance(v, dict) else v for k, v in more.items()})
+    v = verdict(read_report(path), service)
+    assert v.outcome == "different" and found in where(v.inputs) and not v.scores
+    said = next(c for c in v.inputs if c.where == found).sentence()
+    assert sha("another")[:12] in said and sha("another") not in said
+
+
+def test_a_forged_adapter_hash_is_found(service, path):
+    changed(path, "adapters", "openmoji", to="0" * 64)
+    v = verdict(read_report(path), service)
+    assert v.outcome == "different" and where(v.inputs) == {"adapters/openmoji"}
+
+
+def test_another_picture_is_found_even_with_its_hash_corrected(service, path, tmp_path):
+    other = draw(tmp_path / "other.png", seed=9).read_bytes()
+    put(path, {**files_of(path), "picture.png": other})
+    v = verdict(read_report(path), service)
+    assert v.outcome == "different" and "picture/pixels_sha256" in where(v.inputs)
+
+
+def test_another_prompt_is_found(service, path):
+    changed(path, "picture", "prompt", to="dog")
+    assert verdict(read_report(path), service).outcome == "different"
+
+
+def test_forged_values_are_found_though_every_hash_is_corrected(service, path):
+    files = files_of(path)
+    with zipfile.ZipFile(io.BytesIO(files["values.npz"])) as z:
+        arrays = {n: z.read(n) for n in z.namelist()}
+    full = read_report(path).values["guda/kl_full"].copy()
+    full[1, 2] += 5
+    put(path, {**files, "values.npz": evidence.zipped({**arrays, "guda/kl_full.npy": array(full)})})
+    v = verdict(read_report(path), service)
+    assert v.outcome == "different" and where(v.scores) == {"values.npz/guda/kl_full"}
+    assert "-5" in v.scores[0].sentence()
+
+
+def test_a_forged_table_is_refused_though_every_hash_is_corrected(path):
+    files = files_of(path)
+    put(path, {**files, "scores.csv": files["scores.csv"].replace(b"Twemoji", b"Nobody!")})
+    with pytest.raises(ReportError, match=r"scores\.csv does not say what report\.json says"):
+        read_report(path)
+
+
+def test_what_is_said_of_a_report_cannot_steer_the_terminal(service, path):
+    changed(path, "settings", "\x1b[2J", to="\x1b[31m\u202e")
+    (change,) = verdict(read_report(path), service).inputs
+    assert change.sentence().isprintable()
+    put(path, {**files_of(path), "\x1b[2J": b""})
+    with pytest.raises(ReportError, match=r"u001b\[2J', which is no part") as e:
+        read_report(path)
+    assert str(e.value).isprintable()
+
+
+def test_versions_are_told_and_not_judged(service, path):
+    changed(path, "versions", "torch", to="0.1")
+    v = verdict(read_report(path), service)
+    assert v.outcome == "equal" and where(v.environment) == {"versions/torch"}
+
+
+def test_compare_is_pure_and_sees_missing_methods_and_groups(path):
+    record = read_report(path).record
+    assert compare(record, copy.deepcopy(record)) == Verdict("equal")
+    less = copy.deepcopy(dict(record))
+    del less["methods"]["clip"], less["methods"]["guda"]["groups"]["twemoji"]
+    before = copy.deepcopy(less)
+    v = compare(record, less)
+    assert v.outcome == "different" and {"clip", "guda/twemoji"} <= where(v.scores) and less == before
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "unit", "close"),
+    [
+        (100.0, 100.1, "nats", True),
+        (100.0, 100.2, "nats", False),
+        (0.0, 0.001, "nats", True),
+        (0.0, 0.0011, "nats", False),
+        (0.5, 0.5004, "cosine", True),
+        (0.0, 0.0009, "cosine", False),
+    ],
+)
+def test_the_tolerance(a, b, unit, close):
+    assert is_close(a, b, unit) == is_close(b, a, unit) == close
+
+
+def test_a_stopped_computation_and_unknown_settings_are_refused(service, path):
+    changed(path, "methods", "guda", "progress", to=0.5)
+    with pytest.raises(ReportError, match="stopped early"):
+        list(replay(read_report(path), service))
+    changed(path, "methods", "guda", "progress", to=1.0)
+    changed(path, "settings", "effort", to="huge")
+    with pytest.raises(OptionError, match="huge"):
+        list(replay(read_report(path), service))
+    changed(path, "picture", "prompt", to="a\0b")
+    with pytest.raises(ReportError, match="control character"):
+        list(replay(read_report(path), service))
+
+
+def test_a_picture_that_is_none_is_refused(service, path):
+    put(path, {**files_of(path), "picture.png": b"<svg/>"})
+    with pytest.raises(ReportError, match=r"picture or prompt is refused\. Only PNG"):
+        list(replay(read_report(path), service))
+
+
+def without(name: str):
+    return lambda files: {k: v for k, v in files.items() if k != name}
+
+
+def array(values, **more) -> bytes:
+    out = io.BytesIO()
+    np.lib.format.write_array(out, values, version=(1, 0), **more)
+    return out.getvalue()
+
+
+def header(text: str) -> bytes:
+    raw = text.encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(raw).to_bytes(2, "little") + raw
+
+
+class Evil:
+    """Unpickling this would fail the test."""
+
+    def __reduce__(self):
+        return exec, ("raise AssertionError('a pickle was read')",)
+
+
+NPZ = {
+    "a pickle instead": (pickle.dumps(Evil()), "zip is damaged"),
+    "objects": (evidence.zipped({"guda/t.npy": array(np.array([Evil()], dtype=object), allow_pickle=True)}), "pickle"),
+    "no array": (evidence.zipped({"guda/t.npy": b"no"}), "no array of a report"),
+    "a huge claim": (
+        evidence.zipped({"guda/t.npy": header("{'descr':'<f8','fortran_order':False,'shape':(10**15,)}")}),
+        "no array of a report",
+    ),
+    "a huge shape": (
+        evidence.zipped({"guda/t.npy": header("{'descr':'<f8','fortran_order':False,'shape':(999999999999,)}")}),
+        "not of the type or size",
+    ),
+    "nothing": (evidence.zipped({"guda/t.npy": array(np.zeros((0, 3)))}), "not of the type or size"),
+    "a negative shape": (
+        evidence.zipped({"guda/t.npy": header("{'descr':'<f8','fortran_order':False,'shape':(-1,-1)}") + bytes(8)}),
+        "not of the type or size",
+    ),
+    "text": (evidence.zipped({"guda/t.npy": array(np.array(["x"]))}), "not of the type or size"),
+    "nan": (evidence.zipped({"guda/t.npy": array(np.array([np.nan]))}), "not finite"),
+    "other arrays": (evidence.zipped({"guda/t.npy": array(np.zeros(3))}), "does not hold the values"),
+    "none": (evidence.zipped({}), "does not hold the values"),
+}
+
+
+@pytest.mark.parametrize("what", NPZ)
+def test_bad_values_are_refused(path, what):
+    data, sentence = NPZ[what]
+    put(path, {**files_of(path), "values.npz": data})
+    with pytest.raises(ReportError, match=sentence):
+        read_report(path)
+
+
+RECORDS = {
+    "NaN": (lambda s: s.replace('"progress": 1.0', '"progress": NaN'), "holds NaN"),
+    "infinity": (lambda s: s.replace('"progress": 1.0', '"progress": 1e999'), "holds 1e999"),
+    "a long number": (lambda s: s.replace('"threads": 1', '"threads": ' + "1" * 5000), "larger than any"),
+    "half of it": (lambda s: s[: len(s) // 2], "not the JSON of a report"),
+    "a list": (lambda s: "[]", "schema"),
+    "deep": (lambda s: "[" * 200_000, "not the JSON of a report"),
+    "twice": (lambda s: s.replace("{", '{"format": 2, ', 1), "same thing twice"),
+    "another version": (lambda s: s.replace('"format": 2', '"format": 3'), "format 3; this version"),
+    "wrong type": (lambda s: s.replace('"progress": 1.0', '"progress": "1"'), r"schema \(methods/"),
+    "no hash": (lambda s: s.replace(sha("model"), "abc"), r"schema \(model/sha256"),
+    "a group's id": (lambda s: s.replace('"twemoji"', '"../x"'), "schema"),
+    "a word too many": (lambda s: s.replace("{", '{"more": 1, ', 1), "schema"),
+    "ok without a score": (lambda s: s.replace('"score": 0', '"score": null, "x": 0'), "schema"),
+}
+
+
+@pytest.mark.parametrize("what", RECORDS)
+def test_bad_records_are_refused(path, what):
+    change, sentence = RECORDS[what]
+    files = files_of(path)
+    text = change(files["report.json"].decode())
+    assert text != files["report.json"].decode()
+    put(path, {**files, "report.json": text.encode()}, rehash=False)
+    with pytest.raises(ReportError, match=sentence):
+        read_report(path)
+
+
+@pytest.mark.parametrize(
+    "status", [{"status": "ok", "score": None}, {"status": "unavailable"}, {"status": "fine"}, {"rank": 0}]
+)
+def test_scores_that_contradict_their_status_are_refused(path, status):
+    score = json.loads(files_of(path)["report.json"])["methods"]["guda"]["groups"]["twemoji"]
+    changed(path, "methods", "guda", "groups", "twemoji", to={**score, **status})
+    with pytest.raises(ReportError, match=r"schema \(methods/guda/groups/twemoji"):
+        read_report(path)
+
+
+@pytest.mark.parametrize("name", ["../evil.py", "/etc/passwd", "a/../../b", "..\\x", "C:x", "\\\\host\\x"])
+def test_paths_out_of_the_zip_are_refused(path, name):
+    files = files_of(path)
+    put(path, {**files, name: b"x"})
+    with pytest.raises(ReportError, match="leads out of it"):
+        read_report(path)
+    put(path, {**files, "values.npz": evidence.zipped({name: b"x"})})
+    with pytest.raises(ReportError, match="leads out of it"):
+        read_report(path)
+
+
+@pytest.mark.parametrize("name", evidence.FILES)
+def test_missing_and_altered_files_are_named(path, name):
+    files = files_of(path)
+    put(path, without(name)(files), rehash=False)
+    with pytest.raises(ReportError, match=f"holds no {name}"):
+        read_report(path)
+    if name != "report.json":
+        put(path, {**files, name: files[name] + b"x"}, rehash=False)
+        with pytest.raises(ReportError, match=f"{name} is not the file that the report names"):
+            read_report(path)
+
+
+def test_a_file_too_many_and_one_twice_are_refused(path):
+    files = files_of(path)
+    put(path, {**files, "readme.txt": b"x"})
+    with pytest.raises(ReportError, match=r"'readme.txt', which is no part"):
+        read_report(path)
+    put(path, files)
+    with zipfile.ZipFile(path, "a") as z, pytest.warns(UserWarning, match="Duplicate"):
+        z.writestr("scores.csv", b"x")
+    with pytest.raises(ReportError, match=r"'scores.csv' twice"):
+        read_report(path)
+
+
+def test_bombs_are_refused_without_being_unpacked(path):
+    files = files_of(path)
+    bomb = io.BytesIO()
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as z:
+        z.writestr("guda/t.npy", b"\0" * (MAX_ZIP + 1))
+    put(path, {**files, "values.npz": bomb.getvalue()})
+    with pytest.raises(ReportError, match="unpacks to far more"):
+        read_report(path)
+    path.write_bytes(bomb.getvalue())
+    with pytest.raises(ReportError, match="unpacks to far more"):
+        read_report(path)
+
+
+def test_a_size_that_lies_is_found(path):
+    data = bytearray(path.read_bytes())
+    at = data.rfind(b"PK\x01\x02")  # the last file's entry in the directory; its size stands 24 bytes on
+    size = int.from_bytes(data[at + 24 : at + 28], "little")
+    for lie in (size + 1000, size - 10):
+        data[at + 24 : at + 28] = lie.to_bytes(4, "little")
+        path.write_bytes(data)
+        with pytest.raises(ReportError, match=r"damaged|unpacks"):
+            read_report(path)
+
+
+def test_torn_empty_large_and_missing_files_are_refused(path, tmp_path):
+    whole = path.read_bytes()
+    for n in (0, 2, 100, len(whole) // 2, len(whole) - 3):
+        path.write_bytes(whole[:n])
+        with pytest.raises(ReportError, match=r"damaged|not the JSON"):
+            read_report(path)
+    with path.open("wb") as f:
+        f.truncate(MAX_ZIP + 1)
+    with pytest.raises(ReportError, match="larger than a report"):
+        read_report(path)
+    for missing in (tmp_path / "no.zip", tmp_path):
+        with pytest.raises(ReportError, match="There is no file"):
+            read_report(missing)
+
+
+def test_compressed_and_encrypted_zips(path, service):
+    files = files_of(path)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z:
+        for name, data in files.items():
+            z.writestr(name, data)
+    assert verdict(read_report(path), service).outcome == "equal"  # packed again by hand is fine
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as z:
+        for name, data in files.items():
+            z.writestr(name, data)
+    with pytest.raises(ReportError, match="packed in a way"):
+        read_report(path)
+    put(path, files)
+    data = bytearray(path.read_bytes())
+    data[data.rfind(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(data)
+    with pytest.raises(ReportError, match="encrypted"):
+        read_report(path)

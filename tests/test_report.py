@@ -1,0 +1,195 @@
+"""The report: schema, table, bars, values, determinism, what is absent."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import zipfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from jsonschema import Draft202012Validator
+from PIL import Image
+
+from guda_core import charts, evidence, report
+from guda_core.errors import ReportError
+from guda_core.reading import SCHEMA, parse_record, read_report
+from guda_core.records import Attribution, GroupScore, Query
+from tests.light import MISSING, SETTINGS, LightService, draw
+
+
+@pytest.fixture
+def service():
+    return LightService()
+
+
+@pytest.fixture
+def query(service, tmp_path) -> Query:
+    return service.prepare(draw(tmp_path / "p.png", side=32), prompt="cat, flat colours")
+
+
+def answers(service, query) -> list[Attribution]:
+    return list({a.method: a for a in service.attribute(query, **SETTINGS)}.values())
+
+
+def made(service, query, **more) -> bytes:
+    about = {"provenance": service.provenance(), "settings": SETTINGS, **more}
+    return evidence.make(query, answers(service, query), service.group_set, **about)
+
+
+def opened(data: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(data)) as z:
+        return {n: z.read(n) for n in z.namelist()}
+
+
+def test_the_schema_is_one_and_knows_this_format():
+    schema = json.loads(SCHEMA.read_text())
+    Draft202012Validator.check_schema(schema)
+    assert schema["properties"]["format"]["const"] == report.FORMAT
+
+
+def test_a_report_holds_its_files_and_their_hashes(service, query, tmp_path):
+    files = opened(made(service, query))
+    assert tuple(files) == evidence.FILES
+    record = parse_record(files["report.json"])
+    assert record["files"] == {n: hashlib.sha256(files[n]).hexdigest() for n in evidence.FILES[1:]}
+    assert record["picture"]["file_sha256"] == hashlib.sha256((tmp_path / "p.png").read_bytes()).hexdigest()
+    with Image.open(io.BytesIO(files["picture.png"])) as im:
+        assert (np.asarray(im) == query.pixels).all() and not im.info
+    with np.load(io.BytesIO(files["values.npz"]), allow_pickle=False) as z:
+        guda = next(a for a in answers(service, query) if a.method == "guda")
+        assert set(z.files) == {f"guda/{k}" for k in guda.values}
+        for k, v in guda.values.items():
+            np.testing.assert_array_equal(z[f"guda/{k}"], v)
+    (tmp_path / "r.zip").write_bytes(made(service, query))
+    assert set(read_report(tmp_path / "r.zip").values) == {f"guda/{k}" for k in guda.values}
+
+
+def test_every_method_and_group_is_in_the_record_and_the_table(service, query):
+    files = opened(made(service, query))
+    record = json.loads(files["report.json"])
+    rows = list(csv.DictReader(io.StringIO(files["scores.csv"].decode())))
+    assert len(rows) == 2 * len(service.group_set.groups) and tuple(rows[0]) == evidence.COLUMNS
+    for row in rows:
+        s = record["methods"][row["method"]]["groups"][row["group"]]
+        for key in ("rank", "score", "low", "high"):
+            assert (float(row[key]) if row[key] else None) == s[key]  # exact, not rounded
+        assert (row["status"], row["reason"]) == (s["status"], s["reason"])
+    assert [r["rank"] for r in rows if r["method"] == "guda"] == [*map(str, range(1, 8)), ""]
+
+
+def test_what_is_absent_is_said(service, query):
+    record = json.loads(opened(made(service, query))["report.json"])
+    absent = record["absent"]
+    assert record["scope"] is None and "Not assessed" in absent["scope"]
+    assert record["adapters"][MISSING] is None and MISSING in absent[f"adapters/{MISSING}"]
+    assert record["health"][MISSING] is None and f"health/{MISSING}" in absent
+    assert record["health"]["twemoji"]["unit"] == "nats" and "health/twemoji" not in absent
+    assert absent["health/openmoji"] == "Its health was not measured."
+    assert record["validation"].keys() == {"sanity.json"} and absent["validation/styles.json"] == "It is damaged."
+    assert record["methods"]["clip"]["sampling"] is None and "methods/clip/sampling" in absent
+    assert "files" not in absent
+    service.change(validation={})
+    record = report.to_json(
+        replace(query, file_hash=None, prompt=""),
+        [],
+        service.group_set,
+        provenance=service.provenance(),
+        settings=SETTINGS,
+    )
+    parse_record(json.dumps(record).encode())
+    keys = ("validation", "picture/file_sha256", "picture/prompt", "methods/guda", "methods/clip", "files")
+    assert all(record["absent"][k].endswith(".") for k in keys)
+
+
+def test_a_scope_verdict_is_kept(service, query):
+    record = json.loads(opened(made(service, query, scope={"verdict": "out of scope"}))["report.json"])
+    assert record["scope"] == {"verdict": "out of scope"} and "scope" not in record["absent"]
+
+
+def test_the_same_answer_gives_the_same_bytes_apart_from_the_date(service, query, monkeypatch):
+    monkeypatch.setattr(report, "today", lambda: "2030-01-01T00:00:00+00:00")
+    first = made(service, query)
+    assert made(service, query) == first
+    monkeypatch.setattr(report, "today", lambda: "2031-12-31T23:59:59+00:00")
+    later = made(service, query)
+    assert len(later) == len(first) and later != first
+    assert {k: v for k, v in opened(later).items() if k != "report.json"} == {
+        k: v for k, v in opened(first).items() if k != "report.json"
+    }
+    a, b = (json.loads(opened(x)["report.json"]) for x in (first, later))
+    assert {**a, "date": ""} == {**b, "date": ""}
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", " ="])
+def test_spreadsheets_run_no_cell(service, query, start):
+    evil = f"{start}HYPERLINK(1,2)"
+    groups = dict(service.group_set.groups)
+    groups["twemoji"] = replace(groups["twemoji"], name=evil)
+    service.group_set = replace(service.group_set, groups=groups)
+    service.change(unavailable={MISSING: evil})
+    rows = list(csv.DictReader(io.StringIO(opened(made(service, query))["scores.csv"].decode(), newline="")))
+    assert {r["name"] for r in rows if r["group"] == "twemoji"} == {f"'{evil}"}
+    assert {r["reason"] for r in rows if r["group"] == MISSING and r["method"] == "guda"} == {f"'{evil}"}
+    numbers = [r["score"] for r in rows if r["score"].startswith("-")]
+    assert numbers and all(float(n) < 0 for n in numbers)  # numbers stay numbers
+
+
+def test_quotes_commas_and_odd_bytes_survive_in_cells():
+    odd = os.fsdecode(b'\xff, "x".png')
+    text = evidence.csv_text(("a",), [{"a": odd}, {"a": -0.1}, {"a": None}, {"a": 3}])
+    assert [r[0] if r else "" for r in csv.reader(io.StringIO(text))] == ["a", '\\udcff, "x".png', "-0.1", "", "3"]
+
+
+def test_a_score_that_is_not_finite_gives_no_report(service, query):
+    bad = Attribution("guda", "nats", {"twemoji": GroupScore(float("nan"), 0.0, 0.0)})
+    about = {"provenance": service.provenance(), "settings": SETTINGS}
+    with pytest.raises(ReportError, match="not finite"):
+        evidence.make(query, [bad], service.group_set, **about)
+
+
+@pytest.mark.parametrize("name", ["日本", "$x$ é, a very long name that goes on and on and on", "Łódź"])
+def test_bars_are_drawn_for_every_kind_of_group(service, query, name):
+    groups = dict(service.group_set.groups)
+    groups["twemoji"] = replace(groups["twemoji"], name=name)
+    gs = replace(service.group_set, groups=groups)
+    none = Attribution("logo", "nats", {g: GroupScore(None, None, None, "no_score", "x") for g in gs.groups})
+    data = charts.bars_png([*answers(service, query), none], gs)
+    assert data == charts.bars_png([*answers(service, query), none], gs)
+    with Image.open(io.BytesIO(data)) as im:
+        pixels = np.asarray(im.convert("RGB"))
+    assert (pixels[0, 0] == 255).all() and (pixels != 255).any(axis=2).mean() > 0.01
+    with Image.open(io.BytesIO(charts.bars_png([], gs))) as im:
+        assert im.width == pixels.shape[1]
+
+
+def test_figures_of_other_models_and_damaged_ones_are_said(tmp_path):
+    (tmp_path / "a.json").write_text('{"base_sha256": "x", "top1": NaN}')
+    (tmp_path / "b.json").write_text('{"base_sha256": "other"}')
+    (tmp_path / "c.json").write_text("{")
+    (tmp_path / "d.json").write_text('{"x": "' + "y" * report.MAX_FIGURES + '"}')
+    (tmp_path / "e.json").write_text("")
+    found = report.read_validation(tmp_path, base_sha256="x")
+    assert found["a.json"]["top1"] is None
+    assert found["a.json"]["sha256"] == hashlib.sha256((tmp_path / "a.json").read_bytes()).hexdigest()
+    assert "another base model" in found["b.json"] and "damaged" in found["c.json"] and "too large" in found["d.json"]
+    assert "no e.json" in found["e.json"] and "no f.json" in report.read_figures(tmp_path / "f.json")
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "r.zip"
+    evidence.write(path, b"old")
+
+    def full(*a: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(ReportError, match="No space left on device"):
+        evidence.write(path, b"new")
+    assert path.read_bytes() == b"old" and list(path.parent.iterdir()) == [path]
+    with pytest.raises(ReportError, match="cannot be written"):
+        evidence.write(path / "below", b"")
