@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -27,7 +27,7 @@ from guda_core.methods.counterfactual import Budget
 from guda_core.methods.guda import Guda
 from guda_core.models.base import BaseModel
 from guda_core.models.cards import find_card, load_model
-from guda_core.records import Attribution, GroupSet, Provenance, Query
+from guda_core.records import Attribution, GroupSet, Provenance, Query, Scope
 from guda_core.report import read_figures, read_validation
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -89,6 +89,18 @@ class Service(Protocol):
 
     def attribute(self, query: Query, *, methods: Sequence[str], effort: str) -> Iterator[Attribution]:
         """Yields Attributions that refine, method by method, cheapest first; the last of each has progress 1.0."""
+        ...
+
+    def scope(self, query: Query) -> Scope:
+        """Could this model have made the picture? Takes a few seconds; the same answer for the same picture."""
+        ...
+
+    def best_caption(self, query: Query) -> str:
+        """The caption, of those the model was trained with, that CLIP finds most like the picture."""
+        ...
+
+    def with_prompt(self, query: Query, prompt: str) -> Query:
+        """The same picture under another caption. Raises PromptError."""
         ...
 
 
@@ -163,6 +175,17 @@ class LocalService:
         p = read_picture(path, size=self.model.card.resolution)
         said = (*p.preparation, *self._truncation(prompt))
         return self.query(p.pixels, prompt, file_hash=p.file_hash, preparation=said)
+
+    def with_prompt(self, query: Query, prompt: str) -> Query:
+        prompt = check_prompt(prompt)
+        kept = tuple(s for s in query.preparation if s not in self._truncation(query.prompt))
+        return replace(query, prompt=prompt, preparation=(*kept, *self._truncation(prompt)))
+
+    def scope(self, query: Query) -> Scope:
+        return Scope("not assessed", None, None, "", "This model's scope was not measured.")
+
+    def best_caption(self, query: Query) -> str:
+        raise OptionError("No captions are known for this model.")
 
     def _truncation(self, prompt: str) -> tuple[str, ...]:
         n, most = self.model.tokens(prompt)

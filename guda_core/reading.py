@@ -102,6 +102,8 @@ def _unzip(data: bytes, names: tuple[str, ...] | None = FILES) -> dict[str, byte
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as z:
             infos = z.infolist()
+            if infos and min(i.header_offset for i in infos) > 0:  # cut off: this is the end of a zip within it
+                raise zipfile.BadZipFile
             if len(infos) > MAX_ARRAYS or sum(i.file_size for i in infos) > MAX_ZIP:
                 raise ReportError("This zip unpacks to far more than a report ever holds.")
             for info in infos:

@@ -96,6 +96,23 @@ class Provenance:
 
 
 @dataclass(frozen=True)
+class Scope:
+    """Whether the model could have made a picture: a counterfactual of one that it could not says little about it.
+
+    verdict: by a rule whose error rates were measured. value, threshold: of the rule's statistic, None when not
+    assessed; which side of the threshold is out of scope, `reason` says in one plain sentence, with both numbers.
+    settings: everything needed to recompute the verdict, and the measured error rates with the file's `sha256`.
+    """
+
+    verdict: Literal["in scope", "out of scope", "not assessed"]
+    value: float | None
+    threshold: float | None
+    unit: str
+    reason: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class GroupScore:
     """One group's score: a value with its 95% interval, or the reason why there is none.
 

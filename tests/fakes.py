@@ -7,7 +7,9 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -15,7 +17,7 @@ from guda_core.errors import OptionError
 from guda_core.groups import load_group_set
 from guda_core.imaging import check_options, check_prompt, hash_pixels, read_picture
 from guda_core.pipeline import Step
-from guda_core.records import Attribution, GroupScore, Provenance, Query
+from guda_core.records import Attribution, GroupScore, Provenance, Query, Scope
 from guda_core.ui import build_ui, launch_options
 from tests.light import fake_provenance
 
@@ -39,6 +41,7 @@ class FakeService:
         self.unavailable: tuple[str, ...] = ()
         self.missing: tuple[str, ...] = ()
         self.prepared: list[Path] = []
+        self.scoped: Literal["in scope", "out of scope", "not assessed"] = "in scope"
         self.closed = self.at_work = self.most_at_work = 0
         self.fault: Exception | None = None
 
@@ -66,6 +69,16 @@ class FakeService:
         self.prepared.append(path)
         p = read_picture(path, size=64)
         return Query(p.pixels, None, check_prompt(prompt), p.image_hash, p.file_hash, p.preparation)
+
+    def with_prompt(self, query: Query, prompt: str) -> Query:
+        return replace(query, prompt=check_prompt(prompt))
+
+    def scope(self, query: Query) -> Scope:
+        at = {"in scope": 2.1, "out of scope": 4.4}.get(self.scoped)
+        return Scope(self.scoped, at, None if at is None else 3.0, "bits per dimension", f"It is {self.scoped}.")
+
+    def best_caption(self, query: Query) -> str:
+        return self.group_set.write_caption("cat-face", list(self.group_set.groups["noto"].descriptors[:3]))
 
     def first(self, query: Query) -> str:
         """The group that this picture's answer puts first."""
