@@ -137,7 +137,8 @@ def compare(report: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict:
         if m in report["methods"] and m in now["methods"]:
             scores += _moved(m, report["methods"][m], now["methods"][m])
         else:
-            scores.append(Change(m, *("an answer" if m in r["methods"] else MISSING for r in (report, now))))
+            before, after = ("an answer" if m in r["methods"] else MISSING for r in (report, now))
+            scores.append(Change(m, before, after))
     differ = _changes(_inputs(report), _inputs(now))
     inputs = [c for c in differ if c.where.rpartition("/")[2] not in ENVIRONMENT]
     told = _changes(*(_flat({k: r[k] for k in ("versions", "hardware")}) for r in (report, now)))
