@@ -53,6 +53,7 @@ TABLE = (
     "forgetting",
     "oracle",
     "benchmark",
+    "benchmark.tables",
     "benchmark.queries",
     "benchmark.scores",
     "benchmark.*",

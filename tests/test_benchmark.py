@@ -13,7 +13,7 @@ import torch
 from guda_core import elbo, metrics
 from guda_core.benchmark import queries as q
 from guda_core.benchmark import scores as s
-from guda_core.benchmark import styles
+from guda_core.benchmark import styles, tables
 from guda_core.data import Pictures
 from guda_core.errors import DataError
 from guda_core.groups import load_group_set
@@ -159,14 +159,14 @@ def planted() -> tuple[dict[str, np.ndarray], list[dict]]:
 
 def test_the_table_compares_every_row_with_the_oracle():
     scores, items = planted()
-    rows = styles.table(scores, items)
+    rows = tables.agreement(scores, [i["set"] for i in items])
     assert {r["method"] for r in rows} == {"guda", "ceiling", "random"} and len(rows) == 9
     ceiling = [r for r in rows if r["method"] == "ceiling"]
     assert all(r["top1"]["value"] == 1 and r["groups"] == 2 and r["n"] == 30 for r in ceiling)
     guda = next(r for r in rows if r["method"] == "guda" and r["query_set"] == "generated")
     expected = metrics.top1(scores["guda"][:30], scores["logo"][:30]).mean()
     assert guda["top1"]["value"] == pytest.approx(expected) and guda["top1"]["low"] < expected < guda["top1"]["high"]
-    d = [x for x in styles.differences(scores, items) if x["metric"] == "top1"]
+    d = [x for x in tables.differences(scores, [i["set"] for i in items], "guda") if x["metric"] == "top1"]
     assert {x["second"] for x in d} == {"random"} and all(x["low"] > 0 for x in d)
 
 
@@ -176,8 +176,13 @@ def test_the_table_is_made_from_the_committed_arrays_alone(tmp_path):
         styles.write_table(tmp_path)
     (tmp_path / "queries.json").write_text(json.dumps({"items": items}))
     np.savez_compressed(tmp_path / styles.ARRAYS, **scores)
-    rows = json.loads(styles.write_table(tmp_path).read_text())["rows"]
-    assert rows == json.loads(json.dumps(styles.table(scores, items)))
+    table = json.loads(styles.write_table(tmp_path).read_text())
+    sets = [i["set"] for i in items]
+    assert table["rows"] == json.loads(json.dumps(tables.agreement(scores, sets)))
+    assert {r["n"] for r in table["rows"]} == {30} and {r["n"] for r in table["rows_report"]} == {15}
+    report = np.array([i % 2 == 1 for i in range(90)])
+    assert table["rows_report"] == json.loads(json.dumps(tables.agreement(scores, sets, at=report)))
+    assert table["differences_report"] != table["differences"]
     np.savez_compressed(tmp_path / styles.ARRAYS, **{**scores, "logo": scores["logo-2"]})
     with pytest.raises(DataError, match="oracle is not complete"):
         styles.write_table(tmp_path)

@@ -21,9 +21,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from guda_core import adapters, data, elbo, metrics, oracle
-from guda_core.benchmark.queries import SETS, Queries, QueryConfig, read, write
+from guda_core import adapters, data, elbo, oracle
+from guda_core.benchmark import tables
+from guda_core.benchmark.queries import Queries, QueryConfig, read, write
 from guda_core.benchmark.scores import SCORINGS, Plan, ScoreConfig, hash_state, score, separable, values
+from guda_core.benchmark.tables import ORACLE
 from guda_core.errors import AdapterError, DataError
 from guda_core.methods.clip import AGGREGATES, ClipSimilarity
 from guda_core.models.base import BaseModel
@@ -32,7 +34,6 @@ from guda_core.report import versions
 from guda_core.training import stages
 from guda_core.training.unet import UnetConfig
 
-ORACLE = "logo"
 ARRAYS, TABLE = "styles-scores.npz", "styles.json"
 
 
@@ -154,40 +155,6 @@ def arrays(service: LocalService, queries: Queries, config: ScoreConfig, unet: U
     return out
 
 
-def table(scores: Mapping[str, np.ndarray], items: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows {method, query_set, n, groups, top1: {value, low, high}, ...} of every method against the oracle.
-
-    A method that lacks some groups (the ceiling, while second seeds are being trained) is compared on those it has.
-    """
-    rows = []
-    sets = np.array([i["set"] for i in items])
-    for name, s in scores.items():
-        if name.startswith("separable/") or name == ORACLE:
-            continue
-        has = ~np.isnan(s).all(axis=0)
-        for query_set in SETS:
-            at = sets == query_set
-            mine, truth = s[at][:, has], scores[ORACLE][at][:, has]
-            row = {"method": "ceiling" if name == "logo-2" else name, "query_set": query_set, "n": int(at.sum())}
-            rows.append({**row, "groups": int(has.sum()), **metrics.agreement(mine, truth)})
-    return rows
-
-
-def differences(scores: Mapping[str, np.ndarray], items: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Paired differences guda - other in Top-1 and MRR, with intervals, for every other complete row."""
-    rows = []
-    sets = np.array([i["set"] for i in items])
-    for name, s in scores.items():
-        if name in ("guda", ORACLE) or name.startswith("separable/") or np.isnan(s).any() or "guda" not in scores:
-            continue
-        for query_set in SETS:
-            at = sets == query_set
-            for metric in ("top1", "mrr"):
-                d = metrics.paired_difference(scores["guda"][at], s[at], scores[ORACLE][at], metric=metric)
-                rows.append({"first": "guda", "second": name, "query_set": query_set, "metric": metric, **d})
-    return rows
-
-
 def write_table(folder: Path) -> Path:
     """Make `styles.json` from the committed arrays and queries alone: seconds, no model needed.
 
@@ -201,11 +168,11 @@ def write_table(folder: Path) -> Path:
     if ORACLE not in scores or np.isnan(scores[ORACLE]).any():
         raise DataError("The oracle is not complete: train it with `python -m guda_core oracle`, then score again.")
     record = json.loads((folder / "queries.json").read_text(encoding="utf-8"))
+    sets = [i["set"] for i in record["items"]]
     out = {
         "command": "python -m guda_core benchmark styles",
         "oracle": "LOGO: the UNet retrained without each group, first seed",
-        "rows": table(scores, record["items"]),
-        "differences": differences(scores, record["items"]),
+        **tables.make(scores, sets, "guda"),
         "versions": versions(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -1,0 +1,88 @@
+"""Tables of agreement with the oracle, made from score arrays alone; the same form for every benchmark.
+
+rows, differences           over all queries
+rows_report, differences_report  over the half of each query set that nothing was tuned on
+
+A row is {method, query_set, n, groups, top1: {value, low, high}, mrr: {...}, ...} (see `metrics.agreement`); a
+difference is paired, of one method to another, in Top-1 or MRR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from guda_core import metrics
+
+ORACLE, SECOND, CEILING = "logo", "logo-2", "ceiling"
+NOT_A_METHOD = ("separable/",)  # what else a file of scores may hold
+
+
+def methods(scores: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    """(row name, (Q, G) scores) of everything that is compared with the oracle."""
+    for name, s in scores.items():
+        if name != ORACLE and not name.startswith(NOT_A_METHOD):
+            yield CEILING if name == SECOND else name, s
+
+
+def agreement(
+    scores: Mapping[str, np.ndarray], sets: Sequence[str], *, at: np.ndarray | None = None
+) -> list[dict[str, Any]]:
+    """Rows of every method and query set, in the order of the sets' first appearance.
+
+    A method that lacks some groups (the ceiling, while second seeds are being trained) is compared on those it has.
+    at: (Q,) bool, the queries that count; None = all.
+    """
+    rows = []
+    for name, s in methods(scores):
+        has = ~np.isnan(s).all(axis=0)
+        for query_set, mine in _sets(sets, at):
+            row = {"method": name, "query_set": query_set, "n": int(mine.sum()), "groups": int(has.sum())}
+            rows.append({**row, **metrics.agreement(s[mine][:, has], scores[ORACLE][mine][:, has])})
+    return rows
+
+
+def differences(
+    scores: Mapping[str, np.ndarray], sets: Sequence[str], first: str, *, at: np.ndarray | None = None
+) -> list[dict[str, Any]]:
+    """Paired differences first - other, with intervals, for every other complete row; [] when `first` is absent."""
+    rows = []
+    for name, s in methods(scores) if first in scores else ():
+        if name == first or np.isnan(s).any():
+            continue
+        for query_set, mine in _sets(sets, at):
+            for metric in ("top1", "mrr"):
+                d = metrics.paired_difference(scores[first][mine], s[mine], scores[ORACLE][mine], metric=metric)
+                rows.append({"first": first, "second": name, "query_set": query_set, "metric": metric, **d})
+    return rows
+
+
+def _sets(sets: Sequence[str], at: np.ndarray | None) -> Iterator[tuple[str, np.ndarray]]:
+    of = np.array(sets)
+    for query_set in dict.fromkeys(sets):
+        mine = of == query_set if at is None else (of == query_set) & at
+        if mine.any():
+            yield query_set, mine
+
+
+def tuning_half(sets: Sequence[str]) -> np.ndarray:
+    """(Q,) bool: every second query of each set, beginning with its first. Settings are chosen on these alone."""
+    seen: dict[str, int] = {}
+    out = []
+    for name in sets:
+        out.append(seen.get(name, 0) % 2 == 0)
+        seen[name] = seen.get(name, 0) + 1
+    return np.array(out)
+
+
+def make(scores: Mapping[str, np.ndarray], sets: Sequence[str], first: str) -> dict[str, Any]:
+    """Rows and differences of `first` to the others, over all queries and over those that nothing was tuned on."""
+    report = ~tuning_half(sets)
+    return {
+        "rows": agreement(scores, sets),
+        "differences": differences(scores, sets, first),
+        "rows_report": agreement(scores, sets, at=report),
+        "differences_report": differences(scores, sets, first, at=report),
+    }
