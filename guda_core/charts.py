@@ -1,4 +1,5 @@
-"""Bars with 95% intervals as a PNG for the report, one axis a method, so that units never mix.
+"""Pictures made of numbers, as PNG: bars with 95% intervals for the report, one axis a method, so that units never mix;
+and rows of samples.
 
 Drawn with matplotlib's Agg: no browser, no display, no pyplot state. The same answer gives the same bytes.
 """
@@ -7,9 +8,10 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -71,6 +73,26 @@ def _draw(axes: Axes, a: Attribution, group_set: GroupSet) -> None:
     axes.tick_params(labelsize=9, labelcolor="black", length=0, labelfontfamily=FONT)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
+
+
+def samples_png(rows: Mapping[str, Sequence[np.ndarray]], titles: Sequence[str]) -> bytes:
+    """Pictures in rows, each with its label, and columns with the titles above; a cell is (N, H, W, 3) uint8."""
+    height = 0.56 * len(rows) + 0.4
+    with _lock:
+        figure = Figure(figsize=(WIDTH + 1, height), dpi=DPI, facecolor="white", layout="constrained")
+        FigureCanvasAgg(figure)
+        grid = figure.subplots(len(rows), len(titles), squeeze=False)
+        for axes, title in zip(grid[0], titles, strict=True):
+            axes.set_title(title, parse_math=False, **_text(10, "black"))
+        for line, (label, cells) in zip(grid, rows.items(), strict=True):
+            line[0].set_ylabel(label, rotation=0, ha="right", va="center", parse_math=False, **_text(9, "black"))
+            for axes, pictures in zip(line, cells, strict=True):
+                axes.imshow(np.concatenate(list(pictures), axis=1), interpolation="nearest")
+                axes.set(xticks=[], yticks=[])
+                axes.set_frame_on(False)
+        out = io.BytesIO()
+        figure.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()
 
 
 def _text(size: float, colour: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -159,27 +160,37 @@ def oracle(
 
 @app.command()
 def benchmark(
-    which: Annotated[str, typer.Argument(help="styles")] = "styles",
+    which: Annotated[str, typer.Argument(help="styles, digits or cifar10.")] = "styles",
     model: ModelOption = None,
     folder: Annotated[Path, typer.Option(help="Where queries, arrays and the table go.")] = Path("assets/benchmarks"),
-    minutes: Annotated[float | None, typer.Option(help="Stop scoring after so long; go on with the next call.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Stop after so long; go on with the next call.")] = None,
     table_only: Annotated[bool, typer.Option("--table", help="Only make the table from the committed arrays.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="digits: smaller models, fewer queries, one seed.")] = False,
 ) -> None:
-    """Measure agreement with the oracle: scores every finished model at the fixed queries, then writes the table."""
-    from guda_core.benchmark import styles
+    """Measure agreement with the oracle (LOGO), method by method.
+
+    styles: scores every finished model at the fixed queries. digits: everything from nothing, trainings included, in
+    under three hours on two cores. cifar10: the paper's experiment, for a GPU and those who have the data.
+    """
+    from guda_core.benchmark import benches, classes_table, styles
     from guda_core.pipeline import load_service
 
-    if which != "styles":
-        raise OptionError(f"There is no benchmark '{which}'. Known: styles.")
-    if not table_only:
-        service = load_service(model, fall_back=False)
-        with _bar() as bar:
-            tasks: dict[str, Any] = {}
-            for what, fraction in styles.run(service, folder, minutes=minutes):
-                if what not in tasks:
-                    tasks[what] = bar.add_task(what, note="", total=1.0)
-                bar.update(tasks[what], completed=fraction)
-    out.print(f"Written: {styles.write_table(folder)}", highlight=False)
+    if quick and which != "digits":
+        raise OptionError("--quick is an option of the digits.")
+    if which == "styles":
+        write = partial(styles.write_table, folder)
+        work = None if table_only else styles.run(load_service(model, fall_back=False), folder, minutes=minutes)
+    else:
+        config = benches.find(f"{which}-quick" if quick else which)
+        write = partial(classes_table.write_table, folder, config.name)
+        work = None if table_only else classes_table.run_all(config, folder, Path("docs"), minutes)
+    with _bar() as bar:
+        tasks: dict[str, Any] = {}
+        for what, fraction in work or ():
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, note="", total=1.0)
+            bar.update(tasks[what], completed=fraction)
+    out.print(f"Written: {write()}", highlight=False)
 
 
 @app.command()

@@ -39,6 +39,10 @@ class ClassifierSimilarity(ClipSimilarity):
         features, groups = classifier.image_features(pictures.pixels), np.asarray(pictures.groups)
         self.bank = {g: features[groups == g] for g in self.group_ids if (groups == g).any()}
 
+    def prepare(self) -> Iterator[float]:
+        """Nothing is left to do: the features were computed at once."""
+        yield 1.0
+
     def attribute(self, query: Query, budget: Budget | None = None) -> Iterator[Attribution]:
         """Yields one Attribution; a group without pictures is unavailable. budget: has no influence."""
         f = self.classifier.image_features(query.pixels[None])[0]

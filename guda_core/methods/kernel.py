@@ -118,12 +118,16 @@ class KernelMethod:
         """The score of every training picture, (N,), from the query's features (D,)."""
         return self.ridge.kernel(query)
 
+    def prepare(self) -> Iterator[float]:
+        """Compute the training pictures' features, unless they are in the cache; yields the fraction done."""
+        yield from self.bank.prepare()
+
     def attribute(self, query: Query, budget: Budget | None = None) -> Iterator[Attribution]:
         """Yields an Attribution without scores while features are being made (first use), then the answer.
 
         budget: has no influence; the timesteps are those of the features.
         """
-        for fraction in self.bank.prepare():
+        for fraction in self.prepare():
             yield Attribution(self.id, self.unit, {}, 0.99 * fraction)
         values = self.values(self.bank.query(query.latent, query.prompt, query.image_hash))
         scores = group_scores(values, self.examples.groups, self.group_ids, self.config.aggregate)

@@ -13,8 +13,10 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from guda_core.errors import TrainingError
@@ -94,10 +96,12 @@ def _save(path: Path, state: dict) -> None:
     os.replace(aside, path)
 
 
-def _resume(path: Path, config: LoopConfig, module: nn.Module, opt: torch.optim.Optimizer, ema: Ema | None) -> int:
+def _resume(
+    path: Path, config: LoopConfig, module: nn.Module, opt: torch.optim.Optimizer, ema: Ema | None, scaler: Any
+) -> int:
     if not path.is_file():
         return 0
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, weights_only=True, map_location="cpu")
     ours = {k: v for k, v in asdict(config).items() if k != "checkpoint_s"}
     theirs = {k: v for k, v in state["config"].items() if k != "checkpoint_s"}
     if ours != theirs:
@@ -111,7 +115,9 @@ def _resume(path: Path, config: LoopConfig, module: nn.Module, opt: torch.optim.
                 p.copy_(state["module"][name])
     opt.load_state_dict(state["optimizer"])
     if ema is not None:
-        ema.shadow = state["ema"]
+        ema.shadow = {n: v.to(ema.shadow[n].device) for n, v in state["ema"].items()}
+    if scaler is not None and state.get("scaler"):
+        scaler.load_state_dict(state["scaler"])
     return int(state["step"])
 
 
@@ -120,12 +126,15 @@ def run(
     loss_of: Callable[[int, torch.Generator], Tensor],
     config: LoopConfig,
     checkpoint: Path | None = None,
+    *,
+    accelerator: Accelerator | None = None,
 ) -> Generator[Progress, None, None]:
     """Train `module` in place; yields progress after every step. On normal end the EMA weights (if any) are in it.
 
     Closing the generator saves a checkpoint of the step just made.
 
     loss_of(step, generator) gives the scalar loss of one batch, drawing only from the generator.
+    accelerator: scales and shares the gradients (mixed precision, several processes); the first process saves.
 
     Raises:
         TrainingError: the checkpoint was made with other settings, or the loss is not finite.
@@ -133,7 +142,11 @@ def run(
     params = [p for p in module.parameters() if p.requires_grad]
     opt = torch.optim.AdamW(params, lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.99), fused=True)
     ema = Ema(module, config.ema) if config.ema else None
-    start = _resume(checkpoint, config, module, opt, ema) if checkpoint else 0
+    if accelerator is not None:
+        opt = cast(torch.optim.Optimizer, accelerator.prepare_optimizer(opt))
+    scaler = getattr(accelerator, "scaler", None)  # of float16 gradients
+    saves = checkpoint if accelerator is None or accelerator.is_main_process else None
+    start = _resume(checkpoint, config, module, opt, ema, scaler) if checkpoint else 0
 
     def state(step: int) -> dict:
         return {
@@ -142,6 +155,7 @@ def run(
             "module": {n: p.detach() for n, p in module.named_parameters() if p.requires_grad},
             "optimizer": opt.state_dict(),
             "ema": ema.shadow if ema else {},
+            "scaler": scaler.state_dict() if scaler is not None else {},
         }
 
     began = saved = time.monotonic()
@@ -156,23 +170,27 @@ def run(
                 f"The loss is {value} at step {step}. A smaller learning rate than {config.lr} may help."
             )
         opt.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(params, config.clip_norm)
+        if accelerator is None:
+            loss.backward()
+            nn.utils.clip_grad_norm_(params, config.clip_norm)
+        else:
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(params, config.clip_norm)
         opt.step()
         if ema is not None:
             ema.update(module, step)
         smooth = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
         now = time.monotonic()
-        if checkpoint and now - saved > config.checkpoint_s:
-            _save(checkpoint, state(step + 1))
+        if saves and now - saved > config.checkpoint_s:
+            _save(saves, state(step + 1))
             saved = now
         try:
             yield Progress(step + 1, config.steps, smooth, (step + 1 - start) * config.batch / max(1e-9, now - began))
         except GeneratorExit:  # whoever follows the training stops it here, between two steps
-            if checkpoint:
-                _save(checkpoint, state(step + 1))
+            if saves:
+                _save(saves, state(step + 1))
             raise
-    if checkpoint:
-        _save(checkpoint, state(config.steps))
+    if saves:
+        _save(saves, state(config.steps))
     if ema is not None:
         ema.copy_to(module)

@@ -50,11 +50,13 @@ def round_to_half(module: nn.Module) -> None:
             p.copy_(p.half().float())
 
 
-def finish(folder: Path, config: Any, seconds: float, **more: Any) -> None:
-    """Write `stage.json`, last: its existence means that the stage is complete."""
+def finish(folder: Path, config: Any, name: str, **more: Any) -> None:
+    """Write `stage.json`, last: its existence means that the stage is complete. name: of its `timed` steps."""
+    seconds = _spent(name)
     record = {
         "config": asdict(config) if is_dataclass(config) and not isinstance(config, type) else config,
-        "seconds": round(seconds, 1),
+        "seconds": round(seconds["wall"], 1),
+        "cpu_seconds": round(seconds["cpu"], 1),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         **more,
@@ -66,25 +68,30 @@ def is_done(name: str) -> bool:
     return (work_dir() / name / "stage.json").is_file()
 
 
-def _seconds_before(name: str) -> float:
+def _spent(name: str) -> dict[str, float]:
     path = work_dir() / f"{name}.seconds"
-    return float(path.read_text()) if path.is_file() else 0.0
+    return json.loads(path.read_text()) if path.is_file() else {"wall": 0.0, "cpu": 0.0}
 
 
-def _timed(name: str, steps: Generator[Any, None, None]) -> Iterator[Any]:
-    """Pass steps on; seconds are added up over interruptions in a side file. Closing this closes the training."""
-    before, began, noted = _seconds_before(name), time.monotonic(), 0.0
+def timed(name: str, steps: Generator[Any, None, None]) -> Iterator[Any]:
+    """Pass steps on; the seconds that they take, by the clock ("wall") and of all threads of this process ("cpu"), are
+    added up over interruptions in a side file. Closing this closes the training."""
+    before, wall, cpu, noted = _spent(name), time.monotonic(), time.process_time(), 0.0
     work_dir().mkdir(parents=True, exist_ok=True)
+
+    def note() -> None:
+        now = {"wall": before["wall"] + time.monotonic() - wall, "cpu": before["cpu"] + time.process_time() - cpu}
+        (work_dir() / f"{name}.seconds").write_text(json.dumps(now))
+
     try:
         with closing(steps):
             for step in steps:
-                now = time.monotonic() - began
-                if now - noted > 30:
-                    (work_dir() / f"{name}.seconds").write_text(str(before + now))
-                    noted = now
+                if time.monotonic() - wall - noted > 30:
+                    noted = time.monotonic() - wall
+                    note()
                 yield step
     finally:
-        (work_dir() / f"{name}.seconds").write_text(str(before + time.monotonic() - began))
+        note()
 
 
 def stage_clip(group_set: GroupSet, config: clip_training.ClipConfig) -> Iterator[Progress]:
@@ -92,26 +99,26 @@ def stage_clip(group_set: GroupSet, config: clip_training.ClipConfig) -> Iterato
     folder = work_dir() / "clip"
     model = tokenizer = None
     steps = clip_training.train(pictures, group_set, config, work_dir() / "clip.pt")
-    for progress, model, tokenizer in _timed("clip", steps):  # noqa: B007
+    for progress, model, tokenizer in timed("clip", steps):  # noqa: B007
         yield progress
     assert model is not None and tokenizer is not None
     round_to_half(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    finish(folder, config, _seconds_before("clip"), data_sha256=pictures.sha256())
+    finish(folder, config, "clip", data_sha256=pictures.sha256())
 
 
 def stage_vae(group_set: GroupSet, config: vae_training.VaeConfig) -> Iterator[Progress]:
     pictures, held_out = data.load(group_set, "pretrain"), data.load(group_set, "held_out")
     folder = work_dir() / "vae"
     vae = None
-    for progress, vae in _timed("vae", vae_training.train(pictures, config, work_dir() / "vae.pt")):  # noqa: B007
+    for progress, vae in timed("vae", vae_training.train(pictures, config, work_dir() / "vae.pt")):  # noqa: B007
         yield progress
     assert vae is not None
     round_to_half(vae)
     vae.save_pretrained(folder)
     quality = vae_training.psnr(vae_training.reconstruct(vae, held_out.pixels), held_out.pixels)
-    finish(folder, config, _seconds_before("vae"), data_sha256=pictures.sha256(), held_out_psnr_db=round(quality, 2))
+    finish(folder, config, "vae", data_sha256=pictures.sha256(), held_out_psnr_db=round(quality, 2))
 
 
 class TextEncoder:
@@ -160,13 +167,13 @@ def stage_unet(group_set: GroupSet, config: unet_training.UnetConfig, exclude: s
     name = unet_name(exclude, config.loop.seed)
     unet = None
     steps = unet_training.train(latents, pictures, group_set, embed, config, work_dir() / f"{name}.pt", exclude)
-    for progress, unet in _timed(name, steps):  # noqa: B007
+    for progress, unet in timed(name, steps):  # noqa: B007
         yield progress
     assert unet is not None
     round_to_half(unet)
     unet.save_pretrained(work_dir() / name)
     kept = pictures.where(lambda g, o: g != exclude)
-    finish(work_dir() / name, config, _seconds_before(name), data_sha256=kept.sha256(), exclude=exclude)
+    finish(work_dir() / name, config, name, data_sha256=kept.sha256(), exclude=exclude)
 
 
 def assemble(assets: Path, full: str) -> Path:

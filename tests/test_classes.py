@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from guda_core.training.digits import DigitsConfig, Job
 from sklearn.datasets import load_digits
 
 from guda_core import elbo
@@ -19,7 +20,6 @@ from guda_core.methods.instance import InstanceConfig
 from guda_core.methods.kernel import KernelConfig
 from guda_core.training import digits, stages
 from guda_core.training.classifier import ClassifierConfig
-from guda_core.training.digits import DigitsConfig, Job
 from guda_core.training.loop import LoopConfig
 from guda_core.unlearn_unconditional import UnconditionalConfig
 
