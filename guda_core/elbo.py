@@ -65,7 +65,8 @@ def make_strata(schedule: Schedule, k: int = 24, power: float = 0.5) -> Strata:
     cdf = np.concatenate([[0.0], np.cumsum(density)])
     edges = [1]
     for j in range(1, k):
-        edges.append(max(edges[-1] + 1, 1 + int(np.searchsorted(cdf, j / k))))
+        at = max(edges[-1] + 1, 1 + int(np.searchsorted(cdf, j / k)))
+        edges.append(min(at, len(schedule) - (k - j)))  # the strata that follow need a timestep each
     edges.append(len(schedule))
     if any(b <= a for a, b in itertools.pairwise(edges)):
         raise ScoreError(f"{k} strata do not fit into {len(schedule)} timesteps.")

@@ -1,77 +1,101 @@
-"""The digits bench in miniature: pictures, trainings, and every row of the benchmark from a few steps of each."""
+"""The classes bench in miniature: pictures, trainings, and every row of the benchmark from a few steps of each."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from guda_core.training.digits import DigitsConfig, Job
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from PIL import Image
 from sklearn.datasets import load_digits
 
-from guda_core import elbo
-from guda_core.benchmark import digits as bench
+from guda_core import datasets, elbo
+from guda_core.benchmark import benches, classes_table
+from guda_core.benchmark import classes as bench
+from guda_core.benchmark.benches import BenchConfig
+from guda_core.benchmark.clock import Clock
 from guda_core.benchmark.scores import ScoreConfig
-from guda_core.errors import DataError, TrainingError
+from guda_core.errors import DataError, OptionError, TrainingError
 from guda_core.gradients import FeatureConfig
 from guda_core.methods.instance import InstanceConfig
 from guda_core.methods.kernel import KernelConfig
-from guda_core.training import digits, stages
+from guda_core.training import classes, stages
+from guda_core.training.classes import ClassesConfig, Job
 from guda_core.training.classifier import ClassifierConfig
 from guda_core.training.loop import LoopConfig
 from guda_core.unlearn_unconditional import UnconditionalConfig
 
 LOOP = LoopConfig(steps=3, batch=8, lr=1e-3, warmup=1, ema=0.9, weight_decay=0.0, seed=3)
-SMALL = DigitsConfig(channels=(16, 16), head=8, held_out=1, per_class=3, loop=LOOP)
-CONFIG = bench.BenchConfig(
-    digits=SMALL,
+SMALL = ClassesConfig(channels=(16, 16), head=8, held_out=1, per_class=3, loop=LOOP)
+CONFIG = BenchConfig(
+    name="small",
+    models=SMALL,
     scores=ScoreConfig(strata=4, draws=2),
     unlearning={"guda-retrack": UnconditionalConfig(loop=dataclasses.replace(LOOP, ema=0.0))},
     kernels={k: KernelConfig(FeatureConfig(timesteps=2, dim=64)) for k in ("trak", "dtrak", "das")},
     instance=InstanceConfig(timesteps=2),
+    instance_examples=2,
     classifier=ClassifierConfig(width=8, channels=(4, 4), loop=LOOP),
     generated=2,
     ddim_steps=2,
 )
+ROWS = {"logo", "logo-2", "guda-retrack", "trak", "dtrak", "das", "instance", "classifier", "random"}
+
+
+@pytest.fixture
+def clock(tmp_path: Path) -> Clock:
+    return Clock(tmp_path / "clock.json")
 
 
 def test_the_pictures_are_sklearns_split_by_class():
-    config = DigitsConfig()
-    train, held = (digits.pictures(config, s) for s in ("train", "held_out"))
+    config = ClassesConfig()
+    train, held = (classes.pictures(config, s) for s in ("train", "held_out"))
     assert len(train) == 1697 and len(held) == 100 and train.pixels.shape == (1697, 8, 8, 3)
-    assert [held.groups.count(g) for g in digits.group_set().groups] == [10] * 10
+    assert [held.groups.count(g) for g in classes.group_set(config).groups] == [10] * 10
     assert not set(train.objects) & set(held.objects)
     raw = load_digits()
     for p, g, o in zip(held.pixels, held.groups, held.objects, strict=True):
-        assert str(raw.target[int(o)]) == g
-        np.testing.assert_allclose(p[..., 0], raw.images[int(o)] * 255 / 16, atol=0.51)
-    z = digits.encode_all(held)
-    model = digits.wrap(digits.make_unet(SMALL))
+        at = int(o.removeprefix("train-"))
+        assert str(raw.target[at]) == g
+        np.testing.assert_allclose(p[..., 0], raw.images[at] * 255 / 16, atol=0.51)
+    z = classes.encode_all(held, config)
+    model = classes.wrap(classes.make_unet(SMALL), SMALL)
     assert torch.allclose(z, torch.cat([model.encode(p) for p in held.pixels]), atol=1e-6)
     assert float(z.min()) == -1 and float(z.max()) == 1
-    with pytest.raises(TrainingError, match="train, held_out"):
-        digits.pictures(config, "test")
+    with pytest.raises(DataError, match="train, held_out"):
+        classes.pictures(config, "test")
+    with pytest.raises(DataError, match="Known: digits, cifar10"):
+        classes.pictures(ClassesConfig(dataset="mnist"), "train")
 
 
 def test_the_network_is_of_the_stated_size():
-    assert 0.6e6 < sum(p.numel() for p in digits.make_unet(DigitsConfig()).parameters()) < 0.8e6
+    assert 0.6e6 < sum(p.numel() for p in classes.make_unet(ClassesConfig()).parameters()) < 0.8e6
 
 
 CHANGES = [
     {"channels": (16, 24)},
+    {"attention": (True, True)},
+    {"layers": 2},
     {"head": 4},
+    {"norm_groups": 4},
+    {"timesteps": 500},
+    {"schedule": "cosine"},
     {"held_out": 2},
     {"split_seed": 1},
     {"per_class": 4},
     {"loop": dataclasses.replace(LOOP, seed=4)},
 ]
+ELSEWHERE = {"dataset", "mixed_precision"}  # see the tests of CIFAR-10 and of accelerate
 
 
-def weights(config, exclude=None):
-    of = digits.pictures(config, "train")
-    *_, (_, unet) = digits.train(digits.encode_all(of), of.groups, config, None, exclude)
+def weights(config, exclude=None, accelerator=None):
+    of = classes.pictures(config, "train")
+    *_, (_, unet) = classes.train(classes.encode_all(of, config), of.groups, config, exclude, accelerator=accelerator)
     return torch.cat([p.detach().flatten() for p in unet.parameters()])
 
 
@@ -81,71 +105,105 @@ def test_training_repeats_itself_and_every_setting_and_class_matters():
     for change in CHANGES:
         other = weights(dataclasses.replace(SMALL, **change))
         assert change == {"head": 4} or other.shape != plain.shape or not torch.equal(other, plain), change
-    heads = [digits.make_unet(dataclasses.replace(SMALL, head=h)).mid_block.attentions[0].heads for h in (4, 8)]
+        assert "loop" in change or dataclasses.replace(SMALL, **change).key != SMALL.key
+    heads = [classes.make_unet(dataclasses.replace(SMALL, head=h)).mid_block.attentions[0].heads for h in (4, 8)]
     assert heads == [4, 2]
-    assert {f.name for f in dataclasses.fields(DigitsConfig)} == {k for c in CHANGES for k in c}
+    assert {f.name for f in dataclasses.fields(ClassesConfig)} == {k for c in CHANGES for k in c} | ELSEWHERE
     with pytest.raises(TrainingError, match="'x' is no class"):
         weights(SMALL, "x")
+    with pytest.raises(OptionError, match="linear, cosine"):
+        ClassesConfig(schedule="x")
+    with pytest.raises(OptionError, match="every one of the channels"):
+        ClassesConfig(attention=(True,))
+
+
+def test_accelerate_takes_the_same_steps_and_its_precision_matters():
+    plain = weights(SMALL)
+    assert torch.allclose(weights(SMALL, accelerator=Accelerator(cpu=True)), plain, atol=1e-6)
+    AcceleratorState._reset_state(reset_partial_state=True)  # accelerate keeps one state a process
+    half = weights(SMALL, accelerator=Accelerator(cpu=True, mixed_precision="bf16"))
+    assert not torch.allclose(half, plain, atol=1e-6) and torch.allclose(half, plain, atol=0.1)
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_the_queue():
-    jobs = digits.queue(DigitsConfig(), 4)
-    assert len(jobs) == 22 and jobs[0] == Job(None, 3) and jobs[11] == Job(None, 4)
-    assert jobs[1].name == "digits-without-0-s3" and len(digits.queue(DigitsConfig(), None)) == 11
+    jobs = classes.queue(ClassesConfig(), 4)
+    assert len(jobs) == 22 and jobs[0] == Job(ClassesConfig(), None, 3) and jobs[11] == Job(ClassesConfig(), None, 4)
+    assert jobs[1].name == f"{ClassesConfig().key}-without-0-s3" and len(classes.queue(ClassesConfig(), None)) == 11
 
 
 def test_a_stage_is_written_and_loaded_again():
-    job = Job("7", 3)
+    job = Job(SMALL, "7", 3)
     with pytest.raises(TrainingError, match="not trained yet"):
         bench.full_model(CONFIG)
-    steps = list(digits.stage(SMALL, job))
+    steps = list(classes.stage(job))
     assert job.done and steps[0].step == 1
     record = json.loads((stages.work_dir() / job.name / "stage.json").read_text())
     assert record["exclude"] == "7" and record["config"]["loop"]["steps"] == 3
-    model = bench.load_model(digits.card(job.name), device="cpu")
+    assert record["cpu_seconds"] > 0 and record["seconds"] > 0
+    model = bench.load_model(classes.card(SMALL, job.name), device="cpu")
     assert torch.equal(torch.cat([p.flatten() for p in model.denoiser.parameters()]), weights(SMALL, "7"))
 
 
-def test_the_whole_benchmark_in_miniature(monkeypatch):
-    names = [what for what, fraction in bench.run(CONFIG) if fraction == 1.0]
-    assert "train digits-without-9-s4" in names and "unlearn guda-retrack/9" in names and "score das" in names
+def test_the_whole_benchmark_in_miniature(tmp_path):
+    with pytest.raises(TrainingError, match="benchmark small"):
+        classes_table.write(CONFIG, tmp_path, tmp_path)
+    names = [what for what, fraction in classes_table.run_all(CONFIG, tmp_path, tmp_path) if fraction == 1.0]
+    assert f"train {SMALL.key}-without-9-s4" in names and "unlearn guda-retrack/9" in names and "score das" in names
     model = bench.full_model(CONFIG)
     of, sets = bench.queries(model, CONFIG)
     assert len(of) == 12 and sets == ["held_out"] * 10 + ["generated"] * 2
     found = bench.arrays(model, of, CONFIG)
-    rows = {"logo", "logo-2", "guda-retrack", "trak", "dtrak", "das", "instance", "classifier"}
-    assert set(found) == rows and all(v.shape == (12, 10) and np.isfinite(v).all() for v in found.values())
-    with np.load(bench.cache(model) / "scores.npz") as z:
-        assert all(np.array_equal(z[k], found[k]) for k in rows)
+    assert set(found) == ROWS and all(v.shape == (12, 10) and np.isfinite(v).all() for v in found.values())
+    with np.load(tmp_path / "small-scores.npz") as z:
+        assert all(np.array_equal(z[k], found[k]) for k in ROWS)
 
-    logo = bench.load_model(digits.card("digits-without-4-s3"), device="cpu")
+    logo = bench.load_model(classes.card(SMALL, f"{SMALL.key}-without-4-s3"), device="cpu")
     strata = elbo.make_strata(model.schedule, 4)
     draws = elbo.draw_times(of[0].image_hash, strata, 2)
     full, without = (elbo.kl_values(m, of[0].latent, m.embed([""]), draws, [0, 1]) for m in (model, logo))
     direct = elbo.elbo_drop(full=full, without=without, strata=strata).value
     assert found["logo"][0, 4] == pytest.approx(direct, rel=1e-3, abs=1e-3)
 
+    table = json.loads((tmp_path / "small.json").read_text())
+    assert {r["method"] for r in table["rows"]} == ROWS - {"logo", "logo-2"} | {"ceiling"}
+    costs = {r["method"]: r for r in table["costs"]}
+    assert set(costs) == ROWS - {"logo-2", "random"} and costs["logo"]["times_cheaper"] == 1
+    assert all(r["precompute_cpu_s"] > 0 and r["query_cpu_s"] > 0 for r in table["costs"])
+    trained = sum(v for k, v in table["trainings_cpu_s"].items() if "without" in k and k.endswith("s3"))
+    assert costs["logo"]["precompute_cpu_s"] == pytest.approx(trained)
+    with Image.open(tmp_path / "small-samples.png") as picture:
+        assert min(picture.size) > 400
+
     again = [what for what, _ in bench.run(CONFIG)]  # nothing is trained, unlearned or scored a second time
     assert all(what.startswith("score ") for what in again) and len(again) == len(bench.sources(model, CONFIG))
+    (tmp_path / "small.json").write_text(json.dumps({**table, "rows": []}))
+    assert json.loads(classes_table.write_table(tmp_path, "small").read_text())["rows"] == table["rows"]
+    with pytest.raises(DataError, match="There is no other-scores"):
+        classes_table.write_table(tmp_path, "other")
 
 
-def test_queries_and_baselines_follow_their_settings(tmp_path):
-    model = digits.wrap(digits.make_unet(SMALL))
+def test_queries_and_baselines_follow_their_settings(tmp_path, clock):
+    model = classes.wrap(classes.make_unet(SMALL), SMALL)
     hashes = [q.image_hash for q in bench.queries(model, CONFIG)[0]]
-    for change in ({"generated": 3}, {"ddim_steps": 3}, {"query_seed": 7}, {"digits": DigitsConfig(split_seed=2)}):
+    other_split = dataclasses.replace(SMALL, split_seed=2)
+    for change in ({"generated": 3}, {"ddim_steps": 3}, {"query_seed": 7}, {"models": other_split}):
         assert [q.image_hash for q in bench.queries(model, dataclasses.replace(CONFIG, **change))[0]] != hashes
-    of = bench.queries(model, CONFIG)[0][:2]
-    method, own = bench.baselines(model, CONFIG)["trak"]
+    of, ids = bench.queries(model, CONFIG)[0][:2], bench.group_ids(CONFIG)
+    made = {name: (method, own) for name, method, own in bench.baselines(model, CONFIG, clock)}
+    assert len(made["instance"][0].examples) == 20 and len(made["trak"][0].examples) == 30
+    method, own = made["trak"]
     path = tmp_path / "trak.npy"
-    assert list(bench.score_baseline(method, own, of, path)) == [0.5, 1.0]
+    assert list(bench.score_baseline("trak", method, own, of, ids, path, clock))[-2:] == [0.75, 1.0]
     kept = np.load(path)
-    assert list(bench.score_baseline(method, own, of, path)) == []
-    assert list(bench.score_baseline(method, KernelConfig(ridge=1.0), of, path)) == [0.5, 1.0]
+    assert list(bench.score_baseline("trak", method, own, of, ids, path, clock)) == []
+    assert list(bench.score_baseline("trak", method, KernelConfig(ridge=1.0), of, ids, path, clock))[-1] == 1.0
     assert np.array_equal(kept, np.load(path))  # the method itself was the same
+    assert set(clock.spent) == {"prepare/trak", "score/trak", "prepare/classifier"}
 
 
 def test_without_values_there_are_no_arrays():
-    model = digits.wrap(digits.make_unet(SMALL))
+    model = classes.wrap(classes.make_unet(SMALL), SMALL)
     with pytest.raises(DataError, match="no values yet"):
         bench.arrays(model, bench.queries(model, CONFIG)[0], CONFIG)
 
@@ -155,3 +213,83 @@ def test_a_stopped_training_is_resumed():
     assert len(stopped) == 1 and not stopped[0][0].done
     resumed = next(bench.train_all(CONFIG))
     assert resumed[1].step == 2
+
+
+def test_a_clock_adds_up_the_work_and_not_its_receiver(tmp_path):
+    def work():
+        for i in range(3):
+            sum(range(200_000))
+            yield i
+
+    clock = Clock(tmp_path / "c.json")
+    assert list(clock.timed("a", work())) == [0, 1, 2]
+    once = clock.spent["a"]["cpu"]
+    for _ in clock.timed("b", iter(range(3))):
+        sum(range(2_000_000))
+    assert clock.spent["b"]["cpu"] < once
+    list(Clock(tmp_path / "c.json").timed("a", work()))
+    assert Clock(tmp_path / "c.json").cpu("a") > 1.5 * once
+
+
+def save_cifar10(folder: Path, n: int = 4) -> Path:
+    """A stand-in for CIFAR-10's files: the same columns, shapes and folder, `n` random pictures a class."""
+    from datasets import ClassLabel, Dataset, Features
+    from datasets import Image as Column
+
+    rng = np.random.default_rng(0)
+    features = Features({"img": Column(), "label": ClassLabel(num_classes=10)})
+    for split, count in (("train", n), ("test", 2)):
+        labels = list(range(10)) * count
+        pictures = [Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in labels]
+        (folder / "plain_text").mkdir(parents=True, exist_ok=True)
+        rows = Dataset.from_dict({"img": pictures, "label": labels}, features=features)
+        rows.to_parquet(folder / "plain_text" / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+def test_cifar10_runs_end_to_end_on_stand_in_data(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("GUDA_CIFAR10", str(save_cifar10(tmp_path / "cifar10")))
+    paper = benches.find("cifar10")
+    assert paper.scores.strata == 400 and paper.generated == 2048 and paper.models.timesteps == 4000
+    models = dataclasses.replace(
+        paper.models, channels=(8, 8, 8, 8), layers=1, head=8, norm_groups=4, loop=LOOP, per_class=3, timesteps=40
+    )
+    config = dataclasses.replace(
+        paper,
+        name="cifar-small",
+        models=models,
+        scores=ScoreConfig(strata=4, draws=1),
+        unlearning=CONFIG.unlearning,
+        kernels=CONFIG.kernels,
+        instance=CONFIG.instance,
+        instance_examples=2,
+        classifier=CONFIG.classifier,
+        generated=2,
+        ddim_steps=2,
+        second_seed=None,
+    )
+    train = classes.pictures(models, "train")
+    assert train.pixels.shape == (30, 32, 32, 3) and len(classes.pictures(models, "held_out")) == 0
+    held = classes.pictures(dataclasses.replace(models, held_out=1), "held_out")
+    assert len(held) == 10 and all(o.startswith("test-") for o in held.objects)
+    list(classes_table.run_all(config, tmp_path, tmp_path))
+    table = json.loads((tmp_path / "cifar-small.json").read_text())
+    assert {r["method"] for r in table["rows"]} == ROWS - {"logo", "logo-2"}
+    assert all(r["n"] == 2 for r in table["rows"])
+
+    monkeypatch.setenv("GUDA_CIFAR10", str(tmp_path / "nowhere"))
+    with pytest.raises(DataError, match="Set GUDA_CIFAR10"):
+        datasets.read_cifar10()
+
+
+def test_the_committed_tables_are_those_of_the_committed_scores(tmp_path):
+    folder = Path(__file__).resolve().parent.parent / "assets" / "benchmarks"
+    names = [n for n in ("digits", "digits-quick", "cifar10") if (folder / f"{n}.json").is_file()]
+    if not names:
+        pytest.skip("no classes benchmark has been run yet")
+    for name in names:
+        for path in (folder / f"{name}.json", classes_table.scores_file(folder, name)):
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+        before = json.loads((folder / f"{name}.json").read_text())
+        assert json.loads(classes_table.write_table(tmp_path, name).read_text()) == before
