@@ -60,6 +60,7 @@ TABLE = (
     "benchmark.scores",
     "benchmark.benches",
     "benchmark.styles",
+    "benchmark.intervals",
     "benchmark.classes",
     "benchmark.*",
     "sanity",
