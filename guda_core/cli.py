@@ -342,6 +342,47 @@ app.command()(cli_reports.batch)
 
 
 @app.command()
+def features(
+    methods: MethodsOption = "trak,dtrak,das",
+    model: ModelOption = None,
+    dim: Annotated[int, typer.Option(help="Coordinates of the projected gradients.")] = 4096,
+    folder: Annotated[Path | None, typer.Option(help="Default: assets/features/MODEL.")] = None,
+) -> None:
+    """Make the gradient features with which TRAK, D-TRAK and DAS answer in the app. Needs the training pictures."""
+    from guda_core import data as pictures
+    from guda_core import shipped
+    from guda_core.examples import examples_of
+    from guda_core.pipeline import ASSETS, KERNELS, load_service
+    from guda_core.report import today, versions
+
+    asked = listed(methods)
+    if not asked or set(asked) - set(KERNELS):
+        raise OptionError(f"Methods must be some of {', '.join(KERNELS)}; got {methods or 'none'}.")
+    service = load_service(model, fall_back=False)
+    own, gs = service.model, service.group_set
+    examples = examples_of(own, pictures.load(gs, "train"), gs)
+    where = folder or ASSETS / "features" / own.card.id
+    for m in asked:
+        plain = KERNELS[m].defaults()
+        config = dataclasses.replace(plain, features=dataclasses.replace(plain.features, dim=dim))
+        method = KERNELS[m](own, examples, list(gs.groups), config)
+        with _bar() as bar:
+            task = bar.add_task(m, note="", total=1.0)
+            for fraction in method.prepare():
+                bar.update(task, completed=fraction)
+        meta = {
+            "command": f"python -m guda_core features --methods {m} --dim {dim}",
+            "base_sha256": own.sha256,
+            "examples_sha256": examples.sha256(),
+            "config": dataclasses.asdict(method.config.features),
+            "versions": versions(),
+            "date": today(),
+        }
+        shipped.write(where / m, method.features, examples.groups, meta)
+        out.print(f"Written: {where / m}", highlight=False)
+
+
+@app.command()
 def sanity(
     model: ModelOption = None,
     effort: Annotated[str, typer.Option(help="Effort of each attribution.")] = "quick",

@@ -15,7 +15,7 @@ instead of `dim`, so that it runs without a GPU.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -27,12 +27,13 @@ from guda_core.elbo import seed_of
 from guda_core.errors import ModelError, OptionError, ScoreError
 from guda_core.examples import Examples
 from guda_core.models.base import BaseModel
+from guda_core.records import Query
 from guda_core.store import Store
 
 OUTPUTS = ("loss", "mean_square", "mean")
 SPREAD = 4  # coordinates that a parameter goes into
 BLOCK = 2**20  # parameters projected at a time
-MEMORY = 2**25  # gradient entries held at a time: 128 MiB
+MEMORY = 2**27  # gradient entries held at a time: 512 MiB
 
 
 @dataclass(frozen=True)
@@ -122,11 +123,17 @@ class Gradients:
         seeds = [seed_of(image_hash, -2, t) for t in self.t.tolist()]
         return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
 
-    def errors(self, latents: Tensor, prompts: tuple[str, ...], hashes: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-        """(eps_hat, eps) at the grid's timesteps, each (B, K, C, h, w) on the device; eps_hat keeps gradients."""
-        b, k = len(latents), len(self.t)
-        eps = torch.cat([self.noise(h, tuple(latents.shape[1:])) for h in hashes])  # (B K, C, h, w)
-        t = self.t.repeat(b)
+    def errors(
+        self, latents: Tensor, prompts: tuple[str, ...], hashes: tuple[str, ...], part: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(eps_hat, eps) at the grid's timesteps, each (B, K, C, h, w) on the device; eps_hat keeps gradients.
+
+        part: places in the grid, None = all.
+        """
+        at = list(range(len(self.t))) if part is None else list(part)
+        b, k = len(latents), len(at)
+        eps = torch.cat([self.noise(h, tuple(latents.shape[1:]))[at] for h in hashes])  # (B K, C, h, w)
+        t = self.t[at].repeat(b)
         x_t = self.model.schedule.add_noise(latents.repeat_interleave(k, dim=0), eps, t)
         cond = self.model.embed(list(prompts)).repeat_interleave(k, dim=0)
         device = self.model.device
@@ -144,19 +151,17 @@ class Gradients:
         Raises:
             ScoreError: it is not finite.
         """
-        eps_hat, eps = (v[0] for v in self.errors(latent, (prompt,), (image_hash,)))
-        values, weights = self._output(eps_hat, eps), list(self.parameters.values())
-        residual = (eps - eps_hat.detach()).square().flatten(1).mean(dim=1).sqrt().mean()
-        if self.config.normalise:
-            vector = torch.zeros(self.size)
-            for v in values:
-                g = torch.cat([p.flatten().cpu() for p in torch.autograd.grad(v, weights, retain_graph=True)])
-                vector += g / g.norm().clamp_min(1e-20) / len(values)
-        else:
-            vector = torch.cat([p.flatten().cpu() for p in torch.autograd.grad(values.mean(), weights)])
+        weights, k = list(self.parameters.values()), len(self.t)
+        vector, residual = torch.zeros(self.size), 0.0
+        for part in [[i] for i in range(k)] if self.config.normalise else [list(range(k))]:
+            eps_hat, eps = (v[0] for v in self.errors(latent, (prompt,), (image_hash,), part))
+            value = self._output(eps_hat, eps).sum() / k
+            g = torch.cat([p.flatten().cpu() for p in torch.autograd.grad(value, weights)])
+            vector += g / g.norm().clamp_min(1e-20) / k if self.config.normalise else g
+            residual += float((eps - eps_hat.detach()).square().flatten(1).mean(dim=1).sqrt().sum()) / k
         if not torch.isfinite(vector).all():
             raise ScoreError("A gradient is not finite, so there is no score.")
-        return Gradient(vector, float(residual))
+        return Gradient(vector, residual)
 
     @torch.no_grad()
     def losses(self, examples: Examples, batch: int = 16) -> Iterator[np.ndarray]:
@@ -180,7 +185,7 @@ class FeatureBank:
     """The features of a training set, computed once and kept in the cache."""
 
     def __init__(self, model: BaseModel, examples: Examples, config: FeatureConfig) -> None:
-        self.examples, self.gradients = examples, Gradients(model, config)
+        self.examples, self.gradients, self.groups = examples, Gradients(model, config), examples.groups
         self.projection = Projection(self.gradients.size, config.dim, config.seed)
         settings = {"base_sha256": model.sha256, "examples_sha256": examples.sha256(), **asdict(config)}
         self.store = Store("gradients", settings)
@@ -211,6 +216,7 @@ class FeatureBank:
         arrays = self.store.open()
         return Features(arrays["phi"], arrays["residual"], self.store.settings)
 
-    def query(self, latent: Tensor, prompt: str, image_hash: str) -> np.ndarray:
+    def query(self, query: Query) -> np.ndarray:
         """phi of a query, (dim,) float32."""
-        return self.projection(self.gradients.at(latent, prompt, image_hash).vector[None].numpy())[0]
+        g = self.gradients.at(query.latent, query.prompt, query.image_hash)
+        return self.projection(g.vector[None].numpy())[0]

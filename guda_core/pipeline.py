@@ -6,6 +6,7 @@ come as generators, so that they can be shown while they refine; closing a gener
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -18,20 +19,26 @@ import torch
 
 from guda_core.adapters import HEALTH
 from guda_core.clip import Clip
-from guda_core.errors import ModelError, OptionError
+from guda_core.errors import CacheError, ModelError, OptionError
 from guda_core.groups import load_group_set
 from guda_core.imaging import check_options, check_prompt, hash_pixels, read_picture
 from guda_core.methods import METHODS
 from guda_core.methods.clip import ClipSimilarity
 from guda_core.methods.counterfactual import Budget
+from guda_core.methods.das import Das
+from guda_core.methods.dtrak import Dtrak
 from guda_core.methods.guda import Guda
+from guda_core.methods.kernel import KernelMethod
+from guda_core.methods.trak import Trak
 from guda_core.models.base import BaseModel
 from guda_core.models.cards import find_card, load_model
 from guda_core.records import Attribution, GroupSet, Provenance, Query, Scope
 from guda_core.report import read_figures, read_validation
 
+log = logging.getLogger(__name__)
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 DEFAULT_MODEL = "emoji"
+KERNELS: dict[str, type[KernelMethod]] = {m.id: m for m in (Trak, Dtrak, Das)}
 
 
 @dataclass(frozen=True)
@@ -107,12 +114,30 @@ class Service(Protocol):
 class LocalService:
     """The service on this machine: one base model, its adapters and the CLIP baseline."""
 
-    def __init__(self, model: BaseModel, group_set: GroupSet, clip: Clip, adapters: Path, *, banner: str = "") -> None:
+    def __init__(
+        self,
+        model: BaseModel,
+        group_set: GroupSet,
+        clip: Clip,
+        adapters: Path,
+        *,
+        features: Path | None = None,
+        banner: str = "",
+    ) -> None:
         self.model, self.group_set, self.clip = model, group_set, clip
         self.banner, self.model_name = banner, model.card.name
         self.guda = Guda(model, group_set, adapters)
         self.similarity = ClipSimilarity(clip, group_set)
+        self.kernels: dict[str, KernelMethod] = {}
+        for k, kind in KERNELS.items():
+            if features is None or not features.is_dir():
+                break
+            try:
+                self.kernels[k] = kind.shipped(model, features / k, list(group_set.groups))
+            except CacheError as e:
+                log.warning("%s is not offered. %s", METHODS[k][0], e)
         self._forward_s: float | None = None
+        self._kernel_s: float | None = None
 
     def provenance(self) -> Provenance:
         m, device = self.model, str(self.model.device)
@@ -134,7 +159,7 @@ class LocalService:
         )
 
     def methods(self) -> dict[str, str]:
-        return {k: name for k, (name, _) in METHODS.items()}
+        return {k: name for k, (name, _) in METHODS.items() if k in self.kernels or k not in KERNELS}
 
     def forward_seconds(self) -> float:
         """Seconds of one picture's forward pass in a batch of 24, measured once on this machine."""
@@ -151,6 +176,9 @@ class LocalService:
 
     def estimate(self, methods: Sequence[str], effort: str) -> float:
         draws, seconds = find_effort(effort).draws, 0.2
+        for k in [k for k in self.kernels if k in methods]:
+            passes = 3 * self.kernels[k].config.features.timesteps  # a backward pass takes as long as two forward ones
+            seconds += self._kernel_s or 2 * passes * self.forward_seconds()  # twice: the projection; then as measured
         if "guda" in methods:
             models = 1 + len(self.guda.adapters)
             seconds += models * Budget().strata * draws * self.forward_seconds()
@@ -193,11 +221,17 @@ class LocalService:
 
     def attribute(self, query: Query, *, methods: Sequence[str], effort: str) -> Iterator[Attribution]:
         e = find_effort(effort)
-        unknown = [m for m in methods if m not in METHODS]
+        known = self.methods()
+        unknown = [m for m in methods if m not in known]
         if unknown or not methods:
-            raise OptionError(f"Methods must be some of {', '.join(METHODS)}; got {', '.join(unknown) or 'none'}.")
+            raise OptionError(f"Methods must be some of {', '.join(known)}; got {', '.join(unknown) or 'none'}.")
         if "clip" in methods:
             yield from self.similarity.attribute(query)
+        for k in [k for k in self.kernels if k in methods]:
+            yield Attribution(k, self.kernels[k].unit, {}, 0.0)
+            began = time.perf_counter()
+            yield from self.kernels[k].attribute(query)
+            self._kernel_s = time.perf_counter() - began
         if "guda" in methods:
             yield from self.guda.attribute(query, Budget(draws=e.draws, per_pass=e.per_pass))
 
@@ -227,4 +261,6 @@ def load_service(model: str | None = None, *, fall_back: bool = True) -> LocalSe
         card = find_card(DEFAULT_MODEL)
         base, banner = load_model(card), f"The bundled model answers in place of '{name}'. {e}"
     group_set = load_group_set(os.environ.get("GUDA_GROUP_SET") or card.group_set)
-    return LocalService(base, group_set, Clip(ASSETS / "clip"), ASSETS / "adapters" / card.id, banner=banner)
+    features = ASSETS / "features" / card.id
+    clip, adapters = Clip(ASSETS / "clip"), ASSETS / "adapters" / card.id
+    return LocalService(base, group_set, clip, adapters, features=features, banner=banner)

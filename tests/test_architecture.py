@@ -38,6 +38,7 @@ TABLE = (
     "elbo",
     "losses",
     "gradients",
+    "shipped",
     "training",
     "training.*",
     "unlearn",

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from guda_core import shipped
 from guda_core.data import Pictures
-from guda_core.errors import DataError, ModelError, OptionError, ScoreError
+from guda_core.errors import CacheError, DataError, ModelError, OptionError, ScoreError
 from guda_core.examples import examples_of
 from guda_core.gradients import FeatureConfig, Gradients, timestep_grid
 from guda_core.imaging import hash_pixels
 from guda_core.methods import BASELINES
-from guda_core.methods.aggregate import group_scores
+from guda_core.methods.aggregate import group_scores, lead
 from guda_core.methods.classifier_similarity import ClassifierSimilarity
 from guda_core.methods.das import Das
 from guda_core.methods.dtrak import Dtrak
@@ -24,7 +26,7 @@ from guda_core.methods.instance import CONVOLUTIONS, Instance, InstanceConfig
 from guda_core.methods.kernel import KernelConfig, Ridge
 from guda_core.methods.trak import Trak
 from guda_core.models.cards import load_model
-from guda_core.records import Query
+from guda_core.records import GroupScore, Query
 from guda_core.training.classifier import ClassifierConfig, train
 from guda_core.training.loop import LoopConfig
 from tests.linear import GROUPS, D, K, linear_world
@@ -281,3 +283,49 @@ def test_classifier_learns_and_scores(tmp_path):
         assert a.groups["a"].score == pytest.approx(np.mean(cosines), abs=1e-5)
     with pytest.raises(OptionError, match="prototype"):
         ClassifierSimilarity(classifier, Pictures(pixels, groups, ("o",) * 30), GROUPS, "median")
+
+
+def ship(method, folder):
+    list(method.prepare())
+    meta = {"base_sha256": method.bank.gradients.model.sha256, "config": dataclasses.asdict(method.config.features)}
+    shipped.write(folder, method.features, method.bank.groups, meta)
+
+
+@pytest.mark.parametrize("method", [Trak, Dtrak, Das])
+def test_shipped_features_answer_without_the_pictures(linear, method, tmp_path):
+    own = method(linear.model, linear.examples, GROUPS, config())
+    ship(own, tmp_path / method.id)
+    stored = method.shipped(linear.model, tmp_path / method.id, GROUPS)
+    a, b = last(own, linear.query), last(stored, linear.query)
+    assert a.ranked() == b.ranked() and b.settings["base_sha256"] == linear.model.sha256
+    size = np.abs(a.values["pictures"]).max()
+    np.testing.assert_allclose(b.values["pictures"], a.values["pictures"], atol=0.03 * size)
+
+
+def test_shipped_features_of_anything_else_are_refused(linear, tmp_path):
+    with pytest.raises(CacheError, match="features --methods trak"):
+        Trak.shipped(linear.model, tmp_path / "trak", GROUPS)
+    ship(Trak(linear.model, linear.examples, GROUPS, config()), tmp_path / "trak")
+    (tmp_path / "trak").rename(tmp_path / "dtrak")
+    with pytest.raises(CacheError, match="another method than dtrak"):
+        Dtrak.shipped(linear.model, tmp_path / "dtrak", GROUPS)
+    meta = tmp_path / "dtrak" / shipped.META
+    record = json.loads(meta.read_text())
+    meta.write_text(json.dumps({**record, "base_sha256": "0" * 64}))
+    with pytest.raises(CacheError, match="another base model"):
+        Trak.shipped(linear.model, tmp_path / "dtrak", GROUPS)
+    meta.write_text(json.dumps({**record, "sha256": "0" * 64}))
+    with pytest.raises(CacheError, match="damaged"):
+        Trak.shipped(linear.model, tmp_path / "dtrak", GROUPS)
+    meta.write_text("{")
+    with pytest.raises(CacheError, match="cannot be read"):
+        Trak.shipped(linear.model, tmp_path / "dtrak", GROUPS)
+
+
+def test_the_lead_is_that_of_independent_groups():
+    def score(value, half):
+        return GroupScore(value, value - half, value + half)
+
+    assert lead({"a": score(5, 3), "b": score(0, 3.9)}) == {"separable": True, "runner_up": "b"}
+    assert lead({"a": score(5, 3), "b": score(0, 4.1)}) == {"separable": False, "runner_up": "b"}
+    assert lead({"a": score(5, 3), "b": GroupScore(None, None, None, "no_score", "x")}) == {}

@@ -1,18 +1,22 @@
 """Attribution methods, one a file. Each answers a query with `Attribution`s that refine.
 
-METHODS: id -> (name as shown, module): what the app offers. BASELINES: likewise, what benchmarks compare with; these
-need the training pictures, which the app does not have. Modules are imported when used.
+METHODS: id -> (name as shown, module): what the app offers, cheapest first (TRAK, D-TRAK and DAS where their features
+are shipped with the model). BASELINES: likewise, what benchmarks compare with; these need the training pictures, which
+the app does not have. Modules are imported when used.
 """
 
 METHODS: dict[str, tuple[str, str]] = {
     "clip": ("CLIP similarity", "guda_core.methods.clip"),
+    "trak": ("TRAK", "guda_core.methods.trak"),
+    "dtrak": ("D-TRAK", "guda_core.methods.dtrak"),
+    "das": ("DAS", "guda_core.methods.das"),
     "guda": ("GUDA (unlearning)", "guda_core.methods.guda"),
 }
 
 BASELINES: dict[str, tuple[str, str]] = {
-    "trak": ("TRAK", "guda_core.methods.trak"),
-    "dtrak": ("D-TRAK", "guda_core.methods.dtrak"),
-    "das": ("DAS", "guda_core.methods.das"),
+    "trak": METHODS["trak"],
+    "dtrak": METHODS["dtrak"],
+    "das": METHODS["das"],
     "instance": ("Instance unlearning", "guda_core.methods.instance"),
     "classifier": ("Classifier similarity", "guda_core.methods.classifier_similarity"),
 }

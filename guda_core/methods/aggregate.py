@@ -7,7 +7,8 @@ could have contributed: n mean +- 1.96 sqrt(n) s, mean +- 1.96 s / sqrt(n). They
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -41,3 +42,14 @@ def group_scores(
             score = scale * float(v.mean())
             out[g] = GroupScore(score, score - half, score + half)
     return out
+
+
+def lead(scores: Mapping[str, GroupScore]) -> dict[str, Any]:
+    """`separable` and `runner_up` of an Attribution: is the first group ahead of the second in a 95% interval of their
+    difference? Different pictures make up the two groups, so their errors are independent and add in squares."""
+    ok = [(k, s) for k, s in scores.items() if s.score is not None and s.low is not None and s.high is not None]
+    if len(ok) < 2:
+        return {}
+    (_, a), (second, b) = sorted(ok, key=lambda kv: (-(kv[1].score or 0.0), kv[0]))[:2]
+    half = math.hypot(*(((s.high or 0.0) - (s.low or 0.0)) / 2 for s in (a, b)))
+    return {"separable": (a.score or 0.0) - (b.score or 0.0) > half, "runner_up": second}

@@ -26,7 +26,7 @@ from torch import Tensor
 from guda_core.errors import OptionError, ScoreError
 from guda_core.examples import Examples
 from guda_core.gradients import FeatureConfig, Gradients
-from guda_core.methods.aggregate import check_aggregate, group_scores
+from guda_core.methods.aggregate import check_aggregate, group_scores, lead
 from guda_core.methods.counterfactual import Budget
 from guda_core.models.base import BaseModel
 from guda_core.records import Attribution, Query
@@ -140,4 +140,4 @@ class Instance:
         scores = group_scores(rise, self.examples.groups, self.group_ids, self.config.aggregate)
         settings = {**self.store.settings, "config": asdict(self.config), "eta": eta}
         values = {"pictures": rise, "query": np.array([own_rise])}
-        yield Attribution(self.id, self.unit, scores, values=values, settings=settings)
+        yield Attribution(self.id, self.unit, scores, values=values, settings=settings, **lead(scores))

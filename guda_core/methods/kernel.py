@@ -11,17 +11,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 from scipy import linalg
 
-from guda_core.errors import OptionError, ScoreError
+from guda_core.errors import CacheError, OptionError, ScoreError
 from guda_core.examples import Examples
 from guda_core.gradients import FeatureBank, FeatureConfig, Features
-from guda_core.methods.aggregate import check_aggregate, group_scores
+from guda_core.methods.aggregate import check_aggregate, group_scores, lead
 from guda_core.methods.counterfactual import Budget
 from guda_core.models.base import BaseModel
 from guda_core.records import Attribution, Query
+from guda_core.shipped import ShippedBank
 
 CHUNK = 1024  # rows or columns of Phi taken to float64 at a time
 
@@ -97,9 +100,23 @@ class KernelMethod:
     ) -> None:
         config = config or self.defaults()
         own = replace(config.features, output=self.output, normalise=self.normalise)
-        self.config = replace(config, features=own)
-        self.examples, self.group_ids = examples, list(group_ids)
-        self.bank = FeatureBank(model, examples, own)
+        self._use(FeatureBank(model, examples, own), replace(config, features=own), group_ids)
+
+    def _use(self, bank: FeatureBank | ShippedBank, config: KernelConfig, group_ids: Sequence[str]) -> None:
+        self.bank, self.config, self.group_ids = bank, config, list(group_ids)
+
+    @classmethod
+    def shipped(cls, model: BaseModel, folder: Path, group_ids: Sequence[str]) -> Self:
+        """The method on stored features, without the training pictures.
+
+        Raises:
+            CacheError: the features are missing, damaged, of another base model or of another method.
+        """
+        bank, method = ShippedBank(model, folder), cls.__new__(cls)
+        if (bank.config.output, bank.config.normalise) != (cls.output, cls.normalise):
+            raise CacheError(f"The features in {folder.name} are those of another method than {cls.id}.")
+        method._use(bank, KernelConfig(bank.config), group_ids)
+        return method
 
     @classmethod
     def defaults(cls) -> KernelConfig:
@@ -129,7 +146,7 @@ class KernelMethod:
         """
         for fraction in self.prepare():
             yield Attribution(self.id, self.unit, {}, 0.99 * fraction)
-        values = self.values(self.bank.query(query.latent, query.prompt, query.image_hash))
-        scores = group_scores(values, self.examples.groups, self.group_ids, self.config.aggregate)
+        values = self.values(self.bank.query(query))
+        scores = group_scores(values, self.bank.groups, self.group_ids, self.config.aggregate)
         settings = {**self.features.settings, "config": asdict(self.config), "lam": self.ridge.lam}
-        yield Attribution(self.id, self.unit, scores, values={"pictures": values}, settings=settings)
+        yield Attribution(self.id, self.unit, scores, values={"pictures": values}, settings=settings, **lead(scores))
