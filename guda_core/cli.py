@@ -160,7 +160,7 @@ def oracle(
 
 @app.command()
 def benchmark(
-    which: Annotated[str, typer.Argument(help="styles, intervals, digits or cifar10.")] = "styles",
+    which: Annotated[str, typer.Argument(help="styles, intervals, costs, digits or cifar10.")] = "styles",
     model: ModelOption = None,
     folder: Annotated[Path, typer.Option(help="Where queries, arrays and the table go.")] = Path("assets/benchmarks"),
     minutes: Annotated[float | None, typer.Option(help="Stop after so long; go on with the next call.")] = None,
@@ -170,10 +170,10 @@ def benchmark(
     """Measure agreement with the oracle (LOGO), method by method.
 
     styles: scores every finished model at the fixed queries. intervals: how often GUDA's intervals hold the value of
-    a full budget. digits: everything from nothing, trainings included, in under three hours on two cores. cifar10:
-    the paper's experiment, for a GPU and those who have the data.
+    a full budget. costs: of every method, side by side. digits: everything from nothing, trainings included, in under
+    three hours on two cores. cifar10: the paper's experiment, for a GPU and those who have the data.
     """
-    from guda_core.benchmark import benches, classes_table, intervals, styles
+    from guda_core.benchmark import benches, classes_table, costs, intervals, styles
     from guda_core.pipeline import load_service
 
     if quick and which != "digits":
@@ -181,10 +181,11 @@ def benchmark(
     if which == "styles":
         write = partial(styles.write_table, folder)
         work = None if table_only else styles.run(load_service(model, fall_back=False), folder, minutes=minutes)
-    elif which == "intervals":
+    elif which in ("intervals", "costs"):
         if table_only:
-            raise OptionError("--table is no option of the intervals.")
-        write, work = (lambda: folder / intervals.FILE), intervals.run(load_service(model, fall_back=False), folder)
+            raise OptionError(f"--table is no option of the {which}.")
+        kind = {"intervals": intervals, "costs": costs}[which]
+        write, work = (lambda: folder / kind.FILE), kind.run(load_service(model, fall_back=False), folder)
     else:
         config = benches.find(f"{which}-quick" if quick else which)
         write = partial(classes_table.write_table, folder, config.name)

@@ -221,7 +221,10 @@ def read_values(data: bytes) -> dict[str, np.ndarray]:
 
 
 def _check_values(record: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> None:
-    """Do the arrays belong to the record: one of each name and shape that its sampling asks for, and no other?"""
+    """Do the arrays belong to the record: one of each name and shape that its sampling asks for, and no other?
+
+    A method without sampling may add one-dimensional ones, e.g. a value of every training picture.
+    """
     wanted: dict[str, tuple[int, ...]] = {}
     for method, found in record["methods"].items():
         s = found["sampling"]
@@ -232,5 +235,7 @@ def _check_values(record: Mapping[str, Any], values: Mapping[str, np.ndarray]) -
             wanted |= {f"{method}/edges": (s["strata"] + 1,), f"{method}/t": grid, f"{method}/kl_full": grid}
             ok = [g for g, score in found["groups"].items() if score["status"] == "ok"]
             wanted |= {f"{method}/kl_without/{g}": grid for g in ok}
-    if {name: v.shape for name, v in values.items()} != wanted:
+    plain_methods = [m for m, found in record["methods"].items() if found["sampling"] is None]
+    others = {name for name, v in values.items() if name.partition("/")[0] in plain_methods and v.ndim == 1}
+    if {name: v.shape for name, v in values.items() if name not in others} != wanted:
         raise ReportError(f"{VALUES} does not hold the values that {RECORD} tells of.")

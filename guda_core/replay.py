@@ -1,7 +1,8 @@
 """Computes a report's answer again and says whether it is the same.
 
     equal             every score, interval, rank and status is bitwise the same
-    within tolerance  every number a, now b, has |a - b| <= max(1e-3 max(|a|, |b|), 1e-3 for nats); no status differs
+    within tolerance  every number a, now b, has |a - b| <= max(1e-3 max(|a|, |b|), 1e-3 for nats, 1e-3 of the largest
+                      score for units without an absolute size); no status differs
     different         anything else, or another picture, prompt, model, adapter, CLIP, group set or setting than the
                       report names, even if no number moved: then the report's account of itself is wrong
 
@@ -99,9 +100,18 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
     return [Change(p, a, b) for p, a, b in pairs if a != b]
 
 
-def is_close(a: float, b: float, unit: str) -> bool:
-    """Are two numbers of a unit the same within what other hardware does to them?"""
-    return abs(a - b) <= max(RELATIVE * max(abs(a), abs(b)), ABSOLUTE.get(unit, 0.0))
+def is_close(a: float, b: float, unit: str, *, scale: float = 0.0) -> bool:
+    """Are two numbers of a unit the same within what other hardware does to them?
+
+    scale: the largest score beside them, for units without an absolute size: a kernel's sums cancel.
+    """
+    return abs(a - b) <= max(RELATIVE * max(abs(a), abs(b)), ABSOLUTE.get(unit, RELATIVE * scale))
+
+
+def _scale(found: Mapping[str, Any]) -> float:
+    """The largest score of a method in a unit of no absolute size; 0 for cosines, which have one."""
+    scores = [abs(s["score"]) for s in found["groups"].values() if s["score"] is not None]
+    return 0.0 if found["unit"] == "cosine" else max(scores, default=0.0)
 
 
 def _moved(method: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
@@ -117,7 +127,7 @@ def _moved(method: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> li
         for key in NUMBERS:
             x, y = a[key], b[key]
             if x is not None and y is not None and float(x) != float(y):
-                within = is_close(float(x), float(y), before["unit"])
+                within = is_close(float(x), float(y), before["unit"], scale=_scale(before))
                 out.append(Change(f"{method}/{g}/{key}", float(x), float(y), within))
         if a["rank"] != b["rank"]:
             follows.append(Change(f"{method}/{g}/rank", a["rank"], b["rank"], True))

@@ -11,7 +11,7 @@ model of the retained data is the mixture of its conditional ones. That is ours,
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,13 @@ class UnlearnConfig:
             raise OptionError(f"selection '{self.selection}': known are {', '.join(SELECTIONS)}.")
         if not 0 <= self.empty_share <= 1:
             raise OptionError(f"empty_share {self.empty_share} is not between 0 and 1.")
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> UnlearnConfig:
+        """The settings in an adapter's metadata."""
+        lora, loop = record["lora"], LoopConfig(**record["loop"])
+        spec = None if lora is None else adapters.LoraSpec(**{**lora, "targets": tuple(lora["targets"])})
+        return cls(**{**record, "lora": spec, "loop": loop})
 
 
 def style_probabilities(

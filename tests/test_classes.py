@@ -17,6 +17,7 @@ from sklearn.datasets import load_digits
 from guda_core import datasets, elbo
 from guda_core.benchmark import benches, classes_table
 from guda_core.benchmark import classes as bench
+from guda_core.benchmark.baselines import score_baseline
 from guda_core.benchmark.benches import BenchConfig
 from guda_core.benchmark.clock import Clock
 from guda_core.benchmark.scores import ScoreConfig
@@ -194,10 +195,10 @@ def test_queries_and_baselines_follow_their_settings(tmp_path, clock):
     assert len(made["instance"][0].examples) == 20 and len(made["trak"][0].examples) == 30
     method, own = made["trak"]
     path = tmp_path / "trak.npy"
-    assert list(bench.score_baseline("trak", method, own, of, ids, path, clock))[-2:] == [0.75, 1.0]
+    assert list(score_baseline("trak", method, own, of, ids, path, clock))[-2:] == [0.75, 1.0]
     kept = np.load(path)
-    assert list(bench.score_baseline("trak", method, own, of, ids, path, clock)) == []
-    assert list(bench.score_baseline("trak", method, KernelConfig(ridge=1.0), of, ids, path, clock))[-1] == 1.0
+    assert list(score_baseline("trak", method, own, of, ids, path, clock)) == []
+    assert list(score_baseline("trak", method, KernelConfig(ridge=1.0), of, ids, path, clock))[-1] == 1.0
     assert np.array_equal(kept, np.load(path))  # the method itself was the same
     assert set(clock.spent) == {"prepare/trak", "score/trak", "prepare/classifier"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,14 +11,21 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from guda_core import adapters, report
+from guda_core import adapters, evidence, report, shipped
 from guda_core.clip import Clip
+from guda_core.data import Pictures
 from guda_core.errors import ModelError, OptionError
+from guda_core.examples import examples_of
+from guda_core.gradients import FeatureConfig
 from guda_core.groups import load_group_set
 from guda_core.methods.clip import ClipSimilarity
+from guda_core.methods.kernel import KernelConfig
+from guda_core.methods.trak import Trak
 from guda_core.models.cards import load_model
 from guda_core.pipeline import LocalService, Step, load_service
+from guda_core.reading import read_report
 from guda_core.records import Query
+from guda_core.replay import Verdict, replay
 from guda_core.training.clip import ClipConfig, make_clip
 from tests.tiny import save_tiny, tiny_tokenizer
 
@@ -49,6 +57,39 @@ def service(tmp_path_factory):
                     p.normal_(generator=torch.Generator().manual_seed(i)).mul_(0.2)
         adapters.save(student, root / "adapters" / k, spec=spec, meta={"group": k, "base_sha256": model.sha256})
     return LocalService(model, GROUPS, clip, root / "adapters")
+
+
+def ship_features(service, root):
+    """Features of six noise pictures for TRAK, beside the service's model."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
+    groups = tuple(list(GROUPS.groups)[i % 2] for i in range(6))
+    examples = examples_of(service.model, Pictures(pixels, groups, ("cat",) * 6), GROUPS)
+    method = Trak(service.model, examples, list(GROUPS.groups), KernelConfig(FeatureConfig(timesteps=2, dim=64)))
+    list(method.prepare())
+    meta = {"base_sha256": service.model.sha256, "config": dataclasses.asdict(method.config.features)}
+    shipped.write(root / "trak", method.features, groups, meta)
+
+
+def test_methods_with_shipped_features_are_offered_and_go_into_the_report(service, tmp_path, caplog):
+    ship_features(service, tmp_path / "features")
+    own = LocalService(service.model, GROUPS, service.clip, service.guda.folder, features=tmp_path / "features")
+    assert list(own.methods()) == ["clip", "trak", "guda"] and "D-TRAK is not offered" in caplog.text
+    query = picture(own)
+    answers = last(own, query, methods=["guda", "trak", "clip"])
+    assert list(answers) == ["clip", "trak", "guda"]
+    scores = answers["trak"].groups
+    assert [g for g, s in scores.items() if s.status == "ok"] == list(GROUPS.groups)[:2]
+    assert own.estimate(["trak"], "quick") > own.estimate([], "quick")
+    with pytest.raises(OptionError, match="some of clip, trak, guda; got das"):
+        last(own, query, methods=["das"])
+    settings = {"effort": "quick", "methods": ["trak", "clip", "guda"]}
+    made = evidence.make(query, list(answers.values()), GROUPS, provenance=own.provenance(), settings=settings)
+    (tmp_path / "r.zip").write_bytes(made)
+    read = read_report(tmp_path / "r.zip")
+    np.testing.assert_array_equal(read.values["trak/pictures"], answers["trak"].values["pictures"])
+    *_, verdict = replay(read, own)
+    assert isinstance(verdict, Verdict) and verdict.outcome == "equal"
 
 
 def picture(service, seed: int = 1) -> Query:

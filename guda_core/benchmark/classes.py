@@ -14,12 +14,12 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from guda_core import adapters, data
+from guda_core.benchmark.baselines import Method, read_scores, score_baseline
 from guda_core.benchmark.benches import KERNELS, BenchConfig
 from guda_core.benchmark.clock import Clock
 from guda_core.benchmark.scores import Plan, hash_state, score, values
@@ -39,23 +40,13 @@ from guda_core.methods.classifier_similarity import ClassifierSimilarity
 from guda_core.methods.instance import Instance
 from guda_core.models.base import BaseModel
 from guda_core.models.cards import load_model
-from guda_core.records import Attribution, Query
+from guda_core.records import Query
 from guda_core.training import classes, stages
 from guda_core.training.classifier import train as train_classifier
 from guda_core.training.loop import Progress
 from guda_core.unlearn_unconditional import UnconditionalConfig, unlearn
 
 BATCH = 100  # pictures drawn at a time
-
-
-class Method(Protocol):
-    """An attribution method, as far as a benchmark needs it."""
-
-    id: str
-
-    def prepare(self) -> Iterator[float]: ...
-
-    def attribute(self, query: Query) -> Iterator[Attribution]: ...
 
 
 def group_ids(config: BenchConfig) -> list[str]:
@@ -184,37 +175,6 @@ def baselines(model: BaseModel, config: BenchConfig, clock: Clock) -> Iterator[t
     yield "classifier", ClassifierSimilarity(classifier, of, ids), config.classifier
 
 
-def score_baseline(
-    name: str, method: Method, config: Any, of: Sequence[Query], ids: Sequence[str], path: Path, clock: Clock
-) -> Iterator[float]:
-    """Write (Q, G) float32 scores to `path`, NaN where there is none; an unfinished file is gone on with.
-
-    config: the method's settings, a dataclass; a file of other settings or queries is begun anew.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    out, note = np.full((len(of), len(ids)), np.nan, np.float32), path.with_suffix(".json")
-    done, key = 0, json.loads(json.dumps({"config": asdict(config), "queries": [q.image_hash for q in of]}))
-    if path.is_file() and note.is_file():
-        old = json.loads(note.read_text(encoding="utf-8"))
-        if {k: old[k] for k in key} == key:
-            done, out = old["done"], np.load(path)
-    if done < len(of):
-        for fraction in clock.timed(f"prepare/{name}", method.prepare()):
-            yield 0.5 * fraction
-    settings: Mapping[str, Any] = {}
-    for i in range(done, len(of)):
-        for a in clock.timed(f"score/{name}", method.attribute(of[i])):
-            settings = a.settings
-            if a.groups:
-                out[i] = [np.nan if (s := a.groups[g].score) is None else s for g in ids]
-        if (i + 1) % 20 == 0 or i + 1 == len(of):
-            aside = path.with_suffix(".tmp.npy")
-            np.save(aside, out)
-            os.replace(aside, path)
-            note.write_text(json.dumps({**key, "done": i + 1, "settings": dict(settings)}), encoding="utf-8")
-        yield 0.5 + 0.5 * (i + 1) / len(of)
-
-
 def arrays(model: BaseModel, of: Sequence[Query], config: BenchConfig) -> dict[str, np.ndarray]:
     """(Q, G) float32 scores of every row that is complete: "logo" (the oracle), "logo-2" (its ceiling, against the
     second full model), unlearned models by name, baselines, "random".
@@ -235,10 +195,7 @@ def arrays(model: BaseModel, of: Sequence[Query], config: BenchConfig) -> dict[s
         full = found.get("full-2" if role == "logo-2" else "full")
         if not role.startswith("full") and full is not None and set(by_group) == set(ids):
             out[role] = score(full[None], {g: by_group[g] for g in ids}, plan).astype(np.float32)
-    for path in sorted((cache(config, model) / "baselines").glob("*.npy")):
-        rows = np.load(path)
-        if len(rows) == len(of) and json.loads(path.with_suffix(".json").read_text())["done"] == len(of):
-            out[path.stem] = rows
+    out |= read_scores(cache(config, model) / "baselines", of)
     out["random"] = np.random.default_rng(0).normal(size=(len(of), len(ids))).astype(np.float32)
     return out
 

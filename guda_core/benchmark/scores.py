@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from guda_core import elbo
+from guda_core.benchmark.baselines import keys_of
 from guda_core.models.base import BaseModel
 from guda_core.records import Query
 
@@ -50,7 +51,7 @@ def values(
     unfinished one is gone on with.
     """
     note = path.with_suffix(".json")
-    key = {"sha256": sha256, "config": asdict(config), "queries": [q.image_hash[:16] + q.prompt for q in queries]}
+    key = {"sha256": sha256, "config": asdict(config), "queries": keys_of(queries)}
     strata = elbo.make_strata(model.schedule, config.strata)
     shape = (len(queries), config.strata, config.draws)
     done, out = 0, np.full(shape, np.nan, np.float32)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -23,17 +24,23 @@ from torch import Tensor, nn
 
 from guda_core import adapters, data, elbo, oracle
 from guda_core.benchmark import tables
+from guda_core.benchmark.baselines import Method, read_scores, score_baseline
+from guda_core.benchmark.clock import Clock
 from guda_core.benchmark.queries import Queries, QueryConfig, read, write
 from guda_core.benchmark.scores import SCORINGS, Plan, ScoreConfig, hash_state, score, separable, values
 from guda_core.benchmark.tables import ORACLE
+from guda_core.data import Pictures
 from guda_core.errors import AdapterError, DataError
+from guda_core.examples import examples_of
 from guda_core.methods.clip import AGGREGATES, ClipSimilarity
+from guda_core.methods.instance import Instance, InstanceConfig
 from guda_core.models.base import BaseModel
 from guda_core.pipeline import LocalService
 from guda_core.report import versions
 from guda_core.training import stages
 from guda_core.training.unet import UnetConfig
 
+INSTANCE_EXAMPLES, INSTANCE_TIMESTEPS = 8, 5  # of each group; it costs a forward pass an example, timestep and query
 ARRAYS, TABLE = "styles-scores.npz", "styles.json"
 
 
@@ -105,11 +112,41 @@ def collect(
     service: LocalService, queries: Queries, config: ScoreConfig, unet: UnetConfig, minutes: float | None = None
 ) -> Iterator[tuple[str, float]]:
     """Compute and cache the values of every source; yields (source, fraction). Stops after `minutes`, to be resumed."""
-    folder, until = cache(service), time.monotonic() + 60 * (minutes or 1e9)
+    until = time.monotonic() + 60 * (minutes or 1e9)
     for s in sources(service, unet):
-        path = folder / f"{s.key.replace('/', '--')}.npy"
-        for fraction in values(service.model, queries.queries, s.within, config, path, s.sha256):
+        for fraction in values(service.model, queries.queries, s.within, config, _path(service, s), s.sha256):
             yield s.key, fraction
+            if time.monotonic() > until:
+                return
+
+
+def baselines(service: LocalService) -> Iterator[tuple[str, Method, Any]]:
+    """(row name, method, its settings): the kernel methods as the app offers them, and instance unlearning over some of
+    the training pictures of each group."""
+    for name, method in service.kernels.items():
+        yield name, method, method.config
+    gs, seen = service.group_set, Counter[str]()
+    train = data.load(gs, "train")
+    kept = []
+    for i, g in enumerate(train.groups):
+        seen[g] += 1
+        kept += [i] * (seen[g] <= INSTANCE_EXAMPLES)
+    some = Pictures(train.pixels[kept], tuple(train.groups[i] for i in kept), tuple(train.objects[i] for i in kept))
+    config = InstanceConfig(timesteps=INSTANCE_TIMESTEPS)
+    yield "instance", Instance(service.model, examples_of(service.model, some, gs), list(gs.groups), config), config
+
+
+def collect_baselines(
+    service: LocalService, queries: Queries, minutes: float | None = None
+) -> Iterator[tuple[str, float]]:
+    """Score every query by every baseline, resumable; yields (method, fraction)."""
+    folder, until = cache(service), time.monotonic() + 60 * (minutes or 1e9)
+    clock = Clock(folder / "costs.json")
+    for name, method, config in baselines(service):
+        path = folder / "baselines" / f"{name}.npy"
+        of, ids = queries.queries, list(service.group_set.groups)
+        for fraction in score_baseline(name, method, config, of, ids, path, clock):
+            yield name, fraction
             if time.monotonic() > until:
                 return
 
@@ -119,16 +156,23 @@ def cache(service: LocalService) -> Path:
     return data.cache_dir() / "benchmarks" / f"styles-{service.model.sha256[:12]}"
 
 
+def _path(service: LocalService, source: Source) -> Path:
+    return cache(service) / f"{source.key.replace('/', '--')}.npy"
+
+
+def _scored(service: LocalService, source: Source, queries: Queries) -> bool:
+    note = _path(service, source).with_suffix(".json")
+    return note.is_file() and json.loads(note.read_text(encoding="utf-8"))["done"] == len(queries.queries)
+
+
 def arrays(service: LocalService, queries: Queries, config: ScoreConfig, unet: UnetConfig) -> dict[str, np.ndarray]:
     """What is committed: (Q, G) float32 scores of every complete row, the oracle's as "logo", NaN for absent groups."""
     model, ids = service.model, list(service.group_set.groups)
     plan, strata = Plan.of(model, queries.queries, config), elbo.make_strata(model.schedule, config.strata)
     found: dict[str, dict[str | None, np.ndarray]] = {}
     for s in sources(service, unet):
-        path = cache(service) / f"{s.key.replace('/', '--')}.npy"
-        note = path.with_suffix(".json")
-        if note.is_file() and json.loads(note.read_text())["done"] == len(queries.queries):
-            found.setdefault(s.role, {})[s.group] = np.load(path)
+        if _scored(service, s, queries):
+            found.setdefault(s.role, {})[s.group] = np.load(_path(service, s))
     if "full" not in found:
         raise DataError("The full model has no values yet. Run `python -m guda_core benchmark styles`.")
     out: dict[str, np.ndarray] = {}
@@ -150,6 +194,7 @@ def arrays(service: LocalService, queries: Queries, config: ScoreConfig, unet: U
         clip = ClipSimilarity(service.clip, service.group_set, aggregate)
         rows = [[a.groups[g].score for g in ids] for q in queries.queries for a in clip.attribute(q)]
         out[f"clip-{aggregate}"] = np.array(rows, np.float32)
+    out |= read_scores(cache(service) / "baselines", queries.queries)
     rng = np.random.default_rng(0)
     out["random"] = rng.normal(size=(len(queries.queries), len(ids))).astype(np.float32)
     return out
@@ -195,7 +240,13 @@ def run(
         for fraction in write(service.model, service.group_set, queries, folder):
             yield "queries", fraction
     made = read(folder, service.group_set, service.model)
+    began = time.monotonic()
     yield from collect(service, made, config, unet, minutes)
+    left = None if minutes is None else minutes - (time.monotonic() - began) / 60
+    if left is None or left > 0:
+        yield from collect_baselines(service, made, left)
+    if not _scored(service, sources(service, unet)[0], made):
+        return  # stopped before there is anything to write
     scores = arrays(service, made, config, unet)
     np.savez_compressed(folder / ARRAYS, **scores)  # type: ignore[arg-type]  (names, not allow_pickle)
     if ORACLE in scores and not np.isnan(scores[ORACLE]).any():

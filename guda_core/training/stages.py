@@ -158,21 +158,27 @@ def _finished(name: str) -> Path:
     raise TrainingError(f"The UNet needs the {name} first. Run `python -m guda_core train {name}`.")
 
 
-def stage_unet(group_set: GroupSet, config: unet_training.UnetConfig, exclude: str | None = None) -> Iterator[Progress]:
-    """Train the full UNet, or with `exclude` a LOGO model: the same but for one group's pictures."""
+def unet_steps(
+    group_set: GroupSet, config: unet_training.UnetConfig, exclude: str | None, checkpoint: Path | None
+) -> Generator[tuple[Progress, UNet2DConditionModel], None, None]:
+    """The steps of a training on the finished VAE and CLIP. checkpoint: None = none is kept."""
     pictures = data.load(group_set, "train")
     vae = AutoencoderKL.from_pretrained(_finished("vae"), torch_dtype=torch.float32).eval()
     latents = vae_training.latents(vae, pictures.pixels)
     embed = TextEncoder(_finished("clip"))
+    return unet_training.train(latents, pictures, group_set, embed, config, checkpoint, exclude)
+
+
+def stage_unet(group_set: GroupSet, config: unet_training.UnetConfig, exclude: str | None = None) -> Iterator[Progress]:
+    """Train the full UNet, or with `exclude` a LOGO model: the same but for one group's pictures."""
     name = unet_name(exclude, config.loop.seed)
     unet = None
-    steps = unet_training.train(latents, pictures, group_set, embed, config, work_dir() / f"{name}.pt", exclude)
-    for progress, unet in timed(name, steps):  # noqa: B007
+    for progress, unet in timed(name, unet_steps(group_set, config, exclude, work_dir() / f"{name}.pt")):  # noqa: B007
         yield progress
     assert unet is not None
     round_to_half(unet)
     unet.save_pretrained(work_dir() / name)
-    kept = pictures.where(lambda g, o: g != exclude)
+    kept = data.load(group_set, "train").where(lambda g, o: g != exclude)
     finish(work_dir() / name, config, name, data_sha256=kept.sha256(), exclude=exclude)
 
 

@@ -98,7 +98,7 @@ def train(
     group_set: GroupSet,
     embed: Callable[[list[str]], Tensor],
     config: UnetConfig,
-    checkpoint: Path,
+    checkpoint: Path | None,
     exclude: str | None = None,
 ) -> Generator[tuple[Progress, UNet2DConditionModel], None, None]:
     """Train a UNet from scratch; yields (progress, model) each step; the EMA weights are in it at the end.

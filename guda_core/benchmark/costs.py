@@ -1,0 +1,154 @@
+"""What each method costs on this machine, measured side by side in one run.
+
+Steps of retraining and of every unlearning variant are taken in turns, so that whatever else the machine does slows all
+alike; a cost is the median step times the steps that the committed models took, times the groups. Queries are timed
+method by method on the same pictures. Nothing is written but the figures.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from guda_core import data
+from guda_core.adapters import META, WEIGHTS, read_meta
+from guda_core.benchmark.queries import Queries, read
+from guda_core.benchmark.styles import baselines, variants
+from guda_core.examples import Examples, examples_of
+from guda_core.forgetting import Forgetting
+from guda_core.methods.counterfactual import Budget
+from guda_core.methods.kernel import KernelMethod
+from guda_core.pipeline import EFFORTS, LocalService
+from guda_core.report import today, versions
+from guda_core.shipped import ShippedBank
+from guda_core.training import stages
+from guda_core.training.unet import UnetConfig
+from guda_core.unlearn import UnlearnConfig
+
+FILE = "costs.json"
+STEPS, WARM = 6, 2  # timed steps of each kind, after some that are not
+QUERIES = 3  # timed queries of each method
+EXAMPLES = 4  # training pictures whose features are timed
+
+
+def _sizes(folder: Path, groups: list[str]) -> int:
+    return sum((folder / g / f).stat().st_size for g in groups for f in (WEIGHTS, META))
+
+
+def _timed(work: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def steps_of(service: LocalService, config: UnetConfig, folder: Path) -> dict[str, tuple[Generator, int, int]]:
+    """Name -> (an endless enough training, steps that one group takes, bytes stored for all groups)."""
+    gs, ids = service.group_set, list(service.group_set.groups)
+    out: dict[str, tuple[Generator, int, int]] = {}
+    logo = stages.unet_steps(gs, replace(config, loop=replace(config.loop, checkpoint_s=1e9)), ids[0], None)
+    out["logo"] = (logo, config.loop.steps, len(ids) * sum(p.numel() for p in service.model.denoiser.parameters()) * 4)
+    job = Forgetting(gs, model=None, folder=folder)
+    for name, where in variants(service).items():
+        meta = read_meta(where / ids[0])
+        own = UnlearnConfig.of(meta["config"])
+        endless = replace(own, loop=replace(own.loop, steps=10_000, checkpoint_s=1e9))
+        out[name] = (cast(Generator, job.unlearn(ids[0], endless)), own.loop.steps, _sizes(where, ids))
+    return out
+
+
+def precompute(service: LocalService, config: UnetConfig) -> Iterator[tuple[float, dict[str, dict[str, Any]] | None]]:
+    """Time the trainings in turns; yields (fraction, None), last the figures."""
+    with tempfile.TemporaryDirectory() as folder:
+        works = steps_of(service, config, Path(folder))
+        spent: dict[str, list[float]] = {name: [] for name in works}
+        for i in range(WARM + STEPS):
+            for name, (steps, _, _) in works.items():
+                seconds = _timed(lambda steps=steps: next(steps))
+                if i >= WARM:
+                    spent[name].append(seconds)
+            yield (i + 1) / (WARM + STEPS), None
+        for steps, _, _ in works.values():
+            with closing(steps):
+                pass
+    groups = len(service.group_set.groups)
+    out = {}
+    for name, (_, steps, stored) in works.items():
+        step = statistics.median(spent[name])
+        out[name] = {"step_s": step, "steps": steps, "precompute_s": step * steps * groups, "stored_bytes": stored}
+    yield 1.0, out
+
+
+def feature_seconds(method: KernelMethod, examples: Examples) -> float:
+    """Seconds to make the features of one training picture."""
+    g, projection = method.bank.gradients, method.bank.projection
+
+    def work() -> None:
+        e, at = examples, range(EXAMPLES)
+        vectors = [g.at(e.latents[i : i + 1], e.prompts[i], e.hashes[i]).vector for i in at]
+        projection(torch.stack(vectors).numpy())
+
+    return _timed(work) / EXAMPLES
+
+
+def query_seconds(service: LocalService, made: Queries) -> dict[str, float]:
+    """Median seconds of one query, by method; GUDA's with the draws of the "quick" effort."""
+    effort = EFFORTS["quick"]
+    budget = Budget(draws=effort.draws, per_pass=effort.per_pass)
+    asked: dict[str, Callable[[Any], Any]] = {
+        "guda": lambda q: list(service.guda.attribute(q, budget)),
+        "clip": lambda q: list(service.similarity.attribute(q)),
+    }
+    for name, method, _ in baselines(service):
+        list(method.prepare())
+        asked[name] = lambda q, method=method: list(method.attribute(q))
+    out = {}
+    for name, ask in asked.items():
+        ask(made.queries[0])
+        out[name] = statistics.median(_timed(lambda ask=ask, q=q: ask(q)) for q in made.queries[:QUERIES])
+    return out
+
+
+def run(service: LocalService, folder: Path) -> Iterator[tuple[str, float]]:
+    """Measure and write `costs.json`; yields (what, fraction)."""
+    torch.set_flush_denormal(True)
+    gs, config = service.group_set, UnetConfig()
+    trained: Mapping[str, dict[str, Any]] | None = None
+    for fraction, trained in precompute(service, config):  # noqa: B007
+        yield "training steps in turns", fraction
+    assert trained is not None
+    rows = {name: dict(row) for name, row in trained.items()}
+    examples = examples_of(service.model, data.load(gs, "train"), gs)
+    for i, (name, method) in enumerate(service.kernels.items()):
+        seconds = feature_seconds(method, examples) * len(examples)
+        size = sum(f.stat().st_size for f in cast(ShippedBank, method.bank).folder.iterdir())
+        rows[name] = {"precompute_s": seconds, "stored_bytes": size}
+        yield "features", (i + 1) / len(service.kernels)
+    pixels = data.load(gs, "train").pixels
+    clip = _timed(lambda: service.clip.image_features(pixels[:64])) / 64 * len(pixels)
+    rows["clip"] = {"precompute_s": clip, "stored_bytes": (service.clip.folder / "bank.safetensors").stat().st_size}
+    for name, seconds in query_seconds(service, read(folder, gs, service.model)).items():
+        rows.setdefault(name, {})["query_s"] = seconds
+    for name, row in rows.items():  # a query costs the same whichever model stands for "without the group"
+        if name == "logo" or name.startswith("guda"):
+            row["query_s"] = rows["guda"]["query_s"]
+        if row.get("precompute_s"):
+            row["times_cheaper"] = rows["logo"]["precompute_s"] / row["precompute_s"]
+    record = {
+        "command": "python -m guda_core benchmark costs",
+        "base_sha256": service.model.sha256,
+        "threads": torch.get_num_threads(),
+        "costs": [{"method": name, **row} for name, row in rows.items()],
+        "versions": versions(),
+        "date": today(),
+    }
+    (folder / FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    yield "written", 1.0

@@ -1,0 +1,106 @@
+"""The styles benchmark from queries to table on a tiny real service, and the measurements beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from guda_core import data, oracle
+from guda_core.benchmark import costs, intervals, styles
+from guda_core.benchmark import queries as q
+from guda_core.benchmark.scores import ScoreConfig
+from guda_core.data import Pictures
+from guda_core.pipeline import LocalService
+from guda_core.training import stages
+from guda_core.training.loop import LoopConfig
+from guda_core.training.unet import UnetConfig
+from guda_core.unlearn import UnlearnConfig
+from tests.test_pipeline import GROUPS, MISSING, service, ship_features  # noqa: F401  (a fixture)
+
+SMALL = q.QueryConfig(objects=1, blend_objects=1, real=1, steps=1)
+SCORES = ScoreConfig(strata=4, draws=1)
+
+
+@pytest.fixture
+def pictures(monkeypatch):
+    """Noise in place of the emoji: held-out objects for the queries, two trained ones a group."""
+
+    def noise(objects, seed):
+        pairs = [(g, o) for g in GROUPS.groups for o in objects]
+        pixels = np.random.default_rng(seed).integers(0, 256, (len(pairs), 16, 16, 3), dtype=np.uint8)
+        return Pictures(pixels, *(tuple(x) for x in zip(*pairs, strict=True)))
+
+    splits = {"held_out": noise(GROUPS.held_out_objects, 0), "train": noise(GROUPS.train_objects[:2], 1)}
+    monkeypatch.setattr(data, "load", lambda group_set, split: splits[split])
+
+
+@pytest.fixture
+def full(service, pictures, tmp_path, monkeypatch):  # noqa: F811
+    """The service with TRAK, and a finished oracle whose models are the full one with some noise."""
+    ship_features(service, tmp_path / "features")
+    for i, job in enumerate(oracle.queue(GROUPS, UnetConfig())):
+        torch.manual_seed(i)
+        denoiser = type(service.model.denoiser).from_config(service.model.denoiser.config)
+        state = {n: p + 0.05 * p.std() * torch.randn_like(p) for n, p in service.model.denoiser.state_dict().items()}
+        denoiser.load_state_dict(state)
+        denoiser.save_pretrained(stages.work_dir() / job.name)
+        stages.finish(stages.work_dir() / job.name, {}, job.name)
+    monkeypatch.setattr(styles, "INSTANCE_TIMESTEPS", 2)
+    return LocalService(service.model, GROUPS, service.clip, service.guda.folder, features=tmp_path / "features")
+
+
+def test_the_benchmark_runs_resumes_and_writes_every_row(full, tmp_path):
+    folder = tmp_path / "out"
+    first = [what for what, _ in styles.run(full, folder, queries=SMALL, config=SCORES, minutes=1e-9)]
+    assert "queries" in first and not (folder / styles.TABLE).exists()
+    names = [what for what, _ in styles.run(full, folder, queries=SMALL, config=SCORES)]
+    assert "queries" not in names and "trak" in names and "instance" in names
+    table = json.loads((folder / styles.TABLE).read_text())
+    rows = {r["method"] for r in table["rows"]}
+    variants = {f"guda/{s}" for s in ("mse", "truncated", "skew")}
+    assert {"guda", "ceiling", "clip-mean", "clip-max", "clip-prototype", "trak", "instance", "random"} <= rows
+    assert variants <= rows and {r["n"] for r in table["rows"]} == {8, 28}
+    with np.load(folder / styles.ARRAYS) as z:
+        assert np.isnan(z["guda"][:, list(GROUPS.groups).index(MISSING)]).all()
+        assert np.isfinite(z["logo"]).all() and z["logo"].shape == (44, 8)
+
+
+def test_the_intervals_are_measured_on_the_same_queries(full, tmp_path):
+    folder = tmp_path / "out"
+    list(q.write(full.model, GROUPS, SMALL, folder))
+    config = intervals.IntervalConfig(queries=2, strata=3, draws=8, efforts=("quick",))
+    list(intervals.run(full, folder, config))
+    rows = json.loads((folder / intervals.FILE).read_text())["rows"]
+    assert [r["query_set"] for r in rows] == [*q.SETS, "all"] and rows[-1]["queries"] == 6
+    assert rows[-1]["held"]["n"] == 6 * 7 * 2 and 0 <= rows[-1]["held"]["value"] <= 1
+
+
+def test_costs_are_taken_in_turns(full, tmp_path, monkeypatch):
+    folder = tmp_path / "out"
+    list(q.write(full.model, GROUPS, SMALL, folder))
+
+    def endless(of, wanted):
+        while True:
+            of.append(wanted)
+            yield None
+
+    order: list[str] = []
+    works = {"logo": (endless(order, "logo"), 100, 40), "guda": (endless(order, "guda"), 10, 4)}
+    monkeypatch.setattr(costs, "steps_of", lambda *_: works)
+    list(costs.run(full, folder))
+    assert order == ["logo", "guda"] * (costs.WARM + costs.STEPS)
+    rows = {r["method"]: r for r in json.loads((folder / costs.FILE).read_text())["costs"]}
+    assert set(rows) == {"logo", "guda", "clip", "trak", "instance"}
+    logo = rows["logo"]
+    assert logo["precompute_s"] == pytest.approx(logo["step_s"] * 100 * 8) and logo["times_cheaper"] == 1
+    assert logo["query_s"] == rows["guda"]["query_s"] > 0 and rows["trak"]["stored_bytes"] > 6 * 64
+
+
+def test_settings_in_an_adapters_metadata_are_read_back():
+    own = UnlearnConfig(lam=2.0, loop=LoopConfig(steps=3, batch=2, lr=0.1))
+    for config in (own, dataclasses.replace(own, lora=None)):
+        assert UnlearnConfig.of(json.loads(json.dumps(dataclasses.asdict(config)))) == config
