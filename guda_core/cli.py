@@ -137,6 +137,9 @@ def oracle(
     name: SetOption = "emoji",
     minutes: Annotated[float | None, typer.Option(help="Stop after so long, with a checkpoint.")] = None,
     status: Annotated[bool, typer.Option("--status", help="Only list the trainings and which are done.")] = False,
+    distill: Annotated[bool, typer.Option("--distill", help="Make finished LOGO models into the live oracle.")] = False,
+    folder: Annotated[Path | None, typer.Option(help="Of --distill. Default: assets/oracle/MODEL.")] = None,
+    model: ModelOption = None,
 ) -> None:
     """Train the UNet again without each group (LOGO) and from second seeds: hours; stop and resume as you like."""
     import torch
@@ -146,7 +149,13 @@ def oracle(
 
     gs, config = _group_set(name), UnetConfig()
     torch.set_flush_denormal(True)
-    if not status:
+    if distill:
+        from guda_core.forgetting import Forgetting
+
+        own = Forgetting(gs, model=model)
+        for gid in trainings.to_distill(own, config, folder):
+            _follow(f"distill {gid}", trainings.distilled(own, config, gid, folder))
+    elif not status:
         with _bar() as bar:
             tasks: dict[str, Any] = {}
             for job, p in trainings.work(gs, config, minutes=minutes):

@@ -12,10 +12,18 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
-from guda_core.errors import OptionError
+from safetensors.torch import load_file
+
+from guda_core import adapters
+from guda_core.distill import DistillConfig, distill
+from guda_core.errors import AdapterError, OptionError
+from guda_core.forgetting import Forgetting
+from guda_core.pipeline import ASSETS
 from guda_core.records import GroupSet
+from guda_core.report import today, versions
 from guda_core.training import stages
 from guda_core.training.loop import Progress
 from guda_core.training.unet import UnetConfig
@@ -70,3 +78,32 @@ def work(group_set: GroupSet, config: UnetConfig, *, minutes: float | None = Non
                 yield job, p
                 if until is not None and time.monotonic() > until:
                     return
+
+
+def _where(base: Forgetting, folder: Path | None) -> Path:
+    return folder or ASSETS / "oracle" / base.card.id
+
+
+def to_distill(base: Forgetting, config: UnetConfig, folder: Path | None = None) -> list[str]:
+    """Groups whose LOGO model is finished and has no fitting adapter yet."""
+    out = []
+    for job in queue(base.group_set, config):
+        if job.exclude is None or job.seed != config.loop.seed or not job.done:
+            continue
+        try:
+            adapters.load(_where(base, folder) / job.exclude, base_sha256=base.model.sha256, group=job.exclude)
+        except AdapterError:
+            out.append(job.exclude)
+    return out
+
+
+def distilled(
+    base: Forgetting, config: UnetConfig, group: str, folder: Path | None = None, how: DistillConfig | None = None
+) -> Iterator[Progress]:
+    """Distil one finished LOGO model into an adapter of the live oracle; yields progress."""
+    pictures, latents = base.training_pictures()
+    state = load_file(stages.work_dir() / Job(group, config.loop.seed).name / "diffusion_pytorch_model.safetensors")
+    where = _where(base, folder) / group
+    meta = {"model": base.card.id, "data_sha256": pictures.sha256(), "versions": versions(), "date": today()}
+    how = how or DistillConfig()
+    yield from distill(base.model, state, base.group_set, pictures, latents, group, config=how, folder=where, meta=meta)

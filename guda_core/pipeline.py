@@ -29,6 +29,7 @@ from guda_core.methods.das import Das
 from guda_core.methods.dtrak import Dtrak
 from guda_core.methods.guda import Guda
 from guda_core.methods.kernel import KernelMethod
+from guda_core.methods.logo import Logo
 from guda_core.methods.trak import Trak
 from guda_core.models.base import BaseModel
 from guda_core.models.cards import find_card, load_model
@@ -122,6 +123,7 @@ class LocalService:
         adapters: Path,
         *,
         features: Path | None = None,
+        oracle: Path | None = None,
         banner: str = "",
     ) -> None:
         self.model, self.group_set, self.clip = model, group_set, clip
@@ -136,6 +138,7 @@ class LocalService:
                 self.kernels[k] = kind.shipped(model, features / k, list(group_set.groups))
             except CacheError as e:
                 log.warning("%s is not offered. %s", METHODS[k][0], e)
+        self.logo = Logo(model, group_set, oracle) if oracle is not None and oracle.is_dir() else None
         self._forward_s: float | None = None
         self._kernel_s: float | None = None
 
@@ -159,7 +162,11 @@ class LocalService:
         )
 
     def methods(self) -> dict[str, str]:
-        return {k: name for k, (name, _) in METHODS.items() if k in self.kernels or k not in KERNELS}
+        absent = (set(KERNELS) - set(self.kernels)) | ({"logo"} if self.logo is None else set())
+        return {k: name for k, (name, _) in METHODS.items() if k not in absent}
+
+    def _counterfactuals(self) -> list[Guda]:
+        return [self.guda] if self.logo is None else [self.guda, self.logo]
 
     def forward_seconds(self) -> float:
         """Seconds of one picture's forward pass in a batch of 24, measured once on this machine."""
@@ -179,8 +186,8 @@ class LocalService:
         for k in [k for k in self.kernels if k in methods]:
             passes = 3 * self.kernels[k].config.features.timesteps  # a backward pass takes as long as two forward ones
             seconds += self._kernel_s or 2 * passes * self.forward_seconds()  # twice: the projection; then as measured
-        if "guda" in methods:
-            models = 1 + len(self.guda.adapters)
+        for method in [m for m in self._counterfactuals() if m.id in methods]:
+            models = 1 + len(method.adapters)
             seconds += models * Budget().strata * draws * self.forward_seconds()
         return seconds
 
@@ -232,8 +239,8 @@ class LocalService:
             began = time.perf_counter()
             yield from self.kernels[k].attribute(query)
             self._kernel_s = time.perf_counter() - began
-        if "guda" in methods:
-            yield from self.guda.attribute(query, Budget(draws=e.draws, per_pass=e.per_pass))
+        for method in [m for m in self._counterfactuals() if m.id in methods]:
+            yield from method.attribute(query, Budget(draws=e.draws, per_pass=e.per_pass))
 
 
 def find_effort(name: str) -> Effort:
@@ -263,4 +270,5 @@ def load_service(model: str | None = None, *, fall_back: bool = True) -> LocalSe
     group_set = load_group_set(os.environ.get("GUDA_GROUP_SET") or card.group_set)
     features = ASSETS / "features" / card.id
     clip, adapters = Clip(ASSETS / "clip"), ASSETS / "adapters" / card.id
-    return LocalService(base, group_set, clip, adapters, features=features, banner=banner)
+    oracle = ASSETS / "oracle" / card.id
+    return LocalService(base, group_set, clip, adapters, features=features, oracle=oracle, banner=banner)

@@ -42,6 +42,7 @@ TABLE = (
     "training",
     "training.*",
     "unlearn",
+    "distill",
     "unlearn_unconditional",
     "methods.*",
     "methods",

@@ -70,8 +70,10 @@ def swapped(denoiser: nn.Module, state: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 def variants(service: LocalService) -> dict[str, Path]:
-    """GUDA's adapter folders: the committed one, and any below `GUDA_CACHE/adapters/`."""
+    """Adapter folders by row: GUDA's committed ones, the live oracle, and any below `GUDA_CACHE/adapters/`."""
     out = {"guda": service.guda.folder}
+    if service.logo is not None:
+        out["logo-live"] = service.logo.folder
     extra = data.cache_dir() / "adapters"
     for folder in sorted(extra.iterdir()) if extra.is_dir() else []:
         out[f"guda-{folder.name}"] = folder
