@@ -1,4 +1,4 @@
-"""Puts measured figures into README.md and assets/MODEL_CARD.md: `python benchmarks/readme.py` (`--check` compares).
+"""Puts measured figures into the README, the model card and docs/: `python benchmarks/readme.py` (`--check` compares).
 
 Text between `<!-- figures:NAME -->` and `<!-- /figures -->` is replaced by what NAME renders from the committed files.
 """
@@ -8,11 +8,16 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = ("README.md", "assets/MODEL_CARD.md")
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import agreement  # noqa: E402
+
+FILES = ("README.md", "assets/MODEL_CARD.md", "docs/benchmarks.md")
 
 
 def read(name: str) -> dict[str, Any]:
@@ -99,7 +104,7 @@ def health() -> str:
     return "\n".join(lines)
 
 
-RENDER = {"sanity": sanity, "speed": speed, "training": training, "health": health}
+RENDER = {"sanity": sanity, "speed": speed, "training": training, "health": health, **agreement.RENDER}
 
 
 def filled(text: str) -> str:

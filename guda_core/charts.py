@@ -75,6 +75,36 @@ def _draw(axes: Axes, a: Attribution, group_set: GroupSet) -> None:
         axes.spines[side].set_visible(False)
 
 
+def agreement_png(rows: Sequence[Mapping[str, Any]], metric: str, title: str) -> bytes:
+    """One panel a query set, one line a method: a metric in [0, 1] with its interval. rows: of a benchmark's table."""
+    sets = list(dict.fromkeys(r["query_set"] for r in rows))
+    methods = list(dict.fromkeys(r["method"] for r in rows))
+    with _lock:
+        figure = Figure(
+            figsize=(WIDTH + 2, 0.26 * len(methods) + 1.3), dpi=DPI, facecolor="white", layout="constrained"
+        )
+        FigureCanvasAgg(figure)
+        figure.suptitle(title, x=0.01, ha="left", parse_math=False, **_text(12, "black"))
+        for axes, query_set in zip(figure.subplots(1, len(sets), sharey=True, squeeze=False)[0], sets, strict=True):
+            for r in [r for r in rows if r["query_set"] == query_set]:
+                v, y = r[metric], methods.index(r["method"])
+                ours = r["method"].startswith("guda")
+                error = [[v["value"] - v["low"]], [v["high"] - v["value"]]]
+                colour = EDGE if ours else (LINE if r["method"] == "ceiling" else GREY)
+                axes.errorbar(v["value"], y, xerr=error, fmt="o", color=colour, markersize=5, elinewidth=1.6, capsize=2)
+            axes.set(xlim=(0, 1), ylim=(len(methods) - 0.4, -0.6))
+            axes.set_yticks(range(len(methods)), labels=methods, parse_math=False)
+            axes.set_title(query_set, loc="left", parse_math=False, **_text(10, "black"))
+            axes.grid(axis="x", color="#dddddd", linewidth=0.7)
+            axes.set_axisbelow(True)
+            axes.tick_params(labelsize=9, length=0, labelfontfamily=FONT)
+            for side in ("top", "right", "left"):
+                axes.spines[side].set_visible(False)
+        out = io.BytesIO()
+        figure.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()
+
+
 def samples_png(rows: Mapping[str, Sequence[np.ndarray]], titles: Sequence[str]) -> bytes:
     """Pictures in rows, each with its label, and columns with the titles above; a cell is (N, H, W, 3) uint8."""
     height = 0.56 * len(rows) + 0.4

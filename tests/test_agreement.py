@@ -1,0 +1,76 @@
+"""The pages' tables and pictures of agreement, from planted scores."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from guda_core import charts
+from guda_core.benchmark import tables
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("agreement", ROOT / "benchmarks" / "agreement.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "FOLDER", tmp_path)
+    return module
+
+
+@pytest.fixture
+def record():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(40, 4))
+    half = truth.copy()
+    half[:, 3] = np.nan
+    scores = {"logo": truth, "guda": truth + 0.1 * rng.normal(size=truth.shape), "logo-2": half, "random": -truth}
+    made = tables.make(scores, ["a"] * 20 + ["b"] * 20, "guda")
+    return {"command": "python -m x", "date": "2026-01-02T00:00:00", **json.loads(json.dumps(made))}
+
+
+def test_what_is_not_measured_says_so(page):
+    assert {render() for render in page.RENDER.values()} == {"Not measured yet."}
+
+
+def test_tables_show_every_row_and_where_it_comes_from(page, record, tmp_path):
+    (tmp_path / "styles.json").write_text(json.dumps(record))
+    text = page.RENDER["styles"]()
+    assert text.count("| guda |") == 2 and text.count("| ceiling (3 groups) |") == 2
+    assert text.index("| ceiling") < text.index("| guda |") < text.index("| random |")
+    top1 = next(r for r in record["rows"] if r["method"] == "guda")["top1"]["value"]
+    assert f"| guda | {top1:.2f} (" in text and "`python -m x`, 2026-01-02" in text
+    assert "20 queries" in text and "10 queries" in page.RENDER["styles_report"]()
+    assert "| Top-1 of guda minus that of | a | b |" in page.RENDER["styles_differences"]()
+
+
+def test_costs_and_intervals(page, tmp_path):
+    rows = [
+        {"method": "logo", "precompute_s": 800.0, "query_s": 2.0, "stored_bytes": 4e6, "times_cheaper": 1.0},
+        {"method": "clip", "precompute_s": 8.0, "query_s": 0.01, "times_cheaper": 100.0},
+        {"method": "instance", "query_s": 1.0},
+    ]
+    head = {"command": "c", "date": "2026-01-02"}
+    (tmp_path / "costs.json").write_text(json.dumps({**head, "costs": rows}))
+    text = page.RENDER["costs"]()
+    assert "| clip | 8 | 100 | 0.01 |  |" in text and "| instance |  |  | 1.00 |  |" in text and "4.0 MB" in text
+    share = {"value": 0.95, "low": 0.93, "high": 0.97, "n": 100}
+    row = {"effort": "quick", "query_set": "all", "held": share, "told_apart": share, "told_apart_wrongly": None}
+    (tmp_path / "intervals.json").write_text(json.dumps({**head, "rows": [row]}))
+    assert "| quick | all | 0.95 (0.93 to 0.97) | 0.95 (0.93 to 0.97) | - |" in page.RENDER["intervals"]()
+
+
+def test_the_picture_has_a_panel_a_set(record):
+    png = charts.agreement_png(record["rows"], "top1", "Top-1")
+    with Image.open(io.BytesIO(png)) as picture:
+        assert picture.format == "PNG" and picture.width > 800 and len(picture.convert("L").getcolors() or []) > 20
+    assert png == charts.agreement_png(record["rows"], "top1", "Top-1")
