@@ -295,9 +295,9 @@ def _print_attribution(a: Attribution, gs: GroupSet) -> None:
         if s.score is None or s.low is None or s.high is None:
             table.add_row("-", gs.groups[g].name, "-", "-", f"{s.status}: {s.reason}")
         else:
-            digits = 1 if a.unit == "nats" else 3
-            interval = f"{s.low:.{digits}f} to {s.high:.{digits}f}"
-            table.add_row(str(i + 1), gs.groups[g].name, f"{s.score:.{digits}f}", interval, s.status)
+            form = {"nats": ".1f", "cosine": ".3f"}.get(a.unit, ".3g")
+            score, low, high = (f"{v:{form}}" for v in (s.score, s.low, s.high))
+            table.add_row(str(i + 1), gs.groups[g].name, score, f"{low} to {high}", s.status)
     out.print(table)
     if a.separable is not None and a.runner_up and ranked:
         first, second = gs.groups[ranked[0]].name, gs.groups[a.runner_up].name
@@ -353,7 +353,7 @@ app.command()(cli_reports.batch)
 
 @app.command()
 def features(
-    methods: MethodsOption = "trak,dtrak,das",
+    methods: Annotated[str, typer.Option(help="Comma-separated: trak, dtrak, das.")] = "trak,dtrak,das",
     model: ModelOption = None,
     dim: Annotated[int, typer.Option(help="Coordinates of the projected gradients.")] = 4096,
     folder: Annotated[Path | None, typer.Option(help="Default: assets/features/MODEL.")] = None,

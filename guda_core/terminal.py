@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 out, err = Console(), Console(stderr=True)
 ModelOption = Annotated[str | None, typer.Option("--model", help="A card of models/cards.yaml. Default: GUDA_MODEL.")]
 EffortOption = Annotated[str, typer.Option(help="quick, standard or full.")]
-MethodsOption = Annotated[str, typer.Option(help="Comma-separated: guda, clip.")]
+MethodsOption = Annotated[str, typer.Option(help="Comma-separated: guda, clip; where shipped, trak, dtrak, das, logo.")]
 
 
 def progress_bar() -> Progress:

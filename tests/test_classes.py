@@ -192,7 +192,7 @@ def test_queries_and_baselines_follow_their_settings(tmp_path, clock):
         assert [q.image_hash for q in bench.queries(model, dataclasses.replace(CONFIG, **change))[0]] != hashes
     of, ids = bench.queries(model, CONFIG)[0][:2], bench.group_ids(CONFIG)
     made = {name: (method, own) for name, method, own in bench.baselines(model, CONFIG, clock)}
-    assert len(made["instance"][0].examples) == 20 and len(made["trak"][0].examples) == 30
+    assert len(made["instance"][0].examples) == 20 and len(made["trak"][0].bank.examples) == 30
     method, own = made["trak"]
     path = tmp_path / "trak.npy"
     assert list(score_baseline("trak", method, own, of, ids, path, clock))[-2:] == [0.75, 1.0]
