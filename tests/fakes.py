@@ -16,7 +16,7 @@ import numpy as np
 from guda_core.errors import OptionError
 from guda_core.groups import load_group_set
 from guda_core.imaging import check_options, check_prompt, hash_pixels, read_picture
-from guda_core.pipeline import Step
+from guda_core.pipeline import Service, Step
 from guda_core.records import Attribution, GroupScore, Provenance, Query, Scope
 from guda_core.ui import build_ui, launch_options
 from tests.light import fake_provenance
@@ -151,7 +151,7 @@ class FakeService:
 
 
 @contextmanager
-def serving(service: FakeService) -> Iterator[str]:
+def serving(service: Service) -> Iterator[str]:
     """The app for a service on a free port, launched as app.py launches it; gives its address."""
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]

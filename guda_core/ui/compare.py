@@ -35,7 +35,7 @@ def shown(answer: Answer | None, service: Service) -> Html:
     head = ["Group"]
     for a in answers:
         head += [f"{names[a.method]}{', the oracle' if a.method == ORACLE else ''}: rank", f"score ({a.unit})"]
-    head.append("Told in words")
+    head.append("Difference")
     rows = []
     for g in order:
         cells: list[Any] = [sets.groups[g].name]
@@ -47,7 +47,9 @@ def shown(answer: Answer | None, service: Service) -> Html:
         cells.append(_spread(places) if len(answers) > 1 else "")
         rows.append(cells)
     said = [*words.compared(answers, sets, names), ABOUT]
-    body = table("Rank of every group under every method", head, rows, numbers="." + "nn" * len(answers))
+    body = table(
+        "Rank of every group under every method", head, rows, numbers="." + "nn" * len(answers), css="guda-ranks"
+    )
     after = [] if ORACLE in names else [NO_ORACLE]
     unfinished = [
         f"{names[a.method]} was stopped early: its ranks may still change." for a in answers if a.progress < 1

@@ -17,6 +17,9 @@ from guda_core.ui.layout import Screen, effort_choices, first_caption
 from guda_core.ui.markup import says_html, status_html
 
 QUICK: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+SHOW = (  # on a phone the answer stands far below the buttons
+    "() => { if (innerWidth < 768) document.getElementById('guda-answer').scrollIntoView(); return []; }"
+)
 COMPUTE: dict[str, Any] = {"concurrency_id": "compute", "concurrency_limit": 1}
 
 
@@ -38,7 +41,7 @@ def connect(demo: gr.Blocks, s: Screen, service: Service) -> list[Any]:
     started = []
     begin, end, failed, cancelled = _between(s)
     for button, run, inputs, name in asked:
-        pressed = button.click(begin.fn, None, begin.outputs, **QUICK)
+        pressed = button.click(begin.fn, None, begin.outputs, js=SHOW, **QUICK)
         running = pressed.then(
             run, inputs, s.outputs(), api_name=name, api_visibility="undocumented", show_progress="minimal",
             show_progress_on=s.status, **COMPUTE,

@@ -52,7 +52,7 @@ def health(service: Service, provenance: Provenance) -> Html:
     head = ("Group", "Adapter", *FIGURES.values())
     return Html(
         heading("What the adapters forgot and damaged") + note(HEALTH)
-        + table("Health of the adapters, in nats", head, rows, numbers=".." + "n" * len(FIGURES))
+        + table("Health of the adapters, in nats", head, rows, numbers=".." + "n" * len(FIGURES), css="guda-health")
     )  # fmt: skip
 
 

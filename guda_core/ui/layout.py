@@ -153,7 +153,7 @@ def in_order(methods: dict[str, str]) -> list[str]:
 
 def _answers(service: Service) -> dict[str, Any]:
     methods = service.methods()
-    says = block(says_html(words.FIRST_VISIT))
+    says = block(says_html(words.FIRST_VISIT), elem_id="guda-answer")
     status = block(status_html(""), elem_classes="guda-status")
     with gr.Column() as welcome:
         block(listed(words.STEPS, "ol", "guda-steps"))

@@ -25,7 +25,7 @@ def safe(text: object) -> Html:
 
 def block(value: str = "", **more: Any) -> gr.HTML:
     """An HTML component styled by our own CSS alone."""
-    return gr.HTML(value, apply_default_css=False, **more)
+    return gr.HTML(value, apply_default_css=False, padding=False, **more)
 
 
 def heading(text: str) -> Html:

@@ -17,11 +17,11 @@ from guda_core.ui.answer import Answer
 from guda_core.ui.callbacks import explained, refusal
 from guda_core.ui.connect import COMPUTE, QUICK
 from guda_core.ui.files import offered, only_keep_the_path, uploaded
-from guda_core.ui.markup import Html, block, heading, note, says_html, status_html, table
+from guda_core.ui.markup import Html, block, code, heading, note, says_html, status_html, table
 
 ABOUT = (
     "A report is one zip: every figure with its interval, all values behind them, the picture, hashes, settings, "
-    "versions and limits. Anyone can have it computed again, here or with `python -m guda_core replay`."
+    "versions and limits. Anyone can have it computed again, here or by"
 )
 MOST = 200  # changes shown
 CLICK = "() => setTimeout(() => document.querySelector('#guda-report-file a, #guda-report-file button')?.click(), 100)"
@@ -75,7 +75,7 @@ class Reports:
 
 def draw() -> Reports:
     """Draw the section inside the current tab."""
-    block(heading("Report") + note(ABOUT))
+    block(heading("Report") + note(Html(f"{ABOUT} {code('python -m guda_core replay')}.")))
     with gr.Row(equal_height=False):
         with gr.Column(min_width=280):
             download = gr.Button("Download report", variant="primary")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import gradio as gr
 
 CSS = """
-.gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
+.gradio-container { width: 100% !important; max-width: 1240px !important; margin: 0 auto !important; }
 .gradio-container button:focus-visible, .gradio-container a:focus-visible, .gradio-container summary:focus-visible,
 .gradio-container [role=tab]:focus-visible, .guda-scroll:focus-visible {
   outline: 3px solid #2563eb !important; outline-offset: 2px; }
+.gradio-container .html-container { padding: 0; }
 .guda-title h1 { font-size: 1.6rem; line-height: 1.25; font-weight: 700; margin: 0 0 .3rem; }
 .guda-title p, .guda-text p, .guda-note p, .guda-text ul, .guda-text ol { max-width: 46rem; }
 .guda-title p, .guda-note, .guda-text { line-height: 1.55; }
@@ -36,10 +37,12 @@ CSS = """
 .guda-table .n { text-align: right; padding-right: 1.2rem; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .guda-table th.n { white-space: normal; }
 .guda-table a, .guda-text a { text-decoration: underline; }
-.guda-scores td:nth-child(2) { white-space: nowrap; }
-.guda-picture img { image-rendering: pixelated; }
-.guda-steps { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: .8rem; margin: .6rem 0;
-  padding: 0; list-style: none; counter-reset: step; }
+.guda-scores td:nth-child(2), .guda-ranks td { white-space: nowrap; }
+.guda-health td:nth-child(2) { min-width: 9rem; }
+.guda-picture img { image-rendering: pixelated; width: 100%; height: 100%; object-fit: contain; }
+.js-plotly-plot .plotly text { fill: var(--body-text-color-subdued) !important; }
+.guda-text ol.guda-steps { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: .8rem;
+  margin: .6rem 0; padding: 0; max-width: none; list-style: none; counter-reset: step; }
 .guda-steps li { counter-increment: step; border: 1px solid var(--border-color-primary); border-radius: 8px;
   padding: .8rem .9rem; line-height: 1.5; }
 .guda-steps li::before { content: counter(step); display: block; font-weight: 700; font-size: 1.1rem; color: #2563eb; }
