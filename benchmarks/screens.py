@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -24,11 +23,10 @@ from playwright.sync_api import Page, expect, sync_playwright  # noqa: E402
 
 from guda_core.pipeline import Service, load_service  # noqa: E402
 from guda_core.ui import words  # noqa: E402
+from tests.chromium import ARGS, NAMES, chromium_path  # noqa: E402
 from tests.fakes import FakeService, serving  # noqa: E402
 
 WAIT = 600_000  # milliseconds
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-ARGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
@@ -139,9 +137,9 @@ def main() -> None:
     parser.add_argument("--fake", action="store_true")
     parser.add_argument("--only", default="", help="Comma-separated names of pictures, e.g. done-dark,limits.")
     options = parser.parse_args()
-    chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
+    chromium = chromium_path()
     if chromium is None:
-        raise SystemExit(f"No Chromium here: none of {', '.join(BROWSERS)} is on the PATH.")
+        raise SystemExit(f"No Chromium here: none of {', '.join(NAMES)} is on the PATH.")
     options.folder.mkdir(parents=True, exist_ok=True)
     only = set(filter(None, options.only.split(",")))
     os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp()

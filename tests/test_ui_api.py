@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import html
+import io
 import json
 import re
 import subprocess
@@ -86,7 +88,9 @@ def test_generate_answers_with_the_sentence_the_bars_and_the_same_figures_as_a_t
     assert "nats" not in out["clip_plot"]["plot"] and "cosine" not in out["guda_plot"]["plot"]
     assert "a red apple" in text(out["notes"])
     assert text(out["status"]) == words.DONE
-    with Image.open(out["picture"]) as im:
+    shown = re.search(r'src="data:image/png;base64,([^"]+)" alt="[^"]*a red apple"', out["picture"])
+    assert shown is not None
+    with Image.open(io.BytesIO(base64.b64decode(shown[1]))) as im:
         assert im.size == (64, 64)
 
 

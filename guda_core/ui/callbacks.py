@@ -22,7 +22,17 @@ from guda_core.ui import examples, words
 from guda_core.ui.answer import Answer, Tried
 from guda_core.ui.files import uploaded
 from guda_core.ui.layout import Screen, in_order
-from guda_core.ui.markup import banner, heading, note, notes_html, says_html, scores_html, status_html, table
+from guda_core.ui.markup import (
+    banner,
+    heading,
+    note,
+    notes_html,
+    picture_html,
+    says_html,
+    scores_html,
+    status_html,
+    table,
+)
 
 log = logging.getLogger(__name__)
 Update = dict[Any, Any]  # component -> its new value
@@ -190,7 +200,7 @@ class Runs:
 
     def _picture(self, answer: Answer) -> Update:
         s, query = self.screen, answer.query
-        shown = {s.welcome: gr.update(visible=False), s.scored: gr.update(visible=True), s.picture: query.pixels}
+        shown = {s.welcome: gr.update(visible=False), s.scored: gr.update(visible=True), s.picture: picture_html(query)}
         return {s.answer: answer, s.notes: notes_html(query), **shown}
 
     def _whole_answer(self, answer: Answer) -> Update:

@@ -60,7 +60,7 @@ class Screen:
     status: gr.HTML
     scope: gr.HTML
     scored: gr.Row
-    picture: gr.Image
+    picture: gr.HTML
     notes: gr.HTML
     captions: gr.HTML
     panels: dict[str, MethodPanel]
@@ -159,10 +159,8 @@ def _answers(service: Service) -> dict[str, Any]:
         block(listed(words.STEPS, "ol", "guda-steps"))
     scope = block(visible=False)
     with gr.Row(visible=False) as scored:
-        picture = gr.Image(
-            label="The picture, as it is scored", interactive=False, format="png", height=220, buttons=["download"],
-            elem_classes="guda-picture", min_width=220, scale=2,
-        )  # fmt: skip
+        with gr.Column(min_width=180, scale=2):
+            picture = block()
         with gr.Column(min_width=220, scale=3):
             notes = block()
             again = gr.Button("Score it again with the chosen effort", visible=False, size="sm")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
 from guda_core.records import Attribution, GroupSet, Query
 from guda_core.ui import words
@@ -91,6 +94,16 @@ def status_html(what: str, progress: float | None = None) -> Html:
     """What is going on, with a bar when progress (0 to 1) is known."""
     bar = "" if progress is None else f'<progress max="1" value="{progress:.3f}" aria-label="Progress"></progress>'
     return Html(f'<div role="status"><span>{safe(what)}</span>{bar}</div>')
+
+
+def picture_html(query: Query) -> Html:
+    """The picture as it is scored, each of its pixels as it is, with a text for those who cannot see it."""
+    out = io.BytesIO()
+    Image.fromarray(query.pixels).save(out, format="PNG")
+    data = base64.b64encode(out.getvalue()).decode()
+    alt = f"The picture as it is scored{f', made for: {query.prompt}' if query.prompt else ''}"
+    image = f'<img src="data:image/png;base64,{data}" alt="{escape(alt)}">'
+    return Html(f'<figure class="guda-picture">{image}<figcaption>The picture, as it is scored</figcaption></figure>')
 
 
 def notes_html(query: Query) -> Html:

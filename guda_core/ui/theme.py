@@ -39,7 +39,10 @@ CSS = """
 .guda-table a, .guda-text a { text-decoration: underline; }
 .guda-scores td:nth-child(2), .guda-ranks td { white-space: nowrap; }
 .guda-health td:nth-child(2) { min-width: 9rem; }
-.guda-picture img { image-rendering: pixelated; width: 100%; height: 100%; object-fit: contain; }
+.guda-picture { margin: 0; max-width: 240px; }
+.guda-picture img { image-rendering: pixelated; width: 100%; margin: 0; border-radius: 8px;
+  border: 1px solid var(--border-color-primary); }
+.guda-picture figcaption { color: var(--body-text-color-subdued); font-size: .85rem; margin-top: .2rem; }
 .js-plotly-plot .plotly text { fill: var(--body-text-color-subdued) !important; }
 .guda-text ol.guda-steps { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: .8rem;
   margin: .6rem 0; padding: 0; max-width: none; list-style: none; counter-reset: step; }
@@ -47,8 +50,9 @@ CSS = """
   padding: .8rem .9rem; line-height: 1.5; }
 .guda-steps li::before { content: counter(step); display: block; font-weight: 700; font-size: 1.1rem; color: #2563eb; }
 .dark .guda-steps li::before { color: #93c5fd; }
-.guda-hidden-file { position: absolute !important; width: 1px; height: 1px; overflow: hidden; opacity: 0;
-  pointer-events: none; }
+.gradio-container [role=tab].selected { color: var(--primary-700) !important; }
+.dark .gradio-container [role=tab].selected, .gradio-container.dark [role=tab].selected {
+  color: var(--primary-300) !important; }
 .modebar-container { display: none; }
 @media (max-width: 480px) {
   .guda-table { font-size: .8rem; }
