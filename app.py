@@ -1,4 +1,4 @@
-"""The app on this machine: `python app.py`. GUDA_HOST, GUDA_PORT and GUDA_MODEL choose address, port and model."""
+"""The app on this machine or as a Space: `python app.py`. The README lists the environment variables it reads."""
 
 from __future__ import annotations
 
@@ -8,15 +8,24 @@ import os
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before gradio is imported
 
 
+def address() -> tuple[str, int]:
+    """Host and port: GUDA_HOST and GUDA_PORT, else what a Space sets, else this machine alone on 7860."""
+    host = os.environ.get("GUDA_HOST") or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+    return host, int(os.environ.get("GUDA_PORT") or os.environ.get("GRADIO_SERVER_PORT") or "7860")
+
+
 def main() -> None:
     """Load the model, build the page and serve it until interrupted."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    if os.environ.get("SPACES_ZERO_GPU"):
+        import spaces  # noqa: F401  # pyright: ignore[reportMissingImports]  (before torch, as ZeroGPU asks)
 
     from guda_core.pipeline import load_service
     from guda_core.ui import build_ui, launch_options
+    from guda_core.zero import on_zero_gpu
 
-    host, port = os.environ.get("GUDA_HOST", "127.0.0.1"), int(os.environ.get("GUDA_PORT", "7860"))
-    build_ui(load_service()).launch(server_name=host, server_port=port, **launch_options())
+    host, port = address()
+    build_ui(on_zero_gpu(load_service())).launch(server_name=host, server_port=port, **launch_options())
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from scipy import stats
 from torch import Tensor
 
 from guda_core.errors import ScoreError
+from guda_core.memory import in_batches
 from guda_core.models.base import BaseModel, Schedule
 
 
@@ -110,22 +111,26 @@ def kl_values(
 
     latent: (1, C, h, w) float32 CPU, cond: (1, L, D). Squared errors are summed in float32 or better.
 
+    A batch that does not fit into memory is halved.
+
     Raises:
-        ScoreError: a value is not finite.
+        ScoreError: a value is not finite, or there is too little memory for one forward pass.
     """
     w = kl_weights(model.schedule)
     pairs = [(k, j) for j in columns for k in range(len(draws.strata))]
     out = np.empty((len(draws.strata), len(columns)))
     shape = tuple(latent.shape[1:])
-    for i in range(0, len(pairs), batch):
-        part = pairs[i : i + batch]
+
+    def run(part: Sequence[tuple[int, int]]) -> list[float]:
         t = torch.tensor([int(draws.t[k, j]) for k, j in part])
         eps = torch.stack([draws.noise(shape, k, j) for k, j in part])  # (B, C, h, w)
         x_t = model.schedule.add_noise(latent.expand(len(part), *shape), eps, t)
         eps_hat = model.predict_eps(x_t.to(model.device), t.to(model.device), cond.expand(len(part), -1, -1))
         se = (eps - eps_hat.float().cpu()).square().sum(dim=(1, 2, 3)).double()
-        for (k, j), v in zip(part, (w[t] * se).tolist(), strict=True):
-            out[k, columns.index(j)] = v
+        return (w[t] * se).tolist()
+
+    for (k, j), v in zip(pairs, in_batches(run, pairs, batch), strict=True):
+        out[k, columns.index(j)] = v
     if not np.isfinite(out).all():
         raise ScoreError("The model gave values that are not finite, so there is no score; try float32.")
     return out

@@ -1,6 +1,8 @@
-"""Figures of answers: horizontal bars with 95% intervals, one figure a method, so that units never mix on an axis."""
+"""Figures of answers: one figure a method, with 95% intervals, so that units never mix on an axis."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
@@ -73,3 +75,65 @@ def bars(a: Attribution, group_set: GroupSet) -> go.Figure:
         showlegend=False,
     )
     return figure
+
+
+def _axes(figure: go.Figure, *, x: str, y: str, height: int) -> go.Figure:
+    """The frame of an upright figure: titles with units, no background, nothing to drag."""
+    small = {"size": 12}
+    figure.update_xaxes(title={"text": x, "font": small}, gridcolor=GRID, fixedrange=True, automargin=True)
+    figure.update_yaxes(
+        title={"text": y, "font": small}, gridcolor=GRID, zeroline=True, zerolinecolor=TEXT, fixedrange=True,
+        automargin=True,
+    )  # fmt: skip
+    figure.update_layout(
+        height=height,
+        margin={"l": 8, "r": 12, "t": 6, "b": 48},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"color": TEXT, "family": "system-ui, sans-serif", "size": 13},
+        dragmode=False,
+        showlegend=False,
+    )
+    return figure
+
+
+def _error(array: Sequence[float], minus: Sequence[float] | None = None) -> dict[str, object]:
+    return {
+        "type": "data", "array": list(array), "arrayminus": list(array if minus is None else minus), "symmetric": False,
+        "color": LINE, "thickness": 1.8, "width": 4,
+    }  # fmt: skip
+
+
+def steps(labels: Sequence[str], values: Sequence[float], halves: Sequence[float]) -> go.Figure:
+    """What each stratum of timesteps adds to a score, in nats, with 95% intervals (half widths)."""
+    bar = {"color": BAR, "line": {"color": EDGE, "width": 1}}
+    figure = go.Figure(go.Bar(x=list(labels), y=list(values), marker=bar, error_y=_error(halves)))
+    figure.update_traces(hovertemplate="timesteps %{x}: %{y:.3g} nats<extra></extra>")
+    _axes(figure, x="timesteps, from little noise to much", y="nats", height=300)
+    return figure.update_xaxes(type="category", tickangle=-60, tickfont={"size": 10})
+
+
+def narrowing(draws: Sequence[int], values: Sequence[float], low: Sequence[float], high: Sequence[float]) -> go.Figure:
+    """A score and its 95% interval, in nats, after more and more draws."""
+    up = [h - v for h, v in zip(high, values, strict=True)]
+    down = [v - lo for lo, v in zip(low, values, strict=True)]
+    at = [str(d) for d in draws]
+    mark = {"color": EDGE, "size": 9}
+    figure = go.Figure(go.Scatter(x=at, y=list(values), mode="markers", marker=mark, error_y=_error(up, down)))
+    figure.update_traces(hovertemplate="%{x} draws: %{y:.3g} nats<extra></extra>")
+    _axes(figure, x="noise draws in each range of timesteps", y="nats, with 95% interval", height=260)
+    return figure.update_xaxes(type="category")
+
+
+def agreement(names: Sequence[str], values: Sequence[float], low: Sequence[float], high: Sequence[float]) -> go.Figure:
+    """A measure of agreement with the oracle, 0 to 1, one point a method, first at the top, with 95% intervals."""
+    right = [h - v for h, v in zip(high, values, strict=True)]
+    left = [v - lo for lo, v in zip(low, values, strict=True)]
+    mark = {"color": EDGE, "size": 9}
+    figure = go.Figure(
+        go.Scatter(x=list(values), y=list(names), mode="markers", marker=mark, error_x=_error(right, left))
+    )
+    figure.update_traces(hovertemplate="%{y}: %{x:.2f}<extra></extra>")
+    _axes(figure, x="agreement with the oracle, 0 to 1, with 95% interval", y="", height=FRAME + 26 * len(names))
+    figure.update_xaxes(range=[0, 1.02])
+    return figure.update_yaxes(type="category", range=[len(names) - 0.5, -0.5], zeroline=False)

@@ -16,11 +16,13 @@ import numpy as np
 from guda_core.errors import OptionError
 from guda_core.groups import load_group_set
 from guda_core.imaging import check_options, check_prompt, hash_pixels, read_picture
-from guda_core.pipeline import Step
+from guda_core.pipeline import Service, Step
 from guda_core.records import Attribution, GroupScore, Provenance, Query, Scope
 from guda_core.ui import build_ui, launch_options
 from tests.light import fake_provenance
 
+EDGES = np.array([1, 5, 20, 80, 250, 500, 1000])
+PROFILE = np.array([0.1, 0.2, 0.35, 0.25, 0.12, -0.02])  # of a score, by stratum; adds up to 1
 UNITS = {"clip": "cosine", "guda": "nats"}
 REASON = "The adapter's hash is <wrong>."
 
@@ -44,6 +46,7 @@ class FakeService:
         self.scoped: Literal["in scope", "out of scope", "not assessed"] = "in scope"
         self.closed = self.at_work = self.most_at_work = 0
         self.fault: Exception | None = None
+        self.by_caption = False  # whether the caption moves the first group
 
     def provenance(self) -> Provenance:
         return fake_provenance(self.group_set, dict.fromkeys((*self.unavailable, *self.missing), REASON))
@@ -83,7 +86,8 @@ class FakeService:
     def first(self, query: Query) -> str:
         """The group that this picture's answer puts first."""
         ids = [g for g in self.group_set.groups if g not in self.unavailable]
-        return ids[int(query.image_hash, 16) % len(ids)]
+        seed = f"{query.image_hash}{query.prompt}" if self.by_caption else query.image_hash
+        return ids[int(hashlib.sha256(seed.encode()).hexdigest(), 16) % len(ids)]
 
     def attribute(self, query: Query, *, methods: Sequence[str], effort: str) -> Iterator[Attribution]:
         if not methods:
@@ -126,12 +130,28 @@ class FakeService:
                 half = 6.0 / progress**0.5
             scores[g] = GroupScore(v, v - half, v + half)
         out = {g: scores.get(g) or GroupScore(None, None, None, "unavailable", REASON) for g in self.group_set.groups}
-        order_of = {"separable": self.outcome == "ahead", "runner_up": order[1]} if method == "guda" else {}
-        return Attribution(method, UNITS[method], out, progress, **order_of)
+        if method == "clip":
+            return Attribution(method, UNITS[method], out, progress, settings={"clip_sha256": "fake"})
+        values = self._values(query, {g: s.score for g, s in out.items() if s.score is not None}, progress)
+        apart = self.outcome == "ahead"
+        return Attribution(method, UNITS[method], out, progress, apart, order[1], values, {"passes": self.passes})
+
+    def _values(self, query: Query, scores: dict[str, float], progress: float) -> dict[str, np.ndarray]:
+        """KL values (K, M) whose ELBO differences are exactly the scores, with a spread of their own."""
+        draws, sizes = 4 * max(1, round(4 * progress)), np.diff(EDGES)
+        rng = np.random.default_rng(int(query.image_hash[:12], 16))
+        t = np.stack([rng.integers(EDGES[:-1], EDGES[1:]) for _ in range(16)], axis=1)[:, :draws]
+        full = rng.gamma(2.0, 3.0, (len(sizes), 16))[:, :draws]
+        values = {"t": t, "edges": EDGES, "kl_full": full}
+        for g, score in scores.items():
+            noise = rng.normal(0.0, 1.0, (len(sizes), 16))[:, :draws] * 4.0 / sizes[:, None]
+            noise -= noise.mean(axis=1, keepdims=True)
+            values[f"kl_without/{g}"] = full + noise + (score * PROFILE / sizes)[:, None]
+        return values
 
 
 @contextmanager
-def serving(service: FakeService) -> Iterator[str]:
+def serving(service: Service) -> Iterator[str]:
     """The app for a service on a free port, launched as app.py launches it; gives its address."""
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]

@@ -3,67 +3,20 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlparse
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from guda_core.ui import words
+from tests.chromium import SLOW, Watched
 from tests.fakes import FakeService, serving
 
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning"),  # gradio's use of pandas 3
 ]
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-ARGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
-SLOW = 60_000  # milliseconds; two busy cores need some of them
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = next(filter(None, map(shutil.which, NAMES)), None)
-    if path is None:
-        pytest.skip(f"no Chromium here: none of {', '.join(NAMES)} is on the PATH")
-    with sync_playwright() as p:
-        chromium = p.chromium.launch(executable_path=path, args=list(ARGS))
-        yield chromium
-        chromium.close()
-
-
-class Watched:
-    """A page that remembers where it asked and what it complained of."""
-
-    def __init__(self, browser: Browser, width: int = 1280, dark: bool = False) -> None:
-        self.page: Page = browser.new_page(viewport={"width": width, "height": 900})
-        self.page.set_default_timeout(SLOW)
-        self.theme = "dark" if dark else "light"
-        self.hosts: set[str] = set()
-        self.faults: list[str] = []
-        self.page.on("request", lambda r: self.hosts.add(urlparse(r.url).hostname or "local data"))
-        self.page.on("pageerror", lambda e: self.faults.append(str(e)))
-        self.page.on("console", lambda m: self.faults.append(m.text) if "NaN" in m.text else None)
-
-    def open(self, url: str) -> Page:
-        self.page.goto(f"{url}?__theme={self.theme}")
-        expect(self.page.get_by_text("Quick, about 8 s")).to_be_visible(timeout=SLOW)
-        return self.page
-
-    def check(self, picture: Path) -> None:
-        """Nothing was asked of another host, nothing failed, nothing sticks out sideways."""
-        self.page.screenshot(path=picture, full_page=True)
-        assert self.hosts <= {"127.0.0.1", "localhost", "local data"}
-        assert self.faults == []
-        wide = self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-        assert wide <= 0
-        self.page.close()
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import html
+import io
 import json
 import re
 import subprocess
@@ -54,20 +56,21 @@ class Visitor:
 
     def call(self, name: str, *inputs: Any) -> dict[str, Any]:
         out = self.client.predict(*inputs, api_name=name)
-        keys = ("says", "status", "picture", "notes", "guda_plot", "guda_table", "clip_plot", "clip_table")
+        keys = ("says", "status", "scope", "picture", "notes", "captions", "guda_plot", "guda_table", "clip_plot")
+        keys = (*keys, "clip_table")
         return dict(zip(keys, out, strict=True))
 
     def generate(self, **more: Any) -> dict[str, Any]:
-        return self.call("/generate", *{**DRAW, **OPTIONS, **more}.values())
+        return self.call("/page_generate", *{**DRAW, **OPTIONS, **more}.values())
 
-    def attribute(self, upload: Any, caption: str = "", **more: Any) -> dict[str, Any]:
-        return self.call("/attribute", upload, caption, *{**OPTIONS, **more}.values())
+    def attribute(self, upload: Any, caption: str = "", more_captions: bool = False, **more: Any) -> dict[str, Any]:
+        return self.call("/page_attribute", upload, caption, more_captions, *{**OPTIONS, **more}.values())
 
 
 def raw(url: str, upload: Any) -> str:
     """What the server answers when a program sends it this, unchecked by any client."""
-    data = [upload, "", *OPTIONS.values()]
-    call = f"{url}gradio_api/call/attribute"
+    data = [upload, "", False, *OPTIONS.values()]
+    call = f"{url}gradio_api/call/page_attribute"
     event = httpx.post(call, json={"data": data}, timeout=20).json()["event_id"]
     return httpx.get(f"{call}/{event}", timeout=20).text
 
@@ -85,7 +88,9 @@ def test_generate_answers_with_the_sentence_the_bars_and_the_same_figures_as_a_t
     assert "nats" not in out["clip_plot"]["plot"] and "cosine" not in out["guda_plot"]["plot"]
     assert "a red apple" in text(out["notes"])
     assert text(out["status"]) == words.DONE
-    with Image.open(out["picture"]) as im:
+    shown = re.search(r'src="data:image/png;base64,([^"]+)" alt="[^"]*a red apple"', out["picture"])
+    assert shown is not None
+    with Image.open(io.BytesIO(base64.b64decode(shown[1]))) as im:
         assert im.size == (64, 64)
 
 
@@ -109,9 +114,9 @@ def test_the_last_picture_can_be_scored_again_and_a_visitor_without_one_is_told(
     with serving(FakeService()) as url:
         visitor, other = Visitor(url), Visitor(url)
         first = visitor.generate(methods=["clip"])
-        assert text(visitor.call("/again", ["guda", "clip"], "full")["says"]).startswith("Without")
+        assert text(visitor.call("/page_again", ["guda", "clip"], "full")["says"]).startswith("Without")
         with pytest.raises(AppError, match="no longer kept"):
-            other.call("/again", ["guda"], "quick")
+            other.call("/page_again", ["guda"], "quick")
     assert first["clip_table"]
 
 
@@ -206,7 +211,7 @@ def test_two_visitors_at_once_get_the_same_as_one_after_the_other():
 def test_cancelling_stops_the_work_at_the_next_yield():
     service = FakeService(delay=0.05, passes=400)
     with serving(service) as url:
-        job = Visitor(url).client.submit(*{**DRAW, **OPTIONS}.values(), api_name="/generate")
+        job = Visitor(url).client.submit(*{**DRAW, **OPTIONS}.values(), api_name="/page_generate")
         _wait(lambda: service.at_work == 1)
         job.cancel()
         _wait(lambda: service.at_work == 0)
@@ -222,9 +227,11 @@ def _wait(true, seconds: float = 20) -> None:
 
 def test_the_queue_is_bounded_everything_computes_in_turn_and_uploads_are_limited():
     demo = build_ui(FakeService())
-    fns = [f for f in demo.fns.values() if f.api_visibility == "public"]
-    assert {f.api_name for f in fns} == {"generate", "attribute", "again"}
-    assert {(f.concurrency_id, f.concurrency_limit) for f in fns} == {("compute", 1)}
+    fns = {f.api_name: f for f in demo.fns.values() if f.api_visibility != "private"}
+    public = {name for name, f in fns.items() if f.api_visibility == "public"}
+    assert public == {"groups", "generate", "attribute", "generate_and_attribute", "report", "replay"}
+    compute = [f for name, f in fns.items() if name != "groups"]
+    assert {(f.concurrency_id, f.concurrency_limit) for f in compute} == {("compute", 1)}
     assert demo._queue.max_size == QUEUE == 32 and demo.api_open is False
     assert demo.delete_cache is not None
     options = launch_options()

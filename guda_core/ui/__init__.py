@@ -2,26 +2,64 @@
 
 from __future__ import annotations
 
+import logging
+import os
+from importlib.util import find_spec
 from typing import Any
 
 import gradio as gr
 
 from guda_core.imaging import MAX_BYTES
 from guda_core.pipeline import Service
-from guda_core.ui import words
-from guda_core.ui.callbacks import connect
-from guda_core.ui.layout import CSS, draw, make_theme
+from guda_core.ui import about, api, benchmarks, compare, inspect, reports, words
+from guda_core.ui.connect import connect
+from guda_core.ui.layout import draw
+from guda_core.ui.markup import Html, banner, block, safe
+from guda_core.ui.theme import CSS, make_theme
 
+log = logging.getLogger(__name__)
 KEPT = 3600  # seconds: how often the upload cache is swept, and how old a file in it may get
 QUEUE = 32  # visitors waiting; the next one is told to come back
+NO_MCP = "GUDA_MCP=1 needs one more package: pip install 'gradio[mcp]'. The app starts without MCP tools."
 
 
 def build_ui(service: Service) -> gr.Blocks:
     """The app for a service. Launch it with `launch_options()`: in gradio 6 theme and CSS belong to the launch."""
     with gr.Blocks(title=words.TITLE, analytics_enabled=False, fill_width=True, delete_cache=(KEPT, KEPT)) as demo:
-        connect(demo, draw(service), service)
+        block(Html(f'<div class="guda-title"><h1>{safe(words.TITLE)}</h1><p>{safe(words.PURPOSE)}</p></div>'))
+        if service.banner:
+            block(banner(service.banner))
+        with gr.Tabs():
+            with gr.Tab("Attribute"):
+                screen = draw(service)
+            with gr.Tab("Compare") as tab:
+                compared = compare.draw(tab)
+            with gr.Tab("Evidence") as tab:
+                report = reports.draw()
+                inspected = inspect.draw(tab)
+            with gr.Tab("Benchmarks"):
+                benchmarks.draw()
+            with gr.Tab("Style groups"):
+                about.draw_groups(service)
+            with gr.Tab("Limits"):
+                about.draw_limits(service)
+        runs = connect(demo, screen, service)
+        compare.connect(compared, service, screen.answer, runs)
+        inspect.connect(inspected, service, screen.answer, runs)
+        reports.connect(report, service, screen.answer)
+        api.connect(screen, service)
     demo.queue(default_concurrency_limit=1, max_size=QUEUE, api_open=False)
     return demo
+
+
+def wants_mcp() -> bool:
+    """Whether GUDA_MCP=1 asks for MCP tools and the package for them is there; says so when it is not."""
+    if os.environ.get("GUDA_MCP") != "1":
+        return False
+    if find_spec("mcp") is None:
+        log.error(NO_MCP)
+        return False
+    return True
 
 
 def launch_options() -> dict[str, Any]:
@@ -34,4 +72,5 @@ def launch_options() -> dict[str, Any]:
         "run_history": False,
         "ssr_mode": False,
         "footer_links": [],
+        "mcp_server": wants_mcp(),
     }

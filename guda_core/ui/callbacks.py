@@ -2,81 +2,87 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import wraps
 from html import escape
-from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import gradio as gr
-from gradio.utils import get_upload_folder
 
-from guda_core.errors import GudaError, ImageError
-from guda_core.pipeline import EFFORTS, Service, Step
+from guda_core.errors import GudaError, ImageError, ScoreError
+from guda_core.memory import NO_MEMORY, is_out_of_memory
+from guda_core.pipeline import Service, Step
 from guda_core.plots import bars
-from guda_core.records import Attribution, GroupScore, Query
-from guda_core.ui import words
-from guda_core.ui.layout import (
-    Screen,
-    effort_choices,
-    first_caption,
-    in_order,
+from guda_core.records import Attribution, GroupScore, Query, Scope
+from guda_core.ui import examples, words
+from guda_core.ui.answer import Answer, Tried
+from guda_core.ui.files import uploaded
+from guda_core.ui.layout import Screen, in_order
+from guda_core.ui.markup import (
+    banner,
+    heading,
+    note,
     notes_html,
+    picture_html,
     says_html,
+    scores_html,
     status_html,
-    table_html,
+    table,
 )
 
 log = logging.getLogger(__name__)
 Update = dict[Any, Any]  # component -> its new value
 PAUSE_S = 0.25  # between two updates of a screen, so that a slow browser keeps up
-QUICK: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 
 
-def uploaded(path: str | None) -> Path:
-    """The path of an uploaded picture, which lies in gradio's own cache.
-
-    Raises:
-        ImageError: there is none, or it is a web address, data or a file that nobody uploaded.
-    """
-    if not path:
-        raise ImageError(words.NO_PICTURE)
-    if path.startswith("data:") or "://" in path:
-        raise ImageError(words.NOT_UPLOADED)
-    full = Path(path).resolve()
-    if not full.is_relative_to(Path(get_upload_folder()).resolve()):
-        raise ImageError(words.NOT_UPLOADED)
-    return full
+def explained(error: Exception) -> str:
+    """What a visitor is told of an error; everything unforeseen is logged and keeps its details to itself."""
+    if isinstance(error, GudaError):
+        return str(error)
+    if is_out_of_memory(error):
+        log.exception("Out of memory")
+        return NO_MEMORY
+    log.exception("A run failed")
+    return words.FAULT
 
 
-def _whole(value: Any) -> Any:
-    """20.0 -> 20; anything else is left for the service to refuse."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+def refusal(sentence: str) -> gr.Error:
+    """The error of a call. The sentence is on the page; gradio's pop-up would cover it and is left out."""
+    return gr.Error(escape(sentence), visible=False, print_exception=False)
 
 
 def _told(run: Callable[..., Iterator[Update]]) -> Callable[..., Iterator[Update]]:
-    """Make a run say what stopped it, on the screen and as the error of the call. Texts from outside are escaped.
-
-    The sentence stands where the answer would; gradio's own pop-up, which would cover it, is left out.
-    """
+    """Make a run say what stopped it, on the screen and as the error of the call. Texts from outside are escaped."""
 
     @wraps(run)
     def told(self: Runs, *args: Any) -> Iterator[Update]:
         try:
             yield from run(self, *args)
-        except GudaError as e:
-            yield {self.screen.says: says_html(f"Not done. {e}"), self.screen.status: status_html("")}
-            raise gr.Error(escape(str(e)), visible=False, print_exception=False) from None
-        except Exception:
-            log.exception("A run failed")
-            yield {self.screen.says: says_html(words.FAULT), self.screen.status: status_html("")}
-            raise gr.Error(words.FAULT, visible=False, print_exception=False) from None
+        except Exception as e:
+            sentence = explained(e)
+            yield {self.screen.says: says_html(f"Not done. {sentence}"), self.screen.status: status_html("")}
+            raise refusal(sentence) from None
 
     return told
+
+
+def whole(value: Any) -> Any:
+    """20.0 -> 20; anything else is left for the service to refuse."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def scope_of(service: Service, query: Query) -> Scope:
+    """The service's word on whether the model could have made the picture. One that it just made is not asked about."""
+    if query.file_hash is None:
+        return Scope("not assessed", None, None, "", words.OWN_PICTURE)
+    try:
+        return service.scope(query)
+    except ScoreError as e:
+        return Scope("not assessed", None, None, "", str(e))
 
 
 class Runs:
@@ -90,166 +96,157 @@ class Runs:
         self, prompt: str, seed: Any, steps: Any, guidance: Any, methods: list[str], effort: str
     ) -> Iterator[Update]:
         """Draw a picture, then score it."""
+        query = yield from self._drawn(prompt, whole(seed), whole(steps), guidance)
+        yield from self._score(query, methods, effort)
+
+    @_told
+    def attribute(
+        self, path: str | None, caption: str, more_captions: bool, methods: list[str], effort: str
+    ) -> Iterator[Update]:
+        """Prepare an uploaded picture, then score it, and when asked also under other captions."""
+        query = self.service.prepare(uploaded(path), prompt=caption or "")
+        yield from self._score(query, methods, effort, more_captions=more_captions)
+
+    @_told
+    def again(self, answer: Answer | None, methods: list[str], effort: str) -> Iterator[Update]:
+        """Score this visitor's last picture once more."""
+        if answer is None:
+            raise ImageError(words.PICTURE_GONE)
+        yield from self._score(answer.query, methods, effort)
+
+    @_told
+    def example(self, example: examples.Example) -> Iterator[Update]:
+        """One example: what was kept of it at once, else drawn, scored and kept."""
+        methods = tuple(in_order(self.service.methods()))
+        kept = examples.kept(self.service, example, methods)
+        if kept is not None:
+            yield {**self._whole_answer(kept), self.screen.status: status_html(words.STORED)}
+            return
+        prompt = example.prompt(self.service.group_set)
+        query = yield from self._drawn(prompt, example.seed, example.steps, example.guidance)
+        answer = yield from self._score(query, methods, examples.EFFORT)
+        examples.keep(self.service, example, answer)
+
+    def _drawn(self, prompt: str, seed: Any, steps: Any, guidance: Any) -> Generator[Update, None, Query]:
+        """Tells of every step, and returns the finished picture."""
         query, began = None, time.monotonic()
-        made = self.service.generate(prompt=prompt, seed=_whole(seed), steps=_whole(steps), guidance=guidance)
+        made = self.service.generate(prompt=prompt, seed=seed, steps=steps, guidance=guidance)
         with closing(cast(Generator, made)):
             for step in made:
                 if isinstance(step, Step):
-                    text = f"Drawing: step {step.done} of {step.steps}"
-                    yield {self.screen.status: _progress(text, step.done / step.steps, began)}
+                    told = f"Drawing: step {step.done} of {step.steps}"
+                    yield {self.screen.status: _progress(told, step.done / step.steps, began)}
                 else:
                     query = step
         assert query is not None
-        yield from self._score(query, methods, effort)
+        return query
 
-    @_told
-    def attribute(self, path: str | None, caption: str, methods: list[str], effort: str) -> Iterator[Update]:
-        """Prepare an uploaded picture, then score it."""
-        query = self.service.prepare(uploaded(path), prompt=caption or "")
-        yield from self._score(query, methods, effort)
-
-    @_told
-    def again(self, query: Query | None, methods: list[str], effort: str) -> Iterator[Update]:
-        """Score this visitor's last picture once more."""
-        if query is None:
-            raise ImageError(words.PICTURE_GONE)
-        yield from self._score(query, methods, effort)
-
-    def _score(self, query: Query, methods: list[str], effort: str) -> Iterator[Update]:
+    def _score(
+        self, query: Query, methods: Sequence[str], effort: str, *, more_captions: bool = False
+    ) -> Generator[Update, None, Answer]:
         """Show the picture, then each answer as it comes; the last update holds everything, for callers of the API."""
         s, names = self.screen, self.service.methods()
-        everything: Update = {
-            s.query: query,
-            s.scored: gr.update(visible=True),
-            s.picture: query.pixels,
-            s.notes: notes_html(query),
-            s.says: says_html(words.WORKING),
-        }
+        asked = tuple(m for m in in_order(names) if m in methods)
+        answer = Answer(query, asked, effort)
+        everything: Update = {**self._picture(answer), s.says: says_html(words.WORKING)}
         yield {**everything, s.status: status_html(words.SCORING)}
-        asked = [m for m in in_order(names) if m in methods]
-        answers: dict[str, Attribution] = {}
         drawn: Mapping[str, GroupScore] | None = None  # what the bars now show
         began: dict[str, float] = {}
         now, told = time.monotonic(), -PAUSE_S
-        stream = self.service.attribute(query, methods=methods, effort=effort)
+        stream = self.service.attribute(query, methods=list(methods), effort=effort)
         with closing(cast(Generator, stream)):
             for a in stream:
                 began.setdefault(a.method, now)
-                drawn = drawn if a.method in answers else None  # each method's first answer is shown at once
-                answers[a.method] = a
+                drawn = drawn if a.method in answer.found else None  # each method's first answer is shown at once
+                answer = replace(answer, found={**answer.found, a.method: a})
                 now = time.monotonic()
                 if a.progress < 1 and drawn is not None and now - told < PAUSE_S:
                     continue
-                shown = self._shown(a, answers, asked) if a.groups and a.groups != drawn else {}
+                shown = self._shown(a, answer) if a.groups and a.groups != drawn else {}
                 everything |= shown
                 drawn, told = a.groups, now
                 yield {**shown, s.status: _progress(names[a.method], a.progress, began[a.method])}
+                if answer.scope is None:
+                    yield {s.status: status_html(words.SCOPING)}
+                    answer = replace(answer, scope=scope_of(self.service, query))
+                    everything |= (shown := {s.scope: self._scope(answer), s.answer: answer})
+                    now = time.monotonic()
+                    yield shown
+        if more_captions and words.MAIN in answer.found:
+            answer = yield from self._other_captions(answer)
+            everything |= {s.captions: self._captions(answer), s.answer: answer}
         yield {**everything, s.again: gr.update(visible=True), s.status: status_html(words.DONE)}
+        return answer
 
-    def _shown(self, a: Attribution, answers: dict[str, Attribution], asked: list[str]) -> Update:
+    def _other_captions(self, answer: Answer) -> Generator[Update, None, Answer]:
+        """Score the picture under the best caption that CLIP finds and under none; tells of its progress."""
+        query, main = answer.query, answer.found[words.MAIN]
+        kind = "the caption given" if query.prompt else "no caption"
+        tried = [Tried(kind, query.prompt, main)]
+        wanted = [("the best caption that CLIP finds", self.service.best_caption(query)), ("no caption", "")]
+        for label, caption in wanted:
+            if any(t.caption == caption for t in tried):
+                continue
+            began, last = time.monotonic(), None
+            other = self.service.with_prompt(query, caption)
+            stream = self.service.attribute(other, methods=[words.MAIN], effort=answer.effort)
+            with closing(cast(Generator, stream)):
+                for last in stream:
+                    told = f"Scoring with {label}"
+                    yield {self.screen.status: _progress(told, last.progress, began)}
+            if last is not None:
+                tried.append(Tried(label, caption, last))
+        return replace(answer, tried=tuple(tried))
+
+    def _picture(self, answer: Answer) -> Update:
+        s, query = self.screen, answer.query
+        shown = {s.welcome: gr.update(visible=False), s.scored: gr.update(visible=True), s.picture: picture_html(query)}
+        return {s.answer: answer, s.notes: notes_html(query), **shown}
+
+    def _whole_answer(self, answer: Answer) -> Update:
+        """All of a finished answer at once."""
+        out: Update = {**self._picture(answer), self.screen.again: gr.update(visible=True)}
+        for a in answer.scored():
+            out |= self._shown(a, answer)
+        return out
+
+    def _shown(self, a: Attribution, answer: Answer) -> Update:
         """The updates that one new answer makes: the sentence, and its method's bars and table."""
         s, sets = self.screen, self.service.group_set
         panel = s.panels[a.method]
         return {
-            s.says: says_html(words.headline(answers, sets, asked)),
+            s.answer: answer,
+            s.says: says_html(words.headline(answer.found, sets, list(answer.methods))),
             panel.box: gr.update(visible=True),
             panel.plot: bars(a, sets),
-            panel.table: table_html(a, sets, self.service.methods()[a.method]),
+            panel.table: scores_html(a, sets, self.service.methods()[a.method]),
         }
 
+    def _scope(self, answer: Answer) -> Any:
+        scope = answer.scope
+        if scope is None or answer.query.file_hash is None:
+            return gr.update(visible=False)
+        told = words.scope_note(scope)
+        markup = banner(words.OUT_OF_SCOPE, told) if scope.verdict == "out of scope" else note(told)
+        return gr.update(value=markup, visible=True)
 
-def _progress(text: str, done: float, began: float) -> str:
+    def _captions(self, answer: Answer) -> Any:
+        sets = self.service.group_set
+        rows = []
+        for t in answer.tried:
+            first = t.answer.ranked()[:1]
+            score = t.answer.groups[first[0]] if first else None
+            figure = words.number(score.score or 0.0, t.answer.unit) if score else "-"
+            span = words.interval(score, t.answer.unit) if score else "-"
+            rows.append((t.label, t.caption or "-", words.first_of(t.answer, sets), figure, span))
+        head = ("Tried", "Caption", "First group", f"Score ({answer.found[words.MAIN].unit})", "95% interval")
+        said = words.captions_agree([t.answer for t in answer.tried], sets)
+        body = table("The first group under each caption", head, rows, numbers="...nn")
+        return gr.update(value=heading("Other captions") + note(said) + body, visible=True)
+
+
+def _progress(what: str, done: float, began: float) -> str:
     """A status line with the seconds still to go, extrapolated from those since `began` (monotonic)."""
     spent = time.monotonic() - began
     left = f", {words.seconds(spent * (1 - done) / done)} left" if 0 < done < 1 else ""
-    return status_html(f"{text}: {done:.0%}{left}", done)
-
-
-def connect(demo: gr.Blocks, s: Screen, service: Service) -> None:
-    """Wire every event of the screen."""
-    _connect_small(demo, s, service)
-    runs = Runs(service, s)
-    outputs: list[Any] = [s.query, s.says, s.status, s.scored, s.picture, s.notes, s.again]
-    for p in s.panels.values():
-        outputs += [p.box, p.plot, p.table]
-    options = [s.methods, s.effort]
-    asked = (
-        (s.generate, runs.generate, [s.prompt, s.seed, s.steps, s.guidance, *options], "generate"),
-        (s.attribute, runs.attribute, [s.upload, s.caption, *options], "attribute"),
-        (s.again, runs.again, [s.query, *options], "again"),
-    )
-    started = []
-    begin, end, failed, cancelled = _between(s)
-    for button, run, inputs, name in asked:
-        pressed = button.click(begin.fn, None, begin.outputs, **QUICK)
-        running = pressed.then(
-            run, inputs, outputs, api_name=name, show_progress="minimal", show_progress_on=s.status,
-            concurrency_id="compute", concurrency_limit=1,
-        )  # fmt: skip
-        running.then(end.fn, None, end.outputs, **QUICK)
-        running.failure(failed.fn, s.status, failed.outputs, **QUICK)
-        started.append(running)
-    s.cancel.click(None, None, s.status, js=f"() => {json.dumps(status_html(words.CANCELLING))}", **QUICK)
-    stopped = s.cancel.click(lambda: None, None, None, cancels=started, **QUICK)  # the browser cancels after the call,
-    stopped.then(cancelled.fn, s.says, cancelled.outputs, **QUICK)  # so that only now no late answer can overwrite this
-
-
-class _Small(NamedTuple):
-    """A function that computes nothing, and the components it changes."""
-
-    fn: Callable[..., Any]
-    outputs: list[Any]
-
-
-def _between(s: Screen) -> tuple[_Small, _Small, _Small, _Small]:
-    """What the screen does when a run is asked for, is over, has failed, and is cancelled."""
-    buttons = [s.generate, s.attribute, s.again, s.cancel]
-    hidden = [s.scored, *(p.box for p in s.panels.values())]
-
-    def usable(*, idle: bool) -> list[Any]:
-        return [gr.update(interactive=idle)] * 3 + [gr.update(interactive=not idle)]
-
-    def begin() -> list[Any]:
-        said = [says_html(words.WORKING), status_html(words.WAITING)]
-        return [*usable(idle=False), *said, *[gr.update(visible=False)] * len(hidden)]
-
-    def end() -> list[Any]:
-        return usable(idle=True)
-
-    def failed(status: str) -> list[Any]:
-        never = status == status_html(words.WAITING)  # the queue was full, or an input was refused by gradio itself
-        said = [says_html(words.NOT_STARTED), status_html("")] if never else [gr.skip(), gr.skip()]
-        return [*usable(idle=True), *said]
-
-    def cancelled(says: str) -> list[Any]:
-        early = says in (says_html(words.WORKING), says_html(words.NOT_STARTED))
-        return [says_html(words.CANCELLED_EARLY) if early else gr.skip(), status_html("" if early else words.CANCELLED)]
-
-    said = [s.says, s.status]
-    return (
-        _Small(begin, [*buttons, *said, *hidden]),
-        _Small(end, buttons),
-        _Small(failed, [*buttons, *said]),
-        _Small(cancelled, said),
-    )
-
-
-def _connect_small(demo: gr.Blocks, s: Screen, service: Service) -> None:
-    """Everything that computes nothing: the prompt, the buttons of a tab, the expected times."""
-
-    def fill(object_name: str, style: str) -> str:
-        return first_caption(service.group_set, object_name, style)
-
-    def times(methods: list[str]) -> Any:
-        return gr.update(choices=effort_choices({e: service.estimate(methods, e) for e in EFFORTS} if methods else {}))
-
-    for part in (s.object_name, s.style):
-        part.input(fill, [s.object_name, s.style], s.prompt, **QUICK)
-    for tab, first in zip(s.tabs, (True, False), strict=True):
-        tab.select(
-            lambda first=first: (gr.update(visible=first), gr.update(visible=not first)),
-            None,
-            [s.generate, s.attribute],
-            **QUICK,
-        )
-    gr.on([demo.load, s.methods.change], times, s.methods, s.effort, **QUICK)
+    return status_html(f"{what}: {done:.0%}{left}", done)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from guda_core.records import Attribution, GroupScore, GroupSet
+from guda_core.records import Attribution, GroupScore, GroupSet, Scope
 
 MAIN = "guda"  # the method the first sentence is about, when it was asked
 STATUS = {"ok": "ok", "unavailable": "unavailable", "no_score": "no score"}
@@ -14,19 +14,43 @@ PURPOSE = (
     "A diffusion model learned to draw from several groups of training pictures. This tool asks, for one picture, "
     "which group the model needed: it compares the model with copies of it that have unlearned one group each."
 )
-FIRST_VISIT = "Nothing is scored yet. Choose an object and a style to let the model draw a picture, or upload your own."
+STEPS = (
+    "Press an example, let the model draw a picture, or upload one of your own.",
+    "The model is compared with copies of itself that have unlearned one group of training pictures each.",
+    "You read which group the picture would be explained worst without, how sure that is, and who drew that group.",
+)
+FIRST_VISIT = "Nothing is scored yet. Press an example to see an answer."
+TRY_CAPTIONS = "Also try other captions"
+CAPTIONS_INFO = "Scores the picture again with the best caption that CLIP finds, and with none."
 WAITING = "Waiting for a free place."
 WORKING = "Working on it: the scores appear here as soon as there are any."
 CANCELLING = "Cancelling."
 CANCELLED = "Cancelled. Whatever is shown was computed up to then."
 CANCELLED_EARLY = "Cancelled before there was any score."
-NOT_STARTED = "Not started. See the message, and try again."
+NOT_STARTED = "Not started: too many visitors are waiting, or an input was refused. Try again in a minute."
 SCORING = "Scoring."
+SCOPING = "Checking whether this model could have made the picture."
 DONE = "Done."
+STORED = "Done. This example was computed earlier and kept; score it again to compute it now."
 PICTURE_GONE = "The picture is no longer kept here. Draw or upload it again."
 NO_PICTURE = "There is no picture yet. Upload one first."
+NO_REPORT = "There is no report yet. Choose a report's zip first."
+NO_ANSWER = "Nothing is scored yet. Score a picture on the first tab; what stands behind its figures then appears here."
 NOT_UPLOADED = "Only a picture uploaded on this page is accepted: no web address, no data and no path on the server."
 FAULT = "Something went wrong on the server. It was logged; please try again."
+DISK = "The file could not be written: the server's disk is full or cannot be written to. Try again later."
+OUT_OF_SCOPE = (
+    "This picture does not look like something this model made: a counterfactual says little about it. Read the bars "
+    "below with that in mind."
+)
+OWN_PICTURE = "Not needed: the model made this picture itself."
+SAME_CAPTION = "the same caption as above"
+REPLAYED = {
+    "equal": "Equal: computed again here, every score is the same to the last bit.",
+    "within tolerance": "Within tolerance: computed again here, every number is the same to one part in a thousand (or "
+    "0.001 nats). Other hardware or versions do that.",
+    "different": "Different: computed again here, something is not as the report says. The tables say what.",
+}
 
 
 def number(value: float, unit: str) -> str:
@@ -117,3 +141,72 @@ def rows(a: Attribution, group_set: GroupSet) -> list[tuple[str, str, str, str, 
         status = STATUS[s.status] + (f": {s.reason}" if s.reason else "")
         out.append((rank, group_set.groups[g].name, score, interval(s, a.unit) or "-", status))
     return out
+
+
+def scope_note(scope: Scope) -> str:
+    """Whether the model could have made the picture, for a line below the sentence; the warning is `OUT_OF_SCOPE`."""
+    told = {
+        "in scope": "The model could have made this picture.",
+        "out of scope": "How this was decided:",
+        "not assessed": "Whether the model could have made this picture was not checked.",
+    }
+    return f"{told[scope.verdict]} {scope.reason}".strip()
+
+
+def first_of(a: Attribution, group_set: GroupSet) -> str:
+    """Whom an answer puts first, as one cell of a table says it."""
+    ranked = a.ranked()
+    if not ranked:
+        return "no group could be scored"
+    first = a.groups[ranked[0]]
+    if a.unit == "nats" and (first.low or 0.0) <= 0:
+        return "no group stands out"
+    name = group_set.groups[ranked[0]].name
+    if a.separable is False and a.runner_up:
+        return f"{name} or {group_set.groups[a.runner_up].name}: cannot be told apart"
+    return name
+
+
+def captions_agree(answers: Sequence[Attribution], group_set: GroupSet) -> str:
+    """Do the answers to one picture under different captions put the same group first?"""
+    firsts = [first_of(a, group_set) for a in answers]
+    if len(firsts) < 2:
+        return "There was no other caption to try."
+    if len(set(firsts)) == 1:
+        return f"The answer does not hang on the caption: each one leads to {firsts[0]}."
+    leaders = {a.ranked()[0] for a in answers if a.ranked()}
+    if len(leaders) == 1:
+        name = group_set.groups[next(iter(leaders))].name
+        return f"{name} comes first under each caption, but not each time clearly. Trust it less than one answer alone."
+    return "The captions disagree about the first group. Do not rely on any one of these answers alone."
+
+
+def compared(answers: Sequence[Attribution], group_set: GroupSet, names: Mapping[str, str]) -> list[str]:
+    """Where the methods agree and disagree, in plain sentences."""
+    ranks = {a.method: {g: i + 1 for i, g in enumerate(a.ranked())} for a in answers if a.ranked()}
+    if len(ranks) < 2:
+        return ["Only one method has answered: there is nothing to compare. Choose another beside it and score again."]
+    first = {m: next(iter(r)) for m, r in ranks.items()}
+    shown = {g: group_set.groups[g].name for r in ranks.values() for g in r}
+    if len(set(first.values())) == 1:
+        said = [f"All methods put {shown[next(iter(first.values()))]} first."]
+    else:
+        said = [
+            "The methods disagree: " + "; ".join(f"{names[m]} puts {shown[g]} first" for m, g in first.items()) + "."
+        ]
+    common = [g for g in shown if all(g in r for r in ranks.values())]
+    spread = {g: max(r[g] for r in ranks.values()) - min(r[g] for r in ranks.values()) for g in common}
+    most = max(spread, key=lambda g: spread[g], default=None)
+    if most is not None and spread[most] > 1:
+        places = ", ".join(f"{ordinal(r[most])} by {names[m]}" for m, r in ranks.items())
+        said.append(f"They differ most about {shown[most]}: {places}.")
+    unsure = [names[a.method] for a in answers if a.separable is False]
+    if unsure:
+        said.append(f"Mind that {' and '.join(unsure)} cannot tell its own first two apart.")
+    return said
+
+
+def ordinal(n: int) -> str:
+    """1st, 2nd, 3rd, 4th, 11th, 21st."""
+    ending = "th" if 10 <= n % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
+    return f"{n}{ending}"

@@ -1,0 +1,167 @@
+"""Pictures of every screen and state of the app: `python benchmarks/screens.py FOLDER [--fake] [--only NAME,...]`.
+
+Starts the app on a free port, drives a headless Chromium through it and saves PNGs by name, e.g. done-dark.png. With
+--fake a service without a model answers (tests/fakes.py), which also shows states that the real model may not reach.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+import numpy as np  # noqa: E402
+from PIL import Image  # noqa: E402
+from playwright.sync_api import Page, expect, sync_playwright  # noqa: E402
+
+from guda_core.pipeline import Service, load_service  # noqa: E402
+from guda_core.ui import words  # noqa: E402
+from tests.chromium import ARGS, NAMES, chromium_path  # noqa: E402
+from tests.fakes import FakeService, serving  # noqa: E402
+
+WAIT = 600_000  # milliseconds
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+
+
+def done(page: Page) -> None:
+    expect(page.get_by_text(words.DONE).first).to_be_visible(timeout=WAIT)
+    page.wait_for_timeout(800)
+
+
+def example(page: Page) -> None:
+    page.get_by_role("button", name="Rocket").click()
+    done(page)
+
+
+def upload(page: Page, path: Path, *, captions: bool = False) -> None:
+    page.get_by_role("tab", name="Upload").click()
+    page.locator("input[type=file]").first.set_input_files(path)
+    expect(page.get_by_label("Remove image").or_(page.get_by_label("Clear"))).to_be_visible(timeout=WAIT)
+    if captions:
+        page.get_by_label(words.TRY_CAPTIONS).check()
+    page.get_by_role("button", name="Attribute", exact=True).click()
+
+
+def tab(name: str) -> Callable[[Page], None]:
+    def opened(page: Page) -> None:
+        example(page)
+        more = page.get_by_role("tab", name=name)
+        if not more.is_visible():
+            page.locator(".overflow-menu > button").first.click()
+            more = page.locator(".overflow-dropdown").get_by_text(name)
+        more.click()
+        page.wait_for_timeout(1500)
+
+    return opened
+
+
+def working(page: Page) -> None:
+    page.get_by_role("radio", name="Full").check()
+    page.get_by_role("button", name="Generate and attribute").click()
+    expect(page.locator(".guda-says")).to_contain_text("So far", timeout=WAIT)
+
+
+def cancelled(page: Page) -> None:
+    working(page)
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_text(words.CANCELLED)).to_be_visible(timeout=WAIT)
+
+
+def refused(page: Page) -> None:
+    path = Path(tempfile.mkdtemp()) / "not-a-picture.png"
+    path.write_bytes(b"no picture")
+    page.get_by_role("tab", name="Upload").click()
+    page.locator("input[type=file]").first.set_input_files(path)
+    page.wait_for_timeout(2500)
+    page.get_by_role("button", name="Attribute", exact=True).click()
+    expect(page.locator(".guda-says").first).to_contain_text("Not done", timeout=WAIT)
+
+
+def uploaded(page: Page) -> None:
+    path = Path(tempfile.mkdtemp()) / "noise.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)).save(path)
+    upload(page, path, captions=True)
+    done(page)
+
+
+SCREENS: dict[str, Callable[[Page], None]] = {
+    "first-visit": lambda page: page.wait_for_timeout(500),
+    "working": working,
+    "cancelled": cancelled,
+    "done": example,
+    "refused": refused,
+    "uploaded": uploaded,
+    "compare": tab("Compare"),
+    "evidence": tab("Evidence"),
+    "benchmarks": tab("Benchmarks"),
+    "style-groups": tab("Style groups"),
+    "limits": tab("Limits"),
+}
+STATES = {"tied": "not separable", "nothing": "no group stands out"}  # of the fake service, on the first screen
+LOOKS = {"": (DESKTOP, "light"), "-dark": (DESKTOP, "dark"), "-phone": (PHONE, "light")}
+
+
+def shoot(page: Page, url: str, theme: str, act: Callable[[Page], None], path: Path) -> None:
+    """One picture of the whole page after an act."""
+    page.set_default_timeout(WAIT)
+    page.goto(f"{url}?__theme={theme}")
+    expect(page.get_by_text("Quick, about")).to_be_visible(timeout=WAIT)
+    act(page)
+    page.screenshot(path=path, full_page=True)
+    print(path)
+    page.close()
+
+
+def services(fake: bool) -> dict[str, Service]:
+    """The service of each state: "" is the ordinary one."""
+    if not fake:
+        return {"": load_service(fall_back=False)}
+    out: dict[str, Service] = {"": FakeService(delay=0.05, passes=6)}
+    for outcome in STATES:
+        out[outcome] = FakeService(outcome=outcome)
+    strange = FakeService(banner="The bundled model answers in place of 'sd15'. The hub could not be reached.")
+    strange.scoped, strange.missing, strange.by_caption = "out of scope", ("noto",), True
+    return {**out, "out-of-scope": strange}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--fake", action="store_true")
+    parser.add_argument("--only", default="", help="Comma-separated names of pictures, e.g. done-dark,limits.")
+    options = parser.parse_args()
+    chromium = chromium_path()
+    if chromium is None:
+        raise SystemExit(f"No Chromium here: none of {', '.join(NAMES)} is on the PATH.")
+    options.folder.mkdir(parents=True, exist_ok=True)
+    only = set(filter(None, options.only.split(",")))
+    os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp()
+    if options.fake:
+        os.environ["GUDA_CACHE"] = tempfile.mkdtemp()
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=list(ARGS))
+        for state, service in services(options.fake).items():
+            screens = {state: uploaded if state == "out-of-scope" else example} if state else SCREENS
+            wanted = [
+                (name + look, view, act)
+                for name, act in screens.items()
+                for look, view in LOOKS.items()
+                if not only or name + look in only
+            ]
+            if wanted:
+                with serving(service) as url:
+                    for name, (size, theme), act in wanted:
+                        page = browser.new_page(viewport=size)  # type: ignore[arg-type]
+                        shoot(page, url, theme, act, options.folder / f"{name}.png")
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

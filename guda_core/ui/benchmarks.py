@@ -1,0 +1,148 @@
+"""The screen with measured figures: read from assets/benchmarks, never invented; what is not there is said to be so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from guda_core import plots
+from guda_core.pipeline import ASSETS
+from guda_core.ui.markup import Html, block, code, heading, note, table, text
+
+FOLDER = ASSETS / "benchmarks"
+MOST = 8_000_000  # bytes of one file
+INTRO = (
+    "A score is worth as much as it agrees with the oracle: a model trained again without the group. Agreement is "
+    "measured on many pictures; 1 means that a method names the same first group as the oracle each time. The ceiling "
+    "is the oracle against itself, trained a second time: no method can be expected to do better."
+)
+TABLES = {  # file -> (title, command)
+    "styles.json": ("Agreement with retraining: styles", "python -m guda_core benchmark styles"),
+    "digits.json": ("Agreement with retraining: handwritten digits", "python -m guda_core benchmark digits"),
+}
+MEASURES = {"top1": "Same first group", "mrr": "MRR", "ndcg3_linear": "NDCG@3", "spearman": "Rank correlation"}
+SETS = {
+    "generated": "Generated pictures, one style's words",
+    "generated-blend": "Generated pictures, two styles' words mixed",
+    "real": "Real pictures of objects never trained on, without a caption",
+}
+UNKNOWN = "Not measured yet."
+SPEED = {"app_start_s": "The app answers after", "generate_25_steps_s": "Generate a picture, 25 steps"}
+SANITY = {
+    "generated_with_prompt": "Generated pictures, with their caption: the style that was asked for",
+    "real_held_out_empty_prompt": "Real pictures of objects never trained on, without a caption: who drew it",
+}
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file of figures, None when there is none or it cannot be read."""
+    try:
+        if not path.is_file() or path.stat().st_size > MOST:
+            return None
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def draw(folder: Path = FOLDER) -> None:
+    """Draw the screen inside the current tab."""
+    block(text(INTRO))
+    for name, (title, command) in TABLES.items():
+        found = read(folder / name)
+        block(heading(title) + _origin(name, command))
+        rows = [r for r in (found or {}).get("rows", []) if _is_row(r)]
+        if not rows:
+            block(text(UNKNOWN))
+        for query_set in dict.fromkeys(r["query_set"] for r in rows):
+            _draw_set(query_set, sorted((r for r in rows if r["query_set"] == query_set), key=_strength))
+    block(_sanity(read(folder / "sanity.json")))
+    block(_speed(read(folder / "speed.json")))
+
+
+def _origin(name: str, command: str) -> Html:
+    return note(Html(f"Written by {code(command)} into {code(f'assets/benchmarks/{name}')}."))
+
+
+def _is_row(row: Any) -> bool:
+    return isinstance(row, Mapping) and {"method", "query_set", "top1"} <= set(row) and _is_measured(row["top1"])
+
+
+def _is_measured(found: Any) -> bool:
+    return isinstance(found, Mapping) and all(isinstance(found.get(k), int | float) for k in ("value", "low", "high"))
+
+
+def _strength(row: Mapping[str, Any]) -> tuple[bool, float]:
+    """The ceiling first, then the best."""
+    return (row["method"] != "ceiling", -row["top1"]["value"])
+
+
+def _draw_set(query_set: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    counted = ", ".join(dict.fromkeys(f"{r['n']} pictures" for r in rows if "n" in r))
+    title = SETS.get(query_set, query_set)
+    block(text(Html(f"<strong>{title if query_set in SETS else code(query_set)}</strong> ({counted}).")))
+    tops = [r["top1"] for r in rows]
+    figure = plots.agreement(
+        [str(r["method"]) for r in rows],
+        [t["value"] for t in tops],
+        [t["low"] for t in tops],
+        [t["high"] for t in tops],
+    )
+    gr.Plot(figure, show_label=False, container=False)
+    body = [(r["method"], *[_cell(r.get(m)) for m in MEASURES]) for r in rows]
+    block(table(f"Agreement with the oracle: {title}", ("Method", *MEASURES.values()), body, numbers=".nnnn"))
+
+
+def _cell(found: Any) -> str:
+    return f"{found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f})" if _is_measured(found) else "-"
+
+
+def _sanity(found: dict[str, Any] | None) -> Html:
+    title = heading("First checks on real input (not the oracle)") + _origin(
+        "sanity.json", "python -m guda_core sanity"
+    )
+    if found is None:
+        return Html(title + text(UNKNOWN))
+    rows = []
+    for key, what in SANITY.items():
+        part = found.get(key)
+        part = part if isinstance(part, Mapping) else {}
+        shown = [_counted(part.get(m)) for m in ("guda", "guda_when_separable", "clip")]
+        rows.append((what, *shown))
+    head = ("How often the first group is right", "GUDA", "GUDA, when it tells the first two apart", "CLIP similarity")
+    return Html(title + table("First checks", head, rows))
+
+
+def _counted(found: Any) -> str:
+    if not _is_measured(found):
+        return "not measured yet"
+    n = found.get("n")
+    return f"{found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f}){f', {n} pictures' if n else ''}"
+
+
+def _speed(found: dict[str, Any] | None) -> Html:
+    title = heading("Waiting times and costs") + _origin("speed.json", "python benchmarks/speed.py")
+    if found is None:
+        return Html(title + text(UNKNOWN))
+    rows: list[tuple[str, str]] = []
+    for key, what in (
+        ("app_start_s", "The app answers after"),
+        ("generate_25_steps_s", "Generate a picture, 25 steps"),
+    ):
+        if isinstance(found.get(key), int | float):
+            rows.append((what, f"{found[key]:g}"))
+    for effort, v in (found.get("attribute") or {}).items():
+        rows.append((f"Attribute, {effort} (first bars)", f"{v['seconds']:g} ({v['first_bars_s']:g})"))
+    costs = [s for s in (found.get("unlearning_s") or {}).values() if isinstance(s, int | float)]
+    if costs:
+        rows.append(("Unlearn one group, mean", f"{sum(costs) / len(costs):.0f}"))
+    trained = [s for k, s in (found.get("training_s") or {}).items() if k.startswith("unet")]
+    if trained:
+        rows.append(("Train the UNet once: what the oracle needs for each group", f"{trained[0]:.0f}"))
+    threads = found.get("cpu_threads", "?")
+    body = table("Waiting times in seconds", ("What", "Seconds"), rows, numbers=".n")
+    return Html(title + note(f"Measured on {threads} CPU threads.") + body)

@@ -1,0 +1,94 @@
+"""Pictures that the model itself draws, answered once and then at once: their reports are kept in the cache folder.
+
+Nothing is committed and no third party's picture is used. A kept report is read like one from a stranger, and counts
+only when it belongs to this model, group set, adapters and versions; anything else is computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from guda_core import evidence
+from guda_core.data import cache_dir
+from guda_core.errors import GudaError
+from guda_core.evidence import PICTURE
+from guda_core.pipeline import Service
+from guda_core.reading import read_report
+from guda_core.recall import attributions
+from guda_core.records import GroupSet
+from guda_core.report import circumstances
+from guda_core.ui.answer import Answer
+
+log = logging.getLogger(__name__)
+EFFORT = "quick"
+
+
+@dataclass(frozen=True)
+class Example:
+    """An object drawn in the words of one group."""
+
+    object_name: str
+    style: str
+    seed: int
+    steps: int = 25
+    guidance: float = 2.5
+
+    def fits(self, group_set: GroupSet) -> bool:
+        """Whether the group set has this object and group."""
+        return self.object_name in group_set.train_objects and self.style in group_set.groups
+
+    def name(self, group_set: GroupSet) -> str:
+        """What the button says. The words of a style are the group's; whose style it is, is left for the answer."""
+        return f"{self.object_name.replace('-', ' ').capitalize()}, {group_set.groups[self.style].descriptors[0]}"
+
+    def prompt(self, group_set: GroupSet) -> str:
+        """The caption, as in training."""
+        descriptors = group_set.groups[self.style].descriptors[: group_set.descriptors_per_caption]
+        return group_set.write_caption(self.object_name, descriptors)
+
+
+EXAMPLES = (
+    Example("rocket", "openmoji", 1),
+    Example("cat-face", "fluent-emoji", 2),
+    Example("house-with-garden", "fluent-emoji-high-contrast", 3),
+)
+
+
+def _place(service: Service, example: Example, methods: tuple[str, ...]) -> Path:
+    """Where an example's report is kept: another file for everything that the answer depends on."""
+    settings = {"methods": list(methods), "effort": EFFORT}
+    known = circumstances(service.group_set, provenance=service.provenance(), settings=settings)
+    text = json.dumps([known, repr(example), example.prompt(service.group_set)], sort_keys=True)
+    return cache_dir() / "examples" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.zip"
+
+
+def kept(service: Service, example: Example, methods: tuple[str, ...]) -> Answer | None:
+    """The answer that was computed earlier, None when there is none that fits."""
+    path = _place(service, example, methods)
+    if not path.is_file():
+        return None
+    try:
+        report = read_report(path)
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / PICTURE).write_bytes(report.picture)
+            query = service.prepare(Path(folder) / PICTURE, prompt=report.record["picture"]["prompt"])
+    except (GudaError, OSError) as e:
+        log.warning("A kept example is computed again. %s", e)
+        return None
+    if query.image_hash != report.record["picture"]["pixels_sha256"]:
+        return None
+    query = replace(query, file_hash=None, preparation=tuple(report.record["picture"]["preparation"]))
+    return Answer(query, methods, EFFORT, {a.method: a for a in attributions(report)})
+
+
+def keep(service: Service, example: Example, answer: Answer) -> None:
+    """Keep a finished answer. Where the cache cannot be written to, the next visitor's is computed again."""
+    try:
+        evidence.write(_place(service, example, answer.methods), answer.report(service))
+    except (GudaError, OSError) as e:
+        log.warning("An example could not be kept. %s", e)

@@ -1,0 +1,64 @@
+"""Files that come in and go out: only what was uploaded is read; nothing is written outside gradio's cache."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+import gradio as gr
+from gradio.data_classes import FileData, ImageData
+from gradio.utils import get_upload_folder
+
+from guda_core import evidence
+from guda_core.errors import GudaError, ImageError, ReportError
+from guda_core.ui import words
+
+
+def uploaded(path: str | None, *, missing: GudaError | None = None) -> Path:
+    """The path of an uploaded file, which lies in gradio's own cache.
+
+    Raises:
+        GudaError: `missing` (ImageError by default) when there is none.
+        ImageError: it is a web address, data or a file that nobody uploaded.
+    """
+    if not path:
+        raise missing or ImageError(words.NO_PICTURE)
+    if path.startswith("data:") or "://" in path:
+        raise ImageError(words.NOT_UPLOADED)
+    full = Path(path).resolve()
+    if not full.is_relative_to(Path(get_upload_folder()).resolve()):
+        raise ImageError(words.NOT_UPLOADED)
+    return full
+
+
+def offered(name: str, data: bytes) -> str:
+    """Write a file for download into gradio's cache, under a folder nobody can guess; it is swept with the uploads.
+
+    Raises:
+        ReportError: the disk is full or cannot be written to. Nothing is left behind.
+    """
+    folder = Path(get_upload_folder()) / "offered" / secrets.token_hex(20)
+    try:
+        evidence.write(folder / name, data)
+    except ReportError as e:
+        if folder.is_dir():
+            folder.rmdir()
+        raise ReportError(words.DISK) from e
+    return str(folder / name)
+
+
+def only_keep_the_path(part: gr.Image | gr.File) -> None:
+    """Make a component hand over the path, address or data it was given, and neither open nor fetch it.
+
+    As it comes, gradio downloads a web address, decodes data: and opens every file with Pillow before any code of ours
+    runs. Here `guda_core.imaging` and `guda_core.reading` are the one loader, and `uploaded` refuses what was not.
+    """
+    move = part.async_move_resource_to_block_cache
+
+    async def move_own_files(path: str | None) -> str | None:
+        return path if path is None or "://" in str(path) else await move(path)
+
+    def preprocess(payload: ImageData | FileData | None) -> str | None:
+        return None if payload is None else payload.path or payload.url
+
+    vars(part).update(async_move_resource_to_block_cache=move_own_files, preprocess=preprocess)

@@ -1,0 +1,188 @@
+"""The screen with what stands behind an answer: noise levels, narrowing, adapters' health, hashes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from guda_core import breakdown, plots
+from guda_core.pipeline import Service
+from guda_core.records import Attribution, Provenance
+from guda_core.ui import words
+from guda_core.ui.answer import Answer
+from guda_core.ui.connect import QUICK
+from guda_core.ui.markup import Html, block, code, heading, note, table, text
+
+Z = 1.96  # standard errors of a 95% interval
+STEPS = (
+    "The score is a sum over noise levels. At small timesteps the model is asked about fine texture, at large ones "
+    "about the rough layout. A negative bar means that the model without the group does better there."
+)
+NARROW = "Each point uses all noise draws up to it, so the last one is the score on the first tab."
+HEALTH = (
+    "What each adapter did to the model, measured once after unlearning, in nats per picture. Forgot: how much worse "
+    "the group's own pictures are explained (large is good). Damage: how much worse other groups' pictures are "
+    "explained (near 0 is good). With a caption, and without one."
+)
+HASHES = "SHA-256 of everything that the answer was computed from. The report names the same."
+FIGURES = {
+    "forgotten_prompt": "Forgot, with caption",
+    "others_prompt": "Damage, with caption",
+    "forgotten_empty": "Forgot, without",
+    "others_empty": "Damage, without",
+    "held_out_empty": "Forgot, objects never trained on",
+    "held_out_others_empty": "Damage, objects never trained on",
+}
+
+
+def health(service: Service, provenance: Provenance) -> Html:
+    """Every adapter's stored figures, or why there are none."""
+    rows = []
+    for g, group in service.group_set.groups.items():
+        if g in provenance.unavailable:
+            rows.append((group.name, f"unavailable: {provenance.unavailable[g]}", *[""] * len(FIGURES)))
+            continue
+        found = provenance.health.get(g, "Its health was not measured.")
+        if isinstance(found, str):
+            rows.append((group.name, found, *[""] * len(FIGURES)))
+        else:
+            rows.append((group.name, "ok", *[_figure(found.get(k)) for k in FIGURES]))
+    head = ("Group", "Adapter", *FIGURES.values())
+    return Html(
+        heading("What the adapters forgot and damaged") + note(HEALTH)
+        + table("Health of the adapters, in nats", head, rows, numbers=".." + "n" * len(FIGURES), css="guda-health")
+    )  # fmt: skip
+
+
+def _figure(found: Any) -> str:
+    if not isinstance(found, dict) or not isinstance(found.get("mean"), int | float):
+        return "-"
+    se = found.get("se")
+    spread = f" ± {words.number(Z * se, 'nats')}" if isinstance(se, int | float) else ""
+    return f"{words.number(found['mean'], 'nats')}{spread}"
+
+
+def hashes(service: Service, provenance: Provenance, answer: Answer | None) -> Html:
+    """SHA-256 of the picture and of everything that scores it."""
+    rows: list[tuple[str, Html]] = []
+    if answer is not None:
+        q = answer.query
+        rows.append(("Prepared pixels", code(q.image_hash)))
+        rows.append(("Uploaded file", code(q.file_hash) if q.file_hash else Html("none: the model made the picture")))
+    p = provenance
+    rows += [
+        (f"Model ({p.name})", code(p.sha256)),
+        ("CLIP", code(p.clip_sha256)),
+        ("CLIP's features of the training pictures", code(p.bank_sha256)),
+    ]
+    rows += [(f"Adapter: {service.group_set.groups[g].name}", code(sha)) for g, sha in p.adapters.items()]
+    body = table("Hashes", ("What", "SHA-256"), rows)
+    made = f"Computed in {p.dtype} on {p.device}, {p.threads} thread{'s' * (p.threads != 1)}."
+    return Html(heading("Hashes") + note(HASHES, made) + body)
+
+
+def steps(a: Attribution, group: str, name: str) -> tuple[Html, Any, Html]:
+    """The sentence, plot and table of what each range of timesteps adds to a group's score."""
+    parts = breakdown.contributions(a.values, group)
+    labels = [f"{c.first}-{c.last}" if c.last > c.first else str(c.first) for c in parts]
+    halves = [Z * c.se if c.se is not None else 0.0 for c in parts]
+    top = max(range(len(parts)), key=lambda i: parts[i].value)
+    said = (
+        f"{name}: the largest addition, {words.number(parts[top].value, a.unit)} {a.unit}, comes from timesteps "
+        f"{labels[top]}."
+    )
+    rows = [
+        (label, words.number(c.value, a.unit), f"± {words.number(h, a.unit)}" if c.se is not None else "-")
+        for label, c, h in zip(labels, parts, halves, strict=True)
+    ]
+    rows.append(("all: the score", words.number(sum(c.value for c in parts), a.unit), ""))
+    body = table("What each range of timesteps adds", ("Timesteps", "Adds (nats)", "95%"), rows, numbers=".nn")
+    return text(said, STEPS), plots.steps(labels, [c.value for c in parts], halves), body
+
+
+def narrowing(a: Attribution, group: str, name: str) -> tuple[Html, Any, Html]:
+    """The sentence, plot and table of how a score's interval narrowed."""
+    found = breakdown.narrowing(a.values, group)
+    if not found:
+        return text("There are too few draws to tell."), None, Html()
+    widths = [e.high - e.low for _, e in found]
+    said = (
+        f"{name}: with {found[0][0]} draws in each range of timesteps the 95% interval was "
+        f"{words.number(widths[0], a.unit)} {a.unit} wide, with {found[-1][0]} it is "
+        f"{words.number(widths[-1], a.unit)}."
+    )
+    rows = [
+        (str(m), words.number(e.value, a.unit), f"{words.number(e.low, a.unit)} to {words.number(e.high, a.unit)}",
+         words.number(e.high - e.low, a.unit))
+        for m, e in found
+    ]  # fmt: skip
+    plot = plots.narrowing(
+        [m for m, _ in found], [e.value for _, e in found], [e.low for _, e in found], [e.high for _, e in found]
+    )
+    head = ("Draws", "Score (nats)", "95% interval", "Its width")
+    return text(said, NARROW), plot, table("How the interval narrowed", head, rows, numbers="nnnn")
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """The parts of this screen."""
+
+    tab: gr.Tab
+    hint: gr.HTML
+    box: gr.Column
+    group: gr.Dropdown
+    parts: list[Any]  # sentence, plot and table of the steps; then of the narrowing
+    health: gr.HTML
+    hashes: gr.HTML
+
+
+def draw(tab: gr.Tab) -> Inspect:
+    """Draw the screen inside its tab."""
+    hint = block(text(words.NO_ANSWER))
+    parts: list[Any] = []
+    with gr.Column(visible=False) as box:
+        group = gr.Dropdown([], label="Group", info="Whose score is looked into.", interactive=True)
+        for title in ("Which noise levels the score comes from", "How the interval narrowed"):
+            block(heading(title))
+            parts += [block(), gr.Plot(show_label=False, container=False), block()]
+    return Inspect(tab, hint, box, group, parts, block(), block())
+
+
+def connect(e: Inspect, service: Service, answer: gr.State, runs: list[Any]) -> None:
+    """Fill the screen when it is opened, when a run is over, and when another group is chosen."""
+
+    def main(a: Answer | None) -> tuple[Attribution | None, list[str]]:
+        """The first answer whose values were kept, and the groups that can be looked into, best first."""
+        for found in a.scored() if a is not None else []:
+            groups = [g for g in found.ranked() if breakdown.has_values(found.values, g)]
+            if groups:
+                return found, groups
+        return None, []
+
+    def details(a: Answer | None, group: str | None) -> list[Any]:
+        found, groups = main(a)
+        if found is None:
+            return [gr.skip()] * len(e.parts)
+        chosen = group if group in groups else groups[0]
+        name = service.group_set.groups[chosen].name
+        return [*steps(found, chosen, name), *narrowing(found, chosen, name)]
+
+    def opened(a: Answer | None) -> list[Any]:
+        found, groups = main(a)
+        provenance = service.provenance()
+        choices = [(service.group_set.groups[g].name, g) for g in groups]
+        return [
+            gr.update(visible=found is None),
+            gr.update(visible=found is not None),
+            gr.update(choices=choices, value=groups[0] if groups else None),
+            *details(a, None),
+            health(service, provenance),
+            hashes(service, provenance, a),
+        ]
+
+    outputs = [e.hint, e.box, e.group, *e.parts, e.health, e.hashes]
+    for event in (e.tab.select, *(r.then for r in runs)):
+        event(opened, answer, outputs, **QUICK)
+    e.group.input(details, [answer, e.group], e.parts, **QUICK)

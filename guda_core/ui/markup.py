@@ -1,0 +1,124 @@
+"""The HTML of the page's parts. Every function escapes the plain text it is given; only `Html` passes as it is."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from guda_core.records import Attribution, GroupSet, Query
+from guda_core.ui import words
+
+
+class Html(str):
+    """Markup made by this module: it is not escaped again."""
+
+    __slots__ = ()
+
+
+def safe(text: object) -> Html:
+    """Plain text made ready for a page; markup of this module unchanged."""
+    return text if isinstance(text, Html) else Html(escape(str(text)))
+
+
+def block(value: str = "", **more: Any) -> gr.HTML:
+    """An HTML component styled by our own CSS alone."""
+    return gr.HTML(value, apply_default_css=False, padding=False, **more)
+
+
+def heading(text: str) -> Html:
+    return Html(f'<h2 class="guda-heading">{safe(text)}</h2>')
+
+
+def note(*texts: str) -> Html:
+    """Paragraphs in a quieter colour; "" when there is none."""
+    return Html('<div class="guda-note">' + "".join(f"<p>{safe(t)}</p>" for t in texts) + "</div>" if texts else "")
+
+
+def text(*paragraphs: str) -> Html:
+    return Html('<div class="guda-text">' + "".join(f"<p>{safe(p)}</p>" for p in paragraphs) + "</div>")
+
+
+def listed(items: Iterable[str], tag: str = "ul", css: str = "") -> Html:
+    """A list; tag "ul" or "ol"."""
+    body = "".join(f"<li>{safe(i)}</li>" for i in items)
+    return Html(f'<div class="guda-text"><{tag} class="{css}">{body}</{tag}></div>')
+
+
+def banner(*texts: str) -> Html:
+    """What must not be overlooked."""
+    return Html('<div class="guda-banner" role="note">' + "".join(f"<p>{safe(t)}</p>" for t in texts) + "</div>")
+
+
+def code(value: str) -> Html:
+    return Html(f"<code>{safe(value)}</code>")
+
+
+def link(url: str, shown: str) -> Html:
+    """A link to a web address; anything else is only text."""
+    if not url.startswith(("https://", "http://")):
+        return safe(shown)
+    return Html(f'<a href="{escape(url)}" target="_blank" rel="noopener noreferrer">{safe(shown)}</a>')
+
+
+def table(
+    name: str, head: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: str = "", css: str = ""
+) -> Html:
+    """A table that scrolls by itself when it is too wide, also by keyboard.
+
+    name: what it is, for those who hear it. numbers: a "n" for each column of numbers, e.g. "n..n" for four columns.
+    """
+    marks = [' class="n"' if c == "n" else "" for c in numbers.ljust(len(head), ".")]
+    top = "".join(f'<th scope="col"{m}>{safe(h)}</th>' for h, m in zip(head, marks, strict=True))
+    body = "".join(
+        "<tr>" + "".join(f"<td{m}>{safe(v)}</td>" for v, m in zip(row, marks, strict=True)) + "</tr>" for row in rows
+    )
+    return Html(
+        f'<div class="guda-scroll" tabindex="0" role="region" aria-label="{escape(name)}">'
+        f'<table class="guda-table {css}" aria-label="{escape(name)}">'
+        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def says_html(sentence: str) -> Html:
+    """The plain sentence."""
+    return Html(f'<p class="guda-says" aria-live="polite">{safe(sentence)}</p>')
+
+
+def status_html(what: str, progress: float | None = None) -> Html:
+    """What is going on, with a bar when progress (0 to 1) is known."""
+    bar = "" if progress is None else f'<progress max="1" value="{progress:.3f}" aria-label="Progress"></progress>'
+    return Html(f'<div role="status"><span>{safe(what)}</span>{bar}</div>')
+
+
+def picture_html(query: Query) -> Html:
+    """The picture as it is scored, each of its pixels as it is, with a text for those who cannot see it."""
+    out = io.BytesIO()
+    Image.fromarray(query.pixels).save(out, format="PNG")
+    data = base64.b64encode(out.getvalue()).decode()
+    alt = f"The picture as it is scored{f', made for: {query.prompt}' if query.prompt else ''}"
+    image = f'<img src="data:image/png;base64,{data}" alt="{escape(alt)}">'
+    return Html(f'<figure class="guda-picture">{image}<figcaption>The picture, as it is scored</figcaption></figure>')
+
+
+def notes_html(query: Query) -> Html:
+    """The caption a picture is scored with, and what was done to it."""
+    caption = f"Scored with the caption: {query.prompt}" if query.prompt else "Scored without a caption."
+    return note(caption, *query.preparation)
+
+
+def scores_html(a: Attribution, group_set: GroupSet, name: str) -> Html:
+    """The same figures as the bars: rank, group, score, 95% interval, status."""
+    head = ("Rank", "Group", f"Score ({a.unit})", "95% interval", "Status")
+    return table(f"Scores by {name}", head, words.rows(a, group_set), numbers="n.nn", css="guda-scores")
+
+
+def makers(group_set: GroupSet) -> Html:
+    """Who drew each group, under which licence, with links."""
+    rows = [(link(g.link, g.name), g.author, link(g.licence_link, g.licence)) for g in group_set.groups.values()]
+    return Html(heading("Who drew what") + table("Who drew each group", ("Group", "Drawn by", "Licence"), rows))

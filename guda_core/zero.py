@@ -1,0 +1,91 @@
+"""ZeroGPU Spaces lend a GPU for the length of one call: this marks the calls that compute. Elsewhere it does nothing.
+
+What is marked runs in a process of its own: arguments and answers are pickled, and what it changes in memory is lost.
+Each call asks for as many seconds as it needs at most, because the lent time is counted.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from guda_core.pipeline import Service, Step, find_effort
+from guda_core.records import Attribution, Provenance, Query, Scope
+
+VARIABLE = "SPACES_ZERO_GPU"  # set by the platform
+START_S, DRAW_S, LONGEST_S = 10, 1.0, 120  # seconds asked for: to begin, for each draw of all models, and at most
+
+
+def is_zero_gpu() -> bool:
+    """Whether this is a ZeroGPU Space."""
+    return bool(os.environ.get(VARIABLE))
+
+
+def on_zero_gpu(service: Service) -> Service:
+    """The service with its computing calls marked for ZeroGPU; the same service everywhere else."""
+    if not is_zero_gpu():
+        return service
+    import spaces  # pyright: ignore[reportMissingImports]  (only there, and imported by app.py before torch)
+
+    return ZeroGpu(service, spaces.GPU)
+
+
+class ZeroGpu:
+    """A `Service` whose calls that compute are wrapped by `gpu(duration=...)`."""
+
+    def __init__(self, service: Service, gpu: Callable[..., Callable[..., Any]]) -> None:
+        self.service = service
+        self.group_set, self.model_name, self.banner = service.group_set, service.model_name, service.banner
+        self._took: dict[tuple[tuple[str, ...], str], float] = {}
+
+        def generate(options: dict[str, Any]) -> Iterator[Step | Query]:
+            yield from service.generate(**options)
+
+        def attribute(query: Query, methods: Sequence[str], effort: str) -> Iterator[Attribution]:
+            yield from service.attribute(query, methods=methods, effort=effort)
+
+        def asked(query: Query, methods: Sequence[str], effort: str) -> int:
+            return self.seconds(methods, effort)
+
+        self._generate = gpu(duration=30)(generate)
+        self._attribute = gpu(duration=asked)(attribute)
+        self._scope = gpu(duration=30)(service.scope)
+        self._caption = gpu(duration=30)(service.best_caption)
+        self._prepare = gpu(duration=30)(lambda path, prompt: service.prepare(path, prompt=prompt))
+
+    def seconds(self, methods: Sequence[str], effort: str) -> int:
+        """GPU seconds that an attribution asks for."""
+        return min(LONGEST_S, round(START_S + ("guda" in methods) * DRAW_S * find_effort(effort).draws))
+
+    def provenance(self) -> Provenance:
+        return self.service.provenance()
+
+    def methods(self) -> dict[str, str]:
+        return self.service.methods()
+
+    def estimate(self, methods: Sequence[str], effort: str) -> float:
+        """What the last such run took; before there was one, the seconds asked for."""
+        return self._took.get((tuple(sorted(methods)), effort), self.seconds(methods, effort))
+
+    def generate(self, *, prompt: str, seed: int, steps: int, guidance: float) -> Iterator[Step | Query]:
+        yield from self._generate({"prompt": prompt, "seed": seed, "steps": steps, "guidance": guidance})
+
+    def prepare(self, path: Path, *, prompt: str = "") -> Query:
+        return self._prepare(path, prompt)
+
+    def attribute(self, query: Query, *, methods: Sequence[str], effort: str) -> Iterator[Attribution]:
+        began = time.monotonic()
+        yield from self._attribute(query, list(methods), effort)
+        self._took[(tuple(sorted(methods)), effort)] = time.monotonic() - began
+
+    def scope(self, query: Query) -> Scope:
+        return self._scope(query)
+
+    def best_caption(self, query: Query) -> str:
+        return self._caption(query)
+
+    def with_prompt(self, query: Query, prompt: str) -> Query:
+        return self.service.with_prompt(query, prompt)

@@ -1,0 +1,57 @@
+"""A real Chromium for the screen tests: one for all of them, and a page that remembers what went wrong."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlparse
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+ARGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+SLOW = 60_000  # milliseconds; two busy cores need some of them
+
+
+def chromium_path() -> str | None:
+    """Where a Chromium is on this machine."""
+    return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+class Watched:
+    """A page that remembers where it asked and what it complained of."""
+
+    def __init__(self, browser: Browser, width: int = 1280, dark: bool = False) -> None:
+        self.page: Page = browser.new_page(viewport={"width": width, "height": 900})
+        self.page.set_default_timeout(SLOW)
+        self.theme = "dark" if dark else "light"
+        self.hosts: set[str] = set()
+        self.faults: list[str] = []
+        self.page.on("request", lambda r: self.hosts.add(urlparse(r.url).hostname or "local data"))
+        self.page.on("pageerror", lambda e: self.faults.append(str(e)))
+        self.page.on("console", lambda m: self.faults.append(m.text) if "NaN" in m.text else None)
+
+    def open(self, url: str) -> Page:
+        from playwright.sync_api import expect
+
+        self.page.goto(f"{url}?__theme={self.theme}")
+        expect(self.page.get_by_text("Quick, about 8 s")).to_be_visible(timeout=SLOW)
+        return self.page
+
+    def fits(self) -> None:
+        """Nothing sticks out sideways."""
+        wide = self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide <= 0
+
+    def check(self, picture: Path) -> None:
+        """Nothing was asked of another host, nothing failed, nothing sticks out sideways."""
+        self.page.screenshot(path=picture, full_page=True)
+        assert self.hosts <= {"127.0.0.1", "localhost", "local data"}
+        assert self.faults == []
+        self.fits()
+        self.page.close()
