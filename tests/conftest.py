@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,10 @@ from tests.chromium import ARGS, NAMES, SLOW, chromium_path
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers are the threads
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["COLUMNS"] = "200"  # the consoles read their width once, when they are first imported
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
-"""Compiled forward passes for long trainings: the same module and weights, up to rounding, about 1.4 times as fast here.
+"""Compiled forward passes for long trainings: the same weights up to rounding, in less time.
 
-Compiling takes minutes the first time and needs a C++ compiler, so it is asked for (`GUDA_COMPILE=1`), never assumed.
+Compiling takes minutes the first time and needs a C++ compiler: it is asked for (`GUDA_COMPILE=1`), never assumed.
 """
 
 from __future__ import annotations
