@@ -61,7 +61,9 @@ def queue(group_set: GroupSet, config: UnetConfig) -> list[Job]:
 
 
 def work(group_set: GroupSet, config: UnetConfig, *, minutes: float | None = None) -> Iterator[tuple[Job, Progress]]:
-    """Work through the queue, skipping what is done; stops after `minutes` with a checkpoint, to be resumed later.
+    """Work through the queue, skipping what is done and what another process has in hand.
+
+    Stops after `minutes` with a checkpoint, to be resumed later.
 
     Raises:
         OptionError: minutes is not positive. TrainingError: the VAE or the CLIP is missing.
@@ -70,14 +72,15 @@ def work(group_set: GroupSet, config: UnetConfig, *, minutes: float | None = Non
         raise OptionError(f"minutes must be positive, got {minutes}.")
     until = None if minutes is None else time.monotonic() + 60 * minutes
     for job in queue(group_set, config):
-        if job.done:
-            continue
-        own = dataclasses.replace(config, loop=dataclasses.replace(config.loop, seed=job.seed))
-        with closing(cast(Generator, stages.stage_unet(group_set, own, job.exclude))) as steps:
-            for p in steps:
-                yield job, p
-                if until is not None and time.monotonic() > until:
-                    return
+        with stages.in_hand(job.name) as ours:
+            if not ours or job.done:
+                continue
+            own = dataclasses.replace(config, loop=dataclasses.replace(config.loop, seed=job.seed))
+            with closing(cast(Generator, stages.stage_unet(group_set, own, job.exclude))) as steps:
+                for p in steps:
+                    yield job, p
+                    if until is not None and time.monotonic() > until:
+                        return
 
 
 def _where(base: Forgetting, folder: Path | None) -> Path:

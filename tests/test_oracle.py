@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from filelock import FileLock
 
 from guda_core import oracle
 from guda_core.errors import OptionError, TrainingError
@@ -62,6 +63,16 @@ def test_it_stops_after_the_minutes_and_closes_the_training(trained, monkeypatch
     assert done == [Job("twemoji", FULL_SEED).name] and closed == ["twemoji", "openmoji"]
     with pytest.raises(OptionError, match="positive"):
         list(oracle.work(GROUPS, UnetConfig(), minutes=0))
+
+
+def test_what_another_process_has_in_hand_is_left_to_it(trained):
+    done, _ = trained
+    stages.work_dir().mkdir(parents=True)
+    with FileLock(stages.work_dir() / f"{Job('twemoji', FULL_SEED).name}.lock"):
+        list(oracle.work(GROUPS, UnetConfig()))
+    assert len(done) == 12 and Job("twemoji", FULL_SEED).name not in done
+    list(oracle.work(GROUPS, UnetConfig()))
+    assert done[12:] == [Job("twemoji", FULL_SEED).name]
 
 
 def test_trainings_start_from_the_committed_vae_and_clip_when_the_cache_has_none(tmp_path, monkeypatch):

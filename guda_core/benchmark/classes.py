@@ -15,7 +15,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -69,7 +69,9 @@ def full_model(config: BenchConfig) -> BaseModel:
 
 
 def train_all(config: BenchConfig, minutes: float | None = None) -> Iterator[tuple[classes.Job, Progress]]:
-    """Work through the trainings, skipping what is done; stops after `minutes` with a checkpoint, to be resumed.
+    """Work through the trainings, skipping what is done and what another process has in hand.
+
+    Stops after `minutes` with a checkpoint, to be resumed.
 
     On a GPU, or with several processes started by `accelerate launch`, accelerate shares the work.
     """
@@ -77,15 +79,21 @@ def train_all(config: BenchConfig, minutes: float | None = None) -> Iterator[tup
     shared = torch.cuda.is_available() or int(os.environ.get("WORLD_SIZE", "1")) > 1
     accelerator = Accelerator(mixed_precision=config.models.mixed_precision) if shared else None
     for job in queue(config):
-        if job.done:
-            continue
-        with closing(classes.stage(job, accelerator)) as steps:
-            for p in steps:
-                yield job, p
-                if time.monotonic() > until:
-                    return
+        with _mine(job, accelerator) as mine:
+            if not mine or job.done:
+                continue
+            with closing(classes.stage(job, accelerator)) as steps:
+                for p in steps:
+                    yield job, p
+                    if time.monotonic() > until:
+                        return
         if accelerator is not None:
             accelerator.wait_for_everyone()
+
+
+def _mine(job: classes.Job, accelerator: Accelerator | None) -> AbstractContextManager[bool]:
+    """Processes that accelerate started share every training; others, started by hand, share out the queue."""
+    return stages.in_hand(job.name) if accelerator is None else nullcontext(True)
 
 
 def cache(config: BenchConfig, model: BaseModel) -> Path:

@@ -56,7 +56,7 @@ class ClassesConfig:
     mixed_precision: str = "no"
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
-            steps=3000, batch=128, lr=1e-3, warmup=100, ema=0.998, weight_decay=0.0, seed=3
+            steps=2000, batch=128, lr=1e-3, warmup=100, ema=0.998, weight_decay=0.0, seed=3
         )
     )
 

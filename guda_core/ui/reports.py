@@ -24,7 +24,15 @@ ABOUT = (
     "versions and limits. Anyone can have it computed again, here or by"
 )
 MOST = 200  # changes shown
-CLICK = "() => setTimeout(() => document.querySelector('#guda-report-file a, #guda-report-file button')?.click(), 100)"
+SAVE = """(file) => {
+    if (!file) return;
+    const link = document.createElement("a");
+    link.href = file.url;
+    link.download = file.orig_name || "";
+    document.body.append(link);
+    link.click();
+    link.remove();
+}"""  # runs in the browser with the file just made: it does not wait for the page to show the button
 
 
 def report_name(answer: Answer) -> str:
@@ -119,7 +127,7 @@ def connect(r: Reports, service: Service, answer: gr.State) -> None:
         return [gr.update(interactive=idle), gr.update(interactive=not idle)]
 
     written = r.download.click(write, answer, [r.file, r.said], **{**QUICK, "queue": True}, concurrency_limit=2)
-    written.success(None, None, None, js=CLICK, **QUICK)
+    written.success(None, r.file, None, js=SAVE, **QUICK)
     buttons = [r.replay, r.cancel]
     begun = r.replay.click(
         lambda: [*usable(idle=False), status_html(words.WAITING), ""], None, [*buttons, r.status, r.result], **QUICK
