@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 from guda_core import charts  # noqa: E402
 
 FOLDER = ROOT / "assets" / "benchmarks"
-METRICS = {"top1": "Top-1", "mrr": "MRR", "ndcg3_exp": "NDCG@3", "spearman": "Spearman"}
+METRICS = {"top1": "Top-1", "mrr": "MRR", "ndcg3_exponential": "NDCG@3", "spearman": "Spearman"}
 UNKNOWN = "Not measured yet."
 
 

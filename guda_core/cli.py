@@ -145,9 +145,11 @@ def oracle(
     import torch
 
     from guda_core import oracle as trainings
+    from guda_core.benchmark import kept
     from guda_core.training.unet import UnetConfig
 
     gs, config = _group_set(name), UnetConfig()
+    scored = kept.names(Path("assets/benchmarks"), config)
     torch.set_flush_denormal(True)
     if distill:
         from guda_core.forgetting import Forgetting
@@ -158,13 +160,14 @@ def oracle(
     elif not status:
         with _bar() as bar:
             tasks: dict[str, Any] = {}
-            for job, p in trainings.work(gs, config, minutes=minutes):
+            for job, p in trainings.work(gs, config, minutes=minutes, kept=scored):
                 if job.name not in tasks:
                     tasks[job.name] = bar.add_task(job.name, note="", total=p.steps)
                 note = f"{p.step}/{p.steps}  loss {p.loss:.4f}  {p.rate:.0f} pictures/s"
                 bar.update(tasks[job.name], completed=p.step, note=note)
     for job in trainings.queue(gs, config):
-        out.print(f"{'done' if job.done else 'to do':6}{job.name}", highlight=False)
+        state = "done" if job.done else "kept" if job.name in scored else "to do"
+        out.print(f"{state:6}{job.name}", highlight=False)
 
 
 @app.command()

@@ -5,6 +5,7 @@ Every forget loss compares the student's eps with a target that needs no gradien
     guda_c   eps_full(x_t, t, c_a): the frozen full model under an anchor caption of a retained style (GUDA-C)
     retrack  eps_bar_t(x_t) = sum_r w_r (x_t - sqrt(ab_t) x_r) / sqrt(1 - ab_t),
              w_r = softmax_r(-||x_t - sqrt(ab_t) x_r||^2 / (2 (1 - ab_t))): the retained data's posterior mean (GUDA-U)
+    shift    eps_full(x_t, t) + the change of that posterior mean when the group is removed (ours; see `shift_target`)
     esd      eps_full(x_t, t, "") - s * (eps_full(x_t, t, c_f) - eps_full(x_t, t, "")) (Gandikota et al. 2023, eq. 4)
 
 Unconditional models have no prompt c_f; their `esd` takes the estimate of a copy fine-tuned on the forgotten group in
@@ -16,6 +17,7 @@ from __future__ import annotations
 import math
 
 import torch
+from scipy import optimize
 from torch import Tensor
 
 
@@ -36,21 +38,60 @@ def anchor_probabilities(cosines: Tensor, *, beta: float, eta: float, exclude: i
     return (1 - eta) * soft + eta * uniform
 
 
-def retrack_target(x_t: Tensor, retained: Tensor, alpha_bar: Tensor) -> Tensor:
+def retrack_target(x_t: Tensor, retained: Tensor, alpha_bar: Tensor, *, bandwidth: float = 0.0) -> Tensor:
     """Posterior mean of eps given x_t under the empirical distribution of the retained latents.
 
     x_t: (B, C, h, w); retained: (R, C, h, w) or per-query neighbours (B, K, C, h, w); alpha_bar: (B,) in (0, 1).
+    bandwidth: h >= 0, in units of the latents. With h > 0 every retained latent stands for a Gaussian N(x_r, h^2 I)
+    (a kernel density estimate), v = ab h^2 + 1 - ab:
+
+        w_r = softmax_r(-||x_t - sqrt(ab) x_r||^2 / (2 v)),   eps_bar = sum_r w_r sqrt(1 - ab) (x_t - sqrt(ab) x_r) / v
+
     Weights are a softmax of log-densities (never exponentials of raw distances): far outliers cannot underflow to 0/0.
     Returns (B, C, h, w) in the dtype of x_t.
     """
     if retained.dim() == 4:
         retained = retained[None].expand(len(x_t), *retained.shape)
     ab = alpha_bar.to(x_t.dtype)
-    a, s2 = ab.sqrt()[:, None, None, None, None], (1 - ab)
-    diff = x_t[:, None] - a * retained  # (B, R, C, h, w)
-    log_w = -diff.flatten(2).square().sum(dim=2) / (2 * s2[:, None])  # (B, R)
+    v = ab * bandwidth**2 + (1 - ab)
+    diff = x_t[:, None] - ab.sqrt()[:, None, None, None, None] * retained  # (B, R, C, h, w)
+    log_w = -diff.flatten(2).square().sum(dim=2) / (2 * v[:, None])  # (B, R)
     w = log_w.softmax(dim=1)[:, :, None, None, None]
-    return (w * diff).sum(dim=1) / s2.sqrt()[:, None, None, None]
+    return (w * diff).sum(dim=1) * ((1 - ab).sqrt() / v)[:, None, None, None]
+
+
+def likely_bandwidth(latents: Tensor) -> float:
+    """The h > 0 under which a kernel density estimate N(x_r, h^2 I) makes the latents likeliest, each explained by the
+    others (leave-one-out likelihood, Habbema et al. 1974; Duin 1976).
+
+    latents: (N, C, h, w), N >= 2, not all equal; memory grows with N^2.
+    """
+    x = latents.flatten(1).double()
+    d2 = torch.cdist(x, x).square().fill_diagonal_(torch.inf)
+    near = float(d2.min(dim=1).values.mean()) / x.shape[1]  # squared distance to the nearest other, per element
+
+    def loss(log_h: float) -> float:
+        return float(x.shape[1] * log_h - torch.logsumexp(-d2 / (2 * math.exp(2 * log_h)), dim=1).mean())
+
+    middle = 0.5 * math.log(near)
+    return math.exp(optimize.minimize_scalar(loss, bounds=(middle - 2, middle + 2), method="bounded").x)
+
+
+def shift_target(
+    eps_full: Tensor, x_t: Tensor, retained: Tensor, forgotten: Tensor, alpha_bar: Tensor, *, bandwidth: float
+) -> Tensor:
+    """The full model's estimate, moved by what removing the group does to the posterior mean of eps.
+
+        eps_full(x_t, t) + eps_bar(x_t; retained) - eps_bar(x_t; retained and forgotten)
+
+    Both means are `retrack_target`'s with the same bandwidth. Were the full model the exact denoiser of the smoothed
+    training set, this would be the exact denoiser of the smoothed retained set; as it is, the model keeps its own way
+    of generalising, and the move is bounded as t falls. Shapes as in `retrack_target`; retained and forgotten may be
+    (R, C, h, w) and (F, C, h, w).
+    """
+    everything = torch.cat([retained, forgotten], dim=retained.dim() - 4)
+    without, with_it = (retrack_target(x_t, of, alpha_bar, bandwidth=bandwidth) for of in (retained, everything))
+    return eps_full + without - with_it
 
 
 def nearest(x_0: Tensor, retained: Tensor, k: int) -> Tensor:
@@ -75,4 +116,4 @@ def esd_target(eps_empty: Tensor, eps_prompt: Tensor, *, strength: float) -> Ten
 
 
 FORGET_OPERATORS = ("guda_c", "esd")  # of text-conditional models
-UNCONDITIONAL_OPERATORS = ("retrack", "esd")
+UNCONDITIONAL_OPERATORS = ("retrack", "shift", "esd")

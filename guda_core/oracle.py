@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,10 +60,13 @@ def queue(group_set: GroupSet, config: UnetConfig) -> list[Job]:
     return [*first, Job(None, SECOND_SEED), *[Job(g, SECOND_SEED) for g in some]]
 
 
-def work(group_set: GroupSet, config: UnetConfig, *, minutes: float | None = None) -> Iterator[tuple[Job, Progress]]:
+def work(
+    group_set: GroupSet, config: UnetConfig, *, minutes: float | None = None, kept: Collection[str] = ()
+) -> Iterator[tuple[Job, Progress]]:
     """Work through the queue, skipping what is done and what another process has in hand.
 
-    Stops after `minutes` with a checkpoint, to be resumed later.
+    Stops after `minutes` with a checkpoint, to be resumed later. kept: names of trainings that need not be done again,
+    because what they were for is there (`benchmark.kept`).
 
     Raises:
         OptionError: minutes is not positive. TrainingError: the VAE or the CLIP is missing.
@@ -73,7 +76,7 @@ def work(group_set: GroupSet, config: UnetConfig, *, minutes: float | None = Non
     until = None if minutes is None else time.monotonic() + 60 * minutes
     for job in queue(group_set, config):
         with stages.in_hand(job.name) as ours:
-            if not ours or job.done:
+            if not ours or job.done or job.name in kept:
                 continue
             own = dataclasses.replace(config, loop=dataclasses.replace(config.loop, seed=job.seed))
             with closing(cast(Generator, stages.stage_unet(group_set, own, job.exclude))) as steps:

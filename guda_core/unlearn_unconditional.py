@@ -5,6 +5,7 @@
 x from the forgotten group, x' from the retained ones. Targets:
 
     retrack  the posterior mean noise of the K retained pictures nearest to x_0 (`losses.retrack_target`)
+    shift    eps_full + the change of the smoothed posterior mean when the group is removed (`losses.shift_target`)
     esd      eps_full - s (eps_forget - eps_full), with eps_forget from a copy of the model fine-tuned on the group
 
 There is no prompt to push away from. The paper's ESD takes a class-conditional model for eps_forget; the fine-tuned
@@ -40,16 +41,18 @@ UNET_LORA = adapters.LoraSpec(
 
 @dataclass(frozen=True)
 class UnconditionalConfig:
-    """operator: "retrack" or "esd". lora: the adapter; None fine-tunes the whole denoiser, as the paper does.
-    forget_weight: lambda_f. neighbours: K of ReTrack. kl_cap: ReTrack's norm cap sqrt(2 kl_cap) on the correction of
-    the true noise; None = off, because a capped target is nearly the true noise, which trains on the forgotten group.
-    esd_strength: s. expert_steps: fine-tuning steps of ESD's copy. min_t: forgotten pictures are noised to t >= min_t
-    (the ReTrack correction grows as 1 / sqrt(1 - alpha_bar_t)).
+    """operator: "retrack", "shift" or "esd". lora: the adapter; None fine-tunes the whole denoiser, as the paper does.
+    forget_weight: lambda_f. neighbours: K of ReTrack and of the shift, None = all. bandwidth: h of the smoothed
+    posterior mean, in units of the latents (`losses.retrack_target`); None = `losses.likely_bandwidth` of the pictures.
+    kl_cap: ReTrack's norm cap sqrt(2 kl_cap) on the correction of the true noise; None = off, because a capped target
+    is nearly the true noise, which trains on the forgotten group. esd_strength: s. expert_steps: fine-tuning steps of
+    ESD's copy. min_t: forgotten pictures are noised to t >= min_t (ReTrack grows as 1/sqrt(1 - alpha_bar)).
     loop.batch forgotten and as many retained pictures make a step. lr, K and lambda_f are the paper's for CIFAR-10."""
 
     operator: str = "retrack"
     forget_weight: float = 0.03
-    neighbours: int = 10
+    neighbours: int | None = 10
+    bandwidth: float | None = 0.0
     kl_cap: float | None = None
     esd_strength: float = 1.0
     expert_steps: int = 200
@@ -63,7 +66,9 @@ class UnconditionalConfig:
         if self.operator not in losses.UNCONDITIONAL_OPERATORS:
             known = ", ".join(losses.UNCONDITIONAL_OPERATORS)
             raise OptionError(f"operator '{self.operator}': known for unconditional models are {known}.")
-        if self.neighbours < 1 or self.expert_steps < 1:
+        if self.bandwidth is not None and self.bandwidth < 0:
+            raise OptionError(f"bandwidth {self.bandwidth} is negative.")
+        if (self.neighbours is not None and self.neighbours < 1) or self.expert_steps < 1:
             raise OptionError("neighbours and expert_steps must be at least 1.")
         if self.kl_cap is not None and self.kl_cap <= 0:
             raise OptionError(f"kl_cap {self.kl_cap} is not positive; None switches it off.")
@@ -86,6 +91,11 @@ def _draw(
     t = torch.randint(min_t, len(model.schedule), (batch,), generator=g)
     eps = torch.randn(x_0.shape, generator=g)
     return x_0, model.schedule.add_noise(x_0, eps, t).to(model.device), t.to(model.device), eps
+
+
+def _near(x_0: Tensor, of: Tensor, k: int | None) -> Tensor:
+    """The k nearest of each x_0, (B, k, C, h, w), or all of them, (N, C, h, w), when k is None."""
+    return of if k is None else losses.nearest(x_0, of, k)
 
 
 def fine_tune(
@@ -128,6 +138,7 @@ def unlearn(
         raise TrainingError(f"Unlearning '{forget}' needs pictures of that group and of others.")
     batch = config.loop.batch
     empty = model.embed([""] * batch)
+    h = losses.likely_bandwidth(latents) if config.bandwidth is None else config.bandwidth
     expert: nn.Module | None = None
     if config.operator == "esd":
         for p, expert in fine_tune(model, own, config):  # noqa: B007
@@ -140,9 +151,13 @@ def unlearn(
         if config.operator == "esd":
             full, forgot = (model.predict_eps(x_t, t, empty, n) for n in (None, expert))
             return losses.esd_target(full, forgot, strength=config.esd_strength)
-        near = losses.nearest(x_0, others, config.neighbours).to(model.device)
+        near, mine = (_near(x_0, of, config.neighbours).to(model.device) for of in (others, own))
         alpha_bar = model.schedule.alphas_cumprod[t.cpu()].float().to(model.device)
-        target = losses.retrack_target(x_t, near, alpha_bar)
+        if config.operator == "shift":
+            full = model.predict_eps(x_t, t, empty)
+            target = losses.shift_target(full, x_t, near, mine, alpha_bar, bandwidth=h)
+        else:
+            target = losses.retrack_target(x_t, near, alpha_bar, bandwidth=h)
         return target if config.kl_cap is None else losses.capped(target, eps.to(model.device), kl_cap=config.kl_cap)
 
     def loss_of(step: int, g: torch.Generator) -> Tensor:

@@ -65,6 +65,7 @@ TABLE = (
     "benchmark.baselines",
     "benchmark.queries",
     "benchmark.scores",
+    "benchmark.kept",
     "benchmark.benches",
     "benchmark.styles",
     "benchmark.intervals",

@@ -65,6 +65,13 @@ def test_it_stops_after_the_minutes_and_closes_the_training(trained, monkeypatch
         list(oracle.work(GROUPS, UnetConfig(), minutes=0))
 
 
+def test_what_is_kept_is_not_trained_again(trained):
+    done, _ = trained
+    kept = {Job(g, FULL_SEED).name for g in GROUPS.groups}
+    list(oracle.work(GROUPS, UnetConfig(), kept=kept))
+    assert len(done) == 5 and not kept & set(done)
+
+
 def test_what_another_process_has_in_hand_is_left_to_it(trained):
     done, _ = trained
     stages.work_dir().mkdir(parents=True)

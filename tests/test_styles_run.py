@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
 from guda_core import data, oracle
-from guda_core.benchmark import costs, intervals, styles
+from guda_core.benchmark import costs, intervals, kept, styles
 from guda_core.benchmark import queries as q
 from guda_core.benchmark.scores import ScoreConfig
 from guda_core.data import Pictures
@@ -67,6 +68,45 @@ def test_the_benchmark_runs_resumes_and_writes_every_row(full, tmp_path):
     with np.load(folder / styles.ARRAYS) as z:
         assert np.isnan(z["guda"][:, list(GROUPS.groups).index(MISSING)]).all()
         assert np.isfinite(z["logo"]).all() and z["logo"].shape == (44, 8)
+
+
+def test_kept_values_stand_for_models_that_are_gone(full, tmp_path):
+    folder = tmp_path / "out"
+    list(styles.run(full, folder, queries=SMALL, config=SCORES))
+    names = {job.name for job in oracle.queue(GROUPS, UnetConfig())}
+    assert {p.stem for p in (folder / kept.FOLDER).glob("*.json")} == names
+    with np.load(folder / styles.ARRAYS) as z:
+        before = {k: z[k] for k in z.files}
+    (folder / styles.ARRAYS).unlink()
+    shutil.rmtree(stages.work_dir())
+    for path in styles.cache(full).glob("unet-*"):
+        path.unlink()
+    assert not any(job.done for job in oracle.queue(GROUPS, UnetConfig()))
+    made = [what for what, _ in styles.run(full, folder, queries=SMALL, config=SCORES)]
+    assert not any(what.startswith(("unet", "keep")) for what in made)
+    with np.load(folder / styles.ARRAYS) as z:
+        for name, values in before.items():
+            np.testing.assert_array_equal(z[name], values)
+    other = dataclasses.replace(SCORES, draws=2)
+    of = q.read(folder, GROUPS, full.model).queries
+    assert kept.values_of(folder, min(names), of=of, config=SCORES) is not None
+    assert kept.values_of(folder, min(names), of=of, config=other) is None
+    assert kept.values_of(folder, min(names), of=of[1:], config=SCORES) is None
+    with np.load(folder / kept.FOLDER / f"{min(names)}.npz") as z:
+        assert z["samples"].shape == (len(GROUPS.groups), 16, 16, 3) and z["samples"].dtype == np.uint8
+
+
+def test_only_trainings_of_the_same_settings_are_kept(tmp_path):
+    config = UnetConfig()
+    common = {"sha256": "x", "of": (), "config": SCORES}
+    values, samples = np.zeros((1, 1, 1)), np.zeros((1, 1, 1, 3), np.uint8)
+    other_seed = dataclasses.replace(config, loop=dataclasses.replace(config.loop, seed=9, checkpoint_s=1.0))
+    longer = dataclasses.replace(config, loop=dataclasses.replace(config.loop, steps=config.loop.steps + 1))
+    for name, own in (("same", config), ("seed", other_seed), ("longer", longer)):
+        kept.keep(tmp_path, name, values, samples, training={"config": dataclasses.asdict(own)}, **common)
+    assert kept.names(tmp_path, config) == {"same", "seed"}
+    (tmp_path / kept.FOLDER / "same.npz").unlink()
+    assert kept.names(tmp_path, config) == {"seed"}
 
 
 def test_the_intervals_are_measured_on_the_same_queries(full, tmp_path):

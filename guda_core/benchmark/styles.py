@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from guda_core import adapters, data, elbo, oracle
-from guda_core.benchmark import tables
+from guda_core.benchmark import kept, tables
 from guda_core.benchmark.baselines import Method, read_scores, score_baseline
 from guda_core.benchmark.clock import Clock
 from guda_core.benchmark.queries import Queries, QueryConfig, read, write
@@ -41,6 +41,7 @@ from guda_core.training import stages
 from guda_core.training.unet import UnetConfig
 
 INSTANCE_EXAMPLES, INSTANCE_TIMESTEPS = 8, 5  # of each group; it costs a forward pass an example, timestep and query
+SAMPLE_STEPS = 25  # of the pictures that are kept of every model of the oracle
 ARRAYS, TABLE = "styles-scores.npz", "styles.json"
 
 
@@ -104,9 +105,8 @@ def sources(service: LocalService, config: UnetConfig) -> list[Source]:
     for job in oracle.queue(gs, config):
         if job.done:
             state = load_file(stages.work_dir() / job.name / "diffusion_pytorch_model.safetensors")
-            role = ("full" if job.exclude is None else ORACLE) + ("" if job.seed == config.loop.seed else "-2")
             within = partial(swapped, model.denoiser, state)
-            out.append(Source(job.name, role, job.exclude, hash_state(state), within))
+            out.append(Source(job.name, _role(job, config), job.exclude, hash_state(state), within))
     return out
 
 
@@ -167,14 +167,52 @@ def _scored(service: LocalService, source: Source, queries: Queries) -> bool:
     return note.is_file() and json.loads(note.read_text(encoding="utf-8"))["done"] == len(queries.queries)
 
 
-def arrays(service: LocalService, queries: Queries, config: ScoreConfig, unet: UnetConfig) -> dict[str, np.ndarray]:
-    """What is committed: (Q, G) float32 scores of every complete row, the oracle's as "logo", NaN for absent groups."""
-    model, ids = service.model, list(service.group_set.groups)
-    plan, strata = Plan.of(model, queries.queries, config), elbo.make_strata(model.schedule, config.strata)
+def _role(job: oracle.Job, config: UnetConfig) -> str:
+    return ("full" if job.exclude is None else ORACLE) + ("" if job.seed == config.loop.seed else "-2")
+
+
+def keep_oracle(
+    service: LocalService, folder: Path, queries: Queries, config: ScoreConfig, unet: UnetConfig
+) -> Iterator[tuple[str, float]]:
+    """Keep values and samples of every scored model of the oracle beside the queries; yields (model, fraction)."""
+    jobs = {job.name for job in oracle.queue(service.group_set, unet)}
+    first = {i.groups[0]: i for i in reversed(queries.items) if i.set == "generated"}
+    prompts, seeds = [i.prompt for i in first.values()], [i.seed for i in first.values()]
+    for s in sources(service, unet):
+        same = {"sha256": s.sha256, "of": queries.queries, "config": config}
+        if s.key not in jobs or not _scored(service, s, queries) or kept.is_kept(folder, s.key, **same):
+            continue
+        with service.model.lock, s.within():
+            samples = service.model.generate(prompts, seeds=seeds, steps=SAMPLE_STEPS, guidance=2.5)
+        stage = json.loads((stages.work_dir() / s.key / "stage.json").read_text(encoding="utf-8"))
+        kept.keep(folder, s.key, np.load(_path(service, s)), samples, training=stage, **same)
+        yield f"keep {s.key}", 1.0
+
+
+def found_values(
+    service: LocalService, folder: Path, queries: Queries, config: ScoreConfig, unet: UnetConfig
+) -> dict[str, dict[str | None, np.ndarray]]:
+    """role -> group -> (Q, K, M): of what is scored in the cache, and of the oracle's models that are only kept."""
     found: dict[str, dict[str | None, np.ndarray]] = {}
     for s in sources(service, unet):
         if _scored(service, s, queries):
             found.setdefault(s.role, {})[s.group] = np.load(_path(service, s))
+    for job in oracle.queue(service.group_set, unet):
+        role = _role(job, unet)
+        if job.exclude not in found.get(role, {}):
+            values_there = kept.values_of(folder, job.name, of=queries.queries, config=config)
+            if values_there is not None:
+                found.setdefault(role, {})[job.exclude] = values_there
+    return found
+
+
+def arrays(
+    service: LocalService, folder: Path, queries: Queries, config: ScoreConfig, unet: UnetConfig
+) -> dict[str, np.ndarray]:
+    """What is committed: (Q, G) float32 scores of every complete row, the oracle's as "logo", NaN for absent groups."""
+    model, ids = service.model, list(service.group_set.groups)
+    plan, strata = Plan.of(model, queries.queries, config), elbo.make_strata(model.schedule, config.strata)
+    found = found_values(service, folder, queries, config, unet)
     if "full" not in found:
         raise DataError("The full model has no values yet. Run `python -m guda_core benchmark styles`.")
     out: dict[str, np.ndarray] = {}
@@ -244,12 +282,13 @@ def run(
     made = read(folder, service.group_set, service.model)
     began = time.monotonic()
     yield from collect(service, made, config, unet, minutes)
+    yield from keep_oracle(service, folder, made, config, unet)
     left = None if minutes is None else minutes - (time.monotonic() - began) / 60
     if left is None or left > 0:
         yield from collect_baselines(service, made, left)
     if not _scored(service, sources(service, unet)[0], made):
         return  # stopped before there is anything to write
-    scores = arrays(service, made, config, unet)
+    scores = arrays(service, folder, made, config, unet)
     np.savez_compressed(folder / ARRAYS, **scores)  # type: ignore[arg-type]  (names, not allow_pickle)
     if ORACLE in scores and not np.isnan(scores[ORACLE]).any():
         write_table(folder)

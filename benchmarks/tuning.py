@@ -1,0 +1,93 @@
+"""Settings of unlearning, tried on a classes benchmark's tuning half: `python benchmarks/tuning.py digits VARIANT ...`.
+
+Every variant unlearns all classes, is scored at every second query of each set (the half that the tables "held for the
+report" leave out), and becomes one row of assets/benchmarks/<bench>-tuning.json: its settings, agreement with the
+oracle on those queries, and its CPU seconds beside those of retraining. Rows of other variants are kept. The
+benchmark's trainings must be finished (`python -m guda_core benchmark digits --quick`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from guda_core import metrics  # noqa: E402
+from guda_core.benchmark import classes as bench  # noqa: E402
+from guda_core.benchmark import tables  # noqa: E402
+from guda_core.benchmark.benches import BenchConfig, find  # noqa: E402
+from guda_core.benchmark.clock import Clock  # noqa: E402
+from guda_core.report import versions  # noqa: E402
+from guda_core.training import stages  # noqa: E402
+from guda_core.unlearn_unconditional import UnconditionalConfig  # noqa: E402
+
+SHOWN = ("top1", "mrr", "ndcg3_exponential", "spearman")
+
+
+def parsed(text: str) -> tuple[str, UnconditionalConfig]:
+    """ "shift,steps=40,lr=1e-3,bandwidth=0.3" -> the same text and the settings."""
+    operator, *changes = text.split(",")
+    given = {k: None if v == "all" else json.loads(v) for k, v in (c.split("=") for c in changes)}
+    loop = {k: given.pop(k) for k in ("steps", "batch", "lr", "warmup", "seed", "ema") if k in given}
+    base = UnconditionalConfig(operator=operator, **given)
+    return text, dataclasses.replace(base, loop=dataclasses.replace(base.loop, **loop))
+
+
+def measure(config: BenchConfig, variant: str, own: UnconditionalConfig) -> dict[str, Any]:
+    """One row: {variant, config, cpu_s, logo_cpu_s, times_cheaper, <query set>: {metric: mean}}."""
+    config = dataclasses.replace(config, name=f"{config.name}-tuning", unlearning={variant: own}, second_seed=None)
+    model = bench.full_model(config)
+    clock = Clock(bench.cache(config, model) / "costs.json")
+    for key in [k for k in clock.spent if k.startswith(f"unlearn/{variant}/")]:
+        del clock.spent[key]  # of an earlier try of the same settings
+    shutil.rmtree(bench.cache(config, model) / variant, ignore_errors=True)
+    for _ in bench.unlearn_all(model, config, clock):
+        pass
+    every, sets = bench.queries(model, config)
+    half = tables.tuning_half(sets)
+    of = [q for q, mine in zip(every, half, strict=True) if mine]
+    for _ in bench.collect(model, of, config, clock):
+        pass
+    scores = bench.arrays(model, of, config)
+    shutil.rmtree(bench.cache(config, model) / variant)
+    logo = [j for j in bench.queue(config) if j.exclude is not None]
+    retrained = sum(json.loads((stages.work_dir() / j.name / "stage.json").read_text())["cpu_seconds"] for j in logo)
+    cpu = clock.cpu(f"unlearn/{variant}/")
+    row: dict[str, Any] = {"variant": variant, "config": dataclasses.asdict(own), "cpu_s": cpu, "logo_cpu_s": retrained}
+    row["times_cheaper"] = retrained / cpu
+    at = [s for s, mine in zip(sets, half, strict=True) if mine]
+    for name in dict.fromkeys(at):
+        mine = [i for i, s in enumerate(at) if s == name]
+        mean = {m: float(metrics.METRICS[m](scores[variant][mine], scores[tables.ORACLE][mine]).mean()) for m in SHOWN}
+        row[name] = {"n": len(mine), **mean}
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bench")
+    parser.add_argument("variants", nargs="+", help="for example shift,steps=40,lr=1e-3,batch=16,bandwidth=0.3")
+    parser.add_argument("--folder", type=Path, default=ROOT / "assets" / "benchmarks")
+    args = parser.parse_args()
+    path = args.folder / f"{args.bench}-tuning.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+    for variant, own in map(parsed, args.variants):
+        row = measure(find(args.bench), variant, own)
+        rows = [r for r in rows if r["variant"] != variant] + [row]
+        command = f"python benchmarks/tuning.py {args.bench} VARIANT ..."
+        stamp = {"command": command, "versions": versions(), "date": datetime.now(UTC).isoformat(timespec="seconds")}
+        path.write_text(json.dumps({**stamp, "rows": rows}, indent=1), encoding="utf-8")
+        shown = {k: {m: round(v, 3) for m, v in s.items()} for k, s in row.items() if isinstance(s, dict) and "n" in s}
+        print(variant, f"{row['times_cheaper']:.0f}x cheaper", shown, flush=True)
+
+
+if __name__ == "__main__":
+    main()
