@@ -41,9 +41,21 @@ def parsed(text: str) -> tuple[str, UnconditionalConfig]:
     return text, dataclasses.replace(base, loop=dataclasses.replace(base.loop, **loop))
 
 
-def measure(config: BenchConfig, variant: str, own: UnconditionalConfig) -> dict[str, Any]:
+def some(sets: list[str], most: int) -> list[int]:
+    """Places of at most `most` queries of each set, all from the tuning half."""
+    half, seen, out = tables.tuning_half(sets), dict.fromkeys(sets, 0), []
+    for i, name in enumerate(sets):
+        if half[i] and seen[name] < most:
+            seen[name] += 1
+            out.append(i)
+    return out
+
+
+def measure(config: BenchConfig, variant: str, own: UnconditionalConfig, most: int, draws: int) -> dict[str, Any]:
     """One row: {variant, config, cpu_s, logo_cpu_s, times_cheaper, <query set>: {metric: mean}}."""
-    config = dataclasses.replace(config, name=f"{config.name}-tuning", unlearning={variant: own}, second_seed=None)
+    scoring = dataclasses.replace(config.scores, draws=draws)
+    name = f"{config.name}-tuning-{most}"
+    config = dataclasses.replace(config, name=name, unlearning={variant: own}, second_seed=None, scores=scoring)
     model = bench.full_model(config)
     clock = Clock(bench.cache(config, model) / "costs.json")
     for key in [k for k in clock.spent if k.startswith(f"unlearn/{variant}/")]:
@@ -52,8 +64,8 @@ def measure(config: BenchConfig, variant: str, own: UnconditionalConfig) -> dict
     for _ in bench.unlearn_all(model, config, clock):
         pass
     every, sets = bench.queries(model, config)
-    half = tables.tuning_half(sets)
-    of = [q for q, mine in zip(every, half, strict=True) if mine]
+    places = some(sets, most)
+    of = [every[i] for i in places]
     for _ in bench.collect(model, of, config, clock):
         pass
     scores = bench.arrays(model, of, config)
@@ -62,8 +74,9 @@ def measure(config: BenchConfig, variant: str, own: UnconditionalConfig) -> dict
     retrained = sum(json.loads((stages.work_dir() / j.name / "stage.json").read_text())["cpu_seconds"] for j in logo)
     cpu = clock.cpu(f"unlearn/{variant}/")
     row: dict[str, Any] = {"variant": variant, "config": dataclasses.asdict(own), "cpu_s": cpu, "logo_cpu_s": retrained}
+    row |= {"draws": draws}
     row["times_cheaper"] = retrained / cpu
-    at = [s for s, mine in zip(sets, half, strict=True) if mine]
+    at = [sets[i] for i in places]
     for name in dict.fromkeys(at):
         mine = [i for i, s in enumerate(at) if s == name]
         mean = {m: float(metrics.METRICS[m](scores[variant][mine], scores[tables.ORACLE][mine]).mean()) for m in SHOWN}
@@ -75,12 +88,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bench")
     parser.add_argument("variants", nargs="+", help="for example shift,steps=40,lr=1e-3,batch=16,bandwidth=0.3")
+    parser.add_argument("--most", type=int, default=100, help="queries of each set")
+    parser.add_argument("--draws", type=int, default=2, help="in each stratum of timesteps")
     parser.add_argument("--folder", type=Path, default=ROOT / "assets" / "benchmarks")
     args = parser.parse_args()
     path = args.folder / f"{args.bench}-tuning.json"
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
     for variant, own in map(parsed, args.variants):
-        row = measure(find(args.bench), variant, own)
+        row = measure(find(args.bench), variant, own, args.most, args.draws)
         rows = [r for r in rows if r["variant"] != variant] + [row]
         command = f"python benchmarks/tuning.py {args.bench} VARIANT ..."
         stamp = {"command": command, "versions": versions(), "date": datetime.now(UTC).isoformat(timespec="seconds")}

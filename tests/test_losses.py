@@ -31,6 +31,60 @@ def test_retrack_equals_brute_force_even_far_out(far):
     np.testing.assert_allclose(ours.numpy(), truth, rtol=1e-9)
 
 
+@pytest.mark.parametrize("h", [0.3, 2.0])
+def test_smoothed_posterior_mean_is_that_of_gaussians_around_the_pictures(h):
+    """One dimension, by quadrature over x_0: E[eps | x_t] under p(x_0) = mean_r N(x_r, h^2)."""
+    retained, ab, x_t = np.array([-1.0, 0.2, 2.0]), 0.6, 0.7
+    x_0 = np.linspace(-25, 25, 200_001)
+    prior = np.exp(-((x_0[:, None] - retained) ** 2) / (2 * h**2)).sum(axis=1)
+    eps = (x_t - np.sqrt(ab) * x_0) / np.sqrt(1 - ab)
+    weight = prior * np.exp(-(eps**2) / 2)
+    truth = (weight * eps).sum() / weight.sum()
+    tensors = [torch.tensor(v, dtype=torch.float64) for v in ([[[[x_t]]]], retained.reshape(3, 1, 1, 1), [ab])]
+    assert losses.retrack_target(*tensors, bandwidth=h).item() == pytest.approx(truth, rel=1e-6)
+
+
+def test_shift_is_exact_for_the_exact_denoiser():
+    g = torch.Generator().manual_seed(0)
+    own, others = torch.randn(4, 1, 2, 2, generator=g).double(), torch.randn(9, 1, 2, 2, generator=g).double()
+    x, ab = torch.randn(5, 1, 2, 2, generator=g).double(), torch.tensor([0.999, 0.8, 0.5, 0.2, 0.01]).double()
+    full = losses.retrack_target(x, torch.cat([others, own]), ab, bandwidth=0.4)
+    target = losses.shift_target(full, x, others, own, ab, bandwidth=0.4)
+    torch.testing.assert_close(target, losses.retrack_target(x, others, ab, bandwidth=0.4))
+    assert not torch.allclose(target, full)
+    near, mine = losses.nearest(x, others, 3), losses.nearest(x, own, 2)
+    of_three = losses.shift_target(full, x, near, mine, ab, bandwidth=0.4)
+    first = losses.shift_target(full[:1], x[:1], near[0], mine[0], ab[:1], bandwidth=0.4)
+    torch.testing.assert_close(of_three[:1], first)
+
+
+def test_shift_of_a_far_away_group_is_nothing_and_of_the_own_group_is_bounded_as_noise_falls():
+    others, far = torch.zeros(5, 1, 4, 4), 100 + torch.zeros(3, 1, 4, 4)
+    full, ab = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(1)), torch.tensor([0.99, 0.5])
+    near_others = 0.01 * full
+    torch.testing.assert_close(losses.shift_target(full, near_others, others, far, ab, bandwidth=0.3), full)
+    own, tiny = torch.ones(1, 1, 4, 4), torch.tensor([1 - 1e-6])
+    moved = losses.shift_target(torch.zeros(1, 1, 4, 4), own, others, own, tiny, bandwidth=0.3)
+    raw = losses.retrack_target(own, others, tiny)
+    assert float(moved.abs().max()) < 0.1 and float(raw.abs().max()) > 900
+
+
+def test_the_likely_bandwidth_is_where_the_leave_one_out_likelihood_is_largest():
+    x = torch.randn(60, 1, 2, 2, generator=torch.Generator().manual_seed(2))
+    flat = x.flatten(1).double().numpy()
+
+    def likelihood(h):
+        total = 0.0
+        for i in range(60):
+            d2 = ((np.delete(flat, i, axis=0) - flat[i]) ** 2).sum(axis=1)
+            total += np.log((np.exp(-d2 / (2 * h**2)) / h**4).mean())
+        return total
+
+    h = losses.likely_bandwidth(x)
+    assert likelihood(h) > max(likelihood(0.97 * h), likelihood(1.03 * h))
+    assert losses.likely_bandwidth(10 * x) == pytest.approx(10 * h, rel=1e-3)
+
+
 def test_neighbours_of_each_query():
     retained = torch.arange(5.0).reshape(5, 1, 1, 1)
     x = torch.tensor([0.9, 3.2]).reshape(2, 1, 1, 1)

@@ -173,6 +173,7 @@ def forget(world, group, folder, **changes):
 SETTINGS = {
     "retrack": {"forget_weight": 0.1, "steps": 60},
     "retrack-lora": {"lora": unlearning.UNET_LORA, "forget_weight": 0.1, "steps": 60, "lr": 1e-2},
+    "shift": {"operator": "shift", "bandwidth": None, "neighbours": None, "forget_weight": 0.3, "steps": 40},
     "esd": {"operator": "esd", "forget_weight": 0.3, "steps": 40, "expert_steps": 30},
 }
 
@@ -198,7 +199,11 @@ CHANGES = [
     {"operator": "esd"},
     {"lora": unlearning.UNET_LORA},
     {"forget_weight": 0.3},
+    {"operator": "shift", "bandwidth": 0.3},
     {"neighbours": 1},
+    {"neighbours": None},
+    {"bandwidth": 0.5},
+    {"bandwidth": None},
     {"kl_cap": 1.0},
     {"min_t": 500},
     {"steps": 3},
@@ -241,7 +246,9 @@ def test_fields_are_all_tried():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"operator": "guda_c"}, {"neighbours": 0}, {"expert_steps": 0}, {"kl_cap": 0.0}], ids=str
+    "bad",
+    [{"operator": "guda_c"}, {"neighbours": 0}, {"expert_steps": 0}, {"kl_cap": 0.0}, {"bandwidth": -1.0}],
+    ids=str,
 )
 def test_unknown_settings_are_refused(bad):
     with pytest.raises(OptionError):
