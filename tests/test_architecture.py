@@ -34,6 +34,7 @@ TABLE = (
     "clip",
     "adapters",
     "examples",
+    "claims",
     "store",
     "memory",
     "elbo",

@@ -232,6 +232,16 @@ def test_a_clock_adds_up_the_work_and_not_its_receiver(tmp_path):
     assert Clock(tmp_path / "c.json").cpu("a") > 1.5 * once
 
 
+def test_clocks_of_two_processes_lose_nothing(tmp_path):
+    one, two = Clock(tmp_path / "c.json"), Clock(tmp_path / "c.json")
+    list(one.timed("score/a", range(3)))
+    list(two.timed("score/b", range(3)))
+    list(one.timed("prepare/a", range(3)))
+    assert set(Clock(tmp_path / "c.json").spent) == {"score/a", "score/b", "prepare/a"}
+    two.forget("score/")
+    assert set(Clock(tmp_path / "c.json").spent) == {"prepare/a"}
+
+
 def save_cifar10(folder: Path, n: int = 4) -> Path:
     """A stand-in for CIFAR-10's files: the same columns, shapes and folder, `n` random pictures a class."""
     from datasets import ClassLabel, Dataset, Features

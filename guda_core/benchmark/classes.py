@@ -33,6 +33,7 @@ from guda_core.benchmark.clock import Clock
 from guda_core.benchmark.scores import Plan, hash_state, score, values
 from guda_core.benchmark.styles import Source, swapped
 from guda_core.benchmark.tables import ORACLE
+from guda_core.claims import shared_out
 from guda_core.errors import AdapterError, DataError, TrainingError
 from guda_core.examples import examples_of
 from guda_core.imaging import hash_pixels
@@ -102,18 +103,20 @@ def cache(config: BenchConfig, model: BaseModel) -> Path:
 
 
 def unlearn_all(model: BaseModel, config: BenchConfig, clock: Clock) -> Iterator[tuple[str, Progress]]:
-    """Unlearn every class with every operator; those that are there with the same settings are skipped."""
+    """Unlearn every class with every operator; those that are there with the same settings are skipped.
+
+    Several processes share the work out."""
     of = classes.pictures(config.models, "train")
     latents = classes.encode_all(of, config.models)
-    for row, own in config.unlearning.items():
-        for g in group_ids(config):
-            folder = cache(config, model) / row / g
-            if _fits(folder, model, g, own):
-                continue
-            meta = {"data_sha256": of.sha256(), "versions": stages.versions()}
-            steps = unlearn(model, latents, of.groups, g, config=own, folder=folder, meta=meta)
-            for p in clock.timed(f"unlearn/{row}/{g}", steps):
-                yield f"{row}/{g}", p
+    works = [(row, own, g) for row, own in config.unlearning.items() for g in group_ids(config)]
+    for row, own, g in shared_out(works, lambda w: cache(config, model) / w[0] / w[2]):
+        folder = cache(config, model) / row / g
+        if _fits(folder, model, g, own):
+            continue
+        meta = {"data_sha256": of.sha256(), "versions": stages.versions()}
+        steps = unlearn(model, latents, of.groups, g, config=own, folder=folder, meta=meta)
+        for p in clock.timed(f"unlearn/{row}/{g}", steps):
+            yield f"{row}/{g}", p
 
 
 def _fits(folder: Path, model: BaseModel, group: str, config: UnconditionalConfig) -> bool:
@@ -160,8 +163,10 @@ def _path(model: BaseModel, config: BenchConfig, source: Source) -> Path:
 
 
 def collect(model: BaseModel, of: Sequence[Query], config: BenchConfig, clock: Clock) -> Iterator[tuple[str, float]]:
-    """Compute and cache the values of every model; yields (model, fraction). What is there is skipped."""
-    for s in sources(model, config):
+    """Compute and cache the values of every model; yields (model, fraction). What is there is skipped.
+
+    Several processes may do this at once: they share out the models, and each returns when all values are there."""
+    for s in shared_out(sources(model, config), lambda s: _path(model, config, s)):
         steps = values(model, of, s.within, config.scores, _path(model, config, s), s.sha256)
         for fraction in clock.timed(f"score/{s.role}/{s.group}", steps):
             yield s.key, fraction
@@ -181,6 +186,16 @@ def baselines(model: BaseModel, config: BenchConfig, clock: Clock) -> Iterator[t
         pass
     assert classifier is not None
     yield "classifier", ClassifierSimilarity(classifier, of, ids), config.classifier
+
+
+def collect_baselines(
+    model: BaseModel, of: Sequence[Query], config: BenchConfig, clock: Clock
+) -> Iterator[tuple[str, float]]:
+    """Score every query by every baseline; yields (method, fraction). Shared out like `collect`."""
+    folder = cache(config, model) / "baselines"
+    for name, method, own in shared_out(baselines(model, config, clock), lambda row: folder / f"{row[0]}.npy"):
+        for fraction in score_baseline(name, method, own, of, group_ids(config), folder / f"{name}.npy", clock):
+            yield name, fraction
 
 
 def arrays(model: BaseModel, of: Sequence[Query], config: BenchConfig) -> dict[str, np.ndarray]:
@@ -222,7 +237,5 @@ def run(config: BenchConfig, *, minutes: float | None = None) -> Iterator[tuple[
     of, _ = queries(model, config)
     for what, fraction in collect(model, of, config, clock):
         yield f"score {what}", fraction
-    for name, method, own in baselines(model, config, clock):
-        path = cache(config, model) / "baselines" / f"{name}.npy"
-        for fraction in score_baseline(name, method, own, of, group_ids(config), path, clock):
-            yield f"score {name}", fraction
+    for what, fraction in collect_baselines(model, of, config, clock):
+        yield f"score {what}", fraction

@@ -10,7 +10,7 @@ import json
 import platform
 import time
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from guda_core import data
+from guda_core.claims import claimed
 from guda_core.clip import Clip
 from guda_core.errors import TrainingError
 from guda_core.records import GroupSet
@@ -69,20 +69,9 @@ def is_done(name: str) -> bool:
     return (work_dir() / name / "stage.json").is_file()
 
 
-@contextmanager
-def in_hand(name: str) -> Iterator[bool]:
+def in_hand(name: str) -> AbstractContextManager[bool]:
     """Within the block no other process takes this training up; False where one has it already."""
-    work_dir().mkdir(parents=True, exist_ok=True)
-    lock = FileLock(work_dir() / f"{name}.lock")  # the system frees it however the process ends
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
+    return claimed(work_dir() / name)
 
 
 def _spent(name: str) -> dict[str, float]:

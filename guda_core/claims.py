@@ -1,0 +1,48 @@
+"""Claims on work that several processes share out: each takes up what no other has in hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from filelock import FileLock, Timeout
+
+T = TypeVar("T")
+
+
+@contextmanager
+def claimed(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Within the block no other process claims `path`; False where one has it already (with `wait`: wait for it).
+
+    The claim is a lock on <path>.lock, which the system frees however the process ends.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f"{path.name}.lock"))
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def shared_out(works: Iterable[T], path: Callable[[T], Path]) -> Iterator[T]:
+    """Every work, claimed while the receiver does it: first those that are free, then, waiting, those that others had.
+
+    What others had comes done, if they finished it: the receiver must look.
+    """
+    left = []
+    for work in works:
+        with claimed(path(work)) as mine:
+            if mine:
+                yield work
+        if not mine:
+            left.append(work)
+    for work in left:
+        with claimed(path(work), wait=True):
+            yield work
