@@ -104,7 +104,70 @@ def intervals() -> str:
     return "\n".join([*lines, "", source(record, "intervals")])
 
 
+def tuning(name: str) -> str:
+    """What was tried, on the tuning half."""
+    record = read(f"{name}-tuning")
+    if record is None:
+        return UNKNOWN
+    sets = [k for k, v in record["rows"][0].items() if isinstance(v, dict) and "n" in v]
+    heads = [f"{s}: {m}" for s in sets for m in ("Top-1", "MRR", "Spearman")]
+    lines = [f"| settings | times cheaper | {' | '.join(heads)} |", "|---|---|" + "---|" * len(heads)]
+    for r in record["rows"]:
+        cells = [f"{r[s][m]:.3f}" for s in sets for m in ("top1", "mrr", "spearman")]
+        lines.append(f"| `{r['variant']}` | {r['times_cheaper']:.0f} | {' | '.join(cells)} |")
+    n = ", ".join(f"{record['rows'][0][s]['n']} {s}" for s in sets)
+    return "\n".join([*lines, "", f"Queries: {n}. {source(record, f'{name}-tuning')}"])
+
+
+def oracle() -> str:
+    """Which models of the styles' oracle have been trained and scored so far."""
+    lines = ["| training | seconds | date | weights (SHA-256) |", "|---|---|---|---|"]
+    for path in sorted((FOLDER / "oracle").glob("*.json")):
+        r = json.loads(path.read_text(encoding="utf-8"))
+        t = r["training"]
+        lines.append(f"| {path.stem} | {t['seconds']:.0f} | {t['date'][:10]} | {r['weights_sha256'][:12]} |")
+    return "\n".join(lines) if len(lines) > 2 else UNKNOWN
+
+
+SUMMARY = (("digits", "generated"), ("digits", "held_out"), ("styles", "generated"), ("styles", "generated-blend"),
+           ("styles", "real"))  # fmt: skip
+
+
+def summary() -> str:
+    """Top-1 of every method on every query set of both benches, and how much cheaper than retraining it is."""
+    records = {bench: read(bench) for bench in dict.fromkeys(b for b, _ in SUMMARY)}
+    columns = [(b, s) for b, s in SUMMARY if records[b] is not None]
+    if not columns:
+        return UNKNOWN
+    cells: dict[str, dict[str, str]] = {}
+    for bench, query_set in columns:
+        record = records[bench]
+        assert record is not None
+        for r in ordered([r for r in record["rows"] if r["query_set"] == query_set]):
+            cells.setdefault(r["method"], {})[f"{bench}, {query_set}"] = value(r["top1"])
+    cheaper = {
+        (bench, r["method"]): f"{r['times_cheaper']:.0f}x"
+        for bench, record in (("digits", records["digits"]), ("styles", read("costs")))
+        if record is not None
+        for r in record["costs"]
+        if r.get("times_cheaper") and r["method"] != "logo"
+    }
+    benches = list(dict.fromkeys(b for b, _ in columns))
+    names = [f"{b}, {s}" for b, s in columns]
+    heads = [*names, *[f"precompute against retraining, {b}" for b in benches]]
+    lines = [f"| Top-1 agreement with LOGO | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
+    for method, own in cells.items():
+        row = [own.get(n, "") for n in names] + [cheaper.get((b, method), "") for b in benches]
+        lines.append(f"| {method} | {' | '.join(row)} |")
+    missing = [b for b in records if records[b] is None]
+    if missing:
+        lines += ["", f"Not measured yet: {', '.join(missing)} (its oracle is still being trained)."]
+    sources = [source(record, b) for b, record in records.items() if record is not None]
+    return "\n".join([*lines, "", " ".join(sources)])
+
+
 RENDER = {
+    "agreement": summary,
     "styles": lambda: table("styles"),
     "styles_report": lambda: table("styles", "rows_report"),
     "styles_differences": lambda: differences("styles"),
@@ -114,7 +177,11 @@ RENDER = {
     "digits": lambda: table("digits"),
     "digits_differences": lambda: differences("digits"),
     "digits_costs": lambda: costs("digits"),
+    "digits_report": lambda: table("digits", "rows_report"),
+    "digits_differences_report": lambda: differences("digits", "differences_report"),
     "digits_quick": lambda: table("digits-quick"),
+    "digits_tuning": lambda: tuning("digits"),
+    "styles_oracle": oracle,
 }
 
 

@@ -60,6 +60,9 @@ def retrack_target(x_t: Tensor, retained: Tensor, alpha_bar: Tensor, *, bandwidt
     return (w * diff).sum(dim=1) * ((1 - ab).sqrt() / v)[:, None, None, None]
 
 
+NEAR = 64  # others that the likelihood of a picture is made of
+
+
 def likely_bandwidth(latents: Tensor) -> float:
     """The h > 0 under which a kernel density estimate N(x_r, h^2 I) makes the latents likeliest, each explained by the
     others (leave-one-out likelihood, Habbema et al. 1974; Duin 1976).
@@ -68,7 +71,8 @@ def likely_bandwidth(latents: Tensor) -> float:
     """
     x = latents.flatten(1).double()
     d2 = torch.cdist(x, x).square().fill_diagonal_(torch.inf)
-    near = float(d2.min(dim=1).values.mean()) / x.shape[1]  # squared distance to the nearest other, per element
+    d2 = d2.topk(min(NEAR, len(x) - 1), dim=1, largest=False).values  # (N, K); those farther away add nothing
+    near = float(d2[:, 0].mean()) / x.shape[1]  # squared distance to the nearest other, per element
 
     def loss(log_h: float) -> float:
         return float(x.shape[1] * log_h - torch.logsumexp(-d2 / (2 * math.exp(2 * log_h)), dim=1).mean())

@@ -74,3 +74,31 @@ def test_the_picture_has_a_panel_a_set(record):
     with Image.open(io.BytesIO(png)) as picture:
         assert picture.format == "PNG" and picture.width > 800 and len(picture.convert("L").getcolors() or []) > 20
     assert png == charts.agreement_png(record["rows"], "top1", "Top-1")
+
+
+def test_the_summary_has_both_benches_side_by_side_and_says_what_is_missing(page, record, tmp_path):
+    sets = {"a": "generated", "b": "held_out"}
+    rows = [{**r, "query_set": sets[r["query_set"]]} for r in record["rows"]]
+    costs = [{"method": "logo", "times_cheaper": 1.0}, {"method": "guda", "times_cheaper": 123.4}]
+    (tmp_path / "digits.json").write_text(json.dumps({**record, "rows": rows, "costs": costs}))
+    text = page.RENDER["agreement"]()
+    lines = text.splitlines()
+    assert "digits, generated | digits, held_out | precompute" in lines[0] and "styles, real" not in lines[0]
+    row = next(line for line in lines if line.startswith("| guda |"))
+    top1 = next(r for r in rows if r["method"] == "guda" and r["query_set"] == "generated")["top1"]
+    assert row.split("|")[2].strip() == page.value(top1) and "123x" in row
+    assert lines[2].startswith("| ceiling |") and "Not measured yet: styles" in text
+
+
+def test_what_was_tried_and_what_was_trained_is_listed(page, tmp_path):
+    scores = {"n": 7, "top1": 0.5, "mrr": 0.625, "spearman": 0.25, "ndcg3_exponential": 0.5}
+    tried = {"variant": "shift,steps=3", "times_cheaper": 99.6, "generated": scores}
+    stamp = {"command": "python -m x", "date": "2026-01-02T00:00:00"}
+    (tmp_path / "digits-tuning.json").write_text(json.dumps({**stamp, "rows": [tried]}))
+    text = page.RENDER["digits_tuning"]()
+    assert "| `shift,steps=3` | 100 | 0.500 | 0.625 | 0.250 |" in text and "7 generated" in text
+    (tmp_path / "oracle").mkdir()
+    training = {"seconds": 12.3, "date": "2026-01-02T00:00:00"}
+    kept = {"training": training, "weights_sha256": "abcdef0123456789"}
+    (tmp_path / "oracle" / "unet-without-x-s3.json").write_text(json.dumps(kept))
+    assert "| unet-without-x-s3 | 12 | 2026-01-02 | abcdef012345 |" in page.RENDER["styles_oracle"]()
