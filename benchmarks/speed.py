@@ -29,11 +29,16 @@ from guda_core.records import Query  # noqa: E402
 from guda_core.report import versions  # noqa: E402
 
 
-def app_start(limit_s: float = 120.0) -> float:
-    """Seconds from starting `python app.py` to its first answer."""
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+        return s.getsockname()[1]
+
+
+def app_start(limit_s: float = 120.0) -> float:
+    """Seconds from starting `python app.py` to its first answer."""
+    port = free_port()
     env = {**os.environ, "GUDA_PORT": str(port), "GRADIO_ANALYTICS_ENABLED": "False"}
     began = time.perf_counter()
     app = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=env, stdout=subprocess.DEVNULL)

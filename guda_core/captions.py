@@ -30,6 +30,13 @@ def blend_caption(group_set: GroupSet, object_name: str, group_ids: Sequence[str
     return group_set.write_caption(object_name, chosen)
 
 
+def every_caption(group_set: GroupSet) -> list[str]:
+    """One caption for each object trained on and each group, with the group's first descriptors; doubles left out."""
+    k = group_set.descriptors_per_caption
+    styles = [list(g.descriptors[:k]) for g in group_set.groups.values()]
+    return list(dict.fromkeys(group_set.write_caption(o, d) for o in group_set.train_objects for d in styles))
+
+
 def drop(captions: Sequence[str], probability: float, generator: torch.Generator) -> list[str]:
     """Each caption replaced by the empty prompt with the given probability (classifier-free guidance's training)."""
     gone = torch.rand(len(captions), generator=generator) < probability

@@ -396,6 +396,29 @@ def features(
 
 
 @app.command()
+def scope(
+    model: ModelOption = None,
+    folder: Annotated[Path, typer.Option(help="Where scope.json goes.")] = Path("assets/benchmarks"),
+    pictures: Annotated[int, typer.Option(min=4, help="Of each kind.")] = 48,
+) -> None:
+    """Measure the rule that says whether the model could have made a picture: its threshold and how often it errs.
+
+    Needs the training pictures (`data`) and npm.
+    """
+    from guda_core.benchmark import scope as rule
+    from guda_core.pipeline import load_service
+
+    service = load_service(model, fall_back=False)
+    with _bar() as bar:
+        tasks: dict[str, Any] = {}
+        for what, fraction in rule.run(service, folder, rule.ScopeConfig(pictures=pictures)):
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, note="", total=1.0)
+            bar.update(tasks[what], completed=fraction)
+    out.print(f"Written: {folder / rule.FILE}", highlight=False)
+
+
+@app.command()
 def sanity(
     model: ModelOption = None,
     effort: Annotated[str, typer.Option(help="Effort of each attribution.")] = "quick",

@@ -93,7 +93,7 @@ def render_svg(svg: str, size: int) -> np.ndarray:
     except ValueError as e:
         raise DataError(f"A drawing could not be rendered: {e}") from e
     with Image.open(io.BytesIO(png)) as im:
-        pixels = np.asarray(im.convert("RGB"))
+        pixels = np.asarray(im.convert("RGB"))[:size, :size]  # resvg rounds the sides of slim drawings up
     if pixels.shape != (size, size, 3):
         canvas = np.full((size, size, 3), 255, np.uint8)
         h, w = pixels.shape[:2]

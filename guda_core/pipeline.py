@@ -17,7 +17,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from guda_core import scope as scopes
 from guda_core.adapters import HEALTH
+from guda_core.captions import every_caption
 from guda_core.clip import Clip
 from guda_core.errors import CacheError, ModelError, OptionError
 from guda_core.groups import load_group_set
@@ -124,6 +126,7 @@ class LocalService:
         *,
         features: Path | None = None,
         oracle: Path | None = None,
+        rule: Path | None = None,
         banner: str = "",
     ) -> None:
         self.model, self.group_set, self.clip = model, group_set, clip
@@ -138,9 +141,11 @@ class LocalService:
                 self.kernels[k] = kind.shipped(model, features / k, list(group_set.groups))
             except CacheError as e:
                 log.warning("%s is not offered. %s", METHODS[k][0], e)
+        self.rule = scopes.read_rule(rule, base_sha256=model.sha256) if rule is not None else scopes.UNKNOWN
         self.logo = Logo(model, group_set, oracle) if oracle is not None and oracle.is_dir() else None
         self._forward_s: float | None = None
         self._kernel_s: float | None = None
+        self._captions: tuple[list[str], torch.Tensor] | None = None  # what CLIP chooses from, read when first asked
 
     def provenance(self) -> Provenance:
         m, device = self.model, str(self.model.device)
@@ -217,10 +222,15 @@ class LocalService:
         return replace(query, prompt=prompt, preparation=(*kept, *self._truncation(prompt)))
 
     def scope(self, query: Query) -> Scope:
-        return Scope("not assessed", None, None, "", "This model's scope was not measured.")
+        return scopes.judge(self.rule, self.model, query)
 
     def best_caption(self, query: Query) -> str:
-        raise OptionError("No captions are known for this model.")
+        if self._captions is None:
+            texts = every_caption(self.group_set)
+            parts = [self.clip.text_features(texts[i : i + 64]) for i in range(0, len(texts), 64)]
+            self._captions = (texts, torch.cat(parts))
+        texts, features = self._captions
+        return texts[int((features @ self.clip.image_features(query.pixels[None])[0]).argmax())]
 
     def _truncation(self, prompt: str) -> tuple[str, ...]:
         n, most = self.model.tokens(prompt)
@@ -270,5 +280,5 @@ def load_service(model: str | None = None, *, fall_back: bool = True) -> LocalSe
     group_set = load_group_set(os.environ.get("GUDA_GROUP_SET") or card.group_set)
     features = ASSETS / "features" / card.id
     clip, adapters = Clip(ASSETS / "clip"), ASSETS / "adapters" / card.id
-    oracle = ASSETS / "oracle" / card.id
-    return LocalService(base, group_set, clip, adapters, features=features, oracle=oracle, banner=banner)
+    more = {"features": features, "oracle": ASSETS / "oracle" / card.id, "rule": ASSETS / "benchmarks" / scopes.FILE}
+    return LocalService(base, group_set, clip, adapters, **more, banner=banner)
