@@ -104,7 +104,15 @@ def health() -> str:
     return "\n".join(lines)
 
 
-RENDER = {"sanity": sanity, "speed": speed, "training": training, "health": health, **agreement.RENDER}
+def scope() -> str:
+    r = read("assets/benchmarks/scope.json")
+    lines = ["| pictures | should be called out of scope | called out of scope (95% interval) |", "|---|---|---|"]
+    for kind in r["kinds"].values():
+        lines.append(f"| {kind['about']} | {'no' if kind['belongs'] else 'yes'} | {pct(kind['out_of_scope'])} |")
+    return "\n".join([*lines, "", f"(`{r['command']}`, {r['date'][:10]}, `assets/benchmarks/scope.json`.)"])
+
+
+RENDER = {"scope": scope, "sanity": sanity, "speed": speed, "training": training, "health": health, **agreement.RENDER}
 
 
 def filled(text: str) -> str:

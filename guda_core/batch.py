@@ -16,7 +16,7 @@ import io
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -206,12 +206,14 @@ class Batch:
         for a in self.service.attribute(query, **self.settings):
             final[a.method] = a
             yield a
+        scope = self.service.scope(query)
         made = evidence.make(
             query,
             list(final.values()),
             self.service.group_set,
             provenance=self.provenance,
             settings=self.settings,
+            scope=None if scope.verdict == "not assessed" else asdict(scope),
         )
         evidence.write(path, made)
 

@@ -321,6 +321,7 @@ def attribute(
     """Attribute a picture to the groups of training pictures."""
     from guda_core import evidence, report
     from guda_core.pipeline import load_service
+    from guda_core.records import VERDICTS
 
     if not image.is_file():
         raise OptionError(f"There is no file '{image}'.")
@@ -335,10 +336,14 @@ def attribute(
         for a in service.attribute(query, methods=wanted, effort=effort):
             final[a.method] = a
             bar.update(task, completed=a.progress, note=a.method)
+    scope = service.scope(query)
+    out.print(f"{VERDICTS[scope.verdict]} {scope.reason}", highlight=False)
     for a in final.values():
         _print_attribution(a, service.group_set)
     answers = list(final.values())
     about: dict[str, Any] = {"settings": {"effort": effort, "methods": wanted}}
+    if scope.verdict != "not assessed":
+        about["scope"] = dataclasses.asdict(scope)
     if json_file is not None or report_file is not None:
         about["provenance"] = service.provenance()
     if json_file is not None:

@@ -67,11 +67,12 @@ def likely_bandwidth(latents: Tensor) -> float:
     """The h > 0 under which a kernel density estimate N(x_r, h^2 I) makes the latents likeliest, each explained by the
     others (leave-one-out likelihood, Habbema et al. 1974; Duin 1976).
 
-    latents: (N, C, h, w), N >= 2, not all equal; memory grows with N^2.
+    latents: (N, C, h, w), N >= 2, not all equal.
     """
     x = latents.flatten(1).double()
-    d2 = torch.cdist(x, x).square().fill_diagonal_(torch.inf)
-    d2 = d2.topk(min(NEAR, len(x) - 1), dim=1, largest=False).values  # (N, K); those farther away add nothing
+    k = min(NEAR, len(x) - 1)  # those farther away add nothing
+    found = [torch.cdist(part, x).square().topk(k + 1, dim=1, largest=False).values[:, 1:] for part in x.split(1024)]
+    d2 = torch.cat(found)  # (N, k); a latent's nearest is itself, at 0
     near = float(d2[:, 0].mean()) / x.shape[1]  # squared distance to the nearest other, per element
 
     def loss(log_h: float) -> float:

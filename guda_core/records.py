@@ -95,6 +95,17 @@ class Provenance:
     validation: Mapping[str, Mapping[str, Any] | str] = field(default_factory=dict)
 
 
+VERDICTS = {  # a sentence for each verdict of a `Scope`
+    "in scope": (
+        "Nothing shows that the model could not have made this picture (drawings by others mostly pass this check)."
+    ),
+    "out of scope": (
+        "This picture does not look like something this model made: a counterfactual says little about it."
+    ),
+    "not assessed": "Whether the model could have made this picture was not checked.",
+}
+
+
 @dataclass(frozen=True)
 class Scope:
     """Whether the model could have made a picture: a counterfactual of one that it could not says little about it.

@@ -13,7 +13,7 @@ from PIL import Image
 from guda_core.errors import OptionError
 from guda_core.groups import load_group_set
 from guda_core.imaging import check_prompt, read_picture
-from guda_core.records import Attribution, GroupScore, GroupSet, Provenance, Query
+from guda_core.records import Attribution, GroupScore, GroupSet, Provenance, Query, Scope
 
 MISSING = "noto"
 WHY = "There is no finished adapter in noto."
@@ -69,6 +69,9 @@ class LightService:
     def prepare(self, path: Path, *, prompt: str = "") -> Query:
         p = read_picture(path, size=16)
         return Query(p.pixels, None, check_prompt(prompt), p.image_hash, p.file_hash, p.preparation)
+
+    def scope(self, query: Query) -> Scope:
+        return Scope("in scope", 2.0, 3.0, "bits per dimension", "It needs 2 bits.")
 
     def attribute(self, query: Query, *, methods: Sequence[str], effort: str) -> Iterator[Attribution]:
         self.estimate(methods, effort)

@@ -17,7 +17,7 @@ from guda_core.errors import CacheError, DataError, ModelError, OptionError, Sco
 from guda_core.examples import examples_of
 from guda_core.gradients import FeatureConfig, Gradients, timestep_grid
 from guda_core.imaging import hash_pixels
-from guda_core.methods import BASELINES
+from guda_core.methods import BASELINES, kernel
 from guda_core.methods.aggregate import group_scores, lead
 from guda_core.methods.classifier_similarity import ClassifierSimilarity
 from guda_core.methods.das import Das
@@ -119,7 +119,9 @@ def test_leaving_a_picture_out_of_a_ridge_regression_is_what_das_computes():
         assert q @ (w - without) == pytest.approx(ours[i], rel=1e-8)
 
 
-def test_both_forms_of_the_ridge_agree():
+@pytest.mark.parametrize("held", [0, kernel.HELD])
+def test_both_forms_of_the_ridge_agree(held, monkeypatch):
+    monkeypatch.setattr(kernel, "HELD", held)
     rng = np.random.default_rng(1)
     phi, q = rng.standard_normal((7, 7)), rng.standard_normal(7)
     wide, tall = Ridge(np.hstack([phi, np.zeros((7, 3))]), 0.3), Ridge(np.vstack([phi, np.zeros((3, 7))]), 0.3)

@@ -63,6 +63,7 @@ def test_a_folder_becomes_a_table_a_record_and_reports(folder, tmp_path):
     assert told["files"]["scores.csv"] == hashlib.sha256((out / "scores.csv").read_bytes()).hexdigest()
     for entry in told["pictures"]:
         record = read_report(out / entry["report"]).record
+        assert record["scope"]["verdict"] == "in scope" and record["scope"]["value"] == 2.0
         assert hashlib.sha256((out / entry["report"]).read_bytes()).hexdigest() == entry["report_sha256"]
         assert hashlib.sha256((folder / entry["file"]).read_bytes()).hexdigest() == entry["file_sha256"]
         mine = [r for r in rows if r["file"] == entry["file"] and r["score"]]

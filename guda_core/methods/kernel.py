@@ -27,6 +27,7 @@ from guda_core.records import Attribution, Query
 from guda_core.shipped import ShippedBank
 
 CHUNK = 1024  # rows or columns of Phi taken to float64 at a time
+HELD = 2**29  # bytes up to which a float64 copy of Phi is held, so that a query need not make it again
 
 
 class Ridge:
@@ -46,10 +47,13 @@ class Ridge:
         if not np.isfinite(self.lam) or self.lam <= 0:
             raise ScoreError("The gradients of all training pictures are zero or not finite, so there is no score.")
         gram[np.diag_indices(small)] += self.lam
+        self.held = phi.astype(np.float64) if 8 * phi.size <= HELD else None
         self.factor = linalg.cho_factor(gram, lower=True)
 
     def _times(self, v: np.ndarray) -> np.ndarray:
         """Phi v: (D,) -> (N,) float64."""
+        if self.held is not None:
+            return self.held @ v
         parts = [self.phi[i : i + CHUNK].astype(np.float64) @ v for i in range(0, len(self.phi), CHUNK)]
         return np.concatenate(parts)
 

@@ -42,7 +42,9 @@ ABSTAINS = (
         "This picture does not look like something this model made",
         (
             "Uploads are checked by a measured rule. The warning stands above the bars, because a counterfactual says "
-            "little about a picture that the model could not have made."
+            "little about a picture that the model could not have made. The rule catches photographs and noise and "
+            "lets most drawings by others pass (figures on the Benchmarks tab): no warning does not mean that the "
+            "model made it."
         ),
     ),
     ("Unavailable", "A group's adapter is missing, damaged or of another model; the others are scored."),

@@ -29,6 +29,7 @@ SETS = {
     "generated": "Generated pictures, one style's words",
     "generated-blend": "Generated pictures, two styles' words mixed",
     "real": "Real pictures of objects never trained on, without a caption",
+    "held_out": "Real pictures that were never trained on",
 }
 UNKNOWN = "Not measured yet."
 SPEED = {"app_start_s": "The app answers after", "generate_25_steps_s": "Generate a picture, 25 steps"}
@@ -61,6 +62,7 @@ def draw(folder: Path = FOLDER) -> None:
         for query_set in dict.fromkeys(r["query_set"] for r in rows):
             _draw_set(query_set, sorted((r for r in rows if r["query_set"] == query_set), key=_strength))
     block(_sanity(read(folder / "sanity.json")))
+    block(_scope(read(folder / "scope.json")))
     block(_speed(read(folder / "speed.json")))
 
 
@@ -122,6 +124,22 @@ def _counted(found: Any) -> str:
         return "not measured yet"
     n = found.get("n")
     return f"{found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f}){f', {n} pictures' if n else ''}"
+
+
+def _scope(found: dict[str, Any] | None) -> Html:
+    title = heading("Does the warning about foreign pictures work?") + _origin(
+        "scope.json", "python -m guda_core scope"
+    )
+    kinds = (found or {}).get("kinds")
+    if not isinstance(kinds, Mapping):
+        return Html(title + text(UNKNOWN))
+    rows = []
+    for kind in kinds.values():
+        rare = "seldom" if kind.get("belongs") else "often"
+        rows.append((str(kind.get("about", "?")), rare, _counted(kind.get("out_of_scope"))))
+    head = ("Pictures", "The warning should come", "It came for this share")
+    body = table("How often pictures are called foreign to the model", head, rows)
+    return Html(title + note("It catches photographs and noise; drawings by others it mostly lets pass.") + body)
 
 
 def _speed(found: dict[str, Any] | None) -> Html:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from guda_core.records import Attribution, GroupScore, GroupSet, Scope
+from guda_core.records import VERDICTS, Attribution, GroupScore, GroupSet, Scope
 
 MAIN = "guda"  # the method the first sentence is about, when it was asked
 STATUS = {"ok": "ok", "unavailable": "unavailable", "no_score": "no score"}
@@ -39,10 +39,7 @@ NO_ANSWER = "Nothing is scored yet. Score a picture on the first tab; what stand
 NOT_UPLOADED = "Only a picture uploaded on this page is accepted: no web address, no data and no path on the server."
 FAULT = "Something went wrong on the server. It was logged; please try again."
 DISK = "The file could not be written: the server's disk is full or cannot be written to. Try again later."
-OUT_OF_SCOPE = (
-    "This picture does not look like something this model made: a counterfactual says little about it. Read the bars "
-    "below with that in mind."
-)
+OUT_OF_SCOPE = VERDICTS["out of scope"] + " Read the bars below with that in mind."
 OWN_PICTURE = "Not needed: the model made this picture itself."
 SAME_CAPTION = "the same caption as above"
 REPLAYED = {
@@ -145,11 +142,7 @@ def rows(a: Attribution, group_set: GroupSet) -> list[tuple[str, str, str, str, 
 
 def scope_note(scope: Scope) -> str:
     """Whether the model could have made the picture, for a line below the sentence; the warning is `OUT_OF_SCOPE`."""
-    told = {
-        "in scope": "The model could have made this picture.",
-        "out of scope": "How this was decided:",
-        "not assessed": "Whether the model could have made this picture was not checked.",
-    }
+    told = {**VERDICTS, "out of scope": "How this was decided:"}
     return f"{told[scope.verdict]} {scope.reason}".strip()
 
 
