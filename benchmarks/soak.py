@@ -1,9 +1,9 @@
 """Does a long-running app keep its memory? `python benchmarks/soak.py` writes assets/benchmarks/soak.json.
 
 One process makes 200 attributions with the embedded model's service, all methods, through `Service.attribute` as the
-app does, each of another picture. What it holds (resident memory) is read after every run. The budget is the smallest of
-which there is an interval, two draws in each stratum, so that it takes minutes: how much is kept from run to run does
-not depend on it. Exits with 1 when the memory after the last run is more than 1.1 times that after the first 20.
+app does, each of another picture. What it holds (resident memory) is read after every run. The budget is the smallest
+of which there is an interval, two draws in each stratum, so that it takes minutes: how much is kept from run to run
+does not depend on it. Exits with 1 when the memory after the last run is more than 1.1 times that after the first 20.
 """
 
 from __future__ import annotations
