@@ -63,16 +63,19 @@ def save(denoiser: nn.Module, folder: Path, *, spec: LoraSpec, meta: dict[str, A
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """The metadata of an adapter folder. Raises AdapterError when it is missing or not JSON."""
+    """The metadata of an adapter folder. Raises AdapterError when it is missing or no JSON object."""
     path = folder / META
     if not path.is_file():
         raise AdapterError(
             f"There is no finished adapter in {folder.name}. Make it with `python -m guda_core unlearn`."
         )
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as e:
         raise AdapterError(f"The adapter's metadata {path.name} in {folder.name} is damaged: {e}") from e
+    if not isinstance(meta, dict):
+        raise AdapterError(f"The adapter's metadata {path.name} in {folder.name} is damaged: it is no JSON object.")
+    return meta
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ def load(folder: Path, *, base_sha256: str, group: str) -> Adapter:
             factors, scale, whole = {}, 1.0, {n: w.float() for n, w in state.items()}
         else:
             factors, scale, whole = _factors(state), meta["lora"]["alpha"] / meta["lora"]["rank"], {}
-    except (SafetensorError, KeyError, RuntimeError) as e:
+    except (SafetensorError, KeyError, RuntimeError, TypeError, ArithmeticError) as e:
         raise AdapterError(f"The adapter '{group}' cannot be read: {e}") from e
     if not (factors or whole) or not all(torch.isfinite(v).all() for v in state.values()):
         raise AdapterError(f"The adapter '{group}' is empty or holds values that are not finite.")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlparse
@@ -21,6 +23,14 @@ SLOW = 60_000  # milliseconds; two busy cores need some of them
 def chromium_path() -> str | None:
     """Where a Chromium is on this machine."""
     return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+def until(page: Page, true: Callable[[], bool]) -> None:
+    """Wait until something on the server's side is true, while the page goes on living."""
+    end = time.monotonic() + SLOW / 1000
+    while not true():
+        assert time.monotonic() < end, "it never came"
+        page.wait_for_timeout(50)
 
 
 class Watched:

@@ -10,7 +10,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from guda_core.ui import words
-from tests.chromium import SLOW, Watched
+from tests.chromium import SLOW, Watched, until
 from tests.fakes import FakeService, serving
 
 pytestmark = [
@@ -85,11 +85,8 @@ def test_cancel_stops_the_work_says_so_and_leaves_the_page_usable(browser, tmp_p
         expect(page.locator(".guda-says")).to_contain_text("So far", timeout=SLOW)
         cancel.click()
         expect(page.get_by_text(words.CANCELLED)).to_be_visible()
-        for _ in range(100):
-            page.wait_for_timeout(100)
-            if service.at_work == 0:
-                break
-        assert service.at_work == 0 and service.closed == 1
+        until(page, lambda: service.at_work == 0)
+        assert service.closed == 1
         expect(page.get_by_text(words.CANCELLED)).to_be_visible()
         expect(page.get_by_role("button", name="Generate and attribute")).to_be_enabled()
         expect(cancel).to_be_disabled()
@@ -114,8 +111,8 @@ def test_cancelling_while_waiting_for_a_place_never_starts_the_work(browser, tmp
         expect(page.get_by_role("button", name="Generate and attribute")).to_be_enabled()
         assert service.at_work == 1
         first.page.get_by_role("button", name="Cancel").click()
-        page.wait_for_timeout(1500)
-        assert service.at_work == 0 and service.closed == 1
+        until(page, lambda: service.at_work == 0)
+        assert service.closed == 1
         second.check(tmp_path / "waited.png")
 
 
@@ -129,8 +126,8 @@ def test_closing_the_tab_stops_the_work(browser):
         page.close()
         other = Watched(browser)
         page = other.open(url)
-        page.wait_for_timeout(3000)
-        assert service.at_work == 0
+        until(page, lambda: service.at_work == 0)
+        assert service.closed == 1
         page.close()
 
 
@@ -155,7 +152,7 @@ def test_an_upload_is_attributed_and_a_refused_one_says_why(browser, tmp_path):
         expect(page.locator(".guda-scores").first).to_contain_text("unavailable")
         page.get_by_label("Remove image").or_(page.get_by_label("Clear")).click()
         page.locator("input[type=file]").set_input_files(tmp_path / "broken.png")
-        page.wait_for_timeout(1500)
+        expect(page.get_by_label("Remove image").or_(page.get_by_label("Clear"))).to_be_visible()
         run(page, "Attribute")
         expect(page.get_by_text("Not done. Only PNG, JPEG and WebP")).to_be_visible()
         watched.check(tmp_path / "refused.png")

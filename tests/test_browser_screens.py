@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 import zipfile
 
 import pytest
@@ -13,7 +12,7 @@ from playwright.sync_api import Page, expect
 
 from guda_core.reading import read_report
 from guda_core.ui import words
-from tests.chromium import SLOW, Watched
+from tests.chromium import SLOW, Watched, until
 from tests.fakes import REASON, FakeService, serving
 
 pytestmark = [
@@ -173,11 +172,9 @@ def test_a_full_queue_says_so_and_the_page_stays_alive(browser, tmp_path, monkey
     with serving(service) as url:
         for v in visitors:
             page = v.open(url)
-            page.get_by_role("button", name="Generate and attribute").click()
-            deadline = time.monotonic() + 60
-            while service.at_work == 0 and time.monotonic() < deadline:
-                page.wait_for_timeout(100)
-            page.wait_for_timeout(500)
+            with page.expect_response(re.compile("queue/join")):  # asked for a place, or was refused one
+                page.get_by_role("button", name="Generate and attribute").click()
+            until(page, lambda: service.at_work == 1)
         last = visitors[-1].page
         expect(last.get_by_text(words.NOT_STARTED)).to_be_visible()
         go(last, "Limits")

@@ -272,35 +272,49 @@ def test_pictures_that_are_not_square_sit_in_the_middle_of_white(width, height, 
     assert (pixels[16:48] == RED).all()
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_exif_orientation_is_applied(orientation, kind, read):
-    """Four coloured quarters, stored as a camera with that orientation would, come out upright."""
-    quarters = np.zeros((SIZE, SIZE, 3), np.uint8)
+def quarters() -> np.ndarray:
+    """Four coloured quarters, (SIZE, SIZE, 3), which show how a picture was turned."""
+    pixels = np.zeros((SIZE, SIZE, 3), np.uint8)
     for (y, x), colour in zip(((0, 0), (0, 32), (32, 0), (32, 32)), (RED, BLUE, WHITE, (0, 128, 0)), strict=True):
-        quarters[y : y + 32, x : x + 32] = colour
-    store = {  # what EXIF says the stored rows and columns are, per value
-        1: lambda a: a,
-        2: lambda a: a[:, ::-1],
-        3: lambda a: a[::-1, ::-1],
-        4: lambda a: a[::-1],
-        5: lambda a: a.transpose(1, 0, 2),
-        6: lambda a: np.rot90(a, 1),
-        7: lambda a: np.rot90(a.transpose(1, 0, 2), 2),
-        8: lambda a: np.rot90(a, -1),
-    }
+        pixels[y : y + 32, x : x + 32] = colour
+    return pixels
+
+
+TURNED = {  # what EXIF's orientation says the stored rows and columns are, per value
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, 1),
+    7: lambda a: np.rot90(a.transpose(1, 0, 2), 2),
+    8: lambda a: np.rot90(a, -1),
+}
+
+
+def turned(orientation: int, kind: str) -> bytes:
+    """The quarters as a camera with that orientation would store them."""
     exif = Image.Exif()
     exif[0x0112] = orientation
-    im = Image.fromarray(np.ascontiguousarray(store[orientation](quarters)))
-    done = read(encoded(im, kind, exif=exif, **EXACT[kind]))
-    assert np.abs(done.pixels.astype(int) - quarters).max() <= 3
+    im = Image.fromarray(np.ascontiguousarray(TURNED[orientation](quarters())))
+    return encoded(im, kind, exif=exif, **EXACT[kind])
+
+
+@pytest.mark.parametrize("orientation", TURNED)
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_exif_orientation_is_applied(orientation, kind, read):
+    done = read(turned(orientation, kind))
+    assert np.abs(done.pixels.astype(int) - quarters()).max() <= 3
     said = " ".join(done.preparation)
     assert ("turned upright" in said) == (orientation != 1)
     assert "Metadata was left out (EXIF)." in said
 
 
+BROKEN_EXIF = (b"Exif\0\0garbage", b"Exif\0\0", b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01")
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's own word; nothing of ours
-@pytest.mark.parametrize("block", [b"Exif\0\0garbage", b"Exif\0\0", b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01"])
+@pytest.mark.parametrize("block", BROKEN_EXIF)
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_broken_exif_is_ignored(block, kind, read):
     done = read(encoded(flat(RED), kind, exif=block, **EXACT[kind]))

@@ -8,10 +8,9 @@ import json
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
 
-from guda_core import adapters, evidence, report, shipped
+from guda_core import evidence, report, shipped
 from guda_core.clip import Clip
 from guda_core.data import Pictures
 from guda_core.errors import ModelError, OptionError
@@ -21,13 +20,12 @@ from guda_core.groups import load_group_set
 from guda_core.methods.clip import ClipSimilarity
 from guda_core.methods.kernel import KernelConfig
 from guda_core.methods.trak import Trak
-from guda_core.models.cards import load_model
 from guda_core.pipeline import LocalService, Step, load_service
 from guda_core.reading import read_report
 from guda_core.records import Query
 from guda_core.replay import Verdict, replay
 from guda_core.training.clip import ClipConfig, make_clip
-from tests.tiny import save_tiny, tiny_tokenizer
+from tests.tiny import tiny_service, tiny_tokenizer
 
 GROUPS = load_group_set("emoji")
 MISSING = "noto"
@@ -36,27 +34,7 @@ MISSING = "noto"
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
     """A random tiny model, CLIP and bank, and an adapter for every group but one."""
-    root = tmp_path_factory.mktemp("service")
-    model = load_model(save_tiny(root / "model"))
-    tokenizer = tiny_tokenizer(77)
-    config = ClipConfig(text_width=16, text_layers=1, image_width=48, image_layers=1, max_tokens=77, projection=16)
-    make_clip(config, tokenizer, 16).save_pretrained(root / "clip")
-    tokenizer.save_pretrained(root / "clip")
-    clip = Clip(root / "clip")
-    g = torch.Generator().manual_seed(0)
-    clip.write_bank({k: F.normalize(torch.randn(5, 16, generator=g), dim=1) for k in GROUPS.groups}, "data")
-    for i, k in enumerate(GROUPS.groups):
-        if k == MISSING:
-            continue
-        student = load_model(model.card).denoiser
-        spec = adapters.LoraSpec(rank=2, alpha=2)
-        adapters.attach(student, spec, seed=i)
-        with torch.no_grad():
-            for n, p in student.named_parameters():
-                if "lora_B" in n:
-                    p.normal_(generator=torch.Generator().manual_seed(i)).mul_(0.2)
-        adapters.save(student, root / "adapters" / k, spec=spec, meta={"group": k, "base_sha256": model.sha256})
-    return LocalService(model, GROUPS, clip, root / "adapters")
+    return tiny_service(tmp_path_factory.mktemp("service"), missing=(MISSING,))
 
 
 def ship_features(service, root):

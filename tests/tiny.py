@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -16,7 +18,13 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from guda_core import adapters
+from guda_core.clip import Clip
+from guda_core.groups import load_group_set
 from guda_core.models.base import Card
+from guda_core.models.cards import load_model
+from guda_core.pipeline import LocalService
+from guda_core.training.clip import ClipConfig, make_clip
 from guda_core.training.unet import SCHEDULER
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789,"
@@ -113,3 +121,27 @@ def save_tiny_unconditional(
     return Card(
         "tiny-u", "Tiny", "folder", str(folder), 8, prediction, "float16", "digits", "test", kind="unconditional"
     )
+
+
+def tiny_service(root: Path, *, missing: Sequence[str] = ()) -> LocalService:
+    """A service of a random tiny model, CLIP and bank, and an adapter for every group but the missing ones."""
+    group_set, model = load_group_set("emoji"), load_model(save_tiny(root / "model"))
+    tokenizer = tiny_tokenizer(77)
+    config = ClipConfig(text_width=16, text_layers=1, image_width=48, image_layers=1, max_tokens=77, projection=16)
+    make_clip(config, tokenizer, 16).save_pretrained(root / "clip")
+    tokenizer.save_pretrained(root / "clip")
+    clip = Clip(root / "clip")
+    g = torch.Generator().manual_seed(0)
+    clip.write_bank({k: F.normalize(torch.randn(5, 16, generator=g), dim=1) for k in group_set.groups}, "data")
+    for i, k in enumerate(group_set.groups):
+        if k in missing:
+            continue
+        student = load_model(model.card).denoiser
+        spec = adapters.LoraSpec(rank=2, alpha=2)
+        adapters.attach(student, spec, seed=i)
+        with torch.no_grad():
+            for n, p in student.named_parameters():
+                if "lora_B" in n:
+                    p.normal_(generator=torch.Generator().manual_seed(i)).mul_(0.2)
+        adapters.save(student, root / "adapters" / k, spec=spec, meta={"group": k, "base_sha256": model.sha256})
+    return LocalService(model, group_set, clip, root / "adapters")
