@@ -135,7 +135,7 @@ def test_evidence_explains_downloads_and_replays(browser, tmp_path):
         assert zipfile.ZipFile(report).testzip() is None
         assert read_report(report).record["settings"]["effort"] == "quick"
         page.locator("input[type=file]").first.set_input_files(report)
-        expect(page.get_by_text("report.zip").first).to_be_visible()
+        expect(page.get_by_role("cell", name="report.zip")).to_be_visible()  # it is there, not only on its way
         page.get_by_role("button", name="Replay this report").click()
         expect(page.get_by_text(words.REPLAYED["equal"])).to_be_visible()
         watched.check(tmp_path / "evidence.png")
