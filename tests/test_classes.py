@@ -232,6 +232,11 @@ def test_a_clock_adds_up_the_work_and_not_its_receiver(tmp_path):
     assert Clock(tmp_path / "c.json").cpu("a") > 1.5 * once
 
 
+def test_a_benchmark_names_the_command_that_runs_it():
+    assert benches.find("digits").command == "python -m guda_core benchmark digits"
+    assert benches.find("digits-quick").command == "python -m guda_core benchmark digits --quick"
+
+
 def test_clocks_of_two_processes_lose_nothing(tmp_path):
     one, two = Clock(tmp_path / "c.json"), Clock(tmp_path / "c.json")
     list(one.timed("score/a", range(3)))

@@ -47,6 +47,12 @@ class BenchConfig:
     query_seed: int = 101
     second_seed: int | None = 4
 
+    @property
+    def command(self) -> str:
+        """What runs it: `python -m guda_core benchmark digits --quick`."""
+        name = self.name.removesuffix("-quick")
+        return f"python -m guda_core benchmark {name}{' --quick' if name != self.name else ''}"
+
 
 def _quick() -> BenchConfig:
     loop = LoopConfig(steps=800, batch=128, lr=1e-3, warmup=50, ema=0.995, weight_decay=0.0, seed=3)

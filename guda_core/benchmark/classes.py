@@ -63,9 +63,7 @@ def full_model(config: BenchConfig) -> BaseModel:
     """The trained full model. Raises TrainingError when it is not there yet."""
     name = queue(config)[0].name
     if not stages.is_done(name):
-        raise TrainingError(
-            f"The model '{name}' is not trained yet. Run `python -m guda_core benchmark {config.name}`."
-        )
+        raise TrainingError(f"The model '{name}' is not trained yet. Run `{config.command}`.")
     return load_model(classes.card(config.models, name))
 
 

@@ -91,10 +91,10 @@ def write(config: BenchConfig, folder: Path, pictures: Path) -> Path:
     of, sets = queries(model, config)
     found = arrays(model, of, config)
     if ORACLE not in found:
-        raise DataError(f"The oracle is not complete. Run `python -m guda_core benchmark {config.name}` again.")
+        raise DataError(f"The oracle is not complete. Run `{config.command}` again.")
     folder.mkdir(parents=True, exist_ok=True)
     record = {
-        "command": f"python -m guda_core benchmark {config.name}",
+        "command": config.command,
         "oracle": "LOGO: the model retrained without each class, first seed",
         "config": dataclasses.asdict(config),
         "base_sha256": model.sha256,
