@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,9 @@ def test_the_endpoints_are_mcp_tools_with_their_docstrings(monkeypatch):
 
     monkeypatch.setenv("GUDA_MCP", "1")
     with serving(FakeService()) as url:
-        tools, answer = asyncio.run(asked(url))
+        # In a thread of its own: a browser test of the same worker leaves an event loop running in this one.
+        with ThreadPoolExecutor(1) as pool:
+            tools, answer = pool.submit(asyncio.run, asked(url)).result(timeout=60)
     for endpoint in NAMED:
         tool = next(t for n, t in tools.items() if n.endswith(endpoint))
         assert tool.description and len(tool.description) > 40, endpoint
