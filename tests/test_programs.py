@@ -76,10 +76,9 @@ def test_the_endpoints_are_mcp_tools_with_their_docstrings(monkeypatch):
             return tools, await s.call_tool(name, options)
 
     monkeypatch.setenv("GUDA_MCP", "1")
-    with serving(FakeService()) as url:
-        # In a thread of its own: a browser test of the same worker leaves an event loop running in this one.
-        with ThreadPoolExecutor(1) as pool:
-            tools, answer = pool.submit(asyncio.run, asked(url)).result(timeout=60)
+    # In a thread of its own: a browser test of the same worker leaves an event loop running in this one.
+    with serving(FakeService()) as url, ThreadPoolExecutor(1) as pool:
+        tools, answer = pool.submit(asyncio.run, asked(url)).result(timeout=60)
     for endpoint in NAMED:
         tool = next(t for n, t in tools.items() if n.endswith(endpoint))
         assert tool.description and len(tool.description) > 40, endpoint

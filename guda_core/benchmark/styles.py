@@ -29,6 +29,7 @@ from guda_core.benchmark.clock import Clock
 from guda_core.benchmark.queries import Queries, QueryConfig, read, write
 from guda_core.benchmark.scores import SCORINGS, Plan, ScoreConfig, hash_state, score, separable, values
 from guda_core.benchmark.tables import ORACLE
+from guda_core.claims import claimed, shared_out
 from guda_core.data import Pictures
 from guda_core.errors import AdapterError, DataError
 from guda_core.examples import examples_of
@@ -92,9 +93,16 @@ def _without(model: BaseModel, folder: Path, group: str) -> tuple[str, Callable[
 
 
 def sources(service: LocalService, config: UnetConfig) -> list[Source]:
-    """Every model that can be scored now: the full one, finished trainings of the oracle's queue, fitting adapters."""
+    """Every model that can be scored now: the full one, finished trainings of the oracle's queue, fitting adapters.
+
+    The oracle's come before the adapters: their weights may be gone in another sitting."""
     model, gs = service.model, service.group_set
     out = [Source("full", "full", None, model.sha256, partial(nullcontext))]
+    for job in oracle.queue(gs, config):
+        if job.done:
+            state = load_file(stages.work_dir() / job.name / "diffusion_pytorch_model.safetensors")
+            within = partial(swapped, model.denoiser, state)
+            out.append(Source(job.name, _role(job, config), job.exclude, hash_state(state), within))
     for folder_name, folder in variants(service).items():
         for g in gs.groups:
             try:
@@ -102,20 +110,17 @@ def sources(service: LocalService, config: UnetConfig) -> list[Source]:
             except AdapterError:
                 continue
             out.append(Source(f"{folder_name}/{g}", folder_name, g, sha256, within))
-    for job in oracle.queue(gs, config):
-        if job.done:
-            state = load_file(stages.work_dir() / job.name / "diffusion_pytorch_model.safetensors")
-            within = partial(swapped, model.denoiser, state)
-            out.append(Source(job.name, _role(job, config), job.exclude, hash_state(state), within))
     return out
 
 
 def collect(
     service: LocalService, queries: Queries, config: ScoreConfig, unet: UnetConfig, minutes: float | None = None
 ) -> Iterator[tuple[str, float]]:
-    """Compute and cache the values of every source; yields (source, fraction). Stops after `minutes`, to be resumed."""
+    """Compute and cache the values of every source; yields (source, fraction). Stops after `minutes`, to be resumed.
+
+    Processes started side by side share the sources out."""
     until = time.monotonic() + 60 * (minutes or 1e9)
-    for s in sources(service, unet):
+    for s in shared_out(sources(service, unet), lambda s: _path(service, s)):
         for fraction in values(service.model, queries.queries, s.within, config, _path(service, s), s.sha256):
             yield s.key, fraction
             if time.monotonic() > until:
@@ -178,7 +183,7 @@ def keep_oracle(
     jobs = {job.name for job in oracle.queue(service.group_set, unet)}
     first = {i.groups[0]: i for i in reversed(queries.items) if i.set == "generated"}
     prompts, seeds = [i.prompt for i in first.values()], [i.seed for i in first.values()]
-    for s in sources(service, unet):
+    for s in shared_out(sources(service, unet), lambda s: cache(service) / "kept" / s.key.replace("/", "--")):
         same = {"sha256": s.sha256, "of": queries.queries, "config": config}
         if s.key not in jobs or not _scored(service, s, queries) or kept.is_kept(folder, s.key, **same):
             continue
@@ -288,7 +293,8 @@ def run(
         yield from collect_baselines(service, made, left)
     if not _scored(service, sources(service, unet)[0], made):
         return  # stopped before there is anything to write
-    scores = arrays(service, folder, made, config, unet)
-    np.savez_compressed(folder / ARRAYS, **scores)  # type: ignore[arg-type]  (names, not allow_pickle)
-    if ORACLE in scores and not np.isnan(scores[ORACLE]).any():
-        write_table(folder)
+    with claimed(cache(service) / ARRAYS, wait=True):
+        scores = arrays(service, folder, made, config, unet)
+        np.savez_compressed(folder / ARRAYS, **scores)  # type: ignore[arg-type]  (names, not allow_pickle)
+        if ORACLE in scores and not np.isnan(scores[ORACLE]).any():
+            write_table(folder)
