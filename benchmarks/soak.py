@@ -2,8 +2,8 @@
 
 One process makes 200 attributions with the embedded model's service, all methods, through `Service.attribute` as the
 app does, each of another picture. What it holds (resident memory) is read after every run. The budget is small, two
-draws in each of six strata, so that it takes minutes: how much is kept from run to run does not depend on it. Exits with
-1 when the memory after the last run is more than 1.1 times that after the first 20.
+draws in each of six strata, so that it takes minutes: how much is kept from run to run does not depend on it. Exits
+with 1 when the memory after the last run is more than 1.1 times that after the first 20.
 """
 
 from __future__ import annotations
