@@ -68,8 +68,8 @@ class Endpoints:
             prompt: What to draw, for example "rocket, artistic style featuring thick black outline, flat colours". At
                 most 300 characters.
             seed: 0 to 4294967295. The same seed and options give the same picture.
-            steps: Denoising steps, 1 to 200; 25 is enough.
-            guidance: Classifier-free guidance, 1 to 20; 2.5 is usual.
+            steps: Denoising steps, 5 to 50; 25 is enough.
+            guidance: Classifier-free guidance, 1 to 8; 2.5 is usual.
 
         Returns:
             The picture, and {"progress": 0 to 1}, with "pixels_sha256" and "prompt" once it is finished.
@@ -108,8 +108,8 @@ class Endpoints:
         Args:
             prompt: What to draw, at most 300 characters.
             seed: 0 to 4294967295.
-            steps: Denoising steps, 1 to 200.
-            guidance: Classifier-free guidance, 1 to 20.
+            steps: Denoising steps, 5 to 50.
+            guidance: Classifier-free guidance, 1 to 8.
             methods: Ids from `groups`, for example ["guda", "clip"].
             effort: "quick", "standard" or "full".
 

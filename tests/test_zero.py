@@ -1,0 +1,98 @@
+"""Calls marked for ZeroGPU: the same answers, the seconds asked for, and nothing elsewhere."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from inspect import isgeneratorfunction
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from guda_core.pipeline import Step
+from guda_core.records import Query
+from guda_core.zero import LONGEST_S, VARIABLE, ZeroGpu, on_zero_gpu
+from tests.fakes import FakeService
+
+ASKED = {"methods": ["clip", "guda"], "effort": "quick"}
+DRAWN = {"prompt": "a red apple", "seed": 1, "steps": 5, "guidance": 3.0}
+
+
+class Platform:
+    """Stands for the `spaces` package: what goes in and comes out is pickled, and every lent second is noted."""
+
+    def __init__(self) -> None:
+        self.lent: list[int] = []
+
+    def gpu(self, duration: Any) -> Callable[..., Any]:
+        def marked(call: Callable[..., Any]) -> Callable[..., Any]:
+            def asked(*args: Any) -> tuple[Any, ...]:
+                args = pickle.loads(pickle.dumps(args))
+                self.lent.append(duration(*args) if callable(duration) else duration)
+                return args
+
+            def one(*args: Any) -> Any:
+                return pickle.loads(pickle.dumps(call(*asked(*args))))
+
+            def many(*args: Any) -> Iterator[Any]:
+                for item in call(*asked(*args)):
+                    yield pickle.loads(pickle.dumps(item))
+
+            return many if isgeneratorfunction(call) else one
+
+        return marked
+
+
+def drawn(service: Any) -> Query:
+    *steps, query = service.generate(**DRAWN)
+    assert [s.done for s in steps if isinstance(s, Step)] == [1, 2, 3, 4, 5] and isinstance(query, Query)
+    return query
+
+
+def test_the_answers_are_the_services_own_and_every_computing_call_is_lent_a_gpu(tmp_path):
+    platform, plain = Platform(), FakeService()
+    marked = ZeroGpu(plain, platform.gpu)
+    query = drawn(marked)
+    assert query.image_hash == drawn(plain).image_hash and platform.lent == [30]
+    there, here = list(marked.attribute(query, **ASKED)), list(plain.attribute(query, **ASKED))
+    assert [(a.method, a.progress, a.groups) for a in there] == [(a.method, a.progress, a.groups) for a in here]
+    assert platform.lent == [30, marked.seconds(**ASKED)]
+    assert marked.scope(query) == plain.scope(query) and marked.best_caption(query) == plain.best_caption(query)
+    assert len(platform.lent) == 4
+    assert marked.methods() == plain.methods() and marked.group_set is plain.group_set
+    np.testing.assert_array_equal(marked.with_prompt(query, "a").pixels, query.pixels)
+
+
+def test_more_effort_asks_for_more_seconds_up_to_what_may_be_asked():
+    service = ZeroGpu(FakeService(), Platform().gpu)
+    clip, quick, full = (
+        service.seconds(m, e) for m, e in ((["clip"], "full"), (["guda"], "quick"), (["guda"], "full"))
+    )
+    assert clip < quick < full <= LONGEST_S
+
+
+def test_the_expected_time_is_what_the_last_such_run_took():
+    service = ZeroGpu(FakeService(delay=0.01), Platform().gpu)
+    assert service.estimate(**ASKED) == service.seconds(**ASKED)
+    list(service.attribute(drawn(service), **ASKED))
+    assert 0.03 < service.estimate(["guda", "clip"], "quick") < 5
+    assert service.estimate(["clip"], "quick") == service.seconds(["clip"], "quick")
+
+
+def test_a_fault_on_the_lent_gpu_reaches_the_caller():
+    plain = FakeService()
+    plain.fault = RuntimeError("GPU task aborted")
+    with pytest.raises(RuntimeError, match="GPU task aborted"):
+        list(ZeroGpu(plain, Platform().gpu).attribute(drawn(plain), **ASKED))
+
+
+def test_elsewhere_nothing_is_marked(monkeypatch):
+    service = FakeService()
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert on_zero_gpu(service) is service
+    monkeypatch.setenv(VARIABLE, "true")
+    monkeypatch.setitem(sys.modules, "spaces", SimpleNamespace(GPU=Platform().gpu))
+    assert isinstance(on_zero_gpu(service), ZeroGpu)
