@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +11,7 @@ import typer
 from rich.table import Table
 from typer.core import TyperGroup
 
-from guda_core import cli_reports
+from guda_core import cli_measures, cli_reports
 from guda_core.errors import GudaError, OptionError
 from guda_core.terminal import EffortOption, MethodsOption, ModelOption, err, listed, out
 from guda_core.terminal import progress_bar as _bar
@@ -171,47 +170,6 @@ def oracle(
 
 
 @app.command()
-def benchmark(
-    which: Annotated[str, typer.Argument(help="styles, intervals, costs, digits or cifar10.")] = "styles",
-    model: ModelOption = None,
-    folder: Annotated[Path, typer.Option(help="Where queries, arrays and the table go.")] = Path("assets/benchmarks"),
-    minutes: Annotated[float | None, typer.Option(help="Stop after so long; go on with the next call.")] = None,
-    table_only: Annotated[bool, typer.Option("--table", help="Only make the table from the committed arrays.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="digits: smaller models, fewer queries, one seed.")] = False,
-) -> None:
-    """Measure agreement with the oracle (LOGO), method by method.
-
-    styles: scores every finished model at the fixed queries. intervals: how often GUDA's intervals hold the value of
-    a full budget. costs: of every method, side by side. digits: everything from nothing, trainings included, in under
-    three hours on two cores. cifar10: the paper's experiment, for a GPU and those who have the data.
-    """
-    from guda_core.benchmark import benches, classes_table, costs, intervals, styles
-    from guda_core.pipeline import load_service
-
-    if quick and which != "digits":
-        raise OptionError("--quick is an option of the digits.")
-    if which == "styles":
-        write = partial(styles.write_table, folder)
-        work = None if table_only else styles.run(load_service(model, fall_back=False), folder, minutes=minutes)
-    elif which in ("intervals", "costs"):
-        if table_only:
-            raise OptionError(f"--table is no option of the {which}.")
-        kind = {"intervals": intervals, "costs": costs}[which]
-        write, work = (lambda: folder / kind.FILE), kind.run(load_service(model, fall_back=False), folder)
-    else:
-        config = benches.find(f"{which}-quick" if quick else which)
-        write = partial(classes_table.write_table, folder, config.name)
-        work = None if table_only else classes_table.run_all(config, folder, Path("docs"), minutes)
-    with _bar() as bar:
-        tasks: dict[str, Any] = {}
-        for what, fraction in work or ():
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, note="", total=1.0)
-            bar.update(tasks[what], completed=fraction)
-    out.print(f"Written: {write()}", highlight=False)
-
-
-@app.command()
 def unlearn(
     groups: Annotated[str, typer.Option(help="Comma-separated group ids; default all.")] = "",
     name: SetOption = "emoji",
@@ -355,95 +313,5 @@ def attribute(
         out.print(f"Written: {report_file}", highlight=False)
 
 
-app.command()(cli_reports.replay)
-app.command()(cli_reports.batch)
-
-
-@app.command()
-def features(
-    methods: Annotated[str, typer.Option(help="Comma-separated: trak, dtrak, das.")] = "trak,dtrak,das",
-    model: ModelOption = None,
-    dim: Annotated[int, typer.Option(help="Coordinates of the projected gradients.")] = 4096,
-    folder: Annotated[Path | None, typer.Option(help="Default: assets/features/MODEL.")] = None,
-) -> None:
-    """Make the gradient features with which TRAK, D-TRAK and DAS answer in the app. Needs the training pictures."""
-    from guda_core import data as pictures
-    from guda_core import shipped
-    from guda_core.examples import examples_of
-    from guda_core.pipeline import ASSETS, KERNELS, load_service
-    from guda_core.report import today, versions
-
-    asked = listed(methods)
-    if not asked or set(asked) - set(KERNELS):
-        raise OptionError(f"Methods must be some of {', '.join(KERNELS)}; got {methods or 'none'}.")
-    service = load_service(model, fall_back=False)
-    own, gs = service.model, service.group_set
-    examples = examples_of(own, pictures.load(gs, "train"), gs)
-    where = folder or ASSETS / "features" / own.card.id
-    for m in asked:
-        plain = KERNELS[m].defaults()
-        config = dataclasses.replace(plain, features=dataclasses.replace(plain.features, dim=dim))
-        method = KERNELS[m](own, examples, list(gs.groups), config)
-        with _bar() as bar:
-            task = bar.add_task(m, note="", total=1.0)
-            for fraction in method.prepare():
-                bar.update(task, completed=fraction)
-        meta = {
-            "command": f"python -m guda_core features --methods {m} --dim {dim}",
-            "base_sha256": own.sha256,
-            "examples_sha256": examples.sha256(),
-            "config": dataclasses.asdict(method.config.features),
-            "versions": versions(),
-            "date": today(),
-        }
-        shipped.write(where / m, method.features, examples.groups, meta)
-        out.print(f"Written: {where / m}", highlight=False)
-
-
-@app.command()
-def scope(
-    model: ModelOption = None,
-    folder: Annotated[Path, typer.Option(help="Where scope.json goes.")] = Path("assets/benchmarks"),
-    pictures: Annotated[int, typer.Option(min=4, help="Of each kind.")] = 48,
-) -> None:
-    """Measure the rule that says whether the model could have made a picture: its threshold and how often it errs.
-
-    Needs the training pictures (`data`) and npm.
-    """
-    from guda_core.benchmark import scope as rule
-    from guda_core.pipeline import load_service
-
-    service = load_service(model, fall_back=False)
-    with _bar() as bar:
-        tasks: dict[str, Any] = {}
-        for what, fraction in rule.run(service, folder, rule.ScopeConfig(pictures=pictures)):
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, note="", total=1.0)
-            bar.update(tasks[what], completed=fraction)
-    out.print(f"Written: {folder / rule.FILE}", highlight=False)
-
-
-@app.command()
-def sanity(
-    model: ModelOption = None,
-    effort: Annotated[str, typer.Option(help="Effort of each attribution.")] = "quick",
-    folder: Annotated[Path, typer.Option(help="Where sanity.json goes.")] = Path("assets/benchmarks"),
-    sheet: Annotated[Path, typer.Option(help="Contact sheet to write.")] = Path("docs/contact-sheet.png"),
-    parts: Annotated[str, typer.Option(help="Comma-separated: recognition, generated, real.")] = (
-        "recognition,generated,real"
-    ),
-) -> None:
-    """Measure the model and its adapters on generated and real pictures (not the oracle)."""
-    from guda_core import sanity as checks
-    from guda_core.pipeline import load_service
-
-    service = load_service(model, fall_back=False)
-    with _bar() as bar:
-        tasks: dict[str, Any] = {}
-        for what, fraction in checks.run_all(
-            service, checks.SanityConfig(effort=effort), folder, sheet, [p.strip() for p in parts.split(",")]
-        ):
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, note="", total=1.0)
-            bar.update(tasks[what], completed=fraction)
-    out.print(f"Written: {folder / 'sanity.json'} and {sheet}", highlight=False)
+for command in (cli_reports.replay, cli_reports.batch, *cli_measures.COMMANDS):
+    app.command()(command)

@@ -79,6 +79,7 @@ TABLE = (
     "plots",
     "terminal",
     "cli_reports",
+    "cli_measures",
     "cli",
     "ui.*",
     "ui",
@@ -93,8 +94,8 @@ PLACES = {
     "matplotlib": ("charts",),
     "jsonschema": ("reading",),
     "gradio": ("ui", "ui.*", "app"),
-    "typer": ("cli", "cli_reports", "terminal"),
-    "print": ("cli", "cli_reports"),
+    "typer": ("cli", "cli_reports", "cli_measures", "terminal"),
+    "print": ("cli", "cli_reports", "cli_measures"),
 }
 
 

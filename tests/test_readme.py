@@ -38,6 +38,8 @@ def test_named_files_and_commands_exist():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for target in re.findall(r"\]\(((?!http)[^)#]+)\)", text):
         assert (ROOT / target).exists(), target
-    cli = "".join((ROOT / "guda_core" / f).read_text(encoding="utf-8") for f in ("cli.py", "cli_reports.py"))
+    cli = "".join(
+        (ROOT / "guda_core" / f).read_text(encoding="utf-8") for f in ("cli.py", "cli_reports.py", "cli_measures.py")
+    )
     for command in set(re.findall(r"python -m guda_core (\w+)", text)):
         assert f"\ndef {command}(" in cli, command
