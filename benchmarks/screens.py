@@ -123,7 +123,7 @@ def services(fake: bool) -> dict[str, Service]:
     """The service of each state: "" is the ordinary one."""
     if not fake:
         return {"": load_service(fall_back=False)}
-    out: dict[str, Service] = {"": FakeService(delay=0.05, passes=6)}
+    out: dict[str, Service] = {"": FakeService(delay=0.05, passes=40)}
     for outcome in STATES:
         out[outcome] = FakeService(outcome=outcome)
     strange = FakeService(banner="The bundled model answers in place of 'sd15'. The hub could not be reached.")

@@ -44,7 +44,7 @@ def benchmark(
     if quick and which != "digits":
         raise OptionError("--quick is an option of the digits.")
     if which == "styles":
-        write = partial(styles.write_table, folder)
+        write = partial(styles.write_table if table_only else styles.written, folder)
         work = None if table_only else styles.run(load_service(model, fall_back=False), folder, minutes=minutes)
     elif which in ("intervals", "costs"):
         if table_only:

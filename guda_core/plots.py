@@ -55,7 +55,7 @@ def bars(a: Attribution, group_set: GroupSet) -> go.Figure:
         )  # fmt: skip
     figure.update_xaxes(
         title={"text": f"{a.unit}, with 95% interval", "font": {"size": 12}, "standoff": 8},
-        zeroline=True, zerolinecolor=TEXT, zerolinewidth=2, gridcolor=GRID, fixedrange=True, nticks=7,
+        zeroline=True, zerolinecolor=TEXT, zerolinewidth=2, gridcolor=GRID, fixedrange=True, nticks=5, tickangle=0,
         rangemode="tozero",
     )  # fmt: skip
     figure.update_yaxes(

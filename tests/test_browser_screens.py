@@ -143,7 +143,7 @@ def test_evidence_explains_downloads_and_replays(browser, tmp_path):
 
 def test_out_of_scope_and_disagreeing_captions_are_said_above_the_bars(browser, tmp_path):
     Image.new("RGB", (96, 96), "teal").save(tmp_path / "teal.png")
-    watched, service = Watched(browser, dark=True), FakeService(outcome="nothing", delay=0.1)
+    watched, service = Watched(browser, dark=True), FakeService(outcome="nothing")
     service.scoped, service.by_caption, service.missing = "out of scope", True, ("noto",)
     with serving(service) as url:
         page = watched.open(url)

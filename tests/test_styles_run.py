@@ -15,6 +15,7 @@ from guda_core.benchmark import costs, intervals, kept, styles
 from guda_core.benchmark import queries as q
 from guda_core.benchmark.scores import ScoreConfig
 from guda_core.data import Pictures
+from guda_core.errors import DataError
 from guda_core.pipeline import LocalService
 from guda_core.training import stages
 from guda_core.training.loop import LoopConfig
@@ -58,8 +59,13 @@ def test_the_benchmark_runs_resumes_and_writes_every_row(full, tmp_path):
     folder = tmp_path / "out"
     first = [what for what, _ in styles.run(full, folder, queries=SMALL, config=SCORES, minutes=1e-9)]
     assert "queries" in first and not (folder / styles.TABLE).exists()
+    with pytest.raises(DataError, match="Nothing is written yet"):
+        styles.written(folder)
     names = [what for what, _ in styles.run(full, folder, queries=SMALL, config=SCORES)]
     assert "queries" not in names and "trak" in names and "instance" in names
+    assert styles.written(folder) == folder / styles.TABLE
+    scored = list(dict.fromkeys(n for n in names if n == "full" or n.startswith(("unet-", "guda/"))))
+    assert scored[0] == "full" and [n.startswith("unet-") for n in scored[1:]] == [True] * 13 + [False] * 7
     table = json.loads((folder / styles.TABLE).read_text())
     rows = {r["method"] for r in table["rows"]}
     variants = {f"guda/{s}" for s in ("mse", "truncated", "skew")}

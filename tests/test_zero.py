@@ -78,7 +78,7 @@ def test_the_expected_time_is_what_the_last_such_run_took():
     service = ZeroGpu(FakeService(delay=0.01), Platform().gpu)
     assert service.estimate(**ASKED) == service.seconds(**ASKED)
     list(service.attribute(drawn(service), **ASKED))
-    assert 0.03 < service.estimate(["guda", "clip"], "quick") < 5
+    assert 0.03 < service.estimate(["guda", "clip"], "quick") != service.seconds(**ASKED)
     assert service.estimate(["clip"], "quick") == service.seconds(["clip"], "quick")
 
 

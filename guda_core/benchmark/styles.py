@@ -95,7 +95,7 @@ def _without(model: BaseModel, folder: Path, group: str) -> tuple[str, Callable[
 def sources(service: LocalService, config: UnetConfig) -> list[Source]:
     """Every model that can be scored now: the full one, finished trainings of the oracle's queue, fitting adapters.
 
-    The oracle's come before the adapters: their weights may be gone in another sitting."""
+    The oracle's come before the adapters: their weights are in the cache alone until their values are kept."""
     model, gs = service.model, service.group_set
     out = [Source("full", "full", None, model.sha256, partial(nullcontext))]
     for job in oracle.queue(gs, config):
@@ -268,6 +268,18 @@ def write_table(folder: Path) -> Path:
     }
     (folder / TABLE).write_text(json.dumps(out, indent=1), encoding="utf-8")
     return folder / TABLE
+
+
+def written(folder: Path) -> Path:
+    """What `run` has written last: the table, or the arrays while the oracle is not complete.
+
+    Raises:
+        DataError: it was stopped before there was anything to write.
+    """
+    for name in (TABLE, ARRAYS):
+        if (folder / name).is_file():
+            return folder / name
+    raise DataError("Nothing is written yet: the full model is not scored. Run the same command again to go on.")
 
 
 def run(

@@ -121,6 +121,28 @@ def _resume(
     return int(state["step"])
 
 
+def _state(
+    step: int, config: LoopConfig, module: nn.Module, opt: torch.optim.Optimizer, ema: Ema | None, scaler: Any
+) -> dict:
+    return {
+        "config": asdict(config),
+        "step": step,
+        "module": {n: p.detach() for n, p in module.named_parameters() if p.requires_grad},
+        "optimizer": opt.state_dict(),
+        "ema": ema.shadow if ema else {},
+        "scaler": scaler.state_dict() if scaler is not None else {},
+    }
+
+
+def _backward(loss: Tensor, params: list[nn.Parameter], clip_norm: float, accelerator: Accelerator | None) -> None:
+    if accelerator is None:
+        loss.backward()
+        nn.utils.clip_grad_norm_(params, clip_norm)
+    else:
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(params, clip_norm)
+
+
 def run(
     module: nn.Module,
     loss_of: Callable[[int, torch.Generator], Tensor],
@@ -148,15 +170,9 @@ def run(
     saves = checkpoint if accelerator is None or accelerator.is_main_process else None
     start = _resume(checkpoint, config, module, opt, ema, scaler) if checkpoint else 0
 
-    def state(step: int) -> dict:
-        return {
-            "config": asdict(config),
-            "step": step,
-            "module": {n: p.detach() for n, p in module.named_parameters() if p.requires_grad},
-            "optimizer": opt.state_dict(),
-            "ema": ema.shadow if ema else {},
-            "scaler": scaler.state_dict() if scaler is not None else {},
-        }
+    def save(step: int) -> None:
+        if saves:
+            _save(saves, _state(step, config, module, opt, ema, scaler))
 
     began = saved = time.monotonic()
     smooth = math.nan
@@ -170,27 +186,20 @@ def run(
                 f"The loss is {value} at step {step}. A smaller learning rate than {config.lr} may help."
             )
         opt.zero_grad(set_to_none=True)
-        if accelerator is None:
-            loss.backward()
-            nn.utils.clip_grad_norm_(params, config.clip_norm)
-        else:
-            accelerator.backward(loss)
-            accelerator.clip_grad_norm_(params, config.clip_norm)
+        _backward(loss, params, config.clip_norm, accelerator)
         opt.step()
         if ema is not None:
             ema.update(module, step)
         smooth = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
         now = time.monotonic()
-        if saves and now - saved > config.checkpoint_s:
-            _save(saves, state(step + 1))
+        if now - saved > config.checkpoint_s:
+            save(step + 1)
             saved = now
         try:
             yield Progress(step + 1, config.steps, smooth, (step + 1 - start) * config.batch / max(1e-9, now - began))
         except GeneratorExit:  # whoever follows the training stops it here, between two steps
-            if saves:
-                _save(saves, state(step + 1))
+            save(step + 1)
             raise
-    if saves:
-        _save(saves, state(config.steps))
+    save(config.steps)
     if ema is not None:
         ema.copy_to(module)

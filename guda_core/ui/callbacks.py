@@ -222,15 +222,14 @@ class Runs:
             panel.table: scores_html(a, sets, self.service.methods()[a.method]),
         }
 
-    def _scope(self, answer: Answer) -> Any:
+    def _scope(self, answer: Answer) -> str:
         scope = answer.scope
         if scope is None or answer.query.file_hash is None:
-            return gr.update(visible=False)
+            return ""
         told = words.scope_note(scope)
-        markup = banner(words.OUT_OF_SCOPE, told) if scope.verdict == "out of scope" else note(told)
-        return gr.update(value=markup, visible=True)
+        return banner(words.OUT_OF_SCOPE, told) if scope.verdict == "out of scope" else note(told)
 
-    def _captions(self, answer: Answer) -> Any:
+    def _captions(self, answer: Answer) -> str:
         sets = self.service.group_set
         rows = []
         for t in answer.tried:
@@ -242,7 +241,7 @@ class Runs:
         head = ("Tried", "Caption", "First group", f"Score ({answer.found[words.MAIN].unit})", "95% interval")
         said = words.captions_agree([t.answer for t in answer.tried], sets)
         body = table("The first group under each caption", head, rows, numbers="...nn")
-        return gr.update(value=heading("Other captions") + note(said) + body, visible=True)
+        return heading("Other captions") + note(said) + body
 
 
 def _progress(what: str, done: float, began: float) -> str:

@@ -71,7 +71,8 @@ def _between(s: Screen) -> tuple[_Small, _Small, _Small, _Small]:
 
     def begin() -> list[Any]:
         said = [says_html(words.WORKING), status_html(words.WAITING)]
-        return [*usable(idle=False), *said, *[gr.update(visible=False)] * len(s.hidden())]
+        gone = [gr.update(visible=False)] * len(s.hidden())
+        return [*usable(idle=False), *said, *[""] * len(s.empty()), *gone]
 
     def end() -> list[Any]:
         return usable(idle=True)
@@ -87,7 +88,7 @@ def _between(s: Screen) -> tuple[_Small, _Small, _Small, _Small]:
 
     said = [s.says, s.status]
     return (
-        _Small(begin, [*buttons, *said, *s.hidden()]),
+        _Small(begin, [*buttons, *said, *s.empty(), *s.hidden()]),
         _Small(end, buttons),
         _Small(failed, [*buttons, *said]),
         _Small(cancelled, said),

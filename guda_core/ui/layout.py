@@ -67,7 +67,12 @@ class Screen:
 
     def hidden(self) -> list[Any]:
         """What is out of sight until there is an answer."""
-        return [self.scope, self.scored, self.captions, *(p.box for p in self.panels.values())]
+        return [self.scored, *(p.box for p in self.panels.values())]
+
+    def empty(self) -> list[gr.HTML]:
+        """What is empty until there is an answer. It is not hidden: a page that gets an instant answer may lose the
+        update that would show it."""
+        return [self.scope, self.captions]
 
     def outputs(self) -> list[Any]:
         """Everything that a run may change, in the order in which programs get it."""
@@ -157,14 +162,14 @@ def _answers(service: Service) -> dict[str, Any]:
     status = block(status_html(""), elem_classes="guda-status")
     with gr.Column() as welcome:
         block(listed(words.STEPS, "ol", "guda-steps"))
-    scope = block(visible=False)
+    scope = block(elem_classes="guda-maybe")
     with gr.Row(visible=False) as scored:
         with gr.Column(min_width=180, scale=2):
             picture = block()
         with gr.Column(min_width=220, scale=3):
             notes = block()
             again = gr.Button("Score it again with the chosen effort", visible=False, size="sm")
-    captions = block(visible=False)
+    captions = block(elem_classes="guda-maybe")
     panels = {}
     for m in in_order(methods):
         with gr.Column(visible=False) as box:

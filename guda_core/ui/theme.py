@@ -25,6 +25,7 @@ CSS = """
 .guda-banner { border-left: 4px solid #d08700; padding: .6rem .9rem; background: rgba(208, 135, 0, .12);
   border-radius: 0 6px 6px 0; line-height: 1.5; }
 .guda-banner p { margin: 0; }
+.guda-maybe:not(:has(p, table)) { display: none !important; }
 .guda-says { font-size: 1.2rem; line-height: 1.45; font-weight: 600; max-width: 46rem; margin: .3rem 0 0; }
 .guda-status progress { width: 100%; height: .5rem; margin-top: .3rem; accent-color: #2563eb; }
 .guda-heading { font-size: 1.1rem; font-weight: 600; margin: 1rem 0 .3rem; }
