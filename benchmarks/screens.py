@@ -1,5 +1,7 @@
 """Pictures of every screen and state of the app: `python benchmarks/screens.py FOLDER [--fake] [--only NAME,...]`.
 
+The README's is made by `python benchmarks/screens.py docs --only app`.
+
 Starts the app on a free port, drives a headless Chromium through it and saves PNGs by name, e.g. done-dark.png. With
 --fake a service without a model answers (tests/fakes.py), which also shows states that the real model may not reach.
 """
@@ -27,7 +29,7 @@ from tests.chromium import ARGS, NAMES, chromium_path  # noqa: E402
 from tests.fakes import FakeService, serving  # noqa: E402
 
 WAIT = 600_000  # milliseconds
-DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+DESKTOP, PHONE, TALL = {"width": 1280, "height": 900}, {"width": 390, "height": 844}, {"width": 1280, "height": 1120}
 
 
 def done(page: Page) -> None:
@@ -72,6 +74,7 @@ def cancelled(page: Page) -> None:
     working(page)
     page.get_by_role("button", name="Cancel").click()
     expect(page.get_by_text(words.CANCELLED)).to_be_visible(timeout=WAIT)
+    expect(page.get_by_role("button", name="Generate and attribute")).to_be_enabled(timeout=WAIT)
 
 
 def refused(page: Page) -> None:
@@ -91,11 +94,13 @@ def uploaded(page: Page) -> None:
     done(page)
 
 
+README = "app"  # the picture of the README: what a tall window shows, not the whole page
 SCREENS: dict[str, Callable[[Page], None]] = {
     "first-visit": lambda page: page.wait_for_timeout(500),
     "working": working,
     "cancelled": cancelled,
     "done": example,
+    README: example,
     "refused": refused,
     "uploaded": uploaded,
     "compare": tab("Compare"),
@@ -114,7 +119,7 @@ def shoot(page: Page, url: str, theme: str, act: Callable[[Page], None], path: P
     page.goto(f"{url}?__theme={theme}")
     expect(page.get_by_text("Quick, about")).to_be_visible(timeout=WAIT)
     act(page)
-    page.screenshot(path=path, full_page=True)
+    page.screenshot(path=path, full_page=path.stem != README)
     print(path)
     page.close()
 
@@ -143,8 +148,6 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     only = set(filter(None, options.only.split(",")))
     os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp()
-    if options.fake:
-        os.environ["GUDA_CACHE"] = tempfile.mkdtemp()
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium, args=list(ARGS))
         for state, service in services(options.fake).items():
@@ -155,10 +158,12 @@ def main() -> None:
                 for look, view in LOOKS.items()
                 if not only or name + look in only
             ]
+            if options.fake:  # an example that was answered in one state must not be shown in another
+                os.environ["GUDA_CACHE"] = tempfile.mkdtemp()
             if wanted:
                 with serving(service) as url:
                     for name, (size, theme), act in wanted:
-                        page = browser.new_page(viewport=size)  # type: ignore[arg-type]
+                        page = browser.new_page(viewport=TALL if name == README else size)  # type: ignore[arg-type]
                         shoot(page, url, theme, act, options.folder / f"{name}.png")
         browser.close()
 

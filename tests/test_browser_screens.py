@@ -79,6 +79,10 @@ def test_a_newcomer_gets_a_correct_first_answer_in_two_clicks_at_most(browser, t
         expect(says).to_contain_text("41 nats, 95% interval 35 to 47")
         first = page.locator(".guda-scores tbody tr").first.locator("td").nth(1).inner_text()
         expect(says).to_contain_text(f"Without {first} in the training data")
+        scored_with = page.get_by_text("Scored with the caption").inner_text()
+        asked = page.get_by_role("textbox", name="Prompt").input_value()  # the form holds what the example was made of
+        assert asked.startswith("rocket") and scored_with == f"Scored with the caption: {asked}"
+        expect(page.get_by_label("Seed")).to_have_value("1")
         service.fault = RuntimeError("an example is computed once")
         page.reload()
         page.get_by_role("button", name="Rocket").click()

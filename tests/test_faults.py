@@ -141,7 +141,7 @@ def test_the_longest_prompt_is_still_accepted(app):
 
 NAN, INF = float("nan"), float("inf")
 WRONG = [
-    *(("seed", v) for v in (-1, 2**32, NAN, INF, "one", [1])),
+    *(("seed", v) for v in (-1, 2**32, 1.5, NAN, INF, "one", [1])),
     *(("steps", v) for v in (0, -5, 201, 10**9, NAN, INF, "five")),
     *(("guidance", v) for v in (0.5, -1, 20.5, NAN, INF, "much")),
     *(("methods", v) for v in (["magic"], ["clip", "magic"], "clip", [])),

@@ -25,6 +25,7 @@ from guda_core.reading import read_report
 from guda_core.records import Query
 from guda_core.replay import Verdict, replay
 from guda_core.training.clip import ClipConfig, make_clip
+from guda_core.ui.layout import first_caption
 from tests.tiny import tiny_service, tiny_tokenizer
 
 GROUPS = load_group_set("emoji")
@@ -214,3 +215,11 @@ def test_the_bundled_service_is_whole():
     base = sum(p.numel() for p in service.model.denoiser.parameters())
     for a in service.guda.adapters.values():
         assert sum(b.numel() + x.numel() for b, x, _ in a.factors.values()) <= 0.05 * base
+
+
+@pytest.mark.parametrize(("thing", "group"), [("rocket", "openmoji"), ("cat-face", "emojione-monotone")])
+def test_the_best_caption_of_a_picture_that_the_bundled_model_drew_is_the_one_it_was_drawn_from(thing, group):
+    service = load_service("emoji")
+    prompt = first_caption(GROUPS, thing, group)
+    *_, query = service.generate(prompt=prompt, seed=1, steps=20, guidance=2.5)
+    assert service.best_caption(service.with_prompt(query, "")) == prompt

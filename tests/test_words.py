@@ -7,8 +7,10 @@ import dataclasses
 import pytest
 
 from guda_core.groups import load_group_set
+from guda_core.pipeline import METHODS
 from guda_core.records import Attribution, GroupScore
 from guda_core.ui import words
+from guda_core.ui.layout import METHOD_NOTES
 
 SETS = load_group_set("emoji")
 FORBIDDEN = ("share", "percent", "%", "prove", "infring", "owner", "responsib", "stole", "copied")
@@ -106,3 +108,8 @@ def test_durations(value, text):
 def test_no_sentence_says_more_than_a_score_can(a):
     said = words.sentence(a, SETS).replace("95% interval", "").lower()
     assert not [w for w in FORBIDDEN if w in said]
+
+
+def test_every_method_that_can_be_offered_says_what_its_score_is():
+    assert set(METHOD_NOTES) == set(METHODS)
+    assert not [w for w in FORBIDDEN for said in METHOD_NOTES.values() if w in said.replace("not a share", "")]

@@ -76,7 +76,7 @@ def draw_groups(service: Service) -> None:
         for g in sets.groups.values()
     ]  # fmt: skip
     head = ("Group", "Drawn by", "Licence", "Words for its look", "Package")
-    block(table("Groups, authors and licences", head, rows))
+    block(table("Groups, authors and licences", head, rows, css="guda-groups"))
     steps = [Html(f"{text_of} {code(command) if command else ''}") for text_of, command in OWN_SET]
     block(heading("Make your own group set") + listed(steps, "ol"))
 

@@ -32,24 +32,22 @@ def shown(answer: Answer | None, service: Service) -> Html:
     sets, names = service.group_set, service.methods()
     ranks = {a.method: {g: i + 1 for i, g in enumerate(a.ranked())} for a in answers}
     order = [*answers[0].ranked(), *(g for g in sets.groups if g not in ranks[answers[0].method])]
-    head = ["Group"]
-    for a in answers:
-        head += [f"{names[a.method]}{', the oracle' if a.method == ORACLE else ''}: rank", f"score ({a.unit})"]
-    head.append("Difference")
+    shown_names = [f"{names[a.method]}{', the oracle' if a.method == ORACLE else ''}" for a in answers]
+    head = ["Group", *(f"Rank: {n}" for n in shown_names), "Difference"]
+    head += [f"Score: {n} ({a.unit})" for n, a in zip(shown_names, answers, strict=True)]
     rows = []
     for g in order:
-        cells: list[Any] = [sets.groups[g].name]
+        places = [r[g] for r in ranks.values() if g in r]
+        cells: list[Any] = [sets.groups[g].name, *(str(ranks[a.method].get(g, "-")) for a in answers)]
+        cells.append(_spread(places) if len(answers) > 1 else "")
         for a in answers:
             s = a.groups[g]
-            figure = words.number(s.score, a.unit) if s.score is not None else words.STATUS[s.status]
-            cells += [str(ranks[a.method].get(g, "-")), figure]
-        places = [r[g] for r in ranks.values() if g in r]
-        cells.append(_spread(places) if len(answers) > 1 else "")
+            cells.append(words.number(s.score, a.unit) if s.score is not None else words.STATUS[s.status])
         rows.append(cells)
     said = [*words.compared(answers, sets, names), ABOUT]
-    body = table(
-        "Rank of every group under every method", head, rows, numbers="." + "nn" * len(answers), css="guda-ranks"
-    )
+    figures = "n" * len(answers)
+    numbers = f".{figures}.{figures}"
+    body = table("Rank of every group under every method", head, rows, numbers=numbers, css="guda-ranks")
     after = [] if ORACLE in names else [NO_ORACLE]
     unfinished = [
         f"{names[a.method]} was stopped early: its ranks may still change." for a in answers if a.progress < 1

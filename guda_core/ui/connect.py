@@ -116,5 +116,9 @@ def _connect_small(demo: gr.Blocks, s: Screen, service: Service) -> None:
             [s.generate, s.attribute],
             **QUICK,
         )
+    for button, e in zip(s.examples, [e for e in EXAMPLES if e.fits(service.group_set)], strict=True):
+        made_of = [e.object_name, e.style, e.prompt(service.group_set), e.seed, e.steps, e.guidance]
+        form = [s.object_name, s.style, s.prompt, s.seed, s.steps, s.guidance]
+        button.click(lambda made_of=made_of: made_of, None, form, **QUICK)  # pressing "Generate" draws it again
     changes = [demo.load, s.methods.change, s.more_captions.change]
     gr.on(changes, times, [s.methods, s.more_captions], s.effort, **QUICK)

@@ -21,6 +21,11 @@ METHOD_NOTES = {
     "interval includes 0. A score is not a share: scores do not sum to anything.",
     "clip": "Likeness: how similar the picture looks to the group's pictures. It does not ask what the model learned.",
     "logo": "The oracle: how much worse a model explains the picture that was trained again without the group.",
+    "trak": "Influence by gradients: how much training on the group's pictures lowers the loss at this one, to first "
+    "order. Nothing is retrained or unlearned.",
+    "dtrak": "TRAK with the gradient of the model's mean squared output in place of the loss's.",
+    "das": "Influence by gradients: how far the model's output for this picture moves, squared, when the group's "
+    "pictures are left out one by one. It does not tell better from worse.",
 }
 
 
@@ -121,7 +126,7 @@ def _controls(service: Service) -> dict[str, Any]:
                 first_caption(sets, objects[0][1], styles[0][1]), label="Prompt", lines=3,
                 info="Object and style fill it in with words, never with the group's name. Edit it freely.",
             )  # fmt: skip
-            seed = gr.Number(0, label="Seed", precision=0, info="The same seed gives the same picture.")
+            seed = gr.Number(0, label="Seed", info="The same seed gives the same picture.")
             with gr.Row():
                 steps = gr.Slider(5, 50, value=20, step=1, label="Steps", min_width=130)
                 guidance = gr.Slider(1, 8, value=3, step=0.5, label="Guidance", min_width=130)

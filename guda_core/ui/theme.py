@@ -39,7 +39,9 @@ CSS = """
 .guda-table th.n { white-space: normal; }
 .guda-table a, .guda-text a { text-decoration: underline; }
 .guda-scores td:nth-child(2), .guda-ranks td { white-space: nowrap; }
+.guda-ranks th { max-width: 9rem; }
 .guda-health td:nth-child(2) { min-width: 9rem; }
+.guda-groups td:nth-child(4) { min-width: 15rem; }
 .guda-picture { margin: 0; max-width: 240px; }
 .guda-picture img { image-rendering: pixelated; width: 100%; margin: 0; border-radius: 8px;
   border: 1px solid var(--border-color-primary); }
@@ -58,7 +60,7 @@ CSS = """
 @media (max-width: 480px) {
   .guda-table { font-size: .8rem; }
   .guda-table .n { padding-right: .6rem; }
-  .guda-scores td:nth-child(2) { white-space: normal; }
+  .guda-scores td:nth-child(2), .guda-ranks td:first-child { white-space: normal; }
   .guda-says { font-size: 1.1rem; }
 }
 @media (prefers-reduced-motion: reduce) {
