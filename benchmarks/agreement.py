@@ -181,6 +181,7 @@ RENDER = {
     "digits_differences_report": lambda: differences("digits", "differences_report"),
     "digits_quick": lambda: table("digits-quick"),
     "digits_tuning": lambda: tuning("digits"),
+    "styles_tuning": lambda: tuning("styles"),
     "styles_oracle": oracle,
 }
 

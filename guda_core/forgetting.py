@@ -33,10 +33,11 @@ from guda_core.unlearn import UnlearnConfig, unlearn
 def config_of(*, whole: bool = False, rank: int | None = None, **changes: Any) -> UnlearnConfig:
     """The default settings with changes; a change that is None is left out.
 
-    whole: fine-tune the whole denoiser. rank: of the LoRA. steps, lr, seed: of the loop; others: of UnlearnConfig.
+    whole: fine-tune the whole denoiser. rank: of the LoRA. steps, batch, lr, warmup, seed: of the loop; others: of
+    UnlearnConfig.
     """
     given = {k: v for k, v in changes.items() if v is not None}
-    loop = {k: given.pop(k) for k in ("steps", "lr", "seed") if k in given}
+    loop = {k: given.pop(k) for k in ("steps", "batch", "lr", "warmup", "seed") if k in given}
     config = UnlearnConfig(**given)
     lora = None if whole else config.lora
     if lora is not None and rank is not None:
@@ -110,7 +111,7 @@ class Forgetting:
         torch.set_flush_denormal(True)
         pictures, latents = self.training_pictures()
         (self.folder / gid / HEALTH).unlink(missing_ok=True)
-        began = time.monotonic()
+        began, cpu = time.monotonic(), time.process_time()
         meta = {
             "model": self.card.id,
             "group_set": self.group_set.id,
@@ -130,7 +131,11 @@ class Forgetting:
             folder=self.folder / gid,
             meta=meta,
         )
-        timing = {"seconds": round(time.monotonic() - began, 1), "torch_threads": torch.get_num_threads()}
+        seconds = {
+            "seconds": round(time.monotonic() - began, 1),
+            "cpu_seconds": round(time.process_time() - cpu, 1),
+        }
+        timing = {**seconds, "torch_threads": torch.get_num_threads()}
         (self.folder / gid / "timing.json").write_text(json.dumps(timing), encoding="utf-8")
 
     def unmeasured(self, wanted: Sequence[str]) -> list[str]:

@@ -85,6 +85,10 @@ def make_theme() -> gr.themes.Base:
         body_text_color_subdued_dark="*neutral_300",
         block_label_text_color="*neutral_700",
         block_label_text_color_dark="*neutral_200",
+        checkbox_border_color="*neutral_500",  # what can be pressed stands out at least 3 to 1
+        checkbox_border_color_dark="*neutral_400",
+        input_border_color="*neutral_400",
+        input_border_color_dark="*neutral_500",
         link_text_color="*primary_700",
         link_text_color_dark="*primary_300",
     )

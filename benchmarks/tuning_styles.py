@@ -1,0 +1,167 @@
+"""Settings of unlearning, tried on the styles' tuning half: `python benchmarks/tuning_styles.py VARIANT ...`.
+
+A variant is an operator and changes of its settings, e.g. guda_c,steps=160,lr=5e-4,rank=12 (`forgetting.config_of`).
+Every variant unlearns all groups, is scored at some of every second query of each set (the half that the tables "held
+for the report" leave out), and becomes one row of assets/benchmarks/styles-tuning.json: its settings, its agreement
+with the oracle on those queries and on the groups that the oracle has, how far its scores lie from the oracle's, and
+its CPU seconds beside those of retraining. Rows of other variants are kept. Adapters and values are kept below
+GUDA_CACHE, so that a stopped run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import sys
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from scipy import stats  # noqa: E402
+
+from benchmarks.tuning import SHOWN, some  # noqa: E402
+from guda_core import adapters, data, metrics  # noqa: E402
+from guda_core.benchmark import kept, queries, scores, styles  # noqa: E402
+from guda_core.benchmark.tables import ORACLE  # noqa: E402
+from guda_core.claims import claimed  # noqa: E402
+from guda_core.forgetting import Forgetting, config_of  # noqa: E402
+from guda_core.pipeline import LocalService, load_service  # noqa: E402
+from guda_core.report import versions  # noqa: E402
+from guda_core.training.unet import UnetConfig  # noqa: E402
+from guda_core.unlearn import UnlearnConfig  # noqa: E402
+
+FILE = "styles-tuning.json"
+
+
+def parsed(text: str) -> UnlearnConfig:
+    """ "guda_c,steps=160,lr=5e-4" -> settings; "whole" among the changes: the whole denoiser."""
+    operator, *changes = text.split(",")
+    given: dict[str, Any] = {}
+    for change in changes:
+        name, _, value = change.partition("=")
+        given[name] = True if not value else value if name == "selection" else json.loads(value)
+    return config_of(operator=operator, **given)
+
+
+def adapters_of(service: LocalService, own: UnlearnConfig) -> Path:
+    """Where adapters with these settings are or will be: the committed ones, where the settings are theirs."""
+    committed, groups = service.guda.folder, service.group_set.groups
+    if all(UnlearnConfig.of(adapters.read_meta(committed / g)["config"]) == own for g in groups):
+        return committed
+    return data.cache_dir() / "tuning" / f"styles-{hashlib.sha256(repr(own).encode()).hexdigest()[:12]}"
+
+
+def unlearned(service: LocalService, own: UnlearnConfig, folder: Path) -> float:
+    """Unlearn what is not there yet; gives the CPU seconds of all groups (where they were not noted: at most)."""
+    job = Forgetting(service.group_set, folder=folder)
+    for g in job.pending([], again=False):
+        for p in job.unlearn(g, own):
+            if p.step % 20 == 0:
+                print(f"{folder.name} {g} {p.step}/{p.steps} loss {p.loss:.4f}", flush=True)
+    timings = [json.loads((folder / g / "timing.json").read_text()) for g in service.group_set.groups]
+    return sum(t.get("cpu_seconds", t["seconds"] * t["torch_threads"]) for t in timings)
+
+
+def values_of(
+    service: LocalService, of: list[Any], folder: Path, config: scores.ScoreConfig
+) -> dict[str | None, np.ndarray]:
+    """group -> (Q, K, M) of the folder's adapters at the queries."""
+    out: dict[str | None, np.ndarray] = {}
+    for g in service.group_set.groups:
+        sha256 = adapters.read_meta(folder / g)["sha256"]
+        if adapters.read_meta(folder / g).get("kind") == "whole":
+            state = adapters.load_whole(folder / g, base_sha256=service.model.sha256, group=g)
+            within: Any = partial(styles.swapped, service.model.denoiser, state)
+        else:
+            adapter = adapters.load(folder / g, base_sha256=service.model.sha256, group=g)
+            within = partial(adapters.applied, service.model.denoiser, adapter)
+        path = data.cache_dir() / "tuning" / "values" / f"{sha256[:16]}-{len(of)}-{config.draws}.npy"
+        for _ in scores.values(service.model, of, within, config, path, sha256):
+            pass
+        out[g] = np.load(path)
+    return out
+
+
+def retraining_seconds(folder: Path) -> float:
+    """Mean CPU seconds of the oracle's trainings that are kept."""
+    records = [json.loads(p.read_text(encoding="utf-8")) for p in sorted((folder / kept.FOLDER).glob("*.json"))]
+    return float(np.mean([r["training"]["cpu_seconds"] for r in records]))
+
+
+def compared(own: np.ndarray, truth: np.ndarray, sets: list[str]) -> dict[str, Any]:
+    """Agreement by query set of (Q, G) scores with the oracle's; and of each group's scores over the queries."""
+    out: dict[str, Any] = {}
+    for name in dict.fromkeys(sets):
+        mine = [i for i, s in enumerate(sets) if s == name]
+        a, b = own[mine], truth[mine]
+        mean = {m: float(metrics.METRICS[m](a, b).mean()) for m in SHOWN}
+        along = [float(np.asarray(stats.spearmanr(a[:, k], b[:, k]))[0]) for k in range(a.shape[1])]
+        slope = [float(np.polyfit(b[:, k], a[:, k], 1)[0]) for k in range(a.shape[1])]
+        out[name] = {"n": len(mine), **mean, "spearman_over_queries": along, "slope": slope}
+    return out
+
+
+def measure(
+    service: LocalService, made: queries.Queries, folder: Path, variant: str, most: int, draws: int
+) -> dict[str, Any]:
+    """One row: {variant, config, cpu_s, logo_cpu_s, times_cheaper, groups, <query set>: {...}}."""
+    own, full_config = parsed(variant), scores.ScoreConfig()
+    config = dataclasses.replace(full_config, draws=draws)
+    sets = [i.set for i in made.items]
+    places = some(sets, most)
+    of = [made.queries[i] for i in places]
+    where = adapters_of(service, own)
+    seconds = unlearned(service, own, where)
+    found = styles.found_values(service, folder, made, full_config, UnetConfig())
+    logo = {g: v[places][:, :, :draws] for g, v in found[ORACLE].items() if g is not None}
+    full = found["full"][None][places][:, :, :draws]
+    plan = scores.Plan.of(service.model, of, config)
+    theirs = values_of(service, of, where, config)
+    mine = {g: theirs[g] for g in logo}
+    a, b = scores.score(full, mine, plan), scores.score(full, logo, plan)
+    row = {"variant": variant, "config": dataclasses.asdict(own), "draws": draws, "groups": list(logo)}
+    row |= {"cpu_s": seconds, "logo_cpu_s": retraining_seconds(folder) * len(service.group_set.groups)}
+    row["times_cheaper"] = row["logo_cpu_s"] / seconds
+    return row | compared(a, b, [sets[i] for i in places])
+
+
+def written(path: Path, row: dict[str, Any]) -> None:
+    """Put one row into the file; processes started side by side take turns."""
+    with claimed(path, wait=True):
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+        rows = [r for r in rows if r["variant"] != row["variant"]] + [row]
+        stamp = {
+            "command": "python benchmarks/tuning_styles.py VARIANT ...",
+            "versions": versions(),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        path.write_text(json.dumps({**stamp, "rows": rows}, indent=1), encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("variants", nargs="+", help="for example guda_c,steps=160,lr=5e-4")
+    parser.add_argument("--most", type=int, default=30, help="queries of each set")
+    parser.add_argument("--draws", type=int, default=2, help="in each stratum of timesteps")
+    parser.add_argument("--folder", type=Path, default=ROOT / "assets" / "benchmarks")
+    args = parser.parse_args()
+    torch.set_flush_denormal(True)
+    service = load_service(fall_back=False)
+    made = queries.read(args.folder, service.group_set, service.model)
+    for variant in args.variants:
+        row = measure(service, made, args.folder, variant, args.most, args.draws)
+        written(args.folder / FILE, row)
+        shown = {k: {m: round(s[m], 3) for m in SHOWN} for k, s in row.items() if isinstance(s, dict) and "n" in s}
+        print(variant, f"{row['times_cheaper']:.0f}x cheaper", shown, flush=True)
+
+
+if __name__ == "__main__":
+    main()

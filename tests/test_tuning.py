@@ -1,0 +1,53 @@
+"""Settings that are tried: what their names mean, and what is compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import tuning_styles
+from guda_core.benchmark.tables import tuning_half
+from guda_core.unlearn import UnlearnConfig
+
+
+def test_a_variants_name_is_its_operator_and_the_changes():
+    default = UnlearnConfig()
+    assert tuning_styles.parsed("guda_c") == default
+    tried = tuning_styles.parsed("guda_c,steps=160,lr=5e-4,batch=8,rank=12,selection=uniform,empty_share=0.25")
+    loop = dataclasses.replace(default.loop, steps=160, lr=5e-4, batch=8)
+    assert tried.loop == loop and (tried.selection, tried.empty_share) == ("uniform", 0.25)
+    assert tried.lora is not None and (tried.lora.rank, tried.lora.alpha) == (12, 12)
+    assert tuning_styles.parsed("esd,whole").lora is None and tuning_styles.parsed("esd").operator == "esd"
+    with pytest.raises(TypeError, match="stepz"):
+        tuning_styles.parsed("guda_c,stepz=3")
+
+
+def test_scores_are_compared_by_query_and_by_group():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(100.0, 30.0, (40, 8))
+    sets = ["generated"] * 24 + ["real"] * 16
+    offset = 50.0 * np.arange(8)  # changes the ranks within a query, not those over queries
+    out = tuning_styles.compared(0.25 * truth + offset, truth, sets)
+    assert {k: v["n"] for k, v in out.items()} == {"generated": 24, "real": 16}
+    assert np.allclose([v["slope"] for v in out.values()], 0.25)
+    assert np.allclose([v["spearman_over_queries"] for v in out.values()], 1.0)
+    assert out["real"]["top1"] < 0.5
+    assert tuning_styles.compared(0.25 * truth, truth, sets)["real"]["top1"] == 1.0
+
+
+def test_only_the_tuning_half_is_looked_at():
+    sets = ["generated"] * 9 + ["real"] * 6
+    places = tuning_styles.some(sets, 4)
+    assert [sets[i] for i in places] == ["generated"] * 4 + ["real"] * 3
+    assert tuning_half(sets)[places].all()
+
+
+def test_rows_of_other_variants_are_kept_and_of_the_same_replaced(tmp_path):
+    path = tmp_path / "styles-tuning.json"
+    for row in ({"variant": "a", "x": 1}, {"variant": "b", "x": 2}, {"variant": "a", "x": 3}):
+        tuning_styles.written(path, row)
+    record = json.loads(path.read_text())
+    assert {r["variant"]: r["x"] for r in record["rows"]} == {"a": 3, "b": 2} and "tuning_styles" in record["command"]
