@@ -102,6 +102,23 @@ def test_kept_values_stand_for_models_that_are_gone(full, tmp_path):
         assert z["samples"].shape == (len(GROUPS.groups), 16, 16, 3) and z["samples"].dtype == np.uint8
 
 
+def test_variants_get_the_first_draws_and_are_left_out_until_all_their_groups_are_scored(full, tmp_path):
+    folder, config = tmp_path / "out", dataclasses.replace(SCORES, draws=3)
+    shutil.copytree(full.guda.folder, data.cache_dir() / "adapters" / "twin")
+    list(styles.run(full, folder, queries=SMALL, config=config))
+    with np.load(folder / styles.ARRAYS) as z:
+        few, twin, whole = z["guda/2-draws"], z["guda-twin"], z["guda"]
+    np.testing.assert_array_equal(few, twin)  # the same adapters and the same draws
+    assert np.isfinite(whole).any() and not np.array_equal(few, whole, equal_nan=True)
+    min(styles.cache(full).glob("guda-twin--*.json")).unlink()
+    made = q.read(folder, GROUPS, full.model)
+    left = styles.arrays(full, folder, made, config, UnetConfig())
+    assert "guda-twin" not in left and {"guda", "logo", "logo-2"} <= set(left)
+    min(styles.cache(full).glob("guda--*.json")).unlink()
+    left = styles.arrays(full, folder, made, config, UnetConfig())
+    assert not [name for name in left if "guda" in name] and "logo" in left
+
+
 def test_only_trainings_of_the_same_settings_are_kept(tmp_path):
     config = UnetConfig()
     common = {"sha256": "x", "of": (), "config": SCORES}

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from guda_core.benchmark.baselines import Method, read_scores, score_baseline
 from guda_core.benchmark.clock import Clock
 from guda_core.benchmark.queries import Queries, QueryConfig, read, write
 from guda_core.benchmark.scores import SCORINGS, Plan, ScoreConfig, hash_state, score, separable, values
-from guda_core.benchmark.tables import ORACLE
+from guda_core.benchmark.tables import ORACLE, SECOND
 from guda_core.claims import claimed, shared_out
 from guda_core.data import Pictures
 from guda_core.errors import AdapterError, DataError
@@ -44,6 +44,8 @@ from guda_core.training.unet import UnetConfig
 INSTANCE_EXAMPLES, INSTANCE_TIMESTEPS = 8, 5  # of each group; it costs a forward pass an example, timestep and query
 SAMPLE_STEPS = 25  # of the pictures that are kept of every model of the oracle
 ARRAYS, TABLE = "styles-scores.npz", "styles.json"
+VARIANT_DRAWS = 2  # of GUDA's variants, in each stratum; a row of GUDA itself with as few stands beside them
+ALL_DRAWS = ("full", "full-2", ORACLE, SECOND, "guda", "logo-live")  # roles that are scored with all
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,11 @@ def sources(service: LocalService, config: UnetConfig) -> list[Source]:
     return out
 
 
+def draws_of(role: str, config: ScoreConfig) -> ScoreConfig:
+    """The settings that models of a role are scored with: variants get fewer draws, the first of the others'."""
+    return config if role in ALL_DRAWS else replace(config, draws=min(config.draws, VARIANT_DRAWS))
+
+
 def collect(
     service: LocalService, queries: Queries, config: ScoreConfig, unet: UnetConfig, minutes: float | None = None
 ) -> Iterator[tuple[str, float]]:
@@ -121,7 +128,8 @@ def collect(
     Processes started side by side share the sources out."""
     until = time.monotonic() + 60 * (minutes or 1e9)
     for s in shared_out(sources(service, unet), lambda s: _path(service, s)):
-        for fraction in values(service.model, queries.queries, s.within, config, _path(service, s), s.sha256):
+        own = draws_of(s.role, config)
+        for fraction in values(service.model, queries.queries, s.within, own, _path(service, s), s.sha256):
             yield s.key, fraction
             if time.monotonic() > until:
                 return
@@ -214,18 +222,26 @@ def found_values(
 def arrays(
     service: LocalService, folder: Path, queries: Queries, config: ScoreConfig, unet: UnetConfig
 ) -> dict[str, np.ndarray]:
-    """What is committed: (Q, G) float32 scores of every complete row, the oracle's as "logo", NaN for absent groups."""
-    model, ids = service.model, list(service.group_set.groups)
-    plan, strata = Plan.of(model, queries.queries, config), elbo.make_strata(model.schedule, config.strata)
+    """What is committed: (Q, G) float32 scores of every row, the oracle's as "logo", NaN for groups that have no model.
+
+    A method some of whose adapters are not scored yet is left out."""
+    ids, strata = list(service.group_set.groups), elbo.make_strata(service.model.schedule, config.strata)
     found = found_values(service, folder, queries, config, unet)
     if "full" not in found:
         raise DataError("The full model has no values yet. Run `python -m guda_core benchmark styles`.")
+    partly = {s.role for s in sources(service, unet) if not _scored(service, s, queries)} - {ORACLE, SECOND}
+    few, most = VARIANT_DRAWS, config.draws
+    if "guda" in found and few < most and any(role not in ALL_DRAWS for role in found):
+        found[f"guda/{few}-draws"] = {g: v[:, :, :few] for g, v in found["guda"].items()}
+    plans = {n: Plan.of(service.model, queries.queries, replace(config, draws=n)) for n in {min(few, most), most}}
     out: dict[str, np.ndarray] = {}
     for role, by_group in found.items():
-        full = found["full-2" if role == "logo-2" else "full"][None] if role != "logo-2" or "full-2" in found else None
-        if role.startswith("full") or full is None or len(by_group) < 2:
+        full = found["full-2" if role == SECOND else "full"][None] if role != SECOND or "full-2" in found else None
+        if role.startswith("full") or role.split("/")[0] in partly or full is None or len(by_group) < 2:
             continue
         without = {g: by_group[g] for g in ids if g in by_group}
+        draws = next(iter(without.values())).shape[2]
+        full, plan = full[:, :, :draws], plans[draws]
         for scoring in SCORINGS:
             if scoring != "elbo" and role not in (ORACLE, "guda"):
                 continue
