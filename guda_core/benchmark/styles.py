@@ -306,7 +306,8 @@ def run(
     config: ScoreConfig | None = None,
     minutes: float | None = None,
 ) -> Iterator[tuple[str, float]]:
-    """Draw the queries if there are none, score everything that can be, write arrays and (if complete) the table."""
+    """Draw the queries if there are none, score everything that can be, write the arrays and, once the oracle and GUDA
+    are complete, the table."""
     torch.set_flush_denormal(True)
     queries, config, unet = queries or QueryConfig(), config or ScoreConfig(), UnetConfig()
     if not (folder / "queries.json").is_file():
@@ -324,5 +325,5 @@ def run(
     with claimed(cache(service) / ARRAYS, wait=True):
         scores = arrays(service, folder, made, config, unet)
         np.savez_compressed(folder / ARRAYS, **scores)  # type: ignore[arg-type]  (names, not allow_pickle)
-        if ORACLE in scores and not np.isnan(scores[ORACLE]).any():
+        if "guda" in scores and ORACLE in scores and not np.isnan(scores[ORACLE]).any():
             write_table(folder)
