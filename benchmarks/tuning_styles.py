@@ -16,7 +16,6 @@ import hashlib
 import json
 import sys
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +75,7 @@ def values_of(
     """group -> (Q, K, M) of the folder's adapters at the queries."""
     out: dict[str | None, np.ndarray] = {}
     for g in service.group_set.groups:
-        sha256 = adapters.read_meta(folder / g)["sha256"]
-        if adapters.read_meta(folder / g).get("kind") == "whole":
-            state = adapters.load_whole(folder / g, base_sha256=service.model.sha256, group=g)
-            within: Any = partial(styles.swapped, service.model.denoiser, state)
-        else:
-            adapter = adapters.load(folder / g, base_sha256=service.model.sha256, group=g)
-            within = partial(adapters.applied, service.model.denoiser, adapter)
+        sha256, within = styles.without_group(service.model, folder / g, g)
         path = data.cache_dir() / "tuning" / "values" / f"{sha256[:16]}-{len(of)}-{config.draws}.npy"
         for _ in scores.values(service.model, of, within, config, path, sha256):
             pass

@@ -84,7 +84,7 @@ def variants(service: LocalService) -> dict[str, Path]:
     return out
 
 
-def _without(model: BaseModel, folder: Path, group: str) -> tuple[str, Callable[[], AbstractContextManager[Any]]]:
+def without_group(model: BaseModel, folder: Path, group: str) -> tuple[str, Callable[[], AbstractContextManager[Any]]]:
     """The hash of what `unlearn` wrote, and the block in which the model is the one without the group."""
     meta = adapters.read_meta(folder)
     if meta.get("kind") == "whole":
@@ -108,7 +108,7 @@ def sources(service: LocalService, config: UnetConfig) -> list[Source]:
     for folder_name, folder in variants(service).items():
         for g in gs.groups:
             try:
-                sha256, within = _without(model, folder / g, g)
+                sha256, within = without_group(model, folder / g, g)
             except AdapterError:
                 continue
             out.append(Source(f"{folder_name}/{g}", folder_name, g, sha256, within))

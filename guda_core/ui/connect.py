@@ -38,6 +38,10 @@ def connect(demo: gr.Blocks, s: Screen, service: Service) -> list[Any]:
             for i, (button, e) in enumerate(zip(s.examples, examples, strict=True), 1)
         ),
     ]
+    form = [s.object_name, s.style, s.prompt, s.seed, s.steps, s.guidance]
+    for button, e in zip(s.examples, examples, strict=True):  # so that pressing "Generate" draws the example again
+        made_of = [e.object_name, e.style, e.prompt(service.group_set), e.seed, e.steps, e.guidance]
+        button.click(lambda made_of=made_of: made_of, None, form, **QUICK)
     started = []
     begin, end, failed, cancelled = _between(s)
     for button, run, inputs, name in asked:
@@ -116,9 +120,5 @@ def _connect_small(demo: gr.Blocks, s: Screen, service: Service) -> None:
             [s.generate, s.attribute],
             **QUICK,
         )
-    for button, e in zip(s.examples, [e for e in EXAMPLES if e.fits(service.group_set)], strict=True):
-        made_of = [e.object_name, e.style, e.prompt(service.group_set), e.seed, e.steps, e.guidance]
-        form = [s.object_name, s.style, s.prompt, s.seed, s.steps, s.guidance]
-        button.click(lambda made_of=made_of: made_of, None, form, **QUICK)  # pressing "Generate" draws it again
     changes = [demo.load, s.methods.change, s.more_captions.change]
     gr.on(changes, times, [s.methods, s.more_captions], s.effort, **QUICK)

@@ -178,7 +178,7 @@ def _answers(service: Service) -> dict[str, Any]:
     panels = {}
     for m in in_order(methods):
         with gr.Column(visible=False) as box:
-            block(heading(methods[m]) + note(METHOD_NOTES.get(m, "")))
+            block(heading(methods[m]) + note(METHOD_NOTES[m]))
             plot = gr.Plot(show_label=False, container=False)
             table = block()
         panels[m] = MethodPanel(box, plot, table)

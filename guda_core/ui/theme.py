@@ -87,7 +87,7 @@ def make_theme() -> gr.themes.Base:
         block_label_text_color_dark="*neutral_200",
         checkbox_border_color="*neutral_500",  # what can be pressed stands out at least 3 to 1
         checkbox_border_color_dark="*neutral_400",
-        input_border_color="*neutral_400",
+        input_border_color="*neutral_500",
         input_border_color_dark="*neutral_500",
         link_text_color="*primary_700",
         link_text_color_dark="*primary_300",
