@@ -1,8 +1,8 @@
 """Settings of unlearning, tried on the styles' tuning half: `python benchmarks/tuning_styles.py VARIANT ...`.
 
 A variant is an operator and changes of its settings, e.g. guda_c,steps=160,lr=5e-4,rank=12 (`forgetting.config_of`).
-Every variant unlearns all groups, is scored at some of every second query of each set (the half that the tables "held
-for the report" leave out), and becomes one row of assets/benchmarks/styles-tuning.json: its settings, its agreement
+Every variant unlearns all groups, is scored at every second query of each set (the half that the tables "held for the
+report" leave out, at most --most of them) with --draws draws in a stratum, and becomes one row of assets/benchmarks/styles-tuning.json: its settings, its agreement
 with the oracle on those queries and on the groups that the oracle has, how far its scores lie from the oracle's, and
 its CPU seconds beside those of retraining. Rows of other variants are kept. Adapters and values are kept below
 GUDA_CACHE, so that a stopped run goes on.
@@ -114,12 +114,12 @@ def measure(
     where = adapters_of(service, own)
     seconds = unlearned(service, own, where)
     found = styles.found_values(service, folder, made, full_config, UnetConfig())
-    logo = {g: v[places][:, :, :draws] for g, v in found[ORACLE].items() if g is not None}
-    full = found["full"][None][places][:, :, :draws]
-    plan = scores.Plan.of(service.model, of, config)
+    logo = {g: v[places] for g, v in found[ORACLE].items() if g is not None}
+    full = found["full"][None][places]
     theirs = values_of(service, of, where, config)
     mine = {g: theirs[g] for g in logo}
-    a, b = scores.score(full, mine, plan), scores.score(full, logo, plan)
+    a = scores.score(full[:, :, :draws], mine, scores.Plan.of(service.model, of, config))
+    b = scores.score(full, logo, scores.Plan.of(service.model, of, full_config))
     row = {"variant": variant, "config": dataclasses.asdict(own), "draws": draws, "groups": list(logo)}
     row |= {"cpu_s": seconds, "logo_cpu_s": retraining_seconds(folder) * len(service.group_set.groups)}
     row["times_cheaper"] = row["logo_cpu_s"] / seconds
@@ -142,8 +142,8 @@ def written(path: Path, row: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("variants", nargs="+", help="for example guda_c,steps=160,lr=5e-4")
-    parser.add_argument("--most", type=int, default=30, help="queries of each set")
-    parser.add_argument("--draws", type=int, default=2, help="in each stratum of timesteps")
+    parser.add_argument("--most", type=int, default=70, help="queries of each set")
+    parser.add_argument("--draws", type=int, default=1, help="in each stratum of timesteps, of 4 that the oracle has")
     parser.add_argument("--folder", type=Path, default=ROOT / "assets" / "benchmarks")
     args = parser.parse_args()
     torch.set_flush_denormal(True)

@@ -4,14 +4,19 @@
 
 x from the forgotten group with its caption c_f, x' from the retained ones. GUDA-C's target is eps_full(x_t, t, c_a):
 the anchor caption c_a keeps the object and takes descriptors of a retained style s ~ pi (anchor_probabilities).
-On a share of the forgotten pictures the student sees the empty prompt instead, with the same target: the unconditional
-model of the retained data is the mixture of its conditional ones. That is ours, not the paper's; uploads need it.
+Two things are ours, not the paper's:
+
+- On a share of the forgotten pictures the student sees the empty prompt instead, with the same target: the unconditional
+  model of the retained data is the mixture of its conditional ones. Uploads need it.
+- On a share of all pictures the student's caption mixes descriptors of the forgotten style and of a retained one (the
+  picture's own, or the anchor's), and the target is the full model under the retained style alone. A prompt that blends
+  groups is where attribution is wanted most, and unlearning whole styles alone leaves such prompts nearly as they were.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +25,7 @@ import torch
 from torch import Tensor
 
 from guda_core import adapters, losses
-from guda_core.captions import style_caption
+from guda_core.captions import blend_caption, style_caption
 from guda_core.data import Pictures
 from guda_core.errors import OptionError, TrainingError
 from guda_core.models.base import BaseModel
@@ -34,7 +39,8 @@ SELECTIONS = ("weighted", "uniform", "removed")
 class UnlearnConfig:
     """operator: "guda_c" or "esd". selection of the anchor style: "weighted" (WSS), "uniform", or "removed" (the anchor
     is the object without style words). beta, eta: of WSS. lam: weight of the preserve loss. empty_share: share of the
-    pictures, forgotten and retained, that the student sees under the empty prompt. esd_strength: ESD's guidance.
+    pictures, forgotten and retained, that the student sees under the empty prompt. blend_share: share of the others whose
+    caption mixes the forgotten style's descriptors with a retained one's. esd_strength: ESD's guidance.
     lora: the adapter; None fine-tunes the whole denoiser, as the paper does.
     loop.batch forgotten and as many retained pictures make a step."""
 
@@ -44,6 +50,7 @@ class UnlearnConfig:
     eta: float = 0.3
     lam: float = 1.0
     empty_share: float = 0.5
+    blend_share: float = 0.0
     esd_strength: float = 1.0
     lora: adapters.LoraSpec | None = field(default_factory=adapters.LoraSpec)
     loop: LoopConfig = field(
@@ -55,8 +62,9 @@ class UnlearnConfig:
             raise OptionError(f"operator '{self.operator}': known are {', '.join(losses.FORGET_OPERATORS)}.")
         if self.selection not in SELECTIONS:
             raise OptionError(f"selection '{self.selection}': known are {', '.join(SELECTIONS)}.")
-        if not 0 <= self.empty_share <= 1:
-            raise OptionError(f"empty_share {self.empty_share} is not between 0 and 1.")
+        for name in ("empty_share", "blend_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise OptionError(f"{name} {getattr(self, name)} is not between 0 and 1.")
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> UnlearnConfig:
@@ -94,17 +102,33 @@ class _Sampler:
         p = self.pictures
         return [style_caption(self.group_set, p.objects[i], p.groups[i], g) for i in at.tolist()]
 
-    def anchors(self, at: Tensor, g: torch.Generator) -> list[str]:
+    def anchor_styles(self, n: int, g: torch.Generator) -> list[str]:
+        ids = list(self.group_set.groups)
+        return [ids[s] for s in torch.multinomial(self.pi, n, replacement=True, generator=g).tolist()]
+
+    def anchors(self, at: Tensor, styles: Sequence[str], g: torch.Generator) -> list[str]:
         objects = [self.pictures.objects[i] for i in at.tolist()]
         if self.config.selection == "removed":
             return [o.replace("-", " ") for o in objects]
-        ids = list(self.group_set.groups)
-        styles = torch.multinomial(self.pi, len(objects), replacement=True, generator=g).tolist()
-        return [style_caption(self.group_set, o, ids[s], g) for o, s in zip(objects, styles, strict=True)]
+        return [style_caption(self.group_set, o, s, g) for o, s in zip(objects, styles, strict=True)]
 
-    def emptied(self, captions: list[str], g: torch.Generator) -> list[str]:
-        gone = torch.rand(len(captions), generator=g) < self.config.empty_share
-        return ["" if e else c for c, e in zip(captions, gone.tolist(), strict=True)]
+    def blended(self, captions: list[str], at: Tensor, styles: Sequence[str], g: torch.Generator) -> list[str]:
+        """On a share, descriptors of the forgotten and the given style in turn instead; either begins."""
+        share, out = self.config.blend_share, list(captions)
+        for n, (i, s) in enumerate(zip(at.tolist(), styles, strict=True)):
+            if share and torch.rand(1, generator=g).item() < share:
+                turned = bool(torch.randint(2, (1,), generator=g))
+                pair = (s, self.forget) if turned else (self.forget, s)
+                out[n] = blend_caption(self.group_set, self.pictures.objects[i], pair, g)
+        return out
+
+    def gone(self, n: int, g: torch.Generator) -> list[bool]:
+        """Which of n captions the student does not see."""
+        return (torch.rand(n, generator=g) < self.config.empty_share).tolist()
+
+
+def _emptied(captions: list[str], gone: list[bool]) -> list[str]:
+    return ["" if e else c for c, e in zip(captions, gone, strict=True)]
 
 
 def unlearn(
@@ -139,9 +163,13 @@ def unlearn(
         t = torch.randint(len(model.schedule), (2 * b,), generator=g)
         eps = torch.randn(x_0.shape, generator=g)
         x_t = model.schedule.add_noise(x_0, eps, t).to(model.device)
-        prompts, anchors = sampler.captions(own, g), sampler.anchors(own, g)
-        kept = sampler.emptied(sampler.captions(others, g), g)
-        student_cond = model.embed(sampler.emptied(prompts, g) + kept)
+        prompts, styles = sampler.captions(own, g), sampler.anchor_styles(b, g)
+        anchors, kept = sampler.anchors(own, styles, g), sampler.captions(others, g)
+        gone_kept, gone_own = sampler.gone(b, g), sampler.gone(b, g)
+        prompts = sampler.blended(prompts, own, styles, g)
+        blended_kept = sampler.blended(kept, others, [pictures.groups[i] for i in others.tolist()], g)
+        student_cond = model.embed(_emptied(prompts, gone_own) + _emptied(blended_kept, gone_kept))
+        kept = _emptied(kept, gone_kept)
         t = t.to(model.device)
         with torch.no_grad():
             if config.operator == "guda_c":

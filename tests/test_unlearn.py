@@ -18,7 +18,7 @@ from guda_core.methods.guda import Guda
 from guda_core.models.cards import load_model
 from guda_core.records import Group, GroupSet, Query
 from guda_core.training.loop import LoopConfig, run
-from guda_core.unlearn import UnlearnConfig, style_probabilities, unlearn
+from guda_core.unlearn import UnlearnConfig, _Sampler, style_probabilities, unlearn
 from tests.tiny import save_tiny
 
 WORDS = {"a": "aa", "b": "bb", "c": "cc"}
@@ -107,12 +107,28 @@ def test_the_planted_group_comes_first(world, tmp_path):
     assert right["prompt"] >= 8 and right["empty"] >= 8, right
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_share_of_captions_mixes_the_forgotten_style_with_the_given_one(world, share):
+    group_set = dataclasses.replace(world.group_set, descriptors_per_caption=2)
+    sampler = _Sampler(world.pictures, group_set, "a", torch.ones(3), UnlearnConfig(blend_share=share))
+    at, styles = torch.arange(24, 72), ["b", "c"] * 24
+    plain = ["as it was"] * 48
+    out, again = (sampler.blended(plain, at, styles, torch.Generator().manual_seed(3)) for _ in range(2))
+    mixed = [(text, s) for text, s in zip(out, styles, strict=True) if text != "as it was"]
+    assert out == again and abs(len(mixed) / 48 - share) < 0.15
+    assert all("aa" in text and WORDS[s] in text for text, s in mixed)
+    if share:
+        firsts = {text.index("aa") < text.index(WORDS[s]) for text, s in mixed}
+        assert firsts == {True, False}  # either style begins
+
+
 CHANGES = [
     {"operator": "esd"},
     {"selection": "removed"},
     {"selection": "uniform", "beta": 2.0},
     {"lam": 0.1},
     {"empty_share": 0.0},
+    {"blend_share": 1.0},
     {"lr": 1e-3},
     {"steps": 3},
     {"seed": 1},

@@ -154,13 +154,17 @@ def baselines(service: LocalService) -> Iterator[tuple[str, Method, Any]]:
 def collect_baselines(
     service: LocalService, queries: Queries, minutes: float | None = None
 ) -> Iterator[tuple[str, float]]:
-    """Score every query by every baseline, resumable; yields (method, fraction)."""
+    """Score every query by every baseline, resumable; yields (method, fraction).
+
+    Processes started side by side share the methods out."""
     folder, until = cache(service), time.monotonic() + 60 * (minutes or 1e9)
-    clock = Clock(folder / "costs.json")
-    for name, method, config in baselines(service):
-        path = folder / "baselines" / f"{name}.npy"
-        of, ids = queries.queries, list(service.group_set.groups)
-        for fraction in score_baseline(name, method, config, of, ids, path, clock):
+    clock, of, ids = Clock(folder / "costs.json"), queries.queries, list(service.group_set.groups)
+
+    def path(baseline: tuple[str, Method, Any]) -> Path:
+        return folder / "baselines" / f"{baseline[0]}.npy"
+
+    for name, method, config in shared_out(baselines(service), path):
+        for fraction in score_baseline(name, method, config, of, ids, path((name, method, config)), clock):
             yield name, fraction
             if time.monotonic() > until:
                 return
@@ -236,9 +240,10 @@ def arrays(
     plans = {n: Plan.of(service.model, queries.queries, replace(config, draws=n)) for n in {min(few, most), most}}
     out: dict[str, np.ndarray] = {}
     for role, by_group in found.items():
-        full = found["full-2" if role == SECOND else "full"][None] if role != SECOND or "full-2" in found else None
-        if role.startswith("full") or role.split("/")[0] in partly or full is None or len(by_group) < 2:
+        if role.startswith("full") or role.split("/")[0] in partly or len(by_group) < 2:
             continue
+        full = found["full-2" if role == SECOND and "full-2" in found else "full"][None]  # the same for all groups: it
+        # moves their scores together and leaves ranks as they are
         without = {g: by_group[g] for g in ids if g in by_group}
         draws = next(iter(without.values())).shape[2]
         full, plan = full[:, :, :draws], plans[draws]
