@@ -2,10 +2,11 @@
 
 A variant is an operator and changes of its settings, e.g. guda_c,steps=160,lr=5e-4,rank=12 (`forgetting.config_of`).
 Every variant unlearns all groups, is scored at every second query of each set (the half that the tables "held for the
-report" leave out, at most --most of them) with --draws draws in a stratum, and becomes one row of assets/benchmarks/styles-tuning.json: its settings, its agreement
-with the oracle on those queries and on the groups that the oracle has, how far its scores lie from the oracle's, and
-its CPU seconds beside those of retraining. Rows of other variants are kept. Adapters and values are kept below
-GUDA_CACHE, so that a stopped run goes on.
+report" leave out, at most --most of them) with --draws draws in a stratum, and becomes one row of
+assets/benchmarks/styles-tuning.json: its settings, its agreement with the oracle on those queries and on the groups
+that the oracle has, how far its scores lie from the oracle's, and its CPU seconds beside those of retraining. Rows of
+other variants are kept. Adapters and values are kept below
+GUDA_CACHE, so that a stopped run goes on; processes started side by side with the same variants share the work out.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from benchmarks.tuning import SHOWN, some  # noqa: E402
 from guda_core import adapters, data, metrics  # noqa: E402
 from guda_core.benchmark import kept, queries, scores, styles  # noqa: E402
 from guda_core.benchmark.tables import ORACLE  # noqa: E402
-from guda_core.claims import claimed  # noqa: E402
+from guda_core.claims import claimed, shared_out  # noqa: E402
 from guda_core.forgetting import Forgetting, config_of  # noqa: E402
 from guda_core.pipeline import LocalService, load_service  # noqa: E402
 from guda_core.report import versions  # noqa: E402
@@ -46,7 +47,7 @@ def parsed(text: str) -> UnlearnConfig:
     given: dict[str, Any] = {}
     for change in changes:
         name, _, value = change.partition("=")
-        given[name] = True if not value else value if name == "selection" else json.loads(value)
+        given[name] = True if not value else value if name in ("selection", "empty_target") else json.loads(value)
     return config_of(operator=operator, **given)
 
 
@@ -61,8 +62,8 @@ def adapters_of(service: LocalService, own: UnlearnConfig) -> Path:
 def unlearned(service: LocalService, own: UnlearnConfig, folder: Path) -> float:
     """Unlearn what is not there yet; gives the CPU seconds of all groups (where they were not noted: at most)."""
     job = Forgetting(service.group_set, folder=folder)
-    for g in job.pending([], again=False):
-        for p in job.unlearn(g, own):
+    for g in shared_out(job.pending([], again=False), lambda g: folder / g):
+        for p in job.unlearn(g, own) if job.pending([g], again=False) else ():
             if p.step % 20 == 0:
                 print(f"{folder.name} {g} {p.step}/{p.steps} loss {p.loss:.4f}", flush=True)
     timings = [json.loads((folder / g / "timing.json").read_text()) for g in service.group_set.groups]
@@ -73,14 +74,16 @@ def values_of(
     service: LocalService, of: list[Any], folder: Path, config: scores.ScoreConfig
 ) -> dict[str | None, np.ndarray]:
     """group -> (Q, K, M) of the folder's adapters at the queries."""
-    out: dict[str | None, np.ndarray] = {}
-    for g in service.group_set.groups:
-        sha256, within = styles.without_group(service.model, folder / g, g)
-        path = data.cache_dir() / "tuning" / "values" / f"{sha256[:16]}-{len(of)}-{config.draws}.npy"
-        for _ in scores.values(service.model, of, within, config, path, sha256):
+    models = {g: styles.without_group(service.model, folder / g, g) for g in service.group_set.groups}
+
+    def path(g: str) -> Path:
+        return data.cache_dir() / "tuning" / "values" / f"{models[g][0][:16]}-{len(of)}-{config.draws}.npy"
+
+    for g in shared_out(models, path):
+        sha256, within = models[g]
+        for _ in scores.values(service.model, of, within, config, path(g), sha256):
             pass
-        out[g] = np.load(path)
-    return out
+    return {g: np.load(path(g)) for g in models}
 
 
 def retraining_seconds(folder: Path) -> float:

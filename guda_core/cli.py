@@ -181,6 +181,10 @@ def unlearn(
     rank: Annotated[int | None, typer.Option(min=1, help="Of the LoRA.")] = None,
     lam: Annotated[float | None, typer.Option(help="Weight of the preserve loss.")] = None,
     empty_share: Annotated[float | None, typer.Option(help="Share of pictures under the empty prompt.")] = None,
+    empty_target: Annotated[str | None, typer.Option(help="Of the forgotten ones among them: anchor or shift.")] = None,
+    blend_share: Annotated[float | None, typer.Option(help="Share of captions that blend two styles.")] = None,
+    push: Annotated[float | None, typer.Option(help="How far the target lies beyond the anchor.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Forgotten, and as many retained, pictures a step.")] = None,
     seed: Annotated[int | None, typer.Option()] = None,
     whole: Annotated[bool, typer.Option("--whole", help="Fine-tune the whole denoiser, not a LoRA.")] = False,
     folder: Annotated[Path | None, typer.Option(help="Default: assets/adapters/<model>.")] = None,
@@ -191,7 +195,7 @@ def unlearn(
 
     config = forgetting.config_of(
         operator=operator, selection=selection, steps=steps, lr=lr, rank=rank, lam=lam, empty_share=empty_share,
-        seed=seed, whole=whole,
+        empty_target=empty_target, blend_share=blend_share, push=push, batch=batch, seed=seed, whole=whole,
     )  # fmt: skip
     wanted = [g.strip() for g in groups.split(",") if g.strip()]
     job = forgetting.Forgetting(_group_set(name), model=model, folder=folder)

@@ -115,8 +115,18 @@ def capped(target: Tensor, eps: Tensor, *, kl_cap: float) -> Tensor:
     return eps + d * (math.sqrt(2 * kl_cap) / norm.clamp_min(1e-12)).clamp_max(1.0)
 
 
+def style_shift_target(eps_empty: Tensor, eps_prompt: Tensor, eps_anchor: Tensor, *, push: float) -> Tensor:
+    """The unconditional estimate less a style: what the forgotten caption adds to the anchor's, 1 + push times.
+
+    Both captions name the same object, so that it cancels; eps_empty keeps what x_t alone tells of it. All have one
+    shape.
+    """
+    return eps_empty - (1 + push) * (eps_prompt - eps_anchor)
+
+
 def esd_target(eps_empty: Tensor, eps_prompt: Tensor, *, strength: float) -> Tensor:
-    """The full model's unconditional estimate pushed away from the forgotten prompt (or group)."""
+    """The full model's unconditional estimate (GUDA-C with push: an anchor's) pushed away from the forgotten prompt (or
+    group)."""
     return eps_empty - strength * (eps_prompt - eps_empty)
 
 

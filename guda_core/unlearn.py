@@ -4,13 +4,19 @@
 
 x from the forgotten group with its caption c_f, x' from the retained ones. GUDA-C's target is eps_full(x_t, t, c_a):
 the anchor caption c_a keeps the object and takes descriptors of a retained style s ~ pi (anchor_probabilities).
-Two things are ours, not the paper's:
+Three things are ours, not the paper's:
 
-- On a share of the forgotten pictures the student sees the empty prompt instead, with the same target: the unconditional
-  model of the retained data is the mixture of its conditional ones. Uploads need it.
-- On a share of all pictures the student's caption mixes descriptors of the forgotten style and of a retained one (the
-  picture's own, or the anchor's), and the target is the full model under the retained style alone. A prompt that blends
-  groups is where attribution is wanted most, and unlearning whole styles alone leaves such prompts nearly as they were.
+- On a share of the forgotten pictures the student sees the empty prompt instead. Its target is the same (empty_target
+  "anchor": the unconditional model of the retained data is the mixture of its conditional ones), or the full model's
+  own unconditional estimate less the style ("shift"): eps_full("") - (1 + push) (eps_full(c_f) - eps_full(c_a)). Both
+  captions name the same object, so that what they tell of it cancels. Uploads need it.
+- On a share of all other pictures the student's caption mixes descriptors of the forgotten style and of a retained one
+  (the picture's own, or the anchor's), and the target is the full model under the retained style alone. A prompt that
+  blends groups is where attribution is wanted most, and unlearning whole styles alone leaves such prompts nearly as
+  they were.
+- The target may lie beyond the anchor, away from the forgotten caption, as ESD's does from the empty prompt:
+  eps_full(c_a) - push (eps_full(c_f) - eps_full(c_a)). The anchor's prediction still sees the forgotten style in x_t; a
+  model that was never trained on it explains the picture worse than that.
 """
 
 from __future__ import annotations
@@ -33,14 +39,17 @@ from guda_core.records import GroupSet
 from guda_core.training.loop import LoopConfig, Progress, run
 
 SELECTIONS = ("weighted", "uniform", "removed")
+EMPTY_TARGETS = ("anchor", "shift")
 
 
 @dataclass(frozen=True)
 class UnlearnConfig:
     """operator: "guda_c" or "esd". selection of the anchor style: "weighted" (WSS), "uniform", or "removed" (the anchor
     is the object without style words). beta, eta: of WSS. lam: weight of the preserve loss. empty_share: share of the
-    pictures, forgotten and retained, that the student sees under the empty prompt. blend_share: share of the others whose
-    caption mixes the forgotten style's descriptors with a retained one's. esd_strength: ESD's guidance.
+    pictures, forgotten and retained, that the student sees under the empty prompt. empty_target: "anchor" or "shift",
+    of the forgotten ones among them. blend_share: share of the others whose caption mixes the forgotten style's
+    descriptors with a retained one's. push: how far GUDA-C's target lies beyond the anchor. esd_strength: ESD's
+    guidance.
     lora: the adapter; None fine-tunes the whole denoiser, as the paper does.
     loop.batch forgotten and as many retained pictures make a step."""
 
@@ -50,7 +59,9 @@ class UnlearnConfig:
     eta: float = 0.3
     lam: float = 1.0
     empty_share: float = 0.5
+    empty_target: str = "anchor"
     blend_share: float = 0.0
+    push: float = 0.0
     esd_strength: float = 1.0
     lora: adapters.LoraSpec | None = field(default_factory=adapters.LoraSpec)
     loop: LoopConfig = field(
@@ -62,6 +73,8 @@ class UnlearnConfig:
             raise OptionError(f"operator '{self.operator}': known are {', '.join(losses.FORGET_OPERATORS)}.")
         if self.selection not in SELECTIONS:
             raise OptionError(f"selection '{self.selection}': known are {', '.join(SELECTIONS)}.")
+        if self.empty_target not in EMPTY_TARGETS:
+            raise OptionError(f"empty_target '{self.empty_target}': known are {', '.join(EMPTY_TARGETS)}.")
         for name in ("empty_share", "blend_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise OptionError(f"{name} {getattr(self, name)} is not between 0 and 1.")
@@ -165,19 +178,25 @@ def unlearn(
         x_t = model.schedule.add_noise(x_0, eps, t).to(model.device)
         prompts, styles = sampler.captions(own, g), sampler.anchor_styles(b, g)
         anchors, kept = sampler.anchors(own, styles, g), sampler.captions(others, g)
-        gone_kept, gone_own = sampler.gone(b, g), sampler.gone(b, g)
-        prompts = sampler.blended(prompts, own, styles, g)
+        gone_kept, gone = sampler.gone(b, g), sampler.gone(b, g)
+        blended = sampler.blended(prompts, own, styles, g)
         blended_kept = sampler.blended(kept, others, [pictures.groups[i] for i in others.tolist()], g)
-        student_cond = model.embed(_emptied(prompts, gone_own) + _emptied(blended_kept, gone_kept))
+        student_cond = model.embed(_emptied(blended, gone) + _emptied(blended_kept, gone_kept))
         kept = _emptied(kept, gone_kept)
+        prompts = [p if e else mixed for p, mixed, e in zip(prompts, blended, gone, strict=True)]
         t = t.to(model.device)
         with torch.no_grad():
-            if config.operator == "guda_c":
-                target = model.predict_eps(x_t, t, model.embed(anchors + kept))
-            else:
-                target = model.predict_eps(x_t, t, model.embed([""] * b + kept))
-                prompted = model.predict_eps(x_t[:b], t[:b], model.embed(prompts))
-                target[:b] = losses.esd_target(target[:b], prompted, strength=config.esd_strength)
+            esd = config.operator == "esd"
+            target = model.predict_eps(x_t, t, model.embed(([""] * b if esd else anchors) + kept))
+            beyond = config.esd_strength if esd else config.push
+            from_empty = torch.tensor(gone).nonzero()[:, 0] if config.empty_target == "shift" and not esd else []
+            if beyond or len(from_empty):
+                prompted, anchor = model.predict_eps(x_t[:b], t[:b], model.embed(prompts)), target[:b].clone()
+                target[:b] = losses.esd_target(anchor, prompted, strength=beyond)
+                if len(from_empty):
+                    at, words = from_empty, [""] * len(from_empty)
+                    empty = model.predict_eps(x_t[at], t[at], model.embed(words))
+                    target[at] = losses.style_shift_target(empty, prompted[at], anchor[at], push=config.push)
         out = model.predict_eps(x_t, t, student_cond, student)
         forget_loss = losses.mean_square(out[:b], target[:b])
         return forget_loss + config.lam * losses.mean_square(out[b:], target[b:])

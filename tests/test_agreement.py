@@ -80,14 +80,30 @@ def test_the_summary_has_both_benches_side_by_side_and_says_what_is_missing(page
     sets = {"a": "generated", "b": "held_out"}
     rows = [{**r, "query_set": sets[r["query_set"]]} for r in record["rows"]]
     costs = [{"method": "logo", "times_cheaper": 1.0}, {"method": "guda", "times_cheaper": 123.4}]
-    (tmp_path / "digits.json").write_text(json.dumps({**record, "rows": rows, "costs": costs}))
+    others = [{**rows[0], "method": "guda/mse"}, {**rows[0], "method": "guda-retrack", "query_set": "other"}]
+    (tmp_path / "digits.json").write_text(json.dumps({**record, "rows": rows + others, "costs": costs}))
     text = page.RENDER["agreement"]()
+    assert "guda/mse" not in text and "| guda-retrack |" not in text
     lines = text.splitlines()
     assert "digits, generated | digits, held_out | precompute" in lines[0] and "styles, real" not in lines[0]
     row = next(line for line in lines if line.startswith("| guda |"))
     top1 = next(r for r in rows if r["method"] == "guda" and r["query_set"] == "generated")["top1"]
     assert row.split("|")[2].strip() == page.value(top1) and "123x" in row
-    assert lines[2].startswith("| ceiling |") and "Not measured yet: styles" in text
+    assert lines[2].startswith("| ceiling |") and "Not measured yet: styles" in text and ", 3 groups |" in lines[2]
+    renamed = [{**r, "method": "guda-retrack"} for r in rows if r["method"] == "guda"]
+    (tmp_path / "digits.json").write_text(json.dumps({**record, "rows": renamed, "costs": costs}))
+    assert "| guda | " + page.value(top1) in page.RENDER["agreement"]()
+
+
+def test_the_ceilings_groups_have_a_table_of_their_own(page, record, tmp_path):
+    (tmp_path / "styles.json").write_text(json.dumps(record))
+    text = page.RENDER["styles_ceiling"]()
+    rows = [r for r in record["rows_ceiling"] if r["query_set"] == "a"]
+    assert {r["groups"] for r in rows} == {3}
+    assert all(f"| {r['method']} | {page.value(r['top1'])} |" in text for r in rows)
+    assert "10 queries" in page.RENDER["styles_ceiling_report"]()
+    (tmp_path / "styles.json").write_text(json.dumps({**record, "rows_ceiling": []}))
+    assert page.RENDER["styles_ceiling"]() == page.UNKNOWN
 
 
 def test_what_was_tried_and_what_was_trained_is_listed(page, tmp_path):

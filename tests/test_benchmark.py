@@ -170,6 +170,22 @@ def test_the_table_compares_every_row_with_the_oracle():
     assert {x["second"] for x in d} == {"random"} and all(x["low"] > 0 for x in d)
 
 
+def test_methods_are_compared_on_the_groups_of_a_ceiling_that_lacks_some():
+    scores, items = planted()
+    sets = [i["set"] for i in items]
+    rows = tables.make({**scores, "separable/guda": np.ones(90, bool)}, sets, "guda")["rows_ceiling"]
+    assert {(r["method"], r["groups"]) for r in rows} == {("guda", 2), ("ceiling", 2), ("random", 2)}
+    guda = next(r for r in rows if r["method"] == "guda" and r["query_set"] == "generated")
+    two = metrics.top1(scores["guda"][:30, :2], scores["logo"][:30, :2]).mean()
+    assert guda["top1"]["value"] == pytest.approx(two)
+    whole = {**scores, "logo-2": scores["logo"]}
+    assert (
+        tables.on_the_ceilings_groups(whole, sets)
+        == []
+        == tables.make({"logo": scores["logo"]}, sets, "guda")["rows_ceiling"]
+    )
+
+
 def test_the_table_is_made_from_the_committed_arrays_alone(tmp_path):
     scores, items = planted()
     with pytest.raises(DataError, match="There is no styles-scores"):

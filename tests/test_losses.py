@@ -111,6 +111,15 @@ def test_esd_pushes_away_from_the_prompt():
     assert losses.esd_target(empty, prompt, strength=0.0).item() == 1.0
 
 
+def test_a_style_shift_takes_out_the_style_and_leaves_the_object():
+    g = torch.Generator().manual_seed(0)
+    content, own, other, seen = torch.randn(4, 2, 3, 5, 5, generator=g)  # a model whose estimates are sums of parts
+    prompt, anchor, empty = content + own, content + other, seen + own
+    np.testing.assert_allclose(losses.style_shift_target(empty, prompt, anchor, push=0.0), seen + other, atol=1e-6)
+    twice = losses.style_shift_target(empty, prompt, anchor, push=1.0)
+    np.testing.assert_allclose(twice, seen + 2 * other - own, atol=1e-6)
+
+
 def test_targets_get_no_gradient():
     a, b = torch.tensor([1.0, 2.0], requires_grad=True), torch.tensor([0.0, 0.0], requires_grad=True)
     loss = losses.mean_square(a, b)

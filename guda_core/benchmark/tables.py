@@ -2,6 +2,7 @@
 
 rows, differences           over all queries
 rows_report, differences_report  over the half of each query set that nothing was tuned on
+rows_ceiling, rows_ceiling_report  every method on those groups alone that the ceiling has, while it lacks some
 
 A row is {method, query_set, n, groups, top1: {value, low, high}, mrr: {...}, ...} (see `metrics.agreement`); a
 difference is paired, of one method to another, in Top-1 or MRR.
@@ -77,6 +78,15 @@ def tuning_half(sets: Sequence[str]) -> np.ndarray:
     return np.array(out)
 
 
+def on_the_ceilings_groups(
+    scores: Mapping[str, np.ndarray], sets: Sequence[str], *, at: np.ndarray | None = None
+) -> list[dict[str, Any]]:
+    """`agreement` on the groups that the ceiling has; [] when it has all, or is not there: then `agreement` will do."""
+    if SECOND not in scores or not (lacks := np.isnan(scores[SECOND]).all(axis=0)).any():
+        return []
+    return agreement({n: s[:, ~lacks] for n, s in scores.items() if s.ndim == 2}, sets, at=at)
+
+
 def make(scores: Mapping[str, np.ndarray], sets: Sequence[str], first: str) -> dict[str, Any]:
     """Rows and differences of `first` to the others, over all queries and over those that nothing was tuned on."""
     report = ~tuning_half(sets)
@@ -85,4 +95,6 @@ def make(scores: Mapping[str, np.ndarray], sets: Sequence[str], first: str) -> d
         "differences": differences(scores, sets, first),
         "rows_report": agreement(scores, sets, at=report),
         "differences_report": differences(scores, sets, first, at=report),
+        "rows_ceiling": on_the_ceilings_groups(scores, sets),
+        "rows_ceiling_report": on_the_ceilings_groups(scores, sets, at=report),
     }
