@@ -72,6 +72,24 @@ def differences(name: str, rows_key: str = "differences") -> str:
     return "\n".join([*lines, "", source(record, name)])
 
 
+def where_missed() -> str:
+    """Top-1 on the styles where the oracle's first group is one of the prompt's or the artist's, and where it isn't."""
+    record = read("styles")
+    if record is None:
+        return UNKNOWN
+    rows = record["where_missed"]
+    sets = list(dict.fromkeys(r["query_set"] for r in rows))
+    kinds = {"named": "the oracle names it", "other": "another"}
+    found = {(r["method"], r["query_set"], k): r[k] for r in rows for k in kinds}
+    of = {(s, k): next(v["n"] for (_, s2, k2), v in found.items() if (s2, k2) == (s, k)) for s in sets for k in kinds}
+    heads = [f"{s}: {label} ({of[s, k]})" for s in sets for k, label in kinds.items()]
+    lines = [f"| method | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
+    for method in dict.fromkeys(r["method"] for r in rows):
+        cells = [found[method, s, k]["top1"] for s in sets for k in kinds]
+        lines.append(f"| {method} | {' | '.join(value(c) if c else '-' for c in cells)} |")
+    return "\n".join([*lines, "", source(record, "styles")])
+
+
 def costs(name: str) -> str:
     """Precompute, query and storage. styles: seconds by the clock, in turns; digits: CPU seconds of all threads."""
     record = read(name)
@@ -181,6 +199,7 @@ RENDER = {
     "styles_report": lambda: table("styles", "rows_report"),
     "styles_ceiling": lambda: table("styles", "rows_ceiling"),
     "styles_ceiling_report": lambda: table("styles", "rows_ceiling_report"),
+    "styles_where_missed": where_missed,
     "styles_differences": lambda: differences("styles"),
     "styles_differences_report": lambda: differences("styles", "differences_report"),
     "costs": lambda: costs("costs"),

@@ -95,6 +95,14 @@ def test_the_summary_has_both_benches_side_by_side_and_says_what_is_missing(page
     assert "| guda | " + page.value(top1) in page.RENDER["agreement"]()
 
 
+def test_where_methods_miss_is_shown_with_the_numbers_of_queries(page, record, tmp_path):
+    share = {"value": 0.5, "low": 0.25, "high": 0.75}
+    row = {"method": "guda", "query_set": "a", "named": {"n": 3, "top1": share}, "other": {"n": 0, "top1": None}}
+    (tmp_path / "styles.json").write_text(json.dumps({**record, "where_missed": [row]}))
+    text = page.RENDER["styles_where_missed"]()
+    assert "| a: the oracle names it (3) | a: another (0) |" in text and "| guda | 0.50 (0.25 to 0.75) | - |" in text
+
+
 def test_the_ceilings_groups_have_a_table_of_their_own(page, record, tmp_path):
     (tmp_path / "styles.json").write_text(json.dumps(record))
     text = page.RENDER["styles_ceiling"]()

@@ -149,7 +149,7 @@ def test_separable_is_the_paired_interval(model):
 
 def planted() -> tuple[dict[str, np.ndarray], list[dict]]:
     rng = np.random.default_rng(0)
-    items = [{"set": name} for name in q.SETS for _ in range(30)]
+    items = [{"set": name, "groups": ["abcd"[i % 4]]} for name in q.SETS for i in range(30)]
     truth = rng.normal(size=(90, 4))
     half = truth.copy()
     half[:, 2:] = np.nan
@@ -168,6 +168,18 @@ def test_the_table_compares_every_row_with_the_oracle():
     assert guda["top1"]["value"] == pytest.approx(expected) and guda["top1"]["low"] < expected < guda["top1"]["high"]
     d = [x for x in tables.differences(scores, [i["set"] for i in items], "guda") if x["metric"] == "top1"]
     assert {x["second"] for x in d} == {"random"} and all(x["low"] > 0 for x in d)
+
+
+def test_misses_are_told_apart_by_whether_the_oracle_names_the_prompts_group():
+    truth = np.eye(4)[[0, 1, 2, 3, 1, 1]]  # the first four queries: the oracle names their own group
+    guess = np.eye(4)[[0, 1, 2, 0, 1, 0]]
+    groups = [["a"], ["b"], ["c"], ["d"], ["a", "c"], ["d"]]
+    rows = tables.where_missed({"logo": truth, "guda": guess, "guda/mse": guess}, ["s"] * 5 + ["t"], groups)
+    one, other = rows
+    assert [r["method"] for r in rows] == ["guda", "guda"] and one["query_set"] == "s"
+    assert (one["named"]["n"], one["named"]["top1"]["value"]) == (4, 0.75)
+    assert (one["other"]["n"], one["other"]["top1"]["value"]) == (1, 1.0)
+    assert other["named"] == {"n": 0, "top1": None} and other["other"]["top1"]["value"] == 0.0
 
 
 def test_methods_are_compared_on_the_groups_of_a_ceiling_that_lacks_some():

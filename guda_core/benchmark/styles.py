@@ -284,6 +284,7 @@ def write_table(folder: Path) -> Path:
         "command": "python -m guda_core benchmark styles",
         "oracle": "LOGO: the UNet retrained without each group, first seed",
         **tables.make(scores, sets, "guda"),
+        "where_missed": tables.where_missed(scores, sets, [i["groups"] for i in record["items"]]),
         "versions": versions(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -87,6 +87,32 @@ def on_the_ceilings_groups(
     return agreement({n: s[:, ~lacks] for n, s in scores.items() if s.ndim == 2}, sets, at=at)
 
 
+def where_missed(
+    scores: Mapping[str, np.ndarray], sets: Sequence[str], groups: Sequence[Sequence[str]]
+) -> list[dict[str, Any]]:
+    """Each complete method's Top-1 apart: where the oracle's first group is one that the query was made of, and where
+    it is another.
+
+    groups: of each query's prompt, or its artist's; the columns of the scores are the groups in the order of their
+    first appearance. A row is {method, query_set, named: {n, top1}, other: {n, top1}}; an interval beside each mean,
+    None for no queries.
+    """
+    ids = list(dict.fromkeys(g for of in groups for g in of))
+    first = [ids[i] for i in scores[ORACLE].argmax(axis=1)]
+    named = np.array([g in of for g, of in zip(first, groups, strict=True)])
+    rows = []
+    for name, s in methods(scores):
+        if np.isnan(s).any() or "/" in name:
+            continue
+        for query_set, mine in _sets(sets, None):
+            row: dict[str, Any] = {"method": name, "query_set": query_set}
+            for kind, at in (("named", mine & named), ("other", mine & ~named)):
+                hits = metrics.METRICS["top1"](s[at], scores[ORACLE][at]) if at.any() else None
+                row[kind] = {"n": int(at.sum()), "top1": None if hits is None else metrics.bootstrap(hits)}
+            rows.append(row)
+    return rows
+
+
 def make(scores: Mapping[str, np.ndarray], sets: Sequence[str], first: str) -> dict[str, Any]:
     """Rows and differences of `first` to the others, over all queries and over those that nothing was tuned on."""
     report = ~tuning_half(sets)
