@@ -50,14 +50,15 @@ class Job:
 
 
 def queue(group_set: GroupSet, config: UnetConfig) -> list[Job]:
-    """All trainings in the order of work: LOGO of every group, the second full model, second-seed LOGO of some groups.
+    """All trainings in the order of work: LOGO of every group, second-seed LOGO of some groups, the second full model.
 
-    The second seeds go to groups spread evenly over the set's order.
+    The second seeds go to groups spread evenly over the set's order. Their ceiling does not need the second full model,
+    which moves all of a query's scores alike.
     """
     ids = list(group_set.groups)
     some = ids[:: max(1, len(ids) // SECOND_GROUPS)][:SECOND_GROUPS]
     first = [Job(g, config.loop.seed) for g in ids]
-    return [*first, Job(None, SECOND_SEED), *[Job(g, SECOND_SEED) for g in some]]
+    return [*first, *[Job(g, SECOND_SEED) for g in some], Job(None, SECOND_SEED)]
 
 
 def work(

@@ -144,6 +144,33 @@ def _emptied(captions: list[str], gone: list[bool]) -> list[str]:
     return ["" if e else c for c, e in zip(captions, gone, strict=True)]
 
 
+def _targets(
+    model: BaseModel,
+    config: UnlearnConfig,
+    x_t: Tensor,
+    t: Tensor,
+    prompts: list[str],
+    anchors: list[str],
+    gone: list[bool],
+    kept: list[str],
+) -> Tensor:
+    """What the student should predict, (2B, C, h, w): of B forgotten pictures, then of the retained ones.
+
+    kept: captions of the latter. gone: whether the student sees the empty prompt in the place of `prompts`."""
+    b, esd = len(prompts), config.operator == "esd"
+    target = model.predict_eps(x_t, t, model.embed(([""] * b if esd else anchors) + kept))
+    shifted = torch.tensor(gone if config.empty_target == "shift" and not esd else [False] * b).nonzero()[:, 0]
+    beyond = config.esd_strength if esd else config.push
+    if not beyond and not len(shifted):
+        return target
+    anchor, prompted = target[:b].clone(), model.predict_eps(x_t[:b], t[:b], model.embed(prompts))
+    target[:b] = losses.esd_target(anchor, prompted, strength=beyond)
+    if len(shifted):
+        empty = model.predict_eps(x_t[shifted], t[shifted], model.embed([""] * len(shifted)))
+        target[shifted] = losses.style_shift_target(empty, prompted[shifted], anchor[shifted], push=beyond)
+    return target
+
+
 def unlearn(
     model: BaseModel,
     group_set: GroupSet,
@@ -186,17 +213,7 @@ def unlearn(
         prompts = [p if e else mixed for p, mixed, e in zip(prompts, blended, gone, strict=True)]
         t = t.to(model.device)
         with torch.no_grad():
-            esd = config.operator == "esd"
-            target = model.predict_eps(x_t, t, model.embed(([""] * b if esd else anchors) + kept))
-            beyond = config.esd_strength if esd else config.push
-            from_empty = torch.tensor(gone).nonzero()[:, 0] if config.empty_target == "shift" and not esd else []
-            if beyond or len(from_empty):
-                prompted, anchor = model.predict_eps(x_t[:b], t[:b], model.embed(prompts)), target[:b].clone()
-                target[:b] = losses.esd_target(anchor, prompted, strength=beyond)
-                if len(from_empty):
-                    at, words = from_empty, [""] * len(from_empty)
-                    empty = model.predict_eps(x_t[at], t[at], model.embed(words))
-                    target[at] = losses.style_shift_target(empty, prompted[at], anchor[at], push=config.push)
+            target = _targets(model, config, x_t, t, prompts, anchors, gone, kept)
         out = model.predict_eps(x_t, t, student_cond, student)
         forget_loss = losses.mean_square(out[:b], target[:b])
         return forget_loss + config.lam * losses.mean_square(out[b:], target[b:])

@@ -18,7 +18,7 @@ from guda_core.methods.guda import Guda
 from guda_core.models.cards import load_model
 from guda_core.records import Group, GroupSet, Query
 from guda_core.training.loop import LoopConfig, run
-from guda_core.unlearn import UnlearnConfig, _Sampler, style_probabilities, unlearn
+from guda_core.unlearn import UnlearnConfig, _Sampler, _targets, style_probabilities, unlearn
 from tests.tiny import save_tiny
 
 WORDS = {"a": "aa", "b": "bb", "c": "cc"}
@@ -120,6 +120,34 @@ def test_a_share_of_captions_mixes_the_forgotten_style_with_the_given_one(world,
     if share:
         firsts = {text.index("aa") < text.index(WORDS[s]) for text, s in mixed}
         assert firsts == {True, False}  # either style begins
+
+
+def test_targets_are_what_their_formulas_say(world):
+    g = torch.Generator().manual_seed(1)
+    x, t = torch.randn(5, 4, 8, 8, generator=g), torch.tensor([10, 300, 700, 50, 900])
+    prompts, anchors, gone, kept = ["aa1", "aa2", "aa3"], ["bb1", "cc2", "bb3"], [False, True, False], ["cc1", ""]
+
+    def eps(captions: list[str]) -> torch.Tensor:
+        return world.model.predict_eps(x[: len(captions)], t[: len(captions)], world.model.embed(captions))
+
+    def targets(**changes) -> torch.Tensor:
+        return _targets(world.model, UnlearnConfig(**changes), x, t, prompts, anchors, gone, kept)
+
+    with torch.no_grad():
+        own, other, empty = eps(prompts), eps(anchors), eps([""] * 3)
+        assert not torch.allclose(own, other, atol=1e-3)
+        expected = {
+            (): other,
+            (("push", 0.5),): other - 0.5 * (own - other),
+            (("operator", "esd"), ("esd_strength", 2.0)): empty - 2 * (own - empty),
+            (("empty_target", "shift"), ("push", 0.5)): torch.stack(
+                [(other - 0.5 * (own - other))[0], (empty - 1.5 * (own - other))[1], (other - 0.5 * (own - other))[2]]
+            ),
+        }
+        for changes, forgotten in expected.items():
+            out = targets(**dict(changes))
+            np.testing.assert_allclose(out[:3], forgotten, atol=2e-5)
+            np.testing.assert_allclose(out[3:], eps([*anchors, *kept])[3:], atol=2e-5)
 
 
 CHANGES = [
