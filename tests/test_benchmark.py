@@ -185,7 +185,9 @@ def test_misses_are_told_apart_by_whether_the_oracle_names_the_prompts_group():
 def test_methods_are_compared_on_the_groups_of_a_ceiling_that_lacks_some():
     scores, items = planted()
     sets = [i["set"] for i in items]
-    rows = tables.make({**scores, "separable/guda": np.ones(90, bool)}, sets, "guda")["rows_ceiling"]
+    partly = np.where(np.arange(4) == 1, np.nan, scores["guda"])  # lacks a group that the ceiling has
+    more = {"separable/guda": np.ones(90, bool), "partly": partly}
+    rows = tables.make({**scores, **more}, sets, "guda")["rows_ceiling"]
     assert {(r["method"], r["groups"]) for r in rows} == {("guda", 2), ("ceiling", 2), ("random", 2)}
     guda = next(r for r in rows if r["method"] == "guda" and r["query_set"] == "generated")
     two = metrics.top1(scores["guda"][:30, :2], scores["logo"][:30, :2]).mean()

@@ -81,10 +81,12 @@ def tuning_half(sets: Sequence[str]) -> np.ndarray:
 def on_the_ceilings_groups(
     scores: Mapping[str, np.ndarray], sets: Sequence[str], *, at: np.ndarray | None = None
 ) -> list[dict[str, Any]]:
-    """`agreement` on the groups that the ceiling has; [] when it has all, or is not there: then `agreement` will do."""
+    """`agreement` on the groups that the ceiling has, of methods that have them all; [] when the ceiling has every
+    group, or is not there: then `agreement` will do."""
     if SECOND not in scores or not (lacks := np.isnan(scores[SECOND]).all(axis=0)).any():
         return []
-    return agreement({n: s[:, ~lacks] for n, s in scores.items() if s.ndim == 2}, sets, at=at)
+    of = {n: s[:, ~lacks] for n, s in scores.items() if not n.startswith(NOT_A_METHOD)}
+    return agreement({n: s for n, s in of.items() if not np.isnan(s).any()}, sets, at=at)
 
 
 def where_missed(
