@@ -93,7 +93,8 @@ def test_rows_hold_the_same_figures_best_first_with_the_rest_last():
 @pytest.mark.parametrize(
     ("value", "unit", "text"),
     [(41.4, "nats", "41"), (-12.6, "nats", "-13"), (3.26, "nats", "3.3"), (0.041, "nats", "0.04"),
-     (-0.001, "nats", "0.00"), (0.7126, "cosine", "0.713")],
+     (-0.001, "nats", "0.00"), (0.7126, "cosine", "0.713"), (0.00106, "kernel", "0.0011"), (0.909, "kernel", "0.91"),
+     (0.0, "kernel", "0"), (12.3, "kernel", "12")],
 )  # fmt: skip
 def test_numbers_have_as_many_digits_as_are_worth_reading(value, unit, text):
     assert words.number(value, unit) == text

@@ -51,9 +51,12 @@ REPLAYED = {
 
 
 def number(value: float, unit: str) -> str:
-    """A score with as many digits as are worth reading: 41, 3.2 or 0.04 nats; 0.712 cosine."""
+    """A score with as many digits as are worth reading: 41, 3.2 or 0.04 nats; 0.712 cosine; 0.0011 kernel, whose
+    scale is each method's own."""
     if unit == "cosine":
         text = f"{value:.3f}"
+    elif unit == "kernel" and abs(value) < 1:
+        text = f"{value:.2g}"
     else:
         text = f"{value:.0f}" if abs(value) >= 10 else f"{value:.1f}" if abs(value) >= 1 else f"{value:.2f}"
     return text if float(text) else text.lstrip("-")
