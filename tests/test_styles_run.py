@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from guda_core import data, oracle
-from guda_core.benchmark import costs, intervals, kept, styles
+from guda_core.benchmark import costs, intervals, kept, rows, styles
 from guda_core.benchmark import queries as q
 from guda_core.benchmark.scores import ScoreConfig
 from guda_core.data import Pictures
@@ -80,7 +80,7 @@ def test_kept_values_stand_for_models_that_are_gone(full, tmp_path):
     folder = tmp_path / "out"
     list(styles.run(full, folder, queries=SMALL, config=SCORES))
     names = {job.name for job in oracle.queue(GROUPS, UnetConfig())}
-    assert {p.stem for p in (folder / kept.FOLDER).glob("*.json")} == names
+    assert {p.stem for p in (folder / kept.FOLDER).glob("*.json")} == {"full", *names}
     with np.load(folder / styles.ARRAYS) as z:
         before = {k: z[k] for k in z.files}
     (folder / styles.ARRAYS).unlink()
@@ -102,6 +102,28 @@ def test_kept_values_stand_for_models_that_are_gone(full, tmp_path):
         assert z["samples"].shape == (len(GROUPS.groups), 16, 16, 3) and z["samples"].dtype == np.uint8
 
 
+def test_committed_rows_are_not_scored_again_while_they_fit(full, tmp_path):
+    folder = tmp_path / "out"
+    list(styles.run(full, folder, queries=SMALL, config=SCORES))
+    with np.load(folder / styles.ARRAYS) as z:
+        before = {k: z[k] for k in z.files}
+    shutil.rmtree(styles.cache(full))
+    shutil.rmtree(stages.work_dir())
+    assert list(styles.run(full, folder, queries=SMALL, config=SCORES)) == []
+    with np.load(folder / styles.ARRAYS) as z:
+        assert set(z.files) == set(before)
+        for name, values in before.items():
+            np.testing.assert_array_equal(z[name], values)
+    record = json.loads(rows.note(folder / styles.ARRAYS).read_text())
+    record["made"]["guda"]["from"]["weights_sha256"]["noto"] = record["made"]["trak"]["from"]["config"]["ridge"] = (
+        "other"
+    )
+    rows.note(folder / styles.ARRAYS).write_text(json.dumps(record))
+    again = {what for what, _ in styles.run(full, folder, queries=SMALL, config=SCORES)}
+    assert "trak" in again and "instance" not in again and "full" not in again
+    assert {what for what in again if what.startswith("guda/")} == {f"guda/{g}" for g in GROUPS.groups if g != MISSING}
+
+
 def test_variants_get_the_first_draws_and_are_left_out_until_all_their_groups_are_scored(full, tmp_path):
     folder, config = tmp_path / "out", dataclasses.replace(SCORES, draws=3)
     shutil.copytree(full.guda.folder, data.cache_dir() / "adapters" / "twin")
@@ -111,6 +133,7 @@ def test_variants_get_the_first_draws_and_are_left_out_until_all_their_groups_ar
     np.testing.assert_array_equal(few, twin)  # the same adapters and the same draws
     assert np.isfinite(whole).any() and not np.array_equal(few, whole, equal_nan=True)
     min(styles.cache(full).glob("guda-twin--*.json")).unlink()
+    rows.note(folder / styles.ARRAYS).unlink()
     made = q.read(folder, GROUPS, full.model)
     left = styles.arrays(full, folder, made, config, UnetConfig())
     assert "guda-twin" not in left and {"guda", "logo", "logo-2"} <= set(left)

@@ -107,9 +107,9 @@ def query_seconds(service: LocalService, made: Queries) -> dict[str, float]:
         "guda": lambda q: list(service.guda.attribute(q, budget)),
         "clip": lambda q: list(service.similarity.attribute(q)),
     }
-    for name, method, _ in baselines(service):
-        list(method.prepare())
-        asked[name] = lambda q, method=method: list(method.attribute(q))
+    for b in baselines(service):
+        list(b.method.prepare())
+        asked[b.name] = lambda q, method=b.method: list(method.attribute(q))
     out = {}
     for name, ask in asked.items():
         ask(made.queries[0])

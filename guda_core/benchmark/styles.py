@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from guda_core import adapters, data, elbo, oracle
-from guda_core.benchmark import kept, tables
+from guda_core.benchmark import kept, rows, tables
 from guda_core.benchmark.baselines import Method, read_scores, score_baseline
 from guda_core.benchmark.clock import Clock
 from guda_core.benchmark.queries import Queries, QueryConfig, read, write
@@ -45,7 +45,8 @@ INSTANCE_EXAMPLES, INSTANCE_TIMESTEPS = 8, 5  # of each group; it costs a forwar
 SAMPLE_STEPS = 25  # of the pictures that are kept of every model of the oracle
 ARRAYS, TABLE = "styles-scores.npz", "styles.json"
 VARIANT_DRAWS = 2  # of GUDA's variants, in each stratum; a row of GUDA itself with as few stands beside them
-ALL_DRAWS = ("full", "full-2", ORACLE, SECOND, "guda", "logo-live")  # roles that are scored with all
+ORACLES = ("full", "full-2", ORACLE, SECOND)  # roles of the oracle's models and of the full one, kept by themselves
+ALL_DRAWS = (*ORACLES, "guda", "logo-live")  # roles that are scored with all
 
 
 @dataclass(frozen=True)
@@ -120,14 +121,46 @@ def draws_of(role: str, config: ScoreConfig) -> ScoreConfig:
     return config if role in ALL_DRAWS else replace(config, draws=min(config.draws, VARIANT_DRAWS))
 
 
+def common(service: LocalService, queries: Queries) -> dict[str, str]:
+    """What all rows depend on."""
+    return {"base_sha256": service.model.sha256, "queries_sha256": kept.queries_sha256(queries.queries)}
+
+
+def made_from(service: LocalService, config: ScoreConfig, unet: UnetConfig) -> dict[str, Any]:
+    """role -> what its rows are made from, of adapters and baselines (the oracle's models are kept by themselves)."""
+    out: dict[str, Any] = {}
+    for s in sources(service, unet):
+        if s.role not in ORACLES:
+            own = out.setdefault(s.role, {"config": asdict(draws_of(s.role, config)), "weights_sha256": {}})
+            own["weights_sha256"][s.group] = s.sha256
+    return out | {b.name: b.made_from for b in baselines(service)}
+
+
+def standing(
+    service: LocalService, folder: Path, queries: Queries, config: ScoreConfig, unet: UnetConfig
+) -> dict[str, dict[str, np.ndarray]]:
+    """role -> its committed rows, of what need not be scored again."""
+    return rows.standing(folder / ARRAYS, common(service, queries), made_from(service, config, unet))
+
+
 def collect(
-    service: LocalService, queries: Queries, config: ScoreConfig, unet: UnetConfig, minutes: float | None = None
+    service: LocalService,
+    folder: Path,
+    queries: Queries,
+    config: ScoreConfig,
+    unet: UnetConfig,
+    minutes: float | None = None,
 ) -> Iterator[tuple[str, float]]:
-    """Compute and cache the values of every source; yields (source, fraction). Stops after `minutes`, to be resumed.
+    """Compute and cache the values of every source that neither stands in the committed rows nor is kept; yields
+    (source, fraction). Stops after `minutes`, to be resumed.
 
     Processes started side by side share the sources out."""
     until = time.monotonic() + 60 * (minutes or 1e9)
+    there = standing(service, folder, queries, config, unet)
     for s in shared_out(sources(service, unet), lambda s: _path(service, s)):
+        same = {"sha256": s.sha256, "of": queries.queries, "config": config}
+        if s.role in there or (s.role in ORACLES and kept.is_kept(folder, s.key, **same)):
+            continue
         own = draws_of(s.role, config)
         for fraction in values(service.model, queries.queries, s.within, own, _path(service, s), s.sha256):
             yield s.key, fraction
@@ -135,11 +168,22 @@ def collect(
                 return
 
 
-def baselines(service: LocalService) -> Iterator[tuple[str, Method, Any]]:
-    """(row name, method, its settings): the kernel methods as the app offers them, and instance unlearning over some of
-    the training pictures of each group."""
+class Baseline(NamedTuple):
+    """A row: its name, the method with its settings, and what its scores depend on beside the model and the queries."""
+
+    name: str
+    method: Method
+    config: Any
+    made_from: dict[str, Any]
+
+
+def baselines(service: LocalService) -> Iterator[Baseline]:
+    """The kernel methods as the app offers them, and instance unlearning over some of the training pictures of each
+    group."""
     for name, method in service.kernels.items():
-        yield name, method, method.config
+        yield Baseline(
+            name, method, method.config, {"config": asdict(method.config), "features": method.features.settings}
+        )
     gs, seen = service.group_set, Counter[str]()
     train = data.load(gs, "train")
     kept = []
@@ -148,24 +192,25 @@ def baselines(service: LocalService) -> Iterator[tuple[str, Method, Any]]:
         kept += [i] * (seen[g] <= INSTANCE_EXAMPLES)
     some = Pictures(train.pixels[kept], tuple(train.groups[i] for i in kept), tuple(train.objects[i] for i in kept))
     config = InstanceConfig(timesteps=INSTANCE_TIMESTEPS)
-    yield "instance", Instance(service.model, examples_of(service.model, some, gs), list(gs.groups), config), config
+    method = Instance(service.model, examples_of(service.model, some, gs), list(gs.groups), config)
+    yield Baseline("instance", method, config, {"config": asdict(config), "pictures_sha256": some.sha256()})
 
 
 def collect_baselines(
-    service: LocalService, queries: Queries, minutes: float | None = None
+    service: LocalService, queries: Queries, there: Container[str], minutes: float | None = None
 ) -> Iterator[tuple[str, float]]:
-    """Score every query by every baseline, resumable; yields (method, fraction).
+    """Score every query by every baseline that is not `there`, resumable; yields (method, fraction).
 
     Processes started side by side share the methods out."""
     folder, until = cache(service), time.monotonic() + 60 * (minutes or 1e9)
     clock, of, ids = Clock(folder / "costs.json"), queries.queries, list(service.group_set.groups)
 
-    def path(baseline: tuple[str, Method, Any]) -> Path:
-        return folder / "baselines" / f"{baseline[0]}.npy"
+    def path(b: Baseline) -> Path:
+        return folder / "baselines" / f"{b.name}.npy"
 
-    for name, method, config in shared_out(baselines(service), path):
-        for fraction in score_baseline(name, method, config, of, ids, path((name, method, config)), clock):
-            yield name, fraction
+    for b in shared_out((b for b in baselines(service) if b.name not in there), path):
+        for fraction in score_baseline(b.name, b.method, b.config, of, ids, path(b), clock):
+            yield b.name, fraction
             if time.monotonic() > until:
                 return
 
@@ -191,19 +236,23 @@ def _role(job: oracle.Job, config: UnetConfig) -> str:
 def keep_oracle(
     service: LocalService, folder: Path, queries: Queries, config: ScoreConfig, unet: UnetConfig
 ) -> Iterator[tuple[str, float]]:
-    """Keep values and samples of every scored model of the oracle beside the queries; yields (model, fraction)."""
-    jobs = {job.name for job in oracle.queue(service.group_set, unet)}
+    """Keep values and samples of the full model and of every scored one of the oracle beside the queries; yields
+    (model, fraction)."""
     first = {i.groups[0]: i for i in reversed(queries.items) if i.set == "generated"}
     prompts, seeds = [i.prompt for i in first.values()], [i.seed for i in first.values()]
     for s in shared_out(sources(service, unet), lambda s: cache(service) / "kept" / s.key.replace("/", "--")):
         same = {"sha256": s.sha256, "of": queries.queries, "config": config}
-        if s.key not in jobs or not _scored(service, s, queries) or kept.is_kept(folder, s.key, **same):
+        if s.role not in ORACLES or not _scored(service, s, queries) or kept.is_kept(folder, s.key, **same):
             continue
         with service.model.lock, s.within():
             samples = service.model.generate(prompts, seeds=seeds, steps=SAMPLE_STEPS, guidance=2.5)
-        stage = json.loads((stages.work_dir() / s.key / "stage.json").read_text(encoding="utf-8"))
+        stage = {} if s.role == "full" else _stage(s.key)
         kept.keep(folder, s.key, np.load(_path(service, s)), samples, training=stage, **same)
         yield f"keep {s.key}", 1.0
+
+
+def _stage(name: str) -> dict[str, Any]:
+    return json.loads((stages.work_dir() / name / "stage.json").read_text(encoding="utf-8"))
 
 
 def found_values(
@@ -214,12 +263,12 @@ def found_values(
     for s in sources(service, unet):
         if _scored(service, s, queries):
             found.setdefault(s.role, {})[s.group] = np.load(_path(service, s))
-    for job in oracle.queue(service.group_set, unet):
-        role = _role(job, unet)
-        if job.exclude not in found.get(role, {}):
-            values_there = kept.values_of(folder, job.name, of=queries.queries, config=config)
+    jobs = [(job.name, _role(job, unet), job.exclude) for job in oracle.queue(service.group_set, unet)]
+    for name, role, group in [("full", "full", None), *jobs]:
+        if group not in found.get(role, {}):
+            values_there = kept.values_of(folder, name, of=queries.queries, config=config)
             if values_there is not None:
-                found.setdefault(role, {})[job.exclude] = values_there
+                found.setdefault(role, {})[group] = values_there
     return found
 
 
@@ -233,9 +282,10 @@ def arrays(
     found = found_values(service, folder, queries, config, unet)
     if "full" not in found:
         raise DataError("The full model has no values yet. Run `python -m guda_core benchmark styles`.")
-    partly = {s.role for s in sources(service, unet) if not _scored(service, s, queries)} - {ORACLE, SECOND}
+    there = standing(service, folder, queries, config, unet)
+    partly = {s.role for s in sources(service, unet) if not _scored(service, s, queries)} - set(ORACLES)
     few, most = VARIANT_DRAWS, config.draws
-    if "guda" in found and few < most and any(role not in ALL_DRAWS for role in found):
+    if "guda" in found and few < most:
         found[f"guda/{few}-draws"] = {g: v[:, :, :few] for g, v in found["guda"].items()}
     plans = {n: Plan.of(service.model, queries.queries, replace(config, draws=n)) for n in {min(few, most), most}}
     out: dict[str, np.ndarray] = {}
@@ -261,6 +311,8 @@ def arrays(
         rows = [[a.groups[g].score for g in ids] for q in queries.queries for a in clip.attribute(q)]
         out[f"clip-{aggregate}"] = np.array(rows, np.float32)
     out |= read_scores(cache(service) / "baselines", queries.queries)
+    for role, stand in there.items():
+        out |= {} if role in out else stand
     rng = np.random.default_rng(0)
     out["random"] = rng.normal(size=(len(queries.queries), len(ids))).astype(np.float32)
     return out
@@ -321,15 +373,16 @@ def run(
             yield "queries", fraction
     made = read(folder, service.group_set, service.model)
     began = time.monotonic()
-    yield from collect(service, made, config, unet, minutes)
+    yield from collect(service, folder, made, config, unet, minutes)
     yield from keep_oracle(service, folder, made, config, unet)
     left = None if minutes is None else minutes - (time.monotonic() - began) / 60
     if left is None or left > 0:
-        yield from collect_baselines(service, made, left)
-    if not _scored(service, sources(service, unet)[0], made):
+        yield from collect_baselines(service, made, standing(service, folder, made, config, unet), left)
+    if "full" not in found_values(service, folder, made, config, unet):
         return  # stopped before there is anything to write
     with claimed(cache(service) / ARRAYS, wait=True):
         scores = arrays(service, folder, made, config, unet)
-        np.savez_compressed(folder / ARRAYS, **scores)  # type: ignore[arg-type]  (names, not allow_pickle)
+        of = {role: m for role, m in made_from(service, config, unet).items() if role in scores}
+        rows.write(folder / ARRAYS, scores, common(service, made), of)
         if "guda" in scores and ORACLE in scores and not np.isnan(scores[ORACLE]).any():
             write_table(folder)

@@ -1,0 +1,54 @@
+"""What the committed score arrays were made from, so that rows need not be computed again on another machine.
+
+    <folder>/styles-scores.json    base_sha256 and queries_sha256 of all rows; made: role -> {from, rows}
+
+`from` says all that a row's scores depend on beside the full model and the queries: hashes of weights or features, and
+settings. A row whose `from` is still the same stands as it is; any other is computed anew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def plain(made_from: Any) -> Any:
+    """As JSON holds it, to be compared with what is read back."""
+    return json.loads(json.dumps(made_from))
+
+
+def note(arrays: Path) -> Path:
+    """Where the record of an `.npz` of arrays lies."""
+    return arrays.with_suffix(".json")
+
+
+def write(arrays: Path, scores: Mapping[str, np.ndarray], common: Mapping[str, str], made: Mapping[str, Any]) -> None:
+    """Write the arrays and, last, their record. common: hashes of base and queries; made: role -> what it is from.
+
+    A row belongs to the role that its name begins with (`guda/mse`, `guda/2-draws`) or ends with (`separable/guda`).
+    """
+    note(arrays).unlink(missing_ok=True)
+    np.savez_compressed(arrays, **scores)  # type: ignore[arg-type]  (names, not allow_pickle)
+    record = {r: {"from": plain(of), "rows": of_role(scores, r)} for r, of in made.items()}
+    note(arrays).write_text(json.dumps({**common, "made": record}, indent=1), encoding="utf-8")
+
+
+def of_role(names: Mapping[str, Any] | Sequence[str], role: str) -> list[str]:
+    """The names of a role's rows."""
+    return [n for n in names if n == role or n.startswith(f"{role}/") or n == f"separable/{role}"]
+
+
+def standing(arrays: Path, common: Mapping[str, str], wanted: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
+    """role -> its rows, of the roles whose rows are there and were made from just what is wanted."""
+    if not arrays.is_file() or not note(arrays).is_file():
+        return {}
+    record = json.loads(note(arrays).read_text(encoding="utf-8"))
+    if {k: record.get(k) for k in common} != dict(common):
+        return {}
+    fit = {r: m["rows"] for r, m in record["made"].items() if r in wanted and m["from"] == plain(wanted[r])}
+    with np.load(arrays, allow_pickle=False) as z:
+        return {r: {n: z[n] for n in names} for r, names in fit.items() if set(names) <= set(z.files)}
