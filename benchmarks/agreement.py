@@ -49,26 +49,34 @@ def table(name: str, rows_key: str = "rows") -> str:
     for query_set in dict.fromkeys(r["query_set"] for r in record[rows_key]):
         rows = ordered([r for r in record[rows_key] if r["query_set"] == query_set])
         lines += [f"**{query_set}** ({rows[0]['n']} queries; 95% bootstrap intervals over queries)", ""]
-        lines += [f"| method | {' | '.join(metrics.values())} |", "|---|" + "---|" * len(metrics)]
-        for r in rows:
-            of = f" ({r['groups']} groups)" if r["groups"] < max(x["groups"] for x in rows) else ""
-            lines.append(f"| {r['method']}{of} | {' | '.join(value(r[k]) for k in metrics)} |")
-        lines.append("")
+        for head, part in (
+            ("method", [r for r in rows if "/" not in r["method"]]),
+            ("the same values, scored otherwise", [r for r in rows if "/" in r["method"]]),
+        ):
+            if not part:
+                continue
+            lines += [f"| {head} | {' | '.join(metrics.values())} |", "|---|" + "---|" * len(metrics)]
+            for r in part:
+                of = f" ({r['groups']} groups)" if r["groups"] < max(x["groups"] for x in rows) else ""
+                lines.append(f"| {r['method']}{of} | {' | '.join(value(r[k]) for k in metrics)} |")
+            lines.append("")
     return "\n".join([*lines, source(record, name)])
 
 
 def differences(name: str, rows_key: str = "differences") -> str:
-    """Paired differences of our method to the others in Top-1."""
+    """Paired differences of our methods to the others in Top-1, a table each."""
     record = read(name)
     if record is None:
         return UNKNOWN
-    rows = [r for r in record[rows_key] if r["metric"] == "top1"]
+    rows = [r for r in record[rows_key] if r["metric"] == "top1" and "/" not in r["second"]]
     sets = list(dict.fromkeys(r["query_set"] for r in rows))
-    found = {(r["second"], r["query_set"]): value(r) for r in rows}
-    first = rows[0]["first"] if rows else "guda"
-    lines = [f"| Top-1 of {first} minus that of | {' | '.join(sets)} |", "|---|" + "---|" * len(sets)]
-    for second in dict.fromkeys(r["second"] for r in rows):
-        lines.append(f"| {second} | {' | '.join(found.get((second, s), '') for s in sets)} |")
+    found = {(r["first"], r["second"], r["query_set"]): value(r) for r in rows}
+    lines: list[str] = []
+    for first in dict.fromkeys(r["first"] for r in rows):
+        lines += [""] if lines else []
+        lines += [f"| Top-1 of {first} minus that of | {' | '.join(sets)} |", "|---|" + "---|" * len(sets)]
+        for second in dict.fromkeys(r["second"] for r in rows if r["first"] == first):
+            lines.append(f"| {second} | {' | '.join(found.get((first, second, s), '') for s in sets)} |")
     return "\n".join([*lines, "", source(record, name)])
 
 
@@ -142,7 +150,8 @@ def oracle() -> str:
     lines = ["| training | seconds | date | weights (SHA-256) |", "|---|---|---|---|"]
     for path in sorted((FOLDER / "oracle").glob("*.json")):
         r = json.loads(path.read_text(encoding="utf-8"))
-        t = r["training"]
+        if not (t := r["training"]):  # the full model, whose training is told elsewhere
+            continue
         lines.append(f"| {path.stem} | {t['seconds']:.0f} | {t['date'][:10]} | {r['weights_sha256'][:12]} |")
     return "\n".join(lines) if len(lines) > 2 else UNKNOWN
 

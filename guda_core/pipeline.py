@@ -24,7 +24,7 @@ from guda_core.clip import Clip
 from guda_core.errors import CacheError, ModelError, OptionError
 from guda_core.groups import load_group_set
 from guda_core.imaging import check_options, check_prompt, hash_pixels, read_picture
-from guda_core.methods import METHODS
+from guda_core.methods import METHODS, combined
 from guda_core.methods.clip import ClipSimilarity
 from guda_core.methods.counterfactual import Budget
 from guda_core.methods.das import Das
@@ -168,6 +168,7 @@ class LocalService:
 
     def methods(self) -> dict[str, str]:
         absent = (set(KERNELS) - set(self.kernels)) | ({"logo"} if self.logo is None else set())
+        absent |= {combined.ID} if absent & set(combined.PARTS) else set()
         return {k: name for k, (name, _) in METHODS.items() if k not in absent}
 
     def _counterfactuals(self) -> list[Guda]:
@@ -187,7 +188,7 @@ class LocalService:
         return self._forward_s
 
     def estimate(self, methods: Sequence[str], effort: str) -> float:
-        draws, seconds = find_effort(effort).draws, 0.2
+        draws, seconds, methods = find_effort(effort).draws, 0.2, _with_parts(methods)
         for k in [k for k in self.kernels if k in methods]:
             passes = 3 * self.kernels[k].config.features.timesteps  # a backward pass takes as long as two forward ones
             seconds += self._kernel_s or 2 * passes * self.forward_seconds()  # twice: the projection; then as measured
@@ -242,6 +243,16 @@ class LocalService:
         unknown = [m for m in methods if m not in known]
         if unknown or not methods:
             raise OptionError(f"Methods must be some of {', '.join(known)}; got {', '.join(unknown) or 'none'}.")
+        latest: dict[str, Attribution] = {}
+        for a in self._answers(query, _with_parts(methods), e):
+            latest[a.method] = a
+            if a.method in methods:
+                yield a
+            if combined.ID in methods and a.method in combined.PARTS and all(p in latest for p in combined.PARTS):
+                yield combined.combine(latest)
+
+    def _answers(self, query: Query, methods: Sequence[str], e: Effort) -> Iterator[Attribution]:
+        """Of all methods that compute something of their own."""
         if "clip" in methods:
             yield from self.similarity.attribute(query)
         for k in [k for k in self.kernels if k in methods]:
@@ -251,6 +262,11 @@ class LocalService:
             self._kernel_s = time.perf_counter() - began
         for method in [m for m in self._counterfactuals() if m.id in methods]:
             yield from method.attribute(query, Budget(draws=e.draws, per_pass=e.per_pass))
+
+
+def _with_parts(methods: Sequence[str]) -> list[str]:
+    """The methods, and what the combined one is made from."""
+    return list(dict.fromkeys([*methods, *(combined.PARTS if combined.ID in methods else ())]))
 
 
 def find_effort(name: str) -> Effort:

@@ -34,7 +34,7 @@ def record():
     half = truth.copy()
     half[:, 3] = np.nan
     scores = {"logo": truth, "guda": truth + 0.1 * rng.normal(size=truth.shape), "logo-2": half, "random": -truth}
-    made = tables.make(scores, ["a"] * 20 + ["b"] * 20, "guda")
+    made = tables.make(scores, ["a"] * 20 + ["b"] * 20, ("guda",))
     return {"command": "python -m x", "date": "2026-01-02T00:00:00", **json.loads(json.dumps(made))}
 
 

@@ -68,6 +68,7 @@ TABLE = (
     "benchmark.queries",
     "benchmark.scores",
     "benchmark.kept",
+    "benchmark.rows",
     "benchmark.benches",
     "benchmark.styles",
     "benchmark.intervals",

@@ -187,7 +187,7 @@ def test_methods_are_compared_on_the_groups_of_a_ceiling_that_lacks_some():
     sets = [i["set"] for i in items]
     partly = np.where(np.arange(4) == 1, np.nan, scores["guda"])  # lacks a group that the ceiling has
     more = {"separable/guda": np.ones(90, bool), "partly": partly}
-    rows = tables.make({**scores, **more}, sets, "guda")["rows_ceiling"]
+    rows = tables.make({**scores, **more}, sets, ("guda",))["rows_ceiling"]
     assert {(r["method"], r["groups"]) for r in rows} == {("guda", 2), ("ceiling", 2), ("random", 2)}
     guda = next(r for r in rows if r["method"] == "guda" and r["query_set"] == "generated")
     two = metrics.top1(scores["guda"][:30, :2], scores["logo"][:30, :2]).mean()
@@ -196,7 +196,7 @@ def test_methods_are_compared_on_the_groups_of_a_ceiling_that_lacks_some():
     assert (
         tables.on_the_ceilings_groups(whole, sets)
         == []
-        == tables.make({"logo": scores["logo"]}, sets, "guda")["rows_ceiling"]
+        == tables.make({"logo": scores["logo"]}, sets, ("guda",))["rows_ceiling"]
     )
 
 

@@ -17,7 +17,9 @@ from guda_core.errors import ModelError, OptionError
 from guda_core.examples import examples_of
 from guda_core.gradients import FeatureConfig
 from guda_core.groups import load_group_set
+from guda_core.methods import combined
 from guda_core.methods.clip import ClipSimilarity
+from guda_core.methods.das import Das
 from guda_core.methods.kernel import KernelConfig
 from guda_core.methods.trak import Trak
 from guda_core.pipeline import LocalService, Step, load_service
@@ -38,16 +40,34 @@ def service(tmp_path_factory):
     return tiny_service(tmp_path_factory.mktemp("service"), missing=(MISSING,))
 
 
-def ship_features(service, root):
-    """Features of six noise pictures for TRAK, beside the service's model."""
+def ship_features(service, root, kind=Trak):
+    """Features of six noise pictures for TRAK (or another kind), beside the service's model."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
-    groups = tuple(list(GROUPS.groups)[i % 2] for i in range(6))
+    groups = tuple(list(GROUPS.groups)[i % (2 if kind is Trak else 6)] for i in range(6))
     examples = examples_of(service.model, Pictures(pixels, groups, ("cat",) * 6), GROUPS)
-    method = Trak(service.model, examples, list(GROUPS.groups), KernelConfig(FeatureConfig(timesteps=2, dim=64)))
+    own = FeatureConfig(output=kind.output, normalise=kind.normalise, timesteps=2, dim=64)
+    method = kind(service.model, examples, list(GROUPS.groups), KernelConfig(own))
     list(method.prepare())
     meta = {"base_sha256": service.model.sha256, "config": dataclasses.asdict(method.config.features)}
-    shipped.write(root / "trak", method.features, groups, meta)
+    shipped.write(root / kind.id, method.features, groups, meta)
+
+
+def test_guda_and_das_are_combined_where_both_are_there_with_or_without_their_own_answers(service, tmp_path):
+    ship_features(service, tmp_path / "features", Das)
+    own = LocalService(service.model, GROUPS, service.clip, service.guda.folder, features=tmp_path / "features")
+    assert list(own.methods()) == ["clip", "das", "guda", "combined"]
+    query = picture(own)
+    alone, beside = last(own, query, methods=["combined"]), last(own, query, methods=["das", "guda", "combined"])
+    assert list(alone) == ["combined"] and set(beside) == {"das", "guda", "combined"}
+    assert alone["combined"] == beside["combined"] == combined.combine(beside)
+    assert alone["combined"].progress == 1.0 and MISSING not in alone["combined"].ranked()
+    assert own.estimate(["combined"], "quick") == pytest.approx(own.estimate(["guda", "das"], "quick"))
+    settings = {"effort": "quick", "methods": ["combined"]}
+    made = evidence.make(query, list(alone.values()), GROUPS, provenance=own.provenance(), settings=settings)
+    (tmp_path / "r.zip").write_bytes(made)
+    *_, verdict = replay(read_report(tmp_path / "r.zip"), own)
+    assert isinstance(verdict, Verdict) and verdict.outcome == "equal"
 
 
 def test_methods_with_shipped_features_are_offered_and_go_into_the_report(service, tmp_path, caplog):

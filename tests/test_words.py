@@ -28,6 +28,10 @@ BELOW = nats((-3.0, -4.0, -2.0), (-9.0, -12.0, -6.0))
 COSINE = Attribution(
     "clip", "cosine", {"noto": GroupScore(0.7123, 0.701, 0.7236), "twemoji": GroupScore(0.6, 0.5, 0.7)}
 )
+TOGETHER = Attribution(
+    "combined", "standard scores", {"noto": GroupScore(1.23, 1.0, 1.46), "twemoji": GroupScore(-0.5, -0.7, -0.3)},
+    separable=True, runner_up="twemoji",
+)  # fmt: skip
 NONE = Attribution("guda", "nats", {"noto": GroupScore(None, None, None, "unavailable", "Its file is missing.")})
 
 
@@ -73,6 +77,16 @@ def test_likeness_is_never_told_as_influence():
     assert "Without" not in said
 
 
+def test_two_methods_together_put_a_group_first_and_say_no_more():
+    said = words.sentence(TOGETHER, SETS)
+    assert said == (
+        "GUDA and DAS together put Noto Emoji first: 1.2 standard scores, 95% interval 1.0 to 1.5; clearly ahead of "
+        "Twemoji."
+    )
+    tied = dataclasses.replace(TOGETHER, separable=False)
+    assert words.sentence(tied, SETS).endswith("it cannot be told apart from Twemoji.")
+
+
 def test_the_headline_is_about_guda_and_waits_for_it():
     both = ["guda", "clip"]
     assert words.headline({"clip": COSINE, "guda": AHEAD}, SETS, both) == words.sentence(AHEAD, SETS)
@@ -105,7 +119,7 @@ def test_durations(value, text):
     assert words.seconds(value) == text
 
 
-@pytest.mark.parametrize("a", [AHEAD, TIED, NOTHING, BELOW, COSINE, NONE])
+@pytest.mark.parametrize("a", [AHEAD, TIED, NOTHING, BELOW, COSINE, TOGETHER, NONE])
 def test_no_sentence_says_more_than_a_score_can(a):
     said = words.sentence(a, SETS).replace("95% interval", "").lower()
     assert not [w for w in FORBIDDEN if w in said]

@@ -109,7 +109,7 @@ def write(config: BenchConfig, folder: Path, pictures: Path) -> Path:
     np.savez_compressed(scores_file(folder, config.name), **found)  # type: ignore[arg-type]
     samples(model, config, pictures / f"{config.name}-samples.png")
     path = folder / f"{config.name}.json"
-    path.write_text(json.dumps({**record, **tables.make(found, sets, FIRST)}, indent=1), encoding="utf-8")
+    path.write_text(json.dumps({**record, **tables.make(found, sets, (FIRST,))}, indent=1), encoding="utf-8")
     return path
 
 
@@ -125,7 +125,7 @@ def write_table(folder: Path, name: str) -> Path:
     record: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     with np.load(scores_file(folder, name), allow_pickle=False) as z:
         found = {k: z[k] for k in z.files}
-    path.write_text(json.dumps({**record, **tables.make(found, record["sets"], FIRST)}, indent=1), encoding="utf-8")
+    path.write_text(json.dumps({**record, **tables.make(found, record["sets"], (FIRST,))}, indent=1), encoding="utf-8")
     return path
 
 

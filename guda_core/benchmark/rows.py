@@ -1,6 +1,6 @@
 """What the committed score arrays were made from, so that rows need not be computed again on another machine.
 
-    <folder>/styles-scores.json    base_sha256 and queries_sha256 of all rows; made: role -> {from, rows}
+    <folder>/made-from/<arrays>.json    base_sha256 and queries_sha256 of all rows; made: role -> {from, rows}
 
 `from` says all that a row's scores depend on beside the full model and the queries: hashes of weights or features, and
 settings. A row whose `from` is still the same stands as it is; any other is computed anew.
@@ -23,7 +23,7 @@ def plain(made_from: Any) -> Any:
 
 def note(arrays: Path) -> Path:
     """Where the record of an `.npz` of arrays lies."""
-    return arrays.with_suffix(".json")
+    return arrays.parent / "made-from" / f"{arrays.stem}.json"
 
 
 def write(arrays: Path, scores: Mapping[str, np.ndarray], common: Mapping[str, str], made: Mapping[str, Any]) -> None:
@@ -33,6 +33,7 @@ def write(arrays: Path, scores: Mapping[str, np.ndarray], common: Mapping[str, s
     """
     note(arrays).unlink(missing_ok=True)
     np.savez_compressed(arrays, **scores)  # type: ignore[arg-type]  (names, not allow_pickle)
+    note(arrays).parent.mkdir(exist_ok=True)
     record = {r: {"from": plain(of), "rows": of_role(scores, r)} for r, of in made.items()}
     note(arrays).write_text(json.dumps({**common, "made": record}, indent=1), encoding="utf-8")
 

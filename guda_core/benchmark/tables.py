@@ -115,14 +115,15 @@ def where_missed(
     return rows
 
 
-def make(scores: Mapping[str, np.ndarray], sets: Sequence[str], first: str) -> dict[str, Any]:
-    """Rows and differences of `first` to the others, over all queries and over those that nothing was tuned on."""
+def make(scores: Mapping[str, np.ndarray], sets: Sequence[str], firsts: Sequence[str]) -> dict[str, Any]:
+    """Rows and differences of each of `firsts` to the others, over all queries and over those that nothing was tuned
+    on."""
     report = ~tuning_half(sets)
     return {
         "rows": agreement(scores, sets),
-        "differences": differences(scores, sets, first),
+        "differences": [d for f in firsts for d in differences(scores, sets, f)],
         "rows_report": agreement(scores, sets, at=report),
-        "differences_report": differences(scores, sets, first, at=report),
+        "differences_report": [d for f in firsts for d in differences(scores, sets, f, at=report)],
         "rows_ceiling": on_the_ceilings_groups(scores, sets),
         "rows_ceiling_report": on_the_ceilings_groups(scores, sets, at=report),
     }

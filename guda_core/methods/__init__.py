@@ -1,8 +1,8 @@
 """Attribution methods, one a file. Each answers a query with `Attribution`s that refine.
 
 METHODS: id -> (name as shown, module): what the app offers, cheapest first (TRAK, D-TRAK and DAS where their features
-are shipped with the model, LOGO where its models are). BASELINES: likewise, what benchmarks compare with; these need
-the training pictures, which the app does not have. Modules are imported when used.
+are shipped with the model, GUDA and DAS combined where DAS is, LOGO where its models are). BASELINES: likewise, what
+benchmarks compare with; these need the training pictures, which the app does not have. Modules are imported when used.
 """
 
 METHODS: dict[str, tuple[str, str]] = {
@@ -11,6 +11,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "dtrak": ("D-TRAK", "guda_core.methods.dtrak"),
     "das": ("DAS", "guda_core.methods.das"),
     "guda": ("GUDA (unlearning)", "guda_core.methods.guda"),
+    "combined": ("GUDA and DAS combined", "guda_core.methods.combined"),
     "logo": ("LOGO (retrained; the oracle)", "guda_core.methods.logo"),
 }
 

@@ -31,6 +31,11 @@ SETS = {
     "real": "Real pictures of objects never trained on, without a caption",
     "held_out": "Real pictures that were never trained on",
 }
+OTHERWISE = "; the same values, scored otherwise"
+ABOUT_OTHERWISE = (
+    "Not methods of their own: the values that the oracle (logo) and GUDA (guda) are made from, weighted otherwise, or "
+    "fewer of them."
+)
 UNKNOWN = "Not measured yet."
 SPEED = {"app_start_s": "The app answers after", "generate_25_steps_s": "Generate a picture, 25 steps"}
 SANITY = {
@@ -87,6 +92,8 @@ def _draw_set(query_set: str, rows: Sequence[Mapping[str, Any]]) -> None:
     counted = ", ".join(dict.fromkeys(f"{r['n']} pictures" for r in rows if "n" in r))
     title = SETS.get(query_set, query_set)
     block(text(Html(f"<strong>{title if query_set in SETS else code(query_set)}</strong> ({counted}).")))
+    otherwise = [r for r in rows if "/" in str(r["method"])]
+    rows = [r for r in rows if r not in otherwise]
     tops = [r["top1"] for r in rows]
     figure = plots.agreement(
         [str(r["method"]) for r in rows],
@@ -95,8 +102,13 @@ def _draw_set(query_set: str, rows: Sequence[Mapping[str, Any]]) -> None:
         [t["high"] for t in tops],
     )
     gr.Plot(figure, show_label=False, container=False)
-    body = [(r["method"], *[_cell(r.get(m)) for m in MEASURES]) for r in rows]
-    block(table(f"Agreement with the oracle: {title}", ("Method", *MEASURES.values()), body, numbers=".nnnn"))
+    for part, caption, head in ((rows, "", "Method"), (otherwise, OTHERWISE, "Values/scoring")):
+        body = [(r["method"], *[_cell(r.get(m)) for m in MEASURES]) for r in part]
+        if body:
+            caption = f"Agreement with the oracle: {title}{caption}"
+            block(table(caption, (head, *MEASURES.values()), body, numbers=".nnnn"))
+    if otherwise:
+        block(note(ABOUT_OTHERWISE))
 
 
 def _cell(found: Any) -> str:

@@ -19,6 +19,8 @@ SESSION = 1800  # seconds that a visitor's picture and answer are kept
 METHOD_NOTES = {
     "guda": "Influence: how much worse the model explains the picture once it has unlearned the group. A pale bar's "
     "interval includes 0. A score is not a share: scores do not sum to anything.",
+    "combined": "Influence, GUDA and DAS together: the mean of their standard scores over the groups (0 is the groups' "
+    "mean). The Benchmarks tab says how well it agrees with the oracle, beside its parts.",
     "clip": "Likeness: how similar the picture looks to the group's pictures. It does not ask what the model learned.",
     "logo": "The oracle: how much worse a model explains the picture that was trained again without the group.",
     "trak": "Influence by gradients: how much training on the group's pictures lowers the loss at this one, to first "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from guda_core.methods import combined
 from guda_core.records import VERDICTS, Attribution, GroupScore, GroupSet, Scope
 
 MAIN = "guda"  # the method the first sentence is about, when it was asked
@@ -83,7 +84,8 @@ def sentence(a: Attribution, group_set: GroupSet) -> str:
     missing = [names[g] for g in a.groups if g not in ranked]
     if not ranked:
         return "No group could be scored; the table says why."
-    said = _likeness(a, names, ranked) if a.unit == "cosine" else _drop(a, names, ranked)
+    say = {"cosine": _likeness, combined.UNIT: _together}.get(a.unit, _drop)
+    said = say(a, names, ranked)
     if a.progress < 1:
         said = f"So far: {said}"
     if missing:
@@ -118,6 +120,14 @@ def _drop(a: Attribution, names: Mapping[str, str], ranked: list[str]) -> str:
 def _likeness(a: Attribution, names: Mapping[str, str], ranked: list[str]) -> str:
     then = f"; next is {names[ranked[1]]} at {number(a.groups[ranked[1]].score or 0.0, a.unit)}" if ranked[1:] else ""
     return f"It looks most like the pictures of {names[ranked[0]]}: {_figures(a, ranked[0])}{then}. Likeness only."
+
+
+def _together(a: Attribution, names: Mapping[str, str], ranked: list[str]) -> str:
+    said = f"GUDA and DAS together put {names[ranked[0]]} first: {_figures(a, ranked[0])}"
+    if a.runner_up is None or a.separable is None:
+        return f"{said}."
+    second = names[a.runner_up]
+    return f"{said}; {'clearly ahead of' if a.separable else 'it cannot be told apart from'} {second}."
 
 
 def headline(answers: Mapping[str, Attribution], group_set: GroupSet, asked: list[str]) -> str:
