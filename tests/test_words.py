@@ -125,6 +125,12 @@ def test_no_sentence_says_more_than_a_score_can(a):
     assert not [w for w in FORBIDDEN if w in said]
 
 
+def test_methods_that_put_the_same_group_first_are_named_together():
+    names = {"guda": "GUDA", "clip": "CLIP", "combined": "Both"}
+    said = words.compared([AHEAD, COSINE, dataclasses.replace(AHEAD, method="combined")], SETS, names)
+    assert said[0] == "The methods disagree: OpenMoji is first by GUDA, Both; Noto Emoji is first by CLIP."
+
+
 def test_every_method_that_can_be_offered_says_what_its_score_is():
     assert set(METHOD_NOTES) == set(METHODS)
     assert not [w for w in FORBIDDEN for said in METHOD_NOTES.values() if w in said.replace("not a share", "")]

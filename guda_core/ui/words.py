@@ -197,9 +197,8 @@ def compared(answers: Sequence[Attribution], group_set: GroupSet, names: Mapping
     if len(set(first.values())) == 1:
         said = [f"All methods put {shown[next(iter(first.values()))]} first."]
     else:
-        said = [
-            "The methods disagree: " + "; ".join(f"{names[m]} puts {shown[g]} first" for m, g in first.items()) + "."
-        ]
+        by = {g: ", ".join(names[m] for m, f in first.items() if f == g) for g in first.values()}
+        said = ["The methods disagree: " + "; ".join(f"{shown[g]} is first by {m}" for g, m in by.items()) + "."]
     common = [g for g in shown if all(g in r for r in ranks.values())]
     spread = {g: max(r[g] for r in ranks.values()) - min(r[g] for r in ranks.values()) for g in common}
     most = max(spread, key=lambda g: spread[g], default=None)
