@@ -80,14 +80,13 @@ def differences(name: str, rows_key: str = "differences") -> str:
     return "\n".join([*lines, "", source(record, name)])
 
 
-def where_missed() -> str:
-    """Top-1 on the styles where the oracle's first group is one of the prompt's or the artist's, and where it isn't."""
+def apart(rows_key: str, kinds: dict[str, str]) -> str:
+    """Top-1 on the styles, apart for two kinds of queries. kinds: key of a row -> the head of its columns."""
     record = read("styles")
-    if record is None:
+    if record is None or not record.get(rows_key):
         return UNKNOWN
-    rows = record["where_missed"]
+    rows = record[rows_key]
     sets = list(dict.fromkeys(r["query_set"] for r in rows))
-    kinds = {"named": "the oracle names it", "other": "another"}
     found = {(r["method"], r["query_set"], k): r[k] for r in rows for k in kinds}
     of = {(s, k): next(v["n"] for (_, s2, k2), v in found.items() if (s2, k2) == (s, k)) for s in sets for k in kinds}
     heads = [f"{s}: {label} ({of[s, k]})" for s in sets for k, label in kinds.items()]
@@ -209,7 +208,8 @@ RENDER = {
     "styles_report": lambda: table("styles", "rows_report"),
     "styles_ceiling": lambda: table("styles", "rows_ceiling"),
     "styles_ceiling_report": lambda: table("styles", "rows_ceiling_report"),
-    "styles_where_missed": where_missed,
+    "styles_where_missed": lambda: apart("where_missed", {"named": "the oracle names it", "other": "another"}),
+    "styles_where_unsure": lambda: apart("where_unsure", {"same": "both seeds agree", "different": "they do not"}),
     "styles_differences": lambda: differences("styles"),
     "styles_differences_report": lambda: differences("styles", "differences_report"),
     "costs": lambda: costs("costs"),

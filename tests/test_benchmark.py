@@ -182,6 +182,20 @@ def test_misses_are_told_apart_by_whether_the_oracle_names_the_prompts_group():
     assert other["named"] == {"n": 0, "top1": None} and other["other"]["top1"]["value"] == 0.0
 
 
+def test_queries_about_which_the_oracle_is_unsure_stand_apart():
+    scores = {
+        "logo": np.eye(4)[[0, 1, 0, 1, 3]],
+        "logo-2": np.eye(4)[[0, 0, 0, 1, 3]],
+        "guda": np.eye(4)[[0, 1, 1, 1, 3]],
+    }
+    scores["logo-2"][:, 2] = np.nan
+    scores["partly"] = np.where(np.arange(4) == 0, np.nan, scores["guda"])  # lacks a group that the ceiling has
+    (row,) = tables.where_unsure(scores, ["s"] * 5)
+    assert (row["method"], row["same"]["n"], row["same"]["top1"]["value"]) == ("guda", 4, 0.75)
+    assert (row["different"]["n"], row["different"]["top1"]["value"]) == (1, 1.0)
+    assert tables.where_unsure({"logo": scores["logo"]}, ["s"] * 5) == []
+
+
 def test_methods_are_compared_on_the_groups_of_a_ceiling_that_lacks_some():
     scores, items = planted()
     sets = [i["set"] for i in items]

@@ -341,6 +341,7 @@ def write_table(folder: Path) -> Path:
         "oracle": "LOGO: the UNet retrained without each group, first seed",
         **tables.make(scores, sets, ("guda", combined.ID)),
         "where_missed": tables.where_missed(scores, sets, [i["groups"] for i in record["items"]]),
+        "where_unsure": tables.where_unsure(scores, sets),
         "versions": versions(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }

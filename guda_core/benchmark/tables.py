@@ -83,10 +83,16 @@ def on_the_ceilings_groups(
 ) -> list[dict[str, Any]]:
     """`agreement` on the groups that the ceiling has, of methods that have them all; [] when the ceiling has every
     group, or is not there: then `agreement` will do."""
-    if SECOND not in scores or not (lacks := np.isnan(scores[SECOND]).all(axis=0)).any():
+    if SECOND not in scores or not np.isnan(scores[SECOND]).all(axis=0).any():
         return []
-    of = {n: s[:, ~lacks] for n, s in scores.items() if not n.startswith(NOT_A_METHOD)}
-    return agreement({n: s for n, s in of.items() if not np.isnan(s).any()}, sets, at=at)
+    return agreement(_on_its_groups(scores), sets, at=at)
+
+
+def _on_its_groups(scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The scores of the groups that the ceiling has, of what has them all."""
+    has = ~np.isnan(scores[SECOND]).all(axis=0)
+    of = {n: s[:, has] for n, s in scores.items() if not n.startswith(NOT_A_METHOD)}
+    return {n: s for n, s in of.items() if not np.isnan(s).any()}
 
 
 def where_missed(
@@ -99,16 +105,38 @@ def where_missed(
     first appearance. A row is {method, query_set, named: {n, top1}, other: {n, top1}}; an interval beside each mean,
     None for no queries.
     """
+    complete = {n: s for n, s in scores.items() if n == ORACLE or not np.isnan(s).any()}
     ids = list(dict.fromkeys(g for of in groups for g in of))
     first = [ids[i] for i in scores[ORACLE].argmax(axis=1)]
     named = np.array([g in of for g, of in zip(first, groups, strict=True)])
+    return _apart(complete, sets, {"named": named, "other": ~named})
+
+
+def where_unsure(scores: Mapping[str, np.ndarray], sets: Sequence[str]) -> list[dict[str, Any]]:
+    """Each complete method's Top-1 on the ceiling's groups apart: where both seeds of the oracle name the same first
+    group, and where they do not, so that no method can be right about both; [] without a second seed.
+
+    A row is {method, query_set, same: {n, top1}, different: {n, top1}}, as in `where_missed`.
+    """
+    if SECOND not in scores:
+        return []
+    of = _on_its_groups(scores)
+    same = of[ORACLE].argmax(axis=1) == of.pop(SECOND).argmax(axis=1)
+    return _apart(of, sets, {"same": same, "different": ~same})
+
+
+def _apart(
+    scores: Mapping[str, np.ndarray], sets: Sequence[str], kinds: Mapping[str, np.ndarray]
+) -> list[dict[str, Any]]:
+    """Top-1 of every method and query set, for each kind of queries, (Q,) bool."""
     rows = []
     for name, s in methods(scores):
-        if np.isnan(s).any() or "/" in name:
+        if "/" in name:
             continue
         for query_set, mine in _sets(sets, None):
             row: dict[str, Any] = {"method": name, "query_set": query_set}
-            for kind, at in (("named", mine & named), ("other", mine & ~named)):
+            for kind, is_kind in kinds.items():
+                at = mine & is_kind
                 hits = metrics.METRICS["top1"](s[at], scores[ORACLE][at]) if at.any() else None
                 row[kind] = {"n": int(at.sum()), "top1": None if hits is None else metrics.bootstrap(hits)}
             rows.append(row)
