@@ -97,6 +97,21 @@ def apart(rows_key: str, kinds: dict[str, str]) -> str:
     return "\n".join([*lines, "", source(record, "styles")])
 
 
+def of_others() -> str:
+    """What retraining without a group costs the other groups' pictures, by either seed of the oracle."""
+    record = read("styles")
+    if record is None or not record.get("of_others"):
+        return UNKNOWN
+    lines = [
+        "| retrained without | query set | queries | first seed, nats | second seed, nats | SD of the difference |"
+    ]
+    lines.append("|---|---|---|---|---|---|")
+    for r in sorted(record["of_others"], key=lambda r: r["query_set"]):
+        figures = " | ".join(f"{r[k]:.0f}" for k in ("n", "first", "second", "difference_sd"))
+        lines.append(f"| {r['group']} | {r['query_set']} | {figures} |")
+    return "\n".join([*lines, "", source(record, "styles")])
+
+
 def costs(name: str) -> str:
     """Precompute, query and storage. styles: seconds by the clock, in turns; digits: CPU seconds of all threads."""
     record = read(name)
@@ -210,6 +225,7 @@ RENDER = {
     "styles_ceiling_report": lambda: table("styles", "rows_ceiling_report"),
     "styles_where_missed": lambda: apart("where_missed", {"named": "the oracle names it", "other": "another"}),
     "styles_where_unsure": lambda: apart("where_unsure", {"same": "both seeds agree", "different": "they do not"}),
+    "styles_of_others": of_others,
     "styles_differences": lambda: differences("styles"),
     "styles_differences_report": lambda: differences("styles", "differences_report"),
     "costs": lambda: costs("costs"),

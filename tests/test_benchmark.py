@@ -196,6 +196,17 @@ def test_queries_about_which_the_oracle_is_unsure_stand_apart():
     assert tables.where_unsure({"logo": scores["logo"]}, ["s"] * 5) == []
 
 
+def test_what_a_groups_removal_costs_the_others_is_told_by_both_seeds():
+    first = np.array([[9.0, 1.0, 2.0], [1.0, 9.0, 4.0], [3.0, 5.0, 9.0]])
+    second = first + np.array([[0.0, 2.0, np.nan], [1.0, 0.0, np.nan], [5.0, 4.0, np.nan]])
+    rows = tables.of_others({"logo": first, "logo-2": second}, ["s"] * 3, [["a"], ["b"], ["c"]])
+    assert rows == [
+        {"group": "a", "query_set": "s", "n": 2, "first": 2.0, "second": 5.0, "difference_sd": 2.0},
+        {"group": "b", "query_set": "s", "n": 2, "first": 3.0, "second": 6.0, "difference_sd": 1.0},
+    ]
+    assert tables.of_others({"logo": first}, ["s"] * 3, [["a"], ["b"], ["c"]]) == []
+
+
 def test_methods_are_compared_on_the_groups_of_a_ceiling_that_lacks_some():
     scores, items = planted()
     sets = [i["set"] for i in items]

@@ -125,6 +125,25 @@ def where_unsure(scores: Mapping[str, np.ndarray], sets: Sequence[str]) -> list[
     return _apart(of, sets, {"same": same, "different": ~same})
 
 
+def of_others(
+    scores: Mapping[str, np.ndarray], sets: Sequence[str], groups: Sequence[Sequence[str]]
+) -> list[dict[str, Any]]:
+    """What retraining without a group costs pictures that do not name it, by either seed; [] without a second seed.
+
+    groups: as in `where_missed`. A row is {group, query_set, n, first, second, difference_sd}: the mean scores over
+    those n queries, in the scores' unit, and the standard deviation over them of second - first.
+    """
+    ids, rows = list(dict.fromkeys(g for of in groups for g in of)), []
+    for k, group in enumerate(ids if SECOND in scores else []):
+        first, second = scores[ORACLE][:, k].astype(float), scores[SECOND][:, k].astype(float)
+        others = np.array([group not in of for of in groups]) & ~np.isnan(second)
+        for query_set, mine in _sets(sets, others):
+            a, b = first[mine], second[mine]
+            own = {"group": group, "query_set": query_set, "n": int(mine.sum())}
+            rows.append({**own, "first": a.mean(), "second": b.mean(), "difference_sd": (b - a).std()})
+    return rows
+
+
 def _apart(
     scores: Mapping[str, np.ndarray], sets: Sequence[str], kinds: Mapping[str, np.ndarray]
 ) -> list[dict[str, Any]]:
