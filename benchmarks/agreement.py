@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from guda_core import charts  # noqa: E402
+from guda_core.benchmark.tables import labelled  # noqa: E402
 
 FOLDER = ROOT / "assets" / "benchmarks"
 METRICS = {"top1": "Top-1", "mrr": "MRR", "ndcg3_exponential": "NDCG@3", "spearman": "Spearman"}
@@ -47,7 +48,7 @@ def table(name: str, rows_key: str = "rows") -> str:
     metrics = {k: v for k, v in METRICS.items() if k in record[rows_key][0]}
     lines = []
     for query_set in dict.fromkeys(r["query_set"] for r in record[rows_key]):
-        rows = ordered([r for r in record[rows_key] if r["query_set"] == query_set])
+        rows = labelled(ordered([r for r in record[rows_key] if r["query_set"] == query_set]))
         lines += [f"**{query_set}** ({rows[0]['n']} queries; 95% bootstrap intervals over queries)", ""]
         for head, part in (
             ("method", [r for r in rows if "/" not in r["method"]]),
@@ -57,8 +58,7 @@ def table(name: str, rows_key: str = "rows") -> str:
                 continue
             lines += [f"| {head} | {' | '.join(metrics.values())} |", "|---|" + "---|" * len(metrics)]
             for r in part:
-                of = f" ({r['groups']} groups)" if r["groups"] < max(x["groups"] for x in rows) else ""
-                lines.append(f"| {r['method']}{of} | {' | '.join(value(r[k]) for k in metrics)} |")
+                lines.append(f"| {r['method']} | {' | '.join(value(r[k]) for k in metrics)} |")
             lines.append("")
     return "\n".join([*lines, source(record, name)])
 
@@ -66,7 +66,7 @@ def table(name: str, rows_key: str = "rows") -> str:
 def differences(name: str, rows_key: str = "differences") -> str:
     """Paired differences of our methods to the others in Top-1, a table each."""
     record = read(name)
-    if record is None:
+    if record is None or not record.get(rows_key):
         return UNKNOWN
     rows = [r for r in record[rows_key] if r["metric"] == "top1" and "/" not in r["second"]]
     sets = list(dict.fromkeys(r["query_set"] for r in rows))
@@ -142,6 +142,20 @@ def intervals() -> str:
         wrong = value(r["told_apart_wrongly"]) if r["told_apart_wrongly"] else "-"
         lines.append(f"| {r['effort']} | {r['query_set']} | {value(r['held'])} | {value(r['told_apart'])} | {wrong} |")
     return "\n".join([*lines, "", source(record, "intervals")])
+
+
+def intervals_said() -> str:
+    """The same in a sentence."""
+    record = read("intervals")
+    if record is None:
+        return UNKNOWN
+    said = []
+    for r in (r for r in record["rows"] if r["query_set"] == "all"):
+        held, wrong = r["held"], r["told_apart_wrongly"]
+        apart = f", and of the pairs it told apart {100 * wrong['value']:.0f}% the wrong way" if wrong else ""
+        many = f"{100 * held['value']:.0f}% ({100 * held['low']:.0f} to {100 * held['high']:.0f})"
+        said.append(f"a {r['effort']} one holds the value of a full budget in {many} of cases{apart}")
+    return f"How honest the 95% intervals are, measured: {'; '.join(said)}. {source(record, 'intervals')}"
 
 
 def tuning(name: str) -> str:
@@ -222,6 +236,7 @@ RENDER = {
     "styles": lambda: table("styles"),
     "styles_report": lambda: table("styles", "rows_report"),
     "styles_ceiling": lambda: table("styles", "rows_ceiling"),
+    "styles_ceiling_differences": lambda: differences("styles", "differences_ceiling"),
     "styles_ceiling_report": lambda: table("styles", "rows_ceiling_report"),
     "styles_where_missed": lambda: apart("where_missed", {"named": "the oracle names it", "other": "another"}),
     "styles_where_unsure": lambda: apart("where_unsure", {"same": "both seeds agree", "different": "they do not"}),
@@ -230,6 +245,7 @@ RENDER = {
     "styles_differences_report": lambda: differences("styles", "differences_report"),
     "costs": lambda: costs("costs"),
     "intervals": intervals,
+    "intervals_said": intervals_said,
     "digits": lambda: table("digits"),
     "digits_differences": lambda: differences("digits"),
     "digits_costs": lambda: costs("digits"),
@@ -246,7 +262,8 @@ def main() -> None:
     for name in ("styles", "digits"):
         record = read(name)
         if record is not None:
-            png = charts.agreement_png(ordered(record["rows"]), "top1", "Top-1 agreement with LOGO")
+            rows = labelled(ordered([r for r in record["rows"] if "/" not in r["method"]]))
+            png = charts.agreement_png(rows, "top1", "Top-1 agreement with LOGO")
             (ROOT / "docs" / f"{name}.png").write_bytes(png)
 
 

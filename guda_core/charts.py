@@ -90,7 +90,7 @@ def agreement_png(rows: Sequence[Mapping[str, Any]], metric: str, title: str) ->
                 v, y = r[metric], methods.index(r["method"])
                 ours = r["method"].startswith("guda")
                 error = [[v["value"] - v["low"]], [v["high"] - v["value"]]]
-                colour = EDGE if ours else (LINE if r["method"] == "ceiling" else GREY)
+                colour = EDGE if ours else (LINE if r["method"].startswith("ceiling") else GREY)
                 axes.errorbar(v["value"], y, xerr=error, fmt="o", color=colour, markersize=5, elinewidth=1.6, capsize=2)
             axes.set(xlim=(0, 1), ylim=(len(methods) - 0.4, -0.6))
             axes.set_yticks(range(len(methods)), labels=methods, parse_math=False)

@@ -66,6 +66,7 @@ def test_costs_and_intervals(page, tmp_path):
     share = {"value": 0.95, "low": 0.93, "high": 0.97, "n": 100}
     row = {"effort": "quick", "query_set": "all", "held": share, "told_apart": share, "told_apart_wrongly": None}
     (tmp_path / "intervals.json").write_text(json.dumps({**head, "rows": [row]}))
+    assert "a quick one holds the value of a full budget in 95% (93 to 97) of cases." in page.RENDER["intervals_said"]()
     assert "| quick | all | 0.95 (0.93 to 0.97) | 0.95 (0.93 to 0.97) | - |" in page.RENDER["intervals"]()
 
 
@@ -110,6 +111,7 @@ def test_the_ceilings_groups_have_a_table_of_their_own(page, record, tmp_path):
     assert {r["groups"] for r in rows} == {3}
     assert all(f"| {r['method']} | {page.value(r['top1'])} |" in text for r in rows)
     assert "10 queries" in page.RENDER["styles_ceiling_report"]()
+    assert "| ceiling | " in page.RENDER["styles_ceiling_differences"]()
     (tmp_path / "styles.json").write_text(json.dumps({**record, "rows_ceiling": []}))
     assert page.RENDER["styles_ceiling"]() == page.UNKNOWN
 

@@ -214,7 +214,11 @@ def test_methods_are_compared_on_the_groups_of_a_ceiling_that_lacks_some():
     more = {"separable/guda": np.ones(90, bool), "partly": partly}
     rows = tables.make({**scores, **more}, sets, ("guda",))["rows_ceiling"]
     assert {(r["method"], r["groups"]) for r in rows} == {("guda", 2), ("ceiling", 2), ("random", 2)}
+    apart = tables.make({**scores, **more}, sets, ("guda",))["differences_ceiling"]
+    assert {d["second"] for d in apart} == {"ceiling", "random"}
+    lost = next(d for d in apart if (d["second"], d["query_set"], d["metric"]) == ("ceiling", "generated", "top1"))
     guda = next(r for r in rows if r["method"] == "guda" and r["query_set"] == "generated")
+    assert lost["value"] == pytest.approx(guda["top1"]["value"] - 1)  # the planted ceiling is always right
     two = metrics.top1(scores["guda"][:30, :2], scores["logo"][:30, :2]).mean()
     assert guda["top1"]["value"] == pytest.approx(two)
     whole = {**scores, "logo-2": scores["logo"]}

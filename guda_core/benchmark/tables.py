@@ -3,6 +3,7 @@
 rows, differences           over all queries
 rows_report, differences_report  over the half of each query set that nothing was tuned on
 rows_ceiling, rows_ceiling_report  every method on those groups alone that the ceiling has, while it lacks some
+differences_ceiling  over all queries, on those groups
 
 A row is {method, query_set, n, groups, top1: {value, low, high}, mrr: {...}, ...} (see `metrics.agreement`); a
 difference is paired, of one method to another, in Top-1 or MRR.
@@ -88,6 +89,15 @@ def on_the_ceilings_groups(
     return agreement(_on_its_groups(scores), sets, at=at)
 
 
+def labelled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, with the number of groups in the method's name where it is compared on fewer than others."""
+    most = max((r.get("groups", 0) for r in rows), default=0)
+    return [
+        {**r, "method": f"{r['method']} ({r['groups']} groups)" if r.get("groups", most) < most else r["method"]}
+        for r in rows
+    ]
+
+
 def _on_its_groups(scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The scores of the groups that the ceiling has, of what has them all."""
     has = ~np.isnan(scores[SECOND]).all(axis=0)
@@ -165,12 +175,14 @@ def _apart(
 def make(scores: Mapping[str, np.ndarray], sets: Sequence[str], firsts: Sequence[str]) -> dict[str, Any]:
     """Rows and differences of each of `firsts` to the others, over all queries and over those that nothing was tuned
     on."""
-    report = ~tuning_half(sets)
+    report, partial = ~tuning_half(sets), bool(on_its := on_the_ceilings_groups(scores, sets))
+    its = _on_its_groups(scores) if partial else {}
     return {
         "rows": agreement(scores, sets),
         "differences": [d for f in firsts for d in differences(scores, sets, f)],
         "rows_report": agreement(scores, sets, at=report),
         "differences_report": [d for f in firsts for d in differences(scores, sets, f, at=report)],
-        "rows_ceiling": on_the_ceilings_groups(scores, sets),
+        "rows_ceiling": on_its,
+        "differences_ceiling": [d for f in firsts for d in differences(its, sets, f)],
         "rows_ceiling_report": on_the_ceilings_groups(scores, sets, at=report),
     }

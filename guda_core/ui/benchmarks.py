@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from guda_core import plots
+from guda_core.benchmark.tables import labelled
 from guda_core.pipeline import ASSETS
 from guda_core.ui.markup import Html, block, code, heading, note, table, text
 
@@ -36,6 +37,11 @@ ABOUT_OTHERWISE = (
     "Not methods of their own: the values that the oracle (logo) and GUDA (guda) are made from, weighted otherwise, or "
     "fewer of them."
 )
+CEILINGS = (
+    "The ceiling was measured on some of the groups. It is easier to be right among few groups than among all, so only "
+    "these figures may be set against it."
+)
+NOMINAL = 0.95  # of the intervals
 UNKNOWN = "Not measured yet."
 SPEED = {"app_start_s": "The app answers after", "generate_25_steps_s": "Generate a picture, 25 steps"}
 SANITY = {
@@ -64,8 +70,12 @@ def draw(folder: Path = FOLDER) -> None:
         rows = [r for r in (found or {}).get("rows", []) if _is_row(r)]
         if not rows:
             block(text(UNKNOWN))
-        for query_set in dict.fromkeys(r["query_set"] for r in rows):
-            _draw_set(query_set, sorted((r for r in rows if r["query_set"] == query_set), key=_strength))
+        _draw_sets(rows)
+        own = [r for r in (found or {}).get("rows_ceiling", []) if _is_row(r) and "/" not in str(r["method"])]
+        if own:
+            block(heading(f"{title}, the ceiling's groups alone") + text(CEILINGS))
+            _draw_sets(own)
+    block(_intervals(read(folder / "intervals.json")))
     block(_sanity(read(folder / "sanity.json")))
     block(_scope(read(folder / "scope.json")))
     block(_speed(read(folder / "speed.json")))
@@ -86,6 +96,11 @@ def _is_measured(found: Any) -> bool:
 def _strength(row: Mapping[str, Any]) -> tuple[bool, float]:
     """The ceiling first, then the best."""
     return (row["method"] != "ceiling", -row["top1"]["value"])
+
+
+def _draw_sets(rows: Sequence[Mapping[str, Any]]) -> None:
+    for query_set in dict.fromkeys(r["query_set"] for r in rows):
+        _draw_set(query_set, labelled(sorted((r for r in rows if r["query_set"] == query_set), key=_strength)))
 
 
 def _draw_set(query_set: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -113,6 +128,20 @@ def _draw_set(query_set: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _cell(found: Any) -> str:
     return f"{found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f})" if _is_measured(found) else "-"
+
+
+def _intervals(found: dict[str, Any] | None) -> Html:
+    title = heading("Are the intervals honest?") + _origin("intervals.json", "python -m guda_core benchmark intervals")
+    rows = [r for r in (found or {}).get("rows", []) if r.get("query_set") == "all" and _is_measured(r.get("held"))]
+    if not rows:
+        return Html(title + text(UNKNOWN))
+    narrow = [r["effort"] for r in rows if r["held"]["high"] < NOMINAL]
+    said = "A 95% interval should hold the value that far more computing gives in 95 of 100 cases."
+    if narrow:
+        said += f" These do so less often: they are too narrow ({', '.join(map(str, narrow))})."
+    body = [(r["effort"], *[_cell(r.get(k)) for k in ("held", "told_apart", "told_apart_wrongly")]) for r in rows]
+    head = ("Effort", "The interval held it", "The first two were told apart", "Of these, the wrong way")
+    return Html(title + text(said) + table("Are the intervals honest?", head, body, numbers=".nnn"))
 
 
 def _sanity(found: dict[str, Any] | None) -> Html:

@@ -1,0 +1,32 @@
+"""The Benchmarks screen says what the files of figures say, and that they say nothing where they are absent."""
+
+from __future__ import annotations
+
+import pytest
+
+from guda_core.benchmark.tables import labelled
+from guda_core.ui import benchmarks
+
+
+def row(effort: str, held: float) -> dict:
+    share = {"value": held, "low": held - 0.02, "high": held + 0.02, "n": 100}
+    return {"effort": effort, "query_set": "all", "held": share, "told_apart": share, "told_apart_wrongly": None}
+
+
+@pytest.mark.parametrize(("held", "narrow"), [({"quick": 0.78, "full": 0.94}, "(quick)"), ({"quick": 0.95}, "")])
+def test_intervals_that_are_too_narrow_are_called_so(held, narrow):
+    said = benchmarks._intervals({"rows": [row(e, h) for e, h in held.items()]})
+    assert ("they are too narrow" in said) == bool(narrow) and narrow in said
+    assert all(f"{h:.2f} ({h - 0.02:.2f} to {h + 0.02:.2f})" in said for h in held.values())
+
+
+@pytest.mark.parametrize("found", [None, {}, {"rows": [{"effort": "quick"}]}])
+def test_intervals_that_were_not_measured_are_not_judged(found):
+    said = benchmarks._intervals(found)
+    assert benchmarks.UNKNOWN in said and "narrow" not in said
+
+
+def test_a_method_on_fewer_groups_is_named_with_their_number():
+    rows = [{"method": "ceiling", "groups": 4}, {"method": "guda", "groups": 8}]
+    assert [r["method"] for r in labelled(rows)] == ["ceiling (4 groups)", "guda"]
+    assert labelled(rows[:1]) == rows[:1] and labelled([{"method": "x"}]) == [{"method": "x"}] and labelled([]) == []
