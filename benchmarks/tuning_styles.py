@@ -16,6 +16,7 @@ import dataclasses
 import hashlib
 import json
 import sys
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -73,11 +74,13 @@ def unlearned(service: LocalService, own: UnlearnConfig, folder: Path) -> float:
 def values_of(
     service: LocalService, of: list[Any], folder: Path, config: scores.ScoreConfig
 ) -> dict[str | None, np.ndarray]:
-    """group -> (Q, K, M) of the folder's adapters at the queries."""
-    models = {g: styles.without_group(service.model, folder / g, g) for g in service.group_set.groups}
+    """group -> (Q, K, M) of the folder's adapters at the queries; None -> of the full model."""
+    models: dict[str | None, Any] = {None: (service.model.sha256, nullcontext)}
+    models |= {g: styles.without_group(service.model, folder / g, g) for g in service.group_set.groups}
 
-    def path(g: str) -> Path:
-        return data.cache_dir() / "tuning" / "values" / f"{models[g][0][:16]}-{len(of)}-{config.draws}.npy"
+    def path(g: str | None) -> Path:
+        name = f"{models[g][0][:16]}-{len(of)}-{config.draws}-{config.rule}"
+        return data.cache_dir() / "tuning" / "values" / f"{name}.npy"
 
     for g in shared_out(models, path):
         sha256, within = models[g]
@@ -109,21 +112,22 @@ def measure(
     service: LocalService, made: queries.Queries, folder: Path, variant: str, most: int, draws: int
 ) -> dict[str, Any]:
     """One row: {variant, config, cpu_s, logo_cpu_s, times_cheaper, groups, <query set>: {...}}."""
-    own, full_config = parsed(variant), scores.ScoreConfig()
-    config = dataclasses.replace(full_config, draws=draws)
+    own = parsed(variant)
+    config, as_oracle = scores.ScoreConfig(draws=draws), styles.draws_of(ORACLE, scores.ScoreConfig())
     sets = [i.set for i in made.items]
     places = some(sets, most)
     of = [made.queries[i] for i in places]
     where = adapters_of(service, own)
     seconds = unlearned(service, own, where)
-    found = styles.found_values(service, folder, made, full_config, UnetConfig())
+    found = styles.found_values(service, folder, made, scores.ScoreConfig(), UnetConfig())
     logo = {g: v[places] for g, v in found[ORACLE].items() if g is not None}
     full = found["full"][None][places]
     theirs = values_of(service, of, where, config)
     mine = {g: theirs[g] for g in logo}
-    a = scores.score(full[:, :, :draws], mine, scores.Plan.of(service.model, of, config))
-    b = scores.score(full, logo, scores.Plan.of(service.model, of, full_config))
-    row = {"variant": variant, "config": dataclasses.asdict(own), "draws": draws, "groups": list(logo)}
+    a = scores.score(theirs[None], mine, scores.Plan.of(service.model, of, config))
+    b = scores.score(full, logo, scores.Plan.of(service.model, of, as_oracle))
+    row = {"variant": variant, "config": dataclasses.asdict(own), "scored": dataclasses.asdict(config)}
+    row["groups"] = list(logo)
     row |= {"cpu_s": seconds, "logo_cpu_s": retraining_seconds(folder) * len(service.group_set.groups)}
     row["times_cheaper"] = row["logo_cpu_s"] / seconds
     return row | compared(a, b, [sets[i] for i in places])

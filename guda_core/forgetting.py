@@ -47,12 +47,13 @@ def config_of(*, whole: bool = False, rank: int | None = None, **changes: Any) -
 
 @dataclasses.dataclass(frozen=True)
 class HealthConfig:
-    """pictures: of each kind. draws: in each of the strata. seed: which pictures."""
+    """pictures: of each kind. draws: in each of the strata, cut by `rule`. seed: which pictures."""
 
     pictures: int = 16
     strata: int = 24
     draws: int = 1
     seed: int = 17
+    rule: str = elbo.RULE
 
 
 class Forgetting:
@@ -171,7 +172,7 @@ class Forgetting:
         """
         config = config or HealthConfig()
         adapter = adapters.load(self.folder / gid, base_sha256=self.model.sha256, group=gid)
-        strata = elbo.make_strata(self.model.schedule, config.strata)
+        strata = elbo.make_strata(self.model.schedule, config.strata, config.rule)
         kinds = self._kinds(gid, config)
         record: dict[str, Any] = {}
         for n, (kind, pictures) in enumerate(kinds.items()):

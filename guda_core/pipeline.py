@@ -56,9 +56,9 @@ class Effort:
 
 
 EFFORTS: dict[str, Effort] = {
-    "quick": Effort("quick", "Quick", 4, 2),
-    "standard": Effort("standard", "Standard", 12, 3),
-    "full": Effort("full", "Full", 48, 6),
+    "quick": Effort("quick", "Quick", 2, 1),
+    "standard": Effort("standard", "Standard", 6, 2),
+    "full": Effort("full", "Full", 24, 4),
 }
 
 

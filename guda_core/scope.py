@@ -36,10 +36,11 @@ UNKNOWN = "This model's scope was not measured; `python -m guda_core scope` does
 
 @dataclass(frozen=True)
 class BitsConfig:
-    """strata of timesteps and draws in each, for the KL terms."""
+    """strata of timesteps, cut by `rule` (elbo.make_strata), and draws in each, for the KL terms."""
 
     strata: int = 24
     draws: int = 1
+    rule: str = elbo.RULE
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def bits(model: BaseModel, query: Query, config: BitsConfig) -> float:
     Raises:
         ScoreError: a value is not finite, or there is too little memory.
     """
-    strata = elbo.make_strata(model.schedule, config.strata)
+    strata = elbo.make_strata(model.schedule, config.strata, config.rule)
     draws = elbo.draw_times(query.image_hash, strata, config.draws)
     with model.lock, torch.no_grad():
         kl = elbo.kl_values(model, query.latent, model.embed([""]), draws, list(range(config.draws)))

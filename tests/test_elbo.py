@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,9 @@ from guda_core.models.base import Schedule, to_eps
 def linear_schedule(steps: int = 60) -> Schedule:
     betas = torch.linspace(0.002, 0.1, steps, dtype=torch.float64)
     return Schedule(torch.cumprod(1 - betas, dim=0))
+
+
+DDPM = Schedule(torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), dim=0))
 
 
 class GaussianModel:
@@ -102,6 +107,35 @@ def test_strata_cut_all_timesteps_and_narrow_where_weights_are_steep():
     assert strata.sizes[0] < strata.sizes[-1]
     with pytest.raises(ScoreError):
         elbo.make_strata(linear_schedule(5), 12)
+
+
+def test_strata_leave_little_variance_where_it_is_expected():
+    """Squared errors that differ by g_t = 50 sqrt(alpha_bar_t) on average, with a third of that as their deviation."""
+    schedule = DDPM
+    w, shape = elbo.kl_weights(schedule).numpy(), schedule.alphas_cumprod.double().sqrt().numpy()
+    mean, sd = 50 * w * shape, 17 * w * shape
+
+    def error(rule: str) -> float:
+        edges = elbo.make_strata(schedule, 24, rule).edges
+        parts = [(b - a, mean[a:b], sd[a:b]) for a, b in itertools.pairwise(edges)]
+        return sum(n**2 * ((s**2).mean() + m.var()) for n, m, s in parts) ** 0.5
+
+    best = (w * shape * 17).sum() / 24**0.5  # Neyman's, could a timestep have any share of the draws
+    assert best < error(elbo.RULE) < 1.25 * best
+    assert error(elbo.OLD_RULE) > 5 * error(elbo.RULE)
+    with pytest.raises(ScoreError, match="no rule 'equal'"):
+        elbo.make_strata(schedule, 24, "equal")
+
+
+@pytest.mark.parametrize("rule", [elbo.RULE, elbo.OLD_RULE])
+@pytest.mark.parametrize(("k", "steps"), [(1, 5), (4, 5), (24, 60), (59, 60), (24, 1000), (400, 4000)])
+def test_any_number_of_strata_that_fits_cuts_all_timesteps(rule, k, steps):
+    strata = elbo.make_strata(linear_schedule(steps), k, rule)
+    assert len(strata) == k and strata.edges[0] == 1 and strata.edges[-1] == steps and (strata.sizes > 0).all()
+
+
+def test_values_that_were_drawn_by_the_old_rule_can_still_be_read():
+    assert elbo.make_strata(DDPM, 24, elbo.OLD_RULE).edges[:5] == (1, 19, 48, 83, 123)
 
 
 def test_more_draws_extend_fewer_and_stay_in_their_strata():

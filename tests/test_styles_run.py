@@ -64,8 +64,9 @@ def test_the_benchmark_runs_resumes_and_writes_every_row(full, tmp_path):
     names = [what for what, _ in styles.run(full, folder, queries=SMALL, config=SCORES)]
     assert "queries" not in names and "trak" in names and "instance" in names
     assert styles.written(folder) == folder / styles.TABLE
-    scored = list(dict.fromkeys(n for n in names if n == "full" or n.startswith(("unet-", "guda/"))))
-    assert scored[0] == "full" and [n.startswith("unet-") for n in scored[1:]] == [True] * 13 + [False] * 7
+    scored = list(dict.fromkeys(n for n in names if n in ("full", "base") or n.startswith(("unet-", "guda/"))))
+    assert scored[0] == "full" and [n.startswith("unet-") for n in scored[1:]] == [True] * 13 + [False] * 8
+    assert scored[14] == "base"
     table = json.loads((folder / styles.TABLE).read_text())
     rows = {r["method"] for r in table["rows"]}
     variants = {f"guda/{s}" for s in ("mse", "truncated", "skew")}
@@ -95,9 +96,11 @@ def test_kept_values_stand_for_models_that_are_gone(full, tmp_path):
             np.testing.assert_array_equal(z[name], values)
     other = dataclasses.replace(SCORES, draws=2)
     of = q.read(folder, GROUPS, full.model).queries
-    assert kept.values_of(folder, min(names), of=of, config=SCORES) is not None
+    assert kept.values_of(folder, min(names), of=of, config=SCORES) is None  # other timesteps than it was scored at
     assert kept.values_of(folder, min(names), of=of, config=other) is None
-    assert kept.values_of(folder, min(names), of=of[1:], config=SCORES) is None
+    as_oracle = styles.draws_of("logo", SCORES)
+    assert kept.values_of(folder, min(names), of=of, config=as_oracle) is not None
+    assert kept.values_of(folder, min(names), of=of[1:], config=as_oracle) is None
     with np.load(folder / kept.FOLDER / f"{min(names)}.npz") as z:
         assert z["samples"].shape == (len(GROUPS.groups), 16, 16, 3) and z["samples"].dtype == np.uint8
 
@@ -122,6 +125,7 @@ def test_committed_rows_are_not_scored_again_while_they_fit(full, tmp_path):
     again = {what for what, _ in styles.run(full, folder, queries=SMALL, config=SCORES)}
     assert "trak" in again and "instance" not in again and "full" not in again
     assert {what for what in again if what.startswith("guda/")} == {f"guda/{g}" for g in GROUPS.groups if g != MISSING}
+    assert "base" in again  # what the adapters' scores are differences from
 
 
 def test_variants_get_the_first_draws_and_are_left_out_until_all_their_groups_are_scored(full, tmp_path):
@@ -129,7 +133,7 @@ def test_variants_get_the_first_draws_and_are_left_out_until_all_their_groups_ar
     shutil.copytree(full.guda.folder, data.cache_dir() / "adapters" / "twin")
     list(styles.run(full, folder, queries=SMALL, config=config))
     with np.load(folder / styles.ARRAYS) as z:
-        few, twin, whole = z["guda/2-draws"], z["guda-twin"], z["guda"]
+        few, twin, whole = z["guda/1-draws"], z["guda-twin"], z["guda"]
     np.testing.assert_array_equal(few, twin)  # the same adapters and the same draws
     assert np.isfinite(whole).any() and not np.array_equal(few, whole, equal_nan=True)
     min(styles.cache(full).glob("guda-twin--*.json")).unlink()
@@ -162,7 +166,7 @@ def test_the_intervals_are_measured_on_the_same_queries(full, tmp_path):
     list(intervals.run(full, folder, config))
     rows = json.loads((folder / intervals.FILE).read_text())["rows"]
     assert [r["query_set"] for r in rows] == [*q.SETS, "all"] and rows[-1]["queries"] == 6
-    assert rows[-1]["held"]["n"] == 6 * 7 * 2 and 0 <= rows[-1]["held"]["value"] <= 1
+    assert rows[-1]["held"]["n"] == 6 * 7 * 4 and 0 <= rows[-1]["held"]["value"] <= 1
 
 
 def test_costs_are_taken_in_turns(full, tmp_path, monkeypatch):

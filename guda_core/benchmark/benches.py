@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from guda_core.benchmark.scores import ScoreConfig
+from guda_core.elbo import OLD_RULE
 from guda_core.errors import OptionError
 from guda_core.methods.das import Das
 from guda_core.methods.dtrak import Dtrak
@@ -36,7 +37,7 @@ class BenchConfig:
 
     name: str = "digits"
     models: ClassesConfig = field(default_factory=ClassesConfig)
-    scores: ScoreConfig = field(default_factory=ScoreConfig)
+    scores: ScoreConfig = field(default_factory=lambda: ScoreConfig(rule=OLD_RULE))  # of the committed figures
     unlearning: Mapping[str, UnconditionalConfig] = field(default_factory=lambda: dict(OPERATORS))
     kernels: Mapping[str, KernelConfig] = field(default_factory=lambda: {m.id: m.defaults() for m in KERNELS})
     instance: InstanceConfig = field(default_factory=InstanceConfig)

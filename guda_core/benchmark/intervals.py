@@ -42,7 +42,7 @@ class IntervalConfig:
 
     queries: int = 8
     strata: int = 24
-    draws: int = 48
+    draws: int = 24
     efforts: tuple[str, ...] = ("quick", "standard")
 
 

@@ -31,10 +31,12 @@ from guda_core.records import Query
 
 @dataclass(frozen=True)
 class ScoreConfig:
-    """strata of timesteps and draws in each: strata x draws forward passes a query and model."""
+    """strata of timesteps, cut by `rule` (elbo.make_strata), and draws in each: strata x draws forward passes a query
+    and model."""
 
     strata: int = 24
     draws: int = 4
+    rule: str = elbo.RULE
     truncate_t: int = 100
     skew_kept: float = 0.7
 
@@ -52,7 +54,7 @@ def values(
     """
     note = path.with_suffix(".json")
     key = {"sha256": sha256, "config": asdict(config), "queries": keys_of(queries)}
-    strata = elbo.make_strata(model.schedule, config.strata)
+    strata = elbo.make_strata(model.schedule, config.strata, config.rule)
     shape = (len(queries), config.strata, config.draws)
     done, out = 0, np.full(shape, np.nan, np.float32)
     if note.is_file() and path.is_file():
@@ -93,7 +95,7 @@ class Plan:
 
     @staticmethod
     def of(model: BaseModel, queries: Sequence[Query], config: ScoreConfig) -> Plan:
-        strata = elbo.make_strata(model.schedule, config.strata)
+        strata = elbo.make_strata(model.schedule, config.strata, config.rule)
         t = np.stack([elbo.draw_times(q.image_hash, strata, config.draws).t for q in queries])
         w = elbo.kl_weights(model.schedule).numpy()[t]
         return Plan(t, w, strata.sizes, int(np.prod(queries[0].latent.shape)), config)

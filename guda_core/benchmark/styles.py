@@ -45,16 +45,19 @@ from guda_core.training.unet import UnetConfig
 INSTANCE_EXAMPLES, INSTANCE_TIMESTEPS = 8, 5  # of each group; it costs a forward pass an example, timestep and query
 SAMPLE_STEPS = 25  # of the pictures that are kept of every model of the oracle
 ARRAYS, TABLE = "styles-scores.npz", "styles.json"
-VARIANT_DRAWS = 2  # of GUDA's variants, in each stratum; a row of GUDA itself with as few stands beside them
 ORACLES = ("full", "full-2", ORACLE, SECOND)  # roles of the oracle's models and of the full one, kept by themselves
-ALL_DRAWS = (*ORACLES, "guda", "logo-live")  # roles that are scored with all
+BASE = "base"  # role of the full model as it is scored for the adapters
+ADAPTER_DRAWS = 2  # in each stratum, of GUDA and the live oracle: the app's quick effort
+ALL_DRAWS = (BASE, "guda", "logo-live")
+VARIANT_DRAWS = 1  # of GUDA's variants; a row of GUDA itself with as few stands beside them
 
 
 @dataclass(frozen=True)
 class Source:
     """A model to score. key: its name in the cache; sha256: of its weights; within: the block in which it is the model.
 
-    role, group: what it is for; role is "full", "logo", "full-2", "logo-2" or the name of a GUDA variant.
+    role, group: what it is for; role is "full", "logo", "full-2", "logo-2", "base" (the full model again, scored as the
+    adapters are) or the name of a GUDA variant.
     """
 
     key: str
@@ -107,6 +110,7 @@ def sources(service: LocalService, config: UnetConfig) -> list[Source]:
             state = load_file(stages.work_dir() / job.name / "diffusion_pytorch_model.safetensors")
             within = partial(swapped, model.denoiser, state)
             out.append(Source(job.name, _role(job, config), job.exclude, hash_state(state), within))
+    out.append(Source(BASE, BASE, None, model.sha256, partial(nullcontext)))
     for folder_name, folder in variants(service).items():
         for g in gs.groups:
             try:
@@ -118,8 +122,13 @@ def sources(service: LocalService, config: UnetConfig) -> list[Source]:
 
 
 def draws_of(role: str, config: ScoreConfig) -> ScoreConfig:
-    """The settings that models of a role are scored with: variants get fewer draws, the first of the others'."""
-    return config if role in ALL_DRAWS else replace(config, draws=min(config.draws, VARIANT_DRAWS))
+    """The settings that models of a role are scored with.
+
+    The oracle's weights are too big to be kept, only their values are: they stay as they were drawn, with all draws in
+    the strata of then. Adapters are scored as the app does it, where fewer draws tell more (`elbo.make_strata`)."""
+    if role in ORACLES:
+        return replace(config, rule=elbo.OLD_RULE)
+    return replace(config, draws=min(config.draws, ADAPTER_DRAWS if role in ALL_DRAWS else VARIANT_DRAWS))
 
 
 def common(service: LocalService, queries: Queries) -> dict[str, str]:
@@ -131,7 +140,7 @@ def made_from(service: LocalService, config: ScoreConfig, unet: UnetConfig) -> d
     """role -> what its rows are made from, of adapters and baselines (the oracle's models are kept by themselves)."""
     out: dict[str, Any] = {}
     for s in sources(service, unet):
-        if s.role not in ORACLES:
+        if s.role not in (*ORACLES, BASE):
             own = out.setdefault(s.role, {"config": asdict(draws_of(s.role, config)), "weights_sha256": {}})
             own["weights_sha256"][s.group] = s.sha256
     return out | {b.name: b.made_from for b in baselines(service)}
@@ -158,11 +167,14 @@ def collect(
     Processes started side by side share the sources out."""
     until = time.monotonic() + 60 * (minutes or 1e9)
     there = standing(service, folder, queries, config, unet)
+    new = {s.role for s in sources(service, unet)} - {*ORACLES, BASE, *there}
     for s in shared_out(sources(service, unet), lambda s: _path(service, s)):
-        same = {"sha256": s.sha256, "of": queries.queries, "config": config}
+        own = draws_of(s.role, config)
+        same = {"sha256": s.sha256, "of": queries.queries, "config": own}
         if s.role in there or (s.role in ORACLES and kept.is_kept(folder, s.key, **same)):
             continue
-        own = draws_of(s.role, config)
+        if s.role == BASE and not new:
+            continue
         for fraction in values(service.model, queries.queries, s.within, own, _path(service, s), s.sha256):
             yield s.key, fraction
             if time.monotonic() > until:
@@ -242,7 +254,7 @@ def keep_oracle(
     first = {i.groups[0]: i for i in reversed(queries.items) if i.set == "generated"}
     prompts, seeds = [i.prompt for i in first.values()], [i.seed for i in first.values()]
     for s in shared_out(sources(service, unet), lambda s: cache(service) / "kept" / s.key.replace("/", "--")):
-        same = {"sha256": s.sha256, "of": queries.queries, "config": config}
+        same = {"sha256": s.sha256, "of": queries.queries, "config": draws_of(s.role, config)}
         if s.role not in ORACLES or not _scored(service, s, queries) or kept.is_kept(folder, s.key, **same):
             continue
         with service.model.lock, s.within():
@@ -267,7 +279,8 @@ def found_values(
     jobs = [(job.name, _role(job, unet), job.exclude) for job in oracle.queue(service.group_set, unet)]
     for name, role, group in [("full", "full", None), *jobs]:
         if group not in found.get(role, {}):
-            values_there = kept.values_of(folder, name, of=queries.queries, config=config)
+            own = draws_of(role, config)
+            values_there = kept.values_of(folder, name, of=queries.queries, config=own)
             if values_there is not None:
                 found.setdefault(role, {})[group] = values_there
     return found
@@ -279,29 +292,32 @@ def arrays(
     """What is committed: (Q, G) float32 scores of every row, the oracle's as "logo", NaN for groups that have no model.
 
     A method some of whose adapters are not scored yet is left out."""
-    ids, strata = list(service.group_set.groups), elbo.make_strata(service.model.schedule, config.strata)
+    ids, of = list(service.group_set.groups), queries.queries
     found = found_values(service, folder, queries, config, unet)
     if "full" not in found:
         raise DataError("The full model has no values yet. Run `python -m guda_core benchmark styles`.")
     there = standing(service, folder, queries, config, unet)
     partly = {s.role for s in sources(service, unet) if not _scored(service, s, queries)} - set(ORACLES)
-    few, most = VARIANT_DRAWS, config.draws
-    if "guda" in found and few < most:
-        found[f"guda/{few}-draws"] = {g: v[:, :, :few] for g, v in found["guda"].items()}
-    plans = {n: Plan.of(service.model, queries.queries, replace(config, draws=n)) for n in {min(few, most), most}}
+    if "guda" in found and config.draws > VARIANT_DRAWS:
+        found[f"guda/{VARIANT_DRAWS}-draws"] = {g: v[:, :, :VARIANT_DRAWS] for g, v in found["guda"].items()}
+    plans: dict[ScoreConfig, Plan] = {}
     out: dict[str, np.ndarray] = {}
     for role, by_group in found.items():
-        if role.startswith("full") or role.split("/")[0] in partly or len(by_group) < 2:
+        if role.startswith("full") or role == BASE or role.split("/")[0] in partly or len(by_group) < 2:
             continue
-        full = found["full-2" if role == SECOND and "full-2" in found else "full"][None]  # the same for all groups: it
-        # moves their scores together and leaves ranks as they are
+        full = found["full" if role in ORACLES else BASE][None]
+        if role == SECOND and "full-2" in found:  # the same for all groups: it moves their scores together and leaves
+            full = found["full-2"][None]  # ranks as they are
         without = {g: by_group[g] for g in ids if g in by_group}
-        draws = next(iter(without.values())).shape[2]
-        full, plan = full[:, :, :draws], plans[draws]
+        own_config = draws_of(role, config)
+        if own_config not in plans:
+            plans[own_config] = Plan.of(service.model, of, own_config)
+        full, plan = full[:, :, : own_config.draws], plans[own_config]
+        strata = elbo.make_strata(service.model.schedule, own_config.strata, own_config.rule)
         for scoring in SCORINGS:
             if scoring != "elbo" and role not in (ORACLE, "guda"):
                 continue
-            scores = np.full((len(queries.queries), len(ids)), np.nan, np.float32)
+            scores = np.full((len(of), len(ids)), np.nan, np.float32)
             scores[:, [ids.index(g) for g in without]] = score(full, without, plan, scoring)
             out[role if scoring == "elbo" else f"{role}/{scoring}"] = scores
             if scoring == "elbo":
@@ -309,16 +325,16 @@ def arrays(
                 out[f"separable/{role}"] = separable(own, score(full, own, plan), strata)
     for aggregate in AGGREGATES:
         clip = ClipSimilarity(service.clip, service.group_set, aggregate)
-        rows = [[a.groups[g].score for g in ids] for q in queries.queries for a in clip.attribute(q)]
+        rows = [[a.groups[g].score for g in ids] for q in of for a in clip.attribute(q)]
         out[f"clip-{aggregate}"] = np.array(rows, np.float32)
-    out |= read_scores(cache(service) / "baselines", queries.queries)
+    out |= read_scores(cache(service) / "baselines", of)
     for role, stand in there.items():
         out |= {} if role in out else stand
     parts = [out[p] for p in combined.PARTS if p in out]
     if len(parts) == len(combined.PARTS) and not any(np.isnan(p).any() for p in parts):
         out[combined.ID] = combined.mean_of(*parts).astype(np.float32)
     rng = np.random.default_rng(0)
-    out["random"] = rng.normal(size=(len(queries.queries), len(ids))).astype(np.float32)
+    out["random"] = rng.normal(size=(len(of), len(ids))).astype(np.float32)
     return out
 
 

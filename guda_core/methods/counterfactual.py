@@ -20,12 +20,14 @@ from guda_core.records import Attribution, GroupScore, Query
 
 @dataclass(frozen=True)
 class Budget:
-    """strata of timesteps; draws in each, made in passes of `per_pass` draws; batch: largest forward batch."""
+    """strata of timesteps, cut by `rule` (elbo.make_strata); draws in each, made in passes of `per_pass` draws; batch:
+    largest forward batch."""
 
     draws: int = 4
     per_pass: int = 2
     strata: int = 24
     batch: int = 32
+    rule: str = elbo.RULE
 
 
 Without = Callable[[str], AbstractContextManager[None]]
@@ -56,7 +58,7 @@ def drops(
 
     unavailable: group id -> reason, for groups that have no model without them. The first pass yields no scores yet.
     """
-    strata = elbo.make_strata(model.schedule, budget.strata)
+    strata = elbo.make_strata(model.schedule, budget.strata, budget.rule)
     draws = elbo.draw_times(query.image_hash, strata, budget.draws)
     cond = model.embed([query.prompt])
     usable = [g for g in group_ids if g not in unavailable]
