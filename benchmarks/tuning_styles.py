@@ -30,7 +30,7 @@ from scipy import stats  # noqa: E402
 
 from benchmarks.tuning import SHOWN, some  # noqa: E402
 from guda_core import adapters, data, metrics  # noqa: E402
-from guda_core.benchmark import kept, queries, scores, styles  # noqa: E402
+from guda_core.benchmark import kept, models, queries, scores, styles  # noqa: E402
 from guda_core.benchmark.tables import ORACLE  # noqa: E402
 from guda_core.claims import claimed, shared_out  # noqa: E402
 from guda_core.forgetting import Forgetting, config_of  # noqa: E402
@@ -75,18 +75,18 @@ def values_of(
     service: LocalService, of: list[Any], folder: Path, config: scores.ScoreConfig
 ) -> dict[str | None, np.ndarray]:
     """group -> (Q, K, M) of the folder's adapters at the queries; None -> of the full model."""
-    models: dict[str | None, Any] = {None: (service.model.sha256, nullcontext)}
-    models |= {g: styles.without_group(service.model, folder / g, g) for g in service.group_set.groups}
+    of_group: dict[str | None, Any] = {None: (service.model.sha256, nullcontext)}
+    of_group |= {g: models.without_group(service.model, folder / g, g) for g in service.group_set.groups}
 
     def path(g: str | None) -> Path:
-        name = f"{models[g][0][:16]}-{len(of)}-{config.draws}-{config.rule}"
+        name = f"{of_group[g][0][:16]}-{len(of)}-{config.draws}-{config.rule}"
         return data.cache_dir() / "tuning" / "values" / f"{name}.npy"
 
-    for g in shared_out(models, path):
-        sha256, within = models[g]
+    for g in shared_out(of_group, path):
+        sha256, within = of_group[g]
         for _ in scores.values(service.model, of, within, config, path(g), sha256):
             pass
-    return {g: np.load(path(g)) for g in models}
+    return {g: np.load(path(g)) for g in of_group}
 
 
 def retraining_seconds(folder: Path) -> float:
@@ -113,7 +113,7 @@ def measure(
 ) -> dict[str, Any]:
     """One row: {variant, config, cpu_s, logo_cpu_s, times_cheaper, groups, <query set>: {...}}."""
     own = parsed(variant)
-    config, as_oracle = scores.ScoreConfig(draws=draws), styles.draws_of(ORACLE, scores.ScoreConfig())
+    config, as_oracle = scores.ScoreConfig(draws=draws), models.draws_of(ORACLE, scores.ScoreConfig())
     sets = [i.set for i in made.items]
     places = some(sets, most)
     of = [made.queries[i] for i in places]

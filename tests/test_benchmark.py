@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from guda_core import elbo, metrics
+from guda_core.benchmark import models, rows, styles, tables
 from guda_core.benchmark import queries as q
-from guda_core.benchmark import rows, styles, tables
 from guda_core.benchmark import scores as s
 from guda_core.data import Pictures
 from guda_core.errors import DataError
@@ -250,7 +250,7 @@ def test_the_table_is_made_from_the_committed_arrays_alone(tmp_path):
 def test_swapped_weights_come_back_bit_by_bit(model):
     before = {n: p.clone() for n, p in model.denoiser.state_dict().items()}
     other = {n: p + 1 for n, p in before.items()}
-    with styles.swapped(model.denoiser, other):
+    with models.swapped(model.denoiser, other):
         assert all(torch.equal(p, other[n]) for n, p in model.denoiser.state_dict().items())
     assert all(torch.equal(p, before[n]) for n, p in model.denoiser.state_dict().items())
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from guda_core import data, oracle
-from guda_core.benchmark import costs, intervals, kept, rows, styles
+from guda_core.benchmark import costs, intervals, kept, models, rows, styles
 from guda_core.benchmark import queries as q
 from guda_core.benchmark.scores import ScoreConfig
 from guda_core.data import Pictures
@@ -86,7 +86,7 @@ def test_kept_values_stand_for_models_that_are_gone(full, tmp_path):
         before = {k: z[k] for k in z.files}
     (folder / styles.ARRAYS).unlink()
     shutil.rmtree(stages.work_dir())
-    for path in styles.cache(full).glob("unet-*"):
+    for path in models.cache(full).glob("unet-*"):
         path.unlink()
     assert not any(job.done for job in oracle.queue(GROUPS, UnetConfig()))
     made = [what for what, _ in styles.run(full, folder, queries=SMALL, config=SCORES)]
@@ -98,7 +98,7 @@ def test_kept_values_stand_for_models_that_are_gone(full, tmp_path):
     of = q.read(folder, GROUPS, full.model).queries
     assert kept.values_of(folder, min(names), of=of, config=SCORES) is None  # other timesteps than it was scored at
     assert kept.values_of(folder, min(names), of=of, config=other) is None
-    as_oracle = styles.draws_of("logo", SCORES)
+    as_oracle = models.draws_of("logo", SCORES)
     assert kept.values_of(folder, min(names), of=of, config=as_oracle) is not None
     assert kept.values_of(folder, min(names), of=of[1:], config=as_oracle) is None
     with np.load(folder / kept.FOLDER / f"{min(names)}.npz") as z:
@@ -110,7 +110,7 @@ def test_committed_rows_are_not_scored_again_while_they_fit(full, tmp_path):
     list(styles.run(full, folder, queries=SMALL, config=SCORES))
     with np.load(folder / styles.ARRAYS) as z:
         before = {k: z[k] for k in z.files}
-    shutil.rmtree(styles.cache(full))
+    shutil.rmtree(models.cache(full))
     shutil.rmtree(stages.work_dir())
     assert list(styles.run(full, folder, queries=SMALL, config=SCORES)) == []
     with np.load(folder / styles.ARRAYS) as z:
@@ -136,12 +136,12 @@ def test_variants_get_the_first_draws_and_are_left_out_until_all_their_groups_ar
         few, twin, whole = z["guda/1-draws"], z["guda-twin"], z["guda"]
     np.testing.assert_array_equal(few, twin)  # the same adapters and the same draws
     assert np.isfinite(whole).any() and not np.array_equal(few, whole, equal_nan=True)
-    min(styles.cache(full).glob("guda-twin--*.json")).unlink()
+    min(models.cache(full).glob("guda-twin--*.json")).unlink()
     rows.note(folder / styles.ARRAYS).unlink()
     made = q.read(folder, GROUPS, full.model)
     left = styles.arrays(full, folder, made, config, UnetConfig())
     assert "guda-twin" not in left and {"guda", "logo", "logo-2"} <= set(left)
-    min(styles.cache(full).glob("guda--*.json")).unlink()
+    min(models.cache(full).glob("guda--*.json")).unlink()
     left = styles.arrays(full, folder, made, config, UnetConfig())
     assert not [name for name in left if "guda" in name] and "logo" in left
 

@@ -30,8 +30,8 @@ from guda_core import adapters, data
 from guda_core.benchmark.baselines import Method, read_scores, score_baseline
 from guda_core.benchmark.benches import KERNELS, BenchConfig
 from guda_core.benchmark.clock import Clock
+from guda_core.benchmark.models import Source, swapped
 from guda_core.benchmark.scores import Plan, hash_state, score, values
-from guda_core.benchmark.styles import Source, swapped
 from guda_core.benchmark.tables import ORACLE
 from guda_core.claims import shared_out
 from guda_core.errors import AdapterError, DataError, TrainingError

@@ -21,8 +21,9 @@ import torch
 
 from guda_core import data
 from guda_core.adapters import META, WEIGHTS, read_meta
+from guda_core.benchmark.models import variants
 from guda_core.benchmark.queries import Queries, read
-from guda_core.benchmark.styles import baselines, variants
+from guda_core.benchmark.styles import baselines
 from guda_core.examples import Examples, examples_of
 from guda_core.forgetting import Forgetting
 from guda_core.methods.counterfactual import Budget

@@ -26,9 +26,9 @@ import torch
 from scipy.stats import binomtest
 
 from guda_core import elbo
+from guda_core.benchmark.models import cache, sources
 from guda_core.benchmark.queries import Queries, read
 from guda_core.benchmark.scores import ScoreConfig, values
-from guda_core.benchmark.styles import cache, sources
 from guda_core.pipeline import EFFORTS, LocalService
 from guda_core.report import versions
 from guda_core.training.unet import UnetConfig

@@ -9,34 +9,30 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Container, Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
 
-from guda_core import adapters, data, elbo, oracle
+from guda_core import data, elbo, oracle
 from guda_core.benchmark import kept, rows, tables
 from guda_core.benchmark.baselines import Method, read_scores, score_baseline
 from guda_core.benchmark.clock import Clock
+from guda_core.benchmark.models import BASE, ORACLES, VARIANT_DRAWS, Source, cache, draws_of, path_of, role_of, sources
 from guda_core.benchmark.queries import Queries, QueryConfig, read, write
-from guda_core.benchmark.scores import SCORINGS, Plan, ScoreConfig, hash_state, score, separable, values
+from guda_core.benchmark.scores import SCORINGS, Plan, ScoreConfig, score, separable, values
 from guda_core.benchmark.tables import ORACLE, SECOND
 from guda_core.claims import claimed, shared_out
 from guda_core.data import Pictures
-from guda_core.errors import AdapterError, DataError
+from guda_core.errors import DataError
 from guda_core.examples import examples_of
 from guda_core.methods import combined
 from guda_core.methods.clip import AGGREGATES, ClipSimilarity
 from guda_core.methods.instance import Instance, InstanceConfig
-from guda_core.models.base import BaseModel
 from guda_core.pipeline import LocalService
 from guda_core.report import versions
 from guda_core.training import stages
@@ -45,90 +41,6 @@ from guda_core.training.unet import UnetConfig
 INSTANCE_EXAMPLES, INSTANCE_TIMESTEPS = 8, 5  # of each group; it costs a forward pass an example, timestep and query
 SAMPLE_STEPS = 25  # of the pictures that are kept of every model of the oracle
 ARRAYS, TABLE = "styles-scores.npz", "styles.json"
-ORACLES = ("full", "full-2", ORACLE, SECOND)  # roles of the oracle's models and of the full one, kept by themselves
-BASE = "base"  # role of the full model as it is scored for the adapters
-ADAPTER_DRAWS = 2  # in each stratum, of GUDA and the live oracle: the app's quick effort
-ALL_DRAWS = (BASE, "guda", "logo-live")
-VARIANT_DRAWS = 1  # of GUDA's variants; a row of GUDA itself with as few stands beside them
-
-
-@dataclass(frozen=True)
-class Source:
-    """A model to score. key: its name in the cache; sha256: of its weights; within: the block in which it is the model.
-
-    role, group: what it is for; role is "full", "logo", "full-2", "logo-2", "base" (the full model again, scored as the
-    adapters are) or the name of a GUDA variant.
-    """
-
-    key: str
-    role: str
-    group: str | None
-    sha256: str
-    within: Callable[[], AbstractContextManager[Any]]
-
-
-@contextmanager
-def swapped(denoiser: nn.Module, state: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within the block the denoiser has the weights of `state`; afterwards its own again, bit by bit."""
-    kept = {n: p.detach().clone() for n, p in denoiser.state_dict().items()}
-    try:
-        denoiser.load_state_dict(dict(state))
-        yield
-    finally:
-        denoiser.load_state_dict(kept)
-
-
-def variants(service: LocalService) -> dict[str, Path]:
-    """Adapter folders by row: GUDA's committed ones, the live oracle, and any below `GUDA_CACHE/adapters/`."""
-    out = {"guda": service.guda.folder}
-    if service.logo is not None:
-        out["logo-live"] = service.logo.folder
-    extra = data.cache_dir() / "adapters"
-    for folder in sorted(extra.iterdir()) if extra.is_dir() else []:
-        out[f"guda-{folder.name}"] = folder
-    return out
-
-
-def without_group(model: BaseModel, folder: Path, group: str) -> tuple[str, Callable[[], AbstractContextManager[Any]]]:
-    """The hash of what `unlearn` wrote, and the block in which the model is the one without the group."""
-    meta = adapters.read_meta(folder)
-    if meta.get("kind") == "whole":
-        state = adapters.load_whole(folder, base_sha256=model.sha256, group=group)
-        return meta["sha256"], partial(swapped, model.denoiser, state)
-    adapter = adapters.load(folder, base_sha256=model.sha256, group=group)
-    return meta["sha256"], partial(adapters.applied, model.denoiser, adapter)
-
-
-def sources(service: LocalService, config: UnetConfig) -> list[Source]:
-    """Every model that can be scored now: the full one, finished trainings of the oracle's queue, fitting adapters.
-
-    The oracle's come before the adapters: their weights are in the cache alone until their values are kept."""
-    model, gs = service.model, service.group_set
-    out = [Source("full", "full", None, model.sha256, partial(nullcontext))]
-    for job in oracle.queue(gs, config):
-        if job.done:
-            state = load_file(stages.work_dir() / job.name / "diffusion_pytorch_model.safetensors")
-            within = partial(swapped, model.denoiser, state)
-            out.append(Source(job.name, _role(job, config), job.exclude, hash_state(state), within))
-    out.append(Source(BASE, BASE, None, model.sha256, partial(nullcontext)))
-    for folder_name, folder in variants(service).items():
-        for g in gs.groups:
-            try:
-                sha256, within = without_group(model, folder / g, g)
-            except AdapterError:
-                continue
-            out.append(Source(f"{folder_name}/{g}", folder_name, g, sha256, within))
-    return out
-
-
-def draws_of(role: str, config: ScoreConfig) -> ScoreConfig:
-    """The settings that models of a role are scored with.
-
-    The oracle's weights are too big to be kept, only their values are: they stay as they were drawn, with all draws in
-    the strata of then. Adapters are scored as the app does it, where fewer draws tell more (`elbo.make_strata`)."""
-    if role in ORACLES:
-        return replace(config, rule=elbo.OLD_RULE)
-    return replace(config, draws=min(config.draws, ADAPTER_DRAWS if role in ALL_DRAWS else VARIANT_DRAWS))
 
 
 def common(service: LocalService, queries: Queries) -> dict[str, str]:
@@ -168,14 +80,14 @@ def collect(
     until = time.monotonic() + 60 * (minutes or 1e9)
     there = standing(service, folder, queries, config, unet)
     new = {s.role for s in sources(service, unet)} - {*ORACLES, BASE, *there}
-    for s in shared_out(sources(service, unet), lambda s: _path(service, s)):
+    for s in shared_out(sources(service, unet), lambda s: path_of(service, s)):
         own = draws_of(s.role, config)
         same = {"sha256": s.sha256, "of": queries.queries, "config": own}
         if s.role in there or (s.role in ORACLES and kept.is_kept(folder, s.key, **same)):
             continue
         if s.role == BASE and not new:
             continue
-        for fraction in values(service.model, queries.queries, s.within, own, _path(service, s), s.sha256):
+        for fraction in values(service.model, queries.queries, s.within, own, path_of(service, s), s.sha256):
             yield s.key, fraction
             if time.monotonic() > until:
                 return
@@ -228,22 +140,9 @@ def collect_baselines(
                 return
 
 
-def cache(service: LocalService) -> Path:
-    """Where the values of models over this base are kept."""
-    return data.cache_dir() / "benchmarks" / f"styles-{service.model.sha256[:12]}"
-
-
-def _path(service: LocalService, source: Source) -> Path:
-    return cache(service) / f"{source.key.replace('/', '--')}.npy"
-
-
 def _scored(service: LocalService, source: Source, queries: Queries) -> bool:
-    note = _path(service, source).with_suffix(".json")
+    note = path_of(service, source).with_suffix(".json")
     return note.is_file() and json.loads(note.read_text(encoding="utf-8"))["done"] == len(queries.queries)
-
-
-def _role(job: oracle.Job, config: UnetConfig) -> str:
-    return ("full" if job.exclude is None else ORACLE) + ("" if job.seed == config.loop.seed else "-2")
 
 
 def keep_oracle(
@@ -260,7 +159,7 @@ def keep_oracle(
         with service.model.lock, s.within():
             samples = service.model.generate(prompts, seeds=seeds, steps=SAMPLE_STEPS, guidance=2.5)
         stage = {} if s.role == "full" else _stage(s.key)
-        kept.keep(folder, s.key, np.load(_path(service, s)), samples, training=stage, **same)
+        kept.keep(folder, s.key, np.load(path_of(service, s)), samples, training=stage, **same)
         yield f"keep {s.key}", 1.0
 
 
@@ -275,8 +174,8 @@ def found_values(
     found: dict[str, dict[str | None, np.ndarray]] = {}
     for s in sources(service, unet):
         if _scored(service, s, queries):
-            found.setdefault(s.role, {})[s.group] = np.load(_path(service, s))
-    jobs = [(job.name, _role(job, unet), job.exclude) for job in oracle.queue(service.group_set, unet)]
+            found.setdefault(s.role, {})[s.group] = np.load(path_of(service, s))
+    jobs = [(job.name, role_of(job, unet), job.exclude) for job in oracle.queue(service.group_set, unet)]
     for name, role, group in [("full", "full", None), *jobs]:
         if group not in found.get(role, {}):
             own = draws_of(role, config)
