@@ -181,10 +181,13 @@ def test_costs_are_taken_in_turns(full, tmp_path, monkeypatch):
     order: list[str] = []
     works = {"logo": (endless(order, "logo"), 100, 40), "guda": (endless(order, "guda"), 10, 4)}
     monkeypatch.setattr(costs, "steps_of", lambda *_: works)
+    monkeypatch.setattr(costs.combined, "PARTS", ("guda", "trak"))
     list(costs.run(full, folder))
     assert order == ["logo", "guda"] * (costs.WARM + costs.STEPS)
     rows = {r["method"]: r for r in json.loads((folder / costs.FILE).read_text())["costs"]}
-    assert set(rows) == {"logo", "guda", "clip", "trak", "instance"}
+    assert set(rows) == {"logo", "guda", "clip", "trak", "instance", "combined"}
+    for cost in ("precompute_s", "query_s", "stored_bytes"):
+        assert rows["combined"][cost] == rows["guda"][cost] + rows["trak"][cost]
     logo = rows["logo"]
     assert logo["precompute_s"] == pytest.approx(logo["step_s"] * 100 * 8) and logo["times_cheaper"] == 1
     assert logo["query_s"] == rows["guda"]["query_s"] > 0 and rows["trak"]["stored_bytes"] > 6 * 64

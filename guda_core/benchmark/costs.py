@@ -26,6 +26,7 @@ from guda_core.benchmark.queries import Queries, read
 from guda_core.benchmark.styles import baselines
 from guda_core.examples import Examples, examples_of
 from guda_core.forgetting import Forgetting
+from guda_core.methods import combined
 from guda_core.methods.counterfactual import Budget
 from guda_core.methods.kernel import KernelMethod
 from guda_core.pipeline import EFFORTS, LocalService
@@ -141,6 +142,10 @@ def run(service: LocalService, folder: Path) -> Iterator[tuple[str, float]]:
     for name, row in rows.items():  # a query costs the same whichever model stands for "without the group"
         if name == "logo" or name.startswith("guda"):
             row["query_s"] = rows["guda"]["query_s"]
+    if all(p in rows for p in combined.PARTS):
+        kinds = ("precompute_s", "stored_bytes", "query_s")
+        rows[combined.ID] = {k: sum(rows[p][k] for p in combined.PARTS) for k in kinds}
+    for row in rows.values():
         if row.get("precompute_s"):
             row["times_cheaper"] = rows["logo"]["precompute_s"] / row["precompute_s"]
     record = {
