@@ -174,7 +174,7 @@ def unlearn(
     groups: Annotated[str, typer.Option(help="Comma-separated group ids; default all.")] = "",
     name: SetOption = "emoji",
     model: ModelOption = None,
-    operator: Annotated[str, typer.Option(help="guda_c or esd.")] = "guda_c",
+    operator: Annotated[str, typer.Option(help="guda_c, esd or ascent.")] = "guda_c",
     selection: Annotated[str, typer.Option(help="Anchor style: weighted, uniform or removed.")] = "weighted",
     steps: Annotated[int | None, typer.Option(min=1)] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,

@@ -6,6 +6,7 @@ Every forget loss compares the student's eps with a target that needs no gradien
     retrack  eps_bar_t(x_t) = sum_r w_r (x_t - sqrt(ab_t) x_r) / sqrt(1 - ab_t),
              w_r = softmax_r(-||x_t - sqrt(ab_t) x_r||^2 / (2 (1 - ab_t))): the retained data's posterior mean (GUDA-U)
     shift    eps_full(x_t, t) + the change of that posterior mean when the group is removed (ours; see `shift_target`)
+    ascent   eps_full(x_t, t, c_f) + s * (eps_full(x_t, t, c_f) - eps): gradient ascent on the forgotten pictures
     esd      eps_full(x_t, t, "") - s * (eps_full(x_t, t, c_f) - eps_full(x_t, t, "")) (Gandikota et al. 2023, eq. 4)
 
 Unconditional models have no prompt c_f; their `esd` takes the estimate of a copy fine-tuned on the forgotten group in
@@ -130,5 +131,15 @@ def esd_target(eps_empty: Tensor, eps_prompt: Tensor, *, strength: float) -> Ten
     return eps_empty - strength * (eps_prompt - eps_empty)
 
 
-FORGET_OPERATORS = ("guda_c", "esd")  # of text-conditional models
+def ascent_target(eps_full: Tensor, eps: Tensor, *, strength: float) -> Tensor:
+    """The full model's estimate, moved away from the true noise.
+
+    The gradient of ||student - target||^2 where the student is still the full model is -strength times that of the
+    training loss ||student - eps||^2: gradient ascent (NegGrad, Golatkar et al. 2020), but towards a fixed point, so
+    that it does not run away. To first order it is the influence of the pictures on the model.
+    """
+    return eps_full + strength * (eps_full - eps)
+
+
+FORGET_OPERATORS = ("guda_c", "esd", "ascent")  # of text-conditional models
 UNCONDITIONAL_OPERATORS = ("retrack", "shift", "esd")

@@ -44,12 +44,12 @@ EMPTY_TARGETS = ("anchor", "shift")
 
 @dataclass(frozen=True)
 class UnlearnConfig:
-    """operator: "guda_c" or "esd". selection of the anchor style: "weighted" (WSS), "uniform", or "removed" (the anchor
-    is the object without style words). beta, eta: of WSS. lam: weight of the preserve loss. empty_share: share of the
-    pictures, forgotten and retained, that the student sees under the empty prompt. empty_target: "anchor" or "shift",
-    of the forgotten ones among them. blend_share: share of the others whose caption mixes the forgotten style's
-    descriptors with a retained one's. push: how far GUDA-C's target lies beyond the anchor. esd_strength: ESD's
-    guidance.
+    """operator: "guda_c", "esd" or "ascent". selection of the anchor style: "weighted" (WSS), "uniform", or "removed"
+    (the anchor is the object without style words). beta, eta: of WSS. lam: weight of the preserve loss. empty_share:
+    share of the pictures, forgotten and retained, that the student sees under the empty prompt. empty_target: "anchor"
+    or "shift", of the forgotten ones among them. blend_share: share of the others whose caption mixes the forgotten
+    style's descriptors with a retained one's. push: how far GUDA-C's target lies beyond the anchor. esd_strength: ESD's
+    guidance. ascent_strength: how far the ascent's target lies from the full model's estimate, in errors of that.
     lora: the adapter; None fine-tunes the whole denoiser, as the paper does.
     loop.batch forgotten and as many retained pictures make a step."""
 
@@ -63,6 +63,7 @@ class UnlearnConfig:
     blend_share: float = 0.0
     push: float = 0.0
     esd_strength: float = 1.0
+    ascent_strength: float = 1.0
     lora: adapters.LoraSpec | None = field(default_factory=adapters.LoraSpec)
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(steps=80, batch=16, lr=1e-3, warmup=10, weight_decay=0.0, seed=5)
@@ -153,11 +154,17 @@ def _targets(
     anchors: list[str],
     gone: list[bool],
     kept: list[str],
+    eps: Tensor,
 ) -> Tensor:
     """What the student should predict, (2B, C, h, w): of B forgotten pictures, then of the retained ones.
 
-    kept: captions of the latter. gone: whether the student sees the empty prompt in the place of `prompts`."""
+    kept: captions of the latter. gone: whether the student sees the empty prompt in the place of `prompts`. eps: the
+    true noise, (2B, C, h, w)."""
     b, esd = len(prompts), config.operator == "esd"
+    if config.operator == "ascent":
+        target = model.predict_eps(x_t, t, model.embed(_emptied(prompts, gone) + kept))
+        target[:b] = losses.ascent_target(target[:b], eps[:b].to(target.device), strength=config.ascent_strength)
+        return target
     target = model.predict_eps(x_t, t, model.embed(([""] * b if esd else anchors) + kept))
     shifted = torch.tensor(gone if config.empty_target == "shift" and not esd else [False] * b).nonzero()[:, 0]
     beyond = config.esd_strength if esd else config.push
@@ -213,7 +220,7 @@ def unlearn(
         prompts = [p if e else mixed for p, mixed, e in zip(prompts, blended, gone, strict=True)]
         t = t.to(model.device)
         with torch.no_grad():
-            target = _targets(model, config, x_t, t, prompts, anchors, gone, kept)
+            target = _targets(model, config, x_t, t, prompts, anchors, gone, kept, eps)
         out = model.predict_eps(x_t, t, student_cond, student)
         forget_loss = losses.mean_square(out[:b], target[:b])
         return forget_loss + config.lam * losses.mean_square(out[b:], target[b:])

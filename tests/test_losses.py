@@ -105,6 +105,17 @@ def test_anchor_probabilities():
         np.testing.assert_allclose(flat.numpy(), [1 / 3, 1 / 3, 0, 1 / 3], rtol=1e-6)
 
 
+def test_ascent_goes_up_the_training_loss_at_first_and_stops_at_its_target():
+    g = torch.Generator().manual_seed(2)
+    full, eps = torch.randn(2, 3, generator=g), torch.randn(2, 3, generator=g)
+    target = losses.ascent_target(full, eps, strength=0.5)
+    student = full.clone().requires_grad_(True)
+    (up,) = torch.autograd.grad(losses.mean_square(student, target), student)
+    (down,) = torch.autograd.grad(losses.mean_square(student, eps), student)
+    torch.testing.assert_close(up, -0.5 * down)
+    assert losses.mean_square(target, target) == 0 < losses.mean_square(full, eps) < losses.mean_square(target, eps)
+
+
 def test_esd_pushes_away_from_the_prompt():
     empty, prompt = torch.tensor([1.0]), torch.tensor([3.0])
     assert losses.esd_target(empty, prompt, strength=2.0).item() == -3.0

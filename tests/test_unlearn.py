@@ -126,12 +126,13 @@ def test_targets_are_what_their_formulas_say(world):
     g = torch.Generator().manual_seed(1)
     x, t = torch.randn(5, 4, 8, 8, generator=g), torch.tensor([10, 300, 700, 50, 900])
     prompts, anchors, gone, kept = ["aa1", "aa2", "aa3"], ["bb1", "cc2", "bb3"], [False, True, False], ["cc1", ""]
+    noise = torch.randn(5, 4, 8, 8, generator=g)
 
     def eps(captions: list[str]) -> torch.Tensor:
         return world.model.predict_eps(x[: len(captions)], t[: len(captions)], world.model.embed(captions))
 
     def targets(**changes) -> torch.Tensor:
-        return _targets(world.model, UnlearnConfig(**changes), x, t, prompts, anchors, gone, kept)
+        return _targets(world.model, UnlearnConfig(**changes), x, t, prompts, anchors, gone, kept, noise)
 
     with torch.no_grad():
         own, other, empty = eps(prompts), eps(anchors), eps([""] * 3)
@@ -140,6 +141,7 @@ def test_targets_are_what_their_formulas_say(world):
             (): other,
             (("push", 0.5),): other - 0.5 * (own - other),
             (("operator", "esd"), ("esd_strength", 2.0)): empty - 2 * (own - empty),
+            (("operator", "ascent"), ("ascent_strength", 2.0)): 3 * eps(["aa1", "", "aa3"]) - 2 * noise[:3],
             (("empty_target", "shift"), ("push", 0.5)): torch.stack(
                 [(other - 0.5 * (own - other))[0], (empty - 1.5 * (own - other))[1], (other - 0.5 * (own - other))[2]]
             ),
@@ -152,6 +154,7 @@ def test_targets_are_what_their_formulas_say(world):
 
 CHANGES = [
     {"operator": "esd"},
+    {"operator": "ascent"},
     {"selection": "removed"},
     {"selection": "uniform", "beta": 2.0},
     {"lam": 0.1},
@@ -207,8 +210,10 @@ def test_command_line_changes_reach_the_settings():
     assert config_of(whole=True).lora is None and config_of() == UnlearnConfig()
 
 
-def test_esd_strength_matters(world, tmp_path):
-    one, two = (forget(world, "a", tmp_path / str(s), operator="esd", esd_strength=s)["sha256"] for s in (1.0, 3.0))
+@pytest.mark.parametrize("operator", ["esd", "ascent"])
+def test_an_operators_strength_matters(world, tmp_path, operator):
+    strength = f"{operator}_strength"
+    one, two = (forget(world, "a", tmp_path / str(s), operator=operator, **{strength: s})["sha256"] for s in (1.0, 3.0))
     assert one != two
 
 
@@ -230,5 +235,5 @@ def test_unknown_settings_are_refused(bad):
 
 
 def test_fields_are_all_tried():
-    tried = {k for c in CHANGES for k in c} | {"beta", "eta", "esd_strength", "loop"}
+    tried = {k for c in CHANGES for k in c} | {"beta", "eta", "esd_strength", "ascent_strength", "loop"}
     assert {f.name for f in dataclasses.fields(UnlearnConfig)} <= tried
