@@ -112,6 +112,19 @@ def of_others() -> str:
     return "\n".join([*lines, "", source(record, "styles")])
 
 
+def by_group() -> str:
+    """How much each group stands out on its own pictures, by the oracle and by GUDA."""
+    record = read("styles")
+    if record is None or not record.get("by_group"):
+        return UNKNOWN
+    lines = ["| group | query set | queries | the oracle names it first | its excess, oracle, nats | GUDA, nats |"]
+    lines.append("|---|---|---|---|---|---|")
+    for r in sorted(record["by_group"], key=lambda r: r["query_set"]):
+        excess = " | ".join(f"{r['excess'][m]:.0f}" if m in r["excess"] else "" for m in ("logo", "guda"))
+        lines.append(f"| {r['group']} | {r['query_set']} | {r['n']} | {r['first']:.2f} | {excess} |")
+    return "\n".join([*lines, "", source(record, "styles")])
+
+
 def costs(name: str) -> str:
     """Precompute, query and storage. styles: seconds by the clock, in turns; digits: CPU seconds of all threads."""
     record = read(name)
@@ -240,6 +253,7 @@ RENDER = {
     "styles_ceiling_report": lambda: table("styles", "rows_ceiling_report"),
     "styles_where_missed": lambda: apart("where_missed", {"named": "the oracle names it", "other": "another"}),
     "styles_where_unsure": lambda: apart("where_unsure", {"same": "both seeds agree", "different": "they do not"}),
+    "styles_by_group": by_group,
     "styles_of_others": of_others,
     "styles_differences": lambda: differences("styles"),
     "styles_differences_report": lambda: differences("styles", "differences_report"),

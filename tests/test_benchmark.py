@@ -207,6 +207,16 @@ def test_what_a_groups_removal_costs_the_others_is_told_by_both_seeds():
     assert tables.of_others({"logo": first}, ["s"] * 3, [["a"], ["b"], ["c"]]) == []
 
 
+def test_how_much_a_group_stands_out_on_its_own_pictures_is_told_group_by_group():
+    oracle = np.array([[9.0, 1.0, 2.0], [3.0, 2.0, 4.0], [3.0, 5.0, 9.0], [8.0, 8.0, 0.0]])
+    scores = {"logo": oracle, "guda": oracle / 2, "das": -oracle}
+    rows = tables.by_group(scores, ["s"] * 4, [["a"], ["a"], ["b"], ["a", "c"]], ("guda", "clip-mean"))
+    assert rows == [
+        {"group": "a", "query_set": "s", "n": 2, "first": 0.5, "excess": {"logo": 3.75, "guda": 1.875}},
+        {"group": "b", "query_set": "s", "n": 1, "first": 0.0, "excess": {"logo": -1.0, "guda": -0.5}},
+    ]
+
+
 def test_methods_are_compared_on_the_groups_of_a_ceiling_that_lacks_some():
     scores, items = planted()
     sets = [i["set"] for i in items]

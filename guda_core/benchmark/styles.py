@@ -257,6 +257,7 @@ def write_table(folder: Path) -> Path:
         **tables.make(scores, sets, ("guda", combined.ID)),
         "where_missed": tables.where_missed(scores, sets, [i["groups"] for i in record["items"]]),
         "where_unsure": tables.where_unsure(scores, sets),
+        "by_group": tables.by_group(scores, sets, [i["groups"] for i in record["items"]], ("guda",)),
         "of_others": tables.of_others(scores, sets, [i["groups"] for i in record["items"]]),
         "versions": versions(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

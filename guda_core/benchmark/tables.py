@@ -154,6 +154,26 @@ def of_others(
     return rows
 
 
+def by_group(
+    scores: Mapping[str, np.ndarray], sets: Sequence[str], groups: Sequence[Sequence[str]], names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """How much a group stands out on its own pictures, by the oracle and by each of `names`.
+
+    groups: as in `where_missed`; queries of one group alone count. A row is {group, query_set, n, first, excess}:
+    first: the share of those n queries on which the oracle names the group first; excess: name -> mean of the group's
+    score less the mean of the other groups', in the scores' unit.
+    """
+    ids, rows = list(dict.fromkeys(g for of in groups for g in of)), []
+    for k, group in enumerate(ids):
+        for query_set, mine in _sets(sets, np.array([list(of) == [group] for of in groups])):
+            of = {n: scores[n][mine].astype(float) for n in (ORACLE, *names) if n in scores}
+            first = float((of[ORACLE].argmax(axis=1) == k).mean())
+            excess = {n: float((s[:, k] - np.delete(s, k, axis=1).mean(axis=1)).mean()) for n, s in of.items()}
+            row = {"group": group, "query_set": query_set, "n": int(mine.sum()), "first": first, "excess": excess}
+            rows.append(row)
+    return rows
+
+
 def _apart(
     scores: Mapping[str, np.ndarray], sets: Sequence[str], kinds: Mapping[str, np.ndarray]
 ) -> list[dict[str, Any]]:
