@@ -70,6 +70,7 @@ TABLE = (
     "benchmark.kept",
     "benchmark.rows",
     "benchmark.benches",
+    "benchmark.models",
     "benchmark.styles",
     "benchmark.intervals",
     "benchmark.costs",
