@@ -130,7 +130,7 @@ def test_more_effort_narrows_the_intervals_and_keeps_the_first_draws(service):
     quick, full = (last(service, query, methods=["guda"], effort=e)["guda"] for e in ("quick", "full"))
     width = [sum(s.high - s.low for s in a.groups.values() if s.score is not None) for a in (quick, full)]
     assert width[1] < 0.6 * width[0]
-    np.testing.assert_allclose(full.values["kl_full"][:, :2], quick.values["kl_full"], rtol=1e-4)
+    np.testing.assert_allclose(full.values["kl_full"][:, : EFFORTS["quick"].draws], quick.values["kl_full"], rtol=1e-4)
 
 
 def test_two_visitors_at_once_get_the_numbers_that_each_gets_alone(service):
