@@ -4,7 +4,8 @@ An adapter folder holds `adapter.safetensors` and `adapter.json`. The latter is 
 "complete"; it names the base model's hash, and an adapter for another base is refused.
 
 Scoring uses W + (alpha / r) B A in place of W (Hu et al. 2021). An unlearning of the whole network is stored in the
-same way, as the changed weights themselves, and used in place of W. The denoiser's own weights are kept aside
+same way, as the changed weights themselves, and used in place of W; so is a network that was trained anew, as its coded
+difference (`coding`). The denoiser's own weights are kept aside
 and copied back, so the full model is restored bit by bit, and a scored forward costs what a plain one does.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -24,9 +26,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from guda_core import coding
 from guda_core.errors import AdapterError
 
 WEIGHTS, META, HEALTH = "adapter.safetensors", "adapter.json", "health.json"
+CODED = "coded"  # kind of a whole network that is stored as its coded difference
 
 
 @dataclass(frozen=True)
@@ -53,12 +57,16 @@ def attach(denoiser: nn.Module, spec: LoraSpec, seed: int) -> list[nn.Parameter]
 
 def save(denoiser: nn.Module, folder: Path, *, spec: LoraSpec, meta: dict[str, Any]) -> None:
     """Write the attached LoRA as float16 safetensors, then its metadata. meta must hold `base_sha256` and `group`."""
+    state = {n: p.detach().to(torch.float16).contiguous() for n, p in get_peft_model_state_dict(denoiser).items()}
+    _write(state, folder, {**meta, "lora": asdict(spec)}, sum(p.numel() for p in state.values()))
+
+
+def _write(state: dict[str, Tensor], folder: Path, meta: dict[str, Any], parameters: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / META).unlink(missing_ok=True)
-    state = {n: p.detach().to(torch.float16).contiguous() for n, p in get_peft_model_state_dict(denoiser).items()}
     save_file(state, folder / WEIGHTS)
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-    record = {**meta, "lora": asdict(spec), "sha256": digest, "parameters": sum(p.numel() for p in state.values())}
+    record = {**meta, "sha256": digest, "parameters": parameters}
     (folder / META).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
@@ -83,6 +91,7 @@ class Adapter:
     """A checked adapter. factors: parameter name -> (B (out, r), A (r, in * kh * kw), shape of the weight), float32.
 
     whole: parameter name -> the weight itself, float32, where the whole network was unlearned (factors is empty then).
+    codes: parameter name -> its coded difference, where a network is stored so (whole has its small tensors then).
     """
 
     group: str
@@ -90,11 +99,13 @@ class Adapter:
     scale: float
     factors: dict[str, tuple[Tensor, Tensor, tuple[int, ...]]]
     whole: dict[str, Tensor] = field(default_factory=dict)
+    codes: dict[str, coding.Codes] = field(default_factory=dict)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Parameter name -> shape, of every weight it changes."""
-        return {n: f[2] for n, f in self.factors.items()} | {n: tuple(w.shape) for n, w in self.whole.items()}
+        tensors = self.whole | {n: c.numbers for n, c in self.codes.items()}
+        return {n: f[2] for n, f in self.factors.items()} | {n: tuple(w.shape) for n, w in tensors.items()}
 
     def weight(self, name: str, base: Tensor) -> Tensor:
         """What stands in place of the denoiser's weight `base`, float32."""
@@ -103,7 +114,9 @@ class Adapter:
         return base.float() + self.delta(name, base.device)
 
     def delta(self, name: str, device: torch.device) -> Tensor:
-        """The change of one weight, float32, in the weight's shape: (alpha / r) B A."""
+        """The change of one weight, float32, in the weight's shape: (alpha / r) B A, or what is coded."""
+        if name in self.codes:
+            return self.codes[name].difference().to(device)
         b, a, shape = self.factors[name]
         return (self.scale * (b.to(device) @ a.to(device))).reshape(shape)
 
@@ -118,7 +131,7 @@ def _factors(state: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor, tuple[
 
 
 def load(folder: Path, *, base_sha256: str, group: str) -> Adapter:
-    """Read and check one adapter, or what `save_whole` wrote.
+    """Read and check one adapter, or what `save_whole` or `save_coded` wrote.
 
     Raises:
         AdapterError: missing, damaged, with another hash than its metadata says, or made for another base or group.
@@ -138,26 +151,31 @@ def load(folder: Path, *, base_sha256: str, group: str) -> Adapter:
         raise AdapterError(f"The adapter '{group}' is damaged: its weights do not have the hash its metadata names.")
     try:
         state = load_file(path)
+        factors, scale, whole, codes = {}, 1.0, {}, {}
         if meta.get("kind") == "whole":
-            factors, scale, whole = {}, 1.0, {n: w.float() for n, w in state.items()}
+            whole = {n: w.float() for n, w in state.items()}
+        elif meta.get("kind") == CODED:
+            codes, whole = coding.decode(state)
         else:
-            factors, scale, whole = _factors(state), meta["lora"]["alpha"] / meta["lora"]["rank"], {}
-    except (SafetensorError, KeyError, RuntimeError, TypeError, ArithmeticError) as e:
+            factors, scale = _factors(state), meta["lora"]["alpha"] / meta["lora"]["rank"]
+    except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError, ArithmeticError, zlib.error) as e:
         raise AdapterError(f"The adapter '{group}' cannot be read: {e}") from e
-    if not (factors or whole) or not all(torch.isfinite(v).all() for v in state.values()):
+    if not (factors or whole or codes) or not all(torch.isfinite(v).all() for v in state.values()):
         raise AdapterError(f"The adapter '{group}' is empty or holds values that are not finite.")
-    return Adapter(group, meta, scale, factors, whole)
+    return Adapter(group, meta, scale, factors, whole, codes)
 
 
 def save_whole(denoiser: nn.Module, folder: Path, *, meta: dict[str, Any], dtype: torch.dtype = torch.float16) -> None:
     """Write all weights of a denoiser that was fine-tuned as a whole, then its metadata (kind "whole")."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / META).unlink(missing_ok=True)
     state = {n: p.detach().to(dtype).contiguous() for n, p in denoiser.state_dict().items()}
-    save_file(state, folder / WEIGHTS)
-    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-    record = {**meta, "kind": "whole", "sha256": digest, "parameters": sum(p.numel() for p in state.values())}
-    (folder / META).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    _write(state, folder, {**meta, "kind": "whole"}, sum(p.numel() for p in state.values()))
+
+
+def save_coded(stored: dict[str, Tensor], folder: Path, *, meta: dict[str, Any]) -> None:
+    """Write what `coding.encode` made of a network, then its metadata (kind "coded")."""
+    codes, small = coding.decode(stored)
+    parameters = sum(c.numbers.numel() for c in codes.values()) + sum(t.numel() for t in small.values())
+    _write(stored, folder, {**meta, "kind": CODED}, parameters)
 
 
 def load_whole(folder: Path, *, base_sha256: str, group: str) -> dict[str, Tensor]:

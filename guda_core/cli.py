@@ -136,8 +136,10 @@ def oracle(
     name: SetOption = "emoji",
     minutes: Annotated[float | None, typer.Option(help="Stop after so long, with a checkpoint.")] = None,
     status: Annotated[bool, typer.Option("--status", help="Only list the trainings and which are done.")] = False,
-    distill: Annotated[bool, typer.Option("--distill", help="Make finished LOGO models into the live oracle.")] = False,
-    folder: Annotated[Path | None, typer.Option(help="Of --distill. Default: assets/oracle/MODEL.")] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Make the LOGO models answer live: train, code, measure.")
+    ] = False,
+    folder: Annotated[Path | None, typer.Option(help="Of --live. Default: assets/oracle/MODEL.")] = None,
     model: ModelOption = None,
 ) -> None:
     """Train the UNet again without each group (LOGO) and from second seeds: hours; stop and resume as you like."""
@@ -150,15 +152,21 @@ def oracle(
     gs, config = _group_set(name), UnetConfig()
     scored = kept.names(Path("assets/benchmarks"), config)
     torch.set_flush_denormal(True)
-    if distill:
+    if live:
+        from guda_core.benchmark import queries
         from guda_core.forgetting import Forgetting
 
         own = Forgetting(gs, model=model)
-        for gid in trainings.to_distill(own, config, folder):
-            _follow(f"distill {gid}", trainings.distilled(own, config, gid, folder))
-    elif not status:
+        asked = queries.read(Path("assets/benchmarks"), gs, own.model).queries[:: trainings.FIDELITY_EVERY]
         with _bar() as bar:
             tasks: dict[str, Any] = {}
+            for what, fraction, note in trainings.make_live(own, config, asked, folder=folder, minutes=minutes):
+                if what not in tasks:
+                    tasks[what] = bar.add_task(what, note="", total=1.0)
+                bar.update(tasks[what], completed=fraction, note=note)
+    elif not status:
+        with _bar() as bar:
+            tasks = {}
             for job, p in trainings.work(gs, config, minutes=minutes, kept=scored):
                 if job.name not in tasks:
                     tasks[job.name] = bar.add_task(job.name, note="", total=p.steps)

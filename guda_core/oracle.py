@@ -8,21 +8,23 @@ every training checkpoints itself below `GUDA_CACHE/train/`.
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 import time
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from safetensors.torch import load_file
 
-from guda_core import adapters
-from guda_core.distill import DistillConfig, distill
+from guda_core import adapters, live
 from guda_core.errors import AdapterError, OptionError
 from guda_core.forgetting import Forgetting
+from guda_core.live import LiveConfig
 from guda_core.pipeline import ASSETS
-from guda_core.records import GroupSet
+from guda_core.records import GroupSet, Query
 from guda_core.report import today, versions
 from guda_core.training import stages
 from guda_core.training.loop import Progress
@@ -30,6 +32,7 @@ from guda_core.training.unet import UnetConfig
 
 SECOND_SEED = 4
 SECOND_GROUPS = 4  # how many groups get a second LOGO model
+FIDELITY_EVERY = 3  # of the benchmark's queries, what a LOGO model loses by coding is measured on every third
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,17 @@ def queue(group_set: GroupSet, config: UnetConfig) -> list[Job]:
     return [*first, *[Job(g, SECOND_SEED) for g in some], Job(None, SECOND_SEED)]
 
 
+def _training(group_set: GroupSet, config: UnetConfig, job: Job) -> Generator[Progress, None, None]:
+    own = dataclasses.replace(config, loop=dataclasses.replace(config.loop, seed=job.seed))
+    return cast(Generator, stages.stage_unet(group_set, own, job.exclude))
+
+
+def _deadline(minutes: float | None) -> float:
+    if minutes is not None and minutes <= 0:
+        raise OptionError(f"minutes must be positive, got {minutes}.")
+    return math.inf if minutes is None else time.monotonic() + 60 * minutes
+
+
 def work(
     group_set: GroupSet, config: UnetConfig, *, minutes: float | None = None, kept: Collection[str] = ()
 ) -> Iterator[tuple[Job, Progress]]:
@@ -72,45 +86,87 @@ def work(
     Raises:
         OptionError: minutes is not positive. TrainingError: the VAE or the CLIP is missing.
     """
-    if minutes is not None and minutes <= 0:
-        raise OptionError(f"minutes must be positive, got {minutes}.")
-    until = None if minutes is None else time.monotonic() + 60 * minutes
+    until = _deadline(minutes)
     for job in queue(group_set, config):
         with stages.in_hand(job.name) as ours:
             if not ours or job.done or job.name in kept:
                 continue
-            own = dataclasses.replace(config, loop=dataclasses.replace(config.loop, seed=job.seed))
-            with closing(cast(Generator, stages.stage_unet(group_set, own, job.exclude))) as steps:
+            with closing(_training(group_set, config, job)) as steps:
                 for p in steps:
                     yield job, p
-                    if until is not None and time.monotonic() > until:
+                    if time.monotonic() > until:
                         return
 
 
-def _where(base: Forgetting, folder: Path | None) -> Path:
+def live_folder(base: Forgetting, folder: Path | None = None) -> Path:
+    """Where the live oracle of a base model is."""
     return folder or ASSETS / "oracle" / base.card.id
 
 
-def to_distill(base: Forgetting, config: UnetConfig, folder: Path | None = None) -> list[str]:
-    """Groups whose LOGO model is finished and has no fitting adapter yet."""
-    out = []
+def is_live(base: Forgetting, group: str, folder: Path | None = None) -> bool:
+    """Whether the group's LOGO model answers live: it is there, fits the base, and what it lost is measured."""
+    own = live_folder(base, folder) / group
+    try:
+        adapters.load(own, base_sha256=base.model.sha256, group=group)
+    except AdapterError:
+        return False
+    return (own / adapters.HEALTH).is_file()
+
+
+def make_live(
+    base: Forgetting,
+    config: UnetConfig,
+    queries: Sequence[Query],
+    *,
+    folder: Path | None = None,
+    how: LiveConfig | None = None,
+    minutes: float | None = None,
+) -> Iterator[tuple[str, float, str]]:
+    """Train every LOGO model of the first seed that is not live yet, where its weights are not there any more, keep it
+    in coded form, and measure over the queries what that lost; yields (what is done, fraction, note).
+
+    Stops after `minutes`, to be resumed; processes started side by side share the groups out.
+
+    Raises:
+        OptionError: minutes is not positive. TrainingError: the VAE or the CLIP is missing.
+    """
+    how, until = how or LiveConfig(), _deadline(minutes)
+    sensitive: dict[str, float] = {}
     for job in queue(base.group_set, config):
-        if job.exclude is None or job.seed != config.loop.seed or not job.done:
+        if job.exclude is None or job.seed != config.loop.seed:
             continue
-        try:
-            adapters.load(_where(base, folder) / job.exclude, base_sha256=base.model.sha256, group=job.exclude)
-        except AdapterError:
-            out.append(job.exclude)
-    return out
+        with stages.in_hand(job.name) as ours:
+            if not ours or is_live(base, job.exclude, folder):
+                continue
+            if not job.done:
+                with closing(_training(base.group_set, config, job)) as steps:
+                    for p in steps:
+                        yield job.name, p.step / p.steps, f"{p.step}/{p.steps}  loss {p.loss:.4f}"
+                        if time.monotonic() > until:
+                            return
+            if not sensitive:
+                sensitive = live.sensitivity(base.model, base.group_set, *base.training_pictures(), how)
+            for fraction in _compressed(base, job, sensitive, queries, live_folder(base, folder) / job.exclude, how):
+                yield f"live {job.exclude}", fraction, "what is lost"
 
 
-def distilled(
-    base: Forgetting, config: UnetConfig, group: str, folder: Path | None = None, how: DistillConfig | None = None
-) -> Iterator[Progress]:
-    """Distil one finished LOGO model into an adapter of the live oracle; yields progress."""
-    pictures, latents = base.training_pictures()
-    state = load_file(stages.work_dir() / Job(group, config.loop.seed).name / "diffusion_pytorch_model.safetensors")
-    where = _where(base, folder) / group
-    meta = {"model": base.card.id, "data_sha256": pictures.sha256(), "versions": versions(), "date": today()}
-    how = how or DistillConfig()
-    yield from distill(base.model, state, base.group_set, pictures, latents, group, config=how, folder=where, meta=meta)
+def _compressed(
+    base: Forgetting,
+    job: Job,
+    sensitive: Mapping[str, float],
+    queries: Sequence[Query],
+    folder: Path,
+    how: LiveConfig,
+) -> Iterator[float]:
+    assert job.exclude is not None
+    where = stages.work_dir() / job.name
+    logo = load_file(where / "diffusion_pytorch_model.safetensors")
+    record = json.loads((where / "stage.json").read_text(encoding="utf-8"))
+    meta = {"model": base.card.id, "training": record, "versions": versions(), "date": today()}
+    (folder / adapters.HEALTH).unlink(missing_ok=True)
+    coded = live.compress(base.model, logo, job.exclude, sensitive, config=how, folder=folder, meta=meta)
+    lost: dict[str, Any] = {}
+    for fraction, lost in live.fidelity(base.model, logo, coded, queries, how):  # noqa: B007  (the last is used)
+        yield fraction
+    record = {"command": "python -m guda_core oracle --live", "config": asdict(how), **lost, "date": today()}
+    (folder / adapters.HEALTH).write_text(json.dumps(record), encoding="utf-8")

@@ -142,10 +142,25 @@ class LocalService:
             except CacheError as e:
                 log.warning("%s is not offered. %s", METHODS[k][0], e)
         self.rule = scopes.read_rule(rule, base_sha256=model.sha256) if rule is not None else scopes.UNKNOWN
-        self.logo = Logo(model, group_set, oracle) if oracle is not None and oracle.is_dir() else None
+        self.logo = self._oracle(oracle) if oracle is not None and oracle.is_dir() else None
         self._forward_s: float | None = None
         self._kernel_s: float | None = None
         self._captions: tuple[list[str], torch.Tensor] | None = None  # what CLIP chooses from, read when first asked
+
+    def _oracle(self, folder: Path) -> Logo | None:
+        """The live oracle, None while a group's retrained model is missing: its first place would not be the first."""
+        found = Logo(self.model, self.group_set, folder)
+        if found.unavailable:
+            log.warning(
+                "%s is not offered: %d of %d groups have no retrained model that can be used. Go on with `python -m "
+                "guda_core oracle --live`. The first: %s",
+                METHODS["logo"][0],
+                len(found.unavailable),
+                len(self.group_set.groups),
+                next(iter(found.unavailable.values())),
+            )
+            return None
+        return found
 
     def provenance(self) -> Provenance:
         m, device = self.model, str(self.model.device)

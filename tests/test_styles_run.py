@@ -197,3 +197,15 @@ def test_settings_in_an_adapters_metadata_are_read_back():
     own = UnlearnConfig(lam=2.0, loop=LoopConfig(steps=3, batch=2, lr=0.1))
     for config in (own, dataclasses.replace(own, lora=None)):
         assert UnlearnConfig.of(json.loads(json.dumps(dataclasses.asdict(config)))) == config
+
+
+def test_a_model_trained_again_does_not_change_what_is_kept(full, tmp_path):
+    folder = tmp_path / "out"
+    list(styles.run(full, folder, queries=SMALL, config=SCORES))
+    name = oracle.queue(GROUPS, UnetConfig())[0].name
+    before = (folder / kept.FOLDER / f"{name}.json").read_bytes()
+    denoiser = type(full.model.denoiser).from_config(full.model.denoiser.config)  # other weights than were scored
+    denoiser.save_pretrained(stages.work_dir() / name)
+    made = {what for what, _ in styles.run(full, folder, queries=SMALL, config=SCORES)}
+    assert name not in made and f"keep {name}" not in made
+    assert (folder / kept.FOLDER / f"{name}.json").read_bytes() == before

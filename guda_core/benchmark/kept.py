@@ -65,10 +65,10 @@ def _record(folder: Path, name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def is_kept(folder: Path, name: str, *, sha256: str, of: Sequence[Query], config: ScoreConfig) -> bool:
-    """Whether the values of just these weights at these queries with these settings are there."""
+def is_kept(folder: Path, name: str, *, sha256: str | None, of: Sequence[Query], config: ScoreConfig) -> bool:
+    """Whether the values of just these weights (None: of any) at these queries with these settings are there."""
     record = _record(folder, name)
-    return record is not None and record["weights_sha256"] == sha256 and _fits(record, of, config)
+    return record is not None and sha256 in (None, record["weights_sha256"]) and _fits(record, of, config)
 
 
 def _fits(record: Mapping[str, Any], of: Sequence[Query], config: ScoreConfig) -> bool:

@@ -82,8 +82,7 @@ def collect(
     new = {s.role for s in sources(service, unet)} - {*ORACLES, BASE, *there}
     for s in shared_out(sources(service, unet), lambda s: path_of(service, s)):
         own = draws_of(s.role, config)
-        same = {"sha256": s.sha256, "of": queries.queries, "config": own}
-        if s.role in there or (s.role in ORACLES and kept.is_kept(folder, s.key, **same)):
+        if s.role in there or _is_kept(folder, s, queries, own):
             continue
         if s.role == BASE and not new:
             continue
@@ -91,6 +90,13 @@ def collect(
             yield s.key, fraction
             if time.monotonic() > until:
                 return
+
+
+def _is_kept(folder: Path, source: Source, queries: Queries, config: ScoreConfig) -> bool:
+    """Whether a model of the oracle need not be scored. A retrained model stays as it was first scored, whatever it is
+    trained again for (no two trainings give the same weights bit by bit on all machines)."""
+    sha256 = source.sha256 if source.role == "full" else None
+    return source.role in ORACLES and kept.is_kept(folder, source.key, sha256=sha256, of=queries.queries, config=config)
 
 
 class Baseline(NamedTuple):
@@ -153,13 +159,16 @@ def keep_oracle(
     first = {i.groups[0]: i for i in reversed(queries.items) if i.set == "generated"}
     prompts, seeds = [i.prompt for i in first.values()], [i.seed for i in first.values()]
     for s in shared_out(sources(service, unet), lambda s: cache(service) / "kept" / s.key.replace("/", "--")):
-        same = {"sha256": s.sha256, "of": queries.queries, "config": draws_of(s.role, config)}
-        if s.role not in ORACLES or not _scored(service, s, queries) or kept.is_kept(folder, s.key, **same):
+        own = draws_of(s.role, config)
+        if s.role not in ORACLES or not _scored(service, s, queries) or _is_kept(folder, s, queries, own):
             continue
         with service.model.lock, s.within():
             samples = service.model.generate(prompts, seeds=seeds, steps=SAMPLE_STEPS, guidance=2.5)
         stage = {} if s.role == "full" else _stage(s.key)
-        kept.keep(folder, s.key, np.load(path_of(service, s)), samples, training=stage, **same)
+        kept.keep(
+            folder, s.key, np.load(path_of(service, s)), samples,
+            sha256=s.sha256, of=queries.queries, config=own, training=stage,
+        )  # fmt: skip
         yield f"keep {s.key}", 1.0
 
 

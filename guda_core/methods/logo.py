@@ -1,6 +1,6 @@
 """The live oracle: score_k = ELBO(x | full) - ELBO(x | retrained without group k), in nats.
 
-The retrained (LOGO) models are kept as adapters that make the full model answer as they do (`distill`).
+The retrained (LOGO) models are kept in coded form, with what that loses measured (`live`).
 """
 
 from __future__ import annotations
@@ -9,6 +9,6 @@ from guda_core.methods.guda import Guda
 
 
 class Logo(Guda):
-    """Scores groups by their distilled LOGO models."""
+    """Scores groups by their retrained models."""
 
     id = "logo"
