@@ -151,7 +151,7 @@ class LocalService:
         """The live oracle, None while a group's retrained model is missing: its first place would not be the first."""
         found = Logo(self.model, self.group_set, folder)
         if found.unavailable:
-            log.warning(
+            log.info(
                 "%s is not offered: %d of %d groups have no retrained model that can be used. Go on with `python -m "
                 "guda_core oracle --live`. The first: %s",
                 METHODS["logo"][0],

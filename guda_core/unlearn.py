@@ -4,7 +4,7 @@
 
 x from the forgotten group with its caption c_f, x' from the retained ones. GUDA-C's target is eps_full(x_t, t, c_a):
 the anchor caption c_a keeps the object and takes descriptors of a retained style s ~ pi (anchor_probabilities).
-Three things are ours, not the paper's:
+Four things are ours, not the paper's:
 
 - On a share of the forgotten pictures the student sees the empty prompt instead. Its target is the same (empty_target
   "anchor": the unconditional model of the retained data is the mixture of its conditional ones), or the full model's
@@ -14,6 +14,7 @@ Three things are ours, not the paper's:
   (the picture's own, or the anchor's), and the target is the full model under the retained style alone. A prompt that
   blends groups is where attribution is wanted most, and unlearning whole styles alone leaves such prompts nearly as
   they were.
+- The anchor style may be drawn from what the noised picture itself tells of it (`style_posterior`) instead of from pi.
 - The target may lie beyond the anchor, away from the forgotten caption, as ESD's does from the empty prompt:
   eps_full(c_a) - push (eps_full(c_f) - eps_full(c_a)). The anchor's prediction still sees the forgotten style in x_t; a
   model that was never trained on it explains the picture worse than that.
@@ -27,10 +28,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from guda_core import adapters, losses
+from guda_core import adapters, elbo, losses
 from guda_core.captions import blend_caption, style_caption
 from guda_core.data import Pictures
 from guda_core.errors import OptionError, TrainingError
@@ -38,19 +40,20 @@ from guda_core.models.base import BaseModel
 from guda_core.records import GroupSet
 from guda_core.training.loop import LoopConfig, Progress, run
 
-SELECTIONS = ("weighted", "uniform", "removed")
+SELECTIONS = ("weighted", "uniform", "removed", "posterior")
 EMPTY_TARGETS = ("anchor", "shift")
+POSTERIOR_STRATA = 8  # of timesteps; in each the posterior of the styles is another
 
 
 @dataclass(frozen=True)
 class UnlearnConfig:
-    """operator: "guda_c", "esd" or "ascent". selection of the anchor style: "weighted" (WSS), "uniform", or "removed"
-    (the anchor is the object without style words). beta, eta: of WSS. lam: weight of the preserve loss. empty_share:
-    share of the pictures, forgotten and retained, that the student sees under the empty prompt. empty_target: "anchor"
-    or "shift", of the forgotten ones among them. blend_share: share of the others whose caption mixes the forgotten
-    style's descriptors with a retained one's. push: how far GUDA-C's target lies beyond the anchor. esd_strength: ESD's
-    guidance. ascent_strength: how far the ascent's target lies from the full model's estimate, in errors of that.
-    lora: the adapter; None fine-tunes the whole denoiser, as the paper does.
+    """operator: "guda_c", "esd" or "ascent". selection of the anchor style: "weighted" (WSS), "uniform", "removed" (the
+    anchor is the object without style words), or "posterior" (`style_posterior`). beta, eta: of WSS. lam: weight of the
+    preserve loss. empty_share: share of the pictures, forgotten and retained, that the student sees under the empty
+    prompt. empty_target: "anchor" or "shift", of the forgotten ones among them. blend_share: share of the others whose
+    caption mixes the forgotten style's descriptors with a retained one's. push: how far GUDA-C's target lies beyond the
+    anchor. esd_strength: ESD's guidance. ascent_strength: how far the ascent's target lies from the full model's
+    estimate, in errors of that. lora: the adapter; None fine-tunes the whole denoiser, as the paper does.
     loop.batch forgotten and as many retained pictures make a step."""
 
     operator: str = "guda_c"
@@ -99,11 +102,49 @@ def style_probabilities(
     return losses.anchor_probabilities(prototypes @ prototypes[at], beta=beta, eta=eta, exclude=at)
 
 
-class _Sampler:
-    """Draws the forgotten and retained halves of a step from the step's generator."""
+@torch.no_grad()
+def style_posterior(
+    model: BaseModel, group_set: GroupSet, pictures: Pictures, latents: Tensor, forget: str, strata: elbo.Strata
+) -> Tensor:
+    """p(style | x_t, object) over the retained styles, for the forgotten group's pictures: (N_own, K, G), 0 for the
+    forgotten style; t in the k-th of the strata.
 
-    def __init__(self, pictures: Pictures, group_set: GroupSet, forget: str, pi: Tensor, config: UnlearnConfig) -> None:
+    What a model that never saw the group's words or pictures should answer under them is, by Bayes, the mean of its
+    estimates for the other styles, weighted by this. The full model gives it as a diffusion classifier does (Li et al.
+    2023, arXiv 2303.16203), from what x_t still tells of the picture: -log p(x_t | style) = sum over s > t of KL_s, one
+    timestep drawn in each stratum with the same noise for all styles, and all styles equally likely beforehand.
+    """
+    ids = list(group_set.groups)
+    own = [i for i, g in enumerate(pictures.groups) if g == forget]
+    g = torch.Generator().manual_seed(0)
+    kl = np.zeros((len(own), len(strata), len(ids)))
+    for n, i in enumerate(own):
+        draws = elbo.draw_times(f"{forget}/{pictures.objects[i]}", strata, 1)
+        for k, style in enumerate(ids):
+            if style != forget:
+                cond = model.embed([style_caption(group_set, pictures.objects[i], style, g)])
+                kl[n, :, k] = elbo.kl_values(model, latents[i : i + 1], cond, draws, range(1))[:, 0] * strata.sizes
+    later = np.flip(np.cumsum(np.flip(kl, axis=1), axis=1), axis=1) - kl / 2  # half of t's own stratum lies above t
+    later[:, :, ids.index(forget)] = np.inf
+    return torch.softmax(-torch.from_numpy(later), dim=2).float()
+
+
+class _Sampler:
+    """Draws the forgotten and retained halves of a step from the step's generator.
+
+    pi: (G,) over anchor styles, or (N_own, K, G) of every forgotten picture in every of the strata of timesteps."""
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        group_set: GroupSet,
+        forget: str,
+        pi: Tensor,
+        config: UnlearnConfig,
+        strata: elbo.Strata | None = None,
+    ) -> None:
         self.pictures, self.group_set, self.forget, self.pi, self.config = pictures, group_set, forget, pi, config
+        self.edges = None if strata is None else torch.tensor(strata.edges)
         self.own = torch.tensor([i for i, g in enumerate(pictures.groups) if g == forget])
         self.others = torch.tensor([i for i, g in enumerate(pictures.groups) if g != forget])
         if not len(self.own) or not len(self.others):
@@ -116,9 +157,15 @@ class _Sampler:
         p = self.pictures
         return [style_caption(self.group_set, p.objects[i], p.groups[i], g) for i in at.tolist()]
 
-    def anchor_styles(self, n: int, g: torch.Generator) -> list[str]:
+    def anchor_styles(self, at: Tensor, t: Tensor, g: torch.Generator) -> list[str]:
+        """One style for each of the forgotten pictures `at`, noised to t."""
         ids = list(self.group_set.groups)
-        return [ids[s] for s in torch.multinomial(self.pi, n, replacement=True, generator=g).tolist()]
+        if self.pi.dim() == 1:
+            return [ids[s] for s in torch.multinomial(self.pi, len(at), replacement=True, generator=g).tolist()]
+        assert self.edges is not None
+        stratum = (torch.searchsorted(self.edges, t, right=True) - 1).clamp(0, len(self.edges) - 2)
+        pi = self.pi[torch.searchsorted(self.own, at), stratum]  # (B, G)
+        return [ids[s] for s in torch.multinomial(pi, 1, generator=g)[:, 0].tolist()]
 
     def anchors(self, at: Tensor, styles: Sequence[str], g: torch.Generator) -> list[str]:
         objects = [self.pictures.objects[i] for i in at.tolist()]
@@ -195,8 +242,14 @@ def unlearn(
 
     latents: (N, C, h, w) float32, aligned with pictures. meta: what else the adapter's metadata should record.
     """
-    pi = style_probabilities(group_set, forget, text_features, config)
-    sampler = _Sampler(pictures, group_set, forget, pi, config)
+    if config.selection == "posterior":
+        strata = elbo.make_strata(model.schedule, POSTERIOR_STRATA)
+        pi = style_posterior(model, group_set, pictures, latents, forget, strata)
+        sampler = _Sampler(pictures, group_set, forget, pi, config, strata)
+        pi = pi[:, 0].mean(dim=0)  # on record: of the pictures themselves
+    else:
+        pi = style_probabilities(group_set, forget, text_features, config)
+        sampler = _Sampler(pictures, group_set, forget, pi, config)
     student = copy.deepcopy(model.denoiser).train()
     if config.lora is None:
         student.requires_grad_(True)
@@ -210,7 +263,7 @@ def unlearn(
         t = torch.randint(len(model.schedule), (2 * b,), generator=g)
         eps = torch.randn(x_0.shape, generator=g)
         x_t = model.schedule.add_noise(x_0, eps, t).to(model.device)
-        prompts, styles = sampler.captions(own, g), sampler.anchor_styles(b, g)
+        prompts, styles = sampler.captions(own, g), sampler.anchor_styles(own, t[:b], g)
         anchors, kept = sampler.anchors(own, styles, g), sampler.captions(others, g)
         gone_kept, gone = sampler.gone(b, g), sampler.gone(b, g)
         blended = sampler.blended(prompts, own, styles, g)

@@ -24,6 +24,7 @@ def page(tmp_path, monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "FOLDER", tmp_path)
+    monkeypatch.setattr(module, "LIVE", tmp_path / "live")
     return module
 
 
@@ -128,3 +129,17 @@ def test_what_was_tried_and_what_was_trained_is_listed(page, tmp_path):
     kept = {"training": training, "weights_sha256": "abcdef0123456789"}
     (tmp_path / "oracle" / "unet-without-x-s3.json").write_text(json.dumps(kept))
     assert "| unet-without-x-s3 | 12 | 2026-01-02 | abcdef012345 |" in page.RENDER["styles_oracle"]()
+
+
+def test_what_the_live_oracle_loses_is_shown_group_by_group(page, tmp_path):
+    exact = {"a": [3.0, 1.0, 5.0, 2.0], "b": [2.0, 2.0, 1.0, 4.0]}
+    coded = {"a": [3.1, 1.0, 5.0, 2.0], "b": [2.0, 0.5, 1.0, 4.0]}  # of the second picture the order is another
+    for g in exact:
+        (tmp_path / "live" / g).mkdir(parents=True)
+        (tmp_path / "live" / g / "adapter.safetensors").write_bytes(bytes(1_500_000))
+        r = {"command": "python -m x", "date": "2026-01-02", "pictures": 4, "spearman": 0.98765, "bias": 0.5}
+        own = {**r, "rms": 2.25, "sd": 100.0, "exact": exact[g], "live": coded[g]}
+        (tmp_path / "live" / g / "health.json").write_text(json.dumps(own))
+    text = page.RENDER["styles_live"]()
+    assert "| a | 1.5 MB | 0.9877 | 0.5 | 2.2 | 100.0 |" in text and "| b |" in text and "4 pictures" in text
+    assert "the same first one on 0.750" in text and "Spearman of 0.500" in text and "`python -m x`" in text

@@ -155,7 +155,7 @@ def test_models_are_trained_coded_and_measured_once(base, world, tmp_path):
 
 def test_the_service_offers_the_oracle_when_every_group_has_its_model(service, tmp_path, caplog):  # noqa: F811
     assert "logo" not in service.methods()
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         some = LocalService(
             service.model, service.group_set, service.clip, service.guda.folder, oracle=service.guda.folder
         )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from guda_core import adapters
+from guda_core import adapters, elbo
 from guda_core.data import Pictures
 from guda_core.errors import AdapterError, OptionError
 from guda_core.forgetting import config_of
@@ -18,7 +18,7 @@ from guda_core.methods.guda import Guda
 from guda_core.models.cards import load_model
 from guda_core.records import Group, GroupSet, Query
 from guda_core.training.loop import LoopConfig, run
-from guda_core.unlearn import UnlearnConfig, _Sampler, _targets, style_probabilities, unlearn
+from guda_core.unlearn import UnlearnConfig, _Sampler, _targets, style_posterior, style_probabilities, unlearn
 from tests.tiny import save_tiny
 
 WORDS = {"a": "aa", "b": "bb", "c": "cc"}
@@ -105,6 +105,37 @@ def test_the_planted_group_comes_first(world, tmp_path):
             *_, last = guda.attribute(query, Budget(draws=4, per_pass=2))
             right[kind] += last.ranked()[0] == g
     assert right["prompt"] >= 8 and right["empty"] >= 8, right
+
+
+def test_the_posterior_tells_which_other_style_explains_a_picture(world):
+    """Of pictures of "a" that also have the spot of "b" or of "c"; less the more noise there is."""
+    gen = torch.Generator().manual_seed(5)
+    z = torch.stack([(drawing("a", gen) + drawing(g, gen)) for g in "bc"])
+    pictures = Pictures(np.zeros((2, 1, 1, 3), np.uint8), ("a", "a"), ("o", "p"))
+    strata = elbo.make_strata(world.model.schedule, 8)
+    found = style_posterior(world.model, world.group_set, pictures, z, "a", strata)
+    assert found.shape == (2, 8, 3) and torch.allclose(found.sum(dim=2), torch.ones(2, 8))
+    assert not found[:, :, 0].any()
+    assert found[0, 0, 1] > 0.9 and found[1, 0, 2] > 0.9
+    entropy = -(found * found.clamp_min(1e-30).log()).sum(dim=2)
+    assert (entropy[:, -1] > entropy[:, 0]).all()
+    draws = elbo.draw_times("a/p", strata, 1)
+    kl = np.stack([
+        elbo.kl_values(world.model, z[1:], world.model.embed([f"{WORDS[s]}0"]), draws, range(1))[-1, 0] for s in "bc"
+    ]) * strata.sizes[-1]  # fmt: skip
+    expected = np.exp(-kl / 2) / np.exp(-kl / 2).sum()  # of the noisiest stratum half of its own terms are left
+    np.testing.assert_allclose(found[1, -1, 1:], expected, atol=0.1)  # the words of a style are drawn
+
+
+def test_anchor_styles_follow_the_picture_and_the_timestep(world):
+    strata = elbo.make_strata(world.model.schedule, 2)
+    pictures = Pictures(np.zeros((4, 1, 1, 3), np.uint8), ("b", "a", "c", "a"), ("o",) * 4)
+    pi = torch.tensor([[[0, 1, 0], [0, 0, 1]], [[0, 0, 1], [0, 1, 0]]]).float()  # by forgotten picture and stratum
+    sampler = _Sampler(pictures, world.group_set, "a", pi, UnlearnConfig(selection="posterior"), strata)
+    edge = strata.edges[1]
+    at, t = torch.tensor([1, 1, 3, 3, 3]), torch.tensor([edge - 1, edge, edge - 1, edge, 999])
+    assert sampler.anchor_styles(at, t, torch.Generator()) == ["b", "c", "c", "b", "b"]
+    assert sampler.anchor_styles(at[:1], torch.tensor([0]), torch.Generator()) == ["b"]  # t = 0 is in no stratum
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
