@@ -100,6 +100,22 @@ def apart(rows_key: str, kinds: dict[str, str]) -> str:
     return "\n".join([*lines, "", source(record, "styles")])
 
 
+def if_calibrated() -> str:
+    """Top-1 as it is, and with each group's scores put on the oracle's scale."""
+    record = read("styles")
+    if record is None or not record.get("if_calibrated"):
+        return UNKNOWN
+    rows = {(r["method"], r["query_set"]): r for r in record["if_calibrated"]}
+    sets = list(dict.fromkeys(s for _, s in rows))
+    n = {s: next(r["n"] for (_, own), r in rows.items() if own == s) for s in sets}
+    heads = [f"{s} ({n[s]}): {label}" for s in sets for label in ("as it is", "calibrated")]
+    lines = [f"| method | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
+    for method in dict.fromkeys(m for m, _ in rows):
+        cells = [value(rows[method, s][k]) for s in sets for k in ("as_is", "calibrated")]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", source(record, "styles")])
+
+
 def of_others() -> str:
     """What retraining without a group costs the other groups' pictures, by either seed of the oracle."""
     record = read("styles")
@@ -282,6 +298,7 @@ RENDER = {
     "styles_where_missed": lambda: apart("where_missed", {"named": "the oracle names it", "other": "another"}),
     "styles_where_unsure": lambda: apart("where_unsure", {"same": "both seeds agree", "different": "they do not"}),
     "styles_by_group": by_group,
+    "styles_if_calibrated": if_calibrated,
     "styles_of_others": of_others,
     "styles_differences": lambda: differences("styles"),
     "styles_differences_report": lambda: differences("styles", "differences_report"),

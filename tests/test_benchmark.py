@@ -207,6 +207,22 @@ def test_what_a_groups_removal_costs_the_others_is_told_by_both_seeds():
     assert tables.of_others({"logo": first}, ["s"] * 3, [["a"], ["b"], ["c"]]) == []
 
 
+def test_calibration_mends_scales_and_not_orders():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(200, 3))
+    scaled = truth * [1, 30, -0.2] + [5, 0, 9]  # each group's scores on a scale of their own
+    noise, half = rng.normal(size=truth.shape), truth.copy()
+    half[:, 0] = np.nan
+    scores = {"logo": truth, "guda": scaled, "random": noise, "half": half, "guda/mse": truth}
+    rows = {r["method"]: r for r in tables.if_calibrated(scores, ["s"] * 200)}
+    assert set(rows) == {"guda", "random"} and rows["guda"]["n"] == 100
+    assert rows["guda"]["as_is"]["value"] < 0.6 and rows["guda"]["calibrated"]["value"] == 1
+    assert rows["random"]["calibrated"]["value"] < 0.6
+    held = ~tables.tuning_half(["s"] * 200)
+    right = (scaled[held].argmax(axis=1) == truth[held].argmax(axis=1)).mean()
+    assert rows["guda"]["as_is"]["value"] == pytest.approx(right)
+
+
 def test_how_much_a_group_stands_out_on_its_own_pictures_is_told_group_by_group():
     oracle = np.array([[9.0, 1.0, 2.0], [3.0, 2.0, 4.0], [3.0, 5.0, 9.0], [8.0, 8.0, 0.0]])
     scores = {"logo": oracle, "guda": oracle / 2, "das": -oracle}

@@ -267,6 +267,7 @@ def write_table(folder: Path) -> Path:
         "where_missed": tables.where_missed(scores, sets, [i["groups"] for i in record["items"]]),
         "where_unsure": tables.where_unsure(scores, sets),
         "by_group": tables.by_group(scores, sets, [i["groups"] for i in record["items"]], ("guda",)),
+        "if_calibrated": tables.if_calibrated(scores, sets),
         "of_others": tables.of_others(scores, sets, [i["groups"] for i in record["items"]]),
         "versions": versions(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -174,6 +174,34 @@ def by_group(
     return rows
 
 
+def if_calibrated(scores: Mapping[str, np.ndarray], sets: Sequence[str]) -> list[dict[str, Any]]:
+    """What would be gained if each group's scores were put on the oracle's scale: an affine map a group, fitted to the
+    oracle by least squares on the tuning half of a query set, and Top-1 on its other half, before and after.
+
+    It needs the oracle, so it is no method; it tells whether scale or order is what a method lacks. A row is {method,
+    query_set, n, as_is: Top-1 with its interval, calibrated: the same}, of complete methods.
+    """
+    rows, tuning = [], tuning_half(sets)
+    for name, s in methods(scores):
+        if "/" in name or np.isnan(s).any():
+            continue
+        for query_set, mine in _sets(sets, None):
+            fit, held = mine & tuning, mine & ~tuning
+            if fit.sum() < 3 or not held.any():
+                continue
+            truth, after = scores[ORACLE][held], np.empty_like(s[held], dtype=float)
+            for k in range(s.shape[1]):
+                line = np.polynomial.Polynomial.fit(s[fit, k].astype(float), scores[ORACLE][fit, k].astype(float), 1)
+                after[:, k] = line(s[held, k].astype(float))
+            hits = {
+                "as_is": metrics.METRICS["top1"](s[held], truth),
+                "calibrated": metrics.METRICS["top1"](after, truth),
+            }
+            found = {k: metrics.bootstrap(h) for k, h in hits.items()}
+            rows.append({"method": name, "query_set": query_set, "n": int(held.sum()), **found})
+    return rows
+
+
 def _apart(
     scores: Mapping[str, np.ndarray], sets: Sequence[str], kinds: Mapping[str, np.ndarray]
 ) -> list[dict[str, Any]]:
