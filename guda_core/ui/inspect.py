@@ -107,12 +107,17 @@ def narrowing(a: Attribution, group: str, name: str) -> tuple[Html, Any, Html]:
     found = breakdown.narrowing(a.values, group)
     if not found:
         return text("There are too few draws to tell."), None, Html()
-    widths = [e.high - e.low for _, e in found]
-    said = (
-        f"{name}: with {found[0][0]} draws in each range of timesteps the 95% interval was "
-        f"{words.number(widths[0], a.unit)} {a.unit} wide, with {found[-1][0]} it is "
-        f"{words.number(widths[-1], a.unit)}."
-    )
+    first, last = (f"{words.number(e.high - e.low, a.unit)}" for e in (found[0][1], found[-1][1]))
+    if len(found) == 1:
+        said = (
+            f"{name}: with {found[0][0]} draws in each range of timesteps the 95% interval is {first} {a.unit} wide. "
+            "A greater effort makes more draws and narrows it."
+        )
+    else:
+        said = (
+            f"{name}: with {found[0][0]} draws in each range of timesteps the 95% interval was {first} {a.unit} wide, "
+            f"with {found[-1][0]} it is {last}."
+        )
     rows = [
         (str(m), words.number(e.value, a.unit), f"{words.number(e.low, a.unit)} to {words.number(e.high, a.unit)}",
          words.number(e.high - e.low, a.unit))

@@ -1,0 +1,54 @@
+"""What a score is made of: the parts add up to it, and the interval narrows to the one that is shown."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from guda_core import breakdown
+from guda_core.elbo import Strata, elbo_drop
+from guda_core.records import Attribution, GroupScore
+from guda_core.ui import inspect
+
+EDGES = (1, 3, 10, 40, 100)
+
+
+def values(draws: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    full = rng.normal(5, 1, (4, draws))
+    return {"edges": np.array(EDGES), "kl_full": full, "kl_without/noto": full + rng.normal(0.2, 0.1, (4, draws))}
+
+
+def score(of: dict[str, np.ndarray]):
+    return elbo_drop(full=of["kl_full"], without=of["kl_without/noto"], strata=Strata(EDGES))
+
+
+@pytest.mark.parametrize("draws", [1, 2, 6])
+def test_the_parts_add_up_to_the_score(draws):
+    of = values(draws)
+    parts = breakdown.contributions(of, "noto")
+    assert [(p.first, p.last) for p in parts] == [(1, 2), (3, 9), (10, 39), (40, 99)]
+    assert sum(p.value for p in parts) == pytest.approx(score(of).value)
+    if draws == 1:
+        assert all(p.se is None for p in parts)
+    else:
+        assert sum(p.se**2 for p in parts if p.se is not None) == pytest.approx(score(of).se ** 2)
+
+
+def test_the_last_interval_is_the_scores_own():
+    found = breakdown.narrowing(values(6), "noto")
+    assert [m for m, _ in found] == [2, 4, 6] and found[-1][1] == score(values(6))
+    assert breakdown.narrowing(values(1), "noto") == []
+
+
+@pytest.mark.parametrize(
+    ("draws", "said_so", "not_there"), [(2, "greater effort", "was"), (6, "was", "greater effort")]
+)
+def test_the_screen_says_how_wide_it_was_only_where_it_narrowed(draws, said_so, not_there):
+    of = values(draws)
+    a = Attribution("guda", "nats", {"noto": GroupScore(1.0, 0.0, 2.0)}, 1.0, values=of, settings={})
+    said, plot, table = inspect.narrowing(a, "noto", "Noto Emoji")
+    width = score(of).high - score(of).low
+    assert f"with {draws} draws" in str(said) or f"with {draws} it is" in str(said)
+    assert said_so in str(said) and not_there not in str(said)
+    assert f"{width:.0f}"[:2] in str(table) and plot is not None
