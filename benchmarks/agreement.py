@@ -15,12 +15,16 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
+from scipy import stats  # noqa: E402
 
 from guda_core import charts, metrics  # noqa: E402
 from guda_core.benchmark.tables import labelled  # noqa: E402
+from guda_core.groups import load_group_set  # noqa: E402
+from guda_core.oracle import FIDELITY_EVERY  # noqa: E402
 
 FOLDER = ROOT / "assets" / "benchmarks"
 LIVE = ROOT / "assets" / "oracle" / "emoji"
+KINDS = ("logo", "logo-2")  # the oracle's scores, of the first seed and of the second
 METRICS = {"top1": "Top-1", "mrr": "MRR", "ndcg3_exponential": "NDCG@3", "spearman": "Spearman"}
 UNKNOWN = "Not measured yet."
 
@@ -221,11 +225,17 @@ def live() -> str:
     found = {p.parent.name: json.loads(p.read_text(encoding="utf-8")) for p in sorted(LIVE.glob("*/health.json"))}
     if not found:
         return UNKNOWN
-    lines = ["| without | stored | Spearman | bias | rms | spread of the exact scores |", "|---|---|---|---|---|---|"]
+    with np.load(FOLDER / "styles-scores.npz") as z:
+        made = {k: z[k][::FIDELITY_EVERY] for k in KINDS if k in z}
+    heads = ("without", "stored", "Spearman, coded", "bias", "rms", "spread", "Spearman, trained before", "second seed")
+    lines = [f"| {' | '.join(heads)} |", "|---|" + "---|" * (len(heads) - 1)]
+    ids = list(load_group_set("emoji").groups)
     for group, r in found.items():
         size = (LIVE / group / "adapter.safetensors").stat().st_size / 1e6
         figures = " | ".join(f"{r[k]:.1f}" for k in ("bias", "rms", "sd"))
-        lines.append(f"| {group} | {size:.1f} MB | {r['spearman']:.4f} | {figures} |")
+        again = [stats.spearmanr(r["exact"], made[k][:, ids.index(group)])[0] if k in made else np.nan for k in KINDS]
+        others = " | ".join("" if np.isnan(v) else f"{v:.3f}" for v in again)
+        lines.append(f"| {group} | {size:.1f} MB | {r['spearman']:.4f} | {figures} | {others} |")
     exact, coded = (np.array([r[k] for r in found.values()]).T for k in ("exact", "live"))
     first = next(iter(found.values()))
     note = f"{first['pictures']} pictures; bias, rms and spread in nats."

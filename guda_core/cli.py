@@ -139,6 +139,7 @@ def oracle(
     live: Annotated[
         bool, typer.Option("--live", help="Make the LOGO models answer live: train, code, measure.")
     ] = False,
+    groups: Annotated[str, typer.Option(help="Of --live: comma-separated group ids; default all.")] = "",
     folder: Annotated[Path | None, typer.Option(help="Of --live. Default: assets/oracle/MODEL.")] = None,
     model: ModelOption = None,
 ) -> None:
@@ -160,7 +161,8 @@ def oracle(
         asked = queries.read(Path("assets/benchmarks"), gs, own.model).queries[:: trainings.FIDELITY_EVERY]
         with _bar() as bar:
             tasks: dict[str, Any] = {}
-            for what, fraction, note in trainings.make_live(own, config, asked, folder=folder, minutes=minutes):
+            steps = trainings.make_live(own, config, asked, groups=listed(groups), folder=folder, minutes=minutes)
+            for what, fraction, note in steps:
                 if what not in tasks:
                     tasks[what] = bar.add_task(what, note="", total=1.0)
                 bar.update(tasks[what], completed=fraction, note=note)

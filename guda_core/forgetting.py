@@ -69,7 +69,8 @@ class Forgetting:
         self._latents: Tensor | None = None
         self._full: dict[str, np.ndarray] = {}
 
-    def _known(self, wanted: Sequence[str]) -> list[str]:
+    def known(self, wanted: Sequence[str]) -> list[str]:
+        """The groups asked for, all for (). Raises OptionError for one that the set does not have."""
         for g in wanted:
             if g not in self.group_set.groups:
                 raise OptionError(f"There is no group '{g}'. Known: {', '.join(self.group_set.groups)}.")
@@ -91,7 +92,7 @@ class Forgetting:
 
     def pending(self, wanted: Sequence[str], *, again: bool) -> list[str]:
         """The wanted groups (none named: all) that have no fitting adapter yet, or all of them with `again`."""
-        return [g for g in self._known(wanted) if again or not self._fits(g)]
+        return [g for g in self.known(wanted) if again or not self._fits(g)]
 
     def resized(self, pixels: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 at the model's resolution."""
@@ -141,7 +142,7 @@ class Forgetting:
 
     def unmeasured(self, wanted: Sequence[str]) -> list[str]:
         """The wanted groups whose LoRA fits but whose health has not been measured."""
-        fits = [g for g in self._known(wanted) if self._fits(g) and not self._whole(g)]
+        fits = [g for g in self.known(wanted) if self._fits(g) and not self._whole(g)]
         return [g for g in fits if not (self.folder / g / HEALTH).is_file()]
 
     def _kinds(self, gid: str, config: HealthConfig) -> dict[str, list[tuple[np.ndarray, str]]]:

@@ -118,6 +118,7 @@ def make_live(
     config: UnetConfig,
     queries: Sequence[Query],
     *,
+    groups: Sequence[str] = (),
     folder: Path | None = None,
     how: LiveConfig | None = None,
     minutes: float | None = None,
@@ -125,16 +126,19 @@ def make_live(
     """Train every LOGO model of the first seed that is not live yet, where its weights are not there any more, keep it
     in coded form, and measure over the queries what that lost; yields (what is done, fraction, note).
 
-    Stops after `minutes`, to be resumed; processes started side by side share the groups out.
+    groups: only these; () = all. Stops after `minutes`, to be resumed; processes started side by side share the groups
+    out.
 
     Raises:
-        OptionError: minutes is not positive. TrainingError: the VAE or the CLIP is missing.
+        OptionError: minutes is not positive, or there is no such group. TrainingError: the VAE or the CLIP is missing.
     """
     how, until = how or LiveConfig(), _deadline(minutes)
+    wanted = base.known(groups)
     sensitive: dict[str, float] = {}
     for job in queue(base.group_set, config):
-        if job.exclude is None or job.seed != config.loop.seed:
+        if job.exclude not in wanted or job.seed != config.loop.seed:
             continue
+        assert job.exclude is not None
         with stages.in_hand(job.name) as ours:
             if not ours or is_live(base, job.exclude, folder):
                 continue

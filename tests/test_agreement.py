@@ -13,6 +13,7 @@ from PIL import Image
 
 from guda_core import charts
 from guda_core.benchmark import tables
+from guda_core.groups import load_group_set
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -132,14 +133,20 @@ def test_what_was_tried_and_what_was_trained_is_listed(page, tmp_path):
 
 
 def test_what_the_live_oracle_loses_is_shown_group_by_group(page, tmp_path):
-    exact = {"a": [3.0, 1.0, 5.0, 2.0], "b": [2.0, 2.0, 1.0, 4.0]}
-    coded = {"a": [3.1, 1.0, 5.0, 2.0], "b": [2.0, 0.5, 1.0, 4.0]}  # of the second picture the order is another
+    exact = {"noto": [3.0, 1.0, 5.0, 2.0], "twemoji": [2.0, 2.0, 1.0, 4.0]}
+    coded = {"noto": [3.1, 1.0, 5.0, 2.0], "twemoji": [2.0, 0.5, 1.0, 4.0]}  # the second picture's order is another
     for g in exact:
         (tmp_path / "live" / g).mkdir(parents=True)
         (tmp_path / "live" / g / "adapter.safetensors").write_bytes(bytes(1_500_000))
         r = {"command": "python -m x", "date": "2026-01-02", "pictures": 4, "spearman": 0.98765, "bias": 0.5}
         own = {**r, "rms": 2.25, "sd": 100.0, "exact": exact[g], "live": coded[g]}
         (tmp_path / "live" / g / "health.json").write_text(json.dumps(own))
+    ids = list(load_group_set("emoji").groups)
+    before, second = np.zeros((10, len(ids))), np.full((10, len(ids)), np.nan)  # every third counts
+    before[::3, ids.index("noto")], before[::3, ids.index("twemoji")] = [3, 1, 2, 5], [5, 5, 0, 9]
+    second[::3, ids.index("noto")] = [-3, -1, -5, -2]
+    np.savez(tmp_path / "styles-scores.npz", **{"logo": before, "logo-2": second})
     text = page.RENDER["styles_live"]()
-    assert "| a | 1.5 MB | 0.9877 | 0.5 | 2.2 | 100.0 |" in text and "| b |" in text and "4 pictures" in text
+    assert "| noto | 1.5 MB | 0.9877 | 0.5 | 2.2 | 100.0 | 0.200 | -1.000 |" in text
+    assert "| twemoji | 1.5 MB | 0.9877 | 0.5 | 2.2 | 100.0 | 1.000 |  |" in text and "4 pictures" in text
     assert "the same first one on 0.750" in text and "Spearman of 0.500" in text and "`python -m x`" in text
