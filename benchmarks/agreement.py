@@ -307,6 +307,8 @@ RENDER = {
     "styles_ceiling_report": lambda: table("styles", "rows_ceiling_report"),
     "styles_where_missed": lambda: apart("where_missed", {"named": "the oracle names it", "other": "another"}),
     "styles_where_unsure": lambda: apart("where_unsure", {"same": "both seeds agree", "different": "they do not"}),
+    "styles_mean": lambda: table("styles", "rows_mean"),
+    "styles_mean_differences": lambda: differences("styles", "differences_mean"),
     "styles_by_group": by_group,
     "styles_if_calibrated": if_calibrated,
     "styles_of_others": of_others,

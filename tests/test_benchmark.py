@@ -196,6 +196,20 @@ def test_queries_about_which_the_oracle_is_unsure_stand_apart():
     assert tables.where_unsure({"logo": scores["logo"]}, ["s"] * 5) == []
 
 
+def test_methods_are_compared_with_the_mean_of_both_seeds_on_the_groups_of_both():
+    first = np.array([[9.0, 1.0, 4.0, 50.0], [9.0, 1.0, 4.0, 50.0]])
+    second = np.array([[1.0, 2.0, 8.0, np.nan], [5.0, 2.0, 4.0, np.nan]])  # means: [5, 1.5, 6] and [7, 1.5, 4]
+    guda = np.array([[0.0, 0.0, 1.0, 9.0], [1.0, 0.0, 0.0, 9.0]])
+    scores = {"logo": first, "logo-2": second, "guda": guda, "logo/mse": first, "random": -guda}
+    found = tables.against_the_mean(scores, ["s", "t"], ("guda",))
+    rows = {(r["method"], r["query_set"]): r for r in found["rows_mean"]}
+    assert {m for m, _ in rows} == {"guda", "random"} and all(r["groups"] == 3 for r in rows.values())
+    assert rows["guda", "s"]["top1"]["value"] == 1 and rows["guda", "t"]["top1"]["value"] == 1
+    assert rows["random", "s"]["top1"]["value"] == 0
+    assert {(d["first"], d["second"]) for d in found["differences_mean"]} == {("guda", "random")}
+    assert tables.against_the_mean({"logo": first, "guda": guda}, ["s", "t"], ("guda",)) == {}
+
+
 def test_what_a_groups_removal_costs_the_others_is_told_by_both_seeds():
     first = np.array([[9.0, 1.0, 2.0], [1.0, 9.0, 4.0], [3.0, 5.0, 9.0]])
     second = first + np.array([[0.0, 2.0, np.nan], [1.0, 0.0, np.nan], [5.0, 4.0, np.nan]])

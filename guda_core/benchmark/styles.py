@@ -264,6 +264,7 @@ def write_table(folder: Path) -> Path:
         "command": "python -m guda_core benchmark styles",
         "oracle": "LOGO: the UNet retrained without each group, first seed",
         **tables.make(scores, sets, ("guda", combined.ID)),
+        **tables.against_the_mean(scores, sets, ("guda", combined.ID)),
         "where_missed": tables.where_missed(scores, sets, [i["groups"] for i in record["items"]]),
         "where_unsure": tables.where_unsure(scores, sets),
         "by_group": tables.by_group(scores, sets, [i["groups"] for i in record["items"]], ("guda",)),

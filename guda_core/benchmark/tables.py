@@ -135,6 +135,20 @@ def where_unsure(scores: Mapping[str, np.ndarray], sets: Sequence[str]) -> list[
     return _apart(of, sets, {"same": same, "different": ~same})
 
 
+def against_the_mean(
+    scores: Mapping[str, np.ndarray], sets: Sequence[str], firsts: Sequence[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """rows_mean, differences_mean: complete methods against the mean of both seeds' scores, on the groups that both
+    have; {} without a second seed. The mean is nearer than either seed to what retraining costs on average."""
+    if SECOND not in scores:
+        return {}
+    of = _on_its_groups(scores)
+    of[ORACLE] = (of[ORACLE] + of.pop(SECOND)) / 2
+    of = {n: s for n, s in of.items() if "/" not in n}  # values of one seed, scored otherwise, are no methods here
+    rows = [d for f in firsts for d in differences(of, sets, f)]
+    return {"rows_mean": agreement(of, sets), "differences_mean": rows}
+
+
 def of_others(
     scores: Mapping[str, np.ndarray], sets: Sequence[str], groups: Sequence[Sequence[str]]
 ) -> list[dict[str, Any]]:
