@@ -5,8 +5,8 @@ An adapter folder holds `adapter.safetensors` and `adapter.json`. The latter is 
 
 Scoring uses W + (alpha / r) B A in place of W (Hu et al. 2021). An unlearning of the whole network is stored in the
 same way, as the changed weights themselves, and used in place of W; so is a network that was trained anew, as its coded
-difference (`coding`). The denoiser's own weights are kept aside
-and copied back, so the full model is restored bit by bit, and a scored forward costs what a plain one does.
+difference (`coding`). The denoiser's own weights are kept aside and copied back, so the full model is restored bit by
+bit, and a scored forward costs what a plain one does.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class Adapter:
     def delta(self, name: str, device: torch.device) -> Tensor:
         """The change of one weight, float32, in the weight's shape: (alpha / r) B A, or what is coded."""
         if name in self.codes:
-            return self.codes[name].difference().to(device)
+            return self.codes[name].difference(device)
         b, a, shape = self.factors[name]
         return (self.scale * (b.to(device) @ a.to(device))).reshape(shape)
 

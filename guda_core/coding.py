@@ -31,9 +31,9 @@ class Codes:
     numbers: Tensor
     step: float
 
-    def difference(self) -> Tensor:
+    def difference(self, device: torch.device | str = "cpu") -> Tensor:
         """float32, in the tensor's shape."""
-        return self.numbers.float() * self.step
+        return self.numbers.to(device).float() * self.step
 
 
 def is_large(weight: Tensor) -> bool:

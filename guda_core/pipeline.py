@@ -203,7 +203,7 @@ class LocalService:
         return self._forward_s
 
     def estimate(self, methods: Sequence[str], effort: str) -> float:
-        draws, seconds, methods = find_effort(effort).draws, 0.2, _with_parts(methods)
+        draws, seconds, methods = find_effort(effort).draws, 0.2, with_parts(methods)
         for k in [k for k in self.kernels if k in methods]:
             passes = 3 * self.kernels[k].config.features.timesteps  # a backward pass takes as long as two forward ones
             seconds += self._kernel_s or 2 * passes * self.forward_seconds()  # twice: the projection; then as measured
@@ -259,7 +259,7 @@ class LocalService:
         if unknown or not methods:
             raise OptionError(f"Methods must be some of {', '.join(known)}; got {', '.join(unknown) or 'none'}.")
         latest: dict[str, Attribution] = {}
-        for a in self._answers(query, _with_parts(methods), e):
+        for a in self._answers(query, with_parts(methods), e):
             latest[a.method] = a
             if a.method in methods:
                 yield a
@@ -279,7 +279,7 @@ class LocalService:
             yield from method.attribute(query, Budget(draws=e.draws, per_pass=e.per_pass))
 
 
-def _with_parts(methods: Sequence[str]) -> list[str]:
+def with_parts(methods: Sequence[str]) -> list[str]:
     """The methods, and what the combined one is made from."""
     return list(dict.fromkeys([*methods, *(combined.PARTS if combined.ID in methods else ())]))
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from guda_core.pipeline import Service, Step, find_effort
+from guda_core.pipeline import Service, Step, find_effort, with_parts
 from guda_core.records import Attribution, Provenance, Query, Scope
 
 VARIABLE = "SPACES_ZERO_GPU"  # set by the platform
@@ -58,7 +58,8 @@ class ZeroGpu:
 
     def seconds(self, methods: Sequence[str], effort: str) -> int:
         """GPU seconds that an attribution asks for."""
-        return min(LONGEST_S, round(START_S + ("guda" in methods) * DRAW_S * find_effort(effort).draws))
+        forwards = len({"guda", "logo"} & set(with_parts(methods))) * find_effort(effort).draws
+        return min(LONGEST_S, round(START_S + DRAW_S * forwards))
 
     def provenance(self) -> Provenance:
         return self.service.provenance()

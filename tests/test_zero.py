@@ -72,6 +72,8 @@ def test_more_effort_asks_for_more_seconds_up_to_what_may_be_asked():
         service.seconds(m, e) for m, e in ((["clip"], "full"), (["guda"], "quick"), (["guda"], "full"))
     )
     assert clip < quick < full <= LONGEST_S
+    assert service.seconds(["combined"], "quick") == quick  # GUDA is a part of it
+    assert service.seconds(["logo"], "quick") == quick < service.seconds(["guda", "logo"], "quick")
 
 
 def test_the_expected_time_is_what_the_last_such_run_took():
