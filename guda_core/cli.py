@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from guda_core import cli_measures, cli_reports
 from guda_core.errors import GudaError, OptionError
-from guda_core.terminal import EffortOption, MethodsOption, ModelOption, err, listed, out
+from guda_core.terminal import EffortOption, MethodsOption, ModelOption, err, listed, out, show
 from guda_core.terminal import progress_bar as _bar
 
 if TYPE_CHECKING:
@@ -151,6 +151,10 @@ def oracle(
     from guda_core.training.unet import UnetConfig
 
     gs, config = _group_set(name), UnetConfig()
+    if not live and (groups or folder or model):
+        raise OptionError("--groups, --folder and --model are options of --live.")
+    if live and status:
+        raise OptionError("--status only lists; leave --live out.")
     scored = kept.names(Path("assets/benchmarks"), config)
     torch.set_flush_denormal(True)
     if live:
@@ -159,16 +163,10 @@ def oracle(
 
         own = Forgetting(gs, model=model)
         asked = queries.read(Path("assets/benchmarks"), gs, own.model).queries[:: trainings.FIDELITY_EVERY]
-        with _bar() as bar:
-            tasks: dict[str, Any] = {}
-            steps = trainings.make_live(own, config, asked, groups=listed(groups), folder=folder, minutes=minutes)
-            for what, fraction, note in steps:
-                if what not in tasks:
-                    tasks[what] = bar.add_task(what, note="", total=1.0)
-                bar.update(tasks[what], completed=fraction, note=note)
+        show(trainings.make_live(own, config, asked, groups=listed(groups), folder=folder, minutes=minutes))
     elif not status:
         with _bar() as bar:
-            tasks = {}
+            tasks: dict[str, Any] = {}
             for job, p in trainings.work(gs, config, minutes=minutes, kept=scored):
                 if job.name not in tasks:
                     tasks[job.name] = bar.add_task(job.name, note="", total=p.steps)

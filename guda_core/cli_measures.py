@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from guda_core.errors import OptionError
-from guda_core.terminal import ModelOption, listed, out, progress_bar
-
-
-def _show(works: Iterator[tuple[str, float]]) -> None:
-    """A bar for every work of an iterator of (what, fraction done)."""
-    with progress_bar() as bar:
-        tasks: dict[str, Any] = {}
-        for what, fraction in works:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, note="", total=1.0)
-            bar.update(tasks[what], completed=fraction)
+from guda_core.terminal import ModelOption, listed, out, progress_bar, show
 
 
 def benchmark(
@@ -55,7 +44,7 @@ def benchmark(
         config = benches.find(f"{which}-quick" if quick else which)
         write = partial(classes_table.write_table, folder, config.name)
         work = None if table_only else classes_table.run_all(config, folder, Path("docs"), minutes)
-    _show(work or iter(()))
+    show(work or iter(()))
     out.print(f"Written: {write()}", highlight=False)
 
 
@@ -112,7 +101,7 @@ def scope(
     from guda_core.pipeline import load_service
 
     service = load_service(model, fall_back=False)
-    _show(rule.run(service, folder, rule.ScopeConfig(pictures=pictures)))
+    show(rule.run(service, folder, rule.ScopeConfig(pictures=pictures)))
     out.print(f"Written: {folder / rule.FILE}", highlight=False)
 
 
@@ -131,7 +120,7 @@ def sanity(
 
     service = load_service(model, fall_back=False)
     config = checks.SanityConfig(effort=effort)
-    _show(checks.run_all(service, config, folder, sheet, [p.strip() for p in parts.split(",")]))
+    show(checks.run_all(service, config, folder, sheet, [p.strip() for p in parts.split(",")]))
     out.print(f"Written: {folder / 'sanity.json'} and {sheet}", highlight=False)
 
 

@@ -122,9 +122,10 @@ def make_live(
     folder: Path | None = None,
     how: LiveConfig | None = None,
     minutes: float | None = None,
-) -> Iterator[tuple[str, float, str]]:
+) -> Iterator[tuple[str, float]]:
     """Train every LOGO model of the first seed that is not live yet, where its weights are not there any more, keep it
-    in coded form, and measure over the queries what that lost; yields (what is done, fraction, note).
+    in coded form, and measure over the queries what that lost; yields (what is
+    done, fraction).
 
     groups: only these; () = all. Stops after `minutes`, to be resumed; processes started side by side share the groups
     out.
@@ -145,13 +146,15 @@ def make_live(
             if not job.done:
                 with closing(_training(base.group_set, config, job)) as steps:
                     for p in steps:
-                        yield job.name, p.step / p.steps, f"{p.step}/{p.steps}  loss {p.loss:.4f}"
+                        yield job.name, p.step / p.steps
                         if time.monotonic() > until:
                             return
             if not sensitive:
                 sensitive = live.sensitivity(base.model, base.group_set, *base.training_pictures(), how)
             for fraction in _compressed(base, job, sensitive, queries, live_folder(base, folder) / job.exclude, how):
-                yield f"live {job.exclude}", fraction, "what is lost"
+                yield f"live {job.exclude}", fraction
+        if time.monotonic() > until:
+            return
 
 
 def _compressed(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -25,3 +26,13 @@ def progress_bar() -> Progress:
 def listed(text: str) -> list[str]:
     """The words of a comma-separated option."""
     return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def show(works: Iterator[tuple[str, float]]) -> None:
+    """A bar for every work of an iterator of (what, fraction done)."""
+    with progress_bar() as bar:
+        tasks: dict[str, Any] = {}
+        for what, fraction in works:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, note="", total=1.0)
+            bar.update(tasks[what], completed=fraction)

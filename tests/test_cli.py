@@ -96,6 +96,15 @@ def test_unknown_stages_and_groups_are_refused(run):
     assert done.exit_code == 2 and "guda_c, esd" in done.output
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [(["--groups", "noto"], "are options of --live"), (["--live", "--status"], "leave --live out")],
+)
+def test_options_of_the_oracle_that_contradict_are_refused(run, options, sentence):
+    result = run("oracle", *options)
+    assert result.exit_code == 2 and sentence in result.output
+
+
 def test_training_without_pictures_says_what_to_do(run):
     done = run("train", "vae")
     assert done.exit_code == 2 and "python -m guda_core data" in " ".join(done.output.split())
