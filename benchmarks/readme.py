@@ -74,7 +74,10 @@ def speed() -> str:
         "|---|---|",
         f"| `python app.py` answers | {r['app_start_s']} |",
         f"| generate, 25 steps | {r['generate_25_steps_s']} |",
-        *[f"| attribute, {e} (first bars) | {q[e]['seconds']} ({q[e]['first_bars_s']}) |" for e in q],
+        *[
+            f"| attribute by all methods, {e} (GUDA's first bars) | {q[e]['seconds']} ({q[e]['first_bars_s']}) |"
+            for e in q
+        ],
         f"| unlearn one group, mean | {unlearn:.0f} |",
         f"| train the UNet once | {full:.0f} |",
         "",

@@ -75,7 +75,8 @@ def read_meta(folder: Path) -> dict[str, Any]:
     path = folder / META
     if not path.is_file():
         raise AdapterError(
-            f"There is no finished adapter in {folder.name}. Make it with `python -m guda_core unlearn`."
+            f"There is no finished adapter in {folder.name}. Make it with `python -m guda_core unlearn` (a retrained "
+            "model: `oracle --live`)."
         )
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))

@@ -25,7 +25,7 @@ from guda_core.errors import GudaError, OptionError, ReportError
 from guda_core.evidence import COLUMNS, SCORES
 from guda_core.imaging import MAX_BYTES
 from guda_core.reading import read_report
-from guda_core.records import Attribution, Query
+from guda_core.records import Attribution, Provenance, Query
 from guda_core.report import LIMITS, circumstances, context, today
 
 if TYPE_CHECKING:
@@ -121,8 +121,9 @@ def report_path(out: Path, name: str) -> Path:
     return out / REPORTS / f"{name[:60]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}.zip"
 
 
-def _kept(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The record of a finished report that has this context; None when it must be made (again)."""
+def _kept(path: Path, wanted: Mapping[str, Any], provenance: Provenance) -> dict[str, Any] | None:
+    """The record of a finished report that has this context and was made with the same features and retrained models;
+    None when it must be made (again)."""
     if not path.is_file():
         return None
     try:
@@ -131,7 +132,19 @@ def _kept(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
         log.warning("%s is made again. %s", path.name, e)
         return None
     whole = all(record["methods"].get(m, {}).get("progress") == 1 for m in wanted["settings"]["methods"])
-    return record if whole and {k: record[k] for k in wanted} == wanted else None
+    same = whole and {k: record[k] for k in wanted} == wanted and _used(record, provenance)
+    return record if same else None
+
+
+def _used(record: Mapping[str, Any], provenance: Provenance) -> bool:
+    """Whether its methods used the features and the retrained models that are here now."""
+    for method, found in record["methods"].items():
+        for m, settings in found["settings"].get("parts", {method: found["settings"]}).items():
+            if m in provenance.features and settings.get("sha256") != provenance.features[m]:
+                return False
+            if m == "logo" and settings.get("adapters") != dict(provenance.retrained):
+                return False
+    return True
 
 
 class Batch:
@@ -173,7 +186,7 @@ class Batch:
             try:
                 query = self.service.prepare(path, prompt=self.prompts.get(name, ""))
                 wanted = self._context(query)
-                record = _kept(report_path(self.out, name), wanted)
+                record = _kept(report_path(self.out, name), wanted, self.provenance)
                 if record is not None:
                     state, kept = "kept", kept + 1
                 else:

@@ -1,13 +1,17 @@
-"""Claims on work that several processes share out: each takes up what no other has in hand."""
+"""Long work: claims on what several processes share out, each taking up what no other has in hand; and when to stop."""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from filelock import FileLock, Timeout
+
+from guda_core.errors import OptionError
 
 T = TypeVar("T")
 
@@ -46,3 +50,14 @@ def shared_out(works: Iterable[T], path: Callable[[T], Path]) -> Iterator[T]:
     for work in left:
         with claimed(path(work), wait=True):
             yield work
+
+
+def deadline(minutes: float | None) -> float:
+    """The moment of `time.monotonic` that is so many minutes away; inf for None.
+
+    Raises:
+        OptionError: minutes is not positive.
+    """
+    if minutes is not None and not minutes > 0:
+        raise OptionError(f"minutes must be positive, got {minutes}.")
+    return math.inf if minutes is None else time.monotonic() + 60 * minutes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -242,6 +243,7 @@ def generate(
     """Generate a picture."""
     from PIL import Image
 
+    from guda_core import evidence
     from guda_core.pipeline import Step, load_service
     from guda_core.records import Query
 
@@ -252,7 +254,9 @@ def generate(
             if isinstance(item, Step):
                 bar.update(task, completed=item.done)
             elif isinstance(item, Query):
-                Image.fromarray(item.pixels).save(out_file, format="PNG")
+                data = io.BytesIO()
+                Image.fromarray(item.pixels).save(data, format="PNG")
+                evidence.write(out_file, data.getvalue())
                 for sentence in item.preparation:
                     err.print(sentence, highlight=False)
     out.print(f"Written: {out_file}", highlight=False)

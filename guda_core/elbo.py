@@ -149,7 +149,10 @@ def kl_values(
     for (k, j), v in zip(pairs, in_batches(run, pairs, batch), strict=True):
         out[k, columns.index(j)] = v
     if not np.isfinite(out).all():
-        raise ScoreError("The model gave values that are not finite, so there is no score; try float32.")
+        raise ScoreError(
+            "The model gave values that are not finite, so there is no score. On a GPU, set `gpu_dtype: float32` in "
+            "the model's card (guda_core/models/cards.yaml)."
+        )
     return out
 
 

@@ -107,7 +107,8 @@ class Gradients:
         if model.dtype != torch.float32:
             raise ModelError(f"Gradients need float32; the model '{model.card.id}' runs in {model.dtype}.")
         self.model, self.config = model, config
-        self.network: nn.Module = copy.deepcopy(model.denoiser).eval().requires_grad_(False)
+        with model.lock:  # not while an adapter is switched in
+            self.network: nn.Module = copy.deepcopy(model.denoiser).eval().requires_grad_(False)
         endings = tuple(f".{p}{end}" for p in config.parts for end in ("", ".weight", ".bias"))
         named = {n: p for n, p in self.network.named_parameters() if not endings or f".{n}".endswith(endings)}
         if not named:

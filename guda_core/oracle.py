@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import time
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -20,7 +19,8 @@ from typing import Any, cast
 from safetensors.torch import load_file
 
 from guda_core import adapters, live
-from guda_core.errors import AdapterError, OptionError
+from guda_core.claims import deadline
+from guda_core.errors import AdapterError
 from guda_core.forgetting import Forgetting
 from guda_core.live import LiveConfig
 from guda_core.pipeline import ASSETS
@@ -69,12 +69,6 @@ def _training(group_set: GroupSet, config: UnetConfig, job: Job) -> Generator[Pr
     return cast(Generator, stages.stage_unet(group_set, own, job.exclude))
 
 
-def _deadline(minutes: float | None) -> float:
-    if minutes is not None and minutes <= 0:
-        raise OptionError(f"minutes must be positive, got {minutes}.")
-    return math.inf if minutes is None else time.monotonic() + 60 * minutes
-
-
 def work(
     group_set: GroupSet, config: UnetConfig, *, minutes: float | None = None, kept: Collection[str] = ()
 ) -> Iterator[tuple[Job, Progress]]:
@@ -86,7 +80,7 @@ def work(
     Raises:
         OptionError: minutes is not positive. TrainingError: the VAE or the CLIP is missing.
     """
-    until = _deadline(minutes)
+    until = deadline(minutes)
     for job in queue(group_set, config):
         with stages.in_hand(job.name) as ours:
             if not ours or job.done or job.name in kept:
@@ -133,7 +127,7 @@ def make_live(
     Raises:
         OptionError: minutes is not positive, or there is no such group. TrainingError: the VAE or the CLIP is missing.
     """
-    how, until = how or LiveConfig(), _deadline(minutes)
+    how, until = how or LiveConfig(), deadline(minutes)
     wanted = base.known(groups)
     sensitive: dict[str, float] = {}
     for job in queue(base.group_set, config):

@@ -7,6 +7,7 @@ come as generators, so that they can be shown while they refine; closing a gener
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from guda_core.adapters import HEALTH
 from guda_core.captions import every_caption
 from guda_core.clip import Clip
 from guda_core.errors import CacheError, ModelError, OptionError
+from guda_core.gradients import BLOCK, Projection
 from guda_core.groups import load_group_set
 from guda_core.imaging import check_options, check_prompt, hash_pixels, read_picture
 from guda_core.methods import METHODS, combined
@@ -37,6 +39,7 @@ from guda_core.models.base import BaseModel
 from guda_core.models.cards import find_card, load_model
 from guda_core.records import Attribution, GroupSet, Provenance, Query, Scope
 from guda_core.report import read_figures, read_validation
+from guda_core.shipped import ShippedBank
 
 log = logging.getLogger(__name__)
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -143,8 +146,9 @@ class LocalService:
                 log.warning("%s is not offered. %s", METHODS[k][0], e)
         self.rule = scopes.read_rule(rule, base_sha256=model.sha256) if rule is not None else scopes.UNKNOWN
         self.logo = self._oracle(oracle) if oracle is not None and oracle.is_dir() else None
-        self._forward_s: float | None = None
-        self._kernel_s: float | None = None
+        self._forward_s: dict[int, float] = {}  # by batch
+        self._projection_s: float | None = None
+        self._kernel_s: dict[str, float] = {}  # what each took last
         self._captions: tuple[list[str], torch.Tensor] | None = None  # what CLIP chooses from, read when first asked
 
     def _oracle(self, folder: Path) -> Logo | None:
@@ -152,12 +156,12 @@ class LocalService:
         found = Logo(self.model, self.group_set, folder)
         if found.unavailable:
             log.info(
-                "%s is not offered: %d of %d groups have no retrained model that can be used. Go on with `python -m "
-                "guda_core oracle --live`. The first: %s",
+                "%s is not offered: %d of %d groups have no retrained model that can be used (%s). Make them with "
+                "`python -m guda_core oracle --live`.",
                 METHODS["logo"][0],
                 len(found.unavailable),
                 len(self.group_set.groups),
-                next(iter(found.unavailable.values())),
+                ", ".join(found.unavailable),
             )
             return None
         return found
@@ -166,6 +170,7 @@ class LocalService:
         m, device = self.model, str(self.model.device)
         if m.device.type == "cuda":
             device = f"{device} ({torch.cuda.get_device_name(m.device)})"
+        coded = {} if self.logo is None else self.logo.adapters
         return Provenance(
             model=m.card.id,
             name=m.card.name,
@@ -179,6 +184,9 @@ class LocalService:
             unavailable=dict(self.guda.unavailable),
             health={g: read_figures(self.guda.folder / g / HEALTH) for g in self.group_set.groups},
             validation=read_validation(ASSETS / "benchmarks", base_sha256=m.sha256),
+            features={k: m.bank.meta["sha256"] for k, m in self.kernels.items() if isinstance(m.bank, ShippedBank)},
+            retrained={g: a.meta["sha256"] for g, a in coded.items()},
+            fidelity={} if self.logo is None else {g: read_figures(self.logo.folder / g / HEALTH) for g in coded},
         )
 
     def methods(self) -> dict[str, str]:
@@ -189,24 +197,34 @@ class LocalService:
     def _counterfactuals(self) -> list[Guda]:
         return [self.guda] if self.logo is None else [self.guda, self.logo]
 
-    def forward_seconds(self) -> float:
-        """Seconds of one picture's forward pass in a batch of 24, measured once on this machine."""
-        if self._forward_s is None:
-            x = torch.zeros(24, *self.model.latent_shape, device=self.model.device)
-            t = torch.full((24,), 500, device=self.model.device)
-            cond = self.model.embed([""] * 24)
+    def forward_seconds(self, batch: int = 24) -> float:
+        """Seconds of one picture's forward pass in a batch, measured once on this machine."""
+        if batch not in self._forward_s:
+            x = torch.zeros(batch, *self.model.latent_shape, device=self.model.device)
+            t = torch.full((batch,), 500, device=self.model.device)
+            cond = self.model.embed([""] * batch)
             with self.model.lock, torch.no_grad():
                 self.model.predict_eps(x, t, cond)
                 began = time.perf_counter()
                 float(self.model.predict_eps(x, t, cond).sum())
-                self._forward_s = (time.perf_counter() - began) / 24
-        return self._forward_s
+                self._forward_s[batch] = (time.perf_counter() - began) / batch
+        return self._forward_s[batch]
+
+    def _gradient_seconds(self, kernel: KernelMethod) -> float:
+        """What a gradient method will take that was not asked yet, but for what it does once: a backward pass takes as
+        long as two forward ones, and then every weight's derivative is projected."""
+        if self._projection_s is None:
+            weights = sum(p.numel() for p in self.model.denoiser.parameters())
+            projection = Projection(weights, kernel.config.features.dim, kernel.config.features.seed)
+            began = time.perf_counter()
+            _ = projection.block(0) @ np.zeros(min(BLOCK, weights), np.float32)
+            self._projection_s = (time.perf_counter() - began) * math.ceil(weights / BLOCK)
+        return 3 * kernel.config.features.timesteps * self.forward_seconds(1) + self._projection_s
 
     def estimate(self, methods: Sequence[str], effort: str) -> float:
         draws, seconds, methods = find_effort(effort).draws, 0.2, with_parts(methods)
         for k in [k for k in self.kernels if k in methods]:
-            passes = 3 * self.kernels[k].config.features.timesteps  # a backward pass takes as long as two forward ones
-            seconds += self._kernel_s or 2 * passes * self.forward_seconds()  # twice: the projection; then as measured
+            seconds += self._kernel_s[k] if k in self._kernel_s else self._gradient_seconds(self.kernels[k])
         for method in [m for m in self._counterfactuals() if m.id in methods]:
             models = 1 + len(method.adapters)
             seconds += models * Budget().strata * draws * self.forward_seconds()
@@ -272,9 +290,12 @@ class LocalService:
             yield from self.similarity.attribute(query)
         for k in [k for k in self.kernels if k in methods]:
             yield Attribution(k, self.kernels[k].unit, {}, 0.0)
-            began = time.perf_counter()
-            yield from self.kernels[k].attribute(query)
-            self._kernel_s = time.perf_counter() - began
+            began, spent = time.perf_counter(), 0.0
+            for a in self.kernels[k].attribute(query):
+                spent += time.perf_counter() - began
+                yield a
+                began = time.perf_counter()  # not what the receiver does meanwhile
+            self._kernel_s[k] = spent
         for method in [m for m in self._counterfactuals() if m.id in methods]:
             yield from method.attribute(query, Budget(draws=e.draws, per_pass=e.per_pass))
 

@@ -79,6 +79,9 @@ class Provenance:
     health: group id -> the stored figures of what its adapter forgot and damaged, or a sentence why there are none.
     validation: name of a file of measurements -> its figures with the file's `sha256`, or a sentence why there are
     none.
+    features: gradient method -> SHA-256 of its features of the training pictures.
+    retrained: group id -> SHA-256 of the coded model that was retrained without it, {} where `logo` is not offered.
+    fidelity: group id -> the stored figures of what coding that model lost, or a sentence why there are none.
     """
 
     model: str
@@ -93,6 +96,9 @@ class Provenance:
     unavailable: Mapping[str, str] = field(default_factory=dict)
     health: Mapping[str, Mapping[str, Any] | str] = field(default_factory=dict)
     validation: Mapping[str, Mapping[str, Any] | str] = field(default_factory=dict)
+    features: Mapping[str, str] = field(default_factory=dict)
+    retrained: Mapping[str, str] = field(default_factory=dict)
+    fidelity: Mapping[str, Mapping[str, Any] | str] = field(default_factory=dict)
 
 
 VERDICTS = {  # a sentence for each verdict of a `Scope`
@@ -146,7 +152,8 @@ class Attribution:
     groups: group id -> GroupScore, in the order of the group set.
     progress: fraction in [0, 1] of the planned computation; 1 when final.
     separable: True when the first group is ahead of the second in the paired 95% interval, None when it does not apply.
-    values: arrays to keep as evidence, e.g. "kl_full" (T,) and "kl_without" (G, T) in nats.
+    values: arrays to keep as evidence: of GUDA and LOGO "t" (K, M), "edges" (K + 1,), "kl_full" (K, M) and
+        "kl_without/<group>" (K, M) in nats; of gradient methods "pictures" (N,).
     settings: everything needed to recompute the answer.
     """
 

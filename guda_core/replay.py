@@ -9,14 +9,18 @@
 Why 1e-3: on the same machine and versions all is deterministic. Other hardware sums float32 in another order, which
 moves each KL (hundreds of nats) by about 1e-6 of itself and a score, a difference of such sums, by up to about 1e-3
 nats; that is far below any interval. Versions, hardware and dtype that differ are told and judged by the numbers.
+
+The verdict on scope is made again where the report has one. Not looked at: bars.png (a drawing of scores.csv), health
+and validation, which were measured once.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -88,10 +92,9 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
 def _inputs(record: Mapping[str, Any]) -> dict[str, Any]:
     """Path -> value of everything that decides an answer, and of the dtypes and devices that it names."""
     picture = {k: record["picture"][k] for k in ("pixels_sha256", "prompt")}
-    group_set = {"id": record["group_set"]["id"], "groups": sorted(record["group_set"]["groups"])}
-    kept = {k: record[k] for k in ("model", "clip", "adapters", "seed", "settings")}
+    kept = {k: record[k] for k in ("model", "clip", "adapters", "seed", "settings", "group_set")}
     settings = {m: {"settings": found["settings"]} for m, found in record["methods"].items()}
-    return _flat({"picture": picture, **kept, "group_set": group_set, "methods": settings})
+    return _flat({"picture": picture, **kept, "methods": settings})
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
@@ -160,17 +163,33 @@ def compare(report: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict:
 
 
 def _other_values(before: Mapping[str, np.ndarray], now: Mapping[str, Attribution]) -> tuple[Change, ...]:
-    """Arrays of values.npz that are not what is computed now, within the tolerance of nats."""
+    """Arrays of values.npz that are not what is computed now, within the tolerance of nats, or for units without an
+    absolute size, of their largest value; whole numbers must be the same."""
     out = []
     for name, a in before.items():
         method, _, key = name.partition("/")
         b = now[method].values.get(key) if method in now else None
         if b is None or a.shape != b.shape:
             out.append(Change(f"{VALUES}/{name}", str(a.shape), str(b.shape) if b is not None else MISSING))
-        elif not np.allclose(a, b, rtol=RELATIVE, atol=ABSOLUTE["nats"]):
+        elif not _close(a, b, now[method].unit):
             at = np.unravel_index(np.abs(a - b).argmax(), a.shape)
             out.append(Change(f"{VALUES}/{name}", float(a[at]), float(b[at])))
     return tuple(out)
+
+
+def _close(a: np.ndarray, b: np.ndarray, unit: str) -> bool:
+    if np.issubdtype(b.dtype, np.integer):
+        return np.array_equal(a, b)
+    size = float(np.abs(b).max(initial=0.0))
+    return np.allclose(a, b, rtol=RELATIVE, atol=ABSOLUTE.get(unit, RELATIVE * size))
+
+
+def _scoped(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Change, ...]:
+    """Where the verdict on scope and its statistic are not what a report says. (The rule may be measured anew.)"""
+    a, b = ({f"scope/{k}": s.get(k) for k in ("verdict", "value")} for s in (before, now))
+    numbers = [v for s in (a, b) if isinstance(v := s["scope/value"], int | float)]
+    same = len(numbers) == 2 and math.isclose(*numbers, rel_tol=RELATIVE)
+    return tuple(c for c in _changes(a, b) if not (same and c.where == "scope/value"))
 
 
 def replay(report: Report, service: Service) -> Iterator[Attribution | Verdict]:
@@ -181,7 +200,8 @@ def replay(report: Report, service: Service) -> Iterator[Attribution | Verdict]:
         OptionError: it asks for a method or an effort that is unknown here.
     """
     record = report.record
-    if any(found["progress"] < 1 for found in record["methods"].values()):
+    unfinished = [m for m in record["settings"]["methods"] if m not in record["methods"]]
+    if unfinished or any(found["progress"] < 1 for found in record["methods"].values()):
         raise ReportError("This report is of a computation that was stopped early, which cannot be repeated.")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / PICTURE
@@ -198,4 +218,6 @@ def replay(report: Report, service: Service) -> Iterator[Attribution | Verdict]:
     now = to_json(query, list(final.values()), service.group_set, provenance=service.provenance(), settings=settings)
     verdict = compare(record, json.loads(json.dumps(now)))
     forged = _other_values(report.values, final)
+    if record["scope"] is not None:
+        forged += _scoped(record["scope"], asdict(service.scope(query)))
     yield replace(verdict, outcome="different", scores=(*verdict.scores, *forged)) if forged else verdict

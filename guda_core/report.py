@@ -22,10 +22,20 @@ from guda_core.records import Attribution, GroupSet, Provenance, Query
 
 FORMAT = 2
 LIMITS = (
-    "A score is a difference of ELBOs in nats (or a cosine for CLIP), not a share: scores do not sum to anything.",
+    (
+        "A score of GUDA or LOGO is a difference of ELBOs in nats; other methods have units of their own. None is a "
+        "share: scores do not sum to anything."
+    ),
     "It says how the model would change without a group, not who owns a picture; it is not a legal finding.",
-    "The interval covers the sampling error of the estimate, not the gap between unlearning and true retraining.",
-    "CLIP similarity is likeness, not influence; its interval is that of a mean over the group's pictures.",
+    (
+        "The interval of GUDA and LOGO covers the sampling error of the estimate, not the gap between unlearning and "
+        "true retraining, nor how far one retraining is from another."
+    ),
+    (
+        "The interval of CLIP similarity, TRAK, D-TRAK and DAS is the spread over a group's pictures; that of GUDA and "
+        "DAS combined holds both."
+    ),
+    "CLIP similarity is likeness, not influence.",
 )
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "numpy", "pillow")
 SEED_RULE = (
@@ -34,7 +44,10 @@ SEED_RULE = (
 )
 ALONE = "This record was written without the files of a report."
 NOT_ASSESSED = "Not assessed: nothing here checked whether the model could have made this picture."
-MAX_FIGURES = 256_000  # bytes of one file of figures
+MAX_FIGURES = 256_000  # bytes of one file of figures, as it is repeated
+MAX_FILE = 8_000_000  # bytes of one that is read
+NO_FIGURES = ("queries.json", "soak.json")  # what lies beside the figures and tells nothing of answers
+DIGEST = ("command", "oracle", "base_sha256", "versions", "date")  # of a table of agreement, beside its rows
 
 
 def versions() -> dict[str, str]:
@@ -55,26 +68,46 @@ def plain(text: str, most: int) -> str:
 def read_figures(path: Path) -> dict[str, Any] | str:
     """The JSON object in a file of figures measured earlier, with the file's `sha256`; or why there is none.
 
-    Values that are not finite become null.
+    Values that are not finite become null. Of a table of agreement with the oracle only a digest is given: Top-1 and
+    MRR over the queries that nothing was tuned on.
     """
     try:
-        data = path.read_bytes() if path.is_file() else b""
-        figures = json.loads(data, parse_constant=lambda _: None) if 0 < len(data) <= MAX_FIGURES else None
+        data = path.read_bytes() if path.is_file() and path.stat().st_size <= MAX_FILE else b""
+        figures = json.loads(data, parse_constant=lambda _: None) if data else None
     except (OSError, ValueError, RecursionError):
         return f"{path.name} is damaged."
     if isinstance(figures, dict):
-        return {**figures, "sha256": hashlib.sha256(data).hexdigest()}
-    if len(data) > MAX_FIGURES:
-        return f"{path.name} is too large to be repeated here; its SHA-256 is {hashlib.sha256(data).hexdigest()}."
-    return f"{path.name} is damaged." if data else f"There is no {path.name}: this was not measured."
+        told = _digest(figures)
+        if len(json.dumps(told)) > MAX_FIGURES:
+            return f"{path.name} is too large to be repeated here; its SHA-256 is {hashlib.sha256(data).hexdigest()}."
+        return {**told, "sha256": hashlib.sha256(data).hexdigest()}
+    if data:
+        return f"{path.name} is damaged."
+    return (
+        f"{path.name} is too large."
+        if path.is_file() and path.stat().st_size
+        else (f"There is no {path.name}: this was not measured.")
+    )
+
+
+def _digest(figures: dict[str, Any]) -> dict[str, Any]:
+    rows = figures.get("rows_report")
+    if not isinstance(rows, list):
+        return figures
+    kept = ("method", "query_set", "n", "groups", "top1", "mrr")
+    report = [{k: r[k] for k in kept if k in r} for r in rows if isinstance(r, dict)]
+    return {**{k: figures[k] for k in DIGEST if k in figures}, "rows_report": report}
 
 
 def read_validation(folder: Path, *, base_sha256: str) -> dict[str, dict[str, Any] | str]:
-    """The figures of every JSON file of the folder; of those that name another base model, only that they do."""
-    found = {p.name: read_figures(p) for p in sorted(folder.glob("*.json"))}
-    for name, figures in found.items():
-        base = figures.get("base_sha256", base_sha256) if isinstance(figures, dict) else base_sha256
-        if base != base_sha256:
+    """The figures of every JSON file of the folder that names the base model it measured; of those that name another,
+    only that they do."""
+    found = {p.name: read_figures(p) for p in sorted(folder.glob("*.json")) if p.name not in NO_FIGURES}
+    for name, figures in list(found.items()):
+        base = figures.get("base_sha256") if isinstance(figures, dict) else base_sha256
+        if base is None:
+            del found[name]
+        elif base != base_sha256:
             found[name] = f"{name} measured another base model ({str(base)[:12]})."
     return found
 

@@ -10,9 +10,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 out, err = Console(), Console(stderr=True)
-ModelOption = Annotated[str | None, typer.Option("--model", help="A card of models/cards.yaml. Default: GUDA_MODEL.")]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", help="A card of models/cards.yaml. Default: GUDA_MODEL, else emoji.")
+]
 EffortOption = Annotated[str, typer.Option(help="quick, standard or full.")]
-MethodsOption = Annotated[str, typer.Option(help="Comma-separated: guda, clip; where shipped, trak, dtrak, das, logo.")]
+MethodsOption = Annotated[
+    str, typer.Option(help="Comma-separated: guda, clip; where shipped, trak, dtrak, das, combined, logo.")
+]
 
 
 def progress_bar() -> Progress:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from guda_core.errors import GudaError, ScoreError
+from guda_core.memory import NO_MEMORY, is_out_of_memory
 from guda_core.pipeline import Service, Step, find_effort, with_parts
 from guda_core.records import Attribution, Provenance, Query, Scope
 
@@ -33,6 +36,50 @@ def on_zero_gpu(service: Service) -> Service:
     return ZeroGpu(service, spaces.GPU)
 
 
+@dataclass(frozen=True)
+class Refused:
+    """An error that the visitor is told, on its way out of the marked call: of one that is raised there, the platform
+    passes on its type's name alone."""
+
+    error: GudaError
+
+
+def _refused(error: Exception) -> Refused:
+    """Raises the error again when it is nothing that a visitor can be told."""
+    if isinstance(error, GudaError):
+        return Refused(error)
+    if is_out_of_memory(error):
+        return Refused(ScoreError(NO_MEMORY))
+    raise error
+
+
+def _marked_stream(call: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    def marked(*args: Any) -> Iterator[Any]:
+        try:
+            yield from call(*args)
+        except Exception as e:
+            yield _refused(e)
+
+    return marked
+
+
+def _marked(call: Callable[..., Any]) -> Callable[..., Any]:
+    def marked(*args: Any) -> Any:
+        try:
+            return call(*args)
+        except Exception as e:
+            return _refused(e)
+
+    return marked
+
+
+def _told(answer: Any) -> Any:
+    """What a marked call gave. Raises the error that it was refused with."""
+    if isinstance(answer, Refused):
+        raise answer.error
+    return answer
+
+
 class ZeroGpu:
     """A `Service` whose calls that compute are wrapped by `gpu(duration=...)`."""
 
@@ -50,11 +97,11 @@ class ZeroGpu:
         def asked(query: Query, methods: Sequence[str], effort: str) -> int:
             return self.seconds(methods, effort)
 
-        self._generate = gpu(duration=30)(generate)
-        self._attribute = gpu(duration=asked)(attribute)
-        self._scope = gpu(duration=30)(service.scope)
-        self._caption = gpu(duration=30)(service.best_caption)
-        self._prepare = gpu(duration=30)(lambda path, prompt: service.prepare(path, prompt=prompt))
+        self._generate = gpu(duration=30)(_marked_stream(generate))
+        self._attribute = gpu(duration=asked)(_marked_stream(attribute))
+        self._scope = gpu(duration=30)(_marked(service.scope))
+        self._caption = gpu(duration=30)(_marked(service.best_caption))
+        self._prepare = gpu(duration=30)(_marked(lambda path, prompt: service.prepare(path, prompt=prompt)))
 
     def seconds(self, methods: Sequence[str], effort: str) -> int:
         """GPU seconds that an attribution asks for."""
@@ -72,21 +119,21 @@ class ZeroGpu:
         return self._took.get((tuple(sorted(methods)), effort), self.seconds(methods, effort))
 
     def generate(self, *, prompt: str, seed: int, steps: int, guidance: float) -> Iterator[Step | Query]:
-        yield from self._generate({"prompt": prompt, "seed": seed, "steps": steps, "guidance": guidance})
+        yield from map(_told, self._generate({"prompt": prompt, "seed": seed, "steps": steps, "guidance": guidance}))
 
     def prepare(self, path: Path, *, prompt: str = "") -> Query:
-        return self._prepare(path, prompt)
+        return _told(self._prepare(path, prompt))
 
     def attribute(self, query: Query, *, methods: Sequence[str], effort: str) -> Iterator[Attribution]:
         began = time.monotonic()
-        yield from self._attribute(query, list(methods), effort)
+        yield from map(_told, self._attribute(query, list(methods), effort))
         self._took[(tuple(sorted(methods)), effort)] = time.monotonic() - began
 
     def scope(self, query: Query) -> Scope:
-        return self._scope(query)
+        return _told(self._scope(query))
 
     def best_caption(self, query: Query) -> str:
-        return self._caption(query)
+        return _told(self._caption(query))
 
     def with_prompt(self, query: Query, prompt: str) -> Query:
         return self.service.with_prompt(query, prompt)

@@ -67,9 +67,13 @@ def test_costs_and_intervals(page, tmp_path):
     assert "| clip | 8 | 100 | 0.01 |  |" in text and "| instance |  |  | 1.00 |  |" in text and "4.0 MB" in text
     share = {"value": 0.95, "low": 0.93, "high": 0.97, "n": 100}
     row = {"effort": "quick", "query_set": "all", "held": share, "told_apart": share, "told_apart_wrongly": None}
-    (tmp_path / "intervals.json").write_text(json.dumps({**head, "rows": [row]}))
-    assert "a quick one holds the value of a full budget in 95% (93 to 97) of cases." in page.RENDER["intervals_said"]()
+    (tmp_path / "intervals.json").write_text(json.dumps({**head, "config": {"draws": 24}, "rows": [row]}))
+    said = page.RENDER["intervals_said"]()
+    assert "a quick one holds the value that 24 draws a stratum give in 95% (93 to 97) of cases." in said
     assert "| quick | all | 0.95 (0.93 to 0.97) | 0.95 (0.93 to 0.97) | - |" in page.RENDER["intervals"]()
+    row["told_apart_wrongly"] = {"value": 0.0, "low": 0.0, "high": 0.018, "n": 212}
+    (tmp_path / "intervals.json").write_text(json.dumps({**head, "config": {"draws": 24}, "rows": [row]}))
+    assert "of 212 pairs that it told apart 0% (up to 2) were the other way round." in page.RENDER["intervals_said"]()
 
 
 def test_the_picture_has_a_panel_a_set(record):
@@ -145,8 +149,10 @@ def test_what_the_live_oracle_loses_is_shown_group_by_group(page, tmp_path):
     before, second = np.zeros((10, len(ids))), np.full((10, len(ids)), np.nan)  # every third counts
     before[::3, ids.index("noto")], before[::3, ids.index("twemoji")] = [3, 1, 2, 5], [5, 5, 0, 9]
     second[::3, ids.index("noto")] = [-3, -1, -5, -2]
-    np.savez(tmp_path / "styles-scores.npz", **{"logo": before, "logo-2": second})
+    errors = np.tile([[6.0], [0.0], [0.0]], (4, len(ids)))[:10]
+    scores = {"logo": before, "logo-2": second}
+    np.savez(tmp_path / "styles-scores.npz", **scores, **{"se/logo": errors})
     text = page.RENDER["styles_live"]()
-    assert "| noto | 1.5 MB | 0.9877 | 0.5 | 2.2 | 100.0 | 0.200 | -1.000 |" in text
-    assert "| twemoji | 1.5 MB | 0.9877 | 0.5 | 2.2 | 100.0 | 1.000 |  |" in text and "4 pictures" in text
+    assert "| noto | 1.5 MB | 0.9877 | 0.5 | 2.2 | 100.0 | 0.200 | 2 | 6 | -1.000 | 3 |  |" in text
+    assert "| twemoji | 1.5 MB | 0.9877 | 0.5 | 2.2 | 100.0 | 1.000 | 2 | 6 |  |  |  |" in text and "4 pictures" in text
     assert "the same first one on 0.750" in text and "Spearman of 0.500" in text and "`python -m x`" in text

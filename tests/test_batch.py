@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import io
 import json
@@ -119,6 +120,17 @@ def test_another_picture_prompt_setting_or_model_is_scored_again(folder, tmp_pat
     service.change(adapters={**service.made_with.adapters, "twemoji": "0" * 64})
     assert run(folder, out, service=service).kept == 0
     assert run(folder, out, service=service).kept == 3
+
+
+def test_a_report_made_with_other_features_or_another_oracle_is_made_again():
+    used = {"das": {"settings": {"sha256": "f"}}, "logo": {"settings": {"adapters": {"noto": "r"}}}}
+    record = {"methods": {**used, "combined": {"settings": {"parts": {"guda": {}, "das": {"sha256": "f"}}}}}}
+    here = dataclasses.replace(LightService().provenance(), features={"das": "f"}, retrained={"noto": "r"})
+    assert batch._used(record, here)
+    assert not batch._used(record, dataclasses.replace(here, retrained={"noto": "other"}))
+    other = dataclasses.replace(here, features={"das": "other"})
+    for m, settled in (("das", False), ("combined", False), ("logo", True)):
+        assert batch._used({"methods": {m: record["methods"][m]}}, other) == settled
 
 
 def test_bad_pictures_are_refused_by_name_and_the_rest_goes_on(folder, tmp_path, caplog):

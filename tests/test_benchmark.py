@@ -194,6 +194,9 @@ def test_queries_about_which_the_oracle_is_unsure_stand_apart():
     assert (row["method"], row["same"]["n"], row["same"]["top1"]["value"]) == ("guda", 4, 0.75)
     assert (row["different"]["n"], row["different"]["top1"]["value"]) == (1, 1.0)
     assert tables.where_unsure({"logo": scores["logo"]}, ["s"] * 5) == []
+    again = {"logo": scores["logo"], "logo-before": np.eye(4)[[2, 1, 0, 1, 3]], "guda": scores["guda"]}
+    (row,) = tables.where_unsure(again, ["s"] * 5, tables.BEFORE)  # on all groups
+    assert (row["same"]["n"], row["same"]["top1"]["value"], row["different"]["n"]) == (4, 0.75, 1)
 
 
 def test_methods_are_compared_with_the_mean_of_both_seeds_on_the_groups_of_both():
@@ -208,6 +211,31 @@ def test_methods_are_compared_with_the_mean_of_both_seeds_on_the_groups_of_both(
     assert rows["random", "s"]["top1"]["value"] == 0
     assert {(d["first"], d["second"]) for d in found["differences_mean"]} == {("guda", "random")}
     assert tables.against_the_mean({"logo": first, "guda": guda}, ["s", "t"], ("guda",)) == {}
+
+
+def test_the_live_oracle_is_the_oracle_and_the_one_before_a_ceiling_and_half_of_a_mean():
+    live, before = np.array([[9.0, 1.0, 4.0, 5.0]]), np.array([[1.0, 2.0, 8.0, 6.0]])  # mean: [5, 1.5, 6, 5.5]
+    guda = np.array([[0.0, 0.0, 1.0, 0.5]])
+    scores = {"logo": before, "logo-live": live, "guda": guda, "logo/mse": -before, "logo-live/mse": -live}
+    scores |= {"separable/logo": np.ones(1), "separable/logo-live": np.zeros(1), "se/logo-live": live / 9}
+    partly = {**scores, "logo-live": np.where(np.arange(4) == 3, np.nan, live)}
+    assert tables.with_the_live_oracle(partly)["logo"] is before and "logo-live" not in tables.with_the_live_oracle(
+        partly
+    )
+    found = tables.with_the_live_oracle(scores)
+    assert found["logo"] is live and found["logo-before"] is before and (found["logo/mse"] == -live).all()
+    assert {n for n in found if not n.startswith(tables.NOT_A_METHOD)} == {"logo", "logo-before", "guda", "logo/mse"}
+    rows = {r["method"]: r for r in tables.agreement(found, ["s"])}
+    assert set(rows) == {"ceiling-again", "guda", "logo/mse"} and rows["ceiling-again"]["top1"]["value"] == 0
+    assert all(tables.is_ceiling(r) == (r == "ceiling-again") for r in rows)
+    del found["logo/mse"]
+    mean = tables.against_the_mean(found, ["s"], ("guda",))
+    (row,) = mean.pop("rows_mean_again")
+    assert (row["method"], row["groups"], row["top1"]["value"]) == ("guda", 4, 1)
+    assert mean == {"differences_mean_again": []}
+    seed = {**found, "logo-2": np.where(np.arange(4) == 3, np.nan, live)}
+    (_, same) = tables.against_the_mean(seed, ["s"], ())["rows_mean"]  # beside the mean of two seeds it is a row
+    assert (same["method"], same["groups"], same["top1"]["value"]) == ("ceiling-again", 3, 0)
 
 
 def test_what_a_groups_removal_costs_the_others_is_told_by_both_seeds():
@@ -273,9 +301,11 @@ def test_the_table_is_made_from_the_committed_arrays_alone(tmp_path):
     scores, items = planted()
     with pytest.raises(DataError, match="There is no styles-scores"):
         styles.write_table(tmp_path)
-    (tmp_path / "queries.json").write_text(json.dumps({"items": items}))
-    np.savez_compressed(tmp_path / styles.ARRAYS, **scores)
+    (tmp_path / "queries.json").write_text(json.dumps({"items": items, "base_sha256": "b"}))
+    errors = {f"se/{k}": np.ones((90, 4)) for k in ("logo", "logo-2")}  # no methods
+    np.savez_compressed(tmp_path / styles.ARRAYS, **scores, **errors)
     table = json.loads(styles.write_table(tmp_path).read_text())
+    assert table["base_sha256"] == "b"
     sets = [i["set"] for i in items]
     assert table["rows"] == json.loads(json.dumps(tables.agreement(scores, sets)))
     assert {r["n"] for r in table["rows"]} == {30} and {r["n"] for r in table["rows_report"]} == {15}

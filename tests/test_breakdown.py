@@ -9,6 +9,7 @@ from guda_core import breakdown
 from guda_core.elbo import Strata, elbo_drop
 from guda_core.records import Attribution, GroupScore
 from guda_core.ui import inspect
+from tests.light import LightService, sha
 
 EDGES = (1, 3, 10, 40, 100)
 
@@ -52,3 +53,15 @@ def test_the_screen_says_how_wide_it_was_only_where_it_narrowed(draws, said_so, 
     assert f"with {draws} draws" in str(said) or f"with {draws} it is" in str(said)
     assert said_so in str(said) and not_there not in str(said)
     assert f"{width:.0f}"[:2] in str(table) and plot is not None
+
+
+def test_the_screen_says_what_the_oracle_lost_by_being_coded():
+    service = LightService()
+    assert inspect.fidelity(service, service.provenance()) == ""
+    found = {"pictures": 167, "spearman": 0.99849, "rms": 6.84, "sd": 144.17}
+    told = {"noto": found, "twemoji": "health.json is damaged.", "openmoji": {"pictures": 3}}
+    service.change(retrained={g: sha(g) for g in (*told, "fluent-emoji")}, fidelity=told)
+    rows = inspect.fidelity(service, service.provenance()).split("<tr>")[-4:]
+    assert all(v in rows[0] for v in ("Noto", "167 pictures", "0.998", "6.8", "144"))
+    assert "health.json is damaged." in rows[1] and all("was not measured" in r for r in rows[2:])
+    assert all(sha(g) in inspect.hashes(service, service.provenance(), None) for g in ("noto", "fluent-emoji"))

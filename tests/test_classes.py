@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from guda_core import datasets, elbo
 from guda_core.benchmark import benches, classes_table
 from guda_core.benchmark import classes as bench
-from guda_core.benchmark.baselines import score_baseline
+from guda_core.benchmark.baselines import read_scores, score_baseline
 from guda_core.benchmark.benches import BenchConfig
 from guda_core.benchmark.clock import Clock
 from guda_core.benchmark.scores import ScoreConfig
@@ -191,14 +191,18 @@ def test_queries_and_baselines_follow_their_settings(tmp_path, clock):
     for change in ({"generated": 3}, {"ddim_steps": 3}, {"query_seed": 7}, {"models": other_split}):
         assert [q.image_hash for q in bench.queries(model, dataclasses.replace(CONFIG, **change))[0]] != hashes
     of, ids = bench.queries(model, CONFIG)[0][:2], bench.group_ids(CONFIG)
-    made = {name: (method, own) for name, method, own in bench.baselines(model, CONFIG, clock)}
-    assert len(made["instance"][0].examples) == 20 and len(made["trak"][0].bank.examples) == 30
-    method, own = made["trak"]
+    made = dict(bench.baselines(model, CONFIG, clock))
+    assert len(made["instance"].examples) == 20 and len(made["trak"].bank.examples) == 30
+    assert set(made) == set(bench.made_from(CONFIG))
+    method, own = made["trak"], bench.made_from(CONFIG)["trak"]
     path = tmp_path / "trak.npy"
     assert list(score_baseline("trak", method, own, of, ids, path, clock))[-2:] == [0.75, 1.0]
     kept = np.load(path)
     assert list(score_baseline("trak", method, own, of, ids, path, clock)) == []
-    assert list(score_baseline("trak", method, KernelConfig(ridge=1.0), of, ids, path, clock))[-1] == 1.0
+    assert set(read_scores(tmp_path, of, {"trak": own, "das": own})) == {"trak"}
+    other = dataclasses.asdict(KernelConfig(ridge=1.0))
+    assert read_scores(tmp_path, of, {"trak": other}) == {} == read_scores(tmp_path, of[:1], {"trak": own})
+    assert list(score_baseline("trak", method, other, of, ids, path, clock))[-1] == 1.0
     assert np.array_equal(kept, np.load(path))  # the method itself was the same
     assert set(clock.spent) == {"prepare/trak", "score/trak", "prepare/classifier"}
 

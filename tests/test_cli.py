@@ -61,6 +61,14 @@ def test_generate_and_attribute_write_their_files(run, tmp_path):
     assert again["methods"]["guda"]["groups"] == groups
 
 
+def test_a_place_that_cannot_be_written_to_is_one_sentence(run, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    done = run("generate", "--prompt", "cat", "--steps", 1, "--out", tmp_path / "file" / "cat.png")
+    assert (
+        done.exit_code == 2 and "cannot be written" in " ".join(done.output.split()) and "Traceback" not in done.output
+    )
+
+
 def test_methods_are_chosen(run, tmp_path):
     Image.fromarray(np.full((16, 16, 3), 200, np.uint8)).save(tmp_path / "p.png")
     run("attribute", tmp_path / "p.png", "--methods", "clip", "--json", tmp_path / "p.json")

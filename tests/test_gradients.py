@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 
 import numpy as np
 import pytest
 import torch
 
 from guda_core.errors import CacheError
-from guda_core.gradients import FeatureBank, FeatureConfig, Projection
+from guda_core.gradients import FeatureBank, FeatureConfig, Gradients, Projection
 from guda_core.methods.instance import Instance, InstanceConfig
 from guda_core.methods.kernel import KernelConfig
 from guda_core.methods.trak import Trak
@@ -100,6 +101,19 @@ def test_another_model_or_other_data_is_another_cache(linear, tmp_path):
     assert len(folders(tmp_path)) == 3
     last(Trak(linear.model, dataclasses.replace(e, groups=("b",) * 9), GROUPS, config()), linear.query)
     assert len(folders(tmp_path)) == 3  # groups only sum
+
+
+def test_an_adapter_that_is_switched_in_does_not_get_into_the_copy(linear):
+    model, weights = linear.model, next(linear.model.denoiser.parameters())
+    own, made = weights.detach().clone(), []
+    with model.lock, torch.no_grad():  # as another visitor's run, one of whose adapters is on
+        weights.add_(1.0)
+        other = threading.Thread(target=lambda: made.append(Gradients(model, config().features)))
+        other.start()
+        other.join(0.2)
+        weights.copy_(own)
+    other.join()
+    assert torch.equal(next(made[0].network.parameters()).detach(), own)
 
 
 @pytest.mark.parametrize("change", [{"ridge": 1.0}, {"aggregate": "mean"}], ids=str)

@@ -176,6 +176,9 @@ def test_the_service_offers_the_oracle_when_every_group_has_its_model(service, t
         (tmp_path / g / adapters.META).write_text(json.dumps({**meta, "group": g}))
     own = LocalService(service.model, service.group_set, service.clip, service.guda.folder, oracle=tmp_path)
     assert list(own.methods())[-1] == "logo" and isinstance(own.logo, Logo)
+    made = own.provenance()
+    assert made.retrained == {g: a.meta["sha256"] for g, a in own.logo.adapters.items()} and len(made.retrained) == 8
+    assert made.fidelity.keys() == made.retrained.keys() and some.provenance().retrained == {}
     assert own.estimate(["logo", "guda"], "quick") > own.estimate(["guda"], "quick")
     z = torch.zeros(1, *own.model.latent_shape)
     query = Query(np.zeros((16, 16, 3), np.uint8), z, "", "h")

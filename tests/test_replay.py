@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import io
 import json
@@ -16,7 +17,8 @@ import pytest
 from guda_core import evidence
 from guda_core.errors import OptionError, ReportError
 from guda_core.reading import MAX_ZIP, Report, read_report
-from guda_core.replay import Change, Verdict, compare, is_close, replay
+from guda_core.records import Attribution
+from guda_core.replay import Change, Verdict, _other_values, compare, is_close, replay
 from tests.light import MISSING, SETTINGS, LightService, draw, sha
 
 
@@ -181,6 +183,42 @@ def test_forged_values_are_found_though_every_hash_is_corrected(service, path):
     assert "-5" in v.scores[0].sentence()
 
 
+def test_values_are_judged_by_the_size_that_they_have():
+    tiny, t = np.array([1e-5, -3e-5]), np.array([[1, 20], [300, 999]])
+    now = {"das": Attribution("das", "kernel", {}, values={"pictures": tiny, "t": t})}
+
+    def found(values):
+        return [c.where for c in _other_values({f"das/{k}": v for k, v in values.items()}, now)]
+
+    assert found({"pictures": tiny * (1 + 1e-6), "t": t}) == []
+    assert found({"pictures": np.zeros(2)}) == ["values.npz/das/pictures"]
+    assert found({"t": t - np.array([[0, 0], [0, 1]])}) == [
+        "values.npz/das/t"
+    ]  # 1 in 999 is another timestep all the same
+
+
+@pytest.mark.parametrize("place", [("group_set", "groups", "noto", "author"), ("group_set", "name")])
+def test_forged_credits_are_found_though_no_score_moved(service, path, place):
+    changed(path, *place, to="somebody else")
+    v = verdict(read_report(path), service)
+    assert v.outcome == "different" and where(v.inputs) == {"/".join(place)}
+
+
+def test_a_forged_verdict_on_scope_is_found(service, tmp_path):
+    query = service.prepare(draw(tmp_path / "p.png"))
+    answers = list({a.method: a for a in service.attribute(query, **SETTINGS)}.values())
+    scope = dataclasses.asdict(service.scope(query))
+    about = {"provenance": service.provenance(), "settings": SETTINGS, "scope": scope}
+    path = tmp_path / "r.zip"
+    evidence.write(path, evidence.make(query, answers, service.group_set, **about))
+    assert verdict(read_report(path), service) == Verdict("equal")
+    changed(path, "scope", "reason", to="The rule was measured again since.")
+    assert verdict(read_report(path), service) == Verdict("equal")
+    changed(path, "scope", "verdict", to="out of scope")
+    v = verdict(read_report(path), service)
+    assert v.outcome == "different" and where(v.scores) == {"scope/verdict"}
+
+
 def test_a_forged_table_is_refused_though_every_hash_is_corrected(path):
     files = files_of(path)
     put(path, {**files, "scores.csv": files["scores.csv"].replace(b"Twemoji", b"Nobody!")})
@@ -234,6 +272,10 @@ def test_a_stopped_computation_and_unknown_settings_are_refused(service, path):
     with pytest.raises(ReportError, match="stopped early"):
         list(replay(read_report(path), service))
     changed(path, "methods", "guda", "progress", to=1.0)
+    changed(path, "settings", "methods", to=["guda", "clip", "das"])  # stopped before the third had a score
+    with pytest.raises(ReportError, match="stopped early"):
+        list(replay(read_report(path), service))
+    changed(path, "settings", "methods", to=SETTINGS["methods"])
     changed(path, "settings", "effort", to="huge")
     with pytest.raises(OptionError, match="huge"):
         list(replay(read_report(path), service))

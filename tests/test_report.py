@@ -171,9 +171,18 @@ def test_figures_of_other_models_and_damaged_ones_are_said(tmp_path):
     (tmp_path / "a.json").write_text('{"base_sha256": "x", "top1": NaN}')
     (tmp_path / "b.json").write_text('{"base_sha256": "other"}')
     (tmp_path / "c.json").write_text("{")
-    (tmp_path / "d.json").write_text('{"x": "' + "y" * report.MAX_FIGURES + '"}')
+    (tmp_path / "d.json").write_text('{"base_sha256": "x", "x": "' + "y" * report.MAX_FIGURES + '"}')
     (tmp_path / "e.json").write_text("")
+    (tmp_path / "g.json").write_text('{"seconds": 1}')  # of no model
+    (tmp_path / "queries.json").write_text('{"base_sha256": "x"}')
+    rows = [{"method": "guda", "query_set": "s", "top1": {"value": 0.5}, "rbo": 1}]
+    table = {"base_sha256": "x", "rows_report": rows, "rows": ["y" * report.MAX_FIGURES], "date": "today"}
+    (tmp_path / "h.json").write_text(json.dumps(table))
     found = report.read_validation(tmp_path, base_sha256="x")
+    assert set(found) == {f"{n}.json" for n in "abcdeh"}
+    sha256 = hashlib.sha256((tmp_path / "h.json").read_bytes()).hexdigest()
+    digest = [{k: v for k, v in rows[0].items() if k != "rbo"}]
+    assert found["h.json"] == {"base_sha256": "x", "date": "today", "rows_report": digest, "sha256": sha256}
     assert found["a.json"]["top1"] is None
     assert found["a.json"]["sha256"] == hashlib.sha256((tmp_path / "a.json").read_bytes()).hexdigest()
     assert "another base model" in found["b.json"] and "damaged" in found["c.json"] and "too large" in found["d.json"]

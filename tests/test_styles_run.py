@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from guda_core.benchmark import costs, intervals, kept, models, rows, styles
 from guda_core.benchmark import queries as q
 from guda_core.benchmark.scores import ScoreConfig
 from guda_core.data import Pictures
-from guda_core.errors import DataError
+from guda_core.errors import DataError, OptionError
 from guda_core.pipeline import LocalService
 from guda_core.training import stages
 from guda_core.training.loop import LoopConfig
@@ -182,15 +183,66 @@ def test_costs_are_taken_in_turns(full, tmp_path, monkeypatch):
     works = {"logo": (endless(order, "logo"), 100, 40), "guda": (endless(order, "guda"), 10, 4)}
     monkeypatch.setattr(costs, "steps_of", lambda *_: works)
     monkeypatch.setattr(costs.combined, "PARTS", ("guda", "trak"))
+    for g in GROUPS.groups:
+        (tmp_path / "live" / g).mkdir(parents=True)
+        (tmp_path / "live" / g / "adapter.json").write_bytes(b"12345")
+        (tmp_path / "live" / g / "adapter.safetensors").write_bytes(b"123456")
+    monkeypatch.setattr(full, "logo", SimpleNamespace(folder=tmp_path / "live"))
     list(costs.run(full, folder))
     assert order == ["logo", "guda"] * (costs.WARM + costs.STEPS)
     rows = {r["method"]: r for r in json.loads((folder / costs.FILE).read_text())["costs"]}
-    assert set(rows) == {"logo", "guda", "clip", "trak", "instance", "combined"}
+    assert set(rows) == {"logo", "logo-live", "guda", "clip", "trak", "instance", "combined"}
     for cost in ("precompute_s", "query_s", "stored_bytes"):
         assert rows["combined"][cost] == rows["guda"][cost] + rows["trak"][cost]
     logo = rows["logo"]
     assert logo["precompute_s"] == pytest.approx(logo["step_s"] * 100 * 8) and logo["times_cheaper"] == 1
     assert logo["query_s"] == rows["guda"]["query_s"] > 0 and rows["trak"]["stored_bytes"] > 6 * 64
+    live = rows["logo-live"]
+    assert (live["precompute_s"], live["query_s"]) == (logo["precompute_s"], logo["query_s"])
+    assert live["stored_bytes"] == 8 * 11
+
+
+def test_values_of_other_weights_are_not_taken_for_an_adapters(full, tmp_path):
+    folder = tmp_path / "out"
+    list(styles.run(full, folder, queries=SMALL, config=SCORES))
+    made = q.read(folder, GROUPS, full.model)
+    assert "guda" in styles.arrays(full, folder, made, SCORES, UnetConfig())
+    rows.note(folder / styles.ARRAYS).unlink()  # so that no committed row stands in
+    one = next(s for s in models.sources(full, UnetConfig()) if s.role == "guda")
+    note = models.path_of(full, one).with_suffix(".json")
+    note.write_text(json.dumps({**json.loads(note.read_text()), "sha256": "of the adapter before"}))
+    left = styles.arrays(full, folder, made, SCORES, UnetConfig())
+    assert "guda" not in left and {"logo", "clip-mean", "trak"} <= set(left)
+
+
+def test_the_live_oracle_is_the_oracle_and_shares_no_draw_with_the_methods(full, tmp_path, monkeypatch):
+    for g in GROUPS.groups:
+        source = full.guda.folder / ("twemoji" if g == MISSING else g)
+        shutil.copytree(source, tmp_path / "live" / g)
+        meta = json.loads((source / "adapter.json").read_text())
+        (tmp_path / "live" / g / "adapter.json").write_text(json.dumps({**meta, "group": g}))
+    monkeypatch.setattr(full, "logo", SimpleNamespace(folder=tmp_path / "live"))
+    folder = tmp_path / "out"
+    list(styles.run(full, folder, queries=SMALL, config=SCORES))
+    with np.load(folder / styles.ARRAYS) as z:
+        assert np.isfinite(z["logo-live"]).all() and np.isfinite(z["se/logo-live"]).all()
+        at = [i for i, g in enumerate(GROUPS.groups) if g not in (MISSING, "twemoji")]
+        assert not np.isclose(z["logo-live"][:, at], z["guda"][:, at]).any()  # the same weights and other draws
+    table = json.loads((folder / styles.TABLE).read_text())
+    assert "live oracle" in table["oracle"]
+    assert {"ceiling", "ceiling-again", "logo/mse"} <= {r["method"] for r in table["rows"]}
+    notes = {
+        r: json.loads(next(models.cache(full).glob(f"{r}*.json")).read_text())["config"] for r in ("logo-live", "guda-")
+    }
+    assert notes["logo-live"]["first"] == 1 and "first" not in notes["guda-"]
+    assert list(styles.run(full, folder, queries=SMALL, config=SCORES)) == []
+
+
+@pytest.mark.parametrize("minutes", [0, -1])
+def test_no_time_at_all_is_refused(full, tmp_path, minutes):
+    with pytest.raises(OptionError, match="must be positive"):
+        list(styles.run(full, tmp_path / "out", queries=SMALL, config=SCORES, minutes=minutes))
+    assert not (tmp_path / "out").exists()
 
 
 def test_settings_in_an_adapters_metadata_are_read_back():

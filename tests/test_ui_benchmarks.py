@@ -30,3 +30,8 @@ def test_a_method_on_fewer_groups_is_named_with_their_number():
     rows = [{"method": "ceiling", "groups": 4}, {"method": "guda", "groups": 8}]
     assert [r["method"] for r in labelled(rows)] == ["ceiling (4 groups)", "guda"]
     assert labelled(rows[:1]) == rows[:1] and labelled([{"method": "x"}]) == [{"method": "x"}] and labelled([]) == []
+
+
+def test_ceilings_come_first_then_the_best():
+    rows = [{"method": m, "top1": {"value": v}} for m, v in (("guda", 0.9), ("ceiling-again", 0.7), ("das", 0.95))]
+    assert [r["method"] for r in sorted(rows, key=benchmarks._strength)] == ["ceiling-again", "das", "guda"]

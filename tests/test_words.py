@@ -28,6 +28,10 @@ BELOW = nats((-3.0, -4.0, -2.0), (-9.0, -12.0, -6.0))
 COSINE = Attribution(
     "clip", "cosine", {"noto": GroupScore(0.7123, 0.701, 0.7236), "twemoji": GroupScore(0.6, 0.5, 0.7)}
 )
+GRADIENTS = Attribution(
+    "das", "kernel", {"noto": GroupScore(0.0123, 0.01, 0.0146), "twemoji": GroupScore(0.005, 0.004, 0.006)},
+    separable=False, runner_up="twemoji",
+)  # fmt: skip
 TOGETHER = Attribution(
     "combined", "standard scores", {"noto": GroupScore(1.23, 1.0, 1.46), "twemoji": GroupScore(-0.5, -0.7, -0.3)},
     separable=True, runner_up="twemoji",
@@ -87,6 +91,13 @@ def test_two_methods_together_put_a_group_first_and_say_no_more():
     assert words.sentence(tied, SETS).endswith("it cannot be told apart from Twemoji.")
 
 
+def test_gradient_methods_put_a_group_first_and_are_not_told_as_an_elbo():
+    said = words.sentence(GRADIENTS, SETS)
+    assert said == (
+        "DAS puts Noto Emoji first: 0.012 kernel, 95% interval 0.01 to 0.015; it cannot be told apart from Twemoji."
+    )
+
+
 def test_the_headline_is_about_guda_and_waits_for_it():
     both = ["guda", "clip"]
     assert words.headline({"clip": COSINE, "guda": AHEAD}, SETS, both) == words.sentence(AHEAD, SETS)
@@ -119,7 +130,7 @@ def test_durations(value, text):
     assert words.seconds(value) == text
 
 
-@pytest.mark.parametrize("a", [AHEAD, TIED, NOTHING, BELOW, COSINE, TOGETHER, NONE])
+@pytest.mark.parametrize("a", [AHEAD, TIED, NOTHING, BELOW, COSINE, GRADIENTS, TOGETHER, NONE])
 def test_no_sentence_says_more_than_a_score_can(a):
     said = words.sentence(a, SETS).replace("95% interval", "").lower()
     assert not [w for w in FORBIDDEN if w in said]

@@ -5,20 +5,35 @@ from __future__ import annotations
 import pickle
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from inspect import isgeneratorfunction
 from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import pytest
 
+from guda_core.errors import GudaError, ImageError, OptionError
+from guda_core.memory import NO_MEMORY
 from guda_core.pipeline import Step
 from guda_core.records import Query
+from guda_core.ui import words
+from guda_core.ui.callbacks import explained
 from guda_core.zero import LONGEST_S, VARIABLE, ZeroGpu, on_zero_gpu
 from tests.fakes import FakeService
 
 ASKED = {"methods": ["clip", "guda"], "effort": "quick"}
 DRAWN = {"prompt": "a red apple", "seed": 1, "steps": 5, "guidance": 3.0}
+
+
+@contextmanager
+def worker() -> Iterator[None]:
+    """Of an error in the other process the name of its type comes out, and no more."""
+    try:
+        yield
+    except Exception as e:
+        raise gr.Error(f"'{type(e).__name__}'", title="ZeroGPU worker error") from None
 
 
 class Platform:
@@ -35,11 +50,15 @@ class Platform:
                 return args
 
             def one(*args: Any) -> Any:
-                return pickle.loads(pickle.dumps(call(*asked(*args))))
+                args = asked(*args)
+                with worker():
+                    return pickle.loads(pickle.dumps(call(*args)))
 
             def many(*args: Any) -> Iterator[Any]:
-                for item in call(*asked(*args)):
-                    yield pickle.loads(pickle.dumps(item))
+                args = asked(*args)
+                with worker():
+                    for item in call(*args):
+                        yield pickle.loads(pickle.dumps(item))
 
             return many if isgeneratorfunction(call) else one
 
@@ -87,8 +106,33 @@ def test_the_expected_time_is_what_the_last_such_run_took():
 def test_a_fault_on_the_lent_gpu_reaches_the_caller():
     plain = FakeService()
     plain.fault = RuntimeError("GPU task aborted")
-    with pytest.raises(RuntimeError, match="GPU task aborted"):
+    with pytest.raises(gr.Error, match="RuntimeError") as e:
         list(ZeroGpu(plain, Platform().gpu).attribute(drawn(plain), **ASKED))
+    assert explained(e.value) == words.FAULT
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [(OptionError("There is no method 'x'."), "There is no method 'x'."), (MemoryError(), NO_MEMORY)],
+)
+def test_a_refusal_on_the_lent_gpu_keeps_its_words(fault, told):
+    plain = FakeService()
+    plain.fault = fault
+    with pytest.raises(GudaError) as e:
+        list(ZeroGpu(plain, Platform().gpu).attribute(drawn(plain), **ASKED))
+    assert explained(e.value) == told
+
+
+def test_calls_with_one_answer_are_refused_in_words_too(tmp_path):
+    (tmp_path / "p.svg").write_text("<svg/>")
+    with pytest.raises(ImageError, match="SVG"):
+        ZeroGpu(FakeService(), Platform().gpu).prepare(tmp_path / "p.svg")
+
+
+def test_the_platforms_own_word_is_passed_on_as_plain_text():
+    assert explained(gr.Error("You have exceeded your quota &amp; <a href='x'>so on</a>.")) == (
+        "You have exceeded your quota & so on."
+    )
 
 
 def test_elsewhere_nothing_is_marked(monkeypatch):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,18 +30,19 @@ def keys_of(of: Sequence[Query]) -> list[str]:
 
 
 def score_baseline(
-    name: str, method: Method, config: Any, of: Sequence[Query], ids: Sequence[str], path: Path, clock: Clock
+    name: str, method: Method, made_from: Any, of: Sequence[Query], ids: Sequence[str], path: Path, clock: Clock
 ) -> Iterator[float]:
     """Write (Q, G) float32 scores to `path`, NaN where there is none; an unfinished file is gone on with.
 
-    config: the method's settings, a dataclass; a file of other settings or queries is begun anew.
+    made_from: all that the scores depend on beside the model and the queries, plain data; a file made from other things
+    or of other queries is begun anew.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     out, note = np.full((len(of), len(ids)), np.nan, np.float32), path.with_suffix(".json")
-    done, key = 0, json.loads(json.dumps({"config": asdict(config), "queries": keys_of(of)}))
+    done, key = 0, json.loads(json.dumps({"made_from": made_from, "queries": keys_of(of)}))
     if path.is_file() and note.is_file():
         old = json.loads(note.read_text(encoding="utf-8"))
-        if {k: old[k] for k in key} == key:
+        if {k: old.get(k) for k in key} == key:
             done, out = old["done"], np.load(path)
     if done < len(of):
         for fraction in clock.timed(f"prepare/{name}", method.prepare()):
@@ -61,11 +61,13 @@ def score_baseline(
         yield 0.5 + 0.5 * (i + 1) / len(of)
 
 
-def read_scores(folder: Path, of: Sequence[Query]) -> dict[str, np.ndarray]:
-    """Row name -> (Q, G) scores of every method that has answered all of these queries."""
-    out, keys = {}, keys_of(of)
-    for path in sorted(folder.glob("*.json")):
-        note = json.loads(path.read_text(encoding="utf-8"))
-        if note["done"] == len(of) and note["queries"] == keys:
-            out[path.stem] = np.load(path.with_suffix(".npy"))
+def read_scores(folder: Path, of: Sequence[Query], made_from: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Row name -> (Q, G) scores of every method of `made_from` that has answered all these queries from just that."""
+    out = {}
+    for name, made in made_from.items():
+        note = folder / f"{name}.json"
+        wanted = json.loads(json.dumps({"made_from": made, "queries": keys_of(of), "done": len(of)}))
+        found = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
+        if {k: found.get(k) for k in wanted} == wanted:
+            out[name] = np.load(note.with_suffix(".npy"))
     return out

@@ -31,9 +31,9 @@ from guda_core.benchmark.baselines import Method, read_scores, score_baseline
 from guda_core.benchmark.benches import KERNELS, BenchConfig
 from guda_core.benchmark.clock import Clock
 from guda_core.benchmark.models import Source, swapped
-from guda_core.benchmark.scores import Plan, hash_state, score, values
+from guda_core.benchmark.scores import Plan, hash_state, is_complete, score, values
 from guda_core.benchmark.tables import ORACLE
-from guda_core.claims import shared_out
+from guda_core.claims import deadline, shared_out
 from guda_core.errors import AdapterError, DataError, TrainingError
 from guda_core.examples import examples_of
 from guda_core.imaging import hash_pixels
@@ -74,7 +74,7 @@ def train_all(config: BenchConfig, minutes: float | None = None) -> Iterator[tup
 
     On a GPU, or with several processes started by `accelerate launch`, accelerate shares the work.
     """
-    until = time.monotonic() + 60 * (minutes if minutes is not None else 1e9)
+    until = deadline(minutes)
     shared = torch.cuda.is_available() or int(os.environ.get("WORLD_SIZE", "1")) > 1
     accelerator = Accelerator(mixed_precision=config.models.mixed_precision) if shared else None
     for job in queue(config):
@@ -170,29 +170,37 @@ def collect(model: BaseModel, of: Sequence[Query], config: BenchConfig, clock: C
             yield s.key, fraction
 
 
-def baselines(model: BaseModel, config: BenchConfig, clock: Clock) -> Iterator[tuple[str, Method, Any]]:
-    """(row name, method, its settings), each made ready."""
+def made_from(config: BenchConfig) -> dict[str, Any]:
+    """Row name of a baseline -> what its scores depend on beside the model, its training pictures and the queries."""
+    instance = {"config": asdict(config.instance), "examples": config.instance_examples}
+    return {k.id: asdict(config.kernels[k.id]) for k in KERNELS} | {
+        "instance": instance,
+        "classifier": asdict(config.classifier),
+    }
+
+
+def baselines(model: BaseModel, config: BenchConfig, clock: Clock) -> Iterator[tuple[str, Method]]:
+    """(row name, method), each made ready."""
     of, ids = classes.pictures(config.models, "train"), group_ids(config)
     examples = examples_of(model, of)
     for kind in KERNELS:
-        own = config.kernels[kind.id]
-        yield kind.id, kind(model, examples, ids, own), own
+        yield kind.id, kind(model, examples, ids, config.kernels[kind.id])
     some = classes.pictures(replace(config.models, per_class=config.instance_examples), "train")
-    yield "instance", Instance(model, examples_of(model, some), ids, config.instance), config.instance
+    yield "instance", Instance(model, examples_of(model, some), ids, config.instance)
     classifier = None
     for _, classifier in clock.timed("prepare/classifier", train_classifier(of, config.classifier)):  # noqa: B007
         pass
     assert classifier is not None
-    yield "classifier", ClassifierSimilarity(classifier, of, ids), config.classifier
+    yield "classifier", ClassifierSimilarity(classifier, of, ids)
 
 
 def collect_baselines(
     model: BaseModel, of: Sequence[Query], config: BenchConfig, clock: Clock
 ) -> Iterator[tuple[str, float]]:
     """Score every query by every baseline; yields (method, fraction). Shared out like `collect`."""
-    folder = cache(config, model) / "baselines"
-    for name, method, own in shared_out(baselines(model, config, clock), lambda row: folder / f"{row[0]}.npy"):
-        for fraction in score_baseline(name, method, own, of, group_ids(config), folder / f"{name}.npy", clock):
+    folder, made = cache(config, model) / "baselines", made_from(config)
+    for name, method in shared_out(baselines(model, config, clock), lambda row: folder / f"{row[0]}.npy"):
+        for fraction in score_baseline(name, method, made[name], of, group_ids(config), folder / f"{name}.npy", clock):
             yield name, fraction
 
 
@@ -206,8 +214,7 @@ def arrays(model: BaseModel, of: Sequence[Query], config: BenchConfig) -> dict[s
     found: dict[str, dict[str | None, np.ndarray]] = {}
     for s in sources(model, config):
         path = _path(model, config, s)
-        note = path.with_suffix(".json")
-        if note.is_file() and json.loads(note.read_text(encoding="utf-8"))["done"] == len(of):
+        if is_complete(path, s.sha256, config.scores, of):
             found.setdefault(s.role, {})[s.group] = np.load(path)
     if "full" not in found:
         raise DataError("The full model has no values yet. Run `collect` first.")
@@ -216,7 +223,7 @@ def arrays(model: BaseModel, of: Sequence[Query], config: BenchConfig) -> dict[s
         full = found.get("full-2" if role == "logo-2" else "full")
         if not role.startswith("full") and full is not None and set(by_group) == set(ids):
             out[role] = score(full[None], {g: by_group[g] for g in ids}, plan).astype(np.float32)
-    out |= read_scores(cache(config, model) / "baselines", of)
+    out |= read_scores(cache(config, model) / "baselines", of, made_from(config))
     out["random"] = np.random.default_rng(0).normal(size=(len(of), len(ids))).astype(np.float32)
     return out
 

@@ -52,7 +52,7 @@ def keep(
         "command": "python -m guda_core benchmark styles",
         "weights_sha256": sha256,
         "queries_sha256": queries_sha256(of),
-        "config": asdict(config),
+        "config": config.plain(),
         "training": dict(training),
     }
     (where / f"{name}.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
@@ -72,7 +72,7 @@ def is_kept(folder: Path, name: str, *, sha256: str | None, of: Sequence[Query],
 
 
 def _fits(record: Mapping[str, Any], of: Sequence[Query], config: ScoreConfig) -> bool:
-    return record["queries_sha256"] == queries_sha256(of) and record["config"] == asdict(config)
+    return record["queries_sha256"] == queries_sha256(of) and record["config"] == config.plain()
 
 
 def values_of(folder: Path, name: str, *, of: Sequence[Query], config: ScoreConfig) -> np.ndarray | None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from guda_core import adapters, data, elbo, oracle
 from guda_core.benchmark.scores import ScoreConfig, hash_state
-from guda_core.benchmark.tables import ORACLE, SECOND
+from guda_core.benchmark.tables import LIVE, ORACLE, SECOND
 from guda_core.errors import AdapterError
 from guda_core.models.base import BaseModel
 from guda_core.pipeline import LocalService
@@ -24,7 +24,6 @@ from guda_core.training.unet import UnetConfig
 ORACLES = ("full", "full-2", ORACLE, SECOND)  # roles of the oracle's models and of the full one, kept by themselves
 BASE = "base"  # role of the full model as it is scored for the adapters
 ADAPTER_DRAWS = 2  # in each stratum, of GUDA and the live oracle: the app's quick effort
-ALL_DRAWS = (BASE, "guda", "logo-live")
 VARIANT_DRAWS = 1  # of GUDA's variants; a row of GUDA itself with as few stands beside them
 
 
@@ -33,7 +32,7 @@ class Source:
     """A model to score. key: its name in the cache; sha256: of its weights; within: the block in which it is the model.
 
     role, group: what it is for; role is "full", "logo", "full-2", "logo-2", "base" (the full model again, scored as the
-    adapters are) or the name of a GUDA variant.
+    adapters are), "logo-live" or the name of a GUDA variant.
     """
 
     key: str
@@ -58,7 +57,7 @@ def variants(service: LocalService) -> dict[str, Path]:
     """Adapter folders by row: GUDA's committed ones, the live oracle, and any below `GUDA_CACHE/adapters/`."""
     out = {"guda": service.guda.folder}
     if service.logo is not None:
-        out["logo-live"] = service.logo.folder
+        out[LIVE] = service.logo.folder
     extra = data.cache_dir() / "adapters"
     for folder in sorted(extra.iterdir()) if extra.is_dir() else []:
         out[f"guda-{folder.name}"] = folder
@@ -101,10 +100,16 @@ def draws_of(role: str, config: ScoreConfig) -> ScoreConfig:
     """The settings that models of a role are scored with.
 
     The oracle's weights are too big to be kept, only their values are: they stay as they were drawn, with all draws in
-    the strata of then. Adapters are scored as the app does it, where fewer draws tell more (`elbo.make_strata`)."""
+    the strata of then. Adapters are scored as the app does it, where fewer draws tell more (`elbo.make_strata`). The
+    live oracle is scored like them, with the draws that follow theirs: no method shares its noise."""
     if role in ORACLES:
         return replace(config, rule=elbo.OLD_RULE)
-    return replace(config, draws=min(config.draws, ADAPTER_DRAWS if role in ALL_DRAWS else VARIANT_DRAWS))
+    draws = min(config.draws, ADAPTER_DRAWS)
+    if role == BASE:
+        return replace(config, draws=2 * draws)
+    if role == LIVE:
+        return replace(config, first=draws, draws=draws)
+    return replace(config, draws=draws if role == "guda" else min(draws, VARIANT_DRAWS))
 
 
 def role_of(job: oracle.Job, config: UnetConfig) -> str:

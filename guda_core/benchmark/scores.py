@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,14 +32,39 @@ from guda_core.records import Query
 
 @dataclass(frozen=True)
 class ScoreConfig:
-    """strata of timesteps, cut by `rule` (elbo.make_strata), and draws in each: strata x draws forward passes a query
-    and model."""
+    """strata of timesteps, cut by `rule` (elbo.make_strata), and draws in each, from the draw `first` on: strata x
+    draws forward passes a query and model."""
 
     strata: int = 24
     draws: int = 4
     rule: str = elbo.RULE
     truncate_t: int = 100
     skew_kept: float = 0.7
+    first: int = 0
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON holds it. `first` came later than the others and is left out where it is 0."""
+        return {k: v for k, v in asdict(self).items() if k != "first" or v}
+
+    @property
+    def columns(self) -> range:
+        """The draws by number."""
+        return range(self.first, self.first + self.draws)
+
+
+def _key(sha256: str, config: ScoreConfig, queries: Sequence[Query]) -> dict[str, Any]:
+    """What a file of values depends on, as JSON holds it."""
+    return {"sha256": sha256, "config": config.plain(), "queries": keys_of(queries)}
+
+
+def is_complete(path: Path, sha256: str, config: ScoreConfig, queries: Sequence[Query]) -> bool:
+    """Whether `path` holds all values of just these weights at these queries with these settings."""
+    note = path.with_suffix(".json")
+    if not note.is_file() or not path.is_file():
+        return False
+    wanted = {**_key(sha256, config, queries), "done": len(queries)}
+    found = json.loads(note.read_text(encoding="utf-8"))
+    return {k: found.get(k) for k in wanted} == wanted
 
 
 Model = Callable[[], AbstractContextManager[object]]
@@ -53,13 +79,13 @@ def values(
     unfinished one is gone on with.
     """
     note = path.with_suffix(".json")
-    key = {"sha256": sha256, "config": asdict(config), "queries": keys_of(queries)}
+    key = _key(sha256, config, queries)
     strata = elbo.make_strata(model.schedule, config.strata, config.rule)
     shape = (len(queries), config.strata, config.draws)
     done, out = 0, np.full(shape, np.nan, np.float32)
     if note.is_file() and path.is_file():
         old = json.loads(note.read_text(encoding="utf-8"))
-        if {k: old[k] for k in key} == key:
+        if {k: old.get(k) for k in key} == key:
             done, out = old["done"], np.load(path)
     path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -73,9 +99,9 @@ def values(
         with model.lock, within():
             for i in range(done, len(queries)):
                 q = queries[i]
-                draws = elbo.draw_times(q.image_hash, strata, config.draws)
+                draws = elbo.draw_times(q.image_hash, strata, config.columns.stop)
                 cond = model.embed([q.prompt])
-                out[i] = elbo.kl_values(model, q.latent, cond, draws, range(config.draws))
+                out[i] = elbo.kl_values(model, q.latent, cond, draws, config.columns)
                 if (i + 1) % 20 == 0:
                     save(i + 1)
                 yield (i + 1) / len(queries)
@@ -96,7 +122,8 @@ class Plan:
     @staticmethod
     def of(model: BaseModel, queries: Sequence[Query], config: ScoreConfig) -> Plan:
         strata = elbo.make_strata(model.schedule, config.strata, config.rule)
-        t = np.stack([elbo.draw_times(q.image_hash, strata, config.draws).t for q in queries])
+        at = config.columns
+        t = np.stack([elbo.draw_times(q.image_hash, strata, at.stop).t[:, at.start :] for q in queries])
         w = elbo.kl_weights(model.schedule).numpy()[t]
         return Plan(t, w, strata.sizes, int(np.prod(queries[0].latent.shape)), config)
 

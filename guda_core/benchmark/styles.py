@@ -1,7 +1,9 @@
 """The styles benchmark: which models are scored, the arrays that are committed, and the table made from them alone.
 
-The oracle is LOGO: score_k = ELBO(full) - ELBO(retrained without k), both from the first seed. The ceiling is the same
-from the second seed: no method can be expected to agree with the oracle better than the oracle with itself.
+The oracle is LOGO: score_k = ELBO(full) - ELBO(retrained without k), both from the first seed. Once every group has its
+coded model (the live oracle), those are the oracle: they are there for anyone to score again, and drawn with less error
+than the ones whose values alone were kept. The ceiling is the same from the second seed: what one retraining tells of
+another.
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ from guda_core.benchmark.baselines import Method, read_scores, score_baseline
 from guda_core.benchmark.clock import Clock
 from guda_core.benchmark.models import BASE, ORACLES, VARIANT_DRAWS, Source, cache, draws_of, path_of, role_of, sources
 from guda_core.benchmark.queries import Queries, QueryConfig, read, write
-from guda_core.benchmark.scores import SCORINGS, Plan, ScoreConfig, score, separable, values
-from guda_core.benchmark.tables import ORACLE, SECOND
-from guda_core.claims import claimed, shared_out
+from guda_core.benchmark.scores import SCORINGS, Plan, ScoreConfig, is_complete, score, separable, values
+from guda_core.benchmark.tables import LIVE, ORACLE, SECOND
+from guda_core.claims import claimed, deadline, shared_out
 from guda_core.data import Pictures
 from guda_core.errors import DataError
 from guda_core.examples import examples_of
@@ -53,7 +55,7 @@ def made_from(service: LocalService, config: ScoreConfig, unet: UnetConfig) -> d
     out: dict[str, Any] = {}
     for s in sources(service, unet):
         if s.role not in (*ORACLES, BASE):
-            own = out.setdefault(s.role, {"config": asdict(draws_of(s.role, config)), "weights_sha256": {}})
+            own = out.setdefault(s.role, {"config": draws_of(s.role, config).plain(), "weights_sha256": {}})
             own["weights_sha256"][s.group] = s.sha256
     return out | {b.name: b.made_from for b in baselines(service)}
 
@@ -77,7 +79,7 @@ def collect(
     (source, fraction). Stops after `minutes`, to be resumed.
 
     Processes started side by side share the sources out."""
-    until = time.monotonic() + 60 * (minutes or 1e9)
+    until = deadline(minutes)
     there = standing(service, folder, queries, config, unet)
     new = {s.role for s in sources(service, unet)} - {*ORACLES, BASE, *there}
     for s in shared_out(sources(service, unet), lambda s: path_of(service, s)):
@@ -100,11 +102,10 @@ def _is_kept(folder: Path, source: Source, queries: Queries, config: ScoreConfig
 
 
 class Baseline(NamedTuple):
-    """A row: its name, the method with its settings, and what its scores depend on beside the model and the queries."""
+    """A row: its name, the method, and what its scores depend on beside the model and the queries."""
 
     name: str
     method: Method
-    config: Any
     made_from: dict[str, Any]
 
 
@@ -112,9 +113,7 @@ def baselines(service: LocalService) -> Iterator[Baseline]:
     """The kernel methods as the app offers them, and instance unlearning over some of the training pictures of each
     group."""
     for name, method in service.kernels.items():
-        yield Baseline(
-            name, method, method.config, {"config": asdict(method.config), "features": method.features.settings}
-        )
+        yield Baseline(name, method, {"config": asdict(method.config), "features": method.features.settings})
     gs, seen = service.group_set, Counter[str]()
     train = data.load(gs, "train")
     kept = []
@@ -124,7 +123,7 @@ def baselines(service: LocalService) -> Iterator[Baseline]:
     some = Pictures(train.pixels[kept], tuple(train.groups[i] for i in kept), tuple(train.objects[i] for i in kept))
     config = InstanceConfig(timesteps=INSTANCE_TIMESTEPS)
     method = Instance(service.model, examples_of(service.model, some, gs), list(gs.groups), config)
-    yield Baseline("instance", method, config, {"config": asdict(config), "pictures_sha256": some.sha256()})
+    yield Baseline("instance", method, {"config": asdict(config), "pictures_sha256": some.sha256()})
 
 
 def collect_baselines(
@@ -133,22 +132,22 @@ def collect_baselines(
     """Score every query by every baseline that is not `there`, resumable; yields (method, fraction).
 
     Processes started side by side share the methods out."""
-    folder, until = cache(service), time.monotonic() + 60 * (minutes or 1e9)
+    folder, until = cache(service), deadline(minutes)
     clock, of, ids = Clock(folder / "costs.json"), queries.queries, list(service.group_set.groups)
 
     def path(b: Baseline) -> Path:
         return folder / "baselines" / f"{b.name}.npy"
 
     for b in shared_out((b for b in baselines(service) if b.name not in there), path):
-        for fraction in score_baseline(b.name, b.method, b.config, of, ids, path(b), clock):
+        for fraction in score_baseline(b.name, b.method, b.made_from, of, ids, path(b), clock):
             yield b.name, fraction
             if time.monotonic() > until:
                 return
 
 
-def _scored(service: LocalService, source: Source, queries: Queries) -> bool:
-    note = path_of(service, source).with_suffix(".json")
-    return note.is_file() and json.loads(note.read_text(encoding="utf-8"))["done"] == len(queries.queries)
+def _scored(service: LocalService, source: Source, queries: Queries, config: ScoreConfig) -> bool:
+    own = draws_of(source.role, config)
+    return is_complete(path_of(service, source), source.sha256, own, queries.queries)
 
 
 def keep_oracle(
@@ -160,7 +159,7 @@ def keep_oracle(
     prompts, seeds = [i.prompt for i in first.values()], [i.seed for i in first.values()]
     for s in shared_out(sources(service, unet), lambda s: cache(service) / "kept" / s.key.replace("/", "--")):
         own = draws_of(s.role, config)
-        if s.role not in ORACLES or not _scored(service, s, queries) or _is_kept(folder, s, queries, own):
+        if s.role not in ORACLES or not _scored(service, s, queries, config) or _is_kept(folder, s, queries, own):
             continue
         with service.model.lock, s.within():
             samples = service.model.generate(prompts, seeds=seeds, steps=SAMPLE_STEPS, guidance=2.5)
@@ -182,7 +181,7 @@ def found_values(
     """role -> group -> (Q, K, M): of what is scored in the cache, and of the oracle's models that are only kept."""
     found: dict[str, dict[str | None, np.ndarray]] = {}
     for s in sources(service, unet):
-        if _scored(service, s, queries):
+        if _scored(service, s, queries, config):
             found.setdefault(s.role, {})[s.group] = np.load(path_of(service, s))
     jobs = [(job.name, role_of(job, unet), job.exclude) for job in oracle.queue(service.group_set, unet)]
     for name, role, group in [("full", "full", None), *jobs]:
@@ -197,7 +196,8 @@ def found_values(
 def arrays(
     service: LocalService, folder: Path, queries: Queries, config: ScoreConfig, unet: UnetConfig
 ) -> dict[str, np.ndarray]:
-    """What is committed: (Q, G) float32 scores of every row, the oracle's as "logo", NaN for groups that have no model.
+    """What is committed: (Q, G) float32 scores of every row, the oracle's as "logo", NaN for groups that have no model;
+    and the oracle's standard errors of sampling as "se/logo", "se/logo-2" and "se/logo-live".
 
     A method some of whose adapters are not scored yet is left out."""
     ids, of = list(service.group_set.groups), queries.queries
@@ -205,7 +205,7 @@ def arrays(
     if "full" not in found:
         raise DataError("The full model has no values yet. Run `python -m guda_core benchmark styles`.")
     there = standing(service, folder, queries, config, unet)
-    partly = {s.role for s in sources(service, unet) if not _scored(service, s, queries)} - set(ORACLES)
+    partly = {s.role for s in sources(service, unet) if not _scored(service, s, queries, config)} - set(ORACLES)
     if "guda" in found and config.draws > VARIANT_DRAWS:
         found[f"guda/{VARIANT_DRAWS}-draws"] = {g: v[:, :, :VARIANT_DRAWS] for g, v in found["guda"].items()}
     plans: dict[ScoreConfig, Plan] = {}
@@ -220,10 +220,10 @@ def arrays(
         own_config = draws_of(role, config)
         if own_config not in plans:
             plans[own_config] = Plan.of(service.model, of, own_config)
-        full, plan = full[:, :, : own_config.draws], plans[own_config]
+        full, plan = full[:, :, own_config.first : own_config.columns.stop], plans[own_config]
         strata = elbo.make_strata(service.model.schedule, own_config.strata, own_config.rule)
         for scoring in SCORINGS:
-            if scoring != "elbo" and role not in (ORACLE, "guda"):
+            if scoring != "elbo" and role not in (ORACLE, LIVE, "guda"):
                 continue
             scores = np.full((len(of), len(ids)), np.nan, np.float32)
             scores[:, [ids.index(g) for g in without]] = score(full, without, plan, scoring)
@@ -231,11 +231,16 @@ def arrays(
             if scoring == "elbo":
                 own = {g: v for g, v in without.items() if g is not None}
                 out[f"separable/{role}"] = separable(own, score(full, own, plan), strata)
+                if role in (*ORACLES, LIVE):
+                    out[f"se/{role}"] = errors = np.full_like(scores, np.nan)
+                    for g, v in own.items():
+                        drops = (elbo.elbo_drop(full=f, without=w, strata=strata) for f, w in zip(full, v, strict=True))
+                        errors[:, ids.index(g)] = [d.se for d in drops]
     for aggregate in AGGREGATES:
         clip = ClipSimilarity(service.clip, service.group_set, aggregate)
         rows = [[a.groups[g].score for g in ids] for q in of for a in clip.attribute(q)]
         out[f"clip-{aggregate}"] = np.array(rows, np.float32)
-    out |= read_scores(cache(service) / "baselines", of)
+    out |= read_scores(cache(service) / "baselines", of, {b.name: b.made_from for b in baselines(service)})
     for role, stand in there.items():
         out |= {} if role in out else stand
     parts = [out[p] for p in combined.PARTS if p in out]
@@ -255,18 +260,21 @@ def write_table(folder: Path) -> Path:
     if not (folder / ARRAYS).is_file():
         raise DataError(f"There is no {ARRAYS} in {folder}. Run `python -m guda_core benchmark styles` first.")
     with np.load(folder / ARRAYS, allow_pickle=False) as z:
-        scores = {k: z[k] for k in z.files}
+        scores = tables.with_the_live_oracle({k: z[k] for k in z.files})
     if ORACLE not in scores or np.isnan(scores[ORACLE]).any():
         raise DataError("The oracle is not complete: train it with `python -m guda_core oracle`, then score again.")
     record = json.loads((folder / "queries.json").read_text(encoding="utf-8"))
     sets = [i["set"] for i in record["items"]]
     out = {
         "command": "python -m guda_core benchmark styles",
-        "oracle": "LOGO: the UNet retrained without each group, first seed",
+        "oracle": "LOGO: the UNet retrained without each group, first seed"
+        + (", in coded form (the live oracle)" if tables.BEFORE in scores else ""),
+        "base_sha256": record["base_sha256"],
         **tables.make(scores, sets, ("guda", combined.ID)),
         **tables.against_the_mean(scores, sets, ("guda", combined.ID)),
         "where_missed": tables.where_missed(scores, sets, [i["groups"] for i in record["items"]]),
         "where_unsure": tables.where_unsure(scores, sets),
+        "where_unsure_again": tables.where_unsure(scores, sets, tables.BEFORE),
         "by_group": tables.by_group(scores, sets, [i["groups"] for i in record["items"]], ("guda",)),
         "if_calibrated": tables.if_calibrated(scores, sets),
         "of_others": tables.of_others(scores, sets, [i["groups"] for i in record["items"]]),
@@ -300,6 +308,7 @@ def run(
     """Draw the queries if there are none, score everything that can be, write the arrays and, once the oracle and GUDA
     are complete, the table."""
     torch.set_flush_denormal(True)
+    deadline(minutes)  # refuses what is no time before anything is begun
     queries, config, unet = queries or QueryConfig(), config or ScoreConfig(), UnetConfig()
     if not (folder / "queries.json").is_file():
         for fraction in write(service.model, service.group_set, queries, folder):

@@ -4,6 +4,11 @@ rows, differences           over all queries
 rows_report, differences_report  over the half of each query set that nothing was tuned on
 rows_ceiling, rows_ceiling_report  every method on those groups alone that the ceiling has, while it lacks some
 differences_ceiling  over all queries, on those groups
+rows_mean, differences_mean  against the mean of the oracle and its second seed, on the groups of both
+rows_mean_again, differences_mean_again  against the mean of the oracle and the same trainings made before
+
+The ceiling is the oracle against itself from another seed. "ceiling-again" is the live oracle (`with_the_live_oracle`)
+against the trainings of the same seed that were made and scored before.
 
 A row is {method, query_set, n, groups, top1: {value, low, high}, mrr: {...}, ...} (see `metrics.agreement`); a
 difference is paired, of one method to another, in Top-1 or MRR.
@@ -18,15 +23,31 @@ import numpy as np
 
 from guda_core import metrics
 
-ORACLE, SECOND, CEILING = "logo", "logo-2", "ceiling"
-NOT_A_METHOD = ("separable/",)  # what else a file of scores may hold
+ORACLE, SECOND, LIVE, BEFORE = "logo", "logo-2", "logo-live", "logo-before"
+ROW_OF = {SECOND: "ceiling", BEFORE: "ceiling-again"}  # what these scores are called as rows
+NOT_A_METHOD = ("separable/", "se/")  # what else a file of scores may hold
 
 
 def methods(scores: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
     """(row name, (Q, G) scores) of everything that is compared with the oracle."""
     for name, s in scores.items():
         if name != ORACLE and not name.startswith(NOT_A_METHOD):
-            yield CEILING if name == SECOND else name, s
+            yield ROW_OF.get(name, name), s
+
+
+def with_the_live_oracle(scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The scores with the live oracle's as "logo", where it has every group, and those of before as "logo-before";
+    other ways to score its values take the place of those of before. Else the scores as they are."""
+    if LIVE not in scores or np.isnan(scores[LIVE]).any():
+        return {n: s for n, s in scores.items() if n != LIVE}
+    out = {n: s for n, s in scores.items() if not n.startswith((f"{ORACLE}/", LIVE)) and n != ORACLE}
+    out |= {n.replace(LIVE, ORACLE, 1): s for n, s in scores.items() if n.startswith(LIVE)}
+    return out | ({BEFORE: scores[ORACLE]} if ORACLE in scores else {})
+
+
+def is_ceiling(method: str) -> bool:
+    """Whether a row tells how well the oracle agrees with itself."""
+    return method.startswith("ceiling")
 
 
 def agreement(
@@ -98,9 +119,9 @@ def labelled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _on_its_groups(scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The scores of the groups that the ceiling has, of what has them all."""
-    has = ~np.isnan(scores[SECOND]).all(axis=0)
+def _on_its_groups(scores: Mapping[str, np.ndarray], other: str = SECOND) -> dict[str, np.ndarray]:
+    """The scores of the groups that another training of the oracle has, of what has them all."""
+    has = ~np.isnan(scores[other]).all(axis=0)
     of = {n: s[:, has] for n, s in scores.items() if not n.startswith(NOT_A_METHOD)}
     return {n: s for n, s in of.items() if not np.isnan(s).any()}
 
@@ -122,31 +143,34 @@ def where_missed(
     return _apart(complete, sets, {"named": named, "other": ~named})
 
 
-def where_unsure(scores: Mapping[str, np.ndarray], sets: Sequence[str]) -> list[dict[str, Any]]:
-    """Each complete method's Top-1 on the ceiling's groups apart: where both seeds of the oracle name the same first
-    group, and where they do not, so that no method can be right about both; [] without a second seed.
+def where_unsure(scores: Mapping[str, np.ndarray], sets: Sequence[str], other: str = SECOND) -> list[dict[str, Any]]:
+    """Each complete method's Top-1 apart, on the groups that another training of the oracle has: where both name the
+    same first group, and where they do not, so that no method can be right about both; [] without another.
 
     A row is {method, query_set, same: {n, top1}, different: {n, top1}}, as in `where_missed`.
     """
-    if SECOND not in scores:
+    if other not in scores:
         return []
-    of = _on_its_groups(scores)
-    same = of[ORACLE].argmax(axis=1) == of.pop(SECOND).argmax(axis=1)
+    of = _on_its_groups(scores, other)
+    same = of[ORACLE].argmax(axis=1) == of.pop(other).argmax(axis=1)
     return _apart(of, sets, {"same": same, "different": ~same})
 
 
 def against_the_mean(
     scores: Mapping[str, np.ndarray], sets: Sequence[str], firsts: Sequence[str]
 ) -> dict[str, list[dict[str, Any]]]:
-    """rows_mean, differences_mean: complete methods against the mean of both seeds' scores, on the groups that both
-    have; {} without a second seed. The mean is nearer than either seed to what retraining costs on average."""
-    if SECOND not in scores:
-        return {}
-    of = _on_its_groups(scores)
-    of[ORACLE] = (of[ORACLE] + of.pop(SECOND)) / 2
-    of = {n: s for n, s in of.items() if "/" not in n}  # values of one seed, scored otherwise, are no methods here
-    rows = [d for f in firsts for d in differences(of, sets, f)]
-    return {"rows_mean": agreement(of, sets), "differences_mean": rows}
+    """Complete methods against the mean of the oracle's scores and another training's, on the groups that both have;
+    no keys for what is not there. The mean is nearer than either training to what retraining costs on average."""
+    out = {}
+    for other, key in ((SECOND, "mean"), (BEFORE, "mean_again")):
+        if other not in scores:
+            continue
+        of = _on_its_groups(scores, other)
+        of[ORACLE] = (of[ORACLE] + of.pop(other)) / 2
+        of = {n: s for n, s in of.items() if "/" not in n}  # values of one seed, scored otherwise, are no methods here
+        out[f"rows_{key}"] = agreement(of, sets)
+        out[f"differences_{key}"] = [d for f in firsts for d in differences(of, sets, f)]
+    return out
 
 
 def of_others(

@@ -116,7 +116,7 @@ class StableDiffusion(BaseModel):
         mean = vae.encode(x.to(self.device, vae.dtype)).latent_dist.mean
         z = (mean.float() - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
         if not torch.isfinite(z).all():
-            raise ModelError("The VAE gave values that are not finite; try float32 (--dtype float32).")
+            raise ModelError("The VAE gave values that are not finite. Set `gpu_dtype: float32` in the model's card.")
         return z.cpu()
 
     @torch.no_grad()

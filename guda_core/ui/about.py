@@ -10,17 +10,21 @@ OWN_SET = (
     (
         (
             "Copy the folder style_groups/emoji to style_groups/NAME and change its group_set.yaml: each group's name, "
-            "author, licence with link, source, and five or more descriptors of its look, never its name."
+            "author, licence with link, source, and five or more descriptors of its look, never its name. Pictures "
+            "come from Iconify packages on npm, by name and version; other sources need code."
         ),
         "",
     ),
     ("Check it:", "python -m guda_core groups --set NAME"),
     ("Fetch and render the pictures (only those whose licence allows it):", "python -m guda_core data --set NAME"),
     (
-        "Train a model on them, or name one of yours by a card in guda_core/models/cards.yaml:",
+        (
+            "Train a model on them (in a copy of the repository, with a GUDA_CACHE of its own: training replaces the "
+            "model in assets), or name one of yours by a card in guda_core/models/cards.yaml:"
+        ),
         "python -m guda_core train --set NAME",
     ),
-    ("Unlearn each group once:", "python -m guda_core unlearn"),
+    ("Unlearn each group once:", "python -m guda_core unlearn --set NAME"),
     ("Start the app with it:", "GUDA_GROUP_SET=NAME python app.py"),
 )
 MEANS = (

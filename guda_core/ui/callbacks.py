@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import wraps
-from html import escape
+from html import escape, unescape
 from typing import Any, cast
 
 import gradio as gr
@@ -36,6 +37,7 @@ from guda_core.ui.markup import (
 
 log = logging.getLogger(__name__)
 Update = dict[Any, Any]  # component -> its new value
+WORKER = "ZeroGPU worker error"  # title of the platform's error that stands for ours, with nothing for a visitor
 PAUSE_S = 0.25  # between two updates of a screen, so that a slow browser keeps up
 
 
@@ -46,6 +48,8 @@ def explained(error: Exception) -> str:
     if is_out_of_memory(error):
         log.exception("Out of memory")
         return NO_MEMORY
+    if isinstance(error, gr.Error) and error.title != WORKER:  # the platform's own word, as of a quota; it may be HTML
+        return unescape(re.sub(r"<[^>]*>", "", error.message))
     log.exception("A run failed")
     return words.FAULT
 

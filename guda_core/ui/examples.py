@@ -62,8 +62,10 @@ EXAMPLES = (
 def _place(service: Service, example: Example, methods: tuple[str, ...]) -> Path:
     """Where an example's report is kept: another file for everything that the answer depends on."""
     settings = {"methods": list(methods), "effort": EFFORT}
-    known = circumstances(service.group_set, provenance=service.provenance(), settings=settings)
-    text = json.dumps([known, repr(example), example.prompt(service.group_set)], sort_keys=True)
+    made = service.provenance()
+    known = circumstances(service.group_set, provenance=made, settings=settings)
+    more = [dict(made.retrained), dict(made.features), repr(example), example.prompt(service.group_set)]
+    text = json.dumps([known, *more], sort_keys=True)
     return cache_dir() / "examples" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.zip"
 
 

@@ -1,4 +1,4 @@
-"""The screen with what stands behind an answer: noise levels, narrowing, adapters' health, hashes."""
+"""The screen with what stands behind an answer: noise levels, narrowing, health, what the oracle lost, hashes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,15 @@ NARROW = "Each point uses all noise draws up to it, so the last one is the score
 HEALTH = (
     "What each adapter did to the model, measured once after unlearning, in nats per picture. Forgot: how much worse "
     "the group's own pictures are explained (large is good). Damage: how much worse other groups' pictures are "
-    "explained (near 0 is good). With a caption, and without one."
+    "explained (near 0: the adapter leaves them alone). With a caption, and without one; ± is a 95% interval."
 )
-HASHES = "SHA-256 of everything that the answer was computed from. The report names the same."
+FIDELITY = (
+    "The oracle keeps each retrained model as its coded difference from the full one. What that loses was measured "
+    "once: both forms scored the same pictures with the same noise. Rank correlation: over the pictures, of the scores "
+    "by the model without one group. Error: root mean square of what coding adds to a score; spread: standard "
+    "deviation of the scores over the pictures."
+)
+HASHES = "SHA-256 of everything that answers are computed from here. A report names what its own answer used."
 FIGURES = {
     "forgotten_prompt": "Forgot, with caption",
     "others_prompt": "Damage, with caption",
@@ -56,6 +62,27 @@ def health(service: Service, provenance: Provenance) -> Html:
     )  # fmt: skip
 
 
+def fidelity(service: Service, provenance: Provenance) -> Html:
+    """What each retrained model lost by being coded; nothing where there is no oracle."""
+    if not provenance.retrained:
+        return Html()
+    rows = []
+    for g in provenance.retrained:
+        found = provenance.fidelity.get(g, "This was not measured.")
+        figures = [found.get(k) for k in ("pictures", "spearman", "rms", "sd")] if not isinstance(found, str) else []
+        measured = [f for f in figures if isinstance(f, int | float)]
+        if len(measured) < 4:
+            why = found if isinstance(found, str) else "This was not measured."
+            rows.append((service.group_set.groups[g].name, why, "", "", ""))
+            continue
+        n, spearman, rms, sd = measured
+        cells = (f"{n} pictures", f"{spearman:.3f}", *(words.number(v, "nats") for v in (rms, sd)))
+        rows.append((service.group_set.groups[g].name, *cells))
+    head = ("Trained without", "Measured on", "Rank correlation", "Error (nats)", "Spread (nats)")
+    body = table("What the coded oracle lost", head, rows, numbers="..nnn")
+    return Html(heading("What the oracle lost by being stored small") + note(FIDELITY) + body)
+
+
 def _figure(found: Any) -> str:
     if not isinstance(found, dict) or not isinstance(found.get("mean"), int | float):
         return "-"
@@ -77,7 +104,10 @@ def hashes(service: Service, provenance: Provenance, answer: Answer | None) -> H
         ("CLIP", code(p.clip_sha256)),
         ("CLIP's features of the training pictures", code(p.bank_sha256)),
     ]
-    rows += [(f"Adapter: {service.group_set.groups[g].name}", code(sha)) for g, sha in p.adapters.items()]
+    names = {g: group.name for g, group in service.group_set.groups.items()}
+    rows += [(f"Adapter: {names[g]}", code(sha)) for g, sha in p.adapters.items()]
+    rows += [(f"Features: {service.methods().get(m, m)}", code(sha)) for m, sha in p.features.items()]
+    rows += [(f"Trained without {names[g]}", code(sha)) for g, sha in p.retrained.items()]
     body = table("Hashes", ("What", "SHA-256"), rows)
     made = f"Computed in {p.dtype} on {p.device}, {p.threads} thread{'s' * (p.threads != 1)}."
     return Html(heading("Hashes") + note(HASHES, made) + body)
@@ -140,6 +170,7 @@ class Inspect:
     group: gr.Dropdown
     parts: list[Any]  # sentence, plot and table of the steps; then of the narrowing
     health: gr.HTML
+    fidelity: gr.HTML
     hashes: gr.HTML
 
 
@@ -152,7 +183,7 @@ def draw(tab: gr.Tab) -> Inspect:
         for title in ("Which noise levels the score comes from", "How the interval narrowed"):
             block(heading(title))
             parts += [block(), gr.Plot(show_label=False, container=False), block()]
-    return Inspect(tab, hint, box, group, parts, block(), block())
+    return Inspect(tab, hint, box, group, parts, block(), block(), block())
 
 
 def connect(e: Inspect, service: Service, answer: gr.State, runs: list[Any]) -> None:
@@ -184,10 +215,11 @@ def connect(e: Inspect, service: Service, answer: gr.State, runs: list[Any]) -> 
             gr.update(choices=choices, value=groups[0] if groups else None),
             *details(a, None),
             health(service, provenance),
+            fidelity(service, provenance),
             hashes(service, provenance, a),
         ]
 
-    outputs = [e.hint, e.box, e.group, *e.parts, e.health, e.hashes]
+    outputs = [e.hint, e.box, e.group, *e.parts, e.health, e.fidelity, e.hashes]
     for event in (e.tab.select, *(r.then for r in runs)):
         event(opened, answer, outputs, **QUICK)
     e.group.input(details, [answer, e.group], e.parts, **QUICK)

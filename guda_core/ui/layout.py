@@ -22,7 +22,8 @@ METHOD_NOTES = {
     "combined": "Influence, GUDA and DAS together: the mean of their standard scores over the groups (0 is the groups' "
     "mean). The Benchmarks tab says how well it agrees with the oracle, beside its parts.",
     "clip": "Likeness: how similar the picture looks to the group's pictures. It does not ask what the model learned.",
-    "logo": "The oracle: how much worse a model explains the picture that was trained again without the group.",
+    "logo": "The oracle: how much worse a model explains the picture that was trained again without the group. Trained "
+    "from another seed it may name another: the ceiling on the Benchmarks tab is how often two name the same.",
     "trak": "Influence by gradients: how much training on the group's pictures lowers the loss at this one, to first "
     "order. Nothing is retrained or unlearned.",
     "dtrak": "TRAK with the gradient of the model's mean squared output in place of the loss's.",

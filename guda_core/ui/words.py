@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from guda_core.methods import combined
+from guda_core.methods import METHODS, combined
 from guda_core.records import VERDICTS, Attribution, GroupScore, GroupSet, Scope
 
 MAIN = "guda"  # the method the first sentence is about, when it was asked
@@ -84,7 +84,7 @@ def sentence(a: Attribution, group_set: GroupSet) -> str:
     missing = [names[g] for g in a.groups if g not in ranked]
     if not ranked:
         return "No group could be scored; the table says why."
-    say = {"cosine": _likeness, combined.UNIT: _together}.get(a.unit, _drop)
+    say = {"nats": _drop, "cosine": _likeness}.get(a.unit, _first)
     said = say(a, names, ranked)
     if a.progress < 1:
         said = f"So far: {said}"
@@ -122,8 +122,10 @@ def _likeness(a: Attribution, names: Mapping[str, str], ranked: list[str]) -> st
     return f"It looks most like the pictures of {names[ranked[0]]}: {_figures(a, ranked[0])}{then}. Likeness only."
 
 
-def _together(a: Attribution, names: Mapping[str, str], ranked: list[str]) -> str:
-    said = f"GUDA and DAS together put {names[ranked[0]]} first: {_figures(a, ranked[0])}"
+def _first(a: Attribution, names: Mapping[str, str], ranked: list[str]) -> str:
+    """Of methods whose scores are not differences of ELBOs: whom they put first, and no more."""
+    who = "GUDA and DAS together put" if a.method == combined.ID else f"{METHODS[a.method][0]} puts"
+    said = f"{who} {names[ranked[0]]} first: {_figures(a, ranked[0])}"
     if a.runner_up is None or a.separable is None:
         return f"{said}."
     second = names[a.runner_up]
