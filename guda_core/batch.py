@@ -24,6 +24,7 @@ from guda_core import evidence
 from guda_core.errors import GudaError, OptionError, ReportError
 from guda_core.evidence import COLUMNS, SCORES
 from guda_core.imaging import MAX_BYTES
+from guda_core.methods import combined
 from guda_core.reading import read_report
 from guda_core.records import Attribution, Provenance, Query
 from guda_core.report import LIMITS, circumstances, context, today
@@ -139,7 +140,8 @@ def _kept(path: Path, wanted: Mapping[str, Any], provenance: Provenance) -> dict
 def _used(record: Mapping[str, Any], provenance: Provenance) -> bool:
     """Whether its methods used the features and the retrained models that are here now."""
     for method, found in record["methods"].items():
-        for m, settings in found["settings"].get("parts", {method: found["settings"]}).items():
+        parts = found["settings"]["parts"] if method == combined.ID else {method: found["settings"]}
+        for m, settings in parts.items():
             if m in provenance.features and settings.get("sha256") != provenance.features[m]:
                 return False
             if m == "logo" and settings.get("adapters") != dict(provenance.retrained):

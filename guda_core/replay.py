@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from guda_core.errors import ImageError, PromptError, ReportError
+from guda_core.errors import ImageError, PromptError, ReportError, ScoreError
 from guda_core.evidence import PICTURE, VALUES
 from guda_core.reading import Report
-from guda_core.records import Attribution
+from guda_core.records import Attribution, Scope
 from guda_core.report import plain, to_json
 
 if TYPE_CHECKING:
@@ -185,11 +185,27 @@ def _close(a: np.ndarray, b: np.ndarray, unit: str) -> bool:
 
 
 def _scoped(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Change, ...]:
-    """Where the verdict on scope and its statistic are not what a report says. (The rule may be measured anew.)"""
+    """Where the verdict on scope and its statistic are not what a report says; a verdict may follow from a statistic
+    that moved within tolerance."""
     a, b = ({f"scope/{k}": s.get(k) for k in ("verdict", "value")} for s in (before, now))
     numbers = [v for s in (a, b) if isinstance(v := s["scope/value"], int | float)]
-    same = len(numbers) == 2 and math.isclose(*numbers, rel_tol=RELATIVE)
-    return tuple(c for c in _changes(a, b) if not (same and c.where == "scope/value"))
+    close = len(numbers) == 2 and numbers[0] != numbers[1] and math.isclose(*numbers, rel_tol=RELATIVE)
+    return tuple(replace(c, within=close) for c in _changes(a, b))
+
+
+def _judged(verdict: Verdict, before: Mapping[str, Any], now: Scope) -> Verdict:
+    """The verdict with what the scope adds to it. Where the rule is another than the report's, or there is none, it is
+    told and not judged."""
+    found = _scoped(before, asdict(now))
+    rule = {k: s.get("settings", {}).get("sha256") for k, s in (("then", before), ("now", asdict(now)))}
+    if now.verdict == "not assessed" or rule["then"] != rule["now"]:
+        return replace(verdict, environment=(*verdict.environment, *found))
+    outcome = verdict.outcome
+    if any(not c.within for c in found):
+        outcome = "different"
+    elif found and outcome == "equal":
+        outcome = "within tolerance"
+    return replace(verdict, outcome=outcome, scores=(*verdict.scores, *found))
 
 
 def replay(report: Report, service: Service) -> Iterator[Attribution | Verdict]:
@@ -218,6 +234,11 @@ def replay(report: Report, service: Service) -> Iterator[Attribution | Verdict]:
     now = to_json(query, list(final.values()), service.group_set, provenance=service.provenance(), settings=settings)
     verdict = compare(record, json.loads(json.dumps(now)))
     forged = _other_values(report.values, final)
+    if forged:
+        verdict = replace(verdict, outcome="different", scores=(*verdict.scores, *forged))
     if record["scope"] is not None:
-        forged += _scoped(record["scope"], asdict(service.scope(query)))
-    yield replace(verdict, outcome="different", scores=(*verdict.scores, *forged)) if forged else verdict
+        try:
+            verdict = _judged(verdict, record["scope"], service.scope(query))
+        except ScoreError as e:
+            verdict = _judged(verdict, record["scope"], Scope("not assessed", None, None, "", str(e)))
+    yield verdict

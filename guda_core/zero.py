@@ -6,9 +6,10 @@ Each call asks for as many seconds as it needs at most, because the lent time is
 
 from __future__ import annotations
 
+import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from guda_core.memory import NO_MEMORY, is_out_of_memory
 from guda_core.pipeline import Service, Step, find_effort, with_parts
 from guda_core.records import Attribution, Provenance, Query, Scope
 
+log = logging.getLogger(__name__)
 VARIABLE = "SPACES_ZERO_GPU"  # set by the platform
 START_S, DRAW_S, LONGEST_S = 10, 1.0, 120  # seconds asked for: to begin, for each draw of all models, and at most
 
@@ -49,6 +51,7 @@ def _refused(error: Exception) -> Refused:
     if isinstance(error, GudaError):
         return Refused(error)
     if is_out_of_memory(error):
+        log.exception("Out of memory")
         return Refused(ScoreError(NO_MEMORY))
     raise error
 
@@ -78,6 +81,16 @@ def _told(answer: Any) -> Any:
     if isinstance(answer, Refused):
         raise answer.error
     return answer
+
+
+def _each(stream: Iterator[Any]) -> Iterator[Any]:
+    """`_told` of all that a marked stream gives; closing this closes it."""
+    try:
+        for answer in stream:
+            yield _told(answer)
+    finally:
+        if isinstance(stream, Generator):
+            stream.close()
 
 
 class ZeroGpu:
@@ -119,14 +132,14 @@ class ZeroGpu:
         return self._took.get((tuple(sorted(methods)), effort), self.seconds(methods, effort))
 
     def generate(self, *, prompt: str, seed: int, steps: int, guidance: float) -> Iterator[Step | Query]:
-        yield from map(_told, self._generate({"prompt": prompt, "seed": seed, "steps": steps, "guidance": guidance}))
+        yield from _each(self._generate({"prompt": prompt, "seed": seed, "steps": steps, "guidance": guidance}))
 
     def prepare(self, path: Path, *, prompt: str = "") -> Query:
         return _told(self._prepare(path, prompt))
 
     def attribute(self, query: Query, *, methods: Sequence[str], effort: str) -> Iterator[Attribution]:
         began = time.monotonic()
-        yield from map(_told, self._attribute(query, list(methods), effort))
+        yield from _each(self._attribute(query, list(methods), effort))
         self._took[(tuple(sorted(methods)), effort)] = time.monotonic() - began
 
     def scope(self, query: Query) -> Scope:

@@ -123,7 +123,7 @@ def test_another_picture_prompt_setting_or_model_is_scored_again(folder, tmp_pat
 
 
 def test_a_report_made_with_other_features_or_another_oracle_is_made_again():
-    used = {"das": {"settings": {"sha256": "f"}}, "logo": {"settings": {"adapters": {"noto": "r"}}}}
+    used = {"das": {"settings": {"sha256": "f", "parts": []}}, "logo": {"settings": {"adapters": {"noto": "r"}}}}
     record = {"methods": {**used, "combined": {"settings": {"parts": {"guda": {}, "das": {"sha256": "f"}}}}}}
     here = dataclasses.replace(LightService().provenance(), features={"das": "f"}, retrained={"noto": "r"})
     assert batch._used(record, here)

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from guda_core import evidence
-from guda_core.errors import OptionError, ReportError
+from guda_core.errors import OptionError, ReportError, ScoreError
 from guda_core.reading import MAX_ZIP, Report, read_report
-from guda_core.records import Attribution
+from guda_core.records import Attribution, Scope
 from guda_core.replay import Change, Verdict, _other_values, compare, is_close, replay
 from tests.light import MISSING, SETTINGS, LightService, draw, sha
 
@@ -217,6 +217,25 @@ def test_a_forged_verdict_on_scope_is_found(service, tmp_path):
     changed(path, "scope", "verdict", to="out of scope")
     v = verdict(read_report(path), service)
     assert v.outcome == "different" and where(v.scores) == {"scope/verdict"}
+    changed(path, "scope", "value", to=2.0001)  # on the threshold, and moved a little
+    v = verdict(read_report(path), service)
+    assert v.outcome == "within tolerance" and where(v.scores) == {"scope/verdict", "scope/value"}
+    changed(path, "scope", "settings", to={"sha256": "of another rule"})
+    v = verdict(read_report(path), service)
+    assert v.outcome == "equal" and where(v.environment) == {"scope/verdict", "scope/value"}
+
+
+@pytest.mark.parametrize("gone", ["no rule", "no memory"])
+def test_a_scope_that_cannot_be_looked_at_is_told_and_not_judged(service, path, monkeypatch, gone):
+    def scope(query):
+        if gone == "no memory":
+            raise ScoreError("There is not enough memory.")
+        return Scope("not assessed", None, None, "", "There is no rule.")
+
+    changed(path, "scope", to=dataclasses.asdict(service.scope(None)))
+    monkeypatch.setattr(service, "scope", scope)
+    v = verdict(read_report(path), service)
+    assert v.outcome == "equal" and where(v.environment) == {"scope/verdict", "scope/value"}
 
 
 def test_a_forged_table_is_refused_though_every_hash_is_corrected(path):

@@ -108,11 +108,17 @@ def test_kept_values_stand_for_models_that_are_gone(full, tmp_path):
 
 def test_committed_rows_are_not_scored_again_while_they_fit(full, tmp_path):
     folder = tmp_path / "out"
+    shutil.copytree(full.guda.folder, data.cache_dir() / "adapters" / "twin")
     list(styles.run(full, folder, queries=SMALL, config=SCORES))
     with np.load(folder / styles.ARRAYS) as z:
         before = {k: z[k] for k in z.files}
+    assert "guda-twin" in before
+    base = models.cache(full) / "base.json"  # of settings before these
+    base.write_text(json.dumps({**json.loads(base.read_text()), "config": {"draws": 9}}))
+    assert list(styles.run(full, folder, queries=SMALL, config=SCORES)) == []
     shutil.rmtree(models.cache(full))
     shutil.rmtree(stages.work_dir())
+    shutil.rmtree(data.cache_dir() / "adapters")
     assert list(styles.run(full, folder, queries=SMALL, config=SCORES)) == []
     with np.load(folder / styles.ARRAYS) as z:
         assert set(z.files) == set(before)
@@ -235,7 +241,10 @@ def test_the_live_oracle_is_the_oracle_and_shares_no_draw_with_the_methods(full,
         r: json.loads(next(models.cache(full).glob(f"{r}*.json")).read_text())["config"] for r in ("logo-live", "guda-")
     }
     assert notes["logo-live"]["first"] == 1 and "first" not in notes["guda-"]
+    shutil.rmtree(models.cache(full))
     assert list(styles.run(full, folder, queries=SMALL, config=SCORES)) == []
+    with np.load(folder / styles.ARRAYS) as z:
+        assert {"logo-live", "se/logo-live", "separable/logo-live", "logo-live/mse"} <= set(z.files)
 
 
 @pytest.mark.parametrize("minutes", [0, -1])

@@ -123,6 +123,19 @@ def test_a_refusal_on_the_lent_gpu_keeps_its_words(fault, told):
     assert explained(e.value) == told
 
 
+def test_cancelling_reaches_the_call_on_the_lent_gpu():
+    plain = FakeService()
+    run = ZeroGpu(plain, Platform().gpu).attribute(drawn(plain), **ASKED)
+    next(iter(run))
+    before = plain.closed
+    run.close()
+    assert plain.closed == before + 1
+
+
+def test_time_that_ran_out_is_said():
+    assert explained(gr.Error("GPU task aborted", title="ZeroGPU worker error")) == words.ABORTED
+
+
 def test_calls_with_one_answer_are_refused_in_words_too(tmp_path):
     (tmp_path / "p.svg").write_text("<svg/>")
     with pytest.raises(ImageError, match="SVG"):

@@ -44,6 +44,8 @@ def score_baseline(
         old = json.loads(note.read_text(encoding="utf-8"))
         if {k: old.get(k) for k in key} == key:
             done, out = old["done"], np.load(path)
+        else:
+            clock.forget(f"score/{name}")
     if done < len(of):
         for fraction in clock.timed(f"prepare/{name}", method.prepare()):
             yield 0.5 * fraction

@@ -29,7 +29,8 @@ def note(arrays: Path) -> Path:
 def write(arrays: Path, scores: Mapping[str, np.ndarray], common: Mapping[str, str], made: Mapping[str, Any]) -> None:
     """Write the arrays and, last, their record. common: hashes of base and queries; made: role -> what it is from.
 
-    A row belongs to the role that its name begins with (`guda/mse`, `guda/2-draws`) or ends with (`separable/guda`).
+    A row belongs to the role that its name begins with (`guda/mse`, `guda/2-draws`) or ends with (`separable/guda`,
+    `se/guda`).
     """
     note(arrays).unlink(missing_ok=True)
     np.savez_compressed(arrays, **scores)  # type: ignore[arg-type]  (names, not allow_pickle)
@@ -40,16 +41,23 @@ def write(arrays: Path, scores: Mapping[str, np.ndarray], common: Mapping[str, s
 
 def of_role(names: Mapping[str, Any] | Sequence[str], role: str) -> list[str]:
     """The names of a role's rows."""
-    return [n for n in names if n == role or n.startswith(f"{role}/") or n == f"separable/{role}"]
+    return [n for n in names if n in (role, f"separable/{role}", f"se/{role}") or n.startswith(f"{role}/")]
 
 
-def standing(arrays: Path, common: Mapping[str, str], wanted: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
-    """role -> its rows, of the roles whose rows are there and were made from just what is wanted."""
+def recorded(arrays: Path, common: Mapping[str, str]) -> dict[str, Any]:
+    """role -> what its committed rows were made from; {} where they are of another base or other queries."""
     if not arrays.is_file() or not note(arrays).is_file():
         return {}
     record = json.loads(note(arrays).read_text(encoding="utf-8"))
-    if {k: record.get(k) for k in common} != dict(common):
+    return record["made"] if {k: record.get(k) for k in common} == dict(common) else {}
+
+
+def standing(arrays: Path, common: Mapping[str, str], wanted: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
+    """role -> its rows, of the roles whose rows are there and were made from just what is wanted; and of roles that are
+    not wanted here at all, as of adapters that another machine had."""
+    made = recorded(arrays, common)
+    if not made:
         return {}
-    fit = {r: m["rows"] for r, m in record["made"].items() if r in wanted and m["from"] == plain(wanted[r])}
+    fit = {r: m["rows"] for r, m in made.items() if r not in wanted or m["from"] == plain(wanted[r])}
     with np.load(arrays, allow_pickle=False) as z:
         return {r: {n: z[n] for n in names} for r, names in fit.items() if set(names) <= set(z.files)}

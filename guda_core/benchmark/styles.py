@@ -213,6 +213,8 @@ def arrays(
     for role, by_group in found.items():
         if role.startswith("full") or role == BASE or role.split("/")[0] in partly or len(by_group) < 2:
             continue
+        if role not in ORACLES and BASE not in found:  # committed rows stand in
+            continue
         full = found["full" if role in ORACLES else BASE][None]
         if role == SECOND and "full-2" in found:  # the same for all groups: it moves their scores together and leaves
             full = found["full-2"][None]  # ranks as they are
@@ -324,7 +326,8 @@ def run(
         return  # stopped before there is anything to write
     with claimed(cache(service) / ARRAYS, wait=True):
         scores = arrays(service, folder, made, config, unet)
-        of = {role: m for role, m in made_from(service, config, unet).items() if role in scores}
+        before = {r: m["from"] for r, m in rows.recorded(folder / ARRAYS, common(service, made)).items()}
+        of = {role: m for role, m in (before | made_from(service, config, unet)).items() if role in scores}
         rows.write(folder / ARRAYS, scores, common(service, made), of)
         if "guda" in scores and ORACLE in scores and not np.isnan(scores[ORACLE]).any():
             write_table(folder)

@@ -39,7 +39,7 @@ def with_the_live_oracle(scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
     """The scores with the live oracle's as "logo", where it has every group, and those of before as "logo-before";
     other ways to score its values take the place of those of before. Else the scores as they are."""
     if LIVE not in scores or np.isnan(scores[LIVE]).any():
-        return {n: s for n, s in scores.items() if n != LIVE}
+        return {n: s for n, s in scores.items() if not n.startswith(LIVE)}
     out = {n: s for n, s in scores.items() if not n.startswith((f"{ORACLE}/", LIVE)) and n != ORACLE}
     out |= {n.replace(LIVE, ORACLE, 1): s for n, s in scores.items() if n.startswith(LIVE)}
     return out | ({BEFORE: scores[ORACLE]} if ORACLE in scores else {})

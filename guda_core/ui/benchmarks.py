@@ -196,7 +196,9 @@ def _speed(found: dict[str, Any] | None) -> Html:
         if isinstance(found.get(key), int | float):
             rows.append((what, f"{found[key]:g}"))
     for effort, v in (found.get("attribute") or {}).items():
-        rows.append((f"Attribute, {effort} (first bars)", f"{v['seconds']:g} ({v['first_bars_s']:g})"))
+        rows.append(
+            (f"Attribute by all methods, {effort} (GUDA's first bars)", f"{v['seconds']:g} ({v['first_bars_s']:g})")
+        )
     costs = [s for s in (found.get("unlearning_s") or {}).values() if isinstance(s, int | float)]
     if costs:
         rows.append(("Unlearn one group, mean", f"{sum(costs) / len(costs):.0f}"))

@@ -48,6 +48,8 @@ def explained(error: Exception) -> str:
     if is_out_of_memory(error):
         log.exception("Out of memory")
         return NO_MEMORY
+    if isinstance(error, gr.Error) and error.title == WORKER and "aborted" in str(error.message):
+        return words.ABORTED
     if isinstance(error, gr.Error) and error.title != WORKER:  # the platform's own word, as of a quota; it may be HTML
         return unescape(re.sub(r"<[^>]*>", "", error.message))
     log.exception("A run failed")

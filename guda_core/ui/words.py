@@ -38,6 +38,9 @@ NO_PICTURE = "There is no picture yet. Upload one first."
 NO_REPORT = "There is no report yet. Choose a report's zip first."
 NO_ANSWER = "Nothing is scored yet. Score a picture on the first tab; what stands behind its figures then appears here."
 NOT_UPLOADED = "Only a picture uploaded on this page is accepted: no web address, no data and no path on the server."
+ABORTED = (
+    "The GPU that was lent for this was taken back before it was done. Try again, with less effort or fewer methods."
+)
 FAULT = "Something went wrong on the server. It was logged; please try again."
 DISK = "The file could not be written: the server's disk is full or cannot be written to. Try again later."
 OUT_OF_SCOPE = VERDICTS["out of scope"] + " Read the bars below with that in mind."
