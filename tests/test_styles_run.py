@@ -208,19 +208,6 @@ def test_costs_are_taken_in_turns(full, tmp_path, monkeypatch):
     assert live["stored_bytes"] == 8 * 11
 
 
-def test_values_of_other_weights_are_not_taken_for_an_adapters(full, tmp_path):
-    folder = tmp_path / "out"
-    list(styles.run(full, folder, queries=SMALL, config=SCORES))
-    made = q.read(folder, GROUPS, full.model)
-    assert "guda" in styles.arrays(full, folder, made, SCORES, UnetConfig())
-    rows.note(folder / styles.ARRAYS).unlink()  # so that no committed row stands in
-    one = next(s for s in models.sources(full, UnetConfig()) if s.role == "guda")
-    note = models.path_of(full, one).with_suffix(".json")
-    note.write_text(json.dumps({**json.loads(note.read_text()), "sha256": "of the adapter before"}))
-    left = styles.arrays(full, folder, made, SCORES, UnetConfig())
-    assert "guda" not in left and {"logo", "clip-mean", "trak"} <= set(left)
-
-
 def test_the_live_oracle_is_the_oracle_and_shares_no_draw_with_the_methods(full, tmp_path, monkeypatch):
     for g in GROUPS.groups:
         source = full.guda.folder / ("twemoji" if g == MISSING else g)
@@ -260,7 +247,9 @@ def test_settings_in_an_adapters_metadata_are_read_back():
         assert UnlearnConfig.of(json.loads(json.dumps(dataclasses.asdict(config)))) == config
 
 
-def test_a_model_trained_again_does_not_change_what_is_kept(full, tmp_path):
+def test_a_model_trained_again_does_not_change_what_is_kept_and_an_adapters_values_are_of_its_own_weights(
+    full, tmp_path
+):
     folder = tmp_path / "out"
     list(styles.run(full, folder, queries=SMALL, config=SCORES))
     name = oracle.queue(GROUPS, UnetConfig())[0].name
@@ -270,3 +259,12 @@ def test_a_model_trained_again_does_not_change_what_is_kept(full, tmp_path):
     made = {what for what, _ in styles.run(full, folder, queries=SMALL, config=SCORES)}
     assert name not in made and f"keep {name}" not in made
     assert (folder / kept.FOLDER / f"{name}.json").read_bytes() == before
+
+    made = q.read(folder, GROUPS, full.model)
+    assert "guda" in styles.arrays(full, folder, made, SCORES, UnetConfig())
+    rows.note(folder / styles.ARRAYS).unlink()  # so that no committed row stands in
+    one = next(s for s in models.sources(full, UnetConfig()) if s.role == "guda")
+    note = models.path_of(full, one).with_suffix(".json")
+    note.write_text(json.dumps({**json.loads(note.read_text()), "sha256": "of the adapter before"}))
+    left = styles.arrays(full, folder, made, SCORES, UnetConfig())
+    assert "guda" not in left and {"logo", "clip-mean", "trak"} <= set(left)
