@@ -1,0 +1,147 @@
+"""Costs, intervals, what was tried and the oracle's models as tables (for `readme.py`)."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from scipy import stats
+
+from benchmarks import records
+from benchmarks.records import UNKNOWN, read, source, value
+from guda_core import metrics
+from guda_core.groups import load_group_set
+from guda_core.oracle import FIDELITY_EVERY
+
+KINDS = ("logo", "logo-2")  # the oracle's scores, of the first seed and of the second
+
+
+def costs(name: str) -> str:
+    """Precompute, query and storage. styles: seconds by the clock, in turns; digits: CPU seconds of all threads."""
+    record = read(name)
+    if record is None:
+        return UNKNOWN
+    cpu = name != "costs"
+    unit = "CPU seconds" if cpu else "seconds"
+    once, query = ("precompute_cpu_s", "query_cpu_s") if cpu else ("precompute_s", "query_s")
+    lines = [f"| method | precompute, {unit} | times cheaper than retraining | one query, {unit} | stored |"]
+    lines.append("|---|---|---|---|---|")
+    for r in record["costs"]:
+        made = f"{r[once]:.0f}" if r.get(once) is not None else ""
+        cheaper = f"{r['times_cheaper']:.0f}" if r.get("times_cheaper") is not None else ""
+        asked = f"{r[query]:.2f}" if r.get(query) is not None else ""
+        stored = f"{r['stored_bytes'] / 1e6:.1f} MB" if r.get("stored_bytes") else ""
+        lines.append(f"| {r['method']} | {made} | {cheaper} | {asked} | {stored} |")
+    return "\n".join([*lines, "", source(record, name)])
+
+
+def intervals() -> str:
+    """How often intervals hold the full budget's value."""
+    record = read("intervals")
+    if record is None:
+        return UNKNOWN
+    lines = ["| effort | query set | interval holds the full budget's value | first two told apart | wrongly so |"]
+    lines.append("|---|---|---|---|---|")
+    for r in record["rows"]:
+        wrong = value(r["told_apart_wrongly"]) if r["told_apart_wrongly"] else "-"
+        lines.append(f"| {r['effort']} | {r['query_set']} | {value(r['held'])} | {value(r['told_apart'])} | {wrong} |")
+    return "\n".join([*lines, "", source(record, "intervals")])
+
+
+def intervals_said() -> str:
+    """The same in a sentence."""
+    record = read("intervals")
+    if record is None:
+        return UNKNOWN
+    said, draws = [], record["config"]["draws"]
+    for r in (r for r in record["rows"] if r["query_set"] == "all"):
+        held, wrong = r["held"], r["told_apart_wrongly"]
+        apart = (
+            f", and of {wrong['n']} pairs that it told apart {100 * wrong['value']:.0f}% (up to "
+            f"{100 * wrong['high']:.0f}) were the other way round"
+            if wrong
+            else ""
+        )
+        many = f"{100 * held['value']:.0f}% ({100 * held['low']:.0f} to {100 * held['high']:.0f})"
+        said.append(f"a {r['effort']} one holds the value that {draws} draws a stratum give in {many} of cases{apart}")
+    return f"How honest the 95% intervals are, measured: {'; '.join(said)}. {source(record, 'intervals')}"
+
+
+def tuning(name: str) -> str:
+    """What was tried, on the tuning half."""
+    record = read(f"{name}-tuning")
+    if record is None:
+        return UNKNOWN
+    sets = [k for k, v in record["rows"][0].items() if isinstance(v, dict) and "n" in v]
+    heads = [f"{s}: {m}" for s in sets for m in ("Top-1", "MRR", "Spearman")]
+    lines = [f"| settings | times cheaper | {' | '.join(heads)} |", "|---|---|" + "---|" * len(heads)]
+    for r in record["rows"]:
+        cells = [f"{r[s][m]:.3f}" for s in sets for m in ("top1", "mrr", "spearman")]
+        lines.append(f"| `{r['variant']}` | {r['times_cheaper']:.0f} | {' | '.join(cells)} |")
+    n = ", ".join(f"{record['rows'][0][s]['n']} {s}" for s in sets)
+    return "\n".join([*lines, "", f"Queries: {n}. {source(record, f'{name}-tuning')}"])
+
+
+def oracle() -> str:
+    """Which models of the styles' oracle have been trained and scored so far."""
+    lines = ["| training | seconds | date | weights (SHA-256) |", "|---|---|---|---|"]
+    for path in sorted((records.FOLDER / "oracle").glob("*.json")):
+        r = json.loads(path.read_text(encoding="utf-8"))
+        if not (t := r["training"]):  # the full model, whose training is told elsewhere
+            continue
+        lines.append(f"| {path.stem} | {t['seconds']:.0f} | {t['date'][:10]} | {r['weights_sha256'][:12]} |")
+    return "\n".join(lines) if len(lines) > 2 else UNKNOWN
+
+
+def _against(exact: np.ndarray, before: np.ndarray | None, error: np.ndarray | None, k: int) -> str:
+    """Cells: Spearman of exact (Q,) with before[:, k], what moved less its mean (rms), and the sampling error (rms)."""
+    if before is None or np.isnan(before[:, k]).any():
+        return " |  | "
+    rms = "" if error is None else f"{np.sqrt((error[:, k] ** 2).mean()):.0f}"
+    return f"{stats.spearmanr(exact, before[:, k])[0]:.3f} | {(exact - before[:, k]).std():.0f} | {rms}"
+
+
+def live() -> str:
+    """What the LOGO models lose by being coded: each group's scores over the pictures, and the groups' order."""
+    paths = sorted(records.LIVE.glob("*/health.json"))
+    found = {p.parent.name: json.loads(p.read_text(encoding="utf-8")) for p in paths}
+    if not found:
+        return UNKNOWN
+    with np.load(records.FOLDER / "styles-scores.npz") as z:
+        made = {k: z[k][::FIDELITY_EVERY].astype(float) for k in KINDS if k in z}
+        error = {k: z[f"se/{k}"][::FIDELITY_EVERY].astype(float) for k in KINDS if f"se/{k}" in z}
+    heads = ("without", "stored", "Spearman, coded", "bias", "rms", "spread", "Spearman, trained before",
+             "rms of the difference", "sampling error", "Spearman, second seed", "rms of the difference",
+             "sampling error")  # fmt: skip
+    lines = [f"| {' | '.join(heads)} |", "|---|" + "---|" * (len(heads) - 1)]
+    ids = list(load_group_set("emoji").groups)
+    for group, r in found.items():
+        size = (records.LIVE / group / "adapter.safetensors").stat().st_size / 1e6
+        figures = " | ".join(f"{r[k]:.1f}" for k in ("bias", "rms", "sd"))
+        others = " | ".join(_against(np.array(r["exact"]), made.get(k), error.get(k), ids.index(group)) for k in KINDS)
+        lines.append(f"| {group} | {size:.1f} MB | {r['spearman']:.4f} | {figures} | {others} |")
+    exact, coded = (np.array([r[k] for r in found.values()]).T for k in ("exact", "live"))
+    first = next(iter(found.values()))
+    note = f"{first['pictures']} pictures; bias, rms and spread in nats."
+    if len(found) > 1:
+        m = {k: float(metrics.METRICS[k](coded, exact).mean()) for k in ("top1", "spearman")}
+        note += (
+            f" Of {len(found)} groups the coded models name the same first one on {m['top1']:.3f} of the pictures; the "
+            f"order of the groups agrees with a mean Spearman of {m['spearman']:.3f}."
+        )
+    source_of = (
+        f"(`{first['command']}`, {max(r['date'] for r in found.values())[:10]}, `assets/oracle/emoji/*/health.json`.)"
+    )
+    return "\n".join([*lines, "", f"{note} {source_of}"])
+
+
+RENDER = {
+    "costs": lambda: costs("costs"),
+    "intervals": intervals,
+    "intervals_said": intervals_said,
+    "digits_costs": lambda: costs("digits"),
+    "digits_tuning": lambda: tuning("digits"),
+    "styles_tuning": lambda: tuning("styles"),
+    "styles_oracle": oracle,
+    "styles_live": live,
+}
