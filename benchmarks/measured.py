@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -68,18 +69,26 @@ def intervals_said() -> str:
 
 
 def tuning(name: str) -> str:
-    """What was tried, on the tuning half."""
+    """What was tried, on the tuning half; a table for each oracle that it was held against."""
     record = read(f"{name}-tuning")
     if record is None:
         return UNKNOWN
-    sets = [k for k, v in record["rows"][0].items() if isinstance(v, dict) and "n" in v]
-    heads = [f"{s}: {m}" for s in sets for m in ("Top-1", "MRR", "Spearman")]
-    lines = [f"| settings | times cheaper | {' | '.join(heads)} |", "|---|---|" + "---|" * len(heads)]
+    by_oracle: dict[str, list[dict[str, Any]]] = {}
     for r in record["rows"]:
-        cells = [f"{r[s][m]:.3f}" for s in sets for m in ("top1", "mrr", "spearman")]
-        lines.append(f"| `{r['variant']}` | {r['times_cheaper']:.0f} | {' | '.join(cells)} |")
-    n = ", ".join(f"{record['rows'][0][s]['n']} {s}" for s in sets)
-    return "\n".join([*lines, "", f"Queries: {n}. {source(record, f'{name}-tuning')}"])
+        by_oracle.setdefault(r.get("oracle", "kept"), []).append(r)
+    lines: list[str] = []
+    for which, rows in sorted(by_oracle.items(), reverse=True):
+        sets = [k for k, v in rows[0].items() if isinstance(v, dict) and "n" in v]
+        heads = [f"{s}: {m}" for s in sets for m in ("Top-1", "MRR", "Spearman")]
+        said = {"live": "settings, against the live oracle", "kept": "settings, against the values kept before"}[which]
+        head = said if len(by_oracle) > 1 else "settings"
+        lines += [f"| {head} | times cheaper | {' | '.join(heads)} |", "|---|---|" + "---|" * len(heads)]
+        for r in rows:
+            cells = [f"{r[s][m]:.3f}" for s in sets for m in ("top1", "mrr", "spearman")]
+            lines.append(f"| `{r['variant']}` | {r['times_cheaper']:.0f} | {' | '.join(cells)} |")
+        lines.append("")
+    n = ", ".join(f"{v['n']} {k}" for k, v in record["rows"][0].items() if isinstance(v, dict) and "n" in v)
+    return "\n".join([*lines, f"Queries: {n}. {source(record, f'{name}-tuning')}"])
 
 
 def oracle() -> str:

@@ -3,9 +3,9 @@
 A variant is an operator and changes of its settings, e.g. guda_c,steps=160,lr=5e-4,rank=12 (`forgetting.config_of`).
 Every variant unlearns all groups, is scored at every second query of each set (the half that the tables "held for the
 report" leave out, at most --most of them) with --draws draws in a stratum, and becomes one row of
-assets/benchmarks/styles-tuning.json: its settings, its agreement with the oracle on those queries and on the groups
-that the oracle has, how far its scores lie from the oracle's, and its CPU seconds beside those of retraining. Rows of
-other variants are kept. Adapters and values are kept below
+assets/benchmarks/styles-tuning.json: its settings, its agreement with the committed scores of the oracle, how far its
+scores lie from those, and its CPU seconds beside those of retraining. Rows of other variants, and of what was scored
+against an oracle before this one, are kept. Adapters and values are kept below
 GUDA_CACHE, so that a stopped run goes on; processes started side by side with the same variants share the work out.
 """
 
@@ -30,13 +30,11 @@ from scipy import stats  # noqa: E402
 
 from benchmarks.tuning import SHOWN, some  # noqa: E402
 from guda_core import adapters, data, metrics  # noqa: E402
-from guda_core.benchmark import kept, models, queries, scores, styles  # noqa: E402
-from guda_core.benchmark.tables import ORACLE  # noqa: E402
+from guda_core.benchmark import kept, models, queries, scores, styles, tables  # noqa: E402
 from guda_core.claims import claimed, shared_out  # noqa: E402
 from guda_core.forgetting import Forgetting, config_of  # noqa: E402
 from guda_core.pipeline import LocalService, load_service  # noqa: E402
 from guda_core.report import versions  # noqa: E402
-from guda_core.training.unet import UnetConfig  # noqa: E402
 from guda_core.unlearn import UnlearnConfig  # noqa: E402
 
 FILE = "styles-tuning.json"
@@ -111,33 +109,37 @@ def compared(own: np.ndarray, truth: np.ndarray, sets: list[str]) -> dict[str, A
 def measure(
     service: LocalService, made: queries.Queries, folder: Path, variant: str, most: int, draws: int
 ) -> dict[str, Any]:
-    """One row: {variant, config, cpu_s, logo_cpu_s, times_cheaper, groups, <query set>: {...}}."""
-    own = parsed(variant)
-    config, as_oracle = scores.ScoreConfig(draws=draws), models.draws_of(ORACLE, scores.ScoreConfig())
+    """One row: {variant, oracle, config, scored, groups, cpu_s, logo_cpu_s, times_cheaper, <query set>: {...}}.
+
+    oracle: "live", or "kept" while the live oracle lacks groups."""
+    own, config = parsed(variant), scores.ScoreConfig(draws=draws)
     sets = [i.set for i in made.items]
     places = some(sets, most)
     of = [made.queries[i] for i in places]
     where = adapters_of(service, own)
     seconds = unlearned(service, own, where)
-    found = styles.found_values(service, folder, made, scores.ScoreConfig(), UnetConfig())
-    logo = {g: v[places] for g, v in found[ORACLE].items() if g is not None}
-    full = found["full"][None][places]
+    with np.load(folder / styles.ARRAYS, allow_pickle=False) as z:
+        committed = tables.with_the_live_oracle({k: z[k] for k in z.files})
+    truth = committed[tables.ORACLE][places]
+    has = [g for g, there in zip(service.group_set.groups, ~np.isnan(truth).any(axis=0), strict=True) if there]
     theirs = values_of(service, of, where, config)
-    mine = {g: theirs[g] for g in logo}
-    a = scores.score(theirs[None], mine, scores.Plan.of(service.model, of, config))
-    b = scores.score(full, logo, scores.Plan.of(service.model, of, as_oracle))
-    row = {"variant": variant, "config": dataclasses.asdict(own), "scored": dataclasses.asdict(config)}
-    row["groups"] = list(logo)
+    a = scores.score(theirs[None], {g: theirs[g] for g in has}, scores.Plan.of(service.model, of, config))
+    row = {"variant": variant, "oracle": "live" if tables.BEFORE in committed else "kept"}
+    row |= {"config": dataclasses.asdict(own), "scored": dataclasses.asdict(config), "groups": has}
     row |= {"cpu_s": seconds, "logo_cpu_s": retraining_seconds(folder) * len(service.group_set.groups)}
     row["times_cheaper"] = row["logo_cpu_s"] / seconds
-    return row | compared(a, b, [sets[i] for i in places])
+    return row | compared(a, truth[:, ~np.isnan(truth).any(axis=0)], [sets[i] for i in places])
+
+
+def _tried(row: dict[str, Any]) -> tuple[str, str]:
+    return row["variant"], row.get("oracle", "kept")
 
 
 def written(path: Path, row: dict[str, Any]) -> None:
     """Put one row into the file; processes started side by side take turns."""
     with claimed(path, wait=True):
         rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
-        rows = [r for r in rows if r["variant"] != row["variant"]] + [row]
+        rows = [r for r in rows if _tried(r) != _tried(row)] + [row]
         stamp = {
             "command": "python benchmarks/tuning_styles.py VARIANT ...",
             "versions": versions(),

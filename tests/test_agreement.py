@@ -131,6 +131,10 @@ def test_what_was_tried_and_what_was_trained_is_listed(page, tmp_path):
     (tmp_path / "digits-tuning.json").write_text(json.dumps({**stamp, "rows": [tried]}))
     text = page.RENDER["digits_tuning"]()
     assert "| `shift,steps=3` | 100 | 0.500 | 0.625 | 0.250 |" in text and "7 generated" in text
+    again = {**tried, "oracle": "live", "generated": {**scores, "top1": 0.75}}
+    (tmp_path / "styles-tuning.json").write_text(json.dumps({**stamp, "rows": [tried, again]}))
+    live, before = page.RENDER["styles_tuning"]().split("| settings, against the values kept before |")
+    assert "against the live oracle" in live and "| 0.750 |" in live and "| 0.500 |" in before
     (tmp_path / "oracle").mkdir()
     training = {"seconds": 12.3, "date": "2026-01-02T00:00:00"}
     kept = {"training": training, "weights_sha256": "abcdef0123456789"}

@@ -51,3 +51,5 @@ def test_rows_of_other_variants_are_kept_and_of_the_same_replaced(tmp_path):
         tuning_styles.written(path, row)
     record = json.loads(path.read_text())
     assert {r["variant"]: r["x"] for r in record["rows"]} == {"a": 3, "b": 2} and "tuning_styles" in record["command"]
+    tuning_styles.written(path, {"variant": "a", "oracle": "live", "x": 4})  # another truth: no row of before goes
+    assert [r["x"] for r in json.loads(path.read_text())["rows"]] == [2, 3, 4]

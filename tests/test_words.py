@@ -9,10 +9,11 @@ import pytest
 from guda_core.groups import load_group_set
 from guda_core.pipeline import METHODS
 from guda_core.records import Attribution, GroupScore
-from guda_core.ui import words
+from guda_core.ui import compare, words
 from guda_core.ui.layout import METHOD_NOTES
 
 SETS = load_group_set("emoji")
+GROUPS = list(SETS.groups)[:3]
 FORBIDDEN = ("share", "percent", "%", "prove", "infring", "owner", "responsib", "stole", "copied")
 
 
@@ -140,6 +141,22 @@ def test_methods_that_put_the_same_group_first_are_named_together():
     names = {"guda": "GUDA", "clip": "CLIP", "combined": "Both"}
     said = words.compared([AHEAD, COSINE, dataclasses.replace(AHEAD, method="combined")], SETS, names)
     assert said[0] == "The methods disagree: OpenMoji is first by GUDA, Both; Noto Emoji is first by CLIP."
+
+
+def test_each_method_stands_beside_the_oracle_where_that_was_asked():
+    def of(method: str, *scores: float | None) -> Attribution:
+        found = [GroupScore(s, None, None, "no_score" if s is None else "ok") for s in scores]
+        return Attribution(method, "nats", dict(zip(GROUPS, found, strict=True)))
+
+    names = {"guda": "GUDA", "clip": "CLIP", "das": "DAS", "logo": "LOGO"}
+    answers = [of("guda", 3, 2, 1), of("clip", 1, 2, 3), of("das", 5, None, 1)]
+    assert compare._beside_the_oracle(answers, SETS, names) == ""
+    html = compare._beside_the_oracle([*answers, of("logo", 9, 8, 7)], SETS, names)
+    assert f"Also puts {SETS.groups['twemoji'].name} first" in html and "LOGO" not in html
+    cells = [row.split("</td>")[:3] for row in html.split("<tr>")[2:]]
+    assert [[c.split(">")[1] for c in row] for row in cells] == [
+        ["GUDA", "yes", "1.00"], ["CLIP", "no", "-1.00"], ["DAS", "yes", "0.50"],
+    ]  # fmt: skip
 
 
 def test_every_method_that_can_be_offered_says_what_its_score_is():

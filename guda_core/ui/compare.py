@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+import numpy as np
 
+from guda_core import metrics
 from guda_core.pipeline import Service
+from guda_core.records import Attribution, GroupSet
 from guda_core.ui import words
 from guda_core.ui.answer import Answer
 from guda_core.ui.connect import QUICK
@@ -22,6 +26,11 @@ NO_ORACLE = (
     "The oracle, a model trained again without each group, is not offered for this model, so this page cannot say "
     "which method is right about this picture. How often each agrees with the oracle is on the Benchmarks tab."
 )
+BESIDE = (
+    "The oracle is the answer that the other methods stand for. It is itself one training: how often another names the "
+    "same first group, and how often each method does on many pictures, is on the Benchmarks tab. Rank correlation: 1 "
+    "for the same order of the groups, 0 for none in common, -1 for the reverse."
+)
 
 
 def shown(answer: Answer | None, service: Service) -> Html:
@@ -32,7 +41,7 @@ def shown(answer: Answer | None, service: Service) -> Html:
     sets, names = service.group_set, service.methods()
     ranks = {a.method: {g: i + 1 for i, g in enumerate(a.ranked())} for a in answers}
     order = [*answers[0].ranked(), *(g for g in sets.groups if g not in ranks[answers[0].method])]
-    shown_names = [f"{names[a.method]}{', the oracle' if a.method == ORACLE else ''}" for a in answers]
+    shown_names = [names[a.method] for a in answers]
     head = ["Group", *(f"Rank: {n}" for n in shown_names), "Difference"]
     head += [f"Score: {n} ({a.unit})" for n, a in zip(shown_names, answers, strict=True)]
     rows = []
@@ -48,11 +57,28 @@ def shown(answer: Answer | None, service: Service) -> Html:
     figures = "n" * len(answers)
     numbers = f".{figures}.{figures}"
     body = table("Rank of every group under every method", head, rows, numbers=numbers, css="guda-ranks")
+    body = Html(body + _beside_the_oracle(answers, sets, names))
     after = [] if ORACLE in names else [NO_ORACLE]
     unfinished = [
         f"{names[a.method]} was stopped early: its ranks may still change." for a in answers if a.progress < 1
     ]
     return Html(heading("Where the methods agree") + text(*said) + body + note(*unfinished, *after))
+
+
+def _beside_the_oracle(answers: list[Attribution], group_set: GroupSet, names: Mapping[str, str]) -> Html:
+    """How far each method agrees with the oracle about this picture; nothing where the oracle was not asked."""
+    oracle = next((a for a in answers if a.method == ORACLE), None)
+    others = [a for a in answers if a.method != ORACLE]
+    if oracle is None or not others:
+        return Html("")
+    rows, truth = [], np.array([[oracle.groups[g].score for g in oracle.ranked()]], float)
+    for a in others:
+        own = np.array([[a.groups[g].score for g in oracle.ranked()]], float)  # NaN, the last, where there is none
+        first = a.ranked()[0] == oracle.ranked()[0]
+        rows.append([names[a.method], "yes" if first else "no", f"{metrics.spearman(own, truth)[0]:.2f}"])
+    head = ["Method", f"Also puts {group_set.groups[oracle.ranked()[0]].name} first", "Rank correlation"]
+    body = table("Agreement with the oracle on this picture", head, rows, numbers="..n")
+    return Html(heading("Beside the oracle, on this picture") + note(BESIDE) + body)
 
 
 def _spread(places: list[int]) -> str:
