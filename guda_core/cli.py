@@ -184,7 +184,9 @@ def unlearn(
     name: SetOption = "emoji",
     model: ModelOption = None,
     operator: Annotated[str, typer.Option(help="guda_c, esd or ascent.")] = "guda_c",
-    selection: Annotated[str, typer.Option(help="Anchor style: weighted, uniform, removed or posterior.")] = "weighted",
+    selection: Annotated[
+        str, typer.Option(help="Anchor style: weighted, uniform, removed, posterior or posterior_captions.")
+    ] = "weighted",
     steps: Annotated[int | None, typer.Option(min=1)] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     rank: Annotated[int | None, typer.Option(min=1, help="Of the LoRA.")] = None,

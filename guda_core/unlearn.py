@@ -14,7 +14,8 @@ Four things are ours, not the paper's:
   (the picture's own, or the anchor's), and the target is the full model under the retained style alone. A prompt that
   blends groups is where attribution is wanted most, and unlearning whole styles alone leaves such prompts nearly as
   they were.
-- The anchor style may be drawn from what the noised picture itself tells of it (`style_posterior`) instead of from pi.
+- The anchor style may be drawn from what the noised picture itself tells of it (`style_posterior`) instead of from pi;
+  for all pictures, or for those alone that the student sees with their caption.
 - The target may lie beyond the anchor, away from the forgotten caption, as ESD's does from the empty prompt:
   eps_full(c_a) - push (eps_full(c_f) - eps_full(c_a)). The anchor's prediction still sees the forgotten style in x_t; a
   model that was never trained on it explains the picture worse than that.
@@ -40,7 +41,7 @@ from guda_core.models.base import BaseModel
 from guda_core.records import GroupSet
 from guda_core.training.loop import LoopConfig, Progress, run
 
-SELECTIONS = ("weighted", "uniform", "removed", "posterior")
+SELECTIONS = ("weighted", "uniform", "removed", "posterior", "posterior_captions")
 EMPTY_TARGETS = ("anchor", "shift")
 POSTERIOR_STRATA = 8  # of timesteps; in each the posterior of the styles is another
 
@@ -48,12 +49,13 @@ POSTERIOR_STRATA = 8  # of timesteps; in each the posterior of the styles is ano
 @dataclass(frozen=True)
 class UnlearnConfig:
     """operator: "guda_c", "esd" or "ascent". selection of the anchor style: "weighted" (WSS), "uniform", "removed" (the
-    anchor is the object without style words), or "posterior" (`style_posterior`). beta, eta: of WSS. lam: weight of the
-    preserve loss. empty_share: share of the pictures, forgotten and retained, that the student sees under the empty
-    prompt. empty_target: "anchor" or "shift", of the forgotten ones among them. blend_share: share of the others whose
-    caption mixes the forgotten style's descriptors with a retained one's. push: how far GUDA-C's target lies beyond the
-    anchor. esd_strength: ESD's guidance. ascent_strength: how far the ascent's target lies from the full model's
-    estimate, in errors of that. lora: the adapter; None fine-tunes the whole denoiser, as the paper does.
+    anchor is the object without style words), "posterior" (`style_posterior`), or "posterior_captions" (that, but WSS
+    under the empty prompt). beta, eta: of WSS. lam: weight of the preserve loss. empty_share: share of the pictures,
+    forgotten and retained, that the student sees under the empty prompt. empty_target: "anchor" or "shift", of the
+    forgotten ones among them. blend_share: share of the others whose caption mixes the forgotten style's descriptors
+    with a retained one's. push: how far GUDA-C's target lies beyond the anchor. esd_strength: ESD's guidance.
+    ascent_strength: how far the ascent's target lies from the full model's estimate, in errors of that. lora: the
+    adapter; None fine-tunes the whole denoiser, as the paper does.
     loop.batch forgotten and as many retained pictures make a step."""
 
     operator: str = "guda_c"
@@ -98,7 +100,8 @@ def style_probabilities(
     prototypes = torch.stack([text_features(list(g.descriptors)).mean(dim=0) for g in group_set.groups.values()])
     prototypes = torch.nn.functional.normalize(prototypes, dim=1)
     at = list(group_set.groups).index(forget)
-    beta, eta = (config.beta, config.eta) if config.selection == "weighted" else (0.0, 1.0)
+    weighted = config.selection in ("weighted", "posterior_captions")
+    beta, eta = (config.beta, config.eta) if weighted else (0.0, 1.0)
     return losses.anchor_probabilities(prototypes @ prototypes[at], beta=beta, eta=eta, exclude=at)
 
 
@@ -132,7 +135,8 @@ def style_posterior(
 class _Sampler:
     """Draws the forgotten and retained halves of a step from the step's generator.
 
-    pi: (G,) over anchor styles, or (N_own, K, G) of every forgotten picture in every of the strata of timesteps."""
+    pi: (G,) over anchor styles, or (N_own, K, G) of every forgotten picture in every of the strata of timesteps.
+    empty_pi: (G,), in its place under the empty prompt."""
 
     def __init__(
         self,
@@ -142,7 +146,9 @@ class _Sampler:
         pi: Tensor,
         config: UnlearnConfig,
         strata: elbo.Strata | None = None,
+        empty_pi: Tensor | None = None,
     ) -> None:
+        self.empty_pi = empty_pi
         self.pictures, self.group_set, self.forget, self.pi, self.config = pictures, group_set, forget, pi, config
         self.edges = None if strata is None else torch.tensor(strata.edges)
         self.own = torch.tensor([i for i, g in enumerate(pictures.groups) if g == forget])
@@ -172,6 +178,17 @@ class _Sampler:
         if self.config.selection == "removed":
             return [o.replace("-", " ") for o in objects]
         return [style_caption(self.group_set, o, s, g) for o, s in zip(objects, styles, strict=True)]
+
+    def for_the_empty(
+        self, at: Tensor, gone: list[bool], styles: list[str], anchors: list[str], g: torch.Generator
+    ) -> tuple[list[str], list[str]]:
+        """Styles and anchors, drawn anew by `empty_pi` (if there is one) where the student sees the empty prompt."""
+        if self.empty_pi is None:
+            return styles, anchors
+        ids = list(self.group_set.groups)
+        drawn = [ids[s] for s in torch.multinomial(self.empty_pi, len(at), replacement=True, generator=g).tolist()]
+        styles = [d if e else s for d, s, e in zip(drawn, styles, gone, strict=True)]
+        return styles, [a if e else b for a, b, e in zip(self.anchors(at, styles, g), anchors, gone, strict=True)]
 
     def blended(self, captions: list[str], at: Tensor, styles: Sequence[str], g: torch.Generator) -> list[str]:
         """On a share, descriptors of the forgotten and the given style in turn instead; either begins."""
@@ -242,10 +259,12 @@ def unlearn(
 
     latents: (N, C, h, w) float32, aligned with pictures. meta: what else the adapter's metadata should record.
     """
-    if config.selection == "posterior":
+    if config.selection in ("posterior", "posterior_captions"):
         strata = elbo.make_strata(model.schedule, POSTERIOR_STRATA)
         pi = style_posterior(model, group_set, pictures, latents, forget, strata)
-        sampler = _Sampler(pictures, group_set, forget, pi, config, strata)
+        captions_alone = config.selection == "posterior_captions"
+        empty_pi = style_probabilities(group_set, forget, text_features, config) if captions_alone else None
+        sampler = _Sampler(pictures, group_set, forget, pi, config, strata, empty_pi)
         pi = pi[:, 0].mean(dim=0)  # on record: of the pictures themselves
     else:
         pi = style_probabilities(group_set, forget, text_features, config)
@@ -266,6 +285,7 @@ def unlearn(
         prompts, styles = sampler.captions(own, g), sampler.anchor_styles(own, t[:b], g)
         anchors, kept = sampler.anchors(own, styles, g), sampler.captions(others, g)
         gone_kept, gone = sampler.gone(b, g), sampler.gone(b, g)
+        styles, anchors = sampler.for_the_empty(own, gone, styles, anchors, g)
         blended = sampler.blended(prompts, own, styles, g)
         blended_kept = sampler.blended(kept, others, [pictures.groups[i] for i in others.tolist()], g)
         student_cond = model.embed(_emptied(blended, gone) + _emptied(blended_kept, gone_kept))

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from guda_core import adapters, elbo
+from guda_core import unlearn as unlearning
 from guda_core.data import Pictures
 from guda_core.errors import AdapterError, OptionError
 from guda_core.forgetting import config_of
@@ -136,6 +137,33 @@ def test_anchor_styles_follow_the_picture_and_the_timestep(world):
     at, t = torch.tensor([1, 1, 3, 3, 3]), torch.tensor([edge - 1, edge, edge - 1, edge, 999])
     assert sampler.anchor_styles(at, t, torch.Generator()) == ["b", "c", "c", "b", "b"]
     assert sampler.anchor_styles(at[:1], torch.tensor([0]), torch.Generator()) == ["b"]  # t = 0 is in no stratum
+
+
+def test_under_the_empty_prompt_the_anchor_may_be_drawn_by_other_odds(world):
+    at, gone, g = torch.tensor([0, 1, 2]), [True, False, True], torch.Generator().manual_seed(3)
+    styles, anchors = ["b"] * 3, ["as it was"] * 3
+    config = UnlearnConfig(selection="posterior_captions")
+    sampler = _Sampler(world.pictures, world.group_set, "a", torch.ones(3), config)
+    assert sampler.for_the_empty(at, gone, styles, anchors, g) == (styles, anchors)
+    sampler.empty_pi = torch.tensor([0.0, 0.0, 1.0])
+    drawn, found = sampler.for_the_empty(at, gone, styles, anchors, g)
+    assert drawn == ["c", "b", "c"] and found[1] == "as it was" and all(WORDS["c"] in found[i] for i in (0, 2))
+
+
+def test_both_kinds_of_odds_are_used_where_captions_alone_follow_the_posterior(world, tmp_path, monkeypatch):
+    """The anchors that the full model is asked about: by WSS under the empty prompt, else by the posterior."""
+    seen: list[tuple[list[bool], list[str]]] = []
+
+    def targets(model, config, x_t, t, prompts, anchors, gone, kept, eps):
+        seen.append((gone, anchors))
+        return _targets(model, config, x_t, t, prompts, anchors, gone, kept, eps)
+
+    monkeypatch.setattr(unlearning, "_targets", targets)
+    monkeypatch.setattr(unlearning, "style_posterior", lambda *a: torch.tensor([0.0, 1.0, 0.0]).expand(24, 8, 3))
+    monkeypatch.setattr(unlearning, "style_probabilities", lambda *a: torch.tensor([0.0, 0.0, 1.0]))
+    forget(world, "a", tmp_path / "a", steps=4, selection="posterior_captions")
+    pairs = [(e, WORDS["c"] in a) for gone, anchors in seen for e, a in zip(gone, anchors, strict=True)]
+    assert {e for e, _ in pairs} == {True, False} and all(e == by_wss for e, by_wss in pairs)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
