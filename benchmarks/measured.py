@@ -92,7 +92,7 @@ def tuning(name: str) -> str:
 
 
 def oracle() -> str:
-    """Which models of the styles' oracle have been trained and scored so far."""
+    """The trainings of the styles' oracle whose values were kept."""
     lines = ["| training | seconds | date | weights (SHA-256) |", "|---|---|---|---|"]
     for path in sorted((records.FOLDER / "oracle").glob("*.json")):
         r = json.loads(path.read_text(encoding="utf-8"))

@@ -152,7 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("variants", nargs="+", help="for example guda_c,steps=160,lr=5e-4")
     parser.add_argument("--most", type=int, default=100, help="queries of each set")
-    parser.add_argument("--draws", type=int, default=1, help="in each stratum of timesteps, of 4 that the oracle has")
+    parser.add_argument("--draws", type=int, default=1, help="in each stratum of timesteps")
     parser.add_argument("--folder", type=Path, default=ROOT / "assets" / "benchmarks")
     args = parser.parse_args()
     torch.set_flush_denormal(True)

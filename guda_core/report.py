@@ -69,7 +69,7 @@ def read_figures(path: Path) -> dict[str, Any] | str:
     """The JSON object in a file of figures measured earlier, with the file's `sha256`; or why there is none.
 
     Values that are not finite become null. Of a table of agreement with the oracle only a digest is given: Top-1 and
-    MRR over the queries that nothing was tuned on.
+    MRR over the queries that are held for the report.
     """
     try:
         data = path.read_bytes() if path.is_file() and path.stat().st_size <= MAX_FILE else b""

@@ -99,9 +99,10 @@ def sources(service: LocalService, config: UnetConfig) -> list[Source]:
 def draws_of(role: str, config: ScoreConfig) -> ScoreConfig:
     """The settings that models of a role are scored with.
 
-    The oracle's weights are too big to be kept, only their values are: they stay as they were drawn, with all draws in
-    the strata of then. Adapters are scored as the app does it, where fewer draws tell more (`elbo.make_strata`). The
-    live oracle is scored like them, with the draws that follow theirs: no method shares its noise."""
+    The weights of the oracle's trainings are too big to be kept, only values are: they stay as they were drawn, with
+    all draws in the strata of then. Adapters are scored as the app does it, where fewer draws tell more
+    (`elbo.make_strata`). The live oracle is scored like them, with the draws that follow theirs: no method shares its
+    noise."""
     if role in ORACLES:
         return replace(config, rule=elbo.OLD_RULE)
     draws = min(config.draws, ADAPTER_DRAWS)

@@ -1,9 +1,9 @@
 """The styles benchmark: which models are scored, the arrays that are committed, and the table made from them alone.
 
-The oracle is LOGO: score_k = ELBO(full) - ELBO(retrained without k), both from the first seed. Once every group has its
-coded model (the live oracle), those are the oracle: they are there for anyone to score again, and drawn with less error
-than the ones whose values alone were kept. The ceiling is the same from the second seed: what one retraining tells of
-another.
+The oracle is LOGO: score_k = ELBO(full) - ELBO(retrained without k), both from the first seed. Where every group has
+its coded model (the live oracle), those are the oracle: they are there for anyone to score again, and drawn with less
+error than the ones whose values alone were kept. The ceiling is the same from the second seed: what one retraining
+tells of another.
 """
 
 from __future__ import annotations
@@ -196,7 +196,8 @@ def found_values(
 def arrays(
     service: LocalService, folder: Path, queries: Queries, config: ScoreConfig, unet: UnetConfig
 ) -> dict[str, np.ndarray]:
-    """What is committed: (Q, G) float32 scores of every row, the oracle's as "logo", NaN for groups that have no model;
+    """What is committed: (Q, G) float32 scores of every row, the live oracle's as "logo-live", the first seed's kept
+    values as "logo", NaN for groups that have no model;
     and the oracle's standard errors of sampling as "se/logo", "se/logo-2" and "se/logo-live".
 
     A method some of whose adapters are not scored yet is left out."""

@@ -1,7 +1,7 @@
 """Tables of agreement with the oracle, made from score arrays alone; the same form for every benchmark.
 
 rows, differences           over all queries
-rows_report, differences_report  over the half of each query set that nothing was tuned on
+rows_report, differences_report  over the half of each query set that is held for the report
 rows_ceiling, rows_ceiling_report  every method on those groups alone that the ceiling has, while it lacks some
 differences_ceiling  over all queries, on those groups
 rows_mean, differences_mean  against the mean of the oracle and its second seed, on the groups of both
@@ -55,7 +55,7 @@ def agreement(
 ) -> list[dict[str, Any]]:
     """Rows of every method and query set, in the order of the sets' first appearance.
 
-    A method that lacks some groups (the ceiling, while second seeds are being trained) is compared on those it has.
+    A method that lacks some groups (the ceiling, with second seeds of some) is compared on those it has.
     at: (Q,) bool, the queries that count; None = all.
     """
     rows = []
@@ -160,7 +160,8 @@ def against_the_mean(
     scores: Mapping[str, np.ndarray], sets: Sequence[str], firsts: Sequence[str]
 ) -> dict[str, list[dict[str, Any]]]:
     """Complete methods against the mean of the oracle's scores and another training's, on the groups that both have;
-    no keys for what is not there. The mean is nearer than either training to what retraining costs on average."""
+    no keys for what is not there. The mean with a second seed is nearer than either to what retraining costs on
+    average; that with the values kept before is a check against the noise of either alone."""
     out = {}
     for other, key in ((SECOND, "mean"), (BEFORE, "mean_again")):
         if other not in scores:
@@ -259,8 +260,7 @@ def _apart(
 
 
 def make(scores: Mapping[str, np.ndarray], sets: Sequence[str], firsts: Sequence[str]) -> dict[str, Any]:
-    """Rows and differences of each of `firsts` to the others, over all queries and over those that nothing was tuned
-    on."""
+    """Rows and differences of each of `firsts` to the others, over all queries and over those held for the report."""
     report, partial = ~tuning_half(sets), bool(on_its := on_the_ceilings_groups(scores, sets))
     its = _on_its_groups(scores) if partial else {}
     return {

@@ -22,6 +22,14 @@ INTRO = (
     "is what one retraining tells of another: the oracle against itself, trained from another seed (ceiling-again: "
     "from the same seed, before, on other machines). A method is not expected to do much better."
 )
+ROWS = (
+    "guda: as the app answers; guda-uniform and guda-removed: unlearned towards a style drawn uniformly, or towards no "
+    "style words; guda-esd: by another operator; guda-whole: the whole network fine-tuned instead of an adapter; "
+    "guda-retrack, on the digits: GUDA for a model without prompts. trak, dtrak, das: by gradients. instance: the "
+    "picture itself is unlearned. clip-mean, -max, -prototype: likeness to a group's pictures on average, to the "
+    "nearest, to their mean; classifier: likeness by a classifier's features. combined: GUDA and DAS together. random: "
+    "scores drawn at random. (4 groups): compared on those alone."
+)
 TABLES = {  # file -> (title, command)
     "styles.json": ("Agreement with retraining: styles", "python -m guda_core benchmark styles"),
     "digits.json": ("Agreement with retraining: handwritten digits", "python -m guda_core benchmark digits"),
@@ -64,7 +72,7 @@ def read(path: Path) -> dict[str, Any] | None:
 
 def draw(folder: Path = FOLDER) -> None:
     """Draw the screen inside the current tab."""
-    block(text(INTRO))
+    block(text(INTRO) + note(ROWS))
     for name, (title, command) in TABLES.items():
         found = read(folder / name)
         block(heading(title) + _origin(name, command))

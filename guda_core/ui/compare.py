@@ -19,17 +19,18 @@ from guda_core.ui.markup import Html, block, heading, note, table, text
 
 ORACLE = "logo"
 ABOUT = (
-    "Two methods may well disagree: GUDA asks what the model needed, CLIP similarity what the picture looks like. Only "
-    "ranks are compared here, since their units have nothing to do with each other."
+    "Two methods may well disagree: GUDA asks what the model needed, CLIP similarity what the picture looks like. "
+    "Ranks are compared, since most methods have a unit of their own (GUDA and the oracle share theirs, nats)."
 )
 NO_ORACLE = (
     "The oracle, a model trained again without each group, is not offered for this model, so this page cannot say "
     "which method is right about this picture. How often each agrees with the oracle is on the Benchmarks tab."
 )
 BESIDE = (
-    "The oracle is the answer that the other methods stand for. It is itself one training: how often another names the "
-    "same first group, and how often each method does on many pictures, is on the Benchmarks tab. Rank correlation: 1 "
-    "for the same order of the groups, 0 for none in common, -1 for the reverse."
+    "The oracle is the answer that the other methods stand for. It is one training itself: the Benchmarks tab says how "
+    "often another names the same first group, and how often each method does, over many pictures. Here GUDA and the "
+    "oracle met the same noise, so that they may agree a little more than there. Rank correlation: 1 for "
+    "the same order of the groups, 0 for none in common, -1 for the reverse."
 )
 
 

@@ -22,7 +22,7 @@ METHOD_NOTES = {
     "combined": "Influence, GUDA and DAS together: the mean of their standard scores over the groups (0 is the groups' "
     "mean). The Benchmarks tab says how well it agrees with the oracle, beside its parts.",
     "clip": "Likeness: how similar the picture looks to the group's pictures. It does not ask what the model learned.",
-    "logo": "The oracle: how much worse a model explains the picture that was trained again without the group. Trained "
+    "logo": "The oracle: how much worse a model that was trained again without the group explains the picture. Trained "
     "from another seed it may name another: the ceiling on the Benchmarks tab is how often two name the same.",
     "trak": "Influence by gradients: how much training on the group's pictures lowers the loss at this one, to first "
     "order. Nothing is retrained or unlearned.",
