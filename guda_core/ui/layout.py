@@ -23,7 +23,8 @@ METHOD_NOTES = {
     "mean). The Benchmarks tab says how well it agrees with the oracle, beside its parts.",
     "clip": "Likeness: how similar the picture looks to the group's pictures. It does not ask what the model learned.",
     "logo": "The oracle: how much worse a model that was trained again without the group explains the picture. Trained "
-    "from another seed it may name another: the ceiling on the Benchmarks tab is how often two name the same.",
+    "from another seed it may name another: the ceiling on the Benchmarks tab is how often two name the same. Pictures "
+    "that the model drew itself score high for all groups: any other training explains them worse.",
     "trak": "Influence by gradients: how much training on the group's pictures lowers the loss at this one, to first "
     "order. Nothing is retrained or unlearned.",
     "dtrak": "TRAK with the gradient of the model's mean squared output in place of the loss's.",
