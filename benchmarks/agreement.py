@@ -114,6 +114,23 @@ def of_others() -> str:
     return "\n".join([*lines, "", source(record, "styles")])
 
 
+def first_places() -> str:
+    """On how many queries each group is named first, by the oracle and by some methods; in brackets, wrongly."""
+    record = read("styles")
+    if record is None or not record.get("first_places"):
+        return UNKNOWN
+    rows = record["first_places"]
+    names = list(rows[0]["named"])
+    lines = [
+        f"| group | query set | queries | oracle | {' | '.join(names)} |",
+        "|---|---|---|---|" + "---|" * len(names),
+    ]
+    for r in sorted(rows, key=lambda r: r["query_set"]):
+        cells = [f"{first} ({wrong})" for first, wrong in r["named"].values()]
+        lines.append(f"| {r['group']} | {r['query_set']} | {r['n']} | {r['oracle']} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", source(record, "styles")])
+
+
 def by_group() -> str:
     """How much each group stands out on its own pictures, by the oracle and by GUDA."""
     record = read("styles")
@@ -194,6 +211,7 @@ RENDER = {
     "styles_mean": lambda: table("styles", "rows_mean"),
     "styles_mean_differences": lambda: differences("styles", "differences_mean"),
     "styles_by_group": by_group,
+    "styles_first_places": first_places,
     "styles_if_calibrated": if_calibrated,
     "styles_of_others": of_others,
     "styles_differences": lambda: differences("styles"),

@@ -275,6 +275,18 @@ def test_how_much_a_group_stands_out_on_its_own_pictures_is_told_group_by_group(
     ]
 
 
+def test_first_places_are_counted_by_group_and_the_wrong_ones_among_them():
+    oracle, guda = np.eye(3)[[0, 0, 1, 2]], np.eye(3)[[0, 1, 1, 1]]
+    rows = tables.first_places(
+        {"logo": oracle, "guda": guda}, ["s"] * 3 + ["t"], [["a"], ["b"], ["c"], ["a"]], ("guda", "das")
+    )
+    assert [(r["group"], r["query_set"], r["n"], r["oracle"], r["named"]["guda"]) for r in rows] == [
+        ("a", "s", 3, 2, [1, 0]), ("a", "t", 1, 0, [0, 0]), ("b", "s", 3, 1, [2, 1]),
+        ("b", "t", 1, 0, [1, 1]), ("c", "s", 3, 0, [0, 0]), ("c", "t", 1, 1, [0, 0]),
+    ]  # fmt: skip
+    assert all(set(r["named"]) == {"guda"} for r in rows)
+
+
 def test_methods_are_compared_on_the_groups_of_a_ceiling_that_lacks_some():
     scores, items = planted()
     sets = [i["set"] for i in items]

@@ -43,6 +43,7 @@ from guda_core.training.unet import UnetConfig
 INSTANCE_EXAMPLES, INSTANCE_TIMESTEPS = 8, 5  # of each group; it costs a forward pass an example, timestep and query
 SAMPLE_STEPS = 25  # of the pictures that are kept of every model of the oracle
 ARRAYS, TABLE = "styles-scores.npz", "styles.json"
+SHOWN = ("guda", "das", "clip-mean")  # of the methods, whose first places are counted group by group
 
 
 def common(service: LocalService, queries: Queries) -> dict[str, str]:
@@ -279,6 +280,7 @@ def write_table(folder: Path) -> Path:
         "where_unsure": tables.where_unsure(scores, sets),
         "where_unsure_again": tables.where_unsure(scores, sets, tables.BEFORE),
         "by_group": tables.by_group(scores, sets, [i["groups"] for i in record["items"]], ("guda",)),
+        "first_places": tables.first_places(scores, sets, [i["groups"] for i in record["items"]], SHOWN),
         "if_calibrated": tables.if_calibrated(scores, sets),
         "of_others": tables.of_others(scores, sets, [i["groups"] for i in record["items"]]),
         "versions": versions(),

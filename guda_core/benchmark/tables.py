@@ -213,6 +213,26 @@ def by_group(
     return rows
 
 
+def first_places(
+    scores: Mapping[str, np.ndarray], sets: Sequence[str], groups: Sequence[Sequence[str]], names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """On how many queries a group is named first, by the oracle and by each of `names`.
+
+    groups: as in `where_missed`. A row is {group, query_set, n, oracle, named: {name: [queries, of these where the
+    oracle names another]}}.
+    """
+    ids, rows = list(dict.fromkeys(g for of in groups for g in of)), []
+    truth, found = scores[ORACLE].argmax(axis=1), {n: scores[n].argmax(axis=1) for n in names if n in scores}
+    for k, group in enumerate(ids):
+        for query_set, mine in _sets(sets, None):
+            row: dict[str, Any] = {"group": group, "query_set": query_set, "n": int(mine.sum())}
+            row["oracle"] = int((truth[mine] == k).sum())
+            first = {n: mine & (f == k) for n, f in found.items()}
+            row["named"] = {n: [int(f.sum()), int((f & (truth != k)).sum())] for n, f in first.items()}
+            rows.append(row)
+    return rows
+
+
 def if_calibrated(scores: Mapping[str, np.ndarray], sets: Sequence[str]) -> list[dict[str, Any]]:
     """What would be gained if each group's scores were put on the oracle's scale: an affine map a group, fitted to the
     oracle by least squares on the tuning half of a query set, and Top-1 on its other half, before and after.
