@@ -97,7 +97,7 @@ def main() -> None:
         record["attribute"][effort] = {
             "seconds": round(seconds, 1),
             "first_bars_s": round(first, 1),
-            "estimate_s": round(service.estimate(["guda", "clip"], effort), 1),
+            "estimate_s": round(service.estimate(list(service.methods()), effort), 1),
             **dataclasses.asdict(EFFORTS[effort]),
         }
         print(effort, record["attribute"][effort])
