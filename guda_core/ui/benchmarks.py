@@ -28,7 +28,7 @@ ROWS = (
     "guda-retrack, on the digits: GUDA for a model without prompts. trak, dtrak, das: by gradients. instance: the "
     "picture itself is unlearned. clip-mean, -max, -prototype: likeness to a group's pictures on average, to the "
     "nearest, to their mean; classifier: likeness by a classifier's features. combined: GUDA and DAS together. random: "
-    "scores drawn at random. (4 groups): compared on those alone."
+    "scores drawn at random. In brackets: on how many groups alone a row is compared."
 )
 TABLES = {  # file -> (title, command)
     "styles.json": ("Agreement with retraining: styles", "python -m guda_core benchmark styles"),
