@@ -242,6 +242,27 @@ def _targets(
     return target
 
 
+def _sampler(
+    model: BaseModel,
+    group_set: GroupSet,
+    pictures: Pictures,
+    latents: Tensor,
+    forget: str,
+    text_features: Callable[[list[str]], Tensor],
+    config: UnlearnConfig,
+) -> tuple[_Sampler, Tensor]:
+    """What draws the steps, and the odds of the anchor styles for the record, (G,): of the posterior, those of the
+    pictures themselves on average."""
+    if config.selection not in ("posterior", "posterior_captions"):
+        pi = style_probabilities(group_set, forget, text_features, config)
+        return _Sampler(pictures, group_set, forget, pi, config), pi
+    captions_alone = config.selection == "posterior_captions"
+    empty_pi = style_probabilities(group_set, forget, text_features, config) if captions_alone else None
+    strata = elbo.make_strata(model.schedule, POSTERIOR_STRATA)
+    pi = style_posterior(model, group_set, pictures, latents, forget, strata)
+    return _Sampler(pictures, group_set, forget, pi, config, strata, empty_pi), pi[:, 0].mean(dim=0)
+
+
 def unlearn(
     model: BaseModel,
     group_set: GroupSet,
@@ -259,16 +280,7 @@ def unlearn(
 
     latents: (N, C, h, w) float32, aligned with pictures. meta: what else the adapter's metadata should record.
     """
-    if config.selection in ("posterior", "posterior_captions"):
-        strata = elbo.make_strata(model.schedule, POSTERIOR_STRATA)
-        pi = style_posterior(model, group_set, pictures, latents, forget, strata)
-        captions_alone = config.selection == "posterior_captions"
-        empty_pi = style_probabilities(group_set, forget, text_features, config) if captions_alone else None
-        sampler = _Sampler(pictures, group_set, forget, pi, config, strata, empty_pi)
-        pi = pi[:, 0].mean(dim=0)  # on record: of the pictures themselves
-    else:
-        pi = style_probabilities(group_set, forget, text_features, config)
-        sampler = _Sampler(pictures, group_set, forget, pi, config)
+    sampler, pi = _sampler(model, group_set, pictures, latents, forget, text_features, config)
     student = copy.deepcopy(model.denoiser).train()
     if config.lora is None:
         student.requires_grad_(True)
