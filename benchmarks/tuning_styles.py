@@ -38,10 +38,12 @@ from guda_core.report import versions  # noqa: E402
 from guda_core.unlearn import UnlearnConfig  # noqa: E402
 
 FILE = "styles-tuning.json"
+WEIGHTS = (0.5, 1.0, 1.5, 2.0, 3.0)  # of the general part of GUDA's scores (`guda_core.methods.guda`)
 
 
 def parsed(text: str) -> UnlearnConfig:
-    """ "guda_c,steps=160,lr=5e-4" -> settings; "whole" among the changes: the whole denoiser."""
+    """ "guda_c,steps=160,lr=5e-4" -> settings, relative to the paper's (UnlearnConfig's defaults); "whole" among the
+    changes: the whole denoiser."""
     operator, *changes = text.split(",")
     given: dict[str, Any] = {}
     for change in changes:
@@ -106,12 +108,32 @@ def compared(own: np.ndarray, truth: np.ndarray, sets: list[str]) -> dict[str, A
     return out
 
 
+def general_part(own: np.ndarray, sets: list[str], groups: list[str], ids: list[str]) -> np.ndarray:
+    """(G,) nats: the mean of each group's scores over the real pictures of other groups, which are held out.
+
+    own: (Q, G) drops. groups: whose each query is (of a blend: the first)."""
+    real = np.array([s == "real" for s in sets])
+    return np.array([own[real & np.array([g != k for g in groups]), i].mean() for i, k in enumerate(ids)])
+
+
+def with_general(
+    own: np.ndarray, truth: np.ndarray, sets: list[str], general: np.ndarray
+) -> dict[str, dict[str, dict[str, float]]]:
+    """weight -> query set -> agreement, with so much of the general part added to the drops."""
+    out: dict[str, dict[str, dict[str, float]]] = {}
+    for weight in WEIGHTS:
+        found = compared(own + weight * general, truth, sets)
+        out[f"{weight:g}"] = {s: {m: v[m] for m in SHOWN} for s, v in found.items()}
+    return out
+
+
 def measure(
     service: LocalService, made: queries.Queries, folder: Path, variant: str, most: int, draws: int
 ) -> dict[str, Any]:
     """One row: {variant, oracle, config, scored, groups, cpu_s, logo_cpu_s, times_cheaper, <query set>: {...}}.
 
-    oracle: "live", or "kept" while the live oracle lacks groups."""
+    oracle: "live", or "kept" while the live oracle lacks groups. The sets' figures are of the drops alone; with_general
+    has them with the general part, which is made here from the real queries of the half itself, in nats: "general"."""
     own, config = parsed(variant), scores.ScoreConfig(draws=draws)
     sets = [i.set for i in made.items]
     places = some(sets, most)
@@ -128,7 +150,11 @@ def measure(
     row |= {"config": dataclasses.asdict(own), "scored": dataclasses.asdict(config), "groups": has}
     row |= {"cpu_s": seconds, "logo_cpu_s": retraining_seconds(folder) * len(service.group_set.groups)}
     row["times_cheaper"] = row["logo_cpu_s"] / seconds
-    return row | compared(a, truth[:, ~np.isnan(truth).any(axis=0)], [sets[i] for i in places])
+    truth, of_sets = truth[:, ~np.isnan(truth).any(axis=0)], [sets[i] for i in places]
+    if own.operator == "guda_c" and "real" in of_sets:
+        general = general_part(a, of_sets, [made.items[i].groups[0] for i in places], has)
+        row |= {"general": general.tolist(), "with_general": with_general(a, truth, of_sets, general)}
+    return row | compared(a, truth, of_sets)
 
 
 def _tried(row: dict[str, Any]) -> tuple[str, str]:

@@ -87,6 +87,15 @@ def read_meta(folder: Path) -> dict[str, Any]:
     return meta
 
 
+def read_health(folder: Path, sha256: str) -> dict[str, Any]:
+    """What was measured of just the adapter with this hash; {} where that is missing or damaged."""
+    try:
+        found = json.loads((folder / HEALTH).read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) and found.get("adapter_sha256") == sha256 else {}
+
+
 @dataclass(frozen=True)
 class Adapter:
     """A checked adapter. factors: parameter name -> (B (out, r), A (r, in * kh * kw), shape of the weight), float32.

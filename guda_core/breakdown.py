@@ -1,7 +1,8 @@
 """What a score is made of: how much each stratum of timesteps adds, and how its interval narrowed with the draws.
 
-    score = sum_k n_k mean_j d_kj,   d_kj = KL_t(without) - KL_t(full) at draw j of stratum k (elbo.py)
+    drop = sum_k n_k mean_j d_kj,   d_kj = KL_t(without) - KL_t(full) at draw j of stratum k (elbo.py)
 
+The score is the drop, of GUDA with the group's general part (`Attribution.general`).
 Both are read from the values that an Attribution keeps, so a stored report tells the same as the live answer.
 """
 
@@ -32,7 +33,7 @@ def has_values(values: Mapping[str, np.ndarray], group: str) -> bool:
 
 
 def contributions(values: Mapping[str, np.ndarray], group: str) -> list[Contribution]:
-    """One Contribution a stratum, in the order of timesteps; their values add up to the group's score.
+    """One Contribution a stratum, in the order of timesteps; their values add up to the group's drop.
 
     values: of an Attribution in nats: edges (K + 1,), kl_full (K, M), kl_without/<group> (K, M).
     """
@@ -45,10 +46,13 @@ def contributions(values: Mapping[str, np.ndarray], group: str) -> list[Contribu
     return [Contribution(a, b - 1, float(v), None if e is None else float(e)) for a, b, v, e in rows]
 
 
-def narrowing(values: Mapping[str, np.ndarray], group: str) -> list[tuple[int, Estimate]]:
-    """(draws in each stratum, the score estimated from the first of them): 2, 4, 8, ... and all. Empty below two."""
+def narrowing(values: Mapping[str, np.ndarray], group: str, general: float = 0.0) -> list[tuple[int, Estimate]]:
+    """(draws in each stratum, the score estimated from the first of them): 2, 4, 8, ... and all. Empty below two.
+
+    general: what the score holds beside the drop, nats."""
     strata = Strata(tuple(int(e) for e in values["edges"]))
     full, without = values["kl_full"], values[f"kl_without/{group}"]
     most = full.shape[1]
     at = sorted({2**i for i in range(1, 12) if 2**i < most} | {most})
-    return [(m, elbo_drop(full=full[:, :m], without=without[:, :m], strata=strata)) for m in at if m > 1]
+    drops = ((m, elbo_drop(full=full[:, :m], without=without[:, :m], strata=strata)) for m in at if m > 1)
+    return [(m, e.plus(general)) for m, e in drops]

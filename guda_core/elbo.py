@@ -165,6 +165,10 @@ class Estimate:
     low: float
     high: float
 
+    def plus(self, known: float) -> Estimate:
+        """The estimate of the sum and a number that is known."""
+        return Estimate(self.value + known, self.se, self.low + known, self.high + known)
+
 
 def stratified_sum(values: np.ndarray, strata: Strata) -> Estimate:
     """sum_t E[v_t] from values (K, M): sum_k n_k mean_j v_kj; variance sum_k n_k^2 s_k^2 / M (Cochran 1977, 5.3).

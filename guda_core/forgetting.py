@@ -47,9 +47,11 @@ def config_of(*, whole: bool = False, rank: int | None = None, **changes: Any) -
 
 @dataclasses.dataclass(frozen=True)
 class HealthConfig:
-    """pictures: of each kind. draws: in each of the strata, cut by `rule`. seed: which pictures."""
+    """pictures: of each kind. held_out_others: of that kind, from which GUDA's scores have their general part
+    (`methods.guda`); all of the embedded model's. draws: in each of the strata, cut by `rule`. seed: which pictures."""
 
     pictures: int = 16
+    held_out_others: int = 160
     strata: int = 24
     draws: int = 1
     seed: int = 17
@@ -67,7 +69,7 @@ class Forgetting:
         self.clip = Clip(ASSETS / "clip")
         self._pictures: Pictures | None = None
         self._latents: Tensor | None = None
-        self._full: dict[str, np.ndarray] = {}
+        self._full: dict[tuple[Any, ...], np.ndarray] = {}
 
     def known(self, wanted: Sequence[str]) -> list[str]:
         """The groups asked for, all for (). Raises OptionError for one that the set does not have."""
@@ -150,9 +152,9 @@ class Forgetting:
         train, _ = self.training_pictures()
         held = data.load(self.group_set, "held_out")
 
-        def some(p: Pictures, keep: Any, prompt: bool) -> list[tuple[np.ndarray, str]]:
+        def some(p: Pictures, keep: Any, prompt: bool, most: int = config.pictures) -> list[tuple[np.ndarray, str]]:
             q = p.where(keep)
-            at = torch.randperm(len(q), generator=g)[: config.pictures].tolist()
+            at = torch.randperm(len(q), generator=g)[:most].tolist()
             return [
                 (q.pixels[i], style_caption(self.group_set, q.objects[i], q.groups[i], g) if prompt else "") for i in at
             ]
@@ -163,7 +165,7 @@ class Forgetting:
             "forgotten_empty": some(train, lambda k, o: k == gid, False),
             "others_empty": some(train, lambda k, o: k != gid, False),
             "held_out_empty": some(held, lambda k, o: k == gid, False),
-            "held_out_others_empty": some(held, lambda k, o: k != gid, False),
+            "held_out_others_empty": some(held, lambda k, o: k != gid, False, config.held_out_others),
         }
 
     def measure(self, gid: str, config: HealthConfig | None = None) -> Iterator[float]:
@@ -176,24 +178,30 @@ class Forgetting:
         strata = elbo.make_strata(self.model.schedule, config.strata, config.rule)
         kinds = self._kinds(gid, config)
         record: dict[str, Any] = {}
-        for n, (kind, pictures) in enumerate(kinds.items()):
+        done, all_of_them = 0, sum(len(p) for p in kinds.values())
+        for kind, pictures in kinds.items():
             falls = []
             for pixels, prompt in pictures:
                 pixels = self.resized(pixels)
                 latent, cond = self.model.encode(pixels), self.model.embed([prompt])
                 draws = elbo.draw_times(hash_pixels(pixels), strata, config.draws)
                 columns = list(range(config.draws))
-                full = elbo.kl_values(self.model, latent, cond, draws, columns)
+                key = (draws.image_hash, prompt, strata, config.draws)  # the same for every group
+                if key not in self._full:
+                    self._full[key] = elbo.kl_values(self.model, latent, cond, draws, columns)
+                full = self._full[key]
                 with adapters.applied(self.model.denoiser, adapter):
                     without = elbo.kl_values(self.model, latent, cond, draws, columns)
                 falls.append(elbo.elbo_drop(full=full, without=without, strata=strata).value)
+                done += 1
+                yield done / all_of_them
             record[kind] = {
                 "mean": float(np.mean(falls)),
                 "se": float(np.std(falls, ddof=1) / len(falls) ** 0.5),
                 "n": len(falls),
             }
-            yield (n + 1) / len(kinds)
-        record |= {"unit": "nats", "config": dataclasses.asdict(config), "versions": versions()}
+        record |= {"unit": "nats", "adapter_sha256": adapter.meta["sha256"]}
+        record |= {"config": dataclasses.asdict(config), "versions": versions()}
         (self.folder / gid / HEALTH).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
     def health(self) -> dict[str, dict[str, Any]]:

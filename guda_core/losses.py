@@ -125,6 +125,14 @@ def style_shift_target(eps_empty: Tensor, eps_prompt: Tensor, eps_anchor: Tensor
     return eps_empty - (1 + push) * (eps_prompt - eps_anchor)
 
 
+def between_target(eps_empty: Tensor, eps_prompt: Tensor, eps_anchor: Tensor) -> Tensor:
+    """A third of the way from the unconditional estimate to the anchor's, and a third of the style's shift.
+
+    All have one shape.
+    """
+    return eps_empty + ((eps_anchor - eps_empty) + (eps_anchor - eps_prompt)) / 3
+
+
 def esd_target(eps_empty: Tensor, eps_prompt: Tensor, *, strength: float) -> Tensor:
     """The full model's unconditional estimate (GUDA-C with push: an anchor's) pushed away from the forgotten prompt (or
     group)."""

@@ -166,6 +166,10 @@ class Attribution:
     values: Mapping[str, np.ndarray] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
+    def general(self, group: str) -> float:
+        """What a group's score holds for every picture alike, in the unit (`methods.guda`); 0 where that is nothing."""
+        return float(self.settings.get("general", {}).get(group, 0.0))
+
     def ranked(self) -> list[str]:
         """Ids of the groups that have a score, best first; ties by id."""
         ok = [(k, g.score) for k, g in self.groups.items() if g.score is not None]

@@ -42,7 +42,7 @@ from guda_core.records import GroupSet
 from guda_core.training.loop import LoopConfig, Progress, run
 
 SELECTIONS = ("weighted", "uniform", "removed", "posterior", "posterior_captions")
-EMPTY_TARGETS = ("anchor", "shift")
+EMPTY_TARGETS = ("anchor", "shift", "between")
 POSTERIOR_STRATA = 8  # of timesteps; in each the posterior of the styles is another
 
 
@@ -63,6 +63,7 @@ class UnlearnConfig:
     beta: float = 2.0
     eta: float = 0.3
     lam: float = 1.0
+    temperature: float = 1.0
     empty_share: float = 0.5
     empty_target: str = "anchor"
     blend_share: float = 0.0
@@ -81,6 +82,8 @@ class UnlearnConfig:
             raise OptionError(f"selection '{self.selection}': known are {', '.join(SELECTIONS)}.")
         if self.empty_target not in EMPTY_TARGETS:
             raise OptionError(f"empty_target '{self.empty_target}': known are {', '.join(EMPTY_TARGETS)}.")
+        if not self.temperature > 0:
+            raise OptionError(f"temperature {self.temperature} is not above 0.")
         for name in ("empty_share", "blend_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise OptionError(f"{name} {getattr(self, name)} is not between 0 and 1.")
@@ -106,16 +109,14 @@ def style_probabilities(
 
 
 @torch.no_grad()
-def style_posterior(
+def style_surprise(
     model: BaseModel, group_set: GroupSet, pictures: Pictures, latents: Tensor, forget: str, strata: elbo.Strata
 ) -> Tensor:
-    """p(style | x_t, object) over the retained styles, for the forgotten group's pictures: (N_own, K, G), 0 for the
-    forgotten style; t in the k-th of the strata.
+    """-log p(x_t | style, object) of the forgotten group's pictures in nats, but for what all styles share: (N_own, K,
+    G) float64, infinite for the forgotten style; t in the k-th of the strata.
 
-    What a model that never saw the group's words or pictures should answer under them is, by Bayes, the mean of its
-    estimates for the other styles, weighted by this. The full model gives it as a diffusion classifier does (Li et al.
-    2023, arXiv 2303.16203), from what x_t still tells of the picture: -log p(x_t | style) = sum over s > t of KL_s, one
-    timestep drawn in each stratum with the same noise for all styles, and all styles equally likely beforehand.
+    A diffusion classifier (Li et al. 2023, arXiv 2303.16203) that sees the noised picture alone: the sum over s > t of
+    KL_s, one timestep drawn in each stratum with the same noise for all styles.
     """
     ids = list(group_set.groups)
     own = [i for i, g in enumerate(pictures.groups) if g == forget]
@@ -129,7 +130,18 @@ def style_posterior(
                 kl[n, :, k] = elbo.kl_values(model, latents[i : i + 1], cond, draws, range(1))[:, 0] * strata.sizes
     later = np.flip(np.cumsum(np.flip(kl, axis=1), axis=1), axis=1) - kl / 2  # half of t's own stratum lies above t
     later[:, :, ids.index(forget)] = np.inf
-    return torch.softmax(-torch.from_numpy(later), dim=2).float()
+    return torch.from_numpy(later)
+
+
+def style_posterior(surprise: Tensor, temperature: float) -> Tensor:
+    """p(style | x_t, object) over the retained styles, all equally likely beforehand, float32 as `style_surprise`.
+
+    What a model that never saw the group's words or pictures should answer under them is, by Bayes, the mean of its
+    estimates for the other styles, weighted by this. The temperature, in nats, is 1 for a full model that knows its
+    styles exactly. Over hundreds of nats between styles that is one style alone; a retrained model is less sure, and
+    nearest to the mean with about 100 (`benchmarks/targets.py`).
+    """
+    return torch.softmax(-surprise / temperature, dim=2).float()
 
 
 class _Sampler:
@@ -230,7 +242,8 @@ def _targets(
         target[:b] = losses.ascent_target(target[:b], eps[:b].to(target.device), strength=config.ascent_strength)
         return target
     target = model.predict_eps(x_t, t, model.embed(([""] * b if esd else anchors) + kept))
-    shifted = torch.tensor(gone if config.empty_target == "shift" and not esd else [False] * b).nonzero()[:, 0]
+    moved = config.empty_target != "anchor" and not esd
+    shifted = torch.tensor(gone if moved else [False] * b).nonzero()[:, 0]
     beyond = config.esd_strength if esd else config.push
     if not beyond and not len(shifted):
         return target
@@ -238,7 +251,10 @@ def _targets(
     target[:b] = losses.esd_target(anchor, prompted, strength=beyond)
     if len(shifted):
         empty = model.predict_eps(x_t[shifted], t[shifted], model.embed([""] * len(shifted)))
-        target[shifted] = losses.style_shift_target(empty, prompted[shifted], anchor[shifted], push=beyond)
+        if config.empty_target == "shift":
+            target[shifted] = losses.style_shift_target(empty, prompted[shifted], anchor[shifted], push=beyond)
+        else:
+            target[shifted] = losses.between_target(empty, prompted[shifted], anchor[shifted])
     return target
 
 
@@ -259,7 +275,7 @@ def _sampler(
     captions_alone = config.selection == "posterior_captions"
     empty_pi = style_probabilities(group_set, forget, text_features, config) if captions_alone else None
     strata = elbo.make_strata(model.schedule, POSTERIOR_STRATA)
-    pi = style_posterior(model, group_set, pictures, latents, forget, strata)
+    pi = style_posterior(style_surprise(model, group_set, pictures, latents, forget, strata), config.temperature)
     return _Sampler(pictures, group_set, forget, pi, config, strata, empty_pi), pi[:, 0].mean(dim=0)
 
 

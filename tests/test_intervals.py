@@ -46,8 +46,13 @@ def test_told_apart_counts_and_errors():
     tied = {"a": normal(rng, 0, 0.1), "b": normal(rng, 0, 0.1)}
     row = intervals.measure(clear["b"], tied, ["x"] * 40, STRATA, 4)[0]
     assert row["told_apart"]["value"] < 0.1  # the larger of two equals: 5 of 100 beyond a two-sided 95% interval
-    wrong = intervals.told_apart({g: v[0] for g, v in clear.items()}, STRATA, 48)
-    assert wrong == [(True, True)]
+    one = {g: v[0] for g, v in clear.items()}
+    assert intervals.told_apart(one, STRATA, 48, {}) == [(True, True)]
+    half = {g: v[0][:, :24] for g, v in clear.items()}
+    mean = {g: float(v.mean(axis=1) @ STRATA.sizes) for g, v in half.items()}
+    tie = {"c": mean["a"] - mean["c"]}  # what makes the last as good as the first
+    assert [apart for apart, _ in intervals.told_apart(half, STRATA, 24, tie)] == [False]
+    assert intervals.told_apart(half, STRATA, 24, {"c": 1e6}) == [(True, True)]
 
 
 def test_scorings_of_one_picture_are_not_independent_cases():

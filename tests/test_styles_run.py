@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +18,7 @@ from guda_core.benchmark import queries as q
 from guda_core.benchmark.scores import ScoreConfig
 from guda_core.data import Pictures
 from guda_core.errors import DataError, OptionError
+from guda_core.methods.counterfactual import Budget
 from guda_core.pipeline import LocalService
 from guda_core.training import stages
 from guda_core.training.loop import LoopConfig
@@ -153,6 +155,27 @@ def test_variants_get_the_first_draws_and_are_left_out_until_all_their_groups_ar
     assert not [name for name in left if "guda" in name] and "logo" in left
 
 
+def test_gudas_row_has_its_general_part_and_the_drop_alone_stands_beside_it(full, tmp_path):
+    folder, ids = tmp_path / "out", list(GROUPS.groups)
+    full.guda.general = {g: 100.0 * i for i, g in enumerate(ids) if g != MISSING}
+    list(styles.run(full, folder, queries=SMALL, config=SCORES))
+    with np.load(folder / styles.ARRAYS) as z:
+        whole, drop, apart = z["guda"], z["guda/drop"], z["separable/guda"]
+    added = [full.guda.general.get(g, np.nan) for g in ids]
+    np.testing.assert_allclose(whole - drop, np.tile(added, (44, 1)), atol=1e-3)
+    first = [ids[k] for k in np.nanargmax(whole, axis=1)]
+    query = q.read(folder, GROUPS, full.model).queries[0]
+    *_, answer = full.guda.attribute(query, Budget(draws=1, per_pass=1, strata=4))
+    assert answer.ranked()[0] == first[0] and answer.separable == apart[0]
+    assert answer.groups[first[0]].score == pytest.approx(float(np.nanmax(whole[0])), abs=1e-2)
+    full.guda.general[first[0]] += 1.0
+    again = {what for what, _ in styles.run(full, folder, queries=SMALL, config=SCORES)}
+    assert {what for what in again if "/" in what} <= {f"guda/{g}" for g in ids}
+    with np.load(folder / styles.ARRAYS) as z:
+        assert np.nanmax(z["guda"][0]) == pytest.approx(np.nanmax(whole[0]) + 1, abs=1e-2)
+        np.testing.assert_array_equal(z["guda/drop"], drop)
+
+
 def test_only_trainings_of_the_same_settings_are_kept(tmp_path):
     config = UnetConfig()
     common = {"sha256": "x", "of": (), "config": SCORES}
@@ -181,6 +204,7 @@ def test_costs_are_taken_in_turns(full, tmp_path, monkeypatch):
     list(q.write(full.model, GROUPS, SMALL, folder))
 
     def endless(of, wanted):
+        time.sleep(0.1 * (wanted == "logo"))  # what comes before the first step
         while True:
             of.append(wanted)
             yield None
@@ -194,14 +218,20 @@ def test_costs_are_taken_in_turns(full, tmp_path, monkeypatch):
         (tmp_path / "live" / g / "adapter.json").write_bytes(b"12345")
         (tmp_path / "live" / g / "adapter.safetensors").write_bytes(b"123456")
     monkeypatch.setattr(full, "logo", SimpleNamespace(folder=tmp_path / "live"))
+    full.guda.general = dict.fromkeys(full.guda.adapters, 1.0)
+    health = {costs.GENERAL: {"n": 5}, "config": {"strata": 4, "draws": 1, "rule": "kl"}}
+    for g in full.guda.adapters:
+        (full.guda.folder / g / "health.json").write_text(json.dumps(health))
     list(costs.run(full, folder))
     assert order == ["logo", "guda"] * (costs.WARM + costs.STEPS)
     rows = {r["method"]: r for r in json.loads((folder / costs.FILE).read_text())["costs"]}
     assert set(rows) == {"logo", "logo-live", "guda", "clip", "trak", "instance", "combined"}
     for cost in ("precompute_s", "query_s", "stored_bytes"):
         assert rows["combined"][cost] == rows["guda"][cost] + rows["trak"][cost]
-    logo = rows["logo"]
-    assert logo["precompute_s"] == pytest.approx(logo["step_s"] * 100 * 8) and logo["times_cheaper"] == 1
+    logo, guda = rows["logo"], rows["guda"]
+    for row, steps, more in ((logo, 100, 0.0), (guda, 10, guda["general_s"])):
+        assert row["precompute_s"] == pytest.approx((row["before_s"] + row["step_s"] * steps) * 8 + more)
+    assert logo["before_s"] > 0.05 and logo["times_cheaper"] == 1 and guda["general_s"] > 0
     assert logo["query_s"] == rows["guda"]["query_s"] > 0 and rows["trak"]["stored_bytes"] > 6 * 64
     live = rows["logo-live"]
     assert (live["precompute_s"], live["query_s"]) == (logo["precompute_s"], logo["query_s"])

@@ -53,3 +53,22 @@ def test_rows_of_other_variants_are_kept_and_of_the_same_replaced(tmp_path):
     assert {r["variant"]: r["x"] for r in record["rows"]} == {"a": 3, "b": 2} and "tuning_styles" in record["command"]
     tuning_styles.written(path, {"variant": "a", "oracle": "live", "x": 4})  # another truth: no row of before goes
     assert [r["x"] for r in json.loads(path.read_text())["rows"]] == [2, 3, 4]
+
+
+def test_the_general_part_is_the_mean_over_other_groups_real_pictures_and_helps_where_it_is_missing():
+    rng = np.random.default_rng(0)
+    ids, sets = list("abc"), ["generated"] * 60 + ["real"] * 60
+    groups = [ids[i % 3] for i in range(120)]
+    base = np.array([90.0, 0.0, 30.0])
+    truth = rng.normal(0, 5, (120, 3)) + base
+    own = rng.normal(0, 1, (120, 3)) + base / 3
+    for i, g in enumerate(groups):
+        truth[i, ids.index(g)] += 70
+        own[i, ids.index(g)] += 40
+    general = tuning_styles.general_part(own, sets, groups, ids)
+    assert general == pytest.approx(base / 3, abs=1)
+    found = tuning_styles.with_general(own, truth, sets, general)
+    assert list(found) == ["0.5", "1", "1.5", "2", "3"] and set(found["1"]) == {"generated", "real"}
+    plain = tuning_styles.compared(own, truth, sets)
+    assert found["1"]["real"]["spearman"] > plain["real"]["spearman"] + 0.1
+    assert found["1"]["generated"]["top1"] > plain["generated"]["top1"]

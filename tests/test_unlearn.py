@@ -19,7 +19,15 @@ from guda_core.methods.guda import Guda
 from guda_core.models.cards import load_model
 from guda_core.records import Group, GroupSet, Query
 from guda_core.training.loop import LoopConfig, run
-from guda_core.unlearn import UnlearnConfig, _Sampler, _targets, style_posterior, style_probabilities, unlearn
+from guda_core.unlearn import (
+    UnlearnConfig,
+    _Sampler,
+    _targets,
+    style_posterior,
+    style_probabilities,
+    style_surprise,
+    unlearn,
+)
 from tests.tiny import save_tiny
 
 WORDS = {"a": "aa", "b": "bb", "c": "cc"}
@@ -114,12 +122,18 @@ def test_the_posterior_tells_which_other_style_explains_a_picture(world):
     z = torch.stack([(drawing("a", gen) + drawing(g, gen)) for g in "bc"])
     pictures = Pictures(np.zeros((2, 1, 1, 3), np.uint8), ("a", "a"), ("o", "p"))
     strata = elbo.make_strata(world.model.schedule, 8)
-    found = style_posterior(world.model, world.group_set, pictures, z, "a", strata)
+    surprise = style_surprise(world.model, world.group_set, pictures, z, "a", strata)
+    found = style_posterior(surprise, 1.0)
     assert found.shape == (2, 8, 3) and torch.allclose(found.sum(dim=2), torch.ones(2, 8))
     assert not found[:, :, 0].any()
     assert found[0, 0, 1] > 0.9 and found[1, 0, 2] > 0.9
     entropy = -(found * found.clamp_min(1e-30).log()).sum(dim=2)
     assert (entropy[:, -1] > entropy[:, 0]).all()
+    blunt = style_posterior(surprise, 1e9)  # hardly told by the picture any more
+    np.testing.assert_allclose(blunt, torch.tensor([0, 0.5, 0.5]).expand(2, 8, 3), atol=1e-5)
+    tempered = style_posterior(surprise, 7.0)[1, 0]
+    odds = float((surprise[1, 0, 1] - surprise[1, 0, 2]) / 7.0)  # log p(c) / p(b)
+    assert float(torch.log(tempered[2] / tempered[1])) == pytest.approx(odds, rel=1e-3)
     draws = elbo.draw_times("a/p", strata, 1)
     kl = np.stack([
         elbo.kl_values(world.model, z[1:], world.model.embed([f"{WORDS[s]}0"]), draws, range(1))[-1, 0] for s in "bc"
@@ -159,6 +173,7 @@ def test_both_kinds_of_odds_are_used_where_captions_alone_follow_the_posterior(w
         return _targets(model, config, x_t, t, prompts, anchors, gone, kept, eps)
 
     monkeypatch.setattr(unlearning, "_targets", targets)
+    monkeypatch.setattr(unlearning, "style_surprise", lambda *a: None)
     monkeypatch.setattr(unlearning, "style_posterior", lambda *a: torch.tensor([0.0, 1.0, 0.0]).expand(24, 8, 3))
     monkeypatch.setattr(unlearning, "style_probabilities", lambda *a: torch.tensor([0.0, 0.0, 1.0]))
     forget(world, "a", tmp_path / "a", steps=4, selection="posterior_captions")
@@ -204,6 +219,9 @@ def test_targets_are_what_their_formulas_say(world):
             (("empty_target", "shift"), ("push", 0.5)): torch.stack(
                 [(other - 0.5 * (own - other))[0], (empty - 1.5 * (own - other))[1], (other - 0.5 * (own - other))[2]]
             ),
+            (("empty_target", "between"),): torch.stack(
+                [other[0], (empty + (other - empty) / 3 + (other - own) / 3)[1], other[2]]
+            ),
         }
         for changes, forgotten in expected.items():
             out = targets(**dict(changes))
@@ -222,6 +240,8 @@ CHANGES = [
     {"push": 0.5},
     {"empty_target": "shift"},
     {"empty_target": "shift", "push": 0.5},
+    {"empty_target": "between"},
+    {"selection": "posterior"},
     {"lr": 1e-3},
     {"steps": 3},
     {"seed": 1},
@@ -243,6 +263,14 @@ def test_the_same_settings_make_the_same_adapter(world, plain, tmp_path):
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_every_setting_changes_the_adapter(world, plain, tmp_path, change):
     assert forget(world, "a", tmp_path, **{"beta": 50.0, "eta": 0.0, **change})["sha256"] != plain
+
+
+def test_the_posteriors_temperature_changes_the_adapter(world, tmp_path):
+    one, two = (
+        forget(world, "a", tmp_path / str(t), selection="posterior", temperature=t, steps=4)["sha256"]
+        for t in (1.0, 1e6)
+    )
+    assert one != two
 
 
 def test_the_whole_model_can_be_unlearned_and_read_again(world, tmp_path):
@@ -287,12 +315,12 @@ def test_beta_eta_and_selection_set_the_styles():
     assert flat.tolist() == pytest.approx([0, 0.5, 0.5])
 
 
-@pytest.mark.parametrize("bad", [{"operator": "x"}, {"selection": "x"}, {"empty_share": 1.5}])
+@pytest.mark.parametrize("bad", [{"operator": "x"}, {"selection": "x"}, {"empty_share": 1.5}, {"temperature": 0.0}])
 def test_unknown_settings_are_refused(bad):
     with pytest.raises(OptionError):
         UnlearnConfig(**bad)
 
 
 def test_fields_are_all_tried():
-    tried = {k for c in CHANGES for k in c} | {"beta", "eta", "esd_strength", "ascent_strength", "loop"}
+    tried = {k for c in CHANGES for k in c} | {"beta", "eta", "esd_strength", "ascent_strength", "temperature", "loop"}
     assert {f.name for f in dataclasses.fields(UnlearnConfig)} <= tried

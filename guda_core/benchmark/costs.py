@@ -1,7 +1,9 @@
 """What each method costs on this machine, measured side by side in one run.
 
 Steps of retraining and of every unlearning variant are taken in turns, so that whatever else the machine does slows all
-alike; a cost is the median step times the steps that the committed models took, times the groups. Queries are timed
+alike; a cost is the groups times what comes before the first step (of anchors by the posterior, to score the group's
+pictures) and the median step times the steps that the committed models took. GUDA's holds the general part of its
+scores as well, scored over held-out pictures. Queries are timed
 method by method on the same pictures. Nothing is written but the figures.
 """
 
@@ -19,8 +21,8 @@ from typing import Any, cast
 
 import torch
 
-from guda_core import data
-from guda_core.adapters import META, WEIGHTS, read_meta
+from guda_core import data, elbo
+from guda_core.adapters import HEALTH, META, WEIGHTS, read_meta
 from guda_core.benchmark.models import variants
 from guda_core.benchmark.queries import Queries, read
 from guda_core.benchmark.styles import baselines
@@ -29,6 +31,7 @@ from guda_core.examples import Examples, examples_of
 from guda_core.forgetting import Forgetting
 from guda_core.methods import combined
 from guda_core.methods.counterfactual import Budget
+from guda_core.methods.guda import GENERAL
 from guda_core.methods.kernel import KernelMethod
 from guda_core.pipeline import EFFORTS, LocalService
 from guda_core.report import today, versions
@@ -60,6 +63,7 @@ def steps_of(service: LocalService, config: UnetConfig, folder: Path) -> dict[st
     logo = stages.unet_steps(gs, replace(config, loop=replace(config.loop, checkpoint_s=1e9)), ids[0], None)
     out["logo"] = (logo, config.loop.steps, len(ids) * sum(p.numel() for p in service.model.denoiser.parameters()) * 4)
     job = Forgetting(gs, model=None, folder=folder)
+    job.training_pictures()  # read once for all groups: no part of any one's cost
     for name, where in variants(service).items():
         if name == LIVE:
             continue
@@ -75,9 +79,11 @@ def precompute(service: LocalService, config: UnetConfig) -> Iterator[tuple[floa
     with tempfile.TemporaryDirectory() as folder:
         works = steps_of(service, config, Path(folder))
         spent: dict[str, list[float]] = {name: [] for name in works}
+        first: dict[str, float] = {}
         for i in range(WARM + STEPS):
             for name, (steps, _, _) in works.items():
                 seconds = _timed(lambda steps=steps: next(steps))
+                first.setdefault(name, seconds)
                 if i >= WARM:
                     spent[name].append(seconds)
             yield (i + 1) / (WARM + STEPS), None
@@ -88,8 +94,27 @@ def precompute(service: LocalService, config: UnetConfig) -> Iterator[tuple[floa
     out = {}
     for name, (_, steps, stored) in works.items():
         step = statistics.median(spent[name])
-        out[name] = {"step_s": step, "steps": steps, "precompute_s": step * steps * groups, "stored_bytes": stored}
+        before = max(0.0, first[name] - step)
+        out[name] = {"step_s": step, "steps": steps, "before_s": before, "stored_bytes": stored}
+        out[name]["precompute_s"] = (before + step * steps) * groups
     yield 1.0, out
+
+
+def general_seconds(service: LocalService, made: Queries) -> float:
+    """Seconds to score the held-out pictures that the general part of GUDA's scores is made of: each by the adapters of
+    the other groups and once by the full model, at the draws of the adapters' health."""
+    if not service.guda.general:
+        return 0.0
+    health = [json.loads((service.guda.folder / g / HEALTH).read_text(encoding="utf-8")) for g in service.guda.adapters]
+    counts, config = [h[GENERAL]["n"] for h in health], health[0]["config"]
+    strata, q = elbo.make_strata(service.model.schedule, config["strata"], config["rule"]), made.queries[0]
+    draws, cond = elbo.draw_times(q.image_hash, strata, config["draws"]), service.model.embed([""])
+
+    def work() -> None:
+        elbo.kl_values(service.model, q.latent, cond, draws, range(config["draws"]))
+
+    work()
+    return statistics.median(_timed(work) for _ in range(STEPS)) * (sum(counts) + max(counts))
 
 
 def feature_seconds(method: KernelMethod, examples: Examples) -> float:
@@ -140,7 +165,11 @@ def run(service: LocalService, folder: Path) -> Iterator[tuple[str, float]]:
     pixels = data.load(gs, "train").pixels
     clip = _timed(lambda: service.clip.image_features(pixels[:64])) / 64 * len(pixels)
     rows["clip"] = {"precompute_s": clip, "stored_bytes": (service.clip.folder / "bank.safetensors").stat().st_size}
-    for name, seconds in query_seconds(service, read(folder, gs, service.model)).items():
+    made = read(folder, gs, service.model)
+    general = general_seconds(service, made)
+    if general:
+        rows["guda"] |= {"general_s": general, "precompute_s": rows["guda"]["precompute_s"] + general}
+    for name, seconds in query_seconds(service, made).items():
         rows.setdefault(name, {})["query_s"] = seconds
     if service.logo is not None:  # the trainings of `logo`, kept in less
         ids = list(service.group_set.groups)

@@ -66,17 +66,22 @@ def held(full: np.ndarray, without: np.ndarray, strata: elbo.Strata, m: int) -> 
     return out
 
 
-def told_apart(without: Mapping[str, np.ndarray], strata: elbo.Strata, m: int) -> list[tuple[bool, bool]]:
-    """Of each scoring of m draws: were the first two told apart, and was the first the full budget's first?"""
+def told_apart(
+    without: Mapping[str, np.ndarray], strata: elbo.Strata, m: int, general: Mapping[str, float]
+) -> list[tuple[bool, bool]]:
+    """Of each scoring of m draws: were the first two told apart, and was the first the full budget's first?
+
+    general: what is added to each group's scores, nats."""
     ids = list(without)
+    added = np.array([general.get(g, 0.0) for g in ids])
     kl = np.stack([without[g] for g in ids])  # (G, K, M)
     sizes = strata.sizes
-    best = int((kl.mean(axis=2) @ sizes).argmax())
+    best = int((kl.mean(axis=2) @ sizes + added).argmax())
     out = []
     for j in range(0, kl.shape[2] - m + 1, m):
         part = kl[:, :, j : j + m]
-        a, b = np.argsort(-(part.mean(axis=2) @ sizes), kind="stable")[:2]
-        e = elbo.difference(first=part[a], second=part[b], strata=strata)
+        a, b = np.argsort(-(part.mean(axis=2) @ sizes + added), kind="stable")[:2]
+        e = elbo.difference(first=part[a], second=part[b], strata=strata).plus(float(added[a] - added[b]))
         out.append((e.low > 0, int(a) == best))
     return out
 
@@ -95,9 +100,15 @@ def share(hits: Sequence[bool], clusters: Sequence[int]) -> dict[str, float]:
 
 
 def measure(
-    kl_full: np.ndarray, kl_without: Mapping[str, np.ndarray], sets: Sequence[str], strata: elbo.Strata, m: int
+    kl_full: np.ndarray,
+    kl_without: Mapping[str, np.ndarray],
+    sets: Sequence[str],
+    strata: elbo.Strata,
+    m: int,
+    general: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of each query set and of all together. kl_full: (Q, K, M); kl_without: group -> (Q, K, M)."""
+    """Rows of each query set and of all together. kl_full: (Q, K, M); kl_without: group -> (Q, K, M); general: as in
+    `told_apart`."""
     rows = []
     for name in [*dict.fromkeys(sets), "all"]:
         at = [q for q, s in enumerate(sets) if name in (s, "all")]
@@ -107,7 +118,7 @@ def measure(
                 found = held(kl_full[q], v[q], strata, m)
                 hits += found
                 of_hits += [q] * len(found)
-            for apart, first in told_apart({g: v[q] for g, v in kl_without.items()}, strata, m):
+            for apart, first in told_apart({g: v[q] for g, v in kl_without.items()}, strata, m, general or {}):
                 said.append(apart)
                 of_said.append(q)
                 if apart:
@@ -150,8 +161,9 @@ def run(service: LocalService, folder: Path, config: IntervalConfig | None = Non
         "rows": [
             {"effort": e, "draws": EFFORTS[e].draws, **r}
             for e in config.efforts
-            for r in measure(full, without, sets, strata, EFFORTS[e].draws)
+            for r in measure(full, without, sets, strata, EFFORTS[e].draws, service.guda.general)
         ],
+        "general": service.guda.general,
         "versions": {**versions(), "torch_threads": torch.get_num_threads()},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }

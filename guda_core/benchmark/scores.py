@@ -164,14 +164,20 @@ def score(full: np.ndarray, without: Mapping[str, np.ndarray], plan: Plan, scori
     return np.stack([one(full.astype(np.float64), v.astype(np.float64), plan) for v in without.values()], axis=1)
 
 
-def separable(without: Mapping[str, np.ndarray], scores: np.ndarray, strata: elbo.Strata) -> np.ndarray:
-    """(Q,) bool: is the first group ahead of the second in the paired 95% interval?"""
+def separable(
+    without: Mapping[str, np.ndarray], scores: np.ndarray, strata: elbo.Strata, general: np.ndarray | None = None
+) -> np.ndarray:
+    """(Q,) bool: is the first group ahead of the second in the paired 95% interval?
+
+    general: (G,) what the scores hold beside the drops, nats."""
     ids = list(without)
+    added = np.zeros(len(ids)) if general is None else general
     by_rank = np.argsort(-scores, axis=1, kind="stable")
     out = []
     for q, (a, b) in enumerate(by_rank[:, :2]):
         pair = [without[ids[i]][q].astype(np.float64) for i in (a, b)]
-        out.append(elbo.difference(first=pair[0], second=pair[1], strata=strata).low > 0)
+        ahead = elbo.difference(first=pair[0], second=pair[1], strata=strata).plus(float(added[a] - added[b]))
+        out.append(ahead.low > 0)
     return np.array(out)
 
 

@@ -58,6 +58,8 @@ def made_from(service: LocalService, config: ScoreConfig, unet: UnetConfig) -> d
         if s.role not in (*ORACLES, BASE):
             own = out.setdefault(s.role, {"config": draws_of(s.role, config).plain(), "weights_sha256": {}})
             own["weights_sha256"][s.group] = s.sha256
+            if s.role == "guda" and service.guda.general:
+                own["general"] = service.guda.general
     return out | {b.name: b.made_from for b in baselines(service)}
 
 
@@ -234,7 +236,12 @@ def arrays(
             out[role if scoring == "elbo" else f"{role}/{scoring}"] = scores
             if scoring == "elbo":
                 own = {g: v for g, v in without.items() if g is not None}
-                out[f"separable/{role}"] = separable(own, score(full, own, plan), strata)
+                general = np.array([service.guda.general.get(g, 0.0) if role == "guda" else 0.0 for g in own])
+                if general.any():  # the app's scores have it; the paper's is the drop alone
+                    out[f"{role}/drop"] = scores
+                    out[role] = scores.copy()
+                    out[role][:, [ids.index(g) for g in own]] += general.astype(np.float32)
+                out[f"separable/{role}"] = separable(own, score(full, own, plan) + general, strata, general)
                 if role in (*ORACLES, LIVE):
                     out[f"se/{role}"] = errors = np.full_like(scores, np.nan)
                     for g, v in own.items():

@@ -33,13 +33,19 @@ class Budget:
 Without = Callable[[str], AbstractContextManager[None]]
 
 
-def _rank(values: Mapping[str, np.ndarray], strata: elbo.Strata, scores: Mapping[str, GroupScore]) -> dict[str, Any]:
+def _rank(
+    values: Mapping[str, np.ndarray],
+    strata: elbo.Strata,
+    scores: Mapping[str, GroupScore],
+    general: Mapping[str, float],
+) -> dict[str, Any]:
     """Is the first group ahead of the second in the paired 95% interval?"""
     ok = [(k, s.score) for k, s in scores.items() if s.score is not None]
     if len(ok) < 2:
         return {}
     (first, _), (second, _) = sorted(ok, key=lambda kv: (-kv[1], kv[0]))[:2]
     ahead = elbo.difference(first=values[first], second=values[second], strata=strata)
+    ahead = ahead.plus(general.get(first, 0.0) - general.get(second, 0.0))
     return {"separable": ahead.low > 0, "runner_up": second}
 
 
@@ -53,11 +59,14 @@ def drops(
     budget: Budget,
     unavailable: Mapping[str, str],
     settings: Mapping[str, Any],
+    general: Mapping[str, float] | None = None,
 ) -> Iterator[Attribution]:
     """Yield an Attribution after every model's share of a pass; scores change at the end of each pass.
 
-    unavailable: group id -> reason, for groups that have no model without them. The first pass yields no scores yet.
+    unavailable: group id -> reason, for groups that have no model without them. general: group id -> nats that are
+    added to its scores, whatever the picture. The first pass yields no scores yet.
     """
+    general = general or {}
     strata = elbo.make_strata(model.schedule, budget.strata, budget.rule)
     draws = elbo.draw_times(query.image_hash, strata, budget.draws)
     cond = model.embed([query.prompt])
@@ -103,7 +112,7 @@ def drops(
             elif g in broken:
                 scores[g] = broken[g]
             else:
-                e = elbo.elbo_drop(full=full, without=kl[g], strata=strata)
+                e = elbo.elbo_drop(full=full, without=kl[g], strata=strata).plus(general.get(g, 0.0))
                 scores[g] = GroupScore(e.value, e.low, e.high)
-        order = _rank(kl, strata, scores)
+        order = _rank(kl, strata, scores, general)
         yield snapshot()

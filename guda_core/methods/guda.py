@@ -1,11 +1,22 @@
-"""GUDA (arXiv 2601.22651): score_k = ELBO(x | full) - ELBO(x | full with group k unlearned), in nats."""
+"""GUDA (arXiv 2601.22651): ELBO(x | full) - ELBO(x | full with group k unlearned), and what k gives to all pictures.
+
+    score_k(x) = drop_k(x) + WEIGHT general_k     nats
+    general_k  = mean of drop_k over held-out pictures of the other groups, empty prompt
+
+The paper's score is the drop alone. A model that is trained again without a group explains pictures of the other groups
+worse as well, some groups' loss more than others'; unlearning is held back from that by its preserve loss, so that
+little of it is left in the drop, though in about the right proportions. The adapter's health has it measured. Where it
+was not measured for every adapter, the score is the drop alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
+from typing import ClassVar
 
 from guda_core import adapters
 from guda_core.errors import AdapterError
@@ -13,12 +24,29 @@ from guda_core.methods.counterfactual import Budget, drops
 from guda_core.models.base import BaseModel
 from guda_core.records import Attribution, GroupSet, Query
 
+GENERAL = "held_out_others_empty"  # of an adapter's health
+WEIGHT = 1.0  # of the general part; chosen on the tuning half of the styles benchmark
+
+
+def general_of(folder: Path, of: Mapping[str, adapters.Adapter]) -> dict[str, float]:
+    """Group id -> WEIGHT general_k in nats, from the health of just these adapters in a folder; {} if one has none."""
+    out = {}
+    for g, adapter in of.items():
+        part = adapters.read_health(folder / g, adapter.meta["sha256"]).get(GENERAL)
+        mean = part.get("mean") if isinstance(part, dict) else None
+        if not isinstance(mean, int | float) or not math.isfinite(mean):
+            return {}
+        out[g] = WEIGHT * mean
+    return out
+
 
 class Guda:
-    """Scores groups by their unlearning adapters. `unavailable` says why a group's adapter cannot be used."""
+    """Scores groups by their unlearning adapters. `unavailable` says why a group's adapter cannot be used; general:
+    what is added to the scores of each, in nats, whatever the picture."""
 
     id = "guda"
     unit = "nats"
+    adds_general: ClassVar[bool] = True
 
     def __init__(self, model: BaseModel, group_set: GroupSet, folder: Path) -> None:
         self.model, self.group_set, self.folder = model, group_set, folder
@@ -29,6 +57,7 @@ class Guda:
                 self.adapters[gid] = adapters.load(folder / gid, base_sha256=model.sha256, group=gid)
             except AdapterError as e:
                 self.unavailable[gid] = str(e)
+        self.general = general_of(folder, self.adapters) if self.adds_general else {}
 
     def without(self, group: str) -> AbstractContextManager[None]:
         """Within the block the model is the one without the group."""
@@ -43,6 +72,8 @@ class Guda:
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": str(self.model.device),
         }
+        if self.general:
+            settings["general"] = self.general
         yield from drops(
             self.model,
             query,
@@ -52,4 +83,5 @@ class Guda:
             budget=budget,
             unavailable=self.unavailable,
             settings=settings,
+            general=self.general,
         )

@@ -12,3 +12,4 @@ class Logo(Guda):
     """Scores groups by their retrained models."""
 
     id = "logo"
+    adds_general = False  # retraining holds nothing back

@@ -17,8 +17,12 @@ from guda_core.ui.markup import Html, block, code, heading, note, table, text
 
 Z = 1.96  # standard errors of a 95% interval
 STEPS = (
-    "The score is a sum over noise levels. At small timesteps the model is asked about fine texture, at large ones "
-    "about the rough layout. A negative bar means that the model without the group does better there."
+    "The fall of the ELBO is a sum over noise levels. At small timesteps the model is asked about fine texture, at "
+    "large ones about the rough layout. A negative bar means that the model without the group does better there."
+)
+GENERAL = (
+    "The score of GUDA is that fall and the group's general part: how much worse its adapter explains held-out "
+    "pictures of the other groups, on average. It is the same for every picture."
 )
 NARROW = "Each point uses all noise draws up to it, so the last one is the score on the first tab."
 HEALTH = (
@@ -127,14 +131,22 @@ def steps(a: Attribution, group: str, name: str) -> tuple[Html, Any, Html]:
         (label, words.number(c.value, a.unit), f"± {words.number(h, a.unit)}" if c.se is not None else "-")
         for label, c, h in zip(labels, parts, halves, strict=True)
     ]
-    rows.append(("all: the score", words.number(sum(c.value for c in parts), a.unit), ""))
+    general, fall = a.general(group), sum(c.value for c in parts)
+    if general:
+        rows.append(("all: the fall", words.number(fall, a.unit), ""))
+        rows.append(("the general part", words.number(general, a.unit), ""))
+    rows.append(("the score" if general else "all: the score", words.number(fall + general, a.unit), ""))
     body = table("What each range of timesteps adds", ("Timesteps", "Adds (nats)", "95%"), rows, numbers=".nn")
-    return text(said, STEPS), plots.steps(labels, [c.value for c in parts], halves), body
+    return (
+        text(said, STEPS, *([GENERAL] if general else [])),
+        plots.steps(labels, [c.value for c in parts], halves),
+        body,
+    )
 
 
 def narrowing(a: Attribution, group: str, name: str) -> tuple[Html, Any, Html]:
     """The sentence, plot and table of how a score's interval narrowed."""
-    found = breakdown.narrowing(a.values, group)
+    found = breakdown.narrowing(a.values, group, a.general(group))
     if not found:
         return text("There are too few draws to tell."), None, Html()
     first, last = (f"{words.number(e.high - e.low, a.unit)}" for e in (found[0][1], found[-1][1]))

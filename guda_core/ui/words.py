@@ -104,6 +104,12 @@ def _figures(a: Attribution, group: str) -> str:
 def _drop(a: Attribution, names: Mapping[str, str], ranked: list[str]) -> str:
     first = ranked[0]
     low, high = a.groups[first].low or 0.0, a.groups[first].high or 0.0
+    general = a.general(first)
+    if general > 0 and low <= general:
+        return (
+            f"No group stands out: {names[first]} comes first, not clearly with more than the "
+            f"{number(general, a.unit)} {a.unit} that it gives to any picture ({_figures(a, first)})."
+        )
     if low <= 0:
         where = "includes 0" if high >= 0 else "lies below 0"
         return f"No group stands out: the interval of the first, {names[first]}, {where} ({_figures(a, first)})."
@@ -170,7 +176,7 @@ def first_of(a: Attribution, group_set: GroupSet) -> str:
     if not ranked:
         return "no group could be scored"
     first = a.groups[ranked[0]]
-    if a.unit == "nats" and (first.low or 0.0) <= 0:
+    if a.unit == "nats" and (first.low or 0.0) - max(0.0, a.general(ranked[0])) <= 0:
         return "no group stands out"
     name = group_set.groups[ranked[0]].name
     if a.separable is False and a.runner_up:

@@ -1,0 +1,127 @@
+"""The general part of GUDA's scores: what a group gives to any picture is added, told, and never made up."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from guda_core import adapters, elbo
+from guda_core.groups import load_group_set
+from guda_core.methods.counterfactual import Budget
+from guda_core.methods.guda import GENERAL, WEIGHT, Guda
+from guda_core.methods.logo import Logo
+from guda_core.models.cards import load_model
+from guda_core.records import Attribution, GroupScore, Query
+from guda_core.ui import inspect, words
+from tests.tiny import save_tiny
+
+GROUPS = load_group_set("emoji")
+IDS = list(GROUPS.groups)[:3]
+MEANS = {IDS[0]: -5.0, IDS[1]: 2000.0, IDS[2]: 7.5}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return load_model(save_tiny(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture
+def folder(model, tmp_path):
+    """Three random adapters without health."""
+    spec = adapters.LoraSpec(rank=2, alpha=4)
+    for seed, g in enumerate(IDS):
+        student = copy.deepcopy(model.denoiser)
+        with torch.no_grad():
+            for p in adapters.attach(student, spec, seed):
+                p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(seed + p.numel())))
+        adapters.save(student, tmp_path / g, spec=spec, meta={"group": g, "base_sha256": model.sha256})
+    return tmp_path
+
+
+def note(folder, group, **changes):
+    """The health of a group's adapter."""
+    record = {GENERAL: {"mean": MEANS[group], "se": 1.0, "n": 140}, "unit": "nats"}
+    record["adapter_sha256"] = adapters.read_meta(folder / group)["sha256"]
+    (folder / group / adapters.HEALTH).write_text(json.dumps({**record, **changes}))
+
+
+def answer(model, folder, kind=Guda) -> Attribution:
+    latent = torch.randn(1, *model.latent_shape, generator=torch.Generator().manual_seed(5))
+    query = Query(pixels=torch.zeros(1).numpy(), latent=latent, prompt="", image_hash="x")
+    *_, last = kind(model, GROUPS, folder).attribute(query, Budget(draws=2, per_pass=1, strata=8))
+    return last
+
+
+def test_it_is_added_to_scores_and_intervals_and_decides_the_order(model, folder):
+    plain = answer(model, folder)
+    assert "general" not in plain.settings and plain.general(IDS[0]) == 0
+    for g in IDS:
+        note(folder, g)
+    found = answer(model, folder)
+    assert found.settings["general"] == {g: WEIGHT * MEANS[g] for g in IDS}
+    for g in IDS:
+        a, b = plain.groups[g], found.groups[g]
+        for key in ("score", "low", "high"):
+            assert getattr(b, key) == pytest.approx(getattr(a, key) + WEIGHT * MEANS[g])
+        np.testing.assert_array_equal(found.values[f"kl_without/{g}"], plain.values[f"kl_without/{g}"])
+    assert found.ranked()[0] == IDS[1]
+    first, second = IDS[1], found.runner_up
+    strata = elbo.make_strata(model.schedule, 8)
+    ahead = elbo.difference(
+        first=found.values[f"kl_without/{first}"], second=found.values[f"kl_without/{second}"], strata=strata
+    )
+    assert found.separable == (ahead.low + found.general(first) - found.general(second) > 0)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"adapter_sha256": "of another"}, {GENERAL: {}}, {GENERAL: {"mean": None}}, {GENERAL: 3}]
+)
+def test_without_a_figure_of_just_these_adapters_nothing_is_added_to_any(model, folder, bad):
+    for g in IDS:
+        note(folder, g)
+    note(folder, IDS[2], **bad)
+    assert Guda(model, GROUPS, folder).general == {}
+    (folder / IDS[2] / adapters.HEALTH).write_text("damaged")
+    assert Guda(model, GROUPS, folder).general == {}
+
+
+def test_retrained_models_have_none(model, folder):
+    for g in IDS:
+        note(folder, g)
+    assert "general" not in answer(model, folder, Logo).settings
+
+
+def scored(score: float, half: float, general: float) -> Attribution:
+    groups = {g: GroupScore(0.0, -1.0, 1.0) for g in IDS[1:]}
+    groups |= {IDS[0]: GroupScore(score, score - half, score + half)}
+    return Attribution(
+        "guda", "nats", groups, settings={"general": {IDS[0]: general}}, separable=True, runner_up=IDS[1]
+    )
+
+
+def test_a_group_that_gives_no_more_than_to_any_picture_does_not_stand_out():
+    name = GROUPS.groups[IDS[0]].name
+    said = words.sentence(scored(30, 8, 25), GROUPS)
+    assert said.startswith(f"No group stands out: {name} comes first") and "25 nats that it gives to any" in said
+    assert words.first_of(scored(30, 8, 25), GROUPS) == "no group stands out"
+    clear = words.sentence(scored(40, 8, 25), GROUPS)
+    assert clear.startswith(f"Without {name}") and name in words.first_of(scored(40, 8, 25), GROUPS)
+    assert words.sentence(scored(3, 8, 0), GROUPS).startswith("No group stands out: the interval")
+    assert words.sentence(scored(3, 8, -5), GROUPS).startswith("No group stands out: the interval")
+
+
+def test_the_evidence_adds_up_to_the_score():
+    edges = np.array([1, 3, 10, 40, 100])
+    full = np.random.default_rng(0).normal(5, 1, (4, 6))
+    values = {"edges": edges, "kl_full": full, f"kl_without/{IDS[0]}": full + 1.0}  # a fall of 99 nats
+    for general, lines in ((20.0, (">99<", ">20<", ">119<", "the general part")), (0.0, (">99<", "all: the score"))):
+        a = Attribution("guda", "nats", {}, values=values, settings={"general": {IDS[0]: general}})
+        said, _, table = inspect.steps(a, IDS[0], "A")
+        assert all(line in str(table) for line in lines), str(table)
+        assert ("general part" in str(said)) == bool(general)
+        _, _, narrowed = inspect.narrowing(a, IDS[0], "A")
+        assert f">{99 + general:.0f}<" in str(narrowed)
