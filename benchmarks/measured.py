@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
@@ -14,6 +15,7 @@ from guda_core import metrics
 from guda_core.groups import load_group_set
 from guda_core.oracle import FIDELITY_EVERY
 
+GENERAL_SHOWN = ("0.5", "1", "2")  # weights of the general part, of those that were tried
 KINDS = ("logo", "logo-2")  # the oracle's scores, of the first seed and of the second
 
 
@@ -86,9 +88,37 @@ def tuning(name: str) -> str:
         for r in rows:
             cells = [f"{r[s][m]:.3f}" for s in sets for m in ("top1", "mrr", "spearman")]
             lines.append(f"| `{r['variant']}` | {r['times_cheaper']:.0f} | {' | '.join(cells)} |")
+            for weight in GENERAL_SHOWN if "with_general" in r else ():
+                of = r["with_general"][weight]
+                cells = [f"{of[s][m]:.3f}" for s in sets for m in ("top1", "mrr", "spearman")]
+                lines.append(f"| and {weight} x the general part |  | {' | '.join(cells)} |")
         lines.append("")
     n = ", ".join(f"{v['n']} {k}" for k, v in record["rows"][0].items() if isinstance(v, dict) and "n" in v)
     return "\n".join([*lines, f"Queries: {n}. {source(record, f'{name}-tuning')}"])
+
+
+def targets() -> str:
+    """How near each target comes to the retrained models; means over the groups."""
+    record = read("targets")
+    if record is None:
+        return UNKNOWN
+    rows = record["rows"]
+
+    def mean(*path: str) -> float:
+        return float(np.mean([functools.reduce(lambda d, k: d[k], path, r) for r in rows]))
+
+    lines = [
+        "| anchor | under the caption | goes as far (best: 1) | under the empty prompt: anchor | shift | between |"
+    ]
+    lines.append("|---|---|---|---|---|---|")
+    lines.append(
+        f"| none: as the full model | {mean('prompt', 'nothing'):.0f} |  | {mean('empty', 'nothing'):.0f} |  |  |"
+    )
+    for name in (n for n in rows[0]["prompt"] if n != "nothing"):
+        kinds = " | ".join(f"{mean('empty', f'{kind}: {name}'):.0f}" for kind in ("anchor", "shift", "between"))
+        lines.append(f"| {name} | {mean('prompt', name):.0f} | {mean('way_prompt', name):.2f} | {kinds} |")
+    n = sum(r["n"] for r in rows)
+    return "\n".join([*lines, "", f"Nats, means over {len(rows)} groups, {n} pictures. {source(record, 'targets')}"])
 
 
 def oracle() -> str:
@@ -151,6 +181,7 @@ RENDER = {
     "digits_costs": lambda: costs("digits"),
     "digits_tuning": lambda: tuning("digits"),
     "styles_tuning": lambda: tuning("styles"),
+    "styles_targets": targets,
     "styles_oracle": oracle,
     "styles_live": live,
 }

@@ -48,10 +48,10 @@ def config_of(*, whole: bool = False, rank: int | None = None, **changes: Any) -
 @dataclasses.dataclass(frozen=True)
 class HealthConfig:
     """pictures: of each kind. held_out_others: of that kind, from which GUDA's scores have their general part
-    (`methods.guda`); all of the embedded model's. draws: in each of the strata, cut by `rule`. seed: which pictures."""
+    (`methods.guda`). draws: in each of the strata, cut by `rule`. seed: which pictures."""
 
     pictures: int = 16
-    held_out_others: int = 160
+    held_out_others: int = 320
     strata: int = 24
     draws: int = 1
     seed: int = 17

@@ -131,10 +131,26 @@ def test_what_was_tried_and_what_was_trained_is_listed(page, tmp_path):
     (tmp_path / "digits-tuning.json").write_text(json.dumps({**stamp, "rows": [tried]}))
     text = page.RENDER["digits_tuning"]()
     assert "| `shift,steps=3` | 100 | 0.500 | 0.625 | 0.250 |" in text and "7 generated" in text
-    again = {**tried, "oracle": "live", "generated": {**scores, "top1": 0.75}}
+    general = {w: {"generated": {**scores, "top1": 0.8 + float(w) / 100}} for w in ("0.5", "1", "1.5", "2")}
+    again = {**tried, "oracle": "live", "generated": {**scores, "top1": 0.75}, "with_general": general}
     (tmp_path / "styles-tuning.json").write_text(json.dumps({**stamp, "rows": [tried, again]}))
     live, before = page.RENDER["styles_tuning"]().split("| settings, against the values kept before |")
     assert "against the live oracle" in live and "| 0.750 |" in live and "| 0.500 |" in before
+    assert "| and 1 x the general part |  | 0.810 | 0.625 | 0.250 |" in live and "general part" not in before
+    targets = [
+        {
+            "group": g,
+            "n": 4,
+            "prompt": {"nothing": 700.0, "uniform": 400.0 + k},
+            "way_prompt": {"uniform": 0.75 + k / 2},
+            "empty": {"nothing": 500.0, "anchor: uniform": 300.0, "shift: uniform": 310.0, "between: uniform": 280.0},
+        }
+        for k, g in enumerate("ab")
+    ]
+    (tmp_path / "targets.json").write_text(json.dumps({**stamp, "rows": targets}))
+    text = page.RENDER["styles_targets"]()
+    assert "| none: as the full model | 700 |  | 500 |" in text and "means over 2 groups, 8 pictures" in text
+    assert "| uniform | 400 | 1.00 | 300 | 310 | 280 |" in text
     (tmp_path / "oracle").mkdir()
     training = {"seconds": 12.3, "date": "2026-01-02T00:00:00"}
     kept = {"training": training, "weights_sha256": "abcdef0123456789"}
