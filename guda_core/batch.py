@@ -138,11 +138,13 @@ def _kept(path: Path, wanted: Mapping[str, Any], provenance: Provenance) -> dict
 
 
 def _used(record: Mapping[str, Any], provenance: Provenance) -> bool:
-    """Whether its methods used the features and the retrained models that are here now."""
+    """Whether its methods used the features, the retrained models and the general parts that are here now."""
     for method, found in record["methods"].items():
         parts = found["settings"]["parts"] if method == combined.ID else {method: found["settings"]}
         for m, settings in parts.items():
             if m in provenance.features and settings.get("sha256") != provenance.features[m]:
+                return False
+            if m == "guda" and settings.get("general", {}) != dict(provenance.general):
                 return False
             if m == "logo" and settings.get("adapters") != dict(provenance.retrained):
                 return False

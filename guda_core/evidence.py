@@ -3,7 +3,8 @@
     report.json   the record (report.schema.json), with the SHA-256 of the four files below
     scores.csv    a row per method and group
     bars.png      every method's bars with intervals, each method on its own axis
-    values.npz    <method>/t (K, M), /edges (K + 1,), /kl_full (K, M) and /kl_without/<group> (K, M), nats
+    values.npz    <method>/t (K, M), /edges (K + 1,), /kl_full (K, M) and /kl_without/<group> (K, M), nats; a score is
+                  sum_k n_k mean_j (kl_without - kl_full), n_k timesteps in stratum k, and settings.general of the group
     picture.png   the prepared pixels, without metadata
 
 Nothing is compressed by the zip and its times are fixed: the same answer gives the same bytes, apart from the date.

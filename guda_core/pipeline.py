@@ -184,6 +184,7 @@ class LocalService:
             unavailable=dict(self.guda.unavailable),
             health={g: read_figures(self.guda.folder / g / HEALTH) for g in self.group_set.groups},
             validation=read_validation(ASSETS / "benchmarks", base_sha256=m.sha256),
+            general=dict(self.guda.general),
             features={k: m.bank.meta["sha256"] for k, m in self.kernels.items() if isinstance(m.bank, ShippedBank)},
             retrained={g: a.meta["sha256"] for g, a in coded.items()},
             fidelity={} if self.logo is None else {g: read_figures(self.logo.folder / g / HEALTH) for g in coded},

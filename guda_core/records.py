@@ -79,6 +79,7 @@ class Provenance:
     health: group id -> the stored figures of what its adapter forgot and damaged, or a sentence why there are none.
     validation: name of a file of measurements -> its figures with the file's `sha256`, or a sentence why there are
     none.
+    general: group id -> nats that GUDA's scores of it hold whatever the picture, {} where that is nothing.
     features: gradient method -> SHA-256 of its features of the training pictures.
     retrained: group id -> SHA-256 of the coded model that was retrained without it, {} where `logo` is not offered.
     fidelity: group id -> the stored figures of what coding that model lost, or a sentence why there are none.
@@ -96,6 +97,7 @@ class Provenance:
     unavailable: Mapping[str, str] = field(default_factory=dict)
     health: Mapping[str, Mapping[str, Any] | str] = field(default_factory=dict)
     validation: Mapping[str, Mapping[str, Any] | str] = field(default_factory=dict)
+    general: Mapping[str, float] = field(default_factory=dict)
     features: Mapping[str, str] = field(default_factory=dict)
     retrained: Mapping[str, str] = field(default_factory=dict)
     fidelity: Mapping[str, Mapping[str, Any] | str] = field(default_factory=dict)

@@ -23,8 +23,9 @@ from guda_core.records import Attribution, GroupSet, Provenance, Query
 FORMAT = 2
 LIMITS = (
     (
-        "A score of GUDA or LOGO is a difference of ELBOs in nats; other methods have units of their own. None is a "
-        "share: scores do not sum to anything."
+        "A score of GUDA or LOGO is a difference of ELBOs in nats, GUDA's with the general part that its settings name "
+        "(the same for every picture); other methods have units of their own. None is a share: scores do not sum to "
+        "anything."
     ),
     "It says how the model would change without a group, not who owns a picture; it is not a legal finding.",
     (

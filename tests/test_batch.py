@@ -131,6 +131,11 @@ def test_a_report_made_with_other_features_or_another_oracle_is_made_again():
     other = dataclasses.replace(here, features={"das": "other"})
     for m, settled in (("das", False), ("combined", False), ("logo", True)):
         assert batch._used({"methods": {m: record["methods"][m]}}, other) == settled
+    added = dataclasses.replace(here, general={"noto": 3.0})
+    for m, settled in (("das", True), ("combined", False), ("logo", True)):
+        assert batch._used({"methods": {m: record["methods"][m]}}, added) == settled
+    record["methods"] = {"guda": {"settings": {"general": {"noto": 3.0}}}}
+    assert batch._used(record, added) and not batch._used(record, here)
 
 
 def test_bad_pictures_are_refused_by_name_and_the_rest_goes_on(folder, tmp_path, caplog):

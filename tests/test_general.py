@@ -16,7 +16,8 @@ from guda_core.methods.guda import GENERAL, WEIGHT, Guda
 from guda_core.methods.logo import Logo
 from guda_core.models.cards import load_model
 from guda_core.records import Attribution, GroupScore, Query
-from guda_core.ui import inspect, words
+from guda_core.ui import examples, inspect, words
+from tests.light import LightService
 from tests.tiny import save_tiny
 
 GROUPS = load_group_set("emoji")
@@ -93,6 +94,14 @@ def test_retrained_models_have_none(model, folder):
     for g in IDS:
         note(folder, g)
     assert "general" not in answer(model, folder, Logo).settings
+
+
+def test_a_kept_example_is_of_just_this_general_part(folder):
+    service = LightService()
+    example = examples.Example("rocket", "twemoji", 1)
+    before = examples._place(service, example, ("guda",))
+    service.change(general={"noto": 3.0})
+    assert examples._place(service, example, ("guda",)) != before
 
 
 def scored(score: float, half: float, general: float) -> Attribution:

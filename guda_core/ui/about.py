@@ -31,6 +31,11 @@ MEANS = (
     "Positive: the model without the group explains the picture worse, so the group contributed.",
     "Near 0: the group made no difference that can be seen. Negative: the model does better without it.",
     (
+        "A score of GUDA holds the group's general part: how much worse its adapter makes the model explain held-out "
+        "pictures of the other groups, on average. It is the same for every picture. The Evidence tab shows both "
+        "parts; where a group gives no more than that, the sentence above the bars says that no group stands out."
+    ),
+    (
         "The unit is nats of ELBO. Pictures differ in how hard they are to explain at all, so compare the groups of "
         "one picture, not one picture's scores with another's."
     ),
