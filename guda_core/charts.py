@@ -21,6 +21,7 @@ from guda_core.methods import METHODS
 from guda_core.records import Attribution, GroupSet
 
 BAR, PALE, EDGE, LINE, GREY = "#9cc0fa", "#e7effe", "#3b82f6", "#a14f08", "#595959"
+TICK = "#6d28d9"  # of the general part
 FONT = "DejaVu Sans"  # comes with matplotlib
 WIDTH, ROW, FRAME, DPI = 8.0, 0.3, 1.15, 120  # inches: of the picture; of one bar; of an axis' title and numbers
 LONGEST = 36  # characters of a name
@@ -56,6 +57,8 @@ def _draw(axes: Axes, a: Attribution, group_set: GroupSet) -> None:
         score, low, high = s.score or 0.0, s.low or 0.0, s.high or 0.0
         colour = PALE if a.unit == "nats" and low <= 0 <= high else BAR
         axes.barh(row, score, height=0.62, color=colour, edgecolor=EDGE, linewidth=0.8, zorder=2)
+        if general := a.general(g):
+            axes.plot([general] * 2, [row - 0.31, row + 0.31], color=TICK, linewidth=2, zorder=3)
         error = [[max(0.0, score - low)], [max(0.0, high - score)]]
         axes.errorbar(score, row, xerr=error, fmt="none", ecolor=LINE, elinewidth=1.6, capsize=3, zorder=3)
     for row, g in enumerate(rest, len(ranked)):
@@ -67,7 +70,8 @@ def _draw(axes: Axes, a: Attribution, group_set: GroupSet) -> None:
     axes.set_yticks(range(len(a.groups)), labels=[_label(g, group_set) for g in (*ranked, *rest)], parse_math=False)
     axes.set_ylim(len(a.groups) - 0.4, -0.6)
     axes.set_title(METHODS.get(a.method, (a.method,))[0], loc="left", parse_math=False, **_text(11, "black"))
-    axes.set_xlabel(f"{a.unit}, with 95% interval", parse_math=False, **_text(9, "black"))
+    marked = "; tick: given to any picture" if any(a.general(g) for g in ranked) else ""
+    axes.set_xlabel(f"{a.unit}, with 95% interval{marked}", parse_math=False, **_text(9, "black"))
     axes.grid(axis="x", color="#dddddd", linewidth=0.7, zorder=0)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=9, labelcolor="black", length=0, labelfontfamily=FONT)

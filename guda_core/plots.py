@@ -10,6 +10,7 @@ from guda_core.records import Attribution, GroupSet
 
 TEXT = "#7d7d7d"  # mid grey: readable on white and on near black
 BAR, PALE, EDGE = "rgba(59, 130, 246, 0.55)", "rgba(59, 130, 246, 0.16)", "#3b82f6"
+TICK = "#7c3aed"  # of the general part
 LINE = "#c2600c"  # of the intervals: seen on the bars, on white and on near black
 GRID = "rgba(125, 125, 125, 0.22)"
 ROW, FRAME = 30, 78  # pixels: of one bar; of the axis and its title
@@ -18,7 +19,8 @@ ROW, FRAME = 30, 78  # pixels: of one bar; of the axis and its title
 def bars(a: Attribution, group_set: GroupSet) -> go.Figure:
     """One method's scores as bars, best first, in the method's own unit. Groups without a score come last, named so.
 
-    In nats, a bar whose interval includes 0 is pale. The figure has no background of its own.
+    In nats, a bar whose interval includes 0 is pale, and a tick marks a score's general part, if there is one. The
+    figure has no background of its own.
     """
     ranked = a.ranked()
     rest = [g for g in a.groups if g not in ranked]
@@ -53,8 +55,18 @@ def bars(a: Attribution, group_set: GroupSet) -> go.Figure:
             x=0, y=group_set.groups[g].name, text=word, showarrow=False, xanchor="left", xshift=6,
             font={"color": TEXT, "size": 12},
         )  # fmt: skip
+    marked = [g for g in ranked if a.general(g)]
+    if marked:
+        figure.add_scatter(
+            x=[a.general(g) for g in marked],
+            y=[group_set.groups[g].name for g in marked],
+            mode="markers",
+            marker={"symbol": "line-ns", "size": 15, "line": {"color": TICK, "width": 2.5}},
+            hovertemplate="%{y} gives to any picture: %{x:.4g} " + a.unit + "<extra></extra>",
+        )
+    axis = f"{a.unit}, with 95% interval" + ("; tick: given to any picture" if marked else "")
     figure.update_xaxes(
-        title={"text": f"{a.unit}, with 95% interval", "font": {"size": 12}, "standoff": 8},
+        title={"text": axis, "font": {"size": 12}, "standoff": 8},
         zeroline=True, zerolinecolor=TEXT, zerolinewidth=2, gridcolor=GRID, fixedrange=True, nticks=5, tickangle=0,
         rangemode="tozero",
     )  # fmt: skip

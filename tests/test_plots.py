@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from guda_core.charts import bars_png
 from guda_core.groups import load_group_set
 from guda_core.plots import BAR, PALE, bars
 from guda_core.records import Attribution, GroupScore
@@ -64,3 +65,13 @@ def test_the_unit_is_on_the_axis_with_a_zero_line_and_a_height_and_no_background
 def test_nothing_scored_still_draws_who_is_missing():
     a = Attribution("guda", "nats", {"noto": SCORES["noto"]})
     assert [x["text"] for x in json.loads(bars(a, SETS).to_json())["layout"]["annotations"]] == ["unavailable"]
+
+
+def test_a_tick_marks_what_a_group_gives_to_any_picture():
+    assert len(drawn()["data"]) == 1 and "tick" not in drawn()["layout"]["xaxis"]["title"]["text"]
+    settings = {"general": {"openmoji": 12.0, "twemoji": 0.0, "streamline-emojis": -3.0, "noto": 9.0}}
+    d = json.loads(bars(Attribution("guda", "nats", SCORES, settings=settings), SETS).to_json())
+    assert (d["data"][1]["x"], d["data"][1]["y"]) == ([12.0, -3.0], ["OpenMoji", "Streamline Emojis"])
+    assert "tick: given to any picture" in d["layout"]["xaxis"]["title"]["text"]
+    plain = bars_png([Attribution("guda", "nats", SCORES)], SETS)
+    assert bars_png([Attribution("guda", "nats", SCORES, settings=settings)], SETS) != plain
