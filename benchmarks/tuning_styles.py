@@ -42,10 +42,10 @@ WEIGHTS = (0.5, 1.0, 1.5, 2.0, 3.0)  # of the general part of GUDA's scores (`gu
 
 
 def parsed(text: str) -> UnlearnConfig:
-    """ "guda_c,steps=160,lr=5e-4" -> settings, relative to the paper's (UnlearnConfig's defaults); "whole" among the
-    changes: the whole denoiser."""
+    """ "guda_c,steps=160,lr=5e-4" -> settings; "whole" among the changes: the whole denoiser.
+    Without a selection it is the paper's, "weighted"."""
     operator, *changes = text.split(",")
-    given: dict[str, Any] = {}
+    given: dict[str, Any] = {"selection": "weighted"}
     for change in changes:
         name, _, value = change.partition("=")
         given[name] = True if not value else value if name in ("selection", "empty_target") else json.loads(value)

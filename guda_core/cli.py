@@ -185,14 +185,18 @@ def unlearn(
     model: ModelOption = None,
     operator: Annotated[str, typer.Option(help="guda_c, esd or ascent.")] = "guda_c",
     selection: Annotated[
-        str, typer.Option(help="Anchor style: weighted, uniform, removed, posterior or posterior_captions.")
-    ] = "weighted",
+        str | None,
+        typer.Option(help="Anchor style: uniform (default), weighted, removed, posterior or posterior_captions."),
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of the posterior, in nats.")] = None,
     steps: Annotated[int | None, typer.Option(min=1)] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     rank: Annotated[int | None, typer.Option(min=1, help="Of the LoRA.")] = None,
     lam: Annotated[float | None, typer.Option(help="Weight of the preserve loss.")] = None,
     empty_share: Annotated[float | None, typer.Option(help="Share of pictures under the empty prompt.")] = None,
-    empty_target: Annotated[str | None, typer.Option(help="Of the forgotten ones among them: anchor or shift.")] = None,
+    empty_target: Annotated[
+        str | None, typer.Option(help="Of the forgotten ones among them: anchor, shift or between.")
+    ] = None,
     blend_share: Annotated[float | None, typer.Option(help="Share of captions that blend two styles.")] = None,
     push: Annotated[float | None, typer.Option(help="How far the target lies beyond the anchor.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Forgotten, and as many retained, pictures a step.")] = None,
@@ -205,8 +209,9 @@ def unlearn(
     from guda_core import forgetting
 
     config = forgetting.config_of(
-        operator=operator, selection=selection, steps=steps, lr=lr, rank=rank, lam=lam, empty_share=empty_share,
-        empty_target=empty_target, blend_share=blend_share, push=push, batch=batch, seed=seed, whole=whole,
+        operator=operator, selection=selection, temperature=temperature, steps=steps, lr=lr, rank=rank, lam=lam,
+        empty_share=empty_share, empty_target=empty_target, blend_share=blend_share, push=push, batch=batch, seed=seed,
+        whole=whole,
     )  # fmt: skip
     wanted = [g.strip() for g in groups.split(",") if g.strip()]
     job = forgetting.Forgetting(_group_set(name), model=model, folder=folder)
@@ -225,10 +230,12 @@ def unlearn(
         "forgotten, empty",
         "others, empty",
         "held out, empty",
+        "of others, held out",
     ):
         table.add_column(column)
     for gid, h in job.health().items():
-        keys = ("forgotten_prompt", "others_prompt", "forgotten_empty", "others_empty", "held_out_empty")
+        keys = ("forgotten_prompt", "others_prompt", "forgotten_empty", "others_empty", "held_out_empty",
+                "held_out_others_empty")  # fmt: skip
         table.add_row(gid, *[f"{h[k]['mean']:.1f}" if k in h else "-" for k in keys])
     out.print(table)
 

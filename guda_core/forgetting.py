@@ -143,9 +143,10 @@ class Forgetting:
         (self.folder / gid / "timing.json").write_text(json.dumps(timing), encoding="utf-8")
 
     def unmeasured(self, wanted: Sequence[str]) -> list[str]:
-        """The wanted groups whose LoRA fits but whose health has not been measured."""
+        """The wanted groups whose LoRA fits but whose health has not been measured, or was of another adapter."""
         fits = [g for g in self.known(wanted) if self._fits(g) and not self._whole(g)]
-        return [g for g in fits if not (self.folder / g / HEALTH).is_file()]
+        own = {g: adapters.read_meta(self.folder / g)["sha256"] for g in fits}
+        return [g for g in fits if not adapters.read_health(self.folder / g, own[g])]
 
     def _kinds(self, gid: str, config: HealthConfig) -> dict[str, list[tuple[np.ndarray, str]]]:
         g = torch.Generator().manual_seed(config.seed)

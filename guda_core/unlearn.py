@@ -8,8 +8,9 @@ Four things are ours, not the paper's:
 
 - On a share of the forgotten pictures the student sees the empty prompt instead. Its target is the same (empty_target
   "anchor": the unconditional model of the retained data is the mixture of its conditional ones), or the full model's
-  own unconditional estimate less the style ("shift"): eps_full("") - (1 + push) (eps_full(c_f) - eps_full(c_a)). Both
-  captions name the same object, so that what they tell of it cancels. Uploads need it.
+  own unconditional estimate less the style ("shift"): eps_full("") - (1 + push) (eps_full(c_f) - eps_full(c_a)), or
+  a third of either way ("between"). Both captions name the same object, so that what they tell of it cancels. Uploads
+  need it.
 - On a share of all other pictures the student's caption mixes descriptors of the forgotten style and of a retained one
   (the picture's own, or the anchor's), and the target is the full model under the retained style alone. A prompt that
   blends groups is where attribution is wanted most, and unlearning whole styles alone leaves such prompts nearly as
@@ -48,18 +49,21 @@ POSTERIOR_STRATA = 8  # of timesteps; in each the posterior of the styles is ano
 
 @dataclass(frozen=True)
 class UnlearnConfig:
-    """operator: "guda_c", "esd" or "ascent". selection of the anchor style: "weighted" (WSS), "uniform", "removed" (the
-    anchor is the object without style words), "posterior" (`style_posterior`), or "posterior_captions" (that, but WSS
-    under the empty prompt). beta, eta: of WSS. lam: weight of the preserve loss. empty_share: share of the pictures,
-    forgotten and retained, that the student sees under the empty prompt. empty_target: "anchor" or "shift", of the
-    forgotten ones among them. blend_share: share of the others whose caption mixes the forgotten style's descriptors
-    with a retained one's. push: how far GUDA-C's target lies beyond the anchor. esd_strength: ESD's guidance.
-    ascent_strength: how far the ascent's target lies from the full model's estimate, in errors of that. lora: the
-    adapter; None fine-tunes the whole denoiser, as the paper does.
+    """operator: "guda_c", "esd" or "ascent".
+    selection of the anchor style: "uniform"; "weighted", the paper's WSS, with its beta and eta; "removed", the anchor
+    is the object without style words; "posterior", `style_posterior` at a temperature in nats; "posterior_captions",
+    that, but WSS under the empty prompt.
+    lam: weight of the preserve loss.
+    empty_share: share of the pictures, forgotten and retained, that the student sees under the empty prompt.
+    empty_target: "anchor", "shift" or "between", of the forgotten ones among them.
+    blend_share: share of the others whose caption mixes the forgotten style's descriptors with a retained one's.
+    push: how far GUDA-C's target lies beyond the anchor. esd_strength: ESD's guidance. ascent_strength: how far the
+    ascent's target lies from the full model's estimate, in errors of that.
+    lora: the adapter; None fine-tunes the whole denoiser, as the paper does.
     loop.batch forgotten and as many retained pictures make a step."""
 
     operator: str = "guda_c"
-    selection: str = "weighted"
+    selection: str = "uniform"
     beta: float = 2.0
     eta: float = 0.3
     lam: float = 1.0

@@ -14,7 +14,7 @@ from guda_core.unlearn import UnlearnConfig
 
 
 def test_a_variants_name_is_its_operator_and_the_changes():
-    default = UnlearnConfig()
+    default = UnlearnConfig(selection="weighted")
     assert tuning_styles.parsed("guda_c") == default
     tried = tuning_styles.parsed("guda_c,steps=160,lr=5e-4,batch=8,rank=12,selection=uniform,empty_share=0.25")
     loop = dataclasses.replace(default.loop, steps=160, lr=5e-4, batch=8)

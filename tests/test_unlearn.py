@@ -89,7 +89,9 @@ def forget(world, group, folder, **changes):
     loop = LoopConfig(
         steps=changes.pop("steps", 2), batch=8, lr=changes.pop("lr", 1e-2), warmup=1, seed=changes.pop("seed", 0)
     )
-    config = UnlearnConfig(**{"lora": adapters.LoraSpec(rank=2, alpha=2), "loop": loop, **changes})
+    config = UnlearnConfig(
+        **{"lora": adapters.LoraSpec(rank=2, alpha=2), "selection": "weighted", "loop": loop, **changes}
+    )
     for _ in unlearn(
         world.model, world.group_set, world.pictures, world.z, group,
         text_features=features, config=config, folder=folder, meta={"note": "kept"},
@@ -307,10 +309,10 @@ def test_an_operators_strength_matters(world, tmp_path, operator):
 def test_beta_eta_and_selection_set_the_styles():
     gs = make_group_set()
 
-    pi = style_probabilities(gs, "a", features, UnlearnConfig(beta=2.0, eta=0.0))
+    pi = style_probabilities(gs, "a", features, UnlearnConfig(selection="weighted", beta=2.0, eta=0.0))
     assert pi[0] == 0 and float(pi[1]) == pytest.approx(np.exp(1.6) / (np.exp(1.6) + 1), rel=1e-5)
-    assert style_probabilities(gs, "a", features, UnlearnConfig(beta=9.0, eta=0.0))[1] > pi[1]
-    assert style_probabilities(gs, "a", features, UnlearnConfig(beta=2.0, eta=0.5))[1] < pi[1]
+    assert style_probabilities(gs, "a", features, UnlearnConfig(selection="weighted", beta=9.0, eta=0.0))[1] > pi[1]
+    assert style_probabilities(gs, "a", features, UnlearnConfig(selection="weighted", beta=2.0, eta=0.5))[1] < pi[1]
     flat = style_probabilities(gs, "a", features, UnlearnConfig(selection="uniform"))
     assert flat.tolist() == pytest.approx([0, 0.5, 0.5])
 
