@@ -12,7 +12,9 @@ from scipy import stats
 from benchmarks import records
 from benchmarks.records import UNKNOWN, read, source, value
 from guda_core import metrics
+from guda_core.benchmark.tables import LIVE
 from guda_core.groups import load_group_set
+from guda_core.methods.guda import GENERAL
 from guda_core.oracle import FIDELITY_EVERY
 
 GENERAL_SHOWN = ("0.5", "1", "2")  # weights of the general part, of those that were tried
@@ -95,6 +97,41 @@ def tuning(name: str) -> str:
         lines.append("")
     n = ", ".join(f"{v['n']} {k}" for k, v in record["rows"][0].items() if isinstance(v, dict) and "n" in v)
     return "\n".join([*lines, f"Queries: {n}. {source(record, f'{name}-tuning')}"])
+
+
+def general() -> str:
+    """The general part of GUDA's scores, beside what GUDA and the oracle say of other groups' real pictures."""
+    ids = list(load_group_set("emoji").groups)
+    paths = {g: records.ADAPTERS / g / "health.json" for g in ids}
+    health = {g: json.loads(p.read_text(encoding="utf-8")) for g, p in paths.items() if p.is_file()}
+    parts = {g: h[GENERAL] for g, h in health.items() if h.get(GENERAL, {}).get("n", 0) > 1}
+    queries = read("queries")
+    arrays = records.FOLDER / "styles-scores.npz"
+    if set(parts) != set(ids) or queries is None or not arrays.is_file():
+        return UNKNOWN
+    with np.load(arrays) as z:
+        if not {"guda/drop", LIVE} <= set(z.files):
+            return UNKNOWN
+        drop, oracle_of = z["guda/drop"], z[LIVE]
+    lines = [
+        "| group | mean drop on others' held-out pictures, nats (95%) | pictures | on others' real queries | the oracle's |"
+    ]
+    lines.append("|---|---|---|---|---|")
+    others = []
+    for k, g in enumerate(ids):
+        at = [i for i, q in enumerate(queries["items"]) if q["set"] == "real" and g not in q["groups"]]
+        others.append((float(drop[at, k].mean()), float(oracle_of[at, k].mean())))
+        p = parts[g]
+        mine, truth = (f"{v:.0f}" for v in others[-1])
+        lines.append(f"| {g} | {p['mean']:.1f} ± {1.96 * p['se']:.1f} | {p['n']} | {mine} | {truth} |")
+    truth = [t for _, t in others]
+    alike = stats.spearmanr([parts[g]["mean"] for g in ids], truth)[0]
+    note = f"Over the groups, it and the oracle's agree with a Spearman of {alike:.2f}."
+    fitted = (read("styles") or {}).get("general_fit") or []
+    if fitted:
+        said = ", ".join(f"{r['weight']:.2f} ({r['query_set']}, {r['n']} queries)" for r in fitted)
+        note += f" Least-squares weight on the tuning half, beside what is committed: {said}."
+    return "\n".join([*lines, "", f"{note} (`python -m guda_core unlearn`, `assets/adapters/emoji/*/health.json`.)"])
 
 
 def targets() -> str:
@@ -181,6 +218,7 @@ RENDER = {
     "digits_costs": lambda: costs("digits"),
     "digits_tuning": lambda: tuning("digits"),
     "styles_tuning": lambda: tuning("styles"),
+    "styles_general": general,
     "styles_targets": targets,
     "styles_oracle": oracle,
     "styles_live": live,

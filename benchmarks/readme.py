@@ -97,8 +97,17 @@ def training() -> str:
 
 
 def health() -> str:
-    head = ("group", "forgotten, prompt", "others, prompt", "forgotten, empty", "others, empty", "held out, empty")
-    keys = ("forgotten_prompt", "others_prompt", "forgotten_empty", "others_empty", "held_out_empty")
+    head = (
+        "group",
+        "forgotten, prompt",
+        "others, prompt",
+        "forgotten, empty",
+        "others, empty",
+        "held out, empty",
+        "others, held out, empty",
+    )
+    keys = ("forgotten_prompt", "others_prompt", "forgotten_empty", "others_empty", "held_out_empty",
+            "held_out_others_empty")  # fmt: skip
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for path in sorted((ROOT / "assets/adapters/emoji").glob("*/health.json")):
         h = json.loads(path.read_text(encoding="utf-8"))

@@ -8,6 +8,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "assets" / "benchmarks"
+ADAPTERS = ROOT / "assets" / "adapters" / "emoji"
 LIVE = ROOT / "assets" / "oracle" / "emoji"
 UNKNOWN = "Not measured yet."
 

@@ -273,17 +273,19 @@ def generate(
 
 def _print_attribution(a: Attribution, gs: GroupSet) -> None:
     table = Table(title=f"{a.method} ({a.unit}); positive = the group contributed; not shares")
-    for column in ("rank", "group", "score", "95% interval", "status"):
-        table.add_column(column)
     ranked = a.ranked()
+    general = any(a.general(g) for g in ranked)  # the same for every picture
+    for column in ("rank", "group", "score", "95% interval", *(["given to any picture"] if general else []), "status"):
+        table.add_column(column)
     for i, g in enumerate([*ranked, *[g for g in a.groups if g not in ranked]]):
         s = a.groups[g]
         if s.score is None or s.low is None or s.high is None:
-            table.add_row("-", gs.groups[g].name, "-", "-", f"{s.status}: {s.reason}")
+            table.add_row("-", gs.groups[g].name, "-", "-", *["-"] * general, f"{s.status}: {s.reason}")
         else:
             form = {"nats": ".1f", "cosine": ".3f"}.get(a.unit, ".3g")
             score, low, high = (f"{v:{form}}" for v in (s.score, s.low, s.high))
-            table.add_row(str(i + 1), gs.groups[g].name, score, f"{low} to {high}", s.status)
+            part = [f"{a.general(g):{form}}"] if general else []
+            table.add_row(str(i + 1), gs.groups[g].name, score, f"{low} to {high}", *part, s.status)
     out.print(table)
     if a.separable is not None and a.runner_up and ranked:
         first, second = gs.groups[ranked[0]].name, gs.groups[a.runner_up].name

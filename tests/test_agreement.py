@@ -28,6 +28,7 @@ def page(tmp_path, monkeypatch):
     records = sys.modules["benchmarks.records"]
     monkeypatch.setattr(records, "FOLDER", tmp_path)
     monkeypatch.setattr(records, "LIVE", tmp_path / "live")
+    monkeypatch.setattr(records, "ADAPTERS", tmp_path / "adapters")
     return module
 
 
@@ -178,3 +179,22 @@ def test_what_the_live_oracle_loses_is_shown_group_by_group(page, tmp_path):
     assert "| noto | 1.5 MB | 0.9877 | 0.5 | 2.2 | 100.0 | 0.200 | 2 | 6 | -1.000 | 3 |  |" in text
     assert "| twemoji | 1.5 MB | 0.9877 | 0.5 | 2.2 | 100.0 | 1.000 | 2 | 6 |  |  |  |" in text and "4 pictures" in text
     assert "the same first one on 0.750" in text and "Spearman of 0.500" in text and "`python -m x`" in text
+
+
+def test_the_general_part_stands_beside_what_the_oracle_says_of_others(page, tmp_path):
+    ids = list(load_group_set("emoji").groups)
+    items = [{"set": s, "groups": [g]} for s in ("generated", "real") for g in ids]
+    (tmp_path / "queries.json").write_text(json.dumps({"items": items}))
+    drop, oracle = np.full((16, 8), 900.0), np.full((16, 8), 900.0)  # of generated queries and of the groups' own
+    for q in range(8):
+        for k in range(8):
+            if q != k:
+                drop[8 + q, k], oracle[8 + q, k] = k + (q % 2), 10 * k
+    np.savez(tmp_path / "styles-scores.npz", **{"guda/drop": drop, "logo-live": oracle})
+    assert page.RENDER["styles_general"]() == page.UNKNOWN
+    for k, g in enumerate(ids):
+        (tmp_path / "adapters" / g).mkdir(parents=True)
+        health = {"held_out_others_empty": {"mean": 2.0 * k, "se": 0.5, "n": 320}}
+        (tmp_path / "adapters" / g / "health.json").write_text(json.dumps(health))
+    text = page.RENDER["styles_general"]()
+    assert f"| {ids[2]} | 4.0 ± 1.0 | 320 | 3 | 20 |" in text and "a Spearman of 1.00" in text

@@ -362,3 +362,18 @@ def test_committed_rows_stand_only_while_what_they_were_made_from_is_the_same(tm
     assert rows.standing(arrays, base | {"queries_sha256": "r"}, made) == {}
     rows.note(arrays).unlink()
     assert rows.standing(arrays, base, made) == {}
+
+
+def test_the_general_parts_weight_is_that_of_least_squares_on_the_tuning_half():
+    rng = np.random.default_rng(0)
+    sets = ["generated"] * 40 + ["real"] * 40
+    drop, general = rng.normal(0, 10, (80, 8)), rng.normal(0, 10, 8)
+    offset = rng.normal(0, 500, (80, 1))  # the same for all groups of a query: no matter of their order
+    truth = 3 * drop + 3 * 1.7 * general + offset + rng.normal(0, 1, (80, 8))
+    truth[~tables.tuning_half(sets)] = -drop[~tables.tuning_half(sets)]  # what is held for the report is not looked at
+    made = {"logo": truth, "guda/drop": drop, "guda": drop + 0.5 * general}
+    rows = tables.general_fit(made, sets)
+    assert [(r["query_set"], r["n"]) for r in rows] == [("generated", 20), ("real", 20), ("all", 40)]
+    assert all(r["weight"] == pytest.approx(1.7 / 0.5, rel=0.05) for r in rows)
+    assert rows[-1]["of_drop"] == pytest.approx(3, rel=0.05)
+    assert tables.general_fit({"logo": truth, "guda": drop}, sets) == []

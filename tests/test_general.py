@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
-from guda_core import adapters, elbo
+from guda_core import adapters, cli, elbo
 from guda_core.groups import load_group_set
 from guda_core.methods.counterfactual import Budget
 from guda_core.methods.guda import GENERAL, WEIGHT, Guda
@@ -121,6 +123,20 @@ def test_a_group_that_gives_no_more_than_to_any_picture_does_not_stand_out():
     assert clear.startswith(f"Without {name}") and name in words.first_of(scored(40, 8, 25), GROUPS)
     assert words.sentence(scored(3, 8, 0), GROUPS).startswith("No group stands out: the interval")
     assert words.sentence(scored(3, 8, -5), GROUPS).startswith("No group stands out: the interval")
+
+
+def test_the_command_line_shows_it_in_a_column_of_its_own(monkeypatch):
+    shown = Console(record=True, width=140)
+    monkeypatch.setattr(cli, "out", shown)
+    a = scored(40, 8, 25)
+    missing = GroupScore(None, None, None, "unavailable", "Its file is missing.")
+    cli._print_attribution(dataclasses.replace(a, groups={**a.groups, "noto": missing}), GROUPS)
+    text = shown.export_text(clear=True)
+    cells = [[c.strip() for c in line.strip("│").split("│")] for line in text.splitlines() if line.startswith("│")]
+    assert "given to any picture" in text and {len(row) for row in cells} == {6}
+    assert cells[0][2:5] == ["40.0", "32.0 to 48.0", "25.0"] and cells[-1][5].startswith("unavailable")
+    cli._print_attribution(dataclasses.replace(a, settings={}), GROUPS)
+    assert "given to any" not in shown.export_text()
 
 
 def test_the_evidence_adds_up_to_the_score():

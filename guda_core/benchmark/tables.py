@@ -261,6 +261,31 @@ def if_calibrated(scores: Mapping[str, np.ndarray], sets: Sequence[str]) -> list
     return rows
 
 
+def general_fit(scores: Mapping[str, np.ndarray], sets: Sequence[str]) -> list[dict[str, Any]]:
+    """What weight the general part of GUDA's scores should have (`methods.guda`): b / a of the least-squares fit
+
+        oracle_k(x) - mean over groups = a (drop_k(x) - mean) + b (general_k - mean)
+
+    on the tuning half, for each query set and for "all" of them; [] where the scores have no general part. The general
+    part is read off the scores, at the weight that they were made with: that of a row is relative to it.
+    """
+    if not {"guda", "guda/drop", ORACLE} <= set(scores) or any(np.isnan(scores[k]).any() for k in ("guda", ORACLE)):
+        return []
+    tuning, rows = tuning_half(sets), []
+    for query_set, mine in [*_sets(sets, tuning), ("all", tuning)]:
+        drop, added = (_centred(x[mine]) for x in (scores["guda/drop"], scores["guda"] - scores["guda/drop"]))
+        (a, b), *_ = np.linalg.lstsq(np.stack([drop, added], axis=1), _centred(scores[ORACLE][mine]), rcond=None)
+        row = {"query_set": query_set, "n": int(mine.sum())}
+        rows.append({**row, "of_drop": float(a), "of_general": float(b), "weight": float(b / a)})
+    return rows
+
+
+def _centred(scores: np.ndarray) -> np.ndarray:
+    """(Q, G) less each query's mean, as one vector."""
+    s = scores.astype(float)
+    return (s - s.mean(axis=1, keepdims=True)).ravel()
+
+
 def _apart(
     scores: Mapping[str, np.ndarray], sets: Sequence[str], kinds: Mapping[str, np.ndarray]
 ) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from guda_core.methods.guda import WEIGHT
 from guda_core.pipeline import Service
 from guda_core.report import LIMITS
 from guda_core.ui.markup import Html, block, code, heading, link, listed, note, table, text
@@ -31,9 +32,10 @@ MEANS = (
     "Positive: the model without the group explains the picture worse, so the group contributed.",
     "Near 0: the group made no difference that can be seen. Negative: the model does better without it.",
     (
-        "A score of GUDA holds the group's general part: how much worse its adapter makes the model explain held-out "
-        "pictures of the other groups, on average. It is the same for every picture. The Evidence tab shows both "
-        "parts; where a group gives no more than that, the sentence above the bars says that no group stands out."
+        f"A score of GUDA holds the group's general part: {WEIGHT:g} times how much worse its adapter makes the model "
+        "explain held-out pictures of the other groups, on average. It is the same for every picture. The Evidence tab "
+        "shows both parts; where a group gives no more than that, the sentence above the bars says that no group "
+        "stands out."
     ),
     (
         "The unit is nats of ELBO. Pictures differ in how hard they are to explain at all, so compare the groups of "

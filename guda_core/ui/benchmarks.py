@@ -23,8 +23,9 @@ INTRO = (
     "from the same seed, before, on other machines). A method is not expected to do much better."
 )
 ROWS = (
-    "guda: as the app answers; guda-uniform and guda-removed: unlearned towards a style drawn uniformly, or towards no "
-    "style words; guda-esd: by another operator; guda-whole: the whole network fine-tuned instead of an adapter; "
+    "guda: as the app answers, with the general part (guda/drop: without it); guda-weighted and guda-removed: "
+    "unlearned towards a style drawn by likeness of words, or towards no style words; guda-esd: by another operator; "
+    "guda-whole: the whole network fine-tuned instead of an adapter; "
     "guda-retrack, on the digits: GUDA for a model without prompts. trak, dtrak, das: by gradients. instance: the "
     "picture itself is unlearned. clip-mean, -max, -prototype: likeness to a group's pictures on average, to the "
     "nearest, to their mean; classifier: likeness by a classifier's features. combined: GUDA and DAS together. random: "
@@ -44,7 +45,7 @@ SETS = {
 OTHERWISE = "; the same values, scored otherwise"
 ABOUT_OTHERWISE = (
     "Not methods of their own: the values that the oracle (logo) and GUDA (guda) are made from, weighted otherwise, or "
-    "fewer of them."
+    "fewer of them, or GUDA's without the general part."
 )
 CEILINGS = (
     "The ceiling was measured on some of the groups. It is easier to be right among few groups than among all, so only "

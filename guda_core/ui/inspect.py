@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from guda_core import breakdown, plots
+from guda_core.methods.guda import WEIGHT
 from guda_core.pipeline import Service
 from guda_core.records import Attribution, Provenance
 from guda_core.ui import words
@@ -21,8 +22,8 @@ STEPS = (
     "large ones about the rough layout. A negative bar means that the model without the group does better there."
 )
 GENERAL = (
-    "The score of GUDA is that fall and the group's general part: how much worse its adapter explains held-out "
-    "pictures of the other groups, on average. It is the same for every picture."
+    f"The score of GUDA is that fall and the group's general part: {WEIGHT:g} times how much worse its adapter "
+    "explains held-out pictures of the other groups, on average. It is the same for every picture."
 )
 NARROW = "Each point uses all noise draws up to it, so the last one is the score on the first tab."
 HEALTH = (
