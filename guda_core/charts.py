@@ -26,7 +26,7 @@ FONT = "DejaVu Sans"  # comes with matplotlib
 WIDTH, ROW, FRAME, DPI = 8.0, 0.3, 1.15, 120  # inches: of the picture; of one bar; of an axis' title and numbers
 LONGEST = 36  # characters of a name
 NOTE = (
-    "nats: positive = the model explains the picture worse without the group; pale = the interval includes 0.\n"
+    "nats: positive = the model explains the picture worse without the group; pale = reaches 0 or the tick.\n"
     "Scores are not shares: they do not sum to anything."
 )
 _lock = threading.Lock()  # matplotlib shares fonts between figures and is not made for threads
@@ -55,7 +55,7 @@ def _draw(axes: Axes, a: Attribution, group_set: GroupSet) -> None:
     for row, g in enumerate(ranked):
         s = a.groups[g]
         score, low, high = s.score or 0.0, s.low or 0.0, s.high or 0.0
-        colour = PALE if a.unit == "nats" and low <= 0 <= high else BAR
+        colour = PALE if a.unit == "nats" and low <= max(0.0, a.general(g)) and high >= 0 else BAR
         axes.barh(row, score, height=0.62, color=colour, edgecolor=EDGE, linewidth=0.8, zorder=2)
         if general := a.general(g):
             axes.plot([general] * 2, [row - 0.31, row + 0.31], color=TICK, linewidth=2, zorder=3)

@@ -207,6 +207,8 @@ def unlearn(
 ) -> None:
     """Unlearn groups from the full model, each as a LoRA adapter, and measure each adapter's health."""
     from guda_core import forgetting
+    from guda_core.benchmark.queries import real_pictures
+    from guda_core.pipeline import ASSETS
 
     config = forgetting.config_of(
         operator=operator, selection=selection, temperature=temperature, steps=steps, lr=lr, rank=rank, lam=lam,
@@ -220,7 +222,7 @@ def unlearn(
     for gid in job.unmeasured(wanted):
         with _bar() as bar:
             task = bar.add_task(f"health {gid}", note="", total=1.0)
-            for fraction in job.measure(gid):
+            for fraction in job.measure(gid, apart=real_pictures(ASSETS / "benchmarks", job.group_set)):
                 bar.update(task, completed=fraction)
     table = Table(title="ELBO fall in nats when the group's adapter is on (mean over pictures)")
     for column in (

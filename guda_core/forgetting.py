@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -47,11 +47,12 @@ def config_of(*, whole: bool = False, rank: int | None = None, **changes: Any) -
 
 @dataclasses.dataclass(frozen=True)
 class HealthConfig:
-    """pictures: of each kind. held_out_others: of that kind, from which GUDA's scores have their general part
-    (`methods.guda`). draws: in each of the strata, cut by `rule`. seed: which pictures."""
+    """pictures: of each kind but one. held_out: of that one, from which GUDA's scores have their general part
+    (`methods.guda`): held-out pictures, as many of each group and the same for all adapters, each of which meets those
+    of the other groups. draws: in each of the strata, cut by `rule`. seed: which pictures."""
 
     pictures: int = 16
-    held_out_others: int = 320
+    held_out: int = 160
     strata: int = 24
     draws: int = 1
     seed: int = 17
@@ -148,14 +149,28 @@ class Forgetting:
         own = {g: adapters.read_meta(self.folder / g)["sha256"] for g in fits}
         return [g for g in fits if not adapters.read_health(self.folder / g, own[g])]
 
-    def _kinds(self, gid: str, config: HealthConfig) -> dict[str, list[tuple[np.ndarray, str]]]:
+    def _general(
+        self, held: Pictures, config: HealthConfig, apart: Collection[tuple[str, str]]
+    ) -> list[tuple[str, np.ndarray]]:
+        """(group, pixels) of the held-out pictures that all adapters are measured on; none of `apart`."""
+        g = torch.Generator().manual_seed(config.seed)
+        of: dict[str, list[int]] = {k: [] for k in self.group_set.groups}
+        for i in torch.randperm(len(held), generator=g).tolist():
+            if (held.groups[i], held.objects[i]) not in apart:
+                of[held.groups[i]].append(i)
+        each = config.held_out // len(of)
+        return [(k, held.pixels[i]) for k, places in of.items() for i in places[:each]]
+
+    def _kinds(
+        self, gid: str, config: HealthConfig, apart: Collection[tuple[str, str]]
+    ) -> dict[str, list[tuple[np.ndarray, str]]]:
         g = torch.Generator().manual_seed(config.seed)
         train, _ = self.training_pictures()
         held = data.load(self.group_set, "held_out")
 
-        def some(p: Pictures, keep: Any, prompt: bool, most: int = config.pictures) -> list[tuple[np.ndarray, str]]:
+        def some(p: Pictures, keep: Any, prompt: bool) -> list[tuple[np.ndarray, str]]:
             q = p.where(keep)
-            at = torch.randperm(len(q), generator=g)[:most].tolist()
+            at = torch.randperm(len(q), generator=g)[: config.pictures].tolist()
             return [
                 (q.pixels[i], style_caption(self.group_set, q.objects[i], q.groups[i], g) if prompt else "") for i in at
             ]
@@ -166,18 +181,21 @@ class Forgetting:
             "forgotten_empty": some(train, lambda k, o: k == gid, False),
             "others_empty": some(train, lambda k, o: k != gid, False),
             "held_out_empty": some(held, lambda k, o: k == gid, False),
-            "held_out_others_empty": some(held, lambda k, o: k != gid, False, config.held_out_others),
+            "held_out_others_empty": [(p, "") for k, p in self._general(held, config, apart) if k != gid],
         }
 
-    def measure(self, gid: str, config: HealthConfig | None = None) -> Iterator[float]:
+    def measure(
+        self, gid: str, config: HealthConfig | None = None, apart: Collection[tuple[str, str]] = ()
+    ) -> Iterator[float]:
         """Mean ELBO fall in nats with its standard error, by kind of picture; yields the fraction done.
 
         Forgotten and other pictures with their prompt and without, and held-out objects (own style and others) without.
+        apart: (group, object) of held-out pictures that the general part must not be made of: a benchmark's queries.
         """
         config = config or HealthConfig()
         adapter = adapters.load(self.folder / gid, base_sha256=self.model.sha256, group=gid)
         strata = elbo.make_strata(self.model.schedule, config.strata, config.rule)
-        kinds = self._kinds(gid, config)
+        kinds = self._kinds(gid, config, apart)
         record: dict[str, Any] = {}
         done, all_of_them = 0, sum(len(p) for p in kinds.values())
         for kind, pictures in kinds.items():
@@ -201,7 +219,7 @@ class Forgetting:
                 "se": float(np.std(falls, ddof=1) / len(falls) ** 0.5),
                 "n": len(falls),
             }
-        record |= {"unit": "nats", "adapter_sha256": adapter.meta["sha256"]}
+        record |= {"unit": "nats", "adapter_sha256": adapter.meta["sha256"], "left_out": len(apart)}
         record |= {"config": dataclasses.asdict(config), "versions": versions()}
         (self.folder / gid / HEALTH).write_text(json.dumps(record, indent=1), encoding="utf-8")
 

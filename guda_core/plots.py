@@ -19,8 +19,8 @@ ROW, FRAME = 30, 78  # pixels: of one bar; of the axis and its title
 def bars(a: Attribution, group_set: GroupSet) -> go.Figure:
     """One method's scores as bars, best first, in the method's own unit. Groups without a score come last, named so.
 
-    In nats, a bar whose interval includes 0 is pale, and a tick marks a score's general part, if there is one. The
-    figure has no background of its own.
+    In nats, a tick marks a score's general part, if there is one, and a bar is pale whose interval includes 0 or
+    reaches down to the tick. The figure has no background of its own.
     """
     ranked = a.ranked()
     rest = [g for g in a.groups if g not in ranked]
@@ -28,7 +28,8 @@ def bars(a: Attribution, group_set: GroupSet) -> go.Figure:
     scores = [a.groups[g] for g in ranked]
     x = [s.score or 0.0 for s in scores]
     low, high = [s.low or 0.0 for s in scores], [s.high or 0.0 for s in scores]
-    pale = [a.unit == "nats" and lo <= 0 <= hi for lo, hi in zip(low, high, strict=True)]
+    general = [max(0.0, a.general(g)) for g in ranked]
+    pale = [a.unit == "nats" and lo <= part and hi >= 0 for lo, hi, part in zip(low, high, general, strict=True)]
     figure = go.Figure(
         go.Bar(
             x=[*x, *(None for _ in rest)],

@@ -57,8 +57,8 @@ class UnlearnConfig:
     empty_share: share of the pictures, forgotten and retained, that the student sees under the empty prompt.
     empty_target: "anchor", "shift" or "between", of the forgotten ones among them.
     blend_share: share of the others whose caption mixes the forgotten style's descriptors with a retained one's.
-    push: how far GUDA-C's target lies beyond the anchor. esd_strength: ESD's guidance. ascent_strength: how far the
-    ascent's target lies from the full model's estimate, in errors of that.
+    push: how far GUDA-C's target lies beyond the anchor (not of "between"). esd_strength: ESD's guidance.
+    ascent_strength: how far the ascent's target lies from the full model's estimate, in errors of that.
     lora: the adapter; None fine-tunes the whole denoiser, as the paper does.
     loop.batch forgotten and as many retained pictures make a step."""
 

@@ -98,6 +98,20 @@ def test_retrained_models_have_none(model, folder):
     assert "general" not in answer(model, folder, Logo).settings
 
 
+def test_behind_a_group_that_gives_as_much_to_any_picture_another_may_be_needed():
+    a = scored(30, 8, 25)
+    other = {IDS[1]: GroupScore(28.0, 20.0, 36.0), IDS[2]: GroupScore(12.0, 9.0, 15.0)}
+    a = dataclasses.replace(
+        a, groups={**a.groups, **other}, settings={"general": {IDS[0]: 25.0, IDS[1]: 19.0, IDS[2]: -3.0}}
+    )
+    first, third = GROUPS.groups[IDS[0]].name, GROUPS.groups[IDS[2]].name
+    said = words.sentence(a, GROUPS)
+    assert said.startswith(f"{first} comes first, not clearly with more") and f"{third} is needed most: 12" in said
+    assert words.first_of(a, GROUPS) == f"{first}, beyond any picture's {third}"
+    retrained = dataclasses.replace(a, method="logo", groups={**a.groups, IDS[0]: GroupScore(30, -1, 61)}, settings={})
+    assert words.first_of(retrained, GROUPS) == "no group stands out"
+
+
 def test_a_kept_example_is_of_just_this_general_part(folder):
     service = LightService()
     example = examples.Example("rocket", "twemoji", 1)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from guda_core.charts import bars_png
 from guda_core.groups import load_group_set
@@ -73,5 +76,15 @@ def test_a_tick_marks_what_a_group_gives_to_any_picture():
     d = json.loads(bars(Attribution("guda", "nats", SCORES, settings=settings), SETS).to_json())
     assert (d["data"][1]["x"], d["data"][1]["y"]) == ([12.0, -3.0], ["OpenMoji", "Streamline Emojis"])
     assert "tick: given to any picture" in d["layout"]["xaxis"]["title"]["text"]
-    plain = bars_png([Attribution("guda", "nats", SCORES)], SETS)
-    assert bars_png([Attribution("guda", "nats", SCORES, settings=settings)], SETS) != plain
+    assert d["data"][0]["marker"]["color"] == [BAR, PALE, BAR]
+    settings["general"]["openmoji"] = 36.0  # more than the lower end, 35
+    d = json.loads(bars(Attribution("guda", "nats", SCORES, settings=settings), SETS).to_json())
+    assert d["data"][0]["marker"]["color"][0] == PALE
+
+    def violet(general: dict[str, float]) -> int:
+        """Pixels of the tick's colour."""
+        png = bars_png([Attribution("guda", "nats", SCORES, settings={"general": general})], SETS)
+        pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+        return int((np.abs(pixels - [0x6D, 0x28, 0xD9]).sum(axis=2) < 30).sum())
+
+    assert violet({}) == 0 and violet({"openmoji": 12.0}) > 20

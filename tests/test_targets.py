@@ -57,3 +57,26 @@ def test_a_model_that_nothing_was_taken_from_is_the_full_one(world):
     ways = [*row["way_prompt"].values(), *row["way_empty_anchor"].values(), *row["way_empty_shift"].values()]
     assert np.allclose(ways, 0)
     assert row["prompt"]["posterior, 1000 nats"] != row["prompt"]["posterior, 1 nats"]
+
+
+def test_a_model_that_answers_as_the_mean_of_the_other_styles_is_found_at_the_uniform_anchor(world, monkeypatch):
+    """The "retrained" model's estimates are planted: of its caption and of the empty prompt, that mean."""
+    honest, own = targets.estimates, list(world.service.group_set.groups).index("noto")
+    last = []
+
+    def planted(model, x_t, t, captions):
+        if len(captions) > 2:  # of the full model: every style, then the empty prompt
+            last[:] = [honest(model, x_t, t, captions)]
+            return last[0]
+        mean = torch.cat([last[0][:own], last[0][own + 1 : -1]]).mean(dim=0)
+        return torch.stack([mean, mean])
+
+    monkeypatch.setattr(targets, "estimates", planted)
+    some, latents = targets.chosen(world.pictures, world.latents, "noto", 2, seed=0)
+    strata = elbo.make_strata(world.service.model.schedule, 6)
+    row = targets.measure(world.service, SimpleNamespace(clip=world.service.clip), "noto", some, latents, strata)
+    assert row["prompt"]["uniform"] < 1e-6 * row["prompt"]["nothing"]
+    assert row["empty"]["anchor: uniform"] < 1e-6 * row["empty"]["nothing"]
+    assert row["way_prompt"]["uniform"] == pytest.approx(1, abs=1e-3)
+    assert row["way_empty_anchor"]["uniform"] == pytest.approx(1, abs=1e-3)
+    assert min(v for k, v in row["prompt"].items() if k != "uniform") > row["prompt"]["uniform"]

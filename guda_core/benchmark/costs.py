@@ -114,7 +114,7 @@ def general_seconds(service: LocalService, made: Queries) -> float:
         elbo.kl_values(service.model, q.latent, cond, draws, range(config["draws"]))
 
     work()
-    return statistics.median(_timed(work) for _ in range(STEPS)) * (sum(counts) + max(counts))
+    return statistics.median(_timed(work) for _ in range(STEPS)) * (sum(counts) + config["held_out"])
 
 
 def feature_seconds(method: KernelMethod, examples: Examples) -> float:

@@ -103,6 +103,16 @@ def write(model: BaseModel, group_set: GroupSet, config: QueryConfig, folder: Pa
     (folder / "queries.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
+def real_pictures(folder: Path, group_set: GroupSet) -> set[tuple[str, str]]:
+    """(group, object) of the held-out pictures that are queries of the group set; none where there are no queries."""
+    path = folder / "queries.json"
+    if not path.is_file():
+        return set()
+    record = json.loads(path.read_text(encoding="utf-8"))
+    items = record["items"] if record.get("group_set") == group_set.id else []
+    return {(i["groups"][0], i["object"]) for i in items if i["set"] == "real"}
+
+
 @dataclass(frozen=True)
 class Queries:
     """The queries in order. sets: name of each one's set; groups: of each one's prompt or artist."""

@@ -25,6 +25,7 @@ from guda_core import metrics
 
 ORACLE, SECOND, LIVE, BEFORE = "logo", "logo-2", "logo-live", "logo-before"
 ROW_OF = {SECOND: "ceiling", BEFORE: "ceiling-again"}  # what these scores are called as rows
+DROP = "guda/drop"
 NOT_A_METHOD = ("separable/", "se/")  # what else a file of scores may hold
 
 
@@ -43,6 +44,11 @@ def with_the_live_oracle(scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
     out = {n: s for n, s in scores.items() if not n.startswith((f"{ORACLE}/", LIVE)) and n != ORACLE}
     out |= {n.replace(LIVE, ORACLE, 1): s for n, s in scores.items() if n.startswith(LIVE)}
     return out | ({BEFORE: scores[ORACLE]} if ORACLE in scores else {})
+
+
+def _is_scoring(method: str) -> bool:
+    """Whether a row is another way to score a method's values. GUDA's drop alone, the paper's score, is none."""
+    return "/" in method and method != DROP
 
 
 def is_ceiling(method: str) -> bool:
@@ -242,7 +248,7 @@ def if_calibrated(scores: Mapping[str, np.ndarray], sets: Sequence[str]) -> list
     """
     rows, tuning = [], tuning_half(sets)
     for name, s in methods(scores):
-        if "/" in name or np.isnan(s).any():
+        if _is_scoring(name) or np.isnan(s).any():
             continue
         for query_set, mine in _sets(sets, None):
             fit, held = mine & tuning, mine & ~tuning
@@ -269,11 +275,11 @@ def general_fit(scores: Mapping[str, np.ndarray], sets: Sequence[str]) -> list[d
     on the tuning half, for each query set and for "all" of them; [] where the scores have no general part. The general
     part is read off the scores, at the weight that they were made with: that of a row is relative to it.
     """
-    if not {"guda", "guda/drop", ORACLE} <= set(scores) or any(np.isnan(scores[k]).any() for k in ("guda", ORACLE)):
+    if not {"guda", DROP, ORACLE} <= set(scores) or any(np.isnan(scores[k]).any() for k in ("guda", ORACLE)):
         return []
     tuning, rows = tuning_half(sets), []
     for query_set, mine in [*_sets(sets, tuning), ("all", tuning)]:
-        drop, added = (_centred(x[mine]) for x in (scores["guda/drop"], scores["guda"] - scores["guda/drop"]))
+        drop, added = (_centred(x[mine]) for x in (scores[DROP], scores["guda"] - scores[DROP]))
         (a, b), *_ = np.linalg.lstsq(np.stack([drop, added], axis=1), _centred(scores[ORACLE][mine]), rcond=None)
         row = {"query_set": query_set, "n": int(mine.sum())}
         rows.append({**row, "of_drop": float(a), "of_general": float(b), "weight": float(b / a)})
@@ -292,7 +298,7 @@ def _apart(
     """Top-1 of every method and query set, for each kind of queries, (Q,) bool."""
     rows = []
     for name, s in methods(scores):
-        if "/" in name:
+        if _is_scoring(name):
             continue
         for query_set, mine in _sets(sets, None):
             row: dict[str, Any] = {"method": name, "query_set": query_set}

@@ -6,7 +6,8 @@
 The paper's score is the drop alone. A model that is trained again without a group explains pictures of the other groups
 worse as well, some groups' loss more than others'; unlearning is held back from that by its preserve loss, so that
 little of it is left in the drop, though in about the right proportions. The adapter's health has it measured. Where it
-was not measured for every adapter, the score is the drop alone.
+was not measured for every adapter, the score is the drop alone. The intervals take it as known; its own standard error
+is in the health. WEIGHT was fitted on the embedded model's styles; for other models it is a guess.
 """
 
 from __future__ import annotations

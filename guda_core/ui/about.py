@@ -35,20 +35,27 @@ MEANS = (
         f"A score of GUDA holds the group's general part: {WEIGHT:g} times how much worse its adapter makes the model "
         "explain held-out pictures of the other groups, on average. It is the same for every picture. The Evidence tab "
         "shows both parts; where a group gives no more than that, the sentence above the bars says that no group "
-        "stands out."
+        "stands out. Where it was not measured for every adapter, the score is the fall alone."
     ),
     (
         "The unit is nats of ELBO. Pictures differ in how hard they are to explain at all, so compare the groups of "
         "one picture, not one picture's scores with another's."
     ),
     (
-        "The interval tells how far other draws of noise could have moved the score. It does not cover the gap between "
-        "unlearning a group and never having trained on it; the Benchmarks tab does."
+        "The interval tells how far other draws of noise could have moved the score. It does not cover the error of "
+        "the general part (the Evidence tab tells it), nor the gap between unlearning a group and never having trained "
+        "on it; the Benchmarks tab tells of that."
     ),
 )
 ABSTAINS = (
     ("The first two cannot be told apart", "The 95% interval of their difference includes 0. More effort may help."),
-    ("No group stands out", "The interval of the first group reaches down to 0: leaving out any group changes little."),
+    (
+        "No group stands out",
+        (
+            "The interval of the first group reaches down to 0, or to what the group gives to any picture, and no "
+            "other group's lies above both."
+        ),
+    ),
     (
         "This picture does not look like something this model made",
         (

@@ -83,7 +83,8 @@ class Endpoints:
     def attribute(self, picture: str, caption: str, methods: list[str], effort: str) -> Iterator[Json]:
         """Asks which groups of training pictures made the model able to make a picture, by a counterfactual.
 
-        A positive score in nats means: without the group, the model explains the picture worse. Scores are no shares,
+        A positive score in nats means: without the group, the model explains the picture worse. GUDA's holds the
+        group's general part, the same for every picture (settings.general, nats). Scores are no shares,
         do not sum to anything and are no legal finding.
 
         Args:

@@ -45,7 +45,7 @@ SETS = {
 OTHERWISE = "; the same values, scored otherwise"
 ABOUT_OTHERWISE = (
     "Not methods of their own: the values that the oracle (logo) and GUDA (guda) are made from, weighted otherwise, or "
-    "fewer of them, or GUDA's without the general part."
+    "fewer of them; GUDA's all without the general part."
 )
 CEILINGS = (
     "The ceiling was measured on some of the groups. It is easier to be right among few groups than among all, so only "

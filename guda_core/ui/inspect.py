@@ -29,7 +29,8 @@ NARROW = "Each point uses all noise draws up to it, so the last one is the score
 HEALTH = (
     "What each adapter did to the model, measured once after unlearning, in nats per picture. Forgot: how much worse "
     "the group's own pictures are explained (large is good). Damage: how much worse other groups' pictures are "
-    "explained (near 0: the adapter leaves them alone). With a caption, and without one; ± is a 95% interval."
+    "explained (near 0: the adapter leaves them alone; the last column makes the general part of GUDA's scores). With "
+    "a caption, and without one; ± is a 95% interval."
 )
 FIDELITY = (
     "The oracle keeps each retrained model as its coded difference from the full one. What that loses was measured "
@@ -37,7 +38,10 @@ FIDELITY = (
     "by the model without one group. Error: root mean square of what coding adds to a score; spread: standard "
     "deviation of the scores over the pictures."
 )
-HASHES = "SHA-256 of everything that answers are computed from here. A report names what its own answer used."
+HASHES = (
+    "SHA-256 of everything that answers are computed from here, but for the general parts, which a report gives as "
+    "numbers. A report names what its own answer used."
+)
 FIGURES = {
     "forgotten_prompt": "Forgot, with caption",
     "others_prompt": "Damage, with caption",

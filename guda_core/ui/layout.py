@@ -18,8 +18,8 @@ SESSION = 1800  # seconds that a visitor's picture and answer are kept
 
 METHOD_NOTES = {
     "guda": "Influence: how much worse the model explains the picture once it has unlearned the group, and what the "
-    "group gives to any picture (the general part, measured beforehand; the tick). A pale bar's interval includes 0. "
-    "A score is not a share: scores do not sum to anything.",
+    "group gives to any picture (the general part, measured beforehand; the tick). A pale bar's interval includes 0 or "
+    "reaches down to the tick. A score is not a share: scores do not sum to anything.",
     "combined": "Influence, GUDA and DAS together: the mean of their standard scores over the groups (0 is the groups' "
     "mean). The Benchmarks tab says how well it agrees with the oracle, beside its parts.",
     "clip": "Likeness: how similar the picture looks to the group's pictures. It does not ask what the model learned.",

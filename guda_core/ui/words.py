@@ -106,10 +106,12 @@ def _drop(a: Attribution, names: Mapping[str, str], ranked: list[str]) -> str:
     low, high = a.groups[first].low or 0.0, a.groups[first].high or 0.0
     general = a.general(first)
     if general > 0 and low <= general:
-        return (
-            f"No group stands out: {names[first]} comes first, not clearly with more than the "
-            f"{number(general, a.unit)} {a.unit} that it gives to any picture ({_figures(a, first)})."
-        )
+        said = f"{names[first]} comes first, not clearly with more than the {number(general, a.unit)} {a.unit} that it "
+        said += f"gives to any picture ({_figures(a, first)})."
+        beyond = _beyond(a, ranked)
+        if beyond is None:
+            return f"No group stands out: {said}"
+        return f"{said} Beyond what they give to any, {names[beyond]} is needed most: {_figures(a, beyond)}."
     if low <= 0:
         where = "includes 0" if high >= 0 else "lies below 0"
         return f"No group stands out: the interval of the first, {names[first]}, {where} ({_figures(a, first)})."
@@ -124,6 +126,12 @@ def _drop(a: Attribution, names: Mapping[str, str], ranked: list[str]) -> str:
         f"Without {names[first]} in the training data, this picture would be explained worst: "
         f"{_figures(a, first)}{ahead}."
     )
+
+
+def _beyond(a: Attribution, ranked: list[str]) -> str | None:
+    """The group that gives this picture most beyond what it gives to any, clearly; None where none does."""
+    clear = [g for g in ranked if (a.groups[g].low or 0.0) > max(0.0, a.general(g))]
+    return max(clear, key=lambda g: (a.groups[g].score or 0.0) - max(0.0, a.general(g)), default=None)
 
 
 def _likeness(a: Attribution, names: Mapping[str, str], ranked: list[str]) -> str:
@@ -175,10 +183,13 @@ def first_of(a: Attribution, group_set: GroupSet) -> str:
     ranked = a.ranked()
     if not ranked:
         return "no group could be scored"
-    first = a.groups[ranked[0]]
-    if a.unit == "nats" and (first.low or 0.0) - max(0.0, a.general(ranked[0])) <= 0:
-        return "no group stands out"
+    first, general = a.groups[ranked[0]], max(0.0, a.general(ranked[0]))
     name = group_set.groups[ranked[0]].name
+    if a.unit == "nats" and (first.low or 0.0) <= general:
+        beyond = _beyond(a, ranked) if general else None
+        return (
+            "no group stands out" if beyond is None else f"{name}, beyond any picture's {group_set.groups[beyond].name}"
+        )
     if a.separable is False and a.runner_up:
         return f"{name} or {group_set.groups[a.runner_up].name}: cannot be told apart"
     return name
