@@ -122,7 +122,7 @@ def general() -> str:
         at = [i for i, q in enumerate(queries["items"]) if q["set"] == "real" and g not in q["groups"]]
         others.append((float(drop[at, k].mean()), float(oracle_of[at, k].mean())))
         p = parts[g]
-        mine, truth = (f"{v:.0f}" for v in others[-1])
+        mine, truth = (f"{round(v)}" for v in others[-1])  # an integer: never -0
         lines.append(f"| {g} | {p['mean']:.1f} ± {1.96 * p['se']:.1f} | {p['n']} | {mine} | {truth} |")
     truth = [t for _, t in others]
     alike = stats.spearmanr([parts[g]["mean"] for g in ids], truth)[0]
@@ -130,8 +130,24 @@ def general() -> str:
     fitted = (read("styles") or {}).get("general_fit") or []
     if fitted:
         said = ", ".join(f"{r['weight']:.2f} ({r['query_set']}, {r['n']} queries)" for r in fitted)
-        note += f" Least-squares weight on the tuning half, beside what is committed: {said}."
+        note += f" Least-squares weight on the tuning half, relative to the committed one: {said}."
     return "\n".join([*lines, "", f"{note} (`python -m guda_core unlearn`, `assets/adapters/emoji/*/health.json`.)"])
+
+
+def weights() -> str:
+    """How first places, MRR and order depend on the weight of the general part."""
+    record = read("styles") or {}
+    rows = record.get("general_weights") or []
+    if not rows:
+        return UNKNOWN
+    sets = list(dict.fromkeys(r["query_set"] for r in rows))
+    heads = [f"{s}: {m}" for s in sets for m in ("Top-1", "MRR", "Spearman")]
+    lines = [f"| times the committed weight | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
+    for times in dict.fromkeys(r["times"] for r in rows):
+        of = {r["query_set"]: r for r in rows if r["times"] == times}
+        cells = [f"{of[s][m]:.3f}" for s in sets for m in ("top1", "mrr", "spearman")]
+        lines.append(f"| {times:g} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"All queries. {source(record, 'styles')}"])
 
 
 def targets() -> str:
@@ -219,6 +235,7 @@ RENDER = {
     "digits_tuning": lambda: tuning("digits"),
     "styles_tuning": lambda: tuning("styles"),
     "styles_general": general,
+    "styles_weights": weights,
     "styles_targets": targets,
     "styles_oracle": oracle,
     "styles_live": live,

@@ -377,3 +377,10 @@ def test_the_general_parts_weight_is_that_of_least_squares_on_the_tuning_half():
     assert all(r["weight"] == pytest.approx(1.7 / 0.5, rel=0.05) for r in rows)
     assert rows[-1]["of_drop"] == pytest.approx(3, rel=0.05)
     assert tables.general_fit({"logo": truth, "guda": drop}, sets) == []
+    by_weight = tables.general_weights(made, sets)
+    assert tables.general_weights({"logo": truth, "guda": drop}, sets) == [] and len(by_weight) == 2 * len(tables.TIMES)
+    for row in by_weight:
+        mine = [i for i, s in enumerate(sets) if s == row["query_set"]]
+        own = (drop + row["times"] * 0.5 * general)[mine]
+        hits = own.argmax(axis=1) == truth[mine].argmax(axis=1)
+        assert row["n"] == 40 and row["top1"] == pytest.approx(hits.mean())

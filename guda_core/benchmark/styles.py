@@ -289,6 +289,7 @@ def write_table(folder: Path) -> Path:
         "by_group": tables.by_group(scores, sets, [i["groups"] for i in record["items"]], ("guda",)),
         "first_places": tables.first_places(scores, sets, [i["groups"] for i in record["items"]], SHOWN),
         "if_calibrated": tables.if_calibrated(scores, sets),
+        "general_weights": tables.general_weights(scores, sets),
         "general_fit": tables.general_fit(scores, sets),
         "of_others": tables.of_others(scores, sets, [i["groups"] for i in record["items"]]),
         "versions": versions(),

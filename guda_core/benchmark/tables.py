@@ -26,6 +26,7 @@ from guda_core import metrics
 ORACLE, SECOND, LIVE, BEFORE = "logo", "logo-2", "logo-live", "logo-before"
 ROW_OF = {SECOND: "ceiling", BEFORE: "ceiling-again"}  # what these scores are called as rows
 DROP = "guda/drop"
+TIMES = (0.0, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)  # of the general part's weight
 NOT_A_METHOD = ("separable/", "se/")  # what else a file of scores may hold
 
 
@@ -283,6 +284,20 @@ def general_fit(scores: Mapping[str, np.ndarray], sets: Sequence[str]) -> list[d
         (a, b), *_ = np.linalg.lstsq(np.stack([drop, added], axis=1), _centred(scores[ORACLE][mine]), rcond=None)
         row = {"query_set": query_set, "n": int(mine.sum())}
         rows.append({**row, "of_drop": float(a), "of_general": float(b), "weight": float(b / a)})
+    return rows
+
+
+def general_weights(scores: Mapping[str, np.ndarray], sets: Sequence[str]) -> list[dict[str, Any]]:
+    """How much depends on the weight of the general part: {times, query_set, n, top1, mrr, spearman} over all queries,
+    `times` what is committed; [] where the scores have no general part. The metrics are means without intervals."""
+    if not {"guda", DROP, ORACLE} <= set(scores) or any(np.isnan(scores[k]).any() for k in ("guda", ORACLE)):
+        return []
+    drop, added, rows = scores[DROP], scores["guda"] - scores[DROP], []
+    for times in TIMES:
+        for query_set, mine in _sets(sets, None):
+            own, truth = (drop + times * added)[mine], scores[ORACLE][mine]
+            found = {m: float(metrics.METRICS[m](own, truth).mean()) for m in ("top1", "mrr", "spearman")}
+            rows.append({"times": times, "query_set": query_set, "n": int(mine.sum()), **found})
     return rows
 
 

@@ -26,7 +26,7 @@ from guda_core.models.base import BaseModel
 from guda_core.records import Attribution, GroupSet, Query
 
 GENERAL = "held_out_others_empty"  # of an adapter's health
-WEIGHT = 1.2  # of the general part: by least squares to the oracle on the styles' tuning half (`tables.general_fit`)
+WEIGHT = 1.04  # of the general part: by least squares to the oracle on the styles' tuning half (`tables.general_fit`)
 
 
 def general_of(folder: Path, of: Mapping[str, adapters.Adapter]) -> dict[str, float]:
