@@ -18,7 +18,7 @@ from guda_core.methods.guda import GENERAL, WEIGHT, Guda
 from guda_core.methods.logo import Logo
 from guda_core.models.cards import load_model
 from guda_core.records import Attribution, GroupScore, Query
-from guda_core.ui import examples, inspect, words
+from guda_core.ui import examples, inspect, markup, words
 from tests.light import LightService
 from tests.tiny import save_tiny
 
@@ -151,6 +151,17 @@ def test_the_command_line_shows_it_in_a_column_of_its_own(monkeypatch):
     assert cells[0][2:5] == ["40.0", "32.0 to 48.0", "25.0"] and cells[-1][5].startswith("unavailable")
     cli._print_attribution(dataclasses.replace(a, settings={}), GROUPS)
     assert "given to any" not in shown.export_text()
+
+
+def test_the_screens_table_has_it_as_text():
+    missing = GroupScore(None, None, None, "unavailable", "Its file is missing.")
+    a = scored(40, 8, 25)
+    a = dataclasses.replace(a, groups={**a.groups, "noto": missing})
+    table = words.rows(a, GROUPS)
+    assert table[0][2:5] == ("40", "32 to 48", "25") and table[-1][4:] == ("-", "unavailable: Its file is missing.")
+    assert "To any picture" in markup.scores_html(a, GROUPS, "GUDA") and {len(r) for r in table} == {6}
+    plain = dataclasses.replace(a, settings={})
+    assert "To any picture" not in markup.scores_html(plain, GROUPS, "GUDA") and len(words.rows(plain, GROUPS)[0]) == 5
 
 
 def test_the_evidence_adds_up_to_the_score():

@@ -159,16 +159,23 @@ def headline(answers: Mapping[str, Attribution], group_set: GroupSet, asked: lis
     return " ".join([WORKING, *others])
 
 
-def rows(a: Attribution, group_set: GroupSet) -> list[tuple[str, str, str, str, str]]:
-    """The table of an Attribution, best first: rank, group, score, 95% interval, status with its reason."""
-    ranked = a.ranked()
-    out = []
+def has_general(a: Attribution) -> bool:
+    """Whether scores hold a part that is the same for every picture."""
+    return any(a.general(g) for g in a.ranked())
+
+
+def rows(a: Attribution, group_set: GroupSet) -> list[tuple[str, ...]]:
+    """The table of an Attribution, best first: rank, group, score, 95% interval, what is given to any picture (if
+    scores hold such a part), status with its reason."""
+    ranked, general = a.ranked(), has_general(a)
+    out: list[tuple[str, ...]] = []
     for i, g in enumerate([*ranked, *(g for g in a.groups if g not in ranked)]):
         s = a.groups[g]
         rank = str(i + 1) if g in ranked else "-"
         score = number(s.score, a.unit) if s.score is not None else "-"
         status = STATUS[s.status] + (f": {s.reason}" if s.reason else "")
-        out.append((rank, group_set.groups[g].name, score, interval(s, a.unit) or "-", status))
+        part = [number(a.general(g), a.unit) if g in ranked else "-"] if general else []
+        out.append((rank, group_set.groups[g].name, score, interval(s, a.unit) or "-", *part, status))
     return out
 
 
