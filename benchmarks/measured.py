@@ -12,7 +12,7 @@ from scipy import stats
 from benchmarks import records
 from benchmarks.records import UNKNOWN, read, source, value
 from guda_core import metrics
-from guda_core.benchmark.tables import LIVE
+from guda_core.benchmark.tables import DROP, LIVE
 from guda_core.groups import load_group_set
 from guda_core.methods.guda import GENERAL
 from guda_core.oracle import FIDELITY_EVERY
@@ -110,9 +110,9 @@ def general() -> str:
     if set(parts) != set(ids) or queries is None or not arrays.is_file():
         return UNKNOWN
     with np.load(arrays) as z:
-        if not {"guda/drop", LIVE} <= set(z.files):
+        if not {DROP, LIVE} <= set(z.files):
             return UNKNOWN
-        drop, oracle_of = z["guda/drop"], z[LIVE]
+        drop, oracle_of = z[DROP], z[LIVE]
     heads = ("group", "mean drop on others' held-out pictures, nats (95%)", "pictures", "on others' real queries",
              "the oracle's there")  # fmt: skip
     lines = [f"| {' | '.join(heads)} |"]

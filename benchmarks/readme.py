@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import agreement  # noqa: E402
+from guda_core.forgetting import KINDS  # noqa: E402
 
 FILES = ("README.md", "assets/MODEL_CARD.md", "docs/benchmarks.md")
 
@@ -97,21 +98,11 @@ def training() -> str:
 
 
 def health() -> str:
-    head = (
-        "group",
-        "forgotten, prompt",
-        "others, prompt",
-        "forgotten, empty",
-        "others, empty",
-        "held out, empty",
-        "others, held out, empty",
-    )
-    keys = ("forgotten_prompt", "others_prompt", "forgotten_empty", "others_empty", "held_out_empty",
-            "held_out_others_empty")  # fmt: skip
+    head = ("group", *KINDS.values())
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for path in sorted((ROOT / "assets/adapters/emoji").glob("*/health.json")):
         h = json.loads(path.read_text(encoding="utf-8"))
-        cells = [f"{h[k]['mean']:.1f} ± {h[k]['se']:.1f}" for k in keys]
+        cells = [f"{h[k]['mean']:.1f} ± {h[k]['se']:.1f}" for k in KINDS]
         lines.append(f"| {path.parent.name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

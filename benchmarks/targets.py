@@ -109,15 +109,14 @@ def measure(
 
     coarse = elbo.make_strata(model.schedule, POSTERIOR_STRATA)
     surprise = style_surprise(model, gs, pictures, latents, group, coarse)  # (N, 8, G)
-    at = (torch.searchsorted(torch.tensor(coarse.edges), t, right=True) - 1).clamp(0, len(coarse) - 1)
-    surprise = torch.stack([s[k] for s, k in zip(surprise, at, strict=True)])  # (N, K, G)
+    surprise = torch.stack([s[k] for s, k in zip(surprise, coarse.at(t), strict=True)])  # (N, K, G)
 
     def mean(pi: Tensor) -> Tensor:
         return (pi.double()[..., None, None, None] * styles).sum(dim=2)
 
     anchors = {}
-    for name, selection in (("weighted", "weighted"), ("uniform", "uniform")):
-        pi = style_probabilities(gs, group, job.clip.text_features, UnlearnConfig(selection=selection))
+    for name in ("weighted", "uniform"):
+        pi = style_probabilities(gs, group, job.clip.text_features, UnlearnConfig(selection=name))
         anchors[name] = mean(pi.expand(len(t), len(strata), -1))
     for nats in TEMPERATURES:
         anchors[f"posterior, {nats:g} nats"] = mean(style_posterior(surprise, nats))

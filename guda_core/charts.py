@@ -55,7 +55,7 @@ def _draw(axes: Axes, a: Attribution, group_set: GroupSet) -> None:
     for row, g in enumerate(ranked):
         s = a.groups[g]
         score, low, high = s.score or 0.0, s.low or 0.0, s.high or 0.0
-        colour = PALE if a.unit == "nats" and low <= max(0.0, a.general(g)) and high >= 0 else BAR
+        colour = PALE if a.unit == "nats" and high >= 0 and not a.stands_out(g) else BAR
         axes.barh(row, score, height=0.62, color=colour, edgecolor=EDGE, linewidth=0.8, zorder=2)
         if general := a.general(g):
             axes.plot([general] * 2, [row - 0.31, row + 0.31], color=TICK, linewidth=2, zorder=3)
@@ -70,7 +70,7 @@ def _draw(axes: Axes, a: Attribution, group_set: GroupSet) -> None:
     axes.set_yticks(range(len(a.groups)), labels=[_label(g, group_set) for g in (*ranked, *rest)], parse_math=False)
     axes.set_ylim(len(a.groups) - 0.4, -0.6)
     axes.set_title(METHODS.get(a.method, (a.method,))[0], loc="left", parse_math=False, **_text(11, "black"))
-    marked = "; tick: given to any picture" if any(a.general(g) for g in ranked) else ""
+    marked = "; tick: given to any picture" if a.has_general else ""
     axes.set_xlabel(f"{a.unit}, with 95% interval{marked}", parse_math=False, **_text(9, "black"))
     axes.grid(axis="x", color="#dddddd", linewidth=0.7, zorder=0)
     axes.set_axisbelow(True)

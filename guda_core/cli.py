@@ -225,20 +225,10 @@ def unlearn(
             for fraction in job.measure(gid, apart=real_pictures(ASSETS / "benchmarks", job.group_set)):
                 bar.update(task, completed=fraction)
     table = Table(title="ELBO fall in nats when the group's adapter is on (mean over pictures)")
-    for column in (
-        "group",
-        "forgotten, prompt",
-        "others, prompt",
-        "forgotten, empty",
-        "others, empty",
-        "held out, empty",
-        "of others, held out",
-    ):
+    for column in ("group", *forgetting.KINDS.values()):
         table.add_column(column)
     for gid, h in job.health().items():
-        keys = ("forgotten_prompt", "others_prompt", "forgotten_empty", "others_empty", "held_out_empty",
-                "held_out_others_empty")  # fmt: skip
-        table.add_row(gid, *[f"{h[k]['mean']:.1f}" if k in h else "-" for k in keys])
+        table.add_row(gid, *[f"{h[k]['mean']:.1f}" if k in h else "-" for k in forgetting.KINDS])
     out.print(table)
 
 
@@ -276,7 +266,7 @@ def generate(
 def _print_attribution(a: Attribution, gs: GroupSet) -> None:
     table = Table(title=f"{a.method} ({a.unit}); positive = the group contributed; not shares")
     ranked = a.ranked()
-    general = any(a.general(g) for g in ranked)  # the same for every picture
+    general = a.has_general
     for column in ("rank", "group", "score", "95% interval", *(["given to any picture"] if general else []), "status"):
         table.add_column(column)
     for i, g in enumerate([*ranked, *[g for g in a.groups if g not in ranked]]):

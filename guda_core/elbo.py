@@ -54,6 +54,10 @@ class Strata:
     def sizes(self) -> np.ndarray:
         return np.diff(np.asarray(self.edges))
 
+    def at(self, t: Tensor) -> Tensor:
+        """The stratum of each timestep; of t = 0, which is in none, the first."""
+        return (torch.searchsorted(torch.tensor(self.edges), t, right=True) - 1).clamp(0, len(self) - 1)
+
 
 RULE, OLD_RULE = "kl", "sqrt-kl"
 

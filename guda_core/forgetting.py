@@ -22,6 +22,7 @@ from guda_core.clip import Clip
 from guda_core.data import Pictures
 from guda_core.errors import AdapterError, OptionError
 from guda_core.imaging import hash_pixels
+from guda_core.methods.guda import GENERAL
 from guda_core.models.cards import find_card, load_model
 from guda_core.pipeline import ASSETS, DEFAULT_MODEL
 from guda_core.records import GroupSet
@@ -43,6 +44,16 @@ def config_of(*, whole: bool = False, rank: int | None = None, **changes: Any) -
     if lora is not None and rank is not None:
         lora = dataclasses.replace(lora, rank=rank, alpha=rank)
     return dataclasses.replace(config, lora=lora, loop=dataclasses.replace(config.loop, **loop))
+
+
+KINDS = {  # of pictures that an adapter's health is measured on -> how a table's head says it
+    "forgotten_prompt": "forgotten, prompt",
+    "others_prompt": "others, prompt",
+    "forgotten_empty": "forgotten, empty",
+    "others_empty": "others, empty",
+    "held_out_empty": "held out, empty",
+    GENERAL: "others, held out, empty",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +192,7 @@ class Forgetting:
             "forgotten_empty": some(train, lambda k, o: k == gid, False),
             "others_empty": some(train, lambda k, o: k != gid, False),
             "held_out_empty": some(held, lambda k, o: k == gid, False),
-            "held_out_others_empty": [(p, "") for k, p in self._general(held, config, apart) if k != gid],
+            GENERAL: [(p, "") for k, p in self._general(held, config, apart) if k != gid],
         }
 
     def measure(

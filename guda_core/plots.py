@@ -28,8 +28,7 @@ def bars(a: Attribution, group_set: GroupSet) -> go.Figure:
     scores = [a.groups[g] for g in ranked]
     x = [s.score or 0.0 for s in scores]
     low, high = [s.low or 0.0 for s in scores], [s.high or 0.0 for s in scores]
-    general = [max(0.0, a.general(g)) for g in ranked]
-    pale = [a.unit == "nats" and lo <= part and hi >= 0 for lo, hi, part in zip(low, high, general, strict=True)]
+    pale = [a.unit == "nats" and hi >= 0 and not a.stands_out(g) for g, hi in zip(ranked, high, strict=True)]
     figure = go.Figure(
         go.Bar(
             x=[*x, *(None for _ in rest)],
@@ -56,16 +55,27 @@ def bars(a: Attribution, group_set: GroupSet) -> go.Figure:
             x=0, y=group_set.groups[g].name, text=word, showarrow=False, xanchor="left", xshift=6,
             font={"color": TEXT, "size": 12},
         )  # fmt: skip
-    marked = [g for g in ranked if a.general(g)]
-    if marked:
-        figure.add_scatter(
-            x=[a.general(g) for g in marked],
-            y=[group_set.groups[g].name for g in marked],
-            mode="markers",
-            marker={"symbol": "line-ns", "size": 15, "line": {"color": TICK, "width": 2.5}},
-            hovertemplate="%{y} gives to any picture: %{x:.4g} " + a.unit + "<extra></extra>",
-        )
-    axis = f"{a.unit}, with 95% interval" + ("; tick: given to any picture" if marked else "")
+    if a.has_general:
+        _add_ticks(figure, a, group_set)
+    _frame(figure, a, labels)
+    return figure
+
+
+def _add_ticks(figure: go.Figure, a: Attribution, group_set: GroupSet) -> None:
+    """A tick on the bar of every group whose score has a general part."""
+    marked = [g for g in a.ranked() if a.general(g)]
+    figure.add_scatter(
+        x=[a.general(g) for g in marked],
+        y=[group_set.groups[g].name for g in marked],
+        mode="markers",
+        marker={"symbol": "line-ns", "size": 15, "line": {"color": TICK, "width": 2.5}},
+        hovertemplate="%{y} gives to any picture: %{x:.4g} " + a.unit + "<extra></extra>",
+    )
+
+
+def _frame(figure: go.Figure, a: Attribution, labels: Sequence[str]) -> None:
+    """Axes and layout of the bars, whose names from top to bottom are the labels."""
+    axis = f"{a.unit}, with 95% interval" + ("; tick: given to any picture" if a.has_general else "")
     figure.update_xaxes(
         title={"text": axis, "font": {"size": 12}, "standoff": 8},
         zeroline=True, zerolinecolor=TEXT, zerolinewidth=2, gridcolor=GRID, fixedrange=True, nticks=5, tickangle=0,
@@ -75,7 +85,7 @@ def bars(a: Attribution, group_set: GroupSet) -> go.Figure:
         type="category", categoryorder="array", categoryarray=labels, range=[len(labels) - 0.5, -0.5], automargin=True,
         fixedrange=True, ticks="", ticklabelstandoff=6,
     )  # fmt: skip
-    if not ranked:
+    if not a.ranked():
         figure.update_xaxes(range=[0, 1], showticklabels=False)
     figure.update_layout(
         height=FRAME + ROW * len(labels),
@@ -87,7 +97,6 @@ def bars(a: Attribution, group_set: GroupSet) -> go.Figure:
         dragmode=False,
         showlegend=False,
     )
-    return figure
 
 
 def _axes(figure: go.Figure, *, x: str, y: str, height: int) -> go.Figure:

@@ -172,6 +172,15 @@ class Attribution:
         """What a group's score holds for every picture alike, in the unit (`methods.guda`); 0 where that is nothing."""
         return float(self.settings.get("general", {}).get(group, 0.0))
 
+    @property
+    def has_general(self) -> bool:
+        """Whether scores hold a part that is the same for every picture."""
+        return any(self.general(g) for g in self.ranked())
+
+    def stands_out(self, group: str) -> bool:
+        """Whether the interval of a group that has a score lies above 0 and above its general part."""
+        return (self.groups[group].low or 0.0) > max(0.0, self.general(group))
+
     def ranked(self) -> list[str]:
         """Ids of the groups that have a score, best first; ties by id."""
         ok = [(k, g.score) for k, g in self.groups.items() if g.score is not None]

@@ -166,7 +166,7 @@ class _Sampler:
     ) -> None:
         self.empty_pi = empty_pi
         self.pictures, self.group_set, self.forget, self.pi, self.config = pictures, group_set, forget, pi, config
-        self.edges = None if strata is None else torch.tensor(strata.edges)
+        self.strata = strata
         self.own = torch.tensor([i for i, g in enumerate(pictures.groups) if g == forget])
         self.others = torch.tensor([i for i, g in enumerate(pictures.groups) if g != forget])
         if not len(self.own) or not len(self.others):
@@ -184,9 +184,8 @@ class _Sampler:
         ids = list(self.group_set.groups)
         if self.pi.dim() == 1:
             return [ids[s] for s in torch.multinomial(self.pi, len(at), replacement=True, generator=g).tolist()]
-        assert self.edges is not None
-        stratum = (torch.searchsorted(self.edges, t, right=True) - 1).clamp(0, len(self.edges) - 2)
-        pi = self.pi[torch.searchsorted(self.own, at), stratum]  # (B, G)
+        assert self.strata is not None
+        pi = self.pi[torch.searchsorted(self.own, at), self.strata.at(t)]  # (B, G)
         return [ids[s] for s in torch.multinomial(pi, 1, generator=g)[:, 0].tolist()]
 
     def anchors(self, at: Tensor, styles: Sequence[str], g: torch.Generator) -> list[str]:

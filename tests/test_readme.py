@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from guda_core.methods.guda import WEIGHT
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -32,6 +34,12 @@ def test_figures_change_with_the_files(readme, monkeypatch):
     changed = {**original, "date": "1999-01-01"}
     monkeypatch.setattr(readme, "read", lambda name: changed)
     assert "1999-01-01" in readme.sanity()
+
+
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "docs/benchmarks.md"])
+def test_the_general_parts_weight_is_the_one_in_use(name):
+    said = re.findall(r"([\d.]+) times", (ROOT / name).read_text(encoding="utf-8"))
+    assert f"{WEIGHT:g}" in said
 
 
 def test_named_files_and_commands_exist():

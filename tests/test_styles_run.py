@@ -220,8 +220,9 @@ def test_costs_are_taken_in_turns(full, tmp_path, monkeypatch):
     monkeypatch.setattr(full, "logo", SimpleNamespace(folder=tmp_path / "live"))
     full.guda.general = dict.fromkeys(full.guda.adapters, 1.0)
     health = {costs.GENERAL: {"n": 5}, "config": {"strata": 4, "draws": 1, "rule": "kl", "held_out": 8}}
-    for g in full.guda.adapters:
-        (full.guda.folder / g / "health.json").write_text(json.dumps(health))
+    for g, adapter in full.guda.adapters.items():
+        own = {**health, "adapter_sha256": adapter.meta["sha256"]}
+        (full.guda.folder / g / "health.json").write_text(json.dumps(own))
     list(costs.run(full, folder))
     assert order == ["logo", "guda"] * (costs.WARM + costs.STEPS)
     rows = {r["method"]: r for r in json.loads((folder / costs.FILE).read_text())["costs"]}

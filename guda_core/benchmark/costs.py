@@ -22,7 +22,7 @@ from typing import Any, cast
 import torch
 
 from guda_core import data, elbo
-from guda_core.adapters import HEALTH, META, WEIGHTS, read_meta
+from guda_core.adapters import META, WEIGHTS, read_health, read_meta
 from guda_core.benchmark.models import variants
 from guda_core.benchmark.queries import Queries, read
 from guda_core.benchmark.styles import baselines
@@ -105,7 +105,7 @@ def general_seconds(service: LocalService, made: Queries) -> float:
     the other groups and once by the full model, at the draws of the adapters' health."""
     if not service.guda.general:
         return 0.0
-    health = [json.loads((service.guda.folder / g / HEALTH).read_text(encoding="utf-8")) for g in service.guda.adapters]
+    health = [read_health(service.guda.folder / g, a.meta["sha256"]) for g, a in service.guda.adapters.items()]
     counts, config = [h[GENERAL]["n"] for h in health], health[0]["config"]
     strata, q = elbo.make_strata(service.model.schedule, config["strata"], config["rule"]), made.queries[0]
     draws, cond = elbo.draw_times(q.image_hash, strata, config["draws"]), service.model.embed([""])

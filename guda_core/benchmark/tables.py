@@ -276,7 +276,7 @@ def general_fit(scores: Mapping[str, np.ndarray], sets: Sequence[str]) -> list[d
     on the tuning half, for each query set and for "all" of them; [] where the scores have no general part. The general
     part is read off the scores, at the weight that they were made with: that of a row is relative to it.
     """
-    if not {"guda", DROP, ORACLE} <= set(scores) or any(np.isnan(scores[k]).any() for k in ("guda", ORACLE)):
+    if not _has_general(scores):
         return []
     tuning, rows = tuning_half(sets), []
     for query_set, mine in [*_sets(sets, tuning), ("all", tuning)]:
@@ -287,10 +287,15 @@ def general_fit(scores: Mapping[str, np.ndarray], sets: Sequence[str]) -> list[d
     return rows
 
 
+def _has_general(scores: Mapping[str, np.ndarray]) -> bool:
+    """Whether GUDA's scores have a general part, and can be held against a complete oracle."""
+    return {"guda", DROP, ORACLE} <= set(scores) and not any(np.isnan(scores[k]).any() for k in ("guda", ORACLE))
+
+
 def general_weights(scores: Mapping[str, np.ndarray], sets: Sequence[str]) -> list[dict[str, Any]]:
     """How much depends on the weight of the general part: {times, query_set, n, top1, mrr, spearman} over all queries,
     `times` what is committed; [] where the scores have no general part. The metrics are means without intervals."""
-    if not {"guda", DROP, ORACLE} <= set(scores) or any(np.isnan(scores[k]).any() for k in ("guda", ORACLE)):
+    if not _has_general(scores):
         return []
     drop, added, rows = scores[DROP], scores["guda"] - scores[DROP], []
     for times in TIMES:

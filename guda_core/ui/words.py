@@ -105,7 +105,7 @@ def _drop(a: Attribution, names: Mapping[str, str], ranked: list[str]) -> str:
     first = ranked[0]
     low, high = a.groups[first].low or 0.0, a.groups[first].high or 0.0
     general = a.general(first)
-    if general > 0 and low <= general:
+    if general > 0 and not a.stands_out(first):
         said = f"{names[first]} comes first, not clearly with more than the {number(general, a.unit)} {a.unit} that it "
         said += f"gives to any picture ({_figures(a, first)})."
         beyond = _beyond(a, ranked)
@@ -130,7 +130,7 @@ def _drop(a: Attribution, names: Mapping[str, str], ranked: list[str]) -> str:
 
 def _beyond(a: Attribution, ranked: list[str]) -> str | None:
     """The group that gives this picture most beyond what it gives to any, clearly; None where none does."""
-    clear = [g for g in ranked if (a.groups[g].low or 0.0) > max(0.0, a.general(g))]
+    clear = [g for g in ranked if a.stands_out(g)]
     return max(clear, key=lambda g: (a.groups[g].score or 0.0) - max(0.0, a.general(g)), default=None)
 
 
@@ -159,15 +159,10 @@ def headline(answers: Mapping[str, Attribution], group_set: GroupSet, asked: lis
     return " ".join([WORKING, *others])
 
 
-def has_general(a: Attribution) -> bool:
-    """Whether scores hold a part that is the same for every picture."""
-    return any(a.general(g) for g in a.ranked())
-
-
 def rows(a: Attribution, group_set: GroupSet) -> list[tuple[str, ...]]:
     """The table of an Attribution, best first: rank, group, score, 95% interval, what is given to any picture (if
     scores hold such a part), status with its reason."""
-    ranked, general = a.ranked(), has_general(a)
+    ranked, general = a.ranked(), a.has_general
     out: list[tuple[str, ...]] = []
     for i, g in enumerate([*ranked, *(g for g in a.groups if g not in ranked)]):
         s = a.groups[g]
@@ -190,13 +185,12 @@ def first_of(a: Attribution, group_set: GroupSet) -> str:
     ranked = a.ranked()
     if not ranked:
         return "no group could be scored"
-    first, general = a.groups[ranked[0]], max(0.0, a.general(ranked[0]))
     name = group_set.groups[ranked[0]].name
-    if a.unit == "nats" and (first.low or 0.0) <= general:
-        beyond = _beyond(a, ranked) if general else None
-        return (
-            "no group stands out" if beyond is None else f"{name}, beyond any picture's {group_set.groups[beyond].name}"
-        )
+    if a.unit == "nats" and not a.stands_out(ranked[0]):
+        beyond = _beyond(a, ranked) if a.general(ranked[0]) > 0 else None
+        if beyond is None:
+            return "no group stands out"
+        return f"{name}, beyond any picture's {group_set.groups[beyond].name}"
     if a.separable is False and a.runner_up:
         return f"{name} or {group_set.groups[a.runner_up].name}: cannot be told apart"
     return name
