@@ -20,9 +20,9 @@ def main() -> None:
     if os.environ.get("SPACES_ZERO_GPU"):
         import spaces  # noqa: F401  # pyright: ignore[reportMissingImports]  (before torch, as ZeroGPU asks)
 
-    from guda_core.pipeline import load_service
+    from guda_core.local import load_service
     from guda_core.ui import build_ui, launch_options
-    from guda_core.zero import on_zero_gpu
+    from guda_core.zero_gpu import on_zero_gpu
 
     host, port = address()
     build_ui(on_zero_gpu(load_service())).launch(server_name=host, server_port=port, **launch_options())

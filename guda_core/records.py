@@ -79,7 +79,7 @@ class Provenance:
     health: group id -> the stored figures of what its adapter forgot and damaged, or a sentence why there are none.
     validation: name of a file of measurements -> its figures with the file's `sha256`, or a sentence why there are
     none.
-    general: group id -> nats that GUDA's scores of it hold whatever the picture, {} where that is nothing.
+    offset: group id -> nats that GUDA's scores of it hold whatever the picture, {} where that is nothing.
     features: gradient method -> SHA-256 of its features of the training pictures.
     retrained: group id -> SHA-256 of the coded model that was retrained without it, {} where `logo` is not offered.
     fidelity: group id -> the stored figures of what coding that model lost, or a sentence why there are none.
@@ -97,7 +97,7 @@ class Provenance:
     unavailable: Mapping[str, str] = field(default_factory=dict)
     health: Mapping[str, Mapping[str, Any] | str] = field(default_factory=dict)
     validation: Mapping[str, Mapping[str, Any] | str] = field(default_factory=dict)
-    general: Mapping[str, float] = field(default_factory=dict)
+    offset: Mapping[str, float] = field(default_factory=dict)
     features: Mapping[str, str] = field(default_factory=dict)
     retrained: Mapping[str, str] = field(default_factory=dict)
     fidelity: Mapping[str, Mapping[str, Any] | str] = field(default_factory=dict)
@@ -150,7 +150,7 @@ class GroupScore:
 class Attribution:
     """What one method answers for one query.
 
-    method: name in `guda_core.methods.METHODS`. unit: for example "nats" or "cosine".
+    method: name in `guda_core.attribution.METHODS`. unit: for example "nats" or "cosine".
     groups: group id -> GroupScore, in the order of the group set.
     progress: fraction in [0, 1] of the planned computation; 1 when final.
     separable: True when the first group is ahead of the second in the paired 95% interval, None when it does not apply.
@@ -168,18 +168,18 @@ class Attribution:
     values: Mapping[str, np.ndarray] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def general(self, group: str) -> float:
+    def offset(self, group: str) -> float:
         """What a group's score holds for every picture alike, in the unit (`methods.guda`); 0 where that is nothing."""
-        return float(self.settings.get("general", {}).get(group, 0.0))
+        return float(self.settings.get("offset", {}).get(group, 0.0))
 
     @property
-    def has_general(self) -> bool:
+    def has_offset(self) -> bool:
         """Whether scores hold a part that is the same for every picture."""
-        return any(self.general(g) for g in self.ranked())
+        return any(self.offset(g) for g in self.ranked())
 
     def stands_out(self, group: str) -> bool:
-        """Whether the interval of a group that has a score lies above 0 and above its general part."""
-        return (self.groups[group].low or 0.0) > max(0.0, self.general(group))
+        """Whether the interval of a group that has a score lies above 0 and above its offset."""
+        return (self.groups[group].low or 0.0) > max(0.0, self.offset(group))
 
     def ranked(self) -> list[str]:
         """Ids of the groups that have a score, best first; ties by id."""

@@ -13,11 +13,11 @@ from typing import Literal
 
 import numpy as np
 
+from guda_core.data.groups import load_group_set
+from guda_core.data.images import check_options, check_prompt, hash_pixels, read_picture
 from guda_core.errors import OptionError
-from guda_core.groups import load_group_set
-from guda_core.imaging import check_options, check_prompt, hash_pixels, read_picture
-from guda_core.pipeline import Service, Step
 from guda_core.records import Attribution, GroupScore, Provenance, Query, Scope
+from guda_core.service import Service, Step
 from guda_core.ui import build_ui, launch_options
 from tests.light import fake_provenance
 

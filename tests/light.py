@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from guda_core.data.groups import load_group_set
+from guda_core.data.images import check_prompt, read_picture
 from guda_core.errors import OptionError
-from guda_core.groups import load_group_set
-from guda_core.imaging import check_prompt, read_picture
 from guda_core.records import Attribution, GroupScore, GroupSet, Provenance, Query, Scope
 
 MISSING = "noto"

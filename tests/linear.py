@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from guda_core.examples import Examples
+from guda_core.data.encoded import Examples
 from guda_core.records import Query
 from tests.test_elbo import linear_schedule
 
@@ -20,8 +20,8 @@ class Linear:
     """A one-layer denoiser, eps_hat = W x_t, on pictures of D numbers: everything has a closed form."""
 
     def __init__(self, weight: torch.Tensor) -> None:
-        self.denoiser = nn.Linear(D, D, bias=False)
-        self.denoiser.weight.data = weight.clone()
+        self.network = nn.Linear(D, D, bias=False)
+        self.network.weight.data = weight.clone()
         self.schedule, self.device, self.dtype = linear_schedule(), torch.device("cpu"), torch.float32
         self.card, self.sha256 = SimpleNamespace(id="linear", kind="unconditional"), f"{float(weight.sum()):.6f}"
         self.lock = threading.RLock()
@@ -30,7 +30,7 @@ class Linear:
         return torch.zeros(len(prompts), 0, 0)
 
     def predict_eps(self, x_t, t, cond, denoiser=None):
-        return (denoiser or self.denoiser)(x_t.flatten(1)).reshape(x_t.shape)
+        return (denoiser or self.network)(x_t.flatten(1)).reshape(x_t.shape)
 
 
 def linear_world() -> SimpleNamespace:

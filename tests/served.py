@@ -12,7 +12,7 @@ import httpx
 import pytest
 from gradio_client import handle_file
 
-from guda_core.pipeline import LocalService
+from guda_core.local import LocalService
 from tests.fakes import FakeService, serving
 from tests.test_imaging import encoded, halves
 from tests.test_ui_api import Visitor

@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from guda_core import adapters
+from guda_core.attribution.counterfactual import Budget
+from guda_core.attribution.guda import Guda
+from guda_core.data.groups import load_group_set
+from guda_core.diffusion.cards import load_model
 from guda_core.errors import AdapterError
-from guda_core.groups import load_group_set
-from guda_core.methods.counterfactual import Budget
-from guda_core.methods.guda import Guda
-from guda_core.models.cards import load_model
 from guda_core.records import Query
+from guda_core.unlearning import adapters
 from tests.tiny import save_tiny
 
 
@@ -26,7 +26,7 @@ def model(tmp_path_factory):
 
 def make(model, folder, group="a", base=None, seed=0):
     """A random adapter, and the peft module it came from."""
-    student = copy.deepcopy(model.denoiser)
+    student = copy.deepcopy(model.network)
     params = adapters.attach(student, adapters.LoraSpec(rank=2, alpha=4), seed)
     with torch.no_grad():
         for p in params:
@@ -40,16 +40,16 @@ def test_applied_equals_peft_and_restores_bit_by_bit(model, tmp_path):
     student = make(model, tmp_path)
     adapter = adapters.load(tmp_path, base_sha256=model.sha256, group="a")
     x, t, cond = torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), model.embed(["a", ""])
-    before = {n: p.clone() for n, p in model.denoiser.named_parameters()}
+    before = {n: p.clone() for n, p in model.network.named_parameters()}
     with torch.no_grad():
         plain = model.predict_eps(x, t, cond)
-        with adapters.applied(model.denoiser, adapter):
+        with adapters.applied(model.network, adapter):
             ours = model.predict_eps(x, t, cond)
         theirs = model.predict_eps(x, t, cond, student)
     assert torch.allclose(ours, theirs, atol=2e-3) and (ours - plain).abs().max() > 0.05
-    with pytest.raises(RuntimeError, match="stop"), adapters.applied(model.denoiser, adapter):
+    with pytest.raises(RuntimeError, match="stop"), adapters.applied(model.network, adapter):
         raise RuntimeError("stop")
-    assert all(torch.equal(p, before[n]) for n, p in model.denoiser.named_parameters())
+    assert all(torch.equal(p, before[n]) for n, p in model.network.named_parameters())
 
 
 def _damage(folder):

@@ -12,20 +12,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from guda_core import charts
-from guda_core.benchmark import tables
-from guda_core.groups import load_group_set
+from experiments.benchmark import tables
+from guda_core.data.groups import load_group_set
+from guda_core.reports import figures
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
 def page(tmp_path, monkeypatch):
-    spec = importlib.util.spec_from_file_location("agreement", ROOT / "benchmarks" / "agreement.py")
+    spec = importlib.util.spec_from_file_location("agreement", ROOT / "experiments" / "tables" / "agreement.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    records = sys.modules["benchmarks.records"]
+    records = sys.modules["experiments.tables.records"]
     monkeypatch.setattr(records, "FOLDER", tmp_path)
     monkeypatch.setattr(records, "LIVE", tmp_path / "live")
     monkeypatch.setattr(records, "ADAPTERS", tmp_path / "adapters")
@@ -80,10 +80,10 @@ def test_costs_and_intervals(page, tmp_path):
 
 
 def test_the_picture_has_a_panel_a_set(record):
-    png = charts.agreement_png(record["rows"], "top1", "Top-1")
+    png = figures.agreement_png(record["rows"], "top1", "Top-1")
     with Image.open(io.BytesIO(png)) as picture:
         assert picture.format == "PNG" and picture.width > 800 and len(picture.convert("L").getcolors() or []) > 20
-    assert png == charts.agreement_png(record["rows"], "top1", "Top-1")
+    assert png == figures.agreement_png(record["rows"], "top1", "Top-1")
 
 
 def test_the_summary_has_both_benches_side_by_side_and_says_what_is_missing(page, record, tmp_path):
@@ -132,12 +132,12 @@ def test_what_was_tried_and_what_was_trained_is_listed(page, tmp_path):
     (tmp_path / "digits-tuning.json").write_text(json.dumps({**stamp, "rows": [tried]}))
     text = page.RENDER["digits_tuning"]()
     assert "| `shift,steps=3` | 100 | 0.500 | 0.625 | 0.250 |" in text and "7 generated" in text
-    general = {w: {"generated": {**scores, "top1": 0.8 + float(w) / 100}} for w in ("0.5", "1", "1.5", "2")}
-    again = {**tried, "oracle": "live", "generated": {**scores, "top1": 0.75}, "with_general": general}
+    offset = {w: {"generated": {**scores, "top1": 0.8 + float(w) / 100}} for w in ("0.5", "1", "1.5", "2")}
+    again = {**tried, "oracle": "live", "generated": {**scores, "top1": 0.75}, "with_offset": offset}
     (tmp_path / "styles-tuning.json").write_text(json.dumps({**stamp, "rows": [tried, again]}))
     live, before = page.RENDER["styles_tuning"]().split("| settings, against the values kept before |")
     assert "against the live oracle" in live and "| 0.750 |" in live and "| 0.500 |" in before
-    assert "| and 1 x the general part |  | 0.810 | 0.625 | 0.250 |" in live and "general part" not in before
+    assert "| and 1 x the offset |  | 0.810 | 0.625 | 0.250 |" in live and "offset" not in before
     targets = [
         {
             "group": g,
@@ -181,7 +181,7 @@ def test_what_the_live_oracle_loses_is_shown_group_by_group(page, tmp_path):
     assert "the same first one on 0.750" in text and "Spearman of 0.500" in text and "`python -m x`" in text
 
 
-def test_the_general_part_stands_beside_what_the_oracle_says_of_others(page, tmp_path):
+def test_the_offset_part_stands_beside_what_the_oracle_says_of_others(page, tmp_path):
     ids = list(load_group_set("emoji").groups)
     items = [{"set": s, "groups": [g]} for s in ("generated", "real") for g in ids]
     (tmp_path / "queries.json").write_text(json.dumps({"items": items}))
@@ -191,10 +191,10 @@ def test_the_general_part_stands_beside_what_the_oracle_says_of_others(page, tmp
             if q != k:
                 drop[8 + q, k], oracle[8 + q, k] = k + (q % 2), 10 * k
     np.savez(tmp_path / "styles-scores.npz", **{"guda/drop": drop, "logo-live": oracle})
-    assert page.RENDER["styles_general"]() == page.UNKNOWN
+    assert page.RENDER["styles_offset"]() == page.UNKNOWN
     for k, g in enumerate(ids):
         (tmp_path / "adapters" / g).mkdir(parents=True)
         health = {"held_out_others_empty": {"mean": 2.0 * k, "se": 0.5, "n": 320}}
         (tmp_path / "adapters" / g / "health.json").write_text(json.dumps(health))
-    text = page.RENDER["styles_general"]()
+    text = page.RENDER["styles_offset"]()
     assert f"| {ids[2]} | 4.0 ± 1.0 | 320 | 3 | 20 |" in text and "a Spearman of 1.00" in text

@@ -11,24 +11,24 @@ import numpy as np
 import pytest
 import torch
 
-from guda_core import shipped
-from guda_core.data import Pictures
+from experiments.baselines.classifier_similarity import ClassifierSimilarity
+from experiments.baselines.instance import CONVOLUTIONS, Instance, InstanceConfig
+from experiments.train.classifier import ClassifierConfig, train
+from guda_core.attribution import BASELINES
+from guda_core.attribution.aggregate import group_scores, lead
+from guda_core.attribution.gradient import kernel, quantised
+from guda_core.attribution.gradient.das import Das
+from guda_core.attribution.gradient.dtrak import Dtrak
+from guda_core.attribution.gradient.features import FeatureConfig, Gradients, timestep_grid
+from guda_core.attribution.gradient.kernel import KernelConfig, Ridge
+from guda_core.attribution.gradient.trak import Trak
+from guda_core.data.encoded import examples_of
+from guda_core.data.images import hash_pixels
+from guda_core.data.sources.iconify import Pictures
+from guda_core.diffusion.cards import load_model
 from guda_core.errors import CacheError, DataError, ModelError, OptionError, ScoreError
-from guda_core.examples import examples_of
-from guda_core.gradients import FeatureConfig, Gradients, timestep_grid
-from guda_core.imaging import hash_pixels
-from guda_core.methods import BASELINES, kernel
-from guda_core.methods.aggregate import group_scores, lead
-from guda_core.methods.classifier_similarity import ClassifierSimilarity
-from guda_core.methods.das import Das
-from guda_core.methods.dtrak import Dtrak
-from guda_core.methods.instance import CONVOLUTIONS, Instance, InstanceConfig
-from guda_core.methods.kernel import KernelConfig, Ridge
-from guda_core.methods.trak import Trak
-from guda_core.models.cards import load_model
 from guda_core.records import GroupScore, Query
-from guda_core.training.classifier import ClassifierConfig, train
-from guda_core.training.loop import LoopConfig
+from guda_core.unlearning.loop import LoopConfig
 from tests.linear import GROUPS, D, K, linear_world
 from tests.test_unlearn import make_group_set
 from tests.tiny import save_tiny, save_tiny_unconditional
@@ -46,7 +46,7 @@ def by_hand(linear, latent, image_hash):
     ab = model.schedule.alphas_cumprod[timestep_grid(len(model.schedule), K)].numpy()[:, None]
     eps = gradients.noise(image_hash, (1, 2, 2)).flatten(1).double().numpy()
     x = np.sqrt(ab) * latent.flatten().double().numpy() + np.sqrt(1 - ab) * eps
-    return x, eps, model.denoiser.weight.detach().double().numpy()
+    return x, eps, model.network.weight.detach().double().numpy()
 
 
 def gradient(linear, latent, image_hash, output):
@@ -145,7 +145,7 @@ def test_the_fisher_step_and_the_rises_are_the_dense_ones(linear):
         x, eps, _ = by_hand(linear, z, image)
         return ((eps - x @ w.T) ** 2).mean()
 
-    w = linear.model.denoiser.weight.detach().double().numpy()
+    w = linear.model.network.weight.detach().double().numpy()
     after = w + step.reshape(D, D)
     rise = [loss(after, z, h) - loss(w, z, h) for z, h in zip(e.latents, e.hashes, strict=True)]
     np.testing.assert_allclose(a.values["pictures"], rise, rtol=1e-3, atol=1e-5)
@@ -195,7 +195,7 @@ def make(name, world):
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_the_group_of_a_duplicate_comes_first(world, name):
-    before = {n: p.clone() for n, p in world.model.denoiser.named_parameters()}
+    before = {n: p.clone() for n, p in world.model.network.named_parameters()}
     method = make(name, world)
     assert type(method).__module__ == BASELINES[name][1] == importlib.import_module(BASELINES[name][1]).__name__
     for i, g in ((1, "a"), (6, "b"), (11, "c")):
@@ -204,8 +204,8 @@ def test_the_group_of_a_duplicate_comes_first(world, name):
         assert all(s.low <= s.score <= s.high for s in a.groups.values())
         if "pictures" in a.values:
             assert int(np.argmax(a.values["pictures"])) == i
-    assert all(torch.equal(p, before[n]) for n, p in world.model.denoiser.named_parameters())
-    assert not any(p.requires_grad for p in world.model.denoiser.parameters())
+    assert all(torch.equal(p, before[n]) for n, p in world.model.network.named_parameters())
+    assert not any(p.requires_grad for p in world.model.network.parameters())
 
 
 def test_examples_are_encoded_once_and_captioned(world):
@@ -290,7 +290,7 @@ def test_classifier_learns_and_scores(tmp_path):
 def ship(method, folder):
     list(method.prepare())
     meta = {"base_sha256": method.bank.gradients.model.sha256, "config": dataclasses.asdict(method.config.features)}
-    shipped.write(folder, method.features, method.bank.groups, meta)
+    quantised.write(folder, method.features, method.bank.groups, meta)
 
 
 @pytest.mark.parametrize("method", [Trak, Dtrak, Das])
@@ -311,7 +311,7 @@ def test_shipped_features_of_anything_else_are_refused(linear, tmp_path):
     (tmp_path / "trak").rename(tmp_path / "dtrak")
     with pytest.raises(CacheError, match="another method than dtrak"):
         Dtrak.shipped(linear.model, tmp_path / "dtrak", GROUPS)
-    meta = tmp_path / "dtrak" / shipped.META
+    meta = tmp_path / "dtrak" / quantised.META
     record = json.loads(meta.read_text())
     meta.write_text(json.dumps({**record, "base_sha256": "0" * 64}))
     with pytest.raises(CacheError, match="another base model"):

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from guda_core import batch, evidence, report
-from guda_core.batch import Batch, BatchConfig, Progress, Summary, report_path
+from guda_core.data.images import hash_pixels, read_picture
 from guda_core.errors import OptionError, ReportError, ScoreError
-from guda_core.imaging import hash_pixels, read_picture
-from guda_core.reading import read_report
+from guda_core.reports import batch, bundle
+from guda_core.reports import record as report
+from guda_core.reports.batch import Batch, BatchConfig, Progress, Summary, report_path
+from guda_core.reports.read import read_report
 from tests.light import LightService, draw
 
 QUICK = BatchConfig(effort="quick")
@@ -131,10 +132,10 @@ def test_a_report_made_with_other_features_or_another_oracle_is_made_again():
     other = dataclasses.replace(here, features={"das": "other"})
     for m, settled in (("das", False), ("combined", False), ("logo", True)):
         assert batch._used({"methods": {m: record["methods"][m]}}, other) == settled
-    added = dataclasses.replace(here, general={"noto": 3.0})
+    added = dataclasses.replace(here, offset={"noto": 3.0})
     for m, settled in (("das", True), ("combined", False), ("logo", True)):
         assert batch._used({"methods": {m: record["methods"][m]}}, added) == settled
-    record["methods"] = {"guda": {"settings": {"general": {"noto": 3.0}}}}
+    record["methods"] = {"guda": {"settings": {"offset": {"noto": 3.0}}}}
     assert batch._used(record, added) and not batch._used(record, here)
 
 
@@ -167,7 +168,7 @@ def test_only_refused_pictures_still_make_a_table(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "x.png").write_bytes(b"x")
     assert run(tmp_path / "in", tmp_path / "out").finished == 0
-    assert (tmp_path / "out" / "scores.csv").read_text() == "file," + ",".join(evidence.COLUMNS) + "\n"
+    assert (tmp_path / "out" / "scores.csv").read_text() == "file," + ",".join(bundle.COLUMNS) + "\n"
 
 
 def test_odd_names_are_kept_apart_and_harmless(tmp_path):

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from guda_core import elbo, metrics
-from guda_core.benchmark import models, rows, styles, tables
-from guda_core.benchmark import queries as q
-from guda_core.benchmark import scores as s
-from guda_core.data import Pictures
+from experiments.benchmark import queries as q
+from experiments.benchmark import scores as s
+from guda_core.attribution import metrics, models, rows, styles, tables
+from guda_core.data.groups import load_group_set
+from guda_core.data.sources.iconify import Pictures
+from guda_core.diffusion import likelihood
+from guda_core.diffusion.cards import load_model
 from guda_core.errors import DataError
-from guda_core.groups import load_group_set
-from guda_core.models.cards import load_model
+from guda_core.reports.agreement_rows import is_ceiling
 from tests.tiny import save_tiny
 
 GROUPS = load_group_set("emoji")
@@ -34,7 +35,7 @@ def held_out(monkeypatch):
     pairs = [(g, o) for g in GROUPS.groups for o in GROUPS.held_out_objects]
     pixels = np.random.default_rng(0).integers(0, 256, (len(pairs), 16, 16, 3), dtype=np.uint8)
     pictures = Pictures(pixels, *(tuple(x) for x in zip(*pairs, strict=True)))
-    monkeypatch.setattr(q.data, "load", lambda group_set, split: {"held_out": pictures}[split])
+    monkeypatch.setattr(q.iconify, "load", lambda group_set, split: {"held_out": pictures}[split])
     return pictures
 
 
@@ -114,15 +115,15 @@ def random_values(rng, n=5, strata=6, draws=2):
 def test_scores_are_what_their_definitions_say(model, made):
     config = s.ScoreConfig(strata=6, draws=2, skew_kept=0.5)
     five = made[:5]
-    plan, strata = s.Plan.of(model, five, config), elbo.make_strata(model.schedule, 6)
+    plan, strata = s.Plan.of(model, five, config), likelihood.make_strata(model.schedule, 6)
     rng = np.random.default_rng(0)
     full, a, b = (random_values(rng) for _ in range(3))
     found = {name: s.score(full, {"a": a, "b": b}, plan, name) for name in s.SCORINGS}
-    weights = elbo.kl_weights(model.schedule).numpy()
+    weights = likelihood.kl_weights(model.schedule).numpy()
     for i, query in enumerate(five):
-        t = elbo.draw_times(query.image_hash, strata, 2).t
+        t = likelihood.draw_times(query.image_hash, strata, 2).t
         f, u = full[i].astype(float), a[i].astype(float)
-        assert found["elbo"][i, 0] == pytest.approx(elbo.elbo_drop(full=f, without=u, strata=strata).value)
+        assert found["elbo"][i, 0] == pytest.approx(likelihood.elbo_drop(full=f, without=u, strata=strata).value)
         mse = ((u - f) / weights[t]).mean(axis=1) @ strata.sizes
         assert found["mse"][i, 0] == pytest.approx(mse)
         late = ((u - f) * (t > 100)).mean(axis=1) @ strata.sizes
@@ -136,7 +137,7 @@ def test_scores_are_what_their_definitions_say(model, made):
 
 
 def test_separable_is_the_paired_interval(model):
-    strata = elbo.make_strata(model.schedule, 6)
+    strata = likelihood.make_strata(model.schedule, 6)
     rng = np.random.default_rng(0)
     a = random_values(rng, 2)
     far = {"a": a, "b": a - 0.4, "c": a - 0.8}
@@ -227,7 +228,7 @@ def test_the_live_oracle_is_the_oracle_and_the_one_before_a_ceiling_and_half_of_
     assert {n for n in found if not n.startswith(tables.NOT_A_METHOD)} == {"logo", "logo-before", "guda", "logo/mse"}
     rows = {r["method"]: r for r in tables.agreement(found, ["s"])}
     assert set(rows) == {"ceiling-again", "guda", "logo/mse"} and rows["ceiling-again"]["top1"]["value"] == 0
-    assert all(tables.is_ceiling(r) == (r == "ceiling-again") for r in rows)
+    assert all(is_ceiling(r) == (r == "ceiling-again") for r in rows)
     del found["logo/mse"]
     mean = tables.against_the_mean(found, ["s"], ("guda",))
     (row,) = mean.pop("rows_mean_again")
@@ -330,11 +331,11 @@ def test_the_table_is_made_from_the_committed_arrays_alone(tmp_path):
 
 
 def test_swapped_weights_come_back_bit_by_bit(model):
-    before = {n: p.clone() for n, p in model.denoiser.state_dict().items()}
+    before = {n: p.clone() for n, p in model.network.state_dict().items()}
     other = {n: p + 1 for n, p in before.items()}
-    with models.swapped(model.denoiser, other):
-        assert all(torch.equal(p, other[n]) for n, p in model.denoiser.state_dict().items())
-    assert all(torch.equal(p, before[n]) for n, p in model.denoiser.state_dict().items())
+    with models.swapped(model.network, other):
+        assert all(torch.equal(p, other[n]) for n, p in model.network.state_dict().items())
+    assert all(torch.equal(p, before[n]) for n, p in model.network.state_dict().items())
 
 
 def test_the_committed_table_is_that_of_the_committed_arrays(tmp_path):
@@ -367,20 +368,20 @@ def test_committed_rows_stand_only_while_what_they_were_made_from_is_the_same(tm
 def test_the_general_parts_weight_is_that_of_least_squares_on_the_tuning_half():
     rng = np.random.default_rng(0)
     sets = ["generated"] * 40 + ["real"] * 40
-    drop, general = rng.normal(0, 10, (80, 8)), rng.normal(0, 10, 8)
-    offset = rng.normal(0, 500, (80, 1))  # the same for all groups of a query: no matter of their order
-    truth = 3 * drop + 3 * 1.7 * general + offset + rng.normal(0, 1, (80, 8))
+    drop, offset = rng.normal(0, 10, (80, 8)), rng.normal(0, 10, 8)
+    shift = rng.normal(0, 500, (80, 1))  # the same for all groups of a query: no matter of their order
+    truth = 3 * drop + 3 * 1.7 * offset + shift + rng.normal(0, 1, (80, 8))
     truth[~tables.tuning_half(sets)] = -drop[~tables.tuning_half(sets)]  # what is held for the report is not looked at
-    made = {"logo": truth, "guda/drop": drop, "guda": drop + 0.5 * general}
-    rows = tables.general_fit(made, sets)
+    made = {"logo": truth, "guda/drop": drop, "guda": drop + 0.5 * offset}
+    rows = tables.offset_fit(made, sets)
     assert [(r["query_set"], r["n"]) for r in rows] == [("generated", 20), ("real", 20), ("all", 40)]
     assert all(r["weight"] == pytest.approx(1.7 / 0.5, rel=0.05) for r in rows)
     assert rows[-1]["of_drop"] == pytest.approx(3, rel=0.05)
-    assert tables.general_fit({"logo": truth, "guda": drop}, sets) == []
-    by_weight = tables.general_weights(made, sets)
-    assert tables.general_weights({"logo": truth, "guda": drop}, sets) == [] and len(by_weight) == 2 * len(tables.TIMES)
+    assert tables.offset_fit({"logo": truth, "guda": drop}, sets) == []
+    by_weight = tables.offset_weights(made, sets)
+    assert tables.offset_weights({"logo": truth, "guda": drop}, sets) == [] and len(by_weight) == 2 * len(tables.TIMES)
     for row in by_weight:
         mine = [i for i, s in enumerate(sets) if s == row["query_set"]]
-        own = (drop + row["times"] * 0.5 * general)[mine]
+        own = (drop + row["times"] * 0.5 * offset)[mine]
         hits = own.argmax(axis=1) == truth[mine].argmax(axis=1)
         assert row["n"] == 40 and row["top1"] == pytest.approx(hits.mean())

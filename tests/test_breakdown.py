@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from guda_core import breakdown
-from guda_core.elbo import Strata, elbo_drop
+from guda_core.attribution import contributions
+from guda_core.diffusion.likelihood import Strata, elbo_drop
 from guda_core.records import Attribution, GroupScore
 from guda_core.ui import inspect
 from tests.light import LightService, sha
@@ -27,7 +27,7 @@ def score(of: dict[str, np.ndarray]):
 @pytest.mark.parametrize("draws", [1, 2, 6])
 def test_the_parts_add_up_to_the_score(draws):
     of = values(draws)
-    parts = breakdown.contributions(of, "noto")
+    parts = contributions.contributions(of, "noto")
     assert [(p.first, p.last) for p in parts] == [(1, 2), (3, 9), (10, 39), (40, 99)]
     assert sum(p.value for p in parts) == pytest.approx(score(of).value)
     if draws == 1:
@@ -37,9 +37,9 @@ def test_the_parts_add_up_to_the_score(draws):
 
 
 def test_the_last_interval_is_the_scores_own():
-    found = breakdown.narrowing(values(6), "noto")
+    found = contributions.narrowing(values(6), "noto")
     assert [m for m, _ in found] == [2, 4, 6] and found[-1][1] == score(values(6))
-    assert breakdown.narrowing(values(1), "noto") == []
+    assert contributions.narrowing(values(1), "noto") == []
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from guda_core.reading import read_report
+from guda_core.reports.read import read_report
 from guda_core.ui import words
 from tests.chromium import SLOW, Watched, until
 from tests.fakes import REASON, FakeService, serving

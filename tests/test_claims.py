@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from guda_core.claims import claimed, shared_out
+from guda_core.work_queue import claimed, shared_out
 
 
 def test_what_others_have_in_hand_comes_last_and_is_waited_for(tmp_path):

@@ -14,22 +14,23 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from guda_core import datasets, elbo
-from guda_core.benchmark import benches, classes_table
-from guda_core.benchmark import classes as bench
-from guda_core.benchmark.baselines import read_scores, score_baseline
-from guda_core.benchmark.benches import BenchConfig
-from guda_core.benchmark.clock import Clock
-from guda_core.benchmark.scores import ScoreConfig
+from experiments.baselines.instance import InstanceConfig
+from experiments.benchmark import benches, classes_table
+from experiments.benchmark import classes as bench
+from experiments.benchmark.baselines import read_scores, score_baseline
+from experiments.benchmark.benches import BenchConfig
+from experiments.benchmark.clock import Clock
+from experiments.benchmark.scores import ScoreConfig
+from experiments.train import classes, stages
+from experiments.train.classes import ClassesConfig, Job
+from experiments.train.classifier import ClassifierConfig
+from guda_core.attribution.gradient.features import FeatureConfig
+from guda_core.attribution.gradient.kernel import KernelConfig
+from guda_core.data.sources.classes import read_cifar10
+from guda_core.diffusion import likelihood
 from guda_core.errors import DataError, OptionError, TrainingError
-from guda_core.gradients import FeatureConfig
-from guda_core.methods.instance import InstanceConfig
-from guda_core.methods.kernel import KernelConfig
-from guda_core.training import classes, stages
-from guda_core.training.classes import ClassesConfig, Job
-from guda_core.training.classifier import ClassifierConfig
-from guda_core.training.loop import LoopConfig
-from guda_core.unlearn_unconditional import UnconditionalConfig
+from guda_core.unlearning.guda_u import UnconditionalConfig
+from guda_core.unlearning.loop import LoopConfig
 
 LOOP = LoopConfig(steps=3, batch=8, lr=1e-3, warmup=1, ema=0.9, weight_decay=0.0, seed=3)
 SMALL = ClassesConfig(channels=(16, 16), head=8, held_out=1, per_class=3, loop=LOOP)
@@ -143,7 +144,7 @@ def test_a_stage_is_written_and_loaded_again():
     assert record["exclude"] == "7" and record["config"]["loop"]["steps"] == 3
     assert record["cpu_seconds"] > 0 and record["seconds"] > 0
     model = bench.load_model(classes.card(SMALL, job.name), device="cpu")
-    assert torch.equal(torch.cat([p.flatten() for p in model.denoiser.parameters()]), weights(SMALL, "7"))
+    assert torch.equal(torch.cat([p.flatten() for p in model.network.parameters()]), weights(SMALL, "7"))
 
 
 def test_the_whole_benchmark_in_miniature(tmp_path):
@@ -160,10 +161,10 @@ def test_the_whole_benchmark_in_miniature(tmp_path):
         assert all(np.array_equal(z[k], found[k]) for k in ROWS)
 
     logo = bench.load_model(classes.card(SMALL, f"{SMALL.key}-without-4-s3"), device="cpu")
-    strata = elbo.make_strata(model.schedule, 4)
-    draws = elbo.draw_times(of[0].image_hash, strata, 2)
-    full, without = (elbo.kl_values(m, of[0].latent, m.embed([""]), draws, [0, 1]) for m in (model, logo))
-    direct = elbo.elbo_drop(full=full, without=without, strata=strata).value
+    strata = likelihood.make_strata(model.schedule, 4)
+    draws = likelihood.draw_times(of[0].image_hash, strata, 2)
+    full, without = (likelihood.kl_values(m, of[0].latent, m.embed([""]), draws, [0, 1]) for m in (model, logo))
+    direct = likelihood.elbo_drop(full=full, without=without, strata=strata).value
     assert found["logo"][0, 4] == pytest.approx(direct, rel=1e-3, abs=1e-3)
 
     table = json.loads((tmp_path / "small.json").read_text())
@@ -300,7 +301,7 @@ def test_cifar10_runs_end_to_end_on_stand_in_data(tmp_path, monkeypatch):
 
     monkeypatch.setenv("GUDA_CIFAR10", str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match="Set GUDA_CIFAR10"):
-        datasets.read_cifar10()
+        read_cifar10()
 
 
 def test_the_committed_tables_are_those_of_the_committed_scores(tmp_path):

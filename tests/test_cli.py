@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from guda_core import pipeline
+from guda_core import local
 from guda_core.cli import app
 from tests.test_pipeline import MISSING, service  # noqa: F401  (a fixture)
 
@@ -18,8 +18,8 @@ from tests.test_pipeline import MISSING, service  # noqa: F401  (a fixture)
 @pytest.fixture
 def run(service, monkeypatch):  # noqa: F811
     """Call the command line; the bundled model is replaced by the tiny one."""
-    monkeypatch.setattr(pipeline, "load_service", lambda *a, **k: service)
-    monkeypatch.setattr("guda_core.models.stable_diffusion.quieten_libraries", lambda: None)
+    monkeypatch.setattr(local, "load_service", lambda *a, **k: service)
+    monkeypatch.setattr("guda_core.diffusion.unet_family.quieten_libraries", lambda: None)
 
     def call(*arguments: object):
         return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from guda_core.methods import combined
+from guda_core.attribution import ensemble
 from guda_core.records import Attribution, GroupScore
 
 
@@ -22,10 +22,10 @@ def test_the_score_is_the_mean_of_the_parts_standard_scores():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(4, 8)) * 300, rng.normal(size=(4, 8)) * 1e-4
     wanted = (stats.zscore(a, axis=1) + stats.zscore(b, axis=1)) / 2
-    np.testing.assert_allclose(combined.mean_of(a, b), wanted, atol=1e-12)
-    np.testing.assert_allclose(combined.mean_of(5 * a - 7, 1e6 * b), wanted, atol=1e-9)  # units do not matter
+    np.testing.assert_allclose(ensemble.mean_of(a, b), wanted, atol=1e-12)
+    np.testing.assert_allclose(ensemble.mean_of(5 * a - 7, 1e6 * b), wanted, atol=1e-9)  # units do not matter
     groups = [str(i) for i in range(8)]
-    both = combined.combine(
+    both = ensemble.combine(
         {
             "guda": answer("guda", dict(zip(groups, a[0], strict=True))),
             "das": answer("das", dict(zip(groups, b[0], strict=True))),
@@ -38,18 +38,18 @@ def test_the_score_is_the_mean_of_the_parts_standard_scores():
 
 def test_a_part_that_says_nothing_leaves_the_others_order():
     flat, other = np.ones(4), np.array([1.0, 4.0, 2.0, 3.0])
-    assert np.argsort(combined.mean_of(flat, other)).tolist() == np.argsort(other).tolist()
+    assert np.argsort(ensemble.mean_of(flat, other)).tolist() == np.argsort(other).tolist()
 
 
 def test_intervals_are_scaled_like_the_scores_and_added_in_squares():
     parts = {"guda": answer("guda", {"x": 30.0, "y": 10.0}, 3.0), "das": answer("das", {"x": 4.0, "y": 2.0}, 0.4)}
-    both = combined.combine(parts)  # standard deviations 10 and 1
+    both = ensemble.combine(parts)  # standard deviations 10 and 1
     half = np.hypot(0.3, 0.4) / 2
     assert both.groups["x"].score == pytest.approx(1.0)
     assert both.groups["x"].low == pytest.approx(1 - half) and both.groups["x"].high == pytest.approx(1 + half)
     assert both.separable is True and both.runner_up == "y"
     wide = {"guda": answer("guda", {"x": 30.0, "y": 10.0}, 40.0), "das": parts["das"]}
-    assert combined.combine(wide).separable is False
+    assert ensemble.combine(wide).separable is False
 
 
 def test_a_group_without_a_score_in_one_part_has_none_and_says_which():
@@ -57,8 +57,8 @@ def test_a_group_without_a_score_in_one_part_has_none_and_says_which():
         "guda": answer("guda", {"x": 3.0, "y": None, "z": 1.0}),
         "das": answer("das", {"x": 1.0, "y": 9.0, "z": 2.0}, progress=0.5),
     }
-    both = combined.combine(parts)
+    both = ensemble.combine(parts)
     assert both.groups["y"] == GroupScore(None, None, None, "unavailable", "guda: no file")
     assert both.groups["x"].score == pytest.approx(0.0) and both.progress == 0.5
-    nothing = combined.combine({**parts, "das": answer("das", {})})
+    nothing = ensemble.combine({**parts, "das": answer("das", {})})
     assert nothing.groups == {} and nothing.separable is None

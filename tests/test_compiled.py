@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from guda_core.training import compiled
+from experiments.train import compiled
 
 
 def test_the_module_itself_unless_asked_and_able(monkeypatch, caplog):

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from guda_core import data
+from guda_core import paths
+from guda_core.data.sources import iconify
 from guda_core.errors import DataError
 from guda_core.records import Group, GroupSet
 
@@ -60,13 +61,13 @@ def built(monkeypatch) -> Path:
         for g, colour in zip(groups, ("#f00", "#00f"), strict=True):
             package(into / "node_modules", g.package, colour)
 
-    monkeypatch.setattr(data, "npm_install", install)
-    return data.build(SET).parent
+    monkeypatch.setattr(iconify, "npm_install", install)
+    return iconify.build(SET).parent
 
 
 def test_svg_is_rendered_on_white():
     svg = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 2 2"><rect width="1" height="2" fill="#f00"/></svg>'
-    pixels = data.render_svg(svg, 32)
+    pixels = iconify.render_svg(svg, 32)
     assert pixels.shape == (32, 32, 3)
     assert pixels.dtype == np.uint8
     assert (pixels[:, :16] == RED).all()
@@ -75,12 +76,12 @@ def test_svg_is_rendered_on_white():
 
 def test_svg_that_is_none_is_said():
     with pytest.raises(DataError, match="could not be rendered"):
-        data.render_svg("<svg", 16)
+        iconify.render_svg("<svg", 16)
 
 
 def test_icons_are_found_by_normalised_name_and_absent_ones_left_out(tmp_path):
     folder = package(tmp_path, "icons-first")
-    got = data.render_icons(folder, ["Red Car", "unicorn", "CAT"], 16)
+    got = iconify.render_icons(folder, ["Red Car", "unicorn", "CAT"], 16)
     assert list(got) == ["Red Car", "CAT"]
     assert (got["CAT"][:, :8] == RED).all()
     assert (got["CAT"][:, 8:] == WHITE).all()
@@ -101,7 +102,7 @@ def test_icons_are_found_by_normalised_name_and_absent_ones_left_out(tmp_path):
     ],
 )
 def test_aliases_are_drawn_as_their_parent_mirrored_or_turned(alias, red, tmp_path):
-    pixels = data.render_icons(package(tmp_path, "icons-first"), [alias], 16)[alias]
+    pixels = iconify.render_icons(package(tmp_path, "icons-first"), [alias], 16)[alias]
     expected = np.full((16, 16, 3), 255, np.uint8)
     expected[red] = RED
     assert (pixels == expected).all()
@@ -109,7 +110,7 @@ def test_aliases_are_drawn_as_their_parent_mirrored_or_turned(alias, red, tmp_pa
 
 def test_a_package_without_icons_is_said(tmp_path):
     with pytest.raises(DataError, match=r"icons\.json is missing.*python -m guda_core data"):
-        data.render_icons(tmp_path, ["cat"], 16)
+        iconify.render_icons(tmp_path, ["cat"], 16)
 
 
 def test_shared_objects_are_those_that_enough_groups_drew(tmp_path):
@@ -121,15 +122,15 @@ def test_shared_objects_are_those_that_enough_groups_drew(tmp_path):
     for name in ("fox", "waving-hand-medium-skin-tone", "flag-for-chad", "keycap-1"):
         more["icons"][name] = more["icons"]["tree"]
     icons.write_text(json.dumps(more))
-    assert "fox" in data.shared_objects(SET, tmp_path, at_least=1)
-    common = data.shared_objects(SET, tmp_path, at_least=2)
+    assert "fox" in iconify.shared_objects(SET, tmp_path, at_least=1)
+    common = iconify.shared_objects(SET, tmp_path, at_least=2)
     assert common == ("cat", "cat-down", "cat-right", "cat-up", "kitten", "kitty", "red-car", "tree")
 
 
 def test_build_writes_every_picture_with_its_hash(built):
     manifest = json.loads((built / "manifest.json").read_text())
     assert manifest["packages"] == {"icons-first": "1.0.0", "icons-second": "1.0.0"}
-    train = data.load(SET, "train")
+    train = iconify.load(SET, "train")
     assert train.pixels[:, 8, 0].tolist() == [list(RED), list(BLUE)]
     for g, o, pixels in zip(train.groups, train.objects, train.pixels, strict=True):
         assert manifest["pictures"][g][o] == hashlib.sha256(pixels.tobytes()).hexdigest()
@@ -144,7 +145,7 @@ def test_build_writes_every_picture_with_its_hash(built):
     ],
 )
 def test_splits(split, objects, built):
-    pictures = data.load(SET, split)
+    pictures = iconify.load(SET, split)
     assert pictures.groups == ("first",) * len(objects) + ("second",) * len(objects)
     assert list(pictures.objects) == objects * 2
     assert pictures.pixels.shape == (2 * len(objects), 16, 16, 3)
@@ -152,21 +153,21 @@ def test_splits(split, objects, built):
 
 def test_an_unknown_split_is_said(built):
     with pytest.raises(DataError, match=r"no split 'test'\. Known: train, held_out, pretrain"):
-        data.load(SET, "test")
+        iconify.load(SET, "test")
 
 
 def test_build_stops_when_a_group_lacks_an_object_and_leaves_no_manifest(built, monkeypatch):
-    monkeypatch.setattr(data, "npm_install", lambda groups, into: None)
+    monkeypatch.setattr(iconify, "npm_install", lambda groups, into: None)
     lacking = GroupSet(**{**vars(SET), "train_objects": ("cat", "bike")})
     with pytest.raises(DataError, match=r"icons-second@1\.0\.0 has no picture of bike"):
-        data.build(lacking)
+        iconify.build(lacking)
     with pytest.raises(DataError, match="No pictures in"):
-        data.load(SET, "train")
+        iconify.load(SET, "train")
 
 
 def test_load_before_build_is_said():
     with pytest.raises(DataError, match=r"No pictures in .*python -m guda_core data"):
-        data.load(SET, "train")
+        iconify.load(SET, "train")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", None])
@@ -175,19 +176,19 @@ def test_damaged_pictures_are_said(content, built):
     if content is not None:
         (built / "second.npz").write_bytes(content)
     with pytest.raises(DataError, match=r"second\.npz is damaged"):
-        data.load(SET, "train")
+        iconify.load(SET, "train")
 
 
 @pytest.mark.parametrize("change", [{"resolution": 32}, {"groups": {"first": SET.groups["first"]}}])
 def test_pictures_of_another_version_are_not_used(change, built):
     with pytest.raises(DataError, match="of another version"):
-        data.load(GroupSet(**{**vars(SET), **change}), "train")
+        iconify.load(GroupSet(**{**vars(SET), **change}), "train")
 
 
 def test_npm_missing_is_said(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DataError, match=r"`npm` was not found.*Install Node\.js"):
-        data.npm_install(list(SET.groups.values()), tmp_path)
+        iconify.npm_install(list(SET.groups.values()), tmp_path)
 
 
 @pytest.mark.parametrize("code", [0, 1])
@@ -198,17 +199,17 @@ def test_npm_is_asked_for_exact_versions_and_its_failure_is_said(code, monkeypat
     monkeypatch.setenv("PATH", str(tmp_path))
     if code:
         with pytest.raises(DataError, match=r"could not install icons-first@1\.0\.0.*\n.*E404"):
-            data.npm_install(list(SET.groups.values()), tmp_path / "into")
+            iconify.npm_install(list(SET.groups.values()), tmp_path / "into")
     else:
-        data.npm_install(list(SET.groups.values()), tmp_path / "into")
+        iconify.npm_install(list(SET.groups.values()), tmp_path / "into")
     asked = (tmp_path / "asked").read_text().split()
     assert asked[-3:] == ["--", "icons-first@1.0.0", "icons-second@1.0.0"]
     assert "--ignore-scripts" in asked
 
 
-def pictures() -> data.Pictures:
+def pictures() -> iconify.Pictures:
     pixels = np.stack([np.full((2, 2, 3), v, np.uint8) for v in (1, 2, 3)])
-    return data.Pictures(pixels, ("a", "a", "b"), ("cat", "dog", "cat"))
+    return iconify.Pictures(pixels, ("a", "a", "b"), ("cat", "dog", "cat"))
 
 
 def test_where_keeps_order_and_alignment():
@@ -226,17 +227,17 @@ def test_sha256_sees_pixels_names_and_order():
         expected.update(f"{g}/{o}\n".encode() + bytes([v] * 12))
     assert base.sha256() == expected.hexdigest()
     others = [
-        data.Pictures(base.pixels + 1, base.groups, base.objects),
-        data.Pictures(base.pixels, ("a", "b", "b"), base.objects),
-        data.Pictures(base.pixels, base.groups, ("cat", "dog", "cow")),
-        data.Pictures(base.pixels[::-1], base.groups[::-1], base.objects[::-1]),
+        iconify.Pictures(base.pixels + 1, base.groups, base.objects),
+        iconify.Pictures(base.pixels, ("a", "b", "b"), base.objects),
+        iconify.Pictures(base.pixels, base.groups, ("cat", "dog", "cow")),
+        iconify.Pictures(base.pixels[::-1], base.groups[::-1], base.objects[::-1]),
     ]
     assert len({base.sha256(), *(o.sha256() for o in others)}) == 5
 
 
 def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("GUDA_CACHE", str(tmp_path / "here"))
-    assert data.cache_dir() == tmp_path / "here"
+    assert paths.cache_dir() == tmp_path / "here"
     monkeypatch.delenv("GUDA_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert data.cache_dir() == tmp_path / ".cache" / "guda"
+    assert paths.cache_dir() == tmp_path / ".cache" / "guda"

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from guda_core import elbo
+from guda_core.diffusion import likelihood
+from guda_core.diffusion.base import Schedule, to_eps
 from guda_core.errors import ModelError, ScoreError
-from guda_core.models.base import Schedule, to_eps
 
 
 def linear_schedule(steps: int = 60) -> Schedule:
@@ -33,7 +33,7 @@ class GaussianModel:
 
     def expected_kl(self, x_0: torch.Tensor) -> float:
         """sum_t w_t E_eps ||eps - eps_hat||^2, exactly."""
-        w, ab = elbo.kl_weights(self.schedule), self.schedule.alphas_cumprod
+        w, ab = likelihood.kl_weights(self.schedule), self.schedule.alphas_cumprod
         c = (1 - ab).sqrt() / (ab * self.s**2 + 1 - ab)
         mean = (c * ab.sqrt()) ** 2 * float(x_0.double().square().sum())
         spread = (1 - c * (1 - ab).sqrt()) ** 2 * x_0.numel()
@@ -44,7 +44,7 @@ def test_weights_are_those_of_two_gaussians():
     """w_t ||e||^2 = KL(q(x_{t-1} | x_t, x_0) || p) with both means written out (Ho et al. 2020, eq. 6, 7 and 11)."""
     schedule = linear_schedule()
     ab = schedule.alphas_cumprod
-    w = elbo.kl_weights(schedule)
+    w = likelihood.kl_weights(schedule)
     g = torch.Generator().manual_seed(0)
     assert w[0] == 0
     for t in range(1, len(ab)):
@@ -61,9 +61,9 @@ def test_weights_are_those_of_two_gaussians():
 
 
 def values(model, x_0, draws, image_hash="picture"):
-    strata = elbo.make_strata(model.schedule, 12)
-    d = elbo.draw_times(image_hash, strata, draws)
-    return elbo.kl_values(model, x_0, torch.zeros(1, 1, 1), d, list(range(draws))), strata
+    strata = likelihood.make_strata(model.schedule, 12)
+    d = likelihood.draw_times(image_hash, strata, draws)
+    return likelihood.kl_values(model, x_0, torch.zeros(1, 1, 1), d, list(range(draws))), strata
 
 
 def test_sum_and_drop_hold_the_closed_form():
@@ -73,88 +73,88 @@ def test_sum_and_drop_hold_the_closed_form():
     full, strata = values(right, x_0, 200)
     without, _ = values(wrong, x_0, 200)
     truth = wrong.expected_kl(x_0) - right.expected_kl(x_0)
-    drop = elbo.elbo_drop(full=full, without=without, strata=strata)
-    total = elbo.stratified_sum(full, strata)
+    drop = likelihood.elbo_drop(full=full, without=without, strata=strata)
+    total = likelihood.stratified_sum(full, strata)
     assert abs(total.value - right.expected_kl(x_0)) < 4 * total.se
     assert abs(drop.value - truth) < 4 * drop.se
     assert drop.se < 0.05 * abs(truth) and truth > 0
-    assert elbo.elbo_drop(full=without, without=full, strata=strata).value == pytest.approx(-drop.value)
+    assert likelihood.elbo_drop(full=without, without=full, strata=strata).value == pytest.approx(-drop.value)
 
 
 def test_intervals_cover():
     rng = np.random.default_rng(0)
-    strata = elbo.Strata((1, 3, 10, 30, 60))
+    strata = likelihood.Strata((1, 3, 10, 30, 60))
     n, sd = strata.sizes, np.array([5.0, 2.0, 1.0, 0.5])
     truth, inside = float((n * 1.5).sum()), 0
     for _ in range(2000):
-        e = elbo.stratified_sum(1.5 + sd[:, None] * rng.standard_normal((4, 5)), strata)
+        e = likelihood.stratified_sum(1.5 + sd[:, None] * rng.standard_normal((4, 5)), strata)
         inside += e.low <= truth <= e.high
     assert 0.92 < inside / 2000 < 0.98
 
 
 def test_one_draw_gives_a_wider_interval_not_none():
     rng = np.random.default_rng(1)
-    strata = elbo.make_strata(linear_schedule(), 12)
-    one = elbo.stratified_sum(rng.standard_normal((12, 1)), strata)
+    strata = likelihood.make_strata(linear_schedule(), 12)
+    one = likelihood.stratified_sum(rng.standard_normal((12, 1)), strata)
     assert one.low < one.value < one.high
     with pytest.raises(ScoreError, match="more draws"):
-        elbo.stratified_sum(np.ones((2, 1)), elbo.Strata((1, 5, 10)))
+        likelihood.stratified_sum(np.ones((2, 1)), likelihood.Strata((1, 5, 10)))
 
 
 def test_strata_cut_all_timesteps_and_narrow_where_weights_are_steep():
-    strata = elbo.make_strata(linear_schedule(), 12)
+    strata = likelihood.make_strata(linear_schedule(), 12)
     assert strata.edges[0] == 1 and strata.edges[-1] == 60 and (strata.sizes > 0).all()
     assert strata.sizes[0] < strata.sizes[-1]
     with pytest.raises(ScoreError):
-        elbo.make_strata(linear_schedule(5), 12)
+        likelihood.make_strata(linear_schedule(5), 12)
 
 
 def test_strata_leave_little_variance_where_it_is_expected():
     """Squared errors that differ by g_t = 50 sqrt(alpha_bar_t) on average, with a third of that as their deviation."""
     schedule = DDPM
-    w, shape = elbo.kl_weights(schedule).numpy(), schedule.alphas_cumprod.double().sqrt().numpy()
+    w, shape = likelihood.kl_weights(schedule).numpy(), schedule.alphas_cumprod.double().sqrt().numpy()
     mean, sd = 50 * w * shape, 17 * w * shape
 
     def error(rule: str) -> float:
-        edges = elbo.make_strata(schedule, 24, rule).edges
+        edges = likelihood.make_strata(schedule, 24, rule).edges
         parts = [(b - a, mean[a:b], sd[a:b]) for a, b in itertools.pairwise(edges)]
         return sum(n**2 * ((s**2).mean() + m.var()) for n, m, s in parts) ** 0.5
 
     best = (w * shape * 17).sum() / 24**0.5  # Neyman's, could a timestep have any share of the draws
-    assert best < error(elbo.RULE) < 1.25 * best
-    assert error(elbo.OLD_RULE) > 5 * error(elbo.RULE)
+    assert best < error(likelihood.RULE) < 1.25 * best
+    assert error(likelihood.OLD_RULE) > 5 * error(likelihood.RULE)
     with pytest.raises(ScoreError, match="no rule 'equal'"):
-        elbo.make_strata(schedule, 24, "equal")
+        likelihood.make_strata(schedule, 24, "equal")
 
 
-@pytest.mark.parametrize("rule", [elbo.RULE, elbo.OLD_RULE])
+@pytest.mark.parametrize("rule", [likelihood.RULE, likelihood.OLD_RULE])
 @pytest.mark.parametrize(("k", "steps"), [(1, 5), (4, 5), (24, 60), (59, 60), (24, 1000), (400, 4000)])
 def test_any_number_of_strata_that_fits_cuts_all_timesteps(rule, k, steps):
-    strata = elbo.make_strata(linear_schedule(steps), k, rule)
+    strata = likelihood.make_strata(linear_schedule(steps), k, rule)
     assert len(strata) == k and strata.edges[0] == 1 and strata.edges[-1] == steps and (strata.sizes > 0).all()
 
 
 def test_values_that_were_drawn_by_the_old_rule_can_still_be_read():
-    assert elbo.make_strata(DDPM, 24, elbo.OLD_RULE).edges[:5] == (1, 19, 48, 83, 123)
+    assert likelihood.make_strata(DDPM, 24, likelihood.OLD_RULE).edges[:5] == (1, 19, 48, 83, 123)
 
 
 def test_more_draws_extend_fewer_and_stay_in_their_strata():
-    strata = elbo.make_strata(linear_schedule(), 12)
-    few, many = elbo.draw_times("a", strata, 2), elbo.draw_times("a", strata, 9)
+    strata = likelihood.make_strata(linear_schedule(), 12)
+    few, many = likelihood.draw_times("a", strata, 2), likelihood.draw_times("a", strata, 9)
     assert (many.t[:, :2] == few.t).all()
     assert (many.t >= np.asarray(strata.edges[:-1])[:, None]).all()
     assert (many.t < np.asarray(strata.edges[1:])[:, None]).all()
     assert torch.equal(few.noise((2, 3, 3), 4, 1), many.noise((2, 3, 3), 4, 1))
-    other = elbo.draw_times("b", strata, 2)
+    other = likelihood.draw_times("b", strata, 2)
     assert not (other.t == few.t).all() and not torch.equal(other.noise((4,), 0, 0), few.noise((4,), 0, 0))
 
 
 def test_difference_is_paired_and_free_of_the_full_model():
     rng = np.random.default_rng(2)
-    strata = elbo.Strata((1, 4, 9, 20))
+    strata = likelihood.Strata((1, 4, 9, 20))
     shared = 100 * rng.standard_normal((3, 6))
     a, b = shared + 2.0 + 0.01 * rng.standard_normal((3, 6)), shared
-    d = elbo.difference(first=a, second=b, strata=strata)
+    d = likelihood.difference(first=a, second=b, strata=strata)
     assert d.value == pytest.approx(2.0 * 19, rel=0.02) and d.low > 0 and d.se < 1
 
 
@@ -166,7 +166,7 @@ def test_values_that_are_not_finite_are_refused():
     with pytest.raises(ScoreError, match="not finite"):
         values(Broken(1.0, linear_schedule()), torch.zeros(1, 1, 2, 2), 2)
     with pytest.raises(ScoreError):
-        elbo.stratified_sum(np.array([[np.nan, 1.0]] * 4), elbo.Strata((1, 2, 3, 4, 5)))
+        likelihood.stratified_sum(np.array([[np.nan, 1.0]] * 4), likelihood.Strata((1, 2, 3, 4, 5)))
 
 
 def test_v_prediction_gives_the_same_eps():

@@ -22,12 +22,12 @@ import torch
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from guda_core import adapters
-from guda_core.groups import load_group_set
-from guda_core.memory import NO_MEMORY
-from guda_core.pipeline import LocalService
+from guda_core.data.groups import load_group_set
+from guda_core.diffusion.memory import NO_MEMORY
+from guda_core.local import LocalService
 from guda_core.records import Attribution, Query
 from guda_core.ui import QUEUE, words
+from guda_core.unlearning import adapters
 from tests.fakes import FakeService
 from tests.served import App, opened
 from tests.test_imaging import NOISE, encoded, halves

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.baselines.instance import Instance, InstanceConfig
+from guda_core.attribution.gradient.features import FeatureBank, FeatureConfig, Gradients, Projection
+from guda_core.attribution.gradient.kernel import KernelConfig
+from guda_core.attribution.gradient.store import Store
+from guda_core.attribution.gradient.trak import Trak
 from guda_core.errors import CacheError
-from guda_core.gradients import FeatureBank, FeatureConfig, Gradients, Projection
-from guda_core.methods.instance import Instance, InstanceConfig
-from guda_core.methods.kernel import KernelConfig
-from guda_core.methods.trak import Trak
-from guda_core.store import Store
 from tests.linear import GROUPS, D, K, Linear, linear_world
 from tests.test_baselines import config, last
 
@@ -29,7 +29,7 @@ def linear():
 
 
 def test_the_projection_is_seeded_keeps_inner_products_and_does_not_depend_on_the_batch(monkeypatch):
-    monkeypatch.setattr("guda_core.gradients.BLOCK", 1000)
+    monkeypatch.setattr("guda_core.attribution.gradient.features.BLOCK", 1000)
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 3500)).astype(np.float32)
     s = Projection(3500, 64, seed=3)
@@ -104,7 +104,7 @@ def test_another_model_or_other_data_is_another_cache(linear, tmp_path):
 
 
 def test_an_adapter_that_is_switched_in_does_not_get_into_the_copy(linear):
-    model, weights = linear.model, next(linear.model.denoiser.parameters())
+    model, weights = linear.model, next(linear.model.network.parameters())
     own, made = weights.detach().clone(), []
     with model.lock, torch.no_grad():  # as another visitor's run, one of whose adapters is on
         weights.add_(1.0)

@@ -7,8 +7,8 @@ import copy
 import pytest
 import yaml
 
+from guda_core.data.groups import list_group_sets, load_group_set, normal
 from guda_core.errors import GroupSetError
-from guda_core.groups import list_group_sets, load_group_set, normal
 
 WORDS = [f"trait {n}" for n in ("one", "two", "three", "four", "five")]
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from guda_core.data.images import hash_pixels, read_picture
 from guda_core.errors import ImageError
-from guda_core.imaging import hash_pixels, read_picture
 
 SIZE = 64
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -142,7 +142,7 @@ def test_scribbled_files_give_a_picture_or_a_sentence(kind, read):
 FLAT = """
 import pathlib, sys
 from guda_core.errors import ImageError
-from guda_core.imaging import read_picture
+from guda_core.data.images import read_picture
 
 def peak():  # KiB; the process's own, while getrusage would start from that of the parent
     return int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])

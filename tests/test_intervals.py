@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from guda_core import elbo
-from guda_core.benchmark import intervals
-from guda_core.benchmark.queries import Item, Queries
+from experiments.benchmark import intervals
+from experiments.benchmark.queries import Item, Queries
+from guda_core.diffusion import likelihood
 
-STRATA = elbo.Strata((1, 11, 41, 101, 201))
+STRATA = likelihood.Strata((1, 11, 41, 101, 201))
 
 
 def normal(rng: np.random.Generator, shift: float, noise: float, q: int = 40, m: int = 48) -> np.ndarray:
@@ -28,13 +28,13 @@ def test_intervals_of_normal_values_hold_in_95_of_100_cases():
 def test_intervals_that_are_too_narrow_are_found_out(monkeypatch):
     rng = np.random.default_rng(1)
     full, without = normal(rng, 0, 0.1), {g: normal(rng, 5, 0.1) for g in "ab"}
-    honest = elbo.elbo_drop
+    honest = likelihood.elbo_drop
 
     def narrow(*, full, without, strata):
         e = honest(full=full, without=without, strata=strata)
-        return elbo.Estimate(e.value, e.se / 2, e.value - (e.value - e.low) / 2, e.value + (e.high - e.value) / 2)
+        return likelihood.Estimate(e.value, e.se / 2, e.value - (e.value - e.low) / 2, e.value + (e.high - e.value) / 2)
 
-    monkeypatch.setattr(elbo, "elbo_drop", narrow)
+    monkeypatch.setattr(likelihood, "elbo_drop", narrow)
     assert intervals.measure(full, without, ["x"] * 40, STRATA, 4)[0]["held"]["high"] < 0.85
 
 

@@ -10,19 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from guda_core import adapters, live, oracle
-from guda_core.data import Pictures
+from experiments.logo import retrained_delta, trainings
+from experiments.logo.retrained_delta import LiveConfig
+from experiments.train import stages
+from experiments.train.unet import UnetConfig
+from guda_core.attribution.counterfactual import Budget
+from guda_core.attribution.logo import Logo
+from guda_core.data.sources.iconify import Pictures
+from guda_core.diffusion.cards import load_model
 from guda_core.errors import OptionError
-from guda_core.forgetting import Forgetting
-from guda_core.live import LiveConfig
-from guda_core.methods.counterfactual import Budget
-from guda_core.methods.logo import Logo
-from guda_core.models.cards import load_model
-from guda_core.pipeline import LocalService
+from guda_core.local import LocalService
 from guda_core.records import Query
-from guda_core.training import stages
-from guda_core.training.loop import Progress
-from guda_core.training.unet import UnetConfig
+from guda_core.unlearning import adapters
+from guda_core.unlearning.loop import Progress
+from guda_core.unlearning.run import Forgetting
 from tests.test_pipeline import service  # noqa: F401  (a fixture)
 from tests.test_unlearn import make_group_set
 from tests.tiny import save_tiny
@@ -35,7 +36,7 @@ def changed(model, by):
     g = torch.Generator().manual_seed(1)
     return {
         n: p + by * (p.std() if p.numel() > 1 else 0) * torch.randn(p.shape, generator=g)
-        for n, p in model.denoiser.state_dict().items()
+        for n, p in model.network.state_dict().items()
     }
 
 
@@ -53,15 +54,15 @@ def world(tmp_path_factory):
 @pytest.fixture(scope="module")
 def sensitive(world):
     model, _, group_set, pictures, latents, _ = world
-    return live.sensitivity(model, group_set, pictures, latents, CONFIG)
+    return retrained_delta.sensitivity(model, group_set, pictures, latents, CONFIG)
 
 
 def lost(world, sensitive, folder, megabytes):
     model, state, *_, queries = world
     config = dataclasses.replace(CONFIG, megabytes=megabytes)
-    coded = live.compress(model, state, "a", sensitive, config=config, folder=folder, meta={})
+    coded = retrained_delta.compress(model, state, "a", sensitive, config=config, folder=folder, meta={})
     assert (folder / adapters.WEIGHTS).stat().st_size < 1e6 * megabytes + 60_000  # the names of the tensors
-    *steps, (done, found) = live.fidelity(model, state, coded, queries, config)
+    *steps, (done, found) = retrained_delta.fidelity(model, state, coded, queries, config)
     assert done == 1 and steps == sorted(steps, key=lambda s: s[0]) and not any(f for _, f in steps)
     return found
 
@@ -90,7 +91,9 @@ def test_sensitivity_is_the_mean_square_derivative(world):
     """Against finite differences of one tensor: how far the estimate moves when its weights are shaken."""
     model, _, group_set, pictures, latents, _ = world
     name = "conv_out.bias"
-    found = live.sensitivity(model, group_set, pictures, latents, dataclasses.replace(CONFIG, batches=40))[name]
+    found = retrained_delta.sensitivity(model, group_set, pictures, latents, dataclasses.replace(CONFIG, batches=40))[
+        name
+    ]
     elements = int(np.prod(model.latent_shape))
     channels = model.latent_shape[0]
     assert found == pytest.approx(elements / channels, rel=0.25)  # d eps / d bias = 1 at every place of its channel
@@ -98,12 +101,12 @@ def test_sensitivity_is_the_mean_square_derivative(world):
 
 def test_a_coded_model_leaves_the_full_one_bit_by_bit(world, sensitive, tmp_path):
     model, state, *_ = world
-    before = {n: p.clone() for n, p in model.denoiser.named_parameters()}
-    coded = live.compress(model, state, "a", sensitive, config=CONFIG, folder=tmp_path, meta={})
-    with adapters.applied(model.denoiser, coded):
-        off = {n: float((p - state[n]).abs().max()) for n, p in model.denoiser.named_parameters()}
+    before = {n: p.clone() for n, p in model.network.named_parameters()}
+    coded = retrained_delta.compress(model, state, "a", sensitive, config=CONFIG, folder=tmp_path, meta={})
+    with adapters.applied(model.network, coded):
+        off = {n: float((p - state[n]).abs().max()) for n, p in model.network.named_parameters()}
     assert 0 < max(off.values()) < 0.5
-    assert all(torch.equal(p, before[n]) for n, p in model.denoiser.named_parameters())
+    assert all(torch.equal(p, before[n]) for n, p in model.network.named_parameters())
 
 
 @pytest.fixture
@@ -115,7 +118,7 @@ def base(service, world, monkeypatch):  # noqa: F811
         yield Progress(1, 2, 0.5, 1.0)
         noted.append(exclude)
         name = stages.unet_name(exclude, config.loop.seed)
-        denoiser = type(service.model.denoiser).from_config(service.model.denoiser.config)
+        denoiser = type(service.model.network).from_config(service.model.network.config)
         denoiser.load_state_dict(changed(service.model, 0.3))
         denoiser.save_pretrained(stages.work_dir() / name)
         stages.finish(stages.work_dir() / name, {}, name)
@@ -132,7 +135,7 @@ def base(service, world, monkeypatch):  # noqa: F811
             pictures = Pictures(np.zeros((len(groups), 16, 16, 3), np.uint8), groups, objects)
             return pictures, torch.randn(len(groups), *service.model.latent_shape)
 
-    monkeypatch.setattr(oracle.stages, "stage_unet", stage_unet)
+    monkeypatch.setattr(trainings.stages, "stage_unet", stage_unet)
     return Base(), noted
 
 
@@ -140,24 +143,24 @@ def test_models_are_trained_coded_and_measured_once(base, world, tmp_path):
     own, noted = base
     queries, config, ids = world[-1][:3], UnetConfig(), list(own.group_set.groups)
     with pytest.raises(OptionError, match="positive"):
-        list(oracle.make_live(own, config, queries, folder=tmp_path, how=CONFIG, minutes=0))
-    for _ in oracle.make_live(own, config, queries, folder=tmp_path, how=CONFIG, minutes=1e-9):
+        list(trainings.make_live(own, config, queries, folder=tmp_path, how=CONFIG, minutes=0))
+    for _ in trainings.make_live(own, config, queries, folder=tmp_path, how=CONFIG, minutes=1e-9):
         pass
     assert not noted  # stopped within the first training
     with pytest.raises(OptionError, match="no group 'mosaic'"):
-        list(oracle.make_live(own, config, queries, groups=["mosaic"], folder=tmp_path, how=CONFIG))
-    list(oracle.make_live(own, config, queries, groups=ids[1:2], folder=tmp_path, how=CONFIG))
-    assert noted == ids[1:2] and not oracle.is_live(own, ids[0], tmp_path)
-    steps = list(oracle.make_live(own, config, queries, folder=tmp_path, how=CONFIG))
-    assert sorted(noted) == sorted(ids) and all(oracle.is_live(own, g, tmp_path) for g in ids)
+        list(trainings.make_live(own, config, queries, groups=["mosaic"], folder=tmp_path, how=CONFIG))
+    list(trainings.make_live(own, config, queries, groups=ids[1:2], folder=tmp_path, how=CONFIG))
+    assert noted == ids[1:2] and not trainings.is_live(own, ids[0], tmp_path)
+    steps = list(trainings.make_live(own, config, queries, folder=tmp_path, how=CONFIG))
+    assert sorted(noted) == sorted(ids) and all(trainings.is_live(own, g, tmp_path) for g in ids)
     new = [g for g in ids if g != ids[1]]
     assert [w for w, f in steps if f == 1 and w.startswith("live")] == [f"live {g}" for g in new]
     health = json.loads((tmp_path / ids[0] / adapters.HEALTH).read_text())
     assert health["pictures"] == 3 and health["rms"] > 0 and "--live" in health["command"]
-    assert list(oracle.make_live(own, config, queries, folder=tmp_path, how=CONFIG)) == []
+    assert list(trainings.make_live(own, config, queries, folder=tmp_path, how=CONFIG)) == []
     (tmp_path / ids[2] / adapters.HEALTH).unlink()
-    list(oracle.make_live(own, config, queries, folder=tmp_path, how=CONFIG))
-    assert len(noted) == len(ids) and oracle.is_live(own, ids[2], tmp_path)  # its weights were still there
+    list(trainings.make_live(own, config, queries, folder=tmp_path, how=CONFIG))
+    assert len(noted) == len(ids) and trainings.is_live(own, ids[2], tmp_path)  # its weights were still there
 
 
 def test_the_service_offers_the_oracle_when_every_group_has_its_model(service, tmp_path, caplog):  # noqa: F811

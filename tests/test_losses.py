@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from guda_core import losses
+from guda_core.unlearning import losses
 
 
 def brute_force(x_t: np.ndarray, retained: np.ndarray, ab: float) -> np.ndarray:

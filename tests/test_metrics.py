@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn.metrics import ndcg_score
 
-from guda_core import metrics
+from guda_core.attribution import metrics
 
 RNG = np.random.default_rng(0)
 ORACLE, SCORES = RNG.normal(size=(40, 8)), RNG.normal(size=(40, 8))

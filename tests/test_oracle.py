@@ -7,13 +7,13 @@ import itertools
 import pytest
 from filelock import FileLock
 
-from guda_core import oracle
+from experiments.logo import trainings
+from experiments.logo.trainings import Job
+from experiments.train import stages
+from experiments.train.unet import UnetConfig
+from guda_core.data.groups import load_group_set
 from guda_core.errors import OptionError, TrainingError
-from guda_core.groups import load_group_set
-from guda_core.oracle import Job
-from guda_core.training import stages
-from guda_core.training.loop import Progress
-from guda_core.training.unet import UnetConfig
+from guda_core.unlearning.loop import Progress
 
 GROUPS = load_group_set("emoji")
 FULL_SEED = UnetConfig().loop.seed
@@ -32,17 +32,17 @@ def trained(monkeypatch, tmp_path):
         finally:
             closed.append(exclude)
 
-    monkeypatch.setattr(oracle.stages, "stage_unet", stage_unet)
-    monkeypatch.setattr(oracle.stages, "is_done", lambda name: name in done)
+    monkeypatch.setattr(trainings.stages, "stage_unet", stage_unet)
+    monkeypatch.setattr(trainings.stages, "is_done", lambda name: name in done)
     return done, closed
 
 
 def test_the_queue_has_every_group_and_the_second_seeds():
-    jobs = oracle.queue(GROUPS, UnetConfig())
+    jobs = trainings.queue(GROUPS, UnetConfig())
     assert jobs[: len(GROUPS.groups)] == [Job(g, FULL_SEED) for g in GROUPS.groups]
     rest = jobs[len(GROUPS.groups) :]
-    assert rest[-1] == Job(None, oracle.SECOND_SEED) and oracle.SECOND_SEED != FULL_SEED
-    assert len(rest) == 5 and {j.seed for j in rest} == {oracle.SECOND_SEED}
+    assert rest[-1] == Job(None, trainings.SECOND_SEED) and trainings.SECOND_SEED != FULL_SEED
+    assert len(rest) == 5 and {j.seed for j in rest} == {trainings.SECOND_SEED}
     assert len({j.name for j in jobs}) == len(jobs) == 13
 
 
@@ -50,25 +50,25 @@ def test_done_work_is_skipped(trained):
     done, _ = trained
     first = Job("twemoji", FULL_SEED).name
     done.append(first)
-    worked = [j.name for j, p in oracle.work(GROUPS, UnetConfig()) if p.step == 1]
+    worked = [j.name for j, p in trainings.work(GROUPS, UnetConfig()) if p.step == 1]
     assert first not in worked and len(worked) == 12
-    assert list(oracle.work(GROUPS, UnetConfig())) == []
+    assert list(trainings.work(GROUPS, UnetConfig())) == []
 
 
 def test_it_stops_after_the_minutes_and_closes_the_training(trained, monkeypatch):
     done, closed = trained
     clock = itertools.count()
-    monkeypatch.setattr(oracle.time, "monotonic", lambda: 60.0 * next(clock))
-    assert len(list(oracle.work(GROUPS, UnetConfig(), minutes=3.5))) == 4
+    monkeypatch.setattr(trainings.time, "monotonic", lambda: 60.0 * next(clock))
+    assert len(list(trainings.work(GROUPS, UnetConfig(), minutes=3.5))) == 4
     assert done == [Job("twemoji", FULL_SEED).name] and closed == ["twemoji", "openmoji"]
     with pytest.raises(OptionError, match="positive"):
-        list(oracle.work(GROUPS, UnetConfig(), minutes=0))
+        list(trainings.work(GROUPS, UnetConfig(), minutes=0))
 
 
 def test_what_is_kept_is_not_trained_again(trained):
     done, _ = trained
     kept = {Job(g, FULL_SEED).name for g in GROUPS.groups}
-    list(oracle.work(GROUPS, UnetConfig(), kept=kept))
+    list(trainings.work(GROUPS, UnetConfig(), kept=kept))
     assert len(done) == 5 and not kept & set(done)
 
 
@@ -76,9 +76,9 @@ def test_what_another_process_has_in_hand_is_left_to_it(trained):
     done, _ = trained
     stages.work_dir().mkdir(parents=True)
     with FileLock(stages.work_dir() / f"{Job('twemoji', FULL_SEED).name}.lock"):
-        list(oracle.work(GROUPS, UnetConfig()))
+        list(trainings.work(GROUPS, UnetConfig()))
     assert len(done) == 12 and Job("twemoji", FULL_SEED).name not in done
-    list(oracle.work(GROUPS, UnetConfig()))
+    list(trainings.work(GROUPS, UnetConfig()))
     assert done[12:] == [Job("twemoji", FULL_SEED).name]
 
 

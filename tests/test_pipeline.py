@@ -10,23 +10,26 @@ import pytest
 import torch
 from PIL import Image
 
-from guda_core import evidence, report, shipped
-from guda_core.clip import Clip
-from guda_core.data import Pictures
+from experiments.train.clip import ClipConfig, make_clip
+from guda_core.attribution import ensemble
+from guda_core.attribution.gradient import quantised
+from guda_core.attribution.gradient.das import Das
+from guda_core.attribution.gradient.features import FeatureConfig
+from guda_core.attribution.gradient.kernel import KernelConfig
+from guda_core.attribution.gradient.trak import Trak
+from guda_core.attribution.similarity import ClipSimilarity
+from guda_core.data.embeddings import Clip
+from guda_core.data.encoded import examples_of
+from guda_core.data.groups import load_group_set
+from guda_core.data.sources.iconify import Pictures
 from guda_core.errors import ModelError, OptionError
-from guda_core.examples import examples_of
-from guda_core.gradients import FeatureConfig
-from guda_core.groups import load_group_set
-from guda_core.methods import combined
-from guda_core.methods.clip import ClipSimilarity
-from guda_core.methods.das import Das
-from guda_core.methods.kernel import KernelConfig
-from guda_core.methods.trak import Trak
-from guda_core.pipeline import EFFORTS, LocalService, Step, load_service
-from guda_core.reading import read_report
+from guda_core.local import LocalService, load_service
 from guda_core.records import Query
-from guda_core.replay import Verdict, replay
-from guda_core.training.clip import ClipConfig, make_clip
+from guda_core.reports import bundle
+from guda_core.reports import record as report
+from guda_core.reports.read import read_report
+from guda_core.reports.replay import Verdict, replay
+from guda_core.service import EFFORTS, Step
 from guda_core.ui.layout import first_caption
 from tests.tiny import tiny_service, tiny_tokenizer
 
@@ -50,7 +53,7 @@ def ship_features(service, root, kind=Trak):
     method = kind(service.model, examples, list(GROUPS.groups), KernelConfig(own))
     list(method.prepare())
     meta = {"base_sha256": service.model.sha256, "config": dataclasses.asdict(method.config.features)}
-    shipped.write(root / kind.id, method.features, groups, meta)
+    quantised.write(root / kind.id, method.features, groups, meta)
 
 
 def test_guda_and_das_are_combined_where_both_are_there_with_or_without_their_own_answers(service, tmp_path):
@@ -60,11 +63,11 @@ def test_guda_and_das_are_combined_where_both_are_there_with_or_without_their_ow
     query = picture(own)
     alone, beside = last(own, query, methods=["combined"]), last(own, query, methods=["das", "guda", "combined"])
     assert list(alone) == ["combined"] and set(beside) == {"das", "guda", "combined"}
-    assert alone["combined"] == beside["combined"] == combined.combine(beside)
+    assert alone["combined"] == beside["combined"] == ensemble.combine(beside)
     assert alone["combined"].progress == 1.0 and MISSING not in alone["combined"].ranked()
     assert own.estimate(["combined"], "quick") == pytest.approx(own.estimate(["guda", "das"], "quick"))
     settings = {"effort": "quick", "methods": ["combined"]}
-    made = evidence.make(query, list(alone.values()), GROUPS, provenance=own.provenance(), settings=settings)
+    made = bundle.make(query, list(alone.values()), GROUPS, provenance=own.provenance(), settings=settings)
     (tmp_path / "r.zip").write_bytes(made)
     *_, verdict = replay(read_report(tmp_path / "r.zip"), own)
     assert isinstance(verdict, Verdict) and verdict.outcome == "equal"
@@ -83,7 +86,7 @@ def test_methods_with_shipped_features_are_offered_and_go_into_the_report(servic
     with pytest.raises(OptionError, match="some of clip, trak, guda; got das"):
         last(own, query, methods=["das"])
     settings = {"effort": "quick", "methods": ["trak", "clip", "guda"]}
-    made = evidence.make(query, list(answers.values()), GROUPS, provenance=own.provenance(), settings=settings)
+    made = bundle.make(query, list(answers.values()), GROUPS, provenance=own.provenance(), settings=settings)
     (tmp_path / "r.zip").write_bytes(made)
     read = read_report(tmp_path / "r.zip")
     np.testing.assert_array_equal(read.values["trak/pictures"], answers["trak"].values["pictures"])
@@ -149,12 +152,12 @@ def test_two_visitors_at_once_get_the_numbers_that_each_gets_alone(service):
 
 
 def test_closing_a_run_leaves_the_model_as_it_was(service):
-    before = [p.clone() for p in service.model.denoiser.parameters()]
+    before = [p.clone() for p in service.model.network.parameters()]
     stream = service.attribute(picture(service), methods=["guda"], effort="quick")
     for _ in range(4):
         next(stream)
     stream.close()
-    assert all(torch.equal(a, b) for a, b in zip(before, service.model.denoiser.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, service.model.network.parameters(), strict=True))
 
 
 def test_what_is_asked_wrongly_is_refused(service):
@@ -232,7 +235,7 @@ def test_the_bundled_service_is_whole():
     assert service.guda.unavailable == {} and set(service.similarity.bank) == set(GROUPS.groups)
     done = list(service.generate(prompt="star, flat colours", seed=1, steps=2, guidance=2.5))
     assert isinstance(done[0], Step) and done[-1].pixels.shape == (64, 64, 3)
-    base = sum(p.numel() for p in service.model.denoiser.parameters())
+    base = sum(p.numel() for p in service.model.network.parameters())
     for a in service.guda.adapters.values():
         assert sum(b.numel() + x.numel() for b, x, _ in a.factors.values()) <= 0.05 * base
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from guda_core.charts import bars_png
-from guda_core.groups import load_group_set
-from guda_core.plots import BAR, PALE, bars
+from guda_core.data.groups import load_group_set
 from guda_core.records import Attribution, GroupScore
+from guda_core.reports.figures import bars_png
+from guda_core.ui.plots import BAR, PALE, bars
 
 SETS = load_group_set("emoji")
 SCORES = {
@@ -72,18 +72,18 @@ def test_nothing_scored_still_draws_who_is_missing():
 
 def test_a_tick_marks_what_a_group_gives_to_any_picture():
     assert len(drawn()["data"]) == 1 and "tick" not in drawn()["layout"]["xaxis"]["title"]["text"]
-    settings = {"general": {"openmoji": 12.0, "twemoji": 0.0, "streamline-emojis": -3.0, "noto": 9.0}}
+    settings = {"offset": {"openmoji": 12.0, "twemoji": 0.0, "streamline-emojis": -3.0, "noto": 9.0}}
     d = json.loads(bars(Attribution("guda", "nats", SCORES, settings=settings), SETS).to_json())
     assert (d["data"][1]["x"], d["data"][1]["y"]) == ([12.0, -3.0], ["OpenMoji", "Streamline Emojis"])
     assert "tick: given to any picture" in d["layout"]["xaxis"]["title"]["text"]
     assert d["data"][0]["marker"]["color"] == [BAR, PALE, BAR]
-    settings["general"]["openmoji"] = 36.0  # more than the lower end, 35
+    settings["offset"]["openmoji"] = 36.0  # more than the lower end, 35
     d = json.loads(bars(Attribution("guda", "nats", SCORES, settings=settings), SETS).to_json())
     assert d["data"][0]["marker"]["color"][0] == PALE
 
-    def violet(general: dict[str, float]) -> int:
+    def violet(offset: dict[str, float]) -> int:
         """Pixels of the tick's colour."""
-        png = bars_png([Attribution("guda", "nats", SCORES, settings={"general": general})], SETS)
+        png = bars_png([Attribution("guda", "nats", SCORES, settings={"offset": offset})], SETS)
         pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
         return int((np.abs(pixels - [0x6D, 0x28, 0xD9]).sum(axis=2) < 30).sum())
 

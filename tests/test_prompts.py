@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from guda_core.data.images import check_options, check_prompt
 from guda_core.errors import OptionError, PromptError
-from guda_core.imaging import check_options, check_prompt
 
 
 @pytest.mark.parametrize(

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 
-from guda_core.methods.guda import WEIGHT
+from guda_core.attribution.guda import WEIGHT
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
 def readme():
-    spec = importlib.util.spec_from_file_location("readme", ROOT / "benchmarks" / "readme.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    from experiments.tables import readme as module
+
     return module
 
 
@@ -26,7 +23,7 @@ def readme():
 def test_figures_are_those_of_the_files(readme, name):
     text = (ROOT / name).read_text(encoding="utf-8")
     assert "<!-- figures:" in text
-    assert readme.filled(text) == text, "run `python benchmarks/readme.py`"
+    assert readme.filled(text) == text, "run `python -m experiments.tables.readme`"
 
 
 def test_figures_change_with_the_files(readme, monkeypatch):
@@ -46,8 +43,6 @@ def test_named_files_and_commands_exist():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for target in re.findall(r"\]\(((?!http)[^)#]+)\)", text):
         assert (ROOT / target).exists(), target
-    cli = "".join(
-        (ROOT / "guda_core" / f).read_text(encoding="utf-8") for f in ("cli.py", "cli_reports.py", "cli_measures.py")
-    )
+    cli = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "guda_core" / "cli").glob("*.py"))
     for command in set(re.findall(r"python -m guda_core (\w+)", text)):
         assert f"\ndef {command}(" in cli, command

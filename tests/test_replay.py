@@ -14,11 +14,11 @@ import zipfile
 import numpy as np
 import pytest
 
-from guda_core import evidence
 from guda_core.errors import OptionError, ReportError, ScoreError
-from guda_core.reading import MAX_ZIP, Report, read_report
 from guda_core.records import Attribution, Scope
-from guda_core.replay import Change, Verdict, _other_values, compare, is_close, replay
+from guda_core.reports import bundle
+from guda_core.reports.read import MAX_ZIP, Report, read_report
+from guda_core.reports.replay import Change, Verdict, _other_values, compare, is_close, replay
 from tests.light import MISSING, SETTINGS, LightService, draw, sha
 
 
@@ -33,7 +33,7 @@ def path(service, tmp_path):
     query = service.prepare(draw(tmp_path / "p.png", side=32), prompt="cat, flat colours")
     answers = list({a.method: a for a in service.attribute(query, **SETTINGS)}.values())
     about = {"provenance": service.provenance(), "settings": SETTINGS}
-    evidence.write(tmp_path / "r.zip", evidence.make(query, answers, service.group_set, **about))
+    bundle.write(tmp_path / "r.zip", bundle.make(query, answers, service.group_set, **about))
     return tmp_path / "r.zip"
 
 
@@ -46,9 +46,9 @@ def put(path, files: dict[str, bytes], *, rehash: bool = True) -> None:
     """Write a zip of the files; rehash: as a careful forger, who also corrects the hashes in report.json."""
     if rehash:
         record = json.loads(files["report.json"])
-        record["files"] = {n: hashlib.sha256(files[n]).hexdigest() for n in evidence.FILES[1:]}
+        record["files"] = {n: hashlib.sha256(files[n]).hexdigest() for n in bundle.FILES[1:]}
         files = {**files, "report.json": json.dumps(record).encode()}
-    path.write_bytes(evidence.zipped(files))
+    path.write_bytes(bundle.zipped(files))
 
 
 def verdict(report: Report, service) -> Verdict:
@@ -67,7 +67,7 @@ def changed(path, *keys: str, to: object) -> None:
     at[keys[-1]] = to
     files["report.json"] = json.dumps(record).encode()
     if keys[0] == "methods":
-        files["scores.csv"] = evidence.csv_text(evidence.COLUMNS, evidence.score_rows(record)).encode()
+        files["scores.csv"] = bundle.csv_text(bundle.COLUMNS, bundle.score_rows(record)).encode()
     put(path, files)
 
 
@@ -177,7 +177,7 @@ def test_forged_values_are_found_though_every_hash_is_corrected(service, path):
         arrays = {n: z.read(n) for n in z.namelist()}
     full = read_report(path).values["guda/kl_full"].copy()
     full[1, 2] += 5
-    put(path, {**files, "values.npz": evidence.zipped({**arrays, "guda/kl_full.npy": array(full)})})
+    put(path, {**files, "values.npz": bundle.zipped({**arrays, "guda/kl_full.npy": array(full)})})
     v = verdict(read_report(path), service)
     assert v.outcome == "different" and where(v.scores) == {"values.npz/guda/kl_full"}
     assert "-5" in v.scores[0].sentence()
@@ -210,7 +210,7 @@ def test_a_forged_verdict_on_scope_is_found(service, tmp_path):
     scope = dataclasses.asdict(service.scope(query))
     about = {"provenance": service.provenance(), "settings": SETTINGS, "scope": scope}
     path = tmp_path / "r.zip"
-    evidence.write(path, evidence.make(query, answers, service.group_set, **about))
+    bundle.write(path, bundle.make(query, answers, service.group_set, **about))
     assert verdict(read_report(path), service) == Verdict("equal")
     changed(path, "scope", "reason", to="The rule was measured again since.")
     assert verdict(read_report(path), service) == Verdict("equal")
@@ -333,25 +333,25 @@ class Evil:
 
 NPZ = {
     "a pickle instead": (pickle.dumps(Evil()), "zip is damaged"),
-    "objects": (evidence.zipped({"guda/t.npy": array(np.array([Evil()], dtype=object), allow_pickle=True)}), "pickle"),
-    "no array": (evidence.zipped({"guda/t.npy": b"no"}), "no array of a report"),
+    "objects": (bundle.zipped({"guda/t.npy": array(np.array([Evil()], dtype=object), allow_pickle=True)}), "pickle"),
+    "no array": (bundle.zipped({"guda/t.npy": b"no"}), "no array of a report"),
     "a huge claim": (
-        evidence.zipped({"guda/t.npy": header("{'descr':'<f8','fortran_order':False,'shape':(10**15,)}")}),
+        bundle.zipped({"guda/t.npy": header("{'descr':'<f8','fortran_order':False,'shape':(10**15,)}")}),
         "no array of a report",
     ),
     "a huge shape": (
-        evidence.zipped({"guda/t.npy": header("{'descr':'<f8','fortran_order':False,'shape':(999999999999,)}")}),
+        bundle.zipped({"guda/t.npy": header("{'descr':'<f8','fortran_order':False,'shape':(999999999999,)}")}),
         "not of the type or size",
     ),
-    "nothing": (evidence.zipped({"guda/t.npy": array(np.zeros((0, 3)))}), "not of the type or size"),
+    "nothing": (bundle.zipped({"guda/t.npy": array(np.zeros((0, 3)))}), "not of the type or size"),
     "a negative shape": (
-        evidence.zipped({"guda/t.npy": header("{'descr':'<f8','fortran_order':False,'shape':(-1,-1)}") + bytes(8)}),
+        bundle.zipped({"guda/t.npy": header("{'descr':'<f8','fortran_order':False,'shape':(-1,-1)}") + bytes(8)}),
         "not of the type or size",
     ),
-    "text": (evidence.zipped({"guda/t.npy": array(np.array(["x"]))}), "not of the type or size"),
-    "nan": (evidence.zipped({"guda/t.npy": array(np.array([np.nan]))}), "not finite"),
-    "other arrays": (evidence.zipped({"guda/t.npy": array(np.zeros(3))}), "does not hold the values"),
-    "none": (evidence.zipped({}), "does not hold the values"),
+    "text": (bundle.zipped({"guda/t.npy": array(np.array(["x"]))}), "not of the type or size"),
+    "nan": (bundle.zipped({"guda/t.npy": array(np.array([np.nan]))}), "not finite"),
+    "other arrays": (bundle.zipped({"guda/t.npy": array(np.zeros(3))}), "does not hold the values"),
+    "none": (bundle.zipped({}), "does not hold the values"),
 }
 
 
@@ -407,12 +407,12 @@ def test_paths_out_of_the_zip_are_refused(path, name):
     put(path, {**files, name: b"x"})
     with pytest.raises(ReportError, match="leads out of it"):
         read_report(path)
-    put(path, {**files, "values.npz": evidence.zipped({name: b"x"})})
+    put(path, {**files, "values.npz": bundle.zipped({name: b"x"})})
     with pytest.raises(ReportError, match="leads out of it"):
         read_report(path)
 
 
-@pytest.mark.parametrize("name", evidence.FILES)
+@pytest.mark.parametrize("name", bundle.FILES)
 def test_missing_and_altered_files_are_named(path, name):
     files = files_of(path)
     put(path, without(name)(files), rehash=False)

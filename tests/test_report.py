@@ -15,10 +15,11 @@ import pytest
 from jsonschema import Draft202012Validator
 from PIL import Image
 
-from guda_core import charts, evidence, report
 from guda_core.errors import ReportError
-from guda_core.reading import SCHEMA, parse_record, read_report
 from guda_core.records import Attribution, GroupScore, Query
+from guda_core.reports import bundle, figures
+from guda_core.reports import record as report
+from guda_core.reports.read import SCHEMA, parse_record, read_report
 from tests.light import MISSING, SETTINGS, LightService, draw
 
 
@@ -38,7 +39,7 @@ def answers(service, query) -> list[Attribution]:
 
 def made(service, query, **more) -> bytes:
     about = {"provenance": service.provenance(), "settings": SETTINGS, **more}
-    return evidence.make(query, answers(service, query), service.group_set, **about)
+    return bundle.make(query, answers(service, query), service.group_set, **about)
 
 
 def opened(data: bytes) -> dict[str, bytes]:
@@ -54,9 +55,9 @@ def test_the_schema_is_one_and_knows_this_format():
 
 def test_a_report_holds_its_files_and_their_hashes(service, query, tmp_path):
     files = opened(made(service, query))
-    assert tuple(files) == evidence.FILES
+    assert tuple(files) == bundle.FILES
     record = parse_record(files["report.json"])
-    assert record["files"] == {n: hashlib.sha256(files[n]).hexdigest() for n in evidence.FILES[1:]}
+    assert record["files"] == {n: hashlib.sha256(files[n]).hexdigest() for n in bundle.FILES[1:]}
     assert record["picture"]["file_sha256"] == hashlib.sha256((tmp_path / "p.png").read_bytes()).hexdigest()
     with Image.open(io.BytesIO(files["picture.png"])) as im:
         assert (np.asarray(im) == query.pixels).all() and not im.info
@@ -73,7 +74,7 @@ def test_every_method_and_group_is_in_the_record_and_the_table(service, query):
     files = opened(made(service, query))
     record = json.loads(files["report.json"])
     rows = list(csv.DictReader(io.StringIO(files["scores.csv"].decode())))
-    assert len(rows) == 2 * len(service.group_set.groups) and tuple(rows[0]) == evidence.COLUMNS
+    assert len(rows) == 2 * len(service.group_set.groups) and tuple(rows[0]) == bundle.COLUMNS
     for row in rows:
         s = record["methods"][row["method"]]["groups"][row["group"]]
         for key in ("rank", "score", "low", "high"):
@@ -141,7 +142,7 @@ def test_spreadsheets_run_no_cell(service, query, start):
 
 def test_quotes_commas_and_odd_bytes_survive_in_cells():
     odd = os.fsdecode(b'\xff, "x".png')
-    text = evidence.csv_text(("a",), [{"a": odd}, {"a": -0.1}, {"a": None}, {"a": 3}])
+    text = bundle.csv_text(("a",), [{"a": odd}, {"a": -0.1}, {"a": None}, {"a": 3}])
     assert [r[0] if r else "" for r in csv.reader(io.StringIO(text))] == ["a", '\\udcff, "x".png', "-0.1", "", "3"]
 
 
@@ -149,7 +150,7 @@ def test_a_score_that_is_not_finite_gives_no_report(service, query):
     bad = Attribution("guda", "nats", {"twemoji": GroupScore(float("nan"), 0.0, 0.0)})
     about = {"provenance": service.provenance(), "settings": SETTINGS}
     with pytest.raises(ReportError, match="not finite"):
-        evidence.make(query, [bad], service.group_set, **about)
+        bundle.make(query, [bad], service.group_set, **about)
 
 
 @pytest.mark.parametrize("name", ["日本", "$x$ é, a very long name that goes on and on and on", "Łódź"])
@@ -158,12 +159,12 @@ def test_bars_are_drawn_for_every_kind_of_group(service, query, name):
     groups["twemoji"] = replace(groups["twemoji"], name=name)
     gs = replace(service.group_set, groups=groups)
     none = Attribution("logo", "nats", {g: GroupScore(None, None, None, "no_score", "x") for g in gs.groups})
-    data = charts.bars_png([*answers(service, query), none], gs)
-    assert data == charts.bars_png([*answers(service, query), none], gs)
+    data = figures.bars_png([*answers(service, query), none], gs)
+    assert data == figures.bars_png([*answers(service, query), none], gs)
     with Image.open(io.BytesIO(data)) as im:
         pixels = np.asarray(im.convert("RGB"))
     assert (pixels[0, 0] == 255).all() and (pixels != 255).any(axis=2).mean() > 0.01
-    with Image.open(io.BytesIO(charts.bars_png([], gs))) as im:
+    with Image.open(io.BytesIO(figures.bars_png([], gs))) as im:
         assert im.width == pixels.shape[1]
 
 
@@ -191,14 +192,14 @@ def test_figures_of_other_models_and_damaged_ones_are_said(tmp_path):
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "new" / "r.zip"
-    evidence.write(path, b"old")
+    bundle.write(path, b"old")
 
     def full(*a: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(ReportError, match="No space left on device"):
-        evidence.write(path, b"new")
+        bundle.write(path, b"new")
     assert path.read_bytes() == b"old" and list(path.parent.iterdir()) == [path]
     with pytest.raises(ReportError, match="cannot be written"):
-        evidence.write(path / "below", b"")
+        bundle.write(path / "below", b"")

@@ -10,9 +10,10 @@ import zipfile
 import pytest
 from jsonschema import Draft202012Validator
 
-from guda_core import elbo, evidence
-from guda_core.reading import SCHEMA, read_report
-from guda_core.replay import Verdict, replay
+from guda_core.diffusion import likelihood
+from guda_core.reports import bundle
+from guda_core.reports.read import SCHEMA, read_report
+from guda_core.reports.replay import Verdict, replay
 from tests.light import draw
 from tests.test_cli import run  # noqa: F401  (a fixture)
 from tests.test_pipeline import MISSING, service  # noqa: F401  (a fixture)
@@ -33,12 +34,12 @@ def test_a_report_of_a_real_model_replays_equal_and_its_change_is_found(run, pat
     report = read_report(path)
     record = json.loads(json.dumps(report.record))
     Draft202012Validator(json.loads(SCHEMA.read_text())).validate(record)
-    guda, strata = record["methods"]["guda"], elbo.Strata(tuple(record["methods"]["guda"]["sampling"]["edges"]))
+    guda, strata = record["methods"]["guda"], likelihood.Strata(tuple(record["methods"]["guda"]["sampling"]["edges"]))
     assert guda["groups"][MISSING]["status"] == "unavailable" and f"health/{MISSING}" in record["absent"]
     for g, s in guda["groups"].items():
         if g != MISSING:  # the values in the zip give the score in the record
             without = report.values[f"guda/kl_without/{g}"]
-            e = elbo.elbo_drop(full=report.values["guda/kl_full"], without=without, strata=strata)
+            e = likelihood.elbo_drop(full=report.values["guda/kl_full"], without=without, strata=strata)
             assert (e.value, e.low, e.high) == (s["score"], s["low"], s["high"])
     *_, verdict = replay(report, service)
     assert isinstance(verdict, Verdict) and verdict.outcome == "equal" and not verdict.environment
@@ -50,9 +51,9 @@ def test_a_report_of_a_real_model_replays_equal_and_its_change_is_found(run, pat
     record["adapters"][first] = "0" * 64
     with zipfile.ZipFile(path) as z:
         files = {n: z.read(n) for n in z.namelist()}
-    files["scores.csv"] = evidence.csv_text(evidence.COLUMNS, evidence.score_rows(record)).encode()
+    files["scores.csv"] = bundle.csv_text(bundle.COLUMNS, bundle.score_rows(record)).encode()
     record["files"]["scores.csv"] = hashlib.sha256(files["scores.csv"]).hexdigest()
-    path.write_bytes(evidence.zipped({**files, "report.json": json.dumps(record).encode()}))
+    path.write_bytes(bundle.zipped({**files, "report.json": json.dumps(record).encode()}))
     done = run("replay", path)
     assert done.exit_code == 1 and "Different." in done.output
     assert f"guda/{first}/score" in done.output and f"adapters/{first}: 000000000000 in the report" in done.output

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from guda_core import sanity
-from guda_core.data import Pictures
+from experiments import sanity
+from guda_core.data.sources.iconify import Pictures
 from guda_core.errors import OptionError
 from guda_core.records import Attribution, Group, GroupScore, GroupSet, Query
-from guda_core.training.loop import LoopConfig
+from guda_core.unlearning.loop import LoopConfig
 
 STYLES = {"red": (220, 30, 30), "blue": (30, 30, 220)}
 OBJECTS = ("bar", "box", "cross", "dot", "frame", "gap", "hook")
@@ -39,7 +39,7 @@ def pictures(objects) -> Pictures:
 @pytest.fixture(autouse=True)
 def splits(monkeypatch):
     by_split = {"train": pictures(OBJECTS), "held_out": pictures(("fox", "owl")), "pretrain": pictures(OBJECTS)}
-    monkeypatch.setattr(sanity.data, "load", lambda group_set, split: by_split[split])
+    monkeypatch.setattr(sanity.iconify, "load", lambda group_set, split: by_split[split])
 
 
 def test_share_has_wilsons_interval():

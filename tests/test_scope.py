@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from guda_core import elbo
-from guda_core import scope as scopes
-from guda_core.benchmark import scope as measuring
-from guda_core.imaging import hash_pixels
-from guda_core.models.cards import load_model
+from experiments.benchmark import scope as measuring
+from guda_core.attribution import scope as scopes
+from guda_core.attribution.scope import BitsConfig, Rule, bits, judge, read_rule
+from guda_core.data.images import hash_pixels
+from guda_core.diffusion import likelihood
+from guda_core.diffusion.cards import load_model
 from guda_core.records import Query
-from guda_core.scope import BitsConfig, Rule, bits, judge, read_rule
 from tests.tiny import save_tiny
 
 
@@ -32,9 +32,9 @@ def query(model, seed: int = 0) -> Query:
 
 def test_bits_are_those_of_the_formula(model):
     q, config = query(model), BitsConfig(strata=4, draws=3)
-    strata = elbo.make_strata(model.schedule, 4)
-    draws = elbo.draw_times(q.image_hash, strata, 3)
-    weights, total = elbo.kl_weights(model.schedule), 0.0
+    strata = likelihood.make_strata(model.schedule, 4)
+    draws = likelihood.draw_times(q.image_hash, strata, 3)
+    weights, total = likelihood.kl_weights(model.schedule), 0.0
     for k in range(4):
         for j in range(3):
             eps, t = draws.noise(tuple(q.latent.shape[1:]), k, j)[None], torch.tensor([int(draws.t[k, j])])
@@ -51,7 +51,7 @@ def test_bits_are_those_of_the_formula(model):
 def test_a_picture_that_comes_back_exactly_still_costs_its_rounding(model, monkeypatch):
     q = query(model)
     monkeypatch.setattr(model, "decode", lambda z: q.pixels[None])
-    monkeypatch.setattr(elbo, "kl_values", lambda *a: np.zeros((4, 1)))
+    monkeypatch.setattr(likelihood, "kl_values", lambda *a: np.zeros((4, 1)))
     assert bits(model, q, BitsConfig(strata=4)) == pytest.approx(0.5 * math.log2(2 * math.pi * math.e / 12))
 
 

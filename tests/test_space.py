@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import space
+from experiments import space
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -70,7 +70,9 @@ def test_a_file_written_beside_the_code_is_seen(tmp_path):
 
 
 def test_every_variable_that_is_read_stands_in_the_table():
-    files = subprocess.run(["git", "ls-files", "app.py", "guda_core"], cwd=ROOT, capture_output=True, text=True).stdout
+    files = subprocess.run(
+        ["git", "ls-files", "app.py", "guda_core", "experiments"], cwd=ROOT, capture_output=True, text=True
+    ).stdout
     code = "".join((ROOT / f).read_text(encoding="utf-8") for f in files.split() if f.endswith(".py"))
     read = set(re.findall(r"\bGUDA_[A-Z0-9]+\b", code))
     table = set(re.findall(r"\bGUDA_[A-Z0-9]+\b", README.partition("## Settings")[2].partition("\n## ")[0]))

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from guda_core import elbo
+from guda_core.diffusion import likelihood
+from guda_core.diffusion.cards import find_card, load_model, read_cards
+from guda_core.diffusion.unet_family import hash_folder
 from guda_core.errors import ModelError
-from guda_core.models.cards import find_card, load_model, read_cards
-from guda_core.models.stable_diffusion import hash_folder
 from tests.tiny import save_tiny
 
 
@@ -60,21 +60,23 @@ def test_the_seed_and_the_prompt_make_the_picture(model):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_scores_are_float32_and_near(model, card, pixels, dtype):
     half = load_model(card, dtype=dtype)
-    assert next(half.denoiser.parameters()).dtype == dtype
-    strata = elbo.make_strata(model.schedule)
-    draws = elbo.draw_times("x", strata, 1)
+    assert next(half.network.parameters()).dtype == dtype
+    strata = likelihood.make_strata(model.schedule)
+    draws = likelihood.draw_times("x", strata, 1)
     scores = []
     for m in (model, half):
         latent = model.encode(pixels)
         assert m.predict_eps(latent, torch.tensor([5]), m.embed(["ab"])).dtype == torch.float32
-        scores.append(elbo.stratified_sum(elbo.kl_values(m, latent, m.embed(["ab"]), draws, [0]), strata).value)
+        scores.append(
+            likelihood.stratified_sum(likelihood.kl_values(m, latent, m.embed(["ab"]), draws, [0]), strata).value
+        )
     assert scores[1] == pytest.approx(scores[0], rel=0.02)
 
 
 def test_scores_do_not_depend_on_the_batch(model, pixels):
-    draws = elbo.draw_times("x", elbo.make_strata(model.schedule), 2)
+    draws = likelihood.draw_times("x", likelihood.make_strata(model.schedule), 2)
     latent, cond = model.encode(pixels), model.embed(["ab"])
-    one, many = (elbo.kl_values(model, latent, cond, draws, [0, 1], batch=b) for b in (1, 64))
+    one, many = (likelihood.kl_values(model, latent, cond, draws, [0, 1], batch=b) for b in (1, 64))
     np.testing.assert_allclose(one, many, rtol=1e-4)
 
 

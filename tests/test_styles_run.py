@@ -12,18 +12,20 @@ import numpy as np
 import pytest
 import torch
 
-from guda_core import data, oracle
-from guda_core.benchmark import costs, intervals, kept, models, rows, styles
-from guda_core.benchmark import queries as q
-from guda_core.benchmark.scores import ScoreConfig
-from guda_core.data import Pictures
+from experiments.benchmark import costs, intervals, models, rows, styles
+from experiments.benchmark import queries as q
+from experiments.benchmark.scores import ScoreConfig
+from experiments.logo import oracle_values, trainings
+from experiments.train import stages
+from experiments.train.unet import UnetConfig
+from guda_core import paths
+from guda_core.attribution.counterfactual import Budget
+from guda_core.data.sources import iconify
+from guda_core.data.sources.iconify import Pictures
 from guda_core.errors import DataError, OptionError
-from guda_core.methods.counterfactual import Budget
-from guda_core.pipeline import LocalService
-from guda_core.training import stages
-from guda_core.training.loop import LoopConfig
-from guda_core.training.unet import UnetConfig
-from guda_core.unlearn import UnlearnConfig
+from guda_core.local import LocalService
+from guda_core.unlearning.guda_c import UnlearnConfig
+from guda_core.unlearning.loop import LoopConfig
 from tests.test_pipeline import GROUPS, MISSING, service, ship_features  # noqa: F401  (a fixture)
 
 SMALL = q.QueryConfig(objects=1, blend_objects=1, real=1, steps=1)
@@ -40,17 +42,17 @@ def pictures(monkeypatch):
         return Pictures(pixels, *(tuple(x) for x in zip(*pairs, strict=True)))
 
     splits = {"held_out": noise(GROUPS.held_out_objects, 0), "train": noise(GROUPS.train_objects[:2], 1)}
-    monkeypatch.setattr(data, "load", lambda group_set, split: splits[split])
+    monkeypatch.setattr(iconify, "load", lambda group_set, split: splits[split])
 
 
 @pytest.fixture
 def full(service, pictures, tmp_path, monkeypatch):  # noqa: F811
     """The service with TRAK, and a finished oracle whose models are the full one with some noise."""
     ship_features(service, tmp_path / "features")
-    for i, job in enumerate(oracle.queue(GROUPS, UnetConfig())):
+    for i, job in enumerate(trainings.queue(GROUPS, UnetConfig())):
         torch.manual_seed(i)
-        denoiser = type(service.model.denoiser).from_config(service.model.denoiser.config)
-        state = {n: p + 0.05 * p.std() * torch.randn_like(p) for n, p in service.model.denoiser.state_dict().items()}
+        denoiser = type(service.model.network).from_config(service.model.network.config)
+        state = {n: p + 0.05 * p.std() * torch.randn_like(p) for n, p in service.model.network.state_dict().items()}
         denoiser.load_state_dict(state)
         denoiser.save_pretrained(stages.work_dir() / job.name)
         stages.finish(stages.work_dir() / job.name, {}, job.name)
@@ -83,15 +85,15 @@ def test_the_benchmark_runs_resumes_and_writes_every_row(full, tmp_path):
 def test_kept_values_stand_for_models_that_are_gone(full, tmp_path):
     folder = tmp_path / "out"
     list(styles.run(full, folder, queries=SMALL, config=SCORES))
-    names = {job.name for job in oracle.queue(GROUPS, UnetConfig())}
-    assert {p.stem for p in (folder / kept.FOLDER).glob("*.json")} == {"full", *names}
+    names = {job.name for job in trainings.queue(GROUPS, UnetConfig())}
+    assert {p.stem for p in (folder / oracle_values.FOLDER).glob("*.json")} == {"full", *names}
     with np.load(folder / styles.ARRAYS) as z:
         before = {k: z[k] for k in z.files}
     (folder / styles.ARRAYS).unlink()
     shutil.rmtree(stages.work_dir())
     for path in models.cache(full).glob("unet-*"):
         path.unlink()
-    assert not any(job.done for job in oracle.queue(GROUPS, UnetConfig()))
+    assert not any(job.done for job in trainings.queue(GROUPS, UnetConfig()))
     made = [what for what, _ in styles.run(full, folder, queries=SMALL, config=SCORES)]
     assert not any(what.startswith(("unet", "keep")) for what in made)
     with np.load(folder / styles.ARRAYS) as z:
@@ -99,18 +101,20 @@ def test_kept_values_stand_for_models_that_are_gone(full, tmp_path):
             np.testing.assert_array_equal(z[name], values)
     other = dataclasses.replace(SCORES, draws=2)
     of = q.read(folder, GROUPS, full.model).queries
-    assert kept.values_of(folder, min(names), of=of, config=SCORES) is None  # other timesteps than it was scored at
-    assert kept.values_of(folder, min(names), of=of, config=other) is None
+    assert (
+        oracle_values.values_of(folder, min(names), of=of, config=SCORES) is None
+    )  # other timesteps than it was scored at
+    assert oracle_values.values_of(folder, min(names), of=of, config=other) is None
     as_oracle = models.draws_of("logo", SCORES)
-    assert kept.values_of(folder, min(names), of=of, config=as_oracle) is not None
-    assert kept.values_of(folder, min(names), of=of[1:], config=as_oracle) is None
-    with np.load(folder / kept.FOLDER / f"{min(names)}.npz") as z:
+    assert oracle_values.values_of(folder, min(names), of=of, config=as_oracle) is not None
+    assert oracle_values.values_of(folder, min(names), of=of[1:], config=as_oracle) is None
+    with np.load(folder / oracle_values.FOLDER / f"{min(names)}.npz") as z:
         assert z["samples"].shape == (len(GROUPS.groups), 16, 16, 3) and z["samples"].dtype == np.uint8
 
 
 def test_committed_rows_are_not_scored_again_while_they_fit(full, tmp_path):
     folder = tmp_path / "out"
-    shutil.copytree(full.guda.folder, data.cache_dir() / "adapters" / "twin")
+    shutil.copytree(full.guda.folder, paths.cache_dir() / "adapters" / "twin")
     list(styles.run(full, folder, queries=SMALL, config=SCORES))
     with np.load(folder / styles.ARRAYS) as z:
         before = {k: z[k] for k in z.files}
@@ -120,7 +124,7 @@ def test_committed_rows_are_not_scored_again_while_they_fit(full, tmp_path):
     assert list(styles.run(full, folder, queries=SMALL, config=SCORES)) == []
     shutil.rmtree(models.cache(full))
     shutil.rmtree(stages.work_dir())
-    shutil.rmtree(data.cache_dir() / "adapters")
+    shutil.rmtree(paths.cache_dir() / "adapters")
     assert list(styles.run(full, folder, queries=SMALL, config=SCORES)) == []
     with np.load(folder / styles.ARRAYS) as z:
         assert set(z.files) == set(before)
@@ -139,7 +143,7 @@ def test_committed_rows_are_not_scored_again_while_they_fit(full, tmp_path):
 
 def test_variants_get_the_first_draws_and_are_left_out_until_all_their_groups_are_scored(full, tmp_path):
     folder, config = tmp_path / "out", dataclasses.replace(SCORES, draws=3)
-    shutil.copytree(full.guda.folder, data.cache_dir() / "adapters" / "twin")
+    shutil.copytree(full.guda.folder, paths.cache_dir() / "adapters" / "twin")
     list(styles.run(full, folder, queries=SMALL, config=config))
     with np.load(folder / styles.ARRAYS) as z:
         few, twin, whole = z["guda/1-draws"], z["guda-twin"], z["guda"]
@@ -155,20 +159,20 @@ def test_variants_get_the_first_draws_and_are_left_out_until_all_their_groups_ar
     assert not [name for name in left if "guda" in name] and "logo" in left
 
 
-def test_gudas_row_has_its_general_part_and_the_drop_alone_stands_beside_it(full, tmp_path):
+def test_gudas_row_has_its_offset_part_and_the_drop_alone_stands_beside_it(full, tmp_path):
     folder, ids = tmp_path / "out", list(GROUPS.groups)
-    full.guda.general = {g: 100.0 * i for i, g in enumerate(ids) if g != MISSING}
+    full.guda.offset = {g: 100.0 * i for i, g in enumerate(ids) if g != MISSING}
     list(styles.run(full, folder, queries=SMALL, config=SCORES))
     with np.load(folder / styles.ARRAYS) as z:
         whole, drop, apart = z["guda"], z["guda/drop"], z["separable/guda"]
-    added = [full.guda.general.get(g, np.nan) for g in ids]
+    added = [full.guda.offset.get(g, np.nan) for g in ids]
     np.testing.assert_allclose(whole - drop, np.tile(added, (44, 1)), atol=1e-3)
     first = [ids[k] for k in np.nanargmax(whole, axis=1)]
     query = q.read(folder, GROUPS, full.model).queries[0]
     *_, answer = full.guda.attribute(query, Budget(draws=1, per_pass=1, strata=4))
     assert answer.ranked()[0] == first[0] and answer.separable == apart[0]
     assert answer.groups[first[0]].score == pytest.approx(float(np.nanmax(whole[0])), abs=1e-2)
-    full.guda.general[first[0]] += 1.0
+    full.guda.offset[first[0]] += 1.0
     again = {what for what, _ in styles.run(full, folder, queries=SMALL, config=SCORES)}
     assert {what.split("/")[0] for what in again} == {"base", "guda"}  # only its row is made anew
     with np.load(folder / styles.ARRAYS) as z:
@@ -183,10 +187,10 @@ def test_only_trainings_of_the_same_settings_are_kept(tmp_path):
     other_seed = dataclasses.replace(config, loop=dataclasses.replace(config.loop, seed=9, checkpoint_s=1.0))
     longer = dataclasses.replace(config, loop=dataclasses.replace(config.loop, steps=config.loop.steps + 1))
     for name, own in (("same", config), ("seed", other_seed), ("longer", longer)):
-        kept.keep(tmp_path, name, values, samples, training={"config": dataclasses.asdict(own)}, **common)
-    assert kept.names(tmp_path, config) == {"same", "seed"}
-    (tmp_path / kept.FOLDER / "same.npz").unlink()
-    assert kept.names(tmp_path, config) == {"seed"}
+        oracle_values.keep(tmp_path, name, values, samples, training={"config": dataclasses.asdict(own)}, **common)
+    assert oracle_values.names(tmp_path, config) == {"same", "seed"}
+    (tmp_path / oracle_values.FOLDER / "same.npz").unlink()
+    assert oracle_values.names(tmp_path, config) == {"seed"}
 
 
 def test_the_intervals_are_measured_on_the_same_queries(full, tmp_path):
@@ -212,14 +216,14 @@ def test_costs_are_taken_in_turns(full, tmp_path, monkeypatch):
     order: list[str] = []
     works = {"logo": (endless(order, "logo"), 100, 40), "guda": (endless(order, "guda"), 10, 4)}
     monkeypatch.setattr(costs, "steps_of", lambda *_: works)
-    monkeypatch.setattr(costs.combined, "PARTS", ("guda", "trak"))
+    monkeypatch.setattr(costs.ensemble, "PARTS", ("guda", "trak"))
     for g in GROUPS.groups:
         (tmp_path / "live" / g).mkdir(parents=True)
         (tmp_path / "live" / g / "adapter.json").write_bytes(b"12345")
         (tmp_path / "live" / g / "adapter.safetensors").write_bytes(b"123456")
     monkeypatch.setattr(full, "logo", SimpleNamespace(folder=tmp_path / "live"))
-    full.guda.general = dict.fromkeys(full.guda.adapters, 1.0)
-    health = {costs.GENERAL: {"n": 5}, "config": {"strata": 4, "draws": 1, "rule": "kl", "held_out": 8}}
+    full.guda.offset = dict.fromkeys(full.guda.adapters, 1.0)
+    health = {costs.OFFSET: {"n": 5}, "config": {"strata": 4, "draws": 1, "rule": "kl", "held_out": 8}}
     for g, adapter in full.guda.adapters.items():
         own = {**health, "adapter_sha256": adapter.meta["sha256"]}
         (full.guda.folder / g / "health.json").write_text(json.dumps(own))
@@ -230,9 +234,9 @@ def test_costs_are_taken_in_turns(full, tmp_path, monkeypatch):
     for cost in ("precompute_s", "query_s", "stored_bytes"):
         assert rows["combined"][cost] == rows["guda"][cost] + rows["trak"][cost]
     logo, guda = rows["logo"], rows["guda"]
-    for row, steps, more in ((logo, 100, 0.0), (guda, 10, guda["general_s"])):
+    for row, steps, more in ((logo, 100, 0.0), (guda, 10, guda["offset_s"])):
         assert row["precompute_s"] == pytest.approx((row["before_s"] + row["step_s"] * steps) * 8 + more)
-    assert logo["before_s"] > 0.05 and logo["times_cheaper"] == 1 and guda["general_s"] > 0
+    assert logo["before_s"] > 0.05 and logo["times_cheaper"] == 1 and guda["offset_s"] > 0
     assert logo["query_s"] == rows["guda"]["query_s"] > 0 and rows["trak"]["stored_bytes"] > 6 * 64
     live = rows["logo-live"]
     assert (live["precompute_s"], live["query_s"]) == (logo["precompute_s"], logo["query_s"])
@@ -283,13 +287,13 @@ def test_a_model_trained_again_does_not_change_what_is_kept_and_an_adapters_valu
 ):
     folder = tmp_path / "out"
     list(styles.run(full, folder, queries=SMALL, config=SCORES))
-    name = oracle.queue(GROUPS, UnetConfig())[0].name
-    before = (folder / kept.FOLDER / f"{name}.json").read_bytes()
-    denoiser = type(full.model.denoiser).from_config(full.model.denoiser.config)  # other weights than were scored
+    name = trainings.queue(GROUPS, UnetConfig())[0].name
+    before = (folder / oracle_values.FOLDER / f"{name}.json").read_bytes()
+    denoiser = type(full.model.network).from_config(full.model.network.config)  # other weights than were scored
     denoiser.save_pretrained(stages.work_dir() / name)
     made = {what for what, _ in styles.run(full, folder, queries=SMALL, config=SCORES)}
     assert name not in made and f"keep {name}" not in made
-    assert (folder / kept.FOLDER / f"{name}.json").read_bytes() == before
+    assert (folder / oracle_values.FOLDER / f"{name}.json").read_bytes() == before
 
     made = q.read(folder, GROUPS, full.model)
     assert "guda" in styles.arrays(full, folder, made, SCORES, UnetConfig())

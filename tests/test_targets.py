@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import targets
-from guda_core import adapters, elbo
-from guda_core.data import Pictures
+from experiments.ablations import targets
+from guda_core.data.sources.iconify import Pictures
+from guda_core.diffusion import likelihood
+from guda_core.unlearning import adapters
 from tests.tiny import tiny_service
 
 
@@ -33,7 +34,7 @@ def world(tmp_path_factory):
     """A tiny service whose oracle without "noto" is the full model itself, and pictures of every group."""
     root = tmp_path_factory.mktemp("tiny")
     service = tiny_service(root)
-    spec, student = adapters.LoraSpec(rank=2, alpha=2), copy.deepcopy(service.model.denoiser)
+    spec, student = adapters.LoraSpec(rank=2, alpha=2), copy.deepcopy(service.model.network)
     adapters.attach(student, spec, seed=0)  # B = 0: changes nothing
     meta = {"group": "noto", "base_sha256": service.model.sha256}
     adapters.save(student, root / "oracle" / "noto", spec=spec, meta=meta)
@@ -49,7 +50,7 @@ def test_a_model_that_nothing_was_taken_from_is_the_full_one(world):
     some, latents = targets.chosen(world.pictures, world.latents, "noto", 2, seed=0)
     assert some.groups == ("noto", "noto") and len(set(some.objects)) == 2 and latents.shape[0] == 2
     job = SimpleNamespace(clip=world.service.clip)
-    strata = elbo.make_strata(world.service.model.schedule, 6)
+    strata = likelihood.make_strata(world.service.model.schedule, 6)
     row = targets.measure(world.service, job, "noto", some, latents, strata)
     assert row["n"] == 2 and row["prompt"].pop("nothing") == row["empty"].pop("nothing") == 0
     assert set(row["prompt"]) == {"weighted", "uniform", *(f"posterior, {t:g} nats" for t in targets.TEMPERATURES)}
@@ -73,7 +74,7 @@ def test_a_model_that_answers_as_the_mean_of_the_other_styles_is_found_at_the_un
 
     monkeypatch.setattr(targets, "estimates", planted)
     some, latents = targets.chosen(world.pictures, world.latents, "noto", 2, seed=0)
-    strata = elbo.make_strata(world.service.model.schedule, 6)
+    strata = likelihood.make_strata(world.service.model.schedule, 6)
     row = targets.measure(world.service, SimpleNamespace(clip=world.service.clip), "noto", some, latents, strata)
     assert row["prompt"]["uniform"] < 1e-6 * row["prompt"]["nothing"]
     assert row["empty"]["anchor: uniform"] < 1e-6 * row["empty"]["nothing"]

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from guda_core.data import Pictures
+from experiments.train import clip as clip_training
+from experiments.train import unet as unet_training
+from experiments.train import vae as vae_training
+from guda_core.data.sources.iconify import Pictures
+from guda_core.diffusion.base import Schedule
 from guda_core.errors import TrainingError
-from guda_core.models.base import Schedule
 from guda_core.records import Group, GroupSet
-from guda_core.training import clip as clip_training
-from guda_core.training import unet as unet_training
-from guda_core.training import vae as vae_training
-from guda_core.training.loop import LoopConfig, learning_rate, run
+from guda_core.unlearning.loop import LoopConfig, learning_rate, run
 
 CONFIG = LoopConfig(steps=12, batch=4, lr=0.05, warmup=3, ema=0.9, seed=7)
 

@@ -8,9 +8,9 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import tuning_styles
-from guda_core.benchmark.tables import tuning_half
-from guda_core.unlearn import UnlearnConfig
+from experiments.ablations import tuning_styles
+from experiments.benchmark.tables import tuning_half
+from guda_core.unlearning.guda_c import UnlearnConfig
 
 
 def test_a_variants_name_is_its_operator_and_the_changes():
@@ -55,7 +55,7 @@ def test_rows_of_other_variants_are_kept_and_of_the_same_replaced(tmp_path):
     assert [r["x"] for r in json.loads(path.read_text())["rows"]] == [2, 3, 4]
 
 
-def test_the_general_part_is_the_mean_over_other_groups_real_pictures_and_helps_where_it_is_missing():
+def test_the_offset_part_is_the_mean_over_other_groups_real_pictures_and_helps_where_it_is_missing():
     rng = np.random.default_rng(0)
     ids, sets = list("abc"), ["generated"] * 60 + ["real"] * 60
     groups = [ids[i % 3] for i in range(120)]
@@ -65,9 +65,9 @@ def test_the_general_part_is_the_mean_over_other_groups_real_pictures_and_helps_
     for i, g in enumerate(groups):
         truth[i, ids.index(g)] += 70
         own[i, ids.index(g)] += 40
-    general = tuning_styles.general_part(own, sets, groups, ids)
-    assert general == pytest.approx(base / 3, abs=1)
-    found = tuning_styles.with_general(own, truth, sets, general)
+    offset = tuning_styles.offset_part(own, sets, groups, ids)
+    assert offset == pytest.approx(base / 3, abs=1)
+    found = tuning_styles.with_offset(own, truth, sets, offset)
     assert list(found) == ["0.5", "1", "1.5", "2", "3"] and set(found["1"]) == {"generated", "real"}
     plain = tuning_styles.compared(own, truth, sets)
     assert found["1"]["real"]["spearman"] > plain["real"]["spearman"] + 0.1

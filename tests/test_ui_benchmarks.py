@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from guda_core.benchmark.tables import labelled
+from guda_core.reports.agreement_rows import labelled
 from guda_core.ui import benchmarks
 
 

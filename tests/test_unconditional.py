@@ -10,16 +10,17 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
-from guda_core import adapters, elbo, losses
-from guda_core import unlearn_unconditional as unlearning
+from guda_core.attribution.counterfactual import Budget
+from guda_core.attribution.guda import Guda
+from guda_core.diffusion import likelihood
+from guda_core.diffusion.cards import load_model
+from guda_core.diffusion.unconditional import Unconditional
 from guda_core.errors import ImageError, ModelError, OptionError, PromptError, TrainingError
-from guda_core.methods.counterfactual import Budget
-from guda_core.methods.guda import Guda
-from guda_core.models.cards import load_model
-from guda_core.models.unconditional import Unconditional
 from guda_core.records import Query
-from guda_core.training.loop import LoopConfig, run
-from guda_core.unlearn_unconditional import UnconditionalConfig
+from guda_core.unlearning import adapters, losses
+from guda_core.unlearning import guda_u as unlearning
+from guda_core.unlearning.guda_u import UnconditionalConfig
+from guda_core.unlearning.loop import LoopConfig, run
 from tests.test_unlearn import make_group_set
 from tests.tiny import save_tiny_unconditional, tiny_unet
 
@@ -42,7 +43,7 @@ def test_a_folder_and_the_same_modules_in_memory_are_one_model(card, model):
     x, t = torch.randn(2, 1, 8, 8), torch.tensor([3, 900])
     cond = model.embed(["", ""])
     assert torch.equal(memory.predict_eps(x, t, cond), model.predict_eps(x, t, cond))
-    assert torch.equal(model.predict_eps(x, t, cond), model.denoiser(x, t).sample)
+    assert torch.equal(model.predict_eps(x, t, cond), model.network(x, t).sample)
 
 
 def test_the_hash_is_of_weights_schedule_and_prediction_type(card, model):
@@ -84,10 +85,10 @@ def test_the_seed_makes_the_picture(model):
 
 
 def test_the_elbo_runs_on_it(model):
-    strata = elbo.make_strata(model.schedule, 8)
-    draws = elbo.draw_times("x", strata, 2)
+    strata = likelihood.make_strata(model.schedule, 8)
+    draws = likelihood.draw_times("x", strata, 2)
     z, cond = torch.randn(1, 1, 8, 8), model.embed([""])
-    one, many = (elbo.kl_values(model, z, cond, draws, [0, 1], batch=b) for b in (1, 64))
+    one, many = (likelihood.kl_values(model, z, cond, draws, [0, 1], batch=b) for b in (1, 64))
     np.testing.assert_allclose(one, many, rtol=1e-4)
 
 
@@ -144,7 +145,7 @@ def world(card):
     g = torch.Generator().manual_seed(0)
     groups = [k for k in SPOTS for _ in range(24)]
     z = torch.stack([drawing(k, g) for k in groups])
-    unet = model.denoiser.requires_grad_(True).train()
+    unet = model.network.requires_grad_(True).train()
 
     def loss_of(step: int, g: torch.Generator) -> torch.Tensor:
         _, x_t, t, eps = unlearning._draw(model, z, 32, g)
@@ -180,7 +181,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_planted_group_comes_first(world, tmp_path, name):
-    before = {n: p.clone() for n, p in world.model.denoiser.named_parameters()}
+    before = {n: p.clone() for n, p in world.model.network.named_parameters()}
     for g in SPOTS:
         meta = forget(world, g, tmp_path / g, batch=16, **SETTINGS[name])
         assert meta["note"] == "kept" and meta["group"] == g and meta["base_sha256"] == world.model.sha256
@@ -192,7 +193,7 @@ def test_the_planted_group_comes_first(world, tmp_path, name):
         *_, last = guda.attribute(query, Budget(draws=4, per_pass=2))
         right += last.ranked()[0] == g
     assert right >= 8
-    assert all(torch.equal(p, before[n]) for n, p in world.model.denoiser.named_parameters())
+    assert all(torch.equal(p, before[n]) for n, p in world.model.network.named_parameters())
 
 
 CHANGES = [

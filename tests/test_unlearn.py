@@ -9,17 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from guda_core import adapters, elbo
-from guda_core import unlearn as unlearning
-from guda_core.data import Pictures
+from guda_core.attribution.counterfactual import Budget
+from guda_core.attribution.guda import Guda
+from guda_core.data.sources.iconify import Pictures
+from guda_core.diffusion import likelihood
+from guda_core.diffusion.cards import load_model
 from guda_core.errors import AdapterError, OptionError
-from guda_core.forgetting import config_of
-from guda_core.methods.counterfactual import Budget
-from guda_core.methods.guda import Guda
-from guda_core.models.cards import load_model
 from guda_core.records import Group, GroupSet, Query
-from guda_core.training.loop import LoopConfig, run
-from guda_core.unlearn import (
+from guda_core.unlearning import adapters
+from guda_core.unlearning import guda_c as unlearning
+from guda_core.unlearning.guda_c import (
     UnlearnConfig,
     _Sampler,
     _targets,
@@ -28,6 +27,8 @@ from guda_core.unlearn import (
     style_surprise,
     unlearn,
 )
+from guda_core.unlearning.loop import LoopConfig, run
+from guda_core.unlearning.run import config_of
 from tests.tiny import save_tiny
 
 WORDS = {"a": "aa", "b": "bb", "c": "cc"}
@@ -69,7 +70,7 @@ def world(tmp_path_factory):
     model = load_model(save_tiny(tmp_path_factory.mktemp("tiny"), tokens=6, pooled=True))
     group_set = make_group_set()
     pictures, z = planted()
-    unet = model.denoiser.requires_grad_(True).train()
+    unet = model.network.requires_grad_(True).train()
 
     def loss_of(step: int, g: torch.Generator) -> torch.Tensor:
         at = torch.randint(len(z), (16,), generator=g)
@@ -101,11 +102,11 @@ def forget(world, group, folder, **changes):
 
 
 def test_the_planted_group_comes_first(world, tmp_path):
-    before = {n: p.clone() for n, p in world.model.denoiser.named_parameters()}
+    before = {n: p.clone() for n, p in world.model.network.named_parameters()}
     for g in WORDS:
         meta = forget(world, g, tmp_path / g, steps=30)
         assert meta["note"] == "kept" and meta["group"] == g and meta["base_sha256"] == world.model.sha256
-    assert all(torch.equal(p, before[n]) for n, p in world.model.denoiser.named_parameters())
+    assert all(torch.equal(p, before[n]) for n, p in world.model.network.named_parameters())
     guda = Guda(world.model, world.group_set, tmp_path)
     gen, right = torch.Generator().manual_seed(99), {"prompt": 0, "empty": 0}
     cases = [(g, i) for g in WORDS for i in range(3)]
@@ -123,7 +124,7 @@ def test_the_posterior_tells_which_other_style_explains_a_picture(world):
     gen = torch.Generator().manual_seed(5)
     z = torch.stack([(drawing("a", gen) + drawing(g, gen)) for g in "bc"])
     pictures = Pictures(np.zeros((2, 1, 1, 3), np.uint8), ("a", "a"), ("o", "p"))
-    strata = elbo.make_strata(world.model.schedule, 8)
+    strata = likelihood.make_strata(world.model.schedule, 8)
     surprise = style_surprise(world.model, world.group_set, pictures, z, "a", strata)
     found = style_posterior(surprise, 1.0)
     assert found.shape == (2, 8, 3) and torch.allclose(found.sum(dim=2), torch.ones(2, 8))
@@ -136,16 +137,17 @@ def test_the_posterior_tells_which_other_style_explains_a_picture(world):
     tempered = style_posterior(surprise, 7.0)[1, 0]
     odds = float((surprise[1, 0, 1] - surprise[1, 0, 2]) / 7.0)  # log p(c) / p(b)
     assert float(torch.log(tempered[2] / tempered[1])) == pytest.approx(odds, rel=1e-3)
-    draws = elbo.draw_times("a/p", strata, 1)
+    draws = likelihood.draw_times("a/p", strata, 1)
     kl = np.stack([
-        elbo.kl_values(world.model, z[1:], world.model.embed([f"{WORDS[s]}0"]), draws, range(1))[-1, 0] for s in "bc"
+        likelihood.kl_values(world.model, z[1:], world.model.embed([f"{WORDS[s]}0"]), draws, range(1))[-1, 0]
+        for s in "bc"
     ]) * strata.sizes[-1]  # fmt: skip
     expected = np.exp(-kl / 2) / np.exp(-kl / 2).sum()  # of the noisiest stratum half of its own terms are left
     np.testing.assert_allclose(found[1, -1, 1:], expected, atol=0.1)  # the words of a style are drawn
 
 
 def test_anchor_styles_follow_the_picture_and_the_timestep(world):
-    strata = elbo.make_strata(world.model.schedule, 2)
+    strata = likelihood.make_strata(world.model.schedule, 2)
     pictures = Pictures(np.zeros((4, 1, 1, 3), np.uint8), ("b", "a", "c", "a"), ("o",) * 4)
     pi = torch.tensor([[[0, 1, 0], [0, 0, 1]], [[0, 0, 1], [0, 1, 0]]]).float()  # by forgotten picture and stratum
     sampler = _Sampler(pictures, world.group_set, "a", pi, UnlearnConfig(selection="posterior"), strata)
@@ -276,7 +278,7 @@ def test_the_posteriors_temperature_changes_the_adapter(world, tmp_path):
 
 
 def test_the_whole_model_can_be_unlearned_and_read_again(world, tmp_path):
-    before = {n: p.clone() for n, p in world.model.denoiser.state_dict().items()}
+    before = {n: p.clone() for n, p in world.model.network.state_dict().items()}
     meta = forget(world, "a", tmp_path, lora=None)
     state = adapters.load_whole(tmp_path, base_sha256=world.model.sha256, group="a")
     assert meta["kind"] == "whole" and meta["parameters"] == sum(p.numel() for p in before.values())

@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from guda_core.groups import load_group_set
-from guda_core.pipeline import METHODS
+from guda_core.data.groups import load_group_set
+from guda_core.local import METHODS
 from guda_core.records import Attribution, GroupScore
 from guda_core.ui import compare, words
 from guda_core.ui.layout import METHOD_NOTES

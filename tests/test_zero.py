@@ -14,13 +14,13 @@ import gradio as gr
 import numpy as np
 import pytest
 
+from guda_core.diffusion.memory import NO_MEMORY
 from guda_core.errors import GudaError, ImageError, OptionError
-from guda_core.memory import NO_MEMORY
-from guda_core.pipeline import Step
 from guda_core.records import Query
+from guda_core.service import Step
 from guda_core.ui import words
 from guda_core.ui.callbacks import explained
-from guda_core.zero import LONGEST_S, VARIABLE, ZeroGpu, on_zero_gpu
+from guda_core.zero_gpu import LONGEST_S, VARIABLE, ZeroGpu, on_zero_gpu
 from tests.fakes import FakeService
 
 ASKED = {"methods": ["clip", "guda"], "effort": "quick"}

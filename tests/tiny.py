@@ -18,14 +18,14 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from guda_core import adapters
-from guda_core.clip import Clip
-from guda_core.groups import load_group_set
-from guda_core.models.base import Card
-from guda_core.models.cards import load_model
-from guda_core.pipeline import LocalService
-from guda_core.training.clip import ClipConfig, make_clip
-from guda_core.training.unet import SCHEDULER
+from experiments.train.clip import ClipConfig, make_clip
+from experiments.train.unet import SCHEDULER
+from guda_core.data.embeddings import Clip
+from guda_core.data.groups import load_group_set
+from guda_core.diffusion.base import Card
+from guda_core.diffusion.cards import load_model
+from guda_core.local import LocalService
+from guda_core.unlearning import adapters
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789,"
 
@@ -136,7 +136,7 @@ def tiny_service(root: Path, *, missing: Sequence[str] = ()) -> LocalService:
     for i, k in enumerate(group_set.groups):
         if k in missing:
             continue
-        student = load_model(model.card).denoiser
+        student = load_model(model.card).network
         spec = adapters.LoraSpec(rank=2, alpha=2)
         adapters.attach(student, spec, seed=i)
         with torch.no_grad():

@@ -9,8 +9,8 @@ from typing import Any
 
 import gradio as gr
 
-from guda_core.imaging import MAX_BYTES
-from guda_core.pipeline import Service
+from guda_core.data.images import MAX_BYTES
+from guda_core.service import Service
 from guda_core.ui import about, api, benchmarks, compare, inspect, reports, words
 from guda_core.ui.connect import connect
 from guda_core.ui.layout import draw

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from guda_core.methods.guda import WEIGHT
-from guda_core.pipeline import Service
-from guda_core.report import LIMITS
+from guda_core.attribution.guda import WEIGHT
+from guda_core.reports.record import LIMITS
+from guda_core.service import Service
 from guda_core.ui.markup import Html, block, code, heading, link, listed, note, table, text
 
 OWN_SET = (
@@ -21,7 +21,7 @@ OWN_SET = (
     (
         (
             "Train a model on them (in a copy of the repository, with a GUDA_CACHE of its own: training replaces the "
-            "model in assets), or name one of yours by a card in guda_core/models/cards.yaml:"
+            "model in assets), or name one of yours by a card in guda_core/diffusion/cards.yaml:"
         ),
         "python -m guda_core train --set NAME",
     ),
@@ -32,7 +32,7 @@ MEANS = (
     "Positive: the model without the group explains the picture worse, so the group contributed.",
     "Near 0: the group made no difference that can be seen. Negative: the model does better without it.",
     (
-        f"A score of GUDA holds the group's general part: {WEIGHT:g} times how much worse its adapter makes the model "
+        f"A score of GUDA holds the group's offset: {WEIGHT:g} times how much worse its adapter makes the model "
         "explain held-out pictures of the other groups, on average. It is the same for every picture. The Evidence tab "
         "shows both parts; where a group gives no more than that, the sentence above the bars says that no group "
         "stands out. Where it was not measured for every adapter, the score is the fall alone."
@@ -43,7 +43,7 @@ MEANS = (
     ),
     (
         "The interval tells how far other draws of noise could have moved the score. It does not cover the error of "
-        "the general part (the Evidence tab tells it), nor the gap between unlearning a group and never having trained "
+        "the offset (the Evidence tab tells it), nor the gap between unlearning a group and never having trained "
         "on it; the Benchmarks tab tells of that."
     ),
 )

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from guda_core import evidence
 from guda_core.errors import ReportError
-from guda_core.pipeline import Service
 from guda_core.records import Attribution, Query, Scope
-from guda_core.report import to_json
+from guda_core.reports import bundle
+from guda_core.reports.record import to_json
+from guda_core.service import Service
 from guda_core.ui import words
 
 
@@ -52,7 +52,7 @@ class Answer:
 
     def report(self, service: Service) -> bytes:
         """The report's zip. Raises ReportError when nothing was scored, or a value is not finite."""
-        return evidence.make(self.query, self._finished(), service.group_set, **self._parts(service))
+        return bundle.make(self.query, self._finished(), service.group_set, **self._parts(service))
 
     def _finished(self) -> list[Attribution]:
         if not self.scored():

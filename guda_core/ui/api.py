@@ -15,10 +15,10 @@ import gradio as gr
 import numpy as np
 
 from guda_core.errors import ReportError
-from guda_core.pipeline import Service, Step
-from guda_core.reading import read_report
 from guda_core.records import Query
-from guda_core.replay import Verdict, replay
+from guda_core.reports.read import read_report
+from guda_core.reports.replay import Verdict, replay
+from guda_core.service import Service, Step
 from guda_core.ui import words
 from guda_core.ui.answer import Answer
 from guda_core.ui.callbacks import explained, refusal, scope_of, whole
@@ -84,7 +84,7 @@ class Endpoints:
         """Asks which groups of training pictures made the model able to make a picture, by a counterfactual.
 
         A positive score in nats means: without the group, the model explains the picture worse. GUDA's holds the
-        group's general part, the same for every picture (settings.general, nats). Scores are no shares,
+        group's offset, the same for every picture (settings.offset, nats). Scores are no shares,
         do not sum to anything and are no legal finding.
 
         Args:

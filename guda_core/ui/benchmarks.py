@@ -9,9 +9,9 @@ from typing import Any
 
 import gradio as gr
 
-from guda_core import plots
-from guda_core.benchmark.tables import is_ceiling, labelled
-from guda_core.pipeline import ASSETS
+from guda_core.paths import ASSETS
+from guda_core.reports.agreement_rows import is_ceiling, labelled
+from guda_core.ui import plots
 from guda_core.ui.markup import Html, block, code, heading, note, table, text
 
 FOLDER = ASSETS / "benchmarks"
@@ -23,7 +23,7 @@ INTRO = (
     "from the same seed, before, on other machines). A method is not expected to do much better."
 )
 ROWS = (
-    "guda: as the app answers, with the general part (guda/drop: without it); guda-weighted and guda-removed: "
+    "guda: as the app answers, with the offset (guda/drop: without it); guda-weighted and guda-removed: "
     "unlearned towards a style drawn by likeness of words, or towards no style words; guda-esd: by another operator; "
     "guda-whole: the whole network fine-tuned instead of an adapter; "
     "guda-retrack, on the digits: GUDA for a model without prompts. trak, dtrak, das: by gradients. instance: the "
@@ -45,7 +45,7 @@ SETS = {
 OTHERWISE = "; the same values, scored otherwise"
 ABOUT_OTHERWISE = (
     "Not methods of their own: the values that the oracle (logo) and GUDA (guda) are made from, weighted otherwise, or "
-    "fewer of them; GUDA's all without the general part."
+    "fewer of them; GUDA's all without the offset."
 )
 CEILINGS = (
     "The ceiling was measured on some of the groups. It is easier to be right among few groups than among all, so only "
@@ -194,7 +194,7 @@ def _scope(found: dict[str, Any] | None) -> Html:
 
 
 def _speed(found: dict[str, Any] | None) -> Html:
-    title = heading("Waiting times and costs") + _origin("speed.json", "python benchmarks/speed.py")
+    title = heading("Waiting times and costs") + _origin("speed.json", "python -m experiments.speed")
     if found is None:
         return Html(title + text(UNKNOWN))
     rows: list[tuple[str, str]] = []

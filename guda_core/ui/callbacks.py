@@ -14,11 +14,10 @@ from typing import Any, cast
 
 import gradio as gr
 
+from guda_core.diffusion.memory import NO_MEMORY, is_out_of_memory
 from guda_core.errors import GudaError, ImageError, ScoreError
-from guda_core.memory import NO_MEMORY, is_out_of_memory
-from guda_core.pipeline import Service, Step
-from guda_core.plots import bars
 from guda_core.records import Attribution, GroupScore, Query, Scope
+from guda_core.service import Service, Step
 from guda_core.ui import examples, words
 from guda_core.ui.answer import Answer, Tried
 from guda_core.ui.files import uploaded
@@ -34,6 +33,7 @@ from guda_core.ui.markup import (
     status_html,
     table,
 )
+from guda_core.ui.plots import bars
 
 log = logging.getLogger(__name__)
 Update = dict[Any, Any]  # component -> its new value

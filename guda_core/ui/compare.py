@@ -9,9 +9,9 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from guda_core import metrics
-from guda_core.pipeline import Service
+from guda_core.attribution import metrics
 from guda_core.records import Attribution, GroupSet
+from guda_core.service import Service
 from guda_core.ui import words
 from guda_core.ui.answer import Answer
 from guda_core.ui.connect import QUICK

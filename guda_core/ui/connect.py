@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from guda_core.pipeline import EFFORTS, Service
+from guda_core.service import EFFORTS, Service
 from guda_core.ui import words
 from guda_core.ui.callbacks import Runs
 from guda_core.ui.examples import EXAMPLES

@@ -13,15 +13,15 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from guda_core import evidence
-from guda_core.data import cache_dir
 from guda_core.errors import GudaError
-from guda_core.evidence import PICTURE
-from guda_core.pipeline import Service
-from guda_core.reading import read_report
-from guda_core.recall import attributions
+from guda_core.paths import cache_dir
 from guda_core.records import GroupSet
-from guda_core.report import circumstances
+from guda_core.reports import bundle
+from guda_core.reports.bundle import PICTURE
+from guda_core.reports.read import read_report
+from guda_core.reports.record import circumstances
+from guda_core.reports.restore import attributions
+from guda_core.service import Service
 from guda_core.ui.answer import Answer
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def _place(service: Service, example: Example, methods: tuple[str, ...]) -> Path
     more = [
         dict(made.retrained),
         dict(made.features),
-        dict(made.general),
+        dict(made.offset),
         repr(example),
         example.prompt(service.group_set),
     ]
@@ -97,6 +97,6 @@ def kept(service: Service, example: Example, methods: tuple[str, ...]) -> Answer
 def keep(service: Service, example: Example, answer: Answer) -> None:
     """Keep a finished answer. Where the cache cannot be written to, the next visitor's is computed again."""
     try:
-        evidence.write(_place(service, example, answer.methods), answer.report(service))
+        bundle.write(_place(service, example, answer.methods), answer.report(service))
     except (GudaError, OSError) as e:
         log.warning("An example could not be kept. %s", e)

@@ -9,8 +9,8 @@ import gradio as gr
 from gradio.data_classes import FileData, ImageData
 from gradio.utils import get_upload_folder
 
-from guda_core import evidence
 from guda_core.errors import GudaError, ImageError, ReportError
+from guda_core.reports import bundle
 from guda_core.ui import words
 
 
@@ -39,7 +39,7 @@ def offered(name: str, data: bytes) -> str:
     """
     folder = Path(get_upload_folder()) / "offered" / secrets.token_hex(20)
     try:
-        evidence.write(folder / name, data)
+        bundle.write(folder / name, data)
     except ReportError as e:
         if folder.is_dir():
             folder.rmdir()
@@ -51,7 +51,7 @@ def only_keep_the_path(part: gr.Image | gr.File) -> None:
     """Make a component hand over the path, address or data it was given, and neither open nor fetch it.
 
     As it comes, gradio downloads a web address, decodes data: and opens every file with Pillow before any code of ours
-    runs. Here `guda_core.imaging` and `guda_core.reading` are the one loader, and `uploaded` refuses what was not.
+    runs. Here `data.images` and `reports.read` are the one loader, and `uploaded` refuses what was not.
     """
     move = part.async_move_resource_to_block_cache
 

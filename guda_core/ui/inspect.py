@@ -7,11 +7,11 @@ from typing import Any
 
 import gradio as gr
 
-from guda_core import breakdown, plots
-from guda_core.methods.guda import WEIGHT
-from guda_core.pipeline import Service
+from guda_core.attribution import contributions
+from guda_core.attribution.guda import WEIGHT
 from guda_core.records import Attribution, Provenance
-from guda_core.ui import words
+from guda_core.service import Service
+from guda_core.ui import plots, words
 from guda_core.ui.answer import Answer
 from guda_core.ui.connect import QUICK
 from guda_core.ui.markup import Html, block, code, heading, note, table, text
@@ -21,15 +21,15 @@ STEPS = (
     "The fall of the ELBO is a sum over noise levels. At small timesteps the model is asked about fine texture, at "
     "large ones about the rough layout. A negative bar means that the model without the group does better there."
 )
-GENERAL = (
-    f"The score of GUDA is that fall and the group's general part: {WEIGHT:g} times how much worse its adapter "
+OFFSET = (
+    f"The score of GUDA is that fall and the group's offset: {WEIGHT:g} times how much worse its adapter "
     "explains held-out pictures of the other groups, on average. It is the same for every picture."
 )
 NARROW = "Each point uses all noise draws up to it, so the last one is the score on the first tab."
 HEALTH = (
     "What each adapter did to the model, measured once after unlearning, in nats per picture. Forgot: how much worse "
     "the group's own pictures are explained (large is good). Damage: how much worse other groups' pictures are "
-    "explained (near 0: the adapter leaves them alone; the last column makes the general part of GUDA's scores). With "
+    "explained (near 0: the adapter leaves them alone; the last column makes the offset of GUDA's scores). With "
     "a caption, and without one; ± is a 95% interval."
 )
 FIDELITY = (
@@ -39,7 +39,7 @@ FIDELITY = (
     "deviation of the scores over the pictures."
 )
 HASHES = (
-    "SHA-256 of everything that answers are computed from here, but for the general parts, which a report gives as "
+    "SHA-256 of everything that answers are computed from here, but for the offsets, which a report gives as "
     "numbers. A report names what its own answer used."
 )
 FIGURES = {
@@ -124,7 +124,7 @@ def hashes(service: Service, provenance: Provenance, answer: Answer | None) -> H
 
 def steps(a: Attribution, group: str, name: str) -> tuple[Html, Any, Html]:
     """The sentence, plot and table of what each range of timesteps adds to a group's score."""
-    parts = breakdown.contributions(a.values, group)
+    parts = contributions.contributions(a.values, group)
     labels = [f"{c.first}-{c.last}" if c.last > c.first else str(c.first) for c in parts]
     halves = [Z * c.se if c.se is not None else 0.0 for c in parts]
     top = max(range(len(parts)), key=lambda i: parts[i].value)
@@ -136,14 +136,14 @@ def steps(a: Attribution, group: str, name: str) -> tuple[Html, Any, Html]:
         (label, words.number(c.value, a.unit), f"± {words.number(h, a.unit)}" if c.se is not None else "-")
         for label, c, h in zip(labels, parts, halves, strict=True)
     ]
-    general, fall = a.general(group), sum(c.value for c in parts)
-    if general:
+    offset, fall = a.offset(group), sum(c.value for c in parts)
+    if offset:
         rows.append(("all: the fall", words.number(fall, a.unit), ""))
-        rows.append(("the general part", words.number(general, a.unit), ""))
-    rows.append(("the score" if general else "all: the score", words.number(fall + general, a.unit), ""))
+        rows.append(("the offset", words.number(offset, a.unit), ""))
+    rows.append(("the score" if offset else "all: the score", words.number(fall + offset, a.unit), ""))
     body = table("What each range of timesteps adds", ("Timesteps", "Adds (nats)", "95%"), rows, numbers=".nn")
     return (
-        text(said, STEPS, *([GENERAL] if general else [])),
+        text(said, STEPS, *([OFFSET] if offset else [])),
         plots.steps(labels, [c.value for c in parts], halves),
         body,
     )
@@ -151,7 +151,7 @@ def steps(a: Attribution, group: str, name: str) -> tuple[Html, Any, Html]:
 
 def narrowing(a: Attribution, group: str, name: str) -> tuple[Html, Any, Html]:
     """The sentence, plot and table of how a score's interval narrowed."""
-    found = breakdown.narrowing(a.values, group, a.general(group))
+    found = contributions.narrowing(a.values, group, a.offset(group))
     if not found:
         return text("There are too few draws to tell."), None, Html()
     first, last = (f"{words.number(e.high - e.low, a.unit)}" for e in (found[0][1], found[-1][1]))
@@ -209,7 +209,7 @@ def connect(e: Inspect, service: Service, answer: gr.State, runs: list[Any]) -> 
     def main(a: Answer | None) -> tuple[Attribution | None, list[str]]:
         """The first answer whose values were kept, and the groups that can be looked into, best first."""
         for found in a.scored() if a is not None else []:
-            groups = [g for g in found.ranked() if breakdown.has_values(found.values, g)]
+            groups = [g for g in found.ranked() if contributions.has_values(found.values, g)]
             if groups:
                 return found, groups
         return None, []

@@ -7,8 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-from guda_core.pipeline import EFFORTS, Service
 from guda_core.records import GroupSet
+from guda_core.service import EFFORTS, Service
 from guda_core.ui import words
 from guda_core.ui.examples import EXAMPLES
 from guda_core.ui.files import only_keep_the_path
@@ -18,7 +18,7 @@ SESSION = 1800  # seconds that a visitor's picture and answer are kept
 
 METHOD_NOTES = {
     "guda": "Influence: how much worse the model explains the picture once it has unlearned the group, and what the "
-    "group gives to any picture (the general part, measured beforehand; the tick). A pale bar's interval includes 0 or "
+    "group gives to any picture (the offset, measured beforehand; the tick). A pale bar's interval includes 0 or "
     "reaches down to the tick. A score is not a share: scores do not sum to anything.",
     "combined": "Influence, GUDA and DAS together: the mean of their standard scores over the groups (0 is the groups' "
     "mean). The Benchmarks tab says how well it agrees with the oracle, beside its parts.",

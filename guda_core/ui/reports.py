@@ -9,9 +9,9 @@ from typing import Any
 import gradio as gr
 
 from guda_core.errors import ReportError
-from guda_core.pipeline import Service
-from guda_core.reading import read_report
-from guda_core.replay import Change, Verdict, replay
+from guda_core.reports.read import read_report
+from guda_core.reports.replay import Change, Verdict, replay
+from guda_core.service import Service
 from guda_core.ui import words
 from guda_core.ui.answer import Answer
 from guda_core.ui.callbacks import explained, refusal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from guda_core.methods import METHODS, combined
+from guda_core.attribution import METHODS, ensemble
 from guda_core.records import VERDICTS, Attribution, GroupScore, GroupSet, Scope
 
 MAIN = "guda"  # the method the first sentence is about, when it was asked
@@ -104,9 +104,9 @@ def _figures(a: Attribution, group: str) -> str:
 def _drop(a: Attribution, names: Mapping[str, str], ranked: list[str]) -> str:
     first = ranked[0]
     low, high = a.groups[first].low or 0.0, a.groups[first].high or 0.0
-    general = a.general(first)
-    if general > 0 and not a.stands_out(first):
-        said = f"{names[first]} comes first, not clearly with more than the {number(general, a.unit)} {a.unit} that it "
+    offset = a.offset(first)
+    if offset > 0 and not a.stands_out(first):
+        said = f"{names[first]} comes first, not clearly with more than the {number(offset, a.unit)} {a.unit} that it "
         said += f"gives to any picture ({_figures(a, first)})."
         beyond = _beyond(a, ranked)
         if beyond is None:
@@ -131,7 +131,7 @@ def _drop(a: Attribution, names: Mapping[str, str], ranked: list[str]) -> str:
 def _beyond(a: Attribution, ranked: list[str]) -> str | None:
     """The group that gives this picture most beyond what it gives to any, clearly; None where none does."""
     clear = [g for g in ranked if a.stands_out(g)]
-    return max(clear, key=lambda g: (a.groups[g].score or 0.0) - max(0.0, a.general(g)), default=None)
+    return max(clear, key=lambda g: (a.groups[g].score or 0.0) - max(0.0, a.offset(g)), default=None)
 
 
 def _likeness(a: Attribution, names: Mapping[str, str], ranked: list[str]) -> str:
@@ -141,7 +141,7 @@ def _likeness(a: Attribution, names: Mapping[str, str], ranked: list[str]) -> st
 
 def _first(a: Attribution, names: Mapping[str, str], ranked: list[str]) -> str:
     """Of methods whose scores are not differences of ELBOs: whom they put first, and no more."""
-    who = "GUDA and DAS together put" if a.method == combined.ID else f"{METHODS[a.method][0]} puts"
+    who = "GUDA and DAS together put" if a.method == ensemble.ID else f"{METHODS[a.method][0]} puts"
     said = f"{who} {names[ranked[0]]} first: {_figures(a, ranked[0])}"
     if a.runner_up is None or a.separable is None:
         return f"{said}."
@@ -162,14 +162,14 @@ def headline(answers: Mapping[str, Attribution], group_set: GroupSet, asked: lis
 def rows(a: Attribution, group_set: GroupSet) -> list[tuple[str, ...]]:
     """The table of an Attribution, best first: rank, group, score, 95% interval, what is given to any picture (if
     scores hold such a part), status with its reason."""
-    ranked, general = a.ranked(), a.has_general
+    ranked, offset = a.ranked(), a.has_offset
     out: list[tuple[str, ...]] = []
     for i, g in enumerate([*ranked, *(g for g in a.groups if g not in ranked)]):
         s = a.groups[g]
         rank = str(i + 1) if g in ranked else "-"
         score = number(s.score, a.unit) if s.score is not None else "-"
         status = STATUS[s.status] + (f": {s.reason}" if s.reason else "")
-        part = [number(a.general(g), a.unit) if g in ranked else "-"] if general else []
+        part = [number(a.offset(g), a.unit) if g in ranked else "-"] if offset else []
         out.append((rank, group_set.groups[g].name, score, interval(s, a.unit) or "-", *part, status))
     return out
 
@@ -187,7 +187,7 @@ def first_of(a: Attribution, group_set: GroupSet) -> str:
         return "no group could be scored"
     name = group_set.groups[ranked[0]].name
     if a.unit == "nats" and not a.stands_out(ranked[0]):
-        beyond = _beyond(a, ranked) if a.general(ranked[0]) > 0 else None
+        beyond = _beyond(a, ranked) if a.offset(ranked[0]) > 0 else None
         if beyond is None:
             return "no group stands out"
         return f"{name}, beyond any picture's {group_set.groups[beyond].name}"

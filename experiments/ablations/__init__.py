@@ -1,0 +1,1 @@
+"""Settings that were tried on the tuning queries."""

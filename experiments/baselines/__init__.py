@@ -1,0 +1,1 @@
+"""Baselines that need the training pictures, which the app does not have."""

@@ -1,0 +1,196 @@
+"""What each method costs on this machine, measured side by side in one run.
+
+Steps of retraining and of every unlearning variant are taken in turns, so that whatever else the machine does slows all
+alike; a cost is the groups times what comes before the first step (of anchors by the posterior, to score the group's
+pictures) and the median step times the steps that the committed models took. GUDA's holds the offset of its
+scores as well, scored over held-out pictures. Queries are timed
+method by method on the same pictures. Nothing is written but the figures.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from experiments.benchmark.models import variants
+from experiments.benchmark.queries import Queries, read
+from experiments.benchmark.styles import baselines
+from experiments.benchmark.tables import LIVE
+from experiments.train import stages
+from experiments.train.unet import UnetConfig
+from guda_core.attribution import ensemble
+from guda_core.attribution.counterfactual import Budget
+from guda_core.attribution.gradient.kernel import KernelMethod
+from guda_core.attribution.gradient.quantised import ShippedBank
+from guda_core.data.encoded import Examples, examples_of
+from guda_core.data.sources import iconify
+from guda_core.diffusion import likelihood
+from guda_core.local import LocalService
+from guda_core.service import EFFORTS
+from guda_core.unlearning.adapters import META, OFFSET, WEIGHTS, read_health, read_meta
+from guda_core.unlearning.guda_c import UnlearnConfig
+from guda_core.unlearning.run import Forgetting
+from guda_core.versions import today, versions
+
+FILE = "costs.json"
+STEPS, WARM = 6, 2  # timed steps of each kind, after some that are not
+QUERIES = 3  # timed queries of each method
+EXAMPLES = 4  # training pictures whose features are timed
+
+
+def _sizes(folder: Path, groups: list[str]) -> int:
+    return sum((folder / g / f).stat().st_size for g in groups for f in (WEIGHTS, META))
+
+
+def _timed(work: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def steps_of(service: LocalService, config: UnetConfig, folder: Path) -> dict[str, tuple[Generator, int, int]]:
+    """Name -> (an endless enough training, steps that one group takes, bytes stored for all groups)."""
+    gs, ids = service.group_set, list(service.group_set.groups)
+    out: dict[str, tuple[Generator, int, int]] = {}
+    logo = stages.unet_steps(gs, replace(config, loop=replace(config.loop, checkpoint_s=1e9)), ids[0], None)
+    out["logo"] = (logo, config.loop.steps, len(ids) * sum(p.numel() for p in service.model.network.parameters()) * 4)
+    job = Forgetting(gs, model=None, folder=folder)
+    job.training_pictures()  # read once for all groups: no part of any one's cost
+    for name, where in variants(service).items():
+        if name == LIVE:
+            continue
+        meta = read_meta(where / ids[0])
+        own = UnlearnConfig.of(meta["config"])
+        endless = replace(own, loop=replace(own.loop, steps=10_000, checkpoint_s=1e9))
+        out[name] = (cast(Generator, job.unlearn(ids[0], endless)), own.loop.steps, _sizes(where, ids))
+    return out
+
+
+def precompute(service: LocalService, config: UnetConfig) -> Iterator[tuple[float, dict[str, dict[str, Any]] | None]]:
+    """Time the trainings in turns; yields (fraction, None), last the figures."""
+    with tempfile.TemporaryDirectory() as folder:
+        works = steps_of(service, config, Path(folder))
+        spent: dict[str, list[float]] = {name: [] for name in works}
+        first: dict[str, float] = {}
+        for i in range(WARM + STEPS):
+            for name, (steps, _, _) in works.items():
+                seconds = _timed(lambda steps=steps: next(steps))
+                first.setdefault(name, seconds)
+                if i >= WARM:
+                    spent[name].append(seconds)
+            yield (i + 1) / (WARM + STEPS), None
+        for steps, _, _ in works.values():
+            with closing(steps):
+                pass
+    groups = len(service.group_set.groups)
+    out = {}
+    for name, (_, steps, stored) in works.items():
+        step = statistics.median(spent[name])
+        before = max(0.0, first[name] - step)
+        out[name] = {"step_s": step, "steps": steps, "before_s": before, "stored_bytes": stored}
+        out[name]["precompute_s"] = (before + step * steps) * groups
+    yield 1.0, out
+
+
+def offset_seconds(service: LocalService, made: Queries) -> float:
+    """Seconds to score the held-out pictures that the offset of GUDA's scores is made of: each by the adapters of
+    the other groups and once by the full model, at the draws of the adapters' health."""
+    if not service.guda.offset:
+        return 0.0
+    health = [read_health(service.guda.folder / g, a.meta["sha256"]) for g, a in service.guda.adapters.items()]
+    counts, config = [h[OFFSET]["n"] for h in health], health[0]["config"]
+    strata, q = likelihood.make_strata(service.model.schedule, config["strata"], config["rule"]), made.queries[0]
+    draws, cond = likelihood.draw_times(q.image_hash, strata, config["draws"]), service.model.embed([""])
+
+    def work() -> None:
+        likelihood.kl_values(service.model, q.latent, cond, draws, range(config["draws"]))
+
+    work()
+    return statistics.median(_timed(work) for _ in range(STEPS)) * (sum(counts) + config["held_out"])
+
+
+def feature_seconds(method: KernelMethod, examples: Examples) -> float:
+    """Seconds to make the features of one training picture."""
+    g, projection = method.bank.gradients, method.bank.projection
+
+    def work() -> None:
+        e, at = examples, range(EXAMPLES)
+        vectors = [g.at(e.latents[i : i + 1], e.prompts[i], e.hashes[i]).vector for i in at]
+        projection(torch.stack(vectors).numpy())
+
+    return _timed(work) / EXAMPLES
+
+
+def query_seconds(service: LocalService, made: Queries) -> dict[str, float]:
+    """Median seconds of one query, by method; GUDA's with the draws of the "quick" effort."""
+    effort = EFFORTS["quick"]
+    budget = Budget(draws=effort.draws, per_pass=effort.per_pass)
+    asked: dict[str, Callable[[Any], Any]] = {
+        "guda": lambda q: list(service.guda.attribute(q, budget)),
+        "clip": lambda q: list(service.similarity.attribute(q)),
+    }
+    for b in baselines(service):
+        list(b.method.prepare())
+        asked[b.name] = lambda q, method=b.method: list(method.attribute(q))
+    out = {}
+    for name, ask in asked.items():
+        ask(made.queries[0])
+        out[name] = statistics.median(_timed(lambda ask=ask, q=q: ask(q)) for q in made.queries[:QUERIES])
+    return out
+
+
+def run(service: LocalService, folder: Path) -> Iterator[tuple[str, float]]:
+    """Measure and write `costs.json`; yields (what, fraction)."""
+    torch.set_flush_denormal(True)
+    gs, config = service.group_set, UnetConfig()
+    trained: Mapping[str, dict[str, Any]] | None = None
+    for fraction, trained in precompute(service, config):  # noqa: B007
+        yield "training steps in turns", fraction
+    assert trained is not None
+    rows = {name: dict(row) for name, row in trained.items()}
+    examples = examples_of(service.model, iconify.load(gs, "train"), gs)
+    for i, (name, method) in enumerate(service.kernels.items()):
+        seconds = feature_seconds(method, examples) * len(examples)
+        size = sum(f.stat().st_size for f in cast(ShippedBank, method.bank).folder.iterdir())
+        rows[name] = {"precompute_s": seconds, "stored_bytes": size}
+        yield "features", (i + 1) / len(service.kernels)
+    pixels = iconify.load(gs, "train").pixels
+    clip = _timed(lambda: service.clip.image_features(pixels[:64])) / 64 * len(pixels)
+    rows["clip"] = {"precompute_s": clip, "stored_bytes": (service.clip.folder / "bank.safetensors").stat().st_size}
+    made = read(folder, gs, service.model)
+    offset = offset_seconds(service, made)
+    if offset:
+        rows["guda"] |= {"offset_s": offset, "precompute_s": rows["guda"]["precompute_s"] + offset}
+    for name, seconds in query_seconds(service, made).items():
+        rows.setdefault(name, {})["query_s"] = seconds
+    if service.logo is not None:  # the trainings of `logo`, kept in less
+        ids = list(service.group_set.groups)
+        rows[LIVE] = {"precompute_s": rows["logo"]["precompute_s"], "stored_bytes": _sizes(service.logo.folder, ids)}
+    for name, row in rows.items():  # a query costs the same whichever model stands for "without the group"
+        if name.startswith(("logo", "guda")):
+            row["query_s"] = rows["guda"]["query_s"]
+    if all(p in rows for p in ensemble.PARTS):
+        kinds = ("precompute_s", "stored_bytes", "query_s")
+        rows[ensemble.ID] = {k: sum(rows[p][k] for p in ensemble.PARTS) for k in kinds}
+    for row in rows.values():
+        if row.get("precompute_s"):
+            row["times_cheaper"] = rows["logo"]["precompute_s"] / row["precompute_s"]
+    record = {
+        "command": "python -m guda_core benchmark costs",
+        "base_sha256": service.model.sha256,
+        "threads": torch.get_num_threads(),
+        "costs": [{"method": name, **row} for name, row in rows.items()],
+        "versions": versions(),
+        "date": today(),
+    }
+    (folder / FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    yield "written", 1.0

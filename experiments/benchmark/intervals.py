@@ -1,0 +1,171 @@
+"""Are the intervals honest? Repeated scorings of the same pictures, and how often their 95% intervals hold the value
+that a full budget gives.
+
+Every query of a small sample gets `draws` draws a stratum from every model. Disjoint columns of m draws are scorings
+with other seeds, s_r with interval half-widths h_r; their mean over all draws, S, stands for the full budget. A scoring
+is part of S, so Var(s_r - S) = Var(s_r) (1 - m / draws); the interval counts as holding the value when
+
+    |s_r - S| <= h_r sqrt(1 - m / draws)
+
+which against the true value has the same probability. Likewise for "the first two can be told apart": how often that
+was said, and how often the full budget then has another group first.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import binomtest
+
+from experiments.benchmark.models import cache, sources
+from experiments.benchmark.queries import Queries, read
+from experiments.benchmark.scores import ScoreConfig, values
+from experiments.train.unet import UnetConfig
+from guda_core.diffusion import likelihood
+from guda_core.local import LocalService
+from guda_core.service import EFFORTS
+from guda_core.versions import versions
+
+FILE = "intervals.json"
+
+
+@dataclass(frozen=True)
+class IntervalConfig:
+    """queries: of each set, the first ones. strata, draws: of the full budget. efforts: names whose draws divide it."""
+
+    queries: int = 8
+    strata: int = 24
+    draws: int = 24
+    efforts: tuple[str, ...] = ("quick", "standard")
+
+
+def choose(made: Queries, n: int) -> Queries:
+    """n queries of each set, spread evenly over it."""
+    at: list[int] = []
+    for name in dict.fromkeys(i.set for i in made.items):
+        of = made.where(name)
+        at += of[np.linspace(0, len(of) - 1, min(n, len(of))).round().astype(int)].tolist()
+    return Queries(tuple(made.queries[i] for i in at), tuple(made.items[i] for i in at), made.base_sha256)
+
+
+def held(full: np.ndarray, without: np.ndarray, strata: likelihood.Strata, m: int) -> list[bool]:
+    """Does the interval of each scoring of m draws hold the value of all? full, without: (K, M), nats."""
+    draws = full.shape[1]
+    whole, shrink = likelihood.elbo_drop(full=full, without=without, strata=strata).value, math.sqrt(1 - m / draws)
+    out = []
+    for j in range(0, draws - m + 1, m):
+        e = likelihood.elbo_drop(full=full[:, j : j + m], without=without[:, j : j + m], strata=strata)
+        out.append(abs(e.value - whole) <= (e.high - e.low) / 2 * shrink)
+    return out
+
+
+def told_apart(
+    without: Mapping[str, np.ndarray], strata: likelihood.Strata, m: int, offset: Mapping[str, float]
+) -> list[tuple[bool, bool]]:
+    """Of each scoring of m draws: were the first two told apart, and was the first the full budget's first?
+
+    offset: what is added to each group's scores, nats."""
+    ids = list(without)
+    added = np.array([offset.get(g, 0.0) for g in ids])
+    kl = np.stack([without[g] for g in ids])  # (G, K, M)
+    sizes = strata.sizes
+    best = int((kl.mean(axis=2) @ sizes + added).argmax())
+    out = []
+    for j in range(0, kl.shape[2] - m + 1, m):
+        part = kl[:, :, j : j + m]
+        a, b = np.argsort(-(part.mean(axis=2) @ sizes + added), kind="stable")[:2]
+        e = likelihood.difference(first=part[a], second=part[b], strata=strata).plus(float(added[a] - added[b]))
+        out.append((e.low > 0, int(a) == best))
+    return out
+
+
+def share(hits: Sequence[bool], clusters: Sequence[int]) -> dict[str, float]:
+    """A share with its 95% interval over clusters (the queries: scorings of one picture are alike): Wilson's, for as
+    many independent cases as give the observed variance between clusters."""
+    h, c = np.asarray(hits, float), np.asarray(clusters)
+    p, n = float(h.mean()), len(h)
+    within = [h[c == k] for k in np.unique(c)]
+    variance = sum(float((x - p).sum()) ** 2 for x in within) / n**2
+    effective = n if variance == 0 or p in (0.0, 1.0) else min(n, p * (1 - p) / variance)
+    effective = max(len(within), round(effective))
+    found = binomtest(round(p * effective), effective).proportion_ci(method="wilson")
+    return {"value": p, "low": float(found.low), "high": float(found.high), "n": n}
+
+
+def measure(
+    kl_full: np.ndarray,
+    kl_without: Mapping[str, np.ndarray],
+    sets: Sequence[str],
+    strata: likelihood.Strata,
+    m: int,
+    offset: Mapping[str, float] | None = None,
+) -> list[dict[str, Any]]:
+    """Rows of each query set and of all together. kl_full: (Q, K, M); kl_without: group -> (Q, K, M); offset: as in
+    `told_apart`."""
+    rows = []
+    for name in [*dict.fromkeys(sets), "all"]:
+        at = [q for q, s in enumerate(sets) if name in (s, "all")]
+        hits, said, right, of_hits, of_said = [], [], [], [], []
+        for q in at:
+            for v in kl_without.values():
+                found = held(kl_full[q], v[q], strata, m)
+                hits += found
+                of_hits += [q] * len(found)
+            for apart, first in told_apart({g: v[q] for g, v in kl_without.items()}, strata, m, offset or {}):
+                said.append(apart)
+                of_said.append(q)
+                if apart:
+                    right.append((first, q))
+        wrong = share([not f for f, _ in right], [q for _, q in right]) if right else None
+        rows.append(
+            {
+                "query_set": name,
+                "queries": len(at),
+                "held": share(hits, of_hits),
+                "told_apart": share(said, of_said),
+                "told_apart_wrongly": wrong,
+            }
+        )
+    return rows
+
+
+def run(service: LocalService, folder: Path, config: IntervalConfig | None = None) -> Iterator[tuple[str, float]]:
+    """Score the sample with every adapter, resumable, then write `intervals.json`; yields (what, fraction)."""
+    config = config or IntervalConfig()
+    made = choose(read(folder, service.group_set, service.model), config.queries)
+    scoring = ScoreConfig(strata=config.strata, draws=config.draws)
+    where = cache(service) / f"intervals-{config.queries}-{config.strata}-{config.draws}"
+    found: dict[str | None, np.ndarray] = {}
+    for s in sources(service, UnetConfig()):
+        if s.role not in ("full", "guda"):
+            continue
+        path = where / f"{s.key.replace('/', '--')}.npy"
+        for fraction in values(service.model, made.queries, s.within, scoring, path, s.sha256):
+            yield s.key, fraction
+        found[s.group] = np.load(path).astype(np.float64)
+    full, strata = found.pop(None), likelihood.make_strata(service.model.schedule, config.strata)
+    without = {g: v for g, v in found.items() if g is not None}
+    sets = [i.set for i in made.items]
+    record = {
+        "command": "python -m guda_core benchmark intervals",
+        "config": asdict(config),
+        "base_sha256": service.model.sha256,
+        "adapters": {g: a.meta["sha256"] for g, a in service.guda.adapters.items()},
+        "rows": [
+            {"effort": e, "draws": EFFORTS[e].draws, **r}
+            for e in config.efforts
+            for r in measure(full, without, sets, strata, EFFORTS[e].draws, service.guda.offset)
+        ],
+        "offset": service.guda.offset,
+        "versions": {**versions(), "torch_threads": torch.get_num_threads()},
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    (folder / FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")

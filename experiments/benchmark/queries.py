@@ -1,0 +1,154 @@
+"""The fixed queries of the styles benchmark.
+
+    generated         every group x `objects` trained objects, prompted with three descriptors of the group
+    generated-blend   every pair of groups x `blend_objects` objects, descriptors of both in turn
+    real              `real` pictures of held-out objects a group, empty prompt
+
+Plans are a function of the settings alone. Generated pictures are kept beside the plan (`queries.npz`): they are then
+the same on every machine; real ones belong to their authors and are named by hash and taken from the data cache.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from guda_core.data.captions import blend_caption, style_caption
+from guda_core.data.images import hash_pixels
+from guda_core.data.sources import iconify
+from guda_core.diffusion.base import BaseModel
+from guda_core.errors import DataError
+from guda_core.records import GroupSet, Query
+from guda_core.versions import versions
+
+SETS = ("generated", "generated-blend", "real")
+
+
+@dataclass(frozen=True)
+class QueryConfig:
+    """objects, real: pictures a group; blend_objects: a pair of groups. steps, guidance: of sampling. seed: of all."""
+
+    objects: int = 25
+    blend_objects: int = 5
+    real: int = 20
+    steps: int = 25
+    guidance: float = 2.5
+    seed: int = 101
+
+
+@dataclass(frozen=True)
+class Item:
+    """One planned query. groups: whose descriptors are in the prompt, or who drew it. seed: of the sampling."""
+
+    set: str
+    groups: tuple[str, ...]
+    object: str
+    prompt: str
+    seed: int
+
+
+def _pick(names: tuple[str, ...], n: int, g: torch.Generator) -> list[str]:
+    return [names[i] for i in torch.randperm(len(names), generator=g)[:n].tolist()]
+
+
+def plan(group_set: GroupSet, config: QueryConfig) -> list[Item]:
+    """All queries, set by set, group by group."""
+    out: list[Item] = []
+    g = torch.Generator().manual_seed(config.seed)
+    for gid in group_set.groups:
+        for o in _pick(group_set.train_objects, config.objects, g):
+            out.append(Item("generated", (gid,), o, style_caption(group_set, o, gid, g), config.seed * 1000 + len(out)))
+    for i, pair in enumerate(itertools.combinations(group_set.groups, 2)):
+        for j, o in enumerate(_pick(group_set.train_objects, config.blend_objects, g)):
+            both = pair if (i + j) % 2 == 0 else pair[::-1]  # the first gives two of the three descriptors
+            prompt = blend_caption(group_set, o, both, g)
+            out.append(Item("generated-blend", both, o, prompt, config.seed * 1000 + len(out)))
+    for gid in group_set.groups:
+        out += [Item("real", (gid,), o, "", 0) for o in _pick(group_set.held_out_objects, config.real, g)]
+    return out
+
+
+def write(model: BaseModel, group_set: GroupSet, config: QueryConfig, folder: Path, batch: int = 20) -> Iterator[float]:
+    """Generate the pictures and write `queries.npz` and, last, `queries.json`; yields the fraction done."""
+    items = plan(group_set, config)
+    held = iconify.load(group_set, "held_out")
+    where = {(g, o): i for i, (g, o) in enumerate(zip(held.groups, held.objects, strict=True))}
+    made = [i for i in items if i.set != "real"]
+    pixels: list[np.ndarray] = []
+    for i in range(0, len(made), batch):
+        part = made[i : i + batch]
+        prompts, seeds = [x.prompt for x in part], [x.seed for x in part]
+        pixels += list(model.generate(prompts, seeds=seeds, steps=config.steps, guidance=config.guidance))
+        yield len(pixels) / len(made)
+    real = [held.pixels[where[i.groups[0], i.object]] for i in items if i.set == "real"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "queries.json").unlink(missing_ok=True)
+    np.savez_compressed(folder / "queries.npz", generated=np.stack(pixels))
+    record = {
+        "command": "python -m guda_core benchmark styles",
+        "config": asdict(config),
+        "base_sha256": model.sha256,
+        "group_set": group_set.id,
+        "items": [{**asdict(i), "pixels_sha256": hash_pixels(p)} for i, p in zip(items, [*pixels, *real], strict=True)],
+        "versions": versions(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    (folder / "queries.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+
+def real_pictures(folder: Path, group_set: GroupSet) -> set[tuple[str, str]]:
+    """(group, object) of the held-out pictures that are queries of the group set; none where there are no queries."""
+    path = folder / "queries.json"
+    if not path.is_file():
+        return set()
+    record = json.loads(path.read_text(encoding="utf-8"))
+    items = record["items"] if record.get("group_set") == group_set.id else []
+    return {(i["groups"][0], i["object"]) for i in items if i["set"] == "real"}
+
+
+@dataclass(frozen=True)
+class Queries:
+    """The queries in order. sets: name of each one's set; groups: of each one's prompt or artist."""
+
+    queries: tuple[Query, ...]
+    items: tuple[Item, ...]
+    base_sha256: str
+
+    def where(self, set_name: str) -> np.ndarray:
+        """Places of a set's queries."""
+        return np.array([i for i, x in enumerate(self.items) if x.set == set_name])
+
+
+def read(folder: Path, group_set: GroupSet, model: BaseModel) -> Queries:
+    """Read the queries, encode them, and check every picture's hash.
+
+    Raises:
+        DataError: they were not made, were made with another base model, or a picture is not the one recorded.
+    """
+    if not (folder / "queries.json").is_file():
+        raise DataError(f"There are no queries in {folder}. Make them with `python -m guda_core benchmark styles`.")
+    record = json.loads((folder / "queries.json").read_text(encoding="utf-8"))
+    if record["base_sha256"] != model.sha256:
+        raise DataError("The queries were drawn by another model than this one. Delete queries.json to draw new ones.")
+    held = iconify.load(group_set, "held_out")
+    where = {(g, o): i for i, (g, o) in enumerate(zip(held.groups, held.objects, strict=True))}
+    with np.load(folder / "queries.npz", allow_pickle=False) as z:
+        generated = iter(z["generated"])
+    queries, items = [], []
+    for entry in record["items"]:
+        expected = entry.pop("pixels_sha256")
+        item = Item(**{**entry, "groups": tuple(entry["groups"])})
+        pixels = held.pixels[where[item.groups[0], item.object]] if item.set == "real" else next(generated)
+        found = hash_pixels(pixels)
+        if found != expected:
+            raise DataError(f"The picture of {item.object} ({item.set}, {item.groups[0]}) is not the one recorded.")
+        queries.append(Query(pixels, model.encode(pixels), item.prompt, found))
+        items.append(item)
+    return Queries(tuple(queries), tuple(items), record["base_sha256"])

@@ -1,0 +1,1 @@
+"""The oracle: models retrained without each group."""

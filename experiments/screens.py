@@ -1,0 +1,171 @@
+"""Pictures of every screen and state of the app: `python -m experiments.screens FOLDER [--fake] [--only NAME,...]`.
+
+The README's is made by `python -m experiments.screens docs --only app`.
+
+Starts the app on a free port, drives a headless Chromium through it and saves PNGs by name, e.g. done-dark.png. With
+--fake a service without a model answers (tests/fakes.py), which also shows states that the real model may not reach.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+import numpy as np
+from PIL import Image
+from playwright.sync_api import Page, expect, sync_playwright
+
+from guda_core.local import load_service
+from guda_core.service import Service
+from guda_core.ui import words
+from tests.chromium import ARGS, NAMES, chromium_path
+from tests.fakes import FakeService, serving
+
+WAIT = 600_000  # milliseconds
+DESKTOP, PHONE, TALL = {"width": 1280, "height": 900}, {"width": 390, "height": 844}, {"width": 1280, "height": 1120}
+
+
+def done(page: Page) -> None:
+    expect(page.get_by_text(words.DONE).first).to_be_visible(timeout=WAIT)
+    page.wait_for_timeout(800)
+
+
+def example(page: Page) -> None:
+    page.get_by_role("button", name="Rocket").click()
+    done(page)
+
+
+def upload(page: Page, path: Path, *, captions: bool = False) -> None:
+    page.get_by_role("tab", name="Upload").click()
+    page.locator("input[type=file]").first.set_input_files(path)
+    expect(page.get_by_label("Remove image").or_(page.get_by_label("Clear"))).to_be_visible(timeout=WAIT)
+    if captions:
+        page.get_by_label("Caption (optional)").fill("coloured grains")
+        page.get_by_label(words.TRY_CAPTIONS).check()
+    page.get_by_role("button", name="Attribute", exact=True).click()
+
+
+def tab(name: str) -> Callable[[Page], None]:
+    def opened(page: Page) -> None:
+        example(page)
+        more = page.get_by_role("tab", name=name)
+        if not more.is_visible():
+            page.locator(".overflow-menu > button").first.click()
+            more = page.locator(".overflow-dropdown").get_by_text(name)
+        more.click()
+        page.wait_for_timeout(1500)
+
+    return opened
+
+
+def working(page: Page) -> None:
+    page.get_by_role("radio", name="Full").check()
+    page.get_by_role("button", name="Generate and attribute").click()
+    expect(page.locator(".guda-says")).to_contain_text("So far", timeout=WAIT)
+
+
+def cancelled(page: Page) -> None:
+    working(page)
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_text(words.CANCELLED)).to_be_visible(timeout=WAIT)
+    expect(page.get_by_role("button", name="Generate and attribute")).to_be_enabled(timeout=WAIT)
+
+
+def refused(page: Page) -> None:
+    path = Path(tempfile.mkdtemp()) / "not-a-picture.png"
+    path.write_bytes(b"no picture")
+    page.get_by_role("tab", name="Upload").click()
+    page.locator("input[type=file]").first.set_input_files(path)
+    page.wait_for_timeout(2500)
+    page.get_by_role("button", name="Attribute", exact=True).click()
+    expect(page.locator(".guda-says").first).to_contain_text("Not done", timeout=WAIT)
+
+
+def uploaded(page: Page) -> None:
+    path = Path(tempfile.mkdtemp()) / "noise.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)).save(path)
+    upload(page, path, captions=True)
+    done(page)
+
+
+README = "app"  # the picture of the README: what a tall window shows, not the whole page
+SCREENS: dict[str, Callable[[Page], None]] = {
+    "first-visit": lambda page: page.wait_for_timeout(500),
+    "working": working,
+    "cancelled": cancelled,
+    "done": example,
+    README: example,
+    "refused": refused,
+    "uploaded": uploaded,
+    "compare": tab("Compare"),
+    "evidence": tab("Evidence"),
+    "benchmarks": tab("Benchmarks"),
+    "style-groups": tab("Style groups"),
+    "limits": tab("Limits"),
+}
+STATES = {"tied": "not separable", "nothing": "no group stands out"}  # of the fake service, on the first screen
+LOOKS = {"": (DESKTOP, "light"), "-dark": (DESKTOP, "dark"), "-phone": (PHONE, "light")}
+
+
+def shoot(page: Page, url: str, theme: str, act: Callable[[Page], None], path: Path) -> None:
+    """One picture of the whole page after an act."""
+    page.set_default_timeout(WAIT)
+    page.goto(f"{url}?__theme={theme}")
+    expect(page.get_by_text("Quick, about")).to_be_visible(timeout=WAIT)
+    act(page)
+    page.screenshot(path=path, full_page=path.stem != README)
+    print(path)
+    page.close()
+
+
+def services(fake: bool) -> dict[str, Service]:
+    """The service of each state: "" is the ordinary one."""
+    if not fake:
+        return {"": load_service(fall_back=False)}
+    out: dict[str, Service] = {"": FakeService(delay=0.05, passes=40)}
+    for outcome in STATES:
+        out[outcome] = FakeService(outcome=outcome)
+    strange = FakeService(banner="The bundled model answers in place of 'sd15'. The hub could not be reached.")
+    strange.scoped, strange.missing, strange.by_caption = "out of scope", ("noto",), True
+    return {**out, "out-of-scope": strange}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--fake", action="store_true")
+    parser.add_argument("--only", default="", help="Comma-separated names of pictures, e.g. done-dark,limits.")
+    options = parser.parse_args()
+    chromium = chromium_path()
+    if chromium is None:
+        raise SystemExit(f"No Chromium here: none of {', '.join(NAMES)} is on the PATH.")
+    options.folder.mkdir(parents=True, exist_ok=True)
+    only = set(filter(None, options.only.split(",")))
+    os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp()
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=list(ARGS))
+        for state, service in services(options.fake).items():
+            screens = {state: uploaded if state == "out-of-scope" else example} if state else SCREENS
+            wanted = [
+                (name + look, view, act)
+                for name, act in screens.items()
+                for look, view in LOOKS.items()
+                if not only or name + look in only
+            ]
+            if options.fake:  # an example that was answered in one state must not be shown in another
+                os.environ["GUDA_CACHE"] = tempfile.mkdtemp()
+            if wanted:
+                with serving(service) as url:
+                    for name, (size, theme), act in wanted:
+                        page = browser.new_page(viewport=TALL if name == README else size)  # type: ignore[arg-type]
+                        shoot(page, url, theme, act, options.folder / f"{name}.png")
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Waiting times on this machine: `python -m experiments.speed` writes assets/benchmarks/speed.json.
+
+Measured once loaded: generating a picture (25 steps), attributing it at each effort. Measured from nothing: the seconds
+until `python app.py` answers over HTTP, in a process of its own. Training costs are read from the records of the stages
+and adapters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from guda_core.local import LocalService, load_service
+from guda_core.paths import ROOT
+from guda_core.records import Query
+from guda_core.service import EFFORTS
+from guda_core.versions import versions
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def app_start(limit_s: float = 120.0) -> float:
+    """Seconds from starting `python app.py` to its first answer."""
+    port = free_port()
+    env = {**os.environ, "GUDA_PORT": str(port), "GRADIO_ANALYTICS_ENABLED": "False"}
+    began = time.perf_counter()
+    app = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=env, stdout=subprocess.DEVNULL)
+    try:
+        while time.perf_counter() - began < limit_s:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2).read()
+                return time.perf_counter() - began
+            except OSError:
+                time.sleep(0.2)
+        raise SystemExit(f"app.py did not answer within {limit_s} s")
+    finally:
+        app.terminate()
+        app.wait()
+
+
+def make(service: LocalService, seed: int) -> tuple[float, Query]:
+    """Seconds of one generation, and its query."""
+    prompt = "rocket, artistic style featuring soft gradients"
+    began = time.perf_counter()
+    *_, last = service.generate(prompt=prompt, seed=seed, steps=25, guidance=2.5)
+    assert isinstance(last, Query)
+    return time.perf_counter() - began, last
+
+
+def attribute(service: LocalService, query: Query, effort: str) -> tuple[float, float]:
+    """(seconds of an attribution with all methods, seconds until the first bars)."""
+    began, first = time.perf_counter(), None
+    for a in service.attribute(query, methods=list(service.methods()), effort=effort):
+        if a.method == "guda" and a.groups and first is None:
+            first = time.perf_counter() - began
+    return time.perf_counter() - began, first or float("nan")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=ROOT / "assets" / "benchmarks" / "speed.json")
+    options = parser.parse_args()
+    start = app_start()
+    service = load_service(fall_back=False)
+    make(service, 0)  # warm
+    made = [make(service, s) for s in range(options.repeats)]
+    record = {
+        "command": "python -m experiments.speed",
+        "app_start_s": round(start, 1),
+        "generate_25_steps_s": round(min(s for s, _ in made), 2),
+        "attribute": {},
+        "cpu_threads": torch.get_num_threads(),
+        "unet_parameters": sum(p.numel() for p in service.model.network.parameters()),
+        "adapter_parameters": {g: a.meta["parameters"] for g, a in service.guda.adapters.items()},
+    }
+    for effort in EFFORTS:
+        runs = [attribute(service, made[0][1], effort) for _ in range(options.repeats if effort == "quick" else 1)]
+        seconds, first = min(runs)
+        record["attribute"][effort] = {
+            "seconds": round(seconds, 1),
+            "first_bars_s": round(first, 1),
+            "estimate_s": round(service.estimate(list(service.methods()), effort), 1),
+            **dataclasses.asdict(EFFORTS[effort]),
+        }
+        print(effort, record["attribute"][effort])
+    folder = ROOT / "assets" / "adapters" / service.model.card.id
+    timings = {p.parent.name: json.loads(p.read_text())["seconds"] for p in sorted(folder.glob("*/timing.json"))}
+    record["unlearning_s"] = timings
+    record["training_s"] = {
+        n: s["seconds"] for n, s in json.loads((ROOT / "assets" / "training.json").read_text()).items()
+    }
+    record |= {"versions": versions(), "date": datetime.now(UTC).isoformat(timespec="seconds")}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    print(f"Written: {options.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Measured figures put into README, docs and the model card."""

@@ -1,0 +1,235 @@
+"""Agreement with the oracle as tables (for `readme.py`) and as pictures: `python -m experiments.tables.agreement`
+writes
+docs/styles.png and docs/digits.png from assets/benchmarks/*.json.
+
+What has not been measured says so.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from experiments.tables import measured
+from experiments.tables.records import UNKNOWN, read, source, value
+from guda_core.paths import ROOT
+from guda_core.reports import figures
+from guda_core.reports.agreement_rows import is_ceiling, labelled
+
+METRICS = {"top1": "Top-1", "mrr": "MRR", "ndcg3_exponential": "NDCG@3", "spearman": "Spearman"}
+
+
+def ordered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The ceilings first, then by falling Top-1."""
+    return sorted(rows, key=lambda r: (not is_ceiling(r["method"]), -r["top1"]["value"], r["method"]))
+
+
+def table(name: str, rows_key: str = "rows") -> str:
+    """Every method and query set of one benchmark."""
+    record = read(name)
+    if record is None or not record.get(rows_key):
+        return UNKNOWN
+    metrics = {k: v for k, v in METRICS.items() if k in record[rows_key][0]}
+    lines = []
+    for query_set in dict.fromkeys(r["query_set"] for r in record[rows_key]):
+        rows = labelled(ordered([r for r in record[rows_key] if r["query_set"] == query_set]))
+        lines += [f"**{query_set}** ({rows[0]['n']} queries; 95% bootstrap intervals over queries)", ""]
+        for head, part in (
+            ("method", [r for r in rows if "/" not in r["method"]]),
+            ("the same values, scored otherwise", [r for r in rows if "/" in r["method"]]),
+        ):
+            if not part:
+                continue
+            lines += [f"| {head} | {' | '.join(metrics.values())} |", "|---|" + "---|" * len(metrics)]
+            for r in part:
+                lines.append(f"| {r['method']} | {' | '.join(value(r[k]) for k in metrics)} |")
+            lines.append("")
+    return "\n".join([*lines, source(record, name)])
+
+
+def differences(name: str, rows_key: str = "differences") -> str:
+    """Paired differences of our methods to the others in Top-1, a table each."""
+    record = read(name)
+    if record is None or not record.get(rows_key):
+        return UNKNOWN
+    rows = [r for r in record[rows_key] if r["metric"] == "top1" and "/" not in r["second"]]
+    sets = list(dict.fromkeys(r["query_set"] for r in rows))
+    found = {(r["first"], r["second"], r["query_set"]): value(r) for r in rows}
+    lines: list[str] = []
+    for first in dict.fromkeys(r["first"] for r in rows):
+        lines += [""] if lines else []
+        lines += [f"| Top-1 of {first} minus that of | {' | '.join(sets)} |", "|---|" + "---|" * len(sets)]
+        for second in dict.fromkeys(r["second"] for r in rows if r["first"] == first):
+            lines.append(f"| {second} | {' | '.join(found.get((first, second, s), '') for s in sets)} |")
+    return "\n".join([*lines, "", source(record, name)])
+
+
+def apart(rows_key: str, kinds: dict[str, str]) -> str:
+    """Top-1 on the styles, apart for two kinds of queries. kinds: key of a row -> the head of its columns."""
+    record = read("styles")
+    if record is None or not record.get(rows_key):
+        return UNKNOWN
+    rows = record[rows_key]
+    sets = list(dict.fromkeys(r["query_set"] for r in rows))
+    found = {(r["method"], r["query_set"], k): r[k] for r in rows for k in kinds}
+    of = {(s, k): next(v["n"] for (_, s2, k2), v in found.items() if (s2, k2) == (s, k)) for s in sets for k in kinds}
+    heads = [f"{s}: {label} ({of[s, k]})" for s in sets for k, label in kinds.items()]
+    lines = [f"| method | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
+    for method in dict.fromkeys(r["method"] for r in rows):
+        cells = [found[method, s, k]["top1"] for s in sets for k in kinds]
+        lines.append(f"| {method} | {' | '.join(value(c) if c else '-' for c in cells)} |")
+    return "\n".join([*lines, "", source(record, "styles")])
+
+
+def if_calibrated() -> str:
+    """Top-1 as it is, and with each group's scores put on the oracle's scale."""
+    record = read("styles")
+    if record is None or not record.get("if_calibrated"):
+        return UNKNOWN
+    rows = {(r["method"], r["query_set"]): r for r in record["if_calibrated"]}
+    sets = list(dict.fromkeys(s for _, s in rows))
+    n = {s: next(r["n"] for (_, own), r in rows.items() if own == s) for s in sets}
+    heads = [f"{s} ({n[s]}): {label}" for s in sets for label in ("as it is", "calibrated")]
+    lines = [f"| method | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
+    for method in dict.fromkeys(m for m, _ in rows):
+        cells = [value(rows[method, s][k]) for s in sets for k in ("as_is", "calibrated")]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", source(record, "styles")])
+
+
+def of_others() -> str:
+    """What retraining without a group costs the other groups' pictures, by either seed of the oracle."""
+    record = read("styles")
+    if record is None or not record.get("of_others"):
+        return UNKNOWN
+    lines = [
+        "| retrained without | query set | queries | first seed, nats | second seed, nats | SD of the difference |"
+    ]
+    lines.append("|---|---|---|---|---|---|")
+    for r in sorted(record["of_others"], key=lambda r: r["query_set"]):
+        figures = " | ".join(f"{r[k]:.0f}" for k in ("n", "first", "second", "difference_sd"))
+        lines.append(f"| {r['group']} | {r['query_set']} | {figures} |")
+    return "\n".join([*lines, "", source(record, "styles")])
+
+
+def first_places() -> str:
+    """On how many queries each group is named first, by the oracle and by some methods; in brackets, wrongly."""
+    record = read("styles")
+    if record is None or not record.get("first_places"):
+        return UNKNOWN
+    rows = record["first_places"]
+    names = list(rows[0]["named"])
+    lines = [
+        f"| group | query set | queries | oracle | {' | '.join(names)} |",
+        "|---|---|---|---|" + "---|" * len(names),
+    ]
+    for r in sorted(rows, key=lambda r: r["query_set"]):
+        cells = [f"{first} ({wrong})" for first, wrong in r["named"].values()]
+        lines.append(f"| {r['group']} | {r['query_set']} | {r['n']} | {r['oracle']} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", source(record, "styles")])
+
+
+def by_group() -> str:
+    """How much each group stands out on its own pictures, by the oracle and by GUDA."""
+    record = read("styles")
+    if record is None or not record.get("by_group"):
+        return UNKNOWN
+    lines = ["| group | query set | queries | the oracle names it first | its excess, oracle, nats | GUDA, nats |"]
+    lines.append("|---|---|---|---|---|---|")
+    for r in sorted(record["by_group"], key=lambda r: r["query_set"]):
+        excess = " | ".join(f"{r['excess'][m]:.0f}" if m in r["excess"] else "" for m in ("logo", "guda"))
+        lines.append(f"| {r['group']} | {r['query_set']} | {r['n']} | {r['first']:.2f} | {excess} |")
+    return "\n".join([*lines, "", source(record, "styles")])
+
+
+SUMMARY = (("digits", "generated"), ("digits", "held_out"), ("styles", "generated"), ("styles", "generated-blend"),
+           ("styles", "real"))  # fmt: skip
+
+
+OURS = {"guda-retrack": "guda"}  # a method's name in the summary, where it is not that of the bench
+
+
+def summary() -> str:
+    """Top-1 of every method on every query set of both benches, and how much cheaper than retraining it is.
+
+    Other ways to make scores from the same values (names with a "/") are left to the page of all tables."""
+    records = {bench: read(bench) for bench in dict.fromkeys(b for b, _ in SUMMARY)}
+    columns = [(b, s) for b, s in SUMMARY if records[b] is not None]
+    if not columns:
+        return UNKNOWN
+    cells: dict[str, dict[str, str]] = {}
+    for bench, query_set in columns:
+        record = records[bench]
+        assert record is not None
+        for r in ordered([r for r in record["rows"] if r["query_set"] == query_set]):
+            if "/" not in r["method"]:
+                name = OURS.get(r["method"], r["method"])
+                of = f", {r['groups']} groups" if r["groups"] < max(x["groups"] for x in record["rows"]) else ""
+                cells.setdefault(name, {})[f"{bench}, {query_set}"] = value(r["top1"]) + of
+    cheaper = {
+        (bench, OURS.get(r["method"], r["method"])): f"{r['times_cheaper']:.0f}x"
+        for bench, record in (("digits", records["digits"]), ("styles", read("costs")))
+        if record is not None
+        for r in record["costs"]
+        if r.get("times_cheaper") and r["method"] != "logo"
+    }
+    benches = list(dict.fromkeys(b for b, _ in columns))
+    names = [f"{b}, {s}" for b, s in columns]
+    heads = [*names, *[f"precompute against retraining, {b}" for b in benches]]
+    lines = [f"| Top-1 agreement with LOGO | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
+    for method, own in cells.items():
+        cost = "clip" if method.startswith("clip-") else method  # one bank of features for all three
+        row = [own.get(n, "") for n in names] + [cheaper.get((b, cost), "") for b in benches]
+        lines.append(f"| {method} | {' | '.join(row)} |")
+    missing = [b for b in records if records[b] is None]
+    if missing:
+        lines += ["", f"Not measured yet: {', '.join(missing)} (its oracle is still being trained)."]
+    note = (
+        "`guda` is GUDA-C on the styles; on the digits it is GUDA-U with our smoothed ReTrack target (there "
+        "`guda-retrack`), and with the paper's K and weight `guda-retrack-unsmoothed`."
+    )
+    sources = [note, *[source(record, b) for b, record in records.items() if record is not None]]
+    return "\n".join([*lines, "", " ".join(sources)])
+
+
+RENDER = {
+    "agreement": summary,
+    "styles": lambda: table("styles"),
+    "styles_report": lambda: table("styles", "rows_report"),
+    "styles_ceiling": lambda: table("styles", "rows_ceiling"),
+    "styles_ceiling_differences": lambda: differences("styles", "differences_ceiling"),
+    "styles_ceiling_report": lambda: table("styles", "rows_ceiling_report"),
+    "styles_where_missed": lambda: apart("where_missed", {"named": "the oracle names it", "other": "another"}),
+    "styles_where_unsure": lambda: apart("where_unsure", {"same": "both seeds agree", "different": "they do not"}),
+    "styles_where_unsure_again": lambda: apart(
+        "where_unsure_again", {"same": "both agree", "different": "they do not"}
+    ),
+    "styles_mean_again": lambda: table("styles", "rows_mean_again"),
+    "styles_mean_again_differences": lambda: differences("styles", "differences_mean_again"),
+    "styles_mean": lambda: table("styles", "rows_mean"),
+    "styles_mean_differences": lambda: differences("styles", "differences_mean"),
+    "styles_by_group": by_group,
+    "styles_first_places": first_places,
+    "styles_if_calibrated": if_calibrated,
+    "styles_of_others": of_others,
+    "styles_differences": lambda: differences("styles"),
+    "styles_differences_report": lambda: differences("styles", "differences_report"),
+    "digits": lambda: table("digits"),
+    "digits_differences": lambda: differences("digits"),
+    "digits_report": lambda: table("digits", "rows_report"),
+    "digits_differences_report": lambda: differences("digits", "differences_report"),
+    "digits_quick": lambda: table("digits-quick"),
+    **measured.RENDER,
+}
+
+
+def main() -> None:
+    for name in ("styles", "digits"):
+        record = read(name)
+        if record is not None:
+            rows = labelled(ordered([r for r in record["rows"] if "/" not in r["method"]]))
+            png = figures.agreement_png(rows, "top1", "Top-1 agreement with LOGO")
+            (ROOT / "docs" / f"{name}.png").write_bytes(png)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Puts measured figures into the README, the model card and docs/: `python -m experiments.tables.readme` (`--check`
+compares).
+
+Text between `<!-- figures:NAME -->` and `<!-- /figures -->` is replaced by what NAME renders from the committed files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from typing import Any
+
+from experiments.tables import agreement
+from guda_core.paths import ROOT
+from guda_core.unlearning.run import KINDS
+
+FILES = ("README.md", "assets/MODEL_CARD.md", "docs/benchmarks.md")
+
+
+def read(name: str) -> dict[str, Any]:
+    return json.loads((ROOT / name).read_text(encoding="utf-8"))
+
+
+def pct(s: dict[str, float]) -> str:
+    return f"{100 * s['value']:.1f}% ({100 * s['low']:.1f} to {100 * s['high']:.1f}, n = {s['n']})"
+
+
+UNKNOWN = "not measured yet"
+
+
+def sanity() -> str:
+    r = read("assets/benchmarks/sanity.json")
+    rec = r["recognition"]
+    lines = [
+        "| how often the first group is right (95% interval) | GUDA | CLIP similarity |",
+        "|---|---|---|",
+    ]
+    sure = []
+    for key, row in (
+        ("generated_with_prompt", "generated pictures, with their prompt: the prompted style"),
+        ("real_held_out_empty_prompt", "real pictures of held-out objects, empty prompt: who drew it"),
+    ):
+        found = r.get(key)
+        cells = [pct(found[m]) if found else UNKNOWN for m in ("guda", "clip")]
+        lines.append(f"| {row} | {' | '.join(cells)} |")
+        if found:
+            sure.append(f"{pct(found['guda_separable'])} ({key.split('_')[0]})")
+    note = (
+        f"GUDA called the first two groups separable on {' and on '.join(sure) or UNKNOWN}. "
+        f"Of {rec['style_top1']['n']} generated pictures, a classifier trained only on real ones recognises the "
+        f"prompted style in {pct(rec['style_top1'])} and has the prompted object among its first five in "
+        f"{pct(rec['object_top5'])}; of real pictures of held-out objects it recognises the style in "
+        f"{pct(rec['real_held_out_style_top1'])}. (Effort: {r['config']['effort']}. "
+        f"`python -m guda_core sanity`, {r['date'][:10]}, `assets/benchmarks/sanity.json`.)"
+    )
+    return "\n".join([*lines, "", note])
+
+
+def speed() -> str:
+    r = read("assets/benchmarks/speed.json")
+    q = r["attribute"]
+    lora = max(r["adapter_parameters"].values()) / r["unet_parameters"]
+    unlearn = sum(r["unlearning_s"].values()) / len(r["unlearning_s"])
+    full = next(v for k, v in r["training_s"].items() if k.startswith("unet"))
+    note = (
+        f"An adapter has {100 * lora:.1f}% of the UNet's parameters. (`python -m experiments.speed`, {r['date'][:10]}, "
+        "`assets/benchmarks/speed.json`.)"
+    )
+    lines = [
+        f"| on {r['cpu_threads']} CPU threads | seconds |",
+        "|---|---|",
+        f"| `python app.py` answers | {r['app_start_s']} |",
+        f"| generate, 25 steps | {r['generate_25_steps_s']} |",
+        *[
+            f"| attribute by all methods, {e} (GUDA's first bars) | {q[e]['seconds']} ({q[e]['first_bars_s']}) |"
+            for e in q
+        ],
+        f"| unlearn one group, mean | {unlearn:.0f} |",
+        f"| train the UNet once | {full:.0f} |",
+        "",
+        note,
+    ]
+    return "\n".join(lines)
+
+
+def training() -> str:
+    stages = read("assets/training.json")
+    lines = ["| stage | seconds | steps | batch | data (SHA-256) |", "|---|---|---|---|---|"]
+    for name, s in stages.items():
+        loop = s["config"]["loop"]
+        lines.append(f"| {name} | {s['seconds']:.0f} | {loop['steps']} | {loop['batch']} | {s['data_sha256'][:12]} |")
+    lines += ["", f"VAE on pictures of held-out objects: {stages['vae']['held_out_psnr_db']} dB PSNR."]
+    return "\n".join(lines)
+
+
+def health() -> str:
+    head = ("group", *KINDS.values())
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for path in sorted((ROOT / "assets/adapters/emoji").glob("*/health.json")):
+        h = json.loads(path.read_text(encoding="utf-8"))
+        cells = [f"{h[k]['mean']:.1f} ± {h[k]['se']:.1f}" for k in KINDS]
+        lines.append(f"| {path.parent.name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def scope() -> str:
+    r = read("assets/benchmarks/scope.json")
+    lines = ["| pictures | should be called out of scope | called out of scope (95% interval) |", "|---|---|---|"]
+    for kind in r["kinds"].values():
+        lines.append(f"| {kind['about']} | {'no' if kind['belongs'] else 'yes'} | {pct(kind['out_of_scope'])} |")
+    return "\n".join([*lines, "", f"(`{r['command']}`, {r['date'][:10]}, `assets/benchmarks/scope.json`.)"])
+
+
+RENDER = {"scope": scope, "sanity": sanity, "speed": speed, "training": training, "health": health, **agreement.RENDER}
+
+
+def filled(text: str) -> str:
+    """The text with every figures block rendered anew."""
+
+    def render(m: re.Match[str]) -> str:
+        return f"<!-- figures:{m[1]} -->\n{RENDER[m[1]]()}\n<!-- /figures -->"
+
+    return re.sub(r"<!-- figures:(\w+) -->.*?<!-- /figures -->", render, text, flags=re.DOTALL)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    for name in FILES:
+        path = ROOT / name
+        old = path.read_text(encoding="utf-8")
+        new = filled(old)
+        if check and new != old:
+            raise SystemExit(f"{name} is out of date; run `python -m experiments.tables.readme`.")
+        if not check:
+            path.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

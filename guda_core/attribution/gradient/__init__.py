@@ -1,0 +1,1 @@
+"""Methods on gradient features of training pictures: TRAK, D-TRAK and DAS."""

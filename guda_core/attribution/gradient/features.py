@@ -1,0 +1,223 @@
+"""Projected gradient features of single pictures, for TRAK-like baselines.
+
+    phi(x) = S mean_k grad_theta f(x, t_k, eps_k)
+
+f is one of the outputs below, t_k are K timesteps spread evenly over 1 .. T-1, eps_k is seeded by (picture, t_k), and S
+is a sparse random projection: every parameter goes into 4 of the `dim` coordinates with a random sign (Kane & Nelson
+2014). Inner products are kept in expectation with the variance of a dense +-1 matrix, at 4 additions a parameter
+instead of `dim`, so that it runs without a GPU.
+
+    loss         mean((eps - eps_hat)^2)      TRAK (Park et al. 2023; Georgiev et al. 2023 for diffusion)
+    mean_square  mean(eps_hat^2)              D-TRAK (Zheng et al. 2024)
+    mean         mean(eps_hat)                DAS (arXiv 2410.18639)
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor, nn
+
+from guda_core.attribution.gradient.store import Store
+from guda_core.data.encoded import Examples
+from guda_core.diffusion.base import BaseModel
+from guda_core.diffusion.likelihood import seed_of
+from guda_core.errors import ModelError, OptionError, ScoreError
+from guda_core.records import Query
+
+OUTPUTS = ("loss", "mean_square", "mean")
+SPREAD = 4  # coordinates that a parameter goes into
+BLOCK = 2**20  # parameters projected at a time
+MEMORY = 2**27  # gradient entries held at a time: 512 MiB
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """output: f. timesteps: K. normalise: scale the gradient of each timestep to unit length first. dim: coordinates
+    of the projection, 0 = none. seed: of the projection. parts: endings of the names of the weights that count (a
+    module's name or a parameter's); () = all."""
+
+    output: str = "loss"
+    timesteps: int = 10
+    normalise: bool = False
+    dim: int = 4096
+    seed: int = 0
+    parts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.output not in OUTPUTS:
+            raise OptionError(f"output '{self.output}': known are {', '.join(OUTPUTS)}.")
+        if self.timesteps < 1 or self.dim < 0 or self.dim % SPREAD:
+            raise OptionError(f"timesteps must be at least 1 and dim a multiple of {SPREAD} (0 = no projection).")
+
+
+def timestep_grid(steps: int, k: int) -> Tensor:
+    """The middles of k equal parts of 1 .. steps-1: (k,) int64."""
+    return (1 + (torch.arange(k) + 0.5) * (steps - 1) / k).long()
+
+
+class Projection:
+    """S as a function, block by block from the seed, so that memory stays bounded. dim 0: the identity."""
+
+    def __init__(self, size: int, dim: int, seed: int) -> None:
+        self.size, self.dim, self.seed = size, dim, seed
+
+    def block(self, i: int) -> sparse.csc_matrix:
+        """The columns of S of the i-th BLOCK of parameters: (dim, n) with SPREAD entries of +-1/2 a column."""
+        n = min(BLOCK, self.size - i * BLOCK)
+        rng = np.random.Generator(np.random.Philox(key=np.array([self.seed, i], np.uint64)))
+        part = self.dim // SPREAD
+        rows = rng.integers(0, part, (n, SPREAD), dtype=np.int32) + part * np.arange(SPREAD, dtype=np.int32)
+        signs = (rng.integers(0, 2, (n, SPREAD), dtype=np.int8) * 2 - 1).astype(np.float32) / np.sqrt(SPREAD)
+        at = np.arange(0, n * SPREAD + 1, SPREAD, dtype=np.int32)
+        return sparse.csc_matrix((signs.ravel().astype(np.float32), rows.ravel(), at), shape=(self.dim, n))
+
+    def __call__(self, g: np.ndarray) -> np.ndarray:
+        """(B, P) float32 -> (B, dim) float32."""
+        if not self.dim:
+            return g
+        out = np.zeros((self.dim, len(g)), np.float32)
+        for i, start in enumerate(range(0, self.size, BLOCK)):
+            out += self.block(i) @ g[:, start : start + BLOCK].T  # (dim, B)
+        return out.T
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """vector: (P,) float32 CPU, the mean gradient. residual: mean over timesteps of the root mean square of
+    eps - eps_hat."""
+
+    vector: Tensor
+    residual: float
+
+
+class Gradients:
+    """Gradients of a model at single pictures. The model itself is left alone: a copy of the denoiser is used.
+
+    Raises:
+        ModelError: the model is in half precision, or has none of the parts.
+    """
+
+    def __init__(self, model: BaseModel, config: FeatureConfig) -> None:
+        if model.dtype != torch.float32:
+            raise ModelError(f"Gradients need float32; the model '{model.card.id}' runs in {model.dtype}.")
+        self.model, self.config = model, config
+        with model.lock:  # not while an adapter is switched in
+            self.network: nn.Module = copy.deepcopy(model.network).eval().requires_grad_(False)
+        endings = tuple(f".{p}{end}" for p in config.parts for end in ("", ".weight", ".bias"))
+        named = {n: p for n, p in self.network.named_parameters() if not endings or f".{n}".endswith(endings)}
+        if not named:
+            raise ModelError(f"The model '{model.card.id}' has none of the parts {', '.join(config.parts)}.")
+        self.parameters: dict[str, nn.Parameter] = named
+        for p in named.values():
+            p.requires_grad_(True)
+        self.size = sum(p.numel() for p in named.values())
+        self.t = timestep_grid(len(model.schedule), config.timesteps)
+
+    def noise(self, image_hash: str, shape: tuple[int, ...]) -> Tensor:
+        """eps of every timestep, (K, *shape) float32, from the CPU generator seeded by (picture, t)."""
+        seeds = [seed_of(image_hash, -2, t) for t in self.t.tolist()]
+        return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
+
+    def errors(
+        self, latents: Tensor, prompts: tuple[str, ...], hashes: tuple[str, ...], part: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(eps_hat, eps) at the grid's timesteps, each (B, K, C, h, w) on the device; eps_hat keeps gradients.
+
+        part: places in the grid, None = all.
+        """
+        at = list(range(len(self.t))) if part is None else list(part)
+        b, k = len(latents), len(at)
+        eps = torch.cat([self.noise(h, tuple(latents.shape[1:]))[at] for h in hashes])  # (B K, C, h, w)
+        t = self.t[at].repeat(b)
+        x_t = self.model.schedule.add_noise(latents.repeat_interleave(k, dim=0), eps, t)
+        cond = self.model.embed(list(prompts)).repeat_interleave(k, dim=0)
+        device = self.model.device
+        eps_hat = self.model.predict_eps(x_t.to(device), t.to(device), cond, self.network)
+        return eps_hat.unflatten(0, (b, k)), eps.to(device).unflatten(0, (b, k))
+
+    def _output(self, eps_hat: Tensor, eps: Tensor) -> Tensor:
+        """f at each timestep: (K, C, h, w) twice -> (K,)."""
+        value = {"loss": lambda: (eps - eps_hat).square(), "mean_square": eps_hat.square, "mean": lambda: eps_hat}
+        return value[self.config.output]().flatten(1).mean(dim=1)
+
+    def at(self, latent: Tensor, prompt: str, image_hash: str) -> Gradient:
+        """The gradient at one picture, latent (1, C, h, w).
+
+        Raises:
+            ScoreError: it is not finite.
+        """
+        weights, k = list(self.parameters.values()), len(self.t)
+        vector, residual = torch.zeros(self.size), 0.0
+        for part in [[i] for i in range(k)] if self.config.normalise else [list(range(k))]:
+            eps_hat, eps = (v[0] for v in self.errors(latent, (prompt,), (image_hash,), part))
+            value = self._output(eps_hat, eps).sum() / k
+            g = torch.cat([p.flatten().cpu() for p in torch.autograd.grad(value, weights)])
+            vector += g / g.norm().clamp_min(1e-20) / k if self.config.normalise else g
+            residual += float((eps - eps_hat.detach()).square().flatten(1).mean(dim=1).sqrt().sum()) / k
+        if not torch.isfinite(vector).all():
+            raise ScoreError("A gradient is not finite, so there is no score.")
+        return Gradient(vector, residual)
+
+    @torch.no_grad()
+    def losses(self, examples: Examples, batch: int = 16) -> Iterator[np.ndarray]:
+        """Mean over timesteps of mean((eps - eps_hat)^2), batch by batch of pictures: (b,) float64 each."""
+        for i in range(0, len(examples), batch):
+            part = slice(i, i + batch)
+            eps_hat, eps = self.errors(examples.latents[part], examples.prompts[part], examples.hashes[part])
+            yield (eps - eps_hat).double().square().flatten(1).mean(dim=1).cpu().numpy()
+
+
+@dataclass(frozen=True)
+class Features:
+    """phi: (N, dim) float32, memory-mapped; residual: (N,) float32; settings: what they depend on."""
+
+    phi: np.ndarray
+    residual: np.ndarray
+    settings: dict
+
+
+class FeatureBank:
+    """The features of a training set, computed once and kept in the cache."""
+
+    def __init__(self, model: BaseModel, examples: Examples, config: FeatureConfig) -> None:
+        self.examples, self.gradients, self.groups = examples, Gradients(model, config), examples.groups
+        self.projection = Projection(self.gradients.size, config.dim, config.seed)
+        settings = {"base_sha256": model.sha256, "examples_sha256": examples.sha256(), **asdict(config)}
+        self.store = Store("gradients", settings)
+
+    def prepare(self) -> Iterator[float]:
+        """Compute what is not there yet; yields the fraction done. Nothing happens when the cache is complete."""
+        if self.store.complete:
+            return
+        n, dim = len(self.examples), self.projection.dim or self.gradients.size
+        phi, residual = self.store.create("phi", (n, dim)), self.store.create("residual", (n,))
+        chunk = max(1, min(64, MEMORY // self.gradients.size))
+        for start in range(0, n, chunk):
+            at = range(start, min(start + chunk, n))
+            found = [self._at(i) for i in at]
+            phi[start : at.stop] = self.projection(torch.stack([f.vector for f in found]).numpy())
+            residual[start : at.stop] = [f.residual for f in found]
+            if at.stop < n:
+                yield at.stop / n
+        self.store.finish()
+        yield 1.0
+
+    def _at(self, i: int) -> Gradient:
+        e = self.examples
+        return self.gradients.at(e.latents[i : i + 1], e.prompts[i], e.hashes[i])
+
+    def load(self) -> Features:
+        """What `prepare` made. Raises CacheError when it is missing or damaged."""
+        arrays = self.store.open()
+        return Features(arrays["phi"], arrays["residual"], self.store.settings)
+
+    def query(self, query: Query) -> np.ndarray:
+        """phi of a query, (dim,) float32."""
+        g = self.gradients.at(query.latent, query.prompt, query.image_hash)
+        return self.projection(g.vector[None].numpy())[0]

@@ -1,0 +1,100 @@
+"""Gradient features of the training pictures as they are shipped beside the model, so that TRAK, D-TRAK and DAS answer
+without the pictures.
+
+A folder holds `features.safetensors` (phi as int8 (N, dim) with a scale a row: phi_i = scale_i q_i, |q_i| <= 127; and
+the residuals) and `features.json`, written last: the base model's hash, the method's settings and the group of every
+row. A projection of gradients cannot be turned back into pictures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from guda_core.attribution.gradient.features import FeatureConfig, Features, Gradients, Projection
+from guda_core.diffusion.base import BaseModel
+from guda_core.errors import CacheError
+from guda_core.records import Query
+
+WEIGHTS, META = "features.safetensors", "features.json"
+LEVELS = 127
+
+
+def write(folder: Path, features: Features, groups: tuple[str, ...], meta: Mapping[str, Any]) -> None:
+    """Store features rounded to int8, and the group of each row. meta: `base_sha256`, `config` and more."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / META).unlink(missing_ok=True)
+    phi = np.asarray(features.phi, np.float32)
+    scale = np.maximum(np.abs(phi).max(axis=1), np.finfo(np.float32).tiny) / LEVELS
+    arrays = {
+        "phi": np.round(phi / scale[:, None]).astype(np.int8),
+        "scale": scale.astype(np.float32),
+        "residual": np.asarray(features.residual, np.float32),
+    }
+    save_file(arrays, folder / WEIGHTS)
+    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    record = {**meta, "groups": list(groups), "sha256": digest}
+    (folder / META).write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+
+class ShippedBank:
+    """Stands for a `gradients.FeatureBank` whose features are made: the same answers up to the rounding.
+
+    Raises:
+        CacheError: the features are missing, damaged, or of another base model.
+    """
+
+    def __init__(self, model: BaseModel, folder: Path) -> None:
+        self.folder, self.model = folder, model
+        name = folder.name
+        make = f"Make them with `python -m guda_core features --methods {name}`."
+        try:
+            self.meta = json.loads((folder / META).read_text(encoding="utf-8"))
+            data = (folder / WEIGHTS).read_bytes()
+            own = self.meta["config"]
+            self.config = FeatureConfig(**{**own, "parts": tuple(own["parts"])})
+            self.groups: tuple[str, ...] = tuple(self.meta["groups"])
+        except FileNotFoundError as e:
+            raise CacheError(f"There are no features for {name}. {make}") from e
+        except (OSError, ValueError, KeyError, TypeError) as e:
+            raise CacheError(f"The features for {name} cannot be read ({e}). {make}") from e
+        if self.meta["base_sha256"] != model.sha256:
+            raise CacheError(f"The features for {name} are of another base model. {make}")
+        if hashlib.sha256(data).hexdigest() != self.meta["sha256"]:
+            raise CacheError(f"The features for {name} are damaged: they do not have the hash recorded. {make}")
+
+    @cached_property
+    def gradients(self) -> Gradients:
+        return Gradients(self.model, self.config)
+
+    @cached_property
+    def projection(self) -> Projection:
+        return Projection(self.gradients.size, self.config.dim, self.config.seed)
+
+    def prepare(self) -> Iterator[float]:
+        """Nothing is left to compute."""
+        yield from ()
+
+    def load(self) -> Features:
+        """phi (N, dim) float32, residual (N,) float32. Raises CacheError when they cannot be read."""
+        try:
+            arrays = load_file(self.folder / WEIGHTS)
+        except (OSError, SafetensorError) as e:
+            raise CacheError(f"The features for {self.folder.name} cannot be read ({e}).") from e
+        phi = arrays["phi"].astype(np.float32) * arrays["scale"][:, None]
+        kept = {k: self.meta[k] for k in ("base_sha256", "sha256")}
+        return Features(phi, arrays["residual"], {**asdict(self.config), **kept})
+
+    def query(self, query: Query) -> np.ndarray:
+        """phi of a query, (dim,) float32."""
+        g = self.gradients.at(query.latent, query.prompt, query.image_hash)
+        return self.projection(g.vector[None].numpy())[0]

@@ -1,0 +1,12 @@
+"""TRAK (Park et al. 2023) on a diffusion model: the kernel of gradients of the loss mean((eps - eps_hat)^2)."""
+
+from __future__ import annotations
+
+from guda_core.attribution.gradient.kernel import KernelMethod
+
+
+class Trak(KernelMethod):
+    """score_k = sum over the group of phi(x)^T (Phi^T Phi + lam I)^-1 phi(x_i), phi from the loss."""
+
+    id = "trak"
+    output = "loss"

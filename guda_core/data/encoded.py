@@ -1,0 +1,56 @@
+"""Training pictures as the baselines see them: aligned latents, prompts, groups and hashes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from guda_core.data.captions import style_caption
+from guda_core.data.images import hash_pixels
+from guda_core.data.sources.iconify import Pictures
+from guda_core.diffusion.base import BaseModel
+from guda_core.errors import DataError
+from guda_core.records import GroupSet
+
+
+@dataclass(frozen=True)
+class Examples:
+    """latents: (N, C, h, w) float32 CPU. prompts, groups, hashes: N each. hashes are of the contents and seed the
+    noise: equal pictures get equal noise, wherever they stand."""
+
+    latents: Tensor
+    prompts: tuple[str, ...]
+    groups: tuple[str, ...]
+    hashes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        n = {len(self.latents), len(self.prompts), len(self.groups), len(self.hashes)}
+        if len(n) != 1 or n == {0}:
+            raise DataError(f"Latents, prompts, groups and hashes must be as many, and some; got {sorted(n)}.")
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def sha256(self) -> str:
+        """Hash of everything that enters a feature, in order (not of the groups: they only sum what comes out)."""
+        h = hashlib.sha256(str(tuple(self.latents.shape)).encode())
+        for z, p, image in zip(self.latents, self.prompts, self.hashes, strict=True):
+            h.update(f"{image}\0{p}\n".encode())
+            h.update(z.contiguous().numpy().tobytes())
+        return h.hexdigest()
+
+
+def examples_of(model: BaseModel, pictures: Pictures, group_set: GroupSet | None = None, *, seed: int = 0) -> Examples:
+    """Encode pictures at the model's resolution. With a group set every picture gets one caption of its group's style,
+    drawn once from the seed; without one, prompts are empty."""
+    g = torch.Generator().manual_seed(seed)
+    prompts: Sequence[str] = [""] * len(pictures)
+    if group_set is not None:
+        named = zip(pictures.objects, pictures.groups, strict=True)
+        prompts = [style_caption(group_set, o, k, g) for o, k in named]
+    latents = torch.cat([model.encode(p) for p in pictures.pixels])
+    return Examples(latents, tuple(prompts), pictures.groups, tuple(hash_pixels(p) for p in pictures.pixels))

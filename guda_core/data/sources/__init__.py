@@ -1,0 +1,1 @@
+"""Where pictures come from, one source a file."""

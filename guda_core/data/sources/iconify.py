@@ -1,0 +1,238 @@
+"""Training pictures: fetched with npm, rendered with resvg to (N, H, W, 3) uint8 arrays in the cache folder.
+
+Layout of the cache (`GUDA_CACHE`, default ~/.cache/guda): `npm/` the packages, `data/<set>/<group>.npz` the pictures,
+`data/<set>/manifest.json` written last, with the hash of every picture. Nothing of it is ever committed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import shutil
+import subprocess
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from guda_core.data.groups import normal
+from guda_core.errors import DataError
+from guda_core.paths import cache_dir
+from guda_core.records import Group, GroupSet
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures of one split. pixels: (N, H, W, 3) uint8; groups, objects: N ids and names, aligned with pixels."""
+
+    pixels: np.ndarray
+    groups: tuple[str, ...]
+    objects: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def where(self, keep: Callable[[str, str], bool]) -> Pictures:
+        """The pictures for which keep(group, object) holds, in order."""
+        at = [i for i, (g, o) in enumerate(zip(self.groups, self.objects, strict=True)) if keep(g, o)]
+        return Pictures(self.pixels[at], tuple(self.groups[i] for i in at), tuple(self.objects[i] for i in at))
+
+    def sha256(self) -> str:
+        """Hash of names (as `normal` spells them) and pixels, in order."""
+        h = hashlib.sha256()
+        for g, o, p in zip(self.groups, self.objects, self.pixels, strict=True):
+            h.update(f"{g}/{normal(o)}\n".encode())
+            h.update(np.ascontiguousarray(p).tobytes())
+        return h.hexdigest()
+
+
+def npm_install(groups: Sequence[Group], into: Path) -> None:
+    """Install the exact package versions of the groups below `into` (no scripts are run).
+
+    Raises:
+        DataError: npm is missing or fails.
+    """
+    npm = shutil.which("npm")
+    if npm is None:
+        raise DataError(
+            "The training pictures come from npm packages, and `npm` was not found. Install Node.js (it brings npm) "
+            "and run `python -m guda_core data` again. The app itself does not need the pictures."
+        )
+    into.mkdir(parents=True, exist_ok=True)
+    packages = [f"{g.package}@{g.version}" for g in groups]
+    command = [npm, "install", "--prefix", str(into), "--ignore-scripts", "--no-audit", "--no-fund", "--", *packages]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise DataError(f"npm could not install {', '.join(packages)}:\n{done.stderr.strip()[-2000:]}")
+
+
+def render_svg(svg: str, size: int) -> np.ndarray:
+    """An SVG as (size, size, 3) uint8 on white; one that is not square is centred.
+
+    Raises:
+        DataError: resvg cannot read it.
+    """
+    import resvg_py
+
+    try:
+        png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, background="white"))
+    except ValueError as e:
+        raise DataError(f"A drawing could not be rendered: {e}") from e
+    with Image.open(io.BytesIO(png)) as im:
+        pixels = np.asarray(im.convert("RGB"))[:size, :size]  # resvg rounds the sides of slim drawings up
+    if pixels.shape != (size, size, 3):
+        canvas = np.full((size, size, 3), 255, np.uint8)
+        h, w = pixels.shape[:2]
+        top, left = (size - h) // 2, (size - w) // 2
+        canvas[top : top + h, left : left + w] = pixels
+        return canvas
+    return pixels
+
+
+def _read_icons(package: Path) -> dict[str, Any]:
+    icons_file = package / "icons.json"
+    if not icons_file.is_file():
+        raise DataError(
+            f"{icons_file} is missing. Run `python -m guda_core data` to fetch the packages; if it is missing after "
+            "that, the package is not an Iconify one and the group set must name another."
+        )
+    return json.loads(icons_file.read_text(encoding="utf-8"))
+
+
+def _names(data: dict[str, Any]) -> dict[str, str]:
+    """Normalised name -> name in the package, aliases included; an icon goes before an alias of the same name."""
+    return {normal(n): n for n in [*data.get("aliases", {}), *data["icons"]]}
+
+
+def _draw(data: dict[str, Any], name: str, size: int) -> np.ndarray:
+    """One icon or alias as (size, size, 3) uint8. An alias may mirror its parent or turn it by quarters clockwise."""
+    alias = data.get("aliases", {}).get(name)
+    if name not in data["icons"] and alias is not None:
+        pixels = _draw(data, alias["parent"], size)
+        pixels = pixels[:, ::-1] if alias.get("hFlip") else pixels
+        pixels = pixels[::-1] if alias.get("vFlip") else pixels
+        return np.ascontiguousarray(np.rot90(pixels, -int(alias.get("rotate", 0))))
+    icon = data["icons"][name]
+    box = {k: icon.get(k, data.get(k, d)) for k, d in (("left", 0), ("top", 0), ("width", 16), ("height", 16))}
+    return render_svg(
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" color="#000" '
+        f'viewBox="{box["left"]} {box["top"]} {box["width"]} {box["height"]}" '
+        f'width="{box["width"]}" height="{box["height"]}">{icon["body"]}</svg>',
+        size,
+    )
+
+
+def render_icons(package: Path, names: Sequence[str], size: int) -> dict[str, np.ndarray]:
+    """Render the icons of an Iconify package whose normalised names are asked for; absent ones are left out.
+
+    Returns name -> (size, size, 3) uint8, in the order asked for.
+
+    Raises:
+        DataError: the package is not there, or a drawing cannot be rendered.
+    """
+    data = _read_icons(package)
+    known = _names(data)
+    return {name: _draw(data, known[normal(name)], size) for name in names if normal(name) in known}
+
+
+SKIPPED = ("skintone", "flagfor", "keycap")  # variants of one drawing, and signs
+
+
+def shared_objects(group_set: GroupSet, npm: Path, *, at_least: int) -> tuple[str, ...]:
+    """Names that at least so many groups have drawn, sorted; spelled as in the first package that has them.
+
+    Left out are variants of skin colour, flags and keycaps.
+    """
+    spelled: dict[str, str] = {}
+    count: Counter[str] = Counter()
+    for g in group_set.groups.values():
+        known = _names(_read_icons(npm / "node_modules" / g.package))
+        spelled = known | spelled
+        count.update(known.keys())
+    kept = (k for k, n in count.items() if n >= at_least and not any(w in k for w in SKIPPED))
+    return tuple(sorted(spelled[k] for k in kept))
+
+
+def build(group_set: GroupSet, progress: Callable[[float, str], None] = lambda f, s: None) -> Path:
+    """Fetch and render everything; returns the manifest's path.
+
+    Rendered are the trained and held-out objects and, for the VAE and CLIP, every other object that more than half of
+    the groups drew, in the styles that have it.
+
+    Raises:
+        DataError: npm is missing or fails, a group lacks one of the set's objects, or a drawing cannot be rendered.
+    """
+    npm, folder = cache_dir() / "npm", cache_dir() / "data" / group_set.id
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "manifest.json"
+    path.unlink(missing_ok=True)  # written last: its existence means "complete"
+    progress(0.0, "fetching packages")
+    npm_install(list(group_set.groups.values()), npm)
+    wanted = [*group_set.train_objects, *group_set.held_out_objects]
+    known = {normal(o) for o in wanted}
+    shared = shared_objects(group_set, npm, at_least=len(group_set.groups) // 2 + 1)
+    names = [*wanted, *[o for o in shared if normal(o) not in known]]
+    manifest: dict = {"group_set": group_set.id, "resolution": group_set.resolution, "packages": {}, "pictures": {}}
+    for i, g in enumerate(group_set.groups.values()):
+        progress(i / len(group_set.groups), f"rendering {g.id}")
+        pictures = render_icons(npm / "node_modules" / g.package, names, group_set.resolution)
+        lacking = [o for o in wanted if o not in pictures]
+        if lacking:
+            raise DataError(f"{g.package}@{g.version} has no picture of {', '.join(lacking[:5])}; fix the group set.")
+        np.savez_compressed(folder / f"{g.id}.npz", pixels=np.stack(list(pictures.values())), objects=list(pictures))
+        manifest["packages"][g.package] = g.version
+        manifest["pictures"][g.id] = {o: hashlib.sha256(p.tobytes()).hexdigest() for o, p in pictures.items()}
+    path.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    progress(1.0, "done")
+    return path
+
+
+def _load_all(group_set: GroupSet) -> Pictures:
+    folder = cache_dir() / "data" / group_set.id
+    if not (folder / "manifest.json").is_file():
+        raise DataError(f"No pictures in {folder}. Run `python -m guda_core data` first (it needs npm).")
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    packages = {g.package: g.version for g in group_set.groups.values()}
+    if (manifest["resolution"], manifest["packages"]) != (group_set.resolution, packages):
+        raise DataError(f"The pictures in {folder} are of another version. Run `python -m guda_core data` again.")
+    pixels, groups, objects = [], [], []
+    for gid in group_set.groups:
+        try:
+            with np.load(folder / f"{gid}.npz") as z:
+                pixels.append(z["pixels"])
+                names = [str(o) for o in z["objects"]]
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as e:
+            raise DataError(f"{folder / gid}.npz is damaged ({e}). Run `python -m guda_core data` again.") from e
+        objects += names
+        groups += [gid] * len(names)
+    return Pictures(np.concatenate(pixels), tuple(groups), tuple(objects))
+
+
+def load(group_set: GroupSet, split: str) -> Pictures:
+    """The pictures of a split, group by group.
+
+    split: "train" (trained on), "held_out" (never trained on by anything), or "pretrain" (everything but the held-out
+    objects: what the VAE and CLIP see).
+
+    Raises:
+        DataError: the pictures were not built, are damaged or of another group set, or the split is unknown.
+    """
+    held_out = {normal(o) for o in group_set.held_out_objects}
+    train = {normal(o) for o in group_set.train_objects}
+    keep: dict[str, Callable[[str, str], bool]] = {
+        "train": lambda g, o: normal(o) in train,
+        "held_out": lambda g, o: normal(o) in held_out,
+        "pretrain": lambda g, o: normal(o) not in held_out,
+    }
+    if split not in keep:
+        raise DataError(f"There is no split '{split}'. Known: {', '.join(keep)}.")
+    return _load_all(group_set).where(keep[split])

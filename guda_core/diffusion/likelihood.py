@@ -1,0 +1,213 @@
+"""ELBO differences between the full model and one without a group, with their sampling error.
+
+    KL_t = ||mu_q(x_t, x_0) - mu_p(x_t)||^2 / (2 * posterior_variance_t)                      (Ho et al. 2020, eq. 8)
+         = beta_t / (2 alpha_t (1 - alpha_bar_{t-1})) * ||eps - eps_hat(x_t, t, c)||^2      fixed variance, t >= 1
+    ELBO = - sum_t E_eps[KL_t] + terms shared by both models
+    elbo_drop = ELBO(full) - ELBO(without) = sum_t E_eps[KL_t(without) - KL_t(full)]      nats; positive = contributed
+
+The sum over t is estimated by stratified sampling: timesteps are cut into strata, in each a number of (t, eps) pairs is
+drawn, and both models see the same pairs. Values are kept per (t, draw), so standard errors come for free and a record
+can be replayed. Noise is a function of (picture, t, draw) alone: not of batch position, file name or query count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from guda_core.diffusion.base import BaseModel, Schedule
+from guda_core.diffusion.memory import in_batches
+from guda_core.errors import ScoreError
+
+
+def kl_weights(schedule: Schedule) -> Tensor:
+    """Factor of ||eps - eps_hat||^2 in KL_t, (T,) float64; entry 0 (the decoder term) is 0.
+
+    beta_t^2 / (2 posterior_variance_t alpha_t (1 - alpha_bar_t)), in nats per squared unit of noise.
+    """
+    ab = schedule.alphas_cumprod.double()
+    prev = torch.cat([torch.ones(1, dtype=torch.float64), ab[:-1]])
+    alpha = ab / prev
+    beta = 1 - alpha
+    w = torch.zeros_like(ab)
+    w[1:] = beta[1:] / (2 * alpha[1:] * (1 - prev[1:]))
+    return w
+
+
+@dataclass(frozen=True)
+class Strata:
+    """Cuts timesteps 1 .. T-1 into K strata. edges: (K+1,) int; stratum k holds edges[k] <= t < edges[k+1]."""
+
+    edges: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.edges) - 1
+
+    @property
+    def sizes(self) -> np.ndarray:
+        return np.diff(np.asarray(self.edges))
+
+    def at(self, t: Tensor) -> Tensor:
+        """The stratum of each timestep; of t = 0, which is in none, the first."""
+        return (torch.searchsorted(torch.tensor(self.edges), t, right=True) - 1).clamp(0, len(self) - 1)
+
+
+RULE, OLD_RULE = "kl", "sqrt-kl"
+
+
+def make_strata(schedule: Schedule, k: int = 24, rule: str = RULE) -> Strata:
+    """Strata 1 .. T-1 of nearly equal mass under a density over timesteps, at least one timestep each.
+
+        kl        0.1 uniform + 0.9 kl_weights sqrt(alpha_bar), each normalised
+        sqrt-kl   0.5 uniform + 0.5 sqrt(kl_weights)
+
+    With as many draws in each stratum, the error is least where a stratum's size times its standard deviation is the
+    same in all (Neyman 1934; Cochran 1977, 5.5). A KL is its weight times a squared error; how far two models' squared
+    errors differ, and vary, falls about as sqrt(alpha_bar) does, so "kl" is near that; the uniform part bounds what
+    one draw can stand for. The weights fall as 1 / t: "sqrt-kl", whose first stratum is as wide as 1 .. 17, leaves
+    nearly all of the variance in that one. It is kept for values that were drawn by it.
+
+    Raises:
+        ScoreError: there are fewer timesteps than strata, or no such rule.
+    """
+    w = kl_weights(schedule)[1:].numpy()
+    if rule not in (RULE, OLD_RULE):
+        raise ScoreError(f"There is no rule '{rule}' of strata. Known: {RULE}, {OLD_RULE}.")
+    if k > len(w):
+        raise ScoreError(f"{k} strata do not fit into {len(w)} timesteps.")
+    steep = w * schedule.alphas_cumprod[1:].double().sqrt().numpy() if rule == RULE else np.sqrt(w)
+    flat = 0.1 if rule == RULE else 0.5
+    cdf = np.concatenate([[0.0], np.cumsum(flat / len(w) + (1 - flat) * steep / steep.sum())])  # of t < 1, 2, .. T
+    edges = [1]
+    for j in range(1, k):
+        so_far = cdf[edges[-1] - 1]
+        # a timestep that alone has more than its share leaves less to the others
+        goal = so_far + (1 - so_far) / (k - j + 1) if rule == RULE else j / k
+        at = max(edges[-1] + 1, 1 + int(np.searchsorted(cdf, goal)))
+        edges.append(min(at, len(schedule) - (k - j)))  # the strata that follow need a timestep each
+    return Strata((*edges, len(schedule)))
+
+
+def seed_of(image_hash: str, *words: int) -> int:
+    """A 63-bit seed from the picture's hash and integers."""
+    text = ":".join([image_hash, *[str(w) for w in words]])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Which (t, eps) a picture is scored at. t: (K, M) int64, stratum by draw. image_hash seeds t and eps."""
+
+    image_hash: str
+    strata: Strata
+    t: np.ndarray
+
+    def noise(self, shape: tuple[int, ...], k: int, j: int) -> Tensor:
+        """eps of stratum k, draw j: (C, h, w) float32, from the CPU generator seeded by (picture, t, draw)."""
+        g = torch.Generator().manual_seed(seed_of(self.image_hash, int(self.t[k, j]), j))
+        return torch.randn(shape, generator=g)
+
+
+def draw_times(image_hash: str, strata: Strata, draws: int) -> Draws:
+    """Uniform timesteps within each stratum. More draws extend fewer ones: the first columns stay the same."""
+    t = np.empty((len(strata), draws), np.int64)
+    for j in range(draws):
+        rng = np.random.default_rng(seed_of(image_hash, -1, j))
+        t[:, j] = rng.integers(np.asarray(strata.edges[:-1]), np.asarray(strata.edges[1:]))
+    return Draws(image_hash, strata, t)
+
+
+@torch.no_grad()
+def kl_values(
+    model: BaseModel, latent: Tensor, cond: Tensor, draws: Draws, columns: Sequence[int], batch: int = 32
+) -> np.ndarray:
+    """KL_t of the model as it is now, at the given draws (columns): (K, len(columns)) float64, nats.
+
+    latent: (1, C, h, w) float32 CPU, cond: (1, L, D). Squared errors are summed in float32 or better.
+
+    A batch that does not fit into memory is halved.
+
+    Raises:
+        ScoreError: a value is not finite, or there is too little memory for one forward pass.
+    """
+    w = kl_weights(model.schedule)
+    pairs = [(k, j) for j in columns for k in range(len(draws.strata))]
+    out = np.empty((len(draws.strata), len(columns)))
+    shape = tuple(latent.shape[1:])
+
+    def run(part: Sequence[tuple[int, int]]) -> list[float]:
+        t = torch.tensor([int(draws.t[k, j]) for k, j in part])
+        eps = torch.stack([draws.noise(shape, k, j) for k, j in part])  # (B, C, h, w)
+        x_t = model.schedule.add_noise(latent.expand(len(part), *shape), eps, t)
+        eps_hat = model.predict_eps(x_t.to(model.device), t.to(model.device), cond.expand(len(part), -1, -1))
+        se = (eps - eps_hat.float().cpu()).square().sum(dim=(1, 2, 3)).double()
+        return (w[t] * se).tolist()
+
+    for (k, j), v in zip(pairs, in_batches(run, pairs, batch), strict=True):
+        out[k, columns.index(j)] = v
+    if not np.isfinite(out).all():
+        raise ScoreError(
+            "The model gave values that are not finite, so there is no score. On a GPU, set `gpu_dtype: float32` in "
+            "the model's card (guda_core/diffusion/cards.yaml)."
+        )
+    return out
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An estimate of a sum over all timesteps, in nats, with its standard error and Student-t 95% interval."""
+
+    value: float
+    se: float
+    low: float
+    high: float
+
+    def plus(self, known: float) -> Estimate:
+        """The estimate of the sum and a number that is known."""
+        return Estimate(self.value + known, self.se, self.low + known, self.high + known)
+
+
+def stratified_sum(values: np.ndarray, strata: Strata) -> Estimate:
+    """sum_t E[v_t] from values (K, M): sum_k n_k mean_j v_kj; variance sum_k n_k^2 s_k^2 / M (Cochran 1977, 5.3).
+
+    Degrees of freedom after Satterthwaite. With one draw a stratum (M = 1) neighbouring strata are paired instead
+    (collapsed strata, Cochran 5A.12), which overestimates the error.
+
+    Raises:
+        ScoreError: a value is not finite, or there are too few to tell an error.
+    """
+    if not np.isfinite(values).all():
+        raise ScoreError("A value is not finite.")
+    k, m = values.shape
+    n = strata.sizes.astype(np.float64)
+    value = float((n * values.mean(axis=1)).sum())
+    if m >= 2:
+        terms = n**2 * values.var(axis=1, ddof=1) / m
+        each = m - 1
+    elif k >= 4:
+        y = n * values[:, 0]
+        y = y[: k - k % 2].reshape(-1, 2)
+        terms, each = (y[:, 0] - y[:, 1]) ** 2, 1
+    else:
+        raise ScoreError("One draw in fewer than four strata tells no error; use more draws.")
+    var = float(terms.sum())
+    df = max(1.0, var**2 / float((terms**2 / each).sum())) if var > 0 else 1.0
+    half = float(stats.t.ppf(0.975, df)) * math.sqrt(var)
+    return Estimate(value, math.sqrt(var), value - half, value + half)
+
+
+def elbo_drop(*, full: np.ndarray, without: np.ndarray, strata: Strata) -> Estimate:
+    """ELBO(full) - ELBO(without) in nats: the group's score; positive = removing it hurts. Arrays (K, M), paired."""
+    return stratified_sum(without - full, strata)
+
+
+def difference(*, first: np.ndarray, second: np.ndarray, strata: Strata) -> Estimate:
+    """How far one group's score is ahead of another's, from their `without` arrays (paired; the full model cancels)."""
+    return stratified_sum(first - second, strata)

@@ -1,0 +1,16 @@
+"""Where things lie. Every other module asks here; no path is built from a module's own place or the working
+directory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+ASSETS = ROOT / "assets"  # the embedded model, its adapters and figures
+STYLE_GROUPS = ROOT / "style_groups"  # group sets
+
+
+def cache_dir() -> Path:
+    """The folder for everything that can be made again: `GUDA_CACHE`, or ~/.cache/guda."""
+    return Path(os.environ.get("GUDA_CACHE") or Path.home() / ".cache" / "guda")

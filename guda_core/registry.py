@@ -1,0 +1,74 @@
+"""Open lists of members: attribution methods, forget losses, picture sources, model families.
+
+A member is a line `id: "module:attribute"`, imported when it is first asked for, so that a list costs nothing. An
+installed package adds members by entry points of the registry's group (its pyproject.toml); a program by `add`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from guda_core.errors import OptionError
+
+
+class Registry(Mapping[str, Any]):
+    """id -> member, in the order of registration; members of other packages come last.
+
+    kind: what a member is, for messages, e.g. "method". group: of the entry points, e.g. "guda_core.methods".
+    members: id -> "module:attribute".
+    """
+
+    def __init__(self, kind: str, group: str, members: Mapping[str, str]) -> None:
+        self.kind, self.group = kind, group
+        self._members: dict[str, Any] = dict(members)
+        self._outside = False  # whether other packages' members have been looked up
+
+    def _all(self) -> dict[str, Any]:
+        if not self._outside:
+            self._outside = True
+            for point in entry_points(group=self.group):
+                self._members.setdefault(point.name, point.value)
+        return self._members
+
+    def add(self, id: str, member: Any) -> None:
+        """Add a member, or a line "module:attribute" that names one.
+
+        Raises:
+            OptionError: the id is taken.
+        """
+        if id in self._all():
+            raise OptionError(f"There is a {self.kind} '{id}' already. Choose another id.")
+        self._members[id] = member
+
+    def remove(self, id: str) -> None:
+        """Take a member out again, for example one that a test added."""
+        self._members.pop(id)
+
+    def __getitem__(self, id: str) -> Any:
+        member = self._all()[id]
+        if isinstance(member, str):
+            module, _, attribute = member.partition(":")
+            member = self._members[id] = getattr(import_module(module), attribute)
+        return member
+
+    def find(self, id: str) -> Any:
+        """The member of that id.
+
+        Raises:
+            OptionError: there is none; the message lists the known ones.
+        """
+        if id not in self._all():
+            raise OptionError(f"There is no {self.kind} '{id}'. Known: {', '.join(self)}.")
+        return self[id]
+
+    def __contains__(self, id: object) -> bool:
+        return id in self._all()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._all()))
+
+    def __len__(self) -> int:
+        return len(self._all())

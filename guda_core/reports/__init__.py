@@ -1,0 +1,1 @@
+"""The record of an answer: written, read, restored, replayed."""

@@ -1,0 +1,20 @@
+"""Rows of a table of agreement with the oracle, as they are shown: which tell of the oracle itself, and their names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def is_ceiling(method: str) -> bool:
+    """Whether a row tells how well the oracle agrees with itself."""
+    return method.startswith("ceiling")
+
+
+def labelled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, with the number of groups in the method's name where it is compared on fewer than others."""
+    most = max((r.get("groups", 0) for r in rows), default=0)
+    return [
+        {**r, "method": f"{r['method']} ({r['groups']} groups)" if r.get("groups", most) < most else r["method"]}
+        for r in rows
+    ]

@@ -1,0 +1,273 @@
+"""Attributes every picture of a folder: a report for each, one table of all scores, and one record of the batch.
+
+    reports/<name>-<hash>.zip  the report of one picture
+    scores.csv                 a row per picture, method and group
+    batch.json                 hashes, settings, refused files and why; written last, so its presence means "complete"
+
+A batch that was interrupted goes on: a picture whose report is whole, and names the same bytes, prompt, settings,
+model, adapters, CLIP, versions and hardware, is finished. One bad picture never stops the rest.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from guda_core.attribution import ensemble
+from guda_core.data.images import MAX_BYTES
+from guda_core.errors import GudaError, OptionError, ReportError
+from guda_core.records import Attribution, Provenance, Query
+from guda_core.reports import bundle
+from guda_core.reports.bundle import COLUMNS, SCORES
+from guda_core.reports.read import read_report
+from guda_core.reports.record import LIMITS, circumstances, context
+from guda_core.versions import today
+
+if TYPE_CHECKING:
+    from guda_core.service import Service
+
+log = logging.getLogger(__name__)
+FORMAT = 1
+BATCH, REPORTS, PROMPTS = "batch.json", "reports", "prompts.csv"
+MAX_PROMPTS = 10_000_000  # bytes
+FAULT = "An unexpected fault; see the log."
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The file at work, its own fraction done in [0, 1], and `done` of `files`. state: one word of what happened."""
+
+    file: str
+    fraction: float
+    done: int
+    files: int
+    state: str  # "working", "finished", "kept" (from an earlier run) or "refused"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a batch ended. refused: file -> why."""
+
+    finished: int
+    kept: int
+    refused: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """effort and methods of every picture; prompts: a CSV with the columns file and prompt, None when there is none."""
+
+    effort: str = "standard"
+    methods: tuple[str, ...] = ("guda", "clip")
+    prompts: Path | None = None
+
+
+def shown(path: Path) -> str:
+    """A file's name as text; bytes that are no text are escaped."""
+    return path.name.encode("utf-8", "backslashreplace").decode()
+
+
+def pictures(folder: Path, prompts: Path | None) -> list[Path]:
+    """The files of the folder by name, without hidden ones and the prompts. Folders within it are not entered.
+
+    Raises:
+        OptionError: there is no such folder, or nothing in it.
+    """
+    if not folder.is_dir():
+        raise OptionError(f"There is no folder '{folder}'.")
+    given = prompts.resolve() if prompts is not None else None
+    files = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".") and p.resolve() != given]
+    if not files:
+        raise OptionError(f"There are no pictures in '{folder}'.")
+    return sorted(files, key=lambda p: p.name)
+
+
+def read_prompts(path: Path, files: Sequence[Path]) -> dict[str, str]:
+    """File name -> prompt from a CSV with the columns file and prompt; files that it does not name have none.
+
+    Raises:
+        OptionError: it cannot be read, lacks a column, names a file twice or one that is not in the folder.
+    """
+    try:
+        if path.stat().st_size > MAX_PROMPTS:
+            raise OptionError(f"{path.name} is larger than {MAX_PROMPTS // 10**6} MB.")
+        rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")), strict=True)
+        listed = [(r.get("file"), r.get("prompt"), rows.line_num) for r in rows]
+        columns = rows.fieldnames or ()
+    except OSError as e:
+        raise OptionError(f"{path} cannot be read ({e.strerror}).") from e
+    except (ValueError, csv.Error) as e:
+        raise OptionError(f"{path.name} is no CSV in UTF-8: {e}.") from e
+    if not {"file", "prompt"} <= set(columns):
+        raise OptionError(f"{path.name} must begin with a line that names the columns file and prompt.")
+    known, out = {shown(p) for p in files}, {}
+    for name, prompt, line in listed:
+        if name is None or prompt is None:
+            raise OptionError(f"{path.name}, line {line}: a file and a prompt are needed.")
+        if name in out or name not in known:
+            why = "is named twice" if name in out else "is not in the folder"
+            raise OptionError(f"{path.name}, line {line}: '{name}' {why}.")
+        out[name] = prompt
+    return out
+
+
+def report_path(out: Path, name: str) -> Path:
+    """Where the report of a file goes: readable, short, and another for every name, whatever its letters' case."""
+    return out / REPORTS / f"{name[:60]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}.zip"
+
+
+def _kept(path: Path, wanted: Mapping[str, Any], provenance: Provenance) -> dict[str, Any] | None:
+    """The record of a finished report that has this context and was made with the same features and retrained models;
+    None when it must be made (again)."""
+    if not path.is_file():
+        return None
+    try:
+        record = dict(read_report(path).record)
+    except ReportError as e:
+        log.warning("%s is made again. %s", path.name, e)
+        return None
+    whole = all(record["methods"].get(m, {}).get("progress") == 1 for m in wanted["settings"]["methods"])
+    same = whole and {k: record[k] for k in wanted} == wanted and _used(record, provenance)
+    return record if same else None
+
+
+def _used(record: Mapping[str, Any], provenance: Provenance) -> bool:
+    """Whether its methods used the features, the retrained models and the offsets that are here now."""
+    for method, found in record["methods"].items():
+        parts = found["settings"]["parts"] if method == ensemble.ID else {method: found["settings"]}
+        for m, settings in parts.items():
+            if m in provenance.features and settings.get("sha256") != provenance.features[m]:
+                return False
+            if m == "guda" and settings.get("offset", {}) != dict(provenance.offset):
+                return False
+            if m == "logo" and settings.get("adapters") != dict(provenance.retrained):
+                return False
+    return True
+
+
+class Batch:
+    """One folder of pictures and what one service says of them."""
+
+    def __init__(self, service: Service, folder: Path, out: Path, config: BatchConfig) -> None:
+        """Check everything that could stop the batch before the first picture is scored.
+
+        Raises:
+            OptionError: no such folder, method or effort, or the prompts are wrong.
+        """
+        self.service, self.folder, self.out, self.config = service, folder, out, config
+        unknown = [m for m in config.methods if m not in service.methods()]
+        if unknown or not config.methods:
+            known = ", ".join(service.methods())
+            raise OptionError(f"Methods must be some of {known}; got {', '.join(unknown) or 'none'}.")
+        service.estimate(config.methods, config.effort)  # refuses an unknown effort
+        if folder.resolve() == out.resolve():
+            raise OptionError("The results must go into another folder than that of the pictures.")
+        self.files = pictures(folder, config.prompts)
+        self.prompts = read_prompts(config.prompts, self.files) if config.prompts is not None else {}
+        data = config.prompts.read_bytes() if config.prompts is not None else None
+        self.prompts_sha256 = hashlib.sha256(data).hexdigest() if data is not None else None
+        self.settings: dict[str, Any] = {"effort": config.effort, "methods": list(config.methods)}
+        self.provenance = service.provenance()
+
+    def run(self) -> Iterator[Progress | Summary]:
+        """Work through the folder; yields progress, and the Summary last."""
+        entries: list[dict[str, Any]] = []
+        rows: list[dict[str, Any]] = []
+        refused: list[dict[str, Any]] = []
+        kept = 0
+        bundle.write(self.out / BATCH, b"")  # also tells a place that cannot be written to before anything is scored
+        (self.out / BATCH).unlink()
+        for i, path in enumerate(self.files):
+            name, record, state = shown(path), None, "finished"
+            at = (i, len(self.files))
+            yield Progress(name, 0.0, *at, "working")
+            try:
+                query = self.service.prepare(path, prompt=self.prompts.get(name, ""))
+                wanted = self._context(query)
+                record = _kept(report_path(self.out, name), wanted, self.provenance)
+                if record is not None:
+                    state, kept = "kept", kept + 1
+                else:
+                    for item in self._score(query, report_path(self.out, name)):
+                        yield Progress(name, item.progress, *at, "working")
+                    record = dict(read_report(report_path(self.out, name)).record)
+            except ReportError:
+                raise  # nothing can be written any more
+            except GudaError as e:
+                refused.append(self._refusal(path, str(e)))
+            except Exception as e:  # whatever one picture does to the libraries, the others are still wanted
+                log.exception("%s failed", name)
+                refused.append(self._refusal(path, f"{FAULT} ({type(e).__name__})"))
+            if record is None:
+                yield Progress(name, 1.0, i + 1, len(self.files), "refused")
+                continue
+            entries.append(self._entry(name, record))
+            rows += [{"file": name, **r} for r in bundle.score_rows(record)]
+            yield Progress(name, 1.0, i + 1, len(self.files), state)
+        self._finish(entries, rows, refused)
+        yield Summary(len(entries), kept, {r["file"]: r["reason"] for r in refused})
+
+    def _context(self, query: Query) -> dict[str, Any]:
+        made = context(query, self.service.group_set, provenance=self.provenance, settings=self.settings)
+        return json.loads(json.dumps(made))
+
+    def _score(self, query: Query, path: Path) -> Iterator[Attribution]:
+        """Score one picture, yielding as it refines, and write its report."""
+        final: dict[str, Attribution] = {}
+        for a in self.service.attribute(query, **self.settings):
+            final[a.method] = a
+            yield a
+        scope = self.service.scope(query)
+        made = bundle.make(
+            query,
+            list(final.values()),
+            self.service.group_set,
+            provenance=self.provenance,
+            settings=self.settings,
+            scope=None if scope.verdict == "not assessed" else asdict(scope),
+        )
+        bundle.write(path, made)
+
+    def _refusal(self, path: Path, reason: str) -> dict[str, Any]:
+        """A refused file, its hash when it is small enough to be read, and why."""
+        try:
+            small = path.stat().st_size <= MAX_BYTES
+            sha256 = hashlib.sha256(path.read_bytes()).hexdigest() if small else None
+        except OSError:
+            sha256 = None
+        return {"file": shown(path), "file_sha256": sha256, "reason": reason}
+
+    def _entry(self, name: str, record: Mapping[str, Any]) -> dict[str, Any]:
+        path = report_path(self.out, name)
+        return {
+            "file": name,
+            "file_sha256": record["picture"]["file_sha256"],
+            "pixels_sha256": record["picture"]["pixels_sha256"],
+            "prompt": record["picture"]["prompt"],
+            "report": path.relative_to(self.out).as_posix(),
+            "report_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+
+    def _finish(self, entries: list[dict[str, Any]], rows: list[dict[str, Any]], refused: list[dict[str, Any]]) -> None:
+        table = bundle.csv_text(("file", *COLUMNS), rows).encode()
+        bundle.write(self.out / SCORES, table)
+        shared = circumstances(self.service.group_set, provenance=self.provenance, settings=self.settings)
+        record = {
+            "format": FORMAT,
+            "date": today(),
+            "folder": shown(self.folder.resolve()),
+            "prompts_sha256": self.prompts_sha256,
+            **shared,
+            "pictures": entries,
+            "refused": refused,
+            "files": {SCORES: hashlib.sha256(table).hexdigest()},
+            "limits": list(LIMITS),
+        }
+        bundle.write(self.out / BATCH, bundle.json_text(record).encode())

@@ -1,0 +1,144 @@
+"""The report as one zip: the record, its scores as a table and as bars, every value behind them, and the picture.
+
+    report.json   the record (report.schema.json), with the SHA-256 of the four files below
+    scores.csv    a row per method and group
+    bars.png      every method's bars with intervals, each method on its own axis
+    values.npz    <method>/t (K, M), /edges (K + 1,), /kl_full (K, M) and /kl_without/<group> (K, M), nats; a score is
+                  sum_k n_k mean_j (kl_without - kl_full), n_k timesteps in stratum k, and settings.offset of the group
+    picture.png   the prepared pixels, without metadata
+
+Nothing is compressed by the zip and its times are fixed: the same answer gives the same bytes, apart from the date.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+from PIL import Image
+
+from guda_core.errors import ReportError
+from guda_core.records import Attribution, GroupSet, Provenance, Query
+from guda_core.reports import figures
+from guda_core.reports.record import to_json
+
+RECORD, SCORES, BARS, VALUES, PICTURE = "report.json", "scores.csv", "bars.png", "values.npz", "picture.png"
+FILES = (RECORD, SCORES, BARS, VALUES, PICTURE)
+COLUMNS = ("method", "unit", "group", "name", "rank", "score", "low", "high", "status", "reason")
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what makes a spreadsheet run a cell
+
+
+def cell(value: Any) -> str:
+    """One cell of a CSV: None is empty, numbers are exact, and a text that a spreadsheet would run gets a "'"."""
+    if value is None:
+        return ""
+    if isinstance(value, int | float):
+        return repr(value)
+    text = str(value).encode("utf-8", "backslashreplace").decode()  # names of files may hold bytes that are no text
+    return f"'{text}" if text.startswith(FORMULA) or text.lstrip().startswith(FORMULA[:4]) else text
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """A CSV of the columns, with a line of their names."""
+    out = io.StringIO()
+    table = csv.writer(out, lineterminator="\n")
+    table.writerow(columns)
+    table.writerows([cell(row[c]) for c in columns] for row in rows)
+    return out.getvalue()
+
+
+def score_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of `scores.csv` from a record: method by method, best group first, those without a score last."""
+    names, rows = record["group_set"]["groups"], []
+    for method, found in record["methods"].items():
+        groups = found["groups"]
+        for g in sorted(groups, key=lambda g: groups[g]["rank"] or len(groups) + 1):
+            rows.append({"method": method, "unit": found["unit"], "group": g, "name": names[g]["name"], **groups[g]})
+    return rows
+
+
+def zipped(files: Mapping[str, bytes]) -> bytes:
+    """A zip whose bytes depend on nothing but names, order and contents."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as z:
+        for name, data in files.items():
+            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            info.create_system, info.external_attr = 3, 0o644 << 16
+            z.writestr(info, data)
+    return out.getvalue()
+
+
+def _npz(attributions: Sequence[Attribution]) -> bytes:
+    files = {}
+    for a in attributions:
+        for name, values in a.values.items():
+            out = io.BytesIO()
+            np.lib.format.write_array(out, np.ascontiguousarray(values), version=(1, 0), allow_pickle=False)
+            files[f"{a.method}/{name}.npy"] = out.getvalue()
+    return zipped(files)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, format="PNG")
+    return out.getvalue()
+
+
+def json_text(record: Mapping[str, Any]) -> str:
+    """Plain JSON, readable, without NaN. Raises ReportError when a value is not finite."""
+    try:
+        return json.dumps(record, indent=1, allow_nan=False) + "\n"
+    except ValueError as e:
+        raise ReportError("The answer holds a value that is not finite, so there is no report.") from e
+
+
+def make(
+    query: Query,
+    attributions: Sequence[Attribution],
+    group_set: GroupSet,
+    *,
+    provenance: Provenance,
+    settings: Mapping[str, Any],
+    scope: Mapping[str, Any] | None = None,
+) -> bytes:
+    """The report of one answer as the bytes of a zip. Arguments as of `report.to_json`."""
+    record = to_json(query, attributions, group_set, provenance=provenance, settings=settings, scope=scope)
+    files = {
+        SCORES: csv_text(COLUMNS, score_rows(record)).encode(),
+        BARS: figures.bars_png(attributions, group_set),
+        VALUES: _npz(attributions),
+        PICTURE: _png(query.pixels),
+    }
+    record["files"] = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    del record["absent"]["files"]
+    return zipped({RECORD: json_text(record).encode(), **files})
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file in one go: a reader sees the old one or the new one, never a part.
+
+    Raises:
+        ReportError: the disk is full, or the place cannot be written to.
+    """
+    part = path.with_name(f".part-{uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():  # a pipe or the terminal, which nothing may take the place of
+            path.write_bytes(data)
+            return
+        try:
+            part.write_bytes(data)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as e:
+        raise ReportError(f"{path} cannot be written ({e.strerror}). Free some space or name another place.") from e

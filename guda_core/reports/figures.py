@@ -1,0 +1,142 @@
+"""Pictures made of numbers, as PNG: bars with 95% intervals for the report, one axis a method, so that units never mix;
+and rows of samples.
+
+Drawn with matplotlib's Agg: no browser, no display, no pyplot state. The same answer gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+
+from guda_core.attribution import METHODS
+from guda_core.records import Attribution, GroupSet
+
+BAR, PALE, EDGE, LINE, GREY = "#9cc0fa", "#e7effe", "#3b82f6", "#a14f08", "#595959"
+TICK = "#6d28d9"  # of the offset
+FONT = "DejaVu Sans"  # comes with matplotlib
+WIDTH, ROW, FRAME, DPI = 8.0, 0.3, 1.15, 120  # inches: of the picture; of one bar; of an axis' title and numbers
+LONGEST = 36  # characters of a name
+NOTE = (
+    "nats: positive = the model explains the picture worse without the group; pale = reaches 0 or the tick.\n"
+    "Scores are not shares: they do not sum to anything."
+)
+_lock = threading.Lock()  # matplotlib shares fonts between figures and is not made for threads
+
+
+def bars_png(attributions: Sequence[Attribution], group_set: GroupSet) -> bytes:
+    """All methods' scores below each other, best group first; groups without a score come last and are named so."""
+    answered = [a for a in attributions if a.groups]
+    heights = [FRAME + ROW * len(a.groups) for a in answered] or [FRAME]
+    with _lock:
+        figure = Figure(figsize=(WIDTH, sum(heights) + 0.4), dpi=DPI, facecolor="white", layout="constrained")
+        FigureCanvasAgg(figure)
+        figure.supxlabel(NOTE if answered else "No method has answered.", fontsize=8, color=GREY, fontfamily=FONT)
+        if answered:
+            grid = figure.subplots(len(answered), 1, squeeze=False, gridspec_kw={"height_ratios": heights})
+            for a, axes in zip(answered, grid[:, 0], strict=True):
+                _draw(axes, a, group_set)
+        out = io.BytesIO()
+        figure.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()
+
+
+def _draw(axes: Axes, a: Attribution, group_set: GroupSet) -> None:
+    ranked = a.ranked()
+    rest = [g for g in a.groups if g not in ranked]
+    for row, g in enumerate(ranked):
+        s = a.groups[g]
+        score, low, high = s.score or 0.0, s.low or 0.0, s.high or 0.0
+        colour = PALE if a.unit == "nats" and high >= 0 and not a.stands_out(g) else BAR
+        axes.barh(row, score, height=0.62, color=colour, edgecolor=EDGE, linewidth=0.8, zorder=2)
+        if offset := a.offset(g):
+            axes.plot([offset] * 2, [row - 0.31, row + 0.31], color=TICK, linewidth=2, zorder=3)
+        error = [[max(0.0, score - low)], [max(0.0, high - score)]]
+        axes.errorbar(score, row, xerr=error, fmt="none", ecolor=LINE, elinewidth=1.6, capsize=3, zorder=3)
+    for row, g in enumerate(rest, len(ranked)):
+        word = "unavailable" if a.groups[g].status == "unavailable" else "no score"
+        axes.text(0.01, row, word, transform=axes.get_yaxis_transform(), va="center", **_text(8.5, GREY))
+    if not ranked:
+        axes.set_xticks([])
+    axes.axvline(0, color=GREY, linewidth=1.2, zorder=1)
+    axes.set_yticks(range(len(a.groups)), labels=[_label(g, group_set) for g in (*ranked, *rest)], parse_math=False)
+    axes.set_ylim(len(a.groups) - 0.4, -0.6)
+    axes.set_title(METHODS.get(a.method, (a.method,))[0], loc="left", parse_math=False, **_text(11, "black"))
+    marked = "; tick: given to any picture" if a.has_offset else ""
+    axes.set_xlabel(f"{a.unit}, with 95% interval{marked}", parse_math=False, **_text(9, "black"))
+    axes.grid(axis="x", color="#dddddd", linewidth=0.7, zorder=0)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=9, labelcolor="black", length=0, labelfontfamily=FONT)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+
+
+def agreement_png(rows: Sequence[Mapping[str, Any]], metric: str, title: str) -> bytes:
+    """One panel a query set, one line a method: a metric in [0, 1] with its interval. rows: of a benchmark's table."""
+    sets = list(dict.fromkeys(r["query_set"] for r in rows))
+    methods = list(dict.fromkeys(r["method"] for r in rows))
+    with _lock:
+        figure = Figure(
+            figsize=(WIDTH + 2, 0.26 * len(methods) + 1.3), dpi=DPI, facecolor="white", layout="constrained"
+        )
+        FigureCanvasAgg(figure)
+        figure.suptitle(title, x=0.01, ha="left", parse_math=False, **_text(12, "black"))
+        for axes, query_set in zip(figure.subplots(1, len(sets), sharey=True, squeeze=False)[0], sets, strict=True):
+            for r in [r for r in rows if r["query_set"] == query_set]:
+                v, y = r[metric], methods.index(r["method"])
+                ours = r["method"].startswith("guda")
+                error = [[v["value"] - v["low"]], [v["high"] - v["value"]]]
+                colour = EDGE if ours else (LINE if r["method"].startswith("ceiling") else GREY)
+                axes.errorbar(v["value"], y, xerr=error, fmt="o", color=colour, markersize=5, elinewidth=1.6, capsize=2)
+            axes.set(xlim=(0, 1), ylim=(len(methods) - 0.4, -0.6))
+            axes.set_yticks(range(len(methods)), labels=methods, parse_math=False)
+            axes.set_title(query_set, loc="left", parse_math=False, **_text(10, "black"))
+            axes.grid(axis="x", color="#dddddd", linewidth=0.7)
+            axes.set_axisbelow(True)
+            axes.tick_params(labelsize=9, length=0, labelfontfamily=FONT)
+            for side in ("top", "right", "left"):
+                axes.spines[side].set_visible(False)
+        out = io.BytesIO()
+        figure.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()
+
+
+def samples_png(rows: Mapping[str, Sequence[np.ndarray]], titles: Sequence[str]) -> bytes:
+    """Pictures in rows, each with its label, and columns with the titles above; a cell is (N, H, W, 3) uint8."""
+    height = 0.56 * len(rows) + 0.4
+    with _lock:
+        figure = Figure(figsize=(WIDTH + 1, height), dpi=DPI, facecolor="white", layout="constrained")
+        FigureCanvasAgg(figure)
+        grid = figure.subplots(len(rows), len(titles), squeeze=False)
+        for axes, title in zip(grid[0], titles, strict=True):
+            axes.set_title(title, parse_math=False, **_text(10, "black"))
+        for line, (label, cells) in zip(grid, rows.items(), strict=True):
+            line[0].set_ylabel(label, rotation=0, ha="right", va="center", parse_math=False, **_text(9, "black"))
+            for axes, pictures in zip(line, cells, strict=True):
+                axes.imshow(np.concatenate(list(pictures), axis=1), interpolation="nearest")
+                axes.set(xticks=[], yticks=[])
+                axes.set_frame_on(False)
+        out = io.BytesIO()
+        figure.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()
+
+
+def _text(size: float, colour: str) -> dict[str, Any]:
+    return {"fontsize": size, "color": colour, "fontfamily": FONT}
+
+
+def _label(group: str, group_set: GroupSet) -> str:
+    """A group's name, cut when long; its id when the font lacks one of the name's letters."""
+    name = group_set.groups[group].name
+    letters = get_font(findfont(FontProperties(family=[FONT]))).get_charmap()
+    if any(ord(c) not in letters for c in name):
+        name = group
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"

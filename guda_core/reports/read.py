@@ -1,0 +1,241 @@
+"""Reads a report that came from outside. Nothing in it is believed: sizes are bounded before anything is read, names
+are those of `evidence.FILES` and nothing else, hashes and the schema are checked, and no array may hold objects.
+
+Hashes show damage, not a forger who corrects them too: whoever wants to know whether an answer is true replays it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+from jsonschema.exceptions import best_match
+
+from guda_core.errors import ReportError
+from guda_core.reports.bundle import COLUMNS, FILES, PICTURE, RECORD, SCORES, VALUES, csv_text, score_rows
+from guda_core.reports.record import plain
+
+SCHEMA = Path(__file__).with_name("report.schema.json")
+MAX_ZIP = 32_000_000  # bytes, of the zip and of all that it holds
+MAX_RECORD = 4_000_000
+MAX_ARRAYS = 4096
+DTYPES = (np.dtype("<i8"), np.dtype("<f8"))
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report that was read and found whole.
+
+    record: the JSON. picture: bytes of picture.png, not decoded yet. values: name -> array, {} without a zip.
+    sha256: of the file that was read.
+    """
+
+    record: Mapping[str, Any]
+    picture: bytes
+    values: Mapping[str, np.ndarray]
+    sha256: str
+
+
+def read_report(path: Path) -> Report:
+    """Read a report zip, or a report.json that lies beside its picture.png.
+
+    Raises:
+        ReportError: it is missing, too large, damaged, altered, of another version, or holds what no report holds.
+    """
+    data = _read(path, MAX_ZIP)
+    sha256 = hashlib.sha256(data).hexdigest()
+    if not data.startswith(b"PK"):
+        record = parse_record(data)
+        beside = path.with_name(PICTURE)
+        if not beside.is_file():
+            raise ReportError(f"There is no {PICTURE} beside {path.name}. Give the report's zip, or put it there.")
+        picture = _read(beside, MAX_RECORD)
+        if record["files"] and hashlib.sha256(picture).hexdigest() != record["files"][PICTURE]:
+            raise _altered(PICTURE)
+        return Report(record, picture, {}, sha256)
+    files = _unzip(data)
+    record = parse_record(files[RECORD])
+    for name in FILES[1:]:
+        if hashlib.sha256(files[name]).hexdigest() != record["files"].get(name):
+            raise _altered(name)
+    values = read_values(files[VALUES])
+    _check_values(record, values)
+    if files[SCORES] != csv_text(COLUMNS, score_rows(record)).encode():
+        raise ReportError(f"{SCORES} does not say what {RECORD} says. It was altered.")
+    return Report(record, files[PICTURE], values, sha256)
+
+
+def _altered(name: str) -> ReportError:
+    return ReportError(f"{name} is not the file that the report names: its SHA-256 differs. It was altered or damaged.")
+
+
+def _too_large(name: str) -> ReportError:
+    return ReportError(f"{name} is larger than a report ever is.")
+
+
+def _read(path: Path, most: int) -> bytes:
+    try:
+        if not path.is_file():
+            raise ReportError(f"There is no file '{path}'.")
+        with path.open("rb") as f:
+            data = f.read(most + 1)
+    except OSError as e:
+        raise ReportError(f"{path} cannot be read ({e.strerror}).") from e
+    if len(data) > most:
+        raise _too_large(path.name)
+    return data
+
+
+def _unzip(data: bytes, names: tuple[str, ...] | None = FILES) -> dict[str, bytes]:
+    """The files of a zip in memory; nothing is ever written. names: what it must hold, None for arrays of any name."""
+    out: dict[str, bytes] = {}
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as z:
+            infos = z.infolist()
+            if infos and min(i.header_offset for i in infos) > 0:  # cut off: this is the end of a zip within it
+                raise zipfile.BadZipFile
+            if len(infos) > MAX_ARRAYS or sum(i.file_size for i in infos) > MAX_ZIP:
+                raise ReportError("This zip unpacks to far more than a report ever holds.")
+            for info in infos:
+                name, told = info.filename, plain(info.filename, 80)
+                if name.startswith(("/", "\\")) or ":" in name or ".." in name.replace("\\", "/").split("/"):
+                    raise ReportError(f"This zip holds '{told}', a path that leads out of it. It is no report.")
+                if names is not None and name not in names:
+                    raise ReportError(f"This zip holds '{told}', which is no part of a report.")
+                if name in out:
+                    raise ReportError(f"This zip holds '{told}' twice.")
+                if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise ReportError(f"'{told}' is encrypted or packed in a way that no report is.")
+                with z.open(info) as f:
+                    out[name] = f.read(info.file_size + 1)
+                if len(out[name]) != info.file_size:
+                    raise ReportError("This zip unpacks to another size than it says. It is no report.")
+    except ReportError:
+        raise
+    except Exception as e:  # zipfile and zlib raise a dozen kinds of error for damaged files
+        raise ReportError("This zip is damaged or cut off. Make the report again, or fetch it again.") from e
+    for name in names or ():
+        if name not in out:
+            raise ReportError(f"This zip holds no {name}, so it is no complete report.")
+    return out
+
+
+def _no_constant(text: str) -> None:
+    raise ReportError(f"{RECORD} holds {text}, which is no number. It was altered or damaged.")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        _no_constant(text[:40])
+    return value
+
+
+def _whole(text: str) -> int:
+    if len(text) > 18:
+        raise ReportError(f"{RECORD} holds the number {text[:18]}..., larger than any in a report.")
+    return int(text)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = dict(pairs)
+    if len(out) != len(pairs):
+        raise ReportError(f"{RECORD} says the same thing twice, in one place. It was altered.")
+    return out
+
+
+def parse_record(data: bytes) -> dict[str, Any]:
+    """The record in the bytes of a report.json, checked against the schema.
+
+    Raises:
+        ReportError: it is no JSON, of another version, holds NaN or infinity, or does not follow the schema.
+    """
+    if len(data) > MAX_RECORD:
+        raise _too_large(RECORD)
+    try:
+        text = data.decode("utf-8")
+        record = json.loads(
+            text, parse_constant=_no_constant, parse_float=_finite, parse_int=_whole, object_pairs_hook=_once
+        )
+    except (ValueError, RecursionError) as e:
+        raise ReportError(f"{RECORD} is not the JSON of a report: it is damaged, cut off or another file.") from e
+    if isinstance(record, dict) and type(record.get("format")) is int and record["format"] != _format():
+        raise ReportError(
+            f"This report is of format {record['format']}; this version of the project reads format {_format()}. Use "
+            "the version that the report names."
+        )
+    error = best_match(_validator().iter_errors(record))
+    if error is not None:
+        where = plain("/".join(str(p) for p in error.absolute_path), 120) or "as a whole"
+        raise ReportError(f"{RECORD} does not follow the report's schema ({where}): {plain(error.message, 200)}")
+    return record
+
+
+@cache
+def _validator() -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
+
+
+def _format() -> int:
+    schema = _validator().schema
+    assert isinstance(schema, dict)
+    return schema["properties"]["format"]["const"]
+
+
+def read_values(data: bytes) -> dict[str, np.ndarray]:
+    """The arrays of a values.npz, int64 or float64 and finite, without ever unpickling.
+
+    Raises:
+        ReportError: it is no npz, or an array holds objects, another type, values that are not finite, or too few.
+    """
+    out = {}
+    for name, raw in _unzip(data, None).items():
+        shown = f"{VALUES} ('{plain(name, 80)}')"
+        f = io.BytesIO(raw)
+        try:
+            if np.lib.format.read_magic(f) != (1, 0):
+                raise ReportError(f"{shown} is no array of a report.")
+            shape, columns_first, dtype = np.lib.format.read_array_header_1_0(f)
+        except Exception as e:  # as above: numpy evaluates what the header says, and anything can stand there
+            raise ReportError(f"{shown} is no array of a report.") from e
+        if dtype.hasobject:
+            raise ReportError(f"{shown} holds Python objects (a pickle), which are never read.")
+        sound = dtype in DTYPES and not columns_first and all(n > 0 for n in shape)
+        if not sound or math.prod(shape) * dtype.itemsize != len(raw) - f.tell():
+            raise ReportError(f"{shown} is not of the type or size of a report's values.")
+        array = np.frombuffer(raw, dtype, offset=f.tell()).reshape(shape)
+        if not np.isfinite(array).all():
+            raise ReportError(f"{shown} holds values that are not finite.")
+        out[name.removesuffix(".npy")] = array
+    return out
+
+
+def _check_values(record: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> None:
+    """Do the arrays belong to the record: one of each name and shape that its sampling asks for, and no other?
+
+    A method without sampling may add one-dimensional ones, e.g. a value of every training picture.
+    """
+    wanted: dict[str, tuple[int, ...]] = {}
+    for method, found in record["methods"].items():
+        s = found["sampling"]
+        if set(found["groups"]) - set(record["group_set"]["groups"]):
+            raise ReportError(f"{RECORD} scores groups that its group set does not have.")
+        if s is not None:
+            grid = (s["strata"], s["draws"])
+            wanted |= {f"{method}/edges": (s["strata"] + 1,), f"{method}/t": grid, f"{method}/kl_full": grid}
+            ok = [g for g, score in found["groups"].items() if score["status"] == "ok"]
+            wanted |= {f"{method}/kl_without/{g}": grid for g in ok}
+    plain_methods = [m for m, found in record["methods"].items() if found["sampling"] is None]
+    others = {name for name, v in values.items() if name.partition("/")[0] in plain_methods and v.ndim == 1}
+    if {name: v.shape for name, v in values.items() if name not in others} != wanted:
+        raise ReportError(f"{VALUES} does not hold the values that {RECORD} tells of.")

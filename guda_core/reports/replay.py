@@ -1,0 +1,244 @@
+"""Computes a report's answer again and says whether it is the same.
+
+    equal             every score, interval, rank and status is bitwise the same
+    within tolerance  every number a, now b, has |a - b| <= max(1e-3 max(|a|, |b|), 1e-3 for nats, 1e-3 of the largest
+                      score for units without an absolute size); no status differs
+    different         anything else, or another picture, prompt, model, adapter, CLIP, group set or setting than the
+                      report names, even if no number moved: then the report's account of itself is wrong
+
+Why 1e-3: on the same machine and versions all is deterministic. Other hardware sums float32 in another order, which
+moves each KL (hundreds of nats) by about 1e-6 of itself and a score, a difference of such sums, by up to about 1e-3
+nats; that is far below any interval. Versions, hardware and dtype that differ are told and judged by the numbers.
+
+The verdict on scope is made again where the report has one. Not looked at: bars.png (a drawing of scores.csv), health
+and validation, which were measured once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from guda_core.errors import ImageError, PromptError, ReportError, ScoreError
+from guda_core.records import Attribution, Scope
+from guda_core.reports.bundle import PICTURE, VALUES
+from guda_core.reports.read import Report
+from guda_core.reports.record import plain, to_json
+
+if TYPE_CHECKING:
+    from guda_core.service import Service
+
+RELATIVE = 1e-3
+ABSOLUTE = {"nats": 1e-3}
+NUMBERS = ("score", "low", "high")
+ENVIRONMENT = ("dtype", "device")  # told, not judged, wherever they stand
+MISSING = "nothing"
+
+Outcome = Literal["equal", "within tolerance", "different"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One place where a report and its repetition differ. where: its path, e.g. "guda/noto/score".
+
+    within: the two are numbers within the tolerance, or follow from such numbers.
+    """
+
+    where: str
+    before: Any
+    now: Any
+    within: bool = False
+
+    def sentence(self) -> str:
+        """What differs and by how much; hashes are cut to 12 digits."""
+        said = f"{plain(self.where, 120)}: {_shown(self.before)} in the report, {_shown(self.now)} now"
+        if isinstance(self.before, float) and isinstance(self.now, float):
+            said += f", {self.now - self.before:+.3g}"
+        return f"{said}{' (within tolerance)' if self.within else ''}."
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Is the answer the same? scores: what moved in it. inputs: what it was computed from and is another now.
+
+    environment: versions and hardware that differ.
+    """
+
+    outcome: Outcome
+    scores: tuple[Change, ...] = ()
+    inputs: tuple[Change, ...] = ()
+    environment: tuple[Change, ...] = ()
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text[:12] if len(text) == 64 and not set(text) - set("0123456789abcdef") else plain(text, 120)
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Leaves of nested objects by their path; a list is one leaf."""
+    if not isinstance(value, Mapping):
+        return {path: value}
+    return {p: v for k, x in value.items() for p, v in _flat(x, f"{path}/{k}" if path else str(k)).items()}
+
+
+def _inputs(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Path -> value of everything that decides an answer, and of the dtypes and devices that it names."""
+    picture = {k: record["picture"][k] for k in ("pixels_sha256", "prompt")}
+    kept = {k: record[k] for k in ("model", "clip", "adapters", "seed", "settings", "group_set")}
+    settings = {m: {"settings": found["settings"]} for m, found in record["methods"].items()}
+    return _flat({"picture": picture, **kept, "methods": settings})
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
+    paths = list(dict.fromkeys([*before, *now]))
+    pairs = [(p, before.get(p, MISSING), now.get(p, MISSING)) for p in paths]
+    return [Change(p, a, b) for p, a, b in pairs if a != b]
+
+
+def is_close(a: float, b: float, unit: str, *, scale: float = 0.0) -> bool:
+    """Are two numbers of a unit the same within what other hardware does to them?
+
+    scale: the largest score beside them, for units without an absolute size: a kernel's sums cancel.
+    """
+    return abs(a - b) <= max(RELATIVE * max(abs(a), abs(b)), ABSOLUTE.get(unit, RELATIVE * scale))
+
+
+def _scale(found: Mapping[str, Any]) -> float:
+    """The largest score of a method in a unit of no absolute size; 0 for cosines, which have one."""
+    scores = [abs(s["score"]) for s in found["groups"].values() if s["score"] is not None]
+    return 0.0 if found["unit"] == "cosine" else max(scores, default=0.0)
+
+
+def _moved(method: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
+    """What differs in one method's answer; order and separation may follow numbers that moved within tolerance."""
+    if before["unit"] != now["unit"]:
+        return [Change(f"{method}/unit", before["unit"], now["unit"])]
+    out, follows = [], []
+    for g in dict.fromkeys([*before["groups"], *now["groups"]]):
+        a, b = before["groups"].get(g), now["groups"].get(g)
+        if a is None or b is None or a["status"] != b["status"]:
+            out.append(Change(f"{method}/{g}", (a and a["status"]) or MISSING, (b and b["status"]) or MISSING))
+            continue
+        for key in NUMBERS:
+            x, y = a[key], b[key]
+            if x is not None and y is not None and float(x) != float(y):
+                within = is_close(float(x), float(y), before["unit"], scale=_scale(before))
+                out.append(Change(f"{method}/{g}/{key}", float(x), float(y), within))
+        if a["rank"] != b["rank"]:
+            follows.append(Change(f"{method}/{g}/rank", a["rank"], b["rank"], True))
+    follows += [
+        Change(f"{method}/{key}", before[key], now[key], True)
+        for key in ("separable", "runner_up")
+        if before[key] != now[key]
+    ]
+    explained = bool(out) and all(c.within for c in out)
+    return out + [Change(c.where, c.before, c.now, explained) for c in follows]
+
+
+def compare(report: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict:
+    """Compare two records of format `report.FORMAT`: one from a report and one computed now."""
+    scores: list[Change] = []
+    for m in dict.fromkeys([*report["methods"], *now["methods"]]):
+        if m in report["methods"] and m in now["methods"]:
+            scores += _moved(m, report["methods"][m], now["methods"][m])
+        else:
+            before, after = ("an answer" if m in r["methods"] else MISSING for r in (report, now))
+            scores.append(Change(m, before, after))
+    differ = _changes(_inputs(report), _inputs(now))
+    inputs = [c for c in differ if c.where.rpartition("/")[2] not in ENVIRONMENT]
+    told = _changes(*(_flat({k: r[k] for k in ("versions", "hardware")}) for r in (report, now)))
+    told += [c for c in differ if c not in inputs]
+    outcome: Outcome = "equal" if not scores else "within tolerance"
+    if inputs or any(not c.within for c in scores):
+        outcome = "different"
+    return Verdict(outcome, tuple(scores), tuple(inputs), tuple(told))
+
+
+def _other_values(before: Mapping[str, np.ndarray], now: Mapping[str, Attribution]) -> tuple[Change, ...]:
+    """Arrays of values.npz that are not what is computed now, within the tolerance of nats, or for units without an
+    absolute size, of their largest value; whole numbers must be the same."""
+    out = []
+    for name, a in before.items():
+        method, _, key = name.partition("/")
+        b = now[method].values.get(key) if method in now else None
+        if b is None or a.shape != b.shape:
+            out.append(Change(f"{VALUES}/{name}", str(a.shape), str(b.shape) if b is not None else MISSING))
+        elif not _close(a, b, now[method].unit):
+            at = np.unravel_index(np.abs(a - b).argmax(), a.shape)
+            out.append(Change(f"{VALUES}/{name}", float(a[at]), float(b[at])))
+    return tuple(out)
+
+
+def _close(a: np.ndarray, b: np.ndarray, unit: str) -> bool:
+    if np.issubdtype(b.dtype, np.integer):
+        return np.array_equal(a, b)
+    size = float(np.abs(b).max(initial=0.0))
+    return np.allclose(a, b, rtol=RELATIVE, atol=ABSOLUTE.get(unit, RELATIVE * size))
+
+
+def _scoped(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Change, ...]:
+    """Where the verdict on scope and its statistic are not what a report says; a verdict may follow from a statistic
+    that moved within tolerance."""
+    a, b = ({f"scope/{k}": s.get(k) for k in ("verdict", "value")} for s in (before, now))
+    numbers = [v for s in (a, b) if isinstance(v := s["scope/value"], int | float)]
+    close = len(numbers) == 2 and numbers[0] != numbers[1] and math.isclose(*numbers, rel_tol=RELATIVE)
+    return tuple(replace(c, within=close) for c in _changes(a, b))
+
+
+def _judged(verdict: Verdict, before: Mapping[str, Any], now: Scope) -> Verdict:
+    """The verdict with what the scope adds to it. Where the rule is another than the report's, or there is none, it is
+    told and not judged."""
+    found = _scoped(before, asdict(now))
+    rule = {k: s.get("settings", {}).get("sha256") for k, s in (("then", before), ("now", asdict(now)))}
+    if now.verdict == "not assessed" or rule["then"] != rule["now"]:
+        return replace(verdict, environment=(*verdict.environment, *found))
+    outcome = verdict.outcome
+    if any(not c.within for c in found):
+        outcome = "different"
+    elif found and outcome == "equal":
+        outcome = "within tolerance"
+    return replace(verdict, outcome=outcome, scores=(*verdict.scores, *found))
+
+
+def replay(report: Report, service: Service) -> Iterator[Attribution | Verdict]:
+    """Compute a report's answer again with this service: yields its refining Attributions, then the Verdict.
+
+    Raises:
+        ReportError: its picture or prompt is refused, or it is of a computation that was stopped.
+        OptionError: it asks for a method or an effort that is unknown here.
+    """
+    record = report.record
+    unfinished = [m for m in record["settings"]["methods"] if m not in record["methods"]]
+    if unfinished or any(found["progress"] < 1 for found in record["methods"].values()):
+        raise ReportError("This report is of a computation that was stopped early, which cannot be repeated.")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / PICTURE
+        path.write_bytes(report.picture)
+        try:
+            query = service.prepare(path, prompt=record["picture"]["prompt"])
+        except (ImageError, PromptError) as e:
+            raise ReportError(f"The report's picture or prompt is refused. {e}") from e
+    settings = {k: record["settings"][k] for k in ("effort", "methods")}
+    final: dict[str, Attribution] = {}
+    for a in service.attribute(query, **settings):
+        final[a.method] = a
+        yield a
+    now = to_json(query, list(final.values()), service.group_set, provenance=service.provenance(), settings=settings)
+    verdict = compare(record, json.loads(json.dumps(now)))
+    forged = _other_values(report.values, final)
+    if forged:
+        verdict = replace(verdict, outcome="different", scores=(*verdict.scores, *forged))
+    if record["scope"] is not None:
+        try:
+            verdict = _judged(verdict, record["scope"], service.scope(query))
+        except ScoreError as e:
+            verdict = _judged(verdict, record["scope"], Scope("not assessed", None, None, "", str(e)))
+    yield verdict

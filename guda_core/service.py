@@ -1,0 +1,92 @@
+"""The contract of the user interface and of reports: what a service answers, and how much computing an answer gets.
+
+Answers come as generators, so that they can be shown while they refine; closing a generator cancels the work within one
+step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from guda_core.errors import OptionError
+from guda_core.records import Attribution, GroupSet, Provenance, Query, Scope
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much computing an ELBO score gets. draws: noise draws in each of the 24 strata of timesteps; per_pass: draws
+    between two refinements of the bars."""
+
+    id: str
+    name: str
+    draws: int
+    per_pass: int
+
+
+EFFORTS: dict[str, Effort] = {
+    "quick": Effort("quick", "Quick", 2, 1),
+    "standard": Effort("standard", "Standard", 6, 2),
+    "full": Effort("full", "Full", 24, 4),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """Progress of a generation: `done` of `steps`."""
+
+    done: int
+    steps: int
+
+
+class Service(Protocol):
+    """What the user interface needs. Every method may raise a `GudaError`, whose text is meant for the visitor."""
+
+    group_set: GroupSet
+    model_name: str
+    banner: str  # "" or a sentence for the top of the page, e.g. that the bundled model stands in for another
+
+    def provenance(self) -> Provenance:
+        """The hashes and settings of everything that answers are computed with, for their record."""
+        ...
+
+    def methods(self) -> dict[str, str]:
+        """Method id -> name as shown, in the order of display: {"guda": "GUDA", "clip": "CLIP similarity"}."""
+        ...
+
+    def estimate(self, methods: Sequence[str], effort: str) -> float:
+        """Expected seconds of `attribute` on this machine (measured, not guessed)."""
+        ...
+
+    def generate(self, *, prompt: str, seed: int, steps: int, guidance: float) -> Iterator[Step | Query]:
+        """Yields a Step after each denoising step, then the Query of the finished picture, last."""
+        ...
+
+    def prepare(self, path: Path, *, prompt: str = "") -> Query:
+        """Read, check and prepare an uploaded picture. Raises ImageError or PromptError with a plain sentence."""
+        ...
+
+    def attribute(self, query: Query, *, methods: Sequence[str], effort: str) -> Iterator[Attribution]:
+        """Yields Attributions that refine, method by method, cheapest first; the last of each has progress 1.0."""
+        ...
+
+    def scope(self, query: Query) -> Scope:
+        """Could this model have made the picture? Takes a few seconds; the same answer for the same picture."""
+        ...
+
+    def best_caption(self, query: Query) -> str:
+        """The caption, of those the model was trained with, that CLIP finds most like the picture."""
+        ...
+
+    def with_prompt(self, query: Query, prompt: str) -> Query:
+        """The same picture under another caption. Raises PromptError."""
+        ...
+
+
+def find_effort(name: str) -> Effort:
+    """The effort of that id. Raises OptionError that lists the known ones."""
+    if name not in EFFORTS:
+        raise OptionError(f"There is no effort '{name}'. Known: {', '.join(EFFORTS)}.")
+    return EFFORTS[name]

@@ -1,0 +1,1 @@
+"""Unlearning one group from a model, as an adapter."""

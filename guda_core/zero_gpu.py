@@ -1,0 +1,153 @@
+"""ZeroGPU Spaces lend a GPU for the length of one call: this marks the calls that compute. Elsewhere it does nothing.
+
+What is marked runs in a process of its own: arguments and answers are pickled, and what it changes in memory is lost.
+Each call asks for as many seconds as it needs at most, because the lent time is counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from guda_core.diffusion.memory import NO_MEMORY, is_out_of_memory
+from guda_core.errors import GudaError, ScoreError
+from guda_core.local import with_parts
+from guda_core.records import Attribution, Provenance, Query, Scope
+from guda_core.service import Service, Step, find_effort
+
+log = logging.getLogger(__name__)
+VARIABLE = "SPACES_ZERO_GPU"  # set by the platform
+START_S, DRAW_S, LONGEST_S = 10, 1.0, 120  # seconds asked for: to begin, for each draw of all models, and at most
+
+
+def is_zero_gpu() -> bool:
+    """Whether this is a ZeroGPU Space."""
+    return bool(os.environ.get(VARIABLE))
+
+
+def on_zero_gpu(service: Service) -> Service:
+    """The service with its computing calls marked for ZeroGPU; the same service everywhere else."""
+    if not is_zero_gpu():
+        return service
+    import spaces  # pyright: ignore[reportMissingImports]  (only there, and imported by app.py before torch)
+
+    return ZeroGpu(service, spaces.GPU)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """An error that the visitor is told, on its way out of the marked call: of one that is raised there, the platform
+    passes on its type's name alone."""
+
+    error: GudaError
+
+
+def _refused(error: Exception) -> Refused:
+    """Raises the error again when it is nothing that a visitor can be told."""
+    if isinstance(error, GudaError):
+        return Refused(error)
+    if is_out_of_memory(error):
+        log.exception("Out of memory")
+        return Refused(ScoreError(NO_MEMORY))
+    raise error
+
+
+def _marked_stream(call: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    def marked(*args: Any) -> Iterator[Any]:
+        try:
+            yield from call(*args)
+        except Exception as e:
+            yield _refused(e)
+
+    return marked
+
+
+def _marked(call: Callable[..., Any]) -> Callable[..., Any]:
+    def marked(*args: Any) -> Any:
+        try:
+            return call(*args)
+        except Exception as e:
+            return _refused(e)
+
+    return marked
+
+
+def _told(answer: Any) -> Any:
+    """What a marked call gave. Raises the error that it was refused with."""
+    if isinstance(answer, Refused):
+        raise answer.error
+    return answer
+
+
+def _each(stream: Iterator[Any]) -> Iterator[Any]:
+    """`_told` of all that a marked stream gives; closing this closes it."""
+    try:
+        for answer in stream:
+            yield _told(answer)
+    finally:
+        if isinstance(stream, Generator):
+            stream.close()
+
+
+class ZeroGpu:
+    """A `Service` whose calls that compute are wrapped by `gpu(duration=...)`."""
+
+    def __init__(self, service: Service, gpu: Callable[..., Callable[..., Any]]) -> None:
+        self.service = service
+        self.group_set, self.model_name, self.banner = service.group_set, service.model_name, service.banner
+        self._took: dict[tuple[tuple[str, ...], str], float] = {}
+
+        def generate(options: dict[str, Any]) -> Iterator[Step | Query]:
+            yield from service.generate(**options)
+
+        def attribute(query: Query, methods: Sequence[str], effort: str) -> Iterator[Attribution]:
+            yield from service.attribute(query, methods=methods, effort=effort)
+
+        def asked(query: Query, methods: Sequence[str], effort: str) -> int:
+            return self.seconds(methods, effort)
+
+        self._generate = gpu(duration=30)(_marked_stream(generate))
+        self._attribute = gpu(duration=asked)(_marked_stream(attribute))
+        self._scope = gpu(duration=30)(_marked(service.scope))
+        self._caption = gpu(duration=30)(_marked(service.best_caption))
+        self._prepare = gpu(duration=30)(_marked(lambda path, prompt: service.prepare(path, prompt=prompt)))
+
+    def seconds(self, methods: Sequence[str], effort: str) -> int:
+        """GPU seconds that an attribution asks for."""
+        forwards = len({"guda", "logo"} & set(with_parts(methods))) * find_effort(effort).draws
+        return min(LONGEST_S, round(START_S + DRAW_S * forwards))
+
+    def provenance(self) -> Provenance:
+        return self.service.provenance()
+
+    def methods(self) -> dict[str, str]:
+        return self.service.methods()
+
+    def estimate(self, methods: Sequence[str], effort: str) -> float:
+        """What the last such run took; before there was one, the seconds asked for."""
+        return self._took.get((tuple(sorted(methods)), effort), self.seconds(methods, effort))
+
+    def generate(self, *, prompt: str, seed: int, steps: int, guidance: float) -> Iterator[Step | Query]:
+        yield from _each(self._generate({"prompt": prompt, "seed": seed, "steps": steps, "guidance": guidance}))
+
+    def prepare(self, path: Path, *, prompt: str = "") -> Query:
+        return _told(self._prepare(path, prompt))
+
+    def attribute(self, query: Query, *, methods: Sequence[str], effort: str) -> Iterator[Attribution]:
+        began = time.monotonic()
+        yield from _each(self._attribute(query, list(methods), effort))
+        self._took[(tuple(sorted(methods)), effort)] = time.monotonic() - began
+
+    def scope(self, query: Query) -> Scope:
+        return _told(self._scope(query))
+
+    def best_caption(self, query: Query) -> str:
+        return _told(self._caption(query))
+
+    def with_prompt(self, query: Query, prompt: str) -> Query:
+        return self.service.with_prompt(query, prompt)

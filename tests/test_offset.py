@@ -1,0 +1,176 @@
+"""The offset of GUDA's scores: what a group gives to any picture is added, told, and never made up."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from guda_core import cli
+from guda_core.attribution.counterfactual import Budget
+from guda_core.attribution.guda import WEIGHT, Guda
+from guda_core.attribution.logo import Logo
+from guda_core.data.groups import load_group_set
+from guda_core.diffusion import likelihood
+from guda_core.diffusion.cards import load_model
+from guda_core.records import Attribution, GroupScore, Query
+from guda_core.ui import examples, inspect, markup, words
+from guda_core.unlearning import adapters
+from guda_core.unlearning.adapters import OFFSET
+from tests.light import LightService
+from tests.tiny import save_tiny
+
+GROUPS = load_group_set("emoji")
+IDS = list(GROUPS.groups)[:3]
+MEANS = {IDS[0]: -5.0, IDS[1]: 2000.0, IDS[2]: 7.5}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return load_model(save_tiny(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture
+def folder(model, tmp_path):
+    """Three random adapters without health."""
+    spec = adapters.LoraSpec(rank=2, alpha=4)
+    for seed, g in enumerate(IDS):
+        student = copy.deepcopy(model.network)
+        with torch.no_grad():
+            for p in adapters.attach(student, spec, seed):
+                p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(seed + p.numel())))
+        adapters.save(student, tmp_path / g, spec=spec, meta={"group": g, "base_sha256": model.sha256})
+    return tmp_path
+
+
+def note(folder, group, **changes):
+    """The health of a group's adapter."""
+    record = {OFFSET: {"mean": MEANS[group], "se": 1.0, "n": 140}, "unit": "nats"}
+    record["adapter_sha256"] = adapters.read_meta(folder / group)["sha256"]
+    (folder / group / adapters.HEALTH).write_text(json.dumps({**record, **changes}))
+
+
+def answer(model, folder, kind=Guda) -> Attribution:
+    latent = torch.randn(1, *model.latent_shape, generator=torch.Generator().manual_seed(5))
+    query = Query(pixels=torch.zeros(1).numpy(), latent=latent, prompt="", image_hash="x")
+    *_, last = kind(model, GROUPS, folder).attribute(query, Budget(draws=2, per_pass=1, strata=8))
+    return last
+
+
+def test_it_is_added_to_scores_and_intervals_and_decides_the_order(model, folder):
+    plain = answer(model, folder)
+    assert "offset" not in plain.settings and plain.offset(IDS[0]) == 0
+    for g in IDS:
+        note(folder, g)
+    found = answer(model, folder)
+    assert found.settings["offset"] == {g: WEIGHT * MEANS[g] for g in IDS}
+    for g in IDS:
+        a, b = plain.groups[g], found.groups[g]
+        for key in ("score", "low", "high"):
+            assert getattr(b, key) == pytest.approx(getattr(a, key) + WEIGHT * MEANS[g])
+        np.testing.assert_array_equal(found.values[f"kl_without/{g}"], plain.values[f"kl_without/{g}"])
+    assert found.ranked()[0] == IDS[1]
+    first, second = IDS[1], found.runner_up
+    strata = likelihood.make_strata(model.schedule, 8)
+    ahead = likelihood.difference(
+        first=found.values[f"kl_without/{first}"], second=found.values[f"kl_without/{second}"], strata=strata
+    )
+    assert found.separable == (ahead.low + found.offset(first) - found.offset(second) > 0)
+
+
+@pytest.mark.parametrize("bad", [{"adapter_sha256": "of another"}, {OFFSET: {}}, {OFFSET: {"mean": None}}, {OFFSET: 3}])
+def test_without_a_figure_of_just_these_adapters_nothing_is_added_to_any(model, folder, bad):
+    for g in IDS:
+        note(folder, g)
+    note(folder, IDS[2], **bad)
+    assert Guda(model, GROUPS, folder).offset == {}
+    (folder / IDS[2] / adapters.HEALTH).write_text("damaged")
+    assert Guda(model, GROUPS, folder).offset == {}
+
+
+def test_retrained_models_have_none(model, folder):
+    for g in IDS:
+        note(folder, g)
+    assert "offset" not in answer(model, folder, Logo).settings
+
+
+def test_behind_a_group_that_gives_as_much_to_any_picture_another_may_be_needed():
+    a = scored(30, 8, 25)
+    other = {IDS[1]: GroupScore(28.0, 20.0, 36.0), IDS[2]: GroupScore(12.0, 9.0, 15.0)}
+    a = dataclasses.replace(
+        a, groups={**a.groups, **other}, settings={"offset": {IDS[0]: 25.0, IDS[1]: 19.0, IDS[2]: -3.0}}
+    )
+    first, third = GROUPS.groups[IDS[0]].name, GROUPS.groups[IDS[2]].name
+    said = words.sentence(a, GROUPS)
+    assert said.startswith(f"{first} comes first, not clearly with more") and f"{third} is needed most: 12" in said
+    assert words.first_of(a, GROUPS) == f"{first}, beyond any picture's {third}"
+    retrained = dataclasses.replace(a, method="logo", groups={**a.groups, IDS[0]: GroupScore(30, -1, 61)}, settings={})
+    assert words.first_of(retrained, GROUPS) == "no group stands out"
+
+
+def test_a_kept_example_is_of_just_this_offset_part(folder):
+    service = LightService()
+    example = examples.Example("rocket", "twemoji", 1)
+    before = examples._place(service, example, ("guda",))
+    service.change(offset={"noto": 3.0})
+    assert examples._place(service, example, ("guda",)) != before
+
+
+def scored(score: float, half: float, offset: float) -> Attribution:
+    groups = {g: GroupScore(0.0, -1.0, 1.0) for g in IDS[1:]}
+    groups |= {IDS[0]: GroupScore(score, score - half, score + half)}
+    return Attribution("guda", "nats", groups, settings={"offset": {IDS[0]: offset}}, separable=True, runner_up=IDS[1])
+
+
+def test_a_group_that_gives_no_more_than_to_any_picture_does_not_stand_out():
+    name = GROUPS.groups[IDS[0]].name
+    said = words.sentence(scored(30, 8, 25), GROUPS)
+    assert said.startswith(f"No group stands out: {name} comes first") and "25 nats that it gives to any" in said
+    assert words.first_of(scored(30, 8, 25), GROUPS) == "no group stands out"
+    clear = words.sentence(scored(40, 8, 25), GROUPS)
+    assert clear.startswith(f"Without {name}") and name in words.first_of(scored(40, 8, 25), GROUPS)
+    assert words.sentence(scored(3, 8, 0), GROUPS).startswith("No group stands out: the interval")
+    assert words.sentence(scored(3, 8, -5), GROUPS).startswith("No group stands out: the interval")
+
+
+def test_the_command_line_shows_it_in_a_column_of_its_own(monkeypatch):
+    shown = Console(record=True, width=140)
+    monkeypatch.setattr(cli, "out", shown)
+    a = scored(40, 8, 25)
+    missing = GroupScore(None, None, None, "unavailable", "Its file is missing.")
+    cli._print_attribution(dataclasses.replace(a, groups={**a.groups, "noto": missing}), GROUPS)
+    text = shown.export_text(clear=True)
+    cells = [[c.strip() for c in line.strip("│").split("│")] for line in text.splitlines() if line.startswith("│")]
+    assert "given to any picture" in text and {len(row) for row in cells} == {6}
+    assert cells[0][2:5] == ["40.0", "32.0 to 48.0", "25.0"] and cells[-1][5].startswith("unavailable")
+    cli._print_attribution(dataclasses.replace(a, settings={}), GROUPS)
+    assert "given to any" not in shown.export_text()
+
+
+def test_the_screens_table_has_it_as_text():
+    missing = GroupScore(None, None, None, "unavailable", "Its file is missing.")
+    a = scored(40, 8, 25)
+    a = dataclasses.replace(a, groups={**a.groups, "noto": missing})
+    table = words.rows(a, GROUPS)
+    assert table[0][2:5] == ("40", "32 to 48", "25") and table[-1][4:] == ("-", "unavailable: Its file is missing.")
+    assert "To any picture" in markup.scores_html(a, GROUPS, "GUDA") and {len(r) for r in table} == {6}
+    plain = dataclasses.replace(a, settings={})
+    assert "To any picture" not in markup.scores_html(plain, GROUPS, "GUDA") and len(words.rows(plain, GROUPS)[0]) == 5
+
+
+def test_the_evidence_adds_up_to_the_score():
+    edges = np.array([1, 3, 10, 40, 100])
+    full = np.random.default_rng(0).normal(5, 1, (4, 6))
+    values = {"edges": edges, "kl_full": full, f"kl_without/{IDS[0]}": full + 1.0}  # a fall of 99 nats
+    for offset, lines in ((20.0, (">99<", ">20<", ">119<", "the offset")), (0.0, (">99<", "all: the score"))):
+        a = Attribution("guda", "nats", {}, values=values, settings={"offset": {IDS[0]: offset}})
+        said, _, table = inspect.steps(a, IDS[0], "A")
+        assert all(line in str(table) for line in lines), str(table)
+        assert ("offset" in str(said)) == bool(offset)
+        _, _, narrowed = inspect.narrowing(a, IDS[0], "A")
+        assert f">{99 + offset:.0f}<" in str(narrowed)

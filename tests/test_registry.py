@@ -1,0 +1,50 @@
+"""Registries: members by line, by program and by installed package; imported only when asked for."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from guda_core import registry
+from guda_core.errors import OptionError
+from guda_core.registry import Registry
+
+LINES = {"fraction": "fractions:Fraction", "absent": "no_such_module:x"}
+
+
+def test_a_line_is_imported_when_asked_for_and_stands_in_order():
+    of = Registry("number", "guda_core.nothing", LINES)
+    assert list(of) == ["fraction", "absent"] and len(of) == 2 and "absent" in of
+    import fractions
+
+    assert of["fraction"] is fractions.Fraction and of.find("fraction") is fractions.Fraction
+    with pytest.raises(ModuleNotFoundError):
+        of["absent"]
+
+
+def test_members_from_outside_are_added_once_and_removed():
+    of = Registry("number", "guda_core.nothing", LINES)
+    of.add("whole", int)
+    assert of["whole"] is int and list(of)[-1] == "whole"
+    with pytest.raises(OptionError, match="There is a number 'whole' already"):
+        of.add("whole", int)
+    of.remove("whole")
+    with pytest.raises(OptionError, match=r"There is no number 'whole'. Known: fraction, absent."):
+        of.find("whole")
+
+
+def test_an_installed_package_adds_members_but_replaces_none(monkeypatch):
+    points = [EntryPoint("decimal", "decimal:Decimal", "x"), EntryPoint("fraction", "builtins:int", "x")]
+    monkeypatch.setattr(registry, "entry_points", lambda group: points if group == "guda_core.numbers" else [])
+    of = Registry("number", "guda_core.numbers", LINES)
+    from decimal import Decimal
+    from fractions import Fraction
+
+    assert of["decimal"] is Decimal and of["fraction"] is Fraction
+
+
+def test_making_a_registry_imports_nothing():
+    sys.modules.pop("this", None)
+    assert "this" in Registry("poem", "guda_core.nothing", {"this": "this:s"}) and "this" not in sys.modules
