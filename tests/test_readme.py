@@ -10,6 +10,7 @@ import pytest
 from guda_core.attribution.guda import WEIGHT
 
 ROOT = Path(__file__).resolve().parent.parent
+MARKER = r"<!-- figures:(\w+) -->"
 
 
 @pytest.fixture(scope="module")
@@ -19,11 +20,15 @@ def readme():
     return module
 
 
-@pytest.mark.parametrize("name", ["README.md", "assets/MODEL_CARD.md"])
-def test_figures_are_those_of_the_files(readme, name):
-    text = (ROOT / name).read_text(encoding="utf-8")
-    assert "<!-- figures:" in text
-    assert readme.filled(text) == text, "run `python -m experiments.tables.readme`"
+def test_figures_are_those_of_the_files(readme):
+    for name in readme.FILES:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert readme.filled(text) == text, f"{name}: run `python -m experiments.tables.readme`"
+
+
+def test_no_figure_is_lost(readme):
+    shown = {m for name in readme.FILES for m in re.findall(MARKER, (ROOT / name).read_text(encoding="utf-8"))}
+    assert shown == set(readme.RENDER)
 
 
 def test_figures_change_with_the_files(readme, monkeypatch):
@@ -33,7 +38,7 @@ def test_figures_change_with_the_files(readme, monkeypatch):
     assert "1999-01-01" in readme.sanity()
 
 
-@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "docs/benchmarks.md"])
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "docs/results/offset.md"])
 def test_the_general_parts_weight_is_the_one_in_use(name):
     said = re.findall(r"([\d.]+) times", (ROOT / name).read_text(encoding="utf-8"))
     assert f"{WEIGHT:g}" in said

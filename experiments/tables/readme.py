@@ -15,7 +15,11 @@ from experiments.tables import agreement
 from guda_core.paths import ROOT
 from guda_core.unlearning.run import KINDS
 
-FILES = ("README.md", "assets/MODEL_CARD.md", "docs/benchmarks.md")
+FILES = (
+    "README.md",
+    "assets/MODEL_CARD.md",
+    *sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "docs").rglob("*.md")),
+)
 
 
 def read(name: str) -> dict[str, Any]:
