@@ -27,8 +27,8 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from guda_core.data.captions import style_caption
+from guda_core.data.dataset import Pictures
 from guda_core.data.sources import iconify
-from guda_core.data.sources.iconify import Pictures
 from guda_core.diffusion.base import BaseModel
 from guda_core.errors import OptionError
 from guda_core.local import LocalService

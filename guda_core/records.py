@@ -28,6 +28,7 @@ class Group:
     package: str
     version: str
     descriptors: tuple[str, ...]
+    phrase: str = ""  # that stands for the style in captions, e.g. "in the Cubism style", instead of descriptors
 
 
 @dataclass(frozen=True)

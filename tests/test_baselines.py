@@ -22,9 +22,9 @@ from guda_core.attribution.gradient.dtrak import Dtrak
 from guda_core.attribution.gradient.features import FeatureConfig, Gradients, timestep_grid
 from guda_core.attribution.gradient.kernel import KernelConfig, Ridge
 from guda_core.attribution.gradient.trak import Trak
+from guda_core.data.dataset import Pictures
 from guda_core.data.encoded import examples_of
 from guda_core.data.images import hash_pixels
-from guda_core.data.sources.iconify import Pictures
 from guda_core.diffusion.cards import load_model
 from guda_core.errors import CacheError, DataError, ModelError, OptionError, ScoreError
 from guda_core.records import GroupScore, Query

@@ -13,8 +13,8 @@ import torch
 from experiments.benchmark import queries as q
 from experiments.benchmark import scores as s
 from guda_core.attribution import metrics, models, rows, styles, tables
+from guda_core.data.dataset import Pictures
 from guda_core.data.groups import load_group_set
-from guda_core.data.sources.iconify import Pictures
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.cards import load_model
 from guda_core.errors import DataError

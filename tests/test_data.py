@@ -207,34 +207,6 @@ def test_npm_is_asked_for_exact_versions_and_its_failure_is_said(code, monkeypat
     assert "--ignore-scripts" in asked
 
 
-def pictures() -> iconify.Pictures:
-    pixels = np.stack([np.full((2, 2, 3), v, np.uint8) for v in (1, 2, 3)])
-    return iconify.Pictures(pixels, ("a", "a", "b"), ("cat", "dog", "cat"))
-
-
-def test_where_keeps_order_and_alignment():
-    cats = pictures().where(lambda g, o: o == "cat")
-    assert (len(cats), cats.groups, cats.objects) == (2, ("a", "b"), ("cat", "cat"))
-    assert cats.pixels[:, 0, 0, 0].tolist() == [1, 3]
-    none = pictures().where(lambda g, o: False)
-    assert (len(none), none.pixels.shape) == (0, (0, 2, 2, 3))
-
-
-def test_sha256_sees_pixels_names_and_order():
-    base = pictures()
-    expected = hashlib.sha256()
-    for g, o, v in (("a", "cat", 1), ("a", "dog", 2), ("b", "cat", 3)):
-        expected.update(f"{g}/{o}\n".encode() + bytes([v] * 12))
-    assert base.sha256() == expected.hexdigest()
-    others = [
-        iconify.Pictures(base.pixels + 1, base.groups, base.objects),
-        iconify.Pictures(base.pixels, ("a", "b", "b"), base.objects),
-        iconify.Pictures(base.pixels, base.groups, ("cat", "dog", "cow")),
-        iconify.Pictures(base.pixels[::-1], base.groups[::-1], base.objects[::-1]),
-    ]
-    assert len({base.sha256(), *(o.sha256() for o in others)}) == 5
-
-
 def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("GUDA_CACHE", str(tmp_path / "here"))
     assert paths.cache_dir() == tmp_path / "here"

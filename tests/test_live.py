@@ -16,7 +16,7 @@ from experiments.train import stages
 from experiments.train.unet import UnetConfig
 from guda_core.attribution.counterfactual import Budget
 from guda_core.attribution.logo import Logo
-from guda_core.data.sources.iconify import Pictures
+from guda_core.data.dataset import Pictures
 from guda_core.diffusion.cards import load_model
 from guda_core.errors import OptionError
 from guda_core.local import LocalService

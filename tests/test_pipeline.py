@@ -18,10 +18,10 @@ from guda_core.attribution.gradient.features import FeatureConfig
 from guda_core.attribution.gradient.kernel import KernelConfig
 from guda_core.attribution.gradient.trak import Trak
 from guda_core.attribution.similarity import ClipSimilarity
+from guda_core.data.dataset import Pictures
 from guda_core.data.embeddings import Clip
 from guda_core.data.encoded import examples_of
 from guda_core.data.groups import load_group_set
-from guda_core.data.sources.iconify import Pictures
 from guda_core.errors import ModelError, OptionError
 from guda_core.local import LocalService, load_service
 from guda_core.records import Query

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from experiments import sanity
-from guda_core.data.sources.iconify import Pictures
+from guda_core.data.dataset import Pictures
 from guda_core.errors import OptionError
 from guda_core.records import Attribution, Group, GroupScore, GroupSet, Query
 from guda_core.unlearning.loop import LoopConfig

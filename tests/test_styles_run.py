@@ -20,8 +20,8 @@ from experiments.train import stages
 from experiments.train.unet import UnetConfig
 from guda_core import paths
 from guda_core.attribution.counterfactual import Budget
+from guda_core.data.dataset import Pictures
 from guda_core.data.sources import iconify
-from guda_core.data.sources.iconify import Pictures
 from guda_core.errors import DataError, OptionError
 from guda_core.local import LocalService
 from guda_core.unlearning.guda_c import UnlearnConfig

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from experiments.ablations import targets
-from guda_core.data.sources.iconify import Pictures
+from guda_core.data.dataset import Pictures
 from guda_core.diffusion import likelihood
 from guda_core.unlearning import adapters
 from tests.tiny import tiny_service

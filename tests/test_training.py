@@ -14,7 +14,7 @@ from torch import nn
 from experiments.train import clip as clip_training
 from experiments.train import unet as unet_training
 from experiments.train import vae as vae_training
-from guda_core.data.sources.iconify import Pictures
+from guda_core.data.dataset import Pictures
 from guda_core.diffusion.base import Schedule
 from guda_core.errors import TrainingError
 from guda_core.records import Group, GroupSet

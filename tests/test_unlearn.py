@@ -11,7 +11,7 @@ import torch
 
 from guda_core.attribution.counterfactual import Budget
 from guda_core.attribution.guda import Guda
-from guda_core.data.sources.iconify import Pictures
+from guda_core.data.dataset import Pictures
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.cards import load_model
 from guda_core.errors import AdapterError, OptionError

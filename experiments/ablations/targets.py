@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from guda_core.data.captions import style_caption
-from guda_core.data.sources.iconify import Pictures
+from guda_core.data.dataset import Pictures
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.base import BaseModel
 from guda_core.local import LocalService, load_service

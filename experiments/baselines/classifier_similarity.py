@@ -14,7 +14,7 @@ from torch import Tensor
 
 from guda_core.attribution.counterfactual import Budget
 from guda_core.attribution.similarity import AGGREGATES, ClipSimilarity
-from guda_core.data.sources.iconify import Pictures
+from guda_core.data.dataset import Pictures
 from guda_core.errors import OptionError
 from guda_core.records import Attribution, GroupScore, Query
 

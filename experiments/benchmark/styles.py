@@ -43,9 +43,9 @@ from experiments.train import stages
 from experiments.train.unet import UnetConfig
 from guda_core.attribution import ensemble
 from guda_core.attribution.similarity import AGGREGATES, ClipSimilarity
+from guda_core.data.dataset import Pictures
 from guda_core.data.encoded import examples_of
 from guda_core.data.sources import iconify
-from guda_core.data.sources.iconify import Pictures
 from guda_core.diffusion import likelihood
 from guda_core.errors import DataError
 from guda_core.local import LocalService

@@ -21,7 +21,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from guda_core.data.captions import drop, style_caption
-from guda_core.data.sources.iconify import Pictures
+from guda_core.data.dataset import Pictures
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.base import BaseModel
 from guda_core.records import GroupSet, Query

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from experiments.train import stages
 from experiments.train.unet import epoch_batch, stratified_times
+from guda_core.data.dataset import Pictures
 from guda_core.data.sources import classes
-from guda_core.data.sources.iconify import Pictures
 from guda_core.diffusion.base import Card, Schedule
 from guda_core.diffusion.unconditional import Unconditional
 from guda_core.errors import OptionError, TrainingError

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from experiments.train.unet import epoch_batch
-from guda_core.data.sources.iconify import Pictures
+from guda_core.data.dataset import Pictures
 from guda_core.unlearning.loop import LoopConfig, Progress, run
 
 

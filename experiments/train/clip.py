@@ -21,7 +21,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, C
 
 from experiments.train.vae import to_unit
 from guda_core.data.captions import draw, style_caption
-from guda_core.data.sources.iconify import Pictures
+from guda_core.data.dataset import Pictures
 from guda_core.records import GroupSet
 from guda_core.unlearning.loop import LoopConfig, Progress, run
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from experiments.train.compiled import forward_of
 from guda_core.data.captions import drop, style_caption
-from guda_core.data.sources.iconify import Pictures
+from guda_core.data.dataset import Pictures
 from guda_core.diffusion.base import Schedule
 from guda_core.errors import TrainingError
 from guda_core.records import GroupSet

@@ -17,7 +17,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from guda_core.data.sources.iconify import Pictures
+from guda_core.data.dataset import Pictures
 from guda_core.unlearning.loop import LoopConfig, Progress, run
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from guda_core.data.captions import style_caption
+from guda_core.data.dataset import Pictures
 from guda_core.data.images import hash_pixels
-from guda_core.data.sources.iconify import Pictures
 from guda_core.diffusion.base import BaseModel
 from guda_core.errors import DataError
 from guda_core.records import GroupSet

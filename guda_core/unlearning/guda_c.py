@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from guda_core.data.captions import blend_caption, style_caption
-from guda_core.data.sources.iconify import Pictures
+from guda_core.data.dataset import Pictures
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.base import BaseModel
 from guda_core.errors import OptionError, TrainingError

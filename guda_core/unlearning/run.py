@@ -16,10 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from guda_core.data.captions import style_caption
+from guda_core.data.dataset import Pictures
 from guda_core.data.embeddings import Clip
 from guda_core.data.images import hash_pixels
 from guda_core.data.sources import iconify
-from guda_core.data.sources.iconify import Pictures
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.cards import DEFAULT_MODEL, find_card, load_model
 from guda_core.errors import AdapterError, OptionError

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
-from guda_core.data.sources.iconify import Pictures
+from guda_core.data.dataset import Pictures
 from guda_core.errors import DataError
 from guda_core.records import Group, GroupSet
 

@@ -15,44 +15,19 @@ import subprocess
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from guda_core.data.dataset import Pictures
 from guda_core.data.groups import normal
 from guda_core.errors import DataError
 from guda_core.paths import cache_dir
 from guda_core.records import Group, GroupSet
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Pictures of one split. pixels: (N, H, W, 3) uint8; groups, objects: N ids and names, aligned with pixels."""
-
-    pixels: np.ndarray
-    groups: tuple[str, ...]
-    objects: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def where(self, keep: Callable[[str, str], bool]) -> Pictures:
-        """The pictures for which keep(group, object) holds, in order."""
-        at = [i for i, (g, o) in enumerate(zip(self.groups, self.objects, strict=True)) if keep(g, o)]
-        return Pictures(self.pixels[at], tuple(self.groups[i] for i in at), tuple(self.objects[i] for i in at))
-
-    def sha256(self) -> str:
-        """Hash of names (as `normal` spells them) and pixels, in order."""
-        h = hashlib.sha256()
-        for g, o, p in zip(self.groups, self.objects, self.pixels, strict=True):
-            h.update(f"{g}/{normal(o)}\n".encode())
-            h.update(np.ascontiguousarray(p).tobytes())
-        return h.hexdigest()
 
 
 def npm_install(groups: Sequence[Group], into: Path) -> None:
