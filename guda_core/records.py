@@ -12,6 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from guda_core.errors import ReportError
+
+KL_WITHOUT = "kl_without/"  # begins the name of an array of KL values without a group
 Status = Literal["ok", "unavailable", "no_score"]
 
 
@@ -148,15 +151,53 @@ class GroupScore:
 
 
 @dataclass(frozen=True)
+class KLValues:
+    """The KL values behind an ELBO drop, at M draws in each of K strata of timesteps.
+
+    t: (K, M) int64, the timesteps drawn. edges: (K + 1,) int64; stratum k holds edges[k] <= t < edges[k + 1].
+    full: (K, M) float64 nats, KL_t of the full model. without: group id -> the same of the model without that group.
+    """
+
+    t: np.ndarray
+    edges: np.ndarray
+    full: np.ndarray
+    without: Mapping[str, np.ndarray]
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Name -> array, as a report's values.npz names them: t, edges, kl_full, kl_without/<group>."""
+        without = {f"{KL_WITHOUT}{g}": v for g, v in self.without.items()}
+        return {"t": self.t, "edges": self.edges, "kl_full": self.full, **without}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> KLValues:
+        """What `to_arrays` wrote; arrays of other names are left alone.
+
+        Raises:
+            ReportError: one is missing, or they do not belong together by their shapes.
+        """
+        without = {k.removeprefix(KL_WITHOUT): v for k, v in arrays.items() if k.startswith(KL_WITHOUT)}
+        try:
+            found = cls(arrays["t"], arrays["edges"], arrays["kl_full"], without)
+        except KeyError as e:
+            raise ReportError(f"There is no array {e} among the KL values.") from e
+        k = found.t.shape[0] if found.t.ndim == 2 else 0
+        same = all(v.shape == found.t.shape for v in (found.full, *without.values()))
+        if found.edges.shape != (k + 1,) or not same:
+            raise ReportError("The arrays of KL values do not belong together: their shapes differ.")
+        return found
+
+
+@dataclass(frozen=True)
 class Attribution:
     """What one method answers for one query.
 
-    method: name in `guda_core.attribution.METHODS`. unit: for example "nats" or "cosine".
+    method: id in `guda_core.attribution.METHODS`. unit: for example "nats" or "cosine".
     groups: group id -> GroupScore, in the order of the group set.
     progress: fraction in [0, 1] of the planned computation; 1 when final.
     separable: True when the first group is ahead of the second in the paired 95% interval, None when it does not apply.
-    values: arrays to keep as evidence: of GUDA and LOGO "t" (K, M), "edges" (K + 1,), "kl_full" (K, M) and
-        "kl_without/<group>" (K, M) in nats; of gradient methods "pictures" (N,).
+    runner_up: id of the second group, None when there is none.
+    kl: the values behind scores that are ELBO drops, None for others.
+    values: other arrays to keep as evidence, one-dimensional, e.g. "pictures" (N,), a value of each training picture.
     settings: everything needed to recompute the answer.
     """
 
@@ -166,8 +207,13 @@ class Attribution:
     progress: float = 1.0
     separable: bool | None = None
     runner_up: str | None = None
+    kl: KLValues | None = None
     values: Mapping[str, np.ndarray] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Every array behind the answer, by its name in a report's values.npz."""
+        return {**(self.kl.to_arrays() if self.kl is not None else {}), **self.values}
 
     def offset(self, group: str) -> float:
         """What a group's score holds for every picture alike, in the unit (`methods.guda`); 0 where that is nothing."""

@@ -16,7 +16,7 @@ import numpy as np
 from guda_core.data.groups import load_group_set
 from guda_core.data.images import check_options, check_prompt, hash_pixels, read_picture
 from guda_core.errors import OptionError
-from guda_core.records import Attribution, GroupScore, Provenance, Query, Scope
+from guda_core.records import Attribution, GroupScore, KLValues, Provenance, Query, Scope
 from guda_core.service import Service, Step
 from guda_core.ui import build_ui, launch_options
 from tests.light import fake_provenance
@@ -132,22 +132,22 @@ class FakeService:
         out = {g: scores.get(g) or GroupScore(None, None, None, "unavailable", REASON) for g in self.group_set.groups}
         if method == "clip":
             return Attribution(method, UNITS[method], out, progress, settings={"clip_sha256": "fake"})
-        values = self._values(query, {g: s.score for g, s in out.items() if s.score is not None}, progress)
+        kl = self._values(query, {g: s.score for g, s in out.items() if s.score is not None}, progress)
         apart = self.outcome == "ahead"
-        return Attribution(method, UNITS[method], out, progress, apart, order[1], values, {"passes": self.passes})
+        return Attribution(method, UNITS[method], out, progress, apart, order[1], kl, settings={"passes": self.passes})
 
-    def _values(self, query: Query, scores: dict[str, float], progress: float) -> dict[str, np.ndarray]:
+    def _values(self, query: Query, scores: dict[str, float], progress: float) -> KLValues:
         """KL values (K, M) whose ELBO differences are exactly the scores, with a spread of their own."""
         draws, sizes = 4 * max(1, round(4 * progress)), np.diff(EDGES)
         rng = np.random.default_rng(int(query.image_hash[:12], 16))
         t = np.stack([rng.integers(EDGES[:-1], EDGES[1:]) for _ in range(16)], axis=1)[:, :draws]
         full = rng.gamma(2.0, 3.0, (len(sizes), 16))[:, :draws]
-        values = {"t": t, "edges": EDGES, "kl_full": full}
+        without = {}
         for g, score in scores.items():
             noise = rng.normal(0.0, 1.0, (len(sizes), 16))[:, :draws] * 4.0 / sizes[:, None]
             noise -= noise.mean(axis=1, keepdims=True)
-            values[f"kl_without/{g}"] = full + noise + (score * PROFILE / sizes)[:, None]
-        return values
+            without[g] = full + noise + (score * PROFILE / sizes)[:, None]
+        return KLValues(t, EDGES, full, without)
 
 
 @contextmanager

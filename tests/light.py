@@ -13,7 +13,7 @@ from PIL import Image
 from guda_core.data.groups import load_group_set
 from guda_core.data.images import check_prompt, read_picture
 from guda_core.errors import OptionError
-from guda_core.records import Attribution, GroupScore, GroupSet, Provenance, Query, Scope
+from guda_core.records import Attribution, GroupScore, GroupSet, KLValues, Provenance, Query, Scope
 
 MISSING = "noto"
 WHY = "There is no finished adapter in noto."
@@ -98,17 +98,19 @@ class LightService:
     def _guda(self, query: Query, progress: float) -> Attribution:
         rng, edges, draws = self._rng(query, "guda"), np.array([1, 10, 100, 500, 1000]), 3
         t = np.stack([rng.integers(edges[:-1], edges[1:]) for _ in range(draws)], axis=1)
-        values = {"t": t, "edges": edges, "kl_full": rng.gamma(2.0, 3.0, t.shape)}
+        full, without = rng.gamma(2.0, 3.0, t.shape), {}
         groups = {}
         for g in self.group_set.groups:
             if g in self.made_with.unavailable:
                 groups[g] = GroupScore(None, None, None, "unavailable", self.made_with.unavailable[g])
                 continue
-            values[f"kl_without/{g}"] = values["kl_full"] + rng.normal(0.0, 3.0, t.shape)
-            v = float((values[f"kl_without/{g}"] - values["kl_full"]).sum()) * self.nudge
+            without[g] = full + rng.normal(0.0, 3.0, t.shape)
+            v = float((without[g] - full).sum()) * self.nudge
             groups[g] = GroupScore(v, v - 4.0, v + 4.0)
         settings = {"adapters": dict(self.made_with.adapters), "dtype": self.made_with.dtype}
-        a = Attribution("guda", "nats", groups, progress, False, None, values, settings)
+        a = Attribution(
+            "guda", "nats", groups, progress, False, None, KLValues(t, edges, full, without), settings=settings
+        )
         return replace(a, runner_up=a.ranked()[1])
 
 

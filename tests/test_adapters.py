@@ -113,4 +113,4 @@ def test_one_bad_adapter_leaves_the_rest(model, tmp_path):
     assert [states[g] for g in ids[:3]] == ["ok", "unavailable", "ok"] and last.progress == 1.0
     assert "damaged" in last.groups[ids[1]].reason and last.groups[ids[1]].score is None
     assert set(last.ranked()) == {ids[0], ids[2]}
-    assert last.values["kl_full"].shape == (8, 2) and f"kl_without/{ids[0]}" in last.values
+    assert last.kl is not None and last.kl.full.shape == (8, 2) and ids[0] in last.kl.without

@@ -7,21 +7,21 @@ import pytest
 
 from guda_core.attribution import contributions
 from guda_core.diffusion.likelihood import Strata, elbo_drop
-from guda_core.records import Attribution, GroupScore
+from guda_core.records import Attribution, GroupScore, KLValues
 from guda_core.ui import inspect
 from tests.light import LightService, sha
 
 EDGES = (1, 3, 10, 40, 100)
 
 
-def values(draws: int) -> dict[str, np.ndarray]:
+def values(draws: int) -> KLValues:
     rng = np.random.default_rng(0)
-    full = rng.normal(5, 1, (4, draws))
-    return {"edges": np.array(EDGES), "kl_full": full, "kl_without/noto": full + rng.normal(0.2, 0.1, (4, draws))}
+    full, t = rng.normal(5, 1, (4, draws)), np.tile(np.array(EDGES[:-1])[:, None], draws)
+    return KLValues(t, np.array(EDGES), full, {"noto": full + rng.normal(0.2, 0.1, (4, draws))})
 
 
-def score(of: dict[str, np.ndarray]):
-    return elbo_drop(full=of["kl_full"], without=of["kl_without/noto"], strata=Strata(EDGES))
+def score(of: KLValues):
+    return elbo_drop(full=of.full, without=of.without["noto"], strata=Strata(EDGES))
 
 
 @pytest.mark.parametrize("draws", [1, 2, 6])
@@ -47,7 +47,7 @@ def test_the_last_interval_is_the_scores_own():
 )
 def test_the_screen_says_how_wide_it_was_only_where_it_narrowed(draws, said_so, not_there):
     of = values(draws)
-    a = Attribution("guda", "nats", {"noto": GroupScore(1.0, 0.0, 2.0)}, 1.0, values=of, settings={})
+    a = Attribution("guda", "nats", {"noto": GroupScore(1.0, 0.0, 2.0)}, 1.0, kl=of)
     said, plot, table = inspect.narrowing(a, "noto", "Noto Emoji")
     width = score(of).high - score(of).low
     assert f"with {draws} draws" in str(said) or f"with {draws} it is" in str(said)

@@ -18,7 +18,7 @@ from guda_core.attribution.logo import Logo
 from guda_core.data.groups import load_group_set
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.cards import load_model
-from guda_core.records import Attribution, GroupScore, Query
+from guda_core.records import Attribution, GroupScore, KLValues, Query
 from guda_core.ui import examples, inspect, markup, words
 from guda_core.unlearning import adapters
 from guda_core.unlearning.adapters import OFFSET
@@ -73,13 +73,11 @@ def test_it_is_added_to_scores_and_intervals_and_decides_the_order(model, folder
         a, b = plain.groups[g], found.groups[g]
         for key in ("score", "low", "high"):
             assert getattr(b, key) == pytest.approx(getattr(a, key) + WEIGHT * MEANS[g])
-        np.testing.assert_array_equal(found.values[f"kl_without/{g}"], plain.values[f"kl_without/{g}"])
+        np.testing.assert_array_equal(found.kl.without[g], plain.kl.without[g])
     assert found.ranked()[0] == IDS[1]
     first, second = IDS[1], found.runner_up
     strata = likelihood.make_strata(model.schedule, 8)
-    ahead = likelihood.difference(
-        first=found.values[f"kl_without/{first}"], second=found.values[f"kl_without/{second}"], strata=strata
-    )
+    ahead = likelihood.difference(first=found.kl.without[first], second=found.kl.without[second], strata=strata)
     assert found.separable == (ahead.low + found.offset(first) - found.offset(second) > 0)
 
 
@@ -166,9 +164,9 @@ def test_the_screens_table_has_it_as_text():
 def test_the_evidence_adds_up_to_the_score():
     edges = np.array([1, 3, 10, 40, 100])
     full = np.random.default_rng(0).normal(5, 1, (4, 6))
-    values = {"edges": edges, "kl_full": full, f"kl_without/{IDS[0]}": full + 1.0}  # a fall of 99 nats
+    kl = KLValues(np.ones((4, 6), np.int64), edges, full, {IDS[0]: full + 1.0})  # a fall of 99 nats
     for offset, lines in ((20.0, (">99<", ">20<", ">119<", "the offset")), (0.0, (">99<", "all: the score"))):
-        a = Attribution("guda", "nats", {}, values=values, settings={"offset": {IDS[0]: offset}})
+        a = Attribution("guda", "nats", {}, kl=kl, settings={"offset": {IDS[0]: offset}})
         said, _, table = inspect.steps(a, IDS[0], "A")
         assert all(line in str(table) for line in lines), str(table)
         assert ("offset" in str(said)) == bool(offset)

@@ -114,7 +114,7 @@ def test_generate_then_attribute(service):
     guda = answers["guda"]
     assert guda.progress == 1 and guda.unit == "nats" and guda.groups[MISSING].status == "unavailable"
     assert all(s.low <= s.score <= s.high for k, s in guda.groups.items() if k != MISSING)
-    assert guda.values["kl_full"].shape == (24, EFFORTS["quick"].draws)
+    assert guda.kl is not None and guda.kl.full.shape == (24, EFFORTS["quick"].draws)
     assert set(guda.settings["adapters"]) == set(GROUPS.groups) - {MISSING}
     assert last(service, query)["guda"].groups == guda.groups
     assert picture(service).image_hash == query.image_hash != picture(service, seed=2).image_hash
@@ -133,7 +133,7 @@ def test_more_effort_narrows_the_intervals_and_keeps_the_first_draws(service):
     quick, full = (last(service, query, methods=["guda"], effort=e)["guda"] for e in ("quick", "full"))
     width = [sum(s.high - s.low for s in a.groups.values() if s.score is not None) for a in (quick, full)]
     assert width[1] < 0.6 * width[0]
-    np.testing.assert_allclose(full.values["kl_full"][:, : EFFORTS["quick"].draws], quick.values["kl_full"], rtol=1e-4)
+    np.testing.assert_allclose(full.kl.full[:, : EFFORTS["quick"].draws], quick.kl.full, rtol=1e-4)
 
 
 def test_two_visitors_at_once_get_the_numbers_that_each_gets_alone(service):

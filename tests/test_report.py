@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 from PIL import Image
 
 from guda_core.errors import ReportError
-from guda_core.records import Attribution, GroupScore, Query
+from guda_core.records import Attribution, GroupScore, KLValues, Query
 from guda_core.reports import bundle, figures
 from guda_core.reports import record as report
 from guda_core.reports.read import SCHEMA, parse_record, read_report
@@ -63,11 +63,11 @@ def test_a_report_holds_its_files_and_their_hashes(service, query, tmp_path):
         assert (np.asarray(im) == query.pixels).all() and not im.info
     with np.load(io.BytesIO(files["values.npz"]), allow_pickle=False) as z:
         guda = next(a for a in answers(service, query) if a.method == "guda")
-        assert set(z.files) == {f"guda/{k}" for k in guda.values}
-        for k, v in guda.values.items():
+        assert set(z.files) == {f"guda/{k}" for k in guda.arrays()}
+        for k, v in guda.arrays().items():
             np.testing.assert_array_equal(z[f"guda/{k}"], v)
     (tmp_path / "r.zip").write_bytes(made(service, query))
-    assert set(read_report(tmp_path / "r.zip").values) == {f"guda/{k}" for k in guda.values}
+    assert set(read_report(tmp_path / "r.zip").values) == {f"guda/{k}" for k in guda.arrays()}
 
 
 def test_every_method_and_group_is_in_the_record_and_the_table(service, query):
@@ -203,3 +203,20 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert path.read_bytes() == b"old" and list(path.parent.iterdir()) == [path]
     with pytest.raises(ReportError, match="cannot be written"):
         bundle.write(path / "below", b"")
+
+
+def test_kl_values_keep_their_names_on_disk_and_come_back_whole():
+    rng = np.random.default_rng(0)
+    t, edges = np.array([[1, 2], [5, 9]]), np.array([1, 4, 10])
+    kl = KLValues(t, edges, rng.normal(size=(2, 2)), {"a": rng.normal(size=(2, 2)), "b": rng.normal(size=(2, 2))})
+    arrays = kl.to_arrays()
+    assert list(arrays) == ["t", "edges", "kl_full", "kl_without/a", "kl_without/b"]
+    again = KLValues.from_arrays({**arrays, "pictures": np.zeros(3)})
+    assert list(again.without) == ["a", "b"] and again.full is kl.full and again.without["b"] is kl.without["b"]
+    for broken in (
+        {k: v for k, v in arrays.items() if k != "edges"},
+        {**arrays, "edges": edges[:2]},
+        {**arrays, "kl_without/b": t[:1]},
+    ):
+        with pytest.raises(ReportError):
+            KLValues.from_arrays(broken)

@@ -27,6 +27,7 @@ import torch
 from experiments.benchmark.baselines import keys_of
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.base import BaseModel
+from guda_core.diffusion.likelihood import stratum_sums
 from guda_core.records import Query
 
 
@@ -130,16 +131,16 @@ class Plan:
 
 
 def _elbo(full: np.ndarray, without: np.ndarray, plan: Plan) -> np.ndarray:
-    return ((without - full).mean(axis=2) * plan.sizes).sum(axis=1)
+    return stratum_sums(without - full, plan.sizes).sum(axis=1)
 
 
 def _mse(full: np.ndarray, without: np.ndarray, plan: Plan) -> np.ndarray:
-    return (((without - full) / plan.w).mean(axis=2) * plan.sizes).sum(axis=1)
+    return stratum_sums((without - full) / plan.w, plan.sizes).sum(axis=1)
 
 
 def _truncated(full: np.ndarray, without: np.ndarray, plan: Plan) -> np.ndarray:
     kept = plan.t > plan.config.truncate_t
-    return ((np.where(kept, without - full, 0)).mean(axis=2) * plan.sizes).sum(axis=1)
+    return stratum_sums(np.where(kept, without - full, 0), plan.sizes).sum(axis=1)
 
 
 def _skew(full: np.ndarray, without: np.ndarray, plan: Plan) -> np.ndarray:

@@ -15,14 +15,13 @@ import numpy as np
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.base import BaseModel
 from guda_core.errors import AdapterError, ScoreError
-from guda_core.records import Attribution, GroupScore, Query
+from guda_core.records import Attribution, GroupScore, KLValues, Query
 
 
 @dataclass(frozen=True)
 class Budget:
     """strata of timesteps, cut by `rule` (likelihood.make_strata); draws in each, made in passes of `per_pass` draws;
-    batch:
-    largest forward batch."""
+    batch: largest forward batch."""
 
     draws: int = 4
     per_pass: int = 2
@@ -81,12 +80,12 @@ def drops(
     jobs, done = len(passes) * (len(usable) + 1), 0
 
     def snapshot() -> Attribution:
-        values: dict[str, np.ndarray] = {}
+        kept = None
         if scores:
             m = min([full.shape[1], *[v.shape[1] for g, v in kl.items() if g not in broken]])
-            values = {"t": draws.t[:, :m], "edges": np.asarray(strata.edges), "kl_full": full[:, :m]}
-            values |= {f"kl_without/{g}": v[:, :m] for g, v in kl.items() if g not in broken}
-        return Attribution(method, "nats", dict(scores), done / jobs, values=values, settings=settings, **order)
+            without = {g: v[:, :m] for g, v in kl.items() if g not in broken}
+            kept = KLValues(draws.t[:, :m], np.asarray(strata.edges), full[:, :m], without)
+        return Attribution(method, "nats", dict(scores), done / jobs, kl=kept, settings=settings, **order)
 
     for columns in passes:
         with model.lock:

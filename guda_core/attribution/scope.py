@@ -66,7 +66,7 @@ def bits(model: BaseModel, query: Query, config: BitsConfig) -> float:
         again = model.decode(query.latent)[0]  # (H, W, 3) uint8
     error = float(np.mean((again.astype(np.float64) - query.pixels) ** 2))
     spread = 0.5 * math.log2(2 * math.pi * math.e * max(error, ROUNDING))
-    total = float((strata.sizes * kl.mean(axis=1)).sum())
+    total = float(likelihood.stratum_sums(kl, strata.sizes).sum())
     return spread + total / (query.pixels.size * math.log(2))
 
 

@@ -174,6 +174,16 @@ class Estimate:
         return Estimate(self.value + known, self.se, self.low + known, self.high + known)
 
 
+def stratum_sums(values: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """n_k mean_j v_kj, (..., K), from values (..., K, M): what each stratum adds to sum_t E[v_t]. sizes: (K,), n_k."""
+    return sizes * values.mean(axis=-1)
+
+
+def stratum_variances(values: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """n_k^2 s_k^2 / M, (..., K): the sampling variance of `stratum_sums`. Needs M >= 2 draws."""
+    return sizes**2 * values.var(axis=-1, ddof=1) / values.shape[-1]
+
+
 def stratified_sum(values: np.ndarray, strata: Strata) -> Estimate:
     """sum_t E[v_t] from values (K, M): sum_k n_k mean_j v_kj; variance sum_k n_k^2 s_k^2 / M (Cochran 1977, 5.3).
 
@@ -187,12 +197,11 @@ def stratified_sum(values: np.ndarray, strata: Strata) -> Estimate:
         raise ScoreError("A value is not finite.")
     k, m = values.shape
     n = strata.sizes.astype(np.float64)
-    value = float((n * values.mean(axis=1)).sum())
+    y = stratum_sums(values, n)
+    value = float(y.sum())
     if m >= 2:
-        terms = n**2 * values.var(axis=1, ddof=1) / m
-        each = m - 1
+        terms, each = stratum_variances(values, n), m - 1
     elif k >= 4:
-        y = n * values[:, 0]
         y = y[: k - k % 2].reshape(-1, 2)
         terms, each = (y[:, 0] - y[:, 1]) ** 2, 1
     else:

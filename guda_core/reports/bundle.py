@@ -80,7 +80,7 @@ def zipped(files: Mapping[str, bytes]) -> bytes:
 def _npz(attributions: Sequence[Attribution]) -> bytes:
     files = {}
     for a in attributions:
-        for name, values in a.values.items():
+        for name, values in a.arrays().items():
             out = io.BytesIO()
             np.lib.format.write_array(out, np.ascontiguousarray(values), version=(1, 0), allow_pickle=False)
             files[f"{a.method}/{name}.npy"] = out.getvalue()

@@ -1,5 +1,5 @@
 """Reads a report that came from outside. Nothing in it is believed: sizes are bounded before anything is read, names
-are those of `evidence.FILES` and nothing else, hashes and the schema are checked, and no array may hold objects.
+are those of `bundle.FILES` and nothing else, hashes and the schema are checked, and no array may hold objects.
 
 Hashes show damage, not a forger who corrects them too: whoever wants to know whether an answer is true replays it.
 """
@@ -22,6 +22,7 @@ import numpy as np
 from jsonschema.exceptions import best_match
 
 from guda_core.errors import ReportError
+from guda_core.records import KLValues
 from guda_core.reports.bundle import COLUMNS, FILES, PICTURE, RECORD, SCORES, VALUES, csv_text, score_rows
 from guda_core.reports.record import plain
 
@@ -44,6 +45,10 @@ class Report:
     picture: bytes
     values: Mapping[str, np.ndarray]
     sha256: str
+
+    def arrays(self, method: str) -> dict[str, np.ndarray]:
+        """The arrays of one method, by their names within it; {} without a zip."""
+        return _of_method(self.values, method)
 
 
 def read_report(path: Path) -> Report:
@@ -220,22 +225,30 @@ def read_values(data: bytes) -> dict[str, np.ndarray]:
     return out
 
 
-def _check_values(record: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> None:
-    """Do the arrays belong to the record: one of each name and shape that its sampling asks for, and no other?
+def _of_method(values: Mapping[str, np.ndarray], method: str) -> dict[str, np.ndarray]:
+    return {k.partition("/")[2]: v for k, v in values.items() if k.startswith(f"{method}/")}
 
-    A method without sampling may add one-dimensional ones, e.g. a value of every training picture.
-    """
-    wanted: dict[str, tuple[int, ...]] = {}
+
+def _check_values(record: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> None:
+    """Do the arrays belong to the record: of each method that sampled, KL values of every scored group at all draws; of
+    any other, one-dimensional ones at most, e.g. a value of every training picture?"""
+    strange = ReportError(f"{VALUES} does not hold the values that {RECORD} tells of.")
+    left = len(values)
     for method, found in record["methods"].items():
-        s = found["sampling"]
+        own, s = _of_method(values, method), found["sampling"]
+        left -= len(own)
         if set(found["groups"]) - set(record["group_set"]["groups"]):
             raise ReportError(f"{RECORD} scores groups that its group set does not have.")
-        if s is not None:
-            grid = (s["strata"], s["draws"])
-            wanted |= {f"{method}/edges": (s["strata"] + 1,), f"{method}/t": grid, f"{method}/kl_full": grid}
-            ok = [g for g, score in found["groups"].items() if score["status"] == "ok"]
-            wanted |= {f"{method}/kl_without/{g}": grid for g in ok}
-    plain_methods = [m for m, found in record["methods"].items() if found["sampling"] is None]
-    others = {name for name, v in values.items() if name.partition("/")[0] in plain_methods and v.ndim == 1}
-    if {name: v.shape for name, v in values.items() if name not in others} != wanted:
-        raise ReportError(f"{VALUES} does not hold the values that {RECORD} tells of.")
+        if s is None:
+            if any(v.ndim != 1 for v in own.values()):
+                raise strange
+            continue
+        try:
+            kl = KLValues.from_arrays(own)
+        except ReportError as e:
+            raise strange from e
+        ok = {g for g, score in found["groups"].items() if score["status"] == "ok"}
+        if kl.t.shape != (s["strata"], s["draws"]) or set(kl.without) != ok or set(kl.to_arrays()) != set(own):
+            raise strange
+    if left:
+        raise strange

@@ -105,9 +105,9 @@ def sampling(a: Attribution) -> dict[str, Any] | None:
 
     edges: stratum k holds the timesteps edges[k] <= t < edges[k + 1]. The timesteps drawn are in values.npz.
     """
-    if "edges" not in a.values:
+    if a.kl is None:
         return None
-    edges, t = a.values["edges"].tolist(), a.values["t"]
+    edges, t = a.kl.edges.tolist(), a.kl.t
     return {"timesteps": [edges[0], edges[-1] - 1], "strata": t.shape[0], "draws": t.shape[1], "edges": edges}
 
 

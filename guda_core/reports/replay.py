@@ -166,9 +166,10 @@ def _other_values(before: Mapping[str, np.ndarray], now: Mapping[str, Attributio
     """Arrays of values.npz that are not what is computed now, within the tolerance of nats, or for units without an
     absolute size, of their largest value; whole numbers must be the same."""
     out = []
+    arrays = {m: a.arrays() for m, a in now.items()}
     for name, a in before.items():
         method, _, key = name.partition("/")
-        b = now[method].values.get(key) if method in now else None
+        b = arrays.get(method, {}).get(key)
         if b is None or a.shape != b.shape:
             out.append(Change(f"{VALUES}/{name}", str(a.shape), str(b.shape) if b is not None else MISSING))
         elif not _close(a, b, now[method].unit):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from guda_core.records import Attribution, GroupScore
+from guda_core.records import Attribution, GroupScore, KLValues
 from guda_core.reports.read import Report
 
 SCORE = ("score", "low", "high", "status", "reason")
@@ -13,7 +13,8 @@ def attributions(report: Report) -> list[Attribution]:
     out = []
     for method, found in report.record["methods"].items():
         groups = {g: GroupScore(**{k: s[k] for k in SCORE}) for g, s in found["groups"].items()}
-        values = {k.partition("/")[2]: v for k, v in report.values.items() if k.startswith(f"{method}/")}
+        arrays = report.arrays(method)
+        sampled = found["sampling"] is not None and bool(arrays)
         out.append(
             Attribution(
                 method,
@@ -22,8 +23,9 @@ def attributions(report: Report) -> list[Attribution]:
                 found["progress"],
                 found["separable"],
                 found["runner_up"],
-                values,
-                found["settings"],
+                kl=KLValues.from_arrays(arrays) if sampled else None,
+                values={} if sampled else arrays,
+                settings=found["settings"],
             )
         )
     return out

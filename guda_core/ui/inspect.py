@@ -124,7 +124,8 @@ def hashes(service: Service, provenance: Provenance, answer: Answer | None) -> H
 
 def steps(a: Attribution, group: str, name: str) -> tuple[Html, Any, Html]:
     """The sentence, plot and table of what each range of timesteps adds to a group's score."""
-    parts = contributions.contributions(a.values, group)
+    assert a.kl is not None
+    parts = contributions.contributions(a.kl, group)
     labels = [f"{c.first}-{c.last}" if c.last > c.first else str(c.first) for c in parts]
     halves = [Z * c.se if c.se is not None else 0.0 for c in parts]
     top = max(range(len(parts)), key=lambda i: parts[i].value)
@@ -151,7 +152,8 @@ def steps(a: Attribution, group: str, name: str) -> tuple[Html, Any, Html]:
 
 def narrowing(a: Attribution, group: str, name: str) -> tuple[Html, Any, Html]:
     """The sentence, plot and table of how a score's interval narrowed."""
-    found = contributions.narrowing(a.values, group, a.offset(group))
+    assert a.kl is not None
+    found = contributions.narrowing(a.kl, group, a.offset(group))
     if not found:
         return text("There are too few draws to tell."), None, Html()
     first, last = (f"{words.number(e.high - e.low, a.unit)}" for e in (found[0][1], found[-1][1]))
@@ -209,7 +211,7 @@ def connect(e: Inspect, service: Service, answer: gr.State, runs: list[Any]) -> 
     def main(a: Answer | None) -> tuple[Attribution | None, list[str]]:
         """The first answer whose values were kept, and the groups that can be looked into, best first."""
         for found in a.scored() if a is not None else []:
-            groups = [g for g in found.ranked() if contributions.has_values(found.values, g)]
+            groups = [g for g in found.ranked() if found.kl is not None and g in found.kl.without]
             if groups:
                 return found, groups
         return None, []
