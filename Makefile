@@ -1,11 +1,12 @@
 # make app   start the app              make data   fetch and render the training pictures (needs npm)
-# make test  run the whole check        make clean  remove what the checks leave behind (not .venv)
+# make test  run the whole check        make docs   build the site into build/docs
+# make clean remove what the checks leave behind (not .venv)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TOO_OLD := Python 3.11 or newer is needed. Name one: make PYTHON=python3.11 ...
 
-.PHONY: app test data clean
+.PHONY: app test data docs clean
 
 app: $(VENV)/.app-stamp
 	$(BIN)/python app.py
@@ -17,7 +18,11 @@ test: $(VENV)/.test-stamp
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m pyright
+	$(BIN)/python -m sphinx -W --keep-going -q docs build/docs
 	$(BIN)/python -m pytest
+
+docs: $(VENV)/.test-stamp
+	$(BIN)/python -m sphinx -W --keep-going docs build/docs
 
 clean:
 	rm -rf .pytest_cache .ruff_cache build *.egg-info

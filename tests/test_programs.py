@@ -1,4 +1,4 @@
-"""docs/programs.md as a reader meets it: the snippet runs, every endpoint is there, also as an MCP tool."""
+"""docs/how-to/programs.md as a reader meets it: the snippet runs, every endpoint is there, also as an MCP tool."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.fakes import FakeService, serving
 
 pytestmark = pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")  # gradio's use of pandas 3
 
-PAGE = (Path(__file__).resolve().parent.parent / "docs" / "programs.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).resolve().parent.parent / "docs" / "how-to" / "programs.md").read_text(encoding="utf-8")
 NAMED = set(re.findall(r"^\| `/(\w+)` \|", PAGE, re.MULTILINE))
 
 
@@ -32,7 +32,7 @@ def test_the_snippet_runs_as_it_stands(capsys):
     with serving(service) as url:
         code = found[1].replace("http://127.0.0.1:7860", url.rstrip("/"))
         assert code != found[1]
-        exec(compile(code, "docs/programs.md", "exec"), {})
+        exec(compile(code, "docs/how-to/programs.md", "exec"), {})
     told = capsys.readouterr().out
     assert "Twemoji, OpenMoji" in told and re.search(r"^[0-9a-f]{64}$", told, re.MULTILINE)
     assert re.search(r"^1\. [a-z-]+: 41\.0 nats \(35\.0 to 47\.0\)$", told, re.MULTILINE)

@@ -38,16 +38,26 @@ def test_figures_change_with_the_files(readme, monkeypatch):
     assert "1999-01-01" in readme.sanity()
 
 
-@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "docs/results/offset.md"])
+@pytest.mark.parametrize("name", ["CHANGELOG.md", "docs/results/offset.md"])
 def test_the_general_parts_weight_is_the_one_in_use(name):
     said = re.findall(r"([\d.]+) times", (ROOT / name).read_text(encoding="utf-8"))
     assert f"{WEIGHT:g}" in said
 
 
-def test_named_files_and_commands_exist():
+PAGES = ["README.md", "CONTRIBUTING.md", *sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_and_named_files_exist(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(((?!http)[^)#]+)", text):
+        assert (ROOT / name).parent.joinpath(target).exists(), target
+    for path in re.findall(r"`((?:guda_core|experiments|assets|docs|style_groups|tests)/[\w./-]*)`", text):
+        assert (ROOT / path).exists() or re.search(r"/[A-Z]+/", path), path  # MODEL stands for any
+
+
+def test_named_commands_exist():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(((?!http)[^)#]+)\)", text):
-        assert (ROOT / target).exists(), target
     cli = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "guda_core" / "cli").glob("*.py"))
     for command in set(re.findall(r"python -m guda_core (\w+)", text)):
         assert f"\ndef {command}(" in cli, command

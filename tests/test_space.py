@@ -75,5 +75,5 @@ def test_every_variable_that_is_read_stands_in_the_table():
     ).stdout
     code = "".join((ROOT / f).read_text(encoding="utf-8") for f in files.split() if f.endswith(".py"))
     read = set(re.findall(r"\bGUDA_[A-Z0-9]+\b", code))
-    table = set(re.findall(r"\bGUDA_[A-Z0-9]+\b", README.partition("## Settings")[2].partition("\n## ")[0]))
+    table = set(re.findall(r"\bGUDA_[A-Z0-9]+\b", (ROOT / "docs/reference/settings.md").read_text(encoding="utf-8")))
     assert read == table
