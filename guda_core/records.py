@@ -1,7 +1,7 @@
 """Frozen records that flow through the project: groups, queries and attributions. Plain data; no torch import.
 
 Sign, everywhere: a positive score means that removing the group makes the picture harder to explain, that is, the
-group contributed. Scores are not shares: they do not sum to anything.
+group contributed. Scores are not shares: they do not add up to anything.
 """
 
 from __future__ import annotations
@@ -109,12 +109,10 @@ class Provenance:
 
 VERDICTS = {  # a sentence for each verdict of a `Scope`
     "in scope": (
-        "Nothing shows that the model could not have made this picture (drawings by others mostly pass this check)."
+        "The model could have made this picture, as far as this check can tell. (It misses most drawings by others.)"
     ),
-    "out of scope": (
-        "This picture does not look like something this model made: a counterfactual says little about it."
-    ),
-    "not assessed": "Whether the model could have made this picture was not checked.",
+    "out of scope": ("This picture does not look like something this model made. So the scores say little about it."),
+    "not assessed": "It was not checked whether the model could have made this picture.",
 }
 
 
@@ -216,7 +214,7 @@ class Attribution:
         return {**(self.kl.to_arrays() if self.kl is not None else {}), **self.values}
 
     def offset(self, group: str) -> float:
-        """What a group's score holds for every picture alike, in the unit (`methods.guda`); 0 where that is nothing."""
+        """The part of a group's score that is the same for every picture, in the unit (`attribution.guda`); 0 if none."""
         return float(self.settings.get("offset", {}).get(group, 0.0))
 
     @property

@@ -72,11 +72,14 @@ def test_costs_and_intervals(page, tmp_path):
     row = {"effort": "quick", "query_set": "all", "held": share, "told_apart": share, "told_apart_wrongly": None}
     (tmp_path / "intervals.json").write_text(json.dumps({**head, "config": {"draws": 24}, "rows": [row]}))
     said = page.RENDER["intervals_said"]()
-    assert "a quick one holds the value that 24 draws a stratum give in 95% (93 to 97) of cases." in said
+    assert "Effort quick: a 95% interval covers the value of 24 draws a stratum in 95% (93 to 97) of cases." in said
     assert "| quick | all | 0.95 (0.93 to 0.97) | 0.95 (0.93 to 0.97) | - |" in page.RENDER["intervals"]()
     row["told_apart_wrongly"] = {"value": 0.0, "low": 0.0, "high": 0.018, "n": 212}
     (tmp_path / "intervals.json").write_text(json.dumps({**head, "config": {"draws": 24}, "rows": [row]}))
-    assert "of 212 pairs that it told apart 0% (up to 2) were the other way round." in page.RENDER["intervals_said"]()
+    assert (
+        "Of 212 pairs that were called separable, 0% (up to 2) were in the wrong order."
+        in page.RENDER["intervals_said"]()
+    )
 
 
 def test_the_picture_has_a_panel_a_set(record):
@@ -135,7 +138,7 @@ def test_what_was_tried_and_what_was_trained_is_listed(page, tmp_path):
     offset = {w: {"generated": {**scores, "top1": 0.8 + float(w) / 100}} for w in ("0.5", "1", "1.5", "2")}
     again = {**tried, "oracle": "live", "generated": {**scores, "top1": 0.75}, "with_offset": offset}
     (tmp_path / "styles-tuning.json").write_text(json.dumps({**stamp, "rows": [tried, again]}))
-    live, before = page.RENDER["styles_tuning"]().split("| settings, against the values kept before |")
+    live, before = page.RENDER["styles_tuning"]().split("| settings, against the earlier values |")
     assert "against the live oracle" in live and "| 0.750 |" in live and "| 0.500 |" in before
     assert "| and 1 x the offset |  | 0.810 | 0.625 | 0.250 |" in live and "offset" not in before
     targets = [

@@ -48,7 +48,7 @@ def test_generate_and_attribute_write_their_files(run, tmp_path):
         assert im.size == (16, 16)
     record = tmp_path / "cat.json"
     done = run("attribute", out, "--prompt", "cat, flat colours", "--effort", "quick", "--json", record)
-    assert "Whether the model could have made this picture was not checked." in " ".join(done.output.split())
+    assert "It was not checked whether the model could have made this picture." in " ".join(done.output.split())
     assert done.exit_code == 0, done.output
     assert "not shares" in done.output and "unavailable" in done.output
     told = json.loads(record.read_text())

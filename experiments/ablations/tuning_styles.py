@@ -1,8 +1,8 @@
 """Settings of unlearning, tried on the styles' tuning half: `python -m experiments.ablations.tuning_styles VARIANT
 ...`.
 
-A variant is an operator and changes of its settings, e.g. guda_c,steps=160,lr=5e-4,rank=12 (`forgetting.config_of`).
-Every variant unlearns all groups, is scored at every second query of each set (the half that the tables "held for the
+A variant is a forget loss and changes of its settings, e.g. guda_c,steps=160,lr=5e-4,rank=12
+(`unlearning.run.config_of`). Every variant unlearns all groups, is scored at every second query of each set (the half that the tables "held for the
 report" leave out, at most --most of them) with --draws draws in a stratum, and becomes one row of
 assets/benchmarks/styles-tuning.json: its settings, its agreement with the committed scores of the oracle, how far its
 scores lie from those, and its CPU seconds beside those of retraining. Rows of other variants, and of what was scored

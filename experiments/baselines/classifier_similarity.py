@@ -1,7 +1,7 @@
 """CLIP similarity with the features of a small classifier of the groups in CLIP's place.
 
 For pictures that a CLIP was never made for, such as 8 by 8 digits. score_k = mean over the group's pictures of
-cos(f(x), f(x_i)); also their max and prototype; intervals as in `methods.clip`.
+cos(f(x), f(x_i)); also their max and prototype; intervals as in `attribution.similarity`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from guda_core.records import Attribution, GroupScore, Query
 
 
 class Featurizer(Protocol):
-    """(N, H, W, 3) uint8 -> (N, D) float32 of unit length, e.g. `training.classifier.Classifier`."""
+    """(N, H, W, 3) uint8 -> (N, D) float32 of unit length, e.g. `train.classifier.Classifier`."""
 
     def image_features(self, pixels: np.ndarray) -> Tensor: ...
 

@@ -255,7 +255,7 @@ def if_calibrated(scores: Mapping[str, np.ndarray], sets: Sequence[str]) -> list
 
 
 def offset_fit(scores: Mapping[str, np.ndarray], sets: Sequence[str]) -> list[dict[str, Any]]:
-    """What weight the offset of GUDA's scores should have (`methods.guda`): b / a of the least-squares fit
+    """What weight the offset of GUDA's scores should have (`attribution.guda`): b / a of the least-squares fit
 
         oracle_k(x) - mean over groups = a (drop_k(x) - mean) + b (offset_k - mean)
 

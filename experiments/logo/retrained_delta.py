@@ -1,8 +1,8 @@
 """The live oracle: every LOGO model in a few megabytes, so that `logo` can be asked of any picture.
 
-A LOGO model is as large as the full one and, trained anew, far from it in every weight. It is kept as its coded
-difference (`coding`); what is lost is measured: the scores of the coded model beside those of the model itself, over
-fixed pictures, with the same noise (`fidelity`).
+A LOGO model is as large as the full one and, trained anew, far from it in every weight. It is stored as its coded
+difference (`unlearning.delta`). What is lost is measured: the scores of the coded model beside those of the model
+itself, over fixed pictures, with the same noise (`fidelity`).
 """
 
 from __future__ import annotations

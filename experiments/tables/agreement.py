@@ -36,7 +36,7 @@ def table(name: str, rows_key: str = "rows") -> str:
         lines += [f"**{query_set}** ({rows[0]['n']} queries; 95% bootstrap intervals over queries)", ""]
         for head, part in (
             ("method", [r for r in rows if "/" not in r["method"]]),
-            ("the same values, scored otherwise", [r for r in rows if "/" in r["method"]]),
+            ("ablations: other scores from the same values", [r for r in rows if "/" in r["method"]]),
         ):
             if not part:
                 continue

@@ -41,11 +41,13 @@ def costs(name: str) -> str:
 
 
 def intervals() -> str:
-    """How often intervals hold the full budget's value."""
+    """How often intervals cover the full budget's value."""
     record = read("intervals")
     if record is None:
         return UNKNOWN
-    lines = ["| effort | query set | interval holds the full budget's value | first two told apart | wrongly so |"]
+    lines = [
+        "| effort | query set | interval covers the full budget's value | first two separable | in the wrong order |"
+    ]
     lines.append("|---|---|---|---|---|")
     for r in record["rows"]:
         wrong = value(r["told_apart_wrongly"]) if r["told_apart_wrongly"] else "-"
@@ -62,14 +64,17 @@ def intervals_said() -> str:
     for r in (r for r in record["rows"] if r["query_set"] == "all"):
         held, wrong = r["held"], r["told_apart_wrongly"]
         apart = (
-            f", and of {wrong['n']} pairs that it told apart {100 * wrong['value']:.0f}% (up to "
-            f"{100 * wrong['high']:.0f}) were the other way round"
+            f" Of {wrong['n']} pairs that were called separable, {100 * wrong['value']:.0f}% (up to "
+            f"{100 * wrong['high']:.0f}) were in the wrong order."
             if wrong
             else ""
         )
         many = f"{100 * held['value']:.0f}% ({100 * held['low']:.0f} to {100 * held['high']:.0f})"
-        said.append(f"a {r['effort']} one holds the value that {draws} draws a stratum give in {many} of cases{apart}")
-    return f"How honest the 95% intervals are, measured: {'; '.join(said)}. {source(record, 'intervals')}"
+        said.append(
+            f"Effort {r['effort']}: a 95% interval covers the value of {draws} draws a stratum in {many} of cases."
+            f"{apart}"
+        )
+    return f"{' '.join(said)} {source(record, 'intervals')}"
 
 
 def tuning(name: str) -> str:
@@ -84,7 +89,7 @@ def tuning(name: str) -> str:
     for which, rows in sorted(by_oracle.items(), reverse=True):
         sets = [k for k, v in rows[0].items() if isinstance(v, dict) and "n" in v]
         heads = [f"{s}: {m}" for s in sets for m in ("Top-1", "MRR", "Spearman")]
-        said = {"live": "settings, against the live oracle", "kept": "settings, against the values kept before"}[which]
+        said = {"live": "settings, against the live oracle", "kept": "settings, against the earlier values"}[which]
         head = said if len(by_oracle) > 1 else "settings"
         lines += [f"| {head} | times cheaper | {' | '.join(heads)} |", "|---|---|" + "---|" * len(heads)]
         for r in rows:
@@ -194,7 +199,7 @@ def _against(exact: np.ndarray, before: np.ndarray | None, error: np.ndarray | N
 
 
 def live() -> str:
-    """What the LOGO models lose by being coded: each group's scores over the pictures, and the groups' order."""
+    """What the LOGO models lose by delta compression: each group's scores over the pictures, and the groups' order."""
     paths = sorted(records.LIVE.glob("*/health.json"))
     found = {p.parent.name: json.loads(p.read_text(encoding="utf-8")) for p in paths}
     if not found:
@@ -202,7 +207,7 @@ def live() -> str:
     with np.load(records.FOLDER / "styles-scores.npz") as z:
         made = {k: z[k][::FIDELITY_EVERY].astype(float) for k in KINDS if k in z}
         error = {k: z[f"se/{k}"][::FIDELITY_EVERY].astype(float) for k in KINDS if f"se/{k}" in z}
-    heads = ("without", "stored", "Spearman, coded", "bias", "rms", "spread", "Spearman, trained before",
+    heads = ("without", "stored", "Spearman, compressed", "bias", "rms", "spread", "Spearman, trained before",
              "rms of the difference", "sampling error", "Spearman, second seed", "rms of the difference",
              "sampling error")  # fmt: skip
     lines = [f"| {' | '.join(heads)} |", "|---|" + "---|" * (len(heads) - 1)]
@@ -218,8 +223,8 @@ def live() -> str:
     if len(found) > 1:
         m = {k: float(metrics.METRICS[k](coded, exact).mean()) for k in ("top1", "spearman")}
         note += (
-            f" Of {len(found)} groups the coded models name the same first one on {m['top1']:.3f} of the pictures; the "
-            f"order of the groups agrees with a mean Spearman of {m['spearman']:.3f}."
+            f" Of {len(found)} groups the compressed models name the same first one on {m['top1']:.3f} of the pictures; "
+            f"the order of the groups agrees with a mean Spearman of {m['spearman']:.3f}."
         )
     source_of = (
         f"(`{first['command']}`, {max(r['date'] for r in found.values())[:10]}, `assets/oracle/emoji/*/health.json`.)"

@@ -1,6 +1,6 @@
 """The live oracle: score_k = ELBO(x | full) - ELBO(x | retrained without group k), in nats.
 
-The retrained (LOGO) models are kept in coded form, with what that loses measured (`live`).
+The retrained (LOGO) models are stored with delta compression (`unlearning.delta`). What that loses is measured.
 """
 
 from __future__ import annotations

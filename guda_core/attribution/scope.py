@@ -4,10 +4,10 @@
     s^2  = max(mean((decode(encode(x)) - x)^2), 1/12)                 in squared pixel values, 0 .. 255
 
 x has D = H W 3 values. The first term is what a Gaussian decoder spends that knows its own error (sigma-VAE, Rybkin et
-al. 2021; 1/12 is the error of rounding), the second the ELBO's KL terms without a caption (`elbo`). Terms that are the
-same for every picture are left out, and so is the encoder's entropy: the latent is its mean. More bits than all but a
-few of the model's own and its training pictures: out of scope. How often that errs is measured by
-`python -m guda_core scope` and kept beside the threshold.
+al. 2021; 1/12 is the error of rounding), the second the ELBO's KL terms without a caption (`diffusion.likelihood`).
+Terms that are the same for every picture are left out, and so is the encoder's entropy: the latent is its mean. More
+bits than all but a few of the model's own and its training pictures: out of scope. How often that errs is measured by
+`python -m guda_core scope` and stored beside the threshold.
 """
 
 from __future__ import annotations
@@ -97,10 +97,9 @@ def judge(rule: Rule | str, model: BaseModel, query: Query) -> Scope:
     except ScoreError as e:
         return Scope("not assessed", None, None, "", str(e))
     outside = value > rule.threshold
-    sides = "more than" if outside else "no more than"
     reason = (
-        f"The model needs {value:.2f} {UNIT} for it, {sides} the {rule.threshold:.2f} that nearly all of its own "
-        "and its training pictures stay below."
+        f"The model needs {value:.2f} {UNIT} for it{', too many' if outside else ''}. Nearly all of its own and its "
+        f"training pictures need at most {rule.threshold:.2f}."
     )
     settings = {"bits": asdict(rule.config), "errors": dict(rule.errors), "sha256": rule.sha256}
     return Scope("out of scope" if outside else "in scope", value, rule.threshold, UNIT, reason, settings)

@@ -110,7 +110,7 @@ def make(
     settings: Mapping[str, Any],
     scope: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """The report of one answer as the bytes of a zip. Arguments as of `report.to_json`."""
+    """The report of one answer as the bytes of a zip. Arguments as of `record.to_json`."""
     record = to_json(query, attributions, group_set, provenance=provenance, settings=settings, scope=scope)
     files = {
         SCORES: csv_text(COLUMNS, score_rows(record)).encode(),

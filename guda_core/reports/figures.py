@@ -27,7 +27,7 @@ WIDTH, ROW, FRAME, DPI = 8.0, 0.3, 1.15, 120  # inches: of the picture; of one b
 LONGEST = 36  # characters of a name
 NOTE = (
     "nats: positive = the model explains the picture worse without the group; pale = reaches 0 or the tick.\n"
-    "Scores are not shares: they do not sum to anything."
+    "Scores are not shares: they do not add up to anything."
 )
 _lock = threading.Lock()  # matplotlib shares fonts between figures and is not made for threads
 

@@ -21,27 +21,30 @@ from guda_core.versions import today, versions
 FORMAT = 2
 LIMITS = (
     (
-        "A score of GUDA or LOGO is a difference of ELBOs in nats, GUDA's with the offset that its settings name "
-        "(the same for every picture); other methods have units of their own. None is a share: scores do not sum to "
-        "anything."
-    ),
-    "It says how the model would change without a group, not who owns a picture; it is not a legal finding.",
-    (
-        "The interval of GUDA and LOGO covers the sampling error of the estimate, not the gap between unlearning and "
-        "true retraining, nor how far one retraining is from another."
+        "A score of GUDA or LOGO is a difference of ELBOs, in nats. GUDA's includes the offset that its settings name, "
+        "which is the same for every picture. Other methods have their own units. A score is not a share: scores do "
+        "not add up to anything."
     ),
     (
-        "The interval of CLIP similarity, TRAK, D-TRAK and DAS is the spread over a group's pictures; that of GUDA and "
-        "DAS combined holds both."
+        "A score says how the model would change without a group. It does not say who owns a picture, and it is not a "
+        "legal finding."
     ),
-    "CLIP similarity is likeness, not influence.",
+    (
+        "The interval of GUDA and LOGO covers the sampling error of the estimate. It does not cover the gap between "
+        "unlearning and retraining, or the gap between one retraining and another."
+    ),
+    (
+        "The interval of CLIP similarity, TRAK, D-TRAK and DAS is the spread over a group's pictures. The interval of "
+        "GUDA and DAS combined includes both kinds."
+    ),
+    "CLIP similarity measures likeness, not influence.",
 )
 SEED_RULE = (
-    "Timesteps and noise are drawn from generators seeded by SHA-256 of the picture's hash (pixels_sha256), timestep "
-    "and draw; nothing else is random."
+    "Timesteps and noise come from random generators. Their seed is the SHA-256 of the picture's hash (pixels_sha256), "
+    "timestep and draw. Nothing else is random."
 )
 ALONE = "This record was written without the files of a report."
-NOT_ASSESSED = "Not assessed: nothing here checked whether the model could have made this picture."
+NOT_ASSESSED = "Not assessed: it was not checked whether the model could have made this picture."
 MAX_FIGURES = 256_000  # bytes of one file of figures, as it is repeated
 MAX_FILE = 8_000_000  # bytes of one that is read
 NO_FIGURES = ("queries.json", "soak.json")  # what lies beside the figures and tells nothing of answers

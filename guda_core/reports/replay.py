@@ -144,7 +144,7 @@ def _moved(method: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> li
 
 
 def compare(report: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict:
-    """Compare two records of format `report.FORMAT`: one from a report and one computed now."""
+    """Compare two records of format `record.FORMAT`: one from a report and one computed now."""
     scores: list[Change] = []
     for m in dict.fromkeys([*report["methods"], *now["methods"]]):
         if m in report["methods"] and m in now["methods"]:

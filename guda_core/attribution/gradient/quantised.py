@@ -47,7 +47,7 @@ def write(folder: Path, features: Features, groups: tuple[str, ...], meta: Mappi
 
 
 class ShippedBank:
-    """Stands for a `gradients.FeatureBank` whose features are made: the same answers up to the rounding.
+    """Stands for a `features.FeatureBank` whose features are made: the same answers up to the rounding.
 
     Raises:
         CacheError: the features are missing, damaged, or of another base model.
