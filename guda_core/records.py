@@ -214,7 +214,7 @@ class Attribution:
         return {**(self.kl.to_arrays() if self.kl is not None else {}), **self.values}
 
     def offset(self, group: str) -> float:
-        """The part of a group's score that is the same for every picture, in the unit (`attribution.guda`); 0 if none."""
+        """The part of a group's score that is the same for every picture, in the unit (`attribution.guda`); 0: none."""
         return float(self.settings.get("offset", {}).get(group, 0.0))
 
     @property

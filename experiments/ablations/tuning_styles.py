@@ -2,12 +2,12 @@
 ...`.
 
 A variant is a forget loss and changes of its settings, e.g. guda_c,steps=160,lr=5e-4,rank=12
-(`unlearning.run.config_of`). Every variant unlearns all groups, is scored at every second query of each set (the half that the tables "held for the
-report" leave out, at most --most of them) with --draws draws in a stratum, and becomes one row of
-assets/benchmarks/styles-tuning.json: its settings, its agreement with the committed scores of the oracle, how far its
-scores lie from those, and its CPU seconds beside those of retraining. Rows of other variants, and of what was scored
-against an oracle before this one, are kept. Adapters and values are kept below
-GUDA_CACHE, so that a stopped run goes on; processes started side by side with the same variants share the work out.
+(`unlearning.run.config_of`). Every variant unlearns all groups and is scored at every second query of each set, with
+--draws draws in a stratum. These are the queries that the tables "held for the report" leave out, at most --most of
+them. The variant becomes one row of assets/benchmarks/styles-tuning.json: its settings, its agreement with the
+committed scores of the oracle, how far its scores lie from those, and its CPU seconds beside those of retraining. Rows
+of other variants stay, and so do rows scored against an earlier oracle. Adapters and values are stored below
+GUDA_CACHE, so a stopped run goes on. Processes started side by side with the same variants share the work.
 """
 
 from __future__ import annotations

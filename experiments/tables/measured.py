@@ -223,8 +223,8 @@ def live() -> str:
     if len(found) > 1:
         m = {k: float(metrics.METRICS[k](coded, exact).mean()) for k in ("top1", "spearman")}
         note += (
-            f" Of {len(found)} groups the compressed models name the same first one on {m['top1']:.3f} of the pictures; "
-            f"the order of the groups agrees with a mean Spearman of {m['spearman']:.3f}."
+            f" Of {len(found)} groups the compressed models name the same first one on {m['top1']:.3f} of the "
+            f"pictures; the order of the groups agrees with a mean Spearman of {m['spearman']:.3f}."
         )
     source_of = (
         f"(`{first['command']}`, {max(r['date'] for r in found.values())[:10]}, `assets/oracle/emoji/*/health.json`.)"
