@@ -12,7 +12,7 @@ app: $(VENV)/.app-stamp
 	$(BIN)/python app.py
 
 data: $(VENV)/.app-stamp
-	$(BIN)/python -m guda_core data
+	$(BIN)/python -m guda_core groups fetch
 
 test: $(VENV)/.test-stamp
 	$(BIN)/python -m ruff check .

@@ -1,32 +1,7 @@
-"""The app on this machine or as a Space: `python app.py`. The README lists the environment variables it reads."""
+"""The app on this machine or as a Space: `python app.py`, the same as `guda app`. The README lists the environment
+variables it reads."""
 
-from __future__ import annotations
-
-import logging
-import os
-
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before gradio is imported
-
-
-def address() -> tuple[str, int]:
-    """Host and port: GUDA_HOST and GUDA_PORT, else what a Space sets, else this machine alone on 7860."""
-    host = os.environ.get("GUDA_HOST") or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
-    return host, int(os.environ.get("GUDA_PORT") or os.environ.get("GRADIO_SERVER_PORT") or "7860")
-
-
-def main() -> None:
-    """Load the model, build the page and serve it until interrupted."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    if os.environ.get("SPACES_ZERO_GPU"):
-        import spaces  # noqa: F401  # pyright: ignore[reportMissingImports]  (before torch, as ZeroGPU asks)
-
-    from guda_core.local import load_service
-    from guda_core.ui import build_ui, launch_options
-    from guda_core.zero_gpu import on_zero_gpu
-
-    host, port = address()
-    build_ui(on_zero_gpu(load_service())).launch(server_name=host, server_port=port, **launch_options())
-
+from guda_core.cli.start import start
 
 if __name__ == "__main__":
-    main()
+    start()

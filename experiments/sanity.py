@@ -1,4 +1,5 @@
 """Sanity of the embedded model and its adapters on real input (not the oracle): what the README quotes.
+`python -m experiments.sanity` writes assets/benchmarks/sanity.json.
 
 contact_sheet  styles x objects, generated
 recognition    share of generated pictures that a classifier trained only on real pictures calls the prompted style
@@ -17,21 +18,26 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+import typer
 from PIL import Image
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
+from experiments.terminal import FolderOption, program
+from guda_core.cli.loading import service_of
+from guda_core.cli.terminal import ModelOption, follow, listed, say
 from guda_core.data.captions import style_caption
 from guda_core.data.dataset import Pictures
 from guda_core.data.sources import iconify
 from guda_core.diffusion.base import BaseModel
 from guda_core.errors import OptionError
 from guda_core.local import LocalService
+from guda_core.paths import BENCHMARKS, DOCS
 from guda_core.records import Attribution, GroupSet, Query
 from guda_core.unlearning.loop import LoopConfig, Progress, run
 from guda_core.versions import versions
@@ -255,7 +261,7 @@ def run_all(
     torch.set_flush_denormal(True)
     gs, path = service.group_set, folder / "sanity.json"
     head = {
-        "command": "python -m guda_core sanity",
+        "command": "python -m experiments.sanity",
         "config": dataclasses.asdict(config),
         "versions": versions(),
         "base_sha256": service.model.sha256,
@@ -301,3 +307,22 @@ def _first_groups(
         yield key, fraction
         if result is not None:
             _note(path, head, {key: result})
+
+
+def sanity(
+    model: ModelOption = None,
+    effort: Annotated[str, typer.Option(help="Effort of each attribution.")] = "quick",
+    folder: FolderOption = None,
+    sheet: Annotated[Path | None, typer.Option(help="Contact sheet to write. Default: docs/contact-sheet.png.")] = None,
+    parts: Annotated[str, typer.Option(help="Comma-separated: recognition, generated, real.")] = ",".join(PARTS),
+) -> None:
+    """Measure the model and its adapters on generated and real pictures (not the oracle)."""
+    where, picture = folder or BENCHMARKS, sheet or DOCS / "contact-sheet.png"
+    follow(run_all(service_of(model), SanityConfig(effort=effort), where, picture, listed(parts)))
+    say(f"Written: {where / 'sanity.json'} and {picture}")
+
+
+main = program(sanity)
+
+if __name__ == "__main__":
+    main()

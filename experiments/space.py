@@ -123,7 +123,7 @@ def imports(root: Path, names: list[str]) -> set[str]:
                 found |= {a.name.partition(".")[0] for a in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
                 found.add(node.module.partition(".")[0])
-    return found - set(sys.stdlib_module_names) - {"guda_core", "experiments"}
+    return found - set(sys.stdlib_module_names) - {"guda_core"}
 
 
 def requirements(root: Path) -> dict[str, Requirement]:

@@ -3,4 +3,4 @@
 from guda_core.cli import app
 
 if __name__ == "__main__":
-    app(prog_name="guda_core")
+    app(prog_name="guda")

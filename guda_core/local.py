@@ -82,7 +82,7 @@ class LocalService:
         if found.unavailable:
             log.info(
                 "%s is not offered: %d of %d groups have no retrained model that can be used (%s). Make them with "
-                "`python -m guda_core oracle --live`.",
+                "`python -m experiments.logo --live`.",
                 METHODS["logo"][0],
                 len(found.unavailable),
                 len(self.group_set.groups),

@@ -8,7 +8,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = ROOT / "assets"  # the embedded model, its adapters and figures
+BENCHMARKS = ASSETS / "benchmarks"  # figures, and the arrays and queries that they come from
 STYLE_GROUPS = ROOT / "style_groups"  # group sets
+DOCS = ROOT / "docs"  # pages and their pictures
 
 
 def cache_dir() -> Path:

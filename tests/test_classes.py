@@ -238,8 +238,8 @@ def test_a_clock_adds_up_the_work_and_not_its_receiver(tmp_path):
 
 
 def test_a_benchmark_names_the_command_that_runs_it():
-    assert benches.find("digits").command == "python -m guda_core benchmark digits"
-    assert benches.find("digits-quick").command == "python -m guda_core benchmark digits --quick"
+    assert benches.find("digits").command == "python -m experiments.digits"
+    assert benches.find("digits-quick").command == "python -m experiments.digits --quick"
 
 
 def test_clocks_of_two_processes_lose_nothing(tmp_path):

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from guda_core import local
-from guda_core.cli import app
+from guda_core import __version__, local
+from guda_core.cli import app, loading
+from tests.light import draw
 from tests.test_pipeline import MISSING, service  # noqa: F401  (a fixture)
 
 
@@ -19,7 +20,7 @@ from tests.test_pipeline import MISSING, service  # noqa: F401  (a fixture)
 def run(service, monkeypatch):  # noqa: F811
     """Call the command line; the bundled model is replaced by the tiny one."""
     monkeypatch.setattr(local, "load_service", lambda *a, **k: service)
-    monkeypatch.setattr("guda_core.diffusion.unet_family.quieten_libraries", lambda: None)
+    monkeypatch.setattr(loading, "quieten", lambda: None)
 
     def call(*arguments: object):
         return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
@@ -30,13 +31,13 @@ def run(service, monkeypatch):  # noqa: F811
 def test_help_names_every_command(run):
     done = run("--help")
     assert done.exit_code == 0
-    for command in ("groups", "data", "train", "unlearn", "generate", "attribute", "sanity"):
+    for command in ("app", "attribute", "generate", "replay", "groups", "unlearn", "assets", "--version"):
         assert command in done.output
     assert "not shares" in done.output
 
 
 def test_groups_are_listed_with_licences(run):
-    done = run("groups")
+    done = run("groups", "check")
     assert done.exit_code == 0 and "OpenMoji" in done.output and "CC-BY-SA-4.0" in done.output
 
 
@@ -97,28 +98,46 @@ def test_bad_input_is_one_sentence_and_exit_code_2(run, tmp_path, content, more,
     assert re.search(sentence, " ".join(done.output.split()), re.I), done.output
 
 
-def test_unknown_stages_and_groups_are_refused(run):
-    done = run("train", "everything")
-    assert done.exit_code == 2 and "no stage 'everything'" in done.output
+def test_an_unknown_operator_is_refused(run):
     done = run("unlearn", "--operator", "magic")
     assert done.exit_code == 2 and "guda_c, esd" in done.output
 
 
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [(["--groups", "noto"], "are options of --live"), (["--live", "--status"], "leave --live out")],
-)
-def test_options_of_the_oracle_that_contradict_are_refused(run, options, sentence):
-    result = run("oracle", *options)
-    assert result.exit_code == 2 and sentence in result.output
-
-
-def test_training_without_pictures_says_what_to_do(run):
-    done = run("train", "vae")
-    assert done.exit_code == 2 and "python -m guda_core data" in " ".join(done.output.split())
-
-
 def test_a_missing_npm_is_said(run, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)
-    done = run("data")
+    done = run("groups", "fetch")
     assert done.exit_code == 2 and "Node.js" in done.output
+
+
+def test_group_sets_are_listed_and_the_version_is_said(run):
+    assert run("groups", "list").output.split() == ["emoji"]
+    assert run("--version").output == f"guda {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["p.png", "--out", "out", "--json", "r.json"], "are of one picture"),
+        (["p.png", "--prompts", "p.csv"], "--prompts goes with --out"),
+        (["."], "Name it with --out"),
+        (["p.png", "p.png", "--report", "r.zip"], "For several, name a folder"),
+        (["p.png", "--out", "out", "--prompt", "cat", "--prompts", "p.csv"], "not both"),
+        (["p.png", "sub/p.png", "--out", "out"], "Two pictures are called 'p.png'"),
+        (["--prompt", "cat"], "Missing argument"),
+    ],
+)
+def test_options_of_attribute_that_contradict_are_refused(run, tmp_path, monkeypatch, options, sentence):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    for name in ("p.png", "sub/p.png"):
+        draw(tmp_path / name)
+    done = run("attribute", *options)
+    assert done.exit_code == 2 and sentence in done.output and not (tmp_path / "out").exists()
+
+
+def test_several_pictures_are_shown_one_after_the_other(run, tmp_path):
+    for i in range(2):
+        draw(tmp_path / f"{i}.png", seed=i)
+    done = run("attribute", tmp_path / "0.png", tmp_path / "1.png", "--methods", "clip", "--effort", "quick")
+    assert done.exit_code == 0, done.output
+    assert f"{tmp_path / '0.png'}:" in done.output and done.output.count("clip (cosine)") == 2

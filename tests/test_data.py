@@ -109,7 +109,7 @@ def test_aliases_are_drawn_as_their_parent_mirrored_or_turned(alias, red, tmp_pa
 
 
 def test_a_package_without_icons_is_said(tmp_path):
-    with pytest.raises(DataError, match=r"icons\.json is missing.*python -m guda_core data"):
+    with pytest.raises(DataError, match=r"icons\.json is missing.*python -m guda_core groups fetch"):
         iconify.render_icons(tmp_path, ["cat"], 16)
 
 
@@ -166,7 +166,7 @@ def test_build_stops_when_a_group_lacks_an_object_and_leaves_no_manifest(built, 
 
 
 def test_load_before_build_is_said():
-    with pytest.raises(DataError, match=r"No pictures in .*python -m guda_core data"):
+    with pytest.raises(DataError, match=r"No pictures in .*python -m guda_core groups fetch"):
         iconify.load(SET, "train")
 
 

@@ -169,7 +169,7 @@ def test_the_service_offers_the_oracle_when_every_group_has_its_model(service, t
         some = LocalService(
             service.model, service.group_set, service.clip, service.guda.folder, oracle=service.guda.folder
         )
-    assert "logo" not in some.methods() and "oracle --live" in caplog.text and "1 of 8 groups" in caplog.text
+    assert "logo" not in some.methods() and "experiments.logo --live" in caplog.text and "1 of 8 groups" in caplog.text
     for g in service.group_set.groups:
         source = service.guda.folder / (g if (service.guda.folder / g).is_dir() else "twemoji")
         (tmp_path / g).mkdir()

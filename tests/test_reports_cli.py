@@ -70,13 +70,13 @@ def test_a_folder_is_a_batch(run, tmp_path):  # noqa: F811
     prompts = tmp_path / "prompts.csv"
     prompts.write_text(f'file,prompt\n0.png,"{PROMPT}"\n')
     options = ("--out", out, "--prompts", prompts, "--effort", "quick")
-    done = run("batch", folder, *options)
+    done = run("attribute", folder, *options)
     assert done.exit_code == 0, done.output
     with (out / "scores.csv").open(encoding="utf-8", newline="") as f:
         assert {r["file"] for r in csv.DictReader(f)} == {"0.png", "1.png"}
     (folder / "bad.png").write_bytes(b"bad")
-    done = run("batch", folder, *options)
+    done = run("attribute", folder, *options)
     assert done.exit_code == 1 and "2 of them kept" in done.output and "bad.png: Only PNG" in done.output
     assert [r["file"] for r in json.loads((out / "batch.json").read_text())["refused"]] == ["bad.png"]
-    done = run("batch", tmp_path / "none", "--out", out)
-    assert done.exit_code == 2 and "There is no folder" in done.output
+    done = run("attribute", tmp_path / "none", "--out", out)
+    assert done.exit_code == 2 and "There is no file" in done.output

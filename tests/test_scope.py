@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.benchmark import scope as measuring
 from guda_core.attribution import scope as scopes
+from guda_core.attribution import scope_fit as measuring
 from guda_core.attribution.scope import BitsConfig, Rule, bits, judge, read_rule
+from guda_core.data.groups import load_group_set
 from guda_core.data.images import hash_pixels
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.cards import load_model
@@ -91,24 +92,14 @@ def test_a_rule_of_another_model_and_damaged_ones_are_not_used(model, tmp_path):
     assert judge(scopes.UNKNOWN, model, query(model)).reason == scopes.UNKNOWN
 
 
-class Small:
-    """What the measuring needs of a service."""
-
-    def __init__(self, model) -> None:
-        self.model = model
-
-    def query(self, pixels: np.ndarray, prompt: str) -> Query:
-        return Query(pixels, self.model.encode(pixels), prompt, hash_pixels(pixels))
-
-
 def test_measuring_sets_the_threshold_on_one_half_and_counts_on_the_rest(model, tmp_path, monkeypatch):
-    service, side = Small(model), model.card.resolution
+    side = model.card.resolution
     config = measuring.ScopeConfig(pictures=6, bits=BitsConfig(4, 1))
     easy = measuring.Kind(np.full((6, side, side, 3), 128, np.uint8), tuple("abcdef"))
     made = measuring.made_up(6, side, 0)
-    monkeypatch.setattr(measuring, "calibration", lambda s, c: {"own": easy})
-    monkeypatch.setattr(measuring, "kinds", lambda s, c: {"own": easy, "noise": made["noise"]})
-    told = list(measuring.run(service, tmp_path, config))
+    monkeypatch.setattr(measuring, "calibration", lambda *a: {"own": easy})
+    monkeypatch.setattr(measuring, "kinds", lambda *a: {"own": easy, "noise": made["noise"]})
+    told = list(measuring.run(model, load_group_set(), tmp_path, config))
     assert told[-1] == ("noise", 1.0)
     record = json.loads((tmp_path / scopes.FILE).read_text())
     assert record["kinds"]["own"]["out_of_scope"]["value"] == 0.0

@@ -145,7 +145,7 @@ def main() -> None:
     torch.set_flush_denormal(True)
     service = load_service(fall_back=False)
     if service.logo is None:
-        raise SystemExit("There is no live oracle to measure against: `python -m guda_core oracle --live` makes it.")
+        raise SystemExit("There is no live oracle to measure against: `python -m experiments.logo --live` makes it.")
     job = Forgetting(service.group_set)
     strata = likelihood.make_strata(service.model.schedule, args.strata)
     rows = []

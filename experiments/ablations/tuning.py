@@ -4,7 +4,7 @@ VARIANT ...`.
 Every variant unlearns all classes, is scored at every second query of each set (the half that the tables "held for the
 report" leave out), and becomes one row of assets/benchmarks/<bench>-tuning.json: its settings, agreement with the
 oracle on those queries, and its CPU seconds beside those of retraining. Rows of other variants are kept. The
-benchmark's trainings must be finished (`python -m guda_core benchmark digits --quick`).
+benchmark's trainings must be finished (`python -m experiments.digits --quick`).
 """
 
 from __future__ import annotations
@@ -18,13 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.benchmark import classes as bench
-from experiments.benchmark import (
-    metrics,
-    tables,
-)
+from experiments.benchmark import tables
 from experiments.benchmark.benches import BenchConfig, find
 from experiments.benchmark.clock import Clock
 from experiments.train import stages
+from guda_core.attribution import metrics
 from guda_core.paths import ROOT
 from guda_core.unlearning.guda_u import UnconditionalConfig
 from guda_core.versions import versions

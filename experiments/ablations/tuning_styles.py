@@ -27,7 +27,6 @@ from scipy import stats
 
 from experiments.ablations.tuning import SHOWN, some
 from experiments.benchmark import (
-    metrics,
     models,
     queries,
     scores,
@@ -36,6 +35,7 @@ from experiments.benchmark import (
 )
 from experiments.logo import oracle_values
 from guda_core import paths
+from guda_core.attribution import metrics
 from guda_core.local import LocalService, load_service
 from guda_core.paths import ROOT
 from guda_core.unlearning import adapters

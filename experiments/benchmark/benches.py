@@ -51,9 +51,9 @@ class BenchConfig:
 
     @property
     def command(self) -> str:
-        """What runs it: `python -m guda_core benchmark digits --quick`."""
+        """What runs it: `python -m experiments.digits --quick`."""
         name = self.name.removesuffix("-quick")
-        return f"python -m guda_core benchmark {name}{' --quick' if name != self.name else ''}"
+        return f"python -m experiments.{name}{' --quick' if name != self.name else ''}"
 
 
 def _quick() -> BenchConfig:

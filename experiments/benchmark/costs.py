@@ -185,7 +185,7 @@ def run(service: LocalService, folder: Path) -> Iterator[tuple[str, float]]:
         if row.get("precompute_s"):
             row["times_cheaper"] = rows["logo"]["precompute_s"] / row["precompute_s"]
     record = {
-        "command": "python -m guda_core benchmark costs",
+        "command": "python -m experiments.costs",
         "base_sha256": service.model.sha256,
         "threads": torch.get_num_threads(),
         "costs": [{"method": name, **row} for name, row in rows.items()],

@@ -23,12 +23,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import binomtest
 
 from experiments.benchmark.models import cache, sources
 from experiments.benchmark.queries import Queries, read
 from experiments.benchmark.scores import ScoreConfig, values
 from experiments.train.unet import UnetConfig
+from guda_core.attribution.scope_fit import share
 from guda_core.diffusion import likelihood
 from guda_core.local import LocalService
 from guda_core.service import EFFORTS
@@ -87,19 +87,6 @@ def told_apart(
     return out
 
 
-def share(hits: Sequence[bool], clusters: Sequence[int]) -> dict[str, float]:
-    """A share with its 95% interval over clusters (the queries: scorings of one picture are alike): Wilson's, for as
-    many independent cases as give the observed variance between clusters."""
-    h, c = np.asarray(hits, float), np.asarray(clusters)
-    p, n = float(h.mean()), len(h)
-    within = [h[c == k] for k in np.unique(c)]
-    variance = sum(float((x - p).sum()) ** 2 for x in within) / n**2
-    effective = n if variance == 0 or p in (0.0, 1.0) else min(n, p * (1 - p) / variance)
-    effective = max(len(within), round(effective))
-    found = binomtest(round(p * effective), effective).proportion_ci(method="wilson")
-    return {"value": p, "low": float(found.low), "high": float(found.high), "n": n}
-
-
 def measure(
     kl_full: np.ndarray,
     kl_without: Mapping[str, np.ndarray],
@@ -155,7 +142,7 @@ def run(service: LocalService, folder: Path, config: IntervalConfig | None = Non
     without = {g: v for g, v in found.items() if g is not None}
     sets = [i.set for i in made.items]
     record = {
-        "command": "python -m guda_core benchmark intervals",
+        "command": "python -m experiments.intervals",
         "config": asdict(config),
         "base_sha256": service.model.sha256,
         "adapters": {g: a.meta["sha256"] for g, a in service.guda.adapters.items()},

@@ -92,7 +92,7 @@ def write(model: BaseModel, group_set: GroupSet, config: QueryConfig, folder: Pa
     (folder / "queries.json").unlink(missing_ok=True)
     np.savez_compressed(folder / "queries.npz", generated=np.stack(pixels))
     record = {
-        "command": "python -m guda_core benchmark styles",
+        "command": "python -m experiments.styles",
         "config": asdict(config),
         "base_sha256": model.sha256,
         "group_set": group_set.id,
@@ -101,16 +101,6 @@ def write(model: BaseModel, group_set: GroupSet, config: QueryConfig, folder: Pa
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     (folder / "queries.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-
-
-def real_pictures(folder: Path, group_set: GroupSet) -> set[tuple[str, str]]:
-    """(group, object) of the held-out pictures that are queries of the group set; none where there are no queries."""
-    path = folder / "queries.json"
-    if not path.is_file():
-        return set()
-    record = json.loads(path.read_text(encoding="utf-8"))
-    items = record["items"] if record.get("group_set") == group_set.id else []
-    return {(i["groups"][0], i["object"]) for i in items if i["set"] == "real"}
 
 
 @dataclass(frozen=True)
@@ -133,7 +123,7 @@ def read(folder: Path, group_set: GroupSet, model: BaseModel) -> Queries:
         DataError: they were not made, were made with another base model, or a picture is not the one recorded.
     """
     if not (folder / "queries.json").is_file():
-        raise DataError(f"There are no queries in {folder}. Make them with `python -m guda_core benchmark styles`.")
+        raise DataError(f"There are no queries in {folder}. Make them with `python -m experiments.styles`.")
     record = json.loads((folder / "queries.json").read_text(encoding="utf-8"))
     if record["base_sha256"] != model.sha256:
         raise DataError("The queries were drawn by another model than this one. Delete queries.json to draw new ones.")

@@ -221,7 +221,7 @@ def arrays(
     ids, of = list(service.group_set.groups), queries.queries
     found = found_values(service, folder, queries, config, unet)
     if "full" not in found:
-        raise DataError("The full model has no values yet. Run `python -m guda_core benchmark styles`.")
+        raise DataError("The full model has no values yet. Run `python -m experiments.styles`.")
     there = standing(service, folder, queries, config, unet)
     partly = {s.role for s in sources(service, unet) if not _scored(service, s, queries, config)} - set(ORACLES)
     if "guda" in found and config.draws > VARIANT_DRAWS:
@@ -285,15 +285,15 @@ def write_table(folder: Path) -> Path:
         DataError: there are no arrays, or the oracle is not complete.
     """
     if not (folder / ARRAYS).is_file():
-        raise DataError(f"There is no {ARRAYS} in {folder}. Run `python -m guda_core benchmark styles` first.")
+        raise DataError(f"There is no {ARRAYS} in {folder}. Run `python -m experiments.styles` first.")
     with np.load(folder / ARRAYS, allow_pickle=False) as z:
         scores = tables.with_the_live_oracle({k: z[k] for k in z.files})
     if ORACLE not in scores or np.isnan(scores[ORACLE]).any():
-        raise DataError("The oracle is not complete: train it with `python -m guda_core oracle`, then score again.")
+        raise DataError("The oracle is not complete: train it with `python -m experiments.logo`, then score again.")
     record = json.loads((folder / "queries.json").read_text(encoding="utf-8"))
     sets = [i["set"] for i in record["items"]]
     out = {
-        "command": "python -m guda_core benchmark styles",
+        "command": "python -m experiments.styles",
         "oracle": "LOGO: the UNet retrained without each group, first seed"
         + (", in coded form (the live oracle)" if tables.BEFORE in scores else ""),
         "base_sha256": record["base_sha256"],

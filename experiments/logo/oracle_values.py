@@ -49,7 +49,7 @@ def keep(
     (where / f"{name}.json").unlink(missing_ok=True)
     np.savez_compressed(where / f"{name}.npz", values=values.astype(np.float32), samples=samples)
     record = {
-        "command": "python -m guda_core benchmark styles",
+        "command": "python -m experiments.styles",
         "weights_sha256": sha256,
         "queries_sha256": queries_sha256(of),
         "config": config.plain(),

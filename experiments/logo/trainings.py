@@ -76,7 +76,7 @@ def work(
     """Work through the queue, skipping what is done and what another process has in hand.
 
     Stops after `minutes` with a checkpoint, to be resumed later. kept: names of trainings that need not be done again,
-    because what they were for is there (`benchmark.kept`).
+    because what they were for is there (`oracle_values.names`).
 
     Raises:
         OptionError: minutes is not positive. TrainingError: the VAE or the CLIP is missing.
@@ -170,5 +170,5 @@ def _compressed(
     lost: dict[str, Any] = {}
     for fraction, lost in retrained_delta.fidelity(base.model, logo, coded, queries, how):  # noqa: B007  (the last is used)
         yield fraction
-    record = {"command": "python -m guda_core oracle --live", "config": asdict(how), **lost, "date": today()}
+    record = {"command": "python -m experiments.logo --live", "config": asdict(how), **lost, "date": today()}
     (folder / adapters.HEALTH).write_text(json.dumps(record), encoding="utf-8")

@@ -7,6 +7,7 @@ What has not been measured says so.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Collection
 from typing import Any
 
@@ -227,6 +228,7 @@ RENDER = {
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     for name in ("styles", "digits"):
         record = read(name)
         if record is not None:

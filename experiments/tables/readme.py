@@ -56,7 +56,7 @@ def sanity() -> str:
         f"prompted style in {pct(rec['style_top1'])} and has the prompted object among its first five in "
         f"{pct(rec['object_top5'])}; of real pictures of held-out objects it recognises the style in "
         f"{pct(rec['real_held_out_style_top1'])}. (Effort: {r['config']['effort']}. "
-        f"`python -m guda_core sanity`, {r['date'][:10]}, `assets/benchmarks/sanity.json`.)"
+        f"`python -m experiments.sanity`, {r['date'][:10]}, `assets/benchmarks/sanity.json`.)"
     )
     return "\n".join([*lines, "", note])
 

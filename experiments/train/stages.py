@@ -26,7 +26,7 @@ from experiments.train import clip as clip_training
 from experiments.train import unet as unet_training
 from experiments.train import vae as vae_training
 from guda_core import paths
-from guda_core.data.embeddings import Clip
+from guda_core.data.embeddings import Clip, make_bank
 from guda_core.data.sources import iconify
 from guda_core.errors import TrainingError
 from guda_core.paths import ASSETS
@@ -160,7 +160,7 @@ def _finished(name: str) -> Path:
         return work_dir() / name
     if (committed / "config.json").is_file():
         return committed
-    raise TrainingError(f"The UNet needs the {name} first. Run `python -m guda_core train {name}`.")
+    raise TrainingError(f"The UNet needs the {name} first. Run `python -m experiments.train {name}`.")
 
 
 def unet_steps(
@@ -216,7 +216,4 @@ def assemble(assets: Path, full: str) -> Path:
 
 def write_bank(group_set: GroupSet, assets: Path) -> None:
     """CLIP features of every training picture, group by group, beside the CLIP."""
-    clip, pictures = Clip(assets / "clip"), iconify.load(group_set, "train")
-    features = clip.image_features(pictures.pixels)
-    by_group = {g: features[[i for i, p in enumerate(pictures.groups) if p == g]] for g in group_set.groups}
-    clip.write_bank(by_group, pictures.sha256())
+    make_bank(Clip(assets / "clip"), iconify.load(group_set, "train"), list(group_set.groups))

@@ -7,7 +7,7 @@ x has D = H W 3 values. The first term is what a Gaussian decoder spends that kn
 al. 2021; 1/12 is the error of rounding), the second the ELBO's KL terms without a caption (`diffusion.likelihood`).
 Terms that are the same for every picture are left out, and so is the encoder's entropy: the latent is its mean. More
 bits than all but a few of the model's own and its training pictures: out of scope. How often that errs is measured by
-`python -m guda_core scope` and stored beside the threshold.
+`python -m guda_core assets scope` and stored beside the threshold.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from guda_core.records import Query, Scope
 FILE = "scope.json"
 UNIT = "bits per dimension"
 ROUNDING = 1 / 12  # variance of the error of rounding to whole pixel values
-UNKNOWN = "This model's scope was not measured; `python -m guda_core scope` does it."
+UNKNOWN = "This model's scope was not measured; `python -m guda_core assets scope` does it."
 
 
 @dataclass(frozen=True)

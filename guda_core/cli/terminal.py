@@ -1,30 +1,128 @@
-"""What the commands share on the terminal: where they write, their bars, and options that several take."""
+"""What the commands share: how text reaches the terminal, bars, errors as one sentence, and options that several take.
+
+All text goes through `OUT` and `ERR`. Texts from outside (names of files and groups, prompts, authors) may hold
+anything: nothing in them is read as markup, and what could steer a terminal is escaped. A terminal that cannot show a
+character gets its escaped form.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperCommand, TyperGroup
 
-out, err = Console(), Console(stderr=True)
-ModelOption = Annotated[
-    str | None, typer.Option("--model", help="A card of models/cards.yaml. Default: GUDA_MODEL, else emoji.")
-]
-EffortOption = Annotated[str, typer.Option(help="quick, standard or full.")]
-MethodsOption = Annotated[
-    str, typer.Option(help="Comma-separated: guda, clip; where shipped, trak, dtrak, das, combined, logo.")
-]
+from guda_core.errors import GudaError
+
+BROKEN_OFF = 130  # the exit code of a command that Ctrl-C ended
+
+
+def clean(text: str) -> str:
+    """The text with everything escaped that is not printable: control characters, bytes of a file's name that are no
+    text, marks that turn the direction of writing. Line breaks stay."""
+    whole = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() or c == "\n" else f"\\u{ord(c):04x}" for c in whole)
+
+
+class Terminal(Console):
+    """A console that takes every string as plain text (see `clean`)."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, highlight=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(clean(text), **options)
+
+
+OUT, ERR = Terminal(), Terminal(stderr=True)
+
+
+def say(text: str) -> None:
+    """One line of the answer, on stdout."""
+    OUT.print(text, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """One line beside the answer, on stderr."""
+    ERR.print(text, soft_wrap=True)
+
+
+def show(table: Table) -> None:
+    """A table of the answer, on stdout."""
+    OUT.print(table)
+
+
+def _any_encoding() -> None:
+    """From here on characters that the streams' encoding lacks are written escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+class _OneSentence:
+    """Errors of the project and of the options as one sentence on stderr, exit code 2."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **more: Any) -> Any:
+        _any_encoding()
+        try:
+            code = super().main(*args, standalone_mode=False, **more)  # type: ignore[misc]
+        except GudaError as e:
+            code = _complain(f"Error: {e}", 2)
+        except typer.Abort:
+            code = _complain("Stopped.", BROKEN_OFF)
+        except Exception as e:  # click's own errors; typer brings its own copy of click, or uses the installed one
+            told = getattr(e, "format_message", None)
+            if told is None:
+                raise
+            usage = type(e).__name__ != "NoArgsIsHelpError"
+            code = _complain(f"Error: {told()}" if usage else told(), getattr(e, "exit_code", 2))
+        if not standalone_mode:
+            return code
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(text: str, code: int) -> int:
+    ERR.print(text, style="red" if text.startswith("Error") else None, soft_wrap=True)
+    return code
+
+
+class Commands(_OneSentence, TyperGroup):
+    """Several commands."""
+
+
+class Command(_OneSentence, TyperCommand):
+    """A command that is a program of its own."""
+
+
+def commands(help: str, **more: Any) -> typer.Typer:
+    """An empty list of commands."""
+    return typer.Typer(
+        cls=Commands, help=help, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+        rich_markup_mode=None, **more,
+    )  # fmt: skip
+
+
+class _Plain(ProgressColumn):
+    """A field of a task as plain text."""
+
+    def __init__(self, field: str) -> None:
+        super().__init__()
+        self.field = field
+
+    def render(self, task: Task) -> Text:
+        return Text(clean(task.description if self.field == "description" else str(task.fields[self.field])))
 
 
 def progress_bar() -> Progress:
     """A bar on stderr; tasks need the field `note`."""
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeElapsedColumn(),
-        TimeRemainingColumn(), console=err,
-    )  # fmt: skip
+    columns = (_Plain("description"), BarColumn(), _Plain("note"), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=ERR)
 
 
 def listed(text: str) -> list[str]:
@@ -32,7 +130,7 @@ def listed(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def show(works: Iterator[tuple[str, float]]) -> None:
+def follow(works: Iterator[tuple[str, float]]) -> None:
     """A bar for every work of an iterator of (what, fraction done)."""
     with progress_bar() as bar:
         tasks: dict[str, Any] = {}
@@ -40,3 +138,22 @@ def show(works: Iterator[tuple[str, float]]) -> None:
             if what not in tasks:
                 tasks[what] = bar.add_task(what, note="", total=1.0)
             bar.update(tasks[what], completed=fraction)
+
+
+def follow_steps(title: str, steps: Iterator[Any]) -> None:
+    """A bar for an iterator of a training's progress."""
+    with progress_bar() as bar:
+        task = bar.add_task(title, note="", total=None)
+        for p in steps:
+            said = f"{p.step}/{p.steps}  loss {p.loss:.4f}  {p.rate:.0f} pictures/s"
+            bar.update(task, completed=p.step, total=p.steps, note=said)
+
+
+ModelOption = Annotated[str | None, typer.Option("--model", help="Model card. Default: GUDA_MODEL, else emoji.")]
+SetOption = Annotated[
+    str | None, typer.Option("--set", help="Group set. Default: GUDA_GROUP_SET, else the model card's.")
+]
+EffortOption = Annotated[str, typer.Option(help="quick, standard or full.")]
+MethodsOption = Annotated[
+    str, typer.Option(help="Comma-separated: guda, clip; where there are features or retrained models also others.")
+]

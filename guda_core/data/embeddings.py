@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
+from guda_core.data.sources.iconify import Pictures
 from guda_core.errors import ModelError
 
 BANK = "bank.safetensors"
@@ -71,7 +72,7 @@ class Clip:
     def bank_sha256(self) -> str:
         """SHA-256 of the bank's file. Raises ModelError when there is none."""
         if not (self.folder / BANK).is_file():
-            raise ModelError(f"There is no {BANK} in {self.folder}. Make it with `python -m guda_core train bank`.")
+            raise ModelError(f"There is no {BANK} in {self.folder}. Make it with `python -m guda_core assets bank`.")
         return hashlib.sha256((self.folder / BANK).read_bytes()).hexdigest()
 
     def read_bank(self) -> dict[str, Tensor]:
@@ -89,6 +90,13 @@ class Clip:
             raise ModelError(f"The features of the training pictures ({path.name}) cannot be read: {e}") from e
         if meta.get("clip_sha256") != self.sha256:
             raise ModelError(
-                f"{path.name} was made with another CLIP; make it again with `python -m guda_core train bank`."
+                f"{path.name} was made with another CLIP; make it again with `python -m guda_core assets bank`."
             )
         return bank
+
+
+def make_bank(clip: Clip, pictures: Pictures, groups: Sequence[str]) -> None:
+    """Features of every training picture, group by group, beside the CLIP."""
+    features = clip.image_features(pictures.pixels)
+    by_group = {g: features[[i for i, p in enumerate(pictures.groups) if p == g]] for g in groups}
+    clip.write_bank(by_group, pictures.sha256())

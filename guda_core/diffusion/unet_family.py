@@ -45,7 +45,7 @@ def folder_of(card: Card) -> Path:
         if not (folder / "model_index.json").is_file():
             raise ModelError(
                 f"The model '{card.id}' is not in {folder}. Check out the repository with its assets, or train it with "
-                "`python -m guda_core train`."
+                "`python -m experiments.train`."
             )
         return folder
     try:

@@ -1,4 +1,4 @@
-"""Attributes every picture of a folder: a report for each, one table of all scores, and one record of the batch.
+"""Attributes many pictures: a report for each, one table of all scores, and one record of the batch.
 
     reports/<name>-<hash>.zip  the report of one picture
     scores.csv                 a row per picture, method and group
@@ -62,11 +62,13 @@ class Summary:
 
 @dataclass(frozen=True)
 class BatchConfig:
-    """effort and methods of every picture; prompts: a CSV with the columns file and prompt, None when there is none."""
+    """effort and methods of every picture. prompts: a CSV with the columns file and prompt; where there is none, prompt
+    is that of every picture."""
 
     effort: str = "standard"
     methods: tuple[str, ...] = ("guda", "clip")
     prompts: Path | None = None
+    prompt: str = ""
 
 
 def shown(path: Path) -> str:
@@ -74,19 +76,32 @@ def shown(path: Path) -> str:
     return path.name.encode("utf-8", "backslashreplace").decode()
 
 
-def pictures(folder: Path, prompts: Path | None) -> list[Path]:
-    """The files of the folder by name, without hidden ones and the prompts. Folders within it are not entered.
+def pictures(sources: Sequence[Path], prompts: Path | None) -> list[Path]:
+    """The files that are named, and those of the folders that are named, by name; without hidden ones and the prompts.
+    Folders within a folder are not entered.
 
     Raises:
-        OptionError: there is no such folder, or nothing in it.
+        OptionError: there is no such file or folder, nothing in it, or two files have one name: rows and reports are
+            named after it.
     """
-    if not folder.is_dir():
-        raise OptionError(f"There is no folder '{folder}'.")
     given = prompts.resolve() if prompts is not None else None
-    files = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".") and p.resolve() != given]
+    files: dict[Path, Path] = {}
+    for source in sources:
+        if not source.exists():
+            raise OptionError(f"There is no folder '{source}'.")
+        inside = sorted(source.iterdir()) if source.is_dir() else [source]
+        kept = [p for p in inside if p.is_file() and (p == source or not p.name.startswith("."))]
+        files |= {p.resolve(): p for p in kept if p.resolve() != given}
+        if not kept:
+            raise OptionError(f"There are no pictures in '{source}'.")
     if not files:
-        raise OptionError(f"There are no pictures in '{folder}'.")
-    return sorted(files, key=lambda p: p.name)
+        raise OptionError(f"There are no pictures in '{sources[0]}'.")
+    named: dict[str, Path] = {}
+    for path in files.values():
+        if path.name in named:
+            raise OptionError(f"Two pictures are called '{path.name}': {named[path.name]} and {path}. Rename one.")
+        named[path.name] = path
+    return [named[name] for name in sorted(named)]
 
 
 def read_prompts(path: Path, files: Sequence[Path]) -> dict[str, str]:
@@ -153,23 +168,26 @@ def _used(record: Mapping[str, Any], provenance: Provenance) -> bool:
 
 
 class Batch:
-    """One folder of pictures and what one service says of them."""
+    """Some pictures and what one service says of them."""
 
-    def __init__(self, service: Service, folder: Path, out: Path, config: BatchConfig) -> None:
+    def __init__(self, service: Service, sources: Path | Sequence[Path], out: Path, config: BatchConfig) -> None:
         """Check everything that could stop the batch before the first picture is scored.
 
+        sources: a folder of pictures, or several files and folders.
+
         Raises:
-            OptionError: no such folder, method or effort, or the prompts are wrong.
+            OptionError: no such file, folder, method or effort, or the prompts are wrong.
         """
-        self.service, self.folder, self.out, self.config = service, folder, out, config
+        self.service, self.out, self.config = service, out, config
+        named = [sources] if isinstance(sources, Path) else list(sources)
         unknown = [m for m in config.methods if m not in service.methods()]
         if unknown or not config.methods:
             known = ", ".join(service.methods())
             raise OptionError(f"Methods must be some of {known}; got {', '.join(unknown) or 'none'}.")
         service.estimate(config.methods, config.effort)  # refuses an unknown effort
-        if folder.resolve() == out.resolve():
+        if out.resolve() in [p.resolve() for p in named if p.is_dir()]:
             raise OptionError("The results must go into another folder than that of the pictures.")
-        self.files = pictures(folder, config.prompts)
+        self.files = pictures(named, config.prompts)
         self.prompts = read_prompts(config.prompts, self.files) if config.prompts is not None else {}
         data = config.prompts.read_bytes() if config.prompts is not None else None
         self.prompts_sha256 = hashlib.sha256(data).hexdigest() if data is not None else None
@@ -189,7 +207,7 @@ class Batch:
             at = (i, len(self.files))
             yield Progress(name, 0.0, *at, "working")
             try:
-                query = self.service.prepare(path, prompt=self.prompts.get(name, ""))
+                query = self.service.prepare(path, prompt=self.prompts.get(name, self.config.prompt))
                 wanted = self._context(query)
                 record = _kept(report_path(self.out, name), wanted, self.provenance)
                 if record is not None:
@@ -255,6 +273,11 @@ class Batch:
             "report_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         }
 
+    def _folder(self) -> str | None:
+        """Name of the folder that holds all pictures; None when they come from several."""
+        folders = {p.parent.resolve() for p in self.files}
+        return shown(folders.pop()) if len(folders) == 1 else None
+
     def _finish(self, entries: list[dict[str, Any]], rows: list[dict[str, Any]], refused: list[dict[str, Any]]) -> None:
         table = bundle.csv_text(("file", *COLUMNS), rows).encode()
         bundle.write(self.out / SCORES, table)
@@ -262,7 +285,7 @@ class Batch:
         record = {
             "format": FORMAT,
             "date": today(),
-            "folder": shown(self.folder.resolve()),
+            "folder": self._folder(),
             "prompts_sha256": self.prompts_sha256,
             **shared,
             "pictures": entries,

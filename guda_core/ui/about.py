@@ -16,14 +16,17 @@ OWN_SET = (
         ),
         "",
     ),
-    ("Check it:", "python -m guda_core groups --set NAME"),
-    ("Fetch and render the pictures (only those whose licence allows it):", "python -m guda_core data --set NAME"),
+    ("Check it:", "python -m guda_core groups check --set NAME"),
+    (
+        "Fetch and render the pictures (only those whose licence allows it):",
+        "python -m guda_core groups fetch --set NAME",
+    ),
     (
         (
             "Train a model on them (in a copy of the repository, with a GUDA_CACHE of its own: training replaces the "
             "model in assets), or name one of yours by a card in guda_core/diffusion/cards.yaml:"
         ),
-        "python -m guda_core train --set NAME",
+        "python -m experiments.train --set NAME",
     ),
     ("Unlearn each group once:", "python -m guda_core unlearn --set NAME"),
     ("Start the app with it:", "GUDA_GROUP_SET=NAME python app.py"),

@@ -32,8 +32,8 @@ ROWS = (
     "scores drawn at random. In brackets: on how many groups alone a row is compared."
 )
 TABLES = {  # file -> (title, command)
-    "styles.json": ("Agreement with retraining: styles", "python -m guda_core benchmark styles"),
-    "digits.json": ("Agreement with retraining: handwritten digits", "python -m guda_core benchmark digits"),
+    "styles.json": ("Agreement with retraining: styles", "python -m experiments.styles"),
+    "digits.json": ("Agreement with retraining: handwritten digits", "python -m experiments.digits"),
 }
 MEASURES = {"top1": "Same first group", "mrr": "MRR", "ndcg3_exponential": "NDCG@3", "spearman": "Rank correlation"}
 SETS = {
@@ -141,7 +141,7 @@ def _cell(found: Any) -> str:
 
 
 def _intervals(found: dict[str, Any] | None) -> Html:
-    title = heading("Are the intervals honest?") + _origin("intervals.json", "python -m guda_core benchmark intervals")
+    title = heading("Are the intervals honest?") + _origin("intervals.json", "python -m experiments.intervals")
     rows = [r for r in (found or {}).get("rows", []) if r.get("query_set") == "all" and _is_measured(r.get("held"))]
     if not rows:
         return Html(title + text(UNKNOWN))
@@ -156,7 +156,7 @@ def _intervals(found: dict[str, Any] | None) -> Html:
 
 def _sanity(found: dict[str, Any] | None) -> Html:
     title = heading("First checks on real input (not the oracle)") + _origin(
-        "sanity.json", "python -m guda_core sanity"
+        "sanity.json", "python -m experiments.sanity"
     )
     if found is None:
         return Html(title + text(UNKNOWN))
@@ -179,7 +179,7 @@ def _counted(found: Any) -> str:
 
 def _scope(found: dict[str, Any] | None) -> Html:
     title = heading("Does the warning about foreign pictures work?") + _origin(
-        "scope.json", "python -m guda_core scope"
+        "scope.json", "python -m guda_core assets scope"
     )
     kinds = (found or {}).get("kinds")
     if not isinstance(kinds, Mapping):

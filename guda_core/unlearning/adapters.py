@@ -77,7 +77,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise AdapterError(
             f"There is no finished adapter in {folder.name}. Make it with `python -m guda_core unlearn` (a retrained "
-            "model: `oracle --live`)."
+            "model: `python -m experiments.logo --live`)."
         )
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))

@@ -56,7 +56,7 @@ class ShippedBank:
     def __init__(self, model: BaseModel, folder: Path) -> None:
         self.folder, self.model = folder, model
         name = folder.name
-        make = f"Make them with `python -m guda_core features --methods {name}`."
+        make = f"Make them with `python -m guda_core assets features --methods {name}`."
         try:
             self.meta = json.loads((folder / META).read_text(encoding="utf-8"))
             data = (folder / WEIGHTS).read_bytes()

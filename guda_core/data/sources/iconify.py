@@ -40,7 +40,7 @@ def npm_install(groups: Sequence[Group], into: Path) -> None:
     if npm is None:
         raise DataError(
             "The training pictures come from npm packages, and `npm` was not found. Install Node.js (it brings npm) "
-            "and run `python -m guda_core data` again. The app itself does not need the pictures."
+            "and run `python -m guda_core groups fetch` again. The app itself does not need the pictures."
         )
     into.mkdir(parents=True, exist_ok=True)
     packages = [f"{g.package}@{g.version}" for g in groups]
@@ -77,8 +77,8 @@ def _read_icons(package: Path) -> dict[str, Any]:
     icons_file = package / "icons.json"
     if not icons_file.is_file():
         raise DataError(
-            f"{icons_file} is missing. Run `python -m guda_core data` to fetch the packages; if it is missing after "
-            "that, the package is not an Iconify one and the group set must name another."
+            f"{icons_file} is missing. Run `python -m guda_core groups fetch` to fetch the packages; if it is missing "
+            "after that, the package is not an Iconify one and the group set must name another."
         )
     return json.loads(icons_file.read_text(encoding="utf-8"))
 
@@ -174,11 +174,13 @@ def build(group_set: GroupSet, progress: Callable[[float, str], None] = lambda f
 def _load_all(group_set: GroupSet) -> Pictures:
     folder = cache_dir() / "data" / group_set.id
     if not (folder / "manifest.json").is_file():
-        raise DataError(f"No pictures in {folder}. Run `python -m guda_core data` first (it needs npm).")
+        raise DataError(f"No pictures in {folder}. Run `python -m guda_core groups fetch` first (it needs npm).")
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     packages = {g.package: g.version for g in group_set.groups.values()}
     if (manifest["resolution"], manifest["packages"]) != (group_set.resolution, packages):
-        raise DataError(f"The pictures in {folder} are of another version. Run `python -m guda_core data` again.")
+        raise DataError(
+            f"The pictures in {folder} are of another version. Run `python -m guda_core groups fetch` again."
+        )
     pixels, groups, objects = [], [], []
     for gid in group_set.groups:
         try:
@@ -186,7 +188,9 @@ def _load_all(group_set: GroupSet) -> Pictures:
                 pixels.append(z["pixels"])
                 names = [str(o) for o in z["objects"]]
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as e:
-            raise DataError(f"{folder / gid}.npz is damaged ({e}). Run `python -m guda_core data` again.") from e
+            raise DataError(
+                f"{folder / gid}.npz is damaged ({e}). Run `python -m guda_core groups fetch` again."
+            ) from e
         objects += names
         groups += [gid] * len(names)
     return Pictures(np.concatenate(pixels), tuple(groups), tuple(objects))

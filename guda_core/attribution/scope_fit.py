@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,15 +18,16 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from scipy.stats import binomtest
 
-from experiments.benchmark.intervals import share
 from guda_core import paths
 from guda_core.attribution.scope import FILE, UNIT, BitsConfig, bits
 from guda_core.data.captions import style_caption
+from guda_core.data.images import hash_pixels
 from guda_core.data.sources import iconify
+from guda_core.diffusion.base import BaseModel
 from guda_core.errors import DataError
-from guda_core.local import LocalService
-from guda_core.records import Group
+from guda_core.records import Group, GroupSet, Query
 from guda_core.versions import today, versions
 
 PHOTOGRAPHS = (  # package, file: they come with what requirements.txt installs
@@ -87,23 +88,36 @@ class Kind:
     sources: tuple[str, ...]
 
 
-def own(service: LocalService, n: int, *, seed: int, steps: int, guidance: float) -> Kind:
+def share(hits: Sequence[bool], clusters: Sequence[int]) -> dict[str, float]:
+    """A share with its 95% interval over clusters (the queries: scorings of one picture are alike): Wilson's, for as
+    many independent cases as give the observed variance between clusters."""
+    h, c = np.asarray(hits, float), np.asarray(clusters)
+    p, n = float(h.mean()), len(h)
+    within = [h[c == k] for k in np.unique(c)]
+    variance = sum(float((x - p).sum()) ** 2 for x in within) / n**2
+    effective = n if variance == 0 or p in (0.0, 1.0) else min(n, p * (1 - p) / variance)
+    effective = max(len(within), round(effective))
+    found = binomtest(round(p * effective), effective).proportion_ci(method="wilson")
+    return {"value": p, "low": float(found.low), "high": float(found.high), "n": n}
+
+
+def own(model: BaseModel, gs: GroupSet, n: int, *, seed: int, steps: int, guidance: float) -> Kind:
     """n pictures by the model: captions as in training, evenly over the groups."""
-    gs, g = service.group_set, torch.Generator().manual_seed(seed)
+    g = torch.Generator().manual_seed(seed)
     objects = torch.randint(len(gs.train_objects), (n,), generator=g).tolist()
     styles = [list(gs.groups)[i % len(gs.groups)] for i in range(n)]
     asked = [style_caption(gs, gs.train_objects[o], s, g) for o, s in zip(objects, styles, strict=True)]
     seeds = [seed * 10_000 + i for i in range(n)]
     made = [
-        service.model.generate(asked[i : i + 16], seeds=seeds[i : i + 16], steps=steps, guidance=guidance)
+        model.generate(asked[i : i + 16], seeds=seeds[i : i + 16], steps=steps, guidance=guidance)
         for i in range(0, n, 16)
     ]
     return Kind(np.concatenate(made), tuple(map(str, seeds)))
 
 
-def real(service: LocalService, split: str, n: int, seed: int) -> Kind:
+def real(gs: GroupSet, split: str, n: int, seed: int) -> Kind:
     """n pictures of a split of the training data. Raises DataError when it was not built."""
-    pictures = iconify.load(service.group_set, split)
+    pictures = iconify.load(gs, split)
     at = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(seed))[:n].tolist()
     return Kind(pictures.pixels[at], tuple(f"{pictures.groups[i]}/{pictures.objects[i]}" for i in at))
 
@@ -164,31 +178,34 @@ def made_up(n: int, size: int, seed: int) -> dict[str, Kind]:
     return {k: Kind(v, tuple(map(str, range(n)))) for k, v in (("smooth", smooth), ("noise", noise), ("plain", plain))}
 
 
-def kinds(service: LocalService, c: ScopeConfig) -> dict[str, Kind]:
+def kinds(model: BaseModel, gs: GroupSet, c: ScopeConfig) -> dict[str, Kind]:
     """Every kind of picture that the rule is tried on."""
-    n, size = c.pictures, service.model.card.resolution
-    out = {"own": own(service, n, seed=c.seed + 1, steps=c.tried_steps, guidance=c.tried_guidance)}
-    pictures = real(service, "train", 2 * n, c.seed)
+    n, size = c.pictures, model.card.resolution
+    out = {"own": own(model, gs, n, seed=c.seed + 1, steps=c.tried_steps, guidance=c.tried_guidance)}
+    pictures = real(gs, "train", 2 * n, c.seed)
     out["train"] = Kind(pictures.pixels[n:], pictures.sources[n:])
-    out["held-out"] = real(service, "held_out", n, c.seed)
+    out["held-out"] = real(gs, "held_out", n, c.seed)
     out |= {t.id: drawings(t, n, size, c.seed) for t in TEAMS}
     out |= {"digits": digits(n, size, c.seed), "photographs": photographs(n, size, c.seed)}
     return {**out, **made_up(max(1, n // 3), size, c.seed)}
 
 
-def calibration(service: LocalService, c: ScopeConfig) -> dict[str, Kind]:
+def calibration(model: BaseModel, gs: GroupSet, c: ScopeConfig) -> dict[str, Kind]:
     """What the threshold is set on: none of it is tried again."""
-    half = real(service, "train", 2 * c.pictures, c.seed)
-    drawn = own(service, c.pictures, seed=c.seed, steps=c.steps, guidance=c.guidance)
+    half = real(gs, "train", 2 * c.pictures, c.seed)
+    drawn = own(model, gs, c.pictures, seed=c.seed, steps=c.steps, guidance=c.guidance)
     return {"own": drawn, "train": Kind(half.pixels[: c.pictures], half.sources[: c.pictures])}
 
 
-def _measured(service: LocalService, kind: Kind, c: ScopeConfig) -> Iterator[float]:
-    for pixels in kind.pixels:
-        yield bits(service.model, service.query(np.ascontiguousarray(pixels), ""), c.bits)
+def _measured(model: BaseModel, kind: Kind, c: ScopeConfig) -> Iterator[float]:
+    for part in kind.pixels:
+        pixels = np.ascontiguousarray(part)
+        yield bits(model, Query(pixels, model.encode(pixels), "", hash_pixels(pixels)), c.bits)
 
 
-def run(service: LocalService, folder: Path, config: ScopeConfig | None = None) -> Iterator[tuple[str, float]]:
+def run(
+    model: BaseModel, group_set: GroupSet, folder: Path, config: ScopeConfig | None = None
+) -> Iterator[tuple[str, float]]:
     """Measure everything, then write `scope.json`; yields (what, fraction).
 
     Raises:
@@ -196,15 +213,15 @@ def run(service: LocalService, folder: Path, config: ScopeConfig | None = None) 
     """
     c = config or ScopeConfig()
     known = []
-    for name, kind in calibration(service, c).items():
-        for value in _measured(service, kind, c):
+    for name, kind in calibration(model, group_set, c).items():
+        for value in _measured(model, kind, c):
             known.append(value)
             yield f"setting the threshold: {name}", (len(known) - 1) % c.pictures / c.pictures
     threshold = float(np.quantile(known, c.quantile))
     rows: dict[str, Any] = {}
-    for name, kind in kinds(service, c).items():
+    for name, kind in kinds(model, group_set, c).items():
         found = []
-        for value in _measured(service, kind, c):
+        for value in _measured(model, kind, c):
             found.append(value)
             yield ABOUT[name], len(found) / len(kind.pixels)
         at = [list(dict.fromkeys(kind.sources)).index(s) for s in kind.sources]
@@ -217,9 +234,9 @@ def run(service: LocalService, folder: Path, config: ScopeConfig | None = None) 
             "pixels_sha256": hashlib.sha256(np.ascontiguousarray(kind.pixels).tobytes()).hexdigest(),
         }
     record = {
-        "command": f"python -m guda_core scope --pictures {c.pictures}",
+        "command": f"python -m guda_core assets scope --pictures {c.pictures}",
         "config": asdict(c),
-        "base_sha256": service.model.sha256,
+        "base_sha256": model.sha256,
         "unit": UNIT,
         "threshold": threshold,
         "kinds": rows,

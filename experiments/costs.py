@@ -1,0 +1,23 @@
+"""`python -m experiments.costs`: precompute, query and storage of every method, side by side."""
+
+from __future__ import annotations
+
+from experiments.terminal import FolderOption, program
+from guda_core.cli.loading import service_of
+from guda_core.cli.terminal import ModelOption, follow, say
+from guda_core.paths import BENCHMARKS
+
+
+def costs(model: ModelOption = None, folder: FolderOption = None) -> None:
+    """Measure what each method costs on this machine, all in one run."""
+    from experiments.benchmark import costs as benchmark
+
+    where = folder or BENCHMARKS
+    follow(benchmark.run(service_of(model), where))
+    say(f"Written: {where / benchmark.FILE}")
+
+
+main = program(costs)
+
+if __name__ == "__main__":
+    main()

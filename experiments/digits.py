@@ -1,0 +1,32 @@
+"""`python -m experiments.digits [--quick]`: the paper's CIFAR-10 experiment on scikit-learn's digits, from nothing."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from experiments.terminal import FolderOption, MinutesOption, TableOption, program
+from guda_core.cli.terminal import follow, say
+from guda_core.paths import BENCHMARKS, DOCS
+
+
+def digits(
+    folder: FolderOption = None,
+    minutes: MinutesOption = None,
+    table_only: TableOption = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller models, fewer queries, one seed.")] = False,
+) -> None:
+    """Everything from nothing, trainings included, in under three hours on two cores."""
+    from experiments.benchmark import benches, classes_table
+
+    where, config = folder or BENCHMARKS, benches.find("digits-quick" if quick else "digits")
+    if not table_only:
+        follow(classes_table.run_all(config, where, DOCS, minutes))
+    say(f"Written: {classes_table.write_table(where, config.name)}")
+
+
+main = program(digits)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""`python -m experiments.intervals`: how often GUDA's 95% intervals hold the value of a full budget."""
+
+from __future__ import annotations
+
+from experiments.terminal import FolderOption, program
+from guda_core.cli.loading import service_of
+from guda_core.cli.terminal import ModelOption, follow, say
+from guda_core.paths import BENCHMARKS
+
+
+def intervals(model: ModelOption = None, folder: FolderOption = None) -> None:
+    """Measure how often GUDA's intervals hold the value of a full budget."""
+    from experiments.benchmark import intervals as benchmark
+
+    where = folder or BENCHMARKS
+    follow(benchmark.run(service_of(model), where))
+    say(f"Written: {where / benchmark.FILE}")
+
+
+main = program(intervals)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""`python -m experiments.styles`: agreement of every method with the oracle on the emoji styles."""
+
+from __future__ import annotations
+
+from experiments.terminal import FolderOption, MinutesOption, TableOption, program
+from guda_core.cli.loading import service_of
+from guda_core.cli.terminal import ModelOption, follow, say
+from guda_core.paths import BENCHMARKS
+
+
+def styles(
+    model: ModelOption = None,
+    folder: FolderOption = None,
+    minutes: MinutesOption = None,
+    table_only: TableOption = False,
+) -> None:
+    """Score every finished model and method at the fixed queries; measure agreement with the oracle (LOGO)."""
+    from experiments.benchmark import styles as benchmark
+
+    where = folder or BENCHMARKS
+    if table_only:
+        say(f"Written: {benchmark.write_table(where)}")
+        return
+    follow(benchmark.run(service_of(model), where, minutes=minutes))
+    say(f"Written: {benchmark.written(where)}")
+
+
+main = program(styles)
+
+if __name__ == "__main__":
+    main()

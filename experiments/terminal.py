@@ -1,0 +1,26 @@
+"""What the laboratory's commands share: each is a small program of its own, with the product's bars and errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from guda_core.cli.terminal import Command
+
+MinutesOption = Annotated[
+    float | None, typer.Option(help="Stop after this many minutes; the next call goes on from there.")
+]
+FolderOption = Annotated[
+    Path | None, typer.Option(help="Where queries, arrays and figures go. Default: assets/benchmarks.")
+]
+TableOption = Annotated[bool, typer.Option("--table", help="Only make the table from the committed arrays.")]
+
+
+def program(function: Callable[..., Any]) -> Callable[[], None]:
+    """The function as a program: its options are those of the command line, its docstring the help."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command(cls=Command)(function)
+    return app

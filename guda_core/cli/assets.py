@@ -1,0 +1,93 @@
+"""`guda assets`: what a model needs besides its adapters: gradient features, the scope's rule, the feature bank."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from guda_core.cli.loading import group_set_of, quieten, service_of
+from guda_core.cli.terminal import ModelOption, SetOption, commands, follow, listed, progress_bar, say
+from guda_core.errors import OptionError
+
+app = commands("What a model needs besides its adapters. All of it needs the training pictures (guda groups fetch).")
+
+
+@app.command()
+def features(
+    methods: Annotated[str, typer.Option(help="Comma-separated: trak, dtrak, das.")] = "trak,dtrak,das",
+    model: ModelOption = None,
+    dim: Annotated[int, typer.Option(help="Coordinates of the projected gradients.")] = 4096,
+    folder: Annotated[Path | None, typer.Option(help="Default: assets/features/MODEL.")] = None,
+) -> None:
+    """Make the gradient features with which TRAK, D-TRAK and DAS answer without the training pictures."""
+    from guda_core.attribution.gradient import quantised
+    from guda_core.data.encoded import examples_of
+    from guda_core.data.sources import iconify as pictures
+    from guda_core.local import KERNELS
+    from guda_core.paths import ASSETS
+    from guda_core.versions import today, versions
+
+    asked = listed(methods)
+    if not asked or set(asked) - set(KERNELS):
+        raise OptionError(f"Methods must be some of {', '.join(KERNELS)}; got {methods or 'none'}.")
+    service = service_of(model)
+    own, gs = service.model, service.group_set
+    examples = examples_of(own, pictures.load(gs, "train"), gs)
+    where = folder or ASSETS / "features" / own.card.id
+    for m in asked:
+        plain = KERNELS[m].defaults()
+        config = dataclasses.replace(plain, features=dataclasses.replace(plain.features, dim=dim))
+        method = KERNELS[m](own, examples, list(gs.groups), config)
+        with progress_bar() as bar:
+            task = bar.add_task(m, note="", total=1.0)
+            for fraction in method.prepare():
+                bar.update(task, completed=fraction)
+        meta = {
+            "command": f"python -m guda_core assets features --methods {m} --dim {dim}",
+            "base_sha256": own.sha256,
+            "examples_sha256": examples.sha256(),
+            "config": dataclasses.asdict(method.config.features),
+            "versions": versions(),
+            "date": today(),
+        }
+        quantised.write(where / m, method.features, examples.groups, meta)
+        say(f"Written: {where / m}")
+
+
+@app.command()
+def scope(
+    model: ModelOption = None,
+    folder: Annotated[Path | None, typer.Option(help="Where scope.json goes. Default: assets/benchmarks.")] = None,
+    pictures: Annotated[int, typer.Option(min=4, help="Of each kind.")] = 48,
+) -> None:
+    """Measure the rule that says whether the model could have made a picture: its threshold and how often it errs.
+
+    Needs npm for drawings that the model never saw.
+    """
+    from guda_core.attribution import scope_fit
+    from guda_core.attribution.scope import FILE
+    from guda_core.paths import BENCHMARKS
+
+    service, where = service_of(model), folder or BENCHMARKS
+    follow(scope_fit.run(service.model, service.group_set, where, scope_fit.ScopeConfig(pictures=pictures)))
+    say(f"Written: {where / FILE}")
+
+
+@app.command()
+def bank(
+    name: SetOption = None,
+    folder: Annotated[Path | None, typer.Option(help="Of the CLIP. Default: assets/clip.")] = None,
+) -> None:
+    """Make the feature bank: CLIP features of every training picture, with which CLIP similarity answers."""
+    quieten()
+
+    from guda_core.data.embeddings import Clip, make_bank
+    from guda_core.data.sources import iconify
+    from guda_core.paths import ASSETS
+
+    gs, where = group_set_of(name), folder or ASSETS / "clip"
+    make_bank(Clip(where), iconify.load(gs, "train"), list(gs.groups))
+    say(f"Written: {where}")

@@ -1,0 +1,173 @@
+"""`guda attribute`: scores one picture, several, or a folder of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from guda_core.cli.loading import service_of
+from guda_core.cli.terminal import EffortOption, MethodsOption, ModelOption, listed, note, progress_bar, say, show
+from guda_core.errors import OptionError
+
+if TYPE_CHECKING:
+    from guda_core.local import LocalService
+    from guda_core.records import Attribution, GroupSet, Query
+
+FORMS = {"nats": ".1f", "cosine": ".3f"}  # of scores; others have three digits that count
+
+
+def attribute(
+    paths: Annotated[list[Path], typer.Argument(help="Pictures (PNG, JPEG or WebP), or folders of them.")],
+    prompt: Annotated[str, typer.Option(help="The caption; empty = the unconditional model.")] = "",
+    effort: EffortOption = "standard",
+    methods: MethodsOption = "guda,clip",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Of one picture: where to write the record.")] = None,
+    report_file: Annotated[
+        Path | None, typer.Option("--report", help="Of one picture: where to write the report (a zip).")
+    ] = None,
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", help="Of many: folder for scores.csv, batch.json and a report a picture.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="With --out: a CSV with the columns file and prompt, in place of --prompt.")
+    ] = None,
+    model: ModelOption = None,
+) -> None:
+    """Attribute pictures to the groups of training pictures.
+
+    With --out every picture gets a report, a table holds all scores, and a run that was stopped goes on. A picture that
+    cannot be read stops no other; exit code 1 then.
+    """
+    for path in paths:
+        if not path.exists():
+            raise OptionError(f"There is no file '{path}'.")
+    if out_folder is not None:
+        if json_file or report_file:
+            raise OptionError("--json and --report are of one picture; with --out every picture gets a report.")
+        _many(paths, out_folder, prompt=prompt, prompts=prompts, effort=effort, methods=listed(methods), model=model)
+        return
+    if prompts is not None:
+        raise OptionError("--prompts goes with --out. Name the folder for the results with --out.")
+    if any(p.is_dir() for p in paths):
+        raise OptionError("A folder of pictures needs a folder for the results. Name it with --out.")
+    if len(paths) > 1 and (json_file or report_file):
+        raise OptionError("--json and --report are of one picture. For several, name a folder with --out.")
+    service = service_of(model)
+    for path in paths:
+        if len(paths) > 1:
+            say(f"{path}:")
+        _one(service, path, prompt, effort, listed(methods), json_file=json_file, report_file=report_file)
+
+
+def _one(
+    service: LocalService,
+    path: Path,
+    prompt: str,
+    effort: str,
+    methods: list[str],
+    *,
+    json_file: Path | None,
+    report_file: Path | None,
+) -> None:
+    """Score one picture, show the answer, and write what was asked for."""
+    from guda_core.records import VERDICTS
+
+    query = service.prepare(path, prompt=prompt)
+    for sentence in query.preparation:
+        note(sentence)
+    final: dict[str, Attribution] = {}
+    with progress_bar() as bar:
+        task = bar.add_task("attribute", note="", total=1.0)
+        for a in service.attribute(query, methods=methods, effort=effort):
+            final[a.method] = a
+            bar.update(task, completed=a.progress, note=a.method)
+    scope = service.scope(query)
+    say(f"{VERDICTS[scope.verdict]} {scope.reason}")
+    for a in final.values():
+        _show_answer(a, service.group_set)
+    if json_file is None and report_file is None:
+        return
+    about: dict[str, Any] = {"settings": {"effort": effort, "methods": methods}, "provenance": service.provenance()}
+    if scope.verdict != "not assessed":
+        about["scope"] = dataclasses.asdict(scope)
+    _write(query, list(final.values()), service.group_set, about, json_file, report_file)
+
+
+def _write(
+    query: Query,
+    answers: list[Attribution],
+    group_set: GroupSet,
+    about: dict[str, Any],
+    json_file: Path | None,
+    report_file: Path | None,
+) -> None:
+    from guda_core.reports import bundle
+    from guda_core.reports.record import to_json
+
+    if json_file is not None:
+        bundle.write(json_file, bundle.json_text(to_json(query, answers, group_set, **about)).encode())
+        say(f"Written: {json_file}")
+    if report_file is not None:
+        bundle.write(report_file, bundle.make(query, answers, group_set, **about))
+        say(f"Written: {report_file}")
+
+
+def _show_answer(a: Attribution, gs: GroupSet) -> None:
+    """One method's table, best group first."""
+    table = Table(title=f"{a.method} ({a.unit}); positive = the group contributed; not shares")
+    ranked = a.ranked()
+    offset = a.has_offset
+    for column in ("rank", "group", "score", "95% interval", *(["given to any picture"] if offset else []), "status"):
+        table.add_column(column)
+    for i, g in enumerate([*ranked, *[g for g in a.groups if g not in ranked]]):
+        s = a.groups[g]
+        if s.score is None or s.low is None or s.high is None:
+            table.add_row("-", gs.groups[g].name, "-", "-", *["-"] * offset, f"{s.status}: {s.reason}")
+        else:
+            form = FORMS.get(a.unit, ".3g")
+            score, low, high = (f"{v:{form}}" for v in (s.score, s.low, s.high))
+            part = [f"{a.offset(g):{form}}"] if offset else []
+            table.add_row(str(i + 1), gs.groups[g].name, score, f"{low} to {high}", *part, s.status)
+    show(table)
+    if a.separable is not None and a.runner_up and ranked:
+        first, second = gs.groups[ranked[0]].name, gs.groups[a.runner_up].name
+        say(f"{first} is ahead of {second}." if a.separable else f"{first} and {second} cannot be told apart.")
+
+
+def _many(
+    paths: list[Path],
+    out: Path,
+    *,
+    prompt: str,
+    prompts: Path | None,
+    effort: str,
+    methods: list[str],
+    model: str | None,
+) -> None:
+    """Score many pictures into a folder; see `reports.batch`."""
+    from guda_core.reports.batch import Batch, BatchConfig, Summary
+
+    if prompt and prompts is not None:
+        raise OptionError("Give --prompt for all pictures or --prompts with one for each, not both.")
+    config = BatchConfig(effort=effort, methods=tuple(methods), prompt=prompt, prompts=prompts)
+    job, summary = Batch(service_of(model), paths, out, config), None
+    with progress_bar() as bar:
+        task = bar.add_task("pictures", note="", total=len(job.files))
+        for item in job.run():
+            if isinstance(item, Summary):
+                summary = item
+            else:
+                at = item.done + item.fraction * (item.state == "working")
+                bar.update(task, completed=at, note=item.file[:40])
+    assert summary is not None
+    kept = f" ({summary.kept} of them kept from an earlier run)" if summary.kept else ""
+    say(f"Scored: {summary.finished}{kept}. Refused: {len(summary.refused)}.")
+    for file, why in summary.refused.items():
+        note(f"{file}: {why}")
+    say(f"Written: {out / 'batch.json'} and {out / 'scores.csv'}")
+    if summary.refused:
+        raise typer.Exit(1)

@@ -1,0 +1,42 @@
+"""`guda generate`: draws a picture."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from guda_core.cli.loading import service_of
+from guda_core.cli.terminal import ModelOption, note, progress_bar, say
+
+
+def generate(
+    prompt: Annotated[str, typer.Option(help='For example "rocket, artistic style featuring thick black outline".')],
+    out_file: Annotated[Path, typer.Option("--out", help="PNG to write.")],
+    seed: Annotated[int, typer.Option(help="0 .. 2**32 - 1.")] = 0,
+    steps: Annotated[int, typer.Option(help="DDIM steps.")] = 25,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance.")] = 2.5,
+    model: ModelOption = None,
+) -> None:
+    """Generate a picture."""
+    from PIL import Image
+
+    from guda_core.records import Query
+    from guda_core.reports import bundle
+    from guda_core.service import Step
+
+    service = service_of(model)
+    with progress_bar() as bar:
+        task = bar.add_task("generate", note="", total=steps)
+        for item in service.generate(prompt=prompt, seed=seed, steps=steps, guidance=guidance):
+            if isinstance(item, Step):
+                bar.update(task, completed=item.done)
+            elif isinstance(item, Query):
+                data = io.BytesIO()
+                Image.fromarray(item.pixels).save(data, format="PNG")
+                bundle.write(out_file, data.getvalue())
+                for sentence in item.preparation:
+                    note(sentence)
+    say(f"Written: {out_file}")

@@ -1,0 +1,35 @@
+"""What the commands load: the service of a model, and group sets. Imports of the libraries wait until then."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from guda_core.local import LocalService
+    from guda_core.records import GroupSet
+
+
+def quieten() -> None:
+    """Keep the libraries' progress bars and reports off a terminal that has its own."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # else its import reports that torchvision is missing
+
+    from guda_core.diffusion.unet_family import quieten_libraries
+
+    quieten_libraries()
+
+
+def service_of(model: str | None) -> LocalService:
+    """The service that the commands ask. Raises ModelError: that model cannot be loaded; no other stands in for it."""
+    quieten()
+
+    from guda_core import local
+
+    return local.load_service(model, fall_back=False)
+
+
+def group_set_of(name: str | None) -> GroupSet:
+    """The group set of that name. Raises GroupSetError."""
+    from guda_core.data.groups import load_group_set
+
+    return load_group_set(name or os.environ.get("GUDA_GROUP_SET") or "emoji")

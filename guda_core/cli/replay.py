@@ -1,0 +1,51 @@
+"""`guda replay`: computes a report again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from guda_core.cli.loading import service_of
+from guda_core.cli.terminal import progress_bar, say
+
+SAID = {
+    "equal": "Equal: every score is bitwise the same.",
+    "within tolerance": "Within tolerance: every number is the same to one part in a thousand (or 0.001 nats).",
+    "different": "Different.",
+}
+
+
+def replay(
+    report: Annotated[Path, typer.Argument(help="A report's zip, or its report.json beside its picture.png.")],
+    model: Annotated[str | None, typer.Option("--model", help="Another card than the report names.")] = None,
+) -> None:
+    """Compute a report again: equal, within tolerance, or different and where. Exit code 1 when different."""
+    from guda_core.reports.read import read_report
+    from guda_core.reports.replay import Verdict
+    from guda_core.reports.replay import replay as run
+
+    read = read_report(report)
+    service = service_of(model or read.record["model"]["id"])
+    verdict = None
+    with progress_bar() as bar:
+        task = bar.add_task("replay", note="", total=1.0)
+        for item in run(read, service):
+            if isinstance(item, Verdict):
+                verdict = item
+            else:
+                bar.update(task, completed=item.progress, note=item.method)
+    assert verdict is not None
+    say(SAID[verdict.outcome])
+    for title, changes in (
+        ("What the answer is computed from:", verdict.inputs),
+        ("The answer:", verdict.scores),
+        ("Versions and hardware (told, not judged):", verdict.environment),
+    ):
+        if changes:
+            say(title)
+        for change in changes:
+            say(f"  {change.sentence()}")
+    if verdict.outcome == "different":
+        raise typer.Exit(1)
