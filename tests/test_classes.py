@@ -148,7 +148,7 @@ def test_a_stage_is_written_and_loaded_again():
 
 
 def test_the_whole_benchmark_in_miniature(tmp_path):
-    with pytest.raises(TrainingError, match="benchmark small"):
+    with pytest.raises(TrainingError, match=r"experiments\.small"):
         classes_table.write(CONFIG, tmp_path, tmp_path)
     names = [what for what, fraction in classes_table.run_all(CONFIG, tmp_path, tmp_path) if fraction == 1.0]
     assert f"train {SMALL.key}-without-9-s4" in names and "unlearn guda-retrack/9" in names and "score das" in names

@@ -100,8 +100,8 @@ def test_a_command_of_the_laboratory_exists_with_its_options(command, monkeypatc
         assert re.search(rf"(^|\s|,|\[){option}\b", text), f"{command}: {option} is no option"
 
 
-@pytest.mark.parametrize("command", ["python -m experiments.logo --live", "python -m experiments.nothing"])
-def test_an_old_command_is_found_out(command, monkeypatch, capsys):
+@pytest.mark.parametrize("command", ["python -m guda_core sanity --parts real", "python -m experiments.nothing"])
+def test_an_old_command_is_found_out(command):
     """This test's own check: what was renamed is reported."""
     program, rest = words(command)
     assert (program == "guda" and subcommands(rest) == []) or find_spec(program) is None
