@@ -201,6 +201,15 @@ def test_a_planted_fault_is_found(path, text, fault, tmp_path):
     assert faults(tmp_path) == []
 
 
+def test_no_environment_is_in_the_repository():
+    """A link named .venv gets past `.venv/` in .gitignore; merged, it takes the place of the real folder, which is lost.
+
+    Take it out with `git rm --cached .venv && git commit --amend`, of the commit that added it.
+    """
+    found = subprocess.run(["git", "ls-files", ".venv"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.stdout == ""
+
+
 LIGHT = ("errors", "records", "versions", "paths", "service", "data.groups", "data.images", "data.sources.iconify")
 LIGHT += ("reports.record", "reports.figures", "reports.bundle", "reports.read", "reports.replay", "reports.batch")
 
