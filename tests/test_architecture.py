@@ -202,7 +202,7 @@ def test_a_planted_fault_is_found(path, text, fault, tmp_path):
 
 
 def test_no_environment_is_in_the_repository():
-    """A link named .venv gets past `.venv/` in .gitignore; merged, it takes the place of the real folder, which is lost.
+    """A link named .venv gets past `.venv/` in .gitignore; merged, it replaces the real folder, which is then lost.
 
     Take it out with `git rm --cached .venv && git commit --amend`, of the commit that added it.
     """
