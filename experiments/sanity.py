@@ -31,9 +31,9 @@ from torch import Tensor, nn
 from experiments.terminal import FolderOption, program
 from guda_core.cli.loading import service_of
 from guda_core.cli.terminal import ModelOption, follow, listed, say
-from guda_core.data.captions import style_caption
-from guda_core.data.dataset import Pictures
-from guda_core.data.sources import iconify
+from guda_core.data.captions import captioner_of
+from guda_core.data.dataset import Pictures, described
+from guda_core.data.sources.base import load_pictures
 from guda_core.diffusion.base import BaseModel
 from guda_core.errors import OptionError
 from guda_core.local import LocalService
@@ -102,12 +102,12 @@ def train_classifier(group_set: GroupSet, config: LoopConfig) -> Iterator[tuple[
     Styles are learned from all of them, evenly over the styles; objects from those that the UNet is trained on, which
     are half of every batch.
     """
-    train, every = iconify.load(group_set, "train"), iconify.load(group_set, "pretrain")
-    styles, objects = list(group_set.groups), sorted(set(train.objects))
+    train, every = load_pictures(group_set, "train"), load_pictures(group_set, "pretrain")
+    styles, objects = list(group_set.groups), sorted(set(train.names))
     x = _unit(np.concatenate([train.pixels, every.pixels]))
     s = torch.tensor([styles.index(g) for g in (*train.groups, *every.groups)])
     o = torch.full((len(x),), -100)  # cross_entropy's mark for "no label"
-    o[: len(train)] = torch.tensor([objects.index(n) for n in train.objects])
+    o[: len(train)] = torch.tensor([objects.index(n) for n in train.names])
     size = Counter(every.groups)
     evenly = torch.tensor([1 / size[g] for g in every.groups])
     torch.manual_seed(config.seed)
@@ -147,8 +147,8 @@ def generated(
     model: BaseModel, group_set: GroupSet, objects: Sequence[str], config: SanityConfig, batch: int = 16
 ) -> Iterator[tuple[float, Generated | None]]:
     """Every style x object once, prompts with three random descriptors; yields (fraction, None), last the pictures."""
-    g = torch.Generator().manual_seed(config.seed)
-    asked = [(s, o, style_caption(group_set, o, s, g)) for s in group_set.groups for o in objects]
+    g, captioner = torch.Generator().manual_seed(config.seed), captioner_of(group_set)
+    asked = [(s, o, captioner.caption(described(s, o), g)) for s in group_set.groups for o in objects]
     out = []
     for i in range(0, len(asked), batch):
         part = asked[i : i + batch]
@@ -180,9 +180,9 @@ def contact_sheet(pictures: Generated, group_set: GroupSet, columns: Sequence[st
 
 def recognition(net: Classifier, pictures: Generated, group_set: GroupSet) -> dict[str, Any]:
     """Style top 1 and object top 5 of generated pictures, and as a yardstick the style of real held-out objects."""
-    styles, names = list(group_set.groups), sorted(set(iconify.load(group_set, "train").objects))
+    styles, names = list(group_set.groups), sorted(set(load_pictures(group_set, "train").names))
     s, o = classify(net, pictures.pixels)
-    held = iconify.load(group_set, "held_out")
+    held = load_pictures(group_set, "held_out")
     hs, _ = classify(net, held.pixels)
     right = [styles[i] == g for i, g in zip(s, pictures.groups, strict=True)]
     return {
@@ -218,7 +218,7 @@ def first_group(
 
 def real_queries(service: LocalService, group_set: GroupSet, n: int, seed: int) -> tuple[list[Query], list[str]]:
     """n real pictures of held-out objects with the empty prompt, spread evenly over the groups, and who drew them."""
-    held: Pictures = iconify.load(group_set, "held_out")
+    held: Pictures = load_pictures(group_set, "held_out")
     g = torch.Generator().manual_seed(seed)
     queries, truth = [], []
     for gid in group_set.groups:

@@ -25,7 +25,7 @@ from guda_core.attribution.gradient.trak import Trak
 from guda_core.attribution.guda import Guda
 from guda_core.attribution.logo import Logo
 from guda_core.attribution.similarity import ClipSimilarity
-from guda_core.data.captions import every_caption
+from guda_core.data.captions import captioner_of
 from guda_core.data.embeddings import Clip
 from guda_core.data.groups import load_group_set
 from guda_core.data.images import check_options, check_prompt, hash_pixels, read_picture
@@ -186,7 +186,7 @@ class LocalService:
 
     def best_caption(self, query: Query) -> str:
         if self._captions is None:
-            texts = every_caption(self.group_set)
+            texts = captioner_of(self.group_set).examples()
             parts = [self.clip.text_features(texts[i : i + 64]) for i in range(0, len(texts), 64)]
             self._captions = (texts, torch.cat(parts))
         texts, features = self._captions

@@ -7,7 +7,8 @@ group contributed. Scores are not shares: they do not add up to anything.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,38 +19,52 @@ KL_WITHOUT = "kl_without/"  # begins the name of an array of KL values without a
 Status = Literal["ok", "unavailable", "no_score"]
 
 
+NOT_STATED = "not stated"
+
+
 @dataclass(frozen=True)
 class Group:
-    """One group of training pictures, for example one artist's or one design team's."""
+    """One group of training pictures, for example one artist's or one design team's.
+
+    licence_link, link: https addresses, "" where not stated. descriptors: words for its style, of which captions take
+    some; or phrase: the words that stand for it in captions, such as "in the Cubism style". source: what the source of
+    the pictures needs to know of the group.
+    """
 
     id: str
     name: str
-    author: str
-    licence: str
-    licence_link: str
-    link: str
-    package: str
-    version: str
-    descriptors: tuple[str, ...]
-    phrase: str = ""  # that stands for the style in captions, e.g. "in the Cubism style", instead of descriptors
+    _: KW_ONLY
+    author: str = NOT_STATED
+    licence: str = NOT_STATED
+    licence_link: str = ""
+    link: str = ""
+    descriptors: tuple[str, ...] = ()
+    phrase: str = ""
+    source: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class GroupSet:
-    """A partition of the training data into groups, with the objects trained on and those held out."""
+    """A partition of the training data into groups.
+
+    source: id in `guda_core.data.SOURCES`, where the pictures come from; options: what it needs to know of the set;
+    folder: where the set's file lies. resolution: side of the pictures in pixels, where the source makes them.
+    caption: template of captions, "" for none (`guda_core.data.captions`). train_objects, held_out_objects: names of
+    what is drawn, where the set lists them.
+    """
 
     id: str
     name: str
-    resolution: int
-    caption: str
-    descriptors_per_caption: int
     groups: Mapping[str, Group]
-    train_objects: tuple[str, ...]
-    held_out_objects: tuple[str, ...]
-
-    def write_caption(self, object_name: str, descriptors: tuple[str, ...] | list[str]) -> str:
-        """The caption of a picture: the object and style descriptors, as in the paper (never the group's name)."""
-        return self.caption.format(object=object_name.replace("-", " "), descriptors=", ".join(descriptors))
+    _: KW_ONLY
+    source: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+    resolution: int = 512
+    caption: str = ""
+    descriptors_per_caption: int = 3
+    train_objects: tuple[str, ...] = ()
+    held_out_objects: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

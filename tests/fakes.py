@@ -13,6 +13,8 @@ from typing import Literal
 
 import numpy as np
 
+from guda_core.data.captions import captioner_of
+from guda_core.data.dataset import described
 from guda_core.data.groups import load_group_set
 from guda_core.data.images import check_options, check_prompt, hash_pixels, read_picture
 from guda_core.errors import OptionError
@@ -81,7 +83,7 @@ class FakeService:
         return Scope(self.scoped, at, None if at is None else 3.0, "bits per dimension", f"It is {self.scoped}.")
 
     def best_caption(self, query: Query) -> str:
-        return self.group_set.write_caption("cat-face", list(self.group_set.groups["noto"].descriptors[:3]))
+        return captioner_of(self.group_set).prompt(described("noto", "cat-face"))
 
     def first(self, query: Query) -> str:
         """The group that this picture's answer puts first."""

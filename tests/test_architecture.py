@@ -22,6 +22,7 @@ TABLE = (
     "records",
     "versions",
     "registry",
+    "strict",
     "paths",
     "work_queue",
     "service",

@@ -22,6 +22,7 @@ from guda_core.attribution.gradient.dtrak import Dtrak
 from guda_core.attribution.gradient.features import FeatureConfig, Gradients, timestep_grid
 from guda_core.attribution.gradient.kernel import KernelConfig, Ridge
 from guda_core.attribution.gradient.trak import Trak
+from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import Pictures
 from guda_core.data.encoded import examples_of
 from guda_core.data.images import hash_pixels
@@ -171,7 +172,7 @@ def world(request, tmp_path_factory):
     size = model.card.resolution
     pixels = np.random.default_rng(0).integers(0, 256, (12, size, size, 3), dtype=np.uint8)
     pictures = Pictures(pixels, tuple("aaaabbbbcccc"), ("o",) * 12)
-    examples = examples_of(model, pictures, make_group_set() if text else None)
+    examples = examples_of(model, pictures, captioner_of(make_group_set()) if text else None)
     return SimpleNamespace(model=model, pictures=pictures, examples=examples)
 
 
@@ -213,7 +214,7 @@ def test_examples_are_encoded_once_and_captioned(world):
     assert e.latents.shape == (12, *world.model.latent_shape) and e.groups == world.pictures.groups
     text = world.model.card.kind == "stable_diffusion"
     assert all(p.startswith(g * 2) for p, g in zip(e.prompts, e.groups, strict=True)) if text else not any(e.prompts)
-    again = examples_of(world.model, world.pictures, make_group_set() if text else None)
+    again = examples_of(world.model, world.pictures, captioner_of(make_group_set()) if text else None)
     assert again.sha256() == e.sha256() != dataclasses.replace(e, hashes=("x", *e.hashes[1:])).sha256()
     with pytest.raises(DataError, match="as many"):
         dataclasses.replace(e, prompts=("",))

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.benchmark import models, rows, styles, tables
 from experiments.benchmark import queries as q
 from experiments.benchmark import scores as s
-from guda_core.attribution import metrics, models, rows, styles, tables
+from guda_core.attribution import metrics
 from guda_core.data.dataset import Pictures
 from guda_core.data.groups import load_group_set
+from guda_core.data.sources.iconify import Iconify
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.cards import load_model
 from guda_core.errors import DataError
@@ -35,7 +37,7 @@ def held_out(monkeypatch):
     pairs = [(g, o) for g in GROUPS.groups for o in GROUPS.held_out_objects]
     pixels = np.random.default_rng(0).integers(0, 256, (len(pairs), 16, 16, 3), dtype=np.uint8)
     pictures = Pictures(pixels, *(tuple(x) for x in zip(*pairs, strict=True)))
-    monkeypatch.setattr(q.iconify, "load", lambda group_set, split: {"held_out": pictures}[split])
+    monkeypatch.setattr(Iconify, "split", lambda self, split: {"held_out": pictures}[split])
     return pictures
 
 

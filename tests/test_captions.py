@@ -64,8 +64,8 @@ def test_a_style_without_an_object_is_its_words_alone():
 
 
 def phrased(template: str = "{content}, {phrase}", **phrases: str) -> PhraseCaptions:
-    groups = {k: Group(k, k, "", "", "", "", "", "", (), p) for k, p in phrases.items()}
-    own = captioner_of(GroupSet("own", "Own", 64, template, 1, groups, (), ()))
+    groups = {k: Group(k, k, phrase=p) for k, p in phrases.items()}
+    own = captioner_of(GroupSet("own", "Own", groups, caption=template))
     assert isinstance(own, PhraseCaptions)
     return own
 
@@ -102,8 +102,8 @@ def test_phrases_blend_and_serve_as_examples():
 
 
 def test_classes_have_no_captions():
-    groups = {k: Group(k, k, "", "", "", "", "", "", ("zero",)) for k in "01"}
-    own, item, g = captioner_of(GroupSet("d", "D", 8, "", 1, groups, (), ())), described("0", "x"), rng()
+    groups = {k: Group(k, k) for k in "01"}
+    own, item, g = captioner_of(GroupSet("d", "D", groups)), described("0", "x"), rng()
     before = g.get_state()
     assert isinstance(own, NoCaptions) and own.phrases("0") == () and own.examples() == []
     made = own.caption(item, g), own.anchor(item, "1", g), own.content(item), own.prompt(item)

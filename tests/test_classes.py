@@ -28,7 +28,7 @@ from guda_core.attribution.gradient.features import FeatureConfig
 from guda_core.attribution.gradient.kernel import KernelConfig
 from guda_core.data.sources.classes import read_cifar10
 from guda_core.diffusion import likelihood
-from guda_core.errors import DataError, OptionError, TrainingError
+from guda_core.errors import DataError, GroupSetError, OptionError, TrainingError
 from guda_core.unlearning.guda_u import UnconditionalConfig
 from guda_core.unlearning.loop import LoopConfig
 
@@ -59,9 +59,9 @@ def test_the_pictures_are_sklearns_split_by_class():
     train, held = (classes.pictures(config, s) for s in ("train", "held_out"))
     assert len(train) == 1697 and len(held) == 100 and train.pixels.shape == (1697, 8, 8, 3)
     assert [held.groups.count(g) for g in classes.group_set(config).groups] == [10] * 10
-    assert not set(train.objects) & set(held.objects)
+    assert not set(train.names) & set(held.names)
     raw = load_digits()
-    for p, g, o in zip(held.pixels, held.groups, held.objects, strict=True):
+    for p, g, o in zip(held.pixels, held.groups, held.names, strict=True):
         at = int(o.removeprefix("train-"))
         assert str(raw.target[at]) == g
         np.testing.assert_allclose(p[..., 0], raw.images[at] * 255 / 16, atol=0.51)
@@ -71,7 +71,7 @@ def test_the_pictures_are_sklearns_split_by_class():
     assert float(z.min()) == -1 and float(z.max()) == 1
     with pytest.raises(DataError, match="train, held_out"):
         classes.pictures(config, "test")
-    with pytest.raises(DataError, match="Known: digits, cifar10"):
+    with pytest.raises(GroupSetError, match=r"no group set 'mnist'.*Known: cifar10, digits"):
         classes.pictures(ClassesConfig(dataset="mnist"), "train")
 
 
@@ -293,7 +293,7 @@ def test_cifar10_runs_end_to_end_on_stand_in_data(tmp_path, monkeypatch):
     train = classes.pictures(models, "train")
     assert train.pixels.shape == (30, 32, 32, 3) and len(classes.pictures(models, "held_out")) == 0
     held = classes.pictures(dataclasses.replace(models, held_out=1), "held_out")
-    assert len(held) == 10 and all(o.startswith("test-") for o in held.objects)
+    assert len(held) == 10 and all(o.startswith("test-") for o in held.names)
     list(classes_table.run_all(config, tmp_path, tmp_path))
     table = json.loads((tmp_path / "cifar-small.json").read_text())
     assert {r["method"] for r in table["rows"]} == ROWS - {"logo", "logo-2"}

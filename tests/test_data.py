@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from guda_core import paths
+from guda_core.data.dataset import Pictures
 from guda_core.data.sources import iconify
 from guda_core.errors import DataError
 from guda_core.records import Group, GroupSet
@@ -19,15 +21,21 @@ NAMES = ("first", "second")
 
 
 def make_group(gid: str) -> Group:
-    words = tuple(f"{gid} {n}" for n in "abcde")
-    return Group(
-        gid, gid, "Somebody", "CC0-1.0", "https://a.example", "https://b.example", f"icons-{gid}", "1.0.0", words
-    )
+    return Group(gid, gid, source={"package": f"icons-{gid}", "version": "1.0.0"})
 
 
 SET = GroupSet(
-    "small", "Small", 16, "{object}, {descriptors}", 2, {n: make_group(n) for n in NAMES}, ("cat",), ("red-car",)
-)
+    "small", "Small", {n: make_group(n) for n in NAMES}, source="npm-iconify", resolution=16,
+    train_objects=("cat",), held_out_objects=("red-car",),
+)  # fmt: skip
+
+
+def pictures_of(split: str, group_set: GroupSet = SET) -> Pictures:
+    return iconify.Iconify(group_set).split(split)
+
+
+def fetch(group_set: GroupSet = SET) -> None:
+    list(iconify.Iconify(group_set).fetch(yes=True))
 
 
 def package(root: Path, name: str, colour: str = "#f00") -> Path:
@@ -57,12 +65,13 @@ def package(root: Path, name: str, colour: str = "#f00") -> Path:
 def built(monkeypatch) -> Path:
     """The small set, built from made-up packages as `npm install` would have left them; gives the data folder."""
 
-    def install(groups, into):
+    def install(groups, into, *, yes):
         for g, colour in zip(groups, ("#f00", "#00f"), strict=True):
-            package(into / "node_modules", g.package, colour)
+            package(into / "node_modules", iconify.package_of(g), colour)
 
     monkeypatch.setattr(iconify, "npm_install", install)
-    return iconify.build(SET).parent
+    fetch()
+    return iconify.Iconify(SET).folder
 
 
 def test_svg_is_rendered_on_white():
@@ -114,7 +123,7 @@ def test_a_package_without_icons_is_said(tmp_path):
 
 
 def test_shared_objects_are_those_that_enough_groups_drew(tmp_path):
-    first, second = (g.package for g in SET.groups.values())
+    first, second = map(iconify.package_of, SET.groups.values())
     for name in (first, second):
         package(tmp_path / "node_modules", name)
     icons = tmp_path / "node_modules" / first / "icons.json"
@@ -130,9 +139,9 @@ def test_shared_objects_are_those_that_enough_groups_drew(tmp_path):
 def test_build_writes_every_picture_with_its_hash(built):
     manifest = json.loads((built / "manifest.json").read_text())
     assert manifest["packages"] == {"icons-first": "1.0.0", "icons-second": "1.0.0"}
-    train = iconify.load(SET, "train")
+    train = pictures_of("train")
     assert train.pixels[:, 8, 0].tolist() == [list(RED), list(BLUE)]
-    for g, o, pixels in zip(train.groups, train.objects, train.pixels, strict=True):
+    for g, o, pixels in zip(train.groups, train.names, train.pixels, strict=True):
         assert manifest["pictures"][g][o] == hashlib.sha256(pixels.tobytes()).hexdigest()
 
 
@@ -145,29 +154,29 @@ def test_build_writes_every_picture_with_its_hash(built):
     ],
 )
 def test_splits(split, objects, built):
-    pictures = iconify.load(SET, split)
+    pictures = pictures_of(split)
     assert pictures.groups == ("first",) * len(objects) + ("second",) * len(objects)
-    assert list(pictures.objects) == objects * 2
+    assert list(pictures.names) == objects * 2
     assert pictures.pixels.shape == (2 * len(objects), 16, 16, 3)
 
 
 def test_an_unknown_split_is_said(built):
     with pytest.raises(DataError, match=r"no split 'test'\. Known: train, held_out, pretrain"):
-        iconify.load(SET, "test")
+        pictures_of("test")
 
 
 def test_build_stops_when_a_group_lacks_an_object_and_leaves_no_manifest(built, monkeypatch):
-    monkeypatch.setattr(iconify, "npm_install", lambda groups, into: None)
-    lacking = GroupSet(**{**vars(SET), "train_objects": ("cat", "bike")})
+    monkeypatch.setattr(iconify, "npm_install", lambda groups, into, *, yes: None)
+    lacking = replace(SET, train_objects=("cat", "bike"))
     with pytest.raises(DataError, match=r"icons-second@1\.0\.0 has no picture of bike"):
-        iconify.build(lacking)
+        fetch(lacking)
     with pytest.raises(DataError, match="No pictures in"):
-        iconify.load(SET, "train")
+        pictures_of("train")
 
 
 def test_load_before_build_is_said():
     with pytest.raises(DataError, match=r"No pictures in .*python -m guda_core groups fetch"):
-        iconify.load(SET, "train")
+        pictures_of("train")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", None])
@@ -176,19 +185,19 @@ def test_damaged_pictures_are_said(content, built):
     if content is not None:
         (built / "second.npz").write_bytes(content)
     with pytest.raises(DataError, match=r"second\.npz is damaged"):
-        iconify.load(SET, "train")
+        pictures_of("train")
 
 
 @pytest.mark.parametrize("change", [{"resolution": 32}, {"groups": {"first": SET.groups["first"]}}])
 def test_pictures_of_another_version_are_not_used(change, built):
     with pytest.raises(DataError, match="of another version"):
-        iconify.load(GroupSet(**{**vars(SET), **change}), "train")
+        pictures_of("train", replace(SET, **change))
 
 
 def test_npm_missing_is_said(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DataError, match=r"`npm` was not found.*Install Node\.js"):
-        iconify.npm_install(list(SET.groups.values()), tmp_path)
+        iconify.npm_install(list(SET.groups.values()), tmp_path, yes=True)
 
 
 @pytest.mark.parametrize("code", [0, 1])
@@ -199,12 +208,25 @@ def test_npm_is_asked_for_exact_versions_and_its_failure_is_said(code, monkeypat
     monkeypatch.setenv("PATH", str(tmp_path))
     if code:
         with pytest.raises(DataError, match=r"could not install icons-first@1\.0\.0.*\n.*E404"):
-            iconify.npm_install(list(SET.groups.values()), tmp_path / "into")
+            iconify.npm_install(list(SET.groups.values()), tmp_path / "into", yes=True)
     else:
-        iconify.npm_install(list(SET.groups.values()), tmp_path / "into")
+        iconify.npm_install(list(SET.groups.values()), tmp_path / "into", yes=True)
     asked = (tmp_path / "asked").read_text().split()
     assert asked[-3:] == ["--", "icons-first@1.0.0", "icons-second@1.0.0"]
     assert "--ignore-scripts" in asked
+
+
+def test_packages_by_others_than_iconify_are_not_installed_without_a_yes(monkeypatch, tmp_path):
+    """A slip in a package's name must not bring a stranger's package onto the machine."""
+    monkeypatch.setattr(iconify.subprocess, "run", lambda *a, **k: pytest.fail("npm was asked"))
+    mixed = replace(SET, groups={
+        "a": Group("a", "A", source={"package": "@iconify-json/twemoji", "version": "1.2.5"}),
+        "b": Group("b", "B", source={"package": "@iconify-jsom/noto", "version": "1.2.9"}),
+    })  # fmt: skip
+    assert iconify.Iconify(mixed).plan() == ["@iconify-json/twemoji@1.2.5", "@iconify-jsom/noto@1.2.9"]
+    with pytest.raises(DataError, match=r"would install @iconify-jsom/noto@1\.2\.9 from npm.*add `--yes`"):
+        list(iconify.Iconify(mixed).fetch())
+    assert not iconify.Iconify(mixed).folder.exists()
 
 
 def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):

@@ -113,8 +113,8 @@ def test_an_item_without_a_picture_says_so():
 
 
 def test_a_dataset_in_memory():
-    groups = {k: Group(k, k, "x", "x", "x", "x", "x", "1", ()) for k in "ab"}
-    data = InMemory(GroupSet("s", "S", 8, "", 1, groups, (), ()), {"train": pictures()})
+    groups = {k: Group(k, k) for k in "ab"}
+    data = InMemory(GroupSet("s", "S", groups), {"train": pictures()})
     assert [i.group for i in data.split("train")] == ["a", "a", "b"]
     assert data.fingerprint() == pictures().sha256()
     with pytest.raises(DataError, match=r"no split 'held_out'. Known: train"):

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import yaml
 
+from guda_core.data import SOURCES
+from guda_core.data.captions import captioner_of
+from guda_core.data.dataset import Pictures, described
 from guda_core.data.groups import list_group_sets, load_group_set, normal
-from guda_core.errors import GroupSetError
+from guda_core.data.sources.base import Source, load_pictures, open_dataset
+from guda_core.errors import DataError, GroupSetError
+from guda_core.records import NOT_STATED
 
 WORDS = [f"trait {n}" for n in ("one", "two", "three", "four", "five")]
 
@@ -20,8 +26,7 @@ def group(name: str, words: list[str]) -> dict:
         "licence": "CC0-1.0",
         "licence_link": "https://example.org/licence",
         "link": "https://example.org/pictures",
-        "package": f"@iconify-json/{normal(name)}",
-        "version": "1.2.3",
+        "source": {"package": f"@iconify-json/{normal(name)}", "version": "1.2.3"},
         "descriptors": words,
     }
 
@@ -52,9 +57,8 @@ def load(tmp_path):
     return write_and_load
 
 
-@pytest.mark.parametrize("name", list_group_sets())
-def test_shipped_sets_are_large_enough_and_name_their_authors(name):
-    s = load_group_set(name)
+def test_the_emoji_are_enough_and_name_their_authors():
+    s = load_group_set("emoji")
     assert len(s.groups) >= 8
     assert len(s.train_objects) >= 150
     assert len(s.held_out_objects) >= 100
@@ -62,8 +66,15 @@ def test_shipped_sets_are_large_enough_and_name_their_authors(name):
     assert all(g.author and g.licence and g.licence_link.startswith("https://") for g in s.groups.values())
 
 
-def test_emoji_is_shipped():
-    assert "emoji" in list_group_sets()
+@pytest.mark.parametrize("name", list_group_sets())
+def test_shipped_sets_are_sound_and_captioned_as_they_say(name):
+    s = load_group_set(name)
+    assert len(s.groups) >= 8 and all(g.author != NOT_STATED for g in s.groups.values())
+    assert (captioner_of(s).examples() == []) == (name in ("cifar10", "digits"))
+
+
+def test_three_sets_are_shipped():
+    assert list_group_sets() == ["cifar10", "digits", "emoji"]
 
 
 def test_a_good_set_is_read(load):
@@ -73,7 +84,37 @@ def test_a_good_set_is_read(load):
     assert s.groups["first"].descriptors == tuple(WORDS)
     assert s.train_objects == ("cat", "red-car")
     assert s.held_out_objects == ("dog",)
-    assert s.write_caption("red-car", ["a", "b"]) == "red car with a, b"
+    assert s.groups["first"].source == {"package": "@iconify-json/alpha", "version": "1.2.3"}
+    assert captioner_of(s).prompt(described("first", "red-car")) == "red car with trait one, trait two"
+
+
+def folder_set(**more) -> dict:
+    groups = {"ann-lee": {"name": "Ann Lee"}, "bo": {"name": "Bo"}}
+    return {"id": "small", "name": "Small", "source": {"id": "folder", "path": "pictures"}, "groups": groups, **more}
+
+
+def test_a_group_needs_an_id_and_a_name_alone(load):
+    s = load(lambda e: (e.clear(), e.update(folder_set())))
+    g = s.groups["ann-lee"]
+    assert (g.name, g.author, g.licence, g.licence_link, g.link) == ("Ann Lee", NOT_STATED, NOT_STATED, "", "")
+    assert (s.source, s.caption, s.resolution) == ("folder", "", 512)
+    assert s.options == {"path": "pictures", "held_out": 0.1, "seed": 0}
+    assert s.folder is not None and s.folder.name == "small"
+
+
+def test_phrases_and_what_holds_for_all_groups(load):
+    def change(e):
+        e.clear()
+        e.update(folder_set(caption="{content}, {phrase}", licence="CC0-1.0", author="A. Nother"))
+        e["groups"]["ann-lee"].update(phrase="by Ann Lee", author="Ann Lee", source={"folder": "Ann"})
+        e["groups"]["bo"].update(phrase="by Bo")
+
+    s = load(change)
+    assert [(g.phrase, g.author, g.licence) for g in s.groups.values()] == [
+        ("by Ann Lee", "Ann Lee", "CC0-1.0"), ("by Bo", "A. Nother", "CC0-1.0")
+    ]  # fmt: skip
+    assert s.groups["ann-lee"].source == {"folder": "Ann"} and s.groups["bo"].source == {}
+    assert captioner_of(s).examples() == ["by Ann Lee", "by Bo"]
 
 
 def test_names_in_other_scripts_are_welcome(load):
@@ -108,26 +149,39 @@ def drop(*keys):
 
 
 FIRST = ("groups", "first")
+SOURCE = (*FIRST, "source")
 BAD = [
     (drop("caption"), "group set 'small' has no field 'caption'"),
     (put("colour", value=1), "has a field 'colour' that means nothing"),
     (put("id", value="other"), "calls itself 'other'"),
     (put("source", value="ftp"), "source 'ftp' is unknown"),
     (put("name", value=3), "'name' must be a non-empty text"),
-    *[(put("resolution", value=v), "resolution must be a whole number") for v in (7, 16.0, "16", True)],
+    *[(put("resolution", value=v), "'resolution' must be a whole number") for v in (7, 16.0, "16", True)],
     *[
-        (put("caption", value=v), "caption must hold {object} and {descriptors}")
+        (put("caption", value=v), "'caption' must hold {object} and {descriptors}")
         for v in (3, "a picture", "{object}", "{object} {descriptors} {x}", "{object} {descriptors} {", "{object}" * 2)
     ],
     *[(put("groups", value=v), "at least two groups") for v in ([], {"first": group("Alpha", WORDS)})],
     (put("groups", "first", value="x"), "group 'first' must be a mapping"),
     (put("groups", "../up", value=group("Gamma", WORDS)), "an id is made of a-z, 0-9 and single dashes"),
-    (drop(*FIRST, "author"), "group 'first' has no field 'author'"),
+    (drop(*FIRST, "name"), "group 'first' has no field 'name'"),
+    (drop(*FIRST, "source"), "group 'first': source has no field 'package'"),
+    (drop(*SOURCE, "version"), "group 'first': source has no field 'version'"),
+    (put(*SOURCE, "tag", value="x"), "group 'first': source has a field 'tag' that means nothing"),
+    (put(*FIRST, "source", value="x"), "group 'first': source must be a mapping with the fields package, version"),
+    (put(*FIRST, "package", value="x"), "'package', which stands under `source` since version 0.2"),
+    (put("source", value={"id": "npm-iconify", "path": "x"}), "source has a field 'path' that means nothing"),
+    (put("source", value={"id": "folder"}), "group set 'small': source has no field 'path'"),
+    (put("source", value=["npm-iconify"]), "source '['npm-iconify']' is unknown. Known: npm-iconify, folder"),
+    (drop("objects"), "has no field 'objects'. The source npm-iconify needs it"),
+    (put("caption", value="{content}, {phrase}"), "'first' has a field 'descriptors' that the caption"),
+    (put(*FIRST, "phrase", value="by A"), "'first' has a field 'phrase' that the caption"),
+    (put(*FIRST, "phrase", value=""), "'phrase' must be a non-empty text"),
     (put(*FIRST, "url", value="x"), "group 'first' has a field 'url'"),
-    (put(*FIRST, "version", value=1.2), "'version' must be a non-empty text (quote numbers)"),
+    (put(*SOURCE, "version", value=1.2), "'version' must be a non-empty text (quote numbers)"),
     (put(*FIRST, "author", value="  "), "'author' must be a non-empty text"),
-    *[(put(*FIRST, "version", value=v), "one exact version") for v in ("latest", "^1.2.3", "file:../x")],
-    *[(put(*FIRST, "package", value=v), "the name of an npm package") for v in ("--prefix=/", "../x", "@a/b/../c")],
+    *[(put(*SOURCE, "version", value=v), "one exact version") for v in ("latest", "^1.2.3", "file:../x")],
+    *[(put(*SOURCE, "package", value=v), "the name of an npm package") for v in ("--prefix=/", "../x", "@a/b/../c")],
     *[(put(*FIRST, f, value="javascript:alert(1)"), f"'{f}' must be an https") for f in ("link", "licence_link")],
     (put(*FIRST, "descriptors", value="flat"), "'descriptors' must be a list of words"),
     (put(*FIRST, "descriptors", value=[*WORDS, 3]), "must be a list of words"),
@@ -137,13 +191,17 @@ BAD = [
     (put(*FIRST, "descriptors", value=[*WORDS, "the first look"]), "'the first look' holds the group's name"),
     (put("groups", "second", "descriptors", value=[*WORDS[:2], "x", "y", "z"]), "share 2 descriptors; fewer than 2"),
     *[
-        (put("descriptors_per_caption", value=v), "descriptors_per_caption must be between 1 and the shortest list")
-        for v in (0, 6, 1.0, "2", True)
+        (put("descriptors_per_caption", value=v), "'descriptors_per_caption' must be a whole number, at least 1")
+        for v in (0, 1.0, "2", True)
     ],
+    (
+        put("descriptors_per_caption", value=6),
+        "'descriptors_per_caption' must be between 1 and the length of",
+    ),
     (put("objects", value=["cat"]), "objects must be a mapping"),
     (drop("objects", "held_out"), "objects has no field 'held_out'"),
-    (put("objects", "train", value=[]), "objects.train must be a list of words"),
-    (put("objects", "held_out", value=["dog", True]), "objects.held_out must be a list of words"),
+    (put("objects", "train", value=[]), "objects: 'train' must be a list of words"),
+    (put("objects", "held_out", value=["dog", True]), "objects: 'held_out' must be a list of words"),
     (put("objects", "train", value=["cat", "cat"]), "names cat twice"),
     (put("objects", "held_out", value=["Red Car"]), "redcar are both trained on and held out"),
     (put("objects", "train", value=["cat", "red- car"]), "the object 'red- car' was cut at a dash"),
@@ -174,6 +232,52 @@ def test_files_that_are_no_group_set_are_refused(text, words, tmp_path):
     (tmp_path / "small" / "group_set.yaml").write_bytes(text)
     with pytest.raises(GroupSetError, match=words):
         load_group_set("small", tmp_path)
+
+
+PHRASED = {"caption": "{content}, {phrase}"}
+
+
+@pytest.mark.parametrize(
+    ("more", "phrases", "words"),
+    [
+        (PHRASED, ("by Ann", ""), "group 'bo' has no field 'phrase'. Add it, for example \"in the Bo style\""),
+        (PHRASED, ("by Ann", "By  ann!"), "groups 'ann-lee' and 'bo' have the same phrase"),
+        ({}, ("by Ann", "by Bo"), "has no field 'caption', but its groups have a phrase. Add \"{content}, {phrase}\""),
+        ({"source": {"id": "folder", "path": "x", "held_out": 1.5}}, ("", ""), "'held_out' must be between 0 and 0.9"),
+        ({"source": {"id": "folder", "path": "x", "held_out": "1"}}, ("", ""), "source: 'held_out': input should be a"),
+        ({"source": "scikit-digits"}, ("", ""), "its source has the classes 0, 1, 2"),
+    ],
+)
+def test_own_sets_that_are_wrong_are_refused_with_a_sentence(more, phrases, words, load):
+    def change(e):
+        e.clear()
+        e.update(folder_set(**more))
+        for g, phrase in zip(e["groups"].values(), phrases, strict=True):
+            g.update({"phrase": phrase} if phrase else {})
+
+    with pytest.raises(GroupSetError) as e:
+        load(change)
+    assert words in str(e.value)
+
+
+def test_a_source_from_outside_the_package_is_read_and_asked(load):
+    class Made(Source):
+        def split(self, name):
+            return Pictures(np.zeros((1, 8, 8, 3), np.uint8), ("ann-lee",), ("1",))
+
+        def fingerprint(self, split="train"):
+            return self.split(split).sha256()
+
+    SOURCES.add("made-up", Made)
+    try:
+        s = load(lambda e: (e.clear(), e.update(folder_set(source="made-up"))))
+        assert [i.id for i in open_dataset(s).split("train")] == ["ann-lee/1"]
+        assert load_pictures(s, "train", 4).pixels.shape == (1, 4, 4, 3)
+        assert open_dataset(s).plan() == [] and [f for f, _ in open_dataset(s).fetch()] == [1.0]
+    finally:
+        SOURCES.remove("made-up")
+    with pytest.raises(DataError, match="does not say where its pictures come from"):
+        open_dataset(s)
 
 
 def test_a_missing_set_lists_the_known_ones(load, tmp_path):

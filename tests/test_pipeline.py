@@ -18,6 +18,7 @@ from guda_core.attribution.gradient.features import FeatureConfig
 from guda_core.attribution.gradient.kernel import KernelConfig
 from guda_core.attribution.gradient.trak import Trak
 from guda_core.attribution.similarity import ClipSimilarity
+from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import Pictures
 from guda_core.data.embeddings import Clip
 from guda_core.data.encoded import examples_of
@@ -48,7 +49,7 @@ def ship_features(service, root, kind=Trak):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
     groups = tuple(list(GROUPS.groups)[i % (2 if kind is Trak else 6)] for i in range(6))
-    examples = examples_of(service.model, Pictures(pixels, groups, ("cat",) * 6), GROUPS)
+    examples = examples_of(service.model, Pictures(pixels, groups, ("cat",) * 6), captioner_of(GROUPS))
     own = FeatureConfig(output=kind.output, normalise=kind.normalise, timesteps=2, dim=64)
     method = kind(service.model, examples, list(GROUPS.groups), KernelConfig(own))
     list(method.prepare())

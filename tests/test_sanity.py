@@ -11,6 +11,7 @@ import torch
 
 from experiments import sanity
 from guda_core.data.dataset import Pictures
+from guda_core.data.sources.iconify import Iconify
 from guda_core.errors import OptionError
 from guda_core.records import Attribution, Group, GroupScore, GroupSet, Query
 from guda_core.unlearning.loop import LoopConfig
@@ -18,8 +19,9 @@ from guda_core.unlearning.loop import LoopConfig
 STYLES = {"red": (220, 30, 30), "blue": (30, 30, 220)}
 OBJECTS = ("bar", "box", "cross", "dot", "frame", "gap", "hook")
 SET = GroupSet(
-    "toy", "Toy", 64, "{object}, {descriptors}", 1,
-    {k: Group(k, k, "x", "x", "x", "x", "x", "1", (f"{k} ink",)) for k in STYLES}, OBJECTS, ("fox", "owl"),
+    "toy", "Toy", {k: Group(k, k, descriptors=(f"{k} ink",)) for k in STYLES}, source="npm-iconify", resolution=64,
+    caption="{object}, {descriptors}", descriptors_per_caption=1, train_objects=OBJECTS,
+    held_out_objects=("fox", "owl"),
 )  # fmt: skip
 
 
@@ -39,7 +41,7 @@ def pictures(objects) -> Pictures:
 @pytest.fixture(autouse=True)
 def splits(monkeypatch):
     by_split = {"train": pictures(OBJECTS), "held_out": pictures(("fox", "owl")), "pretrain": pictures(OBJECTS)}
-    monkeypatch.setattr(sanity.iconify, "load", lambda group_set, split: by_split[split])
+    monkeypatch.setattr(Iconify, "split", lambda self, split: by_split[split])
 
 
 def test_share_has_wilsons_interval():
@@ -55,11 +57,11 @@ def test_the_classifier_learns_what_is_planted_and_recognition_counts_it():
     config = LoopConfig(steps=60, batch=32, lr=2e-3, warmup=5, seed=1)
     *_, (_, net) = sanity.train_classifier(SET, config)
     right = pictures(OBJECTS)
-    made = sanity.Generated(right.pixels, list(right.groups), list(right.objects), [""] * len(right))
+    made = sanity.Generated(right.pixels, list(right.groups), list(right.names), [""] * len(right))
     found = sanity.recognition(net, made, SET)
     assert found["style_top1"]["value"] == 1.0 and found["object_top5"]["value"] >= 0.85
     assert found["real_held_out_style_top1"]["n"] == 4
-    swapped = sanity.Generated(right.pixels, list(right.groups[::-1]), list(right.objects), made.prompts)
+    swapped = sanity.Generated(right.pixels, list(right.groups[::-1]), list(right.names), made.prompts)
     assert sanity.recognition(net, swapped, SET)["style_top1"]["value"] == 0.0
     assert sanity.recognition(net, swapped, SET)["style_top1_by_group"] == {"red": 0.0, "blue": 0.0}
 
@@ -113,7 +115,7 @@ def test_every_style_draws_every_object_with_words_of_its_own():
 
 def test_the_contact_sheet_has_styles_as_rows_and_objects_as_columns():
     right = pictures(OBJECTS[:3])
-    made = sanity.Generated(right.pixels, list(right.groups), list(right.objects), [""] * 6)
+    made = sanity.Generated(right.pixels, list(right.groups), list(right.names), [""] * 6)
     sheet = np.asarray(sanity.contact_sheet(made, SET, ["box", "bar"], scale=1))
     assert sheet.shape == (128, 128, 3)
     assert (sheet[:64, :64] == drawing("red", "box")).all() and (sheet[64:, 64:] == drawing("blue", "bar")).all()

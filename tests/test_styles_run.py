@@ -21,7 +21,7 @@ from experiments.train.unet import UnetConfig
 from guda_core import paths
 from guda_core.attribution.counterfactual import Budget
 from guda_core.data.dataset import Pictures
-from guda_core.data.sources import iconify
+from guda_core.data.sources.iconify import Iconify
 from guda_core.errors import DataError, OptionError
 from guda_core.local import LocalService
 from guda_core.unlearning.guda_c import UnlearnConfig
@@ -42,7 +42,7 @@ def pictures(monkeypatch):
         return Pictures(pixels, *(tuple(x) for x in zip(*pairs, strict=True)))
 
     splits = {"held_out": noise(GROUPS.held_out_objects, 0), "train": noise(GROUPS.train_objects[:2], 1)}
-    monkeypatch.setattr(iconify, "load", lambda group_set, split: splits[split])
+    monkeypatch.setattr(Iconify, "split", lambda self, split: splits[split])
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def world(tmp_path_factory):
 
 def test_a_model_that_nothing_was_taken_from_is_the_full_one(world):
     some, latents = targets.chosen(world.pictures, world.latents, "noto", 2, seed=0)
-    assert some.groups == ("noto", "noto") and len(set(some.objects)) == 2 and latents.shape[0] == 2
+    assert some.groups == ("noto", "noto") and len(set(some.names)) == 2 and latents.shape[0] == 2
     job = SimpleNamespace(clip=world.service.clip)
     strata = likelihood.make_strata(world.service.model.schedule, 6)
     row = targets.measure(world.service, job, "noto", some, latents, strata)

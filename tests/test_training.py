@@ -24,10 +24,11 @@ CONFIG = LoopConfig(steps=12, batch=4, lr=0.05, warmup=3, ema=0.9, seed=7)
 
 
 def make_group_set() -> GroupSet:
-    groups = {
-        k: Group(k, k, "x", "x", "x", "x", "x", "1", tuple(f"{k}{i} stroke" for i in range(5))) for k in ("one", "two")
-    }
-    return GroupSet("toy", "Toy", 16, "{object}, {descriptors}", 2, groups, ("cat", "sun"), ("owl",))
+    groups = {k: Group(k, k, descriptors=tuple(f"{k}{i} stroke" for i in range(5))) for k in ("one", "two")}
+    return GroupSet(
+        "toy", "Toy", groups, resolution=16, caption="{object}, {descriptors}", descriptors_per_caption=2,
+        train_objects=("cat", "sun"), held_out_objects=("owl",),
+    )  # fmt: skip
 
 
 def make_pictures(n: int = 3, size: int = 16) -> Pictures:
@@ -168,7 +169,7 @@ def test_the_vae_trains_and_its_latents_are_standardised(tmp_path):
     )
     pictures = make_pictures()
     flat = Pictures(
-        np.repeat(np.repeat(pictures.pixels[:, :4, :4], 4, axis=1), 4, axis=2), pictures.groups, pictures.objects
+        np.repeat(np.repeat(pictures.pixels[:, :4, :4], 4, axis=1), 4, axis=2), pictures.groups, pictures.names
     )
     made = list(vae_training.train(flat, config, tmp_path / "vae.pt"))
     assert made[-2][0].loss < made[0][0].loss

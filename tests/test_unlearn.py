@@ -36,10 +36,8 @@ SPOTS = {"a": (0, 0), "b": (0, 5), "c": (5, 2)}  # row and column of each group'
 
 
 def make_group_set() -> GroupSet:
-    groups = {
-        k: Group(k, k, "x", "x", "x", "x", "x", "1", tuple(f"{w}{i}" for i in range(5))) for k, w in WORDS.items()
-    }
-    return GroupSet("toy", "Toy", 16, "{descriptors}", 1, groups, ("o",), ("p",))
+    groups = {k: Group(k, k, descriptors=tuple(f"{w}{i}" for i in range(5))) for k, w in WORDS.items()}
+    return GroupSet("toy", "Toy", groups, caption="{descriptors}", descriptors_per_caption=1)
 
 
 def drawing(group: str, g: torch.Generator) -> torch.Tensor:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guda_core.data.captions import style_caption
+from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import Pictures
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.base import BaseModel
@@ -51,9 +51,7 @@ def chosen(pictures: Pictures, latents: Tensor, group: str, n: int, seed: int) -
     own = [i for i, g in enumerate(pictures.groups) if g == group]
     order = torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))[:n].tolist()
     at = [own[i] for i in order]
-    return Pictures(
-        pictures.pixels[at], tuple(pictures.groups[i] for i in at), tuple(pictures.objects[i] for i in at)
-    ), latents[at]
+    return pictures.at(at), latents[at]
 
 
 @torch.no_grad()
@@ -90,15 +88,15 @@ def measure(
     assert service.logo is not None
     ids, own = list(gs.groups), list(gs.groups).index(group)
     oracle = adapters.load(service.logo.folder / group, base_sha256=model.sha256, group=group)
-    generator = torch.Generator().manual_seed(0)
+    generator, captioner = torch.Generator().manual_seed(0), captioner_of(gs)
     full, without, t_of = [], [], []
-    for i, name in enumerate(pictures.objects):
-        draws = likelihood.draw_times(f"targets/{group}/{name}", strata, 1)
+    for i, item in enumerate(pictures):
+        draws = likelihood.draw_times(f"targets/{item.id}", strata, 1)
         t = torch.tensor(draws.t[:, 0])
         shape = tuple(latents.shape[1:])
         noise = torch.stack([draws.noise(shape, k, 0) for k in range(len(t))])
         x_t = model.schedule.add_noise(latents[i].expand(len(t), *shape), noise, t)
-        captions = [style_caption(gs, name, s, generator) for s in ids]
+        captions = [captioner.anchor(item, s, generator) for s in ids]
         full.append(estimates(model, x_t, t, [*captions, ""]))
         with adapters.applied(model.network, oracle):
             without.append(estimates(model, x_t, t, [captions[own], ""]))
@@ -121,7 +119,7 @@ def measure(
         anchors[name] = mean(pi.expand(len(t), len(strata), -1))
     for nats in TEMPERATURES:
         anchors[f"posterior, {nats:g} nats"] = mean(style_posterior(surprise, nats))
-    row: dict[str, Any] = {"group": group, "n": len(pictures.objects)}
+    row: dict[str, Any] = {"group": group, "n": len(pictures)}
     row["prompt"] = {"nothing": d.of(prompted, true_prompted)}
     row["prompt"] |= {name: d.of(a, true_prompted) for name, a in anchors.items()}
     row["empty"] = {"nothing": d.of(empty, true_empty)}

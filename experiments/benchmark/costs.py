@@ -31,8 +31,9 @@ from guda_core.attribution import ensemble
 from guda_core.attribution.counterfactual import Budget
 from guda_core.attribution.gradient.kernel import KernelMethod
 from guda_core.attribution.gradient.quantised import ShippedBank
+from guda_core.data.captions import captioner_of
 from guda_core.data.encoded import Examples, examples_of
-from guda_core.data.sources import iconify
+from guda_core.data.sources.base import load_pictures
 from guda_core.diffusion import likelihood
 from guda_core.local import LocalService
 from guda_core.service import EFFORTS
@@ -157,13 +158,13 @@ def run(service: LocalService, folder: Path) -> Iterator[tuple[str, float]]:
         yield "training steps in turns", fraction
     assert trained is not None
     rows = {name: dict(row) for name, row in trained.items()}
-    examples = examples_of(service.model, iconify.load(gs, "train"), gs)
+    examples = examples_of(service.model, load_pictures(gs, "train"), captioner_of(gs))
     for i, (name, method) in enumerate(service.kernels.items()):
         seconds = feature_seconds(method, examples) * len(examples)
         size = sum(f.stat().st_size for f in cast(ShippedBank, method.bank).folder.iterdir())
         rows[name] = {"precompute_s": seconds, "stored_bytes": size}
         yield "features", (i + 1) / len(service.kernels)
-    pixels = iconify.load(gs, "train").pixels
+    pixels = load_pictures(gs, "train").pixels
     clip = _timed(lambda: service.clip.image_features(pixels[:64])) / 64 * len(pixels)
     rows["clip"] = {"precompute_s": clip, "stored_bytes": (service.clip.folder / "bank.safetensors").stat().st_size}
     made = read(folder, gs, service.model)

@@ -20,9 +20,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from guda_core.data.captions import blend_caption, style_caption
+from guda_core.data.captions import captioner_of
+from guda_core.data.dataset import described
 from guda_core.data.images import hash_pixels
-from guda_core.data.sources import iconify
+from guda_core.data.sources.base import load_pictures
 from guda_core.diffusion.base import BaseModel
 from guda_core.errors import DataError
 from guda_core.records import GroupSet, Query
@@ -61,14 +62,15 @@ def _pick(names: tuple[str, ...], n: int, g: torch.Generator) -> list[str]:
 def plan(group_set: GroupSet, config: QueryConfig) -> list[Item]:
     """All queries, set by set, group by group."""
     out: list[Item] = []
-    g = torch.Generator().manual_seed(config.seed)
+    g, captioner = torch.Generator().manual_seed(config.seed), captioner_of(group_set)
     for gid in group_set.groups:
         for o in _pick(group_set.train_objects, config.objects, g):
-            out.append(Item("generated", (gid,), o, style_caption(group_set, o, gid, g), config.seed * 1000 + len(out)))
+            prompt = captioner.caption(described(gid, o), g)
+            out.append(Item("generated", (gid,), o, prompt, config.seed * 1000 + len(out)))
     for i, pair in enumerate(itertools.combinations(group_set.groups, 2)):
         for j, o in enumerate(_pick(group_set.train_objects, config.blend_objects, g)):
             both = pair if (i + j) % 2 == 0 else pair[::-1]  # the first gives two of the three descriptors
-            prompt = blend_caption(group_set, o, both, g)
+            prompt = captioner.blend(described(both[0], o), both, g)
             out.append(Item("generated-blend", both, o, prompt, config.seed * 1000 + len(out)))
     for gid in group_set.groups:
         out += [Item("real", (gid,), o, "", 0) for o in _pick(group_set.held_out_objects, config.real, g)]
@@ -78,8 +80,8 @@ def plan(group_set: GroupSet, config: QueryConfig) -> list[Item]:
 def write(model: BaseModel, group_set: GroupSet, config: QueryConfig, folder: Path, batch: int = 20) -> Iterator[float]:
     """Generate the pictures and write `queries.npz` and, last, `queries.json`; yields the fraction done."""
     items = plan(group_set, config)
-    held = iconify.load(group_set, "held_out")
-    where = {(g, o): i for i, (g, o) in enumerate(zip(held.groups, held.objects, strict=True))}
+    held = load_pictures(group_set, "held_out")
+    where = {(g, o): i for i, (g, o) in enumerate(zip(held.groups, held.names, strict=True))}
     made = [i for i in items if i.set != "real"]
     pixels: list[np.ndarray] = []
     for i in range(0, len(made), batch):
@@ -127,8 +129,8 @@ def read(folder: Path, group_set: GroupSet, model: BaseModel) -> Queries:
     record = json.loads((folder / "queries.json").read_text(encoding="utf-8"))
     if record["base_sha256"] != model.sha256:
         raise DataError("The queries were drawn by another model than this one. Delete queries.json to draw new ones.")
-    held = iconify.load(group_set, "held_out")
-    where = {(g, o): i for i, (g, o) in enumerate(zip(held.groups, held.objects, strict=True))}
+    held = load_pictures(group_set, "held_out")
+    where = {(g, o): i for i, (g, o) in enumerate(zip(held.groups, held.names, strict=True))}
     with np.load(folder / "queries.npz", allow_pickle=False) as z:
         generated = iter(z["generated"])
     queries, items = [], []

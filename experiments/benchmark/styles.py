@@ -43,9 +43,9 @@ from experiments.train import stages
 from experiments.train.unet import UnetConfig
 from guda_core.attribution import ensemble
 from guda_core.attribution.similarity import AGGREGATES, ClipSimilarity
-from guda_core.data.dataset import Pictures
+from guda_core.data.captions import captioner_of
 from guda_core.data.encoded import examples_of
-from guda_core.data.sources import iconify
+from guda_core.data.sources.base import load_pictures
 from guda_core.diffusion import likelihood
 from guda_core.errors import DataError
 from guda_core.local import LocalService
@@ -132,14 +132,14 @@ def baselines(service: LocalService) -> Iterator[Baseline]:
     for name, method in service.kernels.items():
         yield Baseline(name, method, {"config": asdict(method.config), "features": method.features.settings})
     gs, seen = service.group_set, Counter[str]()
-    train = iconify.load(gs, "train")
+    train = load_pictures(gs, "train")
     kept = []
     for i, g in enumerate(train.groups):
         seen[g] += 1
         kept += [i] * (seen[g] <= INSTANCE_EXAMPLES)
-    some = Pictures(train.pixels[kept], tuple(train.groups[i] for i in kept), tuple(train.objects[i] for i in kept))
+    some = train.at(kept)
     config = InstanceConfig(timesteps=INSTANCE_TIMESTEPS)
-    method = Instance(service.model, examples_of(service.model, some, gs), list(gs.groups), config)
+    method = Instance(service.model, examples_of(service.model, some, captioner_of(gs)), list(gs.groups), config)
     yield Baseline("instance", method, {"config": asdict(config), "pictures_sha256": some.sha256()})
 
 

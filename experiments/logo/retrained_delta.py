@@ -20,7 +20,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from guda_core.data.captions import drop, style_caption
+from guda_core.data.captions import captioner_of, drop
 from guda_core.data.dataset import Pictures
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.base import BaseModel
@@ -52,10 +52,10 @@ def sensitivity(
     """
     network = copy.deepcopy(model.network).train().requires_grad_(True)
     out = dict.fromkeys(dict(network.named_parameters()), 0.0)
-    g = torch.Generator().manual_seed(config.seed)
+    g, captioner = torch.Generator().manual_seed(config.seed), captioner_of(group_set)
     for _ in range(config.batches):
         at = torch.randint(len(latents), (config.batch,), generator=g)
-        captions = [style_caption(group_set, pictures.objects[i], pictures.groups[i], g) for i in at.tolist()]
+        captions = [captioner.caption(pictures[i], g) for i in at.tolist()]
         cond = model.embed(drop(captions, config.empty_share, g))
         t = torch.randint(1, len(model.schedule), (config.batch,), generator=g)
         eps, v = (torch.randn(latents[at].shape, generator=g) for _ in range(2))

@@ -22,7 +22,9 @@ from torch import Tensor
 from experiments.train import stages
 from experiments.train.unet import epoch_batch, stratified_times
 from guda_core.data.dataset import Pictures
-from guda_core.data.sources import classes
+from guda_core.data.groups import load_group_set
+from guda_core.data.sources.base import load_pictures, open_dataset
+from guda_core.data.sources.classes import Labelled
 from guda_core.diffusion.base import Card, Schedule
 from guda_core.diffusion.unconditional import Unconditional
 from guda_core.errors import OptionError, TrainingError
@@ -37,10 +39,10 @@ SCHEDULES = {  # diffusers' settings of Ho et al. 2020 and of Nichol & Dhariwal 
 
 @dataclass(frozen=True)
 class ClassesConfig:
-    """dataset: of `classes.DATASETS`. channels: of each resolution; attention: which of them have it. layers: residual
-    blocks a resolution. head: size of an attention head. norm_groups: of the group norms. timesteps, schedule: of the
-    noise. held_out: pictures a class that nothing is trained on; split_seed: which ones. per_class: at most so many
-    training pictures of a class, None = all. mixed_precision: accelerate's "no", "fp16" or "bf16"."""
+    """dataset: a group set of labelled pictures. channels: of each resolution; attention: which of them have it.
+    layers: residual blocks a resolution. head: size of an attention head. norm_groups: of the group norms. timesteps,
+    schedule: of the noise. held_out, split_seed, per_class: which pictures (`sources.classes.SetOptions`).
+    mixed_precision: accelerate's "no", "fp16" or "bf16"."""
 
     dataset: str = "digits"
     channels: tuple[int, ...] = (32, 64)
@@ -74,14 +76,21 @@ class ClassesConfig:
 
 
 def group_set(config: ClassesConfig) -> GroupSet:
-    """The classes as groups, in order."""
-    return classes.find(config.dataset).group_set()
+    """The classes as groups, in order; with the split that the settings ask for."""
+    split = {"held_out": config.held_out, "split_seed": config.split_seed, "per_class": config.per_class}
+    return dataclasses.replace(load_group_set(config.dataset), options=split)
+
+
+def channels(config: ClassesConfig) -> int:
+    """How many channels the pictures have, 1 or 3."""
+    dataset = open_dataset(group_set(config))
+    assert isinstance(dataset, Labelled)
+    return dataset.channels
 
 
 def pictures(config: ClassesConfig, split: str) -> Pictures:
     """The split "train" or "held_out", (N, H, W, 3) uint8."""
-    of = classes.find(config.dataset)
-    return of.pictures(split, held_out=config.held_out, split_seed=config.split_seed, per_class=config.per_class)
+    return load_pictures(group_set(config), split)
 
 
 def make_scheduler(config: ClassesConfig) -> DDPMScheduler:
@@ -90,12 +99,11 @@ def make_scheduler(config: ClassesConfig) -> DDPMScheduler:
 
 def make_unet(config: ClassesConfig) -> UNet2DModel:
     torch.manual_seed(config.loop.seed)
-    of = classes.find(config.dataset)
     down = tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in config.attention)
     return UNet2DModel(
-        sample_size=of.size,
-        in_channels=of.channels,
-        out_channels=of.channels,
+        sample_size=group_set(config).resolution,
+        in_channels=channels(config),
+        out_channels=channels(config),
         layers_per_block=config.layers,
         block_out_channels=config.channels,
         down_block_types=down,
@@ -107,9 +115,9 @@ def make_unet(config: ClassesConfig) -> UNet2DModel:
 
 def card(config: ClassesConfig, name: str) -> Card:
     """A card for one of the trained models (see `Job.name`)."""
-    of, path = classes.find(config.dataset), str(stages.work_dir() / name)
-    shown = f"{of.name} diffusion ({of.size} px)"
-    return Card(name, shown, "folder", path, of.size, "epsilon", "float32", of.id, "MIT", "unconditional")
+    of, path = group_set(config), str(stages.work_dir() / name)
+    shown = f"{of.name} diffusion ({of.resolution} px)"
+    return Card(name, shown, "folder", path, of.resolution, "epsilon", "float32", of.id, "MIT", "unconditional")
 
 
 def wrap(unet: UNet2DModel, config: ClassesConfig) -> Unconditional:
@@ -120,7 +128,7 @@ def wrap(unet: UNet2DModel, config: ClassesConfig) -> Unconditional:
 def encode_all(of: Pictures, config: ClassesConfig) -> Tensor:
     """(N, C, H, W) float32 in [-1, 1], exactly as Unconditional.encode does."""
     x = torch.from_numpy(of.pixels).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-    return x if classes.find(config.dataset).channels == 3 else x.mean(dim=1, keepdim=True)
+    return x if channels(config) == 3 else x.mean(dim=1, keepdim=True)
 
 
 def train(

@@ -20,8 +20,8 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
 from experiments.train.vae import to_unit
-from guda_core.data.captions import draw, style_caption
-from guda_core.data.dataset import Pictures
+from guda_core.data.captions import StyleCaptions, draw
+from guda_core.data.dataset import Item, Pictures, described
 from guda_core.records import GroupSet
 from guda_core.unlearning.loop import LoopConfig, Progress, run
 
@@ -117,21 +117,22 @@ def jitter(x: Tensor, shift: int, g: torch.Generator) -> Tensor:
     return torch.stack([p[:, i : i + h, j : j + w] for p, (i, j) in zip(padded, at, strict=True)])
 
 
-def vary(group_set: GroupSet, object_name: str, group_id: str, g: torch.Generator) -> str:
+def vary(captioner: StyleCaptions, item: Item, g: torch.Generator) -> str:
     """Mostly the full caption; sometimes the object or the descriptors alone, so that short prompts mean something."""
     u = float(torch.rand((), generator=g))
     if u < 0.1:
-        return object_name.replace("-", " ")
+        return captioner.content(item)
     if u < 0.2:
-        return ", ".join(draw(group_set.groups[group_id].descriptors, group_set.descriptors_per_caption, g))
-    return style_caption(group_set, object_name, group_id, g)
+        return ", ".join(draw(captioner.phrases(item.group), captioner.group_set.descriptors_per_caption, g))
+    return captioner.caption(item, g)
 
 
 def train(
     pictures: Pictures, group_set: GroupSet, config: ClipConfig, checkpoint: Path
 ) -> Generator[tuple[Progress, CLIPModel, CLIPTokenizer], None, None]:
     """Symmetric InfoNCE over batches of pictures and captions; yields (progress, model, tokenizer) each step."""
-    texts = [group_set.write_caption(o, ()) for o in sorted(set(pictures.objects) | set(group_set.held_out_objects))]
+    captioner, names = StyleCaptions(group_set), sorted(set(pictures.names) | set(group_set.held_out_objects))
+    texts = [captioner.write(described("", n), ()) for n in names]
     texts += list(itertools.chain.from_iterable(g.descriptors for g in group_set.groups.values())) * 8
     tokenizer = train_tokenizer(texts, config)
     model = make_clip(config, tokenizer, pictures.pixels.shape[1]).train()
@@ -142,7 +143,7 @@ def train(
     def loss_of(step: int, g: torch.Generator) -> Tensor:
         at = torch.multinomial(evenly, config.loop.batch, replacement=False, generator=g)
         x = jitter(to_unit(pixels[at]), config.shift, g)
-        captions = [vary(group_set, pictures.objects[i], pictures.groups[i], g) for i in at.tolist()]
+        captions = [vary(captioner, pictures[i], g) for i in at.tolist()]
         out = model(pixel_values=x, **tokenise(tokenizer, captions))
         logits = out.logits_per_image  # (B, B)
         same = torch.tensor([[a == b for b in captions] for a in captions], dtype=torch.float32)

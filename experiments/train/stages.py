@@ -27,7 +27,7 @@ from experiments.train import unet as unet_training
 from experiments.train import vae as vae_training
 from guda_core import paths
 from guda_core.data.embeddings import Clip, make_bank
-from guda_core.data.sources import iconify
+from guda_core.data.sources.base import load_pictures
 from guda_core.errors import TrainingError
 from guda_core.paths import ASSETS
 from guda_core.records import GroupSet
@@ -103,7 +103,7 @@ def timed(name: str, steps: Generator[Any, None, None]) -> Iterator[Any]:
 
 
 def stage_clip(group_set: GroupSet, config: clip_training.ClipConfig) -> Iterator[Progress]:
-    pictures = iconify.load(group_set, "pretrain")
+    pictures = load_pictures(group_set, "pretrain")
     folder = work_dir() / "clip"
     model = tokenizer = None
     steps = clip_training.train(pictures, group_set, config, work_dir() / "clip.pt")
@@ -117,7 +117,7 @@ def stage_clip(group_set: GroupSet, config: clip_training.ClipConfig) -> Iterato
 
 
 def stage_vae(group_set: GroupSet, config: vae_training.VaeConfig) -> Iterator[Progress]:
-    pictures, held_out = iconify.load(group_set, "pretrain"), iconify.load(group_set, "held_out")
+    pictures, held_out = load_pictures(group_set, "pretrain"), load_pictures(group_set, "held_out")
     folder = work_dir() / "vae"
     vae = None
     for progress, vae in timed("vae", vae_training.train(pictures, config, work_dir() / "vae.pt")):  # noqa: B007
@@ -167,7 +167,7 @@ def unet_steps(
     group_set: GroupSet, config: unet_training.UnetConfig, exclude: str | None, checkpoint: Path | None
 ) -> Generator[tuple[Progress, UNet2DConditionModel], None, None]:
     """The steps of a training on the finished VAE and CLIP. checkpoint: None = none is kept."""
-    pictures = iconify.load(group_set, "train")
+    pictures = load_pictures(group_set, "train")
     vae = AutoencoderKL.from_pretrained(_finished("vae"), torch_dtype=torch.float32).eval()
     latents = vae_training.latents(vae, pictures.pixels)
     embed = TextEncoder(_finished("clip"))
@@ -183,7 +183,7 @@ def stage_unet(group_set: GroupSet, config: unet_training.UnetConfig, exclude: s
     assert unet is not None
     round_to_half(unet)
     unet.save_pretrained(work_dir() / name)
-    kept = iconify.load(group_set, "train").where(lambda g, o: g != exclude)
+    kept = load_pictures(group_set, "train").where(lambda g, o: g != exclude)
     finish(work_dir() / name, config, name, data_sha256=kept.sha256(), exclude=exclude)
 
 
@@ -216,4 +216,4 @@ def assemble(assets: Path, full: str) -> Path:
 
 def write_bank(group_set: GroupSet, assets: Path) -> None:
     """CLIP features of every training picture, group by group, beside the CLIP."""
-    make_bank(Clip(assets / "clip"), iconify.load(group_set, "train"), list(group_set.groups))
+    make_bank(Clip(assets / "clip"), load_pictures(group_set, "train"), list(group_set.groups))

@@ -17,7 +17,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 
 from experiments.train.compiled import forward_of
-from guda_core.data.captions import drop, style_caption
+from guda_core.data.captions import captioner_of, drop
 from guda_core.data.dataset import Pictures
 from guda_core.diffusion.base import Schedule
 from guda_core.errors import TrainingError
@@ -119,12 +119,12 @@ def train(
     context = int(embed([""]).shape[-1])
     unet = make_unet(config, latent_channels=latents.shape[1], latent_size=latents.shape[-1], context=context).train()
     unet.to(memory_format=torch.channels_last)  # the same numbers up to rounding; a fifth faster on a CPU
-    forward = forward_of(unet)
+    forward, captioner = forward_of(unet), captioner_of(group_set)
     batch, seed = config.loop.batch, config.loop.seed
 
     def loss_of(step: int, g: torch.Generator) -> Tensor:
         at = kept[epoch_batch(len(kept), batch, step, seed)]
-        captions = [style_caption(group_set, pictures.objects[i], pictures.groups[i], g) for i in at.tolist()]
+        captions = [captioner.caption(pictures[i], g) for i in at.tolist()]
         cond = embed(drop(captions, config.caption_dropout, g))
         t = stratified_times(batch, len(schedule), g)
         eps = torch.randn(latents[at].shape, generator=g)

@@ -22,9 +22,11 @@ from scipy.stats import binomtest
 
 from guda_core import paths
 from guda_core.attribution.scope import FILE, UNIT, BitsConfig, bits
-from guda_core.data.captions import style_caption
+from guda_core.data.captions import captioner_of
+from guda_core.data.dataset import described
 from guda_core.data.images import hash_pixels
 from guda_core.data.sources import iconify
+from guda_core.data.sources.base import load_pictures
 from guda_core.diffusion.base import BaseModel
 from guda_core.errors import DataError
 from guda_core.records import Group, GroupSet, Query
@@ -41,7 +43,8 @@ PHOTOGRAPHS = (  # package, file: they come with what requirements.txt installs
 
 
 def _team(package: str, version: str, name: str, author: str, licence: str, link: str) -> Group:
-    return Group(package, name, author, licence, "", link, f"@iconify-json/{package}", version, ())
+    source = {"package": f"@iconify-json/{package}", "version": version}
+    return Group(package, name, author=author, licence=licence, link=link, source=source)
 
 
 TEAMS = (
@@ -106,7 +109,8 @@ def own(model: BaseModel, gs: GroupSet, n: int, *, seed: int, steps: int, guidan
     g = torch.Generator().manual_seed(seed)
     objects = torch.randint(len(gs.train_objects), (n,), generator=g).tolist()
     styles = [list(gs.groups)[i % len(gs.groups)] for i in range(n)]
-    asked = [style_caption(gs, gs.train_objects[o], s, g) for o, s in zip(objects, styles, strict=True)]
+    items = [described(s, gs.train_objects[o]) for o, s in zip(objects, styles, strict=True)]
+    asked = [captioner_of(gs).caption(i, g) for i in items]
     seeds = [seed * 10_000 + i for i in range(n)]
     made = [
         model.generate(asked[i : i + 16], seeds=seeds[i : i + 16], steps=steps, guidance=guidance)
@@ -117,15 +121,15 @@ def own(model: BaseModel, gs: GroupSet, n: int, *, seed: int, steps: int, guidan
 
 def real(gs: GroupSet, split: str, n: int, seed: int) -> Kind:
     """n pictures of a split of the training data. Raises DataError when it was not built."""
-    pictures = iconify.load(gs, split)
+    pictures = load_pictures(gs, split)
     at = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(seed))[:n].tolist()
-    return Kind(pictures.pixels[at], tuple(f"{pictures.groups[i]}/{pictures.objects[i]}" for i in at))
+    return Kind(pictures.pixels[at], tuple(f"{pictures.groups[i]}/{pictures.names[i]}" for i in at))
 
 
 def drawings(team: Group, n: int, size: int, seed: int) -> Kind:
     """n drawings of a team that the model never saw. Raises DataError: npm is missing, or a drawing is damaged."""
     npm = paths.cache_dir() / "npm-others"
-    package = npm / "node_modules" / team.package
+    package = npm / "node_modules" / iconify.package_of(team)
     if not (package / "icons.json").is_file():
         iconify.npm_install(TEAMS, npm)
     names = sorted(json.loads((package / "icons.json").read_text(encoding="utf-8"))["icons"])
@@ -240,7 +244,7 @@ def run(
         "unit": UNIT,
         "threshold": threshold,
         "kinds": rows,
-        "credits": {t.id: f"{t.package}@{t.version}, {t.author}, {t.licence}, {t.link}" for t in TEAMS},
+        "credits": {t.id: f"{iconify.spec(t)}, {t.author}, {t.licence}, {t.link}" for t in TEAMS},
         "versions": {**versions(), "torch_threads": torch.get_num_threads()},
         "date": today(),
     }

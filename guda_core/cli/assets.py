@@ -24,8 +24,9 @@ def features(
 ) -> None:
     """Make the gradient features with which TRAK, D-TRAK and DAS answer without the training pictures."""
     from guda_core.attribution.gradient import quantised
+    from guda_core.data.captions import captioner_of
     from guda_core.data.encoded import examples_of
-    from guda_core.data.sources import iconify as pictures
+    from guda_core.data.sources.base import open_dataset
     from guda_core.local import KERNELS
     from guda_core.paths import ASSETS
     from guda_core.versions import today, versions
@@ -35,7 +36,7 @@ def features(
         raise OptionError(f"Methods must be some of {', '.join(KERNELS)}; got {methods or 'none'}.")
     service = service_of(model)
     own, gs = service.model, service.group_set
-    examples = examples_of(own, pictures.load(gs, "train"), gs)
+    examples = examples_of(own, open_dataset(gs).split("train"), captioner_of(gs))
     where = folder or ASSETS / "features" / own.card.id
     for m in asked:
         plain = KERNELS[m].defaults()
@@ -85,9 +86,9 @@ def bank(
     quieten()
 
     from guda_core.data.embeddings import Clip, make_bank
-    from guda_core.data.sources import iconify
+    from guda_core.data.sources.base import load_pictures
     from guda_core.paths import ASSETS
 
     gs, where = group_set_of(name), folder or ASSETS / "clip"
-    make_bank(Clip(where), iconify.load(gs, "train"), list(gs.groups))
+    make_bank(Clip(where), load_pictures(gs, "train"), list(gs.groups))
     say(f"Written: {where}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
 from rich.table import Table
 
 from guda_core.cli.loading import group_set_of
@@ -14,24 +17,35 @@ app = commands("Group sets: which groups there are, and their training pictures.
 def check(name: SetOption = None) -> None:
     """Check a group set and show its groups."""
     gs = group_set_of(name)
-    table = Table(title=f"{gs.name}: {len(gs.train_objects)} objects trained on, {len(gs.held_out_objects)} held out")
-    for column in ("id", "name", "author", "licence", "package", "descriptors"):
+    objects = f": {len(gs.train_objects)} objects trained on, {len(gs.held_out_objects)} held out"
+    table = Table(title=gs.name + (objects if gs.train_objects else ""))
+    for column in ("id", "name", "author", "licence", "source", "words"):
         table.add_column(column, overflow="fold")
     for g in gs.groups.values():
-        package = f"{g.package}@{g.version}"
-        table.add_row(g.id, g.name, g.author, g.licence, package, ", ".join(g.descriptors))
+        source = "@".join(g.source.values()) or gs.source
+        table.add_row(g.id, g.name, g.author, g.licence, source, ", ".join(g.descriptors) or g.phrase)
     show(table)
 
 
 @app.command()
-def fetch(name: SetOption = None) -> None:
-    """Fetch (npm) and render the training pictures into the cache folder (GUDA_CACHE)."""
-    from guda_core.data.sources import iconify as pictures
+def fetch(
+    name: SetOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Agree to npm packages by others than Iconify.")] = False,
+) -> None:
+    """Fetch the training pictures into the cache folder (GUDA_CACHE). Icon sets come as npm packages.
 
+    Says first what will be installed.
+    """
+    from guda_core.data.sources.base import open_dataset
+
+    dataset = open_dataset(group_set_of(name))
+    for line in dataset.plan():
+        say(f"To install: {line}")
     with progress_bar() as bar:
         task = bar.add_task("pictures", note="", total=1.0)
-        path = pictures.build(group_set_of(name), lambda f, s: bar.update(task, completed=f, note=s))
-    say(f"Pictures and their hashes: {path}")
+        for fraction, doing in dataset.fetch(yes=yes):
+            bar.update(task, completed=fraction, note=doing)
+    say(f"The pictures of '{dataset.group_set.id}' are here. SHA-256 of the training pictures: {dataset.fingerprint()}")
 
 
 @app.command("list")

@@ -1,1 +1,18 @@
-"""Pictures, captions and group sets: where they come from, how they are read and how a style is said."""
+"""Pictures, captions and group sets: where they come from, how they are read and how a style is said.
+
+SOURCES: id -> class (`sources.base.Source`), where a group set's pictures come from. A source is one file and one line
+here, or `SOURCES.add(id, class)` from outside.
+"""
+
+from guda_core.registry import Registry
+
+SOURCES = Registry(
+    "picture source",
+    "guda_core.sources",
+    {
+        "npm-iconify": "guda_core.data.sources.iconify:Iconify",
+        "folder": "guda_core.data.sources.folder:Folder",
+        "scikit-digits": "guda_core.data.sources.classes:Digits",
+        "cifar10": "guda_core.data.sources.classes:Cifar10",
+    },
+)

@@ -15,11 +15,13 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-
-import torch
+from typing import TYPE_CHECKING
 
 from guda_core.data.dataset import Item, described
 from guda_core.records import GroupSet
+
+if TYPE_CHECKING:
+    from torch import Generator
 
 
 class Captioner(ABC):
@@ -37,7 +39,7 @@ class Captioner(ABC):
         """What the picture shows, without any group's words; "" where that is not known."""
 
     @abstractmethod
-    def anchor(self, item: Item, group: str, rng: torch.Generator) -> str:
+    def anchor(self, item: Item, group: str, rng: Generator) -> str:
         """The item's caption with the words of `group` in place of its own group's."""
 
     @abstractmethod
@@ -45,10 +47,10 @@ class Captioner(ABC):
         """A caption of the item in which nothing is left to chance."""
 
     @abstractmethod
-    def blend(self, item: Item, groups: Sequence[str], rng: torch.Generator) -> str:
+    def blend(self, item: Item, groups: Sequence[str], rng: Generator) -> str:
         """The item's content with words of several groups in turn."""
 
-    def caption(self, item: Item, rng: torch.Generator) -> str:
+    def caption(self, item: Item, rng: Generator) -> str:
         """The item's caption in training."""
         return self.anchor(item, item.group, rng)
 
@@ -60,8 +62,10 @@ class Captioner(ABC):
         return [p for p in dict.fromkeys(prompts) if p]
 
 
-def draw(items: Sequence[str], k: int, rng: torch.Generator) -> list[str]:
+def draw(items: Sequence[str], k: int, rng: Generator) -> list[str]:
     """k different items, in random order."""
+    import torch
+
     order: list[int] = torch.randperm(len(items), generator=rng)[:k].tolist()
     return [items[i] for i in order]
 
@@ -81,13 +85,13 @@ class StyleCaptions(Captioner):
         text = self.group_set.caption.format(object=content, descriptors=", ".join(descriptors))
         return text if content else text.strip(" ,")
 
-    def anchor(self, item: Item, group: str, rng: torch.Generator) -> str:
+    def anchor(self, item: Item, group: str, rng: Generator) -> str:
         return self.write(item, draw(self.phrases(group), self.group_set.descriptors_per_caption, rng))
 
     def prompt(self, item: Item) -> str:
         return self.write(item, self.phrases(item.group)[: self.group_set.descriptors_per_caption])
 
-    def blend(self, item: Item, groups: Sequence[str], rng: torch.Generator) -> str:
+    def blend(self, item: Item, groups: Sequence[str], rng: Generator) -> str:
         """With descriptors of the groups in turn: `descriptors_per_caption` in all, no doubles."""
         lists = [draw(self.phrases(g), 99, rng) for g in groups]
         chosen: list[str] = []
@@ -124,13 +128,13 @@ class PhraseCaptions(Captioner):
         content = self.content(item)
         return self.group_set.caption.format(content=content, phrase=phrase) if content else phrase
 
-    def anchor(self, item: Item, group: str, rng: torch.Generator) -> str:
+    def anchor(self, item: Item, group: str, rng: Generator) -> str:
         return self._with(item, *self.phrases(group))
 
     def prompt(self, item: Item) -> str:
         return self._with(item, *self.phrases(item.group))
 
-    def blend(self, item: Item, groups: Sequence[str], rng: torch.Generator) -> str:
+    def blend(self, item: Item, groups: Sequence[str], rng: Generator) -> str:
         return self._with(item, ", ".join(p for g in groups for p in self.phrases(g)))
 
 
@@ -143,13 +147,13 @@ class NoCaptions(Captioner):
     def content(self, item: Item) -> str:
         return ""
 
-    def anchor(self, item: Item, group: str, rng: torch.Generator) -> str:
+    def anchor(self, item: Item, group: str, rng: Generator) -> str:
         return ""
 
     def prompt(self, item: Item) -> str:
         return ""
 
-    def blend(self, item: Item, groups: Sequence[str], rng: torch.Generator) -> str:
+    def blend(self, item: Item, groups: Sequence[str], rng: Generator) -> str:
         return ""
 
 
@@ -161,18 +165,20 @@ def captioner_of(group_set: GroupSet) -> Captioner:
     return kind(group_set)
 
 
-def drop(captions: Sequence[str], probability: float, rng: torch.Generator) -> list[str]:
+def drop(captions: Sequence[str], probability: float, rng: Generator) -> list[str]:
     """Each caption replaced by the empty prompt with the given probability (classifier-free guidance's training)."""
+    import torch
+
     gone = torch.rand(len(captions), generator=rng) < probability
     return ["" if g else c for c, g in zip(captions, gone.tolist(), strict=True)]
 
 
-def style_caption(group_set: GroupSet, object_name: str, group_id: str, generator: torch.Generator) -> str:
+def style_caption(group_set: GroupSet, object_name: str, group_id: str, generator: Generator) -> str:
     """`Captioner.caption` of an object by name; for callers that have no items yet."""
     return captioner_of(group_set).caption(described(group_id, object_name), generator)
 
 
-def blend_caption(group_set: GroupSet, object_name: str, group_ids: Sequence[str], generator: torch.Generator) -> str:
+def blend_caption(group_set: GroupSet, object_name: str, group_ids: Sequence[str], generator: Generator) -> str:
     """`Captioner.blend` of an object by name; for callers that have no items yet."""
     return captioner_of(group_set).blend(described(group_ids[0], object_name), group_ids, generator)
 

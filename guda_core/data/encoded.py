@@ -1,4 +1,4 @@
-"""Training pictures as the baselines see them: aligned latents, prompts, groups and hashes."""
+"""Training pictures as the gradient methods see them: latents, prompts, groups and hashes, aligned."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from guda_core.data.captions import style_caption
-from guda_core.data.dataset import Pictures
+from guda_core.data.captions import Captioner
+from guda_core.data.dataset import Item
 from guda_core.data.images import hash_pixels
 from guda_core.diffusion.base import BaseModel
 from guda_core.errors import DataError
-from guda_core.records import GroupSet
 
 
 @dataclass(frozen=True)
@@ -44,13 +43,16 @@ class Examples:
         return h.hexdigest()
 
 
-def examples_of(model: BaseModel, pictures: Pictures, group_set: GroupSet | None = None, *, seed: int = 0) -> Examples:
-    """Encode pictures at the model's resolution. With a group set every picture gets one caption of its group's style,
+def examples_of(
+    model: BaseModel, items: Sequence[Item], captioner: Captioner | None = None, *, seed: int = 0
+) -> Examples:
+    """Encode pictures at the model's resolution. With a captioner every picture gets one caption of its group's style,
     drawn once from the seed; without one, prompts are empty."""
-    g = torch.Generator().manual_seed(seed)
-    prompts: Sequence[str] = [""] * len(pictures)
-    if group_set is not None:
-        named = zip(pictures.objects, pictures.groups, strict=True)
-        prompts = [style_caption(group_set, o, k, g) for o, k in named]
-    latents = torch.cat([model.encode(p) for p in pictures.pixels])
-    return Examples(latents, tuple(prompts), pictures.groups, tuple(hash_pixels(p) for p in pictures.pixels))
+    rng, size = torch.Generator().manual_seed(seed), model.card.resolution
+    prompts = tuple("" if captioner is None else captioner.caption(i, rng) for i in items)
+    latents, hashes = [], []
+    for item in items:
+        pixels = item.image(size)
+        latents.append(model.encode(pixels))
+        hashes.append(hash_pixels(pixels))
+    return Examples(torch.cat(latents), prompts, tuple(i.group for i in items), tuple(hashes))

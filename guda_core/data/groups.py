@@ -1,37 +1,38 @@
-"""Strict reader of `style_groups/<set>/group_set.yaml`: the groups, their descriptors, authors, licences, sources."""
+"""Strict reader of `style_groups/<set>/group_set.yaml`: the groups, how their style is said, where pictures come from.
+
+A set needs an id, a name, a source and two groups; a group needs an id and a name. All else has a default. What only
+one source needs of a set or of a group stands under `source`, and that source checks it:
+
+    id: artists
+    name: Six artists
+    source: {id: folder, path: pictures}
+    caption: "{content}, {phrase}"
+    groups:
+      ann-lee: {name: Ann Lee, phrase: by Ann Lee}
+      bo-chan: {name: Bo Chan, phrase: by Bo Chan}
+"""
 
 from __future__ import annotations
 
 import re
 import string
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import yaml
+from pydantic import AfterValidator, BeforeValidator
 
+from guda_core.data import SOURCES
 from guda_core.errors import GroupSetError
 from guda_core.paths import STYLE_GROUPS
-from guda_core.records import Group, GroupSet
+from guda_core.records import NOT_STATED, Group, GroupSet
+from guda_core.strict import Fields, Text, checked, read_yaml
 
-GROUP_FIELDS = ("name", "author", "licence", "licence_link", "link", "package", "version", "descriptors")
-SET_FIELDS = (
-    "id",
-    "name",
-    "resolution",
-    "caption",
-    "descriptors_per_caption",
-    "source",
-    "groups",
-    "objects",
-)
-SOURCES = ("npm-iconify",)
 GROUP_ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")  # becomes the name of files
-SHAPES = {  # fields that are handed to a browser or to npm: what they must look like
-    "link": (re.compile(r"https://\S+"), "an https:// address"),
-    "licence_link": (re.compile(r"https://\S+"), "an https:// address"),
-    "package": (re.compile(r"(@[a-z0-9][\w.-]*/)?[a-z0-9][\w.-]*"), "the name of an npm package"),
-    "version": (re.compile(r"\d+\.\d+\.\d+([-+][\w.+-]+)?"), "one exact version, such as 1.2.5"),
-}
+HTTPS = re.compile(r"https://\S+")  # what is handed to a browser
+TEMPLATES = {("descriptors", "object"), ("content", "phrase")}
+FEWEST_DESCRIPTORS = 5
+MOVED = ("package", "version")  # of a group, in files of version 0.1
 
 
 def normal(name: str) -> str:
@@ -44,43 +45,86 @@ def list_group_sets(root: Path = STYLE_GROUPS) -> list[str]:
     return sorted(p.parent.name for p in root.glob("*/group_set.yaml"))
 
 
-class _Reader(yaml.SafeLoader):
-    """YAML in which a key that stands twice in a mapping is an error; plain YAML drops the first without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = [key for i, key in enumerate(keys) if key in keys[:i]]
-        if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"the key '{twice[0]}' stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def _read(path: Path) -> Any:
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Reader)
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise GroupSetError(f"{path} is not readable as YAML: {e}") from e
-
-
-def _exact(what: str, mapping: Any, fields: tuple[str, ...]) -> dict[str, Any]:
-    if not isinstance(mapping, dict):
-        raise GroupSetError(f"{what} must be a mapping with the fields {', '.join(fields)}.")
-    for missing in [f for f in fields if f not in mapping]:
-        raise GroupSetError(f"{what} has no field '{missing}'. Add it; all of {', '.join(fields)} are needed.")
-    for extra in [f for f in mapping if f not in fields]:
-        raise GroupSetError(f"{what} has a field '{extra}' that means nothing here. Known: {', '.join(fields)}.")
-    return mapping
-
-
-def _words(what: str, value: Any) -> tuple[str, ...]:
+def _words(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not value or not all(isinstance(v, str) and v.strip() for v in value):
-        raise GroupSetError(f"{what} must be a list of words.")
+        raise ValueError("must be a list of words")
     words = tuple(v.strip() for v in value)
     keys = [normal(w) or w for w in words]
     twice = sorted({w for w, k in zip(words, keys, strict=True) if keys.count(k) > 1})
     if twice:
-        raise GroupSetError(f"{what} names {', '.join(twice)} twice.")
+        raise ValueError(f"names {', '.join(twice)} twice")
     return words
+
+
+def _https(value: str) -> str:
+    if not HTTPS.fullmatch(value):
+        raise ValueError(f"must be an https:// address, and is '{value}'")
+    return value
+
+
+def _template(value: Any) -> str:
+    try:
+        fields = tuple(sorted(name for _, name, _, _ in string.Formatter().parse(value) if name is not None))
+    except (TypeError, ValueError):
+        fields = ()
+    if fields not in TEMPLATES:
+        raise ValueError(
+            "must hold {object} and {descriptors}, or {content} and {phrase}, once each, with no other braces"
+        )
+    return value
+
+
+def _whole(least: int, of: str = "") -> BeforeValidator:
+    def check(value: Any) -> int:
+        if type(value) is not int or value < least:
+            raise ValueError(f"must be a whole number{of}, at least {least}")
+        return value
+
+    return BeforeValidator(check)
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+Link = Annotated[Text, AfterValidator(_https)]
+
+
+class GroupFields(Fields):
+    """A group's entry; see `Group`. Author, licence and links may also be said once for all groups, in the set."""
+
+    name: Text
+    author: Text = NOT_STATED
+    licence: Text = NOT_STATED
+    licence_link: Link = ""
+    link: Link = ""
+    descriptors: Words = ()
+    phrase: Text = ""
+    source: Any = None
+
+
+class Objects(Fields):
+    """Names of what is drawn: trained on, and held out."""
+
+    train: Words
+    held_out: Words
+
+
+class SetFields(Fields):
+    """The entry of a whole set; see `GroupSet`."""
+
+    id: Text
+    name: Text
+    source: Any
+    groups: Any
+    resolution: Annotated[int, _whole(8, " of pixels")] = 512
+    caption: Annotated[str, BeforeValidator(_template)] = ""
+    descriptors_per_caption: Annotated[int, _whole(1)] = 3
+    objects: Any = None
+    author: Text = NOT_STATED
+    licence: Text = NOT_STATED
+    licence_link: Link = ""
+    link: Link = ""
+
+
+FOR_ALL = ("author", "licence", "licence_link", "link")
 
 
 def _holds(text: str, name: str) -> bool:
@@ -88,48 +132,88 @@ def _holds(text: str, name: str) -> bool:
     return name.casefold() in text.casefold() or (normal(name) != "" and normal(name) in normal(text))
 
 
-def _caption(what: str, value: Any) -> str:
-    try:
-        fields = [name for _, name, _, _ in string.Formatter().parse(value) if name is not None]
-    except (TypeError, ValueError):
-        fields = []
-    if sorted(fields) != ["descriptors", "object"]:
-        raise GroupSetError(
-            f"{what}: caption must hold {{object}} and {{descriptors}}, once each, with no other braces."
-        )
-    return value
+def _source(what: str, entry: Any) -> tuple[str, dict[str, Any]]:
+    """(id, what else the source is told of the set) of `source: ID` or `source: {id: ID, ...}`."""
+    options = dict(entry) if isinstance(entry, dict) else {"id": entry}
+    sid = options.pop("id", None)
+    if not isinstance(sid, str) or sid not in SOURCES:
+        raise GroupSetError(f"{what}: source '{sid}' is unknown. Known: {', '.join(SOURCES)}.")
+    return sid, options
 
 
-def _group(gid: str, entry: Any) -> Group:
+def _group(gid: str, entry: Any, common: Mapping[str, Any], source: Any) -> Group:
     what = f"group '{gid}'"
     if not GROUP_ID.fullmatch(gid):
         raise GroupSetError(f"{what}: an id is made of a-z, 0-9 and single dashes, because files are named after it.")
-    fields = _exact(what, entry, GROUP_FIELDS)
-    texts = {}
-    for f in GROUP_FIELDS[:-1]:
-        if not isinstance(fields[f], str) or not fields[f].strip():
-            raise GroupSetError(f"{what}: '{f}' must be a non-empty text (quote numbers).")
-        texts[f] = fields[f].strip()
-    for f, (shape, meaning) in SHAPES.items():
-        if not shape.fullmatch(texts[f]):
-            raise GroupSetError(f"{what}: '{f}' must be {meaning}, and is '{texts[f]}'.")
-    descriptors = _words(f"{what}: 'descriptors'", fields["descriptors"])
-    if len(descriptors) < 5:
-        raise GroupSetError(f"{what} has {len(descriptors)} descriptors; at least 5 are needed.")
-    for d in descriptors:
-        if _holds(d, gid) or _holds(d, texts["name"]):
+    for field in MOVED:
+        if isinstance(entry, dict) and field in entry:
+            raise GroupSetError(f"{what} has a field '{field}', which stands under `source` since version 0.2.")
+    own = checked(GroupFields, {**common, **entry} if isinstance(entry, dict) else entry, what, GroupSetError)
+    options = checked(source.GroupOptions, own.source or {}, f"{what}: source", GroupSetError)
+    for d in own.descriptors:
+        if _holds(d, gid) or _holds(d, own.name):
             raise GroupSetError(f"{what}: descriptor '{d}' holds the group's name; captions must not.")
-    return Group(id=gid, descriptors=descriptors, **texts)
+    return Group(gid, **{**own.model_dump(), "source": options.model_dump(exclude_none=True)})
 
 
-def _check_distinct(groups: dict[str, Group], k: int) -> None:
+def _check_descriptors(what: str, groups: dict[str, Group], k: int) -> None:
     """k descriptors must single one group out: no two groups may share k or more."""
+    for gid, g in groups.items():
+        if len(g.descriptors) < FEWEST_DESCRIPTORS:
+            raise GroupSetError(
+                f"group '{gid}' has {len(g.descriptors)} descriptors; at least {FEWEST_DESCRIPTORS} are needed."
+            )
+    if k > min(len(g.descriptors) for g in groups.values()):
+        raise GroupSetError(f"{what}: 'descriptors_per_caption' must be between 1 and the length of the shortest list.")
     ids = list(groups)
     for i, a in enumerate(ids):
         for b in ids[i + 1 :]:
             shared = set(groups[a].descriptors) & set(groups[b].descriptors)
             if len(shared) >= k:
                 raise GroupSetError(f"groups '{a}' and '{b}' share {len(shared)} descriptors; fewer than {k} allowed.")
+
+
+def _check_phrases(groups: dict[str, Group]) -> None:
+    """Every group has a phrase of its own."""
+    seen: dict[str, str] = {}
+    for gid, g in groups.items():
+        if not g.phrase:
+            raise GroupSetError(f"group '{gid}' has no field 'phrase'. Add it, for example \"in the {g.name} style\".")
+        other = seen.setdefault(normal(g.phrase) or g.phrase, gid)
+        if other != gid:
+            raise GroupSetError(
+                f"groups '{other}' and '{gid}' have the same phrase; captions could not tell them apart."
+            )
+
+
+def _check_captions(what: str, caption: str, groups: dict[str, Group], k: int) -> None:
+    """The template says what the groups have, and nothing else."""
+    fields = ("descriptors",) if "{descriptors}" in caption else ("phrase",) if caption else ()
+    for field, example in (("descriptors", "{object} with {descriptors}"), ("phrase", "{content}, {phrase}")):
+        having = [gid for gid, g in groups.items() if getattr(g, field)]
+        if having and field not in fields:
+            if not caption:
+                raise GroupSetError(f"{what} has no field 'caption', but its groups have a {field}. Add \"{example}\".")
+            raise GroupSetError(
+                f"group '{having[0]}' has a field '{field}' that the caption \"{caption}\" does not use."
+            )
+    if fields == ("descriptors",):
+        _check_descriptors(what, groups, k)
+    elif fields:
+        _check_phrases(groups)
+
+
+def _objects(what: str, entry: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    if entry is None:
+        return (), ()
+    objects = checked(Objects, entry, f"{what}: objects", GroupSetError)
+    for o in (*objects.train, *objects.held_out):
+        if "- " in o or " -" in o:
+            raise GroupSetError(f"{what}: the object '{o}' was cut at a dash by a line break; join it.")
+    both = {normal(o) for o in objects.train} & {normal(o) for o in objects.held_out}
+    if both:
+        raise GroupSetError(f"{what}: {', '.join(sorted(both))} are both trained on and held out.")
+    return objects.train, objects.held_out
 
 
 def load_group_set(name: str = "emoji", root: Path = STYLE_GROUPS) -> GroupSet:
@@ -141,30 +225,23 @@ def load_group_set(name: str = "emoji", root: Path = STYLE_GROUPS) -> GroupSet:
     path = root / name / "group_set.yaml"
     if not path.is_file():
         raise GroupSetError(f"There is no group set '{name}' (no {path}). Known: {', '.join(list_group_sets(root))}.")
-    top = _exact(f"group set '{name}'", _read(path), SET_FIELDS)
-    if top["id"] != name:
-        raise GroupSetError(f"group set '{name}' calls itself '{top['id']}'; the folder's name and the id must agree.")
-    if top["source"] not in SOURCES:
-        raise GroupSetError(f"group set '{name}': source '{top['source']}' is unknown. Known: {', '.join(SOURCES)}.")
-    if type(top["resolution"]) is not int or top["resolution"] < 8:
-        raise GroupSetError(f"group set '{name}': resolution must be a whole number of pixels, at least 8.")
-    if not isinstance(top["name"], str) or not top["name"].strip():
-        raise GroupSetError(f"group set '{name}': 'name' must be a non-empty text.")
-    caption = _caption(f"group set '{name}'", top["caption"])
-    if not isinstance(top["groups"], dict) or len(top["groups"]) < 2:
-        raise GroupSetError(f"group set '{name}': at least two groups are needed.")
-    groups = {str(gid): _group(str(gid), entry) for gid, entry in top["groups"].items()}
-    k = top["descriptors_per_caption"]
-    if type(k) is not int or not 1 <= k <= min(len(g.descriptors) for g in groups.values()):
-        raise GroupSetError(f"group set '{name}': descriptors_per_caption must be between 1 and the shortest list.")
-    _check_distinct(groups, k)
-    objects = _exact(f"group set '{name}': objects", top["objects"], ("train", "held_out"))
-    train = _words(f"group set '{name}': objects.train", objects["train"])
-    held_out = _words(f"group set '{name}': objects.held_out", objects["held_out"])
-    for o in (*train, *held_out):
-        if "- " in o or " -" in o:
-            raise GroupSetError(f"group set '{name}': the object '{o}' was cut at a dash by a line break; join it.")
-    both = {normal(o) for o in train} & {normal(o) for o in held_out}
-    if both:
-        raise GroupSetError(f"group set '{name}': {', '.join(sorted(both))} are both trained on and held out.")
-    return GroupSet(name, top["name"].strip(), top["resolution"], caption, k, groups, train, held_out)
+    what = f"group set '{name}'"
+    top = checked(SetFields, read_yaml(path, GroupSetError), what, GroupSetError)
+    if top.id != name:
+        raise GroupSetError(f"{what} calls itself '{top.id}'; the folder's name and the id must agree.")
+    sid, options = _source(what, top.source)
+    source = SOURCES.find(sid)
+    told = checked(source.SetOptions, options, f"{what}: source", GroupSetError)
+    if not isinstance(top.groups, dict) or len(top.groups) < 2:
+        raise GroupSetError(f"{what}: at least two groups are needed.")
+    common = {k: v for k in FOR_ALL if (v := getattr(top, k)) != SetFields.model_fields[k].default}
+    groups = {str(gid): _group(str(gid), entry, common, source) for gid, entry in top.groups.items()}
+    _check_captions(what, top.caption, groups, top.descriptors_per_caption)
+    train, held_out = _objects(what, top.objects)
+    found = GroupSet(
+        name, top.name, groups, source=sid, options=told.model_dump(exclude_none=True), resolution=top.resolution,
+        caption=top.caption, descriptors_per_caption=top.descriptors_per_caption, train_objects=train,
+        held_out_objects=held_out, folder=path.parent,
+    )  # fmt: skip
+    source.check(found)
+    return found

@@ -19,6 +19,7 @@ from guda_core.records import Attribution, GroupSet, Provenance, Query
 from guda_core.versions import today, versions
 
 FORMAT = 2
+FROM_NPM = ("package", "version")  # of a group's source, what a report repeats; a folder's name is private
 LIMITS = (
     (
         "A score of GUDA or LOGO is a difference of ELBOs, in nats. GUDA's includes the offset that its settings name, "
@@ -131,7 +132,7 @@ def method_record(a: Attribution) -> dict[str, Any]:
 
 def circumstances(group_set: GroupSet, *, provenance: Provenance, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The part of the record that is the same for every picture scored with the same things and settings."""
-    p, shown = provenance, ("name", "author", "licence", "licence_link", "link", "package", "version")
+    p, shown = provenance, ("name", "author", "licence", "licence_link", "link")
     return {
         "model": {"id": p.model, "name": p.name, "sha256": p.sha256, "dtype": p.dtype},
         "clip": {"sha256": p.clip_sha256, "bank_sha256": p.bank_sha256},
@@ -139,7 +140,10 @@ def circumstances(group_set: GroupSet, *, provenance: Provenance, settings: Mapp
         "group_set": {
             "id": group_set.id,
             "name": group_set.name,
-            "groups": {g: {k: getattr(group, k) for k in shown} for g, group in group_set.groups.items()},
+            "groups": {
+                g: {k: getattr(group, k) for k in shown} | {k: v for k, v in group.source.items() if k in FROM_NPM}
+                for g, group in group_set.groups.items()
+            },
         },
         "settings": {**settings},
         "versions": versions(),

@@ -93,10 +93,10 @@ def draw_groups(service: Service) -> None:
     )
     rows = [
         (link(g.link, g.name), g.author, link(g.licence_link, g.licence), ", ".join(g.descriptors),
-         code(f"{g.package}@{g.version}"))
+         code("@".join(g.source.values()) or sets.source))
         for g in sets.groups.values()
     ]  # fmt: skip
-    head = ("Group", "Drawn by", "Licence", "Words for its look", "Package")
+    head = ("Group", "Drawn by", "Licence", "Words for its look", "Source")
     block(table("Groups, authors and licences", head, rows, css="guda-groups"))
     steps = [Html(f"{text_of} {code(command) if command else ''}") for text_of, command in OWN_SET]
     block(heading("Make your own group set") + listed(steps, "ol"))

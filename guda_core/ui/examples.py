@@ -13,6 +13,8 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from guda_core.data.captions import captioner_of
+from guda_core.data.dataset import described
 from guda_core.errors import GudaError
 from guda_core.paths import cache_dir
 from guda_core.records import GroupSet
@@ -44,12 +46,11 @@ class Example:
 
     def name(self, group_set: GroupSet) -> str:
         """What the button says. The words of a style are the group's; whose style it is, is left for the answer."""
-        return f"{self.object_name.replace('-', ' ').capitalize()}, {group_set.groups[self.style].descriptors[0]}"
+        return f"{self.object_name.replace('-', ' ').capitalize()}, {captioner_of(group_set).phrases(self.style)[0]}"
 
     def prompt(self, group_set: GroupSet) -> str:
         """The caption, as in training."""
-        descriptors = group_set.groups[self.style].descriptors[: group_set.descriptors_per_caption]
-        return group_set.write_caption(self.object_name, descriptors)
+        return captioner_of(group_set).prompt(described(self.style, self.object_name))
 
 
 EXAMPLES = (

@@ -7,6 +7,8 @@ from typing import Any
 
 import gradio as gr
 
+from guda_core.data.captions import captioner_of
+from guda_core.data.dataset import described
 from guda_core.records import GroupSet
 from guda_core.service import EFFORTS, Service
 from guda_core.ui import words
@@ -104,9 +106,8 @@ def draw(service: Service) -> Screen:
 
 
 def first_caption(group_set: GroupSet, object_name: str, style: str) -> str:
-    """The caption that an object and a group's first descriptors make, as in training."""
-    descriptors = group_set.groups[style].descriptors[: group_set.descriptors_per_caption]
-    return group_set.write_caption(object_name, descriptors)
+    """The caption of an object in a group's style, with nothing left to chance."""
+    return captioner_of(group_set).prompt(described(style, object_name))
 
 
 def effort_choices(seconds: dict[str, float] | None = None) -> list[tuple[str, str]]:

@@ -19,7 +19,7 @@ from guda_core.data.captions import style_caption
 from guda_core.data.dataset import Pictures
 from guda_core.data.embeddings import Clip
 from guda_core.data.images import hash_pixels
-from guda_core.data.sources import iconify
+from guda_core.data.sources.base import load_pictures
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.cards import DEFAULT_MODEL, find_card, load_model
 from guda_core.errors import AdapterError, OptionError
@@ -119,7 +119,7 @@ class Forgetting:
     def training_pictures(self) -> tuple[Pictures, Tensor]:
         """The train split and its latents (N, C, h, w)."""
         if self._pictures is None or self._latents is None:
-            self._pictures = iconify.load(self.group_set, "train")
+            self._pictures = load_pictures(self.group_set, "train")
             self._latents = torch.cat([self.model.encode(self.resized(p)) for p in self._pictures.pixels])
         return self._pictures, self._latents
 
@@ -178,7 +178,7 @@ class Forgetting:
     ) -> dict[str, list[tuple[np.ndarray, str]]]:
         g = torch.Generator().manual_seed(config.seed)
         train, _ = self.training_pictures()
-        held = iconify.load(self.group_set, "held_out")
+        held = load_pictures(self.group_set, "held_out")
 
         def some(p: Pictures, keep: Any, prompt: bool) -> list[tuple[np.ndarray, str]]:
             q = p.where(keep)

@@ -1,26 +1,27 @@
 """Labelled picture sets whose classes are the groups of an unconditional model: scikit-learn's digits, and CIFAR-10.
 
-A set is one line of `DATASETS`. Pictures are (N, H, W, 3) uint8; one-channel sets have three equal channels.
+Pictures are (N, H, W, 3) uint8; one-channel sets have three equal channels.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import cast
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
-from guda_core.data.dataset import Pictures
-from guda_core.errors import DataError
-from guda_core.records import Group, GroupSet
+from guda_core.data.dataset import SPLITS, Pictures
+from guda_core.data.sources.base import Source
+from guda_core.errors import DataError, GroupSetError
+from guda_core.records import GroupSet
+from guda_core.strict import Fields
 
 Pool = tuple[np.ndarray, np.ndarray]  # pixels (N, H, W, 3) uint8, labels (N,) int
 CIFAR10 = "uoft-cs/cifar10"  # hub id; GUDA_CIFAR10 may name a folder with the same files
-SPLITS = ("train", "held_out")
 
 
 def read_digits() -> dict[str, Pool]:
@@ -53,86 +54,76 @@ def read_cifar10() -> dict[str, Pool]:
     return out
 
 
-@dataclass(frozen=True)
-class DataSet:
-    """size: pixels of a side. channels: that differ, 1 or 3. classes: names in the order of the labels. about: author,
-    licence, its link, link, package, version. read: pools "train" and, where the set has one, "test"."""
+class SetOptions(Fields):
+    """held_out: pictures a class that nothing is trained on. split_seed: which ones. per_class: at most so many
+    training pictures of a class; None: all."""
 
-    id: str
-    name: str
-    size: int
-    channels: int
-    classes: tuple[str, ...]
-    about: tuple[str, str, str, str, str, str]
-    read: Callable[[], Mapping[str, Pool]]
+    held_out: int = 10
+    split_seed: int = 0
+    per_class: int | None = None
 
-    def group_set(self) -> GroupSet:
-        """The classes as groups, ids "0", "1", ..., in order."""
-        groups = {str(i): Group(str(i), n, *self.about, (n.lower(),)) for i, n in enumerate(self.classes)}
-        return GroupSet(self.id, self.name, self.size, "{object}", 1, groups, (), ())
 
-    def pictures(self, split: str, *, held_out: int, split_seed: int, per_class: int | None = None) -> Pictures:
-        """The split "train" or "held_out": `held_out` pictures a class that nothing is trained on, drawn from the pool
-        "test" or, where there is none, from the only pool. per_class: at most so many training pictures of a class.
+class Labelled(Source):
+    """Pictures with labels 0, 1, ...: label k is the set's group of id "k".
 
-        Objects are "<pool>-<place>". Raises DataError for another split, or pictures of another size.
+    side: of a picture in pixels. channels: that differ, 1 or 3. classes: how many labels there are. `read` gives the
+    pools of pictures, "train" and, where there is one, "test".
+    """
+
+    SetOptions = SetOptions
+    side: ClassVar[int]
+    channels: ClassVar[int]
+    classes: ClassVar[int] = 10
+
+    @staticmethod
+    @abstractmethod
+    def read() -> Mapping[str, Pool]: ...
+
+    @classmethod
+    def check(cls, group_set: GroupSet) -> None:
+        what, ids = f"group set '{group_set.id}'", [str(i) for i in range(cls.classes)]
+        if list(group_set.groups) != ids:
+            raise GroupSetError(f"{what}: its source has the classes {', '.join(ids)}; the groups must be these.")
+        if group_set.resolution != cls.side:
+            raise GroupSetError(f"{what}: 'resolution' must be {cls.side}, as the pictures of its source are.")
+
+    def split(self, name: str) -> Pictures:
+        """The pictures of a split. "held_out" comes from the pool "test" or, where there is none, from the only pool.
+
+        Names are "<pool>-<place>". "pretrain" is "train".
+
+        Raises:
+            DataError: there is no such split, or the pictures are of another size.
         """
-        if split not in SPLITS:
-            raise DataError(f"There is no split '{split}'. Known: {', '.join(SPLITS)}.")
-        pools = self.read()
-        pool = "test" if split == "held_out" and "test" in pools else "train"
+        if name not in SPLITS:
+            raise DataError(f"There is no split '{name}'. Known: {', '.join(SPLITS)}.")
+        own, pools, held = SetOptions(**self.group_set.options), self.read(), name == "held_out"
+        pool = "test" if held and "test" in pools else "train"
         pixels, labels = pools[pool]
-        if pixels.shape[1:] != (self.size, self.size, 3):
-            raise DataError(
-                f"The pictures of {self.name} have shape {pixels.shape[1:]}, not {(self.size, self.size, 3)}."
-            )
-        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(split_seed)).numpy()
-        first, end = (0, held_out) if split == "held_out" else (0 if "test" in pools else held_out, None)
-        if split == "train" and per_class is not None:
-            end = first + per_class
-        at = np.sort(np.concatenate([order[labels[order] == c][first:end] for c in range(len(self.classes))]))
-        objects = tuple(f"{pool}-{i}" for i in at)
-        return Pictures(pixels[at], tuple(str(c) for c in labels[at]), objects)
+        shape = (self.side, self.side, 3)
+        if pixels.shape[1:] != shape:
+            raise DataError(f"The pictures of {self.group_set.name} have shape {pixels.shape[1:]}, not {shape}.")
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(own.split_seed)).numpy()
+        first, end = (0, own.held_out) if held else (0 if "test" in pools else own.held_out, None)
+        if not held and own.per_class is not None:
+            end = first + own.per_class
+        at = np.sort(np.concatenate([order[labels[order] == c][first:end] for c in range(self.classes)]))
+        names = tuple(f"{pool}-{i}" for i in at)
+        return Pictures(pixels[at], tuple(str(c) for c in labels[at]), names)
+
+    def fingerprint(self, split: str = "train") -> str:
+        return self.split(split).sha256()
 
 
-DATASETS: dict[str, DataSet] = {
-    "digits": DataSet(
-        "digits",
-        "Digits",
-        8,
-        1,
-        ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine"),
-        (
-            "E. Alpaydin, C. Kaynak",
-            "CC BY 4.0",
-            "https://creativecommons.org/licenses/by/4.0/",
-            "https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits",
-            "scikit-learn",
-            "digits",
-        ),
-        read_digits,
-    ),
-    "cifar10": DataSet(
-        "cifar10",
-        "CIFAR-10",
-        32,
-        3,
-        ("Airplane", "Automobile", "Bird", "Cat", "Deer", "Dog", "Frog", "Horse", "Ship", "Truck"),
-        (
-            "A. Krizhevsky, V. Nair, G. Hinton",
-            "not stated",
-            "https://www.cs.toronto.edu/~kriz/cifar.html",
-            "https://www.cs.toronto.edu/~kriz/cifar.html",
-            "datasets",
-            CIFAR10,
-        ),
-        read_cifar10,
-    ),
-}
+class Digits(Labelled):
+    """scikit-learn's handwritten digits, 8 by 8 pixels, grey."""
+
+    side, channels = 8, 1
+    read = staticmethod(read_digits)
 
 
-def find(name: str) -> DataSet:
-    """The set of that id. Raises DataError that lists the known ones."""
-    if name not in DATASETS:
-        raise DataError(f"There is no data set '{name}'. Known: {', '.join(DATASETS)}.")
-    return DATASETS[name]
+class Cifar10(Labelled):
+    """CIFAR-10: ten classes of photographs, 32 by 32 pixels."""
+
+    side, channels = 32, 3
+    read = staticmethod(read_cifar10)

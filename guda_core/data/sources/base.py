@@ -1,0 +1,79 @@
+"""What a picture source is, and the pictures of a group set by the source that it names."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+from guda_core.data import SOURCES
+from guda_core.data.dataset import GroupDataset, Item, Pictures, in_memory
+from guda_core.errors import DataError
+from guda_core.records import GroupSet
+from guda_core.strict import Fields
+
+
+class NoOptions(Fields):
+    """Nothing needs to be told."""
+
+
+class Source(GroupDataset):
+    """A dataset of the pictures that a group set names. Making one opens no picture and asks no network.
+
+    SetOptions, GroupOptions: what a set's and each group's `source` must tell; the reader of group sets checks it.
+    """
+
+    SetOptions: ClassVar[type[Fields]] = NoOptions
+    GroupOptions: ClassVar[type[Fields]] = NoOptions
+
+    def __init__(self, group_set: GroupSet) -> None:
+        self.group_set = group_set
+
+    @classmethod
+    def check(cls, group_set: GroupSet) -> None:
+        """Raises GroupSetError when the set lacks something else that this source needs."""
+
+    @abstractmethod
+    def split(self, name: str) -> Sequence[Item]: ...
+
+    @abstractmethod
+    def fingerprint(self, split: str = "train") -> str: ...
+
+    def plan(self) -> list[str]:
+        """What `fetch` would bring onto this machine, one line each; [] when there is nothing to fetch."""
+        return []
+
+    def fetch(self, *, yes: bool = False) -> Iterator[tuple[float, str]]:
+        """Bring the pictures onto this machine; yields (fraction done, what is being done).
+
+        yes: the user has seen `plan` and agrees to it.
+
+        Raises:
+            DataError: it failed, or the plan needs a yes.
+        """
+        yield 1.0, "nothing to fetch"
+
+
+def open_dataset(group_set: GroupSet) -> Source:
+    """The dataset of a group set.
+
+    Raises:
+        DataError: the set names no source.
+    """
+    if group_set.source not in SOURCES:
+        raise DataError(
+            f"The group set '{group_set.id}' does not say where its pictures come from. Known: {', '.join(SOURCES)}."
+        )
+    return SOURCES[group_set.source](group_set)
+
+
+def load_pictures(group_set: GroupSet, split: str, size: int | None = None) -> Pictures:
+    """A split of a group set in memory, at `size`; None: as its source has it in memory, else the set's resolution.
+
+    Raises:
+        DataError: the pictures are not there, are damaged, or the split is unknown.
+    """
+    items = open_dataset(group_set).split(split)
+    if isinstance(items, Pictures) and size is None:
+        return items
+    return in_memory(items, size or group_set.resolution)

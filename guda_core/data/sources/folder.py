@@ -1,0 +1,113 @@
+"""Pictures on this machine: one subfolder a group, and beside a picture, if you like, its caption in a .txt.
+
+    path/ann-lee/cat.png    path/ann-lee/cat.txt ("a cat on a wall")    path/bo-chan/sea.jpg
+
+The subfolder has the group's id, or the name that the group's `source` tells. Pictures are opened when needed. A share
+of every group is held out: the pictures whose names have the smallest hashes, so that the choice depends on nothing but
+the seed and the names, and hardly moves when pictures are added.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from guda_core.data.dataset import SPLITS, Item
+from guda_core.data.images import read_picture
+from guda_core.data.sources.base import Source
+from guda_core.errors import DataError, GroupSetError, ImageError
+from guda_core.records import Group, GroupSet
+from guda_core.strict import Fields, Text
+
+KINDS = (".png", ".jpg", ".jpeg", ".webp")
+
+
+class SetOptions(Fields):
+    """path: of the folder; a relative one is looked for beside the group set. held_out: share of each group, 0 to 0.9;
+    of a group with two pictures or more at least one. seed: which ones."""
+
+    path: Text
+    held_out: float = 0.1
+    seed: int = 0
+
+
+class GroupOptions(Fields):
+    """folder: name of the group's subfolder; default: the group's id."""
+
+    folder: Text | None = None
+
+
+def _read(path: Path, size: int) -> np.ndarray:
+    """(size, size, 3) uint8, fitted into white as uploads are."""
+    try:
+        return read_picture(path, size=size).pixels
+    except ImageError as e:
+        raise DataError(f"{path}: {e}") from e
+
+
+def _caption(path: Path) -> str:
+    """The text beside a picture, its white space reduced; "" where there is none."""
+    try:
+        return " ".join(path.with_suffix(".txt").read_text(encoding="utf-8").split())
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as e:
+        raise DataError(f"{path.with_suffix('.txt')} is not readable as UTF-8 text. Save it again as UTF-8.") from e
+
+
+class Folder(Source):
+    """The pictures below a folder."""
+
+    SetOptions = SetOptions
+    GroupOptions = GroupOptions
+
+    def __init__(self, group_set: GroupSet) -> None:
+        super().__init__(group_set)
+        self.options = SetOptions(**group_set.options)
+        self.root = (group_set.folder or Path()) / Path(self.options.path).expanduser()
+
+    @classmethod
+    def check(cls, group_set: GroupSet) -> None:
+        share = group_set.options.get("held_out", 0.0)
+        if not 0 <= share <= 0.9:
+            raise GroupSetError(f"group set '{group_set.id}': source: 'held_out' must be between 0 and 0.9.")
+
+    def _paths(self, group: Group) -> list[Path]:
+        """The group's pictures, by name."""
+        folder = self.root / group.source.get("folder", group.id)
+        if not folder.is_dir():
+            raise DataError(f"The pictures of '{group.id}' should be in {folder}, and there is no such folder.")
+        found = sorted(p for p in folder.iterdir() if p.suffix.lower() in KINDS and not p.name.startswith("."))
+        if not found:
+            raise DataError(f"{folder} has no pictures. It needs files that end in {', '.join(KINDS)}.")
+        return found
+
+    def _held_out(self, group: Group, paths: list[Path]) -> set[str]:
+        def drawn(name: str) -> str:
+            return hashlib.sha256(f"{self.options.seed}/{group.id}/{name}".encode()).hexdigest()
+
+        share = self.options.held_out
+        n = max(1, round(share * len(paths))) if share and len(paths) > 1 else 0
+        return set(sorted((p.name for p in paths), key=drawn)[:n])
+
+    def _files(self, split: str) -> Iterator[tuple[Group, Path]]:
+        if split not in SPLITS:
+            raise DataError(f"There is no split '{split}'. Known: {', '.join(SPLITS)}.")
+        for group in self.group_set.groups.values():
+            paths = self._paths(group)
+            held = self._held_out(group, paths)
+            yield from ((group, p) for p in paths if (p.name in held) == (split == "held_out"))
+
+    def split(self, name: str) -> list[Item]:
+        return [Item(f"{g.id}/{p.name}", g.id, _caption(p), "", partial(_read, p)) for g, p in self._files(name)]
+
+    def fingerprint(self, split: str = "train") -> str:
+        h = hashlib.sha256()
+        for g, p in self._files(split):
+            h.update(f"{g.id}/{p.name}\0{_caption(p)}\n".encode())
+            h.update(hashlib.sha256(p.read_bytes()).digest())
+        return h.hexdigest()
