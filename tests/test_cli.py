@@ -110,7 +110,7 @@ def test_a_missing_npm_is_said(run, monkeypatch):
 
 
 def test_group_sets_are_listed_and_the_version_is_said(run):
-    assert run("groups", "list").output.split() == ["emoji"]
+    assert run("groups", "list").output.split() == ["cifar10", "digits", "emoji"]
     assert run("--version").output == f"guda {__version__}\n"
 
 
