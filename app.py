@@ -1,7 +1,9 @@
 """The app on this machine or as a Space: `python app.py`, the same as `guda app`. The README lists the environment
 variables it reads."""
 
-from guda_core.cli.start import start
+import sys
+
+from guda_core.cli import app
 
 if __name__ == "__main__":
-    start()
+    app(["app", *sys.argv[1:]])

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers are the threads
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 os.environ["COLUMNS"] = "200"  # the consoles read their width once, when they are first imported
 
 

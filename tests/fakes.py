@@ -21,6 +21,7 @@ from guda_core.errors import OptionError
 from guda_core.records import Attribution, GroupScore, KLValues, Provenance, Query, Scope
 from guda_core.service import Service, Step
 from guda_core.ui import build_ui, launch_options
+from guda_core.ui.serve import launch
 from tests.light import fake_provenance
 
 EDGES = np.array([1, 5, 20, 80, 250, 500, 1000])
@@ -157,10 +158,7 @@ def serving(service: Service) -> Iterator[str]:
     """The app for a service on a free port, launched as app.py launches it; gives its address."""
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
-    demo = build_ui(service)
-    _, url, _ = demo.launch(
-        prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", server_port=port, **launch_options()
-    )
+    demo, url = launch(build_ui(service), "127.0.0.1", port, **launch_options())
     try:
         yield url
     finally:

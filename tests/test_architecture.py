@@ -24,6 +24,7 @@ TABLE = (
     "registry",
     "strict",
     "paths",
+    "proxies",
     "work_queue",
     "service",
     "diffusion",

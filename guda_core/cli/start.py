@@ -1,27 +1,187 @@
-"""`guda app`: the page, on this machine or as a Space. `app.py` at the top of the repository does the same."""
+"""`guda app`: the page, on this machine or as a Space. `app.py` at the top of the repository does the same.
+It starts on any machine, or says in one sentence why not.
+
+Tried before the model is loaded: the address (GUDA_HOST, GUDA_PORT, or what a Space sets), and an upload folder of this
+process alone (or GRADIO_TEMP_DIR), which is gone when the app ends.
+"""
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import signal
+import socket
+import tempfile
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from guda_core.errors import OptionError
+from guda_core.paths import cache_dir
+from guda_core.proxies import without_proxies
+
+if TYPE_CHECKING:
+    from guda_core.service import Service
+
+log = logging.getLogger(__name__)
+HOST, PORT = "127.0.0.1", 7860
+UPLOADS = "GRADIO_TEMP_DIR"  # where gradio keeps uploads; it reads this when it is imported
 
 
-def address() -> tuple[str, int]:
-    """Host and port: GUDA_HOST and GUDA_PORT, else what a Space sets, else this machine alone on 7860."""
-    host = os.environ.get("GUDA_HOST") or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
-    return host, int(os.environ.get("GUDA_PORT") or os.environ.get("GRADIO_SERVER_PORT") or "7860")
+def read_address(environ: MutableMapping[str, str] | None = None) -> tuple[str, int]:
+    """Host and port: GUDA_HOST and GUDA_PORT, else what a Space sets, else this machine alone on 7860.
+
+    Raises:
+        OptionError: the port is no whole number from 1 to 65535.
+    """
+    given = os.environ if environ is None else environ
+    host = (given.get("GUDA_HOST") or given.get("GRADIO_SERVER_NAME") or HOST).strip()
+    name = "GUDA_PORT" if given.get("GUDA_PORT") else "GRADIO_SERVER_PORT"
+    text = (given.get(name) or str(PORT)).strip()
+    if not (text.isascii() and text.isdigit() and len(text) < 6 and 0 < int(text) < 65536):
+        raise OptionError(f"{name} must be a whole number from 1 to 65535; got '{text[:40]}'.")
+    return host.removeprefix("[").removesuffix("]"), int(text)
+
+
+def check_address(host: str, port: int) -> None:
+    """Can this process listen there?
+
+    Raises:
+        OptionError: the port is taken or needs more rights, or the host is no address of this machine.
+    """
+    try:
+        family, *_, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        with closing(socket.socket(family, socket.SOCK_STREAM)) as tried:
+            if os.name == "posix":
+                tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # not one that a server has just left
+            tried.bind(where)
+    except (OSError, UnicodeError) as e:
+        code = e.errno if isinstance(e, OSError) else None
+        if code == errno.EADDRINUSE:
+            other = port + 1 if port < 65535 else PORT
+            raise OptionError(
+                f"Port {port} is in use by another program. Take another one, for example with GUDA_PORT={other}."
+            ) from e
+        if code in (errno.EACCES, errno.EPERM):
+            raise OptionError(
+                f"Port {port} may not be used without administrator rights. Take another one, for example with "
+                f"GUDA_PORT={PORT}."
+            ) from e
+        raise OptionError(
+            f"'{host[:80]}' is no address of this machine. Set GUDA_HOST to one, for example to {HOST} (this machine "
+            "alone) or 0.0.0.0 (everybody who can reach it)."
+        ) from e
+
+
+def check_root_path(environ: MutableMapping[str, str] | None = None) -> None:
+    """GRADIO_ROOT_PATH, where a proxy shows the app under a path of its own.
+
+    Raises:
+        OptionError: it is neither a path nor a web address.
+    """
+    path = (os.environ if environ is None else environ).get("GRADIO_ROOT_PATH", "")
+    if path and not path.startswith(("/", "http://", "https://")):
+        raise OptionError(f"GRADIO_ROOT_PATH must begin with '/', 'http://' or 'https://'; got '{path[:80]}'.")
+
+
+def try_folder(folder: Path) -> str:
+    """Make the folder and write a file into it; why that fails, or "" when it does not."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as f:
+            f.write(b"tried")
+    except OSError as e:
+        return e.strerror or type(e).__name__
+    return ""
+
+
+@contextmanager
+def upload_folder() -> Iterator[Path]:
+    """The folder for uploads: GRADIO_TEMP_DIR, or a new one that only this user can read, which is removed at the end.
+
+    gradio's own choice, one folder for all users of the machine, fails for the second user.
+
+    Raises:
+        OptionError: no place can be written to.
+    """
+    if given := os.environ.get(UPLOADS):
+        if why := try_folder(Path(given)):
+            raise OptionError(f"Uploads cannot be kept in '{given}' ({why}). Set {UPLOADS} to another folder.")
+        yield Path(given)
+        return
+    tried = []
+    for place in (tempfile.gettempdir, cache_dir):
+        try:
+            parent = Path(place())  # gettempdir raises where it finds none
+        except (OSError, RuntimeError):
+            continue
+        if why := try_folder(parent):
+            tried.append(f"{parent}: {why}")
+            continue
+        with tempfile.TemporaryDirectory(prefix="guda-uploads-", dir=parent, ignore_cleanup_errors=True) as name:
+            os.environ[UPLOADS] = name
+            try:
+                yield Path(name)
+            finally:
+                del os.environ[UPLOADS]
+        return
+    raise OptionError(
+        f"No folder for uploads can be written to ({'; '.join(tried) or 'there is none'}). Set {UPLOADS} to a folder "
+        "that can."
+    )
+
+
+def _settle(host: str, port: int) -> None:
+    """What gradio reads of the environment when it is imported, so that it never meets a value that it cannot read."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = os.environ.get("GRADIO_ANALYTICS_ENABLED") or "False"
+    os.environ["GRADIO_SERVER_PORT"] = str(port)
+    os.environ["GRADIO_SERVER_NAME"] = HOST if ":" in host else host  # where it looks whether the port is free
+    os.environ.pop("GRADIO_NUM_PORTS", None)  # one port is asked for, and that one or none
+
+
+def _interrupt(*_: object) -> None:
+    raise SystemExit(0)
+
+
+def run(make_service: Callable[[], Service]) -> None:
+    """Serve the service that `make_service` makes, until interrupted.
+
+    Raises:
+        GudaError: the address, the upload folder or the model cannot be had.
+    """
+    host, port = read_address()
+    check_address(host, port)
+    check_root_path()
+    _settle(host, port)
+    signal.signal(signal.SIGTERM, _interrupt)  # so that the folder of the uploads is removed
+    with upload_folder():
+        service = make_service()
+        with without_proxies():  # gradio makes a client when it is imported, which some proxies' names stop
+            from guda_core.ui import build_ui, launch_options
+            from guda_core.ui.serve import launch
+        demo, url = launch(build_ui(service), host, port, **launch_options())
+        log.info("The app answers at %s (stop it with Ctrl+C).", url)
+        demo.block_thread()
+
+
+def _service() -> Service:
+    if os.environ.get("SPACES_ZERO_GPU"):
+        with without_proxies():  # it imports gradio
+            import spaces  # noqa: F401  # pyright: ignore[reportMissingImports]  (before torch, as ZeroGPU asks)
+    from guda_core.cli.loading import quieten
+
+    quieten()
+
+    from guda_core.local import load_service
+    from guda_core.zero_gpu import on_zero_gpu
+
+    return on_zero_gpu(load_service())
 
 
 def start() -> None:
     """Start the page: load the model, build the page and serve it until interrupted."""
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before gradio is imported
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    if os.environ.get("SPACES_ZERO_GPU"):
-        import spaces  # noqa: F401  # pyright: ignore[reportMissingImports]  (before torch, as ZeroGPU asks)
-
-    from guda_core.local import load_service
-    from guda_core.ui import build_ui, launch_options
-    from guda_core.zero_gpu import on_zero_gpu
-
-    host, port = address()
-    build_ui(on_zero_gpu(load_service())).launch(server_name=host, server_port=port, **launch_options())
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("guda_core").setLevel(logging.INFO)
+    run(_service)
