@@ -42,9 +42,7 @@ def test_the_last_interval_is_the_scores_own():
     assert contributions.narrowing(values(1), "noto") == []
 
 
-@pytest.mark.parametrize(
-    ("draws", "said_so", "not_there"), [(2, "greater effort", "was"), (6, "was", "greater effort")]
-)
+@pytest.mark.parametrize(("draws", "said_so", "not_there"), [(2, "More effort", "was"), (6, "was", "More effort")])
 def test_the_screen_says_how_wide_it_was_only_where_it_narrowed(draws, said_so, not_there):
     of = values(draws)
     a = Attribution("guda", "nats", {"noto": GroupScore(1.0, 0.0, 2.0)}, 1.0, kl=of)

@@ -68,7 +68,7 @@ def test_a_model_without_adapters_still_shows_likeness_and_why_there_is_no_more(
         page = watched.open(url)
         run(page)
         done(page)
-        expect(page.locator(".guda-says")).to_have_text("No group could be scored; the table says why.")
+        expect(page.locator(".guda-says")).to_have_text("No group could be scored. The table says why.")
         expect(page.locator(".js-plotly-plot")).to_have_count(2)
         watched.check(tmp_path / "missing.png")
 
@@ -147,7 +147,7 @@ def test_an_upload_is_attributed_and_a_refused_one_says_why(browser, tmp_path):
         expect(page.get_by_label("Remove image").or_(page.get_by_label("Clear"))).to_be_visible()
         run(page, "Attribute")
         done(page)
-        expect(page.locator(".guda-says")).to_contain_text("cannot be told apart")
+        expect(page.locator(".guda-says")).to_contain_text("are not separable")
         expect(page.get_by_text("It was resized from 128 x 96")).to_be_visible()
         expect(page.locator(".guda-scores").first).to_contain_text("unavailable")
         page.get_by_label("Remove image").or_(page.get_by_label("Clear")).click()

@@ -105,8 +105,11 @@ def test_behind_a_group_that_gives_as_much_to_any_picture_another_may_be_needed(
     )
     first, third = GROUPS.groups[IDS[0]].name, GROUPS.groups[IDS[2]].name
     said = words.sentence(a, GROUPS)
-    assert said.startswith(f"{first} comes first, not clearly with more") and f"{third} is needed most: 12" in said
-    assert words.first_of(a, GROUPS) == f"{first}, beyond any picture's {third}"
+    assert (
+        said.startswith(f"{first} comes first, but not clearly above its offset")
+        and f"{third} is needed most: 12" in said
+    )
+    assert words.first_of(a, GROUPS) == f"{first}; above the offsets: {third}"
     retrained = dataclasses.replace(a, method="logo", groups={**a.groups, IDS[0]: GroupScore(30, -1, 61)}, settings={})
     assert words.first_of(retrained, GROUPS) == "no group stands out"
 
@@ -156,9 +159,9 @@ def test_the_screens_table_has_it_as_text():
     a = dataclasses.replace(a, groups={**a.groups, "noto": missing})
     table = words.rows(a, GROUPS)
     assert table[0][2:5] == ("40", "32 to 48", "25") and table[-1][4:] == ("-", "unavailable: Its file is missing.")
-    assert "To any picture" in markup.scores_html(a, GROUPS, "GUDA") and {len(r) for r in table} == {6}
+    assert "Offset" in markup.scores_html(a, GROUPS, "GUDA") and {len(r) for r in table} == {6}
     plain = dataclasses.replace(a, settings={})
-    assert "To any picture" not in markup.scores_html(plain, GROUPS, "GUDA") and len(words.rows(plain, GROUPS)[0]) == 5
+    assert "Offset" not in markup.scores_html(plain, GROUPS, "GUDA") and len(words.rows(plain, GROUPS)[0]) == 5
 
 
 def test_the_evidence_adds_up_to_the_score():

@@ -75,7 +75,7 @@ def test_a_tick_marks_what_a_group_gives_to_any_picture():
     settings = {"offset": {"openmoji": 12.0, "twemoji": 0.0, "streamline-emojis": -3.0, "noto": 9.0}}
     d = json.loads(bars(Attribution("guda", "nats", SCORES, settings=settings), SETS).to_json())
     assert (d["data"][1]["x"], d["data"][1]["y"]) == ([12.0, -3.0], ["OpenMoji", "Streamline Emojis"])
-    assert "tick: given to any picture" in d["layout"]["xaxis"]["title"]["text"]
+    assert "tick: the offset" in d["layout"]["xaxis"]["title"]["text"]
     assert d["data"][0]["marker"]["color"] == [BAR, PALE, BAR]
     settings["offset"]["openmoji"] = 36.0  # more than the lower end, 35
     d = json.loads(bars(Attribution("guda", "nats", SCORES, settings=settings), SETS).to_json())

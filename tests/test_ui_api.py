@@ -115,7 +115,7 @@ def test_the_last_picture_can_be_scored_again_and_a_visitor_without_one_is_told(
         visitor, other = Visitor(url), Visitor(url)
         first = visitor.generate(methods=["clip"])
         assert text(visitor.call("/page_again", ["guda", "clip"], "full")["says"]).startswith("Without")
-        with pytest.raises(AppError, match="no longer kept"):
+        with pytest.raises(AppError, match="no longer stored"):
             other.call("/page_again", ["guda"], "quick")
     assert first["clip_table"]
 

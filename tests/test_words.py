@@ -42,8 +42,8 @@ NONE = Attribution("guda", "nats", {"noto": GroupScore(None, None, None, "unavai
 
 def test_a_clear_first_is_named_with_its_figures_and_its_lead():
     assert words.sentence(AHEAD, SETS) == (
-        "Without OpenMoji in the training data, this picture would be explained worst: 41 nats, 95% interval 35 to 47; "
-        "clearly ahead of Twemoji."
+        "Without OpenMoji in the training data, the model would explain this picture worst: 41 nats, 95% interval 35 "
+        "to 47; clearly ahead of Twemoji."
     )
 
 
@@ -54,7 +54,7 @@ def test_the_lead_is_not_claimed_when_it_was_not_tested():
 
 def test_two_that_overlap_cannot_be_told_apart():
     said = words.sentence(TIED, SETS)
-    assert said.startswith("The first two, OpenMoji and Twemoji, cannot be told apart")
+    assert said.startswith("The first two, OpenMoji and Twemoji, are not separable")
     assert "clearly" not in said
 
 
@@ -72,7 +72,7 @@ def test_what_is_not_final_says_so_and_what_was_not_scored_is_named():
     groups = {**AHEAD.groups, **NONE.groups}
     assert words.sentence(dataclasses.replace(AHEAD, progress=0.5), SETS).startswith("So far: Without OpenMoji")
     assert words.sentence(dataclasses.replace(AHEAD, groups=groups), SETS).endswith("Not scored: Noto Emoji.")
-    assert words.sentence(NONE, SETS) == "No group could be scored; the table says why."
+    assert words.sentence(NONE, SETS) == "No group could be scored. The table says why."
     assert words.sentence(Attribution("guda", "nats", {}, 0.1), SETS) == ""
 
 
@@ -89,14 +89,12 @@ def test_two_methods_together_put_a_group_first_and_say_no_more():
         "Twemoji."
     )
     tied = dataclasses.replace(TOGETHER, separable=False)
-    assert words.sentence(tied, SETS).endswith("it cannot be told apart from Twemoji.")
+    assert words.sentence(tied, SETS).endswith("not separable from Twemoji.")
 
 
 def test_gradient_methods_put_a_group_first_and_are_not_told_as_an_elbo():
     said = words.sentence(GRADIENTS, SETS)
-    assert said == (
-        "DAS puts Noto Emoji first: 0.012 kernel, 95% interval 0.01 to 0.015; it cannot be told apart from Twemoji."
-    )
+    assert said == ("DAS puts Noto Emoji first: 0.012 kernel, 95% interval 0.01 to 0.015; not separable from Twemoji.")
 
 
 def test_the_headline_is_about_guda_and_waits_for_it():

@@ -51,7 +51,7 @@ MEANS = (
     ),
 )
 ABSTAINS = (
-    ("The first two cannot be told apart", "The 95% interval of their difference includes 0. More effort may help."),
+    ("The first two are not separable", "The 95% interval of their difference includes 0. More effort may help."),
     (
         "No group stands out",
         (

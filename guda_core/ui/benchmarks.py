@@ -18,18 +18,18 @@ FOLDER = ASSETS / "benchmarks"
 MOST = 8_000_000  # bytes of one file
 INTRO = (
     "A score is worth as much as it agrees with the oracle: a model trained again without the group. Agreement is "
-    "measured on many pictures; 1 means that a method names the same first group as the oracle each time. The ceiling "
-    "is what one retraining tells of another: the oracle against itself, trained from another seed (ceiling-again: "
-    "from the same seed, before, on other machines). A method is not expected to do much better."
+    "measured on many pictures. 1 means that a method always names the same first group as the oracle. The ceiling is "
+    "the oracle against itself, trained from another seed: what one retraining tells about another (ceiling-again: "
+    "from the same seed, earlier, on other machines). No method is expected to do much better."
 )
 ROWS = (
-    "guda: as the app answers, with the offset (guda/drop: without it); guda-weighted and guda-removed: "
-    "unlearned towards a style drawn by likeness of words, or towards no style words; guda-esd: by another operator; "
-    "guda-whole: the whole network fine-tuned instead of an adapter; "
-    "guda-retrack, on the digits: GUDA for a model without prompts. trak, dtrak, das: by gradients. instance: the "
-    "picture itself is unlearned. clip-mean, -max, -prototype: likeness to a group's pictures on average, to the "
-    "nearest, to their mean; classifier: likeness by a classifier's features. combined: GUDA and DAS together. random: "
-    "scores drawn at random. In brackets: on how many groups alone a row is compared."
+    "guda: as in the app, with the offset (guda/drop: without it). guda-weighted: unlearned towards a style that is "
+    "drawn by likeness of words. guda-removed: unlearned towards no style words. guda-esd: another forget loss. "
+    "guda-whole: the whole network is fine-tuned, not an adapter. guda-retrack, on the digits: GUDA for a model "
+    "without prompts. trak, dtrak, das: by gradients. instance: the picture itself is unlearned. clip-mean, clip-max, "
+    "clip-prototype: likeness to a group's pictures (their mean likeness, the nearest picture, the mean of the "
+    "pictures). classifier: likeness by a classifier's features. combined: GUDA and DAS together. random: scores drawn "
+    "at random. In brackets: the number of groups, where a row is compared on fewer than all."
 )
 TABLES = {  # file -> (title, command)
     "styles.json": ("Agreement with retraining: styles", "python -m experiments.styles"),
@@ -39,24 +39,24 @@ MEASURES = {"top1": "Same first group", "mrr": "MRR", "ndcg3_exponential": "NDCG
 SETS = {
     "generated": "Generated pictures, one style's words",
     "generated-blend": "Generated pictures, two styles' words mixed",
-    "real": "Real pictures of objects never trained on, without a caption",
-    "held_out": "Real pictures that were never trained on",
+    "real": "Real pictures of held-out objects, without a caption",
+    "held_out": "Real pictures that were not trained on",
 }
-OTHERWISE = "; the same values, scored otherwise"
-ABOUT_OTHERWISE = (
-    "Not methods of their own: the values that the oracle (logo) and GUDA (guda) are made from, weighted otherwise, or "
-    "fewer of them; GUDA's all without the offset."
+ABLATIONS = "; ablations"
+ABOUT_ABLATIONS = (
+    "Ablations are not methods of their own. They use the same values as the oracle (logo) and GUDA (guda), but weight "
+    "them in another way, or use fewer of them. All of GUDA's are without the offset."
 )
 CEILINGS = (
-    "The ceiling was measured on some of the groups. It is easier to be right among few groups than among all, so only "
-    "these figures may be set against it."
+    "The ceiling was measured on some of the groups. It is easier to be right among few groups than among all. So "
+    "compare the ceiling with these figures only."
 )
 NOMINAL = 0.95  # of the intervals
 UNKNOWN = "Not measured yet."
 SPEED = {"app_start_s": "The app answers after", "generate_25_steps_s": "Generate a picture, 25 steps"}
 SANITY = {
     "generated_with_prompt": "Generated pictures, with their caption: the style that was asked for",
-    "real_held_out_empty_prompt": "Real pictures of objects never trained on, without a caption: who drew it",
+    "real_held_out_empty_prompt": "Real pictures of held-out objects, without a caption: who drew it",
 }
 
 
@@ -117,8 +117,8 @@ def _draw_set(query_set: str, rows: Sequence[Mapping[str, Any]]) -> None:
     counted = ", ".join(dict.fromkeys(f"{r['n']} pictures" for r in rows if "n" in r))
     title = SETS.get(query_set, query_set)
     block(text(Html(f"<strong>{title if query_set in SETS else code(query_set)}</strong> ({counted}).")))
-    otherwise = [r for r in rows if "/" in str(r["method"])]
-    rows = [r for r in rows if r not in otherwise]
+    ablations = [r for r in rows if "/" in str(r["method"])]
+    rows = [r for r in rows if r not in ablations]
     tops = [r["top1"] for r in rows]
     figure = plots.agreement(
         [str(r["method"]) for r in rows],
@@ -127,13 +127,13 @@ def _draw_set(query_set: str, rows: Sequence[Mapping[str, Any]]) -> None:
         [t["high"] for t in tops],
     )
     gr.Plot(figure, show_label=False, container=False)
-    for part, caption, head in ((rows, "", "Method"), (otherwise, OTHERWISE, "Values/scoring")):
+    for part, caption, head in ((rows, "", "Method"), (ablations, ABLATIONS, "Values/scoring")):
         body = [(r["method"], *[_cell(r.get(m)) for m in MEASURES]) for r in part]
         if body:
             caption = f"Agreement with the oracle: {title}{caption}"
             block(table(caption, (head, *MEASURES.values()), body, numbers=".nnnn"))
-    if otherwise:
-        block(note(ABOUT_OTHERWISE))
+    if ablations:
+        block(note(ABOUT_ABLATIONS))
 
 
 def _cell(found: Any) -> str:
@@ -146,11 +146,11 @@ def _intervals(found: dict[str, Any] | None) -> Html:
     if not rows:
         return Html(title + text(UNKNOWN))
     narrow = [r["effort"] for r in rows if r["held"]["high"] < NOMINAL]
-    said = "A 95% interval should hold the value that far more computing gives in 95 of 100 cases."
+    said = "A 95% interval should cover the value of a far larger computation in 95 of 100 cases."
     if narrow:
-        said += f" These do so less often: they are too narrow ({', '.join(map(str, narrow))})."
+        said += f" These cover it less often, so they are too narrow ({', '.join(map(str, narrow))})."
     body = [(r["effort"], *[_cell(r.get(k)) for k in ("held", "told_apart", "told_apart_wrongly")]) for r in rows]
-    head = ("Effort", "The interval held it", "The first two were told apart", "Of these, the wrong way")
+    head = ("Effort", "The interval covered it", "The first two were separable", "Of these, in the wrong order")
     return Html(title + text(said) + table("Are the intervals honest?", head, body, numbers=".nnn"))
 
 
@@ -166,7 +166,7 @@ def _sanity(found: dict[str, Any] | None) -> Html:
         part = part if isinstance(part, Mapping) else {}
         shown = [_counted(part.get(m)) for m in ("guda", "guda_when_separable", "clip")]
         rows.append((what, *shown))
-    head = ("How often the first group is right", "GUDA", "GUDA, when it tells the first two apart", "CLIP similarity")
+    head = ("How often the first group is right", "GUDA", "GUDA, when the first two are separable", "CLIP similarity")
     return Html(title + table("First checks", head, rows))
 
 
@@ -188,9 +188,9 @@ def _scope(found: dict[str, Any] | None) -> Html:
     for kind in kinds.values():
         rare = "seldom" if kind.get("belongs") else "often"
         rows.append((str(kind.get("about", "?")), rare, _counted(kind.get("out_of_scope"))))
-    head = ("Pictures", "The warning should come", "It came for this share")
+    head = ("Pictures", "The warning should come", "It came for this fraction")
     body = table("How often pictures are called foreign to the model", head, rows)
-    return Html(title + note("It catches photographs and noise; drawings by others it mostly lets pass.") + body)
+    return Html(title + note("It recognises photographs and noise. It misses most drawings by others.") + body)
 
 
 def _speed(found: dict[str, Any] | None) -> Html:

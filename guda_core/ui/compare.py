@@ -19,18 +19,18 @@ from guda_core.ui.markup import Html, block, heading, note, table, text
 
 ORACLE = "logo"
 ABOUT = (
-    "Two methods may well disagree: GUDA asks what the model needed, CLIP similarity what the picture looks like. "
-    "Ranks are compared, since most methods have a unit of their own (GUDA and the oracle share theirs, nats)."
+    "Methods may disagree. GUDA asks what the model needed. CLIP similarity asks what the picture looks like. This "
+    "page compares ranks, because most methods have their own unit. (GUDA and the oracle share one, nats.)"
 )
 NO_ORACLE = (
-    "The oracle, a model trained again without each group, is not offered for this model, so this page cannot say "
-    "which method is right about this picture. How often each agrees with the oracle is on the Benchmarks tab."
+    "The oracle (a model trained again without each group) is not available for this model. So this page cannot say "
+    "which method is right about this picture. The Benchmarks tab says how often each method agrees with the oracle."
 )
 BESIDE = (
-    "The oracle is the answer that the other methods stand for. It is one training itself: the Benchmarks tab says how "
-    "often another names the same first group, and how often each method does, over many pictures. Here GUDA and the "
-    "oracle met the same noise, so that they may agree a little more than there. Rank correlation: 1 for "
-    "the same order of the groups, 0 for none in common, -1 for the reverse."
+    "The other methods try to predict the oracle. The oracle is itself only one training. The Benchmarks tab says, "
+    "over many pictures, how often another training names the same first group, and how often each method does. Here "
+    "GUDA and the oracle saw the same noise, so they may agree a little more than on that tab. Rank correlation: 1 is the "
+    "same order of the groups, 0 is no relation, -1 is the reverse order."
 )
 
 
@@ -61,7 +61,7 @@ def shown(answer: Answer | None, service: Service) -> Html:
     body = Html(body + _beside_the_oracle(answers, sets, names))
     after = [] if ORACLE in names else [NO_ORACLE]
     unfinished = [
-        f"{names[a.method]} was stopped early: its ranks may still change." for a in answers if a.progress < 1
+        f"{names[a.method]} was stopped early. Its ranks could still change." for a in answers if a.progress < 1
     ]
     return Html(heading("Where the methods agree") + text(*said) + body + note(*unfinished, *after))
 
@@ -79,7 +79,7 @@ def _beside_the_oracle(answers: list[Attribution], group_set: GroupSet, names: M
         rows.append([names[a.method], "yes" if first else "no", f"{metrics.spearman(own, truth)[0]:.2f}"])
     head = ["Method", f"Also puts {group_set.groups[oracle.ranked()[0]].name} first", "Rank correlation"]
     body = table("Agreement with the oracle on this picture", head, rows, numbers="..n")
-    return Html(heading("Beside the oracle, on this picture") + note(BESIDE) + body)
+    return Html(heading("Compared with the oracle, on this picture") + note(BESIDE) + body)
 
 
 def _spread(places: list[int]) -> str:

@@ -18,28 +18,28 @@ from guda_core.ui.markup import Html, block, code, heading, note, table, text
 
 Z = 1.96  # standard errors of a 95% interval
 STEPS = (
-    "The fall of the ELBO is a sum over noise levels. At small timesteps the model is asked about fine texture, at "
-    "large ones about the rough layout. A negative bar means that the model without the group does better there."
+    "The ELBO drop is a sum over noise levels. At small timesteps the model is asked about fine texture, at large ones "
+    "about the rough layout. A negative bar means that the model does better there without the group."
 )
 OFFSET = (
     f"The score of GUDA is that fall and the group's offset: {WEIGHT:g} times how much worse its adapter "
     "explains held-out pictures of the other groups, on average. It is the same for every picture."
 )
-NARROW = "Each point uses all noise draws up to it, so the last one is the score on the first tab."
+NARROW = "Each point uses all noise draws up to it. So the last point is the score on the first tab."
 HEALTH = (
     "What each adapter did to the model, measured once after unlearning, in nats per picture. Forgot: how much worse "
-    "the group's own pictures are explained (large is good). Damage: how much worse other groups' pictures are "
-    "explained (near 0: the adapter leaves them alone; the last column makes the offset of GUDA's scores). With "
-    "a caption, and without one; ± is a 95% interval."
+    "the model explains the group's own pictures (large is good). Damage: how much worse it explains other groups' "
+    "pictures (near 0 is good). The last column gives the offset of GUDA's scores. With a caption, and without one. "
+    "± is a 95% interval."
 )
 FIDELITY = (
-    "The oracle keeps each retrained model as its coded difference from the full one. What that loses was measured "
-    "once: both forms scored the same pictures with the same noise. Rank correlation: over the pictures, of the scores "
-    "by the model without one group. Error: root mean square of what coding adds to a score; spread: standard "
+    "Each retrained model is stored with delta compression: as its rounded difference from the full model. What that "
+    "loses was measured once: both forms scored the same pictures with the same noise. Rank correlation: of the two "
+    "forms' scores, over the pictures. Error: root mean square of what compression adds to a score. Spread: standard "
     "deviation of the scores over the pictures."
 )
 HASHES = (
-    "SHA-256 of everything that answers are computed from here, but for the offsets, which a report gives as "
+    "SHA-256 of everything that answers are computed from here. Offsets are not among them: a report gives those as "
     "numbers. A report names what its own answer used."
 )
 FIGURES = {
@@ -47,8 +47,8 @@ FIGURES = {
     "others_prompt": "Damage, with caption",
     "forgotten_empty": "Forgot, without",
     "others_empty": "Damage, without",
-    "held_out_empty": "Forgot, objects never trained on",
-    "held_out_others_empty": "Damage, objects never trained on",
+    "held_out_empty": "Forgot, held-out objects",
+    "held_out_others_empty": "Damage, held-out objects",
 }
 
 
@@ -72,7 +72,7 @@ def health(service: Service, provenance: Provenance) -> Html:
 
 
 def fidelity(service: Service, provenance: Provenance) -> Html:
-    """What each retrained model lost by being coded; nothing where there is no oracle."""
+    """What each retrained model lost by delta compression; nothing where there is no oracle."""
     if not provenance.retrained:
         return Html()
     rows = []
@@ -88,8 +88,8 @@ def fidelity(service: Service, provenance: Provenance) -> Html:
         cells = (f"{n} pictures", f"{spearman:.3f}", *(words.number(v, "nats") for v in (rms, sd)))
         rows.append((service.group_set.groups[g].name, *cells))
     head = ("Trained without", "Measured on", "Rank correlation", "Error (nats)", "Spread (nats)")
-    body = table("What the coded oracle lost", head, rows, numbers="..nnn")
-    return Html(heading("What the oracle lost by being stored small") + note(FIDELITY) + body)
+    body = table("What delta compression lost", head, rows, numbers="..nnn")
+    return Html(heading("What the oracle lost by delta compression") + note(FIDELITY) + body)
 
 
 def _figure(found: Any) -> str:
@@ -111,7 +111,7 @@ def hashes(service: Service, provenance: Provenance, answer: Answer | None) -> H
     rows += [
         (f"Model ({p.name})", code(p.sha256)),
         ("CLIP", code(p.clip_sha256)),
-        ("CLIP's features of the training pictures", code(p.bank_sha256)),
+        ("CLIP's feature bank of the training pictures", code(p.bank_sha256)),
     ]
     names = {g: group.name for g, group in service.group_set.groups.items()}
     rows += [(f"Adapter: {names[g]}", code(sha)) for g, sha in p.adapters.items()]
@@ -139,7 +139,7 @@ def steps(a: Attribution, group: str, name: str) -> tuple[Html, Any, Html]:
     ]
     offset, fall = a.offset(group), sum(c.value for c in parts)
     if offset:
-        rows.append(("all: the fall", words.number(fall, a.unit), ""))
+        rows.append(("all: the drop", words.number(fall, a.unit), ""))
         rows.append(("the offset", words.number(offset, a.unit), ""))
     rows.append(("the score" if offset else "all: the score", words.number(fall + offset, a.unit), ""))
     body = table("What each range of timesteps adds", ("Timesteps", "Adds (nats)", "95%"), rows, numbers=".nn")
@@ -155,12 +155,12 @@ def narrowing(a: Attribution, group: str, name: str) -> tuple[Html, Any, Html]:
     assert a.kl is not None
     found = contributions.narrowing(a.kl, group, a.offset(group))
     if not found:
-        return text("There are too few draws to tell."), None, Html()
+        return text("There are too few draws to show this."), None, Html()
     first, last = (f"{words.number(e.high - e.low, a.unit)}" for e in (found[0][1], found[-1][1]))
     if len(found) == 1:
         said = (
             f"{name}: with {found[0][0]} draws in each range of timesteps the 95% interval is {first} {a.unit} wide. "
-            "A greater effort makes more draws and narrows it."
+            "More effort makes more draws and narrows it."
         )
     else:
         said = (
@@ -198,7 +198,7 @@ def draw(tab: gr.Tab) -> Inspect:
     hint = block(text(words.NO_ANSWER))
     parts: list[Any] = []
     with gr.Column(visible=False) as box:
-        group = gr.Dropdown([], label="Group", info="Whose score is looked into.", interactive=True)
+        group = gr.Dropdown([], label="Group", info="The group whose score is explained.", interactive=True)
         for title in ("Which noise levels the score comes from", "How the interval narrowed"):
             block(heading(title))
             parts += [block(), gr.Plot(show_label=False, container=False), block()]

@@ -114,7 +114,7 @@ def notes_html(query: Query) -> Html:
 
 def scores_html(a: Attribution, group_set: GroupSet, name: str) -> Html:
     """The same figures as the bars: rank, group, score, 95% interval, the tick where there is one, status."""
-    tick = ("To any picture",) if a.has_offset else ()
+    tick = ("Offset",) if a.has_offset else ()
     head = ("Rank", "Group", f"Score ({a.unit})", "95% interval", *tick, "Status")
     numbers = "n.nn" + "n" * len(tick)
     return table(f"Scores by {name}", head, words.rows(a, group_set), numbers=numbers, css="guda-scores")

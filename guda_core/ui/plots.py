@@ -62,20 +62,20 @@ def bars(a: Attribution, group_set: GroupSet) -> go.Figure:
 
 
 def _add_ticks(figure: go.Figure, a: Attribution, group_set: GroupSet) -> None:
-    """A tick on the bar of every group whose score has a offset."""
+    """A tick on the bar of every group whose score has an offset."""
     marked = [g for g in a.ranked() if a.offset(g)]
     figure.add_scatter(
         x=[a.offset(g) for g in marked],
         y=[group_set.groups[g].name for g in marked],
         mode="markers",
         marker={"symbol": "line-ns", "size": 15, "line": {"color": TICK, "width": 2.5}},
-        hovertemplate="%{y} gives to any picture: %{x:.4g} " + a.unit + "<extra></extra>",
+        hovertemplate="offset of %{y}: %{x:.4g} " + a.unit + "<extra></extra>",
     )
 
 
 def _frame(figure: go.Figure, a: Attribution, labels: Sequence[str]) -> None:
     """Axes and layout of the bars, whose names from top to bottom are the labels."""
-    axis = f"{a.unit}, with 95% interval" + ("; tick: given to any picture" if a.has_offset else "")
+    axis = f"{a.unit}, with 95% interval" + ("; tick: the offset" if a.has_offset else "")
     figure.update_xaxes(
         title={"text": axis, "font": {"size": 12}, "standoff": 8},
         zeroline=True, zerolinecolor=TEXT, zerolinewidth=2, gridcolor=GRID, fixedrange=True, nticks=5, tickangle=0,

@@ -20,8 +20,8 @@ from guda_core.ui.files import offered, only_keep_the_path, uploaded
 from guda_core.ui.markup import Html, block, code, heading, note, says_html, status_html, table
 
 ABOUT = (
-    "A report is one zip: every figure with its interval, all values behind them, the picture, hashes, settings, "
-    "versions and limits. Anyone can have it computed again, here or by"
+    "A report is one zip. It holds the scores with their intervals, all values behind them, the picture, hashes, "
+    "settings, versions and limits. Anyone can compute it again, here or with"
 )
 MOST = 200  # changes shown
 SAVE = """(file) => {
@@ -52,7 +52,7 @@ def told(verdict: Verdict) -> Html:
     kinds = (
         ("What the answer is computed from", verdict.inputs),
         ("The answer", verdict.scores),
-        ("Versions and hardware (told, not judged)", verdict.environment),
+        ("Versions and hardware (shown, not judged)", verdict.environment),
     )
     parts: list[str] = [says_html(words.REPLAYED[verdict.outcome])]
     for title, changes in kinds:
@@ -104,7 +104,7 @@ def connect(r: Reports, service: Service, answer: gr.State) -> None:
 
     def write(a: Answer | None) -> list[Any]:
         try:
-            return [gr.update(value=made(a, service), visible=True), note("The report was made.")]
+            return [gr.update(value=made(a, service), visible=True), note("The report is ready.")]
         except Exception as e:
             return [gr.update(visible=False), note(f"No report. {explained(e)}")]
 

@@ -12,45 +12,45 @@ STATUS = {"ok": "ok", "unavailable": "unavailable", "no_score": "no score"}
 
 TITLE = "Which pictures made this picture possible?"
 PURPOSE = (
-    "A diffusion model learned to draw from several groups of training pictures. This tool asks, for one picture, "
-    "which group the model needed: it compares the model with copies of it that have unlearned one group each."
+    "A diffusion model learned to draw from several groups of training pictures. For one picture, this tool asks which "
+    "group the model needed. It compares the model with copies of it, each of which has unlearned one group."
 )
 STEPS = (
     "Press an example, let the model draw a picture, or upload one of your own.",
-    "The model is compared with copies of itself that have unlearned one group of training pictures each.",
-    "You read which group the picture would be explained worst without, how sure that is, and who drew that group.",
+    "The tool compares the model with copies of it, each of which has unlearned one group of training pictures.",
+    "You read without which group the model would explain the picture worst, how certain that is, and who drew it.",
 )
 FIRST_VISIT = "Nothing is scored yet. Press an example to see an answer."
 TRY_CAPTIONS = "Also try other captions"
-CAPTIONS_INFO = "Scores the picture again with the best caption that CLIP finds, and with none."
-WAITING = "Waiting for a free place."
-WORKING = "Working on it: the scores appear here as soon as there are any."
+CAPTIONS_INFO = "Scores the picture again with the best caption that CLIP finds, and without a caption."
+WAITING = "Waiting in the queue."
+WORKING = "Computing. The scores appear here as they come."
 CANCELLING = "Cancelling."
-CANCELLED = "Cancelled. Whatever is shown was computed up to then."
-CANCELLED_EARLY = "Cancelled before there was any score."
-NOT_STARTED = "Not started: too many visitors are waiting, or an input was refused. Try again in a minute."
+CANCELLED = "Cancelled. What you see was computed before that."
+CANCELLED_EARLY = "Cancelled. There was no score yet."
+NOT_STARTED = "Not started. Too many visitors are waiting, or an input was refused. Try again in a minute."
 SCORING = "Scoring."
 SCOPING = "Checking whether this model could have made the picture."
 DONE = "Done."
-STORED = "Done. This example was computed earlier and kept; score it again to compute it now."
-PICTURE_GONE = "The picture is no longer kept here. Draw or upload it again."
+STORED = "Done. This example was computed earlier and stored. Score it again to compute it now."
+PICTURE_GONE = "The picture is no longer stored here. Draw or upload it again."
 NO_PICTURE = "There is no picture yet. Upload one first."
 NO_REPORT = "There is no report yet. Choose a report's zip first."
-NO_ANSWER = "Nothing is scored yet. Score a picture on the first tab; what stands behind its figures then appears here."
-NOT_UPLOADED = "Only a picture uploaded on this page is accepted: no web address, no data and no path on the server."
-ABORTED = (
-    "The GPU that was lent for this was taken back before it was done. Try again, with less effort or fewer methods."
+NO_ANSWER = "Nothing is scored yet. Score a picture on the first tab. Its details then appear here."
+NOT_UPLOADED = (
+    "Only a picture that you upload on this page is accepted. A web address, data or a path on the server is not."
 )
-FAULT = "Something went wrong on the server. It was logged; please try again."
-DISK = "The file could not be written: the server's disk is full or cannot be written to. Try again later."
+ABORTED = "The GPU was taken back before the work was done. Try again, with less effort or fewer methods."
+FAULT = "Something went wrong on the server. The error was logged. Please try again."
+DISK = "The file could not be written. The server's disk is full or read-only. Try again later."
 OUT_OF_SCOPE = VERDICTS["out of scope"] + " Read the bars below with that in mind."
 OWN_PICTURE = "Not needed: the model made this picture itself."
 SAME_CAPTION = "the same caption as above"
 REPLAYED = {
-    "equal": "Equal: computed again here, every score is the same to the last bit.",
-    "within tolerance": "Within tolerance: computed again here, every number is the same to one part in a thousand (or "
-    "0.001 nats). Other hardware or versions do that.",
-    "different": "Different: computed again here, something is not as the report says. The tables say what.",
+    "equal": "Equal. Computed again here, every score is the same to the last bit.",
+    "within tolerance": "Within tolerance. Computed again here, every number is the same to one part in a thousand (or "
+    "0.001 nats). Other hardware or versions cause such differences.",
+    "different": "Different. Computed again here, something is not as the report says. The tables show what.",
 }
 
 
@@ -86,7 +86,7 @@ def sentence(a: Attribution, group_set: GroupSet) -> str:
     names = {g: group_set.groups[g].name for g in a.groups}
     missing = [names[g] for g in a.groups if g not in ranked]
     if not ranked:
-        return "No group could be scored; the table says why."
+        return "No group could be scored. The table says why."
     say = {"nats": _drop, "cosine": _likeness}.get(a.unit, _first)
     said = say(a, names, ranked)
     if a.progress < 1:
@@ -106,24 +106,24 @@ def _drop(a: Attribution, names: Mapping[str, str], ranked: list[str]) -> str:
     low, high = a.groups[first].low or 0.0, a.groups[first].high or 0.0
     offset = a.offset(first)
     if offset > 0 and not a.stands_out(first):
-        said = f"{names[first]} comes first, not clearly with more than the {number(offset, a.unit)} {a.unit} that it "
-        said += f"gives to any picture ({_figures(a, first)})."
+        said = f"{names[first]} comes first, but not clearly above its offset, the {number(offset, a.unit)} {a.unit} "
+        said += f"that it gives to any picture ({_figures(a, first)})."
         beyond = _beyond(a, ranked)
         if beyond is None:
             return f"No group stands out: {said}"
-        return f"{said} Beyond what they give to any, {names[beyond]} is needed most: {_figures(a, beyond)}."
+        return f"{said} Above the offsets, {names[beyond]} is needed most: {_figures(a, beyond)}."
     if low <= 0:
         where = "includes 0" if high >= 0 else "lies below 0"
         return f"No group stands out: the interval of the first, {names[first]}, {where} ({_figures(a, first)})."
     second = a.runner_up
     if second is not None and a.separable is False:
         return (
-            f"The first two, {names[first]} and {names[second]}, cannot be told apart: {_figures(a, first)}, and "
+            f"The first two, {names[first]} and {names[second]}, are not separable: {_figures(a, first)}, and "
             f"{_figures(a, second)}. More effort narrows the intervals."
         )
     ahead = f"; clearly ahead of {names[second]}" if second is not None and a.separable else ""
     return (
-        f"Without {names[first]} in the training data, this picture would be explained worst: "
+        f"Without {names[first]} in the training data, the model would explain this picture worst: "
         f"{_figures(a, first)}{ahead}."
     )
 
@@ -136,7 +136,9 @@ def _beyond(a: Attribution, ranked: list[str]) -> str | None:
 
 def _likeness(a: Attribution, names: Mapping[str, str], ranked: list[str]) -> str:
     then = f"; next is {names[ranked[1]]} at {number(a.groups[ranked[1]].score or 0.0, a.unit)}" if ranked[1:] else ""
-    return f"It looks most like the pictures of {names[ranked[0]]}: {_figures(a, ranked[0])}{then}. Likeness only."
+    return (
+        f"It looks most like the pictures of {names[ranked[0]]}: {_figures(a, ranked[0])}{then}. This is only likeness."
+    )
 
 
 def _first(a: Attribution, names: Mapping[str, str], ranked: list[str]) -> str:
@@ -146,7 +148,7 @@ def _first(a: Attribution, names: Mapping[str, str], ranked: list[str]) -> str:
     if a.runner_up is None or a.separable is None:
         return f"{said}."
     second = names[a.runner_up]
-    return f"{said}; {'clearly ahead of' if a.separable else 'it cannot be told apart from'} {second}."
+    return f"{said}; {'clearly ahead of' if a.separable else 'not separable from'} {second}."
 
 
 def headline(answers: Mapping[str, Attribution], group_set: GroupSet, asked: list[str]) -> str:
@@ -160,8 +162,8 @@ def headline(answers: Mapping[str, Attribution], group_set: GroupSet, asked: lis
 
 
 def rows(a: Attribution, group_set: GroupSet) -> list[tuple[str, ...]]:
-    """The table of an Attribution, best first: rank, group, score, 95% interval, what is given to any picture (if
-    scores hold such a part), status with its reason."""
+    """The table of an Attribution, best first: rank, group, score, 95% interval, offset (if scores include one), status
+    with its reason."""
     ranked, offset = a.ranked(), a.has_offset
     out: list[tuple[str, ...]] = []
     for i, g in enumerate([*ranked, *(g for g in a.groups if g not in ranked)]):
@@ -190,9 +192,9 @@ def first_of(a: Attribution, group_set: GroupSet) -> str:
         beyond = _beyond(a, ranked) if a.offset(ranked[0]) > 0 else None
         if beyond is None:
             return "no group stands out"
-        return f"{name}, beyond any picture's {group_set.groups[beyond].name}"
+        return f"{name}; above the offsets: {group_set.groups[beyond].name}"
     if a.separable is False and a.runner_up:
-        return f"{name} or {group_set.groups[a.runner_up].name}: cannot be told apart"
+        return f"{name} or {group_set.groups[a.runner_up].name}: not separable"
     return name
 
 
@@ -202,11 +204,11 @@ def captions_agree(answers: Sequence[Attribution], group_set: GroupSet) -> str:
     if len(firsts) < 2:
         return "There was no other caption to try."
     if len(set(firsts)) == 1:
-        return f"The answer does not hang on the caption: each one leads to {firsts[0]}."
+        return f"The answer does not depend on the caption: each one gives {firsts[0]}."
     leaders = {a.ranked()[0] for a in answers if a.ranked()}
     if len(leaders) == 1:
         name = group_set.groups[next(iter(leaders))].name
-        return f"{name} comes first under each caption, but not each time clearly. Trust it less than one answer alone."
+        return f"{name} comes first with each caption, but not always clearly. Trust this less than a clear answer."
     return "The captions disagree about the first group. Do not rely on any one of these answers alone."
 
 
@@ -214,7 +216,7 @@ def compared(answers: Sequence[Attribution], group_set: GroupSet, names: Mapping
     """Where the methods agree and disagree, in plain sentences."""
     ranks = {a.method: {g: i + 1 for i, g in enumerate(a.ranked())} for a in answers if a.ranked()}
     if len(ranks) < 2:
-        return ["Only one method has answered: there is nothing to compare. Choose another beside it and score again."]
+        return ["Only one method has answered, so there is nothing to compare. Choose a second one and score again."]
     first = {m: next(iter(r)) for m, r in ranks.items()}
     shown = {g: group_set.groups[g].name for r in ranks.values() for g in r}
     if len(set(first.values())) == 1:
@@ -230,7 +232,7 @@ def compared(answers: Sequence[Attribution], group_set: GroupSet, names: Mapping
         said.append(f"They differ most about {shown[most]}: {places}.")
     unsure = [names[a.method] for a in answers if a.separable is False]
     if unsure:
-        said.append(f"Mind that {' and '.join(unsure)} cannot tell its own first two apart.")
+        said.append(f"The first two groups are not separable by {' or '.join(unsure)}.")
     return said
 
 
