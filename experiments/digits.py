@@ -1,4 +1,4 @@
-"""`python -m experiments.digits [--quick]`: the paper's CIFAR-10 experiment on scikit-learn's digits, from nothing."""
+"""`python -m experiments.digits [--quick]`: the paper's CIFAR-10 experiment on scikit-learn's digits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def digits(
     table_only: TableOption = False,
     quick: Annotated[bool, typer.Option("--quick", help="Smaller models, fewer queries, one seed.")] = False,
 ) -> None:
-    """Everything from nothing, trainings included, in under three hours on two cores."""
+    """Make everything, trainings included: under three hours on two cores."""
     from experiments.benchmark import benches, classes_table
 
     where, config = folder or BENCHMARKS, benches.find("digits-quick" if quick else "digits")

@@ -1,4 +1,4 @@
-"""`python -m experiments.intervals`: how often GUDA's 95% intervals hold the value of a full budget."""
+"""`python -m experiments.intervals`: how often GUDA's 95% intervals cover the value of a full budget."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from guda_core.paths import BENCHMARKS
 
 
 def intervals(model: ModelOption = None, folder: FolderOption = None) -> None:
-    """Measure how often GUDA's intervals hold the value of a full budget."""
+    """Measure how often GUDA's intervals cover the value of a full budget."""
     from experiments.benchmark import intervals as benchmark
 
     where = folder or BENCHMARKS

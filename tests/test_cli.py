@@ -117,7 +117,7 @@ def test_group_sets_are_listed_and_the_version_is_said(run):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["p.png", "--out", "out", "--json", "r.json"], "are of one picture"),
+        (["p.png", "--out", "out", "--json", "r.json"], "are for one picture"),
         (["p.png", "--prompts", "p.csv"], "--prompts goes with --out"),
         (["."], "Name it with --out"),
         (["p.png", "p.png", "--report", "r.zip"], "For several, name a folder"),

@@ -36,7 +36,7 @@ def test_training_without_pictures_says_what_to_do(run):
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
-    [(["--groups", "noto"], "are options of --live"), (["--live", "--status"], "leave --live out")],
+    [(["--groups", "noto"], "need --live"), (["--live", "--status"], "Leave --live out")],
 )
 def test_options_of_logo_that_contradict_are_refused(run, options, sentence):
     code, said = run(logo, *options)

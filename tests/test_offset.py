@@ -11,10 +11,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from guda_core import cli
 from guda_core.attribution.counterfactual import Budget
 from guda_core.attribution.guda import WEIGHT, Guda
 from guda_core.attribution.logo import Logo
+from guda_core.cli import attribute, terminal
 from guda_core.data.groups import load_group_set
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.cards import load_model
@@ -141,16 +141,16 @@ def test_a_group_that_gives_no_more_than_to_any_picture_does_not_stand_out():
 
 def test_the_command_line_shows_it_in_a_column_of_its_own(monkeypatch):
     shown = Console(record=True, width=140)
-    monkeypatch.setattr(cli, "out", shown)
+    monkeypatch.setattr(terminal, "OUT", shown)
     a = scored(40, 8, 25)
     missing = GroupScore(None, None, None, "unavailable", "Its file is missing.")
-    cli._print_attribution(dataclasses.replace(a, groups={**a.groups, "noto": missing}), GROUPS)
+    attribute._show_answer(dataclasses.replace(a, groups={**a.groups, "noto": missing}), GROUPS)
     text = shown.export_text(clear=True)
     cells = [[c.strip() for c in line.strip("│").split("│")] for line in text.splitlines() if line.startswith("│")]
-    assert "given to any picture" in text and {len(row) for row in cells} == {6}
+    assert "offset" in text and {len(row) for row in cells} == {6}
     assert cells[0][2:5] == ["40.0", "32.0 to 48.0", "25.0"] and cells[-1][5].startswith("unavailable")
-    cli._print_attribution(dataclasses.replace(a, settings={}), GROUPS)
-    assert "given to any" not in shown.export_text()
+    attribute._show_answer(dataclasses.replace(a, settings={}), GROUPS)
+    assert "offset" not in shown.export_text()
 
 
 def test_the_screens_table_has_it_as_text():

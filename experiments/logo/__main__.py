@@ -19,17 +19,18 @@ def logo(
     minutes: MinutesOption = None,
     status: Annotated[bool, typer.Option("--status", help="Only list the trainings and which are done.")] = False,
     live: Annotated[
-        bool, typer.Option("--live", help="Make the LOGO models answer live: train, code, measure.")
+        bool, typer.Option("--live", help="Store the models with delta compression, and measure what that loses.")
     ] = False,
-    groups: Annotated[str, typer.Option(help="Of --live: comma-separated group ids; default all.")] = "",
-    folder: Annotated[Path | None, typer.Option(help="Of --live. Default: assets/oracle/MODEL.")] = None,
+    groups: Annotated[str, typer.Option(help="With --live: comma-separated group ids. Default: all.")] = "",
+    folder: Annotated[Path | None, typer.Option(help="With --live. Default: assets/oracle/MODEL.")] = None,
     model: ModelOption = None,
 ) -> None:
-    """Train the UNet again without each group (LOGO) and from second seeds: hours; stop and resume as you like."""
+    """Train the UNet again without each group (LOGO), and from second seeds. This takes hours; stop and resume as you
+    like."""
     if not live and (groups or folder or model):
-        raise OptionError("--groups, --folder and --model are options of --live.")
+        raise OptionError("--groups, --folder and --model need --live.")
     if live and status:
-        raise OptionError("--status only lists; leave --live out.")
+        raise OptionError("--status only lists the trainings. Leave --live out.")
     quieten()
 
     import torch

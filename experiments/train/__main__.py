@@ -19,13 +19,13 @@ from guda_core.paths import ASSETS
 def train(
     stage: Annotated[str, typer.Argument(help="clip, vae, unet, assemble, bank, or all (in that order).")] = "all",
     name: SetOption = None,
-    without: Annotated[str | None, typer.Option(help="unet only: leave this group out (a LOGO model).")] = None,
-    seed: Annotated[int | None, typer.Option(help="unet only: another seed than the full model's.")] = None,
+    without: Annotated[str | None, typer.Option(help="Only for unet: leave this group out (a LOGO model).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Only for unet: a seed other than the full model's.")] = None,
     assets: Annotated[
         Path | None, typer.Option(help="assemble, bank: where the finished model goes. Default: assets.")
     ] = None,
 ) -> None:
-    """Train the embedded model. Every stage checkpoints and resumes; finished ones are skipped."""
+    """Train the embedded model. Every stage saves checkpoints and resumes. Finished stages are skipped."""
     quieten()
 
     import torch

@@ -62,7 +62,7 @@ def features(
 def scope(
     model: ModelOption = None,
     folder: Annotated[Path | None, typer.Option(help="Where scope.json goes. Default: assets/benchmarks.")] = None,
-    pictures: Annotated[int, typer.Option(min=4, help="Of each kind.")] = 48,
+    pictures: Annotated[int, typer.Option(min=4, help="Number of pictures of each kind.")] = 48,
 ) -> None:
     """Measure the rule that says whether the model could have made a picture: its threshold and how often it errs.
 
@@ -80,7 +80,7 @@ def scope(
 @app.command()
 def bank(
     name: SetOption = None,
-    folder: Annotated[Path | None, typer.Option(help="Of the CLIP. Default: assets/clip.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="The CLIP's folder. Default: assets/clip.")] = None,
 ) -> None:
     """Make the feature bank: CLIP features of every training picture, with which CLIP similarity answers."""
     quieten()

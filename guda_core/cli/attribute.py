@@ -22,32 +22,33 @@ FORMS = {"nats": ".1f", "cosine": ".3f"}  # of scores; others have three digits 
 
 def attribute(
     paths: Annotated[list[Path], typer.Argument(help="Pictures (PNG, JPEG or WebP), or folders of them.")],
-    prompt: Annotated[str, typer.Option(help="The caption; empty = the unconditional model.")] = "",
+    prompt: Annotated[str, typer.Option(help="The caption. Empty: the unconditional model.")] = "",
     effort: EffortOption = "standard",
     methods: MethodsOption = "guda,clip",
-    json_file: Annotated[Path | None, typer.Option("--json", help="Of one picture: where to write the record.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="For one picture: write the record here.")] = None,
     report_file: Annotated[
-        Path | None, typer.Option("--report", help="Of one picture: where to write the report (a zip).")
+        Path | None, typer.Option("--report", help="For one picture: write the report bundle (a zip) here.")
     ] = None,
     out_folder: Annotated[
-        Path | None, typer.Option("--out", help="Of many: folder for scores.csv, batch.json and a report a picture.")
+        Path | None,
+        typer.Option("--out", help="For many: the folder for scores.csv, batch.json and their reports."),
     ] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="With --out: a CSV with the columns file and prompt, in place of --prompt.")
+        Path | None, typer.Option(help="With --out: a CSV with the columns file and prompt, instead of --prompt.")
     ] = None,
     model: ModelOption = None,
 ) -> None:
     """Attribute pictures to the groups of training pictures.
 
-    With --out every picture gets a report, a table holds all scores, and a run that was stopped goes on. A picture that
-    cannot be read stops no other; exit code 1 then.
+    With --out, every picture gets a report, and one table holds all scores. A stopped run goes on where it stopped. A
+    picture that cannot be read is skipped; the exit code is then 1.
     """
     for path in paths:
         if not path.exists():
             raise OptionError(f"There is no file '{path}'.")
     if out_folder is not None:
         if json_file or report_file:
-            raise OptionError("--json and --report are of one picture; with --out every picture gets a report.")
+            raise OptionError("--json and --report are for one picture. With --out, every picture gets a report.")
         _many(paths, out_folder, prompt=prompt, prompts=prompts, effort=effort, methods=listed(methods), model=model)
         return
     if prompts is not None:
@@ -55,7 +56,7 @@ def attribute(
     if any(p.is_dir() for p in paths):
         raise OptionError("A folder of pictures needs a folder for the results. Name it with --out.")
     if len(paths) > 1 and (json_file or report_file):
-        raise OptionError("--json and --report are of one picture. For several, name a folder with --out.")
+        raise OptionError("--json and --report are for one picture. For several, name a folder with --out.")
     service = service_of(model)
     for path in paths:
         if len(paths) > 1:
@@ -121,7 +122,7 @@ def _show_answer(a: Attribution, gs: GroupSet) -> None:
     table = Table(title=f"{a.method} ({a.unit}); positive = the group contributed; not shares")
     ranked = a.ranked()
     offset = a.has_offset
-    for column in ("rank", "group", "score", "95% interval", *(["given to any picture"] if offset else []), "status"):
+    for column in ("rank", "group", "score", "95% interval", *(["offset"] if offset else []), "status"):
         table.add_column(column)
     for i, g in enumerate([*ranked, *[g for g in a.groups if g not in ranked]]):
         s = a.groups[g]
@@ -135,7 +136,7 @@ def _show_answer(a: Attribution, gs: GroupSet) -> None:
     show(table)
     if a.separable is not None and a.runner_up and ranked:
         first, second = gs.groups[ranked[0]].name, gs.groups[a.runner_up].name
-        say(f"{first} is ahead of {second}." if a.separable else f"{first} and {second} cannot be told apart.")
+        say(f"{first} is ahead of {second}." if a.separable else f"{first} and {second} are not separable.")
 
 
 def _many(
@@ -164,7 +165,7 @@ def _many(
                 at = item.done + item.fraction * (item.state == "working")
                 bar.update(task, completed=at, note=item.file[:40])
     assert summary is not None
-    kept = f" ({summary.kept} of them kept from an earlier run)" if summary.kept else ""
+    kept = f" ({summary.kept} of them cached from an earlier run)" if summary.kept else ""
     say(f"Scored: {summary.finished}{kept}. Refused: {len(summary.refused)}.")
     for file, why in summary.refused.items():
         note(f"{file}: {why}")

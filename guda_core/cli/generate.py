@@ -14,10 +14,10 @@ from guda_core.cli.terminal import ModelOption, note, progress_bar, say
 
 def generate(
     prompt: Annotated[str, typer.Option(help='For example "rocket, artistic style featuring thick black outline".')],
-    out_file: Annotated[Path, typer.Option("--out", help="PNG to write.")],
-    seed: Annotated[int, typer.Option(help="0 .. 2**32 - 1.")] = 0,
-    steps: Annotated[int, typer.Option(help="DDIM steps.")] = 25,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance.")] = 2.5,
+    out_file: Annotated[Path, typer.Option("--out", help="The PNG file to write.")],
+    seed: Annotated[int, typer.Option(help="0 to 4294967295. The same seed gives the same picture.")] = 0,
+    steps: Annotated[int, typer.Option(help="Number of DDIM steps.")] = 25,
+    guidance: Annotated[float, typer.Option(help="Weight of classifier-free guidance.")] = 2.5,
     model: ModelOption = None,
 ) -> None:
     """Generate a picture."""

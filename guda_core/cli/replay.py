@@ -18,8 +18,10 @@ SAID = {
 
 
 def replay(
-    report: Annotated[Path, typer.Argument(help="A report's zip, or its report.json beside its picture.png.")],
-    model: Annotated[str | None, typer.Option("--model", help="Another card than the report names.")] = None,
+    report: Annotated[Path, typer.Argument(help="The zip of a report, or its report.json beside picture.png.")],
+    model: Annotated[
+        str | None, typer.Option("--model", help="A model card, if not the one that the report names.")
+    ] = None,
 ) -> None:
     """Compute a report again: equal, within tolerance, or different and where. Exit code 1 when different."""
     from guda_core.reports.read import read_report
@@ -41,7 +43,7 @@ def replay(
     for title, changes in (
         ("What the answer is computed from:", verdict.inputs),
         ("The answer:", verdict.scores),
-        ("Versions and hardware (told, not judged):", verdict.environment),
+        ("Versions and hardware (shown, not judged):", verdict.environment),
     ):
         if changes:
             say(title)

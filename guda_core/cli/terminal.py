@@ -155,5 +155,5 @@ SetOption = Annotated[
 ]
 EffortOption = Annotated[str, typer.Option(help="quick, standard or full.")]
 MethodsOption = Annotated[
-    str, typer.Option(help="Comma-separated: guda, clip; where there are features or retrained models also others.")
+    str, typer.Option(help="Comma-separated method ids. More are available where features or retrained models are.")
 ]

@@ -29,8 +29,8 @@ NO_ORACLE = (
 BESIDE = (
     "The other methods try to predict the oracle. The oracle is itself only one training. The Benchmarks tab says, "
     "over many pictures, how often another training names the same first group, and how often each method does. Here "
-    "GUDA and the oracle saw the same noise, so they may agree a little more than on that tab. Rank correlation: 1 is the "
-    "same order of the groups, 0 is no relation, -1 is the reverse order."
+    "GUDA and the oracle saw the same noise, so they may agree a little more than on that tab. Rank correlation: 1 is "
+    "the same order of the groups, 0 is no relation, -1 is the reverse order."
 )
 
 
