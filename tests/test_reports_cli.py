@@ -76,7 +76,7 @@ def test_a_folder_is_a_batch(run, tmp_path):  # noqa: F811
         assert {r["file"] for r in csv.DictReader(f)} == {"0.png", "1.png"}
     (folder / "bad.png").write_bytes(b"bad")
     done = run("attribute", folder, *options)
-    assert done.exit_code == 1 and "2 of them kept" in done.output and "bad.png: Only PNG" in done.output
+    assert done.exit_code == 1 and "2 of them cached" in done.output and "bad.png: Only PNG" in done.output
     assert [r["file"] for r in json.loads((out / "batch.json").read_text())["refused"]] == ["bad.png"]
     done = run("attribute", tmp_path / "none", "--out", out)
     assert done.exit_code == 2 and "There is no file" in done.output
