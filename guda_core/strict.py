@@ -6,13 +6,12 @@ and a field with a spelling mistake is not passed over.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
 
 from guda_core.errors import GudaError
 
@@ -74,7 +73,7 @@ def checked(model: type[Entry], entry: Any, what: str, error: Callable[[str], Gu
         raise error(_sentence(e.errors()[0], model, what)) from e
 
 
-def _sentence(found: ErrorDetails, model: type[BaseModel], what: str) -> str:
+def _sentence(found: Mapping[str, Any], model: type[BaseModel], what: str) -> str:
     place, known = ".".join(str(p) for p in found["loc"]), ", ".join(model.model_fields)
     if found["type"] == "missing":
         return f"{what} has no field '{place}'. Add it; the fields are {known}."
