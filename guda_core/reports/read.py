@@ -85,7 +85,7 @@ def _altered(name: str) -> ReportError:
 
 
 def _too_large(name: str) -> ReportError:
-    return ReportError(f"{name} is larger than a report ever is.")
+    return ReportError(f"{name} is too large to be part of a report.")
 
 
 def _read(path: Path, most: int) -> bytes:
@@ -110,7 +110,7 @@ def _unzip(data: bytes, names: tuple[str, ...] | None = FILES) -> dict[str, byte
             if infos and min(i.header_offset for i in infos) > 0:  # cut off: this is the end of a zip within it
                 raise zipfile.BadZipFile
             if len(infos) > MAX_ARRAYS or sum(i.file_size for i in infos) > MAX_ZIP:
-                raise ReportError("This zip unpacks to far more than a report ever holds.")
+                raise ReportError("This zip unpacks to far more data than any report.")
             for info in infos:
                 name, told = info.filename, plain(info.filename, 80)
                 if name.startswith(("/", "\\")) or ":" in name or ".." in name.replace("\\", "/").split("/"):
@@ -120,7 +120,7 @@ def _unzip(data: bytes, names: tuple[str, ...] | None = FILES) -> dict[str, byte
                 if name in out:
                     raise ReportError(f"This zip holds '{told}' twice.")
                 if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                    raise ReportError(f"'{told}' is encrypted or packed in a way that no report is.")
+                    raise ReportError(f"'{told}' is encrypted, or packed in a way that reports are not.")
                 with z.open(info) as f:
                     out[name] = f.read(info.file_size + 1)
                 if len(out[name]) != info.file_size:
@@ -232,7 +232,7 @@ def _of_method(values: Mapping[str, np.ndarray], method: str) -> dict[str, np.nd
 def _check_values(record: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> None:
     """Do the arrays belong to the record: of each method that sampled, KL values of every scored group at all draws; of
     any other, one-dimensional ones at most, e.g. a value of every training picture?"""
-    strange = ReportError(f"{VALUES} does not hold the values that {RECORD} tells of.")
+    strange = ReportError(f"{VALUES} does not contain the values that {RECORD} names.")
     left = len(values)
     for method, found in record["methods"].items():
         own, s = _of_method(values, method), found["sampling"]
