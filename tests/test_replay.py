@@ -350,8 +350,8 @@ NPZ = {
     ),
     "text": (bundle.zipped({"guda/t.npy": array(np.array(["x"]))}), "not of the type or size"),
     "nan": (bundle.zipped({"guda/t.npy": array(np.array([np.nan]))}), "not finite"),
-    "other arrays": (bundle.zipped({"guda/t.npy": array(np.zeros(3))}), "does not hold the values"),
-    "none": (bundle.zipped({}), "does not hold the values"),
+    "other arrays": (bundle.zipped({"guda/t.npy": array(np.zeros(3))}), "does not contain the values"),
+    "none": (bundle.zipped({}), "does not contain the values"),
 }
 
 
@@ -468,7 +468,7 @@ def test_torn_empty_large_and_missing_files_are_refused(path, tmp_path):
             read_report(path)
     with path.open("wb") as f:
         f.truncate(MAX_ZIP + 1)
-    with pytest.raises(ReportError, match="larger than a report"):
+    with pytest.raises(ReportError, match="too large to be part"):
         read_report(path)
     for missing in (tmp_path / "no.zip", tmp_path):
         with pytest.raises(ReportError, match="There is no file"):
