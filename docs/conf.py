@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 project = "GUDA"
 author = "The GUDA app authors"
+copyright = author
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = "GUDA"
