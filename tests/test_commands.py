@@ -18,7 +18,10 @@ from guda_core.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md", "assets/MODEL_CARD.md", *sorted(str(p) for p in ROOT.glob("docs/**/*.md")))
-COMMAND = re.compile(r"(?:(?:python|accelerate launch) -m (?:guda_core|experiments)|(?<=`)guda )[^`\n]*")
+COMMAND = re.compile(
+    r"(?:(?:python|accelerate launch) -m (?:guda_core|experiments)|(?<=`)guda |^ *(?:[A-Z_]+=\w+ )*guda (?!=))[^`\n]*",
+    re.M,
+)
 
 
 def fields(value: object) -> list[str]:
@@ -34,7 +37,7 @@ def fields(value: object) -> list[str]:
 def named() -> set[str]:
     """The commands of the pages and of the committed records."""
     texts = [(ROOT / p).read_text(encoding="utf-8") for p in PAGES]
-    found = {m.replace("\\|", " ") for t in texts for m in COMMAND.findall(t)}
+    found = {m.replace("\\|", " ").strip(" \\") for t in texts for m in COMMAND.findall(t)}
     for path in (ROOT / "assets").rglob("*.json"):
         found |= set(fields(json.loads(path.read_text(encoding="utf-8"))))
     return found
@@ -42,7 +45,7 @@ def named() -> set[str]:
 
 def words(command: str) -> tuple[str, list[str]]:
     """The program ("guda", or a module of the laboratory) and the rest."""
-    rest = shlex.split(re.sub(r"[\[\]]", " ", command))
+    rest = [w for w in shlex.split(re.sub(r"[\[\]]", " ", command)) if not re.fullmatch(r"[A-Z_]+=\w+", w)]
     if rest[0] != "guda":
         rest = rest[rest.index("-m") + 1 :]
     return ("guda" if rest[0] in ("guda", "guda_core") else rest[0]), rest[1:]
