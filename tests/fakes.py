@@ -24,6 +24,7 @@ from guda_core.ui import build_ui, launch_options
 from guda_core.ui.serve import launch
 from tests.light import fake_provenance
 
+WAIT = 240.0  # seconds that a test waits for something that must come; a busy machine needs some of them
 EDGES = np.array([1, 5, 20, 80, 250, 500, 1000])
 PROFILE = np.array([0.1, 0.2, 0.35, 0.25, 0.12, -0.02])  # of a score, by stratum; adds up to 1
 UNITS = {"clip": "cosine", "guda": "nats"}

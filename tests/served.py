@@ -13,7 +13,7 @@ import pytest
 from gradio_client import handle_file
 
 from guda_core.local import LocalService
-from tests.fakes import FakeService, serving
+from tests.fakes import WAIT, FakeService, serving
 from tests.test_imaging import encoded, halves
 from tests.test_ui_api import Visitor
 
@@ -46,8 +46,8 @@ class App:
     def send(self, name: str, *data: Any) -> str:
         """The server's events for a call whose numbers no client checked; NaN included."""
         call = f"{self.url}gradio_api/call/{name}"
-        posted = httpx.post(call, content=json.dumps({"data": data}), headers=JSON, timeout=20)
-        return httpx.get(f"{call}/{posted.json()['event_id']}", timeout=20).text
+        posted = httpx.post(call, content=json.dumps({"data": data}), headers=JSON, timeout=WAIT)
+        return httpx.get(f"{call}/{posted.json()['event_id']}", timeout=WAIT).text
 
     def kept(self) -> set[Path]:
         return {p for folder in (self.uploads, self.temporary) for p in folder.rglob("*") if p.is_file()}

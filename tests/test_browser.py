@@ -75,7 +75,7 @@ def test_a_model_without_adapters_still_shows_likeness_and_why_there_is_no_more(
 
 def test_cancel_stops_the_work_says_so_and_leaves_the_page_usable(browser, tmp_path):
     watched = Watched(browser)
-    service = FakeService(delay=0.1, passes=500)
+    service = FakeService(delay=0.1, passes=5000)
     with serving(service) as url:
         page = watched.open(url)
         cancel = page.get_by_role("button", name="Cancel")
@@ -97,7 +97,7 @@ def test_cancel_stops_the_work_says_so_and_leaves_the_page_usable(browser, tmp_p
 
 
 def test_cancelling_while_waiting_for_a_place_never_starts_the_work(browser, tmp_path):
-    service = FakeService(delay=0.1, passes=500)
+    service = FakeService(delay=0.1, passes=5000)
     first, second = Watched(browser), Watched(browser)
     with serving(service) as url:
         run(first.open(url))
@@ -118,7 +118,7 @@ def test_cancelling_while_waiting_for_a_place_never_starts_the_work(browser, tmp
 
 def test_closing_the_tab_stops_the_work(browser):
     watched = Watched(browser)
-    service = FakeService(delay=0.1, passes=500)
+    service = FakeService(delay=0.1, passes=5000)
     with serving(service) as url:
         page = watched.open(url)
         run(page)

@@ -172,7 +172,7 @@ def test_out_of_scope_and_disagreeing_captions_are_said_above_the_bars(browser, 
 
 def test_a_full_queue_says_so_and_the_page_stays_alive(browser, tmp_path, monkeypatch):
     monkeypatch.setattr("guda_core.ui.QUEUE", 1)
-    service, visitors = FakeService(delay=0.2, passes=400), [Watched(browser) for _ in range(3)]
+    service, visitors = FakeService(delay=0.2, passes=4000), [Watched(browser) for _ in range(3)]
     with serving(service) as url:
         for v in visitors:
             page = v.open(url)

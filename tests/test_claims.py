@@ -22,7 +22,7 @@ def test_what_others_have_in_hand_comes_last_and_is_waited_for(tmp_path):
             while len(order) < 2:
                 time.sleep(0.01)
             path.write_text("made")
-        done.result(timeout=60)
+        done.result(timeout=240)
     assert mine and order == [("a", False, False), ("c", False, False), ("b", False, True)]
     with claimed(tmp_path / "deep" / "a.npy") as free:
         assert free

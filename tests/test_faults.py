@@ -18,7 +18,7 @@ from PIL import Image
 
 from guda_core.data.images import MAX_PROMPT
 from guda_core.ui import words
-from tests.fakes import FakeService
+from tests.fakes import WAIT, FakeService
 from tests.served import App, opened
 from tests.test_imaging import (  # fmt: skip
     ACCEPTED,
@@ -161,13 +161,13 @@ def test_options_out_of_range_or_unknown_are_refused_and_nothing_is_computed(nam
 
 def test_an_unknown_style_or_object_is_refused(app):
     """No endpoint takes a style; the page's own event for it does."""
-    config = httpx.get(f"{app.url}config", timeout=20).json()
+    config = httpx.get(f"{app.url}config", timeout=WAIT).json()
     labels = {c["id"]: c["props"].get("label") for c in config["components"]}
     fill = next(d for d in config["dependencies"] if [labels[i] for i in d["inputs"]] == ["Object", "Style"])
 
     def filled(*data: str) -> httpx.Response:
         asked = {"data": data, "fn_index": fill["id"], "session_hash": "x"}
-        return httpx.post(f"{app.url}gradio_api/run/predict", json=asked, timeout=20)
+        return httpx.post(f"{app.url}gradio_api/run/predict", json=asked, timeout=WAIT)
 
     known = filled("rocket", "openmoji")
     assert known.status_code == 200 and "rocket" in known.json()["data"][0]

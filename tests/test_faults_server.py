@@ -28,7 +28,7 @@ from guda_core.local import LocalService
 from guda_core.records import Attribution, Query
 from guda_core.ui import QUEUE, words
 from guda_core.unlearning import adapters
-from tests.fakes import FakeService
+from tests.fakes import WAIT, FakeService
 from tests.served import App, opened
 from tests.test_imaging import NOISE, encoded, halves
 from tests.test_ui_api import DRAW, OPTIONS, text
@@ -208,7 +208,7 @@ class Held(FakeService):
         self.go = threading.Event()
 
     def attribute(self, query: Query, *, methods: Sequence[str], effort: str) -> Iterator[Attribution]:
-        assert self.go.wait(60)
+        assert self.go.wait(WAIT)
         yield from super().attribute(query, methods=methods, effort=effort)
 
 
@@ -219,14 +219,14 @@ def test_fifty_visitors_at_once_are_answered_in_turn_or_told_that_it_is_busy(tmp
 
         def ask(seed: int, call: str = call) -> httpx.Response:
             data = list({**DRAW, **OPTIONS, "methods": ["clip"], "seed": seed}.values())
-            return httpx.post(call, json={"data": data, "session_hash": f"visitor{seed}"}, timeout=30)
+            return httpx.post(call, json={"data": data, "session_hash": f"visitor{seed}"}, timeout=WAIT)
 
         def last(sent: httpx.Response, call: str = call) -> str:
-            return httpx.get(f"{call}/{sent.json()['event_id']}", timeout=60).text
+            return httpx.get(f"{call}/{sent.json()['event_id']}", timeout=WAIT).text
 
         with ThreadPoolExecutor(50) as pool:
             sent = list(pool.map(ask, range(50)))
-            page = httpx.get(app.url, timeout=10)
+            page = httpx.get(app.url, timeout=WAIT)
             assert page.status_code == 200 and words.TITLE in html.unescape(page.text)
             accepted = {seed: r for seed, r in enumerate(sent) if r.status_code == 200}
             busy = [r for r in sent if r.status_code == 503]

@@ -11,7 +11,7 @@ import pytest
 
 from guda_core import ui
 from guda_core.ui import build_ui, wants_mcp
-from tests.fakes import FakeService, serving
+from tests.fakes import WAIT, FakeService, serving
 
 pytestmark = pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")  # gradio's use of pandas 3
 
@@ -78,7 +78,7 @@ def test_the_endpoints_are_mcp_tools_with_their_docstrings(monkeypatch):
     monkeypatch.setenv("GUDA_MCP", "1")
     # In a thread of its own: a browser test of the same worker leaves an event loop running in this one.
     with serving(FakeService()) as url, ThreadPoolExecutor(1) as pool:
-        tools, answer = pool.submit(asyncio.run, asked(url)).result(timeout=60)
+        tools, answer = pool.submit(asyncio.run, asked(url)).result(timeout=WAIT)
     for endpoint in NAMED:
         tool = next(t for n, t in tools.items() if n.endswith(endpoint))
         assert tool.description and len(tool.description) > 40, endpoint

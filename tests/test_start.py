@@ -32,12 +32,11 @@ from guda_core.cli import start
 from guda_core.errors import OptionError
 from guda_core.proxies import NAMES
 from guda_core.ui.serve import launch
-from tests.fakes import FakeService, serving
+from tests.fakes import WAIT, FakeService, serving
 from tests.test_imaging import encoded, halves
 
 pytestmark = pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")  # gradio's use of pandas 3
 ROOT = Path(__file__).resolve().parent.parent
-WAIT = 240  # seconds: a machine may be busy
 DEAD = "http://127.0.0.1:9"  # nobody answers there
 HOSTILE = {
     "http_proxy": DEAD, "HTTP_PROXY": DEAD, "https_proxy": "what://ever", "ALL_PROXY": "socks5://127.0.0.1:9",

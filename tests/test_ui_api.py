@@ -22,7 +22,7 @@ from PIL import Image
 
 from guda_core.errors import ScoreError
 from guda_core.ui import QUEUE, build_ui, launch_options, words
-from tests.fakes import REASON, FakeService, serving
+from tests.fakes import REASON, WAIT, FakeService, serving
 
 pytestmark = pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")  # gradio's use of pandas 3
 
@@ -71,8 +71,8 @@ def raw(url: str, upload: Any) -> str:
     """What the server answers when a program sends it this, unchecked by any client."""
     data = [upload, "", False, *OPTIONS.values()]
     call = f"{url}gradio_api/call/page_attribute"
-    event = httpx.post(call, json={"data": data}, timeout=20).json()["event_id"]
-    return httpx.get(f"{call}/{event}", timeout=20).text
+    event = httpx.post(call, json={"data": data}, timeout=WAIT).json()["event_id"]
+    return httpx.get(f"{call}/{event}", timeout=WAIT).text
 
 
 def test_generate_answers_with_the_sentence_the_bars_and_the_same_figures_as_a_table():
@@ -209,7 +209,7 @@ def test_two_visitors_at_once_get_the_same_as_one_after_the_other():
 
 
 def test_cancelling_stops_the_work_at_the_next_yield():
-    service = FakeService(delay=0.05, passes=400)
+    service = FakeService(delay=0.05, passes=4000)
     with serving(service) as url:
         job = Visitor(url).client.submit(*{**DRAW, **OPTIONS}.values(), api_name="/page_generate")
         _wait(lambda: service.at_work == 1)
@@ -218,7 +218,7 @@ def test_cancelling_stops_the_work_at_the_next_yield():
     assert service.closed == 1
 
 
-def _wait(true, seconds: float = 20) -> None:
+def _wait(true, seconds: float = WAIT) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it never came"
@@ -240,7 +240,7 @@ def test_the_queue_is_bounded_everything_computes_in_turn_and_uploads_are_limite
 
 def test_an_upload_over_the_limit_is_refused(uploads):
     with serving(FakeService()) as url:
-        sent = httpx.post(f"{url}gradio_api/upload", files={"files": ("a.png", b"0" * 10_000_001)}, timeout=20)
+        sent = httpx.post(f"{url}gradio_api/upload", files={"files": ("a.png", b"0" * 10_000_001)}, timeout=WAIT)
     assert sent.status_code == 413
     assert not [p for p in uploads.rglob("*") if p.is_file()]
 
