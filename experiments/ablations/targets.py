@@ -87,7 +87,7 @@ def measure(
     model, gs = service.model, service.group_set
     assert service.logo is not None
     ids, own = list(gs.groups), list(gs.groups).index(group)
-    oracle = adapters.load(service.logo.folder / group, base_sha256=model.sha256, group=group)
+    oracle = adapters.load(service.logo.folder / group, model=model, group=group)
     generator, captioner = torch.Generator().manual_seed(0), captioner_of(gs)
     full, without, t_of = [], [], []
     for i, item in enumerate(pictures):

@@ -120,7 +120,7 @@ def unlearn_all(model: BaseModel, config: BenchConfig, clock: Clock) -> Iterator
 
 def _fits(folder: Path, model: BaseModel, group: str, config: UnconditionalConfig) -> bool:
     try:
-        meta = adapters.load(folder, base_sha256=model.sha256, group=group).meta
+        meta = adapters.load(folder, model=model, group=group).meta
     except AdapterError:
         return False
     return meta["config"] == json.loads(json.dumps(asdict(config)))
@@ -145,7 +145,7 @@ def sources(model: BaseModel, config: BenchConfig) -> list[Source]:
         for g in group_ids(config):
             folder = cache(config, model) / row / g
             if _fits(folder, model, g, own):
-                adapter = adapters.load(folder, base_sha256=model.sha256, group=g)
+                adapter = adapters.load(folder, model=model, group=g)
                 within = partial(adapters.applied, model.network, adapter)
                 out.append(Source(f"{row}/{g}", row, g, adapter.meta["sha256"], within))
     for job in queue(config):

@@ -98,9 +98,8 @@ class Forgetting:
             return False
 
     def _fits(self, gid: str) -> bool:
-        load = adapters.load_whole if self._whole(gid) else adapters.load
         try:
-            load(self.folder / gid, base_sha256=self.model.sha256, group=gid)
+            adapters.load(self.folder / gid, model=self.model, group=gid, group_set=self.group_set.id)
         except AdapterError:
             return False
         return True
@@ -205,7 +204,7 @@ class Forgetting:
         apart: (group, object) of held-out pictures that the offset must not be made of: a benchmark's queries.
         """
         config = config or HealthConfig()
-        adapter = adapters.load(self.folder / gid, base_sha256=self.model.sha256, group=gid)
+        adapter = adapters.load(self.folder / gid, model=self.model, group=gid, group_set=self.group_set.id)
         strata = likelihood.make_strata(self.model.schedule, config.strata, config.rule)
         kinds = self._kinds(gid, config, apart)
         record: dict[str, Any] = {}
