@@ -24,7 +24,7 @@ from guda_core.data.dataset import Pictures
 from guda_core.data.sources.iconify import Iconify
 from guda_core.errors import DataError, OptionError
 from guda_core.local import LocalService
-from guda_core.unlearning.guda_c import UnlearnConfig
+from guda_core.unlearning.config import UnlearnConfig
 from guda_core.unlearning.loop import LoopConfig
 from tests.test_pipeline import GROUPS, MISSING, service, ship_features  # noqa: F401  (a fixture)
 

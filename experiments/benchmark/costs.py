@@ -39,7 +39,7 @@ from guda_core.local import LocalService
 from guda_core.service import EFFORTS
 from guda_core.unlearning.adapters import OFFSET, read_health, read_meta
 from guda_core.unlearning.files import stored_bytes
-from guda_core.unlearning.guda_c import UnlearnConfig
+from guda_core.unlearning.forget import read_config
 from guda_core.unlearning.run import Forgetting
 from guda_core.versions import today, versions
 
@@ -71,9 +71,9 @@ def steps_of(service: LocalService, config: UnetConfig, folder: Path) -> dict[st
         if name == LIVE:
             continue
         meta = read_meta(where / ids[0])
-        own = UnlearnConfig.of(meta["config"])
+        own = read_config(meta["config"])
         endless = replace(own, loop=replace(own.loop, steps=10_000, checkpoint_s=1e9))
-        out[name] = (cast(Generator, job.unlearn(ids[0], endless)), own.loop.steps, _sizes(where, ids))
+        out[name] = (cast(Generator, job.unlearn(ids[0], endless, resume=False)), own.loop.steps, _sizes(where, ids))
     return out
 
 
