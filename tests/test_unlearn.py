@@ -237,7 +237,7 @@ def test_a_forget_loss_from_outside_is_used_like_the_others(world, tmp_path):
         for p in unlearn(task_of(world), config=config, folder=tmp_path, meta={}):  # noqa: B007
             pass
         meta = adapters.read_meta(tmp_path)
-        assert meta["towards"] == 0 and read_config(meta["config"]) == config and p.loss < 0.5
+        assert meta["towards"] == 0 and read_config(meta["config"]) == config and p.loss < 0.7
     finally:
         FORGET_LOSSES.remove("zero")
     with pytest.raises(OptionError, match=r"no forget loss 'zero'. Known: guda_c, esd, retrack"):

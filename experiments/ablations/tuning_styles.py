@@ -2,7 +2,7 @@
 ...`.
 
 A variant is a forget loss and changes of its settings, e.g. guda_c,steps=160,lr=5e-4,rank=12
-(`experiments.ablations.members.config_of`). Every variant unlearns all groups and is scored at every second query of each set, with
+(`members.config_of`). Every variant unlearns all groups and is scored at every second query of each set, with
 --draws draws in a stratum. These are the queries that the tables "held for the report" leave out, at most --most of
 them. The variant becomes one row of assets/benchmarks/styles-tuning.json: its settings, its agreement with the
 committed scores of the oracle, how far its scores lie from those, and its CPU seconds beside those of retraining. Rows

@@ -129,9 +129,10 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     for name in (META, OLD_META, OLD_WEIGHTS, LORA, LORA_CONFIG, NETWORK, HEALTH):
         (folder / name).unlink(missing_ok=True)
-    path, header = folder / (NETWORK if lora is None else LORA), {"format": "pt"}
+    path = folder / (NETWORK if lora is None else LORA)
+    header = {"format": "pt"}  # one entry alone: safetensors writes several in any order, and the hash would vary
     if lora is not None:
-        header["lora_adapter_metadata"] = json.dumps({PREFIX + k: v for k, v in lora.items()})  # diffusers reads this
+        header = {"lora_adapter_metadata": json.dumps({PREFIX + k: v for k, v in lora.items()})}  # diffusers reads it
         (folder / LORA_CONFIG).write_text(json.dumps(lora, indent=1), encoding="utf-8")
     save_file(dict(state), path, metadata=header)
     record = {**meta, "sha256": hash_file(path), "parameters": parameters}
