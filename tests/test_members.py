@@ -19,8 +19,6 @@ from guda_core.errors import OptionError
 from guda_core.unlearning import adapters
 from guda_core.unlearning.config import UnlearnConfig
 from guda_core.unlearning.forget import FORGET_LOSSES, Half, Task, hide, read_config
-from tests.test_unconditional import card  # noqa: F401  (fixtures)
-from tests.test_unconditional import forget as forget_u
 from tests.test_unlearn import WORDS, drawing, features, forget, task_of, world  # noqa: F401
 
 
@@ -169,20 +167,6 @@ def test_every_setting_changes_the_adapter_and_is_read_back(world, tmp_path):  #
         assert {k: getattr(read_config(meta["config"]), k) for k in change if k != "operator"} == {
             k: v for k, v in change.items() if k != "operator"
         }
-
-
-UNCONDITIONAL = [
-    {"operator": "shift", "bandwidth": 0.3},
-    {"operator": "retrack_capped"},
-    {"operator": "retrack_capped", "kl_cap": 3.0},
-]
-
-
-@pytest.mark.parametrize("change", UNCONDITIONAL, ids=str)
-def test_members_of_unconditional_models_make_adapters_of_their_own(world_u, tmp_path, change):
-    plain = forget_u(world_u, "a", tmp_path / "plain", bandwidth=change.get("bandwidth", 0.0))
-    meta = forget_u(world_u, "a", tmp_path / "x", config_of=config_of, **change)
-    assert meta["sha256"] != plain["sha256"] and read_config(meta["config"]).operator == change["operator"]
 
 
 BAD = [{"temperature": 0.0}, {"blend_share": 2.0}, {"empty_target": "x"}, {"selection": "x"}, {"magic": 1}]

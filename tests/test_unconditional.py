@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
+from experiments.ablations import members
 from guda_core.attribution.counterfactual import Budget
 from guda_core.attribution.guda import Guda
 from guda_core.data.captions import NoCaptions
@@ -21,7 +22,7 @@ from guda_core.errors import ImageError, ModelError, OptionError, PromptError, T
 from guda_core.records import Query
 from guda_core.unlearning import adapters, losses
 from guda_core.unlearning.config import UNET_LORA, UnconditionalConfig
-from guda_core.unlearning.forget import Task, config_of
+from guda_core.unlearning.forget import Task, config_of, read_config
 from guda_core.unlearning.loop import LoopConfig, run
 from guda_core.unlearning.unlearn import draw_noised, unlearn
 from tests.test_unlearn import make_group_set
@@ -278,3 +279,19 @@ def test_esd_at_the_posterior_odds_is_the_model_of_the_retained_data():
     r = share * density["forget"] / (share * density["forget"] + (1 - share) * density["retained"])
     full = r * eps["forget"] + (1 - r) * eps["retained"]
     np.testing.assert_allclose(losses.esd_target(full, eps["forget"], strength=r / (1 - r)), eps["retained"])
+
+
+# Losses that were tried and not adopted ------------------------------------------------------------------------------
+
+UNCONDITIONAL = [
+    {"operator": "shift", "bandwidth": 0.3},
+    {"operator": "retrack_capped"},
+    {"operator": "retrack_capped", "kl_cap": 3.0},
+]
+
+
+@pytest.mark.parametrize("change", UNCONDITIONAL, ids=str)
+def test_members_of_unconditional_models_make_adapters_of_their_own(world, tmp_path, change):
+    plain = forget(world, "a", tmp_path / "plain", bandwidth=change.get("bandwidth", 0.0))
+    meta = forget(world, "a", tmp_path / "x", config_of=members.config_of, **change)
+    assert meta["sha256"] != plain["sha256"] and read_config(meta["config"]).operator == change["operator"]
