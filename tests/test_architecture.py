@@ -50,7 +50,7 @@ TABLE = (
 # Where alone a library, or a call of print, may appear. The laboratory trains with diffusers and prints.
 PLACES = {
     "diffusers": ("diffusion.*", "experiments.*"),
-    "peft": ("unlearning.adapters",),
+    "peft": ("unlearning.lora",),
     "plotly": ("ui.plots",),
     "matplotlib": ("reports.figures",),
     "jsonschema": ("reports.read",),

@@ -29,7 +29,7 @@ from guda_core.attribution.gradient.kernel import KernelConfig
 from guda_core.data.sources.classes import read_cifar10
 from guda_core.diffusion import likelihood
 from guda_core.errors import DataError, GroupSetError, OptionError, TrainingError
-from guda_core.unlearning.guda_u import UnconditionalConfig
+from guda_core.unlearning.config import UnconditionalConfig
 from guda_core.unlearning.loop import LoopConfig
 
 LOOP = LoopConfig(steps=3, batch=8, lr=1e-3, warmup=1, ema=0.9, weight_decay=0.0, seed=3)

@@ -100,7 +100,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(run, tmp_path, content, more,
 
 def test_an_unknown_operator_is_refused(run):
     done = run("unlearn", "--operator", "magic")
-    assert done.exit_code == 2 and "guda_c, esd" in done.output
+    assert done.exit_code == 2 and "no forget loss 'magic'" in done.output
 
 
 def test_a_missing_npm_is_said(run, monkeypatch):

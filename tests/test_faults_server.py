@@ -27,7 +27,7 @@ from guda_core.diffusion.memory import NO_MEMORY
 from guda_core.local import LocalService
 from guda_core.records import Attribution, Query
 from guda_core.ui import QUEUE, words
-from guda_core.unlearning import adapters
+from guda_core.unlearning import adapters, files
 from tests.fakes import WAIT, FakeService
 from tests.served import App, opened
 from tests.test_imaging import NOISE, encoded, halves
@@ -67,7 +67,7 @@ class Payload:
 
 def damage(folder: Path, trace: Path, kind: str) -> None:
     """Damage an adapter in one of the ways of `DAMAGES`."""
-    weights, meta = folder / adapters.WEIGHTS, folder / adapters.META
+    weights, meta = files.weights_file(folder), files.meta_file(folder)
     record, data = json.loads(meta.read_text()), bytearray(weights.read_bytes())
 
     def rehashed(content: bytes, **more: Any) -> None:
@@ -91,7 +91,7 @@ def damage(folder: Path, trace: Path, kind: str) -> None:
     elif kind == "metadata of another kind":
         meta.write_text("[1, 2]")
     else:
-        rehashed(bytes(data), lora={"rank": 0, "alpha": 2})
+        rehashed(bytes(data), lora={"rank": 0, "alpha": 2, "targets": ["to_q"]})
 
 
 DAMAGES = {
@@ -100,9 +100,9 @@ DAMAGES = {
     "cut off, hash and all": "cannot be read",
     "a pickle": "never pickles",
     "a pickle under the right name": "cannot be read",
-    "metadata cut off": "metadata adapter.json",
-    "metadata of another kind": "metadata adapter.json",
-    "no rank": "cannot be read",
+    "metadata cut off": "metadata guda.json",
+    "metadata of another kind": "metadata guda.json",
+    "no rank": "its rank is 0",
 }
 
 
@@ -115,7 +115,7 @@ def test_damaged_adapters_are_unavailable_the_rest_answers_and_no_pickle_is_open
         shutil.copytree(folder / WELL[0], folder / group)
         meta = json.loads((folder / group / adapters.META).read_text())
         (folder / group / adapters.META).write_text(json.dumps({**meta, "group": group}))
-        adapters.load(folder / group, base_sha256=service.model.sha256, group=group)  # sound before it is damaged
+        adapters.load(folder / group, model=service.model, group=group)  # sound before it is damaged
         damage(folder / group, trace, kind)
     hurt = LocalService(service.model, service.group_set, service.clip, folder)
     for app in opened(tmp_path, hurt):

@@ -24,7 +24,7 @@ from guda_core.data.dataset import Pictures
 from guda_core.data.sources.iconify import Iconify
 from guda_core.errors import DataError, OptionError
 from guda_core.local import LocalService
-from guda_core.unlearning.guda_c import UnlearnConfig
+from guda_core.unlearning.config import UnlearnConfig
 from guda_core.unlearning.loop import LoopConfig
 from tests.test_pipeline import GROUPS as ALL
 from tests.test_pipeline import MISSING, service, ship_features  # noqa: F401  (a fixture)
@@ -224,8 +224,8 @@ def test_costs_are_taken_in_turns(full, tmp_path, monkeypatch):
     monkeypatch.setattr(costs.ensemble, "PARTS", ("guda", "trak"))
     for g in GROUPS.groups:
         (tmp_path / "live" / g).mkdir(parents=True)
-        (tmp_path / "live" / g / "adapter.json").write_bytes(b"12345")
-        (tmp_path / "live" / g / "adapter.safetensors").write_bytes(b"123456")
+        (tmp_path / "live" / g / "guda.json").write_bytes(b"12345")
+        (tmp_path / "live" / g / "network.safetensors").write_bytes(b"123456")
     monkeypatch.setattr(full, "logo", SimpleNamespace(folder=tmp_path / "live"))
     full.guda.offset = dict.fromkeys(full.guda.adapters, 1.0)
     health = {costs.OFFSET: {"n": 5}, "config": {"strata": 4, "draws": 1, "rule": "kl", "held_out": 8}}
@@ -252,8 +252,8 @@ def test_the_live_oracle_is_the_oracle_and_shares_no_draw_with_the_methods(full,
     for g in GROUPS.groups:
         source = full.guda.folder / ("twemoji" if g == MISSING else g)
         shutil.copytree(source, tmp_path / "live" / g)
-        meta = json.loads((source / "adapter.json").read_text())
-        (tmp_path / "live" / g / "adapter.json").write_text(json.dumps({**meta, "group": g}))
+        meta = json.loads((source / "guda.json").read_text())
+        (tmp_path / "live" / g / "guda.json").write_text(json.dumps({**meta, "group": g}))
     monkeypatch.setattr(full, "logo", SimpleNamespace(folder=tmp_path / "live"))
     folder = tmp_path / "out"
     list(styles.run(full, folder, queries=SMALL, config=SCORES))

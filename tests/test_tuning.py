@@ -8,9 +8,11 @@ import json
 import numpy as np
 import pytest
 
-from experiments.ablations import tuning_styles
+from experiments.ablations import tuning, tuning_styles
 from experiments.benchmark.tables import tuning_half
-from guda_core.unlearning.guda_c import UnlearnConfig
+from guda_core.errors import OptionError
+from guda_core.paths import ROOT
+from guda_core.unlearning.config import NOT_ADOPTED, UnlearnConfig
 
 
 def test_a_variants_name_is_its_operator_and_the_changes():
@@ -21,8 +23,24 @@ def test_a_variants_name_is_its_operator_and_the_changes():
     assert tried.loop == loop and (tried.selection, tried.empty_share) == ("uniform", 0.25)
     assert tried.lora is not None and (tried.lora.rank, tried.lora.alpha) == (12, 12)
     assert tuning_styles.parsed("esd,whole").lora is None and tuning_styles.parsed("esd").operator == "esd"
-    with pytest.raises(TypeError, match="stepz"):
+    with pytest.raises(OptionError, match="no setting stepz"):
         tuning_styles.parsed("guda_c,stepz=3")
+
+
+@pytest.mark.parametrize(
+    ("file", "parse"), [("styles", tuning_styles.parsed), ("digits", lambda t: tuning.parsed(t)[1])]
+)
+def test_every_published_variant_is_still_known_and_means_what_it_meant(file, parse):
+    """But for the id of its forget loss."""
+    for row in json.loads((ROOT / "assets" / "benchmarks" / f"{file}-tuning.json").read_text())["rows"]:
+        now, then = dataclasses.asdict(parse(row["variant"])), row["config"]
+        gone = {k: v for k, v in then.items() if k not in now}
+        assert all(NOT_ADOPTED[k] == v for k, v in gone.items()), row["variant"]
+        for k in set(then) - set(gone) - {"operator", "loop", "lora"}:
+            assert now[k] == then[k], (row["variant"], k)
+        for part in ("loop", "lora"):
+            a, b = (json.loads(json.dumps(c[part])) for c in (now, then))
+            assert {**(a or {}), "checkpoint_s": 0} == {**(b or {}), "checkpoint_s": 0}, row["variant"]
 
 
 def test_scores_are_compared_by_query_and_by_group():

@@ -10,17 +10,21 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
+from experiments.ablations import members
 from guda_core.attribution.counterfactual import Budget
 from guda_core.attribution.guda import Guda
+from guda_core.data.captions import NoCaptions
+from guda_core.data.dataset import described
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.cards import load_model
 from guda_core.diffusion.unconditional import Unconditional
 from guda_core.errors import ImageError, ModelError, OptionError, PromptError, TrainingError
 from guda_core.records import Query
 from guda_core.unlearning import adapters, losses
-from guda_core.unlearning import guda_u as unlearning
-from guda_core.unlearning.guda_u import UnconditionalConfig
+from guda_core.unlearning.config import UNET_LORA, UnconditionalConfig
+from guda_core.unlearning.forget import Task, config_of, read_config
 from guda_core.unlearning.loop import LoopConfig, run
+from guda_core.unlearning.unlearn import draw_noised, unlearn
 from tests.test_unlearn import make_group_set
 from tests.tiny import save_tiny_unconditional, tiny_unet
 
@@ -148,7 +152,7 @@ def world(card):
     unet = model.network.requires_grad_(True).train()
 
     def loss_of(step: int, g: torch.Generator) -> torch.Tensor:
-        _, x_t, t, eps = unlearning._draw(model, z, 32, g)
+        _, _, eps, x_t, t = draw_noised(SimpleNamespace(model=model, latents=z), torch.arange(len(z)), 32, g)
         return losses.mean_square(model.predict_eps(x_t, t, model.embed([""] * 32)), eps)
 
     for _ in run(unet, loss_of, LoopConfig(steps=400, batch=32, lr=4e-3, warmup=10)):
@@ -158,24 +162,24 @@ def world(card):
     return SimpleNamespace(model=model, z=z, groups=groups)
 
 
-def forget(world, group, folder, **changes):
-    loop = LoopConfig(
-        steps=changes.pop("steps", 2), batch=changes.pop("batch", 8), lr=changes.pop("lr", 1e-3), warmup=1,
-        weight_decay=0.0, seed=changes.pop("seed", 0),
-    )  # fmt: skip
-    config = UnconditionalConfig(**{"expert_steps": 2, "loop": loop, **changes})
-    for _ in unlearning.unlearn(
-        world.model, world.z, world.groups, group, config=config, folder=folder, meta={"note": "kept"}
-    ):
+def task_of(world, group) -> Task:
+    items = [described(g, str(i)) for i, g in enumerate(world.groups)]
+    return Task(world.model, items, world.z, group, NoCaptions(make_group_set()))
+
+
+def forget(world, group, folder, config_of=config_of, **changes):
+    given = {"operator": "retrack", "steps": 2, "batch": 8, "lr": 1e-3, "warmup": 1, "seed": 0, **changes}
+    values = {k: given.pop(k) for k in ("neighbours", "bandwidth") if given.get(k, 0) is None}  # None: all, likeliest
+    config = dataclasses.replace(config_of(**given), **values)
+    for _ in unlearn(task_of(world, group), config=config, folder=folder, meta={"note": "kept"}):
         pass
     return adapters.read_meta(folder)
 
 
 SETTINGS = {
     "retrack": {"forget_weight": 0.1, "steps": 60},
-    "retrack-lora": {"lora": unlearning.UNET_LORA, "forget_weight": 0.1, "steps": 60, "lr": 1e-2},
-    "shift": {"operator": "shift", "bandwidth": None, "neighbours": None, "forget_weight": 0.3, "steps": 40},
-    "esd": {"operator": "esd", "forget_weight": 0.3, "steps": 40, "expert_steps": 30},
+    "retrack-lora": {"lora": UNET_LORA, "forget_weight": 0.1, "steps": 60, "lr": 1e-2},
+    "esd": {"operator": "esd_fine_tuned", "forget_weight": 0.3, "steps": 40, "expert_steps": 30},
 }
 
 
@@ -197,16 +201,14 @@ def test_the_planted_group_comes_first(world, tmp_path, name):
 
 
 CHANGES = [
-    {"operator": "esd"},
-    {"lora": unlearning.UNET_LORA},
+    {"operator": "esd_fine_tuned", "expert_steps": 2},
+    {"lam": 3.0},
+    {"lora": UNET_LORA},
     {"forget_weight": 0.3},
-    {"operator": "shift", "bandwidth": 0.3},
     {"neighbours": 1},
     {"neighbours": None},
     {"bandwidth": 0.5},
     {"bandwidth": None},
-    {"kl_cap": 1.0},
-    {"min_t": 500},
     {"steps": 3},
     {"lr": 1e-4},
     {"seed": 1},
@@ -230,9 +232,9 @@ def test_every_setting_changes_the_weights(world, plain, tmp_path, change):
 @pytest.mark.parametrize(
     ("more", "change"),
     [
-        ({"operator": "esd"}, {"esd_strength": 3.0}),
-        ({"operator": "esd"}, {"expert_steps": 3}),
-        ({"lora": unlearning.UNET_LORA}, {"lora": adapters.LoraSpec(rank=2, alpha=2)}),
+        ({"operator": "esd_fine_tuned", "expert_steps": 2}, {"esd_strength": 3.0}),
+        ({"operator": "esd_fine_tuned", "expert_steps": 2}, {"expert_steps": 3}),
+        ({"lora": UNET_LORA}, {"lora": adapters.LoraSpec(rank=2, alpha=2)}),
     ],
     ids=("strength", "expert", "lora"),
 )
@@ -242,29 +244,28 @@ def test_settings_of_one_operator_or_part_matter(world, tmp_path, more, change):
 
 
 def test_fields_are_all_tried():
-    tried = {k for c in CHANGES for k in c} | {"esd_strength", "expert_steps", "loop"}
+    tried = {k for c in CHANGES for k in c} | {"esd_strength", "empty_share", "loop"}
     assert {f.name for f in dataclasses.fields(UnconditionalConfig)} <= tried
 
 
 @pytest.mark.parametrize(
     "bad",
-    [{"operator": "guda_c"}, {"neighbours": 0}, {"expert_steps": 0}, {"kl_cap": 0.0}, {"bandwidth": -1.0}],
+    [{"operator": "magic"}, {"neighbours": 0}, {"expert_steps": 0}, {"bandwidth": -1.0}, {"selection": "uniform"}],
     ids=str,
 )
 def test_unknown_settings_are_refused(bad):
     with pytest.raises(OptionError):
-        UnconditionalConfig(**bad)
+        config_of(**{"operator": "retrack", **bad})
+
+
+def test_losses_that_need_prompts_are_refused(world, tmp_path):
+    with pytest.raises(OptionError, match=r"reads no prompt. Use .*retrack"):
+        forget(world, "a", tmp_path, operator="guda_c")
 
 
 def test_a_group_without_pictures_is_refused(world, tmp_path):
     with pytest.raises(TrainingError, match="'z'"):
         forget(world, "z", tmp_path)
-
-
-def test_the_cap_bounds_the_correction_and_leaves_small_ones():
-    eps, target = torch.zeros(2, 1, 2, 2), torch.tensor([10.0, 0.1])[:, None, None, None].expand(2, 1, 2, 2)
-    cut = losses.capped(target, eps, kl_cap=1.0)
-    assert cut.flatten(1).norm(dim=1).tolist() == pytest.approx([2**0.5, 0.2]) and torch.equal(cut[1], target[1])
 
 
 def test_esd_at_the_posterior_odds_is_the_model_of_the_retained_data():
@@ -278,3 +279,19 @@ def test_esd_at_the_posterior_odds_is_the_model_of_the_retained_data():
     r = share * density["forget"] / (share * density["forget"] + (1 - share) * density["retained"])
     full = r * eps["forget"] + (1 - r) * eps["retained"]
     np.testing.assert_allclose(losses.esd_target(full, eps["forget"], strength=r / (1 - r)), eps["retained"])
+
+
+# Losses that were tried and not adopted ------------------------------------------------------------------------------
+
+UNCONDITIONAL = [
+    {"operator": "shift", "bandwidth": 0.3},
+    {"operator": "retrack_capped"},
+    {"operator": "retrack_capped", "kl_cap": 3.0},
+]
+
+
+@pytest.mark.parametrize("change", UNCONDITIONAL, ids=str)
+def test_members_of_unconditional_models_make_adapters_of_their_own(world, tmp_path, change):
+    plain = forget(world, "a", tmp_path / "plain", bandwidth=change.get("bandwidth", 0.0))
+    meta = forget(world, "a", tmp_path / "x", config_of=members.config_of, **change)
+    assert meta["sha256"] != plain["sha256"] and read_config(meta["config"]).operator == change["operator"]

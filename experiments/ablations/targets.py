@@ -22,23 +22,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from experiments.ablations import formulas
+from experiments.ablations.posterior import STRATA, style_posterior, style_surprise
 from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import Pictures
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.base import BaseModel
 from guda_core.local import LocalService, load_service
 from guda_core.paths import ROOT
-from guda_core.unlearning import (
-    adapters,
-    losses,
-)
-from guda_core.unlearning.guda_c import (
-    POSTERIOR_STRATA,
-    UnlearnConfig,
-    style_posterior,
-    style_probabilities,
-    style_surprise,
-)
+from guda_core.unlearning import adapters
+from guda_core.unlearning.config import UnlearnConfig
+from guda_core.unlearning.guda_c import anchor_odds
 from guda_core.unlearning.run import Forgetting
 from guda_core.versions import versions
 
@@ -87,7 +81,7 @@ def measure(
     model, gs = service.model, service.group_set
     assert service.logo is not None
     ids, own = list(gs.groups), list(gs.groups).index(group)
-    oracle = adapters.load(service.logo.folder / group, base_sha256=model.sha256, group=group)
+    oracle = adapters.load(service.logo.folder / group, model=model, group=group)
     generator, captioner = torch.Generator().manual_seed(0), captioner_of(gs)
     full, without, t_of = [], [], []
     for i, item in enumerate(pictures):
@@ -106,8 +100,8 @@ def measure(
     true_prompted, true_empty = (torch.stack(without)[:, k] for k in (0, 1))
     d = Distances(likelihood.kl_weights(model.schedule)[t] * torch.tensor(strata.sizes))
 
-    coarse = likelihood.make_strata(model.schedule, POSTERIOR_STRATA)
-    surprise = style_surprise(model, gs, pictures, latents, group, coarse)  # (N, 8, G)
+    coarse = likelihood.make_strata(model.schedule, STRATA)
+    surprise = style_surprise(model, captioner_of(gs), list(pictures), latents, group, coarse)  # (N, 8, G)
     surprise = torch.stack([s[k] for s, k in zip(surprise, coarse.at(t), strict=True)])  # (N, K, G)
 
     def mean(pi: Tensor) -> Tensor:
@@ -115,7 +109,7 @@ def measure(
 
     anchors = {}
     for name in ("weighted", "uniform"):
-        pi = style_probabilities(gs, group, job.clip.text_features, UnlearnConfig(selection=name))
+        pi = anchor_odds(captioner_of(gs), group, job.clip.text_features, UnlearnConfig(selection=name))
         anchors[name] = mean(pi.expand(len(t), len(strata), -1))
     for nats in TEMPERATURES:
         anchors[f"posterior, {nats:g} nats"] = mean(style_posterior(surprise, nats))
@@ -125,8 +119,8 @@ def measure(
     row["empty"] = {"nothing": d.of(empty, true_empty)}
     for name, a in anchors.items():
         row["empty"][f"anchor: {name}"] = d.of(a, true_empty)
-        row["empty"][f"shift: {name}"] = d.of(losses.style_shift_target(empty, prompted, a, push=0.0), true_empty)
-        row["empty"][f"between: {name}"] = d.of(losses.between_target(empty, prompted, a), true_empty)
+        row["empty"][f"shift: {name}"] = d.of(formulas.style_shift_target(empty, prompted, a, push=0.0), true_empty)
+        row["empty"][f"between: {name}"] = d.of(formulas.between_target(empty, prompted, a), true_empty)
     row["way_prompt"] = {name: d.way(true_prompted, prompted, a - prompted) for name, a in anchors.items()}
     row["way_empty_anchor"] = {name: d.way(true_empty, empty, a - empty) for name, a in anchors.items()}
     row["way_empty_shift"] = {name: d.way(true_empty, empty, a - prompted) for name, a in anchors.items()}

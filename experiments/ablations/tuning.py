@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from experiments.ablations.members import register
 from experiments.benchmark import classes as bench
 from experiments.benchmark import tables
 from experiments.benchmark.benches import BenchConfig, find
@@ -24,9 +25,11 @@ from experiments.benchmark.clock import Clock
 from experiments.train import stages
 from guda_core.attribution import metrics
 from guda_core.paths import ROOT
-from guda_core.unlearning.guda_u import UnconditionalConfig
+from guda_core.unlearning.config import UnconditionalConfig
+from guda_core.unlearning.forget import FORGET_LOSSES
 from guda_core.versions import versions
 
+OLD_IDS = {"esd": "esd_fine_tuned"}  # of forget losses, in the names of published rows
 SHOWN = ("top1", "mrr", "ndcg3_exponential", "spearman")
 
 
@@ -35,7 +38,9 @@ def parsed(text: str) -> tuple[str, UnconditionalConfig]:
     operator, *changes = text.split(",")
     given = {k: None if v == "all" else json.loads(v) for k, v in (c.split("=") for c in changes)}
     loop = {k: given.pop(k) for k in ("steps", "batch", "lr", "warmup", "seed", "ema") if k in given}
-    base = UnconditionalConfig(operator=operator, **given)
+    register()
+    kind = FORGET_LOSSES.find(OLD_IDS.get(operator, operator))
+    base = kind.settings(operator=OLD_IDS.get(operator, operator), **given)
     return text, dataclasses.replace(base, loop=dataclasses.replace(base.loop, **loop))
 
 

@@ -2,7 +2,7 @@
 ...`.
 
 A variant is a forget loss and changes of its settings, e.g. guda_c,steps=160,lr=5e-4,rank=12
-(`unlearning.run.config_of`). Every variant unlearns all groups and is scored at every second query of each set, with
+(`members.config_of`). Every variant unlearns all groups and is scored at every second query of each set, with
 --draws draws in a stratum. These are the queries that the tables "held for the report" leave out, at most --most of
 them. The variant becomes one row of assets/benchmarks/styles-tuning.json: its settings, its agreement with the
 committed scores of the oracle, how far its scores lie from those, and its CPU seconds beside those of retraining. Rows
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import json
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -25,6 +24,7 @@ import numpy as np
 import torch
 from scipy import stats
 
+from experiments.ablations.members import config_of
 from experiments.ablations.tuning import SHOWN, some
 from experiments.benchmark import (
     models,
@@ -39,8 +39,9 @@ from guda_core.attribution import metrics
 from guda_core.local import LocalService, load_service
 from guda_core.paths import ROOT
 from guda_core.unlearning import adapters
-from guda_core.unlearning.guda_c import UnlearnConfig
-from guda_core.unlearning.run import Forgetting, config_of
+from guda_core.unlearning.config import Settings
+from guda_core.unlearning.forget import read_config
+from guda_core.unlearning.run import Forgetting
 from guda_core.versions import versions
 from guda_core.work_queue import claimed, shared_out
 
@@ -48,7 +49,7 @@ FILE = "styles-tuning.json"
 WEIGHTS = (0.5, 1.0, 1.5, 2.0, 3.0)  # of the offset of GUDA's scores (`guda_core.attribution.guda`)
 
 
-def parsed(text: str) -> UnlearnConfig:
+def parsed(text: str) -> Settings:
     """ "guda_c,steps=160,lr=5e-4" -> settings; "whole" among the changes: the whole denoiser.
     Without a selection it is the paper's, "weighted"."""
     operator, *changes = text.split(",")
@@ -56,22 +57,22 @@ def parsed(text: str) -> UnlearnConfig:
     for change in changes:
         name, _, value = change.partition("=")
         given[name] = True if not value else value if name in ("selection", "empty_target") else json.loads(value)
-    return config_of(operator=operator, **given)
+    return config_of(operator, **given)
 
 
-def adapters_of(service: LocalService, own: UnlearnConfig) -> Path:
+def adapters_of(service: LocalService, own: Settings) -> Path:
     """Where adapters with these settings are or will be: the committed ones, where the settings are theirs."""
     committed, groups = service.guda.folder, service.group_set.groups
-    if all(UnlearnConfig.of(adapters.read_meta(committed / g)["config"]) == own for g in groups):
+    if all(read_config(adapters.read_meta(committed / g)["config"]) == own for g in groups):
         return committed
-    return paths.cache_dir() / "tuning" / f"styles-{hashlib.sha256(repr(own).encode()).hexdigest()[:12]}"
+    return paths.cache_dir() / "tuning" / f"styles-{own.sha256()[:12]}"
 
 
-def unlearned(service: LocalService, own: UnlearnConfig, folder: Path) -> float:
+def unlearned(service: LocalService, own: Settings, folder: Path) -> float:
     """Unlearn what is not there yet; gives the CPU seconds of all groups (where they were not noted: at most)."""
     job = Forgetting(service.group_set, folder=folder)
-    for g in shared_out(job.pending([], again=False), lambda g: folder / g):
-        for p in job.unlearn(g, own) if job.pending([g], again=False) else ():
+    for g in shared_out(job.pending([], config=own), lambda g: folder / g):
+        for p in job.unlearn(g, own) if job.pending([g], config=own) else ():
             if p.step % 20 == 0:
                 print(f"{folder.name} {g} {p.step}/{p.steps} loss {p.loss:.4f}", flush=True)
     timings = [json.loads((folder / g / "timing.json").read_text()) for g in service.group_set.groups]
@@ -158,7 +159,7 @@ def measure(
     row |= {"cpu_s": seconds, "logo_cpu_s": retraining_seconds(folder) * len(service.group_set.groups)}
     row["times_cheaper"] = retraining_seconds(folder) * len(service.group_set.groups) / seconds
     truth, of_sets = truth[:, ~np.isnan(truth).any(axis=0)], [sets[i] for i in places]
-    if own.operator == "guda_c" and "real" in of_sets:
+    if own.operator.startswith("guda_c") and "real" in of_sets:
         offset = offset_part(a, of_sets, [made.items[i].groups[0] for i in places], has)
         row |= {"offset": offset.tolist(), "with_offset": with_offset(a, truth, of_sets, offset)}
     return row | compared(a, truth, of_sets)

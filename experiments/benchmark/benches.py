@@ -15,7 +15,7 @@ from guda_core.attribution.gradient.kernel import KernelConfig
 from guda_core.attribution.gradient.trak import Trak
 from guda_core.diffusion.likelihood import OLD_RULE
 from guda_core.errors import OptionError
-from guda_core.unlearning.guda_u import UnconditionalConfig
+from guda_core.unlearning.config import UnconditionalConfig
 from guda_core.unlearning.loop import LoopConfig
 
 _LOOP = LoopConfig(steps=28, batch=32, lr=5e-4, warmup=2, weight_decay=0.0, seed=5)
@@ -25,7 +25,7 @@ FIRST = "guda-retrack"  # the row that the others are compared with
 OPERATORS = {
     FIRST: UnconditionalConfig("retrack", forget_weight=1.0, neighbours=50, bandwidth=None, loop=_LOOP),
     "guda-retrack-unsmoothed": UnconditionalConfig("retrack", loop=_LOOP),  # lambda_f and K of the paper
-    "guda-esd": UnconditionalConfig("esd", forget_weight=0.3, expert_steps=28, loop=_LOOP),
+    "guda-esd": UnconditionalConfig("esd_fine_tuned", forget_weight=0.3, expert_steps=28, loop=_LOOP),
 }
 
 
@@ -92,7 +92,7 @@ def _cifar10() -> BenchConfig:
         scores=ScoreConfig(strata=400, draws=1),
         unlearning={
             FIRST: UnconditionalConfig("retrack", loop=again),
-            "guda-esd": UnconditionalConfig("esd", loop=again),
+            "guda-esd": UnconditionalConfig("esd_fine_tuned", loop=again),
         },
         generated=2048,
     )

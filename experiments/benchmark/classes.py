@@ -11,7 +11,6 @@ a picture of samples.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -37,6 +36,7 @@ from experiments.benchmark.tables import ORACLE
 from experiments.train import classes, stages
 from experiments.train.classifier import train as train_classifier
 from guda_core import paths
+from guda_core.data.captions import NoCaptions
 from guda_core.data.encoded import examples_of
 from guda_core.data.images import hash_pixels
 from guda_core.diffusion.base import BaseModel
@@ -44,8 +44,10 @@ from guda_core.diffusion.cards import load_model
 from guda_core.errors import AdapterError, DataError, TrainingError
 from guda_core.records import Query
 from guda_core.unlearning import adapters
-from guda_core.unlearning.guda_u import UnconditionalConfig, unlearn
+from guda_core.unlearning.config import UnconditionalConfig
+from guda_core.unlearning.forget import Task, read_config
 from guda_core.unlearning.loop import Progress
+from guda_core.unlearning.unlearn import unlearn
 from guda_core.work_queue import deadline, shared_out
 
 BATCH = 100  # pictures drawn at a time
@@ -113,17 +115,18 @@ def unlearn_all(model: BaseModel, config: BenchConfig, clock: Clock) -> Iterator
         if _fits(folder, model, g, own):
             continue
         meta = {"data_sha256": of.sha256(), "versions": stages.versions()}
-        steps = unlearn(model, latents, of.groups, g, config=own, folder=folder, meta=meta)
+        task = Task(model, of, latents, g, NoCaptions(classes.group_set(config.models)))
+        steps = unlearn(task, config=own, folder=folder, meta=meta)
         for p in clock.timed(f"unlearn/{row}/{g}", steps):
             yield f"{row}/{g}", p
 
 
 def _fits(folder: Path, model: BaseModel, group: str, config: UnconditionalConfig) -> bool:
     try:
-        meta = adapters.load(folder, base_sha256=model.sha256, group=group).meta
+        meta = adapters.load(folder, model=model, group=group).meta
     except AdapterError:
         return False
-    return meta["config"] == json.loads(json.dumps(asdict(config)))
+    return read_config(meta["config"]) == config
 
 
 def queries(model: BaseModel, config: BenchConfig) -> tuple[list[Query], list[str]]:
@@ -145,7 +148,7 @@ def sources(model: BaseModel, config: BenchConfig) -> list[Source]:
         for g in group_ids(config):
             folder = cache(config, model) / row / g
             if _fits(folder, model, g, own):
-                adapter = adapters.load(folder, base_sha256=model.sha256, group=g)
+                adapter = adapters.load(folder, model=model, group=g)
                 within = partial(adapters.applied, model.network, adapter)
                 out.append(Source(f"{row}/{g}", row, g, adapter.meta["sha256"], within))
     for job in queue(config):

@@ -37,8 +37,9 @@ from guda_core.data.sources.base import load_pictures
 from guda_core.diffusion import likelihood
 from guda_core.local import LocalService
 from guda_core.service import EFFORTS
-from guda_core.unlearning.adapters import META, OFFSET, WEIGHTS, read_health, read_meta
-from guda_core.unlearning.guda_c import UnlearnConfig
+from guda_core.unlearning.adapters import OFFSET, read_health, read_meta
+from guda_core.unlearning.files import stored_bytes
+from guda_core.unlearning.forget import read_config
 from guda_core.unlearning.run import Forgetting
 from guda_core.versions import today, versions
 
@@ -49,7 +50,7 @@ EXAMPLES = 4  # training pictures whose features are timed
 
 
 def _sizes(folder: Path, groups: list[str]) -> int:
-    return sum((folder / g / f).stat().st_size for g in groups for f in (WEIGHTS, META))
+    return sum(stored_bytes(folder / g) for g in groups)
 
 
 def _timed(work: Callable[[], Any]) -> float:
@@ -70,9 +71,9 @@ def steps_of(service: LocalService, config: UnetConfig, folder: Path) -> dict[st
         if name == LIVE:
             continue
         meta = read_meta(where / ids[0])
-        own = UnlearnConfig.of(meta["config"])
+        own = read_config(meta["config"])
         endless = replace(own, loop=replace(own.loop, steps=10_000, checkpoint_s=1e9))
-        out[name] = (cast(Generator, job.unlearn(ids[0], endless)), own.loop.steps, _sizes(where, ids))
+        out[name] = (cast(Generator, job.unlearn(ids[0], endless, resume=False)), own.loop.steps, _sizes(where, ids))
     return out
 
 

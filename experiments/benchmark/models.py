@@ -69,12 +69,8 @@ def variants(service: LocalService) -> dict[str, Path]:
 
 def without_group(model: BaseModel, folder: Path, group: str) -> tuple[str, Callable[[], AbstractContextManager[Any]]]:
     """The hash of what `unlearn` wrote, and the block in which the model is the one without the group."""
-    meta = adapters.read_meta(folder)
-    if meta.get("kind") == "whole":
-        state = adapters.load_whole(folder, base_sha256=model.sha256, group=group)
-        return meta["sha256"], partial(swapped, model.network, state)
-    adapter = adapters.load(folder, base_sha256=model.sha256, group=group)
-    return meta["sha256"], partial(adapters.applied, model.network, adapter)
+    adapter = adapters.load(folder, model=model, group=group)
+    return adapter.meta["sha256"], partial(adapters.applied, model.network, adapter)
 
 
 def sources(service: LocalService, config: UnetConfig) -> list[Source]:

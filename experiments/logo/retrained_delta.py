@@ -89,7 +89,7 @@ def compress(
     stored = delta.fit(base, logo, sensitive, int(config.megabytes * 1e6))
     record = {**meta, "group": group, "base_sha256": model.sha256, "config": asdict(config)}
     adapters.save_coded(stored, folder, meta=record)
-    return adapters.load(folder, base_sha256=model.sha256, group=group)
+    return adapters.load(folder, model=model, group=group)
 
 
 def fidelity(

@@ -102,7 +102,7 @@ def is_live(base: Forgetting, group: str, folder: Path | None = None) -> bool:
     """Whether the group's LOGO model answers live: it is there, fits the base, and what it lost is measured."""
     own = live_folder(base, folder) / group
     try:
-        adapters.load(own, base_sha256=base.model.sha256, group=group)
+        adapters.load(own, model=base.model, group=group)
     except AdapterError:
         return False
     return (own / adapters.HEALTH).is_file()

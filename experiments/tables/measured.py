@@ -16,6 +16,7 @@ from experiments.tables.records import UNKNOWN, read, source, value
 from guda_core.attribution import metrics
 from guda_core.data.groups import load_group_set
 from guda_core.unlearning.adapters import OFFSET
+from guda_core.unlearning.files import weights_file
 
 OFFSET_SHOWN = ("0.5", "1", "2")  # weights of the offset, of those that were tried
 KINDS = ("logo", "logo-2")  # the oracle's scores, of the first seed and of the second
@@ -213,7 +214,7 @@ def live() -> str:
     lines = [f"| {' | '.join(heads)} |", "|---|" + "---|" * (len(heads) - 1)]
     ids = list(load_group_set("emoji").groups)
     for group, r in found.items():
-        size = (records.LIVE / group / "adapter.safetensors").stat().st_size / 1e6
+        size = weights_file(records.LIVE / group).stat().st_size / 1e6
         figures = " | ".join(f"{r[k]:.1f}" for k in ("bias", "rms", "sd"))
         others = " | ".join(_against(np.array(r["exact"]), made.get(k), error.get(k), ids.index(group)) for k in KINDS)
         lines.append(f"| {group} | {size:.1f} MB | {r['spearman']:.4f} | {figures} | {others} |")

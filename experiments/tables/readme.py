@@ -13,7 +13,7 @@ from typing import Any
 
 from experiments.tables import agreement
 from guda_core.paths import ROOT
-from guda_core.unlearning.run import KINDS
+from guda_core.unlearning.health import KINDS
 
 FILES = (
     "README.md",

@@ -16,7 +16,6 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 
-from experiments.train.compiled import forward_of
 from guda_core.data.captions import captioner_of, drop
 from guda_core.data.dataset import Pictures
 from guda_core.diffusion.base import Schedule
@@ -119,7 +118,7 @@ def train(
     context = int(embed([""]).shape[-1])
     unet = make_unet(config, latent_channels=latents.shape[1], latent_size=latents.shape[-1], context=context).train()
     unet.to(memory_format=torch.channels_last)  # the same numbers up to rounding; a fifth faster on a CPU
-    forward, captioner = forward_of(unet), captioner_of(group_set)
+    captioner = captioner_of(group_set)
     batch, seed = config.loop.batch, config.loop.seed
 
     def loss_of(step: int, g: torch.Generator) -> Tensor:
@@ -129,7 +128,7 @@ def train(
         t = stratified_times(batch, len(schedule), g)
         eps = torch.randn(latents[at].shape, generator=g)
         x_t = schedule.add_noise(latents[at], eps, t)
-        error = (forward(x_t, t, encoder_hidden_states=cond).sample - eps).square().mean(dim=(1, 2, 3))
+        error = (unet(x_t, t, encoder_hidden_states=cond).sample - eps).square().mean(dim=(1, 2, 3))
         return (weights[t] * error).mean()
 
     for progress in run(unet, loss_of, config.loop, checkpoint):

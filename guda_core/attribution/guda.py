@@ -54,7 +54,7 @@ class Guda:
         self.unavailable: dict[str, str] = {}
         for gid in group_set.groups:
             try:
-                self.adapters[gid] = adapters.load(folder / gid, base_sha256=model.sha256, group=gid)
+                self.adapters[gid] = adapters.load(folder / gid, model=model, group=gid, group_set=group_set.id)
             except AdapterError as e:
                 self.unavailable[gid] = str(e)
         self.offset = offset_of(folder, self.adapters) if self.adds_offset else {}

@@ -16,52 +16,51 @@ def unlearn(
     groups: Annotated[str, typer.Option(help="Comma-separated group ids; default all.")] = "",
     name: SetOption = None,
     model: ModelOption = None,
-    operator: Annotated[str, typer.Option(help="guda_c, esd or ascent.")] = "guda_c",
-    selection: Annotated[
-        str | None,
-        typer.Option(help="Anchor style: uniform (default), weighted, removed, posterior or posterior_captions."),
+    operator: Annotated[
+        str | None, typer.Option(help="The forget loss: guda_c (default), esd; of a model without prompts: retrack.")
     ] = None,
-    temperature: Annotated[float | None, typer.Option(help="Of the posterior, in nats.")] = None,
+    selection: Annotated[
+        str | None, typer.Option(help="Of the anchor's group: uniform (default), weighted or removed.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1)] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     rank: Annotated[int | None, typer.Option(min=1, help="Of the LoRA.")] = None,
     lam: Annotated[float | None, typer.Option(help="Weight of the preserve loss.")] = None,
     empty_share: Annotated[float | None, typer.Option(help="Share of pictures under the empty prompt.")] = None,
-    empty_target: Annotated[
-        str | None, typer.Option(help="Of the forgotten ones among them: anchor, shift or between.")
-    ] = None,
-    blend_share: Annotated[float | None, typer.Option(help="Share of captions that blend two styles.")] = None,
-    push: Annotated[float | None, typer.Option(help="How far the target lies beyond the anchor.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Forgotten, and as many retained, pictures a step.")] = None,
     seed: Annotated[int | None, typer.Option()] = None,
-    whole: Annotated[bool, typer.Option("--whole", help="Fine-tune the whole denoiser, not a LoRA.")] = False,
+    whole: Annotated[bool, typer.Option("--whole", help="Fine-tune the whole network, not a LoRA.")] = False,
     folder: Annotated[Path | None, typer.Option(help="Default: assets/adapters/<model>.")] = None,
     again: Annotated[bool, typer.Option(help="Also make adapters again that are there and fit.")] = False,
 ) -> None:
-    """Unlearn groups from the full model, each as a LoRA adapter, and measure each adapter's health."""
+    """Unlearn groups from the full model, each as a LoRA adapter, and measure each adapter's health.
+
+    Stop and start again as you like. An adapter that was made with other settings is made again.
+    """
     quieten()
 
     from guda_core.data.reserved import reserved
     from guda_core.paths import BENCHMARKS
-    from guda_core.unlearning import run
+    from guda_core.unlearning import health, run
+    from guda_core.unlearning.forget import FORGET_LOSSES, config_of
 
-    config = run.config_of(
-        operator=operator, selection=selection, temperature=temperature, steps=steps, lr=lr, rank=rank, lam=lam,
-        empty_share=empty_share, empty_target=empty_target, blend_share=blend_share, push=push, batch=batch, seed=seed,
-        whole=whole,
+    FORGET_LOSSES.find(operator or "guda_c")  # before the model is loaded
+    wanted, job = listed(groups), run.Forgetting(group_set_of(name), model=model, folder=folder)
+    config = config_of(
+        operator or job.default_config().operator, selection=selection, steps=steps, lr=lr, rank=rank, lam=lam,
+        empty_share=empty_share, batch=batch, seed=seed, whole=whole or None,
     )  # fmt: skip
-    wanted = listed(groups)
-    job = run.Forgetting(group_set_of(name), model=model, folder=folder)
-    for gid in job.pending(wanted, again=again):
+    for gid in job.pending(wanted, config=config, again=again):
         follow_steps(f"unlearn {gid}", job.unlearn(gid, config))
-    for gid in job.unmeasured(wanted):
+    measured = health.Health(job, apart=reserved(BENCHMARKS / "queries.json", job.group_set))
+    for gid in measured.unmeasured(wanted):
         with progress_bar() as bar:
             task = bar.add_task(f"health {gid}", note="", total=1.0)
-            for fraction in job.measure(gid, apart=reserved(BENCHMARKS / "queries.json", job.group_set)):
+            for fraction in measured.measure(gid):
                 bar.update(task, completed=fraction)
-    table = Table(title="ELBO fall in nats when the group's adapter is on (mean over pictures)")
-    for column in ("group", *run.KINDS.values()):
+    table = Table(title="ELBO drop in nats when the group's adapter is on (mean over pictures)")
+    for column in ("group", *health.KINDS.values()):
         table.add_column(column)
-    for gid, h in job.health().items():
-        table.add_row(gid, *[f"{h[k]['mean']:.1f}" if k in h else "-" for k in run.KINDS])
+    for gid, h in measured.read().items():
+        table.add_row(gid, *[f"{h[k]['mean']:.1f}" if k in h else "-" for k in health.KINDS])
     show(table)

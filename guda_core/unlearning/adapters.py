@@ -1,125 +1,69 @@
-"""LoRA adapters: made with peft for training, stored as safetensors, switched into the denoiser's weights for scoring.
+"""Adapters: what stands in place of a network's weights for the model without a group.
 
-An adapter folder holds `adapter.safetensors` and `adapter.json`. The latter is written last, so its presence means
-"complete"; it names the base model's hash, and an adapter for another base is refused.
+Of three kinds, in a folder each (`files`):
 
-Scoring uses W + (alpha / r) B A in place of W (Hu et al. 2021). An unlearning of the whole network is stored in the
-same way, as the changed weights themselves, and used in place of W; so is a network that was trained anew, as its coded
-difference (`coding`). The denoiser's own weights are kept aside and copied back, so the full model is restored bit by
-bit, and a scored forward costs what a plain one does.
+    a LoRA           W + (alpha / r) B A in place of W (`lora`): what unlearning writes
+    "whole"          the weights themselves, where the whole network was fine-tuned
+    "coded"          W + its coded difference (`delta`): a network that was trained again without the group
+
+An adapter is used when it has exactly the names, shapes and types that the network asks for, else it is refused, and
+its group alone has no score. Within `applied` the changed weights are in the network itself, so that a scored forward
+pass costs what a plain one does; the network's own are kept aside and copied back, bit by bit.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from guda_core.diffusion.base import BaseModel
 from guda_core.errors import AdapterError
-from guda_core.unlearning import delta
+from guda_core.unlearning import delta, files, lora
+from guda_core.unlearning.files import HEALTH, META, read_health, read_meta
+from guda_core.unlearning.lora import LoraSpec, attach
 
-WEIGHTS, META, HEALTH = "adapter.safetensors", "adapter.json", "health.json"
+__all__ = ["HEALTH", "META", "Adapter", "LoraSpec", "applied", "attach", "load", "read_health", "read_meta"]
+
 OFFSET = "held_out_others_empty"  # of an adapter's health: what its scores hold for every picture
-CODED = "coded"  # kind of a whole network that is stored as its coded difference
+WHOLE, CODED = "whole", "coded"  # kinds beside the LoRA
+FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+LARGEST = 65504.0  # of float16, in which networks run
 
-
-@dataclass(frozen=True)
-class LoraSpec:
-    """rank r, alpha (scale = alpha / r), and the name endings of the modules that get an adapter."""
-
-    rank: int = 6
-    alpha: int = 6
-    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "conv1", "conv2")
-
-
-def attach(denoiser: nn.Module, spec: LoraSpec, seed: int) -> list[nn.Parameter]:
-    """Put a fresh LoRA (B = 0: changes nothing yet) on the denoiser, in place; returns the trainable parameters."""
-    torch.manual_seed(seed)
-    config = LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules=list(spec.targets), lora_dropout=0.0)
-    inject_adapter_in_model(config, denoiser)
-    params = [p for n, p in denoiser.named_parameters() if "lora_" in n]
-    if not params:
-        raise AdapterError(f"None of the modules {', '.join(spec.targets)} is in this denoiser.")
-    for n, p in denoiser.named_parameters():
-        p.requires_grad_("lora_" in n)
-    return params
-
-
-def save(denoiser: nn.Module, folder: Path, *, spec: LoraSpec, meta: dict[str, Any]) -> None:
-    """Write the attached LoRA as float16 safetensors, then its metadata. meta must hold `base_sha256` and `group`."""
-    state = {n: p.detach().to(torch.float16).contiguous() for n, p in get_peft_model_state_dict(denoiser).items()}
-    _write(state, folder, {**meta, "lora": asdict(spec)}, sum(p.numel() for p in state.values()))
-
-
-def _write(state: dict[str, Tensor], folder: Path, meta: dict[str, Any], parameters: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / META).unlink(missing_ok=True)
-    save_file(state, folder / WEIGHTS)
-    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-    record = {**meta, "sha256": digest, "parameters": parameters}
-    (folder / META).write_text(json.dumps(record, indent=1), encoding="utf-8")
-
-
-def read_meta(folder: Path) -> dict[str, Any]:
-    """The metadata of an adapter folder. Raises AdapterError when it is missing or no JSON object."""
-    path = folder / META
-    if not path.is_file():
-        raise AdapterError(
-            f"There is no finished adapter in {folder.name}. Make it with `python -m guda_core unlearn` (a retrained "
-            "model: `python -m experiments.logo --live`)."
-        )
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as e:
-        raise AdapterError(f"The adapter's metadata {path.name} in {folder.name} is damaged: {e}") from e
-    if not isinstance(meta, dict):
-        raise AdapterError(f"The adapter's metadata {path.name} in {folder.name} is damaged: it is no JSON object.")
-    return meta
-
-
-def read_health(folder: Path, sha256: str) -> dict[str, Any]:
-    """What was measured of just the adapter with this hash; {} where that is missing or damaged."""
-    try:
-        found = json.loads((folder / HEALTH).read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) and found.get("adapter_sha256") == sha256 else {}
+Factors = tuple[Tensor, Tensor, tuple[int, ...]]  # B (out, r), A (r, in * kh * kw), shape of the weight; float32
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A checked adapter. factors: parameter name -> (B (out, r), A (r, in * kh * kw), shape of the weight), float32.
+    """A checked adapter. factors: parameter name -> `Factors` of a LoRA, with scale = alpha / r.
 
     whole: parameter name -> the weight itself, float32, where the whole network was unlearned (factors is empty then).
     codes: parameter name -> its coded difference, where a network is stored so (whole has its small tensors then).
     """
 
     group: str
-    meta: dict[str, Any]
+    meta: Mapping[str, Any]
     scale: float
-    factors: dict[str, tuple[Tensor, Tensor, tuple[int, ...]]]
-    whole: dict[str, Tensor] = field(default_factory=dict)
-    codes: dict[str, delta.Codes] = field(default_factory=dict)
+    factors: Mapping[str, Factors]
+    whole: Mapping[str, Tensor] = field(default_factory=dict)
+    codes: Mapping[str, delta.Codes] = field(default_factory=dict)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Parameter name -> shape, of every weight it changes."""
-        tensors = self.whole | {n: c.numbers for n, c in self.codes.items()}
+        tensors = dict(self.whole) | {n: c.numbers for n, c in self.codes.items()}
         return {n: f[2] for n, f in self.factors.items()} | {n: tuple(w.shape) for n, w in tensors.items()}
 
     def weight(self, name: str, base: Tensor) -> Tensor:
-        """What stands in place of the denoiser's weight `base`, float32."""
+        """What stands in place of the network's weight `base`, float32."""
         if name in self.whole:
             return self.whole[name].to(base.device)
         return base.float() + self.delta(name, base.device)
@@ -132,89 +76,177 @@ class Adapter:
         return (self.scale * (b.to(device) @ a.to(device))).reshape(shape)
 
 
-def _factors(state: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor, tuple[int, ...]]]:
+def save(network: nn.Module, folder: Path, *, spec: LoraSpec, meta: Mapping[str, Any]) -> None:
+    """Write the LoRA that is attached to a network, as float16. meta must hold `base_sha256` and `group`."""
+    state = {files.PREFIX + n: f for n, f in lora.factors(network).items()}
+    record = {**meta, "lora": asdict(spec)}
+    files.write(folder, state, record, parameters=_count(state), lora=lora.config_record(spec))
+
+
+def save_whole(
+    network: nn.Module, folder: Path, *, meta: Mapping[str, Any], dtype: torch.dtype = torch.float16
+) -> None:
+    """Write all weights of a network that was fine-tuned as a whole."""
+    state = {n: p.detach().to(device="cpu", dtype=dtype).contiguous() for n, p in network.state_dict().items()}
+    files.write(folder, state, {**meta, "kind": WHOLE}, parameters=_count(state))
+
+
+def save_coded(stored: Mapping[str, Tensor], folder: Path, *, meta: Mapping[str, Any]) -> None:
+    """Write what `delta.encode` made of a network."""
+    codes, small = delta.decode(stored)
+    parameters = _count({n: c.numbers for n, c in codes.items()}) + _count(small)
+    files.write(folder, stored, {**meta, "kind": CODED}, parameters=parameters)
+
+
+def _count(state: Mapping[str, Tensor]) -> int:
+    return sum(t.numel() for t in state.values())
+
+
+def load(folder: Path, *, model: BaseModel, group: str, group_set: str | None = None) -> Adapter:
+    """Read and check the adapter of a group, of whichever kind.
+
+    model: whose network it must fit. group_set: id of the set that the group is of; it is compared where the adapter
+    names one.
+
+    Raises:
+        AdapterError: missing, damaged, made for another model, group or group set, or not exactly of the names, shapes
+            and types that the network asks for.
+    """
+    meta = read_meta(folder)
+    try:
+        _check_identity(meta, model.sha256, group, group_set)
+        return _read(folder, meta, model.network, group)
+    except AdapterError as e:
+        raise AdapterError(f"The adapter '{group}' cannot be used: {e}.") from e
+    except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError, ArithmeticError, zlib.error, OSError) as e:
+        raise AdapterError(f"The adapter '{group}' cannot be read: {e}") from e
+
+
+def _check_identity(meta: Mapping[str, Any], base_sha256: str, group: str, group_set: str | None) -> None:
+    own = str(meta.get("base_sha256"))
+    if own != base_sha256:
+        raise AdapterError(
+            f"it was made for another base model ({own[:12]}, this one is {base_sha256[:12]}). Make it again with "
+            f"`guda unlearn --groups {group}`"
+        )
+    if meta.get("group") != group:
+        raise AdapterError(f"it is of group '{meta.get('group')}', not '{group}'")
+    named = meta.get("group_set")
+    if group_set is not None and named is not None and named != group_set:
+        raise AdapterError(
+            f"it was made for the group set '{named}', not '{group_set}'. Make it with `guda unlearn --set {group_set} "
+            f"--groups {group}`"
+        )
+
+
+def _read(folder: Path, meta: Mapping[str, Any], network: nn.Module, group: str) -> Adapter:
+    kind, path = meta.get("kind"), files.weights_file(folder)
+    if kind not in (None, WHOLE, CODED):
+        raise AdapterError(f"its kind is {kind!r}; known are {WHOLE}, {CODED} and, without a kind, a LoRA")
+    shapes = {n: tuple(p.shape) for n, p in network.state_dict().items()}
+    spec = None
+    if kind is None:
+        spec = lora.spec_of(meta.get("lora"))
+        shapes = lora.expected(network, spec.targets, spec.rank)
+        if path.name == files.LORA:
+            _check_config(folder / files.LORA_CONFIG, spec)
+    most = sum(4 * math.prod(s) for s in shapes.values())
+    state = files.read_weights(path, meta.get("sha256"), most)
+    if kind == CODED:
+        _check_coded(state, shapes)
+        codes, small = delta.decode(state)
+        return Adapter(group, meta, 1.0, {}, small, codes)
+    state = {n.removeprefix(files.PREFIX) if path.name == files.LORA else n: t for n, t in state.items()}
+    _check_names(state, shapes)
+    for name, t in state.items():
+        _check_tensor(name, t, shapes[name])
+    if spec is None:
+        return Adapter(group, meta, 1.0, {}, {n: t.float() for n, t in state.items()})
+    return Adapter(group, meta, spec.alpha / spec.rank, _factors(state, spec.alpha / spec.rank))
+
+
+def _check_names(state: Mapping[str, Tensor], shapes: Mapping[str, Any]) -> None:
+    if not shapes:
+        raise AdapterError("none of the modules that it names is in the network")
+    missing, extra = sorted(set(shapes) - set(state)), sorted(set(state) - set(shapes))
+    if missing:
+        raise AdapterError(f"{len(missing)} of {len(shapes)} tensors are missing, such as {missing[0]}")
+    if extra:
+        raise AdapterError(f"{len(extra)} of its tensors have no place in the network, such as {extra[0][:200]}")
+
+
+def _check_tensor(name: str, t: Tensor, shape: tuple[int, ...], types: tuple[torch.dtype, ...] = FLOATS) -> None:
+    if tuple(t.shape) != tuple(shape):
+        raise AdapterError(f"{name} has shape {tuple(t.shape)}; the network asks for {tuple(shape)}")
+    if t.dtype not in types:
+        known = ", ".join(str(d).removeprefix("torch.") for d in types)
+        raise AdapterError(f"{name} is {str(t.dtype).removeprefix('torch.')}; known are {known}")
+    if not torch.isfinite(t).all() or (t.dtype != torch.int64 and t.abs().max() > LARGEST):
+        raise AdapterError(f"{name} holds values that are not finite, or beyond what float16 can hold")
+
+
+def _check_config(path: Path, spec: LoraSpec) -> None:
+    """PEFT's own file must say what ours does, else other programs would compute something else from the weights."""
+    try:
+        found = files.read_json(path)
+    except (ValueError, OSError) as e:
+        raise AdapterError(f"its {path.name} cannot be read ({e})") from e
+    named = lora.config_record(spec)
+    changed = [k for k in ("peft_type", "r", "lora_alpha", "bias") if found.get(k) != named[k]]
+    changed += [k for k in lora.OTHER_KINDS if found.get(k) not in (None, False, {}, [])]
+    targets = found.get("target_modules")
+    if not isinstance(targets, list) or {str(t) for t in targets} != set(spec.targets):
+        changed.append("target_modules")
+    if changed:
+        raise AdapterError(f"its {path.name} says otherwise than its metadata: {', '.join(changed)}")
+
+
+def _check_coded(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Of a coded network: codes with a step and a shape for each large tensor, float16 for the others."""
+    large = {n for n, s in shapes.items() if delta.is_large_shape(s)}
+    named = {**dict.fromkeys(shapes), **{n + e: None for n in large for e in (delta.STEP, delta.SHAPE)}}
+    _check_names(state, named)
+    for name, shape in shapes.items():
+        if name not in large:
+            _check_tensor(name, state[name], shape)
+            continue
+        if state[name].dtype != torch.uint8 or state[name].dim() != 1:
+            raise AdapterError(f"{name} holds no codes")
+        _check_tensor(name + delta.STEP, state[name + delta.STEP], (1,), (torch.float64,))
+        _check_tensor(name + delta.SHAPE, state[name + delta.SHAPE], (len(shape),), (torch.int64,))
+        if (
+            tuple(state[name + delta.SHAPE].tolist()) != shape
+            or not 0 <= float(state[name + delta.STEP]) <= LARGEST / 128
+        ):
+            raise AdapterError(f"{name} is coded for another shape than {shape}, or with a step out of range")
+
+
+def _factors(state: Mapping[str, Tensor], scale: float) -> dict[str, Factors]:
+    """The factors by the weight that they change.
+
+    No element of B A is larger than the longest row of B times the longest column of A (Cauchy-Schwarz).
+    """
     out = {}
     for name in [n for n in state if n.endswith(".lora_A.weight")]:
         a, b = state[name].float(), state[name.replace(".lora_A.", ".lora_B.")].float()
-        shape = (b.shape[0], *a.shape[1:])
-        out[name.replace(".lora_A.weight", ".weight")] = (b.flatten(1), a.flatten(1), shape)
+        weight = name.replace(".lora_A.weight", ".weight")
+        if scale * float(b.flatten(1).norm(dim=1).max() * a.flatten(1).norm(dim=0).max()) > LARGEST:
+            raise AdapterError(f"its change of {weight} is too large for a network in float16")
+        out[weight] = (b.flatten(1), a.flatten(1), (b.shape[0], *a.shape[1:]))
     return out
 
 
-def load(folder: Path, *, base_sha256: str, group: str) -> Adapter:
-    """Read and check one adapter, or what `save_whole` or `save_coded` wrote.
-
-    Raises:
-        AdapterError: missing, damaged, with another hash than its metadata says, or made for another base or group.
-    """
-    meta = read_meta(folder)
-    path = folder / WEIGHTS
-    if not path.is_file():
-        raise AdapterError(f"The adapter '{group}' has no {WEIGHTS} (only safetensors are read, never pickles).")
-    if meta.get("base_sha256") != base_sha256:
-        raise AdapterError(
-            f"The adapter '{group}' was made for another base model ({str(meta.get('base_sha256'))[:12]}, this one is "
-            f"{base_sha256[:12]}). Make it again with `python -m guda_core unlearn --groups {group}`."
-        )
-    if meta.get("group") != group:
-        raise AdapterError(f"The adapter in '{folder.name}' is of group '{meta.get('group')}', not '{group}'.")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != meta.get("sha256"):
-        raise AdapterError(f"The adapter '{group}' is damaged: its weights do not have the hash its metadata names.")
-    try:
-        state = load_file(path)
-        factors, scale, whole, codes = {}, 1.0, {}, {}
-        if meta.get("kind") == "whole":
-            whole = {n: w.float() for n, w in state.items()}
-        elif meta.get("kind") == CODED:
-            codes, whole = delta.decode(state)
-        else:
-            factors, scale = _factors(state), meta["lora"]["alpha"] / meta["lora"]["rank"]
-    except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError, ArithmeticError, zlib.error) as e:
-        raise AdapterError(f"The adapter '{group}' cannot be read: {e}") from e
-    if not (factors or whole or codes) or not all(torch.isfinite(v).all() for v in state.values()):
-        raise AdapterError(f"The adapter '{group}' is empty or holds values that are not finite.")
-    return Adapter(group, meta, scale, factors, whole, codes)
-
-
-def save_whole(denoiser: nn.Module, folder: Path, *, meta: dict[str, Any], dtype: torch.dtype = torch.float16) -> None:
-    """Write all weights of a denoiser that was fine-tuned as a whole, then its metadata (kind "whole")."""
-    state = {n: p.detach().to(dtype).contiguous() for n, p in denoiser.state_dict().items()}
-    _write(state, folder, {**meta, "kind": "whole"}, sum(p.numel() for p in state.values()))
-
-
-def save_coded(stored: dict[str, Tensor], folder: Path, *, meta: dict[str, Any]) -> None:
-    """Write what `delta.encode` made of a network, then its metadata (kind "coded")."""
-    codes, small = delta.decode(stored)
-    parameters = sum(c.numbers.numel() for c in codes.values()) + sum(t.numel() for t in small.values())
-    _write(stored, folder, {**meta, "kind": CODED}, parameters)
-
-
-def load_whole(folder: Path, *, base_sha256: str, group: str) -> dict[str, Tensor]:
-    """Read what `save_whole` wrote: weight name -> float32.
-
-    Raises:
-        AdapterError: missing, damaged, a LoRA, or made for another base or group.
-    """
-    meta = read_meta(folder)
-    if meta.get("kind") != "whole" or (meta.get("base_sha256"), meta.get("group")) != (base_sha256, group):
-        raise AdapterError(f"{folder.name} holds no whole model without '{group}' for this base model.")
-    path = folder / WEIGHTS
-    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != meta.get("sha256"):
-        raise AdapterError(f"The model in {folder.name} is damaged: its weights do not have the hash recorded.")
-    return {n: p.float() for n, p in load_file(path).items()}
-
-
 @contextmanager
-def applied(denoiser: nn.Module, adapter: Adapter) -> Iterator[None]:
-    """Within the block the denoiser is the one without the group; afterwards it is what it was, bit by bit.
+def applied(network: nn.Module, adapter: Adapter) -> Iterator[None]:
+    """Within the block the network is the one without the group; afterwards it is what it was, bit by bit.
 
     Raises:
-        AdapterError: the adapter changes a weight that the denoiser does not have, or of another shape.
+        AdapterError: the adapter changes a weight that the network does not have, or of another shape.
     """
-    weights = dict(denoiser.named_parameters())
+    weights = network.state_dict(keep_vars=True)
     for name, shape in adapter.shapes.items():
         if name not in weights or tuple(weights[name].shape) != shape:
-            raise AdapterError(f"The adapter '{adapter.group}' does not fit this denoiser ({name}).")
+            raise AdapterError(f"The adapter '{adapter.group}' does not fit this network ({name}).")
     kept = {name: weights[name].detach().clone() for name in adapter.shapes}
     try:
         with torch.no_grad():

@@ -12,8 +12,9 @@ Cover & Thomas, Elements of Information Theory, 10.3.3): step = quality / sqrt(h
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,9 +37,9 @@ class Codes:
         return self.numbers.to(device).float() * self.step
 
 
-def is_large(weight: Tensor) -> bool:
-    """Whether a tensor is coded."""
-    return weight.dim() >= 2 and weight.numel() >= SMALLEST
+def is_large_shape(shape: Sequence[int]) -> bool:
+    """Whether a tensor of that shape is coded."""
+    return len(shape) >= 2 and math.prod(shape) >= SMALLEST
 
 
 def _round(difference: Tensor, step: float) -> Codes:
@@ -74,7 +75,7 @@ def encode(
     """
     out: dict[str, Tensor] = {}
     for name, weight in other.items():
-        if not is_large(weight):
+        if not is_large_shape(weight.shape):
             out[name] = weight.to(torch.float16).contiguous()
             continue
         codes = _round(weight.float() - base[name].float(), quality / max(sensitivity[name], 1e-20) ** 0.5)

@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Generator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,7 +41,7 @@ class LoopConfig:
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     seed: int = 0
-    checkpoint_s: float = 120.0
+    checkpoint_s: float = field(default=120.0, compare=False)  # changes nothing of what comes out
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,10 @@ def _save(path: Path, state: dict) -> None:
 
 def _resume(
     path: Path, config: LoopConfig, module: nn.Module, opt: torch.optim.Optimizer, ema: Ema | None, scaler: Any
-) -> int:
+) -> tuple[int, float]:
+    """The steps done, and the smoothed loss."""
     if not path.is_file():
-        return 0
+        return 0, math.nan
     state = torch.load(path, weights_only=True, map_location="cpu")
     ours = {k: v for k, v in asdict(config).items() if k != "checkpoint_s"}
     theirs = {k: v for k, v in state["config"].items() if k != "checkpoint_s"}
@@ -118,15 +119,22 @@ def _resume(
         ema.shadow = {n: v.to(ema.shadow[n].device) for n, v in state["ema"].items()}
     if scaler is not None and state.get("scaler"):
         scaler.load_state_dict(state["scaler"])
-    return int(state["step"])
+    return int(state["step"]), float(state.get("smooth", math.nan))
 
 
 def _state(
-    step: int, config: LoopConfig, module: nn.Module, opt: torch.optim.Optimizer, ema: Ema | None, scaler: Any
+    step: int,
+    smooth: float,
+    config: LoopConfig,
+    module: nn.Module,
+    opt: torch.optim.Optimizer,
+    ema: Ema | None,
+    scaler: Any,
 ) -> dict:
     return {
         "config": asdict(config),
         "step": step,
+        "smooth": smooth,
         "module": {n: p.detach() for n, p in module.named_parameters() if p.requires_grad},
         "optimizer": opt.state_dict(),
         "ema": ema.shadow if ema else {},
@@ -134,13 +142,29 @@ def _state(
     }
 
 
-def _backward(loss: Tensor, params: list[nn.Parameter], clip_norm: float, accelerator: Accelerator | None) -> None:
-    if accelerator is None:
-        loss.backward()
-        nn.utils.clip_grad_norm_(params, clip_norm)
-    else:
+def _take_step(
+    loss: Tensor,
+    params: list[nn.Parameter],
+    clip_norm: float,
+    opt: torch.optim.Optimizer,
+    accelerator: Accelerator | None,
+    scaler: torch.amp.GradScaler | None,
+) -> None:
+    opt.zero_grad(set_to_none=True)
+    if accelerator is not None:
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(params, clip_norm)
+        opt.step()
+        return
+    (loss if scaler is None else scaler.scale(loss)).backward()
+    if scaler is not None:
+        scaler.unscale_(opt)
+    nn.utils.clip_grad_norm_(params, clip_norm)
+    if scaler is None:
+        opt.step()
+    else:
+        scaler.step(opt)  # skips a step whose gradients are not finite, and scales by less from then on
+        scaler.update()
 
 
 def run(
@@ -150,6 +174,7 @@ def run(
     checkpoint: Path | None = None,
     *,
     accelerator: Accelerator | None = None,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> Generator[Progress, None, None]:
     """Train `module` in place; yields progress after every step. On normal end the EMA weights (if any) are in it.
 
@@ -157,6 +182,7 @@ def run(
 
     loss_of(step, generator) gives the scalar loss of one batch, drawing only from the generator.
     accelerator: scales and shares the gradients (mixed precision, several processes); the first process saves.
+    scaler: of gradients that pass through float16, without an accelerator.
 
     Raises:
         TrainingError: the checkpoint was made with other settings, or the loss is not finite.
@@ -166,16 +192,15 @@ def run(
     ema = Ema(module, config.ema) if config.ema else None
     if accelerator is not None:
         opt = cast(torch.optim.Optimizer, accelerator.prepare_optimizer(opt))
-    scaler = getattr(accelerator, "scaler", None)  # of float16 gradients
+    kept_scaler = scaler if accelerator is None else getattr(accelerator, "scaler", None)
     saves = checkpoint if accelerator is None or accelerator.is_main_process else None
-    start = _resume(checkpoint, config, module, opt, ema, scaler) if checkpoint else 0
+    start, smooth = _resume(checkpoint, config, module, opt, ema, kept_scaler) if checkpoint else (0, math.nan)
 
     def save(step: int) -> None:
         if saves:
-            _save(saves, _state(step, config, module, opt, ema, scaler))
+            _save(saves, _state(step, smooth, config, module, opt, ema, kept_scaler))
 
     began = saved = time.monotonic()
-    smooth = math.nan
     for step in range(start, config.steps):
         for group in opt.param_groups:
             group["lr"] = learning_rate(config, step)
@@ -185,9 +210,7 @@ def run(
             raise TrainingError(
                 f"The loss is {value} at step {step}. A smaller learning rate than {config.lr} may help."
             )
-        opt.zero_grad(set_to_none=True)
-        _backward(loss, params, config.clip_norm, accelerator)
-        opt.step()
+        _take_step(loss, params, config.clip_norm, opt, accelerator, scaler)
         if ema is not None:
             ema.update(module, step)
         smooth = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
@@ -201,5 +224,7 @@ def run(
             save(step + 1)
             raise
     save(config.steps)
+    if start == config.steps:  # all was done before
+        yield Progress(start, config.steps, smooth, 0.0)
     if ema is not None:
         ema.copy_to(module)

@@ -1,16 +1,11 @@
-"""Unlearning losses as pure functions of noise estimates: L = L_forget + lambda * L_preserve (arXiv 2601.22651).
+"""Formulas of unlearning as pure functions of noise estimates: L = w_f L_forget + lambda L_preserve (arXiv 2601.22651).
 
-Every forget loss compares the student's eps with a target that needs no gradient; targets differ by operator:
+Every forget loss compares the student's eps with a target that needs no gradient (`forget`); targets that are no mere
+estimate of the full model:
 
-    guda_c   eps_full(x_t, t, c_a): the frozen full model under an anchor caption of a retained style (GUDA-C)
     retrack  eps_bar_t(x_t) = sum_r w_r (x_t - sqrt(ab_t) x_r) / sqrt(1 - ab_t),
              w_r = softmax_r(-||x_t - sqrt(ab_t) x_r||^2 / (2 (1 - ab_t))): the retained data's posterior mean (GUDA-U)
-    shift    eps_full(x_t, t) + the change of that posterior mean when the group is removed (ours; see `shift_target`)
-    ascent   eps_full(x_t, t, c_f) + s * (eps_full(x_t, t, c_f) - eps): gradient ascent on the forgotten pictures
-    esd      eps_full(x_t, t, "") - s * (eps_full(x_t, t, c_f) - eps_full(x_t, t, "")) (Gandikota et al. 2023, eq. 4)
-
-Unconditional models have no prompt c_f; their `esd` takes the estimate of a copy fine-tuned on the forgotten group in
-its place (`unlearn_unconditional`).
+    esd      eps_full(x_t, t) - s * (eps_forget(x_t, t) - eps_full(x_t, t)) (Gandikota et al. 2023, eq. 4)
 """
 
 from __future__ import annotations
@@ -83,71 +78,12 @@ def likely_bandwidth(latents: Tensor) -> float:
     return math.exp(optimize.minimize_scalar(loss, bounds=(middle - 2, middle + 2), method="bounded").x)
 
 
-def shift_target(
-    eps_full: Tensor, x_t: Tensor, retained: Tensor, forgotten: Tensor, alpha_bar: Tensor, *, bandwidth: float
-) -> Tensor:
-    """The full model's estimate, moved by what removing the group does to the posterior mean of eps.
-
-        eps_full(x_t, t) + eps_bar(x_t; retained) - eps_bar(x_t; retained and forgotten)
-
-    Both means are `retrack_target`'s with the same bandwidth. Were the full model the exact denoiser of the smoothed
-    training set, this would be the exact denoiser of the smoothed retained set; as it is, the model keeps its own way
-    of generalising, and the move is bounded as t falls. Shapes as in `retrack_target`; retained and forgotten may be
-    (R, C, h, w) and (F, C, h, w).
-    """
-    everything = torch.cat([retained, forgotten], dim=retained.dim() - 4)
-    without, with_it = (retrack_target(x_t, of, alpha_bar, bandwidth=bandwidth) for of in (retained, everything))
-    return eps_full + without - with_it
-
-
 def nearest(x_0: Tensor, retained: Tensor, k: int) -> Tensor:
     """The k nearest retained items of each x_0 by Euclidean distance: (B, C, h, w), (R, C, h, w) -> (B, k, C, h, w)."""
     d = torch.cdist(x_0.flatten(1), retained.flatten(1))
     return retained[d.topk(min(k, len(retained)), largest=False).indices]
 
 
-def capped(target: Tensor, eps: Tensor, *, kl_cap: float) -> Tensor:
-    """The target with its correction of the true noise cut to a norm of sqrt(2 kl_cap), picture by picture.
-
-    target, eps: (B, C, h, w). ReTrack's trust region. It caps the weighted mean of the corrections once.
-    """
-    d = target - eps
-    norm = d.flatten(1).norm(dim=1)[:, None, None, None]  # (B, 1, 1, 1)
-    return eps + d * (math.sqrt(2 * kl_cap) / norm.clamp_min(1e-12)).clamp_max(1.0)
-
-
-def style_shift_target(eps_empty: Tensor, eps_prompt: Tensor, eps_anchor: Tensor, *, push: float) -> Tensor:
-    """The unconditional estimate less a style: what the forgotten caption adds to the anchor's, 1 + push times.
-
-    Both captions name the same object, so that it cancels; eps_empty keeps what x_t alone tells of it. All have one
-    shape.
-    """
-    return eps_empty - (1 + push) * (eps_prompt - eps_anchor)
-
-
-def between_target(eps_empty: Tensor, eps_prompt: Tensor, eps_anchor: Tensor) -> Tensor:
-    """A third of the way from the unconditional estimate to the anchor's, and a third of the style's shift.
-
-    All have one shape.
-    """
-    return eps_empty + ((eps_anchor - eps_empty) + (eps_anchor - eps_prompt)) / 3
-
-
-def esd_target(eps_empty: Tensor, eps_prompt: Tensor, *, strength: float) -> Tensor:
-    """The full model's unconditional estimate (GUDA-C with push: an anchor's) pushed away from the forgotten prompt (or
-    group)."""
-    return eps_empty - strength * (eps_prompt - eps_empty)
-
-
-def ascent_target(eps_full: Tensor, eps: Tensor, *, strength: float) -> Tensor:
-    """The full model's estimate, moved away from the true noise.
-
-    The gradient of ||student - target||^2 where the student is still the full model is -strength times that of the
-    training loss ||student - eps||^2: gradient ascent (NegGrad, Golatkar et al. 2020), but towards a fixed point, so
-    that it does not run away. To first order it is the influence of the pictures on the model.
-    """
-    return eps_full + strength * (eps_full - eps)
-
-
-FORGET_OPERATORS = ("guda_c", "esd", "ascent")  # of text-conditional models
-UNCONDITIONAL_OPERATORS = ("retrack", "shift", "esd")
+def esd_target(eps_full: Tensor, eps_forget: Tensor, *, strength: float) -> Tensor:
+    """The full model's estimate pushed away from that of the forgotten prompt or group."""
+    return eps_full - strength * (eps_forget - eps_full)

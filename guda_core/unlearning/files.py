@@ -1,0 +1,141 @@
+"""The files of one adapter: a folder that holds the weights and, written last, what they are.
+
+    guda.json                   whose group, of which base model and group set, how made, SHA-256 of the weights
+    adapter_model.safetensors   a LoRA, and
+    adapter_config.json         its settings: PEFT's own layout; `peft` and diffusers' `load_lora_adapter` read it too
+    network.safetensors         in their place: a whole network, or its coded difference
+    health.json, timing.json    what was measured of it
+
+Adapters of version 0.1 have `adapter.safetensors` and `adapter.json` instead; they are read, and no longer written.
+Only safetensors are read, never pickles. Nothing is read into memory before its size has been looked at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from guda_core.errors import AdapterError
+
+META, LORA, LORA_CONFIG, NETWORK = (
+    "guda.json",
+    "adapter_model.safetensors",
+    "adapter_config.json",
+    "network.safetensors",
+)
+OLD_META, OLD_WEIGHTS = "adapter.json", "adapter.safetensors"
+HEALTH, TIMING = "health.json", "timing.json"
+PREFIX = "base_model.model."  # PEFT's, before the names of a LoRA's factors
+MOST_JSON = 4_000_000  # bytes of a JSON file that is read
+HEADER = 4_000_000  # bytes that a safetensors file may hold beside its tensors
+
+
+def meta_file(folder: Path) -> Path:
+    """The metadata of either layout; of the newer one where there is neither."""
+    old = folder / OLD_META
+    return old if old.is_file() and not (folder / META).is_file() else folder / META
+
+
+def weights_file(folder: Path) -> Path:
+    """The weights that belong to `meta_file`; of a LoRA where there are none."""
+    names = (LORA, NETWORK, OLD_WEIGHTS) if meta_file(folder).name == META else (OLD_WEIGHTS,)
+    return next((folder / n for n in names if (folder / n).is_file()), folder / names[0])
+
+
+def stored_bytes(folder: Path) -> int:
+    """What the weights and their metadata take on disk."""
+    return sum(f.stat().st_size for f in (weights_file(folder), meta_file(folder)))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        ValueError: too large, damaged, or no object. OSError: it cannot be read.
+    """
+    if path.stat().st_size > MOST_JSON:
+        raise ValueError(f"it is larger than {MOST_JSON:,} bytes")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as e:
+        raise ValueError("it is nested too deeply") from e
+    if not isinstance(found, dict):
+        raise ValueError("it is no JSON object")
+    return found
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """The metadata of an adapter folder. Raises AdapterError when it is missing, damaged or no JSON object."""
+    path = meta_file(folder)
+    if not path.is_file():
+        raise AdapterError(
+            f"There is no finished adapter in {folder.name}. Make it with `guda unlearn` (a retrained model: "
+            "`python -m experiments.logo --live`)."
+        )
+    try:
+        return read_json(path)
+    except (ValueError, OSError) as e:
+        raise AdapterError(f"The adapter's metadata {path.name} in {folder.name} is damaged: {e}") from e
+
+
+def read_health(folder: Path, sha256: str) -> dict[str, Any]:
+    """What was measured of just the adapter with this hash; {} where that is missing or damaged."""
+    try:
+        found = read_json(folder / HEALTH)
+    except (ValueError, OSError):
+        return {}
+    return found if found.get("adapter_sha256") == sha256 else {}
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def read_weights(path: Path, sha256: object, most: int) -> dict[str, Tensor]:
+    """Name -> tensor. most: bytes that the tensors may take.
+
+    Raises:
+        AdapterError: missing, larger, or with another hash. SafetensorError: it is no safetensors file.
+    """
+    if not path.is_file():
+        raise AdapterError(f"it has no {path.name} (only safetensors are read, never pickles)")
+    if (size := path.stat().st_size) > most + HEADER:
+        raise AdapterError(f"{path.name} takes {size:,} bytes; one for this network takes at most {most + HEADER:,}")
+    if hash_file(path) != sha256:
+        raise AdapterError("it is damaged: its weights do not have the hash that its metadata names")
+    return load_file(path)
+
+
+def write(
+    folder: Path,
+    state: Mapping[str, Tensor],
+    meta: Mapping[str, Any],
+    *,
+    parameters: int,
+    lora: Mapping[str, Any] | None = None,
+) -> None:
+    """Write an adapter in place of what was there; the metadata comes last, so that its presence means "complete".
+
+    lora: PEFT's settings, where the state is a LoRA's.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (META, OLD_META, OLD_WEIGHTS, LORA, LORA_CONFIG, NETWORK, HEALTH):
+        (folder / name).unlink(missing_ok=True)
+    path = folder / (NETWORK if lora is None else LORA)
+    header = {"format": "pt"}  # one entry alone: safetensors writes several in any order, and the hash would vary
+    if lora is not None:
+        header = {"lora_adapter_metadata": json.dumps({PREFIX + k: v for k, v in lora.items()})}  # diffusers reads it
+        (folder / LORA_CONFIG).write_text(json.dumps(lora, indent=1), encoding="utf-8")
+    save_file(dict(state), path, metadata=header)
+    record = {**meta, "sha256": hash_file(path), "parameters": parameters}
+    aside = folder / f"{META}.tmp"
+    aside.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    aside.replace(folder / META)

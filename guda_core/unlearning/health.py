@@ -1,0 +1,142 @@
+"""What an adapter did to the model: the mean drop of the ELBO in nats, by kind of picture.
+
+    drop(x, c) = ELBO(x | c; full) - ELBO(x | c; without the group)
+
+It should be large on the group's own pictures and small on others'. The mean over held-out pictures of the other groups
+is also what GUDA's offset is made of (`guda_core.attribution.guda`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from guda_core.data.dataset import Item, Pictures
+from guda_core.data.images import hash_pixels
+from guda_core.data.sources.base import load_pictures
+from guda_core.diffusion import likelihood
+from guda_core.unlearning import adapters
+from guda_core.unlearning.adapters import HEALTH, OFFSET
+from guda_core.unlearning.run import Forgetting
+from guda_core.versions import versions
+
+KINDS = {  # of pictures that an adapter's health is measured on -> how a table's head says it
+    "forgotten_prompt": "forgotten, prompt",
+    "others_prompt": "others, prompt",
+    "forgotten_empty": "forgotten, empty",
+    "others_empty": "others, empty",
+    "held_out_empty": "held out, empty",
+    OFFSET: "others, held out, empty",
+}
+
+Shown = Sequence[tuple[Item, str]]  # items with the prompts that they are scored under
+
+
+@dataclasses.dataclass(frozen=True)
+class HealthConfig:
+    """pictures: of each kind but one. held_out: of that one, from which GUDA's scores have their offset
+    (`guda_core.attribution.guda`): held-out pictures, as many of each group and the same for all adapters, each of
+    which meets those of the other groups. draws: in each of the strata, cut by `rule`. seed: which pictures."""
+
+    pictures: int = 16
+    held_out: int = 160
+    strata: int = 24
+    draws: int = 1
+    seed: int = 17
+    rule: str = likelihood.RULE
+
+
+class Health:
+    """Measures the adapters of one base model. apart: (group, name) of held-out pictures that the offset must not be
+    made of: a benchmark's queries."""
+
+    def __init__(
+        self, job: Forgetting, config: HealthConfig | None = None, apart: Collection[tuple[str, str]] = ()
+    ) -> None:
+        self.job, self.config, self.apart = job, config or HealthConfig(), apart
+        self._full: dict[tuple[Any, ...], Any] = {}  # of the full model, the same for every group
+
+    def unmeasured(self, wanted: Sequence[str]) -> list[str]:
+        """The wanted groups whose LoRA fits but whose health has not been measured, or was of another adapter."""
+        out = []
+        for g in self.job.known(wanted):
+            if self.job.fits(g, None) and (meta := adapters.read_meta(self.job.folder / g)).get("kind") is None:
+                out += [] if adapters.read_health(self.job.folder / g, meta["sha256"]) else [g]
+        return out
+
+    def _held_out_of_all(self, held: Pictures) -> list[Item]:
+        """The held-out pictures that all adapters are measured on; none of `apart`."""
+        g = torch.Generator().manual_seed(self.config.seed)
+        of: dict[str, list[int]] = {k: [] for k in self.job.group_set.groups}
+        for i in torch.randperm(len(held), generator=g).tolist():
+            if (held.groups[i], held.names[i]) not in self.apart:
+                of[held.groups[i]].append(i)
+        each = self.config.held_out // len(of)
+        return [held[i] for places in of.values() for i in places[:each]]
+
+    def _kinds(self, group: str) -> dict[str, Shown]:
+        g = torch.Generator().manual_seed(self.config.seed)
+        train, _ = self.job.training_pictures()
+        held = load_pictures(self.job.group_set, "held_out")
+
+        def some(p: Pictures, keep: Callable[[str, str], bool], prompt: bool) -> Shown:
+            q = p.where(keep)
+            items = [q[i] for i in torch.randperm(len(q), generator=g)[: self.config.pictures].tolist()]
+            return [(i, self.job.captioner.caption(i, g) if prompt else "") for i in items]
+
+        prompted = {
+            "forgotten_prompt": some(train, lambda k, o: k == group, True),
+            "others_prompt": some(train, lambda k, o: k != group, True),
+        }
+        return {
+            **(prompted if self.job.model.tokens("")[1] > 0 else {}),
+            "forgotten_empty": some(train, lambda k, o: k == group, False),
+            "others_empty": some(train, lambda k, o: k != group, False),
+            "held_out_empty": some(held, lambda k, o: k == group, False),
+            OFFSET: [(i, "") for i in self._held_out_of_all(held) if i.group != group],
+        }
+
+    def _drop(self, adapter: adapters.Adapter, item: Item, prompt: str, strata: likelihood.Strata) -> float:
+        model, config = self.job.model, self.config
+        pixels = item.image(self.job.card.resolution)
+        latent, cond = model.encode(pixels), model.embed([prompt])
+        draws, columns = likelihood.draw_times(hash_pixels(pixels), strata, config.draws), list(range(config.draws))
+        key = (draws.image_hash, prompt)
+        if key not in self._full:
+            self._full[key] = likelihood.kl_values(model, latent, cond, draws, columns)
+        with adapters.applied(model.network, adapter):
+            without = likelihood.kl_values(model, latent, cond, draws, columns)
+        return likelihood.elbo_drop(full=self._full[key], without=without, strata=strata).value
+
+    def measure(self, group: str) -> Iterator[float]:
+        """Measure one adapter and write its `health.json`: mean drop and standard error, by kind of picture; yields the
+        fraction done."""
+        adapter = self.job.load(group)
+        strata = likelihood.make_strata(self.job.model.schedule, self.config.strata, self.config.rule)
+        kinds = self._kinds(group)
+        record: dict[str, Any] = {}
+        done, all_of_them = 0, sum(len(p) for p in kinds.values())
+        for kind, shown in kinds.items():
+            drops = []
+            for item, prompt in shown:
+                drops.append(self._drop(adapter, item, prompt, strata))
+                done += 1
+                yield done / all_of_them
+            record[kind] = {
+                "mean": float(np.mean(drops)),
+                "se": float(np.std(drops, ddof=1) / len(drops) ** 0.5),
+                "n": len(drops),
+            }
+        record |= {"unit": "nats", "adapter_sha256": adapter.meta["sha256"], "left_out": len(self.apart)}
+        record |= {"config": dataclasses.asdict(self.config), "versions": versions()}
+        (self.job.folder / group / HEALTH).write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        """Group id -> its stored health."""
+        found = {g: self.job.folder / g / HEALTH for g in self.job.group_set.groups}
+        return {g: json.loads(p.read_text(encoding="utf-8")) for g, p in found.items() if p.is_file()}
