@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from guda_core.attribution.counterfactual import Budget
+from guda_core.attribution.base import Budget
 from guda_core.attribution.guda import Guda
 from guda_core.data.groups import load_group_set
 from guda_core.diffusion.cards import load_model

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from guda_core.attribution.counterfactual import Budget
+from guda_core.attribution.base import Budget
 from guda_core.attribution.guda import Guda
 from guda_core.data.dataset import Pictures
 from guda_core.diffusion import likelihood

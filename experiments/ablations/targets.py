@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from guda_core.attribution.logo import Logo
 from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import Pictures
 from guda_core.diffusion import likelihood
@@ -85,9 +86,8 @@ def measure(
 ) -> dict[str, Any]:
     """One row: {group, prompt: {target: distance}, empty: the same, way_prompt, way_empty_anchor, way_empty_shift}."""
     model, gs = service.model, service.group_set
-    assert service.logo is not None
     ids, own = list(gs.groups), list(gs.groups).index(group)
-    oracle = adapters.load(service.logo.folder / group, base_sha256=model.sha256, group=group)
+    oracle = adapters.load(service.offered[Logo.id].folder / group, base_sha256=model.sha256, group=group)
     generator, captioner = torch.Generator().manual_seed(0), captioner_of(gs)
     full, without, t_of = [], [], []
     for i, item in enumerate(pictures):
@@ -142,7 +142,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_flush_denormal(True)
     service = load_service(fall_back=False)
-    if service.logo is None:
+    if Logo.id not in service.offered:
         raise SystemExit("There is no live oracle to measure against: `python -m experiments.logo --live` makes it.")
     job = Forgetting(service.group_set)
     strata = likelihood.make_strata(service.model.schedule, args.strata)

@@ -36,6 +36,7 @@ from experiments.benchmark import (
 from experiments.logo import oracle_values
 from guda_core import paths
 from guda_core.attribution import metrics
+from guda_core.attribution.guda import Guda
 from guda_core.local import LocalService, load_service
 from guda_core.paths import ROOT
 from guda_core.unlearning import adapters
@@ -61,7 +62,7 @@ def parsed(text: str) -> UnlearnConfig:
 
 def adapters_of(service: LocalService, own: UnlearnConfig) -> Path:
     """Where adapters with these settings are or will be: the committed ones, where the settings are theirs."""
-    committed, groups = service.guda.folder, service.group_set.groups
+    committed, groups = service.method(Guda).folder, service.group_set.groups
     if all(UnlearnConfig.of(adapters.read_meta(committed / g)["config"]) == own for g in groups):
         return committed
     return paths.cache_dir() / "tuning" / f"styles-{hashlib.sha256(repr(own).encode()).hexdigest()[:12]}"
