@@ -29,6 +29,7 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from experiments.terminal import FolderOption, program
+from guda_core.attribution.guda import Guda
 from guda_core.cli.loading import service_of
 from guda_core.cli.terminal import ModelOption, follow, listed, say
 from guda_core.data.captions import captioner_of
@@ -265,7 +266,7 @@ def run_all(
         "config": dataclasses.asdict(config),
         "versions": versions(),
         "base_sha256": service.model.sha256,
-        "adapters": {g: a.meta["sha256"] for g, a in service.guda.adapters.items()},
+        "adapters": {g: a.meta["sha256"] for g, a in service.method(Guda).adapters.items()},
     }
     objects = draw_objects(gs, config.recognition_objects, config.seed)
     if "recognition" in parts:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 
+from guda_core.attribution.guda import Guda
 from guda_core.local import LocalService, load_service
 from guda_core.paths import ROOT
 from guda_core.records import Query
@@ -88,7 +89,7 @@ def main() -> None:
         "attribute": {},
         "cpu_threads": torch.get_num_threads(),
         "unet_parameters": sum(p.numel() for p in service.model.network.parameters()),
-        "adapter_parameters": {g: a.meta["parameters"] for g, a in service.guda.adapters.items()},
+        "adapter_parameters": {g: a.meta["parameters"] for g, a in service.method(Guda).adapters.items()},
     }
     for effort in EFFORTS:
         runs = [attribute(service, made[0][1], effort) for _ in range(options.repeats if effort == "quick" else 1)]

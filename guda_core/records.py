@@ -88,20 +88,70 @@ class Query:
 
 
 @dataclass(frozen=True)
+class MethodInfo:
+    """What screens, the command line and reports say of a method.
+
+    name: as shown. unit: of its scores. note: what its score and its interval mean, for a reader.
+    main: the method that the first sentence on the screen is about. oracle: the one that others are compared with.
+    default: whether it is asked when nobody chooses.
+    """
+
+    id: str
+    name: str
+    unit: str
+    note: str
+    main: bool = False
+    oracle: bool = False
+    default: bool = False
+
+
+@dataclass(frozen=True)
+class GroupModels:
+    """The models without a group each that a method answers from, and what was measured of them beforehand.
+
+    label: what one of them is called, e.g. "Adapter". hashes: group id -> SHA-256 of its weights.
+    unavailable: group id -> why its model cannot be used.
+    title, note: of the table of figures. columns: figure -> its heading.
+    figures: group id -> figure -> a number, or {"mean", "se"}; or a sentence why there are none.
+    """
+
+    label: str = ""
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    unavailable: Mapping[str, str] = field(default_factory=dict)
+    title: str = ""
+    note: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    figures: Mapping[str, Mapping[str, Any] | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an answer takes. Progress, the expected time and the seconds asked of ZeroGPU are all made from it.
+
+    forward: forward passes of the network, of one picture each, in batches. gradients: forward and backward passes, of
+    one picture alone. seconds: of other work, as measured on this machine.
+    """
+
+    forward: int = 0
+    gradients: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.forward + other.forward, self.gradients + other.gradients, self.seconds + other.seconds)
+
+
+@dataclass(frozen=True)
 class Provenance:
     """What a service computes with, as far as it enters a score or tells how far to trust one.
 
     model, name: id and name of the card. sha256: of its weights. clip_sha256, bank_sha256: of the CLIP's weights and of
     the file of its training pictures' features. dtype, device: of the model, e.g. "float32" and "cpu". threads: of one
     operation on the CPU.
-    adapters: group id -> SHA-256 of its adapter. unavailable: group id -> why its adapter cannot be used.
-    health: group id -> the stored figures of what its adapter forgot and damaged, or a sentence why there are none.
+    methods: method id -> what is said of it, of all that are offered. not_offered: method id -> why it is not.
+    made_from: method id -> the part of its answers' settings that names what they are computed from: hashes, offsets.
+    models: method id -> its models without a group each, of methods that have such.
     validation: name of a file of measurements -> its figures with the file's `sha256`, or a sentence why there are
     none.
-    offset: group id -> nats that GUDA's scores of it hold whatever the picture, {} where that is nothing.
-    features: gradient method -> SHA-256 of its features of the training pictures.
-    retrained: group id -> SHA-256 of the coded model that was retrained without it, {} where `logo` is not offered.
-    fidelity: group id -> the stored figures of what coding that model lost, or a sentence why there are none.
     """
 
     model: str
@@ -112,14 +162,16 @@ class Provenance:
     dtype: str
     device: str
     threads: int
-    adapters: Mapping[str, str]
-    unavailable: Mapping[str, str] = field(default_factory=dict)
-    health: Mapping[str, Mapping[str, Any] | str] = field(default_factory=dict)
+    methods: Mapping[str, MethodInfo] = field(default_factory=dict)
+    not_offered: Mapping[str, str] = field(default_factory=dict)
+    made_from: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    models: Mapping[str, GroupModels] = field(default_factory=dict)
     validation: Mapping[str, Mapping[str, Any] | str] = field(default_factory=dict)
-    offset: Mapping[str, float] = field(default_factory=dict)
-    features: Mapping[str, str] = field(default_factory=dict)
-    retrained: Mapping[str, str] = field(default_factory=dict)
-    fidelity: Mapping[str, Mapping[str, Any] | str] = field(default_factory=dict)
+
+    @property
+    def unlearned(self) -> GroupModels:
+        """The models of the main method; an empty record where there are none."""
+        return next((m for k, m in self.models.items() if k in self.methods and self.methods[k].main), GroupModels())
 
 
 VERDICTS = {  # a sentence for each verdict of a `Scope`

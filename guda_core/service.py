@@ -6,13 +6,13 @@ step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from guda_core.errors import OptionError
-from guda_core.records import Attribution, GroupSet, Provenance, Query, Scope
+from guda_core.records import Attribution, Cost, GroupSet, MethodInfo, Provenance, Query, Scope
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,12 @@ class Service(Protocol):
         """The hashes and settings of everything that answers are computed with, for their record."""
         ...
 
-    def methods(self) -> dict[str, str]:
-        """Method id -> name as shown, in the order of display: {"guda": "GUDA", "clip": "CLIP similarity"}."""
+    def methods(self) -> dict[str, MethodInfo]:
+        """What is said of each method that is offered, by id, in the order of their answers."""
+        ...
+
+    def cost(self, methods: Sequence[str], effort: str) -> Cost:
+        """What `attribute` takes, in passes of the network."""
         ...
 
     def estimate(self, methods: Sequence[str], effort: str) -> float:
@@ -90,3 +94,25 @@ def find_effort(name: str) -> Effort:
     if name not in EFFORTS:
         raise OptionError(f"There is no effort '{name}'. Known: {', '.join(EFFORTS)}.")
     return EFFORTS[name]
+
+
+def check_methods(asked: Sequence[str], offered: Mapping[str, object]) -> None:
+    """Raises OptionError that lists the offered methods unless some of these, and no others, are asked for."""
+    unknown = [m for m in asked if m not in offered]
+    if unknown or not asked:
+        raise OptionError(f"Methods must be some of {', '.join(offered)}; got {', '.join(unknown) or 'none'}.")
+
+
+def main_first(methods: Mapping[str, MethodInfo]) -> list[str]:
+    """Ids of the methods with the main one first, as on the screen."""
+    return sorted(methods, key=lambda m: not methods[m].main)
+
+
+def main_method(methods: Mapping[str, MethodInfo]) -> str:
+    """Id of the main method; "" where it is not offered."""
+    return next((m for m, info in methods.items() if info.main), "")
+
+
+def default_methods(methods: Mapping[str, MethodInfo]) -> list[str]:
+    """Ids of the methods that are asked when nobody chooses, the main one first."""
+    return [m for m in main_first(methods) if methods[m].default]

@@ -16,13 +16,13 @@ from typing import Any
 
 from guda_core.diffusion.memory import NO_MEMORY, is_out_of_memory
 from guda_core.errors import GudaError, ScoreError
-from guda_core.local import with_parts
-from guda_core.records import Attribution, Provenance, Query, Scope
-from guda_core.service import Service, Step, find_effort
+from guda_core.records import Attribution, Cost, MethodInfo, Provenance, Query, Scope
+from guda_core.service import Service, Step
 
 log = logging.getLogger(__name__)
 VARIABLE = "SPACES_ZERO_GPU"  # set by the platform
-START_S, DRAW_S, LONGEST_S = 10, 1.0, 120  # seconds asked for: to begin, for each draw of all models, and at most
+START_S, LONGEST_S = 10, 120  # seconds asked for: to begin, and at most
+FORWARD_S, GRADIENT_S = 1 / 216, 1 / 20  # for a forward pass, and for one with the gradient of every weight
 
 
 def is_zero_gpu() -> bool:
@@ -119,14 +119,17 @@ class ZeroGpu:
 
     def seconds(self, methods: Sequence[str], effort: str) -> int:
         """GPU seconds that an attribution asks for."""
-        forwards = len({"guda", "logo"} & set(with_parts(methods))) * find_effort(effort).draws
-        return min(LONGEST_S, round(START_S + DRAW_S * forwards))
+        cost = self.cost(methods, effort)
+        return min(LONGEST_S, round(START_S + FORWARD_S * cost.forward + GRADIENT_S * cost.gradients + cost.seconds))
 
     def provenance(self) -> Provenance:
         return self.service.provenance()
 
-    def methods(self) -> dict[str, str]:
+    def methods(self) -> dict[str, MethodInfo]:
         return self.service.methods()
+
+    def cost(self, methods: Sequence[str], effort: str) -> Cost:
+        return self.service.cost(methods, effort)
 
     def estimate(self, methods: Sequence[str], effort: str) -> float:
         """What the last such run took; before there was one, the seconds asked for."""

@@ -18,11 +18,11 @@ from guda_core.data.dataset import described
 from guda_core.data.groups import load_group_set
 from guda_core.data.images import check_options, check_prompt, hash_pixels, read_picture
 from guda_core.errors import OptionError
-from guda_core.records import Attribution, GroupScore, KLValues, Provenance, Query, Scope
+from guda_core.records import Attribution, Cost, GroupScore, KLValues, MethodInfo, Provenance, Query, Scope
 from guda_core.service import Service, Step
 from guda_core.ui import build_ui, launch_options
 from guda_core.ui.serve import launch
-from tests.light import fake_provenance
+from tests.light import METHODS, fake_provenance
 
 WAIT = 240.0  # seconds that a test waits for something that must come; a busy machine needs some of them
 EDGES = np.array([1, 5, 20, 80, 250, 500, 1000])
@@ -55,8 +55,11 @@ class FakeService:
     def provenance(self) -> Provenance:
         return fake_provenance(self.group_set, dict.fromkeys((*self.unavailable, *self.missing), REASON))
 
-    def methods(self) -> dict[str, str]:
-        return {"clip": "CLIP similarity", "guda": "GUDA (unlearning)"}
+    def methods(self) -> dict[str, MethodInfo]:
+        return METHODS
+
+    def cost(self, methods: Sequence[str], effort: str) -> Cost:
+        return Cost(forward=("guda" in methods) * {"quick": 432, "standard": 1296, "full": 5184}[effort])
 
     def estimate(self, methods: Sequence[str], effort: str) -> float:
         return 0.2 + ("guda" in methods) * {"quick": 8.0, "standard": 24.0, "full": 300.0}[effort]

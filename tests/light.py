@@ -13,7 +13,17 @@ from PIL import Image
 from guda_core.data.groups import load_group_set
 from guda_core.data.images import check_prompt, read_picture
 from guda_core.errors import OptionError
-from guda_core.records import Attribution, GroupScore, GroupSet, KLValues, Provenance, Query, Scope
+from guda_core.records import (
+    Attribution,
+    GroupModels,
+    GroupScore,
+    GroupSet,
+    KLValues,
+    MethodInfo,
+    Provenance,
+    Query,
+    Scope,
+)
 
 MISSING = "noto"
 WHY = "There is no finished adapter in noto."
@@ -24,13 +34,30 @@ def sha(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+METHODS = {
+    "clip": MethodInfo("clip", "CLIP similarity", "cosine", "Likeness.", default=True),
+    "guda": MethodInfo("guda", "GUDA (unlearning)", "nats", "Influence.", main=True, default=True),
+}
+HEALTH = {"unit": "nats", "forgotten_prompt": {"mean": 12.5, "se": 0.5, "n": 16}}
+
+
 def fake_provenance(group_set: GroupSet, unavailable: Mapping[str, str]) -> Provenance:
     """Hashes of nothing, an adapter for every group that is available, and one adapter's health."""
     adapters = {g: sha(f"adapter {g}") for g in group_set.groups if g not in unavailable}
-    health = {g: {"unit": "nats", "forgotten_prompt": {"mean": 12.5, "se": 0.5, "n": 16}} for g in list(adapters)[:1]}
+    columns = {"forgotten_prompt": "Forgot, with caption", "others_prompt": "Damage, with caption"}
+    models = GroupModels(
+        "Adapter",
+        adapters,
+        unavailable,
+        "What the adapters forgot",
+        "In nats.",
+        columns,
+        {next(iter(adapters)): HEALTH},
+    )
     return Provenance(
         model="fake", name="A fake model", sha256=sha("model"), clip_sha256=sha("clip"), bank_sha256=sha("bank"),
-        dtype="float32", device="cpu", threads=1, adapters=adapters, unavailable=unavailable, health=health,
+        dtype="float32", device="cpu", threads=1, methods=METHODS,
+        made_from={"clip": {"clip_sha256": sha("clip")}, "guda": {"adapters": adapters}}, models={"guda": models},
         validation={"sanity.json": {"first_group": 0.75, "sha256": sha("sanity")}, "styles.json": "It is damaged."},
     )  # fmt: skip
 
@@ -53,13 +80,20 @@ class LightService:
         self.scored: list[str] = []
 
     def change(self, **more: object) -> None:
+        """Other fields of the provenance."""
         self.made_with = replace(self.made_with, **more)  # type: ignore[arg-type]
+
+    def change_models(self, **more: object) -> None:
+        """Other fields of the unlearned models, and what GUDA is made from with them."""
+        models = replace(self.made_with.unlearned, **more)  # type: ignore[arg-type]
+        made_from = {**self.made_with.made_from, "guda": {"adapters": models.hashes}}
+        self.change(models={**self.made_with.models, "guda": models}, made_from=made_from)
 
     def provenance(self) -> Provenance:
         return self.made_with
 
-    def methods(self) -> dict[str, str]:
-        return {"clip": "CLIP similarity", "guda": "GUDA (unlearning)"}
+    def methods(self) -> dict[str, MethodInfo]:
+        return METHODS
 
     def estimate(self, methods: Sequence[str], effort: str) -> float:
         if effort not in ("quick", "standard", "full"):
@@ -101,13 +135,13 @@ class LightService:
         full, without = rng.gamma(2.0, 3.0, t.shape), {}
         groups = {}
         for g in self.group_set.groups:
-            if g in self.made_with.unavailable:
-                groups[g] = GroupScore(None, None, None, "unavailable", self.made_with.unavailable[g])
+            if g in self.made_with.unlearned.unavailable:
+                groups[g] = GroupScore(None, None, None, "unavailable", self.made_with.unlearned.unavailable[g])
                 continue
             without[g] = full + rng.normal(0.0, 3.0, t.shape)
             v = float((without[g] - full).sum()) * self.nudge
             groups[g] = GroupScore(v, v - 4.0, v + 4.0)
-        settings = {"adapters": dict(self.made_with.adapters), "dtype": self.made_with.dtype}
+        settings = {"adapters": dict(self.made_with.unlearned.hashes), "dtype": self.made_with.dtype}
         a = Attribution(
             "guda", "nats", groups, progress, False, None, KLValues(t, edges, full, without), settings=settings
         )

@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-from guda_core.attribution.counterfactual import Budget
+from guda_core.attribution.base import Budget
 from guda_core.attribution.guda import Guda
 from guda_core.data.groups import load_group_set
 from guda_core.diffusion.cards import find_card, load_model

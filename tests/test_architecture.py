@@ -25,6 +25,7 @@ TABLE = (
     "strict",
     "paths",
     "proxies",
+    "stored_figures",
     "work_queue",
     "service",
     "diffusion",
@@ -214,6 +215,7 @@ def test_no_environment_is_in_the_repository():
 
 LIGHT = ("errors", "records", "versions", "paths", "service", "data.groups", "data.images", "data.sources.iconify")
 LIGHT += ("reports.record", "reports.figures", "reports.bundle", "reports.read", "reports.replay", "reports.batch")
+LIGHT += ("stored_figures", "attribution")
 
 
 @pytest.mark.parametrize("name", LIGHT)

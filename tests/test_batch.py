@@ -118,25 +118,33 @@ def test_another_picture_prompt_setting_or_model_is_scored_again(folder, tmp_pat
     assert run(folder, out, BatchConfig(effort="standard")).kept == 0
     assert run(folder, out, BatchConfig(effort="standard", methods=("clip",))).kept == 0
     service = LightService()
-    service.change(adapters={**service.made_with.adapters, "twemoji": "0" * 64})
+    service.change_models(hashes={**service.made_with.unlearned.hashes, "twemoji": "0" * 64})
     assert run(folder, out, service=service).kept == 0
     assert run(folder, out, service=service).kept == 3
 
 
 def test_a_report_made_with_other_features_or_another_oracle_is_made_again():
-    used = {"das": {"settings": {"sha256": "f", "parts": []}}, "logo": {"settings": {"adapters": {"noto": "r"}}}}
-    record = {"methods": {**used, "combined": {"settings": {"parts": {"guda": {}, "das": {"sha256": "f"}}}}}}
-    here = dataclasses.replace(LightService().provenance(), features={"das": "f"}, retrained={"noto": "r"})
-    assert batch._used(record, here)
-    assert not batch._used(record, dataclasses.replace(here, retrained={"noto": "other"}))
-    other = dataclasses.replace(here, features={"das": "other"})
+    das, logo, guda = {"sha256": "f"}, {"adapters": {"noto": "r"}}, {"adapters": {"noto": "a"}}
+    used = {"das": {**das, "parts": []}, "logo": logo, "combined": {"parts": {"guda": guda, "das": das}}}
+    record = {"methods": {m: {"settings": settings} for m, settings in used.items()}}
+
+    def here(guda, das, logo):
+        made_from = {"das": das, "logo": logo, "guda": guda, "combined": {"parts": {"guda": guda, "das": das}}}
+        return dataclasses.replace(LightService().provenance(), made_from=made_from)
+
+    def is_used(method, provenance):
+        return batch._used({"methods": {method: record["methods"][method]}}, provenance)
+
+    same, no_offset = here(guda, das, logo), {**guda, "offset": {}}
+    assert batch._used(record, same) and batch._used(record, here(no_offset, das, logo))
+    assert not batch._used(record, here(guda, das, {"adapters": {"noto": "other"}}))
     for m, settled in (("das", False), ("combined", False), ("logo", True)):
-        assert batch._used({"methods": {m: record["methods"][m]}}, other) == settled
-    added = dataclasses.replace(here, offset={"noto": 3.0})
+        assert is_used(m, here(guda, {"sha256": "other"}, logo)) == settled
     for m, settled in (("das", True), ("combined", False), ("logo", True)):
-        assert batch._used({"methods": {m: record["methods"][m]}}, added) == settled
-    record["methods"] = {"guda": {"settings": {"offset": {"noto": 3.0}}}}
-    assert batch._used(record, added) and not batch._used(record, here)
+        assert is_used(m, here({**guda, "offset": {"noto": 3.0}}, das, logo)) == settled
+    record["methods"] = {"guda": {"settings": {**guda, "offset": {"noto": 3.0}}}}
+    assert batch._used(record, here({**guda, "offset": {"noto": 3.0}}, das, logo))
+    assert not batch._used(record, here(no_offset, das, logo))
 
 
 def test_bad_pictures_are_refused_by_name_and_the_rest_goes_on(folder, tmp_path, caplog):
@@ -226,7 +234,6 @@ def test_what_is_asked_wrongly_stops_the_batch_before_it_starts(folder, tmp_path
     for where, config, sentence in (
         (folder, BatchConfig(effort="huge"), "huge"),
         (folder, BatchConfig(methods=("magic",)), "clip, guda; got magic"),
-        (folder, BatchConfig(methods=()), "got none"),
         (tmp_path / "none", QUICK, "no folder"),
         (tmp_path / "empty", QUICK, "no pictures"),
     ):

@@ -7,7 +7,7 @@ import pytest
 
 from guda_core.attribution import contributions
 from guda_core.diffusion.likelihood import Strata, elbo_drop
-from guda_core.records import Attribution, GroupScore, KLValues
+from guda_core.records import Attribution, GroupModels, GroupScore, KLValues
 from guda_core.ui import inspect
 from tests.light import LightService, sha
 
@@ -53,13 +53,21 @@ def test_the_screen_says_how_wide_it_was_only_where_it_narrowed(draws, said_so, 
     assert f"{width:.0f}"[:2] in str(table) and plot is not None
 
 
-def test_the_screen_says_what_the_oracle_lost_by_being_coded():
+def test_the_screen_says_what_the_oracle_lost_by_being_compressed():
     service = LightService()
-    assert inspect.fidelity(service, service.provenance()) == ""
     found = {"pictures": 167, "spearman": 0.99849, "rms": 6.84, "sd": 144.17}
     told = {"noto": found, "twemoji": "health.json is damaged.", "openmoji": {"pictures": 3}}
-    service.change(retrained={g: sha(g) for g in (*told, "fluent-emoji")}, fidelity=told)
-    rows = inspect.fidelity(service, service.provenance()).split("<tr>")[-4:]
-    assert all(v in rows[0] for v in ("Noto", "167 pictures", "0.998", "6.8", "144"))
-    assert "health.json is damaged." in rows[1] and all("was not measured" in r for r in rows[2:])
-    assert all(sha(g) in inspect.hashes(service, service.provenance(), None) for g in ("noto", "fluent-emoji"))
+    hashes = {g: sha(f"retrained {g}") for g in (*told, "fluent-emoji")}
+    columns = {"pictures": "Pictures", "spearman": "Rank", "rms": "Error", "sd": "Spread"}
+    models = GroupModels("Retrained without", hashes, {"fluent-emoji": "gone"}, "Lost", "", columns, told)
+    service.change(models={**service.made_with.models, "logo": models})
+    page = inspect.figures(service, service.provenance())
+    assert "What the adapters forgot" in page and "12 ± 0.98" in page
+    names = {g: group.name for g, group in service.group_set.groups.items()}
+    shown = page.split("Lost</h2>")[1].split("<tr>")
+    rows = {name: row for row in shown for name in names.values() if f">{name}<" in row}
+    assert all(v in rows[names["noto"]] for v in (">167<", ">0.998<", ">6.84<", ">144<"))
+    assert "health.json is damaged." in rows[names["twemoji"]] and ">3<" in rows[names["openmoji"]]
+    assert "unavailable: gone" in rows[names["fluent-emoji"]] and "was not measured" in rows[names["fluent-emoji-flat"]]
+    shown = inspect.hashes(service, service.provenance(), None)
+    assert all(h in shown for h in hashes.values()) and f"Retrained without: {names['noto']}" in shown

@@ -7,7 +7,10 @@ import pytest
 from scipy import stats
 
 from guda_core.attribution import ensemble
+from guda_core.attribution.ensemble import GudaAndDas
 from guda_core.records import Attribution, GroupScore
+
+COMBINED = GudaAndDas({})
 
 
 def answer(method: str, scores: dict[str, float | None], half: float = 0.0, progress: float = 1.0) -> Attribution:
@@ -25,7 +28,7 @@ def test_the_score_is_the_mean_of_the_parts_standard_scores():
     np.testing.assert_allclose(ensemble.mean_of(a, b), wanted, atol=1e-12)
     np.testing.assert_allclose(ensemble.mean_of(5 * a - 7, 1e6 * b), wanted, atol=1e-9)  # units do not matter
     groups = [str(i) for i in range(8)]
-    both = ensemble.combine(
+    both = COMBINED.combine(
         {
             "guda": answer("guda", dict(zip(groups, a[0], strict=True))),
             "das": answer("das", dict(zip(groups, b[0], strict=True))),
@@ -43,13 +46,13 @@ def test_a_part_that_says_nothing_leaves_the_others_order():
 
 def test_intervals_are_scaled_like_the_scores_and_added_in_squares():
     parts = {"guda": answer("guda", {"x": 30.0, "y": 10.0}, 3.0), "das": answer("das", {"x": 4.0, "y": 2.0}, 0.4)}
-    both = ensemble.combine(parts)  # standard deviations 10 and 1
+    both = COMBINED.combine(parts)  # standard deviations 10 and 1
     half = np.hypot(0.3, 0.4) / 2
     assert both.groups["x"].score == pytest.approx(1.0)
     assert both.groups["x"].low == pytest.approx(1 - half) and both.groups["x"].high == pytest.approx(1 + half)
     assert both.separable is True and both.runner_up == "y"
     wide = {"guda": answer("guda", {"x": 30.0, "y": 10.0}, 40.0), "das": parts["das"]}
-    assert ensemble.combine(wide).separable is False
+    assert COMBINED.combine(wide).separable is False
 
 
 def test_a_group_without_a_score_in_one_part_has_none_and_says_which():
@@ -57,8 +60,8 @@ def test_a_group_without_a_score_in_one_part_has_none_and_says_which():
         "guda": answer("guda", {"x": 3.0, "y": None, "z": 1.0}),
         "das": answer("das", {"x": 1.0, "y": 9.0, "z": 2.0}, progress=0.5),
     }
-    both = ensemble.combine(parts)
+    both = COMBINED.combine(parts)
     assert both.groups["y"] == GroupScore(None, None, None, "unavailable", "guda: no file")
     assert both.groups["x"].score == pytest.approx(0.0) and both.progress == 0.5
-    nothing = ensemble.combine({**parts, "das": answer("das", {})})
+    nothing = COMBINED.combine({**parts, "das": answer("das", {})})
     assert nothing.groups == {} and nothing.separable is None

@@ -22,6 +22,7 @@ import torch
 from gradio_client.exceptions import AppError
 from PIL import Image
 
+from guda_core.attribution.guda import Guda
 from guda_core.data.groups import load_group_set
 from guda_core.diffusion.memory import NO_MEMORY
 from guda_core.local import LocalService
@@ -109,7 +110,7 @@ DAMAGES = {
 @pytest.mark.parametrize("kinds", [list(DAMAGES)[:4], list(DAMAGES)[4:]], ids=["weights", "metadata"])
 def test_damaged_adapters_are_unavailable_the_rest_answers_and_no_pickle_is_opened(kinds, service, tmp_path):
     trace, folder = tmp_path / "unpickled", tmp_path / "adapters"
-    shutil.copytree(service.guda.folder, folder)
+    shutil.copytree(service.method(Guda).folder, folder)
     bad = dict(zip([g for g in service.group_set.groups if g not in WELL], kinds, strict=False))
     for group, kind in bad.items():
         shutil.copytree(folder / WELL[0], folder / group)

@@ -14,7 +14,8 @@ from experiments.logo import retrained_delta, trainings
 from experiments.logo.retrained_delta import LiveConfig
 from experiments.train import stages
 from experiments.train.unet import UnetConfig
-from guda_core.attribution.counterfactual import Budget
+from guda_core.attribution.base import Budget
+from guda_core.attribution.guda import Guda
 from guda_core.attribution.logo import Logo
 from guda_core.data.dataset import Pictures
 from guda_core.diffusion.cards import load_model
@@ -167,24 +168,28 @@ def test_the_service_offers_the_oracle_when_every_group_has_its_model(service, t
     assert "logo" not in service.methods()
     with caplog.at_level(logging.INFO):
         some = LocalService(
-            service.model, service.group_set, service.clip, service.guda.folder, oracle=service.guda.folder
+            service.model,
+            service.group_set,
+            service.clip,
+            service.method(Guda).folder,
+            oracle=service.method(Guda).folder,
         )
     assert "logo" not in some.methods() and "experiments.logo --live" in caplog.text and "1 of 8 groups" in caplog.text
     for g in service.group_set.groups:
-        source = service.guda.folder / (g if (service.guda.folder / g).is_dir() else "twemoji")
+        source = service.method(Guda).folder / (g if (service.method(Guda).folder / g).is_dir() else "twemoji")
         (tmp_path / g).mkdir()
         for f in source.iterdir():
             (tmp_path / g / f.name).write_bytes(f.read_bytes())
         meta = json.loads((tmp_path / g / adapters.META).read_text())
         (tmp_path / g / adapters.META).write_text(json.dumps({**meta, "group": g}))
-    own = LocalService(service.model, service.group_set, service.clip, service.guda.folder, oracle=tmp_path)
-    assert list(own.methods())[-1] == "logo" and isinstance(own.logo, Logo)
+    own = LocalService(service.model, service.group_set, service.clip, service.method(Guda).folder, oracle=tmp_path)
+    assert list(own.methods())[-1] == "logo" and own.method(Logo).oracle
     made = own.provenance()
-    assert made.retrained == {g: a.meta["sha256"] for g, a in own.logo.adapters.items()} and len(made.retrained) == 8
-    assert made.fidelity.keys() == made.retrained.keys() and some.provenance().retrained == {}
+    assert made.models["logo"].hashes == own.method(Logo).hashes and len(made.models["logo"].hashes) == 8
+    assert made.models["logo"].figures.keys() == made.models["logo"].hashes.keys()
+    assert "logo" not in some.provenance().models and "8 groups" in some.provenance().not_offered["logo"]
     assert own.estimate(["logo", "guda"], "quick") > own.estimate(["guda"], "quick")
     z = torch.zeros(1, *own.model.latent_shape)
     query = Query(np.zeros((16, 16, 3), np.uint8), z, "", "h")
-    assert own.logo is not None
-    *_, a = own.logo.attribute(query, Budget(draws=2))
+    *_, a = own.method(Logo).attribute(query, Budget(draws=2))
     assert a.method == "logo" and a.unit == "nats" and all(s.score is not None for s in a.groups.values())

@@ -11,10 +11,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from guda_core.attribution.counterfactual import Budget
+from guda_core.attribution.base import Budget
 from guda_core.attribution.guda import WEIGHT, Guda
 from guda_core.attribution.logo import Logo
-from guda_core.cli import attribute, terminal
+from guda_core.cli import terminal
+from guda_core.cli.attribute import _show_answer as show
 from guda_core.data.groups import load_group_set
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.cards import load_model
@@ -64,7 +65,7 @@ def answer(model, folder, kind=Guda) -> Attribution:
 
 def test_it_is_added_to_scores_and_intervals_and_decides_the_order(model, folder):
     plain = answer(model, folder)
-    assert "offset" not in plain.settings and plain.offset(IDS[0]) == 0
+    assert plain.settings["offset"] == {} and plain.offset(IDS[0]) == 0
     for g in IDS:
         note(folder, g)
     found = answer(model, folder)
@@ -118,7 +119,7 @@ def test_a_kept_example_is_of_just_this_offset_part(folder):
     service = LightService()
     example = examples.Example("rocket", "twemoji", 1)
     before = examples._place(service, example, ("guda",))
-    service.change(offset={"noto": 3.0})
+    service.change(made_from={"guda": {"offset": {"noto": 3.0}}})
     assert examples._place(service, example, ("guda",)) != before
 
 
@@ -144,13 +145,14 @@ def test_the_command_line_shows_it_in_a_column_of_its_own(monkeypatch):
     monkeypatch.setattr(terminal, "OUT", shown)
     a = scored(40, 8, 25)
     missing = GroupScore(None, None, None, "unavailable", "Its file is missing.")
-    attribute._show_answer(dataclasses.replace(a, groups={**a.groups, "noto": missing}), GROUPS)
+    show(dataclasses.replace(a, groups={**a.groups, "noto": missing}), GROUPS, Guda.info())
     text = shown.export_text(clear=True)
     cells = [[c.strip() for c in line.strip("│").split("│")] for line in text.splitlines() if line.startswith("│")]
+    assert Guda.name in text and "Influence: how much worse" in text  # its note
     assert "offset" in text and {len(row) for row in cells} == {6}
     assert cells[0][2:5] == ["40.0", "32.0 to 48.0", "25.0"] and cells[-1][5].startswith("unavailable")
-    attribute._show_answer(dataclasses.replace(a, settings={}), GROUPS)
-    assert "offset" not in shown.export_text()
+    show(dataclasses.replace(a, settings={}), GROUPS, Guda.info())
+    assert "│ offset" not in shown.export_text()
 
 
 def test_the_screens_table_has_it_as_text():

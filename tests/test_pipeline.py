@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 
 from experiments.train.clip import ClipConfig, make_clip
-from guda_core.attribution import ensemble
+from guda_core.attribution.ensemble import GudaAndDas
 from guda_core.attribution.gradient import quantised
 from guda_core.attribution.gradient.das import Das
 from guda_core.attribution.gradient.features import FeatureConfig
 from guda_core.attribution.gradient.kernel import KernelConfig
 from guda_core.attribution.gradient.trak import Trak
+from guda_core.attribution.guda import Guda
 from guda_core.attribution.similarity import ClipSimilarity
 from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import Pictures
@@ -59,12 +60,12 @@ def ship_features(service, root, kind=Trak):
 
 def test_guda_and_das_are_combined_where_both_are_there_with_or_without_their_own_answers(service, tmp_path):
     ship_features(service, tmp_path / "features", Das)
-    own = LocalService(service.model, GROUPS, service.clip, service.guda.folder, features=tmp_path / "features")
+    own = LocalService(service.model, GROUPS, service.clip, service.method(Guda).folder, features=tmp_path / "features")
     assert list(own.methods()) == ["clip", "das", "guda", "combined"]
     query = picture(own)
     alone, beside = last(own, query, methods=["combined"]), last(own, query, methods=["das", "guda", "combined"])
     assert list(alone) == ["combined"] and set(beside) == {"das", "guda", "combined"}
-    assert alone["combined"] == beside["combined"] == ensemble.combine(beside)
+    assert alone["combined"] == beside["combined"] == own.method(GudaAndDas).combine(beside)
     assert alone["combined"].progress == 1.0 and MISSING not in alone["combined"].ranked()
     assert own.estimate(["combined"], "quick") == pytest.approx(own.estimate(["guda", "das"], "quick"))
     settings = {"effort": "quick", "methods": ["combined"]}
@@ -76,7 +77,7 @@ def test_guda_and_das_are_combined_where_both_are_there_with_or_without_their_ow
 
 def test_methods_with_shipped_features_are_offered_and_go_into_the_report(service, tmp_path, caplog):
     ship_features(service, tmp_path / "features")
-    own = LocalService(service.model, GROUPS, service.clip, service.guda.folder, features=tmp_path / "features")
+    own = LocalService(service.model, GROUPS, service.clip, service.method(Guda).folder, features=tmp_path / "features")
     assert list(own.methods()) == ["clip", "trak", "guda"] and "D-TRAK is not offered" in caplog.text
     query = picture(own)
     answers = last(own, query, methods=["guda", "trak", "clip"])
@@ -233,11 +234,11 @@ def test_the_bundled_model_stands_in_when_another_cannot_be_had(monkeypatch):
 
 def test_the_bundled_service_is_whole():
     service = load_service("emoji")
-    assert service.guda.unavailable == {} and set(service.similarity.bank) == set(GROUPS.groups)
+    assert service.method(Guda).unavailable == {} and set(service.method(ClipSimilarity).bank) == set(GROUPS.groups)
     done = list(service.generate(prompt="star, flat colours", seed=1, steps=2, guidance=2.5))
     assert isinstance(done[0], Step) and done[-1].pixels.shape == (64, 64, 3)
     base = sum(p.numel() for p in service.model.network.parameters())
-    for a in service.guda.adapters.values():
+    for a in service.method(Guda).adapters.values():
         assert sum(b.numel() + x.numel() for b, x, _ in a.factors.values()) <= 0.05 * base
 
 

@@ -131,7 +131,7 @@ def test_a_forged_order_is_found_though_no_score_moved(service, path, keys, to, 
 
 
 def test_a_group_that_was_scored_and_is_not_now_is_named(service, path):
-    service.change(unavailable={MISSING: "x", "twemoji": "gone"})
+    service.change_models(unavailable={MISSING: "x", "twemoji": "gone"})
     v = verdict(read_report(path), service)
     assert v.outcome == "different" and {"guda/twemoji"} <= where(v.scores)
 
@@ -146,7 +146,10 @@ def test_a_group_that_was_scored_and_is_not_now_is_named(service, path):
     ],
 )
 def test_another_model_adapter_or_clip_is_found_even_when_no_score_moved(service, path, more, found):
-    service.change(**{k: {**service.made_with.adapters, **v} if isinstance(v, dict) else v for k, v in more.items()})
+    if "adapters" in more:
+        service.change_models(hashes={**service.made_with.unlearned.hashes, **more["adapters"]})
+    else:
+        service.change(**more)
     v = verdict(read_report(path), service)
     assert v.outcome == "different" and found in where(v.inputs) and not v.scores
     said = next(c for c in v.inputs if c.where == found).sentence()

@@ -15,6 +15,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from PIL import Image
 
+from guda_core import stored_figures
 from guda_core.errors import ReportError
 from guda_core.records import Attribution, GroupScore, KLValues, Query
 from guda_core.reports import bundle, figures
@@ -132,7 +133,7 @@ def test_spreadsheets_run_no_cell(service, query, start):
     groups = dict(service.group_set.groups)
     groups["twemoji"] = replace(groups["twemoji"], name=evil)
     service.group_set = replace(service.group_set, groups=groups)
-    service.change(unavailable={MISSING: evil})
+    service.change_models(unavailable={MISSING: evil})
     rows = list(csv.DictReader(io.StringIO(opened(made(service, query))["scores.csv"].decode(), newline="")))
     assert {r["name"] for r in rows if r["group"] == "twemoji"} == {f"'{evil}"}
     assert {r["reason"] for r in rows if r["group"] == MISSING and r["method"] == "guda"} == {f"'{evil}"}
@@ -172,14 +173,14 @@ def test_figures_of_other_models_and_damaged_ones_are_said(tmp_path):
     (tmp_path / "a.json").write_text('{"base_sha256": "x", "top1": NaN}')
     (tmp_path / "b.json").write_text('{"base_sha256": "other"}')
     (tmp_path / "c.json").write_text("{")
-    (tmp_path / "d.json").write_text('{"base_sha256": "x", "x": "' + "y" * report.MAX_FIGURES + '"}')
+    (tmp_path / "d.json").write_text('{"base_sha256": "x", "x": "' + "y" * stored_figures.MAX_FIGURES + '"}')
     (tmp_path / "e.json").write_text("")
     (tmp_path / "g.json").write_text('{"seconds": 1}')  # of no model
     (tmp_path / "queries.json").write_text('{"base_sha256": "x"}')
     rows = [{"method": "guda", "query_set": "s", "top1": {"value": 0.5}, "rbo": 1}]
-    table = {"base_sha256": "x", "rows_report": rows, "rows": ["y" * report.MAX_FIGURES], "date": "today"}
+    table = {"base_sha256": "x", "rows_report": rows, "rows": ["y" * stored_figures.MAX_FIGURES], "date": "today"}
     (tmp_path / "h.json").write_text(json.dumps(table))
-    found = report.read_validation(tmp_path, base_sha256="x")
+    found = stored_figures.read_validation(tmp_path, base_sha256="x")
     assert set(found) == {f"{n}.json" for n in "abcdeh"}
     sha256 = hashlib.sha256((tmp_path / "h.json").read_bytes()).hexdigest()
     digest = [{k: v for k, v in rows[0].items() if k != "rbo"}]
@@ -187,7 +188,7 @@ def test_figures_of_other_models_and_damaged_ones_are_said(tmp_path):
     assert found["a.json"]["top1"] is None
     assert found["a.json"]["sha256"] == hashlib.sha256((tmp_path / "a.json").read_bytes()).hexdigest()
     assert "another base model" in found["b.json"] and "damaged" in found["c.json"] and "too large" in found["d.json"]
-    assert "no e.json" in found["e.json"] and "no f.json" in report.read_figures(tmp_path / "f.json")
+    assert "no e.json" in found["e.json"] and "no f.json" in stored_figures.read_figures(tmp_path / "f.json")
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

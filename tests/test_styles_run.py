@@ -19,7 +19,8 @@ from experiments.logo import oracle_values, trainings
 from experiments.train import stages
 from experiments.train.unet import UnetConfig
 from guda_core import paths
-from guda_core.attribution.counterfactual import Budget
+from guda_core.attribution.base import Budget
+from guda_core.attribution.guda import Guda
 from guda_core.data.dataset import Pictures
 from guda_core.data.sources.iconify import Iconify
 from guda_core.errors import DataError, OptionError
@@ -62,7 +63,9 @@ def full(service, pictures, tmp_path, monkeypatch):  # noqa: F811
         stages.finish(stages.work_dir() / job.name, {}, job.name)
     monkeypatch.setattr(styles, "INSTANCE_TIMESTEPS", 1)
     monkeypatch.setattr(styles, "SAMPLE_STEPS", 2)
-    return LocalService(service.model, GROUPS, service.clip, service.guda.folder, features=tmp_path / "features")
+    return LocalService(
+        service.model, GROUPS, service.clip, service.method(Guda).folder, features=tmp_path / "features"
+    )
 
 
 def test_the_benchmark_runs_resumes_and_writes_every_row(full, tmp_path):
@@ -119,7 +122,7 @@ def test_kept_values_stand_for_models_that_are_gone(full, tmp_path):
 
 def test_committed_rows_are_not_scored_again_while_they_fit(full, tmp_path):
     folder = tmp_path / "out"
-    shutil.copytree(full.guda.folder, paths.cache_dir() / "adapters" / "twin")
+    shutil.copytree(full.method(Guda).folder, paths.cache_dir() / "adapters" / "twin")
     list(styles.run(full, folder, queries=SMALL, config=SCORES))
     with np.load(folder / styles.ARRAYS) as z:
         before = {k: z[k] for k in z.files}
@@ -148,7 +151,7 @@ def test_committed_rows_are_not_scored_again_while_they_fit(full, tmp_path):
 
 def test_variants_get_the_first_draws_and_are_left_out_until_all_their_groups_are_scored(full, tmp_path):
     folder, config = tmp_path / "out", dataclasses.replace(SCORES, draws=3)
-    shutil.copytree(full.guda.folder, paths.cache_dir() / "adapters" / "twin")
+    shutil.copytree(full.method(Guda).folder, paths.cache_dir() / "adapters" / "twin")
     list(styles.run(full, folder, queries=SMALL, config=config))
     with np.load(folder / styles.ARRAYS) as z:
         few, twin, whole = z["guda/1-draws"], z["guda-twin"], z["guda"]
@@ -166,18 +169,18 @@ def test_variants_get_the_first_draws_and_are_left_out_until_all_their_groups_ar
 
 def test_gudas_row_has_its_offset_part_and_the_drop_alone_stands_beside_it(full, tmp_path):
     folder, ids = tmp_path / "out", list(GROUPS.groups)
-    full.guda.offset = {g: 100.0 * i for i, g in enumerate(ids) if g != MISSING}
+    full.method(Guda).offset = {g: 100.0 * i for i, g in enumerate(ids) if g != MISSING}
     list(styles.run(full, folder, queries=SMALL, config=SCORES))
     with np.load(folder / styles.ARRAYS) as z:
         whole, drop, apart = z["guda"], z["guda/drop"], z["separable/guda"]
-    added = [full.guda.offset.get(g, np.nan) for g in ids]
+    added = [full.method(Guda).offset.get(g, np.nan) for g in ids]
     np.testing.assert_allclose(whole - drop, np.tile(added, (14, 1)), atol=1e-3)
     first = [ids[k] for k in np.nanargmax(whole, axis=1)]
     query = q.read(folder, GROUPS, full.model).queries[0]
-    *_, answer = full.guda.attribute(query, Budget(draws=1, per_pass=1, strata=4))
+    *_, answer = full.method(Guda).attribute(query, Budget(draws=1, per_pass=1, strata=4))
     assert answer.ranked()[0] == first[0] and answer.separable == apart[0]
     assert answer.groups[first[0]].score == pytest.approx(float(np.nanmax(whole[0])), abs=1e-2)
-    full.guda.offset[first[0]] += 1.0
+    full.method(Guda).offset[first[0]] += 1.0
     again = {what for what, _ in styles.run(full, folder, queries=SMALL, config=SCORES)}
     assert {what.split("/")[0] for what in again} == {"base", "guda"}  # only its row is made anew
     with np.load(folder / styles.ARRAYS) as z:
@@ -221,17 +224,17 @@ def test_costs_are_taken_in_turns(full, tmp_path, monkeypatch):
     order: list[str] = []
     works = {"logo": (endless(order, "logo"), 100, 40), "guda": (endless(order, "guda"), 10, 4)}
     monkeypatch.setattr(costs, "steps_of", lambda *_: works)
-    monkeypatch.setattr(costs.ensemble, "PARTS", ("guda", "trak"))
+    monkeypatch.setattr(costs.GudaAndDas, "needs", ("guda", "trak"))
     for g in GROUPS.groups:
         (tmp_path / "live" / g).mkdir(parents=True)
         (tmp_path / "live" / g / "guda.json").write_bytes(b"12345")
         (tmp_path / "live" / g / "network.safetensors").write_bytes(b"123456")
-    monkeypatch.setattr(full, "logo", SimpleNamespace(folder=tmp_path / "live"))
-    full.guda.offset = dict.fromkeys(full.guda.adapters, 1.0)
+    monkeypatch.setitem(full.offered, "logo", SimpleNamespace(folder=tmp_path / "live"))
+    full.method(Guda).offset = dict.fromkeys(full.method(Guda).adapters, 1.0)
     health = {costs.OFFSET: {"n": 5}, "config": {"strata": 4, "draws": 1, "rule": "kl", "held_out": 8}}
-    for g, adapter in full.guda.adapters.items():
+    for g, adapter in full.method(Guda).adapters.items():
         own = {**health, "adapter_sha256": adapter.meta["sha256"]}
-        (full.guda.folder / g / "health.json").write_text(json.dumps(own))
+        (full.method(Guda).folder / g / "health.json").write_text(json.dumps(own))
     list(costs.run(full, folder))
     assert order == ["logo", "guda"] * (costs.WARM + costs.STEPS)
     rows = {r["method"]: r for r in json.loads((folder / costs.FILE).read_text())["costs"]}
@@ -250,11 +253,11 @@ def test_costs_are_taken_in_turns(full, tmp_path, monkeypatch):
 
 def test_the_live_oracle_is_the_oracle_and_shares_no_draw_with_the_methods(full, tmp_path, monkeypatch):
     for g in GROUPS.groups:
-        source = full.guda.folder / ("twemoji" if g == MISSING else g)
+        source = full.method(Guda).folder / ("twemoji" if g == MISSING else g)
         shutil.copytree(source, tmp_path / "live" / g)
         meta = json.loads((source / "guda.json").read_text())
         (tmp_path / "live" / g / "guda.json").write_text(json.dumps({**meta, "group": g}))
-    monkeypatch.setattr(full, "logo", SimpleNamespace(folder=tmp_path / "live"))
+    monkeypatch.setitem(full.offered, "logo", SimpleNamespace(folder=tmp_path / "live"))
     folder = tmp_path / "out"
     list(styles.run(full, folder, queries=SMALL, config=SCORES))
     with np.load(folder / styles.ARRAYS) as z:

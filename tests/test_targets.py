@@ -38,7 +38,7 @@ def world(tmp_path_factory):
     adapters.attach(student, spec, seed=0)  # B = 0: changes nothing
     meta = {"group": "noto", "base_sha256": service.model.sha256}
     adapters.save(student, root / "oracle" / "noto", spec=spec, meta=meta)
-    service.logo = SimpleNamespace(folder=root / "oracle")
+    service.offered["logo"] = SimpleNamespace(folder=root / "oracle")
     ids = [g for g in service.group_set.groups for _ in range(3)]
     objects = service.group_set.train_objects[:3] * 8
     pictures = Pictures(np.zeros((24, 16, 16, 3), np.uint8), tuple(ids), tuple(objects))

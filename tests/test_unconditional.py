@@ -11,7 +11,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
 from experiments.ablations import members
-from guda_core.attribution.counterfactual import Budget
+from guda_core.attribution.base import Budget
 from guda_core.attribution.guda import Guda
 from guda_core.data.captions import NoCaptions
 from guda_core.data.dataset import described

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from guda_core.attribution.counterfactual import Budget
+from guda_core.attribution.base import Budget
 from guda_core.attribution.guda import Guda
 from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import Pictures

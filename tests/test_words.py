@@ -6,11 +6,10 @@ import dataclasses
 
 import pytest
 
+from guda_core.attribution import METHODS
 from guda_core.data.groups import load_group_set
-from guda_core.local import METHODS
 from guda_core.records import Attribution, GroupScore
 from guda_core.ui import compare, words
-from guda_core.ui.layout import METHOD_NOTES
 
 SETS = load_group_set("emoji")
 GROUPS = list(SETS.groups)[:3]
@@ -83,26 +82,28 @@ def test_likeness_is_never_told_as_influence():
 
 
 def test_two_methods_together_put_a_group_first_and_say_no_more():
-    said = words.sentence(TOGETHER, SETS)
+    said = words.sentence(TOGETHER, SETS, METHODS["combined"].name)
     assert said == (
-        "GUDA and DAS together put Noto Emoji first: 1.2 standard scores, 95% interval 1.0 to 1.5; clearly ahead of "
-        "Twemoji."
+        "By GUDA and DAS combined, Noto Emoji comes first: 1.2 standard scores, 95% interval 1.0 to 1.5; clearly ahead "
+        "of Twemoji."
     )
     tied = dataclasses.replace(TOGETHER, separable=False)
     assert words.sentence(tied, SETS).endswith("not separable from Twemoji.")
 
 
 def test_gradient_methods_put_a_group_first_and_are_not_told_as_an_elbo():
-    said = words.sentence(GRADIENTS, SETS)
-    assert said == ("DAS puts Noto Emoji first: 0.012 kernel, 95% interval 0.01 to 0.015; not separable from Twemoji.")
+    said = words.sentence(GRADIENTS, SETS, METHODS["das"].name)
+    assert said == (
+        "By DAS, Noto Emoji comes first: 0.012 kernel, 95% interval 0.01 to 0.015; not separable from Twemoji."
+    )
 
 
 def test_the_headline_is_about_guda_and_waits_for_it():
-    both = ["guda", "clip"]
-    assert words.headline({"clip": COSINE, "guda": AHEAD}, SETS, both) == words.sentence(AHEAD, SETS)
-    waiting = words.headline({"clip": COSINE}, SETS, both)
+    both, known = ["guda", "clip"], {m: METHODS[m].info() for m in ("clip", "guda")}
+    assert words.headline({"clip": COSINE, "guda": AHEAD}, SETS, both, known) == words.sentence(AHEAD, SETS)
+    waiting = words.headline({"clip": COSINE}, SETS, both, known)
     assert waiting.startswith(words.WORKING) and "Noto Emoji" in waiting
-    assert words.headline({"clip": COSINE}, SETS, ["clip"]) == words.sentence(COSINE, SETS)
+    assert words.headline({"clip": COSINE}, SETS, ["clip"], known) == words.sentence(COSINE, SETS)
 
 
 def test_rows_hold_the_same_figures_best_first_with_the_rest_last():
@@ -148,8 +149,8 @@ def test_each_method_stands_beside_the_oracle_where_that_was_asked():
 
     names = {"guda": "GUDA", "clip": "CLIP", "das": "DAS", "logo": "LOGO"}
     answers = [of("guda", 3, 2, 1), of("clip", 1, 2, 3), of("das", 5, None, 1)]
-    assert compare._beside_the_oracle(answers, SETS, names) == ""
-    html = compare._beside_the_oracle([*answers, of("logo", 9, 8, 7)], SETS, names)
+    assert compare._beside_the_oracle(answers, "logo", SETS, names) == ""
+    html = compare._beside_the_oracle([*answers, of("logo", 9, 8, 7)], "logo", SETS, names)
     assert f"Also puts {SETS.groups['twemoji'].name} first" in html and "LOGO" not in html
     cells = [row.split("</td>")[:3] for row in html.split("<tr>")[2:]]
     assert [[c.split(">")[1] for c in row] for row in cells] == [
@@ -158,5 +159,9 @@ def test_each_method_stands_beside_the_oracle_where_that_was_asked():
 
 
 def test_every_method_that_can_be_offered_says_what_its_score_is():
-    assert set(METHOD_NOTES) == set(METHODS)
-    assert not [w for w in FORBIDDEN for said in METHOD_NOTES.values() if w in said.replace("not a share", "")]
+    for m in METHODS:
+        info = METHODS[m].info()
+        assert info.id == m and info.name and info.unit and "The interval" in info.note
+        assert not [w for w in FORBIDDEN if w in info.note.replace("not a share", "")]
+    said = [METHODS[m].info() for m in METHODS]
+    assert [i.id for i in said if i.main] == ["guda"] and [i.id for i in said if i.oracle] == ["logo"]

@@ -16,7 +16,7 @@ import pytest
 
 from guda_core.diffusion.memory import NO_MEMORY
 from guda_core.errors import GudaError, ImageError, OptionError
-from guda_core.records import Query
+from guda_core.records import Cost, Query
 from guda_core.service import Step
 from guda_core.ui import words
 from guda_core.ui.callbacks import explained
@@ -91,8 +91,16 @@ def test_more_effort_asks_for_more_seconds_up_to_what_may_be_asked():
         service.seconds(m, e) for m, e in ((["clip"], "full"), (["guda"], "quick"), (["guda"], "full"))
     )
     assert clip < quick < full <= LONGEST_S
-    assert service.seconds(["combined"], "quick") == quick  # GUDA is a part of it
-    assert service.seconds(["logo"], "quick") == quick < service.seconds(["guda", "logo"], "quick")
+    assert (clip, quick) == (10, 12)  # 10 to begin, and 2 for 432 forward passes
+
+
+def test_every_part_of_a_cost_asks_for_seconds(monkeypatch):
+    service = ZeroGpu(FakeService(), Platform().gpu)
+    asked = []
+    for cost in (Cost(), Cost(forward=2160), Cost(gradients=100), Cost(seconds=10), Cost(forward=10**9)):
+        monkeypatch.setattr(service.service, "cost", lambda methods, effort, cost=cost: cost)
+        asked.append(service.seconds(["clip"], "quick"))
+    assert asked == [10, 20, 15, 20, LONGEST_S]
 
 
 def test_the_expected_time_is_what_the_last_such_run_took():

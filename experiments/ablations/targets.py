@@ -24,6 +24,7 @@ from torch import Tensor
 
 from experiments.ablations import formulas
 from experiments.ablations.posterior import STRATA, style_posterior, style_surprise
+from guda_core.attribution.logo import Logo
 from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import Pictures
 from guda_core.diffusion import likelihood
@@ -79,9 +80,8 @@ def measure(
 ) -> dict[str, Any]:
     """One row: {group, prompt: {target: distance}, empty: the same, way_prompt, way_empty_anchor, way_empty_shift}."""
     model, gs = service.model, service.group_set
-    assert service.logo is not None
     ids, own = list(gs.groups), list(gs.groups).index(group)
-    oracle = adapters.load(service.logo.folder / group, model=model, group=group)
+    oracle = adapters.load(service.offered[Logo.id].folder / group, model=model, group=group)
     generator, captioner = torch.Generator().manual_seed(0), captioner_of(gs)
     full, without, t_of = [], [], []
     for i, item in enumerate(pictures):
@@ -136,7 +136,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_flush_denormal(True)
     service = load_service(fall_back=False)
-    if service.logo is None:
+    if Logo.id not in service.offered:
         raise SystemExit("There is no live oracle to measure against: `python -m experiments.logo --live` makes it.")
     job = Forgetting(service.group_set)
     strata = likelihood.make_strata(service.model.schedule, args.strata)

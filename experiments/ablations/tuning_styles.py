@@ -36,6 +36,7 @@ from experiments.benchmark import (
 from experiments.logo import oracle_values
 from guda_core import paths
 from guda_core.attribution import metrics
+from guda_core.attribution.guda import Guda
 from guda_core.local import LocalService, load_service
 from guda_core.paths import ROOT
 from guda_core.unlearning import adapters
@@ -62,7 +63,7 @@ def parsed(text: str) -> Settings:
 
 def adapters_of(service: LocalService, own: Settings) -> Path:
     """Where adapters with these settings are or will be: the committed ones, where the settings are theirs."""
-    committed, groups = service.guda.folder, service.group_set.groups
+    committed, groups = service.method(Guda).folder, service.group_set.groups
     if all(read_config(adapters.read_meta(committed / g)["config"]) == own for g in groups):
         return committed
     return paths.cache_dir() / "tuning" / f"styles-{own.sha256()[:12]}"

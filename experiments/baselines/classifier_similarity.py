@@ -12,40 +12,42 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
-from guda_core.attribution.counterfactual import Budget
-from guda_core.attribution.similarity import AGGREGATES, ClipSimilarity
+from guda_core.attribution.base import Context, Unavailable
+from guda_core.attribution.similarity import Similarity
 from guda_core.data.dataset import Pictures
-from guda_core.errors import OptionError
-from guda_core.records import Attribution, GroupScore, Query
 
 
 class Featurizer(Protocol):
-    """(N, H, W, 3) uint8 -> (N, D) float32 of unit length, e.g. `train.classifier.Classifier`."""
+    """(N, H, W, 3) uint8 -> (N, D) float32 of unit length, e.g. `experiments.train.classifier.Classifier`."""
 
     def image_features(self, pixels: np.ndarray) -> Tensor: ...
 
 
-class ClassifierSimilarity(ClipSimilarity):
+class ClassifierSimilarity(Similarity):
     """Scores groups by the likeness of their training pictures to the query, in a classifier's features."""
 
     id = "classifier"
+    name = "Classifier similarity"
+    note = (
+        "Likeness, not influence: how similar the picture is to the group's pictures, in the features of a classifier "
+        "of the groups. The interval is the spread over the group's pictures."
+    )
+    missing = "There are no training pictures of this group."
 
     def __init__(
         self, classifier: Featurizer, pictures: Pictures, group_ids: Sequence[str], aggregate: str = "mean"
     ) -> None:
-        if aggregate not in AGGREGATES:
-            raise OptionError(f"aggregate '{aggregate}': known are {', '.join(AGGREGATES)}.")
-        self.classifier, self.group_ids, self.aggregate = classifier, list(group_ids), aggregate
         features, groups = classifier.image_features(pictures.pixels), np.asarray(pictures.groups)
-        self.bank = {g: features[groups == g] for g in self.group_ids if (groups == g).any()}
+        super().__init__({g: features[groups == g] for g in group_ids if (groups == g).any()}, group_ids, aggregate)
+        self.classifier = classifier
+
+    @classmethod
+    def load(cls, context: Context) -> Unavailable:
+        return Unavailable("It needs a classifier of the groups, which the benchmarks train (experiments.train).")
+
+    def features(self, pixels: np.ndarray) -> Tensor:
+        return self.classifier.image_features(pixels)
 
     def prepare(self) -> Iterator[float]:
         """Nothing is left to do: the features were computed at once."""
         yield 1.0
-
-    def attribute(self, query: Query, budget: Budget | None = None) -> Iterator[Attribution]:
-        """Yields one Attribution; a group without pictures is unavailable. budget: has no influence."""
-        f = self.classifier.image_features(query.pixels[None])[0]
-        none = GroupScore(None, None, None, "unavailable", "There are no training pictures of this group.")
-        scores = {g: self.score(self.bank[g] @ f, self.bank[g], f) if g in self.bank else none for g in self.group_ids}
-        yield Attribution(self.id, self.unit, scores, settings={"aggregate": self.aggregate})

@@ -18,19 +18,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from guda_core.attribution.aggregate import check_aggregate, group_scores, lead
-from guda_core.attribution.counterfactual import Budget
+from guda_core.attribution.base import Budget, Context, Method, Unavailable
 from guda_core.attribution.gradient.features import FeatureConfig, Gradients
 from guda_core.attribution.gradient.store import Store
 from guda_core.data.encoded import Examples
 from guda_core.diffusion.base import BaseModel
 from guda_core.errors import OptionError, ScoreError
-from guda_core.records import Attribution, Query
+from guda_core.records import Attribution, Cost, Query
 
 PARTS = {"stable_diffusion": ("attn2.to_k", "attn2.to_v"), "unconditional": ("to_q", "to_k", "to_v")}
 CONVOLUTIONS = ("conv_in", "conv1", "conv2", "conv_shortcut", "conv", "conv_out")  # for `parts`: all convolutions
@@ -55,11 +56,22 @@ class InstanceConfig:
             raise OptionError("eta, rise and damping must be positive.")
 
 
-class Instance:
+class Instance(Method):
     """Scores groups by how much their pictures' loss rises when the query is unlearned."""
 
     id = "instance"
+    name = "Instance unlearning"
     unit = "loss"
+    note = (
+        "Influence: how much worse the model explains the group's pictures once it has unlearned this one, to second "
+        "order. The interval is the spread over the group's pictures."
+    )
+
+    @classmethod
+    def load(cls, context: Context) -> Self | Unavailable:
+        if context.examples is None:
+            return Unavailable("It needs the training pictures, which are not at hand.")
+        return cls(context.model, context.examples, context.groups)
 
     def __init__(
         self, model: BaseModel, examples: Examples, group_ids: Sequence[str], config: InstanceConfig | None = None
@@ -86,6 +98,14 @@ class Instance:
         loss[:] = np.concatenate(list(self.gradients.losses(e)))
         self.store.finish()
         yield 1.0
+
+    def cost(self, budget: Budget) -> Cost:
+        """The loss of every training picture after the step, and the query's gradient and own losses."""
+        k = self.config.timesteps
+        return Cost(forward=k * (len(self.examples) + 3), gradients=k)
+
+    def provenance(self) -> dict[str, Any]:
+        return {k: self.store.settings[k] for k in ("base_sha256", "examples_sha256")}
 
     def loss(self, query: Query) -> float:
         """L(x) of the query as the copy is now."""

@@ -27,10 +27,13 @@ from experiments.benchmark.styles import baselines
 from experiments.benchmark.tables import LIVE
 from experiments.train import stages
 from experiments.train.unet import UnetConfig
-from guda_core.attribution import ensemble
-from guda_core.attribution.counterfactual import Budget
+from guda_core.attribution.base import Budget
+from guda_core.attribution.ensemble import GudaAndDas
 from guda_core.attribution.gradient.kernel import KernelMethod
 from guda_core.attribution.gradient.quantised import ShippedBank
+from guda_core.attribution.guda import Guda
+from guda_core.attribution.logo import Logo
+from guda_core.attribution.similarity import ClipSimilarity
 from guda_core.data.captions import captioner_of
 from guda_core.data.encoded import Examples, examples_of
 from guda_core.data.sources.base import load_pictures
@@ -106,9 +109,11 @@ def precompute(service: LocalService, config: UnetConfig) -> Iterator[tuple[floa
 def offset_seconds(service: LocalService, made: Queries) -> float:
     """Seconds to score the held-out pictures that the offset of GUDA's scores is made of: each by the adapters of
     the other groups and once by the full model, at the draws of the adapters' health."""
-    if not service.guda.offset:
+    if not service.method(Guda).offset:
         return 0.0
-    health = [read_health(service.guda.folder / g, a.meta["sha256"]) for g, a in service.guda.adapters.items()]
+    health = [
+        read_health(service.method(Guda).folder / g, a.meta["sha256"]) for g, a in service.method(Guda).adapters.items()
+    ]
     counts, config = [h[OFFSET]["n"] for h in health], health[0]["config"]
     strata, q = likelihood.make_strata(service.model.schedule, config["strata"], config["rule"]), made.queries[0]
     draws, cond = likelihood.draw_times(q.image_hash, strata, config["draws"]), service.model.embed([""])
@@ -137,8 +142,8 @@ def query_seconds(service: LocalService, made: Queries) -> dict[str, float]:
     effort = EFFORTS["quick"]
     budget = Budget(draws=effort.draws, per_pass=effort.per_pass)
     asked: dict[str, Callable[[Any], Any]] = {
-        "guda": lambda q: list(service.guda.attribute(q, budget)),
-        "clip": lambda q: list(service.similarity.attribute(q)),
+        "guda": lambda q: list(service.method(Guda).attribute(q, budget)),
+        "clip": lambda q: list(service.method(ClipSimilarity).attribute(q)),
     }
     for b in baselines(service):
         list(b.method.prepare())
@@ -159,12 +164,13 @@ def run(service: LocalService, folder: Path) -> Iterator[tuple[str, float]]:
         yield "training steps in turns", fraction
     assert trained is not None
     rows = {name: dict(row) for name, row in trained.items()}
+    kernels = {m: k for m, k in service.offered.items() if isinstance(k, KernelMethod)}
     examples = examples_of(service.model, load_pictures(gs, "train"), captioner_of(gs))
-    for i, (name, method) in enumerate(service.kernels.items()):
+    for i, (name, method) in enumerate(kernels.items()):
         seconds = feature_seconds(method, examples) * len(examples)
         size = sum(f.stat().st_size for f in cast(ShippedBank, method.bank).folder.iterdir())
         rows[name] = {"precompute_s": seconds, "stored_bytes": size}
-        yield "features", (i + 1) / len(service.kernels)
+        yield "features", (i + 1) / len(kernels)
     pixels = load_pictures(gs, "train").pixels
     clip = _timed(lambda: service.clip.image_features(pixels[:64])) / 64 * len(pixels)
     rows["clip"] = {"precompute_s": clip, "stored_bytes": (service.clip.folder / "bank.safetensors").stat().st_size}
@@ -174,15 +180,16 @@ def run(service: LocalService, folder: Path) -> Iterator[tuple[str, float]]:
         rows["guda"] |= {"offset_s": offset, "precompute_s": rows["guda"]["precompute_s"] + offset}
     for name, seconds in query_seconds(service, made).items():
         rows.setdefault(name, {})["query_s"] = seconds
-    if service.logo is not None:  # the trainings of `logo`, kept in less
+    logo = service.offered.get(Logo.id)
+    if logo is not None:  # the trainings of `logo`, kept in less
         ids = list(service.group_set.groups)
-        rows[LIVE] = {"precompute_s": rows["logo"]["precompute_s"], "stored_bytes": _sizes(service.logo.folder, ids)}
+        rows[LIVE] = {"precompute_s": rows["logo"]["precompute_s"], "stored_bytes": _sizes(logo.folder, ids)}
     for name, row in rows.items():  # a query costs the same whichever model stands for "without the group"
         if name.startswith(("logo", "guda")):
             row["query_s"] = rows["guda"]["query_s"]
-    if all(p in rows for p in ensemble.PARTS):
+    if all(p in rows for p in GudaAndDas.needs):
         kinds = ("precompute_s", "stored_bytes", "query_s")
-        rows[ensemble.ID] = {k: sum(rows[p][k] for p in ensemble.PARTS) for k in kinds}
+        rows[GudaAndDas.id] = {k: sum(rows[p][k] for p in GudaAndDas.needs) for k in kinds}
     for row in rows.values():
         if row.get("precompute_s"):
             row["times_cheaper"] = rows["logo"]["precompute_s"] / row["precompute_s"]

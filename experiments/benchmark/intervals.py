@@ -28,6 +28,7 @@ from experiments.benchmark.models import cache, sources
 from experiments.benchmark.queries import Queries, read
 from experiments.benchmark.scores import ScoreConfig, values
 from experiments.train.unet import UnetConfig
+from guda_core.attribution.guda import Guda
 from guda_core.attribution.scope_fit import share
 from guda_core.diffusion import likelihood
 from guda_core.local import LocalService
@@ -145,13 +146,13 @@ def run(service: LocalService, folder: Path, config: IntervalConfig | None = Non
         "command": "python -m experiments.intervals",
         "config": asdict(config),
         "base_sha256": service.model.sha256,
-        "adapters": {g: a.meta["sha256"] for g, a in service.guda.adapters.items()},
+        "adapters": {g: a.meta["sha256"] for g, a in service.method(Guda).adapters.items()},
         "rows": [
             {"effort": e, "draws": EFFORTS[e].draws, **r}
             for e in config.efforts
-            for r in measure(full, without, sets, strata, EFFORTS[e].draws, service.guda.offset)
+            for r in measure(full, without, sets, strata, EFFORTS[e].draws, service.method(Guda).offset)
         ],
-        "offset": service.guda.offset,
+        "offset": service.method(Guda).offset,
         "versions": {**versions(), "torch_threads": torch.get_num_threads()},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }

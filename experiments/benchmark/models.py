@@ -18,6 +18,8 @@ from experiments.logo import trainings
 from experiments.train import stages
 from experiments.train.unet import UnetConfig
 from guda_core import paths
+from guda_core.attribution.guda import Guda
+from guda_core.attribution.logo import Logo
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.base import BaseModel
 from guda_core.errors import AdapterError
@@ -58,9 +60,9 @@ def swapped(denoiser: nn.Module, state: Mapping[str, Tensor]) -> Iterator[None]:
 
 def variants(service: LocalService) -> dict[str, Path]:
     """Adapter folders by row: GUDA's committed ones, the live oracle, and any below `GUDA_CACHE/adapters/`."""
-    out = {"guda": service.guda.folder}
-    if service.logo is not None:
-        out[LIVE] = service.logo.folder
+    out = {"guda": service.method(Guda).folder}
+    if Logo.id in service.offered:
+        out[LIVE] = service.offered[Logo.id].folder
     extra = paths.cache_dir() / "adapters"
     for folder in sorted(extra.iterdir()) if extra.is_dir() else []:
         out[f"guda-{folder.name}"] = folder

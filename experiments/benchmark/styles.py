@@ -41,7 +41,9 @@ from experiments.benchmark.tables import LIVE, ORACLE, SECOND
 from experiments.logo import oracle_values, trainings
 from experiments.train import stages
 from experiments.train.unet import UnetConfig
-from guda_core.attribution import ensemble
+from guda_core.attribution.ensemble import GudaAndDas, mean_of
+from guda_core.attribution.gradient.kernel import KernelMethod
+from guda_core.attribution.guda import Guda
 from guda_core.attribution.similarity import AGGREGATES, ClipSimilarity
 from guda_core.data.captions import captioner_of
 from guda_core.data.encoded import examples_of
@@ -70,8 +72,8 @@ def made_from(service: LocalService, config: ScoreConfig, unet: UnetConfig) -> d
         if s.role not in (*ORACLES, BASE):
             own = out.setdefault(s.role, {"config": draws_of(s.role, config).plain(), "weights_sha256": {}})
             own["weights_sha256"][s.group] = s.sha256
-            if s.role == "guda" and service.guda.offset:
-                own["offset"] = service.guda.offset
+            if s.role == "guda" and service.method(Guda).offset:
+                own["offset"] = service.method(Guda).offset
     return out | {b.name: b.made_from for b in baselines(service)}
 
 
@@ -129,7 +131,9 @@ class Baseline(NamedTuple):
 def baselines(service: LocalService) -> Iterator[Baseline]:
     """The kernel methods as the app offers them, and instance unlearning over some of the training pictures of each
     group."""
-    for name, method in service.kernels.items():
+    for name, method in service.offered.items():
+        if not isinstance(method, KernelMethod):
+            continue
         yield Baseline(name, method, {"config": asdict(method.config), "features": method.features.settings})
     gs, seen = service.group_set, Counter[str]()
     train = load_pictures(gs, "train")
@@ -250,7 +254,7 @@ def arrays(
             out[role if scoring == "elbo" else f"{role}/{scoring}"] = scores
             if scoring == "elbo":
                 own = {g: v for g, v in without.items() if g is not None}
-                offset = np.array([service.guda.offset.get(g, 0.0) if role == "guda" else 0.0 for g in own])
+                offset = np.array([service.method(Guda).offset.get(g, 0.0) if role == "guda" else 0.0 for g in own])
                 if offset.any():  # the app's scores have it; the paper's is the drop alone
                     out[f"{role}/drop"] = scores
                     out[role] = scores.copy()
@@ -270,9 +274,9 @@ def arrays(
     out |= read_scores(cache(service) / "baselines", of, {b.name: b.made_from for b in baselines(service)})
     for role, stand in there.items():
         out |= {} if role in out else stand
-    parts = [out[p] for p in ensemble.PARTS if p in out]
-    if len(parts) == len(ensemble.PARTS) and not any(np.isnan(p).any() for p in parts):
-        out[ensemble.ID] = ensemble.mean_of(*parts).astype(np.float32)
+    parts = [out[p] for p in GudaAndDas.needs if p in out]
+    if len(parts) == len(GudaAndDas.needs) and not any(np.isnan(p).any() for p in parts):
+        out[GudaAndDas.id] = mean_of(*parts).astype(np.float32)
     rng = np.random.default_rng(0)
     out["random"] = rng.normal(size=(len(of), len(ids))).astype(np.float32)
     return out
@@ -297,8 +301,8 @@ def write_table(folder: Path) -> Path:
         "oracle": "LOGO: the UNet retrained without each group, first seed"
         + (", in coded form (the live oracle)" if tables.BEFORE in scores else ""),
         "base_sha256": record["base_sha256"],
-        **tables.make(scores, sets, ("guda", ensemble.ID)),
-        **tables.against_the_mean(scores, sets, ("guda", ensemble.ID)),
+        **tables.make(scores, sets, ("guda", GudaAndDas.id)),
+        **tables.against_the_mean(scores, sets, ("guda", GudaAndDas.id)),
         "where_missed": tables.where_missed(scores, sets, [i["groups"] for i in record["items"]]),
         "where_unsure": tables.where_unsure(scores, sets),
         "where_unsure_again": tables.where_unsure(scores, sets, tables.BEFORE),

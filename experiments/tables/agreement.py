@@ -233,7 +233,7 @@ def main() -> None:
         record = read(name)
         if record is not None:
             rows = labelled(ordered([r for r in record["rows"] if "/" not in r["method"]]))
-            png = figures.agreement_png(rows, "top1", "Top-1 agreement with LOGO")
+            png = figures.agreement_png(rows, "top1", "Top-1 agreement with LOGO", ours="guda")
             (ROOT / "docs" / f"{name}.png").write_bytes(png)
 
 

@@ -1,24 +1,22 @@
-"""Attribution methods, one a file. Each answers a query with `Attribution`s that refine.
+"""Attribution methods, one a file. Each answers a query with `Attribution`s that refine (`base.Method`).
 
-METHODS: id -> (name as shown, module): what the app offers, cheapest first (TRAK, D-TRAK and DAS where their features
-are shipped with the model, GUDA and DAS combined where DAS is, LOGO where its models are). BASELINES: likewise, what
-benchmarks compare with; these need the training pictures, which the app does not have. Modules are imported when used.
+METHODS is the one list of them, cheapest first. A method is added by its file and a line here; by another package,
+with an entry point of the group "guda_core.methods"; by a program, with `METHODS.add`. Service, screens, command line
+and reports know methods from this list alone.
 """
 
-METHODS: dict[str, tuple[str, str]] = {
-    "clip": ("CLIP similarity", "guda_core.attribution.similarity"),
-    "trak": ("TRAK", "guda_core.attribution.gradient.trak"),
-    "dtrak": ("D-TRAK", "guda_core.attribution.gradient.dtrak"),
-    "das": ("DAS", "guda_core.attribution.gradient.das"),
-    "guda": ("GUDA (unlearning)", "guda_core.attribution.guda"),
-    "combined": ("GUDA and DAS combined", "guda_core.attribution.ensemble"),
-    "logo": ("LOGO (retrained; the oracle)", "guda_core.attribution.logo"),
-}
+from guda_core.registry import Registry
 
-BASELINES: dict[str, tuple[str, str]] = {
-    "trak": METHODS["trak"],
-    "dtrak": METHODS["dtrak"],
-    "das": METHODS["das"],
-    "instance": ("Instance unlearning", "experiments.baselines.instance"),
-    "classifier": ("Classifier similarity", "experiments.baselines.classifier_similarity"),
-}
+METHODS = Registry(
+    "method",
+    "guda_core.methods",
+    {
+        "clip": "guda_core.attribution.similarity:ClipSimilarity",
+        "trak": "guda_core.attribution.gradient.trak:Trak",
+        "dtrak": "guda_core.attribution.gradient.dtrak:Dtrak",
+        "das": "guda_core.attribution.gradient.das:Das",
+        "guda": "guda_core.attribution.guda:Guda",
+        "combined": "guda_core.attribution.ensemble:GudaAndDas",
+        "logo": "guda_core.attribution.logo:Logo",
+    },
+)

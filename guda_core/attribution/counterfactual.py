@@ -1,36 +1,34 @@
 """ELBO drop of every group, refined pass by pass: shared by all methods that have a model without each group.
 
-`guda` and `logo` differ only in where the model without a group comes from.
+    drop_k(x) = ELBO(x | full) - ELBO(x | without group k)     nats, positive = the group contributed
+
+Such methods differ in where the model without a group comes from, and in what they add to the drop.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from guda_core.attribution.base import Budget, Method
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.base import BaseModel
 from guda_core.errors import AdapterError, ScoreError
-from guda_core.records import Attribution, GroupScore, KLValues, Query
-
-
-@dataclass(frozen=True)
-class Budget:
-    """strata of timesteps, cut by `rule` (likelihood.make_strata); draws in each, made in passes of `per_pass` draws;
-    batch: largest forward batch."""
-
-    draws: int = 4
-    per_pass: int = 2
-    strata: int = 24
-    batch: int = 32
-    rule: str = likelihood.RULE
-
+from guda_core.records import Attribution, Cost, GroupScore, GroupSet, KLValues, Query
+from guda_core.stored_figures import read_figures
+from guda_core.unlearning import adapters
 
 Without = Callable[[str], AbstractContextManager[None]]
+
+
+def forward_passes(groups: int, budget: Budget) -> int:
+    """Forward passes of one picture that the drops of so many groups take: the full model and one without each."""
+    return (1 + groups) * budget.strata * budget.draws
 
 
 def _rank(
@@ -77,7 +75,7 @@ def drops(
     scores: dict[str, GroupScore] = {}
     order: dict[str, Any] = {}
     passes = [list(range(j, min(j + budget.per_pass, budget.draws))) for j in range(0, budget.draws, budget.per_pass)]
-    jobs, done = len(passes) * (len(usable) + 1), 0
+    total, done = forward_passes(len(usable), budget), 0
 
     def snapshot() -> Attribution:
         kept = None
@@ -85,15 +83,15 @@ def drops(
             m = min([full.shape[1], *[v.shape[1] for g, v in kl.items() if g not in broken]])
             without = {g: v[:, :m] for g, v in kl.items() if g not in broken}
             kept = KLValues(draws.t[:, :m], np.asarray(strata.edges), full[:, :m], without)
-        return Attribution(method, "nats", dict(scores), done / jobs, kl=kept, settings=settings, **order)
+        return Attribution(method, "nats", dict(scores), done / total, kl=kept, settings=settings, **order)
 
     for columns in passes:
         with model.lock:
             full = np.hstack([full, likelihood.kl_values(model, query.latent, cond, draws, columns, budget.batch)])
-        done += 1
+        done += len(strata) * len(columns)
         yield snapshot()
         for g in usable:
-            done += 1
+            done += len(strata) * len(columns)
             if g not in broken:
                 try:
                     with model.lock, without(g):
@@ -116,3 +114,64 @@ def drops(
                 scores[g] = GroupScore(e.value, e.low, e.high)
         order = _rank(kl, strata, scores, offset)
         yield snapshot()
+
+
+class Counterfactual(Method):
+    """Scores groups by models without them, stored in a folder: an adapter, or a coded model, for each group.
+
+    adapters: group id -> its model without the group. unavailable: group id -> why there is none. offset: group id ->
+    nats that its scores hold beside the drop, whatever the picture.
+    """
+
+    unit = "nats"
+    offset: Mapping[str, float]
+
+    def __init__(self, model: BaseModel, group_set: GroupSet, folder: Path) -> None:
+        self.model, self.group_set, self.folder = model, group_set, folder
+        self.offset = {}
+        self.adapters: dict[str, adapters.Adapter] = {}
+        self.unavailable: dict[str, str] = {}
+        for gid in group_set.groups:
+            try:
+                self.adapters[gid] = adapters.load(folder / gid, model=model, group=gid, group_set=group_set.id)
+            except AdapterError as e:
+                self.unavailable[gid] = str(e)
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Group id -> SHA-256 of its model."""
+        return {g: a.meta["sha256"] for g, a in self.adapters.items()}
+
+    def figures(self) -> dict[str, dict[str, Any] | str]:
+        """Group id -> what was measured of its model beforehand, or a sentence why that is not there."""
+        return {g: read_figures(self.folder / g / adapters.HEALTH) for g in self.group_set.groups}
+
+    def without(self, group: str) -> AbstractContextManager[None]:
+        """Within the block the model is the one without the group."""
+        return adapters.applied(self.model.network, self.adapters[group])
+
+    def cost(self, budget: Budget) -> Cost:
+        return Cost(forward=forward_passes(len(self.adapters), budget))
+
+    def provenance(self) -> dict[str, Any]:
+        return {"base_sha256": self.model.sha256, "adapters": self.hashes}
+
+    def attribute(self, query: Query, budget: Budget) -> Iterator[Attribution]:
+        """Yields refining Attributions. settings names the base and the model without each group by hash."""
+        settings = {
+            "budget": asdict(budget),
+            **self.provenance(),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "device": str(self.model.device),
+        }
+        yield from drops(
+            self.model,
+            query,
+            list(self.group_set.groups),
+            self.without,
+            method=self.id,
+            budget=budget,
+            unavailable=self.unavailable,
+            settings=settings,
+            offset=self.offset,
+        )

@@ -13,19 +13,31 @@ is in the health. WEIGHT was fitted on the embedded model's styles; for other mo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, Self
 
-from guda_core.attribution.counterfactual import Budget, drops
+from guda_core.attribution.base import Context, Unavailable
+from guda_core.attribution.counterfactual import Counterfactual
 from guda_core.diffusion.base import BaseModel
-from guda_core.errors import AdapterError
-from guda_core.records import Attribution, GroupSet, Query
+from guda_core.records import GroupModels, GroupSet
 from guda_core.unlearning import adapters
 
 WEIGHT = 1.04  # of the offset: by least squares to the oracle on the styles' tuning half (`tables.offset_fit`)
+HEALTH_NOTE = (
+    "What each adapter did to the model, measured once after unlearning, in nats per picture. Forgot: how much worse "
+    "the model explains the group's own pictures (large is good). Damage: how much worse it explains other groups' "
+    "pictures (near 0 is good). The last column gives the offset of GUDA's scores. With a caption, and without one. "
+    "± is a 95% interval."
+)
+HEALTH_COLUMNS = {
+    "forgotten_prompt": "Forgot, with caption",
+    "others_prompt": "Damage, with caption",
+    "forgotten_empty": "Forgot, without",
+    "others_empty": "Damage, without",
+    "held_out_empty": "Forgot, held-out objects",
+    "held_out_others_empty": "Damage, held-out objects",
+}
 
 
 def offset_of(folder: Path, of: Mapping[str, adapters.Adapter]) -> dict[str, float]:
@@ -40,48 +52,39 @@ def offset_of(folder: Path, of: Mapping[str, adapters.Adapter]) -> dict[str, flo
     return out
 
 
-class Guda:
-    """Scores groups by their unlearning adapters. `unavailable` says why a group's adapter cannot be used; offset:
-    what is added to the scores of each, in nats, whatever the picture."""
+class Guda(Counterfactual):
+    """Scores groups by their unlearning adapters."""
 
     id = "guda"
-    unit = "nats"
-    adds_offset: ClassVar[bool] = True
+    name = "GUDA (unlearning)"
+    note = (
+        "Influence: how much worse the model explains the picture after it unlearned the group. The score includes the "
+        "group's offset (the tick), which is the same for every picture. The interval covers the sampling error of this "
+        "estimate. It does not cover the gap between unlearning and retraining, or the error of the offset."
+    )
+    main = True
+    default = True
 
     def __init__(self, model: BaseModel, group_set: GroupSet, folder: Path) -> None:
-        self.model, self.group_set, self.folder = model, group_set, folder
-        self.adapters: dict[str, adapters.Adapter] = {}
-        self.unavailable: dict[str, str] = {}
-        for gid in group_set.groups:
-            try:
-                self.adapters[gid] = adapters.load(folder / gid, model=model, group=gid, group_set=group_set.id)
-            except AdapterError as e:
-                self.unavailable[gid] = str(e)
-        self.offset = offset_of(folder, self.adapters) if self.adds_offset else {}
+        super().__init__(model, group_set, folder)
+        self.offset = offset_of(folder, self.adapters)
 
-    def without(self, group: str) -> AbstractContextManager[None]:
-        """Within the block the model is the one without the group."""
-        return adapters.applied(self.model.network, self.adapters[group])
+    @classmethod
+    def load(cls, context: Context) -> Self | Unavailable:
+        if context.adapters is None:
+            return Unavailable("There are no adapters. Make them with `python -m guda_core unlearn`.")
+        return cls(context.model, context.group_set, context.adapters)
 
-    def attribute(self, query: Query, budget: Budget) -> Iterator[Attribution]:
-        """Yields refining Attributions. settings names the base and every adapter by hash."""
-        settings = {
-            "budget": asdict(budget),
-            "base_sha256": self.model.sha256,
-            "adapters": {g: a.meta["sha256"] for g, a in self.adapters.items()},
-            "dtype": str(self.model.dtype).removeprefix("torch."),
-            "device": str(self.model.device),
-        }
-        if self.offset:
-            settings["offset"] = self.offset
-        yield from drops(
-            self.model,
-            query,
-            list(self.group_set.groups),
-            self.without,
-            method=self.id,
-            budget=budget,
+    def provenance(self) -> dict[str, Any]:
+        return {**super().provenance(), "offset": dict(self.offset)}
+
+    def models(self) -> GroupModels:
+        return GroupModels(
+            label="Adapter",
+            hashes=self.hashes,
             unavailable=self.unavailable,
-            settings=settings,
-            offset=self.offset,
+            title="What the adapters forgot and damaged",
+            note=HEALTH_NOTE,
+            columns=HEALTH_COLUMNS,
+            figures=self.figures(),
         )

@@ -1,15 +1,64 @@
-"""The live oracle: score_k = ELBO(x | full) - ELBO(x | retrained without group k), in nats.
+"""The live oracle (leave one group out): score_k = ELBO(x | full) - ELBO(x | retrained without group k), in nats.
 
 The retrained (LOGO) models are stored with delta compression (`unlearning.delta`). What that loses is measured.
 """
 
 from __future__ import annotations
 
-from guda_core.attribution.guda import Guda
+from typing import Self
+
+from guda_core.attribution.base import Context, Unavailable
+from guda_core.attribution.counterfactual import Counterfactual
+from guda_core.records import GroupModels
+
+MAKE = "Make them with `python -m experiments.logo --live`."
+FIDELITY_NOTE = (
+    "Each retrained model is stored with delta compression: as its rounded difference from the full model. What that "
+    "loses was measured once: both forms scored the same pictures with the same noise. Rank correlation: of the two "
+    "forms' scores, over the pictures. Error: root mean square of what compression adds to a score. Spread: standard "
+    "deviation of the scores over the pictures."
+)
+FIDELITY_COLUMNS = {
+    "pictures": "Pictures",
+    "spearman": "Rank correlation",
+    "rms": "Error (nats)",
+    "sd": "Spread (nats)",
+}
 
 
-class Logo(Guda):
+class Logo(Counterfactual):
     """Scores groups by their retrained models."""
 
     id = "logo"
-    adds_offset = False  # retraining holds nothing back
+    name = "LOGO (retrained; the oracle)"
+    note = (
+        "The oracle: how much worse the picture is explained by a model that was trained again without the group. The "
+        "interval covers the sampling error of this estimate. It does not cover the gap between one retraining and "
+        "another (the ceiling on the Benchmarks tab). Pictures that the model drew itself score high for all groups, "
+        "because any other training explains them worse."
+    )
+    oracle = True
+
+    @classmethod
+    def load(cls, context: Context) -> Self | Unavailable:
+        """Not while a group's retrained model is missing: its first place would not be the first."""
+        if context.oracle is None or not context.oracle.is_dir():
+            return Unavailable(f"There are no retrained models. {MAKE}")
+        found = cls(context.model, context.group_set, context.oracle)
+        if not found.unavailable:
+            return found
+        return Unavailable(
+            f"{len(found.unavailable)} of {len(context.groups)} groups have no retrained model that can be used "
+            f"({', '.join(found.unavailable)}). {MAKE}"
+        )
+
+    def models(self) -> GroupModels:
+        return GroupModels(
+            label="Retrained without",
+            hashes=self.hashes,
+            unavailable=self.unavailable,
+            title="What the oracle lost by delta compression",
+            note=FIDELITY_NOTE,
+            columns=FIDELITY_COLUMNS,
+            figures=self.figures(),
+        )

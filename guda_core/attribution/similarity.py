@@ -7,29 +7,44 @@ Likeness, not influence: it never asks what the model learned. The interval is t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
+from guda_core.attribution.base import Budget, Context, Method, Unavailable
 from guda_core.data.embeddings import Clip
 from guda_core.errors import OptionError
-from guda_core.records import Attribution, GroupScore, GroupSet, Query
+from guda_core.records import Attribution, Cost, GroupScore, GroupSet, Query
 
 AGGREGATES = ("mean", "max", "prototype")
 
 
-class ClipSimilarity:
-    """Scores groups by the likeness of their training pictures to the query."""
+class Similarity(Method):
+    """Scores groups by the likeness of their training pictures to the query, in some features of unit length.
 
-    id = "clip"
+    bank: group id -> (N, D) features of its pictures. missing: what is said of a group that has none.
+    """
+
     unit = "cosine"
+    missing: ClassVar[str]
 
-    def __init__(self, clip: Clip, group_set: GroupSet, aggregate: str = "mean") -> None:
+    def __init__(self, bank: Mapping[str, Tensor], group_ids: Sequence[str], aggregate: str) -> None:
         if aggregate not in AGGREGATES:
             raise OptionError(f"aggregate '{aggregate}': known are {', '.join(AGGREGATES)}.")
-        self.clip, self.group_set, self.aggregate = clip, group_set, aggregate
-        self.bank = clip.read_bank()
+        self.bank, self.group_ids, self.aggregate = bank, list(group_ids), aggregate
+
+    @abstractmethod
+    def features(self, pixels: np.ndarray) -> Tensor:
+        """(N, H, W, 3) uint8 -> (N, D) float32 of unit length."""
+
+    def cost(self, budget: Budget) -> Cost:
+        """No pass of the model; one look at the picture by a small network."""
+        return Cost()
 
     def score(self, cosines: torch.Tensor, features: torch.Tensor, query: torch.Tensor) -> GroupScore:
         """One group's score from the cosines (N,) of its pictures to the query."""
@@ -43,14 +58,39 @@ class ClipSimilarity:
         half = 1.96 * float(cosines.std()) / math.sqrt(len(cosines)) if len(cosines) > 1 else 0.0
         return GroupScore(v, v - half, v + half)
 
-    def attribute(self, query: Query) -> Iterator[Attribution]:
-        """Yields one Attribution; a group without features is unavailable."""
-        f = self.clip.image_features(query.pixels[None])[0]
-        scores = {}
-        for g in self.group_set.groups:
-            if g not in self.bank:
-                scores[g] = GroupScore(None, None, None, "unavailable", "The bank of CLIP features lacks this group.")
-            else:
-                scores[g] = self.score(self.bank[g] @ f, self.bank[g], f)
-        settings = {"clip_sha256": self.clip.sha256, "aggregate": self.aggregate}
+    def attribute(self, query: Query, budget: Budget | None = None) -> Iterator[Attribution]:
+        """Yields one Attribution; a group without features is unavailable. budget: has no influence."""
+        f = self.features(query.pixels[None])[0]
+        none = GroupScore(None, None, None, "unavailable", self.missing)
+        scores = {g: self.score(self.bank[g] @ f, self.bank[g], f) if g in self.bank else none for g in self.group_ids}
+        settings = {**self.provenance(), "aggregate": self.aggregate}
         yield Attribution(self.id, self.unit, scores, settings=settings)
+
+
+class ClipSimilarity(Similarity):
+    """Likeness in the features of CLIP."""
+
+    id = "clip"
+    name = "CLIP similarity"
+    note = (
+        "Likeness, not influence: how similar the picture looks to the group's pictures. It does not ask what the "
+        "model learned. The interval is the spread over the group's pictures."
+    )
+    default = True
+    missing = "The bank of CLIP features lacks this group."
+
+    def __init__(self, clip: Clip, group_set: GroupSet, aggregate: str = "mean") -> None:
+        super().__init__(clip.read_bank(), list(group_set.groups), aggregate)
+        self.clip = clip
+
+    @classmethod
+    def load(cls, context: Context) -> Self | Unavailable:
+        if context.clip is None:
+            return Unavailable("There is no CLIP beside this model.")
+        return cls(context.clip, context.group_set)
+
+    def features(self, pixels: np.ndarray) -> Tensor:
+        return self.clip.image_features(pixels)
+
+    def provenance(self) -> dict[str, Any]:
+        return {"clip_sha256": self.clip.sha256}

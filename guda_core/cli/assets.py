@@ -10,38 +10,38 @@ import typer
 
 from guda_core.cli.loading import group_set_of, quieten, service_of
 from guda_core.cli.terminal import ModelOption, SetOption, commands, follow, listed, progress_bar, say
-from guda_core.errors import OptionError
+from guda_core.service import check_methods
 
 app = commands("What a model needs besides its adapters. All of it needs the training pictures (guda groups fetch).")
 
 
 @app.command()
 def features(
-    methods: Annotated[str, typer.Option(help="Comma-separated: trak, dtrak, das.")] = "trak,dtrak,das",
+    methods: Annotated[str, typer.Option(help="Comma-separated. Default: every method that answers from such.")] = "",
     model: ModelOption = None,
     dim: Annotated[int, typer.Option(help="Coordinates of the projected gradients.")] = 4096,
     folder: Annotated[Path | None, typer.Option(help="Default: assets/features/MODEL.")] = None,
 ) -> None:
-    """Make the gradient features with which TRAK, D-TRAK and DAS answer without the training pictures."""
+    """Make the gradient features with which methods answer without the training pictures."""
     from guda_core.attribution.gradient import quantised
+    from guda_core.attribution.gradient.kernel import kernel_methods
     from guda_core.data.captions import captioner_of
     from guda_core.data.encoded import examples_of
     from guda_core.data.sources.base import open_dataset
-    from guda_core.local import KERNELS
     from guda_core.paths import ASSETS
     from guda_core.versions import today, versions
 
-    asked = listed(methods)
-    if not asked or set(asked) - set(KERNELS):
-        raise OptionError(f"Methods must be some of {', '.join(KERNELS)}; got {methods or 'none'}.")
+    kinds = kernel_methods()
+    asked = listed(methods) or list(kinds)
+    check_methods(asked, kinds)
     service = service_of(model)
     own, gs = service.model, service.group_set
     examples = examples_of(own, open_dataset(gs).split("train"), captioner_of(gs))
     where = folder or ASSETS / "features" / own.card.id
     for m in asked:
-        plain = KERNELS[m].defaults()
+        plain = kinds[m].defaults()
         config = dataclasses.replace(plain, features=dataclasses.replace(plain.features, dim=dim))
-        method = KERNELS[m](own, examples, list(gs.groups), config)
+        method = kinds[m](own, examples, list(gs.groups), config)
         with progress_bar() as bar:
             task = bar.add_task(m, note="", total=1.0)
             for fraction in method.prepare():

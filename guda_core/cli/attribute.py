@@ -12,10 +12,11 @@ from rich.table import Table
 from guda_core.cli.loading import service_of
 from guda_core.cli.terminal import EffortOption, MethodsOption, ModelOption, listed, note, progress_bar, say, show
 from guda_core.errors import OptionError
+from guda_core.service import default_methods
 
 if TYPE_CHECKING:
     from guda_core.local import LocalService
-    from guda_core.records import Attribution, GroupSet, Query
+    from guda_core.records import Attribution, GroupSet, MethodInfo, Query
 
 FORMS = {"nats": ".1f", "cosine": ".3f"}  # of scores; others have three digits that count
 
@@ -24,7 +25,7 @@ def attribute(
     paths: Annotated[list[Path], typer.Argument(help="Pictures (PNG, JPEG or WebP), or folders of them.")],
     prompt: Annotated[str, typer.Option(help="The caption. Empty: the unconditional model.")] = "",
     effort: EffortOption = "standard",
-    methods: MethodsOption = "guda,clip",
+    methods: MethodsOption = "",
     json_file: Annotated[Path | None, typer.Option("--json", help="For one picture: write the record here.")] = None,
     report_file: Annotated[
         Path | None, typer.Option("--report", help="For one picture: write the report bundle (a zip) here.")
@@ -58,10 +59,11 @@ def attribute(
     if len(paths) > 1 and (json_file or report_file):
         raise OptionError("--json and --report are for one picture. For several, name a folder with --out.")
     service = service_of(model)
+    asked = listed(methods) or default_methods(service.methods())
     for path in paths:
         if len(paths) > 1:
             say(f"{path}:")
-        _one(service, path, prompt, effort, listed(methods), json_file=json_file, report_file=report_file)
+        _one(service, path, prompt, effort, asked, json_file=json_file, report_file=report_file)
 
 
 def _one(
@@ -77,7 +79,7 @@ def _one(
     """Score one picture, show the answer, and write what was asked for."""
     from guda_core.records import VERDICTS
 
-    query = service.prepare(path, prompt=prompt)
+    query, known = service.prepare(path, prompt=prompt), service.methods()
     for sentence in query.preparation:
         note(sentence)
     final: dict[str, Attribution] = {}
@@ -85,11 +87,11 @@ def _one(
         task = bar.add_task("attribute", note="", total=1.0)
         for a in service.attribute(query, methods=methods, effort=effort):
             final[a.method] = a
-            bar.update(task, completed=a.progress, note=a.method)
+            bar.update(task, completed=a.progress, note=known[a.method].name)
     scope = service.scope(query)
     say(f"{VERDICTS[scope.verdict]} {scope.reason}")
     for a in final.values():
-        _show_answer(a, service.group_set)
+        _show_answer(a, service.group_set, known[a.method])
     if json_file is None and report_file is None:
         return
     about: dict[str, Any] = {"settings": {"effort": effort, "methods": methods}, "provenance": service.provenance()}
@@ -117,9 +119,9 @@ def _write(
         say(f"Written: {report_file}")
 
 
-def _show_answer(a: Attribution, gs: GroupSet) -> None:
-    """One method's table, best group first."""
-    table = Table(title=f"{a.method} ({a.unit}); positive = the group contributed; not shares")
+def _show_answer(a: Attribution, gs: GroupSet, method: MethodInfo) -> None:
+    """One method's table, best group first, and what its scores mean."""
+    table = Table(title=f"{method.name} ({a.unit}); positive = the group contributed; not shares")
     ranked = a.ranked()
     offset = a.has_offset
     for column in ("rank", "group", "score", "95% interval", *(["offset"] if offset else []), "status"):
@@ -134,6 +136,7 @@ def _show_answer(a: Attribution, gs: GroupSet) -> None:
             part = [f"{a.offset(g):{form}}"] if offset else []
             table.add_row(str(i + 1), gs.groups[g].name, score, f"{low} to {high}", *part, s.status)
     show(table)
+    say(method.note)
     if a.separable is not None and a.runner_up and ranked:
         first, second = gs.groups[ranked[0]].name, gs.groups[a.runner_up].name
         say(f"{first} is ahead of {second}." if a.separable else f"{first} and {second} are not separable.")

@@ -30,14 +30,14 @@ def replay(
 
     read = read_report(report)
     service = service_of(model or read.record["model"]["id"])
-    verdict = None
+    verdict, known = None, service.methods()
     with progress_bar() as bar:
         task = bar.add_task("replay", note="", total=1.0)
         for item in run(read, service):
             if isinstance(item, Verdict):
                 verdict = item
             else:
-                bar.update(task, completed=item.progress, note=item.method)
+                bar.update(task, completed=item.progress, note=known[item.method].name)
     assert verdict is not None
     say(SAID[verdict.outcome])
     for title, changes in (

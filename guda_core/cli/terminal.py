@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
+from guda_core.attribution import METHODS
 from guda_core.errors import GudaError
 
 BROKEN_OFF = 130  # the exit code of a command that Ctrl-C ended
@@ -155,5 +156,5 @@ SetOption = Annotated[
 ]
 EffortOption = Annotated[str, typer.Option(help="quick, standard or full.")]
 MethodsOption = Annotated[
-    str, typer.Option(help="Comma-separated method ids. More are available where features or retrained models are.")
+    str, typer.Option(help=f"Comma-separated: {', '.join(METHODS)}. A model may not have all. Default: the usual ones.")
 ]

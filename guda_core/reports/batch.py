@@ -18,20 +18,17 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from guda_core.attribution import ensemble
 from guda_core.data.images import MAX_BYTES
 from guda_core.errors import GudaError, OptionError, ReportError
 from guda_core.records import Attribution, Provenance, Query
 from guda_core.reports import bundle
 from guda_core.reports.bundle import COLUMNS, SCORES
 from guda_core.reports.read import read_report
-from guda_core.reports.record import LIMITS, circumstances, context
+from guda_core.reports.record import circumstances, context, limits
+from guda_core.service import Service, check_methods, default_methods, find_effort
 from guda_core.versions import today
-
-if TYPE_CHECKING:
-    from guda_core.service import Service
 
 log = logging.getLogger(__name__)
 FORMAT = 1
@@ -62,11 +59,11 @@ class Summary:
 
 @dataclass(frozen=True)
 class BatchConfig:
-    """effort and methods of every picture. prompts: a CSV with the columns file and prompt; where there is none, prompt
-    is that of every picture."""
+    """effort and methods of every picture, () for the default methods. prompts: a CSV with the columns file and prompt;
+    where there is none, prompt is that of every picture."""
 
     effort: str = "standard"
-    methods: tuple[str, ...] = ("guda", "clip")
+    methods: tuple[str, ...] = ()
     prompts: Path | None = None
     prompt: str = ""
 
@@ -139,8 +136,8 @@ def report_path(out: Path, name: str) -> Path:
 
 
 def _kept(path: Path, wanted: Mapping[str, Any], provenance: Provenance) -> dict[str, Any] | None:
-    """The record of a finished report that has this context and was made with the same features and retrained models;
-    None when it must be made (again)."""
+    """The record of a finished report that has this context and was computed from the same things; None when it must be
+    made (again)."""
     if not path.is_file():
         return None
     try:
@@ -154,16 +151,20 @@ def _kept(path: Path, wanted: Mapping[str, Any], provenance: Provenance) -> dict
 
 
 def _used(record: Mapping[str, Any], provenance: Provenance) -> bool:
-    """Whether its methods used the features, the retrained models and the offsets that are here now."""
-    for method, found in record["methods"].items():
-        parts = found["settings"]["parts"] if method == ensemble.ID else {method: found["settings"]}
-        for m, settings in parts.items():
-            if m in provenance.features and settings.get("sha256") != provenance.features[m]:
+    """Whether its methods' answers are computed from just what is here now."""
+    found = record["methods"]
+    return all(_same(found[m]["settings"], provenance.made_from.get(m, {})) for m in found)
+
+
+def _same(settings: Mapping[str, Any], made_from: Mapping[str, Any]) -> bool:
+    """Whether settings name all of `made_from`. What is empty may be left out; of parts, each is looked into."""
+    for key, now in made_from.items():
+        then = settings.get(key)
+        if isinstance(now, Mapping) and any(isinstance(v, Mapping) for v in now.values()):
+            if not all(_same((then or {}).get(k, {}), v) for k, v in now.items()):
                 return False
-            if m == "guda" and settings.get("offset", {}) != dict(provenance.offset):
-                return False
-            if m == "logo" and settings.get("adapters") != dict(provenance.retrained):
-                return False
+        elif (then or None) != (now or None):
+            return False
     return True
 
 
@@ -180,18 +181,16 @@ class Batch:
         """
         self.service, self.out, self.config = service, out, config
         named = [sources] if isinstance(sources, Path) else list(sources)
-        unknown = [m for m in config.methods if m not in service.methods()]
-        if unknown or not config.methods:
-            known = ", ".join(service.methods())
-            raise OptionError(f"Methods must be some of {known}; got {', '.join(unknown) or 'none'}.")
-        service.estimate(config.methods, config.effort)  # refuses an unknown effort
+        self.methods = list(config.methods) or default_methods(service.methods())
+        check_methods(self.methods, service.methods())
+        find_effort(config.effort)
         if out.resolve() in [p.resolve() for p in named if p.is_dir()]:
             raise OptionError("The results must go into another folder than that of the pictures.")
         self.files = pictures(named, config.prompts)
         self.prompts = read_prompts(config.prompts, self.files) if config.prompts is not None else {}
         data = config.prompts.read_bytes() if config.prompts is not None else None
         self.prompts_sha256 = hashlib.sha256(data).hexdigest() if data is not None else None
-        self.settings: dict[str, Any] = {"effort": config.effort, "methods": list(config.methods)}
+        self.settings: dict[str, Any] = {"effort": config.effort, "methods": self.methods}
         self.provenance = service.provenance()
 
     def run(self) -> Iterator[Progress | Summary]:
@@ -291,6 +290,6 @@ class Batch:
             "pictures": entries,
             "refused": refused,
             "files": {SCORES: hashlib.sha256(table).hexdigest()},
-            "limits": list(LIMITS),
+            "limits": limits(self.methods, self.provenance),
         }
         bundle.write(self.out / BATCH, bundle.json_text(record).encode())

@@ -114,7 +114,7 @@ def make(
     record = to_json(query, attributions, group_set, provenance=provenance, settings=settings, scope=scope)
     files = {
         SCORES: csv_text(COLUMNS, score_rows(record)).encode(),
-        BARS: figures.bars_png(attributions, group_set),
+        BARS: figures.bars_png(attributions, group_set, {m: i.name for m, i in provenance.methods.items()}),
         VALUES: _npz(attributions),
         PICTURE: _png(query.pixels),
     }

@@ -17,7 +17,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
-from guda_core.attribution import METHODS
 from guda_core.records import Attribution, GroupSet
 
 BAR, PALE, EDGE, LINE, GREY = "#9cc0fa", "#e7effe", "#3b82f6", "#a14f08", "#595959"
@@ -32,8 +31,10 @@ NOTE = (
 _lock = threading.Lock()  # matplotlib shares fonts between figures and is not made for threads
 
 
-def bars_png(attributions: Sequence[Attribution], group_set: GroupSet) -> bytes:
-    """All methods' scores below each other, best group first; groups without a score come last and are named so."""
+def bars_png(attributions: Sequence[Attribution], group_set: GroupSet, names: Mapping[str, str] | None = None) -> bytes:
+    """All methods' scores below each other, best group first; groups without a score come last and are named so.
+
+    names: method id -> name as shown; the id where there is none."""
     answered = [a for a in attributions if a.groups]
     heights = [FRAME + ROW * len(a.groups) for a in answered] or [FRAME]
     with _lock:
@@ -43,13 +44,13 @@ def bars_png(attributions: Sequence[Attribution], group_set: GroupSet) -> bytes:
         if answered:
             grid = figure.subplots(len(answered), 1, squeeze=False, gridspec_kw={"height_ratios": heights})
             for a, axes in zip(answered, grid[:, 0], strict=True):
-                _draw(axes, a, group_set)
+                _draw(axes, a, group_set, (names or {}).get(a.method, a.method))
         out = io.BytesIO()
         figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()
 
 
-def _draw(axes: Axes, a: Attribution, group_set: GroupSet) -> None:
+def _draw(axes: Axes, a: Attribution, group_set: GroupSet, name: str) -> None:
     ranked = a.ranked()
     rest = [g for g in a.groups if g not in ranked]
     for row, g in enumerate(ranked):
@@ -69,7 +70,7 @@ def _draw(axes: Axes, a: Attribution, group_set: GroupSet) -> None:
     axes.axvline(0, color=GREY, linewidth=1.2, zorder=1)
     axes.set_yticks(range(len(a.groups)), labels=[_label(g, group_set) for g in (*ranked, *rest)], parse_math=False)
     axes.set_ylim(len(a.groups) - 0.4, -0.6)
-    axes.set_title(METHODS.get(a.method, (a.method,))[0], loc="left", parse_math=False, **_text(11, "black"))
+    axes.set_title(name, loc="left", parse_math=False, **_text(11, "black"))
     marked = "; tick: given to any picture" if a.has_offset else ""
     axes.set_xlabel(f"{a.unit}, with 95% interval{marked}", parse_math=False, **_text(9, "black"))
     axes.grid(axis="x", color="#dddddd", linewidth=0.7, zorder=0)
@@ -79,8 +80,9 @@ def _draw(axes: Axes, a: Attribution, group_set: GroupSet) -> None:
         axes.spines[side].set_visible(False)
 
 
-def agreement_png(rows: Sequence[Mapping[str, Any]], metric: str, title: str) -> bytes:
-    """One panel a query set, one line a method: a metric in [0, 1] with its interval. rows: of a benchmark's table."""
+def agreement_png(rows: Sequence[Mapping[str, Any]], metric: str, title: str, *, ours: str) -> bytes:
+    """One panel a query set, one line a method: a metric in [0, 1] with its interval. rows: of a benchmark's table;
+    those whose method begins with `ours` are set off by a colour."""
     sets = list(dict.fromkeys(r["query_set"] for r in rows))
     methods = list(dict.fromkeys(r["method"] for r in rows))
     with _lock:
@@ -92,9 +94,8 @@ def agreement_png(rows: Sequence[Mapping[str, Any]], metric: str, title: str) ->
         for axes, query_set in zip(figure.subplots(1, len(sets), sharey=True, squeeze=False)[0], sets, strict=True):
             for r in [r for r in rows if r["query_set"] == query_set]:
                 v, y = r[metric], methods.index(r["method"])
-                ours = r["method"].startswith("guda")
                 error = [[v["value"] - v["low"]], [v["high"] - v["value"]]]
-                colour = EDGE if ours else (LINE if r["method"].startswith("ceiling") else GREY)
+                colour = EDGE if r["method"].startswith(ours) else (LINE if r["method"].startswith("ceiling") else GREY)
                 axes.errorbar(v["value"], y, xerr=error, fmt="o", color=colour, markersize=5, elinewidth=1.6, capsize=2)
             axes.set(xlim=(0, 1), ylim=(len(methods) - 0.4, -0.6))
             axes.set_yticks(range(len(methods)), labels=methods, parse_math=False)

@@ -5,13 +5,10 @@ What is absent is null, empty or left out, and `absent` says why under the path 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from guda_core.attribution import METHODS
@@ -22,86 +19,27 @@ FORMAT = 2
 FROM_NPM = ("package", "version")  # of a group's source, what a report repeats; a folder's name is private
 LIMITS = (
     (
-        "A score of GUDA or LOGO is a difference of ELBOs, in nats. GUDA's includes the offset that its settings name, "
-        "which is the same for every picture. Other methods have their own units. A score is not a share: scores do "
-        "not add up to anything."
+        "A score in nats is a difference of ELBOs. It includes the offset that the method's settings name, which is "
+        "the same for every picture. Other methods have their own units. A score is not a share: scores do not add up "
+        "to anything."
     ),
     (
         "A score says how the model would change without a group. It does not say who owns a picture, and it is not a "
         "legal finding."
     ),
-    (
-        "The interval of GUDA and LOGO covers the sampling error of the estimate. It does not cover the gap between "
-        "unlearning and retraining, or the gap between one retraining and another."
-    ),
-    (
-        "The interval of CLIP similarity, TRAK, D-TRAK and DAS is the spread over a group's pictures. The interval of "
-        "GUDA and DAS combined includes both kinds."
-    ),
-    "CLIP similarity measures likeness, not influence.",
 )
 SEED_RULE = (
     "Timesteps and noise come from random generators. Their seed is the SHA-256 of the picture's hash (pixels_sha256), "
     "timestep and draw. Nothing else is random."
 )
 ALONE = "This record was written without the files of a report."
+NOT_ASKED = "This method was not asked, or was stopped early."
 NOT_ASSESSED = "Not assessed: it was not checked whether the model could have made this picture."
-MAX_FIGURES = 256_000  # bytes of one file of figures, as it is repeated
-MAX_FILE = 8_000_000  # bytes of one that is read
-NO_FIGURES = ("queries.json", "soak.json")  # what lies beside the figures and tells nothing of answers
-DIGEST = ("command", "oracle", "base_sha256", "versions", "date")  # of a table of agreement, beside its rows
 
 
 def plain(text: str, most: int) -> str:
     """A text from outside, cut to `most` characters, with everything escaped that could steer a terminal."""
     return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text[:most])
-
-
-def read_figures(path: Path) -> dict[str, Any] | str:
-    """The JSON object in a file of figures measured earlier, with the file's `sha256`; or why there is none.
-
-    Values that are not finite become null. Of a table of agreement with the oracle only a digest is given: Top-1 and
-    MRR over the queries that are held for the report.
-    """
-    try:
-        data = path.read_bytes() if path.is_file() and path.stat().st_size <= MAX_FILE else b""
-        figures = json.loads(data, parse_constant=lambda _: None) if data else None
-    except (OSError, ValueError, RecursionError):
-        return f"{path.name} is damaged."
-    if isinstance(figures, dict):
-        told = _digest(figures)
-        if len(json.dumps(told)) > MAX_FIGURES:
-            return f"{path.name} is too large to be repeated here; its SHA-256 is {hashlib.sha256(data).hexdigest()}."
-        return {**told, "sha256": hashlib.sha256(data).hexdigest()}
-    if data:
-        return f"{path.name} is damaged."
-    return (
-        f"{path.name} is too large."
-        if path.is_file() and path.stat().st_size
-        else (f"There is no {path.name}: this was not measured.")
-    )
-
-
-def _digest(figures: dict[str, Any]) -> dict[str, Any]:
-    rows = figures.get("rows_report")
-    if not isinstance(rows, list):
-        return figures
-    kept = ("method", "query_set", "n", "groups", "top1", "mrr")
-    report = [{k: r[k] for k in kept if k in r} for r in rows if isinstance(r, dict)]
-    return {**{k: figures[k] for k in DIGEST if k in figures}, "rows_report": report}
-
-
-def read_validation(folder: Path, *, base_sha256: str) -> dict[str, dict[str, Any] | str]:
-    """The figures of every JSON file of the folder that names the base model it measured; of those that name another,
-    only that they do."""
-    found = {p.name: read_figures(p) for p in sorted(folder.glob("*.json")) if p.name not in NO_FIGURES}
-    for name, figures in list(found.items()):
-        base = figures.get("base_sha256") if isinstance(figures, dict) else base_sha256
-        if base is None:
-            del found[name]
-        elif base != base_sha256:
-            found[name] = f"{name} measured another base model ({str(base)[:12]})."
-    return found
 
 
 def sampling(a: Attribution) -> dict[str, Any] | None:
@@ -130,13 +68,19 @@ def method_record(a: Attribution) -> dict[str, Any]:
     }
 
 
+def limits(methods: Iterable[str], provenance: Provenance) -> list[str]:
+    """What a reader must know: what holds for all scores, and what the score and interval of each method mean."""
+    said = [provenance.methods[m] for m in methods if m in provenance.methods]
+    return [*LIMITS, *(f"{info.name}: {info.note}" for info in said)]
+
+
 def circumstances(group_set: GroupSet, *, provenance: Provenance, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The part of the record that is the same for every picture scored with the same things and settings."""
     p, shown = provenance, ("name", "author", "licence", "licence_link", "link")
     return {
         "model": {"id": p.model, "name": p.name, "sha256": p.sha256, "dtype": p.dtype},
         "clip": {"sha256": p.clip_sha256, "bank_sha256": p.bank_sha256},
-        "adapters": {g: p.adapters.get(g) for g in group_set.groups},
+        "adapters": {g: p.unlearned.hashes.get(g) for g in group_set.groups},
         "group_set": {
             "id": group_set.id,
             "name": group_set.name,
@@ -188,8 +132,9 @@ def to_json(
     settings: `methods` and `effort` as asked for. scope: the verdict on whether the model could have made this picture.
     """
     methods = {a.method: method_record(a) for a in attributions}
-    health = {g: provenance.health.get(g, "Its health was not measured.") for g in group_set.groups}
-    known = {**health, **{g: f"There is no usable adapter. {why}" for g, why in provenance.unavailable.items()}}
+    unlearned = provenance.unlearned
+    health = {g: unlearned.figures.get(g, "Its health was not measured.") for g in group_set.groups}
+    known = {**health, **{g: f"There is no usable adapter. {why}" for g, why in unlearned.unavailable.items()}}
     return {
         "format": FORMAT,
         "date": today(),
@@ -198,7 +143,7 @@ def to_json(
         "methods": methods,
         "health": {g: dict(h) if not isinstance(h, str) else None for g, h in known.items()},
         "validation": {n: dict(v) for n, v in provenance.validation.items() if not isinstance(v, str)} or None,
-        "limits": list(LIMITS),
+        "limits": limits(methods, provenance),
         "files": {},
         "absent": _absent(query, methods, provenance, known, scoped=scope is not None),
     }
@@ -218,11 +163,14 @@ def _absent(
         out["picture/file_sha256"] = "There was no uploaded file: the picture was generated."
     if not query.prompt:
         out["picture/prompt"] = "No prompt was given: the unconditional model was asked."
-    out |= {f"methods/{m}": "This method was not asked, or was stopped early." for m in METHODS if m not in methods}
+    for m in {**dict.fromkeys(METHODS), **provenance.methods}:
+        if m not in methods:
+            why = provenance.not_offered.get(m)
+            out[f"methods/{m}"] = f"It is not offered here. {why}" if why else NOT_ASKED
     for m, found in methods.items():
         if found["sampling"] is None:
             out[f"methods/{m}/sampling"] = "This method draws no timesteps, or was stopped before it had scores."
-    out |= {f"adapters/{g}": why for g, why in provenance.unavailable.items()}
+    out |= {f"adapters/{g}": why for g, why in provenance.unlearned.unavailable.items()}
     out |= {f"health/{g}": h for g, h in health.items() if isinstance(h, str)}
     out |= {f"validation/{n}": v for n, v in provenance.validation.items() if isinstance(v, str)}
     if not any(not isinstance(v, str) for v in provenance.validation.values()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from guda_core.attribution.guda import WEIGHT
 from guda_core.reports.record import LIMITS
 from guda_core.service import Service
 from guda_core.ui.markup import Html, block, code, heading, link, listed, note, table, text
@@ -35,14 +34,14 @@ MEANS = (
     "Positive: the model without the group explains the picture worse, so the group contributed.",
     "Near 0: the group made no difference that can be seen. Negative: the model does better without it.",
     (
-        f"A score of GUDA holds the group's offset: {WEIGHT:g} times how much worse its adapter makes the model "
-        "explain held-out pictures of the other groups, on average. It is the same for every picture. The Evidence tab "
-        "shows both parts; where a group gives no more than that, the sentence above the bars says that no group "
-        "stands out. Where it was not measured for every adapter, the score is the fall alone."
+        "A score may hold the group's offset: what the group gives to any picture, measured on held-out pictures of "
+        "the other groups. It is the same for every picture. The Evidence tab shows both parts; where a group gives "
+        "no more than that, the sentence above the bars says that no group stands out. Where it was not measured, the "
+        "score is the fall alone."
     ),
     (
-        "The unit is nats of ELBO. Pictures differ in how hard they are to explain at all, so compare the groups of "
-        "one picture, not one picture's scores with another's."
+        "A score in nats is a difference of ELBOs. Pictures differ in how hard they are to explain at all, so compare "
+        "the groups of one picture, not one picture's scores with another's."
     ),
     (
         "The interval tells how far other draws of noise could have moved the score. It does not cover the error of "
@@ -105,6 +104,7 @@ def draw_groups(service: Service) -> None:
 def draw_limits(service: Service) -> None:
     """What a score means, what it is not, and when the tool abstains."""
     block(heading("What a score means") + listed(MEANS))
+    block(heading("What each method's score means") + listed(f"{m.name}: {m.note}" for m in service.methods().values()))
     block(heading("What it is not") + listed(NOT))
     block(heading("When the tool abstains") + table("When the tool abstains", ("It says", "When"), ABSTAINS))
     block(heading("Written into every report") + listed(LIMITS))

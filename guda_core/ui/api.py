@@ -18,13 +18,13 @@ from guda_core.errors import ReportError
 from guda_core.records import Query
 from guda_core.reports.read import read_report
 from guda_core.reports.replay import Verdict, replay
-from guda_core.service import Service, Step
+from guda_core.service import Service, Step, main_first
 from guda_core.ui import words
 from guda_core.ui.answer import Answer
 from guda_core.ui.callbacks import explained, refusal, scope_of, whole
 from guda_core.ui.connect import COMPUTE
 from guda_core.ui.files import offered, only_keep_the_path, uploaded
-from guda_core.ui.layout import Screen, in_order
+from guda_core.ui.layout import Screen
 from guda_core.ui.reports import report_name
 
 Json = dict[str, Any]
@@ -58,7 +58,8 @@ class Endpoints:
         """
         sets, shown = self.service.group_set, ("name", "author", "licence", "licence_link", "link", "descriptors")
         groups = {g: {k: getattr(group, k) for k in shown} for g, group in sets.groups.items()}
-        known = {"id": sets.id, "name": sets.name, "model": self.service.model_name, "methods": self.service.methods()}
+        methods = {m: info.name for m, info in self.service.methods().items()}
+        known = {"id": sets.id, "name": sets.name, "model": self.service.model_name, "methods": methods}
         return {**known, "groups": {g: {**v, "descriptors": list(v["descriptors"])} for g, v in groups.items()}}
 
     def generate(self, prompt: str, seed: int, steps: int, guidance: float) -> Iterator[tuple[np.ndarray | None, Json]]:
@@ -83,20 +84,20 @@ class Endpoints:
     def attribute(self, picture: str, caption: str, methods: list[str], effort: str) -> Iterator[Json]:
         """Asks which groups of training pictures made the model able to make a picture, by a counterfactual.
 
-        A positive score in nats means: without the group, the model explains the picture worse. GUDA's holds the
-        group's offset, the same for every picture (settings.offset, nats). Scores are no shares,
-        do not sum to anything and are no legal finding.
+        A positive score in nats means: without the group, the model explains the picture worse. It holds the group's
+        offset where the method has one, the same for every picture (settings.offset, nats). "limits" says what each
+        method's score means. Scores are no shares, do not sum to anything and are no legal finding.
 
         Args:
             picture: An uploaded PNG, JPEG or WebP, up to 10 MB and 24 megapixels. No web address, no server path.
             caption: What the picture shows; empty asks the model without a caption.
-            methods: Ids from `groups`, for example ["guda", "clip"].
+            methods: Ids of methods, as `groups` lists them.
             effort: "quick", "standard" or "full": more effort, narrower intervals.
 
         Returns:
             {"progress": 0 to 1} while it computes, and the record at the end: {"methods": {id: {"unit", "separable",
             "groups": {id: {"score", "low", "high", "rank", "status", "reason"}}}}, "scope", "limits", ...}; see
-            guda_core/report.schema.json.
+            guda_core/reports/report.schema.json.
         """
         query = self.service.prepare(uploaded(picture), prompt=caption or "")
         yield from self._record(query, methods, effort)
@@ -111,7 +112,7 @@ class Endpoints:
             seed: 0 to 4294967295.
             steps: Denoising steps, 5 to 50.
             guidance: Classifier-free guidance, 1 to 8.
-            methods: Ids from `groups`, for example ["guda", "clip"].
+            methods: Ids of methods, as `groups` lists them.
             effort: "quick", "standard" or "full".
 
         Returns:
@@ -132,7 +133,7 @@ class Endpoints:
         Args:
             picture: An uploaded PNG, JPEG or WebP, up to 10 MB and 24 megapixels.
             caption: What the picture shows; empty asks the model without a caption.
-            methods: Ids from `groups`, for example ["guda", "clip"].
+            methods: Ids of methods, as `groups` lists them.
             effort: "quick", "standard" or "full".
 
         Returns:
@@ -170,7 +171,7 @@ class Endpoints:
 
     def _scored(self, query: Query, methods: list[str], effort: str) -> Iterator[Answer]:
         """The answer as it refines, with its scope from the first one on."""
-        asked = tuple(m for m in in_order(self.service.methods()) if m in methods)
+        asked = tuple(m for m in main_first(self.service.methods()) if m in methods)
         answer = Answer(query, asked, effort)
         stream = self.service.attribute(query, methods=methods, effort=effort)
         with closing(cast(Any, stream)):

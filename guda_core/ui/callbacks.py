@@ -17,11 +17,11 @@ import gradio as gr
 from guda_core.diffusion.memory import NO_MEMORY, is_out_of_memory
 from guda_core.errors import GudaError, ImageError, ScoreError
 from guda_core.records import Attribution, GroupScore, Query, Scope
-from guda_core.service import Service, Step
+from guda_core.service import Service, Step, main_first, main_method
 from guda_core.ui import examples, words
 from guda_core.ui.answer import Answer, Tried
 from guda_core.ui.files import uploaded
-from guda_core.ui.layout import Screen, in_order
+from guda_core.ui.layout import Screen
 from guda_core.ui.markup import (
     banner,
     heading,
@@ -123,7 +123,7 @@ class Runs:
     @_told
     def example(self, example: examples.Example) -> Iterator[Update]:
         """One example: what was kept of it at once, else drawn, scored and kept."""
-        methods = tuple(in_order(self.service.methods()))
+        methods = tuple(main_first(self.service.methods()))
         kept = examples.kept(self.service, example, methods)
         if kept is not None:
             yield {**self._whole_answer(kept), self.screen.status: status_html(words.STORED)}
@@ -151,8 +151,8 @@ class Runs:
         self, query: Query, methods: Sequence[str], effort: str, *, more_captions: bool = False
     ) -> Generator[Update, None, Answer]:
         """Show the picture, then each answer as it comes; the last update holds everything, for callers of the API."""
-        s, names = self.screen, self.service.methods()
-        asked = tuple(m for m in in_order(names) if m in methods)
+        s, known = self.screen, self.service.methods()
+        asked = tuple(m for m in main_first(known) if m in methods)
         answer = Answer(query, asked, effort)
         everything: Update = {**self._picture(answer), s.says: says_html(words.WORKING)}
         yield {**everything, s.status: status_html(words.SCORING)}
@@ -171,31 +171,33 @@ class Runs:
                 shown = self._shown(a, answer) if a.groups and a.groups != drawn else {}
                 everything |= shown
                 drawn, told = a.groups, now
-                yield {**shown, s.status: _progress(names[a.method], a.progress, began[a.method])}
+                yield {**shown, s.status: _progress(known[a.method].name, a.progress, began[a.method])}
                 if answer.scope is None:
                     yield {s.status: status_html(words.SCOPING)}
                     answer = replace(answer, scope=scope_of(self.service, query))
                     everything |= (shown := {s.scope: self._scope(answer), s.answer: answer})
                     now = time.monotonic()
                     yield shown
-        if more_captions and words.MAIN in answer.found:
-            answer = yield from self._other_captions(answer)
+        main = main_method(known)
+        if more_captions and main in answer.found:
+            answer = yield from self._other_captions(answer, main)
             everything |= {s.captions: self._captions(answer), s.answer: answer}
         yield {**everything, s.again: gr.update(visible=True), s.status: status_html(words.DONE)}
         return answer
 
-    def _other_captions(self, answer: Answer) -> Generator[Update, None, Answer]:
-        """Score the picture under the best caption that CLIP finds and under none; tells of its progress."""
-        query, main = answer.query, answer.found[words.MAIN]
+    def _other_captions(self, answer: Answer, main: str) -> Generator[Update, None, Answer]:
+        """Score the picture by the main method under the best caption that CLIP finds and under none; tells of its
+        progress."""
+        query = answer.query
         kind = "the caption given" if query.prompt else "no caption"
-        tried = [Tried(kind, query.prompt, main)]
+        tried = [Tried(kind, query.prompt, answer.found[main])]
         wanted = [("the best caption that CLIP finds", self.service.best_caption(query)), ("no caption", "")]
         for label, caption in wanted:
             if any(t.caption == caption for t in tried):
                 continue
             began, last = time.monotonic(), None
             other = self.service.with_prompt(query, caption)
-            stream = self.service.attribute(other, methods=[words.MAIN], effort=answer.effort)
+            stream = self.service.attribute(other, methods=[main], effort=answer.effort)
             with closing(cast(Generator, stream)):
                 for last in stream:
                     told = f"Scoring with {label}"
@@ -219,13 +221,13 @@ class Runs:
     def _shown(self, a: Attribution, answer: Answer) -> Update:
         """The updates that one new answer makes: the sentence, and its method's bars and table."""
         s, sets = self.screen, self.service.group_set
-        panel = s.panels[a.method]
+        panel, known = s.panels[a.method], self.service.methods()
         return {
             s.answer: answer,
-            s.says: says_html(words.headline(answer.found, sets, list(answer.methods))),
+            s.says: says_html(words.headline(answer.found, sets, answer.methods, known)),
             panel.box: gr.update(visible=True),
             panel.plot: bars(a, sets),
-            panel.table: scores_html(a, sets, self.service.methods()[a.method]),
+            panel.table: scores_html(a, sets, known[a.method].name),
         }
 
     def _scope(self, answer: Answer) -> str:
@@ -244,7 +246,7 @@ class Runs:
             figure = words.number(score.score or 0.0, t.answer.unit) if score else "-"
             span = words.interval(score, t.answer.unit) if score else "-"
             rows.append((t.label, t.caption or "-", words.first_of(t.answer, sets), figure, span))
-        head = ("Tried", "Caption", "First group", f"Score ({answer.found[words.MAIN].unit})", "95% interval")
+        head = ("Tried", "Caption", "First group", f"Score ({answer.tried[0].answer.unit})", "95% interval")
         said = words.captions_agree([t.answer for t in answer.tried], sets)
         body = table("The first group under each caption", head, rows, numbers="...nn")
         return heading("Other captions") + note(said) + body

@@ -17,10 +17,9 @@ from guda_core.ui.answer import Answer
 from guda_core.ui.connect import QUICK
 from guda_core.ui.markup import Html, block, heading, note, table, text
 
-ORACLE = "logo"
 ABOUT = (
-    "Methods may disagree. GUDA asks what the model needed. CLIP similarity asks what the picture looks like. This "
-    "page compares ranks, because most methods have their own unit. (GUDA and the oracle share one, nats.)"
+    "Methods may disagree. One asks what the model needed, another asks what the picture looks like. This page compares "
+    "ranks, because most methods have their own unit."
 )
 NO_ORACLE = (
     "The oracle (a model trained again without each group) is not available for this model. So this page cannot say "
@@ -29,8 +28,8 @@ NO_ORACLE = (
 BESIDE = (
     "The other methods try to predict the oracle. The oracle is itself only one training. The Benchmarks tab says, "
     "over many pictures, how often another training names the same first group, and how often each method does. Here "
-    "GUDA and the oracle saw the same noise, so they may agree a little more than on that tab. Rank correlation: 1 is "
-    "the same order of the groups, 0 is no relation, -1 is the reverse order."
+    "methods that draw noise saw the same noise as the oracle, so they may agree a little more than on that tab. Rank "
+    "correlation: 1 is the same order of the groups, 0 is no relation, -1 is the reverse order."
 )
 
 
@@ -39,7 +38,9 @@ def shown(answer: Answer | None, service: Service) -> Html:
     answers = answer.scored() if answer is not None else []
     if not answers:
         return text(words.NO_ANSWER)
-    sets, names = service.group_set, service.methods()
+    sets, known = service.group_set, service.methods()
+    names = {m: info.name for m, info in known.items()}
+    oracle = next((m for m, info in known.items() if info.oracle), None)
     ranks = {a.method: {g: i + 1 for i, g in enumerate(a.ranked())} for a in answers}
     order = [*answers[0].ranked(), *(g for g in sets.groups if g not in ranks[answers[0].method])]
     shown_names = [names[a.method] for a in answers]
@@ -58,18 +59,21 @@ def shown(answer: Answer | None, service: Service) -> Html:
     figures = "n" * len(answers)
     numbers = f".{figures}.{figures}"
     body = table("Rank of every group under every method", head, rows, numbers=numbers, css="guda-ranks")
-    body = Html(body + _beside_the_oracle(answers, sets, names))
-    after = [] if ORACLE in names else [NO_ORACLE]
+    body = Html(body + _beside_the_oracle(answers, oracle, sets, names))
+    after = [] if oracle is not None else [NO_ORACLE]
     unfinished = [
         f"{names[a.method]} was stopped early. Its ranks could still change." for a in answers if a.progress < 1
     ]
     return Html(heading("Where the methods agree") + text(*said) + body + note(*unfinished, *after))
 
 
-def _beside_the_oracle(answers: list[Attribution], group_set: GroupSet, names: Mapping[str, str]) -> Html:
-    """How far each method agrees with the oracle about this picture; nothing where the oracle was not asked."""
-    oracle = next((a for a in answers if a.method == ORACLE), None)
-    others = [a for a in answers if a.method != ORACLE]
+def _beside_the_oracle(
+    answers: list[Attribution], method: str | None, group_set: GroupSet, names: Mapping[str, str]
+) -> Html:
+    """How far each method agrees with the oracle about this picture; nothing where the oracle was not asked. method:
+    the oracle's id."""
+    oracle = next((a for a in answers if a.method == method), None)
+    others = [a for a in answers if a.method != method]
     if oracle is None or not others:
         return Html("")
     rows, truth = [], np.array([[oracle.groups[g].score for g in oracle.ranked()]], float)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from guda_core.service import EFFORTS, Service
+from guda_core.service import EFFORTS, Service, main_method
 from guda_core.ui import words
 from guda_core.ui.callbacks import Runs
 from guda_core.ui.examples import EXAMPLES
@@ -107,8 +107,9 @@ def _connect_small(demo: gr.Blocks, s: Screen, service: Service) -> None:
 
     def times(methods: list[str], more_captions: bool) -> Any:
         known = {e: service.estimate(methods, e) for e in EFFORTS} if methods else {}
-        if more_captions and words.MAIN in methods:
-            known = {e: seconds + 2 * service.estimate([words.MAIN], e) for e, seconds in known.items()}
+        main = main_method(service.methods())
+        if more_captions and main in methods:
+            known = {e: seconds + 2 * service.estimate([main], e) for e, seconds in known.items()}
         return gr.update(choices=effort_choices(known))
 
     for part in (s.object_name, s.style):

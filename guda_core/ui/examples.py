@@ -65,13 +65,7 @@ def _place(service: Service, example: Example, methods: tuple[str, ...]) -> Path
     settings = {"methods": list(methods), "effort": EFFORT}
     made = service.provenance()
     known = circumstances(service.group_set, provenance=made, settings=settings)
-    more = [
-        dict(made.retrained),
-        dict(made.features),
-        dict(made.offset),
-        repr(example),
-        example.prompt(service.group_set),
-    ]
+    more = [{m: made.made_from.get(m) for m in methods}, repr(example), example.prompt(service.group_set)]
     text = json.dumps([known, *more], sort_keys=True)
     return cache_dir() / "examples" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.zip"
 

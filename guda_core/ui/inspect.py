@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
 from guda_core.attribution import contributions
-from guda_core.attribution.guda import WEIGHT
-from guda_core.records import Attribution, Provenance
+from guda_core.records import Attribution, GroupModels, Provenance
 from guda_core.service import Service
 from guda_core.ui import plots, words
 from guda_core.ui.answer import Answer
@@ -22,77 +22,40 @@ STEPS = (
     "about the rough layout. A negative bar means that the model does better there without the group."
 )
 OFFSET = (
-    f"The score of GUDA is that fall and the group's offset: {WEIGHT:g} times how much worse its adapter "
-    "explains held-out pictures of the other groups, on average. It is the same for every picture."
+    "The score is that fall and the group's offset: what the group gives to any picture, measured on held-out pictures "
+    "of the other groups. It is the same for every picture."
 )
 NARROW = "Each point uses all noise draws up to it. So the last point is the score on the first tab."
-HEALTH = (
-    "What each adapter did to the model, measured once after unlearning, in nats per picture. Forgot: how much worse "
-    "the model explains the group's own pictures (large is good). Damage: how much worse it explains other groups' "
-    "pictures (near 0 is good). The last column gives the offset of GUDA's scores. With a caption, and without one. "
-    "± is a 95% interval."
-)
-FIDELITY = (
-    "Each retrained model is stored with delta compression: as its rounded difference from the full model. What that "
-    "loses was measured once: both forms scored the same pictures with the same noise. Rank correlation: of the two "
-    "forms' scores, over the pictures. Error: root mean square of what compression adds to a score. Spread: standard "
-    "deviation of the scores over the pictures."
-)
 HASHES = (
     "SHA-256 of everything that answers are computed from here. Offsets are not among them: a report gives those as "
     "numbers. A report names what its own answer used."
 )
-FIGURES = {
-    "forgotten_prompt": "Forgot, with caption",
-    "others_prompt": "Damage, with caption",
-    "forgotten_empty": "Forgot, without",
-    "others_empty": "Damage, without",
-    "held_out_empty": "Forgot, held-out objects",
-    "held_out_others_empty": "Damage, held-out objects",
-}
 
 
-def health(service: Service, provenance: Provenance) -> Html:
-    """Every adapter's stored figures, or why there are none."""
+def figures(service: Service, provenance: Provenance) -> Html:
+    """What was measured of the models without a group, a table for each method that has such; or why it was not."""
+    return Html("".join(_figures_of(m, service) for m in provenance.models.values()))
+
+
+def _figures_of(models: GroupModels, service: Service) -> Html:
     rows = []
     for g, group in service.group_set.groups.items():
-        if g in provenance.unavailable:
-            rows.append((group.name, f"unavailable: {provenance.unavailable[g]}", *[""] * len(FIGURES)))
-            continue
-        found = provenance.health.get(g, "Its health was not measured.")
+        found = models.figures.get(g, "This was not measured.")
+        if g in models.unavailable:
+            found = f"unavailable: {models.unavailable[g]}"
         if isinstance(found, str):
-            rows.append((group.name, found, *[""] * len(FIGURES)))
+            rows.append((group.name, found, *[""] * len(models.columns)))
         else:
-            rows.append((group.name, "ok", *[_figure(found.get(k)) for k in FIGURES]))
-    head = ("Group", "Adapter", *FIGURES.values())
-    return Html(
-        heading("What the adapters forgot and damaged") + note(HEALTH)
-        + table("Health of the adapters, in nats", head, rows, numbers=".." + "n" * len(FIGURES), css="guda-health")
-    )  # fmt: skip
-
-
-def fidelity(service: Service, provenance: Provenance) -> Html:
-    """What each retrained model lost by delta compression; nothing where there is no oracle."""
-    if not provenance.retrained:
-        return Html()
-    rows = []
-    for g in provenance.retrained:
-        found = provenance.fidelity.get(g, "This was not measured.")
-        figures = [found.get(k) for k in ("pictures", "spearman", "rms", "sd")] if not isinstance(found, str) else []
-        measured = [f for f in figures if isinstance(f, int | float)]
-        if len(measured) < 4:
-            why = found if isinstance(found, str) else "This was not measured."
-            rows.append((service.group_set.groups[g].name, why, "", "", ""))
-            continue
-        n, spearman, rms, sd = measured
-        cells = (f"{n} pictures", f"{spearman:.3f}", *(words.number(v, "nats") for v in (rms, sd)))
-        rows.append((service.group_set.groups[g].name, *cells))
-    head = ("Trained without", "Measured on", "Rank correlation", "Error (nats)", "Spread (nats)")
-    body = table("What delta compression lost", head, rows, numbers="..nnn")
-    return Html(heading("What the oracle lost by delta compression") + note(FIDELITY) + body)
+            rows.append((group.name, "ok", *[_figure(found.get(k)) for k in models.columns]))
+    head = ("Group", models.label, *models.columns.values())
+    body = table(models.title, head, rows, numbers=".." + "n" * len(models.columns), css="guda-health")
+    return Html(heading(models.title) + note(models.note) + body)
 
 
 def _figure(found: Any) -> str:
+    """A stored figure: a whole number, one with three digits, or a mean in nats with its 95% interval."""
+    if isinstance(found, int | float):
+        return f"{found:.3g}" if isinstance(found, float) else str(found)
     if not isinstance(found, dict) or not isinstance(found.get("mean"), int | float):
         return "-"
     se = found.get("se")
@@ -114,12 +77,26 @@ def hashes(service: Service, provenance: Provenance, answer: Answer | None) -> H
         ("CLIP's feature bank of the training pictures", code(p.bank_sha256)),
     ]
     names = {g: group.name for g, group in service.group_set.groups.items()}
-    rows += [(f"Adapter: {names[g]}", code(sha)) for g, sha in p.adapters.items()]
-    rows += [(f"Features: {service.methods().get(m, m)}", code(sha)) for m, sha in p.features.items()]
-    rows += [(f"Trained without {names[g]}", code(sha)) for g, sha in p.retrained.items()]
+    for models in p.models.values():
+        rows += [(f"{models.label}: {names[g]}", code(sha)) for g, sha in models.hashes.items()]
+    shown = {str(sha) for _, sha in rows}
+    for m, made_from in p.made_from.items():  # what is not among the above
+        found = [(f"{p.methods[m].name}: {where}", code(sha)) for where, sha in _sha256(made_from)]
+        rows += [row for row in found if row[1] not in shown]
+        shown |= {str(sha) for _, sha in found}
     body = table("Hashes", ("What", "SHA-256"), rows)
     made = f"Computed in {p.dtype} on {p.device}, {p.threads} thread{'s' * (p.threads != 1)}."
     return Html(heading("Hashes") + note(HASHES, made) + body)
+
+
+def _sha256(made_from: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    """(path, value) of every SHA-256 within nested settings, but for those of parts, which are methods themselves."""
+    for key, value in made_from.items():
+        where = f"{path}{key}"
+        if isinstance(value, Mapping) and key != "parts":
+            yield from _sha256(value, f"{where}/")
+        elif isinstance(value, str) and len(value) == 64 and not set(value) - set("0123456789abcdef"):
+            yield where, value
 
 
 def steps(a: Attribution, group: str, name: str) -> tuple[Html, Any, Html]:
@@ -188,8 +165,7 @@ class Inspect:
     box: gr.Column
     group: gr.Dropdown
     parts: list[Any]  # sentence, plot and table of the steps; then of the narrowing
-    health: gr.HTML
-    fidelity: gr.HTML
+    figures: gr.HTML
     hashes: gr.HTML
 
 
@@ -202,7 +178,7 @@ def draw(tab: gr.Tab) -> Inspect:
         for title in ("Which noise levels the score comes from", "How the interval narrowed"):
             block(heading(title))
             parts += [block(), gr.Plot(show_label=False, container=False), block()]
-    return Inspect(tab, hint, box, group, parts, block(), block(), block())
+    return Inspect(tab, hint, box, group, parts, block(), block())
 
 
 def connect(e: Inspect, service: Service, answer: gr.State, runs: list[Any]) -> None:
@@ -233,12 +209,11 @@ def connect(e: Inspect, service: Service, answer: gr.State, runs: list[Any]) -> 
             gr.update(visible=found is not None),
             gr.update(choices=choices, value=groups[0] if groups else None),
             *details(a, None),
-            health(service, provenance),
-            fidelity(service, provenance),
+            figures(service, provenance),
             hashes(service, provenance, a),
         ]
 
-    outputs = [e.hint, e.box, e.group, *e.parts, e.health, e.fidelity, e.hashes]
+    outputs = [e.hint, e.box, e.group, *e.parts, e.figures, e.hashes]
     for event in (e.tab.select, *(r.then for r in runs)):
         event(opened, answer, outputs, **QUICK)
     e.group.input(details, [answer, e.group], e.parts, **QUICK)

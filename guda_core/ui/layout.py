@@ -10,30 +10,13 @@ import gradio as gr
 from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import described
 from guda_core.records import GroupSet
-from guda_core.service import EFFORTS, Service
+from guda_core.service import EFFORTS, Service, main_first
 from guda_core.ui import words
 from guda_core.ui.examples import EXAMPLES
 from guda_core.ui.files import only_keep_the_path
 from guda_core.ui.markup import block, heading, listed, makers, note, says_html, status_html
 
 SESSION = 1800  # seconds that a visitor's picture and answer are kept
-
-METHOD_NOTES = {
-    "guda": "Influence: how much worse the model explains the picture once it has unlearned the group, and what the "
-    "group gives to any picture (the offset, measured beforehand; the tick). A pale bar's interval includes 0 or "
-    "reaches down to the tick. A score is not a share: scores do not sum to anything.",
-    "combined": "Influence, GUDA and DAS together: the mean of their standard scores over the groups (0 is the groups' "
-    "mean). The Benchmarks tab says how well it agrees with the oracle, beside its parts.",
-    "clip": "Likeness: how similar the picture looks to the group's pictures. It does not ask what the model learned.",
-    "logo": "The oracle: how much worse a model that was trained again without the group explains the picture. Trained "
-    "from another seed it may name another: the ceiling on the Benchmarks tab is how often two name the same. Pictures "
-    "that the model drew itself score high for all groups: any other training explains them worse.",
-    "trak": "Influence by gradients: how much training on the group's pictures lowers the loss at this one, to first "
-    "order. Nothing is retrained or unlearned.",
-    "dtrak": "TRAK with the gradient of the model's mean squared output in place of the loss's.",
-    "das": "Influence by gradients: how far the model's output for this picture moves, squared, when the group's "
-    "pictures are left out one by one. It does not tell better from worse.",
-}
 
 
 @dataclass(frozen=True)
@@ -147,7 +130,7 @@ def _controls(service: Service) -> dict[str, Any]:
                 info="What the picture shows. Without one, the model is asked without a caption.",
             )  # fmt: skip
             more_captions = gr.Checkbox(False, label=words.TRY_CAPTIONS, info=words.CAPTIONS_INFO)
-    shown = [(methods[m], m) for m in in_order(methods)]
+    shown = [(methods[m].name, m) for m in main_first(methods)]
     asked = gr.CheckboxGroup(shown, value=[m for _, m in shown], label="Methods")
     effort = gr.Radio(effort_choices(), value="quick", label="Effort", info="More effort, narrower intervals.")
     with gr.Row():
@@ -160,11 +143,6 @@ def _controls(service: Service) -> dict[str, Any]:
         "tabs": (generate_tab, upload_tab), "methods": asked, "effort": effort, "generate": generate,
         "attribute": attribute, "cancel": cancel,
     }  # fmt: skip
-
-
-def in_order(methods: dict[str, str]) -> list[str]:
-    """Ids of the methods with the main one first, as on the screen."""
-    return sorted(methods, key=lambda m: m != words.MAIN)
 
 
 def _answers(service: Service) -> dict[str, Any]:
@@ -182,9 +160,10 @@ def _answers(service: Service) -> dict[str, Any]:
             again = gr.Button("Score it again with the chosen effort", visible=False, size="sm")
     captions = block(elem_classes="guda-maybe")
     panels = {}
-    for m in in_order(methods):
+    for m in main_first(methods):
         with gr.Column(visible=False) as box:
-            block(heading(methods[m]) + note(METHOD_NOTES[m]))
+            reading = (words.READING,) if methods[m].unit == "nats" else ()
+            block(heading(methods[m].name) + note(methods[m].note, *reading))
             plot = gr.Plot(show_label=False, container=False)
             table = block()
         panels[m] = MethodPanel(box, plot, table)

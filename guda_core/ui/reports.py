@@ -111,12 +111,12 @@ def connect(r: Reports, service: Service, answer: gr.State) -> None:
     def run(path: str | None) -> Iterator[list[Any]]:
         try:
             report = read_report(uploaded(path, missing=ReportError(words.NO_REPORT)))
-            names = service.methods()
+            known = service.methods()
             for item in replay(report, service):
                 if isinstance(item, Verdict):
                     yield [status_html(words.DONE), told(item)]
                 else:
-                    what = f"Computing again, {names.get(item.method, item.method)}: {item.progress:.0%}"
+                    what = f"Computing again, {known[item.method].name}: {item.progress:.0%}"
                     yield [status_html(what, item.progress), gr.skip()]
         except Exception as e:
             sentence = explained(e)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from guda_core.attribution import METHODS, ensemble
-from guda_core.records import VERDICTS, Attribution, GroupScore, GroupSet, Scope
+from guda_core.records import VERDICTS, Attribution, GroupScore, GroupSet, MethodInfo, Scope
 
-MAIN = "guda"  # the method the first sentence is about, when it was asked
 STATUS = {"ok": "ok", "unavailable": "unavailable", "no_score": "no score"}
 
 TITLE = "Which pictures made this picture possible?"
+READING = "A score is not a share. A pale bar's interval includes 0 or reaches down to the tick (the offset)."
 PURPOSE = (
     "A diffusion model learned to draw from several groups of training pictures. For one picture, this tool asks which "
     "group the model needed. It compares the model with copies of it, each of which has unlearned one group."
@@ -54,12 +53,15 @@ REPLAYED = {
 }
 
 
+PLAIN_UNITS = ("nats", "standard scores")  # whose scores are no smaller than two digits after the point show
+
+
 def number(value: float, unit: str) -> str:
-    """A score with as many digits as are worth reading: 41, 3.2 or 0.04 nats; 0.712 cosine; 0.0011 kernel, whose
-    scale is each method's own."""
+    """A score with as many digits as are worth reading: 41, 3.2 or 0.04 nats; 0.712 cosine; 0.0011 in a unit whose
+    scale is a method's own."""
     if unit == "cosine":
         text = f"{value:.3f}"
-    elif unit == "kernel" and abs(value) < 1:
+    elif unit not in PLAIN_UNITS and abs(value) < 1:
         text = f"{value:.2g}"
     else:
         text = f"{value:.0f}" if abs(value) >= 10 else f"{value:.1f}" if abs(value) >= 1 else f"{value:.2f}"
@@ -78,8 +80,8 @@ def seconds(value: float) -> str:
     return f"about {max(1, round(value))} s" if value < 90 else f"about {round(value / 60)} min"
 
 
-def sentence(a: Attribution, group_set: GroupSet) -> str:
-    """What one Attribution says, in one or two sentences; "" while it has no groups."""
+def sentence(a: Attribution, group_set: GroupSet, name: str = "") -> str:
+    """What one Attribution says, in one or two sentences; "" while it has no groups. name: of its method, as shown."""
     if not a.groups:
         return ""
     ranked = a.ranked()
@@ -87,8 +89,12 @@ def sentence(a: Attribution, group_set: GroupSet) -> str:
     missing = [names[g] for g in a.groups if g not in ranked]
     if not ranked:
         return "No group could be scored. The table says why."
-    say = {"nats": _drop, "cosine": _likeness}.get(a.unit, _first)
-    said = say(a, names, ranked)
+    if a.unit == "nats":
+        said = _drop(a, names, ranked)
+    elif a.unit == "cosine":
+        said = _likeness(a, names, ranked)
+    else:
+        said = _first(a, names, ranked, name or a.method)
     if a.progress < 1:
         said = f"So far: {said}"
     if missing:
@@ -141,24 +147,24 @@ def _likeness(a: Attribution, names: Mapping[str, str], ranked: list[str]) -> st
     )
 
 
-def _first(a: Attribution, names: Mapping[str, str], ranked: list[str]) -> str:
+def _first(a: Attribution, names: Mapping[str, str], ranked: list[str], method: str) -> str:
     """Of methods whose scores are not differences of ELBOs: whom they put first, and no more."""
-    who = "GUDA and DAS together put" if a.method == ensemble.ID else f"{METHODS[a.method][0]} puts"
-    said = f"{who} {names[ranked[0]]} first: {_figures(a, ranked[0])}"
+    said = f"By {method}, {names[ranked[0]]} comes first: {_figures(a, ranked[0])}"
     if a.runner_up is None or a.separable is None:
         return f"{said}."
     second = names[a.runner_up]
     return f"{said}; {'clearly ahead of' if a.separable else 'not separable from'} {second}."
 
 
-def headline(answers: Mapping[str, Attribution], group_set: GroupSet, asked: list[str]) -> str:
-    """The first sentence on the screen: that of GUDA when asked, else that of the first method with an answer."""
-    main = MAIN if MAIN in asked else next(iter(asked), "")
-    said = sentence(answers[main], group_set) if main in answers else ""
-    if said:
-        return said
-    others = [s for a in answers.values() if (s := sentence(a, group_set))]
-    return " ".join([WORKING, *others])
+def headline(
+    answers: Mapping[str, Attribution], group_set: GroupSet, asked: Sequence[str], methods: Mapping[str, MethodInfo]
+) -> str:
+    """The first sentence on the screen: that of the main method when asked, else of the first one that was asked."""
+    said = {m: sentence(a, group_set, methods[m].name) for m, a in answers.items()}
+    first = next((m for m in asked if methods[m].main), next(iter(asked), ""))
+    if said.get(first):
+        return said[first]
+    return " ".join([WORKING, *(s for s in said.values() if s)])
 
 
 def rows(a: Attribution, group_set: GroupSet) -> list[tuple[str, ...]]:

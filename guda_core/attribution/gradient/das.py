@@ -20,6 +20,12 @@ class Das(KernelMethod):
     """score_k = sum over the group of the squared change of the estimate at the query when one picture is left out."""
 
     id = "das"
+    name = "DAS"
+    note = (
+        "Influence by gradients: how far the model's output for this picture moves, squared, when the group's pictures "
+        "are left out one by one. It does not tell better from worse. The interval is the spread over the group's "
+        "pictures."
+    )
     output = "mean"
     normalise = True
     dim = 4096

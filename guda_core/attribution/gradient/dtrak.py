@@ -12,4 +12,9 @@ class Dtrak(KernelMethod):
     """score_k = sum over the group of phi(x)^T (Phi^T Phi + lam I)^-1 phi(x_i), phi from the estimate's square."""
 
     id = "dtrak"
+    name = "D-TRAK"
+    note = (
+        "TRAK with the gradient of the model's mean squared output in place of the loss's. The interval is the spread "
+        "over the group's pictures."
+    )
     output = "mean_square"

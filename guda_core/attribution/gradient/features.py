@@ -186,10 +186,11 @@ class FeatureBank:
     """The features of a training set, computed once and kept in the cache."""
 
     def __init__(self, model: BaseModel, examples: Examples, config: FeatureConfig) -> None:
-        self.examples, self.gradients, self.groups = examples, Gradients(model, config), examples.groups
+        self.model, self.examples, self.groups = model, examples, examples.groups
+        self.gradients = Gradients(model, config)
         self.projection = Projection(self.gradients.size, config.dim, config.seed)
-        settings = {"base_sha256": model.sha256, "examples_sha256": examples.sha256(), **asdict(config)}
-        self.store = Store("gradients", settings)
+        self.provenance = {"base_sha256": model.sha256, "examples_sha256": examples.sha256()}
+        self.store = Store("gradients", {**self.provenance, **asdict(config)})
 
     def prepare(self) -> Iterator[float]:
         """Compute what is not there yet; yields the fraction done. Nothing happens when the cache is complete."""

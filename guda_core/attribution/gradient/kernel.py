@@ -8,23 +8,26 @@ ridge fixed beforehand: it follows the scale of the features and never looks at 
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from scipy import linalg
 
+from guda_core.attribution import METHODS
 from guda_core.attribution.aggregate import check_aggregate, group_scores, lead
-from guda_core.attribution.counterfactual import Budget
-from guda_core.attribution.gradient.features import FeatureBank, FeatureConfig, Features
+from guda_core.attribution.base import Budget, Context, Method, Unavailable
+from guda_core.attribution.gradient.features import BLOCK, FeatureBank, FeatureConfig, Features, Projection
 from guda_core.attribution.gradient.quantised import ShippedBank
 from guda_core.data.encoded import Examples
 from guda_core.diffusion.base import BaseModel
 from guda_core.errors import CacheError, OptionError, ScoreError
-from guda_core.records import Attribution, Query
+from guda_core.records import Attribution, Cost, Query
 
 CHUNK = 1024  # rows or columns of Phi taken to float64 at a time
 HELD = 2**29  # bytes up to which a float64 copy of Phi is held, so that a query need not make it again
@@ -87,13 +90,12 @@ class KernelConfig:
             raise OptionError(f"ridge {self.ridge} is not positive.")
 
 
-class KernelMethod:
+class KernelMethod(Method):
     """A method that scores every training picture from gradient features.
 
     output, normalise: the method's features. dim: its authors' projection.
     """
 
-    id = "kernel"
     unit = "kernel"
     output = "loss"
     normalise = False
@@ -108,6 +110,16 @@ class KernelMethod:
 
     def _use(self, bank: FeatureBank | ShippedBank, config: KernelConfig, group_ids: Sequence[str]) -> None:
         self.bank, self.config, self.group_ids = bank, config, list(group_ids)
+
+    @classmethod
+    def load(cls, context: Context) -> Self | Unavailable:
+        """From the stored features. Raises CacheError when they are damaged or of another model."""
+        if context.features is None or not context.features.is_dir():
+            return Unavailable(
+                "There are no gradient features of the training pictures. Make them with `python -m guda_core assets "
+                "features`."
+            )
+        return cls.shipped(context.model, context.features / cls.id, context.groups)
 
     @classmethod
     def shipped(cls, model: BaseModel, folder: Path, group_ids: Sequence[str]) -> Self:
@@ -139,6 +151,22 @@ class KernelMethod:
         """The score of every training picture, (N,), from the query's features (D,)."""
         return self.ridge.kernel(query)
 
+    @cached_property
+    def projection_seconds(self) -> float:
+        """What the projection of one gradient takes on this machine: measured on one block of it, when first asked."""
+        weights = sum(p.numel() for p in self.bank.model.network.parameters())
+        projection = Projection(weights, self.config.features.dim, self.config.features.seed)
+        began = time.perf_counter()
+        _ = projection.block(0) @ np.zeros(min(BLOCK, weights), np.float32)
+        return (time.perf_counter() - began) * math.ceil(weights / BLOCK)
+
+    def cost(self, budget: Budget) -> Cost:
+        """The gradient at every timestep, and its projection."""
+        return Cost(gradients=self.config.features.timesteps, seconds=self.projection_seconds)
+
+    def provenance(self) -> dict[str, Any]:
+        return self.bank.provenance
+
     def prepare(self) -> Iterator[float]:
         """Compute the training pictures' features, unless they are in the cache; yields the fraction done."""
         yield from self.bank.prepare()
@@ -148,9 +176,15 @@ class KernelMethod:
 
         budget: has no influence; the timesteps are those of the features.
         """
+        yield Attribution(self.id, self.unit, {}, 0.0)
         for fraction in self.prepare():
             yield Attribution(self.id, self.unit, {}, 0.99 * fraction)
         values = self.values(self.bank.query(query))
         scores = group_scores(values, self.bank.groups, self.group_ids, self.config.aggregate)
         settings = {**self.features.settings, "config": asdict(self.config), "lam": self.ridge.lam}
         yield Attribution(self.id, self.unit, scores, values={"pictures": values}, settings=settings, **lead(scores))
+
+
+def kernel_methods() -> dict[str, type[KernelMethod]]:
+    """Method id -> class, of every method of the registry that answers from gradient features."""
+    return {m: kind for m in METHODS if issubclass(kind := METHODS[m], KernelMethod)}

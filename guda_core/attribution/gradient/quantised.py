@@ -1,5 +1,5 @@
-"""Gradient features of the training pictures as they are shipped beside the model, so that TRAK, D-TRAK and DAS answer
-without the pictures.
+"""Quantised features: gradient features of the training pictures as they are stored beside the model, so that methods
+on them answer without the pictures.
 
 A folder holds `features.safetensors` (phi as int8 (N, dim) with a scale a row: phi_i = scale_i q_i, |q_i| <= 127; and
 the residuals) and `features.json`, written last: the base model's hash, the method's settings and the group of every
@@ -80,6 +80,11 @@ class ShippedBank:
     def projection(self) -> Projection:
         return Projection(self.gradients.size, self.config.dim, self.config.seed)
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Hashes of the base model and of the features."""
+        return {k: self.meta[k] for k in ("base_sha256", "sha256")}
+
     def prepare(self) -> Iterator[float]:
         """Nothing is left to compute."""
         yield from ()
@@ -91,8 +96,7 @@ class ShippedBank:
         except (OSError, SafetensorError) as e:
             raise CacheError(f"The features for {self.folder.name} cannot be read ({e}).") from e
         phi = arrays["phi"].astype(np.float32) * arrays["scale"][:, None]
-        kept = {k: self.meta[k] for k in ("base_sha256", "sha256")}
-        return Features(phi, arrays["residual"], {**asdict(self.config), **kept})
+        return Features(phi, arrays["residual"], {**asdict(self.config), **self.provenance})
 
     def query(self, query: Query) -> np.ndarray:
         """phi of a query, (dim,) float32."""

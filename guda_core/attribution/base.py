@@ -1,0 +1,230 @@
+"""What an attribution method is: the contract that service, screens, command line and reports read.
+
+A method is one class, found by its line in `attribution.METHODS`. Sign: positive = the group contributed.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from guda_core.attribution import METHODS
+from guda_core.data.embeddings import Clip
+from guda_core.data.encoded import Examples
+from guda_core.diffusion import likelihood
+from guda_core.diffusion.base import BaseModel
+from guda_core.errors import GudaError
+from guda_core.records import Attribution, Cost, GroupModels, GroupSet, MethodInfo, Query
+
+log = logging.getLogger(__name__)
+SAID = ("id", "name", "unit", "note")  # what a class must say of itself
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much computing one answer gets. strata of timesteps, cut by `rule` (likelihood.make_strata); draws in each,
+    made in passes of `per_pass` draws; batch: largest forward batch. Methods that draw no timesteps ignore it."""
+
+    draws: int = 4
+    per_pass: int = 2
+    strata: int = 24
+    batch: int = 32
+    rule: str = likelihood.RULE
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """A method that cannot be offered here, and why: one plain sentence, with what mends it."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method may be loaded from.
+
+    clip: with the features of the training pictures, None where there is none. adapters: the folder of unlearning
+    adapters; features: of gradient features; oracle: of retrained models; each may be missing.
+    examples: the training pictures, encoded; None in the app, which does not have them.
+    loaded: the methods that are loaded already, of which a method that `needs` others is made.
+    """
+
+    model: BaseModel
+    group_set: GroupSet
+    clip: Clip | None = None
+    adapters: Path | None = None
+    features: Path | None = None
+    oracle: Path | None = None
+    examples: Examples | None = None
+    loaded: Mapping[str, Method] = field(default_factory=dict)
+
+    @property
+    def groups(self) -> list[str]:
+        """Ids of the groups, in the order of the set."""
+        return list(self.group_set.groups)
+
+
+class Method(ABC):
+    """One way to score groups. A subclass says what it is by class attributes (`records.MethodInfo`).
+
+    needs: ids of the methods that it is made from, see `Combination`.
+    """
+
+    id: ClassVar[str]
+    name: ClassVar[str]
+    unit: ClassVar[str]
+    note: ClassVar[str]
+    main: ClassVar[bool] = False
+    oracle: ClassVar[bool] = False
+    default: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    @abstractmethod
+    def load(cls, context: Context) -> Self | Unavailable:
+        """The method for a model and its data, or why it cannot be offered. An error of ours says the same."""
+
+    @abstractmethod
+    def cost(self, budget: Budget) -> Cost:
+        """What one answer takes, beside the answers of the methods that it needs."""
+
+    @abstractmethod
+    def attribute(self, query: Query, budget: Budget) -> Iterator[Attribution]:
+        """Yields Attributions of `id` and `unit` that refine; the last has progress 1.0.
+
+        Closing the generator ends the work within one step and leaves the model as it was.
+
+        Raises:
+            ScoreError: there can be no score.
+        """
+
+    def provenance(self) -> dict[str, Any]:
+        """The part of every answer's settings that names what it is computed from: hashes, offsets. Plain data."""
+        return {}
+
+    def models(self) -> GroupModels | None:
+        """Its models without a group each, None when it has no such."""
+        return None
+
+    @classmethod
+    def info(cls) -> MethodInfo:
+        """What is said of the method."""
+        return MethodInfo(cls.id, cls.name, cls.unit, cls.note, cls.main, cls.oracle, cls.default)
+
+
+class Combination(Method):
+    """A method made from the answers of others, `needs`, all of which must be offered."""
+
+    def __init__(self, parts: Mapping[str, Method]) -> None:
+        self.parts = dict(parts)
+
+    @classmethod
+    def load(cls, context: Context) -> Self | Unavailable:
+        return cls({m: context.loaded[m] for m in cls.needs})
+
+    @abstractmethod
+    def combine(self, parts: Mapping[str, Attribution]) -> Attribution:
+        """The answer from one of each part, as far as the least finished one is."""
+
+    def cost(self, budget: Budget) -> Cost:
+        """Nothing beside its parts."""
+        return Cost()
+
+    def attribute(self, query: Query, budget: Budget) -> Iterator[Attribution]:
+        """Computes the parts and yields what they say together, whenever one of them refines."""
+        yield from answers({**self.parts, self.id: self}, [self.id], query, budget)
+
+    def provenance(self) -> dict[str, Any]:
+        return {"parts": {m: method.provenance() for m, method in self.parts.items()}}
+
+
+def load_methods(context: Context) -> tuple[dict[str, Method], dict[str, str]]:
+    """(id -> every method of METHODS that can be offered, in its order; id -> why not, of the others)."""
+    loaded: dict[str, Method] = {}
+    refused: dict[str, str] = {}
+    waiting: dict[str, Any] = {m: _read(m) for m in METHODS}
+    while waiting:
+        ready = [m for m, kind in waiting.items() if not set(getattr(kind, "needs", ())) & set(waiting)]
+        for m in ready or list(waiting):  # where methods need each other in a circle, none is ready and all are refused
+            found = _load(waiting.pop(m), replace(context, loaded=loaded))
+            if isinstance(found, Unavailable):
+                refused[m] = found.reason
+            else:
+                loaded[m] = found
+    return {m: loaded[m] for m in METHODS if m in loaded}, {m: refused[m] for m in METHODS if m in refused}
+
+
+def _read(m: str) -> type[Method] | Unavailable:
+    """The class behind a line of METHODS, if it is one that says all it must."""
+    try:
+        kind = METHODS[m]
+    except (ImportError, AttributeError) as e:
+        return _warned(m, f"It cannot be imported: {e}.")
+    lacking = [a for a in SAID if not isinstance(getattr(kind, a, None), str)]
+    if lacking:
+        return _warned(m, f"Its class does not say its {', '.join(lacking)}.")
+    if kind.id != m:
+        return _warned(m, f"Its class calls itself '{kind.id}'. Its line in METHODS must name the same id.")
+    return kind
+
+
+def _load(kind: type[Method] | Unavailable, context: Context) -> Method | Unavailable:
+    if isinstance(kind, Unavailable):
+        return kind
+    missing = [m for m in kind.needs if m not in context.loaded]
+    if missing:
+        return Unavailable(f"It is made from {', '.join(missing)}, which cannot be offered.")
+    try:
+        found = kind.load(context)
+    except GudaError as e:
+        return _warned(kind.name, str(e))
+    if isinstance(found, Unavailable):
+        log.info("%s is not offered. %s", kind.name, found.reason)
+    return found
+
+
+def _warned(name: str, reason: str) -> Unavailable:
+    log.warning("%s is not offered. %s", name, reason)
+    return Unavailable(reason)
+
+
+def with_needs(methods: Mapping[str, Method], asked: Iterable[str]) -> list[str]:
+    """The asked methods and all that they are made from, in the order of `methods`."""
+    wanted: set[str] = set()
+    left = list(asked)
+    while left:
+        m = left.pop()
+        if m not in wanted:
+            wanted.add(m)
+            left += methods[m].needs
+    return [m for m in methods if m in wanted]
+
+
+def total_cost(methods: Mapping[str, Method], asked: Iterable[str], budget: Budget) -> Cost:
+    """What the answers of the asked methods take together; what several need is counted once."""
+    return sum((methods[m].cost(budget) for m in with_needs(methods, asked)), Cost())
+
+
+def answers(methods: Mapping[str, Method], asked: Sequence[str], query: Query, budget: Budget) -> Iterator[Attribution]:
+    """The asked methods' answers as they refine, method by method. What several need is computed once."""
+    wanted = with_needs(methods, asked)
+    made = {m: c for m in wanted if isinstance(c := methods[m], Combination)}
+    latest: dict[str, Attribution] = {}
+
+    def follow(a: Attribution) -> Iterator[Attribution]:
+        """An answer, and those that can be made from it."""
+        latest[a.method] = a
+        if a.method in asked:
+            yield a
+        for c in made.values():
+            if a.method in c.needs and all(p in latest for p in c.needs):
+                yield from follow(c.combine(latest))
+
+    for m in wanted:
+        if m not in made:
+            for a in methods[m].attribute(query, budget):
+                yield from follow(a)

@@ -1,0 +1,336 @@
+"""A method from outside the package: one class and one registry line. It is offered, shown and replayed everywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import httpx
+import numpy as np
+import pytest
+from gradio_client import Client
+from PIL import Image
+from typer.testing import CliRunner
+
+from guda_core import local
+from guda_core.attribution import METHODS
+from guda_core.attribution.base import (
+    Budget,
+    Combination,
+    Context,
+    Method,
+    Unavailable,
+    answers,
+    load_methods,
+    total_cost,
+    with_needs,
+)
+from guda_core.cli import app
+from guda_core.errors import CacheError, OptionError
+from guda_core.local import LocalService
+from guda_core.records import Attribution, Cost, GroupScore, Query
+from guda_core.reports import bundle
+from guda_core.reports.read import read_report
+from guda_core.reports.replay import Verdict, replay
+from guda_core.reports.restore import attributions
+from guda_core.service import default_methods, main_first
+from guda_core.ui import about, compare, inspect
+from guda_core.ui.answer import Answer
+from guda_core.zero_gpu import ZeroGpu
+from tests.light import sha
+from tests.tiny import tiny_service
+
+NOTE = "How bright the picture is, shifted by the group's place <b>in the list</b>. The interval is one level."
+REASON = "It needs a table of colours, which nobody has made. Make it with `make colours`."
+
+
+class Brightness(Method):
+    """score_k = mean of the pixels + place of the group: no influence, but every number is known beforehand."""
+
+    id, name, unit, note = "brightness", "Brightness <&>", "levels", NOTE
+    default = True
+
+    def __init__(self, groups: list[str]) -> None:
+        self.groups = groups
+
+    @classmethod
+    def load(cls, context: Context) -> Brightness:
+        return cls(context.groups)
+
+    def cost(self, budget: Budget) -> Cost:
+        return Cost(forward=100 * budget.draws, gradients=20, seconds=3.0)
+
+    def provenance(self) -> dict[str, Any]:
+        return {"table_sha256": sha("table")}
+
+    def attribute(self, query: Query, budget: Budget) -> Iterator[Attribution]:
+        yield Attribution(self.id, self.unit, {}, 0.5)
+        level = float(query.pixels.mean())
+        scores = {g: GroupScore(level + i, level + i - 0.5, level + i + 0.5) for i, g in enumerate(self.groups)}
+        values = {"pixels": query.pixels.astype(np.float64).ravel()[:5]}
+        more = {"separable": True, "runner_up": self.groups[-2], "settings": self.provenance()}
+        yield Attribution(self.id, self.unit, scores, values=values, **more)
+
+
+class Darkness(Combination):
+    """score_k = -brightness_k."""
+
+    id, name, unit, note = "darkness", "Darkness", "levels", "The opposite of brightness. The interval is its interval."
+    needs: ClassVar = ("brightness",)
+
+    def combine(self, parts: dict[str, Attribution]) -> Attribution:
+        (of,) = (parts[m] for m in self.needs)
+        groups = {g: GroupScore(-s.score, -s.high, -s.low) for g, s in of.groups.items()}
+        return Attribution(self.id, self.unit, groups, of.progress, settings={"parts": {of.method: dict(of.settings)}})
+
+
+class Colours(Method):
+    """One that cannot be loaded here."""
+
+    id, name, unit, note = "colours", "Colours", "levels", "Colours. The interval is none."
+
+    @classmethod
+    def load(cls, context: Context) -> Unavailable:
+        return Unavailable(REASON)
+
+    def cost(self, budget: Budget) -> Cost:
+        return Cost()
+
+    def attribute(self, query: Query, budget: Budget) -> Iterator[Attribution]:
+        yield from ()
+
+
+OUTSIDE = (Darkness, Brightness, Colours)  # what is made from another may stand before it
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory) -> Iterator[LocalService]:
+    for kind in OUTSIDE:
+        METHODS.add(kind.id, kind)
+    try:
+        yield tiny_service(tmp_path_factory.mktemp("service"))
+    finally:
+        for kind in OUTSIDE:
+            METHODS.remove(kind.id)
+
+
+@pytest.fixture
+def query(service) -> Query:
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    return service.query(pixels, "cat, flat colours")
+
+
+def ask(service, query, *methods: str) -> dict[str, Attribution]:
+    return {a.method: a for a in service.attribute(query, methods=methods, effort="quick")}
+
+
+def test_it_is_offered_and_answers(service, query):
+    known = service.methods()
+    assert list(known) == ["clip", "guda", "darkness", "brightness"] and known["brightness"].name == Brightness.name
+    assert main_first(known)[0] == "guda" and default_methods(known) == ["guda", "clip", "brightness"]
+    assert service.not_offered["colours"] == REASON and "trak" in service.not_offered
+    found = ask(service, query, "brightness")
+    level = float(query.pixels.mean())
+    assert [s.score for s in found["brightness"].groups.values()] == [level + i for i in range(8)]
+    with pytest.raises(OptionError, match="clip, guda, darkness, brightness; got colours"):
+        ask(service, query, "colours")
+
+
+def test_what_is_made_from_another_runs_it_once_and_hides_it_unless_asked(service, query, monkeypatch):
+    runs = []
+    plain = Brightness.attribute
+    monkeypatch.setattr(Brightness, "attribute", lambda *a: runs.append(1) or plain(*a))
+    both, alone = ask(service, query, "darkness", "brightness"), ask(service, query, "darkness")
+    assert list(both) == ["brightness", "darkness"] and list(alone) == ["darkness"] and len(runs) == 2
+    assert alone["darkness"].groups == both["darkness"].groups
+    assert alone["darkness"].ranked() == both["brightness"].ranked()[::-1]
+    *_, direct = service.offered["darkness"].attribute(query, Budget())
+    assert direct == alone["darkness"]
+
+
+def test_its_cost_is_the_expected_time_and_zero_gpus_seconds(service):
+    cost = Cost(forward=200, gradients=20, seconds=3.0)
+    assert service.cost(["brightness"], "quick") == cost == service.cost(["darkness", "brightness"], "quick")
+    guda = service.cost(["guda"], "quick")
+    assert guda == Cost(forward=9 * 24 * 2) and service.cost(["guda", "brightness"], "quick") == guda + cost
+    service.pace.__dict__ |= {"forward_s": 0.01, "gradient_s": 0.1}
+    assert service.estimate(["brightness"], "quick") == pytest.approx(local.START_S + 2 + 2 + 3)
+    gpu = ZeroGpu(service, lambda duration: lambda call: call)
+    assert gpu.seconds(["brightness"], "quick") == round(10 + 200 / 216 + 20 / 20 + 3)
+    assert gpu.seconds(["brightness"], "full") > gpu.seconds(["brightness"], "quick") > gpu.seconds(["clip"], "quick")
+
+
+def test_passes_are_timed_and_leave_the_model_as_it_was(service):
+    service.pace.__dict__.pop("forward_s", None), service.pace.__dict__.pop("gradient_s", None)
+    before = [p.requires_grad for p in service.model.network.parameters()]
+    assert service.pace.seconds(Cost(seconds=2)) == 2 and not {"forward_s", "gradient_s"} & set(service.pace.__dict__)
+    one, three = (service.pace.seconds(Cost(forward=n, gradients=n)) for n in (1, 3))
+    assert one > 0 and three == pytest.approx(3 * one)
+    assert [p.requires_grad for p in service.model.network.parameters()] == before
+    assert all(p.grad is None for p in service.model.network.parameters())
+
+
+def test_progress_counts_the_passes_that_the_cost_names(service, query):
+    budget = Budget(draws=3, per_pass=2, strata=8)  # a pass of two draws, then one of one
+    method = service.offered["guda"]
+    made = [a.progress for a in method.attribute(query, budget)]
+    assert method.cost(budget).forward == 9 * 8 * 3
+    assert made[0] == 16 / 216 and made[8] == 144 / 216 and made[-1] == 1.0 and made == sorted(made)
+
+
+def test_the_report_holds_it_and_is_replayed(service, query, tmp_path):
+    final = ask(service, query, "brightness", "darkness", "clip")
+    settings = {"effort": "quick", "methods": ["brightness", "darkness", "clip"]}
+    answers, made_with = list(final.values()), service.provenance()
+    made = bundle.make(query, answers, service.group_set, provenance=made_with, settings=settings)
+    (tmp_path / "r.zip").write_bytes(made)
+    report = read_report(tmp_path / "r.zip")
+    method = report.record["methods"]["brightness"]
+    assert method["unit"] == "levels" and method["settings"] == {"table_sha256": sha("table")}
+    limits, absent = report.record["limits"], report.record["absent"]
+    assert f"{Brightness.name}: {NOTE}" in limits and not any("LOGO" in s for s in limits)
+    assert REASON in absent["methods/colours"] and "not asked" in absent["methods/guda"]
+    np.testing.assert_array_equal(report.values["brightness/pixels"], final["brightness"].values["pixels"])
+    assert [a.groups for a in attributions(report)] == [final[a.method].groups for a in attributions(report)]
+    *_, verdict = replay(report, service)
+    assert isinstance(verdict, Verdict) and verdict.outcome == "equal"
+
+
+def test_another_table_makes_a_finished_report_of_it_out_of_date(service, query):
+    from guda_core.reports.batch import _used
+
+    record = {
+        "methods": {m: {"settings": a.settings} for m, a in ask(service, query, "brightness", "darkness").items()}
+    }
+    here = service.provenance()
+    assert _used(record, here)
+    record["methods"]["darkness"]["settings"]["parts"]["brightness"]["table_sha256"] = sha("another")
+    assert not _used(record, here)
+
+
+def test_the_command_line_takes_it_and_says_what_its_score_means(service, query, tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "load_service", lambda *a, **k: service)
+    Image.fromarray(query.pixels).save(tmp_path / "p.png")
+    options = ["attribute", str(tmp_path / "p.png"), "--effort", "quick", "--json", str(tmp_path / "r.json")]
+    done = CliRunner().invoke(app, [*options, "--methods", "brightness"])
+    assert done.exit_code == 0, done.output
+    assert Brightness.name in done.output and NOTE in " ".join(done.output.split())
+    record = json.loads((tmp_path / "r.json").read_text())
+    assert list(record["methods"]) == ["brightness"] and record["settings"]["methods"] == ["brightness"]
+    assert CliRunner().invoke(app, options).exit_code == 0  # the default methods, of which it is one
+    assert json.loads((tmp_path / "r.json").read_text())["settings"]["methods"] == ["guda", "clip", "brightness"]
+
+
+@pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")  # gradio's use of pandas 3
+def test_the_page_offers_it_draws_its_bars_and_says_its_note(service, query, tmp_path, monkeypatch):
+    from tests.fakes import serving
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    with serving(service) as url:
+        parts = httpx.get(f"{url}config", timeout=20).json()["components"]
+        (asked,) = (p["props"] for p in parts if p["props"].get("label") == "Methods")
+        assert [Brightness.name, "brightness"] in [list(c) for c in asked["choices"]]
+        pages = " ".join(str(p["props"].get("value")) for p in parts if p["type"] == "html")
+        assert (
+            "Brightness &lt;&amp;&gt;" in pages and "&lt;b&gt;in the list&lt;/b&gt;" in pages and "<b>in" not in pages
+        )
+        client = Client(url, verbose=False)
+        out = client.predict("a cat", 1, 5, 3.0, ["brightness"], "quick", api_name="/page_generate")
+        assert "By Brightness &lt;&amp;&gt;, " in out[0] and "comes first" in out[0]
+        assert any(isinstance(v, dict) and v.get("type") == "plotly" for v in out)
+        record = client.predict("a cat", 1, 5, 3.0, ["brightness"], "quick", api_name="/generate_and_attribute")
+        assert list(record["methods"]) == ["brightness"] and f"{Brightness.name}: {NOTE}" in record["limits"]
+
+
+def test_the_other_screens_know_it(service, query):
+    found = ask(service, query, "brightness", "darkness")
+    answer = Answer(query, ("brightness", "darkness"), "quick", found)
+    beside = compare.shown(answer, service)
+    assert "Rank: Brightness &lt;&amp;&gt;" in beside and "Darkness" in beside
+    hashes = inspect.hashes(service, service.provenance(), answer)
+    assert sha("table") in hashes and "Brightness &lt;&amp;&gt;: table_sha256" in hashes
+
+
+def test_what_a_class_must_say_and_does_not_is_why_it_is_not_offered(service, caplog):
+    class Mute(Brightness):
+        id = "mute"
+        note = None  # type: ignore[assignment]
+
+    class Damaged(Brightness):
+        id = "damaged"
+
+        @classmethod
+        def load(cls, context: Context) -> Brightness:
+            raise CacheError("Its table is damaged.")
+
+    class Orphan(Darkness):
+        id, needs = "orphan", ("colours",)
+
+    class Chicken(Darkness):
+        id, needs = "chicken", ("egg",)
+
+    class Egg(Darkness):
+        id, needs = "egg", ("chicken",)
+
+    added = {"mute": Mute, "other": Mute, "absent": "no_such_module:x", "damaged": Damaged, "orphan": Orphan}
+    added |= {"chicken": Chicken, "egg": Egg, "named": type("Named", (Brightness,), {})}
+    for m, kind in added.items():
+        METHODS.add(m, kind)
+    try:
+        loaded, refused = load_methods(Context(service.model, service.group_set))
+    finally:
+        for m in added:
+            METHODS.remove(m)
+    assert set(loaded) == {"brightness", "darkness"}  # there is no CLIP, no adapter and nothing else in this context
+    said = {
+        "mute": "does not say its note", "other": "does not say its note", "absent": "cannot be imported",
+        "damaged": "Its table is damaged.", "orphan": "made from colours, which cannot be offered",
+        "chicken": "made from egg", "egg": "made from chicken", "named": "calls itself 'brightness'",
+        "clip": "no CLIP", "guda": "no adapters", "das": "gradient features", "logo": "no retrained models",
+        "combined": "made from guda, das",
+    }  # fmt: skip
+    assert all(part in refused[m] for m, part in said.items()), refused
+    assert "Brightness <&> is not offered. Its table is damaged." in caplog.text
+
+
+def test_needs_are_counted_once_and_in_order(service):
+    offered = service.offered
+    assert with_needs(offered, ["darkness"]) == ["darkness", "brightness"]
+    assert total_cost(offered, ["darkness", "brightness"], Budget(draws=1)).forward == 100
+    assert list(answers(offered, [], None, Budget())) == []  # type: ignore[arg-type]
+
+
+def test_no_method_is_named_outside_its_room():
+    """Ids as string constants in the product's code, beside the room of methods and texts about the laboratory."""
+    import ast
+
+    allowed = {
+        "__main__.py": {"guda"},  # the name of the command
+        "paths.py": {"guda"},  # a folder
+        "cli/assets.py": {"clip"},  # that of the CLIP
+        "local.py": {"clip"},
+        "unlearning/run.py": {"clip"},
+        "reports/record.py": {"clip"},  # the key of the CLIP's hashes in a record
+        "reports/replay.py": {"clip"},
+        "ui/benchmarks.py": {"guda", "clip"},  # keys of the laboratory's sanity.json
+    }
+    root = Path(local.__file__).parent
+    found: dict[str, set[str]] = {}
+    ids = {"clip", "trak", "dtrak", "das", "guda", "combined", "logo"}
+    for path in root.rglob("*.py"):
+        name = path.relative_to(root).as_posix()
+        if name.startswith("attribution/"):
+            continue
+        named = {n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)} & ids
+        if named - allowed.get(name, set()):
+            found[name] = named
+    assert found == {}
+
+
+def test_what_the_methods_mean_stands_on_the_limits_page(service, monkeypatch):
+    drawn: list[str] = []
+    monkeypatch.setattr(about, "block", lambda value, **more: drawn.append(value))
+    about.draw_limits(service)
+    assert "&lt;b&gt;in the list&lt;/b&gt;" in " ".join(drawn)
