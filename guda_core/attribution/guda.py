@@ -59,8 +59,8 @@ class Guda(Counterfactual):
     name = "GUDA (unlearning)"
     note = (
         "Influence: how much worse the model explains the picture after it unlearned the group. The score includes the "
-        "group's offset (the tick), which is the same for every picture. The interval covers the sampling error of this "
-        "estimate. It does not cover the gap between unlearning and retraining, or the error of the offset."
+        "group's offset (the tick), which is the same for every picture. The interval covers the sampling error of "
+        "this estimate. It does not cover the gap between unlearning and retraining, or the error of the offset."
     )
     main = True
     default = True

@@ -18,8 +18,8 @@ from guda_core.ui.connect import QUICK
 from guda_core.ui.markup import Html, block, heading, note, table, text
 
 ABOUT = (
-    "Methods may disagree. One asks what the model needed, another asks what the picture looks like. This page compares "
-    "ranks, because most methods have their own unit."
+    "Methods may disagree. One asks what the model needed, another asks what the picture looks like. This page "
+    "compares ranks, because most methods have their own unit."
 )
 NO_ORACLE = (
     "The oracle (a model trained again without each group) is not available for this model. So this page cannot say "
