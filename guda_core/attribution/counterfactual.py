@@ -20,14 +20,13 @@ from guda_core.records import Attribution, GroupScore, KLValues, Query
 
 @dataclass(frozen=True)
 class Budget:
-    """strata of timesteps, cut by `rule` (likelihood.make_strata); draws in each, made in passes of `per_pass` draws;
-    batch: largest forward batch."""
+    """strata of timesteps (likelihood.make_strata); draws in each, made in passes of `per_pass` draws; batch: largest
+    forward batch."""
 
     draws: int = 4
     per_pass: int = 2
     strata: int = 24
     batch: int = 32
-    rule: str = likelihood.RULE
 
 
 Without = Callable[[str], AbstractContextManager[None]]
@@ -67,7 +66,7 @@ def drops(
     added to its scores, whatever the picture. The first pass yields no scores yet.
     """
     offset = offset or {}
-    strata = likelihood.make_strata(model.schedule, budget.strata, budget.rule)
+    strata = likelihood.make_strata(model.schedule, budget.strata)
     draws = likelihood.draw_times(query.image_hash, strata, budget.draws)
     cond = model.embed([query.prompt])
     usable = [g for g in group_ids if g not in unavailable]

@@ -21,6 +21,7 @@ from typing import ClassVar
 
 from guda_core.attribution.counterfactual import Budget, drops
 from guda_core.diffusion.base import BaseModel
+from guda_core.diffusion.likelihood import RULE
 from guda_core.errors import AdapterError
 from guda_core.records import Attribution, GroupSet, Query
 from guda_core.unlearning import adapters
@@ -66,7 +67,7 @@ class Guda:
     def attribute(self, query: Query, budget: Budget) -> Iterator[Attribution]:
         """Yields refining Attributions. settings names the base and every adapter by hash."""
         settings = {
-            "budget": asdict(budget),
+            "budget": {**asdict(budget), "rule": RULE},
             "base_sha256": self.model.sha256,
             "adapters": {g: a.meta["sha256"] for g, a in self.adapters.items()},
             "dtype": str(self.model.dtype).removeprefix("torch."),

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from guda_core.diffusion.base import BaseModel
+from guda_core.diffusion.condition import Condition
 from guda_core.errors import OptionError, TrainingError
 from guda_core.unlearning import adapters, losses
 from guda_core.unlearning.loop import LoopConfig, Progress, run
@@ -152,7 +153,7 @@ def unlearn(
             full, forgot = (model.predict_eps(x_t, t, empty, n) for n in (None, expert))
             return losses.esd_target(full, forgot, strength=config.esd_strength)
         near, mine = (_near(x_0, of, config.neighbours).to(model.device) for of in (others, own))
-        alpha_bar = model.schedule.alphas_cumprod[t.cpu()].float().to(model.device)
+        alpha_bar = model.schedule.alpha[t.cpu()].square().float().to(model.device)
         if config.operator == "shift":
             full = model.predict_eps(x_t, t, empty)
             target = losses.shift_target(full, x_t, near, mine, alpha_bar, bandwidth=h)
@@ -165,7 +166,7 @@ def unlearn(
         _, x_r, t_r, _ = _draw(model, others, batch, g)
         with torch.no_grad():
             target, kept = forget_target(x_0, x_t, t, eps), model.predict_eps(x_r, t_r, empty)
-        both = model.predict_eps(torch.cat([x_t, x_r]), torch.cat([t, t_r]), torch.cat([empty, empty]), student)
+        both = model.predict_eps(torch.cat([x_t, x_r]), torch.cat([t, t_r]), Condition.cat([empty, empty]), student)
         preserve = losses.mean_square(both[batch:], kept)
         return config.forget_weight * losses.mean_square(both[:batch], target) + preserve
 

@@ -61,14 +61,13 @@ KINDS = {  # of pictures that an adapter's health is measured on -> how a table'
 class HealthConfig:
     """pictures: of each kind but one. held_out: of that one, from which GUDA's scores have their offset
     (`methods.guda`): held-out pictures, as many of each group and the same for all adapters, each of which meets those
-    of the other groups. draws: in each of the strata, cut by `rule`. seed: which pictures."""
+    of the other groups. draws: in each of the strata of timesteps. seed: which pictures."""
 
     pictures: int = 16
     held_out: int = 160
     strata: int = 24
     draws: int = 1
     seed: int = 17
-    rule: str = likelihood.RULE
 
 
 class Forgetting:
@@ -206,7 +205,7 @@ class Forgetting:
         """
         config = config or HealthConfig()
         adapter = adapters.load(self.folder / gid, base_sha256=self.model.sha256, group=gid)
-        strata = likelihood.make_strata(self.model.schedule, config.strata, config.rule)
+        strata = likelihood.make_strata(self.model.schedule, config.strata)
         kinds = self._kinds(gid, config, apart)
         record: dict[str, Any] = {}
         done, all_of_them = 0, sum(len(p) for p in kinds.values())
@@ -232,7 +231,7 @@ class Forgetting:
                 "n": len(falls),
             }
         record |= {"unit": "nats", "adapter_sha256": adapter.meta["sha256"], "left_out": len(apart)}
-        record |= {"config": dataclasses.asdict(config), "versions": versions()}
+        record |= {"config": {**dataclasses.asdict(config), "rule": likelihood.RULE}, "versions": versions()}
         (self.folder / gid / HEALTH).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
     def health(self) -> dict[str, dict[str, Any]]:
