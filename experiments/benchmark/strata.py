@@ -4,8 +4,8 @@
     sqrt-kl   nearly equal mass under 0.5 uniform + 0.5 sqrt(KL weight of the noise's squared error)
 
 The weights of the oracle's trainings are too big to be kept, only values are. Those were drawn by "sqrt-kl". Its first
-stratum is as wide as 1 .. 17 and holds nearly all of the variance, so nothing new is drawn by it but the digits' figures,
-which go on as they began.
+stratum is as wide as 1 .. 17 and holds nearly all of the variance. So nothing new is drawn by it but the digits'
+figures, which go on as they began.
 """
 
 from __future__ import annotations
