@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from guda_core.data.encoded import Examples
+from guda_core.diffusion.condition import Condition
+from guda_core.diffusion.prediction import Prediction
 from guda_core.records import Query
 from tests.test_elbo import linear_schedule
 
@@ -23,14 +25,17 @@ class Linear:
         self.network = nn.Linear(D, D, bias=False)
         self.network.weight.data = weight.clone()
         self.schedule, self.device, self.dtype = linear_schedule(), torch.device("cpu"), torch.float32
+        self.prediction = Prediction("epsilon", self.schedule)
         self.card, self.sha256 = SimpleNamespace(id="linear", kind="unconditional"), f"{float(weight.sum()):.6f}"
         self.lock = threading.RLock()
 
     def embed(self, prompts):
-        return torch.zeros(len(prompts), 0, 0)
+        return Condition({}, len(prompts))
 
-    def predict_eps(self, x_t, t, cond, denoiser=None):
-        return (denoiser or self.network)(x_t.flatten(1)).reshape(x_t.shape)
+    def predict(self, x_t, t, condition, network=None):
+        return (network or self.network)(x_t.flatten(1)).reshape(x_t.shape)
+
+    predict_eps = predict
 
 
 def linear_world() -> SimpleNamespace:

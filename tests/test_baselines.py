@@ -44,7 +44,7 @@ def by_hand(linear, latent, image_hash):
     """x_t, eps and W as float64 arrays (K, D), (K, D), (D, D), with the noise the library draws."""
     model = linear.model
     gradients = Gradients(model, FeatureConfig(timesteps=K, dim=0))
-    ab = model.schedule.alphas_cumprod[timestep_grid(len(model.schedule), K)].numpy()[:, None]
+    ab = model.schedule.alpha[timestep_grid(len(model.schedule), K)].square().numpy()[:, None]
     eps = gradients.noise(image_hash, (1, 2, 2)).flatten(1).double().numpy()
     x = np.sqrt(ab) * latent.flatten().double().numpy() + np.sqrt(1 - ab) * eps
     return x, eps, model.network.weight.detach().double().numpy()

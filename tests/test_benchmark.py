@@ -121,7 +121,7 @@ def test_scores_are_what_their_definitions_say(model, made):
     rng = np.random.default_rng(0)
     full, a, b = (random_values(rng) for _ in range(3))
     found = {name: s.score(full, {"a": a, "b": b}, plan, name) for name in s.SCORINGS}
-    weights = likelihood.kl_weights(model.schedule).numpy()
+    weights = likelihood.kl_weights(model.prediction).numpy()
     for i, query in enumerate(five):
         t = likelihood.draw_times(query.image_hash, strata, 2).t
         f, u = full[i].astype(float), a[i].astype(float)

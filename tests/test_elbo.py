@@ -8,43 +8,50 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.benchmark import strata as committed
 from guda_core.diffusion import likelihood
-from guda_core.diffusion.base import Schedule, to_eps
-from guda_core.errors import ModelError, ScoreError
+from guda_core.diffusion.condition import Condition
+from guda_core.diffusion.prediction import Prediction
+from guda_core.diffusion.schedule import Schedule
+from guda_core.errors import ScoreError
 
 
 def linear_schedule(steps: int = 60) -> Schedule:
     betas = torch.linspace(0.002, 0.1, steps, dtype=torch.float64)
-    return Schedule(torch.cumprod(1 - betas, dim=0))
+    return Schedule.ddpm(torch.cumprod(1 - betas, dim=0))
 
 
-DDPM = Schedule(torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), dim=0))
+DDPM = Schedule.ddpm(torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), dim=0))
 
 
 class GaussianModel:
-    """Knows that x_0 ~ N(0, s^2 I): eps_hat = sqrt(1 - ab) x_t / (ab s^2 + 1 - ab), the optimal denoiser."""
+    """Knows that x_0 ~ N(0, s^2 I): x0_hat = alpha s^2 x_t / (alpha^2 s^2 + sigma^2), the optimal denoiser, said in any
+    kind of prediction."""
 
-    def __init__(self, s: float, schedule: Schedule) -> None:
+    def __init__(self, s: float, schedule: Schedule, kind: str = "epsilon") -> None:
         self.s, self.schedule, self.device = s, schedule, torch.device("cpu")
+        self.prediction = Prediction(kind, schedule)
 
-    def predict_eps(self, x_t, t, cond):
-        ab = self.schedule.alphas_cumprod[t].float()[:, None, None, None]
-        return (1 - ab).sqrt() * x_t / (ab * self.s**2 + 1 - ab)
+    def predict(self, x_t, t, condition):
+        alpha, sigma = (v[t].float()[:, None, None, None] for v in (self.schedule.alpha, self.schedule.sigma))
+        total = alpha**2 * self.s**2 + sigma**2
+        return self.prediction.target(alpha * self.s**2 * x_t / total, sigma * x_t / total, t)
 
     def expected_kl(self, x_0: torch.Tensor) -> float:
-        """sum_t w_t E_eps ||eps - eps_hat||^2, exactly."""
-        w, ab = likelihood.kl_weights(self.schedule), self.schedule.alphas_cumprod
-        c = (1 - ab).sqrt() / (ab * self.s**2 + 1 - ab)
-        mean = (c * ab.sqrt()) ** 2 * float(x_0.double().square().sum())
-        spread = (1 - c * (1 - ab).sqrt()) ** 2 * x_0.numel()
-        return float((w * (mean + spread)).sum())
+        """sum_t 1/2 (SNR_{t-1} - SNR_t) E_eps ||x_0 - x0_hat||^2, exactly."""
+        alpha, sigma = self.schedule.alpha, self.schedule.sigma
+        snr = (alpha / sigma) ** 2
+        c = alpha * self.s**2 / (alpha**2 * self.s**2 + sigma**2)
+        mean = (1 - c * alpha) ** 2 * float(x_0.double().square().sum())
+        spread = (c * sigma) ** 2 * x_0.numel()
+        return float((0.5 * (snr[:-1] - snr[1:]) * (mean + spread)[1:]).sum())
 
 
 def test_weights_are_those_of_two_gaussians():
     """w_t ||e||^2 = KL(q(x_{t-1} | x_t, x_0) || p) with both means written out (Ho et al. 2020, eq. 6, 7 and 11)."""
     schedule = linear_schedule()
-    ab = schedule.alphas_cumprod
-    w = likelihood.kl_weights(schedule)
+    ab = schedule.alpha**2
+    w = likelihood.kl_weights(Prediction("epsilon", schedule))
     g = torch.Generator().manual_seed(0)
     assert w[0] == 0
     for t in range(1, len(ab)):
@@ -63,13 +70,18 @@ def test_weights_are_those_of_two_gaussians():
 def values(model, x_0, draws, image_hash="picture"):
     strata = likelihood.make_strata(model.schedule, 12)
     d = likelihood.draw_times(image_hash, strata, draws)
-    return likelihood.kl_values(model, x_0, torch.zeros(1, 1, 1), d, list(range(draws))), strata
+    return likelihood.kl_values(model, x_0, Condition({}, 1), d, list(range(draws))), strata
 
 
-def test_sum_and_drop_hold_the_closed_form():
-    schedule = linear_schedule()
+FLOW = Schedule.flow(torch.linspace(0.02, 1, 60, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "kind"), [(linear_schedule(), "epsilon"), (linear_schedule(), "v_prediction"), (FLOW, "flow")]
+)
+def test_sum_and_drop_hold_the_closed_form(schedule, kind):
     x_0 = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(1))
-    right, wrong = GaussianModel(1.0, schedule), GaussianModel(2.5, schedule)
+    right, wrong = GaussianModel(1.0, schedule, kind), GaussianModel(2.5, schedule, kind)
     full, strata = values(right, x_0, 200)
     without, _ = values(wrong, x_0, 200)
     truth = wrong.expected_kl(x_0) - right.expected_kl(x_0)
@@ -112,30 +124,30 @@ def test_strata_cut_all_timesteps_and_narrow_where_weights_are_steep():
 def test_strata_leave_little_variance_where_it_is_expected():
     """Squared errors that differ by g_t = 50 sqrt(alpha_bar_t) on average, with a third of that as their deviation."""
     schedule = DDPM
-    w, shape = likelihood.kl_weights(schedule).numpy(), schedule.alphas_cumprod.double().sqrt().numpy()
+    w, shape = likelihood.kl_weights(Prediction("epsilon", schedule)).numpy(), schedule.alpha.numpy()
     mean, sd = 50 * w * shape, 17 * w * shape
 
     def error(rule: str) -> float:
-        edges = likelihood.make_strata(schedule, 24, rule).edges
+        edges = committed.make_strata(schedule, 24, rule).edges
         parts = [(b - a, mean[a:b], sd[a:b]) for a, b in itertools.pairwise(edges)]
         return sum(n**2 * ((s**2).mean() + m.var()) for n, m, s in parts) ** 0.5
 
     best = (w * shape * 17).sum() / 24**0.5  # Neyman's, could a timestep have any share of the draws
     assert best < error(likelihood.RULE) < 1.25 * best
-    assert error(likelihood.OLD_RULE) > 5 * error(likelihood.RULE)
+    assert error(committed.OLD_RULE) > 5 * error(likelihood.RULE)
     with pytest.raises(ScoreError, match="no rule 'equal'"):
-        likelihood.make_strata(schedule, 24, "equal")
+        committed.make_strata(schedule, 24, "equal")
 
 
-@pytest.mark.parametrize("rule", [likelihood.RULE, likelihood.OLD_RULE])
+@pytest.mark.parametrize("rule", [likelihood.RULE, committed.OLD_RULE])
 @pytest.mark.parametrize(("k", "steps"), [(1, 5), (4, 5), (24, 60), (59, 60), (24, 1000), (400, 4000)])
 def test_any_number_of_strata_that_fits_cuts_all_timesteps(rule, k, steps):
-    strata = likelihood.make_strata(linear_schedule(steps), k, rule)
+    strata = committed.make_strata(linear_schedule(steps), k, rule)
     assert len(strata) == k and strata.edges[0] == 1 and strata.edges[-1] == steps and (strata.sizes > 0).all()
 
 
 def test_values_that_were_drawn_by_the_old_rule_can_still_be_read():
-    assert likelihood.make_strata(DDPM, 24, likelihood.OLD_RULE).edges[:5] == (1, 19, 48, 83, 123)
+    assert committed.make_strata(DDPM, 24, committed.OLD_RULE).edges[:5] == (1, 19, 48, 83, 123)
 
 
 def test_more_draws_extend_fewer_and_stay_in_their_strata():
@@ -160,24 +172,10 @@ def test_difference_is_paired_and_free_of_the_full_model():
 
 def test_values_that_are_not_finite_are_refused():
     class Broken(GaussianModel):
-        def predict_eps(self, x_t, t, cond):
+        def predict(self, x_t, t, condition):
             return torch.full_like(x_t, float("nan"))
 
     with pytest.raises(ScoreError, match="not finite"):
         values(Broken(1.0, linear_schedule()), torch.zeros(1, 1, 2, 2), 2)
     with pytest.raises(ScoreError):
         likelihood.stratified_sum(np.array([[np.nan, 1.0]] * 4), likelihood.Strata((1, 2, 3, 4, 5)))
-
-
-def test_v_prediction_gives_the_same_eps():
-    schedule = linear_schedule()
-    g = torch.Generator().manual_seed(3)
-    x_0, eps = torch.randn(4, 2, 3, 3, generator=g), torch.randn(4, 2, 3, 3, generator=g)
-    t = torch.tensor([1, 10, 30, 59])
-    x_t = schedule.add_noise(x_0, eps, t)
-    ab = schedule.alphas_cumprod[t].float()[:, None, None, None]
-    v = ab.sqrt() * eps - (1 - ab).sqrt() * x_0
-    assert torch.allclose(to_eps(v, x_t, t, schedule, "v_prediction"), eps, atol=1e-5)
-    assert torch.equal(to_eps(eps, x_t, t, schedule, "epsilon"), eps)
-    with pytest.raises(ModelError, match="sample"):
-        to_eps(eps, x_t, t, schedule, "sample")

@@ -35,7 +35,7 @@ def test_bits_are_those_of_the_formula(model):
     q, config = query(model), BitsConfig(strata=4, draws=3)
     strata = likelihood.make_strata(model.schedule, 4)
     draws = likelihood.draw_times(q.image_hash, strata, 3)
-    weights, total = likelihood.kl_weights(model.schedule), 0.0
+    weights, total = likelihood.kl_weights(model.prediction), 0.0
     for k in range(4):
         for j in range(3):
             eps, t = draws.noise(tuple(q.latent.shape[1:]), k, j)[None], torch.tensor([int(draws.t[k, j])])
@@ -73,7 +73,7 @@ def test_the_verdict_names_both_numbers(model):
 
 
 def test_a_value_that_is_not_finite_is_not_judged(model, monkeypatch):
-    monkeypatch.setattr(model, "predict_eps", lambda x, *a: x * float("nan"))
+    monkeypatch.setattr(model, "predict", lambda x, *a: x * float("nan"))
     found = judge(Rule(5.0, BitsConfig(4, 1)), model, query(model))
     assert found.verdict == "not assessed" and "not finite" in found.reason
 

@@ -34,7 +34,7 @@ def pixels():
 
 def test_shapes_and_77_tokens(model, pixels):
     assert model.latent_shape == (4, 8, 8) and model.card.resolution == 64
-    assert model.embed(["ab", ""]).shape == (2, 77, 16)
+    assert model.embed(["ab", ""]).tensors["text"].shape == (2, 77, 16)
     assert model.tokens("ab") == (4, 77) and model.tokens("a" * 300) == (302, 77)
     assert model.encode(pixels).shape == (1, 4, 8, 8)
 
@@ -83,14 +83,14 @@ def test_scores_do_not_depend_on_the_batch(model, pixels):
 def test_v_prediction_runs_and_other_kinds_are_refused(tmp_path):
     v = load_model(save_tiny(tmp_path / "v", prediction="v_prediction"))
     x, t, cond = torch.randn(1, 4, 8, 8), torch.tensor([400]), v.embed(["ab"])
-    ab = v.schedule.alphas_cumprod[400].float()
+    ab = v.schedule.alpha[400].square().float()
     with torch.no_grad():
-        raw, eps = v.denoise(x, t, cond), v.predict_eps(x, t, cond)
+        raw, eps = v.predict(x, t, cond), v.predict_eps(x, t, cond)
     assert torch.allclose(eps, ab.sqrt() * raw + (1 - ab).sqrt() * x, atol=1e-5)
     card = save_tiny(tmp_path / "s")
     path = tmp_path / "s" / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "prediction_type": "sample"}))
-    with pytest.raises(ModelError, match="only 'epsilon' and 'v_prediction'"):
+    with pytest.raises(ModelError, match="Only epsilon, v_prediction, flow can be scored"):
         load_model(card)
 
 

@@ -15,7 +15,7 @@ from experiments.train import clip as clip_training
 from experiments.train import unet as unet_training
 from experiments.train import vae as vae_training
 from guda_core.data.dataset import Pictures
-from guda_core.diffusion.base import Schedule
+from guda_core.diffusion.schedule import Schedule
 from guda_core.errors import TrainingError
 from guda_core.records import Group, GroupSet
 from guda_core.unlearning.loop import LoopConfig, learning_rate, run
@@ -113,7 +113,7 @@ def test_timesteps_are_spread_over_the_whole_range():
 
 def test_min_snr_weights():
     ab = torch.tensor([0.99, 5 / 6, 0.5, 0.1], dtype=torch.float64)  # SNR 99, 5, 1, 1/9
-    weights = unet_training.min_snr(Schedule(ab), gamma=5.0)
+    weights = unet_training.min_snr(Schedule.ddpm(ab), gamma=5.0)
     assert weights.tolist() == pytest.approx([5 / 99, 1, 1, 1])
 
 

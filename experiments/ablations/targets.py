@@ -29,6 +29,7 @@ from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import Pictures
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.base import BaseModel
+from guda_core.diffusion.prediction import Prediction
 from guda_core.local import LocalService, load_service
 from guda_core.paths import ROOT
 from guda_core.unlearning import adapters
@@ -53,7 +54,7 @@ def chosen(pictures: Pictures, latents: Tensor, group: str, n: int, seed: int) -
 def estimates(model: BaseModel, x_t: Tensor, t: Tensor, captions: list[str]) -> Tensor:
     """(P, K, C, h, w): the model's estimates of P captions at the same K noised latents."""
     conds = model.embed(captions)
-    return torch.stack([model.predict_eps(x_t, t, c[None].expand(len(t), -1, -1)).double() for c in conds])
+    return torch.stack([model.predict_eps(x_t, t, c.expand(len(t))).double() for c in conds])
 
 
 class Distances:
@@ -98,7 +99,7 @@ def measure(
     of, t = torch.stack(full), torch.stack(t_of)  # (N, G + 1, K, C, h, w), (N, K)
     prompted, empty, styles = of[:, own], of[:, -1], of[:, :-1].transpose(1, 2)
     true_prompted, true_empty = (torch.stack(without)[:, k] for k in (0, 1))
-    d = Distances(likelihood.kl_weights(model.schedule)[t] * torch.tensor(strata.sizes))
+    d = Distances(likelihood.kl_weights(Prediction("epsilon", model.schedule))[t] * torch.tensor(strata.sizes))
 
     coarse = likelihood.make_strata(model.schedule, STRATA)
     surprise = style_surprise(model, captioner_of(gs), list(pictures), latents, group, coarse)  # (N, 8, G)

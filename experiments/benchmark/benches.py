@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from experiments.baselines.instance import InstanceConfig
 from experiments.benchmark.scores import ScoreConfig
+from experiments.benchmark.strata import OLD_RULE
 from experiments.train.classes import ClassesConfig
 from experiments.train.classifier import ClassifierConfig
 from guda_core.attribution.gradient.das import Das
 from guda_core.attribution.gradient.dtrak import Dtrak
 from guda_core.attribution.gradient.kernel import KernelConfig
 from guda_core.attribution.gradient.trak import Trak
-from guda_core.diffusion.likelihood import OLD_RULE
 from guda_core.errors import OptionError
 from guda_core.unlearning.config import UnconditionalConfig
 from guda_core.unlearning.loop import LoopConfig

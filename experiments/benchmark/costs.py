@@ -115,7 +115,7 @@ def offset_seconds(service: LocalService, made: Queries) -> float:
         read_health(service.method(Guda).folder / g, a.meta["sha256"]) for g, a in service.method(Guda).adapters.items()
     ]
     counts, config = [h[OFFSET]["n"] for h in health], health[0]["config"]
-    strata, q = likelihood.make_strata(service.model.schedule, config["strata"], config["rule"]), made.queries[0]
+    strata, q = likelihood.make_strata(service.model.schedule, config["strata"]), made.queries[0]
     draws, cond = likelihood.draw_times(q.image_hash, strata, config["draws"]), service.model.embed([""])
 
     def work() -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from experiments.benchmark.scores import ScoreConfig, hash_state
+from experiments.benchmark.strata import OLD_RULE
 from experiments.benchmark.tables import LIVE, ORACLE, SECOND
 from experiments.logo import trainings
 from experiments.train import stages
@@ -20,7 +21,6 @@ from experiments.train.unet import UnetConfig
 from guda_core import paths
 from guda_core.attribution.guda import Guda
 from guda_core.attribution.logo import Logo
-from guda_core.diffusion import likelihood
 from guda_core.diffusion.base import BaseModel
 from guda_core.errors import AdapterError
 from guda_core.local import LocalService
@@ -102,11 +102,10 @@ def draws_of(role: str, config: ScoreConfig) -> ScoreConfig:
 
     The weights of the oracle's trainings are too big to be kept, only values are: they stay as they were drawn, with
     all draws in the strata of then. Adapters are scored as the app does it, where fewer draws tell more
-    (`likelihood.make_strata`). The live oracle is scored like them, with the draws that follow theirs: no method
-    shares its
-    noise."""
+    (`likelihood.make_strata`). The live oracle is scored like them, with the draws that follow theirs: no method shares
+    its noise."""
     if role in ORACLES:
-        return replace(config, rule=likelihood.OLD_RULE)
+        return replace(config, rule=OLD_RULE)
     draws = min(config.draws, ADAPTER_DRAWS)
     if role == BASE:
         return replace(config, draws=2 * draws)

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from experiments.benchmark.baselines import keys_of
+from experiments.benchmark.strata import make_strata
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.base import BaseModel
 from guda_core.diffusion.likelihood import stratum_sums
@@ -33,8 +34,7 @@ from guda_core.records import Query
 
 @dataclass(frozen=True)
 class ScoreConfig:
-    """strata of timesteps, cut by `rule` (likelihood.make_strata), and draws in each, from the draw `first` on:
-    strata x
+    """strata of timesteps, cut by `rule` (`strata.make_strata`), and draws in each, from the draw `first` on: strata x
     draws forward passes a query and model."""
 
     strata: int = 24
@@ -82,7 +82,7 @@ def values(
     """
     note = path.with_suffix(".json")
     key = _key(sha256, config, queries)
-    strata = likelihood.make_strata(model.schedule, config.strata, config.rule)
+    strata = make_strata(model.schedule, config.strata, config.rule)
     shape = (len(queries), config.strata, config.draws)
     done, out = 0, np.full(shape, np.nan, np.float32)
     if note.is_file() and path.is_file():
@@ -123,10 +123,10 @@ class Plan:
 
     @staticmethod
     def of(model: BaseModel, queries: Sequence[Query], config: ScoreConfig) -> Plan:
-        strata = likelihood.make_strata(model.schedule, config.strata, config.rule)
+        strata = make_strata(model.schedule, config.strata, config.rule)
         at = config.columns
         t = np.stack([likelihood.draw_times(q.image_hash, strata, at.stop).t[:, at.start :] for q in queries])
-        w = likelihood.kl_weights(model.schedule).numpy()[t]
+        w = likelihood.kl_weights(model.prediction).numpy()[t]
         return Plan(t, w, strata.sizes, int(np.prod(queries[0].latent.shape)), config)
 
 

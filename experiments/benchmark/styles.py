@@ -37,6 +37,7 @@ from experiments.benchmark.models import (
 )
 from experiments.benchmark.queries import Queries, QueryConfig, read, write
 from experiments.benchmark.scores import SCORINGS, Plan, ScoreConfig, is_complete, score, separable, values
+from experiments.benchmark.strata import make_strata
 from experiments.benchmark.tables import LIVE, ORACLE, SECOND
 from experiments.logo import oracle_values, trainings
 from experiments.train import stages
@@ -245,7 +246,7 @@ def arrays(
         if own_config not in plans:
             plans[own_config] = Plan.of(service.model, of, own_config)
         full, plan = full[:, :, own_config.first : own_config.columns.stop], plans[own_config]
-        strata = likelihood.make_strata(service.model.schedule, own_config.strata, own_config.rule)
+        strata = make_strata(service.model.schedule, own_config.strata, own_config.rule)
         for scoring in SCORINGS:
             if scoring != "elbo" and role not in (ORACLE, LIVE, "guda"):
                 continue

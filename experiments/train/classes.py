@@ -25,7 +25,8 @@ from guda_core.data.dataset import Pictures
 from guda_core.data.groups import load_group_set
 from guda_core.data.sources.base import load_pictures, open_dataset
 from guda_core.data.sources.classes import Labelled
-from guda_core.diffusion.base import Card, Schedule
+from guda_core.diffusion.base import Card
+from guda_core.diffusion.schedule import Schedule
 from guda_core.diffusion.unconditional import Unconditional
 from guda_core.errors import OptionError, TrainingError
 from guda_core.records import GroupSet
@@ -152,7 +153,7 @@ def train(
     if exclude is not None and exclude not in groups:
         raise TrainingError(f"'{exclude}' is no class of the pictures. Known: {', '.join(sorted(set(groups)))}.")
     kept = torch.tensor([i for i, g in enumerate(groups) if g != exclude])
-    schedule = Schedule(make_scheduler(config).alphas_cumprod.double())
+    schedule = Schedule.ddpm(make_scheduler(config).alphas_cumprod)
     unet = make_unet(config).train()
     batch, seed = config.loop.batch, config.loop.seed
     device = torch.device("cpu") if accelerator is None else accelerator.device

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from guda_core.data.captions import captioner_of, drop
 from guda_core.data.dataset import Pictures
-from guda_core.diffusion.base import Schedule
+from guda_core.diffusion.schedule import Schedule
 from guda_core.errors import TrainingError
 from guda_core.records import GroupSet
 from guda_core.unlearning.loop import LoopConfig, Progress, run
@@ -87,8 +87,7 @@ def stratified_times(batch: int, steps: int, g: torch.Generator) -> Tensor:
 
 def min_snr(schedule: Schedule, gamma: float) -> Tensor:
     """Loss weight of each timestep for epsilon prediction: min(SNR, gamma) / SNR, (T,) float32."""
-    ab = schedule.alphas_cumprod
-    snr = ab / (1 - ab)
+    snr = schedule.snr
     return (snr.clamp_max(gamma) / snr).float()
 
 
@@ -113,7 +112,7 @@ def train(
             f"'{exclude}' is no group of the pictures. Known: {', '.join(sorted(set(pictures.groups)))}."
         )
     kept = torch.tensor([i for i, g in enumerate(pictures.groups) if g != exclude])
-    schedule = Schedule(make_scheduler().alphas_cumprod.double())
+    schedule = Schedule.ddpm(make_scheduler().alphas_cumprod)
     weights = min_snr(schedule, config.gamma)
     context = int(embed([""]).shape[-1])
     unet = make_unet(config, latent_channels=latents.shape[1], latent_size=latents.shape[-1], context=context).train()

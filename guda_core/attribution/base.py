@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Self
 from guda_core.attribution import METHODS
 from guda_core.data.embeddings import Clip
 from guda_core.data.encoded import Examples
-from guda_core.diffusion import likelihood
 from guda_core.diffusion.base import BaseModel
 from guda_core.errors import GudaError
 from guda_core.records import Attribution, Cost, GroupModels, GroupSet, MethodInfo, Query
@@ -26,14 +25,13 @@ SAID = ("id", "name", "unit", "note")  # what a class must say of itself
 
 @dataclass(frozen=True)
 class Budget:
-    """How much computing one answer gets. strata of timesteps, cut by `rule` (likelihood.make_strata); draws in each,
-    made in passes of `per_pass` draws; batch: largest forward batch. Methods that draw no timesteps ignore it."""
+    """How much computing one answer gets. strata of timesteps (likelihood.make_strata); draws in each, made in
+    passes of `per_pass` draws; batch: largest forward batch. Methods that draw no timesteps ignore it."""
 
     draws: int = 4
     per_pass: int = 2
     strata: int = 24
     batch: int = 32
-    rule: str = likelihood.RULE
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def drops(
     added to its scores, whatever the picture. The first pass yields no scores yet.
     """
     offset = offset or {}
-    strata = likelihood.make_strata(model.schedule, budget.strata, budget.rule)
+    strata = likelihood.make_strata(model.schedule, budget.strata)
     draws = likelihood.draw_times(query.image_hash, strata, budget.draws)
     cond = model.embed([query.prompt])
     usable = [g for g in group_ids if g not in unavailable]
@@ -159,7 +159,7 @@ class Counterfactual(Method):
     def attribute(self, query: Query, budget: Budget) -> Iterator[Attribution]:
         """Yields refining Attributions. settings names the base and the model without each group by hash."""
         settings = {
-            "budget": asdict(budget),
+            "budget": {**asdict(budget), "rule": likelihood.RULE},
             **self.provenance(),
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": str(self.model.device),

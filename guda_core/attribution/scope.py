@@ -36,11 +36,21 @@ UNKNOWN = "This model's scope was not measured; `python -m guda_core assets scop
 
 @dataclass(frozen=True)
 class BitsConfig:
-    """strata of timesteps, cut by `rule` (likelihood.make_strata), and draws in each, for the KL terms."""
+    """strata of timesteps (likelihood.make_strata), and draws in each, for the KL terms."""
 
     strata: int = 24
     draws: int = 1
-    rule: str = likelihood.RULE
+
+    @classmethod
+    def read(cls, found: Mapping[str, Any]) -> BitsConfig:
+        """What `plain` wrote. Raises ValueError when the strata were cut by another rule than today's."""
+        if found.get("rule", likelihood.RULE) != likelihood.RULE:
+            raise ValueError("other strata")
+        return cls(**{k: v for k, v in found.items() if k != "rule"})
+
+    def plain(self) -> dict[str, Any]:
+        """As records hold it."""
+        return {**asdict(self), "rule": likelihood.RULE}
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,7 @@ def bits(model: BaseModel, query: Query, config: BitsConfig) -> float:
     Raises:
         ScoreError: a value is not finite, or there is too little memory.
     """
-    strata = likelihood.make_strata(model.schedule, config.strata, config.rule)
+    strata = likelihood.make_strata(model.schedule, config.strata)
     draws = likelihood.draw_times(query.image_hash, strata, config.draws)
     with model.lock, torch.no_grad():
         kl = likelihood.kl_values(model, query.latent, model.embed([""]), draws, list(range(config.draws)))
@@ -75,7 +85,7 @@ def read_rule(path: Path, *, base_sha256: str) -> Rule | str:
     try:
         data = path.read_bytes()
         found = json.loads(data)
-        threshold, config = found["threshold"], BitsConfig(**found["config"]["bits"])
+        threshold, config = found["threshold"], BitsConfig.read(found["config"]["bits"])
         if found["base_sha256"] != base_sha256:
             return UNKNOWN
         errors = {k: v["out_of_scope"] for k, v in found["kinds"].items()}
@@ -101,5 +111,5 @@ def judge(rule: Rule | str, model: BaseModel, query: Query) -> Scope:
         f"The model needs {value:.2f} {UNIT} for it{', too many' if outside else ''}. Nearly all of its own and its "
         f"training pictures need at most {rule.threshold:.2f}."
     )
-    settings = {"bits": asdict(rule.config), "errors": dict(rule.errors), "sha256": rule.sha256}
+    settings = {"bits": rule.config.plain(), "errors": dict(rule.errors), "sha256": rule.sha256}
     return Scope("out of scope" if outside else "in scope", value, rule.threshold, UNIT, reason, settings)

@@ -1,8 +1,4 @@
-"""The contract of a base model: what scoring, unlearning and the app may ask of it. No diffusers import.
-
-Notation (Ho et al. 2020): x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps, with t in 0 .. T-1
-as diffusers counts.
-"""
+"""The contract of a base model: what scoring, unlearning and the app may ask of it. No diffusers import."""
 
 from __future__ import annotations
 
@@ -15,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from guda_core.errors import ModelError
+from guda_core.diffusion.condition import Condition
+from guda_core.diffusion.prediction import Prediction
+from guda_core.diffusion.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -35,48 +33,15 @@ class Card:
     kind: str = "stable_diffusion"
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """The noise schedule. alphas_cumprod: (T,) float64, decreasing, alpha_bar_t in (0, 1)."""
-
-    alphas_cumprod: Tensor
-
-    def __len__(self) -> int:
-        return len(self.alphas_cumprod)
-
-    def add_noise(self, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """x_t for t: (B,) int64; x_0, eps: (B, C, h, w) float32."""
-        ab = self.alphas_cumprod[t].to(torch.float32)[:, None, None, None]  # (B, 1, 1, 1)
-        return ab.sqrt() * x_0 + (1 - ab).sqrt() * eps
-
-
-def to_eps(output: Tensor, x_t: Tensor, t: Tensor, schedule: Schedule, prediction_type: str) -> Tensor:
-    """The network's output as eps, float32: identity for "epsilon"; for "v_prediction"
-    eps = sqrt(alpha_bar) v + sqrt(1 - alpha_bar) x_t (Salimans & Ho 2022, eq. in appendix D).
-
-    Raises:
-        ModelError: any other prediction type.
-    """
-    if prediction_type == "epsilon":
-        return output.float()
-    if prediction_type == "v_prediction":
-        ab = schedule.alphas_cumprod[t.cpu()].to(device=output.device, dtype=torch.float32)[:, None, None, None]
-        return ab.sqrt() * output.float() + (1 - ab).sqrt() * x_t.float()
-    raise ModelError(
-        f"This model predicts '{prediction_type}'. Only 'epsilon' and 'v_prediction' can be turned into the noise "
-        "estimate that the ELBO needs."
-    )
-
-
 class BaseModel(ABC):
-    """A latent (or pixel-space) diffusion model. `denoiser` is the module that adapters attach to.
+    """A latent (or pixel-space) diffusion model. `network` is the module that adapters attach to.
 
-    sha256: hash of the weights that enter a score (denoiser, text encoder, VAE). lock: whoever runs the denoiser or
-    switches its weights holds it, so that several visitors can use one model.
+    sha256: hash of what enters a score. lock: whoever runs the network or switches its weights holds it, so that
+    several visitors can use one model.
     """
 
     card: Card
-    schedule: Schedule
+    prediction: Prediction
     network: nn.Module
     sha256: str
     device: torch.device
@@ -84,6 +49,11 @@ class BaseModel(ABC):
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
+
+    @property
+    def schedule(self) -> Schedule:
+        """The noise schedule that the network was trained with."""
+        return self.prediction.schedule
 
     @property
     @abstractmethod
@@ -95,19 +65,29 @@ class BaseModel(ABC):
         """(H, W, 3) uint8 at the model's resolution -> (1, C, h, w) float32 CPU: the scaled posterior *mean*."""
 
     @abstractmethod
-    def embed(self, prompts: Sequence[str]) -> Tensor:
-        """Prompts -> (B, L, D) conditioning on the model's device; "" is the unconditional one."""
+    def embed(self, prompts: Sequence[str]) -> Condition:
+        """Prompts -> their condition on the model's device, a batch of as many; "" is the unconditional one."""
 
     @abstractmethod
     def tokens(self, prompt: str) -> tuple[int, int]:
         """(tokens of the prompt with start and end, most the model reads): more than that is cut off."""
 
     @abstractmethod
-    def predict_eps(self, x_t: Tensor, t: Tensor, cond: Tensor, denoiser: nn.Module | None = None) -> Tensor:
-        """eps_hat (B, C, h, w) float32 on the device; x_t: (B, C, h, w), t: (B,), cond: (B, L, D). Keeps gradients.
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition, network: nn.Module | None = None) -> Tensor:
+        """The network's own output, (B, C, h, w) float32 on the device; what it stands for, `prediction` knows. Keeps
+        gradients.
 
-        denoiser: another module in place of the model's own, e.g. the student of an unlearning.
+        x_t: (B, C, h, w); t: (B,) int64, steps of the schedule; condition: a batch of B. network: another module in
+        place of the model's own, e.g. the student of an unlearning.
         """
+
+    def predict_eps(self, x_t: Tensor, t: Tensor, condition: Condition, network: nn.Module | None = None) -> Tensor:
+        """The noise that the network expects in x_t, (B, C, h, w) float32; arguments as in `predict`."""
+        return self.prediction.eps_hat(self.predict(x_t, t, condition, network), x_t, t)
+
+    def predict_x0(self, x_t: Tensor, t: Tensor, condition: Condition, network: nn.Module | None = None) -> Tensor:
+        """The picture that the network expects behind x_t, (B, C, h, w) float32; arguments as in `predict`."""
+        return self.prediction.x0_hat(self.predict(x_t, t, condition, network), x_t, t)
 
     @abstractmethod
     def decode(self, latent: Tensor) -> np.ndarray:

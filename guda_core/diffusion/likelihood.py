@@ -1,13 +1,15 @@
 """ELBO differences between the full model and one without a group, with their sampling error.
 
-    KL_t = ||mu_q(x_t, x_0) - mu_p(x_t)||^2 / (2 * posterior_variance_t)                      (Ho et al. 2020, eq. 8)
-         = beta_t / (2 alpha_t (1 - alpha_bar_{t-1})) * ||eps - eps_hat(x_t, t, c)||^2      fixed variance, t >= 1
+    KL_t = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t))                                (Ho et al. 2020, eq. 5 and 8)
+         = 1/2 (SNR_{t-1} - SNR_t) ||x_0 - x0_hat||^2                       (Kingma et al. 2021, eq. 14), t >= 1
+         = w_t ||target - output||^2,    w_t = 1/2 (SNR_{t-1} - SNR_t) c_t^2                     c_t: `prediction`
     ELBO = - sum_t E_eps[KL_t] + terms shared by both models
     elbo_drop = ELBO(full) - ELBO(without) = sum_t E_eps[KL_t(without) - KL_t(full)]      nats; positive = contributed
 
-The sum over t is estimated by stratified sampling: timesteps are cut into strata, in each a number of (t, eps) pairs is
-drawn, and both models see the same pairs. Values are kept per (t, draw), so standard errors come for free and a record
-can be replayed. Noise is a function of (picture, t, draw) alone: not of batch position, file name or query count.
+This holds for every schedule and every kind of prediction; the decoder's term at t = 0 is left out. The sum over t is
+estimated by stratified sampling: timesteps are cut into strata, in each a number of (t, eps) pairs is drawn, and both
+models see the same pairs. Values are kept per (t, draw), so standard errors come for free and a record can be replayed.
+Noise is a function of (picture, t, draw) alone: not of batch position, file name or query count.
 """
 
 from __future__ import annotations
@@ -22,22 +24,21 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from guda_core.diffusion.base import BaseModel, Schedule
+from guda_core.diffusion.base import BaseModel
+from guda_core.diffusion.condition import Condition
 from guda_core.diffusion.memory import in_batches
+from guda_core.diffusion.prediction import Prediction
+from guda_core.diffusion.schedule import Schedule
 from guda_core.errors import ScoreError
 
 
-def kl_weights(schedule: Schedule) -> Tensor:
-    """Factor of ||eps - eps_hat||^2 in KL_t, (T,) float64; entry 0 (the decoder term) is 0.
+def kl_weights(prediction: Prediction) -> Tensor:
+    """Factor of ||target - output||^2 in KL_t, (T,) float64, nats; entry 0 (the decoder's term) is 0.
 
-    beta_t^2 / (2 posterior_variance_t alpha_t (1 - alpha_bar_t)), in nats per squared unit of noise.
+    Finite on every schedule that the prediction fits, also where the SNR ends at zero.
     """
-    ab = schedule.alphas_cumprod.double()
-    prev = torch.cat([torch.ones(1, dtype=torch.float64), ab[:-1]])
-    alpha = ab / prev
-    beta = 1 - alpha
-    w = torch.zeros_like(ab)
-    w[1:] = beta[1:] / (2 * alpha[1:] * (1 - prev[1:]))
+    w = torch.zeros_like(prediction.factor)
+    w[1:] = 0.5 * -prediction.schedule.snr.diff() * prediction.factor[1:].square()
     return w
 
 
@@ -59,37 +60,37 @@ class Strata:
         return (torch.searchsorted(torch.tensor(self.edges), t, right=True) - 1).clamp(0, len(self) - 1)
 
 
-RULE, OLD_RULE = "kl", "sqrt-kl"
+RULE = "kl"  # the name of the density below, in records
 
 
-def make_strata(schedule: Schedule, k: int = 24, rule: str = RULE) -> Strata:
-    """Strata 1 .. T-1 of nearly equal mass under a density over timesteps, at least one timestep each.
+def _density(schedule: Schedule) -> np.ndarray:
+    """(T-1,): what a draw at t = 1 .. T-1 is expected to tell, up to a factor."""
+    snr = schedule.snr.numpy()
+    seen = np.where(snr[1:] > 0, snr[1:], snr[:-1])  # where x_t is noise alone, as one step before
+    return (snr[:-1] - snr[1:]) / np.sqrt(seen * (1 + seen))
 
-        kl        0.1 uniform + 0.9 kl_weights sqrt(alpha_bar), each normalised
-        sqrt-kl   0.5 uniform + 0.5 sqrt(kl_weights)
+
+def make_strata(schedule: Schedule, k: int = 24) -> Strata:
+    """Strata 1 .. T-1 of nearly equal mass under a density over timesteps, at least one timestep each:
+
+        0.1 uniform + 0.9 (SNR_{t-1} - SNR_t) / sqrt(SNR_t (1 + SNR_t)), each normalised
 
     With as many draws in each stratum, the error is least where a stratum's size times its standard deviation is the
-    same in all (Neyman 1934; Cochran 1977, 5.5). A KL is its weight times a squared error; how far two models' squared
-    errors differ, and vary, falls about as sqrt(alpha_bar) does, so "kl" is near that; the uniform part bounds what
-    one draw can stand for. The weights fall as 1 / t: "sqrt-kl", whose first stratum is as wide as 1 .. 17, leaves
-    nearly all of the variance in that one. It is kept for values that were drawn by it.
+    same in all (Neyman 1934; Cochran 1977, 5.5). A KL is (SNR_{t-1} - SNR_t) / SNR_t times half a squared error of the
+    noise. How far two models' squared errors differ, and vary, falls about as sqrt(SNR_t / (1 + SNR_t)) does, which is
+    sqrt(alpha_bar) of a DDPM. The density is the product; its uniform part bounds what one draw can stand for.
 
     Raises:
-        ScoreError: there are fewer timesteps than strata, or no such rule.
+        ScoreError: there are fewer timesteps than strata.
     """
-    w = kl_weights(schedule)[1:].numpy()
-    if rule not in (RULE, OLD_RULE):
-        raise ScoreError(f"There is no rule '{rule}' of strata. Known: {RULE}, {OLD_RULE}.")
-    if k > len(w):
-        raise ScoreError(f"{k} strata do not fit into {len(w)} timesteps.")
-    steep = w * schedule.alphas_cumprod[1:].double().sqrt().numpy() if rule == RULE else np.sqrt(w)
-    flat = 0.1 if rule == RULE else 0.5
-    cdf = np.concatenate([[0.0], np.cumsum(flat / len(w) + (1 - flat) * steep / steep.sum())])  # of t < 1, 2, .. T
+    steep = _density(schedule)
+    if k > len(steep):
+        raise ScoreError(f"{k} strata do not fit into {len(steep)} timesteps.")
+    cdf = np.concatenate([[0.0], np.cumsum(0.1 / len(steep) + 0.9 * steep / steep.sum())])  # of t < 1, 2, .. T
     edges = [1]
     for j in range(1, k):
         so_far = cdf[edges[-1] - 1]
-        # a timestep that alone has more than its share leaves less to the others
-        goal = so_far + (1 - so_far) / (k - j + 1) if rule == RULE else j / k
+        goal = so_far + (1 - so_far) / (k - j + 1)  # a timestep with more than its share leaves less to the others
         at = max(edges[-1] + 1, 1 + int(np.searchsorted(cdf, goal)))
         edges.append(min(at, len(schedule) - (k - j)))  # the strata that follow need a timestep each
     return Strata((*edges, len(schedule)))
@@ -126,18 +127,18 @@ def draw_times(image_hash: str, strata: Strata, draws: int) -> Draws:
 
 @torch.no_grad()
 def kl_values(
-    model: BaseModel, latent: Tensor, cond: Tensor, draws: Draws, columns: Sequence[int], batch: int = 32
+    model: BaseModel, latent: Tensor, condition: Condition, draws: Draws, columns: Sequence[int], batch: int = 32
 ) -> np.ndarray:
     """KL_t of the model as it is now, at the given draws (columns): (K, len(columns)) float64, nats.
 
-    latent: (1, C, h, w) float32 CPU, cond: (1, L, D). Squared errors are summed in float32 or better.
+    latent: (1, C, h, w) float32 CPU; condition: a batch of one. Squared errors are summed in float32 or better.
 
     A batch that does not fit into memory is halved.
 
     Raises:
         ScoreError: a value is not finite, or there is too little memory for one forward pass.
     """
-    w = kl_weights(model.schedule)
+    w = kl_weights(model.prediction)
     pairs = [(k, j) for j in columns for k in range(len(draws.strata))]
     out = np.empty((len(draws.strata), len(columns)))
     shape = tuple(latent.shape[1:])
@@ -145,9 +146,11 @@ def kl_values(
     def run(part: Sequence[tuple[int, int]]) -> list[float]:
         t = torch.tensor([int(draws.t[k, j]) for k, j in part])
         eps = torch.stack([draws.noise(shape, k, j) for k, j in part])  # (B, C, h, w)
-        x_t = model.schedule.add_noise(latent.expand(len(part), *shape), eps, t)
-        eps_hat = model.predict_eps(x_t.to(model.device), t.to(model.device), cond.expand(len(part), -1, -1))
-        se = (eps - eps_hat.float().cpu()).square().sum(dim=(1, 2, 3)).double()
+        x_0 = latent.expand(len(part), *shape)
+        x_t = model.schedule.add_noise(x_0, eps, t)
+        output = model.predict(x_t.to(model.device), t.to(model.device), condition.expand(len(part)))
+        error = model.prediction.target(x_0, eps, t) - output.float().cpu()
+        se = error.square().sum(dim=(1, 2, 3)).double()
         return (w[t] * se).tolist()
 
     for (k, j), v in zip(pairs, in_batches(run, pairs, batch), strict=True):

@@ -1,6 +1,6 @@
 """Unconditional diffusion in pixel space (diffusers' UNet2DModel and a DDPM or DDIM schedule; Ho et al. 2020).
 
-    x_0 = pixels / 127.5 - 1,   eps_hat = eps_theta(x_t, t),   the condition is empty: (B, 0, 0)
+    x_0 = pixels / 127.5 - 1,   eps_hat = eps_theta(x_t, t),   the condition is empty
 
 There is no autoencoder, so a "latent" is the picture itself in [-1, 1]; one-channel models read the mean of the three
 channels and answer with three equal ones. Weights come from a folder or hub id that diffusers' DDPMPipeline reads, or
@@ -18,14 +18,17 @@ import torch
 from diffusers import DDIMScheduler, DDPMPipeline, UNet2DModel
 from torch import Tensor, nn
 
-from guda_core.diffusion.base import BaseModel, Card, Schedule, to_eps
+from guda_core.diffusion.base import BaseModel, Card
+from guda_core.diffusion.condition import Condition
+from guda_core.diffusion.prediction import Prediction
+from guda_core.diffusion.schedule import Schedule
 from guda_core.diffusion.unet_family import folder_of
 from guda_core.errors import ImageError, ModelError, PromptError
 
 
-def hash_module(module: nn.Module, schedule: Schedule, prediction_type: str) -> str:
+def hash_module(module: nn.Module, alphas_cumprod: Tensor, prediction_type: str) -> str:
     """SHA-256 over names, shapes and float32 values of the weights, the schedule and what the network predicts."""
-    h = hashlib.sha256(prediction_type.encode() + schedule.alphas_cumprod.numpy().tobytes())
+    h = hashlib.sha256(prediction_type.encode() + alphas_cumprod.double().numpy().tobytes())
     for name, p in sorted(module.state_dict().items()):
         h.update(f"{name}{list(p.shape)}".encode())
         h.update(p.detach().float().cpu().contiguous().numpy().tobytes())
@@ -55,10 +58,10 @@ class Unconditional(BaseModel):
         self.card, self.device = card, torch.device(device)
         self.dtype = dtype or (getattr(torch, card.gpu_dtype) if self.device.type == "cuda" else torch.float32)
         self.scheduler = DDIMScheduler.from_config(scheduler.config, set_alpha_to_one=False)
-        self.prediction_type: str = self.scheduler.config.prediction_type
+        alphas_cumprod, kind = self.scheduler.alphas_cumprod, str(self.scheduler.config.prediction_type)
         self._check(denoiser)
-        self.schedule = Schedule(self.scheduler.alphas_cumprod.double())
-        self.sha256 = hash_module(denoiser, self.schedule, self.prediction_type)
+        self.prediction = Prediction(kind, Schedule.ddpm(alphas_cumprod))
+        self.sha256 = hash_module(denoiser, alphas_cumprod, kind)
         self.network = denoiser.to(self.device).requires_grad_(False).eval()
         if next(denoiser.parameters()).dtype != self.dtype:
             denoiser.to(self.dtype)
@@ -81,9 +84,7 @@ class Unconditional(BaseModel):
         return cls(card, denoiser=pipe.unet, scheduler=pipe.scheduler, device=device, dtype=dtype)
 
     def _check(self, denoiser: UNet2DModel) -> None:
-        name, config, kind = self.card.id, denoiser.config, self.prediction_type
-        if kind not in ("epsilon", "v_prediction"):
-            raise ModelError(f"The model '{name}' predicts '{kind}'; only 'epsilon' and 'v_prediction' can be scored.")
+        name, config = self.card.id, denoiser.config
         if config.class_embed_type is not None or config.num_class_embeds is not None:
             raise ModelError(f"The model '{name}' wants class labels, so it is not unconditional.")
         if config.in_channels != config.out_channels or config.in_channels not in (1, 3):
@@ -108,21 +109,17 @@ class Unconditional(BaseModel):
         x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float() / 127.5 - 1.0  # (1, 3, H, W)
         return x.mean(dim=1, keepdim=True) if c == 1 else x
 
-    def embed(self, prompts: Sequence[str]) -> Tensor:
+    def embed(self, prompts: Sequence[str]) -> Condition:
         if any(prompts):
             raise PromptError("This model is unconditional: it reads no prompt. Leave the prompt empty.")
-        return torch.zeros(len(prompts), 0, 0, device=self.device)  # (B, L = 0, D = 0)
+        return Condition({}, len(prompts))
 
     def tokens(self, prompt: str) -> tuple[int, int]:
         return len(prompt.split()), 0
 
-    def predict_eps(self, x_t: Tensor, t: Tensor, cond: Tensor, denoiser: nn.Module | None = None) -> Tensor:
-        return to_eps(self.denoise(x_t, t, denoiser), x_t, t, self.schedule, self.prediction_type)
-
-    def denoise(self, x_t: Tensor, t: Tensor, denoiser: nn.Module | None = None) -> Tensor:
-        """The network's own output (epsilon or v), float32."""
-        network = self.network if denoiser is None else denoiser
-        return network(x_t.to(self.dtype), t).sample.float()
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition, network: nn.Module | None = None) -> Tensor:
+        module = self.network if network is None else network
+        return module(x_t.to(self.dtype), t).sample.float()
 
     def decode(self, latent: Tensor) -> np.ndarray:
         y = ((latent.float().clamp(-1, 1) + 1) * 127.5).round().byte()
@@ -132,12 +129,12 @@ class Unconditional(BaseModel):
         self, prompts: Sequence[str], *, seeds: Sequence[int], steps: int = 25, guidance: float = 2.5
     ) -> Iterator[np.ndarray | None]:
         """DDIM, one seed a picture. Prompts must be empty; guidance needs two predictions, so it changes nothing."""
-        self.embed(prompts)
+        condition = self.embed(prompts)
         scheduler = DDIMScheduler.from_config(self.scheduler.config)
         scheduler.set_timesteps(steps)
         z = torch.stack([torch.randn(self._shape, generator=torch.Generator().manual_seed(int(s))) for s in seeds])
         z = (z * scheduler.init_noise_sigma).to(self.device)
         for i, t in enumerate(scheduler.timesteps):
             with self.lock, torch.no_grad():
-                z = scheduler.step(self.denoise(z, t.expand(len(z)).to(self.device)), t, z).prev_sample
+                z = scheduler.step(self.predict(z, t.expand(len(z)).to(self.device), condition), t, z).prev_sample
             yield self.decode(z) if i == len(scheduler.timesteps) - 1 else None

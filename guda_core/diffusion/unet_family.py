@@ -18,7 +18,10 @@ from diffusers.utils import logging as diffusers_logging
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
-from guda_core.diffusion.base import BaseModel, Card, Schedule, to_eps
+from guda_core.diffusion.base import BaseModel, Card
+from guda_core.diffusion.condition import Condition
+from guda_core.diffusion.prediction import Prediction
+from guda_core.diffusion.schedule import Schedule
 from guda_core.errors import ModelError
 from guda_core.paths import ASSETS
 
@@ -88,16 +91,12 @@ class StableDiffusion(BaseModel):
             self.sha256 = hash_folder(folder)
         except Exception as e:
             raise ModelError(f"The model '{card.id}' in {folder} is damaged or incomplete: {e}") from e
-        if pipe.scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
-            raise ModelError(
-                f"The model '{card.id}' predicts '{pipe.scheduler.config.prediction_type}'; only 'epsilon' and "
-                "'v_prediction' can be scored."
-            )
         pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False, set_alpha_to_one=False)
         pipe.set_progress_bar_config(disable=True)
         self.pipe = pipe.to(self.device)
-        self.prediction_type: str = pipe.scheduler.config.prediction_type
-        self.schedule = Schedule(pipe.scheduler.alphas_cumprod.double())
+        self.prediction = Prediction(
+            pipe.scheduler.config.prediction_type, Schedule.ddpm(pipe.scheduler.alphas_cumprod)
+        )
         self.network = pipe.unet.requires_grad_(False).eval()
         if self.device.type == "cpu":
             self.network.to(memory_format=torch.channels_last)
@@ -120,24 +119,21 @@ class StableDiffusion(BaseModel):
         return z.cpu()
 
     @torch.no_grad()
-    def embed(self, prompts: Sequence[str]) -> Tensor:
+    def embed(self, prompts: Sequence[str]) -> Condition:
         tok = self.pipe.tokenizer
         ids = tok(
             list(prompts), padding="max_length", truncation=True, max_length=tok.model_max_length, return_tensors="pt"
         ).input_ids
-        return self.pipe.text_encoder(ids.to(self.device)).last_hidden_state  # (B, L, D)
+        return Condition({"text": self.pipe.text_encoder(ids.to(self.device)).last_hidden_state})  # (B, L, D)
 
     def tokens(self, prompt: str) -> tuple[int, int]:
         tok = self.pipe.tokenizer
         return len(tok(prompt, truncation=False, verbose=False).input_ids), int(tok.model_max_length)
 
-    def predict_eps(self, x_t: Tensor, t: Tensor, cond: Tensor, denoiser: nn.Module | None = None) -> Tensor:
-        return to_eps(self.denoise(x_t, t, cond, denoiser), x_t, t, self.schedule, self.prediction_type)
-
-    def denoise(self, x_t: Tensor, t: Tensor, cond: Tensor, denoiser: nn.Module | None = None) -> Tensor:
-        """The network's own output (epsilon or v), float32."""
-        network = self.network if denoiser is None else denoiser
-        return network(x_t.to(self.dtype), t, encoder_hidden_states=cond.to(self.dtype)).sample.float()
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition, network: nn.Module | None = None) -> Tensor:
+        module = self.network if network is None else network
+        text = condition.tensors["text"].to(self.dtype)
+        return module(x_t.to(self.dtype), t, encoder_hidden_states=text).sample.float()
 
     @torch.no_grad()
     def decode(self, latent: Tensor) -> np.ndarray:
@@ -154,10 +150,10 @@ class StableDiffusion(BaseModel):
         shape = self.latent_shape
         z = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(int(s))) for s in seeds])
         z = (z * scheduler.init_noise_sigma).to(self.device)
-        cond = torch.cat([self.embed(prompts), self.embed([""] * len(prompts))])  # (2 B, L, D)
+        condition = Condition.cat([self.embed(prompts), self.embed([""] * len(prompts))])
         for i, t in enumerate(scheduler.timesteps):
             with self.lock, torch.no_grad():
                 ts = t.expand(2 * len(prompts)).to(self.device)
-                prompted, empty = self.denoise(torch.cat([z, z]), ts, cond).chunk(2)
+                prompted, empty = self.predict(torch.cat([z, z]), ts, condition).chunk(2)
                 z = scheduler.step(empty + guidance * (prompted - empty), t, z).prev_sample
             yield self.decode(z) if i == len(scheduler.timesteps) - 1 else None

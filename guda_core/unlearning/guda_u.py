@@ -31,7 +31,7 @@ class Retrack(ForgetLoss):
 
     def alpha_bar(self, half: Half) -> Tensor:
         """(B,) float32, on the device."""
-        return self.task.model.schedule.alphas_cumprod[half.t.cpu()].float().to(half.x_t.device)
+        return self.task.model.schedule.alpha[half.t.cpu()].square().float().to(half.x_t.device)
 
     def target(self, forgotten: Half, answer: Tensor | None) -> Tensor:
         near, alpha_bar = self.near(forgotten, self.task.others), self.alpha_bar(forgotten)

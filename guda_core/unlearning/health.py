@@ -41,14 +41,13 @@ Shown = Sequence[tuple[Item, str]]  # items with the prompts that they are score
 class HealthConfig:
     """pictures: of each kind but one. held_out: of that one, from which GUDA's scores have their offset
     (`guda_core.attribution.guda`): held-out pictures, as many of each group and the same for all adapters, each of
-    which meets those of the other groups. draws: in each of the strata, cut by `rule`. seed: which pictures."""
+    which meets those of the other groups. draws: in each of the strata of timesteps. seed: which pictures."""
 
     pictures: int = 16
     held_out: int = 160
     strata: int = 24
     draws: int = 1
     seed: int = 17
-    rule: str = likelihood.RULE
 
 
 class Health:
@@ -117,7 +116,7 @@ class Health:
         """Measure one adapter and write its `health.json`: mean drop and standard error, by kind of picture; yields the
         fraction done."""
         adapter = self.job.load(group)
-        strata = likelihood.make_strata(self.job.model.schedule, self.config.strata, self.config.rule)
+        strata = likelihood.make_strata(self.job.model.schedule, self.config.strata)
         kinds = self._kinds(group)
         record: dict[str, Any] = {}
         done, all_of_them = 0, sum(len(p) for p in kinds.values())
@@ -133,7 +132,7 @@ class Health:
                 "n": len(drops),
             }
         record |= {"unit": "nats", "adapter_sha256": adapter.meta["sha256"], "left_out": len(self.apart)}
-        record |= {"config": dataclasses.asdict(self.config), "versions": versions()}
+        record |= {"config": {**dataclasses.asdict(self.config), "rule": likelihood.RULE}, "versions": versions()}
         (self.job.folder / group / HEALTH).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
     def read(self) -> dict[str, dict[str, Any]]:

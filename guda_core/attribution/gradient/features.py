@@ -136,7 +136,7 @@ class Gradients:
         eps = torch.cat([self.noise(h, tuple(latents.shape[1:]))[at] for h in hashes])  # (B K, C, h, w)
         t = self.t[at].repeat(b)
         x_t = self.model.schedule.add_noise(latents.repeat_interleave(k, dim=0), eps, t)
-        cond = self.model.embed(list(prompts)).repeat_interleave(k, dim=0)
+        cond = self.model.embed(list(prompts)).repeat_interleave(k)
         device = self.model.device
         eps_hat = self.model.predict_eps(x_t.to(device), t.to(device), cond, self.network)
         return eps_hat.unflatten(0, (b, k)), eps.to(device).unflatten(0, (b, k))
