@@ -36,6 +36,7 @@ from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import Pictures, described
 from guda_core.data.sources.base import load_pictures
 from guda_core.diffusion.base import BaseModel
+from guda_core.diffusion.pixels import to_unit
 from guda_core.errors import OptionError
 from guda_core.local import LocalService
 from guda_core.paths import BENCHMARKS, DOCS
@@ -93,10 +94,6 @@ def _shifted(x: Tensor, g: torch.Generator, most: int = 3) -> Tensor:
     return torch.stack([p[:, a : a + h, b : b + w] for p, (a, b) in zip(wide, moves, strict=True)])
 
 
-def _unit(pixels: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
 def train_classifier(group_set: GroupSet, config: LoopConfig) -> Iterator[tuple[Progress, Classifier]]:
     """Train on real pictures only, none of a held-out object; yields (progress, classifier).
 
@@ -105,7 +102,7 @@ def train_classifier(group_set: GroupSet, config: LoopConfig) -> Iterator[tuple[
     """
     train, every = load_pictures(group_set, "train"), load_pictures(group_set, "pretrain")
     styles, objects = list(group_set.groups), sorted(set(train.names))
-    x = _unit(np.concatenate([train.pixels, every.pixels]))
+    x = to_unit(np.concatenate([train.pixels, every.pixels]))
     s = torch.tensor([styles.index(g) for g in (*train.groups, *every.groups)])
     o = torch.full((len(x),), -100)  # cross_entropy's mark for "no label"
     o[: len(train)] = torch.tensor([objects.index(n) for n in train.names])
@@ -130,7 +127,7 @@ def train_classifier(group_set: GroupSet, config: LoopConfig) -> Iterator[tuple[
 @torch.no_grad()
 def classify(net: Classifier, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Style (N,) and the five likeliest objects (N, 5), as indices."""
-    style, obj = net.eval()(_unit(pixels))
+    style, obj = net.eval()(to_unit(pixels))
     return style.argmax(dim=1).numpy(), obj.topk(5, dim=1).indices.numpy()
 
 

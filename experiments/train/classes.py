@@ -26,6 +26,7 @@ from guda_core.data.groups import load_group_set
 from guda_core.data.sources.base import load_pictures, open_dataset
 from guda_core.data.sources.classes import Labelled
 from guda_core.diffusion.base import Card
+from guda_core.diffusion.pixels import to_unit
 from guda_core.diffusion.schedule import Schedule
 from guda_core.diffusion.unconditional import Unconditional
 from guda_core.errors import OptionError, TrainingError
@@ -128,7 +129,7 @@ def wrap(unet: UNet2DModel, config: ClassesConfig) -> Unconditional:
 
 def encode_all(of: Pictures, config: ClassesConfig) -> Tensor:
     """(N, C, H, W) float32 in [-1, 1], exactly as Unconditional.encode does."""
-    x = torch.from_numpy(of.pixels).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    x = to_unit(of.pixels)
     return x if channels(config) == 3 else x.mean(dim=1, keepdim=True)
 
 

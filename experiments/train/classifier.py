@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from experiments.train.unet import epoch_batch
 from guda_core.data.dataset import Pictures
+from guda_core.diffusion.pixels import to_unit
 from guda_core.unlearning.loop import LoopConfig, Progress, run
 
 
@@ -47,8 +48,7 @@ class Classifier(nn.Module):
 
     def hidden(self, pixels: np.ndarray) -> Tensor:
         """The hidden layer, (B, width); keeps gradients."""
-        x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return self.body(x)
+        return self.body(to_unit(pixels))
 
     def forward(self, pixels: np.ndarray) -> Tensor:
         return self.head(self.hidden(pixels))

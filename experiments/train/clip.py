@@ -19,9 +19,9 @@ from tokenizers import Tokenizer, trainers
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
-from experiments.train.vae import to_unit
 from guda_core.data.captions import StyleCaptions, draw
 from guda_core.data.dataset import Item, Pictures, described
+from guda_core.diffusion.pixels import to_unit
 from guda_core.records import GroupSet
 from guda_core.unlearning.loop import LoopConfig, Progress, run
 
@@ -142,7 +142,7 @@ def train(
 
     def loss_of(step: int, g: torch.Generator) -> Tensor:
         at = torch.multinomial(evenly, config.loop.batch, replacement=False, generator=g)
-        x = jitter(to_unit(pixels[at]), config.shift, g)
+        x = jitter(to_unit(pixels[at]).contiguous(), config.shift, g)
         captions = [vary(captioner, pictures[i], g) for i in at.tolist()]
         out = model(pixel_values=x, **tokenise(tokenizer, captions))
         logits = out.logits_per_image  # (B, B)
@@ -161,7 +161,7 @@ def image_features(model: CLIPModel, pixels: np.ndarray, batch: int = 128) -> Te
     """(N, H, W, 3) uint8 -> (N, D) float32 of unit length."""
     out = []
     for i in range(0, len(pixels), batch):
-        f = model.visual_projection(model.vision_model(to_unit(pixels[i : i + batch])).pooler_output)
+        f = model.visual_projection(model.vision_model(to_unit(pixels[i : i + batch]).contiguous()).pooler_output)
         out.append(F.normalize(f.float(), dim=-1))
     return torch.cat(out)
 

@@ -8,7 +8,7 @@ statistics are folded into the two 1x1 convolutions around the latent, so `scali
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from guda_core.data.dataset import Pictures
+from guda_core.diffusion.pixels import to_pixels, to_unit
 from guda_core.unlearning.loop import LoopConfig, Progress, run
 
 
@@ -52,12 +53,6 @@ def make_vae(config: VaeConfig, resolution: int) -> AutoencoderKL:
     )
 
 
-def to_unit(pixels: np.ndarray | Tensor) -> Tensor:
-    """(N, H, W, 3) uint8 -> (N, 3, H, W) float32 in [-1, 1]."""
-    x = torch.as_tensor(np.ascontiguousarray(pixels)) if isinstance(pixels, np.ndarray) else pixels
-    return x.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0).contiguous()
-
-
 def reconstruction_loss(y: Tensor, x: Tensor, *, gradient: float) -> Tensor:
     """MSE + L1 + gradient * L1 of finite differences; x, y: (N, 3, H, W)."""
     d = y - x
@@ -71,21 +66,21 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return float((10 * np.log10(255.0**2 / np.maximum(mse, 1e-12))).mean())
 
 
+def _batches(pixels: np.ndarray, batch: int) -> Iterator[Tensor]:
+    return (to_unit(pixels[i : i + batch]).contiguous() for i in range(0, len(pixels), batch))
+
+
 @torch.no_grad()
 def latents(vae: AutoencoderKL, pixels: np.ndarray, batch: int = 64) -> Tensor:
     """Means of the posterior, unscaled: (N, C, h, w) float32."""
-    out = [vae.encode(to_unit(pixels[i : i + batch])).latent_dist.mean for i in range(0, len(pixels), batch)]
-    return torch.cat(out)
+    return torch.cat([vae.encode(x).latent_dist.mean for x in _batches(pixels, batch)])
 
 
 @torch.no_grad()
 def reconstruct(vae: AutoencoderKL, pixels: np.ndarray, batch: int = 64) -> np.ndarray:
     """Decode the posterior means: (N, H, W, 3) uint8."""
-    out = []
-    for i in range(0, len(pixels), batch):
-        y = vae.decode(vae.encode(to_unit(pixels[i : i + batch])).latent_dist.mean).sample
-        out.append(((y.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
-    return np.concatenate(out)
+    means = (vae.encode(x).latent_dist.mean for x in _batches(pixels, batch))
+    return np.concatenate([to_pixels(vae.decode(z).sample) for z in means])
 
 
 @torch.no_grad()
@@ -112,7 +107,7 @@ def train(
 
     def loss_of(step: int, g: torch.Generator) -> Tensor:
         at = torch.randint(len(pixels), (config.loop.batch,), generator=g)
-        x = to_unit(pixels[at])
+        x = to_unit(pixels[at]).contiguous()
         flip = torch.rand(len(x), generator=g) < 0.5
         x = torch.where(flip[:, None, None, None], x.flip(-1), x).contiguous(memory_format=torch.channels_last)
         posterior = vae.encode(x).latent_dist

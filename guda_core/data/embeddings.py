@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
 from guda_core.data.sources.iconify import Pictures
+from guda_core.diffusion.pixels import to_unit
 from guda_core.errors import ModelError
 
 BANK = "bank.safetensors"
@@ -44,7 +45,7 @@ class Clip:
         """(N, H, W, 3) uint8 -> (N, D) float32 of unit length; other sizes are resampled (area)."""
         out = []
         for i in range(0, len(pixels), batch):
-            x = torch.from_numpy(np.ascontiguousarray(pixels[i : i + batch])).permute(0, 3, 1, 2).float() / 127.5 - 1
+            x = to_unit(pixels[i : i + batch])
             if x.shape[-1] != self.size:
                 x = F.interpolate(x, size=(self.size, self.size), mode="area")
             with torch.no_grad():

@@ -1,1 +1,21 @@
-"""Base models under one contract (`base.BaseModel`), named by cards (`cards.yaml`)."""
+"""Base models under one contract (`base.BaseModel`), named by cards (`cards.yaml`).
+
+FAMILIES: a card's `kind` -> the class that loads it, with two class methods:
+
+    load(card, *, device, dtype) -> BaseModel
+    describe(folder) -> the fields of a card for a folder in diffusers' layout, None for another family's
+
+One file and one line here add a family; an installed package adds one by an entry point of the group
+"guda_core.families", a program by `FAMILIES.add`.
+"""
+
+from guda_core.registry import Registry
+
+FAMILIES = Registry(
+    "family of models",
+    "guda_core.families",
+    {
+        "stable_diffusion": "guda_core.diffusion.unet_family:StableDiffusion",
+        "unconditional": "guda_core.diffusion.unconditional:Unconditional",
+    },
+)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
+from pydantic import ConfigDict, PositiveInt
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from guda_core.diffusion.condition import Condition
@@ -16,28 +18,33 @@ from guda_core.diffusion.prediction import Prediction
 from guda_core.diffusion.schedule import Schedule
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
 class Card:
-    """One line of `cards.yaml`. source: "assets" (in the repository), "folder" (a local path) or "hub" (path is a hub
-    id). kind: "stable_diffusion" or "unconditional", the class that loads it."""
+    """A base model by name. Read strictly: an unknown field, or a value of another type, is a ValidationError.
+
+    source: "assets" (shipped), "folder" (a local path) or "hub" (path is a Hub id). resolution: of its square pictures,
+    in pixels. prediction_type: what the network predicts, where the model's own files do not say it; None = as they
+    say. gpu_dtype: the type that the weights run in on a GPU. group_set: scored with it unless another is named. kind:
+    the family that loads it (`diffusion.FAMILIES`).
+    """
 
     id: str
     name: str
-    source: str
+    source: Literal["assets", "folder", "hub"]
     path: str
-    resolution: int
-    prediction_type: str
-    gpu_dtype: str
-    group_set: str
-    licence: str
+    resolution: PositiveInt
+    prediction_type: Literal["epsilon", "v_prediction", "flow"] | None = None
+    gpu_dtype: Literal["float32", "float16", "bfloat16"] = "float16"
+    group_set: str = "emoji"
+    licence: str = "not stated"
     kind: str = "stable_diffusion"
 
 
 class BaseModel(ABC):
     """A latent (or pixel-space) diffusion model. `network` is the module that adapters attach to.
 
-    sha256: hash of what enters a score. lock: whoever runs the network or switches its weights holds it, so that
-    several visitors can use one model.
+    sha256: the model's identity, a hash of what enters a score (`identity`); adapters, features and reports name it.
+    lock: whoever runs the network or switches its weights holds it, so that several visitors can use one model.
     """
 
     card: Card
@@ -49,11 +56,22 @@ class BaseModel(ABC):
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
+        self._earlier: frozenset[str] | None = None
 
     @property
     def schedule(self) -> Schedule:
         """The noise schedule that the network was trained with."""
         return self.prediction.schedule
+
+    def goes_by(self, sha256: str) -> bool:
+        """Whether that is this model's identity, today's or the one that version 0.1 gave it."""
+        if sha256 != self.sha256 and self._earlier is None:
+            self._earlier = self.earlier_names()
+        return sha256 == self.sha256 or sha256 in (self._earlier or ())
+
+    def earlier_names(self) -> frozenset[str]:
+        """What version 0.1 called this model; asked once, since all its files may have to be read."""
+        return frozenset()
 
     @property
     @abstractmethod
@@ -62,11 +80,21 @@ class BaseModel(ABC):
 
     @abstractmethod
     def encode(self, pixels: np.ndarray) -> Tensor:
-        """(H, W, 3) uint8 at the model's resolution -> (1, C, h, w) float32 CPU: the scaled posterior *mean*."""
+        """(H, W, 3) uint8 at the model's resolution -> (1, C, h, w) float32 CPU: the scaled posterior *mean*.
+
+        Raises:
+            ImageError: the picture has another size.
+            ModelError: a value is not finite.
+        """
 
     @abstractmethod
     def embed(self, prompts: Sequence[str]) -> Condition:
-        """Prompts -> their condition on the model's device, a batch of as many; "" is the unconditional one."""
+        """Prompts -> their condition on the model's device, a batch of as many; "" is the unconditional one.
+
+        Raises:
+            PromptError: the model reads no prompts, and one is not empty.
+            ModelError: a value is not finite.
+        """
 
     @abstractmethod
     def tokens(self, prompt: str) -> tuple[int, int]:
@@ -91,14 +119,18 @@ class BaseModel(ABC):
 
     @abstractmethod
     def decode(self, latent: Tensor) -> np.ndarray:
-        """(B, C, h, w) scaled latents -> (B, H, W, 3) uint8."""
+        """(B, C, h, w) scaled latents -> (B, H, W, 3) uint8. Raises ModelError when a value is not finite."""
 
     @abstractmethod
     def sample(
         self, prompts: Sequence[str], *, seeds: Sequence[int], steps: int = 25, guidance: float = 2.5
     ) -> Iterator[np.ndarray | None]:
-        """DDIM with classifier-free guidance, one seed a picture: None after each step but the last, then the pictures
-        (B, H, W, 3) uint8."""
+        """Draw with classifier-free guidance, one seed a picture: None after each step but the last, then the pictures
+        (B, H, W, 3) uint8.
+
+        Raises:
+            ModelError: a value is not finite, so there is no picture.
+        """
 
     def generate(
         self, prompts: Sequence[str], *, seeds: Sequence[int], steps: int = 25, guidance: float = 2.5

@@ -1,33 +1,34 @@
-"""Text-conditional latent diffusion in the Stable Diffusion 1.x layout (diffusers' `StableDiffusionPipeline`).
+"""Text-conditional latent diffusion in the layout of Stable Diffusion 1.x and 2.x (`StableDiffusionPipeline`).
 
-The embedded model and Stable Diffusion 1.5 are the same classes, so one code path serves both. Latents are the VAE's
-posterior *mean* times `scaling_factor`, never a sample, so that scores do not depend on a draw.
+    z_0 = (E[q(z | x)] - shift) scale,   output = unet(z_t, t, text)
+
+The embedded model and Stable Diffusion are the same classes, so one code path serves both. Latents are the VAE's
+posterior *mean*, never a sample, so that scores do not depend on a draw.
 """
 
 from __future__ import annotations
 
-import hashlib
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
+from guda_core.diffusion import checks, sampling
 from guda_core.diffusion.base import BaseModel, Card
 from guda_core.diffusion.condition import Condition
-from guda_core.diffusion.prediction import Prediction
-from guda_core.diffusion.schedule import Schedule
-from guda_core.errors import ModelError
-from guda_core.paths import ASSETS
+from guda_core.diffusion.files import folder_of, read_json
+from guda_core.diffusion.finite import check_finite
+from guda_core.diffusion.identity import KNOWN, hash_folder, identity
+from guda_core.diffusion.pixels import to_pixels, to_unit
+from guda_core.errors import ImageError, ModelError
 
-log = logging.getLogger(__name__)
-PARTS = ("unet", "text_encoder", "vae", "scheduler", "tokenizer")
-WEIGHED = ("unet", "text_encoder", "vae")  # what enters a score, besides the schedule
+LAYOUTS = ("StableDiffusionPipeline",)
+SCHEDULER = Path("scheduler") / "scheduler_config.json"
 
 
 def quieten_libraries() -> None:
@@ -37,86 +38,100 @@ def quieten_libraries() -> None:
         quiet.disable_progress_bar()
 
 
-def folder_of(card: Card) -> Path:
-    """The local folder of a card's weights; hub models are downloaded into the hub's own cache.
-
-    Raises:
-        ModelError: the folder is missing, or the hub cannot be reached and holds no earlier copy.
-    """
-    if card.source in ("assets", "folder"):
-        folder = ASSETS / card.path if card.source == "assets" else Path(card.path)
-        if not (folder / "model_index.json").is_file():
-            raise ModelError(
-                f"The model '{card.id}' is not in {folder}. Check out the repository with its assets, or train it with "
-                "`python -m experiments.train`."
-            )
-        return folder
-    try:
-        return Path(DiffusionPipeline.download(card.path, use_safetensors=True))
-    except Exception as e:
-        raise ModelError(
-            f"The model '{card.id}' ({card.path}) could not be had from the Hugging Face Hub: {type(e).__name__}. "
-            "Connect to the internet once so that it is cached, or set HF_HOME to a cache that holds it, or use the "
-            "bundled model (GUDA_MODEL=emoji)."
-        ) from e
-
-
-def hash_folder(folder: Path) -> str:
-    """SHA-256 over names and contents of the weights and configs that enter a score."""
-    h = hashlib.sha256()
-    files = [p for part in WEIGHED for p in (folder / part).glob("*.safetensors")]
-    files += [folder / part / "config.json" for part in WEIGHED] + [folder / "scheduler" / "scheduler_config.json"]
-    for p in sorted(files):
-        h.update(p.relative_to(folder).as_posix().encode() + b"\0")
-        h.update(hashlib.sha256(p.read_bytes()).digest())
-    return h.hexdigest()
-
-
 class StableDiffusion(BaseModel):
-    """A Stable Diffusion 1.x model ready to be scored, sampled and unlearned.
+    """A Stable Diffusion model ready to be scored, sampled and unlearned.
 
-    Network weights run in float32 on a CPU and in the card's dtype on a GPU; noise estimates come out as float32.
+    Network weights run in float32 on a CPU and in the card's type on a GPU; the network's output is float32.
     """
 
-    def __init__(self, card: Card, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> None:
-        super().__init__()
+    @classmethod
+    def describe(cls, folder: Path) -> dict[str, object] | None:
+        """The fields of a card for a folder in this layout, as its own files say them; None for another layout."""
+        if read_json(folder / "model_index.json").get("_class_name") not in LAYOUTS:
+            return None
+        vae, unet = (read_json(folder / part / "config.json") for part in ("vae", "unet"))
+        scale = 2 ** (len(vae.get("block_out_channels", (0,))) - 1)
+        size = unet.get("sample_size")
+        return {"resolution": size * scale if isinstance(size, int) else 512}
+
+    @classmethod
+    def load(
+        cls, card: Card, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+    ) -> StableDiffusion:
+        """Load the card's model. dtype: None = float32 on a CPU, the card's type on a GPU.
+
+        Raises:
+            ModelError: it is missing, damaged, or cannot be scored.
+        """
         folder = folder_of(card)
-        self.card = card
-        self.device = torch.device(device)
-        self.dtype = dtype or (getattr(torch, card.gpu_dtype) if self.device.type == "cuda" else torch.float32)
+        checks.check_layout(card, folder, LAYOUTS)
         try:
             pipe = StableDiffusionPipeline.from_pretrained(
-                folder, dtype=self.dtype, use_safetensors=True, safety_checker=None, requires_safety_checker=False
+                folder, dtype=torch.float32, use_safetensors=True, safety_checker=None, requires_safety_checker=False
             )
-            self.sha256 = hash_folder(folder)
         except Exception as e:
             raise ModelError(f"The model '{card.id}' in {folder} is damaged or incomplete: {e}") from e
-        pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False, set_alpha_to_one=False)
+        return cls(card, pipe, folder, device=torch.device(device), dtype=dtype)
+
+    def __init__(
+        self,
+        card: Card,
+        pipe: StableDiffusionPipeline,
+        folder: Path,
+        *,
+        device: torch.device,
+        dtype: torch.dtype | None,
+    ) -> None:
+        """pipe: in float32, as loaded from the folder."""
+        super().__init__()
+        self.card, self.folder, self.device = card, folder, device
+        self.dtype = dtype or (getattr(torch, card.gpu_dtype) if device.type == "cuda" else torch.float32)
+        said = read_json(folder / SCHEDULER)
+        ddim = checks.ddim_of(card, pipe.scheduler, said, clip_sample=False, set_alpha_to_one=False)
+        self.prediction = checks.prediction_of(card, ddim)
+        self._scale = 2 ** (len(pipe.vae.config.block_out_channels) - 1)  # pixels to a latent's row
+        check_parts(card, pipe, self._scale)
+        parts = {"unet": pipe.unet, "text_encoder": pipe.text_encoder, "vae": pipe.vae}
+        self._shape = (int(pipe.unet.config.in_channels), *[card.resolution // self._scale] * 2)
+        found = identity(
+            parts,
+            scheduler=ddim.config,
+            prediction=self.prediction.kind,
+            latent_shape=self._shape,
+            tokenizer=pipe.tokenizer,
+        )
+        self.sha256 = KNOWN.get(found, found)
+        pipe.scheduler = ddim
         pipe.set_progress_bar_config(disable=True)
         self.pipe = pipe.to(self.device)
-        self.prediction = Prediction(
-            pipe.scheduler.config.prediction_type, Schedule.ddpm(pipe.scheduler.alphas_cumprod)
-        )
+        if self.dtype != torch.float32:
+            for module in parts.values():
+                nn.Module.to(module, self.dtype)  # diffusers' own `to` warns whatever the model
+            checks.check_weights(card, parts)
         self.network = pipe.unet.requires_grad_(False).eval()
         if self.device.type == "cpu":
             self.network.to(memory_format=torch.channels_last)
         pipe.vae.requires_grad_(False).eval()
         pipe.text_encoder.requires_grad_(False).eval()
 
+    def earlier_names(self) -> frozenset[str]:
+        return frozenset({hash_folder(self.folder)})
+
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        config = self.pipe.unet.config
-        return (config.in_channels, config.sample_size, config.sample_size)
+        return self._shape
 
     @torch.no_grad()
     def encode(self, pixels: np.ndarray) -> Tensor:
-        x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float() / 127.5 - 1.0  # (1, 3, H, W)
+        size = self.card.resolution
+        if pixels.shape != (size, size, 3):
+            raise ImageError(
+                f"The picture has shape {pixels.shape}; this model reads {(size, size, 3)}. Resize it first."
+            )
         vae = self.pipe.vae
-        mean = vae.encode(x.to(self.device, vae.dtype)).latent_dist.mean
+        mean = vae.encode(to_unit(pixels).to(self.device, vae.dtype)).latent_dist.mean
         z = (mean.float() - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
-        if not torch.isfinite(z).all():
-            raise ModelError("The VAE gave values that are not finite. Set `gpu_dtype: float32` in the model's card.")
-        return z.cpu()
+        return check_finite(z, "The encoded picture").cpu()
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Condition:
@@ -124,7 +139,8 @@ class StableDiffusion(BaseModel):
         ids = tok(
             list(prompts), padding="max_length", truncation=True, max_length=tok.model_max_length, return_tensors="pt"
         ).input_ids
-        return Condition({"text": self.pipe.text_encoder(ids.to(self.device)).last_hidden_state})  # (B, L, D)
+        text = self.pipe.text_encoder(ids.to(self.device)).last_hidden_state  # (B, L, D)
+        return Condition({"text": check_finite(text, "The embedded prompt")})
 
     def tokens(self, prompt: str) -> tuple[int, int]:
         tok = self.pipe.tokenizer
@@ -139,21 +155,48 @@ class StableDiffusion(BaseModel):
     def decode(self, latent: Tensor) -> np.ndarray:
         vae = self.pipe.vae
         z = latent.to(self.device, torch.float32) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
-        y = vae.decode(z.to(vae.dtype)).sample.float()
-        return ((y.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        return to_pixels(vae.decode(z.to(vae.dtype)).sample)
 
     def sample(
         self, prompts: Sequence[str], *, seeds: Sequence[int], steps: int = 25, guidance: float = 2.5
     ) -> Iterator[np.ndarray | None]:
-        scheduler = DDIMScheduler.from_config(self.pipe.scheduler.config)
-        scheduler.set_timesteps(steps)
-        shape = self.latent_shape
-        z = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(int(s))) for s in seeds])
-        z = (z * scheduler.init_noise_sigma).to(self.device)
-        condition = Condition.cat([self.embed(prompts), self.embed([""] * len(prompts))])
-        for i, t in enumerate(scheduler.timesteps):
-            with self.lock, torch.no_grad():
-                ts = t.expand(2 * len(prompts)).to(self.device)
-                prompted, empty = self.predict(torch.cat([z, z]), ts, condition).chunk(2)
-                z = scheduler.step(empty + guidance * (prompted - empty), t, z).prev_sample
-            yield self.decode(z) if i == len(scheduler.timesteps) - 1 else None
+        yield from sampling.draw(
+            self,
+            DDIMScheduler.from_config(self.pipe.scheduler.config),
+            prompted=self.embed(prompts),
+            empty=self.embed([""] * len(prompts)),
+            seeds=seeds,
+            steps=steps,
+            guidance=guidance,
+        )
+
+
+def check_parts(card: Card, pipe: StableDiffusionPipeline, scale: int) -> None:
+    """The parts fit each other, and nothing is asked of the network but a latent, a timestep and a prompt.
+
+    Raises:
+        ModelError: otherwise, in one sentence.
+    """
+    unet, name = pipe.unet.config, f"The model '{card.id}'"
+    checks.check_size(card, unet.sample_size, scale=scale, where="unet/config.json")
+    channels = int(pipe.vae.config.latent_channels)
+    if (unet.in_channels, unet.out_channels) != (channels, channels):
+        raise ModelError(
+            f"{name} maps {unet.in_channels} channels to {unet.out_channels} where its VAE has {channels}: models that "
+            "fill in, edit or upscale pictures cannot be scored."
+        )
+    wanted = [unet.class_embed_type, unet.num_class_embeds, unet.encoder_hid_dim_type, unet.time_cond_proj_dim]
+    if any(v is not None for v in wanted) or unet.addition_embed_type not in (None, "text"):
+        raise ModelError(
+            f"{name} wants more than a prompt (class labels, sizes, another picture or the guidance), so a card of "
+            f"kind '{card.kind}' cannot score it."
+        )
+    width = int(pipe.text_encoder.config.hidden_size)
+    if unet.cross_attention_dim != width:
+        raise ModelError(f"{name} reads prompts of width {unet.cross_attention_dim}; its text encoder writes {width}.")
+    length, most = int(pipe.tokenizer.model_max_length), int(pipe.text_encoder.config.max_position_embeddings)
+    if length > most or len(pipe.tokenizer) > int(pipe.text_encoder.config.vocab_size):
+        raise ModelError(
+            f"{name} has a tokenizer of {len(pipe.tokenizer)} words and up to {length} tokens; its text encoder knows "
+            f"{pipe.text_encoder.config.vocab_size} and {most}."
+        )

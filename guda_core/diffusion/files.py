@@ -1,0 +1,54 @@
+"""Where a model's files lie, and what its own files say about it before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from diffusers import DiffusionPipeline
+
+from guda_core.diffusion.base import Card
+from guda_core.errors import ModelError
+from guda_core.paths import ASSETS
+
+INDEX = "model_index.json"
+
+
+def folder_of(card: Card) -> Path:
+    """The local folder of a card's weights; hub models are downloaded into the hub's own cache.
+
+    Raises:
+        ModelError: the folder is missing, or the hub cannot be reached and holds no earlier copy.
+    """
+    if card.source in ("assets", "folder"):
+        folder = ASSETS / card.path if card.source == "assets" else Path(card.path)
+        if not (folder / INDEX).is_file():
+            raise ModelError(
+                f"The model '{card.id}' is not in {folder}. Check out the repository with its assets, or train it with "
+                "`python -m experiments.train`."
+            )
+        return folder
+    try:
+        return Path(DiffusionPipeline.download(card.path, use_safetensors=True))
+    except Exception as e:
+        raise ModelError(
+            f"The model '{card.id}' ({card.path}) could not be downloaded from the Hugging Face Hub: "
+            f"{type(e).__name__}. Connect to the internet once so that it is cached, or set HF_HOME to a cache that "
+            "holds it, or use the bundled model (GUDA_MODEL=emoji)."
+        ) from e
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, as a model's files hold their settings.
+
+    Raises:
+        ModelError: there is none.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as e:
+        raise ModelError(f"{path} cannot be read, so the model is damaged or incomplete: {e}") from e
+    if not isinstance(found, dict):
+        raise ModelError(f"{path} holds no settings, so the model is damaged or incomplete.")
+    return found

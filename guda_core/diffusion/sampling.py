@@ -1,0 +1,55 @@
+"""Drawing pictures: the one loop of all families, with a scheduler of diffusers and classifier-free guidance.
+
+output = output("") + guidance (output(prompt) - output(""))                            (Ho & Salimans 2022)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from guda_core.diffusion.base import BaseModel
+from guda_core.diffusion.condition import Condition
+from guda_core.diffusion.finite import check_finite
+
+
+def start_noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
+    """Normal noise of one latent a seed: (B, *shape) float32, from the CPU's generator."""
+    return torch.stack([torch.randn(tuple(shape), generator=torch.Generator().manual_seed(int(s))) for s in seeds])
+
+
+def draw(
+    model: BaseModel,
+    scheduler: Any,
+    *,
+    prompted: Condition,
+    empty: Condition | None,
+    seeds: Sequence[int],
+    steps: int,
+    guidance: float,
+) -> Iterator[np.ndarray | None]:
+    """None after each step but the last, then the pictures (B, H, W, 3) uint8.
+
+    scheduler: a fresh one of diffusers; it is changed. prompted, empty: conditions of B pictures; without an empty one
+    there is no guidance. seeds: B.
+
+    Raises:
+        ModelError: a value is not finite, so there is no picture.
+    """
+    scheduler.set_timesteps(steps)
+    z = (start_noise(model.latent_shape, seeds) * scheduler.init_noise_sigma).to(model.device)
+    condition = prompted if empty is None else Condition.cat([prompted, empty])
+    last = len(scheduler.timesteps) - 1
+    for i, t in enumerate(scheduler.timesteps):
+        with model.lock, torch.no_grad():
+            x_t = z if empty is None else torch.cat([z, z])
+            output = model.predict(x_t, t.expand(len(x_t)).to(model.device), condition)
+            if empty is not None:
+                with_prompt, without = output.chunk(2)
+                output = without + guidance * (with_prompt - without)
+            z = check_finite(scheduler.step(output, t, z).prev_sample, f"Step {i + 1} of {last + 1} of the drawing")
+        yield model.decode(z) if i == last else None
