@@ -12,7 +12,6 @@ import torch
 
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.cards import find_card, load_model, read_cards
-from guda_core.diffusion.unet_family import hash_folder
 from guda_core.errors import ModelError
 from tests.tiny import save_tiny
 
@@ -87,7 +86,7 @@ def test_v_prediction_runs_and_other_kinds_are_refused(tmp_path):
     with torch.no_grad():
         raw, eps = v.predict(x, t, cond), v.predict_eps(x, t, cond)
     assert torch.allclose(eps, ab.sqrt() * raw + (1 - ab).sqrt() * x, atol=1e-5)
-    card = save_tiny(tmp_path / "s")
+    card = dataclasses.replace(save_tiny(tmp_path / "s"), prediction_type=None)
     path = tmp_path / "s" / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "prediction_type": "sample"}))
     with pytest.raises(ModelError, match="Only epsilon, v_prediction, flow can be scored"):
@@ -95,7 +94,7 @@ def test_v_prediction_runs_and_other_kinds_are_refused(tmp_path):
 
 
 def test_missing_and_damaged_models_say_what_to_do(card, tmp_path):
-    with pytest.raises(ModelError, match="guda_core train"):
+    with pytest.raises(ModelError, match=r"experiments\.train"):
         load_model(dataclasses.replace(card, path=str(tmp_path)))
     torn = save_tiny(tmp_path / "torn")
     weights = next((tmp_path / "torn" / "unet").glob("*.safetensors"))
@@ -120,14 +119,3 @@ def test_cards():
     assert cards["sd15"].resolution == 512 and cards["sd15"].gpu_dtype == "float16" and cards["sd15"].source == "hub"
     with pytest.raises(ModelError, match="emoji, sd15"):
         find_card("sd99")
-
-
-def test_the_hash_is_of_what_enters_a_score(card, tmp_path):
-    again = save_tiny(tmp_path / "again", downs=4)
-    first = hash_folder(tmp_path / "again")
-    assert first == load_model(again).sha256
-    weights = next((tmp_path / "again" / "unet").glob("*.safetensors"))
-    raw = bytearray(weights.read_bytes())
-    raw[-1] ^= 1
-    weights.write_bytes(raw)
-    assert hash_folder(tmp_path / "again") != first

@@ -54,10 +54,11 @@ def test_the_hash_is_of_weights_schedule_and_prediction_type(card, model):
     other = tiny_unet()
     with torch.no_grad():
         other.conv_in.bias[0] += 1e-6
+    silent = dataclasses.replace(card, prediction_type=None)
     kinds = [
         Unconditional(card, denoiser=other, scheduler=DDPMScheduler()),
         Unconditional(card, denoiser=tiny_unet(), scheduler=DDPMScheduler(beta_end=0.03)),
-        Unconditional(card, denoiser=tiny_unet(), scheduler=DDPMScheduler(prediction_type="v_prediction")),
+        Unconditional(silent, denoiser=tiny_unet(), scheduler=DDPMScheduler(prediction_type="v_prediction")),
     ]
     assert len({model.sha256, *[m.sha256 for m in kinds]}) == 4
 
@@ -117,8 +118,9 @@ def test_prediction_types(card, tmp_path):
     assert torch.allclose(
         v.predict_eps(x, t, v.embed([""])), ab.sqrt() * v.predict(x, t, v.embed([""])) + (1 - ab).sqrt() * x
     )
+    silent = dataclasses.replace(card, prediction_type=None)
     with pytest.raises(ModelError, match="Only epsilon, v_prediction, flow can be scored"):
-        Unconditional(card, denoiser=tiny_unet(), scheduler=DDPMScheduler(prediction_type="sample"))
+        Unconditional(silent, denoiser=tiny_unet(), scheduler=DDPMScheduler(prediction_type="sample"))
 
 
 def test_missing_damaged_and_unknown_kinds_say_so(card, tmp_path):
