@@ -75,9 +75,10 @@ def _one(
     report_file: Path | None,
 ) -> None:
     """Score one picture, show the answer, and write what was asked for."""
+    from guda_core.data.images import read_file
     from guda_core.records import VERDICTS
 
-    query = service.prepare(path, prompt=prompt)
+    query = service.prepare(read_file(path), prompt=prompt)
     for sentence in query.preparation:
         note(sentence)
     final: dict[str, Attribution] = {}

@@ -10,6 +10,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,6 +98,11 @@ class BaseModel(ABC):
     @abstractmethod
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Prompts -> (B, L, D) conditioning on the model's device; "" is the unconditional one."""
+
+    @property
+    def tokenizers(self) -> tuple[Any, ...]:
+        """The transformers' tokenizers that read a prompt, () of a model that reads none."""
+        return ()
 
     @abstractmethod
     def tokens(self, prompt: str) -> tuple[int, int]:

@@ -10,6 +10,7 @@ import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -126,6 +127,10 @@ class StableDiffusion(BaseModel):
             list(prompts), padding="max_length", truncation=True, max_length=tok.model_max_length, return_tensors="pt"
         ).input_ids
         return self.pipe.text_encoder(ids.to(self.device)).last_hidden_state  # (B, L, D)
+
+    @property
+    def tokenizers(self) -> tuple[Any, ...]:
+        return (self.pipe.tokenizer,)
 
     def tokens(self, prompt: str) -> tuple[int, int]:
         tok = self.pipe.tokenizer
