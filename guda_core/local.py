@@ -16,7 +16,8 @@ from guda_core.attribution.base import Budget, Context, Method, answers, load_me
 from guda_core.data.captions import captioner_of
 from guda_core.data.embeddings import Clip
 from guda_core.data.groups import load_group_set
-from guda_core.data.images import check_options, check_prompt, hash_pixels, read_picture
+from guda_core.data.images import hash_pixels, read_picture
+from guda_core.data.prompts import check_options, check_prompt, prompt_notes
 from guda_core.diffusion.base import BaseModel
 from guda_core.diffusion.cards import DEFAULT_MODEL, find_card, load_model
 from guda_core.diffusion.pace import Pace
@@ -107,18 +108,19 @@ class LocalService:
         for i, pictures in enumerate(stream):  # noqa: B007
             yield Step(i + 1, steps)
         assert pictures is not None
-        yield self.query(pictures[0], prompt, preparation=self._truncation(prompt))
+        yield self.query(pictures[0], prompt, preparation=self._of_prompt(prompt))
 
-    def prepare(self, path: Path, *, prompt: str = "") -> Query:
+    def prepare(self, data: bytes, *, prompt: str = "") -> Query:
         prompt = check_prompt(prompt)
-        p = read_picture(path, size=self.model.card.resolution)
-        said = (*p.preparation, *self._truncation(prompt))
+        p = read_picture(data, size=self.model.card.resolution)
+        said = (*p.preparation, *self._of_prompt(prompt))
         return self.query(p.pixels, prompt, file_hash=p.file_hash, preparation=said)
 
     def with_prompt(self, query: Query, prompt: str) -> Query:
         prompt = check_prompt(prompt)
-        kept = tuple(s for s in query.preparation if s not in self._truncation(query.prompt))
-        return replace(query, prompt=prompt, preparation=(*kept, *self._truncation(prompt)))
+        before = self._of_prompt(query.prompt)
+        kept = tuple(s for s in query.preparation if s not in before)
+        return replace(query, prompt=prompt, preparation=(*kept, *self._of_prompt(prompt)))
 
     def scope(self, query: Query) -> Scope:
         return scopes.judge(self.rule, self.model, query)
@@ -131,9 +133,11 @@ class LocalService:
         texts, features = self._captions
         return texts[int((features @ self.clip.image_features(query.pixels[None])[0]).argmax())]
 
-    def _truncation(self, prompt: str) -> tuple[str, ...]:
+    def _of_prompt(self, prompt: str) -> tuple[str, ...]:
+        """What of a prompt the model does not read, in sentences."""
         n, most = self.model.tokens(prompt)
-        return (f"The prompt has {n} tokens; the model reads the first {most}.",) if n > most else ()
+        cut = (f"The prompt has {n} tokens; the model reads the first {most}.",) if n > most else ()
+        return (*cut, *prompt_notes(prompt, self.model.tokenizers))
 
     def attribute(self, query: Query, *, methods: Sequence[str], effort: str) -> Iterator[Attribution]:
         budget = budget_of(effort)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from guda_core.errors import OptionError
@@ -68,8 +67,8 @@ class Service(Protocol):
         """Yields a Step after each denoising step, then the Query of the finished picture, last."""
         ...
 
-    def prepare(self, path: Path, *, prompt: str = "") -> Query:
-        """Read, check and prepare an uploaded picture. Raises ImageError or PromptError with a plain sentence."""
+    def prepare(self, data: bytes, *, prompt: str = "") -> Query:
+        """Check and prepare the bytes of an uploaded picture. Raises ImageError or PromptError in a plain sentence."""
         ...
 
     def attribute(self, query: Query, *, methods: Sequence[str], effort: str) -> Iterator[Attribution]:

@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from guda_core.diffusion.memory import NO_MEMORY, is_out_of_memory
@@ -115,7 +114,7 @@ class ZeroGpu:
         self._attribute = gpu(duration=asked)(_marked_stream(attribute))
         self._scope = gpu(duration=30)(_marked(service.scope))
         self._caption = gpu(duration=30)(_marked(service.best_caption))
-        self._prepare = gpu(duration=30)(_marked(lambda path, prompt: service.prepare(path, prompt=prompt)))
+        self._prepare = gpu(duration=30)(_marked(lambda data, prompt: service.prepare(data, prompt=prompt)))
 
     def seconds(self, methods: Sequence[str], effort: str) -> int:
         """GPU seconds that an attribution asks for."""
@@ -138,8 +137,8 @@ class ZeroGpu:
     def generate(self, *, prompt: str, seed: int, steps: int, guidance: float) -> Iterator[Step | Query]:
         yield from _each(self._generate({"prompt": prompt, "seed": seed, "steps": steps, "guidance": guidance}))
 
-    def prepare(self, path: Path, *, prompt: str = "") -> Query:
-        return _told(self._prepare(path, prompt))
+    def prepare(self, data: bytes, *, prompt: str = "") -> Query:
+        return _told(self._prepare(data, prompt))
 
     def attribute(self, query: Query, *, methods: Sequence[str], effort: str) -> Iterator[Attribution]:
         began = time.monotonic()

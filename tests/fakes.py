@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,7 +15,8 @@ import numpy as np
 from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import described
 from guda_core.data.groups import load_group_set
-from guda_core.data.images import check_options, check_prompt, hash_pixels, read_picture
+from guda_core.data.images import hash_pixels, read_picture
+from guda_core.data.prompts import check_options, check_prompt
 from guda_core.errors import OptionError
 from guda_core.records import Attribution, Cost, GroupScore, KLValues, MethodInfo, Provenance, Query, Scope
 from guda_core.service import Service, Step
@@ -46,7 +46,7 @@ class FakeService:
         self.delay, self.passes, self.outcome, self.banner = delay, passes, outcome, banner
         self.unavailable: tuple[str, ...] = ()
         self.missing: tuple[str, ...] = ()
-        self.prepared: list[Path] = []
+        self.prepared: list[bytes] = []
         self.scoped: Literal["in scope", "out of scope", "not assessed"] = "in scope"
         self.closed = self.at_work = self.most_at_work = 0
         self.fault: Exception | None = None
@@ -75,9 +75,9 @@ class FakeService:
         pixels[16:48, 16:48] = np.frombuffer(hue, np.uint8)
         yield Query(pixels, None, prompt, hash_pixels(pixels))
 
-    def prepare(self, path: Path, *, prompt: str = "") -> Query:
-        self.prepared.append(path)
-        p = read_picture(path, size=64)
+    def prepare(self, data: bytes, *, prompt: str = "") -> Query:
+        self.prepared.append(data)
+        p = read_picture(data, size=64)
         return Query(p.pixels, None, check_prompt(prompt), p.image_hash, p.file_hash, p.preparation)
 
     def with_prompt(self, query: Query, prompt: str) -> Query:

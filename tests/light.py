@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from guda_core.data.groups import load_group_set
-from guda_core.data.images import check_prompt, read_picture
+from guda_core.data.images import read_picture
+from guda_core.data.prompts import check_prompt
 from guda_core.errors import OptionError
 from guda_core.records import (
     Attribution,
@@ -100,8 +101,8 @@ class LightService:
             raise OptionError(f"There is no effort '{effort}'. Known: quick, standard, full.")
         return 1.0
 
-    def prepare(self, path: Path, *, prompt: str = "") -> Query:
-        p = read_picture(path, size=16)
+    def prepare(self, data: bytes, *, prompt: str = "") -> Query:
+        p = read_picture(data, size=16)
         return Query(p.pixels, None, check_prompt(prompt), p.image_hash, p.file_hash, p.preparation)
 
     def scope(self, query: Query) -> Scope:

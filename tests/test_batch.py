@@ -156,7 +156,7 @@ def test_bad_pictures_are_refused_by_name_and_the_rest_goes_on(folder, tmp_path,
     (folder / "below").mkdir()
     os.mkfifo(folder / "pipe")
     bad = LightService()
-    bad.bad_hash = hash_pixels(read_picture(folder / "b.png", size=16).pixels)
+    bad.bad_hash = hash_pixels(read_picture((folder / "b.png").read_bytes(), size=16).pixels)
     bad.fault = ScoreError("A value is not finite.")
     summary = run(folder, tmp_path / "out", service=bad)
     assert summary.finished == 2

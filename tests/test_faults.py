@@ -16,7 +16,7 @@ import pytest
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from guda_core.data.images import MAX_PROMPT
+from guda_core.data.prompts import MAX_PROMPT
 from guda_core.ui import words
 from tests.fakes import WAIT, FakeService
 from tests.served import App, opened

@@ -125,7 +125,7 @@ def test_generate_then_attribute(service):
 def test_a_picture_from_a_file_scores_as_the_generated_one(service, tmp_path):
     query = picture(service)
     Image.fromarray(query.pixels).save(tmp_path / "p.png")
-    again = service.prepare(tmp_path / "p.png", prompt=query.prompt)
+    again = service.prepare((tmp_path / "p.png").read_bytes(), prompt=query.prompt)
     assert again.image_hash == query.image_hash and again.file_hash
     assert last(service, again)["guda"].groups == last(service, query)["guda"].groups
 

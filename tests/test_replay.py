@@ -30,7 +30,7 @@ def service():
 @pytest.fixture
 def path(service, tmp_path):
     """A report on the disk."""
-    query = service.prepare(draw(tmp_path / "p.png", side=32), prompt="cat, flat colours")
+    query = service.prepare(draw(tmp_path / "p.png", side=32).read_bytes(), prompt="cat, flat colours")
     answers = list({a.method: a for a in service.attribute(query, **SETTINGS)}.values())
     about = {"provenance": service.provenance(), "settings": SETTINGS}
     bundle.write(tmp_path / "r.zip", bundle.make(query, answers, service.group_set, **about))
@@ -208,7 +208,7 @@ def test_forged_credits_are_found_though_no_score_moved(service, path, place):
 
 
 def test_a_forged_verdict_on_scope_is_found(service, tmp_path):
-    query = service.prepare(draw(tmp_path / "p.png"))
+    query = service.prepare(draw(tmp_path / "p.png").read_bytes())
     answers = list({a.method: a for a in service.attribute(query, **SETTINGS)}.values())
     scope = dataclasses.asdict(service.scope(query))
     about = {"provenance": service.provenance(), "settings": SETTINGS, "scope": scope}

@@ -31,7 +31,7 @@ def service():
 
 @pytest.fixture
 def query(service, tmp_path) -> Query:
-    return service.prepare(draw(tmp_path / "p.png", side=32), prompt="cat, flat colours")
+    return service.prepare(draw(tmp_path / "p.png", side=32).read_bytes(), prompt="cat, flat colours")
 
 
 def answers(service, query) -> list[Attribution]:

@@ -144,10 +144,9 @@ def test_time_that_ran_out_is_said():
     assert explained(gr.Error("GPU task aborted", title="ZeroGPU worker error")) == words.ABORTED
 
 
-def test_calls_with_one_answer_are_refused_in_words_too(tmp_path):
-    (tmp_path / "p.svg").write_text("<svg/>")
+def test_calls_with_one_answer_are_refused_in_words_too():
     with pytest.raises(ImageError, match="SVG"):
-        ZeroGpu(FakeService(), Platform().gpu).prepare(tmp_path / "p.svg")
+        ZeroGpu(FakeService(), Platform().gpu).prepare(b"<svg/>")
 
 
 def test_the_platforms_own_word_is_passed_on_as_plain_text():

@@ -77,9 +77,10 @@ def _one(
     report_file: Path | None,
 ) -> None:
     """Score one picture, show the answer, and write what was asked for."""
+    from guda_core.data.images import read_file
     from guda_core.records import VERDICTS
 
-    query, known = service.prepare(path, prompt=prompt), service.methods()
+    query, known = service.prepare(read_file(path), prompt=prompt), service.methods()
     for sentence in query.preparation:
         note(sentence)
     final: dict[str, Attribution] = {}

@@ -1,31 +1,31 @@
-"""The one door for what visitors bring: pictures, prompts and the options of a generation.
+"""The one door for pictures from outside.
 
 A picture is accepted by its content, never by its name: PNG, JPEG or WebP, at most 10 MB, at most 24 megapixels, at
 least 16 pixels on each side and at most 8:1. Its size is checked from the header, before a pixel is decoded. What comes
 out is a white square of `size` pixels with the picture fitted into its middle, because the training pictures are drawn
-on white, and a sentence for everything that was done to it. The same bytes always give the same pixels.
+on white, and a sentence for everything that was done to it. Colours are those that a viewer shows (`colour`). Parts of
+the file that the picture does not need cannot refuse it (`containers`). The same bytes always give the same pixels.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from guda_core.errors import ImageError, OptionError, PromptError
+from guda_core.data.colour import Coloured, by_png, by_profile
+from guda_core.data.containers import needed
+from guda_core.errors import ImageError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_BYTES = 10_000_000
 MAX_PIXELS = 24_000_000
 MIN_SIDE = 16
 MAX_RATIO = 8
-MAX_PROMPT = 300  # characters
-SEEDS, STEPS, GUIDANCE = (0, 2**32 - 1), (1, 200), (1.0, 20.0)
 
 SIGNATURES = (  # how a file of a kind begins, so that a refusal can name it
     (b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -51,7 +51,6 @@ UPRIGHT = {
 }
 METADATA = {
     "exif": "EXIF",
-    "icc_profile": "colour profile",
     "xmp": "XMP",
     "XML:com.adobe.xmp": "XMP",
     "photoshop": "Photoshop data",
@@ -73,31 +72,49 @@ class Prepared:
     preparation: tuple[str, ...]
 
 
+class _Damaged(ImageError):
+    """A file of a known kind that cannot be decoded."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(f"This {kind} file is damaged or cut off. Save it anew and upload that.")
+
+
 def hash_pixels(pixels: np.ndarray) -> str:
     """SHA-256 of the bytes of (H, W, 3) uint8 pixels, row by row."""
     return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
 
 
-def read_picture(path: Path, *, size: int) -> Prepared:
-    """Read, check and prepare one picture from outside as (size, size, 3) uint8.
+def read_file(path: Path) -> bytes:
+    """The bytes of a picture's file; no more than the door takes are read.
+
+    Raises:
+        ImageError: there is no such file, it cannot be read, or it is larger than 10 MB.
+    """
+    try:
+        if not path.is_file():
+            raise ImageError("There is no such picture. Choose a file on your own device and upload it.")
+        with path.open("rb") as f:
+            data = f.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as e:
+        raise ImageError("This file could not be read. Upload it again.") from e
+    _check_bytes(data)
+    return data
+
+
+def read_picture(data: bytes, *, size: int) -> Prepared:
+    """Read, check and prepare the bytes of one picture from outside as (size, size, 3) uint8.
 
     Raises:
         ImageError: the picture is refused; the message says why and what would be accepted.
     """
-    data = _read_bytes(path)
-    im = _open(data)
-    _check_size(*im.size)
+    _check_bytes(data)
     notes: list[str] = []
-    frames = getattr(im, "n_frames", 1)
-    if frames > 1:
-        notes.append(f"Only the first of its {frames} frames is used.")
-    try:
-        im.load()
-    except Exception as e:  # the decoders raise a dozen kinds of error for damaged files
-        raise _damaged(_kind(data)) from e
+    im, kind = _decoded(data, notes)
     metadata = _metadata(im)
     turn = _orientation(im, notes)
-    im = _to_rgb(im, deep=_kind(data) == "PNG" and data[24] == 16, notes=notes)
+    profile = im.info.get("icc_profile")
+    im = _plain(im, deep=kind == "PNG" and data[24] == 16, notes=notes)
+    im = _coloured(im, data if kind == "PNG" else None, profile, notes)
     if turn is not None:
         im = im.transpose(turn)
         notes.append("It was turned upright as its EXIF orientation says.")
@@ -107,19 +124,42 @@ def read_picture(path: Path, *, size: int) -> Prepared:
     return Prepared(pixels, hashlib.sha256(data).hexdigest(), hash_pixels(pixels), tuple(notes))
 
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        if not path.is_file():
-            raise ImageError("There is no such picture. Choose a file on your own device and upload it.")
-        with path.open("rb") as f:
-            data = f.read(MAX_BYTES + 1)
-    except OSError as e:
-        raise ImageError("This file could not be read. Upload it again.") from e
+def _check_bytes(data: bytes) -> None:
     if not data:
         raise ImageError("This file is empty (0 bytes). The upload may have been cut off; try again.")
     if len(data) > MAX_BYTES:
         raise ImageError(f"This file is larger than {MAX_BYTES // 10**6} MB. Save a smaller version and upload that.")
-    return data
+
+
+def _decoded(data: bytes, notes: list[str]) -> tuple[Image.Image, str]:
+    """The picture with its pixels decoded, and its kind. Where the file cannot be read as it is, it is tried without
+    the parts that the picture does not need."""
+    kind = _kind(data)
+    try:
+        im = _loaded(data, kind)
+    except _Damaged as e:
+        bare = needed(data, kind)
+        if bare == data:
+            raise
+        try:
+            im = _loaded(bare, kind)
+        except ImageError:
+            raise e from None
+        notes.append("Parts of the file that the picture does not need are broken and were passed over.")
+    frames = getattr(im, "n_frames", 1)
+    if frames > 1:
+        notes.append(f"Only the first of its {frames} frames is used.")
+    return im, kind
+
+
+def _loaded(data: bytes, kind: str) -> Image.Image:
+    im = _open(data, kind)
+    _check_size(*im.size)
+    try:
+        im.load()
+    except Exception as e:  # the decoders raise a dozen kinds of error for damaged files
+        raise _Damaged(kind) from e
+    return im
 
 
 def _kind(data: bytes) -> str:
@@ -132,9 +172,8 @@ def _kind(data: bytes) -> str:
     return next((kind for magic, kind in SIGNATURES if data.startswith(magic) or start.startswith(magic)), "")
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes, kind: str) -> Image.Image:
     """The picture with only its header read."""
-    kind = _kind(data)
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
@@ -143,13 +182,9 @@ def _open(data: bytes) -> Image.Image:
         ) from e
     except Exception as e:  # as above: a damaged header can raise nearly anything
         if kind in FORMATS:
-            raise _damaged(kind) from e
+            raise _Damaged(kind) from e
         seems = f"It looks like a {kind} file" if kind else "Its content is of no kind known here"
         raise ImageError(f"Only PNG, JPEG and WebP pictures are accepted. {seems}, whatever its name says.") from e
-
-
-def _damaged(kind: str) -> ImageError:
-    return ImageError(f"This {kind} file is damaged or cut off. Save it anew and upload that.")
 
 
 def _check_size(width: int, height: int) -> None:
@@ -180,21 +215,33 @@ def _orientation(im: Image.Image, notes: list[str]) -> Image.Transpose | None:
         return None
 
 
-def _to_rgb(im: Image.Image, *, deep: bool, notes: list[str]) -> Image.Image:
-    """As mode RGB, or RGBA when anything is transparent. deep: the file holds 16-bit values."""
+def _plain(im: Image.Image, *, deep: bool, notes: list[str]) -> Image.Image:
+    """As mode L, RGB or CMYK, or LA or RGBA when anything is transparent. deep: the file holds 16-bit values."""
     if deep:
         notes.append("16-bit values were scaled to 8 bits.")
     if im.mode.startswith("I"):  # 16-bit grey; Pillow scales 16-bit colours by itself, with the same upper byte
         values = np.asarray(im)
         grey, clear = Image.fromarray((values >> 8).astype(np.uint8)), im.info.get("transparency")
         if clear is None:
-            return grey.convert("RGB")
-        im = Image.merge("LA", (grey, Image.fromarray(np.where(values == clear, np.uint8(0), np.uint8(255)))))
+            return grey
+        return Image.merge("LA", (grey, Image.fromarray(np.where(values == clear, np.uint8(0), np.uint8(255)))))
     if im.mode == "CMYK":
-        notes.append("CMYK colours were converted to RGB.")
+        return im
     if im.mode in ("P", "PA"):
         notes.append("Its colour palette was converted to RGB.")
-    return im.convert("RGBA" if im.has_transparency_data else "RGB")
+    grey = im.mode in ("1", "L", "LA")
+    if im.has_transparency_data:
+        return im.convert("LA" if grey else "RGBA")
+    return im.convert("L" if grey else "RGB")
+
+
+def _coloured(im: Image.Image, png: bytes | None, profile: bytes | None, notes: list[str]) -> Image.Image:
+    """As sRGB, mode RGB or RGBA. png: the file's bytes, of a PNG. profile: an ICC profile, of other files."""
+    done = by_png(im, png) if png is not None else by_profile(im, profile) if profile else Coloured(im)
+    notes.extend(done.notes)
+    if im.mode == "CMYK" and done.image.mode == "CMYK":
+        notes.append("CMYK colours were converted to RGB.")
+    return done.image.convert("RGBA" if done.image.mode in ("LA", "RGBA") else "RGB")
 
 
 def _fit_on_white(im: Image.Image, size: int, notes: list[str]) -> np.ndarray:
@@ -216,35 +263,3 @@ def _fit_on_white(im: Image.Image, size: int, notes: list[str]) -> np.ndarray:
     if fitted[0] != fitted[1]:
         notes.append("It is not square, so it was centred on a white square.")
     return np.array(canvas)
-
-
-def check_prompt(prompt: str) -> str:
-    """The prompt with white space (newlines and tabs too) reduced to single spaces; "" is allowed.
-
-    Raises:
-        PromptError: it is not text, longer than 300 characters, or holds NUL, control or half (surrogate) characters.
-    """
-    if not isinstance(prompt, str):
-        raise PromptError("The prompt must be text.")
-    if len(prompt.strip()) > MAX_PROMPT:
-        raise PromptError(
-            f"The prompt has {len(prompt.strip())} characters; at most {MAX_PROMPT} are accepted. Shorten it."
-        )
-    for c in prompt:
-        if unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\r\n":
-            raise PromptError(f"The prompt holds the control character U+{ord(c):04X}. Type it in again without it.")
-    return " ".join(prompt.split())
-
-
-def check_options(*, seed: int, steps: int, guidance: float) -> None:
-    """Check the options of a generation: seed 0 .. 2^32-1 and steps 1 .. 200 whole, guidance 1 .. 20.
-
-    Raises:
-        OptionError: one is out of its range, not a number, or not whole where it must be.
-    """
-    for name, value, (low, high) in (("seed", seed, SEEDS), ("number of steps", steps, STEPS)):
-        if type(value) is not int or not low <= value <= high:
-            raise OptionError(f"The {name} must be a whole number from {low} to {high}.")
-    low, high = GUIDANCE
-    if isinstance(guidance, bool) or not isinstance(guidance, int | float) or not low <= guidance <= high:  # NaN is not
-        raise OptionError(f"The guidance must be a number from {low:g} to {high:g}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -95,6 +95,11 @@ class BaseModel(ABC):
             PromptError: the model reads no prompts, and one is not empty.
             ModelError: a value is not finite.
         """
+
+    @property
+    def tokenizers(self) -> tuple[Any, ...]:
+        """The transformers' tokenizers that read a prompt, () of a model that reads none."""
+        return ()
 
     @abstractmethod
     def tokens(self, prompt: str) -> tuple[int, int]:

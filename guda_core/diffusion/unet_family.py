@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -141,6 +142,10 @@ class StableDiffusion(BaseModel):
         ).input_ids
         text = self.pipe.text_encoder(ids.to(self.device)).last_hidden_state  # (B, L, D)
         return Condition({"text": check_finite(text, "The embedded prompt")})
+
+    @property
+    def tokenizers(self) -> tuple[Any, ...]:
+        return (self.pipe.tokenizer,)
 
     def tokens(self, prompt: str) -> tuple[int, int]:
         tok = self.pipe.tokenizer

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from guda_core.data.images import MAX_BYTES
+from guda_core.data.images import MAX_BYTES, read_file
 from guda_core.errors import GudaError, OptionError, ReportError
 from guda_core.records import Attribution, Provenance, Query
 from guda_core.reports import bundle
@@ -206,7 +206,7 @@ class Batch:
             at = (i, len(self.files))
             yield Progress(name, 0.0, *at, "working")
             try:
-                query = self.service.prepare(path, prompt=self.prompts.get(name, self.config.prompt))
+                query = self.service.prepare(read_file(path), prompt=self.prompts.get(name, self.config.prompt))
                 wanted = self._context(query)
                 record = _kept(report_path(self.out, name), wanted, self.provenance)
                 if record is not None:

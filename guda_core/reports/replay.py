@@ -18,17 +18,15 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from guda_core.errors import ImageError, PromptError, ReportError, ScoreError
 from guda_core.records import Attribution, Scope
-from guda_core.reports.bundle import PICTURE, VALUES
+from guda_core.reports.bundle import VALUES
 from guda_core.reports.read import Report
 from guda_core.reports.record import plain, to_json
 
@@ -220,13 +218,10 @@ def replay(report: Report, service: Service) -> Iterator[Attribution | Verdict]:
     unfinished = [m for m in record["settings"]["methods"] if m not in record["methods"]]
     if unfinished or any(found["progress"] < 1 for found in record["methods"].values()):
         raise ReportError("This report is of a computation that was stopped early, which cannot be repeated.")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / PICTURE
-        path.write_bytes(report.picture)
-        try:
-            query = service.prepare(path, prompt=record["picture"]["prompt"])
-        except (ImageError, PromptError) as e:
-            raise ReportError(f"The report's picture or prompt is refused. {e}") from e
+    try:
+        query = service.prepare(report.picture, prompt=record["picture"]["prompt"])
+    except (ImageError, PromptError) as e:
+        raise ReportError(f"The report's picture or prompt is refused. {e}") from e
     settings = {k: record["settings"][k] for k in ("effort", "methods")}
     final: dict[str, Attribution] = {}
     for a in service.attribute(query, **settings):

@@ -14,6 +14,7 @@ from typing import Any, cast
 import gradio as gr
 import numpy as np
 
+from guda_core.data.images import read_file
 from guda_core.errors import ReportError
 from guda_core.records import Query
 from guda_core.reports.read import read_report
@@ -99,7 +100,7 @@ class Endpoints:
             "groups": {id: {"score", "low", "high", "rank", "status", "reason"}}}}, "scope", "limits", ...}; see
             guda_core/reports/report.schema.json.
         """
-        query = self.service.prepare(uploaded(picture), prompt=caption or "")
+        query = self.service.prepare(read_file(uploaded(picture)), prompt=caption or "")
         yield from self._record(query, methods, effort)
 
     def generate_and_attribute(
@@ -139,7 +140,7 @@ class Endpoints:
         Returns:
             The report's zip, which `replay` and `python -m guda_core replay` compute again.
         """
-        query = self.service.prepare(uploaded(picture), prompt=caption or "")
+        query = self.service.prepare(read_file(uploaded(picture)), prompt=caption or "")
         answers = []
         for answer in self._scored(query, methods, effort):
             answers = [answer]

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import gradio as gr
 
+from guda_core.data.images import read_file
 from guda_core.diffusion.memory import NO_MEMORY, is_out_of_memory
 from guda_core.errors import GudaError, ImageError, ScoreError
 from guda_core.records import Attribution, GroupScore, Query, Scope
@@ -110,7 +111,7 @@ class Runs:
         self, path: str | None, caption: str, more_captions: bool, methods: list[str], effort: str
     ) -> Iterator[Update]:
         """Prepare an uploaded picture, then score it, and when asked also under other captions."""
-        query = self.service.prepare(uploaded(path), prompt=caption or "")
+        query = self.service.prepare(read_file(uploaded(path)), prompt=caption or "")
         yield from self._score(query, methods, effort, more_captions=more_captions)
 
     @_told

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from guda_core.errors import GudaError
 from guda_core.paths import cache_dir
 from guda_core.records import GroupSet
 from guda_core.reports import bundle
-from guda_core.reports.bundle import PICTURE
 from guda_core.reports.read import read_report
 from guda_core.reports.record import circumstances
 from guda_core.reports.restore import attributions
@@ -77,9 +75,7 @@ def kept(service: Service, example: Example, methods: tuple[str, ...]) -> Answer
         return None
     try:
         report = read_report(path)
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / PICTURE).write_bytes(report.picture)
-            query = service.prepare(Path(folder) / PICTURE, prompt=report.record["picture"]["prompt"])
+        query = service.prepare(report.picture, prompt=report.record["picture"]["prompt"])
     except (GudaError, OSError) as e:
         log.warning("A kept example is computed again. %s", e)
         return None

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from guda_core.data.dataset import SPLITS, Item
-from guda_core.data.images import read_picture
+from guda_core.data.images import read_file, read_picture
 from guda_core.data.sources.base import Source
 from guda_core.errors import DataError, GroupSetError, ImageError
 from guda_core.records import Group, GroupSet
@@ -44,7 +44,7 @@ class GroupOptions(Fields):
 def _read(path: Path, size: int) -> np.ndarray:
     """(size, size, 3) uint8, fitted into white as uploads are."""
     try:
-        return read_picture(path, size=size).pixels
+        return read_picture(read_file(path), size=size).pixels
     except ImageError as e:
         raise DataError(f"{path}: {e}") from e
 
