@@ -47,11 +47,13 @@ def save_tiny(
     tokens: int = 77,
     prediction: str = "epsilon",
     pooled: bool = False,
+    zero_snr: bool = False,
 ) -> Card:
     """Save a random miniature of Stable Diffusion 1.5 and return a card for it.
 
     The VAE shrinks by 2 ** (downs - 1); with downs = 4 it is SD's 8x VAE with its scaling factor 0.18215.
-    pooled: the prompt also enters through the time embedding, as in the embedded model.
+    pooled: the prompt also enters through the time embedding, as in the embedded model. zero_snr: the schedule ends in
+    pure noise.
     """
     torch.manual_seed(0)
     size = latent * 2 ** (downs - 1)
@@ -94,7 +96,7 @@ def save_tiny(
         text_encoder=text,
         tokenizer=tok,
         unet=unet,
-        scheduler=DDIMScheduler(**{**SCHEDULER, "prediction_type": prediction}),
+        scheduler=DDIMScheduler(**{**SCHEDULER, "prediction_type": prediction, "rescale_betas_zero_snr": zero_snr}),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -123,9 +125,10 @@ def save_tiny_unconditional(
     )
 
 
-def tiny_service(root: Path, *, missing: Sequence[str] = ()) -> LocalService:
-    """A service of a random tiny model, CLIP and bank, and an adapter for every group but the missing ones."""
-    group_set, model = load_group_set("emoji"), load_model(save_tiny(root / "model"))
+def tiny_service(root: Path, *, missing: Sequence[str] = (), card: Card | None = None) -> LocalService:
+    """A service of a random tiny model (or a card's), CLIP and bank, and an adapter for every group but the missing
+    ones."""
+    group_set, model = load_group_set("emoji"), load_model(card or save_tiny(root / "model"))
     tokenizer = tiny_tokenizer(77)
     config = ClipConfig(text_width=16, text_layers=1, image_width=48, image_layers=1, max_tokens=77, projection=16)
     make_clip(config, tokenizer, 16).save_pretrained(root / "clip")
@@ -137,7 +140,7 @@ def tiny_service(root: Path, *, missing: Sequence[str] = ()) -> LocalService:
         if k in missing:
             continue
         student = load_model(model.card).network
-        spec = adapters.LoraSpec(rank=2, alpha=2)
+        spec = adapters.LoraSpec(rank=2, alpha=2, targets=model.lora_targets)
         adapters.attach(student, spec, seed=i)
         with torch.no_grad():
             for n, p in student.named_parameters():

@@ -16,6 +16,9 @@ FAMILIES = Registry(
     "guda_core.families",
     {
         "stable_diffusion": "guda_core.diffusion.unet_family:StableDiffusion",
+        "stable_diffusion_xl": "guda_core.diffusion.unet_family:StableDiffusionXL",
+        "stable_diffusion_3": "guda_core.diffusion.flow_family:StableDiffusion3",
+        "flux": "guda_core.diffusion.flow_family:Flux",
         "unconditional": "guda_core.diffusion.unconditional:Unconditional",
     },
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -17,20 +17,23 @@ from guda_core.diffusion.condition import Condition
 from guda_core.diffusion.prediction import Prediction
 from guda_core.diffusion.schedule import Schedule
 
+UNET_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "conv1", "conv2")
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
 class Card:
     """A base model by name. Read strictly: an unknown field, or a value of another type, is a ValidationError.
 
-    source: "assets" (shipped), "folder" (a local path) or "hub" (path is a Hub id). resolution: of its square pictures,
+    source: "assets" (shipped), "folder" (a local path), "file" (a single .safetensors file) or "hub" (path is a
+    Hub id). resolution: of its square pictures,
     in pixels. prediction_type: what the network predicts, where the model's own files do not say it; None = as they
     say. gpu_dtype: the type that the weights run in on a GPU. group_set: scored with it unless another is named. kind:
-    the family that loads it (`diffusion.FAMILIES`).
+    the family that loads it (`diffusion.FAMILIES`). lora: a LoRA file that is merged into the model at load; "" = none.
     """
 
     id: str
     name: str
-    source: Literal["assets", "folder", "hub"]
+    source: Literal["assets", "folder", "file", "hub"]
     path: str
     resolution: PositiveInt
     prediction_type: Literal["epsilon", "v_prediction", "flow"] | None = None
@@ -38,6 +41,7 @@ class Card:
     group_set: str = "emoji"
     licence: str = "not stated"
     kind: str = "stable_diffusion"
+    lora: str = ""
 
 
 class BaseModel(ABC):
@@ -45,6 +49,8 @@ class BaseModel(ABC):
 
     sha256: the model's identity, a hash of what enters a score (`identity`); adapters, features and reports name it.
     lock: whoever runs the network or switches its weights holds it, so that several visitors can use one model.
+    lora_targets: name endings of the layers that a LoRA changes by default. caveat: a sentence to show beside this
+    model's scores, where they mean something else than other models'; else empty.
     """
 
     card: Card
@@ -53,6 +59,8 @@ class BaseModel(ABC):
     sha256: str
     device: torch.device
     dtype: torch.dtype
+    lora_targets: ClassVar[tuple[str, ...]] = UNET_TARGETS
+    caveat: str = ""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()

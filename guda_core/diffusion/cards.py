@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ import torch
 import yaml
 from pydantic import ValidationError
 
-from guda_core.diffusion import FAMILIES
+from guda_core.diffusion import FAMILIES, weights
 from guda_core.diffusion.base import BaseModel, Card
 from guda_core.errors import ModelError, OptionError
 
 DEFAULT_MODEL = "emoji"
 CARDS = Path(__file__).with_name("cards.yaml")
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
 def read_cards(path: Path = CARDS) -> dict[str, Card]:
@@ -70,42 +72,91 @@ def find_card(name: str) -> Card:
     cards = known_cards()
     if name not in cards:
         raise ModelError(
-            f"There is no model '{name}'. Known: {', '.join(cards)}. Or give the path of a folder in diffusers' layout."
+            f"There is no model '{name}'. Known: {', '.join(cards)}. Or give a folder in diffusers' layout, a "
+            ".safetensors file, or a Hub id such as user/model."
         )
     return cards[name]
 
 
-def resolve_card(name_or_path: str | Path) -> Card:
-    """The card that `--model` names: by its id, or made for a folder in diffusers' layout from the model's own files.
+def resolve_card(name_or_path: str | Path, *, lora: str | Path | None = None) -> Card:
+    """The card that `--model` names: a card's id, a .yaml file with one card, a folder in diffusers' layout, a single
+    .safetensors file, or a Hub id; but for cards, made from the model's own files.
+
+    lora: a LoRA file that is merged into the model at load.
 
     Raises:
-        ModelError: there is no such card or folder, or no family reads it.
+        ModelError: there is no such card, folder, file or repository, it is a pickle, or no family reads it.
     """
+    card = _resolve(name_or_path)
+    if lora is None or not str(lora):
+        return card
+    path = Path(lora).expanduser().resolve()
+    weights.refuse_pickle(path.name)
+    if not path.is_file():
+        raise ModelError(f"There is no LoRA file {path}.")
+    return replace(card, id=f"{card.id}-{_slug(path.stem)}", name=f"{card.name} with {path.stem}", lora=str(path))
+
+
+def _resolve(name_or_path: str | Path) -> Card:
     text = str(name_or_path)
     if isinstance(name_or_path, str) and text in known_cards():
         return find_card(text)
+    weights.refuse_pickle(text)
     path = Path(text).expanduser()
-    if path.is_file():
-        raise ModelError(
-            f"{path} is a single file. Give a folder in diffusers' layout: `StableDiffusionPipeline.from_single_file("
-            "FILE).save_pretrained(FOLDER)` makes one."
-        )
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        own = list(read_cards(path).values())
+        if len(own) != 1:
+            raise ModelError(f"{path} holds {len(own)} cards; a model is named by a file with one.")
+        return own[0]
+    if path.suffix == ".safetensors":
+        return _card_of_file(path)
     if path.is_dir():
-        return _card_of(path.resolve())
+        folder = path.resolve()
+        return _card_of(folder, name=folder.name, source="folder", at=str(folder))
+    if HUB_ID.fullmatch(text):
+        return _card_of_hub(text)
     return find_card(text)
 
 
-def _card_of(folder: Path) -> Card:
-    if not (folder / "model_index.json").is_file():
-        raise ModelError(f"{folder} is no model in diffusers' layout: it has no model_index.json.")
+def _card_of(folder: Path, *, name: str, source: str, at: str) -> Card:
+    """A card from what a folder in diffusers' layout says. source, at: the card's own, where its weights lie."""
+    from guda_core.diffusion.files import INDEX, read_json
+
+    if not (folder / INDEX).is_file():
+        raise ModelError(f"{at} is no model in diffusers' layout: it has no {INDEX}.")
     for kind, family in FAMILIES.items():
         fields = family.describe(folder)
         if fields is not None:
-            name = folder.name
-            id = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "model"
-            id += "" if id not in known_cards() else "-" + hashlib.sha256(str(folder).encode()).hexdigest()[:8]
-            return Card(**{"id": id, "name": name, "source": "folder", "path": str(folder), "kind": kind, **fields})
-    raise ModelError(f"{folder} holds a model that no family here reads. Known families: {', '.join(FAMILIES)}.")
+            id = _slug(name)
+            id += "" if id not in known_cards() else "-" + hashlib.sha256(at.encode()).hexdigest()[:8]
+            return Card(**{"id": id, "name": name, "source": source, "path": at, "kind": kind, **fields})
+    raise ModelError(
+        f"{at} holds a {read_json(folder / INDEX).get('_class_name')}, which no family here reads. Known families: "
+        f"{', '.join(FAMILIES)}."
+    )
+
+
+def _card_of_file(path: Path) -> Card:
+    from guda_core.diffusion.single_file import fields_of
+
+    folder, said = fields_of(path.resolve())
+    return replace(_card_of(folder, name=path.stem, source="file", at=str(path.resolve())), **said)
+
+
+def _card_of_hub(name: str) -> Card:
+    from huggingface_hub import snapshot_download
+
+    from guda_core.diffusion.files import not_from_the_hub
+
+    try:
+        folder = snapshot_download(name, allow_patterns=["*.json", "*/*.json"])
+    except Exception as e:
+        raise not_from_the_hub(name, name, e) from e
+    return _card_of(Path(folder), name=name, source="hub", at=name)
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "model"
 
 
 def load_model(card: Card, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> BaseModel:

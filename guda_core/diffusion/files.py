@@ -32,11 +32,16 @@ def folder_of(card: Card) -> Path:
     try:
         return Path(DiffusionPipeline.download(card.path, use_safetensors=True))
     except Exception as e:
-        raise ModelError(
-            f"The model '{card.id}' ({card.path}) could not be downloaded from the Hugging Face Hub: "
-            f"{type(e).__name__}. Connect to the internet once so that it is cached, or set HF_HOME to a cache that "
-            "holds it, or use the bundled model (GUDA_MODEL=emoji)."
-        ) from e
+        raise not_from_the_hub(card.id, card.path, e) from e
+
+
+def not_from_the_hub(name: str, path: str, error: Exception) -> ModelError:
+    """What is said when a model cannot be downloaded."""
+    return ModelError(
+        f"The model '{name}' ({path}) could not be downloaded from the Hugging Face Hub: {type(error).__name__}. "
+        "Connect to the internet once so that it is cached, or set HF_HOME to a cache that holds it, or use the "
+        "bundled model (GUDA_MODEL=emoji)."
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -86,8 +86,11 @@ def identity(
     prediction: str,
     latent_shape: Sequence[int],
     tokenizer: Any = None,
+    others: Sequence[Any] = (),
+    more: Mapping[str, Any] | None = None,
 ) -> str:
     """The identity. parts: name -> module, in their loaded type. scheduler: the settings of diffusers' scheduler.
+    others: further tokenizers. more: further settings that matter.
 
     Raises:
         ModelError: a weight is not finite.
@@ -98,8 +101,20 @@ def identity(
         "prediction": prediction,
         "latent": list(latent_shape),
         "tokens": None if tokenizer is None else tokens_of(tokenizer),
+        **({"others": [tokens_of(t) for t in others]} if others else {}),
+        **(more or {}),
     }
     return hashlib.sha256(_plain(record).encode()).hexdigest()
+
+
+def with_lora(base: str, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> str:
+    """The identity after a LoRA was merged: of the model's own and the file's tensors, not of their sum.
+
+    The sum's last bits depend on the machine.
+    """
+    digests = {n: hashlib.sha256(t.float().contiguous().numpy()).hexdigest() for n, t in tensors.items()}
+    shapes = {n: list(t.shape) for n, t in tensors.items()}
+    return hashlib.sha256(_plain([base, digests, shapes, settings]).encode()).hexdigest()
 
 
 def _plain(value: Any) -> str:

@@ -5,7 +5,7 @@ output = output("") + guidance (output(prompt) - output(""))                    
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,23 +31,27 @@ def draw(
     seeds: Sequence[int],
     steps: int,
     guidance: float,
+    answer: Callable[[Tensor, Tensor, Condition], Tensor] | None = None,
+    times: Mapping[str, Any] | None = None,
 ) -> Iterator[np.ndarray | None]:
     """None after each step but the last, then the pictures (B, H, W, 3) uint8.
 
     scheduler: a fresh one of diffusers; it is changed. prompted, empty: conditions of B pictures; without an empty one
-    there is no guidance. seeds: B.
+    there is no guidance. seeds: B. answer: the network's output for x_t (B, C, h, w), the scheduler's own times (B,)
+    and a condition; None = `model.predict`. times: further arguments of the scheduler's `set_timesteps`.
 
     Raises:
         ModelError: a value is not finite, so there is no picture.
     """
-    scheduler.set_timesteps(steps)
-    z = (start_noise(model.latent_shape, seeds) * scheduler.init_noise_sigma).to(model.device)
+    answer = answer or model.predict
+    scheduler.set_timesteps(steps, **(times or {}))
+    z = (start_noise(model.latent_shape, seeds) * getattr(scheduler, "init_noise_sigma", 1.0)).to(model.device)
     condition = prompted if empty is None else Condition.cat([prompted, empty])
     last = len(scheduler.timesteps) - 1
     for i, t in enumerate(scheduler.timesteps):
         with model.lock, torch.no_grad():
             x_t = z if empty is None else torch.cat([z, z])
-            output = model.predict(x_t, t.expand(len(x_t)).to(model.device), condition)
+            output = answer(x_t, t.expand(len(x_t)).to(model.device), condition)
             if empty is not None:
                 with_prompt, without = output.chunk(2)
                 output = without + guidance * (with_prompt - without)

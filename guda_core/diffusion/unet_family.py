@@ -1,34 +1,32 @@
-"""Text-conditional latent diffusion in the layout of Stable Diffusion 1.x and 2.x (`StableDiffusionPipeline`).
+"""Stable Diffusion with a UNet: 1.x, 2.x (Rombach et al. 2022) and XL (Podell et al. 2023), in diffusers' layout.
 
-    z_0 = (E[q(z | x)] - shift) scale,   output = unet(z_t, t, text)
+    output = unet(z_t, t, condition)        target: eps, or v = alpha_t eps - sigma_t z_0   (Salimans & Ho 2022)
 
-The embedded model and Stable Diffusion are the same classes, so one code path serves both. Latents are the VAE's
-posterior *mean*, never a sample, so that scores do not depend on a draw.
+The embedded model and Stable Diffusion 1.5 are the same class, so one code path serves both. The schedule may end in
+pure noise ("zero terminal SNR", Lin et al. 2024), for models that predict v.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.utils import logging as diffusers_logging
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
-from guda_core.diffusion import checks, sampling
-from guda_core.diffusion.base import BaseModel, Card
+from guda_core.diffusion import checks
 from guda_core.diffusion.condition import Condition
-from guda_core.diffusion.files import folder_of, read_json
+from guda_core.diffusion.files import read_json
 from guda_core.diffusion.finite import check_finite
-from guda_core.diffusion.identity import KNOWN, hash_folder, identity
-from guda_core.diffusion.pixels import to_pixels, to_unit
-from guda_core.errors import ImageError, ModelError
+from guda_core.diffusion.identity import hash_folder
+from guda_core.diffusion.latent import LatentModel
+from guda_core.diffusion.prediction import Prediction
+from guda_core.errors import ModelError
 
-LAYOUTS = ("StableDiffusionPipeline",)
 SCHEDULER = Path("scheduler") / "scheduler_config.json"
 
 
@@ -39,100 +37,55 @@ def quieten_libraries() -> None:
         quiet.disable_progress_bar()
 
 
-class StableDiffusion(BaseModel):
-    """A Stable Diffusion model ready to be scored, sampled and unlearned.
+class StableDiffusion(LatentModel):
+    """Stable Diffusion 1.x or 2.x. Its condition is "text", (B, L, D): the text encoder's last layer."""
 
-    Network weights run in float32 on a CPU and in the card's type on a GPU; the network's output is float32.
-    """
+    pipeline: ClassVar[Any] = StableDiffusionPipeline
+    part: ClassVar[str] = "unet"
+    encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    without: ClassVar[Mapping[str, Any]] = {"safety_checker": None, "requires_safety_checker": False}
+    vae_dtype: ClassVar[torch.dtype | None] = None
+    addition: ClassVar[tuple[str | None, ...]] = (None, "text")  # what the UNet may read beside the text
 
-    @classmethod
-    def describe(cls, folder: Path) -> dict[str, object] | None:
-        """The fields of a card for a folder in this layout, as its own files say them; None for another layout."""
-        if read_json(folder / "model_index.json").get("_class_name") not in LAYOUTS:
-            return None
-        vae, unet = (read_json(folder / part / "config.json") for part in ("vae", "unet"))
-        scale = 2 ** (len(vae.get("block_out_channels", (0,))) - 1)
-        size = unet.get("sample_size")
-        return {"resolution": size * scale if isinstance(size, int) else 512}
+    def _predicts(self) -> Prediction:
+        said = read_json(self.folder / SCHEDULER)
+        changes: dict[str, Any] = {"clip_sample": False, "set_alpha_to_one": False}
+        if self.pipe.scheduler.config.get("rescale_betas_zero_snr"):
+            changes["timestep_spacing"] = "trailing"  # drawing must begin at the step that is noise alone
+        self.pipe.scheduler = checks.ddim_of(self.card, self.pipe.scheduler, said, **changes)
+        return checks.prediction_of(self.card, self.pipe.scheduler)
 
-    @classmethod
-    def load(
-        cls, card: Card, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
-    ) -> StableDiffusion:
-        """Load the card's model. dtype: None = float32 on a CPU, the card's type on a GPU.
-
-        Raises:
-            ModelError: it is missing, damaged, or cannot be scored.
-        """
-        folder = folder_of(card)
-        checks.check_layout(card, folder, LAYOUTS)
-        try:
-            pipe = StableDiffusionPipeline.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, safety_checker=None, requires_safety_checker=False
+    def _check_parts(self) -> None:
+        unet, name = self.pipe.unet.config, f"The model '{self.card.id}'"
+        self._check_size(self._scale)
+        channels = self._shape[0]
+        if (unet.in_channels, unet.out_channels) != (channels, channels):
+            raise ModelError(
+                f"{name} maps {unet.in_channels} channels to {unet.out_channels} where its VAE has {channels}: models "
+                "that fill in, edit or upscale pictures cannot be scored."
             )
-        except Exception as e:
-            raise ModelError(f"The model '{card.id}' in {folder} is damaged or incomplete: {e}") from e
-        return cls(card, pipe, folder, device=torch.device(device), dtype=dtype)
+        wanted = [unet.class_embed_type, unet.num_class_embeds, unet.encoder_hid_dim_type, unet.time_cond_proj_dim]
+        if any(v is not None for v in wanted) or unet.addition_embed_type not in self.addition:
+            raise ModelError(
+                f"{name} wants more than a prompt (class labels, sizes, another picture or the guidance), so a card of "
+                f"kind '{self.card.kind}' cannot score it."
+            )
+        encoders = [getattr(self.pipe, e) for e in self.encoders]
+        if None in encoders:
+            raise ModelError(f"{name} has no {self.encoders[encoders.index(None)]}, so it does not draw alone.")
+        widths = [int(e.config.hidden_size) for e in encoders]
+        if unet.cross_attention_dim != sum(widths):
+            writes = f"text encoder writes {widths[0]}" if len(widths) == 1 else f"text encoders write {widths}"
+            raise ModelError(f"{name} reads prompts of width {unet.cross_attention_dim}; its {writes}.")
 
-    def __init__(
-        self,
-        card: Card,
-        pipe: StableDiffusionPipeline,
-        folder: Path,
-        *,
-        device: torch.device,
-        dtype: torch.dtype | None,
-    ) -> None:
-        """pipe: in float32, as loaded from the folder."""
-        super().__init__()
-        self.card, self.folder, self.device = card, folder, device
-        self.dtype = dtype or (getattr(torch, card.gpu_dtype) if device.type == "cuda" else torch.float32)
-        said = read_json(folder / SCHEDULER)
-        ddim = checks.ddim_of(card, pipe.scheduler, said, clip_sample=False, set_alpha_to_one=False)
-        self.prediction = checks.prediction_of(card, ddim)
-        self._scale = 2 ** (len(pipe.vae.config.block_out_channels) - 1)  # pixels to a latent's row
-        check_parts(card, pipe, self._scale)
-        parts = {"unet": pipe.unet, "text_encoder": pipe.text_encoder, "vae": pipe.vae}
-        self._shape = (int(pipe.unet.config.in_channels), *[card.resolution // self._scale] * 2)
-        found = identity(
-            parts,
-            scheduler=ddim.config,
-            prediction=self.prediction.kind,
-            latent_shape=self._shape,
-            tokenizer=pipe.tokenizer,
-        )
-        self.sha256 = KNOWN.get(found, found)
-        pipe.scheduler = ddim
-        pipe.set_progress_bar_config(disable=True)
-        self.pipe = pipe.to(self.device)
-        if self.dtype != torch.float32:
-            for module in parts.values():
-                nn.Module.to(module, self.dtype)  # diffusers' own `to` warns whatever the model
-            checks.check_weights(card, parts)
-        self.network = pipe.unet.requires_grad_(False).eval()
+    def _place(self, parts: Mapping[str, nn.Module]) -> None:
+        super()._place(parts)
         if self.device.type == "cpu":
             self.network.to(memory_format=torch.channels_last)
-        pipe.vae.requires_grad_(False).eval()
-        pipe.text_encoder.requires_grad_(False).eval()
 
     def earlier_names(self) -> frozenset[str]:
-        return frozenset({hash_folder(self.folder)})
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        return self._shape
-
-    @torch.no_grad()
-    def encode(self, pixels: np.ndarray) -> Tensor:
-        size = self.card.resolution
-        if pixels.shape != (size, size, 3):
-            raise ImageError(
-                f"The picture has shape {pixels.shape}; this model reads {(size, size, 3)}. Resize it first."
-            )
-        vae = self.pipe.vae
-        mean = vae.encode(to_unit(pixels).to(self.device, vae.dtype)).latent_dist.mean
-        z = (mean.float() - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
-        return check_finite(z, "The encoded picture").cpu()
+        known = type(self) is StableDiffusion and self.card.source != "file" and not self.card.lora
+        return frozenset({hash_folder(self.folder)} if known else ())
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Condition:
@@ -154,54 +107,45 @@ class StableDiffusion(BaseModel):
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition, network: nn.Module | None = None) -> Tensor:
         module = self.network if network is None else network
         text = condition.tensors["text"].to(self.dtype)
-        return module(x_t.to(self.dtype), t, encoder_hidden_states=text).sample.float()
+        return module(x_t.to(self.dtype), t, encoder_hidden_states=text, **self._more(condition)).sample.float()
+
+    def _more(self, condition: Condition) -> dict[str, Any]:
+        """What else the network reads of the condition."""
+        return {}
+
+    def _sampler(self) -> DDIMScheduler:
+        scheduler: Any = DDIMScheduler.from_config(self.pipe.scheduler.config)
+        return scheduler
+
+
+class StableDiffusionXL(StableDiffusion):
+    """Stable Diffusion XL.
+
+    Its condition is "text" (B, L, D1 + D2), the last layer but one of both text encoders; "pooled" (B, P), the second
+    one's projection; and "sizes" (B, 6): height, width, top, left of the crop, height and width, for a picture that
+    was neither scaled nor cropped. The empty prompt is all zeros where the model was trained so.
+    """
+
+    pipeline: ClassVar[Any] = StableDiffusionXLPipeline
+    encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
+    without: ClassVar[Mapping[str, Any]] = {"add_watermarker": False, "image_encoder": None, "feature_extractor": None}
+    vae_dtype: ClassVar[torch.dtype | None] = torch.float32  # in float16 it overflows
+    addition: ClassVar[tuple[str | None, ...]] = ("text_time",)
+    described: ClassVar[Mapping[str, Any]] = {"resolution": 1024}
 
     @torch.no_grad()
-    def decode(self, latent: Tensor) -> np.ndarray:
-        vae = self.pipe.vae
-        z = latent.to(self.device, torch.float32) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
-        return to_pixels(vae.decode(z.to(vae.dtype)).sample)
-
-    def sample(
-        self, prompts: Sequence[str], *, seeds: Sequence[int], steps: int = 25, guidance: float = 2.5
-    ) -> Iterator[np.ndarray | None]:
-        yield from sampling.draw(
-            self,
-            DDIMScheduler.from_config(self.pipe.scheduler.config),
-            prompted=self.embed(prompts),
-            empty=self.embed([""] * len(prompts)),
-            seeds=seeds,
-            steps=steps,
-            guidance=guidance,
+    def embed(self, prompts: Sequence[str]) -> Condition:
+        text, _, pooled, _ = self.pipe.encode_prompt(
+            list(prompts), device=self.device, do_classifier_free_guidance=False
         )
+        if self.pipe.config.force_zeros_for_empty_prompt:
+            said = torch.tensor([bool(p) for p in prompts], device=text.device, dtype=text.dtype)
+            text, pooled = text * said[:, None, None], pooled * said[:, None]
+        side = float(self.card.resolution)
+        sizes = torch.tensor([[side, side, 0.0, 0.0, side, side]], device=self.device)
+        text, pooled = (check_finite(x, "The embedded prompt") for x in (text, pooled))
+        return Condition({"text": text, "pooled": pooled, "sizes": sizes.repeat(len(prompts), 1)})
 
-
-def check_parts(card: Card, pipe: StableDiffusionPipeline, scale: int) -> None:
-    """The parts fit each other, and nothing is asked of the network but a latent, a timestep and a prompt.
-
-    Raises:
-        ModelError: otherwise, in one sentence.
-    """
-    unet, name = pipe.unet.config, f"The model '{card.id}'"
-    checks.check_size(card, unet.sample_size, scale=scale, where="unet/config.json")
-    channels = int(pipe.vae.config.latent_channels)
-    if (unet.in_channels, unet.out_channels) != (channels, channels):
-        raise ModelError(
-            f"{name} maps {unet.in_channels} channels to {unet.out_channels} where its VAE has {channels}: models that "
-            "fill in, edit or upscale pictures cannot be scored."
-        )
-    wanted = [unet.class_embed_type, unet.num_class_embeds, unet.encoder_hid_dim_type, unet.time_cond_proj_dim]
-    if any(v is not None for v in wanted) or unet.addition_embed_type not in (None, "text"):
-        raise ModelError(
-            f"{name} wants more than a prompt (class labels, sizes, another picture or the guidance), so a card of "
-            f"kind '{card.kind}' cannot score it."
-        )
-    width = int(pipe.text_encoder.config.hidden_size)
-    if unet.cross_attention_dim != width:
-        raise ModelError(f"{name} reads prompts of width {unet.cross_attention_dim}; its text encoder writes {width}.")
-    length, most = int(pipe.tokenizer.model_max_length), int(pipe.text_encoder.config.max_position_embeddings)
-    if length > most or len(pipe.tokenizer) > int(pipe.text_encoder.config.vocab_size):
-        raise ModelError(
-            f"{name} has a tokenizer of {len(pipe.tokenizer)} words and up to {length} tokens; its text encoder knows "
-            f"{pipe.text_encoder.config.vocab_size} and {most}."
-        )
+    def _more(self, condition: Condition) -> dict[str, Any]:
+        pooled, sizes = (condition.tensors[k].to(self.dtype) for k in ("pooled", "sizes"))
+        return {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes}}

@@ -1,0 +1,214 @@
+"""Merges a LoRA file into a model at load (Hu et al. 2021).
+
+    W + (alpha / r) B A in place of W,     B: (out, r)     A: (r, in)
+
+Files of kohya's scripts, of diffusers and of PEFT are read, each with its own names and its own place for alpha. A LoRA
+is refused as a whole when any part of it has no place in the model, so that nothing is merged by half.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from guda_core.diffusion.weights import refuse_pickle
+from guda_core.errors import ModelError
+
+OTHER_KINDS = {"dora_scale": "DoRA", "hada_": "LoHa", "lokr_": "LoKr", "lora_mid": "Tucker LoRA"}  # in names
+OTHER_SETTINGS = {"use_dora": "DoRA", "use_rslora": "rank-stabilised LoRA"}
+FACTOR = re.compile(
+    r"(.+?)(?:_lora|\.lora|\.lora_linear_layer)?[._](lora_A|lora_B|lora_down|lora_up|down|up)(?:\.default)?\.weight"
+)
+FIRST = ("lora_A", "lora_down", "down")
+PREFIXES = {  # of a layer's name, flattened -> parts of a pipeline, the first that there is
+    "lora_unet_": ("unet", "transformer"),
+    "lora_transformer_": ("transformer",),
+    "lora_te1_": ("text_encoder",),
+    "lora_te2_": ("text_encoder_2",),
+    "lora_te3_": ("text_encoder_3",),
+    "lora_te_": ("text_encoder",),
+    "base_model_model_": ("unet", "transformer"),
+    "unet_": ("unet",),
+    "transformer_": ("transformer",),
+    "text_encoder_2_": ("text_encoder_2",),
+    "text_encoder_3_": ("text_encoder_3",),
+    "text_encoder_": ("text_encoder",),
+}
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """A LoRA as its file holds it. tensors: by the file's names. settings: PEFT's, by part ("" is the network alone),
+    where alpha is not among the tensors."""
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def read_lora(path: Path) -> LoraFile:
+    """Read a LoRA file.
+
+    Raises:
+        ModelError: it is missing, a pickle, damaged, of another kind than LoRA, or holds values that are not finite.
+    """
+    refuse_pickle(path.name)
+    if not path.is_file():
+        raise ModelError(f"There is no LoRA file {path}.")
+    try:
+        with safe_open(path, framework="pt") as f:
+            metadata, tensors = f.metadata() or {}, {n: f.get_tensor(n) for n in f.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as e:
+        raise ModelError(f"The LoRA {path} is damaged or incomplete: {e}. Download it again.") from e
+    lora = LoraFile(path, tensors, _settings(path, tensors, metadata))
+    kinds = [kind for part, kind in OTHER_KINDS.items() if any(part in name for name in tensors)]
+    kinds += [kind for k, kind in OTHER_SETTINGS.items() if any(s.get(k) for s in lora.settings.values())]
+    if kinds:
+        raise ModelError(f"The LoRA {path} is a {kinds[0]}, which cannot be merged. Only plain LoRA files can.")
+    if not any((m := FACTOR.fullmatch(n)) and m[2] in FIRST for n in tensors):
+        raise ModelError(f"{path} is no LoRA: none of its {len(tensors)} tensors is named as one.")
+    broken = next((n for n, t in tensors.items() if not torch.isfinite(t.float()).all()), None)
+    if broken:
+        raise ModelError(f"The LoRA {path} is damaged: {broken} is not finite.")
+    return lora
+
+
+def _settings(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """PEFT's settings: in the header of a file by diffusers, in adapter_config.json beside one by PEFT."""
+    try:
+        if "lora_adapter_metadata" in metadata:
+            found: dict[str, dict[str, Any]] = {}
+            for name, value in json.loads(metadata["lora_adapter_metadata"]).items():
+                part, _, key = name.partition(".")
+                found.setdefault(part, {})[key] = value
+            return found
+        if all(n.startswith("base_model.model.") for n in tensors):
+            return {"": json.loads(path.with_name("adapter_config.json").read_text(encoding="utf-8"))}
+    except (OSError, ValueError, AttributeError) as e:
+        raise ModelError(
+            f"The LoRA {path} is in PEFT's layout, and its settings cannot be read. Keep its adapter_config.json "
+            "beside it."
+        ) from e
+    return {}
+
+
+def merge(pipe: Any, lora: LoraFile, parts: Sequence[str]) -> None:
+    """Merge a LoRA into the weights of a pipeline, in place. parts: names of the modules that it may change.
+
+    Raises:
+        ModelError: it is for another family, or fits in part only.
+    """
+    layers = _layers(pipe, parts)
+    try:
+        pairs, alphas = _pairs(lora.tensors)
+        if not _placed(pairs, layers):  # names of another layout of the same network
+            pairs, alphas = _pairs(*_renamed(pipe, lora.tensors))
+        changes = [_change(name, pair, alphas.get(name), layers, lora) for name, pair in pairs.items()]
+    except Exception as e:
+        said = (str(e).strip().splitlines() or [type(e).__name__])[0]
+        raise ModelError(
+            f"The LoRA {lora.path.name} does not fit this model, a {type(pipe).__name__}: {said[:300]}. It was made "
+            "for another family or size."
+        ) from e
+    with torch.no_grad():
+        for weight, change in changes:
+            weight.copy_(weight.float() + change)
+    if not all(torch.isfinite(weight).all() for weight, _ in changes):
+        raise ModelError(f"The LoRA {lora.path.name} is too strong: with it the model's weights are not finite.")
+
+
+def _layers(pipe: Any, parts: Sequence[str]) -> dict[tuple[str, str], nn.Parameter]:
+    """(part, flattened name) -> weight, of every layer that a LoRA may change."""
+    found = {}
+    for part in parts:
+        for name, m in getattr(pipe, part).named_modules() if getattr(pipe, part, None) is not None else ():
+            if isinstance(m, nn.Linear | nn.Conv2d):
+                found[part, name.removeprefix("text_model.").replace(".", "_")] = m.weight
+    return found
+
+
+def _pairs(
+    tensors: Mapping[str, Tensor], more: Mapping[str, float] | None = None
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
+    """Layer, flattened -> its factors {"A": A, "B": B}; and layer -> alpha, where the file holds one. more: further
+    alphas, by name."""
+    pairs: dict[str, dict[str, Tensor]] = {}
+    alphas = {}
+    for name, v in (more or {}).items():
+        layer = name.removesuffix(".alpha")
+        found = FACTOR.fullmatch(layer)  # diffusers names an alpha after its layer or after the first factor
+        alphas[_flat(found[1] if found else layer)] = float(v)
+    for name, t in tensors.items():
+        if name.endswith(".alpha"):
+            alphas[_flat(name.removesuffix(".alpha"))] = float(t)
+            continue
+        found = FACTOR.fullmatch(name)
+        if found is None:
+            raise ValueError(f"{name} is not known")
+        pairs.setdefault(_flat(found[1]), {})["A" if found[2] in FIRST else "B"] = t
+    return pairs, alphas
+
+
+def _flat(name: str) -> str:
+    """A layer's name as kohya's scripts write it: no dots, nothing of the module that once held the LoRA."""
+    return name.replace(".processor.", ".").replace(".", "_")
+
+
+def _placed(pairs: Mapping[str, Any], layers: Mapping[tuple[str, str], Any]) -> bool:
+    return all(_place(name, layers) is not None for name in pairs)
+
+
+def _place(name: str, layers: Mapping[tuple[str, str], Any]) -> tuple[str, str] | None:
+    """The layer that a flattened name stands for."""
+    for prefix, parts in PREFIXES.items():
+        if name.startswith(prefix):
+            own = name.removeprefix(prefix).removeprefix("text_model_")
+            own = re.sub(r"^(.*_self_attn)_to_(q|k|v|out)$", r"\1_\2_proj", own)  # diffusers' old names
+            known = ((p, o) for p in parts for o in (own, f"{own}_0") if (p, o) in layers)  # to_out is a list of two
+            return next(known, None)
+    return None
+
+
+def _renamed(pipe: Any, tensors: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], Mapping[str, float]]:
+    """The tensors by diffusers' names, and their alphas: for files that name layers as the network's first code did."""
+    more = {"unet_config": pipe.unet.config} if hasattr(pipe, "unet") else {}
+    found = pipe.lora_state_dict(dict(tensors), return_alphas=True, **more)
+    state, alphas = found[:2] if isinstance(found, tuple) else (found, None)
+    return state, {n: float(a) for n, a in (alphas or {}).items()}
+
+
+def _change(
+    name: str,
+    pair: Mapping[str, Tensor],
+    alpha: float | None,
+    layers: Mapping[tuple[str, str], nn.Parameter],
+    lora: LoraFile,
+) -> tuple[nn.Parameter, Tensor]:
+    """A layer's weight, and (alpha / r) B A in its shape, float32."""
+    place = _place(name, layers)
+    if place is None:
+        raise ValueError(f"it has no layer {name}")
+    if set(pair) != {"A", "B"}:
+        raise ValueError(f"{name} lacks one of its two factors")
+    weight, a, b = layers[place], pair["A"].float(), pair["B"].float()
+    wide, rows = (weight.shape[0], a.shape[0]), weight[0].shape
+    if b.flatten(1).shape != wide or (a.shape[1:] != rows and a.flatten(1).shape[1] != rows.numel()):
+        raise ValueError(f"{name} is {b.shape[0]} by {a[0].numel()}, its layer {weight.shape[0]} by {rows.numel()}")
+    scale = (_alpha(place, lora) or a.shape[0] if alpha is None else alpha) / a.shape[0]
+    return weight, (scale * (b.flatten(1) @ a.flatten(1))).reshape(weight.shape)
+
+
+def _alpha(place: tuple[str, str], lora: LoraFile) -> float | None:
+    """Of PEFT's settings: of this layer, else of all; None where there are none (then alpha is the rank)."""
+    part, name = place
+    said = lora.settings.get(part) or lora.settings.get("") or {}
+    own = [v for k, v in (said.get("alpha_pattern") or {}).items() if f"_{name}".endswith(f"_{_flat(str(k))}")]
+    return float(own[0]) if own else said.get("lora_alpha")

@@ -1,0 +1,73 @@
+"""Opens a card's files as one of diffusers' pipelines, on the CPU and in the types that they are stored in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+
+from guda_core.diffusion import checks, weights
+from guda_core.diffusion.base import Card
+from guda_core.diffusion.files import INDEX, folder_of, read_json
+from guda_core.errors import ModelError
+
+NEVER = ("safety_checker", "image_encoder", "feature_extractor")  # parts that are left out wherever they are
+
+
+@dataclass(frozen=True)
+class Opened:
+    """pipe: diffusers' pipeline. folder: where its settings lie (not its weights, when they are a single file)."""
+
+    pipe: Any
+    folder: Path
+
+
+def open_pipeline(
+    card: Card, pipeline: type[DiffusionPipeline], parts: Sequence[str], without: Mapping[str, Any]
+) -> Opened:
+    """Open a card's model.
+
+    parts: names of those whose weights enter a score. without: further arguments of the pipeline; a part that is None
+    there may be absent.
+
+    Raises:
+        ModelError: the files are missing, damaged, of another family, or pickles.
+    """
+    if card.source == "file":
+        from guda_core.diffusion.single_file import layout_of, open_file
+
+        pipe, folder = open_file(card, pipeline, without), layout_of(Path(card.path))
+    else:
+        folder = folder_of(card)
+        checks.check_layout(card, folder, (pipeline.__name__,))
+        pipe = _open_folder(card, folder, pipeline, parts, without)
+    modules = {p: m for p in parts if (m := getattr(pipe, p, None)) is not None}
+    weights.check_whole(card, modules, None if card.source == "file" else folder)
+    return Opened(pipe, folder)
+
+
+def _open_folder(
+    card: Card, folder: Path, pipeline: type[DiffusionPipeline], parts: Sequence[str], without: Mapping[str, Any]
+) -> Any:
+    found = {p: weights.of_part(folder / p) for p in parts}
+    pickled = [p for p, own in found.items() if not own and list((folder / p).glob("*.bin"))]
+    if pickled:
+        raise ModelError(
+            f"The model '{card.id}' in {folder} holds its {pickled[0]} as a pickle (.bin), which can run code when it "
+            "is opened. Use a copy with .safetensors files."
+        )
+    named = {p for p, value in read_json(folder / INDEX).items() if value not in (None, [None, None])}
+    without = {p: v for p, v in without.items() if v is not None or p not in named or p in NEVER}
+    types: dict[str, Any] = {p: weights.stored_type(own[0]) for p, own in found.items() if own}
+    plain = [p for own in found.values() for p in own if ".fp16." not in p.name]
+    more = {} if plain or not any(found.values()) else {"variant": "fp16"}
+    try:
+        return pipeline.from_pretrained(
+            folder, dtype={**types, "default": torch.float32}, use_safetensors=True, **without, **more
+        )
+    except Exception as e:
+        raise ModelError(f"The model '{card.id}' in {folder} is damaged or incomplete: {e}") from e

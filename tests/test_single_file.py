@@ -1,0 +1,173 @@
+"""Single files, with configurations of our own, and the names that --model takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+import torch
+from accelerate import init_empty_weights
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from guda_core.diffusion import single_file
+from guda_core.diffusion.cards import load_model, resolve_card
+from guda_core.errors import ModelError
+from tests.single_file import save_single
+from tests.tiny import save_tiny
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny model as a folder, a/m, and as one file, a/one.safetensors, with its configuration beside it, a/one."""
+    root = tmp_path_factory.mktemp("single")
+    save_tiny(root / "m")
+    save_single(root / "m", root / "one.safetensors")
+    shutil.copytree(root / "m", root / "one", ignore=shutil.ignore_patterns("*.safetensors"))
+    return root
+
+
+def test_a_single_file_is_the_model_that_it_was_written_from(folder):
+    whole, card = load_model(resolve_card(str(folder / "m"))), resolve_card(str(folder / "one.safetensors"))
+    assert (card.source, card.id, card.resolution, card.kind) == ("file", "one", 16, "stable_diffusion")
+    single = load_model(card)
+    assert single.sha256 == whole.sha256
+    assert (single.generate(["ab"], seeds=[1], steps=2) == whole.generate(["ab"], seeds=[1], steps=2)).all()
+
+
+def test_marks_in_a_file_name_the_prediction_and_the_schedule(folder, tmp_path):
+    """Tensors "v_pred" and "ztsnr", as fine-tunes of XL carry them; the scheduler's own file says nothing."""
+    shutil.copytree(folder / "one", tmp_path / "v")
+    path = tmp_path / "v" / "scheduler" / "scheduler_config.json"
+    said = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in said.items() if k != "prediction_type" and "zero" not in k}))
+    save_single(folder / "m", tmp_path / "v.safetensors", v_pred=torch.zeros(0), ztsnr=torch.zeros(0))
+    model = load_model(resolve_card(str(tmp_path / "v.safetensors")))
+    assert model.prediction.kind == "v_prediction" and model.schedule.ends_in_noise
+    assert model.sha256 != load_model(resolve_card(str(folder / "m"))).sha256
+
+
+PARAMETERS = {  # as their authors published them
+    "sd15": {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480},
+    "sd21": {"unet": 865_910_724, "vae": 83_653_863, "text_encoder": 340_387_840},
+    "sdxl": {"unet": 2_567_463_684, "vae": 83_653_863, "text_encoder": 123_060_480, "text_encoder_2": 694_659_840},
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_our_configurations_are_the_published_architectures(name):
+    kinds = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
+    for part, count in PARAMETERS[name].items():
+        where = single_file.CONFIGS / name / part
+        with init_empty_weights():
+            if part in kinds:
+                module = kinds[part].from_config(kinds[part].load_config(where))
+            else:
+                kind = CLIPTextModelWithProjection if part == "text_encoder_2" else CLIPTextModel
+                module = kind(CLIPTextConfig.from_pretrained(where))
+        assert sum(p.numel() for p in module.parameters()) == count, part
+    alphas = DDIMScheduler.from_config(DDIMScheduler.load_config(single_file.CONFIGS / name / "scheduler"))
+    assert float(alphas.alphas_cumprod[0]) == pytest.approx(1 - 0.00085)
+    assert float(alphas.alphas_cumprod[-1]) == pytest.approx(0.0047, abs=1e-4)
+
+
+CHANNELS = {single_file.INPUT: torch.zeros(4, 4, 3, 3)}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "sentence"),
+    [
+        ({single_file.INPUT: torch.zeros(4, 9, 3, 3)}, "reads 9 channels, not 4"),
+        ({"lora_unet_a.lora_down.weight": torch.zeros(1)}, "is a LoRA. Name it with --lora"),
+        ({"model.diffusion_model.joint_blocks.0.x": torch.zeros(1)}, "is a Stable Diffusion 3.*use its folder"),
+        ({"double_blocks.0.img_attn.qkv.weight": torch.zeros(1)}, "is a FLUX.*use its folder"),
+        ({"conditioner.embedders.0.model.x": torch.zeros(1), **CHANNELS}, "is a refiner"),
+        ({"down_blocks.0.x": torch.zeros(1)}, "is one part of a folder"),
+        ({"x": torch.zeros(1)}, "holds no whole Stable Diffusion"),
+        ({"cond_stage_model.model.x": torch.zeros(1), **CHANNELS}, "is a Stable Diffusion 2, .*does not say which"),
+    ],
+)
+def test_files_that_are_no_whole_model_are_named_for_what_they_are(tmp_path, tensors, sentence):
+    save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(ModelError, match=sentence):
+        resolve_card(str(tmp_path / "x.safetensors"))
+
+
+def test_names_that_stand_for_no_model(folder, tmp_path):
+    for name in ("style.ckpt", "weights.pt", str(tmp_path / "pytorch_model.bin")):
+        with pytest.raises(ModelError, match="is a pickle, which can run code when it is opened"):
+            resolve_card(name)
+    with pytest.raises(ModelError, match=r"There is no file .*none\.safetensors"):
+        resolve_card(str(tmp_path / "none.safetensors"))
+    with pytest.raises(ModelError, match=r"There is no model '.*nowhere'\. Known: emoji"):
+        resolve_card(str(tmp_path / "nowhere"))
+    with pytest.raises(ModelError, match=r"is no model in diffusers' layout: it has no model_index\.json"):
+        resolve_card(str(tmp_path))
+    (tmp_path / "torn.safetensors").write_bytes(b"\x10" + bytes(30))
+    with pytest.raises(ModelError, match="damaged or incomplete"):
+        resolve_card(str(tmp_path / "torn.safetensors"))
+    with pytest.raises(ModelError, match=r"Known: emoji, sd15\. Or give a folder .* Hub id"):
+        resolve_card("sd99")
+
+
+def test_a_file_with_one_card_names_a_model(folder, tmp_path):
+    card = dataclasses.asdict(resolve_card(str(folder / "m")))
+    fields = {k: v for k, v in card.items() if k != "id"}
+    (tmp_path / "mine.yaml").write_text(json.dumps({"mine": fields}))
+    assert resolve_card(str(tmp_path / "mine.yaml")) == dataclasses.replace(resolve_card(str(folder / "m")), id="mine")
+    (tmp_path / "two.yaml").write_text(json.dumps({"a": fields, "b": fields}))
+    with pytest.raises(ModelError, match="holds 2 cards"):
+        resolve_card(str(tmp_path / "two.yaml"))
+
+
+def test_without_a_hub_names_on_it_say_what_to_do(monkeypatch, folder):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="could not be downloaded from the Hugging Face Hub"):
+        resolve_card("nobody-here/no-such-model")
+    shutil.rmtree(folder / "one" / "tokenizer")
+    with pytest.raises(ModelError, match="put the model's `tokenizer` folder beside the file"):
+        load_model(resolve_card(str(folder / "one.safetensors")))
+    shutil.copytree(folder / "m" / "tokenizer", folder / "tokenizer")
+    assert load_model(resolve_card(str(folder / "one.safetensors"))).tokens("ab")[1] == 77
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.diffusion_model.out.2.bias",
+        "first_stage_model.decoder.conv_out.bias",
+        "cond_stage_model.transformer.text_model.final_layer_norm.bias",
+    ],
+)
+def test_a_file_that_lacks_a_tensor_is_refused(folder, tmp_path, name):
+    shutil.copytree(folder / "m", tmp_path / "one", ignore=shutil.ignore_patterns("*.safetensors"))
+    state = load_file(folder / "one.safetensors")
+    del state[name]
+    save_file(state, tmp_path / "one.safetensors")
+    with pytest.raises(ModelError, match="damaged or incomplete"):
+        load_model(resolve_card(str(tmp_path / "one.safetensors")))
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_a_folder_that_lacks_a_tensor_is_refused(tmp_path, part):
+    card = save_tiny(tmp_path)
+    path = next((tmp_path / part).glob("*.safetensors"))
+    state = load_file(path)
+    name = [k for k in state if k.endswith("bias")][-1]
+    del state[name]
+    save_file(state, path, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=f"1 tensors of its {part} are missing, such as .*bias"):
+        load_model(card)
+
+
+def test_a_folder_of_pickles_is_refused(tmp_path):
+    card = save_tiny(tmp_path)
+    path = next((tmp_path / "unet").glob("*.safetensors"))
+    path.rename(path.with_suffix(".bin"))
+    with pytest.raises(ModelError, match=r"holds its unet as a pickle \(\.bin\)"):
+        load_model(card)
