@@ -108,7 +108,7 @@ def test_what_is_no_model_is_said(tmp_path):
     with pytest.raises(ModelError, match="no settings"):
         resolve_card(str(tmp_path))
     (tmp_path / "one.safetensors").touch()
-    with pytest.raises(ModelError, match="single file"):
+    with pytest.raises(ModelError, match="damaged or incomplete"):
         resolve_card(str(tmp_path / "one.safetensors"))
 
 
