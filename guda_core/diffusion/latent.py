@@ -101,6 +101,10 @@ class LatentModel(BaseModel):
         """Of the scheduler: what the identity depends on."""
         return self.pipe.scheduler.config
 
+    @property
+    def tokenizers(self) -> tuple[Any, ...]:
+        return tuple(self._tokenizers().values())
+
     def _tokenizers(self) -> dict[str, Any]:
         names = {e: e.replace("text_encoder", "tokenizer") for e in self.encoders}
         return {t: getattr(self.pipe, t) for e, t in names.items() if getattr(self.pipe, e) is not None}
