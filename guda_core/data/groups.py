@@ -14,6 +14,7 @@ one source needs of a set or of a group stands under `source`, and that source c
 
 from __future__ import annotations
 
+import os
 import re
 import string
 from collections.abc import Mapping
