@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from experiments.terminal import FolderOption, program
 from guda_core.attribution.guda import Guda
 from guda_core.cli.loading import service_of
-from guda_core.cli.terminal import ModelOption, follow, listed, say
+from guda_core.cli.terminal import HomeOption, ModelOption, SetOption, follow, listed, say
 from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import Pictures, described
 from guda_core.data.sources.base import load_pictures
@@ -309,6 +309,8 @@ def _first_groups(
 
 def sanity(
     model: ModelOption = None,
+    group_set: SetOption = None,
+    home: HomeOption = None,
     effort: Annotated[str, typer.Option(help="Effort of each attribution.")] = "quick",
     folder: FolderOption = None,
     sheet: Annotated[Path | None, typer.Option(help="Contact sheet to write. Default: docs/contact-sheet.png.")] = None,
@@ -316,7 +318,7 @@ def sanity(
 ) -> None:
     """Measure the model and its adapters on generated and real pictures (not the oracle)."""
     where, picture = folder or BENCHMARKS, sheet or DOCS / "contact-sheet.png"
-    follow(run_all(service_of(model), SanityConfig(effort=effort), where, picture, listed(parts)))
+    follow(run_all(service_of(model, group_set), SanityConfig(effort=effort), where, picture, listed(parts)))
     say(f"Written: {where / 'sanity.json'} and {picture}")
 
 

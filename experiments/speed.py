@@ -23,7 +23,7 @@ import torch
 
 from guda_core.attribution.guda import Guda
 from guda_core.local import LocalService, load_service
-from guda_core.paths import ROOT
+from guda_core.paths import ROOT, run
 from guda_core.records import Query
 from guda_core.service import EFFORTS
 from guda_core.versions import versions
@@ -101,8 +101,8 @@ def main() -> None:
             **dataclasses.asdict(EFFORTS[effort]),
         }
         print(effort, record["attribute"][effort])
-    folder = ROOT / "assets" / "adapters" / service.model.card.id
-    timings = {p.parent.name: json.loads(p.read_text())["seconds"] for p in sorted(folder.glob("*/timing.json"))}
+    found = run(service.model.card.id, service.group_set.id).adapters.glob("*/timing.json")
+    timings = {p.parent.name: json.loads(p.read_text())["seconds"] for p in sorted(found)}
     record["unlearning_s"] = timings
     record["training_s"] = {
         n: s["seconds"] for n, s in json.loads((ROOT / "assets" / "training.json").read_text()).items()

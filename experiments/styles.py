@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from experiments.terminal import FolderOption, MinutesOption, TableOption, program
 from guda_core.cli.loading import service_of
-from guda_core.cli.terminal import ModelOption, follow, say
+from guda_core.cli.terminal import HomeOption, ModelOption, SetOption, follow, say
 from guda_core.paths import BENCHMARKS
 
 
 def styles(
     model: ModelOption = None,
+    group_set: SetOption = None,
+    home: HomeOption = None,
     folder: FolderOption = None,
     minutes: MinutesOption = None,
     table_only: TableOption = False,
@@ -21,7 +23,7 @@ def styles(
     if table_only:
         say(f"Written: {benchmark.write_table(where)}")
         return
-    follow(benchmark.run(service_of(model), where, minutes=minutes))
+    follow(benchmark.run(service_of(model, group_set), where, minutes=minutes))
     say(f"Written: {benchmark.written(where)}")
 
 

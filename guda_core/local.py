@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,18 +10,19 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from guda_core import paths
 from guda_core.attribution import scope as scopes
 from guda_core.attribution.base import Budget, Context, Method, answers, load_methods, total_cost
 from guda_core.data.captions import captioner_of
 from guda_core.data.embeddings import Clip
-from guda_core.data.groups import load_group_set
+from guda_core.data.groups import chosen_set, load_group_set
 from guda_core.data.images import hash_pixels, read_picture
 from guda_core.data.prompts import check_options, check_prompt, prompt_notes
 from guda_core.diffusion.base import BaseModel
-from guda_core.diffusion.cards import DEFAULT_MODEL, find_card, load_model
+from guda_core.diffusion.cards import DEFAULT_MODEL, chosen_model, find_card, load_model, resolve_card
 from guda_core.diffusion.pace import Pace
 from guda_core.errors import ModelError, OptionError
-from guda_core.paths import ASSETS
+from guda_core.paths import Folder
 from guda_core.records import Attribution, Cost, GroupSet, MethodInfo, Provenance, Query, Scope
 from guda_core.service import Step, check_methods, find_effort
 from guda_core.stored_figures import read_validation
@@ -42,10 +42,10 @@ class LocalService:
         model: BaseModel,
         group_set: GroupSet,
         clip: Clip,
-        adapters: Path,
+        adapters: Folder,
         *,
-        features: Path | None = None,
-        oracle: Path | None = None,
+        features: Folder | None = None,
+        oracle: Folder | None = None,
         rule: Path | None = None,
         banner: str = "",
     ) -> None:
@@ -81,7 +81,7 @@ class LocalService:
             not_offered=self.not_offered,
             made_from={k: method.provenance() for k, method in self.offered.items()},
             models={k: found for k, method in self.offered.items() if (found := method.models()) is not None},
-            validation=read_validation(ASSETS / "benchmarks", base_sha256=m.sha256),
+            validation=read_validation(paths.BENCHMARKS, base_sha256=m.sha256),
         )
 
     def methods(self) -> dict[str, MethodInfo]:
@@ -151,16 +151,17 @@ def budget_of(effort: str) -> Budget:
     return Budget(draws=e.draws, per_pass=e.per_pass)
 
 
-def load_service(model: str | None = None, *, fall_back: bool = True) -> LocalService:
-    """The service of a card (default: the environment's GUDA_MODEL, else the bundled model).
+def load_service(model: str | None = None, *, group_set: str | None = None, fall_back: bool = True) -> LocalService:
+    """The service of a model and a group set. Where one is not given: GUDA_MODEL, else the embedded model;
+    GUDA_GROUP_SET, else the set of the model's card.
 
     fall_back: when that card's model cannot be had, take the bundled one and say so in the banner.
 
     Raises:
         ModelError: the model cannot be had (and the bundled one neither, or fall_back is off).
     """
-    name = model or os.environ.get("GUDA_MODEL") or DEFAULT_MODEL
-    card, banner = find_card(name), ""
+    name = chosen_model(model)
+    card, banner = resolve_card(name), ""
     try:
         base = load_model(card)
     except ModelError as e:
@@ -168,8 +169,7 @@ def load_service(model: str | None = None, *, fall_back: bool = True) -> LocalSe
             raise
         card = find_card(DEFAULT_MODEL)
         base, banner = load_model(card), f"The bundled model answers in place of '{name}'. {e}"
-    group_set = load_group_set(os.environ.get("GUDA_GROUP_SET") or card.group_set)
-    features = ASSETS / "features" / card.id
-    clip, adapters = Clip(ASSETS / "clip"), ASSETS / "adapters" / card.id
-    more = {"features": features, "oracle": ASSETS / "oracle" / card.id, "rule": ASSETS / "benchmarks" / scopes.FILE}
-    return LocalService(base, group_set, clip, adapters, **more, banner=banner)
+    found = load_group_set(chosen_set(group_set, card.group_set))
+    run = paths.run(card.id, found.id)
+    more = {"features": run.features, "oracle": run.oracle, "rule": run.scope}
+    return LocalService(base, found, Clip(paths.ASSETS / "clip", run.bank), run.adapters, **more, banner=banner)

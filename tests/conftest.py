@@ -24,6 +24,7 @@ os.environ["COLUMNS"] = "200"  # the consoles read their width once, when they a
 def own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing a test does reads or leaves anything outside its own folder, and nothing is asked of the network."""
     monkeypatch.setenv("GUDA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("GUDA_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
 

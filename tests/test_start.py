@@ -51,7 +51,7 @@ def fake():
         from tests.fakes import FakeService
     return FakeService()
 
-start._service = fake
+start._service = lambda *chosen: fake()
 app(["app"])
 """
 

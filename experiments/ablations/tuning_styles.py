@@ -61,7 +61,7 @@ def parsed(text: str) -> Settings:
     return config_of(operator, **given)
 
 
-def adapters_of(service: LocalService, own: Settings) -> Path:
+def adapters_of(service: LocalService, own: Settings) -> paths.Folder:
     """Where adapters with these settings are or will be: the committed ones, where the settings are theirs."""
     committed, groups = service.method(Guda).folder, service.group_set.groups
     if all(read_config(adapters.read_meta(committed / g)["config"]) == own for g in groups):

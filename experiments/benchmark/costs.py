@@ -39,6 +39,7 @@ from guda_core.data.encoded import Examples, examples_of
 from guda_core.data.sources.base import load_pictures
 from guda_core.diffusion import likelihood
 from guda_core.local import LocalService
+from guda_core.paths import Folder
 from guda_core.service import EFFORTS
 from guda_core.unlearning.adapters import OFFSET, read_health, read_meta
 from guda_core.unlearning.files import stored_bytes
@@ -52,7 +53,7 @@ QUERIES = 3  # timed queries of each method
 EXAMPLES = 4  # training pictures whose features are timed
 
 
-def _sizes(folder: Path, groups: list[str]) -> int:
+def _sizes(folder: Folder, groups: list[str]) -> int:
     return sum(stored_bytes(folder / g) for g in groups)
 
 

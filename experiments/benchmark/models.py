@@ -58,9 +58,9 @@ def swapped(denoiser: nn.Module, state: Mapping[str, Tensor]) -> Iterator[None]:
         denoiser.load_state_dict(kept)
 
 
-def variants(service: LocalService) -> dict[str, Path]:
+def variants(service: LocalService) -> dict[str, paths.Folder]:
     """Adapter folders by row: GUDA's committed ones, the live oracle, and any below `GUDA_CACHE/adapters/`."""
-    out = {"guda": service.method(Guda).folder}
+    out: dict[str, paths.Folder] = {"guda": service.method(Guda).folder}
     if Logo.id in service.offered:
         out[LIVE] = service.offered[Logo.id].folder
     extra = paths.cache_dir() / "adapters"

@@ -9,20 +9,23 @@ import typer
 
 from experiments.terminal import MinutesOption, program
 from guda_core.cli.loading import group_set_of, quieten
-from guda_core.cli.terminal import ModelOption, SetOption, follow, listed, progress_bar, say
+from guda_core.cli.terminal import HomeOption, ModelOption, SetOption, follow, listed, progress_bar, say
 from guda_core.errors import OptionError
 from guda_core.paths import BENCHMARKS
 
 
 def logo(
     name: SetOption = None,
+    home: HomeOption = None,
     minutes: MinutesOption = None,
     status: Annotated[bool, typer.Option("--status", help="Only list the trainings and which are done.")] = False,
     live: Annotated[
         bool, typer.Option("--live", help="Store the models with delta compression, and measure what that loses.")
     ] = False,
     groups: Annotated[str, typer.Option(help="With --live: comma-separated group ids. Default: all.")] = "",
-    folder: Annotated[Path | None, typer.Option(help="With --live. Default: assets/oracle/MODEL.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="With --live. Default: runs/MODEL/SET/oracle of the workspace.")
+    ] = None,
     model: ModelOption = None,
 ) -> None:
     """Train the UNet again without each group (LOGO), and from second seeds. This takes hours; stop and resume as you
@@ -38,7 +41,7 @@ def logo(
     from experiments.logo import oracle_values, trainings
     from experiments.train.unet import UnetConfig
 
-    gs, config = group_set_of(name), UnetConfig()
+    gs, config = group_set_of(name, model=model), UnetConfig()
     scored = oracle_values.names(BENCHMARKS, config)
     torch.set_flush_denormal(True)
     if live:

@@ -22,8 +22,8 @@ from experiments.logo import retrained_delta
 from experiments.logo.retrained_delta import LiveConfig
 from experiments.train import stages
 from experiments.train.unet import UnetConfig
+from guda_core import paths
 from guda_core.errors import AdapterError
-from guda_core.paths import ASSETS
 from guda_core.records import GroupSet, Query
 from guda_core.unlearning import adapters
 from guda_core.unlearning.loop import Progress
@@ -93,9 +93,9 @@ def work(
                         return
 
 
-def live_folder(base: Forgetting, folder: Path | None = None) -> Path:
+def live_folder(base: Forgetting, folder: Path | None = None) -> paths.Layers:
     """Where the live oracle of a base model is."""
-    return folder or ASSETS / "oracle" / base.card.id
+    return paths.Layers((folder,)) if folder else paths.run(base.card.id, base.group_set.id).oracle
 
 
 def is_live(base: Forgetting, group: str, folder: Path | None = None) -> bool:
@@ -146,7 +146,7 @@ def make_live(
                             return
             if not sensitive:
                 sensitive = retrained_delta.sensitivity(base.model, base.group_set, *base.training_pictures(), how)
-            for fraction in _compressed(base, job, sensitive, queries, live_folder(base, folder) / job.exclude, how):
+            for fraction in _compressed(base, job, sensitive, queries, live_folder(base, folder).own(job.exclude), how):
                 yield f"live {job.exclude}", fraction
         if time.monotonic() > until:
             return

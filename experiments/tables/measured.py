@@ -137,7 +137,9 @@ def offset() -> str:
     if fitted:
         said = ", ".join(f"{r['weight']:.2f} ({r['query_set']}, {r['n']} queries)" for r in fitted)
         note += f" Least-squares weight on the tuning half, relative to the committed one: {said}."
-    return "\n".join([*lines, "", f"{note} (`python -m guda_core unlearn`, `assets/adapters/emoji/*/health.json`.)"])
+    return "\n".join(
+        [*lines, "", f"{note} (`python -m guda_core unlearn`, `assets/runs/emoji/emoji/adapters/*/health.json`.)"]
+    )
 
 
 def weights() -> str:
@@ -228,7 +230,8 @@ def live() -> str:
             f"pictures; the order of the groups agrees with a mean Spearman of {m['spearman']:.3f}."
         )
     source_of = (
-        f"(`{first['command']}`, {max(r['date'] for r in found.values())[:10]}, `assets/oracle/emoji/*/health.json`.)"
+        f"(`{first['command']}`, {max(r['date'] for r in found.values())[:10]}, "
+        "`assets/runs/emoji/emoji/oracle/*/health.json`.)"
     )
     return "\n".join([*lines, "", f"{note} {source_of}"])
 

@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 from experiments.tables import agreement
-from guda_core.paths import ROOT
+from guda_core.paths import ROOT, SHIPPED_RUN
 from guda_core.unlearning.health import KINDS
 
 FILES = (
@@ -101,7 +101,7 @@ def training() -> str:
 def health() -> str:
     head = ("group", *KINDS.values())
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    for path in sorted((ROOT / "assets/adapters/emoji").glob("*/health.json")):
+    for path in sorted((SHIPPED_RUN / "adapters").glob("*/health.json")):
         h = json.loads(path.read_text(encoding="utf-8"))
         cells = [f"{h[k]['mean']:.1f} ± {h[k]['se']:.1f}" for k in KINDS]
         lines.append(f"| {path.parent.name} | {' | '.join(cells)} |")
@@ -109,11 +109,11 @@ def health() -> str:
 
 
 def scope() -> str:
-    r = read("assets/benchmarks/scope.json")
+    r = read("assets/runs/emoji/emoji/scope.json")
     lines = ["| pictures | should be called out of scope | called out of scope (95% interval) |", "|---|---|---|"]
     for kind in r["kinds"].values():
         lines.append(f"| {kind['about']} | {'no' if kind['belongs'] else 'yes'} | {pct(kind['out_of_scope'])} |")
-    return "\n".join([*lines, "", f"(`{r['command']}`, {r['date'][:10]}, `assets/benchmarks/scope.json`.)"])
+    return "\n".join([*lines, "", f"(`{r['command']}`, {r['date'][:10]}, `assets/runs/emoji/emoji/scope.json`.)"])
 
 
 RENDER = {"scope": scope, "sanity": sanity, "speed": speed, "training": training, "health": health, **agreement.RENDER}

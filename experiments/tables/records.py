@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from guda_core.paths import ROOT
+from guda_core.paths import BENCHMARKS, SHIPPED_RUN
 
-FOLDER = ROOT / "assets" / "benchmarks"
-ADAPTERS = ROOT / "assets" / "adapters" / "emoji"
-LIVE = ROOT / "assets" / "oracle" / "emoji"
+FOLDER = BENCHMARKS
+ADAPTERS = SHIPPED_RUN / "adapters"
+LIVE = SHIPPED_RUN / "oracle"
 UNKNOWN = "Not measured yet."
 
 

@@ -11,7 +11,7 @@ import typer
 
 from experiments.terminal import program
 from guda_core.cli.loading import group_set_of, quieten
-from guda_core.cli.terminal import SetOption, follow_steps, say
+from guda_core.cli.terminal import HomeOption, SetOption, follow_steps, say
 from guda_core.errors import OptionError
 from guda_core.paths import ASSETS
 
@@ -19,6 +19,7 @@ from guda_core.paths import ASSETS
 def train(
     stage: Annotated[str, typer.Argument(help="clip, vae, unet, assemble, bank, or all (in that order).")] = "all",
     name: SetOption = None,
+    home: HomeOption = None,
     without: Annotated[str | None, typer.Option(help="Only for unet: leave this group out (a LOGO model).")] = None,
     seed: Annotated[int | None, typer.Option(help="Only for unet: a seed other than the full model's.")] = None,
     assets: Annotated[

@@ -26,8 +26,9 @@ from experiments.train import clip as clip_training
 from experiments.train import unet as unet_training
 from experiments.train import vae as vae_training
 from guda_core import paths
-from guda_core.data.embeddings import Clip, make_bank
+from guda_core.data.embeddings import BANK, Clip, make_bank
 from guda_core.data.sources.base import load_pictures
+from guda_core.diffusion.cards import DEFAULT_MODEL
 from guda_core.errors import TrainingError
 from guda_core.paths import ASSETS
 from guda_core.records import GroupSet
@@ -215,5 +216,6 @@ def assemble(assets: Path, full: str) -> Path:
 
 
 def write_bank(group_set: GroupSet, assets: Path) -> None:
-    """CLIP features of every training picture, group by group, beside the CLIP."""
-    make_bank(Clip(assets / "clip"), load_pictures(group_set, "train"), list(group_set.groups))
+    """CLIP features of every training picture, group by group, into the embedded model's run."""
+    bank = assets / "runs" / DEFAULT_MODEL / group_set.id / BANK
+    make_bank(Clip(assets / "clip", bank), load_pictures(group_set, "train"), list(group_set.groups))

@@ -9,7 +9,6 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from guda_core.attribution import METHODS
@@ -17,6 +16,7 @@ from guda_core.data.embeddings import Clip
 from guda_core.data.encoded import Examples
 from guda_core.diffusion.base import BaseModel
 from guda_core.errors import GudaError
+from guda_core.paths import Folder
 from guda_core.records import Attribution, Cost, GroupModels, GroupSet, MethodInfo, Query
 
 log = logging.getLogger(__name__)
@@ -54,9 +54,9 @@ class Context:
     model: BaseModel
     group_set: GroupSet
     clip: Clip | None = None
-    adapters: Path | None = None
-    features: Path | None = None
-    oracle: Path | None = None
+    adapters: Folder | None = None
+    features: Folder | None = None
+    oracle: Folder | None = None
     examples: Examples | None = None
     loaded: Mapping[str, Method] = field(default_factory=dict)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from guda_core.attribution.base import Budget, Method
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.base import BaseModel
 from guda_core.errors import AdapterError, ScoreError
+from guda_core.paths import Folder
 from guda_core.records import Attribution, Cost, GroupScore, GroupSet, KLValues, Query
 from guda_core.stored_figures import read_figures
 from guda_core.unlearning import adapters
@@ -126,7 +126,7 @@ class Counterfactual(Method):
     unit = "nats"
     offset: Mapping[str, float]
 
-    def __init__(self, model: BaseModel, group_set: GroupSet, folder: Path) -> None:
+    def __init__(self, model: BaseModel, group_set: GroupSet, folder: Folder) -> None:
         self.model, self.group_set, self.folder = model, group_set, folder
         self.offset = {}
         self.adapters: dict[str, adapters.Adapter] = {}

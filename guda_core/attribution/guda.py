@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Self
 
 from guda_core.attribution.base import Context, Unavailable
 from guda_core.attribution.counterfactual import Counterfactual
 from guda_core.diffusion.base import BaseModel
+from guda_core.paths import Folder
 from guda_core.records import GroupModels, GroupSet
 from guda_core.unlearning import adapters
 
@@ -40,7 +40,7 @@ HEALTH_COLUMNS = {
 }
 
 
-def offset_of(folder: Path, of: Mapping[str, adapters.Adapter]) -> dict[str, float]:
+def offset_of(folder: Folder, of: Mapping[str, adapters.Adapter]) -> dict[str, float]:
     """Group id -> WEIGHT offset_k in nats, from the health of just these adapters in a folder; {} if one has none."""
     out = {}
     for g, adapter in of.items():
@@ -65,7 +65,7 @@ class Guda(Counterfactual):
     main = True
     default = True
 
-    def __init__(self, model: BaseModel, group_set: GroupSet, folder: Path) -> None:
+    def __init__(self, model: BaseModel, group_set: GroupSet, folder: Folder) -> None:
         super().__init__(model, group_set, folder)
         self.offset = offset_of(folder, self.adapters)
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from guda_core.cli.loading import group_set_of, quieten, service_of
-from guda_core.cli.terminal import ModelOption, SetOption, commands, follow, listed, progress_bar, say
+from guda_core.cli.terminal import HomeOption, ModelOption, SetOption, commands, follow, listed, progress_bar, say
 from guda_core.service import check_methods
 
 app = commands("What a model needs besides its adapters. All of it needs the training pictures (guda groups fetch).")
@@ -19,8 +19,10 @@ app = commands("What a model needs besides its adapters. All of it needs the tra
 def features(
     methods: Annotated[str, typer.Option(help="Comma-separated. Default: every method that answers from such.")] = "",
     model: ModelOption = None,
+    group_set: SetOption = None,
+    home: HomeOption = None,
     dim: Annotated[int, typer.Option(help="Coordinates of the projected gradients.")] = 4096,
-    folder: Annotated[Path | None, typer.Option(help="Default: assets/features/MODEL.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Default: runs/MODEL/SET/features of the workspace.")] = None,
 ) -> None:
     """Make the gradient features with which methods answer without the training pictures."""
     from guda_core.attribution.gradient import quantised
@@ -28,16 +30,16 @@ def features(
     from guda_core.data.captions import captioner_of
     from guda_core.data.encoded import examples_of
     from guda_core.data.sources.base import open_dataset
-    from guda_core.paths import ASSETS
+    from guda_core.paths import run
     from guda_core.versions import today, versions
 
     kinds = kernel_methods()
     asked = listed(methods) or list(kinds)
     check_methods(asked, kinds)
-    service = service_of(model)
+    service = service_of(model, group_set)
     own, gs = service.model, service.group_set
     examples = examples_of(own, open_dataset(gs).split("train"), captioner_of(gs))
-    where = folder or ASSETS / "features" / own.card.id
+    where = folder or run(own.card.id, gs.id).features.folders[0]
     for m in asked:
         plain = kinds[m].defaults()
         config = dataclasses.replace(plain, features=dataclasses.replace(plain.features, dim=dim))
@@ -61,7 +63,11 @@ def features(
 @app.command()
 def scope(
     model: ModelOption = None,
-    folder: Annotated[Path | None, typer.Option(help="Where scope.json goes. Default: assets/benchmarks.")] = None,
+    group_set: SetOption = None,
+    home: HomeOption = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where scope.json goes. Default: runs/MODEL/SET of the workspace.")
+    ] = None,
     pictures: Annotated[int, typer.Option(min=4, help="Number of pictures of each kind.")] = 48,
 ) -> None:
     """Measure the rule that says whether the model could have made a picture: its threshold and how often it errs.
@@ -70,25 +76,30 @@ def scope(
     """
     from guda_core.attribution import scope_fit
     from guda_core.attribution.scope import FILE
-    from guda_core.paths import BENCHMARKS
+    from guda_core.paths import run
 
-    service, where = service_of(model), folder or BENCHMARKS
+    service = service_of(model, group_set)
+    where = folder or run(service.model.card.id, service.group_set.id).own
     follow(scope_fit.run(service.model, service.group_set, where, scope_fit.ScopeConfig(pictures=pictures)))
     say(f"Written: {where / FILE}")
 
 
 @app.command()
 def bank(
-    name: SetOption = None,
-    folder: Annotated[Path | None, typer.Option(help="The CLIP's folder. Default: assets/clip.")] = None,
+    model: ModelOption = None,
+    group_set: SetOption = None,
+    home: HomeOption = None,
+    folder: Annotated[Path | None, typer.Option(help="Default: runs/MODEL/SET of the workspace.")] = None,
 ) -> None:
     """Make the feature bank: CLIP features of every training picture, with which CLIP similarity answers."""
     quieten()
 
-    from guda_core.data.embeddings import Clip, make_bank
+    from guda_core.data.embeddings import BANK, Clip, make_bank
     from guda_core.data.sources.base import load_pictures
-    from guda_core.paths import ASSETS
+    from guda_core.diffusion.cards import chosen_card
+    from guda_core.paths import ASSETS, run
 
-    gs, where = group_set_of(name), folder or ASSETS / "clip"
-    make_bank(Clip(where), load_pictures(gs, "train"), list(gs.groups))
+    gs = group_set_of(group_set, model=model)
+    where = (folder or run(chosen_card(model).id, gs.id).own) / BANK
+    make_bank(Clip(ASSETS / "clip", where), load_pictures(gs, "train"), list(gs.groups))
     say(f"Written: {where}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,18 @@ import typer
 from rich.table import Table
 
 from guda_core.cli.loading import service_of
-from guda_core.cli.terminal import EffortOption, MethodsOption, ModelOption, listed, note, progress_bar, say, show
+from guda_core.cli.terminal import (
+    EffortOption,
+    HomeOption,
+    MethodsOption,
+    ModelOption,
+    SetOption,
+    listed,
+    note,
+    progress_bar,
+    say,
+    show,
+)
 from guda_core.errors import OptionError
 from guda_core.service import default_methods
 
@@ -38,6 +50,8 @@ def attribute(
         Path | None, typer.Option(help="With --out: a CSV with the columns file and prompt, instead of --prompt.")
     ] = None,
     model: ModelOption = None,
+    group_set: SetOption = None,
+    home: HomeOption = None,
 ) -> None:
     """Attribute pictures to the groups of training pictures.
 
@@ -50,7 +64,8 @@ def attribute(
     if out_folder is not None:
         if json_file or report_file:
             raise OptionError("--json and --report are for one picture. With --out, every picture gets a report.")
-        _many(paths, out_folder, prompt=prompt, prompts=prompts, effort=effort, methods=listed(methods), model=model)
+        config = (effort, listed(methods), prompt, prompts)
+        _many(lambda: service_of(model, group_set), paths, out_folder, *config)
         return
     if prompts is not None:
         raise OptionError("--prompts goes with --out. Name the folder for the results with --out.")
@@ -58,7 +73,7 @@ def attribute(
         raise OptionError("A folder of pictures needs a folder for the results. Name it with --out.")
     if len(paths) > 1 and (json_file or report_file):
         raise OptionError("--json and --report are for one picture. For several, name a folder with --out.")
-    service = service_of(model)
+    service = service_of(model, group_set)
     asked = listed(methods) or default_methods(service.methods())
     for path in paths:
         if len(paths) > 1:
@@ -144,14 +159,13 @@ def _show_answer(a: Attribution, gs: GroupSet, method: MethodInfo) -> None:
 
 
 def _many(
+    load: Callable[[], LocalService],
     paths: list[Path],
     out: Path,
-    *,
-    prompt: str,
-    prompts: Path | None,
     effort: str,
     methods: list[str],
-    model: str | None,
+    prompt: str,
+    prompts: Path | None,
 ) -> None:
     """Score many pictures into a folder; see `reports.batch`."""
     from guda_core.reports.batch import Batch, BatchConfig, Summary
@@ -159,7 +173,7 @@ def _many(
     if prompt and prompts is not None:
         raise OptionError("Give --prompt for all pictures or --prompts with one for each, not both.")
     config = BatchConfig(effort=effort, methods=tuple(methods), prompt=prompt, prompts=prompts)
-    job, summary = Batch(service_of(model), paths, out, config), None
+    job, summary = Batch(load(), paths, out, config), None
     with progress_bar() as bar:
         task = bar.add_task("pictures", note="", total=len(job.files))
         for item in job.run():

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from guda_core.cli.loading import service_of
-from guda_core.cli.terminal import ModelOption, note, progress_bar, say
+from guda_core.cli.terminal import HomeOption, ModelOption, SetOption, note, progress_bar, say
 
 
 def generate(
@@ -19,6 +19,8 @@ def generate(
     steps: Annotated[int, typer.Option(help="Number of DDIM steps.")] = 25,
     guidance: Annotated[float, typer.Option(help="Weight of classifier-free guidance.")] = 2.5,
     model: ModelOption = None,
+    group_set: SetOption = None,
+    home: HomeOption = None,
 ) -> None:
     """Generate a picture."""
     from PIL import Image
@@ -27,7 +29,7 @@ def generate(
     from guda_core.reports import bundle
     from guda_core.service import Step
 
-    service = service_of(model)
+    service = service_of(model, group_set)
     with progress_bar() as bar:
         task = bar.add_task("generate", note="", total=steps)
         for item in service.generate(prompt=prompt, seed=seed, steps=steps, guidance=guidance):

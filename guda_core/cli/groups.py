@@ -8,13 +8,13 @@ import typer
 from rich.table import Table
 
 from guda_core.cli.loading import group_set_of
-from guda_core.cli.terminal import SetOption, commands, progress_bar, say, show
+from guda_core.cli.terminal import HomeOption, SetOption, commands, progress_bar, say, show
 
 app = commands("Group sets: which groups there are, and their training pictures.")
 
 
 @app.command()
-def check(name: SetOption = None) -> None:
+def check(name: SetOption = None, home: HomeOption = None) -> None:
     """Check a group set and show its groups."""
     gs = group_set_of(name)
     objects = f": {len(gs.train_objects)} objects trained on, {len(gs.held_out_objects)} held out"
@@ -30,6 +30,7 @@ def check(name: SetOption = None) -> None:
 @app.command()
 def fetch(
     name: SetOption = None,
+    home: HomeOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Agree to npm packages by others than Iconify.")] = False,
 ) -> None:
     """Fetch the training pictures into the cache folder (GUDA_CACHE). Icon sets come as npm packages.
@@ -49,7 +50,7 @@ def fetch(
 
 
 @app.command("list")
-def list_() -> None:
+def list_(home: HomeOption = None) -> None:
     """List the group sets that are there."""
     from guda_core.data.groups import list_group_sets
 

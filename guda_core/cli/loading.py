@@ -19,17 +19,26 @@ def quieten() -> None:
     quieten_libraries()
 
 
-def service_of(model: str | None) -> LocalService:
+def service_of(model: str | None, group_set: str | None = None) -> LocalService:
     """The service that the commands ask. Raises ModelError: that model cannot be loaded; no other stands in for it."""
     quieten()
 
     from guda_core import local
 
-    return local.load_service(model, fall_back=False)
+    return local.load_service(model, group_set=group_set, fall_back=False)
 
 
-def group_set_of(name: str | None) -> GroupSet:
-    """The group set of that name. Raises GroupSetError."""
-    from guda_core.data.groups import load_group_set
+def group_set_of(name: str | None, *, model: str | None = None) -> GroupSet:
+    """The group set of that name, else GUDA_GROUP_SET's, else that of the model's card.
 
-    return load_group_set(name or os.environ.get("GUDA_GROUP_SET") or "emoji")
+    Raises:
+        GroupSetError: there is no such set. ModelError: there is no such model.
+    """
+    from guda_core.data.groups import chosen_set, load_group_set
+
+    if name or os.environ.get("GUDA_GROUP_SET"):
+        return load_group_set(chosen_set(name))
+
+    from guda_core.diffusion.cards import chosen_card
+
+    return load_group_set(chosen_card(model).group_set)

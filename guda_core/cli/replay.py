@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from guda_core.cli.loading import service_of
-from guda_core.cli.terminal import progress_bar, say
+from guda_core.cli.terminal import HomeOption, progress_bar, say
 
 SAID = {
     "equal": "Equal: every score is bitwise the same.",
@@ -22,6 +22,10 @@ def replay(
     model: Annotated[
         str | None, typer.Option("--model", help="A model card, if not the one that the report names.")
     ] = None,
+    group_set: Annotated[
+        str | None, typer.Option("--set", help="A group set, if not the one that the report names.")
+    ] = None,
+    home: HomeOption = None,
 ) -> None:
     """Compute a report again: equal, within tolerance, or different and where. Exit code 1 when different."""
     from guda_core.reports.read import read_report
@@ -29,7 +33,7 @@ def replay(
     from guda_core.reports.replay import replay as run
 
     read = read_report(report)
-    service = service_of(model or read.record["model"]["id"])
+    service = service_of(model or read.record["model"]["id"], group_set or read.record["group_set"]["id"])
     verdict, known = None, service.methods()
     with progress_bar() as bar:
         task = bar.add_task("replay", note="", total=1.0)

@@ -18,6 +18,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from guda_core.cli.terminal import HomeOption, ModelOption, SetOption
 from guda_core.errors import OptionError
 from guda_core.paths import cache_dir
 from guda_core.proxies import without_proxies
@@ -166,7 +167,7 @@ def run(make_service: Callable[[], Service]) -> None:
         demo.block_thread()
 
 
-def _service() -> Service:
+def _service(model: str | None, group_set: str | None) -> Service:
     if os.environ.get("SPACES_ZERO_GPU"):
         with without_proxies():  # it imports gradio
             import spaces  # noqa: F401  # pyright: ignore[reportMissingImports]  (before torch, as ZeroGPU asks)
@@ -177,11 +178,11 @@ def _service() -> Service:
     from guda_core.local import load_service
     from guda_core.zero_gpu import on_zero_gpu
 
-    return on_zero_gpu(load_service())
+    return on_zero_gpu(load_service(model, group_set=group_set))
 
 
-def start() -> None:
+def start(model: ModelOption = None, group_set: SetOption = None, home: HomeOption = None) -> None:
     """Start the page: load the model, build the page and serve it until interrupted."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("guda_core").setLevel(logging.INFO)
-    run(_service)
+    run(lambda: _service(model, group_set))

@@ -7,8 +7,10 @@ character gets its escaped form.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,7 +21,7 @@ from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
 from guda_core.attribution import METHODS
-from guda_core.errors import GudaError
+from guda_core.errors import GudaError, OptionError
 
 BROKEN_OFF = 130  # the exit code of a command that Ctrl-C ended
 
@@ -150,9 +152,22 @@ def follow_steps(title: str, steps: Iterator[Any]) -> None:
             bar.update(task, completed=p.step, total=p.steps, note=said)
 
 
+def _at_home(folder: Path | None) -> Path | None:
+    """From here on this program works in that workspace."""
+    if folder is not None:
+        if folder.exists() and not folder.is_dir():
+            raise OptionError(f"--home must be a folder; '{folder}' is a file.")
+        os.environ["GUDA_HOME"] = str(folder.absolute())
+    return folder
+
+
 ModelOption = Annotated[str | None, typer.Option("--model", help="Model card. Default: GUDA_MODEL, else emoji.")]
 SetOption = Annotated[
     str | None, typer.Option("--set", help="Group set. Default: GUDA_GROUP_SET, else the model card's.")
+]
+HomeOption = Annotated[
+    Path | None,
+    typer.Option("--home", callback=_at_home, help="Your workspace. Default: GUDA_HOME, else the folder guda at home."),
 ]
 EffortOption = Annotated[str, typer.Option(help="quick, standard or full.")]
 MethodsOption = Annotated[

@@ -9,13 +9,14 @@ import typer
 from rich.table import Table
 
 from guda_core.cli.loading import group_set_of, quieten
-from guda_core.cli.terminal import ModelOption, SetOption, follow_steps, listed, progress_bar, show
+from guda_core.cli.terminal import HomeOption, ModelOption, SetOption, follow_steps, listed, progress_bar, show
 
 
 def unlearn(
     groups: Annotated[str, typer.Option(help="Comma-separated group ids; default all.")] = "",
-    name: SetOption = None,
+    group_set: SetOption = None,
     model: ModelOption = None,
+    home: HomeOption = None,
     operator: Annotated[
         str | None, typer.Option(help="The forget loss: guda_c (default), esd; of a model without prompts: retrack.")
     ] = None,
@@ -30,7 +31,7 @@ def unlearn(
     batch: Annotated[int | None, typer.Option(min=1, help="Forgotten, and as many retained, pictures a step.")] = None,
     seed: Annotated[int | None, typer.Option()] = None,
     whole: Annotated[bool, typer.Option("--whole", help="Fine-tune the whole network, not a LoRA.")] = False,
-    folder: Annotated[Path | None, typer.Option(help="Default: assets/adapters/<model>.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Default: runs/MODEL/SET/adapters of the workspace.")] = None,
     again: Annotated[bool, typer.Option(help="Also make adapters again that are there and fit.")] = False,
 ) -> None:
     """Unlearn groups from the full model, each as a LoRA adapter, and measure each adapter's health.
@@ -45,7 +46,8 @@ def unlearn(
     from guda_core.unlearning.forget import FORGET_LOSSES, config_of
 
     FORGET_LOSSES.find(operator or "guda_c")  # before the model is loaded
-    wanted, job = listed(groups), run.Forgetting(group_set_of(name), model=model, folder=folder)
+    wanted = listed(groups)
+    job = run.Forgetting(group_set_of(group_set, model=model), model=model, folder=folder)
     config = config_of(
         operator or job.default_config().operator, selection=selection, steps=steps, lr=lr, rank=rank, lam=lam,
         empty_share=empty_share, batch=batch, seed=seed, whole=whole or None,

@@ -26,9 +26,10 @@ BANK = "bank.safetensors"
 
 
 class Clip:
-    """A CLIP and its bank of group features. sha256: of the weights."""
+    """A CLIP and its bank of group features. sha256: of the weights. bank: the bank's file."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, bank: Path | None = None) -> None:
+        """bank: where the bank is; default: beside the weights."""
         if not (folder / "config.json").is_file():
             raise ModelError(f"There is no CLIP in {folder}. Check out the repository with its assets.")
         try:
@@ -37,7 +38,7 @@ class Clip:
         except Exception as e:
             raise ModelError(f"The CLIP in {folder} is damaged or incomplete: {e}") from e
         self.model.requires_grad_(False)
-        self.folder = folder
+        self.folder, self.bank = folder, bank or folder / BANK
         self.sha256 = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
         self.size: int = json.loads((folder / "config.json").read_text())["vision_config"]["image_size"]
 
@@ -62,19 +63,20 @@ class Clip:
             return F.normalize(self.model.text_projection(pooled), dim=-1)
 
     def write_bank(self, features: dict[str, Tensor], data_sha256: str) -> None:
-        """Save group id -> (N, D) features beside the model, as float16."""
+        """Save group id -> (N, D) features as the bank, as float16."""
+        self.bank.parent.mkdir(parents=True, exist_ok=True)
         meta = {
             "clip_sha256": self.sha256,
             "data_sha256": data_sha256,
             "counts": json.dumps({g: len(f) for g, f in features.items()}),
         }
-        save_file({g: f.to(torch.float16).contiguous() for g, f in features.items()}, self.folder / BANK, metadata=meta)
+        save_file({g: f.to(torch.float16).contiguous() for g, f in features.items()}, self.bank, metadata=meta)
 
     def bank_sha256(self) -> str:
         """SHA-256 of the bank's file. Raises ModelError when there is none."""
-        if not (self.folder / BANK).is_file():
-            raise ModelError(f"There is no {BANK} in {self.folder}. Make it with `python -m guda_core assets bank`.")
-        return hashlib.sha256((self.folder / BANK).read_bytes()).hexdigest()
+        if not self.bank.is_file():
+            raise ModelError(f"There is no {self.bank}. Make it with `python -m guda_core assets bank`.")
+        return hashlib.sha256(self.bank.read_bytes()).hexdigest()
 
     def read_bank(self) -> dict[str, Tensor]:
         """group id -> (N, D) float32 unit vectors.
@@ -82,7 +84,7 @@ class Clip:
         Raises:
             ModelError: the bank is missing, damaged, or of another CLIP.
         """
-        path = self.folder / BANK
+        path = self.bank
         try:
             with safe_open(path, framework="pt") as f:
                 meta = f.metadata() or {}
@@ -97,7 +99,7 @@ class Clip:
 
 
 def make_bank(clip: Clip, pictures: Pictures, groups: Sequence[str]) -> None:
-    """Features of every training picture, group by group, beside the CLIP."""
+    """Features of every training picture, group by group, as the CLIP's bank."""
     features = clip.image_features(pictures.pixels)
     by_group = {g: features[[i for i, p in enumerate(pictures.groups) if p == g]] for g in groups}
     clip.write_bank(by_group, pictures.sha256())

@@ -14,17 +14,17 @@ one source needs of a set or of a group stands under `source`, and that source c
 
 from __future__ import annotations
 
+import os
 import re
 import string
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator
 
 from guda_core.data import SOURCES
 from guda_core.errors import GroupSetError
-from guda_core.paths import STYLE_GROUPS
+from guda_core.paths import Folder, sets
 from guda_core.records import NOT_STATED, Group, GroupSet
 from guda_core.strict import Fields, Text, checked, read_yaml
 
@@ -40,9 +40,10 @@ def normal(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def list_group_sets(root: Path = STYLE_GROUPS) -> list[str]:
+def list_group_sets(root: Folder | None = None) -> list[str]:
     """Ids of the group sets that have a folder with a `group_set.yaml`."""
-    return sorted(p.parent.name for p in root.glob("*/group_set.yaml"))
+    where = sets() if root is None else root
+    return sorted(p.parent.name for p in where.glob("*/group_set.yaml"))
 
 
 def _words(value: Any) -> tuple[str, ...]:
@@ -216,13 +217,18 @@ def _objects(what: str, entry: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return objects.train, objects.held_out
 
 
-def load_group_set(name: str = "emoji", root: Path = STYLE_GROUPS) -> GroupSet:
-    """Read and check one group set.
+def chosen_set(given: str | None, of_card: str = "emoji") -> str:
+    """The name of the group set to use: the one that is given, else GUDA_GROUP_SET, else the model card's."""
+    return given or os.environ.get("GUDA_GROUP_SET") or of_card
+
+
+def load_group_set(name: str = "emoji", root: Folder | None = None) -> GroupSet:
+    """Read and check one group set. root: the folder of sets; default: those of the workspaces.
 
     Raises:
         GroupSetError: the file is missing, is not YAML, has missing or unknown fields, or contradicts itself.
     """
-    path = root / name / "group_set.yaml"
+    path = (sets() if root is None else root) / name / "group_set.yaml"
     if not path.is_file():
         raise GroupSetError(f"There is no group set '{name}' (no {path}). Known: {', '.join(list_group_sets(root))}.")
     what = f"group set '{name}'"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 import yaml
 from pydantic import ValidationError
 
+from guda_core import paths
 from guda_core.diffusion import FAMILIES, weights
 from guda_core.diffusion.base import BaseModel, Card
 from guda_core.errors import ModelError, OptionError
@@ -24,7 +24,7 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
 def read_cards(path: Path = CARDS) -> dict[str, Card]:
-    """The cards of one file, by id.
+    """The cards of one file, by id. A relative folder is meant from the file's own.
 
     Raises:
         ModelError: it cannot be read, or a card lacks a field, has an unknown one or a value that none can have.
@@ -42,29 +42,21 @@ def _card(path: Path, id: Any, fields: Any) -> Card:
     if not isinstance(id, str) or not isinstance(fields, dict) or not all(isinstance(k, str) for k in fields):
         raise ModelError(f"{path}: card '{id}': it has no fields below its name.")
     try:
-        return Card(id=id, **fields)
+        card = Card(id=id, **fields)
+        return replace(card, path=str(path.parent / card.path)) if card.source in ("folder", "file") else card
     except (ValidationError, TypeError) as e:
         first = e.errors()[0] if isinstance(e, ValidationError) else {"loc": (), "msg": str(e)}
         field = ".".join(str(p) for p in first["loc"])
         raise ModelError(f"{path}: card '{id}': {field + ': ' if field else ''}{first['msg']}.") from e
 
 
-def _files() -> Iterator[Path]:
-    """Files of cards: the shipped one, then those of the user's workspace."""
-    yield CARDS
-    if home := os.environ.get("GUDA_HOME"):
-        yield from sorted((Path(home) / "models").glob("*.yaml"))
-
-
 def known_cards() -> dict[str, Card]:
-    """Every card by id. Raises ModelError when a file is wrong, or two files have a card of one id."""
-    out: dict[str, Card] = {}
-    for path in _files():
-        for id, card in read_cards(path).items():
-            if id in out:
-                raise ModelError(f"{path}: there is a card '{id}' already. Choose another name.")
-            out[id] = card
-    return out
+    """Every card by id: the shipped ones, and those of the workspace (`models/*.yaml`), which come first where an id is
+    the same. Raises ModelError when a file is wrong."""
+    cards = read_cards()
+    for path in reversed(list(paths.models().glob("*.yaml"))):
+        cards |= read_cards(path)
+    return cards
 
 
 def find_card(name: str) -> Card:
@@ -76,6 +68,16 @@ def find_card(name: str) -> Card:
             ".safetensors file, or a Hub id such as user/model."
         )
     return cards[name]
+
+
+def chosen_model(given: str | None) -> str:
+    """The name of the model to use: the one that is given, else GUDA_MODEL, else the embedded one."""
+    return given or os.environ.get("GUDA_MODEL") or DEFAULT_MODEL
+
+
+def chosen_card(given: str | None) -> Card:
+    """The card of the model to use: of `chosen_model`, by `resolve_card`. Raises ModelError as that does."""
+    return resolve_card(chosen_model(given))
 
 
 def resolve_card(name_or_path: str | Path, *, lora: str | Path | None = None) -> Card:

@@ -9,12 +9,11 @@ from typing import Any
 
 import gradio as gr
 
-from guda_core.paths import ASSETS
+from guda_core.paths import BENCHMARKS, SHIPPED_RUN
 from guda_core.reports.agreement_rows import is_ceiling, labelled
 from guda_core.ui import plots
 from guda_core.ui.markup import Html, block, code, heading, note, table, text
 
-FOLDER = ASSETS / "benchmarks"
 MOST = 8_000_000  # bytes of one file
 INTRO = (
     "A score is worth as much as it agrees with the oracle: a model trained again without the group. Agreement is "
@@ -71,12 +70,12 @@ def read(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def draw(folder: Path = FOLDER) -> None:
+def draw(folder: Path = BENCHMARKS) -> None:
     """Draw the screen inside the current tab."""
     block(text(INTRO) + note(ROWS))
     for name, (title, command) in TABLES.items():
         found = read(folder / name)
-        block(heading(title) + _origin(name, command))
+        block(heading(title) + _origin(f"benchmarks/{name}", command))
         rows = [r for r in (found or {}).get("rows", []) if _is_row(r)]
         if not rows:
             block(text(UNKNOWN))
@@ -87,12 +86,12 @@ def draw(folder: Path = FOLDER) -> None:
             _draw_sets(own)
     block(_intervals(read(folder / "intervals.json")))
     block(_sanity(read(folder / "sanity.json")))
-    block(_scope(read(folder / "scope.json")))
+    block(_scope(read(SHIPPED_RUN / "scope.json")))
     block(_speed(read(folder / "speed.json")))
 
 
 def _origin(name: str, command: str) -> Html:
-    return note(Html(f"Written by {code(command)} into {code(f'assets/benchmarks/{name}')}."))
+    return note(Html(f"Written by {code(command)} into {code(f'assets/{name}')}."))
 
 
 def _is_row(row: Any) -> bool:
@@ -141,7 +140,9 @@ def _cell(found: Any) -> str:
 
 
 def _intervals(found: dict[str, Any] | None) -> Html:
-    title = heading("Are the intervals honest?") + _origin("intervals.json", "python -m experiments.intervals")
+    title = heading("Are the intervals honest?") + _origin(
+        "benchmarks/intervals.json", "python -m experiments.intervals"
+    )
     rows = [r for r in (found or {}).get("rows", []) if r.get("query_set") == "all" and _is_measured(r.get("held"))]
     if not rows:
         return Html(title + text(UNKNOWN))
@@ -156,7 +157,7 @@ def _intervals(found: dict[str, Any] | None) -> Html:
 
 def _sanity(found: dict[str, Any] | None) -> Html:
     title = heading("First checks on real input (not the oracle)") + _origin(
-        "sanity.json", "python -m experiments.sanity"
+        "benchmarks/sanity.json", "python -m experiments.sanity"
     )
     if found is None:
         return Html(title + text(UNKNOWN))
@@ -179,7 +180,7 @@ def _counted(found: Any) -> str:
 
 def _scope(found: dict[str, Any] | None) -> Html:
     title = heading("Does the warning about foreign pictures work?") + _origin(
-        "scope.json", "python -m guda_core assets scope"
+        "runs/emoji/emoji/scope.json", "python -m guda_core assets scope"
     )
     kinds = (found or {}).get("kinds")
     if not isinstance(kinds, Mapping):
@@ -194,7 +195,7 @@ def _scope(found: dict[str, Any] | None) -> Html:
 
 
 def _speed(found: dict[str, Any] | None) -> Html:
-    title = heading("Waiting times and costs") + _origin("speed.json", "python -m experiments.speed")
+    title = heading("Waiting times and costs") + _origin("benchmarks/speed.json", "python -m experiments.speed")
     if found is None:
         return Html(title + text(UNKNOWN))
     rows: list[tuple[str, str]] = []

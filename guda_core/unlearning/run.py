@@ -13,13 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from guda_core import paths
 from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import Pictures, fitted
 from guda_core.data.embeddings import Clip
 from guda_core.data.sources.base import load_pictures
-from guda_core.diffusion.cards import DEFAULT_MODEL, find_card, load_model
+from guda_core.diffusion.cards import chosen_card, load_model
 from guda_core.errors import AdapterError, OptionError
-from guda_core.paths import ASSETS, cache_dir
+from guda_core.paths import ASSETS, Layers, cache_dir
 from guda_core.records import GroupSet
 from guda_core.unlearning import adapters, files
 from guda_core.unlearning.config import Settings
@@ -33,10 +34,10 @@ class Forgetting:
     """Makes adapters of one base model. Pictures and latents are loaded once."""
 
     def __init__(self, group_set: GroupSet, *, model: str | None = None, folder: Path | None = None) -> None:
-        card = find_card(model or DEFAULT_MODEL)
+        card = chosen_card(model)
         self.group_set, self.card = group_set, card
         self.captioner = captioner_of(group_set)
-        self.folder = folder or ASSETS / "adapters" / card.id
+        self.folder = Layers((folder,)) if folder else paths.run(card.id, group_set.id).adapters
         self.model = load_model(card)
         self._pictures: Pictures | None = None
         self._latents: Tensor | None = None
@@ -112,7 +113,7 @@ class Forgetting:
         }
         if getattr(config, "selection", "") == "weighted":
             meta["clip_sha256"] = self.clip.sha256
-        folder, first = self.folder / group, 0
+        folder, first = self.folder.own(group), 0
         keeps = self.checkpoint(group, config, data_sha256) if resume else None
         for p in unlearn(task, config=config, folder=folder, meta=meta, checkpoint=keeps):
             first = first or p.step
