@@ -114,8 +114,8 @@ class StableDiffusion(BaseModel):
         pipe.vae.requires_grad_(False).eval()
         pipe.text_encoder.requires_grad_(False).eval()
 
-    def earlier_names(self) -> frozenset[str]:
-        return frozenset({hash_folder(self.folder)})
+    def earlier_names(self) -> tuple[str, ...]:
+        return (hash_folder(self.folder),)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
