@@ -18,7 +18,7 @@ from guda_core.data.embeddings import Clip
 from guda_core.data.groups import load_group_set
 from guda_core.data.images import check_options, check_prompt, hash_pixels, read_picture
 from guda_core.diffusion.base import BaseModel
-from guda_core.diffusion.cards import DEFAULT_MODEL, find_card, load_model
+from guda_core.diffusion.cards import DEFAULT_MODEL, find_card, load_model, resolve_card
 from guda_core.diffusion.pace import Pace
 from guda_core.errors import ModelError, OptionError
 from guda_core.paths import ASSETS
@@ -148,7 +148,8 @@ def budget_of(effort: str) -> Budget:
 
 
 def load_service(model: str | None = None, *, fall_back: bool = True) -> LocalService:
-    """The service of a card (default: the environment's GUDA_MODEL, else the bundled model).
+    """The service of a model: a card's id, or a folder in diffusers' layout. Default: the environment's GUDA_MODEL, else
+    the bundled model.
 
     fall_back: when that card's model cannot be had, take the bundled one and say so in the banner.
 
@@ -156,7 +157,7 @@ def load_service(model: str | None = None, *, fall_back: bool = True) -> LocalSe
         ModelError: the model cannot be had (and the bundled one neither, or fall_back is off).
     """
     name = model or os.environ.get("GUDA_MODEL") or DEFAULT_MODEL
-    card, banner = find_card(name), ""
+    card, banner = resolve_card(name), ""
     try:
         base = load_model(card)
     except ModelError as e:

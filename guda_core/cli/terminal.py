@@ -150,7 +150,9 @@ def follow_steps(title: str, steps: Iterator[Any]) -> None:
             bar.update(task, completed=p.step, total=p.steps, note=said)
 
 
-ModelOption = Annotated[str | None, typer.Option("--model", help="Model card. Default: GUDA_MODEL, else emoji.")]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", help="Model card, or a folder. Default: GUDA_MODEL, else emoji.")
+]
 SetOption = Annotated[
     str | None, typer.Option("--set", help="Group set. Default: GUDA_GROUP_SET, else the model card's.")
 ]

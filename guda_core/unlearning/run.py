@@ -17,7 +17,7 @@ from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import Pictures, fitted
 from guda_core.data.embeddings import Clip
 from guda_core.data.sources.base import load_pictures
-from guda_core.diffusion.cards import DEFAULT_MODEL, find_card, load_model
+from guda_core.diffusion.cards import DEFAULT_MODEL, load_model, resolve_card
 from guda_core.errors import AdapterError, OptionError
 from guda_core.paths import ASSETS, cache_dir
 from guda_core.records import GroupSet
@@ -33,7 +33,7 @@ class Forgetting:
     """Makes adapters of one base model. Pictures and latents are loaded once."""
 
     def __init__(self, group_set: GroupSet, *, model: str | None = None, folder: Path | None = None) -> None:
-        card = find_card(model or DEFAULT_MODEL)
+        card = resolve_card(model or DEFAULT_MODEL)
         self.group_set, self.card = group_set, card
         self.captioner = captioner_of(group_set)
         self.folder = folder or ASSETS / "adapters" / card.id
