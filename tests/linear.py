@@ -29,6 +29,9 @@ class Linear:
         self.card, self.sha256 = SimpleNamespace(id="linear", kind="unconditional"), f"{float(weight.sum()):.6f}"
         self.lock = threading.RLock()
 
+    def goes_by(self, sha256):
+        return sha256 == self.sha256
+
     def embed(self, prompts):
         return Condition({}, len(prompts))
 

@@ -25,7 +25,7 @@ import torch
 
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.base import BaseModel
-from guda_core.errors import ScoreError
+from guda_core.errors import ModelError, ScoreError
 from guda_core.records import Query, Scope
 
 FILE = "scope.json"
@@ -104,7 +104,7 @@ def judge(rule: Rule | str, model: BaseModel, query: Query) -> Scope:
         return Scope("not assessed", None, None, "", rule)
     try:
         value = bits(model, query, rule.config)
-    except ScoreError as e:
+    except (ScoreError, ModelError) as e:
         return Scope("not assessed", None, None, "", str(e))
     outside = value > rule.threshold
     reason = (

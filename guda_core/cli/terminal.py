@@ -161,7 +161,9 @@ def _at_home(folder: Path | None) -> Path | None:
     return folder
 
 
-ModelOption = Annotated[str | None, typer.Option("--model", help="Model card. Default: GUDA_MODEL, else emoji.")]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", help="Model card, folder or file. Default: GUDA_MODEL, else emoji.")
+]
 SetOption = Annotated[
     str | None, typer.Option("--set", help="Group set. Default: GUDA_GROUP_SET, else the model card's.")
 ]

@@ -64,7 +64,7 @@ class BaseModel(ABC):
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self._earlier: frozenset[str] | None = None
+        self._earlier: tuple[str, ...] | None = None
 
     @property
     def schedule(self) -> Schedule:
@@ -77,9 +77,9 @@ class BaseModel(ABC):
             self._earlier = self.earlier_names()
         return sha256 == self.sha256 or sha256 in (self._earlier or ())
 
-    def earlier_names(self) -> frozenset[str]:
+    def earlier_names(self) -> tuple[str, ...]:
         """What version 0.1 called this model; asked once, since all its files may have to be read."""
-        return frozenset()
+        return ()
 
     @property
     @abstractmethod

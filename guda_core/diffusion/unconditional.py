@@ -88,7 +88,7 @@ class Unconditional(BaseModel):
             prediction=self.prediction.kind,
             latent_shape=self._shape,
         )
-        self._earlier = frozenset({hash_module(denoiser, self.scheduler.alphas_cumprod, self.prediction.kind)})
+        self._earlier = (hash_module(denoiser, self.scheduler.alphas_cumprod, self.prediction.kind),)
         self.network = denoiser.to(self.device).requires_grad_(False).eval()
         if next(denoiser.parameters()).dtype != self.dtype:
             denoiser.to(self.dtype)

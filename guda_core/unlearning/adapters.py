@@ -114,7 +114,7 @@ def load(folder: Path, *, model: BaseModel, group: str, group_set: str | None = 
     """
     meta = read_meta(folder)
     try:
-        _check_identity(meta, model.sha256, group, group_set)
+        _check_identity(meta, model, group, group_set)
         return _read(folder, meta, model.network, group)
     except AdapterError as e:
         raise AdapterError(f"The adapter '{group}' cannot be used: {e}.") from e
@@ -122,11 +122,11 @@ def load(folder: Path, *, model: BaseModel, group: str, group_set: str | None = 
         raise AdapterError(f"The adapter '{group}' cannot be read: {e}") from e
 
 
-def _check_identity(meta: Mapping[str, Any], base_sha256: str, group: str, group_set: str | None) -> None:
+def _check_identity(meta: Mapping[str, Any], model: BaseModel, group: str, group_set: str | None) -> None:
     own = str(meta.get("base_sha256"))
-    if own != base_sha256:
+    if not model.goes_by(own):
         raise AdapterError(
-            f"it was made for another base model ({own[:12]}, this one is {base_sha256[:12]}). Make it again with "
+            f"it was made for another base model ({own[:12]}, this one is {model.sha256[:12]}). Make it again with "
             f"`guda unlearn --groups {group}`"
         )
     if meta.get("group") != group:

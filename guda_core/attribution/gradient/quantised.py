@@ -67,7 +67,7 @@ class ShippedBank:
             raise CacheError(f"There are no features for {name}. {make}") from e
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise CacheError(f"The features for {name} cannot be read ({e}). {make}") from e
-        if self.meta["base_sha256"] != model.sha256:
+        if not model.goes_by(self.meta["base_sha256"]):
             raise CacheError(f"The features for {name} are of another base model. {make}")
         if hashlib.sha256(data).hexdigest() != self.meta["sha256"]:
             raise CacheError(f"The features for {name} are damaged: they do not have the hash recorded. {make}")
