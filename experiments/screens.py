@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 
+from guda_core.cli.terminal import listed
 from guda_core.local import load_service
 from guda_core.service import Service
 from guda_core.ui import words
@@ -145,7 +146,7 @@ def main() -> None:
     if chromium is None:
         raise SystemExit(f"No Chromium here: none of {', '.join(NAMES)} is on the PATH.")
     options.folder.mkdir(parents=True, exist_ok=True)
-    only = set(filter(None, options.only.split(",")))
+    only = set(listed(options.only))
     os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp()
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium, args=list(ARGS))

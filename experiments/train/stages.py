@@ -27,7 +27,7 @@ from experiments.train import unet as unet_training
 from experiments.train import vae as vae_training
 from guda_core import paths
 from guda_core.data.embeddings import BANK, Clip, make_bank
-from guda_core.data.sources.base import load_pictures
+from guda_core.data.sources.base import load_pictures, open_dataset
 from guda_core.diffusion.cards import DEFAULT_MODEL
 from guda_core.errors import TrainingError
 from guda_core.paths import ASSETS
@@ -218,4 +218,4 @@ def assemble(assets: Path, full: str) -> Path:
 def write_bank(group_set: GroupSet, assets: Path) -> None:
     """CLIP features of every training picture, group by group, into the embedded model's run."""
     bank = assets / "runs" / DEFAULT_MODEL / group_set.id / BANK
-    make_bank(Clip(assets / "clip", bank), load_pictures(group_set, "train"), list(group_set.groups))
+    make_bank(Clip(assets / "clip", bank), open_dataset(group_set))

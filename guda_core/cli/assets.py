@@ -95,11 +95,11 @@ def bank(
     quieten()
 
     from guda_core.data.embeddings import BANK, Clip, make_bank
-    from guda_core.data.sources.base import load_pictures
+    from guda_core.data.sources.base import open_dataset
     from guda_core.diffusion.cards import chosen_card
     from guda_core.paths import ASSETS, run
 
     gs = group_set_of(group_set, model=model)
     where = (folder or run(chosen_card(model).id, gs.id).own) / BANK
-    make_bank(Clip(ASSETS / "clip", where), load_pictures(gs, "train"), list(gs.groups))
+    make_bank(Clip(ASSETS / "clip", where), open_dataset(gs))
     say(f"Written: {where}")

@@ -1,6 +1,6 @@
-"""The CLIP (Radford et al. 2021) that the similarity baseline and style selection use: transformers' CLIPModel.
+"""The CLIP (Radford et al. 2021) that similarity and the selection of anchor styles use, and the feature bank.
 
-Training pictures are not in the repository, so their features are: the bank holds one unit vector a training picture.
+Training pictures are not in the repository, so their features are: the feature bank holds one unit vector a picture.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
-from guda_core.data.sources.iconify import Pictures
+from guda_core.data.dataset import GroupDataset, batches
 from guda_core.diffusion.pixels import to_unit
 from guda_core.errors import ModelError
 
 BANK = "bank.safetensors"
+BATCH = 128  # pictures at a time
 
 
 class Clip:
-    """A CLIP and its bank of group features. sha256: of the weights. bank: the bank's file."""
+    """A CLIP and its feature bank. size: side of its pictures in pixels. sha256: of the weights. bank: the bank's file."""
 
     def __init__(self, folder: Path, bank: Path | None = None) -> None:
         """bank: where the bank is; default: beside the weights."""
@@ -42,7 +43,7 @@ class Clip:
         self.sha256 = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
         self.size: int = json.loads((folder / "config.json").read_text())["vision_config"]["image_size"]
 
-    def image_features(self, pixels: np.ndarray, batch: int = 128) -> Tensor:
+    def image_features(self, pixels: np.ndarray, batch: int = BATCH) -> Tensor:
         """(N, H, W, 3) uint8 -> (N, D) float32 of unit length; other sizes are resampled (area)."""
         out = []
         for i in range(0, len(pixels), batch):
@@ -98,8 +99,9 @@ class Clip:
         return bank
 
 
-def make_bank(clip: Clip, pictures: Pictures, groups: Sequence[str]) -> None:
-    """Features of every training picture, group by group, as the CLIP's bank."""
-    features = clip.image_features(pictures.pixels)
-    by_group = {g: features[[i for i, p in enumerate(pictures.groups) if p == g]] for g in groups}
-    clip.write_bank(by_group, pictures.sha256())
+def make_bank(clip: Clip, dataset: GroupDataset) -> None:
+    """Write the feature bank of a dataset's training pictures. Few pictures are in memory at once."""
+    items = dataset.split("train")
+    features = torch.cat([clip.image_features(pixels) for pixels in batches(items, clip.size, BATCH)])
+    by_group = {g: features[[i for i, item in enumerate(items) if item.group == g]] for g in dataset.group_set.groups}
+    clip.write_bank(by_group, dataset.fingerprint())

@@ -96,10 +96,6 @@ class StableDiffusion(LatentModel):
         text = self.pipe.text_encoder(ids.to(self.device)).last_hidden_state  # (B, L, D)
         return Condition({"text": check_finite(text, "The embedded prompt")})
 
-    @property
-    def tokenizers(self) -> tuple[Any, ...]:
-        return (self.pipe.tokenizer,)
-
     def tokens(self, prompt: str) -> tuple[int, int]:
         tok = self.pipe.tokenizer
         return len(tok(prompt, truncation=False, verbose=False).input_ids), int(tok.model_max_length)
