@@ -154,10 +154,10 @@ def budget_of(effort: str) -> Budget:
 def load_service(model: str | None = None, *, fall_back: bool = True) -> LocalService:
     """The service of a card (default: the environment's GUDA_MODEL, else the bundled model).
 
-    fall_back: when that card's model cannot be had, take the bundled one and say so in the banner.
+    fall_back: when that card's model cannot be loaded, take the included one and say so in the banner.
 
     Raises:
-        ModelError: the model cannot be had (and the bundled one neither, or fall_back is off).
+        ModelError: the model cannot be loaded (and the included one neither, or fall_back is off).
     """
     name = model or os.environ.get("GUDA_MODEL") or DEFAULT_MODEL
     card, banner = find_card(name), ""
