@@ -155,10 +155,10 @@ def load_service(model: str | None = None, *, group_set: str | None = None, fall
     """The service of a model and a group set. Where one is not given: GUDA_MODEL, else the embedded model;
     GUDA_GROUP_SET, else the set of the model's card.
 
-    fall_back: when that card's model cannot be had, take the bundled one and say so in the banner.
+    fall_back: when that card's model cannot be loaded, take the included one and say so in the banner.
 
     Raises:
-        ModelError: the model cannot be had (and the bundled one neither, or fall_back is off).
+        ModelError: the model cannot be loaded (and the included one neither, or fall_back is off).
     """
     name = chosen_model(model)
     card, banner = resolve_card(name), ""

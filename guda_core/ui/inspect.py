@@ -1,4 +1,4 @@
-"""The screen with what stands behind an answer: noise levels, narrowing, health, what the oracle lost, hashes."""
+"""The screen with the details of an answer: noise levels, narrowing, health, what the oracle lost, hashes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ STEPS = (
     "about the rough layout. A negative bar means that the model does better there without the group."
 )
 OFFSET = (
-    "The score is that fall and the group's offset: what the group gives to any picture, measured on held-out pictures "
-    "of the other groups. It is the same for every picture."
+    "The score is that drop plus the group's offset: what the group gives to any picture, measured on held-out "
+    "pictures of the other groups. It is the same for every picture."
 )
 NARROW = "Each point uses all noise draws up to it. So the last point is the score on the first tab."
 HASHES = (
@@ -114,11 +114,11 @@ def steps(a: Attribution, group: str, name: str) -> tuple[Html, Any, Html]:
         (label, words.number(c.value, a.unit), f"± {words.number(h, a.unit)}" if c.se is not None else "-")
         for label, c, h in zip(labels, parts, halves, strict=True)
     ]
-    offset, fall = a.offset(group), sum(c.value for c in parts)
+    offset, drop = a.offset(group), sum(c.value for c in parts)
     if offset:
-        rows.append(("all: the drop", words.number(fall, a.unit), ""))
+        rows.append(("all: the drop", words.number(drop, a.unit), ""))
         rows.append(("the offset", words.number(offset, a.unit), ""))
-    rows.append(("the score" if offset else "all: the score", words.number(fall + offset, a.unit), ""))
+    rows.append(("the score" if offset else "all: the score", words.number(drop + offset, a.unit), ""))
     body = table("What each range of timesteps adds", ("Timesteps", "Adds (nats)", "95%"), rows, numbers=".nn")
     return (
         text(said, STEPS, *([OFFSET] if offset else [])),

@@ -113,7 +113,7 @@ def _controls(service: Service) -> dict[str, Any]:
                 style = gr.Dropdown(styles, value=styles[0][1], label="Style", min_width=130)
             prompt = gr.Textbox(
                 first_caption(sets, objects[0][1], styles[0][1]), label="Prompt", lines=3,
-                info="Object and style fill it in with words, never with the group's name. Edit it freely.",
+                info="Object and style fill it in, without the group's name. Edit it freely.",
             )  # fmt: skip
             seed = gr.Number(0, label="Seed", info="The same seed gives the same picture.")
             with gr.Row():
@@ -127,7 +127,7 @@ def _controls(service: Service) -> dict[str, Any]:
             only_keep_the_path(upload)
             caption = gr.Textbox(
                 "", label="Caption (optional)", lines=2,
-                info="What the picture shows. Without one, the model is asked without a caption.",
+                info="What the picture shows. It may stay empty.",
             )  # fmt: skip
             more_captions = gr.Checkbox(False, label=words.TRY_CAPTIONS, info=words.CAPTIONS_INFO)
     shown = [(methods[m].name, m) for m in main_first(methods)]

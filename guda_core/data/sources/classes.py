@@ -35,7 +35,7 @@ def read_cifar10() -> dict[str, Pool]:
     """50,000 and 10,000 pictures through Hugging Face's `datasets`, from GUDA_CIFAR10 (a folder) or the hub.
 
     Raises:
-        DataError: the package is missing, or the data cannot be had.
+        DataError: the package is missing, or the data cannot be downloaded.
     """
     try:
         from datasets import load_dataset
