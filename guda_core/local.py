@@ -74,6 +74,7 @@ class LocalService:
             sha256=m.sha256,
             clip_sha256=self.clip.sha256,
             bank_sha256=self.clip.bank_sha256(),
+            caveat=m.caveat,
             dtype=str(m.dtype).removeprefix("torch."),
             device=device,
             threads=torch.get_num_threads(),

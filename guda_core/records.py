@@ -152,6 +152,7 @@ class Provenance:
     models: method id -> its models without a group each, of methods that have such.
     validation: name of a file of measurements -> its figures with the file's `sha256`, or a sentence why there are
     none.
+    caveat: a sentence to show beside this model's scores, where they mean something else than other models'.
     """
 
     model: str
@@ -167,6 +168,7 @@ class Provenance:
     made_from: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     models: Mapping[str, GroupModels] = field(default_factory=dict)
     validation: Mapping[str, Mapping[str, Any] | str] = field(default_factory=dict)
+    caveat: str = ""
 
     @property
     def unlearned(self) -> GroupModels:

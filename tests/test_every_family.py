@@ -101,6 +101,9 @@ def test_a_picture_is_attributed_with_adapters_of_its_family(tmp_path, family):
     record = report.to_json(query, [answers[0]], service.group_set, provenance=service.provenance(), settings=settings)
     written = json.loads(json.dumps(record))
     assert written["model"]["sha256"] == service.model.sha256
+    assert [s for s in written["limits"] if "no likelihood model" in s] == [service.model.caveat][
+        : family == "flux_dev"
+    ]
     changed = [n for n, m in service.model.network.named_modules() if n.endswith(service.model.lora_targets)]
     assert len(changed) >= 8
 

@@ -27,7 +27,7 @@ BATCH = 128  # pictures at a time
 
 
 class Clip:
-    """A CLIP and its feature bank. size: side of its pictures, pixels. sha256: of the weights. bank: the bank's file."""
+    """A CLIP and its feature bank. size: side of its pictures. sha256: of the weights. bank: the bank's file."""
 
     def __init__(self, folder: Path, bank: Path | None = None) -> None:
         """bank: where the bank is; default: beside the weights."""

@@ -143,7 +143,7 @@ def to_json(
         "methods": methods,
         "health": {g: dict(h) if not isinstance(h, str) else None for g, h in known.items()},
         "validation": {n: dict(v) for n, v in provenance.validation.items() if not isinstance(v, str)} or None,
-        "limits": limits(methods, provenance),
+        "limits": [*([provenance.caveat] if provenance.caveat else []), *limits(methods, provenance)],
         "files": {},
         "absent": _absent(query, methods, provenance, known, scoped=scope is not None),
     }
