@@ -83,9 +83,9 @@ class StableDiffusion(LatentModel):
         if self.device.type == "cpu":
             self.network.to(memory_format=torch.channels_last)
 
-    def earlier_names(self) -> frozenset[str]:
+    def earlier_names(self) -> tuple[str, ...]:
         known = type(self) is StableDiffusion and self.card.source != "file" and not self.card.lora
-        return frozenset({hash_folder(self.folder)} if known else ())
+        return (hash_folder(self.folder),) if known else ()
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Condition:
