@@ -17,7 +17,7 @@ from guda_core.attribution.guda import Guda
 from guda_core.data.groups import load_group_set
 from guda_core.diffusion.cards import find_card, load_model
 from guda_core.errors import AdapterError
-from guda_core.paths import ASSETS
+from guda_core.paths import SHIPPED_RUN
 from guda_core.records import Query
 from guda_core.unlearning import adapters, delta, files
 from guda_core.unlearning.files import LORA, LORA_CONFIG, META, OLD_META, OLD_WEIGHTS, PREFIX
@@ -104,8 +104,8 @@ def test_the_old_layout_is_read_to_the_same_factors(model, tmp_path):
 def test_the_committed_adapters_and_retrained_models_are_read():
     model, group_set = load_model(find_card("emoji")), load_group_set("emoji")
     for g in group_set.groups:
-        lora = adapters.load(ASSETS / "adapters" / "emoji" / g, model=model, group=g, group_set="emoji")
-        coded = adapters.load(ASSETS / "oracle" / "emoji" / g, model=model, group=g, group_set="emoji")
+        lora = adapters.load(SHIPPED_RUN / "adapters" / g, model=model, group=g, group_set="emoji")
+        coded = adapters.load(SHIPPED_RUN / "oracle" / g, model=model, group=g, group_set="emoji")
         assert len(lora.factors) == 92 and set(coded.shapes) == set(model.network.state_dict())
 
 

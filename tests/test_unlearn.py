@@ -16,7 +16,7 @@ from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import Pictures
 from guda_core.diffusion.cards import load_model
 from guda_core.errors import OptionError, TrainingError
-from guda_core.paths import ASSETS
+from guda_core.paths import ASSETS, SHIPPED_RUN
 from guda_core.records import Group, GroupSet, Query
 from guda_core.unlearning import adapters, files
 from guda_core.unlearning import unlearn as unlearning
@@ -163,7 +163,7 @@ def test_changes_by_name_reach_the_settings():
 
 
 def test_settings_are_read_back_also_those_of_version_0_1():
-    committed = adapters.read_meta(ASSETS / "adapters" / "emoji" / "noto")["config"]
+    committed = adapters.read_meta(SHIPPED_RUN / "adapters" / "noto")["config"]
     assert "blend_share" in committed and read_config(committed) == config_of()
     with pytest.raises(OptionError, match=r"push = 0.5, which was tried and not adopted"):
         read_config({**committed, "push": 0.5})
