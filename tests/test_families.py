@@ -152,7 +152,7 @@ def test_cards_of_the_workspace_are_known(tmp_path, monkeypatch):
     assert find_card("mine").resolution == 64 and find_card("emoji").source == "assets"
     mine.write_text(json.dumps({"emoji": GOOD}))
     assert find_card("emoji").source == "folder"  # the workspace's comes first
-    with pytest.raises(ModelError, match="There is no model 'mine'. Known: emoji, sd15"):
+    with pytest.raises(ModelError, match=r"There is no model 'mine'\. Known: emoji, sd15"):
         find_card("mine")
 
 
