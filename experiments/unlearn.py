@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.ablations.members import config_of
-from guda_core.data.groups import load_group_set
+from guda_core.cli.loading import group_set_of
 from guda_core.errors import OptionError
 from guda_core.unlearning.config import Settings
 from guda_core.unlearning.run import Forgetting
@@ -53,13 +53,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--with", dest="given", metavar="NAME=VALUE", action="append", default=[])
     parser.add_argument("--groups", default="", help="comma-separated group ids; default all")
-    parser.add_argument("--set", dest="name", default="emoji", help="group set")
-    parser.add_argument("--model", help="a card; default: emoji")
+    parser.add_argument("--set", dest="name", help="group set; default: GUDA_GROUP_SET, else the model card's")
+    parser.add_argument("--model", help="model card; default: GUDA_MODEL, else emoji")
     parser.add_argument("--folder", type=Path, required=True, help="where the adapters go")
     parser.add_argument("--again", action="store_true", help="also make adapters again that are there and fit")
     args = parser.parse_args()
     config = settings(args.given)
-    job = Forgetting(load_group_set(args.name), model=args.model, folder=args.folder)
+    job = Forgetting(group_set_of(args.name, model=args.model), model=args.model, folder=args.folder)
     wanted = [g.strip() for g in args.groups.split(",") if g.strip()]
     for group in job.pending(wanted, config=config, again=args.again):
         for p in job.unlearn(group, config):
