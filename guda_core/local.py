@@ -47,11 +47,14 @@ class LocalService:
         features: Folder | None = None,
         oracle: Folder | None = None,
         rule: Path | None = None,
+        calibration: Path | None = None,
         banner: str = "",
     ) -> None:
         self.model, self.group_set, self.clip = model, group_set, clip
         self.banner, self.model_name = banner, model.card.name
-        context = Context(model, group_set, clip, adapters=adapters, features=features, oracle=oracle)
+        context = Context(
+            model, group_set, clip, adapters=adapters, features=features, oracle=oracle, calibration=calibration
+        )
         self.offered, self.not_offered = load_methods(context)
         self.rule = scopes.read_rule(rule, base_sha256=model.sha256) if rule is not None else scopes.UNKNOWN
         self.pace = Pace(model)
@@ -172,5 +175,5 @@ def load_service(model: str | None = None, *, group_set: str | None = None, fall
         base, banner = load_model(card), f"The bundled model answers in place of '{name}'. {e}"
     found = load_group_set(chosen_set(group_set, card.group_set))
     run = paths.run(card.id, found.id)
-    more = {"features": run.features, "oracle": run.oracle, "rule": run.scope}
+    more = {"features": run.features, "oracle": run.oracle, "rule": run.scope, "calibration": run.calibration}
     return LocalService(base, found, Clip(paths.ASSETS / "clip", run.bank), run.adapters, **more, banner=banner)

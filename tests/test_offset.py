@@ -11,14 +11,17 @@ import pytest
 import torch
 from rich.console import Console
 
-from guda_core.attribution.base import Budget
-from guda_core.attribution.guda import WEIGHT, Guda
+from experiments import offset as fitting
+from guda_core.attribution.base import Budget, Context, Unavailable
+from guda_core.attribution.calibration import read_weight, write_weight
+from guda_core.attribution.guda import Guda
 from guda_core.attribution.logo import Logo
 from guda_core.cli import terminal
 from guda_core.cli.attribute import _show_answer as show
 from guda_core.data.groups import load_group_set
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.cards import load_model
+from guda_core.paths import BENCHMARKS, SHIPPED_RUN
 from guda_core.records import Attribution, GroupScore, KLValues, Query
 from guda_core.ui import examples, inspect, markup, words
 from guda_core.unlearning import adapters
@@ -26,6 +29,7 @@ from guda_core.unlearning.adapters import OFFSET
 from tests.light import LightService
 from tests.tiny import save_tiny
 
+WEIGHT = 1.04
 GROUPS = load_group_set("emoji")
 IDS = list(GROUPS.groups)[:3]
 MEANS = {IDS[0]: -5.0, IDS[1]: 2000.0, IDS[2]: 7.5}
@@ -59,7 +63,8 @@ def note(folder, group, **changes):
 def answer(model, folder, kind=Guda) -> Attribution:
     latent = torch.randn(1, *model.latent_shape, generator=torch.Generator().manual_seed(5))
     query = Query(pixels=torch.zeros(1).numpy(), latent=latent, prompt="", image_hash="x")
-    *_, last = kind(model, GROUPS, folder).attribute(query, Budget(draws=2, per_pass=1, strata=8))
+    more = {"offset_weight": WEIGHT} if kind is Guda else {}
+    *_, last = kind(model, GROUPS, folder, **more).attribute(query, Budget(draws=2, per_pass=1, strata=8))
     return last
 
 
@@ -87,9 +92,55 @@ def test_without_a_figure_of_just_these_adapters_nothing_is_added_to_any(model, 
     for g in IDS:
         note(folder, g)
     note(folder, IDS[2], **bad)
-    assert Guda(model, GROUPS, folder).offset == {}
+    assert Guda(model, GROUPS, folder, offset_weight=WEIGHT).offset == {}
     (folder / IDS[2] / adapters.HEALTH).write_text("damaged")
+    assert Guda(model, GROUPS, folder, offset_weight=WEIGHT).offset == {}
+
+
+def test_without_a_calibration_the_score_is_the_papers(model, folder, tmp_path):
+    for g in IDS:
+        note(folder, g)
     assert Guda(model, GROUPS, folder).offset == {}
+    context = Context(model, GROUPS, adapters=folder, calibration=tmp_path / "calibration.json")
+    loaded = Guda.load(context)
+    assert isinstance(loaded, Guda) and loaded.offset == {}
+    write_weight(tmp_path / "calibration.json", 0.5, base_sha256=model.sha256, group_set="emoji", fitted="by hand")
+    loaded = Guda.load(context)
+    assert isinstance(loaded, Guda) and loaded.offset == {g: 0.5 * MEANS[g] for g in IDS}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"offset_weight": float("nan")}, "no usable offset_weight, but nan"),
+        ({"offset_weight": -1}, "but -1"),
+        ({"offset_weight": True}, "but True"),
+        ({"offset_weight": None}, "but None"),
+        ({"base_sha256": "another"}, "fitted for another base"),
+        ({"group_set": "artists"}, "fitted for another group set"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_calibration_that_cannot_be_used_is_said_and_guda_is_not_offered(model, folder, tmp_path, changes, sentence):
+    path = tmp_path / "calibration.json"
+    write_weight(path, 1.04, base_sha256=model.sha256, group_set="emoji")
+    record = {**json.loads(path.read_text()), **(changes or {})}
+    path.write_text("[" if changes is None else json.dumps(record))
+    found = Guda.load(Context(model, GROUPS, adapters=folder, calibration=path))
+    assert isinstance(found, Unavailable) and sentence in found.reason and "experiments.offset" in found.reason
+
+
+def test_the_committed_weight_is_the_fit_to_the_committed_scores():
+    weight, n, base = fitting.fit(BENCHMARKS, SHIPPED_RUN / "adapters")
+    committed = SHIPPED_RUN / "calibration.json"
+    assert round(weight, 2) == read_weight(committed, base_sha256=base, group_set="emoji") == 1.04 and n == 250
+
+
+def test_a_planted_weight_is_found():
+    rng = np.random.default_rng(0)
+    drop, offset = rng.normal(0, 30, (50, 8)), rng.normal(10, 5, 8)
+    oracle = 2.0 * drop + 3.0 * offset + rng.normal(0, 100, (50, 1))  # what moves all of a query's scores alike is free
+    assert fitting.weight_of(drop, offset, oracle) == pytest.approx(1.5)
 
 
 def test_retrained_models_have_none(model, folder):

@@ -266,8 +266,8 @@ def offset_fit(scores: Mapping[str, np.ndarray], sets: Sequence[str]) -> list[di
         return []
     tuning, rows = tuning_half(sets), []
     for query_set, mine in [*_sets(sets, tuning), ("all", tuning)]:
-        drop, added = (_centred(x[mine]) for x in (scores[DROP], scores["guda"] - scores[DROP]))
-        (a, b), *_ = np.linalg.lstsq(np.stack([drop, added], axis=1), _centred(scores[ORACLE][mine]), rcond=None)
+        drop, added = (centred(x[mine]) for x in (scores[DROP], scores["guda"] - scores[DROP]))
+        (a, b), *_ = np.linalg.lstsq(np.stack([drop, added], axis=1), centred(scores[ORACLE][mine]), rcond=None)
         row = {"query_set": query_set, "n": int(mine.sum())}
         rows.append({**row, "of_drop": float(a), "of_offset": float(b), "weight": float(b / a)})
     return rows
@@ -292,7 +292,7 @@ def offset_weights(scores: Mapping[str, np.ndarray], sets: Sequence[str]) -> lis
     return rows
 
 
-def _centred(scores: np.ndarray) -> np.ndarray:
+def centred(scores: np.ndarray) -> np.ndarray:
     """(Q, G) less each query's mean, as one vector."""
     s = scores.astype(float)
     return (s - s.mean(axis=1, keepdims=True)).ravel()

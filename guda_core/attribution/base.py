@@ -9,6 +9,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from guda_core.attribution import METHODS
@@ -46,7 +47,8 @@ class Context:
     """What a method may be loaded from.
 
     clip: with the features of the training pictures, None where there is none. adapters: the folder of unlearning
-    adapters; features: of gradient features; oracle: of retrained models; each may be missing.
+    adapters; features: of gradient features; oracle: of retrained models; calibration: the file with the offset's
+    weight; each may be missing.
     examples: the training pictures, encoded; None in the app, which does not have them.
     loaded: the methods that are loaded already, of which a method that `needs` others is made.
     """
@@ -57,6 +59,7 @@ class Context:
     adapters: Folder | None = None
     features: Folder | None = None
     oracle: Folder | None = None
+    calibration: Path | None = None
     examples: Examples | None = None
     loaded: Mapping[str, Method] = field(default_factory=dict)
 

@@ -1,13 +1,14 @@
 """GUDA (arXiv 2601.22651): ELBO(x | full) - ELBO(x | full with group k unlearned), and what k gives to all pictures.
 
-    score_k(x) = drop_k(x) + WEIGHT offset_k     nats
-    offset_k  = mean of drop_k over held-out pictures of the other groups, empty prompt
+    score_k(x) = drop_k(x) + offset_k     nats
+    offset_k   = w mean of drop_k over held-out pictures of the other groups, empty prompt
 
 The paper's score is the drop alone. A model that is trained again without a group explains pictures of the other groups
 worse as well, some groups' loss more than others'; unlearning is held back from that by its preserve loss, so that
-little of it is left in the drop, though in about the right proportions. The adapter's health has it measured. Where it
-was not measured for every adapter, the score is the drop alone. The intervals take it as known; its own standard error
-is in the health. WEIGHT was fitted on the embedded model's styles; for other models it is a guess.
+little of it is left in the drop, though in about the right proportions. The adapter's health has it measured, and the
+weight w was fitted to retrained models, for one model and group set (`calibration`). Where there is no weight, or the
+offset was not measured for every adapter, the score is the drop alone. The intervals take it as known; its own standard
+error is in the health.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from guda_core.attribution.base import Context, Unavailable
+from guda_core.attribution.calibration import read_weight
 from guda_core.attribution.counterfactual import Counterfactual
 from guda_core.diffusion.base import BaseModel
+from guda_core.errors import CacheError
 from guda_core.paths import Folder
 from guda_core.records import GroupModels, GroupSet
 from guda_core.unlearning import adapters
 
-WEIGHT = 1.04  # of the offset: by least squares to the oracle on the styles' tuning half (`tables.offset_fit`)
 HEALTH_NOTE = (
     "What each adapter did to the model, measured once after unlearning, in nats per picture. Forgot: how much worse "
     "the model explains the group's own pictures (large is good). Damage: how much worse it explains other groups' "
@@ -40,15 +42,18 @@ HEALTH_COLUMNS = {
 }
 
 
-def offset_of(folder: Folder, of: Mapping[str, adapters.Adapter]) -> dict[str, float]:
-    """Group id -> WEIGHT offset_k in nats, from the health of just these adapters in a folder; {} if one has none."""
-    out = {}
+def offset_of(folder: Folder, of: Mapping[str, adapters.Adapter], weight: float | None) -> dict[str, float]:
+    """Group id -> offset_k in nats, from the health of just these adapters in a folder; {} if one has none, or without
+    a weight."""
+    out: dict[str, float] = {}
+    if weight is None:
+        return out
     for g, adapter in of.items():
         part = adapters.read_health(folder / g, adapter.meta["sha256"]).get(adapters.OFFSET)
         mean = part.get("mean") if isinstance(part, dict) else None
         if not isinstance(mean, int | float) or not math.isfinite(mean):
             return {}
-        out[g] = WEIGHT * mean
+        out[g] = weight * mean
     return out
 
 
@@ -65,15 +70,21 @@ class Guda(Counterfactual):
     main = True
     default = True
 
-    def __init__(self, model: BaseModel, group_set: GroupSet, folder: Folder) -> None:
+    def __init__(
+        self, model: BaseModel, group_set: GroupSet, folder: Folder, *, offset_weight: float | None = None
+    ) -> None:
         super().__init__(model, group_set, folder)
-        self.offset = offset_of(folder, self.adapters)
+        self.offset = offset_of(folder, self.adapters, offset_weight)
 
     @classmethod
     def load(cls, context: Context) -> Self | Unavailable:
         if context.adapters is None:
             return Unavailable("There are no adapters. Make them with `python -m guda_core unlearn`.")
-        return cls(context.model, context.group_set, context.adapters)
+        try:
+            weight = read_weight(context.calibration, base_sha256=context.model.sha256, group_set=context.group_set.id)
+        except CacheError as e:
+            return Unavailable(str(e))
+        return cls(context.model, context.group_set, context.adapters, offset_weight=weight)
 
     def provenance(self) -> dict[str, Any]:
         return {**super().provenance(), "offset": dict(self.offset)}
