@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import pickle
+import re
 import shutil
 import zipfile
 
@@ -373,8 +374,12 @@ RECORDS = {
     "half of it": (lambda s: s[: len(s) // 2], "not the JSON of a report"),
     "a list": (lambda s: "[]", "schema"),
     "deep": (lambda s: "[" * 200_000, "not the JSON of a report"),
-    "twice": (lambda s: s.replace("{", '{"format": 2, ', 1), "same thing twice"),
-    "another version": (lambda s: s.replace('"format": 2', '"format": 3'), "format 3; this version"),
+    "twice": (lambda s: s.replace("{", '{"format": 3, ', 1), "same thing twice"),
+    "a later version": (lambda s: s.replace('"format": 3', '"format": 4'), "format 4; this version"),
+    "an earlier version": (
+        lambda s: s.replace('"format": 3', '"format": 1'),
+        "format 1; this version",
+    ),
     "wrong type": (lambda s: s.replace('"progress": 1.0', '"progress": "1"'), r"schema \(methods/"),
     "no hash": (lambda s: s.replace(sha("model"), "abc"), r"schema \(model/sha256"),
     "a group's id": (lambda s: s.replace('"twemoji"', '"../x"'), "schema"),
@@ -425,6 +430,51 @@ def test_missing_and_altered_files_are_named(path, name):
         put(path, {**files, name: files[name] + b"x"}, rehash=False)
         with pytest.raises(ReportError, match=f"{name} is not the file that the report names"):
             read_report(path)
+
+
+SYSTEM_FILES = (
+    "__MACOSX/", "__MACOSX/._report", "__MACOSX/report/._report.json", ".DS_Store", "report/.DS_Store", "Thumbs.db",
+    "report/Thumbs.db", "report/desktop.ini", "report/Desktop.ini", ".Spotlight-V100/store.db", "report/._values.npz",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("where", ["", "report/", "./", "my report (1)/", "a/b/", "report\\"])
+def test_a_report_that_a_file_manager_packed_again_is_read(where, path, service):
+    files, seen = files_of(path), read_report(path)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z:
+        if where:
+            z.writestr(where.replace("\\", "/"), b"")
+        for name in reversed(files):
+            z.writestr(where + name, files[name])
+        for name in SYSTEM_FILES:
+            z.writestr(name, b"" if name.endswith("/") else b"what the system knows")
+    again = read_report(path)
+    assert again.record == seen.record and again.picture == seen.picture and again.sha256 != seen.sha256
+    assert verdict(again, service).outcome == "equal"
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"report/readme.txt": b"x"}, "'report/readme.txt', which is no part"),
+        ({"readme.txt": b"x"}, "'readme.txt', which is no part"),
+        ({"other/report.json": b"{}"}, "'other/report.json', which is no part"),
+        ({"report.json": b"{}"}, "'report.json', which is no part"),
+        ({"report/./report.json": b"{}"}, "'report/./report.json' twice"),
+        ({"report/inner/values.npz": b"x"}, "which is no part"),
+        ({"__MACOSX/../../evil": b"x"}, "leads out of it"),
+        ({"/__MACOSX/evil": b"x"}, "leads out of it"),
+        ({f".hidden{i}": b"" for i in range(5000)}, "far more data"),
+        ({".DS_Store": bytes(MAX_ZIP)}, "far more data"),
+    ],
+)
+def test_a_folder_around_the_files_lets_nothing_else_in(more, sentence, path):
+    files = {f"report/{name}": data for name, data in files_of(path).items()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z:
+        for name, data in {**files, **more}.items():
+            z.writestr(name, data)
+    with pytest.raises(ReportError, match=re.escape(sentence)):
+        read_report(path)
 
 
 def test_a_file_too_many_and_one_twice_are_refused(path):

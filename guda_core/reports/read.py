@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import math
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -25,11 +24,11 @@ from guda_core.errors import ReportError
 from guda_core.records import KLValues
 from guda_core.reports.bundle import COLUMNS, FILES, PICTURE, RECORD, SCORES, VALUES, csv_text, score_rows
 from guda_core.reports.record import plain
+from guda_core.reports.unzip import MAX_ZIP, unzip
+from guda_core.reports.upgrade import upgraded
 
 SCHEMA = Path(__file__).with_name("report.schema.json")
-MAX_ZIP = 32_000_000  # bytes, of the zip and of all that it holds
-MAX_RECORD = 4_000_000
-MAX_ARRAYS = 4096
+MAX_RECORD = 4_000_000  # bytes
 DTYPES = (np.dtype("<i8"), np.dtype("<f8"))
 
 
@@ -68,7 +67,7 @@ def read_report(path: Path) -> Report:
         if record["files"] and hashlib.sha256(picture).hexdigest() != record["files"][PICTURE]:
             raise _altered(PICTURE)
         return Report(record, picture, {}, sha256)
-    files = _unzip(data)
+    files = unzip(data, FILES)
     record = parse_record(files[RECORD])
     for name in FILES[1:]:
         if hashlib.sha256(files[name]).hexdigest() != record["files"].get(name):
@@ -101,40 +100,6 @@ def _read(path: Path, most: int) -> bytes:
     return data
 
 
-def _unzip(data: bytes, names: tuple[str, ...] | None = FILES) -> dict[str, bytes]:
-    """The files of a zip in memory; nothing is ever written. names: what it must hold, None for arrays of any name."""
-    out: dict[str, bytes] = {}
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as z:
-            infos = z.infolist()
-            if infos and min(i.header_offset for i in infos) > 0:  # cut off: this is the end of a zip within it
-                raise zipfile.BadZipFile
-            if len(infos) > MAX_ARRAYS or sum(i.file_size for i in infos) > MAX_ZIP:
-                raise ReportError("This zip unpacks to far more data than any report.")
-            for info in infos:
-                name, told = info.filename, plain(info.filename, 80)
-                if name.startswith(("/", "\\")) or ":" in name or ".." in name.replace("\\", "/").split("/"):
-                    raise ReportError(f"This zip holds '{told}', a path that leads out of it. It is no report.")
-                if names is not None and name not in names:
-                    raise ReportError(f"This zip holds '{told}', which is no part of a report.")
-                if name in out:
-                    raise ReportError(f"This zip holds '{told}' twice.")
-                if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                    raise ReportError(f"'{told}' is encrypted, or packed in a way that reports are not.")
-                with z.open(info) as f:
-                    out[name] = f.read(info.file_size + 1)
-                if len(out[name]) != info.file_size:
-                    raise ReportError("This zip unpacks to another size than it says. It is no report.")
-    except ReportError:
-        raise
-    except Exception as e:  # zipfile and zlib raise a dozen kinds of error for damaged files
-        raise ReportError("This zip is damaged or cut off. Make the report again, or fetch it again.") from e
-    for name in names or ():
-        if name not in out:
-            raise ReportError(f"This zip holds no {name}, so it is no complete report.")
-    return out
-
-
 def _no_constant(text: str) -> None:
     raise ReportError(f"{RECORD} holds {text}, which is no number. It was altered or damaged.")
 
@@ -160,7 +125,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def parse_record(data: bytes) -> dict[str, Any]:
-    """The record in the bytes of a report.json, checked against the schema.
+    """The record in the bytes of a report.json, in today's format and checked against the schema.
 
     Raises:
         ReportError: it is no JSON, of another version, holds NaN or infinity, or does not follow the schema.
@@ -174,11 +139,7 @@ def parse_record(data: bytes) -> dict[str, Any]:
         )
     except (ValueError, RecursionError) as e:
         raise ReportError(f"{RECORD} is not the JSON of a report: it is damaged, cut off or another file.") from e
-    if isinstance(record, dict) and type(record.get("format")) is int and record["format"] != _format():
-        raise ReportError(
-            f"This report is of format {record['format']}; this version of the project reads format {_format()}. Use "
-            "the version that the report names."
-        )
+    record = upgraded(record)
     error = best_match(_validator().iter_errors(record))
     if error is not None:
         where = plain("/".join(str(p) for p in error.absolute_path), 120) or "as a whole"
@@ -191,12 +152,6 @@ def _validator() -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
 
 
-def _format() -> int:
-    schema = _validator().schema
-    assert isinstance(schema, dict)
-    return schema["properties"]["format"]["const"]
-
-
 def read_values(data: bytes) -> dict[str, np.ndarray]:
     """The arrays of a values.npz, int64 or float64 and finite, without ever unpickling.
 
@@ -204,7 +159,7 @@ def read_values(data: bytes) -> dict[str, np.ndarray]:
         ReportError: it is no npz, or an array holds objects, another type, values that are not finite, or too few.
     """
     out = {}
-    for name, raw in _unzip(data, None).items():
+    for name, raw in unzip(data).items():
         shown = f"{VALUES} ('{plain(name, 80)}')"
         f = io.BytesIO(raw)
         try:

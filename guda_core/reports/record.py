@@ -15,7 +15,7 @@ from guda_core.attribution import METHODS
 from guda_core.records import Attribution, GroupSet, Provenance, Query
 from guda_core.versions import today, versions
 
-FORMAT = 2
+FORMAT = 3  # what earlier ones were like, and how they are read: reports/upgrade.py
 FROM_NPM = ("package", "version")  # of a group's source, what a report repeats; a folder's name is private
 LIMITS = (
     (
