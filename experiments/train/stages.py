@@ -196,6 +196,8 @@ def assemble(assets: Path, full: str) -> Path:
     unet = UNet2DConditionModel.from_pretrained(work / full)
     vae = AutoencoderKL.from_pretrained(work / "vae")
     text = CLIPTextModel.from_pretrained(work / "clip", dtype=torch.float32)
+    for part in (unet, vae):
+        part.register_to_config(_name_or_path="")  # a folder of this machine, which is nobody's concern
     pipe = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text,
