@@ -140,8 +140,15 @@ def test_what_can_change_a_score_changes_the_identity(saved, again, name):
     assert load_model(card).sha256 != saved[1].sha256
 
 
-def test_the_type_it_runs_in_and_the_place_are_no_part_of_it(saved, again):
-    assert load_model(again[1], dtype=torch.bfloat16).sha256 == saved[1].sha256
+def test_the_type_it_runs_in_and_the_type_it_is_stored_in_are_no_part_of_it(saved, again):
+    folder, card = again
+    assert load_model(card, dtype=torch.bfloat16).sha256 == saved[1].sha256
+    found = []
+    for dtype in (torch.float16, torch.float32):  # rounded to float16 first, then the same values in more bytes
+        for path in folder.glob("*/*.safetensors"):
+            save_file({n: v.to(dtype) for n, v in load_file(path).items()}, path, metadata={"format": "pt"})
+        found.append(load_model(card).sha256)
+    assert found[0] == found[1] != saved[1].sha256
 
 
 def test_names_of_version_0_1_still_count(saved, tmp_path):
@@ -237,6 +244,13 @@ def test_where_the_files_are_silent_the_card_counts(saved, again):
     v = load_model(dataclasses.replace(card, prediction_type="v_prediction"))
     assert v.prediction.kind == "v_prediction" and v.sha256 != saved[1].sha256
     assert load_model(dataclasses.replace(card, prediction_type=None)).sha256 == saved[1].sha256
+
+
+def test_a_card_cannot_make_a_ddpm_a_flow_model(again):
+    folder, card = again
+    edit(folder / SCHEDULER, prediction_type=None)
+    with pytest.raises(ModelError, match="its schedule is a DDPM's"):
+        load_model(dataclasses.replace(card, prediction_type="flow"))
 
 
 def test_a_network_without_a_size_takes_the_cards(again):

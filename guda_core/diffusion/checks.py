@@ -67,6 +67,11 @@ def ddim_of(card: Card, scheduler: Any, said: Mapping[str, Any], **changes: Any)
 
 def prediction_of(card: Card, ddim: DDIMScheduler) -> Prediction:
     """What the network predicts, on its schedule. Raises ModelError when that cannot be scored."""
+    if ddim.config.prediction_type == "flow":
+        raise ModelError(
+            f"The card '{card.id}' says that the model predicts 'flow', but its schedule is a DDPM's: there a model "
+            "predicts 'epsilon' or 'v_prediction'."
+        )
     try:
         return Prediction(str(ddim.config.prediction_type), Schedule.ddpm(ddim.alphas_cumprod))
     except ModelError as e:
