@@ -1,0 +1,111 @@
+"""Which adapters are wanted, and making them: settings that fit, runs that were killed, other sets' adapters."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from guda_core.data.dataset import Pictures
+from guda_core.data.groups import load_group_set
+from guda_core.diffusion.cards import load_model
+from guda_core.errors import OptionError
+from guda_core.paths import ASSETS, cache_dir
+from guda_core.unlearning import adapters, files, health, run
+from guda_core.unlearning.forget import config_of
+from guda_core.unlearning.run import Forgetting
+from tests.tiny import save_tiny, save_tiny_unconditional
+
+GROUPS = load_group_set("emoji")
+CONFIG = config_of(steps=4, batch=4, rank=2)
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    """Of a tiny model, with two pictures of every group in each split."""
+    card = save_tiny(tmp_path / "model")
+    rng, n = np.random.default_rng(0), 2 * len(GROUPS.groups)
+    pixels = rng.integers(0, 256, (n, 16, 16, 3), dtype=np.uint8)
+    pictures = Pictures(pixels, tuple(g for g in GROUPS.groups for _ in "ab"), GROUPS.train_objects[:2] * (n // 2))
+    monkeypatch.setattr(run, "find_card", lambda name: card)
+    monkeypatch.setattr(run, "load_model", lambda card: load_model(card))
+    monkeypatch.setattr(run, "load_pictures", lambda gs, split: pictures)
+    monkeypatch.setattr(health, "load_pictures", lambda gs, split: pictures)
+    return Forgetting(GROUPS, folder=tmp_path / "adapters")
+
+
+def test_an_adapter_made_with_other_settings_does_not_fit(job):
+    with pytest.raises(OptionError, match="no group 'z'"):
+        job.pending(["z"], config=CONFIG)
+    assert job.pending(["noto", "openmoji"], config=CONFIG) == ["noto", "openmoji"]
+    for _ in job.unlearn("noto", CONFIG):
+        pass
+    meta = adapters.read_meta(job.folder / "noto")
+    assert meta["group_set"] == "emoji" and meta["settings_sha256"] == CONFIG.sha256() and "clip_sha256" not in meta
+    assert job.pending(["noto"], config=CONFIG) == job.pending(["noto"], config=None) == []
+    assert job.pending(["noto"], config=CONFIG, again=True) == ["noto"]
+    seldom = dataclasses.replace(CONFIG, loop=dataclasses.replace(CONFIG.loop, checkpoint_s=5.0))
+    assert job.pending(["noto"], config=seldom) == []
+    for other in (config_of(steps=5, batch=4, rank=2), config_of("esd", steps=4, batch=4, rank=2)):
+        assert job.pending(["noto"], config=other) == ["noto"]
+    record = {**meta, "group_set": "artists"}
+    files.meta_file(job.folder / "noto").write_text(json.dumps(record))
+    assert job.pending(["noto"], config=None) == ["noto"]
+
+
+def test_the_shipped_adapters_fit_the_default_settings():
+    shipped = Forgetting(GROUPS)
+    assert shipped.default_config() == config_of() and shipped.folder == ASSETS / "adapters" / "emoji"
+    assert shipped.pending([], config=config_of()) == []
+    assert shipped.pending([], config=config_of(lr=2e-3)) == list(GROUPS.groups)
+
+
+def test_a_killed_run_goes_on_and_other_work_does_not_take_it_up(job):
+    for _ in job.unlearn("openmoji", CONFIG):
+        pass
+    whole = adapters.read_meta(job.folder / "openmoji")["sha256"]
+    steps = job.unlearn("openmoji", CONFIG)
+    assert next(steps).step == 1 and next(steps).step == 2
+    steps.close()  # as when the process ends
+    kept = list((cache_dir() / "unlearn").iterdir())
+    assert len(kept) == 1 and "openmoji" in kept[0].name
+    assert job.fits("openmoji", CONFIG)  # what was there before stays until the new one is finished
+    other = dataclasses.replace(CONFIG, lam=2.0)
+    data = job.training_pictures()[0].sha256()
+    paths = {job.checkpoint(g, c, d) for g in ("noto", "openmoji") for c in (CONFIG, other) for d in (data, "x")}
+    assert len(paths) == 8 and kept[0] in paths
+    assert next(job.unlearn("openmoji", other)).step == 1
+    assert [p.step for p in job.unlearn("openmoji", CONFIG)] == [3, 4]
+    assert adapters.read_meta(job.folder / "openmoji")["sha256"] == whole and not kept[0].exists()
+    timing = json.loads((job.folder / "openmoji" / files.TIMING).read_text())
+    assert timing["from_step"] == 2 and timing["cpu_seconds"] > 0
+
+
+def test_health_is_measured_once_an_adapter(job):
+    for _ in job.unlearn("noto", CONFIG):
+        pass
+    measured = health.Health(job, health.HealthConfig(pictures=2, held_out=8, strata=4), apart={("twemoji", "x")})
+    assert measured.unmeasured(["noto", "openmoji"]) == ["noto"]
+    *_, last = measured.measure("noto")
+    found = measured.read()["noto"]
+    assert last == 1 and measured.unmeasured(["noto"]) == [] and set(health.KINDS) <= set(found)
+    assert found["held_out_others_empty"]["n"] == 7 and found["left_out"] == 1
+    for _ in job.unlearn("noto", config_of(steps=3, batch=4, rank=2)):
+        pass
+    assert measured.unmeasured(["noto"]) == ["noto"] and measured.read() == {}
+
+
+def test_a_model_without_prompts_is_unlearned_by_the_same_job(job, tmp_path, monkeypatch):
+    card = save_tiny_unconditional(tmp_path / "u")
+    monkeypatch.setattr(run, "find_card", lambda name: card)
+    own = Forgetting(GROUPS, folder=tmp_path / "u-adapters")
+    config = own.default_config()
+    assert config.operator == "retrack"
+    short = dataclasses.replace(config, loop=dataclasses.replace(config.loop, steps=2, batch=4))
+    for _ in own.unlearn("noto", short):
+        pass
+    assert own.fits("noto", short) and own.load("noto").whole
+    assert torch.isfinite(next(iter(own.load("noto").whole.values()))).all()
