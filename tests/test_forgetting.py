@@ -11,9 +11,8 @@ import torch
 
 from guda_core.data.dataset import Pictures
 from guda_core.data.groups import load_group_set
-from guda_core.diffusion.cards import load_model
 from guda_core.errors import OptionError
-from guda_core.paths import ASSETS, cache_dir
+from guda_core.paths import SHIPPED_RUN, cache_dir
 from guda_core.unlearning import adapters, files, health, run
 from guda_core.unlearning.forget import config_of
 from guda_core.unlearning.run import Forgetting
@@ -30,8 +29,7 @@ def job(tmp_path, monkeypatch):
     rng, n = np.random.default_rng(0), 2 * len(GROUPS.groups)
     pixels = rng.integers(0, 256, (n, 16, 16, 3), dtype=np.uint8)
     pictures = Pictures(pixels, tuple(g for g in GROUPS.groups for _ in "ab"), GROUPS.train_objects[:2] * (n // 2))
-    monkeypatch.setattr(run, "find_card", lambda name: card)
-    monkeypatch.setattr(run, "load_model", lambda card: load_model(card))
+    monkeypatch.setattr(run, "chosen_card", lambda name: card)
     monkeypatch.setattr(run, "load_pictures", lambda gs, split: pictures)
     monkeypatch.setattr(health, "load_pictures", lambda gs, split: pictures)
     return Forgetting(GROUPS, folder=tmp_path / "adapters")
@@ -58,7 +56,7 @@ def test_an_adapter_made_with_other_settings_does_not_fit(job):
 
 def test_the_shipped_adapters_fit_the_default_settings():
     shipped = Forgetting(GROUPS)
-    assert shipped.default_config() == config_of() and shipped.folder == ASSETS / "adapters" / "emoji"
+    assert shipped.default_config() == config_of() and shipped.folder / "noto" == SHIPPED_RUN / "adapters" / "noto"
     assert shipped.pending([], config=config_of()) == []
     assert shipped.pending([], config=config_of(lr=2e-3)) == list(GROUPS.groups)
 
@@ -100,7 +98,7 @@ def test_health_is_measured_once_an_adapter(job):
 
 def test_a_model_without_prompts_is_unlearned_by_the_same_job(job, tmp_path, monkeypatch):
     card = save_tiny_unconditional(tmp_path / "u")
-    monkeypatch.setattr(run, "find_card", lambda name: card)
+    monkeypatch.setattr(run, "chosen_card", lambda name: card)
     own = Forgetting(GROUPS, folder=tmp_path / "u-adapters")
     config = own.default_config()
     assert config.operator == "retrack"
