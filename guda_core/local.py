@@ -19,7 +19,7 @@ from guda_core.data.groups import chosen_set, load_group_set
 from guda_core.data.images import hash_pixels, read_picture
 from guda_core.data.prompts import check_options, check_prompt, prompt_notes
 from guda_core.diffusion.base import BaseModel
-from guda_core.diffusion.cards import DEFAULT_MODEL, chosen_model, find_card, load_model, resolve_card
+from guda_core.diffusion.cards import DEFAULT_MODEL, chosen_card, chosen_model, find_card, load_model
 from guda_core.diffusion.pace import Pace
 from guda_core.errors import ModelError, OptionError
 from guda_core.paths import Folder
@@ -165,7 +165,7 @@ def load_service(model: str | None = None, *, group_set: str | None = None, fall
         ModelError: the model cannot be loaded (and the included one neither, or fall_back is off).
     """
     name = chosen_model(model)
-    card, banner = resolve_card(name), ""
+    card, banner = chosen_card(model), ""
     try:
         base = load_model(card)
     except ModelError as e:

@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from guda_core.cli.loading import group_set_of, quieten, service_of
-from guda_core.cli.terminal import HomeOption, ModelOption, SetOption, commands, follow, listed, progress_bar, say
+from guda_core.cli.terminal import (
+    HomeOption,
+    LoraOption,
+    ModelOption,
+    SetOption,
+    commands,
+    follow,
+    listed,
+    progress_bar,
+    say,
+)
 from guda_core.service import check_methods
 
 app = commands("What a model needs besides its adapters. All of it needs the training pictures (guda groups fetch).")
@@ -19,6 +29,7 @@ app = commands("What a model needs besides its adapters. All of it needs the tra
 def features(
     methods: Annotated[str, typer.Option(help="Comma-separated. Default: every method that answers from such.")] = "",
     model: ModelOption = None,
+    lora: LoraOption = None,
     group_set: SetOption = None,
     home: HomeOption = None,
     dim: Annotated[int, typer.Option(help="Coordinates of the projected gradients.")] = 4096,
@@ -63,6 +74,7 @@ def features(
 @app.command()
 def scope(
     model: ModelOption = None,
+    lora: LoraOption = None,
     group_set: SetOption = None,
     home: HomeOption = None,
     folder: Annotated[
@@ -87,6 +99,7 @@ def scope(
 @app.command()
 def bank(
     model: ModelOption = None,
+    lora: LoraOption = None,
     group_set: SetOption = None,
     home: HomeOption = None,
     folder: Annotated[Path | None, typer.Option(help="Default: runs/MODEL/SET of the workspace.")] = None,

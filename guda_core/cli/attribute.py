@@ -15,6 +15,7 @@ from guda_core.cli.terminal import (
     EffortOption,
     HomeOption,
     MethodsOption,
+    LoraOption,
     ModelOption,
     SetOption,
     listed,
@@ -50,6 +51,7 @@ def attribute(
         Path | None, typer.Option(help="With --out: a CSV with the columns file and prompt, instead of --prompt.")
     ] = None,
     model: ModelOption = None,
+    lora: LoraOption = None,
     group_set: SetOption = None,
     home: HomeOption = None,
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from guda_core.cli.loading import service_of
-from guda_core.cli.terminal import HomeOption, ModelOption, SetOption, note, progress_bar, say
+from guda_core.cli.terminal import HomeOption, LoraOption, ModelOption, SetOption, note, progress_bar, say
 
 
 def generate(
@@ -19,6 +19,7 @@ def generate(
     steps: Annotated[int, typer.Option(help="Number of DDIM steps.")] = 25,
     guidance: Annotated[float, typer.Option(help="Weight of classifier-free guidance.")] = 2.5,
     model: ModelOption = None,
+    lora: LoraOption = None,
     group_set: SetOption = None,
     home: HomeOption = None,
 ) -> None:

@@ -18,7 +18,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from guda_core.cli.terminal import HomeOption, ModelOption, SetOption
+from guda_core.cli.terminal import HomeOption, LoraOption, ModelOption, SetOption
 from guda_core.errors import OptionError
 from guda_core.paths import cache_dir
 from guda_core.proxies import without_proxies
@@ -181,7 +181,9 @@ def _service(model: str | None, group_set: str | None) -> Service:
     return on_zero_gpu(load_service(model, group_set=group_set))
 
 
-def start(model: ModelOption = None, group_set: SetOption = None, home: HomeOption = None) -> None:
+def start(
+    model: ModelOption = None, lora: LoraOption = None, group_set: SetOption = None, home: HomeOption = None
+) -> None:
     """Start the page: load the model, build the page and serve it until interrupted."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("guda_core").setLevel(logging.INFO)

@@ -161,8 +161,19 @@ def _at_home(folder: Path | None) -> Path | None:
     return folder
 
 
+def _with_lora(file: Path | None) -> Path | None:
+    """From here on this program merges that LoRA into its model."""
+    if file is not None:
+        os.environ["GUDA_LORA"] = str(file.absolute())
+    return file
+
+
 ModelOption = Annotated[
-    str | None, typer.Option("--model", help="Model card, folder or file. Default: GUDA_MODEL, else emoji.")
+    str | None, typer.Option("--model", help="Model card, folder, file or Hub id. Default: GUDA_MODEL, else emoji.")
+]
+LoraOption = Annotated[
+    Path | None,
+    typer.Option("--lora", callback=_with_lora, help="A LoRA file, merged into the model. Default: GUDA_LORA."),
 ]
 SetOption = Annotated[
     str | None, typer.Option("--set", help="Group set. Default: GUDA_GROUP_SET, else the model card's.")

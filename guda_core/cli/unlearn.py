@@ -9,13 +9,23 @@ import typer
 from rich.table import Table
 
 from guda_core.cli.loading import group_set_of, quieten
-from guda_core.cli.terminal import HomeOption, ModelOption, SetOption, follow_steps, listed, progress_bar, show
+from guda_core.cli.terminal import (
+    HomeOption,
+    LoraOption,
+    ModelOption,
+    SetOption,
+    follow_steps,
+    listed,
+    progress_bar,
+    show,
+)
 
 
 def unlearn(
     groups: Annotated[str, typer.Option(help="Comma-separated group ids. Default: all.")] = "",
     group_set: SetOption = None,
     model: ModelOption = None,
+    lora: LoraOption = None,
     home: HomeOption = None,
     operator: Annotated[
         str | None, typer.Option(help="Forget loss: guda_c or esd; for a model without prompts: retrack.")
@@ -52,7 +62,7 @@ def unlearn(
     job = run.Forgetting(group_set_of(group_set, model=model), model=model, folder=folder)
     config = config_of(
         operator or job.default_config().operator, selection=selection, steps=steps, lr=lr, rank=rank, lam=lam,
-        empty_share=empty_share, batch=batch, seed=seed, whole=whole or None,
+        empty_share=empty_share, batch=batch, seed=seed, whole=whole or None, targets=job.model.lora_targets,
     )  # fmt: skip
     for gid in job.pending(wanted, config=config, again=again):
         follow_steps(f"unlearn {gid}", job.unlearn(gid, config))

@@ -17,7 +17,10 @@ from guda_core.diffusion.condition import Condition
 from guda_core.diffusion.prediction import Prediction
 from guda_core.diffusion.schedule import Schedule
 
+# Layers that a LoRA changes by default, by the endings of their names: attentions, feed-forwards, residual blocks; in
+# pixel space, where there are no feed-forwards, also the time's way into the blocks.
 UNET_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "conv1", "conv2")
+PIXEL_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "conv_shortcut", "time_emb_proj")
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))

@@ -76,8 +76,12 @@ def chosen_model(given: str | None) -> str:
 
 
 def chosen_card(given: str | None) -> Card:
-    """The card of the model to use: of `chosen_model`, by `resolve_card`. Raises ModelError as that does."""
-    return resolve_card(chosen_model(given))
+    """The card of the model to use: of `chosen_model`, by `resolve_card`, with the LoRA of GUDA_LORA if there is one.
+
+    Raises:
+        ModelError: as `resolve_card` does.
+    """
+    return resolve_card(chosen_model(given), lora=os.environ.get("GUDA_LORA"))
 
 
 def resolve_card(name_or_path: str | Path, *, lora: str | Path | None = None) -> Card:

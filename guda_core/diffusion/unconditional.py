@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from diffusers import DDIMScheduler, DDPMPipeline, UNet2DModel
 from torch import Tensor, nn
 
 from guda_core.diffusion import checks, sampling
-from guda_core.diffusion.base import BaseModel, Card
+from guda_core.diffusion.base import PIXEL_TARGETS, BaseModel, Card
 from guda_core.diffusion.condition import Condition
 from guda_core.diffusion.files import folder_of, read_json
 from guda_core.diffusion.identity import hash_module, identity
@@ -38,6 +38,8 @@ class Unconditional(BaseModel):
     Raises:
         ModelError: it cannot be scored.
     """
+
+    lora_targets: ClassVar[tuple[str, ...]] = PIXEL_TARGETS
 
     @classmethod
     def describe(cls, folder: Path) -> dict[str, object] | None:

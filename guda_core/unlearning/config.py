@@ -14,12 +14,13 @@ from typing import Any, ClassVar, Self
 
 import torch
 
+from guda_core.diffusion.base import PIXEL_TARGETS
 from guda_core.errors import OptionError
 from guda_core.unlearning.loop import LoopConfig
 from guda_core.unlearning.lora import LoraSpec
 
 # A LoRA for UNet2DModel: its attentions and residual blocks, with the time's way into them.
-UNET_LORA = LoraSpec(targets=("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "conv_shortcut", "time_emb_proj"))
+UNET_LORA = LoraSpec(targets=PIXEL_TARGETS)
 
 # Settings of 0.1 that were tried and not adopted, at the values that change nothing (`experiments.ablations`).
 NOT_ADOPTED = {

@@ -156,11 +156,19 @@ class ForgetLoss(ABC):
 LOOP_SETTINGS = {"steps", "batch", "lr", "warmup", "seed", "ema"}  # that `config_of` takes beside those of the loss
 
 
-def config_of(operator: str = "guda_c", *, whole: bool | None = None, rank: int | None = None, **changes: Any) -> Any:
+def config_of(
+    operator: str = "guda_c",
+    *,
+    whole: bool | None = None,
+    rank: int | None = None,
+    targets: Sequence[str] | None = None,
+    **changes: Any,
+) -> Any:
     """The default settings of a forget loss with changes; a change that is None is left out.
 
-    whole: fine-tune the whole network (False: a LoRA). rank: of the LoRA, and its alpha. Others: settings of the loss,
-    and those of `LOOP_SETTINGS`.
+    whole: fine-tune the whole network (False: a LoRA). rank: of the LoRA, and its alpha. targets: of the LoRA, name
+    endings of the layers that it changes (`BaseModel.lora_targets`). Others: settings of the loss, and those of
+    `LOOP_SETTINGS`.
 
     Raises:
         OptionError: there is no such forget loss or setting, or a value is out of its range.
@@ -177,6 +185,8 @@ def config_of(operator: str = "guda_c", *, whole: bool | None = None, rank: int 
         lora = None if whole else lora or kind.LORA
     if lora is not None and rank is not None:
         lora = dataclasses.replace(lora, rank=rank, alpha=rank)
+    if lora is not None and targets is not None:
+        lora = dataclasses.replace(lora, targets=tuple(targets))
     return dataclasses.replace(config, lora=lora, loop=dataclasses.replace(config.loop, **loop))
 
 

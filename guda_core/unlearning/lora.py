@@ -16,6 +16,7 @@ import torch
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from torch import Tensor, nn
 
+from guda_core.diffusion.base import UNET_TARGETS
 from guda_core.errors import AdapterError
 
 OTHER_KINDS = (  # settings of PEFT under which the same factors mean something else
@@ -31,7 +32,7 @@ class LoraSpec:
 
     rank: int = 6
     alpha: int = 6
-    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "conv1", "conv2")
+    targets: tuple[str, ...] = UNET_TARGETS
 
 
 def _config(spec: LoraSpec) -> LoraConfig:

@@ -49,7 +49,8 @@ class Forgetting:
 
     def default_config(self) -> Settings:
         """GUDA-C's for a model that reads prompts, ReTrack's for another."""
-        return config_of("guda_c" if self.model.tokens("")[1] > 0 else "retrack")
+        operator = "guda_c" if self.model.tokens("")[1] > 0 else "retrack"
+        return config_of(operator, targets=self.model.lora_targets)
 
     def known(self, wanted: Sequence[str]) -> list[str]:
         """The groups asked for, all for (). Raises OptionError for one that the set does not have."""
