@@ -14,8 +14,8 @@ from guda_core.cli.loading import service_of
 from guda_core.cli.terminal import (
     EffortOption,
     HomeOption,
-    MethodsOption,
     LoraOption,
+    MethodsOption,
     ModelOption,
     SetOption,
     listed,
