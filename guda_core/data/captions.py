@@ -171,18 +171,3 @@ def drop(captions: Sequence[str], probability: float, rng: Generator) -> list[st
 
     gone = torch.rand(len(captions), generator=rng) < probability
     return ["" if g else c for c, g in zip(captions, gone.tolist(), strict=True)]
-
-
-def style_caption(group_set: GroupSet, object_name: str, group_id: str, generator: Generator) -> str:
-    """`Captioner.caption` of an object by name; for callers that have no items yet."""
-    return captioner_of(group_set).caption(described(group_id, object_name), generator)
-
-
-def blend_caption(group_set: GroupSet, object_name: str, group_ids: Sequence[str], generator: Generator) -> str:
-    """`Captioner.blend` of an object by name; for callers that have no items yet."""
-    return captioner_of(group_set).blend(described(group_ids[0], object_name), group_ids, generator)
-
-
-def every_caption(group_set: GroupSet) -> list[str]:
-    """`Captioner.examples` of a group set."""
-    return captioner_of(group_set).examples()

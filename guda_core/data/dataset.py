@@ -108,11 +108,6 @@ class Pictures(Sequence[Item]):
         """The pictures for which keep(group, name) holds, in order."""
         return self.at([i for i, (g, n) in enumerate(zip(self.groups, self.names, strict=True)) if keep(g, n)])
 
-    @property
-    def objects(self) -> tuple[str, ...]:
-        """The names, as older code calls them."""
-        return self.names
-
     def sha256(self) -> str:
         """Hash of groups, names (as `normal` spells them) and pixels, in order; of captions too, if there are some."""
         h = hashlib.sha256()
