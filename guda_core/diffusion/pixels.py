@@ -11,7 +11,7 @@ from guda_core.diffusion.finite import check_finite
 
 def to_unit(pixels: np.ndarray | Tensor) -> Tensor:
     """(H, W, 3) or (B, H, W, 3) uint8 -> (B, 3, H, W) float32 in [-1, 1], on the CPU."""
-    x = torch.as_tensor(np.ascontiguousarray(pixels)) if isinstance(pixels, np.ndarray) else pixels
+    x = torch.tensor(np.ascontiguousarray(pixels)) if isinstance(pixels, np.ndarray) else pixels  # copied
     x = x[None] if x.dim() == 3 else x
     return x.permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
