@@ -155,6 +155,14 @@ def test_notes_are_sentences_and_say_whether_anything_is_read():
     assert many.endswith(" and 3 more.") and many.count("“") == 8
 
 
+def test_of_several_tokenizers_one_that_reads_is_enough():
+    assert prompt_notes("café 日本", [EMBEDDED]) == ("The model cannot read parts of the prompt: “é”, “日本”.",)
+    assert prompt_notes("café 日本", [EMBEDDED, BYTES]) == ("The model cannot read parts of the prompt: “日本”.",)
+    assert prompt_notes("日本 [x]", []) == (
+        "Weights and tags mean nothing here and are read as plain text: “[x]”.",
+    )  # a model without a tokenizer
+
+
 def test_parts_that_show_nothing_or_turn_the_text_are_shown_by_number():
     assert shown("\u200b") == "“U+200B”" and shown("a\u202eb") == "“aU+202Eb”" and shown("\ufe0f") == "“U+FE0F”"
     assert shown("👩\u200d🎨") == "“👩\u200d🎨”"

@@ -130,7 +130,10 @@ def _named(parts: Iterable[str]) -> str:
 
 
 def prompt_notes(prompt: str, tokenizers: Sequence[Any]) -> tuple[str, ...]:
-    """Sentences that say what a model with these tokenizers does not read of a prompt; () when it reads all of it."""
+    """Sentences that say what a model with these tokenizers does not read of a prompt; () when it reads all of it.
+
+    A character that one of several tokenizers reads is read. Of marks each tokenizer's count.
+    """
     notes: list[str] = []
     syntax = syntax_parts(prompt)
     if syntax:
@@ -138,9 +141,9 @@ def prompt_notes(prompt: str, tokenizers: Sequence[Any]) -> tuple[str, ...]:
     marks = dict.fromkeys(m for t in tokenizers for m in special_parts(prompt, t))
     if marks:
         notes.append(f"Marks of the model's own are no words, and may end the prompt: {_named(marks)}.")
-    unread = list(dict.fromkeys(p for t in tokenizers for p in unread_parts(prompt, t)))
-    if unread:
-        whole = all(sum(_lost(prompt, t)) == sum(not c.isspace() for c in prompt) for t in tokenizers)
+    lost = [all(by) for by in zip(*(_lost(prompt, t) for t in tokenizers), strict=True)]  # what one reads is read
+    if any(lost):
+        whole = sum(lost) == sum(not c.isspace() for c in prompt)
         what = "The model can read nothing of this prompt" if whole else "The model cannot read parts of the prompt"
-        notes.append(f"{what}: {_named(unread)}.")
+        notes.append(f"{what}: {_named(dict.fromkeys(_runs(prompt, lost)))}.")
     return tuple(notes)
