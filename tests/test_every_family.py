@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from guda_core.attribution.guda import Guda
 from guda_core.data.groups import load_group_set
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.cards import load_model, resolve_card
@@ -92,7 +93,7 @@ def test_a_picture_is_attributed_with_adapters_of_its_family(tmp_path, family):
     """Load, generate, attribute twice with LoRAs of three groups, and write the record."""
     *few, _, _, _ = load_group_set("emoji").groups
     service = tiny_service(tmp_path, card=save_family(tmp_path / "model", family), missing=few)
-    assert len(service.guda.adapters) == 3
+    assert len(service.method(Guda).adapters) == 3
     *_, query = service.generate(prompt="cat", seed=1, steps=2, guidance=2.0)
     answers = [list(service.attribute(query, methods=["guda"], effort="quick"))[-1] for _ in range(2)]
     scores, again = ({k: g.score for k, g in a.groups.items()} for a in answers)

@@ -12,8 +12,9 @@ from guda_core.diffusion.finite import check_finite
 def to_unit(pixels: np.ndarray | Tensor) -> Tensor:
     """(H, W, 3) or (B, H, W, 3) uint8 -> (B, 3, H, W) float32 in [-1, 1], on the CPU."""
     x = torch.tensor(np.ascontiguousarray(pixels)) if isinstance(pixels, np.ndarray) else pixels  # copied
-    x = x[None] if x.dim() == 3 else x
-    return x.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    # a single picture gets its batch last: torch then lays it out, and sums it up, as version 0.1 did, bit for bit
+    x = x.permute(2, 0, 1)[None] if x.dim() == 3 else x.permute(0, 3, 1, 2)  # (B, 3, H, W)
+    return x.float() / 127.5 - 1.0
 
 
 def to_pixels(x: Tensor) -> np.ndarray:
