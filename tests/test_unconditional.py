@@ -131,7 +131,7 @@ def test_missing_damaged_and_unknown_kinds_say_so(card, tmp_path):
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(ModelError, match="damaged or incomplete"):
         load_model(torn)
-    with pytest.raises(ModelError, match="There is no family of models .video..*unconditional"):
+    with pytest.raises(ModelError, match=r"There is no family of models .video..*unconditional"):
         load_model(dataclasses.replace(card, kind="video"))
 
 
