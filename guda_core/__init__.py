@@ -2,11 +2,31 @@
 
 GUDA (Group Unlearning-based Data Attribution, arXiv 2601.22651): unlearn each group from one full model offline,
 then score a picture by the ELBO difference between the full model and each unlearned one.
+
+    import guda_core
+
+    answer = guda_core.attribute("rocket.png", "rocket, artistic style featuring thick black outline")
+    print(answer.best)
+
+Names are imported when they are first asked for: importing this package loads no other library.
 """
 
-import os
-
-# On import transformers warns that torchvision is missing, which nothing here needs.
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+from importlib import import_module
 
 __version__ = "0.1.0"
+_PLACES = {  # name -> the module that it comes from
+    **dict.fromkeys(("load_model", "load_groups", "attribute", "unlearn", "Answer"), "guda_core.api"),
+    **dict.fromkeys(("Attribution", "Group", "GroupScore", "GroupSet", "Query", "Scope"), "guda_core.records"),
+    "GudaError": "guda_core.errors",
+}
+__all__ = ["__version__", *_PLACES]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'guda_core' has no attribute '{name}'")
+    return getattr(import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PLACES})

@@ -94,7 +94,7 @@ class LocalService:
     def cost(self, methods: Sequence[str], effort: str) -> Cost:
         budget = budget_of(effort)
         if methods:
-            check_methods(methods, self.offered)
+            check_methods(methods, self.offered, self.not_offered)
         return total_cost(self.offered, methods, budget)
 
     def estimate(self, methods: Sequence[str], effort: str) -> float:
@@ -145,7 +145,7 @@ class LocalService:
 
     def attribute(self, query: Query, *, methods: Sequence[str], effort: str) -> Iterator[Attribution]:
         budget = budget_of(effort)
-        check_methods(methods, self.offered)
+        check_methods(methods, self.offered, self.not_offered)
         yield from answers(self.offered, methods, query, budget)
 
 
@@ -173,7 +173,11 @@ def load_service(model: str | None = None, *, group_set: str | None = None, fall
             raise
         card = find_card(DEFAULT_MODEL)
         base, banner = load_model(card), f"The bundled model answers in place of '{name}'. {e}"
-    found = load_group_set(chosen_set(group_set, card.group_set))
-    run = paths.run(card.id, found.id)
+    return service_for(base, load_group_set(chosen_set(group_set, card.group_set)), banner=banner)
+
+
+def service_for(base: BaseModel, group_set: GroupSet, *, banner: str = "") -> LocalService:
+    """The service of a loaded model, with what the workspaces hold for it and the group set."""
+    run = paths.run(base.card.id, group_set.id)
     more = {"features": run.features, "oracle": run.oracle, "rule": run.scope, "calibration": run.calibration}
-    return LocalService(base, found, Clip(paths.ASSETS / "clip", run.bank), run.adapters, **more, banner=banner)
+    return LocalService(base, group_set, Clip(paths.ASSETS / "clip", run.bank), run.adapters, **more, banner=banner)

@@ -27,7 +27,8 @@ from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
 # In an installed package the shipped folders lie in the package, in a checkout of the repository beside it.
-ROOT = _PACKAGE / "shipped" if (_PACKAGE / "shipped").is_dir() else _PACKAGE.parent
+IN_CHECKOUT = not (_PACKAGE / "shipped").is_dir()
+ROOT = _PACKAGE.parent if IN_CHECKOUT else _PACKAGE / "shipped"
 ASSETS = ROOT / "assets"  # the shipped workspace, and the figures of the laboratory
 BENCHMARKS = ASSETS / "benchmarks"  # figures, and the arrays and queries that they come from
 SHIPPED_RUN = ASSETS / "runs" / "emoji" / "emoji"  # of the embedded model and the emoji

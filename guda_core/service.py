@@ -95,11 +95,18 @@ def find_effort(name: str) -> Effort:
     return EFFORTS[name]
 
 
-def check_methods(asked: Sequence[str], offered: Mapping[str, object]) -> None:
-    """Raises OptionError that lists the offered methods unless some of these, and no others, are asked for."""
+def check_methods(
+    asked: Sequence[str], offered: Mapping[str, object], not_offered: Mapping[str, str] | None = None
+) -> None:
+    """Raises OptionError that lists the offered methods unless some of these, and no others, are asked for.
+
+    not_offered: method id -> why, which is said of one that is asked for.
+    """
     unknown = [m for m in asked if m not in offered]
     if unknown or not asked:
-        raise OptionError(f"Methods must be some of {', '.join(offered)}; got {', '.join(unknown) or 'none'}.")
+        why = [(not_offered or {})[m] for m in unknown if m in (not_offered or {})]
+        said = f"Methods must be some of {', '.join(offered)}; got {', '.join(unknown) or 'none'}."
+        raise OptionError(" ".join([said, *why]))
 
 
 def main_first(methods: Mapping[str, MethodInfo]) -> list[str]:

@@ -39,6 +39,7 @@ TABLE = (
     "reports",
     "reports.*",
     "local",
+    "api",
     "zero_gpu",
     "ui.*",
     "ui",

@@ -7,11 +7,17 @@ from __future__ import annotations
 
 from typing import Self
 
+from guda_core import paths
 from guda_core.attribution.base import Context, Unavailable
 from guda_core.attribution.counterfactual import Counterfactual
 from guda_core.records import GroupModels
 
-MAKE = "Make them with `python -m experiments.logo --live`."
+MAKE = (
+    "Make them with `python -m experiments.logo --live`."
+    if paths.IN_CHECKOUT
+    else "They are not part of the installed package: copy assets/runs/emoji/emoji/oracle of the repository to "
+    "runs/emoji/emoji/oracle of your workspace (GUDA_HOME)."
+)
 FIDELITY_NOTE = (
     "Each retrained model is stored with delta compression: as its rounded difference from the full model. What that "
     "loses was measured once: both forms scored the same pictures with the same noise. Rank correlation: of the two "

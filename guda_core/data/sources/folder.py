@@ -20,6 +20,7 @@ from guda_core.data.dataset import SPLITS, Item
 from guda_core.data.images import read_file, read_picture
 from guda_core.data.sources.base import Source
 from guda_core.errors import DataError, GroupSetError, ImageError
+from guda_core.paths import home
 from guda_core.records import Group, GroupSet
 from guda_core.strict import Fields, Text
 
@@ -68,7 +69,7 @@ class Folder(Source):
     def __init__(self, group_set: GroupSet) -> None:
         super().__init__(group_set)
         self.options = SetOptions(**group_set.options)
-        self.root = (group_set.folder or Path()) / Path(self.options.path).expanduser()
+        self.root = (group_set.folder or home()) / Path(self.options.path).expanduser()
 
     @classmethod
     def check(cls, group_set: GroupSet) -> None:

@@ -1,0 +1,216 @@
+"""The library in four functions: `load_model`, `load_groups`, `attribute` and `unlearn`; `guda_core` exports them.
+
+Names follow one rule, as on the command line: what is given; else the variable (GUDA_MODEL, GUDA_GROUP_SET, GUDA_HOME);
+else the included model, and the group set of the model's card. Sign: a positive score means that the group contributed.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from guda_core import paths
+from guda_core.data import groups as group_sets
+from guda_core.data.images import read_file
+from guda_core.diffusion import cards
+from guda_core.diffusion.base import BaseModel
+from guda_core.errors import OptionError
+from guda_core.local import LocalService, service_for
+from guda_core.records import Attribution, GroupSet, Provenance, Query, Scope
+from guda_core.reports import bundle
+from guda_core.reports.record import to_json
+from guda_core.service import check_methods, find_effort
+from guda_core.unlearning.forget import FORGET_LOSSES, config_of
+from guda_core.unlearning.health import Health
+from guda_core.unlearning.run import Forgetting
+
+log = logging.getLogger(__name__)
+PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # of pictures that a PNG holds as they are
+Picture = str | Path | bytes | Image.Image
+_last: list[tuple[tuple[Any, ...], LocalService]] = []  # the service that answered last, ready for the next picture
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What `attribute` says of one picture.
+
+    methods: method id -> its scores, in the order they were asked. scope: could this model have made the picture?
+    query: the picture as it was scored. groups: the group set. settings: effort and methods. provenance: hashes of all
+    that the scores are computed from.
+    """
+
+    methods: Mapping[str, Attribution]
+    scope: Scope
+    query: Query
+    groups: GroupSet
+    settings: Mapping[str, Any]
+    provenance: Provenance
+
+    @property
+    def best(self) -> str | None:
+        """Id of the first group by the method that was asked first; None where no group has a score."""
+        first = next(iter(self.methods.values()))
+        return next(iter(first.ranked()), None)
+
+    def record(self) -> dict[str, Any]:
+        """The full record as plain data: the JSON of `guda attribute --json`."""
+        return to_json(self.query, list(self.methods.values()), self.groups, **self._about())
+
+    def report(self, path: str | Path) -> Path:
+        """Write the report bundle (a zip that `guda replay` computes again); returns its path.
+
+        Raises:
+            ReportError: the place cannot be written to.
+        """
+        made = bundle.make(self.query, list(self.methods.values()), self.groups, **self._about())
+        bundle.write(Path(path), made)
+        return Path(path)
+
+    def _about(self) -> dict[str, Any]:
+        scope = None if self.scope.verdict == "not assessed" else asdict(self.scope)
+        return {"settings": dict(self.settings), "provenance": self.provenance, "scope": scope}
+
+
+def load_model(name: str | Path | None = None, *, device: str | None = None) -> BaseModel:
+    """Load a model.
+
+    Args:
+        name: what `--model` takes: a card's id, a folder in diffusers' layout, a .safetensors file, or a Hub id.
+        device: for example "cpu" or "cuda:1"; default: the GPU when there is one.
+
+    Raises:
+        ModelError: there is no such model, or it cannot be loaded.
+    """
+    return cards.load_model(cards.chosen_card(str(name) if name else None), device=device)
+
+
+def load_groups(name: str | None = None) -> GroupSet:
+    """Read and check a group set, by its name in the workspace.
+
+    Raises:
+        GroupSetError: there is no such set, or its file is wrong.
+    """
+    return _groups(name, None)
+
+
+def attribute(
+    picture: Picture,
+    prompt: str = "",
+    model: BaseModel | str | None = None,
+    groups: GroupSet | str | None = None,
+    methods: Sequence[str] = ("guda",),
+    effort: str = "standard",
+) -> Answer:
+    """Score every group for one picture.
+
+    Args:
+        picture: a file, its bytes, or a PIL image.
+        prompt: the caption; "" asks the unconditional model.
+        model, groups: loaded ones, or their names. What was loaded for one call is ready for the next.
+        methods: ids, such as guda, clip, das; the first is the one that `best` is about.
+        effort: "quick", "standard" or "full": how much computing, so how narrow the intervals are.
+
+    Raises:
+        GudaError: the picture, the prompt, a name or an option is refused, in one sentence.
+    """
+    asked = [methods] if isinstance(methods, str) else list(methods)
+    find_effort(effort)
+    data = _bytes(picture)
+    service = _service(model, groups)
+    check_methods(asked, service.offered, service.not_offered)
+    query = service.prepare(data, prompt=prompt)
+    final: dict[str, Attribution] = {}
+    for a in service.attribute(query, methods=asked, effort=effort):
+        final[a.method] = a
+    settings = {"effort": effort, "methods": asked}
+    found = {m: final[m] for m in asked}
+    return Answer(found, service.scope(query), query, service.group_set, settings, service.provenance())
+
+
+def unlearn(
+    groups: GroupSet | str | None = None,
+    model: str | None = None,
+    *,
+    only: Sequence[str] = (),
+    operator: str | None = None,
+    folder: str | Path | None = None,
+    again: bool = False,
+    **settings: Any,
+) -> dict[str, dict[str, Any]]:
+    """Unlearn groups from a model, each into an adapter, and measure each adapter's health.
+
+    Adapters that are there and fit are kept; a call that was stopped goes on. Progress is logged. Hours, for a large
+    model.
+
+    Args:
+        groups, model: a group set and a model's name.
+        only: ids of groups; default: all.
+        operator: the forget loss; default: guda_c, or retrack for a model that reads no prompts.
+        folder: where the adapters go; default: the workspace.
+        again: also make adapters again that fit.
+        settings: of the loss and the loop, such as steps, batch, lr, rank, seed.
+
+    Returns:
+        Group id -> its health: the mean ELBO drop in nats by kind of picture, as in `health.json`.
+
+    Raises:
+        GudaError: a name or a setting is refused, the training pictures are not there, or a training went astray.
+    """
+    if operator is not None:
+        FORGET_LOSSES.find(operator)
+    group_set = _groups(groups, model)
+    job = Forgetting(group_set, model=model, folder=Path(folder) if folder is not None else None)
+    config = config_of(operator or job.default_config().operator, **settings)
+    for gid in job.pending(only, config=config, again=again):
+        for p in job.unlearn(gid, config):
+            log.info("unlearn %s: step %d of %d, loss %.4f", gid, p.step, p.steps, p.loss)
+    measured = Health(job)
+    for gid in measured.unmeasured(only):
+        for fraction in measured.measure(gid):
+            log.info("health of %s: %.0f%%", gid, 100 * fraction)
+    health = measured.read()
+    return {g: health[g] for g in job.known(only) if g in health}
+
+
+def _groups(given: GroupSet | str | None, model: str | None) -> GroupSet:
+    if isinstance(given, GroupSet):
+        return given
+    return group_sets.load_group_set(group_sets.chosen_set(given, cards.chosen_card(model).group_set))
+
+
+def _service(model: BaseModel | str | None, groups: GroupSet | str | None) -> LocalService:
+    """The service of a model and a group set; the last one is kept."""
+    base = model if isinstance(model, BaseModel) else cards.chosen_card(model)
+    found = groups
+    if not isinstance(found, GroupSet):
+        card = base.card if isinstance(base, BaseModel) else base
+        found = group_sets.load_group_set(group_sets.chosen_set(found, card.group_set))
+    home = paths.home()
+    for (of, with_groups, where), service in _last:
+        if (of is base or of == base) and with_groups == found and where == home:
+            return service
+    _last.clear()  # before the next is loaded: two large models may not fit into memory
+    service = service_for(base if isinstance(base, BaseModel) else cards.load_model(base), found)
+    _last.append(((base, found, home), service))
+    return service
+
+
+def _bytes(picture: Picture) -> bytes:
+    """The bytes of a picture's file; of a PIL image those of a PNG with the same pixels, profile and orientation."""
+    if isinstance(picture, bytes):
+        return picture
+    if isinstance(picture, str | Path):
+        return read_file(Path(picture))
+    if not isinstance(picture, Image.Image):
+        raise OptionError(f"A picture is a path, bytes or a PIL image; got {type(picture).__name__}.")
+    out = io.BytesIO()
+    plain = picture if picture.mode in PNG_MODES else picture.convert("RGB")
+    profile = picture.info.get("icc_profile") if plain is picture else None
+    plain.save(out, format="PNG", icc_profile=profile, exif=picture.getexif())
+    return out.getvalue()

@@ -1,0 +1,135 @@
+"""The library: four functions and their records, light to import, and the README's lines as they are printed."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import guda_core
+from guda_core import api
+from guda_core.errors import ImageError, OptionError
+from guda_core.reports.read import read_report
+from tests.light import draw
+from tests.test_pipeline import MISSING, service  # noqa: F401  (a fixture)
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def tiny(service, monkeypatch):  # noqa: F811
+    """The tiny real model in place of the included one."""
+    monkeypatch.setattr(api, "_service", lambda model, groups: service)
+    return service
+
+
+def test_importing_the_package_loads_nothing_and_changes_nothing():
+    code = (
+        "import os, sys, time\nbefore = dict(os.environ)\nbegan = time.perf_counter()\nimport guda_core\n"
+        "took = time.perf_counter() - began\n"
+        "heavy = {'torch', 'diffusers', 'gradio', 'transformers', 'numpy', 'PIL', 'typer'} & set(sys.modules)\n"
+        "assert not heavy, heavy\nassert dict(os.environ) == before\nassert took < 0.3, took\n"
+        "assert 'attribute' in dir(guda_core)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_the_names_are_those_of_the_stub_and_all_are_there():
+    stub = (ROOT / "guda_core" / "__init__.pyi").read_text(encoding="utf-8")
+    assert set(re.findall(r" as (\w+)$", stub, re.MULTILINE)) == set(guda_core.__all__) - {"__version__"}
+    assert all(getattr(guda_core, name) is not None for name in guda_core.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'atribute'"):
+        guda_core.atribute  # noqa: B018
+
+
+def test_an_answer_holds_scores_scope_and_record(tiny, tmp_path):
+    draw(tmp_path / "p.png", side=32)
+    answer = guda_core.attribute(tmp_path / "p.png", "cat, flat colours", methods=("guda", "clip"), effort="quick")
+    assert list(answer.methods) == ["guda", "clip"] and answer.groups is tiny.group_set
+    guda = answer.methods["guda"]
+    assert answer.best == guda.ranked()[0] and guda.groups[MISSING].status == "unavailable"
+    record = json.loads(json.dumps(answer.record()))
+    assert record["settings"] == {"effort": "quick", "methods": ["guda", "clip"]} and record["scope"] is None
+    assert record["methods"]["guda"]["groups"][answer.best]["rank"] == 1
+    read = read_report(answer.report(tmp_path / "r.zip"))
+    assert read.record["methods"] == record["methods"]
+
+
+def test_a_path_bytes_and_a_picture_in_memory_are_one(tiny, tmp_path):
+    path = tmp_path / "p.png"
+    draw(path, side=32)
+    found = [
+        guda_core.attribute(p, methods="clip") for p in (path, str(path), path.read_bytes(), Image.open(path))
+    ]  # fmt: skip
+    assert len({f.query.image_hash for f in found}) == 1
+    assert len({json.dumps(f.record()["methods"]) for f in found}) == 1
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "F", "YCbCr", "HSV", "I", "LA", "P", "RGBA", "1"])
+def test_pictures_of_every_mode_are_taken(tiny, tmp_path, mode):
+    draw(tmp_path / "p.png", side=32)
+    with Image.open(tmp_path / "p.png") as im:
+        guda_core.attribute(im.convert("L").convert(mode) if mode in "FI" else im.convert(mode), methods="clip")
+
+
+def test_a_picture_in_memory_keeps_its_orientation(tiny, tmp_path):
+    """What a camera turned is turned back, as for the file itself."""
+    draw(tmp_path / "p.png", side=32)
+    out, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(tmp_path / "p.png") as im:
+        im.crop((0, 0, 32, 20)).convert("RGB").save(out, format="JPEG", exif=exif)
+    a, b = (guda_core.attribute(p, methods="clip") for p in (out.getvalue(), Image.open(out)))
+    assert a.query.image_hash == b.query.image_hash
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "sentence"),
+    [
+        ({"picture": b"no picture"}, ImageError, "Only PNG"),
+        ({"picture": 7}, OptionError, "a path, bytes or a PIL image; got int"),
+        ({"methods": ("magic",)}, OptionError, "Methods must be some of .*; got magic"),
+        ({"methods": ()}, OptionError, "got none"),
+        ({"methods": ("logo",)}, OptionError, r"got logo\. There are no retrained models"),
+        ({"effort": "huge"}, OptionError, "There is no effort 'huge'"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_in_one_sentence(tiny, tmp_path, given, error, sentence):
+    draw(tmp_path / "p.png", side=32)
+    with pytest.raises(error, match=sentence):
+        guda_core.attribute(**{"picture": tmp_path / "p.png", "methods": ("clip",), **given})
+
+
+def test_the_last_service_is_kept_and_another_model_takes_its_place(monkeypatch, tmp_path):
+    made: list[str] = []
+    monkeypatch.setattr(api, "_last", [])
+    monkeypatch.setattr(api.cards, "load_model", lambda card: made.append(card.id) or card)
+    monkeypatch.setattr(api, "service_for", lambda base, groups: object())
+    first = api._service(None, None)
+    assert api._service("emoji", "emoji") is first and made == ["emoji"]
+    assert api._service("sd15", None) is not first and made == ["emoji", "sd15"]
+    assert api._service("sd15", None) is not first and len(api._last) == 1
+    monkeypatch.setenv("GUDA_HOME", str(tmp_path / "another"))
+    assert api._service("sd15", None) and made == ["emoji", "sd15", "sd15"]
+
+
+def test_unlearn_refuses_before_a_model_is_loaded():
+    with pytest.raises(OptionError, match="magic"):
+        guda_core.unlearn(operator="magic")
+
+
+def test_the_lines_of_the_readme_run_as_they_are_printed(tmp_path, monkeypatch, capsys):
+    lines = re.search(r"```python\n(import guda_core.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    assert lines is not None and len([line for line in lines[1].splitlines() if line]) == 8
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(api, "_last", [])
+    draw(tmp_path / "rocket.png", side=64)
+    exec(compile(lines[1], "README.md", "exec"), {})
+    told = capsys.readouterr().out.splitlines()
+    assert len([line for line in told if line.endswith(" nats")]) == 8 and (tmp_path / "rocket.zip").is_file()

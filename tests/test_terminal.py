@@ -1,0 +1,139 @@
+"""Text from outside on the terminal: shown as it is, never as markup, never as a command to the terminal, in any
+encoding."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.table import Table
+
+from guda_core.cli import terminal
+from guda_core.cli.terminal import clean, listed, note, progress_bar, say, show
+from guda_core.data.groups import load_group_set
+from tests.light import draw
+from tests.test_cli import run  # noqa: F401  (a fixture)
+from tests.test_pipeline import service  # noqa: F401  (a fixture)
+
+ROOT = Path(__file__).resolve().parent.parent
+NASTY = ["a [/b].png", "cat [red] dog.png", "[bold", ":rocket:", "x[link=http://y]z", "{task.fields[z]}"]
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_markup_of_others_is_shown_as_it_is(text, capsys):
+    say(text)
+    note(text)
+    table = Table(title=text)
+    table.add_column(text)
+    table.add_row(text)
+    show(table)
+    said = capsys.readouterr()
+    assert said.out.count(text) == 4 and said.err.count(text) == 1
+
+
+def test_a_bar_shows_names_as_they_are(capsys):
+    with progress_bar() as bar:
+        bar.add_task("[/b]", note="[red]\x1b[2J", total=1.0)
+    said = capsys.readouterr().err
+    assert "[/b]" in said and "[red]\\u001b[2J" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[31mred\x1b[0m", "\\u001b[31mred\\u001b[0m"),
+        ("ring\x07", "ring\\u0007"),
+        ("ab\rcd", "ab\\u000dcd"),
+        ("gnp.\u202eexe", "gnp.\\u202eexe"),
+        (os.fsdecode(b"\xff.png"), "\\udcff.png"),
+        ("two\nlines", "two\nlines"),
+        ("火箭 🚀 Ateliér", "火箭 🚀 Ateliér"),
+    ],
+)
+def test_what_could_steer_a_terminal_is_escaped(text, shown, capsys):
+    assert clean(text) == shown
+    say(text)
+    assert capsys.readouterr().out == f"{shown}\n"
+
+
+def test_long_lines_are_not_broken_where_nobody_reads_them_on_a_screen(capsys):
+    say("/very/long" * 60)
+    assert capsys.readouterr().out == "/very/long" * 60 + "\n"
+
+
+def test_lists_of_an_option():
+    assert listed(" a, b ,,c") == ["a", "b", "c"] and listed("") == []
+
+
+def test_a_place_whose_name_is_markup_is_written_to_and_said(run, tmp_path):  # noqa: F811
+    out = tmp_path / "a [/b].png"
+    done = run("generate", "--prompt", "cat", "--steps", 1, "--out", out)
+    assert done.exit_code == 0 and out.is_file() and f"Written: {out}" in done.output
+
+
+def test_pictures_whose_names_are_markup_are_named(run, tmp_path):  # noqa: F811
+    names = ["cat [red] dog.png", "[/].png", "\x1b[2J.png"]
+    for name in names[:2]:
+        draw(tmp_path / name)
+    (tmp_path / names[2]).write_bytes(b"no picture")
+    done = run("attribute", *[tmp_path / n for n in names[:2]], "--methods", "clip", "--effort", "quick")
+    assert done.exit_code == 0 and all(f"{tmp_path / n}:" in done.output for n in names[:2])
+    done = run("attribute", tmp_path, "--out", tmp_path / "out [/b]", "--methods", "clip", "--effort", "quick")
+    assert done.exit_code == 1 and "\\u001b[2J.png: " in done.output and "\x1b[2J" not in done.output
+    assert "out [/b]" in done.output and (tmp_path / "out [/b]" / "batch.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["none [/b].png", "--no[/b]such"])
+def test_errors_name_what_was_given(run, name):  # noqa: F811
+    done = run("attribute", name)
+    assert done.exit_code == 2 and name in done.output and "Traceback" not in done.output
+
+
+def test_a_group_whose_name_is_markup_is_listed(run, monkeypatch):  # noqa: F811
+    gs = load_group_set("emoji")
+    groups = {k: replace(g, name="Studio [/b]", author="\x1b]0;title\x07") for k, g in gs.groups.items()}
+    monkeypatch.setattr("guda_core.data.groups.load_group_set", lambda *a: replace(gs, groups=groups))
+    done = run("groups", "check")
+    assert done.exit_code == 0 and "Studio [/b]" in done.output and "\x1b" not in done.output
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    [{"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "ascii"},
+     {"PYTHONIOENCODING": "latin-1:strict"}],
+)  # fmt: skip
+def test_a_terminal_that_lacks_the_characters_gets_them_escaped(encoding, tmp_path):
+    """The command as a program of its own, in a home with a group set that no ASCII terminal can show."""
+    folder = tmp_path / "home" / "sets" / "ateliers"
+    for group in ("a", "b"):
+        (folder / "pictures" / group).mkdir(parents=True)
+        for i in range(3):
+            draw(folder / "pictures" / group / f"{i}.png", seed=i)
+    (folder / "group_set.yaml").write_text(
+        "id: ateliers\nname: Ateliers 火箭\nsource: {id: folder, path: pictures}\ncaption: '{content}, {phrase}'\n"
+        "groups:\n  a: {name: 'Ateliér [/b] 🚀', phrase: by A}\n  b: {name: B, phrase: by B}\n",
+        encoding="utf-8",
+    )
+    env = {**os.environ, "GUDA_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT), **encoding}
+    done = subprocess.run(
+        [sys.executable, "-m", "guda_core", "groups", "check", "--set", "ateliers"],
+        cwd=tmp_path, env=env, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert b"[/b]" in done.stdout and b"\\U0001f680" in done.stdout and b"\xe2" not in done.stdout
+    bad = subprocess.run(
+        [sys.executable, "-m", "guda_core", "attribute", "火 [/b].png"], cwd=tmp_path, env=env, capture_output=True,
+        check=False,
+    )  # fmt: skip
+    assert bad.returncode == 2 and b"There is no file" in bad.stderr and b"Traceback" not in bad.stderr
+
+
+def test_only_the_terminal_writes_to_the_streams():
+    for path in (ROOT / "guda_core" / "cli").glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert "typer.echo" not in text and "print(" not in text.replace("OUT.print(", "").replace("ERR.print(", "")
+        assert path.name == Path(terminal.__file__).name or "Console" not in text
