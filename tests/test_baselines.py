@@ -298,7 +298,7 @@ def ship(method, folder):
 def test_shipped_features_answer_without_the_pictures(linear, method, tmp_path):
     own = method(linear.model, linear.examples, GROUPS, config())
     ship(own, tmp_path / method.id)
-    stored = method.shipped(linear.model, tmp_path / method.id, GROUPS)
+    stored = method.on_quantised(linear.model, tmp_path / method.id, GROUPS)
     a, b = last(own, linear.query), last(stored, linear.query)
     assert a.ranked() == b.ranked() and b.settings["base_sha256"] == linear.model.sha256
     size = np.abs(a.values["pictures"]).max()
@@ -307,22 +307,22 @@ def test_shipped_features_answer_without_the_pictures(linear, method, tmp_path):
 
 def test_shipped_features_of_anything_else_are_refused(linear, tmp_path):
     with pytest.raises(CacheError, match="features --methods trak"):
-        Trak.shipped(linear.model, tmp_path / "trak", GROUPS)
+        Trak.on_quantised(linear.model, tmp_path / "trak", GROUPS)
     ship(Trak(linear.model, linear.examples, GROUPS, config()), tmp_path / "trak")
     (tmp_path / "trak").rename(tmp_path / "dtrak")
     with pytest.raises(CacheError, match="another method than dtrak"):
-        Dtrak.shipped(linear.model, tmp_path / "dtrak", GROUPS)
+        Dtrak.on_quantised(linear.model, tmp_path / "dtrak", GROUPS)
     meta = tmp_path / "dtrak" / quantised.META
     record = json.loads(meta.read_text())
     meta.write_text(json.dumps({**record, "base_sha256": "0" * 64}))
     with pytest.raises(CacheError, match="another base model"):
-        Trak.shipped(linear.model, tmp_path / "dtrak", GROUPS)
+        Trak.on_quantised(linear.model, tmp_path / "dtrak", GROUPS)
     meta.write_text(json.dumps({**record, "sha256": "0" * 64}))
     with pytest.raises(CacheError, match="damaged"):
-        Trak.shipped(linear.model, tmp_path / "dtrak", GROUPS)
+        Trak.on_quantised(linear.model, tmp_path / "dtrak", GROUPS)
     meta.write_text("{")
     with pytest.raises(CacheError, match="cannot be read"):
-        Trak.shipped(linear.model, tmp_path / "dtrak", GROUPS)
+        Trak.on_quantised(linear.model, tmp_path / "dtrak", GROUPS)
 
 
 def test_the_lead_is_that_of_independent_groups():

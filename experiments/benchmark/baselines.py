@@ -14,7 +14,7 @@ from experiments.benchmark.clock import Clock
 from guda_core.records import Attribution, Query
 
 
-class Method(Protocol):
+class Scorer(Protocol):
     """An attribution method, as far as a benchmark needs it."""
 
     id: str
@@ -30,7 +30,7 @@ def keys_of(of: Sequence[Query]) -> list[str]:
 
 
 def score_baseline(
-    name: str, method: Method, made_from: Any, of: Sequence[Query], ids: Sequence[str], path: Path, clock: Clock
+    name: str, method: Scorer, made_from: Any, of: Sequence[Query], ids: Sequence[str], path: Path, clock: Clock
 ) -> Iterator[float]:
     """Write (Q, G) float32 scores to `path`, NaN where there is none; an unfinished file is gone on with.
 

@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 
 from experiments.baselines.classifier_similarity import ClassifierSimilarity
 from experiments.baselines.instance import Instance
-from experiments.benchmark.baselines import Method, read_scores, score_baseline
+from experiments.benchmark.baselines import Scorer, read_scores, score_baseline
 from experiments.benchmark.benches import KERNELS, BenchConfig
 from experiments.benchmark.clock import Clock
 from experiments.benchmark.models import Source, swapped
@@ -183,7 +183,7 @@ def made_from(config: BenchConfig) -> dict[str, Any]:
     }
 
 
-def baselines(model: BaseModel, config: BenchConfig, clock: Clock) -> Iterator[tuple[str, Method]]:
+def baselines(model: BaseModel, config: BenchConfig, clock: Clock) -> Iterator[tuple[str, Scorer]]:
     """(row name, method), each made ready."""
     of, ids = classes.pictures(config.models, "train"), group_ids(config)
     examples = examples_of(model, of)

@@ -30,7 +30,7 @@ from experiments.train.unet import UnetConfig
 from guda_core.attribution.base import Budget
 from guda_core.attribution.ensemble import GudaAndDas
 from guda_core.attribution.gradient.kernel import KernelMethod
-from guda_core.attribution.gradient.quantised import ShippedBank
+from guda_core.attribution.gradient.quantised import QuantisedBank
 from guda_core.attribution.guda import Guda
 from guda_core.attribution.logo import Logo
 from guda_core.attribution.similarity import ClipSimilarity
@@ -169,7 +169,7 @@ def run(service: LocalService, folder: Path) -> Iterator[tuple[str, float]]:
     examples = examples_of(service.model, load_pictures(gs, "train"), captioner_of(gs))
     for i, (name, method) in enumerate(kernels.items()):
         seconds = feature_seconds(method, examples) * len(examples)
-        size = sum(f.stat().st_size for f in cast(ShippedBank, method.bank).folder.iterdir())
+        size = sum(f.stat().st_size for f in cast(QuantisedBank, method.bank).folder.iterdir())
         rows[name] = {"precompute_s": seconds, "stored_bytes": size}
         yield "features", (i + 1) / len(kernels)
     pixels = load_pictures(gs, "train").pixels

@@ -22,7 +22,7 @@ import torch
 
 from experiments.baselines.instance import Instance, InstanceConfig
 from experiments.benchmark import rows, tables
-from experiments.benchmark.baselines import Method, read_scores, score_baseline
+from experiments.benchmark.baselines import Scorer, read_scores, score_baseline
 from experiments.benchmark.clock import Clock
 from experiments.benchmark.models import (
     BASE,
@@ -125,7 +125,7 @@ class Baseline(NamedTuple):
     """A row: its name, the method, and what its scores depend on beside the model and the queries."""
 
     name: str
-    method: Method
+    method: Scorer
     made_from: dict[str, Any]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from guda_core.diffusion import likelihood
 from guda_core.diffusion.base import BaseModel
 from guda_core.errors import AdapterError, ScoreError
 from guda_core.paths import Folder
-from guda_core.records import Attribution, Cost, GroupScore, GroupSet, KLValues, Query
+from guda_core.records import Attribution, Cost, GroupModels, GroupScore, GroupSet, KLValues, Query
 from guda_core.stored_figures import read_figures
 from guda_core.unlearning import adapters
 
@@ -117,13 +117,19 @@ def drops(
 
 
 class Counterfactual(Method):
-    """Scores groups by models without them, stored in a folder: an adapter, or a coded model, for each group.
+    """Scores groups by models without them, stored in a folder: an adapter, or a retrained delta, for each group.
 
+    model_label: what one such model is called. figures_title, figures_note, figure_columns: of the table of what was
+    measured of them (`records.GroupModels`).
     adapters: group id -> its model without the group. unavailable: group id -> why there is none. offset: group id ->
     nats that its scores hold beside the drop, whatever the picture.
     """
 
     unit = "nats"
+    model_label: ClassVar[str]
+    figures_title: ClassVar[str]
+    figures_note: ClassVar[str]
+    figure_columns: ClassVar[Mapping[str, str]]
     offset: Mapping[str, float]
 
     def __init__(self, model: BaseModel, group_set: GroupSet, folder: Folder) -> None:
@@ -142,9 +148,16 @@ class Counterfactual(Method):
         """Group id -> SHA-256 of its model."""
         return {g: a.meta["sha256"] for g, a in self.adapters.items()}
 
-    def figures(self) -> dict[str, dict[str, Any] | str]:
-        """Group id -> what was measured of its model beforehand, or a sentence why that is not there."""
-        return {g: read_figures(self.folder / g / adapters.HEALTH) for g in self.group_set.groups}
+    def models(self) -> GroupModels:
+        return GroupModels(
+            label=self.model_label,
+            hashes=self.hashes,
+            unavailable=self.unavailable,
+            title=self.figures_title,
+            note=self.figures_note,
+            columns=self.figure_columns,
+            figures={g: read_figures(self.folder / g / adapters.HEALTH) for g in self.group_set.groups},
+        )
 
     def without(self, group: str) -> AbstractContextManager[None]:
         """Within the block the model is the one without the group."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from guda_core.attribution.base import Context, Unavailable
 from guda_core.attribution.calibration import read_weight
@@ -23,23 +23,8 @@ from guda_core.attribution.counterfactual import Counterfactual
 from guda_core.diffusion.base import BaseModel
 from guda_core.errors import CacheError
 from guda_core.paths import Folder
-from guda_core.records import GroupModels, GroupSet
+from guda_core.records import GroupSet
 from guda_core.unlearning import adapters
-
-HEALTH_NOTE = (
-    "What each adapter did to the model, measured once after unlearning, in nats per picture. Forgot: how much worse "
-    "the model explains the group's own pictures (large is good). Damage: how much worse it explains other groups' "
-    "pictures (near 0 is good). The last column gives the offset of GUDA's scores. With a caption, and without one. "
-    "± is a 95% interval."
-)
-HEALTH_COLUMNS = {
-    "forgotten_prompt": "Forgot, with caption",
-    "others_prompt": "Damage, with caption",
-    "forgotten_empty": "Forgot, without",
-    "others_empty": "Damage, without",
-    "held_out_empty": "Forgot, held-out objects",
-    "held_out_others_empty": "Damage, held-out objects",
-}
 
 
 def offset_of(folder: Folder, of: Mapping[str, adapters.Adapter], weight: float | None) -> dict[str, float]:
@@ -69,6 +54,22 @@ class Guda(Counterfactual):
     )
     main = True
     default = True
+    model_label = "Adapter"
+    figures_title = "What the adapters forgot and damaged"
+    figures_note = (
+        "What each adapter did to the model, measured once after unlearning, in nats per picture. Forgot: how much "
+        "worse the model explains the group's own pictures (large is good). Damage: how much worse it explains other "
+        "groups' pictures (near 0 is good). The last column gives the offset of GUDA's scores. With a caption, and "
+        "without one. ± is a 95% interval."
+    )
+    figure_columns: ClassVar = {
+        "forgotten_prompt": "Forgot, with caption",
+        "others_prompt": "Damage, with caption",
+        "forgotten_empty": "Forgot, without",
+        "others_empty": "Damage, without",
+        "held_out_empty": "Forgot, held-out objects",
+        "held_out_others_empty": "Damage, held-out objects",
+    }
 
     def __init__(
         self, model: BaseModel, group_set: GroupSet, folder: Folder, *, offset_weight: float | None = None
@@ -88,14 +89,3 @@ class Guda(Counterfactual):
 
     def provenance(self) -> dict[str, Any]:
         return {**super().provenance(), "offset": dict(self.offset)}
-
-    def models(self) -> GroupModels:
-        return GroupModels(
-            label="Adapter",
-            hashes=self.hashes,
-            unavailable=self.unavailable,
-            title="What the adapters forgot and damaged",
-            note=HEALTH_NOTE,
-            columns=HEALTH_COLUMNS,
-            figures=self.figures(),
-        )

@@ -5,12 +5,11 @@ The retrained (LOGO) models are stored with delta compression (`unlearning.delta
 
 from __future__ import annotations
 
-from typing import Self
+from typing import ClassVar, Self
 
 from guda_core import paths
 from guda_core.attribution.base import Context, Unavailable
 from guda_core.attribution.counterfactual import Counterfactual
-from guda_core.records import GroupModels
 
 MAKE = (
     "Make them with `python -m experiments.logo --live`."
@@ -18,18 +17,6 @@ MAKE = (
     else "They are not part of the installed package: copy assets/runs/emoji/emoji/oracle of the repository to "
     "runs/emoji/emoji/oracle of your workspace (GUDA_HOME)."
 )
-FIDELITY_NOTE = (
-    "Each retrained model is stored with delta compression: as its rounded difference from the full model. What that "
-    "loses was measured once: both forms scored the same pictures with the same noise. Rank correlation: of the two "
-    "forms' scores, over the pictures. Error: root mean square of what compression adds to a score. Spread: standard "
-    "deviation of the scores over the pictures."
-)
-FIDELITY_COLUMNS = {
-    "pictures": "Pictures",
-    "spearman": "Rank correlation",
-    "rms": "Error (nats)",
-    "sd": "Spread (nats)",
-}
 
 
 class Logo(Counterfactual):
@@ -44,6 +31,20 @@ class Logo(Counterfactual):
         "because any other training explains them worse."
     )
     oracle = True
+    model_label = "Retrained without"
+    figures_title = "What the oracle lost by delta compression"
+    figures_note = (
+        "Each retrained model is stored with delta compression: as its rounded difference from the full model. What "
+        "that loses was measured once: both forms scored the same pictures with the same noise. Rank correlation: of "
+        "the two forms' scores, over the pictures. Error: root mean square of what compression adds to a score. "
+        "Spread: standard deviation of the scores over the pictures."
+    )
+    figure_columns: ClassVar = {
+        "pictures": "Pictures",
+        "spearman": "Rank correlation",
+        "rms": "Error (nats)",
+        "sd": "Spread (nats)",
+    }
 
     @classmethod
     def load(cls, context: Context) -> Self | Unavailable:
@@ -56,15 +57,4 @@ class Logo(Counterfactual):
         return Unavailable(
             f"{len(found.unavailable)} of {len(context.groups)} groups have no retrained model that can be used "
             f"({', '.join(found.unavailable)}). {MAKE}"
-        )
-
-    def models(self) -> GroupModels:
-        return GroupModels(
-            label="Retrained without",
-            hashes=self.hashes,
-            unavailable=self.unavailable,
-            title="What the oracle lost by delta compression",
-            note=FIDELITY_NOTE,
-            columns=FIDELITY_COLUMNS,
-            figures=self.figures(),
         )

@@ -23,7 +23,7 @@ from guda_core.attribution import METHODS
 from guda_core.attribution.aggregate import check_aggregate, group_scores, lead
 from guda_core.attribution.base import Budget, Context, Method, Unavailable
 from guda_core.attribution.gradient.features import BLOCK, FeatureBank, FeatureConfig, Features, Projection
-from guda_core.attribution.gradient.quantised import ShippedBank
+from guda_core.attribution.gradient.quantised import QuantisedBank
 from guda_core.data.encoded import Examples
 from guda_core.diffusion.base import BaseModel
 from guda_core.errors import CacheError, OptionError, ScoreError
@@ -108,7 +108,7 @@ class KernelMethod(Method):
         own = replace(config.features, output=self.output, normalise=self.normalise)
         self._use(FeatureBank(model, examples, own), replace(config, features=own), group_ids)
 
-    def _use(self, bank: FeatureBank | ShippedBank, config: KernelConfig, group_ids: Sequence[str]) -> None:
+    def _use(self, bank: FeatureBank | QuantisedBank, config: KernelConfig, group_ids: Sequence[str]) -> None:
         self.bank, self.config, self.group_ids = bank, config, list(group_ids)
 
     @classmethod
@@ -119,16 +119,16 @@ class KernelMethod(Method):
                 "There are no gradient features of the training pictures. Make them with `python -m guda_core assets "
                 "features`."
             )
-        return cls.shipped(context.model, context.features / cls.id, context.groups)
+        return cls.on_quantised(context.model, context.features / cls.id, context.groups)
 
     @classmethod
-    def shipped(cls, model: BaseModel, folder: Path, group_ids: Sequence[str]) -> Self:
+    def on_quantised(cls, model: BaseModel, folder: Path, group_ids: Sequence[str]) -> Self:
         """The method on stored features, without the training pictures.
 
         Raises:
             CacheError: the features are missing, damaged, of another base model or of another method.
         """
-        bank, method = ShippedBank(model, folder), cls.__new__(cls)
+        bank, method = QuantisedBank(model, folder), cls.__new__(cls)
         if (bank.config.output, bank.config.normalise) != (cls.output, cls.normalise):
             raise CacheError(f"The features in {folder.name} are those of another method than {cls.id}.")
         method._use(bank, KernelConfig(bank.config), group_ids)

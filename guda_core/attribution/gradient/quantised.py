@@ -46,7 +46,7 @@ def write(folder: Path, features: Features, groups: tuple[str, ...], meta: Mappi
     (folder / META).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
-class ShippedBank:
+class QuantisedBank:
     """Stands for a `features.FeatureBank` whose features are made: the same answers up to the rounding.
 
     Raises:
