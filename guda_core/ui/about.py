@@ -18,7 +18,7 @@ OWN_SET = (
     ("Check it:", "guda groups check --set NAME"),
     ("Fetch the pictures, if they come from npm:", "guda groups fetch --set NAME"),
     ("Unlearn each group once, from the model that was trained on them:", "guda unlearn --set NAME --model MODEL"),
-    ("Start the app with them:", "GUDA_GROUP_SET=NAME GUDA_MODEL=MODEL guda app"),
+    ("Start the app with them:", "guda app --set NAME --model MODEL"),
 )
 MEANS = (
     "Positive: the model without the group explains the picture worse, so the group contributed.",
