@@ -308,6 +308,7 @@ def test_no_method_is_named_outside_its_room():
 
     allowed = {
         "__main__.py": {"guda"},  # the name of the command
+        "api.py": {"guda"},  # the default that the function's signature shows
         "paths.py": {"guda"},  # a folder
         "cli/assets.py": {"clip"},  # that of the CLIP
         "local.py": {"clip"},
