@@ -161,6 +161,9 @@ def test_pixels_go_in_and_come_out():
     x = to_unit(pixels)
     assert x.shape == (2, 3, 4, 5) and float(x.min()) >= -1 and float(x.max()) <= 1
     assert (to_pixels(x) == pixels).all() and (to_pixels(to_unit(pixels[0]))[0] == pixels[0]).all()
+    old = torch.from_numpy(pixels[0]).permute(2, 0, 1)[None].float() / 127.5 - 1  # as version 0.1 wrote it
+    assert torch.equal(to_unit(pixels[0]), old)
+    assert to_unit(pixels[0]).stride() == old.stride()  # torch chooses a convolution by it
     assert (to_pixels(torch.tensor([-3.0, 3.0]).reshape(1, 1, 1, 2)) == [[[[0] * 3, [255] * 3]]]).all()
     with pytest.raises(ModelError, match="not finite"):
         to_pixels(torch.full((1, 3, 2, 2), float("nan")))
