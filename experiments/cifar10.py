@@ -5,7 +5,7 @@ Several GPUs: `accelerate launch -m experiments.cifar10`.
 
 from __future__ import annotations
 
-from experiments.terminal import FolderOption, MinutesOption, TableOption, program
+from experiments.commands import FolderOption, MinutesOption, TableOption, program
 from guda_core.cli.terminal import follow, say
 from guda_core.paths import BENCHMARKS, DOCS
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from experiments.terminal import FolderOption, MinutesOption, TableOption, program
+from experiments.commands import FolderOption, MinutesOption, TableOption, program
 from guda_core.cli.terminal import follow, say
 from guda_core.paths import BENCHMARKS, DOCS
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.benchmark import styles, tables
+from experiments.benchmark import result_tables, styles_run
 from guda_core.attribution import calibration
 from guda_core.data.groups import load_group_set
 from guda_core.errors import DataError
@@ -30,8 +30,8 @@ COMMAND = "python -m experiments.offset --write"
 
 def weight_of(drop: np.ndarray, offset: np.ndarray, oracle: np.ndarray) -> float:
     """b / a of the fit. drop, oracle: (Q, G) nats; offset: (G,) nats."""
-    columns = [tables.centred(drop), tables.centred(np.tile(offset, (len(drop), 1)))]
-    (a, b), *_ = np.linalg.lstsq(np.stack(columns, axis=1), tables.centred(oracle), rcond=None)
+    columns = [result_tables.centred(drop), result_tables.centred(np.tile(offset, (len(drop), 1)))]
+    (a, b), *_ = np.linalg.lstsq(np.stack(columns, axis=1), result_tables.centred(oracle), rcond=None)
     return float(b / a)
 
 
@@ -53,13 +53,13 @@ def offsets(folder: Path, groups: Sequence[str]) -> np.ndarray:
 def fit(benchmarks: Path, folder: Path) -> tuple[float, int, str]:
     """(weight, queries that it was fitted to, hash of the base model). folder: of the adapters."""
     record = json.loads((benchmarks / "queries.json").read_text(encoding="utf-8"))
-    tuning = tables.tuning_half([i["set"] for i in record["items"]])
-    with np.load(benchmarks / styles.ARRAYS, allow_pickle=False) as z:
-        scores = tables.with_the_live_oracle({k: z[k] for k in z.files})
-    drop = scores.get(tables.DROP, scores["guda"])  # without a weight the score is the drop
+    tuning = result_tables.tuning_half([i["set"] for i in record["items"]])
+    with np.load(benchmarks / styles_run.ARRAYS, allow_pickle=False) as z:
+        scores = result_tables.with_the_live_oracle({k: z[k] for k in z.files})
+    drop = scores.get(result_tables.DROP, scores["guda"])  # without a weight the score is the drop
     found = offsets(folder, list(load_group_set("emoji").groups))
     return (
-        weight_of(drop[tuning], found, scores[tables.ORACLE][tuning]),
+        weight_of(drop[tuning], found, scores[result_tables.ORACLE][tuning]),
         int(np.sum(tuning)),
         str(record["base_sha256"]),
     )

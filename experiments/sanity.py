@@ -28,14 +28,14 @@ from PIL import Image
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
-from experiments.terminal import FolderOption, program
+from experiments.commands import FolderOption, program
 from guda_core.attribution.guda import Guda
 from guda_core.cli.loading import service_of
 from guda_core.cli.terminal import HomeOption, ModelOption, SetOption, follow, listed, say
 from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import Pictures, described
-from guda_core.data.sources.base import load_pictures
-from guda_core.diffusion.base import BaseModel
+from guda_core.data.sources.source import load_pictures
+from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.pixels import to_unit
 from guda_core.errors import OptionError
 from guda_core.local import LocalService

@@ -20,7 +20,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from guda_core.attribution.base import Budget
+from guda_core.attribution.method import Budget
 from guda_core.local import LocalService, load_service
 from guda_core.paths import ROOT
 from guda_core.service import EFFORTS, Effort

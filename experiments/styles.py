@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from experiments.terminal import FolderOption, MinutesOption, TableOption, program
+from experiments.commands import FolderOption, MinutesOption, TableOption, program
 from guda_core.cli.loading import service_of
 from guda_core.cli.terminal import HomeOption, ModelOption, SetOption, follow, say
 from guda_core.paths import BENCHMARKS
@@ -17,7 +17,7 @@ def styles(
     table_only: TableOption = False,
 ) -> None:
     """Score every finished model and method at the fixed queries; measure agreement with the oracle (LOGO)."""
-    from experiments.benchmark import styles as benchmark
+    from experiments.benchmark import styles_run as benchmark
 
     where = folder or BENCHMARKS
     if table_only:

@@ -19,7 +19,7 @@ from guda_core import paths
 from guda_core.data import groups as group_sets
 from guda_core.data.images import read_file
 from guda_core.diffusion import cards
-from guda_core.diffusion.base import BaseModel
+from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import OptionError
 from guda_core.local import LocalService, service_for
 from guda_core.records import Attribution, GroupSet, Provenance, Query, Scope

@@ -12,13 +12,13 @@ import torch
 
 from guda_core import paths
 from guda_core.attribution import scope as scopes
-from guda_core.attribution.base import Budget, Context, Method, answers, load_methods, total_cost
+from guda_core.attribution.method import Budget, Context, Method, answers, load_methods, total_cost
 from guda_core.data.captions import captioner_of
 from guda_core.data.embeddings import Clip
 from guda_core.data.groups import chosen_set, load_group_set
 from guda_core.data.images import hash_pixels, read_picture
 from guda_core.data.prompts import check_options, check_prompt, prompt_notes
-from guda_core.diffusion.base import BaseModel
+from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.cards import DEFAULT_MODEL, chosen_card, chosen_model, find_card, load_model
 from guda_core.diffusion.pace import Pace
 from guda_core.errors import ModelError, OptionError

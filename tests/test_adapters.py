@@ -12,15 +12,15 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-from guda_core.attribution.base import Budget
 from guda_core.attribution.guda import Guda
+from guda_core.attribution.method import Budget
 from guda_core.data.groups import load_group_set
 from guda_core.diffusion.cards import find_card, load_model
 from guda_core.errors import AdapterError
 from guda_core.paths import SHIPPED_RUN
 from guda_core.records import Query
-from guda_core.unlearning import adapters, delta, files
-from guda_core.unlearning.files import LORA, LORA_CONFIG, META, OLD_META, OLD_WEIGHTS, PREFIX
+from guda_core.unlearning import adapter_files, adapters, delta
+from guda_core.unlearning.adapter_files import LORA, LORA_CONFIG, META, OLD_META, OLD_WEIGHTS, PREFIX
 from tests.tiny import save_tiny
 
 SPEC = adapters.LoraSpec(rank=2, alpha=4)
@@ -54,7 +54,7 @@ def old_layout(folder):
     for name in (LORA, LORA_CONFIG, META):
         (folder / name).unlink()
     save_file(state, folder / OLD_WEIGHTS)
-    meta["sha256"] = files.hash_file(folder / OLD_WEIGHTS)
+    meta["sha256"] = adapter_files.hash_file(folder / OLD_WEIGHTS)
     (folder / OLD_META).write_text(json.dumps(meta))
 
 
@@ -121,13 +121,17 @@ def test_factors_are_float32_on_a_network_in_half_precision(card):
 
 def change(folder, edit=None, **meta):
     """Edit the tensors, with the hash made right again, and the metadata."""
-    path = files.weights_file(folder)
+    path = adapter_files.weights_file(folder)
     state = load_file(path)
     if edit is not None:
         edit(state)
         save_file(state, path)
-    record = {**json.loads(files.meta_file(folder).read_text()), "sha256": files.hash_file(path), **meta}
-    files.meta_file(folder).write_text(json.dumps(record))
+    record = {
+        **json.loads(adapter_files.meta_file(folder).read_text()),
+        "sha256": adapter_files.hash_file(path),
+        **meta,
+    }
+    adapter_files.meta_file(folder).write_text(json.dumps(record))
 
 
 def one(state, ending):
@@ -135,7 +139,7 @@ def one(state, ending):
 
 
 def _damage(folder):
-    path = files.weights_file(folder)
+    path = adapter_files.weights_file(folder)
     raw = bytearray(path.read_bytes())
     raw[-1] ^= 1
     path.write_bytes(raw)

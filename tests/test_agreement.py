@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.benchmark import tables
+from experiments.benchmark import result_tables
 from guda_core.data.groups import load_group_set
 from guda_core.reports import figures
 
@@ -25,7 +25,7 @@ def page(tmp_path, monkeypatch):
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    records = sys.modules["experiments.tables.records"]
+    records = sys.modules["experiments.tables.committed"]
     monkeypatch.setattr(records, "FOLDER", tmp_path)
     monkeypatch.setattr(records, "LIVE", tmp_path / "live")
     monkeypatch.setattr(records, "ADAPTERS", tmp_path / "adapters")
@@ -39,7 +39,7 @@ def record():
     half = truth.copy()
     half[:, 3] = np.nan
     scores = {"logo": truth, "guda": truth + 0.1 * rng.normal(size=truth.shape), "logo-2": half, "random": -truth}
-    made = tables.make(scores, ["a"] * 20 + ["b"] * 20, ("guda",))
+    made = result_tables.make(scores, ["a"] * 20 + ["b"] * 20, ("guda",))
     return {"command": "python -m x", "date": "2026-01-02T00:00:00", **json.loads(json.dumps(made))}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from graphlib import CycleError, TopologicalSorter
@@ -159,7 +160,11 @@ def test_every_import_points_up_and_every_library_is_in_its_place():
         ("guda_core/errors.py", "from guda_core import records", "errors imports records, which stands below"),
         ("guda_core/errors.py", "from . import records", "errors imports records, which stands below"),
         ("guda_core/errors.py", "def f():\n    import guda_core.records", "errors imports records, which stands below"),
-        ("guda_core/diffusion/base.py", "from ..ui import x", "diffusion.base imports ui, which stands below"),
+        (
+            "guda_core/diffusion/base_model.py",
+            "from ..ui import x",
+            "diffusion.base_model imports ui, which stands below",
+        ),
         ("guda_core/data/groups.py", "from guda_core.local import x", "data.groups imports local, which stands below"),
         ("guda_core/attribution/trak.py", "from guda_core.attribution.das import x", "a circle of imports"),
         ("guda_core/helpers.py", "", "helpers is in no row: add it to TABLE"),
@@ -180,8 +185,8 @@ def test_a_planted_fault_is_found(path, text, fault, tmp_path):
         "guda_core/errors.py": "",
         "guda_core/records.py": "from guda_core import __version__\nfrom guda_core.errors import E",
         "guda_core/diffusion/__init__.py": "",
-        "guda_core/diffusion/base.py": "from guda_core.errors import E",
-        "guda_core/diffusion/cards.py": "from guda_core.diffusion.base import x\nimport torch, diffusers",
+        "guda_core/diffusion/base_model.py": "from guda_core.errors import E",
+        "guda_core/diffusion/cards.py": "from guda_core.diffusion.base_model import x\nimport torch, diffusers",
         "guda_core/data/__init__.py": "",
         "guda_core/data/groups.py": "",
         "guda_core/attribution/das.py": "from guda_core.attribution.trak import x",
@@ -223,3 +228,14 @@ LIGHT += ("stored_figures", "attribution")
 def test_light_modules_do_not_load_torch(name):
     code = f"import sys, guda_core.{name}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_no_two_files_share_a_name():
+    """A name in an error, a search or a tab of an editor means one file."""
+    names = Counter(
+        path.name
+        for folder in ("guda_core", "experiments", "tests")
+        for path in (ROOT / folder).rglob("*.py")
+        if path.name not in ("__init__.py", "__main__.py")
+    )
+    assert [n for n, times in names.items() if times > 1] == []

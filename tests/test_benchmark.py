@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.benchmark import models, rows, styles, tables
+from experiments.benchmark import models, result_tables, rows, styles_run
 from experiments.benchmark import queries as q
 from experiments.benchmark import scores as s
 from guda_core.attribution import metrics
@@ -162,14 +162,14 @@ def planted() -> tuple[dict[str, np.ndarray], list[dict]]:
 
 def test_the_table_compares_every_row_with_the_oracle():
     scores, items = planted()
-    rows = tables.agreement(scores, [i["set"] for i in items])
+    rows = result_tables.agreement(scores, [i["set"] for i in items])
     assert {r["method"] for r in rows} == {"guda", "ceiling", "random"} and len(rows) == 9
     ceiling = [r for r in rows if r["method"] == "ceiling"]
     assert all(r["top1"]["value"] == 1 and r["groups"] == 2 and r["n"] == 30 for r in ceiling)
     guda = next(r for r in rows if r["method"] == "guda" and r["query_set"] == "generated")
     expected = metrics.top1(scores["guda"][:30], scores["logo"][:30]).mean()
     assert guda["top1"]["value"] == pytest.approx(expected) and guda["top1"]["low"] < expected < guda["top1"]["high"]
-    d = [x for x in tables.differences(scores, [i["set"] for i in items], "guda") if x["metric"] == "top1"]
+    d = [x for x in result_tables.differences(scores, [i["set"] for i in items], "guda") if x["metric"] == "top1"]
     assert {x["second"] for x in d} == {"random"} and all(x["low"] > 0 for x in d)
 
 
@@ -177,7 +177,7 @@ def test_misses_are_told_apart_by_whether_the_oracle_names_the_prompts_group():
     truth = np.eye(4)[[0, 1, 2, 3, 1, 1]]  # the first four queries: the oracle names their own group
     guess = np.eye(4)[[0, 1, 2, 0, 1, 0]]
     groups = [["a"], ["b"], ["c"], ["d"], ["a", "c"], ["d"]]
-    rows = tables.where_missed({"logo": truth, "guda": guess, "guda/mse": guess}, ["s"] * 5 + ["t"], groups)
+    rows = result_tables.where_missed({"logo": truth, "guda": guess, "guda/mse": guess}, ["s"] * 5 + ["t"], groups)
     one, other = rows
     assert [r["method"] for r in rows] == ["guda", "guda"] and one["query_set"] == "s"
     assert (one["named"]["n"], one["named"]["top1"]["value"]) == (4, 0.75)
@@ -193,12 +193,12 @@ def test_queries_about_which_the_oracle_is_unsure_stand_apart():
     }
     scores["logo-2"][:, 2] = np.nan
     scores["partly"] = np.where(np.arange(4) == 0, np.nan, scores["guda"])  # lacks a group that the ceiling has
-    (row,) = tables.where_unsure(scores, ["s"] * 5)
+    (row,) = result_tables.where_unsure(scores, ["s"] * 5)
     assert (row["method"], row["same"]["n"], row["same"]["top1"]["value"]) == ("guda", 4, 0.75)
     assert (row["different"]["n"], row["different"]["top1"]["value"]) == (1, 1.0)
-    assert tables.where_unsure({"logo": scores["logo"]}, ["s"] * 5) == []
+    assert result_tables.where_unsure({"logo": scores["logo"]}, ["s"] * 5) == []
     again = {"logo": scores["logo"], "logo-before": np.eye(4)[[2, 1, 0, 1, 3]], "guda": scores["guda"]}
-    (row,) = tables.where_unsure(again, ["s"] * 5, tables.BEFORE)  # on all groups
+    (row,) = result_tables.where_unsure(again, ["s"] * 5, result_tables.BEFORE)  # on all groups
     assert (row["same"]["n"], row["same"]["top1"]["value"], row["different"]["n"]) == (4, 0.75, 1)
 
 
@@ -207,13 +207,13 @@ def test_methods_are_compared_with_the_mean_of_both_seeds_on_the_groups_of_both(
     second = np.array([[1.0, 2.0, 8.0, np.nan], [5.0, 2.0, 4.0, np.nan]])  # means: [5, 1.5, 6] and [7, 1.5, 4]
     guda = np.array([[0.0, 0.0, 1.0, 9.0], [1.0, 0.0, 0.0, 9.0]])
     scores = {"logo": first, "logo-2": second, "guda": guda, "logo/mse": first, "random": -guda}
-    found = tables.against_the_mean(scores, ["s", "t"], ("guda",))
+    found = result_tables.against_the_mean(scores, ["s", "t"], ("guda",))
     rows = {(r["method"], r["query_set"]): r for r in found["rows_mean"]}
     assert {m for m, _ in rows} == {"guda", "random"} and all(r["groups"] == 3 for r in rows.values())
     assert rows["guda", "s"]["top1"]["value"] == 1 and rows["guda", "t"]["top1"]["value"] == 1
     assert rows["random", "s"]["top1"]["value"] == 0
     assert {(d["first"], d["second"]) for d in found["differences_mean"]} == {("guda", "random")}
-    assert tables.against_the_mean({"logo": first, "guda": guda}, ["s", "t"], ("guda",)) == {}
+    assert result_tables.against_the_mean({"logo": first, "guda": guda}, ["s", "t"], ("guda",)) == {}
 
 
 def test_the_live_oracle_is_the_oracle_and_the_one_before_a_ceiling_and_half_of_a_mean():
@@ -222,34 +222,39 @@ def test_the_live_oracle_is_the_oracle_and_the_one_before_a_ceiling_and_half_of_
     scores = {"logo": before, "logo-live": live, "guda": guda, "logo/mse": -before, "logo-live/mse": -live}
     scores |= {"separable/logo": np.ones(1), "separable/logo-live": np.zeros(1), "se/logo-live": live / 9}
     partly = {**scores, "logo-live": np.where(np.arange(4) == 3, np.nan, live)}
-    assert tables.with_the_live_oracle(partly)["logo"] is before and "logo-live" not in tables.with_the_live_oracle(
-        partly
-    )
-    found = tables.with_the_live_oracle(scores)
+    assert result_tables.with_the_live_oracle(partly)[
+        "logo"
+    ] is before and "logo-live" not in result_tables.with_the_live_oracle(partly)
+    found = result_tables.with_the_live_oracle(scores)
     assert found["logo"] is live and found["logo-before"] is before and (found["logo/mse"] == -live).all()
-    assert {n for n in found if not n.startswith(tables.NOT_A_METHOD)} == {"logo", "logo-before", "guda", "logo/mse"}
-    rows = {r["method"]: r for r in tables.agreement(found, ["s"])}
+    assert {n for n in found if not n.startswith(result_tables.NOT_A_METHOD)} == {
+        "logo",
+        "logo-before",
+        "guda",
+        "logo/mse",
+    }
+    rows = {r["method"]: r for r in result_tables.agreement(found, ["s"])}
     assert set(rows) == {"ceiling-again", "guda", "logo/mse"} and rows["ceiling-again"]["top1"]["value"] == 0
     assert all(is_ceiling(r) == (r == "ceiling-again") for r in rows)
     del found["logo/mse"]
-    mean = tables.against_the_mean(found, ["s"], ("guda",))
+    mean = result_tables.against_the_mean(found, ["s"], ("guda",))
     (row,) = mean.pop("rows_mean_again")
     assert (row["method"], row["groups"], row["top1"]["value"]) == ("guda", 4, 1)
     assert mean == {"differences_mean_again": []}
     seed = {**found, "logo-2": np.where(np.arange(4) == 3, np.nan, live)}
-    (_, same) = tables.against_the_mean(seed, ["s"], ())["rows_mean"]  # beside the mean of two seeds it is a row
+    (_, same) = result_tables.against_the_mean(seed, ["s"], ())["rows_mean"]  # beside the mean of two seeds it is a row
     assert (same["method"], same["groups"], same["top1"]["value"]) == ("ceiling-again", 3, 0)
 
 
 def test_what_a_groups_removal_costs_the_others_is_told_by_both_seeds():
     first = np.array([[9.0, 1.0, 2.0], [1.0, 9.0, 4.0], [3.0, 5.0, 9.0]])
     second = first + np.array([[0.0, 2.0, np.nan], [1.0, 0.0, np.nan], [5.0, 4.0, np.nan]])
-    rows = tables.of_others({"logo": first, "logo-2": second}, ["s"] * 3, [["a"], ["b"], ["c"]])
+    rows = result_tables.of_others({"logo": first, "logo-2": second}, ["s"] * 3, [["a"], ["b"], ["c"]])
     assert rows == [
         {"group": "a", "query_set": "s", "n": 2, "first": 2.0, "second": 5.0, "difference_sd": 2.0},
         {"group": "b", "query_set": "s", "n": 2, "first": 3.0, "second": 6.0, "difference_sd": 1.0},
     ]
-    assert tables.of_others({"logo": first}, ["s"] * 3, [["a"], ["b"], ["c"]]) == []
+    assert result_tables.of_others({"logo": first}, ["s"] * 3, [["a"], ["b"], ["c"]]) == []
 
 
 def test_calibration_mends_scales_and_not_orders():
@@ -259,11 +264,11 @@ def test_calibration_mends_scales_and_not_orders():
     noise, half = rng.normal(size=truth.shape), truth.copy()
     half[:, 0] = np.nan
     scores = {"logo": truth, "guda": scaled, "random": noise, "half": half, "guda/mse": truth}
-    rows = {r["method"]: r for r in tables.if_calibrated(scores, ["s"] * 200)}
+    rows = {r["method"]: r for r in result_tables.if_calibrated(scores, ["s"] * 200)}
     assert set(rows) == {"guda", "random"} and rows["guda"]["n"] == 100
     assert rows["guda"]["as_is"]["value"] < 0.6 and rows["guda"]["calibrated"]["value"] == 1
     assert rows["random"]["calibrated"]["value"] < 0.6
-    held = ~tables.tuning_half(["s"] * 200)
+    held = ~result_tables.tuning_half(["s"] * 200)
     right = (scaled[held].argmax(axis=1) == truth[held].argmax(axis=1)).mean()
     assert rows["guda"]["as_is"]["value"] == pytest.approx(right)
 
@@ -271,7 +276,7 @@ def test_calibration_mends_scales_and_not_orders():
 def test_how_much_a_group_stands_out_on_its_own_pictures_is_told_group_by_group():
     oracle = np.array([[9.0, 1.0, 2.0], [3.0, 2.0, 4.0], [3.0, 5.0, 9.0], [8.0, 8.0, 0.0]])
     scores = {"logo": oracle, "guda": oracle / 2, "das": -oracle}
-    rows = tables.by_group(scores, ["s"] * 4, [["a"], ["a"], ["b"], ["a", "c"]], ("guda", "clip-mean"))
+    rows = result_tables.by_group(scores, ["s"] * 4, [["a"], ["a"], ["b"], ["a", "c"]], ("guda", "clip-mean"))
     assert rows == [
         {"group": "a", "query_set": "s", "n": 2, "first": 0.5, "excess": {"logo": 3.75, "guda": 1.875}},
         {"group": "b", "query_set": "s", "n": 1, "first": 0.0, "excess": {"logo": -1.0, "guda": -0.5}},
@@ -280,7 +285,7 @@ def test_how_much_a_group_stands_out_on_its_own_pictures_is_told_group_by_group(
 
 def test_first_places_are_counted_by_group_and_the_wrong_ones_among_them():
     oracle, guda = np.eye(3)[[0, 0, 1, 2]], np.eye(3)[[0, 1, 1, 1]]
-    rows = tables.first_places(
+    rows = result_tables.first_places(
         {"logo": oracle, "guda": guda}, ["s"] * 3 + ["t"], [["a"], ["b"], ["c"], ["a"]], ("guda", "das")
     )
     assert [(r["group"], r["query_set"], r["n"], r["oracle"], r["named"]["guda"]) for r in rows] == [
@@ -295,9 +300,9 @@ def test_methods_are_compared_on_the_groups_of_a_ceiling_that_lacks_some():
     sets = [i["set"] for i in items]
     partly = np.where(np.arange(4) == 1, np.nan, scores["guda"])  # lacks a group that the ceiling has
     more = {"separable/guda": np.ones(90, bool), "partly": partly}
-    rows = tables.make({**scores, **more}, sets, ("guda",))["rows_ceiling"]
+    rows = result_tables.make({**scores, **more}, sets, ("guda",))["rows_ceiling"]
     assert {(r["method"], r["groups"]) for r in rows} == {("guda", 2), ("ceiling", 2), ("random", 2)}
-    apart = tables.make({**scores, **more}, sets, ("guda",))["differences_ceiling"]
+    apart = result_tables.make({**scores, **more}, sets, ("guda",))["differences_ceiling"]
     assert {d["second"] for d in apart} == {"ceiling", "random"}
     lost = next(d for d in apart if (d["second"], d["query_set"], d["metric"]) == ("ceiling", "generated", "top1"))
     guda = next(r for r in rows if r["method"] == "guda" and r["query_set"] == "generated")
@@ -306,30 +311,30 @@ def test_methods_are_compared_on_the_groups_of_a_ceiling_that_lacks_some():
     assert guda["top1"]["value"] == pytest.approx(two)
     whole = {**scores, "logo-2": scores["logo"]}
     assert (
-        tables.on_the_ceilings_groups(whole, sets)
+        result_tables.on_the_ceilings_groups(whole, sets)
         == []
-        == tables.make({"logo": scores["logo"]}, sets, ("guda",))["rows_ceiling"]
+        == result_tables.make({"logo": scores["logo"]}, sets, ("guda",))["rows_ceiling"]
     )
 
 
 def test_the_table_is_made_from_the_committed_arrays_alone(tmp_path):
     scores, items = planted()
     with pytest.raises(DataError, match="There is no styles-scores"):
-        styles.write_table(tmp_path)
+        styles_run.write_table(tmp_path)
     (tmp_path / "queries.json").write_text(json.dumps({"items": items, "base_sha256": "b"}))
     errors = {f"se/{k}": np.ones((90, 4)) for k in ("logo", "logo-2")}  # no methods
-    np.savez_compressed(tmp_path / styles.ARRAYS, **scores, **errors)
-    table = json.loads(styles.write_table(tmp_path).read_text())
+    np.savez_compressed(tmp_path / styles_run.ARRAYS, **scores, **errors)
+    table = json.loads(styles_run.write_table(tmp_path).read_text())
     assert table["base_sha256"] == "b"
     sets = [i["set"] for i in items]
-    assert table["rows"] == json.loads(json.dumps(tables.agreement(scores, sets)))
+    assert table["rows"] == json.loads(json.dumps(result_tables.agreement(scores, sets)))
     assert {r["n"] for r in table["rows"]} == {30} and {r["n"] for r in table["rows_report"]} == {15}
     report = np.array([i % 2 == 1 for i in range(90)])
-    assert table["rows_report"] == json.loads(json.dumps(tables.agreement(scores, sets, at=report)))
+    assert table["rows_report"] == json.loads(json.dumps(result_tables.agreement(scores, sets, at=report)))
     assert table["differences_report"] != table["differences"]
-    np.savez_compressed(tmp_path / styles.ARRAYS, **{**scores, "logo": scores["logo-2"]})
+    np.savez_compressed(tmp_path / styles_run.ARRAYS, **{**scores, "logo": scores["logo-2"]})
     with pytest.raises(DataError, match="oracle is not complete"):
-        styles.write_table(tmp_path)
+        styles_run.write_table(tmp_path)
 
 
 def test_swapped_weights_come_back_bit_by_bit(model):
@@ -341,13 +346,13 @@ def test_swapped_weights_come_back_bit_by_bit(model):
 
 
 def test_the_committed_table_is_that_of_the_committed_arrays(tmp_path):
-    folder = styles.Path(__file__).resolve().parent.parent / "assets" / "benchmarks"
-    if not (folder / styles.TABLE).is_file():
+    folder = styles_run.Path(__file__).resolve().parent.parent / "assets" / "benchmarks"
+    if not (folder / styles_run.TABLE).is_file():
         pytest.skip("no styles.json yet: the oracle is still being trained")
-    for name in ("queries.json", styles.ARRAYS):
+    for name in ("queries.json", styles_run.ARRAYS):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
-    rows = json.loads(styles.write_table(tmp_path).read_text())["rows"]
-    assert rows == json.loads((folder / styles.TABLE).read_text())["rows"]
+    rows = json.loads(styles_run.write_table(tmp_path).read_text())["rows"]
+    assert rows == json.loads((folder / styles_run.TABLE).read_text())["rows"]
 
 
 def test_committed_rows_stand_only_while_what_they_were_made_from_is_the_same(tmp_path):
@@ -373,15 +378,19 @@ def test_the_general_parts_weight_is_that_of_least_squares_on_the_tuning_half():
     drop, offset = rng.normal(0, 10, (80, 8)), rng.normal(0, 10, 8)
     shift = rng.normal(0, 500, (80, 1))  # the same for all groups of a query: no matter of their order
     truth = 3 * drop + 3 * 1.7 * offset + shift + rng.normal(0, 1, (80, 8))
-    truth[~tables.tuning_half(sets)] = -drop[~tables.tuning_half(sets)]  # what is held for the report is not looked at
+    truth[~result_tables.tuning_half(sets)] = -drop[
+        ~result_tables.tuning_half(sets)
+    ]  # what is held for the report is not looked at
     made = {"logo": truth, "guda/drop": drop, "guda": drop + 0.5 * offset}
-    rows = tables.offset_fit(made, sets)
+    rows = result_tables.offset_fit(made, sets)
     assert [(r["query_set"], r["n"]) for r in rows] == [("generated", 20), ("real", 20), ("all", 40)]
     assert all(r["weight"] == pytest.approx(1.7 / 0.5, rel=0.05) for r in rows)
     assert rows[-1]["of_drop"] == pytest.approx(3, rel=0.05)
-    assert tables.offset_fit({"logo": truth, "guda": drop}, sets) == []
-    by_weight = tables.offset_weights(made, sets)
-    assert tables.offset_weights({"logo": truth, "guda": drop}, sets) == [] and len(by_weight) == 2 * len(tables.TIMES)
+    assert result_tables.offset_fit({"logo": truth, "guda": drop}, sets) == []
+    by_weight = result_tables.offset_weights(made, sets)
+    assert result_tables.offset_weights({"logo": truth, "guda": drop}, sets) == [] and len(by_weight) == 2 * len(
+        result_tables.TIMES
+    )
     for row in by_weight:
         mine = [i for i, s in enumerate(sets) if s == row["query_set"]]
         own = (drop + row["times"] * 0.5 * offset)[mine]

@@ -16,17 +16,17 @@ from sklearn.datasets import load_digits
 
 from experiments.baselines.instance import InstanceConfig
 from experiments.benchmark import benches, classes_table
-from experiments.benchmark import classes as bench
-from experiments.benchmark.baselines import read_scores, score_baseline
+from experiments.benchmark import classes_run as bench
+from experiments.benchmark.baseline_scores import read_scores, score_baseline
 from experiments.benchmark.benches import BenchConfig
 from experiments.benchmark.clock import Clock
 from experiments.benchmark.scores import ScoreConfig
-from experiments.train import classes, stages
-from experiments.train.classes import ClassesConfig, Job
+from experiments.train import class_models, stages
+from experiments.train.class_models import ClassesConfig, Job
 from experiments.train.classifier import ClassifierConfig
 from guda_core.attribution.gradient.features import FeatureConfig
 from guda_core.attribution.gradient.kernel import KernelConfig
-from guda_core.data.sources.classes import read_cifar10
+from guda_core.data.sources.labelled import read_cifar10
 from guda_core.diffusion import likelihood
 from guda_core.errors import DataError, GroupSetError, OptionError, TrainingError
 from guda_core.unlearning.config import UnconditionalConfig
@@ -56,27 +56,27 @@ def clock(tmp_path: Path) -> Clock:
 
 def test_the_pictures_are_sklearns_split_by_class():
     config = ClassesConfig()
-    train, held = (classes.pictures(config, s) for s in ("train", "held_out"))
+    train, held = (class_models.pictures(config, s) for s in ("train", "held_out"))
     assert len(train) == 1697 and len(held) == 100 and train.pixels.shape == (1697, 8, 8, 3)
-    assert [held.groups.count(g) for g in classes.group_set(config).groups] == [10] * 10
+    assert [held.groups.count(g) for g in class_models.group_set(config).groups] == [10] * 10
     assert not set(train.names) & set(held.names)
     raw = load_digits()
     for p, g, o in zip(held.pixels, held.groups, held.names, strict=True):
         at = int(o.removeprefix("train-"))
         assert str(raw.target[at]) == g
         np.testing.assert_allclose(p[..., 0], raw.images[at] * 255 / 16, atol=0.51)
-    z = classes.encode_all(held, config)
-    model = classes.wrap(classes.make_unet(SMALL), SMALL)
+    z = class_models.encode_all(held, config)
+    model = class_models.wrap(class_models.make_unet(SMALL), SMALL)
     assert torch.allclose(z, torch.cat([model.encode(p) for p in held.pixels]), atol=1e-6)
     assert float(z.min()) == -1 and float(z.max()) == 1
     with pytest.raises(DataError, match="train, held_out"):
-        classes.pictures(config, "test")
+        class_models.pictures(config, "test")
     with pytest.raises(GroupSetError, match=r"no group set 'mnist'.*Known: cifar10, digits"):
-        classes.pictures(ClassesConfig(dataset="mnist"), "train")
+        class_models.pictures(ClassesConfig(dataset="mnist"), "train")
 
 
 def test_the_network_is_of_the_stated_size():
-    assert 0.6e6 < sum(p.numel() for p in classes.make_unet(ClassesConfig()).parameters()) < 0.8e6
+    assert 0.6e6 < sum(p.numel() for p in class_models.make_unet(ClassesConfig()).parameters()) < 0.8e6
 
 
 CHANGES = [
@@ -96,8 +96,10 @@ ELSEWHERE = {"dataset", "mixed_precision"}  # see the tests of CIFAR-10 and of a
 
 
 def weights(config, exclude=None, accelerator=None):
-    of = classes.pictures(config, "train")
-    *_, (_, unet) = classes.train(classes.encode_all(of, config), of.groups, config, exclude, accelerator=accelerator)
+    of = class_models.pictures(config, "train")
+    *_, (_, unet) = class_models.train(
+        class_models.encode_all(of, config), of.groups, config, exclude, accelerator=accelerator
+    )
     return torch.cat([p.detach().flatten() for p in unet.parameters()])
 
 
@@ -108,7 +110,7 @@ def test_training_repeats_itself_and_every_setting_and_class_matters():
         other = weights(dataclasses.replace(SMALL, **change))
         assert change == {"head": 4} or other.shape != plain.shape or not torch.equal(other, plain), change
         assert "loop" in change or dataclasses.replace(SMALL, **change).key != SMALL.key
-    heads = [classes.make_unet(dataclasses.replace(SMALL, head=h)).mid_block.attentions[0].heads for h in (4, 8)]
+    heads = [class_models.make_unet(dataclasses.replace(SMALL, head=h)).mid_block.attentions[0].heads for h in (4, 8)]
     assert heads == [4, 2]
     assert {f.name for f in dataclasses.fields(ClassesConfig)} == {k for c in CHANGES for k in c} | ELSEWHERE
     with pytest.raises(TrainingError, match="'x' is no class"):
@@ -129,21 +131,23 @@ def test_accelerate_takes_the_same_steps_and_its_precision_matters():
 
 
 def test_the_queue():
-    jobs = classes.queue(ClassesConfig(), 4)
+    jobs = class_models.queue(ClassesConfig(), 4)
     assert len(jobs) == 22 and jobs[0] == Job(ClassesConfig(), None, 3) and jobs[11] == Job(ClassesConfig(), None, 4)
-    assert jobs[1].name == f"{ClassesConfig().key}-without-0-s3" and len(classes.queue(ClassesConfig(), None)) == 11
+    assert (
+        jobs[1].name == f"{ClassesConfig().key}-without-0-s3" and len(class_models.queue(ClassesConfig(), None)) == 11
+    )
 
 
 def test_a_stage_is_written_and_loaded_again():
     job = Job(SMALL, "7", 3)
     with pytest.raises(TrainingError, match="not trained yet"):
         bench.full_model(CONFIG)
-    steps = list(classes.stage(job))
+    steps = list(class_models.stage(job))
     assert job.done and steps[0].step == 1
     record = json.loads((stages.work_dir() / job.name / "stage.json").read_text())
     assert record["exclude"] == "7" and record["config"]["loop"]["steps"] == 3
     assert record["cpu_seconds"] > 0 and record["seconds"] > 0
-    model = bench.load_model(classes.card(SMALL, job.name), device="cpu")
+    model = bench.load_model(class_models.card(SMALL, job.name), device="cpu")
     assert torch.equal(torch.cat([p.flatten() for p in model.network.parameters()]), weights(SMALL, "7"))
 
 
@@ -160,7 +164,7 @@ def test_the_whole_benchmark_in_miniature(tmp_path):
     with np.load(tmp_path / "small-scores.npz") as z:
         assert all(np.array_equal(z[k], found[k]) for k in ROWS)
 
-    logo = bench.load_model(classes.card(SMALL, f"{SMALL.key}-without-4-s3"), device="cpu")
+    logo = bench.load_model(class_models.card(SMALL, f"{SMALL.key}-without-4-s3"), device="cpu")
     strata = likelihood.make_strata(model.schedule, 4)
     draws = likelihood.draw_times(of[0].image_hash, strata, 2)
     full, without = (likelihood.kl_values(m, of[0].latent, m.embed([""]), draws, [0, 1]) for m in (model, logo))
@@ -186,7 +190,7 @@ def test_the_whole_benchmark_in_miniature(tmp_path):
 
 
 def test_queries_and_baselines_follow_their_settings(tmp_path, clock):
-    model = classes.wrap(classes.make_unet(SMALL), SMALL)
+    model = class_models.wrap(class_models.make_unet(SMALL), SMALL)
     hashes = [q.image_hash for q in bench.queries(model, CONFIG)[0]]
     other_split = dataclasses.replace(SMALL, split_seed=2)
     for change in ({"generated": 3}, {"ddim_steps": 3}, {"query_seed": 7}, {"models": other_split}):
@@ -209,7 +213,7 @@ def test_queries_and_baselines_follow_their_settings(tmp_path, clock):
 
 
 def test_without_values_there_are_no_arrays():
-    model = classes.wrap(classes.make_unet(SMALL), SMALL)
+    model = class_models.wrap(class_models.make_unet(SMALL), SMALL)
     with pytest.raises(DataError, match="no values yet"):
         bench.arrays(model, bench.queries(model, CONFIG)[0], CONFIG)
 
@@ -290,9 +294,9 @@ def test_cifar10_runs_end_to_end_on_stand_in_data(tmp_path, monkeypatch):
         ddim_steps=2,
         second_seed=None,
     )
-    train = classes.pictures(models, "train")
-    assert train.pixels.shape == (30, 32, 32, 3) and len(classes.pictures(models, "held_out")) == 0
-    held = classes.pictures(dataclasses.replace(models, held_out=1), "held_out")
+    train = class_models.pictures(models, "train")
+    assert train.pixels.shape == (30, 32, 32, 3) and len(class_models.pictures(models, "held_out")) == 0
+    held = class_models.pictures(dataclasses.replace(models, held_out=1), "held_out")
     assert len(held) == 10 and all(o.startswith("test-") for o in held.names)
     list(classes_table.run_all(config, tmp_path, tmp_path))
     table = json.loads((tmp_path / "cifar-small.json").read_text())

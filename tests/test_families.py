@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from guda_core.diffusion import FAMILIES, likelihood
-from guda_core.diffusion.base import BaseModel, Card
+from guda_core.diffusion.base_model import BaseModel, Card
 from guda_core.diffusion.cards import find_card, load_model, read_cards, resolve_card
 from guda_core.diffusion.condition import Condition
 from guda_core.diffusion.pixels import to_pixels, to_unit

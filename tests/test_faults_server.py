@@ -28,7 +28,7 @@ from guda_core.diffusion.memory import NO_MEMORY
 from guda_core.local import LocalService
 from guda_core.records import Attribution, Query
 from guda_core.ui import QUEUE, words
-from guda_core.unlearning import adapters, files
+from guda_core.unlearning import adapter_files, adapters
 from tests.fakes import WAIT, FakeService
 from tests.served import App, opened
 from tests.test_imaging import NOISE, encoded, halves
@@ -68,7 +68,7 @@ class Payload:
 
 def damage(folder: Path, trace: Path, kind: str) -> None:
     """Damage an adapter in one of the ways of `DAMAGES`."""
-    weights, meta = files.weights_file(folder), files.meta_file(folder)
+    weights, meta = adapter_files.weights_file(folder), adapter_files.meta_file(folder)
     record, data = json.loads(meta.read_text()), bytearray(weights.read_bytes())
 
     def rehashed(content: bytes, **more: Any) -> None:

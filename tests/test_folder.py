@@ -11,8 +11,8 @@ from PIL import Image
 
 from guda_core.data.captions import captioner_of
 from guda_core.data.groups import load_group_set
-from guda_core.data.sources.base import load_pictures, open_dataset
 from guda_core.data.sources.folder import Folder
+from guda_core.data.sources.source import load_pictures, open_dataset
 from guda_core.errors import DataError
 
 SET = """

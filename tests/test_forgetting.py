@@ -13,7 +13,7 @@ from guda_core.data.dataset import Pictures
 from guda_core.data.groups import load_group_set
 from guda_core.errors import OptionError
 from guda_core.paths import SHIPPED_RUN, cache_dir
-from guda_core.unlearning import adapters, files, health, run
+from guda_core.unlearning import adapter_files, adapters, health, run
 from guda_core.unlearning.forget import config_of
 from guda_core.unlearning.run import Forgetting
 from tests.tiny import save_tiny, save_tiny_unconditional
@@ -50,7 +50,7 @@ def test_an_adapter_made_with_other_settings_does_not_fit(job):
     for other in (config_of(steps=5, batch=4, rank=2), config_of("esd", steps=4, batch=4, rank=2)):
         assert job.pending(["noto"], config=other) == ["noto"]
     record = {**meta, "group_set": "artists"}
-    files.meta_file(job.folder / "noto").write_text(json.dumps(record))
+    adapter_files.meta_file(job.folder / "noto").write_text(json.dumps(record))
     assert job.pending(["noto"], config=None) == ["noto"]
 
 
@@ -78,7 +78,7 @@ def test_a_killed_run_goes_on_and_other_work_does_not_take_it_up(job):
     assert next(job.unlearn("openmoji", other)).step == 1
     assert [p.step for p in job.unlearn("openmoji", CONFIG)] == [3, 4]
     assert adapters.read_meta(job.folder / "openmoji")["sha256"] == whole and not kept[0].exists()
-    timing = json.loads((job.folder / "openmoji" / files.TIMING).read_text())
+    timing = json.loads((job.folder / "openmoji" / adapter_files.TIMING).read_text())
     assert timing["from_step"] == 2 and timing["cpu_seconds"] > 0
 
 

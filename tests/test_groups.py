@@ -12,7 +12,7 @@ from guda_core.data import SOURCES
 from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import Pictures, described
 from guda_core.data.groups import list_group_sets, load_group_set, normal
-from guda_core.data.sources.base import Source, load_pictures, open_dataset
+from guda_core.data.sources.source import Source, load_pictures, open_dataset
 from guda_core.errors import DataError, GroupSetError
 from guda_core.records import NOT_STATED
 

@@ -10,10 +10,10 @@ import numpy as np
 import yaml
 
 from guda_core.attribution import METHODS
-from guda_core.attribution.base import Budget, answers
+from guda_core.attribution.method import Budget, answers
 from guda_core.data import SOURCES
 from guda_core.data.groups import load_group_set
-from guda_core.data.sources.base import open_dataset
+from guda_core.data.sources.source import open_dataset
 from guda_core.records import Query
 
 PAGES = Path(__file__).resolve().parent.parent / "docs" / "how-to"

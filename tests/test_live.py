@@ -14,15 +14,15 @@ from experiments.logo import retrained_delta, trainings
 from experiments.logo.retrained_delta import LiveConfig
 from experiments.train import stages
 from experiments.train.unet import UnetConfig
-from guda_core.attribution.base import Budget
 from guda_core.attribution.guda import Guda
 from guda_core.attribution.logo import Logo
+from guda_core.attribution.method import Budget
 from guda_core.data.dataset import Pictures
 from guda_core.diffusion.cards import load_model
 from guda_core.errors import OptionError
 from guda_core.local import LocalService
 from guda_core.records import Query
-from guda_core.unlearning import adapters, files
+from guda_core.unlearning import adapter_files, adapters
 from guda_core.unlearning.loop import Progress
 from guda_core.unlearning.run import Forgetting
 from tests.test_pipeline import service  # noqa: F401  (a fixture)
@@ -62,7 +62,7 @@ def lost(world, sensitive, folder, megabytes):
     model, state, *_, queries = world
     config = dataclasses.replace(CONFIG, megabytes=megabytes)
     coded = retrained_delta.compress(model, state, "a", sensitive, config=config, folder=folder, meta={})
-    assert files.weights_file(folder).stat().st_size < 1e6 * megabytes + 60_000  # the names of the tensors
+    assert adapter_files.weights_file(folder).stat().st_size < 1e6 * megabytes + 60_000  # the names of the tensors
     *steps, (done, found) = retrained_delta.fidelity(model, state, coded, queries, config)
     assert done == 1 and steps == sorted(steps, key=lambda s: s[0]) and not any(f for _, f in steps)
     return found

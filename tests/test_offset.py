@@ -12,12 +12,12 @@ import torch
 from rich.console import Console
 
 from experiments import offset as fitting
-from guda_core.attribution.base import Budget, Context, Unavailable
 from guda_core.attribution.calibration import read_weight, write_weight
 from guda_core.attribution.guda import Guda
 from guda_core.attribution.logo import Logo
+from guda_core.attribution.method import Budget, Context, Unavailable
 from guda_core.cli import terminal
-from guda_core.cli.attribute import _show_answer as show
+from guda_core.cli.attribute_command import _show_answer as show
 from guda_core.data.groups import load_group_set
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.cards import load_model

@@ -16,8 +16,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from guda_core.diffusion import single_file
 from guda_core.diffusion.cards import load_model, resolve_card
 from guda_core.errors import ModelError
-from tests.single_file import save_single
 from tests.tiny import save_tiny
+from tests.tiny_single_file import save_single
 
 
 @pytest.fixture(scope="module")

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.benchmark import costs, intervals, models, rows, styles
+from experiments.benchmark import cost_measurement, coverage, models, rows, styles_run
 from experiments.benchmark import queries as q
 from experiments.benchmark.scores import ScoreConfig
 from experiments.logo import oracle_values, trainings
 from experiments.train import stages
 from experiments.train.unet import UnetConfig
 from guda_core import paths
-from guda_core.attribution.base import Budget
 from guda_core.attribution.guda import Guda
+from guda_core.attribution.method import Budget
 from guda_core.data.dataset import Pictures
 from guda_core.data.sources.iconify import Iconify
 from guda_core.errors import DataError, OptionError
@@ -61,8 +61,8 @@ def full(service, pictures, tmp_path, monkeypatch):  # noqa: F811
         denoiser.load_state_dict(state)
         denoiser.save_pretrained(stages.work_dir() / job.name)
         stages.finish(stages.work_dir() / job.name, {}, job.name)
-    monkeypatch.setattr(styles, "INSTANCE_TIMESTEPS", 1)
-    monkeypatch.setattr(styles, "SAMPLE_STEPS", 2)
+    monkeypatch.setattr(styles_run, "INSTANCE_TIMESTEPS", 1)
+    monkeypatch.setattr(styles_run, "SAMPLE_STEPS", 2)
     return LocalService(
         service.model, GROUPS, service.clip, service.method(Guda).folder, features=tmp_path / "features"
     )
@@ -70,41 +70,41 @@ def full(service, pictures, tmp_path, monkeypatch):  # noqa: F811
 
 def test_the_benchmark_runs_resumes_and_writes_every_row(full, tmp_path):
     folder = tmp_path / "out"
-    first = [what for what, _ in styles.run(full, folder, queries=SMALL, config=SCORES, minutes=1e-9)]
-    assert "queries" in first and not (folder / styles.TABLE).exists()
+    first = [what for what, _ in styles_run.run(full, folder, queries=SMALL, config=SCORES, minutes=1e-9)]
+    assert "queries" in first and not (folder / styles_run.TABLE).exists()
     with pytest.raises(DataError, match="Nothing is written yet"):
-        styles.written(folder)
-    names = [what for what, _ in styles.run(full, folder, queries=SMALL, config=SCORES)]
+        styles_run.written(folder)
+    names = [what for what, _ in styles_run.run(full, folder, queries=SMALL, config=SCORES)]
     assert "queries" not in names and "trak" in names and "instance" in names
-    assert styles.written(folder) == folder / styles.TABLE
+    assert styles_run.written(folder) == folder / styles_run.TABLE
     scored = list(dict.fromkeys(n for n in names if n in ("full", "base") or n.startswith(("unet-", "guda/"))))
     assert scored[0] == "full" and [n.startswith("unet-") for n in scored[1:]] == [True] * 9 + [False] * (1 + TRAINED)
     assert scored[10] == "base"
-    table = json.loads((folder / styles.TABLE).read_text())
+    table = json.loads((folder / styles_run.TABLE).read_text())
     rows = {r["method"] for r in table["rows"]}
     variants = {f"guda/{s}" for s in ("mse", "truncated", "skew")}
     assert {"guda", "ceiling", "clip-mean", "clip-max", "clip-prototype", "trak", "instance", "random"} <= rows
     assert variants <= rows and {r["n"] for r in table["rows"]} == {4, 6}
-    with np.load(folder / styles.ARRAYS) as z:
+    with np.load(folder / styles_run.ARRAYS) as z:
         assert np.isnan(z["guda"][:, list(GROUPS.groups).index(MISSING)]).all()
         assert np.isfinite(z["logo"]).all() and z["logo"].shape == (14, 4)
 
 
 def test_kept_values_stand_for_models_that_are_gone(full, tmp_path):
     folder = tmp_path / "out"
-    list(styles.run(full, folder, queries=SMALL, config=SCORES))
+    list(styles_run.run(full, folder, queries=SMALL, config=SCORES))
     names = {job.name for job in trainings.queue(GROUPS, UnetConfig())}
     assert {p.stem for p in (folder / oracle_values.FOLDER).glob("*.json")} == {"full", *names}
-    with np.load(folder / styles.ARRAYS) as z:
+    with np.load(folder / styles_run.ARRAYS) as z:
         before = {k: z[k] for k in z.files}
-    (folder / styles.ARRAYS).unlink()
+    (folder / styles_run.ARRAYS).unlink()
     shutil.rmtree(stages.work_dir())
     for path in models.cache(full).glob("unet-*"):
         path.unlink()
     assert not any(job.done for job in trainings.queue(GROUPS, UnetConfig()))
-    made = [what for what, _ in styles.run(full, folder, queries=SMALL, config=SCORES)]
+    made = [what for what, _ in styles_run.run(full, folder, queries=SMALL, config=SCORES)]
     assert not any(what.startswith(("unet", "keep")) for what in made)
-    with np.load(folder / styles.ARRAYS) as z:
+    with np.load(folder / styles_run.ARRAYS) as z:
         for name, values in before.items():
             np.testing.assert_array_equal(z[name], values)
     other = dataclasses.replace(SCORES, draws=2)
@@ -123,27 +123,27 @@ def test_kept_values_stand_for_models_that_are_gone(full, tmp_path):
 def test_committed_rows_are_not_scored_again_while_they_fit(full, tmp_path):
     folder = tmp_path / "out"
     shutil.copytree(full.method(Guda).folder, paths.cache_dir() / "adapters" / "twin")
-    list(styles.run(full, folder, queries=SMALL, config=SCORES))
-    with np.load(folder / styles.ARRAYS) as z:
+    list(styles_run.run(full, folder, queries=SMALL, config=SCORES))
+    with np.load(folder / styles_run.ARRAYS) as z:
         before = {k: z[k] for k in z.files}
     assert "guda-twin" in before
     base = models.cache(full) / "base.json"  # of settings before these
     base.write_text(json.dumps({**json.loads(base.read_text()), "config": {"draws": 9}}))
-    assert list(styles.run(full, folder, queries=SMALL, config=SCORES)) == []
+    assert list(styles_run.run(full, folder, queries=SMALL, config=SCORES)) == []
     shutil.rmtree(models.cache(full))
     shutil.rmtree(stages.work_dir())
     shutil.rmtree(paths.cache_dir() / "adapters")
-    assert list(styles.run(full, folder, queries=SMALL, config=SCORES)) == []
-    with np.load(folder / styles.ARRAYS) as z:
+    assert list(styles_run.run(full, folder, queries=SMALL, config=SCORES)) == []
+    with np.load(folder / styles_run.ARRAYS) as z:
         assert set(z.files) == set(before)
         for name, values in before.items():
             np.testing.assert_array_equal(z[name], values)
-    record = json.loads(rows.note(folder / styles.ARRAYS).read_text())
+    record = json.loads(rows.note(folder / styles_run.ARRAYS).read_text())
     record["made"]["guda"]["from"]["weights_sha256"]["noto"] = record["made"]["trak"]["from"]["config"]["ridge"] = (
         "other"
     )
-    rows.note(folder / styles.ARRAYS).write_text(json.dumps(record))
-    again = {what for what, _ in styles.run(full, folder, queries=SMALL, config=SCORES)}
+    rows.note(folder / styles_run.ARRAYS).write_text(json.dumps(record))
+    again = {what for what, _ in styles_run.run(full, folder, queries=SMALL, config=SCORES)}
     assert "trak" in again and "instance" not in again and "full" not in again
     assert {what for what in again if what.startswith("guda/")} == {f"guda/{g}" for g in GROUPS.groups if g != MISSING}
     assert "base" in again  # what the adapters' scores are differences from
@@ -152,26 +152,26 @@ def test_committed_rows_are_not_scored_again_while_they_fit(full, tmp_path):
 def test_variants_get_the_first_draws_and_are_left_out_until_all_their_groups_are_scored(full, tmp_path):
     folder, config = tmp_path / "out", dataclasses.replace(SCORES, draws=3)
     shutil.copytree(full.method(Guda).folder, paths.cache_dir() / "adapters" / "twin")
-    list(styles.run(full, folder, queries=SMALL, config=config))
-    with np.load(folder / styles.ARRAYS) as z:
+    list(styles_run.run(full, folder, queries=SMALL, config=config))
+    with np.load(folder / styles_run.ARRAYS) as z:
         few, twin, whole = z["guda/1-draws"], z["guda-twin"], z["guda"]
     np.testing.assert_array_equal(few, twin)  # the same adapters and the same draws
     assert np.isfinite(whole).any() and not np.array_equal(few, whole, equal_nan=True)
     min(models.cache(full).glob("guda-twin--*.json")).unlink()
-    rows.note(folder / styles.ARRAYS).unlink()
+    rows.note(folder / styles_run.ARRAYS).unlink()
     made = q.read(folder, GROUPS, full.model)
-    left = styles.arrays(full, folder, made, config, UnetConfig())
+    left = styles_run.arrays(full, folder, made, config, UnetConfig())
     assert "guda-twin" not in left and {"guda", "logo", "logo-2"} <= set(left)
     min(models.cache(full).glob("guda--*.json")).unlink()
-    left = styles.arrays(full, folder, made, config, UnetConfig())
+    left = styles_run.arrays(full, folder, made, config, UnetConfig())
     assert not [name for name in left if "guda" in name] and "logo" in left
 
 
 def test_gudas_row_has_its_offset_part_and_the_drop_alone_stands_beside_it(full, tmp_path):
     folder, ids = tmp_path / "out", list(GROUPS.groups)
     full.method(Guda).offset = {g: 100.0 * i for i, g in enumerate(ids) if g != MISSING}
-    list(styles.run(full, folder, queries=SMALL, config=SCORES))
-    with np.load(folder / styles.ARRAYS) as z:
+    list(styles_run.run(full, folder, queries=SMALL, config=SCORES))
+    with np.load(folder / styles_run.ARRAYS) as z:
         whole, drop, apart = z["guda"], z["guda/drop"], z["separable/guda"]
     added = [full.method(Guda).offset.get(g, np.nan) for g in ids]
     np.testing.assert_allclose(whole - drop, np.tile(added, (14, 1)), atol=1e-3)
@@ -181,9 +181,9 @@ def test_gudas_row_has_its_offset_part_and_the_drop_alone_stands_beside_it(full,
     assert answer.ranked()[0] == first[0] and answer.separable == apart[0]
     assert answer.groups[first[0]].score == pytest.approx(float(np.nanmax(whole[0])), abs=1e-2)
     full.method(Guda).offset[first[0]] += 1.0
-    again = {what for what, _ in styles.run(full, folder, queries=SMALL, config=SCORES)}
+    again = {what for what, _ in styles_run.run(full, folder, queries=SMALL, config=SCORES)}
     assert {what.split("/")[0] for what in again} == {"base", "guda"}  # only its row is made anew
-    with np.load(folder / styles.ARRAYS) as z:
+    with np.load(folder / styles_run.ARRAYS) as z:
         assert np.nanmax(z["guda"][0]) == pytest.approx(np.nanmax(whole[0]) + 1, abs=1e-2)
         np.testing.assert_array_equal(z["guda/drop"], drop)
 
@@ -204,9 +204,9 @@ def test_only_trainings_of_the_same_settings_are_kept(tmp_path):
 def test_the_intervals_are_measured_on_the_same_queries(full, tmp_path):
     folder = tmp_path / "out"
     list(q.write(full.model, GROUPS, SMALL, folder))
-    config = intervals.IntervalConfig(queries=2, strata=3, draws=8, efforts=("quick",))
-    list(intervals.run(full, folder, config))
-    rows = json.loads((folder / intervals.FILE).read_text())["rows"]
+    config = coverage.IntervalConfig(queries=2, strata=3, draws=8, efforts=("quick",))
+    list(coverage.run(full, folder, config))
+    rows = json.loads((folder / coverage.FILE).read_text())["rows"]
     assert [r["query_set"] for r in rows] == [*q.SETS, "all"] and rows[-1]["queries"] == 6
     assert rows[-1]["held"]["n"] == 6 * TRAINED * 4 and 0 <= rows[-1]["held"]["value"] <= 1
 
@@ -223,21 +223,21 @@ def test_costs_are_taken_in_turns(full, tmp_path, monkeypatch):
 
     order: list[str] = []
     works = {"logo": (endless(order, "logo"), 100, 40), "guda": (endless(order, "guda"), 10, 4)}
-    monkeypatch.setattr(costs, "steps_of", lambda *_: works)
-    monkeypatch.setattr(costs.GudaAndDas, "needs", ("guda", "trak"))
+    monkeypatch.setattr(cost_measurement, "steps_of", lambda *_: works)
+    monkeypatch.setattr(cost_measurement.GudaAndDas, "needs", ("guda", "trak"))
     for g in GROUPS.groups:
         (tmp_path / "live" / g).mkdir(parents=True)
         (tmp_path / "live" / g / "guda.json").write_bytes(b"12345")
         (tmp_path / "live" / g / "network.safetensors").write_bytes(b"123456")
     monkeypatch.setitem(full.offered, "logo", SimpleNamespace(folder=tmp_path / "live"))
     full.method(Guda).offset = dict.fromkeys(full.method(Guda).adapters, 1.0)
-    health = {costs.OFFSET: {"n": 5}, "config": {"strata": 4, "draws": 1, "rule": "kl", "held_out": 8}}
+    health = {cost_measurement.OFFSET: {"n": 5}, "config": {"strata": 4, "draws": 1, "rule": "kl", "held_out": 8}}
     for g, adapter in full.method(Guda).adapters.items():
         own = {**health, "adapter_sha256": adapter.meta["sha256"]}
         (full.method(Guda).folder / g / "health.json").write_text(json.dumps(own))
-    list(costs.run(full, folder))
-    assert order == ["logo", "guda"] * (costs.WARM + costs.STEPS)
-    rows = {r["method"]: r for r in json.loads((folder / costs.FILE).read_text())["costs"]}
+    list(cost_measurement.run(full, folder))
+    assert order == ["logo", "guda"] * (cost_measurement.WARM + cost_measurement.STEPS)
+    rows = {r["method"]: r for r in json.loads((folder / cost_measurement.FILE).read_text())["costs"]}
     assert set(rows) == {"logo", "logo-live", "guda", "clip", "trak", "instance", "combined"}
     for cost in ("precompute_s", "query_s", "stored_bytes"):
         assert rows["combined"][cost] == rows["guda"][cost] + rows["trak"][cost]
@@ -259,12 +259,12 @@ def test_the_live_oracle_is_the_oracle_and_shares_no_draw_with_the_methods(full,
         (tmp_path / "live" / g / "guda.json").write_text(json.dumps({**meta, "group": g}))
     monkeypatch.setitem(full.offered, "logo", SimpleNamespace(folder=tmp_path / "live"))
     folder = tmp_path / "out"
-    list(styles.run(full, folder, queries=SMALL, config=SCORES))
-    with np.load(folder / styles.ARRAYS) as z:
+    list(styles_run.run(full, folder, queries=SMALL, config=SCORES))
+    with np.load(folder / styles_run.ARRAYS) as z:
         assert np.isfinite(z["logo-live"]).all() and np.isfinite(z["se/logo-live"]).all()
         at = [i for i, g in enumerate(GROUPS.groups) if g not in (MISSING, "twemoji")]
         assert not np.isclose(z["logo-live"][:, at], z["guda"][:, at]).any()  # the same weights and other draws
-    table = json.loads((folder / styles.TABLE).read_text())
+    table = json.loads((folder / styles_run.TABLE).read_text())
     assert "live oracle" in table["oracle"]
     assert {"ceiling", "ceiling-again", "logo/mse"} <= {r["method"] for r in table["rows"]}
     notes = {
@@ -272,15 +272,15 @@ def test_the_live_oracle_is_the_oracle_and_shares_no_draw_with_the_methods(full,
     }
     assert notes["logo-live"]["first"] == 1 and "first" not in notes["guda-"]
     shutil.rmtree(models.cache(full))
-    assert list(styles.run(full, folder, queries=SMALL, config=SCORES)) == []
-    with np.load(folder / styles.ARRAYS) as z:
+    assert list(styles_run.run(full, folder, queries=SMALL, config=SCORES)) == []
+    with np.load(folder / styles_run.ARRAYS) as z:
         assert {"logo-live", "se/logo-live", "separable/logo-live", "logo-live/mse"} <= set(z.files)
 
 
 @pytest.mark.parametrize("minutes", [0, -1])
 def test_no_time_at_all_is_refused(full, tmp_path, minutes):
     with pytest.raises(OptionError, match="must be positive"):
-        list(styles.run(full, tmp_path / "out", queries=SMALL, config=SCORES, minutes=minutes))
+        list(styles_run.run(full, tmp_path / "out", queries=SMALL, config=SCORES, minutes=minutes))
     assert not (tmp_path / "out").exists()
 
 
@@ -294,20 +294,20 @@ def test_a_model_trained_again_does_not_change_what_is_kept_and_an_adapters_valu
     full, tmp_path
 ):
     folder = tmp_path / "out"
-    list(styles.run(full, folder, queries=SMALL, config=SCORES))
+    list(styles_run.run(full, folder, queries=SMALL, config=SCORES))
     name = trainings.queue(GROUPS, UnetConfig())[0].name
     before = (folder / oracle_values.FOLDER / f"{name}.json").read_bytes()
     denoiser = type(full.model.network).from_config(full.model.network.config)  # other weights than were scored
     denoiser.save_pretrained(stages.work_dir() / name)
-    made = {what for what, _ in styles.run(full, folder, queries=SMALL, config=SCORES)}
+    made = {what for what, _ in styles_run.run(full, folder, queries=SMALL, config=SCORES)}
     assert name not in made and f"keep {name}" not in made
     assert (folder / oracle_values.FOLDER / f"{name}.json").read_bytes() == before
 
     made = q.read(folder, GROUPS, full.model)
-    assert "guda" in styles.arrays(full, folder, made, SCORES, UnetConfig())
-    rows.note(folder / styles.ARRAYS).unlink()  # so that no committed row stands in
+    assert "guda" in styles_run.arrays(full, folder, made, SCORES, UnetConfig())
+    rows.note(folder / styles_run.ARRAYS).unlink()  # so that no committed row stands in
     one = next(s for s in models.sources(full, UnetConfig()) if s.role == "guda")
     note = models.path_of(full, one).with_suffix(".json")
     note.write_text(json.dumps({**json.loads(note.read_text()), "sha256": "of the adapter before"}))
-    left = styles.arrays(full, folder, made, SCORES, UnetConfig())
+    left = styles_run.arrays(full, folder, made, SCORES, UnetConfig())
     assert "guda" not in left and {"logo", "clip-mean", "trak"} <= set(left)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.ablations import tuning, tuning_styles
-from experiments.benchmark.tables import tuning_half
+from experiments.benchmark.result_tables import tuning_half
 from guda_core.errors import OptionError
 from guda_core.paths import ROOT
 from guda_core.unlearning.config import NOT_ADOPTED, UnlearnConfig

@@ -11,8 +11,8 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
 from experiments.ablations import members
-from guda_core.attribution.base import Budget
 from guda_core.attribution.guda import Guda
+from guda_core.attribution.method import Budget
 from guda_core.data.captions import NoCaptions
 from guda_core.data.dataset import described
 from guda_core.diffusion import likelihood
@@ -24,7 +24,7 @@ from guda_core.unlearning import adapters, losses
 from guda_core.unlearning.config import UNET_LORA, UnconditionalConfig
 from guda_core.unlearning.forget import Task, config_of, read_config
 from guda_core.unlearning.loop import LoopConfig, run
-from guda_core.unlearning.unlearn import draw_noised, unlearn
+from guda_core.unlearning.one_group import draw_noised, unlearn
 from tests.test_unlearn import make_group_set
 from tests.tiny import save_tiny_unconditional, tiny_unet
 

@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from guda_core.attribution.base import Budget
 from guda_core.attribution.guda import Guda
+from guda_core.attribution.method import Budget
 from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import Pictures
 from guda_core.diffusion.cards import load_model
 from guda_core.errors import OptionError, TrainingError
 from guda_core.paths import ASSETS, SHIPPED_RUN
 from guda_core.records import Group, GroupSet, Query
-from guda_core.unlearning import adapters, files
-from guda_core.unlearning import unlearn as unlearning
+from guda_core.unlearning import adapter_files, adapters
+from guda_core.unlearning import one_group as unlearning
 from guda_core.unlearning.config import UnconditionalConfig, UnlearnConfig
 from guda_core.unlearning.forget import FORGET_LOSSES, ForgetLoss, Task, config_of, read_config
 from guda_core.unlearning.guda_c import anchor_odds
 from guda_core.unlearning.loop import LoopConfig, run
-from guda_core.unlearning.unlearn import unlearn
+from guda_core.unlearning.one_group import unlearn
 from tests.tiny import save_tiny
 
 WORDS = {"a": "aa", "b": "bb", "c": "cc"}
@@ -301,7 +301,7 @@ def test_a_run_that_is_killed_goes_on_and_makes_the_same_adapter(world, tmp_path
 def test_an_adapter_of_a_training_that_went_astray_does_not_count(world, tmp_path, monkeypatch):
     with pytest.raises(TrainingError, match=r"'a' does not count: its answers .* smaller learning rate than 10"):
         forget(world, "a", tmp_path, steps=8, lr=10.0)
-    assert not files.meta_file(tmp_path).exists()
+    assert not adapter_files.meta_file(tmp_path).exists()
 
     def spoiled(student, *more, **others):
         for p in run(student, *more, **others):
@@ -312,4 +312,4 @@ def test_an_adapter_of_a_training_that_went_astray_does_not_count(world, tmp_pat
     monkeypatch.setattr(unlearning, "run", spoiled)
     with pytest.raises(TrainingError, match="1 of its weights are not finite"):
         forget(world, "a", tmp_path)
-    assert not files.meta_file(tmp_path).exists()
+    assert not adapter_files.meta_file(tmp_path).exists()

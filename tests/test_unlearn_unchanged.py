@@ -17,7 +17,7 @@ from guda_core.unlearning import adapters, losses
 from guda_core.unlearning.config import UNET_LORA
 from guda_core.unlearning.forget import config_of
 from guda_core.unlearning.loop import learning_rate, step_generator
-from guda_core.unlearning.unlearn import unlearn
+from guda_core.unlearning.one_group import unlearn
 from tests import test_unconditional as unconditional
 from tests.test_unconditional import card  # noqa: F401  (a fixture)
 from tests.test_unlearn import features, make_group_set, planted, task_of

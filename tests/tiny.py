@@ -22,7 +22,7 @@ from experiments.train.clip import ClipConfig, make_clip
 from experiments.train.unet import SCHEDULER
 from guda_core.data.embeddings import Clip
 from guda_core.data.groups import load_group_set
-from guda_core.diffusion.base import Card
+from guda_core.diffusion.base_model import Card
 from guda_core.diffusion.cards import load_model
 from guda_core.local import LocalService
 from guda_core.unlearning import adapters

@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from experiments.train.unet import SCHEDULER
-from guda_core.diffusion.base import Card
+from guda_core.diffusion.base_model import Card
 from guda_core.diffusion.cards import resolve_card
 from tests.tiny import LETTERS, save_tiny, tiny_tokenizer
 

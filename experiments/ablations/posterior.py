@@ -16,7 +16,7 @@ from torch import Tensor
 from guda_core.data.captions import Captioner
 from guda_core.data.dataset import Item
 from guda_core.diffusion import likelihood
-from guda_core.diffusion.base import BaseModel
+from guda_core.diffusion.base_model import BaseModel
 
 STRATA = 8  # of timesteps; in each the posterior of the styles is another
 

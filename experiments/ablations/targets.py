@@ -28,7 +28,7 @@ from guda_core.attribution.logo import Logo
 from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import Pictures
 from guda_core.diffusion import likelihood
-from guda_core.diffusion.base import BaseModel
+from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.prediction import Prediction
 from guda_core.local import LocalService, load_service
 from guda_core.paths import ROOT

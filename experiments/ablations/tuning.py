@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.ablations.members import register
-from experiments.benchmark import classes as bench
-from experiments.benchmark import tables
+from experiments.benchmark import classes_run as bench
+from experiments.benchmark import result_tables
 from experiments.benchmark.benches import BenchConfig, find
 from experiments.benchmark.clock import Clock
 from experiments.train import stages
@@ -46,7 +46,7 @@ def parsed(text: str) -> tuple[str, UnconditionalConfig]:
 
 def some(sets: list[str], most: int) -> list[int]:
     """Places of at most `most` queries of each set, all from the tuning half."""
-    half, seen, out = tables.tuning_half(sets), dict.fromkeys(sets, 0), []
+    half, seen, out = result_tables.tuning_half(sets), dict.fromkeys(sets, 0), []
     for i, name in enumerate(sets):
         if half[i] and seen[name] < most:
             seen[name] += 1
@@ -81,7 +81,10 @@ def measure(config: BenchConfig, variant: str, own: UnconditionalConfig, most: i
     at = [sets[i] for i in places]
     for name in dict.fromkeys(at):
         mine = [i for i, s in enumerate(at) if s == name]
-        mean = {m: float(metrics.METRICS[m](scores[variant][mine], scores[tables.ORACLE][mine]).mean()) for m in SHOWN}
+        mean = {
+            m: float(metrics.METRICS[m](scores[variant][mine], scores[result_tables.ORACLE][mine]).mean())
+            for m in SHOWN
+        }
         row[name] = {"n": len(mine), **mean}
     return row
 

@@ -29,9 +29,9 @@ from experiments.ablations.tuning import SHOWN, some
 from experiments.benchmark import (
     models,
     queries,
+    result_tables,
     scores,
-    styles,
-    tables,
+    styles_run,
 )
 from experiments.logo import oracle_values
 from guda_core import paths
@@ -149,13 +149,13 @@ def measure(
     of = [made.queries[i] for i in places]
     where = adapters_of(service, own)
     seconds = unlearned(service, own, where)
-    with np.load(folder / styles.ARRAYS, allow_pickle=False) as z:
-        committed = tables.with_the_live_oracle({k: z[k] for k in z.files})
-    truth = committed[tables.ORACLE][places]
+    with np.load(folder / styles_run.ARRAYS, allow_pickle=False) as z:
+        committed = result_tables.with_the_live_oracle({k: z[k] for k in z.files})
+    truth = committed[result_tables.ORACLE][places]
     has = [g for g, there in zip(service.group_set.groups, ~np.isnan(truth).any(axis=0), strict=True) if there]
     theirs = values_of(service, of, where, config)
     a = scores.score(theirs[None], {g: theirs[g] for g in has}, scores.Plan.of(service.model, of, config))
-    row = {"variant": variant, "oracle": "live" if tables.BEFORE in committed else "kept"}
+    row = {"variant": variant, "oracle": "live" if result_tables.BEFORE in committed else "kept"}
     row |= {"config": dataclasses.asdict(own), "scored": dataclasses.asdict(config), "groups": has}
     row |= {"cpu_s": seconds, "logo_cpu_s": retraining_seconds(folder) * len(service.group_set.groups)}
     row["times_cheaper"] = retraining_seconds(folder) * len(service.group_set.groups) / seconds

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
-from guda_core.attribution.base import Context, Unavailable
+from guda_core.attribution.method import Context, Unavailable
 from guda_core.attribution.similarity import Similarity
 from guda_core.data.dataset import Pictures
 

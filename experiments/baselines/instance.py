@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 
 from guda_core.attribution.aggregate import check_aggregate, group_scores, lead
-from guda_core.attribution.base import Budget, Context, Method, Unavailable
 from guda_core.attribution.gradient.features import FeatureConfig, Gradients
 from guda_core.attribution.gradient.store import Store
+from guda_core.attribution.method import Budget, Context, Method, Unavailable
 from guda_core.data.encoded import Examples
-from guda_core.diffusion.base import BaseModel
+from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import OptionError, ScoreError
 from guda_core.records import Attribution, Cost, Query
 

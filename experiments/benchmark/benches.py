@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from experiments.baselines.instance import InstanceConfig
 from experiments.benchmark.scores import ScoreConfig
 from experiments.benchmark.strata import OLD_RULE
-from experiments.train.classes import ClassesConfig
+from experiments.train.class_models import ClassesConfig
 from experiments.train.classifier import ClassifierConfig
 from guda_core.attribution.gradient.das import Das
 from guda_core.attribution.gradient.dtrak import Dtrak

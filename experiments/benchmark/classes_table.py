@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmark import tables
+from experiments.benchmark import result_tables
 from experiments.benchmark.benches import FIRST, BenchConfig
-from experiments.benchmark.classes import arrays, cache, full_model, group_ids, queries, queue, run, sources
+from experiments.benchmark.classes_run import arrays, cache, full_model, group_ids, queries, queue, run, sources
 from experiments.benchmark.clock import Clock
-from experiments.benchmark.tables import ORACLE
-from experiments.train import classes, stages
-from guda_core.diffusion.base import BaseModel
+from experiments.benchmark.result_tables import ORACLE
+from experiments.train import class_models, stages
+from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import DataError
 from guda_core.reports import figures
 from guda_core.versions import versions
@@ -68,7 +68,7 @@ def _cost(method: str, once: float, all_queries: float, folders: list[Path], n: 
 
 def samples(model: BaseModel, config: BenchConfig, path: Path) -> None:
     """A picture of samples from the same noise: the full model, and per class the retrained and the unlearned one."""
-    named = classes.group_set(config.models).groups
+    named = class_models.group_set(config.models).groups
     seeds = range(config.query_seed * 1000 + 500_000, config.query_seed * 1000 + 500_000 + SAMPLES)
     made: dict[tuple[str, str | None], np.ndarray] = {}
     for s in sources(model, config):
@@ -109,7 +109,7 @@ def write(config: BenchConfig, folder: Path, pictures: Path) -> Path:
     np.savez_compressed(scores_file(folder, config.name), **found)  # type: ignore[arg-type]
     samples(model, config, pictures / f"{config.name}-samples.png")
     path = folder / f"{config.name}.json"
-    path.write_text(json.dumps({**record, **tables.make(found, sets, (FIRST,))}, indent=1), encoding="utf-8")
+    path.write_text(json.dumps({**record, **result_tables.make(found, sets, (FIRST,))}, indent=1), encoding="utf-8")
     return path
 
 
@@ -125,7 +125,9 @@ def write_table(folder: Path, name: str) -> Path:
     record: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     with np.load(scores_file(folder, name), allow_pickle=False) as z:
         found = {k: z[k] for k in z.files}
-    path.write_text(json.dumps({**record, **tables.make(found, record["sets"], (FIRST,))}, indent=1), encoding="utf-8")
+    path.write_text(
+        json.dumps({**record, **result_tables.make(found, record["sets"], (FIRST,))}, indent=1), encoding="utf-8"
+    )
     return path
 
 

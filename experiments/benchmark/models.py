@@ -12,16 +12,16 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from experiments.benchmark.result_tables import LIVE, ORACLE, SECOND
 from experiments.benchmark.scores import ScoreConfig, hash_state
 from experiments.benchmark.strata import OLD_RULE
-from experiments.benchmark.tables import LIVE, ORACLE, SECOND
 from experiments.logo import trainings
 from experiments.train import stages
 from experiments.train.unet import UnetConfig
 from guda_core import paths
 from guda_core.attribution.guda import Guda
 from guda_core.attribution.logo import Logo
-from guda_core.diffusion.base import BaseModel
+from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import AdapterError
 from guda_core.local import LocalService
 from guda_core.unlearning import adapters

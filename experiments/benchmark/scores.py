@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments.benchmark.baselines import keys_of
+from experiments.benchmark.baseline_scores import keys_of
 from experiments.benchmark.strata import make_strata
 from guda_core.diffusion import likelihood
-from guda_core.diffusion.base import BaseModel
+from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.likelihood import stratum_sums
 from guda_core.records import Query
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from experiments.terminal import MinutesOption, program
+from experiments.commands import MinutesOption, program
 from guda_core.cli.loading import group_set_of, quieten
 from guda_core.cli.terminal import HomeOption, ModelOption, SetOption, follow, listed, progress_bar, say
 from guda_core.errors import OptionError

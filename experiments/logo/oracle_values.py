@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmark.baselines import keys_of
+from experiments.benchmark.baseline_scores import keys_of
 from experiments.benchmark.scores import ScoreConfig
 from experiments.train.unet import UnetConfig
 from guda_core.records import Query

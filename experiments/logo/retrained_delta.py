@@ -23,7 +23,7 @@ from torch import Tensor
 from guda_core.data.captions import captioner_of, drop
 from guda_core.data.dataset import Pictures
 from guda_core.diffusion import likelihood
-from guda_core.diffusion.base import BaseModel
+from guda_core.diffusion.base_model import BaseModel
 from guda_core.records import GroupSet, Query
 from guda_core.unlearning import adapters, delta
 

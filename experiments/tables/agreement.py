@@ -12,7 +12,7 @@ from collections.abc import Collection
 from typing import Any
 
 from experiments.tables import measured
-from experiments.tables.records import UNKNOWN, read, source, value
+from experiments.tables.committed import UNKNOWN, read, source, value
 from guda_core.paths import ROOT
 from guda_core.reports import figures
 from guda_core.reports.agreement_rows import is_ceiling, labelled

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from experiments.benchmark.tables import DROP, LIVE
+from experiments.benchmark.result_tables import DROP, LIVE
 from experiments.logo.trainings import FIDELITY_EVERY
-from experiments.tables import records
-from experiments.tables.records import UNKNOWN, read, source, value
+from experiments.tables import committed
+from experiments.tables.committed import UNKNOWN, read, source, value
 from guda_core.attribution import metrics
 from guda_core.data.groups import load_group_set
+from guda_core.unlearning.adapter_files import weights_file
 from guda_core.unlearning.adapters import OFFSET
-from guda_core.unlearning.files import weights_file
 
 OFFSET_SHOWN = ("0.5", "1", "2")  # weights of the offset, of those that were tried
 KINDS = ("logo", "logo-2")  # the oracle's scores, of the first seed and of the second
@@ -108,11 +108,11 @@ def tuning(name: str) -> str:
 def offset() -> str:
     """The offset of GUDA's scores, beside what GUDA and the oracle say of other groups' real pictures."""
     ids = list(load_group_set("emoji").groups)
-    paths = {g: records.ADAPTERS / g / "health.json" for g in ids}
+    paths = {g: committed.ADAPTERS / g / "health.json" for g in ids}
     health = {g: json.loads(p.read_text(encoding="utf-8")) for g, p in paths.items() if p.is_file()}
     parts = {g: h[OFFSET] for g, h in health.items() if h.get(OFFSET, {}).get("n", 0) > 1}
     queries = read("queries")
-    arrays = records.FOLDER / "styles-scores.npz"
+    arrays = committed.FOLDER / "styles-scores.npz"
     if set(parts) != set(ids) or queries is None or not arrays.is_file():
         return UNKNOWN
     with np.load(arrays) as z:
@@ -185,7 +185,7 @@ def targets() -> str:
 def oracle() -> str:
     """The trainings of the styles' oracle whose values were kept."""
     lines = ["| training | seconds | date | weights (SHA-256) |", "|---|---|---|---|"]
-    for path in sorted((records.FOLDER / "oracle").glob("*.json")):
+    for path in sorted((committed.FOLDER / "oracle").glob("*.json")):
         r = json.loads(path.read_text(encoding="utf-8"))
         if not (t := r["training"]):  # the full model, whose training is told elsewhere
             continue
@@ -203,11 +203,11 @@ def _against(exact: np.ndarray, before: np.ndarray | None, error: np.ndarray | N
 
 def live() -> str:
     """What the LOGO models lose by delta compression: each group's scores over the pictures, and the groups' order."""
-    paths = sorted(records.LIVE.glob("*/health.json"))
+    paths = sorted(committed.LIVE.glob("*/health.json"))
     found = {p.parent.name: json.loads(p.read_text(encoding="utf-8")) for p in paths}
     if not found:
         return UNKNOWN
-    with np.load(records.FOLDER / "styles-scores.npz") as z:
+    with np.load(committed.FOLDER / "styles-scores.npz") as z:
         made = {k: z[k][::FIDELITY_EVERY].astype(float) for k in KINDS if k in z}
         error = {k: z[f"se/{k}"][::FIDELITY_EVERY].astype(float) for k in KINDS if f"se/{k}" in z}
     heads = ("without", "stored", "Spearman, compressed", "bias", "rms", "spread", "Spearman, trained before",
@@ -216,7 +216,7 @@ def live() -> str:
     lines = [f"| {' | '.join(heads)} |", "|---|" + "---|" * (len(heads) - 1)]
     ids = list(load_group_set("emoji").groups)
     for group, r in found.items():
-        size = weights_file(records.LIVE / group).stat().st_size / 1e6
+        size = weights_file(committed.LIVE / group).stat().st_size / 1e6
         figures = " | ".join(f"{r[k]:.1f}" for k in ("bias", "rms", "sd"))
         others = " | ".join(_against(np.array(r["exact"]), made.get(k), error.get(k), ids.index(group)) for k in KINDS)
         lines.append(f"| {group} | {size:.1f} MB | {r['spearman']:.4f} | {figures} | {others} |")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from experiments.terminal import program
+from experiments.commands import program
 from guda_core.cli.loading import group_set_of, quieten
 from guda_core.cli.terminal import HomeOption, SetOption, follow_steps, say
 from guda_core.errors import OptionError

@@ -27,7 +27,7 @@ from experiments.train import unet as unet_training
 from experiments.train import vae as vae_training
 from guda_core import paths
 from guda_core.data.embeddings import BANK, Clip, make_bank
-from guda_core.data.sources.base import load_pictures, open_dataset
+from guda_core.data.sources.source import load_pictures, open_dataset
 from guda_core.diffusion.cards import DEFAULT_MODEL
 from guda_core.errors import TrainingError
 from guda_core.paths import ASSETS

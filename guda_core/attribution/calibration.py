@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from guda_core.errors import CacheError
-from guda_core.unlearning.files import read_json
+from guda_core.unlearning.adapter_files import read_json
 
 FILE = "calibration.json"
 MEND = "Fit it again with `python -m experiments.offset`, or remove the file: the score is then the paper's."

@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from guda_core.attribution.base import Budget, Method
+from guda_core.attribution.method import Budget, Method
 from guda_core.diffusion import likelihood
-from guda_core.diffusion.base import BaseModel
+from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import AdapterError, ScoreError
 from guda_core.paths import Folder
 from guda_core.records import Attribution, Cost, GroupModels, GroupScore, GroupSet, KLValues, Query

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from guda_core.attribution.aggregate import lead
-from guda_core.attribution.base import Combination
+from guda_core.attribution.method import Combination
 from guda_core.records import Attribution, GroupScore
 
 

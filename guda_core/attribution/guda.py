@@ -17,10 +17,10 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from guda_core.attribution.base import Context, Unavailable
 from guda_core.attribution.calibration import read_weight
 from guda_core.attribution.counterfactual import Counterfactual
-from guda_core.diffusion.base import BaseModel
+from guda_core.attribution.method import Context, Unavailable
+from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import CacheError
 from guda_core.paths import Folder
 from guda_core.records import GroupSet

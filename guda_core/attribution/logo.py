@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import ClassVar, Self
 
 from guda_core import paths
-from guda_core.attribution.base import Context, Unavailable
 from guda_core.attribution.counterfactual import Counterfactual
+from guda_core.attribution.method import Context, Unavailable
 
 MAKE = (
     "Make them with `python -m experiments.logo --live`."

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from guda_core.diffusion import likelihood
-from guda_core.diffusion.base import BaseModel
+from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import ModelError, ScoreError
 from guda_core.records import Query, Scope
 

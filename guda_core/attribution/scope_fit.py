@@ -26,8 +26,8 @@ from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import described
 from guda_core.data.images import hash_pixels
 from guda_core.data.sources import iconify
-from guda_core.data.sources.base import load_pictures
-from guda_core.diffusion.base import BaseModel
+from guda_core.data.sources.source import load_pictures
+from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import DataError
 from guda_core.records import Group, GroupSet, Query
 from guda_core.versions import today, versions

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from guda_core.attribution.base import Budget, Context, Method, Unavailable
+from guda_core.attribution.method import Budget, Context, Method, Unavailable
 from guda_core.data.embeddings import Clip
 from guda_core.errors import OptionError
 from guda_core.records import Attribution, Cost, GroupScore, GroupSet, Query

@@ -7,7 +7,15 @@ from typing import Annotated
 import typer
 
 from guda_core import __version__
-from guda_core.cli import assets, attribute, generate, groups, replay, start, unlearn
+from guda_core.cli import (
+    assets_command,
+    attribute_command,
+    generate_command,
+    groups_command,
+    replay_command,
+    start,
+    unlearn_command,
+)
 from guda_core.cli.terminal import commands, say
 
 app = commands(
@@ -32,9 +40,9 @@ def _main(
 
 
 app.command("app")(start.start)
-app.command()(attribute.attribute)
-app.command()(generate.generate)
-app.command()(replay.replay)
-app.add_typer(groups.app, name="groups")
-app.command()(unlearn.unlearn)
-app.add_typer(assets.app, name="assets")
+app.command()(attribute_command.attribute)
+app.command()(generate_command.generate)
+app.command()(replay_command.replay)
+app.add_typer(groups_command.app, name="groups")
+app.command()(unlearn_command.unlearn)
+app.add_typer(assets_command.app, name="assets")

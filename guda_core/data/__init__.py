@@ -1,7 +1,7 @@
 """Pictures, captions and group sets: where they come from, how they are read and how a style is said.
 
-SOURCES: id -> class (`sources.base.Source`), where a group set's pictures come from. A source is one file and one line
-here, or `SOURCES.add(id, class)` from outside.
+SOURCES: id -> class (`sources.source.Source`), where a group set's pictures come from. A source is one file and one
+line here, or `SOURCES.add(id, class)` from outside.
 """
 
 from guda_core.registry import Registry
@@ -12,7 +12,7 @@ SOURCES = Registry(
     {
         "npm-iconify": "guda_core.data.sources.iconify:Iconify",
         "folder": "guda_core.data.sources.folder:Folder",
-        "scikit-digits": "guda_core.data.sources.classes:Digits",
-        "cifar10": "guda_core.data.sources.classes:Cifar10",
+        "scikit-digits": "guda_core.data.sources.labelled:Digits",
+        "cifar10": "guda_core.data.sources.labelled:Cifar10",
     },
 )

@@ -12,7 +12,7 @@ from torch import Tensor
 from guda_core.data.captions import Captioner
 from guda_core.data.dataset import Item
 from guda_core.data.images import hash_pixels
-from guda_core.diffusion.base import BaseModel
+from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import DataError
 
 

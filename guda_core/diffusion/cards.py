@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from guda_core import paths
 from guda_core.diffusion import FAMILIES, weights
-from guda_core.diffusion.base import BaseModel, Card
+from guda_core.diffusion.base_model import BaseModel, Card
 from guda_core.errors import ModelError, OptionError
 
 DEFAULT_MODEL = "emoji"
@@ -126,7 +126,7 @@ def _resolve(name_or_path: str | Path) -> Card:
 
 def _card_of(folder: Path, *, name: str, source: str, at: str) -> Card:
     """A card from what a folder in diffusers' layout says. source, at: the card's own, where its weights lie."""
-    from guda_core.diffusion.files import INDEX, read_json
+    from guda_core.diffusion.model_files import INDEX, read_json
 
     if not (folder / INDEX).is_file():
         raise ModelError(f"{at} is no model in diffusers' layout: it has no {INDEX}.")
@@ -152,7 +152,7 @@ def _card_of_file(path: Path) -> Card:
 def _card_of_hub(name: str) -> Card:
     from huggingface_hub import snapshot_download
 
-    from guda_core.diffusion.files import not_from_the_hub
+    from guda_core.diffusion.model_files import not_from_the_hub
 
     try:
         folder = snapshot_download(name, allow_patterns=["*.json", "*/*.json"])

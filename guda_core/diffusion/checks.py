@@ -13,9 +13,9 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from guda_core.diffusion.base import Card
-from guda_core.diffusion.files import INDEX, read_json
+from guda_core.diffusion.base_model import Card
 from guda_core.diffusion.finite import check_finite
+from guda_core.diffusion.model_files import INDEX, read_json
 from guda_core.diffusion.prediction import Prediction
 from guda_core.diffusion.schedule import Schedule
 from guda_core.errors import ModelError

@@ -19,11 +19,11 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from guda_core.diffusion import checks, sampling
-from guda_core.diffusion.base import BaseModel, Card
-from guda_core.diffusion.files import INDEX, read_json
+from guda_core.diffusion.base_model import BaseModel, Card
 from guda_core.diffusion.finite import check_finite
 from guda_core.diffusion.identity import KNOWN, identity, with_lora
 from guda_core.diffusion.merging import merge, read_lora
+from guda_core.diffusion.model_files import INDEX, read_json
 from guda_core.diffusion.opening import open_pipeline
 from guda_core.diffusion.pixels import to_pixels, to_unit
 from guda_core.diffusion.prediction import Prediction

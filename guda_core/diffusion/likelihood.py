@@ -24,7 +24,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from guda_core.diffusion.base import BaseModel
+from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.condition import Condition
 from guda_core.diffusion.memory import in_batches
 from guda_core.diffusion.prediction import Prediction

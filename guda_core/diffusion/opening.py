@@ -11,8 +11,8 @@ import torch
 from diffusers import DiffusionPipeline
 
 from guda_core.diffusion import checks, weights
-from guda_core.diffusion.base import Card
-from guda_core.diffusion.files import INDEX, folder_of, read_json
+from guda_core.diffusion.base_model import Card
+from guda_core.diffusion.model_files import INDEX, folder_of, read_json
 from guda_core.errors import ModelError
 
 NEVER = ("safety_checker", "image_encoder", "feature_extractor")  # parts that are left out wherever they are

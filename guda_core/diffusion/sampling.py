@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from guda_core.diffusion.base import BaseModel
+from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.condition import Condition
 from guda_core.diffusion.finite import check_finite
 

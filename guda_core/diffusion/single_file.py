@@ -16,8 +16,8 @@ from diffusers import DiffusionPipeline
 from transformers import CLIPTokenizer
 
 from guda_core.diffusion import weights
-from guda_core.diffusion.base import Card
-from guda_core.diffusion.files import INDEX, read_json
+from guda_core.diffusion.base_model import Card
+from guda_core.diffusion.model_files import INDEX, read_json
 from guda_core.diffusion.weights import Header
 from guda_core.errors import ModelError
 

@@ -19,10 +19,10 @@ from diffusers import DDIMScheduler, DDPMPipeline, UNet2DModel
 from torch import Tensor, nn
 
 from guda_core.diffusion import checks, sampling
-from guda_core.diffusion.base import PIXEL_TARGETS, BaseModel, Card
+from guda_core.diffusion.base_model import PIXEL_TARGETS, BaseModel, Card
 from guda_core.diffusion.condition import Condition
-from guda_core.diffusion.files import folder_of, read_json
 from guda_core.diffusion.identity import hash_module, identity
+from guda_core.diffusion.model_files import folder_of, read_json
 from guda_core.diffusion.pixels import to_pixels, to_unit
 from guda_core.errors import ImageError, ModelError, PromptError
 

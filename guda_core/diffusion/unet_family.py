@@ -20,10 +20,10 @@ from transformers.utils import logging as transformers_logging
 
 from guda_core.diffusion import checks
 from guda_core.diffusion.condition import Condition
-from guda_core.diffusion.files import read_json
 from guda_core.diffusion.finite import check_finite
 from guda_core.diffusion.identity import hash_folder
 from guda_core.diffusion.latent import LatentModel
+from guda_core.diffusion.model_files import read_json
 from guda_core.diffusion.prediction import Prediction
 from guda_core.errors import ModelError
 

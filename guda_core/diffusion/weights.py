@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from guda_core.diffusion.base import Card
+from guda_core.diffusion.base_model import Card
 from guda_core.errors import ModelError
 
 TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

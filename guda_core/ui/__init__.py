@@ -11,7 +11,7 @@ import gradio as gr
 
 from guda_core.data.images import MAX_BYTES
 from guda_core.service import Service
-from guda_core.ui import about, api, benchmarks, compare, inspect, reports, words
+from guda_core.ui import about, benchmarks, compare, endpoints, inspect, report_screens, words
 from guda_core.ui.connect import connect
 from guda_core.ui.layout import draw
 from guda_core.ui.markup import Html, banner, block, safe
@@ -35,7 +35,7 @@ def build_ui(service: Service) -> gr.Blocks:
             with gr.Tab("Compare") as tab:
                 compared = compare.draw(tab)
             with gr.Tab("Evidence") as tab:
-                report = reports.draw()
+                report = report_screens.draw()
                 inspected = inspect.draw(tab)
             with gr.Tab("Benchmarks"):
                 benchmarks.draw()
@@ -46,8 +46,8 @@ def build_ui(service: Service) -> gr.Blocks:
         runs = connect(demo, screen, service)
         compare.connect(compared, service, screen.answer, runs)
         inspect.connect(inspected, service, screen.answer, runs)
-        reports.connect(report, service, screen.answer)
-        api.connect(screen, service)
+        report_screens.connect(report, service, screen.answer)
+        endpoints.connect(screen, service)
     demo.queue(default_concurrency_limit=1, max_size=QUEUE, api_open=False)
     return demo
 

@@ -21,7 +21,6 @@ from guda_core.records import Attribution, GroupScore, Query, Scope
 from guda_core.service import Service, Step, main_first, main_method
 from guda_core.ui import examples, words
 from guda_core.ui.answer import Answer, Tried
-from guda_core.ui.files import uploaded
 from guda_core.ui.layout import Screen
 from guda_core.ui.markup import (
     banner,
@@ -35,6 +34,7 @@ from guda_core.ui.markup import (
     table,
 )
 from guda_core.ui.plots import bars
+from guda_core.ui.uploads import uploaded
 
 log = logging.getLogger(__name__)
 Update = dict[Any, Any]  # component -> its new value

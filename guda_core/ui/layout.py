@@ -13,8 +13,8 @@ from guda_core.records import GroupSet
 from guda_core.service import EFFORTS, Service, main_first
 from guda_core.ui import words
 from guda_core.ui.examples import EXAMPLES
-from guda_core.ui.files import only_keep_the_path
 from guda_core.ui.markup import block, heading, listed, makers, note, says_html, status_html
+from guda_core.ui.uploads import only_keep_the_path
 
 SESSION = 1800  # seconds that a visitor's picture and answer are kept
 

@@ -25,10 +25,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from guda_core.diffusion.base import BaseModel
+from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import AdapterError
-from guda_core.unlearning import delta, files, lora
-from guda_core.unlearning.files import HEALTH, META, read_health, read_meta
+from guda_core.unlearning import adapter_files, delta, lora
+from guda_core.unlearning.adapter_files import HEALTH, META, read_health, read_meta
 from guda_core.unlearning.lora import LoraSpec, attach
 
 __all__ = ["HEALTH", "META", "Adapter", "LoraSpec", "applied", "attach", "load", "read_health", "read_meta"]
@@ -78,9 +78,9 @@ class Adapter:
 
 def save(network: nn.Module, folder: Path, *, spec: LoraSpec, meta: Mapping[str, Any]) -> None:
     """Write the LoRA that is attached to a network, as float16. meta must hold `base_sha256` and `group`."""
-    state = {files.PREFIX + n: f for n, f in lora.factors(network).items()}
+    state = {adapter_files.PREFIX + n: f for n, f in lora.factors(network).items()}
     record = {**meta, "lora": asdict(spec)}
-    files.write(folder, state, record, parameters=_count(state), lora=lora.config_record(spec))
+    adapter_files.write(folder, state, record, parameters=_count(state), lora=lora.config_record(spec))
 
 
 def save_whole(
@@ -88,14 +88,14 @@ def save_whole(
 ) -> None:
     """Write all weights of a network that was fine-tuned as a whole."""
     state = {n: p.detach().to(device="cpu", dtype=dtype).contiguous() for n, p in network.state_dict().items()}
-    files.write(folder, state, {**meta, "kind": WHOLE}, parameters=_count(state))
+    adapter_files.write(folder, state, {**meta, "kind": WHOLE}, parameters=_count(state))
 
 
 def save_coded(stored: Mapping[str, Tensor], folder: Path, *, meta: Mapping[str, Any]) -> None:
     """Write what `delta.encode` made of a network."""
     codes, small = delta.decode(stored)
     parameters = _count({n: c.numbers for n, c in codes.items()}) + _count(small)
-    files.write(folder, stored, {**meta, "kind": CODED}, parameters=parameters)
+    adapter_files.write(folder, stored, {**meta, "kind": CODED}, parameters=parameters)
 
 
 def _count(state: Mapping[str, Tensor]) -> int:
@@ -140,7 +140,7 @@ def _check_identity(meta: Mapping[str, Any], model: BaseModel, group: str, group
 
 
 def _read(folder: Path, meta: Mapping[str, Any], network: nn.Module, group: str) -> Adapter:
-    kind, path = meta.get("kind"), files.weights_file(folder)
+    kind, path = meta.get("kind"), adapter_files.weights_file(folder)
     if kind not in (None, WHOLE, CODED):
         raise AdapterError(f"its kind is {kind!r}; known are {WHOLE}, {CODED} and, without a kind, a LoRA")
     shapes = {n: tuple(p.shape) for n, p in network.state_dict().items()}
@@ -148,15 +148,17 @@ def _read(folder: Path, meta: Mapping[str, Any], network: nn.Module, group: str)
     if kind is None:
         spec = lora.spec_of(meta.get("lora"))
         shapes = lora.expected(network, spec.targets, spec.rank)
-        if path.name == files.LORA:
-            _check_config(folder / files.LORA_CONFIG, spec)
+        if path.name == adapter_files.LORA:
+            _check_config(folder / adapter_files.LORA_CONFIG, spec)
     most = sum(4 * math.prod(s) for s in shapes.values())
-    state = files.read_weights(path, meta.get("sha256"), most)
+    state = adapter_files.read_weights(path, meta.get("sha256"), most)
     if kind == CODED:
         _check_coded(state, shapes)
         codes, small = delta.decode(state)
         return Adapter(group, meta, 1.0, {}, small, codes)
-    state = {n.removeprefix(files.PREFIX) if path.name == files.LORA else n: t for n, t in state.items()}
+    state = {
+        n.removeprefix(adapter_files.PREFIX) if path.name == adapter_files.LORA else n: t for n, t in state.items()
+    }
     _check_names(state, shapes)
     for name, t in state.items():
         _check_tensor(name, t, shapes[name])
@@ -188,7 +190,7 @@ def _check_tensor(name: str, t: Tensor, shape: tuple[int, ...], types: tuple[tor
 def _check_config(path: Path, spec: LoraSpec) -> None:
     """PEFT's own file must say what ours does, else other programs would compute something else from the weights."""
     try:
-        found = files.read_json(path)
+        found = adapter_files.read_json(path)
     except (ValueError, OSError) as e:
         raise AdapterError(f"its {path.name} cannot be read ({e})") from e
     named = lora.config_record(spec)

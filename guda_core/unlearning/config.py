@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 
-from guda_core.diffusion.base import PIXEL_TARGETS
+from guda_core.diffusion.base_model import PIXEL_TARGETS
 from guda_core.errors import OptionError
 from guda_core.unlearning.loop import LoopConfig
 from guda_core.unlearning.lora import LoraSpec

@@ -26,7 +26,7 @@ from guda_core.unlearning.config import UnconditionalConfig
 from guda_core.unlearning.forget import ForgetLoss, Half
 from guda_core.unlearning.guda_c import GudaC
 from guda_core.unlearning.loop import Progress, run
-from guda_core.unlearning.unlearn import draw_noised, student_of
+from guda_core.unlearning.one_group import draw_noised, student_of
 
 
 class Esd(GudaC):

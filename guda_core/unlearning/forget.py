@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from guda_core.data.captions import Captioner
 from guda_core.data.dataset import Item
-from guda_core.diffusion.base import BaseModel
+from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import OptionError, TrainingError
 from guda_core.registry import Registry
 from guda_core.unlearning.config import Settings

@@ -18,7 +18,7 @@ import torch
 
 from guda_core.data.dataset import Item, Pictures
 from guda_core.data.images import hash_pixels
-from guda_core.data.sources.base import load_pictures
+from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion import likelihood
 from guda_core.unlearning import adapters
 from guda_core.unlearning.adapters import HEALTH, OFFSET

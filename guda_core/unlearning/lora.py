@@ -16,7 +16,7 @@ import torch
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from torch import Tensor, nn
 
-from guda_core.diffusion.base import UNET_TARGETS
+from guda_core.diffusion.base_model import UNET_TARGETS
 from guda_core.errors import AdapterError
 
 OTHER_KINDS = (  # settings of PEFT under which the same factors mean something else

@@ -17,16 +17,16 @@ from guda_core import paths
 from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import Pictures, fitted
 from guda_core.data.embeddings import Clip
-from guda_core.data.sources.base import load_pictures
+from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion.cards import chosen_card, load_model
 from guda_core.errors import AdapterError, OptionError
 from guda_core.paths import ASSETS, Layers, cache_dir
 from guda_core.records import GroupSet
-from guda_core.unlearning import adapters, files
+from guda_core.unlearning import adapter_files, adapters
 from guda_core.unlearning.config import Settings
 from guda_core.unlearning.forget import Task, config_of, read_config
 from guda_core.unlearning.loop import Progress
-from guda_core.unlearning.unlearn import unlearn
+from guda_core.unlearning.one_group import unlearn
 from guda_core.versions import versions
 
 
@@ -126,4 +126,4 @@ class Forgetting:
         }
         if first > 1:
             spent["from_step"] = first - 1  # the run went on from there, so this is not all that it took
-        (folder / files.TIMING).write_text(json.dumps(spent), encoding="utf-8")
+        (folder / adapter_files.TIMING).write_text(json.dumps(spent), encoding="utf-8")

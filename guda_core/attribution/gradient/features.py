@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from guda_core.attribution.gradient.store import Store
 from guda_core.data.encoded import Examples
-from guda_core.diffusion.base import BaseModel
+from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.likelihood import seed_of
 from guda_core.errors import ModelError, OptionError, ScoreError
 from guda_core.records import Query

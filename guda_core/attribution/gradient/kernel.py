@@ -21,11 +21,11 @@ from scipy import linalg
 
 from guda_core.attribution import METHODS
 from guda_core.attribution.aggregate import check_aggregate, group_scores, lead
-from guda_core.attribution.base import Budget, Context, Method, Unavailable
 from guda_core.attribution.gradient.features import BLOCK, FeatureBank, FeatureConfig, Features, Projection
 from guda_core.attribution.gradient.quantised import QuantisedBank
+from guda_core.attribution.method import Budget, Context, Method, Unavailable
 from guda_core.data.encoded import Examples
-from guda_core.diffusion.base import BaseModel
+from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import CacheError, OptionError, ScoreError
 from guda_core.records import Attribution, Cost, Query
 

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from guda_core.attribution.gradient.features import FeatureConfig, Features, Gradients, Projection
-from guda_core.diffusion.base import BaseModel
+from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import CacheError
 from guda_core.records import Query
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from guda_core.data.dataset import SPLITS, Item
 from guda_core.data.images import read_file, read_picture
-from guda_core.data.sources.base import Source
+from guda_core.data.sources.source import Source
 from guda_core.errors import DataError, GroupSetError, ImageError
 from guda_core.paths import home
 from guda_core.records import Group, GroupSet

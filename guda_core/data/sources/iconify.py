@@ -25,7 +25,7 @@ from pydantic import AfterValidator
 
 from guda_core.data.dataset import Pictures
 from guda_core.data.groups import normal
-from guda_core.data.sources.base import Source
+from guda_core.data.sources.source import Source
 from guda_core.errors import DataError, GroupSetError
 from guda_core.paths import cache_dir
 from guda_core.records import Group, GroupSet

@@ -23,9 +23,9 @@ from experiments.train import stages
 from experiments.train.unet import epoch_batch, stratified_times
 from guda_core.data.dataset import Pictures
 from guda_core.data.groups import load_group_set
-from guda_core.data.sources.base import load_pictures, open_dataset
-from guda_core.data.sources.classes import Labelled
-from guda_core.diffusion.base import Card
+from guda_core.data.sources.labelled import Labelled
+from guda_core.data.sources.source import load_pictures, open_dataset
+from guda_core.diffusion.base_model import Card
 from guda_core.diffusion.pixels import to_unit
 from guda_core.diffusion.schedule import Schedule
 from guda_core.diffusion.unconditional import Unconditional

@@ -27,19 +27,19 @@ from safetensors.torch import load_file
 
 from experiments.baselines.classifier_similarity import ClassifierSimilarity
 from experiments.baselines.instance import Instance
-from experiments.benchmark.baselines import Scorer, read_scores, score_baseline
+from experiments.benchmark.baseline_scores import Scorer, read_scores, score_baseline
 from experiments.benchmark.benches import KERNELS, BenchConfig
 from experiments.benchmark.clock import Clock
 from experiments.benchmark.models import Source, swapped
+from experiments.benchmark.result_tables import ORACLE
 from experiments.benchmark.scores import Plan, hash_state, is_complete, score, values
-from experiments.benchmark.tables import ORACLE
-from experiments.train import classes, stages
+from experiments.train import class_models, stages
 from experiments.train.classifier import train as train_classifier
 from guda_core import paths
 from guda_core.data.captions import NoCaptions
 from guda_core.data.encoded import examples_of
 from guda_core.data.images import hash_pixels
-from guda_core.diffusion.base import BaseModel
+from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.cards import load_model
 from guda_core.errors import AdapterError, DataError, TrainingError
 from guda_core.records import Query
@@ -47,19 +47,19 @@ from guda_core.unlearning import adapters
 from guda_core.unlearning.config import UnconditionalConfig
 from guda_core.unlearning.forget import Task, read_config
 from guda_core.unlearning.loop import Progress
-from guda_core.unlearning.unlearn import unlearn
+from guda_core.unlearning.one_group import unlearn
 from guda_core.work_queue import deadline, shared_out
 
 BATCH = 100  # pictures drawn at a time
 
 
 def group_ids(config: BenchConfig) -> list[str]:
-    return list(classes.group_set(config.models).groups)
+    return list(class_models.group_set(config.models).groups)
 
 
-def queue(config: BenchConfig) -> list[classes.Job]:
+def queue(config: BenchConfig) -> list[class_models.Job]:
     """All trainings in the order of work."""
-    return classes.queue(config.models, config.second_seed)
+    return class_models.queue(config.models, config.second_seed)
 
 
 def full_model(config: BenchConfig) -> BaseModel:
@@ -67,10 +67,10 @@ def full_model(config: BenchConfig) -> BaseModel:
     name = queue(config)[0].name
     if not stages.is_done(name):
         raise TrainingError(f"The model '{name}' is not trained yet. Run `{config.command}`.")
-    return load_model(classes.card(config.models, name))
+    return load_model(class_models.card(config.models, name))
 
 
-def train_all(config: BenchConfig, minutes: float | None = None) -> Iterator[tuple[classes.Job, Progress]]:
+def train_all(config: BenchConfig, minutes: float | None = None) -> Iterator[tuple[class_models.Job, Progress]]:
     """Work through the trainings, skipping what is done and what another process has in hand.
 
     Stops after `minutes` with a checkpoint, to be resumed.
@@ -84,7 +84,7 @@ def train_all(config: BenchConfig, minutes: float | None = None) -> Iterator[tup
         with _mine(job, accelerator) as mine:
             if not mine or job.done:
                 continue
-            with closing(classes.stage(job, accelerator)) as steps:
+            with closing(class_models.stage(job, accelerator)) as steps:
                 for p in steps:
                     yield job, p
                     if time.monotonic() > until:
@@ -93,7 +93,7 @@ def train_all(config: BenchConfig, minutes: float | None = None) -> Iterator[tup
             accelerator.wait_for_everyone()
 
 
-def _mine(job: classes.Job, accelerator: Accelerator | None) -> AbstractContextManager[bool]:
+def _mine(job: class_models.Job, accelerator: Accelerator | None) -> AbstractContextManager[bool]:
     """Processes that accelerate started share every training; others, started by hand, share out the queue."""
     return stages.in_hand(job.name) if accelerator is None else nullcontext(True)
 
@@ -107,15 +107,15 @@ def unlearn_all(model: BaseModel, config: BenchConfig, clock: Clock) -> Iterator
     """Unlearn every class with every operator; those that are there with the same settings are skipped.
 
     Several processes share the work out."""
-    of = classes.pictures(config.models, "train")
-    latents = classes.encode_all(of, config.models)
+    of = class_models.pictures(config.models, "train")
+    latents = class_models.encode_all(of, config.models)
     works = [(row, own, g) for row, own in config.unlearning.items() for g in group_ids(config)]
     for row, own, g in shared_out(works, lambda w: cache(config, model) / w[0] / w[2]):
         folder = cache(config, model) / row / g
         if _fits(folder, model, g, own):
             continue
         meta = {"data_sha256": of.sha256(), "versions": stages.versions()}
-        task = Task(model, of, latents, g, NoCaptions(classes.group_set(config.models)))
+        task = Task(model, of, latents, g, NoCaptions(class_models.group_set(config.models)))
         steps = unlearn(task, config=own, folder=folder, meta=meta)
         for p in clock.timed(f"unlearn/{row}/{g}", steps):
             yield f"{row}/{g}", p
@@ -131,7 +131,7 @@ def _fits(folder: Path, model: BaseModel, group: str, config: UnconditionalConfi
 
 def queries(model: BaseModel, config: BenchConfig) -> tuple[list[Query], list[str]]:
     """Held-out pictures, then generated ones; and the name of each one's set."""
-    held = classes.pictures(config.models, "held_out")
+    held = class_models.pictures(config.models, "held_out")
     seeds = range(config.query_seed * 1000, config.query_seed * 1000 + config.generated)
     generated: list[np.ndarray] = []
     for i in range(0, len(seeds), BATCH):
@@ -185,11 +185,11 @@ def made_from(config: BenchConfig) -> dict[str, Any]:
 
 def baselines(model: BaseModel, config: BenchConfig, clock: Clock) -> Iterator[tuple[str, Scorer]]:
     """(row name, method), each made ready."""
-    of, ids = classes.pictures(config.models, "train"), group_ids(config)
+    of, ids = class_models.pictures(config.models, "train"), group_ids(config)
     examples = examples_of(model, of)
     for kind in KERNELS:
         yield kind.id, kind(model, examples, ids, config.kernels[kind.id])
-    some = classes.pictures(replace(config.models, per_class=config.instance_examples), "train")
+    some = class_models.pictures(replace(config.models, per_class=config.instance_examples), "train")
     yield "instance", Instance(model, examples_of(model, some), ids, config.instance)
     classifier = None
     for _, classifier in clock.timed("prepare/classifier", train_classifier(of, config.classifier)):  # noqa: B007

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from guda_core.diffusion.base import BaseModel
+from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import TrainingError
 from guda_core.unlearning import adapters, losses
 from guda_core.unlearning.config import Settings

@@ -15,7 +15,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from guda_core.data.dataset import SPLITS, Pictures
-from guda_core.data.sources.base import Source
+from guda_core.data.sources.source import Source
 from guda_core.errors import DataError, GroupSetError
 from guda_core.records import GroupSet
 from guda_core.strict import Fields

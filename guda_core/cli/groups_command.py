@@ -37,7 +37,7 @@ def fetch(
 
     Says first what will be installed.
     """
-    from guda_core.data.sources.base import open_dataset
+    from guda_core.data.sources.source import open_dataset
 
     dataset = open_dataset(group_set_of(name))
     for line in dataset.plan():

@@ -24,9 +24,9 @@ from guda_core.ui import words
 from guda_core.ui.answer import Answer
 from guda_core.ui.callbacks import explained, refusal, scope_of, whole
 from guda_core.ui.connect import COMPUTE
-from guda_core.ui.files import offered, only_keep_the_path, uploaded
 from guda_core.ui.layout import Screen
-from guda_core.ui.reports import report_name
+from guda_core.ui.report_screens import report_name
+from guda_core.ui.uploads import offered, only_keep_the_path, uploaded
 
 Json = dict[str, Any]
 

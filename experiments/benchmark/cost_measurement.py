@@ -23,26 +23,26 @@ import torch
 
 from experiments.benchmark.models import variants
 from experiments.benchmark.queries import Queries, read
-from experiments.benchmark.styles import baselines
-from experiments.benchmark.tables import LIVE
+from experiments.benchmark.result_tables import LIVE
+from experiments.benchmark.styles_run import baselines
 from experiments.train import stages
 from experiments.train.unet import UnetConfig
-from guda_core.attribution.base import Budget
 from guda_core.attribution.ensemble import GudaAndDas
 from guda_core.attribution.gradient.kernel import KernelMethod
 from guda_core.attribution.gradient.quantised import QuantisedBank
 from guda_core.attribution.guda import Guda
 from guda_core.attribution.logo import Logo
+from guda_core.attribution.method import Budget
 from guda_core.attribution.similarity import ClipSimilarity
 from guda_core.data.captions import captioner_of
 from guda_core.data.encoded import Examples, examples_of
-from guda_core.data.sources.base import load_pictures
+from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion import likelihood
 from guda_core.local import LocalService
 from guda_core.paths import Folder
 from guda_core.service import EFFORTS
+from guda_core.unlearning.adapter_files import stored_bytes
 from guda_core.unlearning.adapters import OFFSET, read_health, read_meta
-from guda_core.unlearning.files import stored_bytes
 from guda_core.unlearning.forget import read_config
 from guda_core.unlearning.run import Forgetting
 from guda_core.versions import today, versions

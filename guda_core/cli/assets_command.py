@@ -40,7 +40,7 @@ def features(
     from guda_core.attribution.gradient.kernel import kernel_methods
     from guda_core.data.captions import captioner_of
     from guda_core.data.encoded import examples_of
-    from guda_core.data.sources.base import open_dataset
+    from guda_core.data.sources.source import open_dataset
     from guda_core.paths import run
     from guda_core.versions import today, versions
 
@@ -108,7 +108,7 @@ def bank(
     quieten()
 
     from guda_core.data.embeddings import BANK, Clip, make_bank
-    from guda_core.data.sources.base import open_dataset
+    from guda_core.data.sources.source import open_dataset
     from guda_core.diffusion.cards import chosen_card
     from guda_core.paths import ASSETS, run
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self
 from guda_core.attribution import METHODS
 from guda_core.data.embeddings import Clip
 from guda_core.data.encoded import Examples
-from guda_core.diffusion.base import BaseModel
+from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import GudaError
 from guda_core.paths import Folder
 from guda_core.records import Attribution, Cost, GroupModels, GroupSet, MethodInfo, Query

@@ -16,8 +16,8 @@ from guda_core.ui import words
 from guda_core.ui.answer import Answer
 from guda_core.ui.callbacks import explained, refusal
 from guda_core.ui.connect import COMPUTE, QUICK
-from guda_core.ui.files import offered, only_keep_the_path, uploaded
 from guda_core.ui.markup import Html, block, code, heading, note, says_html, status_html, table
+from guda_core.ui.uploads import offered, only_keep_the_path, uploaded
 
 ABOUT = (
     "A report is one zip. It holds the scores with their intervals, all values behind them, the picture, hashes, "

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from experiments.baselines.instance import Instance, InstanceConfig
-from experiments.benchmark import rows, tables
-from experiments.benchmark.baselines import Scorer, read_scores, score_baseline
+from experiments.benchmark import result_tables, rows
+from experiments.benchmark.baseline_scores import Scorer, read_scores, score_baseline
 from experiments.benchmark.clock import Clock
 from experiments.benchmark.models import (
     BASE,
@@ -36,9 +36,9 @@ from experiments.benchmark.models import (
     sources,
 )
 from experiments.benchmark.queries import Queries, QueryConfig, read, write
+from experiments.benchmark.result_tables import LIVE, ORACLE, SECOND
 from experiments.benchmark.scores import SCORINGS, Plan, ScoreConfig, is_complete, score, separable, values
 from experiments.benchmark.strata import make_strata
-from experiments.benchmark.tables import LIVE, ORACLE, SECOND
 from experiments.logo import oracle_values, trainings
 from experiments.train import stages
 from experiments.train.unet import UnetConfig
@@ -48,7 +48,7 @@ from guda_core.attribution.guda import Guda
 from guda_core.attribution.similarity import AGGREGATES, ClipSimilarity
 from guda_core.data.captions import captioner_of
 from guda_core.data.encoded import examples_of
-from guda_core.data.sources.base import load_pictures
+from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion import likelihood
 from guda_core.errors import DataError
 from guda_core.local import LocalService
@@ -292,7 +292,7 @@ def write_table(folder: Path) -> Path:
     if not (folder / ARRAYS).is_file():
         raise DataError(f"There is no {ARRAYS} in {folder}. Run `python -m experiments.styles` first.")
     with np.load(folder / ARRAYS, allow_pickle=False) as z:
-        scores = tables.with_the_live_oracle({k: z[k] for k in z.files})
+        scores = result_tables.with_the_live_oracle({k: z[k] for k in z.files})
     if ORACLE not in scores or np.isnan(scores[ORACLE]).any():
         raise DataError("The oracle is not complete: train it with `python -m experiments.logo`, then score again.")
     record = json.loads((folder / "queries.json").read_text(encoding="utf-8"))
@@ -300,19 +300,19 @@ def write_table(folder: Path) -> Path:
     out = {
         "command": "python -m experiments.styles",
         "oracle": "LOGO: the UNet retrained without each group, first seed"
-        + (", in coded form (the live oracle)" if tables.BEFORE in scores else ""),
+        + (", in coded form (the live oracle)" if result_tables.BEFORE in scores else ""),
         "base_sha256": record["base_sha256"],
-        **tables.make(scores, sets, ("guda", GudaAndDas.id)),
-        **tables.against_the_mean(scores, sets, ("guda", GudaAndDas.id)),
-        "where_missed": tables.where_missed(scores, sets, [i["groups"] for i in record["items"]]),
-        "where_unsure": tables.where_unsure(scores, sets),
-        "where_unsure_again": tables.where_unsure(scores, sets, tables.BEFORE),
-        "by_group": tables.by_group(scores, sets, [i["groups"] for i in record["items"]], ("guda",)),
-        "first_places": tables.first_places(scores, sets, [i["groups"] for i in record["items"]], SHOWN),
-        "if_calibrated": tables.if_calibrated(scores, sets),
-        "offset_weights": tables.offset_weights(scores, sets),
-        "offset_fit": tables.offset_fit(scores, sets),
-        "of_others": tables.of_others(scores, sets, [i["groups"] for i in record["items"]]),
+        **result_tables.make(scores, sets, ("guda", GudaAndDas.id)),
+        **result_tables.against_the_mean(scores, sets, ("guda", GudaAndDas.id)),
+        "where_missed": result_tables.where_missed(scores, sets, [i["groups"] for i in record["items"]]),
+        "where_unsure": result_tables.where_unsure(scores, sets),
+        "where_unsure_again": result_tables.where_unsure(scores, sets, result_tables.BEFORE),
+        "by_group": result_tables.by_group(scores, sets, [i["groups"] for i in record["items"]], ("guda",)),
+        "first_places": result_tables.first_places(scores, sets, [i["groups"] for i in record["items"]], SHOWN),
+        "if_calibrated": result_tables.if_calibrated(scores, sets),
+        "offset_weights": result_tables.offset_weights(scores, sets),
+        "offset_fit": result_tables.offset_fit(scores, sets),
+        "of_others": result_tables.of_others(scores, sets, [i["groups"] for i in record["items"]]),
         "versions": versions(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }

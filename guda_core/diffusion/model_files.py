@@ -8,7 +8,7 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 
-from guda_core.diffusion.base import Card
+from guda_core.diffusion.base_model import Card
 from guda_core.errors import ModelError
 from guda_core.paths import ASSETS
 
