@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.benchmark import result_tables, styles_run
+from experiments.benchmark import offset_tables, result_tables, styles_run
 from guda_core.attribution import calibration
 from guda_core.data.groups import load_group_set
 from guda_core.errors import DataError
@@ -26,13 +26,6 @@ from guda_core.unlearning import adapters
 from guda_core.versions import today
 
 COMMAND = "python -m experiments.offset --write"
-
-
-def weight_of(drop: np.ndarray, offset: np.ndarray, oracle: np.ndarray) -> float:
-    """b / a of the fit. drop, oracle: (Q, G) nats; offset: (G,) nats."""
-    columns = [result_tables.centred(drop), result_tables.centred(np.tile(offset, (len(drop), 1)))]
-    (a, b), *_ = np.linalg.lstsq(np.stack(columns, axis=1), result_tables.centred(oracle), rcond=None)
-    return float(b / a)
 
 
 def offsets(folder: Path, groups: Sequence[str]) -> np.ndarray:
@@ -59,7 +52,7 @@ def fit(benchmarks: Path, folder: Path) -> tuple[float, int, str]:
     drop = scores.get(result_tables.DROP, scores["guda"])  # without a weight the score is the drop
     found = offsets(folder, list(load_group_set("emoji").groups))
     return (
-        weight_of(drop[tuning], found, scores[result_tables.ORACLE][tuning]),
+        offset_tables.weight_of(drop[tuning], found, scores[result_tables.ORACLE][tuning]),
         int(np.sum(tuning)),
         str(record["base_sha256"]),
     )

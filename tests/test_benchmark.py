@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from contextlib import nullcontext
 from itertools import islice
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.benchmark import models, result_tables, rows, styles_run
+from experiments.benchmark import models, offset_tables, result_tables, rows, styles_run, where_tables
 from experiments.benchmark import queries as q
 from experiments.benchmark import scores as s
 from guda_core.attribution import metrics
@@ -24,6 +25,7 @@ from guda_core.reports.agreement_rows import is_ceiling
 from tests.tiny import save_tiny
 
 GROUPS = load_group_set("emoji")
+EMOJI = dict(zip("abcd", GROUPS.groups, strict=False))  # the planted groups' ids -> those of the emoji
 SMALL = q.QueryConfig(objects=2, blend_objects=1, real=2, steps=2)
 
 
@@ -177,7 +179,7 @@ def test_misses_are_told_apart_by_whether_the_oracle_names_the_prompts_group():
     truth = np.eye(4)[[0, 1, 2, 3, 1, 1]]  # the first four queries: the oracle names their own group
     guess = np.eye(4)[[0, 1, 2, 0, 1, 0]]
     groups = [["a"], ["b"], ["c"], ["d"], ["a", "c"], ["d"]]
-    rows = result_tables.where_missed({"logo": truth, "guda": guess, "guda/mse": guess}, ["s"] * 5 + ["t"], groups)
+    rows = where_tables.where_missed({"logo": truth, "guda": guess, "guda/mse": guess}, ["s"] * 5 + ["t"], groups)
     one, other = rows
     assert [r["method"] for r in rows] == ["guda", "guda"] and one["query_set"] == "s"
     assert (one["named"]["n"], one["named"]["top1"]["value"]) == (4, 0.75)
@@ -193,12 +195,12 @@ def test_queries_about_which_the_oracle_is_unsure_stand_apart():
     }
     scores["logo-2"][:, 2] = np.nan
     scores["partly"] = np.where(np.arange(4) == 0, np.nan, scores["guda"])  # lacks a group that the ceiling has
-    (row,) = result_tables.where_unsure(scores, ["s"] * 5)
+    (row,) = where_tables.where_unsure(scores, ["s"] * 5)
     assert (row["method"], row["same"]["n"], row["same"]["top1"]["value"]) == ("guda", 4, 0.75)
     assert (row["different"]["n"], row["different"]["top1"]["value"]) == (1, 1.0)
-    assert result_tables.where_unsure({"logo": scores["logo"]}, ["s"] * 5) == []
+    assert where_tables.where_unsure({"logo": scores["logo"]}, ["s"] * 5) == []
     again = {"logo": scores["logo"], "logo-before": np.eye(4)[[2, 1, 0, 1, 3]], "guda": scores["guda"]}
-    (row,) = result_tables.where_unsure(again, ["s"] * 5, result_tables.BEFORE)  # on all groups
+    (row,) = where_tables.where_unsure(again, ["s"] * 5, result_tables.BEFORE)  # on all groups
     assert (row["same"]["n"], row["same"]["top1"]["value"], row["different"]["n"]) == (4, 0.75, 1)
 
 
@@ -249,12 +251,12 @@ def test_the_live_oracle_is_the_oracle_and_the_one_before_a_ceiling_and_half_of_
 def test_what_a_groups_removal_costs_the_others_is_told_by_both_seeds():
     first = np.array([[9.0, 1.0, 2.0], [1.0, 9.0, 4.0], [3.0, 5.0, 9.0]])
     second = first + np.array([[0.0, 2.0, np.nan], [1.0, 0.0, np.nan], [5.0, 4.0, np.nan]])
-    rows = result_tables.of_others({"logo": first, "logo-2": second}, ["s"] * 3, [["a"], ["b"], ["c"]])
+    rows = where_tables.of_others({"logo": first, "logo-2": second}, ["s"] * 3, [["a"], ["b"], ["c"]])
     assert rows == [
         {"group": "a", "query_set": "s", "n": 2, "first": 2.0, "second": 5.0, "difference_sd": 2.0},
         {"group": "b", "query_set": "s", "n": 2, "first": 3.0, "second": 6.0, "difference_sd": 1.0},
     ]
-    assert result_tables.of_others({"logo": first}, ["s"] * 3, [["a"], ["b"], ["c"]]) == []
+    assert where_tables.of_others({"logo": first}, ["s"] * 3, [["a"], ["b"], ["c"]]) == []
 
 
 def test_calibration_mends_scales_and_not_orders():
@@ -264,7 +266,7 @@ def test_calibration_mends_scales_and_not_orders():
     noise, half = rng.normal(size=truth.shape), truth.copy()
     half[:, 0] = np.nan
     scores = {"logo": truth, "guda": scaled, "random": noise, "half": half, "guda/mse": truth}
-    rows = {r["method"]: r for r in result_tables.if_calibrated(scores, ["s"] * 200)}
+    rows = {r["method"]: r for r in where_tables.if_calibrated(scores, ["s"] * 200)}
     assert set(rows) == {"guda", "random"} and rows["guda"]["n"] == 100
     assert rows["guda"]["as_is"]["value"] < 0.6 and rows["guda"]["calibrated"]["value"] == 1
     assert rows["random"]["calibrated"]["value"] < 0.6
@@ -276,7 +278,7 @@ def test_calibration_mends_scales_and_not_orders():
 def test_how_much_a_group_stands_out_on_its_own_pictures_is_told_group_by_group():
     oracle = np.array([[9.0, 1.0, 2.0], [3.0, 2.0, 4.0], [3.0, 5.0, 9.0], [8.0, 8.0, 0.0]])
     scores = {"logo": oracle, "guda": oracle / 2, "das": -oracle}
-    rows = result_tables.by_group(scores, ["s"] * 4, [["a"], ["a"], ["b"], ["a", "c"]], ("guda", "clip-mean"))
+    rows = where_tables.by_group(scores, ["s"] * 4, [["a"], ["a"], ["b"], ["a", "c"]], ("guda", "clip-mean"))
     assert rows == [
         {"group": "a", "query_set": "s", "n": 2, "first": 0.5, "excess": {"logo": 3.75, "guda": 1.875}},
         {"group": "b", "query_set": "s", "n": 1, "first": 0.0, "excess": {"logo": -1.0, "guda": -0.5}},
@@ -285,7 +287,7 @@ def test_how_much_a_group_stands_out_on_its_own_pictures_is_told_group_by_group(
 
 def test_first_places_are_counted_by_group_and_the_wrong_ones_among_them():
     oracle, guda = np.eye(3)[[0, 0, 1, 2]], np.eye(3)[[0, 1, 1, 1]]
-    rows = result_tables.first_places(
+    rows = where_tables.first_places(
         {"logo": oracle, "guda": guda}, ["s"] * 3 + ["t"], [["a"], ["b"], ["c"], ["a"]], ("guda", "das")
     )
     assert [(r["group"], r["query_set"], r["n"], r["oracle"], r["named"]["guda"]) for r in rows] == [
@@ -317,20 +319,26 @@ def test_methods_are_compared_on_the_groups_of_a_ceiling_that_lacks_some():
     )
 
 
-def test_the_table_is_made_from_the_committed_arrays_alone(tmp_path):
+def test_the_table_is_made_from_the_committed_arrays_alone(tmp_path, monkeypatch):
     scores, items = planted()
     with pytest.raises(DataError, match="There is no styles-scores"):
         styles_run.write_table(tmp_path)
-    (tmp_path / "queries.json").write_text(json.dumps({"items": items, "base_sha256": "b"}))
+    items = [{**i, "groups": [EMOJI[i["groups"][0]]], "prompt": ""} for i in items]
+    (tmp_path / "queries.json").write_text(json.dumps({"items": items, "base_sha256": "b", "group_set": "four"}))
+    four = dataclasses.replace(GROUPS, groups={g: GROUPS.groups[g] for g in EMOJI.values()})
+    monkeypatch.setattr(styles_run, "load_group_set", {"four": four}.get)
     errors = {f"se/{k}": np.ones((90, 4)) for k in ("logo", "logo-2")}  # no methods
     np.savez_compressed(tmp_path / styles_run.ARRAYS, **scores, **errors)
     table = json.loads(styles_run.write_table(tmp_path).read_text())
     assert table["base_sha256"] == "b"
-    sets = [i["set"] for i in items]
-    assert table["rows"] == json.loads(json.dumps(result_tables.agreement(scores, sets)))
+    sets, made_of = [i["set"] for i in items], [i["groups"] for i in items]
+    labelled = {**scores, "label": np.array([[g in of for g in EMOJI.values()] for of in made_of], np.float32)}
+    expected = result_tables.agreement(labelled, sets, made_of=made_of)
+    assert sorted(table["rows"], key=str) == sorted(json.loads(json.dumps(expected)), key=str)
     assert {r["n"] for r in table["rows"]} == {30} and {r["n"] for r in table["rows_report"]} == {15}
     report = np.array([i % 2 == 1 for i in range(90)])
-    assert table["rows_report"] == json.loads(json.dumps(result_tables.agreement(scores, sets, at=report)))
+    expected = result_tables.agreement(labelled, sets, at=report, made_of=made_of)
+    assert sorted(table["rows_report"], key=str) == sorted(json.loads(json.dumps(expected)), key=str)
     assert table["differences_report"] != table["differences"]
     np.savez_compressed(tmp_path / styles_run.ARRAYS, **{**scores, "logo": scores["logo-2"]})
     with pytest.raises(DataError, match="oracle is not complete"):
@@ -345,13 +353,12 @@ def test_swapped_weights_come_back_bit_by_bit(model):
     assert all(torch.equal(p, before[n]) for n, p in model.network.state_dict().items())
 
 
-def test_the_committed_table_is_that_of_the_committed_arrays(tmp_path):
+def test_the_committed_table_is_that_of_the_committed_arrays():
     folder = styles_run.Path(__file__).resolve().parent.parent / "assets" / "benchmarks"
     if not (folder / styles_run.TABLE).is_file():
         pytest.skip("no styles.json yet: the oracle is still being trained")
-    for name in ("queries.json", styles_run.ARRAYS):
-        (tmp_path / name).write_bytes((folder / name).read_bytes())
-    rows = json.loads(styles_run.write_table(tmp_path).read_text())["rows"]
+    found = styles_run.compared(folder)
+    rows = result_tables.agreement(found.scores, found.sets, made_of=found.made_of)
     assert rows == json.loads((folder / styles_run.TABLE).read_text())["rows"]
 
 
@@ -381,15 +388,15 @@ def test_the_general_parts_weight_is_that_of_least_squares_on_the_tuning_half():
     truth[~result_tables.tuning_half(sets)] = -drop[
         ~result_tables.tuning_half(sets)
     ]  # what is held for the report is not looked at
-    made = {"logo": truth, "guda/drop": drop, "guda": drop + 0.5 * offset}
-    rows = result_tables.offset_fit(made, sets)
+    made = {"logo": truth, "guda": drop, "guda + offset": drop + 0.5 * offset}
+    rows = offset_tables.offset_fit(made, sets)
     assert [(r["query_set"], r["n"]) for r in rows] == [("generated", 20), ("real", 20), ("all", 40)]
     assert all(r["weight"] == pytest.approx(1.7 / 0.5, rel=0.05) for r in rows)
     assert rows[-1]["of_drop"] == pytest.approx(3, rel=0.05)
-    assert result_tables.offset_fit({"logo": truth, "guda": drop}, sets) == []
-    by_weight = result_tables.offset_weights(made, sets)
-    assert result_tables.offset_weights({"logo": truth, "guda": drop}, sets) == [] and len(by_weight) == 2 * len(
-        result_tables.TIMES
+    assert offset_tables.offset_fit({"logo": truth, "guda": drop}, sets) == []
+    by_weight = offset_tables.offset_weights(made, sets)
+    assert offset_tables.offset_weights({"logo": truth, "guda": drop}, sets) == [] and len(by_weight) == 2 * len(
+        offset_tables.TIMES
     )
     for row in by_weight:
         mine = [i for i, s in enumerate(sets) if s == row["query_set"]]

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from experiments.baselines.instance import Instance, InstanceConfig
-from experiments.benchmark import result_tables, rows
+from experiments.benchmark import fair, offset_tables, result_tables, rows, where_tables
 from experiments.benchmark.baseline_scores import Scorer, read_scores, score_baseline
 from experiments.benchmark.clock import Clock
 from experiments.benchmark.models import (
@@ -36,7 +36,7 @@ from experiments.benchmark.models import (
     sources,
 )
 from experiments.benchmark.queries import Queries, QueryConfig, read, write
-from experiments.benchmark.result_tables import LIVE, ORACLE, SECOND
+from experiments.benchmark.result_tables import GUDA, LIVE, ORACLE, SECOND, WITH_OFFSET
 from experiments.benchmark.scores import SCORINGS, Plan, ScoreConfig, is_complete, score, separable, values
 from experiments.benchmark.strata import make_strata
 from experiments.logo import oracle_values, trainings
@@ -48,6 +48,7 @@ from guda_core.attribution.guda import Guda
 from guda_core.attribution.similarity import AGGREGATES, ClipSimilarity
 from guda_core.data.captions import captioner_of
 from guda_core.data.encoded import examples_of
+from guda_core.data.groups import load_group_set
 from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion import likelihood
 from guda_core.errors import DataError
@@ -58,7 +59,7 @@ from guda_core.work_queue import claimed, deadline, shared_out
 INSTANCE_EXAMPLES, INSTANCE_TIMESTEPS = 8, 5  # of each group; it costs a forward pass an example, timestep and query
 SAMPLE_STEPS = 25  # of the pictures that are kept of every model of the oracle
 ARRAYS, TABLE = "styles-scores.npz", "styles.json"
-SHOWN = ("guda", "das", "clip-mean")  # of the methods, whose first places are counted group by group
+SHOWN = (WITH_OFFSET, "das", "clip-mean")  # of the methods, whose first places are counted group by group
 
 
 def common(service: LocalService, queries: Queries) -> dict[str, str]:
@@ -283,8 +284,17 @@ def arrays(
     return out
 
 
-def write_table(folder: Path) -> Path:
-    """Make `styles.json` from the committed arrays and queries alone: seconds, no model needed.
+class Compared(NamedTuple):
+    """The rows of the tables, and of each query its set and what it was made of."""
+
+    scores: dict[str, np.ndarray]
+    sets: list[str]
+    made_of: list[list[str]]
+    base_sha256: str
+
+
+def compared(folder: Path) -> Compared:
+    """What the tables compare, from the committed arrays and queries alone.
 
     Raises:
         DataError: there are no arrays, or the oracle is not complete.
@@ -296,23 +306,38 @@ def write_table(folder: Path) -> Path:
     if ORACLE not in scores or np.isnan(scores[ORACLE]).any():
         raise DataError("The oracle is not complete: train it with `python -m experiments.logo`, then score again.")
     record = json.loads((folder / "queries.json").read_text(encoding="utf-8"))
-    sets = [i["set"] for i in record["items"]]
+    items = record["items"]
+    groups = load_group_set(record["group_set"]).groups
+    ids = dict.fromkeys(g for i in items for g in i["groups"])  # the columns, in order
+    scores = fair.with_fair_rows(scores, items, {g: groups[g].descriptors for g in ids})
+    return Compared(scores, [i["set"] for i in items], [i["groups"] for i in items], record["base_sha256"])
+
+
+def write_table(folder: Path) -> Path:
+    """Make `styles.json` from the committed arrays and queries alone: seconds, no model needed.
+
+    Raises:
+        DataError: there are no arrays, or the oracle is not complete.
+    """
+    scores, sets, made_of, base_sha256 = compared(folder)
+    ours = (GUDA, WITH_OFFSET, GudaAndDas.id)
     out = {
         "command": "python -m experiments.styles",
         "oracle": "LOGO: the UNet retrained without each group, first seed"
         + (", in coded form (the live oracle)" if result_tables.BEFORE in scores else ""),
-        "base_sha256": record["base_sha256"],
-        **result_tables.make(scores, sets, ("guda", GudaAndDas.id)),
-        **result_tables.against_the_mean(scores, sets, ("guda", GudaAndDas.id)),
-        "where_missed": result_tables.where_missed(scores, sets, [i["groups"] for i in record["items"]]),
-        "where_unsure": result_tables.where_unsure(scores, sets),
-        "where_unsure_again": result_tables.where_unsure(scores, sets, result_tables.BEFORE),
-        "by_group": result_tables.by_group(scores, sets, [i["groups"] for i in record["items"]], ("guda",)),
-        "first_places": result_tables.first_places(scores, sets, [i["groups"] for i in record["items"]], SHOWN),
-        "if_calibrated": result_tables.if_calibrated(scores, sets),
-        "offset_weights": result_tables.offset_weights(scores, sets),
-        "offset_fit": result_tables.offset_fit(scores, sets),
-        "of_others": result_tables.of_others(scores, sets, [i["groups"] for i in record["items"]]),
+        "base_sha256": base_sha256,
+        **result_tables.make(scores, sets, ours, made_of),
+        **result_tables.against_the_mean(scores, sets, ours),
+        "where_missed": where_tables.where_missed(scores, sets, made_of),
+        "where_separable": where_tables.where_separable(scores, sets),
+        "where_unsure": where_tables.where_unsure(scores, sets),
+        "where_unsure_again": where_tables.where_unsure(scores, sets, result_tables.BEFORE),
+        "by_group": where_tables.by_group(scores, sets, made_of, (WITH_OFFSET,)),
+        "first_places": where_tables.first_places(scores, sets, made_of, SHOWN),
+        "if_calibrated": where_tables.if_calibrated(scores, sets),
+        "offset_weights": offset_tables.offset_weights(scores, sets),
+        "offset_fit": offset_tables.offset_fit(scores, sets),
+        "of_others": where_tables.of_others(scores, sets, made_of),
         "versions": versions(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -8,16 +8,17 @@ What has not been measured says so.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection
 from typing import Any
 
+from experiments.benchmark.result_tables import WITH_OFFSET
 from experiments.tables import measured
 from experiments.tables.committed import UNKNOWN, read, source, value
 from guda_core.paths import ROOT
 from guda_core.reports import figures
 from guda_core.reports.agreement_rows import is_ceiling, labelled
 
-METRICS = {"top1": "Top-1", "mrr": "MRR", "ndcg3_exponential": "NDCG@3", "spearman": "Spearman"}
+METRICS = {"top1": "Top-1", "mrr": "MRR", "ndcg3_exponential": "NDCG@3", "spearman": "Spearman",
+           "variation": "Variation", "variation_others": "Variation, others' pictures"}  # fmt: skip
 
 
 def ordered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -49,20 +50,30 @@ def table(name: str, rows_key: str = "rows") -> str:
 
 
 def differences(name: str, rows_key: str = "differences") -> str:
-    """Paired differences of our methods to the others in Top-1, a table each."""
+    """Paired differences of our methods to the others in Top-1 and in variation, a table each; beside the interval over
+    pictures that over artists, where it is known."""
     record = read(name)
     if record is None or not record.get(rows_key):
         return UNKNOWN
-    rows = [r for r in record[rows_key] if r["metric"] == "top1" and "/" not in r["second"]]
-    sets = list(dict.fromkeys(r["query_set"] for r in rows))
-    found = {(r["first"], r["second"], r["query_set"]): value(r) for r in rows}
     lines: list[str] = []
-    for first in dict.fromkeys(r["first"] for r in rows):
-        lines += [""] if lines else []
-        lines += [f"| Top-1 of {first} minus that of | {' | '.join(sets)} |", "|---|" + "---|" * len(sets)]
-        for second in dict.fromkeys(r["second"] for r in rows if r["first"] == first):
-            lines.append(f"| {second} | {' | '.join(found.get((first, second, s), '') for s in sets)} |")
+    for metric in ("top1", "variation"):
+        rows = [r for r in record[rows_key] if r["metric"] == metric and "/" not in r["second"]]
+        sets = list(dict.fromkeys(r["query_set"] for r in rows))
+        found = {(r["first"], r["second"], r["query_set"]): _over_both(r) for r in rows}
+        for first in dict.fromkeys(r["first"] for r in rows):
+            lines += [""] if lines else []
+            lines += [
+                f"| {METRICS[metric]} of {first} minus that of | {' | '.join(sets)} |",
+                "|---|" + "---|" * len(sets),
+            ]
+            for second in dict.fromkeys(r["second"] for r in rows if r["first"] == first):
+                lines.append(f"| {second} | {' | '.join(found.get((first, second, s), '') for s in sets)} |")
     return "\n".join([*lines, "", source(record, name)])
+
+
+def _over_both(row: dict[str, Any]) -> str:
+    of = row.get("artists")
+    return value(row) + (f"; artists {of['low']:.2f} to {of['high']:.2f}" if of else "")
 
 
 def apart(rows_key: str, kinds: dict[str, str]) -> str:
@@ -138,7 +149,7 @@ def by_group() -> str:
     lines = ["| group | query set | queries | the oracle names it first | its excess, oracle, nats | GUDA, nats |"]
     lines.append("|---|---|---|---|---|---|")
     for r in sorted(record["by_group"], key=lambda r: r["query_set"]):
-        excess = " | ".join(f"{r['excess'][m]:.0f}" if m in r["excess"] else "" for m in ("logo", "guda"))
+        excess = " | ".join(f"{r['excess'][m]:.0f}" if m in r["excess"] else "" for m in ("logo", WITH_OFFSET))
         lines.append(f"| {r['group']} | {r['query_set']} | {r['n']} | {r['first']:.2f} | {excess} |")
     return "\n".join([*lines, "", source(record, "styles")])
 
@@ -150,12 +161,42 @@ SUMMARY = (("digits", "generated"), ("digits", "held_out"), ("styles", "generate
 OURS = {"guda-retrack": "guda"}  # a method's name in the summary, where it is not that of the bench
 
 
-SHORT = ("ceiling", "ceiling-again", "guda", "combined", "das", "dtrak", "trak", "clip-max", "random")  # of the README
+SHORT = ("ceiling", "guda", "guda + offset", "das", "das + offset", "dtrak", "combined", "clip-mean", "label",
+         "offset alone", "random")  # fmt: skip
 
 
-def summary(only: Collection[str] = ()) -> str:
-    """Top-1 of every method (or of those named) on every query set of both benches, and how much cheaper than
-    retraining it is.
+def short() -> str:
+    """For the README: variation and Top-1 on the styles, over the half that is held for the report, and the cost."""
+    record, costs = read("styles"), read("costs")
+    if record is None:
+        return UNKNOWN
+    rows = {(r["method"], r["query_set"]): r for r in record["rows_report"]}
+    sets = list(dict.fromkeys(s for _, s in rows))
+    most = max(r["groups"] for r in rows.values())
+    cheaper = {
+        r["method"]: f"{r['times_cheaper']:.0f}x"
+        for r in (costs or {}).get("costs", [])
+        if r.get("times_cheaper") and r["method"] != "logo"
+    }
+    heads = [f"{METRICS[m]}, {s} ({rows['guda', s]['n']})" for m in ("variation", "top1") for s in sets]
+    lines = [f"| method | {' | '.join(heads)} | cheaper |", "|---|" + "---|" * (len(heads) + 1)]
+    for method in SHORT:
+        cells = [_close(rows[method, s][m]) for m in ("variation", "top1") for s in sets]
+        of = rows[method, sets[0]]["groups"]
+        cost = cheaper.get("clip" if method.startswith("clip-") else method.removesuffix(" + offset"), "")
+        name = method if of == most else f"{method} ({of} groups)"
+        lines.append(f"| {name} | {' | '.join(cells)} | {cost} |")
+    return "\n".join([*lines, "", source(record, "styles")])
+
+
+def _close(v: dict[str, float]) -> str:
+    """A value with its interval, in few characters."""
+    value, low, high = (f"{v[k]:.2f}".replace("0.", ".", 1) for k in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
+
+
+def summary() -> str:
+    """Top-1 of every method on every query set of both benches, and how much cheaper than retraining it is.
 
     Other ways to make scores from the same values (names with a "/") are left to the page of all tables."""
     records = {bench: read(bench) for bench in dict.fromkeys(b for b, _ in SUMMARY)}
@@ -182,28 +223,31 @@ def summary(only: Collection[str] = ()) -> str:
     names = [f"{b}, {s}" for b, s in columns]
     heads = [*names, *[f"precompute against retraining, {b}" for b in benches]]
     lines = [f"| Top-1 agreement with LOGO | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
-    for method, own in ((m, own) for m, own in cells.items() if not only or m in only):
-        cost = "clip" if method.startswith("clip-") else method  # one bank of features for all three
+    for method, own in cells.items():
+        cost = (
+            "clip" if method.startswith("clip-") else method.removesuffix(" + offset")
+        )  # one bank of features for all three
         row = [own.get(n, "") for n in names] + [cheaper.get((b, cost), "") for b in benches]
         lines.append(f"| {method} | {' | '.join(row)} |")
     missing = [b for b in records if records[b] is None]
     if missing:
         lines += ["", f"Not measured yet: {', '.join(missing)} (its oracle is still being trained)."]
     note = "`guda` is GUDA-C on the styles; on the digits it is GUDA-U with our smoothed ReTrack target"
-    note += "." if only else (" (there `guda-retrack`), and with the paper's K and weight `guda-retrack-unsmoothed`.")
+    note += " (there `guda-retrack`), and with the paper's K and weight `guda-retrack-unsmoothed`."
     sources = [note, *[source(record, b) for b, record in records.items() if record is not None]]
     return "\n".join([*lines, "", " ".join(sources)])
 
 
 RENDER = {
     "agreement": summary,
-    "agreement_short": lambda: summary(SHORT),
+    "agreement_short": short,
     "styles": lambda: table("styles"),
     "styles_report": lambda: table("styles", "rows_report"),
     "styles_ceiling": lambda: table("styles", "rows_ceiling"),
     "styles_ceiling_differences": lambda: differences("styles", "differences_ceiling"),
     "styles_ceiling_report": lambda: table("styles", "rows_ceiling_report"),
     "styles_where_missed": lambda: apart("where_missed", {"named": "the oracle names it", "other": "another"}),
+    "styles_where_separable": lambda: apart("where_separable", {"separable": "separable", "not": "not separable"}),
     "styles_where_unsure": lambda: apart("where_unsure", {"same": "both seeds agree", "different": "they do not"}),
     "styles_where_unsure_again": lambda: apart(
         "where_unsure_again", {"same": "both agree", "different": "they do not"}

@@ -22,7 +22,9 @@ INTRO = (
     "from the same seed, earlier, on other machines). No method is expected to do much better."
 )
 ROWS = (
-    "guda: as in the app, with the offset (guda/drop: without it). guda-weighted: unlearned towards a style that is "
+    "guda: the paper's score. guda + offset: as in the app; das + offset and others: the same constant, given to them. "
+    "offset alone: that constant. label: whose words the prompt has, or who drew the picture. "
+    "guda-weighted: unlearned towards a style that is "
     "drawn by likeness of words. guda-removed: unlearned towards no style words. guda-esd: another forget loss. "
     "guda-whole: the whole network is fine-tuned, not an adapter. guda-retrack, on the digits: GUDA for a model "
     "without prompts. trak, dtrak, das: by gradients. instance: the picture itself is unlearned. clip-mean, clip-max, "

@@ -1,0 +1,60 @@
+"""Rows that make the comparison fair: what a constant gives, what the label gives, and the offset for all or none.
+
+    guda              the paper's score, the drop of the ELBO alone
+    guda + offset     as the app shows it: the offset, a constant for each group, is added
+    das + offset ...  other methods with the same constant, times the weight that fits the oracle best (least squares on
+                      the tuning half of all query sets; the centred scores and the constant are the two regressors)
+    offset alone      the constant: one ranking for all pictures
+    label             who is named: each group's descriptors in the prompt, counted; 1 for a real picture's artist
+
+In the arrays that are committed, GUDA's row with the offset is "guda" and the paper's is "guda/drop".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.benchmark.offset_tables import weight_of
+from experiments.benchmark.result_tables import DROP, GUDA, ORACLE, WITH_OFFSET, tuning_half
+
+ALSO = ("das", "dtrak", "clip-mean")  # which get the offset too
+OFFSET_ALONE, LABEL = "offset alone", "label"
+FEATURING = "featuring "  # what the descriptors follow in a prompt of the queries
+
+
+def label(items: Sequence[Mapping[str, Any]], descriptors: Mapping[str, Sequence[str]]) -> np.ndarray:
+    """(Q, G) float32: the groups that a query names. descriptors: group id -> its own, in the columns' order."""
+    out = np.zeros((len(items), len(descriptors)), np.float32)
+    for row, item in zip(out, items, strict=True):
+        said = item["prompt"].partition(FEATURING)[2].split(", ")
+        for k, (group, own) in enumerate(descriptors.items()):
+            if group in item["groups"]:
+                row[k] = sum(d in own for d in said) if item["prompt"] else 1
+    return out
+
+
+def with_fair_rows(
+    scores: Mapping[str, np.ndarray],
+    items: Sequence[Mapping[str, Any]],
+    descriptors: Mapping[str, Sequence[str]],
+) -> dict[str, np.ndarray]:
+    """The rows as the tables show them. items: {set, groups, prompt} of each query.
+
+    Scores that hold no offset are left without its rows.
+    """
+    out = {n: s for n, s in scores.items() if n not in (GUDA, DROP)}
+    out[LABEL] = label(items, descriptors)
+    if DROP not in scores or GUDA not in scores:
+        return out | ({GUDA: scores[GUDA]} if GUDA in scores else {})
+    offset = (scores[GUDA].astype(float) - scores[DROP]).mean(axis=0)  # (G,), the same for all queries
+    alone = np.tile(offset.astype(np.float32), (len(items), 1))
+    out |= {GUDA: scores[DROP], WITH_OFFSET: scores[GUDA], OFFSET_ALONE: alone}
+    tuning = tuning_half([i["set"] for i in items])
+    for name in ALSO:
+        if name in scores and np.isfinite(offset).all() and not np.isnan(scores[name]).any():
+            weight = weight_of(scores[name][tuning], offset, scores[ORACLE][tuning])
+            out[f"{name} + offset"] = (scores[name] + weight * offset).astype(np.float32)
+    return out

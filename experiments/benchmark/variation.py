@@ -1,0 +1,101 @@
+"""Does a method tell a group's pictures apart as the oracle does? Agreement over pictures, group by group.
+
+Top-1 and rank correlations compare groups on one picture, where a constant for each group, the same whatever the
+picture, already earns something. *Variation* asks the other question, where a constant earns nothing:
+
+    centred   s_k(x) less the mean over groups of s(x), for the method and the oracle alike
+    r_k       Pearson's correlation over pictures x of the method's and the oracle's centred scores of group k
+    variation the mean of r_k over groups, in [-1, 1]
+
+`others`: r_k over the pictures that were not made of group k: it did not draw them, and none of its words are in their
+prompt. A group whose scores are constant has r_k = 0. Intervals are 95% percentile bootstrap intervals, over pictures;
+and over artists: whole groups are drawn, each with its own r_k and with all pictures that were made of it (a blend
+belongs to the group that gave it most words).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import numpy as np
+
+DRAWS, SEED = 2000, 0
+LEAST = 1e-12  # of the variance, relative to the mean square: below it scores are constant
+
+
+def _centred(scores: np.ndarray) -> np.ndarray:
+    s = scores.astype(float)
+    return s - s.mean(axis=1, keepdims=True)
+
+
+def correlations(scores: np.ndarray, oracle: np.ndarray, weights: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """(B, G): each group's weighted correlation over pictures. scores, oracle: (Q, G); weights: (B, Q), how often each
+    picture counts; at: (Q, G) bool, the pictures that count for a group. 0 where a side is constant."""
+    x, y = _centred(scores) * at, _centred(oracle) * at
+    n = np.maximum(weights @ at.astype(float), 1.0)
+    mx, my = weights @ x / n, weights @ y / n
+    xx, yy, xy = weights @ (x * x) / n, weights @ (y * y) / n, weights @ (x * y) / n
+    vx, vy = xx - mx**2, yy - my**2
+    varies = (vx > LEAST * xx) & (vy > LEAST * yy)
+    return np.divide(xy - mx * my, np.sqrt(np.maximum(vx * vy, 0.0)), out=np.zeros_like(xy), where=varies)
+
+
+@lru_cache(maxsize=8)
+def _picture_weights(n: int) -> np.ndarray:
+    """(DRAWS, n): how often a resampling of the pictures holds each, the same resamplings as `metrics.bootstrap`."""
+    drawn = np.random.default_rng(SEED).integers(0, n, (DRAWS, n))
+    return np.stack([np.bincount(d, minlength=n) for d in drawn]).astype(float)
+
+
+@lru_cache(maxsize=8)
+def _artist_counts(artists: int) -> np.ndarray:
+    """(DRAWS, artists): how often a resampling of the artists holds each."""
+    drawn = np.random.default_rng(SEED).integers(0, artists, (DRAWS, artists))
+    return np.stack([np.bincount(d, minlength=artists) for d in drawn]).astype(float)
+
+
+def _interval(value: float, resampled: np.ndarray) -> dict[str, float]:
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return {"value": float(value), "low": float(low), "high": float(high)}
+
+
+Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (B, Q) weights of pictures, (B, G) of groups -> (B,)
+
+
+def over_pictures(statistic: Statistic, pictures: int, groups: int) -> dict[str, float]:
+    """The statistic's value, with its interval over pictures."""
+    equal = np.ones((1, groups))
+    return _interval(
+        statistic(np.ones((1, pictures)), equal)[0],
+        statistic(_picture_weights(pictures), np.broadcast_to(equal, (DRAWS, groups))),
+    )
+
+
+def over_artists(statistic: Statistic, artist: Sequence[int], has: np.ndarray) -> dict[str, float]:
+    """The statistic's value, with its interval over artists. artist: of each picture, the place of its group among all;
+    has: (all groups,) bool, those that the statistic knows."""
+    counts = _artist_counts(len(has))
+    value = statistic(np.ones((1, len(artist))), np.ones((1, int(has.sum()))))[0]
+    return _interval(value, statistic(counts[:, np.asarray(artist)], counts[:, has]))
+
+
+def variation(scores: np.ndarray, oracle: np.ndarray, at: np.ndarray | None = None) -> Statistic:
+    """The variation as a statistic of weights. scores, oracle: (Q, G). at: (Q, G) bool; None = all pictures."""
+    at = np.ones(scores.shape, bool) if at is None else at
+
+    def statistic(pictures: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        r = correlations(scores, oracle, pictures, at)
+        return (r * groups).sum(axis=1) / np.maximum(groups.sum(axis=1), 1.0)
+
+    return statistic
+
+
+def mean(per_picture: np.ndarray) -> Statistic:
+    """The mean of a figure of each picture, (Q,), as a statistic of weights."""
+    return lambda pictures, groups: pictures @ per_picture / np.maximum(pictures.sum(axis=1), 1.0)
+
+
+def less(first: Statistic, second: Statistic) -> Statistic:
+    """The paired difference of two statistics."""
+    return lambda pictures, groups: first(pictures, groups) - second(pictures, groups)

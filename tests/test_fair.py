@@ -1,0 +1,157 @@
+"""The rows that make the comparison fair, and the variation over pictures, against planted scores and closed forms."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments.benchmark import fair, where_tables
+from experiments.benchmark import result_tables as tables
+from experiments.benchmark import variation as v
+from guda_core.paths import BENCHMARKS
+
+WORDS = {"a": ("red", "thin"), "b": ("blue", "thick"), "c": ("grey", "flat")}
+
+
+def item(groups, prompt, query_set="generated"):
+    return {"set": query_set, "groups": list(groups), "prompt": prompt}
+
+
+def test_the_label_counts_the_words_of_the_groups_that_a_prompt_was_made_of():
+    items = [
+        item("a", "cat, artistic style featuring red, thin"),
+        item("ba", "cat, artistic style featuring blue, red, thick", "generated-blend"),
+        item("c", "", "real"),
+        item("a", "blue cat, artistic style featuring red, blue"),  # "blue" is not one of a's words
+    ]
+    np.testing.assert_array_equal(fair.label(items, WORDS), [[2, 0, 0], [1, 2, 0], [0, 0, 1], [1, 0, 0]])
+
+
+def planted(n=60):
+    rng = np.random.default_rng(0)
+    offset = np.array([5.0, -3.0, 0.5])
+    truth = rng.normal(size=(n, 3)) * 4
+    drop, das = truth - offset + 0.1 * rng.normal(size=(n, 3)), 0.01 * (truth - offset)
+    items = [item("abc"[i % 3], "", "real") for i in range(n)]
+    return {"logo": truth, "guda/drop": drop, "guda": drop + offset, "das": das, "trak": -truth}, items, offset
+
+
+def test_the_offset_is_given_to_all_or_none_and_stands_alone():
+    scores, items, offset = planted()
+    rows = fair.with_fair_rows(scores, items, WORDS)
+    assert set(rows) == {"logo", "guda", "guda + offset", "das", "das + offset", "trak", "offset alone", "label"}
+    np.testing.assert_array_equal(rows["guda"], scores["guda/drop"])
+    np.testing.assert_array_equal(rows["guda + offset"], scores["guda"])
+    assert np.ptp(rows["offset alone"], axis=0).max() == 0
+    np.testing.assert_allclose(rows["offset alone"][0], offset, rtol=1e-6)
+    np.testing.assert_allclose(rows["das + offset"], scores["das"] + 0.01 * offset, rtol=1e-3)  # on its own scale
+    without = fair.with_fair_rows({k: s for k, s in scores.items() if k != "guda/drop"}, items, WORDS)
+    assert set(without) == {"logo", "guda", "das", "trak", "label"}
+
+
+def test_the_weight_of_others_is_fitted_on_the_tuning_half_alone():
+    scores, items, _ = planted()
+    held = ~tables.tuning_half([i["set"] for i in items])
+    spoilt = {**scores, "logo": np.where(held[:, None], -scores["logo"], scores["logo"])}
+    one, other = (fair.with_fair_rows(s, items, WORDS)["das + offset"] for s in (scores, spoilt))
+    np.testing.assert_array_equal(one, other)
+
+
+def independent(scores, oracle):
+    """The mean over groups of numpy's own correlation of the centred scores."""
+    x, y = scores - scores.mean(axis=1, keepdims=True), oracle - oracle.mean(axis=1, keepdims=True)
+    return np.mean([np.corrcoef(x[:, k], y[:, k])[0, 1] for k in range(x.shape[1])])
+
+
+def test_variation_is_the_mean_correlation_over_pictures_and_a_constant_earns_nothing():
+    rng = np.random.default_rng(1)
+    oracle = rng.normal(size=(80, 4))
+    scores = oracle + rng.normal(size=oracle.shape)
+    found = v.over_pictures(v.variation(scores, oracle), 80, 4)
+    assert found["value"] == pytest.approx(independent(scores, oracle))
+    assert found["low"] < found["value"] < found["high"]
+    shifted = scores * 3 + np.array([100.0, -7, 0, 3]) + rng.normal(size=(80, 1))
+    assert v.over_pictures(v.variation(shifted, oracle), 80, 4)["value"] == pytest.approx(found["value"])
+    constant = np.tile([3.0, 1.0, 2.0, 0.0], (80, 1))
+    assert v.over_pictures(v.variation(constant, oracle), 80, 4) == {"value": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_the_interval_over_pictures_is_that_of_resampled_pictures():
+    rng = np.random.default_rng(2)
+    oracle, scores = rng.normal(size=(2, 25, 3))
+    found = v.over_pictures(v.variation(scores, oracle), 25, 3)
+    drawn = np.random.default_rng(v.SEED).integers(0, 25, (v.DRAWS, 25))
+    values = [independent(scores[d], oracle[d]) for d in drawn]
+    assert (found["low"], found["high"]) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])))
+
+
+def test_over_artists_whole_artists_are_drawn():
+    hits = np.array([1.0, 1, 1, 0, 0, 0])  # the first artist's pictures are right, the second's wrong
+    found = v.over_artists(v.mean(hits), [0, 0, 0, 1, 1, 1], np.ones(2, bool))
+    assert found == {"value": 0.5, "low": 0.0, "high": 1.0}
+    pictures = v.over_pictures(v.mean(hits), 6, 2)
+    assert 0 < pictures["low"] < 0.5 < pictures["high"] < 1
+
+
+def test_rows_and_differences_hold_variation_and_both_intervals():
+    rng = np.random.default_rng(3)
+    made_of = [["a"], ["b"], ["c"]] * 20
+    oracle = rng.normal(size=(60, 3)) + 8 * np.array([[g in of for g in "abc"] for of in made_of])
+    label = np.array([[float(g in of) for g in "abc"] for of in made_of])
+    near = oracle + rng.normal(size=oracle.shape)
+    scores = {"logo": oracle, "near": near, "label": label}
+    rows = {r["method"]: r for r in tables.agreement(scores, ["s"] * 60, made_of=made_of)}
+    assert rows["label"]["top1"]["value"] == 1 and rows["label"]["variation"]["value"] > 0.8
+    assert abs(rows["label"]["variation_others"]["value"]) < 1e-9 < 0.3 < rows["near"]["variation_others"]["value"]
+    assert rows["near"]["variation"]["value"] == pytest.approx(independent(near, oracle))
+    assert {"top1_artists", "variation_artists"} <= set(rows["near"])
+    (d,) = [d for d in tables.differences(scores, ["s"] * 60, "near", made_of=made_of) if d["metric"] == "variation"]
+    assert d["value"] == pytest.approx(rows["near"]["variation"]["value"] - rows["label"]["variation"]["value"])
+    assert d["low"] <= d["value"] <= d["high"] and d["artists"]["value"] == pytest.approx(d["value"])
+
+
+def test_where_the_oracle_separates_its_own_first_two_stands_apart():
+    scores = {"logo": np.eye(3)[[0, 1, 2, 0]], "guda": np.eye(3)[[0, 1, 0, 1]]}
+    assert where_tables.where_separable(scores, ["s"] * 4) == []
+    (row,) = where_tables.where_separable({**scores, "separable/logo": np.array([1, 1, 0, 0])}, ["s"] * 4)
+    assert (row["separable"]["n"], row["separable"]["top1"]["value"]) == (2, 1.0)
+    assert (row["not"]["n"], row["not"]["top1"]["value"]) == (2, 0.0)
+
+
+SETS = ("generated", "generated-blend", "real")
+RIVALS = ("das", "dtrak", "trak", "combined", "instance", "clip-mean", "clip-max", "clip-prototype")
+CLIP = RIVALS[-3:]
+
+
+@pytest.fixture(scope="module")
+def committed():
+    return json.loads((BENCHMARKS / "styles.json").read_text(encoding="utf-8"))
+
+
+def clear(record, key, first, metric, over="pictures"):
+    """(other, query set) of the differences that are clear."""
+    rows = [r for r in record[key] if (r["first"], r["metric"]) == (first, metric)]
+    return {(r["second"], r["query_set"]) for r in rows if (r if over == "pictures" else r["artists"])["low"] > 0}
+
+
+def test_what_the_readme_and_the_results_claim_holds_in_the_committed_table(committed):
+    report = clear(committed, "differences_report", "guda", "variation")
+    assert {(m, s) for m in RIVALS for s in SETS} - report == {(m, "generated-blend") for m in ("das", "combined")}
+    assert {s for m, s in report if m == "label"} == {"generated", "generated-blend"}
+    everywhere = clear(committed, "differences", "guda", "variation")
+    assert {(m, s) for m in (*RIVALS, "label") for s in SETS} <= everywhere
+    top1 = clear(committed, "differences_report", "guda + offset", "top1")
+    assert {(m, s) for m, s in top1 if m in CLIP} == {(m, s) for m in CLIP for s in SETS[:2]}
+    assert not {m for m, _ in top1} & {"das", "dtrak", "combined", "label"}
+    ahead = clear(committed, "differences", "guda + offset", "top1")
+    assert {m for m, s in ahead if m in CLIP and s == "real"} == {"clip-mean", "clip-max"}
+    assert {(m, s) for m, s in ahead if m in ("das", "dtrak", "label")} == {("das", "real"), ("dtrak", "real")}
+    for key, first, metric in (("differences_report", "guda", "variation"), ("differences_report", "guda", "top1")):
+        assert not {m for m, _ in clear(committed, key, first, metric, "artists")} & {"das", "dtrak", "combined"}
+    found = {(r["method"], r["query_set"]): r for r in committed["rows_report"]}
+    for s in SETS:  # ahead, if not clearly; and no method is clearly better than the label
+        assert all(found["guda", s]["variation"]["value"] > found[m, s]["variation"]["value"] for m in RIVALS)
+    for first in ("guda + offset", "combined"):
+        assert "label" not in {m for m, _ in clear(committed, "differences_report", first, "top1")}
