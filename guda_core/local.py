@@ -116,7 +116,7 @@ class LocalService:
 
     def prepare(self, data: bytes, *, prompt: str = "") -> Query:
         prompt = check_prompt(prompt)
-        p = read_picture(data, size=self.model.card.resolution)
+        p = read_picture(data, size=self.model.card.resolution, fit=self.group_set.fit)
         said = (*p.preparation, *self._of_prompt(prompt))
         return self.query(p.pixels, prompt, file_hash=p.file_hash, preparation=said)
 

@@ -1,22 +1,41 @@
-"""`guda groups`: check a group set, fetch its training pictures, list the sets that are there."""
+"""`guda groups`: make a group set of pictures, check one, fetch its training pictures, list the sets that are there."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from guda_core.cli.loading import group_set_of
-from guda_core.cli.terminal import HomeOption, SetOption, commands, progress_bar, say, show
+from guda_core.cli.groups_new import new
+from guda_core.cli.loading import group_set_of, quieten
+from guda_core.cli.terminal import HomeOption, SetOption, commands, note, progress_bar, say, show
+from guda_core.errors import DataError, OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from guda_core.records import GroupSet
 
 app = commands("Group sets: which groups there are, and their training pictures.")
+app.command()(new)
 
 
 @app.command()
-def check(name: SetOption = None, home: HomeOption = None) -> None:
-    """Check a group set and show its groups."""
-    gs = group_set_of(name)
+def check(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="The group set, as --set.")] = None,
+    set_name: SetOption = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Where the contact sheet goes, a PNG. Default: beside a set of your own.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="A model that the lengths of captions are checked against.")] = None,
+    home: HomeOption = None,
+) -> None:
+    """Check a group set: its groups, what is trained on and held out, captions and their anchors, and what is weak."""
+    if name and set_name and name != set_name:
+        raise OptionError(f"Two sets are named, '{name}' and '{set_name}'. Name one.")
+    gs = group_set_of(name or set_name)
     objects = f": {len(gs.train_objects)} objects trained on, {len(gs.held_out_objects)} held out"
     table = Table(title=gs.name + (objects if gs.train_objects else ""))
     for column in ("id", "name", "author", "licence", "source", "words"):
@@ -25,6 +44,50 @@ def check(name: SetOption = None, home: HomeOption = None) -> None:
         source = "@".join(g.source.values()) or gs.source
         table.add_row(g.id, g.name, g.author, g.licence, source, ", ".join(g.descriptors) or g.phrase)
     show(table)
+    _check_pictures(gs, sheet, model)
+
+
+def _check_pictures(gs: GroupSet, sheet: Path | None, model: str | None) -> None:
+    """The part of the check that needs the pictures; where they are not there, that is said."""
+    from guda_core.cli import groups_check
+    from guda_core.data.own.contact_sheet import contact_sheet, save_sheet
+    from guda_core.data.own.found import counted, some
+    from guda_core.data.sources.listed import AGAIN, ListedFiles
+    from guda_core.data.sources.source import open_dataset
+    from guda_core.paths import sets
+
+    dataset = open_dataset(gs)
+    try:
+        train, held = dataset.split("train"), dataset.split("held_out")
+    except DataError as e:
+        note(f"The pictures were not looked at. {e}")
+        return
+    gone = dataset.missing() if isinstance(dataset, ListedFiles) else []
+    if gone:
+        raise DataError(
+            f"{counted(len(gone), 'listed picture is', 'listed pictures are')} not there: {some(gone)}. {AGAIN}"
+        )
+    show(groups_check.counts_table(gs, train, held))
+    if gs.caption:
+        show(groups_check.anchors_table(list(groups_check.anchors(gs, train))))
+    for line in groups_check.warnings(gs, train, held, _tokens_of(model)):
+        say(f"Warning: {line}")
+    own = gs.folder is not None and gs.folder == sets().own(gs.id)
+    path = sheet or (gs.folder / "contact-sheet.png" if own and gs.folder else None)
+    if path is not None:
+        save_sheet(contact_sheet(gs, train, held), path)
+        say(f"Contact sheet: {path}")
+
+
+def _tokens_of(model: str | None) -> Callable[[str], tuple[int, int]] | None:
+    """What counts the tokens of a prompt for a model."""
+    if model is None:
+        return None
+    quieten()
+
+    from guda_core.diffusion.cards import chosen_card, load_model
+
+    return load_model(chosen_card(model)).tokens
 
 
 @app.command()

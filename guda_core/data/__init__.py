@@ -12,6 +12,8 @@ SOURCES = Registry(
     {
         "npm-iconify": "guda_core.data.sources.iconify:Iconify",
         "folder": "guda_core.data.sources.folder:Folder",
+        "listed": "guda_core.data.sources.listed:ListedFiles",
+        "datasets": "guda_core.data.sources.listed:ListedRows",
         "scikit-digits": "guda_core.data.sources.labelled:Digits",
         "cifar10": "guda_core.data.sources.labelled:Cifar10",
     },

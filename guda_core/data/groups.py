@@ -18,7 +18,7 @@ import os
 import re
 import string
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator
 
@@ -84,6 +84,12 @@ def _whole(least: int, of: str = "") -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def _fit(value: Any) -> str:
+    if value not in ("pad", "crop"):
+        raise ValueError("must be pad (put on a white square) or crop (keep the middle)")
+    return value
+
+
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 Link = Annotated[Text, AfterValidator(_https)]
 
@@ -116,6 +122,7 @@ class SetFields(Fields):
     source: Any
     groups: Any
     resolution: Annotated[int, _whole(8, " of pixels")] = 512
+    fit: Annotated[Literal["pad", "crop"], BeforeValidator(_fit)] = "pad"
     caption: Annotated[str, BeforeValidator(_template)] = ""
     descriptors_per_caption: Annotated[int, _whole(1)] = 3
     objects: Any = None
@@ -180,7 +187,8 @@ def _check_phrases(groups: dict[str, Group]) -> None:
     for gid, g in groups.items():
         if not g.phrase:
             raise GroupSetError(f"group '{gid}' has no field 'phrase'. Add it, for example \"in the {g.name} style\".")
-        other = seen.setdefault(normal(g.phrase) or g.phrase, gid)
+        key = "".join(c for c in g.phrase.casefold() if c.isalnum())  # letters of any script
+        other = seen.setdefault(key or g.phrase, gid)
         if other != gid:
             raise GroupSetError(
                 f"groups '{other}' and '{gid}' have the same phrase; captions could not tell them apart."
@@ -246,7 +254,7 @@ def load_group_set(name: str = "emoji", root: Folder | None = None) -> GroupSet:
     train, held_out = _objects(what, top.objects)
     found = GroupSet(
         name, top.name, groups, source=sid, options=told.model_dump(exclude_none=True), resolution=top.resolution,
-        caption=top.caption, descriptors_per_caption=top.descriptors_per_caption, train_objects=train,
+        fit=top.fit, caption=top.caption, descriptors_per_caption=top.descriptors_per_caption, train_objects=train,
         held_out_objects=held_out, folder=path.parent,
     )  # fmt: skip
     source.check(found)

@@ -2,9 +2,10 @@
 
 A picture is accepted by its content, never by its name: PNG, JPEG or WebP, at most 10 MB, at most 24 megapixels, at
 least 16 pixels on each side and at most 8:1. Its size is checked from the header, before a pixel is decoded. What comes
-out is a white square of `size` pixels with the picture fitted into its middle, because the training pictures are drawn
-on white, and a sentence for everything that was done to it. Colours are those that a viewer shows (`colour`). Parts of
-the file that the picture does not need cannot refuse it (`containers`). The same bytes always give the same pixels.
+out is a square of `size` pixels and a sentence for everything that was done to it. It is made square as the training
+pictures were: fitted into a white square ("pad"), or cut to its middle ("crop"). Colours are those that a viewer shows
+(`colour`). Parts of the file that the picture does not need cannot refuse it (`containers`). The same bytes always give
+the same pixels. The user's own training pictures may be larger files (`OWN`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -26,6 +28,8 @@ MAX_BYTES = 10_000_000
 MAX_PIXELS = 24_000_000
 MIN_SIDE = 16
 MAX_RATIO = 8
+
+Fit = Literal["pad", "crop"]
 
 SIGNATURES = (  # how a file of a kind begins, so that a refusal can name it
     (b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -59,10 +63,23 @@ METADATA = {
 
 
 @dataclass(frozen=True)
+class Limits:
+    """The most that is taken. bytes: of a file. pixels: of a picture."""
+
+    bytes: int
+    pixels: int
+
+
+UPLOADS = Limits(MAX_BYTES, MAX_PIXELS)  # from strangers
+OWN = Limits(200_000_000, 89_000_000)  # the user's own; Pillow warns of more pixels
+
+
+@dataclass(frozen=True)
 class Prepared:
     """A picture made ready.
 
-    pixels: (size, size, 3) uint8, RGB on white. file_hash: SHA-256 of the bytes read. image_hash: that of the pixels.
+    pixels: (size, size, 3) uint8, RGB, what was transparent on white. file_hash: SHA-256 of the bytes
+    read. image_hash: that of the pixels.
     preparation: sentences that say what was done, in order.
     """
 
@@ -84,32 +101,55 @@ def hash_pixels(pixels: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
 
 
-def read_file(path: Path) -> bytes:
+def hash_picture(data: bytes, limits: Limits = OWN) -> str:
+    """SHA-256 of a picture's shape and pixels at its own size: the same for two files that show the same.
+
+    Raises:
+        ImageError: the picture is refused.
+    """
+    im, _ = _upright(data, limits, [])
+    if im.mode == "RGBA":
+        im = Image.alpha_composite(Image.new("RGBA", im.size, "white"), im).convert("RGB")
+    return hashlib.sha256(f"{im.size}".encode() + im.tobytes()).hexdigest()
+
+
+def read_file(path: Path, limits: Limits = UPLOADS) -> bytes:
     """The bytes of a picture's file; no more than the door takes are read.
 
     Raises:
-        ImageError: there is no such file, it cannot be read, or it is larger than 10 MB.
+        ImageError: there is no such file, it cannot be read, or it is too large.
     """
     try:
         if not path.is_file():
             raise ImageError("There is no such picture. Choose a file on your own device and upload it.")
         with path.open("rb") as f:
-            data = f.read(MAX_BYTES + 1)
+            data = f.read(limits.bytes + 1)
     except (OSError, ValueError) as e:
         raise ImageError("This file could not be read. Upload it again.") from e
-    _check_bytes(data)
+    _check_bytes(data, limits)
     return data
 
 
-def read_picture(data: bytes, *, size: int) -> Prepared:
+def read_picture(data: bytes, *, size: int, fit: Fit = "pad", limits: Limits = UPLOADS) -> Prepared:
     """Read, check and prepare the bytes of one picture from outside as (size, size, 3) uint8.
+
+    fit: how a picture that is not square becomes one: "pad" puts it on a white square, "crop" keeps its middle.
 
     Raises:
         ImageError: the picture is refused; the message says why and what would be accepted.
     """
-    _check_bytes(data)
     notes: list[str] = []
-    im, kind = _decoded(data, notes)
+    im, metadata = _upright(data, limits, notes)
+    pixels = _fit_on_white(_middle(im, notes) if fit == "crop" else im, size, notes)
+    if metadata:
+        notes.append(f"Metadata was left out ({', '.join(metadata)}).")
+    return Prepared(pixels, hashlib.sha256(data).hexdigest(), hash_pixels(pixels), tuple(notes))
+
+
+def _upright(data: bytes, limits: Limits, notes: list[str]) -> tuple[Image.Image, list[str]]:
+    """The checked picture, upright, in sRGB, RGB or RGBA; and the kinds of its metadata."""
+    _check_bytes(data, limits)
+    im, kind = _decoded(data, limits, notes)
     metadata = _metadata(im)
     turn = _orientation(im, notes)
     profile = im.info.get("icc_profile")
@@ -118,31 +158,29 @@ def read_picture(data: bytes, *, size: int) -> Prepared:
     if turn is not None:
         im = im.transpose(turn)
         notes.append("It was turned upright as its EXIF orientation says.")
-    pixels = _fit_on_white(im, size, notes)
-    if metadata:
-        notes.append(f"Metadata was left out ({', '.join(metadata)}).")
-    return Prepared(pixels, hashlib.sha256(data).hexdigest(), hash_pixels(pixels), tuple(notes))
+    return im, metadata
 
 
-def _check_bytes(data: bytes) -> None:
+def _check_bytes(data: bytes, limits: Limits) -> None:
     if not data:
         raise ImageError("This file is empty (0 bytes). The upload may have been cut off; try again.")
-    if len(data) > MAX_BYTES:
-        raise ImageError(f"This file is larger than {MAX_BYTES // 10**6} MB. Save a smaller version and upload that.")
+    if len(data) > limits.bytes:
+        most = limits.bytes // 10**6
+        raise ImageError(f"This file is larger than {most} MB. Save a smaller version and upload that.")
 
 
-def _decoded(data: bytes, notes: list[str]) -> tuple[Image.Image, str]:
+def _decoded(data: bytes, limits: Limits, notes: list[str]) -> tuple[Image.Image, str]:
     """The picture with its pixels decoded, and its kind. Where the file cannot be read as it is, it is tried without
     the parts that the picture does not need."""
     kind = _kind(data)
     try:
-        im = _loaded(data, kind)
+        im = _loaded(data, kind, limits)
     except _Damaged as e:
         bare = needed(data, kind)
         if bare == data:
             raise
         try:
-            im = _loaded(bare, kind)
+            im = _loaded(bare, kind, limits)
         except ImageError:
             raise e from None
         notes.append("Parts of the file that the picture does not need are broken and were passed over.")
@@ -152,9 +190,9 @@ def _decoded(data: bytes, notes: list[str]) -> tuple[Image.Image, str]:
     return im, kind
 
 
-def _loaded(data: bytes, kind: str) -> Image.Image:
+def _loaded(data: bytes, kind: str, limits: Limits) -> Image.Image:
     im = _open(data, kind)
-    _check_size(*im.size)
+    _check_size(*im.size, limits)
     try:
         im.load()
     except Exception as e:  # the decoders raise a dozen kinds of error for damaged files
@@ -187,10 +225,10 @@ def _open(data: bytes, kind: str) -> Image.Image:
         raise ImageError(f"Only PNG, JPEG and WebP pictures are accepted. {seems}, whatever its name says.") from e
 
 
-def _check_size(width: int, height: int) -> None:
+def _check_size(width: int, height: int, limits: Limits) -> None:
     what = f"This picture is {width} x {height} pixels"
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"{what}; at most {MAX_PIXELS // 10**6} megapixels are accepted. Save a smaller version.")
+    if width * height > limits.pixels:
+        raise ImageError(f"{what}; at most {limits.pixels // 10**6} megapixels are accepted. Save a smaller version.")
     if min(width, height) < MIN_SIDE:
         raise ImageError(f"{what}; at least {MIN_SIDE} pixels on each side are needed.")
     if max(width, height) > MAX_RATIO * min(width, height):
@@ -242,6 +280,18 @@ def _coloured(im: Image.Image, png: bytes | None, profile: bytes | None, notes: 
     if im.mode == "CMYK" and done.image.mode == "CMYK":
         notes.append("CMYK colours were converted to RGB.")
     return done.image.convert("RGBA" if done.image.mode in ("LA", "RGBA") else "RGB")
+
+
+def _middle(im: Image.Image, notes: list[str]) -> Image.Image:
+    """The largest square in the middle of a picture."""
+    (width, height), side = im.size, min(im.size)
+    if width == height:
+        return im
+    left, top = (width - side) // 2, (height - side) // 2
+    notes.append(
+        f"Only its middle, {side} x {side} of {width} x {height} pixels, is used, as of the training pictures."
+    )
+    return im.crop((left, top, left + side, top + side))
 
 
 def _fit_on_white(im: Image.Image, size: int, notes: list[str]) -> np.ndarray:

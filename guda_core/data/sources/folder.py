@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from guda_core.data.dataset import SPLITS, Item
-from guda_core.data.images import read_file, read_picture
+from guda_core.data.images import OWN, Fit, read_file, read_picture
 from guda_core.data.sources.source import Source
 from guda_core.errors import DataError, GroupSetError, ImageError
 from guda_core.paths import home
@@ -42,10 +42,14 @@ class GroupOptions(Fields):
     folder: Text | None = None
 
 
-def _read(path: Path, size: int) -> np.ndarray:
-    """(size, size, 3) uint8, fitted into white as uploads are."""
+def read_own(path: Path, fit: Fit, size: int) -> np.ndarray:
+    """A training picture as (size, size, 3) uint8, made square as uploads are.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     try:
-        return read_picture(read_file(path), size=size).pixels
+        return read_picture(read_file(path, OWN), size=size, fit=fit, limits=OWN).pixels
     except ImageError as e:
         raise DataError(f"{path}: {e}") from e
 
@@ -104,10 +108,13 @@ class Folder(Source):
             yield from ((group, p) for p in paths if (p.name in held) == (split == "held_out"))
 
     def split(self, name: str) -> list[Item]:
-        return [Item(f"{g.id}/{p.name}", g.id, _caption(p), "", partial(_read, p)) for g, p in self._files(name)]
+        fit = self.group_set.fit
+        return [
+            Item(f"{g.id}/{p.name}", g.id, _caption(p), "", partial(read_own, p, fit)) for g, p in self._files(name)
+        ]
 
     def fingerprint(self, split: str = "train") -> str:
-        h = hashlib.sha256()
+        h = hashlib.sha256(b"crop\n" if self.group_set.fit == "crop" else b"")
         for g, p in self._files(split):
             h.update(f"{g.id}/{p.name}\0{_caption(p)}\n".encode())
             h.update(hashlib.sha256(p.read_bytes()).digest())

@@ -1,0 +1,135 @@
+"""What `guda groups check` says of a set's pictures: how they are shared out, captions with their anchors, warnings."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+from rich.table import Table
+
+from guda_core.data.captions import NoCaptions, captioner_of
+from guda_core.data.dataset import Item
+from guda_core.data.own.found import counted, some
+from guda_core.records import GroupSet
+
+SHOWN = 10  # captions
+FEW = 5  # pictures
+WORDS = 55  # about what Stable Diffusion reads: 75 tokens
+
+
+def counts_table(group_set: GroupSet, train: Sequence[Item], held: Sequence[Item]) -> Table:
+    """Of each group: trained on, held out, with a caption of their own, objects known."""
+    table = Table(title=f"{len(train):,} pictures trained on, {len(held):,} held out, made square by: {group_set.fit}")
+    known = any(i.concept for i in train)
+    for column in ("group", "trained on", "held out", "with a caption", *(["objects"] if known else [])):
+        table.add_column(column, overflow="fold")
+    for gid in group_set.groups:
+        own, out = [i for i in train if i.group == gid], [i for i in held if i.group == gid]
+        captions, objects = sum(bool(i.caption) for i in own), len({i.concept for i in own if i.concept})
+        table.add_row(gid, *(f"{n:,}" for n in (len(own), len(out), captions, *([objects] if known else []))))
+    return table
+
+
+def anchors(group_set: GroupSet, train: Sequence[Item], n: int = SHOWN) -> Iterator[tuple[Item, str, str]]:
+    """(picture, its caption, its anchor) of n pictures of all groups in turn, drawn as unlearning with the usual
+    settings draws them."""
+    import torch
+
+    from guda_core.unlearning.config import UnlearnConfig
+    from guda_core.unlearning.guda_c import anchor_odds
+
+    captioner, rng = captioner_of(group_set), torch.Generator().manual_seed(0)
+    ids = list(group_set.groups)
+    of = {g: [i for i in train if i.group == g] for g in ids}
+    turns = [of[g][k] for k in range(n) for g in ids if k < len(of[g])]
+    for item in turns[:n]:
+        odds = anchor_odds(captioner, item.group, None, UnlearnConfig(selection="uniform"))
+        other = ids[int(torch.multinomial(odds, 1, generator=rng))]
+        yield item, captioner.caption(item, rng), captioner.anchor(item, other, rng)
+
+
+def anchors_table(rows: Sequence[tuple[Item, str, str]]) -> Table:
+    """Captions beside their anchors."""
+    table = Table(title="What unlearning teaches: a picture with this caption as if it had that anchor")
+    for column in ("picture", "caption", "anchor"):
+        table.add_column(column, overflow="fold")
+    for item, caption, anchor in rows:
+        table.add_row(item.id, caption, anchor)
+    return table
+
+
+def _weak(group_set: GroupSet, train: Sequence[Item], held: Sequence[Item]) -> Iterator[str]:
+    """Groups with few pictures, or none held out."""
+    from guda_core.unlearning.config import UnlearnConfig
+
+    loop = UnlearnConfig().loop
+    n, out = Counter(i.group for i in train), Counter(i.group for i in held)
+    for gid in group_set.groups:
+        if not n[gid]:
+            yield f"'{gid}' has no picture to train on and cannot be unlearned."
+        elif n[gid] + out[gid] < FEW:
+            times = loop.steps * loop.batch // n[gid]
+            yield (
+                f"'{gid}' has {n[gid] + out[gid]} pictures. Unlearning shows each of its {n[gid]} about {times:,} times"
+                " and learns these pictures more than a style. Read its score with great care."
+            )
+    none = [gid for gid in group_set.groups if n[gid] and not out[gid]]
+    if none:
+        yield f"Nothing of {', '.join(none)} is held out: the effect on unseen pictures is not measured there."
+
+
+def _captions(group_set: GroupSet, train: Sequence[Item]) -> Iterator[str]:
+    """Captions that are not there, or say the group elsewhere than in its phrase."""
+    captioner = captioner_of(group_set)
+    if isinstance(captioner, NoCaptions):
+        yield (
+            "The set has no captions (no field 'caption'). A model that reads prompts needs them: caption and anchor "
+            'would be the same. Give every group a phrase: `guda groups new` with --phrase "by {name}".'
+        )
+        return
+    if group_set.groups and all(g.phrase for g in group_set.groups.values()):
+        bare = Counter(i.group for i in train if not captioner.content(i))
+        if bare:
+            yield (
+                f"Of {counted(bare.total(), 'picture')} nothing is known but the group, so caption and anchor are phrases "
+                f"alone ({some([f'{gid} {n:,}' for gid, n in bare.items()], 10)}). Captions help: a .txt beside a picture."
+            )
+        names = {gid: re.compile(rf"(?<!\w){re.escape(g.name)}(?!\w)", re.I) for gid, g in group_set.groups.items()}
+        still = Counter(i.group for i in train if names[i.group].search(captioner.content(i)))
+        for gid, n in still.items():
+            yield (
+                f"{counted(n, 'caption')} of '{gid}' {'names' if n == 1 else 'name'} the group outside its phrase '{group_set.groups[gid].phrase}'; "
+                "so {'does its anchor' if n == 1 else 'do their anchors'}. Choose the phrase as the captions say it."
+            )
+
+
+def _long(group_set: GroupSet, train: Sequence[Item], tokens: Callable[[str], tuple[int, int]] | None) -> Iterator[str]:
+    """Captions that are longer than the model reads."""
+    captioner = captioner_of(group_set)
+    said = {i.id: captioner.prompt(i) for i in train if i.caption}
+    if tokens is None:
+        long = [k for k, text in said.items() if len(text.split()) > WORDS]
+        if long:
+            yield (
+                f"{counted(len(long), 'caption has', 'captions have')} more than {WORDS} words, the first of {long[0]}. Stable Diffusion reads "
+                "about so many; what is cut off may be the phrase. `--model NAME` counts exactly."
+            )
+        return
+    found = {k: tokens(text) for k, text in said.items()}
+    long = [k for k, (n, most) in found.items() if n > most]
+    if long and (most := found[long[0]][1]):
+        yield (
+            f"{counted(len(long), 'caption has', 'captions have')} more than the {most} tokens that the model reads, the first of {long[0]} "
+            f"({found[long[0]][0]}). What is cut off may be the phrase."
+        )
+
+
+def warnings(
+    group_set: GroupSet,
+    train: Sequence[Item],
+    held: Sequence[Item],
+    tokens: Callable[[str], tuple[int, int]] | None = None,
+) -> list[str]:
+    """What is weak or will not work, in sentences. tokens: of the model, prompt -> (its tokens, the most it reads)."""
+    return [*_weak(group_set, train, held), *_captions(group_set, train), *_long(group_set, train, tokens)]

@@ -1,0 +1,146 @@
+"""`guda groups new`: a group set from a folder, a table or a data set, and what was found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.table import Table
+
+from guda_core.cli.terminal import HomeOption, note, progress_bar, say, show
+from guda_core.data.own.found import some
+from guda_core.errors import GroupSetError
+from guda_core.records import NOT_STATED
+
+if TYPE_CHECKING:
+    from guda_core.data.own.found import Found
+    from guda_core.data.own.new_set import Draft
+
+
+def _find(place: str, folder: Path | None, columns: dict[str, str | None]) -> Found:
+    """The pictures of a folder, a table or a data set."""
+    from guda_core.data.own import data_sets, in_folder, tables
+
+    path = Path(place).expanduser()
+    if any(columns.values()) or data_sets.is_data_set(place):
+        return data_sets.find_in_data_set(place, **columns)
+    if path.suffix.lower() in tables.KINDS and not path.is_dir():
+        return in_folder.find_in_table(path, folder)
+    return in_folder.find_in_folder(path)
+
+
+def new(
+    place: Annotated[
+        str,
+        typer.Argument(
+            metavar="FOLDER",
+            help="A folder with one subfolder for each group; a table (.csv, .json, .jsonl) of files and groups; or a "
+            "data set: hub:user/name, a .parquet file, a folder that `datasets` reads.",
+        ),
+    ],
+    name: Annotated[str | None, typer.Option(help="Name of the set. Default: the folder's.")] = None,
+    held_out: Annotated[float | None, typer.Option(help="Share of each group that is held out. Default: 0.1.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Which pictures are held out. Default: 0.")] = None,
+    phrase: Annotated[
+        str | None,
+        typer.Option(help='How captions say a group: "by {name}". Default: as most captions do; "" for no captions.'),
+    ] = None,
+    fit: Annotated[
+        Literal["crop", "pad"] | None,
+        typer.Option(help="How pictures become square: crop to the middle, or pad with white. Default: crop."),
+    ] = None,
+    resolution: Annotated[
+        int | None, typer.Option(min=8, help="Side of the pictures, in pixels. Default: 512.")
+    ] = None,
+    broken: Annotated[float, typer.Option(help="Share of unreadable pictures that may be left out.")] = 0.01,
+    folder: Annotated[Path | None, typer.Option(help="Of a table: where the files lie. Default: beside it.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="Of a data set: the column of pictures.")] = None,
+    group_column: Annotated[str | None, typer.Option(help="Of a data set: the column of groups.")] = None,
+    text_column: Annotated[str | None, typer.Option(help="Of a data set: the column of captions.")] = None,
+    split: Annotated[str | None, typer.Option(help="Of a data set: this split alone. Default: all.")] = None,
+    config: Annotated[str | None, typer.Option(help="Of a data set: its configuration.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Write a set anew that is there already.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Make a group set of your own pictures, in the workspace, and say what was found.
+
+    A set that is there is not written anew without --again. What you wrote into it is kept then.
+    """
+    given = {"name": name, "held_out": held_out, "seed": seed, "phrase": phrase, "fit": fit, "resolution": resolution}
+    columns = {"image_column": image_column, "group_column": group_column, "text_column": text_column}
+    make(
+        place, {k: v for k, v in given.items() if v is not None}, broken=broken, again=again, folder=folder,
+        rows={**columns, "split": split, "config": config},
+    )  # fmt: skip
+
+
+def make(
+    place: str, given: dict[str, Any], *, broken: float, again: bool, folder: Path | None, rows: dict[str, str | None]
+) -> None:
+    """Find, check, compare with the set that is there, and write.
+
+    given: the fields of `NewSet` that were asked for. rows: which of a data set's columns and splits.
+    """
+    from guda_core.data.own import set_files
+    from guda_core.data.own.new_set import NewSet, draft
+
+    asked = NewSet(**{"name": _named_after(place), "broken": broken, **given})
+    old = set_files.existing(asked.id)
+    asked = set_files.as_before(asked, old, set(given))
+    found = _find(place, folder, rows)
+    with progress_bar() as bar:
+        task = bar.add_task("pictures", note=f"{len(found.candidates):,}", total=1.0)
+        made = draft(found, asked, lambda done: bar.update(task, completed=done))
+    if old is not None:
+        made = set_files.kept(made, old, phrases="phrase" not in given)
+    for line in made.notes:
+        note(f"Note: {line}")
+    _tell(made)
+    if old is not None and not _may_write(set_files.differences(made, old), made.id, again):
+        return
+    written = set_files.write(made)
+    say(f"Written: {written / set_files.SET}")
+    say(f"Write authors and licences there where you know them. Then: guda groups check {made.id}")
+
+
+def _may_write(differing: list[str], set_id: str, again: bool) -> bool:
+    """Whether a set that is there is to be written anew; says what differs. Raises GroupSetError without `again`."""
+    if not differing:
+        say(f"The group set '{set_id}' is there already, and nothing has changed since.")
+        return False
+    for line in differing:
+        say(f"Changed: {line}")
+    if not again:
+        raise GroupSetError(
+            f"The group set '{set_id}' is there already, and nothing was written. To write it anew, add --again. "
+            "Names, phrases, authors, licences and links that you wrote into it are kept."
+        )
+    return True
+
+
+def _named_after(place: str) -> str:
+    """A set's name by its place: the folder's, the file's without its ending, or the data set's."""
+    if place.startswith("hub:"):
+        return place.removeprefix("hub:").partition("@")[0].rpartition("/")[2]
+    path = Path(place).expanduser().absolute()
+    return (path.stem if path.is_file() else path.name) or "pictures"
+
+
+def _tell(made: Draft) -> None:
+    """A row for every group of a set that is about to be written, and what holds for all of them."""
+    groups, pictures = made.entry["groups"], made.pictures
+    table = Table(title=f"{len(groups):,} groups, {len(pictures):,} pictures")
+    for column in ("id", "name", "trained on", "held out", "with a caption"):
+        table.add_column(column, overflow="fold")
+    for gid, g in groups.items():
+        own = [p for p in pictures if p.group == gid]
+        held, captions = sum(p.held_out for p in own), sum(bool(p.text) for p in own)
+        counts = (f"{n:,}" for n in (len(own) - held, held, captions))
+        table.add_row(gid, g["name"], *counts)
+    show(table)
+    first = next(iter(groups.values()))
+    say(f'How captions say a group: "{first["phrase"]}".' if "phrase" in first else "The set has no captions.")
+    silent = [gid for gid, g in groups.items() if NOT_STATED in (g["author"], g["licence"])]
+    if silent:
+        say(f"Author or licence not stated: {some(silent, 10)}.")

@@ -1,0 +1,67 @@
+"""What was found of the user's pictures before any is opened, and how several things are said in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from guda_core.errors import DataError
+
+NAMED = 3  # things that a sentence names; the others are counted
+RIGHTS = ("author", "licence", "licence_link", "link")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A picture that may become one of the set's.
+
+    picture: its place, a file below the folder or a row of a data set ("train/17"). group: the name of its group.
+    read: gives the bytes of its file. text: its caption, "" for none. object: what it shows, "" where not known.
+    """
+
+    picture: str
+    group: str
+    read: Callable[[], bytes] = field(repr=False, compare=False)
+    text: str = ""
+    object: str = ""
+    author: str = ""
+    licence: str = ""
+    licence_link: str = ""
+    link: str = ""
+
+
+@dataclass
+class Found:
+    """source: what the group set will say of where its pictures are. notes: what a person should know, in sentences.
+    missing: pictures that cannot be opened at all, with the reason. looked_at: the place, for sentences."""
+
+    looked_at: str
+    source: dict[str, Any]
+    candidates: list[Candidate] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+def some(things: Sequence[object], most: int = NAMED) -> str:
+    """The first few, and how many more: "a, b, c and 9 more"."""
+    more = f" and {len(things) - most:,} more" if len(things) > most else ""
+    return ", ".join(str(t) for t in things[:most]) + more
+
+
+def counted(n: int, one: str, many: str = "") -> str:
+    """ "1 picture", "1,200 pictures"."""
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def words(value: object, what: str) -> str:
+    """A cell as text, its white space reduced; "" for an empty one.
+
+    Raises:
+        DataError: it is neither text nor a number, or holds NUL characters.
+    """
+    if value is None or value != value:  # NaN, as pandas writes empty cells
+        return ""
+    if not isinstance(value, str | int | float) or isinstance(value, bool) or "\0" in str(value):
+        raise DataError(f"{what} must be text, and is {type(value).__name__}.")
+    return " ".join(str(value).split())

@@ -1,0 +1,192 @@
+"""Pictures in a folder, as people keep them, and in a table that names files.
+
+    FOLDER/Ann Lee/cat.jpg          group "Ann Lee"
+    FOLDER/Cubism/Dogs/1.png        group "Cubism", object "Dogs"
+    FOLDER/Ann Lee/cat.txt          the caption of cat.jpg (also .caption)
+    FOLDER/metadata.csv or .jsonl   file_name, text; also group, object, author, licence, licence_link, link
+    FOLDER/12_Ann Lee/cat.jpg       group "Ann Lee", where every subfolder begins with a number of repeats (kohya)
+
+A `.txt` goes before a metadata file. Hidden files and what systems leave behind (Thumbs.db, ._x.jpg, __MACOSX) are no
+files here. Links to folders are followed; a folder that comes up again is passed over.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from guda_core.data.images import OWN, read_file
+from guda_core.data.own.found import RIGHTS, Candidate, Found, counted, some, words
+from guda_core.data.own.tables import read_table
+from guda_core.errors import DataError
+
+PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".webp")
+CAPTIONS = (".txt", ".caption")
+METADATA = ("metadata.jsonl", "metadata.csv")
+BESIDE = (*CAPTIONS, ".md", ".json", ".jsonl", ".csv", ".yaml", ".yml", ".npz", ".toml", ".pdf")  # not worth a word
+LEFT_BEHIND = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin")
+REPEATS = re.compile(r"\d+_(?=.*\w)")
+
+
+def files_below(folder: Path, found: Found, seen: set[Path] | None = None) -> Iterator[Path]:
+    """All files below a folder that are not hidden, folder by folder, by name. What is passed over is noted."""
+    seen = set() if seen is None else seen
+    seen.add(folder.resolve())
+    try:
+        entries = sorted(folder.iterdir(), key=lambda p: (p.is_symlink(), p.name))  # a folder goes before links to it
+    except OSError as e:
+        raise DataError(f"The folder {folder} cannot be opened: {e.strerror or e}.") from e
+    for path in entries:
+        if path.name.startswith(".") or path.name.lower() in LEFT_BEHIND:
+            continue
+        if path.is_dir():
+            if path.resolve() in seen:
+                found.notes.append(f"{path} leads to a folder that was read already; it was passed over.")
+            else:
+                yield from files_below(path, found, seen)
+        elif path.is_file() and not sayable(path):
+            found.missing.append(f"{path} (its name is no text; rename it)")
+        elif path.is_file():
+            yield path
+        elif path.suffix.lower() in PICTURES or not path.suffix:
+            found.notes.append(f"{path} is a link that leads nowhere; it was passed over.")
+
+
+def sayable(path: Path) -> bool:
+    """Whether the path can be written down: names may hold bytes that are no text."""
+    return not any("\ud800" <= c <= "\udfff" for c in str(path))
+
+
+def stored_path(folder: Path) -> str:
+    """How a group set names a folder: by its whole path."""
+    return str(folder.resolve())
+
+
+def _captions(files: list[Path]) -> dict[Path, str]:
+    """Picture's path without its suffix -> text. Raises DataError for files that are not UTF-8, all of them."""
+    out, bad = {}, []
+    for path in files:
+        try:
+            out[path.with_suffix("")] = words(path.read_text(encoding="utf-8-sig"), str(path))
+        except (OSError, UnicodeDecodeError, DataError):
+            bad.append(path)
+    if bad:
+        raise DataError(
+            f"{counted(len(bad), 'caption file is', 'caption files are')} not readable as UTF-8 text: {some(bad)}. "
+            "Save them again as UTF-8."
+        )
+    return out
+
+
+def _metadata(files: list[Path], folder: Path, found: Found) -> dict[Path, dict[str, str]]:
+    """Picture's path -> its row, of every metadata file."""
+    out: dict[Path, dict[str, str]] = {}
+    for path in files:
+        if path.name.lower() == METADATA[1] and path.with_name(METADATA[0]) in files:
+            found.notes.append(f"{path.name} was passed over, because {METADATA[0]} is beside it.")
+            continue
+        rows, unknown = read_table(path)
+        if unknown:
+            found.notes.append(f"Columns of {path.name} that mean nothing here: {', '.join(unknown)}.")
+        for row in rows:
+            picture = Path(os.path.normpath(path.parent / row["file"]))
+            out[picture] = row
+            if not picture.is_file():
+                found.missing.append(f"{row['file']} (not there; named in {row['where']})")
+    return out
+
+
+def find_in_folder(folder: Path) -> Found:
+    """The pictures of a folder and what is known of each; none is opened.
+
+    Raises:
+        DataError: there is no such folder, or no group of pictures in it; or a caption or metadata file is unreadable.
+    """
+    if not folder.is_dir():
+        raise DataError(f"There is no folder '{folder}'. Name the folder that holds one subfolder for each group.")
+    found = Found(str(folder), {"id": "listed", "path": stored_path(folder)})
+    files = list(files_below(folder, found))
+    pictures = [p for p in files if p.suffix.lower() in PICTURES]
+    captions = _captions([p for p in files if p.suffix.lower() in CAPTIONS])
+    told = _metadata([p for p in files if p.name.lower() in METADATA], folder, found)
+    stray = [p for p in pictures if len(p.relative_to(folder).parts) == 1 and "group" not in told.get(p, {})]
+    pictures = [p for p in pictures if p not in set(stray)]
+    _note_others(files, stray, found)
+    if not pictures:
+        raise DataError(
+            f"There are no groups of pictures in {folder}. Put the pictures into one subfolder for each group, as "
+            f"{', '.join(PICTURES)}." + (" The pictures there lie in no subfolder." if stray else "")
+        )
+    tops = {parts[0] for p in pictures if len(parts := p.relative_to(folder).parts) > 1}
+    repeats = bool(tops) and all(REPEATS.match(t) for t in tops)
+    if repeats:
+        found.notes.append("All subfolders begin with a number and _ ; it was taken as kohya's repeats and left out.")
+    empty = [p.name for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+    empty = [n for n in empty if n not in tops and n.lower() not in LEFT_BEHIND]
+    if empty:
+        found.notes.append(f"Subfolders without pictures are no groups: {some(empty)}.")
+    for path in pictures:
+        parts, row = path.relative_to(folder).parts, told.get(path, {})
+        top = REPEATS.sub("", parts[0]) if repeats else parts[0]
+        own = row.get("group") or " ".join(top.replace("_", " ").split()) or top
+        shows = row.get("object") or (parts[1].replace("_", " ") if len(parts) > 2 else "")
+        text = captions.get(path.with_suffix("")) or row.get("text", "")
+        found.candidates.append(
+            Candidate("/".join(parts), own, partial(read_file, path, OWN), text, shows, **_rights(row))
+        )
+    return found
+
+
+def _rights(row: dict[str, str]) -> dict[str, str]:
+    return {k: row[k] for k in RIGHTS if k in row}
+
+
+def _note_others(files: list[Path], stray: list[Path], found: Found) -> None:
+    others = Counter(p.suffix.lower() or p.name for p in files if p.suffix.lower() not in (*PICTURES, *BESIDE))
+    if others:
+        kinds = some([f"{kind} {n:,}" for kind, n in others.most_common()], 5)
+        found.notes.append(f"Files that are no {', '.join(PICTURES)} were passed over: {kinds}.")
+    if stray:
+        names = some([p.name for p in stray])
+        found.notes.append(f"{counted(len(stray), 'picture')} in no subfolder and so of no group: {names}.")
+
+
+def find_in_table(table: Path, folder: Path | None = None) -> Found:
+    """The pictures that a table names: columns file and group, and text, object, author, licence, licence_link, link.
+
+    folder: where the files lie, and may lie; default: beside the table.
+
+    Raises:
+        DataError: the table cannot be read, has no group for a picture, or names a file outside the folder or twice.
+    """
+    root = (folder or table.parent).absolute()
+    rows, unknown = read_table(table)
+    found = Found(str(table), {"id": "listed", "path": stored_path(root)})
+    if unknown:
+        found.notes.append(f"Columns of {table.name} that mean nothing here: {', '.join(unknown)}.")
+    seen: dict[str, str] = {}
+    for row in rows:
+        if "group" not in row:
+            raise DataError(f"{row['where']} has no group. A table of pictures needs a column 'group'.")
+        path = Path(os.path.normpath(root / row["file"]))
+        if not path.is_relative_to(root):
+            raise DataError(
+                f"{row['where']}: '{row['file']}' lies outside {root}. Name the pictures' folder: --folder."
+            )
+        picture = path.relative_to(root).as_posix()
+        if picture in seen:
+            raise DataError(f"{row['where']}: '{row['file']}' was named already in {seen[picture]}.")
+        seen[picture] = row["where"]
+        if not path.is_file():
+            found.missing.append(f"{row['file']} (not there; named in {row['where']})")
+            continue
+        told = Candidate(
+            picture, row["group"], partial(read_file, path, OWN), row.get("text", ""), row.get("object", ""),
+            **_rights(row),
+        )  # fmt: skip
+        found.candidates.append(told)
+    return found

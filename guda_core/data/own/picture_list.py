@@ -1,0 +1,92 @@
+"""The list of a set's pictures, `pictures.jsonl` beside its `group_set.yaml`: a JSON object for each picture.
+
+    {"picture": "Ann Lee/cat.jpg", "group": "ann-lee", "sha256": "...", "held_out": true, "text": "a cat on a wall"}
+
+It is written once, so that what is trained on and what is held out stays as it is until the list is written anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from guda_core.data.own.found import counted, some
+from guda_core.errors import GroupSetError
+from guda_core.strict import Fields, Text
+
+FILE = "pictures.jsonl"
+
+
+class Listed(Fields):
+    """One picture.
+
+    picture: its place: a file below the set's path, or a row of its data set ("train/17"). group: its group's id.
+    sha256: of the file's bytes. held_out: never trained on. text: its caption. object: what it shows.
+    """
+
+    picture: Text
+    group: Text
+    sha256: Text
+    held_out: bool = False
+    text: str = ""
+    object: str = ""
+    author: str = ""
+    licence: str = ""
+    licence_link: str = ""
+    link: str = ""
+
+
+def write_list(path: Path, pictures: Iterable[Listed]) -> None:
+    """Write the list; a file of that name is replaced in one go."""
+    rows = (json.dumps(p.model_dump(exclude_defaults=True), ensure_ascii=False) for p in pictures)
+    new = path.with_name(path.name + ".new")
+    new.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    os.replace(new, path)
+
+
+def read_list(path: Path) -> list[Listed]:
+    """The pictures of a list.
+
+    Raises:
+        GroupSetError: the file is missing, is no UTF-8, or a line of it is not a picture.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as e:
+        raise GroupSetError(f"The list {path} cannot be read. Write it anew with `guda groups new --again`.") from e
+    out = []
+    for n, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                out.append(Listed.model_validate_json(line))
+            except ValidationError as e:
+                place = ".".join(str(p) for p in e.errors()[0]["loc"])
+                raise GroupSetError(
+                    f"{path}, line {n} is no picture of a list{f' ({place!r})' if place else ''}."
+                ) from e
+    return out
+
+
+def changes(before: Sequence[Listed], now: Sequence[Listed]) -> list[str]:
+    """What differs between two lists, in sentences; [] where nothing does."""
+    old, new = {p.picture: p for p in before}, {p.picture: p for p in now}
+    both = [(old[k], new[k]) for k in new if k in old]
+    kinds = {
+        "new": [k for k in new if k not in old],
+        "gone": [k for k in old if k not in new],
+        "changed in their pixels": [b.picture for a, b in both if a.sha256 != b.sha256],
+        "in another group": [b.picture for a, b in both if a.group != b.group],
+        "with another caption": [b.picture for a, b in both if (a.text, a.object) != (b.text, b.object)],
+        "with other rights": [b.picture for a, b in both if _rights(a) != _rights(b)],
+        "held out now": [b.picture for a, b in both if b.held_out and not a.held_out],
+        "trained on now": [b.picture for a, b in both if a.held_out and not b.held_out],
+    }
+    return [f"{counted(len(v), 'picture')} {kind}: {some(v)}." for kind, v in kinds.items() if v]
+
+
+def _rights(p: Listed) -> tuple[str, ...]:
+    return p.author, p.licence, p.licence_link, p.link

@@ -1,0 +1,126 @@
+"""Writing a group set into the workspace, and what differs from the one that is there.
+
+What a person wrote into a set of before is kept: names, phrases, authors, licences, links, the caption's template.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from guda_core.data.groups import load_group_set
+from guda_core.data.own.new_set import Draft, NewSet
+from guda_core.data.own.picture_list import FILE, changes, read_list, write_list
+from guda_core.errors import DataError, GroupSetError
+from guda_core.paths import STYLE_GROUPS, sets
+from guda_core.records import NOT_STATED, GroupSet
+
+SET, BEFORE = "group_set.yaml", "group_set.before.yaml"
+KEPT = ("name", "phrase", "descriptors", "author", "licence", "licence_link", "link")
+HEAD = """\
+# Written by `guda groups new`. Write authors, licences and links (https://) where they are known; they are shown.
+# A phrase is how a caption says its group. The pictures are listed in {list}.
+"""
+
+
+def folder_of(set_id: str) -> Path:
+    """Where a set of the user's is written.
+
+    Raises:
+        GroupSetError: an included set has that name.
+    """
+    folder = sets().own(set_id)
+    if (STYLE_GROUPS / set_id).is_dir():
+        raise GroupSetError(f"'{set_id}' is the name of an included group set. Choose another: --name.")
+    return folder
+
+
+def existing(set_id: str) -> GroupSet | None:
+    """The user's set of that id, None where there is none. Raises GroupSetError when it cannot be read."""
+    folder = folder_of(set_id)
+    return load_group_set(set_id, folder.parent) if (folder / SET).is_file() else None
+
+
+def as_before(asked: NewSet, old: GroupSet | None, given: set[str]) -> NewSet:
+    """The wish with what was asked for at the last time, but for what is given now."""
+    if old is None:
+        return asked
+    of_old: dict[str, Any] = {"fit": old.fit, "resolution": old.resolution, "name": old.name}
+    of_old |= {k: v for k, v in old.options.items() if k in ("held_out", "seed")}
+    return replace(asked, **{k: v for k, v in of_old.items() if k not in given})
+
+
+def kept(new: Draft, old: GroupSet, *, phrases: bool) -> Draft:
+    """The draft with what the old set says of groups that are in both. phrases: those of the old set go before."""
+    groups = {}
+    for gid, entry in new.entry["groups"].items():
+        before = old.groups.get(gid)
+        told = {k: v for k in KEPT if (v := getattr(before, k, None)) and v != NOT_STATED}
+        if not phrases:
+            told.pop("phrase", None)
+        told = {k: list(v) if isinstance(v, tuple) else v for k, v in told.items()}
+        groups[gid] = {**entry, **told}
+    entry = {**new.entry, "groups": groups}
+    if phrases and old.caption:
+        entry |= {"caption": old.caption, "descriptors_per_caption": old.descriptors_per_caption}
+    elif phrases:
+        entry.pop("caption", None)
+        for group in groups.values():
+            group.pop("phrase", None)
+    return replace(new, entry=entry)
+
+
+def differences(new: Draft, old: GroupSet) -> list[str]:
+    """What would change, in sentences."""
+    out = [f"The group '{g}' is new." for g in new.entry["groups"] if g not in old.groups]
+    out += [f"The group '{g}' is gone." for g in old.groups if g not in new.entry["groups"]]
+    folder = folder_of(new.id)
+    before = read_list(folder / FILE) if (folder / FILE).is_file() else []
+    for what, was, now in (("fit", old.fit, new.entry["fit"]), ("resolution", old.resolution, new.entry["resolution"])):
+        out += [f"'{what}' was {was} and is {now}."] if was != now else []
+    was, now = old.options.get("path"), _stored(new, folder)["path"]
+    out += [f"The pictures were in {was} and are in {now}."] if was != now else []
+    for gid, entry in new.entry["groups"].items():
+        was, now = getattr(old.groups.get(gid), "phrase", None), entry.get("phrase", "")
+        out += [f"The phrase of '{gid}' was '{was}' and is '{now}'."] if was is not None and was != now else []
+    return out + changes(before, new.pictures)
+
+
+def _stored(new: Draft, folder: Path) -> dict[str, Any]:
+    """The source's entry; a path below the set's own folder is relative, so that the workspace can move."""
+    source, whole = dict(new.entry["source"]), Path(new.entry["source"]["path"])
+    if whole.is_absolute() and whole.is_relative_to(folder.resolve()):
+        source["path"] = whole.relative_to(folder.resolve()).as_posix()
+    return source
+
+
+def write(new: Draft) -> Path:
+    """Write the set's two files, which are read back first; gives its folder. The file that was there is kept beside.
+
+    Raises:
+        GroupSetError: the set contradicts itself. DataError: the files cannot be written.
+    """
+    folder = folder_of(new.id)
+    entry = {**new.entry, "source": _stored(new, folder)}
+    text = yaml.safe_dump(entry, allow_unicode=True, sort_keys=False, width=110)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.parent) as made:
+            there = Path(made) / new.id
+            there.mkdir()
+            (there / SET).write_text(HEAD.format(list=FILE) + text, encoding="utf-8")
+            write_list(there / FILE, new.pictures)
+            load_group_set(new.id, there.parent)
+            if (folder / SET).is_file():
+                shutil.copyfile(folder / SET, folder / BEFORE)
+            os.replace(there / FILE, folder / FILE)
+            os.replace(there / SET, folder / SET)
+    except OSError as e:
+        raise DataError(f"The group set cannot be written to {folder}: {e.strerror or e}.") from e
+    return folder

@@ -1,0 +1,84 @@
+"""Tables of pictures that people write: CSV, JSON and JSON lines, with the columns that are known and no others.
+
+`metadata.csv` and `metadata.jsonl` are the Hub's habit (`file_name`, `text`).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from guda_core.data.own.found import words
+from guda_core.errors import DataError
+
+COLUMNS = {  # of a table -> what it means
+    "file_name": "file", "file": "file", "group": "group", "text": "text", "caption": "text", "object": "object",
+    "author": "author", "licence": "licence", "license": "licence", "licence_link": "licence_link",
+    "license_link": "licence_link", "link": "link",
+}  # fmt: skip
+KINDS = (".csv", ".json", ".jsonl")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")  # Excel begins its UTF-8 with a mark
+    except UnicodeDecodeError as e:
+        raise DataError(f"{path} is not UTF-8 text. Save it again as UTF-8.") from e
+    except OSError as e:
+        raise DataError(f"{path} cannot be opened: {e.strerror or e}.") from e
+
+
+def _csv(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    head = text.partition("\n")[0]
+    found = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), strict=True)
+    try:
+        for row in found:
+            if None in row:
+                raise DataError(f"{path}, line {found.line_num} has more fields than the first line.")
+            yield found.line_num, row
+    except csv.Error as e:
+        raise DataError(f"{path}, line {found.line_num} is not readable as CSV: {e}.") from e
+
+
+def _json(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    try:
+        if path.suffix.lower() == ".json":
+            rows = json.loads(text)
+            if not isinstance(rows, list):
+                raise DataError(f"{path} must hold a list with one object for each picture.")
+            yield from enumerate(rows, 1)
+            return
+        for n, line in enumerate(text.split("\n"), 1):
+            if line.strip():
+                yield n, json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as e:
+        raise DataError(f"{path} is not readable as JSON: {e}.") from e
+
+
+def read_table(path: Path) -> tuple[list[dict[str, str]], list[str]]:
+    """(rows, columns that mean nothing here). A row has the texts of the columns that are known, under the names on the
+    right of `COLUMNS`, and "where": its place for sentences.
+
+    Raises:
+        DataError: the file cannot be read, is not UTF-8, CSV or JSON, or a row names no file.
+    """
+    rows, unknown = [], dict[str, None]()
+    for n, row in (_csv if path.suffix.lower() == ".csv" else _json)(path, _text(path)):
+        where = f"{path.name}, {'row' if path.suffix.lower() == '.json' else 'line'} {n}"
+        if not isinstance(row, Mapping):
+            raise DataError(f"{where} must be an object with the fields file_name and text.")
+        out = {"where": where}
+        for column, value in row.items():
+            known = COLUMNS.get(str(column).strip().lower())
+            if known is None:
+                unknown[str(column)] = None
+            elif told := words(value, f"{where}: '{column}'"):
+                out[known] = told
+        if "file" not in out:
+            raise DataError(f"{where} names no file. A table of pictures needs a column 'file' (or 'file_name').")
+        rows.append(out)
+    return rows, list(unknown)

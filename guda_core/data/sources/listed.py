@@ -1,0 +1,141 @@
+"""Pictures that a list beside the group set names (`data.own.picture_list`), as `guda groups new` writes it.
+
+What is trained on and what is held out stands in the list, with the SHA-256 of each file: a file that was changed since
+is an error, not another training. Pictures are opened when needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from guda_core.data.dataset import SPLITS, Item
+from guda_core.data.images import OWN, read_file, read_picture
+from guda_core.data.own.data_sets import file_of, open_data_set, undecoded
+from guda_core.data.own.picture_list import FILE, Listed, read_list
+from guda_core.data.sources.source import Source
+from guda_core.errors import DataError, GroupSetError, ImageError
+from guda_core.paths import home
+from guda_core.records import GroupSet
+from guda_core.strict import Fields, Text
+
+AGAIN = "Write the list anew with `guda groups new --again`."
+
+
+class FileOptions(Fields):
+    """path: of the folder; a relative one is looked for beside the group set. held_out, seed: how the held-out pictures
+    were drawn when the list was written; they change nothing afterwards."""
+
+    path: Text
+    held_out: float = 0.1
+    seed: int = 0
+
+
+class RowOptions(FileOptions):
+    """path: of the data set, or hub:user/name. image: the column of pictures. config: the data set's configuration."""
+
+    image: Text = "image"
+    config: Text | None = None
+
+
+class ListedFiles(Source):
+    """Files below a folder."""
+
+    SetOptions = FileOptions
+
+    def __init__(self, group_set: GroupSet) -> None:
+        super().__init__(group_set)
+        self.folder = group_set.folder or home()
+        self.path = group_set.options["path"]
+
+    @cached_property
+    def pictures(self) -> list[Listed]:
+        """The list, group by group, in the group set's order.
+
+        Raises:
+            GroupSetError: it cannot be read, or a picture is of a group that the set does not have.
+        """
+        found = read_list(self.folder / FILE)
+        places = {gid: i for i, gid in enumerate(self.group_set.groups)}
+        strange = sorted({p.group for p in found} - set(places))
+        if strange:
+            raise GroupSetError(
+                f"{self.folder / FILE} names the group '{strange[0]}', which the group set lacks. {AGAIN}"
+            )
+        return sorted(found, key=lambda p: places[p.group])
+
+    def missing(self) -> list[str]:
+        """Listed pictures that are not there."""
+        root = self._root
+        return [p.picture for p in self.pictures if not (root / p.picture).is_file()]
+
+    @property
+    def _root(self) -> Path:
+        return self.folder / Path(self.path).expanduser()
+
+    def bytes_of(self, picture: str) -> bytes:
+        """The bytes of a picture's file. Raises ImageError."""
+        return read_file(self._root / picture, OWN)
+
+    def _read(self, entry: Listed, size: int) -> np.ndarray:
+        try:
+            data = self.bytes_of(entry.picture)
+            if hashlib.sha256(data).hexdigest() != entry.sha256:
+                raise DataError(f"The picture {entry.picture} was changed after it was listed. {AGAIN}")
+            return read_picture(data, size=size, fit=self.group_set.fit, limits=OWN).pixels
+        except ImageError as e:
+            raise DataError(f"{entry.picture}: {e} If it was moved or taken out: {AGAIN}") from e
+
+    def _of(self, split: str) -> list[Listed]:
+        if split not in SPLITS:
+            raise DataError(f"There is no split '{split}'. Known: {', '.join(SPLITS)}.")
+        return [p for p in self.pictures if p.held_out == (split == "held_out")]
+
+    def split(self, name: str) -> list[Item]:
+        return [
+            Item(f"{p.group}/{p.picture}", p.group, p.text, p.object, partial(self._read, p)) for p in self._of(name)
+        ]
+
+    def fingerprint(self, split: str = "train") -> str:
+        """Of the list: groups, names, captions and the files' SHA-256; and of how pictures are made square."""
+        h = hashlib.sha256(f"{self.group_set.fit}\n".encode())
+        for p in self._of(split):
+            h.update(f"{p.group}/{p.picture}\0{p.text}\0{p.object}\0{p.sha256}\n".encode())
+        return h.hexdigest()
+
+
+class ListedRows(ListedFiles):
+    """Rows of a data set that the library `datasets` reads."""
+
+    SetOptions = RowOptions
+
+    @cached_property
+    def _rows(self) -> Mapping[str, Any]:
+        """Split -> rows with the undecoded pictures."""
+        opened = open_data_set(self._place, self.group_set.options.get("config"))
+        image = self.group_set.options["image"]
+        for name, rows in opened.items():
+            if image not in rows.features:
+                raise DataError(f"The split '{name}' of {self.path} has no column '{image}'.")
+        return {name: undecoded(rows, image) for name, rows in opened.items()}
+
+    @property
+    def _place(self) -> str:
+        return self.path if self.path.startswith("hub:") else str(self._root)
+
+    def missing(self) -> list[str]:
+        most = {name: len(rows) for name, rows in self._rows.items()}
+        places = [(p.picture, *p.picture.rpartition("/")[::2]) for p in self.pictures]
+        return [whole for whole, split, row in places if not row.isdecimal() or int(row) >= most.get(split, 0)]
+
+    def bytes_of(self, picture: str) -> bytes:
+        split, _, row = picture.rpartition("/")
+        rows = self._rows.get(split)
+        if rows is None or not row.isdecimal() or int(row) >= len(rows):
+            raise DataError(f"The data set {self.path} has no row {picture}. {AGAIN}")
+        return file_of(self._place, rows[int(row)][self.group_set.options["image"]])
