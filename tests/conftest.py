@@ -42,3 +42,19 @@ def browser() -> Iterator[Browser]:
         chromium = p.chromium.launch(executable_path=path, args=list(ARGS))
         yield chromium
         chromium.close()
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A workspace of the test's own; it is not made."""
+    monkeypatch.setenv("GUDA_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("GUDA_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder with the pictures of six artists."""
+    from tests.own_pictures import studio
+
+    return studio(tmp_path / "artists")

@@ -87,20 +87,21 @@ def _captions(group_set: GroupSet, train: Sequence[Item]) -> Iterator[str]:
             "The set has no captions (no field 'caption'). A model that reads prompts needs them: caption and anchor "
             'would be the same. Give every group a phrase: `guda groups new` with --phrase "by {name}".'
         )
-        return
-    if group_set.groups and all(g.phrase for g in group_set.groups.values()):
+    elif all(g.phrase for g in group_set.groups.values()):
         bare = Counter(i.group for i in train if not captioner.content(i))
         if bare:
+            each = some([f"{gid} {n:,}" for gid, n in bare.items()], 10)
             yield (
-                f"Of {counted(bare.total(), 'picture')} nothing is known but the group, so caption and anchor are phrases "
-                f"alone ({some([f'{gid} {n:,}' for gid, n in bare.items()], 10)}). Captions help: a .txt beside a picture."
+                f"Of {counted(bare.total(), 'picture')} nothing is known but the group, so caption and anchor are "
+                f"phrases alone ({each}). Captions help: a .txt beside a picture."
             )
         names = {gid: re.compile(rf"(?<!\w){re.escape(g.name)}(?!\w)", re.I) for gid, g in group_set.groups.items()}
         still = Counter(i.group for i in train if names[i.group].search(captioner.content(i)))
         for gid, n in still.items():
+            what = f"{counted(n, 'caption')} of '{gid}' {'names' if n == 1 else 'name'} the group"
             yield (
-                f"{counted(n, 'caption')} of '{gid}' {'names' if n == 1 else 'name'} the group outside its phrase '{group_set.groups[gid].phrase}'; "
-                "so {'does its anchor' if n == 1 else 'do their anchors'}. Choose the phrase as the captions say it."
+                f"{what} outside its phrase '{group_set.groups[gid].phrase}', and so "
+                f"{'does its anchor' if n == 1 else 'do their anchors'}. Choose the phrase as the captions say it."
             )
 
 
@@ -108,21 +109,18 @@ def _long(group_set: GroupSet, train: Sequence[Item], tokens: Callable[[str], tu
     """Captions that are longer than the model reads."""
     captioner = captioner_of(group_set)
     said = {i.id: captioner.prompt(i) for i in train if i.caption}
-    if tokens is None:
-        long = [k for k, text in said.items() if len(text.split()) > WORDS]
-        if long:
-            yield (
-                f"{counted(len(long), 'caption has', 'captions have')} more than {WORDS} words, the first of {long[0]}. Stable Diffusion reads "
-                "about so many; what is cut off may be the phrase. `--model NAME` counts exactly."
-            )
-        return
-    found = {k: tokens(text) for k, text in said.items()}
+    found = {k: (len(text.split()), WORDS) if tokens is None else tokens(text) for k, text in said.items()}
     long = [k for k, (n, most) in found.items() if n > most]
-    if long and (most := found[long[0]][1]):
-        yield (
-            f"{counted(len(long), 'caption has', 'captions have')} more than the {most} tokens that the model reads, the first of {long[0]} "
-            f"({found[long[0]][0]}). What is cut off may be the phrase."
-        )
+    if long:
+        many, (n, most) = counted(len(long), "caption has", "captions have"), found[long[0]]
+        first = f"the first is that of {long[0]} ({n})"
+        if tokens is None:
+            yield (
+                f"{many} more than {most} words; {first}. Stable Diffusion reads about so many. The phrase may be "
+                "cut off. `--model NAME` counts exactly."
+            )
+        else:
+            yield f"{many} more than the {most} tokens that the model reads; {first}. The phrase may be cut off."
 
 
 def warnings(

@@ -95,7 +95,7 @@ def file_of(place: str, cell: Any) -> bytes:
     whole = Path(os.path.normpath(Path(path).absolute()))
     caches = (cache_dir() / "datasets", Path(str(config.HF_DATASETS_CACHE)), Path(constants.HF_HUB_CACHE))
     if not any(whole.is_relative_to(folder.absolute()) for folder in (*own, *caches)):
-        raise DataError("Its path leads out of the data set.")
+        raise DataError(f"'{path}' lies outside the data set; save it with the pictures in it")
     return read_file(whole, OWN)
 
 
@@ -117,7 +117,7 @@ def _column(features: Mapping[str, Any], named: str | None, usual: list[str], wh
 def _said(feature: Any, value: Any, what: str) -> str:
     """A cell as text; a class's number by its name, of several captions the first."""
     if value is not None and hasattr(feature, "int2str"):
-        return feature.int2str(value) if value >= 0 else ""
+        return feature.int2str(value).replace("_", " ") if value >= 0 else ""
     return words(next(iter(value), None) if isinstance(value, list) else value, what)
 
 

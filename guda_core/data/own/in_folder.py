@@ -75,9 +75,10 @@ def _captions(files: list[Path]) -> dict[Path, str]:
         except (OSError, UnicodeDecodeError, DataError):
             bad.append(path)
     if bad:
+        them = "it" if len(bad) == 1 else "them"
         raise DataError(
             f"{counted(len(bad), 'caption file is', 'caption files are')} not readable as UTF-8 text: {some(bad)}. "
-            "Save them again as UTF-8."
+            f"Save {them} again as UTF-8."
         )
     return out
 

@@ -65,9 +65,8 @@ def read_list(path: Path) -> list[Listed]:
                 out.append(Listed.model_validate_json(line))
             except ValidationError as e:
                 place = ".".join(str(p) for p in e.errors()[0]["loc"])
-                raise GroupSetError(
-                    f"{path}, line {n} is no picture of a list{f' ({place!r})' if place else ''}."
-                ) from e
+                at = f" at '{place}'" if place else ""
+                raise GroupSetError(f"{path}, line {n} is wrong{at}.") from e
     return out
 
 

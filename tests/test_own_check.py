@@ -1,0 +1,122 @@
+"""Crop or pad, and what `guda groups check` says and draws."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from guda_core.cli.groups_check import anchors, warnings
+from guda_core.data.captions import captioner_of
+from guda_core.data.groups import load_group_set
+from guda_core.data.images import OWN, UPLOADS, hash_picture, read_picture
+from guda_core.data.own.new_set import NewSet
+from guda_core.data.sources.source import open_dataset
+from guda_core.errors import GroupSetError, ImageError, OptionError
+from tests.own_pictures import IDS, KINDS, guda
+from tests.test_imaging import encoded
+
+
+def test_a_crop_is_the_middle_and_a_pad_is_white(tmp_path):
+    wide = np.zeros((30, 90, 3), np.uint8)
+    wide[:, :30], wide[:, 30:60], wide[:, 60:] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    data = encoded(Image.fromarray(wide))
+    crop, pad = (read_picture(data, size=30, fit=f) for f in ("crop", "pad"))
+    assert (crop.pixels == (0, 255, 0)).all() and "Only its middle, 30 x 30 of 90 x 30" in crop.preparation[0]
+    assert (pad.pixels[:9] == 255).all() and (pad.pixels[21:] == 255).all()
+    square = encoded(Image.fromarray(wide[:, :30]))
+    assert (read_picture(square, size=30, fit="crop").pixels == read_picture(square, size=30).pixels).all()
+
+
+def test_ones_own_pictures_may_be_larger_files_than_uploads():
+    data = encoded(Image.new("RGB", (5001, 5000)))
+    with pytest.raises(ImageError, match="at most 24 megapixels"):
+        read_picture(data, size=16)
+    assert read_picture(data, size=16, limits=OWN).pixels.shape == (16, 16, 3)
+    assert OWN.bytes > UPLOADS.bytes
+
+
+def test_pictures_that_show_the_same_have_one_hash():
+    im = Image.new("RGB", (20, 30), (1, 2, 3))
+    clear = im.convert("RGBA")
+    assert (
+        len({hash_picture(encoded(im)), hash_picture(encoded(clear)), hash_picture(encoded(im, compress_level=0))}) == 1
+    )
+    assert hash_picture(encoded(im.transpose(Image.Transpose.ROTATE_90))) != hash_picture(encoded(im))
+
+
+def test_the_group_set_says_crop_or_pad_and_nothing_else(tmp_path):
+    entry = {"id": "s", "name": "S", "source": {"id": "folder", "path": "p"}, "groups": {"a": {"name": "A"}}}
+    entry["groups"]["b"] = {"name": "B"}
+    (tmp_path / "s").mkdir()
+    for fit, right in ((None, "pad"), ("crop", "crop"), ("stretch", None)):
+        told = entry if fit is None else {**entry, "fit": fit}
+        (tmp_path / "s" / "group_set.yaml").write_text(yaml.safe_dump(told))
+        if right is None:
+            with pytest.raises(GroupSetError, match="'fit' must be pad"):
+                load_group_set("s", tmp_path)
+        else:
+            assert load_group_set("s", tmp_path).fit == right
+    assert load_group_set("emoji").fit == "pad"
+
+
+def test_check_says_what_will_be_learned_and_draws_a_sheet(home, pictures):
+    for path in list((pictures / "Dee").iterdir())[2:]:
+        path.unlink()
+    guda("groups", "new", pictures, "--held-out", "0")
+    said = guda("groups", "check", "artists")
+    assert "44 pictures" not in said and "42 pictures trained on, 0 held out, made square by: crop" in said
+    assert "'dee' has 2 pictures" in said and "of ann-lee, bo-chan, dee" in said and "is held out" in said
+    assert "Of 34 pictures nothing is known but the group" in said
+    with Image.open(home / "sets" / "artists" / "contact-sheet.png") as sheet:
+        pixels = np.asarray(sheet)
+    assert pixels.shape == (8 + 22 + 6 * 158, 8 + 8 * 136, 3)
+    row = pixels[30 + 22 : 30 + 22 + 128, 8 : 8 + 128]
+    assert (row == open_dataset(load_group_set("artists")).split("train")[0].image(128)).all()
+    guda("groups", "check", "--set", "artists", "--sheet", home / "s.png")
+    assert (home / "s.png").is_file()
+    assert "Two sets are named" in guda("groups", "check", "a", "--set", "b", code=2)
+
+
+def test_check_shows_the_captions_and_anchors_of_unlearning(home, pictures):
+    guda("groups", "new", pictures)
+    gs = load_group_set("artists")
+    train = open_dataset(gs).split("train")
+    rows = list(anchors(gs, train))
+    assert len(rows) == 10 and {i.group for i, _, _ in rows} == set(IDS)
+    captioner, g = captioner_of(gs), torch.Generator()
+    for item, caption, anchor in rows:
+        content = captioner.content(item)
+        assert caption == captioner.caption(item, g)
+        others = [captioner.anchor(item, k, g) for k in gs.groups if k != item.group]
+        assert anchor in others and anchor != caption and content in anchor
+    said = guda("groups", "check", "artists")
+    assert all(" ".join(c.split()) in said and a in said for _, c, a in rows)
+
+
+def test_check_warns_of_captions_that_do_not_work(home, pictures):
+    (pictures / "Ann Lee" / "0.txt").write_text("a wave, Ann Lee style")
+    (pictures / "Ann Lee" / "1.txt").write_text("word " * 60)
+    guda("groups", "new", pictures, "--held-out", "0", "--phrase", "by {name}")
+    gs = load_group_set("artists")
+    train = open_dataset(gs).split("train")
+    said = " ".join(warnings(gs, train, []))
+    assert "1 caption of 'ann-lee' names the group outside its phrase 'by Ann Lee', and so does its anchor" in said
+    assert "1 caption has more than 55 words" in said and "Ann Lee/1.PNG" in said
+    exact = " ".join(warnings(gs, train, [], lambda text: (len(text.split()) + 2, 12)))
+    assert "1 caption has more than the 12 tokens" in exact and "words" not in exact
+    guda("groups", "new", pictures, "--name", "mute", "--phrase", "")
+    assert "The set has no captions" in guda("groups", "check", "mute")
+
+
+def test_check_of_a_set_whose_pictures_are_not_fetched_still_shows_its_groups(home):
+    said = guda("groups", "check", "--set", "emoji")
+    assert "OpenMoji" in said and "The pictures were not looked at." in said and not (home / "sets" / "emoji").exists()
+
+
+def test_kinds_of_the_stand_ins_are_mixed():
+    assert len({k for _, k in KINDS}) == 3
+    with pytest.raises(OptionError):
+        NewSet(name="a", held_out=-1)

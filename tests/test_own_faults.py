@@ -1,0 +1,176 @@
+"""Bad input to `guda groups new`: each kind in its sentence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import unicodedata
+
+import pytest
+from PIL import Image
+
+from guda_core.data.groups import load_group_set
+from guda_core.data.own.in_folder import find_in_folder
+from guda_core.data.own.slugs import slug, slugs
+from guda_core.errors import DataError, GroupSetError
+from tests.own_pictures import guda, made, paint
+
+
+def test_what_systems_leave_behind_is_no_picture_and_endings_are_of_any_case(tmp_path):
+    for i, name in enumerate(("ann/A.JPG", "ann/b.JpEg", "bo/C.Png", "bo/d.WEBP")):
+        paint(tmp_path / name, 0, i)
+    left = ("ann/._A.JPG", "ann/.hidden.png", "Thumbs.db", "ann/Thumbs.db", "bo/.DS_Store", ".thumbs/x.png")
+    for name in (*left, "__MACOSX/ann/A.JPG", "bo/desktop.ini", "bo/README.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"no picture")
+    found = made(tmp_path, broken=0.0)
+    assert len(found.pictures) == 4 and found.notes == []
+
+
+def test_empty_folders_and_single_groups(home, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "There are no groups of pictures in" in guda("groups", "new", tmp_path / "empty", code=2)
+    paint(tmp_path / "flat" / "1.png")
+    assert "lie in no subfolder" in guda("groups", "new", tmp_path / "flat", code=2)
+    paint(tmp_path / "one" / "ann" / "1.png")
+    said = guda("groups", "new", tmp_path / "one", code=2)
+    assert "There is 1 group with pictures" in said and "('ann')" in said and "at least two" in said
+    assert "There is no folder" in guda("groups", "new", tmp_path / "nothing", code=2)
+    assert not home.exists()
+
+
+def test_broken_pictures_are_named_counted_and_refused_over_the_limit(tmp_path):
+    for i in range(4):
+        paint(tmp_path / "ann" / f"{i}.png", 0, i), paint(tmp_path / "bo" / f"{i}.png", 1, i)
+    (tmp_path / "bo" / "cut.png").write_bytes((tmp_path / "bo" / "1.png").read_bytes()[:60])
+    with pytest.raises(DataError, match=r"1 of 9 pictures cannot be read, more than 1%: bo/cut\.png \(This PNG"):
+        made(tmp_path, broken=0.01)
+    got = made(tmp_path, broken=0.12)
+    assert len(got.pictures) == 8 and got.notes == [
+        "1 of 9 pictures cannot be read and were left out: bo/cut.png (This PNG file is damaged or cut off)."
+    ]
+    for i in range(4):
+        (tmp_path / "bo" / f"{i}.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"There is 1 group with pictures in .* \('ann'\)"):
+        made(tmp_path, broken=1.0)
+
+
+def test_a_picture_that_stands_twice_is_named_and_never_on_both_sides(pictures):
+    first = pictures / "Ann Lee" / "1.PNG"
+    with Image.open(first) as im:
+        im.save(pictures / "Ann Lee" / "copy.png", compress_level=0)  # other bytes, the same pixels
+        im.save(pictures / "Dee" / "stolen.webp", lossless=True)
+    got = made(pictures, held_out=0.9, broken=0.0)
+    assert any(
+        "1 copy of pictures in the same group left out: Ann Lee/copy.png = Ann Lee/1.PNG" in n for n in got.notes
+    )
+    assert any("1 picture in more than one group: Ann Lee/1.PNG = Dee/stolen.webp" in n for n in got.notes)
+    sides = {p.picture: p.held_out for p in got.pictures}
+    assert "Ann Lee/copy.png" not in sides and not sides["Ann Lee/1.PNG"] and not sides["Dee/stolen.webp"]
+
+
+def test_metadata_that_names_missing_files(tmp_path):
+    for i, name in enumerate(("ann/1.png", "bo/1.png")):
+        paint(tmp_path / name, i)
+    (tmp_path / "metadata.csv").write_text("file_name,text\nann/1.png,a cat\nann/2.png,a dog\n")
+    with pytest.raises(DataError, match=r"1 of 3 .*: ann/2\.png \(not there; named in metadata\.csv, line 3\)"):
+        made(tmp_path, broken=0.01)
+    assert len(made(tmp_path).pictures) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("file_name,text\nann/1.png,a,b\n", "line 2 has more fields"),
+        ("text\na cat\n", "names no file"),
+        (b"file_name,text\nann/1.png,\xe9\n", "not UTF-8"),
+    ],
+)
+def test_metadata_that_cannot_be_read(text, sentence, tmp_path):
+    paint(tmp_path / "ann" / "1.png")
+    (tmp_path / "metadata.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DataError, match=sentence):
+        find_in_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ({"file": "1.png"}, "has no group"),
+        ({"file": "../1.png", "group": "a"}, "lies outside"),
+        ({"file": "/etc/1.png", "group": "a"}, "lies outside"),
+        ({"file": "1.png", "group": ["a"]}, "'group' must be text"),
+        ("1.png", "must be an object"),
+    ],
+)
+def test_tables_that_are_wrong(row, sentence, home, tmp_path):
+    (tmp_path / "table.json").write_text(json.dumps([row]))
+    assert sentence in guda("groups", "new", tmp_path / "table.json", code=2)
+
+
+def test_captions_that_are_not_utf8_are_all_named(tmp_path):
+    for i, name in enumerate(("ann/1.png", "bo/1.png")):
+        paint(tmp_path / name, i)
+        (tmp_path / name).with_suffix(".txt").write_text("ein Bär", encoding="utf-16" if i else "latin-1")
+    with pytest.raises(DataError, match=r"2 caption files are not readable as UTF-8 text: .*ann/1\.txt, .*bo/1\.txt"):
+        find_in_folder(tmp_path)
+
+
+def test_links_that_lead_round_end(tmp_path):
+    for i, name in enumerate(("ann/1.png", "bo/1.png")):
+        paint(tmp_path / name, i)
+    (tmp_path / "ann" / "up").symlink_to("..")
+    (tmp_path / "ann" / "self.png").symlink_to("self.png")
+    elsewhere = paint(tmp_path.parent / f"{tmp_path.name}-more" / "2.png", 2).parent
+    (tmp_path / "cy").symlink_to(elsewhere)
+    got = made(tmp_path)
+    assert [p.picture for p in got.pictures] == ["ann/1.png", "bo/1.png", "cy/2.png"]
+    assert sum("leads to a folder that was read already" in n for n in got.notes) == 1
+    assert sum("leads nowhere" in n for n in got.notes) == 1
+
+
+def test_names_that_are_no_text_are_told(tmp_path):
+    for i, name in enumerate(("ann/1.png", "bo/1.png", "bo/2.png")):
+        paint(tmp_path / name, i)
+    shutil.copy(tmp_path / "bo" / "2.png", tmp_path / "bo" / "\udcff.png")
+    assert any("its name is no text" in n for n in made(tmp_path).notes)
+
+
+def test_ids_that_collide_are_named(tmp_path):
+    for i, name in enumerate(("Ann Lee", "ann_lee")):
+        paint(tmp_path / name / "1.png", i)
+    with pytest.raises(GroupSetError, match="'Ann Lee' and 'ann lee' would both have the id 'ann-lee'"):
+        made(tmp_path)
+
+
+def test_slugs():
+    assert [slug(n) for n in ("José Núñez", "Søren Ł", "A--b_", "ÆØ")] == ["jose-nunez", "soren-l", "a-b", "aeo"]
+    odd = ["!!!", "???", "葛飾北斎", "歌川広重", "北斎 2", "広重 2", "Пикассо", ""]
+    ids = slugs(odd)
+    assert len(set(ids.values())) == len(odd) and all(i.isascii() and i == i.strip("-") for i in ids.values())
+    assert ids["北斎 2"].startswith("2-") and ids["!!!"].startswith("group-")
+    assert slug("José") == slug(unicodedata.normalize("NFD", "José"))
+    assert slug("ガラス") == slug(unicodedata.normalize("NFD", "ガラス"))
+
+
+def test_names_of_other_scripts_have_phrases_of_their_own(home, tmp_path):
+    for i, name in enumerate(("葛飾北斎", "歌川広重", "!!!")):
+        paint(tmp_path / "w" / name / "1.png", i)
+    guda("groups", "new", tmp_path / "w")
+    assert sorted(g.phrase for g in load_group_set("w").groups.values()) == ["by !!!", "by 歌川広重", "by 葛飾北斎"]
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        (("--held-out", "1.5"), "between 0 and 0.9"),
+        (("--phrase", "by someone"), "needs {name}"),
+        (("--broken", "-1"), "between 0 and 1"),
+        (("--name", "emoji"), "is the name of an included group set"),
+        (("--name", " "), "--name is empty"),
+        (("--fit", "stretch"), "crop"),
+    ],
+)
+def test_options_that_are_wrong(option, sentence, home, pictures):
+    assert sentence in guda("groups", "new", pictures, *option, code=2)
+    assert not (home / "sets").exists()
