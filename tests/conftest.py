@@ -45,15 +45,13 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
-    """A workspace of the test's own; it is not made."""
-    monkeypatch.setenv("GUDA_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("GUDA_CACHE", str(tmp_path / "cache"))
+def home(tmp_path: Path) -> Path:
+    """The workspace; it is not made."""
     return tmp_path / "home"
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def pictures(tmp_path: Path) -> Path:
     """A folder with the pictures of six artists."""
     from tests.own_pictures import studio
 

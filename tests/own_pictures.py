@@ -47,6 +47,8 @@ def studio(root: Path, *, each: int = 8) -> Path:
 def guda(*arguments: object, code: int = 0) -> str:
     """What the command says, its white space reduced."""
     done = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "300"})
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
     assert done.exit_code == code, done.output
     return " ".join(done.output.split())
 

@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import re
+import shlex
+import textwrap
 from pathlib import Path
 from types import SimpleNamespace
 
+import datasets
 import numpy as np
 import yaml
+from PIL import Image
 
 from guda_core.attribution import METHODS
 from guda_core.attribution.method import Budget, answers
 from guda_core.data import SOURCES
-from guda_core.data.groups import load_group_set
+from guda_core.data.groups import list_group_sets, load_group_set
 from guda_core.data.sources.source import open_dataset
 from guda_core.records import Query
+from guda_core.unlearning import health
+from tests.own_pictures import guda, paint, waves
+from tests.tiny import save_tiny
 
 PAGES = Path(__file__).resolve().parent.parent / "docs" / "how-to"
 
 
+def blocks(page: str, language: str) -> list[str]:
+    """The examples of that language on a page, in order."""
+    found = re.findall(rf"^( *)```{language}\n(.*?)```", (PAGES / page).read_text(encoding="utf-8"), re.DOTALL | re.M)
+    return [textwrap.dedent(text) for _, text in found]
+
+
 def block(page: str, language: str) -> str:
     """The first example of that language on a page."""
-    found = re.search(rf"```{language}\n(.*?)```", (PAGES / page).read_text(encoding="utf-8"), re.DOTALL)
-    assert found is not None
-    return found[1]
+    return blocks(page, language)[0]
 
 
 def test_a_source_added_from_outside_reads_a_group_sets_pictures(tmp_path):
@@ -48,12 +59,64 @@ def test_a_source_added_from_outside_reads_a_group_sets_pictures(tmp_path):
 
 
 def test_the_group_set_of_the_page_is_one(tmp_path):
-    lines = block("own-groups.md", "yaml").splitlines()
-    text = "\n".join(line.removeprefix("   ") for line in lines)
     (tmp_path / "artists").mkdir()
-    (tmp_path / "artists" / "group_set.yaml").write_text(text, encoding="utf-8")
+    (tmp_path / "artists" / "group_set.yaml").write_text(blocks("own-groups.md", "yaml")[1], encoding="utf-8")
     found = load_group_set("artists", tmp_path)
     assert [g.name for g in found.groups.values()] == ["Ann Lee", "Bo Chan"] and found.source == "folder"
+
+
+def test_every_command_about_own_pictures_runs_on_stand_ins(tmp_path, home, pictures, monkeypatch):
+    """From an empty workspace, in the page's order. Written in between: the credits, a table, a data set, a model."""
+    text = (PAGES / "own-groups.md").read_text(encoding="utf-8").split("## From npm")[0]
+    commands = [shlex.split(c) for part in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for c in part.splitlines()]
+    monkeypatch.chdir(tmp_path)
+    save_tiny(tmp_path / "tiny")
+    paint(tmp_path / "picture.png", 1, 3)
+    (tmp_path / "rights.csv").write_text(RIGHTS, encoding="utf-8")
+    data_set().to_parquet(str(tmp_path / "paintings.parquet"))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, load=datasets.load_dataset, **k: (
+        datasets.DatasetDict({"train": data_set()}) if a[0] == "USER/NAME" else load(*a, **k)
+    ))  # fmt: skip
+    few = health.HealthConfig(pictures=1, held_out=6, strata=4)
+    monkeypatch.setattr(health, "HealthConfig", lambda: few)
+    ran = []
+    for words in (c for c in commands if c and c[:2] != ["guda", "app"]):
+        more = FEW if words[1] == "unlearn" else ["--effort", "quick"] if words[1] == "attribute" else []
+        said = guda(*[str(tmp_path / "tiny") if w == "NAME" else w for w in words[1:]], *more)
+        ran.append(words[1])
+        if words[1:3] == ["groups", "new"] and len(ran) == 1:
+            credit(home / "sets" / "artists" / "group_set.yaml")
+        if words[1:3] == ["groups", "check"]:
+            assert "CC-BY-4.0" in said and (home / "sets" / "artists" / "contact-sheet.png").is_file()
+    assert ran.count("groups") == 8 and {"unlearn", "attribute"} < set(ran)
+    assert load_group_set("artists").groups["ann-lee"].licence == "CC-BY-4.0"  # --again kept it
+    assert load_group_set("padded").fit == "pad" and "rights" in list_group_sets()
+    assert load_group_set("styled").groups["dee"].phrase == "in the Dee style"
+
+
+FEW = ["--steps", "1", "--batch", "1"]
+RIGHTS = """file,group,author,licence,text
+Ann Lee/0.jpg,Ann Lee,Ann Lee,CC-BY-4.0,a cat on a wall
+Bo Chan/0.jpg,Bo Chan,Bo Chan,CC0-1.0,the sea
+"""
+
+
+def credit(path: Path) -> None:
+    """Write the credits of the page into the set."""
+    entry = yaml.safe_load(path.read_text(encoding="utf-8"))
+    entry["groups"] |= yaml.safe_load(blocks("own-groups.md", "yaml")[0])["groups"]
+    path.write_text(yaml.safe_dump(entry, allow_unicode=True), encoding="utf-8")
+
+
+def data_set() -> datasets.Dataset:
+    """Four pictures by two artists."""
+    told = {
+        "image": [Image.fromarray(waves(i % 2, i, 40, 30)) for i in range(4)],
+        "artist": ["Ann", "Bo"] * 2,
+        "text": ["a wave"] * 4,
+    }
+    kinds = {"image": datasets.Image(), "artist": datasets.Value("string"), "text": datasets.Value("string")}
+    return datasets.Dataset.from_dict(told, features=datasets.Features(kinds))
 
 
 def test_a_method_added_from_outside_scores_every_group():

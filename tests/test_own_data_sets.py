@@ -6,7 +6,6 @@ import builtins
 import sys
 
 import datasets
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -100,7 +99,7 @@ def test_paths_that_lead_out_of_a_data_set_are_not_followed(home, tmp_path):
     secret = tmp_path / "secret.png"
     Image.fromarray(waves(0, 0, 40, 30)).save(secret)
     (tmp_path / "set").mkdir()
-    told = {"image": [str(secret), "../secret.png"], "group": ["a", "b"]}
+    told = {"image": [str(secret), str(tmp_path / "set" / ".." / "secret.png")], "group": ["a", "b"]}
     features = datasets.Features({"image": datasets.Image(), "group": datasets.Value("string")})
     datasets.Dataset.from_dict(told, features=features).to_parquet(str(tmp_path / "set" / "a.parquet"))
     said = guda("groups", "new", tmp_path / "set" / "a.parquet", code=2)
@@ -156,4 +155,4 @@ def test_a_class_without_a_name_and_several_captions(home):
     assert data_sets._said(None, ["a", "b"], "x") == "a" and data_sets._said(None, 7, "x") == "7"
     with pytest.raises(DataError, match="must be text"):
         data_sets._said(None, {"a": 1}, "x")
-    assert np.isnan(float("nan")) and data_sets._said(None, float("nan"), "x") == ""
+    assert data_sets._said(None, float("nan"), "x") == ""
