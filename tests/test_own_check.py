@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,8 +17,10 @@ from guda_core.data.images import OWN, UPLOADS, hash_picture, read_picture
 from guda_core.data.own.new_set import NewSet
 from guda_core.data.sources.source import open_dataset
 from guda_core.errors import GroupSetError, ImageError, OptionError
+from guda_core.unlearning.health import summary
 from tests.own_pictures import IDS, KINDS, guda
 from tests.test_imaging import encoded
+from tests.test_pipeline import service  # noqa: F401  (a fixture)
 
 
 def test_a_crop_is_the_middle_and_a_pad_is_white(tmp_path):
@@ -120,3 +124,17 @@ def test_kinds_of_the_stand_ins_are_mixed():
     assert len({k for _, k in KINDS}) == 3
     with pytest.raises(OptionError):
         NewSet(name="a", held_out=-1)
+
+
+def test_health_of_few_pictures_has_no_error_that_it_cannot_know():
+    assert summary([2.0]) == {"mean": 2.0, "n": 1}
+    assert summary([1.0, 3.0]) == {"mean": 2.0, "se": 1.0, "n": 2}
+
+
+def test_the_picture_that_is_asked_about_is_made_square_as_the_sets_pictures_are(service):  # noqa: F811
+    wide = np.full((16, 48, 3), 255, np.uint8)
+    wide[:, 16:32] = (0, 128, 0)
+    data = encoded(Image.fromarray(wide))
+    assert (service.prepare(data).pixels[:5] == 255).all()
+    service.group_set = replace(service.group_set, fit="crop")
+    assert (service.prepare(data).pixels == (0, 128, 0)).all()

@@ -50,6 +50,13 @@ class HealthConfig:
     seed: int = 17
 
 
+def summary(drops: Sequence[float]) -> dict[str, float | int]:
+    """mean and standard error in nats, and n. One picture alone tells no error: "se" is left out."""
+    n = len(drops)
+    se = {"se": float(np.std(drops, ddof=1) / n**0.5)} if n > 1 else {}
+    return {"mean": float(np.mean(drops)), **se, "n": n}
+
+
 class Health:
     """Measures the adapters of one base model. apart: (group, name) of held-out pictures that the offset must not be
     made of: a benchmark's queries."""
@@ -113,8 +120,8 @@ class Health:
         return likelihood.elbo_drop(full=self._full[key], without=without, strata=strata).value
 
     def measure(self, group: str) -> Iterator[float]:
-        """Measure one adapter and write its `health.json`: mean drop and standard error, by kind of picture; yields the
-        fraction done."""
+        """Measure one adapter and write its `health.json`: `summary` of the drops, by kind of picture, where there are
+        some of the kind; yields the fraction done."""
         adapter = self.job.load(group)
         strata = likelihood.make_strata(self.job.model.schedule, self.config.strata)
         kinds = self._kinds(group)
@@ -126,11 +133,8 @@ class Health:
                 drops.append(self._drop(adapter, item, prompt, strata))
                 done += 1
                 yield done / all_of_them
-            record[kind] = {
-                "mean": float(np.mean(drops)),
-                "se": float(np.std(drops, ddof=1) / len(drops) ** 0.5),
-                "n": len(drops),
-            }
+            if drops:
+                record[kind] = summary(drops)
         record |= {"unit": "nats", "adapter_sha256": adapter.meta["sha256"], "left_out": len(self.apart)}
         record |= {"config": {**dataclasses.asdict(self.config), "rule": likelihood.RULE}, "versions": versions()}
         (self.job.folder / group / HEALTH).write_text(json.dumps(record, indent=1), encoding="utf-8")
