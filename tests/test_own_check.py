@@ -21,6 +21,7 @@ from guda_core.unlearning.health import summary
 from tests.own_pictures import IDS, KINDS, guda
 from tests.test_imaging import encoded
 from tests.test_pipeline import service  # noqa: F401  (a fixture)
+from tests.tiny import save_tiny
 
 
 def test_a_crop_is_the_middle_and_a_pad_is_white(tmp_path):
@@ -138,3 +139,14 @@ def test_the_picture_that_is_asked_about_is_made_square_as_the_sets_pictures_are
     assert (service.prepare(data).pixels[:5] == 255).all()
     service.group_set = replace(service.group_set, fit="crop")
     assert (service.prepare(data).pixels == (0, 128, 0)).all()
+
+
+def test_check_counts_tokens_with_the_model(home, pictures, tmp_path):
+    save_tiny(tmp_path / "tiny")
+    (pictures / "Ann Lee" / "3.txt").write_text("a " * 90)
+    guda("groups", "new", pictures, "--held-out", "0")
+    said = guda("groups", "check", "artists", "--model", tmp_path / "tiny")
+    assert (
+        "1 caption has more than the 77 tokens that the model reads; the first is that of ann-lee/Ann Lee/3.JPEG"
+        in said
+    )
