@@ -55,6 +55,18 @@ def test_broken_pictures_are_named_counted_and_refused_over_the_limit(tmp_path):
         made(tmp_path, broken=1.0)
 
 
+def test_one_in_a_hundred_may_be_broken_and_two_may_not(tmp_path):
+    for i in range(98):
+        paint(tmp_path / ("ann", "bo")[i % 2] / f"{i}.png", i % 2, i, (16, 16))
+    (tmp_path / "ann" / "a.png").write_bytes(b"no picture")
+    assert len(made(tmp_path, broken=0.0102).pictures) == 98
+    paint(tmp_path / "bo" / "b.png", 1, 98, (16, 16))
+    assert len(made(tmp_path, broken=0.01).pictures) == 99
+    (tmp_path / "bo" / "b.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="2 of 100 pictures cannot be read, more than 1%: .*--broken 0.03"):
+        made(tmp_path, broken=0.01)
+
+
 def test_a_picture_that_stands_twice_is_named_and_never_on_both_sides(pictures):
     first = pictures / "Ann Lee" / "1.PNG"
     with Image.open(first) as im:
