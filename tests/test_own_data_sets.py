@@ -39,7 +39,7 @@ def place(request, tmp_path, home):
     if request.param == "disk":
         rows().save_to_disk(str(tmp_path / "set"))
     elif request.param == "splits":
-        datasets.DatasetDict({"train": rows(4), "test": rows(6).select([4, 5])}).save_to_disk(str(tmp_path / "set"))
+        datasets.DatasetDict({"train": rows(), "test": rows(8).select([6, 7])}).save_to_disk(str(tmp_path / "set"))
     elif request.param == "parquet":
         rows().to_parquet(str(tmp_path / "set.parquet"))
         return tmp_path / "set.parquet"
@@ -80,6 +80,15 @@ def test_columns_are_found_by_their_usual_names_and_missing_ones_named(home, tmp
     assert "There is no split 'test'" in guda("groups", "new", tmp_path / "set", "--split", "test", code=2)
     rows().rename_column("artist", "who").save_to_disk(str(tmp_path / "other"))
     assert "--group-column" in guda("groups", "new", tmp_path / "other", code=2)
+
+
+def test_of_several_splits_the_one_for_training_is_taken(home, tmp_path):
+    datasets.DatasetDict({"train": rows(4), "test": rows(6)}).save_to_disk(str(tmp_path / "set"))
+    assert "Splits that were not taken: test (6)" in guda("groups", "new", tmp_path / "set")
+    own = open_dataset(load_group_set("set"))
+    assert len(own.split("train")) + len(own.split("held_out")) == 4
+    guda("groups", "new", tmp_path / "set", "--split", "test", "--name", "other")
+    assert {p.picture.split("/")[0] for p in open_dataset(load_group_set("other")).pictures} == {"test"}
 
 
 def test_a_set_whose_data_set_changed_is_an_error(home, tmp_path):

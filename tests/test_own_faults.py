@@ -36,6 +36,10 @@ def test_empty_folders_and_single_groups(home, tmp_path):
     said = guda("groups", "new", tmp_path / "one", code=2)
     assert "There is 1 group with pictures" in said and "('ann')" in said and "at least two" in said
     assert "There is no folder" in guda("groups", "new", tmp_path / "nothing", code=2)
+    (tmp_path / "artists.zip").write_bytes(b"PK")
+    assert "Unpack it" in guda("groups", "new", tmp_path / "artists.zip", code=2)
+    paint(tmp_path / "set" / "train" / "ann" / "1.png"), paint(tmp_path / "set" / "test" / "ann" / "1.png")
+    assert "look like the splits of a data set" in guda("groups", "new", tmp_path / "set", code=2)
     assert not home.exists()
 
 
@@ -63,7 +67,7 @@ def test_one_in_a_hundred_may_be_broken_and_two_may_not(tmp_path):
     paint(tmp_path / "bo" / "b.png", 1, 98, (16, 16))
     assert len(made(tmp_path, broken=0.01).pictures) == 99
     (tmp_path / "bo" / "b.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match="2 of 100 pictures cannot be read, more than 1%: .*--broken 0.03"):
+    with pytest.raises(DataError, match=r"2 of 100 pictures cannot be read, more than 1%: .*--broken 0\.03"):
         made(tmp_path, broken=0.01)
 
 

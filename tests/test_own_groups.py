@@ -64,6 +64,7 @@ def test_metadata_gives_captions_groups_and_rights(tmp_path, kind):
     ]  # fmt: skip
     assert (new.entry["groups"]["ann"]["author"], new.entry["groups"]["ann"]["licence"]) == ("Ann", "CC0-1.0")
     assert new.entry["groups"]["bo"]["author"] == NOT_STATED
+    assert made(tmp_path / "ann" / "..").pictures == new.pictures
     (tmp_path / "ann" / "1.txt").write_text("a lynx", encoding="utf-8")
     assert made(tmp_path).pictures[0].text == "a lynx"  # what stands beside the picture goes before
 

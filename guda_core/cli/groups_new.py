@@ -58,7 +58,7 @@ def new(
     image_column: Annotated[str | None, typer.Option(help="Of a data set: the column of pictures.")] = None,
     group_column: Annotated[str | None, typer.Option(help="Of a data set: the column of groups.")] = None,
     text_column: Annotated[str | None, typer.Option(help="Of a data set: the column of captions.")] = None,
-    split: Annotated[str | None, typer.Option(help="Of a data set: this split alone. Default: all.")] = None,
+    split: Annotated[str | None, typer.Option(help="Of a data set: this split alone. Default: train.")] = None,
     config: Annotated[str | None, typer.Option(help="Of a data set: its configuration.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Write a set anew that is there already.")] = False,
     home: HomeOption = None,

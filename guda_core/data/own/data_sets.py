@@ -130,7 +130,8 @@ def find_in_data_set(
     split: str | None = None,
     config: str | None = None,
 ) -> Found:
-    """The pictures of a data set by its columns; none is opened. split: that one alone; default: all.
+    """The pictures of a data set by its columns; none is opened. split: that one alone; default: "train", because a
+    model was trained on no other; all where none has that name.
 
     Raises:
         DataError: it cannot be read, or has no such split or column, or a picture has no group.
@@ -148,7 +149,11 @@ def find_in_data_set(
     assert image is not None and group is not None
     source = {"id": "datasets", "path": path, "image": image, **({"config": config} if config else {})}
     found = Found(place, source)
-    for name in [split] if split else list(opened):
+    taken = [split] if split else ["train"] if "train" in opened else list(opened)
+    others = [f"{name} ({len(rows):,})" for name, rows in opened.items() if name not in taken]
+    if others:
+        found.notes.append(f"Splits that were not taken: {', '.join(others)}. --split takes another one.")
+    for name in taken:
         found.candidates += _candidates(path, name, opened[name], image, group, text, rights)
     return found
 

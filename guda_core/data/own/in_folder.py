@@ -27,6 +27,7 @@ from guda_core.errors import DataError
 PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".webp")
 CAPTIONS = (".txt", ".caption")
 METADATA = ("metadata.jsonl", "metadata.csv")
+SPLITS = {"train", "test", "val", "valid", "validation"}
 BESIDE = (*CAPTIONS, ".md", ".json", ".jsonl", ".csv", ".yaml", ".yml", ".npz", ".toml", ".pdf")  # not worth a word
 LEFT_BEHIND = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin")
 REPEATS = re.compile(r"\d+_(?=.*\w)")
@@ -101,28 +102,18 @@ def _metadata(files: list[Path], folder: Path, found: Found) -> dict[Path, dict[
     return out
 
 
-def find_in_folder(folder: Path) -> Found:
-    """The pictures of a folder and what is known of each; none is opened.
+def _repeats(pictures: list[Path], folder: Path, found: Found) -> bool:
+    """Whether all groups' subfolders begin with kohya's number of repeats; notes that, and subfolders without pictures.
 
     Raises:
-        DataError: there is no such folder, or no group of pictures in it; or a caption or metadata file is unreadable.
+        DataError: the subfolders are the splits of a data set.
     """
-    if not folder.is_dir():
-        raise DataError(f"There is no folder '{folder}'. Name the folder that holds one subfolder for each group.")
-    found = Found(str(folder), {"id": "listed", "path": stored_path(folder)})
-    files = list(files_below(folder, found))
-    pictures = [p for p in files if p.suffix.lower() in PICTURES]
-    captions = _captions([p for p in files if p.suffix.lower() in CAPTIONS])
-    told = _metadata([p for p in files if p.name.lower() in METADATA], folder, found)
-    stray = [p for p in pictures if len(p.relative_to(folder).parts) == 1 and "group" not in told.get(p, {})]
-    pictures = [p for p in pictures if p not in set(stray)]
-    _note_others(files, stray, found)
-    if not pictures:
-        raise DataError(
-            f"There are no groups of pictures in {folder}. Put the pictures into one subfolder for each group, as "
-            f"{', '.join(PICTURES)}." + (" The pictures there lie in no subfolder." if stray else "")
-        )
     tops = {parts[0] for p in pictures if len(parts := p.relative_to(folder).parts) > 1}
+    if tops and tops <= SPLITS:
+        raise DataError(
+            f"The subfolders {', '.join(sorted(tops))} look like the splits of a data set, not like groups. Name the "
+            f"one that the model was trained on: {folder / 'train'}."
+        )
     repeats = bool(tops) and all(REPEATS.match(t) for t in tops)
     if repeats:
         found.notes.append("All subfolders begin with a number and _ ; it was taken as kohya's repeats and left out.")
@@ -130,6 +121,34 @@ def find_in_folder(folder: Path) -> Found:
     empty = [n for n in empty if n not in tops and n.lower() not in LEFT_BEHIND]
     if empty:
         found.notes.append(f"Subfolders without pictures are no groups: {some(empty)}.")
+    return repeats
+
+
+def find_in_folder(folder: Path) -> Found:
+    """The pictures of a folder and what is known of each; none is opened.
+
+    Raises:
+        DataError: there is no such folder, or no group of pictures in it; or a caption or metadata file is unreadable.
+    """
+    if folder.is_file():
+        raise DataError(f"'{folder}' is a file of a kind that is not read here. Unpack it, and name the folder.")
+    if not folder.is_dir():
+        raise DataError(f"There is no folder '{folder}'. Name the folder that holds one subfolder for each group.")
+    folder = Path(os.path.normpath(folder.absolute()))
+    found = Found(str(folder), {"id": "listed", "path": stored_path(folder)})
+    files = list(files_below(folder, found))
+    pictures = [p for p in files if p.suffix.lower() in PICTURES]
+    captions = _captions([p for p in files if p.suffix.lower() in CAPTIONS])
+    told = _metadata([p for p in files if p.name.lower() in METADATA], folder, found)
+    stray = [p for p in pictures if len(p.relative_to(folder).parts) == 1 and "group" not in told.get(p, {})]
+    pictures = sorted(set(pictures) - set(stray))
+    _note_others(files, stray, found)
+    if not pictures:
+        raise DataError(
+            f"There are no groups of pictures in {folder}. Put the pictures into one subfolder for each group, as "
+            f"{', '.join(PICTURES)}." + (" The pictures there lie in no subfolder." if stray else "")
+        )
+    repeats = _repeats(pictures, folder, found)
     for path in pictures:
         parts, row = path.relative_to(folder).parts, told.get(path, {})
         top = REPEATS.sub("", parts[0]) if repeats else parts[0]
@@ -164,7 +183,7 @@ def find_in_table(table: Path, folder: Path | None = None) -> Found:
     Raises:
         DataError: the table cannot be read, has no group for a picture, or names a file outside the folder or twice.
     """
-    root = (folder or table.parent).absolute()
+    root = Path(os.path.normpath((folder or table.parent).absolute()))
     rows, unknown = read_table(table)
     found = Found(str(table), {"id": "listed", "path": stored_path(root)})
     if unknown:
