@@ -71,8 +71,8 @@ def _weak(group_set: GroupSet, train: Sequence[Item], held: Sequence[Item]) -> I
         elif n[gid] + out[gid] < FEW:
             times = loop.steps * loop.batch // n[gid]
             yield (
-                f"'{gid}' has {counted(n[gid] + out[gid], 'picture')}, {n[gid]} to train on. Unlearning shows each about "
-                f"{times:,} times and learns these pictures more than a style. Read its score with great care."
+                f"'{gid}' has {counted(n[gid] + out[gid], 'picture')}, {n[gid]} to train on. Unlearning shows each "
+                f"about {times:,} times and learns these pictures more than a style. Read its score with great care."
             )
     none = [gid for gid in group_set.groups if n[gid] and not out[gid]]
     if none:
