@@ -77,17 +77,20 @@ class Answer:
         return {"settings": dict(self.settings), "provenance": self.provenance, "scope": scope}
 
 
-def load_model(name: str | Path | None = None, *, device: str | None = None) -> BaseModel:
+def load_model(
+    name: str | Path | None = None, *, device: str | None = None, lora: str | Path | None = None
+) -> BaseModel:
     """Load a model.
 
     Args:
         name: what `--model` takes: a card's id, a folder in diffusers' layout, a .safetensors file, or a Hub id.
         device: for example "cpu" or "cuda:1"; default: the GPU when there is one.
+        lora: a LoRA file that is merged into the model; default: what GUDA_LORA says.
 
     Raises:
         ModelError: there is no such model, or it cannot be loaded.
     """
-    return cards.load_model(cards.chosen_card(str(name) if name else None), device=device)
+    return cards.load_model(cards.chosen_card(str(name) if name else None, lora=lora), device=device)
 
 
 def load_groups(name: str | None = None) -> GroupSet:

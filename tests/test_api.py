@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -75,7 +76,12 @@ def test_a_path_bytes_and_a_picture_in_memory_are_one(tiny, tmp_path):
 def test_pictures_of_every_mode_are_taken(tiny, tmp_path, mode):
     draw(tmp_path / "p.png", side=32)
     with Image.open(tmp_path / "p.png") as im:
-        guda_core.attribute(im.convert("L").convert(mode) if mode in "FI" else im.convert(mode), methods="clip")
+        picture = im.convert("L").convert(mode) if mode in "FI" else im.convert(mode)
+        answer = guda_core.attribute(picture, methods="clip")
+    seen = np.asarray(answer.query.pixels).astype(int)
+    expected = np.asarray(picture.convert("L").convert("RGB") if mode in "FI" else picture.convert("RGB")).astype(int)
+    assert seen.ndim == 3 and seen.shape[2] == 3
+    assert abs(seen.mean() - expected.mean()) < 6  # the same picture, whatever it was stored as
 
 
 def test_a_picture_in_memory_keeps_its_orientation(tiny, tmp_path):

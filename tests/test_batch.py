@@ -228,7 +228,7 @@ def test_wrong_prompts_stop_the_batch_before_it_starts(folder, tmp_path, text, s
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_asked_wrongly_stops_the_batch_before_it_starts(folder, tmp_path):
+def test_what_is_asked_wrongly_stops_the_batch_before_it_starts(folder, tmp_path, monkeypatch):
     service, out = LightService(), tmp_path / "out"
     (tmp_path / "empty").mkdir()
     for where, config, sentence in (
@@ -241,6 +241,11 @@ def test_what_is_asked_wrongly_stops_the_batch_before_it_starts(folder, tmp_path
             Batch(service, where, out, config)
     with pytest.raises(OptionError, match="another folder"):
         Batch(service, folder, folder, QUICK)
+    why = {"logo": "There are no retrained models."}
+    made = dataclasses.replace(service.provenance(), not_offered=why)
+    monkeypatch.setattr(service, "provenance", lambda: made)
+    with pytest.raises(OptionError, match=r"got logo\. There are no retrained models\."):
+        Batch(service, folder, out, BatchConfig(methods=("logo",)))
 
 
 def test_a_place_that_cannot_be_written_to_is_said_before_anything_is_scored(folder, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import guda_core
 from guda_core.diffusion.cards import load_model, resolve_card
 from guda_core.errors import ModelError
 from tests.tiny_families import save_family
@@ -114,6 +115,15 @@ def test_a_lora_is_merged_into_every_layer_that_it_names(models, tmp_path, famil
             assert same != ((part, name) in untouched), (part, name)
     assert merged.sha256 != model.sha256 and merged.card.lora.endswith("style.safetensors")
     assert with_lora(folder, tmp_path / "style.safetensors").sha256 == merged.sha256
+
+
+def test_the_library_takes_a_lora_beside_the_model(models, tmp_path, monkeypatch):
+    folder, model = models("sd1")
+    written(model, tmp_path / "style.safetensors", kohya, {model.part: NETWORK})
+    plain, merged = guda_core.load_model(folder), guda_core.load_model(folder, lora=tmp_path / "style.safetensors")
+    assert merged.sha256 != plain.sha256 and merged.card.lora.endswith("style.safetensors")
+    monkeypatch.setenv("GUDA_LORA", str(tmp_path / "style.safetensors"))
+    assert guda_core.load_model(folder).sha256 == merged.sha256
 
 
 def test_kohyas_names_for_xl_and_flux_are_those_of_their_first_code(models, tmp_path):

@@ -75,13 +75,13 @@ def chosen_model(given: str | None) -> str:
     return given or os.environ.get("GUDA_MODEL") or DEFAULT_MODEL
 
 
-def chosen_card(given: str | None) -> Card:
-    """The card of the model to use: of `chosen_model`, by `resolve_card`, with the LoRA of GUDA_LORA if there is one.
+def chosen_card(given: str | None, *, lora: str | Path | None = None) -> Card:
+    """The card of the model to use: of `chosen_model`, by `resolve_card`, with `lora` or else GUDA_LORA merged.
 
     Raises:
         ModelError: as `resolve_card` does.
     """
-    return resolve_card(chosen_model(given), lora=os.environ.get("GUDA_LORA"))
+    return resolve_card(chosen_model(given), lora=lora or os.environ.get("GUDA_LORA"))
 
 
 def resolve_card(name_or_path: str | Path, *, lora: str | Path | None = None) -> Card:

@@ -182,7 +182,8 @@ class Batch:
         self.service, self.out, self.config = service, out, config
         named = [sources] if isinstance(sources, Path) else list(sources)
         self.methods = list(config.methods) or default_methods(service.methods())
-        check_methods(self.methods, service.methods())
+        self.provenance = service.provenance()
+        check_methods(self.methods, service.methods(), self.provenance.not_offered)
         find_effort(config.effort)
         if out.resolve() in [p.resolve() for p in named if p.is_dir()]:
             raise OptionError("The results must go into another folder than that of the pictures.")
@@ -191,7 +192,6 @@ class Batch:
         data = config.prompts.read_bytes() if config.prompts is not None else None
         self.prompts_sha256 = hashlib.sha256(data).hexdigest() if data is not None else None
         self.settings: dict[str, Any] = {"effort": config.effort, "methods": self.methods}
-        self.provenance = service.provenance()
 
     def run(self) -> Iterator[Progress | Summary]:
         """Work through the folder; yields progress, and the Summary last."""
