@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -83,6 +84,16 @@ class BaseModel(ABC):
     def earlier_names(self) -> tuple[str, ...]:
         """What version 0.1 called this model; asked once, since all its files may have to be read."""
         return ()
+
+    @contextmanager
+    def unloaded(self) -> Iterator[None]:
+        """Within the block only the network is on the device. Pictures and prompts can be encoded in `loaded`."""
+        yield
+
+    @contextmanager
+    def loaded(self) -> Iterator[None]:
+        """Within the block all parts are on the device, also within `unloaded`."""
+        yield
 
     @property
     @abstractmethod

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -157,6 +158,32 @@ class LatentModel(BaseModel):
         if self.dtype != torch.float32:
             checks.check_weights(self.card, parts)
         self.network = getattr(self.pipe, self.part)
+
+    @contextmanager
+    def unloaded(self) -> Iterator[None]:
+        self._move_others("cpu")
+        try:
+            yield
+        finally:
+            self._move_others(self.device)
+
+    @contextmanager
+    def loaded(self) -> Iterator[None]:
+        away = self.pipe.vae.device.type != self.device.type
+        self._move_others(self.device)
+        try:
+            yield
+        finally:
+            if away:
+                self._move_others("cpu")
+
+    def _move_others(self, device: torch.device | str) -> None:
+        """All parts but the network, in the types that they have."""
+        for part in ("vae", *self.encoders):
+            if (module := getattr(self.pipe, part)) is not None:
+                nn.Module.to(module, device)
+        if self.device.type == "cuda" and torch.device(device).type == "cpu":
+            torch.cuda.empty_cache()
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

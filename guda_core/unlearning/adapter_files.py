@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -125,17 +126,31 @@ def write(
     """Write an adapter in place of what was there; the metadata comes last, so that its presence means "complete".
 
     lora: PEFT's settings, where the state is a LoRA's.
+
+    Raises:
+        AdapterError: it cannot be written, such as on a full disk; what was there before stays.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (META, OLD_META, OLD_WEIGHTS, LORA, LORA_CONFIG, NETWORK, HEALTH):
-        (folder / name).unlink(missing_ok=True)
-    path = folder / (NETWORK if lora is None else LORA)
     header = {"format": "pt"}  # one entry alone: safetensors writes several in any order, and the hash would vary
     if lora is not None:
         header = {"lora_adapter_metadata": json.dumps({PREFIX + k: v for k, v in lora.items()})}  # diffusers reads it
-        (folder / LORA_CONFIG).write_text(json.dumps(lora, indent=1), encoding="utf-8")
-    save_file(dict(state), path, metadata=header)
-    record = {**meta, "sha256": hash_file(path), "parameters": parameters}
-    aside = folder / f"{META}.tmp"
-    aside.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    aside.replace(folder / META)
+    weights = folder / (NETWORK if lora is None else LORA)
+    aside = {weights: folder / f"{weights.name}.tmp", folder / META: folder / f"{META}.tmp"}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(dict(state), aside[weights], metadata=header)
+        record = {**meta, "sha256": hash_file(aside[weights]), "parameters": parameters}
+        aside[folder / META].write_text(json.dumps(record, indent=1), encoding="utf-8")
+        if lora is not None:
+            aside[folder / LORA_CONFIG] = folder / f"{LORA_CONFIG}.tmp"
+            aside[folder / LORA_CONFIG].write_text(json.dumps(lora, indent=1), encoding="utf-8")
+    except (OSError, SafetensorError) as e:
+        for path in aside.values():
+            path.unlink(missing_ok=True)
+        raise AdapterError(
+            f"The adapter cannot be written to {folder} ({str(e).rstrip('.')}). Free some disk space and run the same "
+            "command again; what was there before is still there."
+        ) from e
+    for name in (META, OLD_META, OLD_WEIGHTS, LORA, LORA_CONFIG, NETWORK, HEALTH):
+        (folder / name).unlink(missing_ok=True)
+    for path in sorted(aside, key=lambda p: p.name == META):  # from here on nothing needs more room
+        aside[path].replace(path)

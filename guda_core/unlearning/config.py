@@ -37,6 +37,25 @@ def check_share(name: str, value: float) -> None:
 
 
 @dataclass(frozen=True)
+class MemorySettings:
+    """How an unlearning is made to fit into memory. Only rounding depends on it, so it is no part of what "fits"; it is
+    recorded with the adapter.
+
+    pictures: of one forward and backward pass, of the 2 loop.batch that make a step; None = all. Halved by itself when
+    memory runs out. checkpointing: keep only what enters each block and compute the block again for its gradient.
+    unload: autoencoder and text encoders leave the device; prompts are embedded before the first step.
+    """
+
+    pictures: int | None = None
+    checkpointing: bool = False
+    unload: bool = False
+
+    def __post_init__(self) -> None:
+        if self.pictures is not None and self.pictures < 1:
+            raise OptionError(f"pictures of a pass: {self.pictures} is not at least 1.")
+
+
+@dataclass(frozen=True)
 class Settings:
     """What every unlearning has; each forget loss reads a kind of its own (`ForgetLoss.settings`).
 

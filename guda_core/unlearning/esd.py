@@ -26,7 +26,8 @@ from guda_core.unlearning.config import UnconditionalConfig
 from guda_core.unlearning.forget import ForgetLoss, Half
 from guda_core.unlearning.guda_c import GudaC
 from guda_core.unlearning.loop import Progress, run
-from guda_core.unlearning.one_group import draw_noised, student_of
+from guda_core.unlearning.one_group import draw_noised
+from guda_core.unlearning.student import student_of
 
 
 class Esd(GudaC):
@@ -34,6 +35,9 @@ class Esd(GudaC):
 
     It draws the anchors of GUDA-C and leaves them, so that both meet the same pictures, timesteps and captions.
     """
+
+    def passes(self, batch: int) -> int:
+        return 2 * batch
 
     def asked(self, forgotten: Half) -> list[str] | None:
         return [""] * len(forgotten.at)
@@ -65,6 +69,9 @@ class EsdFineTuned(ForgetLoss):
         for p in run(expert, loss_of, loop, checkpoint):
             yield dataclasses.replace(p, note="fine-tuning on the forgotten group")
         self.expert = expert.requires_grad_(False).eval()
+
+    def passes(self, batch: int) -> int:
+        return 2 * batch
 
     def target(self, forgotten: Half, answer: Tensor | None) -> Tensor:
         full, forgot = (self.task.eps(forgotten.x_t, forgotten.t, forgotten.prompts, n) for n in (None, self.expert))

@@ -26,7 +26,9 @@ from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import OptionError, TrainingError
 from guda_core.registry import Registry
 from guda_core.unlearning.config import Settings
+from guda_core.unlearning.kept_prompts import KeptPrompts
 from guda_core.unlearning.loop import Progress
+from guda_core.unlearning.pieces import Pieces
 
 FORGET_LOSSES = Registry(
     "forget loss",
@@ -46,7 +48,8 @@ class Task:
 
     items: N training pictures of all groups. latents: (N, C, h, w) float32, aligned. captioner: writes their captions;
     it is not asked where the model reads no prompt. text_features: texts -> (M, D) unit vectors, for those losses that
-    compare groups by their words.
+    compare groups by their words. prompts: embeds prompts; the model does where there is none. pieces: how many
+    pictures one pass of the network takes.
 
     Raises:
         TrainingError: the group, or every other group, has no pictures.
@@ -58,6 +61,8 @@ class Task:
     forget: str
     captioner: Captioner
     text_features: Callable[[list[str]], Tensor] | None = None
+    prompts: KeptPrompts | None = None
+    pieces: Pieces = field(default_factory=lambda: Pieces(None))
 
     def __post_init__(self) -> None:
         if not len(self.own) or not len(self.others):
@@ -79,8 +84,11 @@ class Task:
         return self.model.tokens("")[1] > 0
 
     def eps(self, x_t: Tensor, t: Tensor, prompts: Sequence[str], network: nn.Module | None = None) -> Tensor:
-        """(B, C, h, w) float32: the noise estimate of the full model, or of another network in its place."""
-        return self.model.predict_eps(x_t, t, self.model.embed(list(prompts)), network)
+        """(B, C, h, w) float32: the noise estimate of the full model, or of another network in its place; without
+        gradients in passes of so many pictures as fit."""
+        said = (self.model.embed if self.prompts is None else self.prompts)(list(prompts))
+        parts = [slice(None)] if torch.is_grad_enabled() else self.pieces.of(len(t))
+        return torch.cat([self.model.predict_eps(x_t[p], t[p], said[p], network) for p in parts])
 
     def captions(self, at: Tensor, rng: torch.Generator) -> list[str]:
         """Of the pictures at these places, drawn anew."""
@@ -138,6 +146,11 @@ class ForgetLoss(ABC):
     def revise(self, forgotten: Half, retained: Half, rng: torch.Generator) -> None:
         """A last change of what the student sees, or of the notes, when it is known which captions are hidden."""
         return
+
+    def passes(self, batch: int) -> int:
+        """Passes of a network, of one picture each, that the targets of a step of `batch` forgotten and as many
+        retained pictures take beside the retained half's."""
+        return batch
 
     def asked(self, forgotten: Half) -> list[str] | None:
         """Prompts under which the full model estimates the noise of x_t for the target, in one pass with the retained

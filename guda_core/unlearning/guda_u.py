@@ -24,6 +24,9 @@ class Retrack(ForgetLoss):
         super().__init__(task, config)
         self.bandwidth = losses.likely_bandwidth(task.latents) if config.bandwidth is None else config.bandwidth
 
+    def passes(self, batch: int) -> int:
+        return 0
+
     def near(self, half: Half, of: Tensor) -> Tensor:
         """Of the pictures at the places `of`: the K nearest of each x_0, (B, K, C, h, w), or all, (R, C, h, w)."""
         latents, k = self.task.latents[of], self.config.neighbours

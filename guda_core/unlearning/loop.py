@@ -1,16 +1,16 @@
 """One optimisation loop for every training of the project: AdamW, warm-up, cosine decay to zero, optional EMA.
 
 Randomness is a function of (seed, step) alone, so a run that is stopped and resumed takes the same steps as one that is
-not. Checkpoints live in the cache and hold tensors only; they are written aside and renamed, so a kill never tears one.
+not (`checkpoints`). A step that does not fit into memory, or whose gradients overflow float16, is taken again: in
+smaller pieces, or with a smaller scale.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import os
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -19,9 +19,15 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from guda_core.diffusion.memory import is_out_of_memory
 from guda_core.errors import TrainingError
+from guda_core.unlearning import checkpoints
+from guda_core.unlearning.checkpoints import Kept
 
 log = logging.getLogger(__name__)
+
+LEAST_SCALE = 2.0**-20  # of float16's gradients; below that they are not too large but broken
+Loss = Tensor | Iterable[Tensor]
 
 
 @dataclass(frozen=True)
@@ -71,151 +77,169 @@ def step_generator(seed: int, step: int) -> torch.Generator:
 class Ema:
     """Exponential moving average of a module's trainable parameters."""
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.shadow = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
+    def __init__(self, weights: Mapping[str, nn.Parameter], decay: float) -> None:
+        self.decay, self.weights = decay, weights
+        self.shadow = {n: p.detach().clone() for n, p in weights.items()}
 
     @torch.no_grad()
-    def update(self, module: nn.Module, step: int) -> None:
+    def update(self, step: int) -> None:
         d = min(self.decay, (1 + step) / (10 + step))
-        for n, p in module.named_parameters():
-            if p.requires_grad:
-                self.shadow[n].lerp_(p.detach(), 1 - d)
+        for n, p in self.weights.items():
+            self.shadow[n].lerp_(p.detach(), 1 - d)
 
     @torch.no_grad()
-    def copy_to(self, module: nn.Module) -> None:
-        for n, p in module.named_parameters():
-            if p.requires_grad:
-                p.copy_(self.shadow[n])
+    def copy_to_weights(self) -> None:
+        for n, p in self.weights.items():
+            p.copy_(self.shadow[n])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.shadow
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.shadow = {n: v.to(self.shadow[n].device) for n, v in state.items()}
 
 
-def _save(path: Path, state: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".tmp")
-    torch.save(state, aside)
-    os.replace(aside, path)
+class _Steps:
+    """Takes one step after the other: gradients of all pieces of the loss, then the optimiser."""
 
+    def __init__(
+        self,
+        params: list[nn.Parameter],
+        opt: torch.optim.Optimizer,
+        config: LoopConfig,
+        accelerator: Accelerator | None,
+        scaler: torch.amp.GradScaler | None,
+        shrink: Callable[[], bool] | None,
+    ) -> None:
+        self.params, self.opt, self.config, self.shrink = params, opt, config, shrink
+        self.accelerator, self.scaler = accelerator, scaler
 
-def _resume(
-    path: Path, config: LoopConfig, module: nn.Module, opt: torch.optim.Optimizer, ema: Ema | None, scaler: Any
-) -> tuple[int, float]:
-    """The steps done, and the smoothed loss."""
-    if not path.is_file():
-        return 0, math.nan
-    state = torch.load(path, weights_only=True, map_location="cpu")
-    ours = {k: v for k, v in asdict(config).items() if k != "checkpoint_s"}
-    theirs = {k: v for k, v in state["config"].items() if k != "checkpoint_s"}
-    if ours != theirs:
-        changed = sorted(k for k in ours if ours[k] != theirs.get(k))
-        raise TrainingError(
-            f"{path} was made with other settings ({', '.join(changed)}). Delete it to start again, or use the same."
-        )
-    with torch.no_grad():
-        for name, p in module.named_parameters():
-            if p.requires_grad:
-                p.copy_(state["module"][name])
-    opt.load_state_dict(state["optimizer"])
-    if ema is not None:
-        ema.shadow = {n: v.to(ema.shadow[n].device) for n, v in state["ema"].items()}
-    if scaler is not None and state.get("scaler"):
-        scaler.load_state_dict(state["scaler"])
-    return int(state["step"]), float(state.get("smooth", math.nan))
+    def take(self, step: int, loss_of: Callable[[int, torch.Generator], Loss]) -> float:
+        """Take a step, again and again until it is done; returns its loss."""
+        while True:
+            self.opt.zero_grad(set_to_none=True)
+            try:
+                value = self._gradients(step, loss_of(step, step_generator(self.config.seed, step)))
+            except Exception as e:
+                if self.shrink is None or not is_out_of_memory(e):
+                    raise
+                why = checkpoints.first_line(e)
+            else:
+                if self._move():
+                    return value
+                continue
+            self._make_room(why)  # out here, so that the error no longer holds its tensors
 
+    def _make_room(self, why: str) -> None:
+        self.opt.zero_grad(set_to_none=True)
+        if self.shrink is None or not self.shrink():
+            raise TrainingError(
+                f"There is not enough memory, even for one picture at a time ({why}). Close other programs, turn "
+                "checkpointing on, or use a smaller rank or a machine with more memory."
+            )
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
-def _state(
-    step: int,
-    smooth: float,
-    config: LoopConfig,
-    module: nn.Module,
-    opt: torch.optim.Optimizer,
-    ema: Ema | None,
-    scaler: Any,
-) -> dict:
-    return {
-        "config": asdict(config),
-        "step": step,
-        "smooth": smooth,
-        "module": {n: p.detach() for n, p in module.named_parameters() if p.requires_grad},
-        "optimizer": opt.state_dict(),
-        "ema": ema.shadow if ema else {},
-        "scaler": scaler.state_dict() if scaler is not None else {},
-    }
+    def _gradients(self, step: int, loss: Loss) -> float:
+        pieces, value = iter([loss] if isinstance(loss, Tensor) else loss), 0.0
+        try:
+            for piece in pieces:
+                value += float(piece.detach())
+                if not math.isfinite(value):
+                    raise TrainingError(
+                        f"The loss is {value} at step {step}. A smaller learning rate than {self.config.lr} may help."
+                    )
+                if self.accelerator is not None:
+                    self.accelerator.backward(piece)
+                else:
+                    (piece if self.scaler is None else self.scaler.scale(piece)).backward()
+                del piece
+        finally:
+            if isinstance(pieces, Generator):
+                pieces.close()
+        return value
 
-
-def _take_step(
-    loss: Tensor,
-    params: list[nn.Parameter],
-    clip_norm: float,
-    opt: torch.optim.Optimizer,
-    accelerator: Accelerator | None,
-    scaler: torch.amp.GradScaler | None,
-) -> None:
-    opt.zero_grad(set_to_none=True)
-    if accelerator is not None:
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(params, clip_norm)
-        opt.step()
-        return
-    (loss if scaler is None else scaler.scale(loss)).backward()
-    if scaler is not None:
-        scaler.unscale_(opt)
-    nn.utils.clip_grad_norm_(params, clip_norm)
-    if scaler is None:
-        opt.step()
-    else:
-        scaler.step(opt)  # skips a step whose gradients are not finite, and scales by less from then on
-        scaler.update()
+    def _move(self) -> bool:
+        """Change the weights; whether that was possible."""
+        if self.accelerator is not None:
+            self.accelerator.clip_grad_norm_(self.params, self.config.clip_norm)
+            self.opt.step()
+            return True
+        if self.scaler is None:
+            nn.utils.clip_grad_norm_(self.params, self.config.clip_norm)
+            self.opt.step()
+            return True
+        self.scaler.unscale_(self.opt)
+        if not math.isfinite(float(nn.utils.clip_grad_norm_(self.params, self.config.clip_norm))):
+            scale = self.scaler.get_scale() / 2
+            if scale < LEAST_SCALE:
+                raise TrainingError(
+                    f"The gradients are not finite. A smaller learning rate than {self.config.lr} may help."
+                )
+            self.scaler.update(scale)
+            return False
+        self.scaler.step(self.opt)
+        self.scaler.update()
+        return True
 
 
 def run(
     module: nn.Module,
-    loss_of: Callable[[int, torch.Generator], Tensor],
+    loss_of: Callable[[int, torch.Generator], Loss],
     config: LoopConfig,
     checkpoint: Path | None = None,
     *,
     accelerator: Accelerator | None = None,
     scaler: torch.amp.GradScaler | None = None,
+    beside: Kept | None = None,
+    shrink: Callable[[], bool] | None = None,
 ) -> Generator[Progress, None, None]:
     """Train `module` in place; yields progress after every step. On normal end the EMA weights (if any) are in it.
 
     Closing the generator saves a checkpoint of the step just made.
 
-    loss_of(step, generator) gives the scalar loss of one batch, drawing only from the generator.
+    loss_of(step, generator) gives the scalar loss of one batch, drawing only from the generator; or its pieces, one
+    after the other, whose sum is the loss: their gradients are added before the weights move.
     accelerator: scales and shares the gradients (mixed precision, several processes); the first process saves.
-    scaler: of gradients that pass through float16, without an accelerator.
+    scaler: of gradients that pass through float16, without an accelerator. A step whose gradients overflow is taken
+    again with half the scale. beside: what else a checkpoint should keep. shrink: called when memory ran out; makes the
+    pieces smaller, and says whether it could.
 
     Raises:
-        TrainingError: the checkpoint was made with other settings, or the loss is not finite.
+        TrainingError: the checkpoint was made with other settings or cannot be written, the loss is not finite, or
+            there is not enough memory.
     """
-    params = [p for p in module.parameters() if p.requires_grad]
+    weights = {n: p for n, p in module.named_parameters() if p.requires_grad}
+    params = list(weights.values())
     opt = torch.optim.AdamW(params, lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.99), fused=True)
-    ema = Ema(module, config.ema) if config.ema else None
+    ema = Ema(weights, config.ema) if config.ema else None
     if accelerator is not None:
         opt = cast(torch.optim.Optimizer, accelerator.prepare_optimizer(opt))
-    kept_scaler = scaler if accelerator is None else getattr(accelerator, "scaler", None)
+    kept_scaler: Any = scaler if accelerator is None else getattr(accelerator, "scaler", None)
+    parts: dict[str, Kept | None] = {"optimizer": opt, "ema": ema, "scaler": kept_scaler, "beside": beside}
     saves = checkpoint if accelerator is None or accelerator.is_main_process else None
-    start, smooth = _resume(checkpoint, config, module, opt, ema, kept_scaler) if checkpoint else (0, math.nan)
+    found = checkpoints.read(checkpoint, asdict(config)) if checkpoint else None
+    if found is not None:
+        checkpoints.restore(found, weights, parts)
+    start, smooth = (int(found["step"]), checkpoints.smoothed(found)) if found else (0, math.nan)
 
     def save(step: int) -> None:
         if saves:
-            _save(saves, _state(step, smooth, config, module, opt, ema, kept_scaler))
+            values = {n: p.detach() for n, p in weights.items()}
+            state = {"config": asdict(config), "step": step, "smooth": smooth, "module": values}
+            checkpoints.write(saves, state | checkpoints.state_of(parts))
 
-    began = saved = time.monotonic()
+    steps = _Steps(params, opt, config, accelerator, scaler, shrink)
+    began = saved = now = time.monotonic()
     for step in range(start, config.steps):
         for group in opt.param_groups:
             group["lr"] = learning_rate(config, step)
-        loss = loss_of(step, step_generator(config.seed, step))
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"The loss is {value} at step {step}. A smaller learning rate than {config.lr} may help."
-            )
-        _take_step(loss, params, config.clip_norm, opt, accelerator, scaler)
+        value = steps.take(step, loss_of)
         if ema is not None:
-            ema.update(module, step)
+            ema.update(step)
         smooth = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
-        now = time.monotonic()
-        if now - saved > config.checkpoint_s:
+        lasted, now = time.monotonic() - now, time.monotonic()
+        if now + lasted - saved > config.checkpoint_s:  # the next step would end too late
             save(step + 1)
             saved = now
         try:
@@ -227,4 +251,4 @@ def run(
     if start == config.steps:  # all was done before
         yield Progress(start, config.steps, smooth, 0.0)
     if ema is not None:
-        ema.copy_to(module)
+        ema.copy_to_weights()

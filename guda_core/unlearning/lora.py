@@ -2,18 +2,22 @@
 
     rank r, scale alpha / r;   a convolution's A is (r, in, kh, kw) and its B (out, r, 1, 1)
 
-Trained with PEFT. The factors are float32 whatever the network's own type: in float16, AdamW's small steps are lost and
-the factors run away.
+Trained with PEFT, in the network itself: with the LoRA switched off it is the full model, with it on the student, so
+that no second network is in memory. The factors are float32 whatever the network's own type: in float16, AdamW's small
+steps are lost and the factors run away.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+from peft.helpers import disable_input_dtype_casting
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from guda_core.diffusion.base_model import UNET_TARGETS
@@ -71,6 +75,54 @@ def attach(network: nn.Module, spec: LoraSpec, seed: int) -> list[nn.Parameter]:
         if "lora_" in n:
             p.data = p.data.float()
     return params
+
+
+def switch(network: nn.Module, on: bool) -> None:
+    """With the LoRA on the network is the student, and trains; off, it answers as if there were none."""
+    for module in network.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.enable_adapters(on)
+
+
+def detach(network: nn.Module) -> None:
+    """Take the LoRA away: the network has its own modules again, with the weights it had."""
+    layers = [(n, m) for n, m in network.named_modules() if isinstance(m, BaseTunerLayer)]
+    for name, layer in layers:
+        parent, _, last = name.rpartition(".")
+        setattr(network.get_submodule(parent), last, layer.get_base_layer())
+    if hasattr(network, "peft_config"):
+        del network.peft_config
+
+
+@contextmanager
+def attached(network: nn.Module, spec: LoraSpec, seed: int) -> Iterator[list[nn.Parameter]]:
+    """Within the block a fresh LoRA is on the network (`attach`); afterwards the network is what it was.
+
+    Its input is not cast to float32: autocast decides in which type a layer computes.
+    """
+    needed = {n: p.requires_grad for n, p in network.named_parameters()}
+    try:
+        params = attach(network, spec, seed)
+        with disable_input_dtype_casting(network):
+            yield params
+    finally:
+        detach(network)
+        for n, p in network.named_parameters():
+            p.requires_grad_(needed[n])
+
+
+@torch.no_grad()
+def relative_size(network: nn.Module) -> float:
+    """sqrt(sum ||(alpha / r) B A||^2 / sum ||W||^2) over the layers that the attached LoRA changes, Frobenius norms."""
+    change, own = 0.0, 0.0
+    for layer in network.modules():
+        if not isinstance(layer, BaseTunerLayer):
+            continue
+        for key, up in layer.lora_B.items():
+            a, b = layer.lora_A[key].weight.flatten(1).double(), up.weight.flatten(1).double()
+            change += layer.scaling[key] ** 2 * float(((b.T @ b) * (a @ a.T)).sum())  # ||B A||^2 = tr(B'B AA')
+        own += float(layer.get_base_layer().weight.double().square().sum())
+    return (change / own) ** 0.5 if own else float("nan")
 
 
 def factors(network: nn.Module) -> dict[str, Tensor]:

@@ -2,40 +2,35 @@
 
     L = w_f || eps_theta(x_t, t, c) - target ||^2  +  lam || eps_theta(x'_t, t, c') - eps_full(x'_t, t, c') ||^2
 
-The student starts as the full model: with a LoRA on it, or trained as a whole. Every draw comes from the generator of
-the step, so that a run that is stopped and resumed makes the same adapter as one that is not.
+The student starts as the full model: with a LoRA on it, or trained as a whole. With a LoRA, teacher and student are one
+network, the LoRA off and on. What is trained is float32; the network keeps its own type, under autocast. Every draw
+comes from the generator of the step, so that a run that is stopped and resumed makes the same adapter as one that is
+not.
 """
 
 from __future__ import annotations
 
-import copy
+import dataclasses
+import logging
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from guda_core.diffusion.base_model import BaseModel
-from guda_core.errors import TrainingError
 from guda_core.unlearning import adapters, losses
-from guda_core.unlearning.config import Settings
+from guda_core.unlearning.config import MemorySettings, Settings
 from guda_core.unlearning.forget import FORGET_LOSSES, ForgetLoss, Half, Task, hide
-from guda_core.unlearning.loop import Progress, run
+from guda_core.unlearning.kept_prompts import KeptPrompts
+from guda_core.unlearning.loop import Progress, run, step_generator
+from guda_core.unlearning.pieces import Pieces
+from guda_core.unlearning.student import Student, check, drops_out, precision, scaler
 
-EXPLODED = 1.0  # of the change of the answers on retained pictures, as a share of those answers
-
-
-def student_of(model: BaseModel, config: Settings) -> nn.Module:
-    """A copy of the network to be trained: its LoRA alone, or all of it. Whatever is trained is float32."""
-    student = copy.deepcopy(model.network).train()
-    if config.lora is None:
-        return student.float().requires_grad_(True)
-    adapters.attach(student, config.lora, config.loop.seed)
-    return student
+log = logging.getLogger(__name__)
 
 
 def draw_noised(
@@ -82,16 +77,17 @@ def _drawn(task: Task, loss: ForgetLoss, config: Settings, rng: torch.Generator)
 
 
 @torch.no_grad()
-def _targets(task: Task, loss: ForgetLoss, forgotten: Half, retained: Half) -> tuple[Tensor, Tensor]:
-    """What the student should answer: of the forgotten half by the loss, of the retained half as the full model."""
+def _targets(task: Task, loss: ForgetLoss, forgotten: Half, retained: Half) -> Tensor:
+    """What the student should answer, (2 B, C, h, w): of the forgotten half by the loss, of the retained half as the
+    full model."""
     kept = hide(retained.prompts, retained.hidden)
     asked = loss.asked(forgotten)
     if asked is None:
-        return loss.target(forgotten, None), task.eps(retained.x_t, retained.t, kept)
+        return torch.cat([loss.target(forgotten, None), task.eps(retained.x_t, retained.t, kept)])
     x_t, t = torch.cat([forgotten.x_t, retained.x_t]), torch.cat([forgotten.t, retained.t])
     answer = task.eps(x_t, t, asked + kept)
     b = len(forgotten.at)
-    return loss.target(forgotten, answer[:b]), answer[b:]
+    return torch.cat([loss.target(forgotten, answer[:b]), answer[b:]])
 
 
 class _Health:
@@ -105,83 +101,132 @@ class _Health:
         self.moved = moved if math.isnan(self.moved) else 0.8 * self.moved + 0.2 * moved
 
 
-def _precision(model: BaseModel, config: Settings) -> AbstractContextManager[Any]:
-    """Of the student's pass. A network that is trained as a whole is float32, whatever the model runs in."""
-    if config.lora is not None or model.dtype == torch.float32:
-        return nullcontext()
-    return torch.autocast(model.device.type, dtype=model.dtype)
+class _Training:
+    """One group's steps: their losses piece by piece, and what a checkpoint keeps of it beside the weights."""
+
+    def __init__(self, task: Task, loss: ForgetLoss, config: Settings, student: Student) -> None:
+        self.task, self.loss, self.config, self.student, self.health = task, loss, config, student, _Health()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"pieces": self.task.pieces.state_dict(), "moved": self.health.moved}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.task.pieces.load_state_dict(state["pieces"])
+        self.health.moved = state["moved"]
+
+    def pieces(self, step: int, rng: torch.Generator) -> Iterator[Tensor]:
+        """The loss of a step in pieces of so many pictures as fit; each is to be differentiated before the next."""
+        task, config, b = self.task, self.config, self.config.loop.batch
+        self.student.switch(False)
+        forgotten, retained = _drawn(task, self.loss, config, rng)
+        with precision(task.model):
+            target = _targets(task, self.loss, forgotten, retained)
+        x_t, t = torch.cat([forgotten.x_t, retained.x_t]), torch.cat([forgotten.t, retained.t])
+        seen = forgotten.seen + retained.seen
+        off = target[b:].square().mean().clamp_min(1e-12)
+        if drops_out(self.student.network):  # draws from the global generators
+            torch.manual_seed(int(torch.randint(2**62, (1,), generator=rng)))
+        moved = 0.0
+        for part in task.pieces.of(2 * b):
+            with self.student.answers():
+                with precision(task.model):
+                    out = task.eps(x_t[part], t[part], seen[part], self.student.network)
+                first, total, preserve = max(0, min(b, part.stop) - part.start), None, None
+                if first:
+                    of_them = losses.mean_square(out[:first], target[part][:first])
+                    total = config.forget_weight * of_them * (first / b)
+                if first < len(out):
+                    preserve = losses.mean_square(out[first:], target[part][first:]) * ((len(out) - first) / b)
+                    moved += float(preserve.detach() / off)
+                    total = config.lam * preserve if total is None else total + config.lam * preserve
+                assert total is not None
+                yield total
+            del out, total, preserve
+        self.health.note(moved)
 
 
-def _scaler(model: BaseModel) -> torch.amp.GradScaler | None:
-    """In float16 small gradients would become 0."""
-    return torch.amp.GradScaler(model.device.type) if model.dtype == torch.float16 else None
+def _prompts(task: Task, loss: ForgetLoss, config: Settings) -> set[str]:
+    """Every prompt that the steps will meet: their draws once more, without a network."""
+    found = {""}
+    for step in range(config.loop.steps):
+        forgotten, retained = _drawn(task, loss, config, step_generator(config.loop.seed, step))
+        asked = loss.asked(forgotten) or []
+        found.update(forgotten.prompts, forgotten.seen, retained.prompts, retained.seen, asked)
+    return found
+
+
+@contextmanager
+def _room(task: Task, loss: ForgetLoss, config: Settings, memory: MemorySettings) -> Iterator[None]:
+    """Within the block only the network is on the device, if that is wanted and all prompts can be kept."""
+    if not memory.unload or not task.has_prompts or task.prompts is None:
+        with task.model.unloaded() if memory.unload and not task.has_prompts else nullcontext():
+            yield
+        return
+    prompts = _prompts(task, loss, config)
+    if not task.prompts.fits(prompts):
+        log.warning("%d embedded prompts would not fit into memory; the text encoders stay.", len(prompts))
+        yield
+        return
+    task.prompts.prepare(prompts)
+    with task.model.unloaded():
+        yield
 
 
 def unlearn(
-    task: Task, *, config: Settings, folder: Path, meta: Mapping[str, Any], checkpoint: Path | None = None
+    task: Task,
+    *,
+    config: Settings,
+    folder: Path,
+    meta: Mapping[str, Any],
+    checkpoint: Path | None = None,
+    memory: MemorySettings | None = None,
 ) -> Iterator[Progress]:
-    """Unlearn one group and write its adapter into `folder`; yields progress. The model itself is not changed.
+    """Unlearn one group and write its adapter into `folder`; yields progress. The model is not changed: between two
+    steps it answers as before, and at the end it is what it was.
 
     meta: what else the adapter's metadata should record. checkpoint: a file from which a run that was stopped goes on;
     it is removed at the end.
 
     Raises:
         OptionError: there is no such forget loss, or it is not for this kind of model. TrainingError: the loss is not
-            finite, or the training went astray: nothing is written then.
+            finite, the training went astray, or memory or the disk is full: nothing is written then.
     """
+    memory = memory or MemorySettings()
+    task = dataclasses.replace(task, pieces=Pieces(memory.pictures))
+    if memory.unload and task.prompts is None:
+        task = dataclasses.replace(task, prompts=KeptPrompts(task.model))
     model, loss = task.model, FORGET_LOSSES.find(config.operator)(task, config)
     before = checkpoint.with_suffix(".before.pt") if checkpoint else None
     yield from loss.prepare(before)
-    student, health, b = student_of(model, config), _Health(), config.loop.batch
-
-    def loss_of(step: int, rng: torch.Generator) -> Tensor:
-        forgotten, retained = _drawn(task, loss, config, rng)
-        target, kept = _targets(task, loss, forgotten, retained)
-        x_t, t = torch.cat([forgotten.x_t, retained.x_t]), torch.cat([forgotten.t, retained.t])
-        with _precision(model, config):
-            out = task.eps(x_t, t, forgotten.seen + retained.seen, student)
-        preserve = losses.mean_square(out[b:], kept)
-        health.note(float(preserve.detach() / kept.square().mean().clamp_min(1e-12)))
-        return config.forget_weight * losses.mean_square(out[:b], target) + config.lam * preserve
-
-    last: Progress | None = None
-    for last in run(student, loss_of, config.loop, checkpoint, scaler=_scaler(model)):
-        yield last
-    check(student, task.forget, health.moved, config)
-    record = {
-        **meta,
-        "group": task.forget,
-        "base_sha256": model.sha256,
-        "config": asdict(config),
-        "settings_sha256": config.sha256(),
-        **loss.record(),
-        "loss": last.loss if last else None,
-        "moved": None if math.isnan(health.moved) else health.moved,
-    }
-    if config.lora is None:
-        adapters.save_whole(student, folder, meta=record, dtype=config.WHOLE_TYPE)
-    else:
-        adapters.save(student, folder, spec=config.lora, meta=record)
+    student, last = Student(model, config, memory), None
+    training = _Training(task, loss, config, student)
+    with _room(task, loss, config, memory), student.ready():
+        for last in run(
+            student.network, training.pieces, config.loop, checkpoint,
+            scaler=scaler(model), beside=training, shrink=task.pieces.halve,
+        ):  # fmt: skip
+            yield last
+        student.switch(True)
+        moved, size = training.health.moved, student.size()
+        check(student.network, task.forget, moved, config, size=size)
+        used = dataclasses.replace(memory, pictures=task.pieces.size)
+        record = {
+            **meta,
+            "group": task.forget,
+            "base_sha256": model.sha256,
+            "config": asdict(config),
+            "settings_sha256": config.sha256(),
+            "memory": asdict(used),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            **loss.record(),
+            "loss": last.loss if last else None,
+            "moved": None if math.isnan(moved) else moved,
+            "size": size,
+        }
+        if config.lora is None:
+            adapters.save_whole(student.network, folder, meta=record, dtype=config.WHOLE_TYPE)
+        else:
+            adapters.save(student.network, folder, spec=config.lora, meta=record)
     for path in (checkpoint, before):
         if path is not None:
             path.unlink(missing_ok=True)
-
-
-def check(student: nn.Module, group: str, moved: float, config: Settings) -> None:
-    """The gate before an adapter counts.
-
-    moved: ||student - full||^2 / ||full||^2 of the answers on retained pictures.
-
-    Raises:
-        TrainingError: a weight is not finite, or the student answers retained pictures no better than by 0.
-    """
-    broken = [n for n, p in student.named_parameters() if p.requires_grad and not torch.isfinite(p).all()]
-    if broken:
-        why = f"{len(broken)} of its weights are not finite, such as {broken[0]}"
-    elif moved >= EXPLODED:
-        why = f"its answers on the other groups' pictures have moved by {moved:.2g} times their own size"
-    else:
-        return
-    raise TrainingError(
-        f"The adapter '{group}' does not count: {why}. Try a smaller learning rate than {config.loop.lr:g}."
-    )

@@ -1,0 +1,74 @@
+"""Tensors that are kept on disk by a key, so that they are computed once: encoded pictures, embedded prompts.
+
+A folder holds files of some entries each, all safetensors. A file is written aside and renamed: what was interrupted
+does not count, and what is damaged is dropped and made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from guda_core.errors import CacheError
+
+log = logging.getLogger(__name__)
+
+Entry = Mapping[str, Tensor]  # name -> tensor
+
+
+class Shards:
+    """The entries below `folder` in files that begin with `kind`."""
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self.folder, self.kind = folder, kind
+
+    def read(self, keys: Sequence[str]) -> dict[str, dict[str, Tensor]]:
+        """key -> its tensors, of those keys that are there."""
+        wanted, found = set(keys), {}
+        for path in sorted(self.folder.glob(f"{self.kind}-*.safetensors")):
+            if wanted:
+                part = self._read(path, wanted)
+                found |= part
+                wanted -= set(part)
+        return found
+
+    def _read(self, path: Path, wanted: set[str]) -> dict[str, dict[str, Tensor]]:
+        out: dict[str, dict[str, Tensor]] = {}
+        try:
+            with safe_open(path, framework="pt") as f:
+                for full in f.keys():  # noqa: SIM118
+                    key, _, name = full.partition("/")
+                    if key in wanted:
+                        out.setdefault(key, {})[name] = f.get_tensor(full)
+        except (SafetensorError, OSError) as e:
+            log.warning("%s is damaged and is made again: %s", path, e)
+            path.unlink(missing_ok=True)
+            return {}
+        return out
+
+    def write(self, entries: Mapping[str, Entry]) -> None:
+        """Keep these entries, in a file of their own.
+
+        Raises:
+            CacheError: they cannot be written, such as on a full disk.
+        """
+        name = hashlib.sha256("\n".join(sorted(entries)).encode()).hexdigest()[:16]
+        path = self.folder / f"{self.kind}-{name}.safetensors"
+        aside = path.with_suffix(".tmp")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            flat = {f"{k}/{n}": t.detach().cpu().contiguous() for k, e in entries.items() for n, t in e.items()}
+            save_file(flat, aside)
+            aside.replace(path)
+        except (OSError, SafetensorError) as e:
+            aside.unlink(missing_ok=True)
+            raise CacheError(
+                f"{self.folder} cannot be written ({str(e).rstrip('.')}). Free some disk space and run the same "
+                "command again: what is there already is not made again."
+            ) from e
