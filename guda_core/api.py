@@ -26,7 +26,7 @@ from guda_core.records import Attribution, GroupSet, Provenance, Query, Scope
 from guda_core.reports import bundle
 from guda_core.reports.record import to_json
 from guda_core.service import check_methods, find_effort
-from guda_core.unlearning.forget import FORGET_LOSSES, config_of
+from guda_core.unlearning.forget import FORGET_LOSSES
 from guda_core.unlearning.health import Health
 from guda_core.unlearning.run import Forgetting
 
@@ -169,7 +169,7 @@ def unlearn(
         FORGET_LOSSES.find(operator)
     group_set = _groups(groups, model)
     job = Forgetting(group_set, model=model, folder=Path(folder) if folder is not None else None)
-    config = config_of(operator or job.default_config().operator, **settings)
+    config = job.config(operator, **settings)
     for gid in job.pending(only, config=config, again=again):
         for p in job.unlearn(gid, config):
             log.info("unlearn %s: step %d of %d, loss %.4f", gid, p.step, p.steps, p.loss)

@@ -299,7 +299,7 @@ def test_a_run_that_is_killed_goes_on_and_makes_the_same_adapter(world, tmp_path
 
 
 def test_an_adapter_of_a_training_that_went_astray_does_not_count(world, tmp_path, monkeypatch):
-    with pytest.raises(TrainingError, match=r"'a' does not count: its answers .* smaller learning rate than 10"):
+    with pytest.raises(TrainingError, match=r"'a' does not count: it changes the weights .* rate than 10"):
         forget(world, "a", tmp_path, steps=8, lr=10.0)
     assert not adapter_files.meta_file(tmp_path).exists()
 

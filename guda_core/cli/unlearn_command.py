@@ -1,9 +1,9 @@
-"""`guda unlearn`: makes a model's adapters and measures each one's health."""
+"""`guda unlearn`: makes a model's adapters and measures each one's health; `--plan` says beforehand what it takes."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -14,11 +14,17 @@ from guda_core.cli.terminal import (
     LoraOption,
     ModelOption,
     SetOption,
-    follow_steps,
     listed,
     progress_bar,
+    say,
     show,
 )
+from guda_core.errors import OptionError
+
+if TYPE_CHECKING:
+    from guda_core.unlearning.health import Health
+    from guda_core.unlearning.plan import Plan
+    from guda_core.unlearning.run import Forgetting
 
 
 def unlearn(
@@ -43,8 +49,21 @@ def unlearn(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of all that is drawn.")] = None,
     whole: Annotated[bool, typer.Option("--whole", help="Fine-tune the whole network, not a LoRA.")] = False,
+    pass_size: Annotated[
+        int | None, typer.Option(min=1, help="Pictures of one pass. Default: as many as memory allows.")
+    ] = None,
+    checkpointing: Annotated[
+        bool | None,
+        typer.Option(
+            "--checkpointing/--no-checkpointing", help="Less memory, a third more time. Default: from 512 px on."
+        ),
+    ] = None,
     folder: Annotated[Path | None, typer.Option(help="Default: runs/MODEL/SET/adapters of the workspace.")] = None,
     again: Annotated[bool, typer.Option(help="Recompute adapters that are there already.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Make one step, say what all of them will take, and stop.")
+    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="With --plan: write the plan here.")] = None,
 ) -> None:
     """Unlearn groups from the full model, each as a LoRA adapter, and measure each adapter's health.
 
@@ -55,26 +74,112 @@ def unlearn(
     from guda_core.data.reserved import reserved
     from guda_core.paths import BENCHMARKS
     from guda_core.unlearning import health, run
-    from guda_core.unlearning.forget import FORGET_LOSSES, config_of
+    from guda_core.unlearning.defaults import memory_settings
+    from guda_core.unlearning.forget import FORGET_LOSSES
 
+    if json_file is not None and not plan:
+        raise OptionError("--json writes the plan: use it with --plan.")
     FORGET_LOSSES.find(operator or "guda_c")  # before the model is loaded
     wanted = listed(groups)
     job = run.Forgetting(group_set_of(group_set, model=model), model=model, folder=folder)
-    config = config_of(
-        operator or job.default_config().operator, selection=selection, steps=steps, lr=lr, rank=rank, lam=lam,
-        empty_share=empty_share, batch=batch, seed=seed, whole=whole or None, targets=job.model.lora_targets,
+    job.memory = memory_settings(job.model, pictures=pass_size, checkpointing=checkpointing)
+    config = job.config(
+        operator, selection=selection, steps=steps, lr=lr, rank=rank, lam=lam, empty_share=empty_share, batch=batch,
+        seed=seed, whole=whole or None,
     )  # fmt: skip
-    for gid in job.pending(wanted, config=config, again=again):
-        follow_steps(f"unlearn {gid}", job.unlearn(gid, config))
     measured = health.Health(job, apart=reserved(BENCHMARKS / "queries.json", job.group_set))
-    for gid in measured.unmeasured(wanted):
-        with progress_bar() as bar:
-            task = bar.add_task(f"health {gid}", note="", total=1.0)
-            for fraction in measured.measure(gid):
-                bar.update(task, completed=fraction)
+    pending = job.pending(wanted, config=config, again=again)
+    if plan:
+        _plan(job, measured, pending, config, json_file)
+        return
+    _make(job, pending, config)
+    _measure(measured, wanted)
     table = Table(title="ELBO drop in nats when the group's adapter is on (mean over pictures)")
     for column in ("group", *health.KINDS.values()):
         table.add_column(column)
     for gid, h in measured.read().items():
         table.add_row(gid, *[f"{h[k]['mean']:.1f}" if k in h else "-" for k in health.KINDS])
     show(table)
+
+
+def _make(job: Forgetting, pending: list[str], config: Any) -> None:
+    """Unlearn the groups: a bar for the pictures, one a group in steps, and one of all in passes of the network."""
+    if not pending:
+        return
+    with progress_bar() as bar:
+        pictures = bar.add_task("encode pictures", note="", total=1.0)
+        for fraction in job.encoding():
+            bar.update(pictures, completed=fraction)
+        bar.update(pictures, completed=1.0)
+        costs = job.costs(pending, config)
+        everything = bar.add_task("all groups", note="", total=sum(costs.values()))
+        done = 0
+        for gid in pending:
+            task = bar.add_task(f"unlearn {gid}", note="", total=None)
+            for p in job.unlearn(gid, config):
+                said = f"{p.step}/{p.steps}  loss {p.loss:.4f}  {p.rate:.0f} pictures/s"
+                bar.update(task, completed=p.step, total=p.steps, note=said)
+                if not p.note:
+                    bar.update(everything, completed=done + costs[gid] * p.step / p.steps)
+            done += costs[gid]
+
+
+def _measure(measured: Health, wanted: list[str]) -> None:
+    for gid in measured.unmeasured(wanted):
+        with progress_bar() as bar:
+            task = bar.add_task(f"health {gid}", note="", total=1.0)
+            for fraction in measured.measure(gid):
+                bar.update(task, completed=fraction)
+
+
+def _plan(job: Forgetting, measured: Health, pending: list[str], config: Any, file: Path | None) -> None:
+    from guda_core.unlearning.plan import write_json
+
+    if not pending:
+        say("Nothing to do: every adapter is there and was made with these settings.")
+        return
+    found = job.plan(pending, config, measured.passes(pending))
+    show(_plan_table(found))
+    mode = "with checkpointing" if found.memory["checkpointing"] else "without checkpointing"
+    say(
+        f"One step took {found.step.seconds:.2f} s on {found.device} in {found.dtype}, {found.step.pictures} pictures "
+        f"a pass, {mode}. Peak memory {_bytes(found.step.peak_bytes)}."
+    )
+    if file is not None:
+        write_json(found, file)
+        say(f"Written: {file}")
+
+
+def _plan_table(plan: Plan) -> Table:
+    table = Table(title="What unlearning will take")
+    for column in ("group", "forward passes", "with gradients", "to measure it", "time", "disk"):
+        table.add_column(column)
+    for gid, g in plan.groups.items():
+        row = (f"{g.cost.forward:,}", f"{g.cost.gradients:,}", f"{g.health:,}", _time(g.seconds), _bytes(g.disk_bytes))
+        table.add_row(gid, *row)
+    table.add_row("encoding, checkpoint", "", "", "", _time(plan.encode_s), _bytes(plan.kept_bytes))
+    sums = [sum(of(g) for g in plan.groups.values()) for of in (_forward, _gradients, _health)]
+    table.add_row("in all", *[f"{n:,}" for n in sums], _time(plan.seconds), _bytes(plan.disk_bytes))
+    return table
+
+
+def _forward(g: Any) -> int:
+    return g.cost.forward
+
+
+def _gradients(g: Any) -> int:
+    return g.cost.gradients
+
+
+def _health(g: Any) -> int:
+    return g.health
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

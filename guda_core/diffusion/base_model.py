@@ -6,6 +6,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -33,6 +34,7 @@ class Card:
     in pixels. prediction_type: what the network predicts, where the model's own files do not say it; None = as they
     say. gpu_dtype: the type that the weights run in on a GPU. group_set: scored with it unless another is named. kind:
     the family that loads it (`diffusion.FAMILIES`). lora: a LoRA file that is merged into the model at load; "" = none.
+    unlearning: settings that its unlearning starts from (`unlearning.defaults`).
     """
 
     id: str
@@ -46,6 +48,7 @@ class Card:
     licence: str = "not stated"
     kind: str = "stable_diffusion"
     lora: str = ""
+    unlearning: dict[str, Any] = field(default_factory=dict, hash=False)
 
 
 class BaseModel(ABC):

@@ -20,8 +20,9 @@ BATCH = 24  # pictures of a forward pass that is timed
 class Pace:
     """Measured seconds of a model's passes. Nothing is measured before it is asked for."""
 
-    def __init__(self, model: BaseModel) -> None:
-        self.model = model
+    def __init__(self, model: BaseModel, batch: int = BATCH) -> None:
+        """batch: pictures of a forward pass that is timed."""
+        self.model, self.batch = model, batch
 
     def seconds(self, cost: Cost) -> float:
         """Expected seconds of a cost."""
@@ -31,12 +32,12 @@ class Pace:
 
     @cached_property
     def forward_s(self) -> float:
-        """Seconds of one picture's forward pass in a batch of BATCH."""
+        """Seconds of one picture's forward pass in a batch."""
         with self.model.lock, torch.no_grad():
-            self._pass(BATCH)
+            self._pass(self.batch)
             began = time.perf_counter()
-            float(self._pass(BATCH).sum())
-            return (time.perf_counter() - began) / BATCH
+            float(self._pass(self.batch).sum())
+            return (time.perf_counter() - began) / self.batch
 
     @cached_property
     def gradient_s(self) -> float:

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from guda_core.records import Cost
 from guda_core.unlearning import losses
 from guda_core.unlearning.config import UnconditionalConfig
 from guda_core.unlearning.forget import ForgetLoss, Half
@@ -72,6 +73,12 @@ class EsdFineTuned(ForgetLoss):
 
     def passes(self, batch: int) -> int:
         return 2 * batch
+
+    def preparation(self) -> Cost:
+        return Cost(gradients=self.config.expert_steps * self.config.loop.batch)
+
+    def stand_in(self) -> None:
+        self.expert = self.task.model.network
 
     def target(self, forgotten: Half, answer: Tensor | None) -> Tensor:
         full, forgot = (self.task.eps(forgotten.x_t, forgotten.t, forgotten.prompts, n) for n in (None, self.expert))

@@ -24,6 +24,7 @@ from guda_core.data.captions import Captioner
 from guda_core.data.dataset import Item
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import OptionError, TrainingError
+from guda_core.records import Cost
 from guda_core.registry import Registry
 from guda_core.unlearning.config import Settings
 from guda_core.unlearning.kept_prompts import KeptPrompts
@@ -151,6 +152,14 @@ class ForgetLoss(ABC):
         """Passes of a network, of one picture each, that the targets of a step of `batch` forgotten and as many
         retained pictures take beside the retained half's."""
         return batch
+
+    def preparation(self) -> Cost:
+        """What `prepare` takes."""
+        return Cost()
+
+    def stand_in(self) -> None:
+        """Make a step possible without `prepare`, to time it; what it answers then does not matter."""
+        return
 
     def asked(self, forgotten: Half) -> list[str] | None:
         """Prompts under which the full model estimates the noise of x_t for the target, in one pass with the retained

@@ -87,7 +87,7 @@ class Health:
 
     def _kinds(self, group: str) -> dict[str, Shown]:
         g = torch.Generator().manual_seed(self.config.seed)
-        train, _ = self.job.training_pictures()
+        train = self.job.pictures()
         held = load_pictures(self.job.group_set, "held_out")
 
         def some(p: Pictures, keep: Callable[[str, str], bool], prompt: bool) -> Shown:
@@ -118,6 +118,18 @@ class Health:
         with adapters.applied(model.network, adapter):
             without = likelihood.kl_values(model, latent, cond, draws, columns)
         return likelihood.elbo_drop(full=self._full[key], without=without, strata=strata).value
+
+    def passes(self, groups: Sequence[str]) -> dict[str, int]:
+        """Group id -> forward passes, of one picture each, that `measure` takes; those of the full model are made once
+        for all groups."""
+        each, seen, out = self.config.strata * self.config.draws, set(self._full), {}
+        for group in groups:
+            out[group] = 0
+            for shown in self._kinds(group).values():
+                new = {(i.id, prompt) for i, prompt in shown} - seen
+                seen |= new
+                out[group] += each * (len(shown) + len(new))
+        return out
 
     def measure(self, group: str) -> Iterator[float]:
         """Measure one adapter and write its `health.json`: `summary` of the drops, by kind of picture, where there are

@@ -101,7 +101,7 @@ class _Health:
         self.moved = moved if math.isnan(self.moved) else 0.8 * self.moved + 0.2 * moved
 
 
-class _Training:
+class Training:
     """One group's steps: their losses piece by piece, and what a checkpoint keeps of it beside the weights."""
 
     def __init__(self, task: Task, loss: ForgetLoss, config: Settings, student: Student) -> None:
@@ -156,7 +156,7 @@ def _prompts(task: Task, loss: ForgetLoss, config: Settings) -> set[str]:
 
 
 @contextmanager
-def _room(task: Task, loss: ForgetLoss, config: Settings, memory: MemorySettings) -> Iterator[None]:
+def room(task: Task, loss: ForgetLoss, config: Settings, memory: MemorySettings) -> Iterator[None]:
     """Within the block only the network is on the device, if that is wanted and all prompts can be kept."""
     if not memory.unload or not task.has_prompts or task.prompts is None:
         with task.model.unloaded() if memory.unload and not task.has_prompts else nullcontext():
@@ -199,8 +199,8 @@ def unlearn(
     before = checkpoint.with_suffix(".before.pt") if checkpoint else None
     yield from loss.prepare(before)
     student, last = Student(model, config, memory), None
-    training = _Training(task, loss, config, student)
-    with _room(task, loss, config, memory), student.ready():
+    training = Training(task, loss, config, student)
+    with room(task, loss, config, memory), student.ready():
         for last in run(
             student.network, training.pieces, config.loop, checkpoint,
             scaler=scaler(model), beside=training, shrink=task.pieces.halve,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from guda_core import paths
 from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import Pictures, fitted
 from guda_core.data.embeddings import Clip
+from guda_core.data.kept_latents import encode, to_encode
 from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion.cards import chosen_card, load_model
 from guda_core.errors import AdapterError, OptionError
@@ -24,9 +26,12 @@ from guda_core.paths import ASSETS, Layers, cache_dir
 from guda_core.records import GroupSet
 from guda_core.unlearning import adapter_files, adapters
 from guda_core.unlearning.config import Settings
-from guda_core.unlearning.forget import Task, config_of, read_config
+from guda_core.unlearning.defaults import memory_settings, starting_settings
+from guda_core.unlearning.forget import FORGET_LOSSES, Task, config_of, read_config
+from guda_core.unlearning.kept_prompts import KeptPrompts
 from guda_core.unlearning.loop import Progress
 from guda_core.unlearning.one_group import unlearn
+from guda_core.unlearning.plan import Plan, blank_latents, group_cost, make_plan
 from guda_core.versions import versions
 
 
@@ -39,6 +44,8 @@ class Forgetting:
         self.captioner = captioner_of(group_set)
         self.folder = Layers((folder,)) if folder else paths.run(card.id, group_set.id).adapters
         self.model = load_model(card)
+        self.memory = memory_settings(self.model)
+        self.kept = paths.run(card.id, group_set.id).own / "latents"
         self._pictures: Pictures | None = None
         self._latents: Tensor | None = None
 
@@ -48,9 +55,17 @@ class Forgetting:
         return Clip(ASSETS / "clip")
 
     def default_config(self) -> Settings:
-        """GUDA-C's for a model that reads prompts, ReTrack's for another."""
-        operator = "guda_c" if self.model.tokens("")[1] > 0 else "retrack"
-        return config_of(operator, targets=self.model.lora_targets)
+        """GUDA-C's for a model that reads prompts, ReTrack's for another; as large models and the card want them."""
+        return self.config()
+
+    def config(self, operator: str | None = None, **changes: Any) -> Any:
+        """The settings of a forget loss (None: the default one) for this model, with changes (`forget.config_of`)."""
+        operator = operator or ("guda_c" if self.model.tokens("")[1] > 0 else "retrack")
+        given = {k: v for k, v in changes.items() if v is not None}
+        start = starting_settings(self.card)
+        if given.get("whole") or FORGET_LOSSES.find(operator).settings().lora is None:
+            start.pop("rank", None)
+        return config_of(operator, **{"targets": self.model.lora_targets, **start, **given})
 
     def known(self, wanted: Sequence[str]) -> list[str]:
         """The groups asked for, all for (). Raises OptionError for one that the set does not have."""
@@ -75,22 +90,67 @@ class Forgetting:
         """The wanted groups (none named: all) that have no fitting adapter yet, or all of them with `again`."""
         return [g for g in self.known(wanted) if again or not self.fits(g, config)]
 
+    def pictures(self) -> Pictures:
+        """The train split."""
+        if self._pictures is None:
+            self._pictures = load_pictures(self.group_set, "train")
+        return self._pictures
+
+    def encoding(self) -> Iterator[float]:
+        """Encode the train split, but for what is kept on disk; yields the fraction done.
+
+        Raises:
+            CacheError: the disk is full.
+        """
+        if self._latents is None:
+            for done, latents in encode(self.model, self.pictures().pixels, self.kept):
+                self._latents = latents
+                yield done
+
     def training_pictures(self) -> tuple[Pictures, Tensor]:
         """The train split and its latents (N, C, h, w)."""
-        if self._pictures is None or self._latents is None:
-            self._pictures = load_pictures(self.group_set, "train")
-            size = self.card.resolution
-            self._latents = torch.cat([self.model.encode(fitted(p, size)) for p in self._pictures.pixels])
-        return self._pictures, self._latents
+        for _ in self.encoding():
+            pass
+        assert self._latents is not None
+        return self.pictures(), self._latents
 
     def task(self, group: str) -> Task:
         """What `unlearn` needs to know of a group."""
-        pictures, latents = self.training_pictures()
-        return Task(self.model, pictures, latents, group, self.captioner, lambda texts: self.clip.text_features(texts))
+        return self._task(group, self.training_pictures()[1])
+
+    def _task(self, group: str, latents: Tensor) -> Task:
+        def compared(texts: list[str]) -> Tensor:
+            return self.clip.text_features(texts)
+
+        prompts = KeptPrompts(self.model, self.kept) if self.memory.unload else None
+        return Task(self.model, self.pictures(), latents, group, self.captioner, compared, prompts)
+
+    def costs(self, groups: Sequence[str], config: Settings) -> dict[str, int]:
+        """Group id -> passes of the network that unlearning it takes, of one picture each (`plan`)."""
+        blank = blank_latents(self.model, self.pictures())
+        kind = FORGET_LOSSES.find(config.operator)
+        costs = {g: group_cost(kind(self._task(g, blank), config), config) for g in groups}
+        return {g: c.forward + c.gradients for g, c in costs.items()}
+
+    def plan(self, groups: Sequence[str], config: Settings, health: Mapping[str, int]) -> Plan:
+        """What unlearning these groups will take, from one step that is really made. health: group id -> passes that
+        will measure it."""
+        blank = blank_latents(self.model, self.pictures())
+        missing = to_encode(self.model, self.pictures().pixels, self.kept)
+        encode_s = 0.0
+        if missing and self._latents is None:
+            pixels = fitted(self.pictures().pixels[0], self.card.resolution)
+            self.model.encode(pixels)
+            began = time.perf_counter()
+            self.model.encode(pixels)
+            encode_s = missing * (time.perf_counter() - began)
+        tasks = {g: self._task(g, blank) for g in groups}
+        return make_plan(tasks, config, self.memory, health=health, encode_s=encode_s, to_encode=missing)
 
     def checkpoint(self, group: str, config: Settings, data_sha256: str) -> Path:
         """Where a run that is stopped keeps itself: of just this model, group set, group, data and settings."""
         of = f"{self.model.sha256}\n{config.sha256()}\n{data_sha256}"
+        of += "" if self.model.dtype == torch.float32 else f"\n{self.model.dtype}"
         key = hashlib.sha256(of.encode()).hexdigest()[:16]
         return cache_dir() / "unlearn" / f"{self.card.id}--{self.group_set.id}--{group}--{key}.pt"
 
@@ -116,7 +176,7 @@ class Forgetting:
             meta["clip_sha256"] = self.clip.sha256
         folder, first = self.folder.own(group), 0
         keeps = self.checkpoint(group, config, data_sha256) if resume else None
-        for p in unlearn(task, config=config, folder=folder, meta=meta, checkpoint=keeps):
+        for p in unlearn(task, config=config, folder=folder, meta=meta, checkpoint=keeps, memory=self.memory):
             first = first or p.step
             yield p
         spent = {
