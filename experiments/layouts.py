@@ -28,7 +28,7 @@ LAYOUTS = {"sd15": ("stable_diffusion", 512), "sdxl": ("stable_diffusion_xl", 10
 TINY: Mapping[str, Mapping[str, Any]] = {  # changes of the settings that make a model of seconds
     "unet": {"sample_size": 8, "block_out_channels": [32, 32, 64, 64], "attention_head_dim": 4, "norm_num_groups": 8},
     "vae": {"block_out_channels": [8, 8, 8, 8], "norm_num_groups": 4, "sample_size": 64},
-    "text_encoder": {"num_hidden_layers": 2, "intermediate_size": 64},
+    "text_encoder": {"num_hidden_layers": 2, "intermediate_size": 64, "vocab_size": 100},
 }
 
 
@@ -92,7 +92,7 @@ def make_model(
     for encoder in family.encoders:
         parts[encoder.replace("text_encoder", "tokenizer")] = tokenizer()
     said = json.loads((CONFIGS / layout / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
-    more = {"force_zeros_for_empty_prompt": True} if layout == "sdxl" else {}
+    more: dict[str, Any] = {"force_zeros_for_empty_prompt": True} if layout == "sdxl" else {"feature_extractor": None}
     pipe = family.pipeline(**parts, scheduler=DDIMScheduler.from_config(said), **family.without, **more)
     card = Card(f"random-{layout}", f"Random {layout}", "folder", str(CONFIGS / layout), size, kind=kind)
     name = f"{layout} tiny={tiny} seed={seed} device={device}"

@@ -1,0 +1,101 @@
+"""The scripts for a GPU and for memory, tried on a CPU with tiny models."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from experiments import gpu_check, memory
+from guda_core.errors import GudaError
+
+
+def test_the_whole_script_runs_and_writes_every_part(tmp_path, capsys):
+    gpu_check.gpu_check(out=tmp_path / "gpu.json", tiny=True, deadline=1e9)
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert found["failed"] == {} and found["not_reached"] == [] and found["device"] == "cpu" and found["tiny"]
+    parts = found["parts"]
+    assert list(parts) == [
+        "bare", "unlearning", "embedded", "types", "scoring", "sdxl_bare", "sdxl_unlearning",
+    ]  # fmt: skip
+    assert all(parts["bare"][d][b]["passes_s"] > 0 for d in ("float16", "bfloat16") for b in ("1", "2"))
+    assert parts["embedded"]["same_ranks"] and parts["embedded"]["largest_difference_nats"] == 0
+    assert all(parts["types"][d]["largest_off_in_se"] < 1 for d in ("float16", "bfloat16"))
+    assert parts["scoring"]["full"]["share_of_bare"] > 0 and parts["scoring"]["switch_ms"] > 0
+    own = parts["unlearning"]
+    assert own["plain LoRA step, checkpointing"]["ratio"] > 0
+    for name in ("float16", "bfloat16"):
+        assert max(own[f"{name} beside float32"].values()) < 0.05
+    assert parts["sdxl_unlearning"]["float16, no checkpointing"]["largest_b"] > 0
+    said = capsys.readouterr().out
+    assert "tiny models" in said and "of the bare rate" in said and "FAILED" not in said
+
+
+def test_a_deadline_and_a_failure_lose_only_their_own_part(tmp_path, monkeypatch, capsys):
+    setup = gpu_check.Setup("cpu", True, (1,), 2, 0.0)
+    record = gpu_check.Record(tmp_path / "gpu.json", setup, 1e9)
+    with record.part("one") as figures:
+        figures["a"] = 1
+        raise RuntimeError("broke\nmore")
+    record.deadline_s = -1.0
+    with record.part("two") as figures:
+        assert figures is None
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert found["parts"]["one"]["a"] == 1 and found["failed"] == {"one": "RuntimeError: broke"}
+    assert found["not_reached"] == ["two"]
+    gpu_check.show(gpu_check.table(found))
+    assert "one FAILED" in capsys.readouterr().out
+
+
+def test_without_a_gpu_nothing_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(GudaError, match="There is no GPU here"):
+        gpu_check.gpu_check(out=tmp_path / "gpu.json", tiny=False)
+    assert not (tmp_path / "gpu.json").exists()
+
+
+def test_the_script_needs_neither_gradio_nor_plotly():
+    code = (
+        "import sys; sys.modules.update(gradio=None, plotly=None)\n"
+        "import experiments.gpu_check, experiments.memory\n"
+    )  # fmt: skip
+    root = Path(__file__).resolve().parent.parent
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True, capture_output=True)
+
+
+def test_the_tracker_counts_every_storage_once_while_it_lives():
+    with memory.FakeTensorMode(), memory.Tracker() as tracker:
+        a = torch.zeros(1000)
+        b = a.view(10, 100)
+        assert tracker.now == 4000
+        with tracker.called("more"):
+            c = torch.zeros(250, dtype=torch.float16)
+        assert tracker.now == 4500 and tracker.by["more"] == 500
+        del a
+        assert tracker.now == 4500
+        del b, c
+        assert tracker.now == 0 and tracker.peak == 4500 and tracker.at_peak == {"other": 4000, "more": 500}
+
+
+def test_the_peak_is_that_of_a_layer_counted_by_hand():
+    """y = x W with x needing a gradient: W, x, y, then the gradients of y, x and W; sum() makes one number."""
+    with memory.FakeTensorMode(), memory.Tracker() as tracker:
+        layer = nn.Linear(256, 256, bias=False)
+        x = torch.zeros(64, 256, requires_grad=True)
+        weights, tracker.peak = tracker.now, 0
+        layer(x).sum().backward()
+        assert weights == 4 * (256 * 256 + 64 * 256)
+        least, most = weights + 4 * (256 * 256 + 64 * 256), weights + 4 * (256 * 256 + 3 * 64 * 256) + 64
+        assert least <= tracker.peak <= most
+
+
+def test_checkpointing_needs_less_and_a_smaller_pass_too():
+    peaks = {
+        (n, c): memory.peak_of("sd15", n, checkpointing=c, tiny=True)["peak_gib"] for n, c in ((4, True), (4, False))
+    }
+    assert peaks[4, True] < peaks[4, False]
