@@ -197,7 +197,7 @@ def types(setup: Setup, folder: Path) -> dict[str, Any]:
         model = setup.model("sd15", dtype)
         if name == "float32":
             save_random(model, folder, 2)
-            strata = likelihood.make_strata(model.schedule, few.strata)
+        strata = likelihood.make_strata(model.schedule, few.strata)
         guda = Guda(model, gs, folder)
         *_, last = guda.attribute(query_of(model), few)
         assert last.kl is not None

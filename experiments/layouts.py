@@ -26,7 +26,13 @@ from guda_core.records import Group, GroupSet
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789,"
 LAYOUTS = {"sd15": ("stable_diffusion", 512), "sdxl": ("stable_diffusion_xl", 1024)}
 TINY: Mapping[str, Mapping[str, Any]] = {  # changes of the settings that make a model of seconds
-    "unet": {"sample_size": 8, "block_out_channels": [32, 32, 64, 64], "attention_head_dim": 4, "norm_num_groups": 8},
+    "unet": {
+        "sample_size": 8,
+        "block_out_channels": [8, 8, 16, 16],
+        "attention_head_dim": 2,
+        "norm_num_groups": 4,
+        "layers_per_block": 1,
+    },
     "vae": {"block_out_channels": [8, 8, 8, 8], "norm_num_groups": 4, "sample_size": 64},
     "text_encoder": {"num_hidden_layers": 2, "intermediate_size": 64, "vocab_size": 100},
 }
@@ -39,8 +45,8 @@ def config_of(layout: str, part: str, *, tiny: bool = False) -> dict[str, Any]:
         return said
     changes = dict(TINY["text_encoder" if part.startswith("text_encoder") else part])
     if part == "unet" and layout == "sdxl":
-        changes |= {"block_out_channels": [32, 32, 64], "transformer_layers_per_block": [1, 1, 2]}
-        changes |= {"attention_head_dim": [4, 4, 8], "norm_num_groups": 8}
+        changes |= {"block_out_channels": [8, 8, 16], "transformer_layers_per_block": [1, 1, 2]}
+        changes |= {"attention_head_dim": [1, 2, 2]}
     return {**said, **changes}
 
 

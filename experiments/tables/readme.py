@@ -116,7 +116,31 @@ def scope() -> str:
     return "\n".join([*lines, "", f"(`{r['command']}`, {r['date'][:10]}, `assets/runs/emoji/emoji/scope.json`.)"])
 
 
-RENDER = {"scope": scope, "sanity": sanity, "speed": speed, "training": training, "health": health, **agreement.RENDER}
+def memory() -> str:
+    r = read("assets/benchmarks/memory.json")
+    lines = ["| model | pictures of a pass | with checkpointing, GiB | without, GiB |", "|---|---|---|---|"]
+    names = {"sd15": "Stable Diffusion 1.5", "sdxl": "Stable Diffusion XL"}
+    for layout, found in r["layouts"].items():
+        peaks = {(row["pictures"], row["checkpointing"]): row["peak_gib"] for row in found["rows"]}
+        for n in sorted({n for n, _ in peaks}, reverse=True):
+            what = f"{names[layout]}, {found['resolution']} px"
+            lines.append(f"| {what} | {n} | {peaks[n, True]:.1f} | {peaks[n, False]:.1f} |")
+    note = (
+        f"By torch's fake tensors, in {r['dtype']}; the CUDA context and its libraries' workspaces come on top. "
+        f"(`{r['command']}`, {r['date'][:10]}, `assets/benchmarks/memory.json`.)"
+    )
+    return "\n".join([*lines, "", note])
+
+
+RENDER = {
+    "memory": memory,
+    "scope": scope,
+    "sanity": sanity,
+    "speed": speed,
+    "training": training,
+    "health": health,
+    **agreement.RENDER,
+}
 
 
 def filled(text: str) -> str:

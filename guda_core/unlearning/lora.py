@@ -115,9 +115,8 @@ def attached(network: nn.Module, spec: LoraSpec, seed: int) -> Iterator[list[nn.
 def relative_size(network: nn.Module) -> float:
     """sqrt(sum ||(alpha / r) B A||^2 / sum ||W||^2) over the layers that the attached LoRA changes, Frobenius norms."""
     change, own = 0.0, 0.0
-    for layer in network.modules():
-        if not isinstance(layer, BaseTunerLayer):
-            continue
+    layers: list[Any] = [m for m in network.modules() if isinstance(m, BaseTunerLayer)]
+    for layer in layers:
         for key, up in layer.lora_B.items():
             a, b = layer.lora_A[key].weight.flatten(1).double(), up.weight.flatten(1).double()
             change += layer.scaling[key] ** 2 * float(((b.T @ b) * (a @ a.T)).sum())  # ||B A||^2 = tr(B'B AA')
