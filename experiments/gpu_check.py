@@ -20,7 +20,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,12 +35,12 @@ from experiments.gpu_parts import unlearning_figures
 from experiments.layouts import group_set, make_model
 from guda_core.attribution.guda import Guda
 from guda_core.attribution.method import Budget
-from guda_core.cli.terminal import say, show
+from guda_core.cli.terminal import listed, say, show
 from guda_core.data.groups import load_group_set
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.cards import find_card, load_model
-from guda_core.errors import GudaError
+from guda_core.errors import GudaError, OptionError
 from guda_core.paths import BENCHMARKS, cache_dir, run
 from guda_core.records import Query
 from guda_core.service import EFFORTS
@@ -50,6 +50,7 @@ from guda_core.versions import versions
 FILE = "gpu.json"
 HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 GROUPS = 16
+SIZE = 0.02  # of the change of weights, as a share of them; the embedded model's adapters have 0.015 to 0.021
 
 
 @dataclass(frozen=True)
@@ -123,14 +124,17 @@ def bare(setup: Setup, layout: str = "sd15") -> dict[str, Any]:
 
 
 def save_random(model: BaseModel, folder: Path, groups: int) -> None:
-    """A random LoRA for each of so many groups, small enough that the answers stay near the full model's."""
+    """A random LoRA for each of so many groups, as large against the weights as those of the embedded model are."""
     spec = adapters.LoraSpec(rank=8, alpha=8, targets=model.lora_targets)
     for i in range(groups):
         meta = {"group": f"g{i}", "base_sha256": model.sha256, "group_set": "random"}
         with lora.attached(model.network, spec, seed=i) as params, torch.no_grad():
             g = torch.Generator().manual_seed(i)
             for p in params[1::2]:  # B, after its A
-                p.copy_(1e-3 * torch.randn(p.shape, generator=g))
+                p.copy_(torch.randn(p.shape, generator=g))
+            size = lora.relative_size(model.network)
+            for p in params[1::2]:
+                p.mul_(SIZE / size)
             adapters.save(model.network, folder / f"g{i}", spec=spec, meta=meta)
 
 
@@ -303,6 +307,27 @@ def table(found: dict[str, Any]) -> Table:
     return out
 
 
+def _scoring(setup: Setup, figures: dict[str, Any], found: dict[str, Any]) -> None:
+    before = found["bare"] if found.get("bare", {}).get("float16") else bare(setup)
+    figures |= scoring(setup, cache_dir() / "gpu_check" / "scoring", before)
+
+
+def _bare_xl(setup: Setup, figures: dict[str, Any], found: dict[str, Any]) -> None:
+    figures |= bare(replace(setup, batches=(1,) if setup.tiny else (4, 8)), "sdxl")
+
+
+PARTS: dict[str, Callable[[Setup, dict[str, Any], dict[str, Any]], None]] = {
+    "bare": lambda setup, figures, _: figures.update(bare(setup)),
+    "unlearning": lambda setup, figures, _: unlearning_figures(setup, "sd15", figures),
+    "embedded": lambda setup, figures, _: figures.update(embedded(setup)),
+    "types": lambda setup, figures, _: figures.update(types(setup, cache_dir() / "gpu_check" / "types")),
+    "scoring": _scoring,
+    "sdxl_bare": _bare_xl,
+    "sdxl_unlearning": lambda setup, figures, _: unlearning_figures(setup, "sdxl", figures),
+}
+NAMES = tuple(PARTS)
+
+
 def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
@@ -310,35 +335,22 @@ def _short(value: Any) -> str:
 def gpu_check(
     out: Annotated[Path, typer.Option(help="Where the figures go.")] = BENCHMARKS / FILE,
     tiny: Annotated[bool, typer.Option("--tiny", help="Tiny models, on any device: to try the command.")] = False,
+    parts: Annotated[str, typer.Option(help=f"Comma-separated: {', '.join(NAMES)}. Default: all.")] = "",
     deadline: Annotated[float, typer.Option(help="Begin no part after so many seconds.")] = 400.0,
 ) -> None:
     """Measure speed, memory and number types on a GPU, with full-size random models."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and not tiny:
         raise GudaError("There is no GPU here. `--tiny` tries the command with small models on the CPU.")
+    wanted = listed(parts) or list(PARTS)
+    if unknown := [p for p in wanted if p not in PARTS]:
+        raise OptionError(f"There is no part '{unknown[0]}'. Known: {', '.join(PARTS)}.")
     setup = Setup(device, tiny, (1, 2) if tiny else (8, 16, 32, 64), 2 if tiny else GROUPS, 0.0 if tiny else 2.0)
-    record, folder = Record(out, setup, deadline), cache_dir() / "gpu_check"
-    with record.part("bare") as figures:
-        if figures is not None:
-            figures |= bare(setup)
-    with record.part("unlearning") as figures:
-        if figures is not None:
-            unlearning_figures(setup, "sd15", figures)
-    with record.part("embedded") as figures:
-        if figures is not None:
-            figures |= embedded(setup)
-    with record.part("types") as figures:
-        if figures is not None:
-            figures |= types(setup, folder / "types")
-    with record.part("scoring") as figures:
-        if figures is not None:
-            figures |= scoring(setup, folder / "scoring", record.found["parts"]["bare"])
-    with record.part("sdxl_bare") as figures:
-        if figures is not None:
-            figures |= bare(Setup(device, tiny, (1,) if tiny else (4, 8), 2, setup.seconds), "sdxl")
-    with record.part("sdxl_unlearning") as figures:
-        if figures is not None:
-            unlearning_figures(setup, "sdxl", figures)
+    record = Record(out, setup, deadline)
+    for name in wanted:
+        with record.part(name) as figures:
+            if figures is not None:
+                PARTS[name](setup, figures, record.found["parts"])
     show(table(record.found))
     say(f"Written: {out}")
 

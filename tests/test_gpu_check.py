@@ -12,28 +12,55 @@ import torch
 from torch import nn
 
 from experiments import gpu_check, memory
-from guda_core.errors import GudaError
+from guda_core.errors import GudaError, OptionError
 
 
-def test_the_whole_script_runs_and_writes_every_part(tmp_path, capsys):
-    gpu_check.gpu_check(out=tmp_path / "gpu.json", tiny=True, deadline=1e9)
-    found = json.loads((tmp_path / "gpu.json").read_text())
-    assert found["failed"] == {} and found["not_reached"] == [] and found["device"] == "cpu" and found["tiny"]
-    parts = found["parts"]
-    assert list(parts) == [
-        "bare", "unlearning", "embedded", "types", "scoring", "sdxl_bare", "sdxl_unlearning",
-    ]  # fmt: skip
+@pytest.fixture
+def tried(tmp_path, capsys):
+    """The figures of some parts, and what is said at the end."""
+
+    def call(parts):
+        gpu_check.gpu_check(out=tmp_path / "gpu.json", tiny=True, parts=parts, deadline=1e9)
+        found = json.loads((tmp_path / "gpu.json").read_text())
+        assert found["failed"] == {} and found["not_reached"] == [] and found["device"] == "cpu" and found["tiny"]
+        assert list(found["parts"]) == parts.split(",")
+        said = capsys.readouterr().out
+        assert "tiny models" in said and "FAILED" not in said
+        return found["parts"], said
+
+    return call
+
+
+def test_rates_and_attributions(tried):
+    parts, said = tried("bare,scoring")
     assert all(parts["bare"][d][b]["passes_s"] > 0 for d in ("float16", "bfloat16") for b in ("1", "2"))
-    assert parts["embedded"]["same_ranks"] and parts["embedded"]["largest_difference_nats"] == 0
-    assert all(parts["types"][d]["largest_off_in_se"] < 1 for d in ("float16", "bfloat16"))
-    assert parts["scoring"]["full"]["share_of_bare"] > 0 and parts["scoring"]["switch_ms"] > 0
-    own = parts["unlearning"]
+    scored = parts["scoring"]
+    assert scored["full"]["share_of_bare"] > 0 and scored["switch_ms"] > 0 and scored["quick"]["passes"] == 3 * 4 * 2
+    assert "of the bare rate" in said
+
+
+def test_number_types(tried):
+    parts, _ = tried("types")
+    assert parts["types"]["float16"]["largest_off_in_se"] < 1
+    assert all(e["se"] > 0 for e in parts["types"]["float32"].values())
+
+
+def test_unlearning(tried):
+    own = tried("unlearning")[0]["unlearning"]
     assert own["plain LoRA step, checkpointing"]["ratio"] > 0
     for name in ("float16", "bfloat16"):
         assert max(own[f"{name} beside float32"].values()) < 0.05
+
+
+def test_the_embedded_model(tried):
+    own = tried("embedded")[0]["embedded"]
+    assert own["same_ranks"] and own["largest_difference_nats"] == 0 and len(own["ranks"]) == 8
+
+
+def test_the_xl_layout(tried):
+    parts, _ = tried("sdxl_bare,sdxl_unlearning")
+    assert parts["sdxl_bare"]["float16"]["1"]["passes_s"] > 0
     assert parts["sdxl_unlearning"]["float16, no checkpointing"]["largest_b"] > 0
-    said = capsys.readouterr().out
-    assert "tiny models" in said and "of the bare rate" in said and "FAILED" not in said
 
 
 def test_a_deadline_and_a_failure_lose_only_their_own_part(tmp_path, monkeypatch, capsys):
@@ -55,7 +82,9 @@ def test_a_deadline_and_a_failure_lose_only_their_own_part(tmp_path, monkeypatch
 def test_without_a_gpu_nothing_is_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(GudaError, match="There is no GPU here"):
-        gpu_check.gpu_check(out=tmp_path / "gpu.json", tiny=False)
+        gpu_check.gpu_check(out=tmp_path / "gpu.json", tiny=False, parts="", deadline=1.0)
+    with pytest.raises(OptionError, match="There is no part 'x'"):
+        gpu_check.gpu_check(out=tmp_path / "gpu.json", tiny=True, parts="x", deadline=1.0)
     assert not (tmp_path / "gpu.json").exists()
 
 

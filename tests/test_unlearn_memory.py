@@ -366,6 +366,7 @@ def test_defaults_fit_the_model_and_its_card(card):
     assert memory_settings(like, pictures=1, checkpointing=True) == MemorySettings(1, True, False)
     cuda = SimpleNamespace(card=large, device="cuda")
     assert memory_settings(cuda) == MemorySettings(None, True, True)
+    assert memory_settings(SimpleNamespace(card=card, device="cuda")) == MemorySettings(None, False, False)
     with pytest.raises(ModelError, match=r"has under unlearning: stepz\. Known: batch"):
         starting_settings(dataclasses.replace(card, unlearning={"stepz": 1}))
     assert Card("i", "n", "hub", "p", 64).unlearning == {}

@@ -51,7 +51,7 @@ def memory_settings(
     model: BaseModel, *, pictures: int | None = None, checkpointing: bool | None = None
 ) -> MemorySettings:
     """How this model's unlearning is made to fit into memory: what is given, else what its card says, else by its size.
-    On a GPU the parts that only encode leave the device meanwhile.
+    On a GPU a large model's other parts leave the device meanwhile.
 
     Raises:
         ModelError: as above. OptionError: fewer than one picture a pass.
@@ -59,4 +59,5 @@ def memory_settings(
     said = _of_card(model.card)
     if checkpointing is None:
         checkpointing = bool(said.get("checkpointing", model.card.resolution >= CHECKPOINTED))
-    return MemorySettings(pictures or said.get("pictures"), checkpointing, torch.device(model.device).type == "cuda")
+    unload = torch.device(model.device).type == "cuda" and model.card.resolution >= LARGE
+    return MemorySettings(pictures or said.get("pictures"), checkpointing, unload)
