@@ -16,22 +16,19 @@ was not reached. Timings are of this one run and card; compare them with each ot
 from __future__ import annotations
 
 import gc
-import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
-from rich.table import Table
 
 from experiments.commands import program
 from experiments.gpu_parts import unlearning_figures
+from experiments.gpu_record import Record, table
 from experiments.layouts import group_set, make_model
 from guda_core.attribution.guda import Guda
 from guda_core.attribution.method import Budget
@@ -45,7 +42,6 @@ from guda_core.paths import BENCHMARKS, cache_dir, run
 from guda_core.records import Query
 from guda_core.service import EFFORTS
 from guda_core.unlearning import adapters, lora
-from guda_core.versions import versions
 
 FILE = "gpu.json"
 HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -240,73 +236,6 @@ def embedded(setup: Setup) -> dict[str, Any]:
     }
 
 
-class Record:
-    """The figures, written after every part."""
-
-    def __init__(self, out: Path, setup: Setup, deadline_s: float) -> None:
-        self.out, self.began, self.deadline_s = out, time.monotonic(), deadline_s
-        card = torch.cuda.get_device_name() if setup.device == "cuda" else "cpu"
-        self.found: dict[str, Any] = {
-            "command": "python -m experiments.gpu_check", "device": card, "tiny": setup.tiny, "versions": versions(),
-            "date": datetime.now(UTC).isoformat(timespec="seconds"), "parts": {}, "not_reached": [], "failed": {},
-        }  # fmt: skip
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[dict[str, Any] | None]:
-        """Gives where to put a part's figures, or None where no time is left. What fails is recorded, and the others
-        follow."""
-        if time.monotonic() - self.began > self.deadline_s:
-            self.found["not_reached"].append(name)
-            self.write()
-            yield None
-            return
-        figures: dict[str, Any] = {}
-        began = time.monotonic()
-        try:
-            yield figures
-        except Exception as e:
-            self.found["failed"][name] = f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"
-        self.found["parts"][name] = {**figures, "part_s": round(time.monotonic() - began, 1)}
-        self.write()
-        say(f"{name}: {time.monotonic() - began:.0f} s")
-
-    def write(self) -> None:
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        aside = self.out.with_suffix(".tmp")
-        aside.write_text(json.dumps(self.found, indent=1), encoding="utf-8")
-        aside.replace(self.out)
-
-
-def table(found: dict[str, Any]) -> Table:
-    """The figures in a few lines."""
-    out, parts = Table(title=f"{found['device']}{' (tiny models)' if found['tiny'] else ''}"), found["parts"]
-    for column in ("what", "figure"):
-        out.add_column(column)
-    for name in ("bare", "sdxl_bare"):
-        for dtype, rows in parts.get(name, {}).items():
-            if isinstance(rows, dict):
-                out.add_row(f"{name} {dtype}", ", ".join(f"{b}: {r['passes_s']}/s" for b, r in rows.items()))
-    for effort in ("quick", "full"):
-        if s := parts.get("scoring", {}).get(effort):
-            out.add_row(f"{effort} attribution", f"{s['seconds']} s, {s['share_of_bare']:.0%} of the bare rate")
-    for name in HALF:
-        if s := parts.get("types", {}).get(name):
-            out.add_row(f"scores in {name}", f"at most {s['largest_off_in_se']:.2g} standard errors off")
-    for name in ("unlearning", "sdxl_unlearning"):
-        for kind, s in parts.get(name, {}).items():
-            if isinstance(s, dict):
-                out.add_row(f"{name} {kind}", ", ".join(f"{k} {_short(v)}" for k, v in s.items()))
-    if s := parts.get("embedded", {}):
-        out.add_row(
-            "embedded model", f"same ranks {s.get('same_ranks')}, {_short(s.get('largest_difference_nats'))} nats off"
-        )
-    for name, why in found["failed"].items():
-        out.add_row(f"{name} FAILED", why)
-    for name in found["not_reached"]:
-        out.add_row(name, "not reached before the deadline")
-    return out
-
-
 def _scoring(setup: Setup, figures: dict[str, Any], found: dict[str, Any]) -> None:
     before = found["bare"] if found.get("bare", {}).get("float16") else bare(setup)
     figures |= scoring(setup, cache_dir() / "gpu_check" / "scoring", before)
@@ -328,10 +257,6 @@ PARTS: dict[str, Callable[[Setup, dict[str, Any], dict[str, Any]], None]] = {
 NAMES = tuple(PARTS)
 
 
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
 def gpu_check(
     out: Annotated[Path, typer.Option(help="Where the figures go.")] = BENCHMARKS / FILE,
     tiny: Annotated[bool, typer.Option("--tiny", help="Tiny models, on any device: to try the command.")] = False,
@@ -346,7 +271,7 @@ def gpu_check(
     if unknown := [p for p in wanted if p not in PARTS]:
         raise OptionError(f"There is no part '{unknown[0]}'. Known: {', '.join(PARTS)}.")
     setup = Setup(device, tiny, (1, 2) if tiny else (8, 16, 32, 64), 2 if tiny else GROUPS, 0.0 if tiny else 2.0)
-    record = Record(out, setup, deadline)
+    record = Record(out, device=device, tiny=tiny, deadline_s=deadline)
     for name in wanted:
         with record.part(name) as figures:
             if figures is not None:

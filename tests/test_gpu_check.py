@@ -64,8 +64,7 @@ def test_the_xl_layout(tried):
 
 
 def test_a_deadline_and_a_failure_lose_only_their_own_part(tmp_path, monkeypatch, capsys):
-    setup = gpu_check.Setup("cpu", True, (1,), 2, 0.0)
-    record = gpu_check.Record(tmp_path / "gpu.json", setup, 1e9)
+    record = gpu_check.Record(tmp_path / "gpu.json", device="cpu", tiny=True, deadline_s=1e9)
     with record.part("one") as figures:
         figures["a"] = 1
         raise RuntimeError("broke\nmore")
