@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from experiments import gpu_check, memory
+from experiments import gpu_check
+from experiments.memory import fake_step as memory
 from guda_core.errors import GudaError, OptionError
 
 
@@ -90,7 +91,7 @@ def test_without_a_gpu_nothing_is_measured(tmp_path, monkeypatch):
 def test_the_script_needs_neither_gradio_nor_plotly():
     code = (
         "import sys; sys.modules.update(gradio=None, plotly=None)\n"
-        "import experiments.gpu_check, experiments.memory\n"
+        "import experiments.gpu_check, experiments.memory.__main__\n"
     )  # fmt: skip
     root = Path(__file__).resolve().parent.parent
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True, capture_output=True)

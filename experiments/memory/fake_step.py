@@ -215,6 +215,3 @@ def memory(
 
 
 main = program(memory)
-
-if __name__ == "__main__":
-    main()
