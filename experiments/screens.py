@@ -28,7 +28,9 @@ from tests.chromium import ARGS, NAMES, chromium_path
 from tests.fakes import FakeService, serving
 
 WAIT = 600_000  # milliseconds
-DESKTOP, PHONE, TALL = {"width": 1280, "height": 900}, {"width": 390, "height": 844}, {"width": 1280, "height": 1120}
+DESKTOP, SMALL, PHONE, TALL = (
+    {"width": w, "height": h} for w, h in ((1440, 900), (1366, 768), (390, 844), (1280, 1120))
+)
 
 
 def done(page: Page) -> None:
@@ -67,13 +69,13 @@ def tab(name: str) -> Callable[[Page], None]:
 def working(page: Page) -> None:
     page.get_by_role("radio", name="Full").check()
     page.get_by_role("button", name="Generate and attribute").click()
-    expect(page.locator(".guda-says")).to_contain_text("So far", timeout=WAIT)
+    expect(page.locator(".guda-bar").first).to_be_visible(timeout=WAIT)
 
 
 def cancelled(page: Page) -> None:
     working(page)
     page.get_by_role("button", name="Cancel").click()
-    expect(page.get_by_text(words.CANCELLED)).to_be_visible(timeout=WAIT)
+    expect(page.locator(".guda-says").first).to_contain_text("Cancelled", timeout=WAIT)
     expect(page.get_by_role("button", name="Generate and attribute")).to_be_enabled(timeout=WAIT)
 
 
@@ -110,7 +112,13 @@ SCREENS: dict[str, Callable[[Page], None]] = {
     "limits": tab("Limits"),
 }
 STATES = {"tied": "not separable", "nothing": "no group stands out"}  # of the fake service, on the first screen
-LOOKS = {"": (DESKTOP, "light"), "-dark": (DESKTOP, "dark"), "-phone": (PHONE, "light")}
+LOOKS = {  # a picture is of the whole page, but for "-fold": what is seen without scrolling
+    "": (DESKTOP, "light"),
+    "-dark": (DESKTOP, "dark"),
+    "-fold": (SMALL, "light"),
+    "-phone": (PHONE, "light"),
+    "-phone-dark": (PHONE, "dark"),
+}
 
 
 def shoot(page: Page, url: str, theme: str, act: Callable[[Page], None], path: Path) -> None:
@@ -119,7 +127,7 @@ def shoot(page: Page, url: str, theme: str, act: Callable[[Page], None], path: P
     page.goto(f"{url}?__theme={theme}")
     expect(page.get_by_text("Quick, about")).to_be_visible(timeout=WAIT)
     act(page)
-    page.screenshot(path=path, full_page=path.stem != README)
+    page.screenshot(path=path, full_page=path.stem != README and not path.stem.endswith("-fold"))
     print(path)
     page.close()
 
@@ -128,9 +136,14 @@ def services(fake: bool) -> dict[str, Service]:
     """The service of each state: "" is the ordinary one."""
     if not fake:
         return {"": load_service(fall_back=False)}
-    out: dict[str, Service] = {"": FakeService(delay=0.05, passes=40)}
+    usual = FakeService(delay=0.05, passes=40)
+    usual.oracle, usual.offset = "agrees", True
+    out: dict[str, Service] = {"": usual}
     for outcome in STATES:
         out[outcome] = FakeService(outcome=outcome)
+    differs = FakeService()
+    differs.oracle, differs.offset = "differs", True
+    out["differs"] = differs
     strange = FakeService(banner="The bundled model answers in place of 'sd15'. The hub could not be reached.")
     strange.scoped, strange.missing, strange.by_caption = "out of scope", ("noto",), True
     return {**out, "out-of-scope": strange}

@@ -32,6 +32,7 @@ class Card:
     in pixels. prediction_type: what the network predicts, where the model's own files do not say it; None = as they
     say. gpu_dtype: the type that the weights run in on a GPU. group_set: scored with it unless another is named. kind:
     the family that loads it (`diffusion.FAMILIES`). lora: a LoRA file that is merged into the model at load; "" = none.
+    only_groups: whether the model was trained on the pictures of that group set and on no others.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Card:
     licence: str = "not stated"
     kind: str = "stable_diffusion"
     lora: str = ""
+    only_groups: bool = False
 
 
 class BaseModel(ABC):

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
-
 from guda_core.paths import BENCHMARKS, SHIPPED_RUN
 from guda_core.reports.agreement_rows import is_ceiling, labelled
 from guda_core.ui import plots
@@ -127,7 +125,7 @@ def _draw_set(query_set: str, rows: Sequence[Mapping[str, Any]]) -> None:
         [t["low"] for t in tops],
         [t["high"] for t in tops],
     )
-    gr.Plot(figure, show_label=False, container=False)
+    block(figure)
     for part, caption, head in ((rows, "", "Method"), (ablations, ABLATIONS, "Values/scoring")):
         body = [(r["method"], *[_cell(r.get(m)) for m in MEASURES]) for r in part]
         if body:
