@@ -152,3 +152,20 @@ def test_what_is_focused_by_keyboard_is_seen(browser, tmp_path):
             ("radio", "checkbox", "range"), "solid"
         )
         watched.check(tmp_path / "focus.png")
+
+
+def test_a_server_that_is_gone_is_told(browser):
+    watched = Watched(browser)
+    watched.page.clock.install()
+    with serving(FakeService()) as url:
+        page = watched.open(url)
+        page.clock.run_for(25_000)
+        expect(page.locator(".guda-gone")).to_have_count(0)
+        page.route("**/*", lambda route: route.abort())
+        for _ in range(3):
+            page.clock.run_for(10_000)
+        expect(page.get_by_role("alert").get_by_text("The server does not answer.")).to_be_visible()
+        page.unroute("**/*")
+        page.clock.run_for(10_000)
+        expect(page.locator(".guda-gone")).to_have_count(0)
+        page.close()

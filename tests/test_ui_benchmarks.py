@@ -35,3 +35,17 @@ def test_a_method_on_fewer_groups_is_named_with_their_number():
 def test_ceilings_come_first_then_the_best():
     rows = [{"method": m, "top1": {"value": v}} for m, v in (("guda", 0.9), ("ceiling-again", 0.7), ("das", 0.95))]
     assert [r["method"] for r in sorted(rows, key=benchmarks._strength)] == ["ceiling-again", "das", "guda"]
+
+
+def test_one_sentence_and_the_apps_methods_come_first():
+    def agrees(method: str, value: float, query_set: str = "generated") -> dict:
+        return {
+            "method": method, "query_set": query_set, "n": 200,
+            "top1": {"value": value, "low": value - 0.05, "high": value + 0.05},
+        }  # fmt: skip
+
+    rows = [agrees("guda", 0.71), agrees("clip-mean", 0.53), agrees("guda/drop", 0.9), agrees("guda", 0.2, "real")]
+    said = benchmarks._first({"rows": rows})
+    assert "On 200 pictures that the model drew, GUDA names the group that retraining names in 71 of 100" in said
+    assert "66 to 76" in said and "CLIP similarity" in said and "guda/drop" not in said and "0.20" not in said
+    assert benchmarks.UNKNOWN in benchmarks._first(None) and benchmarks.UNKNOWN in benchmarks._first({"rows": []})

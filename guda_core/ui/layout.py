@@ -92,7 +92,7 @@ def _controls(service: Service, where: Path | None) -> dict[str, Any]:
     shown = [e for e in EXAMPLES if e.fits(service.group_set)]
     examples = []
     if shown:
-        block(heading("Start with an example"))
+        block(heading("Start with an example"), elem_classes="guda-lead")
         with gr.Row(elem_classes="guda-examples"):
             for e in shown:
                 picture = thumbnail(where, e.file())
@@ -103,20 +103,21 @@ def _controls(service: Service, where: Path | None) -> dict[str, Any]:
         with gr.Tab("Upload") as upload_tab:
             upload = gr.Image(
                 label="Picture: PNG, JPEG or WebP", type="filepath", sources=["upload", "clipboard"], height=150,
-                buttons=[],
+                buttons=[], elem_classes="guda-upload",
             )  # fmt: skip
             only_keep_the_path(upload)
-            block(note(words.LIMITS, words.PRIVACY), elem_classes="guda-small")
+            block(note(f"{words.LIMITS} {words.PRIVACY}"), elem_classes="guda-small")
             caption = gr.Textbox("", label="Caption: what the picture shows (optional)", lines=1)
     with gr.Row():
         generate = gr.Button("Generate and attribute", variant="primary", min_width=190, scale=3)
         attribute = gr.Button("Attribute", variant="primary", visible=False, min_width=190, scale=3)
         cancel = gr.Button("Cancel", interactive=False, min_width=90, scale=1)
+    wanted = [gr.Textbox(visible="hidden", container=False) for _ in shown]
     effort = gr.Radio(effort_choices(), value="quick", label="Effort: more of it, narrower intervals")
     return {
         "examples": examples, **made_of, **_advanced(service), "upload": upload, "caption": caption,
         "tabs": (generate_tab, upload_tab), "effort": effort, "generate": generate,
-        "attribute": attribute, "cancel": cancel, "wanted": [gr.Textbox(visible="hidden", container=False) for _ in shown],
+        "attribute": attribute, "cancel": cancel, "wanted": wanted,
     }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Figures as plain HTML: rows of bars or points with 95% intervals, one figure a method, so that units never mix.
 
 No script draws them: they come with the page, follow its theme and width, can be printed, and say in words what they
-show. A row's place on the axis is (value - left) / (right - left), as a percentage; the axis ends at round numbers.
+show. A row's place on the axis is (value - left) / (right - left), as a percentage.
 """
 
 from __future__ import annotations
@@ -95,15 +95,16 @@ def chart(
 
 
 class Axis:
-    """From values to percentages of the width. The ends are round numbers, and 0 lies between them."""
+    """From values to percentages of the width. All values and 0 lie between the ends; the ticks are round numbers."""
 
     def __init__(self, rows: Sequence[Row], ends: tuple[float, float] | None = None) -> None:
         from matplotlib.ticker import MaxNLocator
 
         found = [v for r in rows for v in (r.value, r.low, r.high, r.base) if v is not None]
         low, high = ends or (min([0.0, *found]), max([0.0, *found]))
-        self.ticks = [float(t) for t in MaxNLocator(nbins=TICKS, min_n_ticks=2).tick_values(low, high or low + 1.0)]
-        self.left, self.right = self.ticks[0], self.ticks[-1]
+        self.left, self.right = low, high if high > low else low + 1.0
+        every = MaxNLocator(nbins=TICKS, min_n_ticks=2).tick_values(self.left, self.right)
+        self.ticks = [float(t) for t in every if self.left <= t <= self.right]
 
     def __call__(self, value: float) -> float:
         return 100.0 * (value - self.left) / (self.right - self.left)
@@ -150,4 +151,4 @@ def _part(css: str, a: float, b: float) -> str:
 def _ticks(at: Axis, unit: str) -> str:
     shown = "".join(f'<i style="left:{at(t):.2f}%"><b>{t:g}</b></i>' for t in at.ticks)
     track = f'<span class="guda-track">{shown}</span>'
-    return f'<div class="guda-bar guda-axis"><span class="guda-name">{safe(unit)}</span>{track}</div>'
+    return f'<div class="guda-bar guda-axis"><span></span>{track}<span>{"" if unit == "agreement" else safe(unit)}</span></div>'

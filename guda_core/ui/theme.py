@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from html import escape
 from pathlib import Path
 
 import gradio as gr
 
+from guda_core.ui.words import PURPOSE
+
 CSS = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+HEAD = (
+    f'<meta name="description" content="{escape(PURPOSE)}">'
+    f'<meta property="og:description" content="{escape(PURPOSE)}">'
+    f"<script>{Path(__file__).with_name('page.js').read_text(encoding='utf-8')}</script>"
+)
 
 
 def make_theme() -> gr.themes.Base:
