@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from playwright.sync_api import Page, expect
 
 from guda_core.records import Group, GroupSet
@@ -169,3 +171,26 @@ def test_a_server_that_is_gone_is_told(browser):
         page.clock.run_for(10_000)
         expect(page.locator(".guda-gone")).to_have_count(0)
         page.close()
+
+
+def test_the_prompt_that_a_program_wrote_into_a_picture_is_offered_as_its_caption(browser, tmp_path):
+    info = PngInfo()
+    info.add_text("parameters", "a teal square\nNegative prompt: photo\nSteps: 20, Sampler: DDIM")
+    Image.new("RGB", (64, 64), "teal").save(tmp_path / "made.png", pnginfo=info)
+    watched = Watched(browser)
+    with serving(FakeService()) as url:
+        page = watched.open(url)
+        page.get_by_role("tab", name="Upload").click()
+        caption, clear = page.get_by_role("textbox", name="Caption"), page.get_by_label("Remove image")
+        page.locator("input[type=file]").first.set_input_files(tmp_path / "made.png")
+        expect(caption).to_have_value("a teal square")
+        expect(page.get_by_text(words.FOUND_CAPTION.format(program="A1111"))).to_be_visible()
+        clear.or_(page.get_by_label("Clear")).click()
+        expect(caption).to_have_value("")
+        caption.fill("my own words")
+        page.locator("input[type=file]").first.set_input_files(tmp_path / "made.png")
+        expect(page.get_by_label("Remove image").or_(page.get_by_label("Clear"))).to_be_visible()
+        page.get_by_role("button", name="Attribute", exact=True).click()
+        finished(page)
+        expect(page.get_by_text("Scored with the caption: my own words")).to_be_visible()
+        watched.check(tmp_path / "caption.png")

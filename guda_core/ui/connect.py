@@ -10,13 +10,17 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from guda_core.data.images import read_file
+from guda_core.data.written_prompts import written_prompt
+from guda_core.errors import GudaError
 from guda_core.service import EFFORTS, Service, main_method
 from guda_core.ui import words
 from guda_core.ui.answer import Answer
 from guda_core.ui.callbacks import Runs, Update
 from guda_core.ui.examples import EXAMPLES, Example
-from guda_core.ui.layout import Screen, effort_choices, first_caption
-from guda_core.ui.markup import status_html, verdict_html
+from guda_core.ui.layout import SESSION, Screen, effort_choices, first_caption
+from guda_core.ui.markup import note, status_html, verdict_html
+from guda_core.ui.uploads import uploaded
 from guda_core.ui.verdict import WORKING_VERDICT, Verdict
 
 QUICK: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
@@ -131,6 +135,21 @@ def _between(s: Screen, runs: Runs) -> tuple[_Small, _Small, _Small, _Small]:
     )
 
 
+def offer(path: str | None, caption: str, last: str) -> list[Any]:
+    """The caption that a picture's file names, where the visitor has written none; what is said of it; and the same
+    caption again, so that the next picture may replace it."""
+    if caption and caption != last:
+        return [gr.skip(), "", ""]
+    try:
+        found = written_prompt(read_file(uploaded(path))) if path else None
+    except GudaError:  # told when the picture is to be scored
+        found = None
+    if found is None:
+        return ["", "", ""]
+    said = words.FOUND_CAPTION.format(program=found.program)
+    return [found.prompt, note(said, *([words.CUT_CAPTION] if found.cut else [])), found.prompt]
+
+
 def _connect_small(demo: gr.Blocks, s: Screen, service: Service) -> None:
     """Everything that computes nothing: the prompt, the buttons of a tab, the expected times."""
 
@@ -146,6 +165,8 @@ def _connect_small(demo: gr.Blocks, s: Screen, service: Service) -> None:
 
     for part in (s.object_name, s.style) if service.group_set.train_objects else ():
         part.input(fill, [s.object_name, s.style], s.prompt, **QUICK)
+    last = gr.State("", time_to_live=SESSION)  # the caption that was taken from a file
+    s.upload.change(offer, [s.upload, s.caption, last], [s.caption, s.offered, last], **QUICK)
     for tab, first in zip(s.tabs, (True, False), strict=True):
         tab.select(
             lambda first=first: (gr.update(visible=first), gr.update(visible=not first)),

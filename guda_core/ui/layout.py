@@ -35,6 +35,7 @@ class Screen:
     guidance: gr.Slider
     upload: gr.Image
     caption: gr.Textbox
+    offered: gr.HTML
     more_captions: gr.Checkbox
     tabs: tuple[gr.Tab, gr.Tab]
     methods: gr.CheckboxGroup
@@ -108,6 +109,7 @@ def _controls(service: Service, where: Path | None) -> dict[str, Any]:
             only_keep_the_path(upload)
             block(note(f"{words.LIMITS} {words.PRIVACY}"), elem_classes="guda-small")
             caption = gr.Textbox("", label="Caption: what the picture shows (optional)", lines=1)
+            offered = block(elem_classes="guda-maybe guda-small")
     with gr.Row():
         generate = gr.Button("Generate and attribute", variant="primary", min_width=190, scale=3)
         attribute = gr.Button("Attribute", variant="primary", visible=False, min_width=190, scale=3)
@@ -115,7 +117,7 @@ def _controls(service: Service, where: Path | None) -> dict[str, Any]:
     wanted = [gr.Textbox(visible="hidden", container=False) for _ in shown]
     effort = gr.Radio(effort_choices(), value="quick", label="Effort: more of it, narrower intervals")
     return {
-        "examples": examples, **made_of, **_advanced(service), "upload": upload, "caption": caption,
+        "examples": examples, **made_of, **_advanced(service), "upload": upload, "caption": caption, "offered": offered,
         "tabs": (generate_tab, upload_tab), "effort": effort, "generate": generate,
         "attribute": attribute, "cancel": cancel, "wanted": wanted,
     }  # fmt: skip

@@ -151,4 +151,5 @@ def _part(css: str, a: float, b: float) -> str:
 def _ticks(at: Axis, unit: str) -> str:
     shown = "".join(f'<i style="left:{at(t):.2f}%"><b>{t:g}</b></i>' for t in at.ticks)
     track = f'<span class="guda-track">{shown}</span>'
-    return f'<div class="guda-bar guda-axis"><span></span>{track}<span>{"" if unit == "agreement" else safe(unit)}</span></div>'
+    shown_unit = "" if unit == "agreement" else safe(unit)
+    return f'<div class="guda-bar guda-axis"><span></span>{track}<span>{shown_unit}</span></div>'

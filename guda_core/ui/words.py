@@ -24,6 +24,10 @@ LIMITS = "PNG, JPEG or WebP, up to 10 MB and 24 megapixels, 16 pixels or more on
 PRIVACY = (
     "Nobody looks at it. It lies on the computer that runs this page, is deleted within two hours and trains no model."
 )
+FOUND_CAPTION = (
+    "The file says that {program} made it from these words. That is only what the file says. Edit it freely."
+)
+CUT_CAPTION = "The words were longer than 300 characters and are cut."
 TRY_CAPTIONS = "Uploads: also try other captions"
 CAPTIONS_INFO = "Scores the picture again with the best caption that CLIP finds, and without a caption."
 WAITING = "Waiting in the queue."
