@@ -194,3 +194,21 @@ def test_the_prompt_that_a_program_wrote_into_a_picture_is_offered_as_its_captio
         finished(page)
         expect(page.get_by_text("Scored with the caption: my own words")).to_be_visible()
         watched.check(tmp_path / "caption.png")
+
+
+def test_a_link_brings_others_to_the_same_form(browser, tmp_path):
+    first, second = Watched(browser), Watched(browser)
+    with serving(FakeService()) as url:
+        page = first.open(url)
+        page.get_by_role("textbox", name="Prompt").fill("a teapot & a cup")
+        page.get_by_role("radio", name="Standard").check()
+        page.get_by_role("button", name="Generate and attribute").click()
+        finished(page)
+        address = page.url
+        second.page.goto(address)
+        expect(second.page.get_by_role("textbox", name="Prompt")).to_have_value("a teapot & a cup")
+        expect(second.page.get_by_role("radio", name="Standard")).to_be_checked()
+        first.page.close()
+        second.page.get_by_role("link", name="How to ask about your own artists").click()
+        expect(second.page.get_by_role("heading", name="Make your own group set")).to_be_visible()
+        second.check(tmp_path / "address.png")

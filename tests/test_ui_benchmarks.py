@@ -6,6 +6,7 @@ import pytest
 
 from guda_core.reports.agreement_rows import labelled
 from guda_core.ui import benchmarks
+from tests.light import METHODS
 
 
 def row(effort: str, held: float) -> dict:
@@ -45,7 +46,12 @@ def test_one_sentence_and_the_apps_methods_come_first():
         }  # fmt: skip
 
     rows = [agrees("guda", 0.71), agrees("clip-mean", 0.53), agrees("guda/drop", 0.9), agrees("guda", 0.2, "real")]
-    said = benchmarks._first({"rows": rows})
-    assert "On 200 pictures that the model drew, GUDA names the group that retraining names in 71 of 100" in said
+    said = benchmarks._first({"rows": rows}, METHODS)
+    assert (
+        "On 200 pictures that the model drew, GUDA (unlearning) names the group that retraining names in 71 of 100"
+        in said
+    )
     assert "66 to 76" in said and "CLIP similarity" in said and "guda/drop" not in said and "0.20" not in said
-    assert benchmarks.UNKNOWN in benchmarks._first(None) and benchmarks.UNKNOWN in benchmarks._first({"rows": []})
+    assert benchmarks.UNKNOWN in benchmarks._first(None, METHODS) and benchmarks.UNKNOWN in benchmarks._first(
+        {"rows": []}, METHODS
+    )

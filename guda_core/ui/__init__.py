@@ -38,7 +38,7 @@ def build_ui(service: Service) -> gr.Blocks:
                 report = report_screens.draw()
                 inspected = inspect.draw(tab)
             with gr.Tab("Benchmarks"):
-                benchmarks.draw()
+                benchmarks.draw(service.methods())
             with gr.Tab("Style groups"):
                 about.draw_groups(service)
             with gr.Tab("Limits"):

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from guda_core.paths import BENCHMARKS, SHIPPED_RUN
+from guda_core.records import MethodInfo
 from guda_core.reports.agreement_rows import is_ceiling, labelled
+from guda_core.service import main_method
 from guda_core.ui import plots
 from guda_core.ui.markup import Html, block, code, folded, heading, note, safe, table, text
 
@@ -40,14 +42,8 @@ SETS = {
     "held_out": "Real pictures that were not trained on",
 }
 FIRST_SET = "generated"
-NAMED = {  # what is shown first, as the app calls it
-    "guda": "GUDA",
-    "combined": "GUDA and DAS combined",
-    "das": "DAS",
-    "dtrak": "D-TRAK",
-    "clip-mean": "CLIP similarity",
-    "ceiling-again": "The oracle, again",
-}
+NAMED = 5  # methods shown first
+CEILING, CEILING_NAME = "ceiling-again", "The oracle, again"
 ABLATIONS = "; ablations"
 ABOUT_ABLATIONS = (
     "Ablations are not methods of their own. They use the same values as the oracle (logo) and GUDA (guda), but weight "
@@ -77,10 +73,10 @@ def read(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def draw(folder: Path = BENCHMARKS) -> None:
+def draw(methods: Mapping[str, MethodInfo], folder: Path = BENCHMARKS) -> None:
     """Draw the screen inside the current tab: one sentence and the methods of the app first, the rest folded."""
     found = {name: read(folder / name) for name in TABLES}
-    block(text(INTRO) + _first(found["styles.json"]))
+    block(text(INTRO) + _first(found["styles.json"], methods))
     for name, (title, command) in TABLES.items():
         block(
             folded(
@@ -93,25 +89,34 @@ def draw(folder: Path = BENCHMARKS) -> None:
     block(folded("Waiting times and costs", _speed(read(folder / "speed.json"))))
 
 
-def _first(found: Mapping[str, Any] | None) -> Html:
+def _first(found: Mapping[str, Any] | None, methods: Mapping[str, MethodInfo]) -> Html:
     """The figures that are read first: how often each method of the app names the oracle's first group."""
     rows = [r for r in (found or {}).get("rows", []) if _is_row(r) and r["query_set"] == FIRST_SET]
-    by = {str(r["method"]): r for r in rows}
-    if "guda" not in by:
+    main = main_method(methods)
+    by = {m: r for m in methods if (r := _row_of(m, rows)) is not None}
+    if main not in by:
         return text(UNKNOWN)
-    shown = [(name, by[m]) for m, name in NAMED.items() if m in by]
-    guda, n = by["guda"]["top1"], by["guda"].get("n", "?")
+    best = sorted(by, key=lambda m: (m != main, -by[m]["top1"]["value"]))[:NAMED]
+    shown = [(methods[m].name, by[m]) for m in best]
+    shown += [(CEILING_NAME, r) for r in rows if r["method"] == CEILING]
+    top, n = by[main]["top1"], by[main].get("n", "?")
     said = (
-        f"On {n} pictures that the model drew, GUDA names the group that retraining names in {_in_100(guda['value'])} "
-        f"of 100 cases (95% interval {_in_100(guda['low'])} to {_in_100(guda['high'])})."
+        f"On {n} pictures that the model drew, {methods[main].name} names the group that retraining names in "
+        f"{_in_100(top['value'])} of 100 cases (95% interval {_in_100(top['low'])} to {_in_100(top['high'])})."
     )
     tops = [r["top1"] for _, r in shown]
     figure = plots.agreement([name for name, _ in shown], *([t[k] for t in tops] for k in ("value", "low", "high")))
     body = [(name, *[_cell(r.get(m)) for m in MEASURES]) for name, r in shown]
-    rows_of = table(
+    figures = table(
         "Agreement with the oracle: the methods of this app", ("Method", *MEASURES.values()), body, numbers=".nnnn"
     )
-    return Html(text(Html(f"<strong>{safe(said)}</strong>")) + figure + folded("The same figures as a table", rows_of))
+    return Html(text(Html(f"<strong>{safe(said)}</strong>")) + figure + folded("The same figures as a table", figures))
+
+
+def _row_of(method: str, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """A method's row; where it has none of its own name, that of its first variant, named "<method>-..."."""
+    own = [r for r in rows if r["method"] == method]
+    return next(iter(own or (r for r in rows if str(r["method"]).startswith(f"{method}-"))), None)
 
 
 def _in_100(value: float) -> str:

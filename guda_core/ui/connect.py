@@ -14,7 +14,7 @@ from guda_core.data.images import read_file
 from guda_core.data.written_prompts import written_prompt
 from guda_core.errors import GudaError
 from guda_core.service import EFFORTS, Service, main_method
-from guda_core.ui import words
+from guda_core.ui import address, words
 from guda_core.ui.answer import Answer
 from guda_core.ui.callbacks import Runs, Update
 from guda_core.ui.examples import EXAMPLES, Example
@@ -64,7 +64,8 @@ def connect(demo: gr.Blocks, s: Screen, service: Service) -> list[Any]:
         first = {} if name.startswith("page_example") else {"js": SHOW}  # an example's press did that already
         pressed = event(begin.fn, None, begin.outputs, **first, **QUICK)
         running = pressed.then(
-            run, inputs, s.outputs(), api_name=name, api_visibility="undocumented", show_progress="hidden", **COMPUTE,
+            run, inputs, s.outputs(), api_name=name, api_visibility="undocumented", show_progress="minimal",
+            show_progress_on=s.status, **COMPUTE,
         )  # fmt: skip
         running.then(end.fn, None, end.outputs, **QUICK).then(None, None, None, js=BACK, **QUICK)
         running.failure(failed.fn, s.status, failed.outputs, **QUICK)
@@ -165,6 +166,9 @@ def _connect_small(demo: gr.Blocks, s: Screen, service: Service) -> None:
 
     for part in (s.object_name, s.style) if service.group_set.train_objects else ():
         part.input(fill, [s.object_name, s.style], s.prompt, **QUICK)
+    form = [s.prompt, s.seed, s.steps, s.guidance, s.effort]
+    demo.load(address.filled, None, form, **QUICK)
+    s.generate.click(None, form, None, js=address.WRITE, **QUICK)
     last = gr.State("", time_to_live=SESSION)  # the caption that was taken from a file
     s.upload.change(offer, [s.upload, s.caption, last], [s.caption, s.offered, last], **QUICK)
     for tab, first in zip(s.tabs, (True, False), strict=True):

@@ -62,13 +62,13 @@ def steps(labels: Sequence[str], values: Sequence[float], halves: Sequence[float
 
 def narrowing(draws: Sequence[int], values: Sequence[float], low: Sequence[float], high: Sequence[float]) -> Html:
     """A score and its 95% interval, in nats, after more and more draws."""
-    rows = [Row(f"{d} draws", *v) for d, *v in zip(draws, values, low, high, strict=True)]
+    rows = [Row(f"{d} draws", v, lo, hi) for d, v, lo, hi in zip(draws, values, low, high, strict=True)]
     return chart(rows, "The score after more and more noise draws", "nats", points=True)
 
 
 def agreement(names: Sequence[str], values: Sequence[float], low: Sequence[float], high: Sequence[float]) -> Html:
     """A measure of agreement with the oracle, 0 to 1, one point a method, first at the top, with 95% intervals."""
-    rows = [Row(*v) for v in zip(names, values, low, high, strict=True)]
+    rows = [Row(name, v, lo, hi) for name, v, lo, hi in zip(names, values, low, high, strict=True)]
     return chart(rows, "Agreement with the oracle, 0 to 1", "agreement", points=True, ends=(0.0, 1.0))
 
 

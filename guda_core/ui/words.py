@@ -47,7 +47,6 @@ ABORTED = "The GPU was taken back before the work was done. Try again, with less
 FAULT = "Something went wrong on the server. The error was logged. Please try again."
 DISK = "The file could not be written. The server's disk is full or read-only. Try again later."
 OWN_PICTURE = "Not needed: the model made this picture itself."
-SAME_CAPTION = "the same caption as above"
 REPLAYED = {
     "equal": "Equal. Computed again here, every score is the same to the last bit.",
     "within tolerance": "Within tolerance. Computed again here, every number is the same to one part in a thousand (or "
