@@ -48,7 +48,8 @@ def upload(page: Page, path: Path, *, captions: bool = False) -> None:
     page.locator("input[type=file]").first.set_input_files(path)
     expect(page.get_by_label("Remove image").or_(page.get_by_label("Clear"))).to_be_visible(timeout=WAIT)
     if captions:
-        page.get_by_label("Caption (optional)").fill("coloured grains")
+        page.get_by_role("textbox", name="Caption").fill("coloured grains")
+        page.get_by_role("button", name="Advanced").click()
         page.get_by_label(words.TRY_CAPTIONS).check()
     page.get_by_role("button", name="Attribute", exact=True).click()
 
