@@ -45,13 +45,20 @@ def test_one_sentence_and_the_apps_methods_come_first():
             "top1": {"value": value, "low": value - 0.05, "high": value + 0.05},
         }  # fmt: skip
 
-    rows = [agrees("guda", 0.71), agrees("clip-mean", 0.53), agrees("guda/drop", 0.9), agrees("guda", 0.2, "real")]
+    rows = [agrees("guda", 0.67), agrees("clip-mean", 0.53), agrees("guda/mse", 0.9), agrees("guda", 0.2, "real")]
+    said = benchmarks._first({"rows": rows}, METHODS)
+    assert "names in 67 of 100" in said  # without an offset
+    rows += [agrees("guda + offset", 0.71), agrees("clip-mean + offset", 0.6), agrees("clip-max", 0.7)]
     said = benchmarks._first({"rows": rows}, METHODS)
     assert (
         "On 200 pictures that the model drew, GUDA (unlearning) names the group that retraining names in 71 of 100"
         in said
     )
-    assert "66 to 76" in said and "CLIP similarity" in said and "guda/drop" not in said and "0.20" not in said
+    assert (
+        "66 to 76" in said
+        and "CLIP similarity" in said
+        and not [n for n in ("mse", "0.20", "0.60", "0.70") if n in said]
+    )
     assert benchmarks.UNKNOWN in benchmarks._first(None, METHODS) and benchmarks.UNKNOWN in benchmarks._first(
         {"rows": []}, METHODS
     )

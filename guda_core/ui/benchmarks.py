@@ -43,6 +43,7 @@ SETS = {
 }
 FIRST_SET = "generated"
 NAMED = 5  # methods shown first
+OFFSET = " + offset"  # ends the name of a row whose scores hold the offset
 CEILING, CEILING_NAME = "ceiling-again", "The oracle, again"
 ABLATIONS = "; ablations"
 ABOUT_ABLATIONS = (
@@ -93,7 +94,7 @@ def _first(found: Mapping[str, Any] | None, methods: Mapping[str, MethodInfo]) -
     """The figures that are read first: how often each method of the app names the oracle's first group."""
     rows = [r for r in (found or {}).get("rows", []) if _is_row(r) and r["query_set"] == FIRST_SET]
     main = main_method(methods)
-    by = {m: r for m in methods if (r := _row_of(m, rows)) is not None}
+    by = {m: r for m in methods if (r := _row_of(m, rows, main=m == main)) is not None}
     if main not in by:
         return text(UNKNOWN)
     best = sorted(by, key=lambda m: (m != main, -by[m]["top1"]["value"]))[:NAMED]
@@ -113,10 +114,13 @@ def _first(found: Mapping[str, Any] | None, methods: Mapping[str, MethodInfo]) -
     return Html(text(Html(f"<strong>{safe(said)}</strong>")) + figure + folded("The same figures as a table", figures))
 
 
-def _row_of(method: str, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """A method's row; where it has none of its own name, that of its first variant, named "<method>-..."."""
-    own = [r for r in rows if r["method"] == method]
-    return next(iter(own or (r for r in rows if str(r["method"]).startswith(f"{method}-"))), None)
+def _row_of(method: str, rows: Sequence[Mapping[str, Any]], *, main: bool) -> Mapping[str, Any] | None:
+    """The row of a method as the app offers it: the main one with its offset; where there is no row of its own name,
+    that of its first variant, named "<method>-..."."""
+    named = {str(r["method"]): r for r in reversed(rows)}
+    variant = next((str(r["method"]) for r in rows if str(r["method"]).startswith(f"{method}-")), "")
+    wanted = [*([method + OFFSET] if main else []), method, variant]
+    return next((named[n] for n in wanted if n in named), None)
 
 
 def _in_100(value: float) -> str:
