@@ -41,6 +41,7 @@ def done(page: Page) -> None:
 def example(page: Page) -> None:
     page.get_by_role("button", name="Rocket").click()
     done(page)
+    expect(page.get_by_role("button", name="Rocket")).to_be_enabled(timeout=WAIT)
 
 
 def upload(page: Page, path: Path, *, captions: bool = False) -> None:
