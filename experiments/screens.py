@@ -28,7 +28,9 @@ from tests.chromium import ARGS, NAMES, chromium_path
 from tests.fakes import FakeService, serving
 
 WAIT = 600_000  # milliseconds
-DESKTOP, PHONE, TALL = {"width": 1280, "height": 900}, {"width": 390, "height": 844}, {"width": 1280, "height": 1120}
+DESKTOP, SMALL, PHONE, TALL = (
+    {"width": w, "height": h} for w, h in ((1440, 900), (1366, 768), (390, 844), (1280, 1120))
+)
 
 
 def done(page: Page) -> None:
@@ -39,6 +41,7 @@ def done(page: Page) -> None:
 def example(page: Page) -> None:
     page.get_by_role("button", name="Rocket").click()
     done(page)
+    expect(page.get_by_role("button", name="Rocket")).to_be_enabled(timeout=WAIT)
 
 
 def upload(page: Page, path: Path, *, captions: bool = False) -> None:
@@ -46,7 +49,8 @@ def upload(page: Page, path: Path, *, captions: bool = False) -> None:
     page.locator("input[type=file]").first.set_input_files(path)
     expect(page.get_by_label("Remove image").or_(page.get_by_label("Clear"))).to_be_visible(timeout=WAIT)
     if captions:
-        page.get_by_label("Caption (optional)").fill("coloured grains")
+        page.get_by_role("textbox", name="Caption").fill("coloured grains")
+        page.get_by_role("button", name="Advanced").click()
         page.get_by_label(words.TRY_CAPTIONS).check()
     page.get_by_role("button", name="Attribute", exact=True).click()
 
@@ -67,13 +71,13 @@ def tab(name: str) -> Callable[[Page], None]:
 def working(page: Page) -> None:
     page.get_by_role("radio", name="Full").check()
     page.get_by_role("button", name="Generate and attribute").click()
-    expect(page.locator(".guda-says")).to_contain_text("So far", timeout=WAIT)
+    expect(page.locator(".guda-bar").first).to_be_visible(timeout=WAIT)
 
 
 def cancelled(page: Page) -> None:
     working(page)
     page.get_by_role("button", name="Cancel").click()
-    expect(page.get_by_text(words.CANCELLED)).to_be_visible(timeout=WAIT)
+    expect(page.locator(".guda-says").first).to_contain_text("Cancelled", timeout=WAIT)
     expect(page.get_by_role("button", name="Generate and attribute")).to_be_enabled(timeout=WAIT)
 
 
@@ -110,7 +114,13 @@ SCREENS: dict[str, Callable[[Page], None]] = {
     "limits": tab("Limits"),
 }
 STATES = {"tied": "not separable", "nothing": "no group stands out"}  # of the fake service, on the first screen
-LOOKS = {"": (DESKTOP, "light"), "-dark": (DESKTOP, "dark"), "-phone": (PHONE, "light")}
+LOOKS = {  # a picture is of the whole page, but for "-fold": what is seen without scrolling
+    "": (DESKTOP, "light"),
+    "-dark": (DESKTOP, "dark"),
+    "-fold": (SMALL, "light"),
+    "-phone": (PHONE, "light"),
+    "-phone-dark": (PHONE, "dark"),
+}
 
 
 def shoot(page: Page, url: str, theme: str, act: Callable[[Page], None], path: Path) -> None:
@@ -119,7 +129,7 @@ def shoot(page: Page, url: str, theme: str, act: Callable[[Page], None], path: P
     page.goto(f"{url}?__theme={theme}")
     expect(page.get_by_text("Quick, about")).to_be_visible(timeout=WAIT)
     act(page)
-    page.screenshot(path=path, full_page=path.stem != README)
+    page.screenshot(path=path, full_page=path.stem != README and not path.stem.endswith("-fold"))
     print(path)
     page.close()
 
@@ -128,9 +138,14 @@ def services(fake: bool) -> dict[str, Service]:
     """The service of each state: "" is the ordinary one."""
     if not fake:
         return {"": load_service(fall_back=False)}
-    out: dict[str, Service] = {"": FakeService(delay=0.05, passes=40)}
+    usual = FakeService(delay=0.05, passes=40)
+    usual.oracle, usual.offset = "agrees", True
+    out: dict[str, Service] = {"": usual}
     for outcome in STATES:
         out[outcome] = FakeService(outcome=outcome)
+    differs = FakeService()
+    differs.oracle, differs.offset = "differs", True
+    out["differs"] = differs
     strange = FakeService(banner="The bundled model answers in place of 'sd15'. The hub could not be reached.")
     strange.scoped, strange.missing, strange.by_caption = "out of scope", ("noto",), True
     return {**out, "out-of-scope": strange}

@@ -78,6 +78,8 @@ class LocalService:
             clip_sha256=self.clip.sha256,
             bank_sha256=self.clip.bank_sha256(),
             caveat=m.caveat,
+            resolution=m.card.resolution,
+            only_groups=m.card.only_groups and m.card.group_set == self.group_set.id,
             dtype=str(m.dtype).removeprefix("torch."),
             device=device,
             threads=torch.get_num_threads(),

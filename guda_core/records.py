@@ -156,6 +156,8 @@ class Provenance:
     validation: name of a file of measurements -> its figures with the file's `sha256`, or a sentence why there are
     none.
     caveat: a sentence to show beside this model's scores, where they mean something else than other models'.
+    resolution: of the model's square pictures, in pixels; 0: not told. only_groups: whether the model has seen no
+    pictures but those of the group set.
     """
 
     model: str
@@ -172,6 +174,8 @@ class Provenance:
     models: Mapping[str, GroupModels] = field(default_factory=dict)
     validation: Mapping[str, Mapping[str, Any] | str] = field(default_factory=dict)
     caveat: str = ""
+    resolution: int = 0
+    only_groups: bool = False
 
     @property
     def unlearned(self) -> GroupModels:

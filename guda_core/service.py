@@ -72,7 +72,8 @@ class Service(Protocol):
         ...
 
     def attribute(self, query: Query, *, methods: Sequence[str], effort: str) -> Iterator[Attribution]:
-        """Yields Attributions that refine, method by method, cheapest first; the last of each has progress 1.0."""
+        """Yields Attributions that refine, method by method: the main one first, then the cheapest. The last of each
+        has progress 1.0."""
         ...
 
     def scope(self, query: Query) -> Scope:

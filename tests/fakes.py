@@ -18,7 +18,7 @@ from guda_core.data.groups import load_group_set
 from guda_core.data.images import hash_pixels, read_picture
 from guda_core.data.prompts import check_options, check_prompt
 from guda_core.errors import OptionError
-from guda_core.records import Attribution, Cost, GroupScore, KLValues, MethodInfo, Provenance, Query, Scope
+from guda_core.records import Attribution, Cost, GroupScore, GroupSet, KLValues, MethodInfo, Provenance, Query, Scope
 from guda_core.service import Service, Step
 from guda_core.ui import build_ui, launch_options
 from guda_core.ui.serve import launch
@@ -27,7 +27,8 @@ from tests.light import METHODS, fake_provenance
 WAIT = 240.0  # seconds that a test waits for something that must come; a busy machine needs some of them
 EDGES = np.array([1, 5, 20, 80, 250, 500, 1000])
 PROFILE = np.array([0.1, 0.2, 0.35, 0.25, 0.12, -0.02])  # of a score, by stratum; adds up to 1
-UNITS = {"clip": "cosine", "guda": "nats"}
+UNITS = {"clip": "cosine", "guda": "nats", "logo": "nats"}
+LOGO = MethodInfo("logo", "LOGO (retrained; the oracle)", "nats", "Retrained.", oracle=True)
 REASON = "The adapter's hash is <wrong>."
 
 
@@ -35,14 +36,24 @@ class FakeService:
     """Fulfils `Service`. The picture's hash picks the first group; each of `passes` refinements narrows the intervals.
 
     delay: seconds before everything that is yielded. outcome: "ahead", "tied" or "nothing".
+    oracle: "" (not offered), "agrees", "differs" or "close". offset: whether GUDA's scores have one.
     unavailable: ids of groups that no method scores; missing: of those that only GUDA does not.
     closed: how many generators ended early. at_work, most_at_work: attributions that run now, and the most at once.
     """
 
     model_name = "A fake model"
 
-    def __init__(self, *, delay: float = 0.0, passes: int = 3, outcome: str = "ahead", banner: str = "") -> None:
-        self.group_set = load_group_set("emoji")
+    def __init__(
+        self,
+        *,
+        delay: float = 0.0,
+        passes: int = 3,
+        outcome: str = "ahead",
+        banner: str = "",
+        group_set: GroupSet | None = None,
+        caveat: str = "",
+    ) -> None:
+        self.group_set, self.caveat = group_set or load_group_set("emoji"), caveat
         self.delay, self.passes, self.outcome, self.banner = delay, passes, outcome, banner
         self.unavailable: tuple[str, ...] = ()
         self.missing: tuple[str, ...] = ()
@@ -50,19 +61,22 @@ class FakeService:
         self.scoped: Literal["in scope", "out of scope", "not assessed"] = "in scope"
         self.closed = self.at_work = self.most_at_work = 0
         self.fault: Exception | None = None
+        self.oracle, self.offset = "", False
         self.by_caption = False  # whether the caption moves the first group
 
     def provenance(self) -> Provenance:
-        return fake_provenance(self.group_set, dict.fromkeys((*self.unavailable, *self.missing), REASON))
+        made = fake_provenance(self.group_set, dict.fromkeys((*self.unavailable, *self.missing), REASON))
+        return replace(made, caveat=self.caveat)
 
     def methods(self) -> dict[str, MethodInfo]:
-        return METHODS
+        return {**METHODS, "logo": LOGO} if self.oracle else METHODS
 
     def cost(self, methods: Sequence[str], effort: str) -> Cost:
         return Cost(forward=("guda" in methods) * {"quick": 432, "standard": 1296, "full": 5184}[effort])
 
     def estimate(self, methods: Sequence[str], effort: str) -> float:
-        return 0.2 + ("guda" in methods) * {"quick": 8.0, "standard": 24.0, "full": 300.0}[effort]
+        passes = ("guda" in methods) + ("logo" in methods)
+        return 0.2 + passes * {"quick": 8.0, "standard": 24.0, "full": 300.0}[effort]
 
     def generate(self, *, prompt: str, seed: int, steps: int, guidance: float) -> Iterator[Step | Query]:
         check_options(seed=seed, steps=steps, guidance=guidance)
@@ -103,7 +117,7 @@ class FakeService:
         self.most_at_work = max(self.most_at_work, self.at_work)
         done = False
         try:
-            for method in ("clip", "guda"):
+            for method in ("guda", "clip", "logo"):
                 if method in methods:
                     yield from self._answers(method, query)
             done = True
@@ -139,9 +153,21 @@ class FakeService:
         out = {g: scores.get(g) or GroupScore(None, None, None, "unavailable", REASON) for g in self.group_set.groups}
         if method == "clip":
             return Attribution(method, UNITS[method], out, progress, settings={"clip_sha256": "fake"})
+        if method == "logo":
+            return self._oracle(out, order)
         kl = self._values(query, {g: s.score for g, s in out.items() if s.score is not None}, progress)
         apart = self.outcome == "ahead"
-        return Attribution(method, UNITS[method], out, progress, apart, order[1], kl, settings={"passes": self.passes})
+        settings: dict[str, object] = {"passes": self.passes}
+        if self.offset:  # more than half of what some give, more than others give
+            settings["offset"] = {g: 9.0 - 2.5 * i for i, g in enumerate(order)}
+        return Attribution(method, UNITS[method], out, progress, apart, order[1], kl, settings=settings)
+
+    def _oracle(self, out: dict[str, GroupScore], order: list[str]) -> Attribution:
+        """What the retrained models say: as GUDA does, or with the first two exchanged."""
+        if self.oracle == "differs":
+            out[order[0]], out[order[1]] = out[order[1]], out[order[0]]
+            order = [order[1], order[0], *order[2:]]
+        return Attribution("logo", "nats", out, 1.0, self.oracle != "close", order[1])
 
     def _values(self, query: Query, scores: dict[str, float], progress: float) -> KLValues:
         """KL values (K, M) whose ELBO differences are exactly the scores, with a spread of their own."""

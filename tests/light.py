@@ -53,7 +53,7 @@ def fake_provenance(group_set: GroupSet, unavailable: Mapping[str, str]) -> Prov
         "What the adapters forgot",
         "In nats.",
         columns,
-        {next(iter(adapters)): HEALTH},
+        dict.fromkeys(list(adapters)[:1], HEALTH),
     )
     return Provenance(
         model="fake", name="A fake model", sha256=sha("model"), clip_sha256=sha("clip"), bank_sha256=sha("bank"),

@@ -12,6 +12,8 @@ from playwright.sync_api import Page, expect
 
 from guda_core.reports.read import read_report
 from guda_core.ui import words
+from guda_core.ui.panels import ALL_THE_SAME, FIGURES
+from guda_core.ui.verdict import OUT_OF_SCOPE
 from tests.chromium import SLOW, Watched, until
 from tests.fakes import REASON, FakeService, serving
 
@@ -60,8 +62,7 @@ def test_every_screen_is_sound_with_an_answer_and_accessible(browser, tmp_path, 
         finished(page)
         for tab in TABS:
             go(page, tab)
-            expect(page.locator(".guda-table:visible").first).to_be_visible()
-            expect(page.get_by_label("Empty value")).to_have_count(0)  # gradio's plots before they are drawn
+            expect(page.locator(".guda-table:visible, .guda-chart:visible").first).to_be_visible()
             assert violations(page) == [], tab
             assert not OWNERSHIP.search(page.locator("body").inner_text()), tab
             watched.fits()
@@ -76,18 +77,17 @@ def test_a_newcomer_gets_a_correct_first_answer_in_two_clicks_at_most(browser, t
         page.get_by_role("button", name="Rocket").click()
         finished(page)
         says = page.locator(".guda-says").first
-        expect(says).to_contain_text("41 nats, 95% interval 35 to 47")
-        first = page.locator(".guda-scores tbody tr").first.locator("td").nth(1).inner_text()
-        expect(says).to_contain_text(f"Without {first} in the training data")
+        expect(page.locator(".guda-figures")).to_contain_text("41 nats (95% interval 35 to 47)")
+        first = page.locator(".guda-name").first.inner_text()
+        expect(says).to_contain_text(f"Most needed: {first}")
         scored_with = page.get_by_text("Scored with the caption").inner_text()
         asked = page.get_by_role("textbox", name="Prompt").input_value()  # the form holds what the example was made of
         assert asked.startswith("rocket") and scored_with == f"Scored with the caption: {asked}"
-        expect(page.get_by_label("Seed")).to_have_value("1")
         service.fault = RuntimeError("an example is computed once")
         page.reload()
         page.get_by_role("button", name="Rocket").click()
         expect(page.get_by_text(words.STORED)).to_be_visible()
-        expect(says).to_contain_text(f"Without {first} in the training data")
+        expect(says).to_contain_text(f"Most needed: {first}")
         watched.check(tmp_path / "two-clicks.png")
 
 
@@ -131,7 +131,7 @@ def test_evidence_explains_downloads_and_replays(browser, tmp_path):
             page.get_by_text(re.compile("the largest addition, 14 nats, comes from timesteps 20-79"))
         ).to_be_visible()
         expect(page.get_by_role("region", name="What each range of timesteps adds")).to_contain_text("all: the score41")
-        expect(page.locator(".js-plotly-plot:visible")).to_have_count(2)
+        expect(page.locator(".guda-chart:visible")).to_have_count(2)
         with page.expect_download(timeout=SLOW) as download:
             page.get_by_role("button", name="Download report").click()
         report = tmp_path / "report.zip"
@@ -145,7 +145,7 @@ def test_evidence_explains_downloads_and_replays(browser, tmp_path):
         watched.check(tmp_path / "evidence.png")
 
 
-def test_out_of_scope_and_disagreeing_captions_are_said_above_the_bars(browser, tmp_path):
+def test_out_of_scope_names_no_group_until_somebody_unfolds_it(browser, tmp_path):
     Image.new("RGB", (96, 96), "teal").save(tmp_path / "teal.png")
     watched, service = Watched(browser, dark=True), FakeService(outcome="nothing")
     service.scoped, service.by_caption, service.missing = "out of scope", True, ("noto",)
@@ -154,18 +154,22 @@ def test_out_of_scope_and_disagreeing_captions_are_said_above_the_bars(browser, 
         page.get_by_role("tab", name="Upload").click()
         page.locator("input[type=file]").first.set_input_files(tmp_path / "teal.png")
         expect(page.get_by_label("Remove image").or_(page.get_by_label("Clear"))).to_be_visible()
+        page.get_by_role("button", name="Advanced").click()
         page.get_by_label(words.TRY_CAPTIONS).check()
         expect(page.get_by_text("Quick, about 25 s")).to_be_visible()
         page.get_by_role("button", name="Attribute", exact=True).click()
         finished(page)
-        warning = page.get_by_text(words.OUT_OF_SCOPE)
-        expect(warning).to_be_visible()
-        bars = page.locator(".js-plotly-plot").first
-        above, below = warning.bounding_box(), bars.bounding_box()
-        assert above is not None and below is not None and above["y"] < below["y"]
-        expect(page.locator(".guda-says").first).to_contain_text("No group stands out")
-        expect(page.get_by_role("region", name="The first group under each caption")).to_contain_text("no caption")
+        says = page.locator(".guda-says").first
+        expect(says).to_have_text(f"{OUT_OF_SCOPE} out of scope")
+        names = [g.name for g in service.group_set.groups.values()]
+        answer = page.locator(".guda-verdict, .guda-answered, .guda-other, .guda-out").all_inner_texts()
+        assert not [n for n in names if any(n in part for part in answer)]  # folded away, whoever they are
+        page.get_by_text(ALL_THE_SAME).click()
+        expect(page.locator(".guda-chart:visible")).to_have_count(1)
+        page.get_by_text(FIGURES).first.click()
         expect(page.locator(".guda-scores").first).to_contain_text(REASON)
+        page.get_by_text("Other captions", exact=True).click()
+        expect(page.get_by_role("region", name="The first group under each caption")).to_contain_text("no caption")
         assert violations(page) == []
         watched.check(tmp_path / "scope.png")
 

@@ -240,4 +240,4 @@ def test_fifty_visitors_at_once_are_answered_in_turn_or_told_that_it_is_busy(tmp
             assert "event: complete" in answer and "event: error" not in answer, (seed, answer[-500:])
             pictures.add(json.loads(answer.rsplit("data: ", 1)[1])[0]["picture"]["pixels_sha256"])
         assert len(pictures) == len(accepted) and held.most_at_work == 1
-        assert app.visitor.generate()["guda_table"]  # and the one after them is served as ever
+        assert app.visitor.generate()["guda"]  # and the one after them is served as ever

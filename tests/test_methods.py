@@ -238,8 +238,8 @@ def test_the_page_offers_it_draws_its_bars_and_says_its_note(service, query, tmp
         )
         client = Client(url, verbose=False)
         out = client.predict("a cat", 1, 5, 3.0, ["brightness"], "quick", api_name="/page_generate")
-        assert "By Brightness &lt;&amp;&gt;, " in out[0] and "comes first" in out[0]
-        assert any(isinstance(v, dict) and v.get("type") == "plotly" for v in out)
+        assert "First: " in out[0] and "Brightness &lt;&amp;&gt; puts this group first" in out[0]
+        assert any('aria-label="Scores by Brightness &lt;&amp;&gt;' in str(v) for v in out)
         record = client.predict("a cat", 1, 5, 3.0, ["brightness"], "quick", api_name="/generate_and_attribute")
         assert list(record["methods"]) == ["brightness"] and f"{Brightness.name}: {NOTE}" in record["limits"]
 

@@ -25,6 +25,7 @@ from guda_core.diffusion.cards import load_model
 from guda_core.paths import BENCHMARKS, SHIPPED_RUN
 from guda_core.records import Attribution, GroupScore, KLValues, Query
 from guda_core.ui import examples, inspect, markup, words
+from guda_core.ui.verdict import Verdict, verdict
 from guda_core.unlearning import adapters
 from guda_core.unlearning.adapters import OFFSET
 from tests.light import LightService
@@ -157,11 +158,9 @@ def test_behind_a_group_that_gives_as_much_to_any_picture_another_may_be_needed(
         a, groups={**a.groups, **other}, settings={"offset": {IDS[0]: 25.0, IDS[1]: 19.0, IDS[2]: -3.0}}
     )
     first, third = GROUPS.groups[IDS[0]].name, GROUPS.groups[IDS[2]].name
-    said = words.sentence(a, GROUPS)
-    assert (
-        said.startswith(f"{first} comes first, but not clearly above its offset")
-        and f"{third} is needed most: 12" in said
-    )
+    said = judged(a)
+    assert said.headline == f"{first} or {third}: two readings" and said.chips[0].text == "close"
+    assert said.plain.startswith(f"{first} comes first, but it gives about as much to any picture")
     assert words.first_of(a, GROUPS) == f"{first}; above the offsets: {third}"
     retrained = dataclasses.replace(a, method="logo", groups={**a.groups, IDS[0]: GroupScore(30, -1, 61)}, settings={})
     assert words.first_of(retrained, GROUPS) == "no group stands out"
@@ -183,13 +182,18 @@ def scored(score: float, half: float, offset: float) -> Attribution:
 
 def test_a_group_that_gives_no_more_than_to_any_picture_does_not_stand_out():
     name = GROUPS.groups[IDS[0]].name
-    said = words.sentence(scored(30, 8, 25), GROUPS)
-    assert said.startswith(f"No group stands out: {name} comes first") and "25 nats that it gives to any" in said
+    said = judged(scored(30, 8, 25))
+    assert said.headline == "No group stands out" and said.chips[0].text == "none"
+    assert said.plain == f"{name} comes first, but it gives about as much to any picture."
     assert words.first_of(scored(30, 8, 25), GROUPS) == "no group stands out"
-    clear = words.sentence(scored(40, 8, 25), GROUPS)
-    assert clear.startswith(f"Without {name}") and name in words.first_of(scored(40, 8, 25), GROUPS)
-    assert words.sentence(scored(3, 8, 0), GROUPS).startswith("No group stands out: the interval")
-    assert words.sentence(scored(3, 8, -5), GROUPS).startswith("No group stands out: the interval")
+    clear = judged(scored(40, 8, 25))
+    assert clear.headline == f"Most needed: {name}" and name in words.first_of(scored(40, 8, 25), GROUPS)
+    for none in (scored(3, 8, 0), scored(3, 8, -5)):
+        assert judged(none).headline == "No group stands out" and "reaches down to 0" in judged(none).plain
+
+
+def judged(a: Attribution) -> Verdict:
+    return verdict({"guda": a}, GROUPS, ["guda"], {"guda": Guda.info()})
 
 
 def test_the_command_line_shows_it_in_a_column_of_its_own(monkeypatch):
@@ -212,10 +216,11 @@ def test_the_screens_table_has_it_as_text():
     a = scored(40, 8, 25)
     a = dataclasses.replace(a, groups={**a.groups, "noto": missing})
     table = words.rows(a, GROUPS)
-    assert table[0][2:5] == ("40", "32 to 48", "25") and table[-1][4:] == ("-", "unavailable: Its file is missing.")
-    assert "Offset" in markup.scores_html(a, GROUPS, "GUDA") and {len(r) for r in table} == {6}
+    assert table[0][2:] == ("40", "32 to 48", "25", "15", "")
+    assert table[-1][4:] == ("-", "-", "unavailable: Its file is missing.") and {len(r) for r in table} == {7}
+    assert "offset" in markup.scores_html(a, GROUPS, "GUDA")
     plain = dataclasses.replace(a, settings={})
-    assert "Offset" not in markup.scores_html(plain, GROUPS, "GUDA") and len(words.rows(plain, GROUPS)[0]) == 5
+    assert "offset" not in markup.scores_html(plain, GROUPS, "GUDA") and len(words.rows(plain, GROUPS)[0]) == 5
 
 
 def test_the_evidence_adds_up_to_the_score():

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
-import json
+import re
+from collections.abc import Callable
+from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from PIL import Image
 from guda_core.data.groups import load_group_set
 from guda_core.records import Attribution, GroupScore
 from guda_core.reports.figures import bars_png
-from guda_core.ui.plots import BAR, PALE, bars
+from guda_core.ui.plots import ANY, HOLLOW, THIS, agreement, bars
 
 SETS = load_group_set("emoji")
 SCORES = {
@@ -24,63 +27,105 @@ SCORES = {
 }
 
 
-def drawn(unit: str = "nats") -> dict:
-    return json.loads(bars(Attribution("guda", unit, SCORES), SETS).to_json())
+class Bar:
+    """A row of a figure, read back from its markup."""
+
+    def __init__(self, row: ElementTree.Element) -> None:
+        self.text = ["".join(s.itertext()) for s in row.findall("span")]
+        self.marks = {i.get("class", ""): numbers(i.get("style", "")) for i in row.iter("i")}
 
 
-def test_bars_are_sorted_best_first_and_from_top_to_bottom():
-    d = drawn()
-    assert d["data"][0]["y"] == ["OpenMoji", "Twemoji", "Streamline Emojis", "Noto Emoji", "Emoji One Monotone"]
-    assert d["data"][0]["x"] == [41.0, 2.0, -7.0, None, None]
-    top, bottom = d["layout"]["yaxis"]["range"][::-1]
-    assert top < bottom and d["layout"]["yaxis"]["categoryarray"][0] == "OpenMoji"
+def numbers(style: str) -> list[float]:
+    return [float(v) for v in re.findall(r"([-0-9.]+)%", style)]
 
 
-def test_intervals_are_the_recorded_ones():
-    error = drawn()["data"][0]["error_x"]
-    assert error["array"] == [7.0, 4.0, 2.0]
-    assert error["arrayminus"] == [6.0, 3.0, 2.0]
+def drawn(unit: str = "nats", **settings: Any) -> ElementTree.Element:
+    return ElementTree.fromstring(bars(Attribution("guda", unit, SCORES, settings=settings), SETS))
 
 
-def test_groups_without_a_score_come_last_and_are_named():
-    d = drawn()
-    assert d["layout"]["yaxis"]["categoryarray"][3:] == ["Noto Emoji", "Emoji One Monotone"]
-    assert [(a["y"], a["text"]) for a in d["layout"]["annotations"]] == [
-        ("Noto Emoji", "unavailable"),
-        ("Emoji One Monotone", "no score"),
-    ]
+def read(figure: ElementTree.Element) -> list[Bar]:
+    return [Bar(row) for row in figure[0] if row.get("class") == "guda-bar"]
 
 
-def test_a_bar_whose_interval_includes_zero_is_pale_in_nats_only():
-    assert drawn("nats")["data"][0]["marker"]["color"] == [BAR, PALE, BAR]
-    assert drawn("cosine")["data"][0]["marker"]["color"] == [BAR] * 3
+def axis(figure: ElementTree.Element) -> dict[float, float]:
+    """Tick -> its place, as a percentage."""
+    ticks = figure[0][-1].iter("i")
+    return {float("".join(t.itertext())): numbers(t.get("style", ""))[0] for t in ticks}
+
+
+def places(figure: ElementTree.Element) -> Callable[[float], float]:
+    """The map from a value to its place, from two ticks."""
+    (a, pa), *_, (b, pb) = axis(figure).items()
+    return lambda v: pa + (pb - pa) * (v - a) / (b - a)
+
+
+def test_bars_are_sorted_best_first_and_nothing_is_left_out():
+    assert [b.text[:1] + b.text[-1:] for b in read(drawn())] == [
+        ["OpenMoji", "41"], ["Twemoji", "2.0"], ["Streamline Emojis", "-7.0"], ["Noto Emoji", "unavailable"],
+        ["Emoji One Monotone", "no score"],
+    ]  # fmt: skip
+
+
+def test_a_bar_runs_from_zero_to_its_score_and_its_interval_is_the_recorded_one():
+    figure = drawn()
+    at, rows = places(figure), read(figure)
+    assert 0.0 in axis(figure) and all(0 <= place <= 100 for place in axis(figure).values())
+    assert at(-9.0) == pytest.approx(0, abs=0.02) and at(48.0) == pytest.approx(100, abs=0.02)  # the outermost ends
+    for row, (score, low, high) in zip(rows, ((41, 35, 48), (2, -1, 6), (-7, -9, -5)), strict=False):
+        bar = next(v for k, v in row.marks.items() if k.startswith("this"))
+        assert bar == pytest.approx([at(min(0, score)), at(abs(score)) - at(0)], abs=0.02)
+        assert row.marks["span"] == pytest.approx([at(low), at(high) - at(low)], abs=0.02)
+
+
+def test_a_bar_whose_interval_includes_zero_is_hollow_in_nats_only():
+    assert ["this hollow" in b.marks for b in read(drawn("nats"))[:3]] == [False, True, False]
+    assert not any("this hollow" in b.marks for b in read(drawn("cosine")))
+    assert HOLLOW in text(drawn("nats")) and HOLLOW not in text(drawn("cosine"))
+
+
+def text(figure: ElementTree.Element) -> str:
+    return " ".join(figure.itertext())
 
 
 @pytest.mark.parametrize("unit", ["nats", "cosine"])
-def test_the_unit_is_on_the_axis_with_a_zero_line_and_a_height_and_no_background(unit):
-    layout = drawn(unit)["layout"]
-    assert unit in layout["xaxis"]["title"]["text"]
-    assert layout["xaxis"]["zeroline"] is True
-    assert layout["height"] > 100
-    assert layout["paper_bgcolor"] == layout["plot_bgcolor"] == "rgba(0,0,0,0)"
+def test_a_figure_says_in_words_what_it_shows(unit):
+    figure = drawn(unit)
+    assert figure[0].get("role") == "img" and unit in text(figure)
+    said = figure[0].get("aria-label", "")
+    assert said.startswith(f"Scores by guda, in {unit}: OpenMoji 41") and "Noto Emoji unavailable" in said
 
 
 def test_nothing_scored_still_draws_who_is_missing():
-    a = Attribution("guda", "nats", {"noto": SCORES["noto"]})
-    assert [x["text"] for x in json.loads(bars(a, SETS).to_json())["layout"]["annotations"]] == ["unavailable"]
+    found = ElementTree.fromstring(bars(Attribution("guda", "nats", {"noto": SCORES["noto"]}), SETS))
+    assert [b.text for b in read(found)] == [["Noto Emoji", "unavailable"]]
 
 
-def test_a_tick_marks_what_a_group_gives_to_any_picture():
-    assert len(drawn()["data"]) == 1 and "tick" not in drawn()["layout"]["xaxis"]["title"]["text"]
-    settings = {"offset": {"openmoji": 12.0, "twemoji": 0.0, "streamline-emojis": -3.0, "noto": 9.0}}
-    d = json.loads(bars(Attribution("guda", "nats", SCORES, settings=settings), SETS).to_json())
-    assert (d["data"][1]["x"], d["data"][1]["y"]) == ([12.0, -3.0], ["OpenMoji", "Streamline Emojis"])
-    assert "tick: the offset" in d["layout"]["xaxis"]["title"]["text"]
-    assert d["data"][0]["marker"]["color"] == [BAR, PALE, BAR]
-    settings["offset"]["openmoji"] = 36.0  # more than the lower end, 35
-    d = json.loads(bars(Attribution("guda", "nats", SCORES, settings=settings), SETS).to_json())
-    assert d["data"][0]["marker"]["color"][0] == PALE
+def test_ticks_are_plain_numbers_also_of_small_scores():
+    tiny = {"noto": GroupScore(0.00012, 0.0001, 0.00014), "twemoji": GroupScore(0.00003, 0.00001, 0.00005)}
+    found = bars(Attribution("dtrak", "kernel", tiny), SETS)
+    assert not re.search(r"[0-9][um\u00b5]<", found) and re.search(r"<b>(0\.0001|5e-05)", found)
 
+
+def test_names_from_outside_are_escaped():
+    found = agreement(["<b>x</b>"], [0.5], [0.4], [0.6])
+    assert "<b>x" not in found and [b.text[0] for b in read(ElementTree.fromstring(found))] == ["<b>x</b>"]
+
+
+def test_a_bar_has_a_part_for_any_picture_and_one_for_this():
+    assert "any" not in read(drawn())[0].marks and ANY not in text(drawn())
+    offset = {"openmoji": 12.0, "twemoji": 0.0, "streamline-emojis": 3.0, "noto": 9.0}
+    figure = drawn(offset=offset)
+    at, (openmoji, twemoji, streamline, *_) = places(figure), read(figure)
+    assert openmoji.marks["any"] == pytest.approx([at(0), at(12) - at(0)], abs=0.02)
+    assert openmoji.marks["this"] == pytest.approx([at(12), at(41) - at(12)], abs=0.02)
+    assert "any" not in twemoji.marks
+    assert streamline.marks["this back"] == pytest.approx([at(-7), at(3) - at(-7)], abs=0.02)  # less than to any
+    assert ANY in text(figure) and THIS in text(figure)
+    offset["openmoji"] = 36.0  # more than the lower end, 35
+    assert "this hollow" in read(drawn(offset=offset))[0].marks
+
+
+def test_the_reports_picture_marks_the_offset_with_a_tick():
     def violet(offset: dict[str, float]) -> int:
         """Pixels of the tick's colour."""
         png = bars_png([Attribution("guda", "nats", SCORES, settings={"offset": offset})], SETS)

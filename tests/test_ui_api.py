@@ -56,8 +56,7 @@ class Visitor:
 
     def call(self, name: str, *inputs: Any) -> dict[str, Any]:
         out = self.client.predict(*inputs, api_name=name)
-        keys = ("says", "status", "scope", "picture", "notes", "captions", "guda_plot", "guda_table", "clip_plot")
-        keys = (*keys, "clip_table")
+        keys = ("says", "status", "scope", "picture", "notes", "captions", "guda", "clip")
         return dict(zip(keys, out, strict=True))
 
     def generate(self, **more: Any) -> dict[str, Any]:
@@ -79,13 +78,17 @@ def test_generate_answers_with_the_sentence_the_bars_and_the_same_figures_as_a_t
     service = FakeService()
     with serving(service) as url:
         out = Visitor(url).generate()
-    plot = json.loads(out["guda_plot"]["plot"])
-    first = plot["data"][0]["y"][0]
-    assert f"Without {first} in the training data" in text(out["says"])
-    assert "41 nats, 95% interval 35 to 47; clearly ahead of" in text(out["says"])
-    assert f"1 {first} 41 35 to 47 ok" in text(out["guda_table"])
-    assert f"1 {first} 0.720 0.710 to 0.730 ok" in text(out["clip_table"])
-    assert "nats" not in out["clip_plot"]["plot"] and "cosine" not in out["guda_plot"]["plot"]
+    first = re.search('class="guda-name">([^<]+)<', out["guda"])[1]
+    assert text(out["says"]).startswith(f"Most needed: {first} clear Without {first} in the training data")
+    assert f"{first}: 41 nats (95% interval 35 to 47). Next: " in text(out["says"])
+    assert "There are no retrained models here" in text(out["says"])
+    assert f"1 {first} 41 35 to 47 2 " in text(out["guda"])
+    assert f"1 {first} 0.720 0.710 to 0.730 2 " in text(out["clip"])
+    assert "nats" not in out["clip"] and "cosine" not in out["guda"]
+    for part in ("guda", "clip"):
+        assert f'role="img" aria-label="Scores by {service.methods()[part].name}' in out[part]
+        assert not re.search(r"<td[^>]*>ok</td>", out[part])
+    assert "<details" not in out["guda"].split("<figure")[0] and out["clip"].startswith("<details")
     assert "a red apple" in text(out["notes"])
     assert text(out["status"]) == words.DONE
     shown = re.search(r'src="data:image/png;base64,([^"]+)" alt="[^"]*a red apple"', out["picture"])
@@ -97,8 +100,8 @@ def test_generate_answers_with_the_sentence_the_bars_and_the_same_figures_as_a_t
 def test_one_method_alone_says_nothing_of_the_other():
     with serving(FakeService()) as url:
         out = Visitor(url).generate(methods=["clip"])
-    assert text(out["says"]).startswith("It looks most like")
-    assert isinstance(out["guda_plot"], dict) and "plot" not in out["guda_plot"]
+    assert text(out["says"]).startswith("Looks most like") and "likeness" in text(out["says"])
+    assert not isinstance(out["guda"], str) and not out["clip"].startswith("<details")  # no update; open
 
 
 def test_an_upload_is_prepared_from_the_cache_and_scored(tmp_path, uploads):
@@ -114,10 +117,10 @@ def test_the_last_picture_can_be_scored_again_and_a_visitor_without_one_is_told(
     with serving(FakeService()) as url:
         visitor, other = Visitor(url), Visitor(url)
         first = visitor.generate(methods=["clip"])
-        assert text(visitor.call("/page_again", ["guda", "clip"], "full")["says"]).startswith("Without")
+        assert text(visitor.call("/page_again", ["guda", "clip"], "full")["says"]).startswith("Most needed")
         with pytest.raises(AppError, match="no longer stored"):
             other.call("/page_again", ["guda"], "quick")
-    assert first["clip_table"]
+    assert first["clip"]
 
 
 @pytest.mark.parametrize(
@@ -180,8 +183,8 @@ def test_texts_from_outside_are_escaped():
     service.unavailable = ("noto",)
     with serving(service) as url:
         out = Visitor(url).generate(prompt="<img src=x onerror=alert(1)>")
-        assert "<img" not in out["notes"] and REASON not in out["guda_table"]
-        assert REASON in text(out["guda_table"])
+        assert "<img" not in out["notes"] and REASON not in out["guda"]
+        assert REASON in text(out["guda"])
         assert "Not scored: Noto Emoji." in text(out["says"])
         service.fault = ScoreError("bad <b>value</b>")
         with pytest.raises(AppError, match="bad &lt;b&gt;value"):
@@ -201,9 +204,9 @@ def test_two_visitors_at_once_get_the_same_as_one_after_the_other():
     service = FakeService(delay=0.02)
     with serving(service) as url:
         visitors = [Visitor(url) for _ in range(3)]
-        alone = [v.generate(seed=i)["guda_table"] for i, v in enumerate(visitors)]
+        alone = [v.generate(seed=i)["guda"] for i, v in enumerate(visitors)]
         with ThreadPoolExecutor(3) as pool:
-            together = list(pool.map(lambda iv: iv[1].generate(seed=iv[0])["guda_table"], enumerate(visitors)))
+            together = list(pool.map(lambda iv: iv[1].generate(seed=iv[0])["guda"], enumerate(visitors)))
     assert together == alone and len(set(alone)) > 1
     assert service.most_at_work == 1
 

@@ -6,6 +6,7 @@ import pytest
 
 from guda_core.reports.agreement_rows import labelled
 from guda_core.ui import benchmarks
+from tests.light import METHODS
 
 
 def row(effort: str, held: float) -> dict:
@@ -35,3 +36,29 @@ def test_a_method_on_fewer_groups_is_named_with_their_number():
 def test_ceilings_come_first_then_the_best():
     rows = [{"method": m, "top1": {"value": v}} for m, v in (("guda", 0.9), ("ceiling-again", 0.7), ("das", 0.95))]
     assert [r["method"] for r in sorted(rows, key=benchmarks._strength)] == ["ceiling-again", "das", "guda"]
+
+
+def test_one_sentence_and_the_apps_methods_come_first():
+    def agrees(method: str, value: float, query_set: str = "generated") -> dict:
+        return {
+            "method": method, "query_set": query_set, "n": 200,
+            "top1": {"value": value, "low": value - 0.05, "high": value + 0.05},
+        }  # fmt: skip
+
+    rows = [agrees("guda", 0.67), agrees("clip-mean", 0.53), agrees("guda/mse", 0.9), agrees("guda", 0.2, "real")]
+    said = benchmarks._first({"rows": rows}, METHODS)
+    assert "names in 67 of 100" in said  # without an offset
+    rows += [agrees("guda + offset", 0.71), agrees("clip-mean + offset", 0.6), agrees("clip-max", 0.7)]
+    said = benchmarks._first({"rows": rows}, METHODS)
+    assert (
+        "On 200 pictures that the model drew, GUDA (unlearning) names the group that retraining names in 71 of 100"
+        in said
+    )
+    assert (
+        "66 to 76" in said
+        and "CLIP similarity" in said
+        and not [n for n in ("mse", "0.20", "0.60", "0.70") if n in said]
+    )
+    assert benchmarks.UNKNOWN in benchmarks._first(None, METHODS) and benchmarks.UNKNOWN in benchmarks._first(
+        {"rows": []}, METHODS
+    )

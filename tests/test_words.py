@@ -1,4 +1,4 @@
-"""The plain sentence says what the figures say, and never more."""
+"""The headline, its chips and its lines say what the figures say, and never more."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import pytest
 
 from guda_core.attribution import METHODS
 from guda_core.data.groups import load_group_set
-from guda_core.records import Attribution, GroupScore
+from guda_core.records import Attribution, GroupScore, Scope
 from guda_core.ui import compare, words
+from guda_core.ui.verdict import Verdict, verdict
 
 SETS = load_group_set("emoji")
 GROUPS = list(SETS.groups)[:3]
@@ -39,80 +40,128 @@ TOGETHER = Attribution(
 NONE = Attribution("guda", "nats", {"noto": GroupScore(None, None, None, "unavailable", "Its file is missing.")})
 
 
+KNOWN = {m: METHODS[m].info() for m in METHODS}
+
+
+def judged(a: Attribution, *others: Attribution, **more) -> Verdict:
+    """The verdict when these were asked, the first one being what the headline is about."""
+    asked = [x.method for x in (a, *others)]
+    return verdict({x.method: x for x in (a, *others)}, SETS, asked, KNOWN, **more)
+
+
+def logo(*order: str, separable: bool = True, low: float = 20.0) -> Attribution:
+    """The oracle's answer with the groups in this order."""
+    scores = {g: GroupScore(40.0 - 10 * i, low - 10 * i, 50.0 - 10 * i) for i, g in enumerate(order)}
+    return Attribution("logo", "nats", scores, separable=separable, runner_up=order[1])
+
+
+def chips(v: Verdict) -> list[str]:
+    return [c.text for c in v.chips]
+
+
+def everything(v: Verdict) -> str:
+    return " ".join([v.headline, v.plain, v.figures, *chips(v)])
+
+
 def test_a_clear_first_is_named_with_its_figures_and_its_lead():
-    assert words.sentence(AHEAD, SETS) == (
-        "Without OpenMoji in the training data, the model would explain this picture worst: 41 nats, 95% interval 35 "
-        "to 47; clearly ahead of Twemoji."
-    )
+    v = judged(AHEAD)
+    assert v.headline == "Most needed: OpenMoji" and chips(v) == ["clear"]
+    assert v.plain == "Without OpenMoji in the training data, the model would explain this picture worst."
+    assert v.figures.startswith("OpenMoji: 41 nats (95% interval 35 to 47). Next: Twemoji, 12.")
 
 
 def test_the_lead_is_not_claimed_when_it_was_not_tested():
-    one = dataclasses.replace(AHEAD, separable=None, runner_up=None)
-    assert words.sentence(one, SETS).endswith("95% interval 35 to 47.")
+    assert chips(judged(dataclasses.replace(AHEAD, separable=None, runner_up=None))) == ["not compared"]
 
 
 def test_two_that_overlap_cannot_be_told_apart():
-    said = words.sentence(TIED, SETS)
-    assert said.startswith("The first two, OpenMoji and Twemoji, are not separable")
-    assert "clearly" not in said
+    v = judged(TIED)
+    assert v.headline == "Two groups cannot be told apart: OpenMoji and Twemoji" and chips(v) == ["close"]
 
 
-@pytest.mark.parametrize(("a", "where"), [(NOTHING, "includes 0"), (BELOW, "lies below 0")])
+@pytest.mark.parametrize(
+    ("a", "where"),
+    [(NOTHING, "reaches down to 0"), (BELOW, "is below 0"), (nats((4.0, 0.0, 8.0), (1.0, -1.0, 3.0)), "down to 0")],
+)
 def test_nothing_stands_out_when_the_first_is_not_above_zero(a, where):
-    said = words.sentence(a, SETS)
-    assert said.startswith("No group stands out") and where in said
+    v = judged(a)
+    assert v.headline == "No group stands out" and chips(v) == ["none"] and where in v.plain
 
 
-def test_an_interval_that_touches_zero_does_not_stand_out():
-    assert words.sentence(nats((4.0, 0.0, 8.0), (1.0, -1.0, 3.0)), SETS).startswith("No group stands out")
+def test_what_was_not_scored_is_named():
+    assert (
+        "Not scored: Noto Emoji." in judged(dataclasses.replace(AHEAD, groups={**AHEAD.groups, **NONE.groups})).figures
+    )
+    v = judged(NONE)
+    assert v.headline == "No group could be scored" and v.plain == "The table says why."
 
 
-def test_what_is_not_final_says_so_and_what_was_not_scored_is_named():
-    groups = {**AHEAD.groups, **NONE.groups}
-    assert words.sentence(dataclasses.replace(AHEAD, progress=0.5), SETS).startswith("So far: Without OpenMoji")
-    assert words.sentence(dataclasses.replace(AHEAD, groups=groups), SETS).endswith("Not scored: Noto Emoji.")
-    assert words.sentence(NONE, SETS) == "No group could be scored. The table says why."
-    assert words.sentence(Attribution("guda", "nats", {}, 0.1), SETS) == ""
+def test_no_group_is_named_before_the_main_method_is_done():
+    half = dataclasses.replace(AHEAD, progress=0.5)
+    asked = ["guda", "clip"]
+    for found in ({}, {"clip": COSINE}, {"guda": Attribution("guda", "nats", {}, 0.1)}, {"guda": half, "clip": COSINE}):
+        v = verdict(found, SETS, asked, KNOWN)
+        assert chips(v) == ["working"] and not [n for n in SETS.groups.values() if n.name in everything(v)]
+    done = verdict({"guda": AHEAD}, SETS, asked, KNOWN)
+    assert (
+        verdict({"guda": AHEAD, "clip": COSINE}, SETS, asked, KNOWN) == done
+    )  # what comes later changes no word of it
+
+
+def test_a_cancelled_answer_says_so_and_how_far_it_had_come():
+    v = judged(dataclasses.replace(AHEAD, progress=0.5), over=True)
+    assert (
+        "Cancelled" in v.headline and chips(v) == ["cancelled"] and v.plain.startswith("So far: Most needed: OpenMoji.")
+    )
+    early = verdict({}, SETS, ["guda"], KNOWN, over=True)
+    assert early.headline == "Cancelled" and chips(early) == ["cancelled"]
+    late = verdict({"guda": AHEAD}, SETS, ["guda", "clip"], KNOWN, over=True)
+    assert late.headline == "Most needed: OpenMoji" and chips(late) == ["clear", "others cancelled"]
+
+
+def test_out_of_scope_there_is_no_attribution():
+    v = judged(AHEAD, scope=Scope("out of scope", 9.0, 6.0, "bits", "It needs 9 bits."))
+    assert v.headline == "This model could not have made this picture: no attribution"
+    assert chips(v) == ["out of scope"] and "OpenMoji" not in everything(v) and v.figures == "It needs 9 bits."
+    assert judged(AHEAD, scope=Scope("in scope", 2.0, 6.0, "bits", "")) == judged(AHEAD)
+
+
+def test_clearly_ahead_is_never_said_alone_where_the_oracle_names_another_group():
+    assert chips(judged(AHEAD, logo("openmoji", "twemoji"))) == ["clear", "oracle agrees"]
+    v = judged(AHEAD, logo("twemoji", "openmoji"))
+    assert chips(v) == ["clear", "oracle: Twemoji"] and "(the oracle) put Twemoji first" in v.figures
+    v = judged(AHEAD, logo("twemoji", "openmoji", separable=False))
+    assert chips(v) == ["clear", "oracle: close"] and "cannot tell Twemoji and OpenMoji apart" in v.figures
+    assert chips(judged(AHEAD, logo("openmoji", "twemoji", low=-1.0))) == ["clear", "oracle: none"]
+    waiting = verdict({"guda": AHEAD}, SETS, ["guda", "logo"], KNOWN)
+    assert chips(waiting) == ["clear"] and "are asked next" in waiting.figures
+    assert "were not asked" in judged(AHEAD).figures
+    without = {m: info for m, info in KNOWN.items() if not info.oracle}
+    assert "There are no retrained models here" in verdict({"guda": AHEAD}, SETS, ["guda"], without).figures
 
 
 def test_likeness_is_never_told_as_influence():
-    said = words.sentence(COSINE, SETS)
-    assert said.startswith("It looks most like the pictures of Noto Emoji: 0.712 cosine, 95% interval 0.701 to 0.724")
-    assert "Without" not in said
+    v = judged(COSINE)
+    assert v.headline == "Looks most like: Noto Emoji" and chips(v) == ["likeness"] and "Without" not in v.plain
+    assert v.figures == "Noto Emoji: 0.712 cosine (95% interval 0.701 to 0.724). Next: Twemoji, 0.600."
 
 
-def test_two_methods_together_put_a_group_first_and_say_no_more():
-    said = words.sentence(TOGETHER, SETS, METHODS["combined"].name)
-    assert said == (
-        "By GUDA and DAS combined, Noto Emoji comes first: 1.2 standard scores, 95% interval 1.0 to 1.5; clearly ahead "
-        "of Twemoji."
-    )
-    tied = dataclasses.replace(TOGETHER, separable=False)
-    assert words.sentence(tied, SETS).endswith("not separable from Twemoji.")
-
-
-def test_gradient_methods_put_a_group_first_and_are_not_told_as_an_elbo():
-    said = words.sentence(GRADIENTS, SETS, METHODS["das"].name)
-    assert said == (
-        "By DAS, Noto Emoji comes first: 0.012 kernel, 95% interval 0.01 to 0.015; not separable from Twemoji."
-    )
-
-
-def test_the_headline_is_about_guda_and_waits_for_it():
-    both, known = ["guda", "clip"], {m: METHODS[m].info() for m in ("clip", "guda")}
-    assert words.headline({"clip": COSINE, "guda": AHEAD}, SETS, both, known) == words.sentence(AHEAD, SETS)
-    waiting = words.headline({"clip": COSINE}, SETS, both, known)
-    assert waiting.startswith(words.WORKING) and "Noto Emoji" in waiting
-    assert words.headline({"clip": COSINE}, SETS, ["clip"], known) == words.sentence(COSINE, SETS)
+def test_methods_of_other_units_put_a_group_first_and_say_no_more():
+    v = judged(TOGETHER)
+    assert v.headline == "First: Noto Emoji" and v.plain == "GUDA and DAS combined puts this group first."
+    assert chips(v) == ["clear"] and chips(judged(dataclasses.replace(TOGETHER, separable=False))) == ["close"]
+    assert judged(GRADIENTS).figures.startswith("Noto Emoji: 0.012 kernel (95% interval 0.01 to 0.015).")
 
 
 def test_rows_hold_the_same_figures_best_first_with_the_rest_last():
     a = dataclasses.replace(AHEAD, groups={**NONE.groups, **AHEAD.groups})
     assert words.rows(a, SETS) == [
-        ("1", "OpenMoji", "41", "35 to 47", "ok"),
-        ("2", "Twemoji", "12", "8.0 to 16", "ok"),
+        ("1", "OpenMoji", "41", "35 to 47", ""),
+        ("2", "Twemoji", "12", "8.0 to 16", ""),
         ("-", "Noto Emoji", "-", "-", "unavailable: Its file is missing."),
     ]
+    assert words.rows(AHEAD, SETS) == [("1", "OpenMoji", "41", "35 to 47"), ("2", "Twemoji", "12", "8.0 to 16")]
+    assert words.strip(a, SETS) == "1 OpenMoji, 2 Twemoji" and "no group" in words.strip(NONE, SETS)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +181,7 @@ def test_durations(value, text):
 
 @pytest.mark.parametrize("a", [AHEAD, TIED, NOTHING, BELOW, COSINE, GRADIENTS, TOGETHER, NONE])
 def test_no_sentence_says_more_than_a_score_can(a):
-    said = words.sentence(a, SETS).replace("95% interval", "").lower()
+    said = everything(judged(a)).replace("95% interval", "").lower()
     assert not [w for w in FORBIDDEN if w in said]
 
 

@@ -194,7 +194,7 @@ def _warned(name: str, reason: str) -> Unavailable:
 
 
 def with_needs(methods: Mapping[str, Method], asked: Iterable[str]) -> list[str]:
-    """The asked methods and all that they are made from, in the order of `methods`."""
+    """The asked methods and all that they are made from: the main one first, else in the order of `methods`."""
     wanted: set[str] = set()
     left = list(asked)
     while left:
@@ -202,7 +202,7 @@ def with_needs(methods: Mapping[str, Method], asked: Iterable[str]) -> list[str]
         if m not in wanted:
             wanted.add(m)
             left += methods[m].needs
-    return [m for m in methods if m in wanted]
+    return sorted((m for m in methods if m in wanted), key=lambda m: not methods[m].main)
 
 
 def total_cost(methods: Mapping[str, Method], asked: Iterable[str], budget: Budget) -> Cost:

@@ -35,6 +35,7 @@ class Card:
     say. gpu_dtype: the type that the weights run in on a GPU. group_set: scored with it unless another is named. kind:
     the family that loads it (`diffusion.FAMILIES`). lora: a LoRA file that is merged into the model at load; "" = none.
     unlearning: settings that its unlearning starts from (`unlearning.defaults`).
+    only_groups: whether the model was trained on the pictures of that group set and on no others.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Card:
     kind: str = "stable_diffusion"
     lora: str = ""
     unlearning: dict[str, Any] = field(default_factory=dict, hash=False)
+    only_groups: bool = False
 
 
 class BaseModel(ABC):

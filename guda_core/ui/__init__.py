@@ -15,7 +15,7 @@ from guda_core.ui import about, benchmarks, compare, endpoints, inspect, report_
 from guda_core.ui.connect import connect
 from guda_core.ui.layout import draw
 from guda_core.ui.markup import Html, banner, block, safe
-from guda_core.ui.theme import CSS, make_theme
+from guda_core.ui.theme import CSS, HEAD, make_theme
 
 log = logging.getLogger(__name__)
 KEPT = 3600  # seconds: how often the upload cache is swept, and how old a file in it may get
@@ -38,7 +38,7 @@ def build_ui(service: Service) -> gr.Blocks:
                 report = report_screens.draw()
                 inspected = inspect.draw(tab)
             with gr.Tab("Benchmarks"):
-                benchmarks.draw()
+                benchmarks.draw(service.methods())
             with gr.Tab("Style groups"):
                 about.draw_groups(service)
             with gr.Tab("Limits"):
@@ -67,6 +67,7 @@ def launch_options() -> dict[str, Any]:
     return {
         "theme": make_theme(),
         "css": CSS,
+        "head": HEAD,
         "max_file_size": MAX_BYTES,
         "show_error": True,
         "run_history": False,

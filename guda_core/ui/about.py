@@ -26,7 +26,7 @@ MEANS = (
     (
         "A score may include the group's offset: what the group gives to any picture, measured on held-out pictures of "
         "the other groups. It is the same for every picture. The Evidence tab shows both parts. If no group gives "
-        "clearly more than its offset, the sentence above the bars says that no group stands out. If the offset was "
+        "clearly more than its offset, the headline says that no group stands out. If the offset was "
         "not measured, the score is the ELBO drop alone."
     ),
     (
@@ -40,7 +40,7 @@ MEANS = (
     ),
 )
 ABSTAINS = (
-    ("The first two are not separable", "The 95% interval of their difference includes 0. More effort may help."),
+    ("Two groups cannot be told apart", "The 95% interval of their difference includes 0. More effort may help."),
     (
         "No group stands out",
         (
@@ -49,7 +49,7 @@ ABSTAINS = (
         ),
     ),
     (
-        "This picture does not look like something this model made",
+        "This model could not have made this picture: no attribution",
         (
             "Uploads are checked by a measured rule. A score says little about a picture that the model could not have "
             "made. The rule recognises photographs and noise. It misses most drawings by others (see the Benchmarks "
@@ -71,16 +71,15 @@ def draw_groups(service: Service) -> None:
     """What is in, from whom, under which licence, and how to make one's own set."""
     sets = service.group_set
     trained, held = len(sets.train_objects), len(sets.held_out_objects)
-    block(
-        heading(sets.name)
-        + text(
+    said = f"{len(sets.groups)} groups of training pictures."
+    if trained:
+        said = (
             f"{len(sets.groups)} groups drew the same {trained} objects; the model was trained on those. {held} more "
-            "objects are held out for tests and were never trained on. The pictures belong to their authors and are "
-            "not part of this app; they were fetched from the packages below."
+            "objects are held out for tests and were never trained on."
         )
-    )
+    block(heading(sets.name) + text(f"{said} The pictures belong to their authors and are not part of this app."))
     rows = [
-        (link(g.link, g.name), g.author, link(g.licence_link, g.licence), ", ".join(g.descriptors),
+        (link(g.link, g.name), g.author, link(g.licence_link, g.licence), ", ".join(g.descriptors) or g.phrase or "-",
          code("@".join(g.source.values()) or sets.source))
         for g in sets.groups.values()
     ]  # fmt: skip

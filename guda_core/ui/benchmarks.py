@@ -7,21 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
-
 from guda_core.paths import BENCHMARKS, SHIPPED_RUN
+from guda_core.records import MethodInfo
 from guda_core.reports.agreement_rows import is_ceiling, labelled
+from guda_core.service import main_method
 from guda_core.ui import plots
-from guda_core.ui.markup import Html, block, code, heading, note, table, text
+from guda_core.ui.markup import Html, block, code, folded, heading, note, safe, table, text
 
 MOST = 8_000_000  # bytes of one file
-INTRO = (
-    "A score is worth as much as it agrees with the oracle: a model trained again without the group. Agreement is "
-    "measured on many pictures. 1 means that a method always names the same first group as the oracle. The ceiling is "
-    "the oracle against itself, trained from another seed: what one retraining tells about another (ceiling-again: "
-    "from the same seed, earlier, on other machines). No method is expected to do much better."
-)
+INTRO = "A score is worth as much as it agrees with the oracle: a model trained again without the group."
 ROWS = (
+    "1 means that a method always names the same first group as the oracle. The ceiling is the oracle against itself, "
+    "trained from another seed: what one retraining tells about another (ceiling-again: from the same seed, earlier, "
+    "on other machines). No method is expected to do much better. "
     "guda: the paper's score. guda + offset: as in the app; das + offset and others: the same constant, given to them. "
     "offset alone: that constant. label: whose words the prompt has, or who drew the picture. "
     "guda-weighted: unlearned towards a style that is "
@@ -43,6 +41,10 @@ SETS = {
     "real": "Real pictures of held-out objects, without a caption",
     "held_out": "Real pictures that were not trained on",
 }
+FIRST_SET = "generated"
+NAMED = 5  # methods shown first
+OFFSET = " + offset"  # ends the name of a row whose scores hold the offset
+CEILING, CEILING_NAME = "ceiling-again", "The oracle, again"
 ABLATIONS = "; ablations"
 ABOUT_ABLATIONS = (
     "Ablations are not methods of their own. They use the same values as the oracle (logo) and GUDA (guda), but weight "
@@ -72,24 +74,67 @@ def read(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def draw(folder: Path = BENCHMARKS) -> None:
-    """Draw the screen inside the current tab."""
-    block(text(INTRO) + note(ROWS))
+def draw(methods: Mapping[str, MethodInfo], folder: Path = BENCHMARKS) -> None:
+    """Draw the screen inside the current tab: one sentence and the methods of the app first, the rest folded."""
+    found = {name: read(folder / name) for name in TABLES}
+    block(text(INTRO) + _first(found["styles.json"], methods))
     for name, (title, command) in TABLES.items():
-        found = read(folder / name)
-        block(heading(title) + _origin(f"benchmarks/{name}", command))
-        rows = [r for r in (found or {}).get("rows", []) if _is_row(r)]
-        if not rows:
-            block(text(UNKNOWN))
-        _draw_sets(rows)
-        own = [r for r in (found or {}).get("rows_ceiling", []) if _is_row(r) and "/" not in str(r["method"])]
-        if own:
-            block(heading(f"{title}, the ceiling's groups alone") + text(CEILINGS))
-            _draw_sets(own)
-    block(_intervals(read(folder / "intervals.json")))
-    block(_sanity(read(folder / "sanity.json")))
-    block(_scope(read(SHIPPED_RUN / "scope.json")))
-    block(_speed(read(folder / "speed.json")))
+        block(
+            folded(
+                f"{title}: every method and ablation", _all(found[name], title, _origin(f"benchmarks/{name}", command))
+            )
+        )
+    block(folded("Are the intervals honest?", _intervals(read(folder / "intervals.json"))))
+    block(folded("First checks on real input (not the oracle)", _sanity(read(folder / "sanity.json"))))
+    block(folded("Does the warning about foreign pictures work?", _scope(read(SHIPPED_RUN / "scope.json"))))
+    block(folded("Waiting times and costs", _speed(read(folder / "speed.json"))))
+
+
+def _first(found: Mapping[str, Any] | None, methods: Mapping[str, MethodInfo]) -> Html:
+    """The figures that are read first: how often each method of the app names the oracle's first group."""
+    rows = [r for r in (found or {}).get("rows", []) if _is_row(r) and r["query_set"] == FIRST_SET]
+    main = main_method(methods)
+    by = {m: r for m in methods if (r := _row_of(m, rows, main=m == main)) is not None}
+    if main not in by:
+        return text(UNKNOWN)
+    best = sorted(by, key=lambda m: (m != main, -by[m]["top1"]["value"]))[:NAMED]
+    shown = [(methods[m].name, by[m]) for m in best]
+    shown += [(CEILING_NAME, r) for r in rows if r["method"] == CEILING]
+    top, n = by[main]["top1"], by[main].get("n", "?")
+    said = (
+        f"On {n} pictures that the model drew, {methods[main].name} names the group that retraining names in "
+        f"{_in_100(top['value'])} of 100 cases (95% interval {_in_100(top['low'])} to {_in_100(top['high'])})."
+    )
+    tops = [r["top1"] for _, r in shown]
+    figure = plots.agreement([name for name, _ in shown], *([t[k] for t in tops] for k in ("value", "low", "high")))
+    body = [(name, *[_cell(r.get(m)) for m in MEASURES]) for name, r in shown]
+    figures = table(
+        "Agreement with the oracle: the methods of this app", ("Method", *MEASURES.values()), body, numbers=".nnnn"
+    )
+    return Html(text(Html(f"<strong>{safe(said)}</strong>")) + figure + folded("The same figures as a table", figures))
+
+
+def _row_of(method: str, rows: Sequence[Mapping[str, Any]], *, main: bool) -> Mapping[str, Any] | None:
+    """The row of a method as the app offers it: the main one with its offset; where there is no row of its own name,
+    that of its first variant, named "<method>-..."."""
+    named = {str(r["method"]): r for r in reversed(rows)}
+    variant = next((str(r["method"]) for r in rows if str(r["method"]).startswith(f"{method}-")), "")
+    wanted = [*([method + OFFSET] if main else []), method, variant]
+    return next((named[n] for n in wanted if n in named), None)
+
+
+def _in_100(value: float) -> str:
+    return f"{100 * value:.0f}"
+
+
+def _all(found: Mapping[str, Any] | None, title: str, origin: Html) -> Html:
+    """Every row of a file of agreement with the oracle."""
+    rows = [r for r in (found or {}).get("rows", []) if _is_row(r)]
+    parts = [note(ROWS), origin, _sets(rows) if rows else text(UNKNOWN)]
+    own = [r for r in (found or {}).get("rows_ceiling", []) if _is_row(r) and "/" not in str(r["method"])]
+    if own:
+        parts += [heading(f"{title}, the ceiling's groups alone"), text(CEILINGS), _sets(own)]
+    return Html("".join(parts))
 
 
 def _origin(name: str, command: str) -> Html:
@@ -109,32 +154,31 @@ def _strength(row: Mapping[str, Any]) -> tuple[bool, float]:
     return (not is_ceiling(str(row["method"])), -row["top1"]["value"])
 
 
-def _draw_sets(rows: Sequence[Mapping[str, Any]]) -> None:
+def _sets(rows: Sequence[Mapping[str, Any]]) -> Html:
+    parts = []
     for query_set in dict.fromkeys(r["query_set"] for r in rows):
-        _draw_set(query_set, labelled(sorted((r for r in rows if r["query_set"] == query_set), key=_strength)))
+        of_set = labelled(sorted((r for r in rows if r["query_set"] == query_set), key=_strength))
+        parts.append(_set(query_set, of_set))
+    return Html("".join(parts))
 
 
-def _draw_set(query_set: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def _set(query_set: str, rows: Sequence[Mapping[str, Any]]) -> Html:
     counted = ", ".join(dict.fromkeys(f"{r['n']} pictures" for r in rows if "n" in r))
     title = SETS.get(query_set, query_set)
-    block(text(Html(f"<strong>{title if query_set in SETS else code(query_set)}</strong> ({counted}).")))
+    parts = [text(Html(f"<strong>{title if query_set in SETS else code(query_set)}</strong> ({counted})."))]
     ablations = [r for r in rows if "/" in str(r["method"])]
     rows = [r for r in rows if r not in ablations]
     tops = [r["top1"] for r in rows]
-    figure = plots.agreement(
-        [str(r["method"]) for r in rows],
-        [t["value"] for t in tops],
-        [t["low"] for t in tops],
-        [t["high"] for t in tops],
-    )
-    gr.Plot(figure, show_label=False, container=False)
+    names = [str(r["method"]) for r in rows]
+    parts.append(plots.agreement(names, *([t[k] for t in tops] for k in ("value", "low", "high"))))
     for part, caption, head in ((rows, "", "Method"), (ablations, ABLATIONS, "Values/scoring")):
         body = [(r["method"], *[_cell(r.get(m)) for m in MEASURES]) for r in part]
         if body:
             caption = f"Agreement with the oracle: {title}{caption}"
-            block(table(caption, (head, *MEASURES.values()), body, numbers=".nnnn"))
+            parts.append(table(caption, (head, *MEASURES.values()), body, numbers=".nnnn"))
     if ablations:
-        block(note(ABOUT_ABLATIONS))
+        parts.append(note(ABOUT_ABLATIONS))
+    return Html("".join(parts))
 
 
 def _cell(found: Any) -> str:
@@ -142,9 +186,7 @@ def _cell(found: Any) -> str:
 
 
 def _intervals(found: dict[str, Any] | None) -> Html:
-    title = heading("Are the intervals honest?") + _origin(
-        "benchmarks/intervals.json", "python -m experiments.intervals"
-    )
+    title = _origin("benchmarks/intervals.json", "python -m experiments.intervals")
     rows = [r for r in (found or {}).get("rows", []) if r.get("query_set") == "all" and _is_measured(r.get("held"))]
     if not rows:
         return Html(title + text(UNKNOWN))
@@ -158,9 +200,7 @@ def _intervals(found: dict[str, Any] | None) -> Html:
 
 
 def _sanity(found: dict[str, Any] | None) -> Html:
-    title = heading("First checks on real input (not the oracle)") + _origin(
-        "benchmarks/sanity.json", "python -m experiments.sanity"
-    )
+    title = _origin("benchmarks/sanity.json", "python -m experiments.sanity")
     if found is None:
         return Html(title + text(UNKNOWN))
     rows = []
@@ -181,9 +221,7 @@ def _counted(found: Any) -> str:
 
 
 def _scope(found: dict[str, Any] | None) -> Html:
-    title = heading("Does the warning about foreign pictures work?") + _origin(
-        "runs/emoji/emoji/scope.json", "python -m guda_core assets scope"
-    )
+    title = _origin("runs/emoji/emoji/scope.json", "python -m guda_core assets scope")
     kinds = (found or {}).get("kinds")
     if not isinstance(kinds, Mapping):
         return Html(title + text(UNKNOWN))
@@ -197,7 +235,7 @@ def _scope(found: dict[str, Any] | None) -> Html:
 
 
 def _speed(found: dict[str, Any] | None) -> Html:
-    title = heading("Waiting times and costs") + _origin("benchmarks/speed.json", "python -m experiments.speed")
+    title = _origin("benchmarks/speed.json", "python -m experiments.speed")
     if found is None:
         return Html(title + text(UNKNOWN))
     rows: list[tuple[str, str]] = []

@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from functools import wraps
+from functools import cached_property, wraps
 from html import escape, unescape
 from typing import Any, cast
 
 import gradio as gr
 
 from guda_core.data.images import read_file
+from guda_core.data.prompts import check_options
 from guda_core.diffusion.memory import NO_MEMORY, is_out_of_memory
 from guda_core.errors import GudaError, ImageError, ScoreError
 from guda_core.records import Attribution, GroupScore, Query, Scope
@@ -22,19 +23,11 @@ from guda_core.service import Service, Step, main_first, main_method
 from guda_core.ui import examples, words
 from guda_core.ui.answer import Answer, Tried
 from guda_core.ui.layout import Screen
-from guda_core.ui.markup import (
-    banner,
-    heading,
-    note,
-    notes_html,
-    picture_html,
-    says_html,
-    scores_html,
-    status_html,
-    table,
-)
-from guda_core.ui.plots import bars
+from guda_core.ui.markup import folded, heading, note, notes_html, picture_html, status_html, table, verdict_html
+from guda_core.ui.panels import main_panel, other_panel, out
+from guda_core.ui.progress import CAPTIONS, DRAW, SCOPE, Progress, plan
 from guda_core.ui.uploads import uploaded
+from guda_core.ui.verdict import CANCELLED_EARLY, WORKING_VERDICT, Verdict, verdict
 
 log = logging.getLogger(__name__)
 Update = dict[Any, Any]  # component -> its new value
@@ -71,7 +64,7 @@ def _told(run: Callable[..., Iterator[Update]]) -> Callable[..., Iterator[Update
             yield from run(self, *args)
         except Exception as e:
             sentence = explained(e)
-            yield {self.screen.says: says_html(f"Not done. {sentence}"), self.screen.status: status_html("")}
+            yield {self.screen.says: verdict_html(Verdict("Not done", sentence)), self.screen.status: status_html("")}
             raise refusal(sentence) from None
 
     return told
@@ -103,8 +96,11 @@ class Runs:
         self, prompt: str, seed: Any, steps: Any, guidance: Any, methods: list[str], effort: str
     ) -> Iterator[Update]:
         """Draw a picture, then score it."""
-        query = yield from self._drawn(prompt, whole(seed), whole(steps), guidance)
-        yield from self._score(query, methods, effort)
+        steps = whole(steps)
+        check_options(seed=whole(seed), steps=steps, guidance=guidance)
+        progress = plan(self.service, methods, effort, steps=steps)
+        query = yield from self._drawn(prompt, whole(seed), steps, guidance, progress)
+        yield from self._score(query, methods, effort, progress)
 
     @_told
     def attribute(
@@ -112,104 +108,126 @@ class Runs:
     ) -> Iterator[Update]:
         """Prepare an uploaded picture, then score it, and when asked also under other captions."""
         query = self.service.prepare(read_file(uploaded(path)), prompt=caption or "")
-        yield from self._score(query, methods, effort, more_captions=more_captions)
+        progress = plan(self.service, methods, effort, scope=True, captions=more_captions)
+        yield from self._score(query, methods, effort, progress, more_captions=more_captions)
 
     @_told
     def again(self, answer: Answer | None, methods: list[str], effort: str) -> Iterator[Update]:
         """Score this visitor's last picture once more."""
         if answer is None:
             raise ImageError(words.PICTURE_GONE)
-        yield from self._score(answer.query, methods, effort)
+        progress = plan(self.service, methods, effort, scope=answer.query.file_hash is not None)
+        yield from self._score(answer.query, methods, effort, progress)
+
+    def kept(self, example: examples.Example) -> Update | None:
+        """What is shown of an example that was computed earlier; None when it has to be computed."""
+        found = examples.kept(self.service, example, tuple(main_first(self.service.methods())))
+        return None if found is None else {**self._whole_answer(found), self.screen.status: status_html(words.STORED)}
 
     @_told
     def example(self, example: examples.Example) -> Iterator[Update]:
         """One example: what was kept of it at once, else drawn, scored and kept."""
-        methods = tuple(main_first(self.service.methods()))
-        kept = examples.kept(self.service, example, methods)
-        if kept is not None:
-            yield {**self._whole_answer(kept), self.screen.status: status_html(words.STORED)}
+        known = self.kept(example)
+        if known is not None:
+            yield known
             return
+        methods = tuple(main_first(self.service.methods()))
         prompt = example.prompt(self.service.group_set)
-        query = yield from self._drawn(prompt, example.seed, example.steps, example.guidance)
-        answer = yield from self._score(query, methods, examples.EFFORT)
+        progress = plan(self.service, methods, examples.EFFORT, steps=example.steps)
+        query = yield from self._drawn(prompt, example.seed, example.steps, example.guidance, progress)
+        answer = yield from self._score(query, methods, examples.EFFORT, progress)
         examples.keep(self.service, example, answer)
 
-    def _drawn(self, prompt: str, seed: Any, steps: Any, guidance: Any) -> Generator[Update, None, Query]:
+    def _drawn(
+        self, prompt: str, seed: Any, steps: Any, guidance: Any, progress: Progress
+    ) -> Generator[Update, None, Query]:
         """Tells of every step, and returns the finished picture."""
-        query, began = None, time.monotonic()
+        query = None
         made = self.service.generate(prompt=prompt, seed=seed, steps=steps, guidance=guidance)
         with closing(cast(Generator, made)):
             for step in made:
                 if isinstance(step, Step):
-                    told = f"Drawing: step {step.done} of {step.steps}"
-                    yield {self.screen.status: _progress(told, step.done / step.steps, began)}
+                    yield {self.screen.status: progress.at(DRAW, step.done / step.steps)}
                 else:
                     query = step
         assert query is not None
         return query
 
     def _score(
-        self, query: Query, methods: Sequence[str], effort: str, *, more_captions: bool = False
+        self, query: Query, methods: Sequence[str], effort: str, progress: Progress, *, more_captions: bool = False
     ) -> Generator[Update, None, Answer]:
         """Show the picture, then each answer as it comes; the last update holds everything, for callers of the API."""
         s, known = self.screen, self.service.methods()
         asked = tuple(m for m in main_first(known) if m in methods)
         answer = Answer(query, asked, effort)
-        everything: Update = {**self._picture(answer), s.says: says_html(words.WORKING)}
-        yield {**everything, s.status: status_html(words.SCORING)}
+        everything: Update = {**self._picture(answer), s.says: verdict_html(WORKING_VERDICT)}
+        uploads = query.file_hash is not None
+        yield {
+            **everything,
+            s.status: progress.at(SCOPE, 0.0) if uploads else progress.at(asked[0] if asked else "", 0.0),
+        }
+        answer = replace(answer, scope=scope_of(self.service, query))
+        everything |= {s.scope: self._scope(answer), s.answer: answer}
+        if uploads:
+            yield {s.scope: everything[s.scope], s.answer: answer, s.status: progress.at(SCOPE, 1.0)}
         drawn: Mapping[str, GroupScore] | None = None  # what the bars now show
-        began: dict[str, float] = {}
-        now, told = time.monotonic(), -PAUSE_S
+        told = -PAUSE_S
         stream = self.service.attribute(query, methods=list(methods), effort=effort)
         with closing(cast(Generator, stream)):
             for a in stream:
-                began.setdefault(a.method, now)
                 drawn = drawn if a.method in answer.found else None  # each method's first answer is shown at once
                 answer = replace(answer, found={**answer.found, a.method: a})
-                now = time.monotonic()
+                status, now = progress.at(a.method, a.progress), time.monotonic()
                 if a.progress < 1 and drawn is not None and now - told < PAUSE_S:
                     continue
-                shown = self._shown(a, answer) if a.groups and a.groups != drawn else {}
+                now_shown = a.groups and a.groups != drawn and (a.progress >= 1 or a.method == asked[0])
+                shown = self._shown(a, answer) if now_shown else {}
                 everything |= shown
                 drawn, told = a.groups, now
-                yield {**shown, s.status: _progress(known[a.method].name, a.progress, began[a.method])}
-                if answer.scope is None:
-                    yield {s.status: status_html(words.SCOPING)}
-                    answer = replace(answer, scope=scope_of(self.service, query))
-                    everything |= (shown := {s.scope: self._scope(answer), s.answer: answer})
-                    now = time.monotonic()
-                    yield shown
+                yield {**shown, s.status: status}
+        for a in answer.scored():
+            everything |= self._shown(a, answer)
+        everything |= {s.says: self._says(answer), s.answer: answer}
         main = main_method(known)
         if more_captions and main in answer.found:
-            answer = yield from self._other_captions(answer, main)
+            answer = yield from self._other_captions(answer, main, progress)
             everything |= {s.captions: self._captions(answer), s.answer: answer}
         yield {**everything, s.again: gr.update(visible=True), s.status: status_html(words.DONE)}
         return answer
 
-    def _other_captions(self, answer: Answer, main: str) -> Generator[Update, None, Answer]:
+    def _other_captions(self, answer: Answer, main: str, progress: Progress) -> Generator[Update, None, Answer]:
         """Score the picture by the main method under the best caption that CLIP finds and under none; tells of its
         progress."""
         query = answer.query
         kind = "the caption given" if query.prompt else "no caption"
         tried = [Tried(kind, query.prompt, answer.found[main])]
         wanted = [("the best caption that CLIP finds", self.service.best_caption(query)), ("no caption", "")]
-        for label, caption in wanted:
+        for i, (label, caption) in enumerate(wanted):
             if any(t.caption == caption for t in tried):
                 continue
-            began, last = time.monotonic(), None
+            last = None
             other = self.service.with_prompt(query, caption)
             stream = self.service.attribute(other, methods=[main], effort=answer.effort)
             with closing(cast(Generator, stream)):
                 for last in stream:
-                    told = f"Scoring with {label}"
-                    yield {self.screen.status: _progress(told, last.progress, began)}
+                    yield {self.screen.status: progress.at(CAPTIONS, (i + last.progress) / len(wanted))}
             if last is not None:
                 tried.append(Tried(label, caption, last))
         return replace(answer, tried=tuple(tried))
 
+    def _says(self, answer: Answer, *, over: bool = False) -> str:
+        known = self.service.methods()
+        return verdict_html(
+            verdict(answer.found, self.service.group_set, answer.methods, known, scope=answer.scope, over=over)
+        )
+
+    def cancelled(self, answer: Answer | None) -> str:
+        """The headline of an answer that was cancelled."""
+        return verdict_html(CANCELLED_EARLY) if answer is None else self._says(answer, over=True)
+
     def _picture(self, answer: Answer) -> Update:
         s, query = self.screen, answer.query
-        shown = {s.welcome: gr.update(visible=False), s.scored: gr.update(visible=True), s.picture: picture_html(query)}
+        shown = {s.welcome: gr.update(visible=False), s.picture: picture_html(query)}
         return {s.answer: answer, s.notes: notes_html(query), **shown}
 
     def _whole_answer(self, answer: Answer) -> Update:
@@ -220,23 +238,24 @@ class Runs:
         return out
 
     def _shown(self, a: Attribution, answer: Answer) -> Update:
-        """The updates that one new answer makes: the sentence, and its method's bars and table."""
-        s, sets = self.screen, self.service.group_set
-        panel, known = s.panels[a.method], self.service.methods()
-        return {
-            s.answer: answer,
-            s.says: says_html(words.headline(answer.found, sets, answer.methods, known)),
-            panel.box: gr.update(visible=True),
-            panel.plot: bars(a, sets),
-            panel.table: scores_html(a, sets, known[a.method].name),
-        }
+        """The updates that one new answer makes: the headline, and its method's bars and table."""
+        s, sets, info = self.screen, self.service.group_set, self.service.methods()[a.method]
+        if a.method == answer.methods[0]:
+            panel = main_panel(a, sets, info, caveat=self.caveat, scope=answer.scope)
+        else:
+            panel = other_panel(a, sets, info, scope=answer.scope)
+        return {s.answer: answer, s.says: self._says(answer), s.panels[a.method]: panel}
+
+    @cached_property
+    def caveat(self) -> str:
+        """What has to be said of this model's scores; "" for most."""
+        return self.service.provenance().caveat
 
     def _scope(self, answer: Answer) -> str:
         scope = answer.scope
-        if scope is None or answer.query.file_hash is None:
-            return ""
-        told = words.scope_note(scope)
-        return banner(words.OUT_OF_SCOPE, told) if scope.verdict == "out of scope" else note(told)
+        if scope is None or answer.query.file_hash is None or scope.verdict == "out of scope":
+            return ""  # the headline says it
+        return note(words.scope_note(scope))
 
     def _captions(self, answer: Answer) -> str:
         sets = self.service.group_set
@@ -250,11 +269,6 @@ class Runs:
         head = ("Tried", "Caption", "First group", f"Score ({answer.tried[0].answer.unit})", "95% interval")
         said = words.captions_agree([t.answer for t in answer.tried], sets)
         body = table("The first group under each caption", head, rows, numbers="...nn")
+        if out(answer.scope):
+            return folded("Other captions", note(said) + body, css="guda-out")
         return heading("Other captions") + note(said) + body
-
-
-def _progress(what: str, done: float, began: float) -> str:
-    """A status line with the seconds still to go, extrapolated from those since `began` (monotonic)."""
-    spent = time.monotonic() - began
-    left = f", {words.seconds(spent * (1 - done) / done)} left" if 0 < done < 1 else ""
-    return status_html(f"{what}: {done:.0%}{left}", done)

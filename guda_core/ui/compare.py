@@ -15,7 +15,7 @@ from guda_core.service import Service
 from guda_core.ui import words
 from guda_core.ui.answer import Answer
 from guda_core.ui.connect import QUICK
-from guda_core.ui.markup import Html, block, heading, note, table, text
+from guda_core.ui.markup import Html, block, folded, heading, note, table, text
 
 ABOUT = (
     "Methods may disagree. One asks what the model needed, another asks what the picture looks like. This page "
@@ -45,20 +45,23 @@ def shown(answer: Answer | None, service: Service) -> Html:
     order = [*answers[0].ranked(), *(g for g in sets.groups if g not in ranks[answers[0].method])]
     shown_names = [names[a.method] for a in answers]
     head = ["Group", *(f"Rank: {n}" for n in shown_names), "Difference"]
-    head += [f"Score: {n} ({a.unit})" for n, a in zip(shown_names, answers, strict=True)]
-    rows = []
+    scores = ["Group", *(f"{n} ({a.unit})" for n, a in zip(shown_names, answers, strict=True))]
+    rows, figures = [], []
     for g in order:
         places = [r[g] for r in ranks.values() if g in r]
         cells: list[Any] = [sets.groups[g].name, *(str(ranks[a.method].get(g, "-")) for a in answers)]
         cells.append(_spread(places) if len(answers) > 1 else "")
-        for a in answers:
-            s = a.groups[g]
-            cells.append(words.number(s.score, a.unit) if s.score is not None else words.STATUS[s.status])
         rows.append(cells)
+        own = [a.groups[g] for a in answers]
+        shown_own = [
+            words.STATUS[s.status] if s.score is None else words.number(s.score, a.unit)
+            for a, s in zip(answers, own, strict=True)
+        ]
+        figures.append([sets.groups[g].name, *shown_own])
     said = [*words.compared(answers, sets, names), ABOUT]
-    figures = "n" * len(answers)
-    numbers = f".{figures}.{figures}"
+    numbers = "." + "n" * len(answers)
     body = table("Rank of every group under every method", head, rows, numbers=numbers, css="guda-ranks")
+    body += folded("The scores", table("Score of every group by every method", scores, figures, numbers=numbers))
     body = Html(body + _beside_the_oracle(answers, oracle, sets, names))
     after = [] if oracle is not None else [NO_ORACLE]
     unfinished = [

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import gradio as gr
 
+from guda_core.data.images import read_file
+from guda_core.data.written_prompts import written_prompt
+from guda_core.errors import GudaError
 from guda_core.service import EFFORTS, Service, main_method
-from guda_core.ui import words
-from guda_core.ui.callbacks import Runs
-from guda_core.ui.examples import EXAMPLES
-from guda_core.ui.layout import Screen, effort_choices, first_caption
-from guda_core.ui.markup import says_html, status_html
+from guda_core.ui import address, words
+from guda_core.ui.answer import Answer
+from guda_core.ui.callbacks import Runs, Update
+from guda_core.ui.examples import EXAMPLES, Example
+from guda_core.ui.layout import SESSION, Screen, effort_choices, first_caption
+from guda_core.ui.markup import note, status_html, verdict_html
+from guda_core.ui.uploads import uploaded
+from guda_core.ui.verdict import WORKING_VERDICT, Verdict
 
 QUICK: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
-SHOW = (  # on a phone the answer stands far below the buttons
-    "() => { if (innerWidth < 768) document.getElementById('guda-answer').scrollIntoView(); return []; }"
+SHOW = (  # on a phone the answer stands far below the buttons; who comes by keyboard goes on from what was pressed
+    "() => { window.gudaPressed = document.activeElement; "
+    "if (innerWidth < 768) document.getElementById('guda-answer').scrollIntoView(); return []; }"
 )
+BACK = (  # a button that was switched off for a while has lost the focus
+    "() => { setTimeout(() => { if (document.activeElement === document.body && window.gudaPressed) "
+    "window.gudaPressed.focus({preventScroll: true}); }, 100); return []; }"
+)
+NOT_STARTED = Verdict("Not started", words.NOT_STARTED)
 COMPUTE: dict[str, Any] = {"concurrency_id": "compute", "concurrency_limit": 1}
 
 
@@ -30,33 +43,59 @@ def connect(demo: gr.Blocks, s: Screen, service: Service) -> list[Any]:
     options = [s.methods, s.effort]
     examples = [e for e in EXAMPLES if e.fits(service.group_set)]
     asked = [
-        (s.generate, runs.generate, [s.prompt, s.seed, s.steps, s.guidance, *options], "page_generate"),
-        (s.attribute, runs.attribute, [s.upload, s.caption, s.more_captions, *options], "page_attribute"),
-        (s.again, runs.again, [s.answer, *options], "page_again"),
+        (s.generate.click, runs.generate, [s.prompt, s.seed, s.steps, s.guidance, *options], "page_generate"),
+        (s.attribute.click, runs.attribute, [s.upload, s.caption, s.more_captions, *options], "page_attribute"),
+        (s.again.click, runs.again, [s.answer, *options], "page_again"),
         *(
-            (button, partial(runs.example, e), None, f"page_example_{i}")
-            for i, (button, e) in enumerate(zip(s.examples, examples, strict=True), 1)
+            (wanted.change, partial(runs.example, e), None, f"page_example_{i}")
+            for i, (wanted, e) in enumerate(zip(s.wanted, examples, strict=True), 1)
         ),
     ]
     form = [s.object_name, s.style, s.prompt, s.seed, s.steps, s.guidance]
-    for button, e in zip(s.examples, examples, strict=True):  # so that pressing "Generate" draws the example again
-        made_of = [e.object_name, e.style, e.prompt(service.group_set), e.seed, e.steps, e.guidance]
-        button.click(lambda made_of=made_of: made_of, None, form, **QUICK)
     started = []
-    begin, end, failed, cancelled = _between(s)
-    for button, run, inputs, name in asked:
-        pressed = button.click(begin.fn, None, begin.outputs, js=SHOW, **QUICK)
+    begin, end, failed, cancelled = _between(s, runs)
+    for button, wanted, e in zip(s.examples, s.wanted, examples, strict=True):
+        made_of = [e.object_name, e.style, e.prompt(service.group_set), e.seed, e.steps, e.guidance]
+        fill = partial(_filled, form, made_of)  # so that pressing "Generate" draws the example again
+        button.click(fill, None, form, **QUICK)
+        known = _Known(runs, e, begin, wanted)
+        button.click(known, None, known.outputs(s), js=SHOW, **QUICK)
+    for event, run, inputs, name in asked:
+        first = {} if name.startswith("page_example") else {"js": SHOW}  # an example's press did that already
+        pressed = event(begin.fn, None, begin.outputs, **first, **QUICK)
         running = pressed.then(
             run, inputs, s.outputs(), api_name=name, api_visibility="undocumented", show_progress="minimal",
             show_progress_on=s.status, **COMPUTE,
         )  # fmt: skip
-        running.then(end.fn, None, end.outputs, **QUICK)
+        running.then(end.fn, None, end.outputs, **QUICK).then(None, None, None, js=BACK, **QUICK)
         running.failure(failed.fn, s.status, failed.outputs, **QUICK)
         started.append(running)
     s.cancel.click(None, None, s.status, js=f"() => {json.dumps(status_html(words.CANCELLING))}", **QUICK)
     stopped = s.cancel.click(lambda: None, None, None, cancels=started, **QUICK)  # the browser cancels after the call,
-    stopped.then(cancelled.fn, s.says, cancelled.outputs, **QUICK)  # so that only now no late answer can overwrite this
+    stopped.then(cancelled.fn, s.answer, cancelled.outputs, **QUICK)  # so that only now no late answer can overwrite it
     return started
+
+
+def _filled(form: list[Any], made_of: list[Any]) -> Update:
+    return dict(zip(form, made_of, strict=True))
+
+
+class _Known:
+    """What pressing an example does at once: it shows what was kept, else it asks for a place in the queue."""
+
+    def __init__(self, runs: Runs, example: Example, begin: _Small, wanted: gr.Textbox) -> None:
+        self.runs, self.example, self.begin, self.wanted = runs, example, begin, wanted
+
+    def outputs(self, s: Screen) -> list[Any]:
+        return list(dict.fromkeys([*s.outputs(), *self.begin.outputs, self.wanted]))
+
+    def __call__(self) -> Update:
+        cleared = dict(zip(self.begin.outputs, self.begin.fn(), strict=True))
+        kept = self.runs.kept(self.example)
+        if kept is None:
+            return {**cleared, self.wanted: secrets.token_hex(8)}
+        buttons = {k: gr.skip() for k in self.begin.outputs if isinstance(k, gr.Button)}
+        return {**cleared, **buttons, **kept}
 
 
 class _Small(NamedTuple):
@@ -66,7 +105,7 @@ class _Small(NamedTuple):
     outputs: list[Any]
 
 
-def _between(s: Screen) -> tuple[_Small, _Small, _Small, _Small]:
+def _between(s: Screen, runs: Runs) -> tuple[_Small, _Small, _Small, _Small]:
     """What the screen does when a run is asked for, is over, has failed, and is cancelled."""
     buttons = [s.generate, s.attribute, s.again, *s.examples, s.cancel]
 
@@ -74,29 +113,42 @@ def _between(s: Screen) -> tuple[_Small, _Small, _Small, _Small]:
         return [gr.update(interactive=idle)] * (len(buttons) - 1) + [gr.update(interactive=not idle)]
 
     def begin() -> list[Any]:
-        said = [says_html(words.WORKING), status_html(words.WAITING)]
-        gone = [gr.update(visible=False)] * len(s.hidden())
-        return [*usable(idle=False), *said, *[""] * len(s.empty()), *gone]
+        said = [None, verdict_html(WORKING_VERDICT), status_html(words.WAITING)]
+        return [*usable(idle=False), *said, *[""] * len(s.empty())]
 
     def end() -> list[Any]:
         return usable(idle=True)
 
     def failed(status: str) -> list[Any]:
         never = status == status_html(words.WAITING)  # the queue was full, or an input was refused by gradio itself
-        said = [says_html(words.NOT_STARTED), status_html("")] if never else [gr.skip(), gr.skip()]
+        said = [verdict_html(NOT_STARTED), status_html("")] if never else [gr.skip(), gr.skip()]
         return [*usable(idle=True), *said]
 
-    def cancelled(says: str) -> list[Any]:
-        early = says in (says_html(words.WORKING), says_html(words.NOT_STARTED))
-        return [says_html(words.CANCELLED_EARLY) if early else gr.skip(), status_html("" if early else words.CANCELLED)]
+    def cancelled(answer: Answer | None) -> list[Any]:
+        return [runs.cancelled(answer), status_html(words.CANCELLED if answer is not None else "")]
 
     said = [s.says, s.status]
     return (
-        _Small(begin, [*buttons, *said, *s.empty(), *s.hidden()]),
+        _Small(begin, [*buttons, s.answer, *said, *s.empty()]),
         _Small(end, buttons),
         _Small(failed, [*buttons, *said]),
         _Small(cancelled, said),
     )
+
+
+def offer(path: str | None, caption: str, last: str) -> list[Any]:
+    """The caption that a picture's file names, where the visitor has written none; what is said of it; and the same
+    caption again, so that the next picture may replace it."""
+    if caption and caption != last:
+        return [gr.skip(), "", ""]
+    try:
+        found = written_prompt(read_file(uploaded(path))) if path else None
+    except GudaError:  # told when the picture is to be scored
+        found = None
+    if found is None:
+        return ["", "", ""]
+    said = words.FOUND_CAPTION.format(program=found.program)
+    return [found.prompt, note(said, *([words.CUT_CAPTION] if found.cut else [])), found.prompt]
 
 
 def _connect_small(demo: gr.Blocks, s: Screen, service: Service) -> None:
@@ -112,8 +164,13 @@ def _connect_small(demo: gr.Blocks, s: Screen, service: Service) -> None:
             known = {e: seconds + 2 * service.estimate([main], e) for e, seconds in known.items()}
         return gr.update(choices=effort_choices(known))
 
-    for part in (s.object_name, s.style):
+    for part in (s.object_name, s.style) if service.group_set.train_objects else ():
         part.input(fill, [s.object_name, s.style], s.prompt, **QUICK)
+    form = [s.prompt, s.seed, s.steps, s.guidance, s.effort]
+    demo.load(address.filled, None, form, **QUICK)
+    s.generate.click(None, form, None, js=address.WRITE, **QUICK)
+    last = gr.State("", time_to_live=SESSION)  # the caption that was taken from a file
+    s.upload.change(offer, [s.upload, s.caption, last], [s.caption, s.offered, last], **QUICK)
     for tab, first in zip(s.tabs, (True, False), strict=True):
         tab.select(
             lambda first=first: (gr.update(visible=first), gr.update(visible=not first)),

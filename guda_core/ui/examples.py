@@ -46,6 +46,10 @@ class Example:
         """What the button says. The words of a style are the group's; whose style it is, is left for the answer."""
         return f"{self.object_name.replace('-', ' ').capitalize()}, {captioner_of(group_set).phrases(self.style)[0]}"
 
+    def file(self) -> str:
+        """The name of its picture among the model's own (`ui.seen`)."""
+        return f"example-{self.object_name}-{self.style}.png"
+
     def prompt(self, group_set: GroupSet) -> str:
         """The caption, as in training."""
         return captioner_of(group_set).prompt(described(self.style, self.object_name))
@@ -56,6 +60,7 @@ EXAMPLES = (
     Example("cat-face", "fluent-emoji", 2),
     Example("house-with-garden", "fluent-emoji-high-contrast", 3),
 )
+FIRST = Example("rocket", "fluent-emoji-flat", 1)  # what the form holds before anybody changes it
 
 
 def _place(service: Service, example: Example, methods: tuple[str, ...]) -> Path:

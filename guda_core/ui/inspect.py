@@ -99,7 +99,7 @@ def _sha256(made_from: Mapping[str, Any], path: str = "") -> Iterator[tuple[str,
             yield where, value
 
 
-def steps(a: Attribution, group: str, name: str) -> tuple[Html, Any, Html]:
+def steps(a: Attribution, group: str, name: str) -> tuple[Html, Html, Html]:
     """The sentence, plot and table of what each range of timesteps adds to a group's score."""
     assert a.kl is not None
     parts = contributions.contributions(a.kl, group)
@@ -127,12 +127,12 @@ def steps(a: Attribution, group: str, name: str) -> tuple[Html, Any, Html]:
     )
 
 
-def narrowing(a: Attribution, group: str, name: str) -> tuple[Html, Any, Html]:
+def narrowing(a: Attribution, group: str, name: str) -> tuple[Html, Html, Html]:
     """The sentence, plot and table of how a score's interval narrowed."""
     assert a.kl is not None
     found = contributions.narrowing(a.kl, group, a.offset(group))
     if not found:
-        return text("There are too few draws to show this."), None, Html()
+        return text("There are too few draws to show this."), Html(), Html()
     first, last = (f"{words.number(e.high - e.low, a.unit)}" for e in (found[0][1], found[-1][1]))
     if len(found) == 1:
         said = (
@@ -177,7 +177,7 @@ def draw(tab: gr.Tab) -> Inspect:
         group = gr.Dropdown([], label="Group", info="The group whose score is explained.", interactive=True)
         for title in ("Which noise levels the score comes from", "How the interval narrowed"):
             block(heading(title))
-            parts += [block(), gr.Plot(show_label=False, container=False), block()]
+            parts += [block(), block(), block()]
     return Inspect(tab, hint, box, group, parts, block(), block())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -12,20 +13,13 @@ from guda_core.data.dataset import described
 from guda_core.records import GroupSet
 from guda_core.service import EFFORTS, Service, main_first
 from guda_core.ui import words
-from guda_core.ui.examples import EXAMPLES
-from guda_core.ui.markup import block, heading, listed, makers, note, says_html, status_html
+from guda_core.ui.examples import EXAMPLES, FIRST
+from guda_core.ui.markup import block, heading, listed, makers, note, status_html, verdict_html
+from guda_core.ui.seen import folder, seen, thumbnail
 from guda_core.ui.uploads import only_keep_the_path
+from guda_core.ui.verdict import FIRST_VISIT
 
 SESSION = 1800  # seconds that a visitor's picture and answer are kept
-
-
-@dataclass(frozen=True)
-class MethodPanel:
-    """One method's part of the right column, hidden until it has an answer."""
-
-    box: gr.Column
-    plot: gr.Plot
-    table: gr.HTML
 
 
 @dataclass(frozen=True)
@@ -41,6 +35,7 @@ class Screen:
     guidance: gr.Slider
     upload: gr.Image
     caption: gr.Textbox
+    offered: gr.HTML
     more_captions: gr.Checkbox
     tabs: tuple[gr.Tab, gr.Tab]
     methods: gr.CheckboxGroup
@@ -54,36 +49,31 @@ class Screen:
     says: gr.HTML
     status: gr.HTML
     scope: gr.HTML
-    scored: gr.Row
     picture: gr.HTML
     notes: gr.HTML
     captions: gr.HTML
-    panels: dict[str, MethodPanel]
-
-    def hidden(self) -> list[Any]:
-        """What is out of sight until there is an answer."""
-        return [self.scored, *(p.box for p in self.panels.values())]
+    panels: dict[str, gr.HTML]
+    wanted: list[gr.Textbox]  # one an example, out of sight: changes when that has to be computed
 
     def empty(self) -> list[gr.HTML]:
         """What is empty until there is an answer. It is not hidden: a page that gets an instant answer may lose the
         update that would show it."""
-        return [self.scope, self.captions]
+        return [self.scope, self.picture, self.notes, self.captions, *self.panels.values()]
 
     def outputs(self) -> list[Any]:
         """Everything that a run may change, in the order in which programs get it."""
-        parts = [self.answer, self.says, self.status, self.welcome, self.scope, self.scored, self.picture, self.notes]
-        panels = [part for p in self.panels.values() for part in (p.box, p.plot, p.table)]
-        return [*parts, self.again, self.captions, *panels]
+        parts = [self.answer, self.says, self.status, self.welcome, self.scope, self.picture, self.notes]
+        return [*parts, self.again, self.captions, *self.panels.values()]
 
 
 def draw(service: Service) -> Screen:
     """Draw the first screen inside the current Blocks."""
-    answer = gr.State(None, time_to_live=SESSION)
+    answer, where = gr.State(None, time_to_live=SESSION), folder(service)
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
-            left = _controls(service)
+            left = _controls(service, where)
         with gr.Column(scale=3, min_width=300):
-            right = _answers(service)
+            right = _answers(service, where)
             block(makers(service.group_set))
     return Screen(answer=answer, **left, **right)
 
@@ -99,80 +89,94 @@ def effort_choices(seconds: dict[str, float] | None = None) -> list[tuple[str, s
     return [(e.name + (f", {words.seconds(known[k])}" if k in known else ""), k) for k, e in EFFORTS.items()]
 
 
-def _controls(service: Service) -> dict[str, Any]:
-    sets, methods = service.group_set, service.methods()
-    objects = [(o.replace("-", " "), o) for o in sets.train_objects]
-    styles = [(g.name, k) for k, g in sets.groups.items()]
-    block(heading("Start with an example"))
-    with gr.Row():
-        examples = [gr.Button(e.name(sets), size="sm", min_width=90) for e in EXAMPLES if e.fits(sets)]
+def _controls(service: Service, where: Path | None) -> dict[str, Any]:
+    shown = [e for e in EXAMPLES if e.fits(service.group_set)]
+    examples = []
+    if shown:
+        block(heading("Start with an example"), elem_classes="guda-lead")
+        with gr.Row(elem_classes="guda-examples"):
+            for e in shown:
+                picture = thumbnail(where, e.file())
+                examples.append(gr.Button(e.name(service.group_set), size="sm", min_width=90, icon=picture))
     with gr.Tabs():
         with gr.Tab("Generate") as generate_tab:
-            with gr.Row():
-                object_name = gr.Dropdown(objects, value=objects[0][1], label="Object", min_width=130)
-                style = gr.Dropdown(styles, value=styles[0][1], label="Style", min_width=130)
-            prompt = gr.Textbox(
-                first_caption(sets, objects[0][1], styles[0][1]), label="Prompt", lines=3,
-                info="Object and style fill it in, without the group's name. Edit it freely.",
-            )  # fmt: skip
-            seed = gr.Number(0, label="Seed", info="The same seed gives the same picture.")
-            with gr.Row():
-                steps = gr.Slider(5, 50, value=20, step=1, label="Steps", min_width=130)
-                guidance = gr.Slider(1, 8, value=3, step=0.5, label="Guidance", min_width=130)
+            made_of = _made_of(service)
         with gr.Tab("Upload") as upload_tab:
             upload = gr.Image(
-                label="Picture: PNG, JPEG or WebP", type="filepath", sources=["upload", "clipboard"], height=260,
-                buttons=[],
+                label="Picture: PNG, JPEG or WebP", type="filepath", sources=["upload", "clipboard"], height=150,
+                buttons=[], elem_classes="guda-upload",
             )  # fmt: skip
             only_keep_the_path(upload)
-            caption = gr.Textbox(
-                "", label="Caption (optional)", lines=2,
-                info="What the picture shows. It may stay empty.",
-            )  # fmt: skip
-            more_captions = gr.Checkbox(False, label=words.TRY_CAPTIONS, info=words.CAPTIONS_INFO)
-    shown = [(methods[m].name, m) for m in main_first(methods)]
-    asked = gr.CheckboxGroup(shown, value=[m for _, m in shown], label="Methods")
-    effort = gr.Radio(effort_choices(), value="quick", label="Effort", info="More effort, narrower intervals.")
+            block(note(f"{words.LIMITS} {words.PRIVACY}"), elem_classes="guda-small")
+            caption = gr.Textbox("", label="Caption: what the picture shows (optional)", lines=1)
+            offered = block(elem_classes="guda-maybe guda-small")
     with gr.Row():
         generate = gr.Button("Generate and attribute", variant="primary", min_width=190, scale=3)
         attribute = gr.Button("Attribute", variant="primary", visible=False, min_width=190, scale=3)
         cancel = gr.Button("Cancel", interactive=False, min_width=90, scale=1)
+    wanted = [gr.Textbox(visible="hidden", container=False) for _ in shown]
+    effort = gr.Radio(effort_choices(), value="quick", label="Effort: more of it, narrower intervals")
     return {
-        "examples": examples, "object_name": object_name, "style": style, "prompt": prompt, "seed": seed,
-        "steps": steps, "guidance": guidance, "upload": upload, "caption": caption, "more_captions": more_captions,
-        "tabs": (generate_tab, upload_tab), "methods": asked, "effort": effort, "generate": generate,
-        "attribute": attribute, "cancel": cancel,
+        "examples": examples, **made_of, **_advanced(service), "upload": upload, "caption": caption, "offered": offered,
+        "tabs": (generate_tab, upload_tab), "effort": effort, "generate": generate,
+        "attribute": attribute, "cancel": cancel, "wanted": wanted,
     }  # fmt: skip
 
 
-def _answers(service: Service) -> dict[str, Any]:
+def _made_of(service: Service) -> dict[str, Any]:
+    """What a prompt is made of. Without objects or words of the groups' own there is a free prompt alone."""
+    sets = service.group_set
+    objects = [(o.replace("-", " "), o) for o in sets.train_objects]
+    styles = [(g.name, k) for k, g in sets.groups.items()]
+    first = FIRST if FIRST.fits(sets) else None
+    drawn = first.object_name if first else objects[0][1] if objects else None
+    style = first.style if first else styles[0][1]
+    named = bool(objects)
+    with gr.Row(visible=named):
+        object_name = gr.Dropdown(objects, value=drawn, label="Object", min_width=130)
+        styled = gr.Dropdown(styles, value=style, label="Style", min_width=130)
+    prompt = gr.Textbox(
+        first_caption(sets, drawn or "", style), label="Prompt", lines=2,
+        info=words.PROMPT_FILLED if named else words.PROMPT_FREE,
+    )  # fmt: skip
+    return {"object_name": object_name, "style": styled, "prompt": prompt}
+
+
+def _advanced(service: Service) -> dict[str, Any]:
     methods = service.methods()
-    says = block(says_html(words.FIRST_VISIT), elem_id="guda-answer")
+    shown = [(methods[m].name, m) for m in main_first(methods)]
+    first = FIRST if FIRST.fits(service.group_set) else None
+    with gr.Accordion("Advanced: seed, steps, guidance, captions, methods", open=False):
+        seed = gr.Number(first.seed if first else 0, label="Seed", info="The same seed gives the same picture.")
+        with gr.Row():
+            steps = gr.Slider(5, 50, value=25, step=1, label="Steps", min_width=130)
+            guidance = gr.Slider(1, 8, value=2.5, step=0.5, label="Guidance", min_width=130)
+        more_captions = gr.Checkbox(False, label=words.TRY_CAPTIONS, info=words.CAPTIONS_INFO)
+        asked = gr.CheckboxGroup(shown, value=[m for _, m in shown], label="Methods")
+    return {"seed": seed, "steps": steps, "guidance": guidance, "more_captions": more_captions, "methods": asked}
+
+
+def _answers(service: Service, where: Path | None) -> dict[str, Any]:
+    methods = main_first(service.methods())
+    says = block(verdict_html(FIRST_VISIT), elem_id="guda-answer")
     status = block(status_html(""), elem_classes="guda-status")
     with gr.Column() as welcome:
+        block(seen(service, where))
         block(listed(words.STEPS, "ol", "guda-steps"))
     scope = block(elem_classes="guda-maybe")
-    with gr.Row(visible=False) as scored:
-        with gr.Column(min_width=180, scale=2):
-            picture = block()
-        with gr.Column(min_width=220, scale=3):
-            notes = block()
+    with gr.Row(elem_classes="guda-answered"):
+        with gr.Column(min_width=150, scale=1):
+            picture, notes = block(elem_classes="guda-maybe"), block(elem_classes="guda-maybe")
             again = gr.Button("Score it again with the chosen effort", visible=False, size="sm")
+        with gr.Column(min_width=280, scale=4):
+            panels = {m: block(elem_classes="guda-maybe") for m in methods[:1]}
     captions = block(elem_classes="guda-maybe")
-    panels = {}
-    for m in main_first(methods):
-        with gr.Column(visible=False) as box:
-            reading = (words.READING,) if methods[m].unit == "nats" else ()
-            block(heading(methods[m].name) + note(methods[m].note, *reading))
-            plot = gr.Plot(show_label=False, container=False)
-            table = block()
-        panels[m] = MethodPanel(box, plot, table)
+    panels |= {m: block(elem_classes="guda-maybe guda-other") for m in methods[1:]}
     return {
         "welcome": welcome,
         "says": says,
         "status": status,
         "scope": scope,
-        "scored": scored,
         "picture": picture,
         "notes": notes,
         "again": again,

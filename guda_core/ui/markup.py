@@ -13,6 +13,7 @@ from PIL import Image
 
 from guda_core.records import Attribution, GroupSet, Query
 from guda_core.ui import words
+from guda_core.ui.verdict import Verdict
 
 
 class Html(str):
@@ -86,8 +87,26 @@ def table(
 
 
 def says_html(sentence: str) -> Html:
-    """The plain sentence."""
+    """A plain sentence."""
     return Html(f'<p class="guda-says" aria-live="polite">{safe(sentence)}</p>')
+
+
+def verdict_html(v: Verdict) -> Html:
+    """The answer that is read first: headline and chips, a plain line, the figures."""
+    chips = "".join(f' <span class="guda-chip {safe(c.kind)}">{safe(c.text)}</span>' for c in v.chips)
+    lines = (("guda-plain", v.plain), ("guda-figures", v.figures))
+    below = "".join(f'<p class="{css}">{safe(said)}</p>' for css, said in lines if said)
+    return Html(
+        f'<div class="guda-verdict" aria-live="polite">'
+        f'<h2 class="guda-says">{safe(v.headline)}{chips}</h2>{below}</div>'
+    )
+
+
+def folded(summary: str, body: str, *, css: str = "", open_: bool = False) -> Html:
+    """What unfolds when its summary is pressed."""
+    return Html(
+        f'<details class="guda-fold {css}"{" open" if open_ else ""}><summary>{safe(summary)}</summary>{body}</details>'
+    )
 
 
 def status_html(what: str, progress: float | None = None) -> Html:
@@ -103,7 +122,7 @@ def picture_html(query: Query) -> Html:
     data = base64.b64encode(out.getvalue()).decode()
     alt = f"The picture as it is scored{f', made for: {query.prompt}' if query.prompt else ''}"
     image = f'<img src="data:image/png;base64,{data}" alt="{escape(alt)}">'
-    return Html(f'<figure class="guda-picture">{image}<figcaption>The picture, as it is scored</figcaption></figure>')
+    return Html(f'<figure class="guda-picture">{image}</figure>')
 
 
 def notes_html(query: Query) -> Html:
@@ -113,14 +132,17 @@ def notes_html(query: Query) -> Html:
 
 
 def scores_html(a: Attribution, group_set: GroupSet, name: str) -> Html:
-    """The same figures as the bars: rank, group, score, 95% interval, the tick where there is one, status."""
-    tick = ("Offset",) if a.has_offset else ()
-    head = ("Rank", "Group", f"Score ({a.unit})", "95% interval", *tick, "Status")
-    numbers = "n.nn" + "n" * len(tick)
+    """The same figures as the bars: rank, group, score, 95% interval, both parts where there are two."""
+    parts = ("To any picture (offset)", "To this picture") if a.has_offset else ()
+    why = ("Not scored",) if len(a.ranked()) < len(a.groups) else ()
+    head = ("Rank", "Group", f"Score ({a.unit})", "95% interval", *parts, *why)
+    numbers = "n.nn" + "n" * len(parts)
     return table(f"Scores by {name}", head, words.rows(a, group_set), numbers=numbers, css="guda-scores")
 
 
 def makers(group_set: GroupSet) -> Html:
     """Who drew each group, under which licence, with links."""
     rows = [(link(g.link, g.name), g.author, link(g.licence_link, g.licence)) for g in group_set.groups.values()]
-    return Html(heading("Who drew what") + table("Who drew each group", ("Group", "Drawn by", "Licence"), rows))
+    return folded(
+        "Who drew what", table("Who drew each group", ("Group", "Drawn by", "Licence"), rows), css="guda-makers"
+    )

@@ -1,161 +1,155 @@
-"""Figures of answers: one figure a method, with 95% intervals, so that units never mix on an axis."""
+"""Figures as plain HTML: rows of bars or points with 95% intervals, one figure a method, so that units never mix.
+
+No script draws them: they come with the page, follow its theme and width, can be printed, and say in words what they
+show. A row's place on the axis is (value - left) / (right - left), as a percentage.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import plotly.graph_objects as go
+from dataclasses import dataclass
+from html import escape
 
 from guda_core.records import Attribution, GroupSet
+from guda_core.ui import words
+from guda_core.ui.markup import Html, safe
 
-TEXT = "#7d7d7d"  # mid grey: readable on white and on near black
-BAR, PALE, EDGE = "rgba(59, 130, 246, 0.55)", "rgba(59, 130, 246, 0.16)", "#3b82f6"
-TICK = "#7c3aed"  # of the offset
-LINE = "#c2600c"  # of the intervals: seen on the bars, on white and on near black
-GRID = "rgba(125, 125, 125, 0.22)"
-ROW, FRAME = 30, 78  # pixels: of one bar; of the axis and its title
+TICKS = 4  # steps of an axis, at most about
+ANY, THIS, INTERVAL = "to any picture", "to this picture", "95% interval"
+HOLLOW = "hollow: the interval reaches 0 or what any picture gets"
 
 
-def bars(a: Attribution, group_set: GroupSet) -> go.Figure:
+@dataclass(frozen=True)
+class Row:
+    """One row. value: None where there is none; `word` then says why. low, high: its interval, None for none.
+
+    base: the part of the value that is the same for every picture. hollow: not clearly above 0 or the base.
+    """
+
+    name: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    base: float = 0.0
+    hollow: bool = False
+    word: str = ""
+
+
+def bars(a: Attribution, group_set: GroupSet, name: str = "") -> Html:
     """One method's scores as bars, best first, in the method's own unit. Groups without a score come last, named so.
 
-    In nats, a tick marks a score's offset, if there is one, and a bar is pale whose interval includes 0 or
-    reaches down to the tick. The figure has no background of its own.
+    Where scores have offsets, a bar has two parts: what the group gives to any picture, and what it gives to this one.
     """
     ranked = a.ranked()
-    rest = [g for g in a.groups if g not in ranked]
-    labels = [group_set.groups[g].name for g in (*ranked, *rest)]
-    scores = [a.groups[g] for g in ranked]
-    x = [s.score or 0.0 for s in scores]
-    low, high = [s.low or 0.0 for s in scores], [s.high or 0.0 for s in scores]
-    pale = [a.unit == "nats" and hi >= 0 and not a.stands_out(g) for g, hi in zip(ranked, high, strict=True)]
-    figure = go.Figure(
-        go.Bar(
-            x=[*x, *(None for _ in rest)],
-            y=labels,
-            orientation="h",
-            marker={"color": [PALE if p else BAR for p in pale], "line": {"color": EDGE, "width": 1}},
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": [h - v for h, v in zip(high, x, strict=True)],
-                "arrayminus": [v - lo for v, lo in zip(x, low, strict=True)],
-                "color": LINE,
-                "thickness": 1.8,
-                "width": 4,
-            },
-            customdata=list(zip(low, high, strict=True)),
-            hovertemplate="%{y}: %{x:.4g} " + a.unit + "<br>95% interval %{customdata[0]:.4g} to "
-            "%{customdata[1]:.4g}<extra></extra>",
-        )
-    )
-    for g in rest:
+    rows = []
+    for g in ranked:
+        s = a.groups[g]
+        hollow = a.unit == "nats" and (s.high or 0.0) >= 0 and not a.stands_out(g)
+        rows.append(Row(group_set.groups[g].name, s.score, s.low, s.high, a.offset(g), hollow))
+    for g in [g for g in a.groups if g not in ranked]:
         word = "unavailable" if a.groups[g].status == "unavailable" else "no score"
-        figure.add_annotation(
-            x=0, y=group_set.groups[g].name, text=word, showarrow=False, xanchor="left", xshift=6,
-            font={"color": TEXT, "size": 12},
-        )  # fmt: skip
-    if a.has_offset:
-        _add_ticks(figure, a, group_set)
-    _frame(figure, a, labels)
-    return figure
+        rows.append(Row(group_set.groups[g].name, None, word=word))
+    keys = [("any", ANY), ("this", THIS)] if a.has_offset else []
+    keys += [("hollow", HOLLOW)] if any(r.hollow for r in rows) else []
+    return chart(rows, f"Scores by {name or a.method}", a.unit, keys=keys)
 
 
-def _add_ticks(figure: go.Figure, a: Attribution, group_set: GroupSet) -> None:
-    """A tick on the bar of every group whose score has an offset."""
-    marked = [g for g in a.ranked() if a.offset(g)]
-    figure.add_scatter(
-        x=[a.offset(g) for g in marked],
-        y=[group_set.groups[g].name for g in marked],
-        mode="markers",
-        marker={"symbol": "line-ns", "size": 15, "line": {"color": TICK, "width": 2.5}},
-        hovertemplate="offset of %{y}: %{x:.4g} " + a.unit + "<extra></extra>",
-    )
-
-
-def _frame(figure: go.Figure, a: Attribution, labels: Sequence[str]) -> None:
-    """Axes and layout of the bars, whose names from top to bottom are the labels."""
-    axis = f"{a.unit}, with 95% interval" + ("; tick: the offset" if a.has_offset else "")
-    figure.update_xaxes(
-        title={"text": axis, "font": {"size": 12}, "standoff": 8},
-        zeroline=True, zerolinecolor=TEXT, zerolinewidth=2, gridcolor=GRID, fixedrange=True, nticks=5, tickangle=0,
-        rangemode="tozero",
-    )  # fmt: skip
-    figure.update_yaxes(
-        type="category", categoryorder="array", categoryarray=labels, range=[len(labels) - 0.5, -0.5], automargin=True,
-        fixedrange=True, ticks="", ticklabelstandoff=6,
-    )  # fmt: skip
-    if not a.ranked():
-        figure.update_xaxes(range=[0, 1], showticklabels=False)
-    figure.update_layout(
-        height=FRAME + ROW * len(labels),
-        margin={"l": 8, "r": 12, "t": 6, "b": 48},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"color": TEXT, "family": "system-ui, sans-serif", "size": 13},
-        bargap=0.35,
-        dragmode=False,
-        showlegend=False,
-    )
-
-
-def _axes(figure: go.Figure, *, x: str, y: str, height: int) -> go.Figure:
-    """The frame of an upright figure: titles with units, no background, nothing to drag."""
-    small = {"size": 12}
-    figure.update_xaxes(title={"text": x, "font": small}, gridcolor=GRID, fixedrange=True, automargin=True)
-    figure.update_yaxes(
-        title={"text": y, "font": small}, gridcolor=GRID, zeroline=True, zerolinecolor=TEXT, fixedrange=True,
-        automargin=True,
-    )  # fmt: skip
-    figure.update_layout(
-        height=height,
-        margin={"l": 8, "r": 12, "t": 6, "b": 48},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"color": TEXT, "family": "system-ui, sans-serif", "size": 13},
-        dragmode=False,
-        showlegend=False,
-    )
-    return figure
-
-
-def _error(array: Sequence[float], minus: Sequence[float] | None = None) -> dict[str, object]:
-    return {
-        "type": "data", "array": list(array), "arrayminus": list(array if minus is None else minus), "symmetric": False,
-        "color": LINE, "thickness": 1.8, "width": 4,
-    }  # fmt: skip
-
-
-def steps(labels: Sequence[str], values: Sequence[float], halves: Sequence[float]) -> go.Figure:
+def steps(labels: Sequence[str], values: Sequence[float], halves: Sequence[float]) -> Html:
     """What each stratum of timesteps adds to a score, in nats, with 95% intervals (half widths)."""
-    bar = {"color": BAR, "line": {"color": EDGE, "width": 1}}
-    figure = go.Figure(go.Bar(x=list(labels), y=list(values), marker=bar, error_y=_error(halves)))
-    figure.update_traces(hovertemplate="timesteps %{x}: %{y:.3g} nats<extra></extra>")
-    _axes(figure, x="timesteps, from little noise to much", y="nats", height=300)
-    return figure.update_xaxes(type="category", tickangle=-60, tickfont={"size": 10})
+    rows = [Row(f, v, v - h, v + h) for f, v, h in zip(labels, values, halves, strict=True)]
+    return chart(rows, "What each range of timesteps adds, from little noise to much", "nats", css="guda-dense")
 
 
-def narrowing(draws: Sequence[int], values: Sequence[float], low: Sequence[float], high: Sequence[float]) -> go.Figure:
+def narrowing(draws: Sequence[int], values: Sequence[float], low: Sequence[float], high: Sequence[float]) -> Html:
     """A score and its 95% interval, in nats, after more and more draws."""
-    up = [h - v for h, v in zip(high, values, strict=True)]
-    down = [v - lo for lo, v in zip(low, values, strict=True)]
-    at = [str(d) for d in draws]
-    mark = {"color": EDGE, "size": 9}
-    figure = go.Figure(go.Scatter(x=at, y=list(values), mode="markers", marker=mark, error_y=_error(up, down)))
-    figure.update_traces(hovertemplate="%{x} draws: %{y:.3g} nats<extra></extra>")
-    _axes(figure, x="noise draws in each range of timesteps", y="nats, with 95% interval", height=260)
-    return figure.update_xaxes(type="category")
+    rows = [Row(f"{d} draws", v, lo, hi) for d, v, lo, hi in zip(draws, values, low, high, strict=True)]
+    return chart(rows, "The score after more and more noise draws", "nats", points=True)
 
 
-def agreement(names: Sequence[str], values: Sequence[float], low: Sequence[float], high: Sequence[float]) -> go.Figure:
+def agreement(names: Sequence[str], values: Sequence[float], low: Sequence[float], high: Sequence[float]) -> Html:
     """A measure of agreement with the oracle, 0 to 1, one point a method, first at the top, with 95% intervals."""
-    right = [h - v for h, v in zip(high, values, strict=True)]
-    left = [v - lo for lo, v in zip(low, values, strict=True)]
-    mark = {"color": EDGE, "size": 9}
-    figure = go.Figure(
-        go.Scatter(x=list(values), y=list(names), mode="markers", marker=mark, error_x=_error(right, left))
+    rows = [Row(name, v, lo, hi) for name, v, lo, hi in zip(names, values, low, high, strict=True)]
+    return chart(rows, "Agreement with the oracle, 0 to 1", "agreement", points=True, ends=(0.0, 1.0))
+
+
+def chart(
+    rows: Sequence[Row],
+    title: str,
+    unit: str,
+    *,
+    keys: Sequence[tuple[str, str]] = (),
+    points: bool = False,
+    ends: tuple[float, float] | None = None,
+    css: str = "",
+) -> Html:
+    """Rows on one axis that holds 0, with a legend. keys: (class, meaning) of the legend. points: dots, no bars. ends:
+    of the axis, where they are given."""
+    at = Axis(rows, ends)
+    body = "".join(_row(r, at, unit, points=points) for r in rows)
+    shown = [*keys, *([("span", INTERVAL)] if any(r.low is not None for r in rows) else [])]
+    legend = "".join(f'<span class="guda-key"><i class="{k}"></i>{safe(v)}</span>' for k, v in shown)
+    return Html(
+        f'<figure class="guda-chart {css}"><div role="img" aria-label="{escape(described(rows, title, unit))}">'
+        f"{body}{_ticks(at, unit)}</div><figcaption>{legend}</figcaption></figure>"
     )
-    figure.update_traces(hovertemplate="%{y}: %{x:.2f}<extra></extra>")
-    _axes(figure, x="agreement with the oracle, 0 to 1, with 95% interval", y="", height=FRAME + 26 * len(names))
-    figure.update_xaxes(range=[0, 1.02])
-    return figure.update_yaxes(type="category", range=[len(names) - 0.5, -0.5], zeroline=False)
+
+
+class Axis:
+    """From values to percentages of the width. All values and 0 lie between the ends; the ticks are round numbers."""
+
+    def __init__(self, rows: Sequence[Row], ends: tuple[float, float] | None = None) -> None:
+        from matplotlib.ticker import MaxNLocator
+
+        found = [v for r in rows for v in (r.value, r.low, r.high, r.base) if v is not None]
+        low, high = ends or (min([0.0, *found]), max([0.0, *found]))
+        self.left, self.right = low, high if high > low else low + 1.0
+        every = MaxNLocator(nbins=TICKS, min_n_ticks=2).tick_values(self.left, self.right)
+        self.ticks = [float(t) for t in every if self.left <= t <= self.right]
+
+    def __call__(self, value: float) -> float:
+        return 100.0 * (value - self.left) / (self.right - self.left)
+
+
+def described(rows: Sequence[Row], title: str, unit: str) -> str:
+    """What a figure shows, in words."""
+    said = []
+    for r in rows:
+        if r.value is None:
+            said.append(f"{r.name} {r.word}")
+            continue
+        span = "" if r.low is None or r.high is None else f" ({_number(r.low, unit)} to {_number(r.high, unit)})"
+        said.append(f"{r.name} {_number(r.value, unit)}{span}")
+    return f"{title}, in {unit}: {'; '.join(said) or 'nothing'}."
+
+
+def _number(value: float, unit: str) -> str:
+    return f"{value:.2f}" if unit == "agreement" else words.number(value, unit)
+
+
+def _row(r: Row, at: Axis, unit: str, *, points: bool) -> str:
+    name = f'<span class="guda-name">{safe(r.name)}</span>'
+    if r.value is None:
+        return f'<div class="guda-bar">{name}<span class="guda-word">{safe(r.word)}</span></div>'
+    parts = f'<i class="zero" style="left:{at(0.0):.2f}%"></i>'
+    if points:
+        parts += f'<i class="dot" style="left:{at(r.value):.2f}%"></i>'
+    else:
+        if r.base:
+            parts += _part("any", at(0.0), at(r.base))
+        back = " back" if r.base and (r.value - r.base) * r.base < 0 else ""  # it runs over what any picture gets
+        parts += _part(f"this{' hollow' if r.hollow else ''}{back}", at(r.base), at(r.value))
+    if r.low is not None and r.high is not None:
+        parts += _part("span", at(r.low), at(r.high))
+    value = f'<span class="guda-value">{_number(r.value, unit)}</span>'
+    return f'<div class="guda-bar">{name}<span class="guda-track">{parts}</span>{value}</div>'
+
+
+def _part(css: str, a: float, b: float) -> str:
+    return f'<i class="{css}" style="left:{min(a, b):.2f}%;width:{abs(b - a):.2f}%"></i>'
+
+
+def _ticks(at: Axis, unit: str) -> str:
+    shown = "".join(f'<i style="left:{at(t):.2f}%"><b>{t:g}</b></i>' for t in at.ticks)
+    track = f'<span class="guda-track">{shown}</span>'
+    shown_unit = "" if unit == "agreement" else safe(unit)
+    return f'<div class="guda-bar guda-axis"><span></span>{track}<span>{shown_unit}</span></div>'

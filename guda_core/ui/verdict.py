@@ -1,0 +1,177 @@
+"""The answer that is read first: a headline, a chip or two, one line in plain words, then the figures.
+
+It is about the main method. While that computes, the headline names no group: what another method says, or a first
+guess, could be another one. Plain text throughout: whoever puts it into HTML escapes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from guda_core.records import Attribution, GroupSet, MethodInfo, Scope
+from guda_core.ui import words
+
+CLEAR, CLOSE, NONE, OUT, LIKENESS = "clear", "close", "none", "out of scope", "likeness"
+WORKING, CANCELLED, UNSURE = "working", "cancelled", "not compared"
+NOTHING_YET = "Nothing is scored yet"
+OUT_OF_SCOPE = "This model could not have made this picture: no attribution"
+OUT_PLAIN = (
+    "This picture does not look like something this model made. What it would miss without a group says little then. "
+    "So the scores are folded away."
+)
+IN_WORK = "Computing"
+IN_WORK_PLAIN = "The bars still move. The answer stands here when they have settled."
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A word beside the headline. kind: what colour it has: "good", "unsure" or "quiet"."""
+
+    text: str
+    kind: str = "quiet"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What stands at the top of an answer. The first chip is its state."""
+
+    headline: str
+    plain: str = ""
+    figures: str = ""
+    chips: tuple[Chip, ...] = ()
+
+
+WORKING_VERDICT = Verdict(IN_WORK, IN_WORK_PLAIN, chips=(Chip(WORKING),))
+FIRST_VISIT = Verdict(NOTHING_YET, "Press an example to see an answer.")
+CANCELLED_EARLY = Verdict("Cancelled", "There was no score yet.", chips=(Chip(CANCELLED, "unsure"),))
+
+
+def verdict(
+    found: Mapping[str, Attribution],
+    group_set: GroupSet,
+    asked: Sequence[str],
+    methods: Mapping[str, MethodInfo],
+    *,
+    scope: Scope | None = None,
+    over: bool = False,
+) -> Verdict:
+    """The verdict on one picture.
+
+    found: method id -> its latest answer. asked: as in an `Answer`. scope: None until it was looked at. over: that no
+    more will come, because the visitor cancelled.
+    """
+    first = next((m for m in asked if methods[m].main), next(iter(asked), ""))
+    a = found.get(first)
+    if a is None or not a.groups:
+        return CANCELLED_EARLY if over else WORKING_VERDICT
+    if scope is not None and scope.verdict == "out of scope":
+        return Verdict(OUT_OF_SCOPE, OUT_PLAIN, scope.reason, (Chip(OUT, "unsure"),))
+    if a.progress < 1 and not over:
+        return WORKING_VERDICT
+    said = _of(a, group_set, methods[first].name)
+    more = _oracle(a, found, group_set, asked, methods, over=over) if methods[first].main else None
+    figures = said.figures if more is None else f"{said.figures} {more[0]}".strip()
+    chips = (*said.chips, *(more[1] if more is not None else ()))
+    if a.progress < 1:
+        plain = f"So far: {said.headline}. {said.plain}"
+        return Verdict("Cancelled before the answer was done", plain, figures, (Chip(CANCELLED, "unsure"),))
+    if over and any(m not in found or found[m].progress < 1 for m in asked):
+        chips = (*chips, Chip("others cancelled", "unsure"))
+    return Verdict(said.headline, said.plain, figures, chips)
+
+
+def _of(a: Attribution, group_set: GroupSet, method: str) -> Verdict:
+    """What one Attribution says, whether it is final or not."""
+    ranked = a.ranked()
+    names = {g: group_set.groups[g].name for g in a.groups}
+    missing = [names[g] for g in a.groups if g not in ranked]
+    if not ranked:
+        return Verdict("No group could be scored", "The table says why.", chips=(Chip(NONE, "unsure"),))
+    if a.unit == "nats":
+        said = _needed(a, names, ranked)
+    elif a.unit == "cosine":
+        plain = "It looks most like the pictures of this group. That is likeness, and no more."
+        said = Verdict(f"Looks most like: {names[ranked[0]]}", plain, _figures(a, names, ranked), (Chip(LIKENESS),))
+    else:
+        plain = f"{method} puts this group first."
+        said = Verdict(f"First: {names[ranked[0]]}", plain, _figures(a, names, ranked), (_lead(a),))
+    left = f" Not scored: {', '.join(missing)}." if missing else ""
+    return Verdict(said.headline, said.plain, said.figures + left, said.chips)
+
+
+def _needed(a: Attribution, names: Mapping[str, str], ranked: list[str]) -> Verdict:
+    """Of scores in nats."""
+    first, figures = ranked[0], _figures(a, names, ranked)
+    if not a.stands_out(first):
+        beyond = words.beyond(a, ranked) if a.offset(first) > 0 else None
+        if beyond is None:
+            plain = f"{names[first]} comes first, but {_why_not(a, first)}."
+            return Verdict("No group stands out", plain, figures, (Chip(NONE, "unsure"),))
+        plain = (
+            f"{names[first]} comes first, but it gives about as much to any picture. Beyond that, this picture needs "
+            f"{names[beyond]} most."
+        )
+        return Verdict(f"{names[first]} or {names[beyond]}: two readings", plain, figures, (Chip(CLOSE, "unsure"),))
+    if a.separable is False and a.runner_up is not None:
+        both = f"{names[first]} and {names[a.runner_up]}"
+        plain = f"The model needed {both} about equally. More effort may tell them apart."
+        return Verdict(f"Two groups cannot be told apart: {both}", plain, figures, (Chip(CLOSE, "unsure"),))
+    plain = f"Without {names[first]} in the training data, the model would explain this picture worst."
+    return Verdict(f"Most needed: {names[first]}", plain, figures, (_lead(a),))
+
+
+def _why_not(a: Attribution, first: str) -> str:
+    if a.offset(first) > 0 and (a.groups[first].low or 0.0) > 0:
+        return "it gives about as much to any picture"
+    return "its interval reaches down to 0" if (a.groups[first].high or 0.0) >= 0 else "its score is below 0"
+
+
+def _lead(a: Attribution) -> Chip:
+    """Whether the first is ahead of the second, where that was tested."""
+    if a.runner_up is None or a.separable is None:
+        return Chip(UNSURE)
+    return Chip(CLEAR, "good") if a.separable else Chip(CLOSE, "unsure")
+
+
+def _figures(a: Attribution, names: Mapping[str, str], ranked: list[str]) -> str:
+    """The first group's score with its interval, and the next group's."""
+    first, s = ranked[0], a.groups[ranked[0]]
+    said = f"{names[first]}: {words.number(s.score or 0.0, a.unit)} {a.unit}"
+    said += f" (95% interval {span})" if (span := words.interval(s, a.unit)) else ""
+    if ranked[1:]:
+        said += f". Next: {names[ranked[1]]}, {words.number(a.groups[ranked[1]].score or 0.0, a.unit)}"
+    return f"{said}."
+
+
+def _oracle(
+    a: Attribution,
+    found: Mapping[str, Attribution],
+    group_set: GroupSet,
+    asked: Sequence[str],
+    methods: Mapping[str, MethodInfo],
+    *,
+    over: bool,
+) -> tuple[str, tuple[Chip, ...]]:
+    """Whether the retrained models agree with the main method: a sentence, and a chip where they answered."""
+    oracle = next((m for m, info in methods.items() if info.oracle), None)
+    if oracle is None:
+        return "There are no retrained models here that could check this.", ()
+    b = found.get(oracle)
+    if oracle not in asked:
+        return "The retrained models (the oracle) were not asked.", ()
+    if b is None or b.progress < 1:
+        return ("" if over else "The retrained models (the oracle) are asked next."), ()
+    ours, theirs = a.ranked(), b.ranked()
+    if not ours or not theirs:
+        return "The retrained models could not be compared.", ()
+    name = group_set.groups[theirs[0]].name
+    if not b.stands_out(theirs[0]):
+        return "With the retrained models (the oracle), no group stands out.", (Chip("oracle: none", "unsure"),)
+    if b.separable is False and b.runner_up is not None:
+        second = group_set.groups[b.runner_up].name
+        said = f"The retrained models (the oracle) cannot tell {name} and {second} apart."
+        return said, (Chip("oracle: close", "unsure"),)
+    if theirs[0] == ours[0]:
+        return "The retrained models (the oracle) put the same group first.", (Chip("oracle agrees", "good"),)
+    return f"But the retrained models (the oracle) put {name} first.", (Chip(f"oracle: {name}", "unsure"),)

@@ -1,0 +1,49 @@
+"""One bar over everything: it grows, counts the parts, and tells the time that is left."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from guda_core.ui import progress
+from guda_core.ui.progress import CAPTIONS, DRAW, SCOPE, Part, Progress
+from tests.fakes import FakeService
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, which the test moves."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def value(said: str) -> float:
+    found = re.search(r'value="([0-9.]+)"', said)
+    assert found is not None
+    return float(found[1])
+
+
+def test_the_bar_is_of_all_parts_by_their_expected_time(clock):
+    p = Progress([Part("a", "First", 30.0), Part("b", "Second", 10.0)])
+    assert "First: 1 of 2, about 40 s left" in p.at("a", 0.0)
+    clock[0] += 45.0  # three times as slow as expected
+    half = p.at("a", 0.5)
+    assert value(half) == pytest.approx(0.375) and "First: 1 of 2, about 75 s left" in half
+    assert value(p.at("a", 0.2)) == pytest.approx(0.375)  # it never goes back
+    p.at("a", 1.0)
+    last = p.at("b", 0.0)
+    assert value(last) == pytest.approx(0.75) and "Second: 2 of 2" in last
+    assert "left" not in p.at("b", 1.0) and p.fraction() == 1.0
+
+
+def test_a_plan_holds_everything_that_a_run_does():
+    service = FakeService()
+    service.oracle = "agrees"
+    plan = progress.plan(service, ["clip", "logo", "guda"], "quick", steps=25, scope=True, captions=True)
+    assert list(plan.parts) == [DRAW, SCOPE, "guda", "clip", "logo", CAPTIONS]
+    seconds = {k: p.seconds for k, p in plan.parts.items()}
+    assert seconds["guda"] == pytest.approx(8.2) and seconds["logo"] == pytest.approx(8.0)  # each by what it adds
+    assert seconds["clip"] == progress.LEAST and seconds[CAPTIONS] == pytest.approx(16.4)
+    assert list(progress.plan(service, [], "quick").parts) == []
