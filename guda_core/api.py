@@ -54,7 +54,10 @@ class Answer:
 
     @property
     def best(self) -> str | None:
-        """Id of the first group by the method that was asked first; None where no group has a score."""
+        """Id of the first group by the method that was asked first; None where no group has a score, and for a picture
+        that the model could not have made."""
+        if self.scope.verdict == "out of scope":
+            return None
         first = next(iter(self.methods.values()))
         return next(iter(first.ranked()), None)
 

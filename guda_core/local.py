@@ -129,7 +129,7 @@ class LocalService:
         return replace(query, prompt=prompt, preparation=(*kept, *self._of_prompt(prompt)))
 
     def scope(self, query: Query) -> Scope:
-        return scopes.judge(self.rule, self.model, query)
+        return scopes.judge(self.rule, self.model, self.clip, query)
 
     def best_caption(self, query: Query) -> str:
         if self._captions is None:

@@ -184,10 +184,8 @@ class Provenance:
 
 
 VERDICTS = {  # a sentence for each verdict of a `Scope`
-    "in scope": (
-        "The model could have made this picture, as far as this check can tell. (It misses most drawings by others.)"
-    ),
-    "out of scope": ("This picture does not look like something this model made. So the scores say little about it."),
+    "in scope": "The model could have made this picture, as far as this check can tell.",
+    "out of scope": "This model could not have made this picture: no attribution.",
     "not assessed": "It was not checked whether the model could have made this picture.",
 }
 
@@ -198,7 +196,9 @@ class Scope:
 
     verdict: by a rule whose error rates were measured. value, threshold: of the rule's statistic, None when not
     assessed; which side of the threshold is out of scope, `reason` says in one plain sentence, with both numbers.
-    settings: everything needed to recompute the verdict, and the measured error rates with the file's `sha256`.
+    settings: everything needed to recompute the verdict, with the rule's `sha256`; `kinds`: for each kind of picture
+    that the rule was tried on, how often it was called out of scope, and `belongs`: whether that is wrong.
+    p_value: the share of pictures that belong which look at least as foreign; None when not assessed.
     """
 
     verdict: Literal["in scope", "out of scope", "not assessed"]
@@ -207,6 +207,7 @@ class Scope:
     unit: str
     reason: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    p_value: float | None = None
 
 
 @dataclass(frozen=True)

@@ -226,7 +226,7 @@ def test_a_forged_verdict_on_scope_is_found(service, tmp_path):
     assert v.outcome == "within tolerance" and where(v.scores) == {"scope/verdict", "scope/value"}
     changed(path, "scope", "settings", to={"sha256": "of another rule"})
     v = verdict(read_report(path), service)
-    assert v.outcome == "equal" and where(v.environment) == {"scope/verdict", "scope/value"}
+    assert v.outcome == "equal" and where(v.environment) == {"scope/rule", "scope/verdict", "scope/value"}
 
 
 @pytest.mark.parametrize("gone", ["no rule", "no memory"])

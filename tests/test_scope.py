@@ -1,4 +1,4 @@
-"""The rule that says whether the model could have made a picture: formula, file, verdicts, measuring."""
+"""The rule that says whether the model could have made a picture: signals, p-value, file, verdicts, fitting."""
 
 from __future__ import annotations
 
@@ -8,113 +8,351 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageDraw, ImageFont
 
+from guda_core import paths
 from guda_core.attribution import scope as scopes
-from guda_core.attribution import scope_fit as measuring
-from guda_core.attribution.scope import BitsConfig, Rule, bits, judge, read_rule
+from guda_core.attribution import scope_fit as fitting
+from guda_core.attribution import scope_material
+from guda_core.attribution import scope_pictures as pictures
+from guda_core.attribution import scope_signals as signals
+from guda_core.attribution.scope import Linear, Rule, judge, p_value, read_rule, threshold
+from guda_core.attribution.scope_fit import Measured, ScopeConfig
+from guda_core.attribution.scope_pictures import Kind
 from guda_core.data.groups import load_group_set
 from guda_core.data.images import hash_pixels
-from guda_core.diffusion import likelihood
-from guda_core.diffusion.cards import load_model
-from guda_core.records import Query
-from tests.tiny import save_tiny
+from guda_core.diffusion.likelihood import seed_of
+from guda_core.local import load_service
+from guda_core.records import VERDICTS, Query
+from tests.tiny import tiny_service
+
+M = signals.PASSES + 2
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return load_model(save_tiny(tmp_path_factory.mktemp("tiny")))
+def service(tmp_path_factory):
+    return tiny_service(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return load_service("emoji", fall_back=False)
+
+
+def noisy(side: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
 
 
 def query(model, seed: int = 0) -> Query:
-    side = model.card.resolution
-    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    pixels = noisy(model.card.resolution, seed)
     return Query(pixels, model.encode(pixels), "", hash_pixels(pixels))
 
 
-def test_bits_are_those_of_the_formula(model):
-    q, config = query(model), BitsConfig(strata=4, draws=3)
-    strata = likelihood.make_strata(model.schedule, 4)
-    draws = likelihood.draw_times(q.image_hash, strata, 3)
-    weights, total = likelihood.kl_weights(model.prediction), 0.0
-    for k in range(4):
-        for j in range(3):
-            eps, t = draws.noise(tuple(q.latent.shape[1:]), k, j)[None], torch.tensor([int(draws.t[k, j])])
-            with torch.no_grad():
-                guess = model.predict_eps(model.schedule.add_noise(q.latent, eps, t), t, model.embed([""]))
-            kl = float(weights[t] * (eps - guess).square().sum().double())
-            total += strata.sizes[k] * kl / 3
-    error = np.mean((model.decode(q.latent)[0].astype(float) - q.pixels) ** 2)
-    want = 0.5 * math.log2(2 * math.pi * math.e * error) + total / math.log(2) / q.pixels.size
-    assert bits(model, q, config) == pytest.approx(want, rel=1e-5)
-    assert bits(model, q, config) == bits(model, q, config)
+# Signals
 
 
-def test_a_picture_that_comes_back_exactly_still_costs_its_rounding(model, monkeypatch):
-    q = query(model)
-    monkeypatch.setattr(model, "decode", lambda z: q.pixels[None])
-    monkeypatch.setattr(likelihood, "kl_values", lambda *a: np.zeros((4, 1)))
-    assert bits(model, q, BitsConfig(strata=4)) == pytest.approx(0.5 * math.log2(2 * math.pi * math.e / 12))
+def test_the_own_area_is_what_the_door_did_not_pad():
+    for width, height in ((300, 100), (100, 300), (200, 200), (800, 100)):
+        pixels = pictures.prepared(Image.fromarray(noisy(800)[:height, :width] // 2), 64)
+        top, bottom, left, right = signals.own_area(pixels)
+        scale = 64 / max(width, height)
+        assert (bottom - top, right - left) == (round(height * scale), round(width * scale))
+    assert signals.own_area(np.full((8, 8, 3), 255, np.uint8)) == (0, 8, 0, 8)
 
 
-def test_every_setting_changes_the_bits(model):
-    q = query(model)
-    values = {bits(model, q, c) for c in (BitsConfig(4, 1), BitsConfig(4, 2), BitsConfig(5, 1))}
-    assert len(values) == 3
+def test_latent_places_count_by_the_part_that_the_area_covers():
+    found = signals.coverage((2, 10, 0, 16), (16, 16), (4, 4))  # rows 2 .. 10 of 16, in places of four
+    assert found == pytest.approx(np.array([[0.5], [1], [0.5], [0]]) * np.ones((1, 4)))
+    assert found.sum() * 16 == pytest.approx(8 * 16)
 
 
-def test_the_verdict_names_both_numbers(model):
-    q = query(model)
-    value = bits(model, q, BitsConfig(4, 1))
-    outside = judge(Rule(value - 0.01, BitsConfig(4, 1), {"own": {"value": 0.02}}, "abc"), model, q)
-    assert outside.verdict == "out of scope" and outside.value == value and f"{value:.2f}" in outside.reason
-    assert outside.settings["errors"] == {"own": {"value": 0.02}} and outside.settings["sha256"] == "abc"
-    inside = judge(Rule(value, BitsConfig(4, 1)), model, q)
-    assert inside.verdict == "in scope" and "too many" not in inside.reason
+def test_errors_are_those_of_the_formula(service):
+    model, q = service.model, query(service.model)
+    c, h, w = model.latent_shape
+    area = np.random.default_rng(1).random((h, w))
+    want = []
+    for t in signals.times(model):
+        eps = torch.randn((1, c, h, w), generator=torch.Generator().manual_seed(seed_of(q.image_hash, t)))
+        a, s = float(model.schedule.alpha[t]), float(model.schedule.sigma[t])
+        with torch.no_grad():
+            guess = model.predict_eps(a * q.latent + s * eps, torch.tensor([t]), model.embed([""]))
+        square = (eps - guess)[0].double().square().numpy()
+        want.append((square * area).sum() / (c * area.sum()))
+    found = signals.errors(model, q.latent, q.image_hash, area)
+    assert found == pytest.approx(np.array(want), rel=1e-4)
+    assert (found == signals.errors(model, q.latent, q.image_hash, area)).all()
 
 
-def test_a_value_that_is_not_finite_is_not_judged(model, monkeypatch):
-    monkeypatch.setattr(model, "predict", lambda x, *a: x * float("nan"))
-    found = judge(Rule(5.0, BitsConfig(4, 1)), model, query(model))
-    assert found.verdict == "not assessed" and "not finite" in found.reason
+def test_levels_are_kept_by_the_timesteps(service):
+    part = service.model.schedule.snr / (1 + service.model.schedule.snr)
+    assert part[signals.times(service.model)].numpy() == pytest.approx(np.array(signals.LEVELS), abs=0.01)
 
 
-def test_a_rule_of_another_model_and_damaged_ones_are_not_used(model, tmp_path):
-    path = tmp_path / "scope.json"
-    assert read_rule(path, base_sha256="a") == scopes.UNKNOWN
-    record = {"base_sha256": "a", "threshold": 5.0, "config": {"bits": {"strata": 4, "draws": 1}}, "kinds": {}}
-    path.write_text(json.dumps(record))
-    rule = read_rule(path, base_sha256="a")
-    assert isinstance(rule, Rule) and rule.threshold == 5.0 and rule.config == BitsConfig(4, 1)
-    assert read_rule(path, base_sha256="b") == scopes.UNKNOWN
-    for bad in ("", "{", "[]", "null", json.dumps({**record, "threshold": "5"}), json.dumps({**record, "config": 1})):
-        path.write_text(bad)
-        assert read_rule(path, base_sha256="a") == "scope.json is damaged."
-    assert judge(scopes.UNKNOWN, model, query(model)).reason == scopes.UNKNOWN
+def test_a_constant_error_costs_its_range_of_noise():
+    low, high = (math.log(level / (1 - level)) for level in (signals.LEVELS[-1], signals.LEVELS[0]))
+    want = 4 / (2 * math.log(2)) * 0.3 * (high - low)
+    assert signals.bits_per_place(np.full(signals.PASSES, 0.3), 4) == pytest.approx(want)
 
 
-def test_measuring_sets_the_threshold_on_one_half_and_counts_on_the_rest(model, tmp_path, monkeypatch):
+def test_the_reconstruction_is_judged_on_the_own_area(service, monkeypatch):
+    model = service.model
     side = model.card.resolution
-    config = measuring.ScopeConfig(pictures=6, bits=BitsConfig(4, 1))
-    easy = measuring.Kind(np.full((6, side, side, 3), 128, np.uint8), tuple("abcdef"))
-    made = measuring.made_up(6, side, 0)
-    monkeypatch.setattr(measuring, "calibration", lambda *a: {"own": easy})
-    monkeypatch.setattr(measuring, "kinds", lambda *a: {"own": easy, "noise": made["noise"]})
-    told = list(measuring.run(model, load_group_set(), tmp_path, config))
-    assert told[-1] == ("noise", 1.0)
-    record = json.loads((tmp_path / scopes.FILE).read_text())
-    assert record["kinds"]["own"]["out_of_scope"]["value"] == 0.0
-    assert record["kinds"]["noise"]["out_of_scope"]["value"] == 1.0
-    assert record["kinds"]["own"]["belongs"] and not record["kinds"]["noise"]["belongs"]
-    assert record["threshold"] == pytest.approx(record["kinds"]["own"]["bits"]["p95"], abs=1e-3)
-    rule = read_rule(tmp_path / scopes.FILE, base_sha256=model.sha256)
-    assert isinstance(rule, Rule) and rule.config == config.bits and set(rule.errors) == {"own", "noise"}
+    pixels = np.full((side, side, 3), 255, np.uint8)
+    pixels[: side // 2] = 100
+    again = pixels.copy()
+    again[: side // 2] += 6
+    again[side // 2 :] = 0  # the padding comes back wrong: nobody minds
+    monkeypatch.setattr(model, "decode", lambda z: again[None])
+    found = signals.of_model(model, pixels, model.encode(pixels), "a")
+    assert len(found) == len(signals.names()) == M and found[-1] == pytest.approx(math.log(36))
 
 
-def test_foreign_pictures_are_the_same_each_time_and_of_the_right_shape():
-    for make in (measuring.photographs, measuring.digits):
-        a, b, other = make(6, 32, 1), make(6, 32, 1), make(6, 32, 2)
-        assert a.pixels.shape == (6, 32, 32, 3) and a.pixels.dtype == np.uint8 and len(a.sources) == 6
-        assert (a.pixels == b.pixels).all() and (a.pixels != other.pixels).any()
-    assert len(set(measuring.photographs(12, 32, 1).sources)) == 6
-    plain = measuring.made_up(5, 8, 0)["plain"].pixels
-    assert (plain == plain[:, :1, :1]).all() and (plain[0] == 255).all() and (plain[1] == 0).all()
+def test_statistics_know_plain_from_noise_and_do_not_fail_on_one_pixel():
+    flat, rough = signals.statistics(np.full((9, 9, 3), 70, np.uint8)), signals.statistics(noisy(9))
+    assert flat["flat"] == 1 and flat["edges"] == 0 and flat["number of colours"] == 0
+    assert rough["flat"] < 0.1 and rough["entropy"] > flat["entropy"]
+    assert all(math.isfinite(v) for v in signals.statistics(noisy(1)).values())
+
+
+# The p-value
+
+
+def test_a_p_value_counts_the_picture_itself():
+    known = np.arange(19.0)
+    assert p_value(known, 100.0) == 1 / 20 and p_value(known, -1.0) == 1.0 and p_value(known, 17.5) == 2 / 20
+
+
+def test_the_threshold_and_the_p_value_say_the_same_also_in_ties():
+    rng = np.random.default_rng(0)
+    for n in (5, 19, 20, 101):
+        known = np.sort(rng.integers(0, 12, n).astype(float))
+        least = threshold(known, 0.05)
+        for score in np.arange(-0.5, 13, 0.5):
+            assert (p_value(known, score) <= 0.05) == (score >= least)
+    assert threshold(np.arange(18.0), 0.05) == math.inf
+
+
+def test_pictures_that_belong_are_called_foreign_as_often_as_promised():
+    """By exchangeability P(p <= 0.05) = floor(0.05 (n + 1)) / (n + 1) whatever the scores' distribution is."""
+    rng = np.random.default_rng(0)
+    for n, want in ((39, 2 / 40), (50, 2 / 51)):
+        drawn = rng.standard_cauchy((20_000, n + 1))
+        p = (1 + (drawn[:, :-1] >= drawn[:, -1:]).sum(axis=1)) / (n + 1)
+        assert float((p <= 0.05).mean()) == pytest.approx(want, abs=4 * math.sqrt(want / 20_000))
+        assert p[0] == p_value(np.sort(drawn[0, :-1]), drawn[0, -1])
+
+
+# Fitting, on planted signals
+
+
+def planted(rng, n: int, at: float, sources: int = 6) -> Measured:
+    model = rng.normal(at, 1, (n, M))
+    model[n // 2 :] = np.nan  # the model's signals of half of them
+    return Measured(rng.normal(at, 1, (n, 5)), model, tuple(f"{at} {i % sources}" for i in range(n)))
+
+
+def test_a_planted_difference_is_found_and_a_kind_never_shown_too():
+    rng = np.random.default_rng(0)
+    found = {
+        "inside": {"own": planted(rng, 80, 0.0), "train": planted(rng, 80, 0.1)},
+        "outside": {"far": planted(rng, 80, 2.5), "left": planted(rng, 80, 2.0)},
+        "calibration": {"own": planted(rng, 160, 0.0), "held-out": planted(rng, 120, 0.0)},
+        "tried": {k: planted(rng, 160, v) for k, v in (("own", 0.0), ("far", 2.5), ("left", 2.0), ("same", 0.0))},
+    }
+    config = ScopeConfig()
+    rule = fitting.make_rule(found, config)
+    assert len(rule.calibration) == 2 * 60 and (np.diff(rule.calibration) >= 0).all()
+    kinds = fitting.figures_of(rule, found["tried"], config)
+    assert kinds["far"]["out_of_scope"]["value"] > 0.95 and kinds["far"]["auroc"]["value"] > 0.99
+    assert kinds["own"]["out_of_scope"]["value"] < 0.15 and "auroc" not in kinds["own"]
+    assert 0.35 < kinds["same"]["auroc"]["value"] < 0.65 and kinds["far"]["sources"] == 6
+    without = fitting.make_rule(found, config, without="left")
+    assert (without.look.weights != rule.look.weights).any()
+    assert fitting.figures_of(without, found["tried"], config)["left"]["auroc"]["value"] > 0.9
+
+
+def test_the_score_of_looks_that_the_last_step_learns_from_is_not_of_the_same_picture():
+    """Looks that hold nothing must not seem to tell: with 60 values for 60 pictures a fit tells all of them apart."""
+    rng = np.random.default_rng(0)
+    sides = []
+    for shift in (0.0, 1.5):
+        model = rng.normal(shift, 1, (60, M))
+        sides.append(Measured(rng.normal(size=(60, 60)), model, tuple(f"{shift} {i}" for i in range(60))))
+    _, final = fitting.fit({"own": sides[0]}, {"other": sides[1]}, ScopeConfig(strength=1.0))
+    assert abs(final.weights[0]) < np.abs(final.weights[1 : M + 1]).max()
+
+
+def test_pictures_of_one_source_stay_together():
+    kind = Kind(
+        np.arange(60, dtype=np.uint8).reshape(60, 1, 1, 1).repeat(3, axis=3), tuple("abcdef"[i % 6] for i in range(60))
+    )
+    parts = scope_material.split(kind, 3)
+    assert sorted(len(p.sources) for p in parts) == [20, 20, 20]
+    assert not {*parts[0].sources} & {*parts[1].sources} and not {*parts[1].sources} & {*parts[2].sources}
+
+
+# The file and the verdict
+
+
+def rule_of(bias: float = 0.0, looks: int = 28, n: int = 39) -> Rule:
+    flat = [Linear(np.zeros(d), np.ones(d), np.zeros(d), b) for d, b in ((looks, 0.0), (2 * M + 1, bias))]
+    kinds = {
+        "noise": {"about": "noise", "belongs": False, "out_of_scope": {"value": 1.0, "low": 0.9, "high": 1.0, "n": 9}}
+    }
+    return Rule(*flat, np.arange(n, dtype=float), 0.05, kinds, "abc")
+
+
+def test_the_verdict_tells_the_p_value_and_the_kinds(service):
+    q = query(service.model)
+    outside = judge(rule_of(38.5), service.model, service.clip, q)
+    assert outside.verdict == "out of scope" and outside.p_value == 1 / 40 and outside.value == 38.5
+    assert outside.threshold is not None and outside.value >= outside.threshold and "p = 0.025" in outside.reason
+    assert outside.settings["errors"]["noise"]["value"] == 1.0 and outside.settings["sha256"] == "abc"
+    assert not outside.settings["kinds"]["noise"]["belongs"]
+    inside = judge(rule_of(20.0), service.model, service.clip, q)
+    assert inside.verdict == "in scope" and inside.p_value == 20 / 40
+    assert "no attribution" in VERDICTS["out of scope"]
+
+
+def test_what_cannot_be_judged_is_not_assessed(service, monkeypatch):
+    q = query(service.model)
+    assert judge(scopes.UNKNOWN, service.model, service.clip, q).reason == scopes.UNKNOWN
+    assert "another CLIP" in judge(rule_of(looks=3), service.model, service.clip, q).reason
+    monkeypatch.setattr(service.model, "predict", lambda x, *a: x * float("nan"))
+    found = judge(rule_of(), service.model, service.clip, q)
+    assert found.verdict == "not assessed" and "not finite" in found.reason and found.p_value is None
+
+
+def test_a_rule_comes_back_as_it_was_written_and_damaged_ones_are_not_used(tmp_path):
+    path, rule = tmp_path / scopes.FILE, rule_of(1.5)
+    assert read_rule(path, base_sha256="a") == scopes.UNKNOWN
+    made = fitting.record(rule, rule.kinds, ScopeConfig(), base_sha256="a", command="test")
+    fitting.write(tmp_path, made)
+    back = read_rule(path, base_sha256="a")
+    assert isinstance(back, Rule) and back.final.bias == 1.5 and (back.calibration == rule.calibration).all()
+    assert back.threshold == rule.threshold and back.kinds["noise"]["out_of_scope"]["value"] == 1.0
+    assert read_rule(path, base_sha256="b") == scopes.UNKNOWN
+    short = {"mean": [0.0], "scale": [1.0], "weights": [1.0], "bias": 0.0}
+    for key, bad in (
+        ("calibration", "x"), ("calibration", [float("nan")]), ("alarms", 2), ("final", short), ("look", None),
+        ("look", {**short, "scale": [0.0]}), ("kinds", 1),
+    ):  # fmt: skip
+        path.write_text(json.dumps({**made, key: bad}))
+        assert read_rule(path, base_sha256="a") == "scope.json is damaged."
+    for text in ("", "{", "[]", "null"):
+        path.write_text(text)
+        assert read_rule(path, base_sha256="a") == "scope.json is damaged."
+    path.write_text(json.dumps({"base_sha256": "a", "threshold": 5.0, "config": {"bits": {"strata": 4}}, "kinds": {}}))
+    assert read_rule(path, base_sha256="a") == scopes.OLDER
+
+
+# Pictures and the command
+
+
+def test_drawn_pictures_are_the_same_each_time_and_prepared_as_uploads():
+    a, b, other = (pictures.made_up(3, 32, s) for s in (1, 1, 2))
+    assert {"noise", "plain colours", "printed pages", "screenshots"} <= set(a)
+    for k, kind in a.items():
+        assert kind.pixels.shape == (3, 32, 32, 3) and kind.pixels.dtype == np.uint8
+        assert (kind.pixels == b[k].pixels).all() and (kind.pixels != other[k].pixels).any()
+    found = pictures.installed_photographs(12, 32, 1)
+    assert len(set(found.sources)) == 6 and found.pixels.shape == (12, 32, 32, 3)
+
+
+def test_a_folder_is_read_by_kind_and_source(tmp_path):
+    for i, place in enumerate(("cats/ann/1.png", "cats/bob/2.png", "cats/3.png", "dogs/4.png")):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noisy(40, i)).save(tmp_path / place)
+    (tmp_path / "dogs" / "broken.png").write_bytes(b"no picture")
+    found = pictures.read_folder(tmp_path, 16)
+    assert sorted(found["cats"].sources) == ["3.png", "ann", "bob"] and found["dogs"].sources == ("4.png",)
+    with pytest.raises(Exception, match="has no pictures"):
+        pictures.read_folder(tmp_path / "nothing", 16)
+
+
+def test_a_rule_made_for_a_tiny_model_tells_its_pictures_from_noise_and_plain_colours(service, tmp_path, monkeypatch):
+    """Planted: what the model "draws" is dark with one bright square; what is held out looks alike."""
+    side = service.model.card.resolution
+
+    def squares(n: int, seed: int) -> Kind:
+        rng, out = np.random.default_rng(seed), np.full((n, side, side, 3), 30, np.uint8)
+        for p in out:
+            y, x = rng.integers(0, side - 5, 2)
+            p[y : y + 5, x : x + 5] = rng.integers(180, 256, 3)
+        return Kind(out, tuple(f"{seed} {i}" for i in range(n)))
+
+    monkeypatch.setattr(scope_material, "own", lambda m, gs, n, seed: squares(n, seed))
+    monkeypatch.setattr(scope_material, "real", lambda gs, split, n, size, seed: squares(n, len(split)))
+    config = ScopeConfig(pictures=24, measured=12, calibrated=20)
+    told = list(fitting.run(service.model, service.clip, load_group_set(), tmp_path, config))
+    assert ("tried: noise", 1.0) in told
+    made = json.loads((tmp_path / scopes.FILE).read_text())
+    for kind in ("noise", "plain colours", "photographs"):
+        assert made["kinds"][kind]["out_of_scope"]["value"] == 1.0 and not made["kinds"][kind]["belongs"]
+    assert made["kinds"]["own"]["out_of_scope"]["value"] <= 0.25 and made["kinds"]["own"]["belongs"]
+    rule = read_rule(tmp_path / scopes.FILE, base_sha256=service.model.sha256)
+    assert isinstance(rule, Rule) and set(rule.kinds) == set(made["kinds"])
+
+
+# The shipped rule
+
+
+def uploaded(shipped, im: Image.Image):
+    pixels = pictures.prepared(im, 64)
+    return shipped.scope(shipped.query(pixels, ""))
+
+
+def page() -> Image.Image:
+    im = Image.new("RGB", (300, 420), "white")
+    draw = ImageDraw.Draw(im)
+    for y in range(24, 400, 14):
+        draw.text(
+            (24, y),
+            "It was the best of times, it was the worst of times.",
+            fill="black",
+            font=ImageFont.load_default(10),
+        )
+    return im
+
+
+def photograph() -> Image.Image:
+    from sklearn.datasets import load_sample_image
+
+    return Image.fromarray(load_sample_image("china.jpg"))  # 640 x 427
+
+
+def test_pictures_without_content_pages_and_photographs_are_out_of_scope(shipped):
+    rng = np.random.default_rng(4)
+    foreign = {
+        "black": Image.new("RGB", (80, 80)),
+        "white": Image.new("RGB", (80, 80), "white"),
+        "grey": Image.new("RGB", (200, 50), (128, 128, 128)),
+        "red": Image.new("RGB", (50, 90), (255, 0, 0)),
+        "noise": Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)),
+        "wide noise": Image.fromarray(rng.integers(0, 256, (40, 160, 3), dtype=np.uint8)),
+        "page": page(),
+        "photograph": photograph(),
+    }
+    found = {k: uploaded(shipped, im).verdict for k, im in foreign.items()}
+    assert found == dict.fromkeys(foreign, "out of scope")
+
+
+def test_a_photograph_gets_the_same_verdict_padded_cropped_or_whole(shipped):
+    whole = photograph()
+    padded = Image.new("RGB", (640, 640), "white")
+    padded.paste(whole, (0, 106))
+    cuts = [
+        whole,
+        padded,
+        whole.crop((100, 0, 527, 427)),
+        whole.crop((0, 140, 640, 300)),
+        whole.crop((240, 0, 400, 427)),
+    ]
+    assert {uploaded(shipped, im).verdict for im in cuts} == {"out of scope"}
+
+
+def test_the_models_own_pictures_stay_in_scope(shipped):
+    with np.load(paths.BENCHMARKS / "queries.npz") as z:
+        drawn = z["generated"][::28]  # of one style and of two
+    found = [shipped.scope(shipped.query(np.ascontiguousarray(p), "")).verdict for p in drawn]
+    assert len(found) == 13 and found.count("in scope") >= 11

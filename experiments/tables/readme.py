@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from experiments.tables import agreement
+from guda_core.attribution.scope_fit import ABOUT
 from guda_core.paths import ROOT, SHIPPED_RUN
 from guda_core.unlearning.health import KINDS
 
@@ -26,7 +28,7 @@ def read(name: str) -> dict[str, Any]:
     return json.loads((ROOT / name).read_text(encoding="utf-8"))
 
 
-def pct(s: dict[str, float]) -> str:
+def pct(s: Mapping[str, Any]) -> str:
     return f"{100 * s['value']:.1f}% ({100 * s['low']:.1f} to {100 * s['high']:.1f}, n = {s['n']})"
 
 
@@ -108,12 +110,27 @@ def health() -> str:
     return "\n".join(lines)
 
 
+SCOPE = "assets/benchmarks/scope.json"
+
+
+def _of_scope(r: Mapping[str, Any]) -> str:
+    return f"(`{r['command']}`, {r['date'][:10]}, `{SCOPE}`.)"
+
+
 def scope() -> str:
-    r = read("assets/runs/emoji/emoji/scope.json")
-    lines = ["| pictures | should be called out of scope | called out of scope (95% interval) |", "|---|---|---|"]
-    for kind in r["kinds"].values():
-        lines.append(f"| {kind['about']} | {'no' if kind['belongs'] else 'yes'} | {pct(kind['out_of_scope'])} |")
-    return "\n".join([*lines, "", f"(`{r['command']}`, {r['date'][:10]}, `assets/runs/emoji/emoji/scope.json`.)"])
+    r = read(SCOPE)
+    away = r["left_out"]
+    head = ("pictures", "sources", "called out of scope", "AUROC", "called out of scope, kind not fitted on", "AUROC")
+    lines = [f"| {' | '.join(head)} |", "|---|---|---|---|---|---|"]
+    for kind, v in r["kinds"].items():
+        if "auroc" not in v:
+            lines.append(f"| {ABOUT[kind]} (belong) | {v['sources']} | {pct(v['out_of_scope'])} | | | |")
+            continue
+        seen = f"{pct(v['out_of_scope'])} | {area(v['auroc'])}" if v["fitted"] else "never fitted on | "
+        lines.append(
+            f"| {kind} | {v['sources']} | {seen} | {pct(away[kind]['out_of_scope'])} | {area(away[kind]['auroc'])} |"
+        )
+    return "\n".join([*lines, "", _of_scope(r)])
 
 
 def memory() -> str:
@@ -132,9 +149,34 @@ def memory() -> str:
     return "\n".join([*lines, "", note])
 
 
+def scope_more() -> str:
+    r = read(SCOPE)
+    lines = ["| whole pictures, own area | called out of scope |", "|---|---|"]
+    lines += [f"| {name} | {pct(v)} |" for name, v in r["aspects"].items()]
+    lines += ["", "| strangers' emoji, each team left out of the fit | called out of scope | AUROC |", "|---|---|---|"]
+    lines += [f"| {team} | {pct(v['out_of_scope'])} | {area(v['auroc'])} |" for team, v in r["teams"].items()]
+    mean = f"Kinds left out of the fit: mean AUROC {r['left_out_mean_auroc']:.2f} over {len(r['left_out'])} kinds."
+    return "\n".join([*lines, "", f"{mean} {_of_scope(r)}"])
+
+
+def scope_sources() -> str:
+    r = read(SCOPE)
+    lines = ["| kind | package | licence | used |", "|---|---|---|---|"]
+    for s in r["sources"]:
+        used = "fitted on" if s["fit"] else "tried"
+        lines.append(f"| {s['kind']} | {s['spec']} ({s['registry']}) | {s['licence']} | {used} |")
+    return "\n".join([*lines, "", _of_scope(r)])
+
+
+def area(found: Mapping[str, Any]) -> str:
+    return f"{found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+
+
 RENDER = {
     "memory": memory,
     "scope": scope,
+    "scope_more": scope_more,
+    "scope_sources": scope_sources,
     "sanity": sanity,
     "speed": speed,
     "training": training,

@@ -1,115 +1,167 @@
-"""Could this model have made a picture? The bits that the whole model needs for it, against a measured threshold.
+"""Could this model have made a picture? Several signals, one score, a conformal p-value.
 
-    bits = 1/2 log2(2 pi e s^2) + sum_t E_eps[KL_t] / (D ln 2)        bits per dimension; high = foreign to the model
-    s^2  = max(mean((decode(encode(x)) - x)^2), 1/12)                 in squared pixel values, 0 .. 255
+    score = b + w . z,        z = (signals - mean) / scale                   log-odds of "foreign"; high = foreign
+    p     = (1 + #{calibration scores >= score}) / (n + 1)              (split conformal: Vovk et al. 2005)
 
-x has D = H W 3 values. The first term is what a Gaussian decoder spends that knows its own error (sigma-VAE, Rybkin et
-al. 2021; 1/12 is the error of rounding), the second the ELBO's KL terms without a caption (`diffusion.likelihood`).
-Terms that are the same for every picture are left out, and so is the encoder's entropy: the latent is its mean. More
-bits than all but a few of the model's own and its training pictures: out of scope. How often that errs is measured by
-`python -m guda_core assets scope` and stored beside the threshold.
+One of the signals is itself such a score of the picture's looks. What is measured is in `scope_signals`; the numbers
+were fitted on pictures of the model and on foreign ones (outlier exposure, Hendrycks et al. 2019) by `scope_fit`. The
+calibration scores are of pictures that belong and were not fitted on. So a picture that belongs, drawn as those were,
+is called out of scope (p <= alarms) in at most that share of cases, whatever the fit is worth. How often foreign
+pictures are recognised is measured for each kind, and stored beside the rule.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from guda_core.diffusion import likelihood
+from guda_core.attribution import scope_signals
+from guda_core.data.embeddings import Clip
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import ModelError, ScoreError
 from guda_core.records import Query, Scope
 
 FILE = "scope.json"
-UNIT = "bits per dimension"
-ROUNDING = 1 / 12  # variance of the error of rounding to whole pixel values
+FORMAT = 2  # 1 was a threshold in bits (version 0.1)
+UNIT = "log-odds"
 UNKNOWN = "This model's scope was not measured; `python -m guda_core assets scope` does it."
+OLDER = (
+    "This model's scope was measured by another rule, of version 0.1. `python -m guda_core assets scope` makes it anew."
+)
 
 
 @dataclass(frozen=True)
-class BitsConfig:
-    """strata of timesteps (likelihood.make_strata), and draws in each, for the KL terms."""
+class Linear:
+    """b + w . (x - mean) / scale. mean, scale, weights: (D,) float64; bias: float."""
 
-    strata: int = 24
-    draws: int = 1
+    mean: np.ndarray
+    scale: np.ndarray
+    weights: np.ndarray
+    bias: float
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """(N, D) -> (N,). A value further than eight scales off counts as eight."""
+        return np.clip((x - self.mean) / self.scale, -8, 8) @ self.weights + self.bias
 
     @classmethod
-    def read(cls, found: Mapping[str, Any]) -> BitsConfig:
-        """What `plain` wrote. Raises ValueError when the strata were cut by another rule than today's."""
-        if found.get("rule", likelihood.RULE) != likelihood.RULE:
-            raise ValueError("other strata")
-        return cls(**{k: v for k, v in found.items() if k != "rule"})
+    def read(cls, found: Mapping[str, Any]) -> Linear:
+        """What `plain` wrote. Raises ValueError when the numbers are no such function."""
+        mean, scale, weights = (np.asarray(found[k], np.float64) for k in ("mean", "scale", "weights"))
+        out = cls(mean, scale, weights, float(found["bias"]))
+        same = mean.ndim == 1 and mean.shape == scale.shape == weights.shape
+        if not same or not np.isfinite([*mean, *scale, *weights, out.bias]).all() or (scale <= 0).any():
+            raise ValueError("no linear function")
+        return out
 
     def plain(self) -> dict[str, Any]:
-        """As records hold it."""
-        return {**asdict(self), "rule": likelihood.RULE}
+        """As JSON holds it."""
+        lists = {k: [float(f"{v:.6g}") for v in getattr(self, k)] for k in ("mean", "scale", "weights")}
+        return {**lists, "bias": float(f"{self.bias:.6g}")}
 
 
 @dataclass(frozen=True)
 class Rule:
-    """More bits than `threshold` is out of scope. errors: kind of picture -> how often it was called out of scope."""
+    """look: of the looks (`scope_signals.look`). final: of that score and `scope_signals.of_model`, each also squared.
+    calibration: (n,) scores of pictures that belong, rising. alarms: share of these that may be called foreign.
+    kinds: kind of picture -> what was measured of it."""
 
-    threshold: float
-    config: BitsConfig
-    errors: Mapping[str, Any] = field(default_factory=dict)
+    look: Linear
+    final: Linear
+    calibration: np.ndarray
+    alarms: float = 0.05
+    kinds: Mapping[str, Any] = field(default_factory=dict)
     sha256: str = ""
 
+    def scores(self, look: np.ndarray, model: np.ndarray) -> np.ndarray:
+        """(N, D) looks, (N, M) of the model -> (N,) scores."""
+        return self.final(combined(self.look(look), model))
 
-def bits(model: BaseModel, query: Query, config: BitsConfig) -> float:
-    """Bits per dimension of a picture under the model without a caption. The same picture always gives the same value.
+    @property
+    def threshold(self) -> float:
+        """The least score that is out of scope. Infinite where there are too few calibration scores."""
+        return threshold(self.calibration, self.alarms)
 
-    Raises:
-        ScoreError: a value is not finite, or there is too little memory.
-    """
-    strata = likelihood.make_strata(model.schedule, config.strata)
-    draws = likelihood.draw_times(query.image_hash, strata, config.draws)
-    with model.lock, torch.no_grad():
-        kl = likelihood.kl_values(model, query.latent, model.embed([""]), draws, list(range(config.draws)))
-        again = model.decode(query.latent)[0]  # (H, W, 3) uint8
-    error = float(np.mean((again.astype(np.float64) - query.pixels) ** 2))
-    spread = 0.5 * math.log2(2 * math.pi * math.e * max(error, ROUNDING))
-    total = float(likelihood.stratum_sums(kl, strata.sizes).sum())
-    return spread + total / (query.pixels.size * math.log(2))
+
+def combined(look: np.ndarray, model: np.ndarray) -> np.ndarray:
+    """(N,) scores of the looks, (N, M) -> (N, 2 M + 1): what the final function reads."""
+    return np.concatenate([look[:, None], model, np.square(model)], axis=1)
+
+
+def p_value(calibration: np.ndarray, score: float) -> float:
+    """The share of pictures that belong with at least this score, the picture itself counted: in (0, 1]."""
+    return (1 + int((calibration >= score).sum())) / (len(calibration) + 1)
+
+
+def threshold(calibration: np.ndarray, alarms: float) -> float:
+    """The least number above which every score has p <= alarms; from (n,) scores."""
+    most = int(np.floor(alarms * (len(calibration) + 1))) - 1  # calibration scores that may be as high
+    if most < 0:
+        return float("inf")
+    return float(np.nextafter(np.sort(calibration)[::-1][most], np.inf))
 
 
 def read_rule(path: Path, *, base_sha256: str) -> Rule | str:
-    """The measured rule of a model, or a sentence why there is none."""
+    """The rule of a model, or a sentence why there is none."""
     try:
         data = path.read_bytes()
         found = json.loads(data)
-        threshold, config = found["threshold"], BitsConfig.read(found["config"]["bits"])
         if found["base_sha256"] != base_sha256:
             return UNKNOWN
-        errors = {k: v["out_of_scope"] for k, v in found["kinds"].items()}
-        if not isinstance(threshold, float) or not math.isfinite(threshold):
+        if found.get("format", 1) != FORMAT:
+            return OLDER
+        calibration, alarms = np.asarray(found["calibration"], np.float64), float(found["alarms"])
+        if calibration.ndim != 1 or not np.isfinite(calibration).all() or not 0 < alarms < 1:
+            return f"{path.name} is damaged."
+        kinds = {
+            k: {
+                "about": v["about"],
+                "belongs": v["belongs"],
+                **{n: v[n] for n in ("out_of_scope", "auroc", "sources") if n in v},
+            }
+            for k, v in found["kinds"].items()
+        }
+        look, final = (Linear.read(found[k]) for k in ("look", "final"))
+        if len(final.mean) != 2 * (scope_signals.PASSES + 2) + 1:
             return f"{path.name} is damaged."
     except FileNotFoundError:
         return UNKNOWN
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{path.name} is damaged."
-    return Rule(threshold, config, errors, hashlib.sha256(data).hexdigest())
+    return Rule(look, final, calibration, alarms, kinds, hashlib.sha256(data).hexdigest())
 
 
-def judge(rule: Rule | str, model: BaseModel, query: Query) -> Scope:
-    """The verdict on a picture, with both numbers in the reason; "not assessed" where there is no rule."""
+def judge(rule: Rule | str, model: BaseModel, clip: Clip, query: Query) -> Scope:
+    """The verdict on a picture, with the numbers in the reason; "not assessed" where there is no rule."""
     if isinstance(rule, str):
         return Scope("not assessed", None, None, "", rule)
     try:
-        value = bits(model, query, rule.config)
+        looks = scope_signals.look(clip, query.pixels[None])
+        values = scope_signals.of_model(model, query.pixels, query.latent, query.image_hash)[None]
     except (ScoreError, ModelError) as e:
         return Scope("not assessed", None, None, "", str(e))
-    outside = value > rule.threshold
+    if looks.shape[1] != len(rule.look.mean):
+        return Scope("not assessed", None, None, "", f"{FILE} was made with another CLIP. {UNKNOWN}")
+    score = float(rule.scores(looks, values)[0])
+    p, n = p_value(rule.calibration, score), len(rule.calibration)
+    outside = p <= rule.alarms
+    alike = int((rule.calibration >= score).sum())
+    look = {0: "none looks", 1: "1 looks"}.get(alike, f"{alike} look")
     reason = (
-        f"The model needs {value:.2f} {UNIT} for it{', too many' if outside else ''}. Nearly all of its own and its "
-        f"training pictures need at most {rule.threshold:.2f}."
+        f"Of {n} pictures that the model or the artists of its groups drew, {look} as foreign to it as this one "
+        f"(p = {p:.3f}; out of scope from {rule.alarms:g} down)."
     )
-    settings = {"bits": rule.config.plain(), "errors": dict(rule.errors), "sha256": rule.sha256}
-    return Scope("out of scope" if outside else "in scope", value, rule.threshold, UNIT, reason, settings)
+    settings = {
+        "passes": scope_signals.PASSES,
+        "alarms": rule.alarms,
+        "errors": {k: v["out_of_scope"] for k, v in rule.kinds.items()},
+        "kinds": {k: dict(v) for k, v in rule.kinds.items()},
+        "sha256": rule.sha256,
+    }
+    verdict = "out of scope" if outside else "in scope"
+    return Scope(verdict, score, rule.threshold, UNIT, reason, settings, p_value=p)

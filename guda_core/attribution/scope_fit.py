@@ -1,94 +1,79 @@
-"""How often does the scope's rule err? Bits per dimension of the model's own pictures, of its training pictures, and of
-pictures from elsewhere; the threshold is set on one half of the first two and tried on everything else.
+"""Make a scope's rule for a model and a group set, and measure how often it errs. The rule itself is in `scope`.
 
-threshold = the `quantile` of the calibration half. Foreign pictures come with the libraries that the app needs anyway
-(photographs, handwritten digits), from npm (drawings by teams that the model never saw) and from a generator (noise).
+    look   logistic regression: does a picture belong (own, trained on, held out) or not, from its looks
+    final  logistic regression on that score, made by a fit that did not see the picture, and on the model's signals
+
+Every kind of picture weighs the same within its side, and both sides weigh the same. What is reported is about sources
+that the rule was not made on (`scope_material`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from scipy.stats import binomtest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GroupKFold
 
-from guda_core import paths
-from guda_core.attribution.scope import FILE, UNIT, BitsConfig, bits
-from guda_core.data.captions import captioner_of
-from guda_core.data.dataset import described
+from guda_core.attribution import scope_signals as signals
+from guda_core.attribution.scope import FILE, FORMAT, UNIT, Linear, Rule, combined
+from guda_core.attribution.scope_material import material
+from guda_core.attribution.scope_pictures import Kind
+from guda_core.data.embeddings import Clip
 from guda_core.data.images import hash_pixels
-from guda_core.data.sources import iconify
-from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion.base_model import BaseModel
-from guda_core.errors import DataError
-from guda_core.records import Group, GroupSet, Query
+from guda_core.records import GroupSet
 from guda_core.versions import today, versions
 
-PHOTOGRAPHS = (  # package, file: they come with what requirements.txt installs
-    ("sklearn", "datasets/images/china.jpg"),
-    ("sklearn", "datasets/images/flower.jpg"),
-    ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
-    ("gradio", "media_assets/images/cheetah1.jpg"),
-    ("gradio", "media_assets/images/lion.jpg"),
-    ("gradio", "media_assets/images/tower.jpg"),
-)
-
-
-def _team(package: str, version: str, name: str, author: str, licence: str, link: str) -> Group:
-    source = {"package": f"@iconify-json/{package}", "version": version}
-    return Group(package, name, author=author, licence=licence, link=link, source=source)
-
-
-TEAMS = (
-    _team("fxemoji", "1.2.2", "Firefox OS Emoji", "Mozilla", "Apache-2.0", "https://github.com/mozilla/fxemoji"),
-    _team("game-icons", "1.2.4", "Game Icons", "GameIcons", "CC-BY-3.0", "https://github.com/game-icons/icons"),
-    _team("logos", "1.2.19", "SVG Logos", "Gil Barbara", "CC0-1.0", "https://github.com/gilbarbara/logos"),
-)
 ABOUT = {
     "own": "the model's own pictures",
     "train": "pictures it was trained on",
-    "held-out": "the same teams' drawings of objects never trained on",
-    "fxemoji": "emoji by a team never trained on (Firefox OS Emoji)",
-    "game-icons": "black pictograms by others (Game Icons)",
-    "logos": "company logos (SVG Logos)",
-    "digits": "handwritten digits (scikit-learn)",
-    "photographs": "parts of photographs (scikit-learn, matplotlib, gradio)",
-    "smooth": "blurred coloured noise",
-    "noise": "noise",
-    "plain": "one plain colour",
+    "held-out": "drawings by the same artists that it was not trained on",
 }
-BELONGS = ("own", "train", "held-out")  # calling these out of scope is the error; for the others, not to
 
 
 @dataclass(frozen=True)
 class ScopeConfig:
-    """pictures: of each kind (plain and noise: a third). steps, guidance: of the model's own pictures; those that the
-    rule is tried on are drawn with the app's defaults instead. quantile: of the calibration half."""
+    """pictures: of each kind. Looks are cheap; the model's signals are taken of fewer: `calibrated` of each kind that
+    sets the p-value, `shown` of each foreign kind that is fitted on, `measured` of the others. alarms: share of
+    pictures that belong that may be called foreign. strength: of the penalty on the weights (its inverse)."""
 
-    pictures: int = 48
-    quantile: float = 0.98
+    pictures: int = 120
+    measured: int = 32
+    calibrated: int = 120
+    shown: int = 16
+    alarms: float = 0.05
+    strength: float = 1.0
+    folds: int = 5
     seed: int = 21
-    steps: int = 25
-    guidance: float = 2.5
-    tried_steps: int = 20
-    tried_guidance: float = 3.0
-    bits: BitsConfig = field(default_factory=BitsConfig)
+
+    def most(self, part: str) -> int:
+        """Of how many pictures of a kind in a part of the material the model's signals are taken."""
+        return {"calibration": self.calibrated, "outside": self.shown}.get(part, self.measured)
 
 
 @dataclass(frozen=True)
-class Kind:
-    """Pictures of one kind. pixels: (N, H, W, 3) uint8. sources: N names; pictures of one source are alike."""
+class Measured:
+    """Signals of one kind. look: (N, D). model: (N, M), NaN where not measured. sources: N names."""
 
-    pixels: np.ndarray
+    look: np.ndarray
+    model: np.ndarray
     sources: tuple[str, ...]
+
+    @property
+    def full(self) -> np.ndarray:
+        """(N,) bool: those with both."""
+        return np.isfinite(self.model).all(axis=1)
+
+
+Signals = dict[str, dict[str, Measured]]  # part of the material -> kind -> its signals
 
 
 def share(hits: Sequence[bool], clusters: Sequence[int]) -> dict[str, float]:
@@ -104,149 +89,178 @@ def share(hits: Sequence[bool], clusters: Sequence[int]) -> dict[str, float]:
     return {"value": p, "low": float(found.low), "high": float(found.high), "n": n}
 
 
-def own(model: BaseModel, gs: GroupSet, n: int, *, seed: int, steps: int, guidance: float) -> Kind:
-    """n pictures by the model: captions as in training, evenly over the groups."""
-    g = torch.Generator().manual_seed(seed)
-    objects = torch.randint(len(gs.train_objects), (n,), generator=g).tolist()
-    styles = [list(gs.groups)[i % len(gs.groups)] for i in range(n)]
-    items = [described(s, gs.train_objects[o]) for o, s in zip(objects, styles, strict=True)]
-    asked = [captioner_of(gs).caption(i, g) for i in items]
-    seeds = [seed * 10_000 + i for i in range(n)]
-    made = [
-        model.generate(asked[i : i + 16], seeds=seeds[i : i + 16], steps=steps, guidance=guidance)
-        for i in range(0, n, 16)
-    ]
-    return Kind(np.concatenate(made), tuple(map(str, seeds)))
+def measure(
+    model: BaseModel, clip: Clip, kind: Kind, n: int, seed: int, known: dict[str, np.ndarray] | None = None
+) -> Iterator[float | Measured]:
+    """The looks of all pictures of a kind, the model's signals of n: yields the fraction done, then the result.
 
-
-def real(gs: GroupSet, split: str, n: int, seed: int) -> Kind:
-    """n pictures of a split of the training data. Raises DataError when it was not built."""
-    pictures = load_pictures(gs, split)
-    at = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(seed))[:n].tolist()
-    return Kind(pictures.pixels[at], tuple(f"{pictures.groups[i]}/{pictures.names[i]}" for i in at))
-
-
-def drawings(team: Group, n: int, size: int, seed: int) -> Kind:
-    """n drawings of a team that the model never saw. Raises DataError: npm is missing, or a drawing is damaged."""
-    npm = paths.cache_dir() / "npm-others"
-    package = npm / "node_modules" / iconify.package_of(team)
-    if not (package / "icons.json").is_file():
-        iconify.npm_install(TEAMS, npm)
-    names = sorted(json.loads((package / "icons.json").read_text(encoding="utf-8"))["icons"])
-    chosen = [names[i] for i in np.random.default_rng(seed).permutation(len(names))[:n]]
-    found = iconify.render_icons(package, chosen, size)
-    return Kind(np.stack(list(found.values())), tuple(found))
-
-
-def photographs(n: int, size: int, seed: int) -> Kind:
-    """n square parts of the photographs, 30 to 100% of the shorter side. Raises DataError: a file is not there."""
-    rng, out, names = np.random.default_rng(seed), [], []
-    for i in range(n):
-        package, name = PHOTOGRAPHS[i % len(PHOTOGRAPHS)]
-        spec = find_spec(package)
-        path = Path(spec.origin).parent / name if spec is not None and spec.origin else Path(name)
-        if not path.is_file():
-            raise DataError(f"{package} has no {name} any more; take another photograph in {Path(__file__).name}.")
-        with Image.open(path) as im:
-            side = int(rng.uniform(0.3, 1.0) * min(im.size))
-            x, y = (int(rng.integers(0, s - side + 1)) for s in im.size)
-            part = im.convert("RGB").crop((x, y, x + side, y + side))
-        out.append(np.asarray(part.resize((size, size), Image.Resampling.LANCZOS)))
-        names.append(path.name)
-    return Kind(np.stack(out), tuple(names))
-
-
-def _resized(small: np.ndarray, size: int) -> np.ndarray:
-    return np.asarray(Image.fromarray(small).convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
-
-
-def digits(n: int, size: int, seed: int) -> Kind:
-    """n handwritten digits, dark on white."""
-    from sklearn.datasets import load_digits
-
-    images: np.ndarray = load_digits(return_X_y=True)[0].reshape(-1, 8, 8)
-    at = np.random.default_rng(seed).permutation(len(images))[:n]
-    return Kind(
-        np.stack([_resized((255 - images[i] * 15.9375).astype(np.uint8), size) for i in at]), tuple(map(str, at))
-    )
-
-
-def made_up(n: int, size: int, seed: int) -> dict[str, Kind]:
-    """Noise, blurred noise and plain colours."""
-    rng = np.random.default_rng(seed)
-    noise = rng.integers(0, 256, (n, size, size, 3), dtype=np.uint8)
-    cells = [(2, 3, 4, 6, 8, 12, 16)[i % 7] for i in range(n)]
-    smooth = np.stack([_resized(rng.integers(0, 256, (k, k, 3), dtype=np.uint8), size) for k in cells])
-    colours = np.concatenate([[[255] * 3, [0] * 3, [128] * 3], rng.integers(0, 256, (max(0, n - 3), 3))])[:n]
-    plain = np.broadcast_to(colours.astype(np.uint8)[:, None, None], (n, size, size, 3))
-    return {k: Kind(v, tuple(map(str, range(n)))) for k, v in (("smooth", smooth), ("noise", noise), ("plain", plain))}
-
-
-def kinds(model: BaseModel, gs: GroupSet, c: ScopeConfig) -> dict[str, Kind]:
-    """Every kind of picture that the rule is tried on."""
-    n, size = c.pictures, model.card.resolution
-    out = {"own": own(model, gs, n, seed=c.seed + 1, steps=c.tried_steps, guidance=c.tried_guidance)}
-    pictures = real(gs, "train", 2 * n, c.seed)
-    out["train"] = Kind(pictures.pixels[n:], pictures.sources[n:])
-    out["held-out"] = real(gs, "held_out", n, c.seed)
-    out |= {t.id: drawings(t, n, size, c.seed) for t in TEAMS}
-    out |= {"digits": digits(n, size, c.seed), "photographs": photographs(n, size, c.seed)}
-    return {**out, **made_up(max(1, n // 3), size, c.seed)}
-
-
-def calibration(model: BaseModel, gs: GroupSet, c: ScopeConfig) -> dict[str, Kind]:
-    """What the threshold is set on: none of it is tried again."""
-    half = real(gs, "train", 2 * c.pictures, c.seed)
-    drawn = own(model, gs, c.pictures, seed=c.seed, steps=c.steps, guidance=c.guidance)
-    return {"own": drawn, "train": Kind(half.pixels[: c.pictures], half.sources[: c.pictures])}
-
-
-def _measured(model: BaseModel, kind: Kind, c: ScopeConfig) -> Iterator[float]:
-    for part in kind.pixels:
-        pixels = np.ascontiguousarray(part)
-        yield bits(model, Query(pixels, model.encode(pixels), "", hash_pixels(pixels)), c.bits)
-
-
-def run(
-    model: BaseModel, group_set: GroupSet, folder: Path, config: ScopeConfig | None = None
-) -> Iterator[tuple[str, float]]:
-    """Measure everything, then write `scope.json`; yields (what, fraction).
-
-    Raises:
-        DataError: the training pictures were not built, or npm is missing.
+    known: values measured before, by "look HASH" and "model HASH" of the pixels; what is measured is put into it.
     """
-    c = config or ScopeConfig()
-    known = []
-    for name, kind in calibration(model, group_set, c).items():
-        for value in _measured(model, kind, c):
-            known.append(value)
-            yield f"setting the threshold: {name}", (len(known) - 1) % c.pictures / c.pictures
-    threshold = float(np.quantile(known, c.quantile))
-    rows: dict[str, Any] = {}
-    for name, kind in kinds(model, group_set, c).items():
-        found = []
-        for value in _measured(model, kind, c):
-            found.append(value)
-            yield ABOUT[name], len(found) / len(kind.pixels)
-        at = [list(dict.fromkeys(kind.sources)).index(s) for s in kind.sources]
-        rows[name] = {
-            "about": ABOUT[name],
-            "belongs": name in BELONGS,
-            "out_of_scope": share([v > threshold for v in found], at),
-            "sources": len(set(kind.sources)),
-            "bits": {f"p{q}": round(float(np.percentile(found, q)), 3) for q in (5, 25, 50, 75, 95)},
-            "pixels_sha256": hashlib.sha256(np.ascontiguousarray(kind.pixels).tobytes()).hexdigest(),
-        }
-    record = {
-        "command": f"python -m guda_core assets scope --pictures {c.pictures}",
+    known = {} if known is None else known
+    hashes = [hash_pixels(p) for p in kind.pixels]
+    new = [i for i, h in enumerate(hashes) if f"look {h}" not in known]
+    if new:
+        known.update(
+            {f"look {hashes[i]}": row for i, row in zip(new, signals.look(clip, kind.pixels[new]), strict=True)}
+        )
+    values = np.full((len(hashes), signals.PASSES + 2), np.nan)
+    chosen = np.random.default_rng(seed).permutation(len(hashes))[:n]
+    for done, i in enumerate(chosen, 1):
+        name = f"model {hashes[i]}"
+        if name not in known:
+            pixels = np.ascontiguousarray(kind.pixels[i])
+            known[name] = signals.of_model(model, pixels, model.encode(pixels), hashes[i])
+        values[i] = known[name]
+        yield done / len(chosen)
+    yield Measured(np.stack([known[f"look {h}"] for h in hashes]), values, kind.sources)
+
+
+def _logistic(x: np.ndarray, y: np.ndarray, weights: np.ndarray, strength: float) -> Linear:
+    """Weighted logistic regression as a function of the raw values."""
+    mean = np.average(x, axis=0, weights=weights)
+    scale = np.sqrt(np.average((x - mean) ** 2, axis=0, weights=weights)) + 1e-3
+    z = np.clip((x - mean) / scale, -8, 8)
+    fitted = LogisticRegression(C=strength, max_iter=3000).fit(z, y, sample_weight=weights * len(y) / weights.sum())
+    return Linear(mean, scale, fitted.coef_[0], float(fitted.intercept_[0]))
+
+
+def _weights(kinds: Sequence[str], y: np.ndarray) -> np.ndarray:
+    """(N,): both sides weigh 1, and within a side every kind the same."""
+    out, names = np.zeros(len(y)), np.array(kinds)
+    for side in (0, 1):
+        for k in set(names[y == side]):
+            at = (names == k) & (y == side)
+            out[at] = 1 / at.sum() / len(set(names[y == side]))
+    return out
+
+
+def fit(inside: Mapping[str, Measured], outside: Mapping[str, Measured], c: ScopeConfig) -> tuple[Linear, Linear]:
+    """The two functions of a rule."""
+    parts = [*((0, k, m) for k, m in inside.items()), *((1, k, m) for k, m in outside.items())]
+    y = np.concatenate([np.full(len(m.look), side) for side, _, m in parts])
+    kinds = [f"{side} {k}" for side, k, m in parts for _ in m.look]
+    groups = [f"{side} {k} {s}" for side, k, m in parts for s in m.sources]
+    x, model = (np.concatenate([getattr(m, name) for _, _, m in parts]) for name in ("look", "model"))
+    w = _weights(kinds, y)
+    unseen = np.empty(len(y))
+    for train, test in GroupKFold(c.folds, shuffle=True, random_state=c.seed).split(x, y, groups):
+        unseen[test] = _logistic(x[train], y[train], w[train], c.strength)(x[test])
+    full = np.isfinite(model).all(axis=1)
+    final = _logistic(
+        combined(unseen[full], model[full]), y[full], _weights(list(np.array(kinds)[full]), y[full]), c.strength
+    )
+    return _logistic(x, y, w, c.strength), final
+
+
+def scores(rule: Rule, m: Measured) -> np.ndarray:
+    """The scores of those pictures that have all signals."""
+    return rule.scores(m.look[m.full], m.model[m.full])
+
+
+def make_rule(found: Signals, c: ScopeConfig, *, without: str = "") -> Rule:
+    """The rule from measured signals. without: a kind of foreign pictures to leave out of the fit."""
+    outside = {k: m for k, m in found["outside"].items() if k != without}
+    look, final = fit(found["inside"], outside, c)
+    rule = Rule(look, final, np.empty(0), c.alarms)
+    each = [scores(rule, m) for m in found["calibration"].values()]
+    n = min(map(len, each))  # as many of each, so that none outweighs the others
+    rng = np.random.default_rng(c.seed)
+    return Rule(look, final, np.sort(np.concatenate([rng.permutation(s)[:n] for s in each])).round(4), c.alarms)
+
+
+def auroc(inside: np.ndarray, outside: np.ndarray, sources: Sequence[str], seed: int) -> dict[str, float]:
+    """How often a foreign picture scores above one that belongs, with its 95% interval: a bootstrap over pictures that
+    belong and over sources of foreign ones (over pictures where there is one source)."""
+    rng = np.random.default_rng(seed)
+    names = np.array(sources if len(set(sources)) > 1 else [str(i) for i in range(len(outside))])
+    at = [np.flatnonzero(names == s) for s in dict.fromkeys(names.tolist())]
+
+    def area(a: np.ndarray, b: np.ndarray) -> float:
+        return float(roc_auc_score(np.r_[np.zeros(len(a)), np.ones(len(b))], np.r_[a, b]))
+
+    again = []
+    for _ in range(300):
+        chosen = np.concatenate([at[i] for i in rng.integers(len(at), size=len(at))])
+        again.append(area(rng.choice(inside, len(inside)), outside[chosen]))
+    low, high = np.percentile(again, [2.5, 97.5])
+    return {"value": area(inside, outside), "low": float(low), "high": float(high), "n": len(outside)}
+
+
+def figures_of(rule: Rule, tried: Mapping[str, Measured], c: ScopeConfig) -> dict[str, dict[str, Any]]:
+    """Kind -> how often it was called out of scope, its AUROC where it is foreign, number of sources."""
+    found = {k: scores(rule, m) for k, m in tried.items()}
+    inside = np.concatenate([found[k] for k in ABOUT if k in found])
+    out: dict[str, dict[str, Any]] = {}
+    for k, s in found.items():
+        names = [n for n, ok in zip(tried[k].sources, tried[k].full, strict=True) if ok]
+        at = [list(dict.fromkeys(names)).index(n) for n in names]
+        out[k] = {"out_of_scope": share(list(s >= rule.threshold), at), "sources": len(set(names))}
+        if k not in ABOUT:
+            out[k]["auroc"] = auroc(inside, s, names, c.seed)
+    return out
+
+
+def rounded(value: Any) -> Any:
+    """The figures with four decimals, in nested dicts."""
+    if isinstance(value, dict):
+        return {k: rounded(v) for k, v in value.items()}
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def record(rule: Rule, kinds: Mapping[str, Any], c: ScopeConfig, *, base_sha256: str, command: str) -> dict[str, Any]:
+    """What `scope.json` holds."""
+    return {
+        "format": FORMAT,
+        "command": command,
         "config": asdict(c),
-        "base_sha256": model.sha256,
+        "base_sha256": base_sha256,
         "unit": UNIT,
-        "threshold": threshold,
-        "kinds": rows,
-        "credits": {t.id: f"{iconify.spec(t)}, {t.author}, {t.licence}, {t.link}" for t in TEAMS},
+        "alarms": rule.alarms,
+        "threshold": rule.threshold,
+        "signals": list(signals.names()),
+        "look": rule.look.plain(),
+        "final": rule.final.plain(),
+        "calibration": rule.calibration.tolist(),
+        "kinds": {k: {"about": ABOUT.get(k, k), "belongs": k in ABOUT, **rounded(v)} for k, v in kinds.items()},
         "versions": {**versions(), "torch_threads": torch.get_num_threads()},
         "date": today(),
     }
+
+
+def run(
+    model: BaseModel,
+    clip: Clip,
+    group_set: GroupSet,
+    folder: Path,
+    config: ScopeConfig | None = None,
+    *,
+    foreign: Path | None = None,
+) -> Iterator[tuple[str, float]]:
+    """Make the rule, measure it, then write `scope.json`; yields (what, fraction).
+
+    Raises:
+        DataError: the training pictures were not fetched, or `foreign` has no pictures.
+    """
+    c = config or ScopeConfig()
+    yield "drawing", 0.0
+    parts = material(model, group_set, n=c.pictures, seed=c.seed, foreign=foreign)
+    yield "drawing", 1.0
+    found: Signals = {}
+    for part in ("inside", "outside", "calibration", "tried"):
+        found[part] = {}
+        for kind, pictures in getattr(parts, part).items():
+            for step in measure(model, clip, pictures, c.most(part), c.seed):
+                if isinstance(step, Measured):
+                    found[part][kind] = step
+                else:
+                    yield f"{part}: {kind}", step
+    rule = make_rule(found, c)
+    command = f"python -m guda_core assets scope --pictures {c.pictures}{' --foreign FOLDER' if foreign else ''}"
+    kinds = figures_of(rule, found["tried"], c)
+    write(folder, record(rule, kinds, c, base_sha256=model.sha256, command=command))
+
+
+def write(folder: Path, made: Mapping[str, Any]) -> None:
+    """Write `scope.json` into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (folder / FILE).write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")

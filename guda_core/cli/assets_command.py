@@ -80,11 +80,18 @@ def scope(
     folder: Annotated[
         Path | None, typer.Option(help="Where scope.json goes. Default: runs/MODEL/SET of the workspace.")
     ] = None,
-    pictures: Annotated[int, typer.Option(min=4, help="Number of pictures of each kind.")] = 48,
+    pictures: Annotated[int, typer.Option(min=12, help="Number of pictures of each kind.")] = 120,
+    foreign: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with pictures that the model did not make: FOLDER/KIND/*.png or FOLDER/KIND/SOURCE/*.png."
+        ),
+    ] = None,
 ) -> None:
-    """Measure the rule that says whether the model could have made a picture: its threshold and how often it errs.
+    """Make the rule that says whether the model could have made a picture, and measure how often it is wrong.
 
-    Needs npm for drawings that the model never saw.
+    It is fitted on the set's pictures, on pictures that the model draws, and on foreign ones: photographs that come
+    with the app, what a generator draws, and those in --foreign. The more kinds and sources are in there, the better.
     """
     from guda_core.attribution import scope_fit
     from guda_core.attribution.scope import FILE
@@ -92,7 +99,8 @@ def scope(
 
     service = service_of(model, group_set)
     where = folder or run(service.model.card.id, service.group_set.id).own
-    follow(scope_fit.run(service.model, service.group_set, where, scope_fit.ScopeConfig(pictures=pictures)))
+    config = scope_fit.ScopeConfig(pictures=pictures, measured=max(6, pictures // 2))
+    follow(scope_fit.run(service.model, service.clip, service.group_set, where, config, foreign=foreign))
     say(f"Written: {where / FILE}")
 
 

@@ -108,8 +108,11 @@ def _one(
             bar.update(task, completed=a.progress, note=known[a.method].name)
     scope = service.scope(query)
     say(f"{VERDICTS[scope.verdict]} {scope.reason}")
-    for a in final.values():
-        _show_answer(a, service.group_set, known[a.method])
+    if scope.verdict == "out of scope":
+        note("The scores are in --json and --report. About such a picture they say nothing.")
+    else:
+        for a in final.values():
+            _show_answer(a, service.group_set, known[a.method])
     if json_file is None and report_file is None:
         return
     about: dict[str, Any] = {"settings": {"effort": effort, "methods": methods}, "provenance": service.provenance()}

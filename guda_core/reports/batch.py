@@ -268,6 +268,7 @@ class Batch:
             "file_sha256": record["picture"]["file_sha256"],
             "pixels_sha256": record["picture"]["pixels_sha256"],
             "prompt": record["picture"]["prompt"],
+            "scope": (record["scope"] or {}).get("verdict", "not assessed"),
             "report": path.relative_to(self.out).as_posix(),
             "report_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         }

@@ -198,7 +198,8 @@ def _judged(verdict: Verdict, before: Mapping[str, Any], now: Scope) -> Verdict:
     found = _scoped(before, asdict(now))
     rule = {k: s.get("settings", {}).get("sha256") for k, s in (("then", before), ("now", asdict(now)))}
     if now.verdict == "not assessed" or rule["then"] != rule["now"]:
-        return replace(verdict, environment=(*verdict.environment, *found))
+        other = Change("scope/rule", rule["then"], rule["now"])  # another rule made that verdict: told, not judged
+        return replace(verdict, environment=(*verdict.environment, other, *found))
     outcome = verdict.outcome
     if any(not c.within for c in found):
         outcome = "different"

@@ -231,7 +231,9 @@ def _scope(found: dict[str, Any] | None) -> Html:
         rows.append((str(kind.get("about", "?")), rare, _counted(kind.get("out_of_scope"))))
     head = ("Pictures", "The warning should come", "It came for this fraction")
     body = table("How often pictures are called foreign to the model", head, rows)
-    return Html(title + note("It recognises photographs and noise. It misses most drawings by others.") + body)
+    return Html(
+        title + note("Kinds with a low fraction cannot be told apart well: for these the verdict says little.") + body
+    )
 
 
 def _speed(found: dict[str, Any] | None) -> Html:

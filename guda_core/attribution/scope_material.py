@@ -1,0 +1,104 @@
+"""Which pictures a scope's rule is made from: the model's own, the group set's, and foreign ones.
+
+Pictures are split three ways: to fit on, to set the p-value on (pictures that belong alone), and to try it on. Those of
+one source, and the drawings of one object, are never on two sides of the split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from guda_core.attribution.scope_pictures import Kind, installed_photographs, made_up, read_folder
+from guda_core.data.captions import captioner_of
+from guda_core.data.dataset import described, in_memory
+from guda_core.data.sources.source import open_dataset
+from guda_core.diffusion.base_model import BaseModel
+from guda_core.records import GroupSet
+
+STEPS, GUIDANCE = 20, 3.0  # of the model's own pictures, as in the app
+
+
+@dataclass(frozen=True)
+class Material:
+    """Pictures by kind. inside: that belong; outside: that do not. calibration: inside, not fitted on. tried: kind ->
+    pictures that the rule is tried on, of kinds on both sides."""
+
+    inside: Mapping[str, Kind]
+    outside: Mapping[str, Kind]
+    calibration: Mapping[str, Kind]
+    tried: Mapping[str, Kind]
+
+
+def own(model: BaseModel, gs: GroupSet, n: int, seed: int) -> Kind:
+    """n pictures by the model: captions as in training, evenly over the groups; no caption where it reads none."""
+    g = torch.Generator().manual_seed(seed)
+    styles = [list(gs.groups)[i % len(gs.groups)] for i in range(n)]
+    asked = [""] * n
+    if model.tokenizers and gs.train_objects:
+        objects = torch.randint(len(gs.train_objects), (n,), generator=g).tolist()
+        items = [described(s, gs.train_objects[o]) for o, s in zip(objects, styles, strict=True)]
+        asked = [captioner_of(gs).caption(i, g) for i in items]
+    elif model.tokenizers:
+        known = captioner_of(gs).examples()
+        asked = [known[i] for i in torch.randint(len(known), (n,), generator=g).tolist()]
+    seeds = [seed * 10_000 + i for i in range(n)]
+    made = [
+        model.generate(asked[i : i + 16], seeds=seeds[i : i + 16], steps=STEPS, guidance=GUIDANCE)
+        for i in range(0, n, 16)
+    ]
+    return Kind(np.concatenate(made), tuple(map(str, seeds)))
+
+
+def real(gs: GroupSet, split: str, n: int, *, size: int, seed: int) -> Kind:
+    """At most n pictures of a split of the group set, at the model's size. Their source is what they show: the drawings
+    of one object by all groups stay together. Raises DataError when it was not built."""
+    items = open_dataset(gs).split(split)
+    if not len(items):
+        return Kind(np.empty((0, size, size, 3), np.uint8), ())
+    at = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed))[:n].tolist()
+    pictures = in_memory([items[i] for i in at], size)
+    return Kind(pictures.pixels, pictures.names)
+
+
+def split(kind: Kind, parts: int) -> list[Kind]:
+    """The pictures in parts; those of one source stay together, and sources go round in the order of their hashes."""
+    rank = sorted(set(kind.sources), key=lambda s: hashlib.sha256(s.encode()).digest())
+    turn = {s: i % parts for i, s in enumerate(rank)}
+    at = np.array([turn[s] for s in kind.sources])
+    return [kind.where(at == i) for i in range(parts)]
+
+
+def material(model: BaseModel, gs: GroupSet, *, n: int, seed: int, foreign: Path | None = None) -> Material:
+    """Pictures from what is at hand: the model, the group set, a generator, photographs that come with the app's own
+    libraries, and a folder. A kind that has one source alone is tried and not fitted on.
+
+    Raises:
+        DataError: the training pictures were not fetched, or the folder has no pictures.
+    """
+    size = model.card.resolution
+    drawn = split(own(model, gs, 3 * (n // 2), seed), 3)
+    held = split(real(gs, "held_out", 3 * n, size=size, seed=seed), 3)
+    trained = split(real(gs, "train", 2 * n, size=size, seed=seed), 2)
+    if not all(len(k.sources) for k in held):  # nothing is held out: pictures that it was trained on stand in
+        held = split(trained[1], 3)
+    strange = {**made_up(n, size, seed), "photographs": installed_photographs(n, size, seed)}
+    for name, kind in (read_folder(foreign, size) if foreign is not None else {}).items():
+        strange[name] = kind if name not in strange else joined(strange[name], kind)
+    halves = {k: split(v, 2) if len(set(v.sources)) > 1 else [v.where(np.zeros(0, int)), v] for k, v in strange.items()}
+    return Material(
+        {"own": drawn[0], "train": trained[0], "held-out": held[0]},
+        {k: v[0] for k, v in halves.items() if len(v[0].sources)},
+        {"own": drawn[1], "held-out": held[1]},
+        {"own": drawn[2], "train": trained[1], "held-out": held[2], **{k: v[1] for k, v in halves.items()}},
+    )
+
+
+def joined(a: Kind, b: Kind) -> Kind:
+    """The pictures of both."""
+    return Kind(np.concatenate([a.pixels, b.pixels]), (*a.sources, *b.sources))
