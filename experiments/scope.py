@@ -53,15 +53,15 @@ def material(service: LocalService, c: ScopeConfig) -> Material:
     """All pictures, fetched and drawn."""
     size, gs = service.model.card.resolution, service.group_set
     own, held = split(drawn(), 3), split(scope_material.real(gs, "held_out", 10_000, size=size, seed=c.seed), 3)
-    trained = split(scope_material.real(gs, "train", 10_000, size=size, seed=c.seed), 2)
+    trained = split(scope_material.real(gs, "train", 10_000, size=size, seed=c.seed), 3)
     shown, tried = (read_folder(foreign.root() / part, size) for part in ("fit", "tried"))
     for name, kind in made_up(c.pictures, size, c.seed).items():
         shown[name] = kind if name not in shown else scope_material.joined(shown[name], kind)
     return Material(
         {"own": own[0], "train": trained[0], "held-out": held[0]},
         shown,
-        {"own": own[1], "held-out": held[1]},
-        {"own": own[2], "train": trained[1], "held-out": held[2], **tried},
+        {"own": own[1], "train": trained[1], "held-out": held[1]},
+        {"own": own[2], "train": trained[2], "held-out": held[2], **tried},
     )
 
 
@@ -76,7 +76,8 @@ def measured(service: LocalService, parts: Material, c: ScopeConfig, into: Signa
         into[part] = {}
         for kind, pictures in getattr(parts, part).items():
             before = len(known)
-            for step in scope_fit.measure(service.model, service.clip, pictures, c.most(part), c.seed, known):
+            most = c.measured if kind == EMOJI else c.most(part)  # the teams are tried one by one
+            for step in scope_fit.measure(service.model, service.clip, pictures, most, c.seed, known):
                 if isinstance(step, Measured):
                     into[part][kind] = step
                 else:

@@ -182,6 +182,14 @@ def test_the_score_of_looks_that_the_last_step_learns_from_is_not_of_the_same_pi
     assert abs(final.weights[0]) < np.abs(final.weights[1 : M + 1]).max()
 
 
+def test_the_area_is_that_of_another_library_also_in_ties():
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 9, 50).astype(float), rng.integers(3, 12, 30).astype(float)
+    assert fitting.above(a, b) == pytest.approx(roc_auc_score([0] * 50 + [1] * 30, np.r_[a, b]))
+
+
 def test_pictures_of_one_source_stay_together():
     kind = Kind(
         np.arange(60, dtype=np.uint8).reshape(60, 1, 1, 1).repeat(3, axis=3), tuple("abcdef"[i % 6] for i in range(60))
@@ -195,18 +203,18 @@ def test_pictures_of_one_source_stay_together():
 
 
 def rule_of(bias: float = 0.0, looks: int = 28, n: int = 39) -> Rule:
-    flat = [Linear(np.zeros(d), np.ones(d), np.zeros(d), b) for d, b in ((looks, 0.0), (2 * M + 1, bias))]
+    look, final = (Linear(np.zeros(d), np.ones(d), np.zeros(d), b) for d, b in ((looks, 0.0), (2 * M + 1, bias)))
     kinds = {
         "noise": {"about": "noise", "belongs": False, "out_of_scope": {"value": 1.0, "low": 0.9, "high": 1.0, "n": 9}}
     }
-    return Rule(*flat, np.arange(n, dtype=float), 0.05, kinds, "abc")
+    return Rule(look, final, np.arange(n, dtype=float), 0.05, kinds, "abc")
 
 
 def test_the_verdict_tells_the_p_value_and_the_kinds(service):
     q = query(service.model)
     outside = judge(rule_of(38.5), service.model, service.clip, q)
     assert outside.verdict == "out of scope" and outside.p_value == 1 / 40 and outside.value == 38.5
-    assert outside.threshold is not None and outside.value >= outside.threshold and "p = 0.025" in outside.reason
+    assert outside.threshold == pytest.approx(37.0) and "p = 0.025" in outside.reason
     assert outside.settings["errors"]["noise"]["value"] == 1.0 and outside.settings["sha256"] == "abc"
     assert not outside.settings["kinds"]["noise"]["belongs"]
     inside = judge(rule_of(20.0), service.model, service.clip, q)

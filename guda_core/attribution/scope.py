@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -164,4 +165,5 @@ def judge(rule: Rule | str, model: BaseModel, clip: Clip, query: Query) -> Scope
         "sha256": rule.sha256,
     }
     verdict = "out of scope" if outside else "in scope"
-    return Scope(verdict, score, rule.threshold, UNIT, reason, settings, p_value=p)
+    least = rule.threshold if math.isfinite(rule.threshold) else None
+    return Scope(verdict, score, least, UNIT, reason, settings, p_value=p)

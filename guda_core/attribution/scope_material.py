@@ -82,21 +82,19 @@ def material(model: BaseModel, gs: GroupSet, *, n: int, seed: int, foreign: Path
         DataError: the training pictures were not fetched, or the folder has no pictures.
     """
     size = model.card.resolution
-    drawn = split(own(model, gs, 3 * (n // 2), seed), 3)
-    held = split(real(gs, "held_out", 3 * n, size=size, seed=seed), 3)
-    trained = split(real(gs, "train", 2 * n, size=size, seed=seed), 2)
-    if not all(len(k.sources) for k in held):  # nothing is held out: pictures that it was trained on stand in
-        held = split(trained[1], 3)
+    every = {
+        "own": own(model, gs, 3 * (n // 2), seed),
+        "train": real(gs, "train", 3 * n, size=size, seed=seed),
+        "held-out": real(gs, "held_out", 3 * n, size=size, seed=seed),
+    }
+    thirds = {k: split(v, 3) for k, v in every.items() if len(set(v.sources)) >= 3}  # some sets hold nothing out
+    fitted, calibrated, tried = ({k: v[i] for k, v in thirds.items()} for i in range(3))
     strange = {**made_up(n, size, seed), "photographs": installed_photographs(n, size, seed)}
     for name, kind in (read_folder(foreign, size) if foreign is not None else {}).items():
         strange[name] = kind if name not in strange else joined(strange[name], kind)
     halves = {k: split(v, 2) if len(set(v.sources)) > 1 else [v.where(np.zeros(0, int)), v] for k, v in strange.items()}
-    return Material(
-        {"own": drawn[0], "train": trained[0], "held-out": held[0]},
-        {k: v[0] for k, v in halves.items() if len(v[0].sources)},
-        {"own": drawn[1], "held-out": held[1]},
-        {"own": drawn[2], "train": trained[1], "held-out": held[2], **{k: v[1] for k, v in halves.items()}},
-    )
+    shown = {k: v[0] for k, v in halves.items() if len(v[0].sources)}
+    return Material(fitted, shown, calibrated, {**tried, **{k: v[1] for k, v in halves.items()}})
 
 
 def joined(a: Kind, b: Kind) -> Kind:

@@ -80,7 +80,7 @@ def scope(
     folder: Annotated[
         Path | None, typer.Option(help="Where scope.json goes. Default: runs/MODEL/SET of the workspace.")
     ] = None,
-    pictures: Annotated[int, typer.Option(min=12, help="Number of pictures of each kind.")] = 120,
+    pictures: Annotated[int, typer.Option(min=24, help="Number of pictures of each kind.")] = 120,
     foreign: Annotated[
         Path | None,
         typer.Option(

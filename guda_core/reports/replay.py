@@ -197,8 +197,10 @@ def _judged(verdict: Verdict, before: Mapping[str, Any], now: Scope) -> Verdict:
     told and not judged."""
     found = _scoped(before, asdict(now))
     rule = {k: s.get("settings", {}).get("sha256") for k, s in (("then", before), ("now", asdict(now)))}
-    if now.verdict == "not assessed" or rule["then"] != rule["now"]:
-        other = Change("scope/rule", rule["then"], rule["now"])  # another rule made that verdict: told, not judged
+    if now.verdict == "not assessed":
+        return replace(verdict, environment=(*verdict.environment, *found))
+    if rule["then"] != rule["now"]:  # another rule made that verdict
+        other = Change("scope/rule", rule["then"], rule["now"])
         return replace(verdict, environment=(*verdict.environment, other, *found))
     outcome = verdict.outcome
     if any(not c.within for c in found):
