@@ -54,7 +54,7 @@ TABLE = (
 PLACES = {
     "diffusers": ("diffusion.*", "experiments.*"),
     "peft": ("unlearning.lora",),
-    "matplotlib": ("reports.figures", "ui.plots"),
+    "matplotlib": ("reports.figures", "ui.plots", "experiments.foreign_drawn"),
     "jsonschema": ("reports.read",),
     "gradio": ("ui", "ui.*", "app"),
     "typer": ("cli", "cli.*", "experiments.*"),
