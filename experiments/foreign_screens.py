@@ -27,9 +27,11 @@ def _shots(visits: Sequence[tuple[Path | None, str, tuple[int, int]]]) -> Iterat
     at: list[Path] = []  # the folder of the site that is shown
 
     def answer(route: Route) -> None:
-        asked = at[-1] / unquote(urlparse(route.request.url).path).lstrip("/") if at else Path()
-        inside = route.request.url.startswith(SITE) and asked.is_file()
-        route.fulfill(path=asked) if inside else route.abort()
+        asked = at[-1] / unquote(urlparse(route.request.url).path).lstrip("/") if at else None
+        if asked is not None and route.request.url.startswith(SITE) and asked.is_file():
+            route.fulfill(path=asked)
+        else:
+            route.abort()
 
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
