@@ -214,3 +214,18 @@ def test_every_method_that_can_be_offered_says_what_its_score_is():
         assert not [w for w in FORBIDDEN if w in info.note.replace("not a share", "")]
     said = [METHODS[m].info() for m in METHODS]
     assert [i.id for i in said if i.main] == ["guda"] and [i.id for i in said if i.oracle] == ["logo"]
+
+
+def test_what_the_scope_check_often_misses_is_said_beside_a_verdict_of_in_scope():
+    def kind(about, value, belongs=False):
+        return {"about": about, "belongs": belongs, "out_of_scope": {"value": value, "low": 0, "high": 1, "n": 9}}
+
+    kinds = {"a": kind("drawn by hand", 0.06), "b": kind("photographs", 1.0), "c": kind("own pictures", 0.05, True)}
+    kinds["d"] = kind("coloured icons", 0.31)
+    inside = Scope("in scope", 0.1, 1.0, "x", "p = 0.500.", {"kinds": kinds})
+    said = words.scope_note(inside)
+    assert "misses most of these: drawn by hand (6% are found), coloured icons (31% are found)." in said
+    assert "photographs" not in said and "own pictures" not in said
+    outside = dataclasses.replace(inside, verdict="out of scope")
+    assert "misses" not in words.scope_note(outside)
+    assert "misses" not in words.scope_note(dataclasses.replace(inside, settings={}))

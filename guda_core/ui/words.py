@@ -112,8 +112,16 @@ def strip(a: Attribution, group_set: GroupSet) -> str:
 
 
 def scope_note(scope: Scope) -> str:
-    """Whether the model could have made the picture, for a line below the answer."""
-    return f"{VERDICTS[scope.verdict]} {scope.reason}".strip()
+    """Whether the model could have made the picture, for a line below the answer; with the kinds of foreign pictures
+    that the check calls out of scope less than half of the time."""
+    missed = ""
+    if scope.verdict == "in scope":
+        kinds = [k for k in scope.settings.get("kinds", {}).values() if not k["belongs"]]
+        often = [k for k in kinds if k["out_of_scope"]["value"] < 0.5]
+        often.sort(key=lambda k: k["out_of_scope"]["value"])
+        told = [f"{k['about']} ({100 * k['out_of_scope']['value']:.0f}% are found)" for k in often]
+        missed = f"This check misses most of these: {', '.join(told)}." if told else ""
+    return f"{VERDICTS[scope.verdict]} {scope.reason} {missed}".strip()
 
 
 def first_of(a: Attribution, group_set: GroupSet) -> str:
