@@ -24,7 +24,7 @@ from guda_core.diffusion.pace import Pace
 from guda_core.errors import ModelError, OptionError
 from guda_core.paths import Folder
 from guda_core.records import Attribution, Cost, GroupSet, MethodInfo, Provenance, Query, Scope
-from guda_core.service import Step, check_methods, find_effort
+from guda_core.service import Recorded, Step, check_methods, find_effort
 from guda_core.stored_figures import read_validation
 
 START_S = 0.2  # of an answer before and beside its passes
@@ -145,16 +145,22 @@ class LocalService:
         cut = (f"The prompt has {n} tokens; the model reads the first {most}.",) if n > most else ()
         return (*cut, *prompt_notes(prompt, self.model.tokenizers))
 
-    def attribute(self, query: Query, *, methods: Sequence[str], effort: str) -> Iterator[Attribution]:
-        budget = budget_of(effort)
+    def attribute(
+        self, query: Query, *, methods: Sequence[str], effort: str, recorded: Recorded | None = None
+    ) -> Iterator[Attribution]:
+        budget = budget_of(effort, recorded)
         check_methods(methods, self.offered, self.not_offered)
         yield from answers(self.offered, methods, query, budget)
 
 
-def budget_of(effort: str) -> Budget:
-    """The computing that an effort stands for. Raises OptionError when there is no such effort."""
+def budget_of(effort: str, recorded: Recorded | None = None) -> Budget:
+    """The computing that an effort stands for, or stood for in a report. Raises OptionError when there is no such
+    effort."""
     e = find_effort(effort)
-    return Budget(draws=e.draws, per_pass=e.per_pass)
+    if recorded is None:
+        return Budget(draws=e.draws, per_pass=e.per_pass, race=e.race)
+    race = e.race if recorded.raced else None
+    return Budget(draws=e.draws, per_pass=e.per_pass, race=race, follow=recorded.draws)
 
 
 def load_service(model: str | None = None, *, group_set: str | None = None, fall_back: bool = True) -> LocalService:
