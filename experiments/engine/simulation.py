@@ -22,7 +22,7 @@ import numpy as np
 
 from guda_core.attribution.racing import Racing, passes
 from guda_core.diffusion import likelihood
-from guda_core.service import Race
+from guda_core.service import EFFORTS, Race
 
 FULL = "full"
 
@@ -114,12 +114,13 @@ def simulate(
 
 RULES: Mapping[str, tuple[int, Race]] = {
     "6, after 2": (6, Race((2, 4), width=0.0)),
+    "24, after 1": (24, Race((1, 2, 4, 8, 16), width=0.0)),
     "24, after 2": (24, Race((2, 4, 8, 16), width=0.0)),
+    "24, after 2, error 5%": (24, Race((2, 4, 8, 16), error=0.05, width=0.0)),
     "24, after 4": (24, Race((4, 8, 16), width=0.0)),
     "24, after 2, every 2": (24, Race(tuple(range(2, 24, 2)), width=0.0)),
     "24, after 2, keep 2": (24, Race((2, 4, 8, 16), keep=2, width=0.0)),
-    "24, after 2, to 10%": (24, Race((2, 4, 8, 16), width=0.1)),
-    "24, after 2, to 5%": (24, Race((2, 4, 8, 16), width=0.05)),
+    **{k: (e.draws, e.race) for k, e in EFFORTS.items() if e.race is not None},
 }
 
 

@@ -8,8 +8,9 @@ At a look, all groups that still go on have the same m draws. With L the first o
     g stops         when b_g > 0 and g is not among the first `keep`
     all stop        when b_g > 0 for every g that goes on, and the interval of L is no wider than +- width |score_L|
 
-So a group that is as good as the leader is stopped, or called behind, in at most `error` of all answers. A race depends
-on the values alone: the same values give the same draws. Racing by such bounds: Maron and Moore 1993 (Hoeffding races).
+So the group that is truly the first is stopped, or called behind, in at most `error` of all answers: against it stand
+as many rivals, at as many looks. A race depends on the values alone: the same values give the same draws. Racing by
+such bounds: Maron and Moore 1993 (Hoeffding races).
 """
 
 from __future__ import annotations
