@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -58,6 +58,7 @@ class LocalService:
         self.offered, self.not_offered = load_methods(context)
         self.rule = scopes.read_rule(rule, base_sha256=model.sha256) if rule is not None else scopes.UNKNOWN
         self.pace = Pace(model)
+        self._saved: dict[tuple[frozenset[str], str], int] = {}  # forward passes, by what was asked
         self._captions: tuple[list[str], torch.Tensor] | None = None  # what CLIP chooses from, read when first asked
 
     def method(self, kind: type[M]) -> M:
@@ -100,7 +101,9 @@ class LocalService:
         return total_cost(self.offered, methods, budget)
 
     def estimate(self, methods: Sequence[str], effort: str) -> float:
-        return START_S + self.pace.seconds(self.cost(methods, effort))
+        """Of all passes at most, less those that a race saved the last time that the same was asked."""
+        cost, saved = self.cost(methods, effort), self._saved.get((frozenset(methods), effort), 0)
+        return START_S + self.pace.seconds(replace(cost, forward=cost.forward - saved))
 
     def query(self, pixels: np.ndarray, prompt: str, **more: object) -> Query:
         """A Query of pixels at the model's resolution, (H, W, 3) uint8."""
@@ -150,7 +153,21 @@ class LocalService:
     ) -> Iterator[Attribution]:
         budget = budget_of(effort, recorded)
         check_methods(methods, self.offered, self.not_offered)
-        yield from answers(self.offered, methods, query, budget)
+        final: dict[str, Attribution] = {}
+        for a in answers(self.offered, methods, query, budget):
+            final[a.method] = a
+            yield a
+        self._saved[frozenset(methods), effort] = saved_passes(final.values(), budget)
+
+
+def saved_passes(found: Iterable[Attribution], budget: Budget) -> int:
+    """Forward passes that races saved in the final answers of one request, the full model's counted once."""
+    sampled = [a.kl for a in found if a.kl is not None and a.reached is not None]
+    if not sampled:
+        return 0
+    strata = len(sampled[0].edges) - 1
+    groups = sum(budget.draws - v.shape[1] for kl in sampled for v in kl.without.values())
+    return strata * (groups + budget.draws - max(kl.t.shape[1] for kl in sampled))
 
 
 def budget_of(effort: str, recorded: Recorded | None = None) -> Budget:

@@ -19,8 +19,8 @@ class Race:
     """When groups stop before all draws are made (`attribution.racing`).
 
     looks: numbers of draws, rising, after which groups may stop. keep: so many go on whatever they score. error:
-    chance that the group that is truly the first is stopped. width: of the leader's interval to each side that is narrow
-    enough, as a share of its score.
+    chance that the group that is truly the first is stopped. width: of the leader's interval to each side that is
+    narrow enough, as a share of its score.
     """
 
     looks: tuple[int, ...]

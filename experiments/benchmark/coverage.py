@@ -10,8 +10,8 @@ is part of S, so Var(s_r - S) = Var(s_r) (1 - m / draws); the interval counts as
 which against the true value has the same probability. Likewise for "the first two can be told apart": how often that
 was said, and how often the full budget then has another group first.
 
-Scorings race as the efforts do: a group that is clearly behind has fewer draws, and a clear answer ends early. m is then
-each group's own number.
+Scorings race as the efforts do: a group that is clearly behind has fewer draws, and a clear answer ends early. m is
+then each group's own number.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ def told_apart(
 ) -> list[tuple[bool, bool]]:
     """Of each scoring of m draws: were the first two told apart, and was the first the full budget's first?
 
-    offset: what is added to each group's scores, nats. made: the draws of each scoring, where a race left fewer."""
+    without: group -> (K, M), nats; where a race left fewer draws (made: of each scoring), less the full model's values.
+    offset: what is added to each group's scores, nats."""
     ids = list(without)
     added = np.array([offset.get(g, 0.0) for g in ids])
     kl = np.stack([without[g] for g in ids])  # (G, K, M)
@@ -144,7 +145,8 @@ def measure(
                 found = held(kl_full[q], v, strata, m, [n[g] for n in made[q]])
                 hits += found
                 of_hits += [q] * len(found)
-            for apart, first in told_apart(each[q], strata, m, added, made[q]):
+            drops = {g: v - kl_full[q] for g, v in each[q].items()}  # comparable when draws differ in number
+            for apart, first in told_apart(drops, strata, m, added, made[q]):
                 said.append(apart)
                 of_said.append(q)
                 if apart:

@@ -11,7 +11,7 @@ import json
 import re
 from typing import Any
 
-from experiments.tables import agreement
+from experiments.tables import agreement, engine_table
 from guda_core.paths import ROOT, SHIPPED_RUN
 from guda_core.unlearning.health import KINDS
 
@@ -140,6 +140,7 @@ RENDER = {
     "training": training,
     "health": health,
     **agreement.RENDER,
+    **engine_table.RENDER,
 }
 
 

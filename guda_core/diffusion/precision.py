@@ -1,8 +1,8 @@
 """The type that a model's weights run in: float32 on a CPU and the card's type on a GPU, unless GUDA_DTYPE says
 otherwise.
 
-bfloat16 is more than twice as fast where the processor multiplies it in hardware (AMX, AVX512-BF16), and slower where it
-does not. What it does to scores is measured (`experiments.engine`).
+bfloat16 is more than twice as fast where the processor multiplies it in hardware (AMX, AVX512-BF16), and slower where
+it does not. What it does to scores is measured (`experiments.engine`).
 """
 
 from __future__ import annotations
