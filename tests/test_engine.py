@@ -12,6 +12,7 @@ import torch
 from experiments.benchmark import coverage
 from experiments.engine import __main__ as command
 from experiments.engine import engine_parts, reference_loop, simulation
+from guda_core.attribution.guda import Guda
 from guda_core.attribution.method import Budget
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.batches import LEAST, MOST, fitting_batch
@@ -60,7 +61,7 @@ def test_moved_values_have_the_scores_that_they_are_moved_to():
 
 def test_coverage_counts_each_groups_own_draws():
     v, race = of((60, 57, 40, 0, 0), 0.05, 1, 24)[0], Race((2, 4), width=0.0)
-    without = dict(zip(IDS, v[1:], strict=True))
+    without: dict[str, np.ndarray] = dict(zip(map(str, IDS), v[1:], strict=True))
     made = coverage.counted(v[0], without, STRATA, 6, race, {})
     assert len(made) == 4 and all(m["a"] == 6 and m["e"] < 6 for m in made)
     assert coverage.counted(v[0], without, STRATA, 6, None, {}) == [dict.fromkeys(IDS, 6)] * 4
@@ -77,7 +78,7 @@ def test_coverage_counts_each_groups_own_draws():
 
 def test_the_loop_of_before_gives_the_same_scores(tmp_path):
     service = tiny_service(tmp_path)
-    query, guda = service.prepare(draw(tmp_path / "x.png").read_bytes()), service.offered["guda"]
+    query, guda = service.prepare(draw(tmp_path / "x.png").read_bytes()), service.method(Guda)
     scores, passes = reference_loop.drops(service.model, query, list(guda.adapters), guda.without, draws=5, strata=6)
     last = list(guda.attribute(query, Budget(draws=5, per_pass=3, strata=6)))[-1]
     assert passes == 6 * 5 * 9 == engine_parts.passes_of(last)

@@ -240,22 +240,27 @@ def widened(method: Guda, size: int) -> Guda:
 
 def sizes(bench: Bench) -> Parts:
     """Passes and seconds at full effort with more and more groups; and the seconds of one switch of weights."""
-    method = bench.methods[bench.fastest]
-    q = bench.sample().queries[1]
-    out: dict[str, Any] = {"dtype": bench.fastest, "groups": {}}
-    for i, n in enumerate(SIZES):
-        wide = widened(method, n)
-        took, a = timed(lambda wide=wide: answered(wide, q, "full"))
-        out["groups"][str(n)] = {"seconds": took, "passes": passes_of(a), "first": a.ranked()[0], "reached": a.reached}
-        yield (i + 1) / len(SIZES)
-    each = out["groups"]
+    method, sample = bench.methods[bench.fastest], bench.sample()
+    pictures = sample.queries[1::PER_SET]  # one of each set
+    out: dict[str, Any] = {"dtype": bench.fastest, "pictures": len(pictures), "groups": {}}
+    for i, q in enumerate(pictures):
+        for j, n in enumerate(SIZES):  # in turns
+            wide = widened(method, n)
+            took, a = timed(lambda wide=wide, q=q: answered(wide, q, "full"))
+            each = out["groups"].setdefault(str(n), {"seconds": 0.0, "passes": 0, "first": [], "reached": []})
+            each["seconds"] += took
+            each["passes"] += passes_of(a)
+            each["first"].append(a.ranked()[0])
+            each["reached"].append(a.reached)
+            yield (i + (j + 1) / len(SIZES)) / len(pictures)
+    size = out["groups"]
     switches = [timed(lambda g=g: _switch(method, g))[0] for g in bench.groups]
     yield {
         **out,
         "switch_s": statistics.median(switches),
-        "ratio_64_to_8": each["64"]["seconds"] / each["8"]["seconds"],
-        "ratio_64_to_8_passes": each["64"]["passes"] / each["8"]["passes"],
-        "ratio_64_to_16": each["64"]["seconds"] / each["16"]["seconds"],
+        "ratio_64_to_8": size["64"]["seconds"] / size["8"]["seconds"],
+        "ratio_64_to_8_passes": size["64"]["passes"] / size["8"]["passes"],
+        "ratio_64_to_16": size["64"]["seconds"] / size["16"]["seconds"],
     }
 
 

@@ -64,7 +64,7 @@ def engine_speeds() -> str:
     lines.append("")
     if "sizes" in parts:
         each = parts["sizes"]["groups"]
-        lines += ["| groups | seconds | passes |", "|---|---|---|"]
+        lines += ["| groups | seconds, of all pictures | passes |", "|---|---|---|"]
         lines += [f"| {n} | {r['seconds']:.1f} | {r['passes']} |" for n, r in each.items()]
         lines.append("")
     return "\n".join([*lines, source(record, "engine")])
