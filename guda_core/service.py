@@ -47,8 +47,8 @@ class Effort:
 
 EFFORTS: dict[str, Effort] = {
     "quick": Effort("quick", "Quick", 2, 1),
-    "standard": Effort("standard", "Standard", 6, 2, Race((1, 2, 4), width=0.1)),
-    "full": Effort("full", "Full", 24, 4, Race((1, 2, 4, 8, 16), width=0.05)),
+    "standard": Effort("standard", "Standard", 6, 2, Race((2, 4), width=0.1)),
+    "full": Effort("full", "Full", 24, 4, Race((2, 4, 8, 16), width=0.05)),
     "every": Effort("every", "Every draw", 24, 4),
 }
 
