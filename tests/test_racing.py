@@ -24,6 +24,7 @@ from guda_core.reports.replay import Verdict, compare, recorded, replay
 from guda_core.reports.restore import attributions
 from guda_core.service import EFFORTS, Race
 from guda_core.ui import words
+from guda_core.ui.verdict import verdict as verdict_of
 from tests.light import draw
 from tests.tiny import tiny_service
 
@@ -170,7 +171,8 @@ def test_what_is_wide_enough_ends_the_answer(service, query, monkeypatch):
     monkeypatch.setitem(EFFORTS, "standard", dataclasses.replace(EFFORTS["standard"], race=race))
     last = ask(service, query)[-1]
     assert last.reached == "width" and last.kl is not None and last.kl.full.shape[1] < 6 and last.progress == 1
-    assert words.REACHED["width"] in words.sentence(last, service.group_set)
+    said = verdict_of({"guda": last}, service.group_set, ["guda"], service.methods())
+    assert words.ENDED_EARLY in said.figures
 
 
 def test_every_noise_is_made_once_for_all_models_and_errors_leave_the_device_once_a_pass(service, query, monkeypatch):
