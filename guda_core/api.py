@@ -120,7 +120,8 @@ def attribute(
         prompt: the caption; "" asks the unconditional model.
         model, groups: loaded ones, or their names. What was loaded for one call is ready for the next.
         methods: ids, such as guda, clip, das; the first is the one that `best` is about.
-        effort: "quick", "standard" or "full": how much computing, so how narrow the intervals are.
+        effort: "quick", "standard" or "full": how much computing, so how narrow the intervals are; "every": as "full",
+            but every draw is made of every group.
 
     Raises:
         GudaError: the picture, the prompt, a name or an option is refused, in one sentence.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -24,7 +24,7 @@ from guda_core.diffusion.pace import Pace
 from guda_core.errors import ModelError, OptionError
 from guda_core.paths import Folder
 from guda_core.records import Attribution, Cost, GroupSet, MethodInfo, Provenance, Query, Scope
-from guda_core.service import Step, check_methods, find_effort
+from guda_core.service import Recorded, Step, check_methods, find_effort
 from guda_core.stored_figures import read_validation
 
 START_S = 0.2  # of an answer before and beside its passes
@@ -58,6 +58,7 @@ class LocalService:
         self.offered, self.not_offered = load_methods(context)
         self.rule = scopes.read_rule(rule, base_sha256=model.sha256) if rule is not None else scopes.UNKNOWN
         self.pace = Pace(model)
+        self._saved: dict[tuple[frozenset[str], str], int] = {}  # forward passes, by what was asked
         self._captions: tuple[list[str], torch.Tensor] | None = None  # what CLIP chooses from, read when first asked
 
     def method(self, kind: type[M]) -> M:
@@ -100,7 +101,9 @@ class LocalService:
         return total_cost(self.offered, methods, budget)
 
     def estimate(self, methods: Sequence[str], effort: str) -> float:
-        return START_S + self.pace.seconds(self.cost(methods, effort))
+        """Of all passes at most, less those that a race saved the last time that the same was asked."""
+        cost, saved = self.cost(methods, effort), self._saved.get((frozenset(methods), effort), 0)
+        return START_S + self.pace.seconds(replace(cost, forward=cost.forward - saved))
 
     def query(self, pixels: np.ndarray, prompt: str, **more: object) -> Query:
         """A Query of pixels at the model's resolution, (H, W, 3) uint8."""
@@ -145,16 +148,36 @@ class LocalService:
         cut = (f"The prompt has {n} tokens; the model reads the first {most}.",) if n > most else ()
         return (*cut, *prompt_notes(prompt, self.model.tokenizers))
 
-    def attribute(self, query: Query, *, methods: Sequence[str], effort: str) -> Iterator[Attribution]:
-        budget = budget_of(effort)
+    def attribute(
+        self, query: Query, *, methods: Sequence[str], effort: str, recorded: Recorded | None = None
+    ) -> Iterator[Attribution]:
+        budget = budget_of(effort, recorded)
         check_methods(methods, self.offered, self.not_offered)
-        yield from answers(self.offered, methods, query, budget)
+        final: dict[str, Attribution] = {}
+        for a in answers(self.offered, methods, query, budget):
+            final[a.method] = a
+            yield a
+        self._saved[frozenset(methods), effort] = saved_passes(final.values(), budget)
 
 
-def budget_of(effort: str) -> Budget:
-    """The computing that an effort stands for. Raises OptionError when there is no such effort."""
+def saved_passes(found: Iterable[Attribution], budget: Budget) -> int:
+    """Forward passes that races saved in the final answers of one request, the full model's counted once."""
+    sampled = [a.kl for a in found if a.kl is not None and a.reached is not None]
+    if not sampled:
+        return 0
+    strata = len(sampled[0].edges) - 1
+    groups = sum(budget.draws - v.shape[1] for kl in sampled for v in kl.without.values())
+    return strata * (groups + budget.draws - max(kl.t.shape[1] for kl in sampled))
+
+
+def budget_of(effort: str, recorded: Recorded | None = None) -> Budget:
+    """The computing that an effort stands for, or stood for in a report. Raises OptionError when there is no such
+    effort."""
     e = find_effort(effort)
-    return Budget(draws=e.draws, per_pass=e.per_pass)
+    if recorded is None:
+        return Budget(draws=e.draws, per_pass=e.per_pass, race=e.race)
+    race = e.race if recorded.raced else None
+    return Budget(draws=e.draws, per_pass=e.per_pass, race=race, follow=recorded.draws)
 
 
 def load_service(model: str | None = None, *, group_set: str | None = None, fall_back: bool = True) -> LocalService:

@@ -214,7 +214,8 @@ class Scope:
 class GroupScore:
     """One group's score: a value with its 95% interval, or the reason why there is none.
 
-    status "ok": score, low and high are finite numbers. "unavailable": the group's adapter cannot be used.
+    status "ok": score, low and high are finite numbers; `reason` says where a group had fewer draws.
+    "unavailable": the group's adapter cannot be used.
     "no_score": the computation failed. In the last two, score, low and high are None and `reason` says why.
     """
 
@@ -230,13 +231,24 @@ class KLValues:
     """The KL values behind an ELBO drop, at M draws in each of K strata of timesteps.
 
     t: (K, M) int64, the timesteps drawn. edges: (K + 1,) int64; stratum k holds edges[k] <= t < edges[k + 1].
-    full: (K, M) float64 nats, KL_t of the full model. without: group id -> the same of the model without that group.
+    full: (K, M) float64 nats, KL_t of the full model. without: group id -> the same of the model without that group, at
+    the first draws, (K, m) with m <= M: a group that is clearly behind gets fewer.
     """
 
     t: np.ndarray
     edges: np.ndarray
     full: np.ndarray
     without: Mapping[str, np.ndarray]
+
+    def pair(self, group: str) -> tuple[np.ndarray, np.ndarray]:
+        """(full, without), (K, m) each: the values at the draws that the group has."""
+        v = self.without[group]
+        return self.full[:, : v.shape[1]], v
+
+    @property
+    def fewer(self) -> dict[str, int]:
+        """Group id -> its draws, of groups that have fewer than M."""
+        return {g: v.shape[1] for g, v in self.without.items() if v.shape[1] < self.t.shape[1]}
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Name -> array, as a report's values.npz names them: t, edges, kl_full, kl_without/<group>."""
@@ -255,9 +267,9 @@ class KLValues:
             found = cls(arrays["t"], arrays["edges"], arrays["kl_full"], without)
         except KeyError as e:
             raise ReportError(f"There is no array {e} among the KL values.") from e
-        k = found.t.shape[0] if found.t.ndim == 2 else 0
-        same = all(v.shape == found.t.shape for v in (found.full, *without.values()))
-        if found.edges.shape != (k + 1,) or not same:
+        k, m = found.t.shape if found.t.ndim == 2 else (0, 0)
+        fit = all(v.ndim == 2 and v.shape[0] == k and 0 < v.shape[1] <= m for v in without.values())
+        if found.edges.shape != (k + 1,) or found.full.shape != (k, m) or not fit:
             raise ReportError("The arrays of KL values do not belong together: their shapes differ.")
         return found
 
@@ -274,6 +286,8 @@ class Attribution:
     kl: the values behind scores that are ELBO drops, None for others.
     values: other arrays to keep as evidence, one-dimensional, e.g. "pictures" (N,), a value of each training picture.
     settings: everything needed to recompute the answer.
+    reached: of an answer that may end early, when it is final: "width" where the first group is ahead and its interval
+    is as narrow as the effort asks, "draws" where all draws were made before that.
     """
 
     method: str
@@ -285,6 +299,7 @@ class Attribution:
     kl: KLValues | None = None
     values: Mapping[str, np.ndarray] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    reached: Literal["width", "draws"] | None = None
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every array behind the answer, by its name in a report's values.npz."""

@@ -7,7 +7,7 @@ step.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from guda_core.errors import OptionError
@@ -15,21 +15,54 @@ from guda_core.records import Attribution, Cost, GroupSet, MethodInfo, Provenanc
 
 
 @dataclass(frozen=True)
+class Race:
+    """When groups stop before all draws are made (`attribution.racing`).
+
+    looks: numbers of draws, rising, after which groups may stop. keep: so many go on whatever they score. error:
+    chance that the group that is truly the first is stopped. width: of the leader's interval to each side that is
+    narrow enough, as a share of its score.
+    """
+
+    looks: tuple[int, ...]
+    keep: int = 3
+    error: float = 0.01
+    width: float = 0.1
+
+    def level(self, groups: int) -> float:
+        """The error of one comparison among so many groups (Bonferroni)."""
+        return self.error / max(1, len(self.looks) * (groups - 1))
+
+
+@dataclass(frozen=True)
 class Effort:
-    """How much computing an ELBO score gets. draws: noise draws in each of the 24 strata of timesteps; per_pass: draws
-    between two refinements of the bars."""
+    """How much computing an ELBO score gets. draws: noise draws in each of the 24 strata of timesteps, at most; race:
+    when groups stop before, None: never; per_pass: draws between two refinements of the bars where there is no race."""
 
     id: str
     name: str
     draws: int
     per_pass: int
+    race: Race | None = None
 
 
 EFFORTS: dict[str, Effort] = {
     "quick": Effort("quick", "Quick", 2, 1),
-    "standard": Effort("standard", "Standard", 6, 2),
-    "full": Effort("full", "Full", 24, 4),
+    "standard": Effort("standard", "Standard", 6, 2, Race((2, 4), width=0.1)),
+    "full": Effort("full", "Full", 24, 4, Race((2, 4, 8, 16), width=0.05)),
+    "every": Effort("every", "Every draw", 24, 4),
 }
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """How a report's draws were counted, for a service that computes it again.
+
+    raced: whether its efforts raced. draws: method id -> group id -> draws of that group, which decide where the values
+    do not, because other hardware moves them a little.
+    """
+
+    raced: bool
+    draws: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,7 +89,7 @@ class Service(Protocol):
         ...
 
     def cost(self, methods: Sequence[str], effort: str) -> Cost:
-        """What `attribute` takes, in passes of the network."""
+        """What `attribute` takes at most, in passes of the network."""
         ...
 
     def estimate(self, methods: Sequence[str], effort: str) -> float:
@@ -71,9 +104,13 @@ class Service(Protocol):
         """Check and prepare the bytes of an uploaded picture. Raises ImageError or PromptError in a plain sentence."""
         ...
 
-    def attribute(self, query: Query, *, methods: Sequence[str], effort: str) -> Iterator[Attribution]:
+    def attribute(
+        self, query: Query, *, methods: Sequence[str], effort: str, recorded: Recorded | None = None
+    ) -> Iterator[Attribution]:
         """Yields Attributions that refine, method by method: the main one first, then the cheapest. The last of each
-        has progress 1.0."""
+        has progress 1.0.
+
+        recorded: of the report that is computed again, if it is one."""
         ...
 
     def scope(self, query: Query) -> Scope:

@@ -9,7 +9,7 @@ from typing import Any
 
 MAX_FIGURES = 256_000  # bytes of one file of figures, as it is repeated
 MAX_FILE = 8_000_000  # bytes of one that is read
-NO_FIGURES = ("queries.json", "soak.json")  # what lies beside the figures and tells nothing of answers
+NO_FIGURES = ("queries.json", "soak.json", "engine.json")  # what lies beside the figures and tells nothing of answers
 DIGEST = ("command", "oracle", "base_sha256", "versions", "date")  # of a table of agreement, beside its rows
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from guda_core.diffusion.memory import NO_MEMORY, is_out_of_memory
 from guda_core.errors import GudaError, ScoreError
 from guda_core.records import Attribution, Cost, MethodInfo, Provenance, Query, Scope
-from guda_core.service import Service, Step
+from guda_core.service import Recorded, Service, Step
 
 log = logging.getLogger(__name__)
 VARIABLE = "SPACES_ZERO_GPU"  # set by the platform
@@ -104,10 +104,12 @@ class ZeroGpu:
         def generate(options: dict[str, Any]) -> Iterator[Step | Query]:
             yield from service.generate(**options)
 
-        def attribute(query: Query, methods: Sequence[str], effort: str) -> Iterator[Attribution]:
-            yield from service.attribute(query, methods=methods, effort=effort)
+        def attribute(
+            query: Query, methods: Sequence[str], effort: str, recorded: Recorded | None
+        ) -> Iterator[Attribution]:
+            yield from service.attribute(query, methods=methods, effort=effort, recorded=recorded)
 
-        def asked(query: Query, methods: Sequence[str], effort: str) -> int:
+        def asked(query: Query, methods: Sequence[str], effort: str, recorded: Recorded | None) -> int:
             return self.seconds(methods, effort)
 
         self._generate = gpu(duration=30)(_marked_stream(generate))
@@ -140,9 +142,11 @@ class ZeroGpu:
     def prepare(self, data: bytes, *, prompt: str = "") -> Query:
         return _told(self._prepare(data, prompt))
 
-    def attribute(self, query: Query, *, methods: Sequence[str], effort: str) -> Iterator[Attribution]:
+    def attribute(
+        self, query: Query, *, methods: Sequence[str], effort: str, recorded: Recorded | None = None
+    ) -> Iterator[Attribution]:
         began = time.monotonic()
-        yield from _each(self._attribute(query, list(methods), effort))
+        yield from _each(self._attribute(query, list(methods), effort, recorded))
         self._took[(tuple(sorted(methods)), effort)] = time.monotonic() - began
 
     def scope(self, query: Query) -> Scope:

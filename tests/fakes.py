@@ -19,7 +19,7 @@ from guda_core.data.images import hash_pixels, read_picture
 from guda_core.data.prompts import check_options, check_prompt
 from guda_core.errors import OptionError
 from guda_core.records import Attribution, Cost, GroupScore, GroupSet, KLValues, MethodInfo, Provenance, Query, Scope
-from guda_core.service import Service, Step
+from guda_core.service import Recorded, Service, Step
 from guda_core.ui import build_ui, launch_options
 from guda_core.ui.serve import launch
 from tests.light import METHODS, fake_provenance
@@ -110,7 +110,9 @@ class FakeService:
         seed = f"{query.image_hash}{query.prompt}" if self.by_caption else query.image_hash
         return ids[int(hashlib.sha256(seed.encode()).hexdigest(), 16) % len(ids)]
 
-    def attribute(self, query: Query, *, methods: Sequence[str], effort: str) -> Iterator[Attribution]:
+    def attribute(
+        self, query: Query, *, methods: Sequence[str], effort: str, recorded: Recorded | None = None
+    ) -> Iterator[Attribution]:
         if not methods:
             raise OptionError("Methods must be some of clip, guda; got none.")
         self.at_work += 1

@@ -25,6 +25,7 @@ from guda_core.records import (
     Query,
     Scope,
 )
+from guda_core.service import Recorded
 
 MISSING = "noto"
 WHY = "There is no finished adapter in noto."
@@ -108,7 +109,9 @@ class LightService:
     def scope(self, query: Query) -> Scope:
         return Scope("in scope", 2.0, 3.0, "bits per dimension", "It needs 2 bits.")
 
-    def attribute(self, query: Query, *, methods: Sequence[str], effort: str) -> Iterator[Attribution]:
+    def attribute(
+        self, query: Query, *, methods: Sequence[str], effort: str, recorded: Recorded | None = None
+    ) -> Iterator[Attribution]:
         self.estimate(methods, effort)
         if self.fault is not None and query.image_hash == self.bad_hash:
             raise self.fault

@@ -208,7 +208,7 @@ class Held(FakeService):
         super().__init__(passes=1)
         self.go = threading.Event()
 
-    def attribute(self, query: Query, *, methods: Sequence[str], effort: str) -> Iterator[Attribution]:
+    def attribute(self, query: Query, *, methods: Sequence[str], effort: str, **_: object) -> Iterator[Attribution]:
         assert self.go.wait(WAIT)
         yield from super().attribute(query, methods=methods, effort=effort)
 

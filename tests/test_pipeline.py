@@ -132,7 +132,7 @@ def test_a_picture_from_a_file_scores_as_the_generated_one(service, tmp_path):
 
 def test_more_effort_narrows_the_intervals_and_keeps_the_first_draws(service):
     query = picture(service)
-    quick, full = (last(service, query, methods=["guda"], effort=e)["guda"] for e in ("quick", "full"))
+    quick, full = (last(service, query, methods=["guda"], effort=e)["guda"] for e in ("quick", "every"))
     width = [sum(s.high - s.low for s in a.groups.values() if s.score is not None) for a in (quick, full)]
     assert width[1] < 0.6 * width[0]
     np.testing.assert_allclose(full.kl.full[:, : EFFORTS["quick"].draws], quick.kl.full, rtol=1e-4)

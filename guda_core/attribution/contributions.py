@@ -29,7 +29,8 @@ class Contribution:
 def contributions(kl: KLValues, group: str) -> list[Contribution]:
     """What each stratum adds, in the order of timesteps; their values add up to the group's drop."""
     strata = Strata(tuple(int(e) for e in kl.edges))
-    d = kl.without[group] - kl.full  # (K, M)
+    full, without = kl.pair(group)
+    d = without - full  # (K, m)
     value = stratum_sums(d, strata.sizes)
     se = np.sqrt(stratum_variances(d, strata.sizes)) if d.shape[1] > 1 else [None] * len(value)
     rows = zip(strata.edges[:-1], strata.edges[1:], value, se, strict=True)
@@ -41,7 +42,7 @@ def narrowing(kl: KLValues, group: str, offset: float = 0.0) -> list[tuple[int, 
 
     offset: what the score holds beside the drop, nats."""
     strata = Strata(tuple(int(e) for e in kl.edges))
-    full, without = kl.full, kl.without[group]
+    full, without = kl.pair(group)
     most = full.shape[1]
     at = sorted({2**i for i in range(1, 12) if 2**i < most} | {most})
     drops = ((m, elbo_drop(full=full[:, :m], without=without[:, :m], strata=strata)) for m in at if m > 1)

@@ -2,21 +2,24 @@
 
     drop_k(x) = ELBO(x | full) - ELBO(x | without group k)     nats, positive = the group contributed
 
-Such methods differ in where the model without a group comes from, and in what they add to the drop.
+Such methods differ in where the model without a group comes from, and in what they add to the drop. Groups that are
+clearly behind get no more draws, and a clear answer ends early (`racing`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 
 from guda_core.attribution.method import Budget, Method
+from guda_core.attribution.racing import BEHIND, Racing, passes
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.base_model import BaseModel
+from guda_core.diffusion.batches import fitting_batch
 from guda_core.errors import AdapterError, ScoreError
 from guda_core.paths import Folder
 from guda_core.records import Attribution, Cost, GroupModels, GroupScore, GroupSet, KLValues, Query
@@ -24,11 +27,105 @@ from guda_core.stored_figures import read_figures
 from guda_core.unlearning import adapters
 
 Without = Callable[[str], AbstractContextManager[None]]
+SLACK = {"float32": 0.02}  # standard errors that other hardware may move a bound of a race by; of coarser types:
+SLACK_COARSE = 0.5
 
 
 def forward_passes(groups: int, budget: Budget) -> int:
-    """Forward passes of one picture that the drops of so many groups take: the full model and one without each."""
+    """Forward passes of one picture that the drops of so many groups take at most: the full model and one without
+    each."""
     return (1 + groups) * budget.strata * budget.draws
+
+
+class FullModel:
+    """The full model's side of one picture: its strata, draws and condition, and its KL values, (K, m), as far as they
+    were asked for. Methods of one request share it."""
+
+    def __init__(self, model: BaseModel, query: Query, budget: Budget) -> None:
+        self.model, self.query, self.batch = model, query, budget.batch or fitting_batch(model)
+        self.strata = likelihood.make_strata(model.schedule, budget.strata)
+        self.draws = likelihood.draw_times(query.image_hash, self.strata, budget.draws)
+        self.condition = model.embed([query.prompt])
+        self.kl = np.empty((len(self.strata), 0))
+
+    @classmethod
+    def of(cls, model: BaseModel, query: Query, budget: Budget, shared: dict[str, Any]) -> FullModel:
+        """The one in `shared`, put there when it is not."""
+        key = f"full model, {budget.strata} x {budget.draws}"
+        if key not in shared:
+            shared[key] = cls(model, query, budget)
+        return shared[key]
+
+    def inputs(self, columns: range) -> likelihood.Noised:
+        """What the models are asked at these draws: made once for all of them."""
+        return likelihood.noised(self.model, self.query.latent, self.draws, columns)
+
+    def values(self, inputs: likelihood.Noised) -> np.ndarray:
+        """KL of the model as it is now."""
+        return likelihood.kl_of(self.model, self.condition, inputs, self.batch)
+
+    def extend(self, inputs: likelihood.Noised, columns: range) -> int:
+        """Have the full model's values at these draws; returns the forward passes that this took."""
+        if self.kl.shape[1] >= columns.stop:
+            return 0
+        with self.model.lock:
+            self.kl = np.hstack([self.kl[:, : columns.start], self.values(inputs)])
+        return len(inputs.w)
+
+
+@dataclass
+class Drops:
+    """What is known of one picture's groups while they are scored. kl: group id -> (K, m). broken: group id -> why it
+    has no score. m: draws of those that go on. done, left: forward passes."""
+
+    method: str
+    groups: Sequence[str]
+    full: FullModel
+    racing: Racing
+    unavailable: Mapping[str, str]
+    settings: Mapping[str, Any]
+    kl: dict[str, np.ndarray]
+    broken: dict[str, GroupScore] = field(default_factory=dict)
+    m: int = 0
+    done: int = 0
+    answer: dict[str, Any] = field(default_factory=dict)  # of the last whole pass
+
+    def snapshot(self, left: int) -> Attribution:
+        """The answer of the last whole pass. left: forward passes to come, at most."""
+        progress = self.done / (self.done + left) if left else 1.0
+        return Attribution(
+            self.method, "nats", progress=progress, settings=self.settings, **(self.answer or {"groups": {}})
+        )
+
+    def _score(self, g: str) -> GroupScore:
+        if g in self.unavailable:
+            return GroupScore(None, None, None, "unavailable", self.unavailable[g])
+        if g in self.broken:
+            return self.broken[g]
+        made = self.kl[g].shape[1]
+        e = likelihood.elbo_drop(full=self.full.kl[:, :made], without=self.kl[g], strata=self.full.strata)
+        e = e.plus(self.racing.offset.get(g, 0.0))
+        return GroupScore(e.value, e.low, e.high, reason=BEHIND if made < self.m else "")
+
+    def finish_pass(self, *, last: bool) -> None:
+        """Score all groups and let those go that need no more draws."""
+        strata, kl = self.full.strata, {g: v for g, v in self.kl.items() if g not in self.broken}
+        scores = {g: self._score(g) for g in self.groups}
+        self.racing.look(self.m, self.full.kl, kl, strata)
+        kept = KLValues(self.full.draws.t[:, : self.m], np.asarray(strata.edges), self.full.kl[:, : self.m], kl)
+        order = _rank(kl, strata, scores, self.racing.offset)
+        self.answer = {"groups": scores, "kl": kept, **order}
+        if self.racing.race is not None and (last or not self.racing.going):
+            self.answer["reached"] = self._reached(scores, order.get("separable"))
+
+    def _reached(self, scores: Mapping[str, GroupScore], separable: bool | None) -> str:
+        best = max((s for s in scores.values() if s.score is not None), key=lambda s: s.score or 0.0, default=None)
+        if self.racing.decided:
+            return "width"
+        if best is None or best.low is None or best.high is None or not separable or self.racing.race is None:
+            return "draws"
+        narrow = (best.high - best.low) / 2 <= self.racing.race.width * abs(best.score or 0.0)
+        return "width" if narrow else "draws"
 
 
 def _rank(
@@ -37,20 +134,20 @@ def _rank(
     scores: Mapping[str, GroupScore],
     offset: Mapping[str, float],
 ) -> dict[str, Any]:
-    """Is the first group ahead of the second in the paired 95% interval?"""
+    """Is the first group ahead of the second in the paired 95% interval, by the draws that both have?"""
     ok = [(k, s.score) for k, s in scores.items() if s.score is not None]
     if len(ok) < 2:
         return {}
     (first, _), (second, _) = sorted(ok, key=lambda kv: (-kv[1], kv[0]))[:2]
-    ahead = likelihood.difference(first=values[first], second=values[second], strata=strata)
+    m = min(values[first].shape[1], values[second].shape[1])
+    ahead = likelihood.difference(first=values[first][:, :m], second=values[second][:, :m], strata=strata)
     ahead = ahead.plus(offset.get(first, 0.0) - offset.get(second, 0.0))
     return {"separable": ahead.low > 0, "runner_up": second}
 
 
 def drops(
-    model: BaseModel,
-    query: Query,
-    group_ids: list[str],
+    full: FullModel,
+    group_ids: Sequence[str],
     without: Without,
     *,
     method: str,
@@ -64,56 +161,38 @@ def drops(
     unavailable: group id -> reason, for groups that have no model without them. offset: group id -> nats that are
     added to its scores, whatever the picture. The first pass yields no scores yet.
     """
-    offset = offset or {}
-    strata = likelihood.make_strata(model.schedule, budget.strata)
-    draws = likelihood.draw_times(query.image_hash, strata, budget.draws)
-    cond = model.embed([query.prompt])
     usable = [g for g in group_ids if g not in unavailable]
-    broken: dict[str, GroupScore] = {}
-    full = np.empty((len(strata), 0))
-    kl = {g: np.empty((len(strata), 0)) for g in usable}
-    scores: dict[str, GroupScore] = {}
-    order: dict[str, Any] = {}
-    passes = [list(range(j, min(j + budget.per_pass, budget.draws))) for j in range(0, budget.draws, budget.per_pass)]
-    total, done = forward_passes(len(usable), budget), 0
+    slack = SLACK.get(str(full.model.dtype).removeprefix("torch."), SLACK_COARSE)
+    racing = Racing(budget.race, usable, offset=offset or {}, follow=budget.follow.get(method), slack=slack)
+    empty = {g: np.empty((len(full.strata), 0)) for g in usable}
+    found = Drops(method, group_ids, full, racing, unavailable, settings, empty)
+    k = len(full.strata)
+    for columns in passes(budget.draws, budget.per_pass, budget.race):
+        inputs, going = full.inputs(columns), list(racing.going)
+        found.done += full.extend(inputs, columns)
+        for i, g in enumerate(going):
+            yield found.snapshot(_left(k, columns, budget.draws, len(racing.going), i))
+            found.done += len(inputs.w)
+            try:
+                with full.model.lock, without(g):
+                    new = full.values(inputs)
+                found.kl[g] = np.hstack([found.kl[g], new])
+            except (ScoreError, AdapterError) as e:
+                status = "no_score" if isinstance(e, ScoreError) else "unavailable"
+                found.broken[g] = GroupScore(None, None, None, status, str(e))
+                racing.drop(g)
+        found.m = columns.stop
+        last = columns.stop == budget.draws
+        found.finish_pass(last=last)
+        ended = last or not racing.going
+        yield found.snapshot(0 if ended else _left(k, columns, budget.draws, len(racing.going), len(racing.going)))
+        if ended:
+            return
 
-    def snapshot() -> Attribution:
-        kept = None
-        if scores:
-            m = min([full.shape[1], *[v.shape[1] for g, v in kl.items() if g not in broken]])
-            without = {g: v[:, :m] for g, v in kl.items() if g not in broken}
-            kept = KLValues(draws.t[:, :m], np.asarray(strata.edges), full[:, :m], without)
-        return Attribution(method, "nats", dict(scores), done / total, kl=kept, settings=settings, **order)
 
-    for columns in passes:
-        with model.lock:
-            full = np.hstack([full, likelihood.kl_values(model, query.latent, cond, draws, columns, budget.batch)])
-        done += len(strata) * len(columns)
-        yield snapshot()
-        for g in usable:
-            done += len(strata) * len(columns)
-            if g not in broken:
-                try:
-                    with model.lock, without(g):
-                        new = likelihood.kl_values(model, query.latent, cond, draws, columns, budget.batch)
-                    kl[g] = np.hstack([kl[g], new])
-                except ScoreError as e:
-                    broken[g] = GroupScore(None, None, None, "no_score", str(e))
-                except AdapterError as e:
-                    broken[g] = GroupScore(None, None, None, "unavailable", str(e))
-            if g != usable[-1]:
-                yield snapshot()
-        scores = {}
-        for g in group_ids:
-            if g in unavailable:
-                scores[g] = GroupScore(None, None, None, "unavailable", unavailable[g])
-            elif g in broken:
-                scores[g] = broken[g]
-            else:
-                e = likelihood.elbo_drop(full=full, without=kl[g], strata=strata).plus(offset.get(g, 0.0))
-                scores[g] = GroupScore(e.value, e.low, e.high)
-        order = _rank(kl, strata, scores, offset)
-        yield snapshot()
+def _left(k: int, columns: range, draws: int, going: int, done: int) -> int:
+    """Forward passes to come at most, within a pass of these draws of which `done` of the groups are through."""
+    return k * ((going - done) * len(columns) + (1 + going) * (draws - columns.stop))
 
 
 class Counterfactual(Method):
@@ -166,20 +245,28 @@ class Counterfactual(Method):
     def cost(self, budget: Budget) -> Cost:
         return Cost(forward=forward_passes(len(self.adapters), budget))
 
+    def shared_cost(self, budget: Budget) -> Cost:
+        """The full model's part."""
+        return Cost(forward=forward_passes(0, budget))
+
     def provenance(self) -> dict[str, Any]:
         return {"base_sha256": self.model.sha256, "adapters": self.hashes}
 
     def attribute(self, query: Query, budget: Budget) -> Iterator[Attribution]:
         """Yields refining Attributions. settings names the base and the model without each group by hash."""
+        yield from self.answer(query, budget, {})
+
+    def answer(self, query: Query, budget: Budget, shared: dict[str, Any]) -> Iterator[Attribution]:
+        """As `attribute`; the full model's values, the noise's seeds and the embedded prompt are shared."""
+        full = FullModel.of(self.model, query, budget, shared)
         settings = {
-            "budget": {**asdict(budget), "rule": likelihood.RULE},
+            "budget": {**budget.plain(), "batch": full.batch, "rule": likelihood.RULE},
             **self.provenance(),
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": str(self.model.device),
         }
         yield from drops(
-            self.model,
-            query,
+            full,
             list(self.group_set.groups),
             self.without,
             method=self.id,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -19,6 +19,7 @@ from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import GudaError
 from guda_core.paths import Folder
 from guda_core.records import Attribution, Cost, GroupModels, GroupSet, MethodInfo, Query
+from guda_core.service import Race
 
 log = logging.getLogger(__name__)
 SAID = ("id", "name", "unit", "note")  # what a class must say of itself
@@ -27,12 +28,24 @@ SAID = ("id", "name", "unit", "note")  # what a class must say of itself
 @dataclass(frozen=True)
 class Budget:
     """How much computing one answer gets. strata of timesteps (likelihood.make_strata); draws in each, made in
-    passes of `per_pass` draws; batch: largest forward batch. Methods that draw no timesteps ignore it."""
+    passes of `per_pass` draws; batch: largest forward batch, 0: what suits the model and the device. Methods that draw
+    no timesteps ignore it.
+
+    race: when groups stop before all draws are made; None: never. follow: method id -> group id -> draws that a report
+    names (`service.Recorded`); it is no part of the settings.
+    """
 
     draws: int = 4
     per_pass: int = 2
     strata: int = 24
-    batch: int = 32
+    batch: int = 0
+    race: Race | None = None
+    follow: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """As an answer's settings hold it."""
+        out: dict[str, Any] = {k: getattr(self, k) for k in ("draws", "per_pass", "strata", "batch")}
+        return out if self.race is None else {**out, "race": {**asdict(self.race), "looks": list(self.race.looks)}}
 
 
 @dataclass(frozen=True)
@@ -91,7 +104,15 @@ class Method(ABC):
 
     @abstractmethod
     def cost(self, budget: Budget) -> Cost:
-        """What one answer takes, beside the answers of the methods that it needs."""
+        """What one answer takes at most, beside the answers of the methods that it needs."""
+
+    def shared_cost(self, budget: Budget) -> Cost:
+        """The part of `cost` that is computed once for all methods of a request that have such a part."""
+        return Cost()
+
+    def answer(self, query: Query, budget: Budget, shared: dict[str, Any]) -> Iterator[Attribution]:
+        """`attribute` within a request for several methods. shared: what they leave for each other, empty at first."""
+        return self.attribute(query, budget)
 
     @abstractmethod
     def attribute(self, query: Query, budget: Budget) -> Iterator[Attribution]:
@@ -206,8 +227,11 @@ def with_needs(methods: Mapping[str, Method], asked: Iterable[str]) -> list[str]
 
 
 def total_cost(methods: Mapping[str, Method], asked: Iterable[str], budget: Budget) -> Cost:
-    """What the answers of the asked methods take together; what several need is counted once."""
-    return sum((methods[m].cost(budget) for m in with_needs(methods, asked)), Cost())
+    """What the answers of the asked methods take together at most; what several need is counted once."""
+    wanted = [methods[m] for m in with_needs(methods, asked)]
+    total = sum((m.cost(budget) for m in wanted), Cost())
+    shared = sorted((m.shared_cost(budget).forward for m in wanted), reverse=True)
+    return replace(total, forward=total.forward - sum(shared[1:]))
 
 
 def answers(methods: Mapping[str, Method], asked: Sequence[str], query: Query, budget: Budget) -> Iterator[Attribution]:
@@ -215,6 +239,7 @@ def answers(methods: Mapping[str, Method], asked: Sequence[str], query: Query, b
     wanted = with_needs(methods, asked)
     made = {m: c for m in wanted if isinstance(c := methods[m], Combination)}
     latest: dict[str, Attribution] = {}
+    shared: dict[str, Any] = {}
 
     def follow(a: Attribution) -> Iterator[Attribution]:
         """An answer, and those that can be made from it."""
@@ -227,5 +252,5 @@ def answers(methods: Mapping[str, Method], asked: Sequence[str], query: Query, b
 
     for m in wanted:
         if m not in made:
-            for a in methods[m].attribute(query, budget):
+            for a in methods[m].answer(query, budget, shared):
                 yield from follow(a)

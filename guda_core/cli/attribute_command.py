@@ -12,6 +12,7 @@ from rich.table import Table
 
 from guda_core.cli.loading import service_of
 from guda_core.cli.terminal import (
+    DtypeOption,
     EffortOption,
     HomeOption,
     LoraOption,
@@ -52,6 +53,7 @@ def attribute(
     ] = None,
     model: ModelOption = None,
     lora: LoraOption = None,
+    dtype: DtypeOption = None,
     group_set: SetOption = None,
     home: HomeOption = None,
 ) -> None:
@@ -155,12 +157,14 @@ def _show_answer(a: Attribution, gs: GroupSet, method: MethodInfo) -> None:
             form = FORMS.get(a.unit, ".3g")
             score, low, high = (f"{v:{form}}" for v in (s.score, s.low, s.high))
             part = [f"{a.offset(g):{form}}"] if offset else []
-            table.add_row(str(i + 1), gs.groups[g].name, score, f"{low} to {high}", *part, s.status)
+            table.add_row(str(i + 1), gs.groups[g].name, score, f"{low} to {high}", *part, s.reason or s.status)
     show(table)
     say(method.note)
     if a.separable is not None and a.runner_up and ranked:
         first, second = gs.groups[ranked[0]].name, gs.groups[a.runner_up].name
         say(f"{first} is ahead of {second}." if a.separable else f"{first} and {second} are not separable.")
+    if a.reached == "width":
+        say("The answer is as exact as this effort asks, so it ended early. `--effort every` makes every draw.")
 
 
 def _many(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,10 @@ from guda_core.cli.terminal import HomeOption, progress_bar, say
 
 SAID = {
     "equal": "Equal: every score is bitwise the same.",
-    "within tolerance": "Within tolerance: every number is the same to one part in a thousand (or 0.001 nats).",
+    "within tolerance": (
+        "Within tolerance: every number is the same to one part in a thousand (or 0.001 nats). In half precision, a "
+        "number may also move by a sixth of its interval."
+    ),
     "different": "Different.",
 }
 
@@ -33,6 +37,8 @@ def replay(
     from guda_core.reports.replay import replay as run
 
     read = read_report(report)
+    if read.record["hardware"]["device"] == "cpu":  # in the type that the report was made in
+        os.environ["GUDA_DTYPE"] = read.record["model"]["dtype"]
     service = service_of(model or read.record["model"]["id"], group_set or read.record["group_set"]["id"])
     verdict, known = None, service.methods()
     with progress_bar() as bar:

@@ -18,7 +18,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from guda_core.cli.terminal import HomeOption, LoraOption, ModelOption, SetOption
+from guda_core.cli.terminal import DtypeOption, HomeOption, LoraOption, ModelOption, SetOption
 from guda_core.errors import OptionError
 from guda_core.paths import cache_dir
 from guda_core.proxies import without_proxies
@@ -182,7 +182,11 @@ def _service(model: str | None, group_set: str | None) -> Service:
 
 
 def start(
-    model: ModelOption = None, lora: LoraOption = None, group_set: SetOption = None, home: HomeOption = None
+    model: ModelOption = None,
+    lora: LoraOption = None,
+    dtype: DtypeOption = None,
+    group_set: SetOption = None,
+    home: HomeOption = None,
 ) -> None:
     """Start the page: load the model, build the page and serve it until interrupted."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")

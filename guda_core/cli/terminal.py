@@ -161,6 +161,13 @@ def _at_home(folder: Path | None) -> Path | None:
     return folder
 
 
+def _in_dtype(name: str | None) -> str | None:
+    """From here on this program's models run in that type."""
+    if name is not None:
+        os.environ["GUDA_DTYPE"] = name
+    return name
+
+
 def _with_lora(file: Path | None) -> Path | None:
     """From here on this program merges that LoRA into its model."""
     if file is not None:
@@ -175,6 +182,14 @@ LoraOption = Annotated[
     Path | None,
     typer.Option("--lora", callback=_with_lora, help="A LoRA file, merged into the model. Default: GUDA_LORA."),
 ]
+DtypeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        callback=_in_dtype,
+        help="Of the weights: float32, bfloat16, float16, or fastest. Default: GUDA_DTYPE, else float32 on a CPU.",
+    ),
+]
 SetOption = Annotated[
     str | None, typer.Option("--set", help="Group set. Default: GUDA_GROUP_SET, else the model card's.")
 ]
@@ -182,7 +197,7 @@ HomeOption = Annotated[
     Path | None,
     typer.Option("--home", callback=_at_home, help="Your workspace. Default: GUDA_HOME, else the folder guda at home."),
 ]
-EffortOption = Annotated[str, typer.Option(help="quick, standard or full.")]
+EffortOption = Annotated[str, typer.Option(help="quick, standard, full, or every (no early stop).")]
 MethodsOption = Annotated[
     str, typer.Option(help=f"Comma-separated: {', '.join(METHODS)}. A model may not have all. Default: the usual ones.")
 ]

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from guda_core import paths
 from guda_core.diffusion import FAMILIES, weights
 from guda_core.diffusion.base_model import BaseModel, Card
+from guda_core.diffusion.precision import chosen_dtype
 from guda_core.errors import ModelError, OptionError
 
 DEFAULT_MODEL = "emoji"
@@ -168,14 +169,15 @@ def _slug(name: str) -> str:
 def load_model(card: Card, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> BaseModel:
     """Load a card's model on the device (default: the GPU when there is one).
 
-    dtype: of the weights; None = float32 on a CPU, the card's type on a GPU.
+    dtype: of the weights; None = what GUDA_DTYPE says, else float32 on a CPU, the card's type on a GPU.
 
     Raises:
         ModelError: the card's kind is unknown, or the model is missing, damaged or cannot be scored.
+        OptionError: GUDA_DTYPE names no type.
     """
     try:
         family = FAMILIES.find(card.kind)
     except OptionError as e:
         raise ModelError(f"Card '{card.id}': {e}") from e
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return family.load(card, device=where, dtype=dtype)
+    return family.load(card, device=where, dtype=dtype or chosen_dtype(torch.device(where)))

@@ -125,36 +125,51 @@ def draw_times(image_hash: str, strata: Strata, draws: int) -> Draws:
     return Draws(image_hash, strata, t)
 
 
+@dataclass(frozen=True)
+class Noised:
+    """A picture with the noise of some draws: what every model is asked, made once and kept on the model's device.
+
+    x_t, target: (N, C, h, w) float32; t: (N,) int64; w: (N,) float64 on the CPU. N = strata x columns, by column.
+    """
+
+    x_t: Tensor
+    target: Tensor
+    t: Tensor
+    w: Tensor
+    strata: int
+
+
 @torch.no_grad()
-def kl_values(
-    model: BaseModel, latent: Tensor, condition: Condition, draws: Draws, columns: Sequence[int], batch: int = 32
-) -> np.ndarray:
-    """KL_t of the model as it is now, at the given draws (columns): (K, len(columns)) float64, nats.
+def noised(model: BaseModel, latent: Tensor, draws: Draws, columns: Sequence[int]) -> Noised:
+    """The inputs of some draws. latent: (1, C, h, w) float32 CPU. Made on the CPU, so the same on every device."""
+    pairs = [(k, j) for j in columns for k in range(len(draws.strata))]
+    shape = tuple(latent.shape[1:])
+    t = torch.tensor([int(draws.t[k, j]) for k, j in pairs])
+    eps = torch.stack([draws.noise(shape, k, j) for k, j in pairs])  # (N, C, h, w)
+    x_0 = latent.expand(len(pairs), *shape)
+    x_t, target = model.schedule.add_noise(x_0, eps, t), model.prediction.target(x_0, eps, t)
+    at = model.device
+    return Noised(x_t.to(at), target.to(at), t.to(at), kl_weights(model.prediction)[t], len(draws.strata))
 
-    latent: (1, C, h, w) float32 CPU; condition: a batch of one. Squared errors are summed in float32 or better.
 
-    A batch that does not fit into memory is halved.
+@torch.no_grad()
+def kl_of(model: BaseModel, condition: Condition, inputs: Noised, batch: int = 32) -> np.ndarray:
+    """KL_t of the model as it is now at these inputs: (K, columns) float64, nats.
+
+    condition: a batch of one. Squared errors are summed in float32 on the device, and leave it once, at the end. A
+    batch that does not fit into memory is halved.
 
     Raises:
         ScoreError: a value is not finite, or there is too little memory for one forward pass.
     """
-    w = kl_weights(model.prediction)
-    pairs = [(k, j) for j in columns for k in range(len(draws.strata))]
-    out = np.empty((len(draws.strata), len(columns)))
-    shape = tuple(latent.shape[1:])
 
-    def run(part: Sequence[tuple[int, int]]) -> list[float]:
-        t = torch.tensor([int(draws.t[k, j]) for k, j in part])
-        eps = torch.stack([draws.noise(shape, k, j) for k, j in part])  # (B, C, h, w)
-        x_0 = latent.expand(len(part), *shape)
-        x_t = model.schedule.add_noise(x_0, eps, t)
-        output = model.predict(x_t.to(model.device), t.to(model.device), condition.expand(len(part)))
-        error = model.prediction.target(x_0, eps, t) - output.float().cpu()
-        se = error.square().sum(dim=(1, 2, 3)).double()
-        return (w[t] * se).tolist()
+    def run(part: Sequence[int]) -> list[Tensor]:
+        at = slice(part[0], part[-1] + 1)
+        output = model.predict(inputs.x_t[at], inputs.t[at], condition.expand(len(part)))
+        return list((inputs.target[at] - output.float()).square().sum(dim=(1, 2, 3)))
 
-    for (k, j), v in zip(pairs, in_batches(run, pairs, batch), strict=True):
-        out[k, columns.index(j)] = v
+    errors = torch.stack(in_batches(run, range(len(inputs.w)), batch)).cpu().double()
+    out = (inputs.w * errors).numpy().reshape(-1, inputs.strata).T.copy()
     if not np.isfinite(out).all():
         raise ScoreError(
             "The model gave values that are not finite, so there is no score. On a GPU, set `gpu_dtype: float32` in "
@@ -163,18 +178,27 @@ def kl_values(
     return out
 
 
+def kl_values(
+    model: BaseModel, latent: Tensor, condition: Condition, draws: Draws, columns: Sequence[int], batch: int = 32
+) -> np.ndarray:
+    """`kl_of` at the given draws (columns): (K, len(columns)) float64, nats. latent: (1, C, h, w) float32 CPU."""
+    return kl_of(model, condition, noised(model, latent, draws, columns), batch)
+
+
 @dataclass(frozen=True)
 class Estimate:
-    """An estimate of a sum over all timesteps, in nats, with its standard error and Student-t 95% interval."""
+    """An estimate of a sum over all timesteps, in nats, with its standard error and Student-t 95% interval, of `df`
+    degrees of freedom."""
 
     value: float
     se: float
     low: float
     high: float
+    df: float = math.inf
 
     def plus(self, known: float) -> Estimate:
         """The estimate of the sum and a number that is known."""
-        return Estimate(self.value + known, self.se, self.low + known, self.high + known)
+        return Estimate(self.value + known, self.se, self.low + known, self.high + known, self.df)
 
 
 def stratum_sums(values: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -212,7 +236,7 @@ def stratified_sum(values: np.ndarray, strata: Strata) -> Estimate:
     var = float(terms.sum())
     df = max(1.0, var**2 / float((terms**2 / each).sum())) if var > 0 else 1.0
     half = float(stats.t.ppf(0.975, df)) * math.sqrt(var)
-    return Estimate(value, math.sqrt(var), value - half, value + half)
+    return Estimate(value, math.sqrt(var), value - half, value + half, df)
 
 
 def elbo_drop(*, full: np.ndarray, without: np.ndarray, strata: Strata) -> Estimate:

@@ -80,7 +80,7 @@ class StableDiffusion(LatentModel):
 
     def _place(self, parts: Mapping[str, nn.Module]) -> None:
         super()._place(parts)
-        if self.device.type == "cpu":
+        if self.device.type == "cpu" and self.dtype == torch.float32:  # other types are faster without
             self.network.to(memory_format=torch.channels_last)
 
     def earlier_names(self) -> tuple[str, ...]:

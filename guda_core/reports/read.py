@@ -203,7 +203,8 @@ def _check_values(record: Mapping[str, Any], values: Mapping[str, np.ndarray]) -
         except ReportError as e:
             raise strange from e
         ok = {g for g, score in found["groups"].items() if score["status"] == "ok"}
-        if kl.t.shape != (s["strata"], s["draws"]) or set(kl.without) != ok or set(kl.to_arrays()) != set(own):
+        whole = kl.t.shape == (s["strata"], s["draws"]) and kl.fewer == s.get("fewer", {})
+        if not whole or set(kl.without) != ok or set(kl.to_arrays()) != set(own):
             raise strange
     if left:
         raise strange

@@ -45,12 +45,16 @@ def plain(text: str, most: int) -> str:
 def sampling(a: Attribution) -> dict[str, Any] | None:
     """Timesteps, strata and draws of a method that samples them, None for one that does not.
 
-    edges: stratum k holds the timesteps edges[k] <= t < edges[k + 1]. The timesteps drawn are in values.npz.
+    edges: stratum k holds the timesteps edges[k] <= t < edges[k + 1]. The timesteps drawn are in values.npz. fewer:
+    group id -> its draws, of groups that stopped early, left out where none did. reached: as of the Attribution, left
+    out where it has none.
     """
     if a.kl is None:
         return None
     edges, t = a.kl.edges.tolist(), a.kl.t
-    return {"timesteps": [edges[0], edges[-1] - 1], "strata": t.shape[0], "draws": t.shape[1], "edges": edges}
+    out = {"timesteps": [edges[0], edges[-1] - 1], "strata": t.shape[0], "draws": t.shape[1], "edges": edges}
+    more = {"fewer": a.kl.fewer, "reached": a.reached}
+    return {**out, **{k: v for k, v in more.items() if v}}
 
 
 def method_record(a: Attribution) -> dict[str, Any]:

@@ -6,9 +6,17 @@
     different         anything else, or another picture, prompt, model, adapter, CLIP, group set or setting than the
                       report names, even if no number moved: then the report's account of itself is wrong
 
+    in half precision (bfloat16 or float16, then or now) a number of a method in nats may also move by a sixth of its
+    interval's width
+
 Why 1e-3: on the same machine and versions all is deterministic. Other hardware sums float32 in another order, which
 moves each KL (hundreds of nats) by about 1e-6 of itself and a score, a difference of such sums, by up to about 1e-3
-nats; that is far below any interval. Versions, hardware and dtype that differ are told and judged by the numbers.
+nats; that is far below any interval. In half precision a KL moves by some 1e-3 of itself, and a score by up to a third
+of its standard error (assets/benchmarks/engine.json). Versions, hardware and dtype that differ are told and judged by
+the numbers.
+
+Where groups stopped early, the report's draws of each group are made again. The rule itself decides, as it did then;
+the report's draws decide only where a value is too close to the rule's threshold to tell on other hardware.
 
 The verdict on scope is made again where the report has one. Not looked at: bars.png (a drawing of scores.csv), health
 and validation, which were measured once.
@@ -29,6 +37,7 @@ from guda_core.records import Attribution, Scope
 from guda_core.reports.bundle import VALUES
 from guda_core.reports.read import Report
 from guda_core.reports.record import plain, to_json
+from guda_core.service import Recorded
 
 if TYPE_CHECKING:
     from guda_core.service import Service
@@ -36,7 +45,10 @@ if TYPE_CHECKING:
 RELATIVE = 1e-3
 ABSOLUTE = {"nats": 1e-3}
 NUMBERS = ("score", "low", "high")
-ENVIRONMENT = ("dtype", "device")  # told, not judged, wherever they stand
+COARSE = ("bfloat16", "float16")  # types of models
+COARSE_SHARE = 1 / 3  # of an interval's half-width that a number of such a model may move by
+COARSE_RELATIVE = 0.05  # and a KL value, of itself, or in nats
+ENVIRONMENT = ("dtype", "device", "batch")  # told, not judged, wherever they stand
 MISSING = "nothing"
 
 Outcome = Literal["equal", "within tolerance", "different"]
@@ -115,8 +127,14 @@ def _scale(found: Mapping[str, Any]) -> float:
     return 0.0 if found["unit"] == "cosine" else max(scores, default=0.0)
 
 
-def _moved(method: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
-    """What differs in one method's answer; order and separation may follow numbers that moved within tolerance."""
+def _is_coarse(*records: Mapping[str, Any]) -> bool:
+    return any(r["model"]["dtype"] in COARSE for r in records)
+
+
+def _moved(method: str, before: Mapping[str, Any], now: Mapping[str, Any], *, coarse: bool = False) -> list[Change]:
+    """What differs in one method's answer; order and separation may follow numbers that moved within tolerance.
+
+    coarse: the model ran in half precision."""
     if before["unit"] != now["unit"]:
         return [Change(f"{method}/unit", before["unit"], now["unit"])]
     out, follows = [], []
@@ -129,6 +147,8 @@ def _moved(method: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> li
             x, y = a[key], b[key]
             if x is not None and y is not None and float(x) != float(y):
                 within = is_close(float(x), float(y), before["unit"], scale=_scale(before))
+                if coarse and before["unit"] == "nats":
+                    within |= abs(x - y) <= COARSE_SHARE * (a["high"] - a["low"]) / 2
                 out.append(Change(f"{method}/{g}/{key}", float(x), float(y), within))
         if a["rank"] != b["rank"]:
             follows.append(Change(f"{method}/{g}/rank", a["rank"], b["rank"], True))
@@ -146,7 +166,7 @@ def compare(report: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict:
     scores: list[Change] = []
     for m in dict.fromkeys([*report["methods"], *now["methods"]]):
         if m in report["methods"] and m in now["methods"]:
-            scores += _moved(m, report["methods"][m], now["methods"][m])
+            scores += _moved(m, report["methods"][m], now["methods"][m], coarse=_is_coarse(report, now))
         else:
             before, after = ("an answer" if m in r["methods"] else MISSING for r in (report, now))
             scores.append(Change(m, before, after))
@@ -160,9 +180,11 @@ def compare(report: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict:
     return Verdict(outcome, tuple(scores), tuple(inputs), tuple(told))
 
 
-def _other_values(before: Mapping[str, np.ndarray], now: Mapping[str, Attribution]) -> tuple[Change, ...]:
+def _other_values(
+    before: Mapping[str, np.ndarray], now: Mapping[str, Attribution], *, coarse: bool = False
+) -> tuple[Change, ...]:
     """Arrays of values.npz that are not what is computed now, within the tolerance of nats, or for units without an
-    absolute size, of their largest value; whole numbers must be the same."""
+    absolute size, of their largest value; whole numbers must be the same. coarse: as in `_moved`."""
     out = []
     arrays = {m: a.arrays() for m, a in now.items()}
     for name, a in before.items():
@@ -170,13 +192,15 @@ def _other_values(before: Mapping[str, np.ndarray], now: Mapping[str, Attributio
         b = arrays.get(method, {}).get(key)
         if b is None or a.shape != b.shape:
             out.append(Change(f"{VALUES}/{name}", str(a.shape), str(b.shape) if b is not None else MISSING))
-        elif not _close(a, b, now[method].unit):
+        elif not _close(a, b, now[method].unit, coarse=coarse):
             at = np.unravel_index(np.abs(a - b).argmax(), a.shape)
             out.append(Change(f"{VALUES}/{name}", float(a[at]), float(b[at])))
     return tuple(out)
 
 
-def _close(a: np.ndarray, b: np.ndarray, unit: str) -> bool:
+def _close(a: np.ndarray, b: np.ndarray, unit: str, *, coarse: bool) -> bool:
+    if coarse and unit == "nats" and not np.issubdtype(b.dtype, np.integer):
+        return np.allclose(a, b, rtol=COARSE_RELATIVE, atol=COARSE_RELATIVE)
     if np.issubdtype(b.dtype, np.integer):
         return np.array_equal(a, b)
     size = float(np.abs(b).max(initial=0.0))
@@ -210,6 +234,18 @@ def _judged(verdict: Verdict, before: Mapping[str, Any], now: Scope) -> Verdict:
     return replace(verdict, outcome=outcome, scores=(*verdict.scores, *found))
 
 
+def recorded(record: Mapping[str, Any]) -> Recorded:
+    """How a report's draws were counted. Reports of before races name none, and all draws are made again."""
+    raced = any(
+        "/budget/race/" in f"/{path}" for path in _flat({m: f["settings"] for m, f in record["methods"].items()})
+    )
+    draws = {}
+    for m, found in record["methods"].items():
+        if s := found["sampling"]:
+            draws[m] = {g: s.get("fewer", {}).get(g, s["draws"]) for g in found["groups"]}
+    return Recorded(raced, draws)
+
+
 def replay(report: Report, service: Service) -> Iterator[Attribution | Verdict]:
     """Compute a report's answer again with this service: yields its refining Attributions, then the Verdict.
 
@@ -227,12 +263,12 @@ def replay(report: Report, service: Service) -> Iterator[Attribution | Verdict]:
         raise ReportError(f"The report's picture or prompt is refused. {e}") from e
     settings = {k: record["settings"][k] for k in ("effort", "methods")}
     final: dict[str, Attribution] = {}
-    for a in service.attribute(query, **settings):
+    for a in service.attribute(query, **settings, recorded=recorded(record)):
         final[a.method] = a
         yield a
     now = to_json(query, list(final.values()), service.group_set, provenance=service.provenance(), settings=settings)
     verdict = compare(record, json.loads(json.dumps(now)))
-    forged = _other_values(report.values, final)
+    forged = _other_values(report.values, final, coarse=_is_coarse(record, now))
     if forged:
         verdict = replace(verdict, outcome="different", scores=(*verdict.scores, *forged))
     if record["scope"] is not None:

@@ -26,6 +26,7 @@ def attributions(report: Report) -> list[Attribution]:
                 kl=KLValues.from_arrays(arrays) if sampled else None,
                 values={} if sampled else arrays,
                 settings=found["settings"],
+                reached=(found["sampling"] or {}).get("reached"),
             )
         )
     return out

@@ -93,7 +93,7 @@ class Endpoints:
             picture: An uploaded PNG, JPEG or WebP, up to 10 MB and 24 megapixels. No web address, no server path.
             caption: What the picture shows; empty asks the model without a caption.
             methods: Ids of methods, as `groups` lists them.
-            effort: "quick", "standard" or "full": more effort, narrower intervals.
+            effort: "quick", "standard" or "full": more effort, narrower intervals; or "every": no early stop.
 
         Returns:
             {"progress": 0 to 1} while it computes, and the record at the end: {"methods": {id: {"unit", "separable",
@@ -114,7 +114,7 @@ class Endpoints:
             steps: Denoising steps, 5 to 50.
             guidance: Classifier-free guidance, 1 to 8.
             methods: Ids of methods, as `groups` lists them.
-            effort: "quick", "standard" or "full".
+            effort: "quick", "standard", "full" or "every".
 
         Returns:
             {"progress": 0 to 1} while it computes, and the record at the end, as of `attribute`.
@@ -135,7 +135,7 @@ class Endpoints:
             picture: An uploaded PNG, JPEG or WebP, up to 10 MB and 24 megapixels.
             caption: What the picture shows; empty asks the model without a caption.
             methods: Ids of methods, as `groups` lists them.
-            effort: "quick", "standard" or "full".
+            effort: "quick", "standard", "full" or "every".
 
         Returns:
             The report's zip, which `replay` and `python -m guda_core replay` compute again.

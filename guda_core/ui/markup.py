@@ -134,7 +134,7 @@ def notes_html(query: Query) -> Html:
 def scores_html(a: Attribution, group_set: GroupSet, name: str) -> Html:
     """The same figures as the bars: rank, group, score, 95% interval, both parts where there are two."""
     parts = ("To any picture (offset)", "To this picture") if a.has_offset else ()
-    why = ("Not scored",) if len(a.ranked()) < len(a.groups) else ()
+    why = (said,) if (said := words.remarks(a)) else ()
     head = ("Rank", "Group", f"Score ({a.unit})", "95% interval", *parts, *why)
     numbers = "n.nn" + "n" * len(parts)
     return table(f"Scores by {name}", head, words.rows(a, group_set), numbers=numbers, css="guda-scores")

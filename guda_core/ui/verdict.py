@@ -97,6 +97,8 @@ def _of(a: Attribution, group_set: GroupSet, method: str) -> Verdict:
         plain = f"{method} puts this group first."
         said = Verdict(f"First: {names[ranked[0]]}", plain, _figures(a, names, ranked), (_lead(a),))
     left = f" Not scored: {', '.join(missing)}." if missing else ""
+    if a.reached == "width" and a.progress == 1:
+        left = f" {words.ENDED_EARLY}{left}"
     return Verdict(said.headline, said.plain, said.figures + left, said.chips)
 
 

@@ -50,10 +50,12 @@ OWN_PICTURE = "Not needed: the model made this picture itself."
 REPLAYED = {
     "equal": "Equal. Computed again here, every score is the same to the last bit.",
     "within tolerance": "Within tolerance. Computed again here, every number is the same to one part in a thousand (or "
-    "0.001 nats). Other hardware or versions cause such differences.",
+    "0.001 nats; in half precision, or to a sixth of its interval). Other hardware or versions cause such differences.",
     "different": "Different. Computed again here, something is not as the report says. The tables show what.",
 }
 
+
+ENDED_EARLY = "The answer is as exact as this effort asks, so it ended early."
 
 PLAIN_UNITS = ("nats", "standard scores")  # whose scores are no smaller than two digits after the point show
 
@@ -88,9 +90,16 @@ def beyond(a: Attribution, ranked: list[str]) -> str | None:
     return max(clear, key=lambda g: (a.groups[g].score or 0.0) - max(0.0, a.offset(g)), default=None)
 
 
+def remarks(a: Attribution) -> str:
+    """The heading of the column that says why a group has no score or fewer draws; "" where there is nothing to say."""
+    if any(s.score is not None and s.reason for s in a.groups.values()):
+        return "Remark"
+    return "Not scored" if len(a.ranked()) < len(a.groups) else ""
+
+
 def rows(a: Attribution, group_set: GroupSet) -> list[tuple[str, ...]]:
     """The table of an Attribution, best first: rank, group, score, 95% interval, offset and what is beyond it (if
-    scores include one), and, where a group has no score, a last column with the reason."""
+    scores include one), and, where a group has no score or fewer draws, a last column with the reason."""
     ranked, offset = a.ranked(), a.has_offset
     out: list[tuple[str, ...]] = []
     for i, g in enumerate([*ranked, *(g for g in a.groups if g not in ranked)]):
@@ -101,7 +110,7 @@ def rows(a: Attribution, group_set: GroupSet) -> list[tuple[str, ...]]:
             parts = [number(a.offset(g), a.unit), number(s.score - a.offset(g), a.unit)] if offset else []
             cells = [str(i + 1), group_set.groups[g].name, number(s.score, a.unit), interval(s, a.unit) or "-", *parts]
         why = STATUS[s.status] + (f": {s.reason}" if s.reason else "")
-        out.append((*cells, *([why if s.score is None else ""] if len(ranked) < len(a.groups) else [])))
+        out.append((*cells, *([why if s.score is None else s.reason] if remarks(a) else [])))
     return out
 
 

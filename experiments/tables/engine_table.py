@@ -1,0 +1,92 @@
+"""What was measured of the scoring engine, as tables (for `readme.py`)."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from experiments.tables.committed import UNKNOWN, read, source
+
+SHOWN = {
+    "speedup_full": "full effort, times faster than version 0.1 (the fastest type of this machine)",
+    "speedup_full_float32": "the same in float32",
+    "share_cpu": "passes a second, as a share of the bare network's (float32, full effort)",
+    "same_first": "same first group as with every draw, 500 fixed queries (simulated)",
+    "ratio_64_to_8": "64 groups against 8, full effort, times the seconds",
+    "coverage_quick": "95% intervals that cover the value of 24 draws, quick",
+    "coverage_standard": "the same, standard, after races",
+}
+
+
+def _parts() -> tuple[dict[str, Any], dict[str, Any]] | None:
+    record = read("engine")
+    return (record, record["parts"]) if record is not None else None
+
+
+def engine() -> str:
+    """The figures that were aimed at."""
+    found = _parts()
+    if found is None:
+        return UNKNOWN
+    record, _ = found
+    rows = [f"| {said} | {f'{record[k]:.3g}' if k in record else UNKNOWN} |" for k, said in SHOWN.items()]
+    return "\n".join(["| | figure |", "|---|---|", *rows, "", source(record, "engine")])
+
+
+def engine_rules() -> str:
+    """Every rule that was tried, on two kinds of noise."""
+    found = _parts()
+    if found is None or "rules" not in found[1]:
+        return UNKNOWN
+    record, parts = found
+    head = "| draws a stratum, first look | noise | share of passes | ended early | same first | same two | covered |"
+    lines = [head, "|---|---|---|---|---|---|---|"]
+    for noise in ("guda", "oracle"):
+        for rule, r in parts["rules"][f"rules_{noise}"].items():
+            cells = [f"{r[k]:.3f}" for k in ("same_first", "same_two", "held")]
+            lines.append(f"| {rule} | {noise} | {r['share']:.2f} | {r['decided']:.2f} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", source(record, "engine")])
+
+
+def engine_speeds() -> str:
+    """Seconds and passes of an answer at full effort, taken in turns; and with more groups."""
+    found = _parts()
+    if found is None or "speeds" not in found[1]:
+        return UNKNOWN
+    record, parts = found
+    speeds, bare = parts["speeds"], parts["speeds"]["bare_passes_per_second"]
+    lines = ["| full effort, 8 groups | seconds | passes | passes a second | bare network |", "|---|---|---|---|---|"]
+    for name, seconds in speeds["seconds"].items():
+        mean, made = statistics.mean(seconds), statistics.mean(speeds["passes"][name])
+        alone = f"{statistics.mean(bare[name]):.0f}" if name in bare else ""
+        said = "version 0.1, float32" if name == "before" else f"today, {name}"
+        lines.append(f"| {said} | {mean:.1f} | {made:.0f} | {made / mean:.0f} | {alone} |")
+    lines.append("")
+    if "sizes" in parts:
+        each = parts["sizes"]["groups"]
+        lines += ["| groups | seconds, of all pictures | passes |", "|---|---|---|"]
+        lines += [f"| {n} | {r['seconds']:.1f} | {r['passes']} |" for n, r in each.items()]
+        lines.append("")
+    return "\n".join([*lines, source(record, "engine")])
+
+
+def engine_types() -> str:
+    """What bfloat16 does to scores."""
+    found = _parts()
+    if found is None or "types_nats" not in found[1].get("types", {}):
+        return UNKNOWN
+    record, parts = found
+    nats, errors = parts["types"]["types_nats"], parts["types"]["types_standard_errors"]
+    return (
+        f"Scores in bfloat16 differ from those in float32 by {nats['median']:.2f} nats (median; at most "
+        f"{nats['largest']:.2f}), or {errors['median']:.2f} standard errors (at most {errors['largest']:.2f}). "
+        f"{source(record, 'engine')}"
+    )
+
+
+RENDER = {
+    "engine": engine,
+    "engine_rules": engine_rules,
+    "engine_speeds": engine_speeds,
+    "engine_types": engine_types,
+}

@@ -1,0 +1,40 @@
+"""The type that a model's weights run in: float32 on a CPU and the card's type on a GPU, unless GUDA_DTYPE says
+otherwise.
+
+bfloat16 is more than twice as fast where the processor multiplies it in hardware (AMX, AVX512-BF16), and slower where
+it does not. What it does to scores is measured (`experiments.engine`).
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from guda_core.errors import OptionError
+
+VARIABLE = "GUDA_DTYPE"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+FASTEST = "fastest"  # bfloat16 on a CPU that has it in hardware, else the default
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether this processor multiplies matrices of bfloat16 in hardware, as torch sees it."""
+    checks = [getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")]
+    return any(check() for check in checks if check is not None)
+
+
+def chosen_dtype(device: torch.device) -> torch.dtype | None:
+    """What GUDA_DTYPE asks for on this device; None: the default.
+
+    Raises:
+        OptionError: it names no such type.
+    """
+    name = os.environ.get(VARIABLE, "")
+    if not name:
+        return None
+    if name == FASTEST:
+        return torch.bfloat16 if device.type == "cpu" and has_fast_bfloat16() else None
+    if name not in DTYPES:
+        raise OptionError(f"{VARIABLE} must be one of {', '.join([*DTYPES, FASTEST])}, not '{name}'.")
+    return DTYPES[name]
