@@ -177,7 +177,9 @@ def budget_of(effort: str, recorded: Recorded | None = None) -> Budget:
     if recorded is None:
         return Budget(draws=e.draws, per_pass=e.per_pass, race=e.race)
     race = e.race if recorded.raced else None
-    return Budget(draws=e.draws, per_pass=e.per_pass, race=race, follow=recorded.draws)
+    return Budget(
+        draws=e.draws, per_pass=e.per_pass, race=race, follow=recorded.draws, offset_error=recorded.offset_error
+    )
 
 
 def load_service(model: str | None = None, *, group_set: str | None = None, fall_back: bool = True) -> LocalService:

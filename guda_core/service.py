@@ -58,11 +58,12 @@ class Recorded:
     """How a report's draws were counted, for a service that computes it again.
 
     raced: whether its efforts raced. draws: method id -> group id -> draws of that group, which decide where the values
-    do not, because other hardware moves them a little.
+    do not, because other hardware moves them a little. offset_error: whether its intervals hold the error of offsets.
     """
 
     raced: bool
     draws: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    offset_error: bool = True
 
 
 @dataclass(frozen=True)

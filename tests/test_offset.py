@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from scipy import stats
 
 from experiments import offset as fitting
 from experiments.benchmark import offset_tables
@@ -24,6 +25,7 @@ from guda_core.diffusion import likelihood
 from guda_core.diffusion.cards import load_model
 from guda_core.paths import BENCHMARKS, SHIPPED_RUN
 from guda_core.records import Attribution, GroupScore, KLValues, Query
+from guda_core.reports.replay import recorded
 from guda_core.ui import examples, inspect, markup, words
 from guda_core.ui.verdict import Verdict, verdict
 from guda_core.unlearning import adapters
@@ -31,7 +33,7 @@ from guda_core.unlearning.adapters import OFFSET
 from tests.light import LightService
 from tests.tiny import save_tiny
 
-WEIGHT = 1.04
+WEIGHT, SE = 1.04, 30.0
 GROUPS = load_group_set("emoji")
 IDS = list(GROUPS.groups)[:3]
 MEANS = {IDS[0]: -5.0, IDS[1]: 2000.0, IDS[2]: 7.5}
@@ -57,16 +59,16 @@ def folder(model, tmp_path):
 
 def note(folder, group, **changes):
     """The health of a group's adapter."""
-    record = {OFFSET: {"mean": MEANS[group], "se": 1.0, "n": 140}, "unit": "nats"}
+    record = {OFFSET: {"mean": MEANS[group], "se": SE, "n": 140}, "unit": "nats"}
     record["adapter_sha256"] = adapters.read_meta(folder / group)["sha256"]
     (folder / group / adapters.HEALTH).write_text(json.dumps({**record, **changes}))
 
 
-def answer(model, folder, kind=Guda) -> Attribution:
+def answer(model, folder, kind=Guda, **budget) -> Attribution:
     latent = torch.randn(1, *model.latent_shape, generator=torch.Generator().manual_seed(5))
     query = Query(pixels=torch.zeros(1).numpy(), latent=latent, prompt="", image_hash="x")
     more = {"offset_weight": WEIGHT} if kind is Guda else {}
-    *_, last = kind(model, GROUPS, folder, **more).attribute(query, Budget(draws=2, per_pass=1, strata=8))
+    *_, last = kind(model, GROUPS, folder, **more).attribute(query, Budget(draws=2, per_pass=1, strata=8, **budget))
     return last
 
 
@@ -77,16 +79,47 @@ def test_it_is_added_to_scores_and_intervals_and_decides_the_order(model, folder
         note(folder, g)
     found = answer(model, folder)
     assert found.settings["offset"] == {g: WEIGHT * MEANS[g] for g in IDS}
+    assert found.settings["offset_se"] == dict.fromkeys(IDS, WEIGHT * SE)
     for g in IDS:
         a, b = plain.groups[g], found.groups[g]
-        for key in ("score", "low", "high"):
-            assert getattr(b, key) == pytest.approx(getattr(a, key) + WEIGHT * MEANS[g])
+        assert b.score == pytest.approx(a.score + WEIGHT * MEANS[g])
+        assert (b.low + b.high) / 2 == pytest.approx(b.score) and b.high - b.low > a.high - a.low
         np.testing.assert_array_equal(found.kl.without[g], plain.kl.without[g])
     assert found.ranked()[0] == IDS[1]
     first, second = IDS[1], found.runner_up
     strata = likelihood.make_strata(model.schedule, 8)
     ahead = likelihood.difference(first=found.kl.without[first], second=found.kl.without[second], strata=strata)
-    assert found.separable == (ahead.low + found.offset(first) - found.offset(second) > 0)
+    both = ahead.plus(found.offset(first) - found.offset(second), WEIGHT * SE * 2**0.5)
+    assert found.separable == (both.low > 0) and both.low < ahead.low + found.offset(first) - found.offset(second)
+
+
+def test_two_errors_add_up_as_variances():
+    sampled = likelihood.Estimate(10.0, 3.0, 4.0, 16.0, 5.0)
+    found = sampled.plus(2.0, 4.0)
+    assert (found.value, found.se) == (12.0, 5.0) and found.df == pytest.approx(5.0**4 / (3.0**4 / 5.0))
+    half = float(stats.t.ppf(0.975, found.df)) * 5.0
+    assert (found.low, found.high) == pytest.approx((12.0 - half, 12.0 + half))
+    assert sampled.plus(2.0) == likelihood.Estimate(12.0, 3.0, 6.0, 18.0, 5.0)
+    rng = np.random.default_rng(0)  # a mean of 6 values with a known mean's error beside it: covered in 95% of cases
+    held = 0
+    for _ in range(4000):
+        x, other = rng.normal(0, 3 * 6**0.5, 6), rng.normal(0, 4)
+        se = x.std(ddof=1) / 6**0.5
+        e = likelihood.Estimate(float(x.mean()), float(se), 0.0, 0.0, 5.0).plus(other, 4.0)
+        held += e.low <= 0 <= e.high
+    assert held / 4000 == pytest.approx(0.95, abs=0.012)
+
+
+def test_a_report_of_before_is_computed_without_the_offsets_error(model, folder):
+    for g in IDS:
+        note(folder, g)
+    now, then = answer(model, folder), answer(model, folder, offset_error=False)
+    assert "offset_se" in now.settings and "offset_se" not in then.settings
+    assert all(then.groups[g].high < now.groups[g].high for g in IDS)
+    methods = {m: {"settings": dict(a.settings), "sampling": None} for m, a in {"now": now, "then": then}.items()}
+    assert recorded({"methods": {"guda": methods["now"]}}).offset_error
+    assert not recorded({"methods": {"guda": methods["then"]}}).offset_error
+    assert recorded({"methods": {"clip": {"settings": {}, "sampling": None}}}).offset_error
 
 
 @pytest.mark.parametrize("bad", [{"adapter_sha256": "of another"}, {OFFSET: {}}, {OFFSET: {"mean": None}}, {OFFSET: 3}])

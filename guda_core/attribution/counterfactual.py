@@ -8,6 +8,7 @@ clearly behind get no more draws, and a clear answer ends early (`racing`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -85,6 +86,7 @@ class Drops:
     unavailable: Mapping[str, str]
     settings: Mapping[str, Any]
     kl: dict[str, np.ndarray]
+    offset_se: Mapping[str, float] = field(default_factory=dict)
     broken: dict[str, GroupScore] = field(default_factory=dict)
     m: int = 0
     done: int = 0
@@ -104,7 +106,7 @@ class Drops:
             return self.broken[g]
         made = self.kl[g].shape[1]
         e = likelihood.elbo_drop(full=self.full.kl[:, :made], without=self.kl[g], strata=self.full.strata)
-        e = e.plus(self.racing.offset.get(g, 0.0))
+        e = e.plus(self.racing.offset.get(g, 0.0), self.offset_se.get(g, 0.0))
         return GroupScore(e.value, e.low, e.high, reason=BEHIND if made < self.m else "")
 
     def finish_pass(self, *, last: bool) -> None:
@@ -113,7 +115,7 @@ class Drops:
         scores = {g: self._score(g) for g in self.groups}
         self.racing.look(self.m, self.full.kl, kl, strata)
         kept = KLValues(self.full.draws.t[:, : self.m], np.asarray(strata.edges), self.full.kl[:, : self.m], kl)
-        order = _rank(kl, strata, scores, self.racing.offset)
+        order = _rank(kl, strata, scores, self.racing.offset, self.offset_se)
         self.answer = {"groups": scores, "kl": kept, **order}
         if self.racing.race is not None and (last or not self.racing.going):
             self.answer["reached"] = self._reached(scores, order.get("separable"))
@@ -133,6 +135,7 @@ def _rank(
     strata: likelihood.Strata,
     scores: Mapping[str, GroupScore],
     offset: Mapping[str, float],
+    offset_se: Mapping[str, float],
 ) -> dict[str, Any]:
     """Is the first group ahead of the second in the paired 95% interval, by the draws that both have?"""
     ok = [(k, s.score) for k, s in scores.items() if s.score is not None]
@@ -141,7 +144,8 @@ def _rank(
     (first, _), (second, _) = sorted(ok, key=lambda kv: (-kv[1], kv[0]))[:2]
     m = min(values[first].shape[1], values[second].shape[1])
     ahead = likelihood.difference(first=values[first][:, :m], second=values[second][:, :m], strata=strata)
-    ahead = ahead.plus(offset.get(first, 0.0) - offset.get(second, 0.0))
+    se = math.hypot(offset_se.get(first, 0.0), offset_se.get(second, 0.0))
+    ahead = ahead.plus(offset.get(first, 0.0) - offset.get(second, 0.0), se)
     return {"separable": ahead.low > 0, "runner_up": second}
 
 
@@ -155,17 +159,19 @@ def drops(
     unavailable: Mapping[str, str],
     settings: Mapping[str, Any],
     offset: Mapping[str, float] | None = None,
+    offset_se: Mapping[str, float] | None = None,
 ) -> Iterator[Attribution]:
     """Yield an Attribution after every model's share of a pass; scores change at the end of each pass.
 
     unavailable: group id -> reason, for groups that have no model without them. offset: group id -> nats that are
-    added to its scores, whatever the picture. The first pass yields no scores yet.
+    added to its scores, whatever the picture; offset_se: their standard errors, which the intervals hold. A race looks
+    at the error of sampling alone, which more draws make smaller. The first pass yields no scores yet.
     """
     usable = [g for g in group_ids if g not in unavailable]
     slack = SLACK.get(str(full.model.dtype).removeprefix("torch."), SLACK_COARSE)
     racing = Racing(budget.race, usable, offset=offset or {}, follow=budget.follow.get(method), slack=slack)
     empty = {g: np.empty((len(full.strata), 0)) for g in usable}
-    found = Drops(method, group_ids, full, racing, unavailable, settings, empty)
+    found = Drops(method, group_ids, full, racing, unavailable, settings, empty, offset_se or {})
     k = len(full.strata)
     for columns in passes(budget.draws, budget.per_pass, budget.race):
         inputs, going = full.inputs(columns), list(racing.going)
@@ -201,7 +207,7 @@ class Counterfactual(Method):
     model_label: what one such model is called. figures_title, figures_note, figure_columns: of the table of what was
     measured of them (`records.GroupModels`).
     adapters: group id -> its model without the group. unavailable: group id -> why there is none. offset: group id ->
-    nats that its scores hold beside the drop, whatever the picture.
+    nats that its scores hold beside the drop, whatever the picture; offset_se: their standard errors.
     """
 
     unit = "nats"
@@ -210,10 +216,11 @@ class Counterfactual(Method):
     figures_note: ClassVar[str]
     figure_columns: ClassVar[Mapping[str, str]]
     offset: Mapping[str, float]
+    offset_se: Mapping[str, float]
 
     def __init__(self, model: BaseModel, group_set: GroupSet, folder: Folder) -> None:
         self.model, self.group_set, self.folder = model, group_set, folder
-        self.offset = {}
+        self.offset, self.offset_se = {}, {}
         self.adapters: dict[str, adapters.Adapter] = {}
         self.unavailable: dict[str, str] = {}
         for gid in group_set.groups:
@@ -261,7 +268,7 @@ class Counterfactual(Method):
         full = FullModel.of(self.model, query, budget, shared)
         settings = {
             "budget": {**budget.plain(), "batch": full.batch, "rule": likelihood.RULE},
-            **self.provenance(),
+            **{k: v for k, v in self.provenance().items() if k != "offset_se" or budget.offset_error},
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": str(self.model.device),
         }
@@ -274,4 +281,5 @@ class Counterfactual(Method):
             unavailable=self.unavailable,
             settings=settings,
             offset=self.offset,
+            offset_se=self.offset_se if budget.offset_error else {},
         )

@@ -7,8 +7,8 @@ The paper's score is the drop alone. A model that is trained again without a gro
 worse as well, some groups' loss more than others'; unlearning is held back from that by its preserve loss, so that
 little of it is left in the drop, though in about the right proportions. The adapter's health has it measured, and the
 weight w was fitted to retrained models, for one model and group set (`calibration`). Where there is no weight, or the
-offset was not measured for every adapter, the score is the drop alone. The intervals take it as known; its own standard
-error is in the health.
+offset was not measured for every adapter, the score is the drop alone. The intervals hold the offset's own standard
+error, w times that of the mean; that of w is not in them.
 """
 
 from __future__ import annotations
@@ -27,19 +27,24 @@ from guda_core.records import GroupSet
 from guda_core.unlearning import adapters
 
 
-def offset_of(folder: Folder, of: Mapping[str, adapters.Adapter], weight: float | None) -> dict[str, float]:
-    """Group id -> offset_k in nats, from the health of just these adapters in a folder; {} if one has none, or without
-    a weight."""
+def offset_of(
+    folder: Folder, of: Mapping[str, adapters.Adapter], weight: float | None
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Group id -> offset_k, and -> its standard error, in nats, from the health of just these adapters in a folder;
+    both {} if one has none, or without a weight. A group whose health tells no error has none here either."""
     out: dict[str, float] = {}
+    errors: dict[str, float] = {}
     if weight is None:
-        return out
+        return out, errors
     for g, adapter in of.items():
         part = adapters.read_health(folder / g, adapter.meta["sha256"]).get(adapters.OFFSET)
-        mean = part.get("mean") if isinstance(part, dict) else None
+        mean, se = (part.get("mean"), part.get("se")) if isinstance(part, dict) else (None, None)
         if not isinstance(mean, int | float) or not math.isfinite(mean):
-            return {}
+            return {}, {}
         out[g] = weight * mean
-    return out
+        if isinstance(se, int | float) and math.isfinite(se) and se >= 0:
+            errors[g] = abs(weight) * se
+    return out, errors
 
 
 class Guda(Counterfactual):
@@ -49,8 +54,8 @@ class Guda(Counterfactual):
     name = "GUDA (unlearning)"
     note = (
         "Influence: how much worse the model explains the picture after it unlearned the group. The score includes the "
-        "group's offset (the tick), which is the same for every picture. The interval covers the sampling error of "
-        "this estimate. It does not cover the gap between unlearning and retraining, or the error of the offset."
+        "group's offset, which is the same for every picture. The interval covers the sampling error of this estimate "
+        "and of the offset. It does not cover the gap between unlearning and retraining."
     )
     main = True
     default = True
@@ -75,7 +80,7 @@ class Guda(Counterfactual):
         self, model: BaseModel, group_set: GroupSet, folder: Folder, *, offset_weight: float | None = None
     ) -> None:
         super().__init__(model, group_set, folder)
-        self.offset = offset_of(folder, self.adapters, offset_weight)
+        self.offset, self.offset_se = offset_of(folder, self.adapters, offset_weight)
 
     @classmethod
     def load(cls, context: Context) -> Self | Unavailable:
@@ -88,4 +93,4 @@ class Guda(Counterfactual):
         return cls(context.model, context.group_set, context.adapters, offset_weight=weight)
 
     def provenance(self) -> dict[str, Any]:
-        return {**super().provenance(), "offset": dict(self.offset)}
+        return {**super().provenance(), "offset": dict(self.offset), "offset_se": dict(self.offset_se)}

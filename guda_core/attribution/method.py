@@ -32,7 +32,8 @@ class Budget:
     no timesteps ignore it.
 
     race: when groups stop before all draws are made; None: never. follow: method id -> group id -> draws that a report
-    names (`service.Recorded`); it is no part of the settings.
+    names (`service.Recorded`); it is no part of the settings. offset_error: whether intervals hold the error of the
+    offsets; False only for reports of before they did.
     """
 
     draws: int = 4
@@ -41,6 +42,7 @@ class Budget:
     batch: int = 0
     race: Race | None = None
     follow: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    offset_error: bool = True
 
     def plain(self) -> dict[str, Any]:
         """As an answer's settings hold it."""

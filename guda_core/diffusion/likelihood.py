@@ -196,9 +196,16 @@ class Estimate:
     high: float
     df: float = math.inf
 
-    def plus(self, known: float) -> Estimate:
-        """The estimate of the sum and a number that is known."""
-        return Estimate(self.value + known, self.se, self.low + known, self.high + known, self.df)
+    def plus(self, other: float, se: float = 0.0) -> Estimate:
+        """The estimate of the sum and another number, which is known, or has a standard error of its own from very many
+        values. The variances add up; degrees of freedom after Welch and Satterthwaite."""
+        if se == 0:
+            return Estimate(self.value + other, self.se, self.low + other, self.high + other, self.df)
+        var = self.se**2 + se**2
+        df = var**2 / (self.se**4 / self.df) if self.se > 0 and math.isfinite(self.df) else math.inf
+        half = float(stats.t.ppf(0.975, df)) * math.sqrt(var)
+        value = self.value + other
+        return Estimate(value, math.sqrt(var), value - half, value + half, df)
 
 
 def stratum_sums(values: np.ndarray, sizes: np.ndarray) -> np.ndarray:

@@ -235,7 +235,8 @@ def _judged(verdict: Verdict, before: Mapping[str, Any], now: Scope) -> Verdict:
 
 
 def recorded(record: Mapping[str, Any]) -> Recorded:
-    """How a report's draws were counted. Reports of before races name none, and all draws are made again."""
+    """How a report was computed. Reports of before races name none, and all draws are made again. Reports of before
+    intervals held the error of the offsets name the offsets alone."""
     raced = any(
         "/budget/race/" in f"/{path}" for path in _flat({m: f["settings"] for m, f in record["methods"].items()})
     )
@@ -243,7 +244,8 @@ def recorded(record: Mapping[str, Any]) -> Recorded:
     for m, found in record["methods"].items():
         if s := found["sampling"]:
             draws[m] = {g: s.get("fewer", {}).get(g, s["draws"]) for g in found["groups"]}
-    return Recorded(raced, draws)
+    settings = [f["settings"] for f in record["methods"].values()]
+    return Recorded(raced, draws, not any("offset" in s and "offset_se" not in s for s in settings))
 
 
 def replay(report: Report, service: Service) -> Iterator[Attribution | Verdict]:

@@ -34,9 +34,8 @@ MEANS = (
         "groups of one picture. Do not compare the scores of two pictures."
     ),
     (
-        "The interval says how far other draws of noise could have moved the score. It does not cover the error of the "
-        "offset (see the Evidence tab). It does not cover the gap between unlearning a group and never having trained "
-        "on it (see the Benchmarks tab)."
+        "The interval says how far other draws of noise could have moved the score, and how sure the offset is. It "
+        "does not cover the gap between unlearning a group and never having trained on it (see the Benchmarks tab)."
     ),
 )
 ABSTAINS = (
