@@ -1,4 +1,4 @@
-"""Attribution methods, one a file. Each answers a query with `Attribution`s that refine (`base.Method`).
+"""Attribution methods, one a file. Each answers a query with `Attribution`s that refine (`method.Method`).
 
 METHODS is the one list of them, cheapest first. A method is added by its file and a line here; by another package,
 with an entry point of the group "guda_core.methods"; by a program, with `METHODS.add`. Service, screens, command line
