@@ -365,12 +365,12 @@ def test_the_committed_table_is_that_of_the_committed_arrays():
 def test_committed_rows_stand_only_while_what_they_were_made_from_is_the_same(tmp_path):
     arrays, base = tmp_path / "styles-scores.npz", {"base_sha256": "b", "queries_sha256": "q"}
     made = {"guda": {"weights_sha256": {"x": "1"}, "parts": ("a", "b")}, "trak": {"config": {"dim": 8}}}
-    names = ["guda", "guda/mse", "separable/guda", "guda-esd", "trak", "clip-mean"]
+    names = ["guda", "guda/mse", "separable/guda", "separable/guda/1-draws", "guda-esd", "trak", "clip-mean"]
     scores = {n: np.full((2, 3), i, np.float32) for i, n in enumerate(names)}
     assert rows.standing(arrays, base, made) == {}
     rows.write(arrays, scores, base, made)
     there = rows.standing(arrays, base, made)
-    assert {r: sorted(of) for r, of in there.items()} == {"guda": sorted(names[:3]), "trak": ["trak"]}
+    assert {r: sorted(of) for r, of in there.items()} == {"guda": sorted(names[:4]), "trak": ["trak"]}
     np.testing.assert_array_equal(there["guda"]["separable/guda"], scores["separable/guda"])
     other = made | {"guda": {"weights_sha256": {"x": "2"}, "parts": ("a", "b")}}
     assert set(rows.standing(arrays, base, other)) == {"trak"}

@@ -121,7 +121,7 @@ def test_where_the_oracle_separates_its_own_first_two_stands_apart():
 
 
 SETS = ("generated", "generated-blend", "real")
-RIVALS = ("das", "dtrak", "trak", "combined", "instance", "clip-mean", "clip-max", "clip-prototype")
+RIVALS = ("das", "dtrak", "trak", "combined", "instance", "introstyle", "clip-mean", "clip-max", "clip-prototype")
 CLIP = RIVALS[-3:]
 
 

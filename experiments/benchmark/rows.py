@@ -41,7 +41,8 @@ def write(arrays: Path, scores: Mapping[str, np.ndarray], common: Mapping[str, s
 
 def of_role(names: Mapping[str, Any] | Sequence[str], role: str) -> list[str]:
     """The names of a role's rows."""
-    return [n for n in names if n in (role, f"separable/{role}", f"se/{role}") or n.startswith(f"{role}/")]
+    own = (role, f"separable/{role}", f"se/{role}")
+    return [n for n in names if n in own or n.startswith((f"{role}/", f"separable/{role}/"))]
 
 
 def recorded(arrays: Path, common: Mapping[str, str]) -> dict[str, Any]:

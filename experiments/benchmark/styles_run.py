@@ -45,6 +45,7 @@ from experiments.train.unet import UnetConfig
 from guda_core.attribution.ensemble import GudaAndDas, mean_of
 from guda_core.attribution.gradient.kernel import KernelMethod
 from guda_core.attribution.guda import Guda
+from guda_core.attribution.introstyle import IntroStyle
 from guda_core.attribution.similarity import AGGREGATES, ClipSimilarity
 from guda_core.data.captions import captioner_of
 from guda_core.data.encoded import examples_of
@@ -134,6 +135,8 @@ def baselines(service: LocalService) -> Iterator[Baseline]:
     """The kernel methods as the app offers them, and instance unlearning over some of the training pictures of each
     group."""
     for name, method in service.offered.items():
+        if isinstance(method, IntroStyle):
+            yield Baseline(name, method, method.provenance())
         if not isinstance(method, KernelMethod):
             continue
         yield Baseline(name, method, {"config": asdict(method.config), "features": method.features.settings})

@@ -12,6 +12,7 @@ METHODS = Registry(
     "guda_core.methods",
     {
         "clip": "guda_core.attribution.similarity:ClipSimilarity",
+        "introstyle": "guda_core.attribution.introstyle:IntroStyle",
         "trak": "guda_core.attribution.gradient.trak:Trak",
         "dtrak": "guda_core.attribution.gradient.dtrak:Dtrak",
         "das": "guda_core.attribution.gradient.das:Das",

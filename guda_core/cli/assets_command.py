@@ -72,6 +72,34 @@ def features(
 
 
 @app.command()
+def introstyle(
+    model: ModelOption = None,
+    lora: LoraOption = None,
+    group_set: SetOption = None,
+    home: HomeOption = None,
+    block: Annotated[int, typer.Option(min=0, help="Of the UNet's blocks on the way up.")] = 1,
+    t: Annotated[float, typer.Option(min=0, max=0.999, help="Noise level, as a share of the schedule.")] = 0.025,
+    folder: Annotated[Path | None, typer.Option(help="Default: runs/MODEL/SET/features of the workspace.")] = None,
+) -> None:
+    """Make the styles of the training pictures in the model's own features, with which IntroStyle answers."""
+    from guda_core.attribution.introstyle import FILE, IntroStyleConfig, write
+    from guda_core.data.captions import captioner_of
+    from guda_core.data.encoded import examples_of
+    from guda_core.data.sources.source import open_dataset
+    from guda_core.paths import run
+
+    service = service_of(model, group_set)
+    own, gs = service.model, service.group_set
+    where = (folder or run(own.card.id, gs.id).features.folders[0]) / FILE
+    examples = examples_of(own, open_dataset(gs).split("train"), captioner_of(gs))
+    with progress_bar() as bar:
+        task = bar.add_task("introstyle", note="", total=1.0)
+        for fraction in write(where, own, examples, IntroStyleConfig(block, t)):
+            bar.update(task, completed=fraction)
+    say(f"Written: {where}")
+
+
+@app.command()
 def scope(
     model: ModelOption = None,
     lora: LoraOption = None,

@@ -1,0 +1,182 @@
+"""IntroStyle (Kumar et al., arXiv 2412.14432): likeness of style, read from the model's own features.
+
+    f(x)      features of one block on the way up of the UNet at x_t, for a small t and no caption: (C, h, w)
+    style     mean mu_c and standard deviation sd_c of each channel over its places
+    W2(x, y)  sqrt( sum_c (mu_c(x) - mu_c(y))^2 + (sd_c(x) - sd_c(y))^2 ), the 2-Wasserstein distance of the normal
+              distributions with these means and diagonal variances
+    score_k   - mean over the group's training pictures of W2(x, x_i)
+
+Likeness, not influence: it never asks what the model learned from the pictures. It needs no other network and no
+download. The interval is that of a mean over the group's pictures (normal approximation). All pictures get the same
+noise, so that equal pictures have equal styles.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from guda_core.attribution.method import Budget, Context, Method, Unavailable
+from guda_core.data.encoded import Examples
+from guda_core.diffusion.base_model import BaseModel
+from guda_core.errors import CacheError, ScoreError
+from guda_core.records import Attribution, Cost, GroupScore, Query
+
+FILE = "introstyle.safetensors"
+MAKE = "Make them with `python -m guda_core assets introstyle`."
+
+
+@dataclass(frozen=True)
+class IntroStyleConfig:
+    """block: of the UNet's blocks on the way up, from 0. t: the noise level, as a share of the schedule's steps. The
+    paper's choice for Stable Diffusion is block 1 and step 25 of 1000. seed: of the noise."""
+
+    block: int = 1
+    t: float = 0.025
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (self.block >= 0 and 0 <= self.t < 1):
+            raise CacheError(f"block must be 0 or more, and t from 0 to below 1; got {self.block} and {self.t}.")
+
+
+def block_of(model: BaseModel, config: IntroStyleConfig) -> nn.Module:
+    """The block that is read. Raises ScoreError where the network has none such."""
+    blocks = getattr(model.network, "up_blocks", ())
+    if config.block >= len(blocks):
+        raise ScoreError("IntroStyle reads the blocks of a UNet on its way up. This network has no such block.")
+    return blocks[config.block]
+
+
+@torch.no_grad()
+def styles(model: BaseModel, latents: Tensor, config: IntroStyleConfig) -> Tensor:
+    """(N, C, h, w) latents -> (N, 2 C) float32 CPU: each channel's mean, then each channel's standard deviation.
+
+    Raises:
+        ScoreError: the network has no such block, or a value is not finite.
+    """
+    found: list[Tensor] = []
+
+    def read(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        found.append(output[0] if isinstance(output, tuple) else output)
+
+    g = torch.Generator().manual_seed(config.seed)
+    eps = torch.randn(tuple(latents.shape[1:]), generator=g).expand_as(latents)
+    t = torch.full((len(latents),), int(config.t * len(model.schedule)))
+    x_t = model.schedule.add_noise(latents, eps, t).to(model.device)
+    with model.lock:
+        hook = block_of(model, config).register_forward_hook(read)
+        try:
+            model.predict(x_t, t.to(model.device), model.embed([""]).expand(len(latents)))
+        finally:
+            hook.remove()
+    f = found[-1].float().flatten(2)  # (N, C, h w)
+    out = torch.cat([f.mean(dim=2), f.std(dim=2, correction=0)], dim=1).cpu()
+    if not bool(torch.isfinite(out).all()):
+        raise ScoreError("The model's features are not finite, so there is no style to compare.")
+    return out
+
+
+def write(
+    path: Path, model: BaseModel, examples: Examples, config: IntroStyleConfig | None = None, batch: int = 32
+) -> Iterator[float]:
+    """Write the styles of training pictures, by group; yields the fraction done. The file appears when it is whole."""
+    config = config or IntroStyleConfig()
+    parts: list[Tensor] = []
+    for i in range(0, len(examples), batch):
+        parts.append(styles(model, examples.latents[i : i + batch], config))
+        yield min(i + batch, len(examples)) / len(examples)
+    all_styles = torch.cat(parts)
+    groups = list(dict.fromkeys(examples.groups))
+    at = {g: [i for i, own in enumerate(examples.groups) if own == g] for g in groups}
+    meta = {
+        "base_sha256": model.sha256,
+        "examples_sha256": examples.sha256(),
+        "command": "python -m guda_core assets introstyle",
+        **{k: str(v) for k, v in asdict(config).items()},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".tmp")
+    save_file({g: all_styles[i].to(torch.float16).contiguous() for g, i in at.items()}, aside, metadata=meta)
+    aside.replace(path)
+
+
+class IntroStyle(Method):
+    """Scores groups by the styles of their training pictures. bank: group id -> (N, 2 C) float32."""
+
+    id = "introstyle"
+    name = "IntroStyle"
+    unit = "-W2"
+    note = (
+        "Likeness of style, not influence: how near the picture is to the group's pictures, by the means and spreads "
+        "of the model's own features. 0 is the same style. The farther below 0, the less alike. It does not ask what "
+        "the model learned. The interval is the spread over the group's pictures."
+    )
+
+    def __init__(
+        self, model: BaseModel, bank: Mapping[str, Tensor], groups: Sequence[str], config: IntroStyleConfig, sha256: str
+    ) -> None:
+        self.model, self.bank, self.groups, self.config, self.sha256 = model, dict(bank), list(groups), config, sha256
+
+    @classmethod
+    def load(cls, context: Context) -> Self | Unavailable:
+        """From the stored styles. Raises CacheError when they are damaged or of another model."""
+        path = None if context.features is None else context.features / FILE
+        if path is None or not path.is_file():
+            return Unavailable(f"There are no styles of the training pictures. {MAKE}")
+        return cls.read(path, context.model, context.groups)
+
+    @classmethod
+    def read(cls, path: Path, model: BaseModel, groups: Sequence[str]) -> Self:
+        """The method on stored styles.
+
+        Raises:
+            CacheError: they cannot be read, or are of another model.
+            ScoreError: the network has no such block.
+        """
+        try:
+            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+            with safe_open(path, framework="pt") as f:
+                meta = f.metadata() or {}
+                bank = {g: f.get_tensor(g).float() for g in f.keys()}  # noqa: SIM118
+            config = IntroStyleConfig(int(meta["block"]), float(meta["t"]), int(meta["seed"]))
+            base = meta["base_sha256"]
+        except (OSError, SafetensorError, KeyError, ValueError) as e:
+            raise CacheError(f"{path.name} cannot be read ({e}). {MAKE}") from e
+        if not model.goes_by(base):
+            raise CacheError(f"{path.name} is of another base model. {MAKE}")
+        block_of(model, config)
+        return cls(model, bank, groups, config, sha256)
+
+    def cost(self, budget: Budget) -> Cost:
+        return Cost(forward=1)
+
+    def provenance(self) -> dict[str, Any]:
+        return {"base_sha256": self.model.sha256, "bank_sha256": self.sha256, **asdict(self.config)}
+
+    def prepare(self) -> Iterator[float]:
+        """Nothing is left to compute."""
+        yield from ()
+
+    def attribute(self, query: Query, budget: Budget | None = None) -> Iterator[Attribution]:
+        """Yields one Attribution; a group without styles is unavailable. budget: has no influence."""
+        own = styles(self.model, query.latent, self.config)[0]
+        none = GroupScore(None, None, None, "unavailable", f"There are no styles of this group. {MAKE}")
+        scores = {g: self._score(self.bank[g], own) if g in self.bank else none for g in self.groups}
+        yield Attribution(self.id, self.unit, scores, settings=self.provenance())
+
+    @staticmethod
+    def _score(bank: Tensor, own: Tensor) -> GroupScore:
+        near = -(bank - own).square().sum(dim=1).sqrt()  # (N,)
+        v = float(near.mean())
+        half = 1.96 * float(near.std()) / math.sqrt(len(near)) if len(near) > 1 else 0.0
+        return GroupScore(v, v - half, v + half)
