@@ -76,7 +76,7 @@ class FakeService:
 
     def estimate(self, methods: Sequence[str], effort: str) -> float:
         passes = ("guda" in methods) + ("logo" in methods)
-        return 0.2 + passes * {"quick": 8.0, "standard": 24.0, "full": 300.0}[effort]
+        return 0.2 + passes * {"quick": 8.0, "standard": 24.0, "full": 300.0, "every": 400.0}[effort]
 
     def generate(self, *, prompt: str, seed: int, steps: int, guidance: float) -> Iterator[Step | Query]:
         check_options(seed=seed, steps=steps, guidance=guidance)
