@@ -72,7 +72,7 @@ class FakeService:
         return {**METHODS, "logo": LOGO} if self.oracle else METHODS
 
     def cost(self, methods: Sequence[str], effort: str) -> Cost:
-        return Cost(forward=("guda" in methods) * {"quick": 432, "standard": 1296, "full": 5184}[effort])
+        return Cost(forward=("guda" in methods) * {"quick": 432, "standard": 1296, "full": 5184, "every": 5184}[effort])
 
     def estimate(self, methods: Sequence[str], effort: str) -> float:
         passes = ("guda" in methods) + ("logo" in methods)

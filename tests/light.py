@@ -25,7 +25,7 @@ from guda_core.records import (
     Query,
     Scope,
 )
-from guda_core.service import Recorded
+from guda_core.service import EFFORTS, Recorded
 
 MISSING = "noto"
 WHY = "There is no finished adapter in noto."
@@ -98,7 +98,7 @@ class LightService:
         return METHODS
 
     def estimate(self, methods: Sequence[str], effort: str) -> float:
-        if effort not in ("quick", "standard", "full"):
+        if effort not in EFFORTS:
             raise OptionError(f"There is no effort '{effort}'. Known: quick, standard, full.")
         return 1.0
 
