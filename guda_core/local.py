@@ -19,7 +19,7 @@ from guda_core.data.groups import chosen_set, load_group_set
 from guda_core.data.images import hash_pixels, read_picture
 from guda_core.data.prompts import check_options, check_prompt, prompt_notes
 from guda_core.diffusion.base_model import BaseModel
-from guda_core.diffusion.cards import DEFAULT_MODEL, chosen_card, chosen_model, find_card, load_model
+from guda_core.diffusion.cards import DEFAULT_MODEL, chosen_card, chosen_model, find_card, load_model, own_model
 from guda_core.diffusion.pace import Pace
 from guda_core.errors import ModelError, OptionError
 from guda_core.paths import Folder
@@ -186,7 +186,8 @@ def load_service(model: str | None = None, *, group_set: str | None = None, fall
     """The service of a model and a group set. Where one is not given: GUDA_MODEL, else the embedded model;
     GUDA_GROUP_SET, else the set of the model's card.
 
-    fall_back: when that card's model cannot be loaded, take the included one and say so in the banner.
+    fall_back: when that card's model cannot be loaded, take the included one and say so in the banner; never for the
+    only model of a workspace.
 
     Raises:
         ModelError: the model cannot be loaded (and the included one neither, or fall_back is off).
@@ -196,7 +197,7 @@ def load_service(model: str | None = None, *, group_set: str | None = None, fall
     try:
         base = load_model(card)
     except ModelError as e:
-        if not fall_back or name == DEFAULT_MODEL:
+        if not fall_back or name in (DEFAULT_MODEL, own_model()):
             raise
         card = find_card(DEFAULT_MODEL)
         base, banner = load_model(card), f"The bundled model answers in place of '{name}'. {e}"

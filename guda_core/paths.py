@@ -2,7 +2,8 @@
 
 A workspace is a folder of one layout. The user's own is `GUDA_HOME` (default: `guda` in the home folder); the shipped
 one, read only, holds the embedded model and the emoji. What is looked for is taken from the user's workspace, else from
-the shipped one; what is made is written to the user's.
+the shipped one; what is made is written to the user's. `GUDA_HOME` may be a repository of the Hugging Face Hub,
+`hub:user/name@revision` (`from_hub`); then nothing is written.
 
     models/*.yaml               model cards
     sets/<set>/                 group sets (shipped: style_groups/)
@@ -15,7 +16,10 @@ the shipped one; what is made is written to the user's.
         calibration.json        the offset's weight
         latents/                encoded training pictures
 
-Everything that can be made again without hours of work lies in the cache, `GUDA_CACHE`.
+    published/<model>/<set>/    what `guda unlearn` makes of a run for the hub: a workspace of its own, without pictures
+
+A workspace may also be what is in one folder below `runs/` alone. Everything that can be made again without hours
+of work lies in the cache, `GUDA_CACHE`.
 """
 
 from __future__ import annotations
@@ -24,6 +28,9 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from guda_core import from_hub
+from guda_core.errors import OptionError
 
 _PACKAGE = Path(__file__).resolve().parent
 # In an installed package the shipped folders lie in the package, in a checkout of the repository beside it.
@@ -47,8 +54,8 @@ class Layers:
         return next((f / name for f in self.folders if (f / name).exists()), self.folders[0] / name)
 
     def own(self, name: str) -> Path:
-        """Where the name is written."""
-        return self.folders[0] / name
+        """Where the name is written. Raises OptionError in a workspace that is read only."""
+        return writable(self.folders[0]) / name
 
     def __str__(self) -> str:
         return str(self.folders[0])
@@ -73,18 +80,23 @@ Folder = Path | Layers
 
 @dataclass(frozen=True)
 class Run:
-    """The folders and files of one model and group set. own: where they are written."""
+    """The folders and files of one model and group set. mine: in the user's workspace, shipped: in the other."""
 
-    own: Path
+    mine: Path
     shipped: Path
+
+    @property
+    def own(self) -> Path:
+        """Where they are written. Raises OptionError in a workspace that is read only."""
+        return writable(self.mine)
 
     def layers(self, name: str) -> Layers:
         """A folder of the run in both workspaces."""
-        return Layers(tuple(dict.fromkeys((self.own / name, self.shipped / name))))
+        return Layers(tuple(dict.fromkeys((self.mine / name, self.shipped / name))))
 
     def file(self, name: str) -> Path:
         """A file of the run: the user's, else the shipped one, else where it would be written."""
-        return Layers((self.own, self.shipped)) / name
+        return Layers((self.mine, self.shipped)) / name
 
     @property
     def adapters(self) -> Layers:
@@ -118,10 +130,28 @@ class Run:
 
 
 def home() -> Path:
-    """The user's workspace: `GUDA_HOME`, or ~/guda. A checkout of this repository stands for its shipped workspace."""
+    """The user's workspace: `GUDA_HOME`, or ~/guda. A checkout of this repository stands for its shipped workspace.
+
+    Raises:
+        OptionError: `GUDA_HOME` names a repository of the hub that cannot be had.
+    """
     named = os.environ.get("GUDA_HOME")
+    if from_hub.is_named(named):
+        return from_hub.snapshot(str(named))
     folder = Path(named).expanduser().resolve() if named else Path.home() / "guda"
     return ASSETS if folder == ROOT else folder
+
+
+def writable(folder: Path) -> Path:
+    """The folder itself. Raises OptionError when it is of a workspace that came from the hub."""
+    named = os.environ.get("GUDA_HOME")
+    if from_hub.is_named(named) and folder.is_relative_to(from_hub.snapshot(str(named))):
+        name, _ = from_hub.repository(str(named))
+        raise OptionError(
+            f"The workspace {named} is read only. Bring it into a folder of your own with `hf download {name} "
+            "--local-dir FOLDER`, and use --home FOLDER."
+        )
+    return folder
 
 
 def sets() -> Layers:
@@ -135,10 +165,25 @@ def models() -> Layers:
     return Layers(tuple(dict.fromkeys((home() / "models", ASSETS / "models"))))
 
 
+def only_set() -> str:
+    """The set of a workspace that holds exactly one of its own; else ""."""
+    own = home()
+    found = [] if own == ASSETS else [p.parent.name for p in (own / "sets").glob("*/group_set.yaml")]
+    return found[0] if len(found) == 1 else ""
+
+
+def own_cards() -> list[Path]:
+    """The files with the workspace's own model cards."""
+    own = home()
+    return [] if own == ASSETS else sorted((own / "models").glob("*.yaml"))
+
+
 def run(model: str, group_set: str) -> Run:
     """What was made, or will be, for a model's card and a group set, by their ids."""
-    part = Path("runs") / model / group_set
-    return Run(home() / part, ASSETS / part)
+    part, own = Path("runs") / model / group_set, home()
+    mine, shipped = own / part, ASSETS / part
+    alone = (own / "adapters").is_dir() and not mine.is_dir() and not shipped.is_dir()
+    return Run(own if alone else mine, shipped)
 
 
 def cache_dir() -> Path:

@@ -119,10 +119,10 @@ def test_the_last_service_is_kept_and_another_model_takes_its_place(monkeypatch,
     monkeypatch.setattr(api, "service_for", lambda base, groups: object())
     first = api._service(None, None)
     assert api._service("emoji", "emoji") is first and made == ["emoji"]
-    assert api._service("sd15", None) is not first and made == ["emoji", "sd15"]
-    assert api._service("sd15", None) is not first and len(api._last) == 1
+    assert api._service("sd15", "emoji") is not first and made == ["emoji", "sd15"]
+    assert api._service("sd15", "emoji") is not first and len(api._last) == 1
     monkeypatch.setenv("GUDA_HOME", str(tmp_path / "another"))
-    assert api._service("sd15", None) and made == ["emoji", "sd15", "sd15"]
+    assert api._service("sd15", "emoji") and made == ["emoji", "sd15", "sd15"]
 
 
 def test_unlearn_refuses_before_a_model_is_loaded():

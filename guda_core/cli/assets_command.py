@@ -22,7 +22,10 @@ from guda_core.cli.terminal import (
 )
 from guda_core.service import check_methods
 
-app = commands("What a model needs besides its adapters. All of it needs the training pictures (guda groups fetch).")
+app = commands(
+    "What a model needs besides its adapters, for which the training pictures are needed (guda groups fetch); and the "
+    "folder to publish."
+)
 
 
 @app.command()
@@ -50,7 +53,7 @@ def features(
     service = service_of(model, group_set)
     own, gs = service.model, service.group_set
     examples = examples_of(own, open_dataset(gs).split("train"), captioner_of(gs))
-    where = folder or run(own.card.id, gs.id).features.folders[0]
+    where = folder or run(own.card.id, gs.id).features.own("")
     for m in asked:
         plain = kinds[m].defaults()
         config = dataclasses.replace(plain, features=dataclasses.replace(plain.features, dim=dim))
@@ -152,3 +155,30 @@ def bank(
     where = (folder or run(chosen_card(model).id, gs.id).own) / BANK
     make_bank(Clip(ASSETS / "clip", where), open_dataset(gs))
     say(f"Written: {where}")
+
+
+@app.command()
+def card(
+    model: ModelOption = None,
+    lora: LoraOption = None,
+    group_set: SetOption = None,
+    home: HomeOption = None,
+    with_model: Annotated[
+        bool, typer.Option("--with-model", help="Put the model's own files into the folder.")
+    ] = False,
+    model_on_hub: Annotated[
+        str, typer.Option(help="USER/NAME of the Hub repository where the model is, for one that is on your disk.")
+    ] = "",
+) -> None:
+    """Make the folder that `hf upload` publishes: adapters, groups with their credits, and the model card (README.md).
+
+    `guda unlearn` makes it too. Training pictures never go into it.
+    """
+    quieten()
+
+    from guda_core.cli.publish_lines import publish_lines
+    from guda_core.diffusion.cards import chosen_card
+
+    gs = group_set_of(group_set, model=model)
+    for line in publish_lines(chosen_card(model), gs, with_model=with_model, on_hub=model_on_hub):
+        say(line)

@@ -41,4 +41,4 @@ def group_set_of(name: str | None, *, model: str | None = None) -> GroupSet:
 
     from guda_core.diffusion.cards import chosen_card
 
-    return load_group_set(chosen_card(model).group_set)
+    return load_group_set(chosen_set(None, chosen_card(model).group_set))

@@ -22,6 +22,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from guda_core.attribution import METHODS
 from guda_core.errors import GudaError, OptionError
+from guda_core.from_hub import is_named, repository
 
 BROKEN_OFF = 130  # the exit code of a command that Ctrl-C ended
 
@@ -152,13 +153,17 @@ def follow_steps(title: str, steps: Iterator[Any]) -> None:
             bar.update(task, completed=p.step, total=p.steps, note=said)
 
 
-def _at_home(folder: Path | None) -> Path | None:
+def _at_home(name: str | None) -> str | None:
     """From here on this program works in that workspace."""
-    if folder is not None:
+    if name is not None and is_named(name):
+        repository(name)
+        os.environ["GUDA_HOME"] = name
+    elif name is not None:
+        folder = Path(name)
         if folder.exists() and not folder.is_dir():
-            raise OptionError(f"--home must be a folder; '{folder}' is a file.")
+            raise OptionError(f"--home must be a folder or hub:USER/NAME; '{folder}' is a file.")
         os.environ["GUDA_HOME"] = str(folder.absolute())
-    return folder
+    return name
 
 
 def _in_dtype(name: str | None) -> str | None:
@@ -194,8 +199,12 @@ SetOption = Annotated[
     str | None, typer.Option("--set", help="Group set. Default: GUDA_GROUP_SET, else the model card's.")
 ]
 HomeOption = Annotated[
-    Path | None,
-    typer.Option("--home", callback=_at_home, help="Your workspace. Default: GUDA_HOME, else the folder guda at home."),
+    str | None,
+    typer.Option(
+        "--home",
+        callback=_at_home,
+        help="Your workspace: a folder, or hub:USER/NAME@REVISION. Default: GUDA_HOME, else the folder guda at home.",
+    ),
 ]
 EffortOption = Annotated[str, typer.Option(help="quick, standard, full, or every (no early stop).")]
 MethodsOption = Annotated[

@@ -71,8 +71,9 @@ def unlearn(
     """
     quieten()
 
+    from guda_core import paths
+    from guda_core.cli.publish_lines import publish_lines
     from guda_core.data.reserved import reserved
-    from guda_core.paths import BENCHMARKS
     from guda_core.unlearning import health, run
     from guda_core.unlearning.defaults import memory_settings
     from guda_core.unlearning.forget import FORGET_LOSSES
@@ -87,7 +88,7 @@ def unlearn(
         operator, selection=selection, steps=steps, lr=lr, rank=rank, lam=lam, empty_share=empty_share, batch=batch,
         seed=seed, whole=whole or None,
     )  # fmt: skip
-    measured = health.Health(job, apart=reserved(BENCHMARKS / "queries.json", job.group_set))
+    measured = health.Health(job, apart=reserved(paths.BENCHMARKS / "queries.json", job.group_set))
     pending = job.pending(wanted, config=config, again=again)
     if plan:
         _plan(job, measured, pending, config, json_file)
@@ -100,6 +101,9 @@ def unlearn(
     for gid, h in measured.read().items():
         table.add_row(gid, *[f"{h[k]['mean']:.1f}" if k in h else "-" for k in health.KINDS])
     show(table)
+    if folder is None and paths.home() != paths.ASSETS:
+        for line in publish_lines(job.card, job.group_set):
+            say(line)
 
 
 def _make(job: Forgetting, pending: list[str], config: Any) -> None:

@@ -14,6 +14,7 @@ SOURCES = Registry(
         "folder": "guda_core.data.sources.folder:Folder",
         "listed": "guda_core.data.sources.listed:ListedFiles",
         "datasets": "guda_core.data.sources.listed:ListedRows",
+        "not-published": "guda_core.data.sources.not_published:NotPublished",
         "scikit-digits": "guda_core.data.sources.labelled:Digits",
         "cifar10": "guda_core.data.sources.labelled:Cifar10",
     },

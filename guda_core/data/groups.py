@@ -24,7 +24,7 @@ from pydantic import AfterValidator, BeforeValidator
 
 from guda_core.data import SOURCES
 from guda_core.errors import GroupSetError
-from guda_core.paths import Folder, sets
+from guda_core.paths import Folder, only_set, sets
 from guda_core.records import NOT_STATED, Group, GroupSet
 from guda_core.strict import Fields, Text, checked, read_yaml
 
@@ -225,9 +225,22 @@ def _objects(what: str, entry: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return objects.train, objects.held_out
 
 
-def chosen_set(given: str | None, of_card: str = "emoji") -> str:
-    """The name of the group set to use: the one that is given, else GUDA_GROUP_SET, else the model card's."""
-    return given or os.environ.get("GUDA_GROUP_SET") or of_card
+def chosen_set(given: str | None, of_card: str = "") -> str:
+    """The name of the group set to use: the one that is given, else GUDA_GROUP_SET, else the model card's, else the
+    workspace's own where it holds just one.
+
+    of_card: "" where the card names none.
+
+    Raises:
+        GroupSetError: none of them says it.
+    """
+    found = given or os.environ.get("GUDA_GROUP_SET") or of_card or only_set()
+    if not found:
+        raise GroupSetError(
+            f"The model's card names no group set. Name one with --set (or GUDA_GROUP_SET); known are "
+            f"{', '.join(list_group_sets())}. Make your own with `guda groups new`."
+        )
+    return found
 
 
 def load_group_set(name: str = "emoji", root: Folder | None = None) -> GroupSet:

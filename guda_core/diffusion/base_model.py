@@ -32,7 +32,8 @@ class Card:
     source: "assets" (shipped), "folder" (a local path), "file" (a single .safetensors file) or "hub" (path is a
     Hub id). resolution: of its square pictures,
     in pixels. prediction_type: what the network predicts, where the model's own files do not say it; None = as they
-    say. gpu_dtype: the type that the weights run in on a GPU. group_set: scored with it unless another is named. kind:
+    say. gpu_dtype: the type that the weights run in on a GPU. group_set: scored with it unless another is named; ""
+    = none (`data.groups.chosen_set`). kind:
     the family that loads it (`diffusion.FAMILIES`). lora: a LoRA file that is merged into the model at load; "" = none.
     unlearning: settings that its unlearning starts from (`unlearning.defaults`).
     only_groups: whether the model was trained on the pictures of that group set and on no others.
@@ -45,7 +46,7 @@ class Card:
     resolution: PositiveInt
     prediction_type: Literal["epsilon", "v_prediction", "flow"] | None = None
     gpu_dtype: Literal["float32", "float16", "bfloat16"] = "float16"
-    group_set: str = "emoji"
+    group_set: str = ""
     licence: str = "not stated"
     kind: str = "stable_diffusion"
     lora: str = ""

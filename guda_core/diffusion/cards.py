@@ -44,7 +44,9 @@ def _card(path: Path, id: Any, fields: Any) -> Card:
         raise ModelError(f"{path}: card '{id}': it has no fields below its name.")
     try:
         card = Card(id=id, **fields)
-        return replace(card, path=str(path.parent / card.path)) if card.source in ("folder", "file") else card
+        lora = str(path.parent / Path(card.lora).expanduser()) if card.lora else ""
+        here = str(path.parent / Path(card.path).expanduser()) if card.source in ("folder", "file") else card.path
+        return replace(card, path=here, lora=lora)
     except (ValidationError, TypeError) as e:
         first = e.errors()[0] if isinstance(e, ValidationError) else {"loc": (), "msg": str(e)}
         field = ".".join(str(p) for p in first["loc"])
@@ -71,9 +73,17 @@ def find_card(name: str) -> Card:
     return cards[name]
 
 
+def own_model() -> str:
+    """The model of a workspace that holds exactly one card of its own; else "". Raises ModelError when a file of cards
+    is wrong."""
+    own = [id for path in paths.own_cards() for id in read_cards(path)]
+    return own[0] if len(own) == 1 else ""
+
+
 def chosen_model(given: str | None) -> str:
-    """The name of the model to use: the one that is given, else GUDA_MODEL, else the embedded one."""
-    return given or os.environ.get("GUDA_MODEL") or DEFAULT_MODEL
+    """The name of the model to use: the one that is given, else GUDA_MODEL, else the workspace's own where it holds
+    just one, else the embedded one."""
+    return given or os.environ.get("GUDA_MODEL") or own_model() or DEFAULT_MODEL
 
 
 def chosen_card(given: str | None, *, lora: str | Path | None = None) -> Card:

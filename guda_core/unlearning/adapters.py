@@ -33,6 +33,7 @@ from guda_core.unlearning.lora import LoraSpec, attach
 
 __all__ = ["HEALTH", "META", "Adapter", "LoraSpec", "applied", "attach", "load", "read_health", "read_meta"]
 
+RUN = "run.json"  # beside a published run's adapters: {"settings": {group id: SHA-256 of its settings}}
 OFFSET = "held_out_others_empty"  # of an adapter's health: what its scores hold for every picture
 WHOLE, CODED = "whole", "coded"  # kinds beside the LoRA
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
@@ -80,6 +81,7 @@ def save(network: nn.Module, folder: Path, *, spec: LoraSpec, meta: Mapping[str,
     """Write the LoRA that is attached to a network, as float16. meta must hold `base_sha256` and `group`."""
     state = {adapter_files.PREFIX + n: f for n, f in lora.factors(network).items()}
     record = {**meta, "lora": asdict(spec)}
+    _no_longer_published(folder)
     adapter_files.write(folder, state, record, parameters=_count(state), lora=lora.config_record(spec))
 
 
@@ -88,6 +90,7 @@ def save_whole(
 ) -> None:
     """Write all weights of a network that was fine-tuned as a whole."""
     state = {n: p.detach().to(device="cpu", dtype=dtype).contiguous() for n, p in network.state_dict().items()}
+    _no_longer_published(folder)
     adapter_files.write(folder, state, {**meta, "kind": WHOLE}, parameters=_count(state))
 
 
@@ -95,7 +98,20 @@ def save_coded(stored: Mapping[str, Tensor], folder: Path, *, meta: Mapping[str,
     """Write what `delta.encode` made of a network."""
     codes, small = delta.decode(stored)
     parameters = _count({n: c.numbers for n, c in codes.items()}) + _count(small)
+    _no_longer_published(folder)
     adapter_files.write(folder, stored, {**meta, "kind": CODED}, parameters=parameters)
+
+
+def _run_file(folder: Path) -> Path | None:
+    """What the run around an adapter's folder says of its adapters; None where it says nothing."""
+    path = folder.parent.parent / RUN
+    return path if folder.parent.name == "adapters" and path.is_file() else None
+
+
+def _no_longer_published(folder: Path) -> None:
+    """What a run says of its adapters is not true once one is made anew."""
+    if (path := _run_file(folder)) is not None:
+        path.unlink()
 
 
 def _count(state: Mapping[str, Tensor]) -> int:
@@ -109,12 +125,13 @@ def load(folder: Path, *, model: BaseModel, group: str, group_set: str | None = 
     names one.
 
     Raises:
-        AdapterError: missing, damaged, made for another model, group or group set, or not exactly of the names, shapes
-            and types that the network asks for.
+        AdapterError: missing, damaged, made for another model, group or group set, with other settings than its run
+            says, or not exactly of the names, shapes and types that the network asks for.
     """
     meta = read_meta(folder)
     try:
         _check_identity(meta, model, group, group_set)
+        _check_settings(folder, meta, group)
         return _read(folder, meta, model.network, group)
     except AdapterError as e:
         raise AdapterError(f"The adapter '{group}' cannot be used: {e}.") from e
@@ -136,6 +153,17 @@ def _check_identity(meta: Mapping[str, Any], model: BaseModel, group: str, group
         raise AdapterError(
             f"it was made for the group set '{named}', not '{group_set}'. Make it with `guda unlearn --set {group_set} "
             f"--groups {group}`"
+        )
+
+
+def _check_settings(folder: Path, meta: Mapping[str, Any], group: str) -> None:
+    path = _run_file(folder)
+    said = adapter_files.read_json(path).get("settings") if path is not None else None
+    named = said.get(group) if isinstance(said, dict) else None
+    if named is not None and named != meta.get("settings_sha256"):
+        raise AdapterError(
+            f"it was made with other settings than its workspace says in {RUN}, so that its scores cannot be compared "
+            f"with the other groups'. Make it again with `guda unlearn --groups {group} --again`"
         )
 
 

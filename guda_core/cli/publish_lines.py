@@ -1,0 +1,26 @@
+"""What `guda unlearn` and `guda assets card` say of the folder that they made for the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from guda_core.diffusion.base_model import Card
+    from guda_core.records import GroupSet
+
+
+def publish_lines(card: Card, group_set: GroupSet, *, with_model: bool = False, on_hub: str = "") -> Iterator[str]:
+    """Make the folder and say in lines what is in it and what is not."""
+    from guda_core.publishing.published import publish
+
+    made = publish(card, group_set, with_model=with_model, on_hub=on_hub)
+    for gid, why in made.missing.items():
+        yield f"Without '{gid}': {why}"
+    if not made.model_inside:
+        yield (
+            "The model itself is not in it. `guda assets card --with-model` puts it in; --model-on-hub USER/MODEL "
+            "names the repository where it is."
+        )
+    yield f"Ready to publish: {made.folder}"
+    yield "Look at its README.md, then: hf upload USER/NAME FOLDER"

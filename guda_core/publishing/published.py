@@ -1,0 +1,230 @@
+"""A run made ready for the Hugging Face Hub: a folder that is a workspace of its own, with its model card.
+
+    README.md                       the model card (`hub_card`)
+    models/<model>.yaml             the base model's card; with_model: its weights beside it
+    sets/<set>/group_set.yaml       groups, credits, licences and words; not the pictures, nor a list of them
+    runs/<model>/<set>/             adapters with their health, and what else was made for the model and the set
+        run.json                    with which settings each adapter was made; one of other settings is refused
+
+`hf upload USER/NAME FOLDER` publishes it, `GUDA_HOME=hub:USER/NAME` works in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from guda_core import paths
+from guda_core.diffusion.base_model import Card
+from guda_core.diffusion.cards import read_cards
+from guda_core.errors import AdapterError, DataError, ModelError, OptionError
+from guda_core.from_hub import KINDS
+from guda_core.paths import Run
+from guda_core.publishing import hub_card
+from guda_core.records import NOT_STATED, GroupSet
+from guda_core.unlearning import adapter_files
+from guda_core.unlearning.adapters import RUN
+
+PUBLIC = ("npm-iconify", "scikit-digits", "cifar10")  # sources that anybody can fetch; others say where pictures lie
+TOLD = ("name", "author", "licence", "licence_link", "link", "phrase")  # of a group
+SMALL = ("scope.json", "calibration.json")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What was published. folder: where. missing: groups that have no adapter, with why. model_inside: whether the
+    published card finds its model, in the folder or on the hub."""
+
+    folder: Path
+    missing: Mapping[str, str]
+    model_inside: bool
+
+
+def publish(card: Card, group_set: GroupSet, *, with_model: bool = False, on_hub: str = "") -> Made:
+    """Write the folder anew, in place of the one of before.
+
+    with_model: put the model's own files into it. on_hub: the Hub repository (user/name) where the model is. Where
+    neither is said, it is as it was in the folder of before.
+
+    Raises:
+        AdapterError: there is no adapter, or they are of several models. OptionError: the workspace is read only.
+        DataError: the disk is full, or the folder cannot be written.
+    """
+    run = paths.run(card.id, group_set.id)
+    metas, missing = _adapters(run, group_set)
+    target = paths.writable(paths.home()) / "published" / card.id / group_set.id
+    if not with_model and not on_hub:
+        with_model, on_hub = _as_before(target / "models", card)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=target.parent) as name:
+            new = Path(name) / "made"
+            inside = _write(new, run, card, group_set, metas, with_model=with_model, on_hub=on_hub)
+            if target.is_dir():
+                shutil.rmtree(target)
+            new.replace(target)
+    except OSError as e:
+        raise DataError(f"{target} cannot be written: {e.strerror or e}.") from e
+    return Made(target, missing, inside)
+
+
+def _as_before(folder: Path, card: Card) -> tuple[bool, str]:
+    """(with_model, on_hub) of a folder of cards that was published before."""
+    try:
+        before = read_cards(folder / f"{card.id}.yaml")[card.id]
+    except (ModelError, KeyError):
+        return False, ""
+    if card.source in ("folder", "file") and before.source == "hub":
+        return False, before.path
+    return before.source == card.source and card.source in ("folder", "file") and Path(before.path).exists(), ""
+
+
+def _adapters(run: Run, group_set: GroupSet) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """(group id -> its adapter's metadata; group id -> why it has none)."""
+    metas: dict[str, dict[str, Any]] = {}
+    missing: dict[str, str] = {}
+    for gid in group_set.groups:
+        try:
+            meta = adapter_files.read_meta(run.adapters / gid)
+        except AdapterError as e:
+            missing[gid] = str(e)
+            continue
+        if meta.get("group") != gid or meta.get("group_set", group_set.id) != group_set.id:
+            missing[gid] = f"Its adapter is of '{meta.get('group')}' in the group set '{meta.get('group_set')}'."
+        else:
+            metas[gid] = meta
+    if not metas:
+        raise AdapterError(f"There is no adapter of '{group_set.id}' to publish. Make them with `guda unlearn`.")
+    models = sorted({str(m.get("base_sha256"))[:12] for m in metas.values()})
+    if len(models) > 1:
+        raise AdapterError(f"The adapters are of {len(models)} models ({', '.join(models)}). Run `guda unlearn` again.")
+    return metas, missing
+
+
+def _write(
+    folder: Path,
+    run: Run,
+    card: Card,
+    group_set: GroupSet,
+    metas: Mapping[str, dict[str, Any]],
+    *,
+    with_model: bool,
+    on_hub: str,
+) -> bool:
+    inside = _write_card(folder / "models", card, group_set.id, with_model=with_model, on_hub=on_hub)
+    _write_yaml(folder / "sets" / group_set.id / "group_set.yaml", entry_of(group_set))
+    there = folder / "runs" / card.id / group_set.id
+    for gid in metas:
+        _copy_adapter(run.adapters / gid, there / "adapters" / gid)
+    found = [run.file(name) for name in SMALL] + sorted(p for p in run.mine.glob("bank*.safetensors"))
+    for path in found:
+        if path.is_file():
+            shutil.copyfile(path, there / path.name)
+    for path in run.features.glob("*/*"):
+        if path.suffix in (".json", ".safetensors"):
+            (there / "features" / path.parent.name).mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, there / "features" / path.parent.name / path.name)
+    named = {gid: m["settings_sha256"] for gid, m in metas.items() if m.get("settings_sha256")}
+    (there / RUN).write_text(json.dumps({"settings": named}, indent=1), encoding="utf-8")
+    text = hub_card.write(card, group_set, there, metas, on_hub=on_hub, model_inside=with_model)
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    return inside
+
+
+def _copy_adapter(source: Path, to: Path) -> None:
+    to.mkdir(parents=True)
+    weights = adapter_files.weights_file(source)
+    _link(weights, to / weights.name)
+    small = (
+        adapter_files.meta_file(source).name,
+        adapter_files.LORA_CONFIG,
+        adapter_files.HEALTH,
+        adapter_files.TIMING,
+    )
+    for name in small:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, to / name)
+
+
+def _link(source: Path, to: Path) -> None:
+    """A second name of a large file that is never changed in place; a copy where that cannot be."""
+    try:
+        os.link(source.resolve(), to)
+    except OSError:
+        shutil.copyfile(source, to)
+
+
+def entry_of(group_set: GroupSet) -> dict[str, Any]:
+    """The set's `group_set.yaml`, with no word about where pictures lie on this machine."""
+    s, public = group_set, group_set.source in PUBLIC
+    source: Any = {"id": s.source, **s.options} if public else "not-published"
+    out: dict[str, Any] = {"id": s.id, "name": s.name, "source": source, "resolution": s.resolution, "fit": s.fit}
+    if s.caption:
+        out |= {"caption": s.caption, "descriptors_per_caption": s.descriptors_per_caption}
+    if s.train_objects:
+        out["objects"] = {"train": list(s.train_objects), "held_out": list(s.held_out_objects)}
+    out["groups"] = {}
+    for gid, g in s.groups.items():
+        told: dict[str, Any] = {k: v for k in TOLD if (v := getattr(g, k)) and v != NOT_STATED}
+        if g.descriptors:
+            told["descriptors"] = list(g.descriptors)
+        if public and g.source:
+            told["source"] = dict(g.source)
+        out["groups"][gid] = told
+    return out
+
+
+def _write_yaml(path: Path, entry: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(dict(entry), allow_unicode=True, sort_keys=False, width=110)
+    path.write_text(text, encoding="utf-8")
+
+
+def _write_card(folder: Path, card: Card, group_set: str, *, with_model: bool, on_hub: str) -> bool:
+    """The base model's card, and its files; whether the card finds the model."""
+    local = card.source in ("folder", "file")
+    folder.mkdir(parents=True)
+    own = replace(card, group_set=group_set)
+    if on_hub:
+        own = replace(own, source="hub", path=on_hub)
+    elif local:
+        own = replace(own, path=f"{card.id}.safetensors" if card.source == "file" else card.id)
+        if with_model:
+            _copy_model(Path(card.path), folder / own.path)
+    elif with_model:
+        raise OptionError(
+            f"The model '{card.id}' is not on this machine's disk but comes from elsewhere ({card.source})."
+        )
+    if card.lora:
+        own = replace(own, lora=f"{card.id}.lora.safetensors")
+        _link(Path(card.lora), folder / own.lora)
+    plain = {f.name: f.default if f.default is not MISSING else None for f in fields(Card)}
+    told = {k: v for k, v in asdict(own).items() if k != "id" and v and v != plain.get(k)}
+    _write_yaml(folder / f"{card.id}.yaml", {card.id: told})
+    return bool(on_hub) or not local or with_model
+
+
+def _copy_model(source: Path, to: Path) -> None:
+    """The files of a model, of the kinds that are brought from the hub. A single file's settings lie beside it."""
+    if source.is_file():
+        _link(source, to)
+        beside = {source.with_suffix(""): to.with_suffix(""), source.parent / "tokenizer": to.parent / "tokenizer"}
+        for folder, place in beside.items():
+            if folder.is_dir():
+                _copy_model(folder, place)
+        return
+    for path in sorted(p for p in source.rglob("*") if p.is_file()):
+        name = path.relative_to(source)
+        if any(part.startswith(".") for part in name.parts) or not any(fnmatch(path.name, k) for k in KINDS):
+            continue
+        (to / name).parent.mkdir(parents=True, exist_ok=True)
+        _link(path, to / name)

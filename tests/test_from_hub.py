@@ -1,0 +1,149 @@
+"""Workspaces from the hub, over HTTP: what is brought, what is not, revisions, what is said without a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import constants
+
+from guda_core import from_hub, paths
+from guda_core.data.groups import chosen_set, load_group_set
+from guda_core.diffusion.cards import chosen_model, find_card
+from guda_core.errors import GroupSetError, OptionError
+from tests.loopback_hub import Hub, loopback_hub
+from tests.own_pictures import guda
+
+SET = {
+    "id": "artists", "name": "Two artists", "source": "not-published", "caption": "{content}, {phrase}",
+    "groups": {"ann": {"name": "Ann", "phrase": "by Ann"}, "bo": {"name": "Bo", "phrase": "by Bo"}},
+}  # fmt: skip
+CARD = {"kind": "stable_diffusion", "name": "Mine", "source": "folder", "path": "mine", "resolution": 64}
+
+
+@pytest.fixture
+def hub(tmp_path):
+    with loopback_hub(tmp_path) as found:
+        yield found
+
+
+def workspace(folder: Path, **files: str) -> Path:
+    (folder / "sets" / "artists").mkdir(parents=True)
+    (folder / "models").mkdir()
+    (folder / "sets" / "artists" / "group_set.yaml").write_text(yaml.safe_dump(SET))
+    (folder / "models" / "mine.yaml").write_text(yaml.safe_dump({"mine": CARD}))
+    (folder / "runs" / "mine" / "artists" / "adapters" / "ann").mkdir(parents=True)
+    (folder / "runs" / "mine" / "artists" / "adapters" / "ann" / "guda.json").write_text("{}")
+    (folder / "runs" / "mine" / "artists" / "bank.safetensors").write_bytes(b"a large file")
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text)
+    return folder
+
+
+def test_a_workspace_is_brought_whole_without_pickles_and_code(hub, tmp_path, monkeypatch):
+    hub.upload("ann/artists", workspace(tmp_path / "w", weights__bin="pickle", run__py="import os", README__md="# Hi"))
+    monkeypatch.setenv("GUDA_HOME", "hub:ann/artists")
+    home = paths.home()
+    kept = sorted(p.name for p in home.rglob("*") if p.is_file())
+    assert kept == ["README.md", "bank.safetensors", "group_set.yaml", "guda.json", "mine.yaml"]
+    assert (home / "runs" / "mine" / "artists" / "bank.safetensors").read_bytes() == b"a large file"
+    assert any(p.startswith("/cdn/") for p in hub.asked) and not any("weights.bin" in p for p in hub.asked)
+    assert load_group_set("artists").groups["bo"].phrase == "by Bo"
+    assert find_card("mine").path == str(home / "models" / "mine")
+    assert (paths.run("mine", "artists").adapters / "ann" / "guda.json").is_file()
+    asked = len(hub.asked)
+    assert paths.home() == home and len(hub.asked) == asked  # once for each process
+
+
+def test_the_only_card_and_the_only_set_are_the_defaults(hub, tmp_path, monkeypatch):
+    folder = workspace(tmp_path / "w")
+    hub.upload("ann/artists", folder)
+    assert chosen_model(None) == "emoji"
+    for home in ("hub:ann/artists", str(folder)):
+        monkeypatch.setenv("GUDA_HOME", home)
+        assert chosen_model(None) == "mine" and chosen_model("sd15") == "sd15"
+        assert chosen_set(None, find_card("mine").group_set) == "artists"
+        assert chosen_set(None, find_card("sd15").group_set) == "artists"
+        assert chosen_set(None, find_card("emoji").group_set) == "emoji" and chosen_set("x") == "x"
+        monkeypatch.setenv("GUDA_MODEL", "emoji")
+        assert chosen_model(None) == "emoji"
+        monkeypatch.delenv("GUDA_MODEL")
+    (folder / "sets" / "b").mkdir()
+    (folder / "sets" / "b" / "group_set.yaml").write_text(yaml.safe_dump({**SET, "id": "b"}))
+    (folder / "models" / "two.yaml").write_text(yaml.safe_dump({"two": CARD}))
+    assert chosen_model(None) == "emoji"
+    with pytest.raises(GroupSetError, match=r"names no group set. Name one with --set .* artists, b, "):
+        chosen_set(None, find_card("mine").group_set)
+
+
+def test_a_revision_is_held_on_to(hub, tmp_path, monkeypatch):
+    first = hub.upload("ann/artists", workspace(tmp_path / "one", README__md="one"))
+    hub.upload("ann/artists", workspace(tmp_path / "two", README__md="two"))
+    hub.upload("ann/artists", workspace(tmp_path / "three", README__md="three"), revision="v3")
+    for name, text in (("", "two"), (f"@{first}", "one"), ("@v3", "three")):
+        monkeypatch.setenv("GUDA_HOME", f"hub:ann/artists{name}")
+        assert (paths.home() / "README.md").read_text() == text
+
+
+def test_a_run_alone_is_a_workspace(hub, tmp_path, monkeypatch):
+    folder = workspace(tmp_path / "w") / "runs" / "mine" / "artists"
+    hub.upload("ann/run", folder)
+    for home in ("hub:ann/run", str(folder)):
+        monkeypatch.setenv("GUDA_HOME", home)
+        run = paths.run("mine", "artists")
+        assert (run.adapters / "ann" / "guda.json").is_file() and run.bank.is_file()
+        assert paths.run("emoji", "emoji").bank == paths.SHIPPED_RUN / "bank.safetensors"
+
+
+def test_without_a_network_the_copy_of_before_is_used_else_one_sentence_says_so(hub, tmp_path, monkeypatch):
+    hub.upload("ann/artists", workspace(tmp_path / "w"))
+    monkeypatch.setenv("GUDA_HOME", "hub:ann/artists")
+    home = paths.home()
+    for cut in ("down", "offline"):
+        from_hub.forget()
+        if cut == "down":
+            monkeypatch.setattr(hub, "down", True)
+        else:
+            monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        monkeypatch.setenv("GUDA_HOME", "hub:ann/artists")
+        assert paths.home() == home
+        said = guda("groups", "check", "artists", "--home", "hub:bo/else", code=2)
+        assert "hub:bo/else could not be brought from the Hugging Face Hub" in said and "Traceback" not in said
+
+
+def test_half_a_copy_is_not_taken_for_one(hub, tmp_path, monkeypatch):
+    hub.upload("ann/artists", workspace(tmp_path / "w"))
+    monkeypatch.setenv("GUDA_HOME", "hub:ann/artists")
+    (paths.home() / "sets" / "artists" / "group_set.yaml").unlink()
+    from_hub.forget()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(OptionError, match="no complete copy of before"):
+        paths.home()
+
+
+@pytest.mark.parametrize(
+    "name", ["hub:", "hub:ann", "hub:ann/b/c", "hub:../x", "hub:ann/..", "hub:a/b@", "hub:a/b@../c"]
+)
+def test_a_wrong_name_is_refused_before_anything_is_asked(hub: Hub, name):
+    said = guda("groups", "check", "artists", "--home", name, code=2)
+    assert "Write hub:USER/NAME or hub:USER/NAME@REVISION" in said and hub.asked == []
+
+
+def test_an_unknown_repository_and_an_unknown_revision_are_one_sentence(hub, tmp_path):
+    hub.upload("ann/artists", workspace(tmp_path / "w"))
+    for name in ("hub:ann/none", "hub:ann/artists@none"):
+        said = guda("groups", "check", "artists", "--home", name, code=2)
+        assert f"{name} could not be brought" in said
+
+
+def test_nothing_is_written_into_a_workspace_of_the_hub(hub, tmp_path, monkeypatch):
+    hub.upload("ann/artists", workspace(tmp_path / "w"))
+    monkeypatch.setenv("GUDA_HOME", "hub:ann/artists")
+    run = paths.run("mine", "artists")
+    for write in (lambda: run.own, lambda: run.adapters.own("bo"), lambda: paths.sets().own("new")):
+        with pytest.raises(
+            OptionError, match=r"read only\. Bring it into a folder of your own with `hf download ann/artists"
+        ):
+            write()
+    assert paths.run("emoji", "emoji").bank.is_file()
