@@ -37,6 +37,7 @@ from guda_core.unlearning.adapters import RUN
 PUBLIC = ("npm-iconify", "scikit-digits", "cifar10")  # sources that anybody can fetch; others say where pictures lie
 TOLD = ("name", "author", "licence", "licence_link", "link", "phrase")  # of a group
 SMALL = ("scope.json", "calibration.json")
+FOLDERS = {"features": (".json", ".safetensors"), "drawn": (".json", ".png")}  # drawn: what the model itself drew
 
 
 @dataclass(frozen=True)
@@ -129,10 +130,12 @@ def _write(
     for path in found:
         if path.is_file():
             shutil.copyfile(path, there / path.name)
-    for path in run.features.glob("*/*"):
-        if path.suffix in (".json", ".safetensors"):
-            (there / "features" / path.parent.name).mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, there / "features" / path.parent.name / path.name)
+    for name, kinds in FOLDERS.items():
+        for path in run.layers(name).glob("**/*"):
+            if path.is_file() and path.suffix in kinds:
+                to = there / name / path.relative_to(next(p for p in path.parents if p.name == name))
+                to.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, to)
     named = {gid: m["settings_sha256"] for gid, m in metas.items() if m.get("settings_sha256")}
     (there / RUN).write_text(json.dumps({"settings": named}, indent=1), encoding="utf-8")
     text = hub_card.write(card, group_set, there, metas, on_hub=on_hub, model_inside=with_model)
@@ -193,7 +196,8 @@ def _write_card(folder: Path, card: Card, group_set: str, *, with_model: bool, o
     """The base model's card, and its files; whether the card finds the model."""
     local = card.source in ("folder", "file")
     folder.mkdir(parents=True)
-    own = replace(card, group_set=group_set)
+    only = card.only_groups and card.group_set in ("", group_set)
+    own = replace(card, group_set=group_set, only_groups=only)
     if on_hub:
         own = replace(own, source="hub", path=on_hub)
     elif local:

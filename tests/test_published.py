@@ -1,0 +1,185 @@
+"""The folder that `hf upload` publishes: what is in it, what never is, and the same scores from the hub's copy."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+import yaml
+
+from guda_core import paths
+from guda_core.data.groups import load_group_set
+from guda_core.data.sources.source import open_dataset
+from guda_core.diffusion.cards import find_card
+from guda_core.errors import AdapterError, DataError, OptionError
+from guda_core.local import load_service
+from guda_core.publishing.hub_card import plain
+from guda_core.publishing.published import publish
+from guda_core.unlearning import adapters
+from tests.loopback_hub import loopback_hub
+from tests.own_pictures import guda
+from tests.own_workspace import entry, own_workspace, plant
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+
+
+@pytest.fixture
+def work(home):
+    return own_workspace(home)
+
+
+def made(**asked):
+    return publish(find_card("brush"), load_group_set("artists"), **asked)
+
+
+def scores(service):
+    found = list(service.attribute(service.query(PIXELS, "a cat, by Dee"), methods=["guda"], effort="quick"))[-1]
+    return {g: s.score for g, s in found.groups.items()}
+
+
+def front(text: str) -> dict:
+    return yaml.safe_load(re.match(r"---\n(.*?)---\n", text, re.DOTALL)[1])
+
+
+def test_it_holds_adapters_groups_and_the_card_and_nothing_of_the_pictures(work):
+    found = made()
+    names = {p.relative_to(found.folder).as_posix() for p in found.folder.rglob("*") if p.is_file()}
+    adapter = {f"runs/brush/artists/adapters/{g}/{f}" for g in ("ann-lee", "bo-chan", "dee") for f in (
+        "guda.json", "adapter_model.safetensors", "adapter_config.json", "health.json")}  # fmt: skip
+    alone = {"README.md", "models/brush.yaml", "sets/artists/group_set.yaml", "runs/brush/artists/run.json"}
+    assert names == adapter | alone and not found.missing and not found.model_inside
+    for name in names:
+        if not name.endswith(".safetensors"):
+            text = (found.folder / name).read_text(encoding="utf-8")
+            assert "secret" not in text and str(work) not in text
+
+
+def test_the_models_card_says_what_is_known_and_what_is_not(work):
+    text = (made(on_hub="ann/brush").folder / "README.md").read_text(encoding="utf-8")
+    told = front(text)
+    assert told["base_model"] == "ann/brush" and told["license"] == "other" and "guda" in told["tags"]
+    assert "| Ann Lee | Ann Lee | [CC\\-BY" not in text  # a dash is no markup
+    assert (
+        "| Ann Lee | Ann Lee | [CC-BY-4.0](https://creativecommons.org/licenses/by/4.0/) | by Ann Lee | yes |" in text
+    )
+    assert "| Bo Chan | not stated | not stated | by Bo Chan | yes |" in text
+    assert "| steps | 80 |" in text and "checkpoint\\_s" not in text
+    assert "| Bo Chan | 10.0 ± 0.5 (n = 16) | 11.0 ± 0.5 (n = 16) |" in text
+    assert "guda app --home hub:USER/NAME" in text and "The scores hold no offset." in text
+    assert "The model itself is not in this repository" not in text
+
+
+def test_settings_that_differ_are_told_by_group(work):
+    plant(paths.run("brush", "artists").own / "adapters" / "dee", "dee", 2, steps=40)
+    text = (made().folder / "README.md").read_text(encoding="utf-8")
+    assert "| steps | ann-lee: 80; bo-chan: 80; dee: 40 |" in text
+    assert "The model itself is not in this repository. Put it into `models/brush/`" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a|b", r"a\|b"),
+        ("# x\n\n- y", r"\# x - y"),
+        ("<b>", r"\<b\>"),
+        ("[a](b)", r"\[a\]\(b\)"),
+        ("x\x1b[2J", r"x \[2J"),
+    ],
+)
+def test_texts_from_outside_are_no_markup(text, expected):
+    assert plain(text) == expected
+
+
+def test_the_hubs_copy_gives_the_same_scores_by_one_variable(work, tmp_path, monkeypatch):
+    here = scores(load_service(None, fall_back=False))
+    folder = made(with_model=True).folder
+    with loopback_hub(tmp_path) as hub:
+        hub.upload("ann/brush", folder)
+        monkeypatch.setenv("GUDA_HOME", "hub:ann/brush")
+        service = load_service()
+        assert service.model.card.id == "brush" and service.group_set.id == "artists" and service.banner == ""
+        assert scores(service) == here and None not in here.values()
+        with pytest.raises(DataError, match="were not published with it"):
+            open_dataset(service.group_set).split("train")
+        said = guda("unlearn", code=2)
+        assert "read only" in said and "hf download ann/brush" in said
+
+
+def test_an_adapter_of_another_set_group_model_or_settings_leaves_only_its_group_without_a_score(work, monkeypatch):
+    folder = made(with_model=True).folder
+    there = folder / "runs" / "brush" / "artists" / "adapters"
+    monkeypatch.setenv("GUDA_HOME", str(folder))
+    for change, why in (
+        ({"group_set": "others"}, "was made for the group set 'others', not 'artists'"),
+        ({"group": "dee"}, "it is of group 'dee', not 'bo-chan'"),
+        ({"base_sha256": "0" * 64}, "it was made for another base model"),
+        ({"settings_sha256": "40"}, "with other settings than its workspace says in run.json"),
+    ):
+        path = there / "bo-chan" / "guda.json"
+        before = path.read_text()
+        path.write_text(json.dumps({**json.loads(before), **change}))
+        service = load_service(None, fall_back=False)
+        assert why in service.offered["guda"].unavailable["bo-chan"]
+        found = scores(service)
+        assert found["bo-chan"] is None and found["ann-lee"] is not None and found["dee"] is not None
+        path.write_text(before)
+
+
+def test_an_adapter_made_anew_in_a_copy_is_not_held_to_what_was_published(work, tmp_path, monkeypatch):
+    folder = made(with_model=True).folder
+    run = folder / "runs" / "brush" / "artists"
+    monkeypatch.setenv("GUDA_HOME", str(folder))
+    plant(run / "adapters" / "dee", "dee", 2, steps=40)
+    assert not (run / "run.json").exists()
+    service = load_service(None, fall_back=False)
+    assert service.offered["guda"].unavailable == {}
+
+
+def test_what_cannot_be_published_is_told(work, monkeypatch):
+    run = paths.run("brush", "artists").own
+    (run / "adapters" / "dee" / "guda.json").unlink()
+    assert "no finished adapter" in made().missing["dee"]
+    plant(run / "adapters" / "dee", "dee", 2, group_set="others")
+    assert "'others'" in made().missing["dee"]
+    path = run / "adapters" / "dee" / "guda.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "base_sha256": "1" * 64, "group_set": "artists"}))
+    with pytest.raises(AdapterError, match="of 2 models"):
+        made()
+    for gid in ("ann-lee", "bo-chan", "dee"):
+        (run / "adapters" / gid / "guda.json").unlink()
+    with pytest.raises(AdapterError, match="no adapter of 'artists' to publish"):
+        made()
+    with pytest.raises(AdapterError):
+        publish(find_card("sd15"), load_group_set("artists"), with_model=True)
+
+
+def test_the_command_makes_it_again_and_remembers_where_the_model_is(work):
+    said = guda("assets", "card")
+    assert "The model itself is not in it" in said and "Ready to publish" in said
+    guda("assets", "card", "--model-on-hub", "ann/brush")
+    assert "The model itself" not in guda("assets", "card")
+    card = yaml.safe_load((work / "published" / "brush" / "artists" / "models" / "brush.yaml").read_text())["brush"]
+    assert card["source"] == "hub" and card["path"] == "ann/brush" and card["group_set"] == "artists"
+    guda("assets", "card", "--with-model")
+    guda("assets", "card")
+    assert (work / "published" / "brush" / "artists" / "models" / "brush" / "model_index.json").is_file()
+
+
+def test_a_model_from_the_hub_cannot_be_put_in(work):
+    from dataclasses import replace
+
+    card = replace(find_card("brush"), source="hub", path="ann/brush")
+    with pytest.raises(OptionError, match="not on this machine's disk"):
+        publish(card, load_group_set("artists"), with_model=True)
+
+
+def test_the_published_set_says_the_same_of_its_groups(work):
+    folder = made().folder
+    found, own = load_group_set("artists", folder / "sets"), load_group_set("artists")
+    assert found.source == "not-published" and entry()["source"] != "not-published"
+    assert found.caption == own.caption and found.fit == own.fit
+    for gid, group in own.groups.items():
+        assert found.groups[gid] == group
+    assert adapters.read_meta(folder / "runs" / "brush" / "artists" / "adapters" / "dee")["group"] == "dee"
