@@ -10,9 +10,10 @@ from __future__ import annotations
 import functools
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from guda_core.errors import OptionError
+from guda_core.errors import ModelError, OptionError
 
 PREFIX = "hub:"
 NAME = re.compile(r"hub:([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w][\w./-]*))?")
@@ -63,6 +64,30 @@ def _snapshot(text: str, endpoint: str | None, cache: str | None) -> Path:
             "cached."
         ) from e
     return Path(folder).resolve()
+
+
+def bring(name: str, patterns: Sequence[str]) -> Path:
+    """The local copy of those files of a repository, user/name.
+
+    Raises:
+        ModelError: it is no name of a repository, or cannot be reached, and there is no complete copy of before.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        repository(PREFIX + name)
+        found = snapshot_download(
+            name,
+            allow_patterns=list(patterns),
+            endpoint=os.environ.get("HF_ENDPOINT"),
+            cache_dir=os.environ.get("HF_HUB_CACHE"),
+        )
+    except Exception as e:
+        raise ModelError(
+            f"'{name}' is no folder here, and could not be brought from the Hugging Face Hub ({type(e).__name__}). Connect "
+            "to the internet once so that it is cached, or name a folder."
+        ) from e
+    return Path(found)
 
 
 def forget() -> None:

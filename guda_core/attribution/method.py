@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from guda_core.attribution import METHODS
-from guda_core.data.embeddings import Clip
+from guda_core.data.embeddings import Encoder
 from guda_core.data.encoded import Examples
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import GudaError
@@ -61,7 +61,7 @@ class Unavailable:
 class Context:
     """What a method may be loaded from.
 
-    clip: with the features of the training pictures, None where there is none. adapters: the folder of unlearning
+    clip: what sees likeness, with the features of the training pictures; None where there is none, and no_clip says why. adapters: the folder of unlearning
     adapters; features: of gradient features; oracle: of retrained models; calibration: the file with the offset's
     weight; each may be missing.
     examples: the training pictures, encoded; None in the app, which does not have them.
@@ -70,7 +70,8 @@ class Context:
 
     model: BaseModel
     group_set: GroupSet
-    clip: Clip | None = None
+    clip: Encoder | None = None
+    no_clip: str = "There is no CLIP beside this model."
     adapters: Folder | None = None
     features: Folder | None = None
     oracle: Folder | None = None

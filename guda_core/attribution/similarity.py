@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from guda_core.attribution.method import Budget, Context, Method, Unavailable
-from guda_core.data.embeddings import Clip
+from guda_core.data.embeddings import Encoder
 from guda_core.errors import OptionError
 from guda_core.records import Attribution, Cost, GroupScore, GroupSet, Query
 
@@ -79,18 +79,39 @@ class ClipSimilarity(Similarity):
     default = True
     missing = "The bank of CLIP features lacks this group."
 
-    def __init__(self, clip: Clip, group_set: GroupSet, aggregate: str = "mean") -> None:
+    def __init__(self, clip: Encoder, group_set: GroupSet, aggregate: str = "mean") -> None:
         super().__init__(clip.read_bank(), list(group_set.groups), aggregate)
         self.clip = clip
 
     @classmethod
     def load(cls, context: Context) -> Self | Unavailable:
         if context.clip is None:
-            return Unavailable("There is no CLIP beside this model.")
-        return cls(context.clip, context.group_set)
+            return Unavailable(context.no_clip)
+        return KINDS.get(context.clip.kind, cls)(context.clip, context.group_set)  # type: ignore[return-value]
 
     def features(self, pixels: np.ndarray) -> Tensor:
         return self.clip.image_features(pixels)
 
     def provenance(self) -> dict[str, Any]:
         return {"clip_sha256": self.clip.sha256}
+
+
+class DinoSimilarity(ClipSimilarity):
+    """Likeness in the features of DINOv2, where a model's card asks for it."""
+
+    name = "DINOv2 similarity"
+    missing = "The bank of DINOv2 features lacks this group."
+
+
+class CsdSimilarity(ClipSimilarity):
+    """Likeness of style, where a model's card asks for it."""
+
+    name = "CSD similarity (style)"
+    note = (
+        "Likeness, not influence: how similar the picture's style is to that of the group's pictures. It does not ask "
+        "what the model learned. The interval is the spread over the group's pictures."
+    )
+    missing = "The bank of CSD features lacks this group."
+
+
+KINDS: dict[str, type[ClipSimilarity]] = {"dinov2": DinoSimilarity, "csd": CsdSimilarity}

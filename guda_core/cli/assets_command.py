@@ -143,17 +143,19 @@ def bank(
     home: HomeOption = None,
     folder: Annotated[Path | None, typer.Option(help="Default: runs/MODEL/SET of the workspace.")] = None,
 ) -> None:
-    """Make the feature bank: CLIP features of every training picture, with which CLIP similarity answers."""
+    """Make the feature bank: features of every training picture, with which similarity answers. What sees the likeness,
+    the model's card says (`encoder`)."""
     quieten()
 
-    from guda_core.data.embeddings import BANK, Clip, make_bank
+    from guda_core.data.embeddings import make_bank
+    from guda_core.data.encoders import bank_name, open_encoder
     from guda_core.data.sources.source import open_dataset
     from guda_core.diffusion.cards import chosen_card
-    from guda_core.paths import ASSETS, run
+    from guda_core.paths import run
 
-    gs = group_set_of(group_set, model=model)
-    where = (folder or run(chosen_card(model).id, gs.id).own) / BANK
-    make_bank(Clip(ASSETS / "clip", where), open_dataset(gs))
+    gs, chosen = group_set_of(group_set, model=model), chosen_card(model)
+    where = (folder or run(chosen.id, gs.id).own) / bank_name(chosen)
+    make_bank(open_encoder(chosen, where), open_dataset(gs))
     say(f"Written: {where}")
 
 

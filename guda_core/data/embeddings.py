@@ -1,14 +1,17 @@
-"""The CLIP (Radford et al. 2021) that similarity and the selection of anchor styles use, and the feature bank.
+"""Networks that see likeness between pictures, and the feature bank of one.
 
 Training pictures are not in the repository, so their features are: the feature bank holds one unit vector a picture.
+The included one is a small CLIP (Radford et al. 2021); what else a model's card may name is in `encoders`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -21,13 +24,95 @@ from transformers import CLIPModel, CLIPTokenizer
 from guda_core.data.dataset import GroupDataset, batches
 from guda_core.diffusion.pixels import to_unit
 from guda_core.errors import ModelError
+from guda_core.records import GroupSet
 
 BANK = "bank.safetensors"
 BATCH = 128  # pictures at a time
 
 
-class Clip:
-    """A CLIP and its feature bank. size: side of its pictures. sha256: of the weights. bank: the bank's file."""
+class Encoder(ABC):
+    """A network that sees likeness, and its feature bank.
+
+    kind: "clip", "dinov2" or "csd". size: side of its pictures. sha256: of what enters its features. bank: the bank's
+    file. reads_words: whether it has `text_features`. mend: the command that makes the bank.
+    """
+
+    kind: ClassVar[str] = "clip"
+    reads_words: bool = False
+    mend: str = "guda assets bank"
+    size: int
+    sha256: str
+    bank: Path
+
+    @abstractmethod
+    def image_features(self, pixels: np.ndarray, batch: int = BATCH) -> Tensor:
+        """(N, H, W, 3) uint8 -> (N, D) float32 of unit length; other sizes are resampled."""
+
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> (N, D) float32 of unit length. Raises ModelError where it reads no words."""
+        raise ModelError(f"This {self.kind} compares pictures alone. Comparing words needs a CLIP with its text tower.")
+
+    def write_bank(self, features: dict[str, Tensor], data_sha256: str, group_set: str = "") -> None:
+        """Save group id -> (N, D) features as the bank, as float16. group_set: id of their set, "" = not told."""
+        self.bank.parent.mkdir(parents=True, exist_ok=True)
+        meta = {
+            "clip_sha256": self.sha256,
+            "data_sha256": data_sha256,
+            "counts": json.dumps({g: len(f) for g, f in features.items()}),
+            **({"group_set": group_set} if group_set else {}),
+        }
+        save_file({g: f.to(torch.float16).contiguous() for g, f in features.items()}, self.bank, metadata=meta)
+
+    def check_place(self, group_set: GroupSet) -> None:
+        """Before a bank is written. Raises ModelError when the bank that is there is another set's."""
+        if not self.bank.is_file():
+            return
+        try:
+            with safe_open(self.bank, framework="pt") as f:
+                named, groups = (f.metadata() or {}).get("group_set", group_set.id), set(f.keys())
+        except Exception:
+            return  # a damaged one may be written over
+        if named != group_set.id or not groups & set(group_set.groups):
+            raise ModelError(
+                f"{self.bank} is the bank of another group set ('{named}' of {', '.join(sorted(groups))}). Name another "
+                "folder with --folder, or none for the workspace's own place."
+            )
+
+    def bank_sha256(self) -> str:
+        """SHA-256 of the bank's file. Raises ModelError when there is none."""
+        if not self.bank.is_file():
+            raise ModelError(no_bank(self.mend))
+        return hashlib.sha256(self.bank.read_bytes()).hexdigest()
+
+    def read_bank(self) -> dict[str, Tensor]:
+        """group id -> (N, D) float32 unit vectors.
+
+        Raises:
+            ModelError: the bank is missing, damaged, or of another network.
+        """
+        path = self.bank
+        if not path.is_file():
+            raise ModelError(no_bank(self.mend))
+        try:
+            with safe_open(path, framework="pt") as f:
+                meta = f.metadata() or {}
+                bank = {g: F.normalize(f.get_tensor(g).float(), dim=-1) for g in f.keys()}  # noqa: SIM118
+        except Exception as e:
+            raise ModelError(f"The features of the training pictures ({path.name}) cannot be read: {e}") from e
+        if meta.get("clip_sha256") != self.sha256:
+            raise ModelError(f"{path.name} was made with another CLIP; make it again with `{self.mend}`.")
+        return bank
+
+
+def no_bank(mend: str) -> str:
+    """What is said where there is no feature bank. mend: the command that makes it."""
+    return f"There are no features of the training pictures for this model and group set. Make them with `{mend}`."
+
+
+class Clip(Encoder):
+    """The included CLIP, or another CLIPModel in a folder."""
+
+    reads_words = True
 
     def __init__(self, folder: Path, bank: Path | None = None) -> None:
         """bank: where the bank is; default: beside the weights."""
@@ -41,10 +126,9 @@ class Clip:
         self.model.requires_grad_(False)
         self.folder, self.bank = folder, bank or folder / BANK
         self.sha256 = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-        self.size: int = json.loads((folder / "config.json").read_text())["vision_config"]["image_size"]
+        self.size = json.loads((folder / "config.json").read_text())["vision_config"]["image_size"]
 
     def image_features(self, pixels: np.ndarray, batch: int = BATCH) -> Tensor:
-        """(N, H, W, 3) uint8 -> (N, D) float32 of unit length; other sizes are resampled (area)."""
         out = []
         for i in range(0, len(pixels), batch):
             x = to_unit(pixels[i : i + batch])
@@ -56,52 +140,28 @@ class Clip:
         return torch.cat(out)
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> (N, D) float32 of unit length."""
-        length = self.tokenizer.model_max_length
-        ids = self.tokenizer(list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-        with torch.no_grad():
-            pooled = self.model.text_model(input_ids=ids.input_ids, attention_mask=ids.attention_mask).pooler_output
-            return F.normalize(self.model.text_projection(pooled), dim=-1)
-
-    def write_bank(self, features: dict[str, Tensor], data_sha256: str) -> None:
-        """Save group id -> (N, D) features as the bank, as float16."""
-        self.bank.parent.mkdir(parents=True, exist_ok=True)
-        meta = {
-            "clip_sha256": self.sha256,
-            "data_sha256": data_sha256,
-            "counts": json.dumps({g: len(f) for g, f in features.items()}),
-        }
-        save_file({g: f.to(torch.float16).contiguous() for g, f in features.items()}, self.bank, metadata=meta)
-
-    def bank_sha256(self) -> str:
-        """SHA-256 of the bank's file. Raises ModelError when there is none."""
-        if not self.bank.is_file():
-            raise ModelError(f"There is no {self.bank}. Make it with `python -m guda_core assets bank`.")
-        return hashlib.sha256(self.bank.read_bytes()).hexdigest()
-
-    def read_bank(self) -> dict[str, Tensor]:
-        """group id -> (N, D) float32 unit vectors.
-
-        Raises:
-            ModelError: the bank is missing, damaged, or of another CLIP.
-        """
-        path = self.bank
-        try:
-            with safe_open(path, framework="pt") as f:
-                meta = f.metadata() or {}
-                bank = {g: F.normalize(f.get_tensor(g).float(), dim=-1) for g in f.keys()}  # noqa: SIM118
-        except Exception as e:
-            raise ModelError(f"The features of the training pictures ({path.name}) cannot be read: {e}") from e
-        if meta.get("clip_sha256") != self.sha256:
-            raise ModelError(
-                f"{path.name} was made with another CLIP; make it again with `python -m guda_core assets bank`."
-            )
-        return bank
+        return words(self.model.text_model, self.model.text_projection, self.tokenizer, texts)
 
 
-def make_bank(clip: Clip, dataset: GroupDataset) -> None:
-    """Write the feature bank of a dataset's training pictures. Few pictures are in memory at once."""
+def words(
+    tower: torch.nn.Module, projection: torch.nn.Module, tokenizer: CLIPTokenizer, texts: Sequence[str]
+) -> Tensor:
+    """Texts -> (N, D) float32 of unit length, by a CLIP's text tower."""
+    length = tokenizer.model_max_length
+    ids = tokenizer(list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+    with torch.no_grad():
+        pooled = tower(input_ids=ids.input_ids, attention_mask=ids.attention_mask).pooler_output
+        return F.normalize(projection(pooled), dim=-1)
+
+
+def make_bank(clip: Encoder, dataset: GroupDataset) -> None:
+    """Write the feature bank of a dataset's training pictures. Few pictures are in memory at once.
+
+    Raises:
+        ModelError: the bank that is there is another set's.
+    """
+    clip.check_place(dataset.group_set)
     items = dataset.split("train")
     features = torch.cat([clip.image_features(pixels) for pixels in batches(items, clip.size, BATCH)])
     by_group = {g: features[[i for i, item in enumerate(items) if item.group == g]] for g in dataset.group_set.groups}
-    clip.write_bank(by_group, dataset.fingerprint())
+    clip.write_bank(by_group, dataset.fingerprint(), dataset.group_set.id)

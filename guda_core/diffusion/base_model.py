@@ -35,6 +35,7 @@ class Card:
     say. gpu_dtype: the type that the weights run in on a GPU. group_set: scored with it unless another is named; ""
     = none (`data.groups.chosen_set`). kind:
     the family that loads it (`diffusion.FAMILIES`). lora: a LoRA file that is merged into the model at load; "" = none.
+    encoder: what sees likeness between pictures, "KIND:PLACE"; "" = what suits its size (`data.encoders`).
     unlearning: settings that its unlearning starts from (`unlearning.defaults`).
     only_groups: whether the model was trained on the pictures of that group set and on no others.
     """
@@ -50,6 +51,7 @@ class Card:
     licence: str = "not stated"
     kind: str = "stable_diffusion"
     lora: str = ""
+    encoder: str = ""
     unlearning: dict[str, Any] = field(default_factory=dict, hash=False)
     only_groups: bool = False
 

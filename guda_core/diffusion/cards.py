@@ -46,11 +46,18 @@ def _card(path: Path, id: Any, fields: Any) -> Card:
         card = Card(id=id, **fields)
         lora = str(path.parent / Path(card.lora).expanduser()) if card.lora else ""
         here = str(path.parent / Path(card.path).expanduser()) if card.source in ("folder", "file") else card.path
-        return replace(card, path=here, lora=lora)
+        return replace(card, path=here, lora=lora, encoder=_encoder(path.parent, card.encoder))
     except (ValidationError, TypeError) as e:
         first = e.errors()[0] if isinstance(e, ValidationError) else {"loc": (), "msg": str(e)}
         field = ".".join(str(p) for p in first["loc"])
         raise ModelError(f"{path}: card '{id}': {field + ': ' if field else ''}{first['msg']}.") from e
+
+
+def _encoder(here: Path, name: str) -> str:
+    """A card's encoder; a folder beside the card's file is meant from there."""
+    kind, _, place = name.partition(":")
+    folder = here / Path(place).expanduser()
+    return f"{kind}:{folder}" if place and folder.is_dir() else name
 
 
 def known_cards() -> dict[str, Card]:

@@ -17,12 +17,13 @@ from torch import Tensor
 from guda_core import paths
 from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import Pictures, fitted
-from guda_core.data.embeddings import Clip
+from guda_core.data.embeddings import Encoder
+from guda_core.data.encoders import bank_of, open_encoder
 from guda_core.data.kept_latents import encode, to_encode
 from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion.cards import chosen_card, load_model
 from guda_core.errors import AdapterError, OptionError
-from guda_core.paths import ASSETS, Layers, cache_dir
+from guda_core.paths import Layers, cache_dir
 from guda_core.records import GroupSet
 from guda_core.unlearning import adapter_files, adapters
 from guda_core.unlearning.config import Settings
@@ -50,9 +51,9 @@ class Forgetting:
         self._latents: Tensor | None = None
 
     @cached_property
-    def clip(self) -> Clip:
-        """What compares the groups' words."""
-        return Clip(ASSETS / "clip")
+    def clip(self) -> Encoder:
+        """What compares the groups' words: the encoder of the model's card."""
+        return open_encoder(self.card, bank_of(self.card, paths.run(self.card.id, self.group_set.id)))
 
     def default_config(self) -> Settings:
         """GUDA-C's for a model that reads prompts, ReTrack's for another; as large models and the card want them."""
