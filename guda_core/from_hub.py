@@ -84,8 +84,8 @@ def bring(name: str, patterns: Sequence[str]) -> Path:
         )
     except Exception as e:
         raise ModelError(
-            f"'{name}' is no folder here, and could not be brought from the Hugging Face Hub ({type(e).__name__}). Connect "
-            "to the internet once so that it is cached, or name a folder."
+            f"'{name}' is no folder here, and could not be brought from the Hugging Face Hub ({type(e).__name__}). "
+            "Connect to the internet once so that it is cached, or name a folder."
         ) from e
     return Path(found)
 

@@ -14,12 +14,21 @@ from guda_core import paths
 from guda_core.attribution import scope as scopes
 from guda_core.attribution.method import Budget, Context, Method, answers, load_methods, total_cost
 from guda_core.data.captions import captioner_of
-from guda_core.data.embeddings import Clip
+from guda_core.data.embeddings import Encoder, no_bank
+from guda_core.data.encoders import bank_of, mend, name_of, open_encoder
 from guda_core.data.groups import chosen_set, load_group_set
 from guda_core.data.images import hash_pixels, read_picture
 from guda_core.data.prompts import check_options, check_prompt, prompt_notes
 from guda_core.diffusion.base_model import BaseModel
-from guda_core.diffusion.cards import DEFAULT_MODEL, chosen_card, chosen_model, find_card, load_model, own_model
+from guda_core.diffusion.cards import (
+    DEFAULT_MODEL,
+    chosen_card,
+    chosen_model,
+    find_card,
+    known_cards,
+    load_model,
+    own_model,
+)
 from guda_core.diffusion.pace import Pace
 from guda_core.errors import ModelError, OptionError
 from guda_core.paths import Folder
@@ -34,14 +43,15 @@ M = TypeVar("M", bound=Method)
 class LocalService:
     """The service on this machine: one base model and every method that can be offered for it.
 
-    offered: method id -> method. not_offered: id -> why.
+    offered: method id -> method. not_offered: id -> why. clip: what sees likeness; None where there is none, and
+    no_clip says why.
     """
 
     def __init__(
         self,
         model: BaseModel,
         group_set: GroupSet,
-        clip: Clip,
+        clip: Encoder | None,
         adapters: Folder,
         *,
         features: Folder | None = None,
@@ -49,12 +59,14 @@ class LocalService:
         rule: Path | None = None,
         calibration: Path | None = None,
         banner: str = "",
+        no_clip: str = "There is no CLIP beside this model.",
     ) -> None:
-        self.model, self.group_set, self.clip = model, group_set, clip
+        self.model, self.group_set, self.clip, self.no_clip = model, group_set, clip, no_clip
         self.banner, self.model_name = banner, model.card.name
         context = Context(
-            model, group_set, clip, adapters=adapters, features=features, oracle=oracle, calibration=calibration
-        )
+            model, group_set, clip, no_clip=no_clip, adapters=adapters, features=features, oracle=oracle,
+            calibration=calibration,
+        )  # fmt: skip
         self.offered, self.not_offered = load_methods(context)
         self.rule = scopes.read_rule(rule, base_sha256=model.sha256) if rule is not None else scopes.UNKNOWN
         self.pace = Pace(model)
@@ -68,6 +80,12 @@ class LocalService:
             raise OptionError(f"{kind.name} is not offered. {self.not_offered.get(kind.id, '')}".strip())
         return found
 
+    def encoder(self) -> Encoder:
+        """What sees likeness. Raises ModelError that says why there is none."""
+        if self.clip is None:
+            raise ModelError(self.no_clip)
+        return self.clip
+
     def provenance(self) -> Provenance:
         m, device = self.model, str(self.model.device)
         if m.device.type == "cuda":
@@ -76,8 +94,8 @@ class LocalService:
             model=m.card.id,
             name=m.card.name,
             sha256=m.sha256,
-            clip_sha256=self.clip.sha256,
-            bank_sha256=self.clip.bank_sha256(),
+            clip_sha256=self.clip.sha256 if self.clip else "",
+            bank_sha256=self.clip.bank_sha256() if self.clip and "clip" in self.offered else "",
             caveat=m.caveat,
             resolution=m.card.resolution,
             only_groups=m.card.only_groups and m.card.group_set == self.group_set.id,
@@ -135,8 +153,10 @@ class LocalService:
         return scopes.judge(self.rule, self.model, self.clip, query)
 
     def best_caption(self, query: Query) -> str:
+        texts = captioner_of(self.group_set).examples()
+        if self.clip is None or not self.clip.reads_words or not texts:
+            return ""
         if self._captions is None:
-            texts = captioner_of(self.group_set).examples()
             parts = [self.clip.text_features(texts[i : i + 64]) for i in range(0, len(texts), 64)]
             self._captions = (texts, torch.cat(parts))
         texts, features = self._captions
@@ -208,4 +228,26 @@ def service_for(base: BaseModel, group_set: GroupSet, *, banner: str = "") -> Lo
     """The service of a loaded model, with what the workspaces hold for it and the group set."""
     run = paths.run(base.card.id, group_set.id)
     more = {"features": run.features, "oracle": run.oracle, "rule": run.scope, "calibration": run.calibration}
-    return LocalService(base, group_set, Clip(paths.ASSETS / "clip", run.bank), run.adapters, **more, banner=banner)
+    clip, why = _encoder(base, group_set, run)
+    return LocalService(base, group_set, clip, run.adapters, **more, banner=banner, no_clip=why)
+
+
+def _encoder(base: BaseModel, group_set: GroupSet, run: paths.Run) -> tuple[Encoder | None, str]:
+    """What sees likeness for this model, or why there is none. One that nothing here needs is not brought."""
+    bank, how = bank_of(base.card, run), mend(_called(base), group_set.id)
+    if name_of(base.card) and not bank.is_file() and not run.scope.is_file():
+        return None, no_bank(how)
+    try:
+        return open_encoder(base.card, bank, mended_by=how), ""
+    except ModelError as e:
+        return None, str(e)
+
+
+def encoder_of(base: BaseModel, group_set: GroupSet) -> Encoder:
+    """What sees likeness for this model. Raises ModelError: it is missing, damaged, or cannot be brought."""
+    return open_encoder(base.card, bank_of(base.card, paths.run(base.card.id, group_set.id)))
+
+
+def _called(base: BaseModel) -> str:
+    """How `--model` names it."""
+    return base.card.id if base.card.id in known_cards() else base.card.path

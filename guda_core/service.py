@@ -119,7 +119,8 @@ class Service(Protocol):
         ...
 
     def best_caption(self, query: Query) -> str:
-        """The caption, of those the model was trained with, that CLIP finds most like the picture."""
+        """The caption, of those the model was trained with, that CLIP finds most like the picture; "" where there is no
+        CLIP that reads words, or no caption."""
         ...
 
     def with_prompt(self, query: Query, prompt: str) -> Query:

@@ -43,7 +43,7 @@ def test_the_bank_holds_every_training_picture_in_its_group(tmp_path, monkeypatc
 
 def test_a_bank_of_another_clip_and_a_missing_one_are_said(tmp_path):
     own = clip(tmp_path)
-    with pytest.raises(ModelError, match="Make it with `python -m guda_core assets bank`"):
+    with pytest.raises(ModelError, match="Make them with `guda assets bank`"):
         own.bank_sha256()
     own.write_bank({"a": torch.ones(1, 16)}, "data")
     own.sha256 = "another"

@@ -173,8 +173,8 @@ def run(service: LocalService, folder: Path) -> Iterator[tuple[str, float]]:
         rows[name] = {"precompute_s": seconds, "stored_bytes": size}
         yield "features", (i + 1) / len(kernels)
     pixels = load_pictures(gs, "train").pixels
-    clip = _timed(lambda: service.clip.image_features(pixels[:64])) / 64 * len(pixels)
-    rows["clip"] = {"precompute_s": clip, "stored_bytes": (service.clip.folder / "bank.safetensors").stat().st_size}
+    clip = _timed(lambda: service.encoder().image_features(pixels[:64])) / 64 * len(pixels)
+    rows["clip"] = {"precompute_s": clip, "stored_bytes": service.encoder().bank.stat().st_size}
     made = read(folder, gs, service.model)
     offset = offset_seconds(service, made)
     if offset:

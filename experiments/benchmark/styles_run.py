@@ -273,7 +273,7 @@ def arrays(
                         )
                         errors[:, ids.index(g)] = [d.se for d in drops]
     for aggregate in AGGREGATES:
-        clip = ClipSimilarity(service.clip, service.group_set, aggregate)
+        clip = ClipSimilarity(service.encoder(), service.group_set, aggregate)
         rows = [[a.groups[g].score for g in ids] for q in of for a in clip.attribute(q)]
         out[f"clip-{aggregate}"] = np.array(rows, np.float32)
     out |= read_scores(cache(service) / "baselines", of, {b.name: b.made_from for b in baselines(service)})

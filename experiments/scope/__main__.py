@@ -77,7 +77,7 @@ def measured(service: LocalService, parts: Material, c: ScopeConfig, into: Signa
         for kind, pictures in getattr(parts, part).items():
             before = len(known)
             most = c.measured if kind == EMOJI else c.most(part)  # the teams are tried one by one
-            for step in scope_fit.measure(service.model, service.clip, pictures, most, c.seed, known):
+            for step in scope_fit.measure(service.model, service.encoder(), pictures, most, c.seed, known):
                 if isinstance(step, Measured):
                     into[part][kind] = step
                 else:

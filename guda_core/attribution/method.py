@@ -61,9 +61,9 @@ class Unavailable:
 class Context:
     """What a method may be loaded from.
 
-    clip: what sees likeness, with the features of the training pictures; None where there is none, and no_clip says why. adapters: the folder of unlearning
-    adapters; features: of gradient features; oracle: of retrained models; calibration: the file with the offset's
-    weight; each may be missing.
+    clip: what sees likeness, with the features of the training pictures; None where there is none, and no_clip says
+    why. adapters: the folder of unlearning adapters; features: of gradient features; oracle: of retrained models;
+    calibration: the file with the offset's weight; each may be missing.
     examples: the training pictures, encoded; None in the app, which does not have them.
     loaded: the methods that are loaded already, of which a method that `needs` others is made.
     """

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from guda_core.attribution import scope_signals
-from guda_core.data.embeddings import Clip
+from guda_core.data.embeddings import Encoder
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import ModelError, ScoreError
 from guda_core.records import Query, Scope
@@ -32,6 +32,7 @@ FILE = "scope.json"
 FORMAT = 2  # 1 was a threshold in bits (version 0.1)
 UNIT = "log-odds"
 UNKNOWN = "This model's scope was not measured; `python -m guda_core assets scope` does it."
+NO_CLIP = "There is no encoder of likeness here, which the scope's rule needs."
 OLDER = (
     "This model's scope was measured by another rule, of version 0.1. `python -m guda_core assets scope` makes it anew."
 )
@@ -137,10 +138,10 @@ def read_rule(path: Path, *, base_sha256: str) -> Rule | str:
     return Rule(look, final, calibration, alarms, kinds, hashlib.sha256(data).hexdigest())
 
 
-def judge(rule: Rule | str, model: BaseModel, clip: Clip, query: Query) -> Scope:
+def judge(rule: Rule | str, model: BaseModel, clip: Encoder | None, query: Query) -> Scope:
     """The verdict on a picture, with the numbers in the reason; "not assessed" where there is no rule."""
-    if isinstance(rule, str):
-        return Scope("not assessed", None, None, "", rule)
+    if isinstance(rule, str) or clip is None:
+        return Scope("not assessed", None, None, "", rule if isinstance(rule, str) else NO_CLIP)
     try:
         looks = scope_signals.look(clip, query.pixels[None])
         values = scope_signals.of_model(model, query.pixels, query.latent, query.image_hash)[None]

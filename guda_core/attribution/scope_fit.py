@@ -26,7 +26,7 @@ from guda_core.attribution import scope_signals as signals
 from guda_core.attribution.scope import FILE, FORMAT, UNIT, Linear, Rule, combined
 from guda_core.attribution.scope_material import material
 from guda_core.attribution.scope_pictures import Kind
-from guda_core.data.embeddings import Clip
+from guda_core.data.embeddings import Encoder
 from guda_core.data.images import hash_pixels
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.records import GroupSet
@@ -90,7 +90,7 @@ def share(hits: Sequence[bool], clusters: Sequence[int]) -> dict[str, float]:
 
 
 def measure(
-    model: BaseModel, clip: Clip, kind: Kind, n: int, seed: int, known: dict[str, np.ndarray] | None = None
+    model: BaseModel, clip: Encoder, kind: Kind, n: int, seed: int, known: dict[str, np.ndarray] | None = None
 ) -> Iterator[float | Measured]:
     """The looks of all pictures of a kind, the model's signals of n: yields the fraction done, then the result.
 
@@ -233,7 +233,7 @@ def record(rule: Rule, kinds: Mapping[str, Any], c: ScopeConfig, *, base_sha256:
 
 def run(
     model: BaseModel,
-    clip: Clip,
+    clip: Encoder,
     group_set: GroupSet,
     folder: Path,
     config: ScopeConfig | None = None,

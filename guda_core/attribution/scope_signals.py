@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from guda_core.data.embeddings import Clip
+from guda_core.data.embeddings import Encoder
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.likelihood import seed_of
 from guda_core.diffusion.memory import in_batches
@@ -111,7 +111,7 @@ def statistics(pixels: np.ndarray) -> dict[str, float]:
     }
 
 
-def look(clip: Clip, pixels: np.ndarray) -> np.ndarray:
+def look(clip: Encoder, pixels: np.ndarray) -> np.ndarray:
     """(N, H, W, 3) uint8 -> (N, D): CLIP features, then `statistics` of each own area."""
     stats = []
     for p in pixels:

@@ -126,12 +126,14 @@ def scope(
     """
     from guda_core.attribution import scope_fit
     from guda_core.attribution.scope import FILE
+    from guda_core.local import encoder_of
     from guda_core.paths import run
 
     service = service_of(model, group_set)
     where = folder or run(service.model.card.id, service.group_set.id).own
     config = scope_fit.ScopeConfig(pictures=pictures, measured=max(6, pictures // 2))
-    follow(scope_fit.run(service.model, service.clip, service.group_set, where, config, foreign=foreign))
+    clip = service.clip or encoder_of(service.model, service.group_set)
+    follow(scope_fit.run(service.model, clip, service.group_set, where, config, foreign=foreign))
     say(f"Written: {where / FILE}")
 
 

@@ -74,8 +74,8 @@ class Encoder(ABC):
             return  # a damaged one may be written over
         if named != group_set.id or not groups & set(group_set.groups):
             raise ModelError(
-                f"{self.bank} is the bank of another group set ('{named}' of {', '.join(sorted(groups))}). Name another "
-                "folder with --folder, or none for the workspace's own place."
+                f"{self.bank} is the bank of another group set ('{named}' of {', '.join(sorted(groups))}). Name "
+                "another folder with --folder, or none for the workspace's own place."
             )
 
     def bank_sha256(self) -> str:

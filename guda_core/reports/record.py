@@ -83,7 +83,7 @@ def circumstances(group_set: GroupSet, *, provenance: Provenance, settings: Mapp
     p, shown = provenance, ("name", "author", "licence", "licence_link", "link")
     return {
         "model": {"id": p.model, "name": p.name, "sha256": p.sha256, "dtype": p.dtype},
-        "clip": {"sha256": p.clip_sha256, "bank_sha256": p.bank_sha256},
+        "clip": {"sha256": p.clip_sha256 or None, "bank_sha256": p.bank_sha256 or None},
         "adapters": {g: p.unlearned.hashes.get(g) for g in group_set.groups},
         "group_set": {
             "id": group_set.id,
@@ -165,6 +165,10 @@ def _absent(
     out = {"files": ALONE} if scoped else {"files": ALONE, "scope": NOT_ASSESSED}
     if query.file_hash is None:
         out["picture/file_sha256"] = "There was no uploaded file: the picture was generated."
+    if not provenance.clip_sha256:
+        out["clip/sha256"] = provenance.not_offered.get("clip") or "There is no encoder of likeness here."
+    if not provenance.bank_sha256:
+        out["clip/bank_sha256"] = provenance.not_offered.get("clip") or "There is no feature bank here."
     if not query.prompt:
         out["picture/prompt"] = "No prompt was given: the unconditional model was asked."
     for m in {**dict.fromkeys(METHODS), **provenance.methods}:

@@ -201,7 +201,8 @@ class Runs:
         query = answer.query
         kind = "the caption given" if query.prompt else "no caption"
         tried = [Tried(kind, query.prompt, answer.found[main])]
-        wanted = [("the best caption that CLIP finds", self.service.best_caption(query)), ("no caption", "")]
+        best = self.service.best_caption(query)
+        wanted = [*([("the best caption that CLIP finds", best)] if best else []), ("no caption", "")]
         for i, (label, caption) in enumerate(wanted):
             if any(t.caption == caption for t in tried):
                 continue

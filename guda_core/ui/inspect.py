@@ -73,8 +73,8 @@ def hashes(service: Service, provenance: Provenance, answer: Answer | None) -> H
     p = provenance
     rows += [
         (f"Model ({p.name})", code(p.sha256)),
-        ("CLIP", code(p.clip_sha256)),
-        ("CLIP's feature bank of the training pictures", code(p.bank_sha256)),
+        ("Encoder of likeness", code(p.clip_sha256) if p.clip_sha256 else Html("none")),
+        ("Its feature bank of the training pictures", code(p.bank_sha256) if p.bank_sha256 else Html("none")),
     ]
     names = {g: group.name for g, group in service.group_set.groups.items()}
     for models in p.models.values():
