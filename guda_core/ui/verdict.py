@@ -44,6 +44,7 @@ class Verdict:
 
 WORKING_VERDICT = Verdict(IN_WORK, IN_WORK_PLAIN, chips=(Chip(WORKING),))
 FIRST_VISIT = Verdict(NOTHING_YET, "Press an example to see an answer.")
+NO_EXAMPLES = Verdict(NOTHING_YET, "Let the model draw a picture, or upload one.")
 CANCELLED_EARLY = Verdict("Cancelled", "There was no score yet.", chips=(Chip(CANCELLED, "unsure"),))
 
 

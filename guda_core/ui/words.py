@@ -18,6 +18,7 @@ STEPS = (
     "The tool compares the model with copies of it, each of which has unlearned one group of training pictures.",
     "You read without which group the model would explain the picture worst, how certain that is, and who drew it.",
 )
+FIRST_STEP = "Let the model draw a picture, or upload one of your own."  # where there are no examples
 PROMPT_FILLED = "Object and style fill it in, without the group's name. Edit it freely."
 PROMPT_FREE = "What the picture shall show."
 LIMITS = "PNG, JPEG or WebP, up to 10 MB and 24 megapixels, 16 pixels or more on each side."
