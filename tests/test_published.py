@@ -101,6 +101,8 @@ def test_the_hubs_copy_gives_the_same_scores_by_one_variable(work, tmp_path, mon
         service = load_service()
         assert service.model.card.id == "brush" and service.group_set.id == "artists" and service.banner == ""
         assert scores(service) == here and None not in here.values()
+        guda_ = service.offered["guda"]  # its adapters' health has what an offset is made of, but no weight was fitted
+        assert guda_.offset == {} and guda_.provenance()["offset"] == {}
         with pytest.raises(DataError, match="were not published with it"):
             open_dataset(service.group_set).split("train")
         said = guda("unlearn", code=2)
