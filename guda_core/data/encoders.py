@@ -74,12 +74,11 @@ class Tower(Encoder):
 
     def _read_preparation(self) -> None:
         path = self.folder / "preprocessor_config.json"
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        self.mean, self.std = (
-            tuple(found.get(k) or v) for k, v in (("image_mean", self.mean), ("image_std", self.std))
-        )
-        size = found.get("crop_size") or found.get("size") or self.model.config.image_size
-        self.size = int(size.get("height") or size.get("shortest_edge")) if isinstance(size, dict) else int(size)
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        self.mean = tuple(found.get("image_mean") or self.mean)
+        self.std = tuple(found.get("image_std") or self.std)
+        size: Any = found.get("crop_size") or found.get("size") or self.model.config.image_size
+        self.size = int((size.get("height") or size["shortest_edge"]) if isinstance(size, dict) else size)
 
     def _sha256(self) -> str:
         h = hashlib.sha256(f"{self.kind}\n{self.size}\n{self.mean}\n{self.std}\n".encode())
