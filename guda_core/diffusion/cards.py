@@ -25,7 +25,7 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
 def read_cards(path: Path = CARDS) -> dict[str, Card]:
-    """The cards of one file, by id. A relative folder is meant from the file's own.
+    """The cards of one file, by id. A relative folder or LoRA is meant from the file's own.
 
     Raises:
         ModelError: it cannot be read, or a card lacks a field, has an unknown one or a value that none can have.
@@ -44,7 +44,8 @@ def _card(path: Path, id: Any, fields: Any) -> Card:
         raise ModelError(f"{path}: card '{id}': it has no fields below its name.")
     try:
         card = Card(id=id, **fields)
-        return replace(card, path=str(path.parent / card.path)) if card.source in ("folder", "file") else card
+        places = {"path": card.path if card.source in ("folder", "file") else "", "lora": card.lora}
+        return replace(card, **{k: str(path.parent / v) for k, v in places.items() if v})
     except (ValidationError, TypeError) as e:
         first = e.errors()[0] if isinstance(e, ValidationError) else {"loc": (), "msg": str(e)}
         field = ".".join(str(p) for p in first["loc"])
