@@ -84,7 +84,8 @@ class OwnOracle:
         self.seeds = tuple(seeds) or (config.loop.seed,)
         if len(self.seeds) > 2 or len(set(self.seeds)) < len(self.seeds):
             raise OptionError("--seeds takes one seed, or two different ones: the second is for the ceiling.")
-        self.groups = base.known(groups)
+        known = base.known(groups)
+        self.groups = [g for g in base.group_set.groups if g in known]
         self.name = name or f"{base.card.id}-{base.group_set.id}"
         if not NAME.fullmatch(self.name):
             raise OptionError(f"'{self.name}' cannot name a model. Use --name with small letters, digits and hyphens.")

@@ -71,8 +71,8 @@ def unlearn(
     """
     quieten()
 
+    from guda_core import paths
     from guda_core.data.reserved import reserved
-    from guda_core.paths import BENCHMARKS
     from guda_core.unlearning import health, run
     from guda_core.unlearning.defaults import memory_settings
     from guda_core.unlearning.forget import FORGET_LOSSES
@@ -87,7 +87,8 @@ def unlearn(
         operator, selection=selection, steps=steps, lr=lr, rank=rank, lam=lam, empty_share=empty_share, batch=batch,
         seed=seed, whole=whole or None,
     )  # fmt: skip
-    measured = health.Health(job, apart=reserved(BENCHMARKS / "queries.json", job.group_set))
+    asked = (paths.BENCHMARKS / "queries.json", paths.run(job.card.id, job.group_set.id).file("logo") / "queries.json")
+    measured = health.Health(job, apart=set().union(*(reserved(path, job.group_set) for path in asked)))
     pending = job.pending(wanted, config=config, again=again)
     if plan:
         _plan(job, measured, pending, config, json_file)
