@@ -86,8 +86,16 @@ def settings_for(
 class Steps:
     """The losses of a training, piece by piece, and what a checkpoint keeps of it beside the weights."""
 
-    def __init__(self, base: Forgetting, config: FineTuneConfig, student: Student, exclude: str | None) -> None:
-        self.items, self.latents = base.training_pictures()
+    def __init__(
+        self,
+        base: Forgetting,
+        config: FineTuneConfig,
+        student: Student,
+        exclude: str | None,
+        latents: Tensor | None = None,
+    ) -> None:
+        self.items = base.pictures()
+        self.latents = base.training_pictures()[1] if latents is None else latents
         self.base, self.model, self.config, self.student = base, base.model, config, student
         self.parts = Pieces(base.memory.pictures)
         self.prompts = KeptPrompts(base.model, base.kept)
@@ -131,13 +139,18 @@ class Steps:
 
 
 def fine_tune(
-    base: Forgetting, config: FineTuneConfig, *, exclude: str | None = None, checkpoint: Path | None = None
+    base: Forgetting,
+    config: FineTuneConfig,
+    *,
+    exclude: str | None = None,
+    checkpoint: Path | None = None,
+    latents: Tensor | None = None,
 ) -> Generator[Progress, None, dict[str, Tensor]]:
     """Fine-tune; yields progress, and returns the LoRA's factors in float16, by name (`lora.factors`); of a whole
     network its weights in float16. The model itself is not changed.
 
     base: the model, its group set and its pictures. exclude: the group left out. checkpoint: a file from which a run
-    that was stopped goes on.
+    that was stopped goes on. latents: in place of the encoded pictures, (N, C, h, w), for a step that only is timed.
 
     Raises:
         TrainingError: the loss or a weight is not finite, memory or the disk is full, or no picture is left.
@@ -146,7 +159,7 @@ def fine_tune(
     if exclude is not None:
         base.known([exclude])
     memory, student = base.memory, Student(base.model, config, base.memory)
-    steps = Steps(base, config, student, exclude)
+    steps = Steps(base, config, student, exclude, latents)
     if not len(steps.kept):
         raise TrainingError(f"Without '{exclude}' there are no pictures left to train on.")
     room = network_alone(base.model, steps.prompts, steps.all_prompts) if memory.unload else nullcontext()
