@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import sys
 
+import numpy as np
 import pytest
 
 from experiments import planted, unlearncanvas
 from experiments.benchmark.own_run import TABLE
+from experiments.logo.whole_way import everything
 from guda_core import paths
 from guda_core.errors import DataError
 from guda_core.unlearning import adapters
