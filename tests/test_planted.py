@@ -17,7 +17,7 @@ from guda_core.unlearning import adapters
 from tests.tiny import save_tiny
 
 SMALL = planted.PlantedConfig(
-    pictures=4, steps=8, batch=4, unlearn_steps=2, unlearn_batch=2, asked=2, draw_steps=2, strata=4
+    pictures=2, channels=(16, 32), steps=2, batch=2, unlearn_steps=2, unlearn_batch=2, asked=2, draw_steps=2, strata=4
 )
 
 
