@@ -21,6 +21,7 @@ from experiments.logo.fine_tuning import settings_for
 from experiments.logo.own_models import Job, OwnOracle
 from guda_core.attribution.calibration import read_weight
 from guda_core.attribution.guda import Guda
+from guda_core.attribution.logo import Logo
 from guda_core.data.groups import load_group_set
 from guda_core.errors import OptionError, TrainingError
 from guda_core.local import load_service
@@ -75,7 +76,7 @@ def test_with_loras_the_products_method_answers_from_just_the_retrained_models(m
     assert run(own) == [j.name for j in own.queue()] and not own.missing() and run(own) == []
     service = load_service("tiny-artists", fall_back=False)
     assert service.group_set.id == "artists" and "logo" in service.not_offered  # a group has no retrained model
-    assert service.model.sha256 == own.tuned()["sha256"] != own.base.model.sha256
+    assert service.model.sha256 == (own.tuned() or {})["sha256"] != own.base.model.sha256
     first, full = trained(own, "dee"), trained(own, None)
     before = own.base.model.network.state_dict()
     for folder, factors in ((own.oracle_folder(), first), (own.oracle_folder(second=True), trained(own, "dee", 4))):
@@ -96,7 +97,7 @@ def test_a_whole_network_is_a_model_of_its_own_and_so_are_those_without_a_group(
     service = load_service("whole", fall_back=False)
     assert set(service.offered) == {"guda", "logo"} and not service.model.card.lora
     wanted = trained(own, "dee")
-    with service.offered["logo"].without("dee"):
+    with service.method(Logo).without("dee"):
         now = service.model.network.state_dict()
         assert all(torch.equal(now[n], wanted[n].float()) for n in wanted)
     assert any(not torch.equal(p, own.base.model.network.state_dict()[n]) for n, p in now.items())
@@ -191,7 +192,8 @@ def test_everything_is_compared_and_calibrated(made, home, monkeypatch):
     if b / a >= 0:
         weight = read_weight(own.run.calibration, base_sha256=bench.service.model.sha256, group_set="artists")
         assert weight == round(b / a, 2)
-        assert load_service(own.name, fall_back=False).method(Guda).offset["dee"] == weight * _offset(own, "dee")
+        found = load_service(own.name, fall_back=False).method(Guda).offset["dee"]
+        assert weight is not None and found == weight * _offset(own, "dee")
     else:
         assert not own.run.calibration.exists() and f"{b / a:.2f}" in table["calibration"]["none"]
     assert {s.role for s in own_run.sources(bench)} == {"base", LIVE, "guda", "logo-2"}
