@@ -5,7 +5,8 @@
 by least squares over the tuning half of the styles benchmark's queries. offset_k is the mean drop of group k's adapter
 over held-out pictures of the other groups (`health.json`). It reads the committed scores of the drop and of the oracle;
 no model is run. --write puts the weight, rounded to two decimals, into the `calibration.json` of the model and the set,
-from which `guda_core.attribution.guda` takes it.
+from which `guda_core.attribution.guda` takes it. For a model of one's own `python -m experiments.logo --model` does the
+same (`experiments.benchmark.own_run`).
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from experiments.benchmark import offset_tables, result_tables, styles_run
 from guda_core.attribution import calibration
 from guda_core.data.groups import load_group_set
 from guda_core.errors import DataError
-from guda_core.paths import BENCHMARKS, SHIPPED_RUN
+from guda_core.paths import BENCHMARKS, SHIPPED_RUN, Folder
 from guda_core.unlearning import adapters
 from guda_core.versions import today
 
 COMMAND = "python -m experiments.offset --write"
 
 
-def offsets(folder: Path, groups: Sequence[str]) -> np.ndarray:
+def offsets(folder: Folder, groups: Sequence[str]) -> np.ndarray:
     """(G,) nats: of the health of each group's adapter.
 
     Raises:
@@ -43,19 +44,22 @@ def offsets(folder: Path, groups: Sequence[str]) -> np.ndarray:
     return np.array(found)
 
 
+def fit_scores(drop: np.ndarray, oracle: np.ndarray, sets: Sequence[str], of_groups: np.ndarray) -> tuple[float, int]:
+    """(weight, queries that it was fitted to): those of the tuning half. drop, oracle: (Q, G) scores in nats, sets: of
+    each query; of_groups: (G,), what `offsets` found."""
+    tuning = result_tables.tuning_half(sets)
+    return offset_tables.weight_of(drop[tuning], of_groups, oracle[tuning]), int(np.sum(tuning))
+
+
 def fit(benchmarks: Path, folder: Path) -> tuple[float, int, str]:
     """(weight, queries that it was fitted to, hash of the base model). folder: of the adapters."""
     record = json.loads((benchmarks / "queries.json").read_text(encoding="utf-8"))
-    tuning = result_tables.tuning_half([i["set"] for i in record["items"]])
     with np.load(benchmarks / styles_run.ARRAYS, allow_pickle=False) as z:
         scores = result_tables.with_the_live_oracle({k: z[k] for k in z.files})
     drop = scores.get(result_tables.DROP, scores["guda"])  # without a weight the score is the drop
     found = offsets(folder, list(load_group_set("emoji").groups))
-    return (
-        offset_tables.weight_of(drop[tuning], found, scores[result_tables.ORACLE][tuning]),
-        int(np.sum(tuning)),
-        str(record["base_sha256"]),
-    )
+    sets = [i["set"] for i in record["items"]]
+    return *fit_scores(drop, scores[result_tables.ORACLE], sets, found), str(record["base_sha256"])
 
 
 def main() -> None:

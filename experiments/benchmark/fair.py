@@ -5,7 +5,8 @@
     das + offset ...  other methods with the same constant, times the weight that fits the oracle best (least squares on
                       the tuning half of all query sets; the centred scores and the constant are the two regressors)
     offset alone      the constant: one ranking for all pictures
-    label             who is named: each group's descriptors in the prompt, counted; 1 for a real picture's artist
+    label             who is named: each group's descriptors in the prompt, counted; 1 for a real picture's artist, and
+                      for a group that has a phrase in place of descriptors
 
 In the arrays that are committed, GUDA's row with the offset is "guda" and the paper's is "guda/drop".
 """
@@ -32,7 +33,7 @@ def label(items: Sequence[Mapping[str, Any]], descriptors: Mapping[str, Sequence
         said = item["prompt"].partition(FEATURING)[2].split(", ")
         for k, (group, own) in enumerate(descriptors.items()):
             if group in item["groups"]:
-                row[k] = sum(d in own for d in said) if item["prompt"] else 1
+                row[k] = sum(d in own for d in said) if item["prompt"] and own else 1
     return out
 
 

@@ -1,8 +1,12 @@
-"""The fixed queries of the styles benchmark.
+"""The fixed queries of a benchmark.
 
     generated         every group x `objects` trained objects, prompted with three descriptors of the group
     generated-blend   every pair of groups x `blend_objects` objects, descriptors of both in turn
     real              `real` pictures of held-out objects a group, empty prompt
+
+A set that lists no objects is asked with its pictures: prompts are the captions of training pictures, each taken once
+before any is taken again; real ones are at most half of a group's held-out pictures, since the offset is measured on
+the others (`guda_core.data.reserved`).
 
 Plans are a function of the settings alone. Generated pictures are kept beside the plan (`queries.npz`): they are then
 the same on every machine; real ones belong to their authors and are named by hash and taken from the data cache.
@@ -12,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,9 +25,10 @@ import numpy as np
 import torch
 
 from guda_core.data.captions import captioner_of
+from guda_core.data.dataset import Item as Picture
 from guda_core.data.dataset import described
 from guda_core.data.images import hash_pixels
-from guda_core.data.sources.source import load_pictures
+from guda_core.data.sources.source import open_dataset
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import DataError
 from guda_core.records import GroupSet, Query
@@ -61,6 +66,8 @@ def _pick(names: tuple[str, ...], n: int, g: torch.Generator) -> list[str]:
 
 def plan(group_set: GroupSet, config: QueryConfig) -> list[Item]:
     """All queries, set by set, group by group."""
+    if not group_set.train_objects:
+        return _plan_of_pictures(group_set, config)
     out: list[Item] = []
     g, captioner = torch.Generator().manual_seed(config.seed), captioner_of(group_set)
     for gid in group_set.groups:
@@ -77,11 +84,59 @@ def plan(group_set: GroupSet, config: QueryConfig) -> list[Item]:
     return out
 
 
-def write(model: BaseModel, group_set: GroupSet, config: QueryConfig, folder: Path, batch: int = 20) -> Iterator[float]:
+def _plan_of_pictures(group_set: GroupSet, config: QueryConfig) -> list[Item]:
+    """Of a set without objects: `Item.object` is then the picture's name."""
+    g, captioner, dataset = torch.Generator().manual_seed(config.seed), captioner_of(group_set), open_dataset(group_set)
+    train, held = (_by_group(dataset.split(s), group_set) for s in ("train", "held_out"))
+    out: list[Item] = []
+
+    def some(items: list[Picture], n: int) -> list[Picture]:
+        order = [i for _ in range(-(-n // len(items))) for i in torch.randperm(len(items), generator=g).tolist()]
+        return [items[i] for i in order[:n]]
+
+    for gid in group_set.groups:
+        for item in some(train[gid], config.objects):
+            prompt = captioner.caption(item, g)
+            out.append(Item("generated", (gid,), _name(item), prompt, config.seed * 1000 + len(out)))
+    for i, pair in enumerate(itertools.combinations(group_set.groups, 2)):
+        for j, item in enumerate(some(train[pair[0]], config.blend_objects)):
+            both = pair if (i + j) % 2 == 0 else pair[::-1]
+            prompt = captioner.blend(described(both[0], captioner.content(item)), both, g)
+            out.append(Item("generated-blend", both, _name(item), prompt, config.seed * 1000 + len(out)))
+    for gid in group_set.groups:
+        n = min(config.real, len(held[gid]) // 2)
+        out += [Item("real", (gid,), _name(item), "", 0) for item in some(held[gid], n)] if n else []
+    return out
+
+
+def _by_group(items: Sequence[Picture], group_set: GroupSet) -> dict[str, list[Picture]]:
+    found: dict[str, list[Picture]] = {g: [] for g in group_set.groups}
+    for i in range(len(items)):
+        found[items[i].group].append(items[i])
+    return found
+
+
+def _name(item: Picture) -> str:
+    return item.id.removeprefix(f"{item.group}/")
+
+
+def _held_out(group_set: GroupSet) -> dict[tuple[str, str], Picture]:
+    """(group, name) -> a held-out picture."""
+    items = open_dataset(group_set).split("held_out")
+    return {(items[i].group, _name(items[i])): items[i] for i in range(len(items))}
+
+
+def write(
+    model: BaseModel,
+    group_set: GroupSet,
+    config: QueryConfig,
+    folder: Path,
+    batch: int = 20,
+    command: str = "python -m experiments.styles",
+) -> Iterator[float]:
     """Generate the pictures and write `queries.npz` and, last, `queries.json`; yields the fraction done."""
     items = plan(group_set, config)
-    held = load_pictures(group_set, "held_out")
-    where = {(g, o): i for i, (g, o) in enumerate(zip(held.groups, held.names, strict=True))}
+    held, size = _held_out(group_set), model.card.resolution
     made = [i for i in items if i.set != "real"]
     pixels: list[np.ndarray] = []
     for i in range(0, len(made), batch):
@@ -89,12 +144,12 @@ def write(model: BaseModel, group_set: GroupSet, config: QueryConfig, folder: Pa
         prompts, seeds = [x.prompt for x in part], [x.seed for x in part]
         pixels += list(model.generate(prompts, seeds=seeds, steps=config.steps, guidance=config.guidance))
         yield len(pixels) / len(made)
-    real = [held.pixels[where[i.groups[0], i.object]] for i in items if i.set == "real"]
+    real = [held[i.groups[0], i.object].image(size) for i in items if i.set == "real"]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "queries.json").unlink(missing_ok=True)
     np.savez_compressed(folder / "queries.npz", generated=np.stack(pixels))
     record = {
-        "command": "python -m experiments.styles",
+        "command": command,
         "config": asdict(config),
         "base_sha256": model.sha256,
         "group_set": group_set.id,
@@ -127,17 +182,19 @@ def read(folder: Path, group_set: GroupSet, model: BaseModel) -> Queries:
     if not (folder / "queries.json").is_file():
         raise DataError(f"There are no queries in {folder}. Make them with `python -m experiments.styles`.")
     record = json.loads((folder / "queries.json").read_text(encoding="utf-8"))
-    if record["base_sha256"] != model.sha256:
-        raise DataError("The queries were drawn by another model than this one. Delete queries.json to draw new ones.")
-    held = load_pictures(group_set, "held_out")
-    where = {(g, o): i for i, (g, o) in enumerate(zip(held.groups, held.names, strict=True))}
+    if record["base_sha256"] != model.sha256 or record.get("group_set", group_set.id) != group_set.id:
+        raise DataError(
+            "The queries were drawn by another model than this one, or of another group set. Delete "
+            f"{folder / 'queries.json'} to draw new ones."
+        )
+    held, size = _held_out(group_set), model.card.resolution
     with np.load(folder / "queries.npz", allow_pickle=False) as z:
         generated = iter(z["generated"])
     queries, items = [], []
     for entry in record["items"]:
         expected = entry.pop("pixels_sha256")
         item = Item(**{**entry, "groups": tuple(entry["groups"])})
-        pixels = held.pixels[where[item.groups[0], item.object]] if item.set == "real" else next(generated)
+        pixels = held[item.groups[0], item.object].image(size) if item.set == "real" else next(generated)
         found = hash_pixels(pixels)
         if found != expected:
             raise DataError(f"The picture of {item.object} ({item.set}, {item.groups[0]}) is not the one recorded.")

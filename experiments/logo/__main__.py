@@ -1,4 +1,9 @@
-"""`python -m experiments.logo`: the queue of LOGO trainings; `--live` makes the method `logo` answer any picture."""
+"""`python -m experiments.logo`: the oracle.
+
+Without --model: the queue of LOGO trainings of the embedded model, from scratch; `--live` makes the method `logo`
+answer any picture. With --model: a model of your own is fine-tuned on the set, and again without each group
+(`own_models`), and every method is compared with that (`experiments.benchmark.own_run`).
+"""
 
 from __future__ import annotations
 
@@ -9,9 +14,10 @@ import typer
 
 from experiments.commands import MinutesOption, program
 from guda_core.cli.loading import group_set_of, quieten
-from guda_core.cli.terminal import HomeOption, ModelOption, SetOption, follow, listed, progress_bar, say
+from guda_core.cli.terminal import HomeOption, SetOption, follow, listed, progress_bar, say
 from guda_core.errors import OptionError
 from guda_core.paths import BENCHMARKS
+from guda_core.work_queue import deadline
 
 
 def logo(
@@ -22,20 +28,91 @@ def logo(
     live: Annotated[
         bool, typer.Option("--live", help="Store the models with delta compression, and measure what that loses.")
     ] = False,
-    groups: Annotated[str, typer.Option(help="With --live: comma-separated group ids. Default: all.")] = "",
+    groups: Annotated[str, typer.Option(help="With --live or --model: comma-separated group ids. Default: all.")] = "",
     folder: Annotated[
         Path | None, typer.Option(help="With --live. Default: runs/MODEL/SET/oracle of the workspace.")
     ] = None,
-    model: ModelOption = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="The model to fine-tune: a card, folder, file or Hub id.")
+    ] = None,
+    whole: Annotated[bool, typer.Option("--whole", help="With --model: train the whole network, no LoRA.")] = False,
+    rank: Annotated[int | None, typer.Option(min=1, help="With --model: rank of the LoRA. Default: 16.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="With --model: steps of each training.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="With --model: pictures of a step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="With --model: peak learning rate.")] = None,
+    seeds: Annotated[
+        str,
+        typer.Option(help="With --model: a seed, or two (3,4): the second is for the ceiling. Default: 3."),
+    ] = "",
+    as_name: Annotated[
+        str | None, typer.Option("--name", help="With --model: the fine-tuned model's name. Default: MODEL-SET.")
+    ] = None,
 ) -> None:
-    """Train the UNet again without each group (LOGO), and from second seeds. This takes hours; stop and resume as you
-    like."""
-    if not live and (groups or folder or model):
-        raise OptionError("--groups, --folder and --model need --live.")
+    """Train the model again without each group (LOGO). This takes hours; stop and resume as you like.
+
+    Without --model it is the embedded one, from scratch. With --model that model is fine-tuned on the set's pictures,
+    and again without each group; then every method is compared with this oracle.
+    """
+    of_own = {"--rank": rank, "--steps": steps, "--batch": batch, "--lr": lr, "--name": as_name}
+    given = [k for k, v in {**of_own, "--whole": whole or None, "--seeds": seeds or None}.items() if v is not None]
+    if given and (model is None or live):
+        raise OptionError(f"{given[0]} needs --model, without --live.")
+    if not live and (folder or (groups and not model)):
+        raise OptionError("--folder and --groups need --live; --groups also goes with --model.")
     if live and status:
         raise OptionError("--status only lists the trainings. Leave --live out.")
     quieten()
+    if model is not None and not live:
+        changes = {"whole": whole, "rank": rank, "steps": steps, "batch": batch, "lr": lr}
+        _own(name, model, changes, seeds=seeds, groups=groups, as_name=as_name, minutes=minutes, status=status)
+        return
+    _embedded(name, model, minutes=minutes, status=status, live=live, groups=groups, folder=folder)
 
+
+def _own(
+    name: str | None,
+    model: str,
+    changes: dict[str, Any],
+    *,
+    seeds: str,
+    groups: str,
+    as_name: str | None,
+    minutes: float | None,
+    status: bool,
+) -> None:
+    """The oracle of a model of one's own."""
+    from experiments.logo import own_command
+    from experiments.logo.fine_tuning import settings_for
+    from experiments.logo.own_models import OwnOracle
+    from guda_core.unlearning.run import Forgetting
+
+    deadline(minutes)  # refuses what is no time before anything is begun
+    wanted = [int(s) if s.isdecimal() else -1 for s in listed(seeds)]
+    if -1 in wanted:
+        raise OptionError("--seeds takes whole numbers, for example --seeds 3,4.")
+    base = Forgetting(group_set_of(name, model=model), model=model)
+    config = settings_for(base.model, seed=wanted[0] if wanted else None, **changes)
+    own = OwnOracle(base, config, seeds=wanted, groups=listed(groups), name=as_name)
+    if status:
+        own_command.status(own)
+    elif own_command.train(own, minutes):
+        own_command.tell(own, own_command.compare(own, "python -m experiments.logo --model M --set S"))
+    else:
+        own_command.status(own)
+        say("Run the same command again to go on. Other processes may have trainings in hand.")
+
+
+def _embedded(
+    name: str | None,
+    model: str | None,
+    *,
+    minutes: float | None,
+    status: bool,
+    live: bool,
+    groups: str,
+    folder: Path | None,
+) -> None:
+    """The oracle of the embedded model."""
     import torch
 
     from experiments.logo import oracle_values, trainings

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from experiments.logo import retrained_delta
 from experiments.logo.retrained_delta import LiveConfig
+from experiments.logo.sharing import work_through
 from experiments.train import stages
 from experiments.train.unet import UnetConfig
 from guda_core import paths
@@ -81,16 +82,13 @@ def work(
     Raises:
         OptionError: minutes is not positive. TrainingError: the VAE or the CLIP is missing.
     """
-    until = deadline(minutes)
-    for job in queue(group_set, config):
-        with stages.in_hand(job.name) as ours:
-            if not ours or job.done or job.name in kept:
-                continue
-            with closing(_training(group_set, config, job)) as steps:
-                for p in steps:
-                    yield job, p
-                    if time.monotonic() > until:
-                        return
+    yield from work_through(
+        queue(group_set, config),
+        in_hand=lambda job: stages.in_hand(job.name),
+        is_done=lambda job: job.done or job.name in kept,
+        steps=lambda job: _training(group_set, config, job),
+        minutes=minutes,
+    )
 
 
 def live_folder(base: Forgetting, folder: Path | None = None) -> paths.Layers:

@@ -88,7 +88,8 @@ def unlearn(
         operator, selection=selection, steps=steps, lr=lr, rank=rank, lam=lam, empty_share=empty_share, batch=batch,
         seed=seed, whole=whole or None,
     )  # fmt: skip
-    measured = health.Health(job, apart=reserved(paths.BENCHMARKS / "queries.json", job.group_set))
+    asked = (paths.BENCHMARKS / "queries.json", paths.run(job.card.id, job.group_set.id).file("logo") / "queries.json")
+    measured = health.Health(job, apart=set().union(*(reserved(path, job.group_set) for path in asked)))
     pending = job.pending(wanted, config=config, again=again)
     if plan:
         _plan(job, measured, pending, config, json_file)

@@ -25,7 +25,7 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
 def read_cards(path: Path = CARDS) -> dict[str, Card]:
-    """The cards of one file, by id. A relative folder is meant from the file's own.
+    """The cards of one file, by id. A relative folder or LoRA is meant from the file's own.
 
     Raises:
         ModelError: it cannot be read, or a card lacks a field, has an unknown one or a value that none can have.

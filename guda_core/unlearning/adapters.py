@@ -79,7 +79,12 @@ class Adapter:
 
 def save(network: nn.Module, folder: Path, *, spec: LoraSpec, meta: Mapping[str, Any]) -> None:
     """Write the LoRA that is attached to a network, as float16. meta must hold `base_sha256` and `group`."""
-    state = {adapter_files.PREFIX + n: f for n, f in lora.factors(network).items()}
+    save_factors(lora.factors(network), folder, spec=spec, meta=meta)
+
+
+def save_factors(factors: Mapping[str, Tensor], folder: Path, *, spec: LoraSpec, meta: Mapping[str, Any]) -> None:
+    """Write the factors of a LoRA, by name as `lora.factors` gives them."""
+    state = {adapter_files.PREFIX + n: f for n, f in factors.items()}
     record = {**meta, "lora": asdict(spec)}
     _no_longer_published(folder)
     adapter_files.write(folder, state, record, parameters=_count(state), lora=lora.config_record(spec))
@@ -89,8 +94,15 @@ def save_whole(
     network: nn.Module, folder: Path, *, meta: Mapping[str, Any], dtype: torch.dtype = torch.float16
 ) -> None:
     """Write all weights of a network that was fine-tuned as a whole."""
-    state = {n: p.detach().to(device="cpu", dtype=dtype).contiguous() for n, p in network.state_dict().items()}
+    save_weights(network.state_dict(), folder, meta=meta, dtype=dtype)
+
+
+def save_weights(
+    weights: Mapping[str, Tensor], folder: Path, *, meta: Mapping[str, Any], dtype: torch.dtype = torch.float16
+) -> None:
+    """Write all weights of a network, by name."""
     _no_longer_published(folder)
+    state = {n: p.detach().to(device="cpu", dtype=dtype).contiguous() for n, p in weights.items()}
     adapter_files.write(folder, state, {**meta, "kind": WHOLE}, parameters=_count(state))
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 
@@ -34,6 +34,16 @@ def check_share(name: str, value: float) -> None:
     """Raises OptionError where a share is not between 0 and 1."""
     if not 0 <= value <= 1:
         raise OptionError(f"{name} {value} is not between 0 and 1.")
+
+
+class Trained(Protocol):
+    """What is trained, of any training's settings. lora: None = the whole network."""
+
+    @property
+    def lora(self) -> LoraSpec | None: ...
+
+    @property
+    def loop(self) -> LoopConfig: ...
 
 
 @dataclass(frozen=True)

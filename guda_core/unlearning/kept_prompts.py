@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -68,3 +69,16 @@ class KeptPrompts:
                 with self.model.loaded(), torch.no_grad():
                     self._kept[p] = self._one(p)
         return Condition.cat([self._kept[p] for p in prompts]).to(self.model.device)
+
+
+@contextmanager
+def network_alone(model: BaseModel, kept: KeptPrompts, prompts: Callable[[], set[str]]) -> Iterator[None]:
+    """Within the block only the network is on the device, if all the prompts that will be asked for can be kept."""
+    wanted = prompts()
+    if not kept.fits(wanted):
+        log.warning("%d embedded prompts would not fit into memory; the text encoders stay.", len(wanted))
+        yield
+        return
+    kept.prepare(wanted)
+    with model.unloaded():
+        yield

@@ -11,7 +11,6 @@ not.
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -25,12 +24,10 @@ from torch import Tensor
 from guda_core.unlearning import adapters, losses
 from guda_core.unlearning.config import MemorySettings, Settings
 from guda_core.unlearning.forget import FORGET_LOSSES, ForgetLoss, Half, Task, hide
-from guda_core.unlearning.kept_prompts import KeptPrompts
+from guda_core.unlearning.kept_prompts import KeptPrompts, network_alone
 from guda_core.unlearning.loop import Progress, run, step_generator
 from guda_core.unlearning.pieces import Pieces
 from guda_core.unlearning.student import Student, check, drops_out, precision, scaler
-
-log = logging.getLogger(__name__)
 
 
 def draw_noised(
@@ -162,13 +159,7 @@ def room(task: Task, loss: ForgetLoss, config: Settings, memory: MemorySettings)
         with task.model.unloaded() if memory.unload and not task.has_prompts else nullcontext():
             yield
         return
-    prompts = _prompts(task, loss, config)
-    if not task.prompts.fits(prompts):
-        log.warning("%d embedded prompts would not fit into memory; the text encoders stay.", len(prompts))
-        yield
-        return
-    task.prompts.prepare(prompts)
-    with task.model.unloaded():
+    with network_alone(task.model, task.prompts, lambda: _prompts(task, loss, config)):
         yield
 
 

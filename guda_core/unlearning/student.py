@@ -17,13 +17,13 @@ from torch import nn
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import TrainingError
 from guda_core.unlearning import adapters, lora
-from guda_core.unlearning.config import MemorySettings, Settings
+from guda_core.unlearning.config import MemorySettings, Trained
 
 EXPLODED = 1.0  # of the change of the answers on retained pictures, as a share of those answers
 OVERGROWN = 1.0  # of the size of all changes of weights, as a share of the weights that they change
 
 
-def student_of(model: BaseModel, config: Settings) -> nn.Module:
+def student_of(model: BaseModel, config: Trained) -> nn.Module:
     """A copy of the network to be trained: its LoRA alone, or all of it. Whatever is trained is float32."""
     student = copy.deepcopy(model.network).train()
     if config.lora is None:
@@ -39,7 +39,7 @@ class Student:
     answers as ever.
     """
 
-    def __init__(self, model: BaseModel, config: Settings, memory: MemorySettings) -> None:
+    def __init__(self, model: BaseModel, config: Trained, memory: MemorySettings) -> None:
         self.model, self.config, self.memory = model, config, memory
         self.network = model.network
 
@@ -105,7 +105,7 @@ def scaler(model: BaseModel) -> torch.amp.GradScaler | None:
     return torch.amp.GradScaler(model.device.type) if model.dtype == torch.float16 else None
 
 
-def check(student: nn.Module, group: str, moved: float, config: Settings, *, size: float = 0.0) -> None:
+def check(student: nn.Module, group: str, moved: float, config: Trained, *, size: float = 0.0) -> None:
     """The gate before an adapter counts.
 
     moved: ||student - full||^2 / ||full||^2 of the answers on retained pictures. size: of the change of weights, as a

@@ -1,0 +1,75 @@
+"""What `python -m experiments.logo --model M` does: train, ask, compare, and say what is next."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from guda_core.cli.terminal import follow, progress_bar, say, show
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from experiments.logo.own_models import OwnOracle
+
+METRICS = {"top1": "Top-1", "variation": "variation"}
+
+
+def train(own: OwnOracle, minutes: float | None = None) -> bool:
+    """Work through the trainings with a bar each; whether all are done now."""
+    with progress_bar() as bar:
+        tasks: dict[str, Any] = {}
+        for job, p in own.work(minutes):
+            if job.name not in tasks:
+                tasks[job.name] = bar.add_task(job.name, note="", total=p.steps)
+            said = f"{p.step}/{p.steps}  loss {p.loss:.4f}  {p.rate:.0f} pictures/s"
+            bar.update(tasks[job.name], completed=p.step, note=said)
+    return not own.missing()
+
+
+def status(own: OwnOracle) -> None:
+    """Say which trainings are done."""
+    for job in own.queue():
+        say(f"{'done' if own.is_done(job) else 'to do':6}{job.name}")
+
+
+def compare(own: OwnOracle, command: str) -> Path:
+    """Score everything and write queries, scores, calibration and table; returns the table's file."""
+    from experiments.benchmark import own_run
+    from guda_core.local import load_service
+
+    service = load_service(own.name, group_set=own.base.group_set.id, fall_back=False)
+    bench = own_run.OwnBench(service, tuple(own.groups), own.oracle_folder(second=True), command)
+    works: Iterator[Any] = own_run.run(bench)
+    follow(works)
+    return bench.folder / own_run.TABLE
+
+
+def tell(own: OwnOracle, table: Path) -> None:
+    """The rows of the report half, the offset's weight, and what is missing yet."""
+    record = json.loads(table.read_text(encoding="utf-8"))
+    show(agreement_table(record))
+    told, where = record["calibration"], f"--model {own.name} --set {own.base.group_set.id}"
+    if not any(r["method"] == "guda" for r in record["rows"]):
+        say(f"GUDA is not compared yet. Run `guda unlearn {where}`, then this command again.")
+    elif "offset_weight" in told:
+        say(f"The offset's weight is {told['offset_weight']}, fitted to {told['queries']} queries.")
+    else:
+        say(f"There is no calibration, so GUDA's score is the paper's. {told['none']}")
+    say(f"Written: {table}")
+    say(f"The model is '{own.name}'. Ask it: guda app {where}")
+
+
+def agreement_table(record: dict[str, Any]) -> Table:
+    """Top-1 and variation with 95% intervals over pictures, by method and query set, over the half for the report."""
+    rows = record["rows_report"] or record["rows"]
+    table = Table(title="Agreement with the oracle (half of the queries; 95% intervals over pictures)")
+    for column in ("method", "query set", "queries", *METRICS.values()):
+        table.add_column(column)
+    for r in rows:
+        cells = [f"{r[m]['value']:.2f} ({r[m]['low']:.2f} to {r[m]['high']:.2f})" for m in METRICS]
+        table.add_row(r["method"], r["query_set"], str(r["n"]), *cells)
+    return table

@@ -1,0 +1,102 @@
+"""A planted truth: GUDA names the style that a picture was made from. UnlearnCanvas in miniature, on drawn pictures."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from experiments import planted, unlearncanvas
+from experiments.benchmark.own_run import TABLE
+from experiments.logo.whole_way import everything
+from guda_core import paths
+from guda_core.errors import DataError
+from guda_core.unlearning import adapters
+from tests.tiny import save_tiny
+
+SMALL = planted.PlantedConfig(
+    pictures=2, channels=(16, 32), steps=2, batch=2, unlearn_steps=2, unlearn_batch=2, asked=2, draw_steps=2, strata=4
+)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """(exit code, everything said) of a program called with arguments."""
+
+    def call(program, *arguments: object) -> tuple[object, str]:
+        monkeypatch.setattr(sys, "argv", ["program", *[str(a) for a in arguments]])
+        with pytest.raises(SystemExit) as done:
+            program()
+        said = capsys.readouterr()
+        return done.value.code, " ".join((said.out + said.err).split())
+
+    return call
+
+
+def test_unlearncanvas_in_miniature_runs_and_resumes(run, tmp_path, home, monkeypatch):
+    """Three styles of two objects, drawn; the paper's settings but for sizes and steps."""
+    monkeypatch.setattr(planted, "OBJECTS", dict(list(planted.OBJECTS.items())[:2]))
+    monkeypatch.setattr(planted, "STYLES", dict(list(planted.STYLES.items())[:3]))
+    planted.write_pictures(tmp_path / "canvas", SMALL)
+    save_tiny(tmp_path / "tiny")
+    small = ["--data", tmp_path / "canvas", "--model", tmp_path / "tiny", "--resolution", 16, "--steps", 2]
+    small += ["--batch", 2, "--unlearn-steps", 2, "--asked", 2, "--draw-steps", 2]
+    code, said = run(unlearncanvas.main, *small)
+    assert code == 2 and "There are 3 styles, and 16 are asked for. Use --styles 3." in said
+    code, said = run(unlearncanvas.main, *small, "--styles", 3, "--plan")
+    assert code == 0 and "4 trainings" in said and "6 pictures to draw" in said and "3 groups to unlearn" in said
+    assert not (home / "models").exists()
+    code, said = run(unlearncanvas.main, *small, "--styles", 3, "--minutes", 0.00001)
+    assert code == 0 and "to do" in said and "Run the same command again" in said
+    code, said = run(unlearncanvas.main, *small, "--styles", 3)
+    assert code == 0 and "score is the paper's" in said
+    own = paths.run("tiny-unlearncanvas", "unlearncanvas")
+    table = json.loads((own.own / "logo" / TABLE).read_text())
+    rows = {r["method"]: r for r in table["rows"] if r["query_set"] == "generated"}
+    assert rows["guda"]["n"] == 6 and rows["guda"]["groups"] == 3 and "guda + offset" not in rows
+    meta = adapters.read_meta(own.adapters / "striped")
+    config = meta["config"]
+    assert (config["selection"], config["beta"], config["eta"], config["lam"]) == ("weighted", 2.0, 0.3, 1.0)
+    assert (config["empty_share"], config["loop"]["lr"], config["lora"], meta["kind"]) == (0.0, 2e-6, None, "whole")
+    assert adapters.read_meta(own.oracle / "striped")["kind"] == "whole" and not own.calibration.exists()
+
+
+def test_the_papers_settings_are_the_defaults_and_styles_are_spread():
+    assert unlearncanvas.STYLES == 16 and unlearncanvas.UNLEARNING["lr"] == 2e-6
+    assert unlearncanvas.spread([str(i) for i in range(60)], 16)[:4] == ["0", "3", "7", "11"]
+    assert len(set(unlearncanvas.spread([str(i) for i in range(60)], 16))) == 16
+    with pytest.raises(DataError, match="--styles 2"):
+        unlearncanvas.spread(["a", "b"], 3)
+
+
+def test_pictures_of_a_style_are_told_apart_by_their_colours_alone(tmp_path):
+    """The truth that is planted: no two styles share a colour, and what they show is the same."""
+    planted.write_pictures(tmp_path, SMALL)
+    assert len(list(tmp_path.glob("*/*/*.png"))) == 4 * 4 * SMALL.pictures
+    rng = np.random.default_rng(0)
+    means = {s: [planted.paint(s, o, rng).reshape(-1, 3).mean(axis=0) for o in planted.OBJECTS] for s in planted.STYLES}
+    centres = {s: np.mean(m, axis=0) for s, m in means.items()}
+    for s, of in means.items():
+        for m in of:
+            assert min(centres, key=lambda k: np.linalg.norm(m - centres[k])) == s
+
+
+def test_the_planted_truths_code_runs_from_pictures_to_figures(tmp_path, home):
+    list(everything(planted.prepare(home, SMALL), planted.way_of(SMALL)))
+    found = planted.figures(SMALL)
+    assert found["groups"] == ["dotted", "glowing", "slanted", "striped"]
+    assert found["first"]["guda"]["generated"]["of"] == 8 and set(found["first"]) >= {"guda", "logo"}
+    assert {"generated", "real"} == {r["query_set"] for r in found["rows"] if r["method"] == "guda"}
+    again = [what for what, _ in everything(planted.prepare(home, SMALL), planted.way_of(SMALL))]
+    assert again == []  # all of it is there
+
+
+def test_guda_names_the_planted_style_in_the_committed_figures():
+    """`python -m experiments.planted` on a full-size training: the first group is the planted one on 80% and more."""
+    found = json.loads((paths.BENCHMARKS / planted.FILE).read_text(encoding="utf-8"))
+    of = found["first"]["guda/drop" if "guda/drop" in found["first"] else "guda"]["generated"]
+    assert of["of"] == 40 and of["right"] >= 32
+    (row,) = (r for r in found["rows"] if r["method"] == "guda" and r["query_set"] == "generated")
+    assert row["n"] == 40 and row["top1"]["low"] > 0.25 and row["variation"]["low"] > 0  # a quarter is chance
