@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from guda_core.data import groups as group_sets
 from guda_core.data.images import read_file
 from guda_core.diffusion import cards
 from guda_core.diffusion.base_model import BaseModel
-from guda_core.errors import OptionError
+from guda_core.errors import ImageError, OptionError
 from guda_core.local import LocalService, service_for
 from guda_core.records import Attribution, GroupSet, Provenance, Query, Scope
 from guda_core.reports import bundle
@@ -126,7 +126,9 @@ def attribute(
     Raises:
         GudaError: the picture, the prompt, a name or an option is refused, in one sentence.
     """
-    asked = [methods] if isinstance(methods, str) else list(methods)
+    asked = _names(methods, "methods")
+    if not isinstance(effort, str):
+        raise OptionError(f"effort must be text; got {type(effort).__name__}.")
     find_effort(effort)
     data = _bytes(picture)
     service = _service(model, groups)
@@ -171,6 +173,7 @@ def unlearn(
     """
     if operator is not None:
         FORGET_LOSSES.find(operator)
+    only = _names(only, "only")
     group_set = _groups(groups, model)
     job = Forgetting(group_set, model=model, folder=Path(folder) if folder is not None else None)
     config = job.config(operator, **settings)
@@ -185,9 +188,25 @@ def unlearn(
     return {g: health[g] for g in job.known(only) if g in health}
 
 
+def _names(given: str | Iterable[str], what: str) -> list[str]:
+    """A list of ids; one alone may be given as it is. Raises OptionError for anything else."""
+    found = [given] if isinstance(given, str) else list(given) if isinstance(given, Iterable) else None
+    if found is None or not all(isinstance(name, str) for name in found):
+        raise OptionError(f"{what} must be a list of ids, as texts; got {type(given).__name__}.")
+    return found
+
+
+def _set_name(given: object) -> str | None:
+    """The name of a group set. Raises OptionError for what is none."""
+    if given is not None and not isinstance(given, str):
+        raise OptionError(f"A group set is given by its name, or as load_groups gives it; got {type(given).__name__}.")
+    return given
+
+
 def _groups(given: GroupSet | str | None, model: str | None) -> GroupSet:
     if isinstance(given, GroupSet):
         return given
+    given = _set_name(given)
     return group_sets.load_group_set(group_sets.chosen_set(given, cards.chosen_card(model).group_set))
 
 
@@ -197,7 +216,7 @@ def _service(model: BaseModel | str | None, groups: GroupSet | str | None) -> Lo
     found = groups
     if not isinstance(found, GroupSet):
         card = base.card if isinstance(base, BaseModel) else base
-        found = group_sets.load_group_set(group_sets.chosen_set(found, card.group_set))
+        found = group_sets.load_group_set(group_sets.chosen_set(_set_name(found), card.group_set))
     home = paths.home()
     for (of, with_groups, where), service in _last:
         if (of is base or of == base) and with_groups == found and where == home:
@@ -217,7 +236,10 @@ def _bytes(picture: Picture) -> bytes:
     if not isinstance(picture, Image.Image):
         raise OptionError(f"A picture is a path, bytes or a PIL image; got {type(picture).__name__}.")
     out = io.BytesIO()
-    plain = picture if picture.mode in PNG_MODES else picture.convert("RGB")
-    profile = picture.info.get("icc_profile") if plain is picture else None
-    plain.save(out, format="PNG", icc_profile=profile, exif=picture.getexif())
+    try:
+        plain = picture if picture.mode in PNG_MODES else picture.convert("RGB")
+        profile = picture.info.get("icc_profile") if plain is picture else None
+        plain.save(out, format="PNG", icc_profile=profile, exif=picture.getexif())
+    except (OSError, ValueError) as e:  # such as a closed one, or a file that is cut off
+        raise ImageError(f"This PIL image cannot be read ({e}). Open it again, or give the file's path.") from e
     return out.getvalue()

@@ -95,6 +95,10 @@ def test_a_picture_in_memory_keeps_its_orientation(tiny, tmp_path):
     assert a.query.image_hash == b.query.image_hash
 
 
+CLOSED = Image.new("RGB", (32, 32))
+CLOSED.close()
+
+
 @pytest.mark.parametrize(
     ("given", "error", "sentence"),
     [
@@ -104,12 +108,25 @@ def test_a_picture_in_memory_keeps_its_orientation(tiny, tmp_path):
         ({"methods": ()}, OptionError, "got none"),
         ({"methods": ("logo",)}, OptionError, r"got logo\. There are no retrained models"),
         ({"effort": "huge"}, OptionError, "There is no effort 'huge'"),
+        ({"effort": ["quick"]}, OptionError, "effort must be text; got list"),
+        ({"methods": 3}, OptionError, "methods must be a list of ids, as texts; got int"),
+        ({"methods": ["clip", 3]}, OptionError, "methods must be a list of ids"),
+        ({"picture": CLOSED}, ImageError, "This PIL image cannot be read"),
     ],
 )
 def test_what_cannot_be_answered_is_refused_in_one_sentence(tiny, tmp_path, given, error, sentence):
     draw(tmp_path / "p.png", side=32)
     with pytest.raises(error, match=sentence):
         guda_core.attribute(**{"picture": tmp_path / "p.png", "methods": ("clip",), **given})
+
+
+def test_a_group_set_is_named_by_text():
+    with pytest.raises(OptionError, match=r"A group set is given by its name.*got int"):
+        guda_core.load_groups(5)
+
+
+def test_ids_may_come_alone_or_from_a_generator():
+    assert api._names("ann", "only") == ["ann"] == api._names((n for n in ["ann"]), "only")
 
 
 def test_the_last_service_is_kept_and_another_model_takes_its_place(monkeypatch, tmp_path):

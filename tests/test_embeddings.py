@@ -49,3 +49,8 @@ def test_a_bank_of_another_clip_and_a_missing_one_are_said(tmp_path):
     own.sha256 = "another"
     with pytest.raises(ModelError, match="made with another CLIP"):
         own.read_bank()
+
+
+def test_a_bank_that_was_never_made_says_how_to_make_it(tmp_path):
+    with pytest.raises(ModelError, match="Make them with `guda assets bank`"):
+        clip(tmp_path).read_bank()

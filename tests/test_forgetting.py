@@ -11,7 +11,7 @@ import torch
 
 from guda_core.data.dataset import Pictures
 from guda_core.data.groups import load_group_set
-from guda_core.errors import OptionError
+from guda_core.errors import OptionError, TrainingError
 from guda_core.paths import SHIPPED_RUN, cache_dir
 from guda_core.unlearning import adapter_files, adapters, health, run
 from guda_core.unlearning.forget import config_of
@@ -94,6 +94,35 @@ def test_health_is_measured_once_an_adapter(job):
     for _ in job.unlearn("noto", config_of(steps=3, batch=4, rank=2)):
         pass
     assert measured.unmeasured(["noto"]) == ["noto"] and measured.read() == {}
+
+
+def test_a_health_that_was_cut_off_does_not_count(job):
+    for _ in job.unlearn("noto", CONFIG):
+        pass
+    (job.folder / "noto" / "health.json").write_text('{"forgotten_pro')
+    measured = health.Health(job)
+    assert measured.read() == {} and measured.unmeasured(["noto"]) == ["noto"]
+
+
+def test_an_adapter_of_other_pictures_of_ones_own_does_not_fit(job, tmp_path, monkeypatch):
+    for _ in job.unlearn("noto", CONFIG):
+        pass
+    now = job.pictures()
+    other = dataclasses.replace(now, pixels=255 - now.pixels)
+    for of, fits in ((now, True), (other, False)):
+        monkeypatch.setattr(run, "load_pictures", lambda gs, split, of=of: of)
+        own = Forgetting(dataclasses.replace(GROUPS, folder=tmp_path / "emoji"), folder=tmp_path / "adapters")
+        assert own.pending(["noto"], config=CONFIG) == ([] if fits else ["noto"])
+        assert own.pending(["noto"], config=None) == []
+
+
+def test_two_processes_do_not_unlearn_one_group_at_once(job):
+    steps, beside = job.unlearn("noto", CONFIG), job.unlearn("noto", CONFIG)
+    assert next(steps).step == 1
+    with pytest.raises(TrainingError, match="Another process is unlearning 'noto'"):
+        next(beside)
+    steps.close()
+    assert [p.step for p in job.unlearn("noto", CONFIG)] == [2, 3, 4]
 
 
 def test_a_model_without_prompts_is_unlearned_by_the_same_job(job, tmp_path, monkeypatch):

@@ -152,6 +152,28 @@ def test_names_that_are_no_text_are_told(tmp_path):
     assert any("its name is no text" in n for n in made(tmp_path).notes)
 
 
+def test_links_that_cannot_be_looked_at_are_told(tmp_path):
+    paint(tmp_path / "ann" / "1.png"), paint(tmp_path / "bo" / "1.png", 1)
+    for place in ("bo/2.png", "3.png", "cy"):  # no system has names of 300 characters
+        (tmp_path / place).symlink_to("x" * 300)
+    notes = made(tmp_path, broken=0.0).notes
+    for place in ("bo/2.png", "3.png", "cy"):
+        assert f"{tmp_path / place} is a link that leads nowhere; it was passed over." in notes
+
+
+def test_a_caption_whose_name_is_no_text_is_no_picture(tmp_path):
+    paint(tmp_path / "ann" / "1.png"), paint(tmp_path / "bo" / "1.png", 1)
+    (tmp_path / "bo" / "\udcc3.txt").write_text("a wave")
+    assert len(made(tmp_path, broken=0.0).pictures) == 2
+
+
+def test_a_huge_picture_is_told_the_limit_of_ones_own_pictures(tmp_path):
+    paint(tmp_path / "ann" / "1.png"), paint(tmp_path / "bo" / "1.png", 1)
+    Image.new("1", (20000, 20000)).save(tmp_path / "bo" / "2.png")
+    with pytest.raises(DataError, match="far more than 89 megapixels"):
+        made(tmp_path, broken=0.0)
+
+
 def test_ids_that_collide_are_named(tmp_path):
     for i, name in enumerate(("Ann Lee", "ann_lee")):
         paint(tmp_path / name / "1.png", i)

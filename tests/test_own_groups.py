@@ -205,7 +205,7 @@ def test_pictures_that_changed_since_are_errors(home, pictures):
     with pytest.raises(DataError, match="was changed after it was listed"):
         item.image(16)
     path.unlink()
-    with pytest.raises(DataError, match=r"There is no such picture.*--again"):
+    with pytest.raises(DataError, match=r"is not there any more\. Put it back.*--again"):
         item.image(16)
     assert "1 listed picture is not there" in guda("groups", "check", "artists", code=2)
     with pytest.raises(DataError, match="no split"):

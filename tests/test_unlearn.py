@@ -203,7 +203,13 @@ def test_beta_eta_and_selection_set_the_styles():
         anchor_odds(captioner_of(gs), "a", None, UnlearnConfig(selection="weighted"))
 
 
-@pytest.mark.parametrize("bad", [{"operator": "x"}, {"selection": "posterior"}, {"empty_share": 1.5}, {"x": 1}])
+WRONG = [
+    {"steps": 0}, {"steps": "six"}, {"steps": 2.5}, {"batch": -1}, {"rank": 0}, {"rank": True}, {"lr": float("nan")},
+    {"lr": -1.0}, {"lam": float("inf")}, {"lam": "1"}, {"seed": "x"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", [{"operator": "x"}, {"selection": "posterior"}, {"empty_share": 1.5}, {"x": 1}, *WRONG])
 def test_unknown_settings_are_refused(bad):
     with pytest.raises(OptionError):
         config_of(**bad)

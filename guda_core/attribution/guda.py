@@ -53,9 +53,9 @@ class Guda(Counterfactual):
     id = "guda"
     name = "GUDA (unlearning)"
     note = (
-        "Influence: how much worse the model explains the picture after it unlearned the group. The score includes the "
-        "group's offset, which is the same for every picture. The interval covers the sampling error of this estimate "
-        "and of the offset. It does not cover the gap between unlearning and retraining."
+        "Influence: how much worse the model explains the picture after it unlearned the group. Where the group's "
+        "offset is known, the score includes it; it is the same for every picture. The interval covers the sampling "
+        "error of this estimate and of the offset. It does not cover the gap between unlearning and retraining."
     )
     main = True
     default = True

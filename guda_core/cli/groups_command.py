@@ -56,6 +56,8 @@ def _check_pictures(gs: GroupSet, sheet: Path | None, model: str | None) -> None
     from guda_core.data.sources.source import open_dataset
     from guda_core.paths import sets
 
+    if model is not None:
+        quieten()  # before the libraries are imported
     dataset = open_dataset(gs)
     try:
         train, held = dataset.split("train"), dataset.split("held_out")
@@ -83,7 +85,6 @@ def _tokens_of(model: str | None) -> Callable[[str], tuple[int, int]] | None:
     """What counts the tokens of a prompt for a model."""
     if model is None:
         return None
-    quieten()
 
     from guda_core.diffusion.cards import chosen_card, load_model
 

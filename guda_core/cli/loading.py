@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from guda_core.cli.terminal import ERR
+
 if TYPE_CHECKING:
     from guda_core.local import LocalService
     from guda_core.records import GroupSet
@@ -21,11 +23,12 @@ def quieten() -> None:
 
 def service_of(model: str | None, group_set: str | None = None) -> LocalService:
     """The service that the commands ask. Raises ModelError: that model cannot be loaded; no other stands in for it."""
-    quieten()
+    with ERR.status("Loading the model"):
+        quieten()
 
-    from guda_core import local
+        from guda_core import local
 
-    return local.load_service(model, group_set=group_set, fall_back=False)
+        return local.load_service(model, group_set=group_set, fall_back=False)
 
 
 def group_set_of(name: str | None, *, model: str | None = None) -> GroupSet:

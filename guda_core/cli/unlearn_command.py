@@ -10,6 +10,7 @@ from rich.table import Table
 
 from guda_core.cli.loading import group_set_of, quieten
 from guda_core.cli.terminal import (
+    ERR,
     HomeOption,
     LoraOption,
     ModelOption,
@@ -82,7 +83,8 @@ def unlearn(
         raise OptionError("--json writes the plan: use it with --plan.")
     FORGET_LOSSES.find(operator or "guda_c")  # before the model is loaded
     wanted = listed(groups)
-    job = run.Forgetting(group_set_of(group_set, model=model), model=model, folder=folder)
+    with ERR.status("Loading the model"):
+        job = run.Forgetting(group_set_of(group_set, model=model), model=model, folder=folder)
     job.memory = memory_settings(job.model, pictures=pass_size, checkpointing=checkpointing)
     config = job.config(
         operator, selection=selection, steps=steps, lr=lr, rank=rank, lam=lam, empty_share=empty_share, batch=batch,
@@ -98,7 +100,7 @@ def unlearn(
     _measure(measured, wanted)
     table = Table(title="ELBO drop in nats when the group's adapter is on (mean over pictures)")
     for column in ("group", *health.KINDS.values()):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for gid, h in measured.read().items():
         table.add_row(gid, *[f"{h[k]['mean']:.1f}" if k in h else "-" for k in health.KINDS])
     show(table)
@@ -158,7 +160,7 @@ def _plan(job: Forgetting, measured: Health, pending: list[str], config: Any, fi
 def _plan_table(plan: Plan) -> Table:
     table = Table(title="What unlearning will take")
     for column in ("group", "forward passes", "with gradients", "to measure it", "time", "disk"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for gid, g in plan.groups.items():
         row = (f"{g.cost.forward:,}", f"{g.cost.gradients:,}", f"{g.health:,}", _time(g.seconds), _bytes(g.disk_bytes))
         table.add_row(gid, *row)

@@ -97,6 +97,11 @@ class Encoder(ABC):
             with safe_open(path, framework="pt") as f:
                 meta = f.metadata() or {}
                 bank = {g: F.normalize(f.get_tensor(g).float(), dim=-1) for g in f.keys()}  # noqa: SIM118
+        except FileNotFoundError as e:
+            raise ModelError(
+                f"There are no features of the training pictures ({path}). Make them with `guda assets bank`, with the "
+                "same model and group set."
+            ) from e
         except Exception as e:
             raise ModelError(f"The features of the training pictures ({path.name}) cannot be read: {e}") from e
         if meta.get("clip_sha256") != self.sha256:

@@ -191,7 +191,7 @@ def _decoded(data: bytes, limits: Limits, notes: list[str]) -> tuple[Image.Image
 
 
 def _loaded(data: bytes, kind: str, limits: Limits) -> Image.Image:
-    im = _open(data, kind)
+    im = _open(data, kind, limits)
     _check_size(*im.size, limits)
     try:
         im.load()
@@ -210,13 +210,14 @@ def _kind(data: bytes) -> str:
     return next((kind for magic, kind in SIGNATURES if data.startswith(magic) or start.startswith(magic)), "")
 
 
-def _open(data: bytes, kind: str) -> Image.Image:
+def _open(data: bytes, kind: str, limits: Limits) -> Image.Image:
     """The picture with only its header read."""
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
         raise ImageError(
-            f"This picture is a decompression bomb: its header claims far more than {MAX_PIXELS // 10**6} megapixels."
+            f"This picture is a decompression bomb: its header claims far more than {limits.pixels // 10**6} "
+            "megapixels."
         ) from e
     except Exception as e:  # as above: a damaged header can raise nearly anything
         if kind in FORMATS:

@@ -36,6 +36,20 @@ def check_share(name: str, value: float) -> None:
         raise OptionError(f"{name} {value} is not between 0 and 1.")
 
 
+WHOLE = {"steps": 1, "batch": 1, "rank": 1, "warmup": 0, "seed": -(2**63)}  # settings -> the least whole number
+NUMBERS = ("lr", "lam", "forget_weight", "weight_decay", "ema", "clip_norm", "checkpoint_s")  # from 0 up
+
+
+def check_numbers(given: Mapping[str, object]) -> None:
+    """Raises OptionError where a setting that must be a number is none, or is out of its range."""
+    for name, value in given.items():
+        if name in WHOLE and (not isinstance(value, int) or isinstance(value, bool) or value < WHOLE[name]):
+            least = "" if name == "seed" else f", at least {WHOLE[name]}"
+            raise OptionError(f"{name} must be a whole number{least}; got {value!r}.")
+        if name in NUMBERS and (not isinstance(value, int | float) or not 0 <= value < float("inf")):
+            raise OptionError(f"{name} must be a number from 0 up; got {value!r}.")
+
+
 class Trained(Protocol):
     """What is trained, of any training's settings. lora: None = the whole network."""
 

@@ -26,7 +26,7 @@ from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import OptionError, TrainingError
 from guda_core.records import Cost
 from guda_core.registry import Registry
-from guda_core.unlearning.config import Settings
+from guda_core.unlearning.config import Settings, check_numbers
 from guda_core.unlearning.kept_prompts import KeptPrompts
 from guda_core.unlearning.loop import Progress
 from guda_core.unlearning.pieces import Pieces
@@ -200,6 +200,7 @@ def config_of(
     unknown = set(given) - LOOP_SETTINGS - {f.name for f in dataclasses.fields(kind)}
     if unknown:
         raise OptionError(f"The forget loss '{operator}' has no setting {', '.join(sorted(unknown))}.")
+    check_numbers(given if rank is None else {**given, "rank": rank})
     loop = {k: given.pop(k) for k in LOOP_SETTINGS if k in given}
     config = kind(operator=operator, **given)
     lora = config.lora

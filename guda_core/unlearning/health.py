@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from guda_core.data.images import hash_pixels
 from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion import likelihood
 from guda_core.unlearning import adapters
+from guda_core.unlearning.adapter_files import read_json
 from guda_core.unlearning.adapters import HEALTH, OFFSET
 from guda_core.unlearning.run import Forgetting
 from guda_core.versions import versions
@@ -149,9 +152,15 @@ class Health:
                 record[kind] = summary(drops)
         record |= {"unit": "nats", "adapter_sha256": adapter.meta["sha256"], "left_out": len(self.apart)}
         record |= {"config": {**dataclasses.asdict(self.config), "rule": likelihood.RULE}, "versions": versions()}
-        (self.job.folder / group / HEALTH).write_text(json.dumps(record, indent=1), encoding="utf-8")
+        path = self.job.folder / group / HEALTH
+        aside = path.with_suffix(f".{os.getpid()}.tmp")  # what was interrupted does not count
+        aside.write_text(json.dumps(record, indent=1), encoding="utf-8")
+        aside.replace(path)
 
     def read(self) -> dict[str, dict[str, Any]]:
-        """Group id -> its stored health."""
-        found = {g: self.job.folder / g / HEALTH for g in self.job.group_set.groups}
-        return {g: json.loads(p.read_text(encoding="utf-8")) for g, p in found.items() if p.is_file()}
+        """Group id -> its stored health, of those that can be read."""
+        out = {}
+        for g in self.job.group_set.groups:
+            with suppress(OSError, ValueError):
+                out[g] = read_json(self.job.folder / g / HEALTH)
+        return out

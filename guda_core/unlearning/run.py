@@ -22,8 +22,8 @@ from guda_core.data.encoders import bank_of, open_encoder
 from guda_core.data.kept_latents import encode, to_encode
 from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion.cards import chosen_card, load_model
-from guda_core.errors import AdapterError, OptionError
-from guda_core.paths import Layers, cache_dir
+from guda_core.errors import AdapterError, OptionError, TrainingError
+from guda_core.paths import STYLE_GROUPS, Layers, cache_dir
 from guda_core.records import GroupSet
 from guda_core.unlearning import adapter_files, adapters
 from guda_core.unlearning.config import Settings
@@ -34,6 +34,7 @@ from guda_core.unlearning.loop import Progress
 from guda_core.unlearning.one_group import unlearn
 from guda_core.unlearning.plan import Plan, blank_latents, group_cost, make_plan
 from guda_core.versions import versions
+from guda_core.work_queue import claimed
 
 
 class Forgetting:
@@ -87,9 +88,22 @@ class Forgetting:
         except (AdapterError, OptionError, KeyError, TypeError):
             return False
 
+    def _of_these_pictures(self, group: str) -> bool:
+        """Whether an adapter of a set of the user's own was made from the pictures that the set has now. The pictures
+        of an included set do not change, and may not be here."""
+        folder = self.group_set.folder
+        if folder is None or folder.parent == STYLE_GROUPS:
+            return True
+        return self.load(group).meta.get("data_sha256") in (None, self.pictures().sha256())
+
     def pending(self, wanted: Sequence[str], *, config: Settings | None, again: bool = False) -> list[str]:
-        """The wanted groups (none named: all) that have no fitting adapter yet, or all of them with `again`."""
-        return [g for g in self.known(wanted) if again or not self.fits(g, config)]
+        """The wanted groups (none named: all) that have no fitting adapter yet, or all of them with `again`. With
+        settings, an adapter fits only if it was made from the pictures that the set has now."""
+
+        def fit(group: str) -> bool:
+            return self.fits(group, config) and (config is None or self._of_these_pictures(group))
+
+        return [g for g in self.known(wanted) if again or not fit(g)]
 
     def pictures(self) -> Pictures:
         """The train split."""
@@ -161,8 +175,19 @@ class Forgetting:
         The group's adapter of before is there until the new one is finished.
 
         Raises:
-            TrainingError: the training went astray; nothing is written then.
+            TrainingError: the training went astray, or another process unlearns this group: nothing is written then.
         """
+        folder = self.folder.own(group)
+        name = f"{group}--{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}"
+        with claimed(cache_dir() / "locks" / name) as mine:
+            if not mine:
+                raise TrainingError(
+                    f"Another process is unlearning '{group}' into {folder}. Wait until it has ended, or name other "
+                    "groups with --groups."
+                )
+            yield from self._unlearn(group, config, resume)
+
+    def _unlearn(self, group: str, config: Settings, resume: bool) -> Iterator[Progress]:
         torch.set_flush_denormal(True)
         task = self.task(group)
         began, cpu, data_sha256 = time.monotonic(), time.process_time(), self.training_pictures()[0].sha256()

@@ -44,14 +44,15 @@ def files_below(folder: Path, found: Found, seen: set[Path] | None = None) -> It
     for path in entries:
         if path.name.startswith(".") or path.name.lower() in LEFT_BEHIND:
             continue
-        if path.is_dir():
+        if os.path.isdir(path):  # noqa: PTH112  (Path.is_dir raises where a link's target cannot be looked at)
             if path.resolve() in seen:
                 found.notes.append(f"{path} leads to a folder that was read already; it was passed over.")
             else:
                 yield from files_below(path, found, seen)
-        elif path.is_file() and not sayable(path):
-            found.missing.append(f"{path} (its name is no text; rename it)")
-        elif path.is_file():
+        elif os.path.isfile(path) and not sayable(path):  # noqa: PTH113
+            if path.suffix.lower() in PICTURES:
+                found.missing.append(f"{path} (its name is no text; rename it)")
+        elif os.path.isfile(path):  # noqa: PTH113
             yield path
         elif path.suffix.lower() in PICTURES or not path.suffix:
             found.notes.append(f"{path} is a link that leads nowhere; it was passed over.")
@@ -117,7 +118,7 @@ def _repeats(pictures: list[Path], folder: Path, found: Found) -> bool:
     repeats = bool(tops) and all(REPEATS.match(t) for t in tops)
     if repeats:
         found.notes.append("All subfolders begin with a number and _ ; it was taken as kohya's repeats and left out.")
-    empty = [p.name for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+    empty = [p.name for p in sorted(folder.iterdir()) if not p.name.startswith(".") and os.path.isdir(p)]  # noqa: PTH112
     empty = [n for n in empty if n not in tops and n.lower() not in LEFT_BEHIND]
     if empty:
         found.notes.append(f"Subfolders without pictures are no groups: {some(empty)}.")

@@ -7,6 +7,7 @@ is an error, not another training. Pictures are opened when needed.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from functools import cached_property, partial
 from pathlib import Path
@@ -79,7 +80,13 @@ class ListedFiles(Source):
         return self.folder / Path(self.path).expanduser()
 
     def bytes_of(self, picture: str) -> bytes:
-        """The bytes of a picture's file. Raises ImageError."""
+        """The bytes of a picture's file.
+
+        Raises:
+            DataError: it is not there any more. ImageError: it cannot be read.
+        """
+        if not os.path.isfile(self._root / picture):  # noqa: PTH113  (no name is an error)
+            raise DataError(f"The picture {picture} is not there any more. Put it back, or leave it out: {AGAIN}")
         return read_file(self._root / picture, OWN)
 
     def _read(self, entry: Listed, size: int) -> np.ndarray:
