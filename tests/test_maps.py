@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.maps.collages import join
+from experiments.maps.map_figures import auroc
 from guda_core.attribution import counterfactual_pictures, maps
 from guda_core.attribution.guda import Guda
 from guda_core.diffusion import likelihood, redrawing
@@ -218,3 +220,19 @@ def test_a_sheet_of_another_number_of_pictures_is_refused():
     told["without"]["pictures"] *= 2
     with pytest.raises(ReportError, match="does not hold the pictures"):
         picture_files.restored(told, files)
+
+
+def test_collages_say_whose_place_is_whose():
+    a, b = np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 200, np.uint8)
+    for kind, share in (("half", 0.5), ("quarter", 0.25), ("inlay", 0.25)):
+        for seed in range(6):
+            pixels, mask = join(kind, a, b, 16, np.random.default_rng(seed))
+            assert mask.mean() == share
+            assert ((pixels[::4, ::4, 0] > 100) == mask).all() and ((pixels[3::4, 3::4, 0] > 100) == mask).all()
+
+
+def test_auroc_is_the_share_of_pairs_in_order():
+    rng = np.random.default_rng(3)
+    values, mask = rng.integers(0, 4, (5, 5)).astype(float), rng.random((5, 5)) < 0.4
+    inside, outside = values[mask][:, None], values[~mask][None]
+    assert auroc(values, mask) == pytest.approx(((inside > outside) + 0.5 * (inside == outside)).mean())

@@ -21,7 +21,7 @@ NOISED = (
 NUMBER = "The number says how far a picture is from the first one, in the model's own latents (RMS; 0: the same)."
 COLOURS = (
     "Orange: without the group, the model explains this place worse. Blue: better. No colour: the map says nothing "
-    "here."
+    "here. Each map has a scale of its own."
 )
 NOTHING = "the map says nothing here"
 
@@ -51,7 +51,7 @@ def where_html(shown: Shown, group_set: GroupSet) -> Html:
     cells = []
     for t in shown.where:
         name = group_set.groups[t.group].name
-        said = f"{t.share:.0%} of the places stand out" if t.share else NOTHING
+        said = f"{t.drop:.0f} nats, {t.share:.0%} of the places stand out" if t.share else NOTHING
         cells.append(_cell(t.overlay, f"Where {name} was needed: {said}", name, said))
     body = f'<ul class="guda-drawings guda-maps">{"".join(cells)}</ul>{note(COLOURS)}'
     return Html(f'<section class="guda-shown"><h3 class="guda-method">{TITLE_WHERE}</h3>{body}</section>')
