@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from guda_core.diffusion import cards
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import ImageError, OptionError
 from guda_core.local import LocalService, service_for
+from guda_core.picture_records import PlaceMap, Shown, Strip
 from guda_core.records import Attribution, GroupSet, Provenance, Query, Scope
-from guda_core.reports import bundle
+from guda_core.reports import bundle, picture_files
 from guda_core.reports.record import to_json
 from guda_core.service import check_methods, find_effort
 from guda_core.unlearning.forget import FORGET_LOSSES
@@ -43,6 +44,8 @@ class Answer:
     methods: method id -> its scores, in the order they were asked. scope: could this model have made the picture?
     query: the picture as it was scored. groups: the group set. settings: effort and methods. provenance: hashes of all
     that the scores are computed from.
+    pictures: method id -> what its models draw without each group, where that was asked. maps: method id -> group id ->
+    where in the picture its drop comes from, where that was asked.
     """
 
     methods: Mapping[str, Attribution]
@@ -51,6 +54,15 @@ class Answer:
     groups: GroupSet
     settings: Mapping[str, Any]
     provenance: Provenance
+    pictures: Mapping[str, Strip] = field(default_factory=dict)
+    maps: Mapping[str, Mapping[str, PlaceMap]] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> Shown:
+        """Strip and maps as a report holds them: of the first method that has them, maps in the order of its ranks."""
+        strip = next(iter(self.pictures.values()), None)
+        method, found = next(iter(self.maps.items()), ("", {}))
+        return picture_files.shown(self.query.pixels, strip, self.methods[method].ranked() if method else [], found)
 
     @property
     def best(self) -> str | None:
@@ -71,7 +83,7 @@ class Answer:
         Raises:
             ReportError: the place cannot be written to.
         """
-        made = bundle.make(self.query, list(self.methods.values()), self.groups, **self._about())
+        made = bundle.make(self.query, list(self.methods.values()), self.groups, **self._about(), shown=self.shown)
         bundle.write(Path(path), made)
         return Path(path)
 
@@ -112,6 +124,9 @@ def attribute(
     groups: GroupSet | str | None = None,
     methods: Sequence[str] = ("guda",),
     effort: str = "standard",
+    *,
+    pictures: bool = False,
+    maps: bool = False,
 ) -> Answer:
     """Score every group for one picture.
 
@@ -122,6 +137,8 @@ def attribute(
         methods: ids, such as guda, clip, das; the first is the one that `best` is about.
         effort: "quick", "standard" or "full": how much computing, so how narrow the intervals are; "every": as "full",
             but every draw is made of every group.
+        pictures: also draw the picture again without each group, by every asked method that has models without one.
+        maps: also map where in the picture each group's drop comes from, by the same methods.
 
     Raises:
         GudaError: the picture, the prompt, a name or an option is refused, in one sentence.
@@ -134,12 +151,16 @@ def attribute(
     service = _service(model, groups)
     check_methods(asked, service.offered, service.not_offered)
     query = service.prepare(data, prompt=prompt)
+    able = service.with_models(asked) if pictures or maps else []
     final: dict[str, Attribution] = {}
     for a in service.attribute(query, methods=asked, effort=effort):
         final[a.method] = a
     settings = {"effort": effort, "methods": asked}
     found = {m: final[m] for m in asked}
-    return Answer(found, service.scope(query), query, service.group_set, settings, service.provenance())
+    strips = {m: service.strip(query, m) for m in able if pictures}
+    places = {m: service.place_maps(query, m) for m in able if maps}
+    about = (service.scope(query), query, service.group_set, settings, service.provenance())
+    return Answer(found, *about, pictures=strips, maps=places)
 
 
 def unlearn(

@@ -12,6 +12,9 @@ import torch
 
 from guda_core import paths
 from guda_core.attribution import scope as scopes
+from guda_core.attribution.counterfactual import Counterfactual
+from guda_core.attribution.counterfactual_pictures import pictures_without
+from guda_core.attribution.maps import maps
 from guda_core.attribution.method import Budget, Context, Method, answers, load_methods, total_cost
 from guda_core.data.captions import captioner_of
 from guda_core.data.embeddings import Encoder, no_bank
@@ -32,6 +35,7 @@ from guda_core.diffusion.cards import (
 from guda_core.diffusion.pace import Pace
 from guda_core.errors import ModelError, OptionError
 from guda_core.paths import Folder
+from guda_core.picture_records import Drawing, PlaceMap, Strip
 from guda_core.records import Attribution, Cost, GroupSet, MethodInfo, Provenance, Query, Scope
 from guda_core.service import Recorded, Step, check_methods, find_effort
 from guda_core.stored_figures import read_validation
@@ -135,7 +139,8 @@ class LocalService:
         for i, pictures in enumerate(stream):  # noqa: B007
             yield Step(i + 1, steps)
         assert pictures is not None
-        yield self.query(pictures[0], prompt, preparation=self._of_prompt(prompt))
+        drawn = Drawing(seed, steps, guidance)
+        yield self.query(pictures[0], prompt, preparation=self._of_prompt(prompt), drawn=drawn)
 
     def prepare(self, data: bytes, *, prompt: str = "") -> Query:
         prompt = check_prompt(prompt)
@@ -148,6 +153,35 @@ class LocalService:
         before = self._of_prompt(query.prompt)
         kept = tuple(s for s in query.preparation if s not in before)
         return replace(query, prompt=prompt, preparation=(*kept, *self._of_prompt(prompt)))
+
+    def _counterfactual(self, method: str) -> Counterfactual:
+        check_methods([method], self.offered, self.not_offered)
+        found = self.offered[method]
+        if not isinstance(found, Counterfactual):
+            raise OptionError(f"{found.name} has no models without a group, so it has no pictures. Ask another method.")
+        return found
+
+    def pictures(self, query: Query, *, method: str) -> Iterator[Strip]:
+        yield from pictures_without(self._counterfactual(method), query)
+
+    def maps(self, query: Query, *, method: str, groups: Sequence[str]) -> Iterator[PlaceMap | float]:
+        yield from maps(self._counterfactual(method), query, groups)
+
+    def with_models(self, methods: Sequence[str]) -> list[str]:
+        """Those of the methods that have models without a group. Raises OptionError when none has."""
+        able = [m for m in methods if isinstance(self.offered.get(m), Counterfactual)]
+        if not able:
+            raise OptionError("Pictures and maps need a method that has models without a group. Ask for guda too.")
+        return able
+
+    def strip(self, query: Query, method: str) -> Strip:
+        """The whole strip of a method, see `pictures`."""
+        return list(self.pictures(query, method=method))[-1]
+
+    def place_maps(self, query: Query, method: str) -> dict[str, PlaceMap]:
+        """Group id -> its map, of all groups, see `maps`."""
+        found = self.maps(query, method=method, groups=list(self.group_set.groups))
+        return {m.group: m for m in found if isinstance(m, PlaceMap)}
 
     def scope(self, query: Query) -> Scope:
         return scopes.judge(self.rule, self.model, self.clip, query)

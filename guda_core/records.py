@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from guda_core.errors import ReportError
+from guda_core.picture_records import Drawing
 
 KL_WITHOUT = "kl_without/"  # begins the name of an array of KL values without a group
 Status = Literal["ok", "unavailable", "no_score"]
@@ -80,6 +81,7 @@ class Query:
     image_hash: SHA-256 of the prepared pixels; seeds the noise.
     file_hash: SHA-256 of the uploaded bytes, or None for a generated picture.
     preparation: sentences that say what was done to the upload.
+    drawn: how this model drew it; None for a picture from elsewhere.
     """
 
     pixels: np.ndarray
@@ -88,6 +90,7 @@ class Query:
     image_hash: str
     file_hash: str | None = None
     preparation: tuple[str, ...] = ()
+    drawn: Drawing | None = None
 
 
 @dataclass(frozen=True)

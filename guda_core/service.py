@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from guda_core.errors import OptionError
+from guda_core.picture_records import PlaceMap, Strip
 from guda_core.records import Attribution, Cost, GroupSet, MethodInfo, Provenance, Query, Scope
 
 
@@ -112,6 +113,16 @@ class Service(Protocol):
         has progress 1.0.
 
         recorded: of the report that is computed again, if it is one."""
+        ...
+
+    def pictures(self, query: Query, *, method: str) -> Iterator[Strip]:
+        """What the models of a method draw without each group; the strip grows, and the last has progress 1. Raises
+        OptionError where the method has no such models."""
+        ...
+
+    def maps(self, query: Query, *, method: str, groups: Sequence[str]) -> Iterator[PlaceMap | float]:
+        """Where in the picture a method's drop comes from: a map of each of the groups, and before it the share of the
+        work that is done. Raises OptionError where the method has no models without a group."""
         ...
 
     def scope(self, query: Query) -> Scope:

@@ -15,6 +15,7 @@ from typing import Any
 
 from guda_core.diffusion.memory import NO_MEMORY, is_out_of_memory
 from guda_core.errors import GudaError, ScoreError
+from guda_core.picture_records import PlaceMap, Strip
 from guda_core.records import Attribution, Cost, MethodInfo, Provenance, Query, Scope
 from guda_core.service import Recorded, Service, Step
 
@@ -114,6 +115,15 @@ class ZeroGpu:
 
         self._generate = gpu(duration=30)(_marked_stream(generate))
         self._attribute = gpu(duration=asked)(_marked_stream(attribute))
+
+        def pictures(query: Query, method: str) -> Iterator[Strip]:
+            yield from service.pictures(query, method=method)
+
+        def maps(query: Query, method: str, groups: Sequence[str]) -> Iterator[PlaceMap | float]:
+            yield from service.maps(query, method=method, groups=groups)
+
+        self._pictures = gpu(duration=60)(_marked_stream(pictures))
+        self._maps = gpu(duration=60)(_marked_stream(maps))
         self._scope = gpu(duration=30)(_marked(service.scope))
         self._caption = gpu(duration=30)(_marked(service.best_caption))
         self._prepare = gpu(duration=30)(_marked(lambda data, prompt: service.prepare(data, prompt=prompt)))
@@ -148,6 +158,12 @@ class ZeroGpu:
         began = time.monotonic()
         yield from _each(self._attribute(query, list(methods), effort, recorded))
         self._took[(tuple(sorted(methods)), effort)] = time.monotonic() - began
+
+    def pictures(self, query: Query, *, method: str) -> Iterator[Strip]:
+        yield from _each(self._pictures(query, method))
+
+    def maps(self, query: Query, *, method: str, groups: Sequence[str]) -> Iterator[PlaceMap | float]:
+        yield from _each(self._maps(query, method, list(groups)))
 
     def scope(self, query: Query) -> Scope:
         return _told(self._scope(query))

@@ -18,6 +18,7 @@ from guda_core.data.groups import load_group_set
 from guda_core.data.images import hash_pixels, read_picture
 from guda_core.data.prompts import check_options, check_prompt
 from guda_core.errors import OptionError
+from guda_core.picture_records import PlaceMap, Strip
 from guda_core.records import Attribution, Cost, GroupScore, GroupSet, KLValues, MethodInfo, Provenance, Query, Scope
 from guda_core.service import Recorded, Service, Step
 from guda_core.ui import build_ui, launch_options
@@ -93,6 +94,25 @@ class FakeService:
         self.prepared.append(data)
         p = read_picture(data, size=64)
         return Query(p.pixels, None, check_prompt(prompt), p.image_hash, p.file_hash, p.preparation)
+
+    def pictures(self, query: Query, *, method: str) -> Iterator[Strip]:
+        """Without the first group all is grey; without another, nothing changes."""
+        ids = [g for g in self.group_set.groups if g not in (*self.unavailable, *self.missing)]
+        drawn = {g: np.full_like(query.pixels, 128) if g == self.first(query) else query.pixels for g in ids}
+        far = {g: float(g == self.first(query)) for g in ids}
+        level = None if query.file_hash is None else 0.5
+        for i in range(1, len(ids) + 1):
+            time.sleep(self.delay)
+            now = {g: drawn[g] for g in ids[:i]}
+            yield Strip(method, query.pixels, now, {g: far[g] for g in now}, level, i / len(ids))
+
+    def maps(self, query: Query, *, method: str, groups: Sequence[str]) -> Iterator[PlaceMap | float]:
+        """The first group is needed in one quarter; of the others the maps say nothing."""
+        for i, g in enumerate(groups):
+            yield i / len(groups)
+            drop = np.zeros((16, 16))
+            drop[:8, :8] = g == self.first(query)
+            yield PlaceMap(method, g, drop, drop, np.full((16, 16), 0.1), 3.0, 2.0, 4)
 
     def with_prompt(self, query: Query, prompt: str) -> Query:
         return replace(query, prompt=check_prompt(prompt))

@@ -156,3 +156,14 @@ def test_the_lines_of_the_readme_run_as_they_are_printed(tmp_path, monkeypatch, 
     exec(compile(lines[1], "README.md", "exec"), {})
     told = capsys.readouterr().out.splitlines()
     assert len([line for line in told if line.endswith(" nats")]) == 8 and (tmp_path / "rocket.zip").is_file()
+
+
+def test_pictures_and_maps_come_with_the_answer_and_go_into_the_report(tiny, tmp_path):
+    draw(tmp_path / "p.png", side=32)
+    answer = guda_core.attribute(tmp_path / "p.png", methods=("guda",), effort="quick", pictures=True, maps=True)
+    groups = set(tiny.group_set.groups) - {MISSING}
+    assert set(answer.pictures["guda"].pictures) == groups == set(answer.maps["guda"])
+    report = read_report(answer.report(tmp_path / "r.zip"))
+    assert [m["group"] for m in report.record["pictures"]["where"]["maps"]] == answer.methods["guda"].ranked()
+    with pytest.raises(OptionError, match="Ask for guda too"):
+        guda_core.attribute(tmp_path / "p.png", methods="clip", maps=True)

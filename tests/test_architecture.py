@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TABLE = (
     "guda_core",
     "errors",
+    "picture_records",
     "records",
     "versions",
     "registry",

@@ -56,7 +56,7 @@ class Visitor:
 
     def call(self, name: str, *inputs: Any) -> dict[str, Any]:
         out = self.client.predict(*inputs, api_name=name)
-        keys = ("says", "status", "scope", "picture", "notes", "captions", "guda", "clip")
+        keys = ("says", "status", "scope", "picture", "notes", "captions", "guda", "clip", "shown")
         return dict(zip(keys, out, strict=True))
 
     def generate(self, **more: Any) -> dict[str, Any]:

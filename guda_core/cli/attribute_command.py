@@ -30,6 +30,7 @@ from guda_core.service import default_methods
 
 if TYPE_CHECKING:
     from guda_core.local import LocalService
+    from guda_core.picture_records import Shown
     from guda_core.records import Attribution, GroupSet, MethodInfo, Query
 
 FORMS = {"nats": ".1f", "cosine": ".3f"}  # of scores; others have three digits that count
@@ -51,6 +52,13 @@ def attribute(
     prompts: Annotated[
         Path | None, typer.Option(help="With --out: a CSV with the columns file and prompt, instead of --prompt.")
     ] = None,
+    pictures: Annotated[
+        bool,
+        typer.Option("--pictures", help="With --report: also draw it again without each group, into a PNG beside it."),
+    ] = False,
+    maps: Annotated[
+        bool, typer.Option("--maps", help="With --report: also map where the scores come from, into a PNG beside it.")
+    ] = False,
     model: ModelOption = None,
     lora: LoraOption = None,
     dtype: DtypeOption = None,
@@ -65,6 +73,8 @@ def attribute(
     for path in paths:
         if not path.exists():
             raise OptionError(f"There is no file '{path}'.")
+    if (pictures or maps) and report_file is None:
+        raise OptionError("--pictures and --maps are for one picture with a report. Say where it goes with --report.")
     if out_folder is not None:
         if json_file or report_file:
             raise OptionError("--json and --report are for one picture. With --out, every picture gets a report.")
@@ -82,7 +92,8 @@ def attribute(
     for path in paths:
         if len(paths) > 1:
             say(f"{path}:")
-        _one(service, path, prompt, effort, asked, json_file=json_file, report_file=report_file)
+        more: dict[str, Any] = {"json_file": json_file, "report_file": report_file, "wanted": (pictures, maps)}
+        _one(service, path, prompt, effort, asked, **more)
 
 
 def _one(
@@ -94,6 +105,7 @@ def _one(
     *,
     json_file: Path | None,
     report_file: Path | None,
+    wanted: tuple[bool, bool],
 ) -> None:
     """Score one picture, show the answer, and write what was asked for."""
     from guda_core.data.images import read_file
@@ -120,7 +132,33 @@ def _one(
     about: dict[str, Any] = {"settings": {"effort": effort, "methods": methods}, "provenance": service.provenance()}
     if scope.verdict != "not assessed":
         about["scope"] = dataclasses.asdict(scope)
+    if report_file is not None and any(wanted):
+        about["shown"] = _shown(service, query, final, report_file, wanted)
     _write(query, list(final.values()), service.group_set, about, json_file, report_file)
+
+
+def _shown(
+    service: LocalService, query: Query, final: dict[str, Attribution], report: Path, wanted: tuple[bool, bool]
+) -> Shown:
+    """Make strip and maps by the first method that can, and write them beside the report."""
+    from guda_core.reports import bundle, picture_files
+
+    method = service.with_models(list(final))[0]
+    strip = service.strip(query, method) if wanted[0] else None
+    found = service.place_maps(query, method) if wanted[1] else {}
+    shown = picture_files.shown(query.pixels, strip, final[method].ranked(), found)
+    for name, data in picture_files.files(shown).items():
+        path = report.with_name(f"{report.stem}-{name}")
+        bundle.write(path, data)
+        say(f"Written: {path}")
+    for t in shown.where:
+        if not t.share:
+            note(f"{service.group_set.groups[t.group].name}: the map says nothing.")
+    if strip is not None:
+        for g in strip.ranked():
+            name = service.group_set.groups[g].name
+            say(f"Without {name}: {strip.distances[g]:.2f} from the full model's picture.")
+    return shown
 
 
 def _write(
@@ -134,11 +172,12 @@ def _write(
     from guda_core.reports import bundle
     from guda_core.reports.record import to_json
 
+    shown = about.pop("shown", None)
     if json_file is not None:
         bundle.write(json_file, bundle.json_text(to_json(query, answers, group_set, **about)).encode())
         say(f"Written: {json_file}")
     if report_file is not None:
-        bundle.write(report_file, bundle.make(query, answers, group_set, **about))
+        bundle.write(report_file, bundle.make(query, answers, group_set, **about, shown=shown))
         say(f"Written: {report_file}")
 
 

@@ -153,29 +153,45 @@ def noised(model: BaseModel, latent: Tensor, draws: Draws, columns: Sequence[int
 
 
 @torch.no_grad()
-def kl_of(model: BaseModel, condition: Condition, inputs: Noised, batch: int = 32) -> np.ndarray:
-    """KL_t of the model as it is now at these inputs: (K, columns) float64, nats.
-
-    condition: a batch of one. Squared errors are summed in float32 on the device, and leave it once, at the end. A
-    batch that does not fit into memory is halved.
-
-    Raises:
-        ScoreError: a value is not finite, or there is too little memory for one forward pass.
-    """
+def _weighted_errors(
+    model: BaseModel, condition: Condition, inputs: Noised, batch: int, summed: tuple[int, ...]
+) -> Tensor:
+    """w_t times the squared error, summed over these dimensions of (N, C, h, w) in float32 on the device, which it
+    leaves once, at the end: (N, ...) float64. Raises as `kl_of`."""
 
     def run(part: Sequence[int]) -> list[Tensor]:
         at = slice(part[0], part[-1] + 1)
         output = model.predict(inputs.x_t[at], inputs.t[at], condition.expand(len(part)))
-        return list((inputs.target[at] - output.float()).square().sum(dim=(1, 2, 3)))
+        return list((inputs.target[at] - output.float()).square().sum(dim=summed))
 
     errors = torch.stack(in_batches(run, range(len(inputs.w)), batch)).cpu().double()
-    out = (inputs.w * errors).numpy().reshape(-1, inputs.strata).T.copy()
-    if not np.isfinite(out).all():
+    out = inputs.w.reshape(-1, *[1] * (errors.dim() - 1)) * errors
+    if not torch.isfinite(out).all():
         raise ScoreError(
             "The model gave values that are not finite, so there is no score. On a GPU, set `gpu_dtype: float32` in "
             "the model's card (guda_core/diffusion/cards.yaml)."
         )
     return out
+
+
+def kl_of(model: BaseModel, condition: Condition, inputs: Noised, batch: int = 32) -> np.ndarray:
+    """KL_t of the model as it is now at these inputs: (K, columns) float64, nats.
+
+    condition: a batch of one. A batch that does not fit into memory is halved.
+
+    Raises:
+        ScoreError: a value is not finite, or there is too little memory for one forward pass.
+    """
+    return _weighted_errors(model, condition, inputs, batch, (1, 2, 3)).numpy().reshape(-1, inputs.strata).T.copy()
+
+
+def kl_places(model: BaseModel, condition: Condition, inputs: Noised, batch: int = 32) -> np.ndarray:
+    """What every place of the latent adds to `kl_of`: (K, columns, h, w) float64, nats. Arguments and errors as there.
+
+    Summed over the places it is `kl_of`, up to the rounding of float32.
+    """
+    out = _weighted_errors(model, condition, inputs, batch, (1,)).numpy()
+    return out.reshape(-1, inputs.strata, *out.shape[1:]).swapaxes(0, 1).copy()
 
 
 def kl_values(

@@ -6,6 +6,7 @@
     values.npz    <method>/t (K, M), /edges (K + 1,), /kl_full (K, M) and /kl_without/<group> (K, M), nats; a score is
                   sum_k n_k mean_j (kl_without - kl_full), n_k timesteps in stratum k, and settings.offset of the group
     picture.png   the prepared pixels, without metadata
+    without.png, where.png   strip and maps, where they were asked for (`picture_files`)
 
 Nothing is compressed by the zip and its times are fixed: the same answer gives the same bytes, apart from the date.
 """
@@ -24,15 +25,16 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
-from PIL import Image
 
 from guda_core.errors import ReportError
+from guda_core.picture_records import Shown
 from guda_core.records import Attribution, GroupSet, Provenance, Query
-from guda_core.reports import figures
+from guda_core.reports import figures, picture_files
 from guda_core.reports.record import to_json
 
 RECORD, SCORES, BARS, VALUES, PICTURE = "report.json", "scores.csv", "bars.png", "values.npz", "picture.png"
 FILES = (RECORD, SCORES, BARS, VALUES, PICTURE)
+OPTIONAL = (picture_files.WITHOUT, picture_files.WHERE)
 COLUMNS = ("method", "unit", "group", "name", "rank", "score", "low", "high", "status", "reason")
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what makes a spreadsheet run a cell
 
@@ -87,12 +89,6 @@ def _npz(attributions: Sequence[Attribution]) -> bytes:
     return zipped(files)
 
 
-def _png(pixels: np.ndarray) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, format="PNG")
-    return out.getvalue()
-
-
 def json_text(record: Mapping[str, Any]) -> str:
     """Plain JSON, readable, without NaN. Raises ReportError when a value is not finite."""
     try:
@@ -109,15 +105,19 @@ def make(
     provenance: Provenance,
     settings: Mapping[str, Any],
     scope: Mapping[str, Any] | None = None,
+    shown: Shown | None = None,
 ) -> bytes:
-    """The report of one answer as the bytes of a zip. Arguments as of `record.to_json`."""
+    """The report of one answer as the bytes of a zip. Arguments as of `record.to_json`; shown: its pictures."""
     record = to_json(query, attributions, group_set, provenance=provenance, settings=settings, scope=scope)
     files = {
         SCORES: csv_text(COLUMNS, score_rows(record)).encode(),
         BARS: figures.bars_png(attributions, group_set, {m: i.name for m, i in provenance.methods.items()}),
         VALUES: _npz(attributions),
-        PICTURE: _png(query.pixels),
+        PICTURE: picture_files.png(query.pixels),
     }
+    if shown:
+        files |= picture_files.files(shown)
+        record["pictures"] = picture_files.record(shown)
     record["files"] = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     del record["absent"]["files"]
     return zipped({RECORD: json_text(record).encode(), **files})

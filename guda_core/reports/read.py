@@ -11,7 +11,7 @@ import io
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from jsonschema.exceptions import best_match
 
 from guda_core.errors import ReportError
 from guda_core.records import KLValues
-from guda_core.reports.bundle import COLUMNS, FILES, PICTURE, RECORD, SCORES, VALUES, csv_text, score_rows
+from guda_core.reports.bundle import COLUMNS, FILES, OPTIONAL, PICTURE, RECORD, SCORES, VALUES, csv_text, score_rows
 from guda_core.reports.record import plain
 from guda_core.reports.unzip import MAX_ZIP, unzip
 from guda_core.reports.upgrade import upgraded
@@ -37,13 +37,14 @@ class Report:
     """A report that was read and found whole.
 
     record: the JSON. picture: bytes of picture.png, not decoded yet. values: name -> array, {} without a zip.
-    sha256: of the file that was read.
+    sha256: of the file that was read. more: name -> bytes of the optional files, not decoded yet.
     """
 
     record: Mapping[str, Any]
     picture: bytes
     values: Mapping[str, np.ndarray]
     sha256: str
+    more: Mapping[str, bytes] = field(default_factory=dict)
 
     def arrays(self, method: str) -> dict[str, np.ndarray]:
         """The arrays of one method, by their names within it; {} without a zip."""
@@ -67,16 +68,20 @@ def read_report(path: Path) -> Report:
         if record["files"] and hashlib.sha256(picture).hexdigest() != record["files"][PICTURE]:
             raise _altered(PICTURE)
         return Report(record, picture, {}, sha256)
-    files = unzip(data, FILES)
+    files = unzip(data, FILES, OPTIONAL)
     record = parse_record(files[RECORD])
-    for name in FILES[1:]:
+    more = {name: files[name] for name in OPTIONAL if name in files}
+    for name in (*FILES[1:], *more):
         if hashlib.sha256(files[name]).hexdigest() != record["files"].get(name):
             raise _altered(name)
+    for name in OPTIONAL:
+        if name in record["files"] and name not in more:
+            raise ReportError(f"This zip holds no {name}, which the report names. It was altered.")
     values = read_values(files[VALUES])
     _check_values(record, values)
     if files[SCORES] != csv_text(COLUMNS, score_rows(record)).encode():
         raise ReportError(f"{SCORES} does not say what {RECORD} says. It was altered.")
-    return Report(record, files[PICTURE], values, sha256)
+    return Report(record, files[PICTURE], values, sha256, more)
 
 
 def _altered(name: str) -> ReportError:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from guda_core.picture_records import Shown
 from guda_core.records import Attribution, GroupScore, KLValues
+from guda_core.reports import picture_files
 from guda_core.reports.read import Report
 
 SCORE = ("score", "low", "high", "status", "reason")
@@ -30,3 +32,8 @@ def attributions(report: Report) -> list[Attribution]:
             )
         )
     return out
+
+
+def shown(report: Report) -> Shown:
+    """The pictures of a report; empty where it has none. Raises ReportError when they are not what it says."""
+    return picture_files.restored(report.record.get("pictures", {}), report.more)

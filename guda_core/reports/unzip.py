@@ -21,8 +21,9 @@ SYSTEM = ("__macosx", "$recycle.bin", "@eadir", "thumbs.db", "ehthumbs.db", "des
 Places = list[tuple[str, zipfile.ZipInfo]]
 
 
-def unzip(data: bytes, names: Sequence[str] | None = None) -> dict[str, bytes]:
-    """Name -> bytes of the files in a zip. names: what it must hold, all of it and nothing else; None: anything.
+def unzip(data: bytes, names: Sequence[str] | None = None, optional: Sequence[str] = ()) -> dict[str, bytes]:
+    """Name -> bytes of the files in a zip. names: what it must hold, all of it and nothing else;
+    None: anything. optional: what it may hold beside that.
 
     Raises:
         ReportError: the zip is damaged, too large, or holds what no report holds.
@@ -36,7 +37,7 @@ def unzip(data: bytes, names: Sequence[str] | None = None) -> dict[str, bytes]:
                 raise ReportError("This zip unpacks to far more data than any report.")
             for info in infos:
                 _check_path(info.filename)
-            places = [(i.filename, i) for i in infos] if names is None else list(_reached(infos, names))
+            places = [(i.filename, i) for i in infos] if names is None else list(_reached(infos, (*names, *optional)))
             out = _read(z, places)
     except ReportError:
         raise

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from guda_core.errors import ReportError
+from guda_core.picture_records import Shown
 from guda_core.records import Attribution, Query, Scope
 from guda_core.reports import bundle
 from guda_core.reports.record import to_json
@@ -27,7 +28,7 @@ class Tried:
 class Answer:
     """Everything that is known of one picture. found: method -> its latest answer, not final while it is worked on.
 
-    methods: as asked, in the order of display. scope: None until it was looked at.
+    methods: as asked, in the order of display. scope: None until it was looked at. shown: strip and maps.
     """
 
     query: Query
@@ -36,6 +37,7 @@ class Answer:
     found: Mapping[str, Attribution] = field(default_factory=dict)
     scope: Scope | None = None
     tried: Sequence[Tried] = ()
+    shown: Shown = field(default_factory=Shown)
 
     def scored(self) -> list[Attribution]:
         """The answers that hold at least one group, in the order of display."""
@@ -52,7 +54,8 @@ class Answer:
 
     def report(self, service: Service) -> bytes:
         """The report's zip. Raises ReportError when nothing was scored, or a value is not finite."""
-        return bundle.make(self.query, self._finished(), service.group_set, **self._parts(service))
+        parts = self._parts(service)
+        return bundle.make(self.query, self._finished(), service.group_set, **parts, shown=self.shown)
 
     def _finished(self) -> list[Attribution]:
         if not self.scored():

@@ -26,6 +26,8 @@ from guda_core.ui.layout import Screen
 from guda_core.ui.markup import folded, heading, note, notes_html, picture_html, status_html, table, verdict_html
 from guda_core.ui.panels import main_panel, other_panel, out
 from guda_core.ui.progress import CAPTIONS, DRAW, SCOPE, Progress, plan
+from guda_core.ui.seeing import passes, seen_in_pictures
+from guda_core.ui.shown import shown_html
 from guda_core.ui.uploads import uploaded
 from guda_core.ui.verdict import CANCELLED_EARLY, WORKING_VERDICT, Verdict, verdict
 
@@ -98,7 +100,8 @@ class Runs:
         """Draw a picture, then score it."""
         steps = whole(steps)
         check_options(seed=whole(seed), steps=steps, guidance=guidance)
-        progress = plan(self.service, methods, effort, steps=steps)
+        pictures = passes(self.service, methods, effort, steps)
+        progress = plan(self.service, methods, effort, steps=steps, pictures=pictures)
         query = yield from self._drawn(prompt, whole(seed), steps, guidance, progress)
         yield from self._score(query, methods, effort, progress)
 
@@ -108,7 +111,8 @@ class Runs:
     ) -> Iterator[Update]:
         """Prepare an uploaded picture, then score it, and when asked also under other captions."""
         query = self.service.prepare(read_file(uploaded(path)), prompt=caption or "")
-        progress = plan(self.service, methods, effort, scope=True, captions=more_captions)
+        pictures = passes(self.service, methods, effort)
+        progress = plan(self.service, methods, effort, scope=True, captions=more_captions, pictures=pictures)
         yield from self._score(query, methods, effort, progress, more_captions=more_captions)
 
     @_told
@@ -116,7 +120,10 @@ class Runs:
         """Score this visitor's last picture once more."""
         if answer is None:
             raise ImageError(words.PICTURE_GONE)
-        progress = plan(self.service, methods, effort, scope=answer.query.file_hash is not None)
+        drawn = answer.query.drawn
+        pictures = passes(self.service, methods, effort, drawn.steps if drawn is not None else 0)
+        uploads = answer.query.file_hash is not None
+        progress = plan(self.service, methods, effort, scope=uploads, pictures=pictures)
         yield from self._score(answer.query, methods, effort, progress)
 
     def kept(self, example: examples.Example) -> Update | None:
@@ -133,7 +140,8 @@ class Runs:
             return
         methods = tuple(main_first(self.service.methods()))
         prompt = example.prompt(self.service.group_set)
-        progress = plan(self.service, methods, examples.EFFORT, steps=example.steps)
+        pictures = passes(self.service, methods, examples.EFFORT, example.steps)
+        progress = plan(self.service, methods, examples.EFFORT, steps=example.steps, pictures=pictures)
         query = yield from self._drawn(prompt, example.seed, example.steps, example.guidance, progress)
         answer = yield from self._score(query, methods, examples.EFFORT, progress)
         examples.keep(self.service, example, answer)
@@ -192,6 +200,13 @@ class Runs:
         if more_captions and main in answer.found:
             answer = yield from self._other_captions(answer, main, progress)
             everything |= {s.captions: self._captions(answer), s.answer: answer}
+        for shown, status in seen_in_pictures(self.service, answer, progress):
+            new: Update = {}
+            if shown is not answer.shown:
+                answer = replace(answer, shown=shown)
+                new = {s.shown: shown_html(shown, self.service.group_set), s.answer: answer}
+            everything |= new
+            yield {**new, s.status: status}
         yield {**everything, s.again: gr.update(visible=True), s.status: status_html(words.DONE)}
         return answer
 
@@ -236,7 +251,7 @@ class Runs:
         out: Update = {**self._picture(answer), self.screen.again: gr.update(visible=True)}
         for a in answer.scored():
             out |= self._shown(a, answer)
-        return out
+        return {**out, self.screen.shown: shown_html(answer.shown, self.service.group_set)}
 
     def _shown(self, a: Attribution, answer: Answer) -> Update:
         """The updates that one new answer makes: the headline, and its method's bars and table."""

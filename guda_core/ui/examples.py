@@ -20,7 +20,7 @@ from guda_core.records import GroupSet
 from guda_core.reports import bundle
 from guda_core.reports.read import read_report
 from guda_core.reports.record import circumstances
-from guda_core.reports.restore import attributions
+from guda_core.reports.restore import attributions, shown
 from guda_core.service import Service
 from guda_core.ui.answer import Answer
 
@@ -68,7 +68,7 @@ def _place(service: Service, example: Example, methods: tuple[str, ...]) -> Path
     settings = {"methods": list(methods), "effort": EFFORT}
     made = service.provenance()
     known = circumstances(service.group_set, provenance=made, settings=settings)
-    more = [{m: made.made_from.get(m) for m in methods}, repr(example), example.prompt(service.group_set)]
+    more = ["pictures", {m: made.made_from.get(m) for m in methods}, repr(example), example.prompt(service.group_set)]
     text = json.dumps([known, *more], sort_keys=True)
     return cache_dir() / "examples" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.zip"
 
@@ -81,13 +81,14 @@ def kept(service: Service, example: Example, methods: tuple[str, ...]) -> Answer
     try:
         report = read_report(path)
         query = service.prepare(report.picture, prompt=report.record["picture"]["prompt"])
+        pictures = shown(report)
     except (GudaError, OSError) as e:
         log.warning("A kept example is computed again. %s", e)
         return None
     if query.image_hash != report.record["picture"]["pixels_sha256"]:
         return None
     query = replace(query, file_hash=None, preparation=tuple(report.record["picture"]["preparation"]))
-    return Answer(query, methods, EFFORT, {a.method: a for a in attributions(report)})
+    return Answer(query, methods, EFFORT, {a.method: a for a in attributions(report)}, shown=pictures)
 
 
 def keep(service: Service, example: Example, answer: Answer) -> None:

@@ -51,6 +51,7 @@ class Screen:
     scope: gr.HTML
     picture: gr.HTML
     notes: gr.HTML
+    shown: gr.HTML
     captions: gr.HTML
     panels: dict[str, gr.HTML]
     wanted: list[gr.Textbox]  # one an example, out of sight: changes when that has to be computed
@@ -58,12 +59,12 @@ class Screen:
     def empty(self) -> list[gr.HTML]:
         """What is empty until there is an answer. It is not hidden: a page that gets an instant answer may lose the
         update that would show it."""
-        return [self.scope, self.picture, self.notes, self.captions, *self.panels.values()]
+        return [self.scope, self.picture, self.notes, self.captions, *self.panels.values(), self.shown]
 
     def outputs(self) -> list[Any]:
         """Everything that a run may change, in the order in which programs get it."""
         parts = [self.answer, self.says, self.status, self.welcome, self.scope, self.picture, self.notes]
-        return [*parts, self.again, self.captions, *self.panels.values()]
+        return [*parts, self.again, self.captions, *self.panels.values(), self.shown]
 
 
 def draw(service: Service) -> Screen:
@@ -171,6 +172,7 @@ def _answers(service: Service, where: Path | None) -> dict[str, Any]:
             again = gr.Button("Score it again with the chosen effort", visible=False, size="sm")
         with gr.Column(min_width=280, scale=4):
             panels = {m: block(elem_classes="guda-maybe") for m in methods[:1]}
+    shown = block(elem_classes="guda-maybe")
     captions = block(elem_classes="guda-maybe")
     panels |= {m: block(elem_classes="guda-maybe guda-other") for m in methods[1:]}
     return {
@@ -181,6 +183,7 @@ def _answers(service: Service, where: Path | None) -> dict[str, Any]:
         "picture": picture,
         "notes": notes,
         "again": again,
+        "shown": shown,
         "captions": captions,
         "panels": panels,
     }

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from guda_core.service import Service, main_first
 from guda_core.ui import words
 from guda_core.ui.markup import Html, status_html
 
-DRAW, SCOPE, CAPTIONS = "draw", "scope", "captions"
+DRAW, SCOPE, CAPTIONS, STRIP, WHERE = "draw", "scope", "captions", "strip", "where"
 LEAST = 0.05  # seconds that a part is counted with at least
 SCOPE_S = 2.0  # of a check whose time nobody measures beforehand
 TELLING = 0.05  # of everything: from here on, the time that it took tells the time that is left
@@ -18,7 +18,7 @@ TELLING = 0.05  # of everything: from here on, the time that it took tells the t
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of the work. key: a method's id, or one of DRAW, SCOPE, CAPTIONS. seconds: as expected."""
+    """A piece of the work. key: a method's id, or one of DRAW, SCOPE, CAPTIONS, STRIP, WHERE. seconds: as expected."""
 
     key: str
     label: str
@@ -58,11 +58,13 @@ def plan(
     steps: int = 0,
     scope: bool = False,
     captions: bool = False,
+    pictures: Mapping[str, int] | None = None,
 ) -> Progress:
     """What a run will do, the main method first.
 
     steps: of the picture that is drawn first, 0: none. scope: whether the picture's scope is looked at. captions:
-    whether other captions are tried. Raises OptionError when an option is unknown.
+    whether other captions are tried. pictures: STRIP and WHERE -> their passes of the network, {} for none. Raises
+    OptionError when an option is unknown.
     """
     known = service.methods()
     asked = [m for m in main_first(known) if m in methods]
@@ -76,4 +78,12 @@ def plan(
         parts.append(Part(SCOPE, "Could this model have made it", SCOPE_S))
     if captions and scored:
         scored.append(Part(CAPTIONS, "Other captions", 2 * scored[0].seconds))
-    return Progress([*parts, *scored])
+    labels = {STRIP: "What it would draw without", WHERE: "Where in the picture"}
+    last = [Part(k, labels[k], max(LEAST, n * per_pass(service, asked, effort))) for k, n in (pictures or {}).items()]
+    return Progress([*parts, *scored, *last])
+
+
+def per_pass(service: Service, methods: Sequence[str], effort: str) -> float:
+    """Seconds of one pass of the network, about, as the estimate of an answer tells; 0 where it tells nothing."""
+    passes = service.cost(methods, effort).forward if methods else 0
+    return service.estimate(methods, effort) / passes if passes else 0.0

@@ -1,0 +1,74 @@
+"""`python -m experiments.maps`: do maps and strips show what they should -> maps.json."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.commands import FolderOption, MinutesOption, program
+from guda_core.cli.terminal import follow, say
+from guda_core.paths import BENCHMARKS
+
+FILE = "maps.json"
+
+
+def summary(bench: Any) -> dict[str, Any]:
+    """The record, from all that was measured."""
+    from experiments.maps import map_figures, measuring
+    from guda_core.attribution import maps
+    from guda_core.attribution.metrics import bootstrap
+    from guda_core.versions import today, versions
+
+    tuning, reported = bench.plan()
+    tuned = [bench.one("tuning", i, tuning, reported) for i in range(len(tuning))]
+    found = [bench.one("reported", i, tuning, reported) for i in range(len(reported))]
+    strips = [bench.strip(i) for i in range(measuring.STRIPS)]
+    width, tried = map_figures.chosen_width(tuned, tuning)
+    settings = {"draws": maps.DRAWS, "strata": maps.STRATA, "seeds": measuring.SEEDS, "width_of_the_app": maps.WIDTH}
+    counts = {"tuning": len(tuning), "collages": len(reported), "oracle": measuring.ORACLE, "strips": len(strips)}
+    return {
+        "command": "python -m experiments.maps",
+        "settings": {**settings, **counts, "base_sha256": bench.service.model.sha256},
+        "width": width,
+        "tried_on_tuning": tried,
+        "maps": map_figures.of_maps(found, reported, width),
+        "strip": bootstrap(np.array([float(s["group"] == s["first"]) for s in strips])),
+        "versions": versions(),
+        "date": today(),
+    }
+
+
+def measure(minutes: MinutesOption = None, folder: FolderOption = None) -> None:
+    """Measure maps on collages and strips on generated pictures. A call that was stopped goes on."""
+    from experiments.maps.measuring import Bench
+    from guda_core.local import load_service
+
+    bench = Bench.load(load_service(fall_back=False))
+    until, late = time.monotonic() + 60 * minutes if minutes else float("inf"), False
+
+    def steps() -> Any:
+        nonlocal late
+        for kind, done in bench.run():
+            late = time.monotonic() > until
+            if late:
+                return
+            yield kind, done
+
+    follow(steps())
+    if late:
+        say("Not all is measured yet. The same command goes on.")
+        return
+    path: Path = (folder or BENCHMARKS) / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(summary(bench), indent=1), encoding="utf-8")
+    say(f"Written: {path}")
+
+
+main = program(measure)
+
+if __name__ == "__main__":
+    main()

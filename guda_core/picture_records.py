@@ -1,0 +1,94 @@
+"""Frozen records of answers that are pictures: how one was drawn, what is drawn without a group, and where.
+
+Plain data; no torch import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How a model drew a picture of its own: all that it takes, beside the prompt, to draw it again."""
+
+    seed: int
+    steps: int
+    guidance: float
+
+
+@dataclass(frozen=True)
+class Strip:
+    """What the models of one method draw without each group, beside what the full model draws.
+
+    method: id. reference: (H, W, 3) uint8, by the full model. pictures: group id -> (H, W, 3) uint8. distances: group
+    id -> how far that picture is from the reference: root mean square of the difference of their latents, as the model
+    encodes them; 0 for the same picture. level: share of the noise steps that an upload was noised up to before it was
+    drawn again; None where prompt and seed drew it from the start. progress: in [0, 1].
+    """
+
+    method: str
+    reference: np.ndarray
+    pictures: Mapping[str, np.ndarray] = field(default_factory=dict)
+    distances: Mapping[str, float] = field(default_factory=dict)
+    level: float | None = None
+    progress: float = 1.0
+
+    def ranked(self) -> list[str]:
+        """Group ids, those without which the picture differs most first."""
+        return sorted(self.distances, key=lambda g: (-self.distances[g], g))
+
+
+@dataclass(frozen=True)
+class PlaceMap:
+    """Where in a picture a method's drop comes from, for one group.
+
+    drop: (h, w) float64, nats of each place of the latent; they add up to the group's drop at these draws, without the
+    offset. smooth: (h, w), the same after a Gaussian. se: (h, w), standard errors of `smooth`. limit: standard errors
+    that a place needs to say something. width: standard deviation of the Gaussian, in places. draws: in each stratum.
+    """
+
+    method: str
+    group: str
+    drop: np.ndarray
+    smooth: np.ndarray
+    se: np.ndarray
+    limit: float
+    width: float
+    draws: int
+
+    @property
+    def clear(self) -> np.ndarray:
+        """(h, w) bool: the places that are above the map's own noise."""
+        return np.abs(self.smooth) > self.limit * self.se
+
+    @property
+    def share(self) -> float:
+        """The share of places that are above the noise; 0: the map says nothing."""
+        return float(self.clear.mean())
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A map as a picture. overlay: (H, W, 3) uint8. share: of places above the noise. drop: nats of all places."""
+
+    group: str
+    overlay: np.ndarray
+    share: float
+    drop: float
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The pictures of one answer. where: maps of some groups; draws, width: as of a `PlaceMap`."""
+
+    strip: Strip | None = None
+    where: tuple[Tile, ...] = ()
+    draws: int = 0
+    width: float = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self.where) or (self.strip is not None and bool(self.strip.pictures))

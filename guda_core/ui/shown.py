@@ -1,0 +1,63 @@
+"""An answer in pictures: what the model would draw without each group, where its score comes from."""
+
+from __future__ import annotations
+
+import base64
+from html import escape
+
+import numpy as np
+
+from guda_core.picture_records import Shown, Strip
+from guda_core.records import GroupSet
+from guda_core.reports.picture_files import png
+from guda_core.ui.markup import Html, note, safe
+
+TITLE_STRIP, TITLE_WHERE = "What it would draw without", "Where in the picture"
+AGAIN = "The same prompt and seed, drawn by the model without one group each."
+NOISED = (
+    "The picture was noised up to {level} of the noise steps and drawn again, by the full model and without one group "
+    "each. Only what is drawn from the same noise is compared."
+)
+NUMBER = "The number says how far a picture is from the first one, in the model's own latents (RMS; 0: the same)."
+COLOURS = (
+    "Orange: without the group, the model explains this place worse. Blue: better. No colour: the map says nothing "
+    "here. Each map has a scale of its own."
+)
+NOTHING = "the map says nothing here"
+
+
+def picture(pixels: np.ndarray, alt: str) -> str:
+    """An image within the page. pixels: (H, W, 3) uint8."""
+    return f'<img src="data:image/png;base64,{base64.b64encode(png(pixels)).decode()}" alt="{escape(alt)}">'
+
+
+def _cell(pixels: np.ndarray, alt: str, name: str, said: str) -> str:
+    return f"<li>{picture(pixels, alt)}<b>{safe(name)}</b><span>{safe(said)}</span></li>"
+
+
+def strip_html(s: Strip, group_set: GroupSet) -> Html:
+    """The pictures, those that differ most first, each with its distance."""
+    cells = [_cell(s.reference, "Drawn by the full model", "Full model", "")]
+    for g in s.ranked():
+        name, far = group_set.groups[g].name, f"{s.distances[g]:.2f}"
+        cells.append(_cell(s.pictures[g], f"Drawn without {name}, distance {far}", f"Without {name}", far))
+    how = AGAIN if s.level is None else NOISED.format(level=f"{s.level:.0%}")
+    body = f'<ul class="guda-drawings">{"".join(cells)}</ul>{note(f"{how} {NUMBER}")}'
+    return Html(f'<section class="guda-shown"><h3 class="guda-method">{TITLE_STRIP}</h3>{body}</section>')
+
+
+def where_html(shown: Shown, group_set: GroupSet) -> Html:
+    """The maps over the picture."""
+    cells = []
+    for t in shown.where:
+        name = group_set.groups[t.group].name
+        said = f"{t.drop:.0f} nats, {t.share:.0%} of the places stand out" if t.share else NOTHING
+        cells.append(_cell(t.overlay, f"Where {name} was needed: {said}", name, said))
+    body = f'<ul class="guda-drawings guda-maps">{"".join(cells)}</ul>{note(COLOURS)}'
+    return Html(f'<section class="guda-shown"><h3 class="guda-method">{TITLE_WHERE}</h3>{body}</section>')
+
+
+def shown_html(shown: Shown, group_set: GroupSet) -> Html:
+    """All pictures that there are; "" for none."""
+    strip = strip_html(shown.strip, group_set) if shown.strip is not None and shown.strip.pictures else ""
+    return Html(strip + (where_html(shown, group_set) if shown.where else ""))
