@@ -26,6 +26,7 @@ from guda_core.paths import Folder
 from guda_core.records import Attribution, Cost, GroupModels, GroupScore, GroupSet, KLValues, Query
 from guda_core.stored_figures import read_figures
 from guda_core.unlearning import adapters
+from guda_core.unlearning.switching import Switching
 
 Without = Callable[[str], AbstractContextManager[None]]
 SLACK = {"float32": 0.02}  # standard errors that other hardware may move a bound of a race by; of coarser types:
@@ -221,6 +222,7 @@ class Counterfactual(Method):
     def __init__(self, model: BaseModel, group_set: GroupSet, folder: Folder) -> None:
         self.model, self.group_set, self.folder = model, group_set, folder
         self.offset, self.offset_se = {}, {}
+        self.switching = Switching(model.network)
         self.adapters: dict[str, adapters.Adapter] = {}
         self.unavailable: dict[str, str] = {}
         for gid in group_set.groups:
@@ -247,7 +249,7 @@ class Counterfactual(Method):
 
     def without(self, group: str) -> AbstractContextManager[None]:
         """Within the block the model is the one without the group."""
-        return adapters.applied(self.model.network, self.adapters[group])
+        return self.switching.applied(self.adapters[group])
 
     def cost(self, budget: Budget) -> Cost:
         return Cost(forward=forward_passes(len(self.adapters), budget))

@@ -7,8 +7,7 @@ Of three kinds, in a folder each (`files`):
     "coded"          W + its coded difference (`delta`): a network that was trained again without the group
 
 An adapter is used when it has exactly the names, shapes and types that the network asks for, else it is refused, and
-its group alone has no score. Within `applied` the changed weights are in the network itself, so that a scored forward
-pass costs what a plain one does; the network's own are kept aside and copied back, bit by bit.
+its group alone has no score. `switching` puts it into the network and takes it out again.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from guda_core.errors import AdapterError
 from guda_core.unlearning import adapter_files, delta, lora
 from guda_core.unlearning.adapter_files import HEALTH, META, read_health, read_meta
 from guda_core.unlearning.lora import LoraSpec, attach
+from guda_core.unlearning.switching import Switching
 
 __all__ = ["HEALTH", "META", "Adapter", "LoraSpec", "applied", "attach", "load", "read_health", "read_meta"]
 
@@ -75,6 +75,10 @@ class Adapter:
             return self.codes[name].difference(device)
         b, a, shape = self.factors[name]
         return (self.scale * (b.to(device) @ a.to(device))).reshape(shape)
+
+    def to(self, device: torch.device) -> Adapter:
+        """The same with a LoRA's factors on another device."""
+        return replace(self, factors={n: (b.to(device), a.to(device), s) for n, (b, a, s) in self.factors.items()})
 
 
 def save(network: nn.Module, folder: Path, *, spec: LoraSpec, meta: Mapping[str, Any]) -> None:
@@ -280,22 +284,10 @@ def _factors(state: Mapping[str, Tensor], scale: float) -> dict[str, Factors]:
 
 @contextmanager
 def applied(network: nn.Module, adapter: Adapter) -> Iterator[None]:
-    """Within the block the network is the one without the group; afterwards it is what it was, bit by bit.
+    """`Switching.applied`, once: nothing is kept for the next time.
 
     Raises:
         AdapterError: the adapter changes a weight that the network does not have, or of another shape.
     """
-    weights = network.state_dict(keep_vars=True)
-    for name, shape in adapter.shapes.items():
-        if name not in weights or tuple(weights[name].shape) != shape:
-            raise AdapterError(f"The adapter '{adapter.group}' does not fit this network ({name}).")
-    kept = {name: weights[name].detach().clone() for name in adapter.shapes}
-    try:
-        with torch.no_grad():
-            for name, w in kept.items():
-                weights[name].copy_(adapter.weight(name, w))
+    with Switching(network, kept=0).applied(adapter):
         yield
-    finally:
-        with torch.no_grad():
-            for name, w in kept.items():
-                weights[name].copy_(w)

@@ -1,0 +1,182 @@
+"""Switching a network between itself and the models without a group, and back, bit by bit.
+
+    merged    W + change, computed in float32 and rounded once to the network's type, stands in the place of W
+    live      y = W x + (alpha / r) B (A x): a LoRA's branch beside the layer that it changes
+
+Merged, a scored forward pass costs what a plain one does. The network's own weights are never written: other tensors
+stand in their place, so that going back costs nothing. One spare copy of the changed weights is made once and used for
+every group; groups that were asked for first keep a copy of their own, as long as there is room (`KEPT`).
+
+Live, no copy of the weights is needed, but each pass takes longer (`experiments.engine`). So weights are merged, except
+a LoRA on a GPU where a spare copy would take more than half of the memory that is free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from guda_core.errors import AdapterError
+
+if TYPE_CHECKING:
+    from guda_core.unlearning.adapters import Adapter
+
+KEPT = 512 * 2**20  # bytes of changed weights that are kept on a CPU
+GPU_SHARE = 4  # of the free memory of a GPU, a fourth keeps changed weights; half may hold the spare copy
+
+
+def _free(device: torch.device) -> int | None:
+    """Bytes that are free on a GPU; None: not a GPU."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+
+
+def _size(tensors: Mapping[str, Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def _marks(weights: Mapping[str, Tensor]) -> list[Any]:
+    """What changes when a weight does: another tensor, or another value written by torch."""
+    return [(t.data_ptr(), t._version, t.dtype, t.device) for t in weights.values()]
+
+
+class Switching:
+    """Switches one network. kept: bytes of changed weights that may be kept; None: by the device.
+
+    Whoever uses it holds the model's lock.
+    """
+
+    def __init__(self, network: nn.Module, *, kept: int | None = None) -> None:
+        self.network, self._room = network, kept
+        self._kept: dict[str, tuple[Adapter, list[Any], dict[str, Tensor]]] = {}  # group -> of which, and its weights
+        self._factors: dict[str, tuple[Adapter, torch.device, Adapter]] = {}  # group -> of which, where, and on it
+        self._spare: dict[str, Tensor] = {}
+        self._scratch: Tensor | None = None
+
+    @contextmanager
+    def applied(self, adapter: Adapter, *, live: bool | None = None) -> Iterator[None]:
+        """Within the block the network is the one without the group; afterwards it is what it was, bit by bit.
+
+        live: as a branch beside the layers, which only a LoRA can be; None: where the rule above says so.
+
+        Raises:
+            AdapterError: the adapter changes a weight that the network does not have, or of another shape.
+        """
+        weights = self.network.state_dict(keep_vars=True)
+        for name, shape in adapter.shapes.items():
+            if name not in weights or tuple(weights[name].shape) != shape:
+                raise AdapterError(f"The adapter '{adapter.group}' does not fit this network ({name}).")
+        own = {name: weights[name] for name in adapter.shapes}
+        if live is None:
+            live = self._is_live(adapter, own)
+        with ExitStack() as stack, torch.no_grad():
+            if live:
+                stack.enter_context(branched(self.network, self._on_device(adapter, own)))
+            else:
+                stack.enter_context(_swapped(own, self._changed(adapter, own)))
+            yield
+
+    def _is_live(self, adapter: Adapter, own: Mapping[str, Tensor]) -> bool:
+        if adapter.whole or adapter.codes or adapter.group in self._kept or self._spare.keys() >= own.keys():
+            return False
+        free = _free(next(iter(own.values())).device)
+        return free is not None and _size(own) > free // 2
+
+    def _on_device(self, adapter: Adapter, own: Mapping[str, Tensor]) -> Adapter:
+        """The adapter with its factors on the network's device, which they are brought to once."""
+        device = next(iter(own.values())).device
+        if device.type == "cpu" or not adapter.factors:
+            return adapter
+        found = self._factors.get(adapter.group)
+        if found is None or found[0] is not adapter or found[1] != device:
+            found = self._factors[adapter.group] = (adapter, device, adapter.to(device))
+        return found[2]
+
+    def _changed(self, adapter: Adapter, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weights without the group, in the network's type."""
+        marks = _marks(own)
+        found = self._kept.pop(adapter.group, None)
+        if found is not None and found[0] is adapter and found[1] == marks:
+            self._kept[adapter.group] = found
+            return found[2]
+        out = {}
+        keeps = self._has_room(own)
+        for name, w in own.items():
+            at = torch.empty_like(w) if keeps else self._spare.get(name)
+            if at is None or (at.dtype, at.device, at.stride(), at.shape) != (w.dtype, w.device, w.stride(), w.shape):
+                at = self._spare[name] = torch.empty_like(w)
+            out[name] = at
+        placed = self._on_device(adapter, own)
+        for name, w in own.items():
+            self._write(placed, name, w.detach(), out[name])
+        if keeps:
+            self._kept[adapter.group] = (adapter, marks, out)
+        return out
+
+    def _has_room(self, own: Mapping[str, Tensor]) -> bool:
+        device = next(iter(own.values())).device
+        if self._room is None:  # asked once, before anything is kept
+            free = _free(device)
+            self._room = KEPT if free is None else free // GPU_SHARE
+        return sum(_size(k[2]) for k in self._kept.values()) + _size(own) <= self._room
+
+    def _write(self, adapter: Adapter, name: str, base: Tensor, at: Tensor) -> None:
+        """at = the weight without the group. A LoRA's product is made in a scratch space that all weights share."""
+        if name not in adapter.factors:
+            at.copy_(adapter.weight(name, base))
+            return
+        b, a, _ = adapter.factors[name]
+        if self._scratch is None or self._scratch.numel() < base.numel() or self._scratch.device != base.device:
+            self._scratch = torch.empty(base.numel(), device=base.device)
+        change = self._scratch[: base.numel()].view(b.shape[0], -1)
+        torch.mm(b, a, out=change)
+        change.mul_(adapter.scale)
+        if at.dtype == torch.float32:
+            torch.add(base, change.view(base.shape), out=at)
+        else:
+            at.copy_(change.view(base.shape).add_(base))
+
+
+@contextmanager
+def _swapped(own: Mapping[str, Tensor], changed: Mapping[str, Tensor]) -> Iterator[None]:
+    """Within the block other tensors stand in the place of the network's own."""
+    kept = {name: w.data for name, w in own.items()}
+    try:
+        for name, w in own.items():
+            w.data = changed[name]
+        yield
+    finally:
+        for name, w in own.items():
+            w.data = kept[name]
+
+
+@contextmanager
+def branched(network: nn.Module, adapter: Adapter) -> Iterator[None]:
+    """Within the block a LoRA's branch runs beside each layer that it changes."""
+    handles = []
+    try:
+        for name, (b, a, shape) in adapter.factors.items():
+            module = network.get_submodule(name.removesuffix(".weight"))
+            handles.append(module.register_forward_hook(_branch(module, adapter.scale * b, a.view(-1, *shape[1:]))))
+        yield
+    finally:
+        for h in handles:
+            h.remove()
+
+
+def _branch(module: nn.Module, b: Tensor, a: Tensor) -> Callable[..., Tensor]:
+    """y + B (A x) of a linear layer or a convolution. b: (out, r), scaled; a: (r, in) or (r, in, kh, kw)."""
+    own: Any = module.weight
+    b, a = b.to(own), a.to(own)
+
+    def add(module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> Tensor:
+        if isinstance(module, nn.Conv2d):
+            down = F.conv2d(args[0], a, None, module.stride, module.padding, module.dilation)
+            return y + F.conv2d(down, b[:, :, None, None])
+        return y + F.linear(F.linear(args[0], a), b)
+
+    return add
