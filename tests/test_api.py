@@ -41,6 +41,17 @@ def test_importing_the_package_loads_nothing_and_changes_nothing():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+def test_the_start_of_the_app_imports_no_library_that_only_later_work_needs():
+    code = (
+        "import sys\nimport guda_core.cli.start, guda_core.local, guda_core.zero_gpu, guda_core.ui.serve\n"
+        "from guda_core.attribution import METHODS\nfor m in list(METHODS): METHODS[m]\n"
+        "late = {'matplotlib', 'sklearn', 'datasets', 'jsonschema'} & set(sys.modules)\n"
+        "late |= {m for m in sys.modules if m.startswith('guda_core.attribution.scope_fit')}\n"
+        "assert 'torch' in sys.modules and not late, late\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 def test_the_names_are_those_of_the_stub_and_all_are_there():
     stub = (ROOT / "guda_core" / "__init__.pyi").read_text(encoding="utf-8")
     assert set(re.findall(r" as (\w+)$", stub, re.MULTILINE)) == set(guda_core.__all__) - {"__version__"}

@@ -11,7 +11,7 @@ import torch
 
 from experiments.benchmark import coverage
 from experiments.engine import __main__ as command
-from experiments.engine import engine_parts, reference_loop, simulation
+from experiments.engine import engine_bench, engine_parts, reference_loop, simulation, timings
 from guda_core.attribution.guda import Guda
 from guda_core.attribution.method import Budget
 from guda_core.diffusion import likelihood
@@ -81,14 +81,14 @@ def test_the_loop_of_before_gives_the_same_scores(tmp_path):
     query, guda = service.prepare(draw(tmp_path / "x.png").read_bytes()), service.method(Guda)
     scores, passes = reference_loop.drops(service.model, query, list(guda.adapters), guda.without, draws=5, strata=6)
     last = list(guda.attribute(query, Budget(draws=5, per_pass=3, strata=6)))[-1]
-    assert passes == 6 * 5 * 9 == engine_parts.passes_of(last)
+    assert passes == 6 * 5 * 9 == engine_bench.passes_of(last)
     for g, s in last.groups.items():
         assert (s.score, s.low, s.high) == pytest.approx((scores[g].value, scores[g].low, scores[g].high), rel=1e-4)
-    wide = engine_parts.widened(guda, 16)
+    wide = timings.widened(guda, 16)
     assert len(wide.adapters) == 16 == len(wide.group_set.groups) and len(guda.adapters) == 8
     both = list(wide.attribute(query, Budget(draws=2, per_pass=2, strata=6)))[-1]
     assert len(both.ranked()) == 16 and both.groups["noto"].score != both.groups["noto-1"].score
-    assert engine_parts.bare(service.model, 4, seconds=0.01) > 0
+    assert timings.bare(service.model, 4, seconds=0.01) > 0
 
 
 def test_the_committed_figures_are_those_of_todays_rules():

@@ -16,20 +16,23 @@ from guda_core.errors import OptionError
 from guda_core.paths import BENCHMARKS
 
 FILE = "engine.json"
-PARTS = ("values", "coverage", "rules", "speeds", "sizes", "types")
+PARTS = ("values", "logo", "coverage", "rules", "speeds", "sizes", "switching", "types", "start")
 KEYS = ("speedup_full", "speedup_full_float32", "share_cpu", "same_first", "ratio_64_to_8")
-KEYS += ("coverage_quick", "coverage_standard")
+KEYS += ("coverage_quick", "coverage_standard", "coverage_standard_logo", "first_bar_s")
 
 
 def run(folder: Path, names: list[str], *, again: bool, minutes: float | None) -> Iterator[tuple[str, float]]:
     """Measure the parts that are not measured yet; each is written when it is done."""
+    import torch
+
+    from experiments.engine import engine_bench as bench_of
     from experiments.engine import engine_parts as parts
     from guda_core.versions import today, versions
 
     path, until = folder / FILE, time.monotonic() + 60 * minutes if minutes else float("inf")
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    bench = parts.Bench.load(folder)
-    about = json.loads(json.dumps(parts.settings(bench)))
+    bench = bench_of.Bench.load(folder)
+    about = json.loads(json.dumps(bench_of.settings(bench)))
     if record.get("settings") != about:  # of another machine, model or rule
         record = {"command": "python -m experiments.engine", "settings": about, "parts": {}}
     for name in names:
@@ -39,7 +42,7 @@ def run(folder: Path, names: list[str], *, again: bool, minutes: float | None) -
             return
         for found in parts.PARTS[name](bench):
             if isinstance(found, dict):
-                record["parts"][name] = {**found, "date": today()}
+                record["parts"][name] = {**found, "date": today(), "threads": torch.get_num_threads()}
                 record |= {k: v for k, v in found.items() if k in KEYS}
                 record |= {"versions": versions(), "date": today()}
                 folder.mkdir(parents=True, exist_ok=True)
@@ -51,9 +54,7 @@ def run(folder: Path, names: list[str], *, again: bool, minutes: float | None) -
 
 
 def engine(
-    part: Annotated[
-        list[str] | None, typer.Argument(help="Parts: values, coverage, rules, speeds, sizes, types.")
-    ] = None,
+    part: Annotated[list[str] | None, typer.Argument(help=f"Parts: {', '.join(PARTS)}.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Also measure parts that are there.")] = False,
     minutes: MinutesOption = None,
     folder: FolderOption = None,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +128,26 @@ def table(values: np.ndarray, groups: Sequence[str], strata: likelihood.Strata) 
     """Every rule that was tried, by its name."""
     for name, (draws, race) in RULES.items():
         yield name, simulate(values, groups, strata, draws, race)
+
+
+def widened(values: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """(Q, 1 + size, K, M) from (Q, 1 + G, K, M): further groups are made up of the drops of the G: each 0.3 to 0.9
+    times one of them, with a tenth of noise of its own at every draw."""
+    full, drop = values[:, :1], values[:, 1:] - values[:, :1]
+    out = [values]
+    for _ in range(1, size // drop.shape[1]):
+        by = rng.uniform(0.3, 0.9, (*drop.shape[:2], 1, 1))
+        out.append(full + by * drop * (1 + 0.1 * rng.normal(size=drop.shape)))
+    return np.concatenate(out, axis=1)
+
+
+def many(values: np.ndarray, strata: likelihood.Strata) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Full effort with 8 and with 64 groups, as it is and with a look after one draw. passes: of a query, the mean."""
+    race = EFFORTS[FULL].race
+    assert race is not None
+    for size in (8, 64):
+        wide, groups = widened(values, size, np.random.default_rng(7)), [str(i) for i in range(size)]
+        for name, looks in (("after 2", race.looks), ("after 1", (1, *race.looks))):
+            found = simulate(wide, groups, strata, EFFORTS[FULL].draws, replace(race, looks=looks))
+            passes = found["share"] * len(strata) * EFFORTS[FULL].draws * (1 + size)
+            yield f"{size} groups, {name}", {**found, "passes": passes}

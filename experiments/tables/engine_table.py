@@ -15,6 +15,8 @@ SHOWN = {
     "ratio_64_to_8": "64 groups against 8, full effort, times the seconds",
     "coverage_quick": "95% intervals that cover the value of 24 draws, quick",
     "coverage_standard": "the same, standard, after races",
+    "coverage_standard_logo": "the same, standard, of the retrained models (`logo`)",
+    "first_bar_s": "seconds from `python app.py` to the first bars of the first example",
 }
 
 
@@ -41,11 +43,61 @@ def engine_rules() -> str:
     record, parts = found
     head = "| draws a stratum, first look | noise | share of passes | ended early | same first | same two | covered |"
     lines = [head, "|---|---|---|---|---|---|---|"]
-    for noise in ("guda", "oracle"):
+    for noise in (n for n in ("guda", "logo", "oracle") if f"rules_{n}" in parts["rules"]):
         for rule, r in parts["rules"][f"rules_{noise}"].items():
             cells = [f"{r[k]:.3f}" for k in ("same_first", "same_two", "held")]
             lines.append(f"| {rule} | {noise} | {r['share']:.2f} | {r['decided']:.2f} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", source(record, "engine")])
+
+
+def engine_many() -> str:
+    """Passes of a query with 8 and with 64 groups."""
+    found = _parts()
+    if found is None or "rules_many" not in found[1].get("rules", {}):
+        return UNKNOWN
+    record, parts = found
+    lines = ["| groups, first look | passes | same first | same two | covered |", "|---|---|---|---|---|"]
+    for name, r in parts["rules"]["rules_many"].items():
+        cells = [f"{r[k]:.3f}" for k in ("same_first", "same_two", "held")]
+        lines.append(f"| {name} | {r['passes']:,.0f} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", source(record, "engine")])
+
+
+def engine_switching() -> str:
+    """A switch and a pass, merged and live."""
+    found = _parts()
+    if found is None or "switching" not in found[1]:
+        return UNKNOWN
+    record, part = found[0], found[1]["switching"]
+    head = "| network | a switch | where weights are kept | a pass, merged | a pass, live | live pays below |"
+    lines = [head, "|---|---|---|---|---|---|"]
+    for name in ("embedded", "medium"):
+        r = part[name]
+        cells = [f"{1000 * r[k]:.1f} ms" for k in ("switch_s", "switch_kept_s", "pass_merged_s", "pass_live_s")]
+        below = r["live_pays_below_passes"]
+        pays = "always" if below is None else f"{below:.0f} passes a switch"
+        lines.append(f"| {name}, {r['parameters'] / 1e6:.0f} million weights | {' | '.join(cells)} | {pays} |")
+    if "bfloat16_nats" in part:
+        a, b = part["bfloat16_nats"]["merged"], part["bfloat16_nats"]["live"]
+        lines.append(
+            f"\nScores of two draws in bfloat16 differ from those in float32 by {a['median']:.2f} nats merged and "
+            f"{b['median']:.2f} nats live (medians; at most {a['largest']:.2f} and {b['largest']:.2f})."
+        )
+    return "\n".join([*lines, "", source(record, "engine")])
+
+
+def engine_start() -> str:
+    """Seconds to each milestone of the start."""
+    found = _parts()
+    if found is None or "start" not in found[1]:
+        return UNKNOWN
+    record, part = found[0], found[1]["start"]
+    said = {"imported": "command read", "loaded": "model loaded", "page": "page served", "drawn": "picture drawn"}
+    said |= {"bar": "first bars"}
+    lines = ["| milestone | seconds, each start |", "|---|---|"]
+    lines += [f"| {text} | {', '.join(f'{x:.1f}' for x in part[k])} |" for k, text in said.items()]
+    lines += ["", f"Load of the machine before: {part['load_before']:.1f}. {source(record, 'engine')}"]
+    return "\n".join(lines)
 
 
 def engine_speeds() -> str:
@@ -87,6 +139,9 @@ def engine_types() -> str:
 RENDER = {
     "engine": engine,
     "engine_rules": engine_rules,
+    "engine_many": engine_many,
+    "engine_switching": engine_switching,
+    "engine_start": engine_start,
     "engine_speeds": engine_speeds,
     "engine_types": engine_types,
 }

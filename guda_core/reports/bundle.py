@@ -29,7 +29,7 @@ import numpy as np
 from guda_core.errors import ReportError
 from guda_core.picture_records import Shown
 from guda_core.records import Attribution, GroupSet, Provenance, Query
-from guda_core.reports import figures, picture_files
+from guda_core.reports import picture_files
 from guda_core.reports.record import to_json
 
 RECORD, SCORES, BARS, VALUES, PICTURE = "report.json", "scores.csv", "bars.png", "values.npz", "picture.png"
@@ -108,6 +108,9 @@ def make(
     shown: Shown | None = None,
 ) -> bytes:
     """The report of one answer as the bytes of a zip. Arguments as of `record.to_json`; shown: its pictures."""
+    """The report of one answer as the bytes of a zip. Arguments as of `record.to_json`."""
+    from guda_core.reports import figures  # matplotlib, which the start of the app does not need
+
     record = to_json(query, attributions, group_set, provenance=provenance, settings=settings, scope=scope)
     files = {
         SCORES: csv_text(COLUMNS, score_rows(record)).encode(),
