@@ -53,6 +53,15 @@ def test_a_simulated_race_saves_passes_names_the_same_and_holds():
     assert ended["decided"] == 1 and ended["share"] < 0.7
 
 
+def test_further_groups_are_weaker_copies_and_the_first_ones_stay():
+    v = of((50, 10, 5, 2, 1), 0.01, 3, 8)
+    wide = simulation.widened(v, 20, np.random.default_rng(0))
+    drop = (wide[:, 1:] - wide[:, :1]).mean(axis=3) @ STRATA.sizes
+    assert wide.shape == (3, 21, 4, 8) and np.array_equal(wide[:, :6], v)
+    share = drop[:, 5:].reshape(3, 3, 5)[:, :, 0] / drop[:, None, 0]
+    assert (share > 0.2).all() and (share < 1.0).all() and share.std() > 0.05
+
+
 def test_moved_values_have_the_scores_that_they_are_moved_to():
     scores = np.array([[3.0, 1, 2, 0, -4], [9.0, 8, 7, 6, 5]])
     moved = simulation.moved(of((5, 4, 3, 2, 1), 0.1, 3, 8), scores, STRATA.sizes, np.random.default_rng(0))
@@ -98,6 +107,10 @@ def test_the_committed_figures_are_those_of_todays_rules():
     assert {k: e["race"] and [e["race"]["looks"], e["race"]["width"]] for k, e in told.items()} == named
     assert set(record["parts"]) <= set(command.PARTS) == set(engine_parts.PARTS)
     assert 0.93 <= record["coverage_quick"] <= 0.98 and 0.93 <= record["coverage_standard"] <= 0.98
+    assert 0.93 <= record["coverage_standard_logo"] <= 0.98
+    for noise in ("guda", "logo"):  # in today's strata
+        full = record["parts"]["rules"][f"rules_{noise}"]["full"]
+        assert full["same_first"] >= 0.995 and 0.93 <= full["held"] <= 0.98
     assert record["same_first"] >= 0.995 and record["parts"]["rules"]["rules_guda"]["full"]["queries"] == 500
 
 

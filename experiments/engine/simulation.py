@@ -113,6 +113,9 @@ def simulate(
 
 
 RULES: Mapping[str, tuple[int, Race]] = {
+    "2, every draw": (2, Race((), width=0.0)),
+    "6, every draw": (6, Race((), width=0.0)),
+    "24, every draw": (24, Race((), width=0.0)),
     "6, after 2": (6, Race((2, 4), width=0.0)),
     "24, after 1": (24, Race((1, 2, 4, 8, 16), width=0.0)),
     "24, after 2": (24, Race((2, 4, 8, 16), width=0.0)),

@@ -16,6 +16,7 @@ import torch
 from experiments.engine import reference_loop
 from experiments.engine.engine_bench import PER_SET, Bench, Parts, answered, passes_of, timed
 from guda_core.attribution.guda import Guda
+from guda_core.diffusion import likelihood
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.batches import fitting_batch
 from guda_core.local import budget_of
@@ -107,7 +108,7 @@ def widened(method: Guda, size: int) -> Guda:
         g: weaker(method.adapters[g.rpartition("-")[0]], i) if g not in method.adapters else method.adapters[g]
         for i, g in enumerate(ids)
     }
-    out.offset = {}
+    out.offset, out.offset_se = {}, {}
     return out
 
 
@@ -137,19 +138,21 @@ def sizes(bench: Bench) -> Parts:
 
 def types(bench: Bench, pictures: int = 6) -> Parts:
     """Scores in bfloat16 beside those in float32, all draws of the standard effort: differences in nats and in standard
-    errors."""
+    errors of sampling."""
     if "bfloat16" not in bench.models:
         yield {"types": "This processor has no bfloat16 in hardware, so it was not measured."}
         return
     rows, sample = [], bench.sample().queries
+    strata = likelihood.make_strata(bench.models["float32"].schedule)
     every = replace(budget_of("standard"), race=None)
     for i, q in enumerate(sample[:: max(1, len(sample) // pictures)][:pictures]):
         a, b = (list(bench.methods[n].attribute(q, every))[-1] for n in ("float32", "bfloat16"))
+        assert a.kl is not None
         for g in bench.groups:
-            x, y = a.groups[g], b.groups[g]
-            assert x.score is not None and y.score is not None and x.low is not None and x.high is not None
-            se = (x.high - x.low) / 2 / 1.96
-            rows.append({"picture": i, "group": g, "float32": x.score, "bfloat16": y.score, "standard_error": se})
+            x, y = a.groups[g].score, b.groups[g].score
+            assert x is not None and y is not None
+            se = likelihood.elbo_drop(full=a.kl.full, without=a.kl.without[g], strata=strata).se
+            rows.append({"picture": i, "group": g, "float32": x, "bfloat16": y, "standard_error": se})
         rows[-1]["same_first"] = a.ranked()[0] == b.ranked()[0]
         yield (i + 1) / pictures
     differ = np.array([abs(r["bfloat16"] - r["float32"]) for r in rows])

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from guda_core.diffusion.likelihood import Estimate, Strata, difference, elbo_drop
 from guda_core.service import Race
@@ -52,7 +52,7 @@ class Standing:
 
 def one_sided(e: Estimate, level: float) -> float:
     """The value that the estimated sum exceeds with probability 1 - level, nats."""
-    return e.value - float(stats.t.ppf(1 - level, e.df)) * e.se
+    return e.value - float(special.stdtrit(e.df, 1 - level)) * e.se
 
 
 def look(

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import special
 from torch import Tensor
 
 from guda_core.diffusion.base_model import BaseModel
@@ -219,7 +219,7 @@ class Estimate:
             return Estimate(self.value + other, self.se, self.low + other, self.high + other, self.df)
         var = self.se**2 + se**2
         df = var**2 / (self.se**4 / self.df) if self.se > 0 and math.isfinite(self.df) else math.inf
-        half = float(stats.t.ppf(0.975, df)) * math.sqrt(var)
+        half = float(special.stdtrit(df, 0.975)) * math.sqrt(var)
         value = self.value + other
         return Estimate(value, math.sqrt(var), value - half, value + half, df)
 
@@ -258,7 +258,7 @@ def stratified_sum(values: np.ndarray, strata: Strata) -> Estimate:
         raise ScoreError("One draw in fewer than four strata tells no error; use more draws.")
     var = float(terms.sum())
     df = max(1.0, var**2 / float((terms**2 / each).sum())) if var > 0 else 1.0
-    half = float(stats.t.ppf(0.975, df)) * math.sqrt(var)
+    half = float(special.stdtrit(df, 0.975)) * math.sqrt(var)
     return Estimate(value, math.sqrt(var), value - half, value + half, df)
 
 
