@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -23,11 +23,33 @@ from torch import Tensor, nn
 
 from guda_core.errors import AdapterError
 
-if TYPE_CHECKING:
-    from guda_core.unlearning.adapters import Adapter
-
 KEPT = 512 * 2**20  # bytes of changed weights that are kept on a CPU
 GPU_SHARE = 4  # of the free memory of a GPU, a fourth keeps changed weights; half may hold the spare copy
+
+
+class Change(Protocol):
+    """What is switched in: an `adapters.Adapter`."""
+
+    @property
+    def group(self) -> str: ...
+    @property
+    def scale(self) -> float: ...
+    @property
+    def factors(self) -> Mapping[str, tuple[Tensor, Tensor, tuple[int, ...]]]: ...
+    @property
+    def whole(self) -> Mapping[str, Tensor]: ...
+    @property
+    def codes(self) -> Mapping[str, Any]: ...
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+
+    def weight(self, name: str, base: Tensor) -> Tensor:
+        """What stands in place of a weight, float32."""
+        ...
+
+    def to(self, device: torch.device) -> Self:
+        """The same with a LoRA's factors on another device."""
+        ...
 
 
 def _free(device: torch.device) -> int | None:
@@ -52,13 +74,13 @@ class Switching:
 
     def __init__(self, network: nn.Module, *, kept: int | None = None) -> None:
         self.network, self._room = network, kept
-        self._kept: dict[str, tuple[Adapter, list[Any], dict[str, Tensor]]] = {}  # group -> of which, and its weights
-        self._factors: dict[str, tuple[Adapter, torch.device, Adapter]] = {}  # group -> of which, where, and on it
+        self._kept: dict[str, tuple[Change, list[Any], dict[str, Tensor]]] = {}  # group -> of which, and its weights
+        self._factors: dict[str, tuple[Change, torch.device, Change]] = {}  # group -> of which, where, and on it
         self._spare: dict[str, Tensor] = {}
         self._scratch: Tensor | None = None
 
     @contextmanager
-    def applied(self, adapter: Adapter, *, live: bool | None = None) -> Iterator[None]:
+    def applied(self, adapter: Change, *, live: bool | None = None) -> Iterator[None]:
         """Within the block the network is the one without the group; afterwards it is what it was, bit by bit.
 
         live: as a branch beside the layers, which only a LoRA can be; None: where the rule above says so.
@@ -80,13 +102,13 @@ class Switching:
                 stack.enter_context(_swapped(own, self._changed(adapter, own)))
             yield
 
-    def _is_live(self, adapter: Adapter, own: Mapping[str, Tensor]) -> bool:
+    def _is_live(self, adapter: Change, own: Mapping[str, Tensor]) -> bool:
         if adapter.whole or adapter.codes or adapter.group in self._kept or self._spare.keys() >= own.keys():
             return False
         free = _free(next(iter(own.values())).device)
         return free is not None and _size(own) > free // 2
 
-    def _on_device(self, adapter: Adapter, own: Mapping[str, Tensor]) -> Adapter:
+    def _on_device(self, adapter: Change, own: Mapping[str, Tensor]) -> Change:
         """The adapter with its factors on the network's device, which they are brought to once."""
         device = next(iter(own.values())).device
         if device.type == "cpu" or not adapter.factors:
@@ -96,7 +118,7 @@ class Switching:
             found = self._factors[adapter.group] = (adapter, device, adapter.to(device))
         return found[2]
 
-    def _changed(self, adapter: Adapter, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _changed(self, adapter: Change, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The weights without the group, in the network's type."""
         marks = _marks(own)
         found = self._kept.pop(adapter.group, None)
@@ -124,7 +146,7 @@ class Switching:
             self._room = KEPT if free is None else free // GPU_SHARE
         return sum(_size(k[2]) for k in self._kept.values()) + _size(own) <= self._room
 
-    def _write(self, adapter: Adapter, name: str, base: Tensor, at: Tensor) -> None:
+    def _write(self, adapter: Change, name: str, base: Tensor, at: Tensor) -> None:
         """at = the weight without the group. A LoRA's product is made in a scratch space that all weights share."""
         if name not in adapter.factors:
             at.copy_(adapter.weight(name, base))
@@ -155,7 +177,7 @@ def _swapped(own: Mapping[str, Tensor], changed: Mapping[str, Tensor]) -> Iterat
 
 
 @contextmanager
-def branched(network: nn.Module, adapter: Adapter) -> Iterator[None]:
+def branched(network: nn.Module, adapter: Change) -> Iterator[None]:
     """Within the block a LoRA's branch runs beside each layer that it changes."""
     handles = []
     try:
