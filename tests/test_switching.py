@@ -16,7 +16,8 @@ from guda_core.unlearning.switching import Switching
 def network(dtype=torch.float32, seed=0):
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Flatten(), nn.Linear(32, 5)).to(dtype)
-    return net.to(memory_format=torch.channels_last)
+    net[0].weight.data = net[0].weight.detach().contiguous(memory_format=torch.channels_last)  # as models on a CPU have
+    return net
 
 
 def adapter(group="a", seed=1, scale=0.75):
