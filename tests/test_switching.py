@@ -3,6 +3,8 @@ are of the right adapter and network."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -13,7 +15,7 @@ from guda_core.unlearning.adapters import Adapter
 from guda_core.unlearning.switching import Switching
 
 
-def network(dtype=torch.float32, seed=0):
+def network(dtype=torch.float32, seed=0) -> Any:
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Flatten(), nn.Linear(32, 5)).to(dtype)
     net[0].weight.data = net[0].weight.detach().contiguous(memory_format=torch.channels_last)  # as models on a CPU have
