@@ -17,8 +17,9 @@ from guda_core.unlearning.switching import Switching
 
 def network(dtype=torch.float32, seed=0) -> Any:
     torch.manual_seed(seed)
-    net = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Flatten(), nn.Linear(32, 5)).to(dtype)
-    net[0].weight.data = net[0].weight.detach().contiguous(memory_format=torch.channels_last)  # as models on a CPU have
+    net: Any = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Flatten(), nn.Linear(32, 5)).to(dtype)
+    conv: Any = net[0]
+    conv.weight.data = conv.weight.detach().contiguous(memory_format=torch.channels_last)  # as models on a CPU have
     return net
 
 
