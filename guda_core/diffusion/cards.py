@@ -18,6 +18,7 @@ from guda_core.diffusion import FAMILIES, weights
 from guda_core.diffusion.base_model import BaseModel, Card
 from guda_core.diffusion.precision import chosen_dtype
 from guda_core.errors import ModelError, OptionError
+from guda_core.strict import parse_yaml
 
 DEFAULT_MODEL = "emoji"
 CARDS = Path(__file__).with_name("cards.yaml")
@@ -31,8 +32,8 @@ def read_cards(path: Path = CARDS) -> dict[str, Card]:
         ModelError: it cannot be read, or a card lacks a field, has an unknown one or a value that none can have.
     """
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as e:
+        found = parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
         raise ModelError(f"{path} cannot be read: {e}") from e
     if not isinstance(found, dict):
         raise ModelError(f"{path} holds no cards. Each is a name with its fields below it.")
@@ -114,9 +115,9 @@ def resolve_card(name_or_path: str | Path, *, lora: str | Path | None = None) ->
     card = _resolve(name_or_path)
     if lora is None or not str(lora):
         return card
-    path = Path(lora).expanduser().resolve()
+    path = paths.at_home(lora).resolve()
     weights.refuse_pickle(path.name)
-    if not path.is_file():
+    if not paths.is_file(path):
         raise ModelError(f"There is no LoRA file {path}.")
     return replace(card, id=f"{card.id}-{_slug(path.stem)}", name=f"{card.name} with {path.stem}", lora=str(path))
 
@@ -126,15 +127,15 @@ def _resolve(name_or_path: str | Path) -> Card:
     if isinstance(name_or_path, str) and text in known_cards():
         return find_card(text)
     weights.refuse_pickle(text)
-    path = Path(text).expanduser()
-    if path.suffix in (".yaml", ".yml") and path.is_file():
+    path = paths.at_home(text)
+    if path.suffix in (".yaml", ".yml") and paths.is_file(path):
         own = list(read_cards(path).values())
         if len(own) != 1:
             raise ModelError(f"{path} holds {len(own)} cards; a model is named by a file with one.")
         return own[0]
     if path.suffix == ".safetensors":
         return _card_of_file(path)
-    if path.is_dir():
+    if paths.is_folder(path):
         folder = path.resolve()
         return _card_of(folder, name=folder.name, source="folder", at=str(folder))
     if HUB_ID.fullmatch(text):

@@ -1,0 +1,149 @@
+"""What the fuzz run found, each with a small input: refused on one line, or read as it is."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from experiments.fuzz.model_door import UNET
+from experiments.fuzz.mutations import plain_safetensors
+from experiments.fuzz.picture_door import chunk
+from experiments.fuzz.set_door import LAUGHS, LISTED, SET, laid_out
+from guda_core import paths
+from guda_core.data.containers import PNG, png_chunks
+from guda_core.data.groups import load_group_set
+from guda_core.data.images import read_picture
+from guda_core.data.own.in_folder import find_in_folder, find_in_table
+from guda_core.data.sources.source import open_dataset
+from guda_core.diffusion.cards import read_cards, resolve_card
+from guda_core.errors import LONGEST, DataError, GroupSetError, GudaError, ImageError, ModelError, OptionError
+from guda_core.service import check_methods, find_effort
+from guda_core.strict import Bounded, parse_yaml
+from guda_core.ui.uploads import uploaded
+from tests.test_imaging import encoded
+
+LONG = "a" * 300  # longer than a file's name can be
+
+
+def test_every_message_is_one_line_of_bounded_length_that_keeps_its_end():
+    assert str(GudaError("It failed:\n  in a.yaml\n\n  at line 3. ")) == "It failed: in a.yaml at line 3."
+    long = str(GudaError("x" * 9000 + " Do this."))
+    assert len(long) <= LONGEST and long.startswith("xxx") and long.endswith(" Do this.")
+    assert str(GudaError()) == ""
+
+
+def test_a_palette_picture_without_its_palette_is_damaged():
+    data = encoded(Image.fromarray(np.arange(400, dtype=np.uint8).reshape(20, 20)).convert("P"), "PNG")
+    bare = PNG + b"".join(chunk(n, b) for n, b, _ in png_chunks(data) if n != b"PLTE")
+    with pytest.raises(ImageError, match="damaged or cut off"):
+        read_picture(bare, size=32)
+
+
+def written(tmp_path, text: str):
+    folder = tmp_path / "sets" / "mine"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SET).write_text(text, encoding="utf-8")
+    return tmp_path / "sets"
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["2026-13-45", "2026-11-26 99:99:99", "!!int x", "!!int ''", "!!float x", "!!bool x", "!!timestamp x", "9" * 5000],
+)
+def test_values_that_yaml_cannot_make_are_refused_in_sets_and_cards(value, tmp_path):
+    root = written(tmp_path, LISTED.replace("resolution: 64", f"resolution: {value}"))
+    with pytest.raises(GroupSetError, match="is not readable as YAML"):
+        load_group_set("mine", root)
+    (tmp_path / "card.yaml").write_text(f"mine: {{name: {value}}}", encoding="utf-8")
+    with pytest.raises(ModelError, match=r"card\.yaml cannot be read"):
+        read_cards(tmp_path / "card.yaml")
+
+
+@pytest.mark.parametrize("use", ["source: *i", "groups: {a-b: *i, c: *i}", "resolution: *i", "name: *i"])
+def test_aliases_that_make_much_of_little_are_refused(use, tmp_path):
+    rest = [line for line in LISTED.split("\n") if not line.startswith(use.split(":")[0])]
+    with pytest.raises(GroupSetError, match="repeat too much"):
+        load_group_set("mine", written(tmp_path, LAUGHS + "\n".join(rest) + f"\n{use}\n"))
+    with pytest.raises(yaml.YAMLError, match="repeat too much"):
+        parse_yaml("a: &a [*a]")
+
+
+def test_aliases_that_only_save_words_are_read(tmp_path):
+    more = "author: *ann\n    <<: {licence: CC0}"
+    text = LISTED.replace("author: Ann", "author: &ann Ann").replace("licence: CC0", more)
+    found = load_group_set("mine", written(tmp_path, text))
+    assert found.groups["bo-chan"].author == "Ann" and found.groups["bo-chan"].licence == "CC0"
+    rows = "\n".join(f"- {{name: &n{i} 'row {i}', again: *n{i}}}" for i in range(2000))
+    assert parse_yaml(rows, Bounded)[1999] == {"name": "row 1999", "again": "row 1999"}
+
+
+@pytest.mark.parametrize("name", [LONG, "a\0b", "~nobody-of-that-name/x", f"{LONG}/b"])
+def test_names_that_no_file_can_have_are_not_there(name, tmp_path, monkeypatch):
+    assert not paths.is_file(name) and not paths.is_folder(name) and not paths.is_there(name)
+    with pytest.raises(GroupSetError, match="There is no group set"):
+        load_group_set(name, tmp_path)
+    for model in (name, f"{name}.yaml", f"{name}.safetensors"):
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        with pytest.raises(ModelError):
+            resolve_card(model)
+    with pytest.raises(ModelError, match="There is no LoRA file"):
+        resolve_card("emoji", lora=name)
+    root = written(tmp_path, LISTED.replace("path: pictures", f"path: {json.dumps(name)}"))
+    (root / "mine" / "pictures.jsonl").write_text(
+        json.dumps({"picture": name, "group": "bo-chan", "sha256": "0"}) + "\n", encoding="utf-8"
+    )
+    dataset = open_dataset(load_group_set("mine", root))
+    assert dataset.missing() == [name]  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match=r"no such picture|could not be read"):
+        dataset.split("train")[0].image(16)
+
+
+def test_a_workspace_of_nobody_is_an_empty_one(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GUDA_HOME", "~nobody-of-that-name/x")
+    assert load_group_set().id == "emoji" and paths.home().name == "x"
+
+
+@pytest.mark.parametrize("kind", ["metadata.jsonl", "table.jsonl", "table.json"])
+def test_tables_with_names_and_numbers_that_cannot_be(kind, tmp_path):
+    laid_out(tmp_path)
+
+    def find():
+        return find_in_folder(tmp_path) if kind.startswith("metadata") else find_in_table(tmp_path / kind)
+
+    def write(row: str) -> None:
+        (tmp_path / kind).write_text(f"[{row}]" if kind.endswith(".json") else row + "\n", encoding="utf-8")
+
+    write(json.dumps({"file_name": f"{LONG}.png", "group": "x"}))
+    assert find().missing and "not there" in find().missing[0]
+    write('{"file_name": ' + "9" * 5000 + ', "group": "x"}')
+    with pytest.raises(DataError, match="is not readable as JSON"):
+        find()
+    write('{"file_name": "Ann Lee/0.png", "group": "x", "text": "\\ud800"}')
+    with pytest.raises(DataError, match="half a character"):
+        find()
+
+
+def test_a_single_file_whose_first_weight_has_another_number_of_sides_is_no_model(tmp_path):
+    for shape in ([], [8], [8, 4]):
+        (tmp_path / "a.safetensors").write_bytes(plain_safetensors({UNET: ("F16", shape, 2)}))
+        with pytest.raises(ModelError, match="holds no whole Stable Diffusion"):
+            resolve_card(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("asked", [None, 3, "clip", {"clip": 1}, [1], [None], [["clip"]]])
+def test_methods_and_efforts_of_another_type_are_refused(asked):
+    with pytest.raises(OptionError, match="must be a list of ids"):
+        check_methods(asked, {"clip": 1})
+    with pytest.raises(OptionError, match="There is no effort"):
+        find_effort(asked)
+
+
+def test_an_upload_whose_name_no_file_can_have_was_not_uploaded():
+    for path in ("a\0b", "/" + LONG * 20):
+        with pytest.raises(ImageError):
+            uploaded(path)
