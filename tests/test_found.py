@@ -17,14 +17,18 @@ from guda_core import paths
 from guda_core.data.containers import PNG, png_chunks
 from guda_core.data.groups import load_group_set
 from guda_core.data.images import read_picture
+from guda_core.data.own import set_files
 from guda_core.data.own.in_folder import find_in_folder, find_in_table
+from guda_core.data.own.new_set import NewSet, draft
+from guda_core.data.own.picture_list import read_list
 from guda_core.data.sources.source import open_dataset
-from guda_core.diffusion.cards import read_cards, resolve_card
+from guda_core.diffusion.cards import CARDS, load_model, read_cards, resolve_card
 from guda_core.errors import LONGEST, DataError, GroupSetError, GudaError, ImageError, ModelError, OptionError
 from guda_core.service import check_methods, find_effort
 from guda_core.strict import Bounded, parse_yaml
 from guda_core.ui.uploads import uploaded
 from tests.test_imaging import encoded
+from tests.tiny import save_tiny
 
 LONG = "a" * 300  # longer than a file's name can be
 
@@ -65,7 +69,9 @@ def test_values_that_yaml_cannot_make_are_refused_in_sets_and_cards(value, tmp_p
 
 @pytest.mark.parametrize("use", ["source: *i", "groups: {a-b: *i, c: *i}", "resolution: *i", "name: *i"])
 def test_aliases_that_make_much_of_little_are_refused(use, tmp_path):
-    rest = [line for line in LISTED.split("\n") if not line.startswith(use.split(":")[0])]
+    head, groups = LISTED.split("groups:\n")
+    kept = "" if use.startswith("groups") else f"groups:\n{groups}"
+    rest = [*(line for line in head.split("\n") if not line.startswith(use.split(":")[0])), kept]
     with pytest.raises(GroupSetError, match="repeat too much"):
         load_group_set("mine", written(tmp_path, LAUGHS + "\n".join(rest) + f"\n{use}\n"))
     with pytest.raises(yaml.YAMLError, match="repeat too much"):
@@ -147,3 +153,58 @@ def test_an_upload_whose_name_no_file_can_have_was_not_uploaded():
     for path in ("a\0b", "/" + LONG * 20):
         with pytest.raises(ImageError):
             uploaded(path)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "sentence"),
+    [
+        (
+            "scheduler/scheduler_config.json",
+            {"num_train_timesteps": 2**31},
+            "its num_train_timesteps is beyond 100,000",
+        ),
+        ("unet/config.json", {"layers_per_block": 10**9}, "its layers_per_block is beyond 1,000"),
+        ("text_encoder/config.json", {"num_hidden_layers": 10**6}, "its num_hidden_layers is beyond 1,000"),
+        ("vae/config.json", {"block_out_channels": [8, 2**40]}, "its block_out_channels is beyond 10,000,000"),
+        ("scheduler/scheduler_config.json", {"beta_start": "much"}, "cannot be loaded|damaged"),
+        ("scheduler/scheduler_config.json", {"beta_schedule": None}, "cannot be loaded|does not know|damaged"),
+        ("unet/config.json", {"sample_size": "[/b]"}, "says its size as"),
+        ("vae/config.json", {"block_out_channels": "text"}, "cannot be loaded|damaged"),
+    ],
+)
+def test_settings_of_a_model_that_make_no_sense_are_refused(file, changes, sentence, tmp_path):
+    card = save_tiny(tmp_path / "model")
+    path = tmp_path / "model" / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}), encoding="utf-8")
+    with pytest.raises(ModelError, match=sentence):
+        load_model(card, device="cpu")
+    with pytest.raises(ModelError):  # the card of a folder is made from the same files
+        load_model(resolve_card(tmp_path / "model"), device="cpu")
+
+
+def test_line_ends_of_another_system_change_nothing(tmp_path):
+    root = written(tmp_path, LISTED)
+    lists = root / "mine" / "pictures.jsonl"
+    lists.write_text(json.dumps({"picture": "a/1.png", "group": "bo-chan", "sha256": "0"}) + "\n", encoding="utf-8")
+    (tmp_path / "cards.yaml").write_bytes(CARDS.read_bytes())
+    laid_out(tmp_path / "pictures")
+    table = tmp_path / "pictures" / "table.csv"
+    table.write_text("file,group,text\nAnn Lee/0.png,Ann Lee,a cat\nBo Chan/1.png,Bo Chan,\n", encoding="utf-8")
+
+    def read():
+        table_rows = [(c.picture, c.group, c.text) for c in find_in_table(table).candidates]
+        return load_group_set("mine", root), read_list(lists), read_cards(tmp_path / "cards.yaml"), table_rows
+
+    before = read()
+    for path in (root / "mine" / SET, lists, tmp_path / "cards.yaml", table):
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert read() == before
+
+
+def test_a_home_that_cannot_be_written_to_is_said(tmp_path, monkeypatch):
+    laid_out(tmp_path)
+    (tmp_path / "closed").write_text("a file where the workspace should be")
+    monkeypatch.setenv("GUDA_HOME", str(tmp_path / "closed" / "home"))
+    made = draft(find_in_folder(tmp_path), NewSet("Mine", resolution=32))
+    with pytest.raises(DataError, match="The group set cannot be written to"):
+        set_files.write(made)

@@ -94,8 +94,10 @@ def _bent_set(rng: Random) -> bytes:
         use = rng.choice(
             ("source: *i", "name: *i", "link: *i", "groups: {a-b: *i, c: *i}", "resolution: *i", "x: *i", "fit: *i")
         )
-        lines = [line for line in text.split("\n") if not line.startswith(use.split(":")[0])]
-        return (LAUGHS + "\n".join(lines) + f"\n{use}\n").encode()
+        head, _, groups = LISTED.partition("groups:")
+        lines = [line for line in head.split("\n") if not line.startswith(use.split(":")[0])]
+        kept = "" if use.startswith("groups") else f"groups:{groups}"
+        return (LAUGHS + "\n".join(lines) + f"{use}\n{kept}").encode()
     return bent_bytes(rng, text.encode())
 
 

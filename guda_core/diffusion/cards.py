@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,9 @@ from pydantic import ValidationError
 from guda_core import paths
 from guda_core.diffusion import FAMILIES, weights
 from guda_core.diffusion.base_model import BaseModel, Card
+from guda_core.diffusion.memory import is_out_of_memory
 from guda_core.diffusion.precision import chosen_dtype
-from guda_core.errors import ModelError, OptionError
+from guda_core.errors import GudaError, ModelError, OptionError
 from guda_core.strict import parse_yaml
 
 DEFAULT_MODEL = "emoji"
@@ -143,6 +146,21 @@ def _resolve(name_or_path: str | Path) -> Card:
     return find_card(text)
 
 
+@contextmanager
+def _makes_sense(what: str) -> Iterator[None]:
+    """Settings and weights are read by libraries, which raise any error for what makes no sense; here each is a
+    ModelError."""
+    try:
+        yield
+    except Exception as e:
+        if isinstance(e, GudaError) or is_out_of_memory(e):
+            raise
+        said = f"{type(e).__name__}: {e}"
+        raise ModelError(
+            f"{what} cannot be loaded: its files are damaged, or its settings make no sense ({said})."
+        ) from e
+
+
 def _card_of(folder: Path, *, name: str, source: str, at: str) -> Card:
     """A card from what a folder in diffusers' layout says. source, at: the card's own, where its weights lie."""
     from guda_core.diffusion.model_files import INDEX, read_json
@@ -150,11 +168,12 @@ def _card_of(folder: Path, *, name: str, source: str, at: str) -> Card:
     if not (folder / INDEX).is_file():
         raise ModelError(f"{at} is no model in diffusers' layout: it has no {INDEX}.")
     for kind, family in FAMILIES.items():
-        fields = family.describe(folder)
-        if fields is not None:
-            id = _slug(name)
-            id += "" if id not in known_cards() else "-" + hashlib.sha256(at.encode()).hexdigest()[:8]
-            return Card(**{"id": id, "name": name, "source": source, "path": at, "kind": kind, **fields})
+        with _makes_sense(at):
+            fields = family.describe(folder)
+            if fields is not None:
+                id = _slug(name)
+                id += "" if id not in known_cards() else "-" + hashlib.sha256(at.encode()).hexdigest()[:8]
+                return Card(**{"id": id, "name": name, "source": source, "path": at, "kind": kind, **fields})
     raise ModelError(
         f"{at} holds a {read_json(folder / INDEX).get('_class_name')}, which no family here reads. Known families: "
         f"{', '.join(FAMILIES)}."
@@ -198,4 +217,6 @@ def load_model(card: Card, *, device: str | torch.device | None = None, dtype: t
     except OptionError as e:
         raise ModelError(f"Card '{card.id}': {e}") from e
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return family.load(card, device=where, dtype=dtype or chosen_dtype(torch.device(where)))
+    wanted = dtype or chosen_dtype(torch.device(where))
+    with _makes_sense(f"The model '{card.id}'"):
+        return family.load(card, device=where, dtype=wanted)
