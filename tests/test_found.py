@@ -9,6 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from experiments.fuzz import report_door
 from experiments.fuzz.model_door import UNET
 from experiments.fuzz.mutations import plain_safetensors
 from experiments.fuzz.picture_door import chunk
@@ -23,7 +24,17 @@ from guda_core.data.own.new_set import NewSet, draft
 from guda_core.data.own.picture_list import read_list
 from guda_core.data.sources.source import open_dataset
 from guda_core.diffusion.cards import CARDS, load_model, read_cards, resolve_card
-from guda_core.errors import LONGEST, DataError, GroupSetError, GudaError, ImageError, ModelError, OptionError
+from guda_core.errors import (
+    LONGEST,
+    DataError,
+    GroupSetError,
+    GudaError,
+    ImageError,
+    ModelError,
+    OptionError,
+    ReportError,
+)
+from guda_core.reports.read import read_report
 from guda_core.service import check_methods, find_effort
 from guda_core.strict import Bounded, parse_yaml
 from guda_core.ui.uploads import uploaded
@@ -79,8 +90,7 @@ def test_aliases_that_make_much_of_little_are_refused(use, tmp_path):
 
 
 def test_aliases_that_only_save_words_are_read(tmp_path):
-    more = "author: *ann\n    <<: {licence: CC0}"
-    text = LISTED.replace("author: Ann", "author: &ann Ann").replace("licence: CC0", more)
+    text = LISTED.replace("author: Ann", "author: &ann Ann").replace("licence: CC0", "licence: CC0\n    author: *ann")
     found = load_group_set("mine", written(tmp_path, text))
     assert found.groups["bo-chan"].author == "Ann" and found.groups["bo-chan"].licence == "CC0"
     rows = "\n".join(f"- {{name: &n{i} 'row {i}', again: *n{i}}}" for i in range(2000))
@@ -208,3 +218,15 @@ def test_a_home_that_cannot_be_written_to_is_said(tmp_path, monkeypatch):
     made = draft(find_in_folder(tmp_path), NewSet("Mine", resolution=32))
     with pytest.raises(DataError, match="The group set cannot be written to"):
         set_files.write(made)
+
+
+@pytest.mark.parametrize("offset", [{"noto": "much"}, [1], "x", {"noto": None}, {"noto": [1]}])
+def test_a_report_whose_offsets_are_no_numbers_is_refused(offset, tmp_path):
+    record = json.loads(report_door.sound()["report.json"])
+    record["methods"]["guda"]["settings"]["offset"] = offset
+    (tmp_path / "r.zip").write_bytes(report_door.zipped(report_door.agreeing(report_door.sound(), record)))
+    with pytest.raises(ReportError, match="does not follow the report's schema"):
+        read_report(tmp_path / "r.zip")
+    record["methods"]["guda"]["settings"]["offset"] = {"noto": 1}
+    (tmp_path / "r.zip").write_bytes(report_door.zipped(report_door.agreeing(report_door.sound(), record)))
+    assert read_report(tmp_path / "r.zip").record["methods"]["guda"]["settings"]["offset"] == {"noto": 1}

@@ -6,6 +6,7 @@ import base64
 import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from itertools import count
 from random import Random
 from typing import Any
@@ -77,10 +78,14 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
 def bent_value(rng: Random, value: Any, odd: Sequence[Any] = ODD) -> Any:
     """A copy of what JSON can hold with one to three changes of its places."""
     out = json.loads(json.dumps(value))
+
+    def strange() -> Any:
+        return deepcopy(rng.choice(odd))  # a copy: a later change must not reach the list itself
+
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         places = [p for p in _places(out) if p]
         if not places or rng.random() < 0.01:
-            return rng.choice(odd)
+            return strange()
         path = rng.choice(places)
         parent: Any = out
         for key in path[:-1]:
@@ -89,18 +94,18 @@ def bent_value(rng: Random, value: Any, odd: Sequence[Any] = ODD) -> Any:
         if kind == 0:
             del parent[last]
         elif kind == 1 and isinstance(parent, dict):
-            parent[str(rng.choice(odd))[:2000]] = parent.pop(last)
+            parent[str(strange())[:2000]] = parent.pop(last)
         elif kind == 2 and isinstance(parent, dict):
-            parent[str(rng.choice(odd))[:2000]] = rng.choice(odd)
+            parent[str(strange())[:2000]] = strange()
         elif kind == 3 and isinstance(parent, list):
-            parent.extend([parent[last]] * rng.choice((1, 3, 100)))
+            parent.extend(deepcopy(parent[last]) for _ in range(rng.choice((1, 3, 100))))
         elif kind == 4 and isinstance(parent[last], str) and parent[last]:
             text = parent[last]
             parent[last] = rng.choice((text[:-1], text + text, text.upper(), f"{text}\n", f"\0{text}", text[::-1]))
         elif kind == 5 and isinstance(parent[last], int | float):
             parent[last] = rng.choice((-parent[last], parent[last] * 10**9, parent[last] + 0.5, str(parent[last])))
         else:
-            parent[last] = rng.choice(odd)
+            parent[last] = strange()
     return out
 
 

@@ -6,8 +6,9 @@ import contextlib
 import hashlib
 import io
 import json
+import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -39,15 +40,18 @@ def sound() -> dict[str, bytes]:
         return {name: z.read(name) for name in z.namelist()}
 
 
-def _zipped(files: list[tuple[str, bytes]], rng: Random) -> bytes:
+def zipped(files: Mapping[str, bytes] | Sequence[tuple[str, bytes]], rng: Random | None = None) -> bytes:
+    """As a zip; a name may stand twice in a list. rng: whether the members are packed."""
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as z:
-        for name, data in files:
-            z.writestr(zipfile.ZipInfo(name), data, compress_type=None)
+    with warnings.catch_warnings(), zipfile.ZipFile(out, "w") as z:
+        warnings.simplefilter("ignore")  # of names that stand twice
+        for name, data in files.items() if isinstance(files, Mapping) else files:
+            kind = zipfile.ZIP_STORED if rng is None else rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
+            z.writestr(zipfile.ZipInfo(name), data, compress_type=kind)
     return out.getvalue()
 
 
-def _agreeing(files: dict[str, bytes], record: Any) -> dict[str, bytes]:
+def agreeing(files: dict[str, bytes], record: Any) -> dict[str, bytes]:
     """The files with a record that names their hashes, as a forger would write it."""
     from guda_core.reports.bundle import COLUMNS, csv_text, score_rows
 
@@ -84,21 +88,21 @@ def _bent_values(rng: Random, data: bytes) -> bytes:
         files[rng.choice((f"{rng.choice(sorted(files))}x.npy", "clip/pictures.npy", "other/t.npy", "../t.npy"))] = (
             b"\x93NUMPY"
         )
-    return _zipped(list(files.items()), rng)
+    return zipped(files, rng)
 
 
 def inputs(seed: int) -> Iterator[bytes]:
     """The whole zip, then changed ones; the hashes are mostly corrected, so that what is behind them is reached."""
     rng, files = Random(seed), sound()
     record = json.loads(files[RECORD])
-    yield _zipped(list(files.items()), rng)
-    yield _zipped([(n, bytes(40_000_000)) for n in FILES], rng)
+    yield zipped(files, rng)
+    yield zipped([(n, bytes(40_000_000)) for n in FILES], rng)
     for text in ("[" * 100_000, '{"a":' * 3000 + "1" + "}" * 3000, "9" * 5000, "NaN", '{"format": ' + "9" * 4000 + "}"):
-        yield _zipped([(n, text.encode() if n == RECORD else d) for n, d in files.items()], rng)
+        yield zipped([(n, text.encode() if n == RECORD else d) for n, d in files.items()], rng)
     while True:
         kind = rng.randrange(8)
         if kind == 0:
-            yield bent_bytes(rng, _zipped(list(files.items()), rng))
+            yield bent_bytes(rng, zipped(files, rng))
         elif kind == 1:
             members = list(files.items())
             at = rng.randrange(len(members))
@@ -109,9 +113,9 @@ def inputs(seed: int) -> Iterator[bytes]:
             members[at] = rng.choice(
                 ((odd, data), (name, bent_bytes(rng, data)), (name, rng.choice(members)[1]), (name, b""))
             )
-            yield _zipped(members + ([members[0]] if rng.random() < 0.1 else []), rng)
+            yield zipped(members + ([members[0]] if rng.random() < 0.1 else []), rng)
         elif kind == 2:
-            yield _zipped(list(_agreeing({**files, VALUES: _bent_values(rng, files[VALUES])}, record).items()), rng)
+            yield zipped(agreeing({**files, VALUES: _bent_values(rng, files[VALUES])}, record), rng)
         elif kind == 3:
             yield json_text(bent_value(rng, record)).encode("utf-8", "surrogatepass")
         elif kind == 4:  # only free places: what the schema says nothing about
@@ -122,9 +126,9 @@ def inputs(seed: int) -> Iterator[bytes]:
             for found in free["methods"].values():
                 if rng.random() < 0.5:
                     found["settings"] = bent_value(rng, {**found["settings"], "offset": {"noto": 1.0}, "draws": 3})
-            yield _zipped(list(_agreeing(files, free).items()), rng)
+            yield zipped(agreeing(files, free), rng)
         else:
-            yield _zipped(list(_agreeing(files, bent_value(rng, record)).items()), rng)
+            yield zipped(agreeing(files, bent_value(rng, record)), rng)
 
 
 def start(folder: Path) -> Callable[[bytes], None]:

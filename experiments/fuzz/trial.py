@@ -27,6 +27,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from guda_core.errors import LONGEST, GudaError
+from guda_core.paths import ROOT
 
 SECONDS = 10.0  # for one input
 START_S = 300.0  # for loading what a door needs
@@ -148,7 +149,7 @@ class Watched:
             command = [sys.executable, "-m", "experiments.fuzz.trial", self.place, str(theirs.fileno())]
             self._process = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL, env={**os.environ, **ENVIRON},
+                stderr=subprocess.DEVNULL, cwd=ROOT, env={**os.environ, **ENVIRON},
             )  # fmt: skip
             theirs.close()
             self._pipe = Connection(ours.detach())

@@ -118,10 +118,11 @@ def resolve_card(name_or_path: str | Path, *, lora: str | Path | None = None) ->
     card = _resolve(name_or_path)
     if lora is None or not str(lora):
         return card
-    path = paths.at_home(lora).resolve()
+    path = paths.at_home(lora)
     weights.refuse_pickle(path.name)
     if not paths.is_file(path):
         raise ModelError(f"There is no LoRA file {path}.")
+    path = path.resolve()
     return replace(card, id=f"{card.id}-{_slug(path.stem)}", name=f"{card.name} with {path.stem}", lora=str(path))
 
 
@@ -183,6 +184,8 @@ def _card_of(folder: Path, *, name: str, source: str, at: str) -> Card:
 def _card_of_file(path: Path) -> Card:
     from guda_core.diffusion.single_file import fields_of
 
+    if not paths.is_file(path):
+        raise ModelError(f"There is no file {path}.")
     folder, said = fields_of(path.resolve())
     return replace(_card_of(folder, name=path.stem, source="file", at=str(path.resolve())), **said)
 
