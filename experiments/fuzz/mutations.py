@@ -144,7 +144,7 @@ def bent_safetensors(rng: Random, data: bytes) -> bytes:
         return bent_bytes(rng, data)
     (size,) = struct.unpack("<Q", data[:8])
     header, body = json.loads(data[8 : 8 + size]), bytearray(data[8 + size :])
-    if kind == 1 and body:
+    if kind == 1 and len(body) >= 4:
         for _ in range(rng.randint(1, 50)):
             at = rng.randrange(len(body) // 4) * 4
             body[at : at + 4] = rng.choice((b"\0\0\xc0\x7f", b"\xff\xff\xff\xff", b"\0\x7c\0\x7c", b"\xff\x7b\xff\x7b"))
@@ -188,11 +188,23 @@ def plain_safetensors(
 def drawn(strategy: st.SearchStrategy[Any], seed: int) -> Iterator[Any]:
     """What hypothesis draws from a strategy, without end, the same for the same seed."""
     for batch in count():
-        found: list[Any] = []
-        run = hypothesis.given(strategy)(found.append)
-        run = hypothesis.seed(seed * 1_000_003 + batch)(run)
-        hypothesis.settings(
-            max_examples=100, database=None, deadline=None, phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
-        )(run)()  # fmt: skip
-        yield from found
+        yield from _batch(strategy, seed * 1_000_003 + batch)
+
+
+def _batch(strategy: st.SearchStrategy[Any], seed: int) -> list[Any]:
+    found: list[Any] = []
+
+    @hypothesis.settings(
+        max_examples=100,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @hypothesis.seed(seed)
+    @hypothesis.given(value=strategy)
+    def collect(value: Any) -> None:
+        found.append(value)
+
+    collect()
+    return found
