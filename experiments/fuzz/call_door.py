@@ -72,9 +72,8 @@ def _put(value: Any, places: dict[str, Path]) -> Any:
 
 def start_api(folder: Path) -> Callable[[bytes], None]:
     """The functions behind the endpoints, with a tiny real model and few draws."""
-    from gradio.utils import get_upload_folder
-
-    os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
+    uploads = folder / "uploads"
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
     from dataclasses import replace
 
     from experiments.fuzz import report_door
@@ -84,7 +83,6 @@ def start_api(folder: Path) -> Callable[[bytes], None]:
 
     EFFORTS.update({k: replace(e, draws=2, per_pass=1, race=None) for k, e in EFFORTS.items()})
     endpoints = Endpoints(tiny_service(folder / "service"))
-    uploads = Path(get_upload_folder())
     uploads.mkdir(parents=True, exist_ok=True)
     places = {PICTURE: uploads / "a.png", REPORT: uploads / "a.zip", FOLDER: uploads}
     places[PICTURE].write_bytes(picture(0))
