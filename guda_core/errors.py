@@ -1,8 +1,19 @@
 """The exception tree. Messages are shown to users as they are: they say what happened, why, and what mends it."""
 
+LONGEST = 1000  # characters of a message
+
+
+def one_line(text: str) -> str:
+    """The text on one line of at most `LONGEST` characters: names of others, and what a library says, may be long."""
+    line = " ".join(part.strip() for part in text.splitlines() if part.strip())
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 405]} ... {line[-400:]}"
+
 
 class GudaError(Exception):
-    """Base of every error this project raises on purpose."""
+    """Base of every error this project raises on purpose. Its message is one line (`one_line`)."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(one_line(message))
 
 
 class ImageError(GudaError):

@@ -43,6 +43,29 @@ STYLE_GROUPS = ROOT / "style_groups"  # the shipped group sets
 DOCS = ROOT / "docs"  # pages and their pictures
 
 
+def is_file(path: str | Path) -> bool:
+    """Whether there is such a file. No name is an error, however long or odd (`Path.is_file` raises for some)."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_there(path: str | Path) -> bool:
+    """Whether there is anything of that name, likewise."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether there is such a folder, likewise."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def at_home(path: str | Path) -> Path:
+    """The path with `~` in it written out; as it is where there is no such person or home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 @dataclass(frozen=True)
 class Layers:
     """Folders that are looked through in order; the first is the one that is written to."""
@@ -138,7 +161,7 @@ def home() -> Path:
     named = os.environ.get("GUDA_HOME")
     if from_hub.is_named(named):
         return from_hub.snapshot(str(named))
-    folder = Path(named).expanduser().resolve() if named else Path.home() / "guda"
+    folder = at_home(named).resolve() if named else Path.home() / "guda"
     return ASSETS if folder == ROOT else folder
 
 

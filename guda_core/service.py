@@ -141,9 +141,15 @@ class Service(Protocol):
 
 def find_effort(name: str) -> Effort:
     """The effort of that id. Raises OptionError that lists the known ones."""
-    if name not in EFFORTS:
+    if not isinstance(name, str) or name not in EFFORTS:
         raise OptionError(f"There is no effort '{name}'. Known: {', '.join(EFFORTS)}.")
     return EFFORTS[name]
+
+
+def check_ids(asked: object) -> None:
+    """Raises OptionError unless it is a list of texts, which may be ids of methods."""
+    if isinstance(asked, str) or not isinstance(asked, Sequence) or not all(isinstance(m, str) for m in asked):
+        raise OptionError('Methods must be a list of ids, for example ["guda"].')
 
 
 def check_methods(
@@ -153,6 +159,7 @@ def check_methods(
 
     not_offered: method id -> why, which is said of one that is asked for.
     """
+    check_ids(asked)
     unknown = [m for m in asked if m not in offered]
     if unknown or not asked:
         why = [(not_offered or {})[m] for m in unknown if m in (not_offered or {})]

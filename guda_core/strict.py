@@ -6,7 +6,7 @@ and a field with a spelling mistake is not passed over.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from guda_core.errors import GudaError
 
 Entry = TypeVar("Entry", bound="Fields")
+MOST_NODES = 100_000  # of YAML with its aliases written out, where the file itself is small
 
 
 class Fields(BaseModel):
@@ -34,15 +35,57 @@ def text(value: Any) -> str:
 Text = Annotated[str, BeforeValidator(text)]
 
 
-class _Reader(yaml.SafeLoader):
+class Bounded(yaml.SafeLoader):
+    """YAML whose aliases (`*name`) cannot make much out of little: written out it is at most ten times as large."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None:
+            sizes: dict[int, float] = {}
+            if _written_out(node, sizes) > max(MOST_NODES, 10 * len(sizes)):
+                raise yaml.constructor.ConstructorError(None, None, "its aliases repeat too much", node.start_mark)
+        return node
+
+
+def _written_out(node: yaml.Node, sizes: dict[int, float]) -> float:
+    """How many nodes there are with every alias written out; infinite where one is part of itself."""
+    if id(node) not in sizes:
+        sizes[id(node)] = float("inf")  # until it is known: whoever asks meanwhile is within it
+        inner = node.value if isinstance(node, yaml.SequenceNode) else ()
+        if isinstance(node, yaml.MappingNode):
+            inner = [part for pair in node.value for part in pair]
+        sizes[id(node)] = 1 + sum(_written_out(part, sizes) for part in inner)
+    return sizes[id(node)]
+
+
+class _Reader(Bounded):
     """YAML in which a key that stands twice in a mapping is an error; plain YAML drops the first without a word."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = [key for i, key in enumerate(keys) if key in keys[:i]]
-        if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"the key '{twice[0]}' stands twice", node.start_mark)
+        seen: set[Any] = set()
+        for part, _ in node.value:
+            key = self.construct_object(part, deep=True)
+            if isinstance(key, Hashable):  # plain YAML refuses the others
+                if key in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key '{key}' stands twice", node.start_mark
+                    )
+                seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str, loader: type[Bounded] = Bounded) -> Any:
+    """What a YAML text holds.
+
+    Raises:
+        yaml.YAMLError: it is not YAML, or a value cannot be, such as the date 2026-13-45.
+    """
+    try:
+        return yaml.load(text, Loader=loader)
+    except yaml.YAMLError:
+        raise
+    except Exception as e:  # the makers of values raise half a dozen kinds of error
+        raise yaml.YAMLError(f"it holds a value that cannot be read, or is nested too deeply ({e})") from e
 
 
 def read_yaml(path: Path, error: Callable[[str], GudaError]) -> Any:
@@ -52,8 +95,8 @@ def read_yaml(path: Path, error: Callable[[str], GudaError]) -> Any:
         error: it cannot be read, is not UTF-8 or not YAML, or a key stands twice.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Reader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as e:
+        return parse_yaml(path.read_text(encoding="utf-8"), _Reader)
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise error(f"{path} is not readable as YAML: {e}") from e
     except OSError as e:
         raise error(f"{path} cannot be opened: {e.strerror or e}.") from e

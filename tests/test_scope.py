@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from guda_core import paths
 from guda_core.attribution import scope as scopes
@@ -339,6 +339,13 @@ def test_pictures_without_content_pages_and_photographs_are_out_of_scope(shipped
         "noise": Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)),
         "wide noise": Image.fromarray(rng.integers(0, 256, (40, 160, 3), dtype=np.uint8)),
         "page": page(),
+        "page on black": ImageOps.invert(page()),
+        "page turned": page().rotate(90, expand=True),
+        "nearly black": Image.fromarray(rng.normal(4, 3, (90, 120, 3)).clip(0, 255).astype(np.uint8)),
+        "yellow": Image.new("RGB", (64, 64), (255, 220, 0)),
+        "navy, 8:1": Image.new("RGB", (320, 40), (10, 20, 90)),
+        "half black": ImageOps.expand(Image.new("RGB", (50, 100)), (0, 0, 50, 0), "white"),
+        "gradient": Image.linear_gradient("L").convert("RGB"),
         "photograph": photograph(),
     }
     found = {k: uploaded(shipped, im).verdict for k, im in foreign.items()}

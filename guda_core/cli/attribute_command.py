@@ -26,6 +26,7 @@ from guda_core.cli.terminal import (
     show,
 )
 from guda_core.errors import OptionError
+from guda_core.paths import is_folder, is_there
 from guda_core.service import default_methods
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def attribute(
     picture that cannot be read is skipped; the exit code is then 1.
     """
     for path in paths:
-        if not path.exists():
+        if not is_there(path):
             raise OptionError(f"There is no file '{path}'.")
     if (pictures or maps) and report_file is None:
         raise OptionError("--pictures and --maps are for one picture with a report. Say where it goes with --report.")
@@ -83,7 +84,7 @@ def attribute(
         return
     if prompts is not None:
         raise OptionError("--prompts goes with --out. Name the folder for the results with --out.")
-    if any(p.is_dir() for p in paths):
+    if any(is_folder(p) for p in paths):
         raise OptionError("A folder of pictures needs a folder for the results. Name it with --out.")
     if len(paths) > 1 and (json_file or report_file):
         raise OptionError("--json and --report are for one picture. For several, name a folder with --out.")

@@ -11,6 +11,7 @@ from rich.table import Table
 from guda_core.cli.terminal import HomeOption, note, progress_bar, say, show
 from guda_core.data.own.found import some
 from guda_core.errors import GroupSetError
+from guda_core.paths import at_home, is_file, is_folder
 from guda_core.records import NOT_STATED
 
 if TYPE_CHECKING:
@@ -22,10 +23,10 @@ def _find(place: str, folder: Path | None, columns: dict[str, str | None]) -> Fo
     """The pictures of a folder, a table or a data set."""
     from guda_core.data.own import data_sets, in_folder, tables
 
-    path = Path(place).expanduser()
+    path = at_home(place)
     if any(columns.values()) or data_sets.is_data_set(place):
         return data_sets.find_in_data_set(place, **columns)
-    if path.suffix.lower() in tables.KINDS and not path.is_dir():
+    if path.suffix.lower() in tables.KINDS and not is_folder(path):
         return in_folder.find_in_table(path, folder)
     return in_folder.find_in_folder(path)
 
@@ -123,8 +124,8 @@ def _named_after(place: str) -> str:
     """A set's name by its place: the folder's, the file's without its ending, or the data set's."""
     if place.startswith("hub:"):
         return place.removeprefix("hub:").partition("@")[0].rpartition("/")[2]
-    path = Path(place).expanduser().absolute()
-    return (path.stem if path.is_file() else path.name) or "pictures"
+    path = at_home(place).absolute()
+    return (path.stem if is_file(path) else path.name) or "pictures"
 
 
 def _tell(made: Draft) -> None:

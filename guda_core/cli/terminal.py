@@ -23,6 +23,7 @@ from typer.core import TyperCommand, TyperGroup
 from guda_core.attribution import METHODS
 from guda_core.errors import GudaError, OptionError
 from guda_core.from_hub import is_named, repository
+from guda_core.paths import is_folder, is_there
 
 BROKEN_OFF = 130  # the exit code of a command that Ctrl-C ended
 
@@ -160,7 +161,7 @@ def _at_home(name: str | None) -> str | None:
         os.environ["GUDA_HOME"] = name
     elif name is not None:
         folder = Path(name)
-        if folder.exists() and not folder.is_dir():
+        if is_there(folder) and not is_folder(folder):
             raise OptionError(f"--home must be a folder or hub:USER/NAME; '{folder}' is a file.")
         os.environ["GUDA_HOME"] = str(folder.absolute())
     return name

@@ -24,7 +24,7 @@ from pydantic import AfterValidator, BeforeValidator
 
 from guda_core.data import SOURCES
 from guda_core.errors import GroupSetError
-from guda_core.paths import Folder, only_set, sets
+from guda_core.paths import Folder, is_file, only_set, sets
 from guda_core.records import NOT_STATED, Group, GroupSet
 from guda_core.strict import Fields, Text, checked, read_yaml
 
@@ -250,7 +250,7 @@ def load_group_set(name: str = "emoji", root: Folder | None = None) -> GroupSet:
         GroupSetError: the file is missing, is not YAML, has missing or unknown fields, or contradicts itself.
     """
     path = (sets() if root is None else root) / name / "group_set.yaml"
-    if not path.is_file():
+    if not is_file(path):
         raise GroupSetError(f"There is no group set '{name}' (no {path}). Known: {', '.join(list_group_sets(root))}.")
     what = f"group set '{name}'"
     top = checked(SetFields, read_yaml(path, GroupSetError), what, GroupSetError)

@@ -153,7 +153,10 @@ def _upright(data: bytes, limits: Limits, notes: list[str]) -> tuple[Image.Image
     metadata = _metadata(im)
     turn = _orientation(im, notes)
     profile = im.info.get("icc_profile")
-    im = _plain(im, deep=kind == "PNG" and data[24] == 16, notes=notes)
+    try:
+        im = _plain(im, deep=kind == "PNG" and data[24] == 16, notes=notes)
+    except Exception as e:  # such as a palette that is not there; the decoders see it only now
+        raise _Damaged(kind) from e
     im = _coloured(im, data if kind == "PNG" else None, profile, notes)
     if turn is not None:
         im = im.transpose(turn)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,10 @@ from pydantic import ValidationError
 from guda_core import paths
 from guda_core.diffusion import FAMILIES, weights
 from guda_core.diffusion.base_model import BaseModel, Card
+from guda_core.diffusion.memory import is_out_of_memory
 from guda_core.diffusion.precision import chosen_dtype
-from guda_core.errors import ModelError, OptionError
+from guda_core.errors import GudaError, ModelError, OptionError
+from guda_core.strict import parse_yaml
 
 DEFAULT_MODEL = "emoji"
 CARDS = Path(__file__).with_name("cards.yaml")
@@ -31,8 +35,8 @@ def read_cards(path: Path = CARDS) -> dict[str, Card]:
         ModelError: it cannot be read, or a card lacks a field, has an unknown one or a value that none can have.
     """
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as e:
+        found = parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
         raise ModelError(f"{path} cannot be read: {e}") from e
     if not isinstance(found, dict):
         raise ModelError(f"{path} holds no cards. Each is a name with its fields below it.")
@@ -114,10 +118,11 @@ def resolve_card(name_or_path: str | Path, *, lora: str | Path | None = None) ->
     card = _resolve(name_or_path)
     if lora is None or not str(lora):
         return card
-    path = Path(lora).expanduser().resolve()
+    path = paths.at_home(lora)
     weights.refuse_pickle(path.name)
-    if not path.is_file():
+    if not paths.is_file(path):
         raise ModelError(f"There is no LoRA file {path}.")
+    path = path.resolve()
     return replace(card, id=f"{card.id}-{_slug(path.stem)}", name=f"{card.name} with {path.stem}", lora=str(path))
 
 
@@ -126,20 +131,35 @@ def _resolve(name_or_path: str | Path) -> Card:
     if isinstance(name_or_path, str) and text in known_cards():
         return find_card(text)
     weights.refuse_pickle(text)
-    path = Path(text).expanduser()
-    if path.suffix in (".yaml", ".yml") and path.is_file():
+    path = paths.at_home(text)
+    if path.suffix in (".yaml", ".yml") and paths.is_file(path):
         own = list(read_cards(path).values())
         if len(own) != 1:
             raise ModelError(f"{path} holds {len(own)} cards; a model is named by a file with one.")
         return own[0]
     if path.suffix == ".safetensors":
         return _card_of_file(path)
-    if path.is_dir():
+    if paths.is_folder(path):
         folder = path.resolve()
         return _card_of(folder, name=folder.name, source="folder", at=str(folder))
     if HUB_ID.fullmatch(text):
         return _card_of_hub(text)
     return find_card(text)
+
+
+@contextmanager
+def _makes_sense(what: str) -> Iterator[None]:
+    """Settings and weights are read by libraries, which raise any error for what makes no sense; here each is a
+    ModelError."""
+    try:
+        yield
+    except Exception as e:
+        if isinstance(e, GudaError) or is_out_of_memory(e):
+            raise
+        said = f"{type(e).__name__}: {e}"
+        raise ModelError(
+            f"{what} cannot be loaded: its files are damaged, or its settings make no sense ({said})."
+        ) from e
 
 
 def _card_of(folder: Path, *, name: str, source: str, at: str) -> Card:
@@ -149,11 +169,12 @@ def _card_of(folder: Path, *, name: str, source: str, at: str) -> Card:
     if not (folder / INDEX).is_file():
         raise ModelError(f"{at} is no model in diffusers' layout: it has no {INDEX}.")
     for kind, family in FAMILIES.items():
-        fields = family.describe(folder)
-        if fields is not None:
-            id = _slug(name)
-            id += "" if id not in known_cards() else "-" + hashlib.sha256(at.encode()).hexdigest()[:8]
-            return Card(**{"id": id, "name": name, "source": source, "path": at, "kind": kind, **fields})
+        with _makes_sense(at):
+            fields = family.describe(folder)
+            if fields is not None:
+                id = _slug(name)
+                id += "" if id not in known_cards() else "-" + hashlib.sha256(at.encode()).hexdigest()[:8]
+                return Card(**{"id": id, "name": name, "source": source, "path": at, "kind": kind, **fields})
     raise ModelError(
         f"{at} holds a {read_json(folder / INDEX).get('_class_name')}, which no family here reads. Known families: "
         f"{', '.join(FAMILIES)}."
@@ -163,6 +184,8 @@ def _card_of(folder: Path, *, name: str, source: str, at: str) -> Card:
 def _card_of_file(path: Path) -> Card:
     from guda_core.diffusion.single_file import fields_of
 
+    if not paths.is_file(path):
+        raise ModelError(f"There is no file {path}.")
     folder, said = fields_of(path.resolve())
     return replace(_card_of(folder, name=path.stem, source="file", at=str(path.resolve())), **said)
 
@@ -197,4 +220,6 @@ def load_model(card: Card, *, device: str | torch.device | None = None, dtype: t
     except OptionError as e:
         raise ModelError(f"Card '{card.id}': {e}") from e
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return family.load(card, device=where, dtype=dtype or chosen_dtype(torch.device(where)))
+    wanted = dtype or chosen_dtype(torch.device(where))
+    with _makes_sense(f"The model '{card.id}'"):
+        return family.load(card, device=where, dtype=wanted)

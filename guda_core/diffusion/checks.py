@@ -5,7 +5,7 @@ What the card says counts where the model's files are silent; a contradiction is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,46 @@ from guda_core.diffusion.prediction import Prediction
 from guda_core.diffusion.schedule import Schedule
 from guda_core.errors import ModelError
 
+LARGEST, MOST_STEPS, MOST_LAYERS = 10_000_000, 100_000, 1000  # whole numbers in settings, far above any known model's
+
+
+def check_numbers(card: Card, folder: Path) -> None:
+    """No setting of a part is so large that building the part would take all memory, or no end.
+
+    Raises:
+        ModelError: one is, or a file of settings cannot be read.
+    """
+    for path in sorted([*folder.glob("*/config.json"), *folder.glob("*/scheduler_config.json")]):
+        for name, value in _numbers(read_json(path)):
+            most = MOST_LAYERS if "layers" in name else MOST_STEPS if "timesteps" in name else LARGEST
+            if abs(value) > most:
+                raise ModelError(
+                    f"The model '{card.id}' says in {path.parent.name}/{path.name} that its {name[:80]} is beyond "
+                    f"{most:,}, which no model's is. The file is damaged; download it again."
+                )
+
+
+def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """(its setting, number) of every number within settings."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _numbers(inner, key)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _numbers(inner, name)
+    elif isinstance(value, int | float):
+        yield name, value
+
 
 def check_layout(card: Card, folder: Path, layouts: tuple[str, ...]) -> None:
-    """The folder holds one of a family's pipelines. Raises ModelError when it holds another."""
+    """The folder holds one of a family's pipelines, with settings that can be. Raises ModelError when not."""
     layout = read_json(folder / INDEX).get("_class_name")
     if layout not in layouts:
         raise ModelError(
             f"The model '{card.id}' in {folder} is a {layout}, which a card of kind '{card.kind}' does not read "
             f"({', '.join(layouts)})."
         )
+    check_numbers(card, folder)
 
 
 def ddim_of(card: Card, scheduler: Any, said: Mapping[str, Any], **changes: Any) -> DDIMScheduler:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from guda_core.diffusion.weights import refuse_pickle
 from guda_core.errors import ModelError
+from guda_core.paths import is_file
 
 OTHER_KINDS = {"dora_scale": "DoRA", "hada_": "LoHa", "lokr_": "LoKr", "lora_mid": "Tucker LoRA"}  # in names
 OTHER_SETTINGS = {"use_dora": "DoRA", "use_rslora": "rank-stabilised LoRA"}
@@ -61,7 +62,7 @@ def read_lora(path: Path) -> LoraFile:
         ModelError: it is missing, a pickle, damaged, of another kind than LoRA, or holds values that are not finite.
     """
     refuse_pickle(path.name)
-    if not path.is_file():
+    if not is_file(path):
         raise ModelError(f"There is no LoRA file {path}.")
     try:
         with safe_open(path, framework="pt") as f:

@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline
 
 from guda_core.diffusion.base_model import Card
 from guda_core.errors import ModelError
-from guda_core.paths import ASSETS
+from guda_core.paths import ASSETS, is_file
 
 INDEX = "model_index.json"
 
@@ -23,7 +23,7 @@ def folder_of(card: Card) -> Path:
     """
     if card.source in ("assets", "folder"):
         folder = ASSETS / card.path if card.source == "assets" else Path(card.path)
-        if not (folder / INDEX).is_file():
+        if not is_file(folder / INDEX):
             raise ModelError(
                 f"The model '{card.id}' is not in {folder}. Check out the repository with its assets, or train it with "
                 "`python -m experiments.train`."

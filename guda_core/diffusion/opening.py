@@ -40,7 +40,9 @@ def open_pipeline(
     if card.source == "file":
         from guda_core.diffusion.single_file import layout_of, open_file
 
-        pipe, folder = open_file(card, pipeline, without), layout_of(Path(card.path))
+        folder = layout_of(Path(card.path))
+        checks.check_numbers(card, folder)
+        pipe = open_file(card, pipeline, without)
     else:
         folder = folder_of(card)
         checks.check_layout(card, folder, (pipeline.__name__,))

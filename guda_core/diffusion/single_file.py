@@ -20,6 +20,7 @@ from guda_core.diffusion.base_model import Card
 from guda_core.diffusion.model_files import INDEX, read_json
 from guda_core.diffusion.weights import Header
 from guda_core.errors import ModelError
+from guda_core.paths import is_file
 
 CONFIGS = Path(__file__).with_name("configs")
 CLIP = "openai/clip-vit-large-patch14"  # whose vocabulary they all read
@@ -46,7 +47,7 @@ def layout_of(path: Path) -> Path:
     Raises:
         ModelError: the file is missing or damaged, or no whole model of a known layout.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise ModelError(f"There is no file {path}.")
     name, own = _layout(path, weights.header(path)), path.with_suffix("")
     return own if (own / INDEX).is_file() else CONFIGS / name
@@ -70,7 +71,8 @@ def fields_of(path: Path) -> tuple[Path, dict[str, Any]]:
 
 def _layout(path: Path, tensors: Header) -> str:
     text = next((name for front, name in TEXT.items() if any(k.startswith(front) for k in tensors)), None)
-    channels = tensors[INPUT][1][1] if INPUT in tensors else None
+    shape = tensors[INPUT][1] if INPUT in tensors else ()
+    channels = shape[1] if len(shape) == 4 else None
     if text is not None and channels == 4:
         return text
     if channels not in (None, 4):

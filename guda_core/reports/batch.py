@@ -22,6 +22,7 @@ from typing import Any
 
 from guda_core.data.images import MAX_BYTES, read_file
 from guda_core.errors import GudaError, OptionError, ReportError
+from guda_core.paths import is_there
 from guda_core.records import Attribution, Provenance, Query
 from guda_core.reports import bundle
 from guda_core.reports.bundle import COLUMNS, SCORES
@@ -84,7 +85,7 @@ def pictures(sources: Sequence[Path], prompts: Path | None) -> list[Path]:
     given = prompts.resolve() if prompts is not None else None
     files: dict[Path, Path] = {}
     for source in sources:
-        if not source.exists():
+        if not is_there(source):
             raise OptionError(f"There is no folder '{source}'.")
         inside = sorted(source.iterdir()) if source.is_dir() else [source]
         kept = [p for p in inside if p.is_file() and (p == source or not p.name.startswith("."))]

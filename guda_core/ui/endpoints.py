@@ -19,7 +19,7 @@ from guda_core.errors import ReportError
 from guda_core.records import Query
 from guda_core.reports.read import read_report
 from guda_core.reports.replay import Verdict, replay
-from guda_core.service import Service, Step, main_first
+from guda_core.service import Service, Step, check_ids, main_first
 from guda_core.ui import words
 from guda_core.ui.answer import Answer
 from guda_core.ui.callbacks import explained, refusal, scope_of, whole
@@ -172,6 +172,7 @@ class Endpoints:
 
     def _scored(self, query: Query, methods: list[str], effort: str) -> Iterator[Answer]:
         """The answer as it refines, with its scope from the first one on."""
+        check_ids(methods)
         asked = tuple(m for m in main_first(self.service.methods()) if m in methods)
         answer = Answer(query, asked, effort)
         stream = self.service.attribute(query, methods=methods, effort=effort)

@@ -25,7 +25,10 @@ def uploaded(path: str | None, *, missing: GudaError | None = None) -> Path:
         raise missing or ImageError(words.NO_PICTURE)
     if path.startswith("data:") or "://" in path:
         raise ImageError(words.NOT_UPLOADED)
-    full = Path(path).resolve()
+    try:
+        full = Path(path).resolve()
+    except (OSError, ValueError) as e:  # NUL in it, or a name that no file can have
+        raise ImageError(words.NOT_UPLOADED) from e
     if not full.is_relative_to(Path(get_upload_folder()).resolve()):
         raise ImageError(words.NOT_UPLOADED)
     return full

@@ -15,7 +15,7 @@ from typing import Any
 from guda_core.data.images import OWN, read_file
 from guda_core.data.own.found import RIGHTS, Candidate, Found, words
 from guda_core.errors import DataError
-from guda_core.paths import cache_dir
+from guda_core.paths import cache_dir, is_file, is_there
 
 HUB = "hub:"
 GROUPS = ("group", "artist", "style", "label")  # columns that are taken where none is named, the first that is there
@@ -25,7 +25,7 @@ TEXTS = ("text", "caption", "prompt")
 def is_data_set(place: str) -> bool:
     """Whether a place can only be a data set: of the Hub, parquet, or saved by `save_to_disk`."""
     path = Path(place)
-    saved = any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json", "state.json"))
+    saved = any(is_file(path / name) for name in ("dataset_dict.json", "dataset_info.json", "state.json"))
     return place.startswith(HUB) or path.suffix.lower() == ".parquet" or saved
 
 
@@ -37,18 +37,18 @@ def _load(place: str, config: str | None) -> Any:
     kept = str(cache_dir() / "datasets")
     if place.startswith(HUB):
         name, _, revision = place.removeprefix(HUB).partition("@")
-        if Path(name).exists():
+        if is_there(name):
             raise DataError(
                 f"The folder '{name}' here has the name of the data set on the Hub and would be read in its place. "
                 "Run the command in another folder."
             )
         return datasets.load_dataset(name, config, revision=revision or None, cache_dir=kept)
     path = Path(place)
-    if not path.exists():
+    if not is_there(path):
         raise DataError(f"There is no data set '{place}'. One of the Hub is written hub:user/name.")
-    if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
+    if any(is_file(path / name) for name in ("dataset_dict.json", "state.json")):
         return datasets.load_from_disk(str(path))
-    if path.is_file():
+    if is_file(path):
         return datasets.load_dataset("parquet", data_files={"train": [str(path)]}, cache_dir=kept)
     return datasets.load_dataset(str(path), config, cache_dir=kept)
 

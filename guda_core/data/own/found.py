@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from guda_core.errors import DataError
 
+HALF = re.compile("[\ud800-\udfff]")
 NAMED = 3  # things that a sentence names; the others are counted
 RIGHTS = ("author", "licence", "licence_link", "link")
 
@@ -58,10 +60,12 @@ def words(value: object, what: str) -> str:
     """A cell as text, its white space reduced; "" for an empty one.
 
     Raises:
-        DataError: it is neither text nor a number, or holds NUL characters.
+        DataError: it is neither text nor a number, or holds NUL or half (surrogate) characters.
     """
     if value is None or value != value:  # NaN, as pandas writes empty cells
         return ""
     if not isinstance(value, str | int | float) or isinstance(value, bool) or "\0" in str(value):
         raise DataError(f"{what} must be text, and is {type(value).__name__}.")
+    if HALF.search(str(value)):
+        raise DataError(f"{what} holds half a character (U+D800 to U+DFFF), which cannot be written. Type it in again.")
     return " ".join(str(value).split())

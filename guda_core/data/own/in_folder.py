@@ -23,6 +23,7 @@ from guda_core.data.images import OWN, read_file
 from guda_core.data.own.found import RIGHTS, Candidate, Found, counted, some, words
 from guda_core.data.own.tables import read_table
 from guda_core.errors import DataError
+from guda_core.paths import is_file, is_folder
 
 PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".webp")
 CAPTIONS = (".txt", ".caption")
@@ -98,7 +99,7 @@ def _metadata(files: list[Path], folder: Path, found: Found) -> dict[Path, dict[
         for row in rows:
             picture = Path(os.path.normpath(path.parent / row["file"]))
             out[picture] = row
-            if not picture.is_file():
+            if not is_file(picture):
                 found.missing.append(f"{row['file']} (not there; named in {row['where']})")
     return out
 
@@ -131,9 +132,9 @@ def find_in_folder(folder: Path) -> Found:
     Raises:
         DataError: there is no such folder, or no group of pictures in it; or a caption or metadata file is unreadable.
     """
-    if folder.is_file():
+    if is_file(folder):
         raise DataError(f"'{folder}' is a file of a kind that is not read here. Unpack it, and name the folder.")
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise DataError(f"There is no folder '{folder}'. Name the folder that holds one subfolder for each group.")
     folder = Path(os.path.normpath(folder.absolute()))
     found = Found(str(folder), {"id": "listed", "path": stored_path(folder)})
@@ -202,7 +203,7 @@ def find_in_table(table: Path, folder: Path | None = None) -> Found:
         if picture in seen:
             raise DataError(f"{row['where']}: '{row['file']}' was named already in {seen[picture]}.")
         seen[picture] = row["where"]
-        if not path.is_file():
+        if not is_file(path):
             found.missing.append(f"{row['file']} (not there; named in {row['where']})")
             continue
         told = Candidate(

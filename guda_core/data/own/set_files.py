@@ -18,7 +18,7 @@ from guda_core.data.groups import load_group_set
 from guda_core.data.own.new_set import Draft, NewSet
 from guda_core.data.own.picture_list import FILE, changes, read_list, write_list
 from guda_core.errors import DataError, GroupSetError
-from guda_core.paths import STYLE_GROUPS, sets
+from guda_core.paths import STYLE_GROUPS, is_file, sets
 from guda_core.records import NOT_STATED, GroupSet
 
 SET, BEFORE = "group_set.yaml", "group_set.before.yaml"
@@ -44,7 +44,7 @@ def folder_of(set_id: str) -> Path:
 def existing(set_id: str) -> GroupSet | None:
     """The user's set of that id, None where there is none. Raises GroupSetError when it cannot be read."""
     folder = folder_of(set_id)
-    return load_group_set(set_id, folder.parent) if (folder / SET).is_file() else None
+    return load_group_set(set_id, folder.parent) if is_file(folder / SET) else None
 
 
 def as_before(asked: NewSet, old: GroupSet | None, given: set[str]) -> NewSet:

@@ -55,7 +55,7 @@ def _json(path: Path, text: str) -> Iterator[tuple[int, Any]]:
         for n, line in enumerate(text.split("\n"), 1):
             if line.strip():
                 yield n, json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as e:
+    except (ValueError, RecursionError) as e:  # ValueError also for a number of thousands of digits
         raise DataError(f"{path} is not readable as JSON: {e}.") from e
 
 

@@ -21,7 +21,7 @@ from guda_core.data.own.data_sets import file_of, open_data_set, undecoded
 from guda_core.data.own.picture_list import FILE, Listed, read_list
 from guda_core.data.sources.source import Source
 from guda_core.errors import DataError, GroupSetError, ImageError
-from guda_core.paths import home
+from guda_core.paths import at_home, home, is_file
 from guda_core.records import GroupSet
 from guda_core.strict import Fields, Text
 
@@ -73,11 +73,11 @@ class ListedFiles(Source):
     def missing(self) -> list[str]:
         """Listed pictures that are not there."""
         root = self._root
-        return [p.picture for p in self.pictures if not (root / p.picture).is_file()]
+        return [p.picture for p in self.pictures if not is_file(root / p.picture)]
 
     @property
     def _root(self) -> Path:
-        return self.folder / Path(self.path).expanduser()
+        return self.folder / at_home(self.path)
 
     def bytes_of(self, picture: str) -> bytes:
         """The bytes of a picture's file.
