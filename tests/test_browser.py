@@ -87,7 +87,7 @@ def test_cancel_stops_the_work_says_so_and_leaves_the_page_usable(browser, tmp_p
         cancel = page.get_by_role("button", name="Cancel")
         expect(cancel).to_be_disabled()
         run(page)
-        expect(page.get_by_text(re.compile(r"GUDA \(unlearning\): 2 of 3, about"))).to_be_visible(timeout=SLOW)
+        expect(page.get_by_text(re.compile(r"GUDA \(unlearning\): 2 of \d, about"))).to_be_visible(timeout=SLOW)
         expect(page.locator(".guda-bar").first).to_be_visible()
         expect(page.locator(".guda-says")).to_have_text("Computing working")
         cancel.click()
@@ -109,7 +109,7 @@ def test_cancelling_while_waiting_for_a_place_never_starts_the_work(browser, tmp
     first, second = Watched(browser), Watched(browser)
     with serving(service) as url:
         run(first.open(url))
-        expect(first.page.get_by_text(re.compile(r"GUDA \(unlearning\): 2 of 3, about"))).to_be_visible(timeout=SLOW)
+        expect(first.page.get_by_text(re.compile(r"GUDA \(unlearning\): 2 of \d, about"))).to_be_visible(timeout=SLOW)
         page = second.open(url)
         run(page)
         expect(page.get_by_text(words.WAITING)).to_be_visible()
@@ -130,7 +130,7 @@ def test_closing_the_tab_stops_the_work(browser):
     with serving(service) as url:
         page = watched.open(url)
         run(page)
-        expect(page.get_by_text(re.compile(r"GUDA \(unlearning\): 2 of 3, about"))).to_be_visible(timeout=SLOW)
+        expect(page.get_by_text(re.compile(r"GUDA \(unlearning\): 2 of \d, about"))).to_be_visible(timeout=SLOW)
         page.close()
         other = Watched(browser)
         page = other.open(url)

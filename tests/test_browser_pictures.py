@@ -31,6 +31,6 @@ def test_strip_and_maps_stand_below_the_answer_and_come_back_with_a_kept_example
             expect(cells.nth(1)).to_contain_text("1.00")  # what differs most stands first
             expect(cells.nth(2)).to_contain_text("0.00")
             expect(page.locator(".guda-maps li")).to_have_count(3)
-            expect(page.locator(".guda-maps li").nth(0)).to_contain_text("25% of the places")
+            expect(page.locator(".guda-maps li").nth(0)).to_contain_text("25 of 100 places")
             expect(page.locator(".guda-maps li").nth(1)).to_contain_text(NOTHING)
         assert watched.height() < 2500 and violations(page) == []

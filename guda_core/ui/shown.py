@@ -51,7 +51,7 @@ def where_html(shown: Shown, group_set: GroupSet) -> Html:
     cells = []
     for t in shown.where:
         name = group_set.groups[t.group].name
-        said = f"{t.drop:.0f} nats, {t.share:.0%} of the places stand out" if t.share else NOTHING
+        said = f"{t.drop:.0f} nats, {100 * t.share:.0f} of 100 places stand out" if t.share else NOTHING
         cells.append(_cell(t.overlay, f"Where {name} was needed: {said}", name, said))
     body = f'<ul class="guda-drawings guda-maps">{"".join(cells)}</ul>{note(COLOURS)}'
     return Html(f'<section class="guda-shown"><h3 class="guda-method">{TITLE_WHERE}</h3>{body}</section>')

@@ -86,7 +86,7 @@ class ListedFiles(Source):
             DataError: it is not there any more. ImageError: it cannot be read.
         """
         if not os.path.isfile(self._root / picture):  # noqa: PTH113  (no name is an error)
-            raise DataError(f"The picture {picture} is not there any more. Put it back, or leave it out: {AGAIN}")
+            raise DataError(f"The picture {picture} is not there any more. Put it back, or leave it out. {AGAIN}")
         return read_file(self._root / picture, OWN)
 
     def _read(self, entry: Listed, size: int) -> np.ndarray:
