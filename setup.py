@@ -13,5 +13,7 @@ setup(
         ASSETS: ["*.md", "*.json", "model/**/*", "clip/*", "runs/**/*", "benchmarks/*.json"],
         SETS: ["**/*"],
     },
-    exclude_package_data={ASSETS: ["runs/*/*/oracle/*", "runs/*/*/oracle/*/*"]},
+    exclude_package_data={
+        ASSETS: [f"runs/*/*/{part}" for part in ("oracle/*", "oracle/*/*", "latents/*", "latents/*/*")]
+    },
 )

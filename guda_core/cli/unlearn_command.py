@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -98,15 +99,20 @@ def unlearn(
         return
     _make(job, pending, config)
     _measure(measured, wanted)
-    table = Table(title="ELBO drop in nats when the group's adapter is on (mean over pictures)")
-    for column in ("group", *health.KINDS.values()):
-        table.add_column(column, overflow="fold")
-    for gid, h in measured.read().items():
-        table.add_row(gid, *[f"{h[k]['mean']:.1f}" if k in h else "-" for k in health.KINDS])
-    show(table)
+    _show_health(measured, health.KINDS)
     if folder is None and paths.home() != paths.ASSETS:
         for line in publish_lines(job.card, job.group_set):
             say(line)
+
+
+def _show_health(measured: Health, kinds: Mapping[str, str]) -> None:
+    """A row for each adapter, a column for each kind of pictures."""
+    table = Table(title="ELBO drop in nats when the group's adapter is on (mean over pictures)")
+    for column in ("group", *kinds.values()):
+        table.add_column(column, overflow="fold")
+    for gid, h in measured.read().items():
+        table.add_row(gid, *[f"{h[k]['mean']:.1f}" if k in h else "-" for k in kinds])
+    show(table)
 
 
 def _make(job: Forgetting, pending: list[str], config: Any) -> None:
