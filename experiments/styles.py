@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from experiments.commands import FolderOption, MinutesOption, TableOption, program
 from guda_core.cli.loading import service_of
 from guda_core.cli.terminal import HomeOption, ModelOption, SetOption, follow, say
@@ -15,15 +19,17 @@ def styles(
     folder: FolderOption = None,
     minutes: MinutesOption = None,
     table_only: TableOption = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="At the fresh queries, below `fresh` of the folder.")] = False,
 ) -> None:
     """Score every finished model and method at the fixed queries; measure agreement with the oracle (LOGO)."""
     from experiments.benchmark import styles_run as benchmark
 
-    where = folder or BENCHMARKS
+    where, draw = folder or BENCHMARKS, "fresh" if fresh else ""
+    where /= draw
     if table_only:
         say(f"Written: {benchmark.write_table(where)}")
         return
-    follow(benchmark.run(service_of(model, group_set), where, minutes=minutes))
+    follow(benchmark.run(service_of(model, group_set), where, minutes=minutes, draw=draw))
     say(f"Written: {benchmark.written(where)}")
 
 

@@ -192,6 +192,13 @@ def test_settings_of_a_model_that_make_no_sense_are_refused(file, changes, sente
         load_model(resolve_card(tmp_path / "model"), device="cpu")
 
 
+@pytest.mark.parametrize("device", ["banana", "cuda:99", "cpu,cuda"])
+def test_a_device_that_is_not_there_is_one_sentence(device, tmp_path):
+    with pytest.raises(OptionError, match=f"There is no device '{device}' here. There is: cpu") as found:
+        load_model(save_tiny(tmp_path / "model"), device=device)
+    assert "\n" not in str(found.value)
+
+
 def test_line_ends_of_another_system_change_nothing(tmp_path):
     root = written(tmp_path, LISTED)
     lists = root / "mine" / "pictures.jsonl"

@@ -41,8 +41,10 @@ def with_fair_rows(
     scores: Mapping[str, np.ndarray],
     items: Sequence[Mapping[str, Any]],
     descriptors: Mapping[str, Sequence[str]],
+    weights: Mapping[str, float] | None = None,
 ) -> dict[str, np.ndarray]:
-    """The rows as the tables show them. items: {set, groups, prompt} of each query.
+    """The rows as the tables show them. items: {set, groups, prompt} of each query. weights: of the offset in other
+    methods' rows, fitted elsewhere; None: fitted on the tuning half of these queries.
 
     Scores that hold no offset are left without its rows.
     """
@@ -56,6 +58,7 @@ def with_fair_rows(
     tuning = tuning_half([i["set"] for i in items])
     for name in ALSO:
         if name in scores and np.isfinite(offset).all() and not np.isnan(scores[name]).any():
-            weight = weight_of(scores[name][tuning], offset, scores[ORACLE][tuning])
+            known = weights is not None
+            weight = weights[name] if known else weight_of(scores[name][tuning], offset, scores[ORACLE][tuning])
             out[f"{name} + offset"] = (scores[name] + weight * offset).astype(np.float32)
     return out

@@ -118,10 +118,10 @@ def role_of(job: trainings.Job, config: UnetConfig) -> str:
     return ("full" if job.exclude is None else ORACLE) + ("" if job.seed == config.loop.seed else "-2")
 
 
-def cache(service: LocalService) -> Path:
-    """Where the values of models over this base are kept."""
-    return paths.cache_dir() / "benchmarks" / f"styles-{service.model.sha256[:12]}"
+def cache(service: LocalService, name: str = "") -> Path:
+    """Where the values of models over this base are kept. name: of the queries (`Queries.name`)."""
+    return paths.cache_dir() / "benchmarks" / "-".join(("styles", service.model.sha256[:12], *filter(None, [name])))
 
 
-def path_of(service: LocalService, source: Source) -> Path:
-    return cache(service) / f"{source.key.replace('/', '--')}.npy"
+def path_of(service: LocalService, source: Source, name: str = "") -> Path:
+    return cache(service, name) / f"{source.key.replace('/', '--')}.npy"

@@ -4,6 +4,9 @@
     generated-blend   every pair of groups x `blend_objects` objects, descriptors of both in turn
     real              `real` pictures of held-out objects a group, empty prompt
 
+`FRESH` is a second draw, made after every setting was chosen: nothing was ever tried on it. Its seeds are others, and
+its real pictures are none of the first draw's and none that the offset is made of.
+
 A set that lists no objects is asked with its pictures: prompts are the captions of training pictures, each taken once
 before any is taken again; real ones are at most half of a group's held-out pictures, since the offset is measured on
 the others (`guda_core.data.reserved`).
@@ -16,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,6 +52,9 @@ class QueryConfig:
     seed: int = 101
 
 
+FRESH = QueryConfig(objects=30, blend_objects=10, real=25, seed=202)
+
+
 @dataclass(frozen=True)
 class Item:
     """One planned query. groups: whose descriptors are in the prompt, or who drew it. seed: of the sampling."""
@@ -64,8 +70,12 @@ def _pick(names: tuple[str, ...], n: int, g: torch.Generator) -> list[str]:
     return [names[i] for i in torch.randperm(len(names), generator=g)[:n].tolist()]
 
 
-def plan(group_set: GroupSet, config: QueryConfig) -> list[Item]:
-    """All queries, set by set, group by group."""
+def plan(group_set: GroupSet, config: QueryConfig, apart: Collection[tuple[str, str]] = ()) -> list[Item]:
+    """All queries, set by set, group by group. apart: (group, object) of held-out pictures that are not asked about.
+
+    Raises:
+        DataError: a group has too few held-out pictures left.
+    """
     if not group_set.train_objects:
         return _plan_of_pictures(group_set, config)
     out: list[Item] = []
@@ -80,7 +90,10 @@ def plan(group_set: GroupSet, config: QueryConfig) -> list[Item]:
             prompt = captioner.blend(described(both[0], o), both, g)
             out.append(Item("generated-blend", both, o, prompt, config.seed * 1000 + len(out)))
     for gid in group_set.groups:
-        out += [Item("real", (gid,), o, "", 0) for o in _pick(group_set.held_out_objects, config.real, g)]
+        left = tuple(o for o in group_set.held_out_objects if (gid, o) not in apart)
+        if len(left) < config.real:
+            raise DataError(f"'{gid}' has {len(left)} held-out pictures left, and {config.real} are asked for.")
+        out += [Item("real", (gid,), o, "", 0) for o in _pick(left, config.real, g)]
     return out
 
 
@@ -133,9 +146,12 @@ def write(
     folder: Path,
     batch: int = 20,
     command: str = "python -m experiments.styles",
+    apart: Collection[tuple[str, str]] = (),
+    name: str = "",
 ) -> Iterator[float]:
-    """Generate the pictures and write `queries.npz` and, last, `queries.json`; yields the fraction done."""
-    items = plan(group_set, config)
+    """Generate the pictures and write `queries.npz` and, last, `queries.json`; yields the fraction done. apart: see
+    `plan`; name: of these queries, "" for the first draw."""
+    items = plan(group_set, config, apart)
     held, size = _held_out(group_set), model.card.resolution
     made = [i for i in items if i.set != "real"]
     pixels: list[np.ndarray] = []
@@ -150,6 +166,7 @@ def write(
     np.savez_compressed(folder / "queries.npz", generated=np.stack(pixels))
     record = {
         "command": command,
+        **({"name": name} if name else {}),
         "config": asdict(config),
         "base_sha256": model.sha256,
         "group_set": group_set.id,
@@ -162,11 +179,12 @@ def write(
 
 @dataclass(frozen=True)
 class Queries:
-    """The queries in order. sets: name of each one's set; groups: of each one's prompt or artist."""
+    """The queries in order, and of which draw they are: "" for the first, "fresh"."""
 
     queries: tuple[Query, ...]
     items: tuple[Item, ...]
     base_sha256: str
+    name: str = ""
 
     def where(self, set_name: str) -> np.ndarray:
         """Places of a set's queries."""
@@ -200,4 +218,4 @@ def read(folder: Path, group_set: GroupSet, model: BaseModel) -> Queries:
             raise DataError(f"The picture of {item.object} ({item.set}, {item.groups[0]}) is not the one recorded.")
         queries.append(Query(pixels, model.encode(pixels), item.prompt, found))
         items.append(item)
-    return Queries(tuple(queries), tuple(items), record["base_sha256"])
+    return Queries(tuple(queries), tuple(items), record["base_sha256"], record.get("name", ""))

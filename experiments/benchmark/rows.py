@@ -26,8 +26,15 @@ def note(arrays: Path) -> Path:
     return arrays.parent / "made-from" / f"{arrays.stem}.json"
 
 
-def write(arrays: Path, scores: Mapping[str, np.ndarray], common: Mapping[str, str], made: Mapping[str, Any]) -> None:
-    """Write the arrays and, last, their record. common: hashes of base and queries; made: role -> what it is from.
+def write(
+    arrays: Path,
+    scores: Mapping[str, np.ndarray],
+    common: Mapping[str, str],
+    made: Mapping[str, Any],
+    **more: Mapping[str, Any],
+) -> None:
+    """Write the arrays and, last, their record. common: hashes of base and queries; made: role -> what it is from;
+    more: what else is worth a record.
 
     A row belongs to the role that its name begins with (`guda/mse`, `guda/2-draws`) or ends with (`separable/guda`,
     `se/guda`).
@@ -36,7 +43,7 @@ def write(arrays: Path, scores: Mapping[str, np.ndarray], common: Mapping[str, s
     np.savez_compressed(arrays, **scores)  # type: ignore[arg-type]  (names, not allow_pickle)
     note(arrays).parent.mkdir(exist_ok=True)
     record = {r: {"from": plain(of), "rows": of_role(scores, r)} for r, of in made.items()}
-    note(arrays).write_text(json.dumps({**common, "made": record}, indent=1), encoding="utf-8")
+    note(arrays).write_text(json.dumps({**common, **more, "made": record}, indent=1), encoding="utf-8")
 
 
 def of_role(names: Mapping[str, Any] | Sequence[str], role: str) -> list[str]:

@@ -95,7 +95,7 @@ def values(
         aside = path.with_suffix(".tmp.npy")
         np.save(aside, out)
         os.replace(aside, path)
-        note.write_text(json.dumps({**key, "done": n}), encoding="utf-8")
+        note.write_text(json.dumps({**key, "done": n, "dtype": str(model.dtype)}), encoding="utf-8")
 
     if done < len(queries):
         with model.lock, within():

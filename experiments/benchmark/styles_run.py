@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from experiments.baselines.instance import Instance, InstanceConfig
-from experiments.benchmark import fair, offset_tables, result_tables, rows, where_tables
+from experiments.benchmark import fair, fresh, offset_tables, result_tables, rows, where_tables
 from experiments.benchmark.baseline_scores import Scorer, read_scores, score_baseline
 from experiments.benchmark.clock import Clock
 from experiments.benchmark.models import (
@@ -35,7 +35,7 @@ from experiments.benchmark.models import (
     role_of,
     sources,
 )
-from experiments.benchmark.queries import Queries, QueryConfig, read, write
+from experiments.benchmark.queries import FRESH, Queries, QueryConfig, read, write
 from experiments.benchmark.result_tables import GUDA, LIVE, ORACLE, SECOND, WITH_OFFSET
 from experiments.benchmark.scores import SCORINGS, Plan, ScoreConfig, is_complete, score, separable, values
 from experiments.benchmark.strata import make_strata
@@ -102,13 +102,13 @@ def collect(
     until = deadline(minutes)
     there = standing(service, folder, queries, config, unet)
     new = {s.role for s in sources(service, unet)} - {*ORACLES, BASE, *there}
-    for s in shared_out(sources(service, unet), lambda s: path_of(service, s)):
-        own = draws_of(s.role, config)
+    for s in shared_out(sources(service, unet), lambda s: path_of(service, s, queries.name)):
+        own, path = draws_of(s.role, config), path_of(service, s, queries.name)
         if s.role in there or _is_kept(folder, s, queries, own):
             continue
         if s.role == BASE and not new:
             continue
-        for fraction in values(service.model, queries.queries, s.within, own, path_of(service, s), s.sha256):
+        for fraction in values(service.model, queries.queries, s.within, own, path, s.sha256):
             yield s.key, fraction
             if time.monotonic() > until:
                 return
@@ -117,6 +117,8 @@ def collect(
 def _is_kept(folder: Path, source: Source, queries: Queries, config: ScoreConfig) -> bool:
     """Whether a model of the oracle need not be scored. A retrained model stays as it was first scored, whatever it is
     trained again for (no two trainings give the same weights bit by bit on all machines)."""
+    if queries.name and source.role in ORACLES:
+        return True  # only the first draw knows these
     sha256 = source.sha256 if source.role == "full" else None
     return source.role in ORACLES and oracle_values.is_kept(
         folder, source.key, sha256=sha256, of=queries.queries, config=config
@@ -133,7 +135,9 @@ class Baseline(NamedTuple):
 
 def baselines(service: LocalService) -> Iterator[Baseline]:
     """The kernel methods as the app offers them, and instance unlearning over some of the training pictures of each
-    group."""
+    group; none where the model runs in a coarser type than float32, which would be unfair to gradients."""
+    if service.model.dtype != torch.float32:
+        return
     for name, method in service.offered.items():
         if isinstance(method, IntroStyle):
             yield Baseline(name, method, method.provenance())
@@ -158,7 +162,7 @@ def collect_baselines(
     """Score every query by every baseline that is not `there`, resumable; yields (method, fraction).
 
     Processes started side by side share the methods out."""
-    folder, until = cache(service), deadline(minutes)
+    folder, until = cache(service, queries.name), deadline(minutes)
     clock, of, ids = Clock(folder / "costs.json"), queries.queries, list(service.group_set.groups)
 
     def path(b: Baseline) -> Path:
@@ -173,7 +177,7 @@ def collect_baselines(
 
 def _scored(service: LocalService, source: Source, queries: Queries, config: ScoreConfig) -> bool:
     own = draws_of(source.role, config)
-    return is_complete(path_of(service, source), source.sha256, own, queries.queries)
+    return is_complete(path_of(service, source, queries.name), source.sha256, own, queries.queries)
 
 
 def keep_oracle(
@@ -181,6 +185,8 @@ def keep_oracle(
 ) -> Iterator[tuple[str, float]]:
     """Keep values and samples of the full model and of every scored one of the oracle beside the queries; yields
     (model, fraction)."""
+    if queries.name:
+        return  # the oracle's values are those of the first draw
     first = {i.groups[0]: i for i in reversed(queries.items) if i.set == "generated"}
     prompts, seeds = [i.prompt for i in first.values()], [i.seed for i in first.values()]
     for s in shared_out(sources(service, unet), lambda s: cache(service) / "kept" / s.key.replace("/", "--")):
@@ -208,7 +214,9 @@ def found_values(
     found: dict[str, dict[str | None, np.ndarray]] = {}
     for s in sources(service, unet):
         if _scored(service, s, queries, config):
-            found.setdefault(s.role, {})[s.group] = np.load(path_of(service, s))
+            found.setdefault(s.role, {})[s.group] = np.load(path_of(service, s, queries.name))
+    if queries.name:
+        return found
     jobs = [(job.name, role_of(job, unet), job.exclude) for job in trainings.queue(service.group_set, unet)]
     for name, role, group in [("full", "full", None), *jobs]:
         if group not in found.get(role, {}):
@@ -229,7 +237,7 @@ def arrays(
     A method some of whose adapters are not scored yet is left out."""
     ids, of = list(service.group_set.groups), queries.queries
     found = found_values(service, folder, queries, config, unet)
-    if "full" not in found:
+    if "full" not in found and not (queries.name and BASE in found):
         raise DataError("The full model has no values yet. Run `python -m experiments.styles`.")
     there = standing(service, folder, queries, config, unet)
     partly = {s.role for s in sources(service, unet) if not _scored(service, s, queries, config)} - set(ORACLES)
@@ -276,7 +284,9 @@ def arrays(
         clip = ClipSimilarity(service.encoder(), service.group_set, aggregate)
         rows = [[a.groups[g].score for g in ids] for q in of for a in clip.attribute(q)]
         out[f"clip-{aggregate}"] = np.array(rows, np.float32)
-    out |= read_scores(cache(service) / "baselines", of, {b.name: b.made_from for b in baselines(service)})
+    out |= read_scores(
+        cache(service, queries.name) / "baselines", of, {b.name: b.made_from for b in baselines(service)}
+    )
     for role, stand in there.items():
         out |= {} if role in out else stand
     parts = [out[p] for p in GudaAndDas.needs if p in out]
@@ -312,7 +322,8 @@ def compared(folder: Path) -> Compared:
     items = record["items"]
     groups = load_group_set(record["group_set"]).groups
     ids = dict.fromkeys(g for i in items for g in i["groups"])  # the columns, in order
-    scores = fair.with_fair_rows(scores, items, {g: groups[g].descriptors for g in ids})
+    weights = fresh.weights() if record.get("name") == fresh.NAME else None
+    scores = fair.with_fair_rows(scores, items, {g: groups[g].descriptors for g in ids}, weights)
     return Compared(scores, [i["set"] for i in items], [i["groups"] for i in items], record["base_sha256"])
 
 
@@ -324,6 +335,10 @@ def write_table(folder: Path) -> Path:
     """
     scores, sets, made_of, base_sha256 = compared(folder)
     ours = (GUDA, WITH_OFFSET, GudaAndDas.id)
+    if (dtypes := json.loads(rows.note(folder / ARRAYS).read_text(encoding="utf-8")).get("dtypes")) is not None:
+        found = fresh.table(scores, sets, made_of, ours, dtypes) | {"base_sha256": base_sha256}
+        (folder / TABLE).write_text(json.dumps(found, indent=1), encoding="utf-8")
+        return folder / TABLE
     out = {
         "command": "python -m experiments.styles",
         "oracle": "LOGO: the UNet retrained without each group, first seed"
@@ -367,14 +382,16 @@ def run(
     queries: QueryConfig | None = None,
     config: ScoreConfig | None = None,
     minutes: float | None = None,
+    draw: str = "",
 ) -> Iterator[tuple[str, float]]:
     """Draw the queries if there are none, score everything that can be, write the arrays and, once the oracle and GUDA
-    are complete, the table."""
+    are complete, the table. draw: "" for the first queries, or "fresh" (`fresh`)."""
     torch.set_flush_denormal(True)
     deadline(minutes)  # refuses what is no time before anything is begun
-    queries, config, unet = queries or QueryConfig(), config or ScoreConfig(), UnetConfig()
+    queries, config, unet = queries or (FRESH if draw else QueryConfig()), config or ScoreConfig(), UnetConfig()
     if not (folder / "queries.json").is_file():
-        for fraction in write(service.model, service.group_set, queries, folder):
+        more = {"apart": fresh.looked_at(service.group_set), "command": fresh.COMMAND, "name": draw} if draw else {}
+        for fraction in write(service.model, service.group_set, queries, folder, **more):
             yield "queries", fraction
     made = read(folder, service.group_set, service.model)
     began = time.monotonic()
@@ -383,12 +400,24 @@ def run(
     left = None if minutes is None else minutes - (time.monotonic() - began) / 60
     if left is None or left > 0:
         yield from collect_baselines(service, made, standing(service, folder, made, config, unet), left)
-    if "full" not in found_values(service, folder, made, config, unet):
+    if (BASE if made.name else "full") not in found_values(service, folder, made, config, unet):
         return  # stopped before there is anything to write
-    with claimed(cache(service) / ARRAYS, wait=True):
+    with claimed(cache(service, made.name) / ARRAYS, wait=True):
         scores = arrays(service, folder, made, config, unet)
         before = {r: m["from"] for r, m in rows.recorded(folder / ARRAYS, common(service, made)).items()}
         of = {role: m for role, m in (before | made_from(service, config, unet)).items() if role in scores}
-        rows.write(folder / ARRAYS, scores, common(service, made), of)
-        if "guda" in scores and ORACLE in scores and not np.isnan(scores[ORACLE]).any():
+        rows.write(folder / ARRAYS, scores, common(service, made), of, **_types(service, made, config, unet))
+        truth = scores.get(LIVE if made.name else ORACLE)
+        if "guda" in scores and truth is not None and not np.isnan(truth).any():
             write_table(folder)
+
+
+def _types(
+    service: LocalService, queries: Queries, config: ScoreConfig, unet: UnetConfig
+) -> dict[str, dict[str, list[str]]]:
+    """The types that models were scored in; of the fresh queries alone, where they may differ."""
+    paths: dict[str, list[Path]] = {}
+    for s in sources(service, unet) if queries.name else ():
+        if _scored(service, s, queries, config):
+            paths.setdefault(s.role, []).append(path_of(service, s, queries.name))
+    return {"dtypes": fresh.dtypes_of(paths)} if paths else {}

@@ -54,7 +54,8 @@ def where_unsure(scores: Mapping[str, np.ndarray], sets: Sequence[str], other: s
 def where_separable(scores: Mapping[str, np.ndarray], sets: Sequence[str]) -> list[dict[str, Any]]:
     """Each complete method's Top-1 apart: where the oracle's own first two groups are separable, and where they are
     not; [] where that is not known. A row is {method, query_set, separable: {n, top1}, not: {n, top1}}."""
-    known = scores.get(f"separable/{LIVE if BEFORE in scores else ORACLE}")
+    live = BEFORE in scores or f"separable/{ORACLE}" not in scores  # the live oracle's is the oracle
+    known = scores.get(f"separable/{LIVE if live else ORACLE}")
     if known is None:
         return []
     complete = {n: s for n, s in scores.items() if n == ORACLE or not np.isnan(s).any()}

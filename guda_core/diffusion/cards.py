@@ -206,6 +206,17 @@ def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "model"
 
 
+def _device(asked: str | torch.device) -> torch.device:
+    """The device of that name. Raises OptionError: there is none here."""
+    try:
+        device = torch.device(asked)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError, ValueError) as e:
+        here = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
+        raise OptionError(f"There is no device '{asked}' here. There is: {here}.") from e
+    return device
+
+
 def load_model(card: Card, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> BaseModel:
     """Load a card's model on the device (default: the GPU when there is one).
 
@@ -213,13 +224,13 @@ def load_model(card: Card, *, device: str | torch.device | None = None, dtype: t
 
     Raises:
         ModelError: the card's kind is unknown, or the model is missing, damaged or cannot be scored.
-        OptionError: GUDA_DTYPE names no type.
+        OptionError: GUDA_DTYPE names no type, or there is no such device here.
     """
     try:
         family = FAMILIES.find(card.kind)
     except OptionError as e:
         raise ModelError(f"Card '{card.id}': {e}") from e
-    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    wanted = dtype or chosen_dtype(torch.device(where))
+    where = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    wanted = dtype or chosen_dtype(where)
     with _makes_sense(f"The model '{card.id}'"):
         return family.load(card, device=where, dtype=wanted)

@@ -60,6 +60,18 @@ def summary(drops: Sequence[float]) -> dict[str, float | int]:
     return {"mean": float(np.mean(drops)), **se, "n": n}
 
 
+def held_out_of_all(
+    held: Pictures, groups: Sequence[str], config: HealthConfig, apart: Collection[tuple[str, str]] = ()
+) -> list[int]:
+    """Places of the held-out pictures that all adapters are measured on, as many of each group; none of `apart`."""
+    g = torch.Generator().manual_seed(config.seed)
+    of: dict[str, list[int]] = {k: [] for k in groups}
+    for i in torch.randperm(len(held), generator=g).tolist():
+        if (held.groups[i], held.names[i]) not in apart:
+            of[held.groups[i]].append(i)
+    return [i for places in of.values() for i in places[: config.held_out // len(of)]]
+
+
 class Health:
     """Measures the adapters of one base model. apart: (group, name) of held-out pictures that the offset must not be
     made of: a benchmark's queries."""
@@ -79,14 +91,7 @@ class Health:
         return out
 
     def _held_out_of_all(self, held: Pictures) -> list[Item]:
-        """The held-out pictures that all adapters are measured on; none of `apart`."""
-        g = torch.Generator().manual_seed(self.config.seed)
-        of: dict[str, list[int]] = {k: [] for k in self.job.group_set.groups}
-        for i in torch.randperm(len(held), generator=g).tolist():
-            if (held.groups[i], held.names[i]) not in self.apart:
-                of[held.groups[i]].append(i)
-        each = self.config.held_out // len(of)
-        return [held[i] for places in of.values() for i in places[:each]]
+        return [held[i] for i in held_out_of_all(held, list(self.job.group_set.groups), self.config, self.apart)]
 
     def _kinds(self, group: str) -> dict[str, Shown]:
         g = torch.Generator().manual_seed(self.config.seed)
