@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,15 @@ if TYPE_CHECKING:
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers are the threads
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
+gc.disable()  # while the tests are collected: what is imported then stays to the end
 os.environ["COLUMNS"] = "200"  # the consoles read their width once, when they are first imported
+
+
+def pytest_collection_finish() -> None:
+    """From here on garbage is collected again; the millions of objects of the libraries are not walked any more."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
