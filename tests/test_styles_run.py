@@ -294,7 +294,8 @@ def test_the_live_oracle_is_the_oracle_and_shares_no_draw_with_the_methods(score
     assert "live oracle" in table["oracle"]
     assert {"ceiling", "ceiling-again", "logo/mse"} <= {r["method"] for r in table["rows"]}
     notes = {
-        r: json.loads(next(models.cache(scored).glob(f"{r}*.json")).read_text())["config"] for r in ("logo-live", "guda-")
+        r: json.loads(next(models.cache(scored).glob(f"{r}*.json")).read_text())["config"]
+        for r in ("logo-live", "guda-")
     }
     assert notes["logo-live"]["first"] == 1 and "first" not in notes["guda-"]
     shutil.rmtree(models.cache(scored))
