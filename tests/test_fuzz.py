@@ -39,7 +39,11 @@ def start_all(folder: Path) -> Callable[[bytes], None]:
     return tried
 
 
-ALL = Door("all", lambda seed: iter([b"metadata:{}"]), start_all, memory_mb=700)
+def of_pictures(seed: int) -> Iterator[bytes]:
+    return (b"pictures:" + data for data in find_door(fuzz.DOORS["pictures"]).inputs(seed))
+
+
+ALL = Door("all", of_pictures, start_all, memory_mb=700)
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,7 @@ def made_once(
     path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"{name}.safetensors"
     with FileLock(f"{path}.lock"):
         if not path.is_file():
-            save_file(make(), path)
+            save_file({n: t.contiguous() for n, t in make().items()}, path)
         return load_file(path)
 
 
