@@ -75,14 +75,14 @@ def trained(model, pictures, z) -> dict[str, torch.Tensor]:
     unet = model.network.train()
 
     def loss_of(step: int, g: torch.Generator) -> torch.Tensor:
-        at = torch.randint(len(z), (16,), generator=g)
+        at = torch.randint(len(z), (8,), generator=g)
         texts = [f"{WORDS[pictures.groups[i]]}{step % 5}" if i % 3 else "" for i in at.tolist()]
-        t = torch.randint(1000, (16,), generator=g)
-        eps = torch.randn(16, 4, 8, 8, generator=g)
+        t = torch.randint(1000, (8,), generator=g)
+        eps = torch.randn(8, 4, 8, 8, generator=g)
         x_t = model.schedule.add_noise(z[at], eps, t)
         return (model.predict_eps(x_t, t, model.embed(texts)) - eps).square().mean()
 
-    for _ in run(unet, loss_of, LoopConfig(steps=300, batch=16, lr=4e-3, warmup=10)):
+    for _ in run(unet, loss_of, LoopConfig(steps=300, batch=8, lr=4e-3, warmup=10)):
         pass
     return unet.state_dict()
 
@@ -103,7 +103,7 @@ def forget(world, group, folder, config_of=config_of, checkpoint=None, **changes
 def test_the_planted_group_comes_first(world, tmp_path):
     before = {n: p.clone() for n, p in world.model.network.named_parameters()}
     for g in WORDS:
-        meta = forget(world, g, tmp_path / g, steps=30)
+        meta = forget(world, g, tmp_path / g, steps=24)
         assert meta["note"] == "kept" and meta["group"] == g and meta["base_sha256"] == world.model.sha256
     assert all(torch.equal(p, before[n]) for n, p in world.model.network.named_parameters())
     guda = Guda(world.model, world.group_set, tmp_path)
