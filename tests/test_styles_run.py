@@ -55,16 +55,19 @@ def service_of(service, features):  # noqa: F811
     return LocalService(service.model, GROUPS, service.clip, service.method(Guda).folder, features=features)
 
 
+@pytest.fixture
+def pictures(monkeypatch):
+    in_place(monkeypatch)
+
+
 @pytest.fixture(scope="module")
-def made(service, tmp_path_factory):  # noqa: F811
-    """TRAK's features, a finished oracle whose models are the full one with some noise, and one whole run: made once,
-    copied by each test."""
-    folder = tmp_path_factory.mktemp("made")
+def begun(service, tmp_path_factory):  # noqa: F811
+    """TRAK's features and a finished oracle whose models are the full one with some noise; copied by each test."""
+    folder = tmp_path_factory.mktemp("begun")
     ship_features(service, folder / "features")
     with pytest.MonkeyPatch.context() as patch:
         in_place(patch)
-        patch.setenv("GUDA_HOME", str(folder / "home"))
-        patch.setenv("GUDA_CACHE", str(folder / "begun"))
+        patch.setenv("GUDA_CACHE", str(folder / "cache"))
         for i, job in enumerate(trainings.queue(GROUPS, UnetConfig())):
             torch.manual_seed(i)
             denoiser = type(service.model.network).from_config(service.model.network.config)
@@ -72,19 +75,28 @@ def made(service, tmp_path_factory):  # noqa: F811
             denoiser.load_state_dict(state)
             denoiser.save_pretrained(stages.work_dir() / job.name)
             stages.finish(stages.work_dir() / job.name, {}, job.name)
-        shutil.copytree(folder / "begun", folder / "cache")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(service, begun, tmp_path_factory):  # noqa: F811
+    """The cache and the files of one whole run from there on."""
+    folder = tmp_path_factory.mktemp("made")
+    shutil.copytree(begun / "cache", folder / "cache")
+    with pytest.MonkeyPatch.context() as patch:
+        in_place(patch)
+        patch.setenv("GUDA_HOME", str(folder / "home"))
         patch.setenv("GUDA_CACHE", str(folder / "cache"))
-        own = service_of(service, folder / "features")
+        own = service_of(service, begun / "features")
         list(styles_run.run(own, folder / "out", queries=SMALL, config=SCORES))
     return folder
 
 
 @pytest.fixture
-def full(service, made, monkeypatch):  # noqa: F811
+def full(service, pictures, begun):  # noqa: F811
     """The service with TRAK and the finished oracle; nothing is scored yet."""
-    in_place(monkeypatch)
-    shutil.copytree(made / "begun", paths.cache_dir(), dirs_exist_ok=True)
-    return service_of(service, made / "features")
+    shutil.copytree(begun / "cache", paths.cache_dir(), dirs_exist_ok=True)
+    return service_of(service, begun / "features")
 
 
 @pytest.fixture
