@@ -28,13 +28,21 @@ LAYOUTS = {"sd15": ("stable_diffusion", 512), "sdxl": ("stable_diffusion_xl", 10
 TINY: Mapping[str, Mapping[str, Any]] = {  # changes of the settings that make a model of seconds
     "unet": {
         "sample_size": 8,
+        "cross_attention_dim": 32,
         "block_out_channels": [8, 8, 16, 16],
         "attention_head_dim": 2,
         "norm_num_groups": 4,
         "layers_per_block": 1,
     },
     "vae": {"block_out_channels": [8, 8, 8, 8], "norm_num_groups": 4, "sample_size": 64},
-    "text_encoder": {"num_hidden_layers": 2, "intermediate_size": 64, "vocab_size": 100},
+    "text_encoder": {
+        "num_hidden_layers": 2,
+        "hidden_size": 32,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "projection_dim": 32,
+        "vocab_size": 100,
+    },
 }
 
 
@@ -47,6 +55,7 @@ def config_of(layout: str, part: str, *, tiny: bool = False) -> dict[str, Any]:
     if part == "unet" and layout == "sdxl":
         changes |= {"block_out_channels": [8, 8, 16], "transformer_layers_per_block": [1, 1, 2]}
         changes |= {"attention_head_dim": [1, 2, 2]}
+        changes |= {"cross_attention_dim": 64, "projection_class_embeddings_input_dim": 6 * 256 + 32}  # two encoders
     return {**said, **changes}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,28 @@ if TYPE_CHECKING:
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers are the threads
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
+gc.disable()  # while the tests are collected: what is imported then stays to the end
 os.environ["COLUMNS"] = "200"  # the consoles read their width once, when they are first imported
+
+
+# Files that take longest, in this order before all others, so that both processes end at about the same time.
+LONG = (
+    "wheel", "unlearn", "browser_screens", "unlearn_memory", "browser_answer", "classes", "styles_run", "browser",
+    "unconditional", "fuzz", "gpu_check", "pipeline", "own_oracle_page", "planted", "own_oracle", "racing", "scope",
+    "api", "start", "browser_own", "ui_api", "faults_server", "members", "every_family", "faults", "published", "live",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {f"test_{name}": i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+def pytest_collection_finish() -> None:
+    """From here on garbage is collected again; the millions of objects of the libraries are not walked any more."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

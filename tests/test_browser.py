@@ -33,7 +33,7 @@ def done(page: Page) -> None:
     expect(page.get_by_text(words.DONE, exact=True)).to_be_visible(timeout=SLOW)
 
 
-@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False)])
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
 def test_generate_and_attribute_shows_the_sentence_and_bars_of_both_methods(browser, tmp_path, width, dark):
     watched = Watched(browser, width, dark)
     with serving(FakeService()) as url:

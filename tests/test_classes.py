@@ -39,8 +39,8 @@ CONFIG = BenchConfig(
     models=SMALL,
     scores=ScoreConfig(strata=4, draws=2),
     unlearning={"guda-retrack": UnconditionalConfig(loop=dataclasses.replace(LOOP, ema=0.0))},
-    kernels={k: KernelConfig(FeatureConfig(timesteps=2, dim=64)) for k in ("trak", "dtrak", "das")},
-    instance=InstanceConfig(timesteps=2),
+    kernels={k: KernelConfig(FeatureConfig(timesteps=1, dim=64)) for k in ("trak", "dtrak", "das")},
+    instance=InstanceConfig(timesteps=1),
     instance_examples=2,
     classifier=ClassifierConfig(width=8, channels=(4, 4), loop=LOOP),
     generated=2,
@@ -276,16 +276,17 @@ def test_cifar10_runs_end_to_end_on_stand_in_data(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("GUDA_CIFAR10", str(save_cifar10(tmp_path / "cifar10")))
     paper = benches.find("cifar10")
+    one = dataclasses.replace(LOOP, steps=1)
     assert paper.scores.strata == 400 and paper.generated == 2048 and paper.models.timesteps == 4000
     models = dataclasses.replace(
-        paper.models, channels=(8, 8, 8, 8), layers=1, head=8, norm_groups=4, loop=LOOP, per_class=3, timesteps=40
+        paper.models, channels=(8, 8, 8, 8), layers=1, head=8, norm_groups=4, loop=one, per_class=3, timesteps=40
     )
     config = dataclasses.replace(
         paper,
         name="cifar-small",
         models=models,
-        scores=ScoreConfig(strata=4, draws=1),
-        unlearning=CONFIG.unlearning,
+        scores=ScoreConfig(strata=2, draws=1),
+        unlearning={"guda-retrack": UnconditionalConfig(loop=dataclasses.replace(one, ema=0.0))},
         kernels=CONFIG.kernels,
         instance=CONFIG.instance,
         instance_examples=2,

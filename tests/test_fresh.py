@@ -18,7 +18,7 @@ from guda_core.data.groups import load_group_set
 from guda_core.errors import DataError
 from guda_core.paths import BENCHMARKS
 from guda_core.unlearning.health import HealthConfig, held_out_of_all
-from tests.test_styles_run import GROUPS, SCORES, SMALL, full, pictures, service  # noqa: F401  (fixtures)
+from tests.test_styles_run import GROUPS, SCORES, SMALL, begun, full, pictures, service  # noqa: F401  (fixtures)
 
 EMOJI = load_group_set("emoji")
 SETS = ("generated", "generated-blend", "real")

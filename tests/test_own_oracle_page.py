@@ -25,7 +25,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "how-to" / "own-oracle.
 MORE = {
     "experiments.logo": ["--steps", "1", "--batch", "2", "--rank", "2"],
     "experiments.unlearncanvas": [
-        *["--styles", "4", "--resolution", "16", "--steps", "1", "--batch", "1", "--unlearn-steps", "1"]
+        *["--styles", "3", "--resolution", "16", "--steps", "1", "--batch", "1", "--unlearn-steps", "1"]
     ],
     "unlearn": ["--steps", "1", "--batch", "1"],
     "new": ["--resolution", "16", "--held-out", "0.5"],
@@ -40,6 +40,8 @@ def test_every_command_of_the_page_runs(tmp_path, home, monkeypatch, capsys):
     studio(tmp_path / "artists", each=4)
     for name in ("Bo Chan", "José Núñez", "葛飾北斎"):
         shutil.rmtree(tmp_path / "artists" / name)
+    monkeypatch.setattr(planted, "OBJECTS", dict(list(planted.OBJECTS.items())[:2]))
+    monkeypatch.setattr(planted, "STYLES", dict(list(planted.STYLES.items())[:3]))
     planted.write_pictures(tmp_path / "canvas", SMALL)
     save_tiny(tmp_path / "tiny")
     paint(tmp_path / "picture.png", 1, 3)

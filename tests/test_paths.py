@@ -142,13 +142,21 @@ def test_no_path_is_taken_from_the_working_directory_or_a_modules_own_place():
             assert "__file__" not in line or beside.search(line) or path.name == "paths.py", where
 
 
-@pytest.mark.parametrize("module", ["guda_core groups list", "experiments.logo --status", "experiments.space"])
-def test_commands_work_from_an_empty_folder(module, tmp_path):
+def test_commands_work_from_an_empty_folder(tmp_path):
+    """One after the other in one process, as `python -m` runs them."""
     empty = tmp_path / "empty"
     empty.mkdir()
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-m", *module.split()], cwd=empty, env=env, capture_output=True, text=True, check=False
+    code = (
+        "import runpy, sys\n"
+        "for command in ('guda_core groups list', 'experiments.logo --status', 'experiments.space'):\n"
+        "    sys.argv = ['python', *command.split()[1:]]\n"
+        "    try:\n"
+        "        runpy.run_module(command.split()[0], run_name='__main__', alter_sys=True)\n"
+        "    except SystemExit as e:\n"
+        "        assert not e.code, command\n"
+        "    print('done:', command)\n"
     )
-    assert done.returncode == 0, done.stderr
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=empty, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.count("done:") == 3, done.stderr
     assert list(empty.iterdir()) == [] and "to do" not in done.stdout

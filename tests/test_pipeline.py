@@ -232,8 +232,13 @@ def test_the_bundled_model_stands_in_when_another_cannot_be_had(monkeypatch):
     assert "in place of 'sd15'" in stand_in.banner and stand_in.model.card.id == "emoji"
 
 
-def test_the_bundled_service_is_whole():
-    service = load_service("emoji")
+@pytest.fixture(scope="module")
+def bundled():
+    return load_service("emoji")
+
+
+def test_the_bundled_service_is_whole(bundled):
+    service = bundled
     assert service.method(Guda).unavailable == {} and set(service.method(ClipSimilarity).bank) == set(GROUPS.groups)
     done = list(service.generate(prompt="star, flat colours", seed=1, steps=2, guidance=2.5))
     assert isinstance(done[0], Step) and done[-1].pixels.shape == (64, 64, 3)
@@ -243,8 +248,7 @@ def test_the_bundled_service_is_whole():
 
 
 @pytest.mark.parametrize(("thing", "group"), [("rocket", "openmoji"), ("cat-face", "emojione-monotone")])
-def test_the_best_caption_of_a_picture_that_the_bundled_model_drew_is_the_one_it_was_drawn_from(thing, group):
-    service = load_service("emoji")
+def test_the_best_caption_of_a_picture_that_the_bundled_model_drew_is_the_one_it_was_drawn_from(bundled, thing, group):
     prompt = first_caption(GROUPS, thing, group)
-    *_, query = service.generate(prompt=prompt, seed=1, steps=20, guidance=2.5)
-    assert service.best_caption(service.with_prompt(query, "")) == prompt
+    *_, query = bundled.generate(prompt=prompt, seed=1, steps=20, guidance=2.5)
+    assert bundled.best_caption(bundled.with_prompt(query, "")) == prompt

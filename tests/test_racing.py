@@ -117,6 +117,7 @@ def made(tmp_path_factory):
 @pytest.fixture
 def service(made, monkeypatch):
     monkeypatch.setitem(EFFORTS, "standard", dataclasses.replace(EFFORTS["standard"], draws=6, race=EASY))
+    monkeypatch.setitem(EFFORTS, "every", dataclasses.replace(EFFORTS["every"], draws=6))
     return made[1]
 
 

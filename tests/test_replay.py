@@ -28,13 +28,22 @@ def service():
     return LightService()
 
 
-@pytest.fixture
-def path(service, tmp_path):
-    """A report on the disk."""
-    query = service.prepare(draw(tmp_path / "p.png", side=32).read_bytes(), prompt="cat, flat colours")
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> bytes:
+    """A report as it is written."""
+    service, folder = LightService(), tmp_path_factory.mktemp("report")
+    query = service.prepare(draw(folder / "p.png", side=32).read_bytes(), prompt="cat, flat colours")
     answers = list({a.method: a for a in service.attribute(query, **SETTINGS)}.values())
     about = {"provenance": service.provenance(), "settings": SETTINGS}
-    bundle.write(tmp_path / "r.zip", bundle.make(query, answers, service.group_set, **about))
+    bundle.write(folder / "r.zip", bundle.make(query, answers, service.group_set, **about))
+    return (folder / "r.zip").read_bytes()
+
+
+@pytest.fixture
+def path(made, tmp_path):
+    """The report on the disk, beside its picture."""
+    draw(tmp_path / "p.png", side=32)
+    (tmp_path / "r.zip").write_bytes(made)
     return tmp_path / "r.zip"
 
 

@@ -37,9 +37,8 @@ SMALL = q.QueryConfig(objects=1, blend_objects=1, real=1, steps=1)
 SCORES = ScoreConfig(strata=4, draws=1)
 
 
-@pytest.fixture
-def pictures(monkeypatch):
-    """Noise in place of the emoji: held-out objects for the queries, two trained ones a group."""
+def in_place(patch):
+    """Noise in place of the emoji (held-out objects for the queries, two trained ones a group), and fewer steps."""
 
     def noise(objects, seed):
         pairs = [(g, o) for g in GROUPS.groups for o in objects]
@@ -47,25 +46,65 @@ def pictures(monkeypatch):
         return Pictures(pixels, *(tuple(x) for x in zip(*pairs, strict=True)))
 
     splits = {"held_out": noise(GROUPS.held_out_objects, 0), "train": noise(GROUPS.train_objects[:2], 1)}
-    monkeypatch.setattr(Iconify, "split", lambda self, split: splits[split])
+    patch.setattr(Iconify, "split", lambda self, split: splits[split])
+    patch.setattr(styles_run, "INSTANCE_TIMESTEPS", 1)
+    patch.setattr(styles_run, "SAMPLE_STEPS", 2)
+
+
+def service_of(service, features):  # noqa: F811
+    return LocalService(service.model, GROUPS, service.clip, service.method(Guda).folder, features=features)
 
 
 @pytest.fixture
-def full(service, pictures, tmp_path, monkeypatch):  # noqa: F811
-    """The service with TRAK, and a finished oracle whose models are the full one with some noise."""
-    ship_features(service, tmp_path / "features")
-    for i, job in enumerate(trainings.queue(GROUPS, UnetConfig())):
-        torch.manual_seed(i)
-        denoiser = type(service.model.network).from_config(service.model.network.config)
-        state = {n: p + 0.05 * p.std() * torch.randn_like(p) for n, p in service.model.network.state_dict().items()}
-        denoiser.load_state_dict(state)
-        denoiser.save_pretrained(stages.work_dir() / job.name)
-        stages.finish(stages.work_dir() / job.name, {}, job.name)
-    monkeypatch.setattr(styles_run, "INSTANCE_TIMESTEPS", 1)
-    monkeypatch.setattr(styles_run, "SAMPLE_STEPS", 2)
-    return LocalService(
-        service.model, GROUPS, service.clip, service.method(Guda).folder, features=tmp_path / "features"
-    )
+def pictures(monkeypatch):
+    in_place(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def begun(service, tmp_path_factory):  # noqa: F811
+    """TRAK's features and a finished oracle whose models are the full one with some noise; copied by each test."""
+    folder = tmp_path_factory.mktemp("begun")
+    ship_features(service, folder / "features")
+    with pytest.MonkeyPatch.context() as patch:
+        in_place(patch)
+        patch.setenv("GUDA_CACHE", str(folder / "cache"))
+        for i, job in enumerate(trainings.queue(GROUPS, UnetConfig())):
+            torch.manual_seed(i)
+            denoiser = type(service.model.network).from_config(service.model.network.config)
+            state = {n: p + 0.05 * p.std() * torch.randn_like(p) for n, p in service.model.network.state_dict().items()}
+            denoiser.load_state_dict(state)
+            denoiser.save_pretrained(stages.work_dir() / job.name)
+            stages.finish(stages.work_dir() / job.name, {}, job.name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(service, begun, tmp_path_factory):  # noqa: F811
+    """The cache and the files of one whole run from there on."""
+    folder = tmp_path_factory.mktemp("made")
+    shutil.copytree(begun / "cache", folder / "cache")
+    with pytest.MonkeyPatch.context() as patch:
+        in_place(patch)
+        patch.setenv("GUDA_HOME", str(folder / "home"))
+        patch.setenv("GUDA_CACHE", str(folder / "cache"))
+        own = service_of(service, begun / "features")
+        list(styles_run.run(own, folder / "out", queries=SMALL, config=SCORES))
+    return folder
+
+
+@pytest.fixture
+def full(service, pictures, begun):  # noqa: F811
+    """The service with TRAK and the finished oracle; nothing is scored yet."""
+    shutil.copytree(begun / "cache", paths.cache_dir(), dirs_exist_ok=True)
+    return service_of(service, begun / "features")
+
+
+@pytest.fixture
+def scored(full, made, tmp_path):
+    """The same service after a whole run, whose files lie in the folder "out"."""
+    shutil.copytree(made / "cache", paths.cache_dir(), dirs_exist_ok=True)
+    shutil.copytree(made / "out", tmp_path / "out")
+    return full
 
 
 def test_the_benchmark_runs_resumes_and_writes_every_row(full, tmp_path):
@@ -90,25 +129,24 @@ def test_the_benchmark_runs_resumes_and_writes_every_row(full, tmp_path):
         assert np.isfinite(z["logo"]).all() and z["logo"].shape == (14, 4)
 
 
-def test_kept_values_stand_for_models_that_are_gone(full, tmp_path):
+def test_kept_values_stand_for_models_that_are_gone(scored, tmp_path):
     folder = tmp_path / "out"
-    list(styles_run.run(full, folder, queries=SMALL, config=SCORES))
     names = {job.name for job in trainings.queue(GROUPS, UnetConfig())}
     assert {p.stem for p in (folder / oracle_values.FOLDER).glob("*.json")} == {"full", *names}
     with np.load(folder / styles_run.ARRAYS) as z:
         before = {k: z[k] for k in z.files}
     (folder / styles_run.ARRAYS).unlink()
     shutil.rmtree(stages.work_dir())
-    for path in models.cache(full).glob("unet-*"):
+    for path in models.cache(scored).glob("unet-*"):
         path.unlink()
     assert not any(job.done for job in trainings.queue(GROUPS, UnetConfig()))
-    made = [what for what, _ in styles_run.run(full, folder, queries=SMALL, config=SCORES)]
+    made = [what for what, _ in styles_run.run(scored, folder, queries=SMALL, config=SCORES)]
     assert not any(what.startswith(("unet", "keep")) for what in made)
     with np.load(folder / styles_run.ARRAYS) as z:
         for name, values in before.items():
             np.testing.assert_array_equal(z[name], values)
     other = dataclasses.replace(SCORES, draws=2)
-    of = q.read(folder, GROUPS, full.model).queries
+    of = q.read(folder, GROUPS, scored.model).queries
     assert (
         oracle_values.values_of(folder, min(names), of=of, config=SCORES) is None
     )  # other timesteps than it was scored at
@@ -120,20 +158,20 @@ def test_kept_values_stand_for_models_that_are_gone(full, tmp_path):
         assert z["samples"].shape == (len(GROUPS.groups), 16, 16, 3) and z["samples"].dtype == np.uint8
 
 
-def test_committed_rows_are_not_scored_again_while_they_fit(full, tmp_path):
+def test_committed_rows_are_not_scored_again_while_they_fit(scored, tmp_path):
     folder = tmp_path / "out"
-    shutil.copytree(full.method(Guda).folder, paths.cache_dir() / "adapters" / "twin")
-    list(styles_run.run(full, folder, queries=SMALL, config=SCORES))
+    shutil.copytree(scored.method(Guda).folder, paths.cache_dir() / "adapters" / "twin")
+    list(styles_run.run(scored, folder, queries=SMALL, config=SCORES))
     with np.load(folder / styles_run.ARRAYS) as z:
         before = {k: z[k] for k in z.files}
     assert "guda-twin" in before
-    base = models.cache(full) / "base.json"  # of settings before these
+    base = models.cache(scored) / "base.json"  # of settings before these
     base.write_text(json.dumps({**json.loads(base.read_text()), "config": {"draws": 9}}))
-    assert list(styles_run.run(full, folder, queries=SMALL, config=SCORES)) == []
-    shutil.rmtree(models.cache(full))
+    assert list(styles_run.run(scored, folder, queries=SMALL, config=SCORES)) == []
+    shutil.rmtree(models.cache(scored))
     shutil.rmtree(stages.work_dir())
     shutil.rmtree(paths.cache_dir() / "adapters")
-    assert list(styles_run.run(full, folder, queries=SMALL, config=SCORES)) == []
+    assert list(styles_run.run(scored, folder, queries=SMALL, config=SCORES)) == []
     with np.load(folder / styles_run.ARRAYS) as z:
         assert set(z.files) == set(before)
         for name, values in before.items():
@@ -143,14 +181,14 @@ def test_committed_rows_are_not_scored_again_while_they_fit(full, tmp_path):
         "other"
     )
     rows.note(folder / styles_run.ARRAYS).write_text(json.dumps(record))
-    again = {what for what, _ in styles_run.run(full, folder, queries=SMALL, config=SCORES)}
+    again = {what for what, _ in styles_run.run(scored, folder, queries=SMALL, config=SCORES)}
     assert "trak" in again and "instance" not in again and "full" not in again
     assert {what for what in again if what.startswith("guda/")} == {f"guda/{g}" for g in GROUPS.groups if g != MISSING}
     assert "base" in again  # what the adapters' scores are differences from
 
 
 def test_variants_get_the_first_draws_and_are_left_out_until_all_their_groups_are_scored(full, tmp_path):
-    folder, config = tmp_path / "out", dataclasses.replace(SCORES, draws=3)
+    folder, config = tmp_path / "out", dataclasses.replace(SCORES, draws=2)
     shutil.copytree(full.method(Guda).folder, paths.cache_dir() / "adapters" / "twin")
     list(styles_run.run(full, folder, queries=SMALL, config=config))
     with np.load(folder / styles_run.ARRAYS) as z:
@@ -167,21 +205,21 @@ def test_variants_get_the_first_draws_and_are_left_out_until_all_their_groups_ar
     assert not [name for name in left if "guda" in name] and "logo" in left
 
 
-def test_gudas_row_has_its_offset_part_and_the_drop_alone_stands_beside_it(full, tmp_path):
+def test_gudas_row_has_its_offset_part_and_the_drop_alone_stands_beside_it(scored, tmp_path):
     folder, ids = tmp_path / "out", list(GROUPS.groups)
-    full.method(Guda).offset = {g: 100.0 * i for i, g in enumerate(ids) if g != MISSING}
-    list(styles_run.run(full, folder, queries=SMALL, config=SCORES))
+    scored.method(Guda).offset = {g: 100.0 * i for i, g in enumerate(ids) if g != MISSING}
+    list(styles_run.run(scored, folder, queries=SMALL, config=SCORES))
     with np.load(folder / styles_run.ARRAYS) as z:
         whole, drop, apart = z["guda"], z["guda/drop"], z["separable/guda"]
-    added = [full.method(Guda).offset.get(g, np.nan) for g in ids]
+    added = [scored.method(Guda).offset.get(g, np.nan) for g in ids]
     np.testing.assert_allclose(whole - drop, np.tile(added, (14, 1)), atol=1e-3)
     first = [ids[k] for k in np.nanargmax(whole, axis=1)]
-    query = q.read(folder, GROUPS, full.model).queries[0]
-    *_, answer = full.method(Guda).attribute(query, Budget(draws=1, per_pass=1, strata=4))
+    query = q.read(folder, GROUPS, scored.model).queries[0]
+    *_, answer = scored.method(Guda).attribute(query, Budget(draws=1, per_pass=1, strata=4))
     assert answer.ranked()[0] == first[0] and answer.separable == apart[0]
     assert answer.groups[first[0]].score == pytest.approx(float(np.nanmax(whole[0])), abs=1e-2)
-    full.method(Guda).offset[first[0]] += 1.0
-    again = {what for what, _ in styles_run.run(full, folder, queries=SMALL, config=SCORES)}
+    scored.method(Guda).offset[first[0]] += 1.0
+    again = {what for what, _ in styles_run.run(scored, folder, queries=SMALL, config=SCORES)}
     assert {what.split("/")[0] for what in again} == {"base", "guda"}  # only its row is made anew
     with np.load(folder / styles_run.ARRAYS) as z:
         assert np.nanmax(z["guda"][0]) == pytest.approx(np.nanmax(whole[0]) + 1, abs=1e-2)
@@ -251,15 +289,15 @@ def test_costs_are_taken_in_turns(full, tmp_path, monkeypatch):
     assert live["stored_bytes"] == 4 * 11
 
 
-def test_the_live_oracle_is_the_oracle_and_shares_no_draw_with_the_methods(full, tmp_path, monkeypatch):
+def test_the_live_oracle_is_the_oracle_and_shares_no_draw_with_the_methods(scored, tmp_path, monkeypatch):
     for g in GROUPS.groups:
-        source = full.method(Guda).folder / ("twemoji" if g == MISSING else g)
+        source = scored.method(Guda).folder / ("twemoji" if g == MISSING else g)
         shutil.copytree(source, tmp_path / "live" / g)
         meta = json.loads((source / "guda.json").read_text())
         (tmp_path / "live" / g / "guda.json").write_text(json.dumps({**meta, "group": g}))
-    monkeypatch.setitem(full.offered, "logo", SimpleNamespace(folder=tmp_path / "live"))
+    monkeypatch.setitem(scored.offered, "logo", SimpleNamespace(folder=tmp_path / "live"))
     folder = tmp_path / "out"
-    list(styles_run.run(full, folder, queries=SMALL, config=SCORES))
+    list(styles_run.run(scored, folder, queries=SMALL, config=SCORES))
     with np.load(folder / styles_run.ARRAYS) as z:
         assert np.isfinite(z["logo-live"]).all() and np.isfinite(z["se/logo-live"]).all()
         at = [i for i, g in enumerate(GROUPS.groups) if g not in (MISSING, "twemoji")]
@@ -268,11 +306,12 @@ def test_the_live_oracle_is_the_oracle_and_shares_no_draw_with_the_methods(full,
     assert "live oracle" in table["oracle"]
     assert {"ceiling", "ceiling-again", "logo/mse"} <= {r["method"] for r in table["rows"]}
     notes = {
-        r: json.loads(next(models.cache(full).glob(f"{r}*.json")).read_text())["config"] for r in ("logo-live", "guda-")
+        r: json.loads(next(models.cache(scored).glob(f"{r}*.json")).read_text())["config"]
+        for r in ("logo-live", "guda-")
     }
     assert notes["logo-live"]["first"] == 1 and "first" not in notes["guda-"]
-    shutil.rmtree(models.cache(full))
-    assert list(styles_run.run(full, folder, queries=SMALL, config=SCORES)) == []
+    shutil.rmtree(models.cache(scored))
+    assert list(styles_run.run(scored, folder, queries=SMALL, config=SCORES)) == []
     with np.load(folder / styles_run.ARRAYS) as z:
         assert {"logo-live", "se/logo-live", "separable/logo-live", "logo-live/mse"} <= set(z.files)
 
@@ -291,23 +330,22 @@ def test_settings_in_an_adapters_metadata_are_read_back():
 
 
 def test_a_model_trained_again_does_not_change_what_is_kept_and_an_adapters_values_are_of_its_own_weights(
-    full, tmp_path
+    scored, tmp_path
 ):
     folder = tmp_path / "out"
-    list(styles_run.run(full, folder, queries=SMALL, config=SCORES))
     name = trainings.queue(GROUPS, UnetConfig())[0].name
     before = (folder / oracle_values.FOLDER / f"{name}.json").read_bytes()
-    denoiser = type(full.model.network).from_config(full.model.network.config)  # other weights than were scored
+    denoiser = type(scored.model.network).from_config(scored.model.network.config)  # other weights than were scored
     denoiser.save_pretrained(stages.work_dir() / name)
-    made = {what for what, _ in styles_run.run(full, folder, queries=SMALL, config=SCORES)}
+    made = {what for what, _ in styles_run.run(scored, folder, queries=SMALL, config=SCORES)}
     assert name not in made and f"keep {name}" not in made
     assert (folder / oracle_values.FOLDER / f"{name}.json").read_bytes() == before
 
-    made = q.read(folder, GROUPS, full.model)
-    assert "guda" in styles_run.arrays(full, folder, made, SCORES, UnetConfig())
+    made = q.read(folder, GROUPS, scored.model)
+    assert "guda" in styles_run.arrays(scored, folder, made, SCORES, UnetConfig())
     rows.note(folder / styles_run.ARRAYS).unlink()  # so that no committed row stands in
-    one = next(s for s in models.sources(full, UnetConfig()) if s.role == "guda")
-    note = models.path_of(full, one).with_suffix(".json")
+    one = next(s for s in models.sources(scored, UnetConfig()) if s.role == "guda")
+    note = models.path_of(scored, one).with_suffix(".json")
     note.write_text(json.dumps({**json.loads(note.read_text()), "sha256": "of the adapter before"}))
-    left = styles_run.arrays(full, folder, made, SCORES, UnetConfig())
+    left = styles_run.arrays(scored, folder, made, SCORES, UnetConfig())
     assert "guda" not in left and {"logo", "clip-mean", "trak"} <= set(left)

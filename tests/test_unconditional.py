@@ -159,7 +159,7 @@ def world(card):
         _, _, eps, x_t, t = draw_noised(SimpleNamespace(model=model, latents=z), torch.arange(len(z)), 32, g)
         return losses.mean_square(model.predict_eps(x_t, t, model.embed([""] * 32)), eps)
 
-    for _ in run(unet, loss_of, LoopConfig(steps=400, batch=32, lr=4e-3, warmup=10)):
+    for _ in run(unet, loss_of, LoopConfig(steps=120, batch=32, lr=8e-3, warmup=10)):
         pass
     trained = unet.requires_grad_(False).eval()
     model = Unconditional(card, denoiser=trained, scheduler=DDPMScheduler())
@@ -181,9 +181,9 @@ def forget(world, group, folder, config_of=config_of, **changes):
 
 
 SETTINGS = {
-    "retrack": {"forget_weight": 0.1, "steps": 60},
-    "retrack-lora": {"lora": UNET_LORA, "forget_weight": 0.1, "steps": 60, "lr": 1e-2},
-    "esd": {"operator": "esd_fine_tuned", "forget_weight": 0.3, "steps": 40, "expert_steps": 30},
+    "retrack": {"forget_weight": 0.1, "steps": 20, "lr": 2e-3},
+    "retrack-lora": {"lora": UNET_LORA, "forget_weight": 0.1, "steps": 20, "lr": 1e-2},
+    "esd": {"operator": "esd_fine_tuned", "forget_weight": 0.3, "steps": 30, "expert_steps": 30},
 }
 
 
@@ -196,11 +196,11 @@ def test_the_planted_group_comes_first(world, tmp_path, name):
     guda = Guda(world.model, make_group_set(), tmp_path)
     assert guda.unavailable == {}
     gen, right = torch.Generator().manual_seed(99), 0
-    for g, i in [(g, i) for g in SPOTS for i in range(3)]:
+    for g, i in [(g, i) for g in SPOTS for i in range(2)]:
         query = Query(np.zeros(1), drawing(g, gen)[None], "", f"{g}{i}")
         *_, last = guda.attribute(query, Budget(draws=4, per_pass=2))
         right += last.ranked()[0] == g
-    assert right >= 8
+    assert right >= 5
     assert all(torch.equal(p, before[n]) for n, p in world.model.network.named_parameters())
 
 

@@ -25,7 +25,7 @@ from guda_core.unlearning.forget import FORGET_LOSSES, ForgetLoss, Task, config_
 from guda_core.unlearning.guda_c import anchor_odds
 from guda_core.unlearning.loop import LoopConfig, run
 from guda_core.unlearning.one_group import unlearn
-from tests.tiny import save_tiny
+from tests.tiny import made_once, save_tiny
 
 WORDS = {"a": "aa", "b": "bb", "c": "cc"}
 SPOTS = {"a": (0, 0), "b": (0, 5), "c": (5, 2)}  # row and column of each group's bright spot
@@ -64,20 +64,27 @@ def world(tmp_path_factory):
     model = load_model(save_tiny(tmp_path_factory.mktemp("tiny"), tokens=6, pooled=True))
     group_set = make_group_set()
     pictures, z = planted()
-    unet = model.network.requires_grad_(True).train()
+    unet = model.network.requires_grad_(True)
+    unet.load_state_dict(made_once(tmp_path_factory, "planted-unet", lambda: trained(model, pictures, z)))
+    unet.requires_grad_(False).eval()
+    return SimpleNamespace(model=model, group_set=group_set, pictures=pictures, z=z)
+
+
+def trained(model, pictures, z) -> dict[str, torch.Tensor]:
+    """The weights of the model's network after a training on the groups."""
+    unet = model.network.train()
 
     def loss_of(step: int, g: torch.Generator) -> torch.Tensor:
-        at = torch.randint(len(z), (16,), generator=g)
+        at = torch.randint(len(z), (8,), generator=g)
         texts = [f"{WORDS[pictures.groups[i]]}{step % 5}" if i % 3 else "" for i in at.tolist()]
-        t = torch.randint(1000, (16,), generator=g)
-        eps = torch.randn(16, 4, 8, 8, generator=g)
+        t = torch.randint(1000, (8,), generator=g)
+        eps = torch.randn(8, 4, 8, 8, generator=g)
         x_t = model.schedule.add_noise(z[at], eps, t)
         return (model.predict_eps(x_t, t, model.embed(texts)) - eps).square().mean()
 
-    for _ in run(unet, loss_of, LoopConfig(steps=300, batch=16, lr=4e-3, warmup=10)):
+    for _ in run(unet, loss_of, LoopConfig(steps=300, batch=8, lr=4e-3, warmup=10)):
         pass
-    unet.requires_grad_(False).eval()
-    return SimpleNamespace(model=model, group_set=group_set, pictures=pictures, z=z)
+    return unet.state_dict()
 
 
 def task_of(world, group="a") -> Task:
@@ -96,19 +103,19 @@ def forget(world, group, folder, config_of=config_of, checkpoint=None, **changes
 def test_the_planted_group_comes_first(world, tmp_path):
     before = {n: p.clone() for n, p in world.model.network.named_parameters()}
     for g in WORDS:
-        meta = forget(world, g, tmp_path / g, steps=30)
+        meta = forget(world, g, tmp_path / g, steps=24)
         assert meta["note"] == "kept" and meta["group"] == g and meta["base_sha256"] == world.model.sha256
     assert all(torch.equal(p, before[n]) for n, p in world.model.network.named_parameters())
     guda = Guda(world.model, world.group_set, tmp_path)
     gen, right = torch.Generator().manual_seed(99), {"prompt": 0, "empty": 0}
-    cases = [(g, i) for g in WORDS for i in range(3)]
+    cases = [(g, i) for g in WORDS for i in range(2)]
     for g, i in cases:
         latent = drawing(g, gen)[None]
         for kind, prompt in (("prompt", f"{WORDS[g]}1"), ("empty", "")):
             query = Query(np.zeros(1), latent, prompt, f"{g}{i}")
             *_, last = guda.attribute(query, Budget(draws=4, per_pass=2))
             right[kind] += last.ranked()[0] == g
-    assert right["prompt"] >= 8 and right["empty"] >= 8, right
+    assert right["prompt"] >= 5 and right["empty"] >= 5, right
 
 
 @pytest.fixture(scope="module")

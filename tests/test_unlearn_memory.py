@@ -168,16 +168,16 @@ def test_when_memory_runs_out_passes_become_smaller_and_the_adapter_is_the_same(
     assert not (tmp_path / "never").exists()
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_trains_as_full_does(world, card, tmp_path, dtype):
+def test_half_precision_trains_as_full_does(world, card, tmp_path):
     found = {}
-    for kind in (torch.float32, dtype):
+    for kind in (torch.float32, torch.float16, torch.bfloat16):
         task = dataclasses.replace(task_of(world), model=load_model(card, dtype=kind))
         config = config_of(steps=12, batch=4, lr=1e-3, warmup=2, seed=0)
         *_, last = unlearn(task, config=config, folder=tmp_path / str(kind), meta={})
         pairs = adapters.load(tmp_path / str(kind), model=task.model, group="a").factors.values()
         found[kind] = (max(float(b.abs().max()) for b, _, _ in pairs), last.loss)
-    assert found[dtype] == pytest.approx(found[torch.float32], rel=0.05) and found[dtype][0] > 1e-3
+    for dtype in (torch.float16, torch.bfloat16):
+        assert found[dtype] == pytest.approx(found[torch.float32], rel=0.05) and found[dtype][0] > 1e-3
 
 
 def test_a_step_whose_gradients_overflow_is_taken_again(world, card, tmp_path, monkeypatch):

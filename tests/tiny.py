@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import (
@@ -16,6 +19,8 @@ from diffusers import (
     UNet2DConditionModel,
     UNet2DModel,
 )
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from experiments.train.clip import ClipConfig, make_clip
@@ -28,6 +33,18 @@ from guda_core.local import LocalService
 from guda_core.unlearning import adapters
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789,"
+
+
+def made_once(
+    factory: pytest.TempPathFactory, name: str, make: Callable[[], dict[str, torch.Tensor]]
+) -> dict[str, torch.Tensor]:
+    """What `make` makes, made once in a run of the tests, by whichever process needs it first."""
+    base = factory.getbasetemp()
+    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"{name}.safetensors"
+    with FileLock(f"{path}.lock"):
+        if not path.is_file():
+            save_file({n: t.contiguous() for n, t in make().items()}, path)
+        return load_file(path)
 
 
 def tiny_tokenizer(length: int) -> CLIPTokenizer:
@@ -139,7 +156,7 @@ def tiny_service(root: Path, *, missing: Sequence[str] = (), card: Card | None =
     for i, k in enumerate(group_set.groups):
         if k in missing:
             continue
-        student = load_model(model.card).network
+        student = copy.deepcopy(model.network)
         spec = adapters.LoraSpec(rank=2, alpha=2, targets=model.lora_targets)
         adapters.attach(student, spec, seed=i)
         with torch.no_grad():

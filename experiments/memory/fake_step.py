@@ -113,7 +113,7 @@ def conditions(layout: str, pictures: int, dtype: torch.dtype, *, tiny: bool = F
     said = config_of(layout, "unet", tiny=tiny)
     out: dict[str, Any] = {"encoder_hidden_states": torch.zeros(pictures, 77, said["cross_attention_dim"], dtype=dtype)}
     if said.get("addition_embed_type") == "text_time":
-        pooled = config_of(layout, "text_encoder_2")["projection_dim"]
+        pooled = config_of(layout, "text_encoder_2", tiny=tiny)["projection_dim"]
         more = {"text_embeds": torch.zeros(pictures, pooled, dtype=dtype)}
         out["added_cond_kwargs"] = {**more, "time_ids": torch.zeros(pictures, 6, dtype=dtype)}
     return out

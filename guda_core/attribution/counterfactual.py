@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -31,6 +32,7 @@ from guda_core.unlearning.switching import Switching
 Without = Callable[[str], AbstractContextManager[None]]
 SLACK = {"float32": 0.02}  # standard errors that other hardware may move a bound of a race by; of coarser types:
 SLACK_COARSE = 0.5
+READERS = 4  # files that are read at once
 
 
 def forward_passes(groups: int, budget: Budget) -> int:
@@ -225,11 +227,19 @@ class Counterfactual(Method):
         self.switching = Switching(model.network)
         self.adapters: dict[str, adapters.Adapter] = {}
         self.unavailable: dict[str, str] = {}
-        for gid in group_set.groups:
+
+        def read(gid: str) -> adapters.Adapter | AdapterError:
             try:
-                self.adapters[gid] = adapters.load(folder / gid, model=model, group=gid, group_set=group_set.id)
+                return adapters.load(folder / gid, model=model, group=gid, group_set=group_set.id)
             except AdapterError as e:
-                self.unavailable[gid] = str(e)
+                return e
+
+        with ThreadPoolExecutor(READERS) as pool:  # unpacking and hashing leave Python's lock to others
+            for gid, found in zip(group_set.groups, pool.map(read, group_set.groups), strict=True):
+                if isinstance(found, AdapterError):
+                    self.unavailable[gid] = str(found)
+                else:
+                    self.adapters[gid] = found
 
     @property
     def hashes(self) -> dict[str, str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from guda_core.cli.terminal import ERR
@@ -10,6 +13,18 @@ from guda_core.cli.terminal import ERR
 if TYPE_CHECKING:
     from guda_core.local import LocalService
     from guda_core.records import GroupSet
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Within the block no garbage is looked for. What is loaded there stays: a walk through it would find nothing, and
+    many of them take a second."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def quieten() -> None:
@@ -23,7 +38,7 @@ def quieten() -> None:
 
 def service_of(model: str | None, group_set: str | None = None) -> LocalService:
     """The service that the commands ask. Raises ModelError: that model cannot be loaded; no other stands in for it."""
-    with ERR.status("Loading the model"):
+    with ERR.status("Loading the model"), uncollected():
         quieten()
 
         from guda_core import local

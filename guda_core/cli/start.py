@@ -18,6 +18,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from guda_core.cli.loading import quieten, uncollected
 from guda_core.cli.terminal import DtypeOption, HomeOption, LoraOption, ModelOption, SetOption
 from guda_core.errors import OptionError
 from guda_core.paths import cache_dir
@@ -158,10 +159,11 @@ def run(make_service: Callable[[], Service]) -> None:
     _settle(host, port)
     signal.signal(signal.SIGTERM, _interrupt)  # so that the folder of the uploads is removed
     with upload_folder():
-        service = make_service()
-        with without_proxies():  # gradio makes a client when it is imported, which some proxies' names stop
-            from guda_core.ui import build_ui, launch_options
-            from guda_core.ui.serve import launch
+        with uncollected():
+            service = make_service()
+            with without_proxies():  # gradio makes a client when it is imported, which some proxies' names stop
+                from guda_core.ui import build_ui, launch_options
+                from guda_core.ui.serve import launch
         demo, url = launch(build_ui(service), host, port, **launch_options())
         log.info("The app answers at %s (stop it with Ctrl+C).", url)
         demo.block_thread()
@@ -171,8 +173,6 @@ def _service(model: str | None, group_set: str | None) -> Service:
     if os.environ.get("SPACES_ZERO_GPU"):
         with without_proxies():  # it imports gradio
             import spaces  # noqa: F401  # pyright: ignore[reportMissingImports]  (before torch, as ZeroGPU asks)
-    from guda_core.cli.loading import quieten
-
     quieten()
 
     from guda_core.local import load_service
