@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from guda_core.errors import OptionError
@@ -73,7 +74,8 @@ def jobs(folder: Path, names: Sequence[str], seconds: float = 0.2) -> list[Job]:
 
 def run(folder: Path, names: Sequence[str], pool: Pool, seconds: float = 0.2) -> list[Event]:
     """Work through them; what happened."""
-    return list(work_through(jobs(folder, names, seconds), pool))
+    with closing(pool):
+        return list(work_through(jobs(folder, names, seconds), pool))
 
 
 def last_words(events: Sequence[Event]) -> dict[str, str]:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -50,11 +51,12 @@ def test_every_job_is_done_once_and_bad_ones_stop_no_other(tmp_path):
 
 def test_a_killed_worker_is_replaced_and_its_job_begins_again(tmp_path):
     events, killed = [], False
-    for e in work_through(jobs(tmp_path, ["a", "b", "c"], 0.6), LocalPool(2, devices=[])):
-        events.append(e)
-        if e.job.name == "b" and e.fraction > 0 and not killed:
-            os.kill(pid(tmp_path, "b"), signal.SIGKILL)
-            killed = True
+    with closing(LocalPool(2, devices=[])) as pool:
+        for e in work_through(jobs(tmp_path, ["a", "b", "c"], 0.6), pool):
+            events.append(e)
+            if e.job.name == "b" and e.fraction > 0 and not killed:
+                os.kill(pid(tmp_path, "b"), signal.SIGKILL)
+                killed = True
     assert last_words(events) == {"a": "done", "b": "done", "c": "done"}
     assert [(e.job.name, e.note) for e in events if e.kind == "retried"] == [
         ("b", "Its process was ended by SIGKILL. Memory may have run out.")
@@ -76,14 +78,14 @@ def test_a_killed_driver_leaves_work_that_the_next_one_finishes(tmp_path):
 
 def test_what_another_process_has_in_hand_is_asked_for_again(tmp_path):
     kinds = []
-    with claimed(tmp_path / "claims" / "a") as mine:
-        events = work_through(jobs(tmp_path, ["a", "b"]), LocalPool(1, devices=[]))
-        for e in events:
-            kinds.append((e.job.name, e.kind))
-            if ("b", "done") in kinds:
-                break
-    assert mine and ("a", "held") in kinds and kinds[-1] == ("b", "done")
-    kinds += [(e.job.name, e.kind) for e in events]
+    with closing(LocalPool(1, devices=[])) as pool:
+        events = work_through(jobs(tmp_path, ["a", "b"]), pool)
+        with claimed(tmp_path / "claims" / "a") as mine:
+            while ("b", "done") not in kinds:
+                e = next(events)
+                kinds.append((e.job.name, e.kind))
+        assert mine and ("a", "held") in kinds and kinds[-1] == ("b", "done")
+        kinds += [(e.job.name, e.kind) for e in events]
     assert kinds[-1] == ("a", "done") and diary(tmp_path, "made") == ["a", "b"]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -83,42 +82,63 @@ class _Whole:
 
 
 def work_through(jobs: Sequence[Job], pool: Pool, *, retries: int = RETRIES) -> Iterator[Event]:
-    """Do all jobs; yields what happens. The pool is closed at the end, however that comes.
+    """Do all jobs; yields what happens. Whoever stops listening, or is interrupted, ends the jobs in hand.
 
     A job that broke is tried again `retries` times. One that is given up does not stop the others.
     """
-    with closing(pool):
-        of = {j.name: j for j in jobs}
-        if len(of) < len(jobs):
-            raise ValueError("Two jobs have the same name.")
-        waiting, later, running = deque(jobs), deque[tuple[float, Job]](), set[str]()
-        whole, broken = _Whole(jobs), Counter[str]()
+    if len({j.name for j in jobs}) < len(jobs):
+        raise ValueError("Two jobs have the same name.")
+    work = _Work(jobs, pool, retries)
+    try:
+        while work.goes_on():
+            for told in work.told():
+                if event := work.note(told):
+                    yield event
+    finally:
+        if work.running:
+            pool.close()
 
-        while waiting or later or running:
-            while later and later[0][0] <= time.monotonic():
-                waiting.append(later.popleft()[1])
-            while waiting and pool.free() > 0:
-                job = waiting.popleft()
-                running.add(job.name)
-                pool.submit(job)
-            if not running:
-                time.sleep(min(LISTEN_S, AGAIN_S))
-                continue
-            for told in pool.told(LISTEN_S):
-                job, kind = of[told.job], told.kind
-                if job.name not in running:
-                    continue  # a late word of a worker that was given up
-                whole.note(job.name, told.fraction, found=kind == "found")
-                if kind != "progress":
-                    running.discard(job.name)
-                if kind == "held":
-                    later.append((time.monotonic() + AGAIN_S, job))
-                elif kind == "broke":
-                    broken[job.name] += 1
-                    if broken[job.name] <= retries:
-                        waiting.append(job)
-                        kind = "retried"
-                if kind in ("broke", "refused"):
-                    kind = "failed"
-                    whole.note(job.name, 1.0, found=True)
-                yield Event(job, kind, told.fraction, told.note, whole.done(), whole.left_s(), told.answer)
+
+class _Work:
+    """The jobs that wait, that are asked for again later, and that run."""
+
+    def __init__(self, jobs: Sequence[Job], pool: Pool, retries: int) -> None:
+        self.of, self.pool, self.retries = {j.name: j for j in jobs}, pool, retries
+        self.waiting, self.later, self.running = deque(jobs), deque[tuple[float, Job]](), set[str]()
+        self.whole, self.broken = _Whole(jobs), Counter[str]()
+
+    def goes_on(self) -> bool:
+        return bool(self.waiting or self.later or self.running)
+
+    def told(self) -> list[Told]:
+        """Hand out what there is room for; what the jobs tell then."""
+        while self.later and self.later[0][0] <= time.monotonic():
+            self.waiting.append(self.later.popleft()[1])
+        while self.waiting and self.pool.free() > 0:
+            job = self.waiting.popleft()
+            self.running.add(job.name)
+            self.pool.submit(job)
+        if self.running:
+            return self.pool.told(LISTEN_S)
+        time.sleep(LISTEN_S)
+        return []
+
+    def note(self, told: Told) -> Event | None:
+        """What follows from a word; None for a late one, of a job that runs no more."""
+        job, kind = self.of[told.job], told.kind
+        if job.name not in self.running:
+            return None
+        self.whole.note(job.name, told.fraction, found=kind == "found")
+        if kind != "progress":
+            self.running.discard(job.name)
+        if kind == "held":
+            self.later.append((time.monotonic() + AGAIN_S, job))
+        elif kind == "broke":
+            self.broken[job.name] += 1
+            if self.broken[job.name] <= self.retries:
+                self.waiting.append(job)
+                kind = "retried"
+        if kind in ("broke", "refused"):
+            kind = "failed"
+            self.whole.note(job.name, 1.0, found=True)
+        return Event(job, kind, told.fraction, told.note, self.whole.done(), self.whole.left_s(), told.answer)

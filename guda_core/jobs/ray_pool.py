@@ -109,6 +109,7 @@ def settings() -> dict[str, str]:
     home = paths.home()
     if not is_named(found.get("GUDA_HOME")):
         found["GUDA_HOME"] = str(paths.ROOT if home == paths.ASSETS else home)
+    found |= {k: os.path.abspath(v) for k, v in found.items() if k in ("GUDA_CACHE", "GUDA_LORA") and v}  # noqa: PTH100
     return {**found, "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "")}
 
 
