@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,10 @@ from guda_core.errors import OptionError
 from guda_core.jobs.driver import work_through
 from guda_core.jobs.ray_pool import RayPool, connected
 from tests.job_works import content, diary, is_made, jobs, last_words, pid, run
+from tests.own_pictures import guda
+from tests.own_workspace import own_workspace
 from tests.test_jobs import ROOT, until
+from tests.test_unlearn_on_many import FEW, made
 
 SMALL = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 
@@ -81,6 +85,15 @@ def test_a_killed_task_begins_again(cluster, tmp_path):
                 os.kill(pid(tmp_path, "a"), signal.SIGKILL)
                 killed = True
     assert killed and [e.kind for e in events if e.kind != "progress"] == ["retried", "done"]
+
+
+def test_unlearning_on_ray_makes_what_one_process_makes(cluster, home):
+    own_workspace(home, adapters_too=False)
+    guda("unlearn", *FEW, "--groups", "bo-chan")
+    alone = made(home)
+    shutil.rmtree(home / "runs")
+    said = guda("unlearn", *FEW, "--groups", "bo-chan", "--ray", cluster.address)
+    assert made(home) == alone and len(alone) == 2 and "On a Ray cluster of" in said
 
 
 def test_no_cluster_and_no_ray_are_one_sentence(monkeypatch):

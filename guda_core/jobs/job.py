@@ -85,7 +85,7 @@ def perform(job: Job, tell: Callable[[Told], None]) -> Told:
     except Stopped:
         raise
     except Exception as e:
-        log.warning("%s failed", job.name, exc_info=True)
+        log.info("%s broke", job.name, exc_info=True)
         return Told(job.name, "broke", note=one_line(f"{type(e).__name__}: {e}"))
 
 
