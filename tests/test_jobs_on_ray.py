@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import builtins
-import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,26 +15,18 @@ import pytest
 from guda_core.errors import OptionError
 from guda_core.jobs.driver import work_through
 from guda_core.jobs.ray_pool import RayPool, connected
-from tests.job_works import content, diary, is_made, jobs, last_words, pid, run
+from tests.job_works import content, diary, is_made, jobs, last_words, run
 from tests.own_pictures import guda
 from tests.own_workspace import own_workspace
+from tests.ray_cluster import SMALL, cluster_of_one
 from tests.test_jobs import ROOT, until
 from tests.test_unlearn_on_many import FEW, made
 
-SMALL = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The head, where the driver is, and no other machine yet."""
-    from ray.cluster_utils import Cluster
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("PYTHONPATH", str(ROOT))
-        made = Cluster(initialize_head=True, head_node_args={**SMALL, "include_dashboard": False})
+def cluster() -> Iterator[Any]:
+    with cluster_of_one() as made:
         yield made
-        made.shutdown()
 
 
 def test_a_machine_that_dies_loses_no_job_and_none_is_done_twice(cluster, tmp_path):
@@ -74,17 +64,6 @@ def test_a_driver_that_was_killed_is_started_again(cluster, tmp_path):
     with connected(cluster.address) as ray:
         told = last_words(run(tmp_path, ["a", "b"], RayPool(ray)))
     assert told == {"a": "done", "b": "done"} and diary(tmp_path, "made") == ["a", "b"]
-
-
-def test_a_killed_task_begins_again(cluster, tmp_path):
-    events, killed = [], False
-    with connected(cluster.address) as ray:
-        for e in work_through(jobs(tmp_path, ["a"], 1.6), RayPool(ray, most=1)):
-            events.append(e)
-            if e.kind == "progress" and e.fraction > 0 and not killed:
-                os.kill(pid(tmp_path, "a"), signal.SIGKILL)
-                killed = True
-    assert killed and [e.kind for e in events if e.kind != "progress"] == ["retried", "done"]
 
 
 def test_unlearning_on_ray_makes_what_one_process_makes(cluster, home):

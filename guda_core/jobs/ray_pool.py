@@ -99,7 +99,7 @@ def _no_cluster(address: str, e: Exception) -> OptionError:
     where = os.environ.get("RAY_ADDRESS") or "this machine" if address == "auto" else address[:80]
     return OptionError(
         f"There is no Ray cluster at {where} that can be used ({one_line(str(e))[:200].rstrip('.')}). Start one with "
-        "`ray start --head`, or use --ray local."
+        "`ray start --head`, or use --ray local. One with a token wants RAY_AUTH_MODE=token and RAY_AUTH_TOKEN."
     )
 
 
