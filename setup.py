@@ -14,6 +14,9 @@ setup(
         SETS: ["**/*"],
     },
     exclude_package_data={
-        ASSETS: [f"runs/*/*/{part}" for part in ("oracle/*", "oracle/*/*", "latents/*", "latents/*/*", "adapters/.claims/*")]
+        ASSETS: [
+            f"runs/*/*/{part}"
+            for part in ("oracle/*", "oracle/*/*", "latents/*", "latents/*/*", "*/.claims/*", "claims/*")
+        ]
     },
 )

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from guda_core.cli.jobs_progress import clock
-from guda_core.cli.unlearn_on_many import _failed
+from guda_core.cli.jobs_progress import clock, failure
 from guda_core.diffusion.cards import find_card
 from guda_core.jobs.driver import Event
 from guda_core.jobs.job import Job
@@ -44,10 +43,9 @@ def test_a_worker_makes_what_one_process_makes(home):
 def test_groups_that_failed_are_named_with_their_reasons():
     jobs = [Job(g, look, Path(g)) for g in ("ann", "bo")]
     events = [Event(jobs[0], "done", 1, "", 0.5, None), Event(jobs[1], "failed", 0, "The loss is nan.", 1, None)]
-    assert _failed(jobs, events[:1]) is None
-    assert str(_failed(jobs, events)) == (
-        "1 of 2 groups failed, the others are done. 'bo': The loss is nan. Run the same command again to try them once "
-        "more."
+    assert failure(events[:1]) is None
+    assert str(failure(events)) == (
+        "1 of 2 failed, the others are done. 'bo': The loss is nan. Run the same command again to try once more."
     )
 
 

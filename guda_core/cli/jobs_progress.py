@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from guda_core.cli.terminal import Command, note, progress_bar
+from guda_core.errors import TrainingError
 
 if TYPE_CHECKING:
-    from guda_core.jobs.driver import Event
+    from guda_core.jobs.driver import Event, Pool
+    from guda_core.jobs.job import Job
 
 AUTO = "auto"
 WorkersOption = Annotated[
     int | None,
-    typer.Option("--workers", min=1, help="So many groups at once, in processes of this machine, a GPU each."),
+    typer.Option("--workers", min=1, help="So many jobs at once, in processes of this machine, a GPU each."),
 ]
 RayOption = Annotated[
     str | None,
@@ -68,3 +70,30 @@ def follow_jobs(title: str, count: int, events: Iterator[Event]) -> Iterator[Eve
             said = f"{ended - failed} of {count}" + (f", {failed} failed" if failed else "")
             said += f", ends about {clock(e.left_s)}" if e.left_s and ended < count else ""
             bar.update(everything, completed=e.all_done, note=said)
+
+
+def done_by(pool: Pool, jobs: Sequence[Job], *, title: str) -> list[Event]:
+    """Do the jobs with bars; what became of each.
+
+    Raises:
+        TrainingError: some failed; the others are done.
+    """
+    from guda_core.jobs.driver import work_through
+
+    ended = list(follow_jobs(title, len(jobs), work_through(jobs, pool))) if jobs else []
+    if failed := failure(ended):
+        raise failed
+    return ended
+
+
+def failure(ended: Sequence[Event]) -> TrainingError | None:
+    """What failed, as one sentence or two; None where all is done."""
+    bad = [e for e in ended if e.kind == "failed"]
+    if not bad:
+        return None
+    why = " ".join(f"'{e.job.name}': {e.note}" for e in bad)
+    if len(ended) == 1:
+        return TrainingError(f"{bad[0].job.name}: {bad[0].note}")
+    return TrainingError(
+        f"{len(bad)} of {len(ended)} failed, the others are done. {why} Run the same command again to try once more."
+    )
