@@ -11,9 +11,14 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import torch
 
+from guda_core import __version__
+from guda_core.data import shards
+from guda_core.data.shards import Shards
 from guda_core.errors import OptionError
 from guda_core.jobs.driver import work_through
+from guda_core.jobs.environ import apply, settings
 from guda_core.jobs.local_pool import GPUS, LocalPool
 from guda_core.work_queue import claimed
 from tests.job_works import content, diary, is_made, jobs, last_words, pid, run
@@ -76,6 +81,18 @@ def test_a_killed_driver_leaves_work_that_the_next_one_finishes(tmp_path):
     assert set(again.values()) == {"found"} and diary(tmp_path, "made") == ["a", "b", "c"]
 
 
+def test_ctrl_c_ends_the_driver_and_its_workers(tmp_path):
+    command = [sys.executable, "-m", "tests.job_works", str(tmp_path), "here", "a,b"]
+    driver = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
+    until((tmp_path / "b.pid").is_file)
+    until((tmp_path / "a.pid").is_file)
+    os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
+    assert driver.wait(timeout=20) != 0 and diary(tmp_path, "made") == []
+    for name in "ab":
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid(tmp_path, name), 0)
+
+
 def test_what_another_process_has_in_hand_is_asked_for_again(tmp_path):
     kinds = []
     with closing(LocalPool(1, devices=[])) as pool:
@@ -116,3 +133,34 @@ def test_workers_share_out_the_gpus_and_the_threads(monkeypatch):
 def test_two_jobs_of_one_name_are_a_fault(tmp_path):
     with pytest.raises(ValueError, match="same name"):
         run(tmp_path, ["a", "a"], LocalPool(1, devices=[]))
+
+
+def test_a_worker_elsewhere_has_the_drivers_settings_and_no_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GUDA_CACHE", "cache")
+    monkeypatch.setenv("GUDA_HOME", "work")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "")
+    told = settings()
+    assert (told["GUDA_CACHE"], told["GUDA_HOME"]) == (str(tmp_path / "cache"), str(tmp_path / "work"))
+    monkeypatch.setenv("GUDA_HOME", "hub:USER/NAME")
+    assert settings()["GUDA_HOME"] == "hub:USER/NAME"
+    monkeypatch.setenv("GUDA_MODEL", "another")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    apply(told, __version__)
+    assert settings() == {**told, "HF_HUB_OFFLINE": "1"} and "GUDA_MODEL" not in os.environ
+    with pytest.raises(OptionError, match=r"has guda-core .*, the driver has 0\.0\. Install the same"):
+        apply(told, "0.0")
+
+
+def test_several_processes_may_keep_the_same_encoded_pictures_at_once(tmp_path, monkeypatch):
+    store, real, depth = Shards(tmp_path, "pictures"), shards.save_file, []
+
+    def while_another_does(flat, path):
+        real(flat, path)
+        if not depth:
+            depth.append(1)
+            Shards(tmp_path, "pictures").write({"a": {"latent": torch.ones(2)}})
+
+    monkeypatch.setattr(shards, "save_file", while_another_does)
+    store.write({"a": {"latent": torch.ones(2)}})
+    assert store.read(["a"])["a"]["latent"].tolist() == [1, 1] and len(list(tmp_path.iterdir())) == 1

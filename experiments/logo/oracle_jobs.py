@@ -24,8 +24,8 @@ from guda_core.diffusion.unet_family import quieten_libraries
 from guda_core.errors import InHandError
 from guda_core.jobs.chosen_pool import opened
 from guda_core.jobs.driver import Pool
+from guda_core.jobs.environ import settings
 from guda_core.jobs.job import Job, Steps
-from guda_core.jobs.ray_pool import settings
 from guda_core.unlearning.run import Forgetting
 
 

@@ -4,6 +4,8 @@
     driver      hands jobs to a runner, tries again what broke, and tells how far everything is
     local_pool  worker processes of this machine, a GPU each
     ray_pool    a Ray cluster (the extra `ray`)
+    chosen_pool the one that the command line asks for
+    environ     what a worker elsewhere must know
 
 Work is files: a job is done when what it makes is there, whole. So a run may be killed anywhere and started again
 anywhere that sees the same files.

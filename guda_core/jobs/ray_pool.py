@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from guda_core import __version__, paths
+from guda_core import __version__
 from guda_core.errors import OptionError, one_line
-from guda_core.from_hub import is_named
+from guda_core.jobs.environ import apply, settings
 from guda_core.jobs.job import Job, Told, perform
 
 MISSING = "--ray needs Ray, which is not installed. Install it with `pip install 'guda-core[ray]'`."
@@ -103,30 +103,6 @@ def _no_cluster(address: str, e: Exception) -> OptionError:
     )
 
 
-def settings() -> dict[str, str]:
-    """What a worker elsewhere must know of this process's environment: where the workspace lies, and the defaults."""
-    found = {k: v for k, v in os.environ.items() if k.startswith("GUDA_")}
-    home = paths.home()
-    if not is_named(found.get("GUDA_HOME")):
-        found["GUDA_HOME"] = str(paths.ROOT if home == paths.ASSETS else home)
-    found |= {k: os.path.abspath(v) for k, v in found.items() if k in ("GUDA_CACHE", "GUDA_LORA") and v}  # noqa: PTH100
-    return {**found, "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "")}
-
-
-def apply(environ: Mapping[str, str], version: str) -> None:
-    """In a worker: take over the driver's settings.
-
-    Raises:
-        OptionError: the worker's machine has another version of the package.
-    """
-    if version != __version__:
-        raise OptionError(
-            f"A machine of the cluster has guda-core {__version__}, the driver has {version}. Install the same version "
-            "on all of them."
-        )
-    os.environ.update({k: v for k, v in environ.items() if v})
-
-
 def _task(packed: bytes, environ: Mapping[str, str], version: str, board: Any) -> bytes:
     """A job, on some machine of the cluster. Gives its last word."""
     last = [0.0]
@@ -137,8 +113,12 @@ def _task(packed: bytes, environ: Mapping[str, str], version: str, board: Any) -
             board.tell.remote(pickle.dumps(told))
             last[0] = now
 
-    apply(environ, version)
-    return pickle.dumps(perform(pickle.loads(packed), tell))
+    job: Job = pickle.loads(packed)
+    try:
+        apply(environ, version)
+    except OptionError as e:
+        return pickle.dumps(Told(job.name, "refused", note=str(e)))
+    return pickle.dumps(perform(job, tell))
 
 
 class _Board:
@@ -199,7 +179,7 @@ class RayPool:
             try:
                 found.append(pickle.loads(self.ray.get(ref)))
             except Exception as e:
-                found.append(Told(job.name, _kind(e), note=_why(e)))
+                found.append(Told(job.name, "broke", note=_why(e)))
         return found
 
     def _words(self) -> list[Told]:
@@ -218,12 +198,8 @@ class RayPool:
             self.ray.kill(self._board)
 
 
-def _kind(e: Exception) -> Any:
-    """What a task raised itself will not go better the next time; what ended its process may."""
-    return "refused" if isinstance(getattr(e, "cause", None), OptionError) else "broke"
-
-
 def _why(e: Exception) -> str:
+    """Why a task has no last word. What a job raises is one (`perform`), so this is Ray's own."""
     if cause := getattr(e, "cause", None):
-        return one_line(f"{cause}")
+        return one_line(f"{type(cause).__name__}: {cause}")
     return f"Its process or machine is gone ({one_line(f'{type(e).__name__}: {e}')[:300]})."

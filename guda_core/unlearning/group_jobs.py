@@ -17,8 +17,8 @@ from guda_core import paths
 from guda_core.data.groups import load_group_set
 from guda_core.data.reserved import reserved
 from guda_core.diffusion.unet_family import quieten_libraries
+from guda_core.jobs.environ import settings
 from guda_core.jobs.job import Job, Steps
-from guda_core.jobs.ray_pool import settings
 from guda_core.records import GroupSet
 from guda_core.unlearning.adapter_files import meta_file
 from guda_core.unlearning.defaults import memory_settings

@@ -21,8 +21,8 @@ from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.cards import chosen_card, load_model
 from guda_core.diffusion.unet_family import quieten_libraries
 from guda_core.errors import CacheError
+from guda_core.jobs.environ import settings
 from guda_core.jobs.job import Job, Steps
-from guda_core.jobs.ray_pool import settings
 from guda_core.records import GroupSet
 from guda_core.versions import today, versions
 
