@@ -14,9 +14,6 @@ setup(
         SETS: ["**/*"],
     },
     exclude_package_data={
-        ASSETS: [
-            f"runs/*/*/{part}"
-            for part in ("oracle/*", "oracle/*/*", "latents/*", "latents/*/*", "*/.claims/*", "claims/*")
-        ]
+        ASSETS: [f"runs/*/*/{part}" for part in ("oracle/*", "oracle/*/*", "latents/*", "latents/*/*", "*/.claims/*")]
     },
 )

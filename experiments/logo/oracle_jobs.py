@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from experiments.logo import own_models
@@ -86,18 +87,21 @@ def train(asked: AskedOracle, training: own_models.Job) -> Steps:
                 yield p.step / p.steps, f"{p.step}/{p.steps}  loss {p.loss:.4f}  {p.rate:.0f} pictures/s"
 
 
+def _claims(asked: AskedOracle) -> Path:
+    """Where all workers see the claims: in the run of the fine-tuned model."""
+    name = asked.name or f"{chosen_card(asked.model).id}-{asked.group_set}"
+    return paths.run(name, asked.group_set).own / "logo" / ".claims"
+
+
 def jobs_of(asked: AskedOracle, trainings: Sequence[own_models.Job]) -> list[Job]:
     """A job for each training."""
-    name = asked.name or f"{chosen_card(asked.model).id}-{asked.group_set}"
-    folder = paths.run(name, asked.group_set).own / "logo" / ".claims"
+    folder = _claims(asked)
     return [Job(t.name, train, folder / t.name, is_trained, (asked, t)) for t in trainings]
 
 
 def first_job(asked: AskedOracle) -> Job:
     """Looks what is missing."""
-    card = chosen_card(asked.model).id
-    claim = paths.run(card, asked.group_set).own / "claims" / "look"
-    return Job("look and encode", look, claim, arguments=(asked,))
+    return Job("look and encode", look, _claims(asked) / "look", arguments=(asked,))
 
 
 def train_on_many(asked: AskedOracle, *, workers: int | None, ray: str | None) -> None:
