@@ -124,6 +124,8 @@ def test_workers_share_out_the_gpus_and_the_threads(monkeypatch):
     monkeypatch.setattr("guda_core.jobs.local_pool._cores", lambda: 8)
     two = LocalPool(2, devices=[])
     assert [e["OMP_NUM_THREADS"] for e in two._environs] == ["4", "4"] and "4 CPU threads each" in two.about
+    monkeypatch.setenv("OMP_NUM_THREADS", "3,2")
+    assert [e["OMP_NUM_THREADS"] for e in LocalPool(2, devices=[])._environs] == ["3", "3"]
     three = LocalPool(3, devices=["2", "5"])
     assert [e[GPUS] for e in three._environs] == ["2", "5", "2"] and "GPU 2, 5" in three.about
     with pytest.raises(OptionError, match="at least one worker"):

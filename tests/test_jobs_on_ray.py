@@ -36,7 +36,7 @@ def test_a_machine_that_dies_loses_no_job_and_none_is_done_twice(cluster, tmp_pa
     with connected(cluster.address) as ray:
         pool = RayPool(ray)
         assert "2 machines: no GPU, 2 CPUs" in pool.about
-        for e in work_through(jobs(tmp_path, names, 2.0), pool):
+        for e in work_through(jobs(tmp_path, names, 1.4), pool):
             events.append(e)
             both = [n for n in "ab" if (tmp_path / f"{n}.pid").is_file()]
             if second is not None and len(both) == 2 and e.fraction > 0:

@@ -10,8 +10,9 @@ import pytest
 
 from guda_core.cli.jobs_progress import clock, failure
 from guda_core.diffusion.cards import find_card
+from guda_core.jobs import job as jobs_job
 from guda_core.jobs.driver import Event
-from guda_core.jobs.job import Job
+from guda_core.jobs.job import Job, Stopped, Told, perform
 from guda_core.unlearning import group_jobs
 from guda_core.unlearning.group_jobs import Asked, Found, first_job, is_done, look
 from tests.own_pictures import guda
@@ -38,6 +39,28 @@ def test_a_worker_makes_what_one_process_makes(home):
         "unlearn", *FEW, "--groups", "bo-chan", "--workers", "2"
     )  # the second has nothing to do, and is not begun
     assert made(home) == alone and "On 2 workers on this machine" in said and "1 of 1" in said
+
+
+def test_a_job_that_is_left_between_two_steps_goes_on_from_there(home, monkeypatch):
+    own_workspace(home, adapters_too=False)
+    guda("unlearn", *FEW, "--groups", "dee")
+    alone = made(home)
+    shutil.rmtree(home / "runs")
+    monkeypatch.setattr(jobs_job, "SECONDS", 0.0)  # every step is told
+    asked = Asked("artists", "brush", groups=("dee",), changes=CHANGES)
+    (job,) = group_jobs.group_jobs(asked, "brush", _found(first_job(asked, "brush")))
+
+    def leave(told: Told) -> None:
+        if told.fraction > 0:
+            raise Stopped  # as a worker does whose driver is gone
+
+    with pytest.raises(Stopped):
+        perform(job, leave)
+    assert made(home) == {}
+    assert perform(job, lambda told: None).kind == "done" and made(home) == alone
+    timing = json.loads((home / "runs" / "brush" / "artists" / "adapters" / "dee" / "timing.json").read_text())
+    assert timing["from_step"] == 1
+    assert perform(job, leave).kind == "found"
 
 
 def test_groups_that_failed_are_named_with_their_reasons():

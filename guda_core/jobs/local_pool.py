@@ -37,9 +37,14 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
 def _threads(workers: int) -> str:
     """Of each worker: what OMP_NUM_THREADS says, else its part of the cores."""
-    return os.environ.get("OMP_NUM_THREADS") or str(max(1, _cores() // workers))
+    said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return said if said.isdecimal() and int(said) else str(max(1, _cores() // workers))
 
 
 def _serve(pipe: Connection, environ: dict[str, str]) -> None:
@@ -151,9 +156,9 @@ class LocalPool:
         for i, environ in enumerate(environs):
             if devices:
                 environ[GPUS] = devices[i % len(devices)]
-        self.about = f"{workers} worker{'s' if workers > 1 else ''} on this machine, " + (
-            f"GPU {', '.join(dict.fromkeys(e[GPUS] for e in environs))}" if devices else f"{threads} CPU threads each"
-        )
+        named = ", ".join(dict.fromkeys(e[GPUS] for e in environs)) if devices else ""
+        where = f"GPU {named}" if devices else f"{_counted(int(threads), 'CPU thread')} each"
+        self.about = f"{_counted(workers, 'worker')} on this machine, {where}"
         self._environs = environs
         self._workers: list[_Worker | None] = [None] * workers
 
