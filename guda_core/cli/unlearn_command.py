@@ -25,7 +25,6 @@ from guda_core.cli.terminal import (
 from guda_core.errors import OptionError
 
 if TYPE_CHECKING:
-    from guda_core.unlearning.group_jobs import Opened
     from guda_core.unlearning.health import Health
     from guda_core.unlearning.plan import Plan
     from guda_core.unlearning.run import Forgetting
@@ -107,7 +106,7 @@ def unlearn(
             opened = open_asked(asked)
         pending = opened.forgetting.pending(asked.groups, config=opened.config, again=again)
         if plan:
-            _plan(opened, pending, json_file)
+            _plan(opened.forgetting, opened.health, pending, opened.config, json_file)
             return
         _make(opened.forgetting, pending, opened.config)
         _measure(opened.health, asked.groups)
@@ -161,13 +160,13 @@ def _measure(measured: Health, wanted: Sequence[str]) -> None:
                 bar.update(task, completed=fraction)
 
 
-def _plan(opened: Opened, pending: list[str], file: Path | None) -> None:
+def _plan(job: Forgetting, measured: Health, pending: list[str], config: Any, file: Path | None) -> None:
     from guda_core.unlearning.plan import write_json
 
     if not pending:
         say("Nothing to do: every adapter is there and was made with these settings.")
         return
-    found = opened.forgetting.plan(pending, opened.config, opened.health.passes(pending))
+    found = job.plan(pending, config, measured.passes(pending))
     show(_plan_table(found))
     mode = "with checkpointing" if found.memory["checkpointing"] else "without checkpointing"
     say(
