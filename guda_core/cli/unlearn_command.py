@@ -113,11 +113,11 @@ def unlearn(
     card = chosen_card(model)
     where = paths.run(card.id, gs.id).adapters if folder is None else paths.Layers((folder,))
     _show_health(health.read_all(where, gs.groups), health.KINDS)
+    if failed is not None:
+        raise failed
     if folder is None and paths.home() != paths.ASSETS:
         for line in publish_lines(card, gs):
             say(line)
-    if failed is not None:
-        raise failed
 
 
 def _show_health(found: Mapping[str, Mapping[str, Any]], kinds: Mapping[str, str]) -> None:
