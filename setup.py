@@ -14,6 +14,6 @@ setup(
         SETS: ["**/*"],
     },
     exclude_package_data={
-        ASSETS: [f"runs/*/*/{part}" for part in ("oracle/*", "oracle/*/*", "latents/*", "latents/*/*")]
+        ASSETS: [f"runs/*/*/{part}" for part in ("oracle/*", "oracle/*/*", "latents/*", "latents/*/*", "*/.claims/*")]
     },
 )

@@ -19,8 +19,8 @@ FolderOption = Annotated[
 TableOption = Annotated[bool, typer.Option("--table", help="Only make the table from the committed arrays.")]
 
 
-def program(function: Callable[..., Any]) -> Callable[[], None]:
+def program(function: Callable[..., Any], *, cls: type[Command] = Command) -> Callable[[], None]:
     """The function as a program: its options are those of the command line, its docstring the help."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command(cls=Command)(function)
+    app.command(cls=cls)(function)
     return app

@@ -56,6 +56,10 @@ class TrainingError(GudaError):
     """A training cannot start, go on or be resumed."""
 
 
+class InHandError(TrainingError):
+    """Another process has the same work in hand."""
+
+
 class CacheError(GudaError):
     """Stored intermediate results are damaged or do not fit their settings."""
 

@@ -15,15 +15,17 @@ from experiments.benchmark import own_run
 from experiments.benchmark import queries as q
 from experiments.benchmark.result_tables import LIVE, ORACLE
 from experiments.benchmark.scores import ScoreConfig
-from experiments.logo import fine_tuning
+from experiments.logo import fine_tuning, oracle_jobs
 from experiments.logo.__main__ import main as logo
 from experiments.logo.fine_tuning import settings_for
+from experiments.logo.oracle_jobs import AskedOracle
 from experiments.logo.own_models import Job, OwnOracle
 from guda_core.attribution.calibration import read_weight
 from guda_core.attribution.guda import Guda
 from guda_core.attribution.logo import Logo
 from guda_core.data.groups import load_group_set
 from guda_core.errors import OptionError, TrainingError
+from guda_core.jobs.job import perform
 from guda_core.local import load_service
 from guda_core.unlearning import adapters, health
 from guda_core.unlearning.run import Forgetting
@@ -231,3 +233,27 @@ def test_options_that_contradict_are_refused(options, sentence, monkeypatch, cap
         logo()
     said = capsys.readouterr()
     assert done.value.code == 2 and sentence in " ".join((said.out + said.err).split())
+
+
+def files_of(home):
+    """The retrained models' weights, and the full model's, by file."""
+    folder = home / "runs" / "tiny-artists" / "artists"
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("adapter_model.safetensors"))}
+
+
+def test_the_trainings_as_jobs_make_what_the_queue_makes(made, home):
+    run(oracle(made, rank=2, groups=["dee"]))
+    wanted = files_of(home)
+    assert len(wanted) == 2
+    shutil.rmtree(home / "runs" / "tiny-artists")
+    (home / "models" / "tiny-artists.yaml").unlink()
+    asked = AskedOracle("artists", str(made), (("batch", 4), ("rank", 2), ("steps", 3)), (3,), ("dee",))
+    looked = oracle_jobs.first_job(asked)
+    trainings = perform(looked, lambda told: None).answer
+    assert [t.name for t in trainings] == ["full-s3", "without-dee-s3"]
+    jobs, told = oracle_jobs.jobs_of(asked, trainings), []
+    with oracle(made, rank=2, groups=["dee"]).in_hand(trainings[1]):  # as a process without jobs would
+        assert [perform(job, told.append).kind for job in jobs] == ["done", "held"]
+    assert [perform(job, told.append).kind for job in jobs] == ["found", "done"]
+    assert files_of(home) == wanted and any(0 < t.fraction < 1 for t in told)
+    assert perform(looked, lambda told: None).answer == []

@@ -7,17 +7,22 @@ answer any picture. With --model: a model of your own is fine-tuned on the set, 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from experiments.commands import MinutesOption, program
+from guda_core.cli.jobs_progress import CommandOnRay, RayOption, WorkersOption
 from guda_core.cli.loading import group_set_of, quieten
 from guda_core.cli.terminal import HomeOption, SetOption, follow, listed, progress_bar, say
 from guda_core.errors import OptionError
 from guda_core.paths import BENCHMARKS
 from guda_core.work_queue import deadline
+
+if TYPE_CHECKING:
+    from experiments.logo.oracle_jobs import AskedOracle
 
 
 def logo(
@@ -47,6 +52,8 @@ def logo(
     as_name: Annotated[
         str | None, typer.Option("--name", help="With --model: the fine-tuned model's name. Default: MODEL-SET.")
     ] = None,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
 ) -> None:
     """Train the model again without each group (LOGO). This takes hours; stop and resume as you like.
 
@@ -54,6 +61,7 @@ def logo(
     and again without each group; then every method is compared with this oracle.
     """
     of_own = {"--rank": rank, "--steps": steps, "--batch": batch, "--lr": lr, "--name": as_name}
+    of_own |= {"--workers": workers, "--ray": ray}
     given = [k for k, v in {**of_own, "--whole": whole or None, "--seeds": seeds or None}.items() if v is not None]
     if given and (model is None or live):
         raise OptionError(f"{given[0]} needs --model, without --live.")
@@ -61,38 +69,38 @@ def logo(
         raise OptionError("--folder and --groups need --live; --groups also goes with --model.")
     if live and status:
         raise OptionError("--status only lists the trainings. Leave --live out.")
+    if (workers or ray) and (status or minutes is not None):
+        raise OptionError("--workers and --ray go without --status and --minutes. Stop such a run with Ctrl-C.")
     quieten()
     if model is not None and not live:
         changes = {"whole": whole, "rank": rank, "steps": steps, "batch": batch, "lr": lr}
-        _own(name, model, changes, seeds=seeds, groups=groups, as_name=as_name, minutes=minutes, status=status)
+        asked = _asked(name, model, changes, seeds=seeds, groups=groups, as_name=as_name)
+        _own(asked, minutes=minutes, status=status, workers=workers, ray=ray)
         return
     _embedded(name, model, minutes=minutes, status=status, live=live, groups=groups, folder=folder)
 
 
-def _own(
-    name: str | None,
-    model: str,
-    changes: dict[str, Any],
-    *,
-    seeds: str,
-    groups: str,
-    as_name: str | None,
-    minutes: float | None,
-    status: bool,
-) -> None:
-    """The oracle of a model of one's own."""
-    from experiments.logo import own_command
-    from experiments.logo.fine_tuning import settings_for
-    from experiments.logo.own_models import OwnOracle
-    from guda_core.unlearning.run import Forgetting
+def _asked(
+    name: str | None, model: str, changes: dict[str, Any], *, seeds: str, groups: str, as_name: str | None
+) -> AskedOracle:
+    from experiments.logo.oracle_jobs import AskedOracle
 
-    deadline(minutes)  # refuses what is no time before anything is begun
-    wanted = [int(s) if s.isdecimal() else -1 for s in listed(seeds)]
+    wanted = tuple(int(s) if s.isdecimal() else -1 for s in listed(seeds))
     if -1 in wanted:
         raise OptionError("--seeds takes whole numbers, for example --seeds 3,4.")
-    base = Forgetting(group_set_of(name, model=model), model=model)
-    config = settings_for(base.model, seed=wanted[0] if wanted else None, **changes)
-    own = OwnOracle(base, config, seeds=wanted, groups=listed(groups), name=as_name)
+    gs = group_set_of(name, model=model)
+    return AskedOracle(gs.id, model, tuple(sorted(changes.items())), wanted, tuple(listed(groups)), as_name)
+
+
+def _own(asked: AskedOracle, *, minutes: float | None, status: bool, workers: int | None, ray: str | None) -> None:
+    """The oracle of a model of one's own."""
+    from experiments.logo import oracle_jobs, own_command
+    from guda_core.diffusion.cards import absolute
+
+    deadline(minutes)  # refuses what is no time before anything is begun
+    if workers or ray:
+        oracle_jobs.train_on_many(replace(asked, model=absolute(asked.model)), workers=workers, ray=ray)
+    own = oracle_jobs.open_asked(asked)
     if status:
         own_command.status(own)
     elif own_command.train(own, minutes):
@@ -141,7 +149,7 @@ def _embedded(
         say(f"{state:6}{job.name}")
 
 
-main = program(logo)
+main = program(logo, cls=CommandOnRay)
 
 if __name__ == "__main__":
     main()

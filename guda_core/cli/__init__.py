@@ -16,6 +16,7 @@ from guda_core.cli import (
     start,
     unlearn_command,
 )
+from guda_core.cli.jobs_progress import CommandOnRay
 from guda_core.cli.terminal import commands, say
 
 app = commands(
@@ -44,5 +45,5 @@ app.command()(attribute_command.attribute)
 app.command()(generate_command.generate)
 app.command()(replay_command.replay)
 app.add_typer(groups_command.app, name="groups")
-app.command()(unlearn_command.unlearn)
+app.command(cls=CommandOnRay)(unlearn_command.unlearn)
 app.add_typer(assets_command.app, name="assets")

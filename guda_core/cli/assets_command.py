@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from guda_core.cli.jobs_progress import CommandOnRay, RayOption, WorkersOption, done_by
 from guda_core.cli.loading import group_set_of, quieten, service_of
 from guda_core.cli.terminal import (
     HomeOption,
@@ -17,6 +17,7 @@ from guda_core.cli.terminal import (
     commands,
     follow,
     listed,
+    note,
     progress_bar,
     say,
 )
@@ -28,7 +29,7 @@ app = commands(
 )
 
 
-@app.command()
+@app.command(cls=CommandOnRay)
 def features(
     methods: Annotated[str, typer.Option(help="Comma-separated. Default: every method that answers from such.")] = "",
     model: ModelOption = None,
@@ -37,41 +38,59 @@ def features(
     home: HomeOption = None,
     dim: Annotated[int, typer.Option(help="Coordinates of the projected gradients.")] = 4096,
     folder: Annotated[Path | None, typer.Option(help="Default: runs/MODEL/SET/features of the workspace.")] = None,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
 ) -> None:
-    """Make the gradient features with which methods answer without the training pictures."""
-    from guda_core.attribution.gradient import quantised
+    """Make the gradient features with which methods answer without the training pictures.
+
+    With --workers or --ray several methods at once; what is there already is then not made again.
+    """
+    from guda_core.attribution.gradient import feature_jobs
     from guda_core.attribution.gradient.kernel import kernel_methods
-    from guda_core.data.captions import captioner_of
-    from guda_core.data.encoded import examples_of
-    from guda_core.data.sources.source import open_dataset
     from guda_core.paths import run
-    from guda_core.versions import today, versions
 
     kinds = kernel_methods()
-    asked = listed(methods) or list(kinds)
-    check_methods(asked, kinds)
+    wanted = listed(methods) or list(kinds)
+    check_methods(wanted, kinds)
+    if workers or ray:
+        _features_on_many(group_set, model, dim, folder, wanted, workers, ray)
+        return
     service = service_of(model, group_set)
-    own, gs = service.model, service.group_set
-    examples = examples_of(own, open_dataset(gs).split("train"), captioner_of(gs))
-    where = folder or run(own.card.id, gs.id).features.own("")
-    for m in asked:
-        plain = kinds[m].defaults()
-        config = dataclasses.replace(plain, features=dataclasses.replace(plain.features, dim=dim))
-        method = kinds[m](own, examples, list(gs.groups), config)
+    where = folder or run(service.model.card.id, service.group_set.id).features.own("")
+    asked = feature_jobs.AskedFeatures(service.group_set.id, model, dim, where)
+    opened = feature_jobs.opened_of(asked, service.model, service.group_set)
+    for m in wanted:
         with progress_bar() as bar:
             task = bar.add_task(m, note="", total=1.0)
-            for fraction in method.prepare():
+            for fraction, _ in feature_jobs.make(opened, m):
                 bar.update(task, completed=fraction)
-        meta = {
-            "command": f"python -m guda_core assets features --methods {m} --dim {dim}",
-            "base_sha256": own.sha256,
-            "examples_sha256": examples.sha256(),
-            "config": dataclasses.asdict(method.config.features),
-            "versions": versions(),
-            "date": today(),
-        }
-        quantised.write(where / m, method.features, examples.groups, meta)
         say(f"Written: {where / m}")
+
+
+def _features_on_many(
+    group_set: str | None,
+    model: str | None,
+    dim: int,
+    folder: Path | None,
+    methods: list[str],
+    workers: int | None,
+    ray: str | None,
+) -> None:
+    quieten()
+
+    from guda_core.attribution.gradient import feature_jobs
+    from guda_core.diffusion.cards import absolute, chosen_card
+    from guda_core.jobs.chosen_pool import opened
+
+    gs, card = group_set_of(group_set, model=model), chosen_card(model).id
+    where = folder and folder.absolute()
+    asked = feature_jobs.AskedFeatures(gs.id, model and absolute(model), dim, where)
+    jobs = feature_jobs.feature_jobs(asked, card, methods)
+    with opened(workers, ray) as pool:
+        note(f"On {pool.about}.")
+        for e in done_by(pool, jobs, title="features"):
+            said = "Written" if e.kind == "done" else "There already"
+            say(f"{said}: {e.job.claim.parent.parent / e.job.name}")
 
 
 @app.command()

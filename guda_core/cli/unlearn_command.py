@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
+from guda_core.cli.jobs_progress import RayOption, WorkersOption
 from guda_core.cli.loading import group_set_of, quieten
 from guda_core.cli.terminal import (
     ERR,
@@ -66,51 +67,65 @@ def unlearn(
         bool, typer.Option("--plan", help="Make one step, say what all of them will take, and stop.")
     ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="With --plan: write the plan here.")] = None,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
 ) -> None:
     """Unlearn groups from the full model, each as a LoRA adapter, and measure each adapter's health.
 
-    Stop and start again as you like. An adapter that was made with other settings is recomputed.
+    Stop and start again as you like. An adapter that was made with other settings is recomputed. With --workers or
+    --ray several groups are unlearned at once.
     """
     quieten()
 
     from guda_core import paths
     from guda_core.cli.publish_lines import publish_lines
-    from guda_core.data.reserved import reserved
-    from guda_core.unlearning import health, run
-    from guda_core.unlearning.defaults import memory_settings
+    from guda_core.cli.unlearn_on_many import unlearn_on_many
+    from guda_core.diffusion.cards import chosen_card
+    from guda_core.unlearning import health
     from guda_core.unlearning.forget import FORGET_LOSSES
+    from guda_core.unlearning.group_jobs import Asked, open_asked
 
     if json_file is not None and not plan:
         raise OptionError("--json writes the plan: use it with --plan.")
+    if plan and (workers or ray):
+        raise OptionError("--plan makes one step in this process: leave out --workers and --ray.")
     FORGET_LOSSES.find(operator or "guda_c")  # before the model is loaded
-    wanted = listed(groups)
-    with ERR.status("Loading the model"):
-        job = run.Forgetting(group_set_of(group_set, model=model), model=model, folder=folder)
-    job.memory = memory_settings(job.model, pictures=pass_size, checkpointing=checkpointing)
-    config = job.config(
-        operator, selection=selection, steps=steps, lr=lr, rank=rank, lam=lam, empty_share=empty_share, batch=batch,
-        seed=seed, whole=whole or None,
+    changes: dict[str, Any] = {
+        "selection": selection, "steps": steps, "lr": lr, "rank": rank, "lam": lam, "empty_share": empty_share,
+        "batch": batch, "seed": seed, "whole": whole or None,
+    }  # fmt: skip
+    gs, failed = group_set_of(group_set, model=model), None
+    asked = Asked(
+        gs.id, model, folder, tuple(listed(groups)), operator, tuple(sorted(changes.items())), pass_size,
+        checkpointing, again,
     )  # fmt: skip
-    asked = (paths.BENCHMARKS / "queries.json", paths.run(job.card.id, job.group_set.id).file("logo") / "queries.json")
-    measured = health.Health(job, apart=set().union(*(reserved(path, job.group_set) for path in asked)))
-    pending = job.pending(wanted, config=config, again=again)
-    if plan:
-        _plan(job, measured, pending, config, json_file)
-        return
-    _make(job, pending, config)
-    _measure(measured, wanted)
-    _show_health(measured, health.KINDS)
+    if workers or ray:
+        failed = unlearn_on_many(asked, workers=workers, ray=ray)
+    else:
+        with ERR.status("Loading the model"):
+            opened = open_asked(asked)
+        pending = opened.forgetting.pending(asked.groups, config=opened.config, again=again)
+        if plan:
+            _plan(opened.forgetting, opened.health, pending, opened.config, json_file)
+            return
+        _make(opened.forgetting, pending, opened.config)
+        _measure(opened.health, asked.groups)
+    card = chosen_card(model)
+    where = paths.run(card.id, gs.id).adapters if folder is None else paths.Layers((folder,))
+    _show_health(health.read_all(where, gs.groups), health.KINDS)
+    if failed is not None:
+        raise failed
     if folder is None and paths.home() != paths.ASSETS:
-        for line in publish_lines(job.card, job.group_set):
+        for line in publish_lines(card, gs):
             say(line)
 
 
-def _show_health(measured: Health, kinds: Mapping[str, str]) -> None:
+def _show_health(found: Mapping[str, Mapping[str, Any]], kinds: Mapping[str, str]) -> None:
     """A row for each adapter, a column for each kind of pictures."""
     table = Table(title="ELBO drop in nats when the group's adapter is on (mean over pictures)")
     for column in ("group", *kinds.values()):
         table.add_column(column, overflow="fold")
-    for gid, h in measured.read().items():
+    for gid, h in found.items():
         table.add_row(gid, *[f"{h[k]['mean']:.1f}" if k in h else "-" for k in kinds])
     show(table)
 
@@ -137,7 +152,7 @@ def _make(job: Forgetting, pending: list[str], config: Any) -> None:
             done += costs[gid]
 
 
-def _measure(measured: Health, wanted: list[str]) -> None:
+def _measure(measured: Health, wanted: Sequence[str]) -> None:
     for gid in measured.unmeasured(wanted):
         with progress_bar() as bar:
             task = bar.add_task(f"health {gid}", note="", total=1.0)

@@ -10,6 +10,7 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from uuid import uuid4
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -60,7 +61,7 @@ class Shards:
         """
         name = hashlib.sha256("\n".join(sorted(entries)).encode()).hexdigest()[:16]
         path = self.folder / f"{self.kind}-{name}.safetensors"
-        aside = path.with_suffix(".tmp")
+        aside = path.with_name(f"{path.stem}.{uuid4().hex}.tmp")  # several processes may keep the same at once
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             flat = {f"{k}/{n}": t.detach().cpu().contiguous() for k, e in entries.items() for n, t in e.items()}

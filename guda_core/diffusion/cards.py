@@ -97,6 +97,12 @@ def chosen_model(given: str | None) -> str:
     return given or os.environ.get("GUDA_MODEL") or own_model() or DEFAULT_MODEL
 
 
+def absolute(name: str) -> str:
+    """The name of a model for a process that works in another folder: a path in it is written out."""
+    path = paths.at_home(name)
+    return str(path.absolute()) if name not in known_cards() and paths.is_there(path) else name
+
+
 def chosen_card(given: str | None, *, lora: str | Path | None = None) -> Card:
     """The card of the model to use: of `chosen_model`, by `resolve_card`, with `lora` or else GUDA_LORA merged.
 

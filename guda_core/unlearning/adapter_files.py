@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,8 @@ def write(
             aside[folder / LORA_CONFIG].write_text(json.dumps(lora, indent=1), encoding="utf-8")
     except (OSError, SafetensorError) as e:
         for path in aside.values():
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # such as where a file stands in the folder's place
+                path.unlink()
         raise AdapterError(
             f"The adapter cannot be written to {folder} ({str(e).rstrip('.')}). Free some disk space and run the same "
             "command again; what was there before is still there."

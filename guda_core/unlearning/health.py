@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -22,6 +22,7 @@ from guda_core.data.dataset import Item, Pictures
 from guda_core.data.images import hash_pixels
 from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion import likelihood
+from guda_core.paths import Folder
 from guda_core.unlearning import adapters
 from guda_core.unlearning.adapter_files import read_json
 from guda_core.unlearning.adapters import HEALTH, OFFSET
@@ -164,8 +165,13 @@ class Health:
 
     def read(self) -> dict[str, dict[str, Any]]:
         """Group id -> its stored health, of those that can be read."""
-        out = {}
-        for g in self.job.group_set.groups:
-            with suppress(OSError, ValueError):
-                out[g] = read_json(self.job.folder / g / HEALTH)
-        return out
+        return read_all(self.job.folder, self.job.group_set.groups)
+
+
+def read_all(folder: Folder, groups: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Group id -> the stored health of its adapter below the folder, of those that can be read."""
+    out = {}
+    for g in groups:
+        with suppress(OSError, ValueError):
+            out[g] = read_json(folder / g / HEALTH)
+    return out

@@ -22,7 +22,7 @@ from guda_core.data.encoders import bank_of, open_encoder
 from guda_core.data.kept_latents import encode, to_encode
 from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion.cards import chosen_card, load_model
-from guda_core.errors import AdapterError, OptionError, TrainingError
+from guda_core.errors import AdapterError, InHandError, OptionError
 from guda_core.paths import STYLE_GROUPS, Layers, cache_dir
 from guda_core.records import GroupSet
 from guda_core.unlearning import adapter_files, adapters
@@ -175,13 +175,14 @@ class Forgetting:
         The group's adapter of before is there until the new one is finished.
 
         Raises:
-            TrainingError: the training went astray, or another process unlearns this group: nothing is written then.
+            TrainingError: the training went astray: nothing is written then. InHandError: another process unlearns
+                this group.
         """
         folder = self.folder.own(group)
         name = f"{group}--{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}"
         with claimed(cache_dir() / "locks" / name) as mine:
             if not mine:
-                raise TrainingError(
+                raise InHandError(
                     f"Another process is unlearning '{group}' into {folder}. Wait until it has ended, or name other "
                     "groups with --groups."
                 )

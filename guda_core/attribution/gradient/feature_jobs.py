@@ -1,0 +1,131 @@
+"""Making the gradient features that are stored beside a model: of each method, in one process or as a job
+(`guda_core.jobs`). A job is done when the method's features are there, of just this model, these pictures and settings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from guda_core import paths
+from guda_core.attribution.gradient import quantised
+from guda_core.attribution.gradient.kernel import kernel_methods
+from guda_core.data.captions import captioner_of
+from guda_core.data.encoded import Examples, examples_of
+from guda_core.data.groups import load_group_set
+from guda_core.data.sources.source import open_dataset
+from guda_core.diffusion.base_model import BaseModel
+from guda_core.diffusion.cards import chosen_card, load_model
+from guda_core.diffusion.unet_family import quieten_libraries
+from guda_core.errors import CacheError
+from guda_core.jobs.environ import settings
+from guda_core.jobs.job import Job, Steps
+from guda_core.records import GroupSet
+from guda_core.versions import today, versions
+
+
+@dataclass(frozen=True)
+class AskedFeatures:
+    """What `guda assets features` was asked for; small, and can be pickled. dim: coordinates of the projected
+    gradients. folder: where the methods' folders go, absolute; None: the workspace's."""
+
+    group_set: str
+    model: str | None
+    dim: int
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a process keeps from method to method: the model and the encoded pictures."""
+
+    asked: AskedFeatures
+    model: BaseModel
+    group_set: GroupSet
+    examples: Examples
+
+    def folder(self, method: str) -> Path:
+        """Where the method's features are written."""
+        own = self.asked.folder or paths.run(self.model.card.id, self.group_set.id).features.own("")
+        return own / method
+
+    def config(self, method: str) -> Any:
+        """The method's settings."""
+        plain = kernel_methods()[method].defaults()
+        return dataclasses.replace(plain, features=dataclasses.replace(plain.features, dim=self.asked.dim))
+
+    def made_from(self, method: str) -> dict[str, Any]:
+        """What the features depend on."""
+        own = self.config(method).features
+        return {
+            "base_sha256": self.model.sha256,
+            "examples_sha256": self.examples.sha256(),
+            "config": dataclasses.asdict(dataclasses.replace(own, parts=tuple(own.parts))),
+        }
+
+
+def open_asked(asked: AskedFeatures) -> Opened:
+    """Load the model, and encode the pictures. Raises GudaError: the set or the model is refused."""
+    return opened_of(asked, load_model(chosen_card(asked.model)), load_group_set(asked.group_set))
+
+
+def opened_of(asked: AskedFeatures, model: BaseModel, group_set: GroupSet) -> Opened:
+    """Likewise with a model that is loaded."""
+    examples = examples_of(model, open_dataset(group_set).split("train"), captioner_of(group_set))
+    return Opened(asked, model, group_set, examples)
+
+
+def _opened(asked: AskedFeatures) -> Opened:
+    return _kept(asked, tuple(sorted(settings().items())))
+
+
+@lru_cache(maxsize=1)
+def _kept(asked: AskedFeatures, environ: tuple[tuple[str, str], ...]) -> Opened:
+    quieten_libraries()
+    return open_asked(asked)
+
+
+def make(opened: Opened, method: str) -> Steps:
+    """Make and write a method's features."""
+    kind, config = kernel_methods()[method], opened.config(method)
+    made = kind(opened.model, opened.examples, list(opened.group_set.groups), config)
+    for fraction in made.prepare():
+        yield fraction, ""
+    meta = {
+        "command": f"python -m guda_core assets features --methods {method} --dim {opened.asked.dim}",
+        **opened.made_from(method),
+        "config": dataclasses.asdict(made.config.features),
+        "versions": versions(),
+        "date": today(),
+    }
+    quantised.write(opened.folder(method), made.features, opened.examples.groups, meta)
+
+
+def is_made(opened: Opened, method: str) -> bool:
+    """Whether the method's features are there, whole, and made from just this."""
+    try:
+        bank = quantised.QuantisedBank(opened.model, opened.folder(method))
+    except CacheError:
+        return False
+    wanted = opened.made_from(method)
+    found = {**bank.meta, "config": dataclasses.asdict(bank.config)}
+    return {k: found.get(k) for k in wanted} == wanted
+
+
+def work(asked: AskedFeatures, method: str) -> Steps:
+    """`make`, as a job."""
+    return make(_opened(asked), method)
+
+
+def is_done(asked: AskedFeatures, method: str) -> bool:
+    """`is_made`, of a job."""
+    return is_made(_opened(asked), method)
+
+
+def feature_jobs(asked: AskedFeatures, card: str, methods: list[str]) -> list[Job]:
+    """One job for each method. card: the model's id."""
+    folder = (asked.folder or paths.run(card, asked.group_set).features.own("")) / ".claims"
+    return [Job(m, work, folder / m, is_done, (asked, m)) for m in methods]

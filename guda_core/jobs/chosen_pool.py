@@ -1,0 +1,27 @@
+"""Where jobs run, as the command line says it: worker processes of this machine, or a Ray cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+from guda_core.jobs.driver import Pool
+from guda_core.jobs.local_pool import LocalPool
+
+
+@contextmanager
+def opened(workers: int | None, address: str | None) -> Iterator[Pool]:
+    """Within the block there is a pool. address: of a Ray cluster (`ray_pool.connected`); None: this machine alone.
+    workers: jobs at once; None: one, on a cluster as many as it takes.
+
+    Raises:
+        OptionError: there is no such cluster, Ray is not installed, or `workers` is not positive.
+    """
+    if address is None:
+        with closing(LocalPool(1 if workers is None else workers)) as pool:
+            yield pool
+        return
+    from guda_core.jobs.ray_pool import RayPool, connected
+
+    with connected(address) as ray, closing(RayPool(ray, most=workers)) as pool:
+        yield pool

@@ -1,0 +1,144 @@
+"""Works through jobs with a runner: hands them out, tries again what broke, and tells how far everything is."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from guda_core.jobs.job import Job, Told
+
+RETRIES = 2  # of a job that broke
+AGAIN_S = 1.0  # until a job that another process has in hand is asked for again
+LISTEN_S = 0.5
+
+
+class Pool(Protocol):
+    """Where jobs run. about: where that is, for people."""
+
+    about: str
+
+    def free(self) -> int:
+        """How many more jobs it takes now."""
+        ...
+
+    def submit(self, job: Job) -> None:
+        """Begin a job."""
+        ...
+
+    def told(self, timeout: float) -> list[Told]:
+        """What is told of the jobs that were begun; waits at most so many seconds."""
+        ...
+
+    def close(self) -> None:
+        """End everything, jobs in hand too."""
+        ...
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened to a job.
+
+    kind: progress; done (found: it was there already); held: another process has it in hand, and it is asked for again;
+    retried: it broke and begins again; failed: it is given up. fraction: of this job, in [0, 1]. note: a word, or why.
+    all_done: share of all jobs by their costs, in [0, 1]. left_s: seconds until all are done, by the pace so far; None
+    while nothing tells. answer: of the job, when it was made now.
+    """
+
+    job: Job
+    kind: Literal["progress", "done", "found", "held", "retried", "failed"]
+    fraction: float
+    note: str
+    all_done: float
+    left_s: float | None
+    answer: Any = None
+
+
+class _Whole:
+    """How far all jobs are. What was found done has taken no time, so it tells nothing of the pace."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self.costs = {j.name: j.cost for j in jobs}
+        self.fractions = dict.fromkeys(self.costs, 0.0)
+        self.found: set[str] = set()
+        self.began = time.monotonic()
+
+    def note(self, name: str, fraction: float, *, found: bool = False) -> None:
+        self.fractions[name] = fraction
+        if found:
+            self.found.add(name)
+
+    def done(self) -> float:
+        whole = sum(self.costs.values())
+        return sum(self.costs[n] * f for n, f in self.fractions.items()) / whole if whole else 1.0
+
+    def left_s(self) -> float | None:
+        worked = {n: f for n, f in self.fractions.items() if n not in self.found}
+        made = sum(self.costs[n] * f for n, f in worked.items())
+        left = sum(self.costs[n] * (1 - f) for n, f in worked.items())
+        return (time.monotonic() - self.began) * left / made if made > 0 else None
+
+
+def work_through(jobs: Sequence[Job], pool: Pool, *, retries: int = RETRIES) -> Iterator[Event]:
+    """Do all jobs; yields what happens. Whoever stops listening, or is interrupted, ends the jobs in hand.
+
+    A job that broke is tried again `retries` times. One that is given up does not stop the others.
+    """
+    if len({j.name for j in jobs}) < len(jobs):
+        raise ValueError("Two jobs have the same name.")
+    work = _Work(jobs, pool, retries)
+    try:
+        while work.goes_on():
+            for told in work.told():
+                if event := work.note(told):
+                    yield event
+    finally:
+        if work.running:
+            pool.close()
+
+
+class _Work:
+    """The jobs that wait, that are asked for again later, and that run."""
+
+    def __init__(self, jobs: Sequence[Job], pool: Pool, retries: int) -> None:
+        self.of, self.pool, self.retries = {j.name: j for j in jobs}, pool, retries
+        self.waiting, self.later, self.running = deque(jobs), deque[tuple[float, Job]](), set[str]()
+        self.whole, self.broken = _Whole(jobs), Counter[str]()
+
+    def goes_on(self) -> bool:
+        return bool(self.waiting or self.later or self.running)
+
+    def told(self) -> list[Told]:
+        """Hand out what there is room for; what the jobs tell then."""
+        while self.later and self.later[0][0] <= time.monotonic():
+            self.waiting.append(self.later.popleft()[1])
+        while self.waiting and self.pool.free() > 0:
+            job = self.waiting.popleft()
+            self.running.add(job.name)
+            self.pool.submit(job)
+        if self.running:
+            return self.pool.told(LISTEN_S)
+        time.sleep(LISTEN_S)
+        return []
+
+    def note(self, told: Told) -> Event | None:
+        """What follows from a word; None for a late one, of a job that runs no more."""
+        job, kind = self.of[told.job], told.kind
+        if job.name not in self.running:
+            return None
+        self.whole.note(job.name, told.fraction, found=kind == "found")
+        if kind != "progress":
+            self.running.discard(job.name)
+        if kind == "held":
+            self.later.append((time.monotonic() + AGAIN_S, job))
+        elif kind == "broke":
+            self.broken[job.name] += 1
+            if self.broken[job.name] <= self.retries:
+                self.waiting.append(job)
+                kind = "retried"
+        if kind in ("broke", "refused"):
+            kind = "failed"
+            self.whole.note(job.name, 1.0, found=True)
+        return Event(job, kind, told.fraction, told.note, self.whole.done(), self.whole.left_s(), told.answer)

@@ -1,0 +1,201 @@
+"""Jobs in worker processes of this machine, each with a GPU of its own where there are GPUs.
+
+Each worker lives as long as the pool, so what a job loads once (a model) is there for the next. A worker that ends in
+the middle of a job is replaced. A worker whose driver is gone ends between two steps of its job.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from guda_core.errors import OptionError
+from guda_core.jobs.job import Job, Stopped, Told, perform
+
+LET_GO_S = 30.0  # for a worker to leave its job between two steps, before it is killed
+GPUS = "CUDA_VISIBLE_DEVICES"
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    named = [name for name in os.environ.get(GPUS, "").split(",") if name]
+    return named or [str(i) for i in range(torch.cuda.device_count())]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
+def _threads(workers: int) -> str:
+    """Of each worker: what OMP_NUM_THREADS says, else its part of the cores."""
+    said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return said if said.isdecimal() and int(said) else str(max(1, _cores() // workers))
+
+
+def _serve(pipe: Connection, environ: dict[str, str]) -> None:
+    """A worker: jobs from the pipe, one after the other, until it is closed."""
+    os.environ.update(environ)
+    if "torch" in sys.modules:  # the program's main file was imported again, and that may import it
+        sys.modules["torch"].set_num_threads(int(environ["OMP_NUM_THREADS"]))
+    busy, stop = [False], [False]
+
+    def ended(number: int, frame: object) -> None:
+        stop[0] = True
+        if not busy[0]:
+            sys.exit(0)
+
+    def tell(told: Told) -> None:
+        if stop[0]:
+            raise Stopped
+        try:
+            pipe.send_bytes(pickle.dumps(told))
+        except OSError as e:  # the driver is gone
+            raise Stopped from e
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the driver ends us
+    signal.signal(signal.SIGTERM, ended)
+    while not stop[0]:
+        try:
+            packed = pipe.recv_bytes()
+            busy[0] = True
+            last = perform(pickle.loads(packed), tell)
+            tell(last)
+        except (Stopped, EOFError, OSError):
+            return
+        if last.kind == "broke":
+            return  # whatever failed may have left this process in no good state
+        busy[0] = False
+
+
+class _Worker:
+    def __init__(self, environ: dict[str, str]) -> None:
+        context = get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, environ), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.job: Job | None = None
+
+    def take(self, job: Job) -> None:
+        self.job = job
+        try:
+            self.pipe.send_bytes(pickle.dumps(job))
+        except OSError:  # it has just ended, which `told` finds out
+            return
+
+    def told(self) -> list[Told]:
+        """What it has said since, and that it has ended, if so."""
+        found: list[Told] = []
+        ended = not self.process.is_alive()  # before the pipe is read, so that nothing it said is missed
+        try:
+            while self.pipe.poll():
+                found.append(pickle.loads(self.pipe.recv_bytes()))
+        except (EOFError, OSError):
+            ended = True
+        if found and found[-1].kind != "progress":
+            self.job = None
+        elif ended and self.job is not None:
+            self.process.join(LET_GO_S)
+            found.append(Told(self.job.name, "broke", note=_ending(self.process.exitcode)))
+            self.job = None
+        return found
+
+    @property
+    def usable(self) -> bool:
+        return self.process.is_alive()
+
+    def end(self, until: float) -> None:
+        """Wait until it has ended, or kill it at that moment of `time.monotonic`."""
+        self.process.join(max(0.0, until - time.monotonic()))
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+        self.pipe.close()
+        self.process.close()
+
+
+def _ending(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"Its process ended with code {code}."
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"Its process was ended by {name}." + (" Memory may have run out." if name == "SIGKILL" else "")
+
+
+class LocalPool:
+    """Worker processes of this machine. workers: how many jobs at once. devices: GPUs, shared out in turn; None: those
+    that there are.
+
+    Raises:
+        OptionError: there are no workers.
+    """
+
+    def __init__(self, workers: int, *, devices: Sequence[str] | None = None) -> None:
+        if workers < 1:
+            raise OptionError(f"There must be at least one worker; got {workers}.")
+        devices = gpus() if devices is None else devices
+        threads = _threads(workers)
+        environs: list[dict[str, str]] = [{"OMP_NUM_THREADS": threads} for _ in range(workers)]
+        for i, environ in enumerate(environs):
+            if devices:
+                environ[GPUS] = devices[i % len(devices)]
+        named = ", ".join(dict.fromkeys(e[GPUS] for e in environs)) if devices else ""
+        where = f"GPU {named}" if devices else f"{_counted(int(threads), 'CPU thread')} each"
+        self.about = f"{_counted(workers, 'worker')} on this machine, {where}"
+        self._environs = environs
+        self._workers: list[_Worker | None] = [None] * workers
+
+    def free(self) -> int:
+        """How many more jobs it takes now."""
+        return sum(1 for w in self._workers if w is None or w.job is None)
+
+    def submit(self, job: Job) -> None:
+        """Begin a job; only when there is room."""
+        place = next(i for i, w in enumerate(self._workers) if w is None or w.job is None)
+        worker = self._workers[place]
+        if worker is not None and not worker.usable:
+            worker.end(time.monotonic())
+            worker = None
+        if worker is None:
+            self._workers[place] = worker = _Worker(self._environs[place])
+        worker.take(job)
+
+    def told(self, timeout: float) -> list[Told]:
+        """What the workers say; waits at most so many seconds for the first word."""
+        busy = [w for w in self._workers if w is not None and w.job is not None]
+        handles: list[Any] = [h for w in busy for h in (w.pipe, w.process.sentinel)]
+        wait(handles, timeout)
+        found = [(w, w.told()) for w in busy]
+        for worker, words in found:
+            if words and words[-1].kind == "broke":  # it ends now
+                worker.end(time.monotonic() + LET_GO_S)
+                self._workers[self._workers.index(worker)] = None
+        return [told for _, words in found for told in words]
+
+    def close(self) -> None:
+        """End all workers: each leaves its job between two steps, and is killed if that takes too long."""
+        workers = [w for w in self._workers if w is not None]
+        for w in workers:
+            if w.usable:
+                w.process.terminate()
+        until = time.monotonic() + LET_GO_S
+        for w in workers:
+            w.end(until)
+        self._workers = [None] * len(self._workers)

@@ -1,0 +1,168 @@
+"""Jobs in worker processes of this machine: nothing is done twice, nothing is lost, whatever is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+
+from guda_core import __version__
+from guda_core.data import shards
+from guda_core.data.shards import Shards
+from guda_core.errors import OptionError
+from guda_core.jobs.driver import work_through
+from guda_core.jobs.environ import apply, settings
+from guda_core.jobs.local_pool import GPUS, LocalPool
+from guda_core.work_queue import claimed
+from tests.job_works import content, diary, is_made, jobs, last_words, pid, run
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def until(true, seconds: float = 20.0) -> None:
+    """Wait for it."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.02)
+
+
+def test_every_job_is_done_once_and_bad_ones_stop_no_other(tmp_path):
+    (tmp_path / "c.made").write_bytes(content("c"))
+    (tmp_path / "d.made").write_bytes(content("d")[:10])  # cut short
+    names = ["poisoned", "a", "b", "c", "d", "refused", "lazy"]
+    events = run(tmp_path, names, LocalPool(2, devices=[]))
+    told = last_words(events)
+    assert told == {
+        "a": "done", "b": "done", "c": "found", "d": "done", "poisoned": "failed", "refused": "failed",
+        "lazy": "failed",
+    }  # fmt: skip
+    assert all(is_made(tmp_path, n, 0) for n in "abcd")
+    assert diary(tmp_path, "begun") == ["a", "b", "d", *["lazy"] * 3, *["poisoned"] * 3, "refused"]
+    why = {e.job.name: e.note for e in events if e.kind == "failed"}
+    assert why["poisoned"] == "ValueError: a bad picture" and why["refused"] == "Nobody can do this."
+    assert "is not there" in why["lazy"]
+    assert events[-1].all_done == 1 and {e.answer for e in events if e.kind == "done"} == {1}
+    shares = [e.all_done for e in events if e.kind == "progress" and e.job.name == "a"]
+    assert shares == sorted(shares) and 0 < shares[-1] < 1
+
+
+def test_a_killed_worker_is_replaced_and_its_job_begins_again(tmp_path):
+    events, killed = [], False
+    with closing(LocalPool(2, devices=[])) as pool:
+        for e in work_through(jobs(tmp_path, ["a", "b", "c"], 0.6), pool):
+            events.append(e)
+            if e.job.name == "b" and e.fraction > 0 and not killed:
+                os.kill(pid(tmp_path, "b"), signal.SIGKILL)
+                killed = True
+    assert last_words(events) == {"a": "done", "b": "done", "c": "done"}
+    assert [(e.job.name, e.note) for e in events if e.kind == "retried"] == [
+        ("b", "Its process was ended by SIGKILL. Memory may have run out.")
+    ]
+    assert diary(tmp_path, "made") == ["a", "b", "c"] and diary(tmp_path, "begun") == ["a", "b", "b", "c"]
+
+
+def test_a_killed_driver_leaves_work_that_the_next_one_finishes(tmp_path):
+    driver = subprocess.Popen([sys.executable, "-m", "tests.job_works", str(tmp_path), "here", "a,b,c"], cwd=ROOT)
+    until((tmp_path / "b.pid").is_file)
+    until((tmp_path / "a.pid").is_file)
+    driver.kill()
+    driver.wait(timeout=20)
+    told = last_words(run(tmp_path, ["a", "b", "c"], LocalPool(2, devices=[])))
+    assert set(told.values()) == {"done"} and diary(tmp_path, "made") == ["a", "b", "c"]
+    again = last_words(run(tmp_path, ["a", "b", "c"], LocalPool(1, devices=[])))
+    assert set(again.values()) == {"found"} and diary(tmp_path, "made") == ["a", "b", "c"]
+
+
+def test_ctrl_c_ends_the_driver_and_its_workers(tmp_path):
+    command = [sys.executable, "-m", "tests.job_works", str(tmp_path), "here", "a,b"]
+    driver = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
+    until((tmp_path / "b.pid").is_file)
+    until((tmp_path / "a.pid").is_file)
+    os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
+    assert driver.wait(timeout=20) != 0 and diary(tmp_path, "made") == []
+    for name in "ab":
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid(tmp_path, name), 0)
+
+
+def test_what_another_process_has_in_hand_is_asked_for_again(tmp_path):
+    kinds = []
+    with closing(LocalPool(1, devices=[])) as pool:
+        events = work_through(jobs(tmp_path, ["a", "b"]), pool)
+        with claimed(tmp_path / "claims" / "a") as mine:
+            while ("b", "done") not in kinds:
+                e = next(events)
+                kinds.append((e.job.name, e.kind))
+        assert mine and ("a", "held") in kinds and kinds[-1] == ("b", "done")
+        kinds += [(e.job.name, e.kind) for e in events]
+    assert kinds[-1] == ("a", "done") and diary(tmp_path, "made") == ["a", "b"]
+
+
+def test_whoever_stops_listening_ends_the_workers_between_two_steps(tmp_path):
+    events = work_through(jobs(tmp_path, ["a"], 20.0), LocalPool(1, devices=[]))
+    until(lambda: next(events).fraction > 0)
+    process = pid(tmp_path, "a")
+    began = time.monotonic()
+    events.close()
+    assert time.monotonic() - began < 10
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+    with claimed(tmp_path / "claims" / "a") as free:
+        assert free
+
+
+def test_workers_share_out_the_gpus_and_the_threads(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("guda_core.jobs.local_pool._cores", lambda: 8)
+    two = LocalPool(2, devices=[])
+    assert [e["OMP_NUM_THREADS"] for e in two._environs] == ["4", "4"] and "4 CPU threads each" in two.about
+    monkeypatch.setenv("OMP_NUM_THREADS", "3,2")
+    assert [e["OMP_NUM_THREADS"] for e in LocalPool(2, devices=[])._environs] == ["3", "3"]
+    three = LocalPool(3, devices=["2", "5"])
+    assert [e[GPUS] for e in three._environs] == ["2", "5", "2"] and "GPU 2, 5" in three.about
+    with pytest.raises(OptionError, match="at least one worker"):
+        LocalPool(0, devices=[])
+
+
+def test_two_jobs_of_one_name_are_a_fault(tmp_path):
+    with pytest.raises(ValueError, match="same name"):
+        run(tmp_path, ["a", "a"], LocalPool(1, devices=[]))
+
+
+def test_a_worker_elsewhere_has_the_drivers_settings_and_no_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GUDA_CACHE", "cache")
+    monkeypatch.setenv("GUDA_HOME", "work")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "")
+    told = settings()
+    assert (told["GUDA_CACHE"], told["GUDA_HOME"]) == (str(tmp_path / "cache"), str(tmp_path / "work"))
+    monkeypatch.setenv("GUDA_HOME", "hub:USER/NAME")
+    assert settings()["GUDA_HOME"] == "hub:USER/NAME"
+    monkeypatch.setenv("GUDA_MODEL", "another")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    apply(told, __version__)
+    assert settings() == {**told, "HF_HUB_OFFLINE": "1"} and "GUDA_MODEL" not in os.environ
+    with pytest.raises(OptionError, match=r"has guda-core .*, the driver has 0\.0\. Install the same"):
+        apply(told, "0.0")
+
+
+def test_several_processes_may_keep_the_same_encoded_pictures_at_once(tmp_path, monkeypatch):
+    store, real, depth = Shards(tmp_path, "pictures"), shards.save_file, []
+
+    def while_another_does(flat, path):
+        real(flat, path)
+        if not depth:
+            depth.append(1)
+            Shards(tmp_path, "pictures").write({"a": {"latent": torch.ones(2)}})
+
+    monkeypatch.setattr(shards, "save_file", while_another_does)
+    store.write({"a": {"latent": torch.ones(2)}})
+    assert store.read(["a"])["a"]["latent"].tolist() == [1, 1] and len(list(tmp_path.iterdir())) == 1

@@ -1,0 +1,126 @@
+"""`guda unlearn` in several processes: what one process makes, byte by byte."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from guda_core.cli.jobs_progress import clock, failure
+from guda_core.diffusion.cards import find_card
+from guda_core.jobs import job as jobs_job
+from guda_core.jobs.driver import Event
+from guda_core.jobs.job import Job, Stopped, Told, perform
+from guda_core.unlearning import group_jobs
+from guda_core.unlearning.group_jobs import Asked, Found, first_job, is_done, look
+from tests.own_pictures import guda
+from tests.own_workspace import own_workspace, plant
+
+FEW = ("--steps", "2", "--batch", "1", "--rank", "2")
+CHANGES = (("batch", 1), ("rank", 2), ("steps", 2))
+
+
+def made(home: Path) -> dict[str, bytes]:
+    """The weights and healths of a workspace's adapters, by file."""
+    folder = home / "runs" / "brush" / "artists" / "adapters"
+    files = [p for p in sorted(folder.glob("*/*")) if p.name in ("adapter_model.safetensors", "health.json")]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+
+def test_a_worker_makes_what_one_process_makes(home):
+    own_workspace(home, adapters_too=False)
+    guda("unlearn", *FEW, "--groups", "ann-lee,bo-chan")  # one after the other
+    alone = {name: data for name, data in made(home).items() if name.startswith("bo-chan")}
+    assert len(alone) == 2
+    shutil.rmtree(home / "runs")
+    said = guda(
+        "unlearn", *FEW, "--groups", "bo-chan", "--workers", "2"
+    )  # the second has nothing to do, and is not begun
+    assert made(home) == alone and "On 2 workers on this machine" in said and "1 of 1" in said
+
+
+def test_a_job_that_is_left_between_two_steps_goes_on_from_there(home, monkeypatch):
+    own_workspace(home, adapters_too=False)
+    guda("unlearn", *FEW, "--groups", "dee")
+    alone = made(home)
+    shutil.rmtree(home / "runs")
+    monkeypatch.setattr(jobs_job, "SECONDS", 0.0)  # every step is told
+    asked = Asked("artists", "brush", groups=("dee",), changes=CHANGES)
+    (job,) = group_jobs.group_jobs(asked, "brush", _found(first_job(asked, "brush")))
+
+    def leave(told: Told) -> None:
+        if told.fraction > 0:
+            raise Stopped  # as a worker does whose driver is gone
+
+    with pytest.raises(Stopped):
+        perform(job, leave)
+    assert made(home) == {}
+    assert perform(job, lambda told: None).kind == "done" and made(home) == alone
+    timing = json.loads((home / "runs" / "brush" / "artists" / "adapters" / "dee" / "timing.json").read_text())
+    assert timing["from_step"] == 1
+    assert perform(job, leave).kind == "found"
+
+
+def test_groups_that_failed_are_named_with_their_reasons():
+    jobs = [Job(g, look, Path(g)) for g in ("ann", "bo")]
+    events = [Event(jobs[0], "done", 1, "", 0.5, None), Event(jobs[1], "failed", 0, "The loss is nan.", 1, None)]
+    assert failure(events[:1]) is None
+    assert str(failure(events)) == (
+        "1 of 2 failed, the others are done. 'bo': The loss is nan. Run the same command again to try once more."
+    )
+
+
+def test_an_adapter_that_is_to_be_made_again_does_not_count(home, monkeypatch):
+    own_workspace(home, adapters_too=False)
+    config = {"steps": 2, "batch": 1, "rank": 2}
+    guda("unlearn", *FEW, "--groups", "dee")
+    asked = Asked("artists", "brush", groups=("dee",), changes=CHANGES)
+    card = find_card("brush").id
+    assert is_done(asked, "dee", None)
+    assert _found(first_job(asked, card)) == Found({}, {})
+    again = Asked("artists", "brush", groups=("dee",), changes=CHANGES, again=True)
+    found = _found(first_job(again, card))
+    assert list(found.costs) == ["dee"] and found.costs["dee"] > config["steps"]
+    assert not is_done(again, "dee", found.before["dee"])
+    health = home / "runs" / "brush" / "artists" / "adapters" / "dee" / "health.json"
+    health.write_text(json.dumps({}))
+    assert not is_done(asked, "dee", None) and list(_found(first_job(asked, card)).costs) == ["dee"]
+    plant(health.parent, "dee", 1)  # with other settings
+    assert not is_done(asked, "dee", None)
+
+
+def _found(job: Job) -> Found:
+    steps = job.work(*job.arguments)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def test_options_that_do_not_go_together(home):
+    assert "leave out --workers" in guda("unlearn", "--plan", "--workers", "2", code=2)
+    assert "no Ray cluster at somewhere" in guda("unlearn", "--groups", "noto", "--ray", "somewhere", code=2)
+    assert "--workers" in guda("unlearn", "--workers", "0", code=2)
+
+
+def test_the_expected_end_says_its_date_when_it_is_not_today():
+    assert len(clock(0)) == 5 and len(clock(3 * 86400)) == 16
+
+
+@pytest.mark.parametrize("field", ["group_set", "model", "folder", "operator", "changes", "pictures", "checkpointing"])
+def test_what_was_asked_is_opened_anew_when_any_part_of_it_changes(field, monkeypatch):
+    opened = []
+    monkeypatch.setattr(group_jobs, "open_asked", opened.append)
+    monkeypatch.setattr(group_jobs, "quieten_libraries", lambda: None)
+    group_jobs._kept.cache_clear()
+    first = Asked("artists")
+    other = Asked(**{"group_set": "artists", field: "other"})  # type: ignore[arg-type]
+    for asked in (first, first, other, other):
+        group_jobs._opened(asked)
+    monkeypatch.setenv("GUDA_HOME", "elsewhere")
+    group_jobs._opened(other)
+    group_jobs._kept.cache_clear()
+    assert opened == [first, other, other]
