@@ -29,7 +29,7 @@ from guda_core.scoring.rows import FAILED, REFUSED, Row
 from guda_core.service import Service, check_methods, default_methods, find_effort
 
 log = logging.getLogger(__name__)
-SAVE_S = 30.0  # between two writings of a part that is worked on
+SAVE_S, SAVE_SHARE = 30.0, 0.03  # the part is written again when that takes this share of the time, or this is over
 TRIES = 2
 WHY = 20  # reasons that a part hands back; all are in its rows
 MADE_FROM, TRYING = "made_from.json", "trying"
@@ -66,6 +66,11 @@ class Done:
     refused: int = 0
     why: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def finished(self) -> int:
+        """Pictures that have rows now."""
+        return self.scored + self.kept + self.refused
+
 
 def service_of(task: Task) -> Service:
     """The service of this process for a task; the last one is kept."""
@@ -73,14 +78,6 @@ def service_of(task: Task) -> Service:
         _kept.clear()  # before the next is loaded: two large models may not fit into memory
         _kept[task.make_service] = task.make_service()
     return _kept[task.make_service]
-
-
-def score_part(task: Task) -> Done:
-    """Score a part to its end; gives what was done. Raises what `steps` raises."""
-    done = Done(task.part, task.pictures)
-    for done in steps(task):  # noqa: B007
-        pass
-    return done
 
 
 def steps(task: Task) -> Iterator[Done]:
@@ -163,14 +160,15 @@ class _Part:
         for row in parts.read(self.place):
             before.setdefault(row["picture"], []).append(row)
         found = dict(before)  # rows of pictures that nobody asks about today stay
-        done, saved = Done(self.task.part, len(self.wanted)), time.monotonic()
+        done, saved, took = Done(self.task.part, len(self.wanted)), time.monotonic(), 0.1
         try:
             for w in self.wanted:
                 kept, found[w.picture] = self._picture(w, before.get(w.picture, []))
                 done = _counted(done, kept, found[w.picture][0])
-                if time.monotonic() - saved > SAVE_S and not kept:
+                if (now := time.monotonic()) - saved > min(SAVE_S, took / SAVE_SHARE) and not kept:
                     self._save(found)
                     saved = time.monotonic()
+                    took = saved - now
                 yield done
         except (GeneratorExit, KeyboardInterrupt):  # who stops it loses nothing
             self._save(found)

@@ -3,7 +3,7 @@
     table.json    how many parts, when it was begun and by which version; written first
     summary.html  written last (`page`)
 
-A run that was stopped, wherever and however, is started again by the same command: parts that are right are kept.
+A run that was stopped, wherever and however, is started again by the same command: rows that are right are kept.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from guda_core.errors import OptionError, ReportError
 from guda_core.reports.bundle import json_text
 from guda_core.scoring import places
 from guda_core.scoring.listing import Listing, parts_for
-from guda_core.scoring.scorer import WHY, Done, Task, steps
+from guda_core.scoring.part_jobs import here
+from guda_core.scoring.scorer import WHY, Done, Task
 from guda_core.service import Service, find_effort
 from guda_core.versions import today
 
@@ -53,12 +54,6 @@ class Total:
     def done(self) -> int:
         """Pictures that have rows now."""
         return self.scored + self.kept + self.refused
-
-
-def here(tasks: Sequence[Task]) -> Iterator[Done]:
-    """Do the tasks in this process, one after the other."""
-    for task in tasks:
-        yield from steps(task)
 
 
 class Table:
@@ -100,32 +95,22 @@ class Table:
         head = {"format": FORMAT, "parts": self.parts, "begun": today(), "guda_version": __version__}
         if _begun(self.out) is None:
             places.write(places.joined(self.out, TABLE), json_text(head).encode())
-        by_part: dict[int, Done] = {}
-        ended = total = Total(len(self.listing))
+        so_far, total = dict[int, Done](), Total(len(self.listing))
         for done in work(self.tasks()):
-            by_part[done.part] = done
-            if done.scored + done.kept + done.refused == done.pictures:
-                ended = _added(ended, by_part.pop(done.part))
-            total = ended
-            for d in by_part.values():
-                total = _added(total, d)
+            total = _added(total, done, so_far.get(done.part, Done(done.part, done.pictures)))
+            so_far[done.part] = replace(done, why={})
             yield total
         if total.done != total.pictures:
             raise ReportError(
-                f"{total.pictures - total.done} of {total.pictures} pictures have no rows yet. Run the same command "
-                "again: it goes on."
+                f"{total.pictures - total.done} of {total.pictures} pictures have no rows yet, because their workers "
+                "ended again and again. Run the same command again: it goes on."
             )
 
 
-def _added(total: Total, d: Done) -> Total:
-    why = total.why if len(total.why) >= WHY else {**total.why, **d.why}
-    return replace(
-        total,
-        scored=total.scored + d.scored,
-        kept=total.kept + d.kept,
-        refused=total.refused + d.refused,
-        why=why,
-    )
+def _added(total: Total, now: Done, before: Done) -> Total:
+    """The total with a part that is further than before."""
+    more = {k: getattr(total, k) + getattr(now, k) - getattr(before, k) for k in ("scored", "kept", "refused")}
+    return replace(total, **more, why=total.why if len(total.why) >= WHY else {**total.why, **now.why})
 
 
 def _begun(out: str) -> dict[str, Any] | None:
