@@ -11,14 +11,19 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from guda_core.data.groups import load_group_set
 from guda_core.records import Query
 from guda_core.reports import bundle
 from guda_core.scoring import parts, places
 from guda_core.scoring.rows import Row
 from guda_core.scoring.table_run import Options, Table, Total
 from tests.light import LightService, draw
+
+if TYPE_CHECKING:
+    from guda_core.diffusion.base_model import Card
+    from guda_core.local import LocalService
 
 QUICK = Options(effort="quick")
 
@@ -54,6 +59,22 @@ class Made:
 
     def __call__(self) -> Diary:
         return Diary(self)
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """What makes the service of a tiny real model that was saved (`tests.tiny.tiny_service`), in any process."""
+
+    root: Path
+    card: Card
+
+    def __call__(self) -> LocalService:
+        from guda_core.data.embeddings import Clip
+        from guda_core.diffusion.cards import load_model
+        from guda_core.local import LocalService
+
+        clip = Clip(self.root / "clip")
+        return LocalService(load_model(self.card), load_group_set("emoji"), clip, self.root / "adapters")
 
 
 def fill_disk() -> None:

@@ -65,7 +65,7 @@ PLACES = {
     "matplotlib": ("reports.figures", "ui.plots", "experiments.foreign_drawn"),
     "jsonschema": ("reports.read",),
     "duckdb": ("scoring.*",),
-    "ray": ("jobs.ray_pool",),
+    "ray": ("jobs.ray_pool", "experiments.scale.*"),
     "gradio": ("ui", "ui.*", "app"),
     "typer": ("cli", "cli.*", "experiments.*"),
     "print": ("cli", "cli.*", "experiments.*"),

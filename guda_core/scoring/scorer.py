@@ -30,7 +30,7 @@ from guda_core.service import Service, check_methods, default_methods, find_effo
 
 log = logging.getLogger(__name__)
 SAVE_S, SAVE_SHARE = 30.0, 0.03  # the part is written again when that takes this share of the time, or this is over
-TRIES = 2
+TRIES = 3  # one machine that goes away and one driver that is killed may meet the same picture
 WHY = 20  # reasons that a part hands back; all are in its rows
 MADE_FROM, TRYING = "made_from.json", "trying"
 FAULT = "An unexpected fault; see the log."
