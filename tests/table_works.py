@@ -17,7 +17,7 @@ from guda_core.data.groups import load_group_set
 from guda_core.records import Query
 from guda_core.reports import bundle
 from guda_core.scoring import parts, places
-from guda_core.scoring.rows import Row
+from guda_core.scoring.table_rows import Row
 from guda_core.scoring.table_run import Options, Table, Total
 from tests.light import LightService, draw
 

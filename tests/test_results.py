@@ -16,6 +16,7 @@ from guda_core.reports.read import read_report
 from guda_core.scoring import again, parts, places
 from guda_core.scoring.asking import Asked, Results
 from guda_core.scoring.summary_page import page
+from guda_core.ui import results_screen
 from tests.light import LightService, draw
 from tests.table_works import folder_of, rows
 from tests.table_works import run as make_table
@@ -195,3 +196,19 @@ def test_a_million_rows_are_summarised_and_searched_in_two_seconds(million):
     assert summary.rows >= 10**6 and len(page_of) == 50 and len(one) in (1, 18) and "made up" in text
     assert sum(f.pictures for f in summary.firsts["guda"]) == summary.scopes["in scope"]
     assert min(wall, time.process_time() - began[0]) < 2.0
+
+
+@pytest.mark.parametrize(
+    ("asked", "order", "start"),
+    [
+        (Asked(), "picture", 900_000),
+        (Asked(first=True), "score", 5_000),
+        (Asked(text="77", group="group-3"), "lowest score", 0),
+    ],
+)
+def test_the_apps_page_of_a_million_rows_takes_less_than_two_seconds(million, asked, order, start):
+    results = Results(str(million))
+    began = time.process_time(), time.perf_counter()
+    found = results_screen.page(results, asked, order, start)
+    took = min(time.perf_counter() - began[1], time.process_time() - began[0])
+    assert found[0] == start and found[3] and took < 2.0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments.scale import __main__ as scale
-from experiments.scale import chaos, large_tables, overhead, pace
+from experiments.scale import chaos, hourly, large_tables, overhead
 from experiments.tables import committed, scale_table
 from guda_core.scoring.asking import Results
 from guda_core.scoring.table_run import Options
@@ -33,7 +33,7 @@ def test_the_overhead_is_what_a_table_takes_longer(tmp_path):
 
 def test_the_pace_leaves_the_start_out(tmp_path):
     folder = scale.draw(tmp_path / "in", 8)
-    found = pace.measure(folder, tmp_path, Made(tmp_path, slow=0.1), QUICK, 2)
+    found = hourly.measure(folder, tmp_path, Made(tmp_path, slow=0.1), QUICK, 2)
     assert found["pictures"] == 8 and found["start_s"] > 0
     assert 3600 * 2 / 0.1 > found["pictures_per_hour"] > 100
 
@@ -58,11 +58,11 @@ def test_the_command_keeps_what_is_done(tmp_path, monkeypatch):
     monkeypatch.setattr(scale, "Loaded", lambda *a: LightService)
     for name in ("measured_overhead", "measured_pace", "measured_chaos"):
         monkeypatch.setattr(scale, name, lambda *a, name=name: asked.append(name) or {"equal_to_single": True})
-    scale.main(rows=1000, names=100, only="parts", out=out)
+    scale.run(rows=1000, names=100, only="parts", out=out)
     assert asked == [] and json.loads(out.read_text())["measured"]["made_up"]["rows"] >= 1000
-    scale.main(rows=1000, names=100, out=out)
+    scale.run(rows=1000, names=100, out=out)
     assert len(asked) == 3 and set(json.loads(out.read_text())) >= {"overhead_200", "pictures_per_hour", "measured"}
-    scale.main(rows=1000, names=100, out=out)
+    scale.run(rows=1000, names=100, out=out)
     assert len(asked) == 3
 
 
@@ -86,6 +86,9 @@ MEASURED = {
 def test_the_page_copes_with_no_figures_and_plans_from_those_there_are(tmp_path, monkeypatch):
     monkeypatch.setattr(committed, "FOLDER", tmp_path)
     assert {render() for render in scale_table.RENDER.values()} == {committed.UNKNOWN}
+    some = {k: v for k, v in MEASURED.items() if k != "overhead_200"}
+    Path(tmp_path / "scale.json").write_text(json.dumps(some))
+    assert scale_table.scale() == committed.UNKNOWN != scale_table.on_paper()
     Path(tmp_path / "scale.json").write_text(json.dumps(MEASURED))
     said = {name: render() for name, render in scale_table.RENDER.items()}
     assert "2.0%" in said["scale"] and "5.0%" in said["scale"] and "bit by bit" in said["scale"]

@@ -61,10 +61,10 @@ def measured_overhead(
 
 def measured_pace(make: Callable[[], Any], options: Options, n: int, work: Path) -> dict[str, Any]:
     """`pictures_per_hour`: by 1 and by 2 workers."""
-    from experiments.scale import pace
+    from experiments.scale import hourly
 
     folder = draw(work / "in", n)
-    return {str(workers): pace.measure(folder, work, make, options, workers) for workers in (1, 2)}
+    return {str(workers): hourly.measure(folder, work, make, options, workers) for workers in (1, 2)}
 
 
 def measured_chaos(
@@ -98,7 +98,7 @@ def real_command(folder: Path, out: Path, address: str) -> list[str]:
     return [sys.executable, "-m", "guda_core", *words, "--effort", "quick", "--methods", ",".join(METHODS)]
 
 
-def main(
+def run(
     pictures: Annotated[int, typer.Option(help="Of the overhead.")] = 200,
     pace: Annotated[int, typer.Option(help="Pictures of each pace.")] = 60,
     killed: Annotated[int, typer.Option(help="Pictures of the table whose node and driver are killed.")] = 24,
@@ -132,5 +132,7 @@ def main(
         say(f"{name}: written to {out}")
 
 
+main = program(run)
+
 if __name__ == "__main__":
-    program(main)()
+    main()

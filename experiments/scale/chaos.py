@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from guda_core.scoring import parts, places
-from guda_core.scoring.rows import Row
+from guda_core.scoring.table_rows import Row
 
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 POLL_S = 0.2

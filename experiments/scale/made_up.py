@@ -11,8 +11,8 @@ from typing import Any
 
 from guda_core.scoring import parts
 from guda_core.scoring.listing import LARGEST, connect, quoted
-from guda_core.scoring.rows import COLUMNS
 from guda_core.scoring.scorer import MADE_FROM
+from guda_core.scoring.table_rows import COLUMNS
 from guda_core.scoring.table_run import FORMAT, TABLE
 
 METHODS = ("guda", "clip")

@@ -46,10 +46,9 @@ def plain(folder: Path, service: Service, options: Options) -> None:
 def table(folder: Path, out: Path, make: Maker, options: Options, work: Work | None = None) -> None:
     """The same pictures as a table."""
     made = Table([str(folder)], str(out), make, options)
-    for total in made.run() if work is None else made.run(work):
-        last = total
-    if last.refused:
-        raise SystemExit(f"Pictures were refused: {last.why}")
+    *_, total = made.run() if work is None else made.run(work)
+    if total.refused:
+        raise SystemExit(f"Pictures were refused: {total.why}")
 
 
 def on_ray(folder: Path, out: Path, make: Maker, options: Options, address: str = "local") -> None:

@@ -20,6 +20,7 @@ GROUPS, PICTURES, GPUS = 60, 10**6, (1, 8, 64)
 STRATA = 24
 PASS_S = 0.010  # assumed: one pass of Stable Diffusion 1.5 for one picture of 512 pixels, in batches, in half precision
 METHODS = 2
+KEYS = ("overhead_200", "pictures_per_hour", "lost", "twice", "equal_to_single", "measured")
 
 
 def passes(groups: int = GROUPS, effort: str = "quick") -> int:
@@ -46,7 +47,7 @@ def plan(record: dict[str, Any]) -> list[dict[str, float]]:
 def scale() -> str:
     """Overhead, pace, what was lost, and large tables."""
     record = read("scale")
-    if record is None:
+    if record is None or not set(KEYS) <= set(record):
         return UNKNOWN
     over, pace, made = record["overhead_200"], record["pictures_per_hour"], record["measured"]["made_up"]
     held, killed = over["resident_mb"], record["chaos"]
@@ -79,7 +80,7 @@ def scale() -> str:
 def on_paper() -> str:
     """The plan for 60 groups and a million pictures."""
     record = read("scale")
-    if record is None:
+    if record is None or "measured" not in record:
         return UNKNOWN
     lines = ["| GPUs | unlearning, rounds of one group a GPU | scoring, hours | of them waiting | speed-up |"]
     lines.append("|---|---|---|---|---|")

@@ -129,7 +129,7 @@ def _write_csv(found: Results, asked: Asked, path: Path) -> None:
     """Write rows as a CSV, a chunk at a time: any number of them fits into memory."""
     from guda_core.errors import ReportError
     from guda_core.reports.bundle import csv_text
-    from guda_core.scoring.rows import COLUMNS
+    from guda_core.scoring.table_rows import COLUMNS
 
     part = path.with_name(f".part-{path.name}")
     try:

@@ -16,10 +16,10 @@ from guda_core.errors import OptionError, ReportError
 from guda_core.records import Attribution
 from guda_core.reports import bundle
 from guda_core.reports.replay import is_close
-from guda_core.scoring import places, rows
+from guda_core.scoring import places, table_rows
 from guda_core.scoring.asking import Asked, Results
 from guda_core.scoring.listing import Wanted
-from guda_core.scoring.rows import Row
+from guda_core.scoring.table_rows import Row
 from guda_core.service import Service
 
 SAME = ("rank", "score", "low", "high", "status", "told_apart", "scope", "draws", "pixels_sha256")
@@ -73,7 +73,7 @@ def again(service: Service, made_from: dict[str, Any], found: Sequence[Row]) -> 
     about: dict[str, Any] = {"provenance": service.provenance(), "settings": settings}
     about["scope"] = None if scope.verdict == "not assessed" else asdict(scope)
     wanted = Wanted(first["picture"], first["place"], first["prompt"])
-    now = rows.scored(
+    now = table_rows.scored(
         wanted, query, answers, scope,
         group_set=service.group_set, provenance=about["provenance"], effort=settings["effort"],
     )  # fmt: skip

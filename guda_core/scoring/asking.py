@@ -13,8 +13,8 @@ from typing import Any
 from guda_core.errors import OptionError, ReportError
 from guda_core.scoring import parts, places
 from guda_core.scoring.listing import connect, exact, quoted
-from guda_core.scoring.rows import COLUMNS, FAILED, REFUSED, Row
 from guda_core.scoring.scorer import MADE_FROM
+from guda_core.scoring.table_rows import COLUMNS, FAILED, REFUSED, Row
 from guda_core.scoring.table_run import TABLE
 
 STATUSES = ("ok", "unavailable", "no_score", REFUSED, FAILED)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from guda_core.scoring import places
 from guda_core.scoring.listing import connect, exact, json_rows, quoted
-from guda_core.scoring.rows import COLUMNS, Row
+from guda_core.scoring.table_rows import COLUMNS, Row
 
 log = logging.getLogger(__name__)
 FOLDER, ENDING = "parts", ".parquet"

@@ -74,14 +74,17 @@ def read(place: str) -> bytes:
     if not is_url(place):
         return as_path(place).read_bytes()
     fs, path = opened(place)
-    return fs.cat_file(path)
+    with fs.open(path, "rb") as f:
+        data: Any = f.read()
+    return data
 
 
 def read_tail(place: str, n: int) -> bytes:
     """The last n bytes of a file, fewer where it is shorter. Raises OSError."""
     if is_url(place):
         fs, path = opened(place)
-        return fs.tail(path, n)
+        tail: Any = fs.tail(path, n)
+        return tail
     with as_path(place).open("rb") as f:
         size = f.seek(0, os.SEEK_END)
         f.seek(max(0, size - n))

@@ -15,7 +15,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,9 +23,9 @@ from guda_core.data.images import MAX_BYTES
 from guda_core.errors import GudaError, OptionError, ReportError
 from guda_core.records import Attribution, Provenance
 from guda_core.reports.bundle import json_text
-from guda_core.scoring import parts, places, rows
+from guda_core.scoring import parts, places, table_rows
 from guda_core.scoring.listing import Wanted, asked
-from guda_core.scoring.rows import FAILED, REFUSED, Row
+from guda_core.scoring.table_rows import FAILED, REFUSED, Row
 from guda_core.service import Service, check_methods, default_methods, find_effort
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def service_of(task: Task) -> Service:
     return _kept[task.make_service]
 
 
-def steps(task: Task) -> Iterator[Done]:
+def steps(task: Task) -> Generator[Done, None, None]:
     """Score a part, yielding after every picture.
 
     Raises:
@@ -149,13 +149,13 @@ class _Part:
         self.methods = list(task.methods) or default_methods(service.methods())
         check_methods(self.methods, service.methods(), self.provenance.not_offered)
         self.settings: dict[str, Any] = {"effort": task.effort, "methods": self.methods}
-        agree(task.out, rows.identity(service.group_set, provenance=self.provenance, settings=self.settings))
+        agree(task.out, table_rows.identity(service.group_set, provenance=self.provenance, settings=self.settings))
         self.place = parts.place_of(task.out, task.part)
         self.wanted = asked(task.out, task.part)
         self.tried = _Tried(places.joined(places.joined(task.out, TRYING), f"{task.part:06d}.json"))
         self.about: dict[str, Any] = {"provenance": self.provenance, "effort": task.effort}
 
-    def run(self) -> Iterator[Done]:
+    def run(self) -> Generator[Done, None, None]:
         before: dict[str, list[Row]] = {}
         for row in parts.read(self.place):
             before.setdefault(row["picture"], []).append(row)
@@ -188,20 +188,20 @@ class _Part:
             data = places.read_picture_file(w.place)
             sha256 = hashlib.sha256(data).hexdigest() if len(data) <= MAX_BYTES else None
         except GudaError as e:
-            return False, rows.without_scores(w, None, REFUSED, str(e), **self.about)
+            return False, table_rows.without_scores(w, None, REFUSED, str(e), **self.about)
         if before and all(_fits(row, w, sha256) for row in before):
             return True, [{**row, "place": w.place} for row in before]
         if not self.tried.begin(w.picture):
-            return False, rows.without_scores(w, sha256, FAILED, ENDED, **self.about)
+            return False, table_rows.without_scores(w, sha256, FAILED, ENDED, **self.about)
         try:
             return False, self._score(w, data)
         except ReportError:
             raise  # nothing can be written any more
         except GudaError as e:
-            return False, rows.without_scores(w, sha256, REFUSED, str(e), **self.about)
+            return False, table_rows.without_scores(w, sha256, REFUSED, str(e), **self.about)
         except Exception as e:  # whatever one picture does to the libraries, the others are still wanted
             log.exception("%s failed", w.picture)
-            return False, rows.without_scores(w, sha256, FAILED, f"{FAULT} ({type(e).__name__})", **self.about)
+            return False, table_rows.without_scores(w, sha256, FAILED, f"{FAULT} ({type(e).__name__})", **self.about)
 
     def _score(self, w: Wanted, data: bytes) -> list[Row]:
         query = self.service.prepare(data, prompt=w.prompt)
@@ -210,7 +210,7 @@ class _Part:
             final[a.method] = a
         answers = [final[m] for m in self.methods]
         scope = self.service.scope(query)
-        return rows.scored(w, query, answers, scope, group_set=self.service.group_set, **self.about)
+        return table_rows.scored(w, query, answers, scope, group_set=self.service.group_set, **self.about)
 
 
 def _counted(done: Done, kept: bool, row: Row) -> Done:

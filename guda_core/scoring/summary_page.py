@@ -15,7 +15,7 @@ STYLE = """
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e5e9ee; --quiet: #b4bdc8; --line: #3b4654; --bar: #60a5fa; --back: #14181d; } }
 body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--back); margin: 2rem auto;
-  max-width: 50rem; padding: 0 1rem; overflow-wrap: anywhere; }
+  max-width: 50rem; padding: 0 1rem; overflow-wrap: break-word; }
 h1 { font-size: 1.5rem; line-height: 1.25; } h2 { font-size: 1.15rem; margin: 1.6rem 0 .3rem; }
 p.quiet, figcaption, td.quiet { color: var(--quiet); }
 figure { margin: .6rem 0; } .row { display: grid; grid-template-columns: minmax(6rem, 12rem) 1fr 9rem; gap: .6rem;
@@ -26,7 +26,8 @@ figure { margin: .6rem 0; } .row { display: grid; grid-template-columns: minmax(
   border: 2px solid var(--bar); box-sizing: border-box; } .key.sure { background: var(--bar); }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 td, th { text-align: left; padding: .35rem .8rem .35rem 0;
-  border-bottom: 1px solid var(--line); vertical-align: top; } .n { text-align: right; white-space: nowrap; }
+  border-bottom: 1px solid var(--line); vertical-align: top; } .n { text-align: right; white-space: nowrap; width: 1%; }
+@media (max-width: 38rem) { .row { grid-template-columns: 6.5rem 1fr 6rem; gap: .4rem; } }
 """
 MEANING = (
     "A group counts where its score is the highest of all groups. A positive score means that the group contributed. "
