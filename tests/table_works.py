@@ -35,6 +35,8 @@ class Diary(LightService):
     def __init__(self, make: Made) -> None:
         super().__init__()
         self.make = make
+        with (make.folder / "services").open("a") as f:
+            f.write(f"made {os.getpid()}\n")
         if make.full is not None and make.full.is_file():
             fill_disk()
 
@@ -129,7 +131,7 @@ def drive(source: str, out: str, folder: str, slow: str, address: str) -> None:
     from guda_core.jobs.chosen_pool import opened
     from guda_core.scoring.part_jobs import by_pool
 
-    with opened(2, None if address == "here" else address) as pool:
+    with opened(2, None if address == "here" else address, lasting=True) as pool:
         run(source, out, Made(Path(folder), float(slow)), partial(by_pool, pool=pool))
 
 

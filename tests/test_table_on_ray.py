@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def on_ray(cluster: Any, folder: Path, out: Path, make: Any, options: Options = QUICK) -> Total:
-    with opened(None, cluster.address) as pool:
+    with opened(None, cluster.address, lasting=True) as pool:
         return run(folder, out, make, partial(by_pool, pool=pool), options)
 
 
@@ -87,6 +87,13 @@ def test_a_full_disk_a_poisoned_picture_and_a_part_cut_short(cluster, folder, tm
 
 def rows_reason(out: Path, name: str) -> str:
     return next(r["reason"] for r in rows(out) if r["picture"] == name)
+
+
+def test_a_worker_makes_its_service_once(cluster, folder, tmp_path):
+    assert on_ray(cluster, folder, tmp_path / "out", Made(tmp_path)) == Total(12, scored=12)
+    services = [int(line.split()[1]) for line in (tmp_path / "services").read_text().splitlines()]
+    assert len(set(services)) == len(services) == len(pids(tmp_path)) <= 2 < len(places.files(
+        str(tmp_path / "out" / parts.FOLDER), parts.ENDING))  # fmt: skip
 
 
 def test_a_real_model_gives_the_same_bits_on_ray_as_here(cluster, service, tmp_path):  # noqa: F811

@@ -53,7 +53,7 @@ def table(folder: Path, out: Path, make: Maker, options: Options, work: Work | N
 
 def on_ray(folder: Path, out: Path, make: Maker, options: Options, address: str = "local") -> None:
     """The same on a Ray cluster, by one worker."""
-    with opened(1, address) as pool:
+    with opened(1, address, lasting=True) as pool:
         table(folder, out, make, options, partial(by_pool, pool=pool))
 
 

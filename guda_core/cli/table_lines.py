@@ -69,7 +69,7 @@ def _working(workers: int | None, ray: str | None) -> Iterator[Work]:
         return
     from guda_core.jobs.chosen_pool import opened
 
-    with opened(workers, ray) as pool:
+    with opened(workers, ray, lasting=True) as pool:
         note(f"Working on {pool.about}.")
         yield partial(by_pool, pool=pool)
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from guda_core.scoring import places
-from guda_core.scoring.listing import connect, exact, json_rows, quoted
+from guda_core.scoring.listing import exact, json_rows, quoted, shared
 from guda_core.scoring.table_rows import COLUMNS, Row
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def write(place: str, rows: Sequence[Row]) -> None:
         ReportError: the disk is full, or the place cannot be written to.
     """
     told = json.dumps({"rows": len(rows), "sha256": digest(rows)})
-    with tempfile.TemporaryDirectory(prefix="guda-") as folder, connect() as connection:
+    with tempfile.TemporaryDirectory(prefix="guda-") as folder, shared() as connection:
         path = Path(folder) / f"part{ENDING}"
         options = f"FORMAT parquet, COMPRESSION zstd, KV_METADATA {{{KEY}: '{told}'}}"
         into = f"COPY (SELECT * FROM given) TO {quoted(str(path))} ({options})"
@@ -55,7 +55,7 @@ def read(place: str) -> list[Row]:
     if not places.is_file(place):
         return []
     try:
-        with connect() as connection:
+        with shared() as connection:
             places.register(connection, place)
             ((_, told),) = connection.execute(
                 "SELECT key, value FROM parquet_kv_metadata(?) WHERE key = ?", [exact(place), KEY.encode()]

@@ -148,5 +148,9 @@ def files(folder: str, ending: str) -> list[str]:
 
 def register(connection: Any, place: str) -> None:
     """Let a DuckDB connection read URLs of that kind."""
-    if is_url(place):
-        connection.register_filesystem(opened(place)[0])
+    if not is_url(place):
+        return
+    fs = opened(place)[0]
+    known = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+    if not known & set(connection.list_filesystems()):
+        connection.register_filesystem(fs)
