@@ -6,9 +6,11 @@ import hashlib
 import os
 import struct
 import zlib
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+import datasets
 import fsspec
 import numpy as np
 import pytest
@@ -17,11 +19,12 @@ from PIL import Image
 import guda_core
 from guda_core import api
 from guda_core.data.images import hash_pixels, read_picture
-from guda_core.errors import OptionError, ReportError, ScoreError
+from guda_core.errors import ImageError, OptionError, ReportError, ScoreError
 from guda_core.jobs.local_pool import LocalPool
 from guda_core.scoring import listing, part_jobs, parts, places, scorer
 from guda_core.scoring.listing import Listing, parts_for
 from guda_core.scoring.table_run import Options, Table, Total
+from guda_core.work_queue import claimed
 from tests.light import LightService, draw
 from tests.table_works import QUICK, Made, folder_of, pids, rows, run, scored
 from tests.test_pipeline import service  # noqa: F401  (a fixture)
@@ -271,6 +274,49 @@ def test_pictures_and_results_may_be_anywhere(folder, tmp_path):
         memory.rm("/shop", recursive=True)
     with pytest.raises(OptionError, match="nowhere://x"):
         Listing(["nowhere://x"])
+
+
+@pytest.mark.parametrize("kind", ["saved", "hub"])
+def test_the_rows_of_a_data_set_are_pictures_with_prompts(folder, tmp_path, monkeypatch, kind):
+    files = sorted(folder.iterdir())[:3]
+    told = {"image": [str(p) for p in files], "caption": ["a cat", "", None], "n": [1, 2, 3]}
+    kinds = {"image": datasets.Image(), "caption": datasets.Value("string"), "n": datasets.Value("int64")}
+    rows_of = datasets.Dataset.from_dict(told, features=datasets.Features(kinds))
+    where = str(tmp_path / "set")
+    if kind == "saved":
+        rows_of.save_to_disk(where)
+    else:
+        where = "hub:user/name"
+        rows_of.save_to_disk(str(tmp_path / "kept"))
+        kept = datasets.DatasetDict({"train": datasets.load_from_disk(str(tmp_path / "kept"))})
+        monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: kept)
+    assert run(where, tmp_path / "out", LightService) == Total(3, scored=3)
+    assert run(where, tmp_path / "out", LightService) == Total(3, kept=3)
+    found = {r["picture"]: r for r in rows(tmp_path / "out")}
+    assert {k: r["prompt"] for k, r in found.items()} == {"train/0": "a cat", "train/1": "", "train/2": ""}
+    assert {r["file_sha256"] for r in found.values()} <= set(digests(folder))
+    assert "cannot be read" in refusal(f"data-set:{where}#image#train/7")
+    with pytest.raises(OptionError, match="stands alone"):
+        Listing([where, str(folder)])
+
+
+def refusal(place: str) -> str:
+    with pytest.raises(ImageError) as told:
+        places.read_picture_file(place)
+    return str(told.value)
+
+
+def test_a_part_that_another_process_has_in_hand_is_waited_for(folder, tmp_path):
+    make, out = made(tmp_path), tmp_path / "out"
+    table = Table([str(folder)], str(out), make, QUICK)
+    with ExitStack() as stack:
+        first = table.tasks()[0]
+        assert stack.enter_context(claimed(part_jobs.claim(first)))
+        for total in table.run():
+            if total.done == 9 - first.pictures:
+                assert not places.is_file(parts.place_of(str(out), first.part))
+                stack.close()
+    assert total == Total(9, scored=9) and scored(tmp_path) == digests(folder)
 
 
 def test_names_tell_pictures_apart(tmp_path):

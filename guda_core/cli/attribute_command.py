@@ -57,7 +57,7 @@ def attribute(
         typer.Option(
             "--table",
             help="With --out: any number of pictures into a table of Parquet parts, without reports. PATHS may be "
-            "URLs, or a CSV or Parquet table with the columns file and prompt.",
+            "URLs, a CSV or Parquet table with the columns file and prompt, or a data set (hub:USER/NAME).",
         ),
     ] = False,
     workers: Annotated[

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from guda_core.errors import OptionError, ReportError
-from guda_core.scoring import places
+from guda_core.scoring import data_set_rows, places
 
 ASKED = "asked.parquet"
 TABLES = (".csv", ".parquet")
@@ -97,15 +97,19 @@ def asked(out: str, part: int) -> list[Wanted]:
 class Listing:
     """The pictures of some sources.
 
-    sources: folders (and what is below them), pictures, or one table with the columns `file` and, if it has prompts of
-    its own, `prompt`.
+    sources: folders (and what is below them), pictures, one table with the columns `file` and, if it has prompts of
+    its own, `prompt`, or one data set (`data_set_rows`).
     """
 
     def __init__(self, sources: Sequence[str], prompt: str = "") -> None:
-        """Raises OptionError: there is no such source, nothing in it, or two pictures have one name."""
+        """Raises OptionError: there is no such source, nothing in it, or two pictures have one name; DataError: a data
+        set cannot be read."""
         self._sources, self._prompt = list(sources), prompt
         self._connection = connect()
-        if any(s.lower().endswith(TABLES) for s in sources):
+        rows_alone = [s for s in sources if s.lower().endswith(TABLES) or data_set_rows.is_rows(s)]
+        if rows_alone and len(sources) > 1:
+            raise OptionError(f"'{rows_alone[0]}' stands alone: name no other pictures beside a table or a data set.")
+        if rows_alone and not data_set_rows.is_rows(rows_alone[0]):
             self._read_table()
         else:
             rows = (asdict(w) for w in self._walk())
@@ -143,8 +147,6 @@ class Listing:
     def _read_table(self) -> None:
         import duckdb
 
-        if len(self._sources) > 1:
-            raise OptionError("A table of pictures stands alone. Put all pictures into the table.")
         (table,) = self._sources
         if not places.is_file(table):
             raise OptionError(f"There is no table '{table}'.")
@@ -171,6 +173,9 @@ class Listing:
 
     def _walk(self) -> Iterator[Wanted]:
         """Every file, with a name below its source; where there are several folders, with the folder's own name."""
+        if data_set_rows.is_rows(self._sources[0]):
+            yield from (Wanted(*row) for row in data_set_rows.listed(self._sources[0], self._prompt))
+            return
         folders = [s for s in self._sources if places.is_folder(s)]
         for source in self._sources:
             if source in folders:

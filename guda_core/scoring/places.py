@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from guda_core.data.images import MAX_BYTES, read_file
 from guda_core.errors import ImageError, OptionError, ReportError
 from guda_core.reports import bundle
+from guda_core.scoring import data_set_rows
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -18,7 +19,7 @@ SCHEME = "://"
 
 def is_url(place: str) -> bool:
     """Whether a place is a URL that only fsspec can open; file:// is a path."""
-    return SCHEME in place and not place.startswith("file://")
+    return SCHEME in place and not place.startswith(("file://", data_set_rows.PREFIX))
 
 
 def as_path(place: str) -> Path:
@@ -59,7 +60,9 @@ def is_folder(place: str) -> bool:
 
 
 def is_file(place: str) -> bool:
-    """Whether there is such a file."""
+    """Whether there is such a file; a row of a data set is taken for one."""
+    if place.startswith(data_set_rows.PREFIX):
+        return True
     return _asked(place, "isfile") if is_url(place) else as_path(place).is_file()
 
 
@@ -97,6 +100,8 @@ def read_picture_file(place: str) -> bytes:
     Raises:
         ImageError: there is no such file, it cannot be read, or it is too large.
     """
+    if place.startswith(data_set_rows.PREFIX):
+        return data_set_rows.read(place)
     if not is_url(place):
         return read_file(as_path(place))
     try:
