@@ -230,7 +230,7 @@ def test_no_environment_is_in_the_repository():
 
 LIGHT = ("errors", "records", "versions", "paths", "service", "data.groups", "data.images", "data.sources.iconify")
 LIGHT += ("reports.record", "reports.figures", "reports.bundle", "reports.read", "reports.replay", "reports.batch")
-LIGHT += ("stored_figures", "attribution")
+LIGHT += ("stored_figures", "attribution", "scoring.table_run", "scoring.asking", "scoring.again")
 
 
 @pytest.mark.parametrize("name", LIGHT)
