@@ -2,8 +2,8 @@
 
     pictures an hour = 3600 (N - first) / (end - start)
 
-where start is the moment at which every worker has its model and the first pictures have rows, `first` of them. So
-loading does not count; it is given beside it.
+where start is the moment at which as many pictures as workers have rows, `first` of them. So loading does not count; it
+is given beside it.
 """
 
 from __future__ import annotations
