@@ -45,6 +45,8 @@ TABLE = (
     "reports.*",
     "publishing",
     "publishing.*",
+    "scoring",
+    "scoring.*",
     "local",
     "api",
     "zero_gpu",
@@ -62,7 +64,8 @@ PLACES = {
     "peft": ("unlearning.lora",),
     "matplotlib": ("reports.figures", "ui.plots", "experiments.foreign_drawn"),
     "jsonschema": ("reports.read",),
-    "ray": ("jobs.ray_pool",),
+    "duckdb": ("scoring.*",),
+    "ray": ("jobs.ray_pool", "experiments.scale.*"),
     "gradio": ("ui", "ui.*", "app"),
     "typer": ("cli", "cli.*", "experiments.*"),
     "print": ("cli", "cli.*", "experiments.*"),
@@ -227,7 +230,7 @@ def test_no_environment_is_in_the_repository():
 
 LIGHT = ("errors", "records", "versions", "paths", "service", "data.groups", "data.images", "data.sources.iconify")
 LIGHT += ("reports.record", "reports.figures", "reports.bundle", "reports.read", "reports.replay", "reports.batch")
-LIGHT += ("stored_figures", "attribution")
+LIGHT += ("stored_figures", "attribution", "scoring.table_run", "scoring.asking", "scoring.again")
 
 
 @pytest.mark.parametrize("name", LIGHT)

@@ -15,12 +15,15 @@ from PIL import Image
 
 from guda_core.attribution import METHODS
 from guda_core.attribution.method import Budget, answers
+from guda_core.cli import loading, table_lines
 from guda_core.data import SOURCES
 from guda_core.data.groups import list_group_sets, load_group_set
 from guda_core.data.sources.source import open_dataset
 from guda_core.records import Query
 from guda_core.unlearning import health
+from tests.light import LightService, draw
 from tests.own_pictures import guda, paint, waves
+from tests.table_works import folder_of, rows
 from tests.tiny import save_tiny
 
 PAGES = Path(__file__).resolve().parent.parent / "docs" / "how-to"
@@ -117,6 +120,32 @@ def data_set() -> datasets.Dataset:
     }
     kinds = {"image": datasets.Image(), "artist": datasets.Value("string"), "text": datasets.Value("string")}
     return datasets.Dataset.from_dict(told, features=datasets.Features(kinds))
+
+
+def test_the_commands_about_many_pictures_run(tmp_path, monkeypatch):
+    """In the page's order, with the light service; the workers make it anew."""
+    page = (PAGES / "many-pictures.md").read_text(encoding="utf-8")
+    commands = [shlex.split(c) for text in blocks("many-pictures.md", "sh") for c in text.splitlines()]
+    commands += [shlex.split(c.replace("\\|", "|")) for c in re.findall(r"\| `(guda results [^`]*)` \|", page)]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(table_lines, "Loaded", lambda *a: LightService)
+    monkeypatch.setattr(loading, "service_of", lambda *a: LightService())
+    folder_of(tmp_path / "pictures", 2)
+    draw(tmp_path / "pictures" / "cat.png", seed=9)
+    (tmp_path / "captions.csv").write_text('file,prompt\npictures/cat.png,"a cat, flat"\n')
+    for words in (c for c in commands if c[1] != "app"):
+        guda(*words[1:])
+    made = {p.name for p in tmp_path.iterdir()}
+    assert made >= {"results", "captioned", "faster", "report.zip", "rows.csv", "summary.json"}
+    assert len(commands) == 12 and rows("results") == rows("faster") and rows("captioned")[0]["prompt"] == "a cat, flat"
+    made_of: dict[str, object] = {}
+    exec(
+        block("many-pictures.md", "python")
+        .replace(".show()", ".fetchall()")
+        .replace("duckdb.sql", "found = duckdb.sql"),
+        made_of,
+    )
+    assert sum(n for _, n in made_of["found"]) == 3
 
 
 def test_a_method_added_from_outside_scores_every_group():

@@ -13,6 +13,7 @@ from guda_core.cli import (
     generate_command,
     groups_command,
     replay_command,
+    results_command,
     start,
     unlearn_command,
 )
@@ -44,6 +45,7 @@ app.command("app")(start.start)
 app.command()(attribute_command.attribute)
 app.command()(generate_command.generate)
 app.command()(replay_command.replay)
+app.command()(results_command.results)
 app.add_typer(groups_command.app, name="groups")
 app.command(cls=CommandOnRay)(unlearn_command.unlearn)
 app.add_typer(assets_command.app, name="assets")

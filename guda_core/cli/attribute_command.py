@@ -38,7 +38,9 @@ FORMS = {"nats": ".1f", "cosine": ".3f"}  # of scores; others have three digits 
 
 
 def attribute(
-    paths: Annotated[list[Path], typer.Argument(help="Pictures (PNG, JPEG or WebP), or folders of them.")],
+    names: Annotated[
+        list[str], typer.Argument(metavar="PATHS...", help="Pictures (PNG, JPEG or WebP), or folders of them.")
+    ],
     prompt: Annotated[str, typer.Option(help="The caption. Empty: the unconditional model.")] = "",
     effort: EffortOption = "standard",
     methods: MethodsOption = "",
@@ -47,8 +49,24 @@ def attribute(
         Path | None, typer.Option("--report", help="For one picture: write the report bundle (a zip) here.")
     ] = None,
     out_folder: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--out", help="For many: the folder for scores.csv, batch.json and their reports."),
+    ] = None,
+    table: Annotated[
+        bool,
+        typer.Option(
+            "--table",
+            help="With --out: any number of pictures into a table of Parquet parts, without reports. PATHS may be "
+            "URLs, a CSV or Parquet table with the columns file and prompt, or a data set (hub:USER/NAME).",
+        ),
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="With --table: worker processes of this machine, a GPU each where there are GPUs."),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option("--ray", metavar="ADDRESS", help="With --table: on a Ray cluster: HOST:PORT, auto or local."),
     ] = None,
     prompts: Annotated[
         Path | None, typer.Option(help="With --out: a CSV with the columns file and prompt, instead of --prompt.")
@@ -69,8 +87,24 @@ def attribute(
     """Attribute pictures to the groups of training pictures.
 
     With --out, every picture gets a report, and one table holds all scores. A stopped run goes on where it stopped. A
-    picture that cannot be read is skipped; the exit code is then 1.
+    picture that cannot be read is skipped; the exit code is then 1. With --table, scores alone are written, for up to
+    millions of pictures; `guda results` asks them and makes reports.
     """
+    if table:
+        if out_folder is None or json_file or report_file or prompts or pictures or maps:
+            raise OptionError(
+                "--table goes with --out, and without --json, --report, --prompts, --pictures and --maps. For prompts, "
+                "name a CSV or Parquet file with the columns file and prompt in place of the folder."
+            )
+        from guda_core.cli.table_lines import Loaded, make_table
+        from guda_core.scoring.table_run import Options
+
+        options = Options(effort, tuple(listed(methods)), prompt)
+        make_table(names, out_folder, Loaded(model, group_set), options, workers=workers, ray=ray)
+        return
+    if workers is not None or ray is not None:
+        raise OptionError("--workers and --ray go with --table.")
+    paths = [Path(name) for name in names]
     for path in paths:
         if not is_there(path):
             raise OptionError(f"There is no file '{path}'.")
@@ -80,7 +114,7 @@ def attribute(
         if json_file or report_file:
             raise OptionError("--json and --report are for one picture. With --out, every picture gets a report.")
         config = (effort, listed(methods), prompt, prompts)
-        _many(lambda: service_of(model, group_set), paths, out_folder, *config)
+        _many(lambda: service_of(model, group_set), paths, Path(out_folder), *config)
         return
     if prompts is not None:
         raise OptionError("--prompts goes with --out. Name the folder for the results with --out.")

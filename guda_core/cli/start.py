@@ -16,7 +16,9 @@ import tempfile
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from guda_core.cli.loading import quieten, uncollected
 from guda_core.cli.terminal import DtypeOption, HomeOption, LoraOption, ModelOption, SetOption
@@ -186,9 +188,18 @@ def start(
     lora: LoraOption = None,
     dtype: DtypeOption = None,
     group_set: SetOption = None,
+    results: Annotated[
+        str | None,
+        typer.Option(help="Also show this table of scores (`guda attribute --table`). Default: GUDA_RESULTS."),
+    ] = None,
     home: HomeOption = None,
 ) -> None:
     """Start the page: load the model, build the page and serve it until interrupted."""
+    if results is not None:
+        from guda_core.scoring.asking import Results
+
+        Results(results).close()  # what is wrong with it is said before a model is loaded
+        os.environ["GUDA_RESULTS"] = results
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("guda_core").setLevel(logging.INFO)
     run(lambda: _service(model, group_set))

@@ -4,6 +4,7 @@
     driver      hands jobs to a runner, tries again what broke, and tells how far everything is
     local_pool  worker processes of this machine, a GPU each
     ray_pool    a Ray cluster (the extra `ray`)
+    ray_actors  the same with workers that keep what they loaded
     chosen_pool the one that the command line asks for
     environ     what a worker elsewhere must know
 

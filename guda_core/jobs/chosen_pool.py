@@ -10,9 +10,10 @@ from guda_core.jobs.local_pool import LocalPool
 
 
 @contextmanager
-def opened(workers: int | None, address: str | None) -> Iterator[Pool]:
+def opened(workers: int | None, address: str | None, *, lasting: bool = False) -> Iterator[Pool]:
     """Within the block there is a pool. address: of a Ray cluster (`ray_pool.connected`); None: this machine alone.
-    workers: jobs at once; None: one, on a cluster as many as it takes.
+    workers: jobs at once; None: one, on a cluster as many as it takes. lasting: on a cluster too, what a job loads is
+    there for the next one of its worker (`ray_actors`); else Ray may end a process after each job.
 
     Raises:
         OptionError: there is no such cluster, Ray is not installed, or `workers` is not positive.
@@ -21,7 +22,9 @@ def opened(workers: int | None, address: str | None) -> Iterator[Pool]:
         with closing(LocalPool(1 if workers is None else workers)) as pool:
             yield pool
         return
+    from guda_core.jobs.ray_actors import RayActors
     from guda_core.jobs.ray_pool import RayPool, connected
 
-    with connected(address) as ray, closing(RayPool(ray, most=workers)) as pool:
+    kind = RayActors if lasting else RayPool
+    with connected(address) as ray, closing(kind(ray, most=workers)) as pool:
         yield pool

@@ -11,7 +11,7 @@ import gradio as gr
 
 from guda_core.data.images import MAX_BYTES
 from guda_core.service import Service
-from guda_core.ui import about, benchmarks, compare, endpoints, inspect, report_screens, words
+from guda_core.ui import about, benchmarks, compare, endpoints, inspect, report_screens, results_screen, words
 from guda_core.ui.connect import connect
 from guda_core.ui.layout import draw
 from guda_core.ui.markup import Html, banner, block, safe
@@ -24,7 +24,12 @@ NO_MCP = "GUDA_MCP=1 needs one more package: pip install 'gradio[mcp]'. The app 
 
 
 def build_ui(service: Service) -> gr.Blocks:
-    """The app for a service. Launch it with `launch_options()`: in gradio 6 theme and CSS belong to the launch."""
+    """The app for a service. Launch it with `launch_options()`: in gradio 6 theme and CSS belong to the launch.
+
+    Raises:
+        OptionError: GUDA_RESULTS names a folder without results.
+    """
+    results = results_screen.given()
     title = f"{service.model_name}: {words.TITLE}"
     with gr.Blocks(title=title, analytics_enabled=False, fill_width=True, delete_cache=(KEPT, KEPT)) as demo:
         block(_head(service))
@@ -40,6 +45,9 @@ def build_ui(service: Service) -> gr.Blocks:
                 inspected = inspect.draw(tab)
             with gr.Tab("Benchmarks"):
                 benchmarks.draw(service)
+            if results is not None:
+                with gr.Tab(results_screen.TAB):
+                    results_screen.connect(results_screen.draw(results), results)
             with gr.Tab("Style groups"):
                 about.draw_groups(service)
             with gr.Tab("Limits"):

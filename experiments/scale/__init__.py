@@ -1,0 +1,1 @@
+"""How scoring scales past one machine: `python -m experiments.scale`."""

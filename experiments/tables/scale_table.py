@@ -1,0 +1,107 @@
+"""What was measured of scale, and the plan on paper that is made from it, as tables (for `readme.py`).
+
+    scoring, hours   = (list + load + pictures * passes * seconds of a pass / workers + half a part) / 3600
+    passes           = timestep draws * (groups + 1), at effort quick
+    unlearning       = ceil(groups / workers) rounds, a group a worker
+
+Half a part is what the last workers wait for, on average. The seconds of a pass on a GPU are assumed and said so.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from experiments.tables.committed import UNKNOWN, read, source
+from guda_core.scoring.listing import LARGEST, parts_for
+from guda_core.service import EFFORTS
+
+GROUPS, PICTURES, GPUS = 60, 10**6, (1, 8, 64)
+STRATA = 24
+PASS_S = 0.010  # assumed: one pass of Stable Diffusion 1.5 for one picture of 512 pixels, in batches, in half precision
+METHODS = 2
+KEYS = ("overhead_200", "pictures_per_hour", "lost", "twice", "equal_to_single", "measured")
+
+
+def passes(groups: int = GROUPS, effort: str = "quick") -> int:
+    """Forward passes of one picture's GUDA scores, at most."""
+    return STRATA * EFFORTS[effort].draws * (groups + 1)
+
+
+def plan(record: dict[str, Any]) -> list[dict[str, float]]:
+    """Rows of the plan: gpus, unlearn_rounds, score_h (hours), waits_h (of them, what more GPUs do not shorten)."""
+    measured, one = record["measured"], passes() * PASS_S
+    listed = measured["listing_s"] * PICTURES / measured["names"]
+    waits = listed + measured["model_load_s"] + LARGEST * one / 2
+    return [
+        {
+            "gpus": n,
+            "unlearn_rounds": math.ceil(GROUPS / n),
+            "score_h": (waits + PICTURES * one / n) / 3600,
+            "waits_h": waits / 3600,
+        }
+        for n in GPUS
+    ]
+
+
+def scale() -> str:
+    """Overhead, pace, what was lost, and large tables."""
+    record = read("scale")
+    if record is None or not set(KEYS) <= set(record):
+        return UNKNOWN
+    over, pace, made = record["overhead_200"], record["pictures_per_hour"], record["measured"]["made_up"]
+    held, killed = over["resident_mb"], record["chaos"]
+    lines = [
+        "| measured | |",
+        "|---|---|",
+        f"| a table beside a plain loop, {over['pictures']} pictures | {100 * over['table']:+.1f}% time |",
+        f"| the same on Ray, one worker, start and loading included | {100 * over['ray']:+.1f}% time |",
+        f"| memory after the first block of pictures and after the last | {held[0]:.0f} MB, {held[-1]:.0f} MB |",
+    ]
+    for workers, p in pace.items():
+        what = f"{workers} worker{'s' * (workers != '1')}"
+        lines.append(f"| pictures an hour, {what} of one CPU thread | {p['pictures_per_hour']:,.0f} |")
+    lost = f"{record['lost']}, {record['twice']}"
+    same = "bit by bit the same" if record["equal_to_single"] else "DIFFERENT"
+    found = record["measured"]
+    lines += [
+        f"| {killed['pictures']} pictures on two Ray nodes, a node and the driver killed: lost, twice | {lost} |",
+        f"| their rows beside those of one process | {same} |",
+        f"| a made-up table of {made['rows']:,} rows: summary and page | {made['summary_s']:.2f} s |",
+        f"| search in it, sorted, one screen | {made['search_s']:.2f} s |",
+        f"| one picture's rows in it | {made['one_picture_s']:.2f} s |",
+        f"| a row of it | {made['bytes_per_row']:.0f} bytes |",
+        f"| read and write the list of {found['names']:,} pictures | {found['listing_s']:.1f} s |",
+        f"| load the embedded model | {found['model_load_s']:.1f} s |",
+    ]
+    return "\n".join([*lines, "", f"{record['cpus']} CPUs. {source(record, 'scale')}"])
+
+
+def on_paper() -> str:
+    """The plan for 60 groups and a million pictures."""
+    record = read("scale")
+    if record is None or "measured" not in record:
+        return UNKNOWN
+    lines = ["| GPUs | unlearning, rounds of one group a GPU | scoring, hours | of them waiting | speed-up |"]
+    lines.append("|---|---|---|---|---|")
+    found = plan(record)
+    for row in found:
+        up = found[0]["score_h"] / row["score_h"]
+        cells = (
+            f"{row['gpus']:.0f}",
+            f"{row['unlearn_rounds']:.0f}",
+            f"{row['score_h']:,.0f}",
+            f"{row['waits_h']:.1f}",
+        )
+        lines.append(f"| {' | '.join(cells)} | {up:.1f} |")
+    rows = PICTURES * METHODS * GROUPS
+    size = rows * record["measured"]["made_up"]["bytes_per_row"] / 1e9
+    note = (
+        f"{passes():,} passes a picture (effort quick). One pass is **assumed** to take {1000 * PASS_S:.0f} ms; no GPU "
+        f"was measured. The table: {rows / 1e6:,.0f} million rows in {parts_for(PICTURES):,} parts, about {size:.1f} "
+        f"GB. {source(record, 'scale')}"
+    )
+    return "\n".join([*lines, "", note])
+
+
+RENDER = {"scale": scale, "scale_plan": on_paper}

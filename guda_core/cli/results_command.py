@@ -1,0 +1,174 @@
+"""`guda results`: asks a table that `guda attribute --table` made."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from guda_core.cli.terminal import HomeOption, note, say, show
+from guda_core.errors import OptionError
+
+if TYPE_CHECKING:
+    from guda_core.scoring.asking import Asked, Results, Summary
+
+SHOWN = 20
+SAID = {
+    "equal": "Equal: every score is bitwise what the table says.",
+    "within tolerance": "Within tolerance: every number is the same to one part in a thousand (or 0.001 nats).",
+    "different": "Different.",
+}
+
+
+def results(
+    folder: Annotated[str, typer.Argument(metavar="RESULTS", help="The folder of the results, or its URL.")],
+    group: Annotated[str, typer.Option(help="Rows of this group, highest score first.")] = "",
+    picture: Annotated[str, typer.Option(help="Rows of this picture.")] = "",
+    status: Annotated[str, typer.Option(help="Rows of this kind: ok, unavailable, no_score, refused or failed.")] = "",
+    scope: Annotated[str, typer.Option(help='Rows of this verdict: "in scope", "out of scope", "not assessed".')] = "",
+    method: Annotated[str, typer.Option(help="Rows of this method.")] = "",
+    first: Annotated[bool, typer.Option("--first", help="Only rows of the first group of each picture.")] = False,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write the rows here, all of them.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the summary here; where rows are asked for, the rows.")
+    ] = None,
+    page: Annotated[Path | None, typer.Option("--page", help="Write the summary as an HTML page here.")] = None,
+    report: Annotated[
+        tuple[str, Path] | None,
+        typer.Option("--report", metavar="PICTURE OUT.zip", help="Compute a picture again and write its report."),
+    ] = None,
+    home: HomeOption = None,
+) -> None:
+    """Ask the results of `guda attribute --table`: a summary, or the rows that the options name.
+
+    With --report, one picture is computed again and compared with its rows: equal, within tolerance, or different.
+    Exit code 1 when different.
+    """
+    from guda_core.scoring.asking import SCOPES, STATUSES, Asked, Results
+
+    for given, known, name in ((status, STATUSES, "--status"), (scope, SCOPES, "--scope")):
+        if given and given not in known:
+            raise OptionError(f"{name} must be one of {', '.join(known)}; got '{given}'.")
+    found = Results(folder)
+    if found.cut:
+        note(f"{found.cut} parts are not whole and are left out. Run the command that made the results again.")
+    if report is not None:
+        _again(found, *report)
+        return
+    asked = Asked(group=group, picture=picture, status=status, scope=scope, method=method, first=first)
+    if asked != Asked():
+        _rows(found, asked, csv_file, json_file)
+    else:
+        summary = found.summary()
+        _show_summary(summary)
+        if csv_file is not None:
+            _write_csv(found, asked, csv_file)
+        if json_file is not None:
+            _write_json(json_file, summary.plain())
+    if page is not None:
+        write_page(found, str(page))
+        say(f"Written: {page}")
+
+
+def write_page(found: Results, place: str) -> None:
+    """Write the summary of results as an HTML page."""
+    from guda_core.scoring import places
+    from guda_core.scoring.summary_page import page
+
+    title = found.folder.rstrip("/").rpartition("/")[2] or "Results"
+    places.write(place, page(found.summary(), title).encode("utf-8", "backslashreplace"))
+
+
+def _show_summary(s: Summary) -> None:
+    say(f"{s.pictures:,} pictures: {s.scored:,} scored, {s.refused:,} refused, {s.failed:,} failed. {s.rows:,} rows.")
+    for verdict, n in s.scopes.items():
+        say(f"{verdict}: {n:,}")
+    for m, found in s.firsts.items():
+        total = sum(f.pictures for f in found)
+        table = Table(title=f"First group by {m}, of the pictures that the model could have made")
+        for column in ("group", "first in", "share", "told apart from the second"):
+            table.add_column(column)
+        for f in found:
+            share = f"{100 * f.pictures / total:.1f}%" if total else "-"
+            table.add_row(f.name, f"{f.pictures:,}", share, "-" if f.apart is None else f"{f.apart:,}")
+        show(table)
+    for (status, reason), n in s.reasons.items():
+        say(f"{n:,} {status}: {reason}")
+    for name, why in s.unavailable.items():
+        say(f"{name} has no scores: {why}")
+
+
+def _rows(found: Results, asked: Asked, csv_file: Path | None, json_file: Path | None) -> None:
+    """Show the first of the wanted rows, and write all of them where that is asked for."""
+    count = found.count(asked)
+    order = "score" if asked.group and not asked.picture else "picture"
+    table = Table(title=f"{count:,} rows")
+    for column in ("picture", "method", "rank", "group", "score", "95% interval", "scope", "status"):
+        table.add_column(column)
+    for r in found.rows(asked, order=order, limit=SHOWN):
+        ok = r["score"] is not None
+        score, span = (f"{r['score']:.4g}", f"{r['low']:.4g} to {r['high']:.4g}") if ok else ("-", "-")
+        told = r["status"] if not r["reason"] else f"{r['status']}: {r['reason']}"
+        rank = "-" if r["rank"] is None else str(r["rank"])
+        table.add_row(
+            r["picture"], r["method"] or "-", rank, r["group_name"] or "-", score, span, r["scope"] or "-", told
+        )
+    show(table)
+    if count > SHOWN and csv_file is None and json_file is None:
+        note(f"These are the first {SHOWN}. --csv FILE or --json FILE writes all.")
+    if csv_file is not None:
+        _write_csv(found, asked, csv_file)
+    if json_file is not None:
+        _write_json(json_file, [r for chunk in found.all_rows(asked) for r in chunk])
+
+
+def _write_csv(found: Results, asked: Asked, path: Path) -> None:
+    """Write rows as a CSV, a chunk at a time: any number of them fits into memory."""
+    from guda_core.errors import ReportError
+    from guda_core.reports.bundle import csv_text
+    from guda_core.scoring.table_rows import COLUMNS
+
+    part = path.with_name(f".part-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("w", encoding="utf-8", newline="") as f:
+            f.write(csv_text(tuple(COLUMNS), []))
+            for chunk in found.all_rows(asked):
+                f.write(csv_text(tuple(COLUMNS), chunk).partition("\n")[2])
+        part.replace(path)
+    except OSError as e:
+        part.unlink(missing_ok=True)
+        raise ReportError(f"{path} cannot be written ({e.strerror}). Free some space or name another place.") from e
+    say(f"Written: {path}")
+
+
+def _write_json(path: Path, value: Any) -> None:
+    import json
+
+    from guda_core.reports import bundle
+
+    bundle.write(path, (json.dumps(value, indent=1) + "\n").encode())
+    say(f"Written: {path}")
+
+
+def _again(found: Results, picture: str, path: Path) -> None:
+    """Compute a picture again, write its report, and say whether the table is right."""
+    from guda_core.cli.loading import service_of
+    from guda_core.reports import bundle
+    from guda_core.scoring.again import again, rows_of
+
+    rows, made = rows_of(found, picture), found.made_from()
+    if rows[0]["device"] == "cpu":  # in the type that the table was made in
+        os.environ["GUDA_DTYPE"] = made["model"]["dtype"]
+    service = service_of(made["model"]["id"], made["group_set"]["id"])
+    done = again(service, made, rows)
+    bundle.write(path, done.report)
+    say(SAID[done.outcome])
+    for change in done.changes:
+        say(f"  {change}")
+    say(f"Written: {path}")
+    if done.outcome == "different":
+        raise typer.Exit(1)

@@ -1,0 +1,85 @@
+"""`guda attribute --table`: any number of pictures into Parquet parts, here, by worker processes or on Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import typer
+
+from guda_core.cli.terminal import note, progress_bar, say
+
+if TYPE_CHECKING:
+    from guda_core.local import LocalService
+    from guda_core.scoring.table_run import Options, Table, Total, Work
+
+SUMMARY = "summary.html"
+SHOWN = 20  # reasons why pictures have no scores
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What makes the service of a model and a group set, in whatever process."""
+
+    model: str | None
+    group_set: str | None
+
+    def __call__(self) -> LocalService:
+        from guda_core.cli.loading import quieten
+
+        quieten()
+        from guda_core import local
+
+        return local.load_service(self.model, group_set=self.group_set, fall_back=False)
+
+
+def make_table(
+    sources: Sequence[str], out: str, make_service: Loaded, options: Options, *, workers: int | None, ray: str | None
+) -> None:
+    """Score the pictures, write the summary page, and say what came of it. workers, ray: None for this process."""
+    from guda_core.cli.results_command import write_page
+    from guda_core.scoring import places
+    from guda_core.scoring.asking import Results
+    from guda_core.scoring.table_run import Table
+
+    table = Table(sources, out, make_service, options)
+    with _working(workers, ray) as work:
+        total = _followed(table, work)
+    kept = f" ({total.kept:,} of them kept from an earlier run)" if total.kept else ""
+    say(f"Scored: {total.scored + total.kept:,}{kept}. Without scores: {total.refused:,}.")
+    for picture, why in list(total.why.items())[:SHOWN]:
+        note(f"{picture}: {why}")
+    page = places.joined(table.out, SUMMARY)
+    write_page(Results(table.out), page)
+    say(f"Written: {places.joined(table.out, 'parts')} and {page}. Ask them with `guda results {out}`.")
+    if total.refused:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _working(workers: int | None, ray: str | None) -> Iterator[Work]:
+    """Who does the parts."""
+    from guda_core.scoring.part_jobs import by_pool, here
+
+    if workers is None and ray is None:
+        yield here
+        return
+    from guda_core.jobs.chosen_pool import opened
+
+    with opened(workers, ray, lasting=True) as pool:
+        note(f"Working on {pool.about}.")
+        yield partial(by_pool, pool=pool)
+
+
+def _followed(table: Table, work: Work) -> Total:
+    from guda_core.scoring.table_run import Total
+
+    total = Total(len(table.listing))
+    with progress_bar() as bar:
+        task = bar.add_task("pictures", note="", total=total.pictures)
+        for total in table.run(work):
+            bar.update(task, completed=total.done, note=f"{total.done:,} of {total.pictures:,}")
+    return total

@@ -1,0 +1,223 @@
+"""Questions to a table of results, by DuckDB: only the columns that a question needs are read.
+
+A picture "counts for" the group of rank 1, by each method. Pictures that the model could not have made count for none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from guda_core.errors import OptionError, ReportError
+from guda_core.scoring import parts, places
+from guda_core.scoring.listing import connect, exact, quoted
+from guda_core.scoring.scorer import MADE_FROM
+from guda_core.scoring.table_rows import COLUMNS, FAILED, REFUSED, Row
+from guda_core.scoring.table_run import TABLE
+
+STATUSES = ("ok", "unavailable", "no_score", REFUSED, FAILED)
+SCOPES = ("in scope", "out of scope", "not assessed")
+ORDERS = {  # name -> how rows are sorted
+    "score": "score DESC NULLS LAST, picture, method, rank",
+    "lowest score": "score ASC NULLS LAST, picture, method, rank",
+    "picture": "picture, method, rank NULLS LAST, group_id",
+}
+REASONS = 20  # that a summary lists
+COUNTS = "scope IS DISTINCT FROM 'out of scope' AND status = 'ok'"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which rows are wanted. None, False and "" leave nothing out.
+
+    group: id or name. text: part of the picture's name. first: only those of rank 1, and pictures without a score.
+    """
+
+    group: str = ""
+    method: str = ""
+    status: str = ""
+    scope: str = ""
+    picture: str = ""
+    text: str = ""
+    first: bool = False
+
+    def where(self) -> tuple[str, list[Any]]:
+        """(condition, its values) of a query."""
+        found: list[tuple[str, list[Any]]] = [
+            ("(group_id = ? OR group_name = ?)", [self.group, self.group] if self.group else []),
+            ("method = ?", [self.method] if self.method else []),
+            ("status = ?", [self.status] if self.status else []),
+            ("scope = ?", [self.scope] if self.scope else []),
+            ("picture = ?", [self.picture] if self.picture else []),
+            ("contains(lower(picture), lower(?))", [self.text] if self.text else []),
+        ]
+        used = [(part, values) for part, values in found if values]
+        parts_ = [part for part, _ in used] + (["(rank = 1 OR method IS NULL)"] if self.first else [])
+        return " AND ".join(parts_) or "true", [v for _, values in used for v in values]
+
+
+@dataclass(frozen=True)
+class First:
+    """How often a group is the first by a method. pictures: so often; apart: of these, so often clearly ahead of the
+    second (None: the method does not tell)."""
+
+    group_id: str
+    name: str
+    pictures: int
+    apart: int | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a table says as a whole, in numbers of pictures.
+
+    scored, refused, failed: of `pictures`. reasons: (status, reason) -> pictures, the commonest first. scopes: verdict
+    -> pictures. firsts: method -> its groups, the most frequent first. unavailable: group -> why it has no score.
+    cut: parts that are not whole. made_from: model, settings.
+    """
+
+    pictures: int
+    rows: int
+    scored: int
+    refused: int
+    failed: int
+    reasons: Mapping[tuple[str, str], int]
+    scopes: Mapping[str, int]
+    firsts: Mapping[str, list[First]]
+    unavailable: Mapping[str, str]
+    cut: int = 0
+    made_from: Mapping[str, Any] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        made = {k: self.made_from.get(k) for k in ("model", "group_set", "settings", "versions")}
+        if isinstance(made["group_set"], dict):
+            made["group_set"] = {k: made["group_set"].get(k) for k in ("id", "name")}
+        return {
+            **{k: getattr(self, k) for k in ("pictures", "rows", "scored", "refused", "failed")},
+            "reasons": [{"status": s, "reason": r, "pictures": n} for (s, r), n in self.reasons.items()],
+            "scope": dict(self.scopes),
+            "first": {m: [vars(f) for f in found] for m, found in self.firsts.items()},
+            "unavailable": dict(self.unavailable),
+            "parts_cut_short": self.cut,
+            **made,
+        }
+
+
+class Results:
+    """The folder of a table, to be asked. Parts that are not whole are left out and counted in `cut`."""
+
+    def __init__(self, folder: str) -> None:
+        """Raises OptionError: it holds no results, or none yet."""
+        self.folder = places.absolute(folder)
+        if not places.is_file(places.joined(self.folder, TABLE)):
+            raise OptionError(
+                f"There are no results in '{folder}'. Make some with `guda attribute FOLDER --table --out {folder}`."
+            )
+        good, cut = parts.whole(places.files(places.joined(self.folder, parts.FOLDER), parts.ENDING))
+        self.cut = len(cut)
+        if not good:
+            raise OptionError(f"Nothing in '{folder}' is finished yet. Wait, or run the command that made it again.")
+        self._connection = connect()
+        places.register(self._connection, self.folder)
+        listed = ", ".join(quoted(exact(p)) for p in good)
+        self._ask(f"CREATE VIEW scores AS SELECT {', '.join(COLUMNS)} FROM read_parquet([{listed}])")
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._connection.close()
+
+    def _ask(self, query: str, values: list[Any] | None = None) -> list[tuple[Any, ...]]:
+        import duckdb
+
+        try:
+            return self._connection.cursor().execute(query, values or []).fetchall()
+        except duckdb.Error as e:
+            raise ReportError(
+                f"The results in '{self.folder}' cannot be read: run the command that made them again, which mends "
+                f"them. {e}"
+            ) from e
+
+    def made_from(self) -> dict[str, Any]:
+        """All that decides the scores: model, adapters, settings, versions. Raises ReportError: it is damaged."""
+        try:
+            return dict(json.loads(places.read(places.joined(self.folder, MADE_FROM))))
+        except (OSError, ValueError) as e:
+            raise ReportError(f"'{self.folder}' lacks a whole {MADE_FROM}. Run the command that made it again.") from e
+
+    def count(self, asked: Asked) -> int:
+        """How many rows are wanted."""
+        where, values = asked.where()
+        return self._ask(f"SELECT count(*) FROM scores WHERE {where}", values)[0][0]
+
+    def rows(self, asked: Asked, *, order: str = "picture", limit: int | None = None, start: int = 0) -> list[Row]:
+        """Wanted rows from `start` on, at most `limit`. order: one of ORDERS. Raises OptionError: there is no such."""
+        if order not in ORDERS:
+            raise OptionError(f"There is no order '{order}'. Known: {', '.join(ORDERS)}.")
+        where, values = asked.where()
+        cut = "" if limit is None else f" LIMIT {int(limit)} OFFSET {int(start)}"
+        found = self._ask(f"SELECT * FROM scores WHERE {where} ORDER BY {ORDERS[order]}{cut}", values)
+        return [dict(zip(COLUMNS, row, strict=True)) for row in found]
+
+    def all_rows(self, asked: Asked, *, chunk: int = 10_000) -> Iterator[list[Row]]:
+        """Every wanted row by picture, in lists of at most `chunk`: no more are held at once."""
+        where, values = asked.where()
+        query = f"SELECT * FROM scores WHERE {where} ORDER BY {ORDERS['picture']}"
+        found = self._connection.cursor().execute(query, values)
+        while rows := found.fetchmany(chunk):
+            yield [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+
+    def groups(self) -> dict[str, str]:
+        """Group id -> name, of all groups that have rows."""
+        query = "SELECT DISTINCT group_id, group_name FROM scores WHERE group_id IS NOT NULL ORDER BY 1"
+        return {str(g): str(name) for g, name in self._ask(query)}
+
+    def methods(self) -> list[str]:
+        """Ids of the methods that have rows, as they were asked for."""
+        found = [m for (m,) in self._ask("SELECT DISTINCT method FROM scores WHERE method IS NOT NULL ORDER BY 1")]
+        asked = self.made_from()["settings"]["methods"]
+        return sorted(found, key=lambda m: asked.index(m) if m in asked else len(asked))
+
+    def summary(self) -> Summary:
+        """What the table says as a whole."""
+        ((rows, pictures),) = self._ask("SELECT count(*), count(DISTINCT picture) FROM scores")
+        statuses = dict(self._ask(f"SELECT status, count(*) FROM scores WHERE {_bad()} GROUP BY 1"))
+        bad = statuses.get(REFUSED, 0) + statuses.get(FAILED, 0)
+        reasons = self._ask(
+            f"SELECT status, reason, count(*) AS n FROM scores WHERE {_bad()} GROUP BY 1, 2 ORDER BY n DESC, 2 "
+            f"LIMIT {REASONS}"
+        )
+        scopes = self._ask(
+            "SELECT scope, count(DISTINCT picture) AS n FROM scores WHERE scope IS NOT NULL GROUP BY 1 ORDER BY n DESC"
+        )
+        away = self._ask("SELECT group_name, any_value(reason) FROM scores WHERE status = 'unavailable' GROUP BY 1")
+        return Summary(
+            pictures,
+            rows,
+            pictures - bad,
+            statuses.get(REFUSED, 0),
+            statuses.get(FAILED, 0),
+            {(s, r): n for s, r, n in reasons},
+            dict(scopes),
+            self._firsts(),
+            dict(sorted(away)),
+            self.cut,
+            self.made_from(),
+        )
+
+    def _firsts(self) -> dict[str, list[First]]:
+        found = self._ask(
+            "SELECT method, group_id, any_value(group_name), count(*) FILTER (rank = 1) AS n, "
+            "CASE WHEN bool_or(told_apart IS NOT NULL) THEN count(*) FILTER (rank = 1 AND told_apart) END "
+            f"FROM scores WHERE {COUNTS} GROUP BY 1, 2 ORDER BY n DESC, 2"
+        )
+        out: dict[str, list[First]] = {m: [] for m in self.methods()}
+        for method, *rest in found:
+            out[method].append(First(*rest))
+        return out
+
+
+def _bad() -> str:
+    return f"status IN ('{REFUSED}', '{FAILED}')"

@@ -1,0 +1,58 @@
+"""Pictures that are rows of a data set: `hub:user/name@revision`, or a folder that `save_to_disk` of `datasets` wrote.
+
+A row's place is data-set:<data set>#<column of pictures>#<split>/<number>. Its prompt is what its text column says. A
+process opens a data set once, and reads the rows that it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from guda_core.data.own.data_sets import HUB, TEXTS, file_of, is_data_set, open_data_set, undecoded
+from guda_core.errors import DataError, GudaError, ImageError
+
+PREFIX, MARK = "data-set:", "#"
+_cells: dict[tuple[str, str], dict[str, Any]] = {}  # (data set, column) -> split -> its pictures, of this process
+
+
+def is_rows(source: str) -> bool:
+    """Whether a source is a data set, and not a table of names."""
+    return source.startswith(HUB) or (not source.lower().endswith(".parquet") and is_data_set(source))
+
+
+def listed(source: str, prompt: str) -> Iterator[tuple[str, str, str]]:
+    """(name, place, prompt) of every row. prompt: of rows in a data set without captions.
+
+    Raises:
+        DataError: it cannot be read, or has no column of pictures.
+    """
+    source = source if source.startswith(HUB) else str(Path(source).resolve())
+    splits = open_data_set(source)
+    features = next(iter(splits.values())).features
+    image = next((c for c, f in features.items() if type(f).__name__ == "Image"), None)
+    if image is None or MARK in source + image:
+        raise DataError(f"There is no column of pictures in '{source}'. There are {', '.join(features)}.")
+    text = next((c for c in TEXTS if getattr(features.get(c), "dtype", None) == "string"), None)
+    for split, rows in splits.items():
+        told = rows.select_columns([text]) if text else None
+        for i in range(len(rows)):
+            said = (told[i][text] or "") if told is not None else prompt
+            yield f"{split}/{i}", f"{PREFIX}{source}{MARK}{image}{MARK}{split}/{i}", said
+
+
+def read(place: str) -> bytes:
+    """The bytes of a row's picture.
+
+    Raises:
+        ImageError: there is no such row, no picture in it, or it cannot be read.
+    """
+    source, image, row = place.removeprefix(PREFIX).split(MARK)
+    split, _, number = row.rpartition("/")
+    try:
+        if (source, image) not in _cells:
+            _cells[source, image] = {s: undecoded(rows, image) for s, rows in open_data_set(source).items()}
+        return file_of(source, _cells[source, image][split][int(number)][image])
+    except (GudaError, KeyError, IndexError) as e:
+        raise ImageError(f"Row {row} of '{source}' cannot be read. {e}") from e

@@ -1,0 +1,215 @@
+"""Which pictures are asked about: the files of folders, single files, or the rows of a table, kept without pixels.
+
+Every picture belongs to one part of the results: md5(name) mod parts. So it is found again when others come or go, and
+a run that goes on, with any number of workers, works on the same parts. The list is one file in the results,
+`asked.parquet`, of which a worker reads what belongs to its part.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from guda_core.errors import OptionError, ReportError
+from guda_core.scoring import data_set_rows, places
+
+ASKED = "asked.parquet"
+TABLES = (".csv", ".parquet")
+SMALLEST, LARGEST, PARTS = 4, 256, 256  # pictures of a part, and so many parts before parts grow
+COLUMNS = {"picture": "VARCHAR", "place": "VARCHAR", "prompt": "VARCHAR"}
+_shared: dict[int, Any] = {}  # process -> its connection
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A picture that is asked about. picture: its name in the table. place: where its file is. prompt: "" for none."""
+
+    picture: str
+    place: str
+    prompt: str
+
+
+def parts_for(pictures: int) -> int:
+    """How many parts so many pictures are split into."""
+    size = min(max(pictures // PARTS, SMALLEST), LARGEST)
+    return max(1, -(-pictures // size))
+
+
+def connect() -> Any:
+    """A DuckDB connection that loads nothing from elsewhere."""
+    import duckdb
+
+    return duckdb.connect(config={"autoinstall_known_extensions": "false"})
+
+
+def shared() -> Any:
+    """A cursor of this process's one connection, for questions that make no tables: beginning anew takes 50 ms."""
+    if os.getpid() not in _shared:  # a forked process must not use its parent's
+        _shared[os.getpid()] = connect()
+    return _shared[os.getpid()].cursor()
+
+
+def json_rows(connection: Any, columns: dict[str, str], rows: Iterator[dict[str, Any]], then: str) -> None:
+    """Run a statement in which `given` stands for rows of plain values, in these columns. Numbers stay exact."""
+    with tempfile.TemporaryDirectory(prefix="guda-") as folder:
+        path = Path(folder) / "rows.jsonl"
+        with path.open("w", encoding="utf-8") as f:
+            f.writelines(json.dumps(row) + "\n" for row in rows)
+        typed = ", ".join(f"'{name}': '{kind}'" for name, kind in columns.items())
+        given = f"read_json({quoted(exact(str(path)))}, format='newline_delimited', columns={{{typed}}})"
+        connection.execute(then.replace("given", given, 1))
+
+
+def quoted(text: str) -> str:
+    """A text as a statement holds it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def exact(place: str) -> str:
+    """A place whose name is not taken for a pattern."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in place)
+
+
+def asked(out: str, part: int) -> list[Wanted]:
+    """The pictures of a part, by name, as `Listing.write` wrote them.
+
+    Raises:
+        ReportError: the list is not there, or not whole.
+    """
+    import duckdb
+
+    place = places.joined(out, ASKED)
+    try:
+        with shared() as connection:
+            places.register(connection, place)
+            query = "SELECT picture, place, prompt FROM read_parquet(?) WHERE part = ? ORDER BY picture"
+            found = connection.execute(query, [exact(place), part]).fetchall()
+    except (OSError, duckdb.Error) as e:
+        raise ReportError(f"'{place}' cannot be read. Run the same command again. {e}") from e
+    return [Wanted(*row) for row in found]
+
+
+class Listing:
+    """The pictures of some sources.
+
+    sources: folders (and what is below them), pictures, one table with the columns `file` and, if it has prompts of
+    its own, `prompt`, or one data set (`data_set_rows`).
+    """
+
+    def __init__(self, sources: Sequence[str], prompt: str = "") -> None:
+        """Raises OptionError: there is no such source, nothing in it, or two pictures have one name; DataError: a data
+        set cannot be read."""
+        self._sources, self._prompt = list(sources), prompt
+        self._connection = connect()
+        rows_alone = [s for s in sources if s.lower().endswith(TABLES) or data_set_rows.is_rows(s)]
+        if rows_alone and len(sources) > 1:
+            raise OptionError(f"'{rows_alone[0]}' stands alone: name no other pictures beside a table or a data set.")
+        if rows_alone and not data_set_rows.is_rows(rows_alone[0]):
+            self._read_table()
+        else:
+            rows = (asdict(w) for w in self._walk())
+            json_rows(self._connection, COLUMNS, rows, "CREATE TABLE listed AS SELECT * FROM given")
+        self._check()
+
+    def __len__(self) -> int:
+        return self._one("SELECT count(*) FROM listed")[0]
+
+    def write(self, out: str, parts: int) -> dict[int, int]:
+        """Write the list into the results; gives part -> its number of pictures, of so many parts.
+
+        Raises:
+            ReportError: it cannot be written.
+        """
+        split = f"SELECT CAST(md5_number_lower(picture) % {int(parts)} AS INTEGER) AS part, * FROM listed"
+        with tempfile.TemporaryDirectory(prefix="guda-") as folder:
+            path = Path(folder) / ASKED
+            self._connection.execute(
+                f"COPY ({split} ORDER BY part, picture) TO {quoted(str(path))} "
+                "(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 4096)"
+            )
+            places.write(places.joined(out, ASKED), path.read_bytes())
+        return dict(self._connection.execute(f"SELECT part, count(*) FROM ({split}) GROUP BY 1 ORDER BY 1").fetchall())
+
+    def _one(self, query: str) -> Any:
+        return self._connection.execute(query).fetchone()
+
+    def _check(self) -> None:
+        if not len(self):
+            raise OptionError(f"There are no pictures in '{self._sources[0]}'.")
+        if twice := self._one("SELECT picture FROM listed GROUP BY picture HAVING count(*) > 1 ORDER BY 1 LIMIT 1"):
+            raise OptionError(f"Two pictures are called '{twice[0]}'. Rename one, or name it once.")
+
+    def _read_table(self) -> None:
+        import duckdb
+
+        (table,) = self._sources
+        if not places.is_file(table):
+            raise OptionError(f"There is no table '{table}'.")
+        places.register(self._connection, table)
+        whole = table if places.is_url(table) else str(places.as_path(table))
+        read = "read_parquet" if whole.lower().endswith(".parquet") else "read_csv"
+        more = "" if read == "read_parquet" else ", header=true, all_varchar=true"
+        folder = places.absolute(table).rpartition("/")[0]
+        try:
+            self._connection.execute(f"CREATE VIEW given AS SELECT * FROM {read}({quoted(exact(whole))}{more})")
+            columns = [row[0] for row in self._connection.execute("DESCRIBE given").fetchall()]
+            if "file" not in columns:
+                raise OptionError(f"'{table}' must have a column 'file', and may have a column 'prompt'.")
+            prompt = "coalesce(CAST(prompt AS VARCHAR), '')" if "prompt" in columns else "?"
+            values = [folder, *([] if "prompt" in columns else [self._prompt])]
+            own = "contains(file, '://') OR starts_with(file, '/')"
+            self._connection.execute(
+                f"CREATE TABLE listed AS SELECT CAST(file AS VARCHAR) AS picture, CASE WHEN {own} THEN file ELSE "
+                f"concat(?, '/', file) END AS place, {prompt} AS prompt FROM given WHERE file IS NOT NULL",
+                values,
+            )
+        except duckdb.Error as e:
+            raise OptionError(f"'{table}' cannot be read as a table. {e}") from e
+
+    def _walk(self) -> Iterator[Wanted]:
+        """Every file, with a name below its source; where there are several folders, with the folder's own name."""
+        if data_set_rows.is_rows(self._sources[0]):
+            yield from (Wanted(*row) for row in data_set_rows.listed(self._sources[0], self._prompt))
+            return
+        folders = [s for s in self._sources if places.is_folder(s)]
+        for source in self._sources:
+            if source in folders:
+                before = f"{_last(source)}/" if len(self._sources) > 1 else ""
+                for name, place in _below(source):
+                    yield Wanted(before + name, place, self._prompt)
+            elif places.is_file(source):
+                yield Wanted(_last(source), places.absolute(source), self._prompt)
+            else:
+                raise OptionError(f"There is no folder or picture '{source}'.")
+
+
+def _last(place: str) -> str:
+    return _text(places.absolute(place).rstrip("/").rpartition("/")[2])
+
+
+def _text(name: str) -> str:
+    """A name as text; bytes that are no text are escaped, and such a file is refused when it is read."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _below(folder: str) -> Iterator[tuple[str, str]]:
+    """(name below the folder, place) of the files in it and in what it holds, without hidden ones."""
+    if places.is_url(folder):
+        fs, path = places.opened(folder)
+        for found in fs.find(path):
+            name = found.removeprefix(path).lstrip("/")
+            if not any(part.startswith(".") for part in name.split("/")):
+                yield name, fs.unstrip_protocol(found)
+        return
+    top = places.absolute(folder)
+    for at, inner, names in os.walk(top):
+        inner[:] = sorted(n for n in inner if not n.startswith("."))
+        for name in sorted(n for n in names if not n.startswith(".")):
+            place = Path(at) / name
+            if place.is_file():
+                yield _text(place.relative_to(top).as_posix()), _text(str(place))

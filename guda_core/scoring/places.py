@@ -1,0 +1,161 @@
+"""Files here or anywhere that fsspec knows: a place is a path, or a URL such as s3://bucket/pictures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from guda_core.data.images import MAX_BYTES, read_file
+from guda_core.errors import ImageError, OptionError, ReportError
+from guda_core.reports import bundle
+from guda_core.scoring import data_set_rows
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+SCHEME = "://"
+
+
+def is_url(place: str) -> bool:
+    """Whether a place is a URL that only fsspec can open; file:// is a path."""
+    return SCHEME in place and not place.startswith(("file://", data_set_rows.PREFIX))
+
+
+def as_path(place: str) -> Path:
+    """A place on this machine."""
+    return Path(place.removeprefix("file://"))
+
+
+def absolute(place: str) -> str:
+    """The place, whatever folder a program works in."""
+    return place if is_url(place) else os.path.abspath(as_path(place))  # noqa: PTH100  (links stay as they are named)
+
+
+def joined(folder: str, name: str) -> str:
+    """The place of a name in a folder; a name that is a place of its own stays."""
+    if is_url(name) or (not is_url(folder) and Path(name).is_absolute()):
+        return name
+    return f"{folder.rstrip('/')}/{name}" if is_url(folder) else str(as_path(folder) / name)
+
+
+def opened(place: str) -> tuple[AbstractFileSystem, str]:
+    """(file system, path in it) of a URL.
+
+    Raises:
+        OptionError: nothing that is installed opens such places.
+    """
+    import fsspec
+
+    try:
+        fs, path = fsspec.core.url_to_fs(place)
+    except (ImportError, ValueError) as e:
+        raise OptionError(f"'{place}' cannot be opened. {e}") from e
+    return fs, path
+
+
+def is_folder(place: str) -> bool:
+    """Whether there is such a folder."""
+    return _asked(place, "isdir") if is_url(place) else as_path(place).is_dir()
+
+
+def is_file(place: str) -> bool:
+    """Whether there is such a file; a row of a data set is taken for one."""
+    if place.startswith(data_set_rows.PREFIX):
+        return True
+    return _asked(place, "isfile") if is_url(place) else as_path(place).is_file()
+
+
+def _asked(place: str, what: str) -> bool:
+    fs, path = opened(place)
+    fs.invalidate_cache()
+    return bool(getattr(fs, what)(path))
+
+
+def read(place: str) -> bytes:
+    """The bytes of a file. Raises OSError."""
+    if not is_url(place):
+        return as_path(place).read_bytes()
+    fs, path = opened(place)
+    with fs.open(path, "rb") as f:
+        data: Any = f.read()
+    return data
+
+
+def read_tail(place: str, n: int) -> bytes:
+    """The last n bytes of a file, fewer where it is shorter. Raises OSError."""
+    if is_url(place):
+        fs, path = opened(place)
+        tail: Any = fs.tail(path, n)
+        return tail
+    with as_path(place).open("rb") as f:
+        size = f.seek(0, os.SEEK_END)
+        f.seek(max(0, size - n))
+        return f.read(n)
+
+
+def read_picture_file(place: str) -> bytes:
+    """The bytes of a picture's file; no more than the door takes are read.
+
+    Raises:
+        ImageError: there is no such file, it cannot be read, or it is too large.
+    """
+    if place.startswith(data_set_rows.PREFIX):
+        return data_set_rows.read(place)
+    if not is_url(place):
+        return read_file(as_path(place))
+    try:
+        fs, path = opened(place)
+        with fs.open(path, "rb") as f:
+            data: bytes = f.read(MAX_BYTES + 1)  # type: ignore[assignment]
+    except (OSError, ValueError, OptionError) as e:
+        raise ImageError("This file could not be read. See that it is there, and that you may read it.") from e
+    return data
+
+
+def write(place: str, data: bytes) -> None:
+    """Write a file in one go: a reader sees the old one or the new one, never a part.
+
+    Raises:
+        ReportError: the disk is full, or the place cannot be written to.
+    """
+    if not is_url(place):
+        bundle.write(as_path(place), data)
+        return
+    fs, path = opened(place)
+    try:
+        fs.pipe_file(path, data)  # stores of objects show a file when all of it is there
+    except OSError as e:
+        raise ReportError(
+            f"{place} cannot be written ({e.strerror or e}). Free some space or name another place."
+        ) from e
+
+
+def remove(place: str) -> None:
+    """Remove a file, if it is there. Raises OSError."""
+    if not is_url(place):
+        as_path(place).unlink(missing_ok=True)
+        return
+    fs, path = opened(place)
+    if fs.exists(path):
+        fs.rm_file(path)
+
+
+def files(folder: str, ending: str) -> list[str]:
+    """The places of the files in a folder that end so, by name; none where there is no such folder."""
+    if not is_url(folder):
+        return [str(p) for p in sorted(as_path(folder).glob(f"*{ending}")) if not p.name.startswith(".")]
+    fs, path = opened(folder)
+    fs.invalidate_cache()
+    found = fs.ls(path, detail=False) if fs.isdir(path) else []
+    return [fs.unstrip_protocol(p) for p in sorted(found) if p.endswith(ending)]
+
+
+def register(connection: Any, place: str) -> None:
+    """Let a DuckDB connection read URLs of that kind."""
+    if not is_url(place):
+        return
+    fs = opened(place)[0]
+    known = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+    if not known & set(connection.list_filesystems()):
+        connection.register_filesystem(fs)

@@ -1,0 +1,226 @@
+"""What a worker does with one part: it keeps the rows that are right, scores the other pictures, and writes the part.
+
+    parts/<part>.parquet   rows so far; written again and again while the part is worked on, always in one go
+    trying/<part>.json     the picture at work and how often it was begun; so a picture that ends the process that
+                           scores it becomes a row after `TRIES` times
+    made_from.json         all that decides the scores; a worker that has anything else at hand stops
+
+A kept row is of the same bytes and prompt. Noise comes from a picture's hash, so who scores it does not matter. The
+service is made once in a process and kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from guda_core.data.images import MAX_BYTES
+from guda_core.errors import GudaError, OptionError, ReportError
+from guda_core.records import Attribution, Provenance
+from guda_core.reports.bundle import json_text
+from guda_core.scoring import parts, places, table_rows
+from guda_core.scoring.listing import Wanted, asked
+from guda_core.scoring.table_rows import FAILED, REFUSED, Row
+from guda_core.service import Service, check_methods, default_methods, find_effort
+
+log = logging.getLogger(__name__)
+SAVE_S, SAVE_SHARE = 30.0, 0.03  # the part is written again when that takes this share of the time, or this is over
+TRIES = 3  # one machine that goes away and one driver that is killed may meet the same picture
+WHY = 20  # reasons that a part hands back; all are in its rows
+MADE_FROM, TRYING = "made_from.json", "trying"
+FAULT = "An unexpected fault; see the log."
+ENDED = f"The process that scored it ended {TRIES} times at this picture."
+_kept: dict[Callable[[], Service], Service] = {}  # of this process
+
+
+@dataclass(frozen=True)
+class Task:
+    """A part that is to be scored, in words that travel to another process or machine.
+
+    pictures: so many are in the part. make_service: what makes the service there; the same object makes it once. out:
+    the folder of the results. methods: () for the default ones.
+    """
+
+    out: str
+    part: int
+    pictures: int
+    make_service: Callable[[], Service]
+    effort: str = "standard"
+    methods: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Done:
+    """How far a part is. scored, kept, refused: pictures, of `pictures`. refused counts those that failed, too; why:
+    some of their reasons."""
+
+    part: int
+    pictures: int
+    scored: int = 0
+    kept: int = 0
+    refused: int = 0
+    why: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> int:
+        """Pictures that have rows now."""
+        return self.scored + self.kept + self.refused
+
+
+def service_of(task: Task) -> Service:
+    """The service of this process for a task; the last one is kept."""
+    if task.make_service not in _kept:
+        _kept.clear()  # before the next is loaded: two large models may not fit into memory
+        _kept[task.make_service] = task.make_service()
+    return _kept[task.make_service]
+
+
+def steps(task: Task) -> Generator[Done, None, None]:
+    """Score a part, yielding after every picture.
+
+    Raises:
+        OptionError: the effort or a method is unknown, or the results were begun with something else.
+        ReportError: the results cannot be written.
+    """
+    yield from _Part(task, service_of(task)).run()
+
+
+def agree(out: str, made_from: dict[str, Any]) -> None:
+    """Write down what these results are made from, or check that it is what is at hand.
+
+    Raises:
+        OptionError: they were begun with something else.
+    """
+    place = places.joined(out, MADE_FROM)
+    now = json.loads(json.dumps(made_from))
+    before = None
+    if places.is_file(place):
+        try:
+            before = json.loads(places.read(place))
+        except ValueError:
+            log.warning("%s is not whole and is written again.", place)
+    if before is None:
+        places.write(place, json_text(now).encode())
+    elif before != now:
+        other = ", ".join(k for k in now if before.get(k) != now[k]) or ", ".join(before)
+        raise OptionError(
+            f"The results in '{out}' were begun with something else ({other}). Name another folder with --out."
+        )
+
+
+class _Tried:
+    """Which pictures ended the process that scored them: a small file that is gone when the part is done."""
+
+    def __init__(self, place: str) -> None:
+        self.place, self.at = place, ""
+        try:
+            self.ended = {str(k): int(v) for k, v in json.loads(places.read(place)).items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            self.ended = {}
+
+    def begin(self, picture: str) -> bool:
+        """Note that a picture is begun, so the one before it is done; False where it ended its process too often."""
+        self.ended.pop(self.at, None)
+        self.at = ""
+        if self.ended.get(picture, 0) >= TRIES:
+            return False
+        self.at = picture
+        self._write({**self.ended, picture: self.ended.get(picture, 0) + 1})
+        return True
+
+    def left(self) -> None:
+        """Note that the picture at work was left on purpose."""
+        self._write(self.ended)
+
+    def _write(self, times: dict[str, int]) -> None:
+        places.write(self.place, json.dumps(times).encode())
+
+
+class _Part:
+    def __init__(self, task: Task, service: Service) -> None:
+        find_effort(task.effort)
+        self.task, self.service = task, service
+        self.provenance: Provenance = service.provenance()
+        self.methods = list(task.methods) or default_methods(service.methods())
+        check_methods(self.methods, service.methods(), self.provenance.not_offered)
+        self.settings: dict[str, Any] = {"effort": task.effort, "methods": self.methods}
+        agree(task.out, table_rows.identity(service.group_set, provenance=self.provenance, settings=self.settings))
+        self.place = parts.place_of(task.out, task.part)
+        self.wanted = asked(task.out, task.part)
+        self.tried = _Tried(places.joined(places.joined(task.out, TRYING), f"{task.part:06d}.json"))
+        self.about: dict[str, Any] = {"provenance": self.provenance, "effort": task.effort}
+
+    def run(self) -> Generator[Done, None, None]:
+        before: dict[str, list[Row]] = {}
+        for row in parts.read(self.place):
+            before.setdefault(row["picture"], []).append(row)
+        found = dict(before)  # rows of pictures that nobody asks about today stay
+        done, saved, took = Done(self.task.part, len(self.wanted)), time.monotonic(), 0.1
+        try:
+            for w in self.wanted:
+                kept, found[w.picture] = self._picture(w, before.get(w.picture, []))
+                done = _counted(done, kept, found[w.picture][0])
+                if (now := time.monotonic()) - saved > min(SAVE_S, took / SAVE_SHARE) and not kept:
+                    self._save(found)
+                    saved = time.monotonic()
+                    took = saved - now
+                yield done
+        except (GeneratorExit, KeyboardInterrupt):  # who stops it loses nothing
+            self._save(found)
+            self.tried.left()
+            raise
+        if found != before or not places.is_file(self.place):
+            self._save(found)
+        places.remove(self.tried.place)
+
+    def _save(self, found: dict[str, list[Row]]) -> None:
+        parts.write(self.place, [row for name in sorted(found) for row in found[name]])
+
+    def _picture(self, w: Wanted, before: list[Row]) -> tuple[bool, list[Row]]:
+        """(whether its rows were kept, its rows)."""
+        data, sha256 = b"", None
+        try:
+            data = places.read_picture_file(w.place)
+            sha256 = hashlib.sha256(data).hexdigest() if len(data) <= MAX_BYTES else None
+        except GudaError as e:
+            return False, table_rows.without_scores(w, None, REFUSED, str(e), **self.about)
+        if before and all(_fits(row, w, sha256) for row in before):
+            return True, [{**row, "place": w.place} for row in before]
+        if not self.tried.begin(w.picture):
+            return False, table_rows.without_scores(w, sha256, FAILED, ENDED, **self.about)
+        try:
+            return False, self._score(w, data)
+        except ReportError:
+            raise  # nothing can be written any more
+        except GudaError as e:
+            return False, table_rows.without_scores(w, sha256, REFUSED, str(e), **self.about)
+        except Exception as e:  # whatever one picture does to the libraries, the others are still wanted
+            log.exception("%s failed", w.picture)
+            return False, table_rows.without_scores(w, sha256, FAILED, f"{FAULT} ({type(e).__name__})", **self.about)
+
+    def _score(self, w: Wanted, data: bytes) -> list[Row]:
+        query = self.service.prepare(data, prompt=w.prompt)
+        final: dict[str, Attribution] = {}
+        for a in self.service.attribute(query, **self.settings):
+            final[a.method] = a
+        answers = [final[m] for m in self.methods]
+        scope = self.service.scope(query)
+        return table_rows.scored(w, query, answers, scope, group_set=self.service.group_set, **self.about)
+
+
+def _counted(done: Done, kept: bool, row: Row) -> Done:
+    """What was done, with one more picture; row: its first."""
+    bad = row["status"] in (REFUSED, FAILED)
+    scored, refused = done.scored + (not kept and not bad), done.refused + bad
+    why = {**done.why, row["picture"]: row["reason"]} if bad and len(done.why) < WHY else done.why
+    return replace(done, kept=done.kept + (kept and not bad), scored=scored, refused=refused, why=why)
+
+
+def _fits(row: Row, w: Wanted, sha256: str | None) -> bool:
+    """Whether a row is of the same bytes and prompt, and need not be tried again."""
+    return (row["file_sha256"], row["prompt"]) == (sha256, w.prompt) and sha256 is not None and row["status"] != FAILED

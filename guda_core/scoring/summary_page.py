@@ -1,0 +1,111 @@
+"""The summary of a table as one HTML file: bars without scripts, light and dark, nothing from another host.
+
+A bar is as long as its share of the pictures that count; its full part is where the group was told apart from the
+second (95% paired interval). All texts are escaped: names and reasons may hold anything.
+"""
+
+from __future__ import annotations
+
+from html import escape
+
+from guda_core.scoring.asking import First, Summary
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1f2933; --quiet: #52606d; --line: #d9dee4; --bar: #2563eb; --back: #fff; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e5e9ee; --quiet: #b4bdc8; --line: #3b4654; --bar: #60a5fa; --back: #14181d; } }
+body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--back); margin: 2rem auto;
+  max-width: 50rem; padding: 0 1rem; overflow-wrap: break-word; }
+h1 { font-size: 1.5rem; line-height: 1.25; } h2 { font-size: 1.15rem; margin: 1.6rem 0 .3rem; }
+p.quiet, figcaption, td.quiet { color: var(--quiet); }
+figure { margin: .6rem 0; } .row { display: grid; grid-template-columns: minmax(6rem, 12rem) 1fr 9rem; gap: .6rem;
+  align-items: center; font-size: .9rem; min-height: 1.6rem; } .row span:first-child { text-align: right; }
+.track { display: flex; height: 1rem; } .track i { box-sizing: border-box; border: 2px solid var(--bar); }
+.track .sure { background: var(--bar); }
+.key { display: inline-block; width: .8rem; height: .8rem; margin: 0 .3rem 0 0;
+  border: 2px solid var(--bar); box-sizing: border-box; } .key.sure { background: var(--bar); }
+table { border-collapse: collapse; width: 100%; font-size: .9rem; }
+td, th { text-align: left; padding: .35rem .8rem .35rem 0;
+  border-bottom: 1px solid var(--line); vertical-align: top; } .n { text-align: right; white-space: nowrap; width: 1%; }
+@media (max-width: 38rem) { .row { grid-template-columns: 6.5rem 1fr 6rem; gap: .4rem; } }
+"""
+MEANING = (
+    "A group counts where its score is the highest of all groups. A positive score means that the group contributed. "
+    "Scores are not shares. Pictures that the model could not have made count for no group."
+)
+
+
+def page(summary: Summary, title: str) -> str:
+    """The whole HTML file. title: what the table is called."""
+    made = summary.made_from
+    model, groups = made.get("model", {}), made.get("group_set", {})
+    settings = made.get("settings", {})
+    head = f"{summary.pictures:,} pictures, {summary.rows:,} rows"
+    about = (
+        f"Model: {model.get('name', '?')}. Groups: {groups.get('name', '?')}. Effort: {settings.get('effort', '?')}."
+    )
+    body = [
+        f"<h1>{escape(title)}: {head}</h1>",
+        f'<p class="quiet">{escape(about)}</p>',
+        f"<p>{summary.scored:,} were scored, {summary.refused:,} refused, {summary.failed:,} failed.</p>",
+        f'<p class="quiet">{escape(MEANING)}</p>',
+    ]
+    if summary.cut:
+        body.append(f"<p><b>{summary.cut} parts are not whole and are left out. Run the same command again.</b></p>")
+    for method, found in summary.firsts.items():
+        body.append(_firsts(method, found))
+    body += [_scopes(summary), _reasons(summary), _unavailable(summary)]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}: results</title><style>{STYLE}</style></head>\n<body>{''.join(body)}</body></html>\n"
+    )
+
+
+def _firsts(method: str, found: list[First]) -> str:
+    """How often each group is first by a method, as bars."""
+    total = sum(f.pictures for f in found)
+    most = max((f.pictures for f in found), default=0)
+    rows, told = "", []
+    for f in found:
+        share = f"{f.pictures:,} ({100 * f.pictures / total:.1f}%)" if total else "0"
+        sure = f.apart or 0
+        wide = [(100 * n / most if most else 0.0, css) for n, css in ((sure, "sure"), (f.pictures - sure, ""))]
+        parts = "".join(f'<i class="{css}" style="width:{w:.2f}%"></i>' for w, css in wide if w)
+        name = f"<span>{escape(f.name)}</span>"
+        rows += f'<div class="row">{name}<span class="track">{parts}</span><span>{share}</span></div>'
+        told.append(f"{f.name}: {f.pictures}, told apart in {sure}")
+    knows = any(f.apart is not None for f in found)
+    keys = '<span class="key sure"></span>told apart from the second &nbsp; <span class="key"></span>not told apart'
+    key = keys if knows else '<span class="key"></span>this method does not say how surely'
+    return (
+        f'<h2>First group by {escape(method)}</h2><figure><div role="img" aria-label="{escape("; ".join(told))}">'
+        f"{rows}</div><figcaption>{key}</figcaption></figure>"
+    )
+
+
+def _table(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A table whose first column is of numbers; "" without rows."""
+    if not rows:
+        return ""
+    marks = [' class="n"', *[""] * (len(head) - 1)]
+    top = "".join(f"<th{m}>{escape(h)}</th>" for h, m in zip(head, marks, strict=True))
+    body = "".join(
+        "<tr>" + "".join(f"<td{m}>{escape(v)}</td>" for v, m in zip(row, marks, strict=True)) + "</tr>" for row in rows
+    )
+    return f"<h2>{escape(title)}</h2><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _scopes(summary: Summary) -> str:
+    found = [(f"{n:,}", verdict) for verdict, n in summary.scopes.items()]
+    return _table("Could the model have made them?", ("pictures", "verdict"), found)
+
+
+def _reasons(summary: Summary) -> str:
+    found = [(f"{n:,}", status, reason) for (status, reason), n in summary.reasons.items()]
+    return _table("Pictures without scores, and why", ("pictures", "what", "reason"), found)
+
+
+def _unavailable(summary: Summary) -> str:
+    found = [(name, why) for name, why in summary.unavailable.items()]
+    return _table("Groups without scores, and why", ("group", "reason"), found)

@@ -1,0 +1,131 @@
+"""A whole table: every part is one task, done here one after the other, or by workers.
+
+    table.json    how many parts, when it was begun and by which version; written first
+    summary.html  written last (`page`)
+
+A run that was stopped, wherever and however, is started again by the same command: rows that are right are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from guda_core import __version__
+from guda_core.errors import OptionError, ReportError
+from guda_core.reports.bundle import json_text
+from guda_core.scoring import places
+from guda_core.scoring.listing import Listing, parts_for
+from guda_core.scoring.part_jobs import here
+from guda_core.scoring.scorer import WHY, Done, Task
+from guda_core.service import Service, find_effort
+from guda_core.versions import today
+
+log = logging.getLogger(__name__)
+FORMAT = 1
+TABLE = "table.json"
+Work = Callable[[Sequence[Task]], Iterator[Done]]  # does tasks, in any order; a part is told of as it grows
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a table is made with. prompt: of every picture, where a table of pictures has none. methods: () for the
+    default ones."""
+
+    effort: str = "standard"
+    methods: tuple[str, ...] = ()
+    prompt: str = ""
+
+
+@dataclass(frozen=True)
+class Total:
+    """How far a table is. scored, kept, refused: of `pictures`. why: some reasons, picture -> reason."""
+
+    pictures: int
+    scored: int = 0
+    kept: int = 0
+    refused: int = 0
+    why: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def done(self) -> int:
+        """Pictures that have rows now."""
+        return self.scored + self.kept + self.refused
+
+
+class Table:
+    """Some pictures and the folder for what a service says of them."""
+
+    def __init__(
+        self, sources: Sequence[str], out: str, make_service: Callable[[], Service], options: Options = Options()
+    ) -> None:
+        """Look at everything that could stop the run before a model is loaded.
+
+        Raises:
+            OptionError: no such picture, folder, table or effort, or the results are of another format.
+        """
+        self.out, self.options, self.make_service = places.absolute(out), options, make_service
+        find_effort(options.effort)
+        inside = [s for s in sources if places.is_folder(s)]
+        if any(f"{self.out}/".startswith(f"{places.absolute(s).rstrip('/')}/") for s in inside):
+            raise OptionError("The results must go into another folder than that of the pictures.")
+        self.listing = Listing(sources, options.prompt)
+        self.parts = self._parts()
+
+    def _parts(self) -> int:
+        """How many parts the results have: what was written when they were begun, else what suits the pictures."""
+        found = _begun(self.out)
+        return parts_for(len(self.listing)) if found is None else int(found["parts"])
+
+    def tasks(self) -> list[Task]:
+        """Write down what is asked, and give a task for every part that has pictures."""
+        o, sizes = self.options, self.listing.write(self.out, self.parts)
+        return [Task(self.out, part, n, self.make_service, o.effort, o.methods) for part, n in sizes.items()]
+
+    def run(self, work: Work = here) -> Iterator[Total]:
+        """Score what is not scored, by `work`; yields how far it is, the finished total last.
+
+        Raises:
+            OptionError: a method is unknown, or the results were begun with something else.
+            ReportError: the results cannot be written.
+        """
+        head = {"format": FORMAT, "parts": self.parts, "begun": today(), "guda_version": __version__}
+        if _begun(self.out) is None:
+            places.write(places.joined(self.out, TABLE), json_text(head).encode())
+        so_far, total = dict[int, Done](), Total(len(self.listing))
+        for done in work(self.tasks()):
+            total = _added(total, done, so_far.get(done.part, Done(done.part, done.pictures)))
+            so_far[done.part] = replace(done, why={})
+            yield total
+        if total.done != total.pictures:
+            raise ReportError(
+                f"{total.pictures - total.done} of {total.pictures} pictures have no rows yet, because their workers "
+                "ended again and again. Run the same command again: it goes on."
+            )
+
+
+def _added(total: Total, now: Done, before: Done) -> Total:
+    """The total with a part that is further than before."""
+    more = {k: getattr(total, k) + getattr(now, k) - getattr(before, k) for k in ("scored", "kept", "refused")}
+    return replace(total, **more, why=total.why if len(total.why) >= WHY else {**total.why, **now.why})
+
+
+def _begun(out: str) -> dict[str, Any] | None:
+    """What `table.json` of the results says; None where there is none.
+
+    Raises:
+        OptionError: it is damaged, or of another format.
+    """
+    place = places.joined(out, TABLE)
+    if not places.is_file(place):
+        return None
+    try:
+        found = json.loads(places.read(place))
+        if found["format"] != FORMAT or not 0 < int(found["parts"]) < 10**7:
+            raise ValueError("it is of another format")
+    except (ValueError, KeyError, TypeError) as e:
+        raise OptionError(f"'{place}' cannot be read ({e}). Name another folder with --out.") from e
+    return found

@@ -1,0 +1,187 @@
+"""A table of scores as a screen (`guda app --results FOLDER`, GUDA_RESULTS): filter, sort, turn pages, open a picture.
+
+The folder is named by who starts the app, never by a visitor. A page of rows is asked of the Parquet files; no more
+rows than it shows are held.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from guda_core.records import VERDICTS, Attribution, Group, GroupScore, GroupSet
+from guda_core.scoring.asking import ORDERS, SCOPES, STATUSES, Asked, Results, Summary
+from guda_core.scoring.table_rows import Row
+from guda_core.ui import words
+from guda_core.ui.callbacks import explained
+from guda_core.ui.connect import QUICK
+from guda_core.ui.markup import Html, block, folded, heading, note, safe, table, text
+from guda_core.ui.panels import ALL_THE_SAME
+from guda_core.ui.plots import bars
+
+VARIABLE = "GUDA_RESULTS"
+TAB = "Results"
+ROWS = 50  # of a page
+ANY = "all"
+HEAD = ("Picture", "Method", "Rank", "Group", "Score", "95% interval", "Scope", "Status")
+NO_PICTURE = "Choose a picture of this page, or type its name."
+LONGEST = 500  # characters that a visitor may ask for
+
+
+def given() -> Results | None:
+    """The results that whoever started the app named; None where nobody did. Raises OptionError: there are none."""
+    folder = os.environ.get(VARIABLE, "")
+    return Results(folder) if folder else None
+
+
+@dataclass(frozen=True)
+class Screen:
+    """The parts of this screen. asked: what filters, in the order of `asked_of`. start: the first row of the page."""
+
+    asked: list[Any]
+    order: gr.Dropdown
+    back: gr.Button
+    on: gr.Button
+    start: gr.State
+    where: gr.HTML
+    rows: gr.HTML
+    picture: gr.Dropdown
+    opened: gr.HTML
+
+
+def draw(results: Results) -> Screen:
+    """Draw the screen inside the current tab."""
+    block(heading("Scored pictures") + text(said(results.summary())))
+    with gr.Row():
+        name = gr.Textbox("", label="Picture's name contains", min_width=150, max_length=LONGEST)
+        groups = [(n, g) for g, n in results.groups().items()]
+        group = gr.Dropdown([(ANY, ""), *groups], value="", label="Group", min_width=120)
+        method = gr.Dropdown([(ANY, ""), *results.methods()], value="", label="Method", min_width=110)
+        scope = gr.Dropdown([(ANY, ""), *SCOPES], value="", label="Scope", min_width=110)
+        status = gr.Dropdown([(ANY, ""), *STATUSES], value="", label="Status", min_width=110)
+        order = gr.Dropdown(list(ORDERS), value="picture", label="Sorted by", min_width=110)
+    first = gr.Checkbox(True, label="Only the first group of each picture and method")
+    found = page(results, Asked(first=True), "picture", 0)
+    where, rows = block(found[1]), block(found[2])
+    with gr.Row():
+        back = gr.Button("Previous page", size="sm", min_width=120)
+        on = gr.Button("Next page", size="sm", min_width=120)
+    picture = gr.Dropdown(found[3], value=None, label="Open a picture", allow_custom_value=True)
+    opened = block(note(NO_PICTURE))
+    asked = [name, group, method, scope, status, first]
+    return Screen(asked, order, back, on, gr.State(0), where, rows, picture, opened)
+
+
+def said(s: Summary) -> Html:
+    """The table as a whole, in a few sentences."""
+    counts = f"{s.pictures:,} pictures: {s.scored:,} scored, {s.refused:,} refused, {s.failed:,} failed."
+    away = f" The model could not have made {s.scopes['out of scope']:,} of them." if "out of scope" in s.scopes else ""
+    cut = f" {s.cut} parts are not whole and are left out." if s.cut else ""
+    made = str(s.made_from.get("model", {}).get("name", "?"))
+    return safe(f"{counts}{away}{cut} Model: {made}.")
+
+
+def asked_of(name: str, group: str, method: str, scope: str, status: str, first: bool) -> Asked:
+    """What the controls ask for."""
+    return Asked(
+        text=str(name or "")[:LONGEST], group=str(group or ""), method=str(method or ""), scope=str(scope or ""),
+        status=str(status or ""), first=bool(first),
+    )  # fmt: skip
+
+
+def page(results: Results, asked: Asked, order: str, start: int) -> tuple[int, Html, Html, list[str]]:
+    """(first row, which rows these are, the rows, the pictures in them) of a page that begins at `start`, or of the
+    last page."""
+    count = results.count(asked)
+    start = max(0, min(int(start), (count - 1) // ROWS * ROWS))
+    rows = results.rows(asked, order=order, limit=ROWS, start=start)
+    where = f"Rows {start + 1:,} to {start + len(rows):,} of {count:,}." if rows else "No rows."
+    cells = [_cells(r) for r in rows]
+    return start, note(where), table("Rows of the table of scores", HEAD, cells, numbers="..n.nn"), _names(rows)
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(r["picture"] for r in rows))
+
+
+def _cells(r: Row) -> list[object]:
+    ok = r["score"] is not None
+    values = [words.number(r[k], r["unit"]) for k in ("score", "low", "high")] if ok else []
+    told = r["status"] if not r["reason"] else f"{r['status']}: {r['reason']}"
+    return [
+        r["picture"], r["method"] or "-", r["rank"] or "-", r["group_name"] or "-",
+        values[0] if ok else "-", f"{values[1]} to {values[2]}" if ok else "-", r["scope"] or "-", told,
+    ]  # fmt: skip
+
+
+def opened(results: Results, picture: str) -> Html:
+    """One picture's answer from its rows: what is known of it, and the bars of each method."""
+    rows = results.rows(Asked(picture=str(picture or "")[:LONGEST])) if picture else []
+    if not rows:
+        return note(f"There is no picture '{picture}' in these results." if picture else NO_PICTURE)
+    first = rows[0]
+    scope = VERDICTS.get(first["scope"], "")
+    caption = f"Scored with the caption: {first['prompt']}" if first["prompt"] else "Scored without a caption."
+    head = heading(first["picture"]) + text(caption, scope)
+    if first["method"] is None:
+        return Html(head + text(f"No scores. {first['reason']}"))
+    found = {r["method"] for r in rows}
+    body = Html("".join(_method([r for r in rows if r["method"] == m]) for m in results.methods() if m in found))
+    if first["scope"] == "out of scope":
+        body = folded(ALL_THE_SAME, body, css="guda-out")
+    hashes = f"SHA-256 of the file: {first['file_sha256']}. `guda results RESULTS --report` makes its report."
+    return Html(head + body + note(hashes))
+
+
+def _method(rows: Sequence[Row]) -> Html:
+    """The bars of one method's rows of a picture, and whether the first group is ahead."""
+    a, group_set = answer_of(rows)
+    body = Html(f'<h3 class="guda-method">{safe(a.method)}</h3>') + bars(a, group_set, a.method)
+    if a.separable is None or len(a.ranked()) < 2:
+        return Html(body)
+    one, two = (group_set.groups[g].name for g in a.ranked()[:2])
+    return Html(body + note(f"{one} is ahead of {two}." if a.separable else f"{one} and {two} are not separable."))
+
+
+def answer_of(rows: Sequence[Row]) -> tuple[Attribution, GroupSet]:
+    """One method's rows as an answer, and their groups."""
+    scores = {r["group_id"]: GroupScore(r["score"], r["low"], r["high"], r["status"], r["reason"]) for r in rows}
+    groups = {r["group_id"]: Group(r["group_id"], r["group_name"]) for r in rows}
+    a = Attribution(rows[0]["method"], rows[0]["unit"], scores, separable=rows[0]["told_apart"])
+    return a, GroupSet("results", "Results", groups)
+
+
+def connect(s: Screen, results: Results) -> None:
+    """Wire the screen. Nothing here computes a score."""
+    outputs = [s.start, s.where, s.rows, s.picture]
+
+    def turned(to: int, order: str, *asked: Any) -> list[Any]:
+        try:
+            start, where, rows, names = page(results, asked_of(*asked), order, to)
+        except Exception as e:
+            return [0, note(explained(e)), "", gr.update(choices=[], value=None)]
+        return [start, where, rows, gr.update(choices=names, value=None)]
+
+    def fresh(*asked: Any) -> list[Any]:
+        return turned(0, *asked)
+
+    def back(at: int, *asked: Any) -> list[Any]:
+        return turned(at - ROWS, *asked)
+
+    def on(at: int, *asked: Any) -> list[Any]:
+        return turned(at + ROWS, *asked)
+
+    def show(picture: str | None) -> Html:
+        try:
+            return opened(results, picture or "")
+        except Exception as e:
+            return note(explained(e))
+
+    gr.on([c.change for c in (*s.asked, s.order)], fresh, [s.order, *s.asked], outputs, **QUICK)
+    s.back.click(back, [s.start, s.order, *s.asked], outputs, **QUICK)
+    s.on.click(on, [s.start, s.order, *s.asked], outputs, **QUICK)
+    s.picture.change(show, s.picture, s.opened, **QUICK)

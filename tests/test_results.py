@@ -1,0 +1,214 @@
+"""Questions to a table of scores: counts that were planted, a page that holds odd texts, and a million rows."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.scale import made_up
+from guda_core.errors import OptionError, ReportError
+from guda_core.records import Scope
+from guda_core.reports.read import read_report
+from guda_core.scoring import again, parts, places
+from guda_core.scoring.asking import Asked, Results
+from guda_core.scoring.summary_page import page
+from guda_core.ui import results_screen
+from tests.light import LightService, draw
+from tests.table_works import folder_of, rows
+from tests.table_works import run as make_table
+from tests.test_cli import run  # noqa: F401  (a fixture)
+from tests.test_pipeline import service  # noqa: F401  (a fixture)
+
+
+class Scoped(LightService):
+    """Pictures whose hash begins with a digit are out of scope."""
+
+    def scope(self, query):
+        verdict = "out of scope" if query.image_hash[0].isdigit() else "in scope"
+        return Scope(verdict, 2.0, 3.0, "bits", "It needs 2 bits.", p_value=0.25)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> Path:
+    """Twelve pictures, of which two are none; some are out of scope."""
+    where = tmp_path_factory.mktemp("table")
+    folder = folder_of(where / "in", 10)
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "<b>.txt").write_text("no picture")
+    make_table(folder, where / "out", Scoped)
+    return where / "out"
+
+
+def test_the_summary_counts_what_the_rows_say(table):
+    all_rows, s = rows(table), Results(str(table)).summary()
+    good = {r["picture"]: r["scope"] for r in all_rows if r["method"]}
+    assert (s.pictures, s.scored, s.refused, s.failed, s.rows) == (12, 10, 2, 0, len(all_rows))
+    assert s.scopes == {v: list(good.values()).count(v) for v in set(good.values())} and len(s.scopes) == 2
+    for m in ("guda", "clip"):
+        counted = [r for r in all_rows if r["method"] == m and r["scope"] == "in scope" and r["status"] == "ok"]
+        firsts = [r for r in counted if r["rank"] == 1]
+        for f in s.firsts[m]:
+            mine = [r for r in firsts if r["group_id"] == f.group_id]
+            assert f.pictures == len(mine)
+            assert f.apart == (sum(r["told_apart"] for r in mine) if m == "guda" else None)
+        assert sum(f.pictures for f in s.firsts[m]) == s.scopes["in scope"]
+    assert {n for _, n in [*s.reasons.items()]} == {1} and len(s.reasons) == 2
+    assert list(s.unavailable) == ["Noto Emoji"]
+
+
+def test_rows_are_found_sorted_and_paged(table):
+    all_rows, found = rows(table), Results(str(table))
+    for asked, mine in (
+        (Asked(group="noto"), lambda r: r["group_id"] == "noto"),
+        (Asked(group="Noto Emoji", method="guda"), lambda r: r["group_id"] == "noto" and r["method"] == "guda"),
+        (Asked(status="refused"), lambda r: r["status"] == "refused"),
+        (Asked(scope="out of scope", first=True), lambda r: r["scope"] == "out of scope" and r["rank"] == 1),
+        (Asked(picture="003.png"), lambda r: r["picture"] == "003.png"),
+        (Asked(text="<B>"), lambda r: r["picture"] == "<b>.txt"),
+        (Asked(picture="' OR 1=1 --"), lambda r: False),
+    ):
+        wanted = [r for r in all_rows if mine(r)]
+        assert found.count(asked) == len(wanted)
+        got = found.rows(asked)
+        assert sorted(got, key=repr) == sorted(wanted, key=repr)
+        paged = [r for start in range(0, len(wanted), 4) for r in found.rows(asked, limit=4, start=start)]
+        assert paged == got == [r for chunk in found.all_rows(asked, chunk=3) for r in chunk]
+    scores = [r["score"] for r in found.rows(Asked(method="guda", status="ok"), order="score")]
+    assert scores == sorted(scores, reverse=True)
+    with pytest.raises(OptionError, match="no order 'random'"):
+        found.rows(Asked(), order="random")
+
+
+def test_the_page_is_whole_and_safe(table):
+    text = page(Results(str(table)).summary(), "<script>alert(1)</script>")
+    assert "<script" not in text and "&lt;script&gt;" in text and "prefers-color-scheme: dark" in text
+    assert "http" not in text and "src=" not in text  # nothing from another host
+    assert "This file is empty (0 bytes)" in text and "out of scope" in text and 'role="img"' in text
+
+
+def test_parts_that_are_cut_short_are_left_out_and_said(table, tmp_path):
+    out = tmp_path / "out"
+    make_table(folder_of(tmp_path / "in", 9), out, LightService)
+    first = Path(places.files(str(out / "parts"), ".parquet")[0])
+    lost = {r["picture"] for r in parts.read(str(first))}
+    first.write_bytes(first.read_bytes()[:-9])
+    (out / "parts" / ".part-1234").write_bytes(b"stray")
+    summary = Results(str(out)).summary()
+    assert summary.cut == 1 and summary.pictures == 9 - len(lost) and "1 parts are not whole" in page(summary, "x")
+    whole = first.with_name(places.files(str(out / "parts"), ".parquet")[1].rpartition("/")[2])
+    data = whole.read_bytes()
+    whole.write_bytes(data[:4] + bytes(len(data) - 8) + data[-4:])
+    with pytest.raises(ReportError, match="run the command that made them again"):
+        Results(str(out)).summary()
+    for p in (out / "parts").iterdir():
+        p.unlink()
+    with pytest.raises(OptionError, match=r"Nothing .* is finished yet"):
+        Results(str(out))
+    with pytest.raises(OptionError, match="guda attribute FOLDER --table"):
+        Results(str(tmp_path))
+
+
+def test_a_picture_is_computed_again_and_compared(table):
+    found = Results(str(table))
+    mine = again.rows_of(found, "003.png")
+    done = again.again(Scoped(), found.made_from(), mine)
+    assert done.outcome == "equal" and not done.changes
+    other = Scoped()
+    other.nudge = 1.0001
+    near = again.again(other, found.made_from(), mine)
+    assert near.outcome == "within tolerance" and "in the table" in near.changes[0]
+    other.salt = "x"
+    assert again.again(other, found.made_from(), mine).outcome == "different"
+    assert again.compare(mine, mine[1:])[0] == "different"
+    with pytest.raises(OptionError, match=r"has no scores\. This file is empty"):
+        again.rows_of(found, "empty.png")
+    with pytest.raises(OptionError, match="no picture 'none'"):
+        again.rows_of(found, "none")
+    gone = [{**r, "place": "/nowhere/x.png"} for r in mine]
+    with pytest.raises(ReportError, match="not at /nowhere"):
+        again.again(other, found.made_from(), gone)
+    with pytest.raises(ReportError, match="another picture"):
+        again.again(other, found.made_from(), [{**r, "file_sha256": "0"} for r in mine])
+
+
+def test_the_commands_make_ask_and_replay_a_table(run, tmp_path):  # noqa: F811
+    folder, out = folder_of(tmp_path / "in", 3), tmp_path / "out"
+    (folder / "[red]x.txt").write_text("no picture")
+    done = run("attribute", folder, "--out", out, "--table", "--effort", "quick")
+    assert done.exit_code == 1 and "Scored: 3. Without scores: 1." in done.output, done.output
+    assert (out / "summary.html").is_file() and "[red]x.txt" in done.output
+    done = run("attribute", folder, "--out", out, "--table", "--effort", "quick")
+    assert "Scored: 3 (3 of them kept from an earlier run)" in done.output
+    done = run("results", out, "--json", tmp_path / "s.json", "--page", tmp_path / "p.html")
+    assert done.exit_code == 0 and "4 pictures: 3 scored, 1 refused, 0 failed." in done.output, done.output
+    told = json.loads((tmp_path / "s.json").read_text())
+    assert told["pictures"] == 4 and set(told["first"]) == {"guda", "clip"} and (tmp_path / "p.html").is_file()
+    done = run("results", out, "--group", "noto", "--csv", tmp_path / "r.csv", "--json", tmp_path / "r.json")
+    assert done.exit_code == 0 and "6 rows" in done.output
+    listed = list(csv.DictReader((tmp_path / "r.csv").read_text(encoding="utf-8").splitlines()))
+    assert len(listed) == len(json.loads((tmp_path / "r.json").read_text())) == 6
+    assert {r["group_id"] for r in listed} == {"noto"}
+    done = run("results", out, "--report", "001.png", tmp_path / "r.zip")
+    assert done.exit_code == 0 and "Equal: every score is bitwise" in done.output, done.output
+    assert run("replay", tmp_path / "r.zip").exit_code == 0
+    record = read_report(tmp_path / "r.zip").record
+    assert record["settings"] == {"effort": "quick", "methods": ["guda", "clip"]}
+    draw(folder / "001.png", seed=77)
+    assert "another picture" in run("results", out, "--report", "001.png", tmp_path / "r.zip").output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("attribute", "x", "--table"), "--table goes with --out"),
+        (("attribute", "x", "--workers", "2"), "go with --table"),
+        (("attribute", "x", "--ray", "auto"), "go with --table"),
+        (("attribute", "nowhere", "--table", "--out", "out"), "no folder or picture 'nowhere'"),
+        (("results", "nowhere"), "There are no results in 'nowhere'"),
+        (("results", "nowhere", "--status", "odd"), "--status must be one of ok"),
+    ],
+)
+def test_wrong_options_are_one_sentence(run, arguments, sentence):  # noqa: F811
+    done = run(*arguments)
+    assert done.exit_code == 2 and sentence in " ".join(done.output.split()), done.output
+
+
+@pytest.fixture(scope="module")
+def million(tmp_path_factory) -> Path:
+    """A million rows that are made up."""
+    out = tmp_path_factory.mktemp("million") / "out"
+    made_up.make(out, 10**6)
+    return out
+
+
+def test_a_million_rows_are_summarised_and_searched_in_two_seconds(million):
+    began = time.process_time(), time.perf_counter()
+    found = Results(str(million))
+    summary = found.summary()
+    text = page(summary, "made up")
+    page_of = found.rows(Asked(group="group-3", method="guda", text="77"), order="score", limit=50, start=100)
+    one = found.rows(Asked(picture="made/0012345.png"))
+    wall = time.perf_counter() - began[1]
+    assert summary.rows >= 10**6 and len(page_of) == 50 and len(one) in (1, 18) and "made up" in text
+    assert sum(f.pictures for f in summary.firsts["guda"]) == summary.scopes["in scope"]
+    assert min(wall, time.process_time() - began[0]) < 2.0
+
+
+@pytest.mark.parametrize(
+    ("asked", "order", "start"),
+    [
+        (Asked(), "picture", 900_000),
+        (Asked(first=True), "score", 5_000),
+        (Asked(text="77", group="group-3"), "lowest score", 0),
+    ],
+)
+def test_the_apps_page_of_a_million_rows_takes_less_than_two_seconds(million, asked, order, start):
+    results = Results(str(million))
+    began = time.process_time(), time.perf_counter()
+    found = results_screen.page(results, asked, order, start)
+    took = min(time.perf_counter() - began[1], time.process_time() - began[0])
+    assert found[0] == start and found[3] and took < 2.0

@@ -1,0 +1,142 @@
+"""The screen of a table of scores: pages, filters, one picture's bars, texts from outside, and a real Chromium."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from gradio_client import Client
+from playwright.sync_api import expect
+from typer.testing import CliRunner
+
+from guda_core.cli import app
+from guda_core.errors import OptionError
+from guda_core.scoring.asking import Asked, Results
+from guda_core.ui import build_ui, results_screen
+from guda_core.ui.panels import ALL_THE_SAME
+from guda_core.ui.results_screen import ROWS, answer_of, asked_of, opened, page
+from tests.chromium import SLOW, Watched
+from tests.fakes import FakeService, serving
+from tests.light import LightService, draw
+from tests.table_works import folder_of
+from tests.table_works import run as make_table
+from tests.test_browser_screens import go, violations
+
+ODD = "<img src=x onerror=alert(1)>.png"
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory) -> Path:
+    """Twenty pictures, one of them with an odd name, and one that is none."""
+    where = tmp_path_factory.mktemp("screen")
+    folder = folder_of(where / "in", 18)
+    draw(folder / ODD, seed=40)
+    (folder / "zero.png").write_bytes(b"")
+    make_table(folder, where / "out", LightService)
+    return where / "out"
+
+
+@pytest.fixture
+def results(out) -> Results:
+    return Results(str(out))
+
+
+def test_pages_hold_every_row_once(results):
+    asked, start, seen = Asked(), 0, []
+    count = results.count(asked)
+    while start < count:
+        at, where, html, _ = page(results, asked, "picture", start)
+        assert at == start and f"of {count:,}." in where
+        seen += re.findall(r"<tr><td>(.*?)</td>", html)
+        start += ROWS
+    assert len(seen) == count and len(set(seen)) == 20
+    assert page(results, asked, "picture", 10**9)[0] == (count - 1) // ROWS * ROWS
+    assert page(results, asked, "picture", -ROWS)[0] == 0
+    nothing = page(results, asked_of("no such name", "", "", "", "", False), "score", 0)
+    assert "No rows" in nothing[1] and nothing[3] == []
+
+
+def test_controls_filter_and_sort(results):
+    _, _, html, names = page(results, asked_of("00", "noto", "clip", "in scope", "ok", False), "score", 0)
+    assert len(names) == 10 and "guda" not in html.partition("<tbody>")[2]
+    scores = [float(s) for s in re.findall(r'<td class="n">(0\.\d+)</td>', html)]
+    assert scores == sorted(scores, reverse=True)
+    assert page(results, asked_of("", "", "", "", "refused", True), "picture", 0)[3] == ["zero.png"]
+
+
+def test_a_picture_opens_with_the_bars_of_its_rows(results):
+    html = opened(results, "003.png")
+    rows = [r for r in results.rows(Asked(picture="003.png")) if r["method"] == "guda"]
+    answer, groups = answer_of(rows)
+    assert answer.ranked() == [r["group_id"] for r in sorted(rows, key=lambda r: r["rank"] or 99) if r["rank"]]
+    assert html.count("guda-chart") == 2 and "are not separable" in html and groups.groups["noto"].name in html
+    assert html.index(">guda<") < html.index(">clip<") and ALL_THE_SAME not in html
+    away = opened(away_results(results), "003.png")
+    assert ALL_THE_SAME in away and away.index(ALL_THE_SAME) < away.index("guda-chart")
+    assert "0 bytes" in opened(results, "zero.png")
+    assert "<img" not in opened(results, ODD) and "<img" not in page(results, Asked(), "picture", 0)[2]
+    assert "<b>" not in opened(results, "<b>") and "no picture" in opened(results, "<b>")
+
+
+def away_results(results: Results) -> Results:
+    """The same, where every picture is out of scope."""
+
+    class Away(Results):
+        def __init__(self) -> None:
+            pass
+
+        def methods(self):
+            return results.methods()
+
+        def rows(self, *asked, **more):
+            return [{**r, "scope": "out of scope"} for r in results.rows(*asked, **more)]
+
+    return Away()
+
+
+def test_the_tab_is_there_only_where_results_were_named(out, tmp_path, monkeypatch):
+    def tabs() -> list[str]:
+        found = build_ui(FakeService()).config["components"]
+        return [c["props"]["label"] for c in found if c["type"] == "tabitem"]
+
+    assert results_screen.TAB not in tabs()
+    monkeypatch.setenv("GUDA_RESULTS", str(out))
+    assert results_screen.TAB in tabs()
+    monkeypatch.setenv("GUDA_RESULTS", str(tmp_path))
+    with pytest.raises(OptionError, match="There are no results"):
+        build_ui(FakeService())
+    done = CliRunner().invoke(app, ["app", "--results", str(tmp_path / "none")])
+    assert done.exit_code == 2 and "There are no results" in " ".join(done.output.split())
+
+
+def test_no_program_reaches_the_screen_by_name(out, monkeypatch):
+    monkeypatch.setenv("GUDA_RESULTS", str(out))
+    with serving(FakeService()) as url:
+        named = Client(url, verbose=False).view_api(return_format="dict", print_info=False)["named_endpoints"]
+    assert not [n for n in named if n.strip("/") in ("fresh", "back", "on", "show", "turned")]
+
+
+@pytest.mark.browser
+@pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")
+@pytest.mark.parametrize(("width", "dark"), [(1280, True), (390, False)])
+def test_someone_filters_turns_the_page_and_opens_a_picture(browser, out, tmp_path, monkeypatch, width, dark):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    monkeypatch.setenv("GUDA_RESULTS", str(out))
+    watched = Watched(browser, width, dark)
+    with serving(FakeService()) as url:
+        shown = watched.open(url)
+        go(shown, results_screen.TAB)
+        expect(shown.get_by_text("Rows 1 to 39 of 39.")).to_be_visible(timeout=SLOW)
+        shown.get_by_label("Only the first group").uncheck()
+        expect(shown.get_by_text("Rows 1 to 50 of 305.")).to_be_visible(timeout=SLOW)
+        shown.get_by_role("button", name="Next page").click()
+        expect(shown.get_by_text("Rows 51 to 100 of 305.")).to_be_visible(timeout=SLOW)
+        shown.get_by_label("Picture's name contains").fill("003")
+        expect(shown.get_by_text("Rows 1 to 16 of 16.")).to_be_visible(timeout=SLOW)
+        shown.get_by_label("Open a picture").fill("003.png")
+        shown.keyboard.press("Enter")
+        expect(shown.locator(".guda-chart:visible")).to_have_count(2, timeout=SLOW)
+        assert violations(shown) == []
+        watched.fits()
+        watched.check(tmp_path / "results.png")

@@ -1,0 +1,366 @@
+"""A table of scores: its rows are what `attribute` says, it goes on where it stopped, and bad pictures are rows."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import zlib
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import datasets
+import fsspec
+import numpy as np
+import pytest
+from PIL import Image
+
+import guda_core
+from guda_core import api
+from guda_core.data.images import hash_pixels, read_picture
+from guda_core.errors import ImageError, OptionError, ReportError, ScoreError
+from guda_core.jobs.local_pool import LocalPool
+from guda_core.scoring import listing, part_jobs, parts, places, scorer
+from guda_core.scoring.listing import Listing, parts_for
+from guda_core.scoring.table_run import Options, Table, Total
+from guda_core.work_queue import claimed
+from tests.light import LightService, draw
+from tests.table_works import QUICK, Made, folder_of, pids, rows, run, scored
+from tests.test_pipeline import service  # noqa: F401  (a fixture)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return folder_of(tmp_path / "in", 9)
+
+
+def made(tmp_path: Path, **more: object) -> Made:
+    return Made(tmp_path, **more)  # type: ignore[arg-type]
+
+
+def digests(folder: Path) -> list[str]:
+    """SHA-256 of all files in a folder, sorted."""
+    return sorted(hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir())
+
+
+def test_rows_are_bit_by_bit_what_attribute_says(service, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(api, "_service", lambda *a: service)
+    folder, out = folder_of(tmp_path / "in", 2), tmp_path / "out"
+    options = Options("quick", ("guda", "clip"), "cat")
+    assert run(folder, out, lambda: service, options=options) == Total(2, scored=2)
+    for path in folder.iterdir():
+        answer = guda_core.attribute(path, "cat", methods=options.methods, effort="quick")
+        mine = {(r["method"], r["group_id"]): r for r in rows(out) if r["picture"] == path.name}
+        assert len(mine) == 2 * len(service.group_set.groups)
+        for m, a in answer.methods.items():
+            for g, s in a.groups.items():
+                r = mine[m, g]
+                assert [r[k] for k in ("score", "low", "high", "status", "reason")] == list(vars(s).values())
+                assert r["rank"] == (a.ranked().index(g) + 1 if s.score is not None else None)
+                assert r["told_apart"] is a.separable and r["unit"] == a.unit and r["prompt"] == "cat"
+                assert (r["pixels_sha256"], r["seed"]) == (answer.query.image_hash,) * 2
+                assert r["scope"] == answer.scope.verdict and r["model_sha256"] == service.model.sha256
+                assert r["draws"] == (a.kl.without[g].shape[1] if a.kl and g in a.kl.without else None)
+                adapters = service.provenance().unlearned.hashes
+                assert r["adapter_sha256"] == (adapters.get(g) if m == "guda" else None)
+
+
+def test_a_stopped_run_goes_on_and_ends_as_an_unstopped_one(folder, tmp_path):
+    run(folder, tmp_path / "whole", LightService)
+    make = made(tmp_path)
+    stream = Table([str(folder)], str(tmp_path / "out"), make, QUICK).run()
+    for total in stream:
+        if total.done == 5:
+            break
+    stream.close()
+    assert len(scored(tmp_path)) == 5
+    assert run(folder, tmp_path / "out", make) == Total(9, scored=4, kept=5)
+    assert scored(tmp_path) == digests(folder)  # nothing lost, nothing twice
+    assert rows(tmp_path / "out") == rows(tmp_path / "whole")
+    assert run(folder, tmp_path / "out", make) == Total(9, kept=9)
+    assert not list((tmp_path / "out" / scorer.TRYING).iterdir())
+
+
+TEARS = (
+    lambda b: b"",
+    lambda b: b[:-20],
+    lambda b: b[: len(b) // 2],
+    lambda b: b[:300] + bytes([b[300] ^ 1]) + b[301:],
+)
+
+
+@pytest.mark.parametrize("tear", TEARS)
+def test_a_part_that_is_not_whole_is_made_again(folder, tmp_path, tear):
+    make, out = made(tmp_path), tmp_path / "out"
+    run(folder, out, make)
+    before, first = rows(out), len(scored(tmp_path))
+    part = Path(places.files(str(out / "parts"), ".parquet")[0])
+    names = {r["picture"] for r in parts.read(str(part))}
+    part.write_bytes(tear(part.read_bytes()))
+    (out / "parts" / ".part-stray").write_bytes(b"half a part")
+    assert run(folder, out, make) == Total(9, scored=len(names), kept=9 - len(names))
+    assert rows(out) == before and len(scored(tmp_path)) == first + len(names)
+
+
+def bomb() -> bytes:
+    """A PNG of a few bytes that says it has 10^9 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 40000, 30000, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+def test_bad_pictures_are_rows_with_a_reason(folder, tmp_path, caplog):
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "bomb.png").write_bytes(bomb())
+    (folder / "notes.txt").write_text("no picture")
+    (folder / "large.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(10_000_001))
+    (folder / ".hidden").write_text("x")
+    (folder / "below").mkdir()
+    draw(folder / "below" / "000.png", seed=50)
+    table = tmp_path / "t.csv"
+    bad = LightService()
+    bad.bad_hash = hash_pixels(read_picture((folder / "003.png").read_bytes(), size=16).pixels)
+    bad.fault = RuntimeError("out of memory: secret")
+    total = run(folder, tmp_path / "out", lambda: bad)
+    assert (total.pictures, total.scored, total.refused) == (14, 9, 5)
+    found = {r["picture"]: r for r in rows(tmp_path / "out") if r["method"] is None}
+    said = {"empty.png": "0 bytes", "bomb.png": "megapixels", "notes.txt": "PNG", "large.png": "larger than 10 MB"}
+    for name, part in said.items():
+        assert found[name]["status"] == "refused" and part in found[name]["reason"], found[name]["reason"]
+    assert found["003.png"]["status"] == "failed" and "RuntimeError" in found["003.png"]["reason"]
+    assert "secret" not in found["003.png"]["reason"] and "secret" in caplog.text
+    assert total.why == {name: r["reason"] for name, r in found.items()}
+    bad.fault = None
+    again = run(folder, tmp_path / "out", lambda: bad)
+    assert (again.scored, again.kept, again.refused) == (1, 9, 4)  # what failed is tried again
+    table.write_text("file\nnowhere.png\n")
+    (reason,) = run(table, tmp_path / "other", LightService).why.values()
+    assert "no such picture" in reason
+
+
+def test_a_picture_that_ends_its_process_becomes_a_row(folder, tmp_path):
+    make, out = made(tmp_path, ends=folder / "004.png"), tmp_path / "out"
+    pool = LocalPool(2, devices=[])
+    try:
+        total = run(folder, out, make, partial(part_jobs.by_pool, pool=pool))
+    finally:
+        pool.close()
+    assert (total.scored + total.kept, total.refused) == (8, 1) and total.why == {"004.png": scorer.ENDED}
+    run(folder, tmp_path / "whole", LightService)
+    assert [r for r in rows(out) if r["method"]] == [r for r in rows(tmp_path / "whole") if r["picture"] != "004.png"]
+    assert len(pids(tmp_path)) >= 3
+    assert run(folder, out, made(tmp_path)) == Total(9, scored=1, kept=8)  # another day it is tried again
+
+
+def test_a_full_disk_is_one_sentence_and_nothing_is_lost(folder, tmp_path, monkeypatch):
+    make, out, full = made(tmp_path), tmp_path / "out", 3
+    real = os.replace
+
+    def replace(source, target):
+        nonlocal full
+        full -= str(target).endswith(".parquet")
+        if full <= 0:
+            raise OSError(28, os.strerror(28))
+        real(source, target)
+
+    monkeypatch.setattr("guda_core.reports.bundle.os.replace", replace)
+    with pytest.raises(ReportError, match=r"No space left on device.*Free some space"):
+        run(folder, out, make)
+    monkeypatch.undo()
+    kept = len({r["picture"] for r in rows(out)})
+    assert 0 < kept < 9 and not [p for p in out.rglob("*") if p.name.startswith(".part-")]
+    assert run(folder, out, make).kept == kept
+    run(folder, tmp_path / "whole", LightService)
+    assert rows(out) == rows(tmp_path / "whole")
+
+
+def test_workers_that_find_the_disk_full_stop_the_run(folder, tmp_path):
+    full = tmp_path / "full"
+    full.touch()
+    pool = LocalPool(1, devices=[])
+    try:
+        with pytest.raises(ScoreError, match="No space left on device"):
+            run(folder, tmp_path / "out", made(tmp_path, full=full), partial(part_jobs.by_pool, pool=pool))
+    finally:
+        pool.close()
+    assert not rows(tmp_path / "out")
+
+
+def test_only_what_changed_is_scored_again(folder, tmp_path):
+    make, out = made(tmp_path), tmp_path / "out"
+    run(folder, out, make)
+    draw(folder / "002.png", seed=99)
+    draw(folder / "new.png", seed=98)
+    (folder / "001.png").unlink()
+    assert run(folder, out, make) == Total(9, scored=2, kept=7)
+    assert {r["picture"] for r in rows(out)} == {f"{i:03d}.png" for i in range(9)} | {"new.png"}
+    assert run(folder, out, make, options=Options("quick", prompt="cat")) == Total(9, scored=9)
+    moved = folder.rename(tmp_path / "moved")
+    assert run(moved, out, make, options=Options("quick", prompt="cat")) == Total(9, kept=9)
+    place = next(r["place"] for r in rows(out) if r["picture"] == "002.png")
+    assert place == str(tmp_path / "moved" / "002.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [(lambda s: s.change(sha256="0" * 64), "model"), (lambda s: s.change_models(hashes={"noto": "0"}), "adapters")],
+)
+def test_results_of_another_model_or_setting_are_not_mixed(folder, tmp_path, change, what):
+    run(folder, tmp_path / "out", LightService)
+    other = LightService()
+    change(other)
+    with pytest.raises(OptionError, match=rf"begun with something else \({what}.*Name another folder"):
+        run(folder, tmp_path / "out", lambda: other)
+    with pytest.raises(OptionError, match="settings"):
+        run(folder, tmp_path / "out", LightService, options=Options("standard"))
+    with pytest.raises(OptionError, match="clip, guda; got magic"):
+        run(folder, tmp_path / "new", LightService, options=Options("quick", ("magic",)))
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_table_names_pictures_and_prompts(folder, tmp_path, kind):
+    table = tmp_path / f"the [list]'s.{kind}"
+    text = f'file,prompt,more\nin/000.png,"cat, flat",1\nin/001.png,,2\n{folder}/002.png,d\'or,3\n'
+    (tmp_path / "list.csv").write_text(text, encoding="utf-8-sig")
+    if kind == "csv":
+        (tmp_path / "list.csv").rename(table)
+    else:
+        path = listing.quoted(str(table))
+        listing.connect().execute(f"COPY (FROM read_csv('{tmp_path}/list.csv', all_varchar=true)) TO {path}")
+    assert run(table, tmp_path / "out", LightService) == Total(3, scored=3)
+    prompts = {r["picture"]: r["prompt"] for r in rows(tmp_path / "out")}
+    assert prompts == {"in/000.png": "cat, flat", "in/001.png": "", f"{folder}/002.png": "d'or"}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("name\nx\n", "must have a column 'file'"),
+        ("file\n", "no pictures"),
+        ("file\na.png\na.png\n", "Two pictures are called 'a.png'"),
+        (None, "There is no table"),
+    ],
+)
+def test_a_wrong_table_is_one_sentence(tmp_path, text, sentence):
+    if text is not None:
+        (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(OptionError, match=sentence):
+        Listing([str(tmp_path / "t.csv")])
+    (tmp_path / "t.parquet").write_bytes(b"no table")
+    with pytest.raises(OptionError, match="cannot be read as a table"):
+        Listing([str(tmp_path / "t.parquet")])
+
+
+def test_pictures_and_results_may_be_anywhere(folder, tmp_path):
+    memory = fsspec.filesystem("memory")
+    try:
+        for path in folder.iterdir():
+            memory.pipe_file(f"/shop/in/{path.name}", path.read_bytes())
+        make = made(tmp_path)
+        assert run("memory://shop/in", "memory://shop/out", make) == Total(9, scored=9)
+        memory.pipe_file("/shop/out/parts/000000.parquet", b"cut short")
+        total = run("memory://shop/in", "memory://shop/out", make)
+        assert total.scored + total.kept == 9 and 0 < total.scored < 9
+        run(folder, tmp_path / "whole", LightService)
+        here = [{**r, "place": ""} for r in rows(tmp_path / "whole")]
+        assert [{**r, "place": ""} for r in rows("memory://shop/out")] == here
+        assert run(f"file://{folder}", f"file://{tmp_path}/odd [1]*'s", LightService) == Total(9, scored=9)
+        assert rows(tmp_path / "odd [1]*'s") == rows(tmp_path / "whole")
+    finally:
+        memory.rm("/shop", recursive=True)
+    with pytest.raises(OptionError, match="nowhere://x"):
+        Listing(["nowhere://x"])
+
+
+@pytest.mark.parametrize("kind", ["saved", "hub"])
+def test_the_rows_of_a_data_set_are_pictures_with_prompts(folder, tmp_path, monkeypatch, kind):
+    files = sorted(folder.iterdir())[:3]
+    told = {"image": [str(p) for p in files], "caption": ["a cat", "", None], "n": [1, 2, 3]}
+    kinds = {"image": datasets.Image(), "caption": datasets.Value("string"), "n": datasets.Value("int64")}
+    rows_of = datasets.Dataset.from_dict(told, features=datasets.Features(kinds))
+    where = str(tmp_path / "set")
+    if kind == "saved":
+        rows_of.save_to_disk(where)
+    else:
+        where = "hub:user/name"
+        rows_of.save_to_disk(str(tmp_path / "kept"))
+        kept = datasets.DatasetDict({"train": datasets.load_from_disk(str(tmp_path / "kept"))})
+        monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: kept)
+    assert run(where, tmp_path / "out", LightService) == Total(3, scored=3)
+    assert run(where, tmp_path / "out", LightService) == Total(3, kept=3)
+    found = {r["picture"]: r for r in rows(tmp_path / "out")}
+    assert {k: r["prompt"] for k, r in found.items()} == {"train/0": "a cat", "train/1": "", "train/2": ""}
+    assert {r["file_sha256"] for r in found.values()} <= set(digests(folder))
+    assert "cannot be read" in refusal(f"data-set:{where}#image#train/7")
+    with pytest.raises(OptionError, match="stands alone"):
+        Listing([where, str(folder)])
+
+
+def refusal(place: str) -> str:
+    with pytest.raises(ImageError) as told:
+        places.read_picture_file(place)
+    return str(told.value)
+
+
+def test_a_part_that_another_process_has_in_hand_is_waited_for(folder, tmp_path):
+    make, out = made(tmp_path), tmp_path / "out"
+    table = Table([str(folder)], str(out), make, QUICK)
+    with ExitStack() as stack:
+        first = table.tasks()[0]
+        assert stack.enter_context(claimed(part_jobs.claim(first)))
+        for total in table.run():
+            if total.done == 9 - first.pictures:
+                assert not places.is_file(parts.place_of(str(out), first.part))
+                stack.close()
+    assert total == Total(9, scored=9) and scored(tmp_path) == digests(folder)
+
+
+def test_names_tell_pictures_apart(tmp_path):
+    for name in ("a", "b"):
+        folder_of(tmp_path / name / "deep", 1)
+    assert {w.picture for w in Listing([str(tmp_path / "a"), str(tmp_path / "b")])._walk()} == {
+        "a/deep/000.png", "b/deep/000.png"
+    }  # fmt: skip
+    with pytest.raises(OptionError, match="Two pictures are called"):
+        Listing([str(tmp_path / "a" / "deep"), str(tmp_path / "b" / "deep")])
+    with pytest.raises(OptionError, match="no folder or picture"):
+        Listing([str(tmp_path / "c")])
+    with pytest.raises(OptionError, match="another folder than"):
+        Table([str(tmp_path / "a")], str(tmp_path / "a" / "out"), LightService)
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    for i, name in enumerate(("=x.png", "a b\n.png", os.fsdecode(b"\xff.png"), "é'\".png")):
+        draw(odd / name, seed=i)
+    total = run(odd, tmp_path / "out", LightService)
+    assert (total.scored, total.refused) == (3, 1) and list(total.why) == ["\\udcff.png"]
+
+
+def test_parts_suit_the_number_of_pictures():
+    assert [parts_for(n) for n in (1, 4, 5, 200, 65_536, 1_000_000)] == [1, 1, 2, 50, 256, 3907]
+
+
+def test_pictures_are_read_one_at_a_time(tmp_path, monkeypatch):
+    folder, alive, most, real = tmp_path / "in", 0, 0, places.read_picture_file
+    folder.mkdir()
+    for i in range(12):
+        pixels = np.random.default_rng(i).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+
+    class Counted(bytes):
+        def __del__(self) -> None:
+            nonlocal alive
+            alive -= 1
+
+    def read(place: str) -> bytes:
+        nonlocal alive, most
+        alive += 1
+        most = max(most, alive)
+        return Counted(real(place))
+
+    monkeypatch.setattr(places, "read_picture_file", read)
+    assert run(folder, tmp_path / "out", LightService).scored == 12
+    assert most <= 2 and alive <= 1
