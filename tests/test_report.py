@@ -180,7 +180,13 @@ def test_figures_of_other_models_and_damaged_ones_are_said(tmp_path):
     rows = [{"method": "guda", "query_set": "s", "top1": {"value": 0.5}, "rbo": 1}]
     table = {"base_sha256": "x", "rows_report": rows, "rows": ["y" * stored_figures.MAX_FIGURES], "date": "today"}
     (tmp_path / "h.json").write_text(json.dumps(table))
+    (tmp_path / "fresh").mkdir()
+    fresh = {"base_sha256": "x", "rows": [{**rows[0], "variation": 1}], "differences": ["y"], "where_missed": ["y"]}
+    (tmp_path / stored_figures.FRESH).write_text(json.dumps(fresh))
     found = stored_figures.read_validation(tmp_path, base_sha256="x")
+    told = found.pop(stored_figures.FRESH)
+    del told["sha256"]
+    assert told == {"base_sha256": "x", "rows": [{"variation": 1, **{k: v for k, v in rows[0].items() if k != "rbo"}}]}
     assert set(found) == {f"{n}.json" for n in "abcdeh"}
     sha256 = hashlib.sha256((tmp_path / "h.json").read_bytes()).hexdigest()
     digest = [{k: v for k, v in rows[0].items() if k != "rbo"}]

@@ -12,6 +12,7 @@ from guda_core.paths import BENCHMARKS, SHIPPED_RUN
 from guda_core.records import MethodInfo
 from guda_core.reports.agreement_rows import is_ceiling, labelled
 from guda_core.service import Service, main_method
+from guda_core.stored_figures import FRESH
 from guda_core.ui import plots
 from guda_core.ui.markup import Html, block, code, folded, heading, note, safe, table, text
 
@@ -32,6 +33,7 @@ ROWS = (
     "at random. In brackets: the number of groups, where a row is compared on fewer than all."
 )
 TABLES = {  # file -> (title, command)
+    FRESH: ("Agreement with retraining: styles, fresh pictures", "python -m experiments.styles --fresh"),
     "styles.json": ("Agreement with retraining: styles", "python -m experiments.styles"),
     "digits.json": ("Agreement with retraining: handwritten digits", "python -m experiments.digits"),
 }
@@ -93,7 +95,7 @@ def draw(service: Service, folder: Path = BENCHMARKS) -> None:
         return
     methods = service.methods()
     found = {name: read(folder / name) for name in TABLES}
-    block(text(INTRO) + _first(found["styles.json"], methods))
+    block(text(INTRO) + _first(found[FRESH] or found["styles.json"], methods))
     for name, (title, command) in TABLES.items():
         block(
             folded(
