@@ -70,15 +70,23 @@ class PlaceMap:
         """The share of places that are above the noise; 0: the map says nothing."""
         return float(self.clear.mean())
 
+    @property
+    def strongest(self) -> float:
+        """Nats of the place that is farthest from 0, smoothed, without its sign."""
+        return float(np.abs(self.smooth).max())
+
 
 @dataclass(frozen=True)
 class Tile:
-    """A map as a picture. overlay: (H, W, 3) uint8. share: of places above the noise. drop: nats of all places."""
+    """A map as a picture. overlay: (H, W, 3) uint8. share: of places above the noise. drop: nats of all places.
+
+    strongest: nats of a place in full colour; 0: not told."""
 
     group: str
     overlay: np.ndarray
     share: float
     drop: float
+    strongest: float = 0.0
 
 
 @dataclass(frozen=True)

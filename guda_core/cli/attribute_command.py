@@ -176,13 +176,13 @@ def _shown(
     service: LocalService, query: Query, final: dict[str, Attribution], report: Path, wanted: tuple[bool, bool]
 ) -> Shown:
     """Make strip and maps by the first method that can, and write them beside the report."""
-    from guda_core.reports import bundle, picture_files
+    from guda_core.reports import bundle, figures, picture_files
 
     method = service.with_models(list(final))[0]
     strip = service.strip(query, method) if wanted[0] else None
     found = service.place_maps(query, method) if wanted[1] else {}
     shown = picture_files.shown(query.pixels, strip, final[method].ranked(), found)
-    for name, data in picture_files.files(shown).items():
+    for name, data in figures.sheets(shown, service.group_set).items():
         path = report.with_name(f"{report.stem}-{name}")
         bundle.write(path, data)
         say(f"Written: {path}")

@@ -1,4 +1,4 @@
-"""Strips and maps as PNG files: beside a report on the command line, and as optional members of its zip.
+"""Strips and maps as PNG files without any words, as optional members of a report's zip. (`figures.sheets` has words.)
 
     without.png   the reference, then the picture without each group, side by side, in the order of the record
     where.png     the maps of some groups over the picture, side by side, in the order of the record
@@ -42,7 +42,7 @@ def overlay(pixels: np.ndarray, m: PlaceMap) -> np.ndarray:
 
 def tile(pixels: np.ndarray, m: PlaceMap) -> Tile:
     """A map as it is shown."""
-    return Tile(m.group, overlay(pixels, m), m.share, float(m.drop.sum()))
+    return Tile(m.group, overlay(pixels, m), m.share, float(m.drop.sum()), m.strongest)
 
 
 def shown(pixels: np.ndarray, strip: Strip | None, order: Sequence[str], found: Mapping[str, PlaceMap]) -> Shown:
@@ -78,7 +78,7 @@ def record(shown: Shown) -> dict[str, Any]:
         groups = [{"group": g, "distance": s.distances[g]} for g in s.ranked()]
         out["without"] = {"method": s.method, "level": s.level, "pictures": groups}
     if shown.where:
-        tiles = [{"group": t.group, "share": t.share, "drop": t.drop} for t in shown.where]
+        tiles = [{"group": t.group, "share": t.share, "drop": t.drop, "strongest": t.strongest} for t in shown.where]
         out["where"] = {"draws": shown.draws, "width": shown.width, "maps": tiles}
     return out
 
@@ -99,7 +99,10 @@ def restored(told: Mapping[str, Any], found: Mapping[str, bytes]) -> Shown:
     if "where" in told and WHERE in found:
         part = told["where"]
         each = _split(found[WHERE], len(part["maps"]), WHERE)
-        where = tuple(Tile(t["group"], p, t["share"], t["drop"]) for t, p in zip(part["maps"], each, strict=True))
+        where = tuple(
+            Tile(t["group"], p, t["share"], t["drop"], t.get("strongest", 0.0))
+            for t, p in zip(part["maps"], each, strict=True)
+        )
         draws, width = part["draws"], part["width"]
     return Shown(strip, where, draws, width)
 
