@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from guda_core.answers.verdict import FIRST_VISIT
 from guda_core.ui import words
-from guda_core.ui.verdict import FIRST_VISIT
 from tests.chromium import SLOW, Watched, until
 from tests.fakes import FakeService, serving
 

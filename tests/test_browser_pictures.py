@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import expect
 
+from guda_core.answers.shown import NOTHING
 from guda_core.ui import words
-from guda_core.ui.shown import NOTHING
 from tests.chromium import SLOW, Watched
 from tests.fakes import FakeService, serving
 from tests.test_browser_screens import violations

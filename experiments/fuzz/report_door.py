@@ -59,7 +59,7 @@ def agreeing(files: dict[str, bytes], record: Any) -> dict[str, bytes]:
     with contextlib.suppress(KeyError, TypeError, AttributeError, ValueError):
         out[SCORES] = csv_text(COLUMNS, score_rows(record)).encode()
     if isinstance(record, dict):
-        record = {**record, "files": {n: hashlib.sha256(out[n]).hexdigest() for n in FILES[1:]}}
+        record = {**record, "files": {n: hashlib.sha256(out[n]).hexdigest() for n in out if n != RECORD}}
     out[RECORD] = json_text(record).encode("utf-8", "surrogatepass")
     return out
 

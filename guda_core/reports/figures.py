@@ -36,7 +36,10 @@ WRAP = 22  # characters of a line below a picture
 STRIP_TITLE = "What the model draws without each group"
 STRIP_NOTE = "The number: how far a picture is from the first one, in the model's own latents (RMS; 0: the same)."
 MAP_TITLE = "Where in the picture the score comes from"
-MAP_NOTE = "Nats of one place. Orange: the model explains it worse without the group. Blue: better. Each map has its own scale."
+MAP_NOTE = (
+    "Nats of one place. Orange: without the group, the model explains it worse. Blue: better. "
+    "Each map has its own scale."
+)
 _lock = threading.Lock()  # matplotlib shares fonts between figures and is not made for threads
 
 

@@ -8,15 +8,16 @@ from typing import Any
 
 import gradio as gr
 
+from guda_core.answers.markup import Html, code, heading, note, says_html, status_html, table
 from guda_core.errors import ReportError
 from guda_core.reports.read import read_report
 from guda_core.reports.replay import Change, Verdict, replay
 from guda_core.service import Service
 from guda_core.ui import words
 from guda_core.ui.answer import Answer
+from guda_core.ui.blocks import block
 from guda_core.ui.callbacks import explained, refusal
 from guda_core.ui.connect import COMPUTE, QUICK
-from guda_core.ui.markup import Html, block, code, heading, note, says_html, status_html, table
 from guda_core.ui.uploads import offered, only_keep_the_path, uploaded
 
 ABOUT = (

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-from html import escape
-
 import numpy as np
 
+from guda_core.answers import sentences
+from guda_core.answers.markup import Html, image, note, safe
 from guda_core.picture_records import Shown, Strip
 from guda_core.records import GroupSet
-from guda_core.reports.picture_files import png
-from guda_core.ui.markup import Html, note, safe
 
 TITLE_STRIP, TITLE_WHERE = "What it would draw without", "Where in the picture"
 AGAIN = "The same prompt and seed, drawn by the model without one group each."
@@ -26,13 +23,8 @@ COLOURS = (
 NOTHING = "the map says nothing here"
 
 
-def picture(pixels: np.ndarray, alt: str) -> str:
-    """An image within the page. pixels: (H, W, 3) uint8."""
-    return f'<img src="data:image/png;base64,{base64.b64encode(png(pixels)).decode()}" alt="{escape(alt)}">'
-
-
 def _cell(pixels: np.ndarray, alt: str, name: str, said: str) -> str:
-    return f"<li>{picture(pixels, alt)}<b>{safe(name)}</b><span>{safe(said)}</span></li>"
+    return f"<li>{image(pixels, alt)}<b>{safe(name)}</b><span>{safe(said)}</span></li>"
 
 
 def strip_html(s: Strip, group_set: GroupSet) -> Html:
@@ -51,7 +43,11 @@ def where_html(shown: Shown, group_set: GroupSet) -> Html:
     cells = []
     for t in shown.where:
         name = group_set.groups[t.group].name
-        said = f"{t.drop:.0f} nats, {100 * t.share:.0f} of 100 places stand out" if t.share else NOTHING
+        said = (
+            f"{sentences.number(t.drop, 'nats')} nats, {100 * t.share:.0f} of 100 places stand out"
+            if t.share
+            else NOTHING
+        )
         cells.append(_cell(t.overlay, f"Where {name} was needed: {said}", name, said))
     body = f'<ul class="guda-drawings guda-maps">{"".join(cells)}</ul>{note(COLOURS)}'
     return Html(f'<section class="guda-shown"><h3 class="guda-method">{TITLE_WHERE}</h3>{body}</section>')
