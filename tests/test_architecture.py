@@ -68,6 +68,7 @@ PLACES = {
     "jsonschema": ("reports.read",),
     "duckdb": ("scoring.*",),
     "ray": ("jobs.ray_pool", "experiments.scale.*"),
+    "cryptography": ("reports.signature",),
     "gradio": ("ui", "ui.*", "app"),
     "typer": ("cli", "cli.*", "experiments.*"),
     "print": ("cli", "cli.*", "experiments.*"),
@@ -233,7 +234,7 @@ def test_no_environment_is_in_the_repository():
 LIGHT = ("errors", "records", "versions", "paths", "service", "data.groups", "data.images", "data.sources.iconify")
 LIGHT += ("reports.record", "reports.figures", "reports.bundle", "reports.read", "reports.replay", "reports.batch")
 LIGHT += ("stored_figures", "attribution", "scoring.table_run", "scoring.asking", "scoring.again")
-LIGHT += ("reports.page",)
+LIGHT += ("reports.page", "reports.two_reports")
 
 
 @pytest.mark.parametrize("name", LIGHT)

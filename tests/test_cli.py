@@ -31,7 +31,19 @@ def run(service, monkeypatch):  # noqa: F811
 def test_help_names_every_command(run):
     done = run("--help")
     assert done.exit_code == 0
-    for command in ("app", "attribute", "generate", "replay", "groups", "unlearn", "assets", "--version"):
+    for command in (
+        "app",
+        "attribute",
+        "generate",
+        "replay",
+        "compare",
+        "sign",
+        "verify",
+        "groups",
+        "unlearn",
+        "assets",
+        "--version",
+    ):
         assert command in done.output
     assert "not shares" in done.output
 

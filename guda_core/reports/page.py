@@ -107,7 +107,7 @@ def answer_html(told: Told, pixels: np.ndarray) -> Html:
         right += bars(a, told.group_set, info.name) + scores_html(a, told.group_set, info.name)
         right = _folded_away(told, Html(right))
     pictures = shown_html(_small(told.shown), told.group_set)
-    return Html(f'{head}<div class="two"><div>{left}</div><div>{right}</div></div>{pictures}')
+    return Html(f'{head}<div class="guda-two"><div>{left}</div><div>{right}</div></div>{pictures}')
 
 
 def _folded_away(told: Told, body: Html) -> Html:
