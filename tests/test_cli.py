@@ -91,7 +91,7 @@ def test_methods_are_chosen(run, tmp_path):
 @pytest.mark.parametrize(
     ("content", "more", "sentence"),
     [
-        (b"this is no picture", (), "Only PNG, JPEG and WebP"),
+        (b"this is no picture", (), "Only PNG, JPEG, WebP, AVIF, TIFF and HEIC"),
         (None, (), "There is no file .*in.png"),
         ("good", ("--effort", "huge"), "quick, standard, full"),
         ("good", ("--methods", "magic"), "magic"),

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore::pandas.errors.Pandas4Warning",  # gradio's use of pandas 3
     "ignore:Corrupt EXIF data",  # Pillow's own word
 )
-AT_THE_DOOR = "larger than 10 MB"  # refused by the upload itself: test_ui_api
+AT_THE_DOOR = "larger than 25 MB"  # refused by the upload itself: test_ui_api
 
 
 @pytest.fixture(scope="module")

@@ -126,9 +126,13 @@ def test_the_last_picture_can_be_scored_again_and_a_visitor_without_one_is_told(
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("x.png", b"hello, not a picture", "Only PNG, JPEG and WebP pictures are accepted"),
+        ("x.png", b"hello, not a picture", "Only PNG, JPEG, WebP, AVIF, TIFF and HEIC"),
         ("x.png", b"", "This file is empty"),
-        ("x.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "Only PNG, JPEG and WebP pictures are accepted"),
+        (
+            "x.svg",
+            b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+            "Only PNG, JPEG, WebP, AVIF, TIFF and HEIC",
+        ),
         ("x.png", b"\x89PNG\r\n\x1a\n" + b"x" * 99, "damaged or cut off"),
     ],
 )

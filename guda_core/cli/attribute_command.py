@@ -39,7 +39,8 @@ FORMS = {"nats": ".1f", "cosine": ".3f"}  # of scores; others have three digits 
 
 def attribute(
     names: Annotated[
-        list[str], typer.Argument(metavar="PATHS...", help="Pictures (PNG, JPEG or WebP), or folders of them.")
+        list[str],
+        typer.Argument(metavar="PATHS...", help="Pictures (PNG, JPEG, WebP, AVIF, TIFF, HEIC), or folders of them."),
     ],
     prompt: Annotated[str, typer.Option(help="The caption. Empty: the unconditional model.")] = "",
     effort: EffortOption = "standard",

@@ -105,8 +105,8 @@ def _controls(service: Service, where: Path | None) -> dict[str, Any]:
             made_of = _made_of(service)
         with gr.Tab("Upload") as upload_tab:
             upload = gr.Image(
-                label="Picture: PNG, JPEG or WebP", type="filepath", sources=["upload", "clipboard"], height=150,
-                buttons=[], elem_classes="guda-upload",
+                label="Picture: PNG, JPEG, WebP, AVIF, TIFF or HEIC", type="filepath",
+                sources=["upload", "clipboard"], height=150, buttons=[], elem_classes="guda-upload",
             )  # fmt: skip
             only_keep_the_path(upload)
             block(note(f"{words.LIMITS} {words.PRIVACY}"), elem_classes="guda-small")

@@ -15,7 +15,10 @@ STEPS = (
 FIRST_STEP = "Let the model draw a picture, or upload one of your own."  # where there are no examples
 PROMPT_FILLED = "Object and style fill it in, without the group's name. Edit it freely."
 PROMPT_FREE = "What the picture shall show."
-LIMITS = "PNG, JPEG or WebP, up to 10 MB and 24 megapixels, 16 pixels or more on each side."
+LIMITS = (
+    "PNG, JPEG, WebP, AVIF, TIFF or HEIC, up to 25 MB and 50 megapixels (WebP and AVIF: 24), 16 pixels or more on each "
+    "side."
+)
 PRIVACY = (
     "Nobody looks at it. It lies on the computer that runs this page, is deleted within two hours and trains no model."
 )
