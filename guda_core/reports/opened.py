@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from guda_core.picture_records import Shown
 from guda_core.records import VERDICTS, Attribution, Group, GroupSet, MethodInfo, Scope
@@ -79,9 +79,9 @@ def _pictured(shown: Shown, group_set: GroupSet) -> Shown:
 
 def scope_of(told: Any) -> Scope | None:
     """The verdict on scope that a record tells; None where it tells none that is known."""
-    verdict = next((v for v in VERDICTS if isinstance(told, Mapping) and told.get("verdict") == v), None)
-    if verdict is None:
+    if not isinstance(told, Mapping) or told.get("verdict") not in list(VERDICTS):
         return None
+    verdict: Literal["in scope", "out of scope", "not assessed"] = told["verdict"]
     numbers = {k: v if isinstance(v := told.get(k), int | float) else None for k in KNOWN}
     settings = told.get("settings")
     kinds = settings.get("kinds") if isinstance(settings, Mapping) else None

@@ -93,7 +93,7 @@ def rows(a: Told, b: Told, method: str, *, comparable: bool) -> tuple[Row, ...]:
     """The groups of either report by one method, in the order of the first, then of the second."""
     x, y = a.answers[method], b.answers[method]
     ranks = [{g: i for i, g in enumerate(f.ranked(), 1)} for f in (x, y)]
-    groups = b.group_set.groups | a.group_set.groups
+    groups = {**b.group_set.groups, **a.group_set.groups}
     out = []
     for g in dict.fromkeys([*x.ranked(), *y.ranked(), *x.groups, *y.groups]):
         found = _difference(x, y, g) if comparable else (None, None, None)
