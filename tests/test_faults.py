@@ -53,7 +53,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
 # ---- pictures
 
 
-DISGUISED = [(c, "picture.webp") for c in ("tiff", "eps", "svg", "gif")]
+DISGUISED = [(c, "picture.webp") for c in ("video", "eps", "svg", "gif")]
 
 
 @pytest.mark.parametrize(("case", "name"), [*((c, "picture.png") for c in BAD if c != AT_THE_DOOR), *DISGUISED])
