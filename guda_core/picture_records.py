@@ -90,13 +90,28 @@ class Tile:
 
 
 @dataclass(frozen=True)
+class Near:
+    """A training picture that looks like the picture: likeness, not influence.
+
+    cosine: of their features, in [-1, 1]. name: in its group, "" where it is not told. pixels: (H, W, 3) uint8, None
+    where it is not on this machine.
+    """
+
+    group: str
+    cosine: float
+    name: str = ""
+    pixels: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
 class Shown:
-    """The pictures of one answer. where: maps of some groups; draws, width: as of a `PlaceMap`."""
+    """The pictures of one answer. where: maps of some groups; draws, width: as of a `PlaceMap`. near: most alike."""
 
     strip: Strip | None = None
     where: tuple[Tile, ...] = ()
     draws: int = 0
     width: float = 0.0
+    near: tuple[Near, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.where) or (self.strip is not None and bool(self.strip.pictures))
+        return bool(self.where) or bool(self.near) or (self.strip is not None and bool(self.strip.pictures))

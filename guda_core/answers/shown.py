@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from guda_core.answers import sentences
-from guda_core.answers.markup import Html, image, note, safe
-from guda_core.picture_records import Shown, Strip
+from guda_core.answers.markup import Html, image, link, note, safe
+from guda_core.picture_records import Near, Shown, Strip
 from guda_core.records import GroupSet
 
 TITLE_STRIP, TITLE_WHERE = "What it would draw without", "Where in the picture"
@@ -20,11 +20,17 @@ COLOURS = (
     "Orange: without the group, the model explains this place worse. Blue: better. No colour: the map says nothing "
     "here. Each map has a scale of its own."
 )
+TITLE_NEAR = "Looks most like these training pictures"
+LIKENESS = "Likeness, not influence: the number is the cosine of their features."
 NOTHING = "the map says nothing here"
 
 
 def _cell(pixels: np.ndarray, alt: str, name: str, said: str) -> str:
     return f"<li>{image(pixels, alt)}<b>{safe(name)}</b><span>{safe(said)}</span></li>"
+
+
+def _section(title: str, body: str) -> Html:
+    return Html(f'<section class="guda-shown"><h3 class="guda-method">{title}</h3>{body}</section>')
 
 
 def strip_html(s: Strip, group_set: GroupSet) -> Html:
@@ -35,7 +41,7 @@ def strip_html(s: Strip, group_set: GroupSet) -> Html:
         cells.append(_cell(s.pictures[g], f"Drawn without {name}, distance {far}", f"Without {name}", far))
     how = AGAIN if s.level is None else NOISED.format(level=f"{s.level:.0%}")
     body = f'<ul class="guda-drawings">{"".join(cells)}</ul>{note(f"{how} {NUMBER}")}'
-    return Html(f'<section class="guda-shown"><h3 class="guda-method">{TITLE_STRIP}</h3>{body}</section>')
+    return _section(TITLE_STRIP, body)
 
 
 def where_html(shown: Shown, group_set: GroupSet) -> Html:
@@ -50,7 +56,22 @@ def where_html(shown: Shown, group_set: GroupSet) -> Html:
         )
         cells.append(_cell(t.overlay, f"Where {name} was needed: {said}", name, said))
     body = f'<ul class="guda-drawings guda-maps">{"".join(cells)}</ul>{note(COLOURS)}'
-    return Html(f'<section class="guda-shown"><h3 class="guda-method">{TITLE_WHERE}</h3>{body}</section>')
+    return _section(TITLE_WHERE, body)
+
+
+def near_html(near: tuple[Near, ...], group_set: GroupSet) -> Html:
+    """The training pictures most alike, with whose they are; "" for none."""
+    if not near:
+        return Html()
+    cells = []
+    for n in near:
+        group = group_set.groups[n.group]
+        name = n.name.replace("-", " ") or "a picture"
+        seen = "" if n.pixels is None else image(n.pixels, f"{name}, by {group.name}")
+        credit = f"{link(group.link, group.name)}, {safe(group.author)}, {link(group.licence_link, group.licence)}"
+        cells.append(f"<li>{seen}<b>{safe(name)}: {n.cosine:.2f}</b><span>{credit}</span></li>")
+    body = f'<ul class="guda-drawings guda-near">{"".join(cells)}</ul>{note(LIKENESS)}'
+    return _section(TITLE_NEAR, body)
 
 
 def shown_html(shown: Shown, group_set: GroupSet) -> Html:

@@ -170,6 +170,8 @@ def _one(
         about["scope"] = dataclasses.asdict(scope)
     if report_file is not None and any(wanted):
         about["shown"] = _shown(service, query, final, report_file, wanted)
+        if scope.verdict != "out of scope":
+            about["shown"] = _alike(service, query, about["shown"])
     _write(query, list(final.values()), service.group_set, about, json_file, report_file)
 
 
@@ -195,6 +197,15 @@ def _shown(
             name = service.group_set.groups[g].name
             say(f"Without {name}: {strip.distances[g]:.2f} from the full model's picture.")
     return shown
+
+
+def _alike(service: LocalService, query: Query, shown: Shown) -> Shown:
+    """The pictures with the training pictures most alike, which are told."""
+    near = service.nearest(query)
+    for n in near:
+        by = service.group_set.groups[n.group].name
+        say(f"Looks like {n.name or 'a picture'} by {by}: {n.cosine:.2f} (likeness, not influence).")
+    return dataclasses.replace(shown, near=near)
 
 
 def _write(

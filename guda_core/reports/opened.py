@@ -74,7 +74,8 @@ def _pictured(shown: Shown, group_set: GroupSet) -> Shown:
         known = [g for g in strip.pictures if g in group_set.groups]
         pictures = {g: strip.pictures[g] for g in known}
         strip = replace(strip, pictures=pictures, distances={g: strip.distances[g] for g in known})
-    return replace(shown, strip=strip, where=tuple(t for t in shown.where if t.group in group_set.groups))
+    where, near = (tuple(t for t in part if t.group in group_set.groups) for part in (shown.where, shown.near))
+    return replace(shown, strip=strip, where=where, near=near)
 
 
 def scope_of(told: Any) -> Scope | None:

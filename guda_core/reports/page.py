@@ -31,7 +31,7 @@ from guda_core.answers.markup import (
     verdict_html,
 )
 from guda_core.answers.plots import bars
-from guda_core.answers.shown import shown_html
+from guda_core.answers.shown import near_html, shown_html
 from guda_core.answers.verdict import Verdict, verdict
 from guda_core.picture_records import Shown
 from guda_core.reports.opened import Told
@@ -100,6 +100,8 @@ def answer_html(told: Told, pixels: np.ndarray) -> Html:
     prompt = record["picture"]["prompt"]
     said = f"Scored with the caption: {prompt}" if prompt else "Scored without a caption."
     left = picture_html(fitting(pixels, SIDE), prompt) + note(said, *record["picture"]["preparation"])
+    near = () if _is_out(told) else tuple(replace(n, pixels=None) for n in told.shown.near)
+    left += near_html(near, told.group_set)
     right = ""
     if a is not None and a.groups:
         info = told.methods[a.method]
@@ -110,9 +112,12 @@ def answer_html(told: Told, pixels: np.ndarray) -> Html:
     return Html(f'{head}<div class="guda-two"><div>{left}</div><div>{right}</div></div>{pictures}')
 
 
+def _is_out(told: Told) -> bool:
+    return told.scope is not None and told.scope.verdict == "out of scope"
+
+
 def _folded_away(told: Told, body: Html) -> Html:
-    out = told.scope is not None and told.scope.verdict == "out of scope"
-    return folded(ALL_THE_SAME, body) if out else body
+    return folded(ALL_THE_SAME, body) if _is_out(told) else body
 
 
 def _about(record: Mapping[str, Any]) -> str:

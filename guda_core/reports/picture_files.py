@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from guda_core.errors import ReportError
-from guda_core.picture_records import PlaceMap, Shown, Strip, Tile
+from guda_core.picture_records import Near, PlaceMap, Shown, Strip, Tile
 
 WITHOUT, WHERE = "without.png", "where.png"
 NEEDED, HINDERED = (234, 88, 12), (37, 99, 235)  # RGB of places with a drop above and below 0
@@ -71,7 +71,7 @@ def files(shown: Shown) -> dict[str, bytes]:
 
 
 def record(shown: Shown) -> dict[str, Any]:
-    """What the record says of the files, by part: "without", "where"."""
+    """What the record says of the files, by part: "without", "where"; and "near"."""
     out: dict[str, Any] = {}
     s = shown.strip
     if s is not None and s.pictures:
@@ -80,6 +80,8 @@ def record(shown: Shown) -> dict[str, Any]:
     if shown.where:
         tiles = [{"group": t.group, "share": t.share, "drop": t.drop, "strongest": t.strongest} for t in shown.where]
         out["where"] = {"draws": shown.draws, "width": shown.width, "maps": tiles}
+    if shown.near:  # without the pictures, which are their authors'
+        out["near"] = [{"group": n.group, "name": n.name, "cosine": n.cosine} for n in shown.near]
     return out
 
 
@@ -104,7 +106,8 @@ def restored(told: Mapping[str, Any], found: Mapping[str, bytes]) -> Shown:
             for t, p in zip(part["maps"], each, strict=True)
         )
         draws, width = part["draws"], part["width"]
-    return Shown(strip, where, draws, width)
+    near = tuple(Near(n["group"], n["cosine"], n["name"]) for n in told.get("near", ()))
+    return Shown(strip, where, draws, width, near)
 
 
 def _split(data: bytes, n: int, name: str) -> Sequence[np.ndarray]:

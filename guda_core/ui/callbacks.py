@@ -16,7 +16,7 @@ import gradio as gr
 
 from guda_core.answers import sentences
 from guda_core.answers.markup import folded, heading, note, notes_html, picture_html, status_html, table, verdict_html
-from guda_core.answers.shown import shown_html
+from guda_core.answers.shown import near_html, shown_html
 from guda_core.answers.verdict import CANCELLED_EARLY, WORKING_VERDICT, Verdict, verdict
 from guda_core.data.images import read_file
 from guda_core.data.prompts import check_options
@@ -201,6 +201,10 @@ class Runs:
         if more_captions and main in answer.found:
             answer = yield from self._other_captions(answer, main, progress)
             everything |= {s.captions: self._captions(answer), s.answer: answer}
+        if not out(answer.scope):
+            answer = replace(answer, shown=replace(answer.shown, near=self.service.nearest(query)))
+            main_answer = answer.found.get(answer.methods[0]) if answer.methods else None
+            everything |= self._shown(main_answer, answer) if main_answer is not None else {}
         for shown, status in seen_in_pictures(self.service, answer, progress):
             new: Update = {}
             if shown is not answer.shown:
@@ -259,6 +263,7 @@ class Runs:
         s, sets, info = self.screen, self.service.group_set, self.service.methods()[a.method]
         if a.method == answer.methods[0]:
             panel = main_panel(a, sets, info, caveat=self.caveat, scope=answer.scope)
+            panel += near_html(answer.shown.near, sets)
         else:
             panel = other_panel(a, sets, info, scope=answer.scope)
         return {s.answer: answer, s.says: self._says(answer), s.panels[a.method]: panel}
