@@ -109,7 +109,7 @@ class FakeService:
     def nearest(self, query: Query) -> tuple[Near, ...]:
         """One picture that is at hand, and one that is not."""
         grey = np.full_like(query.pixels, 128)
-        return Near(self.first(query), 0.75, "cat-face", grey), Near("noto", 0.5)
+        return Near(self.first(query), 0.75, "cat-face", grey), Near([*self.group_set.groups][-1], 0.5)
 
     def maps(self, query: Query, *, method: str, groups: Sequence[str]) -> Iterator[PlaceMap | float]:
         """The first group is needed in one quarter; of the others the maps say nothing."""
