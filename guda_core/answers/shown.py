@@ -21,7 +21,7 @@ COLOURS = (
     "here. Each map has a scale of its own."
 )
 TITLE_NEAR = "Looks most like these training pictures"
-LIKENESS = "Likeness, not influence: the number is the cosine of their features."
+LIKENESS = "That is likeness, not influence. The number: 1 looks the same, 0 looks like something else."
 NOTHING = "the map says nothing here"
 
 
