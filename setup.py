@@ -10,7 +10,15 @@ setup(
     package_dir={ASSETS: "assets", SETS: "style_groups"},
     package_data={
         "": ["*.yaml", "*.json", "*.css", "*.js", "*.pyi", "py.typed", "configs/**/*.json"],
-        ASSETS: ["*.md", "*.json", "model/**/*", "clip/*", "runs/**/*", "benchmarks/*.json", "benchmarks/fresh/styles.json"],
+        ASSETS: [
+            "*.md",
+            "*.json",
+            "model/**/*",
+            "clip/*",
+            "runs/**/*",
+            "benchmarks/*.json",
+            "benchmarks/fresh/styles.json",
+        ],
         SETS: ["**/*"],
     },
     exclude_package_data={

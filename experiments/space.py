@@ -133,7 +133,7 @@ def requirements(root: Path) -> dict[str, Requirement]:
     return {r.name.lower().replace("_", "-"): r for r in read}
 
 
-OPTIONAL = {"datasets", "ray"}  # data sets of others, and many machines: each says what to install
+OPTIONAL = {"datasets", "ray", "cryptography", "pillow_heif"}  # what needs one of these says what to install
 
 
 def check_requirements(root: Path, names: list[str], meta: dict[str, Any]) -> Iterator[str]:

@@ -16,7 +16,10 @@ from guda_core.attribution.counterfactual import Counterfactual
 from guda_core.attribution.counterfactual_pictures import pictures_without
 from guda_core.attribution.maps import maps
 from guda_core.attribution.method import Budget, Context, Method, answers, load_methods, total_cost
+from guda_core.attribution.nearest import fetched, nearest
+from guda_core.attribution.similarity import ClipSimilarity
 from guda_core.data.captions import captioner_of
+from guda_core.data.dataset import Item
 from guda_core.data.embeddings import Encoder, no_bank
 from guda_core.data.encoders import bank_of, mend, name_of, open_encoder
 from guda_core.data.groups import chosen_set, load_group_set
@@ -35,7 +38,7 @@ from guda_core.diffusion.cards import (
 from guda_core.diffusion.pace import Pace
 from guda_core.errors import ModelError, OptionError
 from guda_core.paths import Folder
-from guda_core.picture_records import Drawing, PlaceMap, Strip
+from guda_core.picture_records import Drawing, Near, PlaceMap, Strip
 from guda_core.records import Attribution, Cost, GroupSet, MethodInfo, Provenance, Query, Scope
 from guda_core.service import Recorded, Step, check_methods, find_effort
 from guda_core.stored_figures import read_validation
@@ -75,6 +78,7 @@ class LocalService:
         self.rule = scopes.read_rule(rule, base_sha256=model.sha256) if rule is not None else scopes.UNKNOWN
         self.pace = Pace(model)
         self._saved: dict[tuple[frozenset[str], str], int] = {}  # forward passes, by what was asked
+        self._items: Sequence[Item] | None = None  # training pictures that were fetched, read when first asked
         self._captions: tuple[list[str], torch.Tensor] | None = None  # what CLIP chooses from, read when first asked
 
     def method(self, kind: type[M]) -> M:
@@ -182,6 +186,14 @@ class LocalService:
         """Group id -> its map, of all groups, see `maps`."""
         found = self.maps(query, method=method, groups=list(self.group_set.groups))
         return {m.group: m for m in found if isinstance(m, PlaceMap)}
+
+    def nearest(self, query: Query) -> tuple[Near, ...]:
+        likeness = self.offered.get(ClipSimilarity.id)
+        if not isinstance(likeness, ClipSimilarity):
+            return ()
+        if self._items is None:
+            self._items = fetched(self.group_set)
+        return nearest(likeness, query, self._items)
 
     def scope(self, query: Query) -> Scope:
         return scopes.judge(self.rule, self.model, self.clip, query)

@@ -70,25 +70,48 @@ class PlaceMap:
         """The share of places that are above the noise; 0: the map says nothing."""
         return float(self.clear.mean())
 
+    @property
+    def strongest(self) -> float:
+        """Nats of the place that is farthest from 0, smoothed, without its sign."""
+        return float(np.abs(self.smooth).max())
+
 
 @dataclass(frozen=True)
 class Tile:
-    """A map as a picture. overlay: (H, W, 3) uint8. share: of places above the noise. drop: nats of all places."""
+    """A map as a picture. overlay: (H, W, 3) uint8. share: of places above the noise. drop: nats of all places.
+
+    strongest: nats of a place in full colour; 0: not told."""
 
     group: str
     overlay: np.ndarray
     share: float
     drop: float
+    strongest: float = 0.0
+
+
+@dataclass(frozen=True)
+class Near:
+    """A training picture that looks like the picture: likeness, not influence.
+
+    cosine: of their features, in [-1, 1]. name: in its group, "" where it is not told. pixels: (H, W, 3) uint8, None
+    where it is not on this machine.
+    """
+
+    group: str
+    cosine: float
+    name: str = ""
+    pixels: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Shown:
-    """The pictures of one answer. where: maps of some groups; draws, width: as of a `PlaceMap`."""
+    """The pictures of one answer. where: maps of some groups; draws, width: as of a `PlaceMap`. near: most alike."""
 
     strip: Strip | None = None
     where: tuple[Tile, ...] = ()
     draws: int = 0
     width: float = 0.0
+    near: tuple[Near, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.where) or (self.strip is not None and bool(self.strip.pictures))
+        return bool(self.where) or bool(self.near) or (self.strip is not None and bool(self.strip.pictures))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from guda_core.errors import OptionError
-from guda_core.picture_records import PlaceMap, Strip
+from guda_core.picture_records import Near, PlaceMap, Strip
 from guda_core.records import Attribution, Cost, GroupSet, MethodInfo, Provenance, Query, Scope
 
 
@@ -123,6 +123,10 @@ class Service(Protocol):
     def maps(self, query: Query, *, method: str, groups: Sequence[str]) -> Iterator[PlaceMap | float]:
         """Where in the picture a method's drop comes from: a map of each of the groups, and before it the share of the
         work that is done. Raises OptionError where the method has no models without a group."""
+        ...
+
+    def nearest(self, query: Query) -> tuple[Near, ...]:
+        """The training pictures that it looks most like, most like first; () where nothing sees likeness."""
         ...
 
     def scope(self, query: Query) -> Scope:

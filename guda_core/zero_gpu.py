@@ -15,7 +15,7 @@ from typing import Any
 
 from guda_core.diffusion.memory import NO_MEMORY, is_out_of_memory
 from guda_core.errors import GudaError, ScoreError
-from guda_core.picture_records import PlaceMap, Strip
+from guda_core.picture_records import Near, PlaceMap, Strip
 from guda_core.records import Attribution, Cost, MethodInfo, Provenance, Query, Scope
 from guda_core.service import Recorded, Service, Step
 
@@ -164,6 +164,9 @@ class ZeroGpu:
 
     def maps(self, query: Query, *, method: str, groups: Sequence[str]) -> Iterator[PlaceMap | float]:
         yield from _each(self._maps(query, method, list(groups)))
+
+    def nearest(self, query: Query) -> tuple[Near, ...]:
+        return self.service.nearest(query)  # by a small network on the CPU
 
     def scope(self, query: Query) -> Scope:
         return _told(self._scope(query))

@@ -18,7 +18,7 @@ from guda_core.data.groups import load_group_set
 from guda_core.data.images import hash_pixels, read_picture
 from guda_core.data.prompts import check_options, check_prompt
 from guda_core.errors import OptionError
-from guda_core.picture_records import PlaceMap, Strip
+from guda_core.picture_records import Near, PlaceMap, Strip
 from guda_core.records import Attribution, Cost, GroupScore, GroupSet, KLValues, MethodInfo, Provenance, Query, Scope
 from guda_core.service import Recorded, Service, Step
 from guda_core.ui import build_ui, launch_options
@@ -105,6 +105,11 @@ class FakeService:
             time.sleep(self.delay)
             now = {g: drawn[g] for g in ids[:i]}
             yield Strip(method, query.pixels, now, {g: far[g] for g in now}, level, i / len(ids))
+
+    def nearest(self, query: Query) -> tuple[Near, ...]:
+        """One picture that is at hand, and one that is not."""
+        grey = np.full_like(query.pixels, 128)
+        return Near(self.first(query), 0.75, "cat-face", grey), Near([*self.group_set.groups][-1], 0.5)
 
     def maps(self, query: Query, *, method: str, groups: Sequence[str]) -> Iterator[PlaceMap | float]:
         """The first group is needed in one quarter; of the others the maps say nothing."""

@@ -41,6 +41,8 @@ TABLE = (
     "unlearning.*",
     "attribution",
     "attribution.*",
+    "answers",
+    "answers.*",
     "reports",
     "reports.*",
     "publishing",
@@ -62,10 +64,11 @@ TABLE = (
 PLACES = {
     "diffusers": ("diffusion.*", "experiments.*"),
     "peft": ("unlearning.lora",),
-    "matplotlib": ("reports.figures", "ui.plots", "experiments.foreign_drawn"),
+    "matplotlib": ("reports.figures", "answers.plots", "experiments.foreign_drawn"),
     "jsonschema": ("reports.read",),
     "duckdb": ("scoring.*",),
     "ray": ("jobs.ray_pool", "experiments.scale.*"),
+    "cryptography": ("reports.signature",),
     "gradio": ("ui", "ui.*", "app"),
     "typer": ("cli", "cli.*", "experiments.*"),
     "print": ("cli", "cli.*", "experiments.*"),
@@ -231,6 +234,7 @@ def test_no_environment_is_in_the_repository():
 LIGHT = ("errors", "records", "versions", "paths", "service", "data.groups", "data.images", "data.sources.iconify")
 LIGHT += ("reports.record", "reports.figures", "reports.bundle", "reports.read", "reports.replay", "reports.batch")
 LIGHT += ("stored_figures", "attribution", "scoring.table_run", "scoring.asking", "scoring.again")
+LIGHT += ("reports.page", "reports.two_reports")
 
 
 @pytest.mark.parametrize("name", LIGHT)

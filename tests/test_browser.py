@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from guda_core.answers.verdict import FIRST_VISIT
 from guda_core.ui import words
-from guda_core.ui.verdict import FIRST_VISIT
 from tests.chromium import SLOW, Watched, until
 from tests.fakes import FakeService, serving
 
@@ -164,5 +164,5 @@ def test_an_upload_is_attributed_and_a_refused_one_says_why(browser, tmp_path):
         expect(page.get_by_label("Remove image").or_(page.get_by_label("Clear"))).to_be_visible()
         expect(page.locator(".guda-broken")).to_have_count(1)  # no mark of a broken picture, but a sentence
         run(page, "Attribute")
-        expect(page.get_by_text("Only PNG, JPEG and WebP")).to_be_visible()
+        expect(page.get_by_text("Only PNG, JPEG, WebP, AVIF, TIFF and HEIC")).to_be_visible()
         watched.check(tmp_path / "refused.png")

@@ -6,12 +6,12 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Page, expect
 
+from guda_core.answers.verdict import NO_EXAMPLES
 from guda_core.data.groups import load_group_set
 from guda_core.diffusion.cards import find_card
 from guda_core.local import load_service
 from guda_core.publishing.published import publish
 from guda_core.ui import benchmarks, words
-from guda_core.ui.verdict import NO_EXAMPLES
 from tests.chromium import SLOW, Watched
 from tests.fakes import serving
 from tests.loopback_hub import loopback_hub

@@ -10,10 +10,10 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from guda_core.answers.verdict import OUT_OF_SCOPE
 from guda_core.reports.read import read_report
 from guda_core.ui import words
 from guda_core.ui.panels import ALL_THE_SAME, FIGURES
-from guda_core.ui.verdict import OUT_OF_SCOPE
 from tests.chromium import SLOW, Watched, until
 from tests.fakes import REASON, FakeService, serving
 
@@ -142,6 +142,13 @@ def test_evidence_explains_downloads_and_replays(browser, tmp_path):
         expect(page.get_by_role("cell", name="report.zip")).to_be_visible()  # it is there, not only on its way
         page.get_by_role("button", name="Replay this report").click()
         expect(page.get_by_text(words.REPLAYED["equal"])).to_be_visible()
+        told = page.locator(".guda-opened:visible")
+        expect(told.first).to_contain_text("Most needed")  # the report stands there beside its replay
+        expect(told.first.locator(".guda-picture img")).to_have_count(1)
+        page.locator("input[type=file]").last.set_input_files(report)
+        expect(page.get_by_text("Every score is the same to the last bit.")).to_be_visible()
+        expect(told.filter(has_text="Most needed")).to_have_count(2)
+        assert violations(page) == []
         watched.check(tmp_path / "evidence.png")
 
 

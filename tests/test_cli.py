@@ -31,7 +31,19 @@ def run(service, monkeypatch):  # noqa: F811
 def test_help_names_every_command(run):
     done = run("--help")
     assert done.exit_code == 0
-    for command in ("app", "attribute", "generate", "replay", "groups", "unlearn", "assets", "--version"):
+    for command in (
+        "app",
+        "attribute",
+        "generate",
+        "replay",
+        "compare",
+        "sign",
+        "verify",
+        "groups",
+        "unlearn",
+        "assets",
+        "--version",
+    ):
         assert command in done.output
     assert "not shares" in done.output
 
@@ -79,7 +91,7 @@ def test_methods_are_chosen(run, tmp_path):
 @pytest.mark.parametrize(
     ("content", "more", "sentence"),
     [
-        (b"this is no picture", (), "Only PNG, JPEG and WebP"),
+        (b"this is no picture", (), "Only PNG, JPEG, WebP, AVIF, TIFF and HEIC"),
         (None, (), "There is no file .*in.png"),
         ("good", ("--effort", "huge"), "quick, standard, full"),
         ("good", ("--methods", "magic"), "magic"),

@@ -114,7 +114,7 @@ def test_faults_are_named(root):
     (root / "ann-lee" / "2.txt").unlink()
     (root / "ann-lee" / "2.png").write_bytes(b"no picture")
     item = own.split("train")[2]
-    with pytest.raises(DataError, match=r"2\.png: Only PNG, JPEG and WebP"):
+    with pytest.raises(DataError, match=r"2\.png: Only PNG, JPEG, WebP, AVIF, TIFF and HEIC"):
         item.image(8)
     for path in (root / "Bo Chan").iterdir():
         path.unlink()

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
 
 from experiments.maps.collages import join
 from experiments.maps.map_figures import auroc
@@ -20,7 +21,7 @@ from guda_core.diffusion.prediction import Prediction
 from guda_core.errors import OptionError, ReportError, ScoreError
 from guda_core.picture_records import PlaceMap, Shown, Strip
 from guda_core.records import Query
-from guda_core.reports import bundle, picture_files
+from guda_core.reports import bundle, figures, picture_files
 from guda_core.reports.read import read_report
 from guda_core.reports.restore import shown
 from tests.light import LightService, draw
@@ -186,6 +187,24 @@ def test_an_overlay_is_coloured_where_the_map_says_something():
     assert t.share == 0.25 and t.drop == 12.0 and grey[:n, :n].min() > 50 and grey[-n:].max() == 0
 
 
+def test_the_sheets_of_the_command_line_name_every_picture(monkeypatch):
+    gs, said, scales = LightService().group_set, [], []
+    label, ticks = Axes.set_xlabel, Axes.set_xticks
+    monkeypatch.setattr(Axes, "set_xlabel", lambda self, text, **k: said.append(text) or label(self, text, **k))
+    monkeypatch.setattr(
+        Axes, "set_xticks", lambda self, at, **k: scales.extend(k.get("labels", [])) or ticks(self, at, **k)
+    )
+    given = pictures()
+    found = figures.sheets(given, gs)
+    assert said == ["Full model\n", "Without Twemoji\n1.50", "Without OpenMoji\n0.00", "Twemoji\n12 nats in all"]
+    assert scales == ["-3", "0", "3"]  # the strongest place has 3 nats
+    assert set(found) == {"without.png", "where.png"} and found == figures.sheets(given, gs)
+    quiet = replace(given, strip=None, where=(replace(given.where[0], share=0.0),))
+    said.clear(), scales.clear()
+    assert set(figures.sheets(quiet, gs)) == {"where.png"}
+    assert said == ["Twemoji\nthe map says nothing"] and scales == []
+
+
 def test_pictures_go_into_a_report_and_come_back(tmp_path):
     service, given = LightService(), pictures()
     q = service.prepare(draw(tmp_path / "p.png", side=32).read_bytes(), prompt="cat")
@@ -196,7 +215,8 @@ def test_pictures_go_into_a_report_and_come_back(tmp_path):
     back = shown(report)
     assert back.strip.distances == given.strip.distances and back.strip.level is None
     assert all((back.strip.pictures[g] == p).all() for g, p in given.strip.pictures.items())
-    assert (back.where[0].overlay == given.where[0].overlay).all() and back.where[0].share == 0.25
+    assert (back.where[0].overlay == given.where[0].overlay).all()
+    assert (back.where[0].share, back.where[0].strongest) == (0.25, 3.0)
     assert (back.draws, back.width) == (4, 2.0)
     assert not shown(replace(report, record={}, more={}))  # one without pictures
 

@@ -14,6 +14,8 @@ from scipy import stats
 
 from experiments import offset as fitting
 from experiments.benchmark import offset_tables
+from guda_core.answers import markup, sentences
+from guda_core.answers.verdict import Verdict, verdict
 from guda_core.attribution.calibration import read_weight, write_weight
 from guda_core.attribution.guda import Guda
 from guda_core.attribution.logo import Logo
@@ -26,8 +28,7 @@ from guda_core.diffusion.cards import load_model
 from guda_core.paths import BENCHMARKS, SHIPPED_RUN
 from guda_core.records import Attribution, GroupScore, KLValues, Query
 from guda_core.reports.replay import recorded
-from guda_core.ui import examples, inspect, markup, words
-from guda_core.ui.verdict import Verdict, verdict
+from guda_core.ui import examples, inspect
 from guda_core.unlearning import adapters
 from guda_core.unlearning.adapters import OFFSET
 from tests.light import LightService
@@ -194,9 +195,9 @@ def test_behind_a_group_that_gives_as_much_to_any_picture_another_may_be_needed(
     said = judged(a)
     assert said.headline == f"{first} or {third}: two readings" and said.chips[0].text == "close"
     assert said.plain.startswith(f"{first} comes first, but it gives about as much to any picture")
-    assert words.first_of(a, GROUPS) == f"{first}; above the offsets: {third}"
+    assert sentences.first_of(a, GROUPS) == f"{first}; above the offsets: {third}"
     retrained = dataclasses.replace(a, method="logo", groups={**a.groups, IDS[0]: GroupScore(30, -1, 61)}, settings={})
-    assert words.first_of(retrained, GROUPS) == "no group stands out"
+    assert sentences.first_of(retrained, GROUPS) == "no group stands out"
 
 
 def test_a_kept_example_is_of_just_this_offset_part(folder):
@@ -218,9 +219,9 @@ def test_a_group_that_gives_no_more_than_to_any_picture_does_not_stand_out():
     said = judged(scored(30, 8, 25))
     assert said.headline == "No group stands out" and said.chips[0].text == "none"
     assert said.plain == f"{name} comes first, but it gives about as much to any picture."
-    assert words.first_of(scored(30, 8, 25), GROUPS) == "no group stands out"
+    assert sentences.first_of(scored(30, 8, 25), GROUPS) == "no group stands out"
     clear = judged(scored(40, 8, 25))
-    assert clear.headline == f"Most needed: {name}" and name in words.first_of(scored(40, 8, 25), GROUPS)
+    assert clear.headline == f"Most needed: {name}" and name in sentences.first_of(scored(40, 8, 25), GROUPS)
     for none in (scored(3, 8, 0), scored(3, 8, -5)):
         assert judged(none).headline == "No group stands out" and "reaches down to 0" in judged(none).plain
 
@@ -248,12 +249,12 @@ def test_the_screens_table_has_it_as_text():
     missing = GroupScore(None, None, None, "unavailable", "Its file is missing.")
     a = scored(40, 8, 25)
     a = dataclasses.replace(a, groups={**a.groups, "noto": missing})
-    table = words.rows(a, GROUPS)
+    table = sentences.rows(a, GROUPS)
     assert table[0][2:] == ("40", "32 to 48", "25", "15", "")
     assert table[-1][4:] == ("-", "-", "unavailable: Its file is missing.") and {len(r) for r in table} == {7}
     assert "offset" in markup.scores_html(a, GROUPS, "GUDA")
     plain = dataclasses.replace(a, settings={})
-    assert "offset" not in markup.scores_html(plain, GROUPS, "GUDA") and len(words.rows(plain, GROUPS)[0]) == 5
+    assert "offset" not in markup.scores_html(plain, GROUPS, "GUDA") and len(sentences.rows(plain, GROUPS)[0]) == 5
 
 
 def test_the_evidence_adds_up_to_the_score():

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from guda_core.answers.plots import ANY, HOLLOW, THIS, agreement, bars
 from guda_core.data.groups import load_group_set
 from guda_core.records import Attribution, GroupScore
 from guda_core.reports.figures import bars_png
-from guda_core.ui.plots import ANY, HOLLOW, THIS, agreement, bars
 
 SETS = load_group_set("emoji")
 SCORES = {

@@ -12,6 +12,8 @@ from scipy import stats
 from torch.profiler import ProfilerActivity, profile
 
 from guda_core import service as efforts
+from guda_core.answers import sentences
+from guda_core.answers.verdict import verdict as verdict_of
 from guda_core.attribution import racing
 from guda_core.attribution.logo import Logo
 from guda_core.attribution.method import Budget, answers, total_cost
@@ -23,8 +25,6 @@ from guda_core.reports.read import read_report
 from guda_core.reports.replay import Verdict, compare, recorded, replay
 from guda_core.reports.restore import attributions
 from guda_core.service import EFFORTS, Race
-from guda_core.ui import words
-from guda_core.ui.verdict import verdict as verdict_of
 from tests.light import draw
 from tests.tiny import tiny_service
 
@@ -163,7 +163,7 @@ def test_a_race_makes_fewer_passes_and_the_same_values(service, query):
         assert s.reason == (BEHIND if behind else s.reason) and (s.status == "ok" or g == "noto")
         assert not behind or (s.low or 0) < (s.score or 0) < (s.high or 0)
     assert last.reached == "draws"
-    assert [v for v in words.rows(last, service.group_set) if v[-1] == BEHIND]
+    assert [v for v in sentences.rows(last, service.group_set) if v[-1] == BEHIND]
 
 
 def test_what_is_wide_enough_ends_the_answer(service, query, monkeypatch):
@@ -173,7 +173,7 @@ def test_what_is_wide_enough_ends_the_answer(service, query, monkeypatch):
     last = ask(service, query)[-1]
     assert last.reached == "width" and last.kl is not None and last.kl.full.shape[1] < 6 and last.progress == 1
     said = verdict_of({"guda": last}, service.group_set, ["guda"], service.methods())
-    assert words.ENDED_EARLY in said.figures
+    assert sentences.ENDED_EARLY in said.figures
 
 
 def test_every_noise_is_made_once_for_all_models_and_errors_leave_the_device_once_a_pass(service, query, monkeypatch):

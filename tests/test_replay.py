@@ -56,7 +56,7 @@ def put(path, files: dict[str, bytes], *, rehash: bool = True) -> None:
     """Write a zip of the files; rehash: as a careful forger, who also corrects the hashes in report.json."""
     if rehash:
         record = json.loads(files["report.json"])
-        record["files"] = {n: hashlib.sha256(files[n]).hexdigest() for n in bundle.FILES[1:]}
+        record["files"] = {n: hashlib.sha256(files[n]).hexdigest() for n in files if n != "report.json"}
         files = {**files, "report.json": json.dumps(record).encode()}
     path.write_bytes(bundle.zipped(files))
 

@@ -56,9 +56,9 @@ def test_the_schema_is_one_and_knows_this_format():
 
 def test_a_report_holds_its_files_and_their_hashes(service, query, tmp_path):
     files = opened(made(service, query))
-    assert tuple(files) == bundle.FILES
+    assert tuple(files) == (*bundle.FILES, "report.html")
     record = parse_record(files["report.json"])
-    assert record["files"] == {n: hashlib.sha256(files[n]).hexdigest() for n in bundle.FILES[1:]}
+    assert record["files"] == {n: hashlib.sha256(files[n]).hexdigest() for n in files if n != "report.json"}
     assert record["picture"]["file_sha256"] == hashlib.sha256((tmp_path / "p.png").read_bytes()).hexdigest()
     with Image.open(io.BytesIO(files["picture.png"])) as im:
         assert (np.asarray(im) == query.pixels).all() and not im.info
@@ -120,10 +120,14 @@ def test_the_same_answer_gives_the_same_bytes_apart_from_the_date(service, query
     monkeypatch.setattr(report, "today", lambda: "2031-12-31T23:59:59+00:00")
     later = made(service, query)
     assert len(later) == len(first) and later != first
-    assert {k: v for k, v in opened(later).items() if k != "report.json"} == {
-        k: v for k, v in opened(first).items() if k != "report.json"
+    dated = ("report.json", "report.html")
+    assert {k: v for k, v in opened(later).items() if k not in dated} == {
+        k: v for k, v in opened(first).items() if k not in dated
     }
+    page = opened(first)["report.html"]
+    assert opened(later)["report.html"] == page.replace(b"2030-01-01T00:00:00", b"2031-12-31T23:59:59")
     a, b = (json.loads(opened(x)["report.json"]) for x in (first, later))
+    assert a["files"].pop("report.html") != b["files"].pop("report.html")
     assert {**a, "date": ""} == {**b, "date": ""}
 
 

@@ -117,7 +117,7 @@ def test_bad_pictures_are_rows_with_a_reason(folder, tmp_path, caplog):
     (folder / "empty.png").write_bytes(b"")
     (folder / "bomb.png").write_bytes(bomb())
     (folder / "notes.txt").write_text("no picture")
-    (folder / "large.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(10_000_001))
+    (folder / "large.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(25_000_001))
     (folder / ".hidden").write_text("x")
     (folder / "below").mkdir()
     draw(folder / "below" / "000.png", seed=50)
@@ -128,7 +128,7 @@ def test_bad_pictures_are_rows_with_a_reason(folder, tmp_path, caplog):
     total = run(folder, tmp_path / "out", lambda: bad)
     assert (total.pictures, total.scored, total.refused) == (14, 9, 5)
     found = {r["picture"]: r for r in rows(tmp_path / "out") if r["method"] is None}
-    said = {"empty.png": "0 bytes", "bomb.png": "megapixels", "notes.txt": "PNG", "large.png": "larger than 10 MB"}
+    said = {"empty.png": "0 bytes", "bomb.png": "megapixels", "notes.txt": "PNG", "large.png": "larger than 25 MB"}
     for name, part in said.items():
         assert found[name]["status"] == "refused" and part in found[name]["reason"], found[name]["reason"]
     assert found["003.png"]["status"] == "failed" and "RuntimeError" in found["003.png"]["reason"]

@@ -126,9 +126,13 @@ def test_the_last_picture_can_be_scored_again_and_a_visitor_without_one_is_told(
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("x.png", b"hello, not a picture", "Only PNG, JPEG and WebP pictures are accepted"),
+        ("x.png", b"hello, not a picture", "Only PNG, JPEG, WebP, AVIF, TIFF and HEIC"),
         ("x.png", b"", "This file is empty"),
-        ("x.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "Only PNG, JPEG and WebP pictures are accepted"),
+        (
+            "x.svg",
+            b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+            "Only PNG, JPEG, WebP, AVIF, TIFF and HEIC",
+        ),
         ("x.png", b"\x89PNG\r\n\x1a\n" + b"x" * 99, "damaged or cut off"),
     ],
 )
@@ -238,12 +242,12 @@ def test_the_queue_is_bounded_everything_computes_in_turn_and_uploads_are_limite
     assert demo._queue.max_size == QUEUE == 32 and demo.api_open is False
     assert demo.delete_cache is not None
     options = launch_options()
-    assert options["max_file_size"] == 10_000_000 and options["show_error"] and "allowed_paths" not in options
+    assert options["max_file_size"] == 25_000_000 and options["show_error"] and "allowed_paths" not in options
 
 
 def test_an_upload_over_the_limit_is_refused(uploads):
     with serving(FakeService()) as url:
-        sent = httpx.post(f"{url}gradio_api/upload", files={"files": ("a.png", b"0" * 10_000_001)}, timeout=WAIT)
+        sent = httpx.post(f"{url}gradio_api/upload", files={"files": ("a.png", b"0" * 25_000_001)}, timeout=WAIT)
     assert sent.status_code == 413
     assert not [p for p in uploads.rglob("*") if p.is_file()]
 

@@ -6,11 +6,12 @@ import dataclasses
 
 import pytest
 
+from guda_core.answers import sentences
+from guda_core.answers.verdict import Verdict, verdict
 from guda_core.attribution import METHODS
 from guda_core.data.groups import load_group_set
 from guda_core.records import Attribution, GroupScore, Scope
 from guda_core.ui import compare, words
-from guda_core.ui.verdict import Verdict, verdict
 
 SETS = load_group_set("emoji")
 GROUPS = list(SETS.groups)[:3]
@@ -155,13 +156,13 @@ def test_methods_of_other_units_put_a_group_first_and_say_no_more():
 
 def test_rows_hold_the_same_figures_best_first_with_the_rest_last():
     a = dataclasses.replace(AHEAD, groups={**NONE.groups, **AHEAD.groups})
-    assert words.rows(a, SETS) == [
+    assert sentences.rows(a, SETS) == [
         ("1", "OpenMoji", "41", "35 to 47", ""),
         ("2", "Twemoji", "12", "8.0 to 16", ""),
         ("-", "Noto Emoji", "-", "-", "unavailable: Its file is missing."),
     ]
-    assert words.rows(AHEAD, SETS) == [("1", "OpenMoji", "41", "35 to 47"), ("2", "Twemoji", "12", "8.0 to 16")]
-    assert words.strip(a, SETS) == "1 OpenMoji, 2 Twemoji" and "no group" in words.strip(NONE, SETS)
+    assert sentences.rows(AHEAD, SETS) == [("1", "OpenMoji", "41", "35 to 47"), ("2", "Twemoji", "12", "8.0 to 16")]
+    assert sentences.strip(a, SETS) == "1 OpenMoji, 2 Twemoji" and "no group" in sentences.strip(NONE, SETS)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +172,7 @@ def test_rows_hold_the_same_figures_best_first_with_the_rest_last():
      (0.0, "kernel", "0"), (12.3, "kernel", "12")],
 )  # fmt: skip
 def test_numbers_have_as_many_digits_as_are_worth_reading(value, unit, text):
-    assert words.number(value, unit) == text
+    assert sentences.number(value, unit) == text
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.2, "about 1 s"), (41.7, "about 42 s"), (170, "about 3 min")])
@@ -187,7 +188,7 @@ def test_no_sentence_says_more_than_a_score_can(a):
 
 def test_methods_that_put_the_same_group_first_are_named_together():
     names = {"guda": "GUDA", "clip": "CLIP", "combined": "Both"}
-    said = words.compared([AHEAD, COSINE, dataclasses.replace(AHEAD, method="combined")], SETS, names)
+    said = sentences.compared([AHEAD, COSINE, dataclasses.replace(AHEAD, method="combined")], SETS, names)
     assert said[0] == "The methods disagree: OpenMoji is first by GUDA, Both; Noto Emoji is first by CLIP."
 
 
@@ -223,9 +224,9 @@ def test_what_the_scope_check_often_misses_is_said_beside_a_verdict_of_in_scope(
     kinds = {"a": kind("drawn by hand", 0.06), "b": kind("photographs", 1.0), "c": kind("own pictures", 0.05, True)}
     kinds["d"] = kind("coloured icons", 0.31)
     inside = Scope("in scope", 0.1, 1.0, "x", "p = 0.500.", {"kinds": kinds})
-    said = words.scope_note(inside)
+    said = sentences.scope_note(inside)
     assert "misses most of these: drawn by hand (6% are found), coloured icons (31% are found)." in said
     assert "photographs" not in said and "own pictures" not in said
     outside = dataclasses.replace(inside, verdict="out of scope")
-    assert "misses" not in words.scope_note(outside)
-    assert "misses" not in words.scope_note(dataclasses.replace(inside, settings={}))
+    assert "misses" not in sentences.scope_note(outside)
+    assert "misses" not in sentences.scope_note(dataclasses.replace(inside, settings={}))

@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 
@@ -89,7 +90,25 @@ def sound() -> tuple[bytes, ...]:
         _saved(rgb.convert("RGBA"), "WEBP", lossless=True),
         _saved(rgb, "WEBP", save_all=True, append_images=[rgb.rotate(180)], duration=40),
     ]
-    return (*_pngs(), *jpegs, *webps)
+    return (*_pngs(), *jpegs, *webps, *_apart(rgb, exif, profile))
+
+
+def _apart(rgb: Image.Image, exif: Image.Exif, profile: bytes) -> Iterator[bytes]:
+    """Formats that are decoded in a process of their own; HEIC where its package is there."""
+    yield _saved(rgb, "AVIF", exif=exif, icc_profile=profile)
+    yield _saved(rgb.convert("RGBA"), "AVIF", quality=100, subsampling="4:4:4")
+    for packed in ("raw", "tiff_lzw", "tiff_deflate", "jpeg", "packbits"):
+        yield _saved(rgb, "TIFF", compression=packed, exif=exif, icc_profile=profile)
+    yield _saved(Image.fromarray(np.arange(960, dtype=np.uint16).reshape(24, 40)), "TIFF")
+    yield _saved(Image.fromarray(_noise(channels=4), "CMYK"), "TIFF")
+    yield _saved(rgb.convert("P"), "TIFF", save_all=True, append_images=[rgb.rotate(180)])
+    if find_spec("pillow_heif") is not None:
+        from pillow_heif import from_pillow
+
+        for im in (rgb, rgb.convert("RGBA")):
+            out = io.BytesIO()
+            from_pillow(im).save(out, exif=exif.tobytes())
+            yield out.getvalue()
 
 
 @cache
@@ -111,6 +130,10 @@ def large() -> tuple[bytes, ...]:
         PNG + head + chunk(b"zTXt", b"p\0\0" + bomb) + tail,
         PNG + head + chunk(b"iTXt", b"p\0\1\0\0\0" + bomb) + tail,
         PNG + head + chunk(b"IDAT", bomb) + chunk(b"IEND", b""),
+        _saved(Image.new("RGB", (8000, 6200), (10, 20, 30)), "JPEG"),
+        _saved(Image.new("RGBA", (8000, 6200), (10, 20, 30, 128)), "PNG"),
+        _saved(Image.new("RGBA", (8000, 6200), (10, 20, 30, 128)), "TIFF", compression="tiff_deflate"),
+        _saved(Image.new("RGB", (5200, 4600), (10, 20, 30)), "AVIF", speed=10),
     )
 
 

@@ -59,7 +59,7 @@ def agreeing(files: dict[str, bytes], record: Any) -> dict[str, bytes]:
     with contextlib.suppress(KeyError, TypeError, AttributeError, ValueError):
         out[SCORES] = csv_text(COLUMNS, score_rows(record)).encode()
     if isinstance(record, dict):
-        record = {**record, "files": {n: hashlib.sha256(out[n]).hexdigest() for n in FILES[1:]}}
+        record = {**record, "files": {n: hashlib.sha256(out[n]).hexdigest() for n in out if n != RECORD}}
     out[RECORD] = json_text(record).encode("utf-8", "surrogatepass")
     return out
 
@@ -132,7 +132,7 @@ def inputs(seed: int) -> Iterator[bytes]:
 
 
 def start(folder: Path) -> Callable[[bytes], None]:
-    """A report is read, shown as a kept answer is, and computed again by a service without a model."""
+    """A report is read, shown, set beside a sound one, and computed again by a service without a model."""
     from guda_core.reports.read import read_report
     from guda_core.reports.replay import Verdict, replay
     from guda_core.reports.restore import attributions
@@ -142,6 +142,8 @@ def start(folder: Path) -> Callable[[bytes], None]:
 
     service = LightService()
     info = service.methods()["guda"]
+    (folder / "sound.zip").write_bytes(zipped(sound()))
+    told = report_screens.opened(folder / "sound.zip", service.methods()).told
 
     def tried(data: bytes) -> None:
         place = folder / "report.zip"
@@ -150,6 +152,8 @@ def start(folder: Path) -> Callable[[bytes], None]:
         for a in attributions(report):
             if set(a.groups) <= set(service.group_set.groups):
                 main_panel(a, service.group_set, info, caveat="", scope=None)
+        found = report_screens.opened(place, service.methods())
+        report_screens.comparison(found.told, told)
         for item in replay(report, service):
             if isinstance(item, Verdict):
                 report_screens.told(item)

@@ -10,10 +10,12 @@ from guda_core import __version__
 from guda_core.cli import (
     assets_command,
     attribute_command,
+    compare_command,
     generate_command,
     groups_command,
     replay_command,
     results_command,
+    sign_command,
     start,
     unlearn_command,
 )
@@ -46,6 +48,9 @@ app.command()(attribute_command.attribute)
 app.command()(generate_command.generate)
 app.command()(replay_command.replay)
 app.command()(results_command.results)
+app.command()(compare_command.compare)
+app.command()(sign_command.sign)
+app.command()(sign_command.verify)
 app.add_typer(groups_command.app, name="groups")
 app.command(cls=CommandOnRay)(unlearn_command.unlearn)
 app.add_typer(assets_command.app, name="assets")

@@ -39,7 +39,8 @@ FORMS = {"nats": ".1f", "cosine": ".3f"}  # of scores; others have three digits 
 
 def attribute(
     names: Annotated[
-        list[str], typer.Argument(metavar="PATHS...", help="Pictures (PNG, JPEG or WebP), or folders of them.")
+        list[str],
+        typer.Argument(metavar="PATHS...", help="Pictures (PNG, JPEG, WebP, AVIF, TIFF, HEIC), or folders of them."),
     ],
     prompt: Annotated[str, typer.Option(help="The caption. Empty: the unconditional model.")] = "",
     effort: EffortOption = "standard",
@@ -169,6 +170,8 @@ def _one(
         about["scope"] = dataclasses.asdict(scope)
     if report_file is not None and any(wanted):
         about["shown"] = _shown(service, query, final, report_file, wanted)
+        if scope.verdict != "out of scope":
+            about["shown"] = _alike(service, query, about["shown"])
     _write(query, list(final.values()), service.group_set, about, json_file, report_file)
 
 
@@ -176,13 +179,13 @@ def _shown(
     service: LocalService, query: Query, final: dict[str, Attribution], report: Path, wanted: tuple[bool, bool]
 ) -> Shown:
     """Make strip and maps by the first method that can, and write them beside the report."""
-    from guda_core.reports import bundle, picture_files
+    from guda_core.reports import bundle, figures, picture_files
 
     method = service.with_models(list(final))[0]
     strip = service.strip(query, method) if wanted[0] else None
     found = service.place_maps(query, method) if wanted[1] else {}
     shown = picture_files.shown(query.pixels, strip, final[method].ranked(), found)
-    for name, data in picture_files.files(shown).items():
+    for name, data in figures.sheets(shown, service.group_set).items():
         path = report.with_name(f"{report.stem}-{name}")
         bundle.write(path, data)
         say(f"Written: {path}")
@@ -194,6 +197,15 @@ def _shown(
             name = service.group_set.groups[g].name
             say(f"Without {name}: {strip.distances[g]:.2f} from the full model's picture.")
     return shown
+
+
+def _alike(service: LocalService, query: Query, shown: Shown) -> Shown:
+    """The pictures with the training pictures most alike, which are told."""
+    near = service.nearest(query)
+    for n in near:
+        by = service.group_set.groups[n.group].name
+        say(f"Looks like {n.name or 'a picture'} by {by}: {n.cosine:.2f} (likeness, not influence).")
+    return dataclasses.replace(shown, near=near)
 
 
 def _write(

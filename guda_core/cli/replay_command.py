@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from guda_core.cli.loading import service_of
+from guda_core.cli.sign_command import SIGNER, checked
 from guda_core.cli.terminal import HomeOption, progress_bar, say
+from guda_core.errors import OptionError
 
 SAID = {
     "equal": "Equal: every score is bitwise the same.",
@@ -29,13 +31,21 @@ def replay(
     group_set: Annotated[
         str | None, typer.Option("--set", help="A group set, if not the one that the report names.")
     ] = None,
+    signature: Annotated[
+        Path | None, typer.Option("--signature", help="A signature of the report; it is checked first. With --signer.")
+    ] = None,
+    signer: Annotated[Path | None, typer.Option("--signer", help=SIGNER)] = None,
     home: HomeOption = None,
 ) -> None:
     """Compute a report again: equal, within tolerance, or different and where. Exit code 1 when different."""
+    if (signature is None) != (signer is None):
+        raise OptionError("--signature and --signer go together: the signature, and the public key of who signed.")
     from guda_core.reports.read import read_report
     from guda_core.reports.replay import Verdict
     from guda_core.reports.replay import replay as run
 
+    if signature is not None and signer is not None:
+        say(f"Signed by the holder of the key {checked(report, signature, signer)}.")
     read = read_report(report)
     if read.record["hardware"]["device"] == "cpu":  # in the type that the report was made in
         os.environ["GUDA_DTYPE"] = read.record["model"]["dtype"]

@@ -1,17 +1,17 @@
 """The one door for pictures from outside.
 
-A picture is accepted by its content, never by its name: PNG, JPEG or WebP, at most 10 MB, at most 24 megapixels, at
-least 16 pixels on each side and at most 8:1. Its size is checked from the header, before a pixel is decoded. What comes
-out is a square of `size` pixels and a sentence for everything that was done to it. It is made square as the training
-pictures were: fitted into a white square ("pad"), or cut to its middle ("crop"). Colours are those that a viewer shows
-(`colour`). Parts of the file that the picture does not need cannot refuse it (`containers`). The same bytes always give
-the same pixels. The user's own training pictures may be larger files (`OWN`).
+A picture is accepted by its content, never by its name: PNG, JPEG, WebP, AVIF, TIFF or HEIC, at most 25 MB, at most 50
+megapixels (WebP and AVIF: 24), at least 16 pixels on each side and at most 8:1 (`decoding`). What comes out is a square
+of `size` pixels and a sentence for everything that was done to it. It is made square as the training pictures were:
+fitted into a white square ("pad"), or cut to its middle ("crop"). Colours are those that a viewer shows (`colour`).
+Parts of the file that the picture does not need cannot refuse it (`containers`). Large pictures and rarer formats are
+decoded in a process of their own (`apart`). The same bytes always give the same pixels. The user's own training
+pictures may be larger files (`OWN`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,59 +19,18 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from guda_core.data.apart import decoded
 from guda_core.data.colour import Coloured, by_png, by_profile
-from guda_core.data.containers import needed
+from guda_core.data.decoding import Limits
 from guda_core.errors import ImageError
 
-FORMATS = ("PNG", "JPEG", "WEBP")
-MAX_BYTES = 10_000_000
-MAX_PIXELS = 24_000_000
-MIN_SIDE = 16
-MAX_RATIO = 8
+MAX_BYTES = 25_000_000
+MAX_PIXELS = 50_000_000
 
 Fit = Literal["pad", "crop"]
 
-SIGNATURES = (  # how a file of a kind begins, so that a refusal can name it
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"GIF8", "GIF"),
-    (b"II*\0", "TIFF"),
-    (b"MM\0*", "TIFF"),
-    (b"BM", "BMP"),
-    (b"%!PS", "EPS"),
-    (b"%PDF", "PDF"),
-    (b"<svg", "SVG"),
-    (b"<?xml", "SVG or another XML"),
-)
-ORIENTATION = 0x0112  # the EXIF tag, and what undoes each of its values
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-METADATA = {
-    "exif": "EXIF",
-    "xmp": "XMP",
-    "XML:com.adobe.xmp": "XMP",
-    "photoshop": "Photoshop data",
-    "comment": "comment",
-}
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The most that is taken. bytes: of a file. pixels: of a picture."""
-
-    bytes: int
-    pixels: int
-
-
-UPLOADS = Limits(MAX_BYTES, MAX_PIXELS)  # from strangers
-OWN = Limits(200_000_000, 89_000_000)  # the user's own; Pillow warns of more pixels
+UPLOADS = Limits(MAX_BYTES, MAX_PIXELS, 24_000_000, 1_000_000_000)  # from strangers
+OWN = Limits(200_000_000, 89_000_000, 89_000_000, 3_000_000_000)  # the user's own; Pillow warns of more pixels
 
 
 @dataclass(frozen=True)
@@ -87,13 +46,6 @@ class Prepared:
     file_hash: str
     image_hash: str
     preparation: tuple[str, ...]
-
-
-class _Damaged(ImageError):
-    """A file of a known kind that cannot be decoded."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__(f"This {kind} file is damaged or cut off. Save it anew and upload that.")
 
 
 def hash_pixels(pixels: np.ndarray) -> str:
@@ -149,19 +101,13 @@ def read_picture(data: bytes, *, size: int, fit: Fit = "pad", limits: Limits = U
 def _upright(data: bytes, limits: Limits, notes: list[str]) -> tuple[Image.Image, list[str]]:
     """The checked picture, upright, in sRGB, RGB or RGBA; and the kinds of its metadata."""
     _check_bytes(data, limits)
-    im, kind = _decoded(data, limits, notes)
-    metadata = _metadata(im)
-    turn = _orientation(im, notes)
-    profile = im.info.get("icc_profile")
-    try:
-        im = _plain(im, deep=kind == "PNG" and data[24] == 16, notes=notes)
-    except Exception as e:  # such as a palette that is not there; the decoders see it only now
-        raise _Damaged(kind) from e
-    im = _coloured(im, data if kind == "PNG" else None, profile, notes)
-    if turn is not None:
-        im = im.transpose(turn)
+    found = decoded(data, limits)
+    notes.extend(found.notes)
+    im = _coloured(found.image, data if found.kind == "PNG" else None, found.profile, notes)
+    if found.turn is not None:
+        im = im.transpose(found.turn)
         notes.append("It was turned upright as its EXIF orientation says.")
-    return im, metadata
+    return im, found.metadata
 
 
 def _check_bytes(data: bytes, limits: Limits) -> None:
@@ -170,111 +116,6 @@ def _check_bytes(data: bytes, limits: Limits) -> None:
     if len(data) > limits.bytes:
         most = limits.bytes // 10**6
         raise ImageError(f"This file is larger than {most} MB. Save a smaller version and upload that.")
-
-
-def _decoded(data: bytes, limits: Limits, notes: list[str]) -> tuple[Image.Image, str]:
-    """The picture with its pixels decoded, and its kind. Where the file cannot be read as it is, it is tried without
-    the parts that the picture does not need."""
-    kind = _kind(data)
-    try:
-        im = _loaded(data, kind, limits)
-    except _Damaged as e:
-        bare = needed(data, kind)
-        if bare == data:
-            raise
-        try:
-            im = _loaded(bare, kind, limits)
-        except ImageError:
-            raise e from None
-        notes.append("Parts of the file that the picture does not need are broken and were passed over.")
-    frames = getattr(im, "n_frames", 1)
-    if frames > 1:
-        notes.append(f"Only the first of its {frames} frames is used.")
-    return im, kind
-
-
-def _loaded(data: bytes, kind: str, limits: Limits) -> Image.Image:
-    im = _open(data, kind, limits)
-    _check_size(*im.size, limits)
-    try:
-        im.load()
-    except Exception as e:  # the decoders raise a dozen kinds of error for damaged files
-        raise _Damaged(kind) from e
-    return im
-
-
-def _kind(data: bytes) -> str:
-    """The file's kind by its first bytes, "" when unknown."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    if data[4:8] == b"ftyp":
-        return "HEIC, AVIF or video"
-    start = data[:64].removeprefix(b"\xef\xbb\xbf").lstrip()
-    return next((kind for magic, kind in SIGNATURES if data.startswith(magic) or start.startswith(magic)), "")
-
-
-def _open(data: bytes, kind: str, limits: Limits) -> Image.Image:
-    """The picture with only its header read."""
-    try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
-        raise ImageError(
-            f"This picture is a decompression bomb: its header claims far more than {limits.pixels // 10**6} "
-            "megapixels."
-        ) from e
-    except Exception as e:  # as above: a damaged header can raise nearly anything
-        if kind in FORMATS:
-            raise _Damaged(kind) from e
-        seems = f"It looks like a {kind} file" if kind else "Its content is of no kind known here"
-        raise ImageError(f"Only PNG, JPEG and WebP pictures are accepted. {seems}, whatever its name says.") from e
-
-
-def _check_size(width: int, height: int, limits: Limits) -> None:
-    what = f"This picture is {width} x {height} pixels"
-    if width * height > limits.pixels:
-        raise ImageError(f"{what}; at most {limits.pixels // 10**6} megapixels are accepted. Save a smaller version.")
-    if min(width, height) < MIN_SIDE:
-        raise ImageError(f"{what}; at least {MIN_SIDE} pixels on each side are needed.")
-    if max(width, height) > MAX_RATIO * min(width, height):
-        raise ImageError(f"{what}; at most {MAX_RATIO} times as long as wide is accepted. Crop it.")
-
-
-def _metadata(im: Image.Image) -> list[str]:
-    found = {name for key, name in METADATA.items() if im.info.get(key)}
-    if set(getattr(im, "text", {})) - set(METADATA):
-        found.add("text")
-    return sorted(found)
-
-
-def _orientation(im: Image.Image, notes: list[str]) -> Image.Transpose | None:
-    """What turns the picture upright, None when it already is. A broken EXIF block counts as none, with a note."""
-    try:
-        if "exif" in im.info:
-            Image.Exif().load(im.info["exif"])  # Pillow's own reading keeps quiet about a broken block the second time
-        return UPRIGHT.get(im.getexif().get(ORIENTATION, 1))
-    except Exception:  # whatever Pillow trips over in there, the picture itself is sound
-        notes.append("Its EXIF data is broken and was ignored.")
-        return None
-
-
-def _plain(im: Image.Image, *, deep: bool, notes: list[str]) -> Image.Image:
-    """As mode L, RGB or CMYK, or LA or RGBA when anything is transparent. deep: the file holds 16-bit values."""
-    if deep:
-        notes.append("16-bit values were scaled to 8 bits.")
-    if im.mode.startswith("I"):  # 16-bit grey; Pillow scales 16-bit colours by itself, with the same upper byte
-        values = np.asarray(im)
-        grey, clear = Image.fromarray((values >> 8).astype(np.uint8)), im.info.get("transparency")
-        if clear is None:
-            return grey
-        return Image.merge("LA", (grey, Image.fromarray(np.where(values == clear, np.uint8(0), np.uint8(255)))))
-    if im.mode == "CMYK":
-        return im
-    if im.mode in ("P", "PA"):
-        notes.append("Its colour palette was converted to RGB.")
-    grey = im.mode in ("1", "L", "LA")
-    if im.has_transparency_data:
-        return im.convert("LA" if grey else "RGBA")
-    return im.convert("L" if grey else "RGB")
 
 
 def _coloured(im: Image.Image, png: bytes | None, profile: bytes | None, notes: list[str]) -> Image.Image:

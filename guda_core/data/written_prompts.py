@@ -20,7 +20,7 @@ from typing import Any
 
 from PIL import Image
 
-from guda_core.data.images import FORMATS
+from guda_core.data.apart import HERE
 from guda_core.data.prompts import MAX_PROMPT
 
 MOST = 200_000  # characters that are looked at
@@ -45,7 +45,7 @@ class Written:
 def written_prompt(data: bytes) -> Written | None:
     """The prompt in a file's bytes; None where there is none that can be read. No pixel is decoded."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as im:
+        with Image.open(io.BytesIO(data), formats=HERE) as im:
             texts = _texts(im)
     except Exception:  # a broken file is refused by the door, in a sentence; here it only has no prompt
         return None

@@ -1,12 +1,13 @@
 """The report as one zip: the record, its scores as a table and as bars, every value behind them, and the picture.
 
-    report.json   the record (report.schema.json), with the SHA-256 of the four files below
+    report.json   the record (report.schema.json), with the SHA-256 of the files below
     scores.csv    a row per method and group
     bars.png      every method's bars with intervals, each method on its own axis
     values.npz    <method>/t (K, M), /edges (K + 1,), /kl_full (K, M) and /kl_without/<group> (K, M), nats; a score is
                   sum_k n_k mean_j (kl_without - kl_full), n_k timesteps in stratum k, and settings.offset of the group
     picture.png   the prepared pixels, without metadata
     without.png, where.png   strip and maps, where they were asked for (`picture_files`)
+    report.html   the answer as a page for people (`page`)
 
 Nothing is compressed by the zip and its times are fixed: the same answer gives the same bytes, apart from the date.
 """
@@ -30,12 +31,17 @@ from guda_core.errors import ReportError
 from guda_core.picture_records import Shown
 from guda_core.records import Attribution, GroupSet, Provenance, Query
 from guda_core.reports import picture_files
+from guda_core.reports.opened import tell
+from guda_core.reports.page import page
+from guda_core.reports.page_tables import PAGE
 from guda_core.reports.record import to_json
+from guda_core.reports.unzip import MAX_ZIP
 
 RECORD, SCORES, BARS, VALUES, PICTURE = "report.json", "scores.csv", "bars.png", "values.npz", "picture.png"
 FILES = (RECORD, SCORES, BARS, VALUES, PICTURE)
-OPTIONAL = (picture_files.WITHOUT, picture_files.WHERE)
+OPTIONAL = (picture_files.WITHOUT, picture_files.WHERE, PAGE)  # what older reports may lack
 COLUMNS = ("method", "unit", "group", "name", "rank", "score", "low", "high", "status", "reason")
+SPARE = 100_000  # bytes for names and for what the record gets last
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what makes a spreadsheet run a cell
 
 
@@ -108,7 +114,6 @@ def make(
     shown: Shown | None = None,
 ) -> bytes:
     """The report of one answer as the bytes of a zip. Arguments as of `record.to_json`; shown: its pictures."""
-    """The report of one answer as the bytes of a zip. Arguments as of `record.to_json`."""
     from guda_core.reports import figures  # matplotlib, which the start of the app does not need
 
     record = to_json(query, attributions, group_set, provenance=provenance, settings=settings, scope=scope)
@@ -121,9 +126,20 @@ def make(
     if shown:
         files |= picture_files.files(shown)
         record["pictures"] = picture_files.record(shown)
-    record["files"] = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     del record["absent"]["files"]
+    record["files"] = _hashes(files)
+    written = len(json_text(record).encode())  # before the page: it shows no number that is not finite
+    made = page(tell(record, attributions, provenance.methods, shown), query.pixels)
+    if written + len(made) + sum(map(len, files.values())) + SPARE <= MAX_ZIP:
+        files[PAGE] = made
+        record["files"] = _hashes(files)
+    else:
+        record["absent"][f"files/{PAGE}"] = "With the page, the zip would be too large to be read again."
     return zipped({RECORD: json_text(record).encode(), **files})
+
+
+def _hashes(files: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
 
 
 def write(path: Path, data: bytes) -> None:

@@ -1,5 +1,5 @@
 """Pictures made of numbers, as PNG: bars with 95% intervals for the report, one axis a method, so that units never mix;
-and rows of samples.
+rows of samples; and strips and maps with the name and the figure of each picture below it.
 
 Drawn with matplotlib's Agg: no browser, no display, no pyplot state. The same answer gives the same bytes.
 """
@@ -7,6 +7,7 @@ Drawn with matplotlib's Agg: no browser, no display, no pyplot state. The same a
 from __future__ import annotations
 
 import io
+import textwrap
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +18,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
+from guda_core.picture_records import Shown, Tile
 from guda_core.records import Attribution, GroupSet
+from guda_core.reports.picture_files import HINDERED, NEEDED, WHERE, WITHOUT
 
 BAR, PALE, EDGE, LINE, GREY = "#9cc0fa", "#e7effe", "#3b82f6", "#a14f08", "#595959"
 TICK = "#6d28d9"  # of the offset
@@ -27,6 +30,15 @@ LONGEST = 36  # characters of a name
 NOTE = (
     "nats: positive = the model explains the picture worse without the group; pale = reaches 0 or the tick.\n"
     "Scores are not shares: they do not add up to anything."
+)
+ACROSS, CELL, BELOW, SCALE = 5, 1.7, 0.62, 0.07  # pictures in a row; inches of one, of its words, of its scale
+WRAP = 22  # characters of a line below a picture
+STRIP_TITLE = "What the model draws without each group"
+STRIP_NOTE = "The number: how far a picture is from the first one, in the model's own latents (RMS; 0: the same)."
+MAP_TITLE = "Where in the picture the score comes from"
+MAP_NOTE = (
+    "Nats of one place. Orange: without the group, the model explains it worse. Blue: better. "
+    "Each map has its own scale."
 )
 _lock = threading.Lock()  # matplotlib shares fonts between figures and is not made for threads
 
@@ -128,6 +140,62 @@ def samples_png(rows: Mapping[str, Sequence[np.ndarray]], titles: Sequence[str])
         out = io.BytesIO()
         figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()
+
+
+def sheets(shown: Shown, group_set: GroupSet) -> dict[str, bytes]:
+    """Name, as in a report's zip, -> PNG of the strip and the maps, with the words that belong to each picture."""
+    out, s = {}, shown.strip
+    if s is not None and s.pictures:
+        told = [(s.pictures[g], f"Without {_label(g, group_set)}", f"{s.distances[g]:.2f}") for g in s.ranked()]
+        out[WITHOUT] = _sheet([(s.reference, "Full model", ""), *told], STRIP_TITLE, STRIP_NOTE)
+    if shown.where:
+        told = [(t.overlay, _label(t.group, group_set), _said(t)) for t in shown.where]
+        out[WHERE] = _sheet(told, MAP_TITLE, MAP_NOTE, [t.strongest * (t.share > 0) for t in shown.where])
+    return out
+
+
+def _said(t: Tile) -> str:
+    return f"{t.drop:.3g} nats in all" if t.share else "the map says nothing"
+
+
+def _sheet(
+    cells: Sequence[tuple[np.ndarray, str, str]], title: str, note: str, scales: Sequence[float] | None = None
+) -> bytes:
+    """Pictures with their name and figure below each. scales: of maps, nats of full colour; 0: no scale is drawn."""
+    lines = -(-len(cells) // ACROSS)
+    with _lock:
+        figure = Figure(
+            figsize=(CELL * ACROSS, lines * (CELL + BELOW) + 0.7), dpi=DPI, facecolor="white", layout="constrained"
+        )
+        FigureCanvasAgg(figure)
+        figure.suptitle(title, x=0.01, ha="left", parse_math=False, **_text(12, "black"))
+        figure.supxlabel(note, fontsize=8, color=GREY, fontfamily=FONT, parse_math=False)
+        figure.get_layout_engine().set(hspace=0.0, h_pad=0.02)  # type: ignore[union-attr]
+        ratios = [1.0, SCALE / CELL] * lines
+        grid = figure.subplots(2 * lines, ACROSS, squeeze=False, gridspec_kw={"height_ratios": ratios})
+        for axes in grid.flat:
+            axes.set(xticks=[], yticks=[])
+            axes.set_frame_on(False)
+        for i, (pixels, name, said) in enumerate(cells):
+            axes, bar = grid[2 * (i // ACROSS), i % ACROSS], grid[2 * (i // ACROSS) + 1, i % ACROSS]
+            axes.imshow(pixels, interpolation="nearest")
+            if scales is not None and scales[i]:
+                _scale(bar, scales[i])
+            words = "\n".join([*textwrap.wrap(name, WRAP), said])
+            bar.set_xlabel(words, parse_math=False, **_text(8.5, "black"))
+        out = io.BytesIO()
+        figure.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()
+
+
+def _scale(axes: Axes, strongest: float) -> None:
+    """The colours of a map from -strongest to strongest, in nats."""
+    ends = np.array([HINDERED, (200, 200, 200), NEEDED]) / 255
+    at = np.linspace(0, 2, 65)
+    colours = np.stack([np.interp(at, [0, 1, 2], ends[:, c]) for c in range(3)], axis=-1)
+    axes.imshow(colours[None], extent=(-1, 1, 0, 1), aspect="auto")
+    axes.set_xticks([-1, 0, 1], labels=[f"{v:.2g}" for v in (-strongest, 0, strongest)])
+    axes.tick_params(labelsize=7, length=2, labelfontfamily=FONT)
 
 
 def _text(size: float, colour: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Strips and maps as PNG files: beside a report on the command line, and as optional members of its zip.
+"""Strips and maps as PNG files without any words, as optional members of a report's zip. (`figures.sheets` has words.)
 
     without.png   the reference, then the picture without each group, side by side, in the order of the record
     where.png     the maps of some groups over the picture, side by side, in the order of the record
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from guda_core.errors import ReportError
-from guda_core.picture_records import PlaceMap, Shown, Strip, Tile
+from guda_core.picture_records import Near, PlaceMap, Shown, Strip, Tile
 
 WITHOUT, WHERE = "without.png", "where.png"
 NEEDED, HINDERED = (234, 88, 12), (37, 99, 235)  # RGB of places with a drop above and below 0
@@ -42,7 +42,7 @@ def overlay(pixels: np.ndarray, m: PlaceMap) -> np.ndarray:
 
 def tile(pixels: np.ndarray, m: PlaceMap) -> Tile:
     """A map as it is shown."""
-    return Tile(m.group, overlay(pixels, m), m.share, float(m.drop.sum()))
+    return Tile(m.group, overlay(pixels, m), m.share, float(m.drop.sum()), m.strongest)
 
 
 def shown(pixels: np.ndarray, strip: Strip | None, order: Sequence[str], found: Mapping[str, PlaceMap]) -> Shown:
@@ -71,15 +71,17 @@ def files(shown: Shown) -> dict[str, bytes]:
 
 
 def record(shown: Shown) -> dict[str, Any]:
-    """What the record says of the files, by part: "without", "where"."""
+    """What the record says of the files, by part: "without", "where"; and "near"."""
     out: dict[str, Any] = {}
     s = shown.strip
     if s is not None and s.pictures:
         groups = [{"group": g, "distance": s.distances[g]} for g in s.ranked()]
         out["without"] = {"method": s.method, "level": s.level, "pictures": groups}
     if shown.where:
-        tiles = [{"group": t.group, "share": t.share, "drop": t.drop} for t in shown.where]
+        tiles = [{"group": t.group, "share": t.share, "drop": t.drop, "strongest": t.strongest} for t in shown.where]
         out["where"] = {"draws": shown.draws, "width": shown.width, "maps": tiles}
+    if shown.near:  # without the pictures, which are their authors'
+        out["near"] = [{"group": n.group, "name": n.name, "cosine": n.cosine} for n in shown.near]
     return out
 
 
@@ -99,9 +101,13 @@ def restored(told: Mapping[str, Any], found: Mapping[str, bytes]) -> Shown:
     if "where" in told and WHERE in found:
         part = told["where"]
         each = _split(found[WHERE], len(part["maps"]), WHERE)
-        where = tuple(Tile(t["group"], p, t["share"], t["drop"]) for t, p in zip(part["maps"], each, strict=True))
+        where = tuple(
+            Tile(t["group"], p, t["share"], t["drop"], t.get("strongest", 0.0))
+            for t, p in zip(part["maps"], each, strict=True)
+        )
         draws, width = part["draws"], part["width"]
-    return Shown(strip, where, draws, width)
+    near = tuple(Near(n["group"], n["cosine"], n["name"]) for n in told.get("near", ()))
+    return Shown(strip, where, draws, width, near)
 
 
 def _split(data: bytes, n: int, name: str) -> Sequence[np.ndarray]:

@@ -1,6 +1,7 @@
 """Reads a report that came from outside. Nothing in it is believed: sizes are bounded before anything is read, names
 are those of `bundle.FILES` and nothing else, hashes and the schema are checked, and no array may hold objects.
 
+The page for people (report.html) is only hashed, and never shown by the app, which draws its own from the record.
 Hashes show damage, not a forger who corrects them too: whoever wants to know whether an answer is true replays it.
 """
 

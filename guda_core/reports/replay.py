@@ -18,8 +18,8 @@ the numbers.
 Where groups stopped early, the report's draws of each group are made again. The rule itself decides, as it did then;
 the report's draws decide only where a value is too close to the rule's threshold to tell on other hardware.
 
-The verdict on scope is made again where the report has one. Not looked at: bars.png (a drawing of scores.csv), health
-and validation, which were measured once.
+The verdict on scope is made again where the report has one. Not looked at: bars.png and report.html
+(drawings of scores.csv and of the record), health and validation, which were measured once.
 """
 
 from __future__ import annotations

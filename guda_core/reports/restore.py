@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import io
+
+import numpy as np
+from PIL import Image
+
+from guda_core.errors import ReportError
 from guda_core.picture_records import Shown
 from guda_core.records import Attribution, GroupScore, KLValues
 from guda_core.reports import picture_files
+from guda_core.reports.bundle import PICTURE
 from guda_core.reports.read import Report
 
+MOST = 24_000_000  # pixels of a picture that is shown
 SCORE = ("score", "low", "high", "status", "reason")
 
 
@@ -32,6 +40,17 @@ def attributions(report: Report) -> list[Attribution]:
             )
         )
     return out
+
+
+def pixels(report: Report) -> np.ndarray:
+    """The prepared picture, (H, W, 3) uint8. Raises ReportError when it is not of the size that the record says."""
+    try:
+        with Image.open(io.BytesIO(report.picture), formats=["PNG"]) as image:
+            if list(image.size) != report.record["picture"]["size"] or image.width * image.height > MOST:
+                raise ValueError(f"{image.size}")
+            return np.array(image.convert("RGB"))
+    except Exception as e:  # Pillow raises a dozen kinds of error for damaged files
+        raise ReportError(f"{PICTURE} is not the picture that the report names. It was altered or damaged.") from e
 
 
 def shown(report: Report) -> Shown:

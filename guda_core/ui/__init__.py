@@ -9,12 +9,13 @@ from typing import Any
 
 import gradio as gr
 
+from guda_core.answers.markup import Html, banner, safe
 from guda_core.data.images import MAX_BYTES
 from guda_core.service import Service
 from guda_core.ui import about, benchmarks, compare, endpoints, inspect, report_screens, results_screen, words
+from guda_core.ui.blocks import block
 from guda_core.ui.connect import connect
 from guda_core.ui.layout import draw
-from guda_core.ui.markup import Html, banner, block, safe
 from guda_core.ui.theme import CSS, HEAD, make_theme
 
 log = logging.getLogger(__name__)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from guda_core.answers.markup import Html, code, heading, link, listed, note, table, text
 from guda_core.records import Group
 from guda_core.reports.record import FROM_NPM, LIMITS
 from guda_core.service import Service
-from guda_core.ui.markup import Html, block, code, heading, link, listed, note, table, text
+from guda_core.ui.blocks import block
 
 OWN_SET = (
     (

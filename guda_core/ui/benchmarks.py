@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from guda_core import paths
+from guda_core.answers import plots
+from guda_core.answers.markup import Html, code, folded, heading, note, safe, table, text
 from guda_core.paths import BENCHMARKS, SHIPPED_RUN
 from guda_core.records import MethodInfo
 from guda_core.reports.agreement_rows import is_ceiling, labelled
 from guda_core.service import Service, main_method
 from guda_core.stored_figures import FRESH
-from guda_core.ui import plots
-from guda_core.ui.markup import Html, block, code, folded, heading, note, safe, table, text
+from guda_core.ui.blocks import block
 
 MOST = 8_000_000  # bytes of one file
 INTRO = "A score is worth as much as it agrees with the oracle: a model trained again without the group."

@@ -14,6 +14,10 @@ from typing import Any, cast
 
 import gradio as gr
 
+from guda_core.answers import sentences
+from guda_core.answers.markup import folded, heading, note, notes_html, picture_html, status_html, table, verdict_html
+from guda_core.answers.shown import near_html, shown_html
+from guda_core.answers.verdict import CANCELLED_EARLY, WORKING_VERDICT, Verdict, verdict
 from guda_core.data.images import read_file
 from guda_core.data.prompts import check_options
 from guda_core.diffusion.memory import NO_MEMORY, is_out_of_memory
@@ -23,13 +27,10 @@ from guda_core.service import Service, Step, main_first, main_method
 from guda_core.ui import examples, words
 from guda_core.ui.answer import Answer, Tried
 from guda_core.ui.layout import Screen
-from guda_core.ui.markup import folded, heading, note, notes_html, picture_html, status_html, table, verdict_html
 from guda_core.ui.panels import main_panel, other_panel, out
 from guda_core.ui.progress import CAPTIONS, DRAW, SCOPE, Progress, plan
 from guda_core.ui.seeing import passes, seen_in_pictures
-from guda_core.ui.shown import shown_html
 from guda_core.ui.uploads import uploaded
-from guda_core.ui.verdict import CANCELLED_EARLY, WORKING_VERDICT, Verdict, verdict
 
 log = logging.getLogger(__name__)
 Update = dict[Any, Any]  # component -> its new value
@@ -200,6 +201,10 @@ class Runs:
         if more_captions and main in answer.found:
             answer = yield from self._other_captions(answer, main, progress)
             everything |= {s.captions: self._captions(answer), s.answer: answer}
+        if not out(answer.scope):
+            answer = replace(answer, shown=replace(answer.shown, near=self.service.nearest(query)))
+            main_answer = answer.found.get(answer.methods[0]) if answer.methods else None
+            everything |= self._shown(main_answer, answer) if main_answer is not None else {}
         for shown, status in seen_in_pictures(self.service, answer, progress):
             new: Update = {}
             if shown is not answer.shown:
@@ -243,7 +248,7 @@ class Runs:
 
     def _picture(self, answer: Answer) -> Update:
         s, query = self.screen, answer.query
-        shown = {s.welcome: gr.update(visible=False), s.picture: picture_html(query)}
+        shown = {s.welcome: gr.update(visible=False), s.picture: picture_html(query.pixels, query.prompt)}
         return {s.answer: answer, s.notes: notes_html(query), **shown}
 
     def _whole_answer(self, answer: Answer) -> Update:
@@ -258,6 +263,7 @@ class Runs:
         s, sets, info = self.screen, self.service.group_set, self.service.methods()[a.method]
         if a.method == answer.methods[0]:
             panel = main_panel(a, sets, info, caveat=self.caveat, scope=answer.scope)
+            panel += near_html(answer.shown.near, sets)
         else:
             panel = other_panel(a, sets, info, scope=answer.scope)
         return {s.answer: answer, s.says: self._says(answer), s.panels[a.method]: panel}
@@ -271,7 +277,7 @@ class Runs:
         scope = answer.scope
         if scope is None or answer.query.file_hash is None or scope.verdict == "out of scope":
             return ""  # the headline says it
-        return note(words.scope_note(scope))
+        return note(sentences.scope_note(scope))
 
     def _captions(self, answer: Answer) -> str:
         sets = self.service.group_set
@@ -279,11 +285,11 @@ class Runs:
         for t in answer.tried:
             first = t.answer.ranked()[:1]
             score = t.answer.groups[first[0]] if first else None
-            figure = words.number(score.score or 0.0, t.answer.unit) if score else "-"
-            span = words.interval(score, t.answer.unit) if score else "-"
-            rows.append((t.label, t.caption or "-", words.first_of(t.answer, sets), figure, span))
+            figure = sentences.number(score.score or 0.0, t.answer.unit) if score else "-"
+            span = sentences.interval(score, t.answer.unit) if score else "-"
+            rows.append((t.label, t.caption or "-", sentences.first_of(t.answer, sets), figure, span))
         head = ("Tried", "Caption", "First group", f"Score ({answer.tried[0].answer.unit})", "95% interval")
-        said = words.captions_agree([t.answer for t in answer.tried], sets)
+        said = sentences.captions_agree([t.answer for t in answer.tried], sets)
         body = table("The first group under each caption", head, rows, numbers="...nn")
         if out(answer.scope):
             return folded("Other captions", note(said) + body, css="guda-out")

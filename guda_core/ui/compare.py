@@ -9,13 +9,15 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
+from guda_core.answers import sentences
+from guda_core.answers.markup import Html, folded, heading, note, table, text
 from guda_core.attribution import metrics
 from guda_core.records import Attribution, GroupSet
 from guda_core.service import Service
 from guda_core.ui import words
 from guda_core.ui.answer import Answer
+from guda_core.ui.blocks import block
 from guda_core.ui.connect import QUICK
-from guda_core.ui.markup import Html, block, folded, heading, note, table, text
 
 ABOUT = (
     "Methods may disagree. One asks what the model needed, another asks what the picture looks like. This page "
@@ -54,11 +56,11 @@ def shown(answer: Answer | None, service: Service) -> Html:
         rows.append(cells)
         own = [a.groups[g] for a in answers]
         shown_own = [
-            words.STATUS[s.status] if s.score is None else words.number(s.score, a.unit)
+            sentences.STATUS[s.status] if s.score is None else sentences.number(s.score, a.unit)
             for a, s in zip(answers, own, strict=True)
         ]
         figures.append([sets.groups[g].name, *shown_own])
-    said = [*words.compared(answers, sets, names), ABOUT]
+    said = [*sentences.compared(answers, sets, names), ABOUT]
     numbers = "." + "n" * len(answers)
     body = table("Rank of every group under every method", head, rows, numbers=numbers, css="guda-ranks")
     body += folded("The scores", table("Score of every group by every method", scores, figures, numbers=numbers))

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from guda_core.answers.markup import note, status_html, verdict_html
+from guda_core.answers.verdict import WORKING_VERDICT, Verdict
 from guda_core.data.images import read_file
 from guda_core.data.written_prompts import written_prompt
 from guda_core.errors import GudaError
@@ -19,9 +21,7 @@ from guda_core.ui.answer import Answer
 from guda_core.ui.callbacks import Runs, Update
 from guda_core.ui.examples import EXAMPLES, Example
 from guda_core.ui.layout import SESSION, Screen, effort_choices, first_caption
-from guda_core.ui.markup import note, status_html, verdict_html
 from guda_core.ui.uploads import uploaded
-from guda_core.ui.verdict import WORKING_VERDICT, Verdict
 
 QUICK: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 SHOW = (  # on a phone the answer stands far below the buttons; who comes by keyboard goes on from what was pressed

@@ -90,7 +90,7 @@ class Endpoints:
         method's score means. Scores are no shares, do not sum to anything and are no legal finding.
 
         Args:
-            picture: An uploaded PNG, JPEG or WebP, up to 10 MB and 24 megapixels. No web address, no server path.
+            picture: An uploaded PNG, JPEG, WebP, AVIF, TIFF or HEIC, up to 25 MB. No web address, no server path.
             caption: What the picture shows; empty asks the model without a caption.
             methods: Ids of methods, as `groups` lists them.
             effort: "quick", "standard" or "full": more effort, narrower intervals; or "every": no early stop.
@@ -132,7 +132,7 @@ class Endpoints:
         """Attributes a picture and gives the report: one zip with every figure, the values behind them and all hashes.
 
         Args:
-            picture: An uploaded PNG, JPEG or WebP, up to 10 MB and 24 megapixels.
+            picture: An uploaded PNG, JPEG, WebP, AVIF, TIFF or HEIC, up to 25 MB.
             caption: What the picture shows; empty asks the model without a caption.
             methods: Ids of methods, as `groups` lists them.
             effort: "quick", "standard", "full" or "every".

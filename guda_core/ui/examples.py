@@ -68,7 +68,12 @@ def _place(service: Service, example: Example, methods: tuple[str, ...]) -> Path
     settings = {"methods": list(methods), "effort": EFFORT}
     made = service.provenance()
     known = circumstances(service.group_set, provenance=made, settings=settings)
-    more = ["pictures", {m: made.made_from.get(m) for m in methods}, repr(example), example.prompt(service.group_set)]
+    more = [
+        "pictures, nearest",
+        {m: made.made_from.get(m) for m in methods},
+        repr(example),
+        example.prompt(service.group_set),
+    ]
     text = json.dumps([known, *more], sort_keys=True)
     return cache_dir() / "examples" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.zip"
 
@@ -81,7 +86,7 @@ def kept(service: Service, example: Example, methods: tuple[str, ...]) -> Answer
     try:
         report = read_report(path)
         query = service.prepare(report.picture, prompt=report.record["picture"]["prompt"])
-        pictures = shown(report)
+        pictures = replace(shown(report), near=service.nearest(query))  # a report holds none of these pictures
     except (GudaError, OSError) as e:
         log.warning("A kept example is computed again. %s", e)
         return None

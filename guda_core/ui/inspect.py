@@ -8,13 +8,15 @@ from typing import Any
 
 import gradio as gr
 
+from guda_core.answers import plots, sentences
+from guda_core.answers.markup import Html, code, heading, note, table, text
 from guda_core.attribution import contributions
 from guda_core.records import Attribution, GroupModels, Provenance
 from guda_core.service import Service
-from guda_core.ui import plots, words
+from guda_core.ui import words
 from guda_core.ui.answer import Answer
+from guda_core.ui.blocks import block
 from guda_core.ui.connect import QUICK
-from guda_core.ui.markup import Html, block, code, heading, note, table, text
 
 Z = 1.96  # standard errors of a 95% interval
 STEPS = (
@@ -59,8 +61,8 @@ def _figure(found: Any) -> str:
     if not isinstance(found, dict) or not isinstance(found.get("mean"), int | float):
         return "-"
     se = found.get("se")
-    spread = f" ± {words.number(Z * se, 'nats')}" if isinstance(se, int | float) else ""
-    return f"{words.number(found['mean'], 'nats')}{spread}"
+    spread = f" ± {sentences.number(Z * se, 'nats')}" if isinstance(se, int | float) else ""
+    return f"{sentences.number(found['mean'], 'nats')}{spread}"
 
 
 def hashes(service: Service, provenance: Provenance, answer: Answer | None) -> Html:
@@ -107,18 +109,18 @@ def steps(a: Attribution, group: str, name: str) -> tuple[Html, Html, Html]:
     halves = [Z * c.se if c.se is not None else 0.0 for c in parts]
     top = max(range(len(parts)), key=lambda i: parts[i].value)
     said = (
-        f"{name}: the largest addition, {words.number(parts[top].value, a.unit)} {a.unit}, comes from timesteps "
+        f"{name}: the largest addition, {sentences.number(parts[top].value, a.unit)} {a.unit}, comes from timesteps "
         f"{labels[top]}."
     )
     rows = [
-        (label, words.number(c.value, a.unit), f"± {words.number(h, a.unit)}" if c.se is not None else "-")
+        (label, sentences.number(c.value, a.unit), f"± {sentences.number(h, a.unit)}" if c.se is not None else "-")
         for label, c, h in zip(labels, parts, halves, strict=True)
     ]
     offset, drop = a.offset(group), sum(c.value for c in parts)
     if offset:
-        rows.append(("all: the drop", words.number(drop, a.unit), ""))
-        rows.append(("the offset", words.number(offset, a.unit), ""))
-    rows.append(("the score" if offset else "all: the score", words.number(drop + offset, a.unit), ""))
+        rows.append(("all: the drop", sentences.number(drop, a.unit), ""))
+        rows.append(("the offset", sentences.number(offset, a.unit), ""))
+    rows.append(("the score" if offset else "all: the score", sentences.number(drop + offset, a.unit), ""))
     body = table("What each range of timesteps adds", ("Timesteps", "Adds (nats)", "95%"), rows, numbers=".nn")
     return (
         text(said, STEPS, *([OFFSET] if offset else [])),
@@ -133,7 +135,7 @@ def narrowing(a: Attribution, group: str, name: str) -> tuple[Html, Html, Html]:
     found = contributions.narrowing(a.kl, group, a.offset(group))
     if not found:
         return text("There are too few draws to show this."), Html(), Html()
-    first, last = (f"{words.number(e.high - e.low, a.unit)}" for e in (found[0][1], found[-1][1]))
+    first, last = (f"{sentences.number(e.high - e.low, a.unit)}" for e in (found[0][1], found[-1][1]))
     if len(found) == 1:
         said = (
             f"{name}: with {found[0][0]} draws in each range of timesteps the 95% interval is {first} {a.unit} wide. "
@@ -145,10 +147,9 @@ def narrowing(a: Attribution, group: str, name: str) -> tuple[Html, Html, Html]:
             f"with {found[-1][0]} it is {last}."
         )
     rows = [
-        (str(m), words.number(e.value, a.unit), f"{words.number(e.low, a.unit)} to {words.number(e.high, a.unit)}",
-         words.number(e.high - e.low, a.unit))
-        for m, e in found
-    ]  # fmt: skip
+        (str(m), *(sentences.number(v, a.unit) for v in (e.value, e.low, e.high, e.high - e.low))) for m, e in found
+    ]
+    rows = [(m, value, f"{low} to {high}", wide) for m, value, low, high, wide in rows]
     plot = plots.narrowing(
         [m for m, _ in found], [e.value for _, e in found], [e.low for _, e in found], [e.high for _, e in found]
     )

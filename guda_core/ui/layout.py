@@ -8,16 +8,17 @@ from typing import Any
 
 import gradio as gr
 
+from guda_core.answers.markup import heading, listed, makers, note, status_html, verdict_html
+from guda_core.answers.verdict import FIRST_VISIT, NO_EXAMPLES
 from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import described
 from guda_core.records import GroupSet
 from guda_core.service import EFFORTS, Service, main_first
 from guda_core.ui import words
+from guda_core.ui.blocks import block
 from guda_core.ui.examples import EXAMPLES, FIRST
-from guda_core.ui.markup import block, heading, listed, makers, note, status_html, verdict_html
 from guda_core.ui.seen import folder, seen, thumbnail
 from guda_core.ui.uploads import only_keep_the_path
-from guda_core.ui.verdict import FIRST_VISIT, NO_EXAMPLES
 
 SESSION = 1800  # seconds that a visitor's picture and answer are kept
 
@@ -104,8 +105,8 @@ def _controls(service: Service, where: Path | None) -> dict[str, Any]:
             made_of = _made_of(service)
         with gr.Tab("Upload") as upload_tab:
             upload = gr.Image(
-                label="Picture: PNG, JPEG or WebP", type="filepath", sources=["upload", "clipboard"], height=150,
-                buttons=[], elem_classes="guda-upload",
+                label="Picture: PNG, JPEG, WebP, AVIF, TIFF or HEIC", type="filepath",
+                sources=["upload", "clipboard"], height=150, buttons=[], elem_classes="guda-upload",
             )  # fmt: skip
             only_keep_the_path(upload)
             block(note(f"{words.LIMITS} {words.PRIVACY}"), elem_classes="guda-small")

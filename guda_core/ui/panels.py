@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from guda_core.answers import sentences
+from guda_core.answers.markup import Html, banner, folded, note, safe, scores_html
+from guda_core.answers.plots import bars
 from guda_core.records import Attribution, GroupSet, MethodInfo, Scope
-from guda_core.ui import words
-from guda_core.ui.markup import Html, banner, folded, note, safe, scores_html
-from guda_core.ui.plots import bars
 
 FIGURES = "The same figures as a table, and what they mean"
 ALL_THE_SAME = "Show the scores all the same"
@@ -24,7 +24,7 @@ def main_panel(
     caveat: what has to be said of this model's scores.
     """
     title = Html(f'<h3 class="guda-method">{safe(info.name)}: what each group gives</h3>')
-    meaning = note(info.note, words.READING) + scores_html(a, group_set, info.name)
+    meaning = note(info.note, sentences.READING) + scores_html(a, group_set, info.name)
     body = Html(title + bars(a, group_set, info.name) + (banner(caveat) if caveat else "") + folded(FIGURES, meaning))
     if out(scope):
         return folded(ALL_THE_SAME, body, css="guda-out")
@@ -34,6 +34,6 @@ def main_panel(
 def other_panel(a: Attribution, group_set: GroupSet, info: MethodInfo, *, scope: Scope | None = None) -> Html:
     """One line with the ranks by a method, which unfolds to its bars and figures. Out of scope, without the ranks."""
     body = note(info.note) + bars(a, group_set, info.name) + scores_html(a, group_set, info.name)
-    ranks = "" if out(scope) else words.strip(a, group_set)
+    ranks = "" if out(scope) else sentences.strip(a, group_set)
     name = Html(f"<b>{safe(info.name)}</b> <span>{safe(ranks)}</span>")
     return folded(name, body, css="guda-strip")

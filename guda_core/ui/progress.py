@@ -6,9 +6,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from guda_core.answers.markup import Html, status_html
 from guda_core.service import Service, main_first
 from guda_core.ui import words
-from guda_core.ui.markup import Html, status_html
 
 DRAW, SCOPE, CAPTIONS, STRIP, WHERE = "draw", "scope", "captions", "strip", "where"
 LEAST = 0.05  # seconds that a part is counted with at least

@@ -1,22 +1,31 @@
-"""The report of the last answer for download, and the replay of a report that someone brings."""
+"""The report of the last answer for download; a report that someone brings, shown, replayed, set beside another."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from guda_core.answers import sentences
+from guda_core.answers.markup import Html, code, folded, heading, note, says_html, status_html, table, text
 from guda_core.errors import ReportError
+from guda_core.records import MethodInfo
+from guda_core.reports.opened import Told, tell
+from guda_core.reports.page import answer_html
 from guda_core.reports.read import read_report
 from guda_core.reports.replay import Change, Verdict, replay
+from guda_core.reports.restore import attributions, pixels
+from guda_core.reports.restore import shown as restored
+from guda_core.reports.two_reports import compare
 from guda_core.service import Service
 from guda_core.ui import words
 from guda_core.ui.answer import Answer
+from guda_core.ui.blocks import block
 from guda_core.ui.callbacks import explained, refusal
 from guda_core.ui.connect import COMPUTE, QUICK
-from guda_core.ui.markup import Html, block, code, heading, note, says_html, status_html, table
 from guda_core.ui.uploads import offered, only_keep_the_path, uploaded
 
 ABOUT = (
@@ -68,6 +77,44 @@ def _changes(title: str, changes: tuple[Change, ...]) -> str:
 
 
 @dataclass(frozen=True)
+class Opened:
+    """A report that was read, and how it is shown."""
+
+    told: Told
+    html: Html
+
+
+def opened(path: Path, known: Mapping[str, MethodInfo]) -> Opened:
+    """Read a report and show what it says. Raises ReportError."""
+    report = read_report(path)
+    told = tell(report.record, attributions(report), known, restored(report))
+    about = f"{told.record['model']['name']}, {told.record['date']}"
+    return Opened(told, Html(heading("What the report says") + note(about) + answer_html(told, pixels(report))))
+
+
+def comparison(a: Told, b: Told) -> Html:
+    """How two reports differ: sentences, and a table for each method that both have."""
+    found = compare(a, b)
+    parts: list[str] = [heading("The two reports compared"), text(*found.said)]
+    for m, rows in found.methods.items():
+        unit, name = found.units.get(m, ""), a.methods[m].name
+        cells = [
+            (r.name, r.rank_a or "-", r.rank_b or "-", *(_score(v, unit) for v in (r.score_a, r.score_b, r.difference)),
+             f"{_score(r.low, unit)} to {_score(r.high, unit)}" if r.low is not None else "-")
+            for r in rows
+        ]  # fmt: skip
+        head = ("Group", "Rank: first", "second", f"Score ({unit or 'two units'}): first", "second", "Difference",
+                "95% interval")  # fmt: skip
+        body = table(f"Both reports by {name}", head, cells, numbers=".nnnnnn")
+        parts.append(folded(name, body, open_=m == next(iter(found.methods))))
+    return Html("".join(parts))
+
+
+def _score(value: float | None, unit: str) -> str:
+    return "-" if value is None else sentences.number(value, unit)
+
+
+@dataclass(frozen=True)
 class Reports:
     """The parts of this section."""
 
@@ -75,10 +122,13 @@ class Reports:
     file: gr.DownloadButton
     said: gr.HTML
     upload: gr.File
+    second: gr.File
     replay: gr.Button
     cancel: gr.Button
     status: gr.HTML
     result: gr.HTML
+    opened: gr.HTML
+    beside: gr.HTML
 
 
 def draw() -> Reports:
@@ -90,13 +140,21 @@ def draw() -> Reports:
             file = gr.DownloadButton("Save the report", elem_id="guda-report-file", visible=False, size="sm")
             said = block()
         with gr.Column(min_width=280):
-            upload = gr.File(label="A report's zip", file_count="single", type="filepath", height=120)
+            with gr.Row():
+                upload = gr.File(label="A report's zip", file_count="single", type="filepath", height=120)
+                second = gr.File(label="A second one, to compare", file_count="single", type="filepath", height=120)
             only_keep_the_path(upload)
+            only_keep_the_path(second)
             with gr.Row():
                 again = gr.Button("Replay this report", scale=3, min_width=150)
                 cancel = gr.Button("Stop", interactive=False, scale=1, min_width=80)
     status, result = block(status_html(""), elem_classes="guda-status"), block()
-    return Reports(download, file, said, upload, again, cancel, status, result)
+    with gr.Row(equal_height=False):
+        with gr.Column(min_width=320):
+            opened = block(elem_classes="guda-opened")
+        with gr.Column(min_width=320):
+            beside = block(elem_classes="guda-opened")
+    return Reports(download, file, said, upload, second, again, cancel, status, result, opened, beside)
 
 
 def connect(r: Reports, service: Service, answer: gr.State) -> None:
@@ -107,6 +165,20 @@ def connect(r: Reports, service: Service, answer: gr.State) -> None:
             return [gr.update(value=made(a, service), visible=True), note("The report is ready.")]
         except Exception as e:
             return [gr.update(visible=False), note(f"No report. {explained(e)}")]
+
+    def shown(path: str | None, other: str | None) -> list[Any]:
+        """The report, the second one beside it, and how they differ; a sentence in place of one that is refused."""
+        known, told, out = service.methods(), [], []
+        for given in (path, other):
+            try:
+                told.append(opened(uploaded(given), known) if given else None)
+                out.append(told[-1].html if told[-1] is not None else "")
+            except Exception as e:
+                told.append(None)
+                out.append(says_html(f"Not opened. {explained(e)}"))
+        first, second = told
+        differ = comparison(first.told, second.told) if first is not None and second is not None else ""
+        return [*out, differ]
 
     def run(path: str | None) -> Iterator[list[Any]]:
         try:
@@ -128,6 +200,10 @@ def connect(r: Reports, service: Service, answer: gr.State) -> None:
 
     written = r.download.click(write, answer, [r.file, r.said], **{**QUICK, "queue": True}, concurrency_limit=2)
     written.success(None, r.file, None, js=SAVE, **QUICK)
+    for file in (r.upload, r.second):
+        file.change(
+            shown, [r.upload, r.second], [r.opened, r.beside, r.result], **{**QUICK, "queue": True}, concurrency_limit=2
+        )
     buttons = [r.replay, r.cancel]
     begun = r.replay.click(
         lambda: [*usable(idle=False), status_html(words.WAITING), ""], None, [*buttons, r.status, r.result], **QUICK

@@ -13,15 +13,16 @@ from typing import Any
 
 import gradio as gr
 
+from guda_core.answers import sentences
+from guda_core.answers.markup import Html, folded, heading, note, safe, table, text
+from guda_core.answers.plots import bars
 from guda_core.records import VERDICTS, Attribution, Group, GroupScore, GroupSet
 from guda_core.scoring.asking import ORDERS, SCOPES, STATUSES, Asked, Results, Summary
 from guda_core.scoring.table_rows import Row
-from guda_core.ui import words
+from guda_core.ui.blocks import block
 from guda_core.ui.callbacks import explained
 from guda_core.ui.connect import QUICK
-from guda_core.ui.markup import Html, block, folded, heading, note, safe, table, text
 from guda_core.ui.panels import ALL_THE_SAME
-from guda_core.ui.plots import bars
 
 VARIABLE = "GUDA_RESULTS"
 TAB = "Results"
@@ -110,7 +111,7 @@ def _names(rows: Sequence[Row]) -> list[str]:
 
 def _cells(r: Row) -> list[object]:
     ok = r["score"] is not None
-    values = [words.number(r[k], r["unit"]) for k in ("score", "low", "high")] if ok else []
+    values = [sentences.number(r[k], r["unit"]) for k in ("score", "low", "high")] if ok else []
     told = r["status"] if not r["reason"] else f"{r['status']}: {r['reason']}"
     return [
         r["picture"], r["method"] or "-", r["rank"] or "-", r["group_name"] or "-",

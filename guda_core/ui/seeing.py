@@ -8,12 +8,12 @@ from contextlib import closing
 from dataclasses import replace
 from typing import cast
 
+from guda_core.answers.markup import Html
 from guda_core.errors import GudaError
 from guda_core.picture_records import PlaceMap, Shown
 from guda_core.reports.picture_files import tile
 from guda_core.service import Service, main_method
 from guda_core.ui.answer import Answer
-from guda_core.ui.markup import Html
 from guda_core.ui.panels import out
 from guda_core.ui.progress import STRIP, WHERE, Progress, per_pass
 

@@ -11,8 +11,8 @@ import json
 from pathlib import Path
 
 from guda_core import paths
+from guda_core.answers.markup import Html, note, safe
 from guda_core.service import Service
-from guda_core.ui.markup import Html, note, safe
 
 LIST = "drawn.json"
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")

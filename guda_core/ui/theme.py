@@ -7,9 +7,14 @@ from pathlib import Path
 
 import gradio as gr
 
+from guda_core.answers.look import COLOURS, RULES, variables
 from guda_core.ui.words import PURPOSE
 
-CSS = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+CSS = (
+    f".guda-chart, .guda-chip {{{variables(COLOURS, dark=False)}}}\n"
+    f".dark .guda-chart, .dark .guda-chip {{{variables(COLOURS, dark=True)}}}\n{RULES}"
+    + Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+)
 HEAD = (
     f'<meta name="description" content="{escape(PURPOSE)}">'
     f'<meta property="og:description" content="{escape(PURPOSE)}">'

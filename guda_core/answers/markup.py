@@ -1,4 +1,4 @@
-"""The HTML of the page's parts. Every function escapes the plain text it is given; only `Html` passes as it is."""
+"""The HTML of an answer's parts. Every function escapes the plain text it is given; only `Html` passes as it is."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import base64
 import io
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Any
 
-import gradio as gr
+import numpy as np
 from PIL import Image
 
+from guda_core.answers import sentences
+from guda_core.answers.verdict import Verdict
 from guda_core.records import Attribution, GroupSet, Query
-from guda_core.ui import words
-from guda_core.ui.verdict import Verdict
 
 
 class Html(str):
@@ -25,11 +24,6 @@ class Html(str):
 def safe(text: object) -> Html:
     """Plain text made ready for a page; markup of this module unchanged."""
     return text if isinstance(text, Html) else Html(escape(str(text)))
-
-
-def block(value: str = "", **more: Any) -> gr.HTML:
-    """An HTML component styled by our own CSS alone."""
-    return gr.HTML(value, apply_default_css=False, padding=False, **more)
 
 
 def heading(text: str) -> Html:
@@ -115,14 +109,17 @@ def status_html(what: str, progress: float | None = None) -> Html:
     return Html(f'<div role="status"><span>{safe(what)}</span>{bar}</div>')
 
 
-def picture_html(query: Query) -> Html:
-    """The picture as it is scored, each of its pixels as it is, with a text for those who cannot see it."""
+def image(pixels: np.ndarray, alt: str) -> Html:
+    """A picture within the page. pixels: (H, W, 3) uint8. alt: the text for those who cannot see it."""
     out = io.BytesIO()
-    Image.fromarray(query.pixels).save(out, format="PNG")
-    data = base64.b64encode(out.getvalue()).decode()
-    alt = f"The picture as it is scored{f', made for: {query.prompt}' if query.prompt else ''}"
-    image = f'<img src="data:image/png;base64,{data}" alt="{escape(alt)}">'
-    return Html(f'<figure class="guda-picture">{image}</figure>')
+    Image.fromarray(pixels).save(out, format="PNG")
+    return Html(f'<img src="data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}" alt="{escape(alt)}">')
+
+
+def picture_html(pixels: np.ndarray, prompt: str) -> Html:
+    """The picture as it is scored, each of its pixels as it is."""
+    alt = f"The picture as it is scored{f', made for: {prompt}' if prompt else ''}"
+    return Html(f'<figure class="guda-picture">{image(pixels, alt)}</figure>')
 
 
 def notes_html(query: Query) -> Html:
@@ -134,10 +131,10 @@ def notes_html(query: Query) -> Html:
 def scores_html(a: Attribution, group_set: GroupSet, name: str) -> Html:
     """The same figures as the bars: rank, group, score, 95% interval, both parts where there are two."""
     parts = ("To any picture (offset)", "To this picture") if a.has_offset else ()
-    why = (said,) if (said := words.remarks(a)) else ()
+    why = (said,) if (said := sentences.remarks(a)) else ()
     head = ("Rank", "Group", f"Score ({a.unit})", "95% interval", *parts, *why)
     numbers = "n.nn" + "n" * len(parts)
-    return table(f"Scores by {name}", head, words.rows(a, group_set), numbers=numbers, css="guda-scores")
+    return table(f"Scores by {name}", head, sentences.rows(a, group_set), numbers=numbers, css="guda-scores")
 
 
 def makers(group_set: GroupSet) -> Html:

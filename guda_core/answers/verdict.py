@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from guda_core.answers import sentences
 from guda_core.records import Attribution, GroupSet, MethodInfo, Scope
-from guda_core.ui import words
 
 CLEAR, CLOSE, NONE, OUT, LIKENESS = "clear", "close", "none", "out of scope", "likeness"
 WORKING, CANCELLED, UNSURE = "working", "cancelled", "not compared"
@@ -99,7 +99,7 @@ def _of(a: Attribution, group_set: GroupSet, method: str) -> Verdict:
         said = Verdict(f"First: {names[ranked[0]]}", plain, _figures(a, names, ranked), (_lead(a),))
     left = f" Not scored: {', '.join(missing)}." if missing else ""
     if a.reached == "width" and a.progress == 1:
-        left = f" {words.ENDED_EARLY}{left}"
+        left = f" {sentences.ENDED_EARLY}{left}"
     return Verdict(said.headline, said.plain, said.figures + left, said.chips)
 
 
@@ -107,7 +107,7 @@ def _needed(a: Attribution, names: Mapping[str, str], ranked: list[str]) -> Verd
     """Of scores in nats."""
     first, figures = ranked[0], _figures(a, names, ranked)
     if not a.stands_out(first):
-        beyond = words.beyond(a, ranked) if a.offset(first) > 0 else None
+        beyond = sentences.beyond(a, ranked) if a.offset(first) > 0 else None
         if beyond is None:
             plain = f"{names[first]} comes first, but {_why_not(a, first)}."
             return Verdict("No group stands out", plain, figures, (Chip(NONE, "unsure"),))
@@ -140,10 +140,10 @@ def _lead(a: Attribution) -> Chip:
 def _figures(a: Attribution, names: Mapping[str, str], ranked: list[str]) -> str:
     """The first group's score with its interval, and the next group's."""
     first, s = ranked[0], a.groups[ranked[0]]
-    said = f"{names[first]}: {words.number(s.score or 0.0, a.unit)} {a.unit}"
-    said += f" (95% interval {span})" if (span := words.interval(s, a.unit)) else ""
+    said = f"{names[first]}: {sentences.number(s.score or 0.0, a.unit)} {a.unit}"
+    said += f" (95% interval {span})" if (span := sentences.interval(s, a.unit)) else ""
     if ranked[1:]:
-        said += f". Next: {names[ranked[1]]}, {words.number(a.groups[ranked[1]].score or 0.0, a.unit)}"
+        said += f". Next: {names[ranked[1]]}, {sentences.number(a.groups[ranked[1]].score or 0.0, a.unit)}"
     return f"{said}."
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-from html import escape
-
 import numpy as np
 
-from guda_core.picture_records import Shown, Strip
+from guda_core.answers import sentences
+from guda_core.answers.markup import Html, image, link, note, safe
+from guda_core.picture_records import Near, Shown, Strip
 from guda_core.records import GroupSet
-from guda_core.reports.picture_files import png
-from guda_core.ui.markup import Html, note, safe
 
 TITLE_STRIP, TITLE_WHERE = "What it would draw without", "Where in the picture"
 AGAIN = "The same prompt and seed, drawn by the model without one group each."
@@ -23,16 +20,17 @@ COLOURS = (
     "Orange: without the group, the model explains this place worse. Blue: better. No colour: the map says nothing "
     "here. Each map has a scale of its own."
 )
+TITLE_NEAR = "Looks most like these training pictures"
+LIKENESS = "That is likeness, not influence. The number: 1 looks the same, 0 looks like something else."
 NOTHING = "the map says nothing here"
 
 
-def picture(pixels: np.ndarray, alt: str) -> str:
-    """An image within the page. pixels: (H, W, 3) uint8."""
-    return f'<img src="data:image/png;base64,{base64.b64encode(png(pixels)).decode()}" alt="{escape(alt)}">'
-
-
 def _cell(pixels: np.ndarray, alt: str, name: str, said: str) -> str:
-    return f"<li>{picture(pixels, alt)}<b>{safe(name)}</b><span>{safe(said)}</span></li>"
+    return f"<li>{image(pixels, alt)}<b>{safe(name)}</b><span>{safe(said)}</span></li>"
+
+
+def _section(title: str, body: str) -> Html:
+    return Html(f'<section class="guda-shown"><h3 class="guda-method">{title}</h3>{body}</section>')
 
 
 def strip_html(s: Strip, group_set: GroupSet) -> Html:
@@ -43,7 +41,7 @@ def strip_html(s: Strip, group_set: GroupSet) -> Html:
         cells.append(_cell(s.pictures[g], f"Drawn without {name}, distance {far}", f"Without {name}", far))
     how = AGAIN if s.level is None else NOISED.format(level=f"{s.level:.0%}")
     body = f'<ul class="guda-drawings">{"".join(cells)}</ul>{note(f"{how} {NUMBER}")}'
-    return Html(f'<section class="guda-shown"><h3 class="guda-method">{TITLE_STRIP}</h3>{body}</section>')
+    return _section(TITLE_STRIP, body)
 
 
 def where_html(shown: Shown, group_set: GroupSet) -> Html:
@@ -51,10 +49,29 @@ def where_html(shown: Shown, group_set: GroupSet) -> Html:
     cells = []
     for t in shown.where:
         name = group_set.groups[t.group].name
-        said = f"{t.drop:.0f} nats, {100 * t.share:.0f} of 100 places stand out" if t.share else NOTHING
+        said = (
+            f"{sentences.number(t.drop, 'nats')} nats, {100 * t.share:.0f} of 100 places stand out"
+            if t.share
+            else NOTHING
+        )
         cells.append(_cell(t.overlay, f"Where {name} was needed: {said}", name, said))
     body = f'<ul class="guda-drawings guda-maps">{"".join(cells)}</ul>{note(COLOURS)}'
-    return Html(f'<section class="guda-shown"><h3 class="guda-method">{TITLE_WHERE}</h3>{body}</section>')
+    return _section(TITLE_WHERE, body)
+
+
+def near_html(near: tuple[Near, ...], group_set: GroupSet) -> Html:
+    """The training pictures most alike, with whose they are; "" for none."""
+    if not near:
+        return Html()
+    cells = []
+    for n in near:
+        group = group_set.groups[n.group]
+        name = n.name.replace("-", " ") or "a picture"
+        seen = "" if n.pixels is None else image(n.pixels, f"{name}, by {group.name}")
+        credit = f"{link(group.link, group.name)}, {safe(group.author)}, {link(group.licence_link, group.licence)}"
+        cells.append(f"<li>{seen}<b>{safe(name)}: {n.cosine:.2f}</b><span>{credit}</span></li>")
+    body = f'<ul class="guda-drawings guda-near">{"".join(cells)}</ul>{note(LIKENESS)}'
+    return _section(TITLE_NEAR, body)
 
 
 def shown_html(shown: Shown, group_set: GroupSet) -> Html:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from guda_core.answers import sentences
+from guda_core.answers.markup import Html, safe
 from guda_core.records import Attribution, GroupSet
-from guda_core.ui import words
-from guda_core.ui.markup import Html, safe
 
 TICKS = 4  # steps of an axis, at most about
 ANY, THIS, INTERVAL = "to any picture", "to this picture", "95% interval"
@@ -123,7 +123,7 @@ def described(rows: Sequence[Row], title: str, unit: str) -> str:
 
 
 def _number(value: float, unit: str) -> str:
-    return f"{value:.2f}" if unit == "agreement" else words.number(value, unit)
+    return f"{value:.2f}" if unit == "agreement" else sentences.number(value, unit)
 
 
 def _row(r: Row, at: Axis, unit: str, *, points: bool) -> str:

@@ -1,0 +1,22 @@
+"""How answers look: rules that the app and the page in a report share, and their colours in light and dark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+RULES = Path(__file__).with_name("answer.css").read_text(encoding="utf-8")
+COLOURS = {  # light, dark
+    "any": ("#64748b", "#94a3b8"),  # the part of a bar that any picture gets, and the part that this one gets
+    "this": ("#2563eb", "#60a5fa"),
+    "good": ("#166534", "#bbf7d0"),  # chips
+    "good-back": ("#dcfce7", "#14532d"),
+    "unsure": ("#92400e", "#fde68a"),
+    "unsure-back": ("#fef3c7", "#713f12"),
+    "quiet": ("#334155", "#e2e8f0"),
+    "quiet-back": ("#f1f5f9", "#334155"),
+}
+
+
+def variables(colours: dict[str, tuple[str, str]], *, dark: bool) -> str:
+    """Declarations of CSS variables."""
+    return "".join(f"--{name}: {pair[dark]};" for name, pair in colours.items())

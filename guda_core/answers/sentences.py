@@ -1,0 +1,143 @@
+"""An answer in plain sentences. Plain text throughout: whoever puts it into HTML escapes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from guda_core.records import VERDICTS, Attribution, GroupScore, GroupSet, Scope
+
+STATUS = {"ok": "ok", "unavailable": "unavailable", "no_score": "no score"}
+
+TITLE = "Which pictures made this picture possible?"
+READING = "A score is not a share: scores do not add up to anything."
+ENDED_EARLY = "The answer is as exact as this effort asks, so it ended early."
+
+PLAIN_UNITS = ("nats", "standard scores")  # whose scores are no smaller than two digits after the point show
+
+
+def number(value: float, unit: str) -> str:
+    """A score with as many digits as are worth reading: 41, 3.2 or 0.04 nats; 0.712 cosine; 0.0011 in a unit whose
+    scale is a method's own."""
+    if unit == "cosine":
+        text = f"{value:.3f}"
+    elif unit not in PLAIN_UNITS and abs(value) < 1:
+        text = f"{value:.2g}"
+    else:
+        text = f"{value:.0f}" if abs(value) >= 10 else f"{value:.1f}" if abs(value) >= 1 else f"{value:.2f}"
+    return text if float(text) else text.lstrip("-")
+
+
+def interval(s: GroupScore, unit: str) -> str:
+    """The 95% interval, e.g. "35 to 47"; "" when there is none."""
+    if s.low is None or s.high is None:
+        return ""
+    return f"{number(s.low, unit)} to {number(s.high, unit)}"
+
+
+def beyond(a: Attribution, ranked: list[str]) -> str | None:
+    """The group that gives this picture most beyond what it gives to any, clearly; None where none does."""
+    clear = [g for g in ranked if a.stands_out(g)]
+    return max(clear, key=lambda g: (a.groups[g].score or 0.0) - max(0.0, a.offset(g)), default=None)
+
+
+def remarks(a: Attribution) -> str:
+    """The heading of the column that says why a group has no score or fewer draws; "" where there is nothing to say."""
+    if any(s.score is not None and s.reason for s in a.groups.values()):
+        return "Remark"
+    return "Not scored" if len(a.ranked()) < len(a.groups) else ""
+
+
+def rows(a: Attribution, group_set: GroupSet) -> list[tuple[str, ...]]:
+    """The table of an Attribution, best first: rank, group, score, 95% interval, offset and what is beyond it (if
+    scores include one), and, where a group has no score or fewer draws, a last column with the reason."""
+    ranked, offset = a.ranked(), a.has_offset
+    out: list[tuple[str, ...]] = []
+    for i, g in enumerate([*ranked, *(g for g in a.groups if g not in ranked)]):
+        s = a.groups[g]
+        if s.score is None:
+            cells = ["-", group_set.groups[g].name, "-", "-", *(["-", "-"] if offset else [])]
+        else:
+            parts = [number(a.offset(g), a.unit), number(s.score - a.offset(g), a.unit)] if offset else []
+            cells = [str(i + 1), group_set.groups[g].name, number(s.score, a.unit), interval(s, a.unit) or "-", *parts]
+        why = STATUS[s.status] + (f": {s.reason}" if s.reason else "")
+        out.append((*cells, *([why if s.score is None else s.reason] if remarks(a) else [])))
+    return out
+
+
+def strip(a: Attribution, group_set: GroupSet) -> str:
+    """Whom a method puts where, as one line: "1 OpenMoji, 2 Noto Emoji, 3 Twemoji"."""
+    named = [f"{i} {group_set.groups[g].name}" for i, g in enumerate(a.ranked(), 1)]
+    return ", ".join(named) or "no group could be scored"
+
+
+def scope_note(scope: Scope) -> str:
+    """Whether the model could have made the picture, for a line below the answer; with the kinds of foreign pictures
+    that the check calls out of scope less than half of the time."""
+    missed = ""
+    if scope.verdict == "in scope":
+        kinds = [k for k in scope.settings.get("kinds", {}).values() if not k["belongs"]]
+        often = [k for k in kinds if k["out_of_scope"]["value"] < 0.5]
+        often.sort(key=lambda k: k["out_of_scope"]["value"])
+        told = [f"{k['about']} ({100 * k['out_of_scope']['value']:.0f}% are found)" for k in often]
+        missed = f"This check misses most of these: {', '.join(told)}." if told else ""
+    return f"{VERDICTS[scope.verdict]} {scope.reason} {missed}".strip()
+
+
+def first_of(a: Attribution, group_set: GroupSet) -> str:
+    """Whom an answer puts first, as one cell of a table says it."""
+    ranked = a.ranked()
+    if not ranked:
+        return "no group could be scored"
+    name = group_set.groups[ranked[0]].name
+    if a.unit == "nats" and not a.stands_out(ranked[0]):
+        most = beyond(a, ranked) if a.offset(ranked[0]) > 0 else None
+        if most is None:
+            return "no group stands out"
+        return f"{name}; above the offsets: {group_set.groups[most].name}"
+    if a.separable is False and a.runner_up:
+        return f"{name} or {group_set.groups[a.runner_up].name}: not separable"
+    return name
+
+
+def captions_agree(answers: Sequence[Attribution], group_set: GroupSet) -> str:
+    """Do the answers to one picture under different captions put the same group first?"""
+    firsts = [first_of(a, group_set) for a in answers]
+    if len(firsts) < 2:
+        return "There was no other caption to try."
+    if len(set(firsts)) == 1:
+        return f"The answer does not depend on the caption: each one gives {firsts[0]}."
+    leaders = {a.ranked()[0] for a in answers if a.ranked()}
+    if len(leaders) == 1:
+        name = group_set.groups[next(iter(leaders))].name
+        return f"{name} comes first with each caption, but not always clearly. Trust this less than a clear answer."
+    return "The captions disagree about the first group. Do not rely on any one of these answers alone."
+
+
+def compared(answers: Sequence[Attribution], group_set: GroupSet, names: Mapping[str, str]) -> list[str]:
+    """Where the methods agree and disagree, in plain sentences."""
+    ranks = {a.method: {g: i + 1 for i, g in enumerate(a.ranked())} for a in answers if a.ranked()}
+    if len(ranks) < 2:
+        return ["Only one method has answered, so there is nothing to compare. Choose a second one and score again."]
+    first = {m: next(iter(r)) for m, r in ranks.items()}
+    shown = {g: group_set.groups[g].name for r in ranks.values() for g in r}
+    if len(set(first.values())) == 1:
+        said = [f"All methods put {shown[next(iter(first.values()))]} first."]
+    else:
+        by = {g: ", ".join(names[m] for m, f in first.items() if f == g) for g in first.values()}
+        said = ["The methods disagree: " + "; ".join(f"{shown[g]} is first by {m}" for g, m in by.items()) + "."]
+    common = [g for g in shown if all(g in r for r in ranks.values())]
+    spread = {g: max(r[g] for r in ranks.values()) - min(r[g] for r in ranks.values()) for g in common}
+    most = max(spread, key=lambda g: spread[g], default=None)
+    if most is not None and spread[most] > 1:
+        places = ", ".join(f"{ordinal(r[most])} by {names[m]}" for m, r in ranks.items())
+        said.append(f"They differ most about {shown[most]}: {places}.")
+    unsure = [names[a.method] for a in answers if a.separable is False]
+    if unsure:
+        said.append(f"The first two groups are not separable by {' or '.join(unsure)}.")
+    return said
+
+
+def ordinal(n: int) -> str:
+    """1st, 2nd, 3rd, 4th, 11th, 21st."""
+    ending = "th" if 10 <= n % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
+    return f"{n}{ending}"

@@ -1,0 +1,61 @@
+"""`guda compare`: two reports side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from guda_core.cli.terminal import say, show
+
+if TYPE_CHECKING:
+    from guda_core.reports.opened import Told
+    from guda_core.reports.two_reports import Row
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="The zip of a report.")],
+    second: Annotated[Path, typer.Argument(help="The zip of another report.")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write what was found here.")] = None,
+) -> None:
+    """Compare two reports: the same picture, model, groups and settings? Which groups changed place, which scores?
+
+    Nothing is computed again: `guda replay` does that.
+    """
+    from guda_core.reports import bundle
+    from guda_core.reports.two_reports import compare as run
+
+    a, b = _told(first), _told(second)
+    found = run(a, b)
+    for sentence in found.said:
+        say(sentence)
+    for method, rows in found.methods.items():
+        _table(f"{a.methods[method].name} ({found.units.get(method, 'different units')})", rows)
+    for method, where in found.only.items():
+        said, told = ("first", a) if where == "a" else ("second", b)
+        say(f"Only the {said} report has {told.methods[method].name}.")
+    if json_file is not None:
+        bundle.write(json_file, bundle.json_text(found.plain()).encode())
+        say(f"Written: {json_file}")
+
+
+def _told(path: Path) -> Told:
+    from guda_core.reports.opened import tell
+    from guda_core.reports.read import read_report
+    from guda_core.reports.restore import attributions
+
+    report = read_report(path)
+    return tell(report.record, attributions(report), {})
+
+
+def _table(title: str, rows: tuple[Row, ...]) -> None:
+    table = Table(title=title)
+    for column in ("group", "rank: first", "second", "score: first", "second", "difference", "95% interval"):
+        table.add_column(column)
+    for r in rows:
+        span = f"{r.low:.3g} to {r.high:.3g}" if r.low is not None and r.high is not None else "-"
+        numbers = (f"{v:.3g}" if v is not None else "-" for v in (r.score_a, r.score_b, r.difference))
+        table.add_row(r.name, *(str(v) if v else "-" for v in (r.rank_a, r.rank_b)), *numbers, span)
+    show(table)

@@ -1,0 +1,74 @@
+"""Tables of a report's page: how an answer was computed, all hashes, what is absent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from guda_core.answers.markup import Html, code, listed, table
+
+PAGE = "report.html"
+DIGITS = set("0123456789abcdef")
+
+
+def circumstances(record: Mapping[str, Any]) -> Html:
+    """Settings, draws, seed, versions and hardware, as a table."""
+    settings, hardware = record["settings"], record["hardware"]
+    rows = [
+        ("Model", f"{record['model']['name']} ({record['model']['id']}), {record['model']['dtype']}"),
+        ("Groups", f"{record['group_set']['name']} ({record['group_set']['id']})"),
+        ("Caption", record["picture"]["prompt"] or "none"),
+        ("Effort", settings["effort"]),
+        ("Methods asked", ", ".join(settings["methods"])),
+        *_draws(record),
+        ("Seed", record["seed"]["rule"]),
+        ("Versions", ", ".join(f"{k} {v}" for k, v in record["versions"].items())),
+        ("Hardware", ", ".join(f"{k} {v}" for k, v in hardware.items())),
+    ]
+    return table("How it was computed", ("What", "How"), rows, css="facts")
+
+
+def _draws(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for m, found in record["methods"].items():
+        if s := found["sampling"]:
+            first, last = s["timesteps"]
+            yield f"Draws of {m}", f"{s['draws']} in each of {s['strata']} ranges of the timesteps {first} to {last}"
+
+
+def hashes(record: Mapping[str, Any]) -> Html:
+    """Every SHA-256 of the record, each once."""
+    picture, names = record["picture"], record["group_set"]["groups"]
+    found = {
+        "Uploaded file": picture["file_sha256"],
+        "Prepared pixels": picture["pixels_sha256"],
+        "Model": record["model"]["sha256"],
+        "CLIP": record["clip"]["sha256"],
+        "CLIP's features of the training pictures": record["clip"]["bank_sha256"],
+        **{f"Adapter: {names[g]['name'] if g in names else g}": v for g, v in record["adapters"].items()},
+        **{f"Settings of {m}/{k}": v for m, f in record["methods"].items() for k, v in _within(f["settings"])},
+        **{k: v for k, v in record["files"].items() if k != PAGE},  # which cannot name itself
+    }
+    rows, seen = [], set()
+    for what, sha in found.items():
+        if sha not in seen:
+            rows.append((what, code(sha) if sha else "none"))
+        seen |= {sha} - {None}
+    return table("SHA-256", ("What", "SHA-256"), rows, css="facts")
+
+
+def _within(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """(path, value) of every SHA-256 in nested settings."""
+    if isinstance(value, Mapping):
+        for k, v in value.items():
+            yield from _within(v, f"{path}/{k}" if path else str(k))
+    elif isinstance(value, str) and len(value) == 64 and not set(value) - DIGITS:
+        yield path, value
+
+
+def absences(record: Mapping[str, Any]) -> Html:
+    """Each thing that the record could hold and does not, and why."""
+    return (
+        listed((f"{path}: {why}" for path, why in record["absent"].items()), css="small")
+        if record["absent"]
+        else Html()
+    )

@@ -1,0 +1,165 @@
+"""Two reports side by side: the same picture? computed from the same things? which groups changed place, which scores?
+
+    difference = score(b) - score(a), half of its 95% interval = sqrt(h_a^2 + h_b^2), h half of a score's interval
+
+as of independent errors. Where both reports used the same draws of noise, the true interval is narrower. Scores of two
+pictures are never subtracted, nor are those of units whose scale belongs to one model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from guda_core.answers import sentences
+from guda_core.records import Attribution
+from guda_core.reports.opened import Told
+
+ANY_MODEL = ("nats", "cosine")  # units that mean the same for every model
+PARTS = ("picture", "caption", "model", "groups", "adapters", "likeness", "effort", "settings", "versions", "hardware")
+DECIDING = PARTS[:-2]  # versions and hardware are told, not judged
+
+
+@dataclass(frozen=True)
+class Row:
+    """One group by one method. ranks from 1, None where there is no score. difference: b - a with its 95% interval,
+    None where the two cannot be compared."""
+
+    group: str
+    name: str
+    rank_a: int | None
+    rank_b: int | None
+    score_a: float | None
+    score_b: float | None
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval of the difference leaves 0 out."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """same: part of the computation -> whether it is the same. methods: id -> a row for each group of either report.
+    only: method id -> "a" or "b", of those that one report has. units: of the methods in both, where it is the same.
+    """
+
+    said: tuple[str, ...]
+    same: Mapping[str, bool]
+    methods: Mapping[str, tuple[Row, ...]]
+    units: Mapping[str, str]
+    only: Mapping[str, str]
+
+    def plain(self) -> dict[str, Any]:
+        """As plain data, for JSON."""
+        rows = {m: [{**asdict(r), "clear": r.clear} for r in found] for m, found in self.methods.items()}
+        return {"said": list(self.said), "same": dict(self.same), "units": dict(self.units), "methods": rows,
+                "only": dict(self.only)}  # fmt: skip
+
+
+def compare(a: Told, b: Told) -> Compared:
+    """Compare two reports."""
+    same = same_parts(a.record, b.record)
+    both = [m for m in a.asked if m in a.answers and m in b.answers]
+    only = {m: "a" for m in a.answers if m not in b.answers} | {m: "b" for m in b.answers if m not in a.answers}
+    units = {m: a.answers[m].unit for m in both if a.answers[m].unit == b.answers[m].unit}
+    methods = {}
+    for m in both:
+        of_any = units.get(m) in ANY_MODEL or (m in units and same["model"] and same["groups"])
+        methods[m] = rows(a, b, m, comparable=same["picture"] and of_any)
+    said = _said(a, b, same, methods)
+    return Compared(tuple(said), same, methods, units, only)
+
+
+def same_parts(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, bool]:
+    """Part of a record -> whether both say the same of it."""
+    told = []
+    for r in (a, b):
+        common = {m: f["settings"] for m, f in r["methods"].items() if m in a["methods"] and m in b["methods"]}
+        told.append((
+            r["picture"]["pixels_sha256"], r["picture"]["prompt"], r["model"]["sha256"],
+            (r["group_set"]["id"], sorted(r["group_set"]["groups"])), r["adapters"], r["clip"], r["settings"]["effort"],
+            common, r["versions"], (r["hardware"], r["model"]["dtype"]),
+        ))  # fmt: skip
+    return {part: x == y for part, x, y in zip(PARTS, *told, strict=True)}
+
+
+def rows(a: Told, b: Told, method: str, *, comparable: bool) -> tuple[Row, ...]:
+    """The groups of either report by one method, in the order of the first, then of the second."""
+    x, y = a.answers[method], b.answers[method]
+    ranks = [{g: i for i, g in enumerate(f.ranked(), 1)} for f in (x, y)]
+    groups = {**b.group_set.groups, **a.group_set.groups}
+    out = []
+    for g in dict.fromkeys([*x.ranked(), *y.ranked(), *x.groups, *y.groups]):
+        found = _difference(x, y, g) if comparable else (None, None, None)
+        scores = [f.groups[g].score if g in f.groups else None for f in (x, y)]
+        out.append(Row(g, groups[g].name, ranks[0].get(g), ranks[1].get(g), scores[0], scores[1], *found))
+    return tuple(out)
+
+
+def _difference(x: Attribution, y: Attribution, group: str) -> tuple[float | None, float | None, float | None]:
+    p, q = x.groups.get(group), y.groups.get(group)
+    if p is None or q is None or p.score is None or q.score is None:
+        return None, None, None
+    d = q.score - p.score
+    if None in (p.low, p.high, q.low, q.high):
+        return d, None, None
+    half = math.hypot((p.high - p.low) / 2, (q.high - q.low) / 2)  # type: ignore[operator]
+    return (d, d, d) if p == q else (d, d - half, d + half)
+
+
+def _said(a: Told, b: Told, same: Mapping[str, bool], methods: Mapping[str, tuple[Row, ...]]) -> list[str]:
+    """What changed, in plain sentences: about the picture, what was computed with, and the first method of both."""
+    said = ["Both reports are about the same picture."]
+    if not same["picture"]:
+        said = ["The reports are about two pictures. Scores of two pictures cannot be compared, so read the ranks."]
+    other = [part for part in DECIDING[1:] if not same[part]]
+    if other:
+        said.append(f"Not the same: {', '.join(other)}. Anything below may come from that.")
+    else:
+        said.append("They were computed with the same model, groups, adapters and settings.")
+    if not methods:
+        return [*said, "No method is in both reports."]
+    method = next(iter(methods))
+    found, name = methods[method], a.methods[method].name
+    return [*said, *_firsts(found, name), *_scores(found, method, a.answers[method].unit, same)]
+
+
+def _firsts(found: tuple[Row, ...], name: str) -> list[str]:
+    firsts = [next((r.name for r in found if rank(r) == 1), "no group") for rank in
+              (lambda r: r.rank_a, lambda r: r.rank_b)]  # fmt: skip
+    if firsts[0] == firsts[1]:
+        said = [f"{name}: both put {firsts[0]} first."]
+    else:
+        said = [f"{name}: the first report puts {firsts[0]} first, the second {firsts[1]}."]
+    moved = [r for r in found if r.rank_a != r.rank_b]
+    if not moved:
+        return [*said, "No group changed place."]
+    places = ", ".join(f"{r.name} ({_place(r.rank_a)} to {_place(r.rank_b)})" for r in moved)
+    return [*said, f"Changed place: {places}."]
+
+
+def _place(rank: int | None) -> str:
+    return sentences.ordinal(rank) if rank else "none"
+
+
+def _scores(found: tuple[Row, ...], method: str, unit: str, same: Mapping[str, bool]) -> list[str]:
+    told = [r for r in found if r.difference is not None]
+    if not told:
+        return []
+    if all(r.difference == 0 for r in told):
+        return ["Every score is the same to the last bit."]
+    clear = [
+        f"{r.name} ({sentences.number(r.difference, unit)}, {sentences.number(r.low, unit)} to "
+        f"{sentences.number(r.high, unit)})"
+        for r in told
+        if r.clear and r.difference is not None and r.low is not None and r.high is not None
+    ]
+    if not clear:
+        return ["No score differs clearly: each difference's 95% interval includes 0."]
+    return [f"Scores that differ clearly, second minus first in {unit} with 95% interval: {', '.join(clear)}."]

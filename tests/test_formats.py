@@ -1,0 +1,243 @@
+"""AVIF, TIFF, HEIC and large pictures: decoded in a process apart, within its memory; hostile ones are refused."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from guda_core.data import apart, decoding
+from guda_core.data.apart import _in_a_process, decoded
+from guda_core.data.decoding import Limits, kind_of, raw
+from guda_core.data.images import OWN, UPLOADS, hash_picture, read_picture
+from guda_core.errors import ImageError
+from tests.test_imaging import BLUE, NOISE, RED, SIZE, TURNED, encoded, halves, png_claiming, quarters
+
+heif = pytest.importorskip("pillow_heif")
+KINDS = ("AVIF", "TIFF", "HEIC")
+BEST = {"AVIF": {"quality": 100, "subsampling": "4:4:4"}, "TIFF": {"compression": "tiff_lzw"}, "PNG": {}}
+
+
+def made(im: Image.Image, kind: str, **more: object) -> bytes:
+    """A file of that kind, with colours as near as it can."""
+    if kind != "HEIC":
+        return encoded(im, kind, **(BEST.get(kind, {}) | more))
+    out = io.BytesIO()
+    heif.from_pillow(im).save(out, quality=-1, chroma=444, **more)
+    return out.getvalue()
+
+
+def read(data: bytes):
+    return read_picture(data, size=SIZE)
+
+
+def told(data: bytes) -> str:
+    return " ".join(read(data).preparation)
+
+
+def boxes(data: bytes, width: int, height: int) -> bytes:
+    """An AVIF or HEIC whose header claims another size than its picture has."""
+    out, at = bytearray(data), -1
+    while (at := out.find(b"ispe", at + 1)) >= 0:
+        struct.pack_into(">II", out, at + 8, width, height)
+    return bytes(out)
+
+
+def tiff(**tags: tuple[int, int]) -> bytes:
+    """A TIFF of 64 x 64 grey pixels with some tags changed: name -> (tag, value)."""
+    entries = {256: 64, 257: 64, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 64, 279: 4096} | dict(tags.values())
+    body = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(entries.items()))
+    return b"II*\0" + struct.pack("<I", 8 + 4096) + bytes(4096) + struct.pack("<H", len(entries)) + body + bytes(4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_formats_are_read_by_content_and_show_what_they_hold(kind):
+    data = made(halves(), kind)
+    assert kind_of(data) == kind
+    done = read(data)
+    assert np.abs(done.pixels[32, 4].astype(int) - RED).max() <= 3 and done.preparation == ()
+    assert np.abs(done.pixels[32, 60].astype(int) - BLUE).max() <= 3
+    assert done.file_hash != done.image_hash == read(data).image_hash
+    assert len(hash_picture(data, OWN)) == 64
+
+
+def test_odd_tiffs_are_accepted_with_a_word():
+    grey = Image.fromarray(np.full((SIZE, SIZE), 128 * 257, np.uint16))
+    assert "16-bit" in told(encoded(grey, "TIFF")) and (read(encoded(grey, "TIFF")).pixels == 128).all()
+    cmyk = Image.new("CMYK", (SIZE, SIZE), (0, 255, 255, 0))
+    assert "CMYK" in told(encoded(cmyk, "TIFF")) and read(encoded(cmyk, "TIFF")).pixels[0, 0, 0] == 255
+    pages = encoded(Image.new("RGB", (SIZE, SIZE), RED), "TIFF", save_all=True, append_images=[halves()])
+    assert "first of its 2 pages" in told(pages) and (read(pages).pixels == RED).all()
+    assert "palette" in told(encoded(halves().quantize(2), "TIFF"))
+    for mode in ("F", "I"):
+        with pytest.raises(ImageError, match="32 bits"):
+            read(encoded(Image.new(mode, (SIZE, SIZE)), "TIFF"))
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "HEIC", "TIFF"])
+def test_alpha_is_put_on_white(kind):
+    data = made(Image.new("RGBA", (SIZE, SIZE), (255, 0, 0, 0)), kind)
+    assert "transparent" in told(data) and (read(data).pixels == 255).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_they_stand_upright(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(TURNED[orientation](quarters())))
+    pixels = read(made(stored, kind, exif=exif.tobytes() if kind == "HEIC" else exif)).pixels
+    assert np.abs(pixels.astype(int) - quarters()).mean() < 4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_truncated_and_scribbled_files_give_a_picture_or_a_sentence(kind):
+    data = made(Image.fromarray(NOISE), kind)
+    for part in (0.02, 0.3, 0.9):
+        with pytest.raises(ImageError, match="damaged or cut off"):
+            read(data[: max(16, int(len(data) * part))])
+    rng, whole = np.random.default_rng(3), np.frombuffer(data, np.uint8)
+    for _ in range(6):
+        bad = whole.copy()
+        bad[rng.integers(16, len(bad), 12)] = rng.integers(0, 256, 12)
+        with contextlib.suppress(ImageError):
+            assert read(bad.tobytes()).pixels.shape == (SIZE, SIZE, 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"\0\0\0\x18ftypisom\0\0\0\0isommp41" + bytes(99), "looks like a video"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), "HEIC file is damaged"),
+        (boxes(made(halves(), "HEIC"), 60_000, 60_000), "50 megapixels"),
+        (boxes(made(halves(), "HEIC"), 15, 15), r"at least 16|damaged"),
+        (boxes(made(halves(), "AVIF"), 5500, 5500), "24 megapixels of AVIF"),
+        (tiff(wide=(256, 60_000), high=(257, 60_000)), r"50 megapixels|bomb"),
+        (tiff(wide=(256, 2**31), high=(257, 2**31)), r"50 megapixels|bomb|damaged"),
+        (tiff(bits=(258, 64)), "damaged"),
+        (encoded(Image.new("RGB", (5000, 5000)), "WEBP", lossless=True), "24 megapixels of WEBP"),
+        (png_claiming(7100, 7100), "50 megapixels"),
+    ],
+)
+def test_what_is_too_large_or_no_picture_is_refused(data, said):
+    with pytest.raises(ImageError, match=said):
+        read(data)
+
+
+def test_heic_without_its_package_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(decoding, "find_spec", lambda name: None)
+    with pytest.raises(ImageError, match=r"guda-core\[heic\]"):
+        read(made(halves(), "HEIC"))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+def test_large_pictures_are_read_at_half_their_size(kind):
+    wide = Image.new("RGB", (5600, 4500), RED)
+    wide.paste(BLUE, (2800, 0, 5600, 4500))
+    done = read(encoded(wide, kind, **BEST.get(kind, {})))
+    assert "read as 2800 x 2250 of 5600 x 4500 pixels" in " ".join(done.preparation)
+    assert np.abs(done.pixels[32, 4].astype(int) - RED).max() <= 2
+    assert np.abs(done.pixels[32, 60].astype(int) - BLUE).max() <= 2
+
+
+def test_halving_some_rows_at_a_time_is_halving_the_whole(monkeypatch):
+    monkeypatch.setattr(decoding, "ROWS", 6)
+    for size, mode in (((31, 27), "RGB"), ((30, 26), "RGBA"), ((17, 64), "L")):
+        channels = {"L": 1, "RGB": 3, "RGBA": 4}[mode]
+        rng = np.random.default_rng(1)
+        im = Image.fromarray(rng.integers(0, 256, (size[1], size[0], channels), dtype=np.uint8).squeeze(), mode)
+        notes: list[str] = []
+        half = decoding._halved(im, replace(UPLOADS, whole=99), notes)
+        assert half.tobytes() == im.reduce(2).tobytes() and len(notes) == 1
+        assert decoding._halved(im, UPLOADS, notes) is im
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "1", "I;16"])
+def test_the_process_apart_says_the_same_as_this_one(mode):
+    im = Image.fromarray(NOISE).convert(mode.replace("I;16", "L"))
+    data = encoded(Image.fromarray(np.asarray(im).astype(np.uint16) * 200) if mode == "I;16" else im)
+    here, there = raw(data, UPLOADS), _in_a_process(data, "PNG", UPLOADS)
+    assert (there.image.mode, there.image.size) == (here.image.mode, here.image.size)
+    assert there.image.tobytes() == here.image.tobytes()
+    assert (there.metadata, there.turn, there.profile, there.notes) == (
+        here.metadata, here.turn, here.profile, here.notes,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "damaged or cut off"),
+        ("print('no', 'json')", None),
+        ("import time; time.sleep(30)", "took too long"),
+        ("print('{}')", "damaged or cut off"),
+    ],
+)
+def test_a_process_that_dies_or_hangs_refuses_that_picture(code, said, tmp_path, monkeypatch):
+    (tmp_path / "w.py").write_text(code)
+    monkeypatch.setattr(apart, "WORKER", tmp_path / "w.py")
+    monkeypatch.setattr(apart, "SECONDS", 1.0)
+    with pytest.raises(ImageError, match=said or "damaged or cut off"):
+        read(made(halves(), "TIFF"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a bound on memory")
+def test_memory_beyond_the_bound_is_one_sentence():
+    data = encoded(Image.new("RGB", (5600, 4500)), "TIFF", compression="tiff_lzw")
+    with pytest.raises(ImageError, match=r"too much memory|damaged"):
+        decoded(data, Limits(*[UPLOADS.bytes, UPLOADS.pixels, UPLOADS.whole], memory=250_000_000))
+
+
+PEAKS = """
+import pathlib, resource, sys
+from guda_core.errors import ImageError
+from guda_core.data.images import read_picture
+
+def own():  # KiB
+    return int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+
+def theirs():
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+
+folder = pathlib.Path(sys.argv[1])
+read_picture((folder / "warm.tif").read_bytes(), size=64)
+before, usual = own(), theirs()
+for path in sorted(folder.glob("*.bomb")):
+    try:
+        read_picture(path.read_bytes(), size=64)
+    except ImageError:
+        pass
+print(own() - before, theirs() - usual)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
+def test_hostile_files_leave_memory_flat(tmp_path):
+    """Headers that claim much over little, or little over much; tiles and strips of any size."""
+    large = Image.new("RGB", (4000, 4000), RED)
+    bombs = [
+        boxes(made(halves(), "HEIC"), 60_000, 60_000),
+        boxes(made(halves(), "AVIF"), 60_000, 60_000),
+        boxes(encoded(large, "AVIF", quality=30, speed=10), 64, 64),
+        tiff(wide=(256, 60_000), high=(257, 60_000)),
+        tiff(tall=(278, 2**31), long=(279, 2**31)),
+        tiff(tile=(322, 65_520), tiles=(323, 65_520), at=(324, 8), many=(325, 4096)),
+        tiff(samples=(277, 60_000)),
+    ]
+    for i, data in enumerate(bombs):
+        (tmp_path / f"{i}.bomb").write_bytes(data)
+    (tmp_path / "warm.tif").write_bytes(made(halves(), "TIFF"))
+    root = Path(apart.__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", PEAKS, str(tmp_path)], capture_output=True, text=True, check=True, cwd=root
+    )
+    ours, theirs = map(int, done.stdout.split())
+    assert ours < 16 * 1024 and theirs < 100 * 1024

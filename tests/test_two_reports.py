@@ -1,0 +1,125 @@
+"""Two reports side by side: what is the same, who changed place, and the intervals of differences."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from typer.testing import CliRunner
+
+from guda_core.cli import app
+from guda_core.reports.opened import Told, tell
+from guda_core.reports.read import read_report
+from guda_core.reports.restore import attributions
+from guda_core.reports.two_reports import compare
+from guda_core.ui.report_screens import comparison, opened
+from tests.light import LightService, draw
+from tests.test_report import made
+
+
+@pytest.fixture
+def service():
+    return LightService()
+
+
+@pytest.fixture
+def write(service, tmp_path):
+    """Writes the report of a picture of that seed, and gives its path."""
+
+    def written(name: str, seed: int = 0, prompt: str = "cat"):
+        query = service.prepare(draw(tmp_path / "p.png", seed, side=32).read_bytes(), prompt=prompt)
+        (tmp_path / name).write_bytes(made(service, query))
+        return tmp_path / name
+
+    return written
+
+
+def told(path) -> Told:
+    report = read_report(path)
+    return tell(report.record, attributions(report), LightService().methods())
+
+
+def test_a_report_beside_itself_is_the_same_in_everything(write):
+    a = told(write("a.zip"))
+    found = compare(a, a)
+    assert all(found.same.values()) and found.only == {} and set(found.methods) == {"guda", "clip"}
+    assert "No group changed place." in found.said and "Every score is the same to the last bit." in found.said
+    assert "about the same picture" in found.said[0]
+    guda = found.methods["guda"]
+    assert [r.rank_a for r in guda] == [*range(1, 8), None] and guda[0].rank_b == 1
+    assert {r.difference for r in guda if r.rank_a} == {0.0} and guda[-1].difference is None
+
+
+def test_a_score_that_moved_is_told_with_the_interval_of_its_difference(write):
+    a = told(write("a.zip"))
+    x = a.answers["guda"]
+    last = x.ranked()[-1]
+    s, top = x.groups[last], x.groups[x.ranked()[0]]
+    up = replace(s, score=top.score + 100.0, low=top.score + 97.0, high=top.score + 103.0)
+    groups = {**x.groups, last: up}
+    b = replace(a, answers={**a.answers, "guda": replace(x, groups=groups)})
+    found = compare(a, b)
+    r = next(r for r in found.methods["guda"] if r.group == last)
+    half = math.sqrt(((s.high - s.low) / 2) ** 2 + 3.0**2)  # of independent errors
+    assert (r.rank_a, r.rank_b, r.clear) == (7, 1, True) and r.difference == pytest.approx(up.score - s.score)
+    assert r.high - r.difference == pytest.approx(half) == pytest.approx(r.difference - r.low)
+    name = a.group_set.groups[last].name
+    assert f"{name} (7th to 1st)" in " ".join(found.said)
+    assert "differ clearly" in found.said[-1] and name in found.said[-1]
+    assert f"the second {name}" in " ".join(found.said)
+    near = replace(s, score=s.score + 0.5, low=s.low + 0.5, high=s.high + 0.5)
+    b = replace(a, answers={**a.answers, "guda": replace(x, groups={**x.groups, last: near})})
+    assert "No score differs clearly" in compare(a, b).said[-1]
+
+
+def test_two_pictures_are_compared_by_ranks_alone(write):
+    found = compare(told(write("a.zip")), told(write("b.zip", seed=5)))
+    assert not found.same["picture"] and "two pictures" in found.said[0]
+    assert {r.difference for rows in found.methods.values() for r in rows} == {None}
+    assert not any("Every score" in s or "differ clearly" in s for s in found.said)
+
+
+def test_what_was_computed_with_is_named_where_it_differs(service, write):
+    a = told(write("a.zip"))
+    service.change(sha256="0" * 64, clip_sha256="1" * 64, threads=9)
+    b = told(write("b.zip", prompt="dog"))
+    found = compare(a, b)
+    differ = {part for part, same in found.same.items() if not same}
+    assert differ == {"caption", "model", "likeness", "settings", "hardware"}
+    assert "Not the same: caption, model, likeness, settings." in found.said[1]
+
+
+def test_units_of_one_models_own_scale_are_not_subtracted(service, write):
+    a = told(write("a.zip"))
+    kernel = replace(a.answers["clip"], unit="kernel")
+    a = replace(a, answers={**a.answers, "clip": kernel})
+    other = replace(a, record={**a.record, "model": {**a.record["model"], "sha256": "0" * 64}})
+    assert {r.difference for r in compare(a, other).methods["clip"]} == {None}
+    assert {r.difference for r in compare(a, a).methods["clip"]} == {0.0}
+    assert {r.difference for r in compare(a, other).methods["guda"]} == {0.0, None}  # nats are
+    mixed = compare(a, told(write("b.zip")))
+    assert "clip" not in mixed.units and {r.difference for r in mixed.methods["clip"]} == {None}
+
+
+def test_the_command_tells_and_writes_it(service, write, tmp_path):
+    a, b = write("a.zip"), write("b.zip", seed=1)
+    out = tmp_path / "c.json"
+    done = CliRunner().invoke(app, ["compare", str(a), str(b), "--json", str(out)], env={"COLUMNS": "160"})
+    assert done.exit_code == 0, done.output
+    assert "The reports are about two pictures." in done.output and "Written:" in done.output
+    found = json.loads(out.read_text())
+    assert found["same"]["model"] is True and found["same"]["picture"] is False
+    assert {r["group"] for r in found["methods"]["guda"]} == set(service.group_set.groups)
+    b.write_bytes(b"PK no zip")
+    done = CliRunner().invoke(app, ["compare", str(a), str(b)])
+    assert done.exit_code == 2 and "damaged or cut off" in done.output and "Traceback" not in done.output
+
+
+def test_the_screen_shows_a_report_and_sets_two_side_by_side(service, write):
+    known = service.methods()
+    a, b = opened(write("a.zip"), known), opened(write("b.zip", seed=1), known)
+    assert a.html.count("<img") == 1 and "guda-chart" in a.html and "guda-verdict" in a.html
+    shown = comparison(a.told, b.told)
+    assert "two pictures" in shown and shown.count("<table") == 2 and shown.count(" open>") == 1
