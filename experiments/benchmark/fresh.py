@@ -55,6 +55,11 @@ def dtypes_of(paths: Mapping[str, list[Path]]) -> dict[str, list[str]]:
     return {r: sorted({n["dtype"].removeprefix("torch.") for n in found}) for r, found in notes.items()}
 
 
+def recorded_dtypes(note: Path) -> dict[str, list[str]] | None:
+    """What `dtypes_of` found when the arrays were made, from their record; None: they are not of the fresh queries."""
+    return json.loads(note.read_text(encoding="utf-8")).get("dtypes") if note.is_file() else None
+
+
 def table(
     scores: Mapping[str, np.ndarray],
     sets: list[str],

@@ -335,7 +335,7 @@ def write_table(folder: Path) -> Path:
     """
     scores, sets, made_of, base_sha256 = compared(folder)
     ours = (GUDA, WITH_OFFSET, GudaAndDas.id)
-    if (dtypes := json.loads(rows.note(folder / ARRAYS).read_text(encoding="utf-8")).get("dtypes")) is not None:
+    if (dtypes := fresh.recorded_dtypes(rows.note(folder / ARRAYS))) is not None:
         found = fresh.table(scores, sets, made_of, ours, dtypes) | {"base_sha256": base_sha256}
         (folder / TABLE).write_text(json.dumps(found, indent=1), encoding="utf-8")
         return folder / TABLE
