@@ -86,7 +86,7 @@ def last_words(events: Sequence[Event]) -> dict[str, str]:
 def drive(folder: Path, address: str, names: Sequence[str]) -> None:
     """Be a driver, which a test kills: here or on the Ray cluster of that address."""
     if address == "here":
-        run(folder, names, LocalPool(2, devices=[]), seconds=1.0)
+        run(folder, names, LocalPool(2, devices=[]), seconds=5.0)
         return
     from guda_core.jobs.ray_pool import RayPool, connected
 

@@ -75,6 +75,9 @@ def test_the_page_is_short_and_accessible_before_anything_is_unfolded(browser, t
         page = watched.open(url)
         page.get_by_role("button", name="Rocket").click()
         finished(page)
+        button = page.get_by_role("button", name="Generate and attribute")
+        expect(button).to_be_enabled(timeout=SLOW)
+        expect(button).to_have_css("opacity", "1", timeout=SLOW)  # it fades in when it can be pressed again
         assert watched.height() < most
         assert violations(page) == []
         for fold in page.locator(".guda-fold > summary").all():

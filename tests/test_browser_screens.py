@@ -43,8 +43,13 @@ def go(page: Page, tab: str) -> None:
     found.click()
 
 
+SETTLED = """() => document.getAnimations().every(
+    a => a.playState !== 'running' || a.effect.getComputedTiming().iterations === Infinity)"""
+
+
 def violations(page: Page) -> list[str]:
-    """What axe-core calls serious or critical, with the element."""
+    """What axe-core calls serious or critical, with the element, once nothing fades any more."""
+    page.wait_for_function(SETTLED)
     found = Axe().run(page).response["violations"]
     return [
         f"{v['id']}: {v['nodes'][0]['html'][:160]}" for v in found if v["impact"] in ("serious", "critical")
