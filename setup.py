@@ -17,7 +17,7 @@ setup(
             "clip/*",
             "runs/**/*",
             "benchmarks/*.json",
-            "benchmarks/fresh/styles.json",
+            "benchmarks/fresh/*.json",
         ],
         SETS: ["**/*"],
     },

@@ -81,7 +81,7 @@ def test_generate_answers_with_the_sentence_the_bars_and_the_same_figures_as_a_t
     first = re.search('class="guda-name">([^<]+)<', out["guda"])[1]
     assert text(out["says"]).startswith(f"Most needed: {first} clear Without {first} in the training data")
     assert f"{first}: 41 nats (95% interval 35 to 47). Next: " in text(out["says"])
-    assert "There are no retrained models here" in text(out["says"])
+    assert "No retrained models (the oracle) checked this answer" in text(out["says"])
     assert f"1 {first} 41 35 to 47 2 " in text(out["guda"])
     assert f"1 {first} 0.720 0.710 to 0.730 2 " in text(out["clip"])
     assert "nats" not in out["clip"] and "cosine" not in out["guda"]

@@ -138,7 +138,10 @@ def test_clearly_ahead_is_never_said_alone_where_the_oracle_names_another_group(
     assert chips(waiting) == ["clear"] and "are asked next" in waiting.figures
     assert "were not asked" in judged(AHEAD).figures
     without = {m: info for m, info in KNOWN.items() if not info.oracle}
-    assert "There are no retrained models here" in verdict({"guda": AHEAD}, SETS, ["guda"], without).figures
+    assert (
+        "No retrained models (the oracle) checked this answer"
+        in verdict({"guda": AHEAD}, SETS, ["guda"], without).figures
+    )
 
 
 def test_likeness_is_never_told_as_influence():

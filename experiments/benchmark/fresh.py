@@ -2,8 +2,9 @@
 
 The oracle is the live one (LOGO in coded form), scored with draws that no method shares. What the tables fit - the
 weight of the offset that other methods get - is fitted to the first draw's tuning half. So all fresh queries are for
-the report. Adapters and the oracle may be scored in bfloat16 (`GUDA_DTYPE`), which moves scores by a fraction of their
-error of sampling (`engine.json`); baselines are scored in float32 alone. `dtypes` of the table says which it was.
+the report. Adapters and the oracle may be scored in bfloat16 (`GUDA_DTYPE`), which usually moves scores by a fraction
+of their error of sampling (`engine.json`); baselines are scored in float32 alone. `dtypes` of the table says which it
+was.
 """
 
 from __future__ import annotations

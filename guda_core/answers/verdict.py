@@ -159,7 +159,7 @@ def _oracle(
     """Whether the retrained models agree with the main method: a sentence, and a chip where they answered."""
     oracle = next((m for m, info in methods.items() if info.oracle), None)
     if oracle is None:
-        return "There are no retrained models here that could check this.", ()
+        return "No retrained models (the oracle) checked this answer.", ()
     b = found.get(oracle)
     if oracle not in asked:
         return "The retrained models (the oracle) were not asked.", ()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from html import escape
 
+from guda_core.data.own.found import counted
 from guda_core.scoring.asking import First, Summary
 
 STYLE = """
@@ -40,14 +41,14 @@ def page(summary: Summary, title: str) -> str:
     made = summary.made_from
     model, groups = made.get("model", {}), made.get("group_set", {})
     settings = made.get("settings", {})
-    head = f"{summary.pictures:,} pictures, {summary.rows:,} rows"
+    head = f"{counted(summary.pictures, 'picture')}, {counted(summary.rows, 'row')}"
     about = (
         f"Model: {model.get('name', '?')}. Groups: {groups.get('name', '?')}. Effort: {settings.get('effort', '?')}."
     )
     body = [
         f"<h1>{escape(title)}: {head}</h1>",
         f'<p class="quiet">{escape(about)}</p>',
-        f"<p>{summary.scored:,} were scored, {summary.refused:,} refused, {summary.failed:,} failed.</p>",
+        f"<p>Scored: {summary.scored:,}. Refused: {summary.refused:,}. Failed: {summary.failed:,}.</p>",
         f'<p class="quiet">{escape(MEANING)}</p>',
     ]
     if summary.cut:

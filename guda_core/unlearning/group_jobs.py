@@ -80,8 +80,8 @@ def open_asked(asked: Asked) -> Opened:
 
 def _apart(group_set: GroupSet, card: str) -> set[tuple[str, str]]:
     """Held-out pictures that the health must not be measured on: a benchmark's queries."""
-    asked = (paths.BENCHMARKS / "queries.json", paths.run(card, group_set.id).file("logo") / "queries.json")
-    return set().union(*(reserved(path, group_set) for path in asked))
+    folders = (paths.BENCHMARKS, paths.BENCHMARKS / "fresh", paths.run(card, group_set.id).file("logo"))
+    return set().union(*(reserved(folder / "queries.json", group_set) for folder in folders))
 
 
 def _opened(asked: Asked) -> Opened:
