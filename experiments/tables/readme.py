@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.tables import agreement, engine_table, fuzz_table, maps_table, scale_table
+from experiments.tables import agreement, engine_table, fuzz_table, maps_table, scale_table, seeds_table
 from guda_core.attribution.scope_fit import ABOUT
 from guda_core.paths import ROOT, SHIPPED_RUN
 from guda_core.unlearning.health import KINDS
@@ -186,6 +186,7 @@ RENDER = {
     **maps_table.RENDER,
     **fuzz_table.RENDER,
     **scale_table.RENDER,
+    **seeds_table.RENDER,
 }
 
 

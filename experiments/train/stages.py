@@ -133,16 +133,17 @@ def stage_vae(group_set: GroupSet, config: vae_training.VaeConfig) -> Iterator[P
 class TextEncoder:
     """The CLIP's text tower as Stable Diffusion uses it: all hidden states of the padded prompt."""
 
-    def __init__(self, folder: Path) -> None:
-        self.model = CLIPTextModel.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        model = CLIPTextModel.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
+        self.model = model.to(device)  # pyright: ignore[reportArgumentType]  (transformers' own wrapper of torch's method)
         self.tokenizer = CLIPTokenizer.from_pretrained(folder)
 
     def __call__(self, prompts: list[str]) -> Tensor:
-        """Prompts -> (B, L, D)."""
+        """Prompts -> (B, L, D), on the device."""
         length = self.tokenizer.model_max_length
         ids = self.tokenizer(prompts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
         with torch.no_grad():
-            return self.model(ids.input_ids).last_hidden_state
+            return self.model(ids.input_ids.to(self.model.device)).last_hidden_state
 
 
 def unet_name(exclude: str | None, seed: int) -> str:
@@ -164,14 +165,23 @@ def _finished(name: str) -> Path:
     raise TrainingError(f"The UNet needs the {name} first. Run `python -m experiments.train {name}`.")
 
 
+def autoencoder() -> AutoencoderKL:
+    """The finished VAE. Raises TrainingError: there is none."""
+    return AutoencoderKL.from_pretrained(_finished("vae"), torch_dtype=torch.float32).eval()
+
+
+def text_encoder(device: str = "cpu") -> TextEncoder:
+    """The finished CLIP's text tower. Raises TrainingError: there is none."""
+    return TextEncoder(_finished("clip"), device)
+
+
 def unet_steps(
     group_set: GroupSet, config: unet_training.UnetConfig, exclude: str | None, checkpoint: Path | None
 ) -> Generator[tuple[Progress, UNet2DConditionModel], None, None]:
     """The steps of a training on the finished VAE and CLIP. checkpoint: None = none is kept."""
     pictures = load_pictures(group_set, "train")
-    vae = AutoencoderKL.from_pretrained(_finished("vae"), torch_dtype=torch.float32).eval()
-    latents = vae_training.latents(vae, pictures.pixels)
-    embed = TextEncoder(_finished("clip"))
+    latents = vae_training.latents(autoencoder(), pictures.pixels)
+    embed = text_encoder()
     return unet_training.train(latents, pictures, group_set, embed, config, checkpoint, exclude)
 
 

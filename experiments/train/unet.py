@@ -99,10 +99,13 @@ def train(
     config: UnetConfig,
     checkpoint: Path | None,
     exclude: str | None = None,
+    device: str = "cpu",
 ) -> Generator[tuple[Progress, UNet2DConditionModel], None, None]:
     """Train a UNet from scratch; yields (progress, model) each step; the EMA weights are in it at the end.
 
-    latents: (N, C, h, w) float32, aligned with pictures. embed: captions -> (B, L, D). exclude: the group left out.
+    latents: (N, C, h, w) float32, aligned with pictures, on the CPU. embed: captions -> (B, L, D) on the device.
+    exclude: the group left out. device: where the UNet is trained. All is drawn on the CPU, so that it is the same on
+    every device.
 
     Raises:
         TrainingError: `exclude` is not one of the pictures' groups.
@@ -116,7 +119,9 @@ def train(
     weights = min_snr(schedule, config.gamma)
     context = int(embed([""]).shape[-1])
     unet = make_unet(config, latent_channels=latents.shape[1], latent_size=latents.shape[-1], context=context).train()
-    unet.to(memory_format=torch.channels_last)  # the same numbers up to rounding; a fifth faster on a CPU
+    unet.to(
+        device=device, memory_format=torch.channels_last
+    )  # the same numbers up to rounding; a fifth faster on a CPU
     captioner = captioner_of(group_set)
     batch, seed = config.loop.batch, config.loop.seed
 
@@ -127,8 +132,9 @@ def train(
         t = stratified_times(batch, len(schedule), g)
         eps = torch.randn(latents[at].shape, generator=g)
         x_t = schedule.add_noise(latents[at], eps, t)
-        error = (unet(x_t, t, encoder_hidden_states=cond).sample - eps).square().mean(dim=(1, 2, 3))
-        return (weights[t] * error).mean()
+        found = unet(x_t.to(device), t.to(device), encoder_hidden_states=cond).sample
+        error = (found - eps.to(device)).square().mean(dim=(1, 2, 3))
+        return (weights[t].to(device) * error).mean()
 
     for progress in run(unet, loss_of, config.loop, checkpoint):
         yield progress, unet

@@ -1,0 +1,154 @@
+"""`python -m experiments.seeds`: the oracle from several seeds, on one GPU in minutes.
+
+    pack     here: what the trainings need, into one file (needs the training pictures)
+    trial    there: ten seconds of training, and what the seeds will take
+    train    there: the full model and one without each group for each seed, several processes on one GPU
+    collect  there: each finished seed's scores, in one small file
+    keep     here: put such files beside the other figures
+    table    here: what the seeds tell -> seeds.json
+
+`train` may be stopped at any time and goes on where it was. `--device cpu` does the same without a GPU, in hours.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from experiments.commands import FolderOption
+from guda_core.cli.loading import quieten
+from guda_core.cli.terminal import Command, SetOption, listed, say
+from guda_core.errors import OptionError
+from guda_core.paths import BENCHMARKS, cache_dir
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help=(__doc__ or "").partition("\n")[0],
+)
+FileOption = Annotated[Path, typer.Option("--file", help="The packed file.")]
+SeedsOption = Annotated[str, typer.Option("--seeds", help="Seeds, separated by commas. Default: 5,6.")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="Where the trainings' results go. Default: the cache.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu or cuda. Default: cuda where there is one.")]
+PACKED = cache_dir() / "seeds" / "packed.npz"
+
+
+def _asked(file: Path, out: Path | None, seeds: str, device: str):
+    import torch
+
+    from experiments.seeds.seed_trainings import Asked
+
+    numbers = tuple(int(s) if s.isdecimal() else -1 for s in listed(seeds))
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if where not in ("cpu", "cuda"):
+        raise OptionError(f"--device is cpu or cuda, not '{where}'.")
+    return Asked(file, out or cache_dir() / "seeds" / "trainings", numbers, where)
+
+
+@app.command(cls=Command)
+def pack(file: FileOption = PACKED, name: SetOption = None, folder: FolderOption = None) -> None:
+    """Encode the training pictures and the fixed queries into one file."""
+    quieten()
+    from experiments.seeds import packed
+    from guda_core.cli.loading import group_set_of
+    from guda_core.diffusion.cards import DEFAULT_MODEL, find_card, load_model
+
+    gs = group_set_of(name)
+    path = packed.write(file, load_model(find_card(DEFAULT_MODEL)), gs, folder or BENCHMARKS)
+    say(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
+
+
+@app.command(cls=Command)
+def trial(
+    file: FileOption = PACKED,
+    seeds: SeedsOption = "5,6",
+    workers: Annotated[int, typer.Option(min=1, help="Processes at once.")] = 6,
+    seconds: Annotated[float, typer.Option(help="How long to train.")] = 10.0,
+    device: DeviceOption = "",
+) -> None:
+    """Train for some seconds and say what all seeds will take. One process: several share a GPU less than perfectly."""
+    quieten()
+    from experiments.seeds.seed_trainings import opened, pictures_per_second, trainings
+
+    asked, rate = _asked(file, None, seeds, device), 0.0
+    for rate in pictures_per_second(asked, seconds):  # noqa: B007
+        pass
+    loop, jobs = asked.unet.loop, len(trainings(opened(asked.file).group_set, asked.seeds))
+    one = loop.steps * loop.batch / rate
+    rounds = -(-jobs // workers)
+    say(f"{rate:.0f} pictures a second: {one:.0f} s a training, {jobs} trainings.")
+    say(f"With {workers} processes: {one * rounds:.0f} s if they do not slow each other, {one * jobs:.0f} s at worst.")
+
+
+@app.command(cls=Command)
+def train(
+    file: FileOption = PACKED,
+    seeds: SeedsOption = "5,6",
+    out: OutOption = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes at once.")] = 6,
+    device: DeviceOption = "",
+) -> None:
+    """Train and score what is missing."""
+    quieten()
+    from contextlib import closing
+
+    from experiments.seeds.seed_trainings import jobs_of
+    from guda_core.cli.jobs_progress import done_by
+    from guda_core.jobs.local_pool import LocalPool
+
+    asked = _asked(file, out, seeds, device)
+    with closing(LocalPool(workers, devices=["0"] if asked.device == "cuda" else [])) as pool:
+        done_by(pool, jobs_of(asked), title="trainings")
+
+
+@app.command(cls=Command)
+def collect(
+    to: Annotated[Path, typer.Argument(help="The folder that the files go to.")],
+    file: FileOption = PACKED,
+    seeds: SeedsOption = "5,6",
+    out: OutOption = None,
+) -> None:
+    """Write one small file for each seed all of whose trainings are done."""
+    quieten()
+    from experiments.seeds.collected import collect as collected
+
+    found = collected(_asked(file, out, seeds, "cpu"), to)
+    for path in found:
+        say(f"Written: {path}")
+    if not found:
+        say("No seed is complete yet.")
+
+
+@app.command(cls=Command)
+def keep(files: Annotated[list[Path], typer.Argument(help="What collect wrote.")], folder: FolderOption = None) -> None:
+    """Put collected seeds beside the other figures."""
+    from experiments.seeds.collected import FOLDER, read
+
+    to = (folder or BENCHMARKS) / FOLDER
+    for path in files:
+        seed = read(path).seed
+        to.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, to / f"seed-{seed}.npz")
+        say(f"Seed {seed}: kept in {to}")
+
+
+@app.command(cls=Command)
+def table(folder: FolderOption = None) -> None:
+    """Make the tables from what is kept."""
+    from experiments.seeds.seeds_figures import make
+    from guda_core.reports import bundle
+
+    path = (folder or BENCHMARKS) / "seeds.json"
+    bundle.write(path, bundle.json_text(make(folder or BENCHMARKS)).encode())
+    say(f"Written: {path}")
+
+
+main = app
+
+if __name__ == "__main__":
+    main()
