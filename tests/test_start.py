@@ -96,7 +96,8 @@ def test_a_port_in_use_is_one_sentence():
         code, out, err = told(GUDA_PORT=str(port))
     assert (code, out) == (2, "")
     assert err == (
-        f"Error: Port {port} is in use by another program. Take another one, for example with GUDA_PORT={port + 1}.\n"
+        f"Error: Port {port} is in use by another program. Take another one, for example with "
+        f"--port {port + 1} or GUDA_PORT={port + 1}.\n"
     )
 
 
@@ -118,6 +119,18 @@ def test_a_port_is_a_whole_number(text):
 )
 def test_an_address_is_read(environ, address):
     assert start.read_address(environ) == address
+
+
+def test_host_and_port_of_the_command_line_win(monkeypatch):
+    monkeypatch.setenv("GUDA_PORT", "1111")
+    monkeypatch.setenv("GUDA_HOST", "0.0.0.0")
+    asked = []
+    monkeypatch.setattr(start, "run", lambda make: asked.append(start.read_address()))
+    start.start(port=2222)
+    start.start(host="localhost", port=2222)
+    assert asked == [("0.0.0.0", 2222), ("localhost", 2222)]
+    with pytest.raises(OptionError, match="GUDA_PORT must be a whole number from 1 to 65535; got '70000'"):
+        start.start(port=70000)
 
 
 def test_a_port_that_needs_more_rights_is_said(monkeypatch):

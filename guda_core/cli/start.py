@@ -66,7 +66,8 @@ def check_address(host: str, port: int) -> None:
         if code == errno.EADDRINUSE:
             other = port + 1 if port < 65535 else PORT
             raise OptionError(
-                f"Port {port} is in use by another program. Take another one, for example with GUDA_PORT={other}."
+                f"Port {port} is in use by another program. Take another one, for example with --port {other} or "
+                f"GUDA_PORT={other}."
             ) from e
         if code in (errno.EACCES, errno.EPERM):
             raise OptionError(
@@ -192,6 +193,8 @@ def start(
         str | None,
         typer.Option(help="Also show this table of scores (`guda attribute --table`). Default: GUDA_RESULTS."),
     ] = None,
+    host: Annotated[str | None, typer.Option(help=f"Where to listen. Default: GUDA_HOST, else {HOST}.")] = None,
+    port: Annotated[int | None, typer.Option(help=f"The port. Default: GUDA_PORT, else {PORT}.")] = None,
     home: HomeOption = None,
 ) -> None:
     """Start the page: load the model, build the page and serve it until interrupted."""
@@ -200,6 +203,9 @@ def start(
 
         Results(results).close()  # what is wrong with it is said before a model is loaded
         os.environ["GUDA_RESULTS"] = results
+    for name, given in (("GUDA_HOST", host), ("GUDA_PORT", port)):
+        if given is not None:
+            os.environ[name] = str(given)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("guda_core").setLevel(logging.INFO)
     run(lambda: _service(model, group_set))
