@@ -130,6 +130,8 @@ def test_group_sets_are_listed_and_the_version_is_said(run):
     ("options", "sentence"),
     [
         (["p.png", "--out", "out", "--json", "r.json"], "are for one picture"),
+        (["p.png", "--out", "r.zip"], "looks like a file. For one picture: --report"),
+        (["p.png", "--out", "r.json"], "looks like a file. For one picture: --report"),
         (["p.png", "--prompts", "p.csv"], "--prompts goes with --out"),
         (["."], "Name it with --out"),
         (["p.png", "p.png", "--report", "r.zip"], "For several, name a folder"),

@@ -114,6 +114,11 @@ def attribute(
     if out_folder is not None:
         if json_file or report_file:
             raise OptionError("--json and --report are for one picture. With --out, every picture gets a report.")
+        if Path(out_folder).suffix.lower() in (".zip", ".json") and not is_folder(Path(out_folder)):
+            raise OptionError(
+                f"--out is a folder, and '{out_folder}' looks like a file. For one picture: --report FILE.zip or "
+                "--json FILE.json."
+            )
         config = (effort, listed(methods), prompt, prompts)
         _many(lambda: service_of(model, group_set), paths, Path(out_folder), *config)
         return
