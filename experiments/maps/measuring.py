@@ -35,7 +35,7 @@ class Bench:
 
     @classmethod
     def load(cls, service: LocalService) -> Bench:
-        return cls(service, cache_dir() / "maps" / f"{service.model.sha256[:16]}-{maps.DRAWS}")
+        return cls(service, cache_dir() / "maps" / f"{service.model.sha256[:16]}-{maps.DRAWS}-{maps.WIDTH:g}")
 
     def plan(self) -> tuple[list[Collage], list[Collage]]:
         """The collages to tune on, and those that are reported."""

@@ -22,7 +22,7 @@ from guda_core.errors import AdapterError, ScoreError
 from guda_core.picture_records import PlaceMap
 from guda_core.records import Query
 
-WIDTH = 2.0  # of the Gaussian, in places of the latent (`python -m experiments.maps` chooses it)
+WIDTH = 3.0  # of the Gaussian, in places of the latent (`python -m experiments.maps` chooses it)
 DRAWS = 4  # in each stratum
 STRATA = 24
 ERROR = 0.05  # chance that a map of nothing has any place that says something, about
