@@ -104,7 +104,7 @@ class LocalService:
             sha256=m.sha256,
             clip_sha256=self.clip.sha256 if self.clip else "",
             bank_sha256=self.clip.bank_sha256() if self.clip and "clip" in self.offered else "",
-            caveat=m.caveat,
+            caveat=" ".join(filter(None, (m.caveat, self._said_of_drafts()))),
             resolution=m.card.resolution,
             only_groups=m.card.only_groups and m.card.group_set == self.group_set.id,
             dtype=str(m.dtype).removeprefix("torch."),
@@ -116,6 +116,10 @@ class LocalService:
             models={k: found for k, method in self.offered.items() if (found := method.models()) is not None},
             validation=read_validation(paths.BENCHMARKS, base_sha256=m.sha256),
         )
+
+    def _said_of_drafts(self) -> str:
+        said = [found.caveat() for found in self.offered.values() if isinstance(found, Counterfactual)]
+        return " ".join(dict.fromkeys(filter(None, said)))
 
     def methods(self) -> dict[str, MethodInfo]:
         return {k: method.info() for k, method in self.offered.items()}

@@ -27,6 +27,7 @@ from guda_core.paths import Folder
 from guda_core.records import Attribution, Cost, GroupModels, GroupScore, GroupSet, KLValues, Query
 from guda_core.stored_figures import read_figures
 from guda_core.unlearning import adapters
+from guda_core.unlearning.adapter_files import is_draft
 from guda_core.unlearning.switching import Switching
 
 Without = Callable[[str], AbstractContextManager[None]]
@@ -268,8 +269,28 @@ class Counterfactual(Method):
         """The full model's part."""
         return Cost(forward=forward_passes(0, budget))
 
+    @property
+    def drafts(self) -> list[str]:
+        """The groups whose model is a draft (`guda_core.unlearning.draft`)."""
+        return [g for g, a in self.adapters.items() if is_draft(a.meta)]
+
+    def caveat(self) -> str:
+        """What has to be said of the scores; "" where all models without a group are what they should be."""
+        if not self.drafts:
+            return ""
+        which = (
+            "each group"
+            if len(self.drafts) == len(self.adapters)
+            else ", ".join(self.group_set.groups[g].name for g in self.drafts)
+        )
+        return (
+            f"The models without {which} are drafts: instant edits (UCE) in place of unlearning. They agree less with "
+            "retraining, above all for a picture without a prompt. `guda unlearn` makes the real ones."
+        )
+
     def provenance(self) -> dict[str, Any]:
-        return {"base_sha256": self.model.sha256, "adapters": self.hashes}
+        drafts = {"drafts": self.drafts} if self.drafts else {}
+        return {"base_sha256": self.model.sha256, "adapters": self.hashes, **drafts}
 
     def attribute(self, query: Query, budget: Budget) -> Iterator[Attribution]:
         """Yields refining Attributions. settings names the base and the model without each group by hash."""

@@ -67,6 +67,9 @@ def unlearn(
         bool, typer.Option("--plan", help="Make one step, say what all of them will take, and stop.")
     ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="With --plan: write the plan here.")] = None,
+    draft: Annotated[
+        bool, typer.Option("--draft", help="Instant adapters (UCE, seconds for all) of groups that have none yet.")
+    ] = False,
     workers: WorkersOption = None,
     ray: RayOption = None,
 ) -> None:
@@ -78,6 +81,7 @@ def unlearn(
     quieten()
 
     from guda_core import paths
+    from guda_core.cli import draft_command
     from guda_core.cli.publish_lines import publish_lines
     from guda_core.cli.unlearn_on_many import unlearn_on_many
     from guda_core.diffusion.cards import chosen_card
@@ -94,6 +98,8 @@ def unlearn(
         "selection": selection, "steps": steps, "lr": lr, "rank": rank, "lam": lam, "empty_share": empty_share,
         "batch": batch, "seed": seed, "whole": whole or None,
     }  # fmt: skip
+    if draft and (plan or workers or ray or operator or any(v is not None for v in changes.values())):
+        raise OptionError("--draft goes with --groups, --set, --model, --folder and --again alone.")
     gs, failed = group_set_of(group_set, model=model), None
     asked = Asked(
         gs.id, model, folder, tuple(listed(groups)), operator, tuple(sorted(changes.items())), pass_size,
@@ -104,6 +110,9 @@ def unlearn(
     else:
         with ERR.status("Loading the model"):
             opened = open_asked(asked)
+        if draft:
+            draft_command.draft(opened.forgetting, asked.groups, again=again)
+            return
         pending = opened.forgetting.pending(asked.groups, config=opened.config, again=again)
         if plan:
             _plan(opened.forgetting, opened.health, pending, opened.config, json_file)

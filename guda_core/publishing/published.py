@@ -101,6 +101,8 @@ def _adapters(run: Run, group_set: GroupSet) -> tuple[dict[str, dict[str, Any]],
             continue
         if meta.get("group") != gid or meta.get("group_set", group_set.id) != group_set.id:
             missing[gid] = f"Its adapter is of '{meta.get('group')}' in the group set '{meta.get('group_set')}'."
+        elif adapter_files.is_draft(meta):
+            missing[gid] = "Its adapter is a draft. Make the real one with `guda unlearn`."
         else:
             metas[gid] = meta
     if not metas:

@@ -50,6 +50,11 @@ def weights_file(folder: Path) -> Path:
     return next((folder / n for n in names if (folder / n).is_file()), folder / names[0])
 
 
+def is_draft(meta: Mapping[str, Any]) -> bool:
+    """Whether an adapter's metadata says that it is a draft (`guda_core.unlearning.draft`)."""
+    return bool(meta.get("draft"))
+
+
 def stored_bytes(folder: Path) -> int:
     """What the weights and their metadata take on disk."""
     return sum(f.stat().st_size for f in (weights_file(folder), meta_file(folder)))

@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -178,6 +179,16 @@ class Forgetting:
             TrainingError: the training went astray: nothing is written then. InHandError: another process unlearns
                 this group.
         """
+        with self.claim(group):
+            yield from self._unlearn(group, config, resume)
+
+    @contextmanager
+    def claim(self, group: str) -> Iterator[None]:
+        """Within the block no other process writes this group's adapter.
+
+        Raises:
+            InHandError: another one does.
+        """
         folder = self.folder.own(group)
         name = f"{group}--{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}"
         with claimed(cache_dir() / "locks" / name) as mine:
@@ -186,7 +197,7 @@ class Forgetting:
                     f"Another process is unlearning '{group}' into {folder}. Wait until it has ended, or name other "
                     "groups with --groups."
                 )
-            yield from self._unlearn(group, config, resume)
+            yield
 
     def _unlearn(self, group: str, config: Settings, resume: bool) -> Iterator[Progress]:
         torch.set_flush_denormal(True)

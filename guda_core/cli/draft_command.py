@@ -1,0 +1,42 @@
+"""`guda unlearn --draft`: instant adapters (`guda_core.unlearning.draft`) of the groups that have none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from guda_core.cli.terminal import ERR, say, show
+
+if TYPE_CHECKING:
+    from guda_core.unlearning.draft import Draft
+    from guda_core.unlearning.run import Forgetting
+
+
+def draft(job: Forgetting, wanted: Sequence[str], *, again: bool) -> None:
+    """Make the drafts, and say what they are."""
+    from guda_core.unlearning.draft import make, readers, undrafted
+
+    readers(job.model)  # refuses before anything is begun
+    began, made = time.monotonic(), {}
+    for group in undrafted(job, wanted, again=again):
+        with ERR.status(f"Drafting {job.group_set.groups[group].name}"):
+            made[group] = make(job, group)
+    if not made:
+        say("Nothing to do: every group has an adapter. With --again, drafts are made again.")
+        return
+    show(_table(job, made))
+    say(f"{len(made)} drafts by UCE in {time.monotonic() - began:.1f} s. Their health was not measured.")
+    say("Scores by drafts agree less with retraining, above all for a picture without a prompt.")
+    say("`guda unlearn` puts real adapters in their place.")
+
+
+def _table(job: Forgetting, made: dict[str, Draft]) -> Table:
+    table = Table(title="Drafts")
+    for column in ("group", "rank", "left out by the rank"):
+        table.add_column(column, overflow="fold")
+    for group, d in made.items():
+        table.add_row(job.group_set.groups[group].name, str(d.rank), f"{100 * d.rest:.1f}%")
+    return table
