@@ -1,7 +1,14 @@
 """CLIP similarity (CLIPA): score_k = mean over the group's pictures of cos(f(x), f(x_i)); also their max and prototype.
 
+"csls" is the nearest picture of the group by cross-domain similarity local scaling (Conneau et al. 2018, arXiv
+1710.04087, eq. 7), which takes from a cosine how near each side is to everything:
+
+    CSLS(x, x_i) = 2 cos(f(x), f(x_i)) - r(x) - r(x_i)      r: mean cosine to the K = 10 nearest training pictures
+
+A single query has no neighbours of its own kind, so r(x_i) too is over the training pictures, x_i itself left out.
+
 Likeness, not influence: it never asks what the model learned. The interval is that of a mean over the group's pictures
-(normal approximation); max and prototype have none, so theirs is the value itself.
+(normal approximation); the others have none, so theirs is the value itself.
 """
 
 from __future__ import annotations
@@ -9,6 +16,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -21,7 +29,24 @@ from guda_core.data.embeddings import Encoder
 from guda_core.errors import OptionError
 from guda_core.records import Attribution, Cost, GroupScore, GroupSet, Query
 
-AGGREGATES = ("mean", "max", "prototype")
+AGGREGATES = ("mean", "max", "prototype", "csls")
+NEAREST = 10  # K of CSLS
+AT_ONCE = 1024  # pictures whose neighbours are looked for at once
+
+
+def nearness(features: Tensor) -> Tensor:
+    """r of each picture: its mean cosine to its `NEAREST` nearest others, (N,); 0 where there are no others.
+
+    features: (N, D) of unit length.
+    """
+    k, out = min(NEAREST, len(features) - 1), []
+    if k < 1:
+        return torch.zeros(len(features))
+    for at in range(0, len(features), AT_ONCE):
+        cosines = features[at : at + AT_ONCE] @ features.T
+        cosines[torch.arange(len(cosines)), at + torch.arange(len(cosines))] = -torch.inf
+        out.append(cosines.topk(k, dim=1).values.mean(dim=1))
+    return torch.cat(out)
 
 
 class Similarity(Method):
@@ -41,6 +66,17 @@ class Similarity(Method):
     @abstractmethod
     def features(self, pixels: np.ndarray) -> Tensor:
         """(N, H, W, 3) uint8 -> (N, D) float32 of unit length."""
+
+    @cached_property
+    def nearness(self) -> dict[str, Tensor]:
+        """Group id -> r of its pictures, over all groups' pictures."""
+        found = nearness(torch.cat(list(self.bank.values())))
+        return dict(zip(self.bank, found.split([len(f) for f in self.bank.values()]), strict=True))
+
+    def _csls(self, group: str, query: Tensor, own: float) -> GroupScore:
+        """own: r of the query."""
+        v = float((2 * (self.bank[group] @ query) - self.nearness[group]).max()) - own
+        return GroupScore(v, v, v)
 
     def cost(self, budget: Budget) -> Cost:
         """No pass of the model; one look at the picture by a small network."""
@@ -62,7 +98,14 @@ class Similarity(Method):
         """Yields one Attribution; a group without features is unavailable. budget: has no influence."""
         f = self.features(query.pixels[None])[0]
         none = GroupScore(None, None, None, "unavailable", self.missing)
-        scores = {g: self.score(self.bank[g] @ f, self.bank[g], f) if g in self.bank else none for g in self.group_ids}
+        if self.aggregate == "csls" and self.bank:
+            cosines = torch.cat([features @ f for features in self.bank.values()])
+            own = float(cosines.topk(min(NEAREST, len(cosines))).values.mean())
+            scores = {g: self._csls(g, f, own) if g in self.bank else none for g in self.group_ids}
+        else:
+            scores = {
+                g: self.score(self.bank[g] @ f, self.bank[g], f) if g in self.bank else none for g in self.group_ids
+            }
         settings = {**self.provenance(), "aggregate": self.aggregate}
         yield Attribution(self.id, self.unit, scores, settings=settings)
 
