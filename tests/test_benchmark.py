@@ -137,6 +137,9 @@ def test_scores_are_what_their_definitions_say(model, made):
             key=lambda pair: -sum(pair),
         )[:6]
         assert found["skew"][i, 0] == pytest.approx(np.mean([(x - y) / (x + y + 1e-3) for x, y in errors]))
+        noisy = sorted(((k, j) for k in range(6) for j in range(2)), key=lambda at: -t[at])[:6]
+        pairs = [(u[at] / weights[t[at]] / 256, f[at] / weights[t[at]] / 256) for at in noisy]
+        assert found["noise-skew"][i, 0] == pytest.approx(np.mean([(x - y) / (x + y + 1e-3) for x, y in pairs]))
     assert (found["elbo"][:, 1] != found["elbo"][:, 0]).all()
 
 

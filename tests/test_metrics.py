@@ -81,3 +81,15 @@ def test_paired_differences():
     assert d["value"] == pytest.approx(expected) and 0 < d["low"] < expected < d["high"]
     same = metrics.paired_difference(NOISY, NOISY, ORACLE, metric="mrr")
     assert same == {"value": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_with_leave_one_group_out_subsets_the_linear_datamodeling_score_is_the_rank_correlation():
+    """LDS (Park et al. 2023, TRAK): the rank correlation, over subsets of the data, of what a picture's scores predict,
+    their sum over the subset, with what a model trained on the subset gives. A subset lacks one group; the model's
+    output is its ELBO, that of the full model less the oracle's score."""
+    full = RNG.normal(size=40)
+    subsets = [[g for g in range(8) if g != left_out] for left_out in range(8)]
+    predicted = np.array([[sum(scores[g] for g in s) for s in subsets] for scores in NOISY])
+    output = np.array([[f - row[k] for k in range(8)] for f, row in zip(full, ORACLE, strict=True)])
+    lds = [spearmanr(p, o).statistic for p, o in zip(predicted, output, strict=True)]
+    np.testing.assert_allclose(lds, metrics.spearman(NOISY, ORACLE))
