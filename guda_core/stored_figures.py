@@ -9,7 +9,13 @@ from typing import Any
 
 MAX_FIGURES = 256_000  # bytes of one file of figures, as it is repeated
 MAX_FILE = 8_000_000  # bytes of one that is read
-NO_FIGURES = ("queries.json", "soak.json", "engine.json")  # what lies beside the figures and tells nothing of answers
+NO_FIGURES = (
+    "queries.json",
+    "soak.json",
+    "engine.json",
+    "held-back.json",
+    "timesteps.json",
+)  # what lies beside the figures and tells nothing of answers
 FRESH = "fresh/styles.json"  # agreement on pictures that no setting was ever tried on
 DIGEST = ("command", "oracle", "base_sha256", "versions", "date")  # of a table of agreement, beside its rows
 

@@ -1,0 +1,161 @@
+"""Do some timesteps tell more than others? GUDA's score by chosen or weighed strata of timesteps, from kept values.
+
+    d_k(x) = n_k mean_j (KL_t(without) - KL_t(full))      what stratum k adds to a group's score
+    score  = sum_k a_k d_k(x)                             a = 1: the paper's score, an ELBO's drop in nats
+
+Tried are all runs of neighbouring strata (a is 1 in a run and 0 elsewhere, in the manner of "crucial timesteps"), and
+weights a >= 0 by least squares to the oracle, where each group's scores are centred over groups and pictures and of
+unit variance. Both are chosen on the tuning half of the first draw's queries alone, by the mean variation of the three
+sets; then they are looked at on its other half and on the fresh queries.
+
+`python -m experiments.ablations.timesteps` scores the first draw's queries with one draw in each stratum (`GUDA_DTYPE`
+may be bfloat16), resumable, and takes the fresh queries' values from the cache (`experiments.styles --fresh`).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from scipy import optimize
+
+from experiments.benchmark import queries, scores, variation
+from experiments.benchmark.models import ADAPTER_DRAWS, BASE, cache, path_of, sources
+from experiments.benchmark.result_tables import GUDA, LIVE, sets_of, tuning_half
+from experiments.benchmark.scores import ScoreConfig
+from experiments.commands import MinutesOption, program
+from experiments.held_back import kept
+from experiments.train.unet import UnetConfig
+from guda_core.attribution import metrics
+from guda_core.cli.terminal import follow, say
+from guda_core.diffusion import likelihood
+from guda_core.local import LocalService
+from guda_core.paths import BENCHMARKS
+from guda_core.versions import today, versions
+from guda_core.work_queue import deadline
+
+COMMAND = "python -m experiments.ablations.timesteps"
+FILE = "timesteps.json"
+ONE = ScoreConfig(draws=1)
+
+
+def parts_of(without: Mapping[str, np.ndarray], full: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """(Q, K, G): d_k of each group. without: group -> (Q, K, M); full: (Q, K, M); sizes: (K,)."""
+    drops = [likelihood.stratum_sums(v.astype(float) - full, sizes) for v in without.values()]
+    return np.stack(drops, axis=-1)
+
+
+def score_by(weights: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """(Q, G)."""
+    return np.einsum("k,qkg->qg", weights, parts)
+
+
+def runs(k: int) -> Iterator[np.ndarray]:
+    """The weights (K,) of all runs of neighbouring strata."""
+    for first in range(k):
+        for end in range(first + 1, k + 1):
+            yield ((np.arange(k) >= first) & (np.arange(k) < end)).astype(float)
+
+
+def agreement(scored: np.ndarray, oracle: np.ndarray, sets: list[str], at: np.ndarray | None) -> dict[str, Any]:
+    """By query set: variation and Top-1, with intervals over pictures."""
+    out = {}
+    for name, mine in sets_of(sets, at):
+        own, truth = scored[mine], oracle[mine]
+        found = {"variation": variation.variation(own, truth), "top1": variation.mean(metrics.top1(own, truth))}
+        out[name] = {m: variation.over_pictures(s, len(own), own.shape[1]) for m, s in found.items()}
+    return out
+
+
+def mean_variation(scored: np.ndarray, oracle: np.ndarray, sets: list[str], at: np.ndarray) -> float:
+    """The mean over the query sets."""
+    one = np.ones((1, scored.shape[1]))
+    found = [
+        variation.variation(scored[mine], oracle[mine])(np.ones((1, int(mine.sum()))), one)[0]
+        for _, mine in sets_of(sets, at)
+    ]
+    return float(np.mean(found))
+
+
+def best_run(parts: np.ndarray, oracle: np.ndarray, sets: list[str], at: np.ndarray) -> np.ndarray:
+    """The run of strata with the largest mean variation at the queries `at`; its weights (K,)."""
+    tried = list(runs(parts.shape[1]))
+    return tried[int(np.argmax([mean_variation(score_by(w, parts), oracle, sets, at) for w in tried]))]
+
+
+def fitted(parts: np.ndarray, oracle: np.ndarray, sets: list[str], at: np.ndarray) -> np.ndarray:
+    """Weights a >= 0, (K,), by least squares at the queries `at`; their mean is 1."""
+    left, right = [], []
+    for _, mine in sets_of(sets, at):
+        x, y = parts[mine], oracle[mine].astype(float)
+        x, y = (v - v.mean(axis=-1, keepdims=True) for v in (x, y))  # over groups
+        x, y = (v - v.mean(axis=0) for v in (x, y))  # over pictures
+        scale = y.std(axis=0)
+        left.append((x / scale).transpose(0, 2, 1).reshape(-1, parts.shape[1]) / len(x) ** 0.5)
+        right.append((y / scale).ravel() / len(y) ** 0.5)
+    found, _ = optimize.nnls(np.concatenate(left), np.concatenate(right))
+    return found / found.mean()
+
+
+def first_values(service: LocalService, minutes: float | None) -> Iterator[tuple[str, float]]:
+    """Score the first draw's queries: the full model and GUDA's adapters; yields (source, fraction)."""
+    made, until = queries.read(BENCHMARKS, service.group_set, service.model), deadline(minutes)
+    for s in sources(service, UnetConfig()):
+        if s.role in (BASE, GUDA):
+            path = path_of(service, s, "timesteps")
+            for fraction in scores.values(service.model, made.queries, s.within, ONE, path, s.sha256):
+                yield s.key, fraction
+                if time.monotonic() > until:
+                    return
+
+
+def _loaded(service: LocalService, where: str, name: str, draws: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """(parts, the oracle's scores, sets) of a draw of queries. where: its folder; name: of its values in the cache."""
+    folder, ids = BENCHMARKS / where, list(service.group_set.groups)
+    sets = [i["set"] for i in json.loads((folder / "queries.json").read_text(encoding="utf-8"))["items"]]
+    found = kept(cache(service, name), [BASE, *(f"{GUDA}--{g}" for g in ids)], len(sets))
+    strata = likelihood.make_strata(service.model.schedule, ONE.strata)
+    full = found[BASE][:, :, :draws]
+    parts = parts_of({g: found[f"{GUDA}--{g}"][:, :, :draws] for g in ids}, full, strata.sizes)
+    with np.load(folder / "styles-scores.npz", allow_pickle=False) as z:
+        return parts, z[LIVE], sets
+
+
+def timesteps(minutes: MinutesOption = None) -> None:
+    """Choose timesteps for GUDA's score on the tuning half; look at them on the other half and on fresh pictures."""
+    from guda_core.cli.loading import service_of
+
+    service = service_of(None, None)
+    follow(first_values(service, minutes))
+    parts, oracle, sets = _loaded(service, "", "timesteps", 1)
+    fresh_parts, fresh_oracle, fresh_sets = _loaded(service, "fresh", "fresh", ADAPTER_DRAWS)
+    tuning = tuning_half(sets)
+    edges = likelihood.make_strata(service.model.schedule, ONE.strata).edges
+    rows = {
+        "all": np.ones(ONE.strata),
+        "run": best_run(parts, oracle, sets, tuning),
+        "fitted": fitted(parts, oracle, sets, tuning),
+    }
+    record = {
+        "command": COMMAND,
+        "base_sha256": service.model.sha256,
+        "edges": list(edges),
+        "weights": {n: [round(float(v), 4) for v in w] for n, w in rows.items()},
+        "tuning": {n: agreement(score_by(w, parts), oracle, sets, tuning) for n, w in rows.items()},
+        "other_half": {n: agreement(score_by(w, parts), oracle, sets, ~tuning) for n, w in rows.items()},
+        "fresh": {n: agreement(score_by(w, fresh_parts), fresh_oracle, fresh_sets, None) for n, w in rows.items()},
+        "dtype": str(service.model.dtype).removeprefix("torch."),
+        "versions": versions(),
+        "date": today(),
+    }
+    (BENCHMARKS / FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    say(f"Written: {BENCHMARKS / FILE}")
+
+
+main = program(timesteps)
+
+if __name__ == "__main__":
+    main()
