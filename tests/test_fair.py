@@ -122,7 +122,8 @@ def test_where_the_oracle_separates_its_own_first_two_stands_apart():
 
 SETS = ("generated", "generated-blend", "real")
 RIVALS = ("das", "dtrak", "trak", "combined", "instance", "introstyle", "clip-mean", "clip-max", "clip-prototype")
-CLIP = RIVALS[-3:]
+RIVALS += ("clip-csls",)
+CLIP = RIVALS[-4:]
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +147,8 @@ def test_what_is_claimed_of_the_fresh_pictures_holds_in_their_table():
     gradients = {(m, s) for m, s in over if m in ("das", "dtrak", "combined")}
     assert gradients == {("dtrak", "generated"), ("combined", "generated"), ("das", "real"), ("dtrak", "real")}
     first = clear(fresh, "differences", "guda", "top1")
+    assert {s for m, s in varies if m == "guda-draft"} == {"generated-blend", "real"}
+    assert {s for m, s in first if m == "guda-draft"} == {"real"}
     assert {(m, s) for m in CLIP for s in SETS} <= first
     level = {(m, s) for m, s in first if m in ("das", "dtrak", "label")}
     assert level == {("das", "real"), ("dtrak", "real"), ("label", "real")}
@@ -172,7 +175,7 @@ def test_what_the_readme_and_the_results_claim_holds_in_the_committed_table(comm
     assert {(m, s) for m, s in top1 if m in CLIP} == {(m, s) for m in CLIP for s in SETS[:2]}
     assert not {m for m, _ in top1} & {"das", "dtrak", "combined", "label"}
     ahead = clear(committed, "differences", "guda + offset", "top1")
-    assert {m for m, s in ahead if m in CLIP and s == "real"} == {"clip-mean", "clip-max"}
+    assert {m for m, s in ahead if m in CLIP and s == "real"} == {"clip-mean", "clip-max", "clip-csls"}
     assert {(m, s) for m, s in ahead if m in ("das", "dtrak", "label")} == {("das", "real"), ("dtrak", "real")}
     for key, first, metric in (("differences_report", "guda", "variation"), ("differences_report", "guda", "top1")):
         assert not {m for m, _ in clear(committed, key, first, metric, "artists")} & {"das", "dtrak", "combined"}

@@ -40,6 +40,13 @@ def test_a_planted_run_is_found_on_the_tuning_half_and_holds_on_the_other(world)
     assert np.isfinite(timesteps.fitted(parts, oracle, SETS, tuning)).all()
 
 
+def test_every_second_query_of_either_half_is_scored():
+    sets = ["a"] * 9 + ["b"] * 6
+    at = timesteps.some_of_both_halves(sets)
+    assert at == [0, 1, 4, 5, 8, 9, 10, 13, 14]
+    np.testing.assert_array_equal(tuning_half([sets[i] for i in at]), tuning_half(sets)[at])
+
+
 def test_planted_weights_come_back():
     rng = np.random.default_rng(1)
     parts, truth = rng.normal(size=(Q, K, G)), np.array([0.0, 1.0, 2.0, 0.5, 0.0, 2.5])

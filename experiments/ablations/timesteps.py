@@ -8,15 +8,17 @@ weights a >= 0 by least squares to the oracle, where each group's scores are cen
 unit variance. Both are chosen on the tuning half of the first draw's queries alone, by the mean variation of the three
 sets; then they are looked at on its other half and on the fresh queries.
 
-`python -m experiments.ablations.timesteps` scores the first draw's queries with one draw in each stratum (`GUDA_DTYPE`
-may be bfloat16), resumable, and takes the fresh queries' values from the cache (`experiments.styles --fresh`).
+`python -m experiments.ablations.timesteps` scores every second query of either half with one draw in each stratum
+(`GUDA_DTYPE` may be bfloat16), resumable, and takes the fresh queries' values from the cache
+(`experiments.styles --fresh`).
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +42,17 @@ from guda_core.work_queue import deadline
 COMMAND = "python -m experiments.ablations.timesteps"
 FILE = "timesteps.json"
 ONE = ScoreConfig(draws=1)
+
+
+def some_of_both_halves(sets: Sequence[str]) -> list[int]:
+    """Places of every second query of the tuning half and of the other, set by set: in each set two neighbours of four.
+    Of what is left, `tuning_half` tells the same halves."""
+    seen: Counter[str] = Counter()
+    out = []
+    for i, name in enumerate(sets):
+        out += [i] * (seen[name] // 2 % 2 == 0)
+        seen[name] += 1
+    return out
 
 
 def parts_of(without: Mapping[str, np.ndarray], full: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -103,25 +116,30 @@ def fitted(parts: np.ndarray, oracle: np.ndarray, sets: list[str], at: np.ndarra
 def first_values(service: LocalService, minutes: float | None) -> Iterator[tuple[str, float]]:
     """Score the first draw's queries: the full model and GUDA's adapters; yields (source, fraction)."""
     made, until = queries.read(BENCHMARKS, service.group_set, service.model), deadline(minutes)
+    some = [made.queries[i] for i in some_of_both_halves([i.set for i in made.items])]
     for s in sources(service, UnetConfig()):
         if s.role in (BASE, GUDA):
             path = path_of(service, s, "timesteps")
-            for fraction in scores.values(service.model, made.queries, s.within, ONE, path, s.sha256):
+            for fraction in scores.values(service.model, some, s.within, ONE, path, s.sha256):
                 yield s.key, fraction
                 if time.monotonic() > until:
                     return
 
 
 def _loaded(service: LocalService, where: str, name: str, draws: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """(parts, the oracle's scores, sets) of a draw of queries. where: its folder; name: of its values in the cache."""
+    """(parts, the oracle's scores, sets) of a draw of queries: of the first ("") those of `some_of_both_halves`.
+
+    where: its folder; name: of its values in the cache."""
     folder, ids = BENCHMARKS / where, list(service.group_set.groups)
     sets = [i["set"] for i in json.loads((folder / "queries.json").read_text(encoding="utf-8"))["items"]]
+    at = list(range(len(sets))) if where else some_of_both_halves(sets)
+    sets = [sets[i] for i in at]
     found = kept(cache(service, name), [BASE, *(f"{GUDA}--{g}" for g in ids)], len(sets))
     strata = likelihood.make_strata(service.model.schedule, ONE.strata)
     full = found[BASE][:, :, :draws]
     parts = parts_of({g: found[f"{GUDA}--{g}"][:, :, :draws] for g in ids}, full, strata.sizes)
     with np.load(folder / "styles-scores.npz", allow_pickle=False) as z:
-        return parts, z[LIVE], sets
+        return parts, z[LIVE][at], sets
 
 
 def timesteps(minutes: MinutesOption = None) -> None:

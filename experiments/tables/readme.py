@@ -20,6 +20,7 @@ from experiments.tables import (
     maps_table,
     scale_table,
     seeds_table,
+    timesteps_table,
 )
 from guda_core.attribution.scope_fit import ABOUT
 from guda_core.paths import ROOT, SHIPPED_RUN
@@ -196,6 +197,7 @@ RENDER = {
     **scale_table.RENDER,
     **seeds_table.RENDER,
     **held_back_table.RENDER,
+    **timesteps_table.RENDER,
 }
 
 

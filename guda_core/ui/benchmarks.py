@@ -27,10 +27,12 @@ ROWS = (
     "offset alone: that constant. label: whose words the prompt has, or who drew the picture. "
     "guda-weighted: unlearned towards a style that is "
     "drawn by likeness of words. guda-removed: unlearned towards no style words. guda-esd: another forget loss. "
-    "guda-whole: the whole network is fine-tuned, not an adapter. guda-retrack, on the digits: GUDA for a model "
+    "guda-whole: the whole network is fine-tuned, not an adapter. guda-draft: drafts, edited in seconds (UCE), "
+    "in place of unlearned adapters. guda-retrack, on the digits: GUDA for a model "
     "without prompts. trak, dtrak, das: by gradients. instance: the picture itself is unlearned. clip-mean, clip-max, "
     "clip-prototype: likeness to a group's pictures (their mean likeness, the nearest picture, the mean of the "
-    "pictures). classifier: likeness by a classifier's features. combined: GUDA and DAS together. random: scores drawn "
+    "pictures). clip-csls: the nearest picture, where those near to everything count less. classifier: likeness by a "
+    "classifier's features. combined: GUDA and DAS together. random: scores drawn "
     "at random. In brackets: the number of groups, where a row is compared on fewer than all."
 )
 TABLES = {  # file -> (title, command)
