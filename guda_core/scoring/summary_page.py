@@ -9,7 +9,7 @@ from __future__ import annotations
 from html import escape
 
 from guda_core.data.own.found import counted
-from guda_core.scoring.asking import First, Summary
+from guda_core.scoring.asking import First, Summary, left_out
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2933; --quiet: #52606d; --line: #d9dee4; --bar: #2563eb; --back: #fff; }
@@ -52,7 +52,7 @@ def page(summary: Summary, title: str) -> str:
         f'<p class="quiet">{escape(MEANING)}</p>',
     ]
     if summary.cut:
-        body.append(f"<p><b>{summary.cut} parts are not whole and are left out. Run the same command again.</b></p>")
+        body.append(f"<p><b>{escape(left_out(summary.cut))}</b></p>")
     for method, found in summary.firsts.items():
         body.append(_firsts(method, found))
     body += [_scopes(summary), _reasons(summary), _unavailable(summary)]

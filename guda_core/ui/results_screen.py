@@ -17,7 +17,7 @@ from guda_core.answers import sentences
 from guda_core.answers.markup import Html, folded, heading, note, safe, table, text
 from guda_core.answers.plots import bars
 from guda_core.records import VERDICTS, Attribution, Group, GroupScore, GroupSet
-from guda_core.scoring.asking import ORDERS, SCOPES, STATUSES, Asked, Results, Summary
+from guda_core.scoring.asking import ORDERS, SCOPES, STATUSES, Asked, Results, Summary, left_out
 from guda_core.scoring.table_rows import Row
 from guda_core.ui.blocks import block
 from guda_core.ui.callbacks import explained
@@ -81,7 +81,7 @@ def said(s: Summary) -> Html:
     """The table as a whole, in a few sentences."""
     counts = f"{s.pictures:,} pictures: {s.scored:,} scored, {s.refused:,} refused, {s.failed:,} failed."
     away = f" The model could not have made {s.scopes['out of scope']:,} of them." if "out of scope" in s.scopes else ""
-    cut = f" {s.cut} parts are not whole and are left out." if s.cut else ""
+    cut = f" {left_out(s.cut)}" if s.cut else ""
     made = str(s.made_from.get("model", {}).get("name", "?"))
     return safe(f"{counts}{away}{cut} Model: {made}.")
 
