@@ -151,10 +151,10 @@ class Choosy(LightService):
 
 
 def test_what_was_refused_is_tried_again(tmp_path, folder):
-    service = Choosy()
-    assert run(folder, tmp_path / "out", lambda: service).refused == 9
-    service.missing = False
-    assert run(folder, tmp_path / "out", lambda: service) == Total(9, scored=9)
+    choosy = Choosy()
+    assert run(folder, tmp_path / "out", lambda: choosy).refused == 9
+    choosy.missing = False
+    assert run(folder, tmp_path / "out", lambda: choosy) == Total(9, scored=9)
 
 
 def test_two_runs_of_different_pictures_do_not_mix(tmp_path, folder):

@@ -73,17 +73,10 @@ def results(
         if json_file is not None:
             _write_json(json_file, summary.plain())
     if page is not None:
-        write_page(found, str(page))
+        from guda_core.scoring import summary_page
+
+        summary_page.write(found, str(page))
         say(f"Written: {page}")
-
-
-def write_page(found: Results, place: str) -> None:
-    """Write the summary of results as an HTML page."""
-    from guda_core.scoring import places
-    from guda_core.scoring.summary_page import page
-
-    title = found.folder.rstrip("/").rpartition("/")[2] or "Results"
-    places.write(place, page(found.summary(), title).encode("utf-8", "backslashreplace"))
 
 
 def _show_summary(s: Summary) -> None:

@@ -9,7 +9,10 @@ from __future__ import annotations
 from html import escape
 
 from guda_core.data.own.found import counted
-from guda_core.scoring.asking import First, Summary, left_out
+from guda_core.scoring import places
+from guda_core.scoring.asking import First, Results, Summary, left_out
+
+SUMMARY = "summary.html"
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2933; --quiet: #52606d; --line: #d9dee4; --bar: #2563eb; --back: #fff; }
@@ -34,6 +37,18 @@ MEANING = (
     "A group counts where its score is the highest of all groups. A positive score means that the group contributed. "
     "Scores are not shares. Pictures that the model could not have made count for no group."
 )
+
+
+def write(results: Results, place: str = "") -> str:
+    """Write the page of results; returns its place. place: "" for the folder of the results.
+
+    Raises:
+        ReportError: it cannot be written.
+    """
+    place = place or places.joined(results.folder, SUMMARY)
+    title = results.folder.rstrip("/").rpartition("/")[2] or "Results"
+    places.write(place, page(results.summary(), title).encode("utf-8", "backslashreplace"))
+    return place
 
 
 def page(summary: Summary, title: str) -> str:
