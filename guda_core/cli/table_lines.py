@@ -44,8 +44,12 @@ def make_table(
     from guda_core.scoring.table_run import Table
 
     table = Table(sources, out, make_service, options)
-    with _working(workers, ray) as work:
-        total = _followed(table, work)
+    try:
+        with _working(workers, ray) as work:
+            total = _followed(table, work)
+    except KeyboardInterrupt:
+        note("What was scored is kept. The same command goes on.")
+        raise
     kept = f" ({total.kept:,} of them kept from an earlier run)" if total.kept else ""
     say(f"Scored: {total.scored + total.kept:,}{kept}. Without scores: {total.refused:,}.")
     for picture, why in list(total.why.items())[:SHOWN]:
