@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,7 +131,7 @@ def test_workers_share_a_machine_as_jobs_are_handed_out(monkeypatch):
 
 def test_the_library_unlearns_by_workers_what_it_unlearns_alone(home, monkeypatch):
     own_workspace(home, adapters_too=False)
-    few = {"steps": 2, "batch": 1, "rank": 2}
+    few: dict[str, Any] = {"steps": 2, "batch": 1, "rank": 2}
     alone = guda_core.unlearn("artists", "brush", only=["dee"], **few)
     files = made(home)
     shutil.rmtree(home / "runs")

@@ -191,10 +191,11 @@ def _plan(
         f"a pass, {mode}. Peak memory {_bytes(found.step.peak_bytes)}."
     )
     if share is not None:
-        found = dataclasses.replace(found, share=dataclasses.asdict(share), whole_s=_whole(found, share))
+        whole = _whole(found, share)
+        found = dataclasses.replace(found, share=dataclasses.asdict(share), whole_s=whole)
         each = "a GPU each" if share.on_gpus else f"CPU threads of each: {share.threads}"
         say(
-            f"With --workers {share.workers} on this machine ({each}): about {_time(found.whole_s)} from start to end, "
+            f"With --workers {share.workers} on this machine ({each}): about {_time(whole)} from start to end, "
             "and the time in which each worker loads the model. Each worker needs that memory."
         )
     if file is not None:
