@@ -16,6 +16,8 @@ from importlib import import_module
 __version__ = "0.1.0"
 _PLACES = {  # name -> the module that it comes from
     **dict.fromkeys(("load_model", "load_groups", "attribute", "unlearn", "Answer"), "guda_core.api"),
+    "attribute_many": "guda_core.many",
+    "Results": "guda_core.scoring.asking",
     **dict.fromkeys(("Attribution", "Group", "GroupScore", "GroupSet", "Query", "Scope"), "guda_core.records"),
     "GudaError": "guda_core.errors",
 }

@@ -1,4 +1,5 @@
-"""The library in four functions: `load_model`, `load_groups`, `attribute` and `unlearn`; `guda_core` exports them.
+"""The library in functions: `load_model`, `load_groups`, `attribute` and `unlearn`, and `many.attribute_many`;
+`guda_core` exports them.
 
 Names follow one rule, as on the command line: what is given; else the variable (GUDA_MODEL, GUDA_GROUP_SET, GUDA_HOME);
 else the included model, and the group set of the model's card. Sign: a positive score means that the group contributed.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from guda_core.data.images import read_file
 from guda_core.diffusion import cards
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import ImageError, OptionError
+from guda_core.jobs.chosen_pool import opened
+from guda_core.jobs.driver import Event
 from guda_core.local import LocalService, service_for
 from guda_core.picture_records import PlaceMap, Shown, Strip
 from guda_core.records import Attribution, GroupSet, Provenance, Query, Scope
@@ -28,7 +31,8 @@ from guda_core.reports import bundle, picture_files
 from guda_core.reports.record import to_json
 from guda_core.service import check_methods, find_effort
 from guda_core.unlearning.forget import FORGET_LOSSES
-from guda_core.unlearning.health import Health
+from guda_core.unlearning.group_jobs import Asked, kept_apart, work_by
+from guda_core.unlearning.health import Health, read_all
 from guda_core.unlearning.run import Forgetting
 
 log = logging.getLogger(__name__)
@@ -171,6 +175,8 @@ def unlearn(
     operator: str | None = None,
     folder: str | Path | None = None,
     again: bool = False,
+    workers: int | None = None,
+    ray: str | None = None,
     **settings: Any,
 ) -> dict[str, dict[str, Any]]:
     """Unlearn groups from a model, each into an adapter, and measure each adapter's health.
@@ -184,6 +190,9 @@ def unlearn(
         operator: the forget loss; default: guda_c, or retrack for a model that reads no prompts.
         folder: where the adapters go; default: the workspace.
         again: also make adapters again that fit.
+        workers: so many groups at once, in processes of this machine, a GPU each where there are GPUs. They import the
+            main program again, so a script's own call stands below `if __name__ == "__main__":`.
+        ray: the same on a Ray cluster: HOST:PORT, "auto" or "local".
         settings: of the loss and the loop, such as steps, batch, lr, rank, seed.
 
     Returns:
@@ -196,17 +205,47 @@ def unlearn(
         FORGET_LOSSES.find(operator)
     only = _names(only, "only")
     group_set = _groups(groups, model)
-    job = Forgetting(group_set, model=model, folder=Path(folder) if folder is not None else None)
+    folder = Path(folder) if folder is not None else None
+    if workers is not None or ray is not None:
+        changes = tuple(sorted(settings.items()))
+        asked = Asked(group_set.id, model, folder, tuple(only), operator, changes, again=again)
+        return _by_workers(group_set, asked, workers, ray)
+    job = Forgetting(group_set, model=model, folder=folder)
     config = job.config(operator, **settings)
     for gid in job.pending(only, config=config, again=again):
         for p in job.unlearn(gid, config):
             log.info("unlearn %s: step %d of %d, loss %.4f", gid, p.step, p.steps, p.loss)
-    measured = Health(job)
+    measured = Health(job, apart=kept_apart(group_set, job.card.id))
     for gid in measured.unmeasured(only):
         for fraction in measured.measure(gid):
             log.info("health of %s: %.0f%%", gid, 100 * fraction)
     health = measured.read()
     return {g: health[g] for g in job.known(only) if g in health}
+
+
+def _by_workers(group_set: GroupSet, asked: Asked, workers: int | None, ray: str | None) -> dict[str, dict[str, Any]]:
+    """`unlearn` in other processes, which read the set themselves."""
+    if missing := [g for g in asked.groups if g not in group_set.groups]:
+        raise OptionError(f"There is no group '{missing[0]}'. Known: {', '.join(group_set.groups)}.")
+    if group_sets.load_group_set(asked.group_set) != group_set:
+        raise OptionError(
+            f"The group set '{group_set.id}' in the workspace is another one than this. With workers or ray, give the "
+            "name of a set that is in the workspace: each process reads it there."
+        )
+    with opened(workers, ray) as pool:
+        log.info("unlearn on %s", pool.about)
+        if failed := work_by(asked, pool, _logged):
+            raise failed
+    card = cards.chosen_card(asked.model).id
+    where = paths.Layers((asked.folder,)) if asked.folder else paths.run(card, group_set.id).adapters
+    return read_all(where, asked.groups or group_set.groups)
+
+
+def _logged(title: str, count: int, events: Iterator[Event]) -> Iterator[Event]:
+    """Log what happens to jobs, and pass it on."""
+    for e in events:
+        log.info("%s (%.0f%%): %s %s. %s", title, 100 * e.all_done, e.job.name, e.kind, e.note)
+        yield e
 
 
 def _names(given: str | Iterable[str], what: str) -> list[str]:

@@ -21,14 +21,23 @@ def claimed(path: Path, *, wait: bool = False) -> Iterator[bool]:
     """Within the block no other process claims `path`; False where one has it already (with `wait`: wait for it).
 
     The claim is a lock on <path>.lock, which the system frees however the process ends.
+
+    Raises:
+        OptionError: the folder cannot be written to, or knows no locks.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f"{path.name}.lock"))
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(f"{path.name}.lock"))
         lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
         yield False
         return
+    except (OSError, NotImplementedError) as e:
+        why = getattr(e, "strerror", None) or e
+        raise OptionError(
+            f"Nothing can be claimed in '{path.parent}' ({why}). The folder must be one that you may write to, on a "
+            "disk that supports file locks."
+        ) from e
     try:
         yield True
     finally:

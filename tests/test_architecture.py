@@ -51,6 +51,7 @@ TABLE = (
     "scoring.*",
     "local",
     "api",
+    "many",
     "zero_gpu",
     "ui.*",
     "ui",

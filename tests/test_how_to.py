@@ -140,7 +140,7 @@ def test_the_commands_about_many_pictures_run(tmp_path, monkeypatch):
     assert len(commands) == 12 and rows("results") == rows("faster") and rows("captioned")[0]["prompt"] == "a cat, flat"
     made_of: dict[str, object] = {}
     exec(
-        block("many-pictures.md", "python")
+        blocks("many-pictures.md", "python")[-1]
         .replace(".show()", ".fetchall()")
         .replace("duckdb.sql", "found = duckdb.sql"),
         made_of,

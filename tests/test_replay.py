@@ -554,3 +554,10 @@ def test_compressed_and_encrypted_zips(path, service):
     path.write_bytes(data)
     with pytest.raises(ReportError, match="encrypted"):
         read_report(path)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x89PNG\r\n", b"SSHSIG"])
+def test_a_file_that_is_no_report_is_named(tmp_path, data):
+    (tmp_path / "cat.png").write_bytes(data)
+    with pytest.raises(ReportError, match=r"'cat\.png' is no report"):
+        read_report(tmp_path / "cat.png")

@@ -215,7 +215,7 @@ def test_results_of_another_model_or_setting_are_not_mixed(folder, tmp_path, cha
     change(other)
     with pytest.raises(OptionError, match=rf"begun with something else \({what}.*Name another folder"):
         run(folder, tmp_path / "out", lambda: other)
-    with pytest.raises(OptionError, match="settings"):
+    with pytest.raises(OptionError, match=r"something else \(effort\)"):
         run(folder, tmp_path / "out", LightService, options=Options("standard"))
     with pytest.raises(OptionError, match="clip, guda; got magic"):
         run(folder, tmp_path / "new", LightService, options=Options("quick", ("magic",)))
@@ -239,7 +239,7 @@ def test_a_table_names_pictures_and_prompts(folder, tmp_path, kind):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("name\nx\n", "must have a column 'file'"),
+        ("name\nx\n", "must have one column 'file'"),
         ("file\n", "no pictures"),
         ("file\na.png\na.png\n", "Two pictures are called 'a.png'"),
         (None, "There is no table"),

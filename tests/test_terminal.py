@@ -140,3 +140,17 @@ def test_only_the_terminal_writes_to_the_streams():
         text = path.read_text(encoding="utf-8")
         assert "typer.echo" not in text and not re.search(r"(?<![\w.])print\(", text)
         assert path.name == Path(terminal.__file__).name or "Console" not in text
+
+
+def test_a_command_that_is_broken_off_says_so(capsys):
+    import typer
+
+    def stopped() -> None:
+        raise KeyboardInterrupt
+
+    program = terminal.commands("Nothing.")
+    program.command()(stopped)
+    program.command("other")(stopped)
+    with pytest.raises(SystemExit) as ended:
+        typer.main.get_command(program)(["stopped"])
+    assert ended.value.code == terminal.BROKEN_OFF and capsys.readouterr().err.strip() == "Stopped."

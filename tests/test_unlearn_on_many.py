@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from guda_core.cli.jobs_progress import clock, failure
+import guda_core
+from guda_core.cli.jobs_progress import clock
 from guda_core.diffusion.cards import find_card
+from guda_core.errors import OptionError
 from guda_core.jobs import job as jobs_job
-from guda_core.jobs.driver import Event
+from guda_core.jobs.driver import Event, failure
 from guda_core.jobs.job import Job, Stopped, Told, perform
+from guda_core.jobs.local_pool import Share, share_of
 from guda_core.unlearning import group_jobs
 from guda_core.unlearning.group_jobs import Asked, Found, first_job, is_done, look
 from tests.own_pictures import guda
@@ -100,8 +105,54 @@ def _found(job: Job) -> Found:
             return end.value
 
 
+def test_a_plan_for_several_workers_says_the_whole(home):
+    own_workspace(home, adapters_too=False)
+    said = " ".join(guda("unlearn", "--plan", *FEW, "--workers", "2", "--json", str(home / "plan.json")).split())
+    assert "With --workers 2 on this machine (CPU threads of each: 1): about" in said, said
+    plan = json.loads((home / "plan.json").read_text())
+    one, two, three = (g["seconds"] * plan["share"]["slower"] for g in plan["groups"].values())
+    assert plan["whole_s"] == pytest.approx(plan["encode_s"] + max(min(one, two) + three, one, two))
+    assert plan["share"]["workers"] == 2 and not (home / "runs").exists()
+
+
+def test_workers_share_a_machine_as_jobs_are_handed_out(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert share_of(4, devices=(), cores=8) == Share(4, 4, 2, 1.0, False)
+    assert share_of(4, devices=("0", "1"), cores=8).at_once == 2
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert share_of(3, devices=(), cores=2).slower == 3.0
+    jobs = (5.0, 1.0, 1.0, 4.0)
+    assert Share(2, 2, 1, 1.0, False).seconds(jobs) == 6.0  # 5 | 1 1 4
+    assert Share(2, 1, 1, 1.0, True).seconds(jobs) == 11.0
+    assert Share(2, 2, 1, 1.5, False).seconds(jobs) == 9.0 and Share(2, 2, 1, 1.0, False).seconds(()) == 0.0
+    with pytest.raises(OptionError, match="at least one worker"):
+        share_of(0)
+
+
+def test_the_library_unlearns_by_workers_what_it_unlearns_alone(home, monkeypatch):
+    own_workspace(home, adapters_too=False)
+    few: dict[str, Any] = {"steps": 2, "batch": 1, "rank": 2}
+    alone = guda_core.unlearn("artists", "brush", only=["dee"], **few)
+    files = made(home)
+    shutil.rmtree(home / "runs")
+    told = guda_core.unlearn("artists", "brush", only=["dee"], workers=1, **few)
+    assert made(home) == files and told == alone and set(told) == {"dee"}
+    assert guda_core.unlearn("artists", "brush", only="dee", workers=1, **few) == alone
+
+
+def test_the_library_refuses_sets_that_other_processes_cannot_read(home):
+    own_workspace(home, adapters_too=False)
+    groups = guda_core.load_groups("artists")
+    with pytest.raises(OptionError, match="no group 'nobody'"):
+        guda_core.unlearn(groups, "brush", only="nobody", workers=2)
+    with pytest.raises(OptionError, match="give the name of a set that is in the workspace"):
+        guda_core.unlearn(dataclasses.replace(groups, name="Another"), "brush", workers=2)
+    with pytest.raises(OptionError, match="at least one worker"):
+        guda_core.unlearn(groups, "brush", workers=0)
+
+
 def test_options_that_do_not_go_together(home):
-    assert "leave out --workers" in guda("unlearn", "--plan", "--workers", "2", code=2)
+    assert "Leave out --ray" in guda("unlearn", "--plan", "--ray", "local", code=2)
     assert "no Ray cluster at somewhere" in guda("unlearn", "--groups", "noto", "--ray", "somewhere", code=2)
     assert "--workers" in guda("unlearn", "--workers", "0", code=2)
 

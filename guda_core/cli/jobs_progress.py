@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from guda_core.cli.terminal import Command, note, progress_bar
-from guda_core.errors import TrainingError
 
 if TYPE_CHECKING:
     from guda_core.jobs.driver import Event, Pool
@@ -78,22 +77,9 @@ def done_by(pool: Pool, jobs: Sequence[Job], *, title: str) -> list[Event]:
     Raises:
         TrainingError: some failed; the others are done.
     """
-    from guda_core.jobs.driver import work_through
+    from guda_core.jobs.driver import failure, work_through
 
     ended = list(follow_jobs(title, len(jobs), work_through(jobs, pool))) if jobs else []
     if failed := failure(ended):
         raise failed
     return ended
-
-
-def failure(ended: Sequence[Event]) -> TrainingError | None:
-    """What failed, as one sentence or two; None where all is done."""
-    bad = [e for e in ended if e.kind == "failed"]
-    if not bad:
-        return None
-    why = " ".join(f"'{e.job.name}': {e.note}" for e in bad)
-    if len(ended) == 1:
-        return TrainingError(f"{bad[0].job.name}: {bad[0].note}")
-    return TrainingError(
-        f"{len(bad)} of {len(ended)} failed, the others are done. {why} Run the same command again to try once more."
-    )

@@ -14,8 +14,11 @@ from guda_core.errors import OptionError
 
 if TYPE_CHECKING:
     from guda_core.scoring.asking import Asked, Results, Summary
+    from guda_core.scoring.table_rows import Row
 
 SHOWN = 20
+NOTHING = "-"
+SAID_ONCE = ("picture", "method", "group", "scope", "status")  # below the table, where all its rows have the same
 SAID = {
     "equal": "Equal: every score is bitwise what the table says.",
     "within tolerance": "Within tolerance: every number is the same to one part in a thousand (or 0.001 nats).",
@@ -47,19 +50,20 @@ def results(
     With --report, one picture is computed again and compared with its rows: equal, within tolerance, or different.
     Exit code 1 when different.
     """
-    from guda_core.scoring.asking import SCOPES, STATUSES, Asked, Results
+    from guda_core.scoring.asking import SCOPES, STATUSES, Asked, Results, left_out
 
     for given, known, name in ((status, STATUSES, "--status"), (scope, SCOPES, "--scope")):
         if given and given not in known:
             raise OptionError(f"{name} must be one of {', '.join(known)}; got '{given}'.")
     found = Results(folder)
     if found.cut:
-        note(f"{found.cut} parts are not whole and are left out. Run the command that made the results again.")
+        note(left_out(found.cut))
     if report is not None:
         _again(found, *report)
         return
     asked = Asked(group=group, picture=picture, status=status, scope=scope, method=method, first=first)
     if asked != Asked():
+        _check(found, asked)
         _rows(found, asked, csv_file, json_file)
     else:
         summary = found.summary()
@@ -69,17 +73,10 @@ def results(
         if json_file is not None:
             _write_json(json_file, summary.plain())
     if page is not None:
-        write_page(found, str(page))
+        from guda_core.scoring import summary_page
+
+        summary_page.write(found, str(page))
         say(f"Written: {page}")
-
-
-def write_page(found: Results, place: str) -> None:
-    """Write the summary of results as an HTML page."""
-    from guda_core.scoring import places
-    from guda_core.scoring.summary_page import page
-
-    title = found.folder.rstrip("/").rpartition("/")[2] or "Results"
-    places.write(place, page(found.summary(), title).encode("utf-8", "backslashreplace"))
 
 
 def _show_summary(s: Summary) -> None:
@@ -101,28 +98,63 @@ def _show_summary(s: Summary) -> None:
         say(f"{name} has no scores: {why}")
 
 
+def _check(found: Results, asked: Asked) -> None:
+    """Raises OptionError: these results have no such picture, group or method, so that there can be no rows."""
+    from guda_core.scoring.asking import Asked
+
+    groups, methods = found.groups(), found.methods()
+    if asked.picture and not found.count(Asked(picture=asked.picture)):
+        raise OptionError(f"There is no picture '{asked.picture}' in these results.")
+    for given, known, name in (
+        (asked.group, {**groups, **{n: n for n in groups.values()}}, "--group"),
+        (asked.method, methods, "--method"),
+    ):
+        if given and given not in known:
+            ids = list(groups) if name == "--group" else methods
+            raise OptionError(f"{name} must be one of {', '.join(ids) or 'none: nothing has scores'}; got '{given}'.")
+
+
 def _rows(found: Results, asked: Asked, csv_file: Path | None, json_file: Path | None) -> None:
     """Show the first of the wanted rows, and write all of them where that is asked for."""
+    from guda_core.data.own.found import counted
+
     count = found.count(asked)
     order = "score" if asked.group and not asked.picture else "picture"
-    table = Table(title=f"{count:,} rows")
-    for column in ("picture", "method", "rank", "group", "score", "95% interval", "scope", "status"):
-        table.add_column(column)
-    for r in found.rows(asked, order=order, limit=SHOWN):
-        ok = r["score"] is not None
-        score, span = (f"{r['score']:.4g}", f"{r['low']:.4g} to {r['high']:.4g}") if ok else ("-", "-")
-        told = r["status"] if not r["reason"] else f"{r['status']}: {r['reason']}"
-        rank = "-" if r["rank"] is None else str(r["rank"])
-        table.add_row(
-            r["picture"], r["method"] or "-", rank, r["group_name"] or "-", score, span, r["scope"] or "-", told
-        )
-    show(table)
+    rows = [_cells(r) for r in found.rows(asked, order=order, limit=SHOWN)]
+    same = {c: rows[0][c] for c in SAID_ONCE if len(rows) > 1 and len({r[c] for r in rows}) == 1}
+    kept = [c for c in rows[0] if c not in same and any(r[c] != NOTHING for r in rows)] if rows else []
+    table = Table(title=counted(count, "row"))
+    for column in kept:
+        table.add_column(column, overflow="fold")
+    for r in rows:
+        table.add_row(*(r[c] for c in kept))
+    if rows:
+        show(table)
+    else:
+        say("There are no such rows.")
+    if told := "; ".join(f"{c}: {v}" for c, v in same.items() if v != NOTHING):
+        say(f"In each of these rows: {told}.")
     if count > SHOWN and csv_file is None and json_file is None:
         note(f"These are the first {SHOWN}. --csv FILE or --json FILE writes all.")
     if csv_file is not None:
         _write_csv(found, asked, csv_file)
     if json_file is not None:
         _write_json(json_file, [r for chunk in found.all_rows(asked) for r in chunk])
+
+
+def _cells(r: Row) -> dict[str, str]:
+    """A row as the table on the terminal shows it."""
+    ok = r["score"] is not None
+    return {
+        "picture": r["picture"],
+        "method": r["method"] or NOTHING,
+        "rank": NOTHING if r["rank"] is None else str(r["rank"]),
+        "group": r["group_name"] or NOTHING,
+        "score": f"{r['score']:.4g}" if ok else NOTHING,
+        "95% interval": f"{r['low']:.4g} to {r['high']:.4g}" if ok else NOTHING,
+        "scope": r["scope"] or NOTHING,
+        "status": r["status"] if not r["reason"] else f"{r['status']}: {r['reason']}",
+    }
 
 
 def _write_csv(found: Results, asked: Asked, path: Path) -> None:

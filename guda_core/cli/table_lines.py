@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from guda_core.local import LocalService
     from guda_core.scoring.table_run import Options, Table, Total, Work
 
-SUMMARY = "summary.html"
 SHOWN = 20  # reasons why pictures have no scores
 
 
@@ -40,20 +39,22 @@ def make_table(
     sources: Sequence[str], out: str, make_service: Loaded, options: Options, *, workers: int | None, ray: str | None
 ) -> None:
     """Score the pictures, write the summary page, and say what came of it. workers, ray: None for this process."""
-    from guda_core.cli.results_command import write_page
-    from guda_core.scoring import places
+    from guda_core.scoring import places, summary_page
     from guda_core.scoring.asking import Results
     from guda_core.scoring.table_run import Table
 
     table = Table(sources, out, make_service, options)
-    with _working(workers, ray) as work:
-        total = _followed(table, work)
+    try:
+        with _working(workers, ray) as work:
+            total = _followed(table, work)
+    except KeyboardInterrupt:
+        note("What was scored is kept. The same command goes on.")
+        raise
     kept = f" ({total.kept:,} of them kept from an earlier run)" if total.kept else ""
     say(f"Scored: {total.scored + total.kept:,}{kept}. Without scores: {total.refused:,}.")
     for picture, why in list(total.why.items())[:SHOWN]:
         note(f"{picture}: {why}")
-    page = places.joined(table.out, SUMMARY)
-    write_page(Results(table.out), page)
+    page = summary_page.write(Results(table.out))
     say(f"Written: {places.joined(table.out, 'parts')} and {page}. Ask them with `guda results {out}`.")
     if total.refused:
         raise typer.Exit(1)

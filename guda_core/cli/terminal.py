@@ -77,6 +77,8 @@ class _OneSentence:
         _any_encoding()
         try:
             code = super().main(*args, standalone_mode=False, **more)  # type: ignore[misc]
+            if code == BROKEN_OFF:  # so typer says that Ctrl-C was pressed
+                _complain("Stopped.", BROKEN_OFF)
         except GudaError as e:
             code = _complain(f"Error: {e}", 2)
         except typer.Abort:

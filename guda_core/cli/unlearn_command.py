@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +26,7 @@ from guda_core.cli.terminal import (
 from guda_core.errors import OptionError
 
 if TYPE_CHECKING:
+    from guda_core.jobs.local_pool import Share
     from guda_core.unlearning.health import Health
     from guda_core.unlearning.plan import Plan
     from guda_core.unlearning.run import Forgetting
@@ -64,7 +66,8 @@ def unlearn(
     folder: Annotated[Path | None, typer.Option(help="Default: runs/MODEL/SET/adapters of the workspace.")] = None,
     again: Annotated[bool, typer.Option(help="Recompute adapters that are there already.")] = False,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Make one step, say what all of them will take, and stop.")
+        bool,
+        typer.Option("--plan", help="Make one step, say what all will take (also with --workers), and stop."),
     ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="With --plan: write the plan here.")] = None,
     draft: Annotated[
@@ -91,8 +94,8 @@ def unlearn(
 
     if json_file is not None and not plan:
         raise OptionError("--json writes the plan: use it with --plan.")
-    if plan and (workers or ray):
-        raise OptionError("--plan makes one step in this process: leave out --workers and --ray.")
+    if plan and ray:
+        raise OptionError("--plan looks at no cluster. Leave out --ray, and name the jobs at once with --workers.")
     FORGET_LOSSES.find(operator or "guda_c")  # before the model is loaded
     changes: dict[str, Any] = {
         "selection": selection, "steps": steps, "lr": lr, "rank": rank, "lam": lam, "empty_share": empty_share,
@@ -105,17 +108,18 @@ def unlearn(
         gs.id, model, folder, tuple(listed(groups)), operator, tuple(sorted(changes.items())), pass_size,
         checkpointing, again,
     )  # fmt: skip
-    if workers or ray:
+    if (workers or ray) and not plan:
         failed = unlearn_on_many(asked, workers=workers, ray=ray)
     else:
         with ERR.status("Loading the model"):
+            share = _shared(workers) if plan and workers else None
             opened = open_asked(asked)
         if draft:
             draft_command.draft(opened.forgetting, asked.groups, again=again)
             return
         pending = opened.forgetting.pending(asked.groups, config=opened.config, again=again)
         if plan:
-            _plan(opened.forgetting, opened.health, pending, opened.config, json_file)
+            _plan(opened.forgetting, opened.health, pending, opened.config, json_file, share)
             return
         _make(opened.forgetting, pending, opened.config)
         _measure(opened.health, asked.groups)
@@ -169,7 +173,20 @@ def _measure(measured: Health, wanted: Sequence[str]) -> None:
                 bar.update(task, completed=fraction)
 
 
-def _plan(job: Forgetting, measured: Health, pending: list[str], config: Any, file: Path | None) -> None:
+def _shared(workers: int) -> Share:
+    """How workers will share this machine; from here on this process has as many threads as one of them."""
+    import torch
+
+    from guda_core.jobs.local_pool import share_of
+
+    share = share_of(workers)
+    torch.set_num_threads(share.threads)
+    return share
+
+
+def _plan(
+    job: Forgetting, measured: Health, pending: list[str], config: Any, file: Path | None, share: Share | None = None
+) -> None:
     from guda_core.unlearning.plan import write_json
 
     if not pending:
@@ -182,9 +199,22 @@ def _plan(job: Forgetting, measured: Health, pending: list[str], config: Any, fi
         f"One step took {found.step.seconds:.2f} s on {found.device} in {found.dtype}, {found.step.pictures} pictures "
         f"a pass, {mode}. Peak memory {_bytes(found.step.peak_bytes)}."
     )
+    if share is not None:
+        whole = _whole(found, share)
+        found = dataclasses.replace(found, share=dataclasses.asdict(share), whole_s=whole)
+        each = "a GPU each" if share.on_gpus else f"CPU threads of each: {share.threads}"
+        say(
+            f"With --workers {share.workers} on this machine ({each}): about {_time(whole)} from start to end, "
+            "and the time in which each worker loads the model. Each worker needs that memory."
+        )
     if file is not None:
         write_json(found, file)
         say(f"Written: {file}")
+
+
+def _whole(plan: Plan, share: Share) -> float:
+    """Seconds from start to end: one worker encodes, then they share out the groups."""
+    return plan.encode_s + share.seconds([g.seconds for g in plan.groups.values()])
 
 
 def _plan_table(plan: Plan) -> Table:

@@ -73,11 +73,11 @@ def read_file(path: Path, limits: Limits = UPLOADS) -> bytes:
     """
     try:
         if not path.is_file():
-            raise ImageError("There is no such picture. Choose a file on your own device and upload it.")
+            raise ImageError("There is no such picture. Choose a file that is there.")
         with path.open("rb") as f:
             data = f.read(limits.bytes + 1)
     except (OSError, ValueError) as e:
-        raise ImageError("This file could not be read. Upload it again.") from e
+        raise ImageError("This file could not be read. See that it is there, and that you may read it.") from e
     _check_bytes(data, limits)
     return data
 
@@ -112,10 +112,10 @@ def _upright(data: bytes, limits: Limits, notes: list[str]) -> tuple[Image.Image
 
 def _check_bytes(data: bytes, limits: Limits) -> None:
     if not data:
-        raise ImageError("This file is empty (0 bytes). The upload may have been cut off; try again.")
+        raise ImageError("This file is empty (0 bytes). The copy or upload may have been cut off; try again.")
     if len(data) > limits.bytes:
         most = limits.bytes // 10**6
-        raise ImageError(f"This file is larger than {most} MB. Save a smaller version and upload that.")
+        raise ImageError(f"This file is larger than {most} MB. Save a smaller version.")
 
 
 def _coloured(im: Image.Image, png: bytes | None, profile: bytes | None, notes: list[str]) -> Image.Image:

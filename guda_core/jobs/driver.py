@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from guda_core.errors import TrainingError
 from guda_core.jobs.job import Job, Told
 
 RETRIES = 2  # of a job that broke
@@ -142,3 +143,16 @@ class _Work:
             kind = "failed"
             self.whole.note(job.name, 1.0, found=True)
         return Event(job, kind, told.fraction, told.note, self.whole.done(), self.whole.left_s(), told.answer)
+
+
+def failure(ended: Sequence[Event]) -> TrainingError | None:
+    """What failed, as one sentence or two; None where all is done."""
+    bad = [e for e in ended if e.kind == "failed"]
+    if not bad:
+        return None
+    why = " ".join(f"'{e.job.name}': {e.note}" for e in bad)
+    if len(ended) == 1:
+        return TrainingError(f"{bad[0].job.name}: {bad[0].note}")
+    return TrainingError(
+        f"{len(bad)} of {len(ended)} failed, the others are done. {why} Run the same command again to try once more."
+    )

@@ -12,7 +12,8 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from multiprocessing import get_context
+from dataclasses import dataclass
+from multiprocessing import current_process, get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -20,6 +21,11 @@ from guda_core.errors import OptionError
 from guda_core.jobs.job import Job, Stopped, Told, perform
 
 LET_GO_S = 30.0  # for a worker to leave its job between two steps, before it is killed
+MAIN_AGAIN = 87  # the exit code of a worker that would start workers of its own
+UNGUARDED = (
+    "A worker imports the main program again, and that asks for workers again. Put the call below a line "
+    "`if __name__ == '__main__':`."
+)
 GPUS = "CUDA_VISIBLE_DEVICES"
 
 
@@ -41,10 +47,45 @@ def _counted(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
 
 
-def _threads(workers: int) -> str:
+def _threads(workers: int, cores: int | None = None) -> str:
     """Of each worker: what OMP_NUM_THREADS says, else its part of the cores."""
     said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return said if said.isdecimal() and int(said) else str(max(1, _cores() // workers))
+    return said if said.isdecimal() and int(said) else str(max(1, (cores or _cores()) // workers))
+
+
+@dataclass(frozen=True)
+class Share:
+    """How workers share this machine. at_once: so many work side by side, each on a GPU of its own where there are
+    GPUs. threads: of the CPU, of each. slower: so many times as long takes each, where the threads are more than the
+    cores."""
+
+    workers: int
+    at_once: int
+    threads: int
+    slower: float
+    on_gpus: bool
+
+    def seconds(self, jobs: Sequence[float]) -> float:
+        """Seconds until jobs that take so many seconds each are done, handed out in their order."""
+        free = [0.0] * self.at_once
+        for took in jobs:
+            free[free.index(min(free))] += self.slower * took
+        return max(free)
+
+
+def share_of(workers: int, *, devices: Sequence[str] | None = None, cores: int | None = None) -> Share:
+    """How so many workers would share this machine. devices: its GPUs; cores: of its CPU; None: those that there are.
+
+    Raises:
+        OptionError: there are no workers.
+    """
+    if workers < 1:
+        raise OptionError(f"There must be at least one worker; got {workers}.")
+    devices, cores = gpus() if devices is None else devices, cores or _cores()
+    threads = int(_threads(workers, cores))
+    if devices:
+        return Share(workers, min(workers, len(devices)), threads, 1.0, True)
+    return Share(workers, workers, threads, max(1.0, workers * threads / cores), False)
 
 
 def _serve(pipe: Connection, environ: dict[str, str]) -> None:
@@ -111,7 +152,9 @@ class _Worker:
             self.job = None
         elif ended and self.job is not None:
             self.process.join(LET_GO_S)
-            found.append(Told(self.job.name, "broke", note=_ending(self.process.exitcode)))
+            again = self.process.exitcode == MAIN_AGAIN
+            note = UNGUARDED if again else _ending(self.process.exitcode)
+            found.append(Told(self.job.name, "refused" if again else "broke", note=note))
             self.job = None
         return found
 
@@ -148,6 +191,10 @@ class LocalPool:
     """
 
     def __init__(self, workers: int, *, devices: Sequence[str] | None = None) -> None:
+        if getattr(
+            current_process(), "_inheriting", False
+        ):  # a worker imports the main program, which asks for workers
+            sys.exit(MAIN_AGAIN)
         if workers < 1:
             raise OptionError(f"There must be at least one worker; got {workers}.")
         devices = gpus() if devices is None else devices

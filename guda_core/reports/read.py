@@ -61,6 +61,8 @@ def read_report(path: Path) -> Report:
     data = _read(path, MAX_ZIP)
     sha256 = hashlib.sha256(data).hexdigest()
     if not data.startswith(b"PK"):
+        if not data.lstrip().startswith(b"{"):
+            raise ReportError(f"'{path.name}' is no report: it is damaged, cut off or another file.")
         record = parse_record(data)
         beside = path.with_name(PICTURE)
         if not beside.is_file():

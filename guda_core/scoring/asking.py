@@ -5,17 +5,17 @@ A picture "counts for" the group of rank 1, by each method. Pictures that the mo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from guda_core.errors import OptionError, ReportError
 from guda_core.scoring import parts, places
-from guda_core.scoring.listing import connect, exact, quoted
-from guda_core.scoring.scorer import MADE_FROM
+from guda_core.scoring.listing import as_text, connect, exact, quoted
+from guda_core.scoring.scorer import MADE_FROM, made_from_in
 from guda_core.scoring.table_rows import COLUMNS, FAILED, REFUSED, Row
-from guda_core.scoring.table_run import TABLE
+from guda_core.scoring.table_run import begun
 
 STATUSES = ("ok", "unavailable", "no_score", REFUSED, FAILED)
 SCOPES = ("in scope", "out of scope", "not assessed")
@@ -55,7 +55,7 @@ class Asked:
         ]
         used = [(part, values) for part, values in found if values]
         parts_ = [part for part, _ in used] + (["(rank = 1 OR method IS NULL)"] if self.first else [])
-        return " AND ".join(parts_) or "true", [v for _, values in used for v in values]
+        return " AND ".join(parts_) or "true", [as_text(v) for _, values in used for v in values]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Summary:
 
     scored, refused, failed: of `pictures`. reasons: (status, reason) -> pictures, the commonest first. scopes: verdict
     -> pictures. firsts: method -> its groups, the most frequent first. unavailable: group -> why it has no score.
-    cut: parts that are not whole. made_from: model, settings.
+    cut: parts that are not whole or not of this table. made_from: model, settings.
     """
 
     pictures: int
@@ -107,33 +107,51 @@ class Summary:
 
 
 class Results:
-    """The folder of a table, to be asked. Parts that are not whole are left out and counted in `cut`."""
+    """The folder of a table, to be asked. Parts that are not whole, or not of this table, are left out and counted in
+    `cut`."""
 
     def __init__(self, folder: str) -> None:
-        """Raises OptionError: it holds no results, or none yet."""
+        """Raises OptionError: it holds no results, none yet, or those of a newer version."""
         self.folder = places.absolute(folder)
-        if not places.is_file(places.joined(self.folder, TABLE)):
+        if not folder or begun(self.folder) is None:
             raise OptionError(
                 f"There are no results in '{folder}'. Make some with `guda attribute FOLDER --table --out {folder}`."
             )
         good, cut = parts.whole(places.files(places.joined(self.folder, parts.FOLDER), parts.ENDING))
-        self.cut = len(cut)
-        if not good:
-            raise OptionError(f"Nothing in '{folder}' is finished yet. Wait, or run the command that made it again.")
         self._connection = connect()
         places.register(self._connection, self.folder)
+        good, foreign = self._own(good)
+        self.cut = len(cut) + len(foreign)
+        if not good:
+            raise OptionError(f"Nothing in '{folder}' is finished yet. Wait, or run the command that made it again.")
         listed = ", ".join(quoted(exact(p)) for p in good)
         self._ask(f"CREATE VIEW scores AS SELECT {', '.join(COLUMNS)} FROM read_parquet([{listed}])")
+
+    def _own(self, good: list[str]) -> tuple[list[str], list[str]]:
+        """(parts of this table, parts that are another table's, in another one's place, or damaged)."""
+        try:
+            made, count = self.made_from(), int((begun(self.folder) or {})["parts"])
+        except ReportError:
+            return good, []  # what needs that file says so
+        origins = parts.origins(self._connection, good)
+        own = {p for p in good if origins.get(p, "") in (None, parts.origin(made, parts.number_of(p), count))}
+        return [p for p in good if p in own], [p for p in good if p not in own]
 
     def close(self) -> None:
         """Let go of the files."""
         self._connection.close()
 
     def _ask(self, query: str, values: list[Any] | None = None) -> list[tuple[Any, ...]]:
+        with self._told():
+            return self._connection.cursor().execute(query, values or []).fetchall()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What DuckDB says within the block becomes a sentence."""
         import duckdb
 
         try:
-            return self._connection.cursor().execute(query, values or []).fetchall()
+            yield
         except duckdb.Error as e:
             raise ReportError(
                 f"The results in '{self.folder}' cannot be read: run the command that made them again, which mends "
@@ -143,7 +161,7 @@ class Results:
     def made_from(self) -> dict[str, Any]:
         """All that decides the scores: model, adapters, settings, versions. Raises ReportError: it is damaged."""
         try:
-            return dict(json.loads(places.read(places.joined(self.folder, MADE_FROM))))
+            return made_from_in(places.read(places.joined(self.folder, MADE_FROM)))
         except (OSError, ValueError) as e:
             raise ReportError(f"'{self.folder}' lacks a whole {MADE_FROM}. Run the command that made it again.") from e
 
@@ -165,8 +183,13 @@ class Results:
         """Every wanted row by picture, in lists of at most `chunk`: no more are held at once."""
         where, values = asked.where()
         query = f"SELECT * FROM scores WHERE {where} ORDER BY {ORDERS['picture']}"
-        found = self._connection.cursor().execute(query, values)
-        while rows := found.fetchmany(chunk):
+        with self._told():
+            found = self._connection.cursor().execute(query, values)
+        while True:
+            with self._told():
+                rows = found.fetchmany(chunk)
+            if not rows:
+                return
             yield [dict(zip(COLUMNS, row, strict=True)) for row in rows]
 
     def groups(self) -> dict[str, str]:
@@ -217,6 +240,12 @@ class Results:
         for method, *rest in found:
             out[method].append(First(*rest))
         return out
+
+
+def left_out(cut: int) -> str:
+    """A sentence on parts that are left out."""
+    are, they = ("part is", "it is") if cut == 1 else ("parts are", "they are")
+    return f"{cut:,} {are} left out: {they} not whole, or not of this table. Run the command that made it again."
 
 
 def _bad() -> str:

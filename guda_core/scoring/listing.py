@@ -7,6 +7,7 @@ a run that goes on, with any number of workers, works on the same parts. The lis
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import tempfile
@@ -18,8 +19,11 @@ from typing import Any
 from guda_core.errors import OptionError, ReportError
 from guda_core.scoring import data_set_rows, places
 
-ASKED = "asked.parquet"
-TABLES = (".csv", ".parquet")
+ASKED, KEY = "asked.parquet", "guda"
+PARQUET = ".parquet"
+TABLES = (".csv", PARQUET)
+NO_TABLES = (".json", ".jsonl", ".tsv", ".xlsx")
+SEPARATORS = ",;\t"  # of a CSV's columns
 SMALLEST, LARGEST, PARTS = 4, 256, 256  # pictures of a part, and so many parts before parts grow
 COLUMNS = {"picture": "VARCHAR", "place": "VARCHAR", "prompt": "VARCHAR"}
 _shared: dict[int, Any] = {}  # process -> its connection
@@ -75,11 +79,11 @@ def exact(place: str) -> str:
     return "".join(f"[{c}]" if c in "*?[" else c for c in place)
 
 
-def asked(out: str, part: int) -> list[Wanted]:
-    """The pictures of a part, by name, as `Listing.write` wrote them.
+def asked(out: str, part: int, digest: str = "") -> list[Wanted]:
+    """The pictures of a part, by name, as `Listing.write` wrote them. digest: of the list that is meant; "": any.
 
     Raises:
-        ReportError: the list is not there, or not whole.
+        ReportError: the list is not there, or not whole, or another run has written another one.
     """
     import duckdb
 
@@ -87,10 +91,16 @@ def asked(out: str, part: int) -> list[Wanted]:
     try:
         with shared() as connection:
             places.register(connection, place)
+            told = "SELECT value FROM parquet_kv_metadata(?) WHERE key = ?"
+            is_now = connection.execute(told, [exact(place), KEY.encode()]).fetchall()
             query = "SELECT picture, place, prompt FROM read_parquet(?) WHERE part = ? ORDER BY picture"
             found = connection.execute(query, [exact(place), part]).fetchall()
     except (OSError, duckdb.Error) as e:
         raise ReportError(f"'{place}' cannot be read. Run the same command again. {e}") from e
+    if digest and is_now != [(digest.encode(),)]:
+        raise ReportError(
+            f"Another run, with other pictures, has begun in '{out}'. Wait for its end, and run this command again."
+        )
     return [Wanted(*row) for row in found]
 
 
@@ -105,19 +115,30 @@ class Listing:
         """Raises OptionError: there is no such source, nothing in it, or two pictures have one name; DataError: a data
         set cannot be read."""
         self._sources, self._prompt = list(sources), prompt
+        if not all(sources):
+            raise OptionError("One of the names is empty. Name a folder, a picture, a table or a data set.")
+        if as_text(prompt) != prompt:
+            raise OptionError("The prompt holds bytes that are no text. Write it in UTF-8.")
         self._connection = connect()
         rows_alone = [s for s in sources if s.lower().endswith(TABLES) or data_set_rows.is_rows(s)]
         if rows_alone and len(sources) > 1:
             raise OptionError(f"'{rows_alone[0]}' stands alone: name no other pictures beside a table or a data set.")
-        if rows_alone and not data_set_rows.is_rows(rows_alone[0]):
-            self._read_table()
+        if rows_alone and rows_alone[0].lower().endswith(PARQUET) and not data_set_rows.is_rows(rows_alone[0]):
+            self._read_parquet()
         else:
-            rows = (asdict(w) for w in self._walk())
+            as_csv = bool(rows_alone) and not data_set_rows.is_rows(rows_alone[0])
+            rows = (asdict(w) for w in (self._csv() if as_csv else self._walk()))
             json_rows(self._connection, COLUMNS, rows, "CREATE TABLE listed AS SELECT * FROM given")
         self._check()
 
     def __len__(self) -> int:
         return self._one("SELECT count(*) FROM listed")[0]
+
+    @property
+    def digest(self) -> str:
+        """Of the names, places and prompts in the list, in any order."""
+        of = "md5_number_lower(concat_ws(chr(0), picture, place, prompt))"
+        return f"{self._one(f'SELECT count(*) || chr(45) || CAST(bit_xor({of}) AS VARCHAR) FROM listed')[0]}"
 
     def write(self, out: str, parts: int) -> dict[int, int]:
         """Write the list into the results; gives part -> its number of pictures, of so many parts.
@@ -125,14 +146,19 @@ class Listing:
         Raises:
             ReportError: it cannot be written.
         """
+        import duckdb
+
         split = f"SELECT CAST(md5_number_lower(picture) % {int(parts)} AS INTEGER) AS part, * FROM listed"
-        with tempfile.TemporaryDirectory(prefix="guda-") as folder:
-            path = Path(folder) / ASKED
-            self._connection.execute(
-                f"COPY ({split} ORDER BY part, picture) TO {quoted(str(path))} "
-                "(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 4096)"
-            )
-            places.write(places.joined(out, ASKED), path.read_bytes())
+        options = f"FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 4096, KV_METADATA {{{KEY}: '{self.digest}'}}"
+        try:
+            with tempfile.TemporaryDirectory(prefix="guda-") as folder:
+                path = Path(folder) / ASKED
+                into = f"COPY ({split} ORDER BY part, picture) TO {quoted(str(path))} ({options})"
+                self._connection.execute(into)
+                data = path.read_bytes()
+        except (OSError, duckdb.Error) as e:
+            raise places.no_room(e) from e
+        places.write(places.joined(out, ASKED), data)
         return dict(self._connection.execute(f"SELECT part, count(*) FROM ({split}) GROUP BY 1 ORDER BY 1").fetchall())
 
     def _one(self, query: str) -> Any:
@@ -144,31 +170,58 @@ class Listing:
         if twice := self._one("SELECT picture FROM listed GROUP BY picture HAVING count(*) > 1 ORDER BY 1 LIMIT 1"):
             raise OptionError(f"Two pictures are called '{twice[0]}'. Rename one, or name it once.")
 
-    def _read_table(self) -> None:
-        import duckdb
-
+    def _table(self) -> tuple[str, str]:
+        """(the table, the folder that it is in)."""
         (table,) = self._sources
         if not places.is_file(table):
             raise OptionError(f"There is no table '{table}'.")
+        return table, places.absolute(table).rpartition("/")[0]
+
+    def _read_parquet(self) -> None:
+        import duckdb
+
+        table, folder = self._table()
         places.register(self._connection, table)
         whole = table if places.is_url(table) else str(places.as_path(table))
-        read = "read_parquet" if whole.lower().endswith(".parquet") else "read_csv"
-        more = "" if read == "read_parquet" else ", header=true, all_varchar=true"
-        folder = places.absolute(table).rpartition("/")[0]
         try:
-            self._connection.execute(f"CREATE VIEW given AS SELECT * FROM {read}({quoted(exact(whole))}{more})")
+            self._connection.execute(f"CREATE VIEW given AS SELECT * FROM read_parquet({quoted(exact(whole))})")
             columns = [row[0] for row in self._connection.execute("DESCRIBE given").fetchall()]
-            if "file" not in columns:
-                raise OptionError(f"'{table}' must have a column 'file', and may have a column 'prompt'.")
-            prompt = "coalesce(CAST(prompt AS VARCHAR), '')" if "prompt" in columns else "?"
-            values = [folder, *([] if "prompt" in columns else [self._prompt])]
-            own = "contains(file, '://') OR starts_with(file, '/')"
+            _named(table, columns)
+            prompt = "coalesce(CAST(prompt AS VARCHAR), '')" if "prompt" in _plain(columns) else "?"
+            values = [folder, *([] if "prompt" in _plain(columns) else [self._prompt])]
+            own = "contains(name, '://') OR starts_with(name, '/')"
             self._connection.execute(
-                f"CREATE TABLE listed AS SELECT CAST(file AS VARCHAR) AS picture, CASE WHEN {own} THEN file ELSE "
-                f"concat(?, '/', file) END AS place, {prompt} AS prompt FROM given WHERE file IS NOT NULL",
+                f"CREATE TABLE listed AS SELECT name AS picture, CASE WHEN {own} THEN name ELSE concat(?, '/', name) "
+                f"END AS place, {prompt} AS prompt FROM (SELECT *, CAST(file AS VARCHAR) AS name FROM given) "
+                "WHERE name IS NOT NULL",
                 values,
             )
         except duckdb.Error as e:
+            raise OptionError(f"'{table}' cannot be read as a table. {e}") from e
+
+    def _csv(self) -> Iterator[Wanted]:
+        """The rows of a CSV. A row may lack columns, but not have more than its first line names."""
+        table, folder = self._table()
+        try:
+            with places.text_of(table) as f:
+                head = f.readline()
+                separator = max(SEPARATORS, key=head.count)
+                columns = next(csv.reader([head], delimiter=separator, strict=True), [])
+                _named(table, columns)
+                rows = csv.reader(f, delimiter=separator, strict=True)
+                for row in rows:
+                    if len(row) > len(columns):
+                        raise OptionError(
+                            f"Line {rows.line_num + 1} of '{table}' has {len(row)} columns, and the first line has "
+                            f"{len(columns)}. Put a text that holds '{separator}' in double quotes."
+                        )
+                    said = dict(zip(_plain(columns), row, strict=False))
+                    if name := said.get("file"):
+                        prompt = said.get("prompt", "") if "prompt" in _plain(columns) else self._prompt
+                        yield Wanted(name, places.joined(folder, name), prompt)
+        except UnicodeDecodeError as e:
+            raise OptionError(f"'{table}' is not in UTF-8. Save it as a CSV in UTF-8.") from e
+        except (OSError, csv.Error) as e:
             raise OptionError(f"'{table}' cannot be read as a table. {e}") from e
 
     def _walk(self) -> Iterator[Wanted]:
@@ -183,22 +236,43 @@ class Listing:
                 for name, place in _below(source):
                     yield Wanted(before + name, place, self._prompt)
             elif places.is_file(source):
-                yield Wanted(_last(source), places.absolute(source), self._prompt)
+                if source.lower().endswith(NO_TABLES):
+                    raise OptionError(f"'{source}' is no table that can be read. Save it as CSV or Parquet.")
+                yield Wanted(_last(source), as_text(places.absolute(source)), self._prompt)
             else:
                 raise OptionError(f"There is no folder or picture '{source}'.")
 
 
+def _plain(columns: Sequence[str]) -> list[str]:
+    """Names of columns as they are compared."""
+    return [c.strip().lower() for c in columns]
+
+
+def _named(table: str, columns: Sequence[str]) -> None:
+    """Raises OptionError: there is no column of files, or several."""
+    if _plain(columns).count("file") != 1:
+        found = ", ".join(f"'{c}'" for c in columns) or "nothing"
+        raise OptionError(
+            f"'{table}' must have one column 'file', and may have a column 'prompt'. It has the columns {found}."
+        )
+
+
 def _last(place: str) -> str:
-    return _text(places.absolute(place).rstrip("/").rpartition("/")[2])
+    return as_text(places.absolute(place).rstrip("/").rpartition("/")[2])
 
 
-def _text(name: str) -> str:
+def as_text(name: str) -> str:
     """A name as text; bytes that are no text are escaped, and such a file is refused when it is read."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _below(folder: str) -> Iterator[tuple[str, str]]:
-    """(name below the folder, place) of the files in it and in what it holds, without hidden ones."""
+    """(name below the folder, place) of the files in it and in what it holds, without hidden ones. Links to folders are
+    not followed; a link to nothing is a file that cannot be read.
+
+    Raises:
+        OptionError: a folder in it cannot be read, so that nobody knows what is missing.
+    """
     if places.is_url(folder):
         fs, path = places.opened(folder)
         for found in fs.find(path):
@@ -207,9 +281,13 @@ def _below(folder: str) -> Iterator[tuple[str, str]]:
                 yield name, fs.unstrip_protocol(found)
         return
     top = places.absolute(folder)
-    for at, inner, names in os.walk(top):
+    for at, inner, names in os.walk(top, onerror=_unread):
         inner[:] = sorted(n for n in inner if not n.startswith("."))
         for name in sorted(n for n in names if not n.startswith(".")):
             place = Path(at) / name
-            if place.is_file():
-                yield _text(place.relative_to(top).as_posix()), _text(str(place))
+            if place.is_file() or (place.is_symlink() and not place.exists()):
+                yield as_text(place.relative_to(top).as_posix()), as_text(str(place))
+
+
+def _unread(e: OSError) -> None:
+    raise OptionError(f"The folder '{e.filename}' cannot be read ({e.strerror}).") from e

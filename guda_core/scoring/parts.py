@@ -10,17 +10,18 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from guda_core.scoring import places
-from guda_core.scoring.listing import exact, json_rows, quoted, shared
+from guda_core.scoring.listing import KEY, exact, json_rows, quoted, shared
 from guda_core.scoring.table_rows import COLUMNS, Row
 
 log = logging.getLogger(__name__)
 FOLDER, ENDING = "parts", ".parquet"
 MAGIC = b"PAR1"  # the last bytes of a Parquet file
-KEY = "guda"
 
 
 def place_of(out: str, part: int) -> str:
@@ -33,23 +34,65 @@ def digest(rows: Sequence[Row]) -> str:
     return hashlib.sha256(json.dumps([list(r.values()) for r in rows]).encode()).hexdigest()
 
 
-def write(place: str, rows: Sequence[Row]) -> None:
-    """Write a part.
+def origin(made_from: Mapping[str, Any], part: int, count: int) -> str:
+    """Which part of which tables it is: SHA-256 of all that decides the scores, and of the part's number of `count`."""
+    return hashlib.sha256(json.dumps([made_from, part, count], sort_keys=True).encode()).hexdigest()
+
+
+def number_of(place: str) -> int:
+    """The number of a part by its file's name; -1 where it has none."""
+    name = place.rpartition("/")[2].removesuffix(ENDING)
+    return int(name) if name.isascii() and name.isdigit() else -1
+
+
+def origins(connection: Any, places_of_parts: Sequence[str]) -> dict[str, str | None]:
+    """Place -> its `origin`; None where an older version wrote none. Parts that are damaged are missing."""
+    import duckdb
+
+    try:
+        return _origins(connection, places_of_parts)
+    except duckdb.Error:  # of which one, it does not say
+        found: dict[str, str | None] = {}
+        for place in places_of_parts:
+            with suppress(duckdb.Error):
+                found |= _origins(connection, [place])
+        return found
+
+
+def _origins(connection: Any, places_of_parts: Sequence[str]) -> dict[str, str | None]:
+    """Likewise. Raises duckdb.Error: one of them is damaged."""
+    if not places_of_parts:
+        return {}
+    listed = ", ".join(quoted(exact(p)) for p in places_of_parts)
+    query = f"SELECT file_name, value FROM parquet_kv_metadata([{listed}]) WHERE key = '{KEY}'"
+    told = dict(connection.cursor().execute(query).fetchall())
+    return {p: json.loads(told[p]).get("of") if p in told else None for p in places_of_parts}
+
+
+def write(place: str, rows: Sequence[Row], *, of: str = "") -> None:
+    """Write a part. of: its `origin`.
 
     Raises:
         ReportError: the disk is full, or the place cannot be written to.
     """
-    told = json.dumps({"rows": len(rows), "sha256": digest(rows)})
-    with tempfile.TemporaryDirectory(prefix="guda-") as folder, shared() as connection:
-        path = Path(folder) / f"part{ENDING}"
-        options = f"FORMAT parquet, COMPRESSION zstd, KV_METADATA {{{KEY}: '{told}'}}"
-        into = f"COPY (SELECT * FROM given) TO {quoted(str(path))} ({options})"
-        json_rows(connection, COLUMNS, iter(rows), into)
-        places.write(place, path.read_bytes())
+    import duckdb
+
+    told = json.dumps({"rows": len(rows), "sha256": digest(rows), **({"of": of} if of else {})})
+    try:
+        with tempfile.TemporaryDirectory(prefix="guda-") as folder, shared() as connection:
+            path = Path(folder) / f"part{ENDING}"
+            options = f"FORMAT parquet, COMPRESSION zstd, KV_METADATA {{{KEY}: '{told}'}}"
+            into = f"COPY (SELECT * FROM given) TO {quoted(str(path))} ({options})"
+            json_rows(connection, COLUMNS, iter(rows), into)
+            data = path.read_bytes()
+    except (OSError, duckdb.Error) as e:
+        raise places.no_room(e) from e
+    places.write(place, data)
 
 
-def read(place: str) -> list[Row]:
-    """The rows of a part; none where there is no such part, or it is not whole (which is logged)."""
+def read(place: str, *, of: str = "") -> list[Row]:
+    """The rows of a part; none where there is no such part, it is not whole, or its `origin` is another one (which is
+    logged)."""
     import duckdb
 
     if not places.is_file(place):
@@ -62,9 +105,12 @@ def read(place: str) -> list[Row]:
             ).fetchall()
             found = connection.execute(f"SELECT {', '.join(COLUMNS)} FROM read_parquet(?)", [exact(place)]).fetchall()
         rows = [dict(zip(COLUMNS, values, strict=True)) for values in found]
-        if json.loads(told) != {"rows": len(rows), "sha256": digest(rows)}:
+        said = json.loads(told)
+        if of and said.get("of", of) != of:
+            raise ValueError("it is another part, or of another table")
+        if (said["rows"], said["sha256"]) != (len(rows), digest(rows)):
             raise ValueError("its rows are not those that were written")
-    except (OSError, ValueError, duckdb.Error) as e:
+    except (OSError, ValueError, TypeError, KeyError, duckdb.Error) as e:
         log.warning("%s is not whole, so its pictures are scored again (%s).", place, str(e)[:200])
         return []
     return rows

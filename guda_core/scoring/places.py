@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from guda_core.data.images import MAX_BYTES, read_file
 from guda_core.errors import ImageError, OptionError, ReportError
@@ -32,6 +33,11 @@ def absolute(place: str) -> str:
     return place if is_url(place) else os.path.abspath(as_path(place))  # noqa: PTH100  (links stay as they are named)
 
 
+def real(place: str) -> str:
+    """The place that links lead to; URLs as they are."""
+    return place if is_url(place) else os.path.realpath(as_path(place))
+
+
 def joined(folder: str, name: str) -> str:
     """The place of a name in a folder; a name that is a place of its own stays."""
     if is_url(name) or (not is_url(folder) and Path(name).is_absolute()):
@@ -56,14 +62,14 @@ def opened(place: str) -> tuple[AbstractFileSystem, str]:
 
 def is_folder(place: str) -> bool:
     """Whether there is such a folder."""
-    return _asked(place, "isdir") if is_url(place) else as_path(place).is_dir()
+    return _asked(place, "isdir") if is_url(place) else os.path.isdir(as_path(place))  # noqa: PTH112  (any name)
 
 
 def is_file(place: str) -> bool:
     """Whether there is such a file; a row of a data set is taken for one."""
     if place.startswith(data_set_rows.PREFIX):
         return True
-    return _asked(place, "isfile") if is_url(place) else as_path(place).is_file()
+    return _asked(place, "isfile") if is_url(place) else os.path.isfile(as_path(place))  # noqa: PTH113  (any name)
 
 
 def _asked(place: str, what: str) -> bool:
@@ -80,6 +86,15 @@ def read(place: str) -> bytes:
     with fs.open(path, "rb") as f:
         data: Any = f.read()
     return data
+
+
+def text_of(place: str) -> IO[str]:
+    """A file of UTF-8 text, opened, its line ends as they are. Raises OSError."""
+    if not is_url(place):
+        return as_path(place).open(encoding="utf-8-sig", newline="")
+    fs, path = opened(place)
+    found: Any = fs.open(path, "rt", encoding="utf-8-sig", newline="")
+    return found
 
 
 def read_tail(place: str, n: int) -> bytes:
@@ -129,6 +144,14 @@ def write(place: str, data: bytes) -> None:
         raise ReportError(
             f"{place} cannot be written ({e.strerror or e}). Free some space or name another place."
         ) from e
+
+
+def no_room(e: Exception) -> ReportError:
+    """Why a file that goes into the results could not be made beforehand, in the folder for such files."""
+    return ReportError(
+        f"Files cannot be made in '{tempfile.gettempdir()}', where they are prepared. Free some space there, or set "
+        f"TMPDIR to another folder. {e}"
+    )
 
 
 def remove(place: str) -> None:

@@ -43,7 +43,8 @@ class Task:
     """A part that is to be scored, in words that travel to another process or machine.
 
     pictures: so many are in the part. make_service: what makes the service there; the same object makes it once. out:
-    the folder of the results. methods: () for the default ones.
+    the folder of the results. methods: () for the default ones. listed: digest of the list of pictures that is meant.
+    parts: so many has the table.
     """
 
     out: str
@@ -52,6 +53,8 @@ class Task:
     make_service: Callable[[], Service]
     effort: str = "standard"
     methods: tuple[str, ...] = ()
+    listed: str = ""
+    parts: int = 1
 
 
 @dataclass(frozen=True)
@@ -101,16 +104,32 @@ def agree(out: str, made_from: dict[str, Any]) -> None:
     before = None
     if places.is_file(place):
         try:
-            before = json.loads(places.read(place))
+            before = made_from_in(places.read(place))
         except ValueError:
             log.warning("%s is not whole and is written again.", place)
     if before is None:
         places.write(place, json_text(now).encode())
     elif before != now:
-        other = ", ".join(k for k in now if before.get(k) != now[k]) or ", ".join(before)
+        other = _differs(before["settings"], now["settings"]) or _differs(before, now)
         raise OptionError(
             f"The results in '{out}' were begun with something else ({other}). Name another folder with --out."
         )
+
+
+def made_from_in(data: bytes) -> dict[str, Any]:
+    """What the file says that all scores of a table are made from. Raises ValueError: it is not whole."""
+    try:
+        found = json.loads(data)
+        if isinstance(found, dict) and all(isinstance(found[k], dict) for k in ("model", "group_set", "settings")):
+            return found
+    except (KeyError, RecursionError) as e:
+        raise ValueError("it is not whole") from e
+    raise ValueError("it is not whole")
+
+
+def _differs(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """The names of what is another value, or is missing on one side."""
+    return ", ".join(k for k in {**now, **before} if before.get(k) != now.get(k))
 
 
 class _Tried:
@@ -149,15 +168,17 @@ class _Part:
         self.methods = list(task.methods) or default_methods(service.methods())
         check_methods(self.methods, service.methods(), self.provenance.not_offered)
         self.settings: dict[str, Any] = {"effort": task.effort, "methods": self.methods}
-        agree(task.out, table_rows.identity(service.group_set, provenance=self.provenance, settings=self.settings))
+        made = table_rows.identity(service.group_set, provenance=self.provenance, settings=self.settings)
+        agree(task.out, made)
+        self.of = parts.origin(made, task.part, task.parts)
         self.place = parts.place_of(task.out, task.part)
-        self.wanted = asked(task.out, task.part)
+        self.wanted = asked(task.out, task.part, task.listed)
         self.tried = _Tried(places.joined(places.joined(task.out, TRYING), f"{task.part:06d}.json"))
         self.about: dict[str, Any] = {"provenance": self.provenance, "effort": task.effort}
 
     def run(self) -> Generator[Done, None, None]:
         before: dict[str, list[Row]] = {}
-        for row in parts.read(self.place):
+        for row in parts.read(self.place, of=self.of):
             before.setdefault(row["picture"], []).append(row)
         found = dict(before)  # rows of pictures that nobody asks about today stay
         done, saved, took = Done(self.task.part, len(self.wanted)), time.monotonic(), 0.1
@@ -179,7 +200,7 @@ class _Part:
         places.remove(self.tried.place)
 
     def _save(self, found: dict[str, list[Row]]) -> None:
-        parts.write(self.place, [row for name in sorted(found) for row in found[name]])
+        parts.write(self.place, [row for name in sorted(found) for row in found[name]], of=self.of)
 
     def _picture(self, w: Wanted, before: list[Row]) -> tuple[bool, list[Row]]:
         """(whether its rows were kept, its rows)."""
@@ -222,5 +243,7 @@ def _counted(done: Done, kept: bool, row: Row) -> Done:
 
 
 def _fits(row: Row, w: Wanted, sha256: str | None) -> bool:
-    """Whether a row is of the same bytes and prompt, and need not be tried again."""
-    return (row["file_sha256"], row["prompt"]) == (sha256, w.prompt) and sha256 is not None and row["status"] != FAILED
+    """Whether a row is of the same bytes and prompt, and need not be tried again. What was refused is: something that
+    was missing then, such as what reads HEIC, may be there now."""
+    same = (row["file_sha256"], row["prompt"]) == (sha256, w.prompt) and sha256 is not None
+    return same and row["status"] not in (FAILED, REFUSED)

@@ -9,7 +9,10 @@ from __future__ import annotations
 from html import escape
 
 from guda_core.data.own.found import counted
-from guda_core.scoring.asking import First, Summary
+from guda_core.scoring import places
+from guda_core.scoring.asking import First, Results, Summary, left_out
+
+SUMMARY = "summary.html"
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2933; --quiet: #52606d; --line: #d9dee4; --bar: #2563eb; --back: #fff; }
@@ -36,6 +39,18 @@ MEANING = (
 )
 
 
+def write(results: Results, place: str = "") -> str:
+    """Write the page of results; returns its place. place: "" for the folder of the results.
+
+    Raises:
+        ReportError: it cannot be written.
+    """
+    place = place or places.joined(results.folder, SUMMARY)
+    title = results.folder.rstrip("/").rpartition("/")[2] or "Results"
+    places.write(place, page(results.summary(), title).encode("utf-8", "backslashreplace"))
+    return place
+
+
 def page(summary: Summary, title: str) -> str:
     """The whole HTML file. title: what the table is called."""
     made = summary.made_from
@@ -52,7 +67,7 @@ def page(summary: Summary, title: str) -> str:
         f'<p class="quiet">{escape(MEANING)}</p>',
     ]
     if summary.cut:
-        body.append(f"<p><b>{summary.cut} parts are not whole and are left out. Run the same command again.</b></p>")
+        body.append(f"<p><b>{escape(left_out(summary.cut))}</b></p>")
     for method, found in summary.firsts.items():
         body.append(_firsts(method, found))
     body += [_scopes(summary), _reasons(summary), _unavailable(summary)]

@@ -40,7 +40,7 @@ COLUMNS = {  # name -> DuckDB's type
     "device": "VARCHAR",
     "guda_version": "VARCHAR",
 }
-REFUSED, FAILED = "refused", "failed"  # of a picture: it is no good; or the computing went wrong, and is tried again
+REFUSED, FAILED = "refused", "failed"  # of a picture: it is no good, or the computing went wrong; both are tried again
 Row = dict[str, Any]
 
 

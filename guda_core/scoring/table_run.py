@@ -18,7 +18,7 @@ from guda_core import __version__
 from guda_core.errors import OptionError, ReportError
 from guda_core.reports.bundle import json_text
 from guda_core.scoring import places
-from guda_core.scoring.listing import Listing, parts_for
+from guda_core.scoring.listing import Listing, as_text, parts_for
 from guda_core.scoring.part_jobs import here
 from guda_core.scoring.scorer import WHY, Done, Task
 from guda_core.service import Service, find_effort
@@ -67,23 +67,26 @@ class Table:
         Raises:
             OptionError: no such picture, folder, table or effort, or the results are of another format.
         """
+        if not out or as_text(out) != out:
+            raise OptionError("The name of the folder for the results is empty, or no text. Name one with --out.")
         self.out, self.options, self.make_service = places.absolute(out), options, make_service
         find_effort(options.effort)
-        inside = [s for s in sources if places.is_folder(s)]
-        if any(f"{self.out}/".startswith(f"{places.absolute(s).rstrip('/')}/") for s in inside):
+        inside = [places.real(s).rstrip("/") for s in sources if s and places.is_folder(s)]
+        if any(f"{places.real(self.out)}/".startswith(f"{s}/") for s in inside):
             raise OptionError("The results must go into another folder than that of the pictures.")
         self.listing = Listing(sources, options.prompt)
         self.parts = self._parts()
 
     def _parts(self) -> int:
         """How many parts the results have: what was written when they were begun, else what suits the pictures."""
-        found = _begun(self.out)
+        found = begun(self.out)
         return parts_for(len(self.listing)) if found is None else int(found["parts"])
 
     def tasks(self) -> list[Task]:
         """Write down what is asked, and give a task for every part that has pictures."""
         o, sizes = self.options, self.listing.write(self.out, self.parts)
-        return [Task(self.out, part, n, self.make_service, o.effort, o.methods) for part, n in sizes.items()]
+        more = (self.make_service, o.effort, o.methods, self.listing.digest, self.parts)
+        return [Task(self.out, part, n, *more) for part, n in sizes.items()]
 
     def run(self, work: Work = here) -> Iterator[Total]:
         """Score what is not scored, by `work`; yields how far it is, the finished total last.
@@ -93,7 +96,7 @@ class Table:
             ReportError: the results cannot be written.
         """
         head = {"format": FORMAT, "parts": self.parts, "begun": today(), "guda_version": __version__}
-        if _begun(self.out) is None:
+        if begun(self.out) is None:
             places.write(places.joined(self.out, TABLE), json_text(head).encode())
         so_far, total = dict[int, Done](), Total(len(self.listing))
         for done in work(self.tasks()):
@@ -113,7 +116,7 @@ def _added(total: Total, now: Done, before: Done) -> Total:
     return replace(total, **more, why=total.why if len(total.why) >= WHY else {**total.why, **now.why})
 
 
-def _begun(out: str) -> dict[str, Any] | None:
+def begun(out: str) -> dict[str, Any] | None:
     """What `table.json` of the results says; None where there is none.
 
     Raises:
@@ -124,8 +127,14 @@ def _begun(out: str) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(places.read(place))
-        if found["format"] != FORMAT or not 0 < int(found["parts"]) < 10**7:
-            raise ValueError("it is of another format")
-    except (ValueError, KeyError, TypeError) as e:
-        raise OptionError(f"'{place}' cannot be read ({e}). Name another folder with --out.") from e
+        its, parts = int(found["format"]), int(found["parts"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
+        raise OptionError(f"'{place}' is damaged. Name another folder for the results, or one with whole ones.") from e
+    if its > FORMAT:
+        raise OptionError(
+            f"The results in '{out}' are of format {its}, which a newer version of guda writes. This one knows format "
+            f"{FORMAT}. Install the newer one."
+        )
+    if its < FORMAT or not 0 < parts < 10**7:
+        raise OptionError(f"'{place}' is damaged. Name another folder for the results, or one with whole ones.")
     return found

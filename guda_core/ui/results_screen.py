@@ -7,6 +7,7 @@ rows than it shows are held.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +15,10 @@ from typing import Any
 import gradio as gr
 
 from guda_core.answers import sentences
-from guda_core.answers.markup import Html, folded, heading, note, safe, table, text
+from guda_core.answers.markup import Html, code, folded, heading, note, safe, table, text
 from guda_core.answers.plots import bars
 from guda_core.records import VERDICTS, Attribution, Group, GroupScore, GroupSet
-from guda_core.scoring.asking import ORDERS, SCOPES, STATUSES, Asked, Results, Summary
+from guda_core.scoring.asking import ORDERS, SCOPES, STATUSES, Asked, Results, Summary, left_out
 from guda_core.scoring.table_rows import Row
 from guda_core.ui.blocks import block
 from guda_core.ui.callbacks import explained
@@ -81,7 +82,7 @@ def said(s: Summary) -> Html:
     """The table as a whole, in a few sentences."""
     counts = f"{s.pictures:,} pictures: {s.scored:,} scored, {s.refused:,} refused, {s.failed:,} failed."
     away = f" The model could not have made {s.scopes['out of scope']:,} of them." if "out of scope" in s.scopes else ""
-    cut = f" {s.cut} parts are not whole and are left out." if s.cut else ""
+    cut = f" {left_out(s.cut)}" if s.cut else ""
     made = str(s.made_from.get("model", {}).get("name", "?"))
     return safe(f"{counts}{away}{cut} Model: {made}.")
 
@@ -102,7 +103,8 @@ def page(results: Results, asked: Asked, order: str, start: int) -> tuple[int, H
     rows = results.rows(asked, order=order, limit=ROWS, start=start)
     where = f"Rows {start + 1:,} to {start + len(rows):,} of {count:,}." if rows else "No rows."
     cells = [_cells(r) for r in rows]
-    return start, note(where), table("Rows of the table of scores", HEAD, cells, numbers="..n.nn"), _names(rows)
+    shown = table("Rows of the table of scores", HEAD, cells, numbers="..n.nn", css="guda-told") if rows else Html("")
+    return start, note(where), shown, _names(rows)
 
 
 def _names(rows: Sequence[Row]) -> list[str]:
@@ -134,8 +136,9 @@ def opened(results: Results, picture: str) -> Html:
     body = Html("".join(_method([r for r in rows if r["method"] == m]) for m in results.methods() if m in found))
     if first["scope"] == "out of scope":
         body = folded(ALL_THE_SAME, body, css="guda-out")
-    hashes = f"SHA-256 of the file: {first['file_sha256']}. `guda results RESULTS --report` makes its report."
-    return Html(head + body + note(hashes))
+    hashes = f"SHA-256 of the file: {first['file_sha256']}. Its report: "
+    command = code(f"guda results RESULTS --report {shlex.quote(first['picture'])} report.zip")
+    return Html(head + body + note(Html(safe(hashes) + command)))
 
 
 def _method(rows: Sequence[Row]) -> Html:

@@ -7,8 +7,8 @@ makes: the same bytes, on the same kind of device with as many threads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,10 @@ from typing import Any
 from guda_core import paths
 from guda_core.data.groups import load_group_set
 from guda_core.data.reserved import reserved
+from guda_core.diffusion.cards import absolute, chosen_card
 from guda_core.diffusion.unet_family import quieten_libraries
+from guda_core.errors import TrainingError
+from guda_core.jobs.driver import Event, Pool, failure, work_through
 from guda_core.jobs.environ import settings
 from guda_core.jobs.job import Job, Steps
 from guda_core.records import GroupSet
@@ -26,6 +29,7 @@ from guda_core.unlearning.health import Health
 from guda_core.unlearning.run import Forgetting
 
 HEALTH_SAYS = "measuring its health"
+Follow = Callable[[str, int, Iterator[Event]], Iterator[Event]]  # (title, number of jobs, what happens) -> the same
 
 
 @dataclass(frozen=True)
@@ -75,10 +79,10 @@ def open_asked(asked: Asked) -> Opened:
     made = Forgetting(load_group_set(asked.group_set), model=asked.model, folder=asked.folder)
     made.memory = memory_settings(made.model, pictures=asked.pictures, checkpointing=asked.checkpointing)
     config = made.config(asked.operator, **dict(asked.changes))
-    return Opened(made, config, Health(made, apart=_apart(made.group_set, made.card.id)))
+    return Opened(made, config, Health(made, apart=kept_apart(made.group_set, made.card.id)))
 
 
-def _apart(group_set: GroupSet, card: str) -> set[tuple[str, str]]:
+def kept_apart(group_set: GroupSet, card: str) -> set[tuple[str, str]]:
     """Held-out pictures that the health must not be measured on: a benchmark's queries."""
     folders = (paths.BENCHMARKS, paths.BENCHMARKS / "fresh", paths.run(card, group_set.id).file("logo"))
     return set().union(*(reserved(folder / "queries.json", group_set) for folder in folders))
@@ -161,3 +165,24 @@ def group_jobs(asked: Asked, card: str, found: Found) -> list[Job]:
         Job(g, make, folder / g, is_done, (asked, g, found.before.get(g)), max(1.0, cost))
         for g, cost in found.costs.items()
     ]
+
+
+def work_by(asked: Asked, pool: Pool, follow: Follow) -> TrainingError | None:
+    """Unlearn the groups by the workers of a pool, and measure their health; gives what failed, as one sentence.
+
+    follow: passes on what happens, and may show it.
+
+    Raises:
+        TrainingError: it could not be looked what is to be done.
+    """
+    card = chosen_card(asked.model).id
+    asked = replace(asked, model=asked.model and absolute(asked.model), folder=asked.folder and asked.folder.absolute())
+    ended = _ends(follow("look and encode", 1, work_through([first_job(asked, card)], pool)))
+    if failed := failure(ended):
+        raise failed
+    jobs = group_jobs(asked, card, ended[0].answer)
+    return failure(_ends(follow("all groups", len(jobs), work_through(jobs, pool)))) if jobs else None
+
+
+def _ends(events: Iterator[Event]) -> list[Event]:
+    return [e for e in events if e.kind in ("done", "found", "failed")]

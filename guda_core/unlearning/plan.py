@@ -111,7 +111,9 @@ class GroupPlan:
 @dataclass(frozen=True)
 class Plan:
     """groups: group id -> its own. step: as measured. encode_s: seconds to encode the pictures that are not kept yet.
-    peak_bytes: of memory. kept_bytes: of encoded pictures and of one group's checkpoint, on disk meanwhile."""
+    peak_bytes: of memory. kept_bytes: of encoded pictures and of one group's checkpoint, on disk meanwhile. share:
+    how several workers share the machine (`jobs.local_pool.Share`), and whole_s: seconds from start to end with them;
+    None: there is one."""
 
     groups: Mapping[str, GroupPlan]
     step: Timed
@@ -121,10 +123,12 @@ class Plan:
     memory: Mapping[str, Any]
     device: str
     dtype: str
+    share: Mapping[str, Any] | None = None
+    whole_s: float | None = None
 
     @property
     def seconds(self) -> float:
-        """Of everything."""
+        """Of everything, one after the other."""
         return self.encode_s + sum(g.seconds for g in self.groups.values())
 
     @property
@@ -142,6 +146,9 @@ class Plan:
         plain = dataclasses.asdict(self)
         for name, group in self.groups.items():
             plain["groups"][name]["passes"] = group.passes
+        for name in ("share", "whole_s"):
+            if plain[name] is None:
+                del plain[name]
         return {**plain, "passes": self.passes, "seconds": self.seconds, "disk_bytes": self.disk_bytes}
 
 

@@ -1,0 +1,95 @@
+"""Many pictures from Python: what `guda attribute --table` does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from guda_core import api, local
+from guda_core.diffusion.base_model import BaseModel
+from guda_core.diffusion.unet_family import quieten_libraries
+from guda_core.errors import OptionError
+from guda_core.jobs.chosen_pool import opened
+from guda_core.records import GroupSet
+from guda_core.scoring import summary_page
+from guda_core.scoring.asking import Results
+from guda_core.scoring.part_jobs import by_pool
+from guda_core.scoring.table_run import Options, Table
+from guda_core.service import Service
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Named:
+    """What makes the service of a model and a group set by their names, in whatever process."""
+
+    model: str | None
+    groups: str | None
+
+    def __call__(self) -> Service:
+        quieten_libraries()
+        return local.load_service(self.model, group_set=self.groups, fall_back=False)
+
+
+def attribute_many(
+    pictures: str | Path | Sequence[str | Path],
+    out: str | Path,
+    prompt: str = "",
+    model: BaseModel | str | None = None,
+    groups: GroupSet | str | None = None,
+    methods: Sequence[str] = (),
+    effort: str = "standard",
+    *,
+    workers: int | None = None,
+    ray: str | None = None,
+) -> Results:
+    """Score any number of pictures into a table of Parquet parts. A call that was stopped goes on. Progress is logged.
+
+    Args:
+        pictures: a folder, pictures, URLs, a CSV or Parquet table with the columns file and prompt, or a data set
+            (hub:USER/NAME): what `guda attribute --table` takes.
+        out: the folder, or URL, of the results.
+        prompt: of every picture, where a table has none; "" asks the unconditional model.
+        model, groups: names, or what is loaded already; with workers or ray, names alone.
+        methods: ids; () for the usual ones.
+        effort: as of `attribute`.
+        workers: worker processes of this machine, a GPU each where there are GPUs. They import the main program again,
+            so a script's own call stands below `if __name__ == "__main__":`.
+        ray: the same on a Ray cluster: HOST:PORT, "auto" or "local".
+
+    Returns:
+        The results, to be asked: `summary()`, `rows(...)`. A picture without scores is a row that says why.
+
+    Raises:
+        GudaError: a name or an option is refused, the results were begun with something else or cannot be written.
+    """
+    sources = [pictures] if isinstance(pictures, str | Path) else list(pictures)
+    options = Options(effort, tuple(api._names(methods, "methods")), prompt)
+    several = workers is not None or ray is not None
+    table = Table([str(s) for s in sources], str(out), _maker(model, groups, several=several), options)
+    if several:
+        with opened(workers, ray, lasting=True) as pool:
+            log.info("score on %s", pool.about)
+            _run(table, partial(by_pool, pool=pool))
+    else:
+        _run(table)
+    results = Results(table.out)
+    summary_page.write(results)
+    return results
+
+
+def _maker(model: BaseModel | str | None, groups: GroupSet | str | None, *, several: bool) -> Callable[[], Service]:
+    if not isinstance(model, BaseModel) and not isinstance(groups, GroupSet):
+        return Named(model, groups)
+    if several:
+        raise OptionError("With workers or ray, give model and groups by their names: each process loads its own.")
+    return partial(api._service, model, groups)
+
+
+def _run(table: Table, *work: Callable) -> None:
+    for total in table.run(*work):
+        log.info("scored %d of %d, refused %d", total.scored + total.kept, total.pictures, total.refused)

@@ -1,0 +1,79 @@
+"""Many pictures from Python: the rows are those of the command, here and by workers, and the page's example runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import guda_core
+from guda_core import api, many
+from guda_core.errors import OptionError
+from guda_core.scoring.asking import Asked
+from tests.light import LightService
+from tests.table_works import Made, folder_of, pids, rows, run
+from tests.test_pipeline import service  # noqa: F401  (a fixture)
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "how-to" / "many-pictures.md"
+
+
+def test_the_rows_are_those_of_one_picture_at_a_time(service, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(api, "_service", lambda *a: service)
+    folder, out = folder_of(tmp_path / "in", 2), tmp_path / "out"
+    (folder / "empty.png").write_bytes(b"")
+    results = guda_core.attribute_many(folder, out, "cat", service.model, methods="guda", effort="quick")
+    summary = results.summary()
+    assert (summary.scored, summary.refused) == (2, 1) and (out / "summary.html").is_file()
+    one = guda_core.attribute(folder / "000.png", "cat", effort="quick").methods["guda"]
+    found = {r["group_id"]: r["score"] for r in results.rows(Asked(picture="000.png"))}
+    assert found == {g: s.score for g, s in one.groups.items()}
+    again = guda_core.attribute_many([str(folder)], str(out), "cat", service.model, methods=["guda"], effort="quick")
+    assert again.rows(Asked()) == results.rows(Asked())
+
+
+def test_workers_make_the_same_rows(tmp_path, monkeypatch):
+    folder = folder_of(tmp_path / "in", 9)
+    monkeypatch.setattr(many, "Named", lambda model, groups: Made(tmp_path))
+    guda_core.attribute_many(folder, tmp_path / "many", effort="quick", workers=2)
+    assert pids(tmp_path) and len(rows(tmp_path / "many")) == 9 * 16
+    run(folder, tmp_path / "here", LightService)
+    assert rows(tmp_path / "many") == rows(tmp_path / "here")
+
+
+def test_a_script_without_a_guard_is_told_so(tmp_path):
+    folder_of(tmp_path / "in", 2)
+    script = (
+        "import guda_core, guda_core.many\nfrom pathlib import Path\nfrom tests.table_works import Made\n"
+        "guda_core.many.Named = lambda model, groups: Made(Path('.'))\n"
+        "guda_core.attribute_many('in', 'out', effort='quick', workers=1)\n"
+    )
+    (tmp_path / "script.py").write_text(script)
+    more = {**os.environ, "PYTHONPATH": str(PAGE.parent.parent.parent)}
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, env=more, capture_output=True, text=True)
+    assert done.returncode == 1 and "Put the call below a line `if __name__ == '__main__':`" in done.stderr
+    assert "An attempt has been made to start a new process" not in done.stderr and not (tmp_path / "diary").exists()
+
+
+def test_what_other_processes_cannot_have_is_refused(service, tmp_path):  # noqa: F811
+    folder = folder_of(tmp_path / "in", 1)
+    for more in ({"model": service.model}, {"groups": service.group_set}):
+        with pytest.raises(OptionError, match="give model and groups by their names"):
+            guda_core.attribute_many(folder, tmp_path / "out", workers=2, **more)
+    with pytest.raises(OptionError, match="at least one worker"):
+        guda_core.attribute_many(folder, tmp_path / "out", workers=0)
+    with pytest.raises(OptionError, match="another folder"):
+        guda_core.attribute_many(folder, folder / "out")
+    assert hash(many.Named("a", None)) == hash(many.Named("a", None))  # so a process loads it once for all its parts
+
+
+def test_the_example_of_the_page_runs(tmp_path, monkeypatch, capsys):
+    folder_of(tmp_path / "pictures", 3)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(many, "Named", lambda model, groups: LightService)
+    (example,) = re.findall(r"```python\n(import guda_core\n.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    exec(compile(example, PAGE.name, "exec"), {})
+    assert "3" in capsys.readouterr().out and (tmp_path / "results" / "summary.html").is_file()
