@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.chromium import ARGS, NAMES, SLOW, chromium_path
+from tests.once import PLACE
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -41,6 +42,15 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The folder of `tests.once`: one for all processes of a run."""
+    base = tmp_path_factory.getbasetemp()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(PLACE, str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "once"))
+        yield
 
 
 @pytest.fixture(autouse=True)

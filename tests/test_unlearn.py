@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from guda_core.attribution.guda import Guda
 from guda_core.attribution.method import Budget
@@ -25,8 +26,10 @@ from guda_core.unlearning.forget import FORGET_LOSSES, ForgetLoss, Task, config_
 from guda_core.unlearning.guda_c import anchor_odds
 from guda_core.unlearning.loop import LoopConfig, run
 from guda_core.unlearning.one_group import unlearn
-from tests.tiny import made_once, save_tiny
+from tests.once import kept
+from tests.tiny import save_tiny
 
+WEIGHTS = "unet.safetensors"
 WORDS = {"a": "aa", "b": "bb", "c": "cc"}
 SPOTS = {"a": (0, 0), "b": (0, 5), "c": (5, 2)}  # row and column of each group's bright spot
 
@@ -65,7 +68,8 @@ def world(tmp_path_factory):
     group_set = make_group_set()
     pictures, z = planted()
     unet = model.network.requires_grad_(True)
-    unet.load_state_dict(made_once(tmp_path_factory, "planted-unet", lambda: trained(model, pictures, z)))
+    made = kept("planted-unet", lambda folder: save_file(trained(model, pictures, z), folder / WEIGHTS))
+    unet.load_state_dict(load_file(made / WEIGHTS))
     unet.requires_grad_(False).eval()
     return SimpleNamespace(model=model, group_set=group_set, pictures=pictures, z=z)
 
@@ -84,7 +88,7 @@ def trained(model, pictures, z) -> dict[str, torch.Tensor]:
 
     for _ in run(unet, loss_of, LoopConfig(steps=300, batch=8, lr=4e-3, warmup=10)):
         pass
-    return unet.state_dict()
+    return {n: p.contiguous() for n, p in unet.state_dict().items()}
 
 
 def task_of(world, group="a") -> Task:
