@@ -19,6 +19,7 @@ from experiments.logo import oracle_values, trainings
 from experiments.train import stages
 from experiments.train.unet import UnetConfig
 from guda_core import paths
+from guda_core.attribution import metrics
 from guda_core.attribution.guda import Guda
 from guda_core.attribution.method import Budget
 from guda_core.data.dataset import Pictures
@@ -38,7 +39,7 @@ SCORES = ScoreConfig(strata=4, draws=1)
 
 
 def in_place(patch):
-    """Noise in place of the emoji (held-out objects for the queries, two trained ones a group), and fewer steps."""
+    """Noise in place of the emoji (held-out objects for the queries, two trained ones a group), fewer steps and resamplings."""
 
     def noise(objects, seed):
         pairs = [(g, o) for g in GROUPS.groups for o in objects]
@@ -49,6 +50,7 @@ def in_place(patch):
     patch.setattr(Iconify, "split", lambda self, split: splits[split])
     patch.setattr(styles_run, "INSTANCE_TIMESTEPS", 1)
     patch.setattr(styles_run, "SAMPLE_STEPS", 2)
+    patch.setitem(metrics.bootstrap.__kwdefaults__, "draws", 100)
 
 
 def service_of(service, features):  # noqa: F811

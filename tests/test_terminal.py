@@ -104,8 +104,12 @@ def test_a_group_whose_name_is_markup_is_listed(run, monkeypatch):  # noqa: F811
 
 PLAIN = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 TABLE = """
+import contextlib
 from rich.table import Table
+from guda_core.cli import app
 from guda_core.cli.terminal import show
+with contextlib.suppress(SystemExit):
+    app(["--version"])
 table = Table("name", title="Ateliers \\u706b\\u7bad")
 table.add_row("Ateli\\xe9r [/b] \\U0001f680")
 show(table)
