@@ -24,11 +24,14 @@ gc.disable()  # while the tests are collected: what is imported then stays to th
 os.environ["COLUMNS"] = "200"  # the consoles read their width once, when they are first imported
 
 
-# Files that take longest, in this order before all others, so that both processes end at about the same time.
+# Files that take longest, in this order before all others, so that both processes end at about the same time. Those
+# that mostly wait (for a browser, a cluster) and those that mostly compute take turns, so that one of each is at work.
 LONG = (
-    "wheel", "unlearn", "browser_screens", "unlearn_memory", "browser_answer", "classes", "styles_run", "browser",
-    "unconditional", "fuzz", "gpu_check", "pipeline", "own_oracle_page", "planted", "own_oracle", "racing", "scope",
-    "api", "start", "browser_own", "ui_api", "faults_server", "members", "every_family", "faults", "published", "live",
+    "browser_answer", "unlearn", "browser_screens", "styles_run", "browser", "unlearn_memory", "table_on_ray",
+    "unconditional", "jobs_on_ray", "wheel", "fuzz", "planted", "unlearn_on_many", "gpu_check", "own_oracle_page",
+    "own_oracle", "start", "classes", "browser_own", "pipeline", "ui_api", "racing", "results_screen", "scope",
+    "faults_server", "api", "browser_pictures", "members", "terminal", "publish_guide", "paths", "sanity", "how_to",
+    "every_family", "old_reports", "faults", "published", "jobs", "live",
 )  # fmt: skip
 
 

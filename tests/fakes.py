@@ -36,7 +36,8 @@ REASON = "The adapter's hash is <wrong>."
 class FakeService:
     """Fulfils `Service`. The picture's hash picks the first group; each of `passes` refinements narrows the intervals.
 
-    delay: seconds before everything that is yielded; all steps of drawing together have one. outcome: "ahead", "tied" or "nothing".
+    delay: seconds before everything that is yielded; all steps of drawing together have one.
+    outcome: "ahead", "tied" or "nothing".
     oracle: "" (not offered), "agrees", "differs" or "close". offset: whether GUDA's scores have one.
     unavailable: ids of groups that no method scores; missing: of those that only GUDA does not.
     closed: how many generators ended early. at_work, most_at_work: attributions that run now, and the most at once.

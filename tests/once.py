@@ -1,4 +1,4 @@
-"""What is costly to make and always the same is made once in a run of the tests, by whichever process needs it first."""
+"""What is costly to make and always the same: made once in a run of the tests, by whichever process needs it first."""
 
 from __future__ import annotations
 

@@ -276,20 +276,19 @@ def cards(tmp_path_factory):
     return save_tiny(tmp_path_factory.mktemp("half"), tokens=6, pooled=True)
 
 
-@pytest.mark.parametrize("whole", [False, True], ids=["lora", "whole"])
-def test_a_model_in_half_precision_is_unlearned_as_one_in_full(world, cards, tmp_path, whole):
-    """The same seed and twelve steps: with factors in float16 the largest was 6,000 times too large."""
+def test_a_whole_model_in_half_precision_is_unlearned_as_one_in_full(world, cards, tmp_path):
+    """The same seed and six steps; LoRAs are compared in `test_unlearn_memory`."""
     largest = {}
     for dtype in (torch.float32, torch.float16):
         model = load_model(cards, dtype=dtype)
         task = dataclasses.replace(task_of(world), model=model)
-        config = config_of(steps=12, batch=4, lr=1e-3, warmup=2, whole=whole or None, seed=0)
+        config = config_of(steps=6, batch=4, lr=1e-3, warmup=2, whole=True, seed=0)
         folder = tmp_path / str(dtype)
         for _ in unlearn(task, config=config, folder=folder, meta={}):
             pass
         adapter = adapters.load(folder, model=model, group="a")
-        changes = [w - model.network.state_dict()[n].float() for n, w in adapter.whole.items()]
-        largest[dtype] = max(float(b.abs().max()) for b in [*[f[0] for f in adapter.factors.values()], *changes])
+        before = model.network.state_dict()
+        largest[dtype] = max(float((w - before[n].float()).abs().max()) for n, w in adapter.whole.items())
         assert next(model.network.parameters()).dtype == dtype
     assert largest[torch.float16] == pytest.approx(largest[torch.float32], rel=0.25) and largest[torch.float32] > 1e-3
 
