@@ -123,7 +123,7 @@ def test_the_installed_library_attributes_a_picture(installed, tmp_path):
     empty.mkdir()
     draw(tmp_path / "p.png", side=64)
     code = (
-        f"import guda_core\nanswer = guda_core.attribute({str(tmp_path / 'p.png')!r}, methods='guda', effort='quick')\n"
+        f"import guda_core\nanswer = guda_core.attribute({str(tmp_path / 'p.png')!r}, effort='quick')\n"
         "assert '/shipped' in str(guda_core.paths.ROOT)\n"
         "assert all(s.status == 'ok' for s in answer.methods['guda'].groups.values())\n"
         "print(answer.best, answer.scope.verdict, len(answer.record()['health']))\n"
