@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.chromium import ARGS, NAMES, SLOW, chromium_path
+from tests.once import PLACE
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -23,11 +24,14 @@ gc.disable()  # while the tests are collected: what is imported then stays to th
 os.environ["COLUMNS"] = "200"  # the consoles read their width once, when they are first imported
 
 
-# Files that take longest, in this order before all others, so that both processes end at about the same time.
+# Files that take longest, in this order before all others, so that both processes end at about the same time. Those
+# that mostly wait (for a browser, a cluster) and those that mostly compute take turns, so that one of each is at work.
 LONG = (
-    "wheel", "unlearn", "browser_screens", "unlearn_memory", "browser_answer", "classes", "styles_run", "browser",
-    "unconditional", "fuzz", "gpu_check", "pipeline", "own_oracle_page", "planted", "own_oracle", "racing", "scope",
-    "api", "start", "browser_own", "ui_api", "faults_server", "members", "every_family", "faults", "published", "live",
+    "browser_answer", "unlearn", "browser_screens", "styles_run", "browser", "unlearn_memory", "table_on_ray",
+    "unconditional", "jobs_on_ray", "wheel", "fuzz", "planted", "unlearn_on_many", "gpu_check", "own_oracle_page",
+    "own_oracle", "start", "classes", "browser_own", "pipeline", "ui_api", "racing", "results_screen", "scope",
+    "faults_server", "api", "browser_pictures", "members", "terminal", "publish_guide", "paths", "sanity", "how_to",
+    "every_family", "old_reports", "faults", "published", "jobs", "live",
 )  # fmt: skip
 
 
@@ -41,6 +45,15 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The folder of `tests.once`: one for all processes of a run."""
+    base = tmp_path_factory.getbasetemp()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(PLACE, str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "once"))
+        yield
 
 
 @pytest.fixture(autouse=True)

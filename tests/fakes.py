@@ -36,7 +36,8 @@ REASON = "The adapter's hash is <wrong>."
 class FakeService:
     """Fulfils `Service`. The picture's hash picks the first group; each of `passes` refinements narrows the intervals.
 
-    delay: seconds before everything that is yielded. outcome: "ahead", "tied" or "nothing".
+    delay: seconds before everything that is yielded; all steps of drawing together have one.
+    outcome: "ahead", "tied" or "nothing".
     oracle: "" (not offered), "agrees", "differs" or "close". offset: whether GUDA's scores have one.
     unavailable: ids of groups that no method scores; missing: of those that only GUDA does not.
     closed: how many generators ended early. at_work, most_at_work: attributions that run now, and the most at once.
@@ -83,7 +84,7 @@ class FakeService:
         check_options(seed=seed, steps=steps, guidance=guidance)
         prompt = check_prompt(prompt)
         for i in range(steps):
-            time.sleep(self.delay)
+            time.sleep(self.delay / steps)
             yield Step(i + 1, steps)
         hue = hashlib.sha256(f"{prompt} {seed}".encode()).digest()[:3]
         pixels = np.full((64, 64, 3), 255, np.uint8)

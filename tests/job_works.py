@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -95,6 +96,7 @@ def drive(folder: Path, address: str, names: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":  # its functions are to be found by this module's name
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever is started in the background ignores it
     from tests import job_works
 
     job_works.drive(Path(sys.argv[1]), sys.argv[2], sys.argv[3].split(","))

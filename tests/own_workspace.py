@@ -12,6 +12,7 @@ from guda_core.diffusion.cards import find_card, load_model
 from guda_core.unlearning import adapters
 from guda_core.unlearning.config import UnlearnConfig
 from guda_core.unlearning.health import KINDS
+from tests.once import copied
 from tests.own_pictures import paint
 from tests.tiny import save_tiny
 
@@ -39,6 +40,14 @@ def entry() -> dict[str, object]:
 
 def own_workspace(home: Path, *, adapters_too: bool = True) -> Path:
     """Make it; gives its folder. GUDA_HOME must name it."""
+    copied("own-workspace", home, _save_workspace)
+    if adapters_too:
+        copied("own-adapters", home, _save_adapters)
+    return home
+
+
+def _save_workspace(home: Path) -> None:
+    """The group set with its pictures, and the model with its card."""
     (home / "sets" / "artists").mkdir(parents=True)
     (home / "sets" / "artists" / "group_set.yaml").write_text(yaml.safe_dump(entry()), encoding="utf-8")
     for k, gid in enumerate(ARTISTS):
@@ -47,13 +56,15 @@ def own_workspace(home: Path, *, adapters_too: bool = True) -> Path:
     save_tiny(home / "models" / "brush")
     card = {"name": "The brush", "source": "folder", "path": "brush", "resolution": 16, "licence": "Apache-2.0"}
     (home / "models" / "brush.yaml").write_text(yaml.safe_dump({"brush": card}), encoding="utf-8")
-    if adapters_too:
-        run = home / "runs" / "brush" / "artists"
-        for i, gid in enumerate(ARTISTS):
-            plant(run / "adapters" / gid, gid, i)
-        (run / "latents").mkdir()
-        (run / "latents" / "all.safetensors").write_bytes(b"encoded pictures")
-    return home
+
+
+def _save_adapters(home: Path) -> None:
+    """What a run of unlearning leaves."""
+    run = home / "runs" / "brush" / "artists"
+    for i, gid in enumerate(ARTISTS):
+        plant(run / "adapters" / gid, gid, i)
+    (run / "latents").mkdir()
+    (run / "latents" / "all.safetensors").write_bytes(b"encoded pictures")
 
 
 def plant(folder: Path, gid: str, seed: int, *, steps: int = 80, group_set: str = "artists") -> None:

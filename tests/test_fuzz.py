@@ -19,7 +19,7 @@ from experiments.fuzz import mutations
 from experiments.fuzz.trial import KINDS, Door, Outcome, Watched, find_door, is_fit
 from guda_core.errors import GudaError, ReportError
 
-SHORT = {"models": 40, "adapters": 60, "api": 40}  # inputs; of the others 100
+SHORT = {"pictures": 60, "models": 40, "adapters": 60, "api": 40, "command_line": 60}  # inputs; of the others 100
 
 
 def start_all(folder: Path) -> Callable[[bytes], None]:
@@ -117,7 +117,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_is_told_for_what_it_is_and_the_next_input_is_tried(name):
-    with Watched(f"tests.test_fuzz:{name}", seconds=2.0) as watched:
+    with Watched(f"tests.test_fuzz:{name}", seconds=1.0 if name == "SLEEPS" else 5.0) as watched:
         found = [watched.tried(str(n).encode()).kind for n in (0, 1, 3, 4, 5, 6)]
     assert found == ["accepted", "refused", FAULTS[name], "accepted", FAULTS[name], "accepted"]
 

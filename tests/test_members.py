@@ -156,11 +156,11 @@ CHANGES = [
 
 
 def test_every_setting_changes_the_adapter_and_is_read_back(world, tmp_path):  # noqa: F811
-    seen = {forget(world, "a", tmp_path / "plain", steps=3)["sha256"]}
-    same = forget(world, "a", tmp_path / "same", steps=3, config_of=members.of_product, operator="guda_c_tried")
+    seen = {forget(world, "a", tmp_path / "plain", steps=2)["sha256"]}
+    same = forget(world, "a", tmp_path / "same", steps=2, config_of=members.of_product, operator="guda_c_tried")
     assert same["sha256"] in seen  # with its defaults it is GUDA-C
     for i, change in enumerate(CHANGES):
-        meta = forget(world, "a", tmp_path / str(i), steps=3, config_of=config_of, **change)
+        meta = forget(world, "a", tmp_path / str(i), steps=2, config_of=config_of, **change)
         assert meta["sha256"] not in seen, change
         seen.add(meta["sha256"])
         assert adapters.load(tmp_path / str(i), model=world.model, group="a").meta == meta

@@ -47,7 +47,7 @@ def test_every_command_of_the_page_runs(tmp_path, home, monkeypatch, capsys):
     paint(tmp_path / "picture.png", 1, 3)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(own_run, "default_queries", lambda service: QueryConfig(2, 0, 1, steps=2))
-    monkeypatch.setattr(own_run, "ScoreConfig", lambda: ScoreConfig(strata=4))
+    monkeypatch.setattr(own_run, "ScoreConfig", lambda: ScoreConfig(strata=4, draws=2))
     few = health.HealthConfig(pictures=1, held_out=3, strata=4)
     monkeypatch.setattr(health, "HealthConfig", lambda: few)
     monkeypatch.setattr(planted, "PlantedConfig", lambda: SMALL)

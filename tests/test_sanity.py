@@ -54,7 +54,7 @@ def test_share_has_wilsons_interval():
 
 
 def test_the_classifier_learns_what_is_planted_and_recognition_counts_it():
-    config = LoopConfig(steps=60, batch=32, lr=2e-3, warmup=5, seed=1)
+    config = LoopConfig(steps=60, batch=16, lr=2e-3, warmup=5, seed=1)
     *_, (_, net) = sanity.train_classifier(SET, config)
     right = pictures(OBJECTS)
     made = sanity.Generated(right.pixels, list(right.groups), list(right.names), [""] * len(right))

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.benchmark import cost_measurement, coverage, models, rows, styles_run
+from experiments.benchmark import cost_measurement, coverage, models, rows, styles_arrays, styles_run
 from experiments.benchmark import queries as q
 from experiments.benchmark.scores import ScoreConfig
 from experiments.logo import oracle_values, trainings
 from experiments.train import stages
 from experiments.train.unet import UnetConfig
 from guda_core import paths
+from guda_core.attribution import metrics
 from guda_core.attribution.guda import Guda
 from guda_core.attribution.method import Budget
 from guda_core.data.dataset import Pictures
@@ -38,7 +39,8 @@ SCORES = ScoreConfig(strata=4, draws=1)
 
 
 def in_place(patch):
-    """Noise in place of the emoji (held-out objects for the queries, two trained ones a group), and fewer steps."""
+    """Noise in place of the emoji (held-out objects for the queries, two trained ones a group), fewer steps and
+    resamplings."""
 
     def noise(objects, seed):
         pairs = [(g, o) for g in GROUPS.groups for o in objects]
@@ -47,8 +49,9 @@ def in_place(patch):
 
     splits = {"held_out": noise(GROUPS.held_out_objects, 0), "train": noise(GROUPS.train_objects[:2], 1)}
     patch.setattr(Iconify, "split", lambda self, split: splits[split])
-    patch.setattr(styles_run, "INSTANCE_TIMESTEPS", 1)
+    patch.setattr(styles_arrays, "INSTANCE_TIMESTEPS", 1)
     patch.setattr(styles_run, "SAMPLE_STEPS", 2)
+    patch.setitem(metrics.bootstrap.__kwdefaults__, "draws", 100)
 
 
 def service_of(service, features):  # noqa: F811

@@ -102,13 +102,33 @@ def test_a_group_whose_name_is_markup_is_listed(run, monkeypatch):  # noqa: F811
     assert done.exit_code == 0 and "Studio [/b]" in done.output and "\x1b" not in done.output
 
 
-@pytest.mark.parametrize(
-    "encoding",
-    [{"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "ascii"},
-     {"PYTHONIOENCODING": "latin-1:strict"}],
-)  # fmt: skip
-def test_a_terminal_that_lacks_the_characters_gets_them_escaped(encoding, tmp_path):
-    """The command as a program of its own, in a home with a group set that no ASCII terminal can show."""
+PLAIN = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+TABLE = """
+import contextlib
+from rich.table import Table
+from guda_core.cli import app
+from guda_core.cli.terminal import show
+with contextlib.suppress(SystemExit):
+    app(["--version"])
+table = Table("name", title="Ateliers \\u706b\\u7bad")
+table.add_row("Ateli\\xe9r [/b] \\U0001f680")
+show(table)
+"""
+
+
+def program(folder: Path, environ: dict[str, str], *words: str) -> subprocess.CompletedProcess[bytes]:
+    """Python in a process of its own."""
+    env = {**os.environ, "GUDA_HOME": str(folder / "home"), "PYTHONPATH": str(ROOT), **environ}
+    return subprocess.run([sys.executable, *words], cwd=folder, env=env, capture_output=True, check=False)
+
+
+def check_table(done: subprocess.CompletedProcess[bytes]) -> None:
+    """It holds the name, with what the terminal lacks escaped, and lines that it has."""
+    assert done.returncode == 0, done.stderr
+    assert b"[/b]" in done.stdout and b"\\U0001f680" in done.stdout and b"\xe2" not in done.stdout
+
+
+def test_the_command_as_a_program_of_its_own_shows_a_set_that_no_ascii_terminal_can_show(tmp_path):
     folder = tmp_path / "home" / "sets" / "ateliers"
     for group in ("a", "b"):
         (folder / "pictures" / group).mkdir(parents=True)
@@ -119,18 +139,13 @@ def test_a_terminal_that_lacks_the_characters_gets_them_escaped(encoding, tmp_pa
         "groups:\n  a: {name: 'Ateliér [/b] 🚀', phrase: by A}\n  b: {name: B, phrase: by B}\n",
         encoding="utf-8",
     )
-    env = {**os.environ, "GUDA_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT), **encoding}
-    if encoding != {"PYTHONIOENCODING": "ascii"}:  # it imports torch, and the first of the three is ASCII too
-        done = subprocess.run(
-            [sys.executable, "-m", "guda_core", "groups", "check", "--set", "ateliers"],
-            cwd=tmp_path, env=env, capture_output=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        assert b"[/b]" in done.stdout and b"\\U0001f680" in done.stdout and b"\xe2" not in done.stdout
-    bad = subprocess.run(
-        [sys.executable, "-m", "guda_core", "attribute", "火 [/b].png"], cwd=tmp_path, env=env, capture_output=True,
-        check=False,
-    )  # fmt: skip
+    check_table(program(tmp_path, PLAIN, "-m", "guda_core", "groups", "check", "--set", "ateliers"))
+
+
+@pytest.mark.parametrize("encoding", [PLAIN, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1:strict"}])
+def test_a_terminal_that_lacks_the_characters_gets_them_escaped(encoding, tmp_path):
+    check_table(program(tmp_path, encoding, "-c", TABLE))
+    bad = program(tmp_path, encoding, "-m", "guda_core", "attribute", "火 [/b].png")
     assert bad.returncode == 2 and b"There is no file" in bad.stderr and b"Traceback" not in bad.stderr
     assert b"\\u" in bad.stderr and bad.stderr.isascii()
 

@@ -169,10 +169,11 @@ def test_when_memory_runs_out_passes_become_smaller_and_the_adapter_is_the_same(
 
 
 def test_half_precision_trains_as_full_does(world, card, tmp_path):
+    """With factors in float16 the largest was 6,000 times too large."""
     found = {}
     for kind in (torch.float32, torch.float16, torch.bfloat16):
         task = dataclasses.replace(task_of(world), model=load_model(card, dtype=kind))
-        config = config_of(steps=12, batch=4, lr=1e-3, warmup=2, seed=0)
+        config = config_of(steps=6, batch=4, lr=1e-3, warmup=2, seed=0)
         *_, last = unlearn(task, config=config, folder=tmp_path / str(kind), meta={})
         pairs = adapters.load(tmp_path / str(kind), model=task.model, group="a").factors.values()
         found[kind] = (max(float(b.abs().max()) for b, _, _ in pairs), last.loss)

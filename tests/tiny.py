@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-import os
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import (
@@ -19,8 +19,6 @@ from diffusers import (
     UNet2DConditionModel,
     UNet2DModel,
 )
-from filelock import FileLock
-from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from experiments.train.clip import ClipConfig, make_clip
@@ -31,20 +29,10 @@ from guda_core.diffusion.base_model import Card
 from guda_core.diffusion.cards import load_model
 from guda_core.local import LocalService
 from guda_core.unlearning import adapters
+from tests.once import copied
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789,"
-
-
-def made_once(
-    factory: pytest.TempPathFactory, name: str, make: Callable[[], dict[str, torch.Tensor]]
-) -> dict[str, torch.Tensor]:
-    """What `make` makes, made once in a run of the tests, by whichever process needs it first."""
-    base = factory.getbasetemp()
-    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"{name}.safetensors"
-    with FileLock(f"{path}.lock"):
-        if not path.is_file():
-            save_file({n: t.contiguous() for n, t in make().items()}, path)
-        return load_file(path)
+TINY = Card("tiny", "Tiny", "folder", "", 16, "epsilon", "float16", "emoji", "test")  # of `save_tiny`'s defaults
 
 
 def tiny_tokenizer(length: int) -> CLIPTokenizer:
@@ -118,7 +106,7 @@ def save_tiny(
         feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(folder)
-    return Card("tiny", "Tiny", "folder", str(folder), size, prediction, "float16", "emoji", "test")
+    return replace(TINY, path=str(folder), resolution=size, prediction_type=prediction)
 
 
 def tiny_unet(*, channels: int = 1, **more) -> UNet2DModel:
@@ -145,14 +133,25 @@ def save_tiny_unconditional(
 def tiny_service(root: Path, *, missing: Sequence[str] = (), card: Card | None = None) -> LocalService:
     """A service of a random tiny model (or a card's), CLIP and bank, and an adapter for every group but the missing
     ones."""
-    group_set, model = load_group_set("emoji"), load_model(card or save_tiny(root / "model"))
-    tokenizer = tiny_tokenizer(77)
+    if card is None:
+        copied("tiny-service", root, lambda folder: _save_service(folder, save_tiny(folder / "model")))
+        card = replace(TINY, path=str(root / "model"))
+        for k in missing:
+            shutil.rmtree(root / "adapters" / k)
+    else:
+        _save_service(root, card, missing)
+    return LocalService(load_model(card), load_group_set("emoji"), Clip(root / "clip"), root / "adapters")
+
+
+def _save_service(root: Path, card: Card, missing: Sequence[str] = ()) -> None:
+    """CLIP, bank and adapters of `tiny_service`."""
+    group_set, model, tokenizer = load_group_set("emoji"), load_model(card), tiny_tokenizer(77)
     config = ClipConfig(text_width=16, text_layers=1, image_width=48, image_layers=1, max_tokens=77, projection=16)
     make_clip(config, tokenizer, 16).save_pretrained(root / "clip")
     tokenizer.save_pretrained(root / "clip")
-    clip = Clip(root / "clip")
     g = torch.Generator().manual_seed(0)
-    clip.write_bank({k: F.normalize(torch.randn(5, 16, generator=g), dim=1) for k in group_set.groups}, "data")
+    bank = {k: F.normalize(torch.randn(5, 16, generator=g), dim=1) for k in group_set.groups}
+    Clip(root / "clip").write_bank(bank, "data")
     for i, k in enumerate(group_set.groups):
         if k in missing:
             continue
@@ -164,4 +163,3 @@ def tiny_service(root: Path, *, missing: Sequence[str] = (), card: Card | None =
                 if "lora_B" in n:
                     p.normal_(generator=torch.Generator().manual_seed(i)).mul_(0.2)
         adapters.save(student, root / "adapters" / k, spec=spec, meta={"group": k, "base_sha256": model.sha256})
-    return LocalService(model, group_set, clip, root / "adapters")

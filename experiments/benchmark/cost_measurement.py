@@ -24,7 +24,7 @@ import torch
 from experiments.benchmark.models import variants
 from experiments.benchmark.queries import Queries, read
 from experiments.benchmark.result_tables import LIVE
-from experiments.benchmark.styles_run import baselines
+from experiments.benchmark.styles_arrays import baselines
 from experiments.train import stages
 from experiments.train.unet import UnetConfig
 from guda_core.attribution.ensemble import GudaAndDas
