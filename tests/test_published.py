@@ -139,6 +139,39 @@ def test_an_adapter_made_anew_in_a_copy_is_not_held_to_what_was_published(work, 
     assert service.offered["guda"].unavailable == {}
 
 
+def test_a_rule_and_a_weight_are_published_where_they_are_sound_and_of_this_model_and_set(work):
+    run = paths.run("brush", "artists").own
+    base = adapters.read_meta(run / "adapters" / "dee")["base_sha256"]
+    shipped = json.loads((paths.SHIPPED_RUN / "scope.json").read_text(encoding="utf-8"))
+    sound = {
+        "calibration.json": {"offset_weight": 0.5, "base_sha256": base, "group_set": "artists", "fitted": "by hand"},
+        "scope.json": {**shipped, "base_sha256": base, "group_set": "artists"},
+    }
+
+    def published(**changes):
+        for name, told in sound.items():
+            (run / name).write_text(json.dumps({**told, **changes}), encoding="utf-8")
+        return made()
+
+    good = published()
+    there = good.folder / "runs" / "brush" / "artists"
+    assert not good.left_out
+    for name in sound:
+        assert (there / name).read_bytes() == (run / name).read_bytes()
+    for changes, why in (
+        ({"base_sha256": "0" * 64}, "was made for another base model (000000000000, this one is "),
+        ({"group_set": "others"}, "was made for another group set ('others', not 'artists')"),
+        ({"date": 5}, "holds no usable date, but 5"),
+        ({"note": "/home/ann"}, "It holds 'note', which is none of its entries."),
+    ):
+        found = published(**changes)
+        assert set(found.left_out) == set(sound) and all(why in said for said in found.left_out.values())
+        assert not any((there / name).exists() for name in sound)
+        assert "The scores hold no offset." in (found.folder / "README.md").read_text(encoding="utf-8")
+    said = guda("assets", "card", "--model", "brush", "--set", "artists")
+    assert "Without scope.json: It holds 'note'" in said and "Without calibration.json: It holds 'note'" in said
+
+
 def test_what_cannot_be_published_is_told(work, monkeypatch):
     run = paths.run("brush", "artists").own
     (run / "adapters" / "dee" / "guda.json").unlink()

@@ -234,22 +234,34 @@ def test_what_cannot_be_judged_is_not_assessed(service, monkeypatch):
 def test_a_rule_comes_back_as_it_was_written_and_damaged_ones_are_not_used(tmp_path):
     path, rule = tmp_path / scopes.FILE, rule_of(1.5)
     assert read_rule(path, base_sha256="a") == scopes.UNKNOWN
-    made = fitting.record(rule, rule.kinds, ScopeConfig(), base_sha256="a", command="test")
+    made = fitting.record(rule, rule.kinds, ScopeConfig(), base_sha256="a", group_set="s", command="test")
     fitting.write(tmp_path, made)
     back = read_rule(path, base_sha256="a")
     assert isinstance(back, Rule) and back.final.bias == 1.5 and (back.calibration == rule.calibration).all()
     assert back.threshold == rule.threshold and back.kinds["noise"]["out_of_scope"]["value"] == 1.0
-    assert read_rule(path, base_sha256="b") == scopes.UNKNOWN
+    assert json.dumps(back.kinds) == json.dumps(made["kinds"])  # whole numbers stay whole
+    for of, why in ((("b", None), "for another base model (a, this one is b)"), (("a", "t"), "set ('s', not 't')")):
+        said = read_rule(path, base_sha256=of[0], group_set=of[1])
+        assert isinstance(said, str) and said.startswith("scope.json was made for") and why in said
+    assert isinstance(read_rule(path, base_sha256="a", group_set="s"), Rule)
     short = {"mean": [0.0], "scale": [1.0], "weights": [1.0], "bias": 0.0}
-    for key, bad in (
-        ("calibration", "x"), ("calibration", [float("nan")]), ("alarms", 2), ("final", short), ("look", None),
-        ("look", {**short, "scale": [0.0]}), ("kinds", 1),
-    ):  # fmt: skip
+    for key, bad, why in (
+        ("calibration", "x", "holds no usable calibration, but 'x'"),
+        ("calibration", [float("nan")], "holds no usable calibration.0, but nan"),
+        ("alarms", 2, "holds no usable alarms, but 2"),
+        ("final", short, "is a rule of other signals than this version measures"),
+        ("look", None, "holds no usable look, but None"),
+        ("look", {**short, "scale": [0.0]}, "holds a function with numbers that do not fit together"),
+        ("look", {**short, "bias": "0"}, "holds no usable look.bias, but '0'"),
+        ("kinds", 1, "holds no usable kinds, but 1"),
+        ("kinds", {"x": {"belongs": True}}, "lacks kinds.x.about"),
+    ):
         path.write_text(json.dumps({**made, key: bad}))
-        assert read_rule(path, base_sha256="a") == "scope.json is damaged."
-    for text in ("", "{", "[]", "null"):
+        assert read_rule(path, base_sha256="a") == f"scope.json {why}. {scopes.MEND}"
+    for text in ("", "{", "[]", "null", "[" * 100_000):
         path.write_text(text)
-        assert read_rule(path, base_sha256="a") == "scope.json is damaged."
+        said = read_rule(path, base_sha256="a")
+        assert isinstance(said, str) and said.startswith("scope.json cannot be read (") and said.endswith(scopes.MEND)
     path.write_text(json.dumps({"base_sha256": "a", "threshold": 5.0, "config": {"bits": {"strata": 4}}, "kinds": {}}))
     assert read_rule(path, base_sha256="a") == scopes.OLDER
 

@@ -211,13 +211,16 @@ def rounded(value: Any) -> Any:
     return round(value, 4) if isinstance(value, float) else value
 
 
-def record(rule: Rule, kinds: Mapping[str, Any], c: ScopeConfig, *, base_sha256: str, command: str) -> dict[str, Any]:
+def record(
+    rule: Rule, kinds: Mapping[str, Any], c: ScopeConfig, *, base_sha256: str, group_set: str, command: str
+) -> dict[str, Any]:
     """What `scope.json` holds."""
     return {
         "format": FORMAT,
         "command": command,
         "config": asdict(c),
         "base_sha256": base_sha256,
+        "group_set": group_set,
         "unit": UNIT,
         "alarms": rule.alarms,
         "threshold": rule.threshold if math.isfinite(rule.threshold) else None,
@@ -261,7 +264,8 @@ def run(
     rule = make_rule(found, c)
     command = f"python -m guda_core assets scope --pictures {c.pictures}{' --foreign FOLDER' if foreign else ''}"
     kinds = figures_of(rule, found["tried"], c)
-    write(folder, record(rule, kinds, c, base_sha256=model.sha256, command=command))
+    of = {"base_sha256": model.sha256, "group_set": group_set.id}
+    write(folder, record(rule, kinds, c, **of, command=command))
 
 
 def write(folder: Path, made: Mapping[str, Any]) -> None:
