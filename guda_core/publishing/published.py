@@ -25,10 +25,12 @@ import yaml
 
 from guda_core import paths
 from guda_core.attribution import calibration, scope
+from guda_core.data.encoders import bank_name
 from guda_core.diffusion.base_model import Card
 from guda_core.diffusion.cards import read_cards
 from guda_core.errors import AdapterError, CacheError, DataError, ModelError, OptionError
 from guda_core.from_hub import KINDS
+from guda_core.from_hub import NAME as HUB_NAME
 from guda_core.paths import Run
 from guda_core.publishing import hub_card
 from guda_core.records import NOT_STATED, GroupSet
@@ -38,6 +40,11 @@ from guda_core.unlearning.adapters import RUN
 PUBLIC = ("npm-iconify", "scikit-digits", "cifar10")  # sources that anybody can fetch; others say where pictures lie
 TOLD = ("name", "author", "licence", "licence_link", "link", "phrase")  # of a group
 SMALL = (scope.FILE, calibration.FILE)
+LOCAL_ENCODER = (
+    "What sees likeness is a folder on this machine, which nobody else has. So the published card does not name it, "
+    "and the feature bank and the scope's rule that need it are left out. To publish them, put the folder into a "
+    "repository of the Hub, write its USER/NAME into the card (encoder: KIND:USER/NAME), and make both again."
+)
 FOLDERS = {"features": (".json", ".safetensors"), "drawn": (".json", ".png")}  # drawn: what the model itself drew
 
 
@@ -66,6 +73,11 @@ def publish(card: Card, group_set: GroupSet, *, with_model: bool = False, on_hub
     run = paths.run(card.id, group_set.id)
     metas, missing = _adapters(run, group_set)
     small, left_out = _small(run, group_set, base_sha256=str(next(iter(metas.values())).get("base_sha256")))
+    if encoder_is_local(card):
+        left_out["the encoder"] = LOCAL_ENCODER
+        small = [p for p in small if p.name != scope.FILE]
+        card = replace(card, encoder="")
+    small += [p for p in [run.mine / bank_name(card)] if p.is_file()]
     target = paths.writable(paths.home()) / "published" / card.id / group_set.id
     if not with_model and not on_hub:
         with_model, on_hub = _as_before(target / "models", card)
@@ -115,6 +127,12 @@ def _adapters(run: Run, group_set: GroupSet) -> tuple[dict[str, dict[str, Any]],
     return metas, missing
 
 
+def encoder_is_local(card: Card) -> bool:
+    """Whether a card names an encoder that is no repository of the Hub, but a place on this machine."""
+    place = card.encoder.partition(":")[2]
+    return bool(card.encoder) and (Path(place).expanduser().is_dir() or not HUB_NAME.fullmatch(f"hub:{place}"))
+
+
 def _small(run: Run, group_set: GroupSet, *, base_sha256: str) -> tuple[list[Path], dict[str, str]]:
     """(small files that are sound and of the adapters' model and of the set; name of each other one -> why not)."""
     good: list[Path] = []
@@ -154,7 +172,7 @@ def _write(
     there = folder / "runs" / card.id / group_set.id
     for gid in metas:
         _copy_adapter(run.adapters / gid, there / "adapters" / gid)
-    for path in [*small, *sorted(run.mine.glob("bank*.safetensors"))]:
+    for path in small:
         shutil.copyfile(path, there / path.name)
     for name, kinds in FOLDERS.items():
         for path in run.layers(name).glob("**/*"):
