@@ -21,6 +21,7 @@ from guda_core.cli.terminal import (
     progress_bar,
     say,
 )
+from guda_core.errors import OptionError
 from guda_core.service import check_methods
 
 app = commands(
@@ -38,17 +39,28 @@ def features(
     home: HomeOption = None,
     dim: Annotated[int, typer.Option(help="Coordinates of the projected gradients.")] = 4096,
     folder: Annotated[Path | None, typer.Option(help="Default: runs/MODEL/SET/features of the workspace.")] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Try one pass, say what all of them will take, and stop.")
+    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="With --plan: write the plan here.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Begin also where it will take more than ten minutes.")] = False,
     workers: WorkersOption = None,
     ray: RayOption = None,
 ) -> None:
     """Make the gradient features with which methods answer without the training pictures.
 
-    With --workers or --ray several methods at once; what is there already is then not made again.
+    One pass is tried first. Where all will take more than ten minutes, you are asked (--yes: not asked). With --workers
+    or --ray several methods at once, without being asked; what is there already is then not made again.
     """
     from guda_core.attribution.gradient import feature_jobs
     from guda_core.attribution.gradient.kernel import kernel_methods
+    from guda_core.cli import features_plan
     from guda_core.paths import run
 
+    if json_file is not None and not plan:
+        raise OptionError("--json writes the plan: use it with --plan.")
+    if plan and (workers or ray):
+        raise OptionError("--plan tries a pass in this process: leave out --workers and --ray.")
     kinds = kernel_methods()
     wanted = listed(methods) or list(kinds)
     check_methods(wanted, kinds)
@@ -58,6 +70,8 @@ def features(
     service = service_of(model, group_set)
     where = folder or run(service.model.card.id, service.group_set.id).features.own("")
     asked = feature_jobs.AskedFeatures(service.group_set.id, model, dim, where)
+    if (plan or not yes) and not features_plan.agreed(service, wanted, dim, only=plan, json_file=json_file):
+        return
     opened = feature_jobs.opened_of(asked, service.model, service.group_set)
     for m in wanted:
         with progress_bar() as bar:
