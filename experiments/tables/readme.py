@@ -12,7 +12,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.tables import agreement, engine_table, fuzz_table, maps_table, scale_table, seeds_table
+from experiments.tables import (
+    agreement,
+    engine_table,
+    fuzz_table,
+    maps_table,
+    planted_table,
+    scale_table,
+    seeds_table,
+)
 from guda_core.attribution.scope_fit import ABOUT
 from guda_core.paths import ROOT, SHIPPED_RUN
 from guda_core.unlearning.health import KINDS
@@ -187,6 +195,7 @@ RENDER = {
     **fuzz_table.RENDER,
     **scale_table.RENDER,
     **seeds_table.RENDER,
+    **planted_table.RENDER,
 }
 
 
