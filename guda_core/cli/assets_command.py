@@ -52,6 +52,8 @@ def features(
     One pass is tried first. Where all will take more than ten minutes, you are asked (--yes: not asked). With --workers
     or --ray several methods at once, without being asked; what is there already is then not made again.
     """
+    quieten()
+
     from guda_core.attribution.gradient import feature_jobs
     from guda_core.attribution.gradient.kernel import kernel_methods
     from guda_core.cli import features_plan
@@ -118,6 +120,8 @@ def introstyle(
     folder: Annotated[Path | None, typer.Option(help="Default: runs/MODEL/SET/features of the workspace.")] = None,
 ) -> None:
     """Make the styles of the training pictures in the model's own features, with which IntroStyle answers."""
+    quieten()
+
     from guda_core.attribution.introstyle import FILE, IntroStyleConfig, write
     from guda_core.data.captions import captioner_of
     from guda_core.data.encoded import examples_of
@@ -157,8 +161,11 @@ def scope(
     It is fitted on the set's pictures, on pictures that the model draws, and on foreign ones: photographs that come
     with the app, what a generator draws, and those in --foreign. The more kinds and sources are in there, the better.
     """
+    quieten()
+
     from guda_core.attribution import scope_fit
-    from guda_core.attribution.scope import FILE
+    from guda_core.attribution.scope import FILE, read_scope
+    from guda_core.cli import scope_lines
     from guda_core.local import encoder_of
     from guda_core.paths import run
 
@@ -167,6 +174,7 @@ def scope(
     config = scope_fit.ScopeConfig(pictures=pictures, measured=max(6, pictures // 2))
     clip = service.clip or encoder_of(service.model, service.group_set)
     follow(scope_fit.run(service.model, clip, service.group_set, where, config, foreign=foreign))
+    scope_lines.tell(read_scope(where / FILE, base_sha256=service.model.sha256)[1])
     say(f"Written: {where / FILE}")
 
 
