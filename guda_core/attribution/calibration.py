@@ -24,7 +24,6 @@ class Calibration(run_files.RunFile):
     """offset_weight: >= 0. fitted, command, date: where it comes from. queries: that it was fitted to."""
 
     offset_weight: Annotated[float, Field(ge=0)]
-    group_set: str
     fitted: str = ""
     command: str = ""
     date: str = ""

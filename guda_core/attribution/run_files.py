@@ -26,7 +26,7 @@ class RunFile(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
     base_sha256: Annotated[str, Field(min_length=1)]
-    group_set: str = ""
+    group_set: str
 
 
 Kind = TypeVar("Kind", bound=RunFile)

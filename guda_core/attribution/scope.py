@@ -138,6 +138,7 @@ class KindEntry(Strict):
 class ScopeFile(run_files.RunFile):
     """`scope.json`; see `Rule`."""
 
+    group_set: str = ""
     format: Literal[2]
     alarms: Annotated[float, Field(gt=0, lt=1)]
     calibration: list[float]
