@@ -75,7 +75,9 @@ class LocalService:
             calibration=calibration,
         )  # fmt: skip
         self.offered, self.not_offered = load_methods(context)
-        self.rule = scopes.read_rule(rule, base_sha256=model.sha256) if rule is not None else scopes.UNKNOWN
+        self.rule: scopes.Rule | str = scopes.UNKNOWN
+        if rule is not None:
+            self.rule = scopes.read_rule(rule, base_sha256=model.sha256, group_set=group_set.id)
         self.pace = Pace(model)
         self._saved: dict[tuple[frozenset[str], str], int] = {}  # forward passes, by what was asked
         self._items: Sequence[Item] | None = None  # training pictures that were fetched, read when first asked

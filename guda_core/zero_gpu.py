@@ -1,7 +1,12 @@
 """ZeroGPU Spaces lend a GPU for the length of one call: this marks the calls that compute. Elsewhere it does nothing.
 
 What is marked runs in a process of its own: arguments and answers are pickled, and what it changes in memory is lost.
-Each call asks for as many seconds as it needs at most, because the lent time is counted.
+Each call asks for as many seconds as it needs at most, because the lent time is counted:
+
+    seconds = START_S + r (FORWARD_S forward + GRADIENT_S gradients) + seconds of other work,      at most LONGEST_S
+
+r: how many times as long a pass of this model takes as one of the included model, for which the two constants hold. It
+is the ratio of floating-point operations, until a pass was timed on the lent GPU: the first attribution does it.
 """
 
 from __future__ import annotations
@@ -10,10 +15,13 @@ import logging
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from guda_core.diffusion.memory import NO_MEMORY, is_out_of_memory
+from guda_core.diffusion.pace import Pace, forward_flops
 from guda_core.errors import GudaError, ScoreError
 from guda_core.picture_records import Near, PlaceMap, Strip
 from guda_core.records import Attribution, Cost, MethodInfo, Provenance, Query, Scope
@@ -23,6 +31,8 @@ log = logging.getLogger(__name__)
 VARIABLE = "SPACES_ZERO_GPU"  # set by the platform
 START_S, LONGEST_S = 10, 120  # seconds asked for: to begin, and at most
 FORWARD_S, GRADIENT_S = 1 / 216, 1 / 20  # for a forward pass, and for one with the gradient of every weight
+INCLUDED = 828_850_688  # floating-point operations of the included model's forward pass
+ROOM = 1.25  # times as long as was timed is asked for
 
 
 def is_zero_gpu() -> bool:
@@ -45,6 +55,13 @@ class Refused:
     passes on its type's name alone."""
 
     error: GudaError
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Seconds of a forward pass on the lent GPU, on their way out of the marked call."""
+
+    forward_s: float
 
 
 def _refused(error: Exception) -> Refused:
@@ -84,7 +101,7 @@ def _told(answer: Any) -> Any:
     return answer
 
 
-def _each(stream: Iterator[Any]) -> Iterator[Any]:
+def _each(stream: Iterator[Any]) -> Generator[Any, None, None]:
     """`_told` of all that a marked stream gives; closing this closes it."""
     try:
         for answer in stream:
@@ -101,19 +118,29 @@ class ZeroGpu:
         self.service = service
         self.group_set, self.model_name, self.banner = service.group_set, service.model_name, service.banner
         self._took: dict[tuple[tuple[str, ...], str], float] = {}
+        self._pace: Pace | None = getattr(service, "pace", None)  # of services with a model
+        self._timed_s: float | None = None
 
         def generate(options: dict[str, Any]) -> Iterator[Step | Query]:
             yield from service.generate(**options)
 
         def attribute(
-            query: Query, methods: Sequence[str], effort: str, recorded: Recorded | None
-        ) -> Iterator[Attribution]:
+            query: Query, methods: Sequence[str], effort: str, recorded: Recorded | None, timed: bool
+        ) -> Iterator[Attribution | Timed]:
+            if self._pace is not None and not timed:
+                yield Timed(self._pace.forward_s)
             yield from service.attribute(query, methods=methods, effort=effort, recorded=recorded)
 
-        def asked(query: Query, methods: Sequence[str], effort: str, recorded: Recorded | None) -> int:
+        def asked(query: Query, methods: Sequence[str], effort: str, recorded: Recorded | None, timed: bool) -> int:
             return self.seconds(methods, effort)
 
-        self._generate = gpu(duration=30)(_marked_stream(generate))
+        def to_draw(options: dict[str, Any]) -> int:
+            return self._asked(30, 2 * FORWARD_S * options["steps"])  # with the prompt and without
+
+        def to_redraw(*args: Any) -> int:
+            return self._asked(60, 60 - START_S)
+
+        self._generate = gpu(duration=to_draw)(_marked_stream(generate))
         self._attribute = gpu(duration=asked)(_marked_stream(attribute))
 
         def pictures(query: Query, method: str) -> Iterator[Strip]:
@@ -122,8 +149,8 @@ class ZeroGpu:
         def maps(query: Query, method: str, groups: Sequence[str]) -> Iterator[PlaceMap | float]:
             yield from service.maps(query, method=method, groups=groups)
 
-        self._pictures = gpu(duration=60)(_marked_stream(pictures))
-        self._maps = gpu(duration=60)(_marked_stream(maps))
+        self._pictures = gpu(duration=to_redraw)(_marked_stream(pictures))
+        self._maps = gpu(duration=to_redraw)(_marked_stream(maps))
         self._scope = gpu(duration=30)(_marked(service.scope))
         self._caption = gpu(duration=30)(_marked(service.best_caption))
         self._prepare = gpu(duration=30)(_marked(lambda data, prompt: service.prepare(data, prompt=prompt)))
@@ -131,7 +158,22 @@ class ZeroGpu:
     def seconds(self, methods: Sequence[str], effort: str) -> int:
         """GPU seconds that an attribution asks for."""
         cost = self.cost(methods, effort)
-        return min(LONGEST_S, round(START_S + FORWARD_S * cost.forward + GRADIENT_S * cost.gradients + cost.seconds))
+        return self._asked(START_S, FORWARD_S * cost.forward + GRADIENT_S * cost.gradients, cost.seconds)
+
+    def _asked(self, least: int, computing: float, other: float = 0.0) -> int:
+        """Seconds to ask for. computing: seconds that the passes would take with the included model."""
+        return max(least, min(LONGEST_S, round(START_S + self.slower * computing + other)))
+
+    @property
+    def slower(self) -> float:
+        """r above, at least 1; as timed on the lent GPU, before that by the size of the model."""
+        if self._timed_s is not None:
+            return max(1.0, ROOM * self._timed_s / FORWARD_S)
+        return self._by_size
+
+    @cached_property
+    def _by_size(self) -> float:
+        return 1.0 if self._pace is None else max(1.0, forward_flops(self._pace.model) / INCLUDED)
 
     def provenance(self) -> Provenance:
         return self.service.provenance()
@@ -156,7 +198,13 @@ class ZeroGpu:
         self, query: Query, *, methods: Sequence[str], effort: str, recorded: Recorded | None = None
     ) -> Iterator[Attribution]:
         began = time.monotonic()
-        yield from _each(self._attribute(query, list(methods), effort, recorded))
+        known = self._timed_s is not None
+        with closing(_each(self._attribute(query, list(methods), effort, recorded, known))) as answers:
+            for answer in answers:
+                if isinstance(answer, Timed):
+                    self._timed_s = answer.forward_s
+                else:
+                    yield answer
         self._took[(tuple(sorted(methods)), effort)] = time.monotonic() - began
 
     def pictures(self, query: Query, *, method: str) -> Iterator[Strip]:

@@ -6,10 +6,16 @@ import json
 
 import pytest
 
-from guda_core.attribution.gradient.feature_jobs import AskedFeatures, feature_jobs
+from guda_core.attribution.gradient import feature_plan, features
+from guda_core.attribution.gradient.feature_jobs import AskedFeatures, config_of, feature_jobs
+from guda_core.attribution.gradient.feature_plan import MethodPlan
+from guda_core.attribution.gradient.features import FeatureConfig, Gradients, Projection
 from guda_core.attribution.gradient.quantised import META, WEIGHTS
+from guda_core.cli import features_plan
 from guda_core.jobs.job import perform
-from guda_core.paths import run
+from guda_core.local import load_service
+from guda_core.paths import cache_dir, run
+from tests.linear import linear_world
 from tests.own_pictures import guda
 from tests.own_workspace import own_workspace
 
@@ -36,3 +42,76 @@ def test_a_job_makes_what_the_command_makes(there):
     assert kinds() == ["done"] and (there / WEIGHTS).read_bytes() == weights
     assert meta() == told
     assert kinds(dim=8) == ["done"] and kinds(dim=8) == ["found"] and kinds() == ["done"]
+
+
+# What it will take
+
+
+def test_the_plan_is_passes_times_what_one_takes_and_stays_with_the_disk(monkeypatch):
+    """A clock on which encoding takes 2 s, a pass with gradients 3 s, and a block of the projection 0.5 s."""
+    linear = linear_world()
+    now, model = [0.0], linear.model
+    model.card.resolution, model.latent_shape = 8, (1, 2, 2)
+    monkeypatch.setattr(feature_plan.time, "perf_counter", lambda: now[0])
+
+    def slow(owner, name, seconds):
+        plain = getattr(owner, name)
+
+        def call(*args):
+            now[0] += seconds(args) if callable(seconds) else seconds
+            return plain(*args)
+
+        monkeypatch.setattr(owner, name, call)
+
+    monkeypatch.setattr(model, "encode", lambda pixels: now.__setitem__(0, now[0] + 2.0), raising=False)
+    slow(Gradients, "at", lambda args: 3.0 * args[0].config.timesteps)
+    slow(Projection, "block", 0.5)
+    for module in (feature_plan, features):
+        monkeypatch.setattr(module, "BLOCK", 2)
+    monkeypatch.setattr(feature_plan, "at_once", lambda size: 5)
+    size = Gradients(model, FeatureConfig()).size
+    configs = {"one": FeatureConfig(timesteps=2, dim=8), "two": FeatureConfig(timesteps=1, dim=0)}
+    plan = feature_plan.make_plan(model, configs, 12)
+    blocks = -(-size // 2)
+    assert plan.encode_s == 24.0 and plan.pass_s == 3.0
+    assert plan.methods["one"] == MethodPlan(24, 24 * 3.0 + 3 * blocks * 0.5, 12 * (4 * 8 + 4 + 8 + 8))
+    assert plan.methods["two"] == MethodPlan(12, 12 * 3.0, 12 * (4 * size + 4 + size + 8))
+    assert plan.seconds == 24.0 + sum(m.seconds for m in plan.methods.values())
+    told = plan.to_json()
+    assert told["gradients"] == 36 and told["seconds"] == plan.seconds and told["disk_bytes"] == plan.disk_bytes
+
+
+def test_the_disk_that_is_planned_is_what_the_features_take(there):
+    card = run("brush", "artists")
+    service = load_service("brush", group_set="artists")
+    config = config_of("dtrak", 16).features
+    n = len(json.loads((there / META).read_text())["groups"])
+    planned = feature_plan.make_plan(service.model, {"dtrak": config}, n).methods["dtrak"].disk_bytes
+    kept = [*cache_dir().rglob("*.npy"), card.features / "dtrak" / WEIGHTS]
+    heads = 128 * 2 + 1000  # of two .npy files and a safetensors file
+    assert planned <= sum(p.stat().st_size for p in kept) <= planned + heads
+
+
+def test_what_takes_long_is_asked_first(home, tmp_path, monkeypatch):
+    own_workspace(home)
+    asked = ("assets", "features", "--methods", "dtrak", "--dim", "16", "--set", "artists", "--model", "brush")
+    out = run("brush", "artists").features / "dtrak" / META
+    said = guda(*asked, "--plan", "--json", tmp_path / "plan.json")
+    n = json.loads((tmp_path / "plan.json").read_text())["pictures"]
+    steps = config_of("dtrak", 16).features.timesteps
+    assert f"What features of {n} pictures will take" in said and f"{n * steps:,}" in said and not out.exists()
+    assert "use it with --plan" in guda(*asked, "--json", tmp_path / "plan.json", code=2)
+    assert "leave out --workers" in guda(*asked, "--plan", "--workers", "2", code=2)
+    monkeypatch.setattr(features_plan, "ASKED_S", 0.0)
+    assert "To begin, add --yes." in guda(*asked, code=2) and not out.exists()
+    assert "Written" in guda(*asked, "--yes") and out.exists()
+
+
+@pytest.mark.parametrize("answer", ["y", "n"])
+def test_in_a_terminal_the_answer_decides(home, monkeypatch, answer):
+    own_workspace(home, adapters_too=False)
+    service = load_service("brush", group_set="artists")
+    monkeypatch.setattr(features_plan, "ASKED_S", 0.0)
+    monkeypatch.setattr(features_plan.sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(features_plan.typer, "confirm", lambda text, **more: answer == "y")
+    assert features_plan.agreed(service, ["dtrak"], 16, only=False, json_file=None) == (answer == "y")

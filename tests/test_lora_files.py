@@ -11,6 +11,8 @@ from safetensors.torch import save_file
 import guda_core
 from guda_core.diffusion.cards import load_model, resolve_card
 from guda_core.errors import ModelError
+from guda_core.unlearning import adapters
+from guda_core.unlearning.lora import LoraSpec
 from tests.tiny_families import save_family
 
 ALPHA, RANK = 3.0, 2
@@ -115,6 +117,25 @@ def test_a_lora_is_merged_into_every_layer_that_it_names(models, tmp_path, famil
             assert same != ((part, name) in untouched), (part, name)
     assert merged.sha256 != model.sha256 and merged.card.lora.endswith("style.safetensors")
     assert with_lora(folder, tmp_path / "style.safetensors").sha256 == merged.sha256
+
+
+@pytest.mark.parametrize("alpha", [RANK, 5, 1])
+def test_a_lora_of_gudas_own_is_merged_with_the_alpha_of_its_header(models, tmp_path, alpha):
+    """W + (alpha / r) B A, also where alpha is not the rank, and wherever the file was moved to."""
+    folder, model = models("sd1")
+    made, scale = {}, alpha / RANK
+    for _, name, a, b in factors(model, {model.part: ("to_q", "conv1")}):
+        made |= {f"{name}.lora_A.weight": a.half(), f"{name}.lora_B.weight": b.half()}
+    spec = LoraSpec(rank=RANK, alpha=alpha, targets=("to_q", "conv1"))
+    adapters.save_factors(made, tmp_path / "ann", spec=spec, meta={"group": "ann", "base_sha256": model.sha256})
+    moved = (tmp_path / "ann" / "adapter_model.safetensors").rename(tmp_path / "ann.safetensors")
+    merged = with_lora(folder, moved)
+    for name in {n.removesuffix(".lora_A.weight") for n in made if ".lora_A." in n}:
+        a, b = (made[f"{name}.lora_{k}.weight"].float() for k in "AB")
+        change = scale * torch.einsum("or,rn->on", b.flatten(1), a.flatten(1))
+        before, after = (m.network.get_submodule(name).weight for m in (model, merged))
+        assert torch.allclose(after - before, change.reshape(before.shape), atol=1e-6), name
+        assert change.abs().max() > 0.005
 
 
 def test_the_library_takes_a_lora_beside_the_model(models, tmp_path, monkeypatch):

@@ -152,8 +152,10 @@ def test_without_a_calibration_the_score_is_the_papers(model, folder, tmp_path):
         ({"offset_weight": -1}, "but -1"),
         ({"offset_weight": True}, "but True"),
         ({"offset_weight": None}, "but None"),
-        ({"base_sha256": "another"}, "fitted for another base"),
-        ({"group_set": "artists"}, "fitted for another group set"),
+        ({"offset_weight": "1"}, "but '1'"),
+        ({"queries": "many"}, "no usable queries, but 'many'"),
+        ({"base_sha256": "another"}, "made for another base model (another, this one is "),
+        ({"group_set": "artists"}, "made for another group set ('artists', not 'emoji')"),
         (None, "cannot be read"),
     ],
 )

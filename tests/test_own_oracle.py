@@ -15,7 +15,7 @@ from experiments.benchmark import own_run
 from experiments.benchmark import queries as q
 from experiments.benchmark.result_tables import LIVE, ORACLE
 from experiments.benchmark.scores import ScoreConfig
-from experiments.logo import fine_tuning, oracle_jobs
+from experiments.logo import fine_tuning, oracle_jobs, own_plan
 from experiments.logo.__main__ import main as logo
 from experiments.logo.fine_tuning import settings_for
 from experiments.logo.oracle_jobs import AskedOracle
@@ -224,6 +224,8 @@ def _fitted(drop: np.ndarray, means: np.ndarray, truth: np.ndarray) -> tuple[flo
         (["--live", "--model", "x", "--rank", "2"], "--rank needs --model, without --live"),
         (["--model", "emoji", "--seeds", "a"], "--seeds takes whole numbers"),
         (["--model", "emoji", "--folder", "x"], "--folder and --groups need --live"),
+        (["--plan"], "--plan needs --model"),
+        (["--model", "emoji", "--plan", "--status"], "--plan makes a step in this process and stops"),
         (["--model", "emoji", "--minutes", "0"], "minutes must be positive"),
     ],
 )
@@ -233,6 +235,22 @@ def test_options_that_contradict_are_refused(options, sentence, monkeypatch, cap
         logo()
     said = capsys.readouterr()
     assert done.value.code == 2 and sentence in " ".join((said.out + said.err).split())
+
+
+def test_the_plan_counts_what_is_left_and_trains_nothing(made, home, monkeypatch, capsys):
+    """Passes by hand: 4 trainings of 5 steps of 3; 2 x 60 drawn pictures of 25 steps."""
+    options = ["--model", str(made), "--set", "artists", "--steps", "5", "--batch", "3", "--rank", "2", "--plan"]
+    monkeypatch.setattr(sys, "argv", ["logo", *options])
+    monkeypatch.setattr(own_plan, "step_seconds", lambda own: 720.0)
+    with pytest.raises(SystemExit) as done:
+        logo()
+    said = capsys.readouterr().out
+    cells = [[c.strip() for c in line.strip("│").split("│")] for line in said.splitlines()]
+    rows = {r[0]: r[1:] for r in cells if len(r) == 4}
+    assert not done.value.code and rows["4 trainings"] == ["0", "60", "4.00"]
+    drawn = q.QueryConfig().steps * 2 * 60
+    assert rows["60 pictures to draw"][:2] == [f"{drawn:,}", "0"] and "guda unlearn --model tiny-artists" in said
+    assert not (home / "runs").exists() and "tiny-artists" not in {p.stem for p in home.rglob("*.yaml")}
 
 
 def files_of(home):

@@ -11,6 +11,7 @@ import pytest
 from experiments import planted, unlearncanvas
 from experiments.benchmark.own_run import TABLE
 from experiments.logo.whole_way import everything
+from experiments.tables import committed, planted_table
 from guda_core import paths
 from guda_core.errors import DataError
 from guda_core.unlearning import adapters
@@ -100,3 +101,22 @@ def test_guda_names_the_planted_style_in_the_committed_figures():
     assert of["of"] == 40 and of["right"] >= 32
     (row,) = (r for r in found["rows"] if r["method"] == "guda" and r["query_set"] == "generated")
     assert row["n"] == 40 and row["top1"]["low"] > 0.25 and row["variation"]["low"] > 0  # a quarter is chance
+
+
+def test_the_page_says_what_the_committed_file_says(monkeypatch, tmp_path):
+    record = json.loads((committed.FOLDER / planted.FILE).read_text(encoding="utf-8"))
+    page = (paths.ROOT / "docs" / "results" / "planted.md").read_text(encoding="utf-8")
+    assert len(record["first"]) == 2 and set(record["groups"]) == set(planted.STYLES)
+    for name, found in record["first"].items():
+        cells = " | ".join(f"{found[s]['right']} of {found[s]['of']}" for s in ("generated", "real"))
+        assert f"| {name} | {cells} |" in page
+    guda = next(r for r in record["rows"] if (r["method"], r["query_set"]) == ("guda", "generated"))
+    assert f"| guda | generated | {guda['n']} | {guda['top1']['value']:.2f} (" in page
+    assert f"No offset. {record['calibration']['none']} (`{planted.COMMAND}`, {record['date'][:10]}" in page
+    made = {**record, "first": {"guda": {"real": {"right": 1, "of": 3}}}, "calibration": {"offset_weight": 0.5}}
+    (tmp_path / planted.FILE).write_text(json.dumps(made), encoding="utf-8")
+    monkeypatch.setattr(committed, "FOLDER", tmp_path)
+    assert "| guda | 1 of 3 |" in planted_table.planted()
+    assert "The offset's weight: 0.5." in planted_table.planted_agreement()
+    (tmp_path / planted.FILE).unlink()
+    assert {render() for render in planted_table.RENDER.values()} == {committed.UNKNOWN}

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from guda_core import paths
+from guda_core.data.encoders import bank_name
 from guda_core.data.groups import load_group_set
 from guda_core.data.sources.source import open_dataset
 from guda_core.diffusion.cards import find_card
@@ -137,6 +138,78 @@ def test_an_adapter_made_anew_in_a_copy_is_not_held_to_what_was_published(work, 
     assert not (run / "run.json").exists()
     service = load_service(None, fall_back=False)
     assert service.offered["guda"].unavailable == {}
+
+
+def test_a_rule_and_a_weight_are_published_where_they_are_sound_and_of_this_model_and_set(work):
+    run = paths.run("brush", "artists").own
+    base = adapters.read_meta(run / "adapters" / "dee")["base_sha256"]
+    shipped = json.loads((paths.SHIPPED_RUN / "scope.json").read_text(encoding="utf-8"))
+    sound = {
+        "calibration.json": {"offset_weight": 0.5, "base_sha256": base, "group_set": "artists", "fitted": "by hand"},
+        "scope.json": {**shipped, "base_sha256": base, "group_set": "artists"},
+    }
+
+    def published(**changes):
+        for name, told in sound.items():
+            (run / name).write_text(json.dumps({**told, **changes}), encoding="utf-8")
+        return made()
+
+    good = published()
+    there = good.folder / "runs" / "brush" / "artists"
+    assert not good.left_out
+    for name in sound:
+        assert (there / name).read_bytes() == (run / name).read_bytes()
+    for changes, why in (
+        ({"base_sha256": "0" * 64}, "was made for another base model (000000000000, this one is "),
+        ({"group_set": "others"}, "was made for another group set ('others', not 'artists')"),
+        ({"date": 5}, "holds no usable date, but 5"),
+        ({"note": "/home/ann"}, "It holds 'note', which is none of its entries."),
+    ):
+        found = published(**changes)
+        assert set(found.left_out) == set(sound) and all(why in said for said in found.left_out.values())
+        assert not any((there / name).exists() for name in sound)
+        assert "The scores hold no offset." in (found.folder / "README.md").read_text(encoding="utf-8")
+    said = guda("assets", "card", "--model", "brush", "--set", "artists")
+    assert "Without scope.json: It holds 'note'" in said and "Without calibration.json: It holds 'note'" in said
+
+
+def with_encoder(work, encoder: str) -> None:
+    path = work / "models" / "brush.yaml"
+    told = yaml.safe_load(path.read_text(encoding="utf-8"))
+    told["brush"]["encoder"] = encoder
+    path.write_text(yaml.safe_dump(told), encoding="utf-8")
+
+
+@pytest.mark.parametrize("place", ["eyes", "{work}/models/eyes", "/mnt/ann/eyes", "~/ann-eyes"])
+def test_an_encoder_on_the_authors_disk_is_not_named_and_what_needs_it_is_left_out(work, place):
+    (work / "models" / "eyes").mkdir()
+    with_encoder(work, f"clip:{place.format(work=work)}")
+    run = paths.run("brush", "artists").own
+    base = adapters.read_meta(run / "adapters" / "dee")["base_sha256"]
+    shipped = json.loads((paths.SHIPPED_RUN / "scope.json").read_text(encoding="utf-8"))
+    (run / "scope.json").write_text(json.dumps({**shipped, "base_sha256": base, "group_set": "artists"}))
+    (run / bank_name(find_card("brush"))).write_bytes(b"features")
+    found = made(with_model=True)
+    assert "folder on this machine" in found.left_out["the encoder"]
+    inside = [p.relative_to(found.folder).as_posix() for p in found.folder.rglob("*") if p.is_file()]
+    assert not any("bank" in n or "scope" in n for n in inside)
+    for name in inside:
+        assert "eyes" not in name and b"eyes" not in (found.folder / name).read_bytes()
+    assert "encoder" not in yaml.safe_load((found.folder / "models" / "brush.yaml").read_text())["brush"]
+    said = guda("assets", "card", "--model", "brush", "--set", "artists")
+    assert "Without the encoder: What sees likeness is a folder" in said
+
+
+def test_an_encoder_of_the_hub_is_named_and_only_its_bank_is_published(work):
+    with_encoder(work, "dinov2:facebook/dinov2-small")
+    run = paths.run("brush", "artists").own
+    for name in (bank_name(find_card("brush")), "bank-clip-home-ann-eyes.safetensors"):
+        (run / name).write_bytes(b"features")
+    found = made()
+    assert not found.left_out
+    assert [p.name for p in found.folder.rglob("bank*")] == ["bank-dinov2-facebook-dinov2-small.safetensors"]
+    card = yaml.safe_load((found.folder / "models" / "brush.yaml").read_text(encoding="utf-8"))["brush"]
+    assert card["encoder"] == "dinov2:facebook/dinov2-small"
 
 
 def test_what_cannot_be_published_is_told(work, monkeypatch):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,11 +21,14 @@ from guda_core.attribution import scope_signals as signals
 from guda_core.attribution.scope import Linear, Rule, judge, p_value, read_rule, threshold
 from guda_core.attribution.scope_fit import Measured, ScopeConfig
 from guda_core.attribution.scope_pictures import Kind
+from guda_core.cli import scope_lines
 from guda_core.data.groups import load_group_set
 from guda_core.data.images import hash_pixels
 from guda_core.diffusion.likelihood import seed_of
 from guda_core.local import load_service
 from guda_core.records import VERDICTS, Query
+from tests.own_pictures import guda, paint
+from tests.own_workspace import ARTISTS, own_workspace
 from tests.tiny import tiny_service
 
 M = signals.PASSES + 2
@@ -234,22 +239,34 @@ def test_what_cannot_be_judged_is_not_assessed(service, monkeypatch):
 def test_a_rule_comes_back_as_it_was_written_and_damaged_ones_are_not_used(tmp_path):
     path, rule = tmp_path / scopes.FILE, rule_of(1.5)
     assert read_rule(path, base_sha256="a") == scopes.UNKNOWN
-    made = fitting.record(rule, rule.kinds, ScopeConfig(), base_sha256="a", command="test")
+    made = fitting.record(rule, rule.kinds, ScopeConfig(), base_sha256="a", group_set="s", command="test")
     fitting.write(tmp_path, made)
     back = read_rule(path, base_sha256="a")
     assert isinstance(back, Rule) and back.final.bias == 1.5 and (back.calibration == rule.calibration).all()
     assert back.threshold == rule.threshold and back.kinds["noise"]["out_of_scope"]["value"] == 1.0
-    assert read_rule(path, base_sha256="b") == scopes.UNKNOWN
+    assert json.dumps(back.kinds) == json.dumps(made["kinds"])  # whole numbers stay whole
+    for of, why in ((("b", None), "for another base model (a, this one is b)"), (("a", "t"), "set ('s', not 't')")):
+        said = read_rule(path, base_sha256=of[0], group_set=of[1])
+        assert isinstance(said, str) and said.startswith("scope.json was made for") and why in said
+    assert isinstance(read_rule(path, base_sha256="a", group_set="s"), Rule)
     short = {"mean": [0.0], "scale": [1.0], "weights": [1.0], "bias": 0.0}
-    for key, bad in (
-        ("calibration", "x"), ("calibration", [float("nan")]), ("alarms", 2), ("final", short), ("look", None),
-        ("look", {**short, "scale": [0.0]}), ("kinds", 1),
-    ):  # fmt: skip
+    for key, bad, why in (
+        ("calibration", "x", "holds no usable calibration, but 'x'"),
+        ("calibration", [float("nan")], "holds no usable calibration.0, but nan"),
+        ("alarms", 2, "holds no usable alarms, but 2"),
+        ("final", short, "is a rule of other signals than this version measures"),
+        ("look", None, "holds no usable look, but None"),
+        ("look", {**short, "scale": [0.0]}, "holds a function with numbers that do not fit together"),
+        ("look", {**short, "bias": "0"}, "holds no usable look.bias, but '0'"),
+        ("kinds", 1, "holds no usable kinds, but 1"),
+        ("kinds", {"x": {"belongs": True}}, "lacks kinds.x.about"),
+    ):
         path.write_text(json.dumps({**made, key: bad}))
-        assert read_rule(path, base_sha256="a") == "scope.json is damaged."
-    for text in ("", "{", "[]", "null"):
+        assert read_rule(path, base_sha256="a") == f"scope.json {why}. {scopes.MEND}"
+    for text in ("", "{", "[]", "null", "[" * 100_000):
         path.write_text(text)
-        assert read_rule(path, base_sha256="a") == "scope.json is damaged."
+        said = read_rule(path, base_sha256="a")
+        assert isinstance(said, str) and said.startswith("scope.json cannot be read (") and said.endswith(scopes.MEND)
     path.write_text(json.dumps({"base_sha256": "a", "threshold": 5.0, "config": {"bits": {"strata": 4}}, "kinds": {}}))
     assert read_rule(path, base_sha256="a") == scopes.OLDER
 
@@ -300,6 +317,44 @@ def test_a_rule_made_for_a_tiny_model_tells_its_pictures_from_noise_and_plain_co
     assert made["kinds"]["own"]["out_of_scope"]["value"] <= 0.25 and made["kinds"]["own"]["belongs"]
     rule = read_rule(tmp_path / scopes.FILE, base_sha256=service.model.sha256)
     assert isinstance(rule, Rule) and set(rule.kinds) == set(made["kinds"])
+
+
+def test_a_kind_with_few_pictures_does_not_make_a_rule_that_calls_nothing_out_of_scope():
+    """Nineteen scores are needed at 5%: floor(0.05 (n + 1)) must be 1."""
+    many, some, few = (np.arange(n, dtype=float) for n in (40, 12, 2))
+    assert [len(s) for s in fitting.enough([many, few, some], 0.05)] == [40, 12]  # 3 x 2 are too few, 2 x 12 are not
+    assert [len(s) for s in fitting.enough([many, some], 0.05)] == [40, 12]
+    assert [len(s) for s in fitting.enough([some, few], 0.05)] == [12, 2]  # nothing helps
+    assert np.isfinite(threshold(np.arange(19.0), 0.05)) and np.isinf(threshold(np.arange(18.0), 0.05))
+
+
+def test_the_command_makes_a_rule_for_a_model_of_ones_own_and_says_how_often_it_is_wrong(home, monkeypatch):
+    monkeypatch.setattr(scope_material, "STEPS", 2)
+    own_workspace(home, adapters_too=False)
+    for k, gid in enumerate(ARTISTS):
+        for i in range(4, 24):
+            paint(home / "sets" / "artists" / "secret pictures" / gid / f"{i}.png", k, i)
+    asked = ("assets", "scope", "--model", "brush", "--set", "artists")
+    said = guda(*asked, "--pictures", "24")
+    path = home / "runs" / "brush" / "artists" / scopes.FILE
+    rule = read_rule(path, base_sha256=json.loads(path.read_text())["base_sha256"], group_set="artists")
+    assert isinstance(rule, Rule) and np.isfinite(rule.threshold) and "Warning" not in said
+    for found in rule.kinds.values():
+        share, right = found["out_of_scope"], "in scope" if found["belongs"] else "out of scope"
+        row = rf"{re.escape(found['about'])} │ {right} │ {share['value']:.0%} \([^│]*\) │ {share['n']} │"
+        assert re.search(row, said), row
+    assert rule.kinds["noise"]["out_of_scope"]["value"] > 0.8
+
+
+def test_a_rule_that_calls_nothing_out_of_scope_is_told(capsys):
+    useless = replace(rule_of(), calibration=np.arange(6.0))
+    scope_lines.tell(useless)
+    assert (
+        "Its threshold needs 19 pictures that belong and were not fitted on, and there are 6."
+        in capsys.readouterr().out
+    )
+    scope_lines.tell(replace(useless, calibration=np.arange(19.0)))
+    assert "Warning" not in capsys.readouterr().out
 
 
 # The shipped rule

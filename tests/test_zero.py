@@ -13,8 +13,13 @@ from typing import Any
 import gradio as gr
 import numpy as np
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from guda_core import zero_gpu
+from guda_core.diffusion.cards import find_card, load_model
 from guda_core.diffusion.memory import NO_MEMORY
+from guda_core.diffusion.pace import forward_flops
 from guda_core.errors import GudaError, ImageError, OptionError
 from guda_core.records import Cost, Query
 from guda_core.service import Step
@@ -22,6 +27,7 @@ from guda_core.ui import words
 from guda_core.ui.callbacks import explained
 from guda_core.zero_gpu import LONGEST_S, VARIABLE, ZeroGpu, on_zero_gpu
 from tests.fakes import FakeService
+from tests.tiny_families import save_family
 
 ASKED = {"methods": ["clip", "guda"], "effort": "quick"}
 DRAWN = {"prompt": "a red apple", "seed": 1, "steps": 5, "guidance": 3.0}
@@ -153,6 +159,59 @@ def test_the_platforms_own_word_is_passed_on_as_plain_text():
     assert explained(gr.Error("You have exceeded your quota &amp; <a href='x'>so on</a>.")) == (
         "You have exceeded your quota & so on."
     )
+
+
+class Slow:
+    """Stands for a model's pace: a pass takes so many seconds on the lent GPU, where alone it may be timed."""
+
+    def __init__(self, model: Any, forward_s: float) -> None:
+        self.model, self._forward_s, self.timed = model, forward_s, 0
+
+    @property
+    def forward_s(self) -> float:
+        self.timed += 1
+        return self._forward_s
+
+
+def test_a_slow_model_asks_by_its_size_first_and_as_timed_on_the_lent_gpu_from_then_on(tmp_path, monkeypatch):
+    plain = FakeService()
+    plain.pace = pace = Slow(load_model(save_family(tmp_path, "sd1")), 0.02)  # type: ignore[attr-defined]
+    size = forward_flops(pace.model)
+    monkeypatch.setattr(zero_gpu, "INCLUDED", size / 4)
+    platform = Platform()
+    service = ZeroGpu(plain, platform.gpu)
+    cost = plain.cost(**ASKED)
+    by_size = round(10 + 4 * cost.forward / 216)
+    assert service.slower == pytest.approx(4) and service.seconds(**ASKED) == by_size and not pace.timed
+    found = list(service.attribute(drawn(plain), **ASKED))
+    assert [a.method for a in found] == [a.method for a in plain.attribute(drawn(plain), **ASKED)]
+    timed = round(10 + 1.25 * 0.02 * cost.forward)
+    assert platform.lent == [by_size] and service.seconds(**ASKED) == timed > by_size and pace.timed == 1
+    list(service.attribute(drawn(plain), **ASKED))
+    assert platform.lent == [by_size, timed] and pace.timed == 1
+    list(service.generate(**{**DRAWN, "steps": 50}))
+    assert platform.lent[-1] == 30  # 50 steps of two passes take 2.5 s
+    pace._forward_s = service._timed_s = 1.0
+    list(service.generate(**{**DRAWN, "steps": 50}))
+    assert platform.lent[-1] == LONGEST_S
+
+
+def test_a_model_faster_than_the_included_one_asks_as_that_does(tmp_path):
+    plain = FakeService()
+    plain.pace = Slow(load_model(save_family(tmp_path, "sd1")), 0.0001)  # type: ignore[attr-defined]
+    service, asked = ZeroGpu(plain, Platform().gpu), ZeroGpu(FakeService(), Platform().gpu).seconds(**ASKED)
+    assert service.slower == 1.0 and service.seconds(**ASKED) == asked
+    list(service.attribute(drawn(plain), **ASKED))
+    assert service.slower == 1.0 and service.seconds(**ASKED) == asked
+
+
+def test_the_constants_are_of_the_included_model_and_counting_computes_nothing():
+    model = load_model(find_card("emoji"))
+    assert forward_flops(model) == zero_gpu.INCLUDED
+    condition = model.embed([""])
+    with torch.no_grad(), FlopCounterMode(display=False) as count:  # of a pass that is made
+        model.predict(torch.zeros(1, *model.latent_shape), torch.tensor([500]), condition)
+    assert count.get_total_flops() == zero_gpu.INCLUDED
 
 
 def test_elsewhere_nothing_is_marked(monkeypatch):

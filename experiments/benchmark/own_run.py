@@ -37,6 +37,7 @@ from guda_core import paths
 from guda_core.attribution import calibration
 from guda_core.attribution.gradient.kernel import KernelMethod
 from guda_core.attribution.similarity import ClipSimilarity
+from guda_core.diffusion.base_model import Card
 from guda_core.errors import AdapterError, CacheError, DataError
 from guda_core.local import LocalService
 from guda_core.paths import Folder
@@ -91,8 +92,13 @@ def sources(bench: OwnBench) -> list[Source]:
 
 
 def default_queries(service: LocalService) -> QueryConfig:
+    """`queries_for` the service's model."""
+    return queries_for(service.model.card)
+
+
+def queries_for(card: Card) -> QueryConfig:
     """Twenty generated pictures a group, and up to twenty real ones."""
-    large = service.model.card.resolution >= 256
+    large = card.resolution >= 256
     return QueryConfig(objects=20, blend_objects=0, real=20, guidance=LARGE_GUIDANCE if large else 2.5)
 
 

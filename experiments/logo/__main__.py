@@ -52,6 +52,9 @@ def logo(
     as_name: Annotated[
         str | None, typer.Option("--name", help="With --model: the fine-tuned model's name. Default: MODEL-SET.")
     ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="With --model: make a step, say what all will take, and stop.")
+    ] = False,
     workers: WorkersOption = None,
     ray: RayOption = None,
 ) -> None:
@@ -61,7 +64,7 @@ def logo(
     and again without each group; then every method is compared with this oracle.
     """
     of_own = {"--rank": rank, "--steps": steps, "--batch": batch, "--lr": lr, "--name": as_name}
-    of_own |= {"--workers": workers, "--ray": ray}
+    of_own |= {"--workers": workers, "--ray": ray, "--plan": plan or None}
     given = [k for k, v in {**of_own, "--whole": whole or None, "--seeds": seeds or None}.items() if v is not None]
     if given and (model is None or live):
         raise OptionError(f"{given[0]} needs --model, without --live.")
@@ -69,13 +72,15 @@ def logo(
         raise OptionError("--folder and --groups need --live; --groups also goes with --model.")
     if live and status:
         raise OptionError("--status only lists the trainings. Leave --live out.")
+    if plan and (status or workers or ray or minutes is not None):
+        raise OptionError("--plan makes a step in this process and stops: leave out --status, --minutes and workers.")
     if (workers or ray) and (status or minutes is not None):
         raise OptionError("--workers and --ray go without --status and --minutes. Stop such a run with Ctrl-C.")
     quieten()
     if model is not None and not live:
         changes = {"whole": whole, "rank": rank, "steps": steps, "batch": batch, "lr": lr}
         asked = _asked(name, model, changes, seeds=seeds, groups=groups, as_name=as_name)
-        _own(asked, minutes=minutes, status=status, workers=workers, ray=ray)
+        _own(asked, minutes=minutes, status=status, plan=plan, workers=workers, ray=ray)
         return
     _embedded(name, model, minutes=minutes, status=status, live=live, groups=groups, folder=folder)
 
@@ -92,7 +97,9 @@ def _asked(
     return AskedOracle(gs.id, model, tuple(sorted(changes.items())), wanted, tuple(listed(groups)), as_name)
 
 
-def _own(asked: AskedOracle, *, minutes: float | None, status: bool, workers: int | None, ray: str | None) -> None:
+def _own(
+    asked: AskedOracle, *, minutes: float | None, status: bool, plan: bool, workers: int | None, ray: str | None
+) -> None:
     """The oracle of a model of one's own."""
     from experiments.logo import oracle_jobs, own_command
     from guda_core.diffusion.cards import absolute
@@ -101,7 +108,9 @@ def _own(asked: AskedOracle, *, minutes: float | None, status: bool, workers: in
     if workers or ray:
         oracle_jobs.train_on_many(replace(asked, model=absolute(asked.model)), workers=workers, ray=ray)
     own = oracle_jobs.open_asked(asked)
-    if status:
+    if plan:
+        own_command.plan(own)
+    elif status:
         own_command.status(own)
     elif own_command.train(own, minutes):
         own_command.tell(own, own_command.compare(own, "python -m experiments.logo --model M --set S"))

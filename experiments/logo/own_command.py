@@ -36,6 +36,18 @@ def status(own: OwnOracle) -> None:
         say(f"{'done' if own.is_done(job) else 'to do':6}{job.name}")
 
 
+def plan(own: OwnOracle) -> None:
+    """Say what is left to do and what it will take, by steps that are really made."""
+    from experiments.benchmark.own_run import queries_for
+    from experiments.benchmark.scores import ScoreConfig
+    from experiments.logo.own_plan import make_plan, plan_table
+    from experiments.logo.whole_way import Way
+
+    queries = queries_for(own.base.model.card)
+    show(plan_table(make_plan(own, Way("", {}), queries, ScoreConfig())))
+    say(f"Unlearning is a command of its own: `guda unlearn --model {own.name}`, between training and comparing.")
+
+
 def compare(own: OwnOracle, command: str) -> Path:
     """Score everything and write queries, scores, calibration and table; returns the table's file."""
     from experiments.benchmark import own_run

@@ -153,7 +153,7 @@ def run(
     follow(measured(service, parts, c, found))
     rule = scope_fit.make_rule(found, c)
     kinds = scope_fit.figures_of(rule, found["tried"], c)
-    base = {"base_sha256": service.model.sha256, "command": COMMAND}
+    base = {"base_sha256": service.model.sha256, "group_set": service.group_set.id, "command": COMMAND}
     scope_fit.write(SHIPPED_RUN, scope_fit.record(rule, kinds, c, **base))
     write(folder or BENCHMARKS, service, c, parts, found, rule, kinds)
 

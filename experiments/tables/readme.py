@@ -18,6 +18,7 @@ from experiments.tables import (
     fuzz_table,
     held_back_table,
     maps_table,
+    planted_table,
     scale_table,
     seeds_table,
     timesteps_table,
@@ -198,6 +199,7 @@ RENDER = {
     **seeds_table.RENDER,
     **held_back_table.RENDER,
     **timesteps_table.RENDER,
+    **planted_table.RENDER,
 }
 
 

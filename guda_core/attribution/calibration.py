@@ -9,15 +9,36 @@ It holds for that model and that set alone. Where there is none, the score is th
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from guda_core.errors import CacheError
-from guda_core.unlearning.adapter_files import read_json
+from pydantic import Field
+
+from guda_core.attribution import run_files
 
 FILE = "calibration.json"
 MEND = "Fit it again with `python -m experiments.offset`, or remove the file: the score is then the paper's."
+
+
+class Calibration(run_files.RunFile):
+    """offset_weight: >= 0. fitted, command, date: where it comes from. queries: that it was fitted to."""
+
+    offset_weight: Annotated[float, Field(ge=0)]
+    fitted: str = ""
+    command: str = ""
+    date: str = ""
+    queries: Annotated[int, Field(ge=0)] | None = None
+    unrounded: float | None = None
+
+
+def read_calibration(path: Path, *, base_sha256: str, group_set: str) -> Calibration:
+    """The file, checked.
+
+    Raises:
+        CacheError: it is damaged, or of another model or group set.
+    """
+    found = run_files.read_object(path, MEND)
+    return run_files.checked(Calibration, path.name, found, base_sha256=base_sha256, group_set=group_set, mend=MEND)
 
 
 def read_weight(path: Path | None, *, base_sha256: str, group_set: str) -> float | None:
@@ -28,17 +49,7 @@ def read_weight(path: Path | None, *, base_sha256: str, group_set: str) -> float
     """
     if path is None or not path.is_file():
         return None
-    try:
-        found = read_json(path)
-    except (ValueError, OSError) as e:
-        raise CacheError(f"{path.name} cannot be read ({e}). {MEND}") from e
-    weight = found.get("offset_weight")
-    if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 <= weight < math.inf:
-        raise CacheError(f"{path.name} holds no usable offset_weight, but {weight!r}. {MEND}")
-    own = {"base_sha256": base_sha256, "group_set": group_set}
-    for name in [k for k, v in own.items() if found.get(k) != v]:
-        raise CacheError(f"{path.name} was fitted for another {name.removesuffix('_sha256').replace('_', ' ')}. {MEND}")
-    return float(weight)
+    return float(read_calibration(path, base_sha256=base_sha256, group_set=group_set).offset_weight)
 
 
 def write_weight(path: Path, weight: float, *, base_sha256: str, group_set: str, **how: Any) -> None:

@@ -13,19 +13,20 @@ pictures are recognised is measured for each kind, and stored beside the rule.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import BaseModel as Entry
+from pydantic import ConfigDict, Field
 
-from guda_core.attribution import scope_signals
+from guda_core.attribution import run_files, scope_signals
 from guda_core.data.embeddings import Encoder
 from guda_core.diffusion.base_model import BaseModel
-from guda_core.errors import ModelError, ScoreError
+from guda_core.errors import CacheError, ModelError, ScoreError
 from guda_core.records import Query, Scope
 
 FILE = "scope.json"
@@ -33,6 +34,7 @@ FORMAT = 2  # 1 was a threshold in bits (version 0.1)
 UNIT = "log-odds"
 UNKNOWN = "This model's scope was not measured; `python -m guda_core assets scope` does it."
 NO_CLIP = "There is no encoder of likeness here, which the scope's rule needs."
+MEND = "Make it again with `python -m guda_core assets scope`."
 OLDER = (
     "This model's scope was measured by another rule, of version 0.1. `python -m guda_core assets scope` makes it anew."
 )
@@ -108,34 +110,80 @@ def threshold(calibration: np.ndarray, alarms: float) -> float:
     return float(np.nextafter(np.sort(calibration)[::-1][most], np.inf))
 
 
-def read_rule(path: Path, *, base_sha256: str) -> Rule | str:
-    """The rule of a model, or a sentence why there is none."""
+class Strict(Entry):
+    """A part of `scope.json`: values are taken as they are or refused."""
+
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+
+
+class LinearEntry(Strict):
+    """Of a `Linear`."""
+
+    mean: list[float]
+    scale: list[float]
+    weights: list[float]
+    bias: float
+
+
+class KindEntry(Strict):
+    """What was measured of a kind of pictures: shares with their intervals, number of sources."""
+
+    about: str
+    belongs: bool
+    out_of_scope: dict[str, float] | None = None
+    auroc: dict[str, float] | None = None
+    sources: int | None = None
+
+
+class ScopeFile(run_files.RunFile):
+    """`scope.json`; see `Rule`."""
+
+    group_set: str = ""
+    format: Literal[2]
+    alarms: Annotated[float, Field(gt=0, lt=1)]
+    calibration: list[float]
+    look: LinearEntry
+    final: LinearEntry
+    kinds: dict[str, KindEntry]
+    command: str = ""
+    config: dict[str, Any] = Field(default_factory=dict)
+    unit: str = UNIT
+    threshold: float | None = None
+    signals: list[str] = Field(default_factory=list)
+    versions: dict[str, Any] = Field(default_factory=dict)
+    date: str = ""
+
+
+def read_scope(path: Path, *, base_sha256: str, group_set: str | None = None) -> tuple[ScopeFile, Rule]:
+    """The file, checked, and the rule in it. group_set: None = of any.
+
+    Raises:
+        CacheError: it is damaged, of an older version, or of another model or group set.
+    """
+    found = run_files.read_object(path, MEND)
+    if found.get("base_sha256") == base_sha256 and found.get("format", 1) != FORMAT:
+        raise CacheError(OLDER)
+    read = run_files.checked(ScopeFile, path.name, found, base_sha256=base_sha256, group_set=group_set, mend=MEND)
     try:
-        data = path.read_bytes()
-        found = json.loads(data)
-        if found["base_sha256"] != base_sha256:
-            return UNKNOWN
-        if found.get("format", 1) != FORMAT:
-            return OLDER
-        calibration, alarms = np.asarray(found["calibration"], np.float64), float(found["alarms"])
-        if calibration.ndim != 1 or not np.isfinite(calibration).all() or not 0 < alarms < 1:
-            return f"{path.name} is damaged."
-        kinds = {
-            k: {
-                "about": v["about"],
-                "belongs": v["belongs"],
-                **{n: v[n] for n in ("out_of_scope", "auroc", "sources") if n in v},
-            }
-            for k, v in found["kinds"].items()
-        }
-        look, final = (Linear.read(found[k]) for k in ("look", "final"))
-        if len(final.mean) != 2 * (scope_signals.PASSES + 2) + 1:
-            return f"{path.name} is damaged."
-    except FileNotFoundError:
+        look, final = (Linear.read(e.model_dump()) for e in (read.look, read.final))
+    except ValueError as e:
+        raise CacheError(f"{path.name} holds a function with numbers that do not fit together. {MEND}") from e
+    if len(final.mean) != 2 * (scope_signals.PASSES + 2) + 1:
+        raise CacheError(f"{path.name} is a rule of other signals than this version measures. {MEND}")
+    named = KindEntry.model_fields  # values as the file has them: 64 stays a whole number
+    kinds = {k: {n: v[n] for n in named if v.get(n) is not None} for k, v in found["kinds"].items()}
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return read, Rule(look, final, np.asarray(read.calibration, np.float64), read.alarms, kinds, sha256)
+
+
+def read_rule(path: Path, *, base_sha256: str, group_set: str | None = None) -> Rule | str:
+    """The rule of a model and a group set, or a sentence why there is none. group_set: None = of any."""
+    if not path.is_file():
         return UNKNOWN
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return f"{path.name} is damaged."
-    return Rule(look, final, calibration, alarms, kinds, hashlib.sha256(data).hexdigest())
+    try:
+        return read_scope(path, base_sha256=base_sha256, group_set=group_set)[1]
+    except (CacheError, OSError) as e:
+        return str(e)
 
 
 def judge(rule: Rule | str, model: BaseModel, clip: Encoder | None, query: Query) -> Scope:

@@ -162,10 +162,20 @@ def make_rule(found: Signals, c: ScopeConfig, *, without: str = "") -> Rule:
     outside = {k: m for k, m in found["outside"].items() if k != without}
     look, final = fit(found["inside"], outside, c)
     rule = Rule(look, final, np.empty(0), c.alarms)
-    each = [scores(rule, m) for m in found["calibration"].values()]
+    each = enough([scores(rule, m) for m in found["calibration"].values()], c.alarms)
     n = min(map(len, each))  # as many of each, so that none outweighs the others
     rng = np.random.default_rng(c.seed)
     return Rule(look, final, np.sort(np.concatenate([rng.permutation(s)[:n] for s in each])).round(4), c.alarms)
+
+
+def enough(each: list[np.ndarray], alarms: float) -> list[np.ndarray]:
+    """The kinds' scores without the smallest kinds, where as many of each of all would be too few for any threshold (a
+    set with few held-out pictures); all of them where that does not help."""
+    least, kept = math.ceil(1 / alarms) - 1, list(each)
+    while len(kept) > 1 and len(kept) * min(map(len, kept)) < least:
+        smallest = min(range(len(kept)), key=lambda i: len(kept[i]))
+        del kept[smallest]
+    return kept if len(kept) * min(map(len, kept)) >= least else each
 
 
 def above(inside: np.ndarray, outside: np.ndarray) -> float:
@@ -211,13 +221,16 @@ def rounded(value: Any) -> Any:
     return round(value, 4) if isinstance(value, float) else value
 
 
-def record(rule: Rule, kinds: Mapping[str, Any], c: ScopeConfig, *, base_sha256: str, command: str) -> dict[str, Any]:
+def record(
+    rule: Rule, kinds: Mapping[str, Any], c: ScopeConfig, *, base_sha256: str, group_set: str, command: str
+) -> dict[str, Any]:
     """What `scope.json` holds."""
     return {
         "format": FORMAT,
         "command": command,
         "config": asdict(c),
         "base_sha256": base_sha256,
+        "group_set": group_set,
         "unit": UNIT,
         "alarms": rule.alarms,
         "threshold": rule.threshold if math.isfinite(rule.threshold) else None,
@@ -261,7 +274,8 @@ def run(
     rule = make_rule(found, c)
     command = f"python -m guda_core assets scope --pictures {c.pictures}{' --foreign FOLDER' if foreign else ''}"
     kinds = figures_of(rule, found["tried"], c)
-    write(folder, record(rule, kinds, c, base_sha256=model.sha256, command=command))
+    of = {"base_sha256": model.sha256, "group_set": group_set.id}
+    write(folder, record(rule, kinds, c, **of, command=command))
 
 
 def write(folder: Path, made: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ from guda_core.cli.terminal import (
     progress_bar,
     say,
 )
+from guda_core.errors import OptionError
 from guda_core.service import check_methods
 
 app = commands(
@@ -38,17 +39,30 @@ def features(
     home: HomeOption = None,
     dim: Annotated[int, typer.Option(help="Coordinates of the projected gradients.")] = 4096,
     folder: Annotated[Path | None, typer.Option(help="Default: runs/MODEL/SET/features of the workspace.")] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Try one pass, say what all of them will take, and stop.")
+    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="With --plan: write the plan here.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Begin also where it will take more than ten minutes.")] = False,
     workers: WorkersOption = None,
     ray: RayOption = None,
 ) -> None:
     """Make the gradient features with which methods answer without the training pictures.
 
-    With --workers or --ray several methods at once; what is there already is then not made again.
+    One pass is tried first. Where all will take more than ten minutes, you are asked (--yes: not asked). With --workers
+    or --ray several methods at once, without being asked; what is there already is then not made again.
     """
+    quieten()
+
     from guda_core.attribution.gradient import feature_jobs
     from guda_core.attribution.gradient.kernel import kernel_methods
+    from guda_core.cli import features_plan
     from guda_core.paths import run
 
+    if json_file is not None and not plan:
+        raise OptionError("--json writes the plan: use it with --plan.")
+    if plan and (workers or ray):
+        raise OptionError("--plan tries a pass in this process: leave out --workers and --ray.")
     kinds = kernel_methods()
     wanted = listed(methods) or list(kinds)
     check_methods(wanted, kinds)
@@ -58,6 +72,8 @@ def features(
     service = service_of(model, group_set)
     where = folder or run(service.model.card.id, service.group_set.id).features.own("")
     asked = feature_jobs.AskedFeatures(service.group_set.id, model, dim, where)
+    if (plan or not yes) and not features_plan.agreed(service, wanted, dim, only=plan, json_file=json_file):
+        return
     opened = feature_jobs.opened_of(asked, service.model, service.group_set)
     for m in wanted:
         with progress_bar() as bar:
@@ -104,6 +120,8 @@ def introstyle(
     folder: Annotated[Path | None, typer.Option(help="Default: runs/MODEL/SET/features of the workspace.")] = None,
 ) -> None:
     """Make the styles of the training pictures in the model's own features, with which IntroStyle answers."""
+    quieten()
+
     from guda_core.attribution.introstyle import FILE, IntroStyleConfig, write
     from guda_core.data.captions import captioner_of
     from guda_core.data.encoded import examples_of
@@ -143,8 +161,11 @@ def scope(
     It is fitted on the set's pictures, on pictures that the model draws, and on foreign ones: photographs that come
     with the app, what a generator draws, and those in --foreign. The more kinds and sources are in there, the better.
     """
+    quieten()
+
     from guda_core.attribution import scope_fit
-    from guda_core.attribution.scope import FILE
+    from guda_core.attribution.scope import FILE, read_scope
+    from guda_core.cli import scope_lines
     from guda_core.local import encoder_of
     from guda_core.paths import run
 
@@ -153,6 +174,7 @@ def scope(
     config = scope_fit.ScopeConfig(pictures=pictures, measured=max(6, pictures // 2))
     clip = service.clip or encoder_of(service.model, service.group_set)
     follow(scope_fit.run(service.model, clip, service.group_set, where, config, foreign=foreign))
+    scope_lines.tell(read_scope(where / FILE, base_sha256=service.model.sha256)[1])
     say(f"Written: {where / FILE}")
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
 
 from rich.table import Table
 
 from guda_core.data.captions import NoCaptions, captioner_of
 from guda_core.data.dataset import Item
 from guda_core.data.own.found import counted, some
+from guda_core.data.own.near import Alike, Copies
 from guda_core.records import GroupSet
 
 SHOWN = 10  # captions
@@ -121,6 +124,47 @@ def _long(group_set: GroupSet, train: Sequence[Item], tokens: Callable[[str], tu
             )
         else:
             yield f"{many} more than the {most} tokens that the model reads; {first}. The phrase may be cut off."
+
+
+def copies_said(copies: Copies) -> Iterator[str]:
+    """Pictures that stand in two groups, or on both sides of one, and those that could not be opened; in sentences."""
+
+    def named(found: Sequence[Alike]) -> str:
+        return "; ".join(some(f.pictures, 4).replace(", ", " = ") for f in found[:SHOWN]) + (
+            f"; and {len(found) - SHOWN:,} more" if len(found) > SHOWN else ""
+        )
+
+    if between := [f for f in copies.found if f.between]:
+        yield (
+            f"{counted(len(between), 'picture stands', 'pictures stand')} in more than one group, the same or nearly: "
+            f"{named(between)}. When one of these groups is unlearned, the other still teaches the picture, so scores "
+            "can be too low. Keep each picture in one group."
+        )
+    if leaked := [f for f in copies.found if f.leaked]:
+        yield (
+            f"{counted(len(leaked), 'picture is', 'pictures are')} both trained on and held out, the same or nearly: "
+            f"{named(leaked)}. The effect on unseen pictures is then measured on seen ones. Keep one of each."
+        )
+    if copies.unread:
+        yield (
+            f"{counted(len(copies.unread), 'picture')} could not be opened to look for copies: {some(copies.unread)}."
+        )
+
+
+def record(
+    group_set: GroupSet, train: Sequence[Item], held: Sequence[Item], said: Sequence[str], copies: Copies | None
+) -> dict[str, Any]:
+    """What the check found, as a JSON object. copies: None where they were not looked for."""
+    n, out = Counter(i.group for i in train), Counter(i.group for i in held)
+    captioned = Counter(i.group for i in train if i.caption)
+    counts = {
+        gid: {"trained_on": n[gid], "held_out": out[gid], "with_caption": captioned[gid]} for gid in group_set.groups
+    }
+    found: dict[str, Any] = {"group_set": group_set.id, "fit": group_set.fit, "groups": counts, "warnings": list(said)}
+    if copies is not None:
+        found["copies"] = [asdict(f) for f in copies.found]
+        found["not_opened"] = list(copies.unread)
+    return found
 
 
 def warnings(

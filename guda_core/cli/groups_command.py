@@ -10,12 +10,14 @@ from rich.table import Table
 
 from guda_core.cli.groups_new import new
 from guda_core.cli.loading import group_set_of, quieten
-from guda_core.cli.terminal import HomeOption, SetOption, commands, note, progress_bar, say, show
+from guda_core.cli.terminal import HomeOption, SetOption, commands, note, progress_bar, say, show, write_json
 from guda_core.errors import DataError, OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from guda_core.data.dataset import Item
+    from guda_core.data.own.near import Copies
     from guda_core.records import GroupSet
 
 app = commands("Group sets: which groups there are, and their training pictures.")
@@ -30,9 +32,17 @@ def check(
         Path | None, typer.Option(help="Where the contact sheet goes, a PNG. Default: beside a set of your own.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="A model that the lengths of captions are checked against.")] = None,
+    copies: Annotated[
+        bool, typer.Option("--copies/--no-copies", help="Open every picture, to find one that stands in two groups.")
+    ] = True,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write what was found here.")] = None,
     home: HomeOption = None,
 ) -> None:
-    """Check a group set: its groups, what is trained on and held out, captions and their anchors, and what is weak."""
+    """Check a group set: its groups, what is trained on and held out, captions and their anchors, and what is weak.
+
+    Every picture is opened, to find one that stands in two groups, or is both trained on and held out, also where it
+    was scaled or saved again.
+    """
     if name and set_name and name != set_name:
         raise OptionError(f"Two sets are named, '{name}' and '{set_name}'. Name one.")
     gs = group_set_of(name or set_name)
@@ -44,10 +54,12 @@ def check(
         source = "@".join(g.source.values()) or gs.source
         table.add_row(g.id, g.name, g.author, g.licence, source, ", ".join(g.descriptors) or g.phrase)
     show(table)
-    _check_pictures(gs, sheet, model)
+    _check_pictures(gs, sheet, model, copies=copies, json_file=json_file)
 
 
-def _check_pictures(gs: GroupSet, sheet: Path | None, model: str | None) -> None:
+def _check_pictures(
+    gs: GroupSet, sheet: Path | None, model: str | None, *, copies: bool, json_file: Path | None
+) -> None:
     """The part of the check that needs the pictures; where they are not there, that is said."""
     from guda_core.cli import groups_check
     from guda_core.data.own.contact_sheet import contact_sheet, save_sheet
@@ -72,13 +84,27 @@ def _check_pictures(gs: GroupSet, sheet: Path | None, model: str | None) -> None
     show(groups_check.counts_table(gs, train, held))
     if gs.caption:
         show(groups_check.anchors_table(list(groups_check.anchors(gs, train))))
-    for line in groups_check.warnings(gs, train, held, _tokens_of(model)):
+    found = _copies(train, held) if copies else None
+    said = groups_check.warnings(gs, train, held, _tokens_of(model))
+    said += groups_check.copies_said(found) if found else ()
+    for line in said:
         say(f"Warning: {line}")
     own = gs.folder is not None and gs.folder == sets().own(gs.id)
     path = sheet or (gs.folder / "contact-sheet.png" if own and gs.folder else None)
     if path is not None:
         save_sheet(contact_sheet(gs, train, held), path)
         say(f"Contact sheet: {path}")
+    if json_file is not None:
+        write_json(json_file, groups_check.record(gs, train, held, said, found))
+
+
+def _copies(train: Sequence[Item], held: Sequence[Item]) -> Copies:
+    """Look for pictures that stand in two groups, or on both sides of one, with a bar."""
+    from guda_core.data.own.near import find_copies
+
+    with progress_bar() as bar:
+        task = bar.add_task("look for copies", note="", total=1.0)
+        return find_copies(train, held, lambda done: bar.update(task, completed=done))
 
 
 def _tokens_of(model: str | None) -> Callable[[str], tuple[int, int]] | None:

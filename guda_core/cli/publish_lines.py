@@ -17,6 +17,8 @@ def publish_lines(card: Card, group_set: GroupSet, *, with_model: bool = False, 
     made = publish(card, group_set, with_model=with_model, on_hub=on_hub)
     for gid, why in made.missing.items():
         yield f"Without '{gid}': {why}"
+    for name, why in made.left_out.items():
+        yield f"Without {name}: {why}"
     if not made.model_inside:
         yield (
             "The model itself is not in it. `guda assets card --with-model` puts it in; --model-on-hub USER/MODEL "

@@ -7,6 +7,7 @@ character gets its escaped form.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
 from guda_core.attribution import METHODS
-from guda_core.errors import GudaError, OptionError
+from guda_core.errors import DataError, GudaError, OptionError
 from guda_core.from_hub import is_named, repository
 from guda_core.paths import is_folder, is_there
 
@@ -61,6 +62,16 @@ def note(text: str) -> None:
 def show(table: Table) -> None:
     """A table of the answer, on stdout."""
     OUT.print(table)
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Write an answer as JSON, and say where. Raises DataError where that is not possible."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+    except OSError as e:
+        raise DataError(f"{path} cannot be written: {e.strerror or e}. Name another place.") from e
+    say(f"Written: {path}")
 
 
 def _any_encoding() -> None:

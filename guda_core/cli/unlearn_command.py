@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from guda_core.cli.amounts import bytes_said, time_said
 from guda_core.cli.jobs_progress import RayOption, WorkersOption
 from guda_core.cli.loading import group_set_of, quieten
 from guda_core.cli.terminal import (
@@ -197,14 +198,14 @@ def _plan(
     mode = "with checkpointing" if found.memory["checkpointing"] else "without checkpointing"
     say(
         f"One step took {found.step.seconds:.2f} s on {found.device} in {found.dtype}, {found.step.pictures} pictures "
-        f"a pass, {mode}. Peak memory {_bytes(found.step.peak_bytes)}."
+        f"a pass, {mode}. Peak memory {bytes_said(found.step.peak_bytes)}."
     )
     if share is not None:
         whole = _whole(found, share)
         found = dataclasses.replace(found, share=dataclasses.asdict(share), whole_s=whole)
         each = "a GPU each" if share.on_gpus else f"CPU threads of each: {share.threads}"
         say(
-            f"With --workers {share.workers} on this machine ({each}): about {_time(whole)} from start to end, "
+            f"With --workers {share.workers} on this machine ({each}): about {time_said(whole)} from start to end, "
             "and the time in which each worker loads the model. Each worker needs that memory."
         )
     if file is not None:
@@ -222,11 +223,17 @@ def _plan_table(plan: Plan) -> Table:
     for column in ("group", "forward passes", "with gradients", "to measure it", "time", "disk"):
         table.add_column(column, overflow="fold")
     for gid, g in plan.groups.items():
-        row = (f"{g.cost.forward:,}", f"{g.cost.gradients:,}", f"{g.health:,}", _time(g.seconds), _bytes(g.disk_bytes))
+        row = (
+            f"{g.cost.forward:,}",
+            f"{g.cost.gradients:,}",
+            f"{g.health:,}",
+            time_said(g.seconds),
+            bytes_said(g.disk_bytes),
+        )
         table.add_row(gid, *row)
-    table.add_row("encoding, checkpoint", "", "", "", _time(plan.encode_s), _bytes(plan.kept_bytes))
+    table.add_row("encoding, checkpoint", "", "", "", time_said(plan.encode_s), bytes_said(plan.kept_bytes))
     sums = [sum(of(g) for g in plan.groups.values()) for of in (_forward, _gradients, _health)]
-    table.add_row("in all", *[f"{n:,}" for n in sums], _time(plan.seconds), _bytes(plan.disk_bytes))
+    table.add_row("in all", *[f"{n:,}" for n in sums], time_said(plan.seconds), bytes_said(plan.disk_bytes))
     return table
 
 
@@ -240,13 +247,3 @@ def _gradients(g: Any) -> int:
 
 def _health(g: Any) -> int:
     return g.health
-
-
-def _time(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def _bytes(count: float) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

@@ -28,6 +28,7 @@ OTHER_SETTINGS = {"use_dora": "DoRA", "use_rslora": "rank-stabilised LoRA"}
 FACTOR = re.compile(
     r"(.+?)(?:_lora|\.lora|\.lora_linear_layer)?[._](lora_A|lora_B|lora_down|lora_up|down|up)(?:\.default)?\.weight"
 )
+ALONE = "base_model.model."  # before names and settings, where a file is of the network alone
 FIRST = ("lora_A", "lora_down", "down")
 PREFIXES = {  # of a layer's name, flattened -> parts of a pipeline, the first that there is
     "lora_unet_": ("unet", "transformer"),
@@ -83,15 +84,15 @@ def read_lora(path: Path) -> LoraFile:
 
 
 def _settings(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """PEFT's settings: in the header of a file by diffusers, in adapter_config.json beside one by PEFT."""
+    """PEFT's settings: in the header of a file by diffusers or by GUDA, in adapter_config.json beside one by PEFT."""
     try:
         if "lora_adapter_metadata" in metadata:
             found: dict[str, dict[str, Any]] = {}
             for name, value in json.loads(metadata["lora_adapter_metadata"]).items():
-                part, _, key = name.partition(".")
+                part, _, key = ("", "", name[len(ALONE) :]) if name.startswith(ALONE) else name.partition(".")
                 found.setdefault(part, {})[key] = value
             return found
-        if all(n.startswith("base_model.model.") for n in tensors):
+        if all(n.startswith(ALONE) for n in tensors):
             return {"": json.loads(path.with_name("adapter_config.json").read_text(encoding="utf-8"))}
     except (OSError, ValueError, AttributeError) as e:
         raise ModelError(

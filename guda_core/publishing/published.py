@@ -15,8 +15,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,13 @@ from typing import Any
 import yaml
 
 from guda_core import paths
+from guda_core.attribution import calibration, scope
+from guda_core.data.encoders import bank_name
 from guda_core.diffusion.base_model import Card
 from guda_core.diffusion.cards import read_cards
-from guda_core.errors import AdapterError, DataError, ModelError, OptionError
+from guda_core.errors import AdapterError, CacheError, DataError, ModelError, OptionError
 from guda_core.from_hub import KINDS
+from guda_core.from_hub import NAME as HUB_NAME
 from guda_core.paths import Run
 from guda_core.publishing import hub_card
 from guda_core.records import NOT_STATED, GroupSet
@@ -36,18 +39,25 @@ from guda_core.unlearning.adapters import RUN
 
 PUBLIC = ("npm-iconify", "scikit-digits", "cifar10")  # sources that anybody can fetch; others say where pictures lie
 TOLD = ("name", "author", "licence", "licence_link", "link", "phrase")  # of a group
-SMALL = ("scope.json", "calibration.json")
+SMALL = (scope.FILE, calibration.FILE)
+LOCAL_ENCODER = (
+    "What sees likeness is a folder on this machine, which nobody else has. So the published card does not name it, "
+    "and the feature bank and the scope's rule that need it are left out. To publish them, put the folder into a "
+    "repository of the Hub, write its USER/NAME into the card (encoder: KIND:USER/NAME), and make both again."
+)
 FOLDERS = {"features": (".json", ".safetensors"), "drawn": (".json", ".png")}  # drawn: what the model itself drew
 
 
 @dataclass(frozen=True)
 class Made:
     """What was published. folder: where. missing: groups that have no adapter, with why. model_inside: whether the
-    published card finds its model, in the folder or on the hub."""
+    published card finds its model, in the folder or on the hub. left_out: files of the run that are not published, with
+    why."""
 
     folder: Path
     missing: Mapping[str, str]
     model_inside: bool
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 def publish(card: Card, group_set: GroupSet, *, with_model: bool = False, on_hub: str = "") -> Made:
@@ -62,6 +72,12 @@ def publish(card: Card, group_set: GroupSet, *, with_model: bool = False, on_hub
     """
     run = paths.run(card.id, group_set.id)
     metas, missing = _adapters(run, group_set)
+    small, left_out = _small(run, group_set, base_sha256=str(next(iter(metas.values())).get("base_sha256")))
+    if encoder_is_local(card):
+        left_out["the encoder"] = LOCAL_ENCODER
+        small = [p for p in small if p.name != scope.FILE]
+        card = replace(card, encoder="")
+    small += [p for p in [run.mine / bank_name(card)] if p.is_file()]
     target = paths.writable(paths.home()) / "published" / card.id / group_set.id
     if not with_model and not on_hub:
         with_model, on_hub = _as_before(target / "models", card)
@@ -69,13 +85,13 @@ def publish(card: Card, group_set: GroupSet, *, with_model: bool = False, on_hub
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".new-", dir=target.parent) as name:
             new = Path(name) / "made"
-            inside = _write(new, run, card, group_set, metas, with_model=with_model, on_hub=on_hub)
+            inside = _write(new, run, card, group_set, metas, small, with_model=with_model, on_hub=on_hub)
             if target.is_dir():
                 shutil.rmtree(target)
             new.replace(target)
     except OSError as e:
         raise DataError(f"{target} cannot be written: {e.strerror or e}.") from e
-    return Made(target, missing, inside)
+    return Made(target, missing, inside, left_out)
 
 
 def _as_before(folder: Path, card: Card) -> tuple[bool, str]:
@@ -113,12 +129,42 @@ def _adapters(run: Run, group_set: GroupSet) -> tuple[dict[str, dict[str, Any]],
     return metas, missing
 
 
+def encoder_is_local(card: Card) -> bool:
+    """Whether a card names an encoder that is no repository of the Hub, but a place on this machine."""
+    place = card.encoder.partition(":")[2]
+    return bool(card.encoder) and (Path(place).expanduser().is_dir() or not HUB_NAME.fullmatch(f"hub:{place}"))
+
+
+def _small(run: Run, group_set: GroupSet, *, base_sha256: str) -> tuple[list[Path], dict[str, str]]:
+    """(small files that are sound and of the adapters' model and of the set; name of each other one -> why not)."""
+    good: list[Path] = []
+    bad: dict[str, str] = {}
+    for name in SMALL:
+        path = run.file(name)
+        if not path.is_file():
+            continue
+        try:
+            if name == scope.FILE:
+                found, _ = scope.read_scope(path, base_sha256=base_sha256, group_set=group_set.id)
+            else:
+                found = calibration.read_calibration(path, base_sha256=base_sha256, group_set=group_set.id)
+        except CacheError as e:
+            bad[name] = str(e)
+            continue
+        if found.model_extra:
+            bad[name] = f"It holds '{next(iter(found.model_extra))}', which is none of its entries. Take that out."
+        else:
+            good.append(path)
+    return good, bad
+
+
 def _write(
     folder: Path,
     run: Run,
     card: Card,
     group_set: GroupSet,
     metas: Mapping[str, dict[str, Any]],
+    small: Sequence[Path],
     *,
     with_model: bool,
     on_hub: str,
@@ -128,10 +174,8 @@ def _write(
     there = folder / "runs" / card.id / group_set.id
     for gid in metas:
         _copy_adapter(run.adapters / gid, there / "adapters" / gid)
-    found = [run.file(name) for name in SMALL] + sorted(p for p in run.mine.glob("bank*.safetensors"))
-    for path in found:
-        if path.is_file():
-            shutil.copyfile(path, there / path.name)
+    for path in small:
+        shutil.copyfile(path, there / path.name)
     for name, kinds in FOLDERS.items():
         for path in run.layers(name).glob("**/*"):
             if path.is_file() and path.suffix in kinds:

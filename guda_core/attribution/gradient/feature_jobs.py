@@ -38,6 +38,12 @@ class AskedFeatures:
     folder: Path | None = None
 
 
+def config_of(method: str, dim: int) -> Any:
+    """A method's settings, with features of so many coordinates."""
+    plain = kernel_methods()[method].defaults()
+    return dataclasses.replace(plain, features=dataclasses.replace(plain.features, dim=dim))
+
+
 @dataclass(frozen=True)
 class Opened:
     """What a process keeps from method to method: the model and the encoded pictures."""
@@ -54,8 +60,7 @@ class Opened:
 
     def config(self, method: str) -> Any:
         """The method's settings."""
-        plain = kernel_methods()[method].defaults()
-        return dataclasses.replace(plain, features=dataclasses.replace(plain.features, dim=self.asked.dim))
+        return config_of(method, self.asked.dim)
 
     def made_from(self, method: str) -> dict[str, Any]:
         """What the features depend on."""

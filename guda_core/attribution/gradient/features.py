@@ -61,6 +61,11 @@ def timestep_grid(steps: int, k: int) -> Tensor:
     return (1 + (torch.arange(k) + 0.5) * (steps - 1) / k).long()
 
 
+def at_once(size: int) -> int:
+    """Pictures whose gradients are held and projected at a time. size: parameters."""
+    return max(1, min(64, MEMORY // size))
+
+
 class Projection:
     """S as a function, block by block from the seed, so that memory stays bounded. dim 0: the identity."""
 
@@ -198,7 +203,7 @@ class FeatureBank:
             return
         n, dim = len(self.examples), self.projection.dim or self.gradients.size
         phi, residual = self.store.create("phi", (n, dim)), self.store.create("residual", (n,))
-        chunk = max(1, min(64, MEMORY // self.gradients.size))
+        chunk = at_once(self.gradients.size)
         for start in range(0, n, chunk):
             at = range(start, min(start + chunk, n))
             found = [self._at(i) for i in at]

@@ -1,0 +1,109 @@
+"""What gradient features will take, said before they are made: passes by count, time by what is really tried.
+
+    seconds of a method = N K s_gradient + ceil(N / n) blocks s_block(n)
+
+N pictures, K timesteps, n pictures projected at a time, s_gradient of one pass with the gradient of every weight,
+s_block of making one block of the projection and multiplying n gradients by it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from guda_core.attribution.gradient.features import BLOCK, FeatureConfig, Gradients, Projection, at_once
+from guda_core.diffusion.base_model import BaseModel
+
+SHORT = 5.0  # seconds up to which a whole picture is tried, with all its timesteps
+
+
+@dataclass(frozen=True)
+class MethodPlan:
+    """gradients: passes with the gradient of every weight. seconds, disk_bytes: of all pictures; what stays."""
+
+    gradients: int
+    seconds: float
+    disk_bytes: int
+
+
+@dataclass(frozen=True)
+class FeaturePlan:
+    """methods: method id -> its own. pictures: trained on. encode_s: seconds to encode all of them. pass_s: of one pass
+    with gradients, as tried."""
+
+    methods: Mapping[str, MethodPlan]
+    pictures: int
+    encode_s: float
+    pass_s: float
+    device: str
+
+    @property
+    def seconds(self) -> float:
+        """Of everything."""
+        return self.encode_s + sum(m.seconds for m in self.methods.values())
+
+    @property
+    def disk_bytes(self) -> int:
+        """Of everything."""
+        return sum(m.disk_bytes for m in self.methods.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object, with the sums."""
+        sums = {"gradients": sum(m.gradients for m in self.methods.values())}
+        return {**asdict(self), **sums, "seconds": self.seconds, "disk_bytes": self.disk_bytes}
+
+
+def make_plan(model: BaseModel, configs: Mapping[str, FeatureConfig], pictures: int) -> FeaturePlan:
+    """The plan. configs: method id -> the settings of its features. The model is left as it was.
+
+    Raises:
+        ModelError: the model is in half precision, or has none of the parts.
+    """
+    pixels = np.full((model.card.resolution, model.card.resolution, 3), 128, np.uint8)
+    encode_s = pictures * _timed(lambda: model.encode(pixels))
+    methods, passes = {}, []
+    for name, config in configs.items():
+        one = _gradient_s(model, config)
+        passes.append(one)
+        size = Gradients(model, replace(config, timesteps=1)).size
+        n, dim = at_once(size), config.dim or size
+        projected = math.ceil(pictures / n) * math.ceil(size / BLOCK) * _block_s(size, n, config)
+        seconds = pictures * config.timesteps * one + projected
+        kept = pictures * (4 * dim + 4) + pictures * (dim + 8)  # in the cache, and beside the model
+        methods[name] = MethodPlan(pictures * config.timesteps, seconds, kept)
+    return FeaturePlan(methods, pictures, encode_s, max(passes, default=0.0), str(model.device))
+
+
+def _timed(call: Any) -> float:
+    """Seconds of a call's second time; the first is slower."""
+    call()
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def _gradient_s(model: BaseModel, config: FeatureConfig) -> float:
+    """Seconds of a pass with gradients, of one picture at one timestep; where that is short, within a whole picture."""
+    latent = torch.zeros(1, *model.latent_shape)
+
+    def seconds(timesteps: int) -> float:
+        tried = Gradients(model, replace(config, timesteps=timesteps))
+        return _timed(lambda: tried.at(latent, "", "plan")) / timesteps
+
+    one = seconds(1)
+    return seconds(config.timesteps) if one * config.timesteps <= SHORT and config.timesteps > 1 else one
+
+
+def _block_s(size: int, n: int, config: FeatureConfig) -> float:
+    """Seconds of a block of the projection, for n gradients."""
+    if not config.dim:
+        return 0.0
+    projection = Projection(size, config.dim, config.seed)
+    g = np.zeros((min(BLOCK, size), n), np.float32)
+    return _timed(lambda: projection.block(0) @ g)

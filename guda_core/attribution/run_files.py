@@ -1,0 +1,65 @@
+"""The small files of a run, `calibration.json` and `scope.json`, read by a schema: sound, and of this model and set.
+
+Both come from other machines too: a workspace may be a repository of the Hub. So what is wrong with one is a sentence
+that names the file and the place in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from guda_core.errors import CacheError
+from guda_core.unlearning.adapter_files import read_json
+
+LONGEST = 40  # characters of a wrong value that are shown
+
+
+class RunFile(BaseModel):
+    """What both hold. Values are taken as they are or refused; entries of later versions are passed over.
+
+    base_sha256: the model's identity. group_set: the set's id; "" where the file is older and does not say.
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
+    base_sha256: Annotated[str, Field(min_length=1)]
+    group_set: str
+
+
+Kind = TypeVar("Kind", bound=RunFile)
+
+
+def read_object(path: Path, mend: str) -> dict[str, Any]:
+    """The file's JSON object. mend: a sentence that says what to do. Raises CacheError: it cannot be read."""
+    try:
+        return read_json(path)
+    except (ValueError, OSError) as e:
+        raise CacheError(f"{path.name} cannot be read ({str(e).rstrip('.')}). {mend}") from e
+
+
+def checked(
+    kind: type[Kind], name: str, found: Mapping[str, Any], *, base_sha256: str, group_set: str | None, mend: str
+) -> Kind:
+    """What the file says, by its schema. name: of the file. group_set: None = of any.
+
+    Raises:
+        CacheError: it is of another model or group set, lacks something, or holds a value that none can have.
+    """
+    own = str(found.get("base_sha256"))
+    if own != base_sha256:
+        raise CacheError(f"{name} was made for another base model ({own[:12]}, this one is {base_sha256[:12]}). {mend}")
+    try:
+        read = kind.model_validate(dict(found))
+    except ValidationError as e:
+        first = e.errors()[0]
+        place = ".".join(str(p) for p in first["loc"]) or "entry"
+        said = repr(first["input"])
+        said = said if len(said) <= LONGEST else f"{said[:LONGEST]}..."
+        wrong = f"lacks {place}" if first["type"] == "missing" else f"holds no usable {place}, but {said}"
+        raise CacheError(f"{name} {wrong}. {mend}") from e
+    if group_set is not None and read.group_set and read.group_set != group_set:
+        raise CacheError(f"{name} was made for another group set ('{read.group_set}', not '{group_set}'). {mend}")
+    return read

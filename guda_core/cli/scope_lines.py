@@ -1,0 +1,40 @@
+"""What `guda assets scope` says of the rule that it made: how often it is wrong, and whether it is of any use."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from guda_core.cli.terminal import say, show
+
+if TYPE_CHECKING:
+    from guda_core.attribution.scope import Rule
+
+
+def tell(rule: Rule) -> None:
+    """A table of the kinds of pictures, and a warning where the rule calls nothing out of scope."""
+    table = Table(
+        title="How often pictures are called out of scope (tried on pictures that the rule was not fitted on)"
+    )
+    for column in ("kind", "should be", "called out of scope", "pictures"):
+        table.add_column(column, overflow="fold")
+    for found in rule.kinds.values():
+        share = found.get("out_of_scope") or {}
+        right = "in scope" if found["belongs"] else "out of scope"
+        table.add_row(str(found["about"]), right, _share(share), str(share.get("n", "-")))
+    show(table)
+    if not math.isfinite(rule.threshold):
+        least = math.ceil(1 / rule.alarms) - 1
+        say(
+            f"Warning: this rule calls no picture out of scope. Its threshold needs {least} pictures that belong and "
+            f"were not fitted on, and there are {len(rule.calibration)}. Use more --pictures, or hold out more of the "
+            "set."
+        )
+
+
+def _share(found: dict[str, Any]) -> str:
+    if "value" not in found:
+        return "-"
+    return f"{found['value']:.0%} ({found['low']:.0%} to {found['high']:.0%})"
