@@ -106,8 +106,8 @@ def test_the_committed_fresh_queries_share_no_picture_with_the_first(committed):
 
 def test_health_is_never_measured_on_a_query_of_either_draw(committed):
     from guda_core.data.reserved import reserved
-    from guda_core.unlearning.group_jobs import _apart
+    from guda_core.unlearning.group_jobs import kept_apart
 
     later = reserved(BENCHMARKS / "fresh" / "queries.json", EMOJI)
-    assert len(later) == 200 and later <= _apart(EMOJI, "emoji")
+    assert len(later) == 200 and later <= kept_apart(EMOJI, "emoji")
     assert not later & reserved(BENCHMARKS / "queries.json", EMOJI)
