@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from guda_core.answers.markup import Html, banner, safe
 from guda_core.data.images import MAX_BYTES
@@ -24,6 +25,7 @@ from guda_core.ui import (
     words,
 )
 from guda_core.ui.blocks import block
+from guda_core.ui.card import Card
 from guda_core.ui.connect import connect
 from guda_core.ui.layout import draw
 from guda_core.ui.theme import CSS, HEAD, make_theme
@@ -103,4 +105,5 @@ def launch_options() -> dict[str, Any]:
         "ssr_mode": False,
         "footer_links": [],
         "mcp_server": wants_mcp(),
+        "app_kwargs": {"middleware": [Middleware(Card)]},
     }
