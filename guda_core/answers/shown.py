@@ -16,11 +16,8 @@ NOISED = (
     "each. Only what is drawn from the same noise is compared."
 )
 NUMBER = "The number says how far a picture is from the first one, in the model's own latents (RMS; 0: the same)."
-KEYS = (("needed", "without the group, explained worse"), ("hindered", "explained better"))
-COLOURS = (
-    "Orange: without the group, the model explains this place worse. Blue: better. No colour: the map says nothing "
-    "here. Each map has a scale of its own."
-)
+KEYS = (("needed", "orange: explained worse without the group"), ("hindered", "blue: better"))
+COLOURS = "No colour: the map says nothing here. Each map has a scale of its own."
 TITLE_NEAR = "Looks most like these training pictures"
 LIKENESS = "That is likeness, not influence. The number: 1 looks the same, 0 looks like something else."
 NOTHING = "the map says nothing here"

@@ -30,12 +30,12 @@ class After:
         s = self.screen
         try:
             for item in one_map(self.service, answer, group):
-                if isinstance(item, float):
-                    yield {s.status: status_html(words.MAPPING, item)}
-                else:
+                if isinstance(item, tuple):
                     found, said = item
                     shown = {s.answer: found, s.shown: shown_html(found.shown, self.service.group_set)}
                     yield {**shown, s.status: status_html(words.DONE), s.mapped: note(said), s.group: None}
+                else:
+                    yield {s.status: status_html(words.MAPPING, item)}
         except Exception as e:
             yield {s.status: status_html(""), s.mapped: note(explained(e)), s.group: None}
 

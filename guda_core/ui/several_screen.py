@@ -138,11 +138,11 @@ class _Work:
     def reports(self, several: Several | None) -> Iterator[dict[Any, Any]]:
         try:
             for made in reports_of(self.service, several or Several()):
-                if isinstance(made, float):
-                    yield {self.p.status: status_html(words.MAKING_REPORTS, made)}
-                else:
+                if isinstance(made, bytes):
                     file = gr.update(value=offered(REPORTS, made), visible=True)
                     yield {self.p.file: file, self.p.status: status_html(words.DONE), self.p.said: ""}
+                else:
+                    yield {self.p.status: status_html(words.MAKING_REPORTS, made)}
         except Exception as e:
             sentence = explained(e)
             yield {self.p.file: gr.update(visible=False), self.p.said: says_html(f"No reports. {sentence}")}
