@@ -98,6 +98,64 @@ def uploaded(page: Page) -> None:
     done(page)
 
 
+def opened_tab(page: Page, name: str) -> None:
+    found = page.get_by_role("tab", name=name)
+    if not found.is_visible():
+        page.locator(".overflow-menu > button").first.click()
+        found = page.locator(".overflow-dropdown").get_by_text(name)
+    found.click()
+
+
+def several(page: Page) -> None:
+    """Four pictures, one of which is none."""
+    folder = Path(tempfile.mkdtemp())
+    for name, colour in (("tea cup.png", "teal"), ("hat.png", "orange"), ("a very long name of a picture.png", "navy")):
+        Image.new("RGB", (64, 64), colour).save(folder / name)
+    (folder / "letter.png").write_bytes(b"no picture")
+    opened_tab(page, "Several pictures")
+    page.locator("input[type=file]:not([webkitdirectory])").last.set_input_files(sorted(folder.iterdir()))
+    expect(page.get_by_role("cell", name="letter.png", exact=True)).to_be_visible(timeout=WAIT)
+    page.get_by_role("button", name="Attribute all").click()
+    expect(page.locator(".guda-several tbody tr")).to_have_count(4, timeout=WAIT)
+    page.wait_for_timeout(1500)
+
+
+def another(page: Page) -> None:
+    """Another picture than that of the example, which filled the form."""
+    page.get_by_role("textbox", name="Prompt").fill("a tea cup")
+    page.get_by_role("button", name="Generate and attribute").click()
+    expect(page.get_by_text("Scored with the caption: a tea cup")).to_be_visible(timeout=WAIT)
+    done(page)
+
+
+def history(page: Page) -> None:
+    """Two answers of one visit, in their list."""
+    example(page)
+    another(page)
+    expect(page.get_by_text("This visit: 2 answers")).to_be_visible(timeout=WAIT)
+    page.get_by_text("This visit: 2 answers").click()
+    page.wait_for_timeout(800)
+
+
+def two_reports(page: Page) -> None:
+    """The report of an example beside that of the form's own picture."""
+    paths = []
+    for act in (example, another):
+        opened_tab(page, "Attribute")
+        act(page)
+        opened_tab(page, "Evidence")
+        with page.expect_download(timeout=WAIT) as download:
+            page.get_by_role("button", name="Download report").click()
+        paths.append(Path(tempfile.mkdtemp()) / "report.zip")
+        download.value.save_as(paths[-1])
+    inputs = page.locator(".tabitem:visible input[type=file]")
+    inputs.last.set_input_files(paths[1])
+    page.wait_for_timeout(1500)
+    inputs.first.set_input_files(paths[0])
+    expect(page.get_by_text("The two reports compared")).to_be_visible(timeout=WAIT)
+    page.wait_for_timeout(800)
+
+
 README = "app"  # the picture of the README: what a tall window shows, not the whole page
 SCREENS: dict[str, Callable[[Page], None]] = {
     "first-visit": lambda page: page.wait_for_timeout(500),
@@ -107,6 +165,9 @@ SCREENS: dict[str, Callable[[Page], None]] = {
     README: example,
     "refused": refused,
     "uploaded": uploaded,
+    "several": several,
+    "history": history,
+    "two-reports": two_reports,
     "compare": tab("Compare"),
     "evidence": tab("Evidence"),
     "benchmarks": tab("Benchmarks"),

@@ -38,7 +38,7 @@ def finished(page: Page) -> None:
 
 
 def chips(page: Page) -> list[str]:
-    return page.locator(".guda-chip").all_inner_texts()
+    return page.locator(".guda-verdict .guda-chip").all_inner_texts()
 
 
 def full() -> FakeService:
@@ -100,7 +100,7 @@ def test_chips_say_the_state_and_what_the_oracle_says(browser):
         for (service.outcome, service.oracle), said in SAID.items():
             page.get_by_role("button", name="Generate and attribute").click()
             begins = [re.compile(f"^{re.escape(s)}") for s in said]
-            expect(page.locator(".guda-chip")).to_have_text(begins, use_inner_text=True)
+            expect(page.locator(".guda-verdict .guda-chip")).to_have_text(begins, use_inner_text=True)
             finished(page)
         page.close()
 

@@ -19,7 +19,9 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
+from typer.testing import CliRunner
 
+from guda_core.cli import app
 from guda_core.errors import ScoreError
 from guda_core.ui import QUEUE, build_ui, launch_options, words
 from tests.fakes import REASON, WAIT, FakeService, serving
@@ -236,8 +238,8 @@ def test_the_queue_is_bounded_everything_computes_in_turn_and_uploads_are_limite
     demo = build_ui(FakeService())
     fns = {f.api_name: f for f in demo.fns.values() if f.api_visibility != "private"}
     public = {name for name, f in fns.items() if f.api_visibility == "public"}
-    assert public == {"groups", "generate", "attribute", "generate_and_attribute", "report", "replay"}
-    compute = [f for name, f in fns.items() if name != "groups"]
+    assert public == {"groups", "generate", "attribute", "generate_and_attribute", "report", "replay", "compare"}
+    compute = [f for name, f in fns.items() if name not in ("groups", "compare")]
     assert {(f.concurrency_id, f.concurrency_limit) for f in compute} == {("compute", 1)}
     assert demo._queue.max_size == QUEUE == 32 and demo.api_open is False
     assert demo.delete_cache is not None
@@ -255,3 +257,23 @@ def test_an_upload_over_the_limit_is_refused(uploads):
 def test_app_is_imported_without_gradio_or_torch():
     code = "import sys, app; sys.exit(bool({'gradio', 'torch'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_two_reports_are_compared_as_on_the_command_line(tmp_path):
+    service = FakeService()
+    with serving(service) as url:
+        client = Client(url, verbose=False)
+        asked = (handle_file(picture(tmp_path)), "", ["guda", "clip"])
+        made = [client.predict(*asked, effort, api_name="/report") for effort in ("quick", "full")]
+        service.outcome = "tied"
+        made.append(client.predict(*asked, "quick", api_name="/report"))
+        for first, second in ((made[0], made[1]), (made[0], made[2])):
+            out = tmp_path / "c.json"
+            assert CliRunner().invoke(app, ["compare", first, second, "--json", str(out)]).exit_code == 0
+            answer = client.predict(handle_file(first), handle_file(second), api_name="/compare")
+            assert answer == json.loads(out.read_text()) and answer["said"]
+        (tmp_path / "x.zip").write_bytes(b"no report")
+        with pytest.raises(AppError, match="is not the JSON of a report"):
+            client.predict(handle_file(made[0]), handle_file(tmp_path / "x.zip"), api_name="/compare")
+        with pytest.raises(AppError, match="There is no report yet"):
+            client.predict(handle_file(made[0]), None, api_name="/compare")

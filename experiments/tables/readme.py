@@ -21,6 +21,7 @@ from experiments.tables import (
     planted_table,
     scale_table,
     seeds_table,
+    strip_table,
     timesteps_table,
 )
 from guda_core.attribution.scope_fit import ABOUT
@@ -197,6 +198,7 @@ RENDER = {
     **fuzz_table.RENDER,
     **scale_table.RENDER,
     **seeds_table.RENDER,
+    **strip_table.RENDER,
     **held_back_table.RENDER,
     **timesteps_table.RENDER,
     **planted_table.RENDER,

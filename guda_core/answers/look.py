@@ -14,7 +14,14 @@ COLOURS = {  # light, dark
     "unsure-back": ("#fef3c7", "#713f12"),
     "quiet": ("#334155", "#e2e8f0"),
     "quiet-back": ("#f1f5f9", "#334155"),
+    "edge": ("#71717a", "#a1a1aa"),  # of pictures and of rows that unfold
+    "warn": ("#b45309", "#fbbf24"),  # beside what must not be overlooked
+    "needed": ("#ea580c", "#ea580c"),  # of maps (`reports.picture_files`)
+    "hindered": ("#2563eb", "#3b82f6"),
 }
+
+
+COLOURED = ("chart", "chip", "drawings", "picture", "seen", "banner", "strip", "key", "past")  # parts that use them
 
 
 def variables(colours: dict[str, tuple[str, str]], *, dark: bool) -> str:

@@ -85,9 +85,14 @@ def says_html(sentence: str) -> Html:
     return Html(f'<p class="guda-says" aria-live="polite">{safe(sentence)}</p>')
 
 
+def chip_html(said: str, kind: str) -> Html:
+    """A word in a coloured frame. kind: "good", "unsure" or "quiet"."""
+    return Html(f'<span class="guda-chip {safe(kind)}">{safe(said)}</span>')
+
+
 def verdict_html(v: Verdict) -> Html:
     """The answer that is read first: headline and chips, a plain line, the figures."""
-    chips = "".join(f' <span class="guda-chip {safe(c.kind)}">{safe(c.text)}</span>' for c in v.chips)
+    chips = "".join(f" {chip_html(c.text, c.kind)}" for c in v.chips)
     lines = (("guda-plain", v.plain), ("guda-figures", v.figures))
     below = "".join(f'<p class="{css}">{safe(said)}</p>' for css, said in lines if said)
     return Html(
@@ -114,6 +119,13 @@ def image(pixels: np.ndarray, alt: str) -> Html:
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, format="PNG")
     return Html(f'<img src="data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}" alt="{escape(alt)}">')
+
+
+def small_image(pixels: np.ndarray, alt: str, side: int = 64) -> Html:
+    """A picture made small for a list. pixels: (H, W, 3) uint8. side: pixels of its longer side, at most."""
+    small = Image.fromarray(pixels)
+    small.thumbnail((side, side))
+    return image(np.asarray(small), alt)
 
 
 def picture_html(pixels: np.ndarray, prompt: str) -> Html:

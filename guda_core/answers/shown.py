@@ -16,10 +16,8 @@ NOISED = (
     "each. Only what is drawn from the same noise is compared."
 )
 NUMBER = "The number says how far a picture is from the first one, in the model's own latents (RMS; 0: the same)."
-COLOURS = (
-    "Orange: without the group, the model explains this place worse. Blue: better. No colour: the map says nothing "
-    "here. Each map has a scale of its own."
-)
+KEYS = (("needed", "orange: explained worse without the group"), ("hindered", "blue: better"))
+COLOURS = "No colour: the map says nothing here. Each map has a scale of its own."
 TITLE_NEAR = "Looks most like these training pictures"
 LIKENESS = "That is likeness, not influence. The number: 1 looks the same, 0 looks like something else."
 NOTHING = "the map says nothing here"
@@ -55,7 +53,9 @@ def where_html(shown: Shown, group_set: GroupSet) -> Html:
             else NOTHING
         )
         cells.append(_cell(t.overlay, f"Where {name} was needed: {said}", name, said))
-    body = f'<ul class="guda-drawings guda-maps">{"".join(cells)}</ul>{note(COLOURS)}'
+    keys = "".join(f'<span class="guda-key"><i class="{css}"></i>{safe(said)}</span>' for css, said in KEYS)
+    legend = f'<div class="guda-keys">{keys}</div>'
+    body = f'<ul class="guda-drawings guda-maps">{"".join(cells)}</ul>{legend}{note(COLOURS)}'
     return _section(TITLE_WHERE, body)
 
 

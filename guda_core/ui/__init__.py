@@ -8,12 +8,24 @@ from importlib.util import find_spec
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from guda_core.answers.markup import Html, banner, safe
 from guda_core.data.images import MAX_BYTES
 from guda_core.service import Service
-from guda_core.ui import about, benchmarks, compare, endpoints, inspect, report_screens, results_screen, words
+from guda_core.ui import (
+    about,
+    benchmarks,
+    compare,
+    endpoints,
+    inspect,
+    report_screens,
+    results_screen,
+    several_screen,
+    words,
+)
 from guda_core.ui.blocks import block
+from guda_core.ui.card import Card
 from guda_core.ui.connect import connect
 from guda_core.ui.layout import draw
 from guda_core.ui.theme import CSS, HEAD, make_theme
@@ -28,7 +40,7 @@ def build_ui(service: Service) -> gr.Blocks:
     """The app for a service. Launch it with `launch_options()`: in gradio 6 theme and CSS belong to the launch.
 
     Raises:
-        OptionError: GUDA_RESULTS names a folder without results.
+        OptionError: GUDA_RESULTS names a folder without results, or GUDA_MOST_PICTURES is no whole number from 1 on.
     """
     results = results_screen.given()
     title = f"{service.model_name}: {words.TITLE}"
@@ -36,9 +48,11 @@ def build_ui(service: Service) -> gr.Blocks:
         block(_head(service))
         if service.banner:
             block(banner(service.banner))
-        with gr.Tabs():
-            with gr.Tab("Attribute"):
+        with gr.Tabs() as tabs:
+            with gr.Tab("Attribute", id=0):
                 screen = draw(service)
+            with gr.Tab(several_screen.TAB):
+                pictures = several_screen.draw()
             with gr.Tab("Compare") as tab:
                 compared = compare.draw(tab)
             with gr.Tab("Evidence") as tab:
@@ -54,6 +68,7 @@ def build_ui(service: Service) -> gr.Blocks:
             with gr.Tab("Limits"):
                 about.draw_limits(service)
         runs = connect(demo, screen, service)
+        several_screen.connect(pictures, service, screen, tabs)
         compare.connect(compared, service, screen.answer, runs)
         inspect.connect(inspected, service, screen.answer, runs)
         report_screens.connect(report, service, screen.answer)
@@ -90,4 +105,5 @@ def launch_options() -> dict[str, Any]:
         "ssr_mode": False,
         "footer_links": [],
         "mcp_server": wants_mcp(),
+        "app_kwargs": {"middleware": [Middleware(Card)]},
     }

@@ -14,8 +14,7 @@ from typing import Any, cast
 
 import gradio as gr
 
-from guda_core.answers import sentences
-from guda_core.answers.markup import folded, heading, note, notes_html, picture_html, status_html, table, verdict_html
+from guda_core.answers.markup import notes_html, picture_html, status_html, verdict_html
 from guda_core.answers.shown import near_html, shown_html
 from guda_core.answers.verdict import CANCELLED_EARLY, WORKING_VERDICT, Verdict, verdict
 from guda_core.data.images import read_file
@@ -27,7 +26,7 @@ from guda_core.service import Service, Step, main_first, main_method
 from guda_core.ui import examples, words
 from guda_core.ui.answer import Answer, Tried
 from guda_core.ui.layout import Screen
-from guda_core.ui.panels import main_panel, other_panel, out
+from guda_core.ui.panels import captions_html, main_panel, other_panel, out, scope_html
 from guda_core.ui.progress import CAPTIONS, DRAW, SCOPE, Progress, plan
 from guda_core.ui.seeing import passes, seen_in_pictures
 from guda_core.ui.uploads import uploaded
@@ -176,7 +175,7 @@ class Runs:
             s.status: progress.at(SCOPE, 0.0) if uploads else progress.at(asked[0] if asked else "", 0.0),
         }
         answer = replace(answer, scope=scope_of(self.service, query))
-        everything |= {s.scope: self._scope(answer), s.answer: answer}
+        everything |= {s.scope: scope_html(answer), s.answer: answer}
         if uploads:
             yield {s.scope: everything[s.scope], s.answer: answer, s.status: progress.at(SCOPE, 1.0)}
         drawn: Mapping[str, GroupScore] | None = None  # what the bars now show
@@ -200,7 +199,8 @@ class Runs:
         main = main_method(known)
         if more_captions and main in answer.found:
             answer = yield from self._other_captions(answer, main, progress)
-            everything |= {s.captions: self._captions(answer), s.answer: answer}
+            captions = captions_html(answer.tried, self.service.group_set, answer.scope)
+            everything |= {s.captions: captions, s.answer: answer}
         if not out(answer.scope):
             answer = replace(answer, shown=replace(answer.shown, near=self.service.nearest(query)))
             main_answer = answer.found.get(answer.methods[0]) if answer.methods else None
@@ -258,6 +258,13 @@ class Runs:
             out |= self._shown(a, answer)
         return {**out, self.screen.shown: shown_html(answer.shown, self.service.group_set)}
 
+    def restored(self, answer: Answer) -> Update:
+        """A finished answer of this visit, as it stood; what it lacks is empty."""
+        s = self.screen
+        captions = captions_html(answer.tried, self.service.group_set, answer.scope)
+        more = {s.scope: scope_html(answer), s.captions: captions, s.status: status_html(words.BROUGHT_BACK)}
+        return {**dict.fromkeys(s.empty(), ""), **self._whole_answer(answer), **more}
+
     def _shown(self, a: Attribution, answer: Answer) -> Update:
         """The updates that one new answer makes: the headline, and its method's bars and table."""
         s, sets, info = self.screen, self.service.group_set, self.service.methods()[a.method]
@@ -272,25 +279,3 @@ class Runs:
     def caveat(self) -> str:
         """What has to be said of this model's scores; "" for most."""
         return self.service.provenance().caveat
-
-    def _scope(self, answer: Answer) -> str:
-        scope = answer.scope
-        if scope is None or answer.query.file_hash is None or scope.verdict == "out of scope":
-            return ""  # the headline says it
-        return note(sentences.scope_note(scope))
-
-    def _captions(self, answer: Answer) -> str:
-        sets = self.service.group_set
-        rows = []
-        for t in answer.tried:
-            first = t.answer.ranked()[:1]
-            score = t.answer.groups[first[0]] if first else None
-            figure = sentences.number(score.score or 0.0, t.answer.unit) if score else "-"
-            span = sentences.interval(score, t.answer.unit) if score else "-"
-            rows.append((t.label, t.caption or "-", sentences.first_of(t.answer, sets), figure, span))
-        head = ("Tried", "Caption", "First group", f"Score ({answer.tried[0].answer.unit})", "95% interval")
-        said = sentences.captions_agree([t.answer for t in answer.tried], sets)
-        body = table("The first group under each caption", head, rows, numbers="...nn")
-        if out(answer.scope):
-            return folded("Other captions", note(said) + body, css="guda-out")
-        return heading("Other captions") + note(said) + body

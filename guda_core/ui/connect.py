@@ -17,6 +17,7 @@ from guda_core.data.written_prompts import written_prompt
 from guda_core.errors import GudaError
 from guda_core.service import EFFORTS, Service, main_method
 from guda_core.ui import address, words
+from guda_core.ui.after import After, connect_after
 from guda_core.ui.answer import Answer
 from guda_core.ui.callbacks import Runs, Update
 from guda_core.ui.examples import EXAMPLES, Example
@@ -52,14 +53,15 @@ def connect(demo: gr.Blocks, s: Screen, service: Service) -> list[Any]:
         ),
     ]
     form = [s.object_name, s.style, s.prompt, s.seed, s.steps, s.guidance]
-    started = []
-    begin, end, failed, cancelled = _between(s, runs)
+    started: list[Any] = []
+    known_shown: list[Any] = []
+    begin, end, failed, cancelled, busy, unmapped = _between(s, runs)
     for button, wanted, e in zip(s.examples, s.wanted, examples, strict=True):
         made_of = [e.object_name, e.style, e.prompt(service.group_set), e.seed, e.steps, e.guidance]
         fill = partial(_filled, form, made_of)  # so that pressing "Generate" draws the example again
         button.click(fill, None, form, **QUICK)
         known = _Known(runs, e, begin, wanted)
-        button.click(known, None, known.outputs(s), js=SHOW, **QUICK)
+        known_shown.append(button.click(known, None, known.outputs(s), js=SHOW, **QUICK))
     for event, run, inputs, name in asked:
         first = {} if name.startswith("page_example") else {"js": SHOW}  # an example's press did that already
         pressed = event(begin.fn, None, begin.outputs, **first, **QUICK)
@@ -70,9 +72,19 @@ def connect(demo: gr.Blocks, s: Screen, service: Service) -> list[Any]:
         running.then(end.fn, None, end.outputs, **QUICK).then(None, None, None, js=BACK, **QUICK)
         running.failure(failed.fn, s.status, failed.outputs, **QUICK)
         started.append(running)
+    after = After(service, s, runs)
+    begun = s.group.input(busy.fn, None, busy.outputs, **QUICK)
+    mapping = begun.then(
+        after.map, [s.answer, s.group], after.mapped(), api_name="page_map", api_visibility="undocumented",
+        show_progress="minimal", show_progress_on=s.status, **COMPUTE,
+    )  # fmt: skip
+    mapping.then(end.fn, None, end.outputs, **QUICK)
+    mapping.failure(unmapped.fn, None, unmapped.outputs, **QUICK)
     s.cancel.click(None, None, s.status, js=f"() => {json.dumps(status_html(words.CANCELLING))}", **QUICK)
-    stopped = s.cancel.click(lambda: None, None, None, cancels=started, **QUICK)  # the browser cancels after the call,
-    stopped.then(cancelled.fn, s.answer, cancelled.outputs, **QUICK)  # so that only now no late answer can overwrite it
+    ended = [*started, mapping]  # the browser cancels after the call, so that only now no late answer can overwrite it
+    stopped = s.cancel.click(lambda: None, None, None, cancels=ended, **QUICK)
+    stopped.then(cancelled.fn, s.answer, cancelled.outputs, **QUICK)
+    connect_after(after, [*started, *known_shown, mapping, stopped], QUICK)
     return started
 
 
@@ -94,7 +106,7 @@ class _Known:
         kept = self.runs.kept(self.example)
         if kept is None:
             return {**cleared, self.wanted: secrets.token_hex(8)}
-        buttons = {k: gr.skip() for k in self.begin.outputs if isinstance(k, gr.Button)}
+        buttons = {k: gr.skip() for k in self.begin.outputs if isinstance(k, gr.Button | gr.Dropdown)}
         return {**cleared, **buttons, **kept}
 
 
@@ -105,16 +117,17 @@ class _Small(NamedTuple):
     outputs: list[Any]
 
 
-def _between(s: Screen, runs: Runs) -> tuple[_Small, _Small, _Small, _Small]:
-    """What the screen does when a run is asked for, is over, has failed, and is cancelled."""
-    buttons = [s.generate, s.attribute, s.again, *s.examples, s.cancel]
+def _between(s: Screen, runs: Runs) -> tuple[_Small, ...]:
+    """What the screen does when a run is asked for, is over, has failed, and is cancelled; when a map is asked for, and
+    could not be begun."""
+    buttons = [s.generate, s.attribute, s.again, *s.examples, s.group, s.cancel]
 
     def usable(*, idle: bool) -> list[Any]:
         return [gr.update(interactive=idle)] * (len(buttons) - 1) + [gr.update(interactive=not idle)]
 
     def begin() -> list[Any]:
         said = [None, verdict_html(WORKING_VERDICT), status_html(words.WAITING)]
-        return [*usable(idle=False), *said, *[""] * len(s.empty())]
+        return [*usable(idle=False), *said, *[""] * len(s.empty()), ""]
 
     def end() -> list[Any]:
         return usable(idle=True)
@@ -127,12 +140,17 @@ def _between(s: Screen, runs: Runs) -> tuple[_Small, _Small, _Small, _Small]:
     def cancelled(answer: Answer | None) -> list[Any]:
         return [runs.cancelled(answer), status_html(words.CANCELLED if answer is not None else "")]
 
+    def unmapped() -> list[Any]:
+        return [*usable(idle=True), status_html(""), note(words.NOT_STARTED)]
+
     said = [s.says, s.status]
     return (
-        _Small(begin, [*buttons, s.answer, *said, *s.empty()]),
+        _Small(begin, [*buttons, s.answer, *said, *s.empty(), s.mapped]),
         _Small(end, buttons),
         _Small(failed, [*buttons, *said]),
         _Small(cancelled, said),
+        _Small(lambda: [*usable(idle=False), status_html(words.WAITING), ""], [*buttons, s.status, s.mapped]),
+        _Small(unmapped, [*buttons, s.status, s.mapped]),
     )
 
 

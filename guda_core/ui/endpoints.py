@@ -17,8 +17,11 @@ import numpy as np
 from guda_core.data.images import read_file
 from guda_core.errors import ReportError
 from guda_core.records import Query
+from guda_core.reports.opened import tell
 from guda_core.reports.read import read_report
 from guda_core.reports.replay import Verdict, replay
+from guda_core.reports.restore import attributions
+from guda_core.reports.two_reports import compare
 from guda_core.service import Service, Step, check_ids, main_first
 from guda_core.ui import words
 from guda_core.ui.answer import Answer
@@ -165,6 +168,25 @@ class Endpoints:
             else:
                 yield {"progress": item.progress, "method": item.method}
 
+    def compare(self, first: str, second: str) -> Iterator[Json]:
+        """Sets two reports side by side: the same picture, model, groups, settings? Which groups and scores differ?
+
+        Nothing is computed again: `replay` does that. Scores are only subtracted where that means something.
+
+        Args:
+            first: The zip of a report.
+            second: The zip of another report.
+
+        Returns:
+            {"said": sentences, "same": {part: whether both say the same}, "methods": {id: rows of a group each, with
+            ranks, scores and "difference" (second minus first)}, "units", "only": {id: "a" or "b"}}, as `guda compare
+            --json` writes it.
+        """
+        missing = ReportError(words.NO_REPORT)
+        reports = [read_report(uploaded(path, missing=missing)) for path in (first, second)]
+        a, b = (tell(r.record, attributions(r), {}) for r in reports)
+        yield compare(a, b).plain()
+
     def _drawn(self, prompt: str, seed: Any, steps: Any, guidance: float) -> Iterator[Step | Query]:
         made = self.service.generate(prompt=prompt, seed=whole(seed), steps=whole(steps), guidance=guidance)
         with closing(cast(Any, made)):
@@ -200,7 +222,9 @@ def connect(s: Screen, service: Service) -> None:
         start = gr.Button()
         picture, record = gr.Image(label="picture", format="png"), gr.JSON(label="record")
         file, zipped = gr.File(label="report"), gr.File(label="report", type="filepath")
-        only_keep_the_path(zipped)
+        other = gr.File(label="another report", type="filepath")
+        for part in (zipped, other):
+            only_keep_the_path(part)
     asked = (
         (e.generate, drawing, [picture, record]),
         (e.attribute, [s.upload, s.caption, *options], record),
@@ -210,4 +234,8 @@ def connect(s: Screen, service: Service) -> None:
     )
     for run, inputs, outputs in asked:
         start.click(_refused(run), inputs, outputs, api_name=run.__name__, api_visibility="public", **COMPUTE)
+    reading: dict[str, Any] = {"concurrency_id": "reading", "concurrency_limit": 2}
+    start.click(
+        _refused(e.compare), [zipped, other], record, api_name="compare", api_visibility="public", **reading
+    )  # fmt: skip
     start.click(e.groups, None, record, api_name="groups", api_visibility="public", concurrency_limit=4)

@@ -13,9 +13,9 @@ from guda_core.answers.verdict import FIRST_VISIT, NO_EXAMPLES
 from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import described
 from guda_core.records import GroupSet
-from guda_core.service import EFFORTS, Service, main_first
+from guda_core.service import EFFORTS, Service, main_first, main_method
 from guda_core.ui import words
-from guda_core.ui.blocks import block
+from guda_core.ui.blocks import block, rows_block
 from guda_core.ui.examples import EXAMPLES, FIRST
 from guda_core.ui.seen import folder, seen, thumbnail
 from guda_core.ui.uploads import only_keep_the_path
@@ -55,6 +55,10 @@ class Screen:
     shown: gr.HTML
     captions: gr.HTML
     panels: dict[str, gr.HTML]
+    group: gr.Dropdown  # whose map is wanted
+    mapped: gr.HTML
+    past: gr.State
+    past_rows: gr.HTML
     wanted: list[gr.Textbox]  # one an example, out of sight: changes when that has to be computed
 
     def empty(self) -> list[gr.HTML]:
@@ -115,7 +119,7 @@ def _controls(service: Service, where: Path | None) -> dict[str, Any]:
     with gr.Row():
         generate = gr.Button("Generate and attribute", variant="primary", min_width=190, scale=3)
         attribute = gr.Button("Attribute", variant="primary", visible=False, min_width=190, scale=3)
-        cancel = gr.Button("Cancel", interactive=False, min_width=90, scale=1)
+        cancel = gr.Button("Cancel", interactive=False, min_width=90, scale=1, elem_id="guda-cancel")
     wanted = [gr.Textbox(visible="hidden", container=False) for _ in shown]
     effort = gr.Radio(effort_choices(), value="quick", label="Effort: more of it, narrower intervals")
     return {
@@ -158,6 +162,15 @@ def _advanced(service: Service) -> dict[str, Any]:
     return {"seed": seed, "steps": steps, "guidance": guidance, "more_captions": more_captions, "methods": asked}
 
 
+def _maps(service: Service) -> tuple[gr.Dropdown, gr.HTML]:
+    """The drop-down for the map of any group. The style sheet shows it beside bars that stand open."""
+    models = service.provenance().models.get(main_method(service.methods()))
+    groups = [(group.name, g) for g, group in service.group_set.groups.items() if models and g in models.hashes]
+    with gr.Column(visible=bool(groups), elem_classes="guda-more-maps"):
+        group = gr.Dropdown(groups, value=None, label=words.MAP_OF, interactive=True)
+        return group, block(elem_classes="guda-maybe")
+
+
 def _answers(service: Service, where: Path | None) -> dict[str, Any]:
     methods = main_first(service.methods())
     shown = any(e.fits(service.group_set) for e in EXAMPLES)
@@ -174,9 +187,14 @@ def _answers(service: Service, where: Path | None) -> dict[str, Any]:
         with gr.Column(min_width=280, scale=4):
             panels = {m: block(elem_classes="guda-maybe") for m in methods[:1]}
     shown = block(elem_classes="guda-maybe")
+    group, mapped = _maps(service)
     captions = block(elem_classes="guda-maybe")
     panels |= {m: block(elem_classes="guda-maybe guda-other") for m in methods[1:]}
     return {
+        "group": group,
+        "mapped": mapped,
+        "past": gr.State((), time_to_live=SESSION),
+        "past_rows": rows_block(),
         "welcome": welcome,
         "says": says,
         "status": status,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from guda_core.answers import sentences
-from guda_core.answers.markup import Html, banner, folded, note, safe, scores_html
+from guda_core.answers.markup import Html, banner, folded, heading, note, safe, scores_html, table
 from guda_core.answers.plots import bars
 from guda_core.records import Attribution, GroupSet, MethodInfo, Scope
+from guda_core.ui.answer import Answer, Tried
 
 FIGURES = "The same figures as a table, and what they mean"
 ALL_THE_SAME = "Show the scores all the same"
@@ -37,3 +40,30 @@ def other_panel(a: Attribution, group_set: GroupSet, info: MethodInfo, *, scope:
     ranks = "" if out(scope) else sentences.strip(a, group_set)
     name = Html(f"<b>{safe(info.name)}</b> <span>{safe(ranks)}</span>")
     return folded(name, body, css="guda-strip")
+
+
+def scope_html(answer: Answer) -> Html:
+    """What is said of the scope of an upload beside its picture; "" where the headline says it."""
+    scope = answer.scope
+    if scope is None or answer.query.file_hash is None or scope.verdict == "out of scope":
+        return Html()
+    return note(sentences.scope_note(scope))
+
+
+def captions_html(tried: Sequence[Tried], group_set: GroupSet, scope: Scope | None) -> Html:
+    """The first group under each caption that was tried; "" where none was. Out of scope, it is folded away."""
+    if not tried:
+        return Html()
+    rows = []
+    for t in tried:
+        first = t.answer.ranked()[:1]
+        score = t.answer.groups[first[0]] if first else None
+        figure = sentences.number(score.score or 0.0, t.answer.unit) if score else "-"
+        span = sentences.interval(score, t.answer.unit) if score else "-"
+        rows.append((t.label, t.caption or "-", sentences.first_of(t.answer, group_set), figure, span))
+    head = ("Tried", "Caption", "First group", f"Score ({tried[0].answer.unit})", "95% interval")
+    said = sentences.captions_agree([t.answer for t in tried], group_set)
+    body = table("The first group under each caption", head, rows, numbers="...nn")
+    if out(scope):
+        return folded("Other captions", note(said) + body, css="guda-out")
+    return Html(heading("Other captions") + note(said) + body)

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 
 import gradio as gr
 
-from guda_core.answers.look import COLOURS, RULES, variables
-from guda_core.ui.words import PURPOSE
+from guda_core.answers.look import COLOURED, COLOURS, RULES, variables
 
-CSS = (
-    f".guda-chart, .guda-chip {{{variables(COLOURS, dark=False)}}}\n"
-    f".dark .guda-chart, .dark .guda-chip {{{variables(COLOURS, dark=True)}}}\n{RULES}"
+CSS = (  # a rule for each part: of several selectors, gradio takes the first one's .dark alone
+    "".join(
+        f"{theme}.guda-{part} {{{variables(COLOURS, dark=dark)}}}\n"
+        for theme, dark in (("", False), (".dark ", True))
+        for part in COLOURED
+    )
+    + RULES
     + Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 )
-HEAD = (
-    f'<meta name="description" content="{escape(PURPOSE)}">'
-    f'<meta property="og:description" content="{escape(PURPOSE)}">'
-    f"<script>{Path(__file__).with_name('page.js').read_text(encoding='utf-8')}</script>"
-)
+HEAD = f"<script>{Path(__file__).with_name('page.js').read_text(encoding='utf-8')}</script>"
 
 
 def make_theme() -> gr.themes.Base:

@@ -6,7 +6,7 @@ import secrets
 from pathlib import Path
 
 import gradio as gr
-from gradio.data_classes import FileData, ImageData
+from gradio.data_classes import FileData, ImageData, ListFiles
 from gradio.utils import get_upload_folder
 
 from guda_core.errors import GudaError, ImageError, ReportError
@@ -51,7 +51,7 @@ def offered(name: str, data: bytes) -> str:
 
 
 def only_keep_the_path(part: gr.Image | gr.File) -> None:
-    """Make a component hand over the path, address or data it was given, and neither open nor fetch it.
+    """Make a component hand over the paths, addresses or data it was given, and neither open nor fetch them.
 
     As it comes, gradio downloads a web address, decodes data: and opens every file with Pillow before any code of ours
     runs. Here `data.images` and `reports.read` are the one loader, and `uploaded` refuses what was not.
@@ -61,7 +61,9 @@ def only_keep_the_path(part: gr.Image | gr.File) -> None:
     async def move_own_files(path: str | None) -> str | None:
         return path if path is None or "://" in str(path) else await move(path)
 
-    def preprocess(payload: ImageData | FileData | None) -> str | None:
+    def preprocess(payload: ImageData | FileData | ListFiles | None) -> str | list[str] | None:
+        if isinstance(payload, ListFiles):
+            return [found for file in payload.root if (found := file.path or file.url)]
         return None if payload is None else payload.path or payload.url
 
     vars(part).update(async_move_resource_to_block_cache=move_own_files, preprocess=preprocess)

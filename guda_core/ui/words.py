@@ -41,6 +41,36 @@ NO_ANSWER = "Nothing is scored yet. Score a picture on the first tab. Its detail
 NOT_UPLOADED = (
     "Only a picture that you upload on this page is accepted. A web address, data or a path on the server is not."
 )
+SEVERAL = (
+    "Choose up to {most} pictures, or a folder. Each is scored without a caption. A row appears when its picture is "
+    "done. Press a row to open the whole answer. For more pictures, use: guda attribute FOLDER --out RESULTS --table"
+)
+NO_PICTURES = "There are no pictures yet. Choose some files or a folder first."
+TOO_MANY = (
+    "These are {many} pictures. At most {most} can be scored here at once. Choose fewer, or use: guda attribute FOLDER "
+    "--out RESULTS --table"
+)
+NO_ANSWERS = "No picture is scored yet. Score some pictures first."
+GO_ON = "Press the button again to go on with the pictures that are left."
+STOPPED = "Stopped. What you see was computed before that."
+MAKING_REPORTS = "Writing the reports"
+SCOPES = {
+    "in scope": "It could have.",
+    "out of scope": "It could not have.",
+    "not assessed": "Not checked.",
+}
+BROUGHT_BACK = "Done. This answer was computed earlier on this visit."
+HISTORY = (
+    "The last answers of this visit, {most} at most. Press one to see it again; nothing is computed. They are gone "
+    "when you reload or close this page, or after half an hour without a new one."
+)
+MAP_OF = "Where in the picture: the map of any group"
+MAPPING = "Making the map"
+MAP_SAYS = "{name}: {share} of 100 places of the map stand out from its noise."
+MAP_NOTHING = "{name}: the map says nothing. No place stands out from its noise. More effort does not change a map."
+MAP_THERE = "Its map already stands above."
+NO_MAPS = "No map can be made here. Score a picture by the main method first."
+NO_MAP = "There is no map of {name}: the model without it cannot be used."
 ABORTED = "The GPU was taken back before the work was done. Try again, with less effort or fewer methods."
 FAULT = "Something went wrong on the server. The error was logged. Please try again."
 DISK = "The file could not be written. The server's disk is full or read-only. Try again later."

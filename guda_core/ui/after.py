@@ -1,0 +1,68 @@
+"""What can be done with an answer that stands there: the map of any group, and the earlier answers of this visit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from guda_core.answers.markup import note, status_html
+from guda_core.answers.shown import shown_html
+from guda_core.service import Service
+from guda_core.ui import words
+from guda_core.ui.answer import Answer
+from guda_core.ui.blocks import OPENED
+from guda_core.ui.callbacks import Runs, Update, explained
+from guda_core.ui.layout import Screen
+from guda_core.ui.more_maps import one_map
+from guda_core.ui.past import Past, added, past_html
+
+
+class After:
+    """The functions behind the drop-down of maps and the list of answers, for one service and one screen."""
+
+    def __init__(self, service: Service, screen: Screen, runs: Runs) -> None:
+        self.service, self.screen, self.runs = service, screen, runs
+
+    def map(self, answer: Answer | None, group: Any) -> Iterator[Update]:
+        """Make the map of a group and show it before the others."""
+        s = self.screen
+        try:
+            for item in one_map(self.service, answer, group):
+                if isinstance(item, tuple):
+                    found, said = item
+                    shown = {s.answer: found, s.shown: shown_html(found.shown, self.service.group_set)}
+                    yield {**shown, s.status: status_html(words.DONE), s.mapped: note(said), s.group: None}
+                else:
+                    yield {s.status: status_html(words.MAPPING, item)}
+        except Exception as e:
+            yield {s.status: status_html(""), s.mapped: note(explained(e)), s.group: None}
+
+    def mapped(self) -> list[Any]:
+        """What the map changes."""
+        s = self.screen
+        return [s.answer, s.shown, s.status, s.mapped, s.group]
+
+    def keep(self, answer: Answer | None, past: tuple[Past, ...] | None) -> list[Any]:
+        """Add the answer that now stands there to those of this visit, if it is whole."""
+        kept = added(past or (), answer)
+        return [kept, past_html(self.service, kept)]
+
+    def brought(self, event: gr.EventData, past: tuple[Past, ...] | None) -> Update:
+        """Show one of the answers again."""
+        s, known = self.screen, past or ()
+        row = event._data.get("row") if isinstance(event._data, dict) else None
+        if not isinstance(row, int) or not 0 <= row < len(known):
+            return {s.status: status_html(words.PICTURE_GONE)}
+        return {**self.runs.restored(known[row].answer), s.mapped: ""}
+
+
+def connect_after(after: After, runs: list[Any], quick: dict[str, Any]) -> None:
+    """Keep what each of these events answers, and bring an answer back when it is pressed. quick: options of an event
+    that computes nothing."""
+    s = after.screen
+    for event in runs:
+        event.then(after.keep, [s.answer, s.past], [s.past, s.past_rows], **quick)
+    shown = s.past_rows.click(after.brought, s.past, [*s.outputs(), s.mapped], **quick)
+    shown.then(None, None, None, js=OPENED, **quick)

@@ -1,0 +1,184 @@
+"""The screen for several pictures: files or a folder in, a table that fills, each row opens its whole answer."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gradio as gr
+
+from guda_core.answers.markup import heading, note, says_html, status_html, text
+from guda_core.errors import ReportError
+from guda_core.service import Service
+from guda_core.ui import words
+from guda_core.ui.blocks import OPENED, block, rows_block
+from guda_core.ui.callbacks import PAUSE_S, Runs, explained, refusal
+from guda_core.ui.connect import COMPUTE, QUICK
+from guda_core.ui.layout import SESSION, Screen, effort_choices
+from guda_core.ui.report_screens import SAVE
+from guda_core.ui.several import REPORTS, TABLE, Several, begun, csv_of, expected, most, one, reports_of, rows_html
+from guda_core.ui.uploads import offered, only_keep_the_path
+
+TAB = "Several pictures"
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The parts of this screen. wanted: out of sight; it changes when the next picture is to be scored."""
+
+    files: gr.File
+    folder: gr.File
+    effort: gr.Radio
+    start: gr.Button
+    cancel: gr.Button
+    status: gr.HTML
+    said: gr.HTML
+    rows: gr.HTML
+    downloads: tuple[gr.Button, gr.Button]
+    file: gr.DownloadButton
+    several: gr.State
+    wanted: gr.Textbox
+
+
+def draw() -> Pictures:
+    """Draw the screen inside the current tab. Raises OptionError: the setting for the number of pictures is wrong."""
+    block(heading(TAB) + text(words.SEVERAL.format(most=most())))
+    shared: dict[str, Any] = {"type": "filepath", "height": 140, "elem_classes": "guda-files"}
+    with gr.Row():
+        files = gr.File(label="Pictures", file_count="multiple", **shared)
+        folder = gr.File(label="Or a folder of pictures", file_count="directory", **shared)
+    for part in (files, folder):
+        only_keep_the_path(part)
+    block(note(f"{words.LIMITS} {words.PRIVACY}"), elem_classes="guda-small")
+    effort = gr.Radio(effort_choices(), value="quick", label="Effort: more of it, narrower intervals")
+    with gr.Row():
+        start = gr.Button("Attribute all", variant="primary", min_width=150, scale=3)
+        cancel = gr.Button("Stop", interactive=False, min_width=90, scale=1)
+    status, said = block(status_html(""), elem_classes="guda-status"), block(elem_classes="guda-maybe")
+    rows = rows_block()
+    with gr.Row():
+        table = gr.Button("Download the table (CSV)", size="sm", min_width=150)
+        zipped = gr.Button("Download all reports (zip)", size="sm", min_width=150)
+        file = gr.DownloadButton("Save the file", visible=False, size="sm")
+    wanted = gr.Textbox(visible="hidden", container=False)
+    state = gr.State(None, time_to_live=SESSION)
+    return Pictures(files, folder, effort, start, cancel, status, said, rows, (table, zipped), file, state, wanted)
+
+
+def status_of(several: Several, progress: float, left: float) -> str:
+    """The line and the bar: which picture, and how long all of them will take."""
+    if not several.left:
+        return status_html(words.DONE)
+    n, many = len(several.items), len(several.files)
+    return status_html(f"Picture {n + 1} of {many}, {words.seconds(left)} left", (n + progress) / many)
+
+
+class _Work:
+    """What the buttons do, for one service."""
+
+    def __init__(self, p: Pictures, service: Service) -> None:
+        self.p, self.service = p, service
+
+    def usable(self, *, idle: bool) -> dict[Any, Any]:
+        return {self.p.start: gr.update(interactive=idle), self.p.cancel: gr.update(interactive=not idle)}
+
+    def begin(self, files: list[str] | None, folder: list[str] | None, effort: str, before: Any) -> dict[Any, Any]:
+        p = self.p
+        try:
+            several = begun(self.service, [*(files or []), *(folder or [])], effort, before)
+        except Exception as e:
+            return {p.said: says_html(f"Not started. {explained(e)}"), p.status: status_html("")}
+        begin = {p.several: several, p.wanted: secrets.token_hex(8), p.rows: rows_html(self.service, several)}
+        return {**begin, p.said: "", p.status: status_html(words.WAITING), **self.usable(idle=False)}
+
+    def run(self, several: Several | None) -> Iterator[dict[Any, Any]]:
+        p = self.p
+        if several is None or several.stopped or not several.left:
+            yield {p.several: several}
+            return
+        began, told = time.monotonic(), -PAUSE_S
+        each = expected(self.service, several)
+        for known, progress in one(self.service, several):
+            now = time.monotonic()
+            if progress < 1 and now - told < PAUSE_S:
+                continue
+            told, spent = now, now - began
+            each = spent / progress if progress > 0.2 else each
+            left = max(each - spent, 0.0) * (progress < 1) + each * (known.left - (progress < 1))
+            new = {} if known is several else {p.several: known, p.rows: rows_html(self.service, known)}
+            yield {**new, p.status: status_of(known, progress if known is several else 0.0, left)}
+
+    def on(self, several: Several | None) -> dict[Any, Any]:
+        """After a picture: ask for the next, or be done."""
+        if several is not None and several.left and not several.stopped:
+            return {self.p.wanted: secrets.token_hex(8)}
+        return self.usable(idle=True)
+
+    def failed(self) -> dict[Any, Any]:
+        said = says_html(f"Stopped. {words.NOT_STARTED} {words.GO_ON}")
+        return {self.p.said: said, self.p.status: status_html(""), **self.usable(idle=True)}
+
+    def stopped(self, several: Several | None) -> dict[Any, Any]:
+        state = replace(several, stopped=True) if several is not None else None
+        said = status_html(f"{words.STOPPED} {words.GO_ON}")
+        return {self.p.several: state, self.p.status: said, **self.usable(idle=True)}
+
+    def table(self, several: Several | None) -> dict[Any, Any]:
+        try:
+            if several is None or not several.items:
+                raise ReportError(words.NO_ANSWERS)
+            path = offered(TABLE, csv_of(self.service, several))
+        except Exception as e:
+            return {self.p.file: gr.update(visible=False), self.p.said: says_html(f"No table. {explained(e)}")}
+        return {self.p.file: gr.update(value=path, visible=True), self.p.said: ""}
+
+    def reports(self, several: Several | None) -> Iterator[dict[Any, Any]]:
+        try:
+            for made in reports_of(self.service, several or Several()):
+                if isinstance(made, bytes):
+                    file = gr.update(value=offered(REPORTS, made), visible=True)
+                    yield {self.p.file: file, self.p.status: status_html(words.DONE), self.p.said: ""}
+                else:
+                    yield {self.p.status: status_html(words.MAKING_REPORTS, made)}
+        except Exception as e:
+            sentence = explained(e)
+            yield {self.p.file: gr.update(visible=False), self.p.said: says_html(f"No reports. {sentence}")}
+            raise refusal(sentence) from None
+
+
+def connect(p: Pictures, service: Service, s: Screen, tabs: gr.Tabs) -> None:
+    """Wire the screen; opening a row fills the first screen and shows it. tabs: of the page; the first has the id 0."""
+    work, runs = _Work(p, service), Runs(service, s)
+    buttons = [p.start, p.cancel]
+    hidden: dict[str, Any] = {"api_visibility": "undocumented", "show_progress": "hidden"}
+    p.start.click(
+        work.begin, [p.files, p.folder, p.effort, p.several],
+        [p.several, p.wanted, p.rows, p.said, p.status, *buttons], **QUICK,
+    )  # fmt: skip
+    running = p.wanted.change(
+        work.run, p.several, [p.several, p.rows, p.status], api_name="page_several", **hidden, **COMPUTE
+    )
+    running.success(work.on, p.several, [p.wanted, *buttons], **QUICK)
+    running.failure(work.failed, None, [p.said, p.status, *buttons], **QUICK)
+    stopped = p.cancel.click(lambda: None, None, None, cancels=[running], **QUICK)
+    stopped.then(work.stopped, p.several, [p.several, p.status, *buttons], **QUICK)
+    table, zipped = p.downloads
+    written = table.click(work.table, p.several, [p.file, p.said], **QUICK)
+    written.success(None, p.file, None, js=SAVE, **QUICK)
+    queued: dict[str, Any] = {**QUICK, "queue": True, "concurrency_limit": 1}
+    packed = zipped.click(work.reports, p.several, [p.file, p.said, p.status], **queued)
+    packed.success(None, p.file, None, js=SAVE, **QUICK)
+
+    def opened(event: gr.EventData, several: Several | None) -> dict[Any, Any]:
+        items = several.items if several is not None else ()
+        row = event._data.get("row") if isinstance(event._data, dict) else None
+        answer = items[row].answer if isinstance(row, int) and 0 <= row < len(items) else None
+        if answer is None:
+            return {p.said: says_html(words.PICTURE_GONE)}
+        return {**runs.restored(answer), tabs: gr.Tabs(selected=0), p.said: ""}
+
+    shown = p.rows.click(opened, p.several, [*s.outputs(), tabs, p.said], **QUICK)
+    shown.then(None, None, None, js=OPENED, **QUICK)

@@ -1,0 +1,138 @@
+"""The answers of a visit and the map of any group: what is kept, what is refused, and a real Chromium."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+
+from guda_core.answers.shown import NOTHING
+from guda_core.errors import OptionError
+from guda_core.records import Query
+from guda_core.ui import past, words
+from guda_core.ui.answer import Answer
+from guda_core.ui.more_maps import mappable, one_map
+from guda_core.ui.past import added, past_html, size_of
+from tests.chromium import SLOW, Watched
+from tests.fakes import REASON, FakeService, serving
+from tests.test_browser_screens import violations
+
+pytestmark = pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")  # gradio's use of pandas 3
+NOW = datetime(2026, 11, 27, 9, 5, tzinfo=UTC)
+
+
+def answer_of(service: FakeService, seed: int = 0, prompt: str = "a cup", effort: str = "quick") -> Answer:
+    pixels = np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    query = Query(pixels, None, prompt, f"{seed:064x}")
+    found = {a.method: a for a in service.attribute(query, methods=["guda"], effort=effort)}
+    return Answer(query, ("guda",), effort, found)
+
+
+def test_the_newest_comes_first_and_the_same_question_is_kept_once():
+    service, kept = FakeService(), ()
+    for seed in (1, 2, 1):
+        kept = added(kept, answer_of(service, seed), NOW)
+    assert [p.answer.query.image_hash[-1] for p in kept] == ["1", "2"] and kept[0].when == "09:05"
+    assert len(added(kept, answer_of(service, 1, effort="full"), NOW)) == 3
+    html = past_html(service, added(kept, answer_of(service, 3, prompt="<b>"), NOW))
+    assert html.count("data-row=") == 3 and "&lt;b&gt;" in html and "<b>&lt;" not in html
+    assert "09:05 UTC, effort Quick" in html and past_html(service, ()) == ""
+
+
+def test_an_answer_that_is_not_whole_is_not_kept():
+    service = FakeService()
+    whole = answer_of(service)
+    half = replace(whole, found={"guda": replace(whole.found["guda"], progress=0.5)})
+    for answer in (None, half, replace(whole, found={}), replace(whole, methods=())):
+        assert added((), answer) == ()
+
+
+def test_number_and_memory_are_bounded(monkeypatch):
+    service, kept = FakeService(), ()
+    for seed in range(past.MOST + 3):
+        kept = added(kept, answer_of(service, seed), NOW)
+    assert len(kept) == past.MOST and kept[-1].answer.query.image_hash == f"{3:064x}"
+    kl = kept[0].answer.found["guda"].kl
+    arrays = [kl.t, kl.edges, kl.full, *kl.without.values()]
+    assert kept[0].size == 64 * 64 * 3 + sum(a.nbytes for a in arrays)
+    assert size_of({"a": [np.zeros(3), "text", 1.0, None]}) == 24
+    monkeypatch.setattr(past, "MOST_BYTES", int(2.5 * kept[0].size))
+    assert len(added(kept, answer_of(service, 50), NOW)) == 2
+    monkeypatch.setattr(past, "MOST_BYTES", 1)
+    assert len(added(kept, answer_of(service, 51), NOW)) == 1  # the one that stands there
+
+
+def test_the_map_of_any_group_is_made_once_and_says_when_it_says_nothing():
+    service = FakeService()
+    answer = answer_of(service)
+    ids = list(service.group_set.groups)
+    last = next(g for g in reversed(ids) if g != service.first(answer.query))
+    *shares, (found, said) = one_map(service, answer, last)
+    assert shares == [0.0] and [t.group for t in found.shown.where] == [last]
+    assert said == words.MAP_NOTHING.format(name=service.group_set.groups[last].name)
+    *_, (more, said) = one_map(service, found, service.first(answer.query))
+    assert [t.group for t in more.shown.where] == [service.first(answer.query), last] and "25 of 100" in said
+    [(same, said)] = one_map(service, more, last)
+    assert same is more and words.MAP_THERE in said
+    assert more.report(service)  # the maps go into the report
+
+
+def test_a_map_that_cannot_be_made_is_refused_in_a_sentence():
+    service = FakeService()
+    answer = answer_of(service)
+    away = replace(answer, scope=replace(service.scope(answer.query), verdict="out of scope"))
+    for given in (None, replace(answer, found={}), away):
+        assert not mappable(service, given)
+        with pytest.raises(OptionError, match="No map can be made here"):
+            list(one_map(service, given, "noto"))
+    for group in ("nobody", None, 3):
+        with pytest.raises(OptionError, match="no such group"):
+            list(one_map(service, answer, group))
+    service.maps = lambda query, *, method, groups: (v for v in [0.0])  # its model cannot be used
+    with pytest.raises(OptionError, match="There is no map of Noto Emoji"):
+        list(one_map(service, answer, "noto"))
+
+
+@pytest.mark.browser
+def test_answers_come_back_and_any_group_has_a_map(browser, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    watched, service = Watched(browser, 1366, height=768), FakeService()
+    service.unavailable = ("noto",)
+    done = lambda: expect(  # noqa: E731
+        page.locator(".guda-status:visible").get_by_text(words.DONE, exact=True)
+    ).to_be_visible(timeout=SLOW)
+    with serving(service) as url:
+        page = watched.open(url)
+        expect(page.locator(".guda-more-maps")).to_be_hidden()
+        says = []
+        for seed in ("1", "2"):
+            page.get_by_role("textbox", name="Prompt").fill(f"cup {seed}")
+            page.get_by_role("button", name="Generate and attribute").click()
+            expect(page.get_by_text(f"Scored with the caption: cup {seed}")).to_be_visible()
+            done()
+            says.append(page.locator(".guda-says").first.inner_text())
+        expect(page.get_by_text("This visit: 2 answers")).to_be_visible()
+        chosen = page.get_by_role("combobox", name=words.MAP_OF)
+        chosen.click()
+        options = page.get_by_role("option")
+        expect(options).to_have_count(len(service.group_set.groups) - 1)  # one has no model
+        options.last.click()
+        expect(page.get_by_text("the map says nothing. No place")).to_be_visible()
+        expect(page.locator(".guda-maps li")).to_have_count(4)
+        expect(page.locator(".guda-maps li").first).to_contain_text(NOTHING)
+        done()
+        service.fault = RuntimeError("nothing is computed again")
+        page.get_by_text("This visit: 2 answers").click()
+        assert violations(page) == []
+        page.locator(".guda-past button").nth(1).click()
+        expect(page.get_by_text("Scored with the caption: cup 1")).to_be_visible()
+        expect(page.get_by_text(words.BROUGHT_BACK)).to_be_visible()
+        assert page.locator(".guda-says").first.inner_text() == says[0]
+        expect(page.locator(".guda-maps li")).to_have_count(3)
+        assert REASON not in page.locator("body").inner_text()
+        page.locator(".guda-past button").first.click()  # the list stays open
+        expect(page.locator(".guda-maps li")).to_have_count(4)  # with the map that was made
+        watched.check(tmp_path / "past.png")

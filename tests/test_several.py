@@ -1,0 +1,162 @@
+"""Several pictures at once: the table, its files, what is refused, and a real Chromium."""
+
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+
+from guda_core.answers.verdict import OUT_OF_SCOPE
+from guda_core.errors import ImageError, OptionError
+from guda_core.reports.read import read_report
+from guda_core.ui import build_ui, several, words
+from guda_core.ui.several import Several, begun, csv_of, one, reports_of, rows_html
+from guda_core.ui.several_screen import TAB
+from tests.chromium import SLOW, Watched, until
+from tests.fakes import FakeService, serving
+from tests.test_browser_screens import go, violations
+
+pytestmark = pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")  # gradio's use of pandas 3
+FORMULA = "=1+1.png"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    """The upload cache."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    (tmp_path / "uploads").mkdir()
+    return tmp_path / "uploads"
+
+
+def picture(folder: Path, name: str, colour: str = "teal") -> str:
+    Image.new("RGB", (64, 48), colour).save(folder / name)
+    return str(folder / name)
+
+
+def through(service: FakeService, files: list[str]) -> Several:
+    """All pictures, one by one."""
+    known = begun(service, files, "quick", None)
+    while known.left:
+        known = list(one(service, known))[-1][0]
+    return known
+
+
+def test_each_picture_is_a_row_and_a_refused_one_says_why(cache):
+    service = FakeService()
+    (cache / "none.png").write_bytes(b"no picture")
+    known = through(service, [picture(cache, FORMULA), str(cache / "none.png"), picture(cache, "b.png", "red")])
+    assert [i.answer is None for i in known.items] == [False, True, False]
+    assert known.items[0].answer.shown.near  # as on the first screen
+    html = rows_html(service, known)
+    names = {g: group.name for g, group in service.group_set.groups.items()}
+    for item in (known.items[0], known.items[2]):
+        assert f"Most needed: {names[service.first(item.answer.query)]}" in html
+    assert html.count("data-row=") == 2 and "Refused. Only PNG" in html and "It could have." in html
+    rows = list(csv.DictReader(io.StringIO(csv_of(service, known).decode())))
+    assert [r["file"] for r in rows] == [f"'{FORMULA}", "none.png", "b.png"]
+    assert (float(rows[0]["score"]), rows[0]["state"], rows[0]["unit"]) == (41.0, "clear", "nats")
+    assert rows[1]["state"] == "refused" and rows[1]["refused"].startswith("Only PNG") and rows[1]["score"] == ""
+
+
+def test_the_reports_are_those_of_single_answers(cache, tmp_path):
+    service = FakeService()
+    known = through(service, [picture(cache, "a.png"), picture(cache, "b.png", "red")])
+    *shares, data = reports_of(service, known)
+    assert shares == [0.0, 0.5]
+    with zipfile.ZipFile(io.BytesIO(data)) as z:
+        reports = [n for n in z.namelist() if n.startswith("reports/")]
+        assert len(reports) == 2 and set(z.namelist()) == {"pictures.csv", "scores.csv", *reports}
+        assert len(list(csv.DictReader(io.StringIO(z.read("scores.csv").decode())))) == 2 * 2 * len(
+            service.group_set.groups
+        )
+        z.extract(reports[1], tmp_path)
+    record = read_report(tmp_path / reports[1]).record
+    assert record["picture"]["pixels_sha256"] == known.items[1].answer.query.image_hash
+
+
+def test_out_of_scope_names_no_group_in_the_table(cache):
+    service = FakeService()
+    service.scoped = "out of scope"
+    known = through(service, [picture(cache, "a.png")])
+    html, names = rows_html(service, known), [g.name for g in service.group_set.groups.values()]
+    assert OUT_OF_SCOPE in html and not [n for n in names if n in html] and "41" not in html
+    [row] = csv.DictReader(io.StringIO(csv_of(service, known).decode()))
+    assert row["group"] == row["score"] == "" and row["scope"] == row["state"] == "out of scope"
+
+
+def test_what_was_stopped_goes_on_and_other_pictures_begin_anew(cache):
+    service = FakeService()
+    files = [picture(cache, "a.png"), picture(cache, "b.png")]
+    half = list(one(service, begun(service, files, "quick", None)))[-1][0]
+    on = begun(service, files, "quick", half)
+    assert on.items == half.items and on.left == 1
+    assert begun(service, files[::-1], "quick", half).items == () == begun(service, files, "full", half).items
+    working = one(service, on)
+    next(working)
+    working.close()
+    assert service.at_work == 0
+
+
+def test_too_many_none_and_strange_paths_are_refused(cache, tmp_path, monkeypatch):
+    service = FakeService()
+    picture(tmp_path, "outside.png")
+    for files in ([], [str(cache / ".hidden.png")]):
+        with pytest.raises(ImageError, match="no pictures yet"):
+            begun(service, files, "quick", None)
+    with pytest.raises(ImageError, match="Only a picture that you upload"):
+        begun(service, [str(tmp_path / "outside.png")], "quick", None)
+    monkeypatch.setenv(several.VARIABLE, "1")
+    with pytest.raises(OptionError, match=r"These are 2 pictures\. At most 1 can .* guda attribute FOLDER"):
+        begun(service, [picture(cache, "a.png"), picture(cache, "b.png")], "quick", None)
+    monkeypatch.setenv(several.VARIABLE, "none")
+    with pytest.raises(OptionError, match="must be a whole number"):
+        build_ui(service)
+
+
+@pytest.mark.browser
+def test_a_table_fills_stops_goes_on_and_opens_an_answer(browser, tmp_path):
+    watched, service = Watched(browser, 1366, height=768), FakeService()
+    (tmp_path / "none.png").write_bytes(b"no picture")
+    files = [picture(tmp_path, "a.png"), str(tmp_path / "none.png"), picture(tmp_path, "c.png", "red")]
+    with serving(service) as url:
+        page = watched.open(url)
+        go(page, TAB)
+        page.get_by_role("button", name="Attribute all").click()
+        expect(page.get_by_text(f"Not started. {words.NO_PICTURES}")).to_be_visible()
+        page.locator("input[type=file]:not([webkitdirectory])").last.set_input_files(files)
+        expect(page.get_by_role("cell", name="none.png", exact=True)).to_be_visible()
+        service.delay, service.passes = 0.05, 4000
+        page.get_by_role("button", name="Attribute all").click()
+        until(page, lambda: service.at_work == 1)
+        expect(page.get_by_text("Picture 1 of 3")).to_be_visible()
+        page.get_by_role("button", name="Stop", exact=True).click()
+        until(page, lambda: service.at_work == 0)
+        expect(page.get_by_text(words.STOPPED)).to_be_visible()
+        service.delay, service.passes = 0.0, 2
+        page.get_by_role("button", name="Attribute all").click()
+        rows = page.locator(".guda-several tbody tr")
+        expect(rows).to_have_count(3, timeout=SLOW)
+        expect(page.locator(".guda-status:visible").get_by_text(words.DONE)).to_be_visible()
+        expect(rows.nth(1)).to_contain_text("Refused. Only PNG")
+        with page.expect_download(timeout=SLOW) as download:
+            page.get_by_role("button", name="Download the table").click()
+        download.value.save_as(tmp_path / "t.csv")
+        written = csv.DictReader(io.StringIO((tmp_path / "t.csv").read_text()))
+        assert [r["file"] for r in written] == ["a.png", "none.png", "c.png"]
+        with page.expect_download(timeout=SLOW) as download:
+            page.get_by_role("button", name="Download all reports").click()
+        download.value.save_as(tmp_path / "reports.zip")
+        assert len(zipfile.ZipFile(tmp_path / "reports.zip").namelist()) == 4
+        assert violations(page) == []
+        page.screenshot(path=tmp_path / "several.png", full_page=True)
+        said = rows.nth(2).locator("td").nth(2).inner_text()
+        rows.nth(2).locator("td").nth(1).click()  # anywhere in the row
+        expect(page.locator(".guda-says:visible").first).to_contain_text(said)
+        expect(page.get_by_text(words.BROUGHT_BACK)).to_be_visible()
+        expect(page.locator(".guda-chart:visible")).to_have_count(1)
+        watched.check(tmp_path / "opened.png")

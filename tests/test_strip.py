@@ -1,0 +1,63 @@
+"""The strip's own measurement, in miniature: a tiny real model, and a planted answer."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from experiments.benchmark.queries import QueryConfig
+from experiments.strip import Bench, first_of, run, summary
+from experiments.tables import strip_table
+from guda_core.picture_records import Strip
+from tests.tiny import tiny_service
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    return tiny_service(tmp_path_factory.mktemp("strip"))
+
+
+def test_a_call_that_was_stopped_goes_on_and_measures_each_picture_once(service, tmp_path, monkeypatch):
+    bench = Bench(service, QueryConfig(steps=2), tmp_path / "kept")
+    assert not run(bench, 3, until=time.monotonic() - 1) and not bench.folder.exists()
+    bench.measured(1)
+    kept = bench.path(1).read_text()
+    assert run(bench, 3, until=float("inf")) and bench.path(1).read_text() == kept
+    groups, each = list(service.group_set.groups), [bench.measured(n) for n in range(3)]
+    assert [f["group"] for f in each] == groups[:3] and all(f["pictures"] == len(groups) for f in each)
+    group, thing, query = bench.query(2)
+    assert (group, thing, query.drawn.seed) == (each[2]["group"], each[2]["object"], each[2]["seed"])
+    again = service.strip(query, "guda")
+    assert again.distances == pytest.approx(each[2]["distances"], abs=1e-6)
+    assert first_of(each[2]) == again.ranked()[0]
+    monkeypatch.setattr(service, "strip", None)  # all is kept
+    assert run(bench, 3, until=float("inf")) and len(summary(bench, 3)["each"]) == 3
+
+
+def test_the_share_and_the_seconds_are_those_of_the_planted_strips(service, tmp_path, monkeypatch):
+    clock = iter(float(v) for v in (0, 2, 10, 17, 20, 24, 30, 31))  # begin and end: 2, 7, 4 and 1 seconds
+    bench, asked = Bench(service, QueryConfig(steps=1), tmp_path / "kept"), []
+
+    def planted(query, method):
+        ids = list(service.group_set.groups)
+        asked.append(query)
+        far = ids[(len(asked) - 1) % len(ids)] if len(asked) < 4 else ids[0]  # right but for the last one
+        return Strip(method, query.pixels, dict.fromkeys(ids, query.pixels), {g: float(g == far) for g in ids})
+
+    monkeypatch.setattr(service, "strip", planted)
+    monkeypatch.setattr("experiments.strip.perf_counter", lambda: next(clock))
+    for n in range(4):
+        bench.measured(n)
+    monkeypatch.undo()
+    found = summary(bench, 4)
+    assert found["prompted_first"]["value"] == 0.75 and found["prompted_first"]["low"] < 0.75
+    seconds = found["seconds"]
+    assert (seconds["mean"]["value"], seconds["median"], seconds["most"]) == (3.5, 3.0, 7.0)
+    assert seconds["within_limit"] == 0.75 and found["settings"]["base_sha256"] == service.model.sha256
+    monkeypatch.setattr("experiments.tables.committed.FOLDER", tmp_path)
+    assert strip_table.strip() == "Not measured yet."
+    (tmp_path / "strip.json").write_text(json.dumps(found))
+    said = strip_table.strip()
+    assert "takes 3.0 s (median of 4; 7.0 s at most; 75% within 6 s)" in said and "0.75 (" in said
