@@ -84,7 +84,13 @@ def test_every_command_about_own_pictures_runs_on_stand_ins(tmp_path, home, pict
     monkeypatch.setattr(health, "HealthConfig", lambda: few)
     ran = []
     for words in (c for c in commands if c and c[:2] != ["guda", "app"]):
-        more = FEW if words[1] == "unlearn" else ["--effort", "quick"] if words[1] == "attribute" else []
+        more = (
+            FEW
+            if words[1] == "unlearn" and "--draft" not in words
+            else ["--effort", "quick"]
+            if words[1] == "attribute"
+            else []
+        )
         said = guda(*[str(tmp_path / "tiny") if w == "NAME" else w for w in words[1:]], *more)
         ran.append(words[1])
         if words[1:3] == ["groups", "new"] and len(ran) == 1:

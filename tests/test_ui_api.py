@@ -273,7 +273,7 @@ def test_two_reports_are_compared_as_on_the_command_line(tmp_path):
             answer = client.predict(handle_file(first), handle_file(second), api_name="/compare")
             assert answer == json.loads(out.read_text()) and answer["said"]
         (tmp_path / "x.zip").write_bytes(b"no report")
-        with pytest.raises(AppError, match="is not the JSON of a report"):
+        with pytest.raises(AppError, match="is no report: it is damaged, cut off or another file"):
             client.predict(handle_file(made[0]), handle_file(tmp_path / "x.zip"), api_name="/compare")
         with pytest.raises(AppError, match="There is no report yet"):
             client.predict(handle_file(made[0]), None, api_name="/compare")

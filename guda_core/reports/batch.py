@@ -132,8 +132,13 @@ def read_prompts(path: Path, files: Sequence[Path]) -> dict[str, str]:
 
 
 def report_path(out: Path, name: str) -> Path:
-    """Where the report of a file goes: readable, short, and another for every name, whatever its letters' case."""
-    return out / REPORTS / f"{name[:60]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}.zip"
+    """Where the report of a file goes."""
+    return out / REPORTS / report_name(name)
+
+
+def report_name(name: str) -> str:
+    """What the report of a file is called: readable, short, and another for every name, whatever its letters' case."""
+    return f"{name[:60]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}.zip"
 
 
 def _kept(path: Path, wanted: Mapping[str, Any], provenance: Provenance) -> dict[str, Any] | None:

@@ -20,7 +20,7 @@ from guda_core.data.images import read_file
 from guda_core.errors import GudaError, ImageError, OptionError, ReportError
 from guda_core.records import Attribution
 from guda_core.reports import bundle
-from guda_core.reports.batch import report_path
+from guda_core.reports.batch import REPORTS, report_name
 from guda_core.service import Service, default_methods, find_effort, main_first
 from guda_core.ui import words
 from guda_core.ui.answer import Answer
@@ -30,7 +30,7 @@ from guda_core.ui.uploads import uploaded
 
 VARIABLE, MOST = "GUDA_MOST_PICTURES", 50  # pictures that one visitor may bring at once
 SCOPED = 0.1  # of one picture's work: that its scope is known
-TABLE, REPORTS = "pictures.csv", "guda-reports.zip"
+TABLE, ALL_REPORTS = "pictures.csv", "guda-reports.zip"
 COLUMNS = ("file", "answer", "group", "state", "score", "low", "high", "unit", "scope", "effort", "refused")
 
 
@@ -200,7 +200,7 @@ def reports_of(service: Service, several: Several) -> Iterator[float | bytes]:
     for done, (i, item) in enumerate(scored):
         yield done / len(scored)
         assert item.answer is not None
-        files[report_path(Path(), f"{i:03d}-{item.name}").as_posix()] = item.answer.report(service)
+        files[f"{REPORTS}/{report_name(f'{i:03d}-{item.name}')}"] = item.answer.report(service)
         rows += [{"file": item.name, **r} for r in bundle.score_rows(item.answer.record(service))]
     files[bundle.SCORES] = bundle.csv_text(("file", *bundle.COLUMNS), rows).encode()
     yield bundle.zipped(files)

@@ -19,7 +19,7 @@ from guda_core.ui.callbacks import PAUSE_S, Runs, explained, refusal
 from guda_core.ui.connect import COMPUTE, QUICK
 from guda_core.ui.layout import SESSION, Screen, effort_choices
 from guda_core.ui.report_screens import SAVE
-from guda_core.ui.several import REPORTS, TABLE, Several, begun, csv_of, expected, most, one, reports_of, rows_html
+from guda_core.ui.several import ALL_REPORTS, TABLE, Several, begun, csv_of, expected, most, one, reports_of, rows_html
 from guda_core.ui.uploads import offered, only_keep_the_path
 
 TAB = "Several pictures"
@@ -139,7 +139,7 @@ class _Work:
         try:
             for made in reports_of(self.service, several or Several()):
                 if isinstance(made, bytes):
-                    file = gr.update(value=offered(REPORTS, made), visible=True)
+                    file = gr.update(value=offered(ALL_REPORTS, made), visible=True)
                     yield {self.p.file: file, self.p.status: status_html(words.DONE), self.p.said: ""}
                 else:
                     yield {self.p.status: status_html(words.MAKING_REPORTS, made)}
