@@ -9,7 +9,7 @@ import pytest
 
 from experiments.scale import __main__ as scale
 from experiments.scale import chaos, hourly, large_tables, overhead
-from experiments.tables import committed, scale_table
+from experiments.tables import committed, gpu_table, scale_table
 from guda_core.scoring.asking import Results
 from guda_core.scoring.table_run import Options
 from tests.light import LightService
@@ -96,3 +96,33 @@ def test_the_page_copes_with_no_figures_and_plans_from_those_there_are(tmp_path,
     assert [row["gpus"] for row in by_gpus] == [1, 8, 64]
     assert by_gpus[0]["score_h"] == pytest.approx(8 * by_gpus[1]["score_h"], rel=0.05)
     assert by_gpus[2]["score_h"] > by_gpus[0]["score_h"] / 64  # what does not shrink
+
+
+def test_a_measured_card_takes_the_place_of_what_was_assumed(tmp_path, monkeypatch):
+    monkeypatch.setattr(committed, "FOLDER", tmp_path)
+    assert gpu_table.gpu() == committed.UNKNOWN and gpu_table.pass_seconds() is None
+    (tmp_path / "scale.json").write_text(json.dumps(MEASURED))
+    assumed = scale_table.plan(MEASURED)[0]["score_h"]
+    assert "**assumed**" in scale_table.on_paper()
+    rates = {d: {"8": {"passes_s": 100.0}, "64": {"passes_s": 250.0}} for d in ("float16", "bfloat16")}
+    scored = {"seconds": 4.0, "share_of_bare": 0.6, "peak_gib": 20.0}
+    step = {"step_s": 0.5, "peak_gib": 4.0}
+    parts = {
+        "bare": {**rates, "part_s": 1.0}, "sdxl_bare": {**rates, "part_s": 1.0},
+        "scoring": {"groups": 16, "switch_ms": 3.0, "quick": scored, "full": scored},
+        "types": {d: {"largest_off_in_se": 1.5} for d in ("float16", "bfloat16")},
+        "embedded": {"same_ranks": True, "largest_difference_nats": 0.06},
+        "unlearning": {
+            "float16, checkpointing": step, "float16, no checkpointing": step,
+            "plain LoRA step, checkpointing": {"step_s": 0.3, "ratio": 1.5},
+            "float16 beside float32": {"largest_b_off": 0.01, "loss_off": 0.002},
+        },
+    }  # fmt: skip
+    record = {"command": "c", "date": "2026-01-02", "device": "a card", "parts": parts}
+    (tmp_path / "gpu.json").write_text(json.dumps(record))
+    assert gpu_table.pass_seconds() == 1 / 250
+    assert scale_table.plan(MEASURED)[0]["score_h"] == pytest.approx(0.4 * assumed, rel=0.01)
+    assert "takes 4.0 ms on the card that was measured" in scale_table.on_paper()
+    said = gpu_table.gpu()
+    assert "on a card" in said and "| the UNet" not in said and "250 passes a second" in said
+    assert "the same ranks, at most 0.06 nats off" in said and "1.0%, 0.2% off" in said

@@ -1,0 +1,56 @@
+"""What was measured on a GPU, as a table (for `readme.py`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from experiments.tables.committed import UNKNOWN, read, source
+
+
+def pass_seconds() -> float | None:
+    """Seconds that a pass of Stable Diffusion 1.5 takes for one picture of 512 pixels, in the best batch in float16;
+    None where no GPU was measured."""
+    record = read("gpu")
+    rates = [r["passes_s"] for r in record["parts"]["bare"]["float16"].values()] if record else []
+    return 1 / max(rates) if rates else None
+
+
+def _best(part: dict[str, Any], dtype: str) -> float:
+    return max(r["passes_s"] for r in part[dtype].values() if r["passes_s"])
+
+
+def gpu() -> str:
+    """Rates, attribution, unlearning and number types."""
+    record = read("gpu")
+    if record is None:
+        return UNKNOWN
+    parts = record["parts"]
+    scored, types, own = parts["scoring"], parts["types"], parts["embedded"]
+    checked, unchecked = (parts["unlearning"][f"float16, {w}checkpointing"] for w in ("", "no "))
+    plain, beside = parts["unlearning"]["plain LoRA step, checkpointing"], parts["unlearning"]["float16 beside float32"]
+    off = ", ".join(f"{types[d]['largest_off_in_se']:.1f} ({d})" for d in ("float16", "bfloat16"))
+    rows = {
+        "UNet of Stable Diffusion 1.5 alone, 512 px, float16": f"{_best(parts['bare'], 'float16'):.0f} passes a second",
+        "UNet of Stable Diffusion XL alone, 1024 px, float16": f"{_best(parts['sdxl_bare'], 'float16'):.0f} passes a "
+        "second",
+        **{
+            f"a picture, {scored['groups']} groups, effort {e}": f"{scored[e]['seconds']:.1f} s, "
+            f"{100 * scored[e]['share_of_bare']:.0f}% of the UNet's rate, {scored[e]['peak_gib']:.0f} GiB"
+            for e in ("quick", "full")
+        },
+        "switch an adapter": f"{scored['switch_ms']:.1f} ms",
+        "a step of unlearning, float16, checkpointing": f"{checked['step_s']:.2f} s, {checked['peak_gib']:.1f} GiB",
+        "the same without checkpointing": f"{unchecked['step_s']:.2f} s, {unchecked['peak_gib']:.1f} GiB",
+        "beside a plain LoRA step, with checkpointing": f"{plain['ratio']:.1f} times its time",
+        "float16 beside float32, after a few steps: largest weight, loss": f"{100 * beside['largest_b_off']:.1f}%, "
+        f"{100 * beside['loss_off']:.1f}% off",
+        "scores beside float32, in standard errors": f"at most {off}",
+        "the embedded model beside the CPU": ("the same ranks" if own["same_ranks"] else "OTHER RANKS")
+        + f", at most {own['largest_difference_nats']:.2f} nats off",
+    }
+    lines = [f"| on {record['device']}, random weights | |", "|---|---|"]
+    lines += [f"| {what} | {figure} |" for what, figure in rows.items()]
+    return "\n".join([*lines, "", source(record, "gpu")])
+
+
+RENDER = {"gpu": gpu}
