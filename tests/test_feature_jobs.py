@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,19 @@ def test_a_job_makes_what_the_command_makes(there):
     assert kinds() == ["done"] and (there / WEIGHTS).read_bytes() == weights
     assert meta() == told
     assert kinds(dim=8) == ["done"] and kinds(dim=8) == ["found"] and kinds() == ["done"]
+    assert kinds(parts=("to_k",)) == ["done"] and kinds(parts=("to_k",)) == ["found"] and kinds() == ["done"]
+
+
+def test_features_of_some_weights_are_made_by_the_command_and_answer(there):
+    asked = ("--methods", "dtrak", "--dim", "16", "--set", "artists", "--model", "brush")
+    guda("assets", "features", *asked, "--parts", "to_k,to_v")
+    told = json.loads((there / META).read_text())
+    assert told["config"]["parts"] == ["to_k", "to_v"] and told["command"].endswith("--dim 16 --parts to_k,to_v")
+    service = load_service("brush", group_set="artists")
+    assert "dtrak" in service.methods()
+    bank: Any = service.offered["dtrak"]
+    assert list(bank.config.features.parts) == ["to_k", "to_v"]
+    assert "none of the parts nothing" in guda("assets", "features", *asked, "--parts", "nothing", code=2)
 
 
 # What it will take

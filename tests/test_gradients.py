@@ -15,9 +15,11 @@ from guda_core.attribution.gradient.features import FeatureBank, FeatureConfig, 
 from guda_core.attribution.gradient.kernel import KernelConfig
 from guda_core.attribution.gradient.store import Store
 from guda_core.attribution.gradient.trak import Trak
+from guda_core.diffusion.cards import load_model
 from guda_core.errors import CacheError
 from tests.linear import GROUPS, D, K, Linear, linear_world
 from tests.test_baselines import config, last
+from tests.tiny import save_tiny
 
 
 @pytest.fixture
@@ -42,6 +44,39 @@ def test_the_projection_is_seeded_keeps_inner_products_and_does_not_depend_on_th
     sd = np.linalg.norm(x[0]) * np.linalg.norm(x[1]) / 8  # of a dense +-1 matrix with 64 rows
     assert abs(np.mean(found) - truth) < 4 * sd / 200**0.5 and np.std(found) < 1.3 * sd
     assert Projection(3500, 0, 0)(x) is x
+
+
+# Half precision ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def card(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("half"))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("output", ["loss", "mean_square", "mean"])
+def test_gradients_of_a_model_in_half_precision_are_those_of_one_in_full(card, dtype, output):
+    of = FeatureConfig(output=output, timesteps=2)
+    full, half = (Gradients(load_model(card, device="cpu", dtype=d), of) for d in (torch.float32, dtype))
+    z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    a, b = (g.at(z, "cat", "a hash") for g in (full, half))
+    assert b.vector.dtype == torch.float32 and all(p.dtype == torch.float32 for p in half.parameters.values())
+    assert torch.cosine_similarity(a.vector, b.vector, dim=0) > 0.99
+    assert float(b.vector.norm() / a.vector.norm()) == pytest.approx(1, rel=0.05)
+    assert b.residual == pytest.approx(a.residual, rel=0.02)
+
+
+def test_in_float16_a_gradient_that_overflows_is_taken_again_and_small_ones_do_not_vanish(card):
+    gradients = Gradients(load_model(card, device="cpu", dtype=torch.float16), FeatureConfig("mean", timesteps=1))
+    z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    usual = gradients.at(z, "cat", "a hash").vector
+    gradients.scale = 2.0**60
+    again = gradients.at(z, "cat", "a hash").vector
+    assert 1 < gradients.scale < 2.0**40 and torch.cosine_similarity(usual, again, dim=0) > 0.99
+    gradients.scale = 1.0
+    unscaled = gradients.at(z, "cat", "a hash").vector
+    assert (unscaled == 0).sum() > (usual == 0).sum()
 
 
 # Cache and settings --------------------------------------------------------------------------------------------------

@@ -38,6 +38,10 @@ def features(
     group_set: SetOption = None,
     home: HomeOption = None,
     dim: Annotated[int, typer.Option(help="Coordinates of the projected gradients.")] = 4096,
+    parts: Annotated[
+        str,
+        typer.Option(help="Only these weights count, by the ends of names: attn2.to_k,attn2.to_v. Default: all"),
+    ] = "",
     folder: Annotated[Path | None, typer.Option(help="Default: runs/MODEL/SET/features of the workspace.")] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Try one pass, say what all of them will take, and stop.")
@@ -67,12 +71,14 @@ def features(
     wanted = listed(methods) or list(kinds)
     check_methods(wanted, kinds)
     if workers or ray:
-        _features_on_many(group_set, model, dim, folder, wanted, workers, ray)
+        _features_on_many(group_set, model, dim, tuple(listed(parts)), folder, wanted, workers, ray)
         return
     service = service_of(model, group_set)
     where = folder or run(service.model.card.id, service.group_set.id).features.own("")
-    asked = feature_jobs.AskedFeatures(service.group_set.id, model, dim, where)
-    if (plan or not yes) and not features_plan.agreed(service, wanted, dim, only=plan, json_file=json_file):
+    asked = feature_jobs.AskedFeatures(service.group_set.id, model, dim, where, tuple(listed(parts)))
+    if (plan or not yes) and not features_plan.agreed(
+        service, wanted, dim, asked.parts, only=plan, json_file=json_file
+    ):
         return
     opened = feature_jobs.opened_of(asked, service.model, service.group_set)
     for m in wanted:
@@ -87,6 +93,7 @@ def _features_on_many(
     group_set: str | None,
     model: str | None,
     dim: int,
+    parts: tuple[str, ...],
     folder: Path | None,
     methods: list[str],
     workers: int | None,
@@ -100,7 +107,7 @@ def _features_on_many(
 
     gs, card = group_set_of(group_set, model=model), chosen_card(model).id
     where = folder and folder.absolute()
-    asked = feature_jobs.AskedFeatures(gs.id, model and absolute(model), dim, where)
+    asked = feature_jobs.AskedFeatures(gs.id, model and absolute(model), dim, where, parts)
     jobs = feature_jobs.feature_jobs(asked, card, methods)
     with opened(workers, ray) as pool:
         note(f"On {pool.about}.")

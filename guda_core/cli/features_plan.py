@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 ASKED_S = 600.0  # seconds from which on the user is asked
 
 
-def agreed(service: LocalService, methods: Sequence[str], dim: int, *, only: bool, json_file: Path | None) -> bool:
+def agreed(
+    service: LocalService,
+    methods: Sequence[str],
+    dim: int,
+    parts: tuple[str, ...] = (),
+    *,
+    only: bool,
+    json_file: Path | None,
+) -> bool:
     """Whether the features are to be made: they take little, or the user says so. only: say what they will take.
 
     Raises:
@@ -34,7 +42,7 @@ def agreed(service: LocalService, methods: Sequence[str], dim: int, *, only: boo
 
     n = len(open_dataset(service.group_set).split("train"))
     with ERR.status("Trying one pass"):
-        plan = make_plan(service.model, {m: config_of(m, dim).features for m in methods}, n)
+        plan = make_plan(service.model, {m: config_of(m, dim, parts).features for m in methods}, n)
     if only or plan.seconds > ASKED_S:
         show(plan_table(plan))
         say(f"One pass with gradients took {plan.pass_s:.3f} s on {plan.device}. What is made already takes nothing.")
@@ -47,7 +55,7 @@ def agreed(service: LocalService, methods: Sequence[str], dim: int, *, only: boo
     if not sys.stdin.isatty():
         raise OptionError(
             f"Features of {n:,} pictures will take about {time_said(plan.seconds)}. To begin, add --yes. Fewer methods "
-            "(--methods), or several at once (--workers), take less."
+            "(--methods), fewer weights (--parts), or several at once (--workers), take less."
         )
     return typer.confirm(f"This will take about {time_said(plan.seconds)}. Begin?", err=True)
 

@@ -8,6 +8,8 @@ it does not. What it does to scores is measured (`experiments.engine`).
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 
@@ -38,3 +40,9 @@ def chosen_dtype(device: torch.device) -> torch.dtype | None:
     if name not in DTYPES:
         raise OptionError(f"{VARIABLE} must be one of {', '.join([*DTYPES, FASTEST])}, not '{name}'.")
     return DTYPES[name]
+
+
+def mixed(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """Within the block, layers of float32 weights compute in `dtype` where that is safe; nothing changes for
+    float32."""
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
 from guda_core.diffusion.base_model import BaseModel
+from guda_core.diffusion.precision import mixed
 from guda_core.errors import TrainingError
 from guda_core.unlearning import adapters, lora
 from guda_core.unlearning.config import MemorySettings, Trained
@@ -95,9 +96,7 @@ def drops_out(network: nn.Module) -> bool:
 
 def precision(model: BaseModel) -> AbstractContextManager[Any]:
     """Of every pass: what is trained is float32, and computes in the type that the model runs in."""
-    if model.dtype == torch.float32:
-        return nullcontext()
-    return torch.autocast(model.device.type, dtype=model.dtype)
+    return mixed(model.device, model.dtype)
 
 
 def scaler(model: BaseModel) -> torch.amp.GradScaler | None:

@@ -30,18 +30,20 @@ from guda_core.versions import today, versions
 @dataclass(frozen=True)
 class AskedFeatures:
     """What `guda assets features` was asked for; small, and can be pickled. dim: coordinates of the projected
-    gradients. folder: where the methods' folders go, absolute; None: the workspace's."""
+    gradients. folder: where the methods' folders go, absolute; None: the workspace's. parts: of the weights that count
+    (`FeatureConfig`)."""
 
     group_set: str
     model: str | None
     dim: int
     folder: Path | None = None
+    parts: tuple[str, ...] = ()
 
 
-def config_of(method: str, dim: int) -> Any:
-    """A method's settings, with features of so many coordinates."""
+def config_of(method: str, dim: int, parts: tuple[str, ...] = ()) -> Any:
+    """A method's settings, with features of so many coordinates, of these parts of the weights."""
     plain = kernel_methods()[method].defaults()
-    return dataclasses.replace(plain, features=dataclasses.replace(plain.features, dim=dim))
+    return dataclasses.replace(plain, features=dataclasses.replace(plain.features, dim=dim, parts=parts))
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Opened:
 
     def config(self, method: str) -> Any:
         """The method's settings."""
-        return config_of(method, self.asked.dim)
+        return config_of(method, self.asked.dim, self.asked.parts)
 
     def made_from(self, method: str) -> dict[str, Any]:
         """What the features depend on."""
@@ -99,8 +101,9 @@ def make(opened: Opened, method: str) -> Steps:
     made = kind(opened.model, opened.examples, list(opened.group_set.groups), config)
     for fraction in made.prepare():
         yield fraction, ""
+    parts = f" --parts {','.join(opened.asked.parts)}" if opened.asked.parts else ""
     meta = {
-        "command": f"python -m guda_core assets features --methods {method} --dim {opened.asked.dim}",
+        "command": f"python -m guda_core assets features --methods {method} --dim {opened.asked.dim}{parts}",
         **opened.made_from(method),
         "config": dataclasses.asdict(made.config.features),
         "versions": versions(),

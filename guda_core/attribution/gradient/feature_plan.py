@@ -63,7 +63,7 @@ def make_plan(model: BaseModel, configs: Mapping[str, FeatureConfig], pictures: 
     """The plan. configs: method id -> the settings of its features. The model is left as it was.
 
     Raises:
-        ModelError: the model is in half precision, or has none of the parts.
+        ModelError: the model has none of the parts.
     """
     pixels = np.full((model.card.resolution, model.card.resolution, 3), 128, np.uint8)
     encode_s = pictures * _timed(lambda: model.encode(pixels))

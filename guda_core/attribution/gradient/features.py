@@ -7,6 +7,9 @@ is a sparse random projection: every parameter goes into 4 of the `dim` coordina
 2014). Inner products are kept in expectation with the variance of a dense +-1 matrix, at 4 additions a parameter
 instead of `dim`, so that it runs without a GPU.
 
+A model in half precision is differentiated as it is trained: float32 weights, which compute in the model's type.
+float16 holds no small numbers, so that f is scaled up before, and the gradient down after.
+
     loss         mean((eps - eps_hat)^2)      TRAK (Park et al. 2023; Georgiev et al. 2023 for diffusion)
     mean_square  mean(eps_hat^2)              D-TRAK (Zheng et al. 2024)
     mean         mean(eps_hat)                DAS (arXiv 2410.18639)
@@ -27,12 +30,14 @@ from guda_core.attribution.gradient.store import Store
 from guda_core.data.encoded import Examples
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.likelihood import seed_of
+from guda_core.diffusion.precision import mixed
 from guda_core.errors import ModelError, OptionError, ScoreError
 from guda_core.records import Query
 
 OUTPUTS = ("loss", "mean_square", "mean")
 SPREAD = 4  # coordinates that a parameter goes into
 BLOCK = 2**20  # parameters projected at a time
+FIRST_SCALE = 2.0**16  # of f in float16; halved for good where a gradient overflows
 MEMORY = 2**27  # gradient entries held at a time: 512 MiB
 
 
@@ -105,15 +110,14 @@ class Gradients:
     """Gradients of a model at single pictures. The model itself is left alone: a copy of the denoiser is used.
 
     Raises:
-        ModelError: the model is in half precision, or has none of the parts.
+        ModelError: the model has none of the parts.
     """
 
     def __init__(self, model: BaseModel, config: FeatureConfig) -> None:
-        if model.dtype != torch.float32:
-            raise ModelError(f"Gradients need float32; the model '{model.card.id}' runs in {model.dtype}.")
         self.model, self.config = model, config
         with model.lock:  # not while an adapter is switched in
-            self.network: nn.Module = copy.deepcopy(model.network).eval().requires_grad_(False)
+            self.network: nn.Module = copy.deepcopy(model.network).float().eval().requires_grad_(False)
+        self.scale = FIRST_SCALE if model.dtype == torch.float16 else 1.0
         endings = tuple(f".{p}{end}" for p in config.parts for end in ("", ".weight", ".bias"))
         named = {n: p for n, p in self.network.named_parameters() if not endings or f".{n}".endswith(endings)}
         if not named:
@@ -143,7 +147,8 @@ class Gradients:
         x_t = self.model.schedule.add_noise(latents.repeat_interleave(k, dim=0), eps, t)
         cond = self.model.embed(list(prompts)).repeat_interleave(k)
         device = self.model.device
-        eps_hat = self.model.predict_eps(x_t.to(device), t.to(device), cond, self.network)
+        with mixed(device, self.model.dtype):
+            eps_hat = self.model.predict_eps(x_t.to(device), t.to(device), cond, self.network)
         return eps_hat.unflatten(0, (b, k)), eps.to(device).unflatten(0, (b, k))
 
     def _output(self, eps_hat: Tensor, eps: Tensor) -> Tensor:
@@ -161,13 +166,23 @@ class Gradients:
         vector, residual = torch.zeros(self.size), 0.0
         for part in [[i] for i in range(k)] if self.config.normalise else [list(range(k))]:
             eps_hat, eps = (v[0] for v in self.errors(latent, (prompt,), (image_hash,), part))
-            value = self._output(eps_hat, eps).sum() / k
-            g = torch.cat([p.flatten().cpu() for p in torch.autograd.grad(value, weights)])
+            g = self._gradient(self._output(eps_hat, eps).sum() / k, weights)
             vector += g / g.norm().clamp_min(1e-20) / k if self.config.normalise else g
             residual += float((eps - eps_hat.detach()).square().flatten(1).mean(dim=1).sqrt().sum()) / k
         if not torch.isfinite(vector).all():
             raise ScoreError("A gradient is not finite, so there is no score.")
         return Gradient(vector, residual)
+
+    def _gradient(self, value: Tensor, weights: Sequence[nn.Parameter]) -> Tensor:
+        """(P,) float32 CPU; not finite where no scale helps."""
+        while True:
+            found = torch.autograd.grad(value * self.scale, weights, retain_graph=self.scale > 1)
+            g = torch.cat([p.flatten().float().cpu() for p in found])
+            if self.scale == 1:
+                return g
+            if torch.isfinite(g).all():
+                return g / self.scale
+            self.scale /= 2
 
     @torch.no_grad()
     def losses(self, examples: Examples, batch: int = 16) -> Iterator[np.ndarray]:
