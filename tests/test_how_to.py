@@ -25,6 +25,7 @@ from tests.light import LightService, draw
 from tests.own_pictures import guda, paint, waves
 from tests.table_works import folder_of, rows
 from tests.tiny import save_tiny
+from tests.tiny_blip import save_tiny_blip
 
 PAGES = Path(__file__).resolve().parent.parent / "docs" / "how-to"
 
@@ -74,6 +75,7 @@ def test_every_command_about_own_pictures_runs_on_stand_ins(tmp_path, home, pict
     commands = [shlex.split(c) for part in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for c in part.splitlines()]
     monkeypatch.chdir(tmp_path)
     save_tiny(tmp_path / "tiny")
+    blip = save_tiny_blip(tmp_path / "blip")
     paint(tmp_path / "picture.png", 1, 3)
     (tmp_path / "rights.csv").write_text(RIGHTS, encoding="utf-8")
     data_set().to_parquet(str(tmp_path / "paintings.parquet"))
@@ -91,13 +93,14 @@ def test_every_command_about_own_pictures_runs_on_stand_ins(tmp_path, home, pict
             if words[1] == "attribute"
             else []
         )
-        said = guda(*[str(tmp_path / "tiny") if w == "NAME" else w for w in words[1:]], *more)
+        places = {"NAME": str(tmp_path / "tiny"), "Salesforce/blip-image-captioning-base": str(blip)}
+        said = guda(*[places.get(w, w) for w in words[1:]], *more)
         ran.append(words[1])
         if words[1:3] == ["groups", "new"] and len(ran) == 1:
             credit(home / "sets" / "artists" / "group_set.yaml")
         if words[1:3] == ["groups", "check"]:
             assert "CC-BY-4.0" in said and (home / "sets" / "artists" / "contact-sheet.png").is_file()
-    assert ran.count("groups") == 8 and {"unlearn", "attribute"} < set(ran)
+    assert ran.count("groups") == 9 and {"unlearn", "attribute"} < set(ran)
     assert load_group_set("artists").groups["ann-lee"].licence == "CC-BY-4.0"  # --again kept it
     assert load_group_set("padded").fit == "pad" and "rights" in list_group_sets()
     assert load_group_set("styled").groups["dee"].phrase == "in the Dee style"

@@ -98,6 +98,35 @@ def _check_pictures(
         write_json(json_file, groups_check.record(gs, train, held, said, found))
 
 
+@app.command()
+def caption(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A group set of your own.")],
+    by: Annotated[
+        str, typer.Option("--with", help="A network that captions pictures (BLIP, GIT): a folder, or USER/NAME.")
+    ],
+    again: Annotated[bool, typer.Option("--again", help="Also in place of captions that a network made.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Let a network write captions of the pictures that have none, into the set's list.
+
+    Captions that people wrote are kept. Read some of what it wrote: guda groups check.
+    """
+    quieten()
+
+    from guda_core.data.own.picture_captions import PictureCaptioner, captioned
+
+    gs = group_set_of(name)
+    say_what = PictureCaptioner(by)
+    with progress_bar() as bar:
+        task = bar.add_task("captions", note="", total=1.0)
+        made, kept = captioned(
+            gs, say_what, say_what.name, again=again, tell=lambda done: bar.update(task, completed=done)
+        )
+    say(f"Captions by {say_what.name}: {made:,}. There before: {kept:,}. Read some: guda groups check {gs.id}")
+    if made:
+        say("Adapters, features and banks of this set that are there were made with other captions. Make them again.")
+
+
 def _copies(train: Sequence[Item], held: Sequence[Item]) -> Copies:
     """Look for pictures that stand in two groups, or on both sides of one, with a bar."""
     from guda_core.data.own.near import find_copies

@@ -26,6 +26,7 @@ class Listed(Fields):
 
     picture: its place: a file below the set's path, or a row of its data set ("train/17"). group: its group's id.
     sha256: of the file's bytes. held_out: never trained on. text: its caption. object: what it shows.
+    captioned_by: the network that wrote the caption, "" where a person did.
     """
 
     picture: Text
@@ -34,6 +35,7 @@ class Listed(Fields):
     held_out: bool = False
     text: str = ""
     object: str = ""
+    captioned_by: str = ""
     author: str = ""
     licence: str = ""
     licence_link: str = ""

@@ -16,7 +16,7 @@ import yaml
 
 from guda_core.data.groups import load_group_set
 from guda_core.data.own.new_set import Draft, NewSet
-from guda_core.data.own.picture_list import FILE, changes, read_list, write_list
+from guda_core.data.own.picture_list import FILE, Listed, changes, read_list, write_list
 from guda_core.errors import DataError, GroupSetError
 from guda_core.paths import STYLE_GROUPS, is_file, sets
 from guda_core.records import NOT_STATED, GroupSet
@@ -57,7 +57,8 @@ def as_before(asked: NewSet, old: GroupSet | None, given: set[str]) -> NewSet:
 
 
 def kept(new: Draft, old: GroupSet, *, phrases: bool) -> Draft:
-    """The draft with what the old set says of groups that are in both. phrases: those of the old set go before."""
+    """The draft with what the old set says of groups that are in both, and with captions that a network made of
+    pictures that are in both and have no other. phrases: those of the old set go before."""
     groups = {}
     for gid, entry in new.entry["groups"].items():
         before = old.groups.get(gid)
@@ -73,7 +74,18 @@ def kept(new: Draft, old: GroupSet, *, phrases: bool) -> Draft:
         entry.pop("caption", None)
         for group in groups.values():
             group.pop("phrase", None)
-    return replace(new, entry=entry)
+    return replace(new, entry=entry, pictures=_captioned_before(new))
+
+
+def _captioned_before(new: Draft) -> list[Listed]:
+    path = folder_of(new.id) / FILE
+    made = {p.sha256: p for p in (read_list(path) if path.is_file() else []) if p.captioned_by}
+    return [
+        p.model_copy(update={"text": made[p.sha256].text, "captioned_by": made[p.sha256].captioned_by})
+        if p.sha256 in made and not (p.text or p.object)
+        else p
+        for p in new.pictures
+    ]
 
 
 def differences(new: Draft, old: GroupSet) -> list[str]:
