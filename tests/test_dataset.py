@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from guda_core.data import dataset
 from guda_core.data.dataset import InMemory, Item, Pictures, batches, described, fitted, in_memory
 from guda_core.errors import DataError
 from guda_core.records import Group, GroupSet
@@ -110,6 +111,22 @@ def test_an_item_without_a_picture_says_so():
     assert (item.id, item.group, item.concept) == ("noto/cat", "noto", "cat")
     with pytest.raises(DataError, match="'noto/cat' has no picture"):
         item.image(8)
+
+
+def test_many_pictures_lie_on_the_disk_and_are_the_same(monkeypatch):
+    usual = in_memory(lazy([]), 4)
+    monkeypatch.setattr(dataset, "LARGE", 0)
+    large = in_memory(lazy([]), 4)
+    assert isinstance(large.pixels, np.memmap) and not isinstance(usual.pixels, np.memmap)
+    assert np.array_equal(large.pixels, usual.pixels) and large.sha256() == usual.sha256()
+    assert large.at([1]).pixels.shape == (1, 4, 4, 3)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(dataset.os, "posix_fallocate", full)
+    with pytest.raises(DataError, match="Set TMPDIR to a folder with more room"):
+        in_memory(lazy([]), 4)
 
 
 def test_a_dataset_in_memory():

@@ -42,7 +42,7 @@ from guda_core.records import GroupSet
 from guda_core.versions import today, versions
 
 RECORD = "training.json"
-SCORES = ScoreConfig(draws=4, first=4)
+SCORES = ScoreConfig(draws=2, first=4)
 UNET = UnetConfig()
 HELD_OUT_TIMES = 8  # timesteps of each held-out picture
 HELD_OUT_BATCH = 64

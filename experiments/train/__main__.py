@@ -22,6 +22,7 @@ def train(
     home: HomeOption = None,
     without: Annotated[str | None, typer.Option(help="Only for unet: leave this group out (a LOGO model).")] = None,
     seed: Annotated[int | None, typer.Option(help="Only for unet: a seed other than the full model's.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda: where clip, vae and unet are trained.")] = "cpu",
     assets: Annotated[
         Path | None, typer.Option(help="assemble, bank: where the finished model goes. Default: assets.")
     ] = None,
@@ -43,9 +44,9 @@ def train(
         config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, seed=seed))
     unet = stages.unet_name(without, config.loop.seed)
     trainings: dict[str, tuple[str, Callable[[], Iterator[Any]]]] = {
-        "clip": ("clip", lambda: stages.stage_clip(gs, clip_training.ClipConfig())),
-        "vae": ("vae", lambda: stages.stage_vae(gs, vae_training.VaeConfig())),
-        "unet": (unet, lambda: stages.stage_unet(gs, config, without)),
+        "clip": ("clip", lambda: stages.stage_clip(gs, clip_training.ClipConfig(), device)),
+        "vae": ("vae", lambda: stages.stage_vae(gs, vae_training.VaeConfig(), device)),
+        "unet": (unet, lambda: stages.stage_unet(gs, config, without, device)),
     }
     wanted = [*trainings, "assemble", "bank"] if stage == "all" else [stage]
     for s in wanted:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -128,14 +129,16 @@ def vary(captioner: StyleCaptions, item: Item, g: torch.Generator) -> str:
 
 
 def train(
-    pictures: Pictures, group_set: GroupSet, config: ClipConfig, checkpoint: Path
+    pictures: Pictures, group_set: GroupSet, config: ClipConfig, checkpoint: Path, device: str = "cpu"
 ) -> Generator[tuple[Progress, CLIPModel, CLIPTokenizer], None, None]:
-    """Symmetric InfoNCE over batches of pictures and captions; yields (progress, model, tokenizer) each step."""
+    """Symmetric InfoNCE over batches of pictures and captions; yields (progress, model, tokenizer) each step, at the
+    end with the model on the CPU. device: where it is trained; all is drawn on the CPU."""
     captioner, names = StyleCaptions(group_set), sorted(set(pictures.names) | set(group_set.held_out_objects))
     texts = [captioner.write(described("", n), ()) for n in names]
     texts += list(itertools.chain.from_iterable(g.descriptors for g in group_set.groups.values())) * 8
     tokenizer = train_tokenizer(texts, config)
-    model = make_clip(config, tokenizer, pictures.pixels.shape[1]).train()
+    model: Any = make_clip(config, tokenizer, pictures.pixels.shape[1]).train()
+    model.to(device)
     pixels = torch.from_numpy(pictures.pixels)
     size = Counter(pictures.groups)
     evenly = torch.tensor([1 / size[k] for k in pictures.groups])  # some styles drew fewer objects than others
@@ -144,15 +147,15 @@ def train(
         at = torch.multinomial(evenly, config.loop.batch, replacement=False, generator=g)
         x = jitter(to_unit(pixels[at]).contiguous(), config.shift, g)
         captions = [vary(captioner, pictures[i], g) for i in at.tolist()]
-        out = model(pixel_values=x, **tokenise(tokenizer, captions))
-        logits = out.logits_per_image  # (B, B)
+        tokens = {k: v.to(device) for k, v in tokenise(tokenizer, captions).items()}
+        logits = model(pixel_values=x.to(device), **tokens).logits_per_image.cpu()  # (B, B)
         same = torch.tensor([[a == b for b in captions] for a in captions], dtype=torch.float32)
         target = same / same.sum(dim=1, keepdim=True)
         return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.t(), target))
 
     for progress in run(model, loss_of, config.loop, checkpoint):
         yield progress, model, tokenizer
-    model.eval()
+    model.eval().to("cpu")
     yield Progress(config.loop.steps, config.loop.steps, float("nan"), 0.0, "done"), model, tokenizer
 
 

@@ -103,11 +103,11 @@ def timed(name: str, steps: Generator[Any, None, None]) -> Iterator[Any]:
         note()
 
 
-def stage_clip(group_set: GroupSet, config: clip_training.ClipConfig) -> Iterator[Progress]:
+def stage_clip(group_set: GroupSet, config: clip_training.ClipConfig, device: str = "cpu") -> Iterator[Progress]:
     pictures = load_pictures(group_set, "pretrain")
     folder = work_dir() / "clip"
     model = tokenizer = None
-    steps = clip_training.train(pictures, group_set, config, work_dir() / "clip.pt")
+    steps = clip_training.train(pictures, group_set, config, work_dir() / "clip.pt", device)
     for progress, model, tokenizer in timed("clip", steps):  # noqa: B007
         yield progress
     assert model is not None and tokenizer is not None
@@ -117,11 +117,12 @@ def stage_clip(group_set: GroupSet, config: clip_training.ClipConfig) -> Iterato
     finish(folder, config, "clip", data_sha256=pictures.sha256())
 
 
-def stage_vae(group_set: GroupSet, config: vae_training.VaeConfig) -> Iterator[Progress]:
+def stage_vae(group_set: GroupSet, config: vae_training.VaeConfig, device: str = "cpu") -> Iterator[Progress]:
     pictures, held_out = load_pictures(group_set, "pretrain"), load_pictures(group_set, "held_out")
     folder = work_dir() / "vae"
     vae = None
-    for progress, vae in timed("vae", vae_training.train(pictures, config, work_dir() / "vae.pt")):  # noqa: B007
+    steps = vae_training.train(pictures, config, work_dir() / "vae.pt", device)
+    for progress, vae in timed("vae", steps):  # noqa: B007
         yield progress
     assert vae is not None
     round_to_half(vae)
@@ -176,22 +177,30 @@ def text_encoder(device: str = "cpu") -> TextEncoder:
 
 
 def unet_steps(
-    group_set: GroupSet, config: unet_training.UnetConfig, exclude: str | None, checkpoint: Path | None
+    group_set: GroupSet,
+    config: unet_training.UnetConfig,
+    exclude: str | None,
+    checkpoint: Path | None,
+    device: str = "cpu",
 ) -> Generator[tuple[Progress, UNet2DConditionModel], None, None]:
     """The steps of a training on the finished VAE and CLIP. checkpoint: None = none is kept."""
     pictures = load_pictures(group_set, "train")
     latents = vae_training.latents(autoencoder(), pictures.pixels)
-    embed = text_encoder()
-    return unet_training.train(latents, pictures, group_set, embed, config, checkpoint, exclude)
+    embed = text_encoder(device)
+    return unet_training.train(latents, pictures, group_set, embed, config, checkpoint, exclude, device)
 
 
-def stage_unet(group_set: GroupSet, config: unet_training.UnetConfig, exclude: str | None = None) -> Iterator[Progress]:
+def stage_unet(
+    group_set: GroupSet, config: unet_training.UnetConfig, exclude: str | None = None, device: str = "cpu"
+) -> Iterator[Progress]:
     """Train the full UNet, or with `exclude` a LOGO model: the same but for one group's pictures."""
     name = unet_name(exclude, config.loop.seed)
     unet = None
-    for progress, unet in timed(name, unet_steps(group_set, config, exclude, work_dir() / f"{name}.pt")):  # noqa: B007
+    steps = unet_steps(group_set, config, exclude, work_dir() / f"{name}.pt", device)
+    for progress, unet in timed(name, steps):  # noqa: B007
         yield progress
     assert unet is not None
+    unet.to("cpu")  # pyright: ignore[reportArgumentType]
     round_to_half(unet)
     unet.save_pretrained(work_dir() / name)
     kept = load_pictures(group_set, "train").where(lambda g, o: g != exclude)

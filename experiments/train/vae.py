@@ -98,10 +98,12 @@ def standardise(vae: AutoencoderKL, z: Tensor) -> None:
 
 
 def train(
-    pictures: Pictures, config: VaeConfig, checkpoint: Path
+    pictures: Pictures, config: VaeConfig, checkpoint: Path, device: str = "cpu"
 ) -> Generator[tuple[Progress, AutoencoderKL], None, None]:
-    """Train on pictures (with random mirror images); yields (progress, model) each step; standardised at the end."""
-    vae = make_vae(config, pictures.pixels.shape[1]).to(memory_format=torch.channels_last)
+    """Train on pictures (with random mirror images); yields (progress, model) each step; standardised at the end, when
+    the model is back on the CPU. device: where it is trained; all is drawn on the CPU."""
+    vae = make_vae(config, pictures.pixels.shape[1])
+    vae.to(device=device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     vae.train()
     pixels = torch.from_numpy(pictures.pixels)
 
@@ -110,15 +112,16 @@ def train(
         x = to_unit(pixels[at]).contiguous()
         flip = torch.rand(len(x), generator=g) < 0.5
         x = torch.where(flip[:, None, None, None], x.flip(-1), x).contiguous(memory_format=torch.channels_last)
+        x = x.to(device)
         posterior = vae.encode(x).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=g)
+        noise = torch.randn(posterior.mean.shape, generator=g).to(device)
         y = vae.decode(posterior.mean + posterior.std * noise).sample
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
         return reconstruction_loss(y, x, gradient=config.gradient) + config.kl * kl
 
     for progress in run(vae, loss_of, config.loop, checkpoint):
         yield progress, vae
-    vae.eval()
+    vae.eval().to("cpu")
     standardise(vae, latents(vae, pictures.pixels))
     assert math.isfinite(float(latents(vae, pictures.pixels[:1]).sum()))
     yield Progress(config.loop.steps, config.loop.steps, math.nan, 0.0, "standardised"), vae

@@ -7,9 +7,13 @@ them. Everything that learns from pictures (unlearning, features, trainings) ask
 from __future__ import annotations
 
 import hashlib
+import math
+import os
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import overload
 
 import numpy as np
@@ -20,6 +24,7 @@ from guda_core.errors import DataError
 from guda_core.records import GroupSet
 
 SPLITS = ("train", "held_out", "pretrain")
+LARGE = 2**30  # bytes of pixels above which they lie on the disk
 
 
 def fitted(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -110,6 +115,10 @@ class Pictures(Sequence[Item]):
 
     def sha256(self) -> str:
         """Hash of groups, names (as `normal` spells them) and pixels, in order; of captions too, if there are some."""
+        return self._sha256
+
+    @cached_property
+    def _sha256(self) -> str:
         h = hashlib.sha256()
         for g, n, p in zip(self.groups, self.names, self.pixels, strict=True):
             h.update(f"{g}/{normal(n)}\n".encode())
@@ -170,9 +179,34 @@ def in_memory(items: Sequence[Item], size: int) -> Pictures:
     if not len(items):
         raise DataError("There are no pictures in this split.")
     names = tuple(i.id.removeprefix(f"{i.group}/") for i in items)
-    pixels = np.stack([i.image(size) for i in items])
+    pixels = _room(len(items), size)
+    for i, item in enumerate(items):
+        pixels[i] = item.image(size)
     groups, concepts, captions = (tuple(getattr(i, k) for i in items) for k in ("group", "concept", "caption"))
     return Pictures(pixels, groups, names, concepts, captions if any(captions) else None)
+
+
+def _room(n: int, size: int) -> np.ndarray:
+    """(n, size, size, 3) uint8, to be filled; above LARGE bytes, in a file without a name that the system can drop from
+    memory, and that is gone with the array.
+
+    Raises:
+        DataError: there is no room on the disk.
+    """
+    shape = (n, size, size, 3)
+    if math.prod(shape) <= LARGE:
+        return np.empty(shape, np.uint8)
+    try:
+        with tempfile.TemporaryFile(prefix="guda-pixels-") as f:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(f.fileno(), 0, math.prod(shape))  # or a full disk would end the process later
+            return np.memmap(f, np.uint8, "w+", shape=shape)
+    except OSError as e:
+        gib = math.prod(shape) / 2**30
+        raise DataError(
+            f"{n:,} pictures at {size} px need {gib:.1f} GiB in {tempfile.gettempdir()} ({e.strerror or e}). "
+            "Set TMPDIR to a folder with more room."
+        ) from e
 
 
 def batches(items: Sequence[Item], size: int, batch: int) -> Iterator[np.ndarray]:

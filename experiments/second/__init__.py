@@ -1,0 +1,8 @@
+"""The embedded model's second edition. So far only its group set is here; it waits for a GPU.
+
+guda groups fetch --set emoji-eleven --home experiments/second
+"""
+
+from guda_core.paths import ROOT
+
+SETS = ROOT / "experiments" / "second" / "sets"
