@@ -19,7 +19,6 @@ def maps() -> str:
     if "correlation" in found:
         said.append(f"Rank correlation with the oracle's map: {value(found['correlation'])}.")
     said.append(f"Share of maps that say nothing: {value(found['say_nothing'])}.")
-    said.append(f"The picture that differs most is the one without the prompted group: {value(record['strip'])}.")
     return "\n".join([*lines, "", *said, source(record, "maps")])
 
 

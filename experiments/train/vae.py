@@ -72,8 +72,8 @@ def _batches(pixels: np.ndarray, batch: int) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def latents(vae: AutoencoderKL, pixels: np.ndarray, batch: int = 64) -> Tensor:
-    """Means of the posterior, unscaled: (N, C, h, w) float32."""
-    return torch.cat([vae.encode(x).latent_dist.mean for x in _batches(pixels, batch)])
+    """Means of the posterior, unscaled: (N, C, h, w) float32 CPU; encoded where the VAE is."""
+    return torch.cat([vae.encode(x.to(vae.device)).latent_dist.mean.cpu() for x in _batches(pixels, batch)])
 
 
 @torch.no_grad()
@@ -121,7 +121,8 @@ def train(
 
     for progress in run(vae, loss_of, config.loop, checkpoint):
         yield progress, vae
-    vae.eval().to("cpu")
-    standardise(vae, latents(vae, pictures.pixels))
+    raw = latents(vae.eval(), pictures.pixels)
+    vae.to("cpu")
+    standardise(vae, raw)
     assert math.isfinite(float(latents(vae, pictures.pixels[:1]).sum()))
     yield Progress(config.loop.steps, config.loop.steps, math.nan, 0.0, "standardised"), vae
