@@ -79,7 +79,7 @@ def connect(demo: gr.Blocks, s: Screen, service: Service) -> list[Any]:
         show_progress="minimal", show_progress_on=s.status, **COMPUTE,
     )  # fmt: skip
     mapping.then(end.fn, None, end.outputs, **QUICK)
-    mapping.failure(unmapped.fn, None, unmapped.outputs, **QUICK)
+    mapping.failure(unmapped.fn, s.status, unmapped.outputs, **QUICK)
     s.cancel.click(None, None, s.status, js=f"() => {json.dumps(status_html(words.CANCELLING))}", **QUICK)
     ended = [*started, mapping]  # the browser cancels after the call, so that only now no late answer can overwrite it
     stopped = s.cancel.click(lambda: None, None, None, cancels=ended, **QUICK)
@@ -140,8 +140,9 @@ def _between(s: Screen, runs: Runs) -> tuple[_Small, ...]:
     def cancelled(answer: Answer | None) -> list[Any]:
         return [runs.cancelled(answer), status_html(words.CANCELLED if answer is not None else "")]
 
-    def unmapped() -> list[Any]:
-        return [*usable(idle=True), status_html(""), note(words.NOT_STARTED)]
+    def unmapped(status: str) -> list[Any]:
+        never = status == status_html(words.WAITING)
+        return [*usable(idle=True), *([status_html(""), note(words.NOT_STARTED)] if never else [gr.skip(), gr.skip()])]
 
     said = [s.says, s.status]
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,6 +199,10 @@ def connect(r: Reports, service: Service, answer: gr.State) -> None:
     def usable(*, idle: bool) -> list[Any]:
         return [gr.update(interactive=idle), gr.update(interactive=not idle)]
 
+    def failed(status: str) -> list[Any]:
+        never = status == status_html(words.WAITING)  # the queue was full, or an input was refused by gradio itself
+        return [*usable(idle=True), *([status_html(""), says_html(words.NOT_STARTED)] if never else [gr.skip()] * 2)]
+
     written = r.download.click(write, answer, [r.file, r.said], **{**QUICK, "queue": True}, concurrency_limit=2)
     written.success(None, r.file, None, js=SAVE, **QUICK)
     for file in (r.upload, r.second):
@@ -213,6 +218,7 @@ def connect(r: Reports, service: Service, answer: gr.State) -> None:
         show_progress="minimal", show_progress_on=r.status, **COMPUTE,
     )  # fmt: skip
     running.then(lambda: usable(idle=True), None, buttons, **QUICK)
-    running.failure(lambda: usable(idle=True), None, buttons, **QUICK)
+    running.failure(failed, r.status, [*buttons, r.status, r.result], **QUICK)
+    r.cancel.click(None, None, r.status, js=f"() => {json.dumps(status_html(words.CANCELLING))}", **QUICK)
     stopped = r.cancel.click(lambda: None, None, None, cancels=[running], **QUICK)
     stopped.then(lambda: [*usable(idle=True), status_html(words.CANCELLED)], None, [*buttons, r.status], **QUICK)

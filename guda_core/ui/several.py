@@ -45,14 +45,13 @@ class Item:
 
 @dataclass(frozen=True)
 class Several:
-    """A visitor's pictures. files: their paths in the upload cache. items: what came of the first ones. stopped: that
-    no more are wanted."""
+    """A visitor's pictures. files: their paths in the upload cache. items: what came of the first
+    ones."""
 
     files: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     effort: str = ""
     items: tuple[Item, ...] = ()
-    stopped: bool = False
 
     @property
     def left(self) -> int:
@@ -88,7 +87,7 @@ def begun(service: Service, files: Sequence[str], effort: str, before: Several |
     methods = tuple(m for m in main_first(service.methods()) if m in asked)
     new = Several(paths, methods, find_effort(effort).id)
     if before is not None and before.left and (before.files, before.effort) == (new.files, new.effort):
-        return replace(before, stopped=False)
+        return before
     return new
 
 

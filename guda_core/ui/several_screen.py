@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -27,7 +27,8 @@ TAB = "Several pictures"
 
 @dataclass(frozen=True)
 class Pictures:
-    """The parts of this screen. wanted: out of sight; it changes when the next picture is to be scored."""
+    """The parts of this screen. wanted: out of sight; it changes when the next picture is to be scored. halted: that
+    the visitor pressed Stop; work that is being cancelled never writes it."""
 
     files: gr.File
     folder: gr.File
@@ -41,6 +42,7 @@ class Pictures:
     file: gr.DownloadButton
     several: gr.State
     wanted: gr.Textbox
+    halted: gr.State
 
 
 def draw() -> Pictures:
@@ -64,8 +66,9 @@ def draw() -> Pictures:
         zipped = gr.Button("Download all reports (zip)", size="sm", min_width=150)
         file = gr.DownloadButton("Save the file", visible=False, size="sm")
     wanted = gr.Textbox(visible="hidden", container=False)
-    state = gr.State(None, time_to_live=SESSION)
-    return Pictures(files, folder, effort, start, cancel, status, said, rows, (table, zipped), file, state, wanted)
+    state, halted = gr.State(None, time_to_live=SESSION), gr.State(False, time_to_live=SESSION)
+    shown = (files, folder, effort, start, cancel, status, said, rows, (table, zipped), file)
+    return Pictures(*shown, state, wanted, halted)
 
 
 def status_of(several: Several, progress: float, left: float) -> str:
@@ -92,11 +95,11 @@ class _Work:
         except Exception as e:
             return {p.said: says_html(f"Not started. {explained(e)}"), p.status: status_html("")}
         begin = {p.several: several, p.wanted: secrets.token_hex(8), p.rows: rows_html(self.service, several)}
-        return {**begin, p.said: "", p.status: status_html(words.WAITING), **self.usable(idle=False)}
+        return {**begin, p.halted: False, p.said: "", p.status: status_html(words.WAITING), **self.usable(idle=False)}
 
-    def run(self, several: Several | None) -> Iterator[dict[Any, Any]]:
+    def run(self, several: Several | None, halted: bool) -> Iterator[dict[Any, Any]]:
         p = self.p
-        if several is None or several.stopped or not several.left:
+        if several is None or halted or not several.left:
             yield {p.several: several}
             return
         began, told = time.monotonic(), -PAUSE_S
@@ -111,20 +114,22 @@ class _Work:
             new = {} if known is several else {p.several: known, p.rows: rows_html(self.service, known)}
             yield {**new, p.status: status_of(known, progress if known is several else 0.0, left)}
 
-    def on(self, several: Several | None) -> dict[Any, Any]:
+    def on(self, several: Several | None, halted: bool) -> dict[Any, Any]:
         """After a picture: ask for the next, or be done."""
-        if several is not None and several.left and not several.stopped:
+        if several is not None and several.left and not halted:
             return {self.p.wanted: secrets.token_hex(8)}
         return self.usable(idle=True)
 
-    def failed(self) -> dict[Any, Any]:
+    def failed(self, halted: bool) -> dict[Any, Any]:
+        """No place in the queue, or cancelled: gradio tells both in the same way."""
+        if halted:
+            return self.stopped()
         said = says_html(f"Stopped. {words.NOT_STARTED} {words.GO_ON}")
         return {self.p.said: said, self.p.status: status_html(""), **self.usable(idle=True)}
 
-    def stopped(self, several: Several | None) -> dict[Any, Any]:
-        state = replace(several, stopped=True) if several is not None else None
+    def stopped(self) -> dict[Any, Any]:
         said = status_html(f"{words.STOPPED} {words.GO_ON}")
-        return {self.p.several: state, self.p.status: said, **self.usable(idle=True)}
+        return {self.p.said: "", self.p.status: said, **self.usable(idle=True)}
 
     def table(self, several: Several | None) -> dict[Any, Any]:
         try:
@@ -156,15 +161,16 @@ def connect(p: Pictures, service: Service, s: Screen, tabs: gr.Tabs) -> None:
     hidden: dict[str, Any] = {"api_visibility": "undocumented", "show_progress": "hidden"}
     p.start.click(
         work.begin, [p.files, p.folder, p.effort, p.several],
-        [p.several, p.wanted, p.rows, p.said, p.status, *buttons], **QUICK,
+        [p.several, p.wanted, p.halted, p.rows, p.said, p.status, *buttons], **QUICK,
     )  # fmt: skip
     running = p.wanted.change(
-        work.run, p.several, [p.several, p.rows, p.status], api_name="page_several", **hidden, **COMPUTE
+        work.run, [p.several, p.halted], [p.several, p.rows, p.status], api_name="page_several", **hidden, **COMPUTE
     )
-    running.success(work.on, p.several, [p.wanted, *buttons], **QUICK)
-    running.failure(work.failed, None, [p.said, p.status, *buttons], **QUICK)
-    stopped = p.cancel.click(lambda: None, None, None, cancels=[running], **QUICK)
-    stopped.then(work.stopped, p.several, [p.several, p.status, *buttons], **QUICK)
+    running.success(work.on, [p.several, p.halted], [p.wanted, *buttons], **QUICK)
+    running.failure(work.failed, p.halted, [p.said, p.status, *buttons], **QUICK)
+    # The browser cancels after the call: `failed` knows already that it was the visitor.
+    stopped = p.cancel.click(lambda: True, None, p.halted, cancels=[running], **QUICK)
+    stopped.then(work.stopped, None, [p.said, p.status, *buttons], **QUICK)
     table, zipped = p.downloads
     written = table.click(work.table, p.several, [p.file, p.said], **QUICK)
     written.success(None, p.file, None, js=SAVE, **QUICK)
