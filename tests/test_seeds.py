@@ -119,6 +119,17 @@ def test_the_training_is_that_of_the_cpu_command(tiny, trained):
     assert hash_state(unet.state_dict()) == record["weights_sha256"]
 
 
+def test_steps_taken_ahead_make_the_same_model_without_a_checkpoint(tiny, trained, tmp_path):
+    asked, _ = trained
+    own = dataclasses.replace(asked, ahead=True, out=tmp_path)
+    training = Training(IDS[0], 5)
+    for _ in seed_trainings.train(own, training):
+        assert not list(tmp_path.rglob("checkpoint*"))
+    assert seed_trainings.is_trained(own, training) and seed_trainings.complete(own, training)
+    a, b = (np.load(f / training.name / "first.npy").astype(float) for f in (asked.out, tmp_path))
+    np.testing.assert_allclose(a, b, rtol=1e-2)
+
+
 def test_scores_are_the_elbo_differences_of_the_trained_models(tiny, trained, tmp_path):
     model = tiny[0]
     asked, _ = trained
@@ -145,7 +156,7 @@ def test_the_held_out_loss_of_a_model_that_says_nothing_is_the_noises_variance(t
 
 def test_the_commands_train_collect_and_keep(tiny, trained, tmp_path, monkeypatch):
     asked, _ = trained
-    monkeypatch.setattr(command, "_asked", lambda file, out, seeds, device: asked)
+    monkeypatch.setattr(command, "_asked", lambda *given: asked)
     run = CliRunner().invoke
     said = run(command.app, ["trial", "--seconds", "0", "--workers", "2"])
     assert said.exit_code == 0 and "pictures a second" in said.stdout and "4 trainings" in said.stdout

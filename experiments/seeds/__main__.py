@@ -7,7 +7,8 @@
     keep     here: put such files beside the other figures
     table    here: what the seeds tell -> seeds.json
 
-`train` may be stopped at any time and goes on where it was. `--device cpu` does the same without a GPU, in hours.
+`train` may be stopped at any time. A training that is done is not made again; on a CPU, or with `--no-graph`, one that
+is not goes on where it was. `--device cpu` does the same without a GPU, in hours.
 """
 
 from __future__ import annotations
@@ -35,10 +36,13 @@ FileOption = Annotated[Path, typer.Option("--file", help="The packed file.")]
 SeedsOption = Annotated[str, typer.Option("--seeds", help="Seeds, separated by commas. Default: 5,6.")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Where the trainings' results go. Default: the cache.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu or cuda. Default: cuda where there is one.")]
+AheadOption = Annotated[
+    bool, typer.Option("--graph/--no-graph", help="On a GPU: take each step as one graph, without checkpoints.")
+]
 PACKED = cache_dir() / "seeds" / "packed.npz"
 
 
-def _asked(file: Path, out: Path | None, seeds: str, device: str):
+def _asked(file: Path, out: Path | None, seeds: str, device: str, graph: bool = True):
     import torch
 
     from experiments.seeds.seed_trainings import Asked
@@ -47,7 +51,7 @@ def _asked(file: Path, out: Path | None, seeds: str, device: str):
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if where not in ("cpu", "cuda"):
         raise OptionError(f"--device is cpu or cuda, not '{where}'.")
-    return Asked(file, out or cache_dir() / "seeds" / "trainings", numbers, where)
+    return Asked(file, out or cache_dir() / "seeds" / "trainings", numbers, where, ahead=graph and where == "cuda")
 
 
 @app.command(cls=Command)
@@ -70,12 +74,13 @@ def trial(
     workers: Annotated[int, typer.Option(min=1, help="Processes at once.")] = 6,
     seconds: Annotated[float, typer.Option(help="How long to train.")] = 10.0,
     device: DeviceOption = "",
+    graph: AheadOption = True,
 ) -> None:
     """Train for some seconds and say what all seeds will take. One process: several share a GPU less than perfectly."""
     quieten()
     from experiments.seeds.seed_trainings import opened, pictures_per_second, trainings
 
-    asked, rate = _asked(file, None, seeds, device), 0.0
+    asked, rate = _asked(file, None, seeds, device, graph), 0.0
     for rate in pictures_per_second(asked, seconds):  # noqa: B007
         pass
     loop, jobs = asked.unet.loop, len(trainings(opened(asked.file).group_set, asked.seeds))
@@ -92,6 +97,7 @@ def train(
     out: OutOption = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes at once.")] = 6,
     device: DeviceOption = "",
+    graph: AheadOption = True,
 ) -> None:
     """Train and score what is missing."""
     quieten()
@@ -101,7 +107,7 @@ def train(
     from guda_core.cli.jobs_progress import done_by
     from guda_core.jobs.local_pool import LocalPool
 
-    asked = _asked(file, out, seeds, device)
+    asked = _asked(file, out, seeds, device, graph)
     with closing(LocalPool(workers, devices=["0"] if asked.device == "cuda" else [])) as pool:
         done_by(pool, jobs_of(asked), title="trainings")
 

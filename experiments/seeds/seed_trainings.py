@@ -52,13 +52,14 @@ HELD_OUT_BATCH = 64
 class Asked:
     """What is to be made; small, and can be pickled. file: the packed one; out: the folder of results; seeds: of the
     trainings, none of which is the embedded model's; device: "cpu" or "cuda"; tf32: whether a GPU may round products'
-    factors to TF32."""
+    factors to TF32; ahead: whether steps are taken as a graph, without checkpoints (`experiments.train.captured`)."""
 
     file: Path
     out: Path
     seeds: tuple[int, ...]
     device: str = "cpu"
     tf32: bool = True
+    ahead: bool = False
     unet: UnetConfig = UNET
     scores: ScoreConfig = SCORES
 
@@ -131,16 +132,17 @@ def train(asked: Asked, training: Training) -> Steps:
         raise DataError("The file was packed for another embedded model than the one that is here. Pack it again.")
     folder = asked.out / training.name
     folder.mkdir(parents=True, exist_ok=True)
-    began, loss, unet, step = time.monotonic(), float("nan"), None, 0
+    began, loss, unet, step, how = time.monotonic(), float("nan"), None, 0, ""
     config, embed = asked.config(training.seed), stages.text_encoder(asked.device)
     steps = unet_training.train(
         own.latents["train"], own.pictures["train"], own.group_set, embed, config,
-        folder / "checkpoint.pt", training.exclude, asked.device,
+        folder / "checkpoint.pt", training.exclude, asked.device, asked.ahead,
     )  # fmt: skip
     with closing(steps):
         for p, unet in steps:  # noqa: B007  (the last is used)
-            loss, step = (p.loss, p.step) if p.loss == p.loss else (loss, step)
-            yield 0.8 * p.step / p.steps, f"{p.step}/{p.steps}  loss {loss:.4f}  {p.rate:.0f} pictures/s"
+            if p.loss == p.loss:
+                loss, step, how = p.loss, p.step, p.note
+            yield 0.8 * p.step / p.steps, f"{p.step}/{p.steps}  loss {loss:.4f}  {p.rate:.0f} pictures/s  {how}"
     assert isinstance(unet, nn.Module) and step == config.loop.steps
     stages.round_to_half(unet)
     trained_s = time.monotonic() - began
@@ -155,6 +157,7 @@ def train(asked: Asked, training: Training) -> Steps:
         "weights_sha256": sha256,
         "device": torch.cuda.get_device_name() if asked.device == "cuda" else "CPU",
         "tf32": asked.tf32 and asked.device == "cuda",
+        "steps": how or "one by one",
         "seconds": {"training": round(trained_s, 1), "all": round(time.monotonic() - began, 1)},
         "loss": loss,
         **losses,
@@ -224,7 +227,7 @@ def pictures_per_second(asked: Asked, seconds: float) -> Iterator[float]:
     own = opened(asked.file)
     steps = unet_training.train(
         own.latents["train"], own.pictures["train"], own.group_set, stages.text_encoder(asked.device),
-        asked.config(asked.seeds[0]), None, None, asked.device,
+        asked.config(asked.seeds[0]), None, None, asked.device, asked.ahead,
     )  # fmt: skip
     began = counted = None
     with closing(steps):

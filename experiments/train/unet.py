@@ -16,6 +16,7 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 
+from experiments.train import captured
 from guda_core.data.captions import captioner_of, drop
 from guda_core.data.dataset import Pictures
 from guda_core.diffusion.schedule import Schedule
@@ -100,12 +101,13 @@ def train(
     checkpoint: Path | None,
     exclude: str | None = None,
     device: str = "cpu",
+    ahead: bool = False,
 ) -> Generator[tuple[Progress, UNet2DConditionModel], None, None]:
     """Train a UNet from scratch; yields (progress, model) each step; the EMA weights are in it at the end.
 
     latents: (N, C, h, w) float32, aligned with pictures, on the CPU. embed: captions -> (B, L, D) on the device.
     exclude: the group left out. device: where the UNet is trained. All is drawn on the CPU, so that it is the same on
-    every device.
+    every device. ahead: by `captured`, which a small UNet on a GPU wants, without the checkpoint.
 
     Raises:
         TrainingError: `exclude` is not one of the pictures' groups.
@@ -125,18 +127,24 @@ def train(
     captioner = captioner_of(group_set)
     batch, seed = config.loop.batch, config.loop.seed
 
-    def loss_of(step: int, g: torch.Generator) -> Tensor:
+    def draw(step: int, g: torch.Generator) -> captured.Drawn:
         at = kept[epoch_batch(len(kept), batch, step, seed)]
         captions = [captioner.caption(pictures[i], g) for i in at.tolist()]
-        cond = embed(drop(captions, config.caption_dropout, g))
+        prompts = drop(captions, config.caption_dropout, g)
         t = stratified_times(batch, len(schedule), g)
         eps = torch.randn(latents[at].shape, generator=g)
-        x_t = schedule.add_noise(latents[at], eps, t)
-        found = unet(x_t.to(device), t.to(device), encoder_hidden_states=cond).sample
-        error = (found - eps.to(device)).square().mean(dim=(1, 2, 3))
-        return (weights[t].to(device) * error).mean()
+        return captured.Drawn((schedule.add_noise(latents[at], eps, t), t, eps, weights[t]), prompts)
 
-    for progress in run(unet, loss_of, config.loop, checkpoint):
+    def loss(x_t: Tensor, t: Tensor, eps: Tensor, weight: Tensor, cond: Tensor) -> Tensor:
+        found = unet(x_t, t, encoder_hidden_states=cond).sample
+        return (weight * (found - eps).square().mean(dim=(1, 2, 3))).mean()
+
+    def loss_of(step: int, g: torch.Generator) -> Tensor:
+        drawn = draw(step, g)
+        return loss(*(x.to(device) for x in drawn.tensors), embed(list(drawn.prompts)))
+
+    step_by_step = run(unet, loss_of, config.loop, checkpoint)
+    for progress in captured.run(unet, draw, embed, loss, config.loop) if ahead else step_by_step:
         yield progress, unet
     unet.eval()
     yield Progress(config.loop.steps, config.loop.steps, float("nan"), 0.0, "done"), unet
