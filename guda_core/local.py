@@ -19,8 +19,9 @@ from guda_core.attribution.method import Budget, Context, Method, answers, load_
 from guda_core.attribution.nearest import fetched, nearest
 from guda_core.attribution.similarity import ClipSimilarity
 from guda_core.data.captions import captioner_of
-from guda_core.data.dataset import Item
+from guda_core.data.dataset import Item, fitted, middle
 from guda_core.data.embeddings import Encoder, no_bank
+from guda_core.data.encoded import check_fit
 from guda_core.data.encoders import bank_of, mend, name_of, open_encoder
 from guda_core.data.groups import chosen_set, load_group_set
 from guda_core.data.images import hash_pixels, read_picture
@@ -68,6 +69,7 @@ class LocalService:
         banner: str = "",
         no_clip: str = "There is no CLIP beside this model.",
     ) -> None:
+        check_fit(model, group_set)
         self.model, self.group_set, self.clip, self.no_clip = model, group_set, clip, no_clip
         self.banner, self.model_name = banner, model.card.name
         context = Context(
@@ -138,7 +140,7 @@ class LocalService:
         return START_S + self.pace.seconds(replace(cost, forward=cost.forward - saved))
 
     def query(self, pixels: np.ndarray, prompt: str, **more: object) -> Query:
-        """A Query of pixels at the model's resolution, (H, W, 3) uint8."""
+        """A Query of pixels of a size that the model takes, (H, W, 3) uint8."""
         return Query(pixels, self.model.encode(pixels), prompt, hash_pixels(pixels), **more)  # type: ignore[arg-type]
 
     def generate(self, *, prompt: str, seed: int, steps: int, guidance: float) -> Iterator[Step | Query]:
@@ -202,6 +204,8 @@ class LocalService:
         return nearest(likeness, query, self._items)
 
     def scope(self, query: Query) -> Scope:
+        if query.pixels.shape[0] != query.pixels.shape[1]:  # the rule was made from squares
+            query = self.query(fitted(middle(query.pixels), self.model.card.resolution), query.prompt)
         return scopes.judge(self.rule, self.model, self.clip, query)
 
     def best_caption(self, query: Query) -> str:

@@ -50,8 +50,8 @@ class GroupSet:
 
     source: id in `guda_core.data.SOURCES`, where the pictures come from; options: what it needs to know of the set;
     folder: where the set's file lies. resolution: side of the pictures in pixels, where the source makes them.
-    fit: how a picture that is not square becomes one, also the picture that is asked about: "pad" or "crop"
-    (`guda_core.data.images`).
+    fit: how a picture that is not square becomes one, also the picture that is asked about: "pad" or "crop"; or
+    that it keeps its shape: "bucket" (`guda_core.data.images`).
     caption: template of captions, "" for none (`guda_core.data.captions`). train_objects, held_out_objects: names of
     what is drawn, where the set lists them.
     """
@@ -64,7 +64,7 @@ class GroupSet:
     options: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
     resolution: int = 512
-    fit: Literal["pad", "crop"] = "pad"
+    fit: Literal["pad", "crop", "bucket"] = "pad"
     caption: str = ""
     descriptors_per_caption: int = 3
     train_objects: tuple[str, ...] = ()
@@ -75,7 +75,7 @@ class GroupSet:
 class Query:
     """A picture made ready for scoring. Nothing downstream opens the picture again.
 
-    pixels: (H, W, 3) uint8, the prepared picture (resized, sRGB, square as the training pictures are).
+    pixels: (H, W, 3) uint8, the prepared picture (resized, sRGB, of the shape that the training pictures have).
     latent: (1, C, h, w) float32, the scaled VAE mean (a torch tensor on the CPU).
     prompt: the caption; "" is the unconditional model.
     image_hash: SHA-256 of the prepared pixels; seeds the noise.

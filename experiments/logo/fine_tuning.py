@@ -23,6 +23,7 @@ from torch import Tensor
 
 from experiments.train.unet import epoch_batch, stratified_times
 from guda_core.data.captions import drop
+from guda_core.data.latents import Latents, of_one_size
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import OptionError, TrainingError
 from guda_core.unlearning import lora
@@ -92,7 +93,7 @@ class Steps:
         config: FineTuneConfig,
         student: Student,
         exclude: str | None,
-        latents: Tensor | None = None,
+        latents: Tensor | Latents | None = None,
     ) -> None:
         self.items = base.pictures()
         self.latents = base.training_pictures()[1] if latents is None else latents
@@ -125,17 +126,18 @@ class Steps:
         """The loss of a step in pieces of so many pictures as fit; each is to be differentiated before the next."""
         model, device = self.model, self.model.device
         at, captions = self.drawn(step, rng)
-        x_0 = self.latents[at]
-        t = stratified_times(len(at), len(model.schedule), rng)
-        eps = torch.randn(x_0.shape, generator=rng)
-        x_t, target = model.schedule.add_noise(x_0, eps, t), model.prediction.target(x_0, eps, t)
-        for part in self.parts.of(len(at)):
-            with self.student.answers():
-                with precision(model):
-                    condition = self.prompts(captions[part])
-                    out = model.predict(x_t[part].to(device), t[part].to(device), condition, self.student.network)
-                yield (out.float() - target[part].to(device)).square().mean() * (len(out) / len(at))
-            del out
+        times = stratified_times(len(at), len(model.schedule), rng)
+        for same in of_one_size(self.latents, at):
+            x_0, t, said = self.latents[at[same]], times[same], [captions[i] for i in same.tolist()]
+            eps = torch.randn(x_0.shape, generator=rng)
+            x_t, target = model.schedule.add_noise(x_0, eps, t), model.prediction.target(x_0, eps, t)
+            for part in self.parts.of(len(same)):
+                with self.student.answers():
+                    with precision(model):
+                        condition = self.prompts(said[part])
+                        out = model.predict(x_t[part].to(device), t[part].to(device), condition, self.student.network)
+                    yield (out.float() - target[part].to(device)).square().mean() * (len(out) / len(at))
+                del out
 
 
 def fine_tune(

@@ -92,6 +92,7 @@ def write(
     """Write the styles of training pictures, by group; yields the fraction done. The file appears when it is whole."""
     config = config or IntroStyleConfig()
     parts: list[Tensor] = []
+    batch = batch if isinstance(examples.latents, Tensor) else 1  # of several sizes
     for i in range(0, len(examples), batch):
         parts.append(styles(model, examples.latents[i : i + batch], config))
         yield min(i + batch, len(examples)) / len(examples)

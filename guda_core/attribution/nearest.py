@@ -51,7 +51,7 @@ def nearest(method: Similarity, query: Query, items: Sequence[Item], count: int 
     for cosine, at in zip(best.values.tolist(), best.indices.tolist(), strict=True):
         g, i = places[at]
         item = by_group[g][i] if len(by_group[g]) == len(method.bank[g]) else None
-        out.append(_near(method, g, i, max(-1.0, min(1.0, cosine)), item, query.pixels.shape[0]))
+        out.append(_near(method, g, i, max(-1.0, min(1.0, cosine)), item, min(query.pixels.shape[:2])))
     return tuple(out)
 
 

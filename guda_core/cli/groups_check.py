@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 
 from guda_core.data.captions import NoCaptions, captioner_of
-from guda_core.data.dataset import Item
+from guda_core.data.dataset import Item, fitted, middle
 from guda_core.data.own.found import counted, some
-from guda_core.data.own.near import Alike, Copies
+from guda_core.data.own.near import SIDE, Alike, Copies
+from guda_core.diffusion.sizes import Size, sizes
 from guda_core.records import GroupSet
 
 SHOWN = 10  # captions
@@ -23,7 +25,8 @@ WORDS = 55  # about what Stable Diffusion reads: 75 tokens
 
 def counts_table(group_set: GroupSet, train: Sequence[Item], held: Sequence[Item]) -> Table:
     """Of each group: trained on, held out, with a caption of their own, objects known."""
-    table = Table(title=f"{len(train):,} pictures trained on, {len(held):,} held out, made square by: {group_set.fit}")
+    how = "of their own shapes" if group_set.fit == "bucket" else f"made square by: {group_set.fit}"
+    table = Table(title=f"{len(train):,} pictures trained on, {len(held):,} held out, {how}")
     known = any(i.concept for i in train)
     for column in ("group", "trained on", "held out", "with a caption", *(["objects"] if known else [])):
         table.add_column(column, overflow="fold")
@@ -31,6 +34,35 @@ def counts_table(group_set: GroupSet, train: Sequence[Item], held: Sequence[Item
         own, out = [i for i in train if i.group == gid], [i for i in held if i.group == gid]
         captions, objects = sum(bool(i.caption) for i in own), len({i.concept for i in own if i.concept})
         table.add_row(gid, *(f"{n:,}" for n in (len(own), len(out), captions, *([objects] if known else []))))
+    return table
+
+
+class Sizes:
+    """Which size each picture of a set that keeps shapes is shown in; hears of it when a picture is opened."""
+
+    def __init__(self, group_set: GroupSet) -> None:
+        self.resolution, self.of = group_set.resolution, dict[str, Size]()
+
+    def thumbnail(self, item: Item) -> np.ndarray:
+        """The picture as (32, 32, 3) uint8; notes its size."""
+        pixels = item.seen(self.resolution)
+        self.of[item.id] = (pixels.shape[1], pixels.shape[0])
+        return fitted(middle(pixels), SIDE)
+
+    def counts(self, train: Sequence[Item], held: Sequence[Item]) -> dict[str, dict[str, int]]:
+        """ "WIDTHxHEIGHT" -> how many are trained on and held out, of all sizes that there are, the square first."""
+        n, out = (Counter(self.of.get(i.id) for i in items) for items in (train, held))
+        there = [s for s in sizes(self.resolution) if n[s] or out[s]]
+        return {f"{w}x{h}": {"trained_on": n[w, h], "held_out": out[w, h]} for w, h in there}
+
+
+def sizes_table(counts: Mapping[str, Mapping[str, int]], resolution: int) -> Table:
+    """How many pictures have which size."""
+    table = Table(title=f"Sizes in which a model of {resolution} px sees them. A batch of unlearning has one size.")
+    for column in ("width x height", "trained on", "held out"):
+        table.add_column(column)
+    for size, of in counts.items():
+        table.add_row(size.replace("x", " x "), f"{of['trained_on']:,}", f"{of['held_out']:,}")
     return table
 
 
@@ -152,15 +184,23 @@ def copies_said(copies: Copies) -> Iterator[str]:
 
 
 def record(
-    group_set: GroupSet, train: Sequence[Item], held: Sequence[Item], said: Sequence[str], copies: Copies | None
+    group_set: GroupSet,
+    train: Sequence[Item],
+    held: Sequence[Item],
+    said: Sequence[str],
+    copies: Copies | None,
+    by_size: Mapping[str, Mapping[str, int]] | None = None,
 ) -> dict[str, Any]:
-    """What the check found, as a JSON object. copies: None where they were not looked for."""
+    """What the check found, as a JSON object. copies: None where they were not looked for. by_size: of a set
+    that keeps shapes (`Sizes.counts`)."""
     n, out = Counter(i.group for i in train), Counter(i.group for i in held)
     captioned = Counter(i.group for i in train if i.caption)
     counts = {
         gid: {"trained_on": n[gid], "held_out": out[gid], "with_caption": captioned[gid]} for gid in group_set.groups
     }
     found: dict[str, Any] = {"group_set": group_set.id, "fit": group_set.fit, "groups": counts, "warnings": list(said)}
+    if by_size:
+        found["sizes"] = by_size
     if copies is not None:
         found["copies"] = [asdict(f) for f in copies.found]
         found["not_opened"] = list(copies.unread)

@@ -16,6 +16,7 @@ from guda_core.errors import DataError, OptionError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from guda_core.cli.groups_check import Sizes
     from guda_core.data.dataset import Item
     from guda_core.data.own.near import Copies
     from guda_core.records import GroupSet
@@ -84,7 +85,11 @@ def _check_pictures(
     show(groups_check.counts_table(gs, train, held))
     if gs.caption:
         show(groups_check.anchors_table(list(groups_check.anchors(gs, train))))
-    found = _copies(train, held) if copies else None
+    of_shape = groups_check.Sizes(gs) if gs.fit == "bucket" and copies else None
+    found = _copies(train, held, of_shape) if copies else None
+    by_size = of_shape.counts(train, held) if of_shape else {}
+    if by_size:
+        show(groups_check.sizes_table(by_size, gs.resolution))
     said = groups_check.warnings(gs, train, held, _tokens_of(model))
     said += groups_check.copies_said(found) if found else ()
     for line in said:
@@ -95,7 +100,7 @@ def _check_pictures(
         save_sheet(contact_sheet(gs, train, held), path)
         say(f"Contact sheet: {path}")
     if json_file is not None:
-        write_json(json_file, groups_check.record(gs, train, held, said, found))
+        write_json(json_file, groups_check.record(gs, train, held, said, found, by_size))
 
 
 @app.command()
@@ -127,13 +132,14 @@ def caption(
         say("Adapters, features and banks of this set that are there were made with other captions. Make them again.")
 
 
-def _copies(train: Sequence[Item], held: Sequence[Item]) -> Copies:
-    """Look for pictures that stand in two groups, or on both sides of one, with a bar."""
+def _copies(train: Sequence[Item], held: Sequence[Item], of_shape: Sizes | None) -> Copies:
+    """Look for pictures that stand in two groups, or on both sides of one, with a bar. of_shape: hears their sizes."""
     from guda_core.data.own.near import find_copies
 
     with progress_bar() as bar:
         task = bar.add_task("look for copies", note="", total=1.0)
-        return find_copies(train, held, lambda done: bar.update(task, completed=done))
+        more = {"thumbnail": of_shape.thumbnail} if of_shape else {}
+        return find_copies(train, held, lambda done: bar.update(task, completed=done), **more)
 
 
 def _tokens_of(model: str | None) -> Callable[[str], tuple[int, int]] | None:

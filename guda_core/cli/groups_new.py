@@ -48,8 +48,11 @@ def new(
         typer.Option(help='How captions say a group: "by {name}". Default: as most captions do; "" for no captions.'),
     ] = None,
     fit: Annotated[
-        Literal["crop", "pad"] | None,
-        typer.Option(help="How pictures become square: crop to the middle, or pad with white. Default: crop."),
+        Literal["crop", "pad", "bucket"] | None,
+        typer.Option(
+            help="How pictures become square: crop to the middle, or pad with white. bucket: they keep their shape, as "
+            "nearly as a few sizes allow. Default: crop."
+        ),
     ] = None,
     resolution: Annotated[
         int | None, typer.Option(min=8, help="Side of the pictures, in pixels. Default: 512.")

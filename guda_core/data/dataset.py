@@ -20,6 +20,8 @@ import numpy as np
 from PIL import Image
 
 from guda_core.data.groups import normal
+from guda_core.data.images import shaped
+from guda_core.diffusion.sizes import nearest
 from guda_core.errors import DataError
 from guda_core.records import GroupSet
 
@@ -28,10 +30,23 @@ LARGE = 2**30  # bytes of pixels above which they lie on the disk
 
 
 def fitted(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Square (H, H, 3) uint8 as (size, size, 3), by Lanczos; the same array where it has that size already."""
-    if pixels.shape[:2] == (size, size):
+    """Square (H, H, 3) uint8 as (size, size, 3), by Lanczos; the same array where it has that size already. A picture
+    of another shape keeps it, as nearly as the sizes of that resolution allow (`diffusion.sizes`)."""
+    height, width = pixels.shape[:2]
+    if height != width:
+        wanted = nearest(width, height, size)
+        return pixels if wanted == (width, height) else np.asarray(shaped(Image.fromarray(pixels), wanted))
+    if (height, width) == (size, size):
         return pixels
     return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.LANCZOS))
+
+
+def middle(pixels: np.ndarray) -> np.ndarray:
+    """The square in the middle, (..., S, S, 3), of pictures (..., H, W, 3); a square picture as it is."""
+    height, width = pixels.shape[-3:-1]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return pixels[..., top : top + side, left : left + side, :]
 
 
 @dataclass(frozen=True)
@@ -39,7 +54,8 @@ class Item:
     """One training picture, not yet opened; or, without `read`, only what a prompt is about.
 
     id: unique in its set, "<group>/<name>". group: id of its group. caption: as written beside the picture, "" where
-    nothing is. concept: what it shows, "" where that is not known. read: size -> (size, size, 3) uint8.
+    nothing is. concept: what it shows, "" where that is not known. read: size -> (size, size, 3) uint8. whole: size ->
+    (h, w, 3) uint8, where the model sees the picture in another shape than a square.
     """
 
     id: str
@@ -47,9 +63,18 @@ class Item:
     caption: str = ""
     concept: str = ""
     read: Callable[[int], np.ndarray] | None = field(default=None, repr=False, compare=False)
+    whole: Callable[[int], np.ndarray] | None = field(default=None, repr=False, compare=False)
+
+    def seen(self, size: int) -> np.ndarray:
+        """The picture as a model of that resolution sees it: (h, w, 3) uint8, RGB, square in most sets.
+
+        Raises:
+            DataError: it cannot be read, or the item has no picture.
+        """
+        return self.image(size) if self.whole is None else self.whole(size)
 
     def image(self, size: int) -> np.ndarray:
-        """The picture as (size, size, 3) uint8, RGB.
+        """The picture as (size, size, 3) uint8, RGB; of a set that keeps shapes, its middle.
 
         Raises:
             DataError: it cannot be read, or the item has no picture.
@@ -68,7 +93,8 @@ def described(group: str, concept: str) -> Item:
 class Pictures(Sequence[Item]):
     """Pictures of one split in memory; as a sequence, its items.
 
-    pixels: (N, H, H, 3) uint8. groups, names: N ids and names, aligned with pixels; a name is unique in its group.
+    pixels: (N, H, H, 3) uint8; where they have several shapes, (N,) of such arrays (h, w, 3). groups, names: N ids and
+    names, aligned with pixels; a name is unique in its group.
     concepts: what each shows; None: the names tell. captions: as written beside the pictures; None: nothing is.
     """
 
@@ -97,7 +123,9 @@ class Pictures(Sequence[Item]):
         group, name, pixels = self.groups[at], self.names[at], self.pixels[at]
         caption = self.captions[at] if self.captions is not None else ""
         concept = self.concepts[at] if self.concepts is not None else name
-        return Item(f"{group}/{name}", group, caption, concept, lambda size: fitted(pixels, size))
+        square = pixels.shape[0] == pixels.shape[1]
+        whole = None if square else (lambda size: fitted(pixels, size))
+        return Item(f"{group}/{name}", group, caption, concept, lambda size: fitted(middle(pixels), size), whole)
 
     def at(self, places: Sequence[int]) -> Pictures:
         """The pictures at these places, in this order."""
@@ -122,6 +150,7 @@ class Pictures(Sequence[Item]):
         h = hashlib.sha256()
         for g, n, p in zip(self.groups, self.names, self.pixels, strict=True):
             h.update(f"{g}/{normal(n)}\n".encode())
+            h.update(b"" if p.shape[0] == p.shape[1] else f"{p.shape}".encode())
             h.update(np.ascontiguousarray(p).tobytes())
         for caption in self.captions or ():
             h.update(f"{caption}\n".encode())
@@ -168,8 +197,10 @@ class InMemory(GroupDataset):
         return self.split(split).sha256()
 
 
-def in_memory(items: Sequence[Item], size: int) -> Pictures:
+def in_memory(items: Sequence[Item], size: int, *, seen: bool = False) -> Pictures:
     """Items as arrays, each read at `size`; what is in memory at that size already is handed back as it is.
+
+    seen: each as a model sees it, which is not square in every set.
 
     Raises:
         DataError: there are none, or one cannot be read.
@@ -180,10 +211,23 @@ def in_memory(items: Sequence[Item], size: int) -> Pictures:
         raise DataError("There are no pictures in this split.")
     names = tuple(i.id.removeprefix(f"{i.group}/") for i in items)
     pixels = _room(len(items), size)
-    for i, item in enumerate(items):
-        pixels[i] = item.image(size)
+    if seen and any(i.whole is not None for i in items):
+        pixels = _shapes(items, size, pixels.reshape(len(items), -1))
+    else:
+        for i, item in enumerate(items):
+            pixels[i] = item.image(size)
     groups, concepts, captions = (tuple(getattr(i, k) for i in items) for k in ("group", "concept", "caption"))
     return Pictures(pixels, groups, names, concepts, captions if any(captions) else None)
+
+
+def _shapes(items: Sequence[Item], size: int, room: np.ndarray) -> np.ndarray:
+    """(N,) arrays (h, w, 3), read into the rows of `room`, (N, 3 size^2): no picture has more pixels than a square."""
+    out = np.empty(len(items), object)
+    for i, item in enumerate(items):
+        pixels = item.seen(size)
+        out[i] = room[i, : pixels.size].reshape(pixels.shape)
+        out[i][:] = pixels
+    return out
 
 
 def _room(n: int, size: int) -> np.ndarray:

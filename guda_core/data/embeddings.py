@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
-from guda_core.data.dataset import GroupDataset, batches
+from guda_core.data.dataset import GroupDataset, batches, middle
 from guda_core.diffusion.pixels import to_unit
 from guda_core.errors import ModelError
 from guda_core.records import GroupSet
@@ -46,7 +46,7 @@ class Encoder(ABC):
 
     @abstractmethod
     def image_features(self, pixels: np.ndarray, batch: int = BATCH) -> Tensor:
-        """(N, H, W, 3) uint8 -> (N, D) float32 of unit length; other sizes are resampled."""
+        """(N, H, W, 3) uint8 -> (N, D) float32 of unit length, of their middle squares; other sizes are resampled."""
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """Texts -> (N, D) float32 of unit length. Raises ModelError where it reads no words."""
@@ -136,7 +136,7 @@ class Clip(Encoder):
     def image_features(self, pixels: np.ndarray, batch: int = BATCH) -> Tensor:
         out = []
         for i in range(0, len(pixels), batch):
-            x = to_unit(pixels[i : i + batch])
+            x = to_unit(middle(pixels[i : i + batch]))
             if x.shape[-1] != self.size:
                 x = F.interpolate(x, size=(self.size, self.size), mode="area")
             with torch.no_grad():

@@ -33,6 +33,7 @@ from transformers import (
     Dinov2Model,
 )
 
+from guda_core.data.dataset import middle
 from guda_core.data.embeddings import BANK, BATCH, Clip, Encoder, words
 from guda_core.diffusion.base_model import Card
 from guda_core.errors import ModelError
@@ -89,8 +90,8 @@ class Tower(Encoder):
         return h.hexdigest()
 
     def prepared(self, pixels: np.ndarray) -> Tensor:
-        """(N, H, W, 3) uint8 -> (N, 3, size, size) float32, normalised."""
-        x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+        """(N, H, W, 3) uint8 -> (N, 3, size, size) float32, normalised: the square in the middle."""
+        x = torch.from_numpy(middle(pixels)).permute(0, 3, 1, 2).float() / 255
         if x.shape[-2:] != (self.size, self.size):
             x = F.interpolate(x, size=(self.size, self.size), mode="bicubic", antialias=True).clamp(0, 1)
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))

@@ -85,8 +85,8 @@ def _whole(least: int, of: str = "") -> BeforeValidator:
 
 
 def _fit(value: Any) -> str:
-    if value not in ("pad", "crop"):
-        raise ValueError("must be pad (put on a white square) or crop (keep the middle)")
+    if value not in ("pad", "crop", "bucket"):
+        raise ValueError("must be pad (put on a white square), crop (keep the middle) or bucket (keep the shape)")
     return value
 
 
@@ -122,7 +122,7 @@ class SetFields(Fields):
     source: Any
     groups: Any
     resolution: Annotated[int, _whole(8, " of pixels")] = 512
-    fit: Annotated[Literal["pad", "crop"], BeforeValidator(_fit)] = "pad"
+    fit: Annotated[Literal["pad", "crop", "bucket"], BeforeValidator(_fit)] = "pad"
     caption: Annotated[str, BeforeValidator(_template)] = ""
     descriptors_per_caption: Annotated[int, _whole(1)] = 3
     objects: Any = None

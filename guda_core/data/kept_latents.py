@@ -2,7 +2,7 @@
 
     key = SHA-256 of (the prepared pixels, the model's identity, its type, its kind of device)
 
-The pixels are those after crop and scaling, so another crop is another key.
+The pixels are those after crop and scaling, so another crop is another key. Pictures may have several shapes.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from guda_core.data.dataset import fitted
 from guda_core.data.images import hash_pixels
+from guda_core.data.latents import Latents, joined
 from guda_core.data.shards import Shards
 from guda_core.diffusion.base_model import BaseModel
 
@@ -36,9 +36,13 @@ def _is_kept(model: BaseModel) -> bool:
 
 
 def _found(model: BaseModel, pixels: np.ndarray, folder: Path) -> tuple[list[str], dict[str, Tensor]]:
-    keys = [latent_key(model, fitted(p, model.card.resolution)) for p in pixels]
+    keys, own = list[str](), dict[str, tuple[int, int, int]]()
+    for p in pixels:
+        prepared = fitted(p, model.card.resolution)
+        keys.append(latent_key(model, prepared))
+        own[keys[-1]] = model.latent_shape_of(prepared)
     entries = Shards(folder, "pictures").read(keys) if _is_kept(model) else {}
-    fit = {k: e["latent"] for k, e in entries.items() if tuple(e["latent"].shape[1:]) == model.latent_shape}
+    fit = {k: e["latent"] for k, e in entries.items() if tuple(e["latent"].shape[1:]) == own[k]}
     return keys, fit
 
 
@@ -50,9 +54,9 @@ def to_encode(model: BaseModel, pixels: np.ndarray, folder: Path) -> int:
     return len(set(keys) - set(found))
 
 
-def encode(model: BaseModel, pixels: np.ndarray, folder: Path) -> Iterator[tuple[float, Tensor | None]]:
+def encode(model: BaseModel, pixels: np.ndarray, folder: Path) -> Iterator[tuple[float, Tensor | Latents | None]]:
     """Encode pictures (N, H, H, 3) uint8, but for those in the folder, and keep them there. Yields (fraction done,
-    None), and last (1, the latents (N, C, h, w) float32).
+    None), and last (1, the latents (N, C, h, w) float32; of pictures of several shapes, `Latents`).
 
     Raises:
         CacheError: the disk is full; what is there already stays.
@@ -73,4 +77,4 @@ def encode(model: BaseModel, pixels: np.ndarray, folder: Path) -> Iterator[tuple
             keep()
             written = time.monotonic()
     keep()
-    yield 1.0, torch.cat([found[k] for k in keys])
+    yield 1.0, joined([found[k] for k in keys])

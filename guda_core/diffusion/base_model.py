@@ -61,7 +61,8 @@ class BaseModel(ABC):
 
     sha256: the model's identity, a hash of what enters a score (`identity`); adapters, features and reports name it.
     lock: whoever runs the network or switches its weights holds it, so that several visitors can use one model.
-    lora_targets: name endings of the layers that a LoRA changes by default. caveat: a sentence to show beside this
+    lora_targets: name endings of the layers that a LoRA changes by default. keeps_shape: whether pictures may also have
+    the other sizes of its resolution (`sizes`). caveat: a sentence to show beside this
     model's scores, where they mean something else than other models'; else empty.
     """
 
@@ -72,6 +73,7 @@ class BaseModel(ABC):
     device: torch.device
     dtype: torch.dtype
     lora_targets: ClassVar[tuple[str, ...]] = UNET_TARGETS
+    keeps_shape: ClassVar[bool] = False
     caveat: str = ""
 
     def __init__(self) -> None:
@@ -106,11 +108,17 @@ class BaseModel(ABC):
     @property
     @abstractmethod
     def latent_shape(self) -> tuple[int, int, int]:
-        """(C, h, w) of one latent."""
+        """(C, h, w) of the latent of a square picture."""
+
+    def latent_shape_of(self, pixels: np.ndarray) -> tuple[int, int, int]:
+        """(C, h, w) of the latent of a picture (H, W, 3)."""
+        return self.latent_shape
 
     @abstractmethod
     def encode(self, pixels: np.ndarray) -> Tensor:
         """(H, W, 3) uint8 at the model's resolution -> (1, C, h, w) float32 CPU: the scaled posterior *mean*.
+
+        Pictures are square; where the model keeps shapes, they may have any of `sizes.sizes`.
 
         Raises:
             ImageError: the picture has another size.

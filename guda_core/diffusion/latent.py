@@ -28,6 +28,7 @@ from guda_core.diffusion.model_files import INDEX, read_json
 from guda_core.diffusion.opening import open_pipeline
 from guda_core.diffusion.pixels import to_pixels, to_unit
 from guda_core.diffusion.prediction import Prediction
+from guda_core.diffusion.sizes import sizes
 from guda_core.errors import ImageError, ModelError
 
 
@@ -47,6 +48,7 @@ class LatentModel(BaseModel):
     without: ClassVar[Mapping[str, Any]] = {}
     vae_dtype: ClassVar[torch.dtype | None] = torch.float32
     described: ClassVar[Mapping[str, Any]] = {"resolution": 512}
+    keeps_shape: ClassVar[bool] = True
 
     @classmethod
     def describe(cls, folder: Path) -> dict[str, object] | None:
@@ -140,6 +142,7 @@ class LatentModel(BaseModel):
         """The network's size is the card's, and `multiple` divides it."""
         sample = getattr(self.pipe, self.part).config.get("sample_size")
         checks.check_size(self.card, sample, scale=self._scale, where=f"{self.part}/config.json")
+        self._multiple = multiple
         if self.card.resolution % multiple:
             raise ModelError(
                 f"The model '{self.card.id}' needs a resolution that {multiple} divides, not {self.card.resolution}. "
@@ -189,13 +192,25 @@ class LatentModel(BaseModel):
     def latent_shape(self) -> tuple[int, int, int]:
         return self._shape
 
-    @torch.no_grad()
-    def encode(self, pixels: np.ndarray) -> Tensor:
+    def latent_shape_of(self, pixels: np.ndarray) -> tuple[int, int, int]:
+        return (self._shape[0], pixels.shape[0] // self._scale, pixels.shape[1] // self._scale)
+
+    def _check_picture(self, pixels: np.ndarray) -> None:
         size = self.card.resolution
-        if pixels.shape != (size, size, 3):
+        height, width, *colours = pixels.shape
+        if colours != [3] or (width, height) not in sizes(size):
             raise ImageError(
                 f"The picture has shape {pixels.shape}; this model reads {(size, size, 3)}. Resize it first."
             )
+        if width % self._multiple or height % self._multiple:
+            raise ImageError(
+                f"The picture has {width} by {height} pixels, and the model '{self.card.id}' needs sides that "
+                f"{self._multiple} divides. Use a group set whose pictures are square (`fit: crop`)."
+            )
+
+    @torch.no_grad()
+    def encode(self, pixels: np.ndarray) -> Tensor:
+        self._check_picture(pixels)
         vae = self.pipe.vae
         mean = vae.encode(to_unit(pixels).to(self.device, vae.dtype)).latent_dist.mean
         z = (mean.float() - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor

@@ -103,10 +103,10 @@ class StableDiffusion(LatentModel):
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition, network: nn.Module | None = None) -> Tensor:
         module = self.network if network is None else network
         text = condition.tensors["text"].to(self.dtype)
-        return module(x_t.to(self.dtype), t, encoder_hidden_states=text, **self._more(condition)).sample.float()
+        return module(x_t.to(self.dtype), t, encoder_hidden_states=text, **self._more(condition, x_t)).sample.float()
 
-    def _more(self, condition: Condition) -> dict[str, Any]:
-        """What else the network reads of the condition."""
+    def _more(self, condition: Condition, x_t: Tensor) -> dict[str, Any]:
+        """What else the network reads of the condition, and of the latents' size."""
         return {}
 
     def _sampler(self) -> DDIMScheduler:
@@ -119,7 +119,8 @@ class StableDiffusionXL(StableDiffusion):
 
     Its condition is "text" (B, L, D1 + D2), the last layer but one of both text encoders; "pooled" (B, P), the second
     one's projection; and "sizes" (B, 6): height, width, top, left of the crop, height and width, for a picture that
-    was neither scaled nor cropped. The empty prompt is all zeros where the model was trained so.
+    was neither scaled nor cropped; for latents that are not square, height and width are theirs. The empty prompt is
+    all zeros where the model was trained so.
     """
 
     pipeline: ClassVar[Any] = StableDiffusionXLPipeline
@@ -142,6 +143,9 @@ class StableDiffusionXL(StableDiffusion):
         text, pooled = (check_finite(x, "The embedded prompt") for x in (text, pooled))
         return Condition({"text": text, "pooled": pooled, "sizes": sizes.repeat(len(prompts), 1)})
 
-    def _more(self, condition: Condition) -> dict[str, Any]:
-        pooled, sizes = (condition.tensors[k].to(self.dtype) for k in ("pooled", "sizes"))
-        return {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes}}
+    def _more(self, condition: Condition, x_t: Tensor) -> dict[str, Any]:
+        pooled, sizes = condition.tensors["pooled"], condition.tensors["sizes"]
+        if tuple(x_t.shape[1:]) != self.latent_shape:
+            h, w = (float(n * self._scale) for n in x_t.shape[2:])
+            sizes = torch.tensor([[h, w, 0.0, 0.0, h, w]], device=sizes.device).expand(len(sizes), 6)
+        return {"added_cond_kwargs": {"text_embeds": pooled.to(self.dtype), "time_ids": sizes.to(self.dtype)}}

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from guda_core.diffusion.sizes import LONGEST
 from guda_core.errors import ReportError
 from guda_core.picture_records import Near, PlaceMap, Shown, Strip, Tile
 
@@ -26,9 +27,9 @@ MOST = 50_000_000  # pixels of a sheet that is read
 
 
 def overlay(pixels: np.ndarray, m: PlaceMap) -> np.ndarray:
-    """The map over the picture, greyed, (S, S, 3) uint8: colour where a place is above the noise, by its strength.
+    """The map over the picture, greyed, uint8: colour where a place is above the noise, by its strength.
 
-    pixels: (H, W, 3) uint8. S is H times a whole number, at least `SIDE`.
+    pixels: (H, W, 3) uint8. H and W are multiplied by a whole number, so that H is at least `SIDE`.
     """
     times = max(1, -(-SIDE // pixels.shape[0]))
     size = (pixels.shape[1] * times, pixels.shape[0] * times)
@@ -111,10 +112,11 @@ def restored(told: Mapping[str, Any], found: Mapping[str, bytes]) -> Shown:
 
 
 def _split(data: bytes, n: int, name: str) -> Sequence[np.ndarray]:
-    """The square pictures side by side in a PNG."""
+    """The pictures of one size side by side in a PNG."""
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            if n < 1 or image.width != n * image.height or image.width * image.height > MOST:
+            wide = image.width / max(1, n * image.height)  # of one of them; a shape beyond is none that a model saw
+            if n < 1 or image.width % n or not 1 / LONGEST <= wide <= LONGEST or image.width * image.height > MOST:
                 raise ValueError(f"{image.width} by {image.height} pixels are not {n} pictures")
             sheet = np.asarray(image.convert("RGB"))
     except Exception as e:  # Pillow raises a dozen kinds of error for damaged files

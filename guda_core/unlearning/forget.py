@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from guda_core.data.captions import Captioner
 from guda_core.data.dataset import Item
+from guda_core.data.latents import Latents
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import OptionError, TrainingError
 from guda_core.records import Cost
@@ -47,10 +48,10 @@ FORGET_LOSSES = Registry(
 class Task:
     """Which group to unlearn, from which model, and the pictures that it was trained on.
 
-    items: N training pictures of all groups. latents: (N, C, h, w) float32, aligned. captioner: writes their captions;
-    it is not asked where the model reads no prompt. text_features: texts -> (M, D) unit vectors, for those losses that
-    compare groups by their words. prompts: embeds prompts; the model does where there is none. pieces: how many
-    pictures one pass of the network takes.
+    items: N training pictures of all groups. latents: (N, C, h, w) float32, aligned; of several sizes in a set that
+    keeps shapes. captioner: writes their captions; it is not asked where the model reads no prompt. text_features:
+    texts -> (M, D) unit vectors, for those losses that compare groups by their words. prompts: embeds prompts; the
+    model does where there is none. pieces: how many pictures one pass of the network takes.
 
     Raises:
         TrainingError: the group, or every other group, has no pictures.
@@ -58,7 +59,7 @@ class Task:
 
     model: BaseModel
     items: Sequence[Item]
-    latents: Tensor
+    latents: Tensor | Latents
     forget: str
     captioner: Captioner
     text_features: Callable[[list[str]], Tensor] | None = None

@@ -97,7 +97,7 @@ class Health:
     def _kinds(self, group: str) -> dict[str, Shown]:
         g = torch.Generator().manual_seed(self.config.seed)
         train = self.job.pictures()
-        held = load_pictures(self.job.group_set, "held_out")
+        held = load_pictures(self.job.group_set, "held_out", seen=True)
 
         def some(p: Pictures, keep: Callable[[str, str], bool], prompt: bool) -> Shown:
             q = p.where(keep)
@@ -118,7 +118,7 @@ class Health:
 
     def _drop(self, adapter: adapters.Adapter, item: Item, prompt: str, strata: likelihood.Strata) -> float:
         model, config = self.job.model, self.config
-        pixels = item.image(self.job.card.resolution)
+        pixels = item.seen(self.job.card.resolution)
         latent, cond = model.encode(pixels), model.embed([prompt])
         draws, columns = likelihood.draw_times(hash_pixels(pixels), strata, config.draws), list(range(config.draws))
         key = (draws.image_hash, prompt)

@@ -14,13 +14,14 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from guda_core.data.latents import Latents
 from guda_core.unlearning import adapters, losses
 from guda_core.unlearning.config import MemorySettings, Settings
 from guda_core.unlearning.forget import FORGET_LOSSES, ForgetLoss, Half, Task, hide
@@ -30,12 +31,20 @@ from guda_core.unlearning.pieces import Pieces
 from guda_core.unlearning.student import Student, check, drops_out, precision, scaler
 
 
+def _places(task: Task, pool: Tensor, batch: int, rng: torch.Generator) -> Tensor:
+    """Places of a batch, drawn from `pool`. Of pictures of several sizes, all have the size of one drawn before: so
+    every picture comes up as often as another."""
+    if isinstance(task.latents, Latents):
+        of = task.latents.sizes[pool]
+        pool = pool[of == of[torch.randint(len(pool), (1,), generator=rng)]]
+    return pool[torch.randint(len(pool), (batch,), generator=rng)]
+
+
 def draw_noised(
     task: Task, pool: Tensor, batch: int, rng: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """A batch of the pictures at the places `pool`: (at, x_0, eps, x_t, t); x_t and t on the device."""
-    model = task.model
-    at = pool[torch.randint(len(pool), (batch,), generator=rng)]
+    model, at = task.model, _places(task, pool, batch, rng)
     x_0 = task.latents[at]
     t = torch.randint(len(model.schedule), (batch,), generator=rng)
     eps = torch.randn(x_0.shape, generator=rng)
@@ -55,13 +64,16 @@ def _drawn(task: Task, loss: ForgetLoss, config: Settings, rng: torch.Generator)
         loss.draw(forgotten, rng)
         loss.revise(forgotten, retained, rng)
         return forgotten, retained
-    at = torch.cat([pool[torch.randint(len(pool), (b,), generator=rng)] for pool in (task.own, task.others)])
-    x_0 = task.latents[at]
+    at = torch.cat([_places(task, pool, b, rng) for pool in (task.own, task.others)])
+    x_0 = [task.latents[part] for part in at.split(b)]
     t = torch.randint(len(model.schedule), (2 * b,), generator=rng)
-    eps = torch.randn(x_0.shape, generator=rng)
-    x_t = model.schedule.add_noise(x_0, eps, t).to(model.device)
+    if x_0[0].shape == x_0[1].shape:
+        eps = torch.randn((2 * b, *x_0[0].shape[1:]), generator=rng).split(b)
+    else:
+        eps = tuple(torch.randn(x.shape, generator=rng) for x in x_0)
     forgotten, retained = (
-        _half(*(v[part] for v in (at, x_0, eps, x_t, t.to(model.device)))) for part in (slice(b), slice(b, None))
+        _half(a, x, e, model.schedule.add_noise(x, e, s).to(model.device), s.to(model.device))
+        for a, x, e, s in zip(at.split(b), x_0, eps, t.split(b), strict=True)
     )
     forgotten.prompts = task.captions(forgotten.at, rng)
     loss.draw(forgotten, rng)
@@ -74,17 +86,47 @@ def _drawn(task: Task, loss: ForgetLoss, config: Settings, rng: torch.Generator)
 
 
 @torch.no_grad()
-def _targets(task: Task, loss: ForgetLoss, forgotten: Half, retained: Half) -> Tensor:
-    """What the student should answer, (2 B, C, h, w): of the forgotten half by the loss, of the retained half as the
+def _targets(task: Task, loss: ForgetLoss, forgotten: Half, retained: Half) -> tuple[Tensor, Tensor]:
+    """What the student should answer, (B, C, h, w) each: on the forgotten half by the loss, on the retained half as the
     full model."""
     kept = hide(retained.prompts, retained.hidden)
     asked = loss.asked(forgotten)
     if asked is None:
-        return torch.cat([loss.target(forgotten, None), task.eps(retained.x_t, retained.t, kept)])
+        return loss.target(forgotten, None), task.eps(retained.x_t, retained.t, kept)
+    if forgotten.x_t.shape != retained.x_t.shape:
+        answer = task.eps(forgotten.x_t, forgotten.t, asked)
+        return loss.target(forgotten, answer), task.eps(retained.x_t, retained.t, kept)
     x_t, t = torch.cat([forgotten.x_t, retained.x_t]), torch.cat([forgotten.t, retained.t])
     answer = task.eps(x_t, t, asked + kept)
     b = len(forgotten.at)
-    return torch.cat([loss.target(forgotten, answer[:b]), answer[b:]])
+    return loss.target(forgotten, answer[:b]), answer[b:]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Pictures of a step that one pass of the network takes, the forgotten ones first. x_t, t, seen: as of a `Half`.
+    target: what the student should answer. forgotten: how many."""
+
+    x_t: Tensor
+    t: Tensor
+    seen: list[str]
+    target: Tensor
+    forgotten: int
+
+
+def _passes(task: Task, halves: tuple[Half, Half], targets: tuple[Tensor, Tensor]) -> Iterator[Pass]:
+    """The passes of a step: both halves together, where their pictures have one size."""
+    first, second = halves
+    b = len(first.at)
+    if first.x_t.shape == second.x_t.shape:
+        x_t, t, target = torch.cat([first.x_t, second.x_t]), torch.cat([first.t, second.t]), torch.cat(targets)
+        seen = first.seen + second.seen
+        for p in task.pieces.of(2 * b):
+            yield Pass(x_t[p], t[p], seen[p], target[p], max(0, min(b, p.stop) - p.start))
+        return
+    for half, target in zip(halves, targets, strict=True):
+        for p in task.pieces.of(b):
+            yield Pass(half.x_t[p], half.t[p], half.seen[p], target[p], (p.stop - p.start) * (half is first))
 
 
 class _Health:
@@ -117,23 +159,21 @@ class Training:
         self.student.switch(False)
         forgotten, retained = _drawn(task, self.loss, config, rng)
         with precision(task.model):
-            target = _targets(task, self.loss, forgotten, retained)
-        x_t, t = torch.cat([forgotten.x_t, retained.x_t]), torch.cat([forgotten.t, retained.t])
-        seen = forgotten.seen + retained.seen
-        off = target[b:].square().mean().clamp_min(1e-12)
+            targets = _targets(task, self.loss, forgotten, retained)
+        off = targets[1].square().mean().clamp_min(1e-12)
         if drops_out(self.student.network):  # draws from the global generators
             torch.manual_seed(int(torch.randint(2**62, (1,), generator=rng)))
         moved = 0.0
-        for part in task.pieces.of(2 * b):
+        for part in _passes(task, (forgotten, retained), targets):
             with self.student.answers():
                 with precision(task.model):
-                    out = task.eps(x_t[part], t[part], seen[part], self.student.network)
-                first, total, preserve = max(0, min(b, part.stop) - part.start), None, None
+                    out = task.eps(part.x_t, part.t, part.seen, self.student.network)
+                first, total, preserve = part.forgotten, None, None
                 if first:
-                    of_them = losses.mean_square(out[:first], target[part][:first])
+                    of_them = losses.mean_square(out[:first], part.target[:first])
                     total = config.forget_weight * of_them * (first / b)
                 if first < len(out):
-                    preserve = losses.mean_square(out[first:], target[part][first:]) * ((len(out) - first) / b)
+                    preserve = losses.mean_square(out[first:], part.target[first:]) * ((len(out) - first) / b)
                     moved += float(preserve.detach() / off)
                     total = config.lam * preserve if total is None else total + config.lam * preserve
                 assert total is not None

@@ -19,8 +19,10 @@ from guda_core import paths
 from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import Pictures, fitted
 from guda_core.data.embeddings import Encoder
+from guda_core.data.encoded import check_fit
 from guda_core.data.encoders import bank_of, open_encoder
 from guda_core.data.kept_latents import encode, to_encode
+from guda_core.data.latents import Latents
 from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion.cards import chosen_card, load_model
 from guda_core.errors import AdapterError, InHandError, OptionError
@@ -47,10 +49,11 @@ class Forgetting:
         self.captioner = captioner_of(group_set)
         self.folder = Layers((folder,)) if folder else paths.run(card.id, group_set.id).adapters
         self.model = load_model(card)
+        check_fit(self.model, group_set)
         self.memory = memory_settings(self.model)
         self.kept = paths.run(card.id, group_set.id).own / "latents"
         self._pictures: Pictures | None = None
-        self._latents: Tensor | None = None
+        self._latents: Tensor | Latents | None = None
 
     @cached_property
     def clip(self) -> Encoder:
@@ -109,7 +112,7 @@ class Forgetting:
     def pictures(self) -> Pictures:
         """The train split."""
         if self._pictures is None:
-            self._pictures = load_pictures(self.group_set, "train")
+            self._pictures = load_pictures(self.group_set, "train", seen=True)
         return self._pictures
 
     def encoding(self) -> Iterator[float]:
@@ -123,8 +126,8 @@ class Forgetting:
                 self._latents = latents
                 yield done
 
-    def training_pictures(self) -> tuple[Pictures, Tensor]:
-        """The train split and its latents (N, C, h, w)."""
+    def training_pictures(self) -> tuple[Pictures, Tensor | Latents]:
+        """The train split and its latents (N, C, h, w), or of several sizes."""
         for _ in self.encoding():
             pass
         assert self._latents is not None
@@ -134,7 +137,7 @@ class Forgetting:
         """What `unlearn` needs to know of a group."""
         return self._task(group, self.training_pictures()[1])
 
-    def _task(self, group: str, latents: Tensor) -> Task:
+    def _task(self, group: str, latents: Tensor | Latents) -> Task:
         def compared(texts: list[str]) -> Tensor:
             return self.clip.text_features(texts)
 

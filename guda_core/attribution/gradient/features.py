@@ -187,6 +187,7 @@ class Gradients:
     @torch.no_grad()
     def losses(self, examples: Examples, batch: int = 16) -> Iterator[np.ndarray]:
         """Mean over timesteps of mean((eps - eps_hat)^2), batch by batch of pictures: (b,) float64 each."""
+        batch = batch if isinstance(examples.latents, Tensor) else 1  # of several sizes
         for i in range(0, len(examples), batch):
             part = slice(i, i + batch)
             eps_hat, eps = self.errors(examples.latents[part], examples.prompts[part], examples.hashes[part])

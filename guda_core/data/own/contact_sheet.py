@@ -23,6 +23,15 @@ def _spread(items: Sequence[Item], n: int) -> list[Item]:
     return [items[i] for i in at]
 
 
+def _small(item: Item, resolution: int) -> Image.Image:
+    """The picture in a square of SIDE pixels; one that the model sees in another shape keeps it."""
+    if item.whole is None:
+        return Image.fromarray(item.image(SIDE))
+    seen = Image.fromarray(item.seen(resolution))
+    scale = SIDE / max(seen.size)
+    return seen.resize((round(seen.width * scale), round(seen.height * scale)), Image.Resampling.LANCZOS)
+
+
 def contact_sheet(group_set: GroupSet, train: Sequence[Item], held_out: Sequence[Item]) -> Image.Image:
     """The sheet, RGB: a row for each group, six pictures of its training and two held-out ones.
 
@@ -40,7 +49,7 @@ def contact_sheet(group_set: GroupSet, train: Sequence[Item], held_out: Sequence
         shown = [(item, False) for item in _spread(own, TRAINED)] + [(item, True) for item in _spread(held, HELD)]
         for j, (item, framed) in enumerate(shown):
             left = GAP + j * (SIDE + GAP)
-            sheet.paste(Image.fromarray(item.image(SIDE)), (left, top + LINE))
+            sheet.paste(_small(item, group_set.resolution), (left, top + LINE))
             if framed:
                 box = (left, top + LINE, left + SIDE - 1, top + LINE + SIDE - 1)
                 pen.rectangle(box, outline=HELD_OUT, width=FRAME)

@@ -33,8 +33,9 @@ class NewSet:
 
     name: shown to people; its slug is the id. held_out: share of each group, 0 to 0.9. seed: which ones. phrase: how
     captions say a group, with {name} in it; "" for a model that reads no prompts; None: as most captions say it
-    already, else "by {name}". fit: how pictures become square. resolution: their side in pixels. broken: the largest
-    share of pictures that may be left out because they cannot be read.
+    already, else "by {name}". fit: how pictures become square, or that they keep their shape (`data.images`).
+    resolution: their side in pixels. broken: the largest share of pictures that may be left out because they cannot be
+    read.
     """
 
     name: str

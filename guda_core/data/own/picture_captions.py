@@ -96,7 +96,7 @@ def captioned(
     items = {item.id: item for split in ("train", "held_out") for item in dataset.split(split)}
     for start in range(0, len(wanted), batch):
         at = wanted[start : start + batch]
-        seen = [items[f"{rows[i].group}/{rows[i].picture}"].image(group_set.resolution) for i in at]
+        seen = [items[f"{rows[i].group}/{rows[i].picture}"].seen(group_set.resolution) for i in at]
         for i, text in zip(at, say([Image.fromarray(pixels) for pixels in seen]), strict=True):
             rows[i] = rows[i].model_copy(update={"text": text, "captioned_by": name if text else ""})
         _write(folder / FILE, rows)

@@ -18,7 +18,7 @@ import numpy as np
 
 from guda_core.data.dataset import SPLITS, Item
 from guda_core.data.images import OWN, Fit, read_file, read_picture
-from guda_core.data.sources.source import Source
+from guda_core.data.sources.source import Source, readers
 from guda_core.errors import DataError, GroupSetError, ImageError
 from guda_core.paths import at_home, home, is_folder
 from guda_core.records import Group, GroupSet
@@ -43,7 +43,7 @@ class GroupOptions(Fields):
 
 
 def read_own(path: Path, fit: Fit, size: int) -> np.ndarray:
-    """A training picture as (size, size, 3) uint8, made square as uploads are.
+    """A training picture as (size, size, 3) uint8, made square as uploads are; by "bucket" in its own shape.
 
     Raises:
         DataError: it cannot be read.
@@ -110,11 +110,13 @@ class Folder(Source):
     def split(self, name: str) -> list[Item]:
         fit = self.group_set.fit
         return [
-            Item(f"{g.id}/{p.name}", g.id, _caption(p), "", partial(read_own, p, fit)) for g, p in self._files(name)
+            Item(f"{g.id}/{p.name}", g.id, _caption(p), "", *readers(fit, partial(read_own, p)))
+            for g, p in self._files(name)
         ]
 
     def fingerprint(self, split: str = "train") -> str:
-        h = hashlib.sha256(b"crop\n" if self.group_set.fit == "crop" else b"")
+        fit = self.group_set.fit
+        h = hashlib.sha256(b"" if fit == "pad" else f"{fit}\n".encode())
         for g, p in self._files(split):
             h.update(f"{g.id}/{p.name}\0{_caption(p)}\n".encode())
             h.update(hashlib.sha256(p.read_bytes()).digest())

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from guda_core.data.dataset import SPLITS, Item
-from guda_core.data.images import OWN, read_file, read_picture
+from guda_core.data.images import OWN, Fit, read_file, read_picture
 from guda_core.data.own.data_sets import file_of, open_data_set, undecoded
 from guda_core.data.own.picture_list import FILE, Listed, read_list
-from guda_core.data.sources.source import Source
+from guda_core.data.sources.source import Source, readers
 from guda_core.errors import DataError, GroupSetError, ImageError
 from guda_core.paths import at_home, home, is_file
 from guda_core.records import GroupSet
@@ -89,12 +89,12 @@ class ListedFiles(Source):
             raise DataError(f"The picture {picture} is not there any more. Put it back, or leave it out. {AGAIN}")
         return read_file(self._root / picture, OWN)
 
-    def _read(self, entry: Listed, size: int) -> np.ndarray:
+    def _read(self, entry: Listed, fit: Fit, size: int) -> np.ndarray:
         try:
             data = self.bytes_of(entry.picture)
             if hashlib.sha256(data).hexdigest() != entry.sha256:
                 raise DataError(f"The picture {entry.picture} was changed after it was listed. {AGAIN}")
-            return read_picture(data, size=size, fit=self.group_set.fit, limits=OWN).pixels
+            return read_picture(data, size=size, fit=fit, limits=OWN).pixels
         except ImageError as e:
             raise DataError(f"{entry.picture}: {e} If it was moved or taken out: {AGAIN}") from e
 
@@ -105,11 +105,18 @@ class ListedFiles(Source):
 
     def split(self, name: str) -> list[Item]:
         return [
-            Item(f"{p.group}/{p.picture}", p.group, p.text, p.object, partial(self._read, p)) for p in self._of(name)
+            Item(
+                f"{p.group}/{p.picture}",
+                p.group,
+                p.text,
+                p.object,
+                *readers(self.group_set.fit, partial(self._read, p)),
+            )
+            for p in self._of(name)
         ]
 
     def fingerprint(self, split: str = "train") -> str:
-        """Of the list: groups, names, captions and the files' SHA-256; and of how pictures are made square."""
+        """Of the list: groups, names, captions and the files' SHA-256; and of how pictures are fitted."""
         h = hashlib.sha256(f"{self.group_set.fit}\n".encode())
         for p in self._of(split):
             h.update(f"{p.group}/{p.picture}\0{p.text}\0{p.object}\0{p.sha256}\n".encode())

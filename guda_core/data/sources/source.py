@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import ClassVar
+
+import numpy as np
 
 from guda_core.data import SOURCES
 from guda_core.data.dataset import GroupDataset, Item, Pictures, in_memory
+from guda_core.data.images import Fit
 from guda_core.errors import DataError
 from guda_core.records import GroupSet
 from guda_core.strict import Fields
 
+Reader = Callable[[int], np.ndarray]
+
 
 class NoOptions(Fields):
     """Nothing needs to be told."""
+
+
+def readers(fit: Fit, read: Callable[[Fit, int], np.ndarray]) -> tuple[Reader, Reader | None]:
+    """What an item of a picture file reads by, `Item.read` and `Item.whole`. read: (fit, size) -> pixels."""
+    if fit == "bucket":
+        return partial(read, "crop"), partial(read, "bucket")
+    return partial(read, fit), None
 
 
 class Source(GroupDataset):
@@ -67,8 +80,10 @@ def open_dataset(group_set: GroupSet) -> Source:
     return SOURCES[group_set.source](group_set)
 
 
-def load_pictures(group_set: GroupSet, split: str, size: int | None = None) -> Pictures:
+def load_pictures(group_set: GroupSet, split: str, size: int | None = None, *, seen: bool = False) -> Pictures:
     """A split of a group set in memory, at `size`; None: as its source has it in memory, else the set's resolution.
+
+    seen: as a model sees them, which is not square in every set (`Item.seen`).
 
     Raises:
         DataError: the pictures are not there, are damaged, or the split is unknown.
@@ -76,4 +91,4 @@ def load_pictures(group_set: GroupSet, split: str, size: int | None = None) -> P
     items = open_dataset(group_set).split(split)
     if isinstance(items, Pictures) and size is None:
         return items
-    return in_memory(items, size or group_set.resolution)
+    return in_memory(items, size or group_set.resolution, seen=seen)
