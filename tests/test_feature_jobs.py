@@ -6,11 +6,13 @@ import json
 from typing import Any
 
 import pytest
+import torch
 
-from guda_core.attribution.gradient import feature_plan, features
+from guda_core.attribution.gradient import feature_plan, projection
 from guda_core.attribution.gradient.feature_jobs import AskedFeatures, config_of, feature_jobs
 from guda_core.attribution.gradient.feature_plan import MethodPlan
-from guda_core.attribution.gradient.features import FeatureConfig, Gradients, Projection
+from guda_core.attribution.gradient.features import FeatureConfig, Gradients
+from guda_core.attribution.gradient.projection import Projection
 from guda_core.attribution.gradient.quantised import META, WEIGHTS
 from guda_core.cli import features_plan
 from guda_core.jobs.job import perform
@@ -80,8 +82,8 @@ def test_the_plan_is_passes_times_what_one_takes_and_stays_with_the_disk(monkeyp
     monkeypatch.setattr(model, "encode", lambda pixels: now.__setitem__(0, now[0] + 2.0), raising=False)
     slow(Gradients, "at", lambda args: 3.0 * args[0].config.timesteps)
     slow(Projection, "block", 0.5)
-    for module in (feature_plan, features):
-        monkeypatch.setattr(module, "BLOCK", 2)
+    monkeypatch.setattr(projection, "BLOCK", 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     monkeypatch.setattr(feature_plan, "at_once", lambda size: 5)
     size = Gradients(model, FeatureConfig()).size
     configs = {"one": FeatureConfig(timesteps=2, dim=8), "two": FeatureConfig(timesteps=1, dim=0)}

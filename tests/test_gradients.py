@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from experiments.baselines.instance import Instance, InstanceConfig
-from guda_core.attribution.gradient.features import FeatureBank, FeatureConfig, Gradients, Projection
+from guda_core.attribution.gradient.features import FeatureBank, FeatureConfig, Gradients
 from guda_core.attribution.gradient.kernel import KernelConfig
+from guda_core.attribution.gradient.projection import Projection
 from guda_core.attribution.gradient.store import Store
 from guda_core.attribution.gradient.trak import Trak
+from guda_core.attribution.method import Budget
 from guda_core.diffusion.cards import load_model
 from guda_core.errors import CacheError
 from tests.linear import GROUPS, D, K, Linear, linear_world
@@ -31,7 +34,7 @@ def linear():
 
 
 def test_the_projection_is_seeded_keeps_inner_products_and_does_not_depend_on_the_batch(monkeypatch):
-    monkeypatch.setattr("guda_core.attribution.gradient.features.BLOCK", 1000)
+    monkeypatch.setattr("guda_core.attribution.gradient.projection.BLOCK", 1000)
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 3500)).astype(np.float32)
     s = Projection(3500, 64, seed=3)
@@ -44,6 +47,27 @@ def test_the_projection_is_seeded_keeps_inner_products_and_does_not_depend_on_th
     sd = np.linalg.norm(x[0]) * np.linalg.norm(x[1]) / 8  # of a dense +-1 matrix with 64 rows
     assert abs(np.mean(found) - truth) < 4 * sd / 200**0.5 and np.std(found) < 1.3 * sd
     assert Projection(3500, 0, 0)(x) is x
+
+
+@pytest.mark.parametrize("dim", [4, 8, 12, 64, 4096])
+def test_the_projection_is_the_one_that_version_0_1_drew(dim, monkeypatch):
+    """Written down once more by numpy's `integers`; with any number of threads, for one picture and for several."""
+    monkeypatch.setattr("guda_core.attribution.gradient.projection.BLOCK", 1001)
+    x = np.random.default_rng(0).standard_normal((3, 7500)).astype(np.float32)
+    found, s, wanted = [], Projection(7500, dim, seed=5), np.zeros((dim, 3), np.float32)
+    for i in range(8):
+        n, part = min(1001, 7500 - 1001 * i), dim // 4
+        rng = np.random.Generator(np.random.Philox(key=np.array([5, i], np.uint64)))
+        rows = rng.integers(0, part, (n, 4), dtype=np.int32) + part * np.arange(4, dtype=np.int32)
+        signs = rng.integers(0, 2, (n, 4), dtype=np.int8) * 2.0 - 1
+        matrix = np.zeros((dim, n), np.float32)
+        np.put_along_axis(matrix, rows.T, (signs.T / 2).astype(np.float32), axis=0)
+        assert np.array_equal(s.block(i).toarray(), matrix)
+        wanted += s.block(i) @ x[:, 1001 * i : 1001 * i + n].T
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
+        found += [s(x), np.concatenate([s(x[i : i + 1]) for i in range(3)])]
+    assert all(np.array_equal(f, wanted.T) for f in found)
 
 
 # Half precision ------------------------------------------------------------------------------------------------------
@@ -77,6 +101,15 @@ def test_in_float16_a_gradient_that_overflows_is_taken_again_and_small_ones_do_n
     gradients.scale = 1.0
     unscaled = gradients.at(z, "cat", "a hash").vector
     assert (unscaled == 0).sum() > (usual == 0).sum()
+
+
+def test_what_a_query_is_said_to_cost_counts_the_chosen_parts_alone(card, monkeypatch):
+    monkeypatch.setattr("guda_core.attribution.gradient.kernel.blocks_seconds", lambda p: float(p.size))
+    model = load_model(card)
+    for parts in ((), ("attn2.to_k",)):
+        trak = Trak.__new__(Trak)
+        trak._use(SimpleNamespace(model=model), KernelConfig(FeatureConfig(dim=8, parts=parts)), [])  # type: ignore[arg-type]
+        assert trak.cost(Budget()).seconds == Gradients(model, FeatureConfig(parts=parts)).size > 0
 
 
 # Cache and settings --------------------------------------------------------------------------------------------------

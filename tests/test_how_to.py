@@ -100,7 +100,7 @@ def test_every_command_about_own_pictures_runs_on_stand_ins(tmp_path, home, pict
             credit(home / "sets" / "artists" / "group_set.yaml")
         if words[1:3] == ["groups", "check"]:
             assert "CC-BY-4.0" in said and (home / "sets" / "artists" / "contact-sheet.png").is_file()
-    assert ran.count("groups") == 9 and {"unlearn", "attribute"} < set(ran)
+    assert ran.count("groups") == 11 and {"unlearn", "attribute"} < set(ran)
     assert load_group_set("artists").groups["ann-lee"].licence == "CC-BY-4.0"  # --again kept it
     assert load_group_set("padded").fit == "pad" and "rights" in list_group_sets()
     assert load_group_set("styled").groups["dee"].phrase == "in the Dee style"

@@ -1,9 +1,9 @@
 """What gradient features will take, said before they are made: passes by count, time by what is really tried.
 
-    seconds of a method = N K s_gradient + ceil(N / n) blocks s_block(n)
+    seconds of a method = N K s_gradient + ceil(N / n) s_projection(n)
 
 N pictures, K timesteps, n pictures projected at a time, s_gradient of one pass with the gradient of every weight,
-s_block of making one block of the projection and multiplying n gradients by it.
+s_projection of projecting n gradients, as some blocks of it take.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from guda_core.attribution.gradient.features import BLOCK, FeatureConfig, Gradients, Projection, at_once
+from guda_core.attribution.gradient.features import FeatureConfig, Gradients, at_once
+from guda_core.attribution.gradient.projection import Projection, blocks_seconds
 from guda_core.diffusion.base_model import BaseModel
 
 SHORT = 5.0  # seconds up to which a whole picture is tried, with all its timesteps
@@ -73,7 +74,8 @@ def make_plan(model: BaseModel, configs: Mapping[str, FeatureConfig], pictures: 
         passes.append(one)
         size = Gradients(model, replace(config, timesteps=1)).size
         n, dim = at_once(size), config.dim or size
-        projected = math.ceil(pictures / n) * math.ceil(size / BLOCK) * _block_s(size, n, config)
+        projection = Projection(size, config.dim, config.seed)
+        projected = math.ceil(pictures / n) * blocks_seconds(projection, n) if config.dim else 0.0
         seconds = pictures * config.timesteps * one + projected
         kept = pictures * (4 * dim + 4) + pictures * (dim + 8)  # in the cache, and beside the model
         methods[name] = MethodPlan(pictures * config.timesteps, seconds, kept)
@@ -98,12 +100,3 @@ def _gradient_s(model: BaseModel, config: FeatureConfig) -> float:
 
     one = seconds(1)
     return seconds(config.timesteps) if one * config.timesteps <= SHORT and config.timesteps > 1 else one
-
-
-def _block_s(size: int, n: int, config: FeatureConfig) -> float:
-    """Seconds of a block of the projection, for n gradients."""
-    if not config.dim:
-        return 0.0
-    projection = Projection(size, config.dim, config.seed)
-    g = np.zeros((min(BLOCK, size), n), np.float32)
-    return _timed(lambda: projection.block(0) @ g)

@@ -3,9 +3,7 @@
     phi(x) = S mean_k grad_theta f(x, t_k, eps_k)
 
 f is one of the outputs below, t_k are K timesteps spread evenly over 1 .. T-1, eps_k is seeded by (picture, t_k), and S
-is a sparse random projection: every parameter goes into 4 of the `dim` coordinates with a random sign (Kane & Nelson
-2014). Inner products are kept in expectation with the variance of a dense +-1 matrix, at 4 additions a parameter
-instead of `dim`, so that it runs without a GPU.
+is a sparse random projection (`projection`).
 
 A model in half precision is differentiated as it is trained: float32 weights, which compute in the model's type.
 float16 holds no small numbers, so that f is scaled up before, and the gradient down after.
@@ -23,9 +21,9 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-from scipy import sparse
 from torch import Tensor, nn
 
+from guda_core.attribution.gradient.projection import SPREAD, Projection
 from guda_core.attribution.gradient.store import Store
 from guda_core.data.encoded import Examples
 from guda_core.diffusion.base_model import BaseModel
@@ -35,8 +33,6 @@ from guda_core.errors import ModelError, OptionError, ScoreError
 from guda_core.records import Query
 
 OUTPUTS = ("loss", "mean_square", "mean")
-SPREAD = 4  # coordinates that a parameter goes into
-BLOCK = 2**20  # parameters projected at a time
 FIRST_SCALE = 2.0**16  # of f in float16; halved for good where a gradient overflows
 MEMORY = 2**27  # gradient entries held at a time: 512 MiB
 
@@ -71,30 +67,10 @@ def at_once(size: int) -> int:
     return max(1, min(64, MEMORY // size))
 
 
-class Projection:
-    """S as a function, block by block from the seed, so that memory stays bounded. dim 0: the identity."""
-
-    def __init__(self, size: int, dim: int, seed: int) -> None:
-        self.size, self.dim, self.seed = size, dim, seed
-
-    def block(self, i: int) -> sparse.csc_matrix:
-        """The columns of S of the i-th BLOCK of parameters: (dim, n) with SPREAD entries of +-1/2 a column."""
-        n = min(BLOCK, self.size - i * BLOCK)
-        rng = np.random.Generator(np.random.Philox(key=np.array([self.seed, i], np.uint64)))
-        part = self.dim // SPREAD
-        rows = rng.integers(0, part, (n, SPREAD), dtype=np.int32) + part * np.arange(SPREAD, dtype=np.int32)
-        signs = (rng.integers(0, 2, (n, SPREAD), dtype=np.int8) * 2 - 1).astype(np.float32) / np.sqrt(SPREAD)
-        at = np.arange(0, n * SPREAD + 1, SPREAD, dtype=np.int32)
-        return sparse.csc_matrix((signs.ravel().astype(np.float32), rows.ravel(), at), shape=(self.dim, n))
-
-    def __call__(self, g: np.ndarray) -> np.ndarray:
-        """(B, P) float32 -> (B, dim) float32."""
-        if not self.dim:
-            return g
-        out = np.zeros((self.dim, len(g)), np.float32)
-        for i, start in enumerate(range(0, self.size, BLOCK)):
-            out += self.block(i) @ g[:, start : start + BLOCK].T  # (dim, B)
-        return out.T
+def counted(network: nn.Module, parts: Sequence[str]) -> dict[str, nn.Parameter]:
+    """Name -> parameter, of the weights that count (`FeatureConfig.parts`)."""
+    endings = tuple(f".{p}{end}" for p in parts for end in ("", ".weight", ".bias"))
+    return {n: p for n, p in network.named_parameters() if not endings or f".{n}".endswith(endings)}
 
 
 @dataclass(frozen=True)
@@ -118,8 +94,7 @@ class Gradients:
         with model.lock:  # not while an adapter is switched in
             self.network: nn.Module = copy.deepcopy(model.network).float().eval().requires_grad_(False)
         self.scale = FIRST_SCALE if model.dtype == torch.float16 else 1.0
-        endings = tuple(f".{p}{end}" for p in config.parts for end in ("", ".weight", ".bias"))
-        named = {n: p for n, p in self.network.named_parameters() if not endings or f".{n}".endswith(endings)}
+        named = counted(self.network, config.parts)
         if not named:
             raise ModelError(f"The model '{model.card.id}' has none of the parts {', '.join(config.parts)}.")
         self.parameters: dict[str, nn.Parameter] = named

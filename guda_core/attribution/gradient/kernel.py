@@ -8,8 +8,6 @@ ridge fixed beforehand: it follows the scale of the features and never looks at 
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -21,7 +19,8 @@ from scipy import linalg
 
 from guda_core.attribution import METHODS
 from guda_core.attribution.aggregate import check_aggregate, group_scores, lead
-from guda_core.attribution.gradient.features import BLOCK, FeatureBank, FeatureConfig, Features, Projection
+from guda_core.attribution.gradient.features import FeatureBank, FeatureConfig, Features, counted
+from guda_core.attribution.gradient.projection import Projection, blocks_seconds
 from guda_core.attribution.gradient.quantised import QuantisedBank
 from guda_core.attribution.method import Budget, Context, Method, Unavailable
 from guda_core.data.encoded import Examples
@@ -153,12 +152,10 @@ class KernelMethod(Method):
 
     @cached_property
     def projection_seconds(self) -> float:
-        """What the projection of one gradient takes on this machine: measured on one block of it, when first asked."""
-        weights = sum(p.numel() for p in self.bank.model.network.parameters())
-        projection = Projection(weights, self.config.features.dim, self.config.features.seed)
-        began = time.perf_counter()
-        _ = projection.block(0) @ np.zeros(min(BLOCK, weights), np.float32)
-        return (time.perf_counter() - began) * math.ceil(weights / BLOCK)
+        """What the projection of one gradient takes on this machine: some blocks of it are tried, when first asked."""
+        of = self.config.features
+        weights = sum(p.numel() for p in counted(self.bank.model.network, of.parts).values())
+        return blocks_seconds(Projection(weights, of.dim, of.seed)) if of.dim else 0.0
 
     def cost(self, budget: Budget) -> Cost:
         """The gradient at every timestep, and its projection."""

@@ -20,7 +20,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from guda_core.attribution.gradient.features import FeatureConfig, Features, Gradients, Projection
+from guda_core.attribution.gradient.features import FeatureConfig, Features, Gradients
+from guda_core.attribution.gradient.projection import Projection
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import CacheError
 from guda_core.records import Query
