@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +28,7 @@ from transformers import (
 from guda_core import paths
 from guda_core.data.dataset import InMemory, Pictures
 from guda_core.data.embeddings import make_bank
-from guda_core.data.encoders import LARGE, bank_name, name_of, open_encoder
+from guda_core.data.encoders import LARGE, bank_name, bank_of, name_of, open_encoder
 from guda_core.data.groups import load_group_set
 from guda_core.diffusion.cards import find_card, load_model
 from guda_core.errors import ModelError
@@ -208,6 +210,30 @@ def test_the_command_makes_the_bank_from_which_similarity_answers(home, kind, sa
     for g, f in features.items():
         assert answer.groups[g].score == pytest.approx(float((f @ own).mean()), abs=1e-5)
     assert (service.best_caption(service.prepare(picture)) != "") == (kind == "clip")
+
+
+def test_a_bank_is_found_wherever_the_encoders_folder_lies_and_under_its_name_of_before(home, tmp_path):
+    own_workspace(home)
+    card, run = find_card("brush"), paths.run("brush", "artists")
+    here = replace(card, encoder=f"dinov2:{save_dino(tmp_path / 'Far away' / 'eyes')}")
+    name = bank_name(here)
+    assert re.fullmatch(r"bank-dinov2-eyes-[0-9a-f]{12}\.safetensors", name) and bank_of(here, run) == run.mine / name
+    shutil.copytree(tmp_path / "Far away" / "eyes", home / "eyes")
+    assert bank_name(replace(card, encoder=f"dinov2:{home / 'eyes'}")) == name
+    weights = home / "eyes" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert bank_name(replace(card, encoder=f"dinov2:{home / 'eyes'}")) != name
+    words = re.sub("[^a-z0-9]+", "-", f"dinov2 {tmp_path}/Far away/eyes".lower())
+    before = run.mine / f"bank-{words}.safetensors"
+    before.parent.mkdir(parents=True, exist_ok=True)
+    before.touch()
+    assert bank_of(here, run) == before
+    (run.mine / name).touch()
+    assert bank_of(here, run) == run.mine / name
+    shutil.rmtree(tmp_path / "Far away")
+    assert bank_name(here) == before.name  # the folder is gone: opening it says so
 
 
 def test_an_encoder_comes_from_the_hub(home, tmp_path, monkeypatch):

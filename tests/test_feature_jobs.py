@@ -60,6 +60,36 @@ def test_features_of_some_weights_are_made_by_the_command_and_answer(there):
     assert "none of the parts nothing" in guda("assets", "features", *asked, "--parts", "nothing", code=2)
 
 
+def test_what_is_there_is_in_no_plan_and_is_not_made_again(there, home, tmp_path):
+    asked = ("assets", "features", "--dim", "16", "--set", "artists", "--model", "brush")
+    both = ("--methods", "dtrak,trak", "--plan", "--json", tmp_path / "plan.json")
+
+    def planned(*more):
+        said = guda(*asked, *both, *more)
+        told = json.loads((tmp_path / "plan.json").read_text())
+        assert ("there already" in said) == bool(told["there"])
+        return told
+
+    first = planned()
+    one = first["methods"]["trak"]
+    assert first["there"] == ["dtrak"] and first["methods"]["dtrak"] == {
+        "gradients": 0,
+        "seconds": 0.0,
+        "disk_bytes": 0,
+    }
+    assert first["gradients"] == one["gradients"] > 0 and first["encode_s"] > 0
+    assert planned("--dim", "8")["there"] == planned("--parts", "to_k")["there"] == []
+    weights = (there / WEIGHTS).stat().st_mtime_ns
+    said = guda(*asked, "--methods", "dtrak,trak")
+    assert f"There already: {there}" in said and f"Written: {there.parent / 'trak'}" in said
+    assert (there / WEIGHTS).stat().st_mtime_ns == weights
+    everything = planned()
+    assert everything["there"] == ["dtrak", "trak"] and everything["seconds"] == everything["disk_bytes"] == 0
+    path = home / "sets" / "artists" / "group_set.yaml"
+    path.write_text(path.read_text().replace("by Dee", "in the manner of Dee"))
+    assert planned()["there"] == []  # other captions are other features
+
+
 # What it will take
 
 
@@ -81,7 +111,7 @@ def test_the_plan_is_passes_times_what_one_takes_and_stays_with_the_disk(monkeyp
 
     monkeypatch.setattr(model, "encode", lambda pixels: now.__setitem__(0, now[0] + 2.0), raising=False)
     slow(Gradients, "at", lambda args: 3.0 * args[0].config.timesteps)
-    slow(Projection, "block", 0.5)
+    slow(Projection, "_made", 0.5)
     monkeypatch.setattr(projection, "BLOCK", 2)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     monkeypatch.setattr(feature_plan, "at_once", lambda size: 5)

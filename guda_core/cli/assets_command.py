@@ -54,7 +54,7 @@ def features(
     """Make the gradient features with which methods answer without the training pictures.
 
     One pass is tried first. Where all will take more than ten minutes, you are asked (--yes: not asked). With --workers
-    or --ray several methods at once, without being asked; what is there already is then not made again.
+    or --ray several methods at once, without being asked. What is there already is not made again.
     """
     quieten()
 
@@ -76,9 +76,15 @@ def features(
     service = service_of(model, group_set)
     where = folder or run(service.model.card.id, service.group_set.id).features.own("")
     asked = feature_jobs.AskedFeatures(service.group_set.id, model, dim, where, tuple(listed(parts)))
+    there = feature_jobs.seem_made(asked, service.model, service.group_set, wanted)
     if (plan or not yes) and not features_plan.agreed(
-        service, wanted, dim, asked.parts, only=plan, json_file=json_file
+        service, wanted, dim, asked.parts, there, only=plan, json_file=json_file
     ):
+        return
+    for m in there:
+        say(f"There already: {where / m}")
+    wanted = [m for m in wanted if m not in there]
+    if not wanted:
         return
     opened = feature_jobs.opened_of(asked, service.model, service.group_set)
     for m in wanted:

@@ -27,11 +27,13 @@ def agreed(
     methods: Sequence[str],
     dim: int,
     parts: tuple[str, ...] = (),
+    there: Sequence[str] = (),
     *,
     only: bool,
     json_file: Path | None,
 ) -> bool:
-    """Whether the features are to be made: they take little, or the user says so. only: say what they will take.
+    """Whether the features are to be made: they take little, or the user says so. there: methods that have theirs.
+    only: say what they will take.
 
     Raises:
         OptionError: they take long, and there is nobody to ask. ModelError: the model cannot have such features.
@@ -42,10 +44,11 @@ def agreed(
 
     n = len(open_dataset(service.group_set).split("train"))
     with ERR.status("Trying one pass"):
-        plan = make_plan(service.model, {m: config_of(m, dim, parts).features for m in methods}, n)
+        plan = make_plan(service.model, {m: config_of(m, dim, parts).features for m in methods}, n, there)
     if only or plan.seconds > ASKED_S:
         show(plan_table(plan))
-        say(f"One pass with gradients took {plan.pass_s:.3f} s on {plan.device}. What is made already takes nothing.")
+        if set(methods) - set(there):
+            say(f"One pass with gradients took {plan.pass_s:.3f} s on {plan.device}.")
     if only:
         if json_file is not None:
             write_json(json_file, plan.to_json())
@@ -66,7 +69,10 @@ def plan_table(plan: FeaturePlan) -> Table:
     for column in ("method", "passes with gradients", "time", "disk"):
         table.add_column(column, overflow="fold")
     for name, m in plan.methods.items():
-        table.add_row(name, f"{m.gradients:,}", time_said(m.seconds), bytes_said(m.disk_bytes))
+        if name in plan.there:
+            table.add_row(name, "there already", "", "")
+        else:
+            table.add_row(name, f"{m.gradients:,}", time_said(m.seconds), bytes_said(m.disk_bytes))
     table.add_row("encoding", "", time_said(plan.encode_s), "")
     total = sum(m.gradients for m in plan.methods.values())
     table.add_row("in all", f"{total:,}", time_said(plan.seconds), bytes_said(plan.disk_bytes))

@@ -38,11 +38,12 @@ from guda_core.data.embeddings import BANK, BATCH, Clip, Encoder, words
 from guda_core.diffusion.base_model import Card
 from guda_core.errors import ModelError
 from guda_core.from_hub import bring
-from guda_core.paths import ASSETS, Run
+from guda_core.paths import ASSETS, Run, at_home, is_folder
 
 SMALL_PX = 64  # for which the included CLIP was made
 LARGE = "clip:openai/clip-vit-large-patch14"
 STYLE_HEAD = "style_head.safetensors"
+END = 2**20  # bytes of a file that its mark is made of, at each end
 WANTED = (
     "config.json", "preprocessor_config.json", "model*.safetensors", "model.safetensors.index.json", STYLE_HEAD,
     "tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json",
@@ -165,14 +166,37 @@ def name_of(card: Card) -> str:
 
 
 def bank_of(card: Card, run: Run) -> Path:
-    """The file of the feature bank: one for each model, group set and encoder."""
-    return run.file(bank_name(card))
+    """The file of the feature bank: one for each model, group set and encoder. One of before, with the whole path
+    of the encoder's folder in its name, is found too."""
+    found, before = run.file(bank_name(card)), run.file(_bank(name_of(card)))
+    return before if before.is_file() and not found.is_file() else found
 
 
 def bank_name(card: Card) -> str:
-    """Its name within a run."""
+    """Its name within a run: of an encoder in a folder by what the folder is called and holds, wherever it lies."""
     name = name_of(card)
+    kind, _, place = name.partition(":")
+    folder = at_home(place)
+    if not place or not is_folder(folder):
+        return _bank(name)
+    return _bank(f"{kind}-{folder.resolve().name}-{_mark(folder)[:12]}")
+
+
+def _bank(name: str) -> str:
     return BANK if not name else f"bank-{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.safetensors"
+
+
+def _mark(folder: Path) -> str:
+    """SHA-256 of the names, sizes, beginnings and ends of an encoder's files: no gigabytes are read for a name."""
+    h = hashlib.sha256()
+    for path in sorted({p for pattern in WANTED for p in folder.glob(pattern) if p.is_file()}):
+        size = path.stat().st_size
+        h.update(f"{path.name}\0{size}\n".encode())
+        with path.open("rb") as f:
+            h.update(f.read(END))
+            f.seek(max(0, size - END))
+            h.update(f.read(END))
+    return h.hexdigest()
 
 
 def mend(model: str, group_set: str) -> str:
@@ -196,7 +220,7 @@ def _tower(name: str, bank: Path) -> Tower:
     kind, _, place = name.partition(":")
     if kind not in ENCODERS or not place:
         raise ModelError(f"The encoder '{name}' is not known. Write KIND:PLACE with one of {', '.join(ENCODERS)}.")
-    folder = Path(place).expanduser()
-    if not folder.is_dir():
+    folder = at_home(place)
+    if not is_folder(folder):
         folder = bring(place, WANTED)
     return ENCODERS[kind](folder, bank)

@@ -5,6 +5,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -105,11 +108,36 @@ def make(opened: Opened, method: str) -> Steps:
     meta = {
         "command": f"python -m guda_core assets features --methods {method} --dim {opened.asked.dim}{parts}",
         **opened.made_from(method),
+        "pictures_sha256": pictures_sha256(opened.group_set),
         "config": dataclasses.asdict(made.config.features),
         "versions": versions(),
         "date": today(),
     }
     quantised.write(opened.folder(method), made.features, opened.examples.groups, meta)
+
+
+def pictures_sha256(group_set: GroupSet) -> str:
+    """Hash of the training pictures and of what their captions are made of; no picture is encoded for it."""
+    words = [(g.id, g.phrase, list(g.descriptors)) for g in group_set.groups.values()]
+    said = [group_set.caption, group_set.descriptors_per_caption, words]
+    of = f"{open_dataset(group_set).fingerprint('train')}\n{json.dumps(said)}"
+    return hashlib.sha256(of.encode()).hexdigest()
+
+
+def seem_made(asked: AskedFeatures, model: BaseModel, group_set: GroupSet, methods: Sequence[str]) -> list[str]:
+    """The methods whose features are there, whole, and made from this model, these settings and, by `pictures_sha256`,
+    these pictures. `is_made` tells also of features that do not say that hash, but has to encode the pictures."""
+    folder = asked.folder or paths.run(model.card.id, group_set.id).features.own("")
+    found, pictures = [], ""
+    for method in methods:
+        try:
+            bank = quantised.QuantisedBank(model, folder / method)
+        except CacheError:
+            continue
+        if bank.config == config_of(method, asked.dim, asked.parts).features and "pictures_sha256" in bank.meta:
+            pictures = pictures or pictures_sha256(group_set)
+            found += [method] if bank.meta["pictures_sha256"] == pictures else []
+    return found
 
 
 def is_made(opened: Opened, method: str) -> bool:

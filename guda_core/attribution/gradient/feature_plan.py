@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -36,13 +36,14 @@ class MethodPlan:
 @dataclass(frozen=True)
 class FeaturePlan:
     """methods: method id -> its own. pictures: trained on. encode_s: seconds to encode all of them. pass_s: of one pass
-    with gradients, as tried."""
+    with gradients, as tried. there: methods whose features are there already; they take nothing."""
 
     methods: Mapping[str, MethodPlan]
     pictures: int
     encode_s: float
     pass_s: float
     device: str
+    there: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -60,16 +61,22 @@ class FeaturePlan:
         return {**asdict(self), **sums, "seconds": self.seconds, "disk_bytes": self.disk_bytes}
 
 
-def make_plan(model: BaseModel, configs: Mapping[str, FeatureConfig], pictures: int) -> FeaturePlan:
-    """The plan. configs: method id -> the settings of its features. The model is left as it was.
+def make_plan(
+    model: BaseModel, configs: Mapping[str, FeatureConfig], pictures: int, there: Sequence[str] = ()
+) -> FeaturePlan:
+    """The plan. configs: method id -> the settings of its features. there: methods whose features are there. The model
+    is left as it was.
 
     Raises:
         ModelError: the model has none of the parts.
     """
     pixels = np.full((model.card.resolution, model.card.resolution, 3), 128, np.uint8)
-    encode_s = pictures * _timed(lambda: model.encode(pixels))
-    methods, passes = {}, []
+    encode_s = pictures * _timed(lambda: model.encode(pixels)) if set(configs) - set(there) else 0.0
+    methods, passes = dict[str, MethodPlan](), list[float]()
     for name, config in configs.items():
+        if name in there:
+            methods[name] = MethodPlan(0, 0.0, 0)
+            continue
         one = _gradient_s(model, config)
         passes.append(one)
         size = Gradients(model, replace(config, timesteps=1)).size
@@ -79,7 +86,8 @@ def make_plan(model: BaseModel, configs: Mapping[str, FeatureConfig], pictures: 
         seconds = pictures * config.timesteps * one + projected
         kept = pictures * (4 * dim + 4) + pictures * (dim + 8)  # in the cache, and beside the model
         methods[name] = MethodPlan(pictures * config.timesteps, seconds, kept)
-    return FeaturePlan(methods, pictures, encode_s, max(passes, default=0.0), str(model.device))
+    there = tuple(n for n in configs if n in there)
+    return FeaturePlan(methods, pictures, encode_s, max(passes, default=0.0), str(model.device), there)
 
 
 def _timed(call: Any) -> float:
