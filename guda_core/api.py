@@ -33,7 +33,7 @@ from guda_core.service import check_methods, find_effort
 from guda_core.unlearning.forget import FORGET_LOSSES
 from guda_core.unlearning.group_jobs import Asked, kept_apart, work_by
 from guda_core.unlearning.health import Health, read_all
-from guda_core.unlearning.run import Forgetting
+from guda_core.unlearning.run import Forgetting, check_learned
 
 log = logging.getLogger(__name__)
 PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # of pictures that a PNG holds as they are
@@ -211,6 +211,7 @@ def unlearn(
         asked = Asked(group_set.id, model, folder, tuple(only), operator, changes, again=again)
         return _by_workers(group_set, asked, workers, ray)
     job = Forgetting(group_set, model=model, folder=folder)
+    check_learned(job)
     config = job.config(operator, **settings)
     for gid in job.pending(only, config=config, again=again):
         for p in job.unlearn(gid, config):

@@ -96,8 +96,11 @@ def read_yaml(path: Path, error: Callable[[str], GudaError]) -> Any:
     """
     try:
         return parse_yaml(path.read_text(encoding="utf-8"), _Reader)
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise error(f"{path} is not readable as YAML: {e}") from e
+    except UnicodeDecodeError as e:
+        raise error(f"{path} is not readable as UTF-8 text. Save it again as UTF-8.") from e
+    except yaml.YAMLError as e:
+        hint = " Put a text that holds a colon into quotes." if "mapping values are not allowed" in str(e) else ""
+        raise error(f"{path} is not readable as YAML: {e}{hint}") from e
     except OSError as e:
         raise error(f"{path} cannot be opened: {e.strerror or e}.") from e
 

@@ -193,7 +193,7 @@ def test_every_setting_changes_the_draft(tmp_path, monkeypatch):
         emoji.train_objects[:3] * (n // 3),
     )  # fmt: skip
     monkeypatch.setattr(run, "chosen_card", lambda name: card)
-    monkeypatch.setattr(run, "load_pictures", lambda gs, split: pictures)
+    monkeypatch.setattr(run, "load_pictures", lambda gs, split, seen: pictures)
     job = Forgetting(emoji, folder=tmp_path / "adapters")
     base = {"captions": 2, "anchors": 1, "rank": 6, "rest": 0.0}
 

@@ -30,8 +30,8 @@ def job(tmp_path, monkeypatch):
     pixels = rng.integers(0, 256, (n, 16, 16, 3), dtype=np.uint8)
     pictures = Pictures(pixels, tuple(g for g in GROUPS.groups for _ in "ab"), GROUPS.train_objects[:2] * (n // 2))
     monkeypatch.setattr(run, "chosen_card", lambda name: card)
-    monkeypatch.setattr(run, "load_pictures", lambda gs, split: pictures)
-    monkeypatch.setattr(health, "load_pictures", lambda gs, split: pictures)
+    monkeypatch.setattr(run, "load_pictures", lambda gs, split, seen: pictures)
+    monkeypatch.setattr(health, "load_pictures", lambda gs, split, seen: pictures)
     return Forgetting(GROUPS, folder=tmp_path / "adapters")
 
 
@@ -110,7 +110,7 @@ def test_an_adapter_of_other_pictures_of_ones_own_does_not_fit(job, tmp_path, mo
     now = job.pictures()
     other = dataclasses.replace(now, pixels=255 - now.pixels)
     for of, fits in ((now, True), (other, False)):
-        monkeypatch.setattr(run, "load_pictures", lambda gs, split, of=of: of)
+        monkeypatch.setattr(run, "load_pictures", lambda gs, split, seen, of=of: of)
         own = Forgetting(dataclasses.replace(GROUPS, folder=tmp_path / "emoji"), folder=tmp_path / "adapters")
         assert own.pending(["noto"], config=CONFIG) == ([] if fits else ["noto"])
         assert own.pending(["noto"], config=None) == []

@@ -114,7 +114,7 @@ def test_names_that_no_file_can_have_are_not_there(name, tmp_path, monkeypatch):
     )
     dataset = open_dataset(load_group_set("mine", root))
     assert dataset.missing() == [name]  # type: ignore[attr-defined]
-    with pytest.raises(DataError, match="is not there any more"):
+    with pytest.raises(DataError, match="there is no such folder"):
         dataset.split("train")[0].image(16)
 
 

@@ -219,7 +219,7 @@ def test_wrong_sets_are_refused_with_a_sentence(change, words, load):
     ("text", "words"),
     [
         (b"groups: [", "not readable as YAML"),
-        (b"\xff\xfe\x00", "not readable as YAML"),
+        (b"\xff\xfe\x00", "Save it again as UTF-8"),
         (b"id: small\nid: small\n", "the key 'id' stands twice"),
         (b"groups:\n  a: 1\n  a: 2\n", "the key 'a' stands twice"),
         (b"!!python/object/apply:os.getcwd []", "not readable as YAML"),

@@ -399,7 +399,7 @@ def job(tmp_path, monkeypatch, card):
     pictures = Pictures(pixels, tuple(g for g in GROUPS.groups for _ in "ab"), GROUPS.train_objects[:2] * (n // 2))
     monkeypatch.setattr(run, "chosen_card", lambda name: card)
     for module in (run, health):
-        monkeypatch.setattr(module, "load_pictures", lambda gs, split: pictures)
+        monkeypatch.setattr(module, "load_pictures", lambda gs, split, seen: pictures)
     return run.Forgetting(GROUPS, folder=tmp_path / "adapters")
 
 

@@ -78,7 +78,8 @@ def _check_pictures(
         note(f"The pictures were not looked at. {e}")
         return
     gone = dataset.missing() if isinstance(dataset, ListedFiles) else []
-    if gone:
+    if gone and isinstance(dataset, ListedFiles):
+        dataset.check_there()
         raise DataError(
             f"{counted(len(gone), 'listed picture is', 'listed pictures are')} not there: {some(gone)}. {AGAIN}"
         )

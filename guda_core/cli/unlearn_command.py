@@ -23,6 +23,7 @@ from guda_core.cli.terminal import (
     progress_bar,
     say,
     show,
+    write_json,
 )
 from guda_core.errors import OptionError
 
@@ -188,8 +189,6 @@ def _shared(workers: int) -> Share:
 def _plan(
     job: Forgetting, measured: Health, pending: list[str], config: Any, file: Path | None, share: Share | None = None
 ) -> None:
-    from guda_core.unlearning.plan import write_json
-
     if not pending:
         say("Nothing to do: every adapter is there and was made with these settings.")
         return
@@ -209,8 +208,7 @@ def _plan(
             "and the time in which each worker loads the model. Each worker needs that memory."
         )
     if file is not None:
-        write_json(found, file)
-        say(f"Written: {file}")
+        write_json(file, found.to_json())
 
 
 def _whole(plan: Plan, share: Share) -> float:

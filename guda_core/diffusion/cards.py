@@ -7,7 +7,8 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -40,21 +41,35 @@ def read_cards(path: Path = CARDS) -> dict[str, Card]:
         raise ModelError(f"{path} cannot be read: {e}") from e
     if not isinstance(found, dict):
         raise ModelError(f"{path} holds no cards. Each is a name with its fields below it.")
-    return {str(id): _card(path, id, fields) for id, fields in found.items()}
+    return {str(id): _card(path, id, told) for id, told in found.items()}
 
 
-def _card(path: Path, id: Any, fields: Any) -> Card:
-    if not isinstance(id, str) or not isinstance(fields, dict) or not all(isinstance(k, str) for k in fields):
+def _card(path: Path, id: Any, told: Any) -> Card:
+    if not isinstance(id, str) or not isinstance(told, dict) or not all(isinstance(k, str) for k in told):
         raise ModelError(f"{path}: card '{id}': it has no fields below its name.")
     try:
-        card = Card(id=id, **fields)
+        card = Card(id=id, **told)
         lora = str(path.parent / Path(card.lora).expanduser()) if card.lora else ""
         here = str(path.parent / Path(card.path).expanduser()) if card.source in ("folder", "file") else card.path
         return replace(card, path=here, lora=lora, encoder=_encoder(path.parent, card.encoder))
     except (ValidationError, TypeError) as e:
-        first = e.errors()[0] if isinstance(e, ValidationError) else {"loc": (), "msg": str(e)}
-        field = ".".join(str(p) for p in first["loc"])
-        raise ModelError(f"{path}: card '{id}': {field + ': ' if field else ''}{first['msg']}.") from e
+        raise ModelError(f"{path}: card '{id}'{_wrong(e)}") from e
+
+
+def _wrong(error: ValidationError | TypeError) -> str:
+    """What is wrong with a card's fields, as the end of a sentence."""
+    if isinstance(error, TypeError):
+        return f": {error}."
+    first = error.errors()[0]
+    name = ".".join(str(p) for p in first["loc"])
+    if first["type"] == "unexpected_keyword_argument":
+        known = [f.name for f in fields(Card) if f.name != "id"]
+        near = get_close_matches(name, known, 1, 0.75)
+        meant = f"Is '{near[0]}' meant?" if near else f"Known: {', '.join(known)}."
+        return f" has a field '{name}' that means nothing here. {meant}"
+    if first["type"] == "missing":
+        return f" has no field '{name}'. Add it."
+    return f": '{name}': {first['msg'][0].lower()}{first['msg'][1:]}."
 
 
 def _encoder(here: Path, name: str) -> str:
@@ -122,6 +137,8 @@ def resolve_card(name_or_path: str | Path, *, lora: str | Path | None = None) ->
         ModelError: there is no such card, folder, file or repository, it is a pickle, or no family reads it.
     """
     card = _resolve(name_or_path)
+    if lora is not None and not isinstance(lora, str | Path):
+        raise OptionError(f"A LoRA is given by its file's path; got {type(lora).__name__}.")
     if lora is None or not str(lora):
         return card
     path = paths.at_home(lora)

@@ -24,10 +24,9 @@ def folder_of(card: Card) -> Path:
     if card.source in ("assets", "folder"):
         folder = ASSETS / card.path if card.source == "assets" else Path(card.path)
         if not is_file(folder / INDEX):
-            raise ModelError(
-                f"The model '{card.id}' is not in {folder}. Check out the repository with its assets, or train it with "
-                "`python -m experiments.train`."
-            )
+            do = "Check out the repository with its assets, or train it with `python -m experiments.train`."
+            do = do if card.source == "assets" else "Correct `path` in its card; it is looked for beside the card."
+            raise ModelError(f"The model '{card.id}' is not in {folder}. {do}")
         return folder
     try:
         return Path(DiffusionPipeline.download(card.path, use_safetensors=True))

@@ -134,7 +134,9 @@ class ForgetLoss(ABC):
         if task.has_prompts != self.needs_prompts:
             kind = "reads prompts" if task.has_prompts else "reads no prompt"
             known = [k for k in FORGET_LOSSES if FORGET_LOSSES[k].needs_prompts == task.has_prompts]
-            raise OptionError(f"The forget loss '{config.operator}' is not for a model that {kind}. Use {known}.")
+            raise OptionError(
+                f"The forget loss '{config.operator}' is not for a model that {kind}. Use {' or '.join(known)}."
+            )
 
     def prepare(self, checkpoint: Path | None) -> Iterator[Progress]:
         """What comes before the first step, such as a model to be trained; yields progress. checkpoint: where it may

@@ -26,7 +26,7 @@ from guda_core.records import GroupSet
 from guda_core.unlearning.adapter_files import meta_file
 from guda_core.unlearning.defaults import memory_settings
 from guda_core.unlearning.health import Health
-from guda_core.unlearning.run import Forgetting
+from guda_core.unlearning.run import Forgetting, check_learned
 
 HEALTH_SAYS = "measuring its health"
 Follow = Callable[[str, int, Iterator[Event]], Iterator[Event]]  # (title, number of jobs, what happens) -> the same
@@ -77,6 +77,7 @@ def open_asked(asked: Asked) -> Opened:
         GudaError: the set, the model or a setting is refused.
     """
     made = Forgetting(load_group_set(asked.group_set), model=asked.model, folder=asked.folder)
+    check_learned(made)
     made.memory = memory_settings(made.model, pictures=asked.pictures, checkpointing=asked.checkpointing)
     config = made.config(asked.operator, **dict(asked.changes))
     return Opened(made, config, Health(made, apart=kept_apart(made.group_set, made.card.id)))

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -183,10 +182,3 @@ def make_plan(
         groups, timed, encode_s, latents + 3 * 4 * timed.trained, dataclasses.asdict(config),
         dataclasses.asdict(memory), str(model.device), str(model.dtype).removeprefix("torch."),
     )  # fmt: skip
-
-
-def write_json(plan: Plan, path: Path) -> None:
-    """Write the plan's record."""
-    import json
-
-    path.write_text(json.dumps(plan.to_json(), indent=1), encoding="utf-8")

@@ -25,6 +25,7 @@ from guda_core.data.kept_latents import encode, to_encode
 from guda_core.data.latents import Latents
 from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion.cards import chosen_card, load_model
+from guda_core.diffusion.identity import KNOWN
 from guda_core.errors import AdapterError, InHandError, OptionError
 from guda_core.paths import STYLE_GROUPS, Layers, cache_dir
 from guda_core.records import GroupSet
@@ -38,6 +39,17 @@ from guda_core.unlearning.one_group import unlearn
 from guda_core.unlearning.plan import Plan, blank_latents, group_cost, make_plan
 from guda_core.versions import versions
 from guda_core.work_queue import claimed
+
+
+def check_learned(job: Forgetting) -> None:
+    """Raises OptionError when the model is the included one, which saw its own group set's pictures alone, and the set
+    is another: there is nothing to unlearn."""
+    card, group_set = job.card, job.group_set
+    if card.only_groups and job.model.sha256 in KNOWN.values() and card.group_set != group_set.id:
+        raise OptionError(
+            f"The included model '{card.id}' was trained on the pictures of '{card.group_set}' alone, so there is "
+            f"nothing of '{group_set.id}' to unlearn from it. Name the model that was trained on them: --model."
+        )
 
 
 class Forgetting:

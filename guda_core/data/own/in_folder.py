@@ -133,7 +133,9 @@ def find_in_folder(folder: Path) -> Found:
         DataError: there is no such folder, or no group of pictures in it; or a caption or metadata file is unreadable.
     """
     if is_file(folder):
-        raise DataError(f"'{folder}' is a file of a kind that is not read here. Unpack it, and name the folder.")
+        one = "one picture" if folder.suffix.lower() in PICTURES else "a file of a kind that is not read here"
+        do = "Name" if folder.suffix.lower() in PICTURES else "Unpack it, and name"
+        raise DataError(f"'{folder}' is {one}. {do} the folder that holds one subfolder for each group.")
     if not is_folder(folder):
         raise DataError(f"There is no folder '{folder}'. Name the folder that holds one subfolder for each group.")
     folder = Path(os.path.normpath(folder.absolute()))
@@ -148,13 +150,20 @@ def find_in_folder(folder: Path) -> Found:
     if not pictures:
         raise DataError(
             f"There are no groups of pictures in {folder}. Put the pictures into one subfolder for each group, as "
-            f"{', '.join(PICTURES)}." + (" The pictures there lie in no subfolder." if stray else "")
+            f"{', '.join(PICTURES)}."
+            + (
+                f" The pictures there lie in no subfolder. If it is a group itself, name {folder.parent}."
+                if stray
+                else ""
+            )
         )
     repeats = _repeats(pictures, folder, found)
     for path in pictures:
         parts, row = path.relative_to(folder).parts, told.get(path, {})
         top = REPEATS.sub("", parts[0]) if repeats else parts[0]
         own = row.get("group") or " ".join(top.replace("_", " ").split()) or top
+        if not own.strip():
+            raise DataError(f"{folder} holds a subfolder whose name is spaces alone ('{top}'). Give it a name.")
         shows = row.get("object") or (parts[1].replace("_", " ") if len(parts) > 2 else "")
         text = captions.get(path.with_suffix("")) or row.get("text", "")
         found.candidates.append(

@@ -99,9 +99,12 @@ def draft(found: Found, asked: NewSet, tell: Callable[[float], None] = lambda do
     left = [n for n in ids if n not in lost]
     if len(left) < 2:
         one = f" ('{left[0]}')" if left else ""
+        below = list(dict.fromkeys(c.object for c in found.candidates if c.group in left and c.object))
+        deeper = f" If its subfolders are the groups ({some(below)}), name that folder." if len(below) > 1 else ""
         raise DataError(
             f"There is {counted(len(left), 'group')} with pictures in {found.looked_at}{one}, and at least two are "
             "needed: a group is compared with the others. Put each group's pictures into a subfolder of its own."
+            + deeper
         )
     shared = _shared(opened, notes)
     phrase = asked.phrase if asked.phrase is not None else likely_phrase(found.candidates)

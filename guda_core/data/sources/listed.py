@@ -21,7 +21,7 @@ from guda_core.data.own.data_sets import file_of, open_data_set, undecoded
 from guda_core.data.own.picture_list import FILE, Listed, read_list
 from guda_core.data.sources.source import Source, readers
 from guda_core.errors import DataError, GroupSetError, ImageError
-from guda_core.paths import at_home, home, is_file
+from guda_core.paths import at_home, home, is_file, is_folder
 from guda_core.records import GroupSet
 from guda_core.strict import Fields, Text
 
@@ -79,6 +79,14 @@ class ListedFiles(Source):
     def _root(self) -> Path:
         return self.folder / at_home(self.path)
 
+    def check_there(self) -> None:
+        """Raises DataError when the whole folder is not there."""
+        if not is_folder(self._root):
+            raise DataError(
+                f"The pictures of '{self.group_set.id}' should be in {self._root}, and there is no such folder. If it "
+                f"was moved, name its new place: guda groups new FOLDER --name '{self.group_set.name}' --again."
+            )
+
     def bytes_of(self, picture: str) -> bytes:
         """The bytes of a picture's file.
 
@@ -86,6 +94,7 @@ class ListedFiles(Source):
             DataError: it is not there any more. ImageError: it cannot be read.
         """
         if not os.path.isfile(self._root / picture):  # noqa: PTH113  (no name is an error)
+            self.check_there()
             raise DataError(f"The picture {picture} is not there any more. Put it back, or leave it out. {AGAIN}")
         return read_file(self._root / picture, OWN)
 
@@ -137,6 +146,9 @@ class ListedRows(ListedFiles):
             if image not in rows.features:
                 raise DataError(f"The split '{name}' of {self.path} has no column '{image}'.")
         return {name: undecoded(rows, image) for name, rows in opened.items()}
+
+    def check_there(self) -> None:
+        """A data set that is not there says so when it is opened."""
 
     @property
     def _place(self) -> str:
