@@ -96,6 +96,13 @@ def test_health_is_measured_once_an_adapter(job):
     assert measured.unmeasured(["noto"]) == ["noto"] and measured.read() == {}
 
 
+def test_the_held_out_pictures_are_read_once_whatever_the_number_of_groups(job, monkeypatch):
+    read, plain = [], health.load_pictures
+    monkeypatch.setattr(health, "load_pictures", lambda *a, **k: read.append(a) or plain(*a, **k))
+    measured = health.Health(job, health.HealthConfig(pictures=2, held_out=8, strata=4))
+    assert set(measured.passes(list(GROUPS.groups))) == set(GROUPS.groups) and len(read) == 1
+
+
 def test_a_health_that_was_cut_off_does_not_count(job):
     for _ in job.unlearn("noto", CONFIG):
         pass

@@ -16,7 +16,12 @@ import torch
 import yaml
 from PIL import Image
 
+from experiments.logo import fine_tuning
+from experiments.train.unet import stratified_times
+from guda_core import paths
+from guda_core.attribution import scope as scopes
 from guda_core.data.dataset import middle
+from guda_core.data.embeddings import Clip
 from guda_core.data.groups import load_group_set
 from guda_core.data.images import read_picture
 from guda_core.data.kept_latents import to_encode
@@ -26,6 +31,7 @@ from guda_core.diffusion import likelihood
 from guda_core.diffusion.cards import load_model
 from guda_core.diffusion.sizes import nearest, sizes, step
 from guda_core.errors import GroupSetError, ImageError
+from guda_core.local import load_service
 from guda_core.unlearning import health
 from guda_core.unlearning.config import MemorySettings
 from guda_core.unlearning.forget import FORGET_LOSSES, config_of
@@ -270,10 +276,7 @@ def test_a_set_of_shapes_goes_the_whole_way(studio, home, tmp_path, monkeypatch)
     """Unlearn, make what every method needs, ask about a wide picture with strip and maps, and replay the report."""
     few = health.HealthConfig(pictures=1, held_out=3, strata=4)
     monkeypatch.setattr(health, "HealthConfig", lambda: few)
-    guda("groups", "new", studio, "--fit", "bucket", "--resolution", "32", "--held-out", "0.2")
-    save_tiny(home / "models" / "brush", latent=16)
-    card = {"name": "The brush", "source": "folder", "path": "brush", "resolution": 32}
-    (home / "models" / "brush.yaml").write_text(yaml.safe_dump({"brush": card}), encoding="utf-8")
+    brush_of(studio, home)
     of = ("--set", "artists", "--model", "brush")
     guda("unlearn", *of, "--steps", "1", "--batch", "2", "--groups", "dee")
     guda("assets", "bank", *of)
@@ -291,6 +294,49 @@ def test_a_set_of_shapes_goes_the_whole_way(studio, home, tmp_path, monkeypatch)
         strip, where = (Image.open(io.BytesIO(z.read(n))).size for n in ("without.png", "where.png"))
     assert strip == (80, 24) and where == (320, 192)  # the reference and one group; the map of one group
     assert "every score is bitwise the same" in guda("replay", out, *of)
+
+
+def brush_of(studio, home, resolution: int = 32) -> None:
+    """A set of shapes and a tiny model of that resolution in the workspace."""
+    guda("groups", "new", studio, "--fit", "bucket", "--resolution", resolution, "--held-out", "0.2")
+    save_tiny(home / "models" / "brush", latent=resolution // 2)
+    card = {"name": "The brush", "source": "folder", "path": "brush", "resolution": resolution, "group_set": "artists"}
+    (home / "models" / "brush.yaml").write_text(yaml.safe_dump({"brush": card}), encoding="utf-8")
+
+
+def test_the_scopes_rule_and_likeness_look_at_the_square_in_the_middle(studio, home, monkeypatch):
+    brush_of(studio, home)
+    service, judged = load_service("brush"), []
+    query = service.prepare((studio / "Dee" / "3.png").read_bytes())
+    monkeypatch.setattr(scopes, "judge", lambda rule, model, clip, q: judged.append(q))
+    service.scope(query)
+    assert query.pixels.shape == (20, 48, 3) and judged[0].pixels.shape == (32, 32, 3)
+    small = Image.fromarray(query.pixels[:, 14:34]).resize((32, 32), Image.Resampling.LANCZOS)
+    assert (judged[0].pixels == np.asarray(small)).all() and judged[0].latent.shape[2:] == (16, 16)
+    whole, cut = (Clip(paths.ASSETS / "clip").image_features(p[None]) for p in (query.pixels, query.pixels[:, 14:34]))
+    assert torch.equal(whole, cut)
+
+
+def test_fine_tuning_for_the_oracle_takes_every_size_of_a_batch(studio, home):
+    """The loss of a step, against each picture's own at the same draws."""
+    brush_of(studio, home)
+    base = Forgetting(load_group_set("artists"))
+    config = fine_tuning.settings_for(base.model, rank=2, steps=1, batch=6)
+    student = Student(base.model, config, MemorySettings())
+    steps, rng = fine_tuning.Steps(base, config, student, None), step_generator(0, 0)
+    with student.ready():
+        found = [float(p.detach()) for p in steps.pieces(0, rng)]
+        again = step_generator(0, 0)
+        at, captions = steps.drawn(0, again)
+        t, z, wanted = stratified_times(6, len(base.model.schedule), again), base.training_pictures()[1], 0.0
+        for size in sorted(set(z.sizes[at].tolist())):
+            same = [i for i in range(6) if int(z.sizes[at[i]]) == size]
+            eps = torch.randn((len(same), *z[at[same]].shape[1:]), generator=again)
+            for e, i in zip(eps.split(1), same, strict=True):
+                x = base.model.schedule.add_noise(z[at[[i]]], e, t[[i]])
+                out = base.model.predict(x, t[[i]], base.model.embed([captions[i]]), student.network).detach()
+                wanted += float((out - e).square().mean()) / 6
+    assert len(found) == len(set(z.sizes[at].tolist())) > 1 and math.isclose(sum(found), wanted, rel_tol=1e-4)
 
 
 def test_a_pixel_model_refuses_a_set_of_shapes(studio, home):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from guda_core.errors import OptionError
 from guda_core.unlearning import losses
 from guda_core.unlearning.config import UnconditionalConfig
 from guda_core.unlearning.forget import ForgetLoss, Half, Task
@@ -22,6 +23,8 @@ class Retrack(ForgetLoss):
 
     def __init__(self, task: Task, config: UnconditionalConfig) -> None:
         super().__init__(task, config)
+        if not isinstance(task.latents, Tensor):
+            raise OptionError("ReTrack compares pictures place by place, so that they must have one size: `fit: crop`.")
         self.bandwidth = losses.likely_bandwidth(task.latents) if config.bandwidth is None else config.bandwidth
 
     def passes(self, batch: int) -> int:

@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -91,13 +92,19 @@ class Health:
                 out += [] if adapters.read_health(self.job.folder / g, meta["sha256"]) else [g]
         return out
 
-    def _held_out_of_all(self, held: Pictures) -> list[Item]:
-        return [held[i] for i in held_out_of_all(held, list(self.job.group_set.groups), self.config, self.apart)]
+    @cached_property
+    def _held(self) -> Pictures:
+        """The held-out pictures, read once for all groups."""
+        return load_pictures(self.job.group_set, "held_out", seen=True)
+
+    @cached_property
+    def _held_out_of_all(self) -> list[Item]:
+        groups = list(self.job.group_set.groups)
+        return [self._held[i] for i in held_out_of_all(self._held, groups, self.config, self.apart)]
 
     def _kinds(self, group: str) -> dict[str, Shown]:
         g = torch.Generator().manual_seed(self.config.seed)
-        train = self.job.pictures()
-        held = load_pictures(self.job.group_set, "held_out", seen=True)
+        train, held = self.job.pictures(), self._held
 
         def some(p: Pictures, keep: Callable[[str, str], bool], prompt: bool) -> Shown:
             q = p.where(keep)
@@ -113,7 +120,7 @@ class Health:
             "forgotten_empty": some(train, lambda k, o: k == group, False),
             "others_empty": some(train, lambda k, o: k != group, False),
             "held_out_empty": some(held, lambda k, o: k == group, False),
-            OFFSET: [(i, "") for i in self._held_out_of_all(held) if i.group != group],
+            OFFSET: [(i, "") for i in self._held_out_of_all if i.group != group],
         }
 
     def _drop(self, adapter: adapters.Adapter, item: Item, prompt: str, strata: likelihood.Strata) -> float:
