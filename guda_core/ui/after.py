@@ -55,7 +55,7 @@ class After:
         row = event._data.get("row") if isinstance(event._data, dict) else None
         if not isinstance(row, int) or not 0 <= row < len(known):
             return {s.status: status_html(words.PICTURE_GONE)}
-        return {**self.runs.restored(known[row].answer), s.mapped: ""}
+        return {**self.runs.restored(known[row].answer), s.mapped: "", s.group: None}
 
 
 def connect_after(after: After, runs: list[Any], quick: dict[str, Any]) -> None:
@@ -64,5 +64,5 @@ def connect_after(after: After, runs: list[Any], quick: dict[str, Any]) -> None:
     s = after.screen
     for event in runs:
         event.then(after.keep, [s.answer, s.past], [s.past, s.past_rows], **quick)
-    shown = s.past_rows.click(after.brought, s.past, [*s.outputs(), s.mapped], **quick)
+    shown = s.past_rows.click(after.brought, s.past, [*s.outputs(), s.mapped, s.group], **quick)
     shown.then(None, None, None, js=OPENED, **quick)

@@ -38,9 +38,7 @@ PICTURE_GONE = "The picture is no longer stored here. Draw or upload it again."
 NO_PICTURE = "There is no picture yet. Upload one first."
 NO_REPORT = "There is no report yet. Choose a report's zip first."
 NO_ANSWER = "Nothing is scored yet. Score a picture on the first tab. Its details then appear here."
-NOT_UPLOADED = (
-    "Only a picture that you upload on this page is accepted. A web address, data or a path on the server is not."
-)
+NOT_UPLOADED = "Only what you upload on this page is accepted. A web address, data or a path on the server is not."
 SEVERAL = (
     "Choose up to {most} pictures, or a folder. Each is scored without a caption. A row appears when its picture is "
     "done. Press a row to open the whole answer. For more pictures, use: guda attribute FOLDER --out RESULTS --table"
