@@ -157,6 +157,8 @@ def test_what_is_focused_by_keyboard_is_seen(browser, tmp_path):
         assert {k: seen.get(k) for k in ("radio", "checkbox", "range")} == dict.fromkeys(
             ("radio", "checkbox", "range"), "solid"
         )
+        dark = "k => { dispatchEvent(new Event(k)); return document.body.classList.contains('dark'); }"
+        assert [page.evaluate(dark, k) for k in ("beforeprint", "afterprint")] == [False, True]  # paper is white
         watched.check(tmp_path / "focus.png")
 
 

@@ -185,11 +185,32 @@ def test_a_table_fills_stops_goes_on_and_opens_an_answer(browser, tmp_path):
         assert len(zipfile.ZipFile(tmp_path / "reports.zip").namelist()) == 4
         assert violations(page) == []
         page.screenshot(path=tmp_path / "several.png", full_page=True)
+        page.emulate_media(media="print", reduced_motion="reduce")
+        look = "e => { const s = getComputedStyle(e); return [s.printColorAdjust, s.transitionProperty]; }"
+        assert rows.first.locator(".guda-chip").evaluate(look) == ["exact", "none"]
+        expect(page.get_by_role("columnheader", name="Whole answer")).to_be_hidden()  # nothing is pressed on paper
+        page.emulate_media(media="screen", reduced_motion="no-preference")
+        page.set_viewport_size({"width": 390, "height": 844})
+        watched.fits()
+        for part in (rows.nth(2).get_by_role("button"), rows.nth(2).locator(".guda-chip")):
+            box = part.bounding_box()
+            assert box["x"] + box["width"] <= 390  # a row is a card, with nothing to scroll for
+        page.set_viewport_size({"width": 1366, "height": 768})
         said = rows.nth(2).locator("td").nth(2).inner_text()
         rows.nth(2).locator("td").nth(1).click()  # anywhere in the row
         expect(page.locator(".guda-says:visible").first).to_contain_text(said)
         expect(page.get_by_text(words.BROUGHT_BACK)).to_be_visible()
         expect(page.locator(".guda-chart:visible")).to_have_count(1)
+        go(page, TAB)
+        page.get_by_role("button", name="Open the answer of a.png").focus()
+        page.keyboard.press("Enter")
+        expect(page.locator("#guda-answer")).to_be_focused()  # who came by keyboard goes on from there
+        service.delay, service.passes = 0.05, 4000
+        page.get_by_role("button", name="Generate and attribute").click()
+        until(page, lambda: service.at_work == 1)
+        go(page, TAB)
+        rows.nth(2).locator("td").nth(1).click()
+        expect(page.get_by_text(words.FIRST_BUSY)).to_be_visible()
         watched.check(tmp_path / "opened.png")
 
 

@@ -12,7 +12,7 @@ from guda_core.answers.shown import shown_html
 from guda_core.service import Service
 from guda_core.ui import words
 from guda_core.ui.answer import Answer
-from guda_core.ui.blocks import OPENED
+from guda_core.ui.blocks import BUSY, OPENED
 from guda_core.ui.callbacks import Runs, Update, explained
 from guda_core.ui.layout import Screen
 from guda_core.ui.more_maps import one_map
@@ -53,6 +53,8 @@ class After:
         """Show one of the answers again."""
         s, known = self.screen, past or ()
         row = event._data.get("row") if isinstance(event._data, dict) else None
+        if row == BUSY:
+            return {s.mapped: gr.skip()}
         if not isinstance(row, int) or not 0 <= row < len(known):
             return {s.status: status_html(words.PICTURE_GONE)}
         return {**self.runs.restored(known[row].answer), s.mapped: "", s.group: None}

@@ -14,7 +14,7 @@ from guda_core.answers.markup import heading, note, says_html, status_html, text
 from guda_core.errors import ReportError
 from guda_core.service import Service
 from guda_core.ui import words
-from guda_core.ui.blocks import OPENED, block, rows_block
+from guda_core.ui.blocks import BUSY, OPENED, block, rows_block
 from guda_core.ui.callbacks import PAUSE_S, Runs, explained, refusal
 from guda_core.ui.connect import COMPUTE, QUICK
 from guda_core.ui.layout import SESSION, Screen, effort_choices
@@ -192,6 +192,8 @@ def connect(p: Pictures, service: Service, s: Screen, tabs: gr.Tabs) -> None:
     def opened(event: gr.EventData, several: Several | None) -> dict[Any, Any]:
         items = several.items if several is not None else ()
         row = event._data.get("row") if isinstance(event._data, dict) else None
+        if row == BUSY:
+            return {p.said: says_html(words.FIRST_BUSY)}
         answer = items[row].answer if isinstance(row, int) and 0 <= row < len(items) else None
         if answer is None:
             return {p.said: says_html(words.PICTURE_GONE)}
