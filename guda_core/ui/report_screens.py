@@ -142,8 +142,8 @@ def draw() -> Reports:
             said = block()
         with gr.Column(min_width=280):
             with gr.Row():
-                upload = gr.File(label="A report's zip", file_count="single", type="filepath", height=120)
-                second = gr.File(label="A second one, to compare", file_count="single", type="filepath", height=120)
+                upload = gr.File(label="A report's zip", file_count="single", type="filepath", height=140)
+                second = gr.File(label="A second one, to compare", file_count="single", type="filepath", height=140)
             only_keep_the_path(upload)
             only_keep_the_path(second)
             with gr.Row():
