@@ -23,6 +23,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 from guda_core.cli.terminal import listed
 from guda_core.local import load_service
 from guda_core.service import Service
+from guda_core.ui import several as several_pictures
 from guda_core.ui import words
 from tests.chromium import ARGS, NAMES, chromium_path
 from tests.fakes import FakeService, serving
@@ -137,6 +138,36 @@ def history(page: Page) -> None:
     page.wait_for_timeout(800)
 
 
+def group_map(page: Page) -> None:
+    """An answer with the map of a group that was chosen."""
+    example(page)
+    page.get_by_role("combobox", name=words.MAP_OF).click()
+    page.get_by_role("option").nth(5).click()
+    expect(page.locator(".guda-more-maps .guda-note")).to_be_visible(timeout=WAIT)
+    expect(page.get_by_role("button", name="Rocket")).to_be_enabled(timeout=WAIT)
+    page.wait_for_timeout(800)
+
+
+def too_many(page: Page) -> None:
+    """More pictures than may be scored at once."""
+    folder = Path(tempfile.mkdtemp())
+    for i in range(several_pictures.most() + 1):
+        Image.new("RGB", (32, 32), "teal").save(folder / f"{i:02d}.png")
+    opened_tab(page, "Several pictures")
+    page.locator("input[type=file]:not([webkitdirectory])").last.set_input_files(sorted(folder.iterdir()))
+    expect(page.get_by_role("cell", name="00.png", exact=True)).to_be_visible(timeout=WAIT)
+    page.get_by_role("button", name="Attribute all").click()
+    expect(page.get_by_text("Not started.")).to_be_visible(timeout=WAIT)
+
+
+def opened_row(page: Page) -> None:
+    """The whole answer of a row."""
+    several(page)
+    page.locator(".guda-several .guda-open").first.click()
+    expect(page.get_by_text(words.BROUGHT_BACK)).to_be_visible(timeout=WAIT)
+    page.wait_for_timeout(800)
+
+
 def two_reports(page: Page) -> None:
     """The report of an example beside that of the form's own picture."""
     paths = []
@@ -166,6 +197,9 @@ SCREENS: dict[str, Callable[[Page], None]] = {
     "refused": refused,
     "uploaded": uploaded,
     "several": several,
+    "several-too-many": too_many,
+    "several-opened": opened_row,
+    "group-map": group_map,
     "history": history,
     "two-reports": two_reports,
     "compare": tab("Compare"),

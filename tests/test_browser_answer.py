@@ -79,6 +79,8 @@ def test_the_page_is_short_and_accessible_before_anything_is_unfolded(browser, t
         expect(button).to_be_enabled(timeout=SLOW)
         expect(button).to_have_css("opacity", "1", timeout=SLOW)  # it fades in when it can be pressed again
         assert watched.height() < most
+        first, second = (page.locator(".guda-maps li").nth(i).bounding_box() for i in (0, 1))
+        assert first["y"] == second["y"]  # maps stand side by side, also on a phone
         assert violations(page) == []
         for fold in page.locator(".guda-fold > summary").all():
             fold.click()
@@ -157,6 +159,8 @@ def test_what_is_focused_by_keyboard_is_seen(browser, tmp_path):
         assert {k: seen.get(k) for k in ("radio", "checkbox", "range")} == dict.fromkeys(
             ("radio", "checkbox", "range"), "solid"
         )
+        dark = "k => { dispatchEvent(new Event(k)); return document.body.classList.contains('dark'); }"
+        assert [page.evaluate(dark, k) for k in ("beforeprint", "afterprint")] == [False, True]  # paper is white
         watched.check(tmp_path / "focus.png")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -72,6 +73,24 @@ def test_generate_and_attribute_write_their_files(run, tmp_path):
     run("attribute", out, "--prompt", "cat, flat colours", "--effort", "quick", "--json", tmp_path / "again.json")
     again = json.loads((tmp_path / "again.json").read_text())
     assert again["methods"]["guda"]["groups"] == groups
+
+
+def test_strip_and_maps_are_told_but_for_a_picture_out_of_scope(run, service, tmp_path, monkeypatch):  # noqa: F811
+    path, report = draw(tmp_path / "cat.png"), tmp_path / "cat.zip"
+    asked = ("attribute", path, "--effort", "quick", "--methods", "guda", "--report", report, "--pictures", "--maps")
+    done = run(*asked)
+    assert done.exit_code == 0, done.output
+    assert done.output.count("from the full model's picture.") == len(service.group_set.groups) - 1
+    with Image.open(tmp_path / "cat-without.png") as im, Image.open(tmp_path / "cat-where.png") as where:
+        assert min(*im.size, *where.size) > 16
+    scope = replace(service.scope(service.prepare(path.read_bytes())), verdict="out of scope")
+    monkeypatch.setattr(service, "scope", lambda query: scope)
+    done = run(*asked[:-1])
+    assert done.exit_code == 0 and "no attribution" in done.output and report.is_file()
+    assert not [g.name for g in service.group_set.groups.values() if g.name in done.output]
+    monkeypatch.setattr(service, "attribute", None)  # refused before anything is computed
+    done = run("attribute", path, "--methods", "clip", "--report", report, "--pictures")
+    assert done.exit_code == 2 and "Ask for guda too" in done.output
 
 
 def test_a_place_that_cannot_be_written_to_is_one_sentence(run, tmp_path):

@@ -42,6 +42,20 @@ def test_the_newest_comes_first_and_the_same_question_is_kept_once():
     assert "09:05 UTC, effort Quick" in html and past_html(service, ()) == ""
 
 
+def test_what_was_stopped_does_not_take_the_place_of_the_whole_answer():
+    service = FakeService()
+    whole = answer_of(service)
+    both = replace(whole, methods=("guda", "clip"))
+    found = {a.method: a for a in service.attribute(both.query, methods=["guda", "clip"], effort="quick")}
+    whole, stopped = replace(both, found=found), both  # stopped before the second method had answered
+    kept = added(added(added((), whole, NOW), answer_of(service, 1), NOW), stopped, NOW)
+    assert kept[0].answer is whole and len(kept) == 2
+    assert added(added((), stopped, NOW), whole, NOW)[0].answer is whole
+    strip = list(service.pictures(whole.query, method="guda"))[-1]
+    drawn = replace(whole, shown=replace(whole.shown, strip=strip))
+    assert added(added((), drawn, NOW), whole, NOW)[0].answer is drawn
+
+
 def test_an_answer_that_is_not_whole_is_not_kept():
     service = FakeService()
     whole = answer_of(service)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import zipfile
 from pathlib import Path
 
+import gradio as gr
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
+from guda_core.answers.markup import status_html
 from guda_core.answers.verdict import OUT_OF_SCOPE
 from guda_core.errors import ImageError, OptionError
 from guda_core.reports.read import read_report
 from guda_core.ui import build_ui, several, words
 from guda_core.ui.several import Several, begun, csv_of, one, reports_of, rows_html
-from guda_core.ui.several_screen import TAB
+from guda_core.ui.several_screen import TAB, _Work, draw
 from tests.chromium import SLOW, Watched, until
 from tests.fakes import FakeService, serving
 from tests.test_browser_screens import go, violations
@@ -57,7 +60,7 @@ def test_each_picture_is_a_row_and_a_refused_one_says_why(cache):
     for item in (known.items[0], known.items[2]):
         assert f"Most needed: {names[service.first(item.answer.query)]}" in html
     assert html.count("data-row=") == 2 and "Refused. Only PNG" in html and "It could have." in html
-    rows = list(csv.DictReader(io.StringIO(csv_of(service, known).decode())))
+    rows = list(csv.DictReader(io.StringIO(csv_of(service, known).decode("utf-8-sig"))))
     assert [r["file"] for r in rows] == [f"'{FORMULA}", "none.png", "b.png"]
     assert (float(rows[0]["score"]), rows[0]["state"], rows[0]["unit"]) == (41.0, "clear", "nats")
     assert rows[1]["state"] == "refused" and rows[1]["refused"].startswith("Only PNG") and rows[1]["score"] == ""
@@ -85,7 +88,7 @@ def test_out_of_scope_names_no_group_in_the_table(cache):
     known = through(service, [picture(cache, "a.png")])
     html, names = rows_html(service, known), [g.name for g in service.group_set.groups.values()]
     assert OUT_OF_SCOPE in html and not [n for n in names if n in html] and "41" not in html
-    [row] = csv.DictReader(io.StringIO(csv_of(service, known).decode()))
+    [row] = csv.DictReader(io.StringIO(csv_of(service, known).decode("utf-8-sig")))
     assert row["group"] == row["score"] == "" and row["scope"] == row["state"] == "out of scope"
 
 
@@ -102,13 +105,41 @@ def test_what_was_stopped_goes_on_and_other_pictures_begin_anew(cache):
     assert service.at_work == 0
 
 
+def test_names_are_told_apart_and_read_in_one_direction(cache):
+    service, files = FakeService(), []
+    for i, name in enumerate(
+        ("same.png", "same.png", "same.png", "\u202egnp.exe.png", "é;=1+1.png", "x" * 90 + ".png")
+    ):
+        (cache / str(i)).mkdir()
+        files.append(picture(cache / str(i), name))
+    known = through(service, files)
+    names = [i.name for i in known.items]
+    assert names[:4] == ["same.png", "same.png (2)", "same.png (3)", "gnp.exe.png"]
+    html, data = rows_html(service, known), csv_of(service, known)
+    assert all(f"<td>{name}</td>" in html for name in names[:4])
+    assert f"<td>{'x' * 40}...{'x' * 13}.png</td>" in html
+    assert data.startswith(b"\xef\xbb\xbffile,")  # so that a spreadsheet reads UTF-8
+    assert "é;'=1+1.png," in data.decode("utf-8-sig")  # also where ; parts the cells
+
+
+def test_a_stop_when_nothing_is_left_says_that_all_is_done(cache):
+    service = FakeService()
+    files = [picture(cache, "a.png"), picture(cache, "b.png", "red")]
+    with gr.Blocks():
+        p = draw()
+    work, half = _Work(p, service), list(one(service, begun(service, files, "quick", None)))[-1][0]
+    assert words.GO_ON in work.stopped(half)[p.status] and work.failed(half, True) == work.stopped(half)
+    said = work.stopped(list(one(service, half))[-1][0])
+    assert said[p.status] == status_html(words.DONE) and said[p.start]["interactive"]
+
+
 def test_too_many_none_and_strange_paths_are_refused(cache, tmp_path, monkeypatch):
     service = FakeService()
     picture(tmp_path, "outside.png")
     for files in ([], [str(cache / ".hidden.png")]):
         with pytest.raises(ImageError, match="no pictures yet"):
             begun(service, files, "quick", None)
-    with pytest.raises(ImageError, match="Only a picture that you upload"):
+    with pytest.raises(ImageError, match="Only what you upload"):
         begun(service, [str(tmp_path / "outside.png")], "quick", None)
     monkeypatch.setenv(several.VARIABLE, "1")
     with pytest.raises(OptionError, match=r"These are 2 pictures\. At most 1 can .* guda attribute FOLDER"):
@@ -146,7 +177,7 @@ def test_a_table_fills_stops_goes_on_and_opens_an_answer(browser, tmp_path):
         with page.expect_download(timeout=SLOW) as download:
             page.get_by_role("button", name="Download the table").click()
         download.value.save_as(tmp_path / "t.csv")
-        written = csv.DictReader(io.StringIO((tmp_path / "t.csv").read_text()))
+        written = csv.DictReader(io.StringIO((tmp_path / "t.csv").read_text(encoding="utf-8-sig")))
         assert [r["file"] for r in written] == ["a.png", "none.png", "c.png"]
         with page.expect_download(timeout=SLOW) as download:
             page.get_by_role("button", name="Download all reports").click()
@@ -154,9 +185,59 @@ def test_a_table_fills_stops_goes_on_and_opens_an_answer(browser, tmp_path):
         assert len(zipfile.ZipFile(tmp_path / "reports.zip").namelist()) == 4
         assert violations(page) == []
         page.screenshot(path=tmp_path / "several.png", full_page=True)
+        page.emulate_media(media="print", reduced_motion="reduce")
+        look = "e => { const s = getComputedStyle(e); return [s.printColorAdjust, s.transitionProperty]; }"
+        assert rows.first.locator(".guda-chip").evaluate(look) == ["exact", "none"]
+        expect(page.get_by_role("columnheader", name="Whole answer")).to_be_hidden()  # nothing is pressed on paper
+        page.emulate_media(media="screen", reduced_motion="no-preference")
+        page.set_viewport_size({"width": 390, "height": 844})
+        watched.fits()
+        for part in (rows.nth(2).get_by_role("button"), rows.nth(2).locator(".guda-chip")):
+            box = part.bounding_box()
+            assert box["x"] + box["width"] <= 390  # a row is a card, with nothing to scroll for
+        page.set_viewport_size({"width": 1366, "height": 768})
         said = rows.nth(2).locator("td").nth(2).inner_text()
         rows.nth(2).locator("td").nth(1).click()  # anywhere in the row
         expect(page.locator(".guda-says:visible").first).to_contain_text(said)
         expect(page.get_by_text(words.BROUGHT_BACK)).to_be_visible()
         expect(page.locator(".guda-chart:visible")).to_have_count(1)
+        go(page, TAB)
+        page.get_by_role("button", name="Open the answer of a.png").focus()
+        page.keyboard.press("Enter")
+        expect(page.locator("#guda-answer")).to_be_focused()  # who came by keyboard goes on from there
+        service.delay, service.passes = 0.05, 4000
+        page.get_by_role("button", name="Generate and attribute").click()
+        until(page, lambda: service.at_work == 1)
+        go(page, TAB)
+        rows.nth(2).locator("td").nth(1).click()
+        expect(page.get_by_text(words.FIRST_BUSY)).to_be_visible()
         watched.check(tmp_path / "opened.png")
+
+
+@pytest.mark.browser
+def test_reports_that_find_the_queue_full_say_so(browser, tmp_path, monkeypatch):
+    monkeypatch.setattr("guda_core.ui.QUEUE", 1)
+    service, others = FakeService(), [Watched(browser), Watched(browser)]
+    with serving(service) as url:
+        watched = Watched(browser)
+        page = watched.open(url)
+        go(page, TAB)
+        page.locator("input[type=file]:not([webkitdirectory])").last.set_input_files(picture(tmp_path, "a.png"))
+        expect(page.get_by_role("cell", name="a.png", exact=True)).to_be_visible()
+        page.get_by_role("button", name="Attribute all").click()
+        expect(page.locator(".guda-several tbody tr")).to_have_count(1, timeout=SLOW)
+        service.delay, service.passes = 0.2, 4000
+        for other in others:
+            with other.open(url).expect_response(re.compile("queue/join")):
+                other.page.get_by_role("button", name="Generate and attribute").click()
+            until(page, lambda: service.at_work == 1)
+        page.get_by_role("button", name="Download all reports").click()
+        expect(page.get_by_text(f"No reports. {words.NOT_STARTED}")).to_be_visible(timeout=SLOW)
+        page.locator(".guda-several tbody td").nth(1).click()
+        expect(page.get_by_text(words.BROUGHT_BACK)).to_be_visible()
+        go(page, "Evidence")
+        page.get_by_role("button", name="Download report").click()
+        expect(page.get_by_text(f"No report. {words.NOT_STARTED}")).to_be_visible(timeout=SLOW)
+        for other in others:
+            other.page.close()
+        watched.check(tmp_path / "full.png")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import typer
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from typer.testing import CliRunner
 
-from guda_core.cli import app
+from guda_core.cli import app, sign_command
 from guda_core.errors import ReportError
-from guda_core.reports import signature
+from guda_core.reports import locked_key, signature
 from tests.light import LightService, draw
 from tests.test_report import made
 
@@ -148,3 +151,52 @@ def test_replay_looks_at_the_signature_before_it_computes(report, tmp_path):
     assert done.exit_code == 2 and "signed with another key" in done.output
     done = run("replay", report, "--signature", sig)
     assert done.exit_code == 2 and "--signer" in done.output
+
+
+PASSPHRASE = "pass 'word\" $x"
+
+
+@pytest.fixture
+def locked(tmp_path):
+    """A key with a passphrase; beside it one of another kind."""
+    for name, kind in (("locked", "ed25519"), ("curve", "ecdsa")):
+        make = ["ssh-keygen", "-q", "-t", kind, "-N", PASSPHRASE, "-f", tmp_path / name]
+        subprocess.run(make, check=True, capture_output=True)
+    return tmp_path / "locked"
+
+
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")
+def test_a_key_with_a_passphrase_signs_by_the_variable_or_the_terminal(report, locked, tmp_path, monkeypatch):
+    monkeypatch.delenv(locked_key.VARIABLE, raising=False)
+    assert locked_key.is_locked(locked.read_bytes()) and not locked_key.is_locked(SECRET)
+    sig, signer = report.with_name("r.zip.sig"), locked.with_name("locked.pub")
+    done = run("sign", report, "--key", locked)
+    assert done.exit_code == 2 and locked_key.NO_PASSPHRASE in " ".join(done.output.split()) and not sig.exists()
+    monkeypatch.setenv(locked_key.VARIABLE, "wrong")
+    done = run("sign", report, "--key", locked)
+    assert done.exit_code == 2 and locked_key.WRONG in done.output and not sig.exists()
+    monkeypatch.setenv(locked_key.VARIABLE, PASSPHRASE)
+    assert run("sign", report, "--key", locked).exit_code == 0
+    assert run("verify", report, "--signer", signer).exit_code == 0
+    locked.chmod(0o644)
+    done = run("sign", report, "--key", locked)
+    assert done.exit_code == 2 and "chmod 600" in done.output
+    locked.chmod(0o600)
+    done = run("sign", report, "--key", tmp_path / "curve")
+    assert done.exit_code == 2 and "Only Ed25519" in done.output
+    monkeypatch.delenv(locked_key.VARIABLE)
+    sig.unlink()
+    asked = []
+    monkeypatch.setattr(sign_command.sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr(typer, "prompt", lambda *said, **how: asked.append(how["hide_input"]) or PASSPHRASE)
+    sign_command.sign(report, locked)
+    assert asked == [True] and run("verify", report, "--signer", signer).exit_code == 0
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ReportError, match="needs the program ssh-keygen"):
+        locked_key.sign(b"report", locked, PASSPHRASE)
+
+
+def test_what_is_no_locked_key_is_not_taken_for_one():
+    head, body = locked_key.BEGIN, base64.b64encode(locked_key.MAGIC + b"\0\0\0\4aes")
+    for key in (b"", PUBLIC, CURVE_SECRET, head + b"\n" + body + b"\n" + locked_key.END, head + b"*" + locked_key.END):
+        assert not locked_key.is_locked(key)

@@ -244,7 +244,7 @@ def test_the_queue_is_bounded_everything_computes_in_turn_and_uploads_are_limite
     assert demo._queue.max_size == QUEUE == 32 and demo.api_open is False
     assert demo.delete_cache is not None
     options = launch_options()
-    assert options["max_file_size"] == 25_000_000 and options["show_error"] and "allowed_paths" not in options
+    assert options["max_file_size"] == 25 * 2**20 and options["show_error"] and "allowed_paths" not in options
 
 
 def test_an_upload_over_the_limit_is_refused(uploads):

@@ -32,7 +32,7 @@ from guda_core.records import Query, Scope
 FILE = "scope.json"
 FORMAT = 2  # 1 was a threshold in bits (version 0.1)
 UNIT = "log-odds"
-UNKNOWN = "This model's scope was not measured; `python -m guda_core assets scope` does it."
+UNKNOWN = "This model's scope was not measured; `guda assets scope` does it."
 NO_CLIP = "There is no encoder of likeness here, which the scope's rule needs."
 MEND = "Make it again with `python -m guda_core assets scope`."
 OLDER = (

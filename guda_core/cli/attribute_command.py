@@ -130,6 +130,8 @@ def attribute(
         raise OptionError("--json and --report are for one picture. For several, name a folder with --out.")
     service = service_of(model, group_set)
     asked = listed(methods) or default_methods(service.methods())
+    if pictures or maps:
+        service.with_models(asked)  # refuses before anything is computed
     for path in paths:
         if len(paths) > 1:
             say(f"{path}:")
@@ -177,7 +179,8 @@ def _one(
         about["scope"] = dataclasses.asdict(scope)
     if report_file is not None and any(wanted):
         about["shown"] = _shown(service, query, final, report_file, wanted)
-        if scope.verdict != "out of scope":
+        if scope.verdict != "out of scope":  # else no group is named
+            _tell(about["shown"], service.group_set)
             about["shown"] = _alike(service, query, about["shown"])
     _write(query, list(final.values()), service.group_set, about, json_file, report_file)
 
@@ -196,14 +199,17 @@ def _shown(
         path = report.with_name(f"{report.stem}-{name}")
         bundle.write(path, data)
         say(f"Written: {path}")
+    return shown
+
+
+def _tell(shown: Shown, gs: GroupSet) -> None:
+    """What strip and maps say, in lines."""
     for t in shown.where:
         if not t.share:
-            note(f"{service.group_set.groups[t.group].name}: the map says nothing.")
-    if strip is not None:
-        for g in strip.ranked():
-            name = service.group_set.groups[g].name
-            say(f"Without {name}: {strip.distances[g]:.2f} from the full model's picture.")
-    return shown
+            note(f"{gs.groups[t.group].name}: the map says nothing.")
+    if shown.strip is not None:
+        for g in shown.strip.ranked():
+            say(f"Without {gs.groups[g].name}: {shown.strip.distances[g]:.2f} from the full model's picture.")
 
 
 def _alike(service: LocalService, query: Query, shown: Shown) -> Shown:

@@ -32,7 +32,8 @@ def compare(
     for sentence in found.said:
         say(sentence)
     for method, rows in found.methods.items():
-        _table(f"{a.methods[method].name} ({found.units.get(method, 'different units')})", rows)
+        unit = found.units.get(method, "different units")
+        _table(f"{a.methods[method].name}: scores ({unit}) of the first and the second report", rows)
     for method, where in found.only.items():
         said, told = ("first", a) if where == "a" else ("second", b)
         say(f"Only the {said} report has {told.methods[method].name}.")
@@ -52,10 +53,11 @@ def _told(path: Path) -> Told:
 
 def _table(title: str, rows: tuple[Row, ...]) -> None:
     table = Table(title=title)
-    for column in ("group", "rank: first", "second", "score: first", "second", "difference", "95% interval"):
-        table.add_column(column)
+    for column in ("group", "ranks", "first", "second", "difference", "95% interval"):
+        table.add_column(column, overflow="fold")
     for r in rows:
         span = f"{r.low:.3g} to {r.high:.3g}" if r.low is not None and r.high is not None else "-"
         numbers = (f"{v:.3g}" if v is not None else "-" for v in (r.score_a, r.score_b, r.difference))
-        table.add_row(r.name, *(str(v) if v else "-" for v in (r.rank_a, r.rank_b)), *numbers, span)
+        ranks = [str(v) if v else "-" for v in (r.rank_a, r.rank_b)]
+        table.add_row(r.name, ranks[0] if ranks[0] == ranks[1] else " to ".join(ranks), *numbers, span)
     show(table)

@@ -130,7 +130,7 @@ def caption(
         )
     say(f"Captions by {say_what.name}: {made:,}. There before: {kept:,}. Read some: guda groups check {gs.id}")
     if made:
-        say("Adapters, features and banks of this set that are there were made with other captions. Make them again.")
+        say("Adapters, features or banks that this set has were made with other captions. Make them again.")
 
 
 def _copies(train: Sequence[Item], held: Sequence[Item], of_shape: Sizes | None) -> Copies:

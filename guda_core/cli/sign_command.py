@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -19,15 +21,30 @@ def sign(
     report: ReportArgument,
     key: Annotated[Path, typer.Option("--key", help="Your private Ed25519 key, as ssh-keygen writes it.")],
 ) -> None:
-    """Sign a report with your key, into REPORT.sig beside it. No report needs a signature."""
-    from guda_core.reports import bundle, signature
+    """Sign a report with your key, into REPORT.sig beside it. No report needs a signature.
+
+    A key's passphrase is asked for, or taken from GUDA_KEY_PASSPHRASE.
+    """
+    from guda_core.reports import bundle, locked_key, signature
     from guda_core.reports.read import read_report
 
     data, secret = small(report, None), small(key, signature.MAX_FILE)
     read_report(report)  # only a whole report is signed
     place = signature_of(report)
-    bundle.write(place, signature.sign(data, secret))
+    made = locked_key.sign(data, key, _passphrase()) if locked_key.is_locked(secret) else signature.sign(data, secret)
+    bundle.write(place, made)
     say(f"Written: {place}")
+
+
+def _passphrase() -> str:
+    """From the variable, else from the one at the terminal. Raises OptionError: there is neither."""
+    from guda_core.reports.locked_key import NO_PASSPHRASE, VARIABLE
+
+    if VARIABLE in os.environ:
+        return os.environ[VARIABLE]
+    if not sys.stdin.isatty():
+        raise OptionError(NO_PASSPHRASE)
+    return typer.prompt("Passphrase of the key", hide_input=True, err=True)
 
 
 def verify(

@@ -108,7 +108,8 @@ def kind_of(data: bytes) -> str:
 def check_kind(kind: str) -> None:
     """Raises ImageError unless files of that kind can be read here."""
     if kind not in FORMATS:
-        seems = f"It looks like a {kind} file" if kind else "Its content is of no kind known here"
+        article = "an" if kind.startswith(("SVG", "EPS")) else "a"
+        seems = f"It looks like {article} {kind} file" if kind else "Its content is of no kind known here"
         raise ImageError(f"Only {SAID} pictures are accepted. {seems}, whatever its name says.")
     if kind == "HEIC" and find_spec("pillow_heif") is None:
         raise ImageError(NO_HEIC)

@@ -19,6 +19,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -42,7 +43,8 @@ FILES = (RECORD, SCORES, BARS, VALUES, PICTURE)
 OPTIONAL = (picture_files.WITHOUT, picture_files.WHERE, PAGE)  # what older reports may lack
 COLUMNS = ("method", "unit", "group", "name", "rank", "score", "low", "high", "status", "reason")
 SPARE = 100_000  # bytes for names and for what the record gets last
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what makes a spreadsheet run a cell
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n")  # what makes a spreadsheet run a cell
+WITHIN = re.compile(r"([;\t]\s*)(?=[=+\-@＝＋－＠])")  # where a cell begins, if these part cells
 
 
 def cell(value: Any) -> str:
@@ -52,7 +54,8 @@ def cell(value: Any) -> str:
     if isinstance(value, int | float):
         return repr(value)
     text = str(value).encode("utf-8", "backslashreplace").decode()  # names of files may hold bytes that are no text
-    return f"'{text}" if text.startswith(FORMULA) or text.lstrip().startswith(FORMULA[:4]) else text
+    text = WITHIN.sub(r"\1'", text)
+    return f"'{text}" if text.startswith(FORMULA) or text.lstrip().startswith(FORMULA[:8]) else text
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:

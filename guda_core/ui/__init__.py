@@ -11,7 +11,6 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from guda_core.answers.markup import Html, banner, safe
-from guda_core.data.images import MAX_BYTES
 from guda_core.service import Service
 from guda_core.ui import (
     about,
@@ -31,6 +30,7 @@ from guda_core.ui.layout import draw
 from guda_core.ui.theme import CSS, HEAD, make_theme
 
 log = logging.getLogger(__name__)
+MOST_SENT = 25 * 2**20  # bytes of an upload, in the page's megabytes; the door itself takes a little less
 KEPT = 3600  # seconds: how often the upload cache is swept, and how old a file in it may get
 QUEUE = 32  # visitors waiting; the next one is told to come back
 NO_MCP = "GUDA_MCP=1 needs one more package: pip install 'gradio[mcp]'. The app starts without MCP tools."
@@ -99,7 +99,7 @@ def launch_options() -> dict[str, Any]:
         "theme": make_theme(),
         "css": CSS,
         "head": HEAD,
-        "max_file_size": MAX_BYTES,
+        "max_file_size": MOST_SENT,
         "show_error": True,
         "run_history": False,
         "ssr_mode": False,

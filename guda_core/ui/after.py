@@ -12,7 +12,7 @@ from guda_core.answers.shown import shown_html
 from guda_core.service import Service
 from guda_core.ui import words
 from guda_core.ui.answer import Answer
-from guda_core.ui.blocks import OPENED
+from guda_core.ui.blocks import BUSY, OPENED
 from guda_core.ui.callbacks import Runs, Update, explained
 from guda_core.ui.layout import Screen
 from guda_core.ui.more_maps import one_map
@@ -53,9 +53,11 @@ class After:
         """Show one of the answers again."""
         s, known = self.screen, past or ()
         row = event._data.get("row") if isinstance(event._data, dict) else None
+        if row == BUSY:
+            return {s.mapped: gr.skip()}
         if not isinstance(row, int) or not 0 <= row < len(known):
             return {s.status: status_html(words.PICTURE_GONE)}
-        return {**self.runs.restored(known[row].answer), s.mapped: ""}
+        return {**self.runs.restored(known[row].answer), s.mapped: "", s.group: None}
 
 
 def connect_after(after: After, runs: list[Any], quick: dict[str, Any]) -> None:
@@ -64,5 +66,5 @@ def connect_after(after: After, runs: list[Any], quick: dict[str, Any]) -> None:
     s = after.screen
     for event in runs:
         event.then(after.keep, [s.answer, s.past], [s.past, s.past_rows], **quick)
-    shown = s.past_rows.click(after.brought, s.past, [*s.outputs(), s.mapped], **quick)
+    shown = s.past_rows.click(after.brought, s.past, [*s.outputs(), s.mapped, s.group], **quick)
     shown.then(None, None, None, js=OPENED, **quick)

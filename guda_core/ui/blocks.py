@@ -6,15 +6,19 @@ from typing import Any
 
 import gradio as gr
 
-# A press on a row is told with the row's number. While the first screen computes, no other answer is opened there.
-ROWS = """element.addEventListener("click", (event) => {
+BUSY = -1  # in place of a row's number: the first screen computes, so that no other answer is opened there
+# A press on a row is told with the row's number.
+ROWS = f"""element.addEventListener("click", (event) => {{
     const button = event.target.closest("tr, li")?.querySelector("[data-row]");
     const busy = document.querySelector("#guda-cancel:not(:disabled)");
-    if (button && !busy) trigger("click", { row: Number(button.dataset.row) });
-});"""
-OPENED = (  # on a phone the answer stands below the form
-    "() => { setTimeout(() => { if (innerWidth < 768) document.getElementById('guda-answer').scrollIntoView(); "
-    "else scrollTo(0, 0); }, 100); return []; }"
+    if (button) trigger("click", {{ row: busy ? {BUSY} : Number(button.dataset.row) }});
+}});"""
+OPENED = (  # on a phone the answer stands below the form; who came by keyboard goes on from the answer
+    "() => { setTimeout(() => { const answer = document.getElementById('guda-answer'); "
+    "if (answer.offsetParent === null || document.querySelector('#guda-cancel:not(:disabled)')) return; "
+    "if (innerWidth < 768) answer.scrollIntoView(); else scrollTo(0, 0); "
+    "if (document.activeElement === document.body) { answer.tabIndex = -1; answer.focus({preventScroll: true}); } "
+    "}, 100); return []; }"
 )
 
 

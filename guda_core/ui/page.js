@@ -1,4 +1,5 @@
-// What the page does by itself: it says when the server is gone, and marks an upload that the browser cannot show.
+// What the page does by itself: it says when the server is gone, marks an upload that the browser cannot show, and is
+// printed light.
 (() => {
   const EVERY = 10000, MISSES = 2;
   let missed = 0, bar = null;
@@ -26,6 +27,14 @@
     told(missed >= MISSES);
   }
   setInterval(ask, EVERY);
+
+  // Paper is white: the dark page is printed in its light colours.
+  const turn = (dark) => document.body.classList.toggle("dark", dark);
+  addEventListener("beforeprint", () => {
+    if (!document.body.classList.contains("dark")) return;
+    turn(false);
+    addEventListener("afterprint", () => turn(true), { once: true });
+  });
 
   function mark(event, broken) {
     const image = event.target;

@@ -50,12 +50,22 @@ def finished(answer: Answer | None) -> bool:
     return found is not None and bool(found.groups) and found.progress >= 1
 
 
+def _whole(answer: Answer) -> tuple[float, float, int, int]:
+    """How much of an answer is there: methods, strip, maps, other captions."""
+    strip = answer.shown.strip
+    done = sum(a.progress for a in answer.found.values())
+    return done, 0.0 if strip is None else strip.progress, len(answer.shown.where), len(answer.tried)
+
+
 def added(kept: tuple[Past, ...], answer: Answer | None, now: datetime | None = None) -> tuple[Past, ...]:
-    """With one answer more, which takes the place of an older one to the same question; the oldest ones go where there
-    are too many or they take too much."""
+    """With one answer more, which takes the place of an older one to the same question, unless it was stopped before it
+    had as much; the oldest ones go where there are too many or they take too much."""
     if answer is None or not finished(answer):
         return kept
     new = Past(answer, (now or datetime.now(UTC)).strftime("%H:%M"), size_of(answer))
+    older = next((p for p in kept if p.key == new.key), None)
+    if older is not None and _whole(older.answer) > _whole(answer):
+        new = older
     out, room = [], MOST_BYTES
     for p in [new, *(p for p in kept if p.key != new.key)][:MOST]:
         room -= p.size

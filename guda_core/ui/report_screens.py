@@ -142,8 +142,8 @@ def draw() -> Reports:
             said = block()
         with gr.Column(min_width=280):
             with gr.Row():
-                upload = gr.File(label="A report's zip", file_count="single", type="filepath", height=120)
-                second = gr.File(label="A second one, to compare", file_count="single", type="filepath", height=120)
+                upload = gr.File(label="A report's zip", file_count="single", type="filepath", height=140)
+                second = gr.File(label="A second one, to compare", file_count="single", type="filepath", height=140)
             only_keep_the_path(upload)
             only_keep_the_path(second)
             with gr.Row():
@@ -205,10 +205,12 @@ def connect(r: Reports, service: Service, answer: gr.State) -> None:
 
     written = r.download.click(write, answer, [r.file, r.said], **{**QUICK, "queue": True}, concurrency_limit=2)
     written.success(None, r.file, None, js=SAVE, **QUICK)
+    written.failure(lambda: note(f"No report. {words.NOT_STARTED}"), None, r.said, **QUICK)  # the queue was full
     for file in (r.upload, r.second):
-        file.change(
+        read = file.change(
             shown, [r.upload, r.second], [r.opened, r.beside, r.result], **{**QUICK, "queue": True}, concurrency_limit=2
         )
+        read.failure(lambda: says_html(f"Not opened. {words.NOT_STARTED}"), None, r.result, **QUICK)
     buttons = [r.replay, r.cancel]
     begun = r.replay.click(
         lambda: [*usable(idle=False), status_html(words.WAITING), ""], None, [*buttons, r.status, r.result], **QUICK

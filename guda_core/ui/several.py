@@ -7,6 +7,7 @@ here knows the screen (`several_screen`).
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -29,8 +30,10 @@ from guda_core.ui.panels import out
 from guda_core.ui.uploads import uploaded
 
 VARIABLE, MOST = "GUDA_MOST_PICTURES", 50  # pictures that one visitor may bring at once
+LONG = 60  # characters of a name in the table, at most
 SCOPED = 0.1  # of one picture's work: that its scope is known
 TABLE, ALL_REPORTS = "pictures.csv", "guda-reports.zip"
+TURNS = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # marks that turn the direction of what is read
 COLUMNS = ("file", "answer", "group", "state", "score", "low", "high", "unit", "scope", "effort", "refused")
 
 
@@ -95,7 +98,7 @@ def one(service: Service, several: Several) -> Iterator[tuple[Several, float]]:
     """Score the next picture: (what is known, how far this picture is, 0 to 1), at the end with one item more. Whatever
     goes wrong with a picture is its row's sentence. Closing this ends the work within one step."""
     path = several.files[len(several.items)]
-    item = Item(Path(path).name)
+    item = Item(_name(path, [known.name for known in several.items]))
     try:
         with closing(cast(Generator, _scored(service, path, several))) as stream:
             for answer, progress in stream:
@@ -106,6 +109,13 @@ def one(service: Service, several: Several) -> Iterator[tuple[Several, float]]:
     except Exception as e:
         item = Item(item.name, refused=explained(e))
     yield replace(several, items=(*several.items, item)), 1.0
+
+
+def _name(path: str, taken: Sequence[str]) -> str:
+    """What a picture is called here: as its file, with a number where another one is called so already."""
+    name = TURNS.sub("", Path(path).name)
+    numbered = (f"{name} ({n})" for n in range(2, len(taken) + 3))
+    return name if name not in taken else next(n for n in numbered if n not in taken)
 
 
 def _scored(service: Service, path: str, several: Several) -> Iterator[tuple[Answer, float]]:
@@ -150,7 +160,7 @@ def rows_html(service: Service, several: Several) -> Html:
 
 def _row(service: Service, i: int, item: Item) -> list[object]:
     if item.answer is None:
-        return ["", item.name, f"Refused. {item.refused}", chip_html("refused", "unsure"), "-", "-", "-", ""]
+        return ["", _short(item.name), f"Refused. {item.refused}", chip_html("refused", "unsure"), "-", "-", "-", ""]
     v = said_of(service, item.answer)
     a, group = _first(service, item.answer, v)
     s = a.groups[group] if a is not None and group else None
@@ -158,15 +168,21 @@ def _row(service: Service, i: int, item: Item) -> list[object]:
     scope = item.answer.scope.verdict if item.answer.scope is not None else "not assessed"
     opens = f'<button type="button" class="guda-open" data-row="{i}" aria-label="Open the answer of {safe(item.name)}">'
     return [
-        small_image(item.answer.query.pixels, ""), item.name, v.headline, chips,
+        small_image(item.answer.query.pixels, ""), _short(item.name), v.headline, chips,
         sentences.number(s.score or 0.0, a.unit) if s is not None and a is not None else "-",
         sentences.interval(s, a.unit) if s is not None and a is not None else "-",
         words.SCOPES[scope], Html(f"{opens}Open</button>"),
     ]  # fmt: skip
 
 
+def _short(name: str) -> str:
+    """A long name's begin and end."""
+    return name if len(name) <= LONG else f"{name[: LONG - 20]}...{name[-17:]}"
+
+
 def csv_of(service: Service, several: Several) -> bytes:
-    """The table as a CSV, a line a picture. What a spreadsheet would take for a formula is escaped."""
+    """The table as a CSV, a line a picture. What a spreadsheet would take for a formula is escaped, and a mark at the
+    begin tells it that the text is UTF-8."""
     rows = []
     for item in several.items:
         row: dict[str, Any] = dict.fromkeys(COLUMNS, None) | {"file": item.name, "effort": several.effort}
@@ -181,7 +197,7 @@ def csv_of(service: Service, several: Several) -> bytes:
             s = a.groups[group]
             row |= {"group": group, "score": s.score, "low": s.low, "high": s.high, "unit": a.unit}
         rows.append(row)
-    return bundle.csv_text(COLUMNS, rows).encode()
+    return bundle.csv_text(COLUMNS, rows).encode("utf-8-sig")
 
 
 def reports_of(service: Service, several: Several) -> Iterator[float | bytes]:

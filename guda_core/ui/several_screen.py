@@ -14,7 +14,7 @@ from guda_core.answers.markup import heading, note, says_html, status_html, text
 from guda_core.errors import ReportError
 from guda_core.service import Service
 from guda_core.ui import words
-from guda_core.ui.blocks import OPENED, block, rows_block
+from guda_core.ui.blocks import BUSY, OPENED, block, rows_block
 from guda_core.ui.callbacks import PAUSE_S, Runs, explained, refusal
 from guda_core.ui.connect import COMPUTE, QUICK
 from guda_core.ui.layout import SESSION, Screen, effort_choices
@@ -59,7 +59,7 @@ def draw() -> Pictures:
     with gr.Row():
         start = gr.Button("Attribute all", variant="primary", min_width=150, scale=3)
         cancel = gr.Button("Stop", interactive=False, min_width=90, scale=1)
-    status, said = block(status_html(""), elem_classes="guda-status"), block(elem_classes="guda-maybe")
+    status, said = block(status_html(""), elem_classes="guda-status"), block(elem_classes="guda-maybe guda-told-here")
     rows = rows_block()
     with gr.Row():
         table = gr.Button("Download the table (CSV)", size="sm", min_width=150)
@@ -95,6 +95,7 @@ class _Work:
         except Exception as e:
             return {p.said: says_html(f"Not started. {explained(e)}"), p.status: status_html("")}
         begin = {p.several: several, p.wanted: secrets.token_hex(8), p.rows: rows_html(self.service, several)}
+        begin |= {p.file: gr.update(visible=False)}  # it holds the rows of before
         return {**begin, p.halted: False, p.said: "", p.status: status_html(words.WAITING), **self.usable(idle=False)}
 
     def run(self, several: Several | None, halted: bool) -> Iterator[dict[Any, Any]]:
@@ -120,15 +121,16 @@ class _Work:
             return {self.p.wanted: secrets.token_hex(8)}
         return self.usable(idle=True)
 
-    def failed(self, halted: bool) -> dict[Any, Any]:
+    def failed(self, several: Several | None, halted: bool) -> dict[Any, Any]:
         """No place in the queue, or cancelled: gradio tells both in the same way."""
         if halted:
-            return self.stopped()
+            return self.stopped(several)
         said = says_html(f"Stopped. {words.NOT_STARTED} {words.GO_ON}")
         return {self.p.said: said, self.p.status: status_html(""), **self.usable(idle=True)}
 
-    def stopped(self) -> dict[Any, Any]:
-        said = status_html(f"{words.STOPPED} {words.GO_ON}")
+    def stopped(self, several: Several | None) -> dict[Any, Any]:
+        on = several is None or several.left  # pressed when the last picture was done, there is nothing to go on with
+        said = status_html(f"{words.STOPPED} {words.GO_ON}" if on else words.DONE)
         return {self.p.said: "", self.p.status: said, **self.usable(idle=True)}
 
     def table(self, several: Several | None) -> dict[Any, Any]:
@@ -150,8 +152,15 @@ class _Work:
                     yield {self.p.status: status_html(words.MAKING_REPORTS, made)}
         except Exception as e:
             sentence = explained(e)
-            yield {self.p.file: gr.update(visible=False), self.p.said: says_html(f"No reports. {sentence}")}
+            said = {self.p.said: says_html(f"No reports. {sentence}"), self.p.status: status_html("")}
+            yield {self.p.file: gr.update(visible=False), **said}
             raise refusal(sentence) from None
+
+    def not_packed(self, status: str) -> dict[Any, Any]:
+        """What stopped the reports is told already, but for a queue that was full: they were never begun."""
+        if status != status_html(words.WAITING):
+            return {self.p.said: gr.skip()}
+        return {self.p.said: says_html(f"No reports. {words.NOT_STARTED}"), self.p.status: status_html("")}
 
 
 def connect(p: Pictures, service: Service, s: Screen, tabs: gr.Tabs) -> None:
@@ -161,30 +170,34 @@ def connect(p: Pictures, service: Service, s: Screen, tabs: gr.Tabs) -> None:
     hidden: dict[str, Any] = {"api_visibility": "undocumented", "show_progress": "hidden"}
     p.start.click(
         work.begin, [p.files, p.folder, p.effort, p.several],
-        [p.several, p.wanted, p.halted, p.rows, p.said, p.status, *buttons], **QUICK,
+        [p.several, p.wanted, p.halted, p.rows, p.said, p.status, p.file, *buttons], **QUICK,
     )  # fmt: skip
     running = p.wanted.change(
         work.run, [p.several, p.halted], [p.several, p.rows, p.status], api_name="page_several", **hidden, **COMPUTE
     )
     running.success(work.on, [p.several, p.halted], [p.wanted, *buttons], **QUICK)
-    running.failure(work.failed, p.halted, [p.said, p.status, *buttons], **QUICK)
+    running.failure(work.failed, [p.several, p.halted], [p.said, p.status, *buttons], **QUICK)
     # The browser cancels after the call: `failed` knows already that it was the visitor.
     stopped = p.cancel.click(lambda: True, None, p.halted, cancels=[running], **QUICK)
-    stopped.then(work.stopped, None, [p.said, p.status, *buttons], **QUICK)
+    stopped.then(work.stopped, p.several, [p.said, p.status, *buttons], **QUICK)
     table, zipped = p.downloads
     written = table.click(work.table, p.several, [p.file, p.said], **QUICK)
     written.success(None, p.file, None, js=SAVE, **QUICK)
     queued: dict[str, Any] = {**QUICK, "queue": True, "concurrency_limit": 1}
-    packed = zipped.click(work.reports, p.several, [p.file, p.said, p.status], **queued)
+    asked = zipped.click(lambda: ["", status_html(words.WAITING)], None, [p.said, p.status], **QUICK)
+    packed = asked.then(work.reports, p.several, [p.file, p.said, p.status], **queued)
+    packed.failure(work.not_packed, p.status, [p.said, p.status], **QUICK)
     packed.success(None, p.file, None, js=SAVE, **QUICK)
 
     def opened(event: gr.EventData, several: Several | None) -> dict[Any, Any]:
         items = several.items if several is not None else ()
         row = event._data.get("row") if isinstance(event._data, dict) else None
+        if row == BUSY:
+            return {p.said: says_html(words.FIRST_BUSY)}
         answer = items[row].answer if isinstance(row, int) and 0 <= row < len(items) else None
         if answer is None:
             return {p.said: says_html(words.PICTURE_GONE)}
-        return {**runs.restored(answer), tabs: gr.Tabs(selected=0), p.said: ""}
+        return {**runs.restored(answer), s.mapped: "", s.group: None, tabs: gr.Tabs(selected=0), p.said: ""}
 
-    shown = p.rows.click(opened, p.several, [*s.outputs(), tabs, p.said], **QUICK)
+    shown = p.rows.click(opened, p.several, [*s.outputs(), s.mapped, s.group, tabs, p.said], **QUICK)
     shown.then(None, None, None, js=OPENED, **QUICK)

@@ -35,12 +35,11 @@ NOT_STARTED = "Too many visitors are waiting, or an input was refused. Try again
 DONE = "Done."
 STORED = "Done. This example was computed earlier and stored. Score it again to compute it now."
 PICTURE_GONE = "The picture is no longer stored here. Draw or upload it again."
+FIRST_BUSY = "The tab Attribute computes now. Press the row again when it is done, or press Cancel there."
 NO_PICTURE = "There is no picture yet. Upload one first."
 NO_REPORT = "There is no report yet. Choose a report's zip first."
 NO_ANSWER = "Nothing is scored yet. Score a picture on the first tab. Its details then appear here."
-NOT_UPLOADED = (
-    "Only a picture that you upload on this page is accepted. A web address, data or a path on the server is not."
-)
+NOT_UPLOADED = "Only what you upload on this page is accepted. A web address, data or a path on the server is not."
 SEVERAL = (
     "Choose up to {most} pictures, or a folder. Each is scored without a caption. A row appears when its picture is "
     "done. Press a row to open the whole answer. For more pictures, use: guda attribute FOLDER --out RESULTS --table"

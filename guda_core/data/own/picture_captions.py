@@ -51,7 +51,10 @@ class PictureCaptioner:
             self.processor: Any = AutoProcessor.from_pretrained(folder)
             model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
         except Exception as e:
-            raise ModelError(f"'{place}' holds no network that captions pictures: {e}") from e
+            raise ModelError(
+                f"'{place}' holds no network that captions pictures, or it cannot be read ({type(e).__name__}). Name a "
+                "BLIP or a GIT: a folder, or USER/NAME on the Hugging Face Hub."
+            ) from e
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = model.to(self.device).eval().requires_grad_(False)
 
