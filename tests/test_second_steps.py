@@ -1,4 +1,4 @@
-"""The second edition's trainings step by step: what they draw, where they go on, and that they learn as the first's do."""
+"""The second edition's trainings step by step: what they draw, where they go on, and that they learn."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from guda_core.unlearning.loop import LoopConfig, run
 from tests.test_training import SMALL, make_group_set, make_pictures
 
 CONFIG = LoopConfig(steps=12, batch=4, lr=0.05, warmup=3, ema=0.9, seed=7)
-CPU = How()
+CPU, EACH = How(), How(every=1)
 
 
 def draw(step: int, g: torch.Generator):
@@ -44,7 +44,7 @@ def fast(config: LoopConfig, checkpoint=None, stop: int | None = None) -> nn.Lin
         def loss_of(b):
             return (net(b["x"]) - b["x"].sum(dim=1, keepdim=True)).square().mean()
 
-        return fast_loop.run(net, draw, loss_of, config, CPU, checkpoint, every=1)
+        return fast_loop.run(net, draw, loss_of, config, EACH, checkpoint)
 
     return plane(of, stop=stop)
 
@@ -75,7 +75,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(tmp_path):
 def test_a_broken_loss_is_told():
     net = nn.Linear(3, 1)
     with pytest.raises(TrainingError, match="loss is nan"):
-        list(fast_loop.run(net, draw, lambda b: net(b["x"]).sum() * float("nan"), CONFIG, CPU, every=1))
+        list(fast_loop.run(net, draw, lambda b: net(b["x"]).sum() * float("nan"), CONFIG, EACH))
 
 
 def test_orders_are_those_of_the_first_edition():
@@ -126,7 +126,9 @@ def test_the_captions_of_a_picture_are_its_own():
     pictures = make_pictures()
     found = bank(pictures)
     assert found.places.shape == (6, 3) and found.empty.abs().max() == 0
-    assert len({int(i) for row in found.places[:3] for i in row} & {int(i) for row in found.places[3:] for i in row}) == 0
+    assert (
+        len({int(i) for row in found.places[:3] for i in row} & {int(i) for row in found.places[3:] for i in row}) == 0
+    )
 
 
 def trained(latents, exclude=None):

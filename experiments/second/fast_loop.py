@@ -1,13 +1,13 @@
-"""The optimisation loop for a GPU that has minutes: no word from the device between two steps, and steps as CUDA graphs.
+"""The optimisation loop for a GPU that has minutes: nothing waits for the device, and steps are CUDA graphs.
 
 AdamW, warm-up, cosine decay and the mean of weights as in `guda_core.unlearning.loop`, whose settings it takes. What
 differs is how a step is taken:
 
-    draws    on the device, from a generator seeded by (seed, step) alone: a run that is stopped goes on as it would have
+    draws    on the device, from a generator seeded by (seed, step) alone, so that a stopped run goes on as if nothing was
     passes   under bfloat16 autocast, the weights in float32
     a graph  forward, backward, clipping and AdamW are captured once, after WARM plain steps, and replayed. A small UNet
              keeps a GPU waiting for the processor; a graph does not. Where it cannot be captured, steps stay plain.
-    the loss is read every `every` steps; nothing else waits for the device
+    the loss is read every `How.every` steps; nothing else waits for the device
 
 On a CPU the same code takes plain steps in float32.
 """
@@ -40,11 +40,12 @@ LossOf = Callable[[Batch], Tensor]
 @dataclass(frozen=True)
 class How:
     """Where and how steps are taken; what comes out differs by rounding alone. bf16: passes under autocast. graph:
-    steps as CUDA graphs, only on "cuda"."""
+    steps as CUDA graphs, only on "cuda". every: steps between two looks at the loss."""
 
     device: str = "cpu"
     bf16: bool = False
     graph: bool = False
+    every: int = 50
 
     @classmethod
     def on(cls, device: str) -> How:
@@ -176,11 +177,9 @@ def run(
     config: LoopConfig,
     how: How,
     checkpoint: Path | None = None,
-    *,
-    every: int = 50,
 ) -> Iterator[Progress]:
-    """Train `module`, which is on the device, in place; yields progress every `every` steps and after the last. On normal
-    end the averaged weights (if any) are in it. Closing it saves a checkpoint of the steps made.
+    """Train `module`, which is on the device, in place; yields progress every `how.every` steps and after the last. On
+    normal end the averaged weights (if any) are in it. Closing it saves a checkpoint of the steps made.
 
     draw(step, generator): the batch of a step, tensors of the same shapes at every step, on the device; it draws from
     the generator alone. loss_of(batch): the scalar loss; reads nothing back from the device.
@@ -216,7 +215,7 @@ def run(
         if ema is not None:
             ema.update(step)
         done = step + 1
-        if done % every and done != config.steps:
+        if done % how.every and done != config.steps:
             continue
         loss, now = steps.mean_loss(), time.monotonic()
         if not math.isfinite(loss):

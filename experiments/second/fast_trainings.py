@@ -1,4 +1,4 @@
-"""The trainings of the embedded model's parts, as `fast_loop` takes them: everything they learn from lies on the device.
+"""The trainings of the embedded model's parts, as `fast_loop` takes them: all that they learn from is on the device.
 
 The losses are those of `experiments.train`: `vae.loss`, the symmetric InfoNCE of `clip`, and the min-SNR weighted
 squared error of `unet`. The networks, schedules and settings are the same classes. What differs: random numbers are
@@ -146,9 +146,7 @@ class Bank:
 
 
 @torch.no_grad()
-def bank_of(
-    pictures: Pictures, group_set: GroupSet, embed: stages.TextEncoder, each: int, seed: int, how: How
-) -> Bank:
+def bank_of(pictures: Pictures, group_set: GroupSet, embed: stages.TextEncoder, each: int, seed: int, how: How) -> Bank:
     """Draw `each` captions of every picture, and embed every text once."""
     captioner, g = captioner_of(group_set), torch.Generator().manual_seed(seed)
     texts = [captioner.caption(pictures[i], g) for i in range(len(pictures)) for _ in range(each)]
