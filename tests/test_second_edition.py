@@ -26,7 +26,7 @@ from experiments.second import (
 )
 from experiments.second.edition import Asked, Edition
 from experiments.second.fast_loop import How
-from experiments.seeds import collected
+from experiments.seeds import collected, seed_trainings
 from experiments.train.clip import ClipConfig
 from experiments.train.unet import UnetConfig
 from experiments.train.vae import VaeConfig
@@ -96,6 +96,7 @@ def home(tmp_path_factory):
         list(one_file.pack(group_set, root / "pictures.npz"))
         patch.setattr(edition, "HOME", root / "home")
         patch.setattr(second_assets, "HOME", root / "home")
+        patch.setattr(seed_trainings, "HELD_OUT_TIMES", 1)
         patch.setattr(edition.at, "__defaults__", (root / "home",))
         edition.the_set.cache_clear()
         yield root, group_set, hashes

@@ -36,7 +36,7 @@ MODEL = "emoji-second"  # the model's id
 
 def _vae() -> VaeConfig:
     loop = LoopConfig(steps=4000, batch=96, lr=2e-3, warmup=200, ema=0.998, weight_decay=0.0, seed=1)
-    return VaeConfig(channels=(32, 64, 128, 128), latent_channels=12, loop=loop)
+    return VaeConfig(channels=(24, 48, 96, 128), latent_channels=12, loop=loop)
 
 
 def _clip() -> ClipConfig:

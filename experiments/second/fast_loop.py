@@ -3,7 +3,7 @@
 AdamW, warm-up, cosine decay and the mean of weights as in `guda_core.unlearning.loop`, whose settings it takes. What
 differs is how a step is taken:
 
-    draws    on the device, from a generator seeded by (seed, step) alone, so that a stopped run goes on as if nothing was
+    draws    on the device, from a generator seeded by (seed, step) alone, so that a stopped run takes the same steps
     passes   under bfloat16 autocast, the weights in float32
     a graph  forward, backward, clipping and AdamW are captured once, after WARM plain steps, and replayed. A small UNet
              keeps a GPU waiting for the processor; a graph does not. Where it cannot be captured, steps stay plain.

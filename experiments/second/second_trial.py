@@ -60,7 +60,7 @@ def steps_of(part: str, asked: Asked, seen: Pictures | None) -> Iterator[tuple[A
 def tried(part: str, asked: Asked, seen: Pictures | None, seconds: float) -> dict[str, Any]:
     """Pictures a second of one training, how its steps were taken, and seconds of the whole."""
     loop = getattr(asked.edition, part).loop
-    asked = replace(asked, how=replace(asked.how, every=10))
+    asked = replace(asked, how=replace(asked.how, every=10 if asked.how.device == "cuda" else 1))
     try:
         with closing(steps_of(part, asked, seen)) as steps:  # type: ignore[type-var]
             rate, note = training.rate(steps, loop.batch, seconds, time.monotonic)
