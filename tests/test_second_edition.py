@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from typer.testing import CliRunner
 
 from experiments.benchmark.queries import QueryConfig
 from experiments.benchmark.scores import ScoreConfig
 from experiments.logo.retrained_delta import LiveConfig
+from experiments.second import __main__ as command
 from experiments.second import (
     edition,
     in_order,
@@ -23,6 +25,7 @@ from experiments.second import (
     second_oracle,
     second_quality,
     second_stages,
+    second_trial,
 )
 from experiments.second.edition import Asked, Edition
 from experiments.second.fast_loop import How
@@ -35,7 +38,7 @@ from guda_core.data.groups import load_group_set
 from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.cards import load_model, read_cards
-from guda_core.errors import DataError, OptionError
+from guda_core.errors import DataError, OptionError, TrainingError
 from guda_core.unlearning import adapters
 from guda_core.unlearning.loop import LoopConfig
 
@@ -259,3 +262,29 @@ def test_the_settings_are_one_edition():
     assert full.scaled(0.5).unet.loop.steps == full.unet.loop.steps // 2
     assert torch.Size([full.vae.latent_channels]) == torch.Size([12]) and len(full.vae.channels) == 4
     assert full.unet.channels == UnetConfig().channels and full.scores.first == 4
+
+
+def test_the_trial_says_what_everything_takes(home, tmp_path):
+    root, said = home[0], []
+    longer = {k: dataclasses.replace(getattr(TINY, k), loop=loop(6, 2)) for k in ("vae", "clip", "unet")}
+    asked = dataclasses.replace(ASKED, edition=dataclasses.replace(TINY, **longer))
+    record = second_trial.trial(asked, tmp_path / "work", root / "pictures.npz", 0.0, said.append)
+    each = {part: record["parts"][part]["plain"] for part in second_trial.PARTS}
+    assert all(e["pictures_per_second"] > 0 and e["steps"] == "plain" for e in each.values())
+    assert each["unet"]["expected_s"] == pytest.approx(6 * 2 / each["unet"]["pictures_per_second"], abs=0.1)
+    wanted = each["vae"]["expected_s"] + each["clip"]["expected_s"] + 6 * each["unet"]["expected_s"]
+    assert record["all_s"] == pytest.approx(wanted, abs=0.2) and len(said) == 3
+
+
+def test_commands_refuse_what_makes_no_sense(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("GUDA_CACHE", str(tmp_path / "empty"))
+    run = CliRunner().invoke
+    for arguments, kind, why in (
+        (["all", "--out", str(tmp_path / "o"), "--device", "tpu"], OptionError, "cpu or cuda"),
+        (["trial", "--scale", "0"], OptionError, "above 0"),
+        (["pack", "--file", str(tmp_path / "p.npz")], DataError, "groups fetch"),
+    ):
+        refused = run(command.app, arguments)
+        assert isinstance(refused.exception, kind) and why in str(refused.exception)
+    with pytest.raises(TrainingError, match="comes first"):
+        second_stages.need("vae")

@@ -185,3 +185,100 @@ def test_the_clip_learns_to_match():
     made = list(fast_trainings.train_clip(make_pictures(), make_group_set(), config, CPU))
     assert made[1][0].loss < made[0][0].loss
     assert made[-1][2].model_max_length == 24
+
+
+class FakeGraph:
+    """Stands for a CUDA graph on a CPU: captures nothing, and replays by doing the work again."""
+
+    def __init__(self, steps: fast_loop.Steps) -> None:
+        self.steps, self.replayed = steps, 0
+
+    def replay(self) -> None:
+        self.replayed += 1
+        self.steps.opt.zero_grad(set_to_none=True)
+        self.steps._move(self.steps.inputs)
+
+
+def wanting(monkeypatch, capture) -> tuple[nn.Linear, fast_loop.Steps]:
+    """Steps on a CPU that want a graph, with `capture` in the place of torch's."""
+    torch.manual_seed(0)
+    net = nn.Linear(3, 1)
+    opt = torch.optim.AdamW(net.parameters(), lr=0.01, fused=True)
+
+    def loss_of(b):
+        return (net(b["x"]) - b["x"].sum(dim=1, keepdim=True)).square().mean()
+
+    steps = fast_loop.Steps(list(net.parameters()), opt, loss_of, 1.0, CPU)
+    steps.wanted = True
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: FakeGraph(steps))
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(steps, "_aside", steps._work)
+    return net, steps
+
+
+def taken(steps: fast_loop.Steps) -> float:
+    for i in range(8):
+        steps.take(draw(i, torch.Generator().manual_seed(i)))
+    return steps.mean_loss()
+
+
+def plainly(monkeypatch) -> tuple[nn.Linear, float]:
+    net, steps = wanting(monkeypatch, None)
+    steps.wanted = False
+    return net, taken(steps)
+
+
+def test_steps_of_a_graph_are_the_plain_ones_on_new_inputs(monkeypatch):
+    """What is captured is given each batch anew; only the first WARM steps are plain."""
+    wanted, loss = plainly(monkeypatch)
+
+    class Captures:
+        """As torch's: within it, work is recorded and not done."""
+
+        def __init__(self, graph, **more) -> None:
+            assert more == {"capture_error_mode": "thread_local"}
+            self.steps = graph.steps
+
+        def __enter__(self):
+            self.move, self.steps._move = self.steps._move, lambda b: None
+
+        def __exit__(self, *error):
+            self.steps._move = self.move
+
+    net, steps = wanting(monkeypatch, Captures)
+    assert taken(steps) == pytest.approx(loss) and steps.note == "graph"
+    assert isinstance(steps.graph, FakeGraph) and steps.graph.replayed == 8 - fast_loop.WARM
+    assert torch.equal(net.weight, wanted.weight)
+
+
+def test_where_no_graph_can_be_captured_steps_stay_plain(monkeypatch):
+    wanted, loss = plainly(monkeypatch)
+
+    class Refuses:
+        def __init__(self, graph, **more) -> None: ...
+
+        def __enter__(self):
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+        def __exit__(self, *error): ...
+
+    net, steps = wanting(monkeypatch, Refuses)
+    assert taken(steps) == pytest.approx(loss) and torch.equal(net.weight, wanted.weight)
+    assert steps.note == "plain (operation not permitted when stream is capturing)"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_real_graph_learns_what_plain_steps_learn():
+    """On a GPU: the same UNet, by graphs and by plain steps, ends at nearly the same loss."""
+    pictures, z = make_pictures(), torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    config = dataclasses.replace(SMALL, loop=dataclasses.replace(SMALL.loop, steps=40))
+    found = {}
+    for graph in (True, False):
+        how, made = How("cuda", bf16=True, graph=graph, every=10), bank(pictures)
+        on_gpu = fast_trainings.Bank(*(t.to("cuda") for t in (made.embedded, made.places, made.empty)))
+        said = [p for p, _ in fast_trainings.train_unet(z, pictures.groups, on_gpu, config, how)]
+        assert said[-2].note == ("graph" if graph else "plain")
+        found[graph] = said[-2].loss
+    assert found[True] == pytest.approx(found[False], rel=0.05)

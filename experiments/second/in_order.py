@@ -136,12 +136,19 @@ def results(asked: Asked, work: Path) -> Iterator[Path]:
     yield from sorted(p for p in (work / "live").rglob("*") if p.is_file())
 
 
+def _one_training_s(asked: Asked) -> float:
+    """Seconds of one UNet's training by the rate of the full one; 0 where that was measured on another device."""
+    seed, loop = asked.edition.seeds[0], asked.edition.unet.loop
+    record = json.loads((stages.work_dir() / stages.unet_name(None, seed) / "stage.json").read_text(encoding="utf-8"))
+    rate = record.get("pictures_per_second")
+    return loop.steps * loop.batch / rate if rate and record["device"] == asked.how.card else 0.0
+
+
 def _oracle(order: Order) -> bool:
     """All trainings, so many at once; a wave begins only where the one before says that it will end in time."""
     asked, work, at_once = order.asked, order.work, max(1, order.workers)
     left = [t for t in second_oracle.trainings(asked) if not second_oracle.is_trained(asked, work, t)]
-    alone = order.seconds.get("unet", 0.0)
-    expected = alone * at_once
+    expected = at_once * _one_training_s(asked)
     pool = order.pool(at_once)
     try:
         while left:

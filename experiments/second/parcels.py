@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from guda_core.errors import DataError
 
 LIMIT = 15 * 2**20  # bytes of a parcel; what comes back may have 16 MiB
-MOST = 8  # parcels
+MOST = 4  # parcels: 64 MiB may come back at once
 NAME = "second-{}.zip"
 PART = re.compile(r"(.+)\.part-(\d+)-of-(\d+)")
 LIST = "contents.json"  # of a parcel: name of a whole file -> its hash

@@ -83,9 +83,11 @@ def inputs_of(model: BaseModel, queries: Sequence[Query], config: ScoreConfig) -
         times.append([int(draws.t[k, j]) for k, j in pairs])
         noises.append(torch.stack([draws.noise(tuple(q.latent.shape[1:]), k, j) for k, j in pairs]).to(model.device))
     t = torch.tensor(times)
-    text = torch.cat([model.embed([q.prompt]).tensors["text"] for q in queries])
+    prompts = [q.prompt for q in queries]
+    parts = [model.embed(prompts[i : i + 256]).tensors["text"] for i in range(0, len(prompts), 256)]
     latents = torch.cat([q.latent for q in queries]).to(model.device)
-    return Inputs(latents, torch.stack(noises), t.to(model.device), likelihood.kl_weights(model.prediction)[t], text)
+    w = likelihood.kl_weights(model.prediction)[t]
+    return Inputs(latents, torch.stack(noises), t.to(model.device), w, torch.cat(parts))
 
 
 @lru_cache(maxsize=2)
