@@ -12,12 +12,13 @@ from torch import nn
 
 from experiments.second import fast_loop, fast_trainings
 from experiments.second.fast_loop import How, orders
+from experiments.train import captured
 from experiments.train import clip as clip_training
 from experiments.train import unet as unet_training
 from experiments.train import vae as vae_training
 from guda_core.diffusion.schedule import Schedule
 from guda_core.errors import TrainingError
-from guda_core.unlearning.loop import LoopConfig, run
+from guda_core.unlearning.loop import LoopConfig, learning_rate, run
 from tests.test_training import SMALL, make_group_set, make_pictures
 
 CONFIG = LoopConfig(steps=12, batch=4, lr=0.05, warmup=3, ema=0.9, seed=7)
@@ -108,7 +109,7 @@ def test_a_graph_is_not_asked_for_without_a_gpu():
     """The switch is there, and a CPU takes plain steps whatever it says."""
     net = nn.Linear(3, 1)
     *_, last = fast_loop.run(net, draw, lambda b: net(b["x"]).square().mean(), CONFIG, How(graph=True))
-    assert last.note == "plain" and How.on("cuda").graph and How.on("cuda").bf16 and How.on("cpu") == CPU
+    assert last.note == "without a graph" and How.on("cuda").graph and How.on("cuda").bf16 and How.on("cpu") == CPU
 
 
 class Words:
@@ -187,85 +188,24 @@ def test_the_clip_learns_to_match():
     assert made[-1][2].model_max_length == 24
 
 
-class FakeGraph:
-    """Stands for a CUDA graph on a CPU: captures nothing, and replays by doing the work again."""
+@pytest.mark.parametrize("told", ["as a graph", "without a graph: not permitted"])
+def test_a_graph_is_captured_once_after_some_steps(told, monkeypatch, tmp_path):
+    """Whatever comes of it, the steps are the plain ones, and the progress says what came of it."""
+    wanted, asked = fast(CONFIG), []
+    monkeypatch.setattr(How, "captures", True)
+    monkeypatch.setattr(captured.Step, "capture", lambda step: asked.append(float(step.rate)) or told)
+    notes: list[str] = []
+    run_fast = fast_loop.run
 
-    def __init__(self, steps: fast_loop.Steps) -> None:
-        self.steps, self.replayed = steps, 0
+    def noted(*args):
+        for p in run_fast(*args):
+            notes.append(p.note)
+            yield p
 
-    def replay(self) -> None:
-        self.replayed += 1
-        self.steps.opt.zero_grad(set_to_none=True)
-        self.steps._move(self.steps.inputs)
-
-
-def wanting(monkeypatch, capture) -> tuple[nn.Linear, fast_loop.Steps]:
-    """Steps on a CPU that want a graph, with `capture` in the place of torch's."""
-    torch.manual_seed(0)
-    net = nn.Linear(3, 1)
-    opt = torch.optim.AdamW(net.parameters(), lr=0.01, fused=True)
-
-    def loss_of(b):
-        return (net(b["x"]) - b["x"].sum(dim=1, keepdim=True)).square().mean()
-
-    steps = fast_loop.Steps(list(net.parameters()), opt, loss_of, 1.0, CPU)
-    steps.wanted = True
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: FakeGraph(steps))
-    monkeypatch.setattr(torch.cuda, "graph", capture)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    monkeypatch.setattr(steps, "_aside", steps._work)
-    return net, steps
-
-
-def taken(steps: fast_loop.Steps) -> float:
-    for i in range(8):
-        steps.take(draw(i, torch.Generator().manual_seed(i)))
-    return steps.mean_loss()
-
-
-def plainly(monkeypatch) -> tuple[nn.Linear, float]:
-    net, steps = wanting(monkeypatch, None)
-    steps.wanted = False
-    return net, taken(steps)
-
-
-def test_steps_of_a_graph_are_the_plain_ones_on_new_inputs(monkeypatch):
-    """What is captured is given each batch anew; only the first WARM steps are plain."""
-    wanted, loss = plainly(monkeypatch)
-
-    class Captures:
-        """As torch's: within it, work is recorded and not done."""
-
-        def __init__(self, graph, **more) -> None:
-            assert more == {"capture_error_mode": "thread_local"}
-            self.steps = graph.steps
-
-        def __enter__(self):
-            self.move, self.steps._move = self.steps._move, lambda b: None
-
-        def __exit__(self, *error):
-            self.steps._move = self.move
-
-    net, steps = wanting(monkeypatch, Captures)
-    assert taken(steps) == pytest.approx(loss) and steps.note == "graph"
-    assert isinstance(steps.graph, FakeGraph) and steps.graph.replayed == 8 - fast_loop.WARM
-    assert torch.equal(net.weight, wanted.weight)
-
-
-def test_where_no_graph_can_be_captured_steps_stay_plain(monkeypatch):
-    wanted, loss = plainly(monkeypatch)
-
-    class Refuses:
-        def __init__(self, graph, **more) -> None: ...
-
-        def __enter__(self):
-            raise RuntimeError("operation not permitted when stream is capturing\nmore")
-
-        def __exit__(self, *error): ...
-
-    net, steps = wanting(monkeypatch, Refuses)
-    assert taken(steps) == pytest.approx(loss) and torch.equal(net.weight, wanted.weight)
-    assert steps.note == "plain (operation not permitted when stream is capturing)"
+    monkeypatch.setattr(fast_loop, "run", noted)
+    assert torch.equal(fast(CONFIG).weight, wanted.weight)
+    assert asked == [pytest.approx(learning_rate(CONFIG, captured.EAGER))]
+    assert set(notes[: captured.EAGER]) == {"without a graph"} and set(notes[captured.EAGER :]) == {told}
 
 
 @pytest.mark.gpu
@@ -279,6 +219,6 @@ def test_a_real_graph_learns_what_plain_steps_learn():
         how, made = How("cuda", bf16=True, graph=graph, every=10), bank(pictures)
         on_gpu = fast_trainings.Bank(*(t.to("cuda") for t in (made.embedded, made.places, made.empty)))
         said = [p for p, _ in fast_trainings.train_unet(z, pictures.groups, on_gpu, config, how)]
-        assert said[-2].note == ("graph" if graph else "plain")
+        assert said[-2].note == ("as a graph" if graph else "without a graph")
         found[graph] = said[-2].loss
     assert found[True] == pytest.approx(found[False], rel=0.05)

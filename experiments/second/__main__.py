@@ -86,6 +86,8 @@ def trial(
 
     record = second_trial.trial(_asked(device, scale, False), work.absolute(), file.absolute(), seconds, say, workers)
     write_json((out or work) / "trial.json", record)
+    first, second = (record["gflop"][k] for k in ("first", "second"))
+    say(f"GFLOP of the first edition: {first}; of the second: {second}.")
     say(f"All trainings one after the other: {record['all_s']:.0f} s. Written: {(out or work) / 'trial.json'}")
 
 

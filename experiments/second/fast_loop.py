@@ -1,20 +1,19 @@
 """The optimisation loop for a GPU that has minutes: nothing waits for the device, and steps are CUDA graphs.
 
-AdamW, warm-up, cosine decay and the mean of weights as in `guda_core.unlearning.loop`, whose settings it takes. What
-differs is how a step is taken:
+AdamW, warm-up, cosine decay and the mean of weights as in `guda_core.unlearning.loop`, whose settings it takes. A step
+is that of `experiments.train.captured`: captured once and played again, where the graph moves the weights as a plain
+step does. What differs from there:
 
     draws    on the device, from a generator seeded by (seed, step) alone, so that a stopped run takes the same steps
     passes   under bfloat16 autocast, the weights in float32
-    a graph  forward, backward, clipping and AdamW are captured once, after WARM plain steps, and replayed. A small UNet
-             keeps a GPU waiting for the processor; a graph does not. Where it cannot be captured, steps stay plain.
-    the loss is read every `How.every` steps; nothing else waits for the device
+    a word   every `How.every` steps: nothing else waits for the device
+    saved    as `guda_core.unlearning.checkpoints`, so that a run may be stopped
 
 On a CPU the same code takes plain steps in float32.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,15 +22,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from experiments.train import captured
 from guda_core.errors import TrainingError
 from guda_core.unlearning import checkpoints
-from guda_core.unlearning.loop import Ema, LoopConfig, Progress, learning_rate
+from guda_core.unlearning.loop import LoopConfig, Progress
 
-log = logging.getLogger(__name__)
-
-WARM = 3  # plain steps before a graph is captured
 Batch = Mapping[str, Tensor]
 Draw = Callable[[int, torch.Generator], Batch]
 LossOf = Callable[[Batch], Tensor]
@@ -51,6 +47,11 @@ class How:
     def on(cls, device: str) -> How:
         """The fastest way on a device: all of it on a GPU."""
         return cls(device, bf16=device == "cuda", graph=device == "cuda")
+
+    @property
+    def captures(self) -> bool:
+        """Whether steps are to be graphs."""
+        return self.graph and self.device == "cuda"
 
     @property
     def card(self) -> str:
@@ -73,101 +74,43 @@ def orders(n: int, batch: int, steps: int, seed: int) -> Tensor:
     return torch.cat(each)[: steps * batch].reshape(steps, batch)
 
 
-class FastEma(Ema):
-    """`Ema` with one call for all weights."""
+class Weights:
+    """What a checkpoint keeps beside the module's own weights: the averaged ones. A `checkpoints.Kept`."""
+
+    def __init__(self, step: captured.Step) -> None:
+        self.step = step
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {str(i): t for i, t in enumerate(self.step.shadow)}
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
-        weights = [p.detach() for p in self.weights.values()]
-        get_ema_multi_avg_fn(decay)([self.shadow[n] for n in self.weights], weights, step)
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        for i, t in enumerate(self.step.shadow):
+            t.copy_(state[str(i)])
 
 
-class Steps:
-    """Takes steps, as a graph once it can. why: what kept a graph from being captured; "" = nothing."""
+def restored(step: captured.Step, module: nn.Module, config: LoopConfig, checkpoint: Path | None) -> int:
+    """Put back what a checkpoint holds; the number of steps made, 0 where there is none.
 
-    def __init__(
-        self, params: list[nn.Parameter], opt: torch.optim.Optimizer, loss_of: LossOf, clip_norm: float, how: How
-    ) -> None:
-        self.params, self.opt, self.loss_of, self.clip_norm, self.how = params, opt, loss_of, clip_norm, how
-        self.total = torch.zeros((), device=how.device)  # of the losses since the last `mean_loss`
-        self.graph: torch.cuda.CUDAGraph | None = None
-        self.inputs: dict[str, Tensor] = {}
-        self.wanted, self.why, self.taken, self.since = how.graph and how.device == "cuda", "", 0, 0
-
-    @property
-    def note(self) -> str:
-        """How steps are taken."""
-        return "graph" if self.graph is not None else f"plain ({self.why})" if self.why else "plain"
-
-    def take(self, batch: Batch) -> None:
-        """One step; the weights move, and nothing is waited for."""
-        if self.graph is None and self.wanted and self.taken >= WARM:
-            self._capture(batch)
-        if self.graph is not None:
-            for name, held in self.inputs.items():
-                held.copy_(batch[name])
-            self.graph.replay()
-        elif self.wanted:
-            self._aside(batch)
-        else:
-            self._work(batch)
-        self.taken, self.since = self.taken + 1, self.since + 1
-
-    def mean_loss(self) -> float:
-        """Of the steps since this was asked last; waits for the device."""
-        value = float(self.total) / max(1, self.since)
-        self.total.zero_()
-        self.since = 0
-        return value
-
-    def _work(self, batch: Batch) -> None:
-        self.opt.zero_grad(set_to_none=True)
-        self._move(batch)
-
-    def _move(self, batch: Batch) -> None:
-        """All that a graph holds: shapes are fixed, and nothing is read back."""
-        kind = self.how.device
-        with torch.autocast(kind, torch.bfloat16, enabled=self.how.bf16, cache_enabled=False):
-            loss = self.loss_of(batch)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.params, self.clip_norm)
-        self.opt.step()
-        self.total.add_(loss.detach())
-
-    def _aside(self, batch: Batch) -> None:
-        """A plain step on a stream of its own, as what is captured later must have been warmed up on one."""
-        stream, here = torch.cuda.Stream(), torch.cuda.current_stream()
-        stream.wait_stream(here)
-        with torch.cuda.stream(stream):
-            self._work(batch)
-        here.wait_stream(stream)
-
-    def _capture(self, batch: Batch) -> None:
-        self.inputs = {name: v.clone() for name, v in batch.items()}
-        self.opt.zero_grad(set_to_none=True)  # so that the gradients lie in the graph's own memory
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self._move(self.inputs)
-        except RuntimeError as e:
-            self.why, self.wanted, self.inputs = checkpoints.first_line(e), False, {}
-            log.warning("Steps are not captured as a graph: %s", self.why)
-            self.opt.zero_grad(set_to_none=True)
-            torch.cuda.synchronize()
-            return
-        self.graph = graph
+    Raises:
+        TrainingError: it was made with other settings, or is damaged.
+    """
+    found = checkpoints.read(checkpoint, asdict(config)) if checkpoint else None
+    if found is None:
+        return 0
+    checkpoints.restore(found, dict(module.named_parameters()), {"optimizer": step.opt, "ema": Weights(step)})
+    for group in step.opt.param_groups:
+        group["lr"] = step.rate  # loading puts a copy in its place, which nobody sets
+    return int(found["step"])
 
 
-def _set_rate(opt: torch.optim.Optimizer, value: float) -> None:
-    for group in opt.param_groups:
-        group["lr"].fill_(value)
-
-
-def _held_rate(opt: torch.optim.Optimizer, device: str) -> None:
-    """The learning rate as a number on the device, which a graph reads anew at every replay."""
-    for group in opt.param_groups:
-        group["lr"] = torch.tensor(float(group["lr"]), device=device)
+def saved(step: captured.Step, module: nn.Module, config: LoopConfig, checkpoint: Path | None, done: int) -> None:
+    """Write a checkpoint of `done` steps, if one is kept. Raises TrainingError: it cannot be written."""
+    if checkpoint is not None:
+        weights = {n: p.detach() for n, p in module.named_parameters()}
+        state = {"config": asdict(config), "step": done, "module": weights}
+        parts: dict[str, checkpoints.Kept | None] = {"optimizer": step.opt, "ema": Weights(step)}
+        checkpoints.write(checkpoint, state | checkpoints.state_of(parts))
 
 
 def run(
@@ -187,51 +130,44 @@ def run(
     Raises:
         TrainingError: the checkpoint was made with other settings or cannot be written, or the loss is not finite.
     """
-    weights = {n: p for n, p in module.named_parameters() if p.requires_grad}
-    on_gpu = how.device == "cuda"
-    opt = torch.optim.AdamW(
-        list(weights.values()), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.99), fused=True,
-        capturable=on_gpu,
-    )  # fmt: skip
-    ema = FastEma(weights, config.ema) if config.ema else None
-    parts: dict[str, checkpoints.Kept | None] = {"optimizer": opt, "ema": ema}
-    found = checkpoints.read(checkpoint, asdict(config)) if checkpoint else None
-    start = int(found["step"]) if found else 0
-    if found is not None:
-        checkpoints.restore(found, weights, parts)
-    _held_rate(opt, how.device)
-    steps, generator = Steps(list(weights.values()), opt, loss_of, config.clip_norm, how), torch.Generator(how.device)
+    generator = torch.Generator(how.device)
 
-    def save(step: int) -> None:
-        if checkpoint:
-            state = {"config": asdict(config), "step": step, "module": {n: p.detach() for n, p in weights.items()}}
-            checkpoints.write(checkpoint, state | checkpoints.state_of(parts))
+    def drawn(step: int) -> Batch:
+        return draw(step, generator.manual_seed((config.seed * 1_000_003 + step) % 2**63))
 
-    began = saved = time.monotonic()
-    for step in range(start, config.steps):
-        _set_rate(opt, learning_rate(config, step))
-        generator.manual_seed((config.seed * 1_000_003 + step) % 2**63)
-        steps.take(draw(step, generator))
-        if ema is not None:
-            ema.update(step)
-        done = step + 1
+    first = drawn(0)
+
+    def loss(*tensors: Tensor) -> Tensor:
+        with torch.autocast(how.device, torch.bfloat16, enabled=how.bf16, cache_enabled=False):
+            return loss_of(dict(zip(first, tensors, strict=True)))
+
+    step = captured.Step(module, loss, config, [t.clone() for t in first.values()])
+    start, total, since, note = restored(step, module, config, checkpoint), torch.zeros((), device=how.device), 0, ""
+    began = kept = time.monotonic()
+    for s in range(start, config.steps):
+        for held, new in zip(step.batch, drawn(s).values(), strict=True):
+            held.copy_(new)
+        step.set(s)
+        if s - start == captured.EAGER and how.captures:
+            note = step.capture()
+        step.take()
+        total, since, done = total.add_(step.value), since + 1, s + 1
         if done % how.every and done != config.steps:
             continue
-        loss, now = steps.mean_loss(), time.monotonic()
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"The loss is {loss} at step {step}. A smaller learning rate than {config.lr} may help."
-            )
-        if now - saved > config.checkpoint_s:
-            save(done)
-            saved = now
+        mean, now = float(total) / since, time.monotonic()  # waits for the device
+        total, since = total.zero_(), 0
+        if not math.isfinite(mean):
+            raise TrainingError(f"The loss is {mean} at step {s}. A smaller learning rate than {config.lr} may help.")
+        if now - kept > config.checkpoint_s:
+            saved(step, module, config, checkpoint, done)
+            kept = now
+        rate = (done - start) * config.batch / max(1e-9, now - began)
         try:
-            yield Progress(done, config.steps, loss, (done - start) * config.batch / max(1e-9, now - began), steps.note)
+            yield Progress(done, config.steps, mean, rate, note or "without a graph")
         except GeneratorExit:  # whoever follows the training stops it here
-            save(done)
+            saved(step, module, config, checkpoint, done)
             raise
     if start == config.steps:  # all was done before
         yield Progress(start, config.steps, math.nan, 0.0)
-    save(config.steps)
-    if ema is not None:
-        ema.copy_to_weights()
+    saved(step, module, config, checkpoint, config.steps)
+    step.finish()

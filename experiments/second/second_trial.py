@@ -14,11 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.second import fast_trainings as training
 from experiments.second import second_stages
 from experiments.second.edition import Asked, at, plain, the_set
 from experiments.second.fast_trainings import Bank
+from experiments.train import unet as unet_training
+from experiments.train import vae as vae_training
+from experiments.train.unet import UnetConfig
+from experiments.train.vae import VaeConfig
 from guda_core.data.dataset import Pictures
 from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion.memory import is_out_of_memory
@@ -91,6 +96,36 @@ def at_once(asked: Asked, work: Path, seconds: float, workers: int) -> float | N
     return round(sum(rates), 1) if len(rates) == workers and all(rates) else None
 
 
+@torch.no_grad()
+def gflop(vae: VaeConfig, unet: UnetConfig, size: int, context: tuple[int, int]) -> dict[str, float]:
+    """Billions of operations of one picture: the UNet's pass, encoding and decoding. context: (L, D) of a prompt."""
+    side = size // 2 ** (len(vae.channels) - 1)
+    coder = vae_training.make_vae(vae, size)
+    net = unet_training.make_unet(unet, latent_channels=vae.latent_channels, latent_size=side, context=context[1])
+    z, text = torch.zeros(1, vae.latent_channels, side, side), torch.zeros(1, *context)
+    found = {}
+    for name, call in (
+        ("unet", lambda: net(z, torch.tensor([5]), encoder_hidden_states=text)),
+        ("encode", lambda: coder.encode(torch.zeros(1, 3, size, size))),
+        ("decode", lambda: coder.decode(z)),
+    ):
+        with FlopCounterMode(display=False) as counter:
+            call()
+        found[name] = round(counter.get_total_flops() / 1e9, 3)
+    return found
+
+
+def costs(asked: Asked) -> dict[str, dict[str, float]]:
+    """`gflop` of the first edition and of this one."""
+    edition, clip = asked.edition, asked.edition.clip
+    context = (clip.max_tokens, clip.text_width)
+    size = the_set(asked.group_set).resolution
+    return {
+        "first": gflop(VaeConfig(), UnetConfig(), 64, context),
+        "second": gflop(edition.vae, edition.unet, size, context),
+    }
+
+
 def trial(
     asked: Asked, work: Path, file: Path, seconds: float, say: Callable[[str], None], workers: int = 0
 ) -> dict[str, Any]:
@@ -119,6 +154,7 @@ def trial(
     return {
         "command": "python -m experiments.second trial",
         **plain(asked),
+        "gflop": costs(asked),
         "parts": found,
         "at_once": {"workers": workers, "pictures_per_second": together},
         "all_s": round(each["vae"] + each["clip"] + models * each["unet"], 1),
