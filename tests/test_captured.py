@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from experiments.train import captured
-from experiments.train.captured import Drawn
+from experiments.train.captured import Drawn, Step
 from guda_core.errors import TrainingError
 from guda_core.unlearning import loop
 from guda_core.unlearning.loop import LoopConfig
