@@ -34,6 +34,8 @@ from experiments.train.clip import ClipConfig
 from experiments.train.unet import UnetConfig
 from experiments.train.vae import VaeConfig
 from guda_core import paths
+from guda_core.data.embeddings import Clip
+from guda_core.data.encoders import open_encoder
 from guda_core.data.groups import load_group_set
 from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion import likelihood
@@ -213,6 +215,9 @@ def test_the_assets_are_a_workspace(home, made):
     card = read_cards(to / "models" / "emoji-second.yaml")["emoji-second"]
     model = load_model(card, device="cpu")
     assert card.resolution == SIZE and model.generate(["cat"], seeds=[0], steps=1).shape == (1, SIZE, SIZE, 3)
+    seen = np.random.default_rng(1).integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8)
+    clip, likeness = Clip(to / "clip"), open_encoder(card, to / "bank.safetensors")
+    torch.testing.assert_close(likeness.image_features(seen), clip.image_features(seen), rtol=1e-3, atol=1e-4)
     live = adapters.load(to / "runs" / "emoji-second" / "tiny" / "oracle" / "noto", model=model, group="noto")
     assert live.group == "noto"
     seeds = collected.kept(to / "benchmarks")

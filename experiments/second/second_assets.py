@@ -11,6 +11,7 @@ same commands as the first edition's.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +72,9 @@ def _card(asked: Asked, to: Path) -> None:
     card = second_stages.card(asked, Path("..") / "model")
     fields = {"kind": card.kind, "name": card.name, "source": "folder", "path": "../model"}
     fields |= {"resolution": card.resolution, "group_set": card.group_set, "licence": card.licence}
+    fields["encoder"] = "clip:../clip"
+    prepared = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": card.resolution}  # as it was trained
+    (to / "clip" / "preprocessor_config.json").write_text(json.dumps(prepared), encoding="utf-8")
     (to / "models").mkdir(parents=True)
     (to / "models" / f"{MODEL}.yaml").write_text(yaml.safe_dump({MODEL: fields}), encoding="utf-8")
 
