@@ -68,9 +68,9 @@ def share(hits: Sequence[bool]) -> dict[str, float]:
 
 
 class Classifier(nn.Module):
-    """A small convolutional network with two heads: style and object. Input (N, 3, 64, 64) in [-1, 1]."""
+    """A small convolutional network with two heads: style and object. Input (N, 3, size, size) in [-1, 1]."""
 
-    def __init__(self, styles: int, objects: int) -> None:
+    def __init__(self, styles: int, objects: int, size: int = 64) -> None:
         super().__init__()
         widths = (3, 32, 64, 128, 256)
         layers: list[nn.Module] = []
@@ -78,7 +78,8 @@ class Classifier(nn.Module):
             layers += [nn.Conv2d(a, b, 3, 2, 1), nn.GroupNorm(8, b), nn.SiLU()]
             layers += [nn.Conv2d(b, b, 3, 1, 1), nn.GroupNorm(8, b), nn.SiLU()] if b > 32 else []
         self.body = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.2))
-        self.style, self.object = nn.Linear(256 * 16, styles), nn.Linear(256 * 16, objects)
+        flat = 256 * (size // 16) ** 2
+        self.style, self.object = nn.Linear(flat, styles), nn.Linear(flat, objects)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         h = self.body(x)

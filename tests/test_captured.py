@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from experiments.train import captured
-from experiments.train.captured import Drawn, _Step
+from experiments.train.captured import Drawn, Step
 from guda_core.errors import TrainingError
 from guda_core.unlearning import loop
 from guda_core.unlearning.loop import LoopConfig
@@ -78,7 +78,7 @@ def test_a_step_that_moves_elsewhere_is_found_and_undone():
     """The check that a graph has to pass, on steps without one."""
     module = network()
     drawn = draw(0, loop.step_generator(3, 0))
-    step = _Step(module, loss_by(module), CONFIG, [*drawn.tensors, embed(list(drawn.prompts))])
+    step = Step(module, loss_by(module), CONFIG, [*drawn.tensors, embed(list(drawn.prompts))])
     step.set(4)
     step.take()
     before = [t.clone() for t in step.state()]

@@ -1,4 +1,4 @@
-"""The embedded model's second edition. So far only its group set is here; it waits for a GPU.
+"""The embedded model's second edition. It is prepared and not trained: it waits for a GPU.
 
 guda groups fetch --set emoji-eleven --home experiments/second
 """

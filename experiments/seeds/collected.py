@@ -8,6 +8,7 @@ seed-<s>.npz   scores/<draw>, se/<draw>   (Q, G) float32 nats: ELBO(full) - ELBO
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 from experiments.benchmark.strata import make_strata
 from experiments.seeds.seed_trainings import RECORD, Asked, complete, model_on, opened, trainings
 from guda_core.diffusion import likelihood
+from guda_core.diffusion.likelihood import Strata
 from guda_core.errors import DataError
 
 FOLDER = "seeds"  # below assets/benchmarks
@@ -34,6 +36,29 @@ class SeedScores:
     trainings: dict[str, dict[str, Any]]
 
 
+def drops(full: np.ndarray, without: Sequence[np.ndarray], strata: Strata) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and their standard errors, (Q, G) float32 nats, from values (Q, K, M) of the full model and the others."""
+    found = [
+        [likelihood.elbo_drop(full=f, without=w, strata=strata) for f, w in zip(full, v, strict=True)] for v in without
+    ]
+    values, errors = ([[getattr(d, k) for d in one] for one in found] for k in ("value", "se"))
+    return np.array(values, np.float32).T, np.array(errors, np.float32).T
+
+
+def write(
+    to: Path, scored: Mapping[str, tuple[np.ndarray, np.ndarray]], *, seed: int, groups: Sequence[str],
+    trainings: Mapping[str, Any], queries: Mapping[str, str],
+) -> Path:  # fmt: skip
+    """Write a seed's file. scored: draw -> what `drops` gives; trainings: their records; queries: draw -> its hash."""
+    note = {"seed": seed, "groups": list(groups), "trainings": dict(trainings), "queries": dict(queries)}
+    arrays = {f"{k}/{draw}": a for draw, both in scored.items() for k, a in zip(("scores", "se"), both, strict=True)}
+    to.mkdir(parents=True, exist_ok=True)
+    path = to / f"seed-{seed}.npz"
+    with path.open("wb") as f:
+        np.savez_compressed(f, note=np.frombuffer(json.dumps(note).encode(), np.uint8), **arrays)
+    return path
+
+
 def collect(asked: Asked, to: Path) -> list[Path]:
     """Write the file of every seed all of whose trainings are done; gives the files."""
     own, out = opened(asked.file), []
@@ -42,23 +67,14 @@ def collect(asked: Asked, to: Path) -> list[Path]:
         of = trainings(own.group_set, [seed])
         if not all(complete(asked, t) for t in of):
             continue
-        arrays: dict[str, np.ndarray] = {}
         strata = make_strata(model_on("cpu").schedule, asked.scores.strata, asked.scores.rule)
+        scored = {}
         for draw in own.queries:
             full, *without = [np.load(asked.out / t.name / f"{draw}.npy") for t in of]
-            drops = [
-                [likelihood.elbo_drop(full=f, without=w, strata=strata) for f, w in zip(full, v, strict=True)]
-                for v in without
-            ]
-            arrays[f"scores/{draw}"] = np.array([[d.value for d in one] for one in drops], np.float32).T
-            arrays[f"se/{draw}"] = np.array([[d.se for d in one] for one in drops], np.float32).T
+            scored[draw] = drops(full, without, strata)
         records = {t.name: json.loads((asked.out / t.name / RECORD).read_text(encoding="utf-8")) for t in of}
-        note = {"seed": seed, "groups": groups, "trainings": records, "queries": records[of[0].name]["key"]["queries"]}
-        to.mkdir(parents=True, exist_ok=True)
-        path = to / f"seed-{seed}.npz"
-        with path.open("wb") as f:
-            np.savez_compressed(f, note=np.frombuffer(json.dumps(note).encode(), np.uint8), **arrays)
-        out.append(path)
+        keys = records[of[0].name]["key"]["queries"]
+        out.append(write(to, scored, seed=seed, groups=groups, trainings=records, queries=keys))
     return out
 
 

@@ -48,8 +48,8 @@ def draws_in(folder: Path) -> dict[str, Path]:
     return {name: at for name, at in there.items() if (at / "queries.json").is_file()}
 
 
-def write(path: Path, model: BaseModel, group_set: GroupSet, folder: Path) -> Path:
-    """Encode the pictures and the fixed queries below `folder`, and write the file.
+def write(path: Path, model: BaseModel, group_set: GroupSet, folder: Path, device: str = "cpu") -> Path:
+    """Encode the pictures (on the device) and the fixed queries below `folder`, and write the file.
 
     Raises:
         DataError: pictures or queries are not there, or a query is of another model.
@@ -57,6 +57,7 @@ def write(path: Path, model: BaseModel, group_set: GroupSet, folder: Path) -> Pa
     arrays: dict[str, np.ndarray] = {}
     note: dict[str, Any] = {"format": FORMAT, "group_set": group_set.id, "base_sha256": model.sha256, "hashes": {}}
     autoencoder = stages.autoencoder()
+    autoencoder.to(device)  # pyright: ignore[reportArgumentType]
     for split in SPLITS:
         pictures = load_pictures(group_set, split)
         arrays[f"{split}/latents"] = vae.latents(autoencoder, pictures.pixels).numpy()

@@ -39,7 +39,7 @@ class Drawn:
     prompts: Sequence[str]
 
 
-class _Step:
+class Step:
     """One optimiser step on the batch that lies in `batch`, with all its tensors at fixed places."""
 
     def __init__(self, module: nn.Module, loss: Callable[..., Tensor], config: LoopConfig, batch: list[Tensor]) -> None:
@@ -183,7 +183,7 @@ def run(
     chunks = [range(min(EAGER, config.steps)), *chunks]
     batches = ahead.made(chunks[0])
     ahead.ready()
-    step = _Step(module, loss, config, [b[0].clone() for b in batches])
+    step = Step(module, loss, config, [b[0].clone() for b in batches])
     smooth, began, note = math.nan, time.monotonic(), ""
     for n, steps in enumerate(chunks):
         if n == 1 and device.type == "cuda":

@@ -108,6 +108,14 @@ def tokenise(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> dict[str, Tensor
     return {"input_ids": out["input_ids"], "attention_mask": out["attention_mask"]}
 
 
+def tokenizer_for(pictures: Pictures, group_set: GroupSet, config: ClipConfig) -> CLIPTokenizer:
+    """A tokenizer learned from what captions of these pictures, and of the set's held-out objects, are written with."""
+    captioner, names = StyleCaptions(group_set), sorted(set(pictures.names) | set(group_set.held_out_objects))
+    texts = [captioner.write(described("", n), ()) for n in names]
+    texts += list(itertools.chain.from_iterable(g.descriptors for g in group_set.groups.values())) * 8
+    return train_tokenizer(texts, config)
+
+
 def jitter(x: Tensor, shift: int, g: torch.Generator) -> Tensor:
     """Random mirror images and shifts by up to `shift` pixels (white comes in); x: (N, 3, H, W) in [-1, 1]."""
     flip = torch.rand(len(x), generator=g) < 0.5
@@ -133,10 +141,7 @@ def train(
 ) -> Generator[tuple[Progress, CLIPModel, CLIPTokenizer], None, None]:
     """Symmetric InfoNCE over batches of pictures and captions; yields (progress, model, tokenizer) each step, at the
     end with the model on the CPU. device: where it is trained; all is drawn on the CPU."""
-    captioner, names = StyleCaptions(group_set), sorted(set(pictures.names) | set(group_set.held_out_objects))
-    texts = [captioner.write(described("", n), ()) for n in names]
-    texts += list(itertools.chain.from_iterable(g.descriptors for g in group_set.groups.values())) * 8
-    tokenizer = train_tokenizer(texts, config)
+    captioner, tokenizer = StyleCaptions(group_set), tokenizer_for(pictures, group_set, config)
     model: Any = make_clip(config, tokenizer, pictures.pixels.shape[1]).train()
     model.to(device)
     pixels = torch.from_numpy(pictures.pixels)

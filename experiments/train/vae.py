@@ -8,7 +8,7 @@ statistics are folded into the two 1x1 convolutions around the latent, so `scali
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,6 +60,15 @@ def reconstruction_loss(y: Tensor, x: Tensor, *, gradient: float) -> Tensor:
     return d.square().mean() + d.abs().mean() + gradient * (dx.abs().mean() + dy.abs().mean())
 
 
+def loss(vae: AutoencoderKL, x: Tensor, noise_like: Callable[[Tensor], Tensor], config: VaeConfig) -> Tensor:
+    """The whole loss of pictures x, (N, 3, H, W) in [-1, 1]. noise_like: normal noise of a latent's shape, on its
+    device."""
+    posterior = vae.encode(x).latent_dist
+    y = vae.decode(posterior.mean + posterior.std * noise_like(posterior.mean)).sample
+    kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
+    return reconstruction_loss(y, x, gradient=config.gradient) + config.kl * kl
+
+
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
     """Mean over pictures of 10 log10(255^2 / MSE), in dB; a, b: (N, H, W, 3) in [0, 255]."""
     mse = ((a.astype(np.float64) - b.astype(np.float64)) ** 2).mean(axis=(1, 2, 3))
@@ -78,8 +87,8 @@ def latents(vae: AutoencoderKL, pixels: np.ndarray, batch: int = 64) -> Tensor:
 
 @torch.no_grad()
 def reconstruct(vae: AutoencoderKL, pixels: np.ndarray, batch: int = 64) -> np.ndarray:
-    """Decode the posterior means: (N, H, W, 3) uint8."""
-    means = (vae.encode(x).latent_dist.mean for x in _batches(pixels, batch))
+    """Decode the posterior means, where the VAE is: (N, H, W, 3) uint8."""
+    means = (vae.encode(x.to(vae.device)).latent_dist.mean for x in _batches(pixels, batch))
     return np.concatenate([to_pixels(vae.decode(z).sample) for z in means])
 
 
@@ -112,12 +121,7 @@ def train(
         x = to_unit(pixels[at]).contiguous()
         flip = torch.rand(len(x), generator=g) < 0.5
         x = torch.where(flip[:, None, None, None], x.flip(-1), x).contiguous(memory_format=torch.channels_last)
-        x = x.to(device)
-        posterior = vae.encode(x).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=g).to(device)
-        y = vae.decode(posterior.mean + posterior.std * noise).sample
-        kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
-        return reconstruction_loss(y, x, gradient=config.gradient) + config.kl * kl
+        return loss(vae, x.to(device), lambda z: torch.randn(z.shape, generator=g).to(device), config)
 
     for progress in run(vae, loss_of, config.loop, checkpoint):
         yield progress, vae

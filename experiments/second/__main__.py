@@ -1,0 +1,145 @@
+"""`python -m experiments.second`: the embedded model's second edition, on one GPU in minutes.
+
+    pack      here: the pictures that the trainings need, into one file (fetch them first)
+    trial     there: seconds of each training, with and without graphs, and what everything will take
+    all       there: everything, in order of worth, as far as the minutes reach; results in small files
+    assemble  here: a new folder of assets from what came back
+
+`all` goes on where it was. `--device cpu` does the same without a GPU, in days.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from guda_core.cli.loading import quieten
+from guda_core.cli.terminal import Command, say, write_json
+from guda_core.errors import OptionError
+from guda_core.paths import cache_dir
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help=(__doc__ or "").partition("\n")[0],
+)
+OWN = cache_dir() / "second"
+FileOption = Annotated[Path, typer.Option("--file", help="The packed file.")]
+WorkOption = Annotated[Path, typer.Option("--work", help="The folder of the work, on a fast disk.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu or cuda. Default: cuda where there is one.")]
+ScaleOption = Annotated[float, typer.Option("--scale", help="So many times the steps of every training.")]
+PlainOption = Annotated[bool, typer.Option("--plain", help="Take plain steps, no CUDA graphs.")]
+
+
+def _asked(device: str, scale: float, plain: bool):
+    import torch
+
+    from experiments.second.edition import Asked, Edition
+    from experiments.second.fast_loop import How
+
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if where not in ("cpu", "cuda"):
+        raise OptionError(f"--device is cpu or cuda, not '{where}'.")
+    if scale <= 0:
+        raise OptionError("--scale must be above 0.")
+    how = How(where, bf16=where == "cuda", graph=where == "cuda" and not plain)
+    return Asked(Edition().scaled(scale) if scale != 1 else Edition(), how)
+
+
+@app.command(cls=Command)
+def pack(
+    file: FileOption = OWN / "pictures.npz",
+    only_set: Annotated[
+        bool, typer.Option("--only-set", help="Without what only the VAE and the CLIP learn from (for a later call).")
+    ] = False,
+) -> None:
+    """Put the fetched pictures into one file."""
+    quieten()
+    from experiments.second import SETS, one_file
+    from experiments.second.edition import SET
+    from guda_core.cli.terminal import follow
+    from guda_core.data.groups import load_group_set
+
+    steps = one_file.pack(load_group_set(SET, SETS), file, whole=not only_set)
+    follow(("pictures", fraction) for fraction in steps)
+    say(f"{file}: {file.stat().st_size / 2**20:.1f} MiB")
+
+
+@app.command(cls=Command)
+def trial(
+    file: FileOption = OWN / "pictures.npz",
+    work: WorkOption = OWN / "work",
+    seconds: Annotated[float, typer.Option(help="How long each training is tried.")] = 10.0,
+    device: DeviceOption = "",
+    scale: ScaleOption = 1.0,
+    workers: Annotated[int, typer.Option(min=0, help="Also try so many processes at once; 0: do not.")] = 3,
+    out: Annotated[Path | None, typer.Option("--out", help="Where trial.json goes. Default: the work.")] = None,
+) -> None:
+    """Try each training for some seconds, and say what everything will take."""
+    quieten()
+    from experiments.second import second_trial
+
+    record = second_trial.trial(_asked(device, scale, False), work.absolute(), file.absolute(), seconds, say, workers)
+    write_json((out or work) / "trial.json", record)
+    first, second = (record["gflop"][k] for k in ("first", "second"))
+    say(f"GFLOP of the first edition: {first}; of the second: {second}.")
+    say(f"All trainings one after the other: {record['all_s']:.0f} s. Written: {(out or work) / 'trial.json'}")
+
+
+@app.command("all", cls=Command)
+def everything(
+    out: Annotated[Path, typer.Option("--out", help="The folder that results go to.")],
+    minutes: Annotated[float, typer.Option(help="Stop after so many minutes; the next call goes on.")] = 9.0,
+    file: FileOption = OWN / "pictures.npz",
+    work: WorkOption = OWN / "work",
+    came_back: Annotated[
+        Path | None,
+        typer.Option("--came-back", help="The folder with the results of calls before, on another machine."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Oracle trainings at once; 0: one after the other.")] = 3,
+    device: DeviceOption = "",
+    scale: ScaleOption = 1.0,
+    plain: PlainOption = False,
+) -> None:
+    """Do everything that fits into the minutes."""
+    began = time.monotonic()
+    quieten()
+    from experiments.second import in_order
+
+    until = began + 60 * minutes - in_order.SAVED_S
+    asked = _asked(device, scale, plain)
+    order = in_order.Order(asked, work.absolute(), out.absolute(), until, say, workers, came_back)
+    try:
+        done = in_order.everything(order, file.absolute())
+    finally:
+        order.send()
+    write_json(out / "all.json", in_order.note(order, done))
+    say("Everything is done." if done else "Not everything is done: call it again.")
+    if order.failed:
+        raise typer.Exit(1)
+
+
+@app.command(cls=Command)
+def assemble(
+    parcels: Annotated[Path, typer.Argument(help="The folder with everything that came back.")],
+    to: Annotated[Path, typer.Option("--to", help="The new folder of assets; not one inside assets/.")],
+    work: WorkOption = OWN / "assembling",
+    device: DeviceOption = "cpu",
+) -> None:
+    """Build the new assets from what came back."""
+    quieten()
+    from experiments.second import second_assets
+
+    for line in second_assets.build(_asked(device, 1.0, True), parcels.absolute(), work.absolute(), to.absolute()):
+        say(line)
+
+
+main = app
+
+if __name__ == "__main__":
+    main()

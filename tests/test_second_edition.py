@@ -1,0 +1,297 @@
+"""The whole way of the second edition at a tiny size, on the CPU: from the packed file to a folder of assets."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from experiments.benchmark.queries import QueryConfig
+from experiments.benchmark.scores import ScoreConfig
+from experiments.logo.retrained_delta import LiveConfig
+from experiments.second import __main__ as command
+from experiments.second import (
+    edition,
+    in_order,
+    one_file,
+    parcels,
+    second_assets,
+    second_oracle,
+    second_quality,
+    second_stages,
+    second_trial,
+)
+from experiments.second.edition import Asked, Edition
+from experiments.second.fast_loop import How
+from experiments.seeds import collected, seed_trainings
+from experiments.train.clip import ClipConfig
+from experiments.train.unet import UnetConfig
+from experiments.train.vae import VaeConfig
+from guda_core import paths
+from guda_core.data.embeddings import Clip
+from guda_core.data.encoders import open_encoder
+from guda_core.data.groups import load_group_set
+from guda_core.data.sources.source import load_pictures
+from guda_core.diffusion import likelihood
+from guda_core.diffusion.cards import load_model, read_cards
+from guda_core.errors import DataError, OptionError, TrainingError
+from guda_core.unlearning import adapters
+from guda_core.unlearning.loop import LoopConfig
+
+SIZE, IDS = 32, ("twemoji", "noto")
+TRAIN, HELD = ("cat", "sun", "bell"), tuple(f"thing-{i}" for i in range(90))  # the offset's own pictures are kept apart
+
+
+def loop(steps: int, batch: int, **more) -> LoopConfig:
+    return LoopConfig(steps=steps, batch=batch, lr=1e-3, warmup=1, **more)
+
+
+TINY = Edition(
+    vae=VaeConfig(channels=(8, 8, 8), latent_channels=4, loop=loop(2, 2, seed=1)),
+    clip=ClipConfig(
+        vocabulary=120, max_tokens=24, text_width=16, text_layers=1, image_width=48, image_layers=1, patch=16,
+        projection=16, shift=2, loop=loop(2, 2, seed=2),
+    ),
+    unet=UnetConfig(channels=(32, 32), heads=2, loop=loop(2, 4, ema=0.5, seed=3)),
+    classifier=loop(2, 4, seed=9),
+    captions=2,
+    seeds=(3, 4),
+    first=QueryConfig(objects=1, blend_objects=1, real=1, steps=1),
+    fresh=QueryConfig(objects=1, blend_objects=1, real=1, steps=1, seed=202),
+    scores=ScoreConfig(strata=3, draws=2, first=4),
+    quality=QueryConfig(objects=2, steps=1, seed=11),
+    live=LiveConfig(megabytes=0.5, batches=1, batch=2),
+    scored_at_once=7,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A workspace with a small group set of the kind, and a cache with its pictures, packed; the patches that hold."""
+    root = tmp_path_factory.mktemp("second")
+    whole = yaml.safe_load((edition.HOME / "sets" / edition.SET / "group_set.yaml").read_text(encoding="utf-8"))
+    whole["groups"] = {g: whole["groups"][g] for g in IDS}
+    whole |= {"id": "tiny", "resolution": SIZE, "objects": {"train": list(TRAIN), "held_out": list(HELD)}}
+    (root / "home" / "sets" / "tiny").mkdir(parents=True)
+    (root / "home" / "sets" / "tiny" / "group_set.yaml").write_text(
+        yaml.safe_dump(whole, sort_keys=False), encoding="utf-8"
+    )
+    group_set = load_group_set("tiny", root / "home" / "sets")
+    folder = root / "cache" / "data" / "tiny"
+    folder.mkdir(parents=True)
+    names, rng = [*TRAIN, *HELD, "other"], np.random.default_rng(0)
+    pictures = {}
+    for g in IDS:
+        pixels = rng.integers(0, 256, (len(names), SIZE, SIZE, 3), dtype=np.uint8)
+        np.savez_compressed(folder / f"{g}.npz", pixels=pixels, objects=names)
+        pictures[g] = {n: one_file.hashlib.sha256(p.tobytes()).hexdigest() for n, p in zip(names, pixels, strict=True)}
+    packages = {g.source["package"]: g.source["version"] for g in group_set.groups.values()}
+    manifest = {"group_set": "tiny", "resolution": SIZE, "packages": packages, "pictures": pictures}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GUDA_CACHE", str(root / "cache"))
+        patch.setenv("GUDA_HOME", str(root / "home"))
+        hashes = {s: load_pictures(group_set, s).sha256() for s in ("train", "held_out", "pretrain")}
+        list(one_file.pack(group_set, root / "pictures.npz"))
+        patch.setattr(edition, "HOME", root / "home")
+        patch.setattr(second_assets, "HOME", root / "home")
+        patch.setattr(seed_trainings, "HELD_OUT_TIMES", 1)
+        patch.setattr(edition.at, "__defaults__", (root / "home",))
+        edition.the_set.cache_clear()
+        yield root, group_set, hashes
+    edition.the_set.cache_clear()
+
+
+ASKED = Asked(TINY, How(), "tiny")
+
+
+def order_of(root, name: str, minutes: float = 5.0, **more) -> in_order.Order:
+    said: list[str] = []
+    return in_order.Order(
+        ASKED, root / name, root / f"{name}-out", time.monotonic() + 60 * minutes, said.append, **more
+    )
+
+
+@pytest.fixture(scope="module")
+def made(home):
+    """Everything, in one go."""
+    order = order_of(home[0], "work")
+    done = in_order.everything(order, home[0] / "pictures.npz")
+    assert done, order.failed
+    return order
+
+
+def test_the_packed_file_brings_every_picture_back(home):
+    root, group_set, hashes = home
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GUDA_CACHE", str(root / "elsewhere"))
+        assert list(one_file.unpack(root / "pictures.npz", group_set))[-1] == 1.0
+        for split, sha256 in hashes.items():
+            assert load_pictures(group_set, split).sha256() == sha256
+        patch.setenv("GUDA_CACHE", str(root / "cache"))
+        list(one_file.pack(group_set, root / "small.npz", whole=False))
+        patch.setenv("GUDA_CACHE", str(root / "small"))
+        list(one_file.unpack(root / "small.npz", group_set))
+        assert load_pictures(group_set, "pretrain").sha256() == hashes["train"]
+        with pytest.raises(DataError, match="another group set"):
+            list(one_file.unpack(root / "small.npz", dataclasses.replace(group_set, id="else")))
+    (root / "bad.npz").write_bytes(b"no")
+    with pytest.raises(DataError, match="is not what"):
+        list(one_file.unpack(root / "bad.npz", group_set))
+
+
+def test_everything_is_made_once(home, made):
+    order = order_of(home[0], "work")
+    assert in_order.everything(order, home[0] / "pictures.npz")
+    assert set(order.seconds) == {"vae", "clip", "unet", "queries", "quality"}
+    names = [t.name for t in second_oracle.trainings(ASKED)]
+    assert names[:3] == ["unet-full-s3", "unet-without-twemoji-s3", "unet-without-noto-s3"] and len(names) == 6
+    records = [json.loads((order.work / "logo" / n / "training.json").read_text()) for n in names]
+    assert len({r["weights_sha256"] for r in records}) == 6 and records[0]["trained"] == "the embedded model"
+    assert all(r["steps"] == "without a graph" and r["device"] == "CPU" for r in records[1:])
+
+
+def test_the_figures_of_quality_are_there(made):
+    found = json.loads((made.work / second_quality.FILE).read_text())
+    assert found["recognition"]["style_top1"]["n"] == len(IDS) * 2
+    assert 0 < found["nearest"]["held_out"]["least"] < found["nearest"]["held_out"]["median"] < 255
+    assert 0 < found["held_out_psnr_db"] < 40
+
+
+def test_values_are_those_that_the_product_scores_with(made):
+    """The full model's values, made in large batches, against `likelihood.kl_values`, one query after the other."""
+    model = second_oracle.model_of(ASKED, made.work)
+    strata = second_oracle.make_strata(model.schedule, 3, TINY.scores.rule)
+    with np.load(made.work / "logo" / "unet-full-s3" / "values.npz") as z:
+        found = {k: z[k] for k in z.files}
+    for draw, queries in second_oracle.opened(made.work).queries.items():
+        assert found[draw].shape == (len(queries), 3, 2)
+        q = queries[1]
+        draws = likelihood.draw_times(q.image_hash, strata, TINY.scores.columns.stop)
+        wanted = likelihood.kl_values(model, q.latent, model.embed([q.prompt]), draws, TINY.scores.columns)
+        np.testing.assert_allclose(found[draw][1], wanted, rtol=1e-3)
+
+
+def test_the_next_machine_goes_on_from_what_came_back(home, made):
+    """Without checkpoints, and without one training: the model and the queries stay, and only that one is done."""
+    root = home[0]
+    back = root / "back"
+    one = "logo/unet-without-noto-s4"
+    files = [p for p in in_order.results(ASKED, made.work) if one not in p.as_posix()]
+    assert parcels.send(files, made.work, back, before={}) == []
+    order = order_of(root, "second-machine", came_back=back)
+    assert in_order.everything(order, root / "pictures.npz")
+    assert set(order.seconds) == {"vae", "clip", "unet", "queries", "quality", "unet-without-noto-s4"}
+    new = parcels.known(order.out)
+    assert {n for n in new if one in n} == {f"{one}/training.json", f"{one}/values.npz"}
+    assert not any("train/" in n or "figures/" in n for n in new) and (order.out / "second-2.zip").is_file()
+    again = [json.loads((w / one / "training.json").read_text()) for w in (made.work, order.work)]
+    assert again[0]["weights_sha256"] == again[1]["weights_sha256"] and again[0]["key"] == again[1]["key"]
+
+
+def test_when_the_minutes_are_over_the_rest_is_left(home):
+    order = order_of(home[0], "short", minutes=-1)
+    assert not in_order.everything(order, home[0] / "pictures.npz") and not order.failed
+    assert not list(order.out.iterdir())
+    each = dataclasses.replace(ASKED, how=How(every=1))
+    stage = second_stages.vae(each, home[0] / "short")
+    next(stage)
+    stage.close()
+    state = torch.load(home[0] / "short" / "train" / "vae.pt", weights_only=True)
+    assert state["step"] == 1  # goes on from here
+
+
+def test_the_assets_are_a_workspace(home, made):
+    root = home[0]
+    to = root / "assets"
+    lines = list(second_assets.build(ASKED, made.out, root / "assembling", to))
+    assert lines[-1] == "Complete seeds of the oracle: 3, 4."
+    card = read_cards(to / "models" / "emoji-second.yaml")["emoji-second"]
+    model = load_model(card, device="cpu")
+    assert card.resolution == SIZE and model.generate(["cat"], seeds=[0], steps=1).shape == (1, SIZE, SIZE, 3)
+    seen = np.random.default_rng(1).integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8)
+    clip, likeness = Clip(to / "clip"), open_encoder(card, to / "bank.safetensors")
+    torch.testing.assert_close(likeness.image_features(seen), clip.image_features(seen), rtol=1e-3, atol=1e-4)
+    live = adapters.load(to / "runs" / "emoji-second" / "tiny" / "oracle" / "noto", model=model, group="noto")
+    assert live.group == "noto"
+    seeds = collected.kept(to / "benchmarks")
+    assert [s.seed for s in seeds] == [3, 4] and seeds[0].groups == IDS
+    with (
+        np.load(made.work / "logo" / "unet-without-noto-s4" / "values.npz") as z,
+        np.load(made.work / "logo" / "unet-full-s4" / "values.npz") as f,
+    ):
+        sizes = second_oracle.make_strata(model.schedule, 3, TINY.scores.rule).sizes
+        drop = ((z["fresh"].astype(float) - f["fresh"]).mean(axis=2) * sizes).sum(axis=1)
+    np.testing.assert_allclose(seeds[1].scores["fresh"][:, 1], drop, rtol=1e-4)
+    with pytest.raises(OptionError, match="is not empty"):
+        second_assets.allowed(to)
+    with pytest.raises(OptionError, match="first edition"):
+        second_assets.allowed(paths.ASSETS / "new")
+
+
+def test_results_are_cut_into_parcels(tmp_path):
+    root, rng = tmp_path / "root", np.random.default_rng(0)
+    sizes = {"a/large.bin": 400_000, "b.bin": 30_000, "c.bin": 50_000}
+    for name, size in sizes.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(rng.bytes(size))
+    files, limit = [root / n for n in sizes], parcels.ROOM + 150_000
+    assert parcels.send(files, root, tmp_path / "out", before={}, limit=limit) == []
+    assert len(list((tmp_path / "out").iterdir())) == 4
+    assert all(p.stat().st_size <= limit for p in (tmp_path / "out").iterdir())
+    assert parcels.take_back(tmp_path / "out", tmp_path / "new") == 3
+    assert all((root / n).read_bytes() == (tmp_path / "new" / n).read_bytes() for n in sizes)
+    (tmp_path / "out" / "second-2.zip").unlink()  # a part of the large one
+    assert set(parcels.known(tmp_path / "out")) == {"b.bin", "c.bin"}
+    left = parcels.send(files[::-1], root, tmp_path / "x", before={}, limit=parcels.ROOM + 40_000)
+    assert left == ["a/large.bin"] and set(parcels.known(tmp_path / "x")) == {"b.bin", "c.bin"}
+    assert parcels.send(files, root, tmp_path / "x", before=parcels.known(tmp_path / "out"), first=2) == []
+    assert {p.name for p in (tmp_path / "x").iterdir()} == {"second-1.zip", "second-2.zip"}
+
+
+def test_the_nearest_picture_by_closed_form():
+    black, grey = np.zeros((2, 4, 4, 3), np.uint8), np.full((3, 4, 4, 3), 30, np.uint8)
+    grey[1] = 10
+    np.testing.assert_allclose(second_quality.nearest(black, grey, "cpu"), [10, 10], rtol=1e-6)
+    assert second_quality.nearest(grey, grey, "cpu").max() == 0
+
+
+def test_a_pass_costs_what_it_did():
+    """The UNet works on 16 x 16 places as before: the operations of a pass are within two percent."""
+    full, context = Edition(), (32, 128)
+    first = second_trial.gflop(VaeConfig(), UnetConfig(), 64, context)
+    second = second_trial.gflop(full.vae, full.unet, 128, context)
+    assert second["unet"] == pytest.approx(first["unet"], rel=0.02) and second["unet"] > 0.5
+    assert full.scaled(0.5).unet.loop.steps == full.unet.loop.steps // 2 and full.scores.first == 4
+
+
+def test_the_trial_says_what_everything_takes(home, tmp_path):
+    root, said = home[0], []
+    longer = {k: dataclasses.replace(getattr(TINY, k), loop=loop(6, 2)) for k in ("vae", "clip", "unet")}
+    asked = dataclasses.replace(ASKED, edition=dataclasses.replace(TINY, **longer))
+    record = second_trial.trial(asked, tmp_path / "work", root / "pictures.npz", 0.0, said.append)
+    each = {part: record["parts"][part]["plain"] for part in second_trial.PARTS}
+    assert all(e["pictures_per_second"] > 0 and e["steps"] == "without a graph" for e in each.values())
+    assert each["unet"]["expected_s"] == pytest.approx(6 * 2 / each["unet"]["pictures_per_second"], abs=0.1)
+    wanted = each["vae"]["expected_s"] + each["clip"]["expected_s"] + 6 * each["unet"]["expected_s"]
+    assert record["all_s"] == pytest.approx(wanted, abs=0.2) and len(said) == 3
+
+
+def test_commands_refuse_what_makes_no_sense(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("GUDA_CACHE", str(tmp_path / "empty"))
+    run = CliRunner().invoke
+    for arguments, kind, why in (
+        (["all", "--out", str(tmp_path / "o"), "--device", "tpu"], OptionError, "cpu or cuda"),
+        (["trial", "--scale", "0"], OptionError, "above 0"),
+        (["pack", "--file", str(tmp_path / "p.npz")], DataError, "groups fetch"),
+    ):
+        refused = run(command.app, arguments)
+        assert isinstance(refused.exception, kind) and why in str(refused.exception)
+    with pytest.raises(TrainingError, match="comes first"):
+        second_stages.need("vae")
