@@ -17,6 +17,12 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 ARGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
+    # Of two such switches the last one counts, so it says again what Playwright's says for pages like ours. The suggestions
+    # of the address bar, which nobody sees here, are a page of their own beside every page: half of what ours costs.
+    "--disable-features=PaintHolding,HttpsUpgrades,HttpsFirstBalancedModeAutoEnable,ThirdPartyStoragePartitioning,"
+    "AvoidUnnecessaryBeforeUnloadCheckSync,DestroyProfileOnBrowserClose,LensOverlay,MediaRouter,OptimizationHints,"
+    "NetworkTimeServiceQuerying,AimEnabled,PreconnectToSearch,"
+    "WebUIOmniboxPopup,WebUIOmniboxFullPopup,WebUIOmniboxAimPopup",
 )  # fmt: skip
 SLOW = int(
     os.environ.get("GUDA_TEST_SLOW_MS", "180000")
