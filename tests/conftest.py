@@ -21,6 +21,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers are the threads
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 gc.disable()  # while the tests are collected: what is imported then stays to the end
+os.environ["SSL_CERT_DIR"] = os.devnull  # nothing here speaks TLS, and each client would read a hundred authorities
+os.environ.pop("SSL_CERT_FILE", None)
 os.environ["COLUMNS"] = "200"  # the consoles read their width once, when they are first imported
 
 

@@ -41,9 +41,19 @@ def test_importing_the_package_loads_nothing_and_changes_nothing():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def test_the_start_of_the_app_imports_no_library_that_only_later_work_needs():
+def test_the_app_and_the_scripts_for_a_gpu_import_no_library_that_they_do_not_need():
+    """The app none that only later work needs, the scripts none that a GPU machine lacks. What both need is imported
+    once, before the process becomes two."""
+    lacking = ("gradio", "plotly", "duckdb", "resvg_py", "ray", "jsonschema", "cryptography")
     code = (
-        "import sys\nimport guda_core.cli.start, guda_core.local, guda_core.zero_gpu, guda_core.ui.serve\n"
+        f"import os, sys\nlacking = {lacking!r}\nsys.modules.update(dict.fromkeys(lacking))\nimport guda_core.local\n"
+        "if not (script := os.fork()):\n"
+        "    import experiments.gpu_check, experiments.memory.__main__, experiments.second.__main__\n"
+        "    import experiments.second.in_order, experiments.second.second_trial, experiments.second.second_assets\n"
+        "    import experiments.seeds.__main__, experiments.seeds.seed_trainings\n    os._exit(7)\n"
+        "assert os.waitstatus_to_exitcode(os.waitpid(script, 0)[1]) == 7, 'the scripts'\n"
+        "for name in lacking:\n    del sys.modules[name]\n"
+        "import guda_core.cli.start, guda_core.zero_gpu, guda_core.ui.serve\n"
         "from guda_core.attribution import METHODS\nfor m in list(METHODS): METHODS[m]\n"
         "late = {'matplotlib', 'sklearn', 'datasets'} & set(sys.modules)\n"
         "late |= {m for m in sys.modules if m.startswith('guda_core.attribution.scope_fit')}\n"

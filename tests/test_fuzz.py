@@ -19,7 +19,7 @@ from experiments.fuzz import mutations
 from experiments.fuzz.trial import KINDS, Door, Outcome, Watched, find_door, is_fit
 from guda_core.errors import GudaError, ReportError
 
-SHORT = {"pictures": 60, "models": 40, "adapters": 60, "api": 40, "command_line": 60}  # inputs; of the others 100
+SHORT = {"models": 20, "adapters": 40, "api": 40, "command_line": 40}  # inputs; of the others 60
 
 
 def start_all(folder: Path) -> Callable[[bytes], None]:

@@ -46,10 +46,10 @@ def test_workers_make_the_same_rows(tmp_path, monkeypatch):
 
 def test_a_script_without_a_guard_is_told_so(tmp_path):
     folder_of(tmp_path / "in", 2)
-    script = (
-        "import guda_core, guda_core.many\nfrom pathlib import Path\nfrom tests.table_works import Made\n"
-        "guda_core.many.Named = lambda model, groups: Made(Path('.'))\n"
-        "guda_core.attribute_many('in', 'out', effort='quick', workers=1)\n"
+    script = (  # what `attribute_many` does once it has asked for workers, without what else it imports
+        "from functools import partial\nfrom pathlib import Path\nfrom guda_core.jobs.local_pool import LocalPool\n"
+        "from guda_core.scoring.part_jobs import by_pool\nfrom tests.table_works import Made, run\n"
+        "run('in', 'out', Made(Path('.')), partial(by_pool, pool=LocalPool(1, devices=[])))\n"
     )
     (tmp_path / "script.py").write_text(script)
     more = {**os.environ, "PYTHONPATH": str(PAGE.parent.parent.parent)}

@@ -44,7 +44,7 @@ def made(tmp_path, home):
     for name in ("Bo Chan", "José Núñez", "葛飾北斎"):
         shutil.rmtree(tmp_path / "artists" / name)
     guda("groups", "new", tmp_path / "artists", "--name", "artists", "--resolution", "16", "--held-out", "0.5")
-    save_tiny(tmp_path / "tiny")
+    save_tiny(tmp_path / "tiny", small=True)
     return tmp_path / "tiny"
 
 

@@ -43,7 +43,7 @@ def test_every_command_of_the_page_runs(tmp_path, home, monkeypatch, capsys):
     monkeypatch.setattr(planted, "OBJECTS", dict(list(planted.OBJECTS.items())[:2]))
     monkeypatch.setattr(planted, "STYLES", dict(list(planted.STYLES.items())[:3]))
     planted.write_pictures(tmp_path / "canvas", SMALL)
-    save_tiny(tmp_path / "tiny")
+    save_tiny(tmp_path / "tiny", small=True)
     paint(tmp_path / "picture.png", 1, 3)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(own_run, "default_queries", lambda service: QueryConfig(2, 0, 1, steps=2))

@@ -3,9 +3,9 @@ working directory."""
 
 from __future__ import annotations
 
-import os
+import contextlib
 import re
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -143,21 +143,21 @@ def test_no_path_is_taken_from_the_working_directory_or_a_modules_own_place():
             assert "__file__" not in line or beside.search(line) or path.name in ("paths.py", "apart_worker.py"), where
 
 
-def test_commands_work_from_an_empty_folder(tmp_path):
-    """One after the other in one process, as `python -m` runs them."""
+def test_commands_work_from_an_empty_folder(tmp_path, monkeypatch, capsys):
+    """Each as `python -m` runs it."""
     empty = tmp_path / "empty"
     empty.mkdir()
-    code = (
-        "import runpy, sys\n"
-        "for command in ('guda_core groups list', 'experiments.logo --status', 'experiments.space'):\n"
-        "    sys.argv = ['python', *command.split()[1:]]\n"
-        "    try:\n"
-        "        runpy.run_module(command.split()[0], run_name='__main__', alter_sys=True)\n"
-        "    except SystemExit as e:\n"
-        "        assert not e.code, command\n"
-        "    print('done:', command)\n"
-    )
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], cwd=empty, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and done.stdout.count("done:") == 3, done.stderr
-    assert list(empty.iterdir()) == [] and "to do" not in done.stdout
+    monkeypatch.chdir(empty)
+    for command in ("guda_core groups list", "experiments.logo --status", "experiments.space"):
+        module, *words = command.split()
+        for name in (module, f"{module}.__main__"):
+            if not hasattr(sys.modules.get(name), "__path__"):  # a program, which another test may have imported
+                monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.setattr(sys, "argv", [module, *words])
+        with contextlib.ExitStack() as stack:
+            ended = module == "experiments.space" or stack.enter_context(pytest.raises(SystemExit))
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        assert ended is True or ended.value.code == 0, command
+    assert list(empty.iterdir()) == []
+    said = capsys.readouterr().out
+    assert "emoji" in said and "to do" not in said

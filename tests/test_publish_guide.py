@@ -52,7 +52,7 @@ def app(service_home: str, monkeypatch) -> None:
 
 
 def test_every_command_of_the_page_runs_on_stand_ins(tmp_path, home, pictures, monkeypatch):
-    save_tiny(tmp_path / "tiny")
+    save_tiny(tmp_path / "tiny", small=True)
     paint(tmp_path / "picture.png", 1, 3)
     monkeypatch.chdir(tmp_path)
     few = health.HealthConfig(pictures=1, held_out=6, strata=4)

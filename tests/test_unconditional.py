@@ -191,7 +191,7 @@ SETTINGS = {
 def test_the_planted_group_comes_first(world, tmp_path, name):
     before = {n: p.clone() for n, p in world.model.network.named_parameters()}
     for g in SPOTS:
-        meta = forget(world, g, tmp_path / g, batch=16, **SETTINGS[name])
+        meta = forget(world, g, tmp_path / g, batch=8, **SETTINGS[name])
         assert meta["note"] == "kept" and meta["group"] == g and meta["base_sha256"] == world.model.sha256
     guda = Guda(world.model, make_group_set(), tmp_path)
     assert guda.unavailable == {}

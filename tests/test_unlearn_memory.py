@@ -38,7 +38,7 @@ CONFIG = config_of(steps=6, batch=4, lr=1e-2, warmup=1, seed=0, rank=2)
 
 @pytest.fixture(scope="module")
 def card(tmp_path_factory):
-    return save_tiny(tmp_path_factory.mktemp("tiny"), tokens=6, pooled=True)
+    return save_tiny(tmp_path_factory.mktemp("tiny"), tokens=6, pooled=True, small=True)
 
 
 @pytest.fixture

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import guda_core
+from guda_core import api
 from guda_core.cli.jobs_progress import clock
 from guda_core.diffusion.cards import find_card
 from guda_core.errors import OptionError
@@ -20,6 +22,7 @@ from guda_core.jobs.job import Job, Stopped, Told, perform
 from guda_core.jobs.local_pool import Share, share_of
 from guda_core.unlearning import group_jobs
 from guda_core.unlearning.group_jobs import Asked, Found, first_job, is_done, look
+from tests.job_works import Here
 from tests.own_pictures import guda
 from tests.own_workspace import own_workspace, plant
 
@@ -130,14 +133,20 @@ def test_workers_share_a_machine_as_jobs_are_handed_out(monkeypatch):
 
 
 def test_the_library_unlearns_by_workers_what_it_unlearns_alone(home, monkeypatch):
+    """Its jobs run in this process, as a worker gets them; the command above has workers of its own."""
     own_workspace(home, adapters_too=False)
     few: dict[str, Any] = {"steps": 2, "batch": 1, "rank": 2}
     alone = guda_core.unlearn("artists", "brush", only=["dee"], **few)
     files = made(home)
     shutil.rmtree(home / "runs")
+    asked = []
+    monkeypatch.setattr(api, "opened", lambda *given: asked.append(given) or closing(Here()))
+    monkeypatch.setattr(group_jobs, "quieten_libraries", lambda: None)
     told = guda_core.unlearn("artists", "brush", only=["dee"], workers=1, **few)
     assert made(home) == files and told == alone and set(told) == {"dee"}
     assert guda_core.unlearn("artists", "brush", only="dee", workers=1, **few) == alone
+    assert asked == [(1, None)] * 2
+    group_jobs._kept.cache_clear()
 
 
 def test_the_library_refuses_sets_that_other_processes_cannot_read(home):

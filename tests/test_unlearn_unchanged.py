@@ -30,7 +30,7 @@ STEPS, BATCH = 3, 4
 def world(tmp_path_factory):
     """A tiny random model and pictures of three groups."""
     pictures, z = planted(6)
-    model = load_model(save_tiny(tmp_path_factory.mktemp("tiny"), tokens=6, pooled=True))
+    model = load_model(save_tiny(tmp_path_factory.mktemp("tiny"), tokens=6, pooled=True, small=True))
     return SimpleNamespace(model=model, group_set=make_group_set(), pictures=pictures, z=z)
 
 
