@@ -32,6 +32,7 @@ from experiments.benchmark import (
     result_tables,
     scores,
     styles_run,
+    variation,
 )
 from experiments.logo import oracle_values
 from guda_core import paths
@@ -113,6 +114,7 @@ def compared(own: np.ndarray, truth: np.ndarray, sets: list[str]) -> dict[str, A
         mean = {m: float(metrics.METRICS[m](a, b).mean()) for m in SHOWN}
         along = [float(np.asarray(stats.spearmanr(a[:, k], b[:, k]))[0]) for k in range(a.shape[1])]
         slope = [float(np.polyfit(b[:, k], a[:, k], 1)[0]) for k in range(a.shape[1])]
+        mean["variation"] = float(variation.variation(a, b)(np.ones((1, len(mine))), np.ones((1, a.shape[1])))[0])
         out[name] = {"n": len(mine), **mean, "spearman_over_queries": along, "slope": slope}
     return out
 
@@ -196,7 +198,11 @@ def main() -> None:
     for variant in args.variants:
         row = measure(service, made, args.folder, variant, args.most, args.draws)
         written(args.folder / FILE, row)
-        shown = {k: {m: round(s[m], 3) for m in SHOWN} for k, s in row.items() if isinstance(s, dict) and "n" in s}
+        shown = {
+            k: {m: round(s[m], 3) for m in (*SHOWN, "variation")}
+            for k, s in row.items()
+            if isinstance(s, dict) and "n" in s
+        }
         print(variant, f"{row['times_cheaper']:.0f}x cheaper", shown, flush=True)
 
 

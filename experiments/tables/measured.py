@@ -89,16 +89,18 @@ def tuning(name: str) -> str:
     lines: list[str] = []
     for which, rows in sorted(by_oracle.items(), reverse=True):
         sets = [k for k, v in rows[0].items() if isinstance(v, dict) and "n" in v]
-        heads = [f"{s}: {m}" for s in sets for m in ("Top-1", "MRR", "Spearman")]
+        later = any("variation" in r[s] for r in rows for s in sets)  # older rows do not have it
+        heads = [f"{s}: {m}" for s in sets for m in ("Top-1", "MRR", "Spearman", *["Variation"] * later)]
+        metrics = ("top1", "mrr", "spearman", *["variation"] * later)
         said = {"live": "settings, against the live oracle", "kept": "settings, against the earlier values"}[which]
         head = said if len(by_oracle) > 1 else "settings"
         lines += [f"| {head} | times cheaper | {' | '.join(heads)} |", "|---|---|" + "---|" * len(heads)]
         for r in rows:
-            cells = [f"{r[s][m]:.3f}" for s in sets for m in ("top1", "mrr", "spearman")]
+            cells = [f"{r[s][m]:.3f}" if m in r[s] else "" for s in sets for m in metrics]
             lines.append(f"| `{r['variant']}` | {r['times_cheaper']:.0f} | {' | '.join(cells)} |")
             for weight in OFFSET_SHOWN if "with_offset" in r else ():
                 of = r["with_offset"][weight]
-                cells = [f"{of[s][m]:.3f}" for s in sets for m in ("top1", "mrr", "spearman")]
+                cells = [f"{of[s][m]:.3f}" if m in of[s] else "" for s in sets for m in metrics]
                 lines.append(f"| and {weight} x the offset |  | {' | '.join(cells)} |")
         lines.append("")
     n = ", ".join(f"{v['n']} {k}" for k, v in record["rows"][0].items() if isinstance(v, dict) and "n" in v)
