@@ -22,8 +22,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from guda_core.cli import app
+from guda_core.data.images import MAX_BYTES
 from guda_core.errors import ScoreError
-from guda_core.ui import QUEUE, build_ui, launch_options, words
+from guda_core.ui import MOST_SENT, QUEUE, build_ui, launch_options, words
 from tests.fakes import REASON, WAIT, FakeService, serving
 
 pytestmark = pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")  # gradio's use of pandas 3
@@ -244,12 +245,14 @@ def test_the_queue_is_bounded_everything_computes_in_turn_and_uploads_are_limite
     assert demo._queue.max_size == QUEUE == 32 and demo.api_open is False
     assert demo.delete_cache is not None
     options = launch_options()
-    assert options["max_file_size"] == 25 * 2**20 and options["show_error"] and "allowed_paths" not in options
+    assert (
+        options["max_file_size"] == MOST_SENT >= MAX_BYTES and options["show_error"] and "allowed_paths" not in options
+    )
 
 
 def test_an_upload_over_the_limit_is_refused(uploads):
     with serving(FakeService()) as url:
-        sent = httpx.post(f"{url}gradio_api/upload", files={"files": ("a.png", b"0" * 25_000_001)}, timeout=WAIT)
+        sent = httpx.post(f"{url}gradio_api/upload", files={"files": ("a.png", b"0" * (MOST_SENT + 1))}, timeout=WAIT)
     assert sent.status_code == 413
     assert not [p for p in uploads.rglob("*") if p.is_file()]
 
