@@ -8,8 +8,11 @@ import pytest
 import yaml
 
 import guda_core
+from guda_core.data.groups import load_group_set
+from guda_core.data.sources.source import open_dataset
 from guda_core.diffusion.cards import read_cards
 from guda_core.errors import ModelError, OptionError
+from guda_core.unlearning.run import Forgetting
 from tests.own_pictures import guda, paint
 from tests.own_workspace import own_workspace
 from tests.tiny import save_tiny
@@ -70,6 +73,17 @@ def test_a_plan_that_cannot_be_written_is_one_sentence(home):
     assert "cannot be written" in guda(*asked, home / "file" / "plan.json", code=2)
     assert "Written" in guda(*asked, home / "plans" / "plan.json") and (home / "plans" / "plan.json").is_file()
     assert "Use guda_c or esd." in guda(*asked[:9], "--operator", "retrack", code=2)
+
+
+def test_a_set_of_another_resolution_is_read_at_the_models(home, pictures):
+    """And not made smaller first and larger again."""
+    guda("groups", "new", pictures, "--resolution", "8")
+    save_tiny(home / "models" / "mine")
+    gs = load_group_set("artists")
+    job = Forgetting(gs, model=str(home / "models" / "mine"))
+    items = open_dataset(gs).split("train")
+    assert job.pictures().pixels.shape == (len(items), 16, 16, 3)
+    assert all((a == b.image(16)).all() for a, b in zip(job.pictures().pixels, items, strict=True))
 
 
 CARD = {"name": "Mine", "source": "folder", "path": "mine", "resolution": 16}

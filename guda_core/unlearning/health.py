@@ -95,7 +95,7 @@ class Health:
     @cached_property
     def _held(self) -> Pictures:
         """The held-out pictures, read once for all groups."""
-        return load_pictures(self.job.group_set, "held_out", seen=True)
+        return load_pictures(self.job.group_set, "held_out", seen=self.job.card.resolution)
 
     @cached_property
     def _held_out_of_all(self) -> list[Item]:

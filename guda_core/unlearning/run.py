@@ -124,7 +124,7 @@ class Forgetting:
     def pictures(self) -> Pictures:
         """The train split."""
         if self._pictures is None:
-            self._pictures = load_pictures(self.group_set, "train", seen=True)
+            self._pictures = load_pictures(self.group_set, "train", seen=self.card.resolution)
         return self._pictures
 
     def encoding(self) -> Iterator[float]:

@@ -80,10 +80,10 @@ def open_dataset(group_set: GroupSet) -> Source:
     return SOURCES[group_set.source](group_set)
 
 
-def load_pictures(group_set: GroupSet, split: str, size: int | None = None, *, seen: bool = False) -> Pictures:
+def load_pictures(group_set: GroupSet, split: str, size: int | None = None, *, seen: int | None = None) -> Pictures:
     """A split of a group set in memory, at `size`; None: as its source has it in memory, else the set's resolution.
 
-    seen: as a model sees them, which is not square in every set (`Item.seen`).
+    seen: a model's resolution; pictures that are files are read as it sees them, which is not square in every set.
 
     Raises:
         DataError: the pictures are not there, are damaged, or the split is unknown.
@@ -91,4 +91,4 @@ def load_pictures(group_set: GroupSet, split: str, size: int | None = None, *, s
     items = open_dataset(group_set).split(split)
     if isinstance(items, Pictures) and size is None:
         return items
-    return in_memory(items, size or group_set.resolution, seen=seen)
+    return in_memory(items, size or seen or group_set.resolution, seen=seen is not None)
