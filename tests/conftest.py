@@ -31,8 +31,8 @@ os.environ["COLUMNS"] = "200"  # the consoles read their width once, when they a
 LONG = (
     "browser_answer", "unlearn", "browser_screens", "styles_run", "browser", "unlearn_memory", "table_on_ray",
     "unconditional", "jobs_on_ray", "wheel", "fuzz", "planted", "unlearn_on_many", "gpu_check", "own_oracle_page",
-    "own_oracle", "start", "classes", "browser_own", "pipeline", "ui_api", "racing", "results_screen", "scope",
-    "faults_server", "api", "browser_pictures", "members", "terminal", "publish_guide", "paths", "sanity", "how_to",
+    "own_oracle", "start", "classes", "formats", "browser_own", "pipeline", "ui_api", "racing", "results_screen",
+    "scope", "faults_server", "api", "browser_pictures", "members", "terminal", "publish_guide", "sanity", "how_to",
     "every_family", "old_reports", "faults", "published", "jobs", "live",
 )  # fmt: skip
 

@@ -251,8 +251,9 @@ def test_the_queue_is_bounded_everything_computes_in_turn_and_uploads_are_limite
 
 
 def test_an_upload_over_the_limit_is_refused(uploads):
+    large = b"0" * (launch_options()["max_file_size"] + 1)
     with serving(FakeService()) as url:
-        sent = httpx.post(f"{url}gradio_api/upload", files={"files": ("a.png", b"0" * (MOST_SENT + 1))}, timeout=WAIT)
+        sent = httpx.post(f"{url}gradio_api/upload", files={"files": ("a.png", large)}, timeout=WAIT)
     assert sent.status_code == 413
     assert not [p for p in uploads.rglob("*") if p.is_file()]
 
