@@ -14,6 +14,7 @@ from typing import Any
 
 from experiments.tables import (
     agreement,
+    averaged_table,
     engine_table,
     fuzz_table,
     gpu_table,
@@ -203,6 +204,7 @@ RENDER = {
     **strip_table.RENDER,
     **held_back_table.RENDER,
     **timesteps_table.RENDER,
+    **averaged_table.RENDER,
     **planted_table.RENDER,
 }
 
