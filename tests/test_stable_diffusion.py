@@ -94,8 +94,10 @@ def test_v_prediction_runs_and_other_kinds_are_refused(tmp_path):
 
 
 def test_missing_and_damaged_models_say_what_to_do(card, tmp_path):
-    with pytest.raises(ModelError, match=r"experiments\.train"):
+    with pytest.raises(ModelError, match="Correct `path` in its card"):
         load_model(dataclasses.replace(card, path=str(tmp_path)))
+    with pytest.raises(ModelError, match=r"experiments\.train"):
+        load_model(dataclasses.replace(card, source="assets", path="no-such-model"))
     torn = save_tiny(tmp_path / "torn")
     weights = next((tmp_path / "torn" / "unet").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:100])
