@@ -21,22 +21,9 @@ from guda_core.diffusion.sampling import start_noise
 from guda_core.errors import ModelError
 from guda_core.reports import record as report
 from tests.tiny import save_tiny, tiny_service
-from tests.tiny_families import FAMILIES, save_family, save_flux, save_sd3, save_xl
+from tests.tiny_families import FAMILIES, models, save_family, save_flux, save_sd3, save_xl  # noqa: F401
 
 SHAPES = {"sd1": (4, 8, 8), "sd2": (4, 8, 8), "xl": (4, 8, 8)}
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    """Family -> its tiny model, loaded when first asked for."""
-    loaded: dict = {}
-
-    def of(family: str):
-        if family not in loaded:
-            loaded[family] = load_model(save_family(tmp_path_factory.mktemp(family), family))
-        return loaded[family]
-
-    return of
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +32,7 @@ def pixels():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_loads_embeds_scores_and_draws(models, pixels, family):
+def test_a_family_loads_embeds_scores_and_draws(models, pixels, family):  # noqa: F811
     model = models(family)
     latent = model.encode(pixels)
     assert latent.shape[1:] == model.latent_shape == SHAPES.get(family, (16, 8, 8))
@@ -64,7 +51,7 @@ def test_a_family_loads_embeds_scores_and_draws(models, pixels, family):
 
 
 @pytest.mark.parametrize("family", ["xl", "sd3", "sd3_without_t5", "flux", "flux_dev"])
-def test_pictures_are_those_of_diffusers_own_pipeline(models, family):
+def test_pictures_are_those_of_diffusers_own_pipeline(models, family):  # noqa: F811
     """From the same noise, by the same number of steps and guidance, through diffusers' own loop."""
     model = models(family)
     z = start_noise(model.latent_shape, [5])
@@ -78,7 +65,7 @@ def test_pictures_are_those_of_diffusers_own_pipeline(models, family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_batch_changes_nothing(models, family):
+def test_a_batch_changes_nothing(models, family):  # noqa: F811
     model = models(family)
     x = torch.randn(3, *model.latent_shape, generator=torch.Generator().manual_seed(0))
     t, condition = torch.tensor([5, 400, 999]), model.embed(["ab", "", "c"])
@@ -109,7 +96,7 @@ def test_a_picture_is_attributed_with_adapters_of_its_family(tmp_path, family):
     assert len(changed) >= 8
 
 
-def test_the_empty_prompt_of_xl_is_zeros_only_where_it_was_trained_so(models, tmp_path):
+def test_the_empty_prompt_of_xl_is_zeros_only_where_it_was_trained_so(models, tmp_path):  # noqa: F811
     empty = models("xl").embed(["ab", ""])
     assert not empty.tensors["text"][1].any() and not empty.tensors["pooled"][1].any()
     assert empty.tensors["text"][0].any() and empty.tensors["sizes"].tolist() == [[16, 16, 0, 0, 16, 16]] * 2
@@ -117,7 +104,7 @@ def test_the_empty_prompt_of_xl_is_zeros_only_where_it_was_trained_so(models, tm
     assert load_model(resolve_card(str(tmp_path))).embed([""]).tensors["text"].any()
 
 
-def test_zero_terminal_snr_goes_the_whole_way(models):
+def test_zero_terminal_snr_goes_the_whole_way(models):  # noqa: F811
     model = models("sd2")
     assert model.schedule.ends_in_noise and model.prediction.kind == "v_prediction"
     scheduler = model._sampler()
@@ -139,7 +126,7 @@ def test_the_grid_of_flow_matching_has_stable_diffusions_span():
     assert float(steps[0]) < 0.07 and float(steps[: len(steps) // 2].max()) < 0.07
 
 
-def test_the_flow_network_is_told_a_thousand_times_s(models, monkeypatch):
+def test_the_flow_network_is_told_a_thousand_times_s(models, monkeypatch):  # noqa: F811
     told = {}
     for family, factor in (("sd3", 1000), ("flux", 1)):
         model = models(family)
@@ -178,7 +165,7 @@ class OfGaussian(nn.Module):
         return SimpleNamespace(sample=out.float())
 
 
-def test_elbo_drops_of_two_gaussians_agree_between_families(models, monkeypatch):
+def test_elbo_drops_of_two_gaussians_agree_between_families(models, monkeypatch):  # noqa: F811
     """The difference of two models' ELBOs is that of their log densities, and the same through every family.
 
     log N(x; 0, a^2) - log N(x; 0, b^2) = ||x||^2 / 2 (1/b^2 - 1/a^2) + d log(b / a); bounded at SNR 1175, both families
@@ -213,7 +200,7 @@ def test_packing_has_an_inverse():
     assert torch.equal(unpack(packed, 4, 6), x)
 
 
-def test_a_distilled_flux_says_that_it_is_no_likelihood_model(models, tmp_path):
+def test_a_distilled_flux_says_that_it_is_no_likelihood_model(models, tmp_path):  # noqa: F811
     assert "distilled with guidance, so it is no likelihood model" in models("flux_dev").caveat
     save_flux(tmp_path, dynamic=False)
     card = dataclasses.replace(resolve_card(str(tmp_path)), resolution=16)
@@ -222,7 +209,7 @@ def test_a_distilled_flux_says_that_it_is_no_likelihood_model(models, tmp_path):
 
 
 @pytest.mark.parametrize("family", ["xl", "sd3", "flux"])
-def test_half_precision_keeps_the_autoencoder_in_float32(models, pixels, tmp_path, family):
+def test_half_precision_keeps_the_autoencoder_in_float32(models, pixels, tmp_path, family):  # noqa: F811
     half = load_model(save_family(tmp_path, family), dtype=torch.bfloat16)
     assert next(half.pipe.vae.parameters()).dtype == torch.float32
     assert next(half.network.parameters()).dtype == torch.bfloat16

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from experiments.benchmark import queries as q
 from experiments.benchmark.scores import ScoreConfig, hash_state
 from experiments.logo.trainings import Job as Training
+from experiments.second import __main__ as second_command
 from experiments.seeds import __main__ as command
 from experiments.seeds import collected, packed, seed_trainings, seeds_figures
 from experiments.seeds.seed_trainings import Asked
@@ -176,6 +177,15 @@ def test_seeds_that_make_no_sense_are_refused(tmp_path):
     for seeds, why in (((), "one seed or more"), ((5, 5), "one seed or more"), ((3,), "that of the embedded model")):
         with pytest.raises(OptionError, match=why):
             Asked(tmp_path, tmp_path, seeds)
+
+
+@pytest.mark.parametrize("of", [command, second_command])
+def test_a_wrong_device_is_told_in_one_line(of, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["x", "trial", "--device", "banana"])
+    with pytest.raises(SystemExit) as ended:
+        of.main()
+    assert ended.value.code
+    assert capsys.readouterr().err.strip().splitlines()[-1] == "Error: --device is cpu or cuda, not 'banana'."
 
 
 def test_the_page_shows_trainings_ceiling_and_methods(tmp_path, monkeypatch):

@@ -44,7 +44,7 @@ from tests.own_pictures import guda, paint, waves
 from tests.test_imaging import encoded
 from tests.test_unlearn import make_group_set, planted, task_of
 from tests.tiny import save_tiny, save_tiny_unconditional
-from tests.tiny_families import save_family
+from tests.tiny_families import models, save_family  # noqa: F401
 
 WIDE = (20, 12)  # one of the sizes of 16 px, which all tiny families take
 
@@ -94,21 +94,8 @@ def test_only_edges_are_cut_off_and_that_is_said():
     assert (middle(wide) == wide[:, 30:90]).all() and middle(wide[None]).shape == (1, 60, 60, 3)
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    """Family -> its tiny model, loaded when first asked for."""
-    loaded: dict = {}
-
-    def of(family: str):
-        if family not in loaded:
-            loaded[family] = load_model(save_family(tmp_path_factory.mktemp(family), family))
-        return loaded[family]
-
-    return of
-
-
 @pytest.mark.parametrize("family", ["sd1", "sd2", "xl", "sd3", "flux"])
-def test_every_family_scores_wide_and_upright_pictures(models, family):
+def test_every_family_scores_wide_and_upright_pictures(models, family):  # noqa: F811
     """The KL is the sum of its map; a picture of no such size is refused."""
     model = models(family)
     for size in (WIDE, WIDE[::-1]):
@@ -127,12 +114,12 @@ def test_every_family_scores_wide_and_upright_pictures(models, family):
         model.encode(waves(0, 1, 24, 12))
 
 
-def test_a_model_that_needs_other_multiples_refuses_in_one_sentence(models):
+def test_a_model_that_needs_other_multiples_refuses_in_one_sentence(models):  # noqa: F811
     with pytest.raises(ImageError, match=r"18 by 14 pixels, and the model .* needs sides that 4 divides"):
         models("sd3").encode(waves(0, 1, 18, 14))
 
 
-def test_xl_is_told_sizes_and_flux_places_as_diffusers_own_pipelines_tell_them(models):
+def test_xl_is_told_sizes_and_flux_places_as_diffusers_own_pipelines_tell_them(models):  # noqa: F811
     told = {}
     for family, key in (("xl", "added_cond_kwargs"), ("flux", "img_ids")):
         model, seen = models(family), []

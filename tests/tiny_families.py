@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -28,7 +29,7 @@ from transformers import (
 
 from experiments.train.unet import SCHEDULER
 from guda_core.diffusion.base_model import Card
-from guda_core.diffusion.cards import resolve_card
+from guda_core.diffusion.cards import load_model, resolve_card
 from tests.tiny import LETTERS, save_tiny, tiny_tokenizer
 
 FAMILIES = ("sd1", "sd2", "xl", "sd3", "sd3_without_t5", "flux", "flux_dev")
@@ -127,3 +128,16 @@ def save_family(folder: Path, family: str) -> Card:
     if card.kind == "flux":  # whose files do not name a size
         card = replace(card, resolution=16)
     return card
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Family -> its tiny model, loaded when first asked for."""
+    loaded: dict = {}
+
+    def of(family: str):
+        if family not in loaded:
+            loaded[family] = load_model(save_family(tmp_path_factory.mktemp(family), family))
+        return loaded[family]
+
+    return of

@@ -21,6 +21,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from itertools import combinations
 from typing import Annotated, Any
@@ -30,12 +31,11 @@ import torch
 import typer
 
 from experiments.ablations import tuning_styles
-from experiments.ablations.timesteps import ONE
-from experiments.benchmark import queries, scores, variation
+from experiments.ablations.timesteps import ONE, agreement
+from experiments.benchmark import queries, scores
 from experiments.benchmark.models import cache
-from experiments.benchmark.result_tables import LIVE, sets_of, tuning_half
+from experiments.benchmark.result_tables import LIVE, tuning_half
 from experiments.commands import MinutesOption, program
-from guda_core.attribution import metrics
 from guda_core.attribution.guda import Guda
 from guda_core.cli.terminal import follow, say
 from guda_core.local import LocalService
@@ -47,6 +47,7 @@ from guda_core.versions import today, versions
 from guda_core.work_queue import deadline
 
 FILE = "averaged.json"
+SHOWN = ("top1", "spearman")
 SCALES = (0.5,)
 SCORES, WEIGHTS, CUT = "scores averaged", "weights averaged", "weights, cut"
 
@@ -100,36 +101,27 @@ def made(service: LocalService, of: Sequence[Folder]) -> Iterator[tuple[str, str
         yield CUT, group, merged(loaded, loaded[0].factors[next(iter(loaded[0].factors))][0].shape[1])
 
 
-def values(service: LocalService, of: Sequence[Any], rows: Sequence[tuple[str, str, Adapter]]) -> Iterator[Any]:
-    """Score everything at the queries: yields (what, fraction); at last (None, {row: {group: (Q, K, M)}}), with the
-    full model's under ("", "")."""
-    network, found = service.model.network, {}
-    one = partial(scores.values, service.model, of)
-    todo: list[tuple[str, str, Any]] = [("", "", None), *rows]
+def values(
+    service: LocalService,
+    of: Sequence[Any],
+    rows: Sequence[tuple[str, str, Adapter]],
+    found: dict[tuple[str, str], np.ndarray],
+) -> Iterator[tuple[str, float]]:
+    """Score everything at the queries; yields (what, fraction). found: gets (row, group) -> (Q, K, M), and the full
+    model's of ("", "")."""
+    todo: list[tuple[str, str, Adapter | None]] = [("", "", None), *rows]
     for row, group, adapter in todo:
-        sha256 = adapter.meta["sha256"] if adapter else service.model.sha256
-        within = partial(adapters.applied, network, adapter) if adapter else tuning_styles.nullcontext
+        sha256 = service.model.sha256 if adapter is None else adapter.meta["sha256"]
+        within = nullcontext if adapter is None else partial(adapters.applied, service.model.network, adapter)
         path = cache(service, "averaged") / f"{sha256[:16]}.npy"
-        for fraction in one(within, ONE, path, sha256):
+        for fraction in scores.values(service.model, of, within, ONE, path, sha256):
             yield f"{row} {group}", fraction
         found[row, group] = np.load(path)
-    yield None, found
-
-
-def agreement(own: np.ndarray, truth: np.ndarray, sets: list[str]) -> dict[str, Any]:
-    """By query set: variation, Top-1 and Spearman of (Q, G) scores, with intervals over pictures."""
-    out = {}
-    for name, mine in sets_of(sets, None):
-        a, b = own[mine], truth[mine]
-        found = {"variation": variation.variation(a, b)}
-        found |= {m: variation.mean(metrics.METRICS[m](a, b)) for m in ("top1", "spearman")}
-        out[name] = {m: variation.over_pictures(s, *a.shape) for m, s in found.items()}
-    return out
 
 
 def between(of: Sequence[np.ndarray], sets: list[str]) -> dict[str, dict[str, float]]:
     """By query set: the agreement of two of the (Q, G) scores, the mean over all pairs."""
-    pairs = [agreement(a, b, sets) for a, b in combinations(of, 2)]
+    pairs = [agreement(a, b, sets, None, SHOWN) for a, b in combinations(of, 2)]
     return {s: {m: float(np.mean([p[s][m]["value"] for p in pairs])) for m in pairs[0][s]} for s in pairs[0]}
 
 
@@ -150,17 +142,16 @@ def averaged(
     chosen, sets = [of.queries[i] for i in at], [of.items[i].set for i in at]
     found: dict[tuple[str, str], np.ndarray] = {}
 
+    rows = list(made(service, there))
+
     def work() -> Iterator[tuple[str, float]]:
-        for what, progress in values(service, chosen, list(made(service, there))):
-            if what is None:
-                found.update(progress)
-            elif time.monotonic() > until:
+        for told in values(service, chosen, rows, found):
+            if time.monotonic() > until:
                 return
-            else:
-                yield what, progress
+            yield told
 
     follow(work())
-    if not found:
+    if len(found) <= len(rows):
         say("Stopped. The same command goes on.")
         return
     plan, ids = scores.Plan.of(service.model, chosen, ONE), list(service.group_set.groups)
@@ -176,7 +167,7 @@ def averaged(
         "command": f"python -m experiments.ablations.averaged --seeds {seeds}",
         "base_sha256": service.model.sha256,
         "queries": {s: sets.count(s) for s in dict.fromkeys(sets)},
-        "rows": {row: agreement(s, truth, sets) for row, s in by_row.items()},
+        "rows": {row: agreement(s, truth, sets, None, SHOWN) for row, s in by_row.items()},
         "between_seeds": between(alone, sets),
         "dtype": str(service.model.dtype).removeprefix("torch."),
         "versions": versions(),

@@ -73,12 +73,15 @@ def runs(k: int) -> Iterator[np.ndarray]:
             yield ((np.arange(k) >= first) & (np.arange(k) < end)).astype(float)
 
 
-def agreement(scored: np.ndarray, oracle: np.ndarray, sets: list[str], at: np.ndarray | None) -> dict[str, Any]:
-    """By query set: variation and Top-1, with intervals over pictures."""
+def agreement(
+    scored: np.ndarray, oracle: np.ndarray, sets: list[str], at: np.ndarray | None, shown: Sequence[str] = ("top1",)
+) -> dict[str, Any]:
+    """By query set: variation and the metrics `shown`, with intervals over pictures. scored, oracle: (Q, G)."""
     out = {}
     for name, mine in sets_of(sets, at):
         own, truth = scored[mine], oracle[mine]
-        found = {"variation": variation.variation(own, truth), "top1": variation.mean(metrics.top1(own, truth))}
+        found = {"variation": variation.variation(own, truth)}
+        found |= {m: variation.mean(metrics.METRICS[m](own, truth)) for m in shown}
         out[name] = {m: variation.over_pictures(s, len(own), own.shape[1]) for m, s in found.items()}
     return out
 

@@ -17,17 +17,11 @@ from typing import Annotated
 import typer
 
 from guda_core.cli.loading import quieten
-from guda_core.cli.terminal import Command, say, write_json
+from guda_core.cli.terminal import commands, say, write_json
 from guda_core.errors import OptionError
 from guda_core.paths import cache_dir
 
-app = typer.Typer(
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    no_args_is_help=True,
-    help=(__doc__ or "").partition("\n")[0],
-)
+app = commands((__doc__ or "").partition("\n")[0])
 OWN = cache_dir() / "second"
 FileOption = Annotated[Path, typer.Option("--file", help="The packed file.")]
 WorkOption = Annotated[Path, typer.Option("--work", help="The folder of the work, on a fast disk.")]
@@ -51,7 +45,7 @@ def _asked(device: str, scale: float, plain: bool):
     return Asked(Edition().scaled(scale) if scale != 1 else Edition(), how)
 
 
-@app.command(cls=Command)
+@app.command()
 def pack(
     file: FileOption = OWN / "pictures.npz",
     only_set: Annotated[
@@ -70,7 +64,7 @@ def pack(
     say(f"{file}: {file.stat().st_size / 2**20:.1f} MiB")
 
 
-@app.command(cls=Command)
+@app.command()
 def trial(
     file: FileOption = OWN / "pictures.npz",
     work: WorkOption = OWN / "work",
@@ -91,7 +85,7 @@ def trial(
     say(f"All trainings one after the other: {record['all_s']:.0f} s. Written: {(out or work) / 'trial.json'}")
 
 
-@app.command("all", cls=Command)
+@app.command("all")
 def everything(
     out: Annotated[Path, typer.Option("--out", help="The folder that results go to.")],
     minutes: Annotated[float, typer.Option(help="Stop after so many minutes; the next call goes on.")] = 9.0,
@@ -124,7 +118,7 @@ def everything(
         raise typer.Exit(1)
 
 
-@app.command(cls=Command)
+@app.command()
 def assemble(
     parcels: Annotated[Path, typer.Argument(help="The folder with everything that came back.")],
     to: Annotated[Path, typer.Option("--to", help="The new folder of assets; not one inside assets/.")],

@@ -21,17 +21,11 @@ import typer
 
 from experiments.commands import FolderOption
 from guda_core.cli.loading import quieten
-from guda_core.cli.terminal import Command, SetOption, listed, say
+from guda_core.cli.terminal import SetOption, commands, listed, say
 from guda_core.errors import OptionError
 from guda_core.paths import BENCHMARKS, cache_dir
 
-app = typer.Typer(
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    no_args_is_help=True,
-    help=(__doc__ or "").partition("\n")[0],
-)
+app = commands((__doc__ or "").partition("\n")[0])
 FileOption = Annotated[Path, typer.Option("--file", help="The packed file.")]
 SeedsOption = Annotated[str, typer.Option("--seeds", help="Seeds, separated by commas. Default: 5,6.")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Where the trainings' results go. Default: the cache.")]
@@ -54,7 +48,7 @@ def _asked(file: Path, out: Path | None, seeds: str, device: str, graph: bool = 
     return Asked(file, out or cache_dir() / "seeds" / "trainings", numbers, where, ahead=graph and where == "cuda")
 
 
-@app.command(cls=Command)
+@app.command()
 def pack(file: FileOption = PACKED, name: SetOption = None, folder: FolderOption = None) -> None:
     """Encode the training pictures and the fixed queries into one file."""
     quieten()
@@ -67,7 +61,7 @@ def pack(file: FileOption = PACKED, name: SetOption = None, folder: FolderOption
     say(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
 
 
-@app.command(cls=Command)
+@app.command()
 def trial(
     file: FileOption = PACKED,
     seeds: SeedsOption = "5,6",
@@ -90,7 +84,7 @@ def trial(
     say(f"With {workers} processes: {one * rounds:.0f} s if they do not slow each other, {one * jobs:.0f} s at worst.")
 
 
-@app.command(cls=Command)
+@app.command()
 def train(
     file: FileOption = PACKED,
     seeds: SeedsOption = "5,6",
@@ -112,7 +106,7 @@ def train(
         done_by(pool, jobs_of(asked), title="trainings")
 
 
-@app.command(cls=Command)
+@app.command()
 def collect(
     to: Annotated[Path, typer.Argument(help="The folder that the files go to.")],
     file: FileOption = PACKED,
@@ -130,7 +124,7 @@ def collect(
         say("No seed is complete yet.")
 
 
-@app.command(cls=Command)
+@app.command()
 def keep(files: Annotated[list[Path], typer.Argument(help="What collect wrote.")], folder: FolderOption = None) -> None:
     """Put collected seeds beside the other figures."""
     from experiments.seeds.collected import FOLDER, read
@@ -143,7 +137,7 @@ def keep(files: Annotated[list[Path], typer.Argument(help="What collect wrote.")
         say(f"Seed {seed}: kept in {to}")
 
 
-@app.command(cls=Command)
+@app.command()
 def table(folder: FolderOption = None) -> None:
     """Make the tables from what is kept."""
     from experiments.seeds.seeds_figures import make
