@@ -9,6 +9,7 @@ is given beside it.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,11 @@ def measure(folder: Path, work: Path, make: Maker, options: Options, workers: in
             moments.append((time.perf_counter() - began, total.done))
     finally:
         pool.close()
+    return pace(moments, workers)
+
+
+def pace(moments: Sequence[tuple[float, int]], workers: int) -> dict[str, Any]:
+    """The figures. moments: (seconds since the begin, pictures that have rows by then), in order."""
     start, first = next((t, n) for t, n in moments if n >= workers)
     end, all_done = moments[-1]
     return {
