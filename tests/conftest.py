@@ -61,7 +61,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing a test does reads or leaves anything outside its own folder, and nothing is asked of the network. Numbers
-    that a training rounds to zero are there again afterwards."""
+    that a training rounds to zero are there again afterwards, and what the laboratory adds to a list is gone."""
     monkeypatch.setenv("GUDA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("GUDA_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -69,6 +69,8 @@ def own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_flush_denormal(False)
+    if "experiments.ablations.members" in sys.modules:
+        sys.modules["experiments.ablations.members"].forget()
 
 
 @pytest.fixture(scope="session")

@@ -25,9 +25,14 @@ from tests.test_unlearn import WORDS, drawing, features, forget, task_of, world 
 @pytest.fixture(autouse=True)
 def registered():
     members.register()
-    yield
-    for id in members.MEMBERS:
-        FORGET_LOSSES.remove(id)
+
+
+def test_the_products_list_can_be_what_it_was_again():
+    members.forget()
+    members.forget()
+    assert not set(members.MEMBERS) & set(FORGET_LOSSES) and {"guda_c", "esd", "retrack"} <= set(FORGET_LOSSES)
+    members.register()
+    assert set(members.MEMBERS) <= set(FORGET_LOSSES)
 
 
 def half_of(task, at, t=None, prompts=(), hidden=(), g=None):

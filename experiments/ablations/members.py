@@ -201,6 +201,13 @@ def register() -> None:
             FORGET_LOSSES.add(id, member)
 
 
+def forget() -> None:
+    """Take them out again."""
+    for id in MEMBERS:
+        if id in FORGET_LOSSES:
+            FORGET_LOSSES.remove(id)
+
+
 def config_of(operator: str, **changes: Any) -> Settings:
     """The product's `config_of`, with the settings of this file too: `guda_c` is `guda_c_tried` where one asks for it.
 
