@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from guda_core.cli.terminal import Command
+from guda_core.cli.terminal import Command, say
 
 MinutesOption = Annotated[
     float | None, typer.Option(help="Stop after this many minutes; the next call goes on from there.")
@@ -24,3 +25,14 @@ def program(function: Callable[..., Any], *, cls: type[Command] = Command) -> Ca
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command(cls=cls)(function)
     return app
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write what a command measured, with the libraries' versions and the date, and say so. A file that is there is
+    replaced in one go."""
+    from guda_core.reports import bundle
+    from guda_core.versions import today, versions
+
+    text = json.dumps({**record, "versions": versions(), "date": today()}, indent=1)
+    bundle.write(path, (text + "\n").encode())
+    say(f"Written: {path}")

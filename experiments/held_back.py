@@ -30,13 +30,11 @@ from experiments.benchmark import result_tables, styles_run
 from experiments.benchmark.models import ADAPTER_DRAWS, BASE
 from experiments.benchmark.result_tables import GUDA, LIVE, ORACLE, SECOND, sets_of
 from experiments.benchmark.variation import correlations
-from experiments.commands import program
-from guda_core.cli.terminal import say
+from experiments.commands import program, write_record
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.schedule import Schedule
 from guda_core.errors import DataError
 from guda_core.paths import BENCHMARKS, cache_dir
-from guda_core.versions import today, versions
 
 COMMAND = "python -m experiments.held_back"
 TARGETS = {"generated": 0.80, "generated-blend": 0.75, "real": 0.70}
@@ -155,11 +153,8 @@ def held_back(
         "targets": TARGETS,
         "fresh": fresh_figures(groups, model.schedule, model.sha256),
         "seeds": seed_figures(),
-        "versions": versions(),
-        "date": today(),
     }
-    out.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    say(f"Written: {out}")
+    write_record(out, record)
 
 
 main = program(held_back)

@@ -27,7 +27,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from experiments.benchmark.own_run import SCORES, TABLE
 from experiments.benchmark.queries import QueryConfig
 from experiments.benchmark.scores import ScoreConfig
-from experiments.commands import program
+from experiments.commands import program, write_record
 from experiments.logo.fine_tuning import settings_for
 from experiments.logo.own_models import OwnOracle
 from experiments.logo.whole_way import Way, everything, own_set
@@ -39,7 +39,6 @@ from guda_core.data.own.new_set import NewSet
 from guda_core.paths import ASSETS, BENCHMARKS, cache_dir
 from guda_core.unlearning.health import HealthConfig
 from guda_core.unlearning.run import Forgetting
-from guda_core.versions import today, versions
 
 SIDE, FILE = 32, "planted.json"
 COMMAND = "python -m experiments.planted"
@@ -155,7 +154,7 @@ def figures(config: PlantedConfig) -> dict[str, Any]:
                            for s in dict.fromkeys(t for t, _ in hits)}  # fmt: skip
     kept = ("method", "query_set", "n", "top1", "mrr", "variation")
     rows = [{k: r[k] for k in kept} for r in table["rows"]]
-    more = {"calibration": table["calibration"], "versions": versions(), "date": today()}
+    more = {"calibration": table["calibration"]}
     return {"command": COMMAND, "config": asdict(config), "groups": groups, "first": first, "rows": rows, **more}
 
 
@@ -173,9 +172,7 @@ def planted(
     for name in ("guda", "logo"):
         of = found["first"][name]["generated"]
         say(f"{name}: the planted style comes first on {of['right']} of {of['of']} generated pictures.")
-    where = (out or BENCHMARKS) / FILE
-    where.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    say(f"Written: {where}")
+    write_record((out or BENCHMARKS) / FILE, found)
 
 
 main = program(planted)

@@ -20,7 +20,7 @@ import torch
 import typer
 
 from experiments.benchmark.queries import QueryConfig
-from experiments.commands import FolderOption, MinutesOption, program
+from experiments.commands import FolderOption, MinutesOption, program, write_record
 from guda_core.attribution.metrics import bootstrap
 from guda_core.cli.terminal import follow, say
 from guda_core.data.captions import captioner_of
@@ -29,7 +29,6 @@ from guda_core.local import LocalService, load_service
 from guda_core.paths import BENCHMARKS, cache_dir
 from guda_core.records import Query
 from guda_core.service import main_method
-from guda_core.versions import today, versions
 
 FILE = "strip.json"
 PICTURES, SEED, LIMIT_S = 40, 313, 6.0  # pictures; first seed; seconds that a strip may take
@@ -111,8 +110,6 @@ def summary(bench: Bench, pictures: int) -> dict[str, Any]:
         "prompted_first": bootstrap(hits),
         "each": [{**f, "first": first_of(f)} for f in found],
         "machine": machine,
-        "versions": versions(),
-        "date": today(),
     }  # fmt: skip
 
 
@@ -140,10 +137,7 @@ def measure(pictures: PicturesOption = PICTURES, minutes: MinutesOption = None, 
     if not run(bench, pictures, until):
         say("Not all is measured yet. The same command goes on.")
         return
-    path: Path = (folder or BENCHMARKS) / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(summary(bench, pictures), indent=1), encoding="utf-8")
-    say(f"Written: {path}")
+    write_record((folder or BENCHMARKS) / FILE, summary(bench, pictures))
 
 
 main = program(measure)

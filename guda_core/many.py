@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from guda_core import api, local
+from guda_core import api
 from guda_core.diffusion.base_model import BaseModel
-from guda_core.diffusion.unet_family import quieten_libraries
 from guda_core.errors import OptionError
 from guda_core.jobs.chosen_pool import opened
+from guda_core.named import Named
 from guda_core.records import GroupSet
 from guda_core.scoring import summary_page
 from guda_core.scoring.asking import Results
@@ -21,18 +20,6 @@ from guda_core.scoring.table_run import Options, Table
 from guda_core.service import Service
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Named:
-    """What makes the service of a model and a group set by their names, in whatever process."""
-
-    model: str | None
-    groups: str | None
-
-    def __call__(self) -> Service:
-        quieten_libraries()
-        return local.load_service(self.model, group_set=self.groups, fall_back=False)
 
 
 def attribute_many(

@@ -13,9 +13,10 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from guda_core import named
 from guda_core.attribution import METHODS
 from guda_core.attribution.method import Budget, answers
-from guda_core.cli import loading, table_lines
+from guda_core.cli import loading
 from guda_core.data import SOURCES
 from guda_core.data.groups import list_group_sets, load_group_set
 from guda_core.data.sources.source import open_dataset
@@ -138,7 +139,7 @@ def test_the_commands_about_many_pictures_run(tmp_path, monkeypatch):
     commands = [shlex.split(c) for text in blocks("many-pictures.md", "sh") for c in text.splitlines()]
     commands += [shlex.split(c.replace("\\|", "|")) for c in re.findall(r"\| `(guda results [^`]*)` \|", page)]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(table_lines, "Loaded", lambda *a: LightService)
+    monkeypatch.setattr(named, "Named", lambda *a: LightService)
     monkeypatch.setattr(loading, "service_of", lambda *a: LightService())
     folder_of(tmp_path / "pictures", 2)
     draw(tmp_path / "pictures" / "cat.png", seed=9)

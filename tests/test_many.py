@@ -13,6 +13,7 @@ import pytest
 import guda_core
 from guda_core import api, many
 from guda_core.errors import OptionError
+from guda_core.named import Named
 from guda_core.scoring.asking import Asked
 from tests.light import LightService
 from tests.table_works import Made, folder_of, pids, rows, run
@@ -67,7 +68,7 @@ def test_what_other_processes_cannot_have_is_refused(service, tmp_path):  # noqa
         guda_core.attribute_many(folder, tmp_path / "out", workers=0)
     with pytest.raises(OptionError, match="another folder"):
         guda_core.attribute_many(folder, folder / "out")
-    assert hash(many.Named("a", None)) == hash(many.Named("a", None))  # so a process loads it once for all its parts
+    assert hash(Named("a", None)) == hash(Named("a", None))  # so a process loads it once for all its parts
 
 
 def test_the_example_of_the_page_runs(tmp_path, monkeypatch, capsys):

@@ -57,7 +57,7 @@ def test_a_made_up_table_says_so_and_is_measured(tmp_path):
 
 def test_the_command_keeps_what_is_done(tmp_path, monkeypatch):
     out, asked = tmp_path / "scale.json", []
-    monkeypatch.setattr(scale, "Loaded", lambda *a: LightService)
+    monkeypatch.setattr(scale, "Named", lambda *a: LightService)
     for name in ("measured_overhead", "measured_pace", "measured_chaos"):
         monkeypatch.setattr(scale, name, lambda *a, name=name: asked.append(name) or {"equal_to_single": True})
     scale.run(rows=1000, names=100, only="parts", out=out)

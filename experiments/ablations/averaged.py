@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -35,7 +34,7 @@ from experiments.ablations.timesteps import ONE, agreement
 from experiments.benchmark import queries, scores
 from experiments.benchmark.models import cache
 from experiments.benchmark.result_tables import LIVE, tuning_half
-from experiments.commands import MinutesOption, program
+from experiments.commands import MinutesOption, program, write_record
 from guda_core.attribution.guda import Guda
 from guda_core.cli.terminal import follow, say
 from guda_core.local import LocalService
@@ -43,7 +42,6 @@ from guda_core.paths import BENCHMARKS, Folder
 from guda_core.unlearning import adapters
 from guda_core.unlearning.adapters import Adapter
 from guda_core.unlearning.forget import read_config
-from guda_core.versions import today, versions
 from guda_core.work_queue import deadline
 
 FILE = "averaged.json"
@@ -170,11 +168,8 @@ def averaged(
         "rows": {row: agreement(s, truth, sets, None, SHOWN) for row, s in by_row.items()},
         "between_seeds": between(alone, sets),
         "dtype": str(service.model.dtype).removeprefix("torch."),
-        "versions": versions(),
-        "date": today(),
     }
-    (BENCHMARKS / FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
-    say(f"Written: {BENCHMARKS / FILE}")
+    write_record(BENCHMARKS / FILE, record)
 
 
 main = program(averaged)

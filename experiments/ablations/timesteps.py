@@ -28,15 +28,14 @@ from experiments.benchmark import queries, scores, variation
 from experiments.benchmark.models import ADAPTER_DRAWS, BASE, cache, path_of, sources
 from experiments.benchmark.result_tables import GUDA, LIVE, sets_of, tuning_half
 from experiments.benchmark.scores import ScoreConfig
-from experiments.commands import MinutesOption, program
+from experiments.commands import MinutesOption, program, write_record
 from experiments.held_back import kept
 from experiments.train.unet import UnetConfig
 from guda_core.attribution import metrics
-from guda_core.cli.terminal import follow, say
+from guda_core.cli.terminal import follow
 from guda_core.diffusion import likelihood
 from guda_core.local import LocalService
 from guda_core.paths import BENCHMARKS
-from guda_core.versions import today, versions
 from guda_core.work_queue import deadline
 
 COMMAND = "python -m experiments.ablations.timesteps"
@@ -169,11 +168,8 @@ def timesteps(minutes: MinutesOption = None) -> None:
         "other_half": {n: agreement(score_by(w, parts), oracle, sets, ~tuning) for n, w in rows.items()},
         "fresh": {n: agreement(score_by(w, fresh_parts), fresh_oracle, fresh_sets, None) for n, w in rows.items()},
         "dtype": str(service.model.dtype).removeprefix("torch."),
-        "versions": versions(),
-        "date": today(),
     }
-    (BENCHMARKS / FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
-    say(f"Written: {BENCHMARKS / FILE}")
+    write_record(BENCHMARKS / FILE, record)
 
 
 main = program(timesteps)

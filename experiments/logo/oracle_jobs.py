@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,12 @@ from guda_core.cli.jobs_progress import done_by
 from guda_core.cli.terminal import note
 from guda_core.data.groups import load_group_set
 from guda_core.diffusion.cards import chosen_card
-from guda_core.diffusion.unet_family import quieten_libraries
 from guda_core.errors import InHandError
 from guda_core.jobs.chosen_pool import opened
 from guda_core.jobs.driver import Pool
-from guda_core.jobs.environ import settings
+from guda_core.jobs.environ import once_a_process
 from guda_core.jobs.job import Job, Steps
+from guda_core.quiet import quieten
 from guda_core.unlearning.run import Forgetting
 
 
@@ -51,13 +50,9 @@ def open_asked(asked: AskedOracle) -> OwnOracle:
     return OwnOracle(base, config, seeds=asked.seeds, groups=asked.groups, name=asked.name)
 
 
+@once_a_process
 def _opened(asked: AskedOracle) -> OwnOracle:
-    return _kept(asked, tuple(sorted(settings().items())))
-
-
-@lru_cache(maxsize=1)
-def _kept(asked: AskedOracle, environ: tuple[tuple[str, str], ...]) -> OwnOracle:
-    quieten_libraries()
+    quieten()
     return open_asked(asked)
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.commands import FolderOption, MinutesOption, program
+from experiments.commands import FolderOption, MinutesOption, program, write_record
 from guda_core.cli.terminal import follow, say
 from guda_core.paths import BENCHMARKS
 
@@ -21,7 +19,6 @@ def summary(bench: Any) -> dict[str, Any]:
     from experiments.maps import map_figures, measuring
     from guda_core.attribution import maps
     from guda_core.attribution.metrics import bootstrap
-    from guda_core.versions import today, versions
 
     tuning, reported = bench.plan()
     tuned = [bench.one("tuning", i, tuning, reported) for i in range(len(tuning))]
@@ -37,8 +34,6 @@ def summary(bench: Any) -> dict[str, Any]:
         "tried_on_tuning": tried,
         "maps": map_figures.of_maps(found, reported, width),
         "strip": bootstrap(np.array([float(s["group"] == s["first"]) for s in strips])),
-        "versions": versions(),
-        "date": today(),
     }
 
 
@@ -62,10 +57,7 @@ def measure(minutes: MinutesOption = None, folder: FolderOption = None) -> None:
     if late:
         say("Not all is measured yet. The same command goes on.")
         return
-    path: Path = (folder or BENCHMARKS) / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(summary(bench), indent=1), encoding="utf-8")
-    say(f"Written: {path}")
+    write_record((folder or BENCHMARKS) / FILE, summary(bench))
 
 
 main = program(measure)

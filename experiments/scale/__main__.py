@@ -21,8 +21,8 @@ import typer
 from PIL import Image, ImageDraw
 
 from experiments.commands import program
-from guda_core.cli.table_lines import Loaded
 from guda_core.cli.terminal import note, say
+from guda_core.named import Named
 from guda_core.paths import BENCHMARKS
 from guda_core.reports import bundle
 from guda_core.scoring.table_run import Options
@@ -111,7 +111,7 @@ def run(
     """Measure how scoring scales on this machine; the parts that the file has are kept."""
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    make, options = Loaded(None, None), Options("quick", METHODS)
+    make, options = Named(None, None), Options("quick", METHODS)
     parts: dict[str, tuple[str, Callable[[Path], dict[str, Any]]]] = {
         "parts": ("measured", lambda w: {"measured": measured_parts(make, rows, names, w)}),
         "chaos": ("equal_to_single", lambda w: measured_chaos(make, options, killed, w, real_command)),

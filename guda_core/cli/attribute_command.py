@@ -97,11 +97,12 @@ def attribute(
                 "--table goes with --out, and without --json, --report, --prompts, --pictures and --maps. For prompts, "
                 "name a CSV or Parquet file with the columns file and prompt in place of the folder."
             )
-        from guda_core.cli.table_lines import Loaded, make_table
+        from guda_core.cli.table_lines import make_table
+        from guda_core.named import Named
         from guda_core.scoring.table_run import Options
 
         options = Options(effort, tuple(listed(methods)), prompt)
-        make_table(names, out_folder, Loaded(model, group_set), options, workers=workers, ray=ray)
+        make_table(names, out_folder, Named(model, group_set), options, workers=workers, ray=ray)
         return
     if workers is not None or ray is not None:
         raise OptionError("--workers and --ray go with --table.")

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from guda_core.cli.terminal import ERR
+from guda_core.quiet import quieten
 
 if TYPE_CHECKING:
     from guda_core.local import LocalService
@@ -25,15 +26,6 @@ def uncollected() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
-
-
-def quieten() -> None:
-    """Keep the libraries' progress bars and reports off a terminal that has its own."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # else its import reports that torchvision is missing
-
-    from guda_core.diffusion.unet_family import quieten_libraries
-
-    quieten_libraries()
 
 
 def service_of(model: str | None, group_set: str | None = None) -> LocalService:

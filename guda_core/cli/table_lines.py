@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,30 +12,14 @@ import typer
 from guda_core.cli.terminal import note, progress_bar, say
 
 if TYPE_CHECKING:
-    from guda_core.local import LocalService
+    from guda_core.named import Named
     from guda_core.scoring.table_run import Options, Table, Total, Work
 
 SHOWN = 20  # reasons why pictures have no scores
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """What makes the service of a model and a group set, in whatever process."""
-
-    model: str | None
-    group_set: str | None
-
-    def __call__(self) -> LocalService:
-        from guda_core.cli.loading import quieten
-
-        quieten()
-        from guda_core import local
-
-        return local.load_service(self.model, group_set=self.group_set, fall_back=False)
-
-
 def make_table(
-    sources: Sequence[str], out: str, make_service: Loaded, options: Options, *, workers: int | None, ray: str | None
+    sources: Sequence[str], out: str, make_service: Named, options: Options, *, workers: int | None, ray: str | None
 ) -> None:
     """Score the pictures, write the summary page, and say what came of it. workers, ray: None for this process."""
     from guda_core.scoring import places, summary_page

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
+from functools import lru_cache, wraps
+from typing import Protocol, TypeVar
 
 from guda_core import __version__, paths
 from guda_core.errors import OptionError
 from guda_core.from_hub import is_named
+
+Asked = TypeVar("Asked", bound=Hashable, contravariant=True)
+Opened = TypeVar("Opened", covariant=True)
+
+
+class Opener(Protocol[Asked, Opened]):
+    """What opens once; `cache_clear` lets go of what is open."""
+
+    def __call__(self, asked: Asked) -> Opened: ...
+
+    def cache_clear(self) -> None: ...
 
 
 def settings() -> dict[str, str]:
@@ -18,6 +31,22 @@ def settings() -> dict[str, str]:
         found["GUDA_HOME"] = str(paths.ROOT if home == paths.ASSETS else home)
     found |= {k: os.path.abspath(v) for k, v in found.items() if k in ("GUDA_CACHE", "GUDA_LORA") and v}  # noqa: PTH100
     return {**found, "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "")}
+
+
+def once_a_process(opens: Callable[[Asked], Opened]) -> Opener[Asked, Opened]:
+    """A function that loads what jobs were asked for, made to do so once for all jobs of a process: what it gave last
+    is kept as long as the same is asked and the settings are the same."""
+
+    @lru_cache(maxsize=1)
+    def kept(asked: Asked, environ: tuple[tuple[str, str], ...]) -> Opened:
+        return opens(asked)
+
+    @wraps(opens)
+    def opened(asked: Asked) -> Opened:
+        return kept(asked, tuple(sorted(settings().items())))
+
+    opened.cache_clear = kept.cache_clear  # pyright: ignore[reportFunctionMemberAccess]
+    return opened  # pyright: ignore[reportReturnType]
 
 
 def apply(environ: Mapping[str, str], version: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,11 @@ from guda_core import paths
 from guda_core.data.groups import load_group_set
 from guda_core.data.reserved import reserved
 from guda_core.diffusion.cards import absolute, chosen_card
-from guda_core.diffusion.unet_family import quieten_libraries
 from guda_core.errors import TrainingError
 from guda_core.jobs.driver import Event, Pool, failure, work_through
-from guda_core.jobs.environ import settings
+from guda_core.jobs.environ import once_a_process
 from guda_core.jobs.job import Job, Steps
+from guda_core.quiet import quieten
 from guda_core.records import GroupSet
 from guda_core.unlearning.adapter_files import meta_file
 from guda_core.unlearning.defaults import memory_settings
@@ -89,14 +88,10 @@ def kept_apart(group_set: GroupSet, card: str) -> set[tuple[str, str]]:
     return set().union(*(reserved(folder / "queries.json", group_set) for folder in folders))
 
 
+@once_a_process
 def _opened(asked: Asked) -> Opened:
     """Likewise, once for all jobs of a process."""
-    return _kept(asked, tuple(sorted(settings().items())))
-
-
-@lru_cache(maxsize=1)
-def _kept(asked: Asked, environ: tuple[tuple[str, str], ...]) -> Opened:
-    quieten_libraries()
+    quieten()
     return open_asked(asked)
 
 

@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,10 @@ from guda_core.data.groups import load_group_set
 from guda_core.data.sources.source import open_dataset
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.cards import chosen_card, load_model
-from guda_core.diffusion.unet_family import quieten_libraries
 from guda_core.errors import CacheError
-from guda_core.jobs.environ import settings
+from guda_core.jobs.environ import once_a_process
 from guda_core.jobs.job import Job, Steps
+from guda_core.quiet import quieten
 from guda_core.records import GroupSet
 from guda_core.versions import today, versions
 
@@ -88,13 +87,9 @@ def opened_of(asked: AskedFeatures, model: BaseModel, group_set: GroupSet) -> Op
     return Opened(asked, model, group_set, examples)
 
 
+@once_a_process
 def _opened(asked: AskedFeatures) -> Opened:
-    return _kept(asked, tuple(sorted(settings().items())))
-
-
-@lru_cache(maxsize=1)
-def _kept(asked: AskedFeatures, environ: tuple[tuple[str, str], ...]) -> Opened:
-    quieten_libraries()
+    quieten()
     return open_asked(asked)
 
 

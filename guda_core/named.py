@@ -1,0 +1,25 @@
+"""The service of a model and a group set that are known by name: what travels to another process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from guda_core.service import Service
+
+
+@dataclass(frozen=True)
+class Named:
+    """What makes the service there; equal ones make it once in a process. None: the default ones."""
+
+    model: str | None
+    group_set: str | None
+
+    def __call__(self) -> Service:
+        from guda_core.quiet import quieten
+
+        quieten()
+        from guda_core import local
+
+        return local.load_service(self.model, group_set=self.group_set, fall_back=False)
