@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from guda_core.local import LocalService
 
 QUICK = Options(effort="quick")
+PATIENCE_S = 120.0  # for a process to start, on a machine that does other things
 
 
 class Diary(LightService):
     """Writes down each picture that it scores. slow: seconds for each. ends: a picture at which the process ends.
-    full: while there is such a file, parts cannot be written."""
+    full: while there is such a file, parts cannot be written. both: until two processes score, no picture is done."""
 
     def __init__(self, make: Made) -> None:
         super().__init__()
@@ -46,6 +47,9 @@ class Diary(LightService):
             f.write(f"{os.getpid()} {query.file_hash}\n")
         if self.make.ends and self.make.ends.read_bytes() == data:
             os._exit(7)
+        end = time.monotonic() + PATIENCE_S
+        while self.make.both and len(pids(self.make.folder)) < 2 and time.monotonic() < end:
+            time.sleep(0.05)
         time.sleep(self.make.slow)
         return query
 
@@ -58,6 +62,7 @@ class Made:
     slow: float = 0.0
     ends: Path | None = None
     full: Path | None = None
+    both: bool = False
 
     def __call__(self) -> Diary:
         return Diary(self)
@@ -132,7 +137,7 @@ def drive(source: str, out: str, folder: str, slow: str, address: str) -> None:
     from guda_core.scoring.part_jobs import by_pool
 
     with opened(2, None if address == "here" else address, lasting=True) as pool:
-        run(source, out, Made(Path(folder), float(slow)), partial(by_pool, pool=pool))
+        run(source, out, Made(Path(folder), float(slow), both=True), partial(by_pool, pool=pool))
 
 
 if __name__ == "__main__":  # its classes are to be found by this module's name
