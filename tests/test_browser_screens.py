@@ -147,7 +147,7 @@ def test_evidence_explains_downloads_and_replays(browser, tmp_path):
         expect(page.get_by_role("cell", name="report.zip")).to_be_visible()  # it is there, not only on its way
         page.get_by_role("button", name="Replay this report").click()
         expect(page.get_by_text(words.REPLAYED["equal"])).to_be_visible()
-        told = page.locator(".guda-opened:visible")
+        told = page.locator(".block.guda-opened:visible")
         expect(told.first).to_contain_text("Most needed")  # the report stands there beside its replay
         expect(told.first.locator(".guda-picture img")).to_have_count(1)
         page.locator("input[type=file]").last.set_input_files(report)

@@ -75,6 +75,16 @@ def test_a_plan_that_cannot_be_written_is_one_sentence(home):
     assert "Use guda_c or esd." in guda(*asked[:9], "--operator", "retrack", code=2)
 
 
+def test_a_folder_that_cannot_be_written_is_said_before_anything_is_done(home):
+    own_workspace(home, adapters_too=False)
+    (home / "file").touch()
+    asked = ("unlearn", "--set", "artists", "--model", "brush", "--folder", home / "file" / "adapters")
+    for how in (("--steps", "1"), ("--draft",)):
+        said = guda(*asked, *how, code=2)
+        assert "cannot be written" in said and "Name another --folder" in said and "encode" not in said, said
+    assert not (home / "runs" / "brush" / "artists" / "latents").exists()
+
+
 def test_a_set_of_another_resolution_is_read_at_the_models(home, pictures):
     """And not made smaller first and larger again."""
     guda("groups", "new", pictures, "--resolution", "8")

@@ -149,6 +149,7 @@ def _make(job: Forgetting, pending: list[str], config: Any) -> None:
     """Unlearn the groups: a bar for the pictures, one a group in steps, and one of all in passes of the network."""
     if not pending:
         return
+    job.check_places(pending)
     with progress_bar() as bar:
         pictures = bar.add_task("encode pictures", note="", total=1.0)
         for fraction in job.encoding():

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -119,6 +120,23 @@ def read_weights(path: Path, sha256: object, most: int) -> dict[str, Tensor]:
     if hash_file(path) != sha256:
         raise AdapterError("it is damaged: its weights do not have the hash that its metadata names")
     return load_file(path)
+
+
+def check_place(folder: Path) -> None:
+    """See whether an adapter could be written, before hours are spent on it. Nothing is left there.
+
+    Raises:
+        AdapterError: it could not: a file stands in the way, or the place is read-only.
+    """
+    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as e:
+        raise AdapterError(
+            f"The adapter cannot be written to {folder} ({e.strerror or e}: {there}). Name another --folder, or a "
+            "workspace that you may write to."
+        ) from e
 
 
 def write(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
@@ -192,18 +192,24 @@ class Forgetting:
 
         Raises:
             TrainingError: the training went astray: nothing is written then. InHandError: another process unlearns
-                this group.
+                this group. AdapterError: the folder cannot be written to; said before anything is done.
         """
         with self.claim(group):
             yield from self._unlearn(group, config, resume)
+
+    def check_places(self, groups: Iterable[str]) -> None:
+        """See whether these groups' adapters could be written. Raises AdapterError: one could not."""
+        for group in groups:
+            adapter_files.check_place(self.folder.own(group))
 
     @contextmanager
     def claim(self, group: str) -> Iterator[None]:
         """Within the block no other process writes this group's adapter.
 
         Raises:
-            InHandError: another one does.
+            InHandError: another one does. AdapterError: its folder cannot be written to.
         """
+        self.check_places([group])
         folder = self.folder.own(group)
         name = f"{group}--{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}"
         with claimed(cache_dir() / "locks" / name) as mine:
