@@ -11,6 +11,7 @@ import torch
 
 from guda_core.data.dataset import Pictures
 from guda_core.data.groups import load_group_set
+from guda_core.data.own.picture_list import FILE, read_list
 from guda_core.diffusion.cards import find_card, load_model
 from guda_core.errors import OptionError
 from guda_core.publishing.published import publish
@@ -167,6 +168,28 @@ def test_the_program_drafts_says_so_and_puts_real_adapters_in_their_place(work, 
     guda("unlearn", "--groups", "bo-chan", "--steps", "1", "--batch", "1", "--rank", "1")
     now = {g: adapter_files.is_draft(adapter_files.read_meta(folder / g)) for g in ARTISTS}
     assert now == {"ann-lee": False, "bo-chan": False, "dee": True}
+
+
+def test_models_of_pictures_that_changed_since_are_said(home, pictures, tmp_path):
+    """By the set's list alone: no picture is opened."""
+    paint(tmp_path / "one.png")
+    guda("groups", "new", pictures)
+    save_tiny(home / "models" / "mine")
+    where = ("--set", "artists", "--model", home / "models" / "mine")
+    asked = ("attribute", tmp_path / "one.png", *where, "--methods", "guda", "--effort", "quick")
+    guda("unlearn", "--draft", *where)
+    words = "were made before the set's pictures or captions changed"
+    assert words not in guda(*asked)
+    held = {p.picture for p in read_list(home / "sets" / "artists" / FILE) if p.held_out}
+    gone = next(p for p in sorted(pictures.rglob("*.jpg")) if p.relative_to(pictures).as_posix() not in held)
+    gone.unlink()
+    guda("groups", "new", pictures, "--again")
+    assert f"The models without each group {words}. `guda unlearn` makes them again." in guda(*asked)
+    guda("unlearn", "--draft", *where, "--groups", "dee", "--again")
+    said = guda(*asked)
+    assert words in said and "Dee" not in said.partition(words)[0].rpartition("The models without")[2]
+    (home / "sets" / "artists" / FILE).write_text("no list", encoding="utf-8")
+    assert words not in guda(*asked)  # unknown is not said to be wrong
 
 
 def test_a_draft_goes_with_no_other_settings(work):

@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
 from guda_core.attribution.method import Budget, Method
 from guda_core.attribution.racing import BEHIND, Racing, passes
+from guda_core.data.own.picture_list import trained_on
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.batches import fitting_batch
@@ -27,7 +29,7 @@ from guda_core.paths import Folder
 from guda_core.records import Attribution, Cost, GroupModels, GroupScore, GroupSet, KLValues, Query
 from guda_core.stored_figures import read_figures
 from guda_core.unlearning import adapters
-from guda_core.unlearning.adapter_files import is_draft
+from guda_core.unlearning.adapter_files import LISTED, is_draft
 from guda_core.unlearning.switching import Switching
 
 Without = Callable[[str], AbstractContextManager[None]]
@@ -274,19 +276,33 @@ class Counterfactual(Method):
         """The groups whose model is a draft (`guda_core.unlearning.draft`)."""
         return [g for g, a in self.adapters.items() if is_draft(a.meta)]
 
+    @cached_property
+    def outdated(self) -> list[str]:
+        """The groups whose model was made when the set's list named other pictures or captions."""
+        made = {g: a.meta.get(LISTED) for g, a in self.adapters.items()}
+        now = trained_on(self.group_set.folder) if any(made.values()) else None
+        return [g for g, then in made.items() if then and now and then != now]
+
     def caveat(self) -> str:
         """What has to be said of the scores; "" where all models without a group are what they should be."""
-        if not self.drafts:
-            return ""
-        which = (
-            "each group"
-            if len(self.drafts) == len(self.adapters)
-            else ", ".join(self.group_set.groups[g].name for g in self.drafts)
-        )
-        return (
-            f"The models without {which} are drafts: instant edits (UCE) in place of unlearning. They agree less with "
-            "retraining, above all for a picture without a prompt. `guda unlearn` makes the real ones."
-        )
+        said = []
+        if self.drafts:
+            said.append(
+                f"The models without {self._which(self.drafts)} are drafts: instant edits (UCE) in place of "
+                "unlearning. They agree less with retraining, above all for a picture without a prompt. "
+                "`guda unlearn` makes the real ones."
+            )
+        if self.outdated:
+            said.append(
+                f"The models without {self._which(self.outdated)} were made before the set's pictures or captions "
+                "changed. `guda unlearn` makes them again."
+            )
+        return " ".join(said)
+
+    def _which(self, groups: Sequence[str]) -> str:
+        if len(groups) == len(self.adapters):
+            return "each group"
+        return ", ".join(self.group_set.groups[g].name for g in groups)
 
     def provenance(self) -> dict[str, Any]:
         drafts = {"drafts": self.drafts} if self.drafts else {}

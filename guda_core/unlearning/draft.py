@@ -102,6 +102,7 @@ def make(job: Forgetting, group: str, config: UceConfig | None = None) -> Draft:
         "settings_sha256": config.sha256(),
         "rest": found.rest,
         "dtype": str(model.dtype).removeprefix("torch."),
+        **job.listed(),
         "versions": versions(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }

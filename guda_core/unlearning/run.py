@@ -23,6 +23,7 @@ from guda_core.data.encoded import check_fit
 from guda_core.data.encoders import bank_of, open_encoder
 from guda_core.data.kept_latents import encode, to_encode
 from guda_core.data.latents import Latents
+from guda_core.data.own.picture_list import trained_on
 from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion.cards import chosen_card, load_model
 from guda_core.diffusion.identity import KNOWN
@@ -197,6 +198,11 @@ class Forgetting:
         with self.claim(group):
             yield from self._unlearn(group, config, resume)
 
+    def listed(self) -> dict[str, str]:
+        """What the set is trained on by its list, for the adapter's metadata; {} where it has none."""
+        found = trained_on(self.group_set.folder)
+        return {adapter_files.LISTED: found} if found else {}
+
     def check_places(self, groups: Iterable[str]) -> None:
         """See whether these groups' adapters could be written. Raises AdapterError: one could not."""
         for group in groups:
@@ -228,6 +234,7 @@ class Forgetting:
             "model": self.card.id,
             "group_set": self.group_set.id,
             "data_sha256": data_sha256,
+            **self.listed(),
             "versions": versions(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }

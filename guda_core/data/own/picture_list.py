@@ -7,6 +7,7 @@ It is written once, so that what is trained on and what is held out stays as it 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -70,6 +71,19 @@ def read_list(path: Path) -> list[Listed]:
                 at = f" at '{place}'" if place else ""
                 raise GroupSetError(f"{path}, line {n} is wrong{at}.") from e
     return out
+
+
+def trained_on(folder: Path | None) -> str | None:
+    """What the set in a folder is trained on, by its list: a SHA-256 of the pictures' hashes, groups and captions, in
+    any order. None where there is no list, or none that can be read."""
+    try:
+        found = read_list(folder / FILE) if folder is not None and (folder / FILE).is_file() else None
+    except GroupSetError:
+        return None
+    if found is None:
+        return None
+    rows = sorted(json.dumps([p.group, p.sha256, p.text]) for p in found if not p.held_out)
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
 def changes(before: Sequence[Listed], now: Sequence[Listed]) -> list[str]:
