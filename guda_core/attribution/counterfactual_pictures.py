@@ -15,6 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from guda_core.attribution.counterfactual import Counterfactual
 from guda_core.diffusion import redrawing, sampling
@@ -30,10 +31,20 @@ HELD_S = 0.4  # that a model stays changed: a cancel waits for it
 Stream = Iterator[np.ndarray | None]
 
 
-def distance(model: BaseModel, a: np.ndarray, b: np.ndarray) -> float:
-    """Root mean square of the difference of two pictures' latents. a, b: (H, W, 3) uint8 at the model's resolution."""
-    with model.lock, model.loaded():
-        return float((model.encode(a) - model.encode(b)).square().mean().sqrt())
+class Distances:
+    """Root mean squares of the differences of pictures' latents from one's, which is encoded once. Pictures: (H, W, 3)
+    uint8 at the model's resolution."""
+
+    def __init__(self, model: BaseModel, reference: np.ndarray) -> None:
+        self.model, self.reference = model, reference
+        self._latent: Tensor | None = None
+
+    def of(self, picture: np.ndarray) -> float:
+        """How far a picture is from the reference."""
+        with self.model.lock, self.model.loaded():
+            if self._latent is None:
+                self._latent = self.model.encode(self.reference)
+            return float((self.model.encode(picture) - self._latent).square().mean().sqrt())
 
 
 def _drawing(model: BaseModel, query: Query) -> tuple[Callable[[], Stream], int, float | None]:
@@ -85,7 +96,7 @@ def pictures_without(method: Counterfactual, query: Query, groups: Sequence[str]
     model, usable = method.model, [g for g in groups or method.group_set.groups if g in method.adapters]
     start, steps, level = _drawing(model, query)
     todo: list[str | None] = [*([None] if level is not None else []), *usable]
-    strip = Strip(method.id, query.pixels, level=level, progress=0.0)
+    strip, distances = Strip(method.id, query.pixels, level=level, progress=0.0), Distances(model, query.pixels)
     for i, g in enumerate(todo):
         picture = None
         try:
@@ -98,9 +109,9 @@ def pictures_without(method: Counterfactual, query: Query, groups: Sequence[str]
             continue
         assert picture is not None
         if g is None:
-            strip = replace(strip, reference=picture[0])
+            strip, distances = replace(strip, reference=picture[0]), Distances(model, picture[0])
         else:
-            far = distance(model, picture[0], strip.reference)
+            far = distances.of(picture[0])
             strip = replace(strip, pictures={**strip.pictures, g: picture[0]}, distances={**strip.distances, g: far})
         strip = replace(strip, progress=(i + 1) / len(todo))
         yield strip
