@@ -2,7 +2,8 @@
 `guda_core` exports them.
 
 Names follow one rule, as on the command line: what is given; else the variable (GUDA_MODEL, GUDA_GROUP_SET, GUDA_HOME);
-else the included model, and the group set of the model's card. Sign: a positive score means that the group contributed.
+else the workspace's only model or the included one, and the group set of the model's card or the workspace's only set.
+Sign: a positive score means that the group contributed.
 """
 
 from __future__ import annotations

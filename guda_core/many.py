@@ -42,7 +42,7 @@ def attribute_many(
         out: the folder, or URL, of the results.
         prompt: of every picture, where a table has none; "" asks the unconditional model.
         model, groups: names, or what is loaded already; with workers or ray, names alone.
-        methods: ids; () for the usual ones.
+        methods: ids; () for `guda` and `clip`, where the model has them.
         effort: as of `attribute`.
         workers: worker processes of this machine, a GPU each where there are GPUs. They import the main program again,
             so a script's own call stands below `if __name__ == "__main__":`.

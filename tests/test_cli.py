@@ -65,6 +65,8 @@ def test_generate_and_attribute_write_their_files(run, tmp_path):
     assert "It was not checked whether the model could have made this picture." in " ".join(done.output.split())
     assert done.exit_code == 0, done.output
     assert "not shares" in done.output and "unavailable" in done.output
+    said = " ".join(done.output.split())
+    assert said.count("positive = the group contributed") == 1 and said.count("compare them with each other alone") == 1
     told = json.loads(record.read_text())
     assert set(told["methods"]) == {"guda", "clip"}
     groups = told["methods"]["guda"]["groups"]

@@ -154,6 +154,12 @@ def test_what_is_claimed_of_the_fresh_pictures_holds_in_their_table():
     assert level == {("das", "real"), ("dtrak", "real"), ("label", "real")}
     together = clear(fresh, "differences", "combined", "top1")
     assert {s for m, s in together if m == "label"} == {"generated-blend", "real"}
+    of_guda = [r for r in fresh["differences"] if (r["first"], r["metric"]) == ("guda", "top1") and r["high"] < 0]
+    ahead = {(r["second"], r["query_set"]) for r in of_guda if "offset" not in r["second"]}
+    assert ahead == {("dtrak", "generated"), ("combined", "generated"), ("combined", "generated-blend")}
+    shown = clear(fresh, "differences", "guda + offset", "top1")  # as in the app
+    assert {(m, s) for m, s in shown if m in ("das", "dtrak", "label")} == {("das", "real"), ("dtrak", "real")}
+    assert {(m, s) for m in CLIP for s in SETS} - shown == {("clip-prototype", "real")}
     found = {(r["method"], r["query_set"]): r for r in fresh["rows"]}
     for s in SETS:
         if s != "generated":
@@ -182,5 +188,13 @@ def test_what_the_readme_and_the_results_claim_holds_in_the_committed_table(comm
     found = {(r["method"], r["query_set"]): r for r in committed["rows_report"]}
     for s in SETS:  # ahead, if not clearly; and no method is clearly better than the label
         assert all(found["guda", s]["variation"]["value"] > found[m, s]["variation"]["value"] for m in RIVALS)
+    for first, also in (
+        ("guda", {"clip-csls"}),
+        ("guda + offset", {"clip-csls"}),
+        ("combined", {*CLIP} - {"clip-prototype"}),
+    ):
+        again = {(m, s) for m, s in clear(committed, "differences_mean_again", first, "top1") if m in CLIP}
+        assert again == {(m, s) for m in CLIP for s in SETS[:2]} | {(m, "real") for m in also}
     for first in ("guda + offset", "combined"):
+        assert {(m, s) for m in CLIP for s in SETS} <= clear(committed, "differences_mean", first, "top1")
         assert "label" not in {m for m, _ in clear(committed, "differences_report", first, "top1")}

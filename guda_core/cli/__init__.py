@@ -23,8 +23,8 @@ from guda_core.cli.jobs_progress import CommandOnRay
 from guda_core.cli.terminal import commands, say
 
 app = commands(
-    "Which groups of training pictures made a diffusion model able to make this picture? A positive score means that "
-    "the model explains the picture worse without the group. Scores are not shares."
+    "Which groups of training pictures made a diffusion model able to make this picture? A positive score in nats "
+    "means that the model explains the picture worse without the group. Scores are not shares."
 )
 
 

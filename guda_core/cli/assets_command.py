@@ -32,12 +32,12 @@ app = commands(
 
 @app.command(cls=CommandOnRay)
 def features(
-    methods: Annotated[str, typer.Option(help="Comma-separated. Default: every method that answers from such.")] = "",
+    methods: Annotated[str, typer.Option(help="Comma-separated. Default: every method that needs features.")] = "",
     model: ModelOption = None,
     lora: LoraOption = None,
     group_set: SetOption = None,
     home: HomeOption = None,
-    dim: Annotated[int, typer.Option(help="Coordinates of the projected gradients.")] = 4096,
+    dim: Annotated[int, typer.Option(help="How many numbers a picture's gradient is projected to.")] = 4096,
     parts: Annotated[
         str,
         typer.Option(help="Only these weights count, by the ends of names: attn2.to_k,attn2.to_v. Default: all"),
@@ -128,7 +128,7 @@ def introstyle(
     lora: LoraOption = None,
     group_set: SetOption = None,
     home: HomeOption = None,
-    block: Annotated[int, typer.Option(min=0, help="Of the UNet's blocks on the way up.")] = 1,
+    block: Annotated[int, typer.Option(min=0, help="Which of the UNet's blocks on the way up.")] = 1,
     t: Annotated[float, typer.Option(min=0, max=0.999, help="Noise level, as a share of the schedule.")] = 0.025,
     folder: Annotated[Path | None, typer.Option(help="Default: runs/MODEL/SET/features of the workspace.")] = None,
 ) -> None:

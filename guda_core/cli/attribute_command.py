@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from guda_core.records import Attribution, GroupSet, MethodInfo, Query
 
 FORMS = {"nats": ".1f", "cosine": ".3f"}  # of scores; others have three digits that count
+SIGNS = {"nats": "positive = the group contributed"}  # by unit
+NO_SIGN = "compare them with each other alone"  # likeness, kernels and standard scores have no 0 that means that
 
 
 def attribute(
@@ -244,7 +246,7 @@ def _write(
 
 def _show_answer(a: Attribution, gs: GroupSet, method: MethodInfo) -> None:
     """One method's table, best group first, and what its scores mean."""
-    table = Table(title=f"{method.name} ({a.unit}); positive = the group contributed; not shares")
+    table = Table(title=f"{method.name} ({a.unit}); {SIGNS.get(a.unit, NO_SIGN)}; not shares")
     ranked = a.ranked()
     offset = a.has_offset
     for column in ("rank", "group", "score", "95% interval", *(["offset"] if offset else []), "status"):

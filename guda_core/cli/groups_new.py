@@ -42,7 +42,7 @@ def new(
     ],
     name: Annotated[str | None, typer.Option(help="Name of the set. Default: the folder's.")] = None,
     held_out: Annotated[float | None, typer.Option(help="Share of each group that is held out. Default: 0.1.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Which pictures are held out. Default: 0.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides which pictures are held out. Default: 0.")] = None,
     phrase: Annotated[
         str | None,
         typer.Option(help='How captions say a group: "by {name}". Default: as most captions do; "" for no captions.'),

@@ -193,8 +193,12 @@ def start(
         str | None,
         typer.Option(help="Also show this table of scores (`guda attribute --table`). Default: GUDA_RESULTS."),
     ] = None,
-    host: Annotated[str | None, typer.Option(help=f"Where to listen. Default: GUDA_HOST, else {HOST}.")] = None,
-    port: Annotated[int | None, typer.Option(help=f"The port. Default: GUDA_PORT, else {PORT}.")] = None,
+    host: Annotated[
+        str | None, typer.Option(help=f"Where to listen. Default: GUDA_HOST, else GRADIO_SERVER_NAME, else {HOST}.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help=f"The port. Default: GUDA_PORT, else GRADIO_SERVER_PORT, else {PORT}.")
+    ] = None,
     home: HomeOption = None,
 ) -> None:
     """Start the page: load the model, build the page and serve it until interrupted."""

@@ -195,7 +195,11 @@ def _with_lora(file: Path | None) -> Path | None:
 
 
 ModelOption = Annotated[
-    str | None, typer.Option("--model", help="Model card, folder, file or Hub id. Default: GUDA_MODEL, else emoji.")
+    str | None,
+    typer.Option(
+        "--model",
+        help="Model card, folder, file or Hub id. Default: GUDA_MODEL, else the workspace's only card, else emoji.",
+    ),
 ]
 LoraOption = Annotated[
     Path | None,
@@ -206,11 +210,15 @@ DtypeOption = Annotated[
     typer.Option(
         "--dtype",
         callback=_in_dtype,
-        help="Of the weights: float32, bfloat16, float16, or fastest. Default: GUDA_DTYPE, else float32 on a CPU.",
+        help="Of the weights: float32, bfloat16, float16, or fastest. Default: GUDA_DTYPE, else float32 on a CPU, the "
+        "card's on a GPU.",
     ),
 ]
 SetOption = Annotated[
-    str | None, typer.Option("--set", help="Group set. Default: GUDA_GROUP_SET, else the model card's.")
+    str | None,
+    typer.Option(
+        "--set", help="Group set. Default: GUDA_GROUP_SET, else the model card's, else the workspace's only set."
+    ),
 ]
 HomeOption = Annotated[
     str | None,
@@ -222,5 +230,5 @@ HomeOption = Annotated[
 ]
 EffortOption = Annotated[str, typer.Option(help="quick, standard, full, or every (no early stop).")]
 MethodsOption = Annotated[
-    str, typer.Option(help=f"Comma-separated: {', '.join(METHODS)}. A model may not have all. Default: the usual ones.")
+    str, typer.Option(help=f"Comma-separated: {', '.join(METHODS)}. A model may not have all. Default: guda and clip.")
 ]

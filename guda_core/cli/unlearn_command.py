@@ -54,7 +54,7 @@ def unlearn(
     batch: Annotated[
         int | None, typer.Option(min=1, help="Forgotten pictures a step, and as many retained ones.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of all that is drawn.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all that is drawn at random.")] = None,
     whole: Annotated[bool, typer.Option("--whole", help="Fine-tune the whole network, not a LoRA.")] = False,
     pass_size: Annotated[
         int | None, typer.Option(min=1, help="Pictures of one pass. Default: as many as memory allows.")

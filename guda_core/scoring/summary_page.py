@@ -34,8 +34,8 @@ td, th { text-align: left; padding: .35rem .8rem .35rem 0;
 @media (max-width: 38rem) { .row { grid-template-columns: 6.5rem 1fr 6rem; gap: .4rem; } }
 """
 MEANING = (
-    "A group counts where its score is the highest of all groups. A positive score means that the group contributed. "
-    "Scores are not shares. Pictures that the model could not have made count for no group."
+    "A group counts where its score is the highest of all groups. A positive score in nats means that the group "
+    "contributed. Scores are not shares. Pictures that the model could not have made count for no group."
 )
 
 

@@ -16,11 +16,12 @@ FIRST_STEP = "Let the model draw a picture, or upload one of your own."  # where
 PROMPT_FILLED = "Object and style fill it in, without the group's name. Edit it freely."
 PROMPT_FREE = "What the picture shall show."
 LIMITS = (
-    "PNG, JPEG, WebP, AVIF, TIFF or HEIC, up to 25 MB and 50 megapixels (WebP and AVIF: 24), 16 pixels or more on each "
-    "side."
+    "PNG, JPEG, WebP, AVIF, TIFF or HEIC (where its package is installed), up to 25 MB and 50 megapixels (WebP and "
+    "AVIF: 24), 16 pixels or more on each side, 8 times as long as wide at most."
 )
 PRIVACY = (
-    "Nobody looks at it. It lies on the computer that runs this page, is deleted within two hours and trains no model."
+    "It lies on the computer that runs this page, is deleted within two hours and trains no model. Who runs that "
+    "computer could look at it."
 )
 FOUND_CAPTION = (
     "The file says that {program} made it from these words. That is only what the file says. Edit it freely."
