@@ -19,6 +19,7 @@ from guda_core.data.shards import Shards
 from guda_core.errors import OptionError
 from guda_core.jobs.driver import work_through
 from guda_core.jobs.environ import apply, settings
+from guda_core.jobs.job import Told
 from guda_core.jobs.local_pool import GPUS, LocalPool
 from guda_core.work_queue import claimed
 from tests.job_works import content, diary, is_made, jobs, last_words, pid, run
@@ -166,3 +167,43 @@ def test_several_processes_may_keep_the_same_encoded_pictures_at_once(tmp_path, 
     monkeypatch.setattr(shards, "save_file", while_another_does)
     store.write({"a": {"latent": torch.ones(2)}})
     assert store.read(["a"])["a"]["latent"].tolist() == [1, 1] and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_late_word_of_jobs_before_is_passed_over(tmp_path):
+    """As of a Ray board: a word of the first jobs of a pool may come when its next ones run."""
+
+    class Pool:
+        about = "one that repeats an old word"
+
+        def __init__(self) -> None:
+            self.jobs: list[str] = []
+
+        def free(self) -> int:
+            return 1
+
+        def submit(self, job) -> None:
+            self.jobs.append(job.name)
+
+        def told(self, timeout: float) -> list[Told]:
+            return [Told("look and encode", "progress", 0.9), *(Told(n, "done", 1.0) for n in self.jobs)]
+
+        def close(self) -> None:
+            pass
+
+    assert [(e.job.name, e.kind) for e in work_through(jobs(tmp_path, ["a"]), Pool())] == [("a", "done")]
+
+
+def test_kept_pictures_that_cannot_be_opened_now_are_not_thrown_away(tmp_path, monkeypatch):
+    store = Shards(tmp_path, "pictures")
+    store.write({"a": {"latent": torch.ones(2)}})
+
+    def refuses(*args, **more):
+        raise PermissionError(13, os.strerror(13))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "safe_open", refuses)  # another person's file, or a network disk that is away
+        assert store.read(["a"]) == {}
+    assert store.read(["a"])["a"]["latent"].tolist() == [1, 1]
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:20])  # cut short
+    assert store.read(["a"]) == {} and not path.exists()

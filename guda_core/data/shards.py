@@ -47,9 +47,12 @@ class Shards:
                     key, _, name = full.partition("/")
                     if key in wanted:
                         out.setdefault(key, {})[name] = f.get_tensor(full)
-        except (SafetensorError, OSError) as e:
+        except SafetensorError as e:
             log.warning("%s is damaged and is made again: %s", path, e)
             path.unlink(missing_ok=True)
+            return {}
+        except OSError as e:  # such as another person's file, or a network disk that is away: it may be whole
+            log.warning("%s cannot be opened now and stays; what it holds is made again: %s", path, e)
             return {}
         return out
 

@@ -125,10 +125,10 @@ class _Work:
         return []
 
     def note(self, told: Told) -> Event | None:
-        """What follows from a word; None for a late one, of a job that runs no more."""
-        job, kind = self.of[told.job], told.kind
-        if job.name not in self.running:
+        """What follows from a word; None for a late one, of a job that runs no more, also of other jobs before."""
+        if told.job not in self.running:
             return None
+        job, kind = self.of[told.job], told.kind
         self.whole.note(job.name, told.fraction, found=kind == "found")
         if kind != "progress":
             self.running.discard(job.name)
