@@ -299,3 +299,8 @@ def test_members_of_unconditional_models_make_adapters_of_their_own(world, tmp_p
     plain = forget(world, "a", tmp_path / "plain", bandwidth=change.get("bandwidth", 0.0))
     meta = forget(world, "a", tmp_path / "x", config_of=members.config_of, **change)
     assert meta["sha256"] != plain["sha256"] and read_config(meta["config"]).operator == change["operator"]
+
+
+def test_the_copy_that_esd_needs_is_trained_in_half_precision_too(card, world, tmp_path):
+    half = SimpleNamespace(model=load_model(card, dtype=torch.bfloat16), z=world.z, groups=world.groups)
+    assert forget(half, "a", tmp_path, operator="esd_fine_tuned", expert_steps=2)["dtype"] == "bfloat16"

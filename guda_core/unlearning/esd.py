@@ -28,7 +28,7 @@ from guda_core.unlearning.forget import ForgetLoss, Half
 from guda_core.unlearning.guda_c import GudaC
 from guda_core.unlearning.loop import Progress, run
 from guda_core.unlearning.one_group import draw_noised
-from guda_core.unlearning.student import student_of
+from guda_core.unlearning.student import precision, scaler, student_of
 
 
 class Esd(GudaC):
@@ -65,9 +65,10 @@ class EsdFineTuned(ForgetLoss):
 
         def loss_of(step: int, rng: torch.Generator) -> Tensor:
             _, _, eps, x_t, t = draw_noised(task, task.own, loop.batch, rng)
-            return losses.mean_square(task.eps(x_t, t, prompts, expert), eps.to(x_t.device))
+            with precision(task.model):
+                return losses.mean_square(task.eps(x_t, t, prompts, expert), eps.to(x_t.device))
 
-        for p in run(expert, loss_of, loop, checkpoint):
+        for p in run(expert, loss_of, loop, checkpoint, scaler=scaler(task.model)):
             yield dataclasses.replace(p, note="fine-tuning on the forgotten group")
         self.expert = expert.requires_grad_(False).eval()
 
