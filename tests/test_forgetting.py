@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from guda_core.attribution.guda import Guda
 from guda_core.data.dataset import Pictures
 from guda_core.data.groups import load_group_set
 from guda_core.errors import OptionError, TrainingError
@@ -121,6 +122,26 @@ def test_an_adapter_of_other_pictures_of_ones_own_does_not_fit(job, tmp_path, mo
         own = Forgetting(dataclasses.replace(GROUPS, folder=tmp_path / "emoji"), folder=tmp_path / "adapters")
         assert own.pending(["noto"], config=CONFIG) == ([] if fits else ["noto"])
         assert own.pending(["noto"], config=None) == []
+
+
+def test_an_adapter_of_other_captions_of_ones_own_does_not_fit_and_no_run_goes_on_with_them(job, tmp_path, monkeypatch):
+    def own(**changes):
+        return Forgetting(
+            dataclasses.replace(GROUPS, folder=tmp_path / "emoji", **changes), folder=job.folder.folders[0]
+        )
+
+    first, other = own(), own(caption="{object}, {descriptors}, drawn")
+    for begun in (first, other):
+        steps = begun.unlearn("noto", CONFIG)
+        assert next(steps).step == 1  # the second has other prompts, so it does not go on from the first's step
+        steps.close()
+    assert [p.step for p in first.unlearn("noto", CONFIG)] == [2, 3, 4]
+    assert first.pending(["noto"], config=CONFIG) == [] and other.pending(["noto"], config=CONFIG) == ["noto"]
+    shown = dataclasses.replace(job.pictures(), concepts=("something else",) * len(job.pictures()))
+    monkeypatch.setattr(run, "load_pictures", lambda gs, split, seen: shown)
+    assert own().pending(["noto"], config=CONFIG) == ["noto"]
+    assert Guda(job.model, first.group_set, job.folder).outdated == []
+    assert Guda(job.model, other.group_set, job.folder).outdated == ["noto"]
 
 
 def test_two_processes_do_not_unlearn_one_group_at_once(job):

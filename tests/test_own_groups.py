@@ -12,7 +12,7 @@ import yaml
 from guda_core.data.groups import load_group_set
 from guda_core.data.own.in_folder import find_in_folder
 from guda_core.data.own.new_set import likely_phrase
-from guda_core.data.own.picture_list import Listed, changes, read_list, write_list
+from guda_core.data.own.picture_list import Listed, changes, read_list, trained_on, write_list
 from guda_core.data.sources.source import open_dataset
 from guda_core.errors import DataError, GroupSetError
 from guda_core.records import NOT_STATED
@@ -180,6 +180,19 @@ def test_what_differs_between_two_lists_is_said():
     ):  # fmt: skip
         (said,) = changes([a], [a.model_copy(update=change)])
         assert word in said and "a.png" in said
+
+
+def test_what_a_set_is_trained_on_holds_what_captions_are_made_of(tmp_path):
+    one = Listed(picture="a.png", group="x", sha256="1", object="cat")
+    told = {}
+    for name, p in {
+        "as it is": one, "shows another thing": one.model_copy(update={"object": "dog"}),
+        "has a caption": one.model_copy(update={"text": "cat"}), "moved": one.model_copy(update={"picture": "b.png"}),
+        "has other rights": one.model_copy(update={"author": "Ann"}),
+    }.items():  # fmt: skip
+        write_list(tmp_path / "pictures.jsonl", [p])
+        told[name] = trained_on(tmp_path)
+    assert len(set(told.values())) == 3 and told["as it is"] == told["moved"] == told["has other rights"]
 
 
 def test_a_list_is_read_as_it_was_written_and_faults_are_named(tmp_path):

@@ -20,6 +20,7 @@ import numpy as np
 
 from guda_core.attribution.method import Budget, Method
 from guda_core.attribution.racing import BEHIND, Racing, passes
+from guda_core.data.captions import words_sha256
 from guda_core.data.own.picture_list import trained_on
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.base_model import BaseModel
@@ -29,7 +30,7 @@ from guda_core.paths import Folder
 from guda_core.records import Attribution, Cost, GroupModels, GroupScore, GroupSet, KLValues, Query
 from guda_core.stored_figures import read_figures
 from guda_core.unlearning import adapters
-from guda_core.unlearning.adapter_files import LISTED, is_draft
+from guda_core.unlearning.adapter_files import LISTED, WORDS, is_draft
 from guda_core.unlearning.switching import Switching
 
 Without = Callable[[str], AbstractContextManager[None]]
@@ -281,7 +282,10 @@ class Counterfactual(Method):
         """The groups whose model was made when the set's list named other pictures or captions."""
         made = {g: a.meta.get(LISTED) for g, a in self.adapters.items()}
         now = trained_on(self.group_set.folder) if any(made.values()) else None
-        return [g for g, then in made.items() if then and now and then != now]
+        listed = {g for g, then in made.items() if then and now and then != now}
+        words = {g: a.meta[WORDS] for g, a in self.adapters.items() if WORDS in a.meta}
+        written = words_sha256(self.group_set) if words else None
+        return [g for g in self.adapters if g in listed or words.get(g, written) != written]
 
     def caveat(self) -> str:
         """What has to be said of the scores; "" where all models without a group are what they should be."""

@@ -12,6 +12,8 @@ or "". Whatever is drawn comes from the generator that is handed in: the same ge
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -163,6 +165,19 @@ def captioner_of(group_set: GroupSet) -> Captioner:
         return NoCaptions(group_set)
     kind = StyleCaptions if "{descriptors}" in group_set.caption else PhraseCaptions
     return kind(group_set)
+
+
+def words_sha256(group_set: GroupSet) -> str:
+    """SHA-256 of how the set's captions are written: the template and all groups' words, in order."""
+    words = {g: captioner_of(group_set).phrases(g) for g in group_set.groups}
+    told = json.dumps([group_set.caption, group_set.descriptors_per_caption, list(words.items())])
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def captions_sha256(group_set: GroupSet, items: Sequence[Item]) -> str:
+    """SHA-256 of all that the captions of these pictures are made of: the words, and what each is said to show."""
+    told = [words_sha256(group_set), *(captioner_of(group_set).prompt(i) for i in items)]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def drop(captions: Sequence[str], probability: float, rng: Generator) -> list[str]:

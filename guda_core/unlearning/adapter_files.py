@@ -36,6 +36,8 @@ OLD_META, OLD_WEIGHTS = "adapter.json", "adapter.safetensors"
 HEALTH, TIMING = "health.json", "timing.json"
 PREFIX = "base_model.model."  # PEFT's, before the names of a LoRA's factors
 LISTED = "list_sha256"  # in the metadata: the list of pictures that the set was trained on (`picture_list.trained_on`)
+WORDS = "words_sha256"  # in the metadata: how the set's captions were written (`captions.words_sha256`)
+CAPTIONS = "captions_sha256"  # in the metadata: what all captions were made of (`captions.captions_sha256`)
 MOST_JSON = 4_000_000  # bytes of a JSON file that is read
 HEADER = 4_000_000  # bytes that a safetensors file may hold beside its tensors
 

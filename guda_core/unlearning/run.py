@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from guda_core import paths
-from guda_core.data.captions import captioner_of
+from guda_core.data.captions import captioner_of, captions_sha256, words_sha256
 from guda_core.data.dataset import Pictures, fitted
 from guda_core.data.embeddings import Encoder
 from guda_core.data.encoded import check_fit
@@ -106,16 +106,30 @@ class Forgetting:
             return False
 
     def _of_these_pictures(self, group: str) -> bool:
-        """Whether an adapter of a set of the user's own was made from the pictures that the set has now. The pictures
-        of an included set do not change, and may not be here."""
-        folder = self.group_set.folder
-        if folder is None or folder.parent == STYLE_GROUPS:
+        """Whether an adapter of a set of the user's own was made from the pictures and captions that the set has now.
+        The pictures of an included set do not change, and may not be here."""
+        if not self._is_own:
             return True
-        return self.load(group).meta.get("data_sha256") in (None, self.pictures().sha256())
+        meta = self.load(group).meta
+        same = meta.get("data_sha256") in (None, self.pictures().sha256())
+        return same and meta.get(adapter_files.CAPTIONS, self._captions) == self._captions
+
+    @property
+    def _is_own(self) -> bool:
+        """Whether the set is one of the user's own."""
+        folder = self.group_set.folder
+        return folder is not None and folder.parent != STYLE_GROUPS
+
+    @cached_property
+    def _captions(self) -> str:
+        """What the captions of an own set are made of (`captions_sha256`); "" where the model reads no prompt, or the
+        set is an included one."""
+        reads = self._is_own and self.model.tokens("")[1] > 0
+        return captions_sha256(self.group_set, self.pictures()) if reads else ""
 
     def pending(self, wanted: Sequence[str], *, config: Settings | None, again: bool = False) -> list[str]:
         """The wanted groups (none named: all) that have no fitting adapter yet, or all of them with `again`. With
-        settings, an adapter fits only if it was made from the pictures that the set has now."""
+        settings, an adapter fits only if it was made from the pictures and captions that the set has now."""
 
         def fit(group: str) -> bool:
             return self.fits(group, config) and (config is None or self._of_these_pictures(group))
@@ -180,8 +194,9 @@ class Forgetting:
         return make_plan(tasks, config, self.memory, health=health, encode_s=encode_s, to_encode=missing)
 
     def checkpoint(self, group: str, config: Settings, data_sha256: str) -> Path:
-        """Where a run that is stopped keeps itself: of just this model, group set, group, data and settings."""
+        """Where a run that is stopped keeps itself: of just this model, group, data, captions and settings."""
         of = f"{self.model.sha256}\n{config.sha256()}\n{data_sha256}"
+        of += f"\n{self._captions}" if self._captions else ""
         of += "" if self.model.dtype == torch.float32 else f"\n{self.model.dtype}"
         key = hashlib.sha256(of.encode()).hexdigest()[:16]
         return cache_dir() / "unlearn" / f"{self.card.id}--{self.group_set.id}--{group}--{key}.pt"
@@ -199,9 +214,12 @@ class Forgetting:
             yield from self._unlearn(group, config, resume)
 
     def listed(self) -> dict[str, str]:
-        """What the set is trained on by its list, for the adapter's metadata; {} where it has none."""
+        """What the set is trained on by its list, and how its captions are made, for the adapter's metadata; nothing
+        of what it does not have."""
         found = trained_on(self.group_set.folder)
-        return {adapter_files.LISTED: found} if found else {}
+        listed = {adapter_files.LISTED: found} if found else {}
+        words = {adapter_files.WORDS: words_sha256(self.group_set), adapter_files.CAPTIONS: self._captions}
+        return {**listed, **(words if self._captions else {})}
 
     def check_places(self, groups: Iterable[str]) -> None:
         """See whether these groups' adapters could be written. Raises AdapterError: one could not."""

@@ -74,15 +74,18 @@ def read_list(path: Path) -> list[Listed]:
 
 
 def trained_on(folder: Path | None) -> str | None:
-    """What the set in a folder is trained on, by its list: a SHA-256 of the pictures' hashes, groups and captions, in
-    any order. None where there is no list, or none that can be read."""
+    """What the set in a folder is trained on, by its list: a SHA-256 of the pictures' hashes, groups and captions (what it
+    shows, of one without), in any order. None where there is no list, or none that can be read."""
     try:
         found = read_list(folder / FILE) if folder is not None and (folder / FILE).is_file() else None
     except GroupSetError:
         return None
     if found is None:
         return None
-    rows = sorted(json.dumps([p.group, p.sha256, p.text]) for p in found if not p.held_out)
+    own = [
+        [p.group, p.sha256, p.text, *([p.object] if p.object and not p.text else [])] for p in found if not p.held_out
+    ]
+    rows = sorted(map(json.dumps, own))
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
