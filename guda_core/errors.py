@@ -20,6 +20,10 @@ class ImageError(GudaError):
     """A picture was refused: not a picture, damaged, too large, too small, or of a type that is not accepted."""
 
 
+class UnreadError(ImageError):
+    """A picture's file is not there, or cannot be opened now: nothing is known of what it shows."""
+
+
 class PromptError(GudaError):
     """A prompt was refused: too long, or with characters that cannot be part of a caption."""
 

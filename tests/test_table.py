@@ -276,6 +276,44 @@ def test_pictures_and_results_may_be_anywhere(folder, tmp_path):
         Listing(["nowhere://x"])
 
 
+def test_a_connection_that_is_lost_refuses_one_picture_and_stops_no_other(folder, tmp_path, monkeypatch):
+    class LostError(Exception):
+        """As libraries of stores raise, such as aiohttp's ClientPayloadError: no OSError."""
+
+    memory = fsspec.filesystem("memory")
+    opens = type(memory)._open
+
+    def lost(self, path, *args, **more):
+        if str(path).endswith("001.png"):
+            raise LostError("Response payload is not completed")
+        return opens(self, path, *args, **more)
+
+    try:
+        for path in folder.iterdir():
+            memory.pipe_file(f"/lost/in/{path.name}", path.read_bytes())
+        monkeypatch.setattr(type(memory), "_open", lost)
+        total = run("memory://lost/in", tmp_path / "out", LightService)
+    finally:
+        memory.rm("/lost", recursive=True)
+    assert (total.scored, total.refused) == (8, 1) and "could not be read" in total.why["001.png"]
+
+
+def test_scores_stay_while_their_pictures_cannot_be_read(folder, tmp_path):
+    names = sorted(p.name for p in folder.iterdir())[:3]
+    table, out = tmp_path / "list.csv", tmp_path / "out"
+    table.write_text("file\n" + "".join(f"in/{n}\n" for n in names))
+    assert run(table, out, LightService) == Total(3, scored=3)
+    before = rows(out)
+    folder.rename(tmp_path / "away")  # a network disk that is not mounted
+    assert run(table, out, LightService) == Total(3, kept=3) and rows(out) == before
+    folder.mkdir()
+    (folder / names[0]).write_bytes(b"no picture")  # another file than the one that was scored
+    total = run(table, out, LightService)
+    assert (total.kept, total.refused) == (2, 1) and len(rows(out)) < len(before)
+    other = run(table, out, LightService, options=Options("quick", prompt="cat"))
+    assert (other.kept, other.refused) == (0, 3)
+
+
 @pytest.mark.parametrize("kind", ["saved", "hub"])
 def test_the_rows_of_a_data_set_are_pictures_with_prompts(folder, tmp_path, monkeypatch, kind):
     files = sorted(folder.iterdir())[:3]

@@ -24,7 +24,7 @@ from guda_core.data.apart import decoded
 from guda_core.data.colour import Coloured, by_png, by_profile
 from guda_core.data.decoding import Limits
 from guda_core.diffusion.sizes import Size, nearest
-from guda_core.errors import ImageError
+from guda_core.errors import ImageError, UnreadError
 
 MAX_BYTES = 25_000_000
 MAX_PIXELS = 50_000_000
@@ -71,15 +71,15 @@ def read_file(path: Path, limits: Limits = UPLOADS) -> bytes:
     """The bytes of a picture's file; no more than the door takes are read.
 
     Raises:
-        ImageError: there is no such file, it cannot be read, or it is too large.
+        UnreadError: there is no such file, or it cannot be read. ImageError: it is too large.
     """
     try:
         if not path.is_file():
-            raise ImageError("There is no such picture. Choose a file that is there.")
+            raise UnreadError("There is no such picture. Choose a file that is there.")
         with path.open("rb") as f:
             data = f.read(limits.bytes + 1)
     except (OSError, ValueError) as e:
-        raise ImageError("This file could not be read. See that it is there, and that you may read it.") from e
+        raise UnreadError("This file could not be read. See that it is there, and that you may read it.") from e
     _check_bytes(data, limits)
     return data
 

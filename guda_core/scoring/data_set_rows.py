@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from guda_core.data.own.data_sets import HUB, TEXTS, file_of, is_data_set, open_data_set, undecoded
-from guda_core.errors import DataError, GudaError, ImageError
+from guda_core.errors import DataError, GudaError, ImageError, UnreadError
 
 PREFIX, MARK = "data-set:", "#"
 _cells: dict[tuple[str, str], dict[str, Any]] = {}  # (data set, column) -> split -> its pictures, of this process
@@ -46,7 +46,7 @@ def read(place: str) -> bytes:
     """The bytes of a row's picture.
 
     Raises:
-        ImageError: there is no such row, no picture in it, or it cannot be read.
+        UnreadError: there is no such row, no picture in it, or it cannot be read. ImageError: it is too large.
     """
     source, image, row = place.removeprefix(PREFIX).split(MARK)
     split, _, number = row.rpartition("/")
@@ -55,4 +55,5 @@ def read(place: str) -> bytes:
             _cells[source, image] = {s: undecoded(rows, image) for s, rows in open_data_set(source).items()}
         return file_of(source, _cells[source, image][split][int(number)][image])
     except (GudaError, KeyError, IndexError) as e:
-        raise ImageError(f"Row {row} of '{source}' cannot be read. {e}") from e
+        kind = ImageError if type(e) is ImageError else UnreadError
+        raise kind(f"Row {row} of '{source}' cannot be read. {e}") from e

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from guda_core.data.images import MAX_BYTES, read_file
-from guda_core.errors import ImageError, OptionError, ReportError
+from guda_core.errors import OptionError, ReportError, UnreadError
 from guda_core.reports import bundle
 from guda_core.scoring import data_set_rows
 
@@ -113,7 +113,7 @@ def read_picture_file(place: str) -> bytes:
     """The bytes of a picture's file; no more than the door takes are read.
 
     Raises:
-        ImageError: there is no such file, it cannot be read, or it is too large.
+        UnreadError: there is no such file, or it cannot be read. ImageError: it is too large.
     """
     if place.startswith(data_set_rows.PREFIX):
         return data_set_rows.read(place)
@@ -123,8 +123,8 @@ def read_picture_file(place: str) -> bytes:
         fs, path = opened(place)
         with fs.open(path, "rb") as f:
             data: bytes = f.read(MAX_BYTES + 1)  # type: ignore[assignment]
-    except (OSError, ValueError, OptionError) as e:
-        raise ImageError("This file could not be read. See that it is there, and that you may read it.") from e
+    except Exception as e:  # libraries of stores raise kinds of their own where a connection is lost
+        raise UnreadError("This file could not be read. See that it is there, and that you may read it.") from e
     return data
 
 

@@ -5,8 +5,8 @@
                            scores it becomes a row after `TRIES` times
     made_from.json         all that decides the scores; a worker that has anything else at hand stops
 
-A kept row is of the same bytes and prompt. Noise comes from a picture's hash, so who scores it does not matter. The
-service is made once in a process and kept.
+A kept row is of the same bytes and prompt; where the picture's file cannot be read now, of the same prompt. Noise comes
+from a picture's hash, so who scores it does not matter. The service is made once in a process and kept.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from guda_core.data.images import MAX_BYTES
-from guda_core.errors import GudaError, OptionError, ReportError
+from guda_core.errors import GudaError, OptionError, ReportError, UnreadError
 from guda_core.records import Attribution, Provenance
 from guda_core.reports.bundle import json_text
 from guda_core.scoring import parts, places, table_rows
@@ -209,6 +209,10 @@ class _Part:
             data = places.read_picture_file(w.place)
             sha256 = hashlib.sha256(data).hexdigest() if len(data) <= MAX_BYTES else None
         except GudaError as e:
+            unread = isinstance(e, UnreadError)
+            if unread and before and all(_fits(row, w, row["file_sha256"]) for row in before):
+                log.warning("%s cannot be read now; its scores stay. %s", w.picture, e)
+                return True, before
             return False, table_rows.without_scores(w, None, REFUSED, str(e), **self.about)
         if before and all(_fits(row, w, sha256) for row in before):
             return True, [{**row, "place": w.place} for row in before]

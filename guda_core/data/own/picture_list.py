@@ -74,8 +74,8 @@ def read_list(path: Path) -> list[Listed]:
 
 
 def trained_on(folder: Path | None) -> str | None:
-    """What the set in a folder is trained on, by its list: a SHA-256 of the pictures' hashes, groups and captions (what it
-    shows, of one without), in any order. None where there is no list, or none that can be read."""
+    """What the set in a folder is trained on, by its list: a SHA-256 of the pictures' hashes, groups and captions (of
+    one without: of what it shows), in any order. None where there is no list, or none that can be read."""
     try:
         found = read_list(folder / FILE) if folder is not None and (folder / FILE).is_file() else None
     except GroupSetError:
