@@ -108,7 +108,7 @@ class LocalService:
             sha256=m.sha256,
             clip_sha256=self.clip.sha256 if self.clip else "",
             bank_sha256=self.clip.bank_sha256() if self.clip and "clip" in self.offered else "",
-            caveat=" ".join(filter(None, (m.caveat, self._said_of_models()))),
+            caveat=" ".join(filter(None, (m.caveat, self._said_of_methods()))),
             resolution=m.card.resolution,
             only_groups=m.card.only_groups and m.card.group_set == self.group_set.id,
             dtype=str(m.dtype).removeprefix("torch."),
@@ -121,8 +121,9 @@ class LocalService:
             validation=read_validation(paths.BENCHMARKS, base_sha256=m.sha256),
         )
 
-    def _said_of_models(self) -> str:
-        said = [found.caveat() for found in self.offered.values() if isinstance(found, Counterfactual)]
+    def _said_of_methods(self) -> str:
+        kinds = Counterfactual | ClipSimilarity
+        said = [found.caveat() for found in self.offered.values() if isinstance(found, kinds)]
         return " ".join(dict.fromkeys(filter(None, said)))
 
     def methods(self) -> dict[str, MethodInfo]:

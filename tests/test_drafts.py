@@ -192,6 +192,23 @@ def test_models_of_pictures_that_changed_since_are_said(home, pictures, tmp_path
     assert words not in guda(*asked)  # unknown is not said to be wrong
 
 
+def test_features_of_pictures_that_changed_since_are_said(home, pictures, tmp_path):
+    paint(tmp_path / "one.png")
+    guda("groups", "new", pictures)
+    save_tiny(home / "models" / "mine")
+    where = ("--set", "artists", "--model", home / "models" / "mine")
+    asked = ("attribute", tmp_path / "one.png", *where, "--methods", "clip")
+    guda("assets", "bank", *where)
+    words = "CLIP similarity compares with were made before the set's pictures or captions changed. `guda assets bank"
+    assert words not in guda(*asked)
+    held = {p.picture for p in read_list(home / "sets" / "artists" / FILE) if p.held_out}
+    next(p for p in sorted(pictures.rglob("*.jpg")) if p.relative_to(pictures).as_posix() not in held).unlink()
+    guda("groups", "new", pictures, "--again")
+    assert words in guda(*asked)
+    guda("assets", "bank", *where)
+    assert words not in guda(*asked)
+
+
 def test_a_draft_goes_with_no_other_settings(work):
     assert "--draft goes with" in guda("unlearn", "--draft", "--steps", "3", code=2)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from experiments.train.clip import ClipConfig, make_clip
 from guda_core.data import embeddings
@@ -49,6 +52,20 @@ def test_a_bank_of_another_clip_and_a_missing_one_are_said(tmp_path):
     own.sha256 = "another"
     with pytest.raises(ModelError, match="made with another CLIP"):
         own.read_bank()
+
+
+def test_a_bank_that_cannot_be_written_leaves_the_one_of_before(tmp_path, monkeypatch):
+    own = clip(tmp_path)
+    own.write_bank({"a": torch.eye(16)[:1]}, "data")
+
+    def full(tensors, path, metadata):
+        Path(path).write_bytes(b"cut short")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(embeddings, "save_file", full)
+    with pytest.raises(ModelError, match=r"cannot be written.*No space left.*Free some disk space"):
+        own.write_bank({"a": torch.eye(16)[1:2]}, "data")
+    assert torch.equal(own.read_bank()["a"], torch.eye(16)[:1]) and not list(tmp_path.glob("*.tmp"))
 
 
 def test_a_bank_that_was_never_made_says_how_to_make_it(tmp_path):

@@ -26,7 +26,9 @@ from torch import Tensor
 
 from guda_core.attribution.method import Budget, Context, Method, Unavailable
 from guda_core.data.embeddings import Encoder
-from guda_core.errors import OptionError
+from guda_core.data.sources.listed import ListedFiles
+from guda_core.data.sources.source import open_dataset
+from guda_core.errors import GudaError, OptionError
 from guda_core.records import Attribution, Cost, GroupScore, GroupSet, Query
 
 AGGREGATES = ("mean", "max", "prototype", "csls")
@@ -124,7 +126,7 @@ class ClipSimilarity(Similarity):
 
     def __init__(self, clip: Encoder, group_set: GroupSet, aggregate: str = "mean") -> None:
         super().__init__(clip.read_bank(), list(group_set.groups), aggregate)
-        self.clip = clip
+        self.clip, self.group_set = clip, group_set
 
     @classmethod
     def load(cls, context: Context) -> Self | Unavailable:
@@ -134,6 +136,26 @@ class ClipSimilarity(Similarity):
 
     def features(self, pixels: np.ndarray) -> Tensor:
         return self.clip.image_features(pixels)
+
+    @cached_property
+    def outdated(self) -> bool:
+        """Whether the features are of other pictures or captions than the set's list names now. Of a set without a list
+        that is not asked: its pictures would have to be opened."""
+        try:
+            data = open_dataset(self.group_set)
+            now = data.fingerprint("train") if isinstance(data, ListedFiles) else None
+        except GudaError:  # there is no list, or none that can be read
+            return False
+        return now is not None and self.clip.bank_of_data() not in (None, now)
+
+    def caveat(self) -> str:
+        """What has to be said of the scores; "" where the features are what they should be."""
+        if not self.outdated:
+            return ""
+        return (
+            f"The features that {self.name} compares with were made before the set's pictures or captions changed. "
+            f"`{self.clip.mend}` makes them again."
+        )
 
     def provenance(self) -> dict[str, Any]:
         return {"clip_sha256": self.clip.sha256}

@@ -10,13 +10,15 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
+from uuid import uuid4
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
@@ -53,15 +55,29 @@ class Encoder(ABC):
         raise ModelError(f"This {self.kind} compares pictures alone. Comparing words needs a CLIP with its text tower.")
 
     def write_bank(self, features: dict[str, Tensor], data_sha256: str, group_set: str = "") -> None:
-        """Save group id -> (N, D) features as the bank, as float16. group_set: id of their set, "" = not told."""
-        self.bank.parent.mkdir(parents=True, exist_ok=True)
+        """Save group id -> (N, D) features as the bank, as float16. group_set: id of their set, "" = not told.
+
+        Raises:
+            ModelError: it cannot be written, such as on a full disk; the bank of before stays.
+        """
         meta = {
             "clip_sha256": self.sha256,
             "data_sha256": data_sha256,
             "counts": json.dumps({g: len(f) for g, f in features.items()}),
             **({"group_set": group_set} if group_set else {}),
         }
-        save_file({g: f.to(torch.float16).contiguous() for g, f in features.items()}, self.bank, metadata=meta)
+        aside = self.bank.with_name(f"{self.bank.name}.{uuid4().hex}.tmp")
+        try:
+            self.bank.parent.mkdir(parents=True, exist_ok=True)
+            save_file({g: f.to(torch.float16).contiguous() for g, f in features.items()}, aside, metadata=meta)
+            aside.replace(self.bank)
+        except (OSError, SafetensorError) as e:
+            with suppress(OSError):
+                aside.unlink()
+            raise ModelError(
+                f"The features cannot be written to {self.bank} ({str(e).rstrip('.')}). Free some disk space, or name "
+                "another --folder, and run the same command again."
+            ) from e
 
     def check_place(self, group_set: GroupSet) -> None:
         """Before a bank is written. Raises ModelError when the bank that is there is another set's."""
@@ -83,6 +99,14 @@ class Encoder(ABC):
         if not self.bank.is_file():
             raise ModelError(no_bank(self.mend))
         return hashlib.sha256(self.bank.read_bytes()).hexdigest()
+
+    def bank_of_data(self) -> str | None:
+        """`fingerprint` of the pictures that the bank was made of; None where it does not say."""
+        try:
+            with safe_open(self.bank, framework="pt") as f:
+                return (f.metadata() or {}).get("data_sha256")
+        except (OSError, SafetensorError):
+            return None
 
     def read_bank(self) -> dict[str, Tensor]:
         """group id -> (N, D) float32 unit vectors.
