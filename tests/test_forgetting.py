@@ -8,12 +8,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from guda_core.attribution.guda import Guda
 from guda_core.data.dataset import Pictures
 from guda_core.data.groups import load_group_set
-from guda_core.errors import OptionError, TrainingError
-from guda_core.paths import SHIPPED_RUN, cache_dir
+from guda_core.errors import AdapterError, OptionError, TrainingError
+from guda_core.paths import SHIPPED_RUN, Layers, cache_dir
 from guda_core.unlearning import adapter_files, adapters, health, run
 from guda_core.unlearning.forget import config_of
 from guda_core.unlearning.run import Forgetting
@@ -142,6 +143,21 @@ def test_an_adapter_of_other_captions_of_ones_own_does_not_fit_and_no_run_goes_o
     assert own().pending(["noto"], config=CONFIG) == ["noto"]
     assert Guda(job.model, first.group_set, job.folder).outdated == []
     assert Guda(job.model, other.group_set, job.folder).outdated == ["noto"]
+
+
+def test_an_adapter_that_could_not_be_written_does_not_hide_that_of_another_layer(job, tmp_path, monkeypatch):
+    for _ in job.unlearn("noto", CONFIG):
+        pass
+    layers = Layers((tmp_path / "mine", job.folder.folders[0]))
+    adapter, spec = adapters.load(layers / "noto", model=job.model, group="noto"), CONFIG.lora
+
+    def full(tensors, path, metadata):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(adapter_files, "save_file", full)
+    with pytest.raises(AdapterError, match="what was there before is still there"):
+        adapters.save_factors({}, layers.own("noto"), spec=spec, meta=adapter.meta)
+    assert adapters.load(layers / "noto", model=job.model, group="noto").meta == adapter.meta
 
 
 def test_two_processes_do_not_unlearn_one_group_at_once(job):

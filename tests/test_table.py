@@ -178,6 +178,22 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_lost(folder, tmp_path, monke
     assert rows(out) == rows(tmp_path / "whole")
 
 
+def test_pictures_at_which_the_disk_was_full_again_and_again_did_not_end_their_process(folder, tmp_path, monkeypatch):
+    out, real = tmp_path / "out", os.replace
+
+    def replace(source, target):
+        if str(target).endswith(".parquet") and "parts" in str(target):
+            raise OSError(28, os.strerror(28))
+        real(source, target)
+
+    monkeypatch.setattr("guda_core.reports.bundle.os.replace", replace)
+    for _ in range(scorer.TRIES):
+        with pytest.raises(ReportError, match="Free some space"):
+            run(folder, out, LightService)
+    monkeypatch.undo()
+    assert run(folder, out, LightService) == Total(9, scored=9)
+
+
 def test_workers_that_find_the_disk_full_stop_the_run(folder, tmp_path):
     full = tmp_path / "full"
     full.touch()

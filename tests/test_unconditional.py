@@ -304,3 +304,12 @@ def test_members_of_unconditional_models_make_adapters_of_their_own(world, tmp_p
 def test_the_copy_that_esd_needs_is_trained_in_half_precision_too(card, world, tmp_path):
     half = SimpleNamespace(model=load_model(card, dtype=torch.bfloat16), z=world.z, groups=world.groups)
     assert forget(half, "a", tmp_path, operator="esd_fine_tuned", expert_steps=2)["dtype"] == "bfloat16"
+
+
+def test_the_copy_that_esd_needs_drops_out_the_same_units_each_time(card, world, tmp_path):
+    model = Unconditional(card, denoiser=tiny_unet(dropout=0.5), scheduler=DDPMScheduler())
+    drops = SimpleNamespace(model=model, z=world.z, groups=world.groups)
+    asked = {"operator": "esd_fine_tuned", "expert_steps": 2}
+    assert (
+        forget(drops, "a", tmp_path / "x", **asked)["sha256"] == forget(drops, "a", tmp_path / "y", **asked)["sha256"]
+    )

@@ -16,6 +16,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -177,6 +178,14 @@ class _Part:
         self.about: dict[str, Any] = {"provenance": self.provenance, "effort": task.effort}
 
     def run(self) -> Generator[Done, None, None]:
+        try:
+            yield from self._run()
+        except ReportError:  # such as on a full disk: it is not the picture that ended the process
+            with suppress(ReportError):
+                self.tried.left()
+            raise
+
+    def _run(self) -> Generator[Done, None, None]:
         before: dict[str, list[Row]] = {}
         for row in parts.read(self.place, of=self.of):
             before.setdefault(row["picture"], []).append(row)

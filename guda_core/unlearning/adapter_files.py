@@ -174,6 +174,8 @@ def write(
         for path in aside.values():
             with suppress(OSError):  # such as where a file stands in the folder's place
                 path.unlink()
+        with suppress(OSError):  # an empty folder would hide the adapter of another layer (`paths.Layers`)
+            folder.rmdir()
         raise AdapterError(
             f"The adapter cannot be written to {folder} ({str(e).rstrip('.')}). Free some disk space and run the same "
             "command again; what was there before is still there."

@@ -127,7 +127,7 @@ def _run_file(folder: Path) -> Path | None:
 def _no_longer_published(folder: Path) -> None:
     """What a run says of its adapters is not true once one is made anew."""
     if (path := _run_file(folder)) is not None:
-        path.unlink()
+        path.unlink(missing_ok=True)  # another process may have just made one
 
 
 def _count(state: Mapping[str, Tensor]) -> int:

@@ -28,7 +28,7 @@ from guda_core.unlearning.forget import FORGET_LOSSES, ForgetLoss, Half, Task, h
 from guda_core.unlearning.kept_prompts import KeptPrompts, network_alone
 from guda_core.unlearning.loop import Progress, run, step_generator
 from guda_core.unlearning.pieces import Pieces
-from guda_core.unlearning.student import Student, check, drops_out, precision, scaler
+from guda_core.unlearning.student import Student, check, precision, scaler, seed_dropout
 
 
 def _places(task: Task, pool: Tensor, batch: int, rng: torch.Generator) -> Tensor:
@@ -161,8 +161,7 @@ class Training:
         with precision(task.model):
             targets = _targets(task, self.loss, forgotten, retained)
         off = targets[1].square().mean().clamp_min(1e-12)
-        if drops_out(self.student.network):  # draws from the global generators
-            torch.manual_seed(int(torch.randint(2**62, (1,), generator=rng)))
+        seed_dropout(self.student.network, rng)
         moved = 0.0
         for part in _passes(task, (forgotten, retained), targets):
             with self.student.answers():

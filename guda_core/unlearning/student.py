@@ -94,6 +94,12 @@ def drops_out(network: nn.Module) -> bool:
     return any(isinstance(m, nn.Dropout) and m.p > 0 for m in network.modules())
 
 
+def seed_dropout(network: nn.Module, rng: torch.Generator) -> None:
+    """Let a network that drops out draw from the global generators, which it does, as the generator says."""
+    if drops_out(network):
+        torch.manual_seed(int(torch.randint(2**62, (1,), generator=rng)))
+
+
 def precision(model: BaseModel) -> AbstractContextManager[Any]:
     """Of every pass: what is trained is float32, and computes in the type that the model runs in."""
     return mixed(model.device, model.dtype)
