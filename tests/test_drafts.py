@@ -8,6 +8,8 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from guda_core.data.dataset import Pictures
 from guda_core.data.groups import load_group_set
@@ -190,6 +192,29 @@ def test_models_of_pictures_that_changed_since_are_said(home, pictures, tmp_path
     assert words in said and "Dee" not in said.partition(words)[0].rpartition("The models without")[2]
     (home / "sets" / "artists" / FILE).write_text("no list", encoding="utf-8")
     assert words not in guda(*asked)  # unknown is not said to be wrong
+
+
+def test_files_saved_anew_with_the_same_pixels_are_no_other_pictures(home, pictures, tmp_path):
+    paint(tmp_path / "one.png")
+    guda("groups", "new", pictures)
+    save_tiny(home / "models" / "mine")
+    where = ("--set", "artists", "--model", home / "models" / "mine")
+    unlearned = ("unlearn", *where, "--groups", "dee", "--steps", "1", "--batch", "1", "--rank", "1")
+    asked = ("attribute", tmp_path / "one.png", *where, "--methods", "guda", "--effort", "quick")
+    guda(*unlearned)
+    made = adapter_files.read_meta(home / "runs" / "mine" / "artists" / "adapters" / "dee")
+    for path in [p for p in pictures.rglob("*") if p.suffix.lower() == ".png"]:
+        note = PngInfo()
+        note.add_text("Copyright", "D. Ee")
+        with Image.open(path) as im:
+            im.save(path, format="PNG", pnginfo=note)
+    guda("groups", "new", pictures, "--again")
+    words = "before the set's pictures or captions changed. `guda unlearn` makes"
+    assert words in guda(*asked)  # the files differ, and pictures are not opened for an answer
+    guda(*unlearned)
+    assert words not in guda(*asked)
+    now = adapter_files.read_meta(home / "runs" / "mine" / "artists" / "adapters" / "dee")
+    assert {k for k in now if now[k] != made[k]} == {"list_sha256"}  # nothing was made again
 
 
 def test_features_of_pictures_that_changed_since_are_said(home, pictures, tmp_path):

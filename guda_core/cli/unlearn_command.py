@@ -123,6 +123,7 @@ def unlearn(
         if plan:
             _plan(opened.forgetting, opened.health, pending, opened.config, json_file, share)
             return
+        opened.forgetting.note_list([g for g in opened.forgetting.known(asked.groups) if g not in pending])
         _make(opened.forgetting, pending, opened.config)
         _measure(opened.health, asked.groups)
     card = chosen_card(model)

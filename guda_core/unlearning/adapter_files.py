@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -93,6 +94,24 @@ def read_meta(folder: Path) -> dict[str, Any]:
         return read_json(path)
     except (ValueError, OSError) as e:
         raise AdapterError(f"The adapter's metadata {path.name} in {folder.name} is damaged: {e}") from e
+
+
+def note(folder: Path, changes: Mapping[str, Any]) -> None:
+    """Put other values into an adapter's metadata; its weights stay.
+
+    Raises:
+        AdapterError: it is missing, damaged, or cannot be written; what was there before stays.
+    """
+    path = meta_file(folder)
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    record = {**read_meta(folder), **changes}
+    try:
+        aside.write_text(json.dumps(record, indent=1), encoding="utf-8")
+        aside.replace(path)
+    except OSError as e:
+        with suppress(OSError):
+            aside.unlink()
+        raise AdapterError(f"{path} cannot be written ({e.strerror or e}). Free some disk space.") from e
 
 
 def read_health(folder: Path, sha256: str) -> dict[str, Any]:

@@ -107,6 +107,7 @@ def look(asked: Asked) -> Steps:
     opened = _opened(asked)
     job, measured = opened.forgetting, opened.health
     pending = job.pending(asked.groups, config=opened.config, again=asked.again)
+    job.note_list([g for g in job.known(asked.groups) if g not in pending])
     others = [g for g in measured.unmeasured(asked.groups) if g not in pending]
     before = {g: _stamp(opened, g) for g in pending if asked.again}
     if pending:

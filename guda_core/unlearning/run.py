@@ -136,6 +136,18 @@ class Forgetting:
 
         return [g for g in self.known(wanted) if again or not fit(g)]
 
+    def note_list(self, groups: Iterable[str]) -> None:
+        """Of these groups' adapters, which are of the set's pictures and captions of now: write down its list of now.
+        It is another where files were saved anew with the same pixels.
+
+        Raises:
+            AdapterError: one cannot be used, or cannot be written.
+        """
+        now = self.listed().get(adapter_files.LISTED)
+        for group in groups if now else ():
+            if self.load(group).meta.get(adapter_files.LISTED, now) != now:
+                adapter_files.note(self.folder / group, {adapter_files.LISTED: now})
+
     def pictures(self) -> Pictures:
         """The train split."""
         if self._pictures is None:
