@@ -122,8 +122,7 @@ class LocalService:
         )
 
     def _said_of_methods(self) -> str:
-        kinds = Counterfactual | ClipSimilarity
-        said = [found.caveat() for found in self.offered.values() if isinstance(found, kinds)]
+        said = [m.caveat() for m in self.offered.values() if isinstance(m, Counterfactual | ClipSimilarity)]
         return " ".join(dict.fromkeys(filter(None, said)))
 
     def methods(self) -> dict[str, MethodInfo]:
