@@ -13,7 +13,7 @@ Names are imported when they are first asked for: importing this package loads n
 
 from importlib import import_module
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 _PLACES = {  # name -> the module that it comes from
     **dict.fromkeys(("load_model", "load_groups", "attribute", "unlearn", "Answer"), "guda_core.api"),
     "attribute_many": "guda_core.many",
