@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import hashlib
+import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +19,7 @@ from guda_core.data.dataset import Pictures
 from guda_core.data.groups import load_group_set
 from guda_core.errors import AdapterError, OptionError, TrainingError
 from guda_core.paths import SHIPPED_RUN, Layers, cache_dir
-from guda_core.unlearning import adapter_files, adapters, health, run
+from guda_core.unlearning import adapter_files, adapters, health, loop, run
 from guda_core.unlearning.forget import config_of
 from guda_core.unlearning.run import Forgetting
 from tests.tiny import save_tiny, save_tiny_unconditional
@@ -82,6 +86,64 @@ def test_a_killed_run_goes_on_and_other_work_does_not_take_it_up(job):
     assert adapters.read_meta(job.folder / "openmoji")["sha256"] == whole and not kept[0].exists()
     timing = json.loads((job.folder / "openmoji" / adapter_files.TIMING).read_text())
     assert timing["from_step"] == 2 and timing["cpu_seconds"] > 0
+
+
+def test_runs_into_two_folders_do_not_share_a_checkpoint(job, tmp_path):
+    """One that is stopped does not go on in another folder, and one that ends leaves the other's alone."""
+    other = Forgetting(GROUPS, folder=tmp_path / "others")
+    steps = job.unlearn("noto", CONFIG)
+    assert [next(steps).step, next(steps).step] == [1, 2]
+    steps.close()
+    assert [p.step for p in other.unlearn("noto", CONFIG)] == [1, 2, 3, 4]
+    assert [p.step for p in job.unlearn("noto", CONFIG)] == [3, 4]
+    both = [adapters.read_meta(j.folder / "noto")["sha256"] for j in (job, other)]
+    assert both[0] == both[1]
+
+
+def test_a_run_that_was_stopped_when_folders_shared_a_checkpoint_goes_on(job):
+    steps = job.unlearn("noto", CONFIG)
+    next(steps)
+    steps.close()
+    data = job.training_pictures()[0].sha256()
+    now, key = job.checkpoint("noto", CONFIG, data), f"{job.model.sha256}\n{CONFIG.sha256()}\n{data}"
+    now.rename(now.with_name(f"{job.card.id}--emoji--noto--{hashlib.sha256(key.encode()).hexdigest()[:16]}.pt"))
+    assert [p.step for p in job.unlearn("noto", CONFIG)] == [2, 3, 4] and not list(now.parent.iterdir())
+
+
+def test_the_rate_counts_both_halves_of_a_step(job, monkeypatch):
+    seconds = itertools.count()
+    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(seconds)))
+    (first, *_) = job.unlearn("noto", CONFIG)
+    assert first.rate == 2 * CONFIG.loop.batch / 2  # the clock was read twice since
+
+
+def test_the_offset_is_measured_however_many_groups_there_are():
+    groups = tuple(f"g{i:03}" for i in range(40))
+    held = Pictures(np.zeros((80, 4, 4, 3), np.uint8), tuple(g for g in groups for _ in "ab"), ("a", "b") * 40)
+
+    def of(n: int) -> list[str]:
+        return [held.groups[i] for i in health.held_out_of_all(held, groups, health.HealthConfig(held_out=n))]
+
+    assert of(80) == list(held.groups) and of(79) == of(40) == list(groups)
+    assert len(of(39)) == len(set(of(39))) == 39 and len(set(of(7))) == 7 and set(of(7)) != set(groups[:7])
+
+
+def test_a_disk_that_is_full_while_health_and_time_are_written_is_told_and_tears_nothing(job, monkeypatch):
+    def full(path, *more, **named):
+        if path.name.startswith(("health.json", "timing.json")):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_text(path, *more, **named)
+
+    write_text = Path.write_text
+    monkeypatch.setattr(Path, "write_text", full)
+    for _ in job.unlearn("noto", CONFIG):
+        pass
+    folder = job.folder / "noto"
+    assert job.fits("noto", CONFIG) and not (folder / adapter_files.TIMING).exists()
+    measured = health.Health(job, health.HealthConfig(pictures=1, held_out=8, strata=4))
+    with pytest.raises(AdapterError, match=r"health\.json cannot be written \(No space left on device\)\. Free some"):
+        list(measured.measure("noto"))
+    assert not list(folder.glob("*.tmp")) and measured.unmeasured(["noto"]) == ["noto"]
 
 
 def test_health_is_measured_once_an_adapter(job):

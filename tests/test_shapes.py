@@ -20,10 +20,11 @@ from experiments.logo import fine_tuning
 from experiments.train.unet import stratified_times
 from guda_core import paths
 from guda_core.attribution import scope as scopes
-from guda_core.data.dataset import middle
+from guda_core.data import kept_latents
+from guda_core.data.dataset import Item, middle
 from guda_core.data.embeddings import Clip
 from guda_core.data.groups import load_group_set
-from guda_core.data.images import read_picture
+from guda_core.data.images import hash_pixels, read_picture
 from guda_core.data.kept_latents import to_encode
 from guda_core.data.latents import Latents, joined, of_one_size
 from guda_core.data.sources.source import load_pictures, open_dataset
@@ -281,6 +282,26 @@ def test_a_set_of_shapes_goes_the_whole_way(studio, home, tmp_path, monkeypatch)
         strip, where = (Image.open(io.BytesIO(z.read(n))).size for n in ("without.png", "where.png"))
     assert strip == (80, 24) and where == (320, 192)  # the reference and one group; the map of one group
     assert "every score is bitwise the same" in guda("replay", out, *of)
+
+
+def test_wide_and_upright_pictures_of_one_colour_are_not_taken_for_each_other(studio, home, tmp_path):
+    """Their bytes are the same, but not their latents; a square's key is as it always was."""
+    brush_of(studio, home)
+    job = Forgetting(load_group_set("artists"), model="brush")
+    wide, square = np.full((20, 48, 3), 9, np.uint8), np.full((32, 32, 3), 9, np.uint8)
+    pixels = np.empty(2, object)
+    pixels[:] = [wide, wide.transpose(1, 0, 2)]
+    *_, (_, latents) = kept_latents.encode(job.model, pixels, tmp_path / "kept")
+    assert [tuple(z.shape[-2:]) for z in latents] == [(10, 24), (24, 10)]
+    key = f"{hash_pixels(square)}\n{job.model.sha256}\n{job.model.dtype}\ncpu"
+    assert kept_latents.latent_key(job.model, square) == hashlib.sha256(key.encode()).hexdigest()
+
+    guda("unlearn", "--set", "artists", "--model", "brush", "--steps", "1", "--batch", "2", "--groups", "dee")
+    measured = health.Health(job, health.HealthConfig(strata=4))
+    strata, adapter = likelihood.make_strata(job.model.schedule, 4), job.load("dee")
+    items = [Item(f"dee/{i}", "dee", whole=lambda size, p=p: p, read=lambda size: square) for i, p in enumerate(pixels)]
+    first, second = (measured._drop(adapter, i, "", strata) for i in items)
+    assert second == health.Health(job, measured.config)._drop(adapter, items[1], "", strata) != first
 
 
 def brush_of(studio, home, resolution: int = 32) -> None:

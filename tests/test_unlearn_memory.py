@@ -8,6 +8,7 @@ import os
 import random
 import resource
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,6 +26,8 @@ from guda_core.unlearning.config import MemorySettings
 from guda_core.unlearning.defaults import memory_settings, starting_settings
 from guda_core.unlearning.forget import FORGET_LOSSES, config_of
 from guda_core.unlearning.kept_prompts import KeptPrompts
+from guda_core.unlearning.loop import LoopConfig
+from guda_core.unlearning.loop import run as run_loop
 from guda_core.unlearning.one_group import Training, unlearn
 from guda_core.unlearning.pieces import Pieces
 from guda_core.unlearning.plan import group_cost
@@ -263,6 +266,17 @@ def test_a_full_disk_while_checkpointing_is_one_sentence_and_nothing_half_writte
         next(steps)
     assert kept.read_bytes() == before and [p.name for p in kept.parent.iterdir()] == ["a.pt"]
     assert done(task_of(world), tmp_path / "a", config, checkpoint=kept) == done(task_of(world), tmp_path / "b", config)
+
+
+def test_a_disk_that_is_full_after_the_last_step_does_not_undo_the_training(caplog):
+    net, config = torch.nn.Linear(2, 1), LoopConfig(steps=3, batch=1, lr=0.1, checkpoint_s=0.0)
+    seldom, kept = dataclasses.replace(config, checkpoint_s=60.0), Path("/dev/null/a.pt")
+    steps = run_loop(net, lambda step, rng: net(torch.ones(1, 2)).sum(), config, kept)
+    with pytest.raises(TrainingError, match="cannot be written"):
+        next(steps)
+    steps = run_loop(net, lambda step, rng: net(torch.ones(1, 2)).sum(), seldom, kept)
+    assert [p.step for p in steps] == [1, 2, 3]
+    assert "last checkpoint could not be written" in caplog.text and "done without it" in caplog.text
 
 
 def test_a_full_disk_while_the_adapter_is_written_leaves_the_one_before(world, tmp_path):

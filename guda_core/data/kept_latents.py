@@ -1,6 +1,7 @@
 """Encoded pictures that are kept on disk, by picture, crop and model, so that no picture is encoded twice.
 
-    key = SHA-256 of (the prepared pixels, the model's identity, its type, its kind of device)
+    key = SHA-256 of (the prepared pixels, the model's identity, its type, its kind of device; height x width of those
+    that are not square)
 
 The pixels are those after crop and scaling, so another crop is another key. Pictures may have several shapes.
 """
@@ -27,6 +28,8 @@ A_SHARD, SECONDS = 1024, 30.0  # a file is written when it has so many pictures,
 def latent_key(model: BaseModel, pixels: np.ndarray) -> str:
     """Of a prepared picture, (H, W, 3) uint8 at the model's resolution."""
     of = f"{hash_pixels(pixels)}\n{model.sha256}\n{model.dtype}\n{model.device.type}"
+    h, w = pixels.shape[:2]
+    of += f"\n{h}x{w}" if h != w else ""  # a picture of one colour has the same bytes wide and upright
     return hashlib.sha256(of.encode()).hexdigest()
 
 

@@ -96,15 +96,13 @@ def read_meta(folder: Path) -> dict[str, Any]:
         raise AdapterError(f"The adapter's metadata {path.name} in {folder.name} is damaged: {e}") from e
 
 
-def note(folder: Path, changes: Mapping[str, Any]) -> None:
-    """Put other values into an adapter's metadata; its weights stay.
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a JSON object in place of what is there.
 
     Raises:
-        AdapterError: it is missing, damaged, or cannot be written; what was there before stays.
+        AdapterError: it cannot be written; what was there before stays.
     """
-    path = meta_file(folder)
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    record = {**read_meta(folder), **changes}
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # what was interrupted does not count
     try:
         aside.write_text(json.dumps(record, indent=1), encoding="utf-8")
         aside.replace(path)
@@ -112,6 +110,15 @@ def note(folder: Path, changes: Mapping[str, Any]) -> None:
         with suppress(OSError):
             aside.unlink()
         raise AdapterError(f"{path} cannot be written ({e.strerror or e}). Free some disk space.") from e
+
+
+def note(folder: Path, changes: Mapping[str, Any]) -> None:
+    """Put other values into an adapter's metadata; its weights stay.
+
+    Raises:
+        AdapterError: it is missing, damaged, or cannot be written; what was there before stays.
+    """
+    write_json(meta_file(folder), {**read_meta(folder), **changes})
 
 
 def read_health(folder: Path, sha256: str) -> dict[str, Any]:
@@ -199,7 +206,7 @@ def write(
             f"The adapter cannot be written to {folder} ({str(e).rstrip('.')}). Free some disk space and run the same "
             "command again; what was there before is still there."
         ) from e
-    for name in (META, OLD_META, OLD_WEIGHTS, LORA, LORA_CONFIG, NETWORK, HEALTH):
+    for name in (META, OLD_META, OLD_WEIGHTS, LORA, LORA_CONFIG, NETWORK, HEALTH, TIMING):
         (folder / name).unlink(missing_ok=True)
     for path in sorted(aside, key=lambda p: p.name == META):  # from here on nothing needs more room
         aside[path].replace(path)

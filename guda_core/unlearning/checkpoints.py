@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,7 +38,8 @@ def write(path: Path, state: Mapping[str, Any]) -> None:
         torch.save(dict(state), aside)
         os.replace(aside, path)
     except (OSError, RuntimeError) as e:  # torch's writer raises a RuntimeError on a full disk
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # such as where a file stands in the folder's place
+            aside.unlink()
         raise TrainingError(
             f"The checkpoint {path} cannot be written ({first_line(e)}). Free some disk space and run the same command "
             "again: it goes on from the checkpoint before."

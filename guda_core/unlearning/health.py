@@ -9,8 +9,6 @@ is also what GUDA's offset is made of (`guda_core.attribution.guda`).
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -25,7 +23,7 @@ from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion import likelihood
 from guda_core.paths import Folder
 from guda_core.unlearning import adapters
-from guda_core.unlearning.adapter_files import read_json
+from guda_core.unlearning.adapter_files import read_json, write_json
 from guda_core.unlearning.adapters import HEALTH, OFFSET
 from guda_core.unlearning.run import Forgetting
 from guda_core.versions import versions
@@ -46,7 +44,8 @@ Shown = Sequence[tuple[Item, str]]  # items with the prompts that they are score
 class HealthConfig:
     """pictures: of each kind but one. held_out: of that one, from which GUDA's scores have their offset
     (`guda_core.attribution.guda`): held-out pictures, as many of each group and the same for all adapters, each of
-    which meets those of the other groups. draws: in each of the strata of timesteps. seed: which pictures."""
+    which meets those of the other groups (`held_out_of_all`). draws: in each of the strata of timesteps. seed: which
+    pictures."""
 
     pictures: int = 16
     held_out: int = 160
@@ -65,13 +64,18 @@ def summary(drops: Sequence[float]) -> dict[str, float | int]:
 def held_out_of_all(
     held: Pictures, groups: Sequence[str], config: HealthConfig, apart: Collection[tuple[str, str]] = ()
 ) -> list[int]:
-    """Places of the held-out pictures that all adapters are measured on, as many of each group; none of `apart`."""
+    """Places of the held-out pictures that all adapters are measured on, as many of each group; none of `apart`. Where
+    there are more groups than pictures are wanted: one picture each of so many groups, drawn by the seed."""
     g = torch.Generator().manual_seed(config.seed)
     of: dict[str, list[int]] = {k: [] for k in groups}
     for i in torch.randperm(len(held), generator=g).tolist():
         if (held.groups[i], held.names[i]) not in apart:
             of[held.groups[i]].append(i)
-    return [i for places in of.values() for i in places[: config.held_out // len(of)]]
+    each = config.held_out // len(of)
+    if each:
+        return [i for places in of.values() for i in places[:each]]
+    first = [places[0] for places in of.values() if places]
+    return [first[k] for k in sorted(torch.randperm(len(first), generator=g)[: config.held_out].tolist())]
 
 
 class Health:
@@ -128,7 +132,7 @@ class Health:
         pixels = item.seen(self.job.card.resolution)
         latent, cond = model.encode(pixels), model.embed([prompt])
         draws, columns = likelihood.draw_times(hash_pixels(pixels), strata, config.draws), list(range(config.draws))
-        key = (draws.image_hash, prompt)
+        key = (draws.image_hash, pixels.shape, prompt)  # pictures of one colour differ by their shape alone
         if key not in self._full:
             self._full[key] = likelihood.kl_values(model, latent, cond, draws, columns)
         with adapters.applied(model.network, adapter):
@@ -149,7 +153,11 @@ class Health:
 
     def measure(self, group: str) -> Iterator[float]:
         """Measure one adapter and write its `health.json`: `summary` of the drops, by kind of picture, where there are
-        some of the kind; yields the fraction done."""
+        some of the kind; yields the fraction done.
+
+        Raises:
+            AdapterError: the adapter cannot be used, or the health cannot be written.
+        """
         adapter = self.job.load(group)
         strata = likelihood.make_strata(self.job.model.schedule, self.config.strata)
         kinds = self._kinds(group)
@@ -165,10 +173,7 @@ class Health:
                 record[kind] = summary(drops)
         record |= {"unit": "nats", "adapter_sha256": adapter.meta["sha256"], "left_out": len(self.apart)}
         record |= {"config": {**dataclasses.asdict(self.config), "rule": likelihood.RULE}, "versions": versions()}
-        path = self.job.folder / group / HEALTH
-        aside = path.with_suffix(f".{os.getpid()}.tmp")  # what was interrupted does not count
-        aside.write_text(json.dumps(record, indent=1), encoding="utf-8")
-        aside.replace(path)
+        write_json(self.job.folder / group / HEALTH, record)
 
     def read(self) -> dict[str, dict[str, Any]]:
         """Group id -> its stored health, of those that can be read."""

@@ -239,7 +239,7 @@ def run(
             ema.update(step)
         smooth = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
         lasted, now = time.monotonic() - now, time.monotonic()
-        if now + lasted - saved > config.checkpoint_s:  # the next step would end too late
+        if step + 1 < config.steps and now + lasted - saved > config.checkpoint_s:  # the next step would end too late
             save(step + 1)
             saved = now
         try:
@@ -247,8 +247,13 @@ def run(
         except GeneratorExit:  # whoever follows the training stops it here, between two steps
             save(step + 1)
             raise
-    save(config.steps)
-    if start == config.steps:  # all was done before
+    if start < config.steps:
+        try:
+            save(config.steps)
+        except TrainingError as e:
+            why = checkpoints.first_line(e.__cause__ or e)
+            log.warning("The last checkpoint could not be written (%s). The training is done without it.", why)
+    else:  # all was done before
         yield Progress(start, config.steps, smooth, 0.0)
     if ema is not None:
         ema.copy_to_weights()

@@ -202,6 +202,11 @@ def room(task: Task, loss: ForgetLoss, config: Settings, memory: MemorySettings)
         yield
 
 
+def before_steps(checkpoint: Path) -> Path:
+    """The checkpoint of what a loss trains before the first step, such as a copy of the model."""
+    return checkpoint.with_suffix(".before.pt")
+
+
 def unlearn(
     task: Task,
     *,
@@ -226,7 +231,7 @@ def unlearn(
     if memory.unload and task.prompts is None:
         task = dataclasses.replace(task, prompts=KeptPrompts(task.model))
     model, loss = task.model, FORGET_LOSSES.find(config.operator)(task, config)
-    before = checkpoint.with_suffix(".before.pt") if checkpoint else None
+    before = before_steps(checkpoint) if checkpoint else None
     yield from loss.prepare(before)
     student, last = Student(model, config, memory), None
     training = Training(task, loss, config, student)
@@ -235,7 +240,7 @@ def unlearn(
             student.network, training.pieces, config.loop, checkpoint,
             scaler=scaler(model), beside=training, shrink=task.pieces.halve,
         ):  # fmt: skip
-            yield last
+            yield dataclasses.replace(last, rate=2 * last.rate)  # a step sees a batch of the group, and one of others
         student.switch(True)
         moved, size = training.health.moved, student.size()
         check(student.network, task.forget, moved, config, size=size)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -36,7 +35,7 @@ from guda_core.unlearning.defaults import memory_settings, starting_settings
 from guda_core.unlearning.forget import FORGET_LOSSES, Task, config_of, read_config
 from guda_core.unlearning.kept_prompts import KeptPrompts
 from guda_core.unlearning.loop import Progress
-from guda_core.unlearning.one_group import unlearn
+from guda_core.unlearning.one_group import before_steps, unlearn
 from guda_core.unlearning.plan import Plan, blank_latents, group_cost, make_plan
 from guda_core.versions import versions
 from guda_core.work_queue import claimed
@@ -206,12 +205,25 @@ class Forgetting:
         return make_plan(tasks, config, self.memory, health=health, encode_s=encode_s, to_encode=missing)
 
     def checkpoint(self, group: str, config: Settings, data_sha256: str) -> Path:
-        """Where a run that is stopped keeps itself: of just this model, group, data, captions and settings."""
+        """Where a run that is stopped keeps itself: of just this model, group, data, captions, settings and folder."""
+        return self._checkpoints(group, config, data_sha256)[0]
+
+    def _checkpoints(self, group: str, config: Settings, data_sha256: str) -> list[Path]:
+        """Likewise; second, where runs kept themselves when all folders shared one place."""
         of = f"{self.model.sha256}\n{config.sha256()}\n{data_sha256}"
         of += f"\n{self._captions}" if self._captions else ""
         of += "" if self.model.dtype == torch.float32 else f"\n{self.model.dtype}"
-        key = hashlib.sha256(of.encode()).hexdigest()[:16]
-        return cache_dir() / "unlearn" / f"{self.card.id}--{self.group_set.id}--{group}--{key}.pt"
+        keys = [hashlib.sha256(k.encode()).hexdigest()[:16] for k in (f"{of}\n{self.folder.own(group).resolve()}", of)]
+        return [cache_dir() / "unlearn" / f"{self.card.id}--{self.group_set.id}--{group}--{k}.pt" for k in keys]
+
+    def _taken_up(self, group: str, config: Settings, data_sha256: str) -> Path:
+        """`checkpoint`, with what a run of before left at the older place put there."""
+        now, older = self._checkpoints(group, config, data_sha256)
+        for new, old in ((now, older), (before_steps(now), before_steps(older))):
+            if not new.exists():
+                with suppress(OSError):  # mostly: there is none
+                    old.replace(new)
+        return now
 
     def unlearn(self, group: str, config: Settings, *, resume: bool = True) -> Iterator[Progress]:
         """Unlearn one group into its adapter folder; a run that was stopped goes on (resume), a minute lost at most.
@@ -271,7 +283,7 @@ class Forgetting:
         if getattr(config, "selection", "") == "weighted":
             meta["clip_sha256"] = self.clip.sha256
         folder, first = self.folder.own(group), 0
-        keeps = self.checkpoint(group, config, data_sha256) if resume else None
+        keeps = self._taken_up(group, config, data_sha256) if resume else None
         for p in unlearn(task, config=config, folder=folder, meta=meta, checkpoint=keeps, memory=self.memory):
             first = first or p.step
             yield p
@@ -282,4 +294,5 @@ class Forgetting:
         }
         if first > 1:
             spent["from_step"] = first - 1  # the run went on from there, so this is not all that it took
-        (folder / adapter_files.TIMING).write_text(json.dumps(spent), encoding="utf-8")
+        with suppress(AdapterError):  # a full disk: the adapter is there, and does not need it
+            adapter_files.write_json(folder / adapter_files.TIMING, spent)
