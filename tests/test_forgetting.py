@@ -242,3 +242,14 @@ def test_a_model_without_prompts_is_unlearned_by_the_same_job(job, tmp_path, mon
         pass
     assert own.fits("noto", short) and own.load("noto").whole
     assert torch.isfinite(next(iter(own.load("noto").whole.values()))).all()
+
+
+def test_what_retrack_takes_can_be_told_before_its_bandwidth_is_known(job, tmp_path, monkeypatch):
+    """None: the likeliest of the pictures, which a plan does not encode."""
+    card = save_tiny_unconditional(tmp_path / "u")
+    monkeypatch.setattr(run, "chosen_card", lambda name: card)
+    own = Forgetting(GROUPS, folder=tmp_path / "u-adapters")
+    config = own.config(bandwidth=None, steps=2, batch=2)
+    assert own.costs(["noto"], config) == own.costs(["noto"], own.config(steps=2, batch=2)) != {"noto": 0}
+    assert own.plan(["noto"], config, {"noto": 0}).groups["noto"].seconds > 0
+    assert len(list(own.unlearn("noto", config))) == 2

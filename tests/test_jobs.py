@@ -151,6 +151,16 @@ def test_a_worker_elsewhere_has_the_drivers_settings_and_no_others(tmp_path, mon
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     apply(told, __version__)
     assert settings() == {**told, "HF_HUB_OFFLINE": "1"} and "GUDA_MODEL" not in os.environ
+    (tmp_path / "m").mkdir()
+    (tmp_path / "one.yaml").touch()
+    for given, kept in (("./m", tmp_path / "m"), ("one.yaml", tmp_path / "one.yaml"), ("m", "m"), ("user/m", "user/m")):
+        monkeypatch.setenv("GUDA_MODEL", given)
+        assert settings()["GUDA_MODEL"] == str(kept)
+    monkeypatch.setenv("GUDA_CIFAR10", "m")
+    monkeypatch.setenv("GUDA_LORA", "~/a.safetensors")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    told = settings()
+    assert (told["GUDA_CIFAR10"], told["GUDA_LORA"]) == (str(tmp_path / "m"), str(tmp_path / "a.safetensors"))
     with pytest.raises(OptionError, match=r"has guda-core .*, the driver has 0\.0\. Install the same"):
         apply(told, "0.0")
 

@@ -129,6 +129,7 @@ def test_a_picture_is_computed_again_and_compared(table):
     other.salt = "x"
     assert again.again(other, found.made_from(), mine).outcome == "different"
     assert again.compare(mine, mine[1:])[0] == "different"
+    assert again.compare(mine[1:], mine)[0] == "different"
     with pytest.raises(OptionError, match=r"has no scores\. This file is empty"):
         again.rows_of(found, "empty.png")
     with pytest.raises(OptionError, match="no picture 'none'"):
@@ -138,6 +139,21 @@ def test_a_picture_is_computed_again_and_compared(table):
         again.again(other, found.made_from(), gone)
     with pytest.raises(ReportError, match="another picture"):
         again.again(other, found.made_from(), [{**r, "file_sha256": "0"} for r in mine])
+
+
+def test_rows_in_half_precision_may_move_by_a_sixth_of_their_interval():
+    def row(group: str, score: float, rank: int, unit: str = "nats", **more: object) -> dict[str, object]:
+        found = {"method": "guda", "group_id": group, "unit": unit, "score": score, "low": 4.0, "high": 16.0}
+        return {**dict.fromkeys(again.SAME), **found, "rank": rank, "status": "ok", "told_apart": False, **more}
+
+    before = [row("a", 10.0, 1), row("b", 9.0, 2)]
+    near, far = [row("a", 8.5, 2), row("b", 9.0, 1)], [row("a", 7.5, 2), row("b", 9.0, 1)]
+    assert again.compare(before, near)[0] == again.compare(before, far, coarse=True)[0] == "different"
+    assert again.compare(before, near, coarse=True)[0] == "within tolerance"
+    assert again.compare(before, [row("a", 10.0, 2), row("b", 9.0, 1)], coarse=True)[0] == "different"  # ranks alone
+    assert again.compare(before, [row("a", 8.5, 1, status="no_score"), before[1]], coarse=True)[0] == "different"
+    cosine = [row("a", 10.0, 1, "cosine")], [row("a", 8.5, 1, "cosine")]
+    assert again.compare(*cosine, coarse=True)[0] == "different" and again.compare(before, before)[0] == "equal"
 
 
 def test_the_commands_make_ask_and_replay_a_table(run, tmp_path):  # noqa: F811

@@ -121,6 +121,24 @@ def test_a_gpu_without_room_for_a_copy_gets_the_branch_and_only_of_a_lora(monkey
         assert net[2].weight.data_ptr() != own
 
 
+def test_whether_a_lora_is_merged_is_asked_once(monkeypatch):
+    """In half precision the two round differently, and other programs on the GPU must not move a score."""
+    net, size, free = network(), 4 * (8 * 27 + 5 * 32), []
+    monkeypatch.setattr("guda_core.unlearning.switching._free", lambda device: free[0])
+
+    def is_live(switching, group):
+        with switching.applied(adapter(group=group)):
+            return any(m._forward_hooks for m in net.modules())
+
+    for at_first in (size, 20 * size):
+        free[:] = [at_first]
+        switching, live = Switching(net, kept=size), at_first == size
+        assert switching.any_live([adapter()]) == is_live(switching, "g") == live
+        free[:] = [21 * size - at_first - 1]
+        assert is_live(switching, "g") == is_live(switching, "h") == switching.any_live([adapter()]) == live
+    assert not switching.any_live([]) and len(switching._spare) == 2 and not switching._kept  # no room: "g" gave way
+
+
 def test_whole_and_coded_models_are_switched_too_and_a_foreign_one_is_refused():
     net = network()
     codes = {"2.weight": delta.Codes(torch.ones(5, 32, dtype=torch.int8), 0.5)}

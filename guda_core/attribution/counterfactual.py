@@ -324,6 +324,7 @@ class Counterfactual(Method):
             **{k: v for k, v in self.provenance().items() if k != "offset_se" or budget.offset_error},
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": str(self.model.device),
+            **({"switching": "live"} if self.switching.any_live(self.adapters.values()) else {}),
         }
         yield from drops(
             full,

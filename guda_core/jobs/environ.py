@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Hashable, Mapping
 from functools import lru_cache, wraps
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from guda_core import __version__, paths
 from guda_core.errors import OptionError
@@ -13,6 +13,10 @@ from guda_core.from_hub import is_named
 
 Asked = TypeVar("Asked", bound=Hashable, contravariant=True)
 Opened = TypeVar("Opened", covariant=True)
+
+
+PATHS = ("GUDA_CACHE", "GUDA_LORA", "GUDA_MODEL", "GUDA_CIFAR10")  # variables that may name a path
+FILES = (".yaml", ".yml", ".safetensors")  # endings of models that are one file
 
 
 class Opener(Protocol[Asked, Opened]):
@@ -23,13 +27,23 @@ class Opener(Protocol[Asked, Opened]):
     def cache_clear(self) -> None: ...
 
 
+def _written_out(name: str, value: str) -> str:
+    """The value of one of `PATHS`; a whole path, where it is one."""
+    path = value if name == "GUDA_CACHE" else paths.at_home(value)
+    if name == "GUDA_MODEL" and (value == os.path.basename(value) and not value.endswith(FILES)):  # noqa: PTH119
+        return value  # the id of a card
+    if name in ("GUDA_MODEL", "GUDA_CIFAR10") and not paths.is_there(path):
+        return value  # an id of the hub
+    return os.path.abspath(path)  # noqa: PTH100
+
+
 def settings() -> dict[str, str]:
     """Variable -> its value here; paths are absolute."""
     found = {k: v for k, v in os.environ.items() if k.startswith("GUDA_")}
     if not is_named(found.get("GUDA_HOME")):
         home = paths.home()
         found["GUDA_HOME"] = str(paths.ROOT if home == paths.ASSETS else home)
-    found |= {k: os.path.abspath(v) for k, v in found.items() if k in ("GUDA_CACHE", "GUDA_LORA") and v}  # noqa: PTH100
+    found |= {k: _written_out(k, v) for k, v in found.items() if k in PATHS and v}
     return {**found, "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "")}
 
 
@@ -45,8 +59,9 @@ def once_a_process(opens: Callable[[Asked], Opened]) -> Opener[Asked, Opened]:
     def opened(asked: Asked) -> Opened:
         return kept(asked, tuple(sorted(settings().items())))
 
-    opened.cache_clear = kept.cache_clear  # pyright: ignore[reportFunctionMemberAccess]
-    return opened  # pyright: ignore[reportReturnType]
+    opener: Any = opened
+    opener.cache_clear = kept.cache_clear
+    return opener
 
 
 def apply(environ: Mapping[str, str], version: str) -> None:

@@ -48,7 +48,7 @@ NUMBERS = ("score", "low", "high")
 COARSE = ("bfloat16", "float16")  # types of models
 COARSE_SHARE = 1 / 3  # of an interval's half-width that a number of such a model may move by
 COARSE_RELATIVE = 0.05  # and a KL value, of itself, or in nats
-ENVIRONMENT = ("dtype", "device", "batch")  # told, not judged, wherever they stand
+ENVIRONMENT = ("dtype", "device", "batch", "switching")  # told, not judged, wherever they stand
 MISSING = "nothing"
 
 Outcome = Literal["equal", "within tolerance", "different"]
@@ -113,12 +113,14 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
     return [Change(p, a, b) for p, a, b in pairs if a != b]
 
 
-def is_close(a: float, b: float, unit: str, *, scale: float = 0.0) -> bool:
+def is_close(a: float, b: float, unit: str, *, scale: float = 0.0, width: float = 0.0) -> bool:
     """Are two numbers of a unit the same within what other hardware does to them?
 
-    scale: the largest score beside them, for units without an absolute size: a kernel's sums cancel.
+    scale: the largest score beside them, for units without an absolute size: a kernel's sums cancel. width: of the
+    interval, where the model ran in half precision (`is_coarse`).
     """
-    return abs(a - b) <= max(RELATIVE * max(abs(a), abs(b)), ABSOLUTE.get(unit, RELATIVE * scale))
+    coarse = COARSE_SHARE * width / 2 if unit == "nats" else 0.0
+    return abs(a - b) <= max(RELATIVE * max(abs(a), abs(b)), ABSOLUTE.get(unit, RELATIVE * scale), coarse)
 
 
 def _scale(found: Mapping[str, Any]) -> float:
@@ -127,8 +129,13 @@ def _scale(found: Mapping[str, Any]) -> float:
     return 0.0 if found["unit"] == "cosine" else max(scores, default=0.0)
 
 
+def is_coarse(*dtypes: str) -> bool:
+    """Whether a model of one of these types ran in half precision."""
+    return any(t in COARSE for t in dtypes)
+
+
 def _is_coarse(*records: Mapping[str, Any]) -> bool:
-    return any(r["model"]["dtype"] in COARSE for r in records)
+    return is_coarse(*(r["model"]["dtype"] for r in records))
 
 
 def _moved(method: str, before: Mapping[str, Any], now: Mapping[str, Any], *, coarse: bool = False) -> list[Change]:
@@ -146,9 +153,8 @@ def _moved(method: str, before: Mapping[str, Any], now: Mapping[str, Any], *, co
         for key in NUMBERS:
             x, y = a[key], b[key]
             if x is not None and y is not None and float(x) != float(y):
-                within = is_close(float(x), float(y), before["unit"], scale=_scale(before))
-                if coarse and before["unit"] == "nats":
-                    within |= abs(x - y) <= COARSE_SHARE * (a["high"] - a["low"]) / 2
+                width = a["high"] - a["low"] if coarse and before["unit"] == "nats" else 0.0
+                within = is_close(float(x), float(y), before["unit"], scale=_scale(before), width=width)
                 out.append(Change(f"{method}/{g}/{key}", float(x), float(y), within))
         if a["rank"] != b["rank"]:
             follows.append(Change(f"{method}/{g}/rank", a["rank"], b["rank"], True))

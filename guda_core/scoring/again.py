@@ -1,7 +1,8 @@
 """One picture's rows computed again, with their report, and whether the numbers are the same.
 
 equal             every score, interval, rank and status is bitwise what the table says
-within tolerance  every number is, to what other hardware does to it (`reports.replay`)
+within tolerance  every number is, to what other hardware or half precision does to it (`reports.replay`); ranks, and
+                  whether scores are told apart, may follow from that
 different         anything else
 """
 
@@ -15,7 +16,7 @@ from typing import Any
 from guda_core.errors import OptionError, ReportError
 from guda_core.records import Attribution
 from guda_core.reports import bundle
-from guda_core.reports.replay import is_close
+from guda_core.reports.replay import is_close, is_coarse
 from guda_core.scoring import places, table_rows
 from guda_core.scoring.asking import Asked, Results
 from guda_core.scoring.listing import Wanted
@@ -24,6 +25,7 @@ from guda_core.service import Service
 
 SAME = ("rank", "score", "low", "high", "status", "told_apart", "scope", "draws", "pixels_sha256")
 NUMBERS = ("score", "low", "high")
+FOLLOW = ("rank", "told_apart")  # from numbers, and may move where these did within tolerance
 
 
 @dataclass(frozen=True)
@@ -77,27 +79,33 @@ def again(service: Service, made_from: dict[str, Any], found: Sequence[Row]) -> 
         wanted, query, answers, scope,
         group_set=service.group_set, provenance=about["provenance"], effort=settings["effort"],
     )  # fmt: skip
-    outcome, changes = compare(found, now)
+    coarse = is_coarse(made_from["model"]["dtype"], about["provenance"].dtype)
+    outcome, changes = compare(found, now, coarse=coarse)
     return Again(outcome, tuple(changes), bundle.make(query, answers, service.group_set, **about))
 
 
-def compare(before: Sequence[Row], now: Sequence[Row]) -> tuple[str, list[str]]:
-    """(outcome, what differs in sentences) of two lists of rows of one picture, in any order."""
+def compare(before: Sequence[Row], now: Sequence[Row], *, coarse: bool = False) -> tuple[str, list[str]]:
+    """(outcome, what differs in sentences) of two lists of rows of one picture, in any order. coarse: the model ran in
+    half precision, then or now."""
     a, b = ({(r["method"], r["group_id"]): r for r in found} for found in (before, now))
     changes = [f"{m}/{g} is only {'in the table' if (m, g) in a else 'there now'}." for m, g in a.keys() ^ b.keys()]
-    worst = "different" if changes else "equal"
+    small, follows = {m: [not changes] * bool(changes) for m, _ in a}, set[str]()
     for m, g in (k for k in a if k in b):
         old, new = a[m, g], b[m, g]
         moved = [c for c in SAME if old[c] != new[c]]
         changes += [f"{m}/{g}/{c}: {old[c]} in the table, {new[c]} now." for c in moved]
-        sizes = {c: abs(old[c] or 0.0) for c in NUMBERS}
-        small = all(c in NUMBERS and _close(old, new, c, max(sizes.values())) for c in moved)
-        if moved and worst != "different":
-            worst = "within tolerance" if small else "different"
-    return worst, changes
+        small[m] += [c in NUMBERS and _close(old, new, c, coarse=coarse) for c in moved if c not in FOLLOW]
+        follows |= {m for c in moved if c in FOLLOW}
+    if not changes:
+        return "equal", changes
+    explained = all(all(found) for found in small.values()) and all(small[m] for m in follows)
+    return "within tolerance" if explained else "different", changes
 
 
-def _close(old: Row, new: Row, column: str, scale: float) -> bool:
+def _close(old: Row, new: Row, column: str, *, coarse: bool) -> bool:
     if old[column] is None or new[column] is None:
         return False
-    return is_close(old[column], new[column], old["unit"], scale=0.0 if old["unit"] == "cosine" else scale)
+    sizes = [abs(old[c] or 0.0) for c in NUMBERS]
+    width = old["high"] - old["low"] if coarse and None not in (old["low"], old["high"]) else 0.0
+    scale = 0.0 if old["unit"] == "cosine" else max(sizes)
+    return is_close(old[column], new[column], old["unit"], scale=scale, width=width)

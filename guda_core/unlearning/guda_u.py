@@ -7,6 +7,8 @@ the posterior mean noise of the K retained pictures nearest to x_0, or of all (`
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from torch import Tensor
 
 from guda_core.errors import OptionError
@@ -25,7 +27,15 @@ class Retrack(ForgetLoss):
         super().__init__(task, config)
         if not isinstance(task.latents, Tensor):
             raise OptionError("ReTrack compares pictures place by place, so that they must have one size: `fit: crop`.")
-        self.bandwidth = losses.likely_bandwidth(task.latents) if config.bandwidth is None else config.bandwidth
+
+    @cached_property
+    def bandwidth(self) -> float:
+        """h. Of the pictures where the settings name none; made when it is first needed, not for a plan of costs."""
+        given = self.config.bandwidth
+        return losses.likely_bandwidth(self.task.latents) if given is None else given
+
+    def stand_in(self) -> None:
+        self.bandwidth = 1.0 if self.config.bandwidth is None else self.config.bandwidth
 
     def passes(self, batch: int) -> int:
         return 0

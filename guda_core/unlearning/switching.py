@@ -8,12 +8,13 @@ stand in their place, so that going back costs nothing. One spare copy of the ch
 every group; groups that were asked for first keep a copy of their own, as long as there is room (`KEPT`).
 
 Live, no copy of the weights is needed, but each pass takes longer (`experiments.engine`). So weights are merged, except
-a LoRA on a GPU where a spare copy would take more than half of the memory that is free.
+a LoRA on a GPU where a spare copy would take more than half of the memory that is free. That is asked once: later
+answers are made the same way, whatever else runs on the GPU, since in half precision the two round differently.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol, Self
 
@@ -78,6 +79,7 @@ class Switching:
         self._factors: dict[str, tuple[Change, torch.device, Change]] = {}  # group -> of which, where, and on it
         self._spare: dict[str, Tensor] = {}
         self._scratch: Tensor | None = None
+        self._decided: dict[frozenset[str], bool] = {}  # names of weights -> whether a LoRA of them is live
 
     @contextmanager
     def applied(self, adapter: Change, *, live: bool | None = None) -> Iterator[None]:
@@ -103,10 +105,26 @@ class Switching:
             yield
 
     def _is_live(self, adapter: Change, own: Mapping[str, Tensor]) -> bool:
-        if adapter.whole or adapter.codes or adapter.group in self._kept or self._spare.keys() >= own.keys():
+        if adapter.whole or adapter.codes or self._spare.keys() >= own.keys():
             return False
+        names = frozenset(own)
+        if names not in self._decided:
+            free = _free(next(iter(own.values())).device)
+            self._decided[names] = free is not None and _size(own) > free // 2
+        return self._decided[names]
+
+    def any_live(self, adapters: Iterable[Change]) -> bool:
+        """Whether `applied` runs any of these as a branch, where it is not told."""
+        weights = self.network.state_dict(keep_vars=True)
+        found = [(a, {name: weights[name] for name in a.shapes if name in weights}) for a in adapters]
+        return any(own and self._is_live(a, own) for a, own in found)
+
+    def _make_room(self, own: Mapping[str, Tensor]) -> None:
+        """Where the GPU has no room for the spare copy any more: the copy of the group that was asked for longest ago
+        becomes it."""
         free = _free(next(iter(own.values())).device)
-        return free is not None and _size(own) > free // 2
+        if free is not None and _size(own) > free and self._kept and not self._spare:
+            self._spare = self._kept.pop(next(iter(self._kept)))[2]
 
     def _on_device(self, adapter: Change, own: Mapping[str, Tensor]) -> Change:
         """The adapter with its factors on the network's device, which they are brought to once."""
@@ -127,6 +145,8 @@ class Switching:
             return found[2]
         out = {}
         keeps = self._has_room(own)
+        if not keeps:
+            self._make_room(own)
         for name, w in own.items():
             at = torch.empty_like(w) if keeps else self._spare.get(name)
             if at is None or (at.dtype, at.device, at.stride(), at.shape) != (w.dtype, w.device, w.stride(), w.shape):
