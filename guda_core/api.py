@@ -3,7 +3,8 @@
 
 Names follow one rule, as on the command line: what is given; else the variable (GUDA_MODEL, GUDA_GROUP_SET, GUDA_HOME);
 else the workspace's only model or the included one, and the group set of the model's card or the workspace's only set.
-Sign: a positive score means that the group contributed.
+Sign: a higher score means that the group contributed more, by that method. In nats, a positive one means that it did
+at all.
 """
 
 from __future__ import annotations

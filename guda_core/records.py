@@ -1,7 +1,8 @@
 """Frozen records that flow through the project: groups, queries and attributions. Plain data; no torch import.
 
-Sign, everywhere: a positive score means that removing the group makes the picture harder to explain, that is, the
-group contributed. Scores are not shares: they do not add up to anything.
+A higher score means that the group contributed more, by that method. In nats of ELBO, a positive score means that
+removing the group makes the picture harder to explain, that is, the group contributed; other units have no zero that
+says so. Scores are not shares: they do not add up to anything.
 """
 
 from __future__ import annotations

@@ -15,10 +15,13 @@ import torch
 from safetensors import SafetensorError
 
 from guda_core.attribution.guda import Guda
+from guda_core.attribution.method import Budget
 from guda_core.data.dataset import Pictures
 from guda_core.data.groups import load_group_set
+from guda_core.data.images import hash_pixels
 from guda_core.errors import AdapterError, OptionError, TrainingError
 from guda_core.paths import SHIPPED_RUN, Layers, cache_dir
+from guda_core.records import Query
 from guda_core.unlearning import adapter_files, adapters, health, loop, run
 from guda_core.unlearning.forget import config_of
 from guda_core.unlearning.run import Forgetting
@@ -144,6 +147,17 @@ def test_a_disk_that_is_full_while_health_and_time_are_written_is_told_and_tears
     with pytest.raises(AdapterError, match=r"health\.json cannot be written \(No space left on device\)\. Free some"):
         list(measured.measure("noto"))
     assert not list(folder.glob("*.tmp")) and measured.unmeasured(["noto"]) == ["noto"]
+
+
+def test_answers_say_where_a_gpu_had_no_room_to_merge(job, monkeypatch):
+    for _ in job.unlearn("noto", CONFIG):
+        pass
+    pixels = job.pictures().pixels[0]
+    query = Query(pixels, job.model.encode(pixels), "", hash_pixels(pixels))
+    for free, told in ((None, None), (10**9, None), (0, "live")):
+        monkeypatch.setattr("guda_core.unlearning.switching._free", lambda device, free=free: free)
+        *_, last = Guda(job.model, GROUPS, job.folder).attribute(query, Budget(draws=1, per_pass=1, strata=4))
+        assert last.settings.get("switching") == told
 
 
 def test_health_is_measured_once_an_adapter(job):

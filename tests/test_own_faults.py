@@ -94,6 +94,32 @@ def test_metadata_that_names_missing_files(tmp_path):
     assert len(made(tmp_path).pictures) == 2
 
 
+def test_rows_that_say_different_things_of_one_picture_are_told(tmp_path):
+    for i, name in enumerate(("ann/1.png", "bo/1.png")):
+        paint(tmp_path / name, i)
+    lines = ("file_name,text", "ann/1.png,a cat", "bo/1.png,a sea", "bo/1.png,a sea", "./ann/1.png,a dog")
+    (tmp_path / "metadata.csv").write_text("\n".join(lines))
+    found = find_in_folder(tmp_path)
+    assert [c.text for c in found.candidates] == ["a dog", "a sea"]
+    assert len(found.notes) == 1 and found.notes[0].endswith(
+        "of which the last was taken: ./ann/1.png (metadata.csv, line 2, and metadata.csv, line 5)."
+    )
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_an_accent_that_is_spelled_in_another_way_loses_no_caption(form, tmp_path):
+    """macOS writes é as e and an accent; tables mostly as one character."""
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    for i, name in enumerate(("José/é.png", "José/ü.png", "bo/1.png")):
+        paint(tmp_path / unicodedata.normalize(form, name), i)
+    row = unicodedata.normalize(other, "José/é.png")
+    (tmp_path / "metadata.csv").write_text(f"file_name,text,author\n{row},a cat,Z\n", encoding="utf-8")
+    (tmp_path / unicodedata.normalize(form, "José") / f"{unicodedata.normalize(other, 'ü')}.txt").write_text("a sea")
+    found = find_in_folder(tmp_path)
+    assert sorted((c.text, c.author) for c in found.candidates) == [("", ""), ("a cat", "Z"), ("a sea", "")]
+    assert found.missing == []
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [

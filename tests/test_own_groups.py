@@ -91,6 +91,33 @@ def test_a_table_names_files_groups_and_rights(home, tmp_path):
     assert "CC-BY-4.0" in guda("groups", "check", "rights")
 
 
+def test_a_new_table_changes_what_the_old_one_said_and_not_what_a_person_wrote(home, tmp_path):
+    for i in range(4):
+        paint(tmp_path / f"{i}.png", i % 2, i)
+
+    def table(**rights):
+        lines = ["file,group," + ",".join(rights)]
+        lines += [f"{i}.png,{('ann', 'bo')[i % 2]}," + ",".join(rights.values()) for i in range(4)]
+        (tmp_path / "rights.csv").write_text("\n".join(lines), encoding="utf-8")
+        return tmp_path / "rights.csv"
+
+    guda("groups", "new", table(author="A", licence="CC0-1.0", link="https://example.org/a"))
+    file = home / "sets" / "rights" / "group_set.yaml"
+    entry = yaml.safe_load(file.read_text(encoding="utf-8"))
+    entry["groups"]["bo"] |= {"licence": "mine", "licence_link": "https://example.org/mine"}
+    file.write_text(yaml.safe_dump(entry), encoding="utf-8")
+    assert "nothing has changed" in guda(
+        "groups", "new", table(author="A", licence="CC0-1.0", link="https://example.org/a")
+    )
+    said = guda("groups", "new", table(author="A", licence="CC-BY-4.0"), code=2)
+    assert "'licence' of 'ann' was 'CC0-1.0' and is 'CC-BY-4.0'." in said and "add --again" in said
+    assert "'licence' of 'bo' stays 'mine', as group_set.yaml says. The pictures' table or metadata says 'CC-BY" in said
+    guda("groups", "new", tmp_path / "rights.csv", "--again")
+    ann, bo = load_group_set("rights").groups.values()
+    assert (ann.licence, bo.licence, bo.licence_link) == ("CC-BY-4.0", "mine", "https://example.org/mine")
+    assert ann.author == bo.author == "A" and ann.link == "https://example.org/a"  # the table says nothing of links now
+
+
 def test_rights_that_only_some_pictures_have_are_said_so(tmp_path):
     for i, name in enumerate(("ann/1.png", "ann/2.png", "bo/1.png", "bo/2.png")):
         paint(tmp_path / name, 0, i)

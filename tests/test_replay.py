@@ -274,6 +274,15 @@ def test_versions_are_told_and_not_judged(service, path):
     assert v.outcome == "equal" and where(v.environment) == {"versions/torch"}
 
 
+def test_that_weights_were_switched_live_is_told_and_not_judged(path):
+    record = read_report(path).record
+    live = copy.deepcopy(dict(record))
+    live["methods"]["guda"]["settings"]["switching"] = "live"
+    for pair in ((record, live), (live, record)):
+        v = compare(*pair)
+        assert v.outcome == "equal" and where(v.environment) == {"methods/guda/settings/switching"}
+
+
 def test_compare_is_pure_and_sees_missing_methods_and_groups(path):
     record = read_report(path).record
     assert compare(record, copy.deepcopy(record)) == Verdict("equal")

@@ -1,6 +1,7 @@
 """What an attribution method is: the contract that service, screens, command line and reports read.
 
-A method is one class, found by its line in `attribution.METHODS`. Sign: positive = the group contributed.
+A method is one class, found by its line in `attribution.METHODS`. A higher score means that the group
+contributed more, by that method. Only in nats of ELBO does positive mean that it contributed at all.
 """
 
 from __future__ import annotations

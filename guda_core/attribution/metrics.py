@@ -1,7 +1,7 @@
 """Agreement of a method's scores with an oracle's, per query; then means with bootstrap intervals over queries.
 
-Everywhere scores and oracle are (Q, G) arrays: Q queries, G groups, positive = contributed. Ranks are by falling score;
-ties are broken by the group's place in the set, the same for both. A missing score is NaN and ranks last.
+Everywhere scores and oracle are (Q, G) arrays: Q queries, G groups, higher = contributed more. Ranks are by falling
+score; ties are broken by the group's place in the set, the same for both. A missing score is NaN and ranks last.
 
     top1      1 if the method's first group is the oracle's
     top3      share of the oracle's first three groups that are among the method's first three

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -69,6 +70,18 @@ def stored_path(folder: Path) -> str:
     return str(folder.resolve())
 
 
+def spelled_as(paths: Iterable[Path]) -> Callable[[Path], Path]:
+    """A function that gives a path as these are spelled: systems write a letter with an accent in two ways, as one
+    character or as two (Unicode's NFC and NFD). A path that is none of these either way is given as it is."""
+    known = {p: p for p in paths}
+    same = {unicodedata.normalize("NFC", str(p)): p for p in known}
+
+    def spelled(path: Path) -> Path:
+        return known.get(path) or same.get(unicodedata.normalize("NFC", str(path)), path)
+
+    return spelled
+
+
 def _captions(files: list[Path]) -> dict[Path, str]:
     """Picture's path without its suffix -> text. Raises DataError for files that are not UTF-8, all of them."""
     out, bad = {}, []
@@ -86,9 +99,10 @@ def _captions(files: list[Path]) -> dict[Path, str]:
     return out
 
 
-def _metadata(files: list[Path], folder: Path, found: Found) -> dict[Path, dict[str, str]]:
-    """Picture's path -> its row, of every metadata file."""
+def _metadata(files: list[Path], pictures: list[Path], found: Found) -> dict[Path, dict[str, str]]:
+    """Picture's path -> its row, of every metadata file. Of rows that say different things of one picture, the last."""
     out: dict[Path, dict[str, str]] = {}
+    spelled, twice = spelled_as(pictures), []
     for path in files:
         if path.name.lower() == METADATA[1] and path.with_name(METADATA[0]) in files:
             found.notes.append(f"{path.name} was passed over, because {METADATA[0]} is beside it.")
@@ -97,10 +111,16 @@ def _metadata(files: list[Path], folder: Path, found: Found) -> dict[Path, dict[
         if unknown:
             found.notes.append(f"Columns of {path.name} that mean nothing here: {', '.join(unknown)}.")
         for row in rows:
-            picture = Path(os.path.normpath(path.parent / row["file"]))
+            picture = spelled(Path(os.path.normpath(path.parent / row["file"])))
+            before = out.get(picture, row)
+            if any(before.get(k) != row.get(k) for k in (before.keys() | row.keys()) - {"file", "where"}):
+                twice.append(f"{row['file']} ({before['where']}, and {row['where']})")
             out[picture] = row
             if not is_file(picture):
                 found.missing.append(f"{row['file']} (not there; named in {row['where']})")
+    if twice:
+        n = counted(len(twice), "picture has", "pictures have")
+        found.notes.append(f"{n} two different rows of metadata, of which the last was taken: {some(twice)}.")
     return out
 
 
@@ -142,8 +162,9 @@ def find_in_folder(folder: Path) -> Found:
     found = Found(str(folder), {"id": "listed", "path": stored_path(folder)})
     files = list(files_below(folder, found))
     pictures = [p for p in files if p.suffix.lower() in PICTURES]
-    captions = _captions([p for p in files if p.suffix.lower() in CAPTIONS])
-    told = _metadata([p for p in files if p.name.lower() in METADATA], folder, found)
+    stems = spelled_as(p.with_suffix("") for p in pictures)
+    captions = {stems(p): text for p, text in _captions([p for p in files if p.suffix.lower() in CAPTIONS]).items()}
+    told = _metadata([p for p in files if p.name.lower() in METADATA], pictures, found)
     stray = [p for p in pictures if len(p.relative_to(folder).parts) == 1 and "group" not in told.get(p, {})]
     pictures = sorted(set(pictures) - set(stray))
     _note_others(files, stray, found)

@@ -116,7 +116,7 @@ def draft(found: Found, asked: NewSet, tell: Callable[[float], None] = lambda do
             notes.append(f"Nothing of '{name}' is held out, because all its pictures stand in other groups too.")
         pictures += [_listed(o, ids[name], o.of.picture in held) for o in own]
         said = {"phrase": phrase.replace("{name}", name)} if phrase else {}
-        groups[ids[name]] = {"name": name, **said, **_rights(name, [o.of for o in own], notes)}
+        groups[ids[name]] = {"name": name, **said, **rights_of(name, [o.of for o in own], notes)}
     source = {**found.source, "held_out": asked.held_out, "seed": asked.seed}
     entry = {"id": asked.id, "name": asked.name.strip(), "source": source, "resolution": asked.resolution}
     entry |= {"fit": asked.fit, **({"caption": TEMPLATE} if phrase else {}), "groups": groups}
@@ -203,7 +203,7 @@ def _listed(o: _Opened, gid: str, held_out: bool) -> Listed:
     )  # fmt: skip
 
 
-def _rights(name: str, own: Sequence[Candidate], notes: list[str]) -> dict[str, str]:
+def rights_of(name: str, own: Sequence[Candidate | Listed], notes: list[str]) -> dict[str, str]:
     """What is known of a group's author, licence and links: "not stated" where nothing is."""
     out = {}
     for what in ("author", "licence"):

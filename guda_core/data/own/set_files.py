@@ -1,6 +1,7 @@
 """Writing a group set into the workspace, and what differs from the one that is there.
 
-What a person wrote into a set of before is kept: names, phrases, authors, licences, links, the caption's template.
+What a person wrote into a set of before is kept: names, phrases, authors, licences, links, the caption's template. An
+author, licence or link that only came from the pictures' table or metadata is what these say now, where they say it.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ from typing import Any
 import yaml
 
 from guda_core.data.groups import load_group_set
-from guda_core.data.own.new_set import Draft, NewSet
+from guda_core.data.own.found import RIGHTS
+from guda_core.data.own.new_set import Draft, NewSet, rights_of
 from guda_core.data.own.picture_list import FILE, Listed, changes, read_list, write_list
 from guda_core.errors import DataError, GroupSetError
 from guda_core.paths import STYLE_GROUPS, is_file, sets
 from guda_core.records import NOT_STATED, GroupSet
 
 SET, BEFORE = "group_set.yaml", "group_set.before.yaml"
-KEPT = ("name", "phrase", "descriptors", "author", "licence", "licence_link", "link")
+KEPT = ("name", "phrase", "descriptors", *RIGHTS)
 HEAD = """\
 # Written by `guda groups new`. Write authors, licences and links (https://) where they are known; they are shown.
 # A phrase is how a caption says its group. The pictures are listed in {list}.
@@ -59,10 +61,22 @@ def as_before(asked: NewSet, old: GroupSet | None, given: set[str]) -> NewSet:
 def kept(new: Draft, old: GroupSet, *, phrases: bool) -> Draft:
     """The draft with what the old set says of groups that are in both, and with captions that a network made of
     pictures that are in both and have no other. phrases: those of the old set go before."""
-    groups = {}
+    groups, notes = {}, list(new.notes)
+    path = folder_of(new.id) / FILE
+    listed = read_list(path) if path.is_file() else []
     for gid, entry in new.entry["groups"].items():
         before = old.groups.get(gid)
         told = {k: v for k in KEPT if (v := getattr(before, k, None)) and v != NOT_STATED}
+        own, came = [p for p in new.pictures if p.group == gid], [p for p in listed if p.group == gid]
+        from_pictures = rights_of(gid, came, [])
+        for what in [k for k in RIGHTS if k in told and any(getattr(p, k) for p in own)]:
+            if told[what] == from_pictures.get(what):  # no person wrote it
+                del told[what]
+            elif (now := entry.get(what, "")) not in (told[what], from_pictures.get(what, "")):
+                notes.append(
+                    f"'{what}' of '{gid}' stays '{told[what]}', as {SET} says. The pictures' table or metadata says "
+                    f"'{now}' now."
+                )
         if not phrases:
             told.pop("phrase", None)
         told = {k: list(v) if isinstance(v, tuple) else v for k, v in told.items()}
@@ -74,12 +88,11 @@ def kept(new: Draft, old: GroupSet, *, phrases: bool) -> Draft:
         entry.pop("caption", None)
         for group in groups.values():
             group.pop("phrase", None)
-    return replace(new, entry=entry, pictures=_captioned_before(new))
+    return replace(new, entry=entry, pictures=_captioned_before(new, listed), notes=notes)
 
 
-def _captioned_before(new: Draft) -> list[Listed]:
-    path = folder_of(new.id) / FILE
-    made = {p.sha256: p for p in (read_list(path) if path.is_file() else []) if p.captioned_by}
+def _captioned_before(new: Draft, listed: list[Listed]) -> list[Listed]:
+    made = {p.sha256: p for p in listed if p.captioned_by}
     return [
         p.model_copy(update={"text": made[p.sha256].text, "captioned_by": made[p.sha256].captioned_by})
         if p.sha256 in made and not (p.text or p.object)
@@ -101,6 +114,9 @@ def differences(new: Draft, old: GroupSet) -> list[str]:
     for gid, entry in new.entry["groups"].items():
         was, now = getattr(old.groups.get(gid), "phrase", None), entry.get("phrase", "")
         out += [f"The phrase of '{gid}' was '{was}' and is '{now}'."] if was is not None and was != now else []
+        for what in RIGHTS if gid in old.groups else ():
+            was, now = getattr(old.groups[gid], what) or NOT_STATED, entry.get(what) or NOT_STATED
+            out += [f"'{what}' of '{gid}' was '{was}' and is '{now}'."] if was != now else []
     return out + changes(before, new.pictures)
 
 
