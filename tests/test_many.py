@@ -78,3 +78,16 @@ def test_the_example_of_the_page_runs(tmp_path, monkeypatch, capsys):
     (example,) = re.findall(r"```python\n(import guda_core\n.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     exec(compile(example, PAGE.name, "exec"), {})
     assert "3" in capsys.readouterr().out and (tmp_path / "results" / "summary.html").is_file()
+
+
+def test_workers_in_other_folders_are_told_the_whole_path_of_a_model(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for given, told in (
+        ("mine", str(tmp_path / "mine")),
+        ("emoji", "emoji"),
+        ("user/model", "user/model"),
+        (None, None),
+    ):
+        assert many._maker(given, None, several=True) == Named(told, None)
+    assert many._maker("mine", None, several=False) == Named("mine", None)

@@ -31,8 +31,10 @@ class Retrack(ForgetLoss):
     @cached_property
     def bandwidth(self) -> float:
         """h. Of the pictures where the settings name none; made when it is first needed, not for a plan of costs."""
-        given = self.config.bandwidth
-        return losses.likely_bandwidth(self.task.latents) if given is None else given
+        if self.config.bandwidth is not None:
+            return self.config.bandwidth
+        assert isinstance(self.task.latents, Tensor)  # seen above
+        return losses.likely_bandwidth(self.task.latents)
 
     def stand_in(self) -> None:
         self.bandwidth = 1.0 if self.config.bandwidth is None else self.config.bandwidth
