@@ -263,7 +263,8 @@ def test_what_retrack_takes_can_be_told_before_its_bandwidth_is_known(job, tmp_p
     card = save_tiny_unconditional(tmp_path / "u")
     monkeypatch.setattr(run, "chosen_card", lambda name: card)
     own = Forgetting(GROUPS, folder=tmp_path / "u-adapters")
-    config = own.config(bandwidth=None, steps=2, batch=2)
-    assert own.costs(["noto"], config) == own.costs(["noto"], own.config(steps=2, batch=2)) != {"noto": 0}
+    given = own.config(steps=2, batch=2)
+    config = dataclasses.replace(given, bandwidth=None)
+    assert own.costs(["noto"], config) == own.costs(["noto"], given) != {"noto": 0}
     assert own.plan(["noto"], config, {"noto": 0}).groups["noto"].seconds > 0
     assert len(list(own.unlearn("noto", config))) == 2
