@@ -143,7 +143,9 @@ def test_a_worker_elsewhere_has_the_drivers_settings_and_no_others(tmp_path, mon
     monkeypatch.setenv("GUDA_CACHE", "cache")
     monkeypatch.setenv("GUDA_HOME", "work")
     monkeypatch.setenv("HF_HUB_OFFLINE", "")
+    monkeypatch.setenv("GUDA_KEY_PASSPHRASE", "secret")
     told = settings()
+    assert "secret" not in told.values()
     assert (told["GUDA_CACHE"], told["GUDA_HOME"]) == (str(tmp_path / "cache"), str(tmp_path / "work"))
     monkeypatch.setenv("GUDA_HOME", "hub:USER/NAME")
     assert settings()["GUDA_HOME"] == "hub:USER/NAME"

@@ -11,12 +11,11 @@ from guda_core import __version__, paths
 from guda_core.errors import OptionError
 from guda_core.from_hub import is_named
 
+PATHS = ("GUDA_CACHE", "GUDA_LORA", "GUDA_MODEL", "GUDA_CIFAR10")  # variables that may name a path
+SECRETS = ("GUDA_KEY_PASSPHRASE",)  # variables that stay on this machine
+FILES = (".yaml", ".yml", ".safetensors")  # endings of models that are one file
 Asked = TypeVar("Asked", bound=Hashable, contravariant=True)
 Opened = TypeVar("Opened", covariant=True)
-
-
-PATHS = ("GUDA_CACHE", "GUDA_LORA", "GUDA_MODEL", "GUDA_CIFAR10")  # variables that may name a path
-FILES = (".yaml", ".yml", ".safetensors")  # endings of models that are one file
 
 
 class Opener(Protocol[Asked, Opened]):
@@ -38,8 +37,8 @@ def _written_out(name: str, value: str) -> str:
 
 
 def settings() -> dict[str, str]:
-    """Variable -> its value here; paths are absolute."""
-    found = {k: v for k, v in os.environ.items() if k.startswith("GUDA_")}
+    """Variable -> its value here; paths are absolute. Secrets are not among them: no worker signs."""
+    found = {k: v for k, v in os.environ.items() if k.startswith("GUDA_") and k not in SECRETS}
     if not is_named(found.get("GUDA_HOME")):
         home = paths.home()
         found["GUDA_HOME"] = str(paths.ROOT if home == paths.ASSETS else home)
