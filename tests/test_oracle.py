@@ -42,8 +42,8 @@ def test_the_queue_has_every_group_and_the_second_seeds():
     assert jobs[: len(GROUPS.groups)] == [Job(g, FULL_SEED) for g in GROUPS.groups]
     rest = jobs[len(GROUPS.groups) :]
     assert rest[-1] == Job(None, trainings.SECOND_SEED) and trainings.SECOND_SEED != FULL_SEED
-    assert len(rest) == 5 and {j.seed for j in rest} == {trainings.SECOND_SEED}
-    assert len({j.name for j in jobs}) == len(jobs) == 13
+    assert len(rest) == 9 and {j.seed for j in rest} == {trainings.SECOND_SEED}
+    assert len({j.name for j in jobs}) == len(jobs) == 17
 
 
 def test_done_work_is_skipped(trained):
@@ -51,7 +51,7 @@ def test_done_work_is_skipped(trained):
     first = Job("twemoji", FULL_SEED).name
     done.append(first)
     worked = [j.name for j, p in trainings.work(GROUPS, UnetConfig()) if p.step == 1]
-    assert first not in worked and len(worked) == 12
+    assert first not in worked and len(worked) == 16
     assert list(trainings.work(GROUPS, UnetConfig())) == []
 
 
@@ -69,7 +69,7 @@ def test_what_is_kept_is_not_trained_again(trained):
     done, _ = trained
     kept = {Job(g, FULL_SEED).name for g in GROUPS.groups}
     list(trainings.work(GROUPS, UnetConfig(), kept=kept))
-    assert len(done) == 5 and not kept & set(done)
+    assert len(done) == 9 and not kept & set(done)
 
 
 def test_what_another_process_has_in_hand_is_left_to_it(trained):
@@ -77,9 +77,9 @@ def test_what_another_process_has_in_hand_is_left_to_it(trained):
     stages.work_dir().mkdir(parents=True)
     with FileLock(stages.work_dir() / f"{Job('twemoji', FULL_SEED).name}.lock"):
         list(trainings.work(GROUPS, UnetConfig()))
-    assert len(done) == 12 and Job("twemoji", FULL_SEED).name not in done
+    assert len(done) == 16 and Job("twemoji", FULL_SEED).name not in done
     list(trainings.work(GROUPS, UnetConfig()))
-    assert done[12:] == [Job("twemoji", FULL_SEED).name]
+    assert done[16:] == [Job("twemoji", FULL_SEED).name]
 
 
 def test_trainings_start_from_the_committed_vae_and_clip_when_the_cache_has_none(tmp_path, monkeypatch):

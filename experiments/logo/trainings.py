@@ -33,7 +33,7 @@ from guda_core.versions import today, versions
 from guda_core.work_queue import deadline
 
 SECOND_SEED = 4
-SECOND_GROUPS = 4  # how many groups get a second LOGO model
+SECOND_GROUPS = 8  # how many groups get a second LOGO model
 FIDELITY_EVERY = 3  # of the benchmark's queries, what a LOGO model loses by coding is measured on every third
 
 
