@@ -160,4 +160,4 @@ def test_commands_work_from_an_empty_folder(tmp_path, monkeypatch, capsys):
         assert ended is True or ended.value.code == 0, command
     assert list(empty.iterdir()) == []
     said = capsys.readouterr().out
-    assert "emoji" in said and "to do" not in said
+    assert "emoji" in said and "kept  unet-without-noto-s3" in said
