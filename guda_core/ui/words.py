@@ -20,8 +20,8 @@ LIMITS = (
     "AVIF: 24), 16 pixels or more on each side, 8 times as long as wide at most."
 )
 PRIVACY = (
-    "It lies on the computer that runs this page, is deleted within two hours and trains no model. Who runs that "
-    "computer could look at it."
+    "What you upload lies on the computer that runs this page, is deleted within two hours and trains no model. Who "
+    "runs that computer could look at it."
 )
 FOUND_CAPTION = (
     "The file says that {program} made it from these words. That is only what the file says. Edit it freely."
