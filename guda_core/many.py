@@ -9,7 +9,6 @@ from pathlib import Path
 
 from guda_core import api
 from guda_core.diffusion.base_model import BaseModel
-from guda_core.diffusion.cards import absolute
 from guda_core.errors import OptionError
 from guda_core.jobs.chosen_pool import opened
 from guda_core.named import Named
@@ -72,7 +71,7 @@ def attribute_many(
 
 def _maker(model: BaseModel | str | None, groups: GroupSet | str | None, *, several: bool) -> Callable[[], Service]:
     if not isinstance(model, BaseModel) and not isinstance(groups, GroupSet):
-        return Named(absolute(model) if several and model else model, groups)
+        return Named(model, groups)
     if several:
         raise OptionError("With workers or ray, give model and groups by their names: each process loads its own.")
     return partial(api._service, model, groups)

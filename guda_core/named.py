@@ -11,10 +11,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Named:
-    """What makes the service there; equal ones make it once in a process. None: the default ones."""
+    """What makes the service there; equal ones make it once in a process. None: the default ones. On its way to another
+    process, which may work in another folder, a path is written out."""
 
     model: str | None
     group_set: str | None
+
+    def __reduce__(self) -> tuple[type[Named], tuple[str | None, str | None]]:
+        from guda_core.diffusion.cards import absolute
+
+        return Named, (self.model and absolute(self.model), self.group_set)
 
     def __call__(self) -> Service:
         from guda_core.quiet import quieten

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -71,6 +72,13 @@ def test_what_other_processes_cannot_have_is_refused(service, tmp_path):  # noqa
     assert hash(Named("a", None)) == hash(Named("a", None))  # so a process loads it once for all its parts
 
 
+def test_a_models_path_is_written_out_for_another_process(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    there = [pickle.loads(pickle.dumps(Named(name, "artists"))) for name in ("mine", "emoji", "user/name", None)]
+    assert there == [Named(name, "artists") for name in (str(tmp_path / "mine"), "emoji", "user/name", None)]
+
+
 def test_the_example_of_the_page_runs(tmp_path, monkeypatch, capsys):
     folder_of(tmp_path / "pictures", 3)
     monkeypatch.chdir(tmp_path)
@@ -78,16 +86,3 @@ def test_the_example_of_the_page_runs(tmp_path, monkeypatch, capsys):
     (example,) = re.findall(r"```python\n(import guda_core\n.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     exec(compile(example, PAGE.name, "exec"), {})
     assert "3" in capsys.readouterr().out and (tmp_path / "results" / "summary.html").is_file()
-
-
-def test_workers_in_other_folders_are_told_the_whole_path_of_a_model(tmp_path, monkeypatch):
-    (tmp_path / "mine").mkdir()
-    monkeypatch.chdir(tmp_path)
-    for given, told in (
-        ("mine", str(tmp_path / "mine")),
-        ("emoji", "emoji"),
-        ("user/model", "user/model"),
-        (None, None),
-    ):
-        assert many._maker(given, None, several=True) == Named(told, None)
-    assert many._maker("mine", None, several=False) == Named("mine", None)

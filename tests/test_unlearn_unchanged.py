@@ -148,7 +148,7 @@ def of_0_1_without_prompts(task, config):
     return trained(student, params, config.loop, loss_of)
 
 
-def compared(task, config, folder, state):
+def assert_unchanged(task, config, folder, state):
     """The stored values are those of `state`, in the type that is stored."""
     for _ in unlearn(task, config=config, folder=folder, meta={}):
         pass
@@ -180,7 +180,7 @@ WITH_PROMPTS = {
 def test_models_with_prompts(world, tmp_path, name):
     changes = {"operator": "guda_c", "steps": STEPS, "batch": BATCH, **WITH_PROMPTS[name]}
     config, task = config_of(**changes), task_of(world)
-    compared(task, config, tmp_path, of_0_1_with_prompts(task, config))
+    assert_unchanged(task, config, tmp_path, of_0_1_with_prompts(task, config))
 
 
 WITHOUT_PROMPTS = {
@@ -201,4 +201,4 @@ def test_models_without_prompts(tmp_path, card, name):  # noqa: F811
     if name == "retrack":
         config = dataclasses.replace(config, neighbours=None)
         assert config.lora is not None and config.lora.targets == UNET_LORA.targets
-    compared(task, config, tmp_path, of_0_1_without_prompts(task, config))
+    assert_unchanged(task, config, tmp_path, of_0_1_without_prompts(task, config))

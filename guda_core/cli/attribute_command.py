@@ -104,10 +104,6 @@ def attribute(
         from guda_core.scoring.table_run import Options
 
         options = Options(effort, tuple(listed(methods)), prompt)
-        if ray and model:
-            from guda_core.diffusion.cards import absolute
-
-            model = absolute(model)
         make_table(names, out_folder, Named(model, group_set), options, workers=workers, ray=ray)
         return
     if workers is not None or ray is not None:
