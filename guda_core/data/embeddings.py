@@ -155,7 +155,7 @@ class Clip(Encoder):
         self.model.requires_grad_(False)
         self.folder, self.bank = folder, bank or folder / BANK
         self.sha256 = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-        self.size = json.loads((folder / "config.json").read_text())["vision_config"]["image_size"]
+        self.size = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vision_config"]["image_size"]
 
     def image_features(self, pixels: np.ndarray, batch: int = BATCH) -> Tensor:
         out = []
