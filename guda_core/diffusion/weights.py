@@ -37,7 +37,7 @@ def header(path: Path) -> Header:
         ModelError: it is no such file, or damaged.
     """
     try:
-        with safe_open(path, framework="pt") as f:
+        with safe_open(path, framework="np") as f:  # torch's way reserves memory for all of it on Windows
             slices = {name: f.get_slice(name) for name in f.keys()}  # noqa: SIM118
             return {n: (s.get_dtype(), tuple(s.get_shape())) for n, s in slices.items()}
     except (SafetensorError, OSError) as e:

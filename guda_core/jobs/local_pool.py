@@ -21,6 +21,7 @@ from guda_core.errors import OptionError
 from guda_core.jobs.job import Job, Stopped, Told, perform
 
 LET_GO_S = 30.0  # for a worker to leave its job between two steps, before it is killed
+MOST_HANDLES, SHORTLY = 60, 0.2  # Windows waits for 63 at most; with more, the others are asked so many seconds later
 MAIN_AGAIN = 87  # the exit code of a worker that would start workers of its own
 UNGUARDED = (
     "A worker imports the main program again, and that asks for workers again. Put the call below a line "
@@ -228,7 +229,7 @@ class LocalPool:
         """What the workers say; waits at most so many seconds for the first word."""
         busy = [w for w in self._workers if w is not None and w.job is not None]
         handles: list[Any] = [h for w in busy for h in (w.pipe, w.process.sentinel)]
-        wait(handles, timeout)
+        wait(handles[:MOST_HANDLES], timeout if len(handles) <= MOST_HANDLES else min(timeout, SHORTLY))
         found = [(w, w.told()) for w in busy]
         for worker, words in found:
             if words and words[-1].kind == "broke":  # it ends now
@@ -240,8 +241,7 @@ class LocalPool:
         """End all workers: each leaves its job between two steps, and is killed if that takes too long."""
         workers = [w for w in self._workers if w is not None]
         for w in workers:
-            if w.usable:
-                w.process.terminate()
+            w.pipe.close()  # and no signal: on Windows that would be a kill
         until = time.monotonic() + LET_GO_S
         for w in workers:
             w.end(until)

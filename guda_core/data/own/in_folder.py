@@ -72,12 +72,20 @@ def stored_path(folder: Path) -> str:
 
 def spelled_as(paths: Iterable[Path]) -> Callable[[Path], Path]:
     """A function that gives a path as these are spelled: systems write a letter with an accent in two ways, as one
-    character or as two (Unicode's NFC and NFD). A path that is none of these either way is given as it is."""
+    character or as two (Unicode's NFC and NFD), and for some, upper and lower case are the same: there the file is
+    found under a name that is not listed. A path that is none of these in any way is given as it is."""
     known = {p: p for p in paths}
     same = {unicodedata.normalize("NFC", str(p)): p for p in known}
+    alike: dict[str, list[Path]] = {}
+    for text, p in same.items():
+        alike.setdefault(text.casefold(), []).append(p)
 
     def spelled(path: Path) -> Path:
-        return known.get(path) or same.get(unicodedata.normalize("NFC", str(path)), path)
+        text = unicodedata.normalize("NFC", str(path))
+        if found := known.get(path) or same.get(text):
+            return found
+        near = alike.get(text.casefold(), [])
+        return near[0] if len(near) == 1 and is_file(path) else path
 
     return spelled
 
@@ -166,7 +174,7 @@ def find_in_folder(folder: Path) -> Found:
     captions = {stems(p): text for p, text in _captions([p for p in files if p.suffix.lower() in CAPTIONS]).items()}
     told = _metadata([p for p in files if p.name.lower() in METADATA], pictures, found)
     stray = [p for p in pictures if len(p.relative_to(folder).parts) == 1 and "group" not in told.get(p, {})]
-    pictures = sorted(set(pictures) - set(stray))
+    pictures = sorted(set(pictures) - set(stray), key=lambda p: p.parts)  # not in Windows' own order
     _note_others(files, stray, found)
     if not pictures:
         raise DataError(

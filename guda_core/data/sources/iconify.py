@@ -84,7 +84,7 @@ def npm_install(groups: Sequence[Group], into: Path, *, yes: bool = False) -> No
     into.mkdir(parents=True, exist_ok=True)
     packages = [spec(g) for g in groups]
     command = [npm, "install", "--prefix", str(into), "--ignore-scripts", "--no-audit", "--no-fund", "--", *packages]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode != 0:
         raise DataError(f"npm could not install {', '.join(packages)}:\n{done.stderr.strip()[-2000:]}")
 
