@@ -61,6 +61,7 @@ def results(
     if report is not None:
         _again(found, *report)
         return
+    picture = found.spelled(picture) if picture else ""
     asked = Asked(group=group, picture=picture, status=status, scope=scope, method=method, first=first)
     if asked != Asked():
         _check(found, asked)
