@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -83,6 +84,22 @@ def test_what_lasts_is_raised_after_two_seconds_and_any_other_error_at_once(tmp_
     with pytest.raises(PermissionError):
         held_files.replace_file(tmp_path / "none", tmp_path / "a")
     assert not naps
+
+
+def test_no_other_module_replaces_or_removes_a_file_by_itself():
+    """A path's `replace` has one argument, a text's two."""
+    root = Path(held_files.__file__).parent
+    found = []
+    for path in sorted(root.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                of = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
+                files = node.func.attr == "unlink" or (
+                    node.func.attr == "replace" and len(node.args) == 1 and not node.keywords
+                )
+                if files or (of == "os" and node.func.attr in ("replace", "rename", "remove")):
+                    found.append(f"{path.relative_to(root).as_posix()}: {ast.unparse(node)}")
+    assert found == ["held_files.py: os.replace(source, target)", "held_files.py: path.unlink(missing_ok=True)"]
 
 
 WRITERS = {
