@@ -29,6 +29,7 @@ from guda_core.attribution.method import Budget, Context, Method, Unavailable
 from guda_core.data.encoded import Examples
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import CacheError, ScoreError
+from guda_core.held_files import replace_file
 from guda_core.records import Attribution, Cost, GroupScore, Query
 
 FILE = "introstyle.safetensors"
@@ -108,7 +109,7 @@ def write(
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".tmp")
     save_file({g: all_styles[i].to(torch.float16).contiguous() for g, i in at.items()}, aside, metadata=meta)
-    aside.replace(path)
+    replace_file(aside, path)
 
 
 class IntroStyle(Method):

@@ -26,6 +26,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from guda_core.data.dataset import GroupDataset, batches, middle
 from guda_core.diffusion.pixels import to_unit
 from guda_core.errors import ModelError
+from guda_core.held_files import advice, remove_file, replace_file
 from guda_core.records import GroupSet
 
 BANK = "bank.safetensors"
@@ -70,13 +71,14 @@ class Encoder(ABC):
         try:
             self.bank.parent.mkdir(parents=True, exist_ok=True)
             save_file({g: f.to(torch.float16).contiguous() for g, f in features.items()}, aside, metadata=meta)
-            aside.replace(self.bank)
+            replace_file(aside, self.bank)
         except (OSError, SafetensorError) as e:
             with suppress(OSError):
-                aside.unlink()
+                remove_file(aside)
+            what = advice(e, "Free some disk space")
             raise ModelError(
-                f"The features cannot be written to {self.bank} ({str(e).rstrip('.')}). Free some disk space, or name "
-                "another --folder, and run the same command again."
+                f"The features cannot be written to {self.bank} ({str(e).rstrip('.')}). {what}, or name another "
+                "--folder, and run the same command again."
             ) from e
 
     def check_place(self, group_set: GroupSet) -> None:

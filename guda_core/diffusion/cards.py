@@ -22,6 +22,7 @@ from guda_core.diffusion.base_model import BaseModel, Card
 from guda_core.diffusion.memory import is_out_of_memory
 from guda_core.diffusion.precision import chosen_dtype
 from guda_core.errors import GudaError, ModelError, OptionError
+from guda_core.file_names import fitting
 from guda_core.strict import parse_yaml
 
 DEFAULT_MODEL = "emoji"
@@ -146,7 +147,9 @@ def resolve_card(name_or_path: str | Path, *, lora: str | Path | None = None) ->
     if not paths.is_file(path):
         raise ModelError(f"There is no LoRA file {path}.")
     path = path.resolve()
-    return replace(card, id=f"{card.id}-{_slug(path.stem)}", name=f"{card.name} with {path.stem}", lora=str(path))
+    return replace(
+        card, id=fitting(f"{card.id}-{_slug(path.stem)}"), name=f"{card.name} with {path.stem}", lora=str(path)
+    )
 
 
 def _resolve(name_or_path: str | Path) -> Card:
@@ -226,7 +229,7 @@ def _card_of_hub(name: str) -> Card:
 
 
 def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "model"
+    return fitting(re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "model")
 
 
 def _device(asked: str | torch.device) -> torch.device:

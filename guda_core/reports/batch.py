@@ -24,6 +24,7 @@ from typing import Any
 from guda_core.data.images import MAX_BYTES, read_file
 from guda_core.data.left_behind import is_left_behind
 from guda_core.errors import GudaError, OptionError, ReportError
+from guda_core.held_files import remove_file
 from guda_core.paths import is_there
 from guda_core.records import Attribution, Provenance, Query
 from guda_core.reports import bundle
@@ -211,7 +212,7 @@ class Batch:
         refused: list[dict[str, Any]] = []
         kept = 0
         bundle.write(self.out / BATCH, b"")  # also tells a place that cannot be written to before anything is scored
-        (self.out / BATCH).unlink()
+        remove_file(self.out / BATCH)
         for i, path in enumerate(self.files):
             name, record, state = shown(path), None, "finished"
             at = (i, len(self.files))

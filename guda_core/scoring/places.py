@@ -9,6 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from guda_core.data.images import MAX_BYTES, read_file
 from guda_core.errors import OptionError, ReportError, UnreadError
+from guda_core.held_files import remove_file
 from guda_core.reports import bundle
 from guda_core.scoring import data_set_rows
 
@@ -187,7 +188,7 @@ def no_room(e: Exception) -> ReportError:
 def remove(place: str) -> None:
     """Remove a file, if it is there. Raises OSError."""
     if not is_url(place):
-        as_path(place).unlink(missing_ok=True)
+        remove_file(as_path(place))
         return
     fs, path = opened(place)
     if fs.exists(path):

@@ -21,6 +21,7 @@ from guda_core.data.sources.listed import ListedFiles
 from guda_core.data.sources.source import open_dataset
 from guda_core.errors import DataError, GroupSetError, ModelError
 from guda_core.from_hub import PREFIX, bring
+from guda_core.held_files import remove_file
 from guda_core.paths import at_home, is_folder, sets
 from guda_core.records import GroupSet
 
@@ -112,5 +113,5 @@ def _write(path: Path, rows: Sequence[Listed]) -> None:
         write_list(path, rows)
     except OSError as e:
         with contextlib.suppress(OSError):
-            path.with_name(path.name + ".new").unlink(missing_ok=True)
+            remove_file(path.with_name(path.name + ".new"))
         raise DataError(f"The captions cannot be written to {path}: {e.strerror or e}.") from e
