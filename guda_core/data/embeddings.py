@@ -24,6 +24,7 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
 from guda_core.data.dataset import GroupDataset, batches, middle
+from guda_core.diffusion.memory import MEND, lacked_memory
 from guda_core.diffusion.pixels import to_unit
 from guda_core.errors import ModelError
 from guda_core.held_files import advice, remove_file, replace_file
@@ -153,6 +154,8 @@ class Clip(Encoder):
             self.model = CLIPModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
             self.tokenizer = CLIPTokenizer.from_pretrained(folder)
         except Exception as e:
+            if lacked_memory(e):
+                raise ModelError(f"The CLIP in {folder} cannot be read: there is not enough memory. {MEND}") from e
             raise ModelError(f"The CLIP in {folder} is damaged or incomplete: {e}") from e
         self.model.requires_grad_(False)
         self.folder, self.bank = folder, bank or folder / BANK

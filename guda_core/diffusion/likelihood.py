@@ -168,8 +168,8 @@ def _weighted_errors(
     out = inputs.w.reshape(-1, *[1] * (errors.dim() - 1)) * errors
     if not torch.isfinite(out).all():
         raise ScoreError(
-            "The model gave values that are not finite, so there is no score. On a GPU, set `gpu_dtype: float32` in "
-            "the model's card (guda_core/diffusion/cards.yaml)."
+            "The model gave values that are not finite, so there is no score. On a GPU, set GUDA_DTYPE=float32, or "
+            "`gpu_dtype: float32` in the model's card."
         )
     return out
 

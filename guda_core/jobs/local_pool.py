@@ -27,17 +27,21 @@ UNGUARDED = (
     "A worker imports the main program again, and that asks for workers again. Put the call below a line "
     "`if __name__ == '__main__':`."
 )
-GPUS = "CUDA_VISIBLE_DEVICES"
+GPUS, DEVICE = "CUDA_VISIBLE_DEVICES", "GUDA_DEVICE"
 
 
 def gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them: up to the first entry there that names
+    none, where CUDA stops; and of those the one that GUDA_DEVICE names."""
     import torch
 
-    if not torch.cuda.is_available():
+    asked, _, index = os.environ.get(DEVICE, "").strip().partition(":")
+    if asked == "cpu" or not torch.cuda.is_available():
         return []
+    count = torch.cuda.device_count()
     named = [name for name in os.environ.get(GPUS, "").split(",") if name]
-    return named or [str(i) for i in range(torch.cuda.device_count())]
+    found = named[:count] or [str(i) for i in range(count)]
+    return found[int(index) : int(index) + 1] if index.isdecimal() else found
 
 
 def _cores() -> int:
@@ -204,6 +208,8 @@ class LocalPool:
         for i, environ in enumerate(environs):
             if devices:
                 environ[GPUS] = devices[i % len(devices)]
+                if os.environ.get(DEVICE, "").startswith("cuda:"):
+                    environ[DEVICE] = "cuda"  # the only one that it sees
         named = ", ".join(dict.fromkeys(e[GPUS] for e in environs)) if devices else ""
         where = f"GPU {named}" if devices else f"{_counted(int(threads), 'CPU thread')} each"
         self.about = f"{_counted(workers, 'worker')} on this machine, {where}"

@@ -146,8 +146,10 @@ class _Steps:
             for piece in pieces:
                 value += float(piece.detach())
                 if not math.isfinite(value):
+                    half = "" if self.scaler is None else "float16 overflows on some GPUs: set GUDA_DTYPE=float32. "
                     raise TrainingError(
-                        f"The loss is {value} at step {step}. A smaller learning rate than {self.config.lr} may help."
+                        f"The loss is {value} at step {step}. {half}A smaller learning rate than {self.config.lr} may "
+                        "help."
                     )
                 if self.accelerator is not None:
                     self.accelerator.backward(piece)
