@@ -96,14 +96,22 @@ def sdxl():
     )  # fmt: skip
 
 
+def sd3():
+    return SD3Transformer2DModel(num_layers=1)
+
+
+def flux():
+    return FluxTransformer2DModel(num_layers=1, num_single_layers=1)
+
+
 @pytest.mark.parametrize(
     ("make", "latent", "free_gib", "batch"),
     [
         (sd15, (4, 64, 64), 24, 38),  # 0.16 GiB each, where 0.06 was measured
         (sdxl, (4, 128, 128), 8, 3),  # 0.6 GiB each, where 0.16 was measured
         (sdxl, (4, 128, 128), 2, 1),
-        (lambda: SD3Transformer2DModel(num_layers=1), (16, 128, 128), 24, 10),  # 18 x 64 channels, 64 x 64 tokens
-        (lambda: FluxTransformer2DModel(num_layers=1, num_single_layers=1), (16, 128, 128), 80, 13),  # 24 x 128, 64 x 64
+        (sd3, (16, 128, 128), 24, 10),  # 18 x 64 channels, 64 x 64 tokens
+        (flux, (16, 128, 128), 80, 13),  # 24 x 128 channels, 64 x 64 tokens
     ],
 )
 def test_a_gpus_batch_is_of_the_size_that_was_measured(monkeypatch, make, latent, free_gib, batch):
