@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from guda_core.errors import ScoreError
+from guda_core.errors import NoMemoryError
 
 MEND = "Close other programs, or use a smaller model or a machine with more memory."
 NO_MEMORY = f"There is not enough memory, even for one piece at a time. {MEND}"
@@ -42,25 +42,52 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError | OSError) and any(s in str(error).lower() for s in SIGNS)
 
 
-def in_batches(run: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T], batch: int) -> list[R]:
-    """run(part) over parts of at most `batch` items, joined. A part that does not fit into memory is halved, and so are
-    those after it.
+class Fitting:
+    """How many items fit into memory at once, as far as is known. Whoever keeps it does not try more again.
+
+    size: items; half as many each time that memory runs out.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+
+def as_fits(run: Callable[[int], R], most: int, fits: Fitting) -> R:
+    """run(n), n = as many as fit, at most `most`.
 
     Raises:
-        ScoreError: not even one item fits.
+        NoMemoryError: not even one fits.
     """
-    out: list[R] = []
-    while len(out) < len(items):
-        part = items[len(out) : len(out) + batch]
+    while True:
+        n = min(most, fits.size)
         try:
-            out += run(part)
-            continue
+            return run(n)
         except Exception as e:
             if not is_out_of_memory(e):
                 raise
-            if len(part) == 1:
-                raise ScoreError(NO_MEMORY) from e
-            batch = len(part) // 2
+            if n <= 1:
+                raise NoMemoryError(NO_MEMORY) from e
+            fits.size = n // 2
         if torch.cuda.is_available():  # after the block above, so that the error no longer holds its tensors
             torch.cuda.empty_cache()
+
+
+def in_batches(run: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T], batch: int | Fitting) -> list[R]:
+    """run(part) over parts of at most `batch` items, joined. A part that does not fit into memory is halved, and so are
+    those after it; those of later calls too, where a `Fitting` is given.
+
+    Raises:
+        NoMemoryError: not even one item fits.
+    """
+    fits = batch if isinstance(batch, Fitting) else Fitting(batch)
+    out: list[R] = []
+    while len(out) < len(items):
+        left = items[len(out) :]
+        out += as_fits(lambda n, left=left: run(left[:n]), len(left), fits)
     return out
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that can be had on a GPU: those that are free, and those that torch keeps there and does not use."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
