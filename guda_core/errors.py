@@ -64,6 +64,10 @@ class NoMemoryError(ScoreError, TrainingError):
     """There is not enough memory. Another time, or on another machine, there may be."""
 
 
+class NoRoomError(NoMemoryError, ModelError):
+    """A model does not fit into memory."""
+
+
 class InHandError(TrainingError):
     """Another process has the same work in hand."""
 

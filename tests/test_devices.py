@@ -28,7 +28,7 @@ from guda_core.diffusion.devices import VARIABLE, chosen_device, slow_type, wher
 from guda_core.diffusion.finite import check_finite
 from guda_core.diffusion.likelihood import Noised, kl_of
 from guda_core.diffusion.memory import MEND, is_out_of_memory, lacked_memory
-from guda_core.errors import ModelError, OptionError, ScoreError, TrainingError
+from guda_core.errors import ModelError, NoMemoryError, OptionError, ScoreError, TrainingError
 from guda_core.jobs.environ import apply, settings
 from guda_core.jobs.local_pool import DEVICE, GPUS, LocalPool, gpus
 from guda_core.local import load_service
@@ -284,6 +284,7 @@ def test_a_model_that_does_not_fit_into_memory_is_not_called_damaged(kind, fails
     with pytest.raises(ModelError) as found:
         load_model(card)
     assert str(found.value) == f"The model '{card.id}' cannot be loaded: there is not enough memory. {MEND}"
+    assert isinstance(found.value, NoMemoryError)  # a worker tries again
 
 
 @pytest.mark.parametrize("fails", [short, hidden])

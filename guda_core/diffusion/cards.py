@@ -23,7 +23,7 @@ from guda_core.diffusion.base_model import BaseModel, Card
 from guda_core.diffusion.devices import chosen_device, slow_type
 from guda_core.diffusion.memory import MEND, lacked_memory
 from guda_core.diffusion.precision import chosen_dtype
-from guda_core.errors import GudaError, ModelError, OptionError
+from guda_core.errors import GudaError, ModelError, NoRoomError, OptionError
 from guda_core.file_names import fitting
 from guda_core.strict import parse_yaml
 
@@ -187,7 +187,7 @@ def _makes_sense(what: str) -> Iterator[None]:
         if isinstance(e, GudaError):
             raise
         if lacked_memory(e):
-            raise ModelError(f"{what} cannot be loaded: there is not enough memory. {MEND}") from e
+            raise NoRoomError(f"{what} cannot be loaded: there is not enough memory. {MEND}") from e
         said = f"{type(e).__name__}: {e}"
         raise ModelError(
             f"{what} cannot be loaded: its files are damaged, or its settings make no sense ({said})."

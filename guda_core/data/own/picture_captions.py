@@ -19,6 +19,7 @@ from guda_core.data.own.found import words
 from guda_core.data.own.picture_list import FILE, Listed, write_list
 from guda_core.data.sources.listed import ListedFiles
 from guda_core.data.sources.source import open_dataset
+from guda_core.diffusion.devices import chosen_device
 from guda_core.diffusion.memory import Fitting, in_batches, is_out_of_memory
 from guda_core.errors import DataError, GroupSetError, ModelError
 from guda_core.from_hub import PREFIX, bring
@@ -61,7 +62,7 @@ class PictureCaptioner:
                 f"'{place}' holds no network that captions pictures, or it cannot be read ({type(e).__name__}). Name a "
                 "BLIP or a GIT: a folder, or USER/NAME on the Hugging Face Hub."
             ) from e
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = chosen_device()
         try:
             self.model = model.to(self.device).eval().requires_grad_(False)
         except Exception as e:
