@@ -33,7 +33,7 @@ def as_path(place: str) -> Path:
 
 def on_windows() -> bool:
     """Whether paths here have drives and backslashes."""
-    return isinstance(Path(), PureWindowsPath)
+    return isinstance(Path("/"), PureWindowsPath)
 
 
 def absolute(place: str) -> str:
