@@ -2,7 +2,8 @@
 
 Measured once loaded: generating a picture (25 steps), attributing it at each effort. Measured from nothing: the seconds
 until `python app.py` answers over HTTP, in a process of its own. Training costs are read from the records of the stages
-and adapters.
+and adapters. What an installation takes: the files of the packages that requirements.txt brings, and the most memory
+that this process had, in which all methods were run at every effort.
 """
 
 from __future__ import annotations
@@ -16,16 +17,20 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
 import torch
+from packaging.requirements import Requirement
 
 from guda_core.attribution.guda import Guda
 from guda_core.local import LocalService, load_service
 from guda_core.paths import ROOT, run
 from guda_core.records import Query
 from guda_core.service import EFFORTS
+from guda_core.unlearning.plan import peak_bytes
 from guda_core.versions import versions
 
 
@@ -73,6 +78,29 @@ def attribute(service: LocalService, query: Query, effort: str) -> tuple[float, 
     return time.perf_counter() - began, first or float("nan")
 
 
+def brought(lines: Iterable[str]) -> dict[str, Distribution]:
+    """The installed packages that lines of requirements ask for, and all that those ask for, by name."""
+    found: dict[str, Distribution] = {}
+    seen: set[str] = set()
+    todo = [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
+    while todo:
+        wanted = todo.pop()
+        if str(wanted) in seen:
+            continue
+        seen.add(str(wanted))
+        found[wanted.name.lower().replace("_", "-")] = package = distribution(wanted.name)
+        for r in map(Requirement, package.requires or ()):
+            if r.marker is None or any(r.marker.evaluate({"extra": e}) for e in ("", *wanted.extras)):
+                todo.append(r)
+    return found
+
+
+def disk_bytes(packages: Iterable[Distribution]) -> int:
+    """What the files of packages take on the disk."""
+    files = (Path(str(f.locate())) for package in packages for f in package.files or ())
+    return sum(f.stat().st_size for f in files if f.is_file())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
@@ -107,6 +135,9 @@ def main() -> None:
     record["training_s"] = {
         n: s["seconds"] for n, s in json.loads((ROOT / "assets" / "training.json").read_text()).items()
     }
+    packages = brought((ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines())
+    record["installed_mb"] = round(disk_bytes(packages.values()) / 1e6)
+    record["peak_memory_mb"] = round(peak_bytes(torch.device("cpu")) / 1e6)
     record |= {"versions": versions(), "date": datetime.now(UTC).isoformat(timespec="seconds")}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(record, indent=1), encoding="utf-8")

@@ -105,7 +105,7 @@ def load_model(
 
     Args:
         name: what `--model` takes: a card's id, a folder in diffusers' layout, a .safetensors file, or a Hub id.
-        device: for example "cpu" or "cuda:1"; default: the GPU when there is one.
+        device: for example "cpu" or "cuda:1"; default: what GUDA_DEVICE says, else the GPU when there is one.
         lora: a LoRA file that is merged into the model; default: what GUDA_LORA says.
 
     Raises:

@@ -60,6 +60,14 @@ class TrainingError(GudaError):
     """A training cannot start, go on or be resumed."""
 
 
+class NoMemoryError(ScoreError, TrainingError):
+    """There is not enough memory. Another time, or on another machine, there may be."""
+
+
+class NoRoomError(NoMemoryError, ModelError):
+    """A model does not fit into memory."""
+
+
 class InHandError(TrainingError):
     """Another process has the same work in hand."""
 

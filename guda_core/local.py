@@ -270,13 +270,16 @@ def load_service(model: str | None = None, *, group_set: str | None = None, fall
     """
     name = chosen_model(model)
     card, banner = chosen_card(model), ""
+    base: BaseModel | None = None
     try:
         base = load_model(card)
     except ModelError as e:
         if not fall_back or name in (DEFAULT_MODEL, own_model()):
             raise
+        banner = f"The bundled model answers in place of '{name}'. {e}"
+    if base is None:  # out here, so that the error no longer holds what was loaded
         card = find_card(DEFAULT_MODEL)
-        base, banner = load_model(card), f"The bundled model answers in place of '{name}'. {e}"
+        base = load_model(card)
     return service_for(base, load_group_set(chosen_set(group_set, card.group_set)), banner=banner)
 
 

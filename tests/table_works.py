@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from guda_core import held_files
 from guda_core.data.groups import load_group_set
 from guda_core.records import Query
-from guda_core.reports import bundle
 from guda_core.scoring import parts, places
 from guda_core.scoring.table_rows import Row
 from guda_core.scoring.table_run import Options, Table, Total
@@ -93,7 +93,7 @@ def fill_disk() -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(source, target)
 
-    bundle.os.replace = full  # type: ignore[attr-defined]
+    held_files.os.replace = full  # type: ignore[attr-defined]
 
 
 def scored(folder: Path) -> list[str]:

@@ -116,18 +116,6 @@ def test_where_methods_miss_is_shown_with_the_numbers_of_queries(page, record, t
     assert "| a: the oracle names it (3) | a: another (0) |" in text and "| guda | 0.50 (0.25 to 0.75) | - |" in text
 
 
-def test_the_ceilings_groups_have_a_table_of_their_own(page, record, tmp_path):
-    (tmp_path / "styles.json").write_text(json.dumps(record))
-    text = page.RENDER["styles_ceiling"]()
-    rows = [r for r in record["rows_ceiling"] if r["query_set"] == "a"]
-    assert {r["groups"] for r in rows} == {3}
-    assert all(f"| {r['method']} | {page.value(r['top1'])} |" in text for r in rows)
-    assert "10 queries" in page.RENDER["styles_ceiling_report"]()
-    assert "| ceiling | " in page.RENDER["styles_ceiling_differences"]()
-    (tmp_path / "styles.json").write_text(json.dumps({**record, "rows_ceiling": []}))
-    assert page.RENDER["styles_ceiling"]() == page.UNKNOWN
-
-
 def test_what_was_tried_and_what_was_trained_is_listed(page, tmp_path):
     scores = {"n": 7, "top1": 0.5, "mrr": 0.625, "spearman": 0.25, "ndcg3_exponential": 0.5}
     tried = {"variant": "shift,steps=3", "times_cheaper": 99.6, "generated": scores}

@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TABLE = (
     "guda_core",
     "errors",
+    "held_files",
+    "file_names",
     "picture_records",
     "records",
     "versions",

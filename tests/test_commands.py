@@ -77,6 +77,14 @@ def test_commands_are_found():
     assert programs >= {"guda", "experiments.styles", "experiments.digits", "experiments.logo", "experiments.sanity"}
 
 
+def test_commands_can_be_pasted_into_any_shell():
+    """cmd knows no single quotes, and neither it nor PowerShell a backslash at the end of a line."""
+    for path in (*(ROOT / p for p in PAGES), *ROOT.glob("guda_core/**/*.py")):
+        text = path.read_text(encoding="utf-8")
+        assert not re.findall(r"pip install '.*|-N ''.*", text), path
+        assert path.suffix == ".py" or not re.findall(r"^(?:[A-Z_]+=\S+ )*guda .*\\$", text, re.M), path
+
+
 @pytest.mark.parametrize("command", [c for c in COMMANDS if words(c)[0] == "guda"])
 def test_a_product_command_exists_with_its_options(command):
     _, rest = words(command)

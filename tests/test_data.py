@@ -203,7 +203,7 @@ def test_npm_missing_is_said(monkeypatch, tmp_path):
 @pytest.mark.parametrize("code", [0, 1])
 def test_npm_is_asked_for_exact_versions_and_its_failure_is_said(code, monkeypatch, tmp_path):
     npm = tmp_path / "npm"
-    npm.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\necho "E404 no such thing" >&2\nexit {code}\n')
+    npm.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\nprintf "E404 no such thing \\201\\n" >&2\nexit {code}\n')
     npm.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     if code:

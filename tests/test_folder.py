@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import pytest
@@ -61,6 +61,18 @@ def test_every_picture_is_in_one_split_and_each_group_has_some_in_both(root):
     assert {i.id for i in (*train, *held)} == ids and len(train) + len(held) == 6
     assert [i.id for i in own.split("pretrain")] == [i.id for i in train]
     assert own.plan() == [] and list(own.fetch()) == [(1.0, "nothing to fetch")]
+
+
+def test_the_order_is_the_same_on_windows_and_a_caption_may_begin_with_a_byte_order_mark(root, monkeypatch):
+    (root / "Bo Chan" / "sea.txt").write_text("the sea", encoding="utf-8-sig")
+    own = dataset(root, SET.replace("0.25", "0.0"))
+    before, fingerprint = [i.id for i in own.split("train")], own.fingerprint()
+    monkeypatch.setattr(PurePath, "__lt__", lambda a, b: str(a).lower() < str(b).lower())  # as Windows orders paths
+    own = dataset(root, SET.replace("0.25", "0.0"))
+    assert [i.id for i in own.split("train")] == before and before[-2:] == ["bo/Sky.PNG", "bo/sea.jpg"]
+    assert own.fingerprint() == fingerprint
+    sea = own.split("train")[-1]
+    assert captioner_of(own.group_set).caption(sea, torch.Generator()) == "the sea, by Bo"
 
 
 def test_the_seed_chooses_what_is_held_out_and_a_new_picture_hardly_moves_it(root):

@@ -19,10 +19,11 @@ from guda_core.attribution.method import Budget
 from guda_core.data.dataset import Pictures
 from guda_core.data.groups import load_group_set
 from guda_core.data.images import hash_pixels
+from guda_core.diffusion import likelihood
 from guda_core.errors import AdapterError, OptionError, TrainingError
 from guda_core.paths import SHIPPED_RUN, Layers, cache_dir
 from guda_core.records import Query
-from guda_core.unlearning import adapter_files, adapters, health, loop, run
+from guda_core.unlearning import adapter_files, adapters, health, loop, run, switching
 from guda_core.unlearning.forget import config_of
 from guda_core.unlearning.run import Forgetting
 from tests.tiny import save_tiny, save_tiny_unconditional
@@ -172,6 +173,50 @@ def test_health_is_measured_once_an_adapter(job):
     for _ in job.unlearn("noto", config_of(steps=3, batch=4, rank=2)):
         pass
     assert measured.unmeasured(["noto"]) == ["noto"] and measured.read() == {}
+
+
+def health_of(job):
+    """Of an adapter that was just made."""
+    for _ in job.unlearn("noto", CONFIG):
+        pass
+    return health.Health(job, health.HealthConfig(pictures=2, held_out=8, strata=8))
+
+
+def test_a_drop_is_the_difference_of_the_two_elbos_to_the_last_bit(job):
+    measured, item, model = health_of(job), job.pictures()[0], job.model
+    adapter, strata, pixels = job.load("noto"), likelihood.make_strata(job.model.schedule, 8), item.seen(16)
+    draws = likelihood.draw_times(hash_pixels(pixels), strata, 1)
+    asked = (model, model.encode(pixels), model.embed([""]), draws, [0])
+    full = likelihood.kl_values(*asked)
+    with adapters.applied(model.network, adapter):
+        without = likelihood.kl_values(*asked)
+    drop = likelihood.elbo_drop(full=full, without=without, strata=strata).value
+    assert drop != 0 and [measured._drop(adapter, item, "", strata) for _ in range(3)] == [drop] * 3
+
+
+def test_health_finds_out_once_how_many_pictures_fit(job, monkeypatch):
+    measured, predict, failed = health_of(job), job.model.predict, []
+
+    def short(x_t, *more):
+        if len(x_t) > 3:
+            failed.append(len(x_t))
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return predict(x_t, *more)
+
+    monkeypatch.setattr(job.model, "predict", short)
+    assert list(measured.measure("noto"))[-1] == 1 and failed == [8, 4]
+
+
+@pytest.mark.parametrize("first", [10**9, 0], ids=["merged", "live"])
+def test_health_puts_an_adapter_in_in_one_way_whatever_becomes_of_the_memory(job, monkeypatch, first):
+    measured, free, branches = health_of(job), itertools.chain([first], itertools.repeat(10**9 - first)), []
+    branched = switching.branched
+    monkeypatch.setattr(switching, "_free", lambda device: next(free))
+    monkeypatch.setattr(switching, "branched", lambda *a: branches.append(a) or branched(*a))
+    pictures = len(list(measured.measure("noto")))
+    found = measured.read()["noto"]
+    assert (len(branches), found.get("switching")) == ((0, None) if first else (pictures, "live")) and pictures > 10
+    assert found["dtype"] == "float32" and not measured._switching._spare  # the memory is given back
 
 
 def test_the_held_out_pictures_are_read_once_whatever_the_number_of_groups(job, monkeypatch):

@@ -72,6 +72,24 @@ def test_the_group_of_the_same_style_comes_first_and_one_without_styles_is_told(
         assert a.settings["bank_sha256"] == method.sha256 and a.settings["block"] == 1
 
 
+def test_styles_are_made_of_as_many_latents_at_once_as_fit(model, tmp_path, monkeypatch):
+    list(write(tmp_path / "plain" / FILE, model, examples(model), batch=4))
+    predict, asked = model.predict, []
+
+    def short(x_t, *more):
+        asked.append(len(x_t))
+        if len(x_t) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return predict(x_t, *more)
+
+    monkeypatch.setattr(model, "predict", short)
+    assert list(write(tmp_path / "few" / FILE, model, examples(model), batch=4)) == [4 / 6, 1.0]
+    assert asked == [4, 2, 2, 2]
+    plain, few = (IntroStyle.read(tmp_path / name / FILE, model, IDS).bank for name in ("plain", "few"))
+    for g, found in few.items():
+        torch.testing.assert_close(found, plain[g], rtol=2e-3, atol=1e-3)  # kept in float16
+
+
 def test_styles_that_are_not_there_damaged_or_of_another_model_are_refused_in_one_sentence(model, tmp_path):
     context = Context(model, GROUPS, features=tmp_path)
     assert isinstance(IntroStyle.load(context), Unavailable)

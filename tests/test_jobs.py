@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from guda_core import __version__
 from guda_core.data import shards
 from guda_core.data.shards import Shards
 from guda_core.errors import OptionError
+from guda_core.jobs import local_pool
 from guda_core.jobs.driver import work_through
 from guda_core.jobs.environ import apply, settings
 from guda_core.jobs.job import Told
@@ -107,10 +110,11 @@ def test_what_another_process_has_in_hand_is_asked_for_again(tmp_path):
     assert kinds[-1] == ("a", "done") and diary(tmp_path, "made") == ["a", "b"]
 
 
-def test_whoever_stops_listening_ends_the_workers_between_two_steps(tmp_path):
+def test_whoever_stops_listening_ends_the_workers_between_two_steps(tmp_path, monkeypatch):
     events = work_through(jobs(tmp_path, ["a"], 20.0), LocalPool(1, devices=[]))
     until(lambda: next(events).fraction > 0)
     process = pid(tmp_path, "a")
+    monkeypatch.setattr(BaseProcess, "terminate", lambda self: pytest.fail("on Windows that is a kill"))
     began = time.monotonic()
     events.close()
     assert time.monotonic() - began < 10
@@ -131,6 +135,22 @@ def test_workers_share_out_the_gpus_and_the_threads(monkeypatch):
     assert [e[GPUS] for e in three._environs] == ["2", "5", "2"] and "GPU 2, 5" in three.about
     with pytest.raises(OptionError, match="at least one worker"):
         LocalPool(0, devices=[])
+
+
+def test_more_workers_than_windows_waits_for_are_all_heard(monkeypatch):
+    def wait(handles, timeout):
+        assert len(handles) <= 63 and timeout < 1
+        return []
+
+    monkeypatch.setattr(local_pool, "wait", wait)
+    pool = LocalPool(40, devices=[])
+    pool._workers = [
+        SimpleNamespace(
+            job=True, pipe=None, process=SimpleNamespace(sentinel=i), told=lambda i=i: [Told(str(i), "progress", 0.5)]
+        )
+        for i in range(40)
+    ]
+    assert [told.job for told in pool.told(20.0)] == [str(i) for i in range(40)]
 
 
 def test_two_jobs_of_one_name_are_a_fault(tmp_path):

@@ -90,7 +90,7 @@ def test_no_cluster_and_no_ray_are_one_sentence(monkeypatch):
         return real(name, *args, **more)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(OptionError, match=r"pip install 'guda-core\[ray\]'"), connected("auto"):
+    with pytest.raises(OptionError, match=r'pip install "guda-core\[ray\]"'), connected("auto"):
         pass
 
 

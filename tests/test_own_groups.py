@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from guda_core.data.groups import load_group_set
+from guda_core.data.own import in_folder
 from guda_core.data.own.in_folder import find_in_folder
 from guda_core.data.own.new_set import likely_phrase
 from guda_core.data.own.picture_list import Listed, changes, read_list, trained_on, write_list
@@ -67,6 +68,20 @@ def test_metadata_gives_captions_groups_and_rights(tmp_path, kind):
     assert made(tmp_path / "ann" / "..").pictures == new.pictures
     (tmp_path / "ann" / "1.txt").write_text("a lynx", encoding="utf-8")
     assert made(tmp_path).pictures[0].text == "a lynx"  # what stands beside the picture goes before
+
+
+def test_a_name_in_other_letters_is_found_where_the_disk_finds_it(tmp_path, monkeypatch):
+    """macOS and Windows take Cat.JPG for cat.jpg; here there is no such file."""
+    for i, name in enumerate(("ann/cat.png", "bo/1.png")):
+        paint(tmp_path / name, i)
+    (tmp_path / "metadata.csv").write_text("file_name,text\nann/Cat.PNG,a cat\n", encoding="utf-8")
+    assert [(p.picture, p.text) for p in made(tmp_path).pictures] == [("ann/cat.png", ""), ("bo/1.png", "")]
+
+    def blind(path):
+        return any(p.name.lower() == path.name.lower() and p.suffix for p in path.parent.iterdir())
+
+    monkeypatch.setattr(in_folder, "is_file", blind)
+    assert [(p.picture, p.text) for p in made(tmp_path).pictures] == [("ann/cat.png", "a cat"), ("bo/1.png", "")]
 
 
 def test_a_table_names_files_groups_and_rights(home, tmp_path):

@@ -6,13 +6,15 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from transformers import AutoModelForImageTextToText, BlipForConditionalGeneration
 
 from guda_core.data.groups import load_group_set
 from guda_core.data.own.picture_captions import PictureCaptioner, captioned
 from guda_core.data.own.picture_list import FILE
 from guda_core.data.sources.source import open_dataset
-from guda_core.errors import GroupSetError, ModelError
+from guda_core.errors import GroupSetError, ModelError, NoMemoryError
 from guda_core.paths import sets
 from tests.own_pictures import guda
 from tests.tiny_blip import WORDS, save_tiny_blip
@@ -100,3 +102,32 @@ def test_a_network_that_wants_more_than_a_picture_is_refused(tmp_path):
     network.processor = lambda **more: (_ for _ in ()).throw(ValueError("text is needed"))
     with pytest.raises(ModelError, match="could not caption a picture by itself"):
         network([Image.new("RGB", (8, 8))])
+
+
+def test_a_network_that_runs_out_of_memory_is_asked_about_fewer_pictures_at_once(tmp_path, monkeypatch):
+    place = str(save_tiny_blip(tmp_path / "blip"))
+    network = PictureCaptioner(place)
+    pictures = [Image.new("RGB", (8, 8), (50 * i, 200 - 40 * i, 90)) for i in range(5)]
+    alone = [text for p in pictures for text in network([p])]
+    generate, asked, most = network.model.generate, [], [2]
+
+    def short(pixel_values, **more):
+        asked.append(len(pixel_values))
+        if len(pixel_values) > most[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return generate(pixel_values=pixel_values, **more)
+
+    network.model.generate = short
+    assert network(pictures) == network(pictures) == alone and asked == [5, *[2, 2, 1] * 2]
+    most[0] = 0
+    with pytest.raises(NoMemoryError) as told:
+        network(pictures)
+    assert "not enough memory" in str(told.value) and "BLIP" not in str(told.value)
+
+    def full(*args, **more):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    for cls, name in ((BlipForConditionalGeneration, "to"), (AutoModelForImageTextToText, "from_pretrained")):
+        monkeypatch.setattr(cls, name, full)
+        with pytest.raises(ModelError, match="not enough memory to load"):
+            PictureCaptioner(place)

@@ -50,13 +50,13 @@ def test_mcp_is_only_started_when_asked_for_and_there(monkeypatch, caplog):
     assert not wants_mcp()
     monkeypatch.setenv("GUDA_MCP", "1")
     monkeypatch.setattr(ui, "find_spec", lambda name: None)
-    assert not wants_mcp() and "pip install 'gradio[mcp]'" in caplog.text
+    assert not wants_mcp() and 'pip install "gradio[mcp]"' in caplog.text
     monkeypatch.setattr(ui, "find_spec", lambda name: object())
     assert wants_mcp()
 
 
 def test_the_endpoints_are_mcp_tools_with_their_docstrings(monkeypatch):
-    pytest.importorskip("mcp", reason="MCP needs one more package: pip install 'gradio[mcp]'")
+    pytest.importorskip("mcp", reason='MCP needs one more package: pip install "gradio[mcp]"')
     from mcp import ClientSession
     from mcp.client.streamable_http import streamable_http_client
 

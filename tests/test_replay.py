@@ -172,6 +172,16 @@ def test_a_forged_adapter_hash_is_found(service, path):
     assert v.outcome == "different" and where(v.inputs) == {"adapters/openmoji"}
 
 
+def test_a_sum_may_end_in_other_digits_on_another_processor_and_no_more(service, path):
+    record = read_report(path).record
+    for by, outcome in ((1 + 1e-15, "equal"), (1.001, "different")):
+        before, now = copy.deepcopy(record), copy.deepcopy(record)
+        for r, lam in ((before, 0.7), (now, 0.7 * by)):
+            r["methods"]["clip"]["settings"] = {**r["methods"]["clip"]["settings"], "lam": lam}
+        v = compare(before, now)
+        assert v.outcome == outcome and "methods/clip/settings/lam" in where((*v.inputs, *v.environment))
+
+
 def test_another_picture_is_found_even_with_its_hash_corrected(service, path, tmp_path):
     other = draw(tmp_path / "other.png", seed=9).read_bytes()
     put(path, {**files_of(path), "picture.png": other})
@@ -217,10 +227,10 @@ def test_forged_credits_are_found_though_no_score_moved(service, path, place):
     assert v.outcome == "different" and where(v.inputs) == {"/".join(place)}
 
 
-def test_a_forged_verdict_on_scope_is_found(service, tmp_path):
+def test_a_forged_verdict_on_scope_is_found(service, tmp_path, monkeypatch):
     query = service.prepare(draw(tmp_path / "p.png").read_bytes())
     answers = list({a.method: a for a in service.attribute(query, **SETTINGS)}.values())
-    scope = dataclasses.asdict(service.scope(query))
+    scope = dataclasses.asdict(measured := service.scope(query))
     about = {"provenance": service.provenance(), "settings": SETTINGS, "scope": scope}
     path = tmp_path / "r.zip"
     bundle.write(path, bundle.make(query, answers, service.group_set, **about))
@@ -233,6 +243,10 @@ def test_a_forged_verdict_on_scope_is_found(service, tmp_path):
     changed(path, "scope", "value", to=2.0001)  # on the threshold, and moved a little
     v = verdict(read_report(path), service)
     assert v.outcome == "within tolerance" and where(v.scores) == {"scope/verdict", "scope/value"}
+    for value, outcome in ((0.0004, "within tolerance"), (0.004, "different")):  # a logarithm of odds near 0
+        changed(path, "scope", "value", to=value)
+        monkeypatch.setattr(service, "scope", lambda query: dataclasses.replace(measured, value=0.0001))
+        assert verdict(read_report(path), service).outcome == outcome
     changed(path, "scope", "settings", to={"sha256": "of another rule"})
     v = verdict(read_report(path), service)
     assert v.outcome == "equal" and where(v.environment) == {"scope/rule", "scope/verdict", "scope/value"}

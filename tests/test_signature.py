@@ -196,6 +196,15 @@ def test_a_key_with_a_passphrase_signs_by_the_variable_or_the_terminal(report, l
         locked_key.sign(b"report", locked, PASSPHRASE)
 
 
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")
+def test_a_key_with_a_passphrase_is_refused_on_windows_before_it_is_asked_for(locked, monkeypatch):
+    data = locked.read_bytes()
+    monkeypatch.setattr(locked_key, "os", SimpleNamespace(name="nt"))
+    with pytest.raises(ReportError, match="On Windows, guda cannot sign with a key that has a passphrase"):
+        locked_key.is_locked(data)
+    assert not locked_key.is_locked(SECRET)
+
+
 def test_what_is_no_locked_key_is_not_taken_for_one():
     head, body = locked_key.BEGIN, base64.b64encode(locked_key.MAGIC + b"\0\0\0\4aes")
     for key in (b"", PUBLIC, CURVE_SECRET, head + b"\n" + body + b"\n" + locked_key.END, head + b"*" + locked_key.END):

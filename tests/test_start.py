@@ -214,7 +214,7 @@ def test_it_starts_and_answers_in_a_hostile_environment_and_leaves_nothing(copy,
         assert ask(url, tmp_path)["methods"]["clip"]["groups"]["noto"]["status"] == "ok"
         (folder,) = [p for p in temporary.iterdir() if p.name.startswith("guda-uploads-")]
         assert any(folder.rglob("halves.png"))
-        app.send_signal(signal.SIGTERM)
+        app.send_signal(signal.SIGHUP)  # as when a terminal is closed
         assert app.wait(WAIT) == 0
         assert [p.name for p in temporary.iterdir()] == ["gradio"]
     text = log.read_text(encoding="ascii")

@@ -167,7 +167,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_lost(folder, tmp_path, monke
             raise OSError(28, os.strerror(28))
         real(source, target)
 
-    monkeypatch.setattr("guda_core.reports.bundle.os.replace", replace)
+    monkeypatch.setattr("guda_core.held_files.os.replace", replace)
     with pytest.raises(ReportError, match=r"No space left on device.*Free some space"):
         run(folder, out, make)
     monkeypatch.undo()
@@ -186,7 +186,7 @@ def test_pictures_at_which_the_disk_was_full_again_and_again_did_not_end_their_p
             raise OSError(28, os.strerror(28))
         real(source, target)
 
-    monkeypatch.setattr("guda_core.reports.bundle.os.replace", replace)
+    monkeypatch.setattr("guda_core.held_files.os.replace", replace)
     for _ in range(scorer.TRIES):
         with pytest.raises(ReportError, match="Free some space"):
             run(folder, out, LightService)

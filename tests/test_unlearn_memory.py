@@ -287,6 +287,24 @@ def test_a_full_disk_while_the_adapter_is_written_leaves_the_one_before(world, t
     assert {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()} == first
 
 
+def test_a_checkpoint_that_cannot_be_removed_does_not_undo_the_training(world, tmp_path, monkeypatch, caplog):
+    config, kept, real = (
+        dataclasses.replace(CONFIG, loop=dataclasses.replace(CONFIG.loop, checkpoint_s=0.0)),
+        [],
+        os.unlink,
+    )
+
+    def held(path, **named):
+        kept.append(path)
+        if path == tmp_path / "a.pt":
+            raise PermissionError(13, "Access is denied")
+        real(path, **named)
+
+    monkeypatch.setattr(os, "unlink", held)
+    done(task_of(world), tmp_path / "a", config, checkpoint=tmp_path / "a.pt")
+    assert tmp_path / "a.pt" in kept and "cannot be deleted" in caplog.text and (tmp_path / "a" / "guda.json").is_file()
+
+
 def test_a_damaged_checkpoint_is_said(world, tmp_path):
     (tmp_path / "a.pt").write_bytes(b"PK\x03\x04 torn")
     with pytest.raises(TrainingError, match=r"a\.pt is damaged .* Delete it to start again"):

@@ -96,6 +96,7 @@ class Instance(Method):
             yield 0.9 * (i + 1) / n
         fisher[:] = (total / n).float().numpy()
         loss[:] = np.concatenate(list(self.gradients.losses(e)))
+        del fisher, loss
         self.store.finish()
         yield 1.0
 

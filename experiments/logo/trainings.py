@@ -33,7 +33,6 @@ from guda_core.versions import today, versions
 from guda_core.work_queue import deadline
 
 SECOND_SEED = 4
-SECOND_GROUPS = 8  # how many groups get a second LOGO model
 FIDELITY_EVERY = 3  # of the benchmark's queries, what a LOGO model loses by coding is measured on every third
 
 
@@ -55,15 +54,12 @@ class Job:
 
 
 def queue(group_set: GroupSet, config: UnetConfig) -> list[Job]:
-    """All trainings in the order of work: LOGO of every group, second-seed LOGO of some groups, the second full model.
+    """All trainings in the order of work: LOGO of every group, the same from the second seed, the second full model.
 
-    The second seeds go to groups spread evenly over the set's order. Their ceiling does not need the second full model,
-    which moves all of a query's scores alike.
+    The ceiling does not need the last one, which moves all of a query's scores alike.
     """
-    ids = list(group_set.groups)
-    some = ids[:: max(1, len(ids) // SECOND_GROUPS)][:SECOND_GROUPS]
-    first = [Job(g, config.loop.seed) for g in ids]
-    return [*first, *[Job(g, SECOND_SEED) for g in some], Job(None, SECOND_SEED)]
+    of = [Job(g, seed) for seed in (config.loop.seed, SECOND_SEED) for g in group_set.groups]
+    return [*of, Job(None, SECOND_SEED)]
 
 
 def _training(group_set: GroupSet, config: UnetConfig, job: Job) -> Generator[Progress, None, None]:

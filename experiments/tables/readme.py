@@ -83,8 +83,10 @@ def speed() -> str:
     unlearn = sum(r["unlearning_s"].values()) / len(r["unlearning_s"])
     full = next(v for k, v in r["training_s"].items() if k.startswith("unet"))
     note = (
-        f"An adapter has {100 * lora:.1f}% of the UNet's parameters. (`python -m experiments.speed`, {r['date'][:10]}, "
-        "`assets/benchmarks/speed.json`.)"
+        f"An adapter has {100 * lora:.1f}% of the UNet's parameters. What requirements.txt brings takes "
+        f"{r['installed_mb'] / 1e3:.1f} GB on the disk (torch {r['versions']['torch']}). This run, in which one "
+        f"process used all methods at every effort, took at most {r['peak_memory_mb'] / 1e3:.1f} GB of memory. "
+        f"(`python -m experiments.speed`, {r['date'][:10]}, `assets/benchmarks/speed.json`.)"
     )
     lines = [
         f"| on {r['cpu_threads']} CPU threads | seconds |",

@@ -25,6 +25,7 @@ from guda_core.data.own.picture_list import trained_on
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.batches import fitting_batch
+from guda_core.diffusion.memory import Fitting
 from guda_core.errors import AdapterError, ScoreError
 from guda_core.paths import Folder
 from guda_core.records import Attribution, Cost, GroupModels, GroupScore, GroupSet, KLValues, Query
@@ -51,6 +52,7 @@ class FullModel:
 
     def __init__(self, model: BaseModel, query: Query, budget: Budget) -> None:
         self.model, self.query, self.batch = model, query, budget.batch or fitting_batch(model)
+        self.fits = Fitting(self.batch)
         self.strata = likelihood.make_strata(model.schedule, budget.strata)
         self.draws = likelihood.draw_times(query.image_hash, self.strata, budget.draws)
         self.condition = model.embed([query.prompt])
@@ -70,7 +72,7 @@ class FullModel:
 
     def values(self, inputs: likelihood.Noised) -> np.ndarray:
         """KL of the model as it is now."""
-        return likelihood.kl_of(self.model, self.condition, inputs, self.batch)
+        return likelihood.kl_of(self.model, self.condition, inputs, self.fits)
 
     def extend(self, inputs: likelihood.Noised, columns: range) -> int:
         """Have the full model's values at these draws; returns the forward passes that this took."""

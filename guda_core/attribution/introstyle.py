@@ -28,7 +28,9 @@ from torch import Tensor, nn
 from guda_core.attribution.method import Budget, Context, Method, Unavailable
 from guda_core.data.encoded import Examples
 from guda_core.diffusion.base_model import BaseModel
+from guda_core.diffusion.memory import Fitting, in_batches
 from guda_core.errors import CacheError, ScoreError
+from guda_core.held_files import replace_file
 from guda_core.records import Attribution, Cost, GroupScore, Query
 
 FILE = "introstyle.safetensors"
@@ -89,12 +91,19 @@ def styles(model: BaseModel, latents: Tensor, config: IntroStyleConfig) -> Tenso
 def write(
     path: Path, model: BaseModel, examples: Examples, config: IntroStyleConfig | None = None, batch: int = 32
 ) -> Iterator[float]:
-    """Write the styles of training pictures, by group; yields the fraction done. The file appears when it is whole."""
+    """Write the styles of training pictures, by group; yields the fraction done. The file appears when it is whole.
+
+    batch: latents of a pass; fewer, where memory runs out.
+
+    Raises:
+        ScoreError: as `styles`, or there is too little memory for one.
+    """
     config = config or IntroStyleConfig()
     parts: list[Tensor] = []
     batch = batch if isinstance(examples.latents, Tensor) else 1  # of several sizes
+    fits = Fitting(batch)
     for i in range(0, len(examples), batch):
-        parts.append(styles(model, examples.latents[i : i + batch], config))
+        parts.append(_of_those_that_fit(model, examples.latents[i : i + batch], config, fits))
         yield min(i + batch, len(examples)) / len(examples)
     all_styles = torch.cat(parts)
     groups = list(dict.fromkeys(examples.groups))
@@ -108,7 +117,16 @@ def write(
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".tmp")
     save_file({g: all_styles[i].to(torch.float16).contiguous() for g, i in at.items()}, aside, metadata=meta)
-    aside.replace(path)
+    replace_file(aside, path)
+
+
+def _of_those_that_fit(model: BaseModel, latents: Tensor, config: IntroStyleConfig, fits: Fitting) -> Tensor:
+    """`styles`, of as many latents at once as fit into memory."""
+
+    def run(part: Sequence[int]) -> list[Tensor]:
+        return list(styles(model, latents[part[0] : part[-1] + 1], config))
+
+    return torch.stack(in_batches(run, range(len(latents)), fits))
 
 
 class IntroStyle(Method):

@@ -18,6 +18,7 @@ from scipy import ndimage, stats
 from guda_core.attribution.counterfactual import Counterfactual
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.batches import fitting_batch
+from guda_core.diffusion.memory import Fitting
 from guda_core.errors import AdapterError, ScoreError
 from guda_core.picture_records import PlaceMap
 from guda_core.records import Query
@@ -83,7 +84,7 @@ def maps(
     strata = likelihood.make_strata(model.schedule, STRATA)
     when = likelihood.draw_times(query.image_hash, strata, draws)
     inputs = likelihood.noised(model, query.latent, when, range(draws))
-    condition, batch = model.embed([query.prompt]), fitting_batch(model)
+    condition, batch = model.embed([query.prompt]), Fitting(fitting_batch(model))
     usable = [g for g in groups if g in method.adapters]
     yield 0.0
     with model.lock:

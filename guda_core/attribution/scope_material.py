@@ -7,7 +7,7 @@ one source, and the drawings of one object, are never on two sides of the split.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +19,11 @@ from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import described, in_memory
 from guda_core.data.sources.source import open_dataset
 from guda_core.diffusion.base_model import BaseModel
+from guda_core.diffusion.memory import in_batches
 from guda_core.records import GroupSet
 
 STEPS, GUIDANCE = 20, 3.0  # of the model's own pictures, as in the app
+AT_ONCE = 16  # that are drawn, or fewer, as many as fit into memory
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,11 @@ class Material:
 
 
 def own(model: BaseModel, gs: GroupSet, n: int, seed: int) -> Kind:
-    """n pictures by the model: captions as in training, evenly over the groups; no caption where it reads none."""
+    """n pictures by the model: captions as in training, evenly over the groups; no caption where it reads none.
+
+    Raises:
+        NoMemoryError: not even one fits into memory.
+    """
     g = torch.Generator().manual_seed(seed)
     styles = [list(gs.groups)[i % len(gs.groups)] for i in range(n)]
     asked = [""] * n
@@ -48,11 +54,12 @@ def own(model: BaseModel, gs: GroupSet, n: int, seed: int) -> Kind:
         known = captioner_of(gs).examples()
         asked = [known[i] for i in torch.randint(len(known), (n,), generator=g).tolist()]
     seeds = [seed * 10_000 + i for i in range(n)]
-    made = [
-        model.generate(asked[i : i + 16], seeds=seeds[i : i + 16], steps=STEPS, guidance=GUIDANCE)
-        for i in range(0, n, 16)
-    ]
-    return Kind(np.concatenate(made), tuple(map(str, seeds)))
+
+    def draw(part: Sequence[int]) -> list[np.ndarray]:
+        at = [seeds[i] for i in part]
+        return list(model.generate([asked[i] for i in part], seeds=at, steps=STEPS, guidance=GUIDANCE))
+
+    return Kind(np.stack(in_batches(draw, range(n), AT_ONCE)), tuple(map(str, seeds)))
 
 
 def real(gs: GroupSet, split: str, n: int, *, size: int, seed: int) -> Kind:

@@ -16,6 +16,7 @@ from guda_core.data.dataset import Item, fitted, middle
 from guda_core.data.own.found import counted, some
 from guda_core.data.own.near import SIDE, Alike, Copies
 from guda_core.diffusion.sizes import Size, sizes
+from guda_core.file_names import DEVICES
 from guda_core.records import GroupSet
 
 SHOWN = 10  # captions
@@ -92,6 +93,13 @@ def anchors_table(rows: Sequence[tuple[Item, str, str]]) -> Table:
     for item, caption, anchor in rows:
         table.add_row(item.id, caption, anchor)
     return table
+
+
+def _devices(group_set: GroupSet) -> Iterator[str]:
+    """Ids that no folder may have on Windows."""
+    for name in (group_set.id, *group_set.groups):
+        if name in DEVICES:
+            yield f"Windows keeps the name '{name}' for a device. There, the id '{name}' does not work: choose another."
 
 
 def _weak(group_set: GroupSet, train: Sequence[Item], held: Sequence[Item]) -> Iterator[str]:
@@ -214,4 +222,9 @@ def warnings(
     tokens: Callable[[str], tuple[int, int]] | None = None,
 ) -> list[str]:
     """What is weak or will not work, in sentences. tokens: of the model, prompt -> (its tokens, the most it reads)."""
-    return [*_weak(group_set, train, held), *_captions(group_set, train), *_long(group_set, train, tokens)]
+    return [
+        *_devices(group_set),
+        *_weak(group_set, train, held),
+        *_captions(group_set, train),
+        *_long(group_set, train, tokens),
+    ]

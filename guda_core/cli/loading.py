@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from guda_core.cli.terminal import ERR
+from guda_core.cli.terminal import ERR, note
 from guda_core.quiet import quieten
 
 if TYPE_CHECKING:
+    from guda_core.diffusion.base_model import BaseModel
     from guda_core.local import LocalService
     from guda_core.records import GroupSet
 
@@ -35,7 +36,17 @@ def service_of(model: str | None, group_set: str | None = None) -> LocalService:
 
         from guda_core import local
 
-        return local.load_service(model, group_set=group_set, fall_back=False)
+        service = local.load_service(model, group_set=group_set, fall_back=False)
+    say_where(service.model)
+    return service
+
+
+def say_where(model: BaseModel) -> None:
+    """On stderr: where a model runs and in which type. Nothing of the included model on a CPU."""
+    from guda_core.diffusion.devices import where_it_runs
+
+    for sentence in where_it_runs(model):
+        note(sentence)
 
 
 def group_set_of(name: str | None, *, model: str | None = None) -> GroupSet:

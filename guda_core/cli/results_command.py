@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,6 +62,7 @@ def results(
     if report is not None:
         _again(found, *report)
         return
+    picture = found.spelled(picture) if picture else ""
     asked = Asked(group=group, picture=picture, status=status, scope=scope, method=method, first=first)
     if asked != Asked():
         _check(found, asked)
@@ -160,6 +162,7 @@ def _cells(r: Row) -> dict[str, str]:
 def _write_csv(found: Results, asked: Asked, path: Path) -> None:
     """Write rows as a CSV, a chunk at a time: any number of them fits into memory."""
     from guda_core.errors import ReportError
+    from guda_core.held_files import advice, remove_file, replace_file
     from guda_core.reports.bundle import csv_text
     from guda_core.scoring.table_rows import COLUMNS
 
@@ -170,10 +173,12 @@ def _write_csv(found: Results, asked: Asked, path: Path) -> None:
             f.write(csv_text(tuple(COLUMNS), []))
             for chunk in found.all_rows(asked):
                 f.write(csv_text(tuple(COLUMNS), chunk).partition("\n")[2])
-        part.replace(path)
+        replace_file(part, path)
     except OSError as e:
-        part.unlink(missing_ok=True)
-        raise ReportError(f"{path} cannot be written ({e.strerror}). Free some space or name another place.") from e
+        with suppress(OSError):
+            remove_file(part)
+        what = advice(e, "Free some space")
+        raise ReportError(f"{path} cannot be written ({e.strerror}). {what} or name another place.") from e
     say(f"Written: {path}")
 
 

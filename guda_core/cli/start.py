@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 HOST, PORT = "127.0.0.1", 7860
+ENDS = ("SIGTERM", "SIGHUP", "SIGBREAK")  # what ends the app from outside; the last two when a terminal is closed
 UPLOADS = "GRADIO_TEMP_DIR"  # where gradio keeps uploads; it reads this when it is imported
 
 
@@ -160,7 +161,9 @@ def run(make_service: Callable[[], Service]) -> None:
     check_address(host, port)
     check_root_path()
     _settle(host, port)
-    signal.signal(signal.SIGTERM, _interrupt)  # so that the folder of the uploads is removed
+    for name in ENDS:
+        if hasattr(signal, name) and signal.getsignal(number := getattr(signal, name)) != signal.SIG_IGN:
+            signal.signal(number, _interrupt)  # so that the folder of the uploads is removed
     with upload_folder():
         with uncollected():
             service = make_service()

@@ -82,7 +82,7 @@ def _any_encoding() -> None:
 
 
 class _OneSentence:
-    """Errors of the project and of the options as one sentence on stderr, exit code 2."""
+    """Errors of the project and of the options, and a lack of memory, as one sentence on stderr, exit code 2."""
 
     def main(self, *args: Any, standalone_mode: bool = True, **more: Any) -> Any:
         _any_encoding()
@@ -97,12 +97,24 @@ class _OneSentence:
         except Exception as e:  # click's own errors; typer brings its own copy of click, or uses the installed one
             told = getattr(e, "format_message", None)
             if told is None:
-                raise
-            usage = type(e).__name__ != "NoArgsIsHelpError"
-            code = _complain(f"Error: {told()}" if usage else told(), getattr(e, "exit_code", 2))
+                if not (said := _of_memory(e)):
+                    raise
+                code = _complain(f"Error: {said}", 2)
+            else:
+                usage = type(e).__name__ != "NoArgsIsHelpError"
+                code = _complain(f"Error: {told()}" if usage else told(), getattr(e, "exit_code", 2))
         if not standalone_mode:
             return code
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _of_memory(error: Exception) -> str:
+    """The sentence where memory ran out; "" for any other error."""
+    if "torch" not in sys.modules and not isinstance(error, MemoryError):
+        return ""
+    from guda_core.diffusion.memory import MEND, lacked_memory
+
+    return f"There is not enough memory. {MEND}" if lacked_memory(error) else ""
 
 
 def _complain(text: str, code: int) -> int:

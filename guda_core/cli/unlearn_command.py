@@ -12,7 +12,7 @@ from rich.table import Table
 
 from guda_core.cli.amounts import bytes_said, time_said
 from guda_core.cli.jobs_progress import RayOption, WorkersOption
-from guda_core.cli.loading import group_set_of, quieten
+from guda_core.cli.loading import group_set_of, quieten, say_where
 from guda_core.cli.terminal import (
     ERR,
     HomeOption,
@@ -116,6 +116,7 @@ def unlearn(
         with ERR.status("Loading the model"):
             share = _shared(workers) if plan and workers else None
             opened = open_asked(asked)
+        say_where(opened.forgetting.model)
         if draft:
             draft_command.draft(opened.forgetting, asked.groups, again=again)
             return

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -242,7 +243,7 @@ def _room(n: int, size: int) -> np.ndarray:
         return np.empty(shape, np.uint8)
     try:
         with tempfile.TemporaryFile(prefix="guda-pixels-") as f:
-            if hasattr(os, "posix_fallocate"):
+            if sys.platform == "linux":
                 os.posix_fallocate(f.fileno(), 0, math.prod(shape))  # or a full disk would end the process later
             return np.memmap(f, np.uint8, "w+", shape=shape)
     except OSError as e:

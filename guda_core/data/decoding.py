@@ -27,7 +27,7 @@ HALVED = ("PNG", "JPEG", "TIFF", "HEIC")  # at half their size where they are la
 ROWS = 512  # of a large picture that are halved at a time
 AVIF_BRANDS, HEIC_BRANDS = (b"avif", b"avis"), (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 NO_HEIC = (
-    "HEIC pictures need one more package on this machine: pip install 'guda-core[heic]'. Or save the picture as JPEG."
+    'HEIC pictures need one more package on this machine: pip install "guda-core[heic]". Or save the picture as JPEG.'
 )
 
 SIGNATURES = (  # how a file of a kind begins, so that a refusal can name it

@@ -24,8 +24,10 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
 from guda_core.data.dataset import GroupDataset, batches, middle
+from guda_core.diffusion.memory import MEND, lacked_memory
 from guda_core.diffusion.pixels import to_unit
 from guda_core.errors import ModelError
+from guda_core.held_files import advice, remove_file, replace_file
 from guda_core.records import GroupSet
 
 BANK = "bank.safetensors"
@@ -70,13 +72,14 @@ class Encoder(ABC):
         try:
             self.bank.parent.mkdir(parents=True, exist_ok=True)
             save_file({g: f.to(torch.float16).contiguous() for g, f in features.items()}, aside, metadata=meta)
-            aside.replace(self.bank)
+            replace_file(aside, self.bank)
         except (OSError, SafetensorError) as e:
             with suppress(OSError):
-                aside.unlink()
+                remove_file(aside)
+            what = advice(e, "Free some disk space")
             raise ModelError(
-                f"The features cannot be written to {self.bank} ({str(e).rstrip('.')}). Free some disk space, or name "
-                "another --folder, and run the same command again."
+                f"The features cannot be written to {self.bank} ({str(e).rstrip('.')}). {what}, or name another "
+                "--folder, and run the same command again."
             ) from e
 
     def check_place(self, group_set: GroupSet) -> None:
@@ -151,11 +154,13 @@ class Clip(Encoder):
             self.model = CLIPModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
             self.tokenizer = CLIPTokenizer.from_pretrained(folder)
         except Exception as e:
+            if lacked_memory(e):
+                raise ModelError(f"The CLIP in {folder} cannot be read: there is not enough memory. {MEND}") from e
             raise ModelError(f"The CLIP in {folder} is damaged or incomplete: {e}") from e
         self.model.requires_grad_(False)
         self.folder, self.bank = folder, bank or folder / BANK
         self.sha256 = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-        self.size = json.loads((folder / "config.json").read_text())["vision_config"]["image_size"]
+        self.size = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vision_config"]["image_size"]
 
     def image_features(self, pixels: np.ndarray, batch: int = BATCH) -> Tensor:
         out = []

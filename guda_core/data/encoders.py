@@ -36,6 +36,7 @@ from transformers import (
 from guda_core.data.dataset import middle
 from guda_core.data.embeddings import BANK, BATCH, Clip, Encoder, words
 from guda_core.diffusion.base_model import Card
+from guda_core.diffusion.memory import MEND, lacked_memory
 from guda_core.errors import ModelError
 from guda_core.from_hub import bring
 from guda_core.paths import ASSETS, Run, at_home, is_folder
@@ -66,7 +67,8 @@ class Tower(Encoder):
             self.head = self._head()
             self._read_preparation()
         except Exception as e:
-            raise ModelError(f"The {self.kind} in {folder} cannot be read: {e}") from e
+            why = f"there is not enough memory. {MEND}" if lacked_memory(e) else e
+            raise ModelError(f"The {self.kind} in {folder} cannot be read: {why}") from e
         self.model.requires_grad_(False)
         self.sha256 = self._sha256()
 
@@ -129,6 +131,8 @@ class ClipTower(Tower):
             ).eval()
             return tower.text_model, tower.text_projection, CLIPTokenizer.from_pretrained(self.folder)
         except Exception as e:
+            if lacked_memory(e):
+                raise
             raise ModelError(f"The clip in {self.folder} has no text tower that can be read: {e}") from e
 
     def text_features(self, texts: Sequence[str]) -> Tensor:

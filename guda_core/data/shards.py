@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from guda_core.errors import CacheError
+from guda_core.held_files import advice, remove_file, replace_file
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,9 @@ class Shards:
                         out.setdefault(key, {})[name] = f.get_tensor(full)
         except SafetensorError as e:
             log.warning("%s is damaged and is made again: %s", path, e)
-            path.unlink(missing_ok=True)
+            out.clear()  # Windows removes no file that a tensor is mapped from
+            with suppress(OSError):
+                remove_file(path)
             return {}
         except OSError as e:  # such as another person's file, or a network disk that is away: it may be whole
             log.warning("%s cannot be opened now and stays; what it holds is made again: %s", path, e)
@@ -69,10 +73,12 @@ class Shards:
             self.folder.mkdir(parents=True, exist_ok=True)
             flat = {f"{k}/{n}": t.detach().cpu().contiguous() for k, e in entries.items() for n, t in e.items()}
             save_file(flat, aside)
-            aside.replace(path)
+            replace_file(aside, path)
         except (OSError, SafetensorError) as e:
-            aside.unlink(missing_ok=True)
+            with suppress(OSError):
+                remove_file(aside)
+            what = advice(e, "Free some disk space")
             raise CacheError(
-                f"{self.folder} cannot be written ({str(e).rstrip('.')}). Free some disk space and run the same "
-                "command again: what is there already is not made again."
+                f"{self.folder} cannot be written ({str(e).rstrip('.')}). {what} and run the same command again: what "
+                "is there already is not made again."
             ) from e

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -19,10 +20,14 @@ from pydantic import ValidationError
 from guda_core import paths
 from guda_core.diffusion import FAMILIES, weights
 from guda_core.diffusion.base_model import BaseModel, Card
-from guda_core.diffusion.memory import is_out_of_memory
+from guda_core.diffusion.devices import chosen_device, slow_type
+from guda_core.diffusion.memory import MEND, lacked_memory
 from guda_core.diffusion.precision import chosen_dtype
-from guda_core.errors import GudaError, ModelError, OptionError
+from guda_core.errors import GudaError, ModelError, NoRoomError, OptionError
+from guda_core.file_names import fitting
 from guda_core.strict import parse_yaml
+
+log = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "emoji"
 CARDS = Path(__file__).with_name("cards.yaml")
@@ -146,7 +151,9 @@ def resolve_card(name_or_path: str | Path, *, lora: str | Path | None = None) ->
     if not paths.is_file(path):
         raise ModelError(f"There is no LoRA file {path}.")
     path = path.resolve()
-    return replace(card, id=f"{card.id}-{_slug(path.stem)}", name=f"{card.name} with {path.stem}", lora=str(path))
+    return replace(
+        card, id=fitting(f"{card.id}-{_slug(path.stem)}"), name=f"{card.name} with {path.stem}", lora=str(path)
+    )
 
 
 def _resolve(name_or_path: str | Path) -> Card:
@@ -177,8 +184,10 @@ def _makes_sense(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as e:
-        if isinstance(e, GudaError) or is_out_of_memory(e):
+        if isinstance(e, GudaError):
             raise
+        if lacked_memory(e):
+            raise NoRoomError(f"{what} cannot be loaded: there is not enough memory. {MEND}") from e
         said = f"{type(e).__name__}: {e}"
         raise ModelError(
             f"{what} cannot be loaded: its files are damaged, or its settings make no sense ({said})."
@@ -226,34 +235,26 @@ def _card_of_hub(name: str) -> Card:
 
 
 def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "model"
-
-
-def _device(asked: str | torch.device) -> torch.device:
-    """The device of that name. Raises OptionError: there is none here."""
-    try:
-        device = torch.device(asked)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError, ValueError) as e:
-        here = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
-        raise OptionError(f"There is no device '{asked}' here. There is: {here}.") from e
-    return device
+    return fitting(re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "model")
 
 
 def load_model(card: Card, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> BaseModel:
-    """Load a card's model on the device (default: the GPU when there is one).
+    """Load a card's model on the device (default: GUDA_DEVICE's, else the GPU when there is one).
 
     dtype: of the weights; None = what GUDA_DTYPE says, else float32 on a CPU, the card's type on a GPU.
 
     Raises:
-        ModelError: the card's kind is unknown, or the model is missing, damaged or cannot be scored.
-        OptionError: GUDA_DTYPE names no type, or there is no such device here.
+        ModelError: the card's kind is unknown, the model is missing, damaged or cannot be scored, or memory ran out.
+        OptionError: GUDA_DTYPE names no type, or there is no such device here, or it cannot compute.
     """
     try:
         family = FAMILIES.find(card.kind)
     except OptionError as e:
         raise ModelError(f"Card '{card.id}': {e}") from e
-    where = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = chosen_device(device)
     wanted = dtype or chosen_dtype(where)
     with _makes_sense(f"The model '{card.id}'"):
-        return family.load(card, device=where, dtype=wanted)
+        model = family.load(card, device=where, dtype=wanted)
+        if slow := slow_type(where, model.dtype):
+            log.warning(slow)
+        return model

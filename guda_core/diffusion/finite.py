@@ -8,8 +8,8 @@ from torch import Tensor
 from guda_core.errors import ModelError
 
 MEND = (
-    "In half precision numbers overflow: set `gpu_dtype: float32` (or bfloat16) in the model's card. In float32 the "
-    "model's files are damaged: download it again."
+    "In half precision numbers overflow: set GUDA_DTYPE=float32 (or bfloat16), or `gpu_dtype: float32` in the model's "
+    "card. In float32 the model's files are damaged: download it again."
 )
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.condition import Condition
-from guda_core.diffusion.memory import in_batches
+from guda_core.diffusion.memory import Fitting, in_batches
 from guda_core.diffusion.prediction import Prediction
 from guda_core.diffusion.schedule import Schedule
 from guda_core.errors import ScoreError
@@ -154,7 +154,7 @@ def noised(model: BaseModel, latent: Tensor, draws: Draws, columns: Sequence[int
 
 @torch.no_grad()
 def _weighted_errors(
-    model: BaseModel, condition: Condition, inputs: Noised, batch: int, summed: tuple[int, ...]
+    model: BaseModel, condition: Condition, inputs: Noised, batch: int | Fitting, summed: tuple[int, ...]
 ) -> Tensor:
     """w_t times the squared error, summed over these dimensions of (N, C, h, w) in float32 on the device, which it
     leaves once, at the end: (N, ...) float64. Raises as `kl_of`."""
@@ -168,16 +168,16 @@ def _weighted_errors(
     out = inputs.w.reshape(-1, *[1] * (errors.dim() - 1)) * errors
     if not torch.isfinite(out).all():
         raise ScoreError(
-            "The model gave values that are not finite, so there is no score. On a GPU, set `gpu_dtype: float32` in "
-            "the model's card (guda_core/diffusion/cards.yaml)."
+            "The model gave values that are not finite, so there is no score. On a GPU, set GUDA_DTYPE=float32, or "
+            "`gpu_dtype: float32` in the model's card."
         )
     return out
 
 
-def kl_of(model: BaseModel, condition: Condition, inputs: Noised, batch: int = 32) -> np.ndarray:
+def kl_of(model: BaseModel, condition: Condition, inputs: Noised, batch: int | Fitting = 32) -> np.ndarray:
     """KL_t of the model as it is now at these inputs: (K, columns) float64, nats.
 
-    condition: a batch of one. A batch that does not fit into memory is halved.
+    condition: a batch of one. A batch that does not fit into memory is halved; a `Fitting` remembers that.
 
     Raises:
         ScoreError: a value is not finite, or there is too little memory for one forward pass.
@@ -185,7 +185,7 @@ def kl_of(model: BaseModel, condition: Condition, inputs: Noised, batch: int = 3
     return _weighted_errors(model, condition, inputs, batch, (1, 2, 3)).numpy().reshape(-1, inputs.strata).T.copy()
 
 
-def kl_places(model: BaseModel, condition: Condition, inputs: Noised, batch: int = 32) -> np.ndarray:
+def kl_places(model: BaseModel, condition: Condition, inputs: Noised, batch: int | Fitting = 32) -> np.ndarray:
     """What every place of the latent adds to `kl_of`: (K, columns, h, w) float64, nats. Arguments and errors as there.
 
     Summed over the places it is `kl_of`, up to the rounding of float32.
@@ -195,7 +195,12 @@ def kl_places(model: BaseModel, condition: Condition, inputs: Noised, batch: int
 
 
 def kl_values(
-    model: BaseModel, latent: Tensor, condition: Condition, draws: Draws, columns: Sequence[int], batch: int = 32
+    model: BaseModel,
+    latent: Tensor,
+    condition: Condition,
+    draws: Draws,
+    columns: Sequence[int],
+    batch: int | Fitting = 32,
 ) -> np.ndarray:
     """`kl_of` at the given draws (columns): (K, len(columns)) float64, nats. latent: (1, C, h, w) float32 CPU."""
     return kl_of(model, condition, noised(model, latent, draws, columns), batch)

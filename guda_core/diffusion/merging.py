@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from guda_core.diffusion.memory import lacked_memory
 from guda_core.diffusion.weights import refuse_pickle
 from guda_core.errors import ModelError
 from guda_core.paths import is_file
@@ -69,6 +70,8 @@ def read_lora(path: Path) -> LoraFile:
         with safe_open(path, framework="pt") as f:
             metadata, tensors = f.metadata() or {}, {n: f.get_tensor(n) for n in f.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as e:
+        if lacked_memory(e):
+            raise
         raise ModelError(f"The LoRA {path} is damaged or incomplete: {e}. Download it again.") from e
     lora = LoraFile(path, tensors, _settings(path, tensors, metadata))
     kinds = [kind for part, kind in OTHER_KINDS.items() if any(part in name for name in tensors)]
@@ -115,6 +118,8 @@ def merge(pipe: Any, lora: LoraFile, parts: Sequence[str]) -> None:
             pairs, alphas = _pairs(*_renamed(pipe, lora.tensors))
         changes = [_change(name, pair, alphas.get(name), layers, lora) for name, pair in pairs.items()]
     except Exception as e:
+        if lacked_memory(e):
+            raise
         said = (str(e).strip().splitlines() or [type(e).__name__])[0]
         raise ModelError(
             f"The LoRA {lora.path.name} does not fit this model, a {type(pipe).__name__}: {said[:300]}. It was made "

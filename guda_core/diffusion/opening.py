@@ -12,6 +12,7 @@ from diffusers import DiffusionPipeline
 
 from guda_core.diffusion import checks, weights
 from guda_core.diffusion.base_model import Card
+from guda_core.diffusion.memory import lacked_memory
 from guda_core.diffusion.model_files import INDEX, folder_of, read_json
 from guda_core.errors import ModelError
 
@@ -72,4 +73,6 @@ def _open_folder(
             folder, dtype={**types, "default": torch.float32}, use_safetensors=True, **without, **more
         )
     except Exception as e:
+        if lacked_memory(e):
+            raise
         raise ModelError(f"The model '{card.id}' in {folder} is damaged or incomplete: {e}") from e

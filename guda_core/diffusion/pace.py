@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from guda_core.diffusion.base_model import BaseModel
+from guda_core.diffusion.memory import Fitting, as_fits
 from guda_core.records import Cost
 
-BATCH = 24  # pictures of a forward pass that is timed
+BATCH = 24  # pictures of a forward pass that is timed, at most
 
 
 def forward_flops(model: BaseModel) -> int:
@@ -39,7 +40,7 @@ class Pace:
     """Measured seconds of a model's passes. Nothing is measured before it is asked for."""
 
     def __init__(self, model: BaseModel, batch: int = BATCH) -> None:
-        """batch: pictures of a forward pass that is timed."""
+        """batch: pictures of a forward pass that is timed, at most."""
         self.model, self.batch = model, batch
 
     def seconds(self, cost: Cost) -> float:
@@ -50,29 +51,42 @@ class Pace:
 
     @cached_property
     def forward_s(self) -> float:
-        """Seconds of one picture's forward pass in a batch."""
+        """Seconds of one picture's forward pass in a batch, of as many as fit into memory.
+
+        Raises:
+            NoMemoryError: not even one fits.
+        """
+        fits = Fitting(self.batch)
         with self.model.lock, torch.no_grad():
-            self._pass(self.batch)
-            began = time.perf_counter()
-            float(self._pass(self.batch).sum())
-            return (time.perf_counter() - began) / self.batch
+            as_fits(self._timed, fits.size, fits)  # the first pass takes longer
+            return as_fits(self._timed, fits.size, fits)
 
     @cached_property
     def gradient_s(self) -> float:
-        """Seconds of one picture's forward and backward pass to every weight. The model is left as it was."""
+        """Seconds of one picture's forward and backward pass to every weight. The model is left as it was.
+
+        Raises:
+            NoMemoryError: it does not fit into memory.
+        """
         weights = list(self.model.network.parameters())
         needed = [p.requires_grad for p in weights]
         with self.model.lock, torch.enable_grad():
             try:
                 for p in weights:
                     p.requires_grad_(True)
-                self._gradient(weights)  # the first pass takes longer
+                as_fits(lambda n: self._gradient(weights), 1, Fitting(1))  # the first pass takes longer
                 began = time.perf_counter()
                 self._gradient(weights)
                 return time.perf_counter() - began
             finally:
                 for p, was in zip(weights, needed, strict=True):
                     p.requires_grad_(was)
+
+    def _timed(self, batch: int) -> float:
+        """Seconds of one picture."""
+        began = time.perf_counter()
+        float(self._pass(batch).sum())  # waits until it is there
+        return (time.perf_counter() - began) / batch
 
     def _gradient(self, weights: list[nn.Parameter]) -> None:
         found = torch.autograd.grad(self._pass(1).sum(), weights, allow_unused=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.condition import Condition
 from guda_core.diffusion.finite import check_finite
+from guda_core.diffusion.memory import in_batches
 
 
 def start_noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
@@ -42,6 +43,7 @@ def draw(
 
     Raises:
         ModelError: a value is not finite, so there is no picture.
+        NoMemoryError: not even one picture can be decoded.
     """
     answer = answer or model.predict
     scheduler.set_timesteps(steps, **(times or {}))
@@ -56,4 +58,14 @@ def draw(
                 with_prompt, without = output.chunk(2)
                 output = without + guidance * (with_prompt - without)
             z = check_finite(scheduler.step(output, t, z).prev_sample, f"Step {i + 1} of {last + 1} of the drawing")
-        yield model.decode(z) if i == last else None
+        yield decoded(model, z) if i == last else None
+
+
+def decoded(model: BaseModel, z: Tensor) -> np.ndarray:
+    """The pictures of latents (B, C, h, w), as many at once as fit into memory: (B, H, W, 3) uint8. Raises ModelError
+    when a value is not finite, NoMemoryError when not even one fits."""
+
+    def run(part: Sequence[int]) -> list[np.ndarray]:
+        return list(model.decode(z[part[0] : part[-1] + 1]))
+
+    return np.stack(in_batches(run, range(len(z)), len(z)))

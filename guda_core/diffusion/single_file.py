@@ -17,6 +17,7 @@ from transformers import CLIPTokenizer
 
 from guda_core.diffusion import weights
 from guda_core.diffusion.base_model import Card
+from guda_core.diffusion.memory import lacked_memory
 from guda_core.diffusion.model_files import INDEX, read_json
 from guda_core.diffusion.weights import Header
 from guda_core.errors import ModelError
@@ -110,6 +111,8 @@ def open_file(card: Card, pipeline: type[DiffusionPipeline], without: Mapping[st
             **without,
         )  # fmt: skip
     except Exception as e:
+        if lacked_memory(e):
+            raise
         raise ModelError(f"{path} is damaged or incomplete: {e}") from e
     if "ztsnr" in tensors:
         said = {k: v for k, v in pipe.scheduler.config.items() if k != "_use_default_values"}

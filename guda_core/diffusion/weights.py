@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from guda_core.diffusion.base_model import Card
+from guda_core.diffusion.memory import lacked_memory
 from guda_core.errors import ModelError
 
 TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -37,10 +38,12 @@ def header(path: Path) -> Header:
         ModelError: it is no such file, or damaged.
     """
     try:
-        with safe_open(path, framework="pt") as f:
+        with safe_open(path, framework="np") as f:  # torch's way reserves memory for all of it on Windows
             slices = {name: f.get_slice(name) for name in f.keys()}  # noqa: SIM118
             return {n: (s.get_dtype(), tuple(s.get_shape())) for n, s in slices.items()}
     except (SafetensorError, OSError) as e:
+        if lacked_memory(e):
+            raise
         raise ModelError(f"{path} is damaged or incomplete: {e}. Download it again.") from e
 
 

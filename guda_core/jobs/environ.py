@@ -77,3 +77,5 @@ def apply(environ: Mapping[str, str], version: str) -> None:
     for name in [k for k in os.environ if k.startswith("GUDA_") and k not in environ]:
         del os.environ[name]
     os.environ.update({k: v for k, v in environ.items() if v})
+    if environ.get("GUDA_DEVICE", "").startswith("cuda:"):
+        os.environ["GUDA_DEVICE"] = "cuda"  # the number is the driver's; a worker sees its own GPU alone

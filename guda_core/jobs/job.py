@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from guda_core.errors import GudaError, InHandError, one_line
+from guda_core.errors import GudaError, InHandError, NoMemoryError, one_line
 from guda_core.work_queue import claimed
 
 log = logging.getLogger(__name__)
@@ -45,8 +45,8 @@ class Told:
     """What a worker tells of a job.
 
     kind: progress; done: it was made now; found: it was there; held: another process has it in hand; refused: it cannot
-    be done, trying again would not help; broke: something failed that may not fail again. fraction: done, in [0, 1].
-    note: a word, or why. answer: of a job that was made now.
+    be done, trying again would not help; broke: something failed that may not fail again, such as too little memory.
+    fraction: done, in [0, 1]. note: a word, or why. answer: of a job that was made now.
     """
 
     job: str
@@ -81,7 +81,7 @@ def perform(job: Job, tell: Callable[[Told], None]) -> Told:
     except InHandError:
         return Told(job.name, "held")
     except GudaError as e:
-        return Told(job.name, "refused", note=str(e))
+        return Told(job.name, "broke" if isinstance(e, NoMemoryError) else "refused", note=str(e))
     except Stopped:
         raise
     except Exception as e:

@@ -21,26 +21,31 @@ from guda_core.errors import OptionError
 from guda_core.jobs.job import Job, Stopped, Told, perform
 
 LET_GO_S = 30.0  # for a worker to leave its job between two steps, before it is killed
+MOST_HANDLES, SHORTLY = 60, 0.2  # Windows waits for 63 at most; with more, the others are asked so many seconds later
 MAIN_AGAIN = 87  # the exit code of a worker that would start workers of its own
 UNGUARDED = (
     "A worker imports the main program again, and that asks for workers again. Put the call below a line "
     "`if __name__ == '__main__':`."
 )
-GPUS = "CUDA_VISIBLE_DEVICES"
+GPUS, DEVICE = "CUDA_VISIBLE_DEVICES", "GUDA_DEVICE"
 
 
 def gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them: up to the first entry there that names
+    none, where CUDA stops; and of those the one that GUDA_DEVICE names."""
     import torch
 
-    if not torch.cuda.is_available():
+    asked, _, index = os.environ.get(DEVICE, "").strip().partition(":")
+    if asked == "cpu" or not torch.cuda.is_available():
         return []
+    count = torch.cuda.device_count()
     named = [name for name in os.environ.get(GPUS, "").split(",") if name]
-    return named or [str(i) for i in range(torch.cuda.device_count())]
+    found = named[:count] or [str(i) for i in range(count)]
+    return found[int(index) : int(index) + 1] if index.isdecimal() else found
 
 
 def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _counted(n: int, what: str) -> str:
@@ -203,6 +208,8 @@ class LocalPool:
         for i, environ in enumerate(environs):
             if devices:
                 environ[GPUS] = devices[i % len(devices)]
+                if os.environ.get(DEVICE, "").startswith("cuda:"):
+                    environ[DEVICE] = "cuda"  # the only one that it sees
         named = ", ".join(dict.fromkeys(e[GPUS] for e in environs)) if devices else ""
         where = f"GPU {named}" if devices else f"{_counted(int(threads), 'CPU thread')} each"
         self.about = f"{_counted(workers, 'worker')} on this machine, {where}"
@@ -228,7 +235,7 @@ class LocalPool:
         """What the workers say; waits at most so many seconds for the first word."""
         busy = [w for w in self._workers if w is not None and w.job is not None]
         handles: list[Any] = [h for w in busy for h in (w.pipe, w.process.sentinel)]
-        wait(handles, timeout)
+        wait(handles[:MOST_HANDLES], timeout if len(handles) <= MOST_HANDLES else min(timeout, SHORTLY))
         found = [(w, w.told()) for w in busy]
         for worker, words in found:
             if words and words[-1].kind == "broke":  # it ends now
@@ -240,8 +247,7 @@ class LocalPool:
         """End all workers: each leaves its job between two steps, and is killed if that takes too long."""
         workers = [w for w in self._workers if w is not None]
         for w in workers:
-            if w.usable:
-                w.process.terminate()
+            w.pipe.close()  # and no signal: on Windows that would be a kill
         until = time.monotonic() + LET_GO_S
         for w in workers:
             w.end(until)

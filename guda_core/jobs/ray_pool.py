@@ -19,7 +19,7 @@ from guda_core.errors import OptionError, one_line
 from guda_core.jobs.environ import apply, settings
 from guda_core.jobs.job import Job, Told, perform
 
-MISSING = "--ray needs Ray, which is not installed. Install it with `pip install 'guda-core[ray]'`."
+MISSING = '--ray needs Ray, which is not installed. Install it with `pip install "guda-core[ray]"`.'
 # Of a task's CPUs: a fraction, so that tasks which want all CPUs of a machine leave room for Ray's own and others'.
 CPUS, CPUS_BESIDE_A_GPU = 0.9, 0.5
 KNOCK_S = 10.0

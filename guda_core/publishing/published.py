@@ -31,6 +31,7 @@ from guda_core.diffusion.cards import read_cards
 from guda_core.errors import AdapterError, CacheError, DataError, ModelError, OptionError
 from guda_core.from_hub import KINDS
 from guda_core.from_hub import NAME as HUB_NAME
+from guda_core.held_files import advice, is_held, replace_file
 from guda_core.paths import Run
 from guda_core.publishing import hub_card
 from guda_core.records import NOT_STATED, GroupSet
@@ -78,20 +79,32 @@ def publish(card: Card, group_set: GroupSet, *, with_model: bool = False, on_hub
         small = [p for p in small if p.name != scope.FILE]
         card = replace(card, encoder="")
     small += [p for p in [run.mine / bank_name(card)] if p.is_file()]
-    target = paths.writable(paths.home()) / "published" / card.id / group_set.id
+    published = paths.writable(paths.home()) / "published"
+    target = published / card.id / group_set.id
     if not with_model and not on_hub:
         with_model, on_hub = _as_before(target / "models", card)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".new-", dir=target.parent) as name:
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=published, ignore_cleanup_errors=True) as name:
             new = Path(name) / "made"
             inside = _write(new, run, card, group_set, metas, small, with_model=with_model, on_hub=on_hub)
-            if target.is_dir():
-                shutil.rmtree(target)
-            new.replace(target)
+            _put(new, target, before=Path(name) / "before")
     except OSError as e:
-        raise DataError(f"{target} cannot be written: {e.strerror or e}.") from e
+        what = f" {advice(e, '')}." if is_held(e) else ""
+        raise DataError(f"{target} cannot be written: {e.strerror or e}.{what}") from e
     return Made(target, missing, inside, left_out)
+
+
+def _put(new: Path, target: Path, *, before: Path) -> None:
+    """Put a folder in the place of another, which goes to `before`, and comes back where the new one is refused."""
+    if target.is_dir():
+        replace_file(target, before)
+    try:
+        replace_file(new, target)
+    except BaseException:
+        if before.is_dir():
+            replace_file(before, target)
+        raise
 
 
 def _as_before(folder: Path, card: Card) -> tuple[bool, str]:

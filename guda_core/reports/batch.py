@@ -15,13 +15,16 @@ import hashlib
 import io
 import json
 import logging
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from guda_core.data.images import MAX_BYTES, read_file
+from guda_core.data.left_behind import is_left_behind
 from guda_core.errors import GudaError, OptionError, ReportError
+from guda_core.held_files import remove_file
 from guda_core.paths import is_there
 from guda_core.records import Attribution, Provenance, Query
 from guda_core.reports import bundle
@@ -75,8 +78,8 @@ def shown(path: Path) -> str:
 
 
 def pictures(sources: Sequence[Path], prompts: Path | None) -> list[Path]:
-    """The files that are named, and those of the folders that are named, by name; without hidden ones and the prompts.
-    Folders within a folder are not entered.
+    """The files that are named, and those of the folders that are named, by name; without the prompts, hidden ones and
+    what systems leave behind. Folders within a folder are not entered.
 
     Raises:
         OptionError: there is no such file or folder, nothing in it, or two files have one name: rows and reports are
@@ -88,7 +91,7 @@ def pictures(sources: Sequence[Path], prompts: Path | None) -> list[Path]:
         if not is_there(source):
             raise OptionError(f"There is no folder '{source}'.")
         inside = sorted(source.iterdir()) if source.is_dir() else [source]
-        kept = [p for p in inside if p.is_file() and (p == source or not p.name.startswith("."))]
+        kept = [p for p in inside if p.is_file() and (p == source or not is_left_behind(p.name))]
         files |= {p.resolve(): p for p in kept if p.resolve() != given}
         if not kept:
             raise OptionError(f"There are no pictures in '{source}'.")
@@ -104,6 +107,7 @@ def pictures(sources: Sequence[Path], prompts: Path | None) -> list[Path]:
 
 def read_prompts(path: Path, files: Sequence[Path]) -> dict[str, str]:
     """File name -> prompt from a CSV with the columns file and prompt; files that it does not name have none.
+    A letter with an accent may be one character in it and two on the disk, or the other way (Unicode's NFC and NFD).
 
     Raises:
         OptionError: it cannot be read, lacks a column, names a file twice or one that is not in the folder.
@@ -121,9 +125,11 @@ def read_prompts(path: Path, files: Sequence[Path]) -> dict[str, str]:
     if not {"file", "prompt"} <= set(columns):
         raise OptionError(f"{path.name} must begin with a line that names the columns file and prompt.")
     known, out = {shown(p) for p in files}, {}
+    same = {unicodedata.normalize("NFC", name): name for name in known}
     for name, prompt, line in listed:
         if name is None or prompt is None:
             raise OptionError(f"{path.name}, line {line}: a file and a prompt are needed.")
+        name = name if name in known else same.get(unicodedata.normalize("NFC", name), name)
         if name in out or name not in known:
             why = "is named twice" if name in out else "is not in the folder"
             raise OptionError(f"{path.name}, line {line}: '{name}' {why}.")
@@ -206,7 +212,7 @@ class Batch:
         refused: list[dict[str, Any]] = []
         kept = 0
         bundle.write(self.out / BATCH, b"")  # also tells a place that cannot be written to before anything is scored
-        (self.out / BATCH).unlink()
+        remove_file(self.out / BATCH)
         for i, path in enumerate(self.files):
             name, record, state = shown(path), None, "finished"
             at = (i, len(self.files))

@@ -18,7 +18,6 @@ import csv
 import hashlib
 import io
 import json
-import os
 import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +28,7 @@ from uuid import uuid4
 import numpy as np
 
 from guda_core.errors import ReportError
+from guda_core.held_files import advice, remove_file, replace_file
 from guda_core.picture_records import Shown
 from guda_core.records import Attribution, GroupSet, Provenance, Query
 from guda_core.reports import picture_files
@@ -159,8 +159,9 @@ def write(path: Path, data: bytes) -> None:
             return
         try:
             part.write_bytes(data)
-            os.replace(part, path)
+            replace_file(part, path)
         finally:
-            part.unlink(missing_ok=True)
+            remove_file(part)
     except OSError as e:
-        raise ReportError(f"{path} cannot be written ({e.strerror}). Free some space or name another place.") from e
+        what = advice(e, "Free some space")
+        raise ReportError(f"{path} cannot be written ({e.strerror}). {what} or name another place.") from e

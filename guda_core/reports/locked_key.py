@@ -25,6 +25,10 @@ VARIABLE = "GUDA_KEY_PASSPHRASE"
 ASK = f'#!/bin/sh\nprintf "%s\\n" "${VARIABLE}"\n'
 SECONDS = 60.0
 NO_PROGRAM = "A key with a passphrase needs the program ssh-keygen. Install OpenSSH, or sign with a key that has none."
+ON_WINDOWS = (
+    "On Windows, guda cannot sign with a key that has a passphrase. Sign with a key that has none: "
+    f"{signature.MAKE_ONE}."
+)
 WRONG = "The passphrase does not open this key. Try again."
 NO_PASSPHRASE = (
     f"This key has a passphrase. Set {VARIABLE} to it, run guda sign in a terminal, or sign with a key that has none."
@@ -35,7 +39,7 @@ def is_locked(key: bytes) -> bool:
     """Whether a private key file of OpenSSH's has a passphrase.
 
     Raises:
-        ReportError: it has one, and is no Ed25519 key.
+        ReportError: it has one, and is no Ed25519 key, or this is Windows: its OpenSSH asks no script for a passphrase.
     """
     text = key.strip()
     if not (text.startswith(BEGIN) and text.endswith(END)):
@@ -54,6 +58,8 @@ def is_locked(key: bytes) -> bool:
     kind = struct.pack(">I", len(signature.KIND)) + signature.KIND
     if rest[8 : 8 + len(kind)] != kind:  # behind the number of keys and the length of the public one
         raise ReportError(signature.NOT_A_KEY)
+    if os.name == "nt":
+        raise ReportError(ON_WINDOWS)
     return True
 
 

@@ -44,10 +44,12 @@ if TYPE_CHECKING:
 
 RELATIVE = 1e-3
 ABSOLUTE = {"nats": 1e-3}
+SCOPE = 1e-3  # of the statistic of scope, which is a logarithm of odds
 NUMBERS = ("score", "low", "high")
 COARSE = ("bfloat16", "float16")  # types of models
 COARSE_SHARE = 1 / 3  # of an interval's half-width that a number of such a model may move by
 COARSE_RELATIVE = 0.05  # and a KL value, of itself, or in nats
+SUMS = ("lam",)  # inputs that are sums in float64, whose last digits are the processor's: close is the same
 ENVIRONMENT = ("dtype", "device", "batch", "switching")  # told, not judged, wherever they stand
 MISSING = "nothing"
 
@@ -177,13 +179,19 @@ def compare(report: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict:
             before, after = ("an answer" if m in r["methods"] else MISSING for r in (report, now))
             scores.append(Change(m, before, after))
     differ = _changes(_inputs(report), _inputs(now))
-    inputs = [c for c in differ if c.where.rpartition("/")[2] not in ENVIRONMENT]
+    inputs = [c for c in differ if c.where.rpartition("/")[2] not in ENVIRONMENT and not _same_sum(c)]
     told = _changes(*(_flat({k: r[k] for k in ("versions", "hardware")}) for r in (report, now)))
     told += [c for c in differ if c not in inputs]
     outcome: Outcome = "equal" if not scores else "within tolerance"
     if inputs or any(not c.within for c in scores):
         outcome = "different"
     return Verdict(outcome, tuple(scores), tuple(inputs), tuple(told))
+
+
+def _same_sum(c: Change) -> bool:
+    """Whether an input is one of the sums, and is the same but for its last digits."""
+    numbers = isinstance(c.before, float) and isinstance(c.now, float)
+    return c.where.rpartition("/")[2] in SUMS and numbers and math.isclose(c.before, c.now, rel_tol=1e-9)
 
 
 def _other_values(
@@ -218,7 +226,7 @@ def _scoped(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Change, 
     that moved within tolerance."""
     a, b = ({f"scope/{k}": s.get(k) for k in ("verdict", "value")} for s in (before, now))
     numbers = [v for s in (a, b) if isinstance(v := s["scope/value"], int | float)]
-    close = len(numbers) == 2 and numbers[0] != numbers[1] and math.isclose(*numbers, rel_tol=RELATIVE)
+    close = len(numbers) == 2 and numbers[0] != numbers[1] and math.isclose(*numbers, rel_tol=RELATIVE, abs_tol=SCOPE)
     return tuple(replace(c, within=close) for c in _changes(a, b))
 
 

@@ -28,9 +28,10 @@ NAMESPACE, HASH = b"guda-report", b"sha512"
 BEGIN, END = "-----BEGIN SSH SIGNATURE-----", "-----END SSH SIGNATURE-----"
 LINE = 70  # characters
 MAX_FILE = 64_000  # bytes of a key or a signature
-NO_LIBRARY = "Signatures need one more package. Install it: pip install 'guda-core[sign]'."
+NO_LIBRARY = 'Signatures need one more package. Install it: pip install "guda-core[sign]".'
 NO_SIGNATURE = "This file is no signature of a report. Take the .sig file that guda sign wrote."
-NOT_A_KEY = "Only Ed25519 keys in OpenSSH's form sign reports. Make a pair: ssh-keygen -t ed25519 -N '' -f KEYFILE."
+MAKE_ONE = "ssh-keygen -t ed25519 -f KEYFILE (two empty lines: no passphrase)"
+NOT_A_KEY = f"Only Ed25519 keys in OpenSSH's form sign reports. Make a pair: {MAKE_ONE}."
 
 
 def sign(data: bytes, key: bytes) -> bytes:
@@ -44,9 +45,7 @@ def sign(data: bytes, key: bytes) -> bytes:
         private = serialization.load_ssh_private_key(key, password=None)
     except Exception as e:  # whatever the library says of a file that is no key
         if b"OPENSSH PRIVATE KEY" in key and "password" in str(e).lower():
-            raise ReportError(
-                "This key has a passphrase. Sign with a key that has none: ssh-keygen -t ed25519 -N '' -f KEYFILE."
-            ) from e
+            raise ReportError(f"This key has a passphrase. Sign with a key that has none: {MAKE_ONE}.") from e
         raise ReportError(NOT_A_KEY) from e
     if not isinstance(private, ed25519.Ed25519PrivateKey):
         raise ReportError(NOT_A_KEY)

@@ -11,12 +11,12 @@ import io
 import zipfile
 from collections.abc import Iterator, Sequence
 
+from guda_core.data.left_behind import is_left_behind
 from guda_core.errors import ReportError
 from guda_core.reports.record import plain
 
 MAX_ZIP = 32_000_000  # bytes, of the zip and of all that it holds
 MAX_FILES = 4096
-SYSTEM = ("__macosx", "$recycle.bin", "@eadir", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
 
 Places = list[tuple[str, zipfile.ZipInfo]]
 
@@ -58,7 +58,7 @@ def _parts(info: zipfile.ZipInfo) -> tuple[str, ...]:
     """Folders and name of a file; () for a folder and for what a system or a file manager adds."""
     path = info.filename.replace("\\", "/")
     parts = tuple(p for p in path.split("/") if p != ".")
-    hidden = any(p.startswith(".") or p.lower() in SYSTEM for p in parts)
+    hidden = any(is_left_behind(p) for p in parts)
     return () if hidden or path.endswith("/") else parts
 
 

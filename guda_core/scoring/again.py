@@ -18,7 +18,7 @@ from guda_core.records import Attribution
 from guda_core.reports import bundle
 from guda_core.reports.replay import is_close, is_coarse
 from guda_core.scoring import places, table_rows
-from guda_core.scoring.asking import Asked, Results
+from guda_core.scoring.asking import Results
 from guda_core.scoring.listing import Wanted
 from guda_core.scoring.table_rows import Row
 from guda_core.service import Service
@@ -43,7 +43,7 @@ def rows_of(results: Results, picture: str) -> list[Row]:
     Raises:
         OptionError: there is no such picture, or it was refused, so that there is nothing to compute.
     """
-    found = results.rows(Asked(picture=picture))
+    found = results.of_picture(picture)
     if not found:
         raise OptionError(f"There is no picture '{picture}' in these results.")
     if found[0]["method"] is None:

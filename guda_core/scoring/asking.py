@@ -51,11 +51,19 @@ class Asked:
             ("status = ?", [self.status] if self.status else []),
             ("scope = ?", [self.scope] if self.scope else []),
             ("picture = ?", [self.picture] if self.picture else []),
-            ("contains(lower(picture), lower(?))", [self.text] if self.text else []),
+            _holds(self.text),
         ]
         used = [(part, values) for part, values in found if values]
         parts_ = [part for part, _ in used] + (["(rank = 1 OR method IS NULL)"] if self.first else [])
         return " AND ".join(parts_) or "true", [as_text(v) for _, values in used for v in values]
+
+
+def _holds(text: str) -> tuple[str, list[Any]]:
+    """(condition, its values) of names that hold a text, in either spelling of accents (`Results.spelled`)."""
+    plain = "contains(lower(picture), lower(?))"
+    if text.isascii():
+        return plain, [text] if text else []
+    return f"({plain} OR contains(lower(nfc_normalize(picture)), lower(nfc_normalize(?))))", [text, text]
 
 
 @dataclass(frozen=True)
@@ -191,6 +199,19 @@ class Results:
             if not rows:
                 return
             yield [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+
+    def spelled(self, picture: str) -> str:
+        """A picture's name as it stands in these results. Systems write a letter with an accent as one character or as
+        two (Unicode's NFC and NFD). A name that is not there either way is given as it is."""
+        if self.count(Asked(picture=picture)):
+            return picture
+        query = "SELECT picture FROM scores WHERE nfc_normalize(picture) = nfc_normalize(?) ORDER BY 1 LIMIT 1"
+        found = self._ask(query, [as_text(picture)])
+        return found[0][0] if found else picture
+
+    def of_picture(self, picture: str) -> list[Row]:
+        """All rows of a picture, whose name may be spelled otherwise (`spelled`)."""
+        return self.rows(Asked(picture=picture)) or self.rows(Asked(picture=self.spelled(picture)))
 
     def groups(self) -> dict[str, str]:
         """Group id -> name, of all groups that have rows."""

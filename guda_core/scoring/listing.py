@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from guda_core.data.left_behind import is_left_behind
 from guda_core.errors import OptionError, ReportError
 from guda_core.scoring import data_set_rows, places
 
@@ -175,7 +176,7 @@ class Listing:
         (table,) = self._sources
         if not places.is_file(table):
             raise OptionError(f"There is no table '{table}'.")
-        return table, places.absolute(table).rpartition("/")[0]
+        return table, places.parent_of(table)
 
     def _read_parquet(self) -> None:
         import duckdb
@@ -188,10 +189,12 @@ class Listing:
             columns = [row[0] for row in self._connection.execute("DESCRIBE given").fetchall()]
             _named(table, columns)
             prompt = "coalesce(CAST(prompt AS VARCHAR), '')" if "prompt" in _plain(columns) else "?"
-            values = [folder, *([] if "prompt" in _plain(columns) else [self._prompt])]
+            values = [places.begin_of(folder), *([] if "prompt" in _plain(columns) else [self._prompt])]
             own = "contains(name, '://') OR starts_with(name, '/')"
+            if places.on_windows():
+                own += r" OR regexp_matches(name, '^([A-Za-z]:)?[\\/]')"
             self._connection.execute(
-                f"CREATE TABLE listed AS SELECT name AS picture, CASE WHEN {own} THEN name ELSE concat(?, '/', name) "
+                f"CREATE TABLE listed AS SELECT name AS picture, CASE WHEN {own} THEN name ELSE concat(?, name) "
                 f"END AS place, {prompt} AS prompt FROM (SELECT *, CAST(file AS VARCHAR) AS name FROM given) "
                 "WHERE name IS NOT NULL",
                 values,
@@ -258,7 +261,7 @@ def _named(table: str, columns: Sequence[str]) -> None:
 
 
 def _last(place: str) -> str:
-    return as_text(places.absolute(place).rstrip("/").rpartition("/")[2])
+    return as_text(places.name_of(places.absolute(place)))
 
 
 def as_text(name: str) -> str:
@@ -267,8 +270,8 @@ def as_text(name: str) -> str:
 
 
 def _below(folder: str) -> Iterator[tuple[str, str]]:
-    """(name below the folder, place) of the files in it and in what it holds, without hidden ones. Links to folders are
-    not followed; a link to nothing is a file that cannot be read.
+    """(name below the folder, place) of the files in it and in what it holds, without hidden ones and what systems
+    leave behind. Links to folders are not followed; a link to nothing is a file that cannot be read.
 
     Raises:
         OptionError: a folder in it cannot be read, so that nobody knows what is missing.
@@ -277,13 +280,13 @@ def _below(folder: str) -> Iterator[tuple[str, str]]:
         fs, path = places.opened(folder)
         for found in fs.find(path):
             name = found.removeprefix(path).lstrip("/")
-            if not any(part.startswith(".") for part in name.split("/")):
+            if not any(is_left_behind(part) for part in name.split("/")):
                 yield name, fs.unstrip_protocol(found)
         return
     top = places.absolute(folder)
     for at, inner, names in os.walk(top, onerror=_unread):
-        inner[:] = sorted(n for n in inner if not n.startswith("."))
-        for name in sorted(n for n in names if not n.startswith(".")):
+        inner[:] = sorted(n for n in inner if not is_left_behind(n))
+        for name in sorted(n for n in names if not is_left_behind(n)):
             place = Path(at) / name
             if place.is_file() or (place.is_symlink() and not place.exists()):
                 yield as_text(place.relative_to(top).as_posix()), as_text(str(place))

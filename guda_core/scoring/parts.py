@@ -41,7 +41,7 @@ def origin(made_from: Mapping[str, Any], part: int, count: int) -> str:
 
 def number_of(place: str) -> int:
     """The number of a part by its file's name; -1 where it has none."""
-    name = place.rpartition("/")[2].removesuffix(ENDING)
+    name = places.name_of(place).removesuffix(ENDING)
     return int(name) if name.isascii() and name.isdigit() else -1
 
 
@@ -65,8 +65,10 @@ def _origins(connection: Any, places_of_parts: Sequence[str]) -> dict[str, str |
         return {}
     listed = ", ".join(quoted(exact(p)) for p in places_of_parts)
     query = f"SELECT file_name, value FROM parquet_kv_metadata([{listed}]) WHERE key = '{KEY}'"
-    told = dict(connection.cursor().execute(query).fetchall())
-    return {p: json.loads(told[p]).get("of") if p in told else None for p in places_of_parts}
+    # by their names, which differ: DuckDB may write the folder in another way
+    told = {places.name_of(p): value for p, value in connection.cursor().execute(query).fetchall()}
+    named = {p: told.get(places.name_of(p)) for p in places_of_parts}
+    return {p: None if value is None else json.loads(value).get("of") for p, value in named.items()}
 
 
 def write(place: str, rows: Sequence[Row], *, of: str = "") -> None:

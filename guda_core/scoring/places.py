@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import IO, TYPE_CHECKING, Any
 
 from guda_core.data.images import MAX_BYTES, read_file
 from guda_core.errors import OptionError, ReportError, UnreadError
+from guda_core.held_files import remove_file
 from guda_core.reports import bundle
 from guda_core.scoring import data_set_rows
 
@@ -24,8 +25,15 @@ def is_url(place: str) -> bool:
 
 
 def as_path(place: str) -> Path:
-    """A place on this machine."""
-    return Path(place.removeprefix("file://"))
+    """A place on this machine: of file:///C:/x, Windows' C:/x. %20 stands for itself, as for fsspec."""
+    path = place.removeprefix("file://")
+    slash_and_drive = path != place and path.startswith("/") and Path(path[1:]).drive
+    return Path(path[1:] if slash_and_drive else path)
+
+
+def on_windows() -> bool:
+    """Whether paths here have drives and backslashes."""
+    return isinstance(Path("/"), PureWindowsPath)
 
 
 def absolute(place: str) -> str:
@@ -43,6 +51,29 @@ def joined(folder: str, name: str) -> str:
     if is_url(name) or (not is_url(folder) and Path(name).is_absolute()):
         return name
     return f"{folder.rstrip('/')}/{name}" if is_url(folder) else str(as_path(folder) / name)
+
+
+def name_of(place: str) -> str:
+    """The last name in a place; "" for the top of a disk."""
+    return place.rstrip("/").rpartition("/")[2] if is_url(place) else as_path(place).name
+
+
+def parent_of(place: str) -> str:
+    """The folder that a place is in, whatever folder a program works in."""
+    return place.rpartition("/")[0] if is_url(place) else str(Path(absolute(place)).parent)
+
+
+def begin_of(folder: str) -> str:
+    """A folder with the mark at its end that parts names: the places of all that is in it begin so."""
+    return f"{folder}/" if is_url(folder) else os.path.join(as_path(folder), "")  # noqa: PTH118  (Path drops the end)
+
+
+def is_within(place: str, folder: str) -> bool:
+    """Whether a place is a folder or below it, wherever links lead."""
+    here, top = real(place), real(folder)
+    if is_url(place) or is_url(folder):
+        return f"{here}/".startswith(f"{top.rstrip('/')}/")
+    return Path(here).is_relative_to(top)
 
 
 def opened(place: str) -> tuple[AbstractFileSystem, str]:
@@ -157,7 +188,7 @@ def no_room(e: Exception) -> ReportError:
 def remove(place: str) -> None:
     """Remove a file, if it is there. Raises OSError."""
     if not is_url(place):
-        as_path(place).unlink(missing_ok=True)
+        remove_file(as_path(place))
         return
     fs, path = opened(place)
     if fs.exists(path):

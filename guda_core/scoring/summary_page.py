@@ -46,7 +46,7 @@ def write(results: Results, place: str = "") -> str:
         ReportError: it cannot be written.
     """
     place = place or places.joined(results.folder, SUMMARY)
-    title = results.folder.rstrip("/").rpartition("/")[2] or "Results"
+    title = places.name_of(results.folder) or "Results"
     places.write(place, page(results.summary(), title).encode("utf-8", "backslashreplace"))
     return place
 

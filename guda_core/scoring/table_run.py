@@ -71,8 +71,7 @@ class Table:
             raise OptionError("The name of the folder for the results is empty, or no text. Name one with --out.")
         self.out, self.options, self.make_service = places.absolute(out), options, make_service
         find_effort(options.effort)
-        inside = [places.real(s).rstrip("/") for s in sources if s and places.is_folder(s)]
-        if any(f"{places.real(self.out)}/".startswith(f"{s}/") for s in inside):
+        if any(places.is_within(self.out, s) for s in sources if s and places.is_folder(s)):
             raise OptionError("The results must go into another folder than that of the pictures.")
         self.listing = Listing(sources, options.prompt)
         self.parts = self._parts()

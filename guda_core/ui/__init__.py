@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 MOST_SENT = 25 * 2**20  # bytes of an upload, in the page's megabytes; the door itself takes a little less
 KEPT = 3600  # seconds: how often the upload cache is swept, and how old a file in it may get
 QUEUE = 32  # visitors waiting; the next one is told to come back
-NO_MCP = "GUDA_MCP=1 needs one more package: pip install 'gradio[mcp]'. The app starts without MCP tools."
+NO_MCP = 'GUDA_MCP=1 needs one more package: pip install "gradio[mcp]". The app starts without MCP tools.'
 
 
 def build_ui(service: Service) -> gr.Blocks:

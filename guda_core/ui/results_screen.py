@@ -7,6 +7,7 @@ rows than it shows are held.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ ROWS = 50  # of a page
 ANY = "all"
 HEAD = ("Picture", "Method", "Rank", "Group", "Score", "95% interval", "Scope", "Status")
 NO_PICTURE = "Choose a picture of this page, or type its name."
+WINDOWS = os.name == "nt"
+READ_IN_QUOTES = re.compile(r'["$`%\x00-\x1f\u201c-\u201e]|\\$')  # by cmd, PowerShell or C's rules for arguments
 LONGEST = 500  # characters that a visitor may ask for
 
 
@@ -123,7 +126,7 @@ def _cells(r: Row) -> list[object]:
 
 def opened(results: Results, picture: str) -> Html:
     """One picture's answer from its rows: what is known of it, and the bars of each method."""
-    rows = results.rows(Asked(picture=str(picture or "")[:LONGEST])) if picture else []
+    rows = results.of_picture(str(picture)[:LONGEST]) if picture else []
     if not rows:
         return note(f"There is no picture '{picture}' in these results." if picture else NO_PICTURE)
     first = rows[0]
@@ -137,8 +140,16 @@ def opened(results: Results, picture: str) -> Html:
     if first["scope"] == "out of scope":
         body = folded(ALL_THE_SAME, body, css="guda-out")
     hashes = f"SHA-256 of the file: {first['file_sha256']}. Its report: "
-    command = code(f"guda results RESULTS --report {shlex.quote(first['picture'])} report.zip")
+    command = code(f"guda results RESULTS --report {typed(first['picture'])} report.zip")
     return Html(head + body + note(Html(safe(hashes) + command)))
+
+
+def typed(name: str) -> str:
+    """A picture's name as a command line of this machine's system holds it. On Windows a name that cmd or PowerShell
+    would read something into is left to the reader: PICTURE, as RESULTS is."""
+    if not WINDOWS:
+        return shlex.quote(name)
+    return "PICTURE" if READ_IN_QUOTES.search(name) else f'"{name}"'
 
 
 def _method(rows: Sequence[Row]) -> Html:

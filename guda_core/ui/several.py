@@ -18,6 +18,7 @@ from guda_core.answers import sentences
 from guda_core.answers.markup import Html, chip_html, safe, small_image, table
 from guda_core.answers.verdict import CLEAR, CLOSE, UNSURE, Verdict, verdict
 from guda_core.data.images import read_file
+from guda_core.data.left_behind import is_left_behind
 from guda_core.errors import GudaError, ImageError, OptionError, ReportError
 from guda_core.records import Attribution
 from guda_core.reports import bundle
@@ -75,13 +76,13 @@ def most() -> int:
 def begun(service: Service, files: Sequence[str], effort: str, before: Several | None) -> Several:
     """What is to be done. The same pictures and effort as `before`, which was stopped: go on where it ended.
 
-    files: paths in the upload cache; hidden files of a folder are left out.
+    files: paths in the upload cache; hidden files of a folder, and what systems leave behind, are left out.
 
     Raises:
         ImageError: there is no picture, or it was not uploaded.
         OptionError: there are too many, or the effort is unknown.
     """
-    paths = tuple(str(uploaded(f)) for f in files if not Path(f).name.startswith("."))
+    paths = tuple(str(uploaded(f)) for f in files if not is_left_behind(Path(f).name))
     if not paths:
         raise ImageError(words.NO_PICTURES)
     if len(paths) > most():

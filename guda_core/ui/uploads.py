@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from pathlib import Path
 
@@ -26,10 +27,13 @@ def uploaded(path: str | None, *, missing: GudaError | None = None) -> Path:
     if path.startswith("data:") or "://" in path:
         raise ImageError(words.NOT_UPLOADED)
     try:
-        full = Path(path).resolve()
+        named, cache = (Path(os.path.abspath(p)) for p in (path, get_upload_folder()))  # noqa: PTH100  (links stay)
+        below = (cache, cache.resolve())
+        # By its letters first: to look at \\host\share\x, Windows asks that host, and signs in there.
+        full = named.resolve() if any(named.is_relative_to(c) for c in below) else None
     except (OSError, ValueError) as e:  # NUL in it, or a name that no file can have
         raise ImageError(words.NOT_UPLOADED) from e
-    if not full.is_relative_to(Path(get_upload_folder()).resolve()):
+    if full is None or not full.is_relative_to(below[1]):
         raise ImageError(words.NOT_UPLOADED)
     return full
 

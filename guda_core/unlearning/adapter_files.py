@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from guda_core.errors import AdapterError
+from guda_core.held_files import advice, remove_file, replace_file
 
 META, LORA, LORA_CONFIG, NETWORK = (
     "guda.json",
@@ -35,6 +36,7 @@ META, LORA, LORA_CONFIG, NETWORK = (
 )
 OLD_META, OLD_WEIGHTS = "adapter.json", "adapter.safetensors"
 HEALTH, TIMING = "health.json", "timing.json"
+ALL = (META, OLD_META, OLD_WEIGHTS, LORA, LORA_CONFIG, NETWORK, HEALTH, TIMING)
 PREFIX = "base_model.model."  # PEFT's, before the names of a LoRA's factors
 LISTED = "list_sha256"  # in the metadata: the list of pictures that the set was trained on (`picture_list.trained_on`)
 WORDS = "words_sha256"  # in the metadata: how the set's captions were written (`captions.words_sha256`)
@@ -105,11 +107,12 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
     aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # what was interrupted does not count
     try:
         aside.write_text(json.dumps(record, indent=1), encoding="utf-8")
-        aside.replace(path)
+        replace_file(aside, path)
     except OSError as e:
         with suppress(OSError):
-            aside.unlink()
-        raise AdapterError(f"{path} cannot be written ({e.strerror or e}). Free some disk space.") from e
+            remove_file(aside)
+        what = advice(e, "Free some disk space")
+        raise AdapterError(f"{path} cannot be written ({e.strerror or e}). {what}.") from e
 
 
 def note(folder: Path, changes: Mapping[str, Any]) -> None:
@@ -196,17 +199,44 @@ def write(
         if lora is not None:
             aside[folder / LORA_CONFIG] = folder / f"{LORA_CONFIG}.tmp"
             aside[folder / LORA_CONFIG].write_text(json.dumps(lora, indent=1), encoding="utf-8")
+        _put(folder, aside)
     except (OSError, SafetensorError) as e:
         for path in aside.values():
             with suppress(OSError):  # such as where a file stands in the folder's place
-                path.unlink()
+                remove_file(path)
         with suppress(OSError):  # an empty folder would hide the adapter of another layer (`paths.Layers`)
             folder.rmdir()
+        what = advice(e, "Free some disk space")
         raise AdapterError(
-            f"The adapter cannot be written to {folder} ({str(e).rstrip('.')}). Free some disk space and run the same "
-            "command again; what was there before is still there."
+            f"The adapter cannot be written to {folder} ({str(e).rstrip('.')}). {what} and run the same command again; "
+            "what was there before is still there."
         ) from e
-    for name in (META, OLD_META, OLD_WEIGHTS, LORA, LORA_CONFIG, NETWORK, HEALTH, TIMING):
-        (folder / name).unlink(missing_ok=True)
-    for path in sorted(aside, key=lambda p: p.name == META):  # from here on nothing needs more room
-        aside[path].replace(path)
+
+
+def _put(folder: Path, aside: Mapping[Path, Path]) -> None:
+    """Put new files (place -> where it is now) in place of all that was there. Nothing here needs more room.
+
+    The old metadata goes first and the new one comes last, so that a folder between the two is no finished adapter.
+    Where a file is refused, all is as it was.
+    """
+    moved: dict[Path, Path] = {}
+    placed: list[Path] = []
+    try:
+        for path in (folder / name for name in ALL):
+            if path.is_file():
+                replace_file(path, before := path.with_name(f"{path.name}.before"))
+                moved[path] = before
+        for path in sorted(aside, key=lambda p: p.name == META):
+            replace_file(aside[path], path)
+            placed.append(path)
+    except BaseException:
+        for path in reversed(placed):
+            with suppress(OSError):
+                remove_file(path)
+        for path, before in reversed(moved.items()):
+            with suppress(OSError):
+                replace_file(before, path)
+        raise
+    for name in ALL:
+        with suppress(OSError):  # also of a call that was killed
+            remove_file(folder / f"{name}.before")

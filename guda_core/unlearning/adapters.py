@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import AdapterError
+from guda_core.held_files import advice, remove_file
 from guda_core.unlearning import adapter_files, delta, lora
 from guda_core.unlearning.adapter_files import HEALTH, META, read_health, read_meta
 from guda_core.unlearning.lora import LoraSpec, attach
@@ -125,9 +126,16 @@ def _run_file(folder: Path) -> Path | None:
 
 
 def _no_longer_published(folder: Path) -> None:
-    """What a run says of its adapters is not true once one is made anew."""
-    if (path := _run_file(folder)) is not None:
-        path.unlink(missing_ok=True)  # another process may have just made one
+    """What a run says of its adapters is not true once one is made anew. Raises AdapterError: it cannot be removed."""
+    if (path := _run_file(folder)) is None:
+        return
+    try:
+        remove_file(path)  # another process may have just made one
+    except OSError as e:
+        what = advice(e, "Make the folder one that you may write to")
+        raise AdapterError(
+            f"{path} cannot be removed ({e.strerror or e}). {what} and run the same command again."
+        ) from e
 
 
 def _count(state: Mapping[str, Tensor]) -> int:

@@ -6,7 +6,6 @@ It is written aside and renamed, so that a kill or a full disk never leaves a to
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 
 from guda_core.errors import TrainingError
+from guda_core.held_files import advice, remove_file, replace_file
 
 
 class Kept(Protocol):
@@ -36,13 +36,14 @@ def write(path: Path, state: Mapping[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(dict(state), aside)
-        os.replace(aside, path)
+        replace_file(aside, path)
     except (OSError, RuntimeError) as e:  # torch's writer raises a RuntimeError on a full disk
         with suppress(OSError):  # such as where a file stands in the folder's place
-            aside.unlink()
+            remove_file(aside)
+        what = advice(e, "Free some disk space")
         raise TrainingError(
-            f"The checkpoint {path} cannot be written ({first_line(e)}). Free some disk space and run the same command "
-            "again: it goes on from the checkpoint before."
+            f"The checkpoint {path} cannot be written ({first_line(e)}). {what} and run the same command again: it "
+            "goes on from the checkpoint before."
         ) from e
 
 

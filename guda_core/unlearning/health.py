@@ -21,11 +21,13 @@ from guda_core.data.dataset import Item, Pictures
 from guda_core.data.images import hash_pixels
 from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion import likelihood
+from guda_core.diffusion.memory import Fitting
 from guda_core.paths import Folder
 from guda_core.unlearning import adapters
 from guda_core.unlearning.adapter_files import read_json, write_json
 from guda_core.unlearning.adapters import HEALTH, OFFSET
 from guda_core.unlearning.run import Forgetting
+from guda_core.unlearning.switching import Switching
 from guda_core.versions import versions
 
 KINDS = {  # of pictures that an adapter's health is measured on -> how a table's head says it
@@ -36,6 +38,8 @@ KINDS = {  # of pictures that an adapter's health is measured on -> how a table'
     "held_out_empty": "held out, empty",
     OFFSET: "others, held out, empty",
 }
+
+BATCH = 32  # pictures of a pass, at most
 
 Shown = Sequence[tuple[Item, str]]  # items with the prompts that they are scored under
 
@@ -87,6 +91,12 @@ class Health:
     ) -> None:
         self.job, self.config, self.apart = job, config or HealthConfig(), apart
         self._full: dict[tuple[Any, ...], Any] = {}  # of the full model, the same for every group
+        self._fits = Fitting(BATCH)
+
+    @cached_property
+    def _switching(self) -> Switching:
+        """Of the model's network: one for all adapters, so that all are put into it in the same way."""
+        return Switching(self.job.model.network, kept=0)
 
     def unmeasured(self, wanted: Sequence[str]) -> list[str]:
         """The wanted groups whose LoRA fits but whose health has not been measured, or was of another adapter."""
@@ -134,9 +144,9 @@ class Health:
         draws, columns = likelihood.draw_times(hash_pixels(pixels), strata, config.draws), list(range(config.draws))
         key = (draws.image_hash, pixels.shape, prompt)  # pictures of one colour differ by their shape alone
         if key not in self._full:
-            self._full[key] = likelihood.kl_values(model, latent, cond, draws, columns)
-        with adapters.applied(model.network, adapter):
-            without = likelihood.kl_values(model, latent, cond, draws, columns)
+            self._full[key] = likelihood.kl_values(model, latent, cond, draws, columns, self._fits)
+        with self._switching.applied(adapter):
+            without = likelihood.kl_values(model, latent, cond, draws, columns, self._fits)
         return likelihood.elbo_drop(full=self._full[key], without=without, strata=strata).value
 
     def passes(self, groups: Sequence[str]) -> dict[str, int]:
@@ -157,23 +167,33 @@ class Health:
 
         Raises:
             AdapterError: the adapter cannot be used, or the health cannot be written.
+            ScoreError: a value is not finite, or there is too little memory for one picture.
         """
         adapter = self.job.load(group)
         strata = likelihood.make_strata(self.job.model.schedule, self.config.strata)
         kinds = self._kinds(group)
         record: dict[str, Any] = {}
         done, all_of_them = 0, sum(len(p) for p in kinds.values())
-        for kind, shown in kinds.items():
-            drops = []
-            for item, prompt in shown:
-                drops.append(self._drop(adapter, item, prompt, strata))
-                done += 1
-                yield done / all_of_them
-            if drops:
-                record[kind] = summary(drops)
+        try:
+            for kind, shown in kinds.items():
+                drops = []
+                for item, prompt in shown:
+                    drops.append(self._drop(adapter, item, prompt, strata))
+                    done += 1
+                    yield done / all_of_them
+                if drops:
+                    record[kind] = summary(drops)
+            record |= self._how(adapter)
+        finally:
+            self._switching.release()  # the next unlearning needs the memory
         record |= {"unit": "nats", "adapter_sha256": adapter.meta["sha256"], "left_out": len(self.apart)}
         record |= {"config": {**dataclasses.asdict(self.config), "rule": likelihood.RULE}, "versions": versions()}
         write_json(self.job.folder / group / HEALTH, record)
+
+    def _how(self, adapter: adapters.Adapter) -> dict[str, str]:
+        """In which type the network ran; that the adapter was a branch beside its layers, where it was."""
+        live = {"switching": "live"} if self._switching.any_live([adapter]) else {}
+        return {"dtype": str(self.job.model.dtype).removeprefix("torch."), **live}
 
     def read(self) -> dict[str, dict[str, Any]]:
         """Group id -> its stored health, of those that can be read."""

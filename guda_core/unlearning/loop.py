@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from guda_core.diffusion.memory import is_out_of_memory
-from guda_core.errors import TrainingError
+from guda_core.errors import NoMemoryError, TrainingError
 from guda_core.unlearning import checkpoints
 from guda_core.unlearning.checkpoints import Kept
 
@@ -133,7 +133,7 @@ class _Steps:
     def _make_room(self, why: str) -> None:
         self.opt.zero_grad(set_to_none=True)
         if self.shrink is None or not self.shrink():
-            raise TrainingError(
+            raise NoMemoryError(
                 f"There is not enough memory, even for one picture at a time ({why}). Close other programs, turn "
                 "checkpointing on, or use a smaller rank or a machine with more memory."
             )
@@ -146,8 +146,10 @@ class _Steps:
             for piece in pieces:
                 value += float(piece.detach())
                 if not math.isfinite(value):
+                    half = "" if self.scaler is None else "float16 overflows on some GPUs: set GUDA_DTYPE=float32. "
                     raise TrainingError(
-                        f"The loss is {value} at step {step}. A smaller learning rate than {self.config.lr} may help."
+                        f"The loss is {value} at step {step}. {half}A smaller learning rate than {self.config.lr} may "
+                        "help."
                     )
                 if self.accelerator is not None:
                     self.accelerator.backward(piece)
@@ -160,7 +162,19 @@ class _Steps:
         return value
 
     def _move(self) -> bool:
-        """Change the weights; whether that was possible."""
+        """Change the weights; whether that was possible. What AdamW keeps of each weight is made in the first step,
+        when the pieces are done: smaller ones would not make room for it."""
+        try:
+            return self._changed()
+        except Exception as e:
+            if self.shrink is None or not is_out_of_memory(e):
+                raise
+            raise NoMemoryError(
+                f"There is not enough memory for what AdamW keeps of each weight ({checkpoints.first_line(e)}). Close "
+                "other programs, or use a smaller rank or a machine with more memory."
+            ) from e
+
+    def _changed(self) -> bool:
         if self.accelerator is not None:
             self.accelerator.clip_grad_norm_(self.params, self.config.clip_norm)
             self.opt.step()

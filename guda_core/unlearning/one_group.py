@@ -11,6 +11,7 @@ not.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from guda_core.data.latents import Latents
+from guda_core.held_files import remove_file
 from guda_core.unlearning import adapters, losses
 from guda_core.unlearning.config import MemorySettings, Settings
 from guda_core.unlearning.forget import FORGET_LOSSES, ForgetLoss, Half, Task, hide
@@ -29,6 +31,8 @@ from guda_core.unlearning.kept_prompts import KeptPrompts, network_alone
 from guda_core.unlearning.loop import Progress, run, step_generator
 from guda_core.unlearning.pieces import Pieces
 from guda_core.unlearning.student import Student, check, precision, scaler, seed_dropout
+
+log = logging.getLogger(__name__)
 
 
 def _places(task: Task, pool: Tensor, batch: int, rng: torch.Generator) -> Tensor:
@@ -263,5 +267,9 @@ def unlearn(
         else:
             adapters.save(student.network, folder, spec=config.lora, meta=record)
     for path in (checkpoint, before):
-        if path is not None:
-            path.unlink(missing_ok=True)
+        if path is None:
+            continue
+        try:
+            remove_file(path)
+        except OSError as e:  # the adapter is finished all the same
+            log.warning("%s is no longer needed, and cannot be deleted: %s", path, e)

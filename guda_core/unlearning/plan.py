@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import torch
 
 from guda_core.data.dataset import Item
@@ -59,6 +59,10 @@ def peak_bytes(device: torch.device) -> int:
     """Most memory so far: torch's on a GPU, else the process's."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else 1024 * most
 

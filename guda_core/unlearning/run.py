@@ -27,6 +27,7 @@ from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion.cards import chosen_card, load_model
 from guda_core.diffusion.identity import KNOWN
 from guda_core.errors import AdapterError, InHandError, OptionError
+from guda_core.held_files import replace_file
 from guda_core.paths import STYLE_GROUPS, Layers, cache_dir
 from guda_core.records import GroupSet
 from guda_core.unlearning import adapter_files, adapters
@@ -222,7 +223,7 @@ class Forgetting:
         for new, old in ((now, older), (before_steps(now), before_steps(older))):
             if not new.exists():
                 with suppress(OSError):  # mostly: there is none
-                    old.replace(new)
+                    replace_file(old, new)
         return now
 
     def unlearn(self, group: str, config: Settings, *, resume: bool = True) -> Iterator[Progress]:

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from guda_core.diffusion.memory import free_bytes
 from guda_core.errors import AdapterError
 
 KEPT = 512 * 2**20  # bytes of changed weights that are kept on a CPU
@@ -54,8 +55,8 @@ class Change(Protocol):
 
 
 def _free(device: torch.device) -> int | None:
-    """Bytes that are free on a GPU; None: not a GPU."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+    """Bytes that can be had on a GPU; None: not a GPU."""
+    return free_bytes(device) if device.type == "cuda" else None
 
 
 def _size(tensors: Mapping[str, Tensor]) -> int:
@@ -118,6 +119,12 @@ class Switching:
         weights = self.network.state_dict(keep_vars=True)
         found = [(a, {name: weights[name] for name in a.shapes if name in weights}) for a in adapters]
         return any(own and self._is_live(a, own) for a, own in found)
+
+    def release(self) -> None:
+        """Give back the memory of all that is kept. What was decided stays."""
+        self._kept.clear()
+        self._factors.clear()
+        self._spare, self._scratch = {}, None
 
     def _make_room(self, own: Mapping[str, Tensor]) -> None:
         """Where the GPU has no room for the spare copy any more: the copy of the group that was asked for longest ago

@@ -202,6 +202,7 @@ class FeatureBank:
             residual[start : at.stop] = [f.residual for f in found]
             if at.stop < n:
                 yield at.stop / n
+        del phi, residual
         self.store.finish()
         yield 1.0
 

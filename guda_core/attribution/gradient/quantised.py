@@ -24,6 +24,7 @@ from guda_core.attribution.gradient.features import FeatureConfig, Features, Gra
 from guda_core.attribution.gradient.projection import Projection
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import CacheError
+from guda_core.held_files import remove_file
 from guda_core.records import Query
 
 WEIGHTS, META = "features.safetensors", "features.json"
@@ -33,7 +34,7 @@ LEVELS = 127
 def write(folder: Path, features: Features, groups: tuple[str, ...], meta: Mapping[str, Any]) -> None:
     """Store features rounded to int8, and the group of each row. meta: `base_sha256`, `config` and more."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / META).unlink(missing_ok=True)
+    remove_file(folder / META)
     phi = np.asarray(features.phi, np.float32)
     scale = np.maximum(np.abs(phi).max(axis=1), np.finfo(np.float32).tiny) / LEVELS
     arrays = {

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from guda_core.errors import CacheError
+from guda_core.held_files import replace_file
 from guda_core.paths import cache_dir
 
 SETTINGS = "settings.json"
@@ -42,25 +43,25 @@ class Store:
         return (self.folder / SETTINGS).is_file()
 
     def create(self, name: str, shape: tuple[int, ...]) -> np.memmap:
-        """A new array of float32 on disk, to be filled before `finish`."""
+        """A new array of float32 on disk, to be filled, and let go of, before `finish`."""
         self._aside.mkdir(parents=True, exist_ok=True)
         path = self._aside / f"{name}.npy"
         self._made[name] = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
         return self._made[name]
 
     def finish(self) -> None:
-        """Declare the created arrays complete."""
-        for array in self._made.values():
-            array.flush()
-        files = {f"{name}.npy": _digest(self._aside / f"{name}.npy") for name in self._made}
+        """Declare the created arrays complete. Nobody may hold one: Windows renames no folder with a mapped file."""
+        names = list(self._made)
+        for name in names:
+            self._made.pop(name).flush()
+        files = {f"{name}.npy": _digest(self._aside / f"{name}.npy") for name in names}
         record = {"settings": self.settings, "files": files}
         (self._aside / SETTINGS).write_text(json.dumps(record, indent=1), encoding="utf-8")
-        self._made = {}
         if self.complete:  # another process was faster; both made the same
-            shutil.rmtree(self._aside)
+            shutil.rmtree(self._aside, ignore_errors=True)
             return
         shutil.rmtree(self.folder, ignore_errors=True)
-        os.replace(self._aside, self.folder)
+        replace_file(self._aside, self.folder)
 
     def open(self) -> dict[str, np.ndarray]:
         """name -> array, memory-mapped and read-only.

@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from guda_core.data.images import OWN, read_file
+from guda_core.data.left_behind import is_left_behind
 from guda_core.data.own.found import RIGHTS, Candidate, Found, counted, some, words
 from guda_core.data.own.tables import read_table
 from guda_core.errors import DataError
@@ -31,7 +32,6 @@ CAPTIONS = (".txt", ".caption")
 METADATA = ("metadata.jsonl", "metadata.csv")
 SPLITS = {"train", "test", "val", "valid", "validation"}
 BESIDE = (*CAPTIONS, ".md", ".json", ".jsonl", ".csv", ".yaml", ".yml", ".npz", ".toml", ".pdf")  # not worth a word
-LEFT_BEHIND = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin")
 REPEATS = re.compile(r"\d+_(?=.*\w)")
 
 
@@ -44,7 +44,7 @@ def files_below(folder: Path, found: Found, seen: set[Path] | None = None) -> It
     except OSError as e:
         raise DataError(f"The folder {folder} cannot be opened: {e.strerror or e}.") from e
     for path in entries:
-        if path.name.startswith(".") or path.name.lower() in LEFT_BEHIND:
+        if is_left_behind(path.name):
             continue
         if os.path.isdir(path):  # noqa: PTH112  (Path.is_dir raises where a link's target cannot be looked at)
             if path.resolve() in seen:
@@ -72,12 +72,20 @@ def stored_path(folder: Path) -> str:
 
 def spelled_as(paths: Iterable[Path]) -> Callable[[Path], Path]:
     """A function that gives a path as these are spelled: systems write a letter with an accent in two ways, as one
-    character or as two (Unicode's NFC and NFD). A path that is none of these either way is given as it is."""
+    character or as two (Unicode's NFC and NFD), and for some, upper and lower case are the same: there the file is
+    found under a name that is not listed. A path that is none of these in any way is given as it is."""
     known = {p: p for p in paths}
     same = {unicodedata.normalize("NFC", str(p)): p for p in known}
+    alike: dict[str, list[Path]] = {}
+    for text, p in same.items():
+        alike.setdefault(text.casefold(), []).append(p)
 
     def spelled(path: Path) -> Path:
-        return known.get(path) or same.get(unicodedata.normalize("NFC", str(path)), path)
+        text = unicodedata.normalize("NFC", str(path))
+        if found := known.get(path) or same.get(text):
+            return found
+        near = alike.get(text.casefold(), [])
+        return near[0] if len(near) == 1 and is_file(path) else path
 
     return spelled
 
@@ -139,8 +147,8 @@ def _repeats(pictures: list[Path], folder: Path, found: Found) -> bool:
     repeats = bool(tops) and all(REPEATS.match(t) for t in tops)
     if repeats:
         found.notes.append("All subfolders begin with a number and _ ; it was taken as kohya's repeats and left out.")
-    empty = [p.name for p in sorted(folder.iterdir()) if not p.name.startswith(".") and os.path.isdir(p)]  # noqa: PTH112
-    empty = [n for n in empty if n not in tops and n.lower() not in LEFT_BEHIND]
+    empty = [p.name for p in sorted(folder.iterdir()) if not is_left_behind(p.name) and os.path.isdir(p)]  # noqa: PTH112
+    empty = [n for n in empty if n not in tops]
     if empty:
         found.notes.append(f"Subfolders without pictures are no groups: {some(empty)}.")
     return repeats
@@ -166,7 +174,7 @@ def find_in_folder(folder: Path) -> Found:
     captions = {stems(p): text for p, text in _captions([p for p in files if p.suffix.lower() in CAPTIONS]).items()}
     told = _metadata([p for p in files if p.name.lower() in METADATA], pictures, found)
     stray = [p for p in pictures if len(p.relative_to(folder).parts) == 1 and "group" not in told.get(p, {})]
-    pictures = sorted(set(pictures) - set(stray))
+    pictures = sorted(set(pictures) - set(stray), key=lambda p: p.parts)  # not in Windows' own order
     _note_others(files, stray, found)
     if not pictures:
         raise DataError(

@@ -19,8 +19,11 @@ from guda_core.data.own.found import words
 from guda_core.data.own.picture_list import FILE, Listed, write_list
 from guda_core.data.sources.listed import ListedFiles
 from guda_core.data.sources.source import open_dataset
+from guda_core.diffusion.devices import chosen_device
+from guda_core.diffusion.memory import Fitting, in_batches, is_out_of_memory
 from guda_core.errors import DataError, GroupSetError, ModelError
 from guda_core.from_hub import PREFIX, bring
+from guda_core.held_files import remove_file
 from guda_core.paths import at_home, is_folder, sets
 from guda_core.records import GroupSet
 
@@ -30,6 +33,8 @@ WANTED = (
     "special_tokens_map.json",
 )  # fmt: skip
 TOKENS = 40  # that a caption may have
+AT_ONCE = 8  # pictures, or fewer, as many as fit into memory
+NO_ROOM = "There is not enough memory to load '{place}'. Close other programs, or name a smaller network."
 Say = Callable[[Sequence[Image.Image]], list[str]]
 
 
@@ -39,7 +44,7 @@ class PictureCaptioner:
     place: a folder, or USER/NAME on the Hugging Face Hub (also with hub: before it).
 
     Raises:
-        ModelError: it cannot be brought or read, or is none that captions pictures.
+        ModelError: it cannot be brought or read, is too large for the memory, or is none that captions pictures.
     """
 
     def __init__(self, place: str) -> None:
@@ -51,30 +56,47 @@ class PictureCaptioner:
             self.processor: Any = AutoProcessor.from_pretrained(folder)
             model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
         except Exception as e:
+            if is_out_of_memory(e):
+                raise ModelError(NO_ROOM.format(place=place)) from e
             raise ModelError(
                 f"'{place}' holds no network that captions pictures, or it cannot be read ({type(e).__name__}). Name a "
                 "BLIP or a GIT: a folder, or USER/NAME on the Hugging Face Hub."
             ) from e
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = model.to(self.device).eval().requires_grad_(False)
+        self.device = chosen_device()
+        try:
+            self.model = model.to(self.device).eval().requires_grad_(False)
+        except Exception as e:
+            if not is_out_of_memory(e):
+                raise
+            raise ModelError(NO_ROOM.format(place=place)) from e
+        self._fits = Fitting(AT_ONCE)
 
     @torch.no_grad()
     def __call__(self, pictures: Sequence[Image.Image]) -> list[str]:
         """A caption of each picture, without sampling: the same each time.
 
         Raises:
-            ModelError: the network needs more than the picture.
+            ModelError: the network needs more than the picture. NoMemoryError: not even one picture fits into memory.
         """
         try:
-            read = self.processor(images=list(pictures), return_tensors="pt").to(self.device)
-            written = self.model.generate(**read, max_new_tokens=TOKENS, do_sample=False)
-            return [words(t, "A caption") for t in self.processor.batch_decode(written, skip_special_tokens=True)]
+            return in_batches(self._said_of, pictures, self._fits)
         except (DataError, ValueError, TypeError, RuntimeError, IndexError) as e:
             raise ModelError(f"'{self.name}' could not caption a picture by itself ({e}). Try a BLIP or a GIT.") from e
 
+    def _said_of(self, pictures: Sequence[Image.Image]) -> list[str]:
+        read = self.processor(images=list(pictures), return_tensors="pt").to(self.device)
+        written = self.model.generate(**read, max_new_tokens=TOKENS, do_sample=False)
+        return [words(t, "A caption") for t in self.processor.batch_decode(written, skip_special_tokens=True)]
+
 
 def captioned(
-    group_set: GroupSet, say: Say, name: str, *, again: bool = False, batch: int = 8, tell: Callable[[float], object]
+    group_set: GroupSet,
+    say: Say,
+    name: str,
+    *,
+    again: bool = False,
+    batch: int = AT_ONCE,
+    tell: Callable[[float], object],
 ) -> tuple[int, int]:
     """Write captions of all pictures that have none into the set's list; (made now, were there).
 
@@ -112,5 +134,5 @@ def _write(path: Path, rows: Sequence[Listed]) -> None:
         write_list(path, rows)
     except OSError as e:
         with contextlib.suppress(OSError):
-            path.with_name(path.name + ".new").unlink(missing_ok=True)
+            remove_file(path.with_name(path.name + ".new"))
         raise DataError(f"The captions cannot be written to {path}: {e.strerror or e}.") from e

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from pydantic import ValidationError
 
 from guda_core.data.own.found import counted, some
 from guda_core.errors import GroupSetError
+from guda_core.held_files import replace_file
 from guda_core.strict import Fields, Text
 
 FILE = "pictures.jsonl"
@@ -48,7 +48,7 @@ def write_list(path: Path, pictures: Iterable[Listed]) -> None:
     rows = (json.dumps(p.model_dump(exclude_defaults=True), ensure_ascii=False) for p in pictures)
     new = path.with_name(path.name + ".new")
     new.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
-    os.replace(new, path)
+    replace_file(new, path)
 
 
 def read_list(path: Path) -> list[Listed]:

@@ -6,7 +6,6 @@ author, licence or link that only came from the pictures' table or metadata is w
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from dataclasses import replace
@@ -20,6 +19,7 @@ from guda_core.data.own.found import RIGHTS
 from guda_core.data.own.new_set import Draft, NewSet, rights_of
 from guda_core.data.own.picture_list import FILE, Listed, changes, read_list, write_list
 from guda_core.errors import DataError, GroupSetError
+from guda_core.held_files import replace_file
 from guda_core.paths import STYLE_GROUPS, is_file, sets
 from guda_core.records import NOT_STATED, GroupSet
 
@@ -139,7 +139,7 @@ def write(new: Draft) -> Path:
     text = yaml.safe_dump(entry, allow_unicode=True, sort_keys=False, width=110)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.parent) as made:
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.parent, ignore_cleanup_errors=True) as made:
             there = Path(made) / new.id
             there.mkdir()
             (there / SET).write_text(HEAD.format(list=FILE) + text, encoding="utf-8")
@@ -147,8 +147,8 @@ def write(new: Draft) -> Path:
             load_group_set(new.id, there.parent)
             if (folder / SET).is_file():
                 shutil.copyfile(folder / SET, folder / BEFORE)
-            os.replace(there / FILE, folder / FILE)
-            os.replace(there / SET, folder / SET)
+            replace_file(there / FILE, folder / FILE)
+            replace_file(there / SET, folder / SET)
     except OSError as e:
         raise DataError(f"The group set cannot be written to {folder}: {e.strerror or e}.") from e
     return folder

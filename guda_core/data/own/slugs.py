@@ -8,21 +8,21 @@ import unicodedata
 from collections.abc import Iterable
 
 from guda_core.errors import GroupSetError
+from guda_core.file_names import DEVICES, MOST
 
 LETTERS = str.maketrans({"ø": "o", "æ": "ae", "œ": "oe", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i", "ß": "ss"})
-MOST = 60  # characters of a slug
 
 
 def slug(name: str) -> str:
     """The id of a name: "José Núñez" becomes "jose-nunez".
 
     Where letters of another script would be lost, or nothing is left, six digits of the name's SHA-256 are added, so
-    that the id stays that of this name: "group-6c0b4f".
+    that the id stays that of this name: "group-6c0b4f". So are they to a name that Windows keeps for a device: "con".
     """
     whole = unicodedata.normalize("NFKD", name.casefold()).translate(LETTERS)
     plain = "".join(c for c in whole if not unicodedata.combining(c))
     found = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:MOST].strip("-")
-    if found and all(c.isascii() for c in plain if c.isalnum()):
+    if found and found not in DEVICES and all(c.isascii() for c in plain if c.isalnum()):
         return found
     digest = hashlib.sha256(unicodedata.normalize("NFC", name).encode("utf-8", "surrogatepass")).hexdigest()
     return f"{found or 'group'}-{digest[:6]}"

@@ -57,7 +57,7 @@ def read_own(path: Path, fit: Fit, size: int) -> np.ndarray:
 def _caption(path: Path) -> str:
     """The text beside a picture, its white space reduced; "" where there is none."""
     try:
-        return " ".join(path.with_suffix(".txt").read_text(encoding="utf-8").split())
+        return " ".join(path.with_suffix(".txt").read_text(encoding="utf-8-sig").split())
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as e:
@@ -86,7 +86,8 @@ class Folder(Source):
         folder = self.root / group.source.get("folder", group.id)
         if not is_folder(folder):
             raise DataError(f"The pictures of '{group.id}' should be in {folder}, and there is no such folder.")
-        found = sorted(p for p in folder.iterdir() if p.suffix.lower() in KINDS and not p.name.startswith("."))
+        found = [p for p in folder.iterdir() if p.suffix.lower() in KINDS and not p.name.startswith(".")]
+        found.sort(key=lambda p: p.name)  # the same on every system: Windows' own order knows no upper case
         if not found:
             raise DataError(f"{folder} has no pictures. It needs files that end in {', '.join(KINDS)}.")
         return found

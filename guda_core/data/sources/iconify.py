@@ -27,6 +27,7 @@ from guda_core.data.dataset import Pictures
 from guda_core.data.groups import normal
 from guda_core.data.sources.source import Source
 from guda_core.errors import DataError, GroupSetError
+from guda_core.held_files import remove_file
 from guda_core.paths import cache_dir
 from guda_core.records import Group, GroupSet
 from guda_core.strict import Fields, Text
@@ -84,7 +85,7 @@ def npm_install(groups: Sequence[Group], into: Path, *, yes: bool = False) -> No
     into.mkdir(parents=True, exist_ok=True)
     packages = [spec(g) for g in groups]
     command = [npm, "install", "--prefix", str(into), "--ignore-scripts", "--no-audit", "--no-fund", "--", *packages]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode != 0:
         raise DataError(f"npm could not install {', '.join(packages)}:\n{done.stderr.strip()[-2000:]}")
 
@@ -212,7 +213,7 @@ class Iconify(Source):
         npm_install(list(own.groups.values()), npm, yes=yes)
         self.folder.mkdir(parents=True, exist_ok=True)
         manifest = self.folder / "manifest.json"
-        manifest.unlink(missing_ok=True)  # written last: its existence means "complete"
+        remove_file(manifest)  # written last: its existence means "complete"
         wanted = [*own.train_objects, *own.held_out_objects]
         known = {normal(o) for o in wanted}
         shared = shared_objects(own, npm, at_least=len(own.groups) // 2 + 1)
