@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TOO_OLD := Python 3.11 or newer is needed. Name one: make PYTHON=python3.11 ...
 
-.PHONY: app test data docs clean
+.PHONY: app test types site data docs clean
 
 app: $(VENV)/.app-stamp
 	$(BIN)/python app.py
@@ -17,9 +17,14 @@ data: $(VENV)/.app-stamp
 test: $(VENV)/.test-stamp
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
-	$(BIN)/python -m pyright
-	$(BIN)/python -m sphinx -W --keep-going -q docs build/docs
+	$(MAKE) --no-print-directory --jobs=2 types site
 	$(BIN)/python -m pytest
+
+types: $(VENV)/.test-stamp
+	$(BIN)/python -m pyright
+
+site: $(VENV)/.test-stamp
+	$(BIN)/python -m sphinx -W --keep-going -q docs build/docs
 
 docs: $(VENV)/.test-stamp
 	$(BIN)/python -m sphinx -W --keep-going docs build/docs
