@@ -28,7 +28,7 @@ from guda_core.diffusion.devices import VARIABLE, chosen_device, slow_type, wher
 from guda_core.diffusion.finite import check_finite
 from guda_core.diffusion.likelihood import Noised, kl_of
 from guda_core.diffusion.memory import MEND, is_out_of_memory, lacked_memory
-from guda_core.errors import ModelError, NoMemoryError, OptionError, ScoreError, TrainingError
+from guda_core.errors import ModelError, NoMemoryError, NoRoomError, OptionError, ScoreError, TrainingError
 from guda_core.jobs.environ import apply, settings
 from guda_core.jobs.local_pool import DEVICE, GPUS, LocalPool, gpus
 from guda_core.local import load_service
@@ -292,7 +292,7 @@ def test_an_encoder_that_does_not_fit_into_memory_is_not_called_damaged(fails, t
     monkeypatch.setattr(CLIPModel, "from_pretrained", fails)
     monkeypatch.setattr(Dinov2Model, "from_pretrained", fails)
     for opened in (lambda: Clip(ASSETS / "clip"), lambda: Dino(tmp_path, tmp_path / "bank.safetensors")):
-        with pytest.raises(ModelError, match=r"cannot be read: there is not enough memory\. Close") as found:
+        with pytest.raises(NoRoomError, match=r"cannot be read: there is not enough memory\. Close") as found:
             opened()
         assert "damaged" not in str(found.value)
 

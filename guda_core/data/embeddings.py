@@ -26,7 +26,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from guda_core.data.dataset import GroupDataset, batches, middle
 from guda_core.diffusion.memory import MEND, lacked_memory
 from guda_core.diffusion.pixels import to_unit
-from guda_core.errors import ModelError
+from guda_core.errors import ModelError, NoRoomError
 from guda_core.held_files import advice, remove_file, replace_file
 from guda_core.records import GroupSet
 
@@ -155,7 +155,7 @@ class Clip(Encoder):
             self.tokenizer = CLIPTokenizer.from_pretrained(folder)
         except Exception as e:
             if lacked_memory(e):
-                raise ModelError(f"The CLIP in {folder} cannot be read: there is not enough memory. {MEND}") from e
+                raise NoRoomError(f"The CLIP in {folder} cannot be read: there is not enough memory. {MEND}") from e
             raise ModelError(f"The CLIP in {folder} is damaged or incomplete: {e}") from e
         self.model.requires_grad_(False)
         self.folder, self.bank = folder, bank or folder / BANK

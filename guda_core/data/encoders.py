@@ -37,7 +37,7 @@ from guda_core.data.dataset import middle
 from guda_core.data.embeddings import BANK, BATCH, Clip, Encoder, words
 from guda_core.diffusion.base_model import Card
 from guda_core.diffusion.memory import MEND, lacked_memory
-from guda_core.errors import ModelError
+from guda_core.errors import ModelError, NoRoomError
 from guda_core.from_hub import bring
 from guda_core.paths import ASSETS, Run, at_home, is_folder
 
@@ -67,8 +67,10 @@ class Tower(Encoder):
             self.head = self._head()
             self._read_preparation()
         except Exception as e:
-            why = f"there is not enough memory. {MEND}" if lacked_memory(e) else e
-            raise ModelError(f"The {self.kind} in {folder} cannot be read: {why}") from e
+            if lacked_memory(e):
+                what = f"The {self.kind} in {folder} cannot be read: there is not enough memory. {MEND}"
+                raise NoRoomError(what) from e
+            raise ModelError(f"The {self.kind} in {folder} cannot be read: {e}") from e
         self.model.requires_grad_(False)
         self.sha256 = self._sha256()
 

@@ -30,7 +30,7 @@ LINE = 70  # characters
 MAX_FILE = 64_000  # bytes of a key or a signature
 NO_LIBRARY = 'Signatures need one more package. Install it: pip install "guda-core[sign]".'
 NO_SIGNATURE = "This file is no signature of a report. Take the .sig file that guda sign wrote."
-MAKE_ONE = "ssh-keygen -t ed25519 -f KEYFILE (two empty lines: no passphrase)"
+MAKE_ONE = "ssh-keygen -t ed25519 -f KEYFILE (press Enter twice for no passphrase)"
 NOT_A_KEY = f"Only Ed25519 keys in OpenSSH's form sign reports. Make a pair: {MAKE_ONE}."
 
 

@@ -21,7 +21,7 @@ from guda_core.data.sources.listed import ListedFiles
 from guda_core.data.sources.source import open_dataset
 from guda_core.diffusion.devices import chosen_device
 from guda_core.diffusion.memory import Fitting, in_batches, is_out_of_memory
-from guda_core.errors import DataError, GroupSetError, ModelError
+from guda_core.errors import DataError, GroupSetError, ModelError, NoRoomError
 from guda_core.from_hub import PREFIX, bring
 from guda_core.held_files import remove_file
 from guda_core.paths import at_home, is_folder, sets
@@ -57,7 +57,7 @@ class PictureCaptioner:
             model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
         except Exception as e:
             if is_out_of_memory(e):
-                raise ModelError(NO_ROOM.format(place=place)) from e
+                raise NoRoomError(NO_ROOM.format(place=place)) from e
             raise ModelError(
                 f"'{place}' holds no network that captions pictures, or it cannot be read ({type(e).__name__}). Name a "
                 "BLIP or a GIT: a folder, or USER/NAME on the Hugging Face Hub."
@@ -68,7 +68,7 @@ class PictureCaptioner:
         except Exception as e:
             if not is_out_of_memory(e):
                 raise
-            raise ModelError(NO_ROOM.format(place=place)) from e
+            raise NoRoomError(NO_ROOM.format(place=place)) from e
         self._fits = Fitting(AT_ONCE)
 
     @torch.no_grad()
