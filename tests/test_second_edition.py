@@ -195,6 +195,40 @@ def test_the_next_machine_goes_on_from_what_came_back(home, made):
     assert again[0]["weights_sha256"] == again[1]["weights_sha256"] and again[0]["key"] == again[1]["key"]
 
 
+def test_the_other_seeds_need_neither_model_nor_pictures(home, made):
+    """On a machine that has the packed latents and the CLIP alone, the trainings are the same."""
+    root = home[0]
+    files = root / "oracle-files"
+    in_order.for_other_seeds(ASKED, made.work, root / "pictures.npz", files)
+    assert all("train/clip/" in n for n in parcels.known(files))
+    order = order_of(root, "bare", given=files)
+    assert in_order.other_seeds(order)
+    names = [t.name for t in second_oracle.of_other_seeds(ASKED)]
+    assert list(order.seconds) == names and len(names) == 3 and not (order.work / "data").exists()
+    order.send()
+    assert {n.split("/")[1] for n in parcels.known(order.out)} == set(names)
+    for n in names:
+        again = [json.loads((w / "logo" / n / "training.json").read_text()) for w in (made.work, order.work)]
+        assert again[0]["weights_sha256"] == again[1]["weights_sha256"] and again[0]["key"] == again[1]["key"]
+        with np.load(made.work / "logo" / n / "values.npz") as x, np.load(order.work / "logo" / n / "values.npz") as y:
+            assert all(np.array_equal(x[d], y[d]) for d in x.files)
+    (files / second_stages.PACKED).unlink()
+    with pytest.raises(TrainingError, match="pack-oracle"):
+        in_order.other_seeds(order)
+
+
+def test_a_model_that_did_not_come_back_is_made_again(home, made):
+    """The values of the first seed are there, its coded model is not."""
+    one = second_oracle.trainings(ASKED)[1]
+    assert second_oracle.is_trained(ASKED, made.work, one)
+    folder = made.work / "live" / str(one.exclude)
+    folder.rename(made.work / "aside")
+    try:
+        assert not second_oracle.is_trained(ASKED, made.work, one)
+    finally:
+        (made.work / "aside").rename(folder)
+
+
 def test_when_the_minutes_are_over_the_rest_is_left(home):
     order = order_of(home[0], "short", minutes=-1)
     assert not in_order.everything(order, home[0] / "pictures.npz") and not order.failed

@@ -8,6 +8,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 import torch
+from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
 from experiments.second import fast_loop, fast_trainings
@@ -112,6 +113,41 @@ def test_a_graph_is_not_asked_for_without_a_gpu():
     assert last.note == "without a graph" and How.on("cuda").graph and How.on("cuda").bf16 and How.on("cpu") == CPU
 
 
+def small_unet():
+    return unet_training.make_unet(SMALL, latent_channels=4, latent_size=8, context=8)
+
+
+def test_a_unet_is_compiled_for_its_training_alone(monkeypatch):
+    """Within the block it is as it was asked for; afterwards it is what it was."""
+    unet, asked = small_unet(), []
+    monkeypatch.setattr(type(unet), "compile", lambda net: asked.append(net))
+    before = {n: type(p) for n, p in unet.attn_processors.items()}
+    with fast_trainings.suited(unet, CPU):
+        assert not asked and {n: type(p) for n, p in unet.attn_processors.items()} == before
+    with fast_trainings.suited(unet, How("cuda", bf16=True)):
+        assert not asked and {n: type(p) for n, p in unet.attn_processors.items()} == before
+    with fast_trainings.suited(unet, How(bf16=True, compiled=True)):
+        assert asked == [unet] and {type(p) for p in unet.attn_processors.values()} == {AttnProcessor}
+    assert {n: type(p) for n, p in unet.attn_processors.items()} == before and AttnProcessor not in before.values()
+
+
+def test_attention_written_out_is_the_same_attention():
+    unet, z = small_unet(), torch.randn(2, 4, 8, 8)
+    asked = (z, torch.tensor([3, 400]), torch.randn(2, 5, 8))
+    wanted = unet(*asked).sample
+    unet.set_attn_processor(AttnProcessor())
+    torch.testing.assert_close(unet(*asked).sample, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_fast_convolutions_are_searched_for_on_a_gpu_alone():
+    was = torch.backends.cudnn.benchmark
+    with fast_loop.searching(How("cuda")):
+        assert torch.backends.cudnn.benchmark
+    with fast_loop.searching(CPU):
+        assert not torch.backends.cudnn.benchmark
+    assert torch.backends.cudnn.benchmark == was
+
+
 class Words:
     """Stands for the text encoder: a text is its length."""
 
@@ -186,6 +222,21 @@ def test_the_clip_learns_to_match():
     made = list(fast_trainings.train_clip(make_pictures(), make_group_set(), config, CPU))
     assert made[1][0].loss < made[0][0].loss
     assert made[-1][2].model_max_length == 24
+
+
+def test_the_clip_learns_the_same_with_attention_written_out(monkeypatch):
+    """On a CPU in bfloat16, where the fused one is slow; the model is as usual afterwards."""
+    config = clip_training.ClipConfig(
+        vocabulary=200, max_tokens=24, text_width=32, text_layers=1, image_width=48, image_layers=1, patch=8,
+        projection=16, shift=1, loop=LoopConfig(steps=6, batch=6, lr=3e-3, warmup=2, seed=2),
+    )  # fmt: skip
+    found, tokenizer = {}, clip_training.tokenizer_for(make_pictures(), make_group_set(), config)
+    monkeypatch.setattr(clip_training, "tokenizer_for", lambda *_: tokenizer)  # its training breaks ties at random
+    for how in (EACH, How(bf16=True, every=1)):
+        seen = [(p.loss, m) for p, m, _ in fast_trainings.train_clip(make_pictures(), make_group_set(), config, how)]
+        found[how.bf16] = [loss for loss, _ in seen[:-1]]
+        assert seen[-1][1].config._attn_implementation == "sdpa"
+    np.testing.assert_allclose(found[True], found[False], rtol=0.02)
 
 
 @pytest.mark.parametrize("told", ["as a graph", "without a graph: not permitted"])

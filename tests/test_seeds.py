@@ -92,6 +92,18 @@ def test_what_is_packed_is_what_the_trainings_and_the_scoring_need(tiny):
     assert all(torch.equal(a.latent, b.latent) for a, b in zip(own.queries["first"], asked, strict=True))
 
 
+def test_what_is_packed_small_is_the_same_but_for_rounding(tiny):
+    model, group_set, root, splits = tiny
+    packed.write(root / "small.npz", model, group_set, root / "figures", small=True)
+    own, small = packed.read(root / "packed.npz"), packed.read(root / "small.npz")
+    assert small.hashes == own.hashes and small.pictures["train"].names == own.pictures["train"].names
+    assert small.pictures["held_out"].names == splits["held_out"].names[:: packed.THIN]
+    torch.testing.assert_close(small.latents["train"], own.latents["train"], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(small.latents["held_out"], own.latents["held_out"][:: packed.THIN], rtol=1e-3, atol=1e-4)
+    for a, b in zip(small.queries["first"], own.queries["first"], strict=True):
+        assert (a.prompt, a.image_hash) == (b.prompt, b.image_hash) and a.latent.dtype == torch.float32
+
+
 @pytest.fixture(scope="module")
 def trained(tiny):
     """All trainings of seed 5, done as jobs; the last word on each."""

@@ -18,7 +18,7 @@ from guda_core.data.dataset import Pictures
 from guda_core.diffusion.schedule import Schedule
 from guda_core.errors import TrainingError
 from guda_core.records import Group, GroupSet
-from guda_core.unlearning.loop import LoopConfig, learning_rate, run
+from guda_core.unlearning.loop import LoopConfig, Progress, learning_rate, run
 
 CONFIG = LoopConfig(steps=12, batch=4, lr=0.05, warmup=3, ema=0.9, seed=7)
 
@@ -200,3 +200,8 @@ def test_any_word_can_be_spelled():
     unknown = set(tokenizer.tokenize("zebra 42, quick fox")) - set(tokenizer.get_vocab())
     assert not unknown
     assert tokenizer.decode(tokenizer("Zebra quick").input_ids, skip_special_tokens=True).strip() == "zebra quick"
+
+
+def test_a_line_of_progress_says_a_loss_only_where_a_step_was_taken():
+    assert str(Progress(3, 8, 0.12345, 41.6)) == "3/8  loss 0.1235  42 pictures/s"
+    assert str(Progress(8, 8, math.nan, 0.0)) == "8/8"

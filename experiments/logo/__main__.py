@@ -151,8 +151,7 @@ def _embedded(
             for job, p in trainings.work(gs, config, minutes=minutes, kept=scored):
                 if job.name not in tasks:
                     tasks[job.name] = bar.add_task(job.name, note="", total=p.steps)
-                said = f"{p.step}/{p.steps}  loss {p.loss:.4f}  {p.rate:.0f} pictures/s"
-                bar.update(tasks[job.name], completed=p.step, note=said)
+                bar.update(tasks[job.name], completed=p.step, note=str(p))
     for job in trainings.queue(gs, config):
         state = "done" if job.done else "kept" if job.name in scored else "to do"
         say(f"{state:6}{job.name}")

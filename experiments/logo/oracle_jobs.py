@@ -79,7 +79,7 @@ def train(asked: AskedOracle, training: own_models.Job) -> Steps:
             raise InHandError(f"Another process has {training.name} in hand.")
         with closing(own.steps(training)) as steps:
             for p in steps:
-                yield p.step / p.steps, f"{p.step}/{p.steps}  loss {p.loss:.4f}  {p.rate:.0f} pictures/s"
+                yield p.step / p.steps, str(p)
 
 
 def _claims(asked: AskedOracle) -> Path:

@@ -25,8 +25,7 @@ def train(own: OwnOracle, minutes: float | None = None) -> bool:
         for job, p in own.work(minutes):
             if job.name not in tasks:
                 tasks[job.name] = bar.add_task(job.name, note="", total=p.steps)
-            said = f"{p.step}/{p.steps}  loss {p.loss:.4f}  {p.rate:.0f} pictures/s"
-            bar.update(tasks[job.name], completed=p.step, note=said)
+            bar.update(tasks[job.name], completed=p.step, note=str(p))
     return not own.missing()
 
 

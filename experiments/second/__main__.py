@@ -1,18 +1,21 @@
 """`python -m experiments.second`: the embedded model's second edition, on one GPU in minutes.
 
-    pack      here: the pictures that the trainings need, into one file (fetch them first)
-    trial     there: seconds of each training, with and without graphs, and what everything will take
-    all       there: everything, in order of worth, as far as the minutes reach; results in small files
-    assemble  here: a new folder of assets from what came back
+    pack         here: the pictures that the trainings need, into one file (fetch them first)
+    trial        there: seconds of each training, with and without graphs, and what everything will take
+    all          there: everything, in order of worth, as far as the minutes reach; results in small files
+    pack-oracle  here, after the first seed: what the trainings of the other seeds need
+    oracle       there: the other seeds' trainings
+    assemble     here: a new folder of assets from what came back
 
-`all` goes on where it was. `--device cpu` does the same without a GPU, in days.
+`all` and `oracle` go on where they were. `--device cpu` does the same without a GPU, in days.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,9 +31,19 @@ WorkOption = Annotated[Path, typer.Option("--work", help="The folder of the work
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu or cuda. Default: cuda where there is one.")]
 ScaleOption = Annotated[float, typer.Option("--scale", help="So many times the steps of every training.")]
 PlainOption = Annotated[bool, typer.Option("--plain", help="Take plain steps, no CUDA graphs.")]
+CompiledOption = Annotated[
+    bool,
+    typer.Option("--compiled", help="On a CPU: passes in bfloat16, the UNet's compiled (needs a C++ compiler)."),
+]
+OutOption = Annotated[Path, typer.Option("--out", help="The folder that results go to.")]
+MinutesOption = Annotated[float, typer.Option(help="Stop after so many minutes; the next call goes on.")]
+WorkersOption = Annotated[int, typer.Option(min=0, help="Oracle trainings at once; 0: one after the other.")]
+CameBackOption = Annotated[
+    Path | None, typer.Option("--came-back", help="The folder with the results of calls before, on another machine.")
+]
 
 
-def _asked(device: str, scale: float, plain: bool):
+def _asked(device: str, scale: float, plain: bool, compiled: bool = False):
     import torch
 
     from experiments.second.edition import Asked, Edition
@@ -41,7 +54,9 @@ def _asked(device: str, scale: float, plain: bool):
         raise OptionError(f"--device is cpu or cuda, not '{where}'.")
     if scale <= 0:
         raise OptionError("--scale must be above 0.")
-    how = How(where, bf16=where == "cuda", graph=where == "cuda" and not plain)
+    if compiled and where != "cpu":
+        raise OptionError("--compiled is for a CPU. A GPU has its graphs.")
+    how = How(where, bf16=where == "cuda" or compiled, graph=where == "cuda" and not plain, compiled=compiled)
     return Asked(Edition().scaled(scale) if scale != 1 else Edition(), how)
 
 
@@ -87,18 +102,16 @@ def trial(
 
 @app.command("all")
 def everything(
-    out: Annotated[Path, typer.Option("--out", help="The folder that results go to.")],
-    minutes: Annotated[float, typer.Option(help="Stop after so many minutes; the next call goes on.")] = 9.0,
+    out: OutOption,
+    minutes: MinutesOption = 9.0,
     file: FileOption = OWN / "pictures.npz",
     work: WorkOption = OWN / "work",
-    came_back: Annotated[
-        Path | None,
-        typer.Option("--came-back", help="The folder with the results of calls before, on another machine."),
-    ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Oracle trainings at once; 0: one after the other.")] = 3,
+    came_back: CameBackOption = None,
+    workers: WorkersOption = 3,
     device: DeviceOption = "",
     scale: ScaleOption = 1.0,
     plain: PlainOption = False,
+    compiled: CompiledOption = False,
 ) -> None:
     """Do everything that fits into the minutes."""
     began = time.monotonic()
@@ -106,16 +119,64 @@ def everything(
     from experiments.second import in_order
 
     until = began + 60 * minutes - in_order.SAVED_S
-    asked = _asked(device, scale, plain)
+    asked = _asked(device, scale, plain, compiled)
     order = in_order.Order(asked, work.absolute(), out.absolute(), until, say, workers, came_back)
+    _worked(order, lambda: in_order.everything(order, file.absolute()))
+
+
+def _worked(order: Any, do: Callable[[], bool]) -> None:
+    """Do it, send what is finished whatever happens, and say what became of it."""
+    from experiments.second import in_order
+
     try:
-        done = in_order.everything(order, file.absolute())
+        done = do()
     finally:
         order.send()
-    write_json(out / "all.json", in_order.note(order, done))
+    write_json(order.out / "all.json", in_order.note(order, done))
     say("Everything is done." if done else "Not everything is done: call it again.")
     if order.failed:
         raise typer.Exit(1)
+
+
+@app.command("pack-oracle")
+def pack_oracle(
+    to: Annotated[Path, typer.Option("--to", help="The folder that the files go to.")],
+    file: FileOption = OWN / "pictures.npz",
+    came_back: CameBackOption = None,
+    work: WorkOption = OWN / "work",
+    scale: ScaleOption = 1.0,
+) -> None:
+    """Put what the trainings of the other seeds need into a folder."""
+    quieten()
+    from experiments.second import in_order
+
+    asked = _asked("cpu", scale, True)
+    in_order.for_other_seeds(asked, work.absolute(), file.absolute(), to.absolute(), came_back)
+    say(f"{to}: {sum(p.stat().st_size for p in to.iterdir()) / 2**20:.1f} MiB")
+
+
+@app.command()
+def oracle(
+    files: Annotated[Path, typer.Argument(help="The folder that `pack-oracle` wrote.")],
+    out: OutOption,
+    minutes: MinutesOption = 9.0,
+    work: WorkOption = OWN / "oracle",
+    came_back: CameBackOption = None,
+    workers: WorkersOption = 3,
+    device: DeviceOption = "",
+    scale: ScaleOption = 1.0,
+    plain: PlainOption = False,
+    compiled: CompiledOption = False,
+) -> None:
+    """Do the other seeds' trainings, as many as fit into the minutes."""
+    began = time.monotonic()
+    quieten()
+    from experiments.second import in_order
+
+    until = began + 60 * minutes - in_order.SAVED_S
+    asked = _asked(device, scale, plain, compiled)
+    order = in_order.Order(asked, work.absolute(), out.absolute(), until, say, workers, came_back, files.absolute())
+    _worked(order, lambda: in_order.other_seeds(order))
 
 
 @app.command()

@@ -112,4 +112,4 @@ def place(name: str) -> Path:
 
 def plain(asked: Asked) -> dict[str, Any]:
     """How it was made, for records."""
-    return {"device": asked.how.card, "bf16": asked.how.bf16, "graph": asked.how.graph}
+    return {"device": asked.how.card, "bf16": asked.how.bf16, "graph": asked.how.graph, "compiled": asked.how.compiled}

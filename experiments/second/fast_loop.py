@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,17 +37,25 @@ LossOf = Callable[[Batch], Tensor]
 @dataclass(frozen=True)
 class How:
     """Where and how steps are taken; what comes out differs by rounding alone. bf16: passes under autocast. graph:
-    steps as CUDA graphs, only on "cuda". every: steps between two looks at the loss."""
+    steps as CUDA graphs, only on "cuda". compiled: the UNet's passes by torch.compile, only on "cpu" (a C++ compiler
+    is needed). every: steps between two looks at the loss."""
 
     device: str = "cpu"
     bf16: bool = False
     graph: bool = False
+    compiled: bool = False
     every: int = 50
 
     @classmethod
     def on(cls, device: str) -> How:
         """The fastest way on a device: all of it on a GPU."""
         return cls(device, bf16=device == "cuda", graph=device == "cuda")
+
+    @property
+    def writes_attention_out(self) -> bool:
+        """Whether attention is products and a softmax: on a CPU the gradient of the fused one takes most of a step in
+        bfloat16."""
+        return self.bf16 and self.device == "cpu"
 
     @property
     def captures(self) -> bool:
@@ -64,7 +73,7 @@ class How:
         if self.device == "cuda":
             torch.set_float32_matmul_precision("high")
             torch.backends.cudnn.allow_tf32 = True
-            torch.backends.cudnn.benchmark = True
+            torch.backends.cuda.enable_cudnn_sdp(False)  # plans anew for every shape
 
 
 def orders(n: int, batch: int, steps: int, seed: int) -> Tensor:
@@ -113,6 +122,17 @@ def saved(step: captured.Step, module: nn.Module, config: LoopConfig, checkpoint
         checkpoints.write(checkpoint, state | checkpoints.state_of(parts))
 
 
+@contextmanager
+def searching(how: How) -> Iterator[None]:
+    """Within the block a GPU searches the fastest convolution for each shape: worth it for thousands of steps alone."""
+    was = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = how.device == "cuda"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = was
+
+
 def run(
     module: nn.Module,
     draw: Draw,
@@ -142,6 +162,16 @@ def run(
             return loss_of(dict(zip(first, tensors, strict=True)))
 
     step = captured.Step(module, loss, config, [t.clone() for t in first.values()])
+    with searching(how):
+        yield from _taken(step, drawn, module, config, how, checkpoint)
+    step.finish()
+
+
+def _taken(
+    step: captured.Step, drawn: Callable[[int], Batch], module: nn.Module, config: LoopConfig, how: How,
+    checkpoint: Path | None,
+) -> Iterator[Progress]:  # fmt: skip
+    """All steps that are left."""
     start, total, since, note = restored(step, module, config, checkpoint), torch.zeros((), device=how.device), 0, ""
     began = kept = time.monotonic()
     for s in range(start, config.steps):
@@ -170,4 +200,3 @@ def run(
     if start == config.steps:  # all was done before
         yield Progress(start, config.steps, math.nan, 0.0)
     saved(step, module, config, checkpoint, config.steps)
-    step.finish()

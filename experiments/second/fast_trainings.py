@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTokenizer
 
@@ -42,6 +44,21 @@ def placed(module: nn.Module, how: How) -> None:
     """To the device, channels last, ready to be trained."""
     module.to(device=how.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     module.train()
+
+
+@contextmanager
+def suited(unet: UNet2DConditionModel, how: How) -> Iterator[None]:
+    """Within the block the UNet is as it is trained fastest; it computes the same but for rounding."""
+    fused = unet.attn_processors
+    if how.writes_attention_out:
+        unet.set_attn_processor(AttnProcessor())
+    if how.compiled:
+        unet.compile()
+    try:
+        yield
+    finally:
+        unet._compiled_call_impl = None
+        unet.set_attn_processor(fused)
 
 
 def on_device(pixels: Any, how: How) -> Tensor:
@@ -107,6 +124,9 @@ def train_clip(
     tokenizer = clip_training.tokenizer_for(pictures, group_set, config)
     model: Any = clip_training.make_clip(config, tokenizer, pictures.pixels.shape[1])
     model.to(how.device).train()
+    fused = model.config._attn_implementation
+    if how.writes_attention_out:
+        model.set_attn_implementation("eager")
     pixels, batch, size = on_device(pictures.pixels, how), config.loop.batch, Counter(pictures.groups)
     found = varied_captions(pictures, group_set, tokenizer, each, config.loop.seed)
     tokens, numbers = (t.to(how.device) for t in found)
@@ -131,6 +151,7 @@ def train_clip(
 
     for progress in fast_loop.run(model, draw, loss_of, config.loop, how, checkpoint):
         yield progress, model, tokenizer
+    model.set_attn_implementation(fused)
     model.eval()
     yield Progress(config.loop.steps, config.loop.steps, math.nan, 0.0, "done"), model, tokenizer
 
@@ -192,8 +213,9 @@ def train_unet(
         found = unet(x_t, b["t"], encoder_hidden_states=condition).sample.float()
         return (weights[b["t"]] * (found - b["eps"]).square().mean(dim=(1, 2, 3))).mean()
 
-    for progress in fast_loop.run(unet, draw, loss_of, config.loop, how, checkpoint):
-        yield progress, unet
+    with suited(unet, how):
+        for progress in fast_loop.run(unet, draw, loss_of, config.loop, how, checkpoint):
+            yield progress, unet
     unet.eval()
     yield Progress(config.loop.steps, config.loop.steps, math.nan, 0.0, "done"), unet
 

@@ -10,6 +10,7 @@ its checkpoint on the same machine; on another it begins again, as checkpoints a
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -17,14 +18,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from experiments.logo.trainings import Job as Training
 from experiments.second import parcels, second_oracle, second_quality, second_stages
 from experiments.second.edition import Asked
 from experiments.train import stages
+from guda_core.errors import TrainingError
 from guda_core.jobs.driver import Pool, work_through
 from guda_core.jobs.job import Job, Stopped, Told, perform
 from guda_core.jobs.local_pool import LocalPool
 
 SAVED_S = 15.0  # kept back for checkpoints and the last parcels
+FIRST_S = 60.0  # that the first trainings of a call take longer: processes start, and what they share is made
 TOLD_S = 20.0  # between two words on the progress
 Say = Callable[[str], None]
 
@@ -67,7 +71,8 @@ class Here:
 @dataclass
 class Order:
     """The work in hand. out: where parcels go; came_back: parcels of calls before, None: none. until: a moment of
-    `time.monotonic`. workers: trainings of the oracle at once, in processes; 0: one after the other in this process."""
+    `time.monotonic`. workers: trainings of the oracle at once, in processes; 0: one after the other in this process.
+    given: a folder with more parcels that need not go out again."""
 
     asked: Asked
     work: Path
@@ -76,6 +81,7 @@ class Order:
     say: Say
     workers: int = 0
     came_back: Path | None = None
+    given: Path | None = None
     seconds: dict[str, float] = field(default_factory=dict)  # what each job took
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -87,13 +93,15 @@ class Order:
     def through(self, jobs: Sequence[Job], pool: Pool) -> bool:
         """Do the jobs; False when the time is over. What fails is noted, and the others go on."""
         began, heard = time.monotonic(), 0.0
-        with closing(work_through(jobs, pool)) as events:
+        with closing(work_through(jobs, pool, retries=1)) as events:
             for e in events:
                 now = time.monotonic()
                 if e.kind in ("done", "found"):
                     took = now - began
                     self.seconds[e.job.name] = took
                     self.say(f"{e.job.name}: {'there already' if e.kind == 'found' else f'{took:.0f} s'}")
+                elif e.kind == "retried":
+                    self.say(f"{e.job.name} broke and begins again. {e.note}")
                 elif e.kind == "failed":
                     self.failed[e.job.name] = e.note
                     self.say(f"{e.job.name} failed. {e.note}")
@@ -107,8 +115,10 @@ class Order:
     def send(self) -> None:
         """Everything that is finished, into parcels."""
         before, first = {}, 1
+        if self.given is not None:
+            before |= parcels.known(self.given)
         if self.came_back is not None:
-            before = parcels.known(self.came_back)
+            before |= parcels.known(self.came_back)
             numbers = [p.stem.rpartition("-")[2] for p in self.came_back.glob(parcels.NAME.format("*"))]
             first = 1 + max((int(n) for n in numbers if n.isdecimal()), default=0)
         left = parcels.send(results(self.asked, self.work), self.work, self.out, before=before, first=first)
@@ -132,23 +142,27 @@ def results(asked: Asked, work: Path) -> Iterator[Path]:
     for one in second_oracle.trainings(asked):
         folder = work / "logo" / one.name
         if (folder / second_oracle.RECORD).is_file():
+            if second_oracle.is_coded(asked, one):
+                yield from sorted(p for p in (work / "live" / str(one.exclude)).iterdir() if p.is_file())
             yield from (folder / n for n in (second_oracle.RECORD, second_oracle.VALUES))
-    yield from sorted(p for p in (work / "live").rglob("*") if p.is_file())
 
 
 def _one_training_s(asked: Asked) -> float:
-    """Seconds of one UNet's training by the rate of the full one; 0 where that was measured on another device."""
+    """Seconds of one UNet's training by the rate of the full one; 0 where that was measured on another device, or is
+    not there."""
     seed, loop = asked.edition.seeds[0], asked.edition.unet.loop
-    record = json.loads((stages.work_dir() / stages.unet_name(None, seed) / "stage.json").read_text(encoding="utf-8"))
+    path = stages.work_dir() / stages.unet_name(None, seed) / "stage.json"
+    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     rate = record.get("pictures_per_second")
     return loop.steps * loop.batch / rate if rate and record["device"] == asked.how.card else 0.0
 
 
-def _oracle(order: Order) -> bool:
-    """All trainings, so many at once; a wave begins only where the one before says that it will end in time."""
+def _oracle(order: Order, trainings: Sequence[Training]) -> bool:
+    """All these trainings, so many at once; a wave begins only where the one before says that it will end in time."""
     asked, work, at_once = order.asked, order.work, max(1, order.workers)
-    left = [t for t in second_oracle.trainings(asked) if not second_oracle.is_trained(asked, work, t)]
-    expected = at_once * _one_training_s(asked)
+    left = [t for t in trainings if not second_oracle.is_trained(asked, work, t)]
+    once = _one_training_s(asked)
+    expected = at_once * once + (FIRST_S if once else 0.0)
     pool = order.pool(at_once)
     try:
         while left:
@@ -193,7 +207,49 @@ def everything(order: Order, file: Path) -> bool:
         return False
     on = order.through([second_quality.job(asked, work)], Here(order.until))
     order.send()
-    return on and _oracle(order) and not order.failed
+    return on and _oracle(order, second_oracle.trainings(order.asked)) and not order.failed
+
+
+def for_other_seeds(asked: Asked, work: Path, file: Path, to: Path, came_back: Path | None = None) -> None:
+    """Write what `other_seeds` needs into a folder: the packed latents, and a parcel with the CLIP. file: the packed
+    pictures.
+
+    Raises:
+        TrainingError: something of it is not made yet. DataError: a file is damaged.
+    """
+    second_stages.started(asked, work)
+    if came_back is not None:
+        parcels.take_back(came_back, work)
+    for _ in second_stages.pictures(asked, work, file):
+        pass
+    if not (work / second_stages.PACKED).is_file():
+        if not second_stages.have_queries(asked, work):
+            raise TrainingError("The queries come first. Run `python -m experiments.second all`.")
+        second_stages.pack(asked, work)
+    to.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(work / second_stages.PACKED, to / second_stages.PACKED)
+    files = sorted(p for p in (work / "train" / "clip").iterdir() if p.is_file())
+    parcels.send(files, work, to, before={})
+
+
+def other_seeds(order: Order) -> bool:
+    """All trainings but the first seed's that fit; whether all of them are done. `order.given` is what
+    `for_other_seeds` wrote.
+
+    Raises:
+        DataError: a file is another one, or damaged. TrainingError: one is missing.
+    """
+    files = order.given
+    assert files is not None
+    second_stages.started(order.asked, order.work)
+    for folder in (files, order.came_back):
+        if folder is not None:
+            parcels.take_back(folder, order.work)
+    second_stages.need("clip")
+    if not (files / second_stages.PACKED).is_file():
+        raise TrainingError(f"There is no {second_stages.PACKED} in {files}. `pack-oracle` writes it.")
+    shutil.copyfile(files / second_stages.PACKED, order.work / second_stages.PACKED)
+    return _oracle(order, second_oracle.of_other_seeds(order.asked)) and not order.failed
 
 
 def note(order: Order, done: bool) -> dict[str, Any]:

@@ -5,6 +5,7 @@
     live/<group>/                  the first seed's model without the group, as its coded difference (delta compression)
 
 The embedded model is the first seed's full one. All inputs of the scoring lie on the device, made once in each process.
+The other seeds need neither it nor the pictures: the packed latents and the CLIP are enough.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from experiments.benchmark.models import swapped
 from experiments.benchmark.scores import ScoreConfig, hash_state
 from experiments.benchmark.strata import make_strata
 from experiments.logo import retrained_delta
@@ -35,11 +35,13 @@ from experiments.second.second_stages import PACKED, model_of, started
 from experiments.seeds import packed, seed_trainings
 from experiments.seeds.packed import Packed
 from experiments.train import stages
+from experiments.train import unet as unet_training
 from guda_core.diffusion import likelihood
-from guda_core.diffusion.base_model import BaseModel
-from guda_core.diffusion.condition import Condition
+from guda_core.diffusion.prediction import Prediction
+from guda_core.diffusion.schedule import Schedule
 from guda_core.jobs.job import Job, Steps
 from guda_core.records import Query
+from guda_core.unlearning import adapters
 from guda_core.unlearning.loop import Progress
 from guda_core.versions import today, versions
 
@@ -72,40 +74,48 @@ class Inputs:
     text: Tensor
 
 
+def schedule() -> Schedule:
+    """On the CPU, where `likelihood` draws."""
+    return Schedule.ddpm(unet_training.make_scheduler().alphas_cumprod)
+
+
 @torch.no_grad()
-def inputs_of(model: BaseModel, queries: Sequence[Query], config: ScoreConfig) -> Inputs:
+def inputs_of(embed: stages.TextEncoder, queries: Sequence[Query], config: ScoreConfig, device: str) -> Inputs:
     """The same timesteps and noise as `likelihood.noised` makes, for all queries."""
-    strata, columns = make_strata(model.schedule, config.strata, config.rule), config.columns
+    own, columns = schedule(), config.columns
+    strata = make_strata(own, config.strata, config.rule)
     times, noises = [], []
     for q in queries:
         draws = likelihood.draw_times(q.image_hash, strata, columns.stop)
         pairs = [(k, j) for j in columns for k in range(len(strata))]
         times.append([int(draws.t[k, j]) for k, j in pairs])
-        noises.append(torch.stack([draws.noise(tuple(q.latent.shape[1:]), k, j) for k, j in pairs]).to(model.device))
+        noises.append(torch.stack([draws.noise(tuple(q.latent.shape[1:]), k, j) for k, j in pairs]).to(device))
     t = torch.tensor(times)
     prompts = [q.prompt for q in queries]
-    parts = [model.embed(prompts[i : i + 256]).tensors["text"] for i in range(0, len(prompts), 256)]
-    latents = torch.cat([q.latent for q in queries]).to(model.device)
-    w = likelihood.kl_weights(model.prediction)[t]
-    return Inputs(latents, torch.stack(noises), t.to(model.device), w, torch.cat(parts))
+    parts = [embed(prompts[i : i + 256]) for i in range(0, len(prompts), 256)]
+    latents = torch.cat([q.latent for q in queries]).to(device)
+    w = likelihood.kl_weights(Prediction("epsilon", own))[t]
+    return Inputs(latents, torch.stack(noises), t.to(device), w, torch.cat(parts))
 
 
 @lru_cache(maxsize=2)
 def inputs(asked: Asked, work: Path, draw: str) -> Inputs:
     """Of a draw of the fixed queries; made once in each process."""
-    return inputs_of(model_of(asked, work), opened(work).queries[draw], asked.edition.scores)
+    device = asked.how.device
+    return inputs_of(stages.text_encoder(device), opened(work).queries[draw], asked.edition.scores, device)
 
 
 @torch.no_grad()
-def values(model: BaseModel, given: Inputs, config: ScoreConfig, at_once: int) -> Iterator[tuple[float, np.ndarray]]:
+def values(unet: nn.Module, given: Inputs, config: ScoreConfig, at_once: int) -> Iterator[tuple[float, np.ndarray]]:
     """KL_t of the model as it is now, in nats: yields (fraction, nothing yet), last (1.0, (Q, K, M) float32)."""
     q, n = given.t.shape
+    noisy = Schedule.ddpm(unet_training.make_scheduler().alphas_cumprod.to(given.t.device))
     which = torch.arange(q, device=given.t.device).repeat_interleave(n)
     t, eps, found = given.t.flatten(), given.eps.flatten(0, 1), []
     for i in range(0, q * n, at_once):
         part = slice(i, i + at_once)
-        x_t = model.schedule.add_noise(given.latents[which[part]], eps[part], t[part])
-        out = model.predict(x_t, t[part], Condition({"text": given.text[which[part]]})).float()
+        x_t = noisy.add_noise(given.latents[which[part]], eps[part], t[part])
+        out = unet(x_t, t[part], encoder_hidden_states=given.text[which[part]]).sample.float()
         found.append((out - eps[part]).square().sum(dim=(1, 2, 3)))
         yield min(1.0, (i + at_once) / (q * n)), np.empty(0)
     kl = given.w * torch.cat(found).cpu().double().reshape(q, n)
@@ -115,6 +125,16 @@ def values(model: BaseModel, given: Inputs, config: ScoreConfig, at_once: int) -
 def trainings(asked: Asked) -> list[Training]:
     """Seed by seed: the full model, then one without each group."""
     return seed_trainings.trainings(the_set(asked.group_set), asked.edition.seeds)
+
+
+def of_other_seeds(asked: Asked) -> list[Training]:
+    """Those that need nothing of the embedded model."""
+    return [t for t in trainings(asked) if t.seed != asked.edition.seeds[0]]
+
+
+def is_coded(asked: Asked, one: Training) -> bool:
+    """Whether the model of a training is kept in coded form: the first seed's without a group."""
+    return one.exclude is not None and one.seed == asked.edition.seeds[0]
 
 
 def folder_of(one: Training) -> Path:
@@ -144,18 +164,20 @@ def record_of(one: Training) -> dict[str, Any] | None:
 
 
 def is_trained(asked: Asked, work: Path, one: Training) -> bool:
-    """Whether its record is there, of these settings and this data."""
+    """Whether its record is there, of these settings and this data, and its model in coded form where one is kept."""
     started(asked, work)
     record = record_of(one)
-    return record is not None and (folder_of(one) / VALUES).is_file() and record["key"] == key(asked, work, one)
+    if record is None or not (folder_of(one) / VALUES).is_file() or record["key"] != key(asked, work, one):
+        return False
+    return not is_coded(asked, one) or (place("live") / str(one.exclude) / adapters.META).is_file()
 
 
-def _weights(asked: Asked, work: Path, one: Training, told: dict[str, Any]) -> Steps:
-    """Train, or take the embedded model's weights for the full model of the first seed; gives them by name."""
+def _network(asked: Asked, work: Path, one: Training, told: dict[str, Any]) -> Steps:
+    """Train, or take the embedded model's network for the full model of the first seed; gives it as it is scored."""
     edition, how, own = asked.edition, asked.how, opened(work)
     if one == Training(None, edition.seeds[0]):
         told["trained"] = "the embedded model"
-        return {n: p.detach().clone() for n, p in model_of(asked, work).network.state_dict().items()}
+        return model_of(asked, work).network
     steps = fast_trainings.train_unet(
         own.latents["train"], own.pictures["train"].groups, captions(asked, work, one.seed),
         edition.unet_of(one.seed), how, folder_of(one) / "checkpoint.pt", one.exclude,
@@ -167,7 +189,7 @@ def _weights(asked: Asked, work: Path, one: Training, told: dict[str, Any]) -> S
             yield 0.7 * p.step / p.steps, f"{p.step}/{p.steps}  loss {told.get('loss', 0):.4f}  {p.rate:.0f} pictures/s"
     assert unet is not None
     stages.round_to_half(unet)
-    return {n: p.detach().clone() for n, p in unet.state_dict().items()}
+    return unet.eval()
 
 
 def _note(p: Progress, told: dict[str, Any]) -> None:
@@ -178,27 +200,27 @@ def _note(p: Progress, told: dict[str, Any]) -> None:
 def train(asked: Asked, work: Path, one: Training) -> Steps:
     """One training, its loss on held-out pictures, its values at all queries, and of the first seed its coded form."""
     started(asked, work)
-    began, told, model, folder = time.monotonic(), {}, model_of(asked, work), folder_of(one)
+    began, told, folder = time.monotonic(), {}, folder_of(one)
     folder.mkdir(parents=True, exist_ok=True)
-    state = yield from _weights(asked, work, one, told)
+    unet: nn.Module = yield from _network(asked, work, one, told)
     told["training_s"] = round(time.monotonic() - began, 1)
     arrays: dict[str, np.ndarray] = {}
-    with swapped(model.network, state):
-        embed = stages.text_encoder(asked.how.device)
-        told["held_out"] = seed_trainings.held_out_loss(model.network, opened(work), embed, asked.how.device)
-        draws = list(opened(work).queries)
-        for i, draw in enumerate(draws):
-            given, at_once = inputs(asked, work, draw), asked.edition.scored_at_once
-            for f, found in values(model, given, asked.edition.scores, at_once):
-                arrays[draw] = found
-                yield 0.7 + 0.25 * (i + f) / len(draws), f"scoring, {draw} queries"
-    if one.exclude is not None and one.seed == asked.edition.seeds[0]:
-        _coded(asked, work, one.exclude, state, told)
+    embed = stages.text_encoder(asked.how.device)
+    told["held_out"] = seed_trainings.held_out_loss(unet, opened(work), embed, asked.how.device)
+    draws = list(opened(work).queries)
+    for i, draw in enumerate(draws):
+        given, at_once = inputs(asked, work, draw), asked.edition.scored_at_once
+        for f, found in values(unet, given, asked.edition.scores, at_once):
+            arrays[draw] = found
+            yield 0.7 + 0.25 * (i + f) / len(draws), f"scoring, {draw} queries"
+    weights = {n: p.detach().cpu() for n, p in unet.state_dict().items()}
+    if is_coded(asked, one):
+        _coded(asked, work, str(one.exclude), weights, told)
         yield 0.98, "coded"
     np.savez(folder / VALUES, **arrays)
     record = {
         "key": key(asked, work, one),
-        "weights_sha256": hash_state({n: p.cpu() for n, p in state.items()}),
+        "weights_sha256": hash_state(weights),
         **plain(asked), **told, "all_s": round(time.monotonic() - began, 1), "versions": versions(), "date": today(),
     }  # fmt: skip
     (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
@@ -219,8 +241,8 @@ def _sensitivity(asked: Asked, work: Path) -> dict[str, float]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _coded(asked: Asked, work: Path, group: str, state: Mapping[str, Tensor], told: dict[str, Any]) -> None:
-    began, weights = time.monotonic(), {n: p.cpu() for n, p in state.items()}
+def _coded(asked: Asked, work: Path, group: str, weights: Mapping[str, Tensor], told: dict[str, Any]) -> None:
+    began = time.monotonic()
     retrained_delta.compress(
         model_of(asked, work), weights, group, _sensitivity(asked, work), config=asked.edition.live,
         folder=place("live") / group, meta={"model": model_of(asked, work).card.id, "date": today()},

@@ -31,6 +31,7 @@ from experiments.train import stages
 from guda_core.data.dataset import Pictures
 from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion.pixels import to_unit
+from guda_core.errors import TrainingError
 from guda_core.jobs.job import Job, Steps
 from guda_core.records import GroupSet
 from guda_core.unlearning.loop import LoopConfig
@@ -124,6 +125,8 @@ def measure(asked: Asked, work: Path) -> Steps:
     started(asked, work)
     gs, edition, how = the_set(asked.group_set), asked.edition, asked.how
     train, every, held = (load_pictures(gs, s) for s in ("train", "pretrain", "held_out"))
+    if len(every) == len(train):
+        raise TrainingError("The classifier learns styles from all pictures. Pack them without --only-set.")
     net: Classifier = yield from train_classifier(train, every, gs, edition.classifier, how)
     asking = edition.quality
     settings = sanity.SanityConfig(steps=asking.steps, guidance=asking.guidance, seed=asking.seed)

@@ -7,6 +7,7 @@ where `experiments.train.stages` has them, below the folder of work, rounded to 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import lru_cache
@@ -36,6 +37,8 @@ FIGURES = "figures"
 def started(asked: Asked, work: Path) -> None:
     """What every stage begins with, in whichever process it runs."""
     at(work)
+    logging.basicConfig()
+    logging.getLogger("guda_core.jobs").setLevel(logging.INFO)  # why something broke, in full
     quieten_libraries()
     asked.how.settle()
 
@@ -155,15 +158,27 @@ def drawn(asked: Asked, work: Path) -> Steps:
         more |= {"apart": fresh.looked_at(gs, folder / "queries.json"), "name": fresh.NAME}
         for fraction in queries.write(model, gs, asked.edition.fresh, folder / fresh.NAME, **more):
             yield 0.3 + 0.5 * fraction, "fresh queries"
-    packed.write(place(PACKED), model, gs, folder, asked.how.device)
+    pack(asked, work)
     yield 1.0, "packed"
 
 
-def are_drawn(asked: Asked, work: Path) -> bool:
-    """Whether the queries are there, of the finished model, and packed."""
+def pack(asked: Asked, work: Path) -> None:
+    """Pack latents and queries for the oracle's trainings."""
+    gs, model = the_set(asked.group_set), model_of(asked, work)
+    packed.write(place(PACKED), model, gs, place(FIGURES), asked.how.device, small=True)
+
+
+def have_queries(asked: Asked, work: Path) -> bool:
+    """Whether both draws of the queries are there, of the finished model."""
     at(work)
     model, folder = model_of(asked, work).sha256, place(FIGURES)
-    return place(PACKED).is_file() and all(_are_of(f, model) for f in (folder, folder / fresh.NAME))
+    return all(_are_of(f, model) for f in (folder, folder / fresh.NAME))
+
+
+def are_drawn(asked: Asked, work: Path) -> bool:
+    """Whether they are there and packed."""
+    at(work)
+    return place(PACKED).is_file() and have_queries(asked, work)
 
 
 def is_done(asked: Asked, work: Path, name: str) -> bool:

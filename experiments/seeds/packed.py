@@ -27,6 +27,7 @@ from guda_core.records import GroupSet, Query
 
 FORMAT = 1
 SPLITS = ("train", "held_out")
+THIN = 5
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,11 @@ def draws_in(folder: Path) -> dict[str, Path]:
     return {name: at for name, at in there.items() if (at / "queries.json").is_file()}
 
 
-def write(path: Path, model: BaseModel, group_set: GroupSet, folder: Path, device: str = "cpu") -> Path:
-    """Encode the pictures (on the device) and the fixed queries below `folder`, and write the file.
+def write(
+    path: Path, model: BaseModel, group_set: GroupSet, folder: Path, device: str = "cpu", small: bool = False
+) -> Path:
+    """Encode the pictures (on the device) and the fixed queries below `folder`, and write the file. small: latents
+    rounded to float16, and one in THIN of the held-out pictures.
 
     Raises:
         DataError: pictures or queries are not there, or a query is of another model.
@@ -60,9 +64,10 @@ def write(path: Path, model: BaseModel, group_set: GroupSet, folder: Path, devic
     autoencoder.to(device)  # pyright: ignore[reportArgumentType]
     for split in SPLITS:
         pictures = load_pictures(group_set, split)
-        arrays[f"{split}/latents"] = vae.latents(autoencoder, pictures.pixels).numpy()
+        some = slice(None, None, THIN if small and split == "held_out" else 1)
+        arrays[f"{split}/latents"] = vae.latents(autoencoder, pictures.pixels[some]).numpy()
         note["hashes"][split] = pictures.sha256()
-        note[split] = [list(pictures.groups), list(pictures.names)]
+        note[split] = [list(pictures.groups[some]), list(pictures.names[some])]
     drawn = draws_in(folder)
     if not drawn:
         raise DataError(f"There are no queries in {folder}. Make them with `python -m experiments.styles`.")
@@ -70,6 +75,8 @@ def write(path: Path, model: BaseModel, group_set: GroupSet, folder: Path, devic
         asked = queries.read(at, group_set, model).queries
         arrays[f"queries/{name}"] = torch.cat([q.latent for q in asked]).numpy()
         note[f"queries/{name}"] = [[q.prompt, q.image_hash] for q in asked]
+    if small:
+        arrays = {k: a.astype(np.float16) for k, a in arrays.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as f:
         np.savez_compressed(f, note=np.frombuffer(json.dumps(note).encode(), np.uint8), **arrays)
@@ -92,6 +99,7 @@ def read(path: Path) -> Packed:
     if not known:
         raise DataError(f"{path} was packed by another version of this command. Pack it again.")
     group_set = load_group_set(note["group_set"])
+    arrays = {k: a.astype(np.float32, copy=False) for k, a in arrays.items()}
     latents = {s: torch.from_numpy(arrays[f"{s}/latents"]) for s in SPLITS}
     pictures = {s: _unseen(*note[s]) for s in SPLITS}
     drawn = [k.removeprefix("queries/") for k in arrays if k.startswith("queries/")]

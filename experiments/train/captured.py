@@ -101,9 +101,11 @@ class Step:
             return f"without a graph: {str(e).splitlines()[0]}"
         there = self.state()
         before = [t.clone() for t in there]
+        chance = torch.cuda.get_rng_state()
         graph.replay()
         moved = [p.detach().clone() for p in self.params]
         self.restore(before)
+        torch.cuda.set_rng_state(chance)  # dropout drops the same
         off = self.off(before, moved)
         self.restore(before)
         if not off <= CLOSE:

@@ -175,8 +175,7 @@ def follow_steps(title: str, steps: Iterator[Any]) -> None:
     with progress_bar() as bar:
         task = bar.add_task(title, note="", total=None)
         for p in steps:
-            said = f"{p.step}/{p.steps}  loss {p.loss:.4f}  {p.rate:.0f} pictures/s"
-            bar.update(task, completed=p.step, total=p.steps, note=said)
+            bar.update(task, completed=p.step, total=p.steps, note=str(p))
 
 
 def _at_home(name: str | None) -> str | None:

@@ -163,8 +163,7 @@ def _make(job: Forgetting, pending: list[str], config: Any) -> None:
         for gid in pending:
             task = bar.add_task(f"unlearn {gid}", note="", total=None)
             for p in job.unlearn(gid, config):
-                said = f"{p.step}/{p.steps}  loss {p.loss:.4f}  {p.rate:.0f} pictures/s"
-                bar.update(task, completed=p.step, total=p.steps, note=said)
+                bar.update(task, completed=p.step, total=p.steps, note=str(p))
                 if not p.note:
                     bar.update(everything, completed=done + costs[gid] * p.step / p.steps)
             done += costs[gid]

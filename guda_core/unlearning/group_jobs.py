@@ -140,7 +140,7 @@ def make(asked: Asked, group: str, before: int | None) -> Steps:
         share = cost / max(1, cost + passes)
         for p in job.unlearn(group, opened.config):
             fraction = 0.0 if p.note else share * p.step / p.steps
-            yield fraction, f"{p.step}/{p.steps}  loss {p.loss:.4f}  {p.rate:.0f} pictures/s"
+            yield fraction, str(p)
     for _ in opened.health.unmeasured([group]):
         for fraction in opened.health.measure(group):
             yield share + (1 - share) * fraction, HEALTH_SAYS

@@ -52,13 +52,18 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class Progress:
-    """step of steps done, the smoothed loss, pictures per second, and a word on what goes on."""
+    """step of steps done, the smoothed loss (nan where no step was taken now), pictures per second, and a word on what
+    goes on. As text: a line of a progress bar."""
 
     step: int
     steps: int
     loss: float
     rate: float
     note: str = ""
+
+    def __str__(self) -> str:
+        done = f"{self.step}/{self.steps}"
+        return done if math.isnan(self.loss) else f"{done}  loss {self.loss:.4f}  {self.rate:.0f} pictures/s"
 
 
 def learning_rate(config: LoopConfig, step: int) -> float:
