@@ -198,8 +198,8 @@ def test_the_next_machine_goes_on_from_what_came_back(home, made):
 def test_the_other_seeds_need_neither_model_nor_pictures(home, made):
     """On a machine that has the packed latents and the CLIP alone, the trainings are the same."""
     root = home[0]
-    files = root / "oracle-files"
-    in_order.for_other_seeds(ASKED, made.work, root / "pictures.npz", files)
+    files, numbers = root / "oracle-files", {p.name for p in made.out.glob("*.zip")}
+    in_order.for_other_seeds(ASKED, made.work, root / "pictures.npz", files, made.out)
     assert all("train/clip/" in n for n in parcels.known(files))
     order = order_of(root, "bare", given=files)
     assert in_order.other_seeds(order)
@@ -207,6 +207,8 @@ def test_the_other_seeds_need_neither_model_nor_pictures(home, made):
     assert list(order.seconds) == names and len(names) == 3 and not (order.work / "data").exists()
     order.send()
     assert {n.split("/")[1] for n in parcels.known(order.out)} == set(names)
+    of_each = [numbers, *({p.name for p in f.glob("*.zip")} for f in (files, order.out))]
+    assert len(set().union(*of_each)) == sum(map(len, of_each)) >= 3  # they may lie in one folder
     for n in names:
         again = [json.loads((w / "logo" / n / "training.json").read_text()) for w in (made.work, order.work)]
         assert again[0]["weights_sha256"] == again[1]["weights_sha256"] and again[0]["key"] == again[1]["key"]

@@ -114,13 +114,8 @@ class Order:
 
     def send(self) -> None:
         """Everything that is finished, into parcels."""
-        before, first = {}, 1
-        if self.given is not None:
-            before |= parcels.known(self.given)
-        if self.came_back is not None:
-            before |= parcels.known(self.came_back)
-            numbers = [p.stem.rpartition("-")[2] for p in self.came_back.glob(parcels.NAME.format("*"))]
-            first = 1 + max((int(n) for n in numbers if n.isdecimal()), default=0)
+        folders = [f for f in (self.given, self.came_back) if f is not None]
+        before, first = {k: v for f in folders for k, v in parcels.known(f).items()}, parcels.next_number(*folders)
         left = parcels.send(results(self.asked, self.work), self.work, self.out, before=before, first=first)
         if left:
             self.say(f"No room for {len(left)} files, such as {left[0]}. They stay in {self.work}.")
@@ -229,7 +224,8 @@ def for_other_seeds(asked: Asked, work: Path, file: Path, to: Path, came_back: P
     to.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(work / second_stages.PACKED, to / second_stages.PACKED)
     files = sorted(p for p in (work / "train" / "clip").iterdir() if p.is_file())
-    parcels.send(files, work, to, before={})
+    first = parcels.next_number(*([came_back] if came_back is not None else []))
+    parcels.send(files, work, to, before={}, first=first)
 
 
 def other_seeds(order: Order) -> bool:

@@ -56,6 +56,12 @@ def known(folder: Path) -> dict[str, str]:
     return {name: _sha256(data) for name, data in _whole(folder).items()}
 
 
+def next_number(*folders: Path) -> int:
+    """The number after those of all parcels in these folders, so that all of them can lie in one folder."""
+    found = [p.stem.rpartition("-")[2] for folder in folders for p in folder.glob(NAME.format("*"))]
+    return 1 + max((int(n) for n in found if n.isdecimal()), default=0)
+
+
 @dataclass
 class _Parcel:
     pieces: list[tuple[str, bytes]] = field(default_factory=list)
