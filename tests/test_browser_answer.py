@@ -56,7 +56,7 @@ def test_two_clicks_bring_headline_and_bars_into_sight_without_scrolling(browser
             expect(page.get_by_role("button", name=name)).to_be_in_viewport(ratio=1)
         page.get_by_role("button", name="Rocket").click()
         finished(page)
-        assert chips(page) == ["clear", "oracle agrees"]
+        assert chips(page) == ["clear of the second", "oracle agrees"]
         expect(page.locator(".guda-says")).to_be_in_viewport(ratio=1)
         expect(page.locator(".guda-chart:visible")).to_have_count(1)
         expect(page.locator(".guda-chart:visible [role=img]")).to_be_in_viewport(ratio=1)
@@ -89,7 +89,7 @@ def test_the_page_is_short_and_accessible_before_anything_is_unfolded(browser, t
 
 
 SAID = {
-    ("ahead", "differs"): ["clear", "oracle: "],
+    ("ahead", "differs"): ["clear of the second", "oracle: "],
     ("tied", "close"): ["close", "oracle: close"],
     ("nothing", "agrees"): ["none", "oracle: none"],
 }

@@ -196,7 +196,7 @@ def test_behind_a_group_that_gives_as_much_to_any_picture_another_may_be_needed(
     first, third = GROUPS.groups[IDS[0]].name, GROUPS.groups[IDS[2]].name
     said = judged(a)
     assert said.headline == f"{first} or {third}: two readings" and said.chips[0].text == "close"
-    assert said.plain.startswith(f"{first} comes first, but it gives about as much to any picture")
+    assert said.plain.startswith(f"{first} comes first, but not clearly above what it gives to any picture")
     assert sentences.first_of(a, GROUPS) == f"{first}; above the offsets: {third}"
     retrained = dataclasses.replace(a, method="logo", groups={**a.groups, IDS[0]: GroupScore(30, -1, 61)}, settings={})
     assert sentences.first_of(retrained, GROUPS) == "no group stands out"
@@ -220,7 +220,7 @@ def test_a_group_that_gives_no_more_than_to_any_picture_does_not_stand_out():
     name = GROUPS.groups[IDS[0]].name
     said = judged(scored(30, 8, 25))
     assert said.headline == "No group stands out" and said.chips[0].text == "none"
-    assert said.plain == f"{name} comes first, but it gives about as much to any picture."
+    assert said.plain == f"{name} comes first, but not clearly above what it gives to any picture."
     assert sentences.first_of(scored(30, 8, 25), GROUPS) == "no group stands out"
     clear = judged(scored(40, 8, 25))
     assert clear.headline == f"Most needed: {name}" and name in sentences.first_of(scored(40, 8, 25), GROUPS)

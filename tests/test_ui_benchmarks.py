@@ -48,6 +48,7 @@ def test_one_sentence_and_the_apps_methods_come_first():
     rows = [agrees("guda", 0.67), agrees("clip-mean", 0.53), agrees("guda/mse", 0.9), agrees("guda", 0.2, "real")]
     said = benchmarks._first({"rows": rows}, METHODS)
     assert "names in 67 of 100" in said  # without an offset
+    assert f"{benchmarks.SETS['real']}: 20 of 100." in said and "prompt" not in said
     rows += [agrees("guda + offset", 0.71), agrees("clip-mean + offset", 0.6), agrees("clip-max", 0.7)]
     said = benchmarks._first({"rows": rows}, METHODS)
     assert (
@@ -59,6 +60,9 @@ def test_one_sentence_and_the_apps_methods_come_first():
         and "CLIP similarity" in said
         and not [n for n in ("mse", "0.20", "0.60", "0.70") if n in said]
     )
+    rows += [agrees("label", 0.72), agrees("random", 0.13), agrees("label", 0.4, "real")]
+    said = benchmarks._first({"rows": rows}, METHODS)
+    assert "are in the prompt, on the first: 72 of 100." in said and "lots, on the first: 13 of 100." in said
     assert benchmarks.UNKNOWN in benchmarks._first(None, METHODS) and benchmarks.UNKNOWN in benchmarks._first(
         {"rows": []}, METHODS
     )

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from guda_core.answers import sentences
-from guda_core.answers.verdict import Verdict, verdict
+from guda_core.answers.verdict import CLEAR, Verdict, verdict
 from guda_core.attribution import METHODS
 from guda_core.data.groups import load_group_set
 from guda_core.records import Attribution, GroupScore, Scope
@@ -66,8 +66,8 @@ def everything(v: Verdict) -> str:
 
 def test_a_clear_first_is_named_with_its_figures_and_its_lead():
     v = judged(AHEAD)
-    assert v.headline == "Most needed: OpenMoji" and chips(v) == ["clear"]
-    assert v.plain == "Without OpenMoji in the training data, the model would explain this picture worst."
+    assert v.headline == "Most needed: OpenMoji" and chips(v) == [CLEAR]
+    assert v.plain == "By GUDA (unlearning), the model explains this picture worst without OpenMoji."
     assert v.figures.startswith("OpenMoji: 41 nats (95% interval 35 to 47). Next: Twemoji, 12.")
 
 
@@ -117,7 +117,7 @@ def test_a_cancelled_answer_says_so_and_how_far_it_had_come():
     early = verdict({}, SETS, ["guda"], KNOWN, over=True)
     assert early.headline == "Cancelled" and chips(early) == ["cancelled"]
     late = verdict({"guda": AHEAD}, SETS, ["guda", "clip"], KNOWN, over=True)
-    assert late.headline == "Most needed: OpenMoji" and chips(late) == ["clear", "others cancelled"]
+    assert late.headline == "Most needed: OpenMoji" and chips(late) == [CLEAR, "others cancelled"]
 
 
 def test_out_of_scope_there_is_no_attribution():
@@ -128,14 +128,14 @@ def test_out_of_scope_there_is_no_attribution():
 
 
 def test_clearly_ahead_is_never_said_alone_where_the_oracle_names_another_group():
-    assert chips(judged(AHEAD, logo("openmoji", "twemoji"))) == ["clear", "oracle agrees"]
+    assert chips(judged(AHEAD, logo("openmoji", "twemoji"))) == [CLEAR, "oracle agrees"]
     v = judged(AHEAD, logo("twemoji", "openmoji"))
-    assert chips(v) == ["clear", "oracle: Twemoji"] and "(the oracle) put Twemoji first" in v.figures
+    assert chips(v) == [CLEAR, "oracle: Twemoji"] and "(the oracle) put Twemoji first" in v.figures
     v = judged(AHEAD, logo("twemoji", "openmoji", separable=False))
-    assert chips(v) == ["clear", "oracle: close"] and "cannot tell Twemoji and OpenMoji apart" in v.figures
-    assert chips(judged(AHEAD, logo("openmoji", "twemoji", low=-1.0))) == ["clear", "oracle: none"]
+    assert chips(v) == [CLEAR, "oracle: close"] and "cannot tell Twemoji and OpenMoji apart" in v.figures
+    assert chips(judged(AHEAD, logo("openmoji", "twemoji", low=-1.0))) == [CLEAR, "oracle: none"]
     waiting = verdict({"guda": AHEAD}, SETS, ["guda", "logo"], KNOWN)
-    assert chips(waiting) == ["clear"] and "are asked next" in waiting.figures
+    assert chips(waiting) == [CLEAR] and "are asked next" in waiting.figures
     assert "were not asked" in judged(AHEAD).figures
     without = {m: info for m, info in KNOWN.items() if not info.oracle}
     assert (
@@ -153,7 +153,7 @@ def test_likeness_is_never_told_as_influence():
 def test_methods_of_other_units_put_a_group_first_and_say_no_more():
     v = judged(TOGETHER)
     assert v.headline == "First: Noto Emoji" and v.plain == "GUDA and DAS combined puts this group first."
-    assert chips(v) == ["clear"] and chips(judged(dataclasses.replace(TOGETHER, separable=False))) == ["close"]
+    assert chips(v) == [CLEAR] and chips(judged(dataclasses.replace(TOGETHER, separable=False))) == ["close"]
     assert judged(GRADIENTS).figures.startswith("Noto Emoji: 0.012 kernel (95% interval 0.01 to 0.015).")
 
 

@@ -10,7 +10,7 @@ STATUS = {"ok": "ok", "unavailable": "unavailable", "no_score": "no score"}
 
 TITLE = "Which pictures made this picture possible?"
 READING = "A score is not a share: scores do not add up to anything."
-ENDED_EARLY = "The answer is as exact as this effort asks, so it ended early."
+ENDED_EARLY = "Its draws are as exact as this effort asks, so it ended early."
 
 PLAIN_UNITS = ("nats", "standard scores")  # whose scores are no smaller than two digits after the point show
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from guda_core.answers import sentences
 from guda_core.records import Attribution, GroupSet, MethodInfo, Scope
 
-CLEAR, CLOSE, NONE, OUT, LIKENESS = "clear", "close", "none", "out of scope", "likeness"
+CLEAR, CLOSE, NONE, OUT, LIKENESS = "clear of the second", "close", "none", "out of scope", "likeness"
 WORKING, CANCELLED, UNSURE = "working", "cancelled", "not compared"
 NOTHING_YET = "Nothing is scored yet"
 OUT_OF_SCOPE = "This model could not have made this picture: no attribution"
@@ -90,7 +90,7 @@ def _of(a: Attribution, group_set: GroupSet, method: str) -> Verdict:
     if not ranked:
         return Verdict("No group could be scored", "The table says why.", chips=(Chip(NONE, "unsure"),))
     if a.unit == "nats":
-        said = _needed(a, names, ranked)
+        said = _needed(a, names, ranked, method)
     elif a.unit == "cosine":
         plain = "It looks most like the pictures of this group. That is likeness, and no more."
         said = Verdict(f"Looks most like: {names[ranked[0]]}", plain, _figures(a, names, ranked), (Chip(LIKENESS),))
@@ -103,7 +103,7 @@ def _of(a: Attribution, group_set: GroupSet, method: str) -> Verdict:
     return Verdict(said.headline, said.plain, said.figures + left, said.chips)
 
 
-def _needed(a: Attribution, names: Mapping[str, str], ranked: list[str]) -> Verdict:
+def _needed(a: Attribution, names: Mapping[str, str], ranked: list[str], method: str) -> Verdict:
     """Of scores in nats."""
     first, figures = ranked[0], _figures(a, names, ranked)
     if not a.stands_out(first):
@@ -112,21 +112,21 @@ def _needed(a: Attribution, names: Mapping[str, str], ranked: list[str]) -> Verd
             plain = f"{names[first]} comes first, but {_why_not(a, first)}."
             return Verdict("No group stands out", plain, figures, (Chip(NONE, "unsure"),))
         plain = (
-            f"{names[first]} comes first, but it gives about as much to any picture. Beyond that, this picture needs "
-            f"{names[beyond]} most."
+            f"{names[first]} comes first, but not clearly above what it gives to any picture. Beyond that, this "
+            f"picture needs {names[beyond]} most."
         )
         return Verdict(f"{names[first]} or {names[beyond]}: two readings", plain, figures, (Chip(CLOSE, "unsure"),))
     if a.separable is False and a.runner_up is not None:
         both = f"{names[first]} and {names[a.runner_up]}"
-        plain = f"The model needed {both} about equally. More effort may tell them apart."
+        plain = f"The scores of {both} are too close to say which the model needed more. More effort may tell."
         return Verdict(f"Two groups cannot be told apart: {both}", plain, figures, (Chip(CLOSE, "unsure"),))
-    plain = f"Without {names[first]} in the training data, the model would explain this picture worst."
+    plain = f"By {method}, the model explains this picture worst without {names[first]}."
     return Verdict(f"Most needed: {names[first]}", plain, figures, (_lead(a),))
 
 
 def _why_not(a: Attribution, first: str) -> str:
     if a.offset(first) > 0 and (a.groups[first].low or 0.0) > 0:
-        return "it gives about as much to any picture"
+        return "not clearly above what it gives to any picture"
     return "its interval reaches down to 0" if (a.groups[first].high or 0.0) >= 0 else "its score is below 0"
 
 

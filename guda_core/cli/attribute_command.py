@@ -266,7 +266,7 @@ def _show_answer(a: Attribution, gs: GroupSet, method: MethodInfo) -> None:
         first, second = gs.groups[ranked[0]].name, gs.groups[a.runner_up].name
         say(f"{first} is ahead of {second}." if a.separable else f"{first} and {second} are not separable.")
     if a.reached == "width":
-        say("The answer is as exact as this effort asks, so it ended early. `--effort every` makes every draw.")
+        say("Its draws are as exact as this effort asks, so it ended early. `--effort every` makes every draw.")
 
 
 def _many(

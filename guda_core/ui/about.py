@@ -31,8 +31,9 @@ MEANS = (
         "not measured, the score is the ELBO drop alone."
     ),
     (
-        "A score in nats is a difference of ELBOs. Some pictures are harder to explain than others. So compare the "
-        "groups of one picture. Do not compare the scores of two pictures."
+        "A score in nats is a difference of ELBOs, to the model that unlearned the group. One that was trained again "
+        "without it loses more: trust the order, not the size. Some pictures are harder to explain than others. So "
+        "compare the groups of one picture. Do not compare the scores of two pictures."
     ),
     (
         "The interval says how far other draws of noise could have moved the score, and how sure the offset is. It "

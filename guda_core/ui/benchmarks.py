@@ -22,7 +22,7 @@ INTRO = "A score is worth as much as it agrees with the oracle: a model trained 
 ROWS = (
     "1 means that a method always names the same first group as the oracle. The ceiling is the oracle against itself, "
     "trained from another seed: what one retraining tells about another (ceiling-again: from the same seed, earlier, "
-    "on other machines). No method is expected to do much better. "
+    "on other machines), with the error of its few draws. Only what many retrainings have in common tells more. "
     "guda: the paper's score. guda + offset: as in the app; das + offset and others: the same constant, given to them. "
     "offset alone: that constant. label: whose words the prompt has, or who drew the picture. "
     "guda-weighted: unlearned towards a style that is "
@@ -50,6 +50,7 @@ SETS = {
 FIRST_SET = "generated"
 NAMED = 5  # methods shown first
 OFFSET = " + offset"  # ends the name of a row whose scores hold the offset
+YARDSTICKS = {"label": "Whoever only reads whose words are in the prompt", "random": "Whoever draws lots"}
 CEILING, CEILING_NAME = "ceiling-again", "The oracle, again"
 ABLATIONS = "; ablations"
 ABOUT_ABLATIONS = (
@@ -139,7 +140,21 @@ def _first(found: Mapping[str, Any] | None, methods: Mapping[str, MethodInfo]) -
     figures = table(
         "Agreement with the oracle: the methods of this app", ("Method", *MEASURES.values()), body, numbers=".nnnn"
     )
-    return Html(text(Html(f"<strong>{safe(said)}</strong>")) + figure + folded("The same figures as a table", figures))
+    more = text(_beside(found or {}, main))
+    whole = text(Html(f"<strong>{safe(said)}</strong>")) + more + figure
+    return Html(whole + folded("The same figures as a table", figures))
+
+
+def _beside(found: Mapping[str, Any], main: str) -> str:
+    """What the first figure must be read beside: the other kinds of pictures, and those who only read the prompt."""
+    rows = [r for r in found.get("rows", []) if _is_row(r)]
+    by_set = {name: [r for r in rows if r["query_set"] == name] for name in SETS if name != FIRST_SET}
+    others = {name: r for name, of in by_set.items() if (r := _row_of(main, of, main=True)) is not None}
+    said = [f"{SETS[name]}: {_in_100(r['top1']['value'])} of 100." for name, r in others.items()]
+    for r in rows:
+        if r["query_set"] == FIRST_SET and r["method"] in YARDSTICKS:
+            said.append(f"{YARDSTICKS[r['method']]}, on the first: {_in_100(r['top1']['value'])} of 100.")
+    return " ".join(said)
 
 
 def _row_of(method: str, rows: Sequence[Mapping[str, Any]], *, main: bool) -> Mapping[str, Any] | None:
