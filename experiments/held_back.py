@@ -10,27 +10,42 @@ twice, alike and independently, tells how much that is (Spearman 1904; Brown 191
     r without noise = r / sqrt(rho of the method  rho of the oracle)
 
 The halves are single draws of the same strata, of the method and of the oracle alike; a group whose halves correlate
-too little to divide by makes the figure unknown. For the oracle's seed the two halves are two retrainings, on the first
-draw's queries and the groups that were retrained twice. There the correction takes away the retrainings' own chance and
-the noise of their draws together: it estimates the correlation with the mean over many seeds. It starts from the
-correlation with the second seed: GUDA's full model is of the first seed, and may share some of that seed's chance.
+too little to divide by makes the figure unknown.
+
+For the oracle's seed, the second retraining is held against the first, on the first draw's queries. GUDA's values and
+the live oracle's (the first seed) are nearly free of sampling noise. Of the second seed only values are kept, four
+draws in the old strata (`strata.OLD_RULE`), and these are noisy. So correlations with it are freed of that noise, by
+the reliability of those values over the three ways to halve four draws:
+
+    ceiling             r(second, first) / sqrt(rho of the second)       what a retraining tells of another one
+    a perfect method    sqrt(ceiling)                                    what the mean of many seeds tells of one
+    GUDA, many seeds    r(GUDA, second) / sqrt(rho of the second) / sqrt(ceiling)
+
+The last two take the chances of the two retrainings as independent and equally large. Each is made for each group, then
+averaged. Intervals are over pictures: everything, the reliability too, is made anew in each resampling. That the
+correction is of the right size is checked on trainings of the first seed that were made before, with values of the same
+kind: freed of noise they should agree with the live oracle nearly perfectly.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-from experiments.benchmark import result_tables, styles_run
+from experiments.benchmark import styles_run
+from experiments.benchmark import variation as v
 from experiments.benchmark.models import ADAPTER_DRAWS, BASE
-from experiments.benchmark.result_tables import GUDA, LIVE, ORACLE, SECOND, sets_of
+from experiments.benchmark.result_tables import BEFORE, GUDA, LIVE, ORACLE, SECOND, sets_of, tuning_half
+from experiments.benchmark.strata import OLD_RULE, make_strata
 from experiments.benchmark.variation import correlations
 from experiments.commands import program, write_record
+from experiments.logo import oracle_values
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.schedule import Schedule
 from guda_core.errors import DataError
@@ -60,9 +75,9 @@ def without_noise(r: np.ndarray, *reliabilities: np.ndarray) -> float | None:
 
 
 def draws_of(values: Mapping[str, np.ndarray], base: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """(2, Q, G): the scores by each of two draws alone. values: group -> (Q, K, 2); base: (Q, K, 2) at the same draws;
+    """(M, Q, G): the scores by each draw alone. values: group -> (Q, K, M); base: (Q, K, M) at the same draws;
     sizes: (K,) of the strata."""
-    drops = np.stack([v.astype(float) - base for v in values.values()], axis=-1)  # (Q, K, 2, G)
+    drops = np.stack([x.astype(float) - base for x in values.values()], axis=-1)  # (Q, K, M, G)
     return np.einsum("k,qkmg->mqg", sizes.astype(float), drops)
 
 
@@ -82,19 +97,82 @@ def of_draws(method: np.ndarray, oracle: np.ndarray) -> dict[str, Any]:
     }
 
 
+def reliability(draws: np.ndarray, pictures: np.ndarray) -> np.ndarray:
+    """(B, G): of the mean of all draws, from the mean correlation over all ways to halve them (Spearman-Brown).
+
+    draws: (M, Q, G), M even, scores by each draw alone; pictures: (B, Q), how often each counts."""
+    m, at = len(draws), np.ones(draws.shape[1:], bool)
+    halves = [h for h in combinations(range(m), m // 2) if 0 in h]
+    found = []
+    for one in halves:
+        other = [j for j in range(m) if j not in one]
+        found.append(correlations(draws[list(one)].mean(axis=0), draws[other].mean(axis=0), pictures, at))
+    return together(np.mean(found, axis=0))
+
+
+class Seeds:
+    """Statistics of one query set, as `variation` takes them, of a method and two retrainings.
+
+    method, first: (Q, G) scores that are nearly free of noise; draws: (M, Q, G), the second retraining's by each draw.
+    """
+
+    def __init__(self, method: np.ndarray, first: np.ndarray, draws: np.ndarray) -> None:
+        self.method, self.first, self.draws = method, first, draws
+
+    def _free(self, scores: np.ndarray, pictures: np.ndarray) -> np.ndarray:
+        """(B, G): correlations with the second retraining, freed of the noise of its draws."""
+        r = correlations(scores, self.draws.mean(axis=0), pictures, np.ones(scores.shape, bool))
+        return r / np.sqrt(np.maximum(reliability(self.draws, pictures), LEAST))
+
+    def reliability(self, pictures: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        return _mean(reliability(self.draws, pictures), groups)
+
+    def ceiling(self, pictures: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        return _mean(self._free(self.first, pictures), groups)
+
+    def second(self, pictures: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        return _mean(self._free(self.method, pictures), groups)
+
+    def perfect(self, pictures: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        return _mean(np.sqrt(self._free(self.first, pictures).clip(0, 1)), groups)
+
+    def many(self, pictures: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        shared = np.maximum(self._free(self.first, pictures), LEAST)
+        return _mean(self._free(self.method, pictures) / np.sqrt(shared), groups)
+
+
+def _mean(of_groups: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """(B,): the mean over the groups. of_groups, groups: (B, G), the figures and how often each group counts."""
+    return (of_groups * groups).sum(axis=1) / groups.sum(axis=1)
+
+
 def of_seeds(method: np.ndarray, first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
-    """The figures of one query set on the groups that have two retrainings. All (Q, G')."""
-    r, other, seeds = each(method, first), each(method, second), each(second, first)
-    both = each(method, (first + second) / 2)
-    return {
-        "groups": method.shape[1],
-        "variation": float(r.mean()),
-        "variation_second": float(other.mean()),
-        "second_seed": float(seeds.mean()),
-        "against_the_mean_of_two": float(both.mean()),
-        "against_many_seeds": without_noise(other, seeds),
-        "a_perfect_method": float(np.sqrt(seeds.clip(0, 1)).mean()),
+    """The figures of one query set, each with its 95% interval over pictures. method, first: (Q, G); second: (M, Q, G),
+    by each draw alone."""
+    of, mean_second = Seeds(method, first, second), second.mean(axis=0)
+    by_first, as_drawn = v.variation(method, first), v.variation(mean_second, first)
+    figures: dict[str, v.Statistic] = {
+        "variation": by_first,
+        "second_seed": as_drawn,
+        "less_second_seed": v.less(by_first, as_drawn),
+        "reliability": of.reliability,
+        "ceiling": of.ceiling,
+        "less_ceiling": v.less(by_first, of.ceiling),
+        "variation_second_drawn": v.variation(method, mean_second),
+        "variation_second": of.second,
+        "less_variation_second": v.less(by_first, of.second),
+        "against_many_seeds": of.many,
+        "a_perfect_method": of.perfect,
     }
+    shape = method.shape
+    return {"queries": shape[0], "groups": shape[1], **{k: v.over_pictures(f, *shape) for k, f in figures.items()}}
+
+
+def of_check(first: np.ndarray, before: np.ndarray) -> dict[str, Any]:
+    """What the correction makes of the same trainings scored before. first: (Q, G); before: (M, Q, G)."""
+    of, shape = Seeds(first, first, before), first.shape
+    drawn = v.variation(before.mean(axis=0), first)
+    return {"again": v.over_pictures(drawn, *shape), "again_without_noise": v.over_pictures(of.ceiling, *shape)}
 
 
 def kept(folder: Path, names: Sequence[str], queries: int) -> dict[str, np.ndarray]:
@@ -128,14 +206,37 @@ def fresh_figures(groups: Sequence[str], schedule: Schedule, base_sha256: str) -
     return {name: of_draws(method[:, mine], oracle[:, mine]) for name, mine in sets_of(sets, None)}
 
 
-def seed_figures() -> dict[str, Any]:
-    """By query set, from the committed scores of the first draw."""
+def drawn(groups: Sequence[str], schedule: Schedule, seed: int, full: str, scores: np.ndarray) -> np.ndarray:
+    """(M, Q, G): the scores of kept trainings of a seed by each draw alone. full: the name of the full model; scores:
+    (Q, G), what the committed arrays hold of them.
+
+    Raises:
+        DataError: the kept values are not those that the scores were made from.
+    """
+    found = {}
+    for name in (full, *(f"unet-without-{g}-s{seed}" for g in groups)):
+        with np.load(BENCHMARKS / oracle_values.FOLDER / f"{name}.npz", allow_pickle=False) as z:
+            found[name] = z["values"]
+    base = found.pop(full)
+    draws = draws_of(found, base, make_strata(schedule, base.shape[1], OLD_RULE).sizes)
+    if not np.allclose(draws.mean(axis=0), scores, rtol=1e-3, atol=0.5):
+        raise DataError(f"The kept values of seed {seed} do not fit the scores. Run `python -m experiments.styles`.")
+    return draws
+
+
+def seed_figures(groups: Sequence[str], schedule: Schedule) -> dict[str, dict[str, Any]]:
+    """By query set, from the committed scores and kept values of the first draw: over all queries ("seeds"), and over
+    the half that GUDA was not tuned on ("seeds_report")."""
     compared = styles_run.compared(BENCHMARKS)
-    on_its = result_tables.on_its_groups(compared.scores)
-    return {
-        name: of_seeds(*(on_its[row][mine].astype(float) for row in (GUDA, ORACLE, SECOND)))
-        for name, mine in sets_of(compared.sets, None)
-    }
+    method, first = (compared.scores[row].astype(float) for row in (GUDA, ORACLE))
+    second = drawn(groups, schedule, 4, "unet-full-s4", compared.scores[SECOND])
+    before = drawn(groups, schedule, 3, "full", compared.scores[BEFORE])
+    out: dict[str, dict[str, Any]] = {"seeds": {}, "seeds_report": {}}
+    for key, at in (("seeds", None), ("seeds_report", ~tuning_half(compared.sets))):
+        for name, mine in sets_of(compared.sets, at):
+            found = of_seeds(method[mine], first[mine], second[:, mine])
+            out[key][name] = {**found, **of_check(first[mine], before[:, mine])}
+    return out
 
 
 def held_back(
@@ -152,7 +253,7 @@ def held_back(
         "base_sha256": model.sha256,
         "targets": TARGETS,
         "fresh": fresh_figures(groups, model.schedule, model.sha256),
-        "seeds": seed_figures(),
+        **seed_figures(groups, model.schedule),
     }
     write_record(out, record)
 

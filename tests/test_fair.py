@@ -203,16 +203,27 @@ def test_what_the_readme_and_the_results_claim_holds_in_the_committed_table(comm
         assert "label" not in {m for m, _ in clear(committed, "differences_report", first, "top1")}
 
 
-def test_a_second_retraining_is_no_clearer_than_guda(committed):
-    """In variation, and with the offset in first places; and it misses the targets of variation too."""
-    of = [r for r in committed["differences"] if r["second"] == "ceiling"]
-    for first, metric in (("guda", "variation"), ("guda + offset", "top1")):
-        rows = [r for r in of if (r["first"], r["metric"]) == (first, metric)]
-        assert {r["query_set"] for r in rows} == set(SETS) and all(r["low"] < 0 < r["high"] for r in rows)
+def test_a_second_retraining_is_ahead_of_guda_once_the_noise_of_its_values_is_taken_off(committed):
+    held = json.loads((BENCHMARKS / "held-back.json").read_text(encoding="utf-8"))
+    found, half = held["seeds"], held["seeds_report"]
+    assert all(found[s]["groups"] == 8 for s in SETS)
+    below = {part: {s: held[part][s]["less_ceiling"] for s in SETS} for part in ("seeds", "seeds_report")}
+    for part in below.values():
+        assert {s for s, d in part.items() if d["high"] < 0} == {"generated", "generated-blend"}
+        assert all(d["value"] < 0 for d in part.values())
+    assert abs(below["seeds"]["real"]["high"]) < 0.005  # on the edge
     rows = {r["query_set"]: r for r in committed["rows"] if r["method"] == "ceiling"}
-    assert all(rows[s]["groups"] == 8 and rows[s]["variation"]["value"] < TARGETS[s] for s in SETS)
-    held = json.loads((BENCHMARKS / "held-back.json").read_text(encoding="utf-8"))["seeds"]
-    above = {s for s in SETS if held[s]["against_many_seeds"] > TARGETS[s]}
-    assert above == {"generated-blend", "real"} and all(held[s]["groups"] == 8 for s in SETS)
+    for s in SETS:  # as drawn, which the tables show, GUDA looks level with it
+        assert rows[s]["variation"]["value"] == pytest.approx(found[s]["second_seed"]["value"])
+        assert found[s]["less_second_seed"]["low"] < 0 < found[s]["less_second_seed"]["high"]
+        assert found[s]["ceiling"]["value"] > found[s]["second_seed"]["value"] + 0.05
+        assert found[s]["again_without_noise"]["value"] > 0.92 > 0.91 > found[s]["again"]["value"]
+        assert found[s]["less_variation_second"]["low"] < 0 < found[s]["less_variation_second"]["high"]
+        assert half[s]["queries"] * 2 == found[s]["queries"]
+    over = {s for s in SETS if found[s]["ceiling"]["value"] > TARGETS[s]}
+    assert over == {"generated", "generated-blend"} and found["real"]["ceiling"]["value"] > TARGETS["real"] - 0.01
+    of = [r for r in committed["differences"] if (r["first"], r["second"]) == ("guda + offset", "ceiling")]
+    first = [r for r in of if r["metric"] == "top1"]
+    assert {r["query_set"] for r in first} == set(SETS) and all(r["low"] < 0 < r["high"] for r in first)
     gained = clear(committed, "differences", "guda + offset", "top1")
     assert not {s for m, s in gained if m == "guda"}  # the offset brings first places, not clearly

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from experiments.tables.committed import UNKNOWN, read, source
+from typing import Any
+
+from experiments.tables.committed import UNKNOWN, read, source, value
 
 NAME = "held-back"
 DRAWS = {
@@ -13,13 +15,29 @@ DRAWS = {
     "without_both": "and without that of the oracle's draws",
 }
 SEEDS = {
-    "second_seed": "the second seed, by the first",
-    "a_perfect_method": "a perfect method, by one seed",
-    "variation": "GUDA, by the first seed",
-    "variation_second": "GUDA, by the second seed",
-    "against_the_mean_of_two": "GUDA, by the mean of both",
-    "against_many_seeds": "GUDA, by the mean of many seeds",
+    "queries": "queries",
+    "second_seed": "the second retraining, as drawn",
+    "reliability": "reliability of the second retraining's values",
+    "ceiling": "the second retraining, without that noise: the ceiling",
+    "a_perfect_method": "a perfect method",
+    "variation": "GUDA",
+    "less_second_seed": "GUDA less the second retraining, as drawn",
+    "less_ceiling": "GUDA less the ceiling",
+    "variation_second_drawn": "GUDA, by the second seed as drawn",
+    "variation_second": "GUDA, by the second seed without its noise",
+    "less_variation_second": "GUDA by the first seed, less by the second without its noise",
+    "against_many_seeds": "GUDA, by the mean of many seeds (an estimate)",
+    "again": "check: the first retraining made again, as drawn",
+    "again_without_noise": "check: the same without that noise (should be 1)",
 }
+
+
+def _cell(found: Any) -> str:
+    if found is None:
+        return "unknown"
+    if isinstance(found, dict):
+        return value(found, 3)
+    return str(found) if isinstance(found, int) else f"{found:.3f}"
 
 
 def _table(part: str, rows: dict[str, str]) -> str:
@@ -29,12 +47,12 @@ def _table(part: str, rows: dict[str, str]) -> str:
     found = {s: {**v, "target": record["targets"][s]} for s, v in record[part].items()}
     lines = [f"| variation | {' | '.join(found)} |", "|---|" + "---|" * len(found)]
     for key, label in rows.items():
-        cells = ["unknown" if v[key] is None else f"{v[key]:.3f}" for v in found.values()]
-        lines.append(f"| {label} | {' | '.join(cells)} |")
+        lines.append(f"| {label} | {' | '.join(_cell(v[key]) for v in found.values())} |")
     return "\n".join([*lines, "", source(record, NAME)])
 
 
 RENDER = {
     "held_back_draws": lambda: _table("fresh", DRAWS),
     "held_back_seeds": lambda: _table("seeds", SEEDS),
+    "held_back_seeds_report": lambda: _table("seeds_report", SEEDS),
 }
