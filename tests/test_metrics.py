@@ -75,6 +75,17 @@ def test_the_bootstrap_interval_holds_the_truth_as_often_as_it_says():
     assert 0.9 <= np.mean(held) <= 0.98
 
 
+def test_what_is_all_right_or_all_wrong_has_wilsons_interval():
+    """Of n cases that are all right, Wilson's lower end is 1 / (1 + z^2 / n)."""
+    z2 = 1.959964**2
+    assert metrics.bootstrap(np.ones(24)) == pytest.approx({"value": 1.0, "low": 1 / (1 + z2 / 24), "high": 1.0})
+    assert metrics.bootstrap(np.zeros(24)) == pytest.approx({"value": 0.0, "low": 0.0, "high": 1 - 1 / (1 + z2 / 24)})
+    half = metrics.bootstrap(np.array([0.0, 1.0] * 12))
+    assert metrics.of_equal(half, 24) == half
+    found = metrics.agreement(ORACLE, ORACLE)
+    assert found["top1"]["low"] == pytest.approx(1 / (1 + z2 / len(ORACLE))) and found["spearman"]["low"] == 1.0
+
+
 def test_paired_differences():
     d = metrics.paired_difference(NOISY, SCORES, ORACLE, metric="top1")
     expected = metrics.top1(NOISY, ORACLE).mean() - metrics.top1(SCORES, ORACLE).mean()

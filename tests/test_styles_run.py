@@ -51,7 +51,7 @@ def in_place(patch):
     patch.setattr(Iconify, "split", lambda self, split: splits[split])
     patch.setattr(styles_arrays, "INSTANCE_TIMESTEPS", 1)
     patch.setattr(styles_run, "SAMPLE_STEPS", 2)
-    patch.setitem(metrics.bootstrap.__kwdefaults__, "draws", 20)
+    patch.setattr(metrics, "DRAWS", 20)
 
 
 def service_of(service, features):  # noqa: F811

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from experiments.tables.committed import UNKNOWN, read, source, value
+from guda_core.attribution.metrics import of_equal
 
 
 def maps() -> str:
@@ -18,7 +19,8 @@ def maps() -> str:
     said = [f"The smoothing chosen on other collages: a Gaussian of {record['width']:g} places."]
     if "correlation" in found:
         said.append(f"Rank correlation with the oracle's map: {value(found['correlation'])}.")
-    said.append(f"Share of maps that say nothing: {value(found['say_nothing'])}.")
+    collages = sum(r["n"] for r in found["rows"])
+    said.append(f"Share of maps that say nothing: {value(of_equal(found['say_nothing'], collages))}.")
     return "\n".join([*lines, "", *said, source(record, "maps")])
 
 

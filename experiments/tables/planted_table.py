@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from experiments.tables.committed import UNKNOWN, read, source, value
+from guda_core.attribution.metrics import of_equal
 
 
 def planted() -> str:
@@ -26,7 +27,8 @@ def planted_agreement() -> str:
         return UNKNOWN
     lines = ["| method | queries | n | Top-1 | Variation |", "|---|---|---|---|---|"]
     for r in record["rows"]:
-        lines.append(f"| {r['method']} | {r['query_set']} | {r['n']} | {value(r['top1'])} | {value(r['variation'])} |")
+        top1 = value(of_equal(r["top1"], r["n"]))
+        lines.append(f"| {r['method']} | {r['query_set']} | {r['n']} | {top1} | {value(r['variation'])} |")
     told = record["calibration"]
     said = f"The offset's weight: {told['offset_weight']}." if "offset_weight" in told else f"No offset. {told['none']}"
     return "\n".join([*lines, "", f"{said} {source(record, 'planted')}"])

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import binomtest, rankdata
 
 
 def order(scores: np.ndarray) -> np.ndarray:
@@ -109,11 +109,33 @@ METRICS: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 }
 
 
-def bootstrap(per_query: np.ndarray, *, draws: int = 2000, seed: int = 0) -> dict[str, float]:
-    """Mean over queries with its 95% percentile bootstrap interval: value, low, high. per_query: (Q,).
+DRAWS = 2000  # resamplings of a bootstrap
+SIGNED = ("spearman",)  # may be negative: no share of cases
 
-    The same seed resamples the same queries, so that differences of rows may be bootstrapped as paired.
+
+def bootstrap(per_query: np.ndarray, *, draws: int | None = None, seed: int = 0) -> dict[str, float]:
+    """Mean over queries with its 95% percentile bootstrap interval: value, low, high. per_query: (Q,). draws: of the
+    queries; None: `DRAWS`.
+
+    The same seed resamples the same queries, so that differences of rows may be bootstrapped as paired. All 0 or all 1
+    resample to themselves, as if nothing could come otherwise: such a mean has Wilson's interval for Q cases (1927).
     """
+    return of_equal(_percentiles(per_query, DRAWS if draws is None else draws, seed), len(per_query))
+
+
+def of_equal(found: Mapping[str, float], n: int) -> dict[str, float]:
+    """A mean of n cases in [0, 1] with its interval; Wilson's in place of one without width at 0 or 1."""
+    edge = found["value"] in (0.0, 1.0) and found["low"] == found["high"]
+    return {**found, **wilson(int(found["value"]) * n, n)} if edge else dict(found)
+
+
+def wilson(hits: int, n: int) -> dict[str, float]:
+    """Wilson's 95% interval of a share of n cases: low, high. n must be 1 or more."""
+    interval = binomtest(hits, n).proportion_ci(method="wilson")
+    return {"low": float(interval.low), "high": float(interval.high)}
+
+
+def _percentiles(per_query: np.ndarray, draws: int, seed: int) -> dict[str, float]:
     rng = np.random.default_rng(seed)
     means = per_query[rng.integers(0, len(per_query), (draws, len(per_query)))].mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
@@ -122,7 +144,8 @@ def bootstrap(per_query: np.ndarray, *, draws: int = 2000, seed: int = 0) -> dic
 
 def agreement(scores: np.ndarray, oracle: np.ndarray, *, seed: int = 0) -> dict[str, dict[str, float]]:
     """Every metric's mean with its interval."""
-    return {name: bootstrap(f(scores, oracle), seed=seed) for name, f in METRICS.items()}
+    found = {name: _percentiles(f(scores, oracle), DRAWS, seed) for name, f in METRICS.items()}
+    return {name: v if name in SIGNED else of_equal(v, len(scores)) for name, v in found.items()}
 
 
 def paired_difference(
@@ -130,4 +153,4 @@ def paired_difference(
 ) -> dict[str, float]:
     """Mean of metric(first) - metric(second) over the same queries, with its 95% bootstrap interval."""
     f = METRICS[metric]
-    return bootstrap(f(first, oracle) - f(second, oracle), seed=seed)
+    return _percentiles(f(first, oracle) - f(second, oracle), DRAWS, seed)
