@@ -62,6 +62,11 @@ def test_scorings_of_one_picture_are_not_independent_cases():
     assert alike["value"] == apart["value"] == 0.5
     assert alike["high"] - alike["low"] > 3 * (apart["high"] - apart["low"])
     assert coverage.share([True] * 10, list(range(10)))["high"] == pytest.approx(1.0)
+    z2 = 1.959964**2  # Wilson's end for n cases that are all alike: z^2 / (n + z^2) away
+    for hit in (True, False):
+        found = coverage.share([hit] * 92, [i % 23 for i in range(92)])  # no variance, and still only 23 pictures
+        assert found["high"] - found["low"] == pytest.approx(z2 / (23 + z2)) and found["n"] == 92
+    assert coverage.share([True] * 92, [0] * 92)["low"] == pytest.approx(92 / (92 + z2))  # one source, told as it is
 
 
 def test_queries_are_spread_over_each_set():

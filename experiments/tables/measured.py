@@ -41,19 +41,43 @@ def costs(name: str) -> str:
     return "\n".join([*lines, "", source(record, name)])
 
 
+def over_pictures(found: dict[str, float], queries: int) -> dict[str, float]:
+    """A share of scorings with its interval for as many cases as there were pictures, where it is 0 or 1: records from
+    before `scope_fit.share` did so took scorings of one picture for independent cases. Never a narrower one."""
+    if found["value"] not in (0.0, 1.0):
+        return found
+    own = metrics.wilson(int(found["value"]) * queries, queries)
+    return {**found, "low": min(found["low"], own["low"]), "high": max(found["high"], own["high"])}
+
+
+def percent(share: float) -> str:
+    """A share as percent, with a decimal below 1%."""
+    return f"{100 * share:.1f}" if 0 < share < 0.01 else f"{100 * share:.0f}"
+
+
 def intervals() -> str:
     """How often intervals cover the full budget's value."""
     record = read("intervals")
     if record is None:
         return UNKNOWN
-    lines = [
-        "| effort | query set | interval covers the full budget's value | first two separable | in the wrong order |"
-    ]
+    heads = (
+        "effort",
+        "query set",
+        "interval covers the full budget's value",
+        "first two separable, by the draws alone",
+    )
+    lines = [f"| {' | '.join(heads)} | in the wrong order |"]
     lines.append("|---|---|---|---|---|")
     for r in record["rows"]:
-        wrong = value(r["told_apart_wrongly"]) if r["told_apart_wrongly"] else "-"
-        lines.append(f"| {r['effort']} | {r['query_set']} | {value(r['held'])} | {value(r['told_apart'])} | {wrong} |")
+        keys = ("held", "told_apart", "told_apart_wrongly")
+        cells = [_share(over_pictures(r[k], r["queries"])) if r[k] else "-" for k in keys]
+        lines.append(f"| {r['effort']} | {r['query_set']} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", source(record, "intervals")])
+
+
+def _share(found: dict[str, float]) -> str:
+    """As `value`, with a third digit for a share below 1% (0.00 is none)."""
+    return value(found, 3) if 0 < found["value"] < 0.01 else value(found)
 
 
 def intervals_said() -> str:
@@ -63,14 +87,15 @@ def intervals_said() -> str:
         return UNKNOWN
     said, draws = [], record["config"]["draws"]
     for r in (r for r in record["rows"] if r["query_set"] == "all"):
-        held, wrong = r["held"], r["told_apart_wrongly"]
+        held = over_pictures(r["held"], r["queries"])
+        wrong = r["told_apart_wrongly"] and over_pictures(r["told_apart_wrongly"], r["queries"])
         apart = (
-            f" Of {wrong['n']} pairs that were called separable, {100 * wrong['value']:.0f}% (up to "
-            f"{100 * wrong['high']:.0f}) were in the wrong order."
+            f" Of {wrong['n']} pairs that were called separable, {percent(wrong['value'])}% (up to "
+            f"{percent(wrong['high'])}) were in the wrong order. They come from {r['queries']} pictures at most."
             if wrong
             else ""
         )
-        many = f"{100 * held['value']:.0f}% ({100 * held['low']:.0f} to {100 * held['high']:.0f})"
+        many = f"{percent(held['value'])}% ({percent(held['low'])} to {percent(held['high'])})"
         said.append(
             f"Effort {r['effort']}: a 95% interval covers the value of {draws} draws a stratum in {many} of cases."
             f"{apart}"

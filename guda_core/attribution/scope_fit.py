@@ -78,12 +78,15 @@ Signals = dict[str, dict[str, Measured]]  # part of the material -> kind -> its 
 
 def share(hits: Sequence[bool], clusters: Sequence[int]) -> dict[str, float]:
     """A share with its 95% interval over clusters (the queries: scorings of one picture are alike): Wilson's, for as
-    many independent cases as give the observed variance between clusters."""
+    many independent cases as give the observed variance between clusters. A share of 0 or 1 has no variance that could
+    tell: each cluster counts as one case then. One cluster alone says nothing of others: its cases count singly."""
     h, c = np.asarray(hits, float), np.asarray(clusters)
     p, n = float(h.mean()), len(h)
     within = [h[c == k] for k in np.unique(c)]
     variance = sum(float((x - p).sum()) ** 2 for x in within) / n**2
-    effective = n if variance == 0 or p in (0.0, 1.0) else min(n, p * (1 - p) / variance)
+    effective: float = n if variance == 0 else min(n, p * (1 - p) / variance)
+    if p in (0.0, 1.0) and len(within) > 1:
+        effective = len(within)
     effective = max(len(within), round(effective))
     found = binomtest(round(p * effective), effective).proportion_ci(method="wilson")
     return {"value": p, "low": float(found.low), "high": float(found.high), "n": n}
