@@ -41,11 +41,11 @@ def few_draws(monkeypatch):
     """Sets how often pictures are resampled."""
 
     def few(n):
-        v._picture_weights.cache_clear()
+        v.picture_weights.cache_clear()
         monkeypatch.setattr(v, "DRAWS", n)
 
     yield few
-    v._picture_weights.cache_clear()
+    v.picture_weights.cache_clear()
 
 
 def two_seeds(rng, noise):

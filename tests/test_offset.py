@@ -13,7 +13,7 @@ from rich.console import Console
 from scipy import stats
 
 from experiments import offset as fitting
-from experiments.benchmark import offset_tables
+from experiments.benchmark import fair, offset_tables
 from guda_core.answers import markup, sentences
 from guda_core.answers.verdict import Verdict, verdict
 from guda_core.attribution.calibration import read_weight, write_weight
@@ -25,6 +25,7 @@ from guda_core.cli.attribute_command import _show_answer as show
 from guda_core.data.groups import load_group_set
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.cards import load_model
+from guda_core.errors import DataError
 from guda_core.paths import BENCHMARKS, SHIPPED_RUN
 from guda_core.records import Attribution, GroupScore, KLValues, Query
 from guda_core.reports.replay import recorded
@@ -179,6 +180,32 @@ def test_a_planted_weight_is_found():
     drop, offset = rng.normal(0, 30, (50, 8)), rng.normal(10, 5, 8)
     oracle = 2.0 * drop + 3.0 * offset + rng.normal(0, 100, (50, 1))  # what moves all of a query's scores alike is free
     assert offset_tables.weight_of(drop, offset, oracle) == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize(("a", "b"), [(-2.0, -3.0), (-2.0, 3.0), (2.0, -3.0)])
+def test_scores_that_fall_with_the_oracles_or_an_offset_that_counts_against_have_no_weight(a, b):
+    """Two negative factors have a positive ratio, and still there is none."""
+    rng = np.random.default_rng(0)
+    drop, offset = rng.normal(0, 30, (50, 8)), rng.normal(10, 5, 8)
+    with pytest.raises(DataError, match=rf"factor {a:g} and the offset {b:g}; .* no weight"):
+        offset_tables.weight_of(drop, offset, a * drop + b * offset)
+    items = [{"set": "real", "groups": [str(i % 8)], "prompt": ""} for i in range(50)]
+    truth = a * drop + b * offset
+    scores = {"logo": truth, "guda/drop": drop, "guda": drop + offset, "das": drop, "dtrak": truth - offset}
+    rows = fair.with_fair_rows(scores, items, {str(k): () for k in range(8)})
+    assert "das + offset" not in rows and "dtrak + offset" in rows
+
+
+def test_the_fitted_weight_has_an_interval_over_queries():
+    rng = np.random.default_rng(1)
+    held, sets = 0, ["real"] * 80
+    for _ in range(60):
+        drop, offset = rng.normal(0, 10, (80, 8)), rng.normal(0, 10, 8)
+        truth = 2 * drop + 3 * offset + rng.normal(0, 40, (80, 8))
+        (row, _) = offset_tables.offset_fit({"logo": truth, "guda": drop, "guda + offset": drop + offset}, sets)
+        assert row["low"] < row["weight"] < row["high"]
+        held += row["low"] <= 1.5 <= row["high"]
+    assert held >= 51  # of 60, at 95%: fewer come once in 300 runs
 
 
 def test_retrained_models_have_none(model, folder):

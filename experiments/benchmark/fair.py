@@ -20,6 +20,7 @@ import numpy as np
 
 from experiments.benchmark.offset_tables import weight_of
 from experiments.benchmark.result_tables import DROP, GUDA, ORACLE, WITH_OFFSET, tuning_half
+from guda_core.errors import DataError
 
 ALSO = ("das", "dtrak", "clip-mean")  # which get the offset too
 OFFSET_ALONE, LABEL = "offset alone", "label"
@@ -37,6 +38,20 @@ def label(items: Sequence[Mapping[str, Any]], descriptors: Mapping[str, Sequence
     return out
 
 
+def weights_of(
+    scores: Mapping[str, np.ndarray], offset: np.ndarray, oracle: np.ndarray, tuning: np.ndarray
+) -> dict[str, float]:
+    """The weight of the offset for each method, fitted to the queries of the tuning half; methods for which the fit
+    gives none are not in it. scores: method -> (Q, G); offset: (G,); oracle: (Q, G); tuning: (Q,) bool."""
+    out = {}
+    for name, s in scores.items():
+        try:
+            out[name] = weight_of(s[tuning], offset, oracle[tuning])
+        except DataError:
+            continue
+    return out
+
+
 def with_fair_rows(
     scores: Mapping[str, np.ndarray],
     items: Sequence[Mapping[str, Any]],
@@ -46,7 +61,7 @@ def with_fair_rows(
     """The rows as the tables show them. items: {set, groups, prompt} of each query. weights: of the offset in other
     methods' rows, fitted elsewhere; None: fitted on the tuning half of these queries.
 
-    Scores that hold no offset are left without its rows.
+    Scores that hold no offset are left without its rows, and so is a method for which the fit gives no weight.
     """
     out = {n: s for n, s in scores.items() if n not in (GUDA, DROP)}
     out[LABEL] = label(items, descriptors)
@@ -58,7 +73,7 @@ def with_fair_rows(
     tuning = tuning_half([i["set"] for i in items])
     for name in ALSO:
         if name in scores and np.isfinite(offset).all() and not np.isnan(scores[name]).any():
-            known = weights is not None
-            weight = weights[name] if known else weight_of(scores[name][tuning], offset, scores[ORACLE][tuning])
-            out[f"{name} + offset"] = (scores[name] + weight * offset).astype(np.float32)
+            fitted = weights_of({name: scores[name]}, offset, scores[ORACLE], tuning) if weights is None else weights
+            if name in fitted:
+                out[f"{name} + offset"] = (scores[name] + fitted[name] * offset).astype(np.float32)
     return out

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from experiments.benchmark import fair, result_tables, where_tables
-from experiments.benchmark.offset_tables import weight_of
 from guda_core.data.reserved import reserved
 from guda_core.data.sources.source import load_pictures
 from guda_core.paths import BENCHMARKS
@@ -46,8 +45,8 @@ def weights(folder: Path = BENCHMARKS) -> dict[str, float]:
     sets = [i["set"] for i in json.loads((folder / "queries.json").read_text(encoding="utf-8"))["items"]]
     tuning = result_tables.tuning_half(sets)
     offset = (scores[result_tables.GUDA].astype(float) - scores[result_tables.DROP]).mean(axis=0)
-    truth = scores[result_tables.ORACLE][tuning]
-    return {n: float(weight_of(scores[n][tuning], offset, truth)) for n in fair.ALSO if n in scores}
+    of = {n: scores[n] for n in fair.ALSO if n in scores}
+    return fair.weights_of(of, offset, scores[result_tables.ORACLE], tuning)
 
 
 def dtypes_of(paths: Mapping[str, list[Path]]) -> dict[str, list[str]]:

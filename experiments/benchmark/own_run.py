@@ -15,7 +15,6 @@ and beside it `calibration.json`, the weight of the offset, fitted to the tuning
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -180,17 +179,18 @@ def scores_of(bench: OwnBench, made: Queries, found: Sequence[Source], config: S
 
 def calibrate(bench: OwnBench, made: Queries, scores: dict[str, np.ndarray]) -> dict[str, Any]:
     """Fit the offset's weight and write it for the product; returns what a table should say of it. The scores get the
-    row with the offset. Where no weight >= 0 comes out there is no calibration, and the score stays the paper's."""
+    row with the offset. Where the fit gives no weight there is no calibration, and the score stays the paper's."""
     model, gs = bench.service.model, bench.service.group_set
     path, sets = bench.run.own / calibration.FILE, [i.set for i in made.items]
     try:
         each = offset.offsets(bench.run.adapters, bench.groups)
     except (DataError, AdapterError, CacheError) as e:
         return {"none": str(e)}
-    weight, n = offset.fit_scores(scores["guda"], scores[ORACLE], sets, each)
-    if not (math.isfinite(weight) and weight >= 0):
+    try:
+        weight, n = offset.fit_scores(scores["guda"], scores[ORACLE], sets, each)
+    except DataError as e:
         path.unlink(missing_ok=True)
-        return {"none": f"The fit gives the weight {weight:.2f}, and a weight must be 0 or more.", "queries": n}
+        return {"none": str(e), "queries": int(result_tables.tuning_half(sets).sum())}
     how = {"fitted": FITTED, "queries": n, "unrounded": weight, "command": bench.command, "date": today()}
     if set(bench.groups) == set(gs.groups):
         calibration.write_weight(path, round(weight, 2), base_sha256=model.sha256, group_set=gs.id, **how)

@@ -47,7 +47,7 @@ def correlations(scores: np.ndarray, oracle: np.ndarray, weights: np.ndarray, at
 
 
 @lru_cache(maxsize=8)
-def _picture_weights(n: int) -> np.ndarray:
+def picture_weights(n: int) -> np.ndarray:
     """(DRAWS, n): how often a resampling of the pictures holds each, the same resamplings as `metrics.bootstrap`."""
     drawn = np.random.default_rng(SEED).integers(0, n, (DRAWS, n))
     return np.stack([np.bincount(d, minlength=n) for d in drawn]).astype(float)
@@ -66,7 +66,7 @@ def over_pictures(statistic: Statistic, pictures: int, groups: int) -> dict[str,
     equal = np.ones((1, groups))
     return _interval(
         statistic(np.ones((1, pictures)), equal)[0],
-        statistic(_picture_weights(pictures), np.broadcast_to(equal, (DRAWS, groups))),
+        statistic(picture_weights(pictures), np.broadcast_to(equal, (DRAWS, groups))),
     )
 
 

@@ -162,8 +162,13 @@ def offset() -> str:
     note = f"Over the groups, it and the oracle's agree with a Spearman of {alike:.2f}."
     fitted = (read("styles") or {}).get("offset_fit") or []
     if fitted:
-        said = ", ".join(f"{r['weight']:.2f} ({r['query_set']}, {r['n']} queries)" for r in fitted)
-        note += f" Least-squares weight on the tuning half, relative to the committed one: {said}."
+        said = ", ".join(
+            f"{r['weight']:.2f} ({r['low']:.2f} to {r['high']:.2f}; {r['query_set']}, {r['n']} queries)" for r in fitted
+        )
+        note += (
+            " Least-squares weight on the tuning half, relative to the committed one, with its 95% bootstrap interval"
+        )
+        note += f" over queries: {said}."
     return "\n".join(
         [*lines, "", f"{note} (`python -m guda_core unlearn`, `assets/runs/emoji/emoji/adapters/*/health.json`.)"]
     )
