@@ -69,17 +69,21 @@ def test_costs_and_intervals(page, tmp_path):
     text = page.RENDER["costs"]()
     assert "| clip | 8 | 100 | 0.01 |  |" in text and "| instance |  |  | 1.00 |  |" in text and "4.0 MB" in text
     share = {"value": 0.95, "low": 0.93, "high": 0.97, "n": 100}
-    row = {"effort": "quick", "query_set": "all", "held": share, "told_apart": share, "told_apart_wrongly": None}
+    row = {"effort": "quick", "query_set": "all", "queries": 24, "held": share, "told_apart": share}
+    row["told_apart_wrongly"] = None
     (tmp_path / "intervals.json").write_text(json.dumps({**head, "config": {"draws": 24}, "rows": [row]}))
     said = page.RENDER["intervals_said"]()
     assert "Effort quick: a 95% interval covers the value of 24 draws a stratum in 95% (93 to 97) of cases." in said
     assert "| quick | all | 0.95 (0.93 to 0.97) | 0.95 (0.93 to 0.97) | - |" in page.RENDER["intervals"]()
     row["told_apart_wrongly"] = {"value": 0.0, "low": 0.0, "high": 0.018, "n": 212}
     (tmp_path / "intervals.json").write_text(json.dumps({**head, "config": {"draws": 24}, "rows": [row]}))
-    assert (
-        "Of 212 pairs that were called separable, 0% (up to 2) were in the wrong order."
-        in page.RENDER["intervals_said"]()
-    )
+    said = page.RENDER["intervals_said"]()  # 24 pictures, scored many times: Wilson's z^2 / (24 + z^2)
+    assert "Of 212 pairs that were called separable, 0% (up to 14) were in the wrong order. They come from 24" in said
+    assert "| 0.00 (0.00 to 0.14) |" in page.RENDER["intervals"]()
+    row["told_apart_wrongly"] = {"value": 0.004, "low": 0.001, "high": 0.022, "n": 250}  # one of 250 is not none
+    (tmp_path / "intervals.json").write_text(json.dumps({**head, "config": {"draws": 24}, "rows": [row]}))
+    assert "0.4% (up to 2) were in the wrong order" in page.RENDER["intervals_said"]()
+    assert "| 0.004 (0.001 to 0.022) |" in page.RENDER["intervals"]()
 
 
 def test_the_picture_has_a_panel_a_set(record):
@@ -106,6 +110,11 @@ def test_the_summary_has_both_benches_side_by_side_and_says_what_is_missing(page
     renamed = [{**r, "method": "guda-retrack"} for r in rows if r["method"] == "guda"]
     (tmp_path / "digits.json").write_text(json.dumps({**record, "rows": renamed, "costs": costs}))
     assert "| guda | " + page.value(top1) in page.RENDER["agreement"]()
+    styles = [{**rows[0], "method": "guda + offset", "query_set": "generated"}]
+    (tmp_path / "styles.json").write_text(json.dumps({**record, "rows": styles}))
+    (tmp_path / "costs.json").write_text(json.dumps({"costs": [{"method": "guda", "times_cheaper": 26.0}]}))
+    (row,) = [x for x in page.RENDER["agreement"]().splitlines() if x.startswith("| guda + offset |")]
+    assert row.endswith("|  | 26x |")  # no row on the digits, so no cost there
 
 
 def test_where_methods_miss_is_shown_with_the_numbers_of_queries(page, record, tmp_path):

@@ -11,8 +11,9 @@ from scipy import stats
 from experiments.benchmark import fair, where_tables
 from experiments.benchmark import result_tables as tables
 from experiments.benchmark import variation as v
+from experiments.benchmark.styles_arrays import INSTANCE_EXAMPLES, INSTANCE_TIMESTEPS
 from experiments.held_back import TARGETS
-from guda_core.paths import BENCHMARKS
+from guda_core.paths import BENCHMARKS, ROOT
 
 WORDS = {"a": ("red", "thin"), "b": ("blue", "thick"), "c": ("grey", "flat")}
 
@@ -161,6 +162,14 @@ CLIP = RIVALS[-4:]
 @pytest.fixture(scope="module")
 def committed():
     return json.loads((BENCHMARKS / "styles.json").read_text(encoding="utf-8"))
+
+
+def test_the_settings_that_were_tried_are_counted():
+    rows = json.loads((BENCHMARKS / "styles-tuning.json").read_text(encoding="utf-8"))["rows"]
+    page = (ROOT / "docs" / "results" / "index.md").read_text(encoding="utf-8")
+    assert len({r["variant"] for r in rows}) == 15 and "fifteen settings of unlearning" in page
+    shown = f"asked of {INSTANCE_EXAMPLES} pictures a group, at {INSTANCE_TIMESTEPS} timesteps"
+    assert shown in page
 
 
 def clear(record, key, first, metric, over="pictures"):

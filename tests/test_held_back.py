@@ -12,6 +12,7 @@ from experiments.benchmark import variation as v
 from guda_core.data.groups import load_group_set
 from guda_core.diffusion.cards import chosen_card, load_model
 from guda_core.errors import DataError
+from guda_core.paths import ROOT
 
 Q, G = 6000, 5
 
@@ -151,6 +152,29 @@ def test_the_committed_figures_are_those_of_the_committed_scores():
     for name, found in record["fresh"].items():
         (row,) = [r for r in rows if r["method"] == "guda" and r["query_set"] == name]
         assert found["variation"] == pytest.approx(row["variation"]["value"], abs=1e-3)
+
+
+def test_the_pages_sentences_say_what_the_record_holds():
+    page = (ROOT / "docs" / "results" / "held-back.md").read_text(encoding="utf-8")
+    record = json.loads((held_back.BENCHMARKS / "held-back.json").read_text(encoding="utf-8"))
+
+    def said(key, part="seeds", of=lambda x: x, between=" / "):
+        found = (of(record[part][s][key]["value"]) for s in ("generated", "generated-blend", "real"))
+        return between.join(f"{x:.2f}".replace("0.", ".", 1) for x in found)
+
+    for sentence in (
+        f"agrees with the first by {said('ceiling')} (the *ceiling*). As drawn it is {said('second_seed')},",
+        f"GUDA looked level, by {said('less_second_seed', of=abs)}.",
+        f"stored models by {said('again_without_noise')}, where 1",
+        f"estimated at {said('against_many_seeds', 'seeds_report')}. The intervals",
+        f"estimated at {said('against_many_seeds', of=lambda x: 1 - x)} over all queries,",
+        f"and at {said('against_many_seeds', 'seeds_report', of=lambda x: 1 - x)} on the half.",
+    ):
+        assert sentence in " ".join(page.split()), sentence
+    below = said("less_ceiling", of=abs, between=" ").split()
+    assert "by {} on generated pictures and {} on blends".format(*below) in page and f"lower by {below[2]}" in page
+    part = said("a_perfect_method", of=lambda x: 1 - x, between=" ").split()
+    assert "is {} on generated pictures, {} on blends and {} on real ones".format(*part) in page
 
 
 def test_values_of_other_trainings_are_refused():

@@ -183,7 +183,8 @@ def score(full: np.ndarray, without: Mapping[str, np.ndarray], plan: Plan, scori
 def separable(
     without: Mapping[str, np.ndarray], scores: np.ndarray, strata: likelihood.Strata, offset: np.ndarray | None = None
 ) -> np.ndarray:
-    """(Q,) bool: is the first group ahead of the second in the paired 95% interval?
+    """(Q,) bool: is the first group ahead of the second in the paired 95% interval, by the draws alone? The offset's
+    own error, which the app counts too, is left out.
 
     offset: (G,) what the scores hold beside the drops, nats."""
     ids = list(without)

@@ -225,7 +225,8 @@ def summary() -> str:
         cost = (
             "clip" if method.startswith("clip-") else method.removesuffix(" + offset")
         )  # one bank of features for all three
-        row = [own.get(n, "") for n in names] + [cheaper.get((b, cost), "") for b in benches]
+        there = {b for b in benches for n in own if n.startswith(f"{b}, ")}  # a cost without a row would be another's
+        row = [own.get(n, "") for n in names] + [cheaper.get((b, cost), "") if b in there else "" for b in benches]
         lines.append(f"| {method} | {' | '.join(row)} |")
     missing = [b for b in records if records[b] is None]
     if missing:
