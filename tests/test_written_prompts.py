@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from guda_core.data.written_prompts import written_prompt
+from guda_core.data.written_prompts import LINKS, _of_graph, written_prompt
 
 PROMPT = "house with garden, (flat colours:1.2)"
 WEBUI = f"{PROMPT}\nNegative prompt: photo\nSteps: 20, Sampler: DDIM, CFG scale: 5, Seed: 77"
@@ -81,3 +81,40 @@ def test_a_long_prompt_is_cut_at_a_word_and_control_characters_are_left_out():
     found = written_prompt(png(parameters="garden\x07 " * 60))
     assert found is not None and found.cut and len(found.prompt) <= 300 and found.prompt.endswith("garden")
     assert "\x07" not in found.prompt
+
+
+class Counted(dict):
+    """Inputs of a node. Looking at any of them too often fails, in place of taking forever."""
+
+    looks, most = 0, 0
+
+    def get(self, *a):
+        Counted.looks += 1
+        assert Counted.looks <= Counted.most
+        return super().get(*a)
+
+
+def graph_of(links: dict[str, list[str]]) -> dict[str, dict]:
+    """A graph in which every input of a node is a link to one of its own; a short list is repeated."""
+    wide = {k: Counted({name: [to[i % len(to)], 0] for i, name in enumerate(LINKS)}) for k, to in links.items()}
+    return {k: {"inputs": inputs} for k, inputs in wide.items()}
+
+
+@pytest.mark.parametrize(
+    "links",
+    [{"1": ["1"]}, {"1": ["2"], "2": ["1"]}, {str(i): [str((i + j) % 400) for j in range(1, 12)] for i in range(400)}],
+)
+def test_no_node_of_a_graph_is_looked_at_twice(links):
+    graph = graph_of(links)
+    Counted.looks, Counted.most = 0, len(links) * (len(LINKS) + 2)  # its inputs once, and as two kinds of start
+    assert _of_graph(graph) == "" and Counted.looks
+    graph["last"] = {"inputs": {"text": PROMPT}}  # and what is there is still found, however far away
+    graph[list(links)[-1]]["inputs"]["conditioning_to"] = ["last", 0]
+    Counted.looks = 0
+    assert _of_graph(graph) == PROMPT
+
+
+def test_a_long_chain_and_a_link_that_is_none_are_no_trouble():
+    chain = {str(i): {"inputs": {"positive": [i + 1, 0]}} for i in range(3000)}
+    assert _of_graph(chain) == "" and _of_graph({**chain, "3000": {"inputs": {"text": PROMPT}}}) == PROMPT
+    assert written_prompt(png(prompt=json.dumps({"1": {"inputs": {"positive": [[["2"]], 0]}}}))) is None

@@ -24,7 +24,6 @@ from guda_core.data.apart import HERE
 from guda_core.data.prompts import MAX_PROMPT
 
 MOST = 200_000  # characters that are looked at
-DEEP = 16  # links from node to node that are followed
 EXIF, USER_COMMENT, MAKE, MODEL, SOFTWARE = 0x8769, 0x9286, 0x010F, 0x0110, 0x0131
 A1111, COMFY, FOOOCUS, INVOKE = "A1111", "ComfyUI", "Fooocus", "InvokeAI"
 ENDS = re.compile(r"^(Negative prompt: |Steps: \d+, )", re.MULTILINE)
@@ -120,22 +119,29 @@ def _json(text: str | None) -> dict[str, Any] | None:
 def _of_graph(graph: Mapping[str, Any]) -> str:
     """The text that a sampler of a graph is told to draw; "" where none is found."""
     nodes = {str(k): n["inputs"] for k, n in graph.items() if isinstance(n, dict) and isinstance(n.get("inputs"), dict)}
+    seen: set[str] = set()
     for start in ("positive", "conditioning"):
         for inputs in nodes.values():
-            if found := _behind(inputs.get(start), nodes, DEEP):
+            if found := _behind(inputs.get(start), nodes, seen):
                 return found
     return ""
 
 
-def _behind(link: Any, nodes: Mapping[str, Mapping[str, Any]], deep: int) -> str:
-    """The first text that is reached through a link, [id of a node, number of its output]."""
-    if not deep or not isinstance(link, list) or not link:
-        return ""
-    inputs = nodes.get(str(link[0]), {})
-    for name in LINKS:
-        value = inputs.get(name)
-        if isinstance(value, str) and name in TEXTS and value.strip():
-            return value
-        if found := _behind(value, nodes, deep - 1):
-            return found
+def _behind(link: Any, nodes: Mapping[str, Mapping[str, Any]], seen: set[str]) -> str:
+    """The first text that is reached through a link, [id of a node, number of its output].
+
+    seen: nodes with nothing behind them, grows: none is looked at twice, so a graph takes no longer than its size.
+    """
+    ahead = [link]  # what is next comes last
+    while ahead:
+        value = ahead.pop()
+        if isinstance(value, str):
+            if value.strip():
+                return value
+        elif isinstance(value, list) and value and isinstance(value[0], str | int):
+            id = str(value[0])
+            inputs = nodes.get(id, {}) if id not in seen else {}
+            seen.add(id)
+            values = ((name, inputs.get(name)) for name in reversed(LINKS)) if inputs else ()
+            ahead += [v for name, v in values if name in TEXTS or not isinstance(v, str)]
     return ""
