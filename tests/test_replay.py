@@ -403,6 +403,7 @@ RECORDS = {
     "NaN": (lambda s: s.replace('"progress": 1.0', '"progress": NaN'), "holds NaN"),
     "infinity": (lambda s: s.replace('"progress": 1.0', '"progress": 1e999'), "holds 1e999"),
     "a long number": (lambda s: s.replace('"threads": 1', '"threads": ' + "1" * 5000), "larger than any"),
+    "a huge number": (lambda s: s.replace('"progress": 1.0', '"progress": 1.7e308'), "1.7e308, larger than any"),
     "half of it": (lambda s: s[: len(s) // 2], "not the JSON of a report"),
     "a list": (lambda s: "[]", "schema"),
     "deep": (lambda s: "[" * 200_000, "not the JSON of a report"),
@@ -462,6 +463,49 @@ def test_missing_and_altered_files_are_named(path, name):
         put(path, {**files, name: files[name] + b"x"}, rehash=False)
         with pytest.raises(ReportError, match=f"{name} is not the file that the report names"):
             read_report(path)
+
+
+def test_a_table_that_is_not_the_record_s_is_not_made_beyond_its_first_difference(path, monkeypatch):
+    files, cells = files_of(path), []
+    monkeypatch.setattr(bundle, "cell", lambda value: cells.append(value) or "x")
+    for table, rows in ((b"", 0), (files["scores.csv"], 1), (b",".join([b"x"] * 9), 0)):
+        cells.clear()
+        put(path, {**files, "scores.csv": table})
+        with pytest.raises(ReportError, match=r"scores\.csv does not say what report\.json says"):
+            read_report(path)
+        assert len(cells) <= rows * len(bundle.COLUMNS)
+
+
+def test_a_table_that_goes_on_or_ends_early_is_refused(path):
+    files = files_of(path)
+    rows = files["scores.csv"].splitlines(keepends=True)
+    for table in (rows[:-1], [*rows, rows[-1]], [*rows[:-1], rows[-1][:-1]]):
+        put(path, {**files, "scores.csv": b"".join(table)})
+        with pytest.raises(ReportError, match=r"scores\.csv does not say what report\.json says"):
+            read_report(path)
+
+
+@pytest.mark.parametrize("most", [2000, 2001])
+def test_names_that_are_repeated_are_bounded(path, most):
+    named = ("group_set", "groups", "twemoji", "name")
+    files = files_of(path)
+    guda = json.loads(files["report.json"])["methods"]["guda"]
+    if most == 2000:
+        changed(path, *named, to="n" * most)
+        changed(path, "methods", "guda", "unit", to="u" * 200)
+        assert read_report(path).record["methods"]["guda"]["unit"] == "u" * 200
+        return
+    changed(path, *named, to="n" * most)
+    with pytest.raises(ReportError, match=r"schema \(group_set/groups/twemoji/name"):
+        read_report(path)
+    changed(path, *named, to="n")
+    changed(path, "methods", "guda", "unit", to="u" * 201)
+    with pytest.raises(ReportError, match=r"schema \(methods/guda/unit"):
+        read_report(path)
+    changed(path, "methods", "guda", to=guda)
+    changed(path, "methods", to={f"m{i}": guda for i in range(201)})
+    with pytest.raises(ReportError, match=r"schema \(methods\)"):
+        read_report(path)
 
 
 SYSTEM_FILES = (

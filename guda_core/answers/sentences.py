@@ -10,6 +10,7 @@ STATUS = {"ok": "ok", "unavailable": "unavailable", "no_score": "no score"}
 
 TITLE = "Which pictures made this picture possible?"
 READING = "A score is not a share: scores do not add up to anything."
+EXACT = 1e15  # from about here on a float is not exact to the whole number
 ENDED_EARLY = "Its draws are as exact as this effort asks, so it ended early."
 
 PLAIN_UNITS = ("nats", "standard scores")  # whose scores are no smaller than two digits after the point show
@@ -17,8 +18,10 @@ PLAIN_UNITS = ("nats", "standard scores")  # whose scores are no smaller than tw
 
 def number(value: float, unit: str) -> str:
     """A score with as many digits as are worth reading: 41, 3.2 or 0.04 nats; 0.712 cosine; 0.0011 in a unit whose
-    scale is a method's own."""
-    if unit == "cosine":
+    scale is a method's own; 1e+20 where no digit of the whole number would mean anything."""
+    if abs(value) >= EXACT:
+        text = f"{value:.3g}"
+    elif unit == "cosine":
         text = f"{value:.3f}"
     elif unit not in PLAIN_UNITS and abs(value) < 1:
         text = f"{value:.2g}"

@@ -20,7 +20,8 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -60,11 +61,18 @@ def cell(value: Any) -> str:
 
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     """A CSV of the columns, with a line of their names."""
+    return "".join(csv_lines(columns, rows))
+
+
+def csv_lines(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """What `csv_text` is put together from: a row after the other, each made when it is asked for."""
     out = io.StringIO()
     table = csv.writer(out, lineterminator="\n")
-    table.writerow(columns)
-    table.writerows([cell(row[c]) for c in columns] for row in rows)
-    return out.getvalue()
+    for cells in chain([columns], ([cell(row[c]) for c in columns] for row in rows)):
+        table.writerow(cells)
+        yield out.getvalue()
+        out.seek(0)
+        out.truncate()
 
 
 def score_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:

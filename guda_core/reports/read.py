@@ -23,13 +23,14 @@ from jsonschema.exceptions import best_match
 
 from guda_core.errors import ReportError
 from guda_core.records import KLValues
-from guda_core.reports.bundle import COLUMNS, FILES, OPTIONAL, PICTURE, RECORD, SCORES, VALUES, csv_text, score_rows
+from guda_core.reports.bundle import COLUMNS, FILES, OPTIONAL, PICTURE, RECORD, SCORES, VALUES, csv_lines, score_rows
 from guda_core.reports.record import plain
 from guda_core.reports.unzip import MAX_ZIP, unzip
 from guda_core.reports.upgrade import upgraded
 
 SCHEMA = Path(__file__).with_name("report.schema.json")
 MAX_RECORD = 4_000_000  # bytes
+MAX_NUMBER = 1e150  # so that sums and squares of such stay finite where they are drawn
 DTYPES = (np.dtype("<i8"), np.dtype("<f8"))
 
 
@@ -82,9 +83,20 @@ def read_report(path: Path) -> Report:
             raise ReportError(f"This zip holds no {name}, which the report names. It was altered.")
     values = read_values(files[VALUES])
     _check_values(record, values)
-    if files[SCORES] != csv_text(COLUMNS, score_rows(record)).encode():
+    if not _is_table(files[SCORES], record):
         raise ReportError(f"{SCORES} does not say what {RECORD} says. It was altered.")
     return Report(record, files[PICTURE], values, sha256, more)
+
+
+def _is_table(data: bytes, record: Mapping[str, Any]) -> bool:
+    """Whether this is the table of a record's scores. No row is made beyond the first that differs."""
+    at = 0
+    for line in csv_lines(COLUMNS, score_rows(record)):
+        row = line.encode()
+        if not data.startswith(row, at):
+            return False
+        at += len(row)
+    return at == len(data)
 
 
 def _altered(name: str) -> ReportError:
@@ -116,6 +128,8 @@ def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         _no_constant(text[:40])
+    if abs(value) > MAX_NUMBER:
+        raise ReportError(f"{RECORD} holds the number {text[:40]}, larger than any in a report.")
     return value
 
 
