@@ -19,7 +19,7 @@ from guda_core.errors import OptionError, ReportError, ScoreError
 from guda_core.records import Attribution, Scope
 from guda_core.reports import bundle
 from guda_core.reports.read import MAX_ZIP, Report, read_report
-from guda_core.reports.replay import Change, Verdict, _other_values, compare, is_close, replay
+from guda_core.reports.replay import Change, Verdict, _inputs, _other_values, compare, is_close, replay
 from tests.light import MISSING, SETTINGS, LightService, draw, sha
 
 
@@ -419,6 +419,36 @@ RECORDS = {
     "a word too many": (lambda s: s.replace("{", '{"more": 1, ', 1), "schema"),
     "ok without a score": (lambda s: s.replace('"score": 0', '"score": null, "x": 0'), "schema"),
 }
+
+
+def within(n: int) -> dict:
+    """Objects within each other, n of them."""
+    return {"a": within(n - 1)} if n else {}
+
+
+LARGE = {
+    "a long name": (lambda: {"n" * 301: {str(i): 0 for i in range(9)}}, "name of more than 300"),
+    "deep": (lambda: within(48), "far more parts"),
+    "many": (lambda: dict.fromkeys(map(str, range(200_001)), 0), "far more parts"),
+    "a list": (lambda: {"a": [0] * 200_001}, "far more parts"),
+    "long paths": (lambda: {"n" * 300: {"m" * 300: {str(i): 0 for i in range(30_000)}}}, "far more parts"),
+}
+
+
+@pytest.mark.parametrize("what", LARGE)
+def test_a_record_of_too_many_parts_is_refused_before_work_on_it(path, what, monkeypatch):
+    more, sentence = LARGE[what]
+    monkeypatch.setattr("guda_core.reports.read.upgraded", lambda record: pytest.fail("it was worked on"))
+    changed(path, "settings", to={**SETTINGS, "more": more()})
+    with pytest.raises(ReportError, match=sentence):
+        read_report(path)
+
+
+def test_a_record_as_large_as_any_is_read_and_its_paths_can_be_made(path):
+    named = {"n" * 300: within(46), "list": [{"a": 1}], **dict.fromkeys(map(str, range(100_000)), 0)}
+    changed(path, "settings", to={**SETTINGS, "more": named})
+    record = read_report(path).record
+    assert record["settings"]["more"] == named and len(_inputs(record)) > 100_000
 
 
 @pytest.mark.parametrize("what", RECORDS)

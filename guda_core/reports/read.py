@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ from guda_core.reports.upgrade import upgraded
 
 SCHEMA = Path(__file__).with_name("report.schema.json")
 MAX_RECORD = 4_000_000  # bytes
+MAX_KEY = 300  # characters of a name in it; the longest are paths in `absent`
+MAX_DEEP = 50  # objects and lists within each other
+MAX_PARTS = 200_000  # members of all objects and lists: 4 MB of a true record hold about 130,000
+MAX_PATHS = 16_000_000  # characters of all paths to them; of a true record about as many as bytes
 MAX_NUMBER = 1e150  # so that sums and squares of such stay finite where they are drawn
 DTYPES = (np.dtype("<i8"), np.dtype("<f8"))
 
@@ -143,7 +148,25 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     out = dict(pairs)
     if len(out) != len(pairs):
         raise ReportError(f"{RECORD} says the same thing twice, in one place. It was altered.")
+    if max(map(len, out), default=0) > MAX_KEY:
+        raise ReportError(f"{RECORD} holds a name of more than {MAX_KEY} characters. It was altered.")
     return out
+
+
+def _check_size(record: Any) -> None:
+    """Is a parsed record small enough to be worked on? Its schema and its paths are only then looked at."""
+    parts = written = 0
+    ahead: list[tuple[Any, int, int]] = [(record, 0, 0)]  # value, how deep it lies, length of its path
+    while ahead:
+        value, deep, path = ahead.pop()
+        if not isinstance(value, dict | list):
+            continue
+        parts += len(value)
+        written += sum(map(len, value)) + len(value) * (path + 1) if isinstance(value, dict) else 0
+        if deep >= MAX_DEEP or parts > MAX_PARTS or written > MAX_PATHS:
+            raise ReportError(f"{RECORD} holds far more parts, or parts within parts, than any report. It was altered.")
+        named = value.items() if isinstance(value, dict) else (("", v) for v in value)
+        ahead += [(v, deep + 1, path + len(k) + 1) for k, v in named]
 
 
 def parse_record(data: bytes) -> dict[str, Any]:
@@ -161,8 +184,9 @@ def parse_record(data: bytes) -> dict[str, Any]:
         )
     except (ValueError, RecursionError) as e:
         raise ReportError(f"{RECORD} is not the JSON of a report: it is damaged, cut off or another file.") from e
+    _check_size(record)
     record = upgraded(record)
-    error = best_match(_validator().iter_errors(record))
+    error = best_match(islice(_validator().iter_errors(record), 100))  # one is told; each takes long to be made
     if error is not None:
         where = plain("/".join(str(p) for p in error.absolute_path), 120) or "as a whole"
         raise ReportError(f"{RECORD} does not follow the report's schema ({where}): {plain(error.message, 200)}")
