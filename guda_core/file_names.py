@@ -1,8 +1,11 @@
-"""Names that a file or folder may have on every system: short, and none that Windows keeps for a device."""
+"""Names that a file or folder may have on every system: short, and none that Windows keeps for a device. And sentences
+that name a file without saying where on this machine it lies, which is private."""
 
 from __future__ import annotations
 
 import hashlib
+import re
+from pathlib import Path
 
 MOST = 60  # characters of an id that files are named after
 DEVICES = frozenset(["con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10))])
@@ -14,3 +17,18 @@ def fitting(name: str) -> str:
         return name
     digits = hashlib.sha256(name.encode()).hexdigest()[:6]
     return f"{name[: MOST - 7].strip('-')}-{digits}"
+
+
+ROOT = r"(?:~|[A-Za-z]:)?[/\\]"  # a path begins with: /, \\, ~/ or C:\
+QUOTED = re.compile(rf"""(?P<quote>['"`]){ROOT}[^'"`]*[/\\](?P<name>[^'"`/\\]+)[/\\]?(?P=quote)""")
+BARE = re.compile(rf"""(?<![\w./\\:~-]){ROOT}(?:[^\s'"`]*[/\\])?(?P<name>[^\s'"`/\\]+)""")
+
+
+def placeless(text: str, *folders: Path) -> str:
+    """A sentence in which every path from a disk's or a home's root is only its last name, for others' eyes.
+
+    folders: paths that the sentence may hold with spaces in them. A path relative to where the user stands is left.
+    """
+    for folder in (f for f in folders if f.is_absolute()):
+        text = text.replace(str(folder), folder.name)
+    return BARE.sub(r"\g<name>", QUOTED.sub(r"\g<quote>\g<name>\g<quote>", text))

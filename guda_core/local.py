@@ -38,6 +38,7 @@ from guda_core.diffusion.cards import (
 )
 from guda_core.diffusion.pace import Pace
 from guda_core.errors import ModelError, OptionError
+from guda_core.file_names import placeless
 from guda_core.paths import Folder
 from guda_core.picture_records import Drawing, Near, PlaceMap, Strip
 from guda_core.records import Attribution, Cost, GroupSet, MethodInfo, Provenance, Query, Scope
@@ -299,7 +300,7 @@ def _encoder(base: BaseModel, group_set: GroupSet, run: paths.Run) -> tuple[Enco
     try:
         return open_encoder(base.card, bank, mended_by=how), ""
     except ModelError as e:
-        return None, str(e)
+        return None, placeless(str(e), paths.at_home(name_of(base.card).partition(":")[2]), paths.ASSETS / "clip")
 
 
 def encoder_of(base: BaseModel, group_set: GroupSet) -> Encoder:
@@ -308,5 +309,7 @@ def encoder_of(base: BaseModel, group_set: GroupSet) -> Encoder:
 
 
 def _called(base: BaseModel) -> str:
-    """How `--model` names it."""
-    return base.card.id if base.card.id in known_cards() else base.card.path
+    """How `--model` names it, in a text that reports may hold: where a folder or a file lies is private."""
+    if base.card.id in known_cards():
+        return base.card.id
+    return base.card.path if base.card.source == "hub" else "MODEL"

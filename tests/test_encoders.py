@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -32,8 +33,10 @@ from guda_core.data.encoders import LARGE, bank_name, bank_of, name_of, open_enc
 from guda_core.data.groups import load_group_set
 from guda_core.diffusion.cards import find_card, load_model
 from guda_core.errors import ModelError
+from guda_core.file_names import placeless
 from guda_core.local import load_service, service_for
 from guda_core.records import Group, GroupSet
+from guda_core.reports.record import to_json
 from guda_core.unlearning.run import Forgetting
 from tests.loopback_hub import loopback_hub
 from tests.own_pictures import guda
@@ -187,6 +190,48 @@ def test_without_a_bank_only_similarity_is_missing_and_the_sentence_names_the_co
         "attribute", home / "sets" / "artists" / "secret pictures" / "dee" / "0.png", "--methods", "clip", code=2
     )
     assert "guda assets bank --set artists --model brush" in said
+
+
+@pytest.mark.parametrize("source", ["folder", "card"])
+def test_reports_do_not_tell_where_a_model_or_its_encoder_lies(home, tmp_path, source):
+    own_workspace(home)
+    secret = tmp_path / "Jane's secret place"
+    shutil.copytree(home / "models" / "brush", secret / "brush")
+    if source == "folder":
+        service = load_service(str(secret / "brush"), group_set="artists", fall_back=False)
+        assert "`guda assets bank --set artists --model MODEL`" in service.not_offered["clip"]
+    else:
+        (secret / "eyes").mkdir()
+        (secret / "eyes" / "config.json").write_text("{")
+        with_encoder(home, f"clip:{secret / 'eyes'}")
+        (run := paths.run("brush", "artists")).mine.mkdir(parents=True, exist_ok=True)
+        bank_of(find_card("brush"), run).touch()
+        meta = run.mine / "adapters" / "dee" / "guda.json"
+        meta.unlink()
+        meta.mkdir()  # which the system says with its whole path
+        service = load_service(None, fall_back=False)
+        assert "The clip in eyes cannot be read" in service.not_offered["clip"]
+        assert "dee" in service.provenance().unlearned.unavailable
+    query = service.query(PIXELS[0, :16, :16], "by Dee")
+    settings = {"effort": "quick", "methods": ["guda"]}
+    told = json.dumps(to_json(query, [], service.group_set, provenance=service.provenance(), settings=settings))
+    assert "secret" not in told and str(tmp_path) not in told and "secret" not in " ".join(service.not_offered.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("/home/jane/models/brush cannot be read.", "brush cannot be read."),
+        ("It lies in '/home/jane doe/brush'.", "It lies in 'brush'."),
+        ("`guda bank --model ~/models/brush`", "`guda bank --model brush`"),
+        (r"[Errno 13] Permission denied: 'C:\Users\Jane Doe\a.json'", "[Errno 13] Permission denied: 'a.json'"),
+        (r"C:\Users\jane\a.json: no", "a.json: no"),
+        ("The clip in /srv/my place/eyes (/srv/my place/eyes/x.json)", "The clip in eyes (eyes/x.json)"),
+        ("See https://example.org/a/b or hub:user/name, bank/a.json, and/or 3 / 4.",) * 2,
+    ],
+)
+def test_a_sentence_without_places(text, told):
+    assert placeless(text, Path("/srv/my place/eyes"), Path()) == told
 
 
 @pytest.mark.parametrize(("kind", "save", "name"), [

@@ -27,6 +27,7 @@ from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.batches import fitting_batch
 from guda_core.diffusion.memory import Fitting
 from guda_core.errors import AdapterError, ScoreError
+from guda_core.file_names import placeless
 from guda_core.paths import Folder
 from guda_core.records import Attribution, Cost, GroupModels, GroupScore, GroupSet, KLValues, Query
 from guda_core.stored_figures import read_figures
@@ -243,7 +244,7 @@ class Counterfactual(Method):
         with ThreadPoolExecutor(READERS) as pool:  # unpacking and hashing leave Python's lock to others
             for gid, found in zip(group_set.groups, pool.map(read, group_set.groups), strict=True):
                 if isinstance(found, AdapterError):
-                    self.unavailable[gid] = str(found)
+                    self.unavailable[gid] = placeless(str(found))  # reports hold it
                 else:
                     self.adapters[gid] = found
 

@@ -18,6 +18,7 @@ from guda_core.data.embeddings import Encoder
 from guda_core.data.encoded import Examples
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import GudaError
+from guda_core.file_names import placeless
 from guda_core.paths import Folder
 from guda_core.records import Attribution, Cost, GroupModels, GroupSet, MethodInfo, Query
 from guda_core.service import Race
@@ -178,7 +179,7 @@ def load_methods(context: Context) -> tuple[dict[str, Method], dict[str, str]]:
         for m in ready or list(waiting):  # where methods need each other in a circle, none is ready and all are refused
             found = _load(waiting.pop(m), replace(context, loaded=loaded))
             if isinstance(found, Unavailable):
-                refused[m] = found.reason
+                refused[m] = placeless(found.reason)  # reports hold it
             else:
                 loaded[m] = found
     return {m: loaded[m] for m in METHODS if m in loaded}, {m: refused[m] for m in METHODS if m in refused}
