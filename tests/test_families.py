@@ -11,7 +11,7 @@ from torch import nn
 
 from guda_core.diffusion import FAMILIES, likelihood
 from guda_core.diffusion.base_model import BaseModel, Card
-from guda_core.diffusion.cards import find_card, load_model, read_cards, resolve_card
+from guda_core.diffusion.cards import _slug, find_card, load_model, read_cards, resolve_card
 from guda_core.diffusion.condition import Condition
 from guda_core.diffusion.pixels import to_pixels, to_unit
 from guda_core.diffusion.prediction import Prediction
@@ -113,6 +113,23 @@ def test_what_is_no_model_is_said(tmp_path):
 
 
 GOOD = {"name": "N", "source": "folder", "path": "p", "resolution": 64}
+
+
+@pytest.mark.parametrize(
+    "id", ["../../pictures", "..", ".", "", "/tmp/x", "a/b", "a\\b", ".hidden", "a\n", "c:x", " a", "a /"]
+)
+def test_a_card_whose_id_is_no_folder_s_name_is_refused(tmp_path, id):
+    path = tmp_path / "found.yaml"
+    path.write_text(json.dumps({id: GOOD}))
+    with pytest.raises(ModelError, match=r"found\.yaml: card .*An id is made of letters"):
+        read_cards(path)
+
+
+def test_ids_as_the_project_makes_them_and_as_people_write_them_are_read(tmp_path):
+    made = [_slug(n) for n in ("../../A model (v2)", "日本", "x" * 300, "con", "..")]
+    own = ["brush", "sd1.5", "my_model-2", "Großes Modell", *made, *(f"{m}-0123abcd" for m in made)]
+    (tmp_path / "cards.yaml").write_text(json.dumps(dict.fromkeys(own, GOOD)))
+    assert list(read_cards(tmp_path / "cards.yaml")) == list(dict.fromkeys(own))
 
 
 @pytest.mark.parametrize(

@@ -280,6 +280,15 @@ def test_a_source_from_outside_the_package_is_read_and_asked(load):
         open_dataset(s)
 
 
+def test_a_set_whose_id_is_no_folder_s_name_is_refused(tmp_path):
+    folder = tmp_path / "there" / "small"
+    folder.mkdir(parents=True)
+    (folder / "group_set.yaml").write_text(yaml.safe_dump({**GOOD, "id": "../there/small"}))
+    (tmp_path / "sets").mkdir()
+    with pytest.raises(GroupSetError, match="An id is made of letters"):
+        load_group_set("../there/small", tmp_path / "sets")
+
+
 def test_a_missing_set_lists_the_known_ones(load, tmp_path):
     load()
     with pytest.raises(GroupSetError, match=r"no group set 'large'.*Known: small\."):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -243,8 +245,6 @@ def test_the_command_makes_it_again_and_remembers_where_the_model_is(work):
 
 
 def test_a_model_from_the_hub_cannot_be_put_in(work):
-    from dataclasses import replace
-
     card = replace(find_card("brush"), source="hub", path="ann/brush")
     with pytest.raises(OptionError, match="not on this machine's disk"):
         publish(card, load_group_set("artists"), with_model=True)
@@ -258,3 +258,18 @@ def test_the_published_set_says_the_same_of_its_groups(work):
     for gid, group in own.groups.items():
         assert found.groups[gid] == group
     assert adapters.read_meta(folder / "runs" / "brush" / "artists" / "adapters" / "dee")["group"] == "dee"
+
+
+@pytest.mark.parametrize(("model", "group_set"), [("../../pictures", "artists"), ("brush", "../.."), ("brush", "..")])
+def test_nothing_outside_the_published_folder_is_replaced(work, model, group_set):
+    own = work / "pictures" / "artists" / "mine.png"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"mine")
+    for gid in ("ann-lee", "bo-chan", "dee"):  # what `guda unlearn` would have left there before ids were checked
+        shutil.copytree(
+            paths.run("brush", "artists").own / "adapters" / gid, paths.run(model, group_set).own / "adapters" / gid
+        )
+    before = sorted(p for p in work.rglob("*"))
+    with pytest.raises(OptionError, match="lead out of"):
+        publish(replace(find_card("brush"), id=model), replace(load_group_set("artists"), id=group_set))
+    assert own.read_bytes() == b"mine" and sorted(work.rglob("*")) == before

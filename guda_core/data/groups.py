@@ -24,6 +24,7 @@ from pydantic import AfterValidator, BeforeValidator
 
 from guda_core.data import SOURCES
 from guda_core.errors import GroupSetError
+from guda_core.file_names import ID, ID_SAID
 from guda_core.paths import Folder, is_file, only_set, sets
 from guda_core.records import NOT_STATED, Group, GroupSet
 from guda_core.strict import Fields, Text, checked, read_yaml
@@ -256,6 +257,8 @@ def load_group_set(name: str = "emoji", root: Folder | None = None) -> GroupSet:
     top = checked(SetFields, read_yaml(path, GroupSetError), what, GroupSetError)
     if top.id != name:
         raise GroupSetError(f"{what} calls itself '{top.id}'; the folder's name and the id must agree.")
+    if not ID.fullmatch(name):
+        raise GroupSetError(f"{what}: {ID_SAID}, because folders are named after it. Rename it.")
     sid, options = _source(what, top.source)
     source = SOURCES.find(sid)
     told = checked(source.SetOptions, options, f"{what}: source", GroupSetError)

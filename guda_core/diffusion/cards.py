@@ -24,7 +24,7 @@ from guda_core.diffusion.devices import chosen_device, slow_type
 from guda_core.diffusion.memory import MEND, lacked_memory
 from guda_core.diffusion.precision import chosen_dtype
 from guda_core.errors import GudaError, ModelError, NoRoomError, OptionError
-from guda_core.file_names import fitting
+from guda_core.file_names import ID, ID_SAID, fitting
 from guda_core.strict import parse_yaml
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,8 @@ def read_cards(path: Path = CARDS) -> dict[str, Card]:
 def _card(path: Path, id: Any, told: Any) -> Card:
     if not isinstance(id, str) or not isinstance(told, dict) or not all(isinstance(k, str) for k in told):
         raise ModelError(f"{path}: card '{id}': it has no fields below its name.")
+    if not ID.fullmatch(id):
+        raise ModelError(f"{path}: card {id[:80]!r}: {ID_SAID}, because folders are named after it. Rename it.")
     try:
         card = Card(id=id, **told)
         lora = str(path.parent / Path(card.lora).expanduser()) if card.lora else ""

@@ -68,9 +68,12 @@ def publish(card: Card, group_set: GroupSet, *, with_model: bool = False, on_hub
     neither is said, it is as it was in the folder of before.
 
     Raises:
-        AdapterError: there is no adapter, or they are of several models. OptionError: the workspace is read only.
+        AdapterError: there is no adapter, or they are of several models. OptionError: the workspace is read only, or an
+        id leads out of it.
         DataError: the disk is full, or the folder cannot be written.
     """
+    published = paths.writable(paths.home()) / "published"
+    target = _place(published, card.id, group_set.id)
     run = paths.run(card.id, group_set.id)
     metas, missing = _adapters(run, group_set)
     small, left_out = _small(run, group_set, base_sha256=str(next(iter(metas.values())).get("base_sha256")))
@@ -79,8 +82,6 @@ def publish(card: Card, group_set: GroupSet, *, with_model: bool = False, on_hub
         small = [p for p in small if p.name != scope.FILE]
         card = replace(card, encoder="")
     small += [p for p in [run.mine / bank_name(card)] if p.is_file()]
-    published = paths.writable(paths.home()) / "published"
-    target = published / card.id / group_set.id
     if not with_model and not on_hub:
         with_model, on_hub = _as_before(target / "models", card)
     try:
@@ -93,6 +94,14 @@ def publish(card: Card, group_set: GroupSet, *, with_model: bool = False, on_hub
         what = f" {advice(e, '')}." if is_held(e) else ""
         raise DataError(f"{target} cannot be written: {e.strerror or e}.{what}") from e
     return Made(target, missing, inside, left_out)
+
+
+def _place(published: Path, model: str, group_set: str) -> Path:
+    """The folder of a model and a set within the published ones. It is replaced, so it is no other."""
+    target = published / model / group_set
+    if Path(os.path.normpath(target)).parts != (*Path(os.path.normpath(published)).parts, model, group_set):
+        raise OptionError(f"The ids '{model}' and '{group_set}' lead out of {published}. Rename the card or the set.")
+    return target
 
 
 def _put(new: Path, target: Path, *, before: Path) -> None:
