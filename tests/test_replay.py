@@ -20,6 +20,7 @@ from guda_core.records import Attribution, Scope
 from guda_core.reports import bundle
 from guda_core.reports.read import MAX_ZIP, Report, read_report
 from guda_core.reports.replay import Change, Verdict, _inputs, _other_values, compare, is_close, replay
+from guda_core.reports.unzip import unzip
 from tests.light import MISSING, SETTINGS, LightService, draw, sha
 
 
@@ -384,6 +385,12 @@ NPZ = {
         bundle.zipped({"guda/t.npy": header("{'descr':'<f8','fortran_order':False,'shape':(-1,-1)}") + bytes(8)}),
         "not of the type or size",
     ),
+    "many axes": (
+        bundle.zipped(
+            {"guda/t.npy": header(f"{{'descr':'<f8','fortran_order':False,'shape':({'1,' * 70})}}") + bytes(8)}
+        ),
+        "not of the type or size",
+    ),
     "text": (bundle.zipped({"guda/t.npy": array(np.array(["x"]))}), "not of the type or size"),
     "nan": (bundle.zipped({"guda/t.npy": array(np.array([np.nan]))}), "not finite"),
     "other arrays": (bundle.zipped({"guda/t.npy": array(np.zeros(3))}), "does not contain the values"),
@@ -606,6 +613,15 @@ def test_bombs_are_refused_without_being_unpacked(path):
     path.write_bytes(bomb.getvalue())
     with pytest.raises(ReportError, match="unpacks to far more"):
         read_report(path)
+
+
+def test_the_files_of_a_zip_are_counted_before_it_is_opened(path, monkeypatch):
+    most = bundle.zipped({"values.npz": bundle.zipped({f"guda/{i}.npy": b"" for i in range(4096)})})
+    assert list(unzip(most)) == ["values.npz"] and len(unzip(unzip(most)["values.npz"])) == 4096
+    crowd = bundle.zipped({f"{i}": b"" for i in range(8193)})
+    monkeypatch.setattr(zipfile, "ZipFile", lambda *a: pytest.fail("it was opened"))
+    with pytest.raises(ReportError, match="unpacks to far more"):
+        unzip(crowd)
 
 
 def test_a_size_that_lies_is_found(path):

@@ -31,6 +31,7 @@ from guda_core.reports.upgrade import upgraded
 
 SCHEMA = Path(__file__).with_name("report.schema.json")
 MAX_RECORD = 4_000_000  # bytes
+MAX_AXES = 2  # of an array: strata and draws
 MAX_KEY = 300  # characters of a name in it; the longest are paths in `absent`
 MAX_DEEP = 50  # objects and lists within each other
 MAX_PARTS = 200_000  # members of all objects and lists: 4 MB of a true record hold about 130,000
@@ -216,7 +217,7 @@ def read_values(data: bytes) -> dict[str, np.ndarray]:
             raise ReportError(f"{shown} is no array of a report.") from e
         if dtype.hasobject:
             raise ReportError(f"{shown} holds Python objects (a pickle), which are never read.")
-        sound = dtype in DTYPES and not columns_first and all(n > 0 for n in shape)
+        sound = dtype in DTYPES and not columns_first and len(shape) <= MAX_AXES and all(n > 0 for n in shape)
         if not sound or math.prod(shape) * dtype.itemsize != len(raw) - f.tell():
             raise ReportError(f"{shown} is not of the type or size of a report's values.")
         array = np.frombuffer(raw, dtype, offset=f.tell()).reshape(shape)

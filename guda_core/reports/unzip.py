@@ -17,6 +17,8 @@ from guda_core.reports.record import plain
 
 MAX_ZIP = 32_000_000  # bytes, of the zip and of all that it holds
 MAX_FILES = 4096
+ENTRY = b"PK\x01\x02"  # begins the entry of a file in a zip's directory
+TOO_MUCH = "This zip unpacks to far more data than any report."
 
 Places = list[tuple[str, zipfile.ZipInfo]]
 
@@ -28,13 +30,15 @@ def unzip(data: bytes, names: Sequence[str] | None = None, optional: Sequence[st
     Raises:
         ReportError: the zip is damaged, too large, or holds what no report holds.
     """
+    if data.count(ENTRY) > 2 * MAX_FILES:  # files in a zip that is in it, as it is, are counted too
+        raise ReportError(TOO_MUCH)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as z:
             infos = z.infolist()
             if infos and min(i.header_offset for i in infos) > 0:  # cut off: this is the end of a zip within it
                 raise zipfile.BadZipFile
             if len(infos) > MAX_FILES or sum(i.file_size for i in infos) > MAX_ZIP:
-                raise ReportError("This zip unpacks to far more data than any report.")
+                raise ReportError(TOO_MUCH)
             for info in infos:
                 _check_path(info.filename)
             places = [(i.filename, i) for i in infos] if names is None else list(_reached(infos, (*names, *optional)))
