@@ -1,9 +1,10 @@
 """Decodes a picture from outside where it can do no harm.
 
 PNG, JPEG and WebP of ordinary size are decoded here, in this process. All others, that is AVIF, TIFF and HEIC, whose
-headers do not bound what their decoders take, and large pictures, are decoded by `apart_worker` in a process of their
-own: it may not take more than `Limits.memory` (where the system has such a bound) nor more than `SECONDS`, and when it
-dies, only that picture is refused. One at a time, so that many visitors need no more memory than one.
+headers do not bound what their decoders take, large pictures, and those of very many parts or passes, are decoded by
+`apart_worker` in a process of their own: it may not take more than `Limits.memory` (where the system has such a bound)
+nor more than `SECONDS`, and when it dies, only that picture is refused. One at a time, so that many visitors need no
+more memory than one.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 from PIL import Image
 
-from guda_core.data.containers import needed
+from guda_core.data.containers import is_crowded, needed
 from guda_core.data.decoding import Damaged, Limits, Raw, check_kind, kind_of, raw, size_of
 from guda_core.errors import ImageError
 
@@ -36,7 +37,7 @@ def decoded(data: bytes, limits: Limits) -> Raw:
     """The picture in a file's bytes. Raises ImageError."""
     kind = kind_of(data)
     check_kind(kind)
-    if kind not in HERE or _is_large(data, kind, limits):
+    if kind not in HERE or is_crowded(data, kind) or _is_large(data, kind, limits):
         return _in_a_process(data, kind, limits)
     try:
         return raw(data, limits)
@@ -46,13 +47,14 @@ def decoded(data: bytes, limits: Limits) -> Raw:
 
 def _is_large(data: bytes, kind: str, limits: Limits) -> bool:
     """Whether a picture has more pixels than are kept whole, with or without the parts that it does not need."""
-    for part in (data, needed(data, kind)):
+    try:
+        width, height = size_of(data, limits)
+    except Damaged:
         try:
-            width, height = size_of(part, limits)
-            return width * height > limits.whole
+            width, height = size_of(needed(data, kind), limits)
         except Damaged:
-            continue
-    return False
+            return False
+    return width * height > limits.whole
 
 
 def _in_a_process(data: bytes, kind: str, limits: Limits) -> Raw:
@@ -66,7 +68,7 @@ def _in_a_process(data: bytes, kind: str, limits: Limits) -> Raw:
                 env={**os.environ, **ENVIRON},
             )  # fmt: skip
         except subprocess.TimeoutExpired as e:
-            raise ImageError(f"Reading this {kind} picture took too long. Save it as PNG or JPEG.") from e
+            raise ImageError(f"Reading this {kind} picture took too long. Save it anew, as PNG or JPEG.") from e
     head, _, body = done.stdout.partition(b"\n") if done.returncode == 0 else (b"", b"", b"")
     try:
         told: dict[str, Any] = json.loads(head)

@@ -7,25 +7,62 @@ up) and, outside PNG, sound colour profiles stay. The pixels' own parts are pass
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 
 PNG = b"\x89PNG\r\n\x1a\n"
 PNG_COLOUR = (b"iCCP", b"gAMA", b"cHRM", b"sRGB", b"cICP")
 PNG_LENGTHS = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"cICP": 4}
 PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)
+PASS, MOST_PASSES = b"\xff\xda", 64  # what begins a pass of a JPEG over its pixels (SOS); a usual one has ten
+FILL = b"\xff" * 65536  # bytes between segments that say nothing
+ALONE = (0x01, 0xC8, 0xCC, *range(0xD0, 0xDA), *range(0xF0, 0xFE))  # JPEG's markers without a length
+MOST_PARTS = 100_000  # chunks or segments of a file that are looked at
 MAX_PROFILE = 4_000_000  # bytes of an unpacked colour profile
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
     """(name, content, whether its checksum is right) of every chunk; what is cut off at the end is given as far as it
-    goes, with a wrong checksum."""
+    goes, with a wrong checksum. After `MOST_PARTS` it ends."""
     at = len(PNG)
-    while at + 8 <= len(data):
+    for _ in range(MOST_PARTS):
+        if at + 8 > len(data):
+            return
         length, name = struct.unpack(">I4s", data[at : at + 8])
         body, crc = data[at + 8 : at + 8 + length], data[at + 8 + length : at + 12 + length]
         yield name, body, len(crc) == 4 and struct.unpack(">I", crc)[0] == zlib.crc32(name + body)
+        at += 12 + length
+
+
+def is_crowded(data: bytes, kind: str) -> bool:
+    """Whether a PNG or JPEG has so many parts, or a JPEG so many passes over its pixels, that reading it takes long."""
+    if kind == "JPEG":
+        return data.count(PASS) > MOST_PASSES or FILL in data or _goes_on(_segments(data))
+    return kind == "PNG" and _goes_on(_lengths(data))
+
+
+def _goes_on(parts: Iterator[int]) -> bool:
+    return next(islice(parts, MOST_PARTS, None), None) is not None
+
+
+def _segments(data: bytes) -> Iterator[int]:
+    """Where each segment of a JPEG begins, before the picture itself."""
+    found = MARKER.search(data, 2)
+    while found is not None and found[0] != PASS:
+        yield (at := found.start())
+        length = 0 if data[at + 1] in ALONE else int.from_bytes(data[at + 2 : at + 4], "big")
+        found = MARKER.search(data, at + 2 + length)
+
+
+def _lengths(data: bytes) -> Iterator[int]:
+    """Of each chunk of a PNG."""
+    at = len(PNG)
+    while at + 8 <= len(data):
+        yield (length := int.from_bytes(data[at : at + 4], "big"))
         at += 12 + length
 
 
@@ -56,19 +93,17 @@ def _jpeg(data: bytes) -> bytes:
     """JPEG: of the segments before the picture, those of decoding, JFIF, Adobe, EXIF and colour profile. Metadata whose
     length is wrong is left out up to the next marker, as libjpeg does."""
     out, at = [data[:2]], 2
-    while at + 4 <= len(data):
-        marker = data.find(b"\xff", at)
-        while 0 <= marker < len(data) - 1 and data[marker + 1] in (0x00, 0xFF):
-            marker = data.find(b"\xff", marker + 1)
-        if marker < 0 or marker + 4 > len(data):
+    for _ in range(MOST_PARTS):
+        found = MARKER.search(data, at)
+        if found is None or (marker := found.start()) + 4 > len(data):
             break
-        kind, (length,) = data[marker + 1], struct.unpack(">H", data[marker + 2 : marker + 4])
-        body, end = data[marker + 4 : marker + 2 + length], marker + 2 + length
+        kind = data[marker + 1]
         if kind == 0xDA:  # the picture itself, to the end
             return b"".join([*out, data[marker:]])
+        end = marker + 2 + int.from_bytes(data[marker + 2 : marker + 4], "big")
         fits = end >= len(data) - 1 or data[end] == 0xFF
         metadata = 0xE0 <= kind <= 0xEF or kind == 0xFE
-        kept = kind in (0xE0, 0xEE) or body.startswith((b"Exif\0\0", b"ICC_PROFILE\0"))
+        kept = kind in (0xE0, 0xEE) or data.startswith((b"Exif\0\0", b"ICC_PROFILE\0"), marker + 4, end)
         if not metadata or (kept and fits):
             out.append(data[marker:end])
         at = end if fits or not metadata else marker + 2
@@ -78,7 +113,9 @@ def _jpeg(data: bytes) -> bytes:
 def _webp(data: bytes) -> bytes:
     """WebP: the chunks of the picture, and EXIF and colour profile where they are whole."""
     chunks, at = [], 12
-    while at + 8 <= len(data):
+    for _ in range(MOST_PARTS):
+        if at + 8 > len(data):
+            break
         name, length = struct.unpack("<4sI", data[at : at + 8])
         body = data[at + 8 : at + 8 + length]
         metadata = name not in (b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF")

@@ -21,6 +21,8 @@ from typing import Any
 from PIL import Image
 
 from guda_core.data.apart import HERE
+from guda_core.data.containers import is_crowded
+from guda_core.data.decoding import kind_of
 from guda_core.data.prompts import MAX_PROMPT
 
 MOST = 200_000  # characters that are looked at
@@ -43,6 +45,8 @@ class Written:
 
 def written_prompt(data: bytes) -> Written | None:
     """The prompt in a file's bytes; None where there is none that can be read. No pixel is decoded."""
+    if is_crowded(data, kind_of(data)):
+        return None
     try:
         with Image.open(io.BytesIO(data), formats=HERE) as im:
             texts = _texts(im)
