@@ -97,6 +97,18 @@ def test_what_cannot_be_captioned_is_said(artists, tmp_path):
         captioned(load_group_set("silent"), lambda p: [], "x", tell=lambda done: None)
 
 
+def test_code_beside_a_network_is_neither_run_nor_asked_about(tmp_path, monkeypatch):
+    folder = save_tiny_blip(tmp_path / "blip")
+    told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    told["model_type"] = "their-own"  # so that only their code could read it
+    told["auto_map"] = {f"Auto{k}": "theirs.Theirs" for k in ("Config", "Processor", "ModelForImageTextToText")}
+    (folder / "config.json").write_text(json.dumps(told), encoding="utf-8")
+    (folder / "theirs.py").write_text("raise SystemExit('it was run')", encoding="utf-8")
+    monkeypatch.setattr("builtins.input", lambda *a: pytest.fail("it asked at the terminal"))
+    with pytest.raises(ModelError, match="holds no network that captions pictures"):
+        PictureCaptioner(str(folder))
+
+
 def test_a_network_that_wants_more_than_a_picture_is_refused(tmp_path):
     network = PictureCaptioner(str(save_tiny_blip(tmp_path / "blip")))
     network.processor = lambda **more: (_ for _ in ()).throw(ValueError("text is needed"))

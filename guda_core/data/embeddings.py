@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 from uuid import uuid4
 
 import numpy as np
@@ -32,6 +32,7 @@ from guda_core.records import GroupSet
 
 BANK = "bank.safetensors"
 BATCH = 128  # pictures at a time
+SAFELY: Any = {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False}  # how networks are read
 
 
 class Encoder(ABC):
@@ -151,8 +152,8 @@ class Clip(Encoder):
         if not (folder / "config.json").is_file():
             raise ModelError(f"There is no CLIP in {folder}. Check out the repository with its assets.")
         try:
-            self.model = CLIPModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
-            self.tokenizer = CLIPTokenizer.from_pretrained(folder)
+            self.model = CLIPModel.from_pretrained(folder, **SAFELY).eval()
+            self.tokenizer = CLIPTokenizer.from_pretrained(folder, trust_remote_code=False)
         except Exception as e:
             if lacked_memory(e):
                 raise NoRoomError(f"The CLIP in {folder} cannot be read: there is not enough memory. {MEND}") from e

@@ -34,7 +34,7 @@ from transformers import (
 )
 
 from guda_core.data.dataset import middle
-from guda_core.data.embeddings import BANK, BATCH, Clip, Encoder, words
+from guda_core.data.embeddings import BANK, BATCH, SAFELY, Clip, Encoder, words
 from guda_core.diffusion.base_model import Card
 from guda_core.diffusion.memory import MEND, lacked_memory
 from guda_core.errors import ModelError, NoRoomError
@@ -63,7 +63,7 @@ class Tower(Encoder):
     def __init__(self, folder: Path, bank: Path) -> None:
         self.folder, self.bank = folder, bank
         try:
-            self.model = self.network.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
+            self.model = self.network.from_pretrained(folder, **SAFELY).eval()
             self.head = self._head()
             self._read_preparation()
         except Exception as e:
@@ -128,10 +128,9 @@ class ClipTower(Tower):
     @cached_property
     def _text(self) -> tuple[nn.Module, nn.Module, CLIPTokenizer]:
         try:
-            tower = CLIPTextModelWithProjection.from_pretrained(
-                self.folder, dtype=torch.float32, use_safetensors=True
-            ).eval()
-            return tower.text_model, tower.text_projection, CLIPTokenizer.from_pretrained(self.folder)
+            tower = CLIPTextModelWithProjection.from_pretrained(self.folder, **SAFELY).eval()
+            tokenizer = CLIPTokenizer.from_pretrained(self.folder, trust_remote_code=False)
+            return tower.text_model, tower.text_projection, tokenizer
         except Exception as e:
             if lacked_memory(e):
                 raise

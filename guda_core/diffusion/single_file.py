@@ -124,10 +124,10 @@ def open_file(card: Card, pipeline: type[DiffusionPipeline], without: Mapping[st
 def _tokenizer(path: Path, folder: Path, name: str) -> CLIPTokenizer:
     for place in (folder / name, path.parent / name, path.parent / "tokenizer"):
         if place.is_dir():
-            return CLIPTokenizer.from_pretrained(place)
+            return CLIPTokenizer.from_pretrained(place, trust_remote_code=False)
     more = {} if name == "tokenizer" and folder.name != "sd21" else {"pad_token": "!"}  # OpenCLIP's
     try:
-        found = CLIPTokenizer.from_pretrained(CLIP, **more)
+        found = CLIPTokenizer.from_pretrained(CLIP, trust_remote_code=False, **more)
         if len(found) < 1000:  # transformers makes an empty one where the Hub cannot be reached
             raise OSError("no vocabulary")
         return found

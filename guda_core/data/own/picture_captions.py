@@ -53,8 +53,10 @@ class PictureCaptioner:
         folder = at_home(place) if is_folder(at_home(place)) else bring(place.removeprefix(PREFIX), WANTED)
         self.name = place.removeprefix(PREFIX) if not is_folder(at_home(place)) else Path(folder).name
         try:
-            self.processor: Any = AutoProcessor.from_pretrained(folder)
-            model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+            self.processor: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+            model: Any = AutoModelForImageTextToText.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+            )
         except Exception as e:
             if is_out_of_memory(e):
                 raise NoRoomError(NO_ROOM.format(place=place)) from e
