@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import random
@@ -20,7 +21,7 @@ from guda_core.data.dataset import Pictures
 from guda_core.data.groups import load_group_set
 from guda_core.diffusion.base_model import Card
 from guda_core.diffusion.cards import load_model
-from guda_core.errors import AdapterError, CacheError, ModelError, TrainingError
+from guda_core.errors import AdapterError, CacheError, ModelError, NoMemoryError, TrainingError
 from guda_core.unlearning import adapters, checkpoints, health, lora, run
 from guda_core.unlearning.config import MemorySettings
 from guda_core.unlearning.defaults import memory_settings, starting_settings
@@ -310,6 +311,29 @@ def test_a_damaged_checkpoint_is_said(world, tmp_path):
     with pytest.raises(TrainingError, match=r"a\.pt is damaged .* Delete it to start again"):
         done(task_of(world), tmp_path / "a", checkpoint=tmp_path / "a.pt")
     assert checkpoints.read(tmp_path / "none.pt", {}) is None
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "says"),
+    [
+        (OSError(errno.EIO, "Input/output error"), TrainingError, r"cannot be read \(Input/output error\).*goes on"),
+        (PermissionError(errno.EACCES, "Permission denied"), TrainingError, r"\(Permission denied\).*may be read"),
+        (MemoryError(), NoMemoryError, "not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), NoMemoryError, "not enough memory"),
+    ],
+)
+def test_a_checkpoint_that_may_be_sound_is_not_called_damaged(tmp_path, monkeypatch, fault, error, says):
+    checkpoints.write(path := tmp_path / "a.pt", {"config": {}})
+
+    def failing(*a, **more):
+        raise fault
+
+    monkeypatch.setattr(torch, "load", failing)
+    with pytest.raises(error, match=says) as told:
+        checkpoints.read(path, {})
+    assert "damaged" not in str(told.value) and "Delete" not in str(told.value)
+    monkeypatch.undo()
+    assert checkpoints.read(path, {}) == {"config": {}}
 
 
 @pytest.mark.parametrize(

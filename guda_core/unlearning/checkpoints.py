@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from guda_core.errors import TrainingError
+from guda_core.diffusion.memory import MEND, lacked_memory
+from guda_core.errors import NoMemoryError, TrainingError
 from guda_core.held_files import advice, remove_file, replace_file
 
 
@@ -57,13 +58,22 @@ def read(path: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
 
     Raises:
         TrainingError: it cannot be read, or was made with other settings than these.
+        NoMemoryError: there is not enough memory for it.
     """
-    if not path.is_file():
-        return None
     try:
+        if not path.is_file():
+            return None
         state = torch.load(path, weights_only=True, map_location="cpu")
         theirs = dict(state["config"])
     except Exception as e:
+        if lacked_memory(e):
+            raise NoMemoryError(f"The checkpoint {path} cannot be read: there is not enough memory. {MEND}") from e
+        if isinstance(e, OSError):  # the disk's or the system's fault: what is in it may be sound
+            what = advice(e, "See that the disk works and that the file may be read")
+            raise TrainingError(
+                f"The checkpoint {path} cannot be read ({e.strerror or first_line(e)}). {what}, and run the same "
+                "command again: it goes on from there."
+            ) from e
         raise TrainingError(f"{path} is damaged ({first_line(e)}). Delete it to start again.") from e
     changed = sorted(k for k in config if k != "checkpoint_s" and config[k] != theirs.get(k))
     if changed:
