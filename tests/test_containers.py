@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -13,6 +14,10 @@ from guda_core.data.apart import decoded
 from guda_core.data.containers import MOST_PARTS, MOST_PASSES, PASS, PNG, is_crowded, needed
 from guda_core.data.images import UPLOADS
 from guda_core.data.written_prompts import written_prompt
+from guda_core.errors import ReportError
+from guda_core.reports import restore
+from guda_core.reports.picture_files import _split
+from guda_core.reports.read import Report
 from tests.test_imaging import NOISE, chunk, encoded
 
 PICTURE = Image.fromarray(NOISE)
@@ -98,3 +103,12 @@ def test_what_is_looked_at_is_bounded(kind, monkeypatch):
     found = needed(data, kind)
     assert found == data if kind == "JPEG" else len(found) < 64
     assert is_crowded(data, kind) == (kind != "WEBP") and not is_crowded(PNG, "PNG")
+
+
+def test_a_report_s_pictures_of_very_many_parts_are_refused():
+    for data, known in ((SOUND["PNG"], True), (CROWDED["chunks"], False)):
+        report = Report({"picture": {"size": list(PICTURE.size)}}, data, {}, "")
+        with nullcontext() if known else pytest.raises(ReportError, match=r"picture\.png is not the picture"):
+            assert np.array_equal(restore.pixels(report), NOISE)
+        with nullcontext() if known else pytest.raises(ReportError, match=r"x\.png does not hold the pictures"):
+            assert len(_split(data, 2, "x.png")) == 2

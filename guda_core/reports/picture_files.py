@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from guda_core.data.containers import is_crowded
 from guda_core.diffusion.sizes import LONGEST
 from guda_core.errors import ReportError
 from guda_core.picture_records import Near, PlaceMap, Shown, Strip, Tile
@@ -114,6 +115,8 @@ def restored(told: Mapping[str, Any], found: Mapping[str, bytes]) -> Shown:
 def _split(data: bytes, n: int, name: str) -> Sequence[np.ndarray]:
     """The pictures of one size side by side in a PNG."""
     try:
+        if is_crowded(data, "PNG"):
+            raise ValueError("many parts")
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             wide = image.width / max(1, n * image.height)  # of one of them; a shape beyond is none that a model saw
             if n < 1 or image.width % n or not 1 / LONGEST <= wide <= LONGEST or image.width * image.height > MOST:

@@ -7,6 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 
+from guda_core.data.containers import is_crowded
 from guda_core.errors import ReportError
 from guda_core.picture_records import Shown
 from guda_core.records import Attribution, GroupScore, KLValues
@@ -45,6 +46,8 @@ def attributions(report: Report) -> list[Attribution]:
 def pixels(report: Report) -> np.ndarray:
     """The prepared picture, (H, W, 3) uint8. Raises ReportError when it is not of the size that the record says."""
     try:
+        if is_crowded(report.picture, "PNG"):
+            raise ValueError("many parts")
         with Image.open(io.BytesIO(report.picture), formats=["PNG"]) as image:
             if list(image.size) != report.record["picture"]["size"] or image.width * image.height > MOST:
                 raise ValueError(f"{image.size}")
