@@ -10,7 +10,7 @@ from guda_core.answers import sentences
 from guda_core.answers.verdict import CLEAR, Verdict, verdict
 from guda_core.attribution import METHODS
 from guda_core.data.groups import load_group_set
-from guda_core.records import Attribution, GroupScore, Scope
+from guda_core.records import Attribution, Group, GroupScore, GroupSet, Scope
 from guda_core.ui import compare, words
 
 SETS = load_group_set("emoji")
@@ -166,6 +166,14 @@ def test_rows_hold_the_same_figures_best_first_with_the_rest_last():
     ]
     assert sentences.rows(AHEAD, SETS) == [("1", "OpenMoji", "41", "35 to 47"), ("2", "Twemoji", "12", "8.0 to 16")]
     assert sentences.strip(a, SETS) == "1 OpenMoji, 2 Twemoji" and "no group" in sentences.strip(NONE, SETS)
+
+
+def test_many_groups_are_put_in_order_a_few_times_and_not_once_for_each(monkeypatch):
+    groups = {f"g{i}": GroupScore(float(i), 0.0, 1.0) if i % 2 else NONE.groups["noto"] for i in range(100)}
+    a, real, asked = dataclasses.replace(AHEAD, groups=groups), Attribution.ranked, []
+    monkeypatch.setattr(Attribution, "ranked", lambda self: asked.append(1) or real(self))
+    found = sentences.rows(a, GroupSet("s", "S", {g: Group(g, g) for g in groups}))
+    assert len(asked) <= 5 and [r[1] for r in found] == real(a) + [g for g in groups if g not in real(a)]
 
 
 @pytest.mark.parametrize(

@@ -53,9 +53,9 @@ def remarks(a: Attribution) -> str:
 def rows(a: Attribution, group_set: GroupSet) -> list[tuple[str, ...]]:
     """The table of an Attribution, best first: rank, group, score, 95% interval, offset and what is beyond it (if
     scores include one), and, where a group has no score or fewer draws, a last column with the reason."""
-    ranked, offset = a.ranked(), a.has_offset
+    ranked, offset, remarked = a.ranked(), a.has_offset, bool(remarks(a))
     out: list[tuple[str, ...]] = []
-    for i, g in enumerate([*ranked, *(g for g in a.groups if g not in ranked)]):
+    for i, g in enumerate(dict.fromkeys([*ranked, *a.groups])):
         s = a.groups[g]
         if s.score is None:
             cells = ["-", group_set.groups[g].name, "-", "-", *(["-", "-"] if offset else [])]
@@ -63,7 +63,7 @@ def rows(a: Attribution, group_set: GroupSet) -> list[tuple[str, ...]]:
             parts = [number(a.offset(g), a.unit), number(s.score - a.offset(g), a.unit)] if offset else []
             cells = [str(i + 1), group_set.groups[g].name, number(s.score, a.unit), interval(s, a.unit) or "-", *parts]
         why = STATUS[s.status] + (f": {s.reason}" if s.reason else "")
-        out.append((*cells, *([why if s.score is None else s.reason] if remarks(a) else [])))
+        out.append((*cells, *([why if s.score is None else s.reason] if remarked else [])))
     return out
 
 
