@@ -26,11 +26,14 @@ from guda_core.ui import (
 from guda_core.ui.blocks import block
 from guda_core.ui.card import Card
 from guda_core.ui.connect import connect
+from guda_core.ui.gate import Gate
 from guda_core.ui.layout import draw
+from guda_core.ui.several import most
 from guda_core.ui.theme import CSS, HEAD, make_theme
 
 log = logging.getLogger(__name__)
 MOST_SENT = 25 * 2**20  # bytes of an upload, in the page's megabytes; the door itself takes a little less
+AROUND = 2**20  # bytes of an upload beside its files
 KEPT = 3600  # seconds: how often the upload cache is swept, and how old a file in it may get
 QUEUE = 32  # visitors waiting; the next one is told to come back
 NO_MCP = 'GUDA_MCP=1 needs one more package: pip install "gradio[mcp]". The app starts without MCP tools.'
@@ -95,6 +98,7 @@ def wants_mcp() -> bool:
 
 def launch_options() -> dict[str, Any]:
     """Keyword arguments of `launch` that every server of this app, also one in a test, is started with."""
+    gate = Middleware(Gate, most=most() * MOST_SENT + AROUND)
     return {
         "theme": make_theme(),
         "css": CSS,
@@ -105,5 +109,5 @@ def launch_options() -> dict[str, Any]:
         "ssr_mode": False,
         "footer_links": [],
         "mcp_server": wants_mcp(),
-        "app_kwargs": {"middleware": [Middleware(Card)]},
+        "app_kwargs": {"middleware": [gate, Middleware(Card)]},
     }
