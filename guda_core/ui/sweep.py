@@ -15,7 +15,6 @@ from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import anyio
 import gradio as gr
 from gradio.routes import App
 from gradio.state_holder import StateHolder
@@ -82,7 +81,7 @@ async def _regularly(app: App) -> None:
     while True:
         try:
             forget(app.state_holder)
-            await anyio.to_thread.run_sync(_sweep_all, app)
+            await asyncio.to_thread(_sweep_all, app)
         except Exception:
             log.exception("Old uploads could not be looked for. This is tried again.")
         await asyncio.sleep(EVERY)

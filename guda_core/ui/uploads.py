@@ -11,9 +11,9 @@ from typing import Any
 import gradio as gr
 from gradio.block_function import BlockFunction
 from gradio.data_classes import FileData, ImageData, ListFiles
+from gradio.processing_utils import client_utils
 from gradio.state_holder import SessionState
 from gradio.utils import get_upload_folder
-from gradio_client.utils import is_file_obj_with_meta, traverse
 
 from guda_core import paths
 from guda_core.errors import GudaError, ImageError, ReportError
@@ -94,7 +94,7 @@ class Page(gr.Blocks):
         parts: Sequence[Any] = block_fn.inputs
         for part, given in zip(parts, inputs, strict=False):
             if TAKES_FILES not in vars(part):
-                traverse(given, _refused, is_file_obj_with_meta)
+                client_utils.traverse(given, _refused, client_utils.is_file_obj_with_meta)
         return await super().preprocess_data(block_fn, inputs, state, explicit_call)
 
 
