@@ -41,6 +41,7 @@ BENCHMARKS = ASSETS / "benchmarks"  # figures, and the arrays and queries that t
 SHIPPED_RUN = ASSETS / "runs" / "emoji" / "emoji"  # of the embedded model and the emoji
 STYLE_GROUPS = ROOT / "style_groups"  # the shipped group sets
 DOCS = ROOT / "docs"  # pages and their pictures
+UPLOADS = "guda-uploads-"  # how the names of the app's own folders for uploads begin
 
 
 def is_file(path: str | Path) -> bool:

@@ -117,6 +117,16 @@ def test_no_program_reaches_the_screen_by_name(out, monkeypatch):
     assert not [n for n in named if n.strip("/") in ("fresh", "back", "on", "show", "turned")]
 
 
+def test_the_table_is_read_in_a_queue(out, monkeypatch):
+    monkeypatch.setenv("GUDA_RESULTS", str(out))
+    found = [
+        f for f in build_ui(FakeService()).fns.values() if getattr(f.fn, "__module__", "") == results_screen.__name__
+    ]
+    reading = [f for f in found if f.fn.__name__ in ("fresh", "back", "on", "show")]
+    assert len(reading) == 4 and all(f.queue and f.concurrency_limit == 2 for f in reading)
+    assert {f.concurrency_id for f in reading} == {"results"}  # all of them together
+
+
 @pytest.mark.browser
 @pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")
 @pytest.mark.parametrize(("width", "dark"), [(1280, True), (390, False)])

@@ -157,10 +157,21 @@ def test_uploads_go_where_they_can_be_written_and_are_gone_afterwards(tmp_path, 
     monkeypatch.setenv("GUDA_CACHE", str(closed / "cache"))
     with pytest.raises(OptionError, match=r"No folder for uploads can be written to .*Set GRADIO_TEMP_DIR"):
         start.upload_folder().__enter__()
-    monkeypatch.setenv(start.UPLOADS, str(tmp_path / "own"))
+
+
+def test_a_folder_that_is_given_for_uploads_is_never_served_itself(tmp_path, monkeypatch):
+    """Who starts the app may have other files there, such as a token."""
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / ".token").write_text("secret")
+    monkeypatch.setenv(start.UPLOADS, str(own))
     with start.upload_folder() as folder:
-        assert folder == tmp_path / "own"
-    assert folder.exists()  # it is the visitor's
+        assert folder.parent == own and folder.stat().st_mode & 0o077 == 0
+        with serving(FakeService()) as url:
+            (folder / "upload.png").write_bytes(b"x")
+            assert httpx.get(f"{url}gradio_api/file={folder / 'upload.png'}", timeout=WAIT).content == b"x"
+            assert httpx.get(f"{url}gradio_api/file={own / '.token'}", timeout=WAIT).status_code == 403
+    assert os.environ[start.UPLOADS] == str(own) and [p.name for p in own.iterdir()] == [".token"]
 
 
 @pytest.fixture

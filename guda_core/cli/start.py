@@ -2,7 +2,7 @@
 It starts on any machine, or says in one sentence why not.
 
 Tried before the model is loaded: the address (GUDA_HOST, GUDA_PORT, or what a Space sets), and an upload folder of this
-process alone (or GRADIO_TEMP_DIR), which is gone when the app ends.
+process alone (in GRADIO_TEMP_DIR), which is gone when the app ends.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from guda_core import paths
 from guda_core.cli.loading import quieten, uncollected
 from guda_core.cli.terminal import DtypeOption, HomeOption, LoraOption, ModelOption, SetOption
 from guda_core.errors import OptionError
-from guda_core.paths import cache_dir
 from guda_core.proxies import without_proxies
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 HOST, PORT = "127.0.0.1", 7860
 ENDS = ("SIGTERM", "SIGHUP", "SIGBREAK")  # what ends the app from outside; the last two when a terminal is closed
-UPLOADS = "GRADIO_TEMP_DIR"  # where gradio keeps uploads; it reads this when it is imported
+UPLOADS = "GRADIO_TEMP_DIR"  # the folder whose files gradio serves; it reads this when it is imported
 
 
 def read_address(environ: MutableMapping[str, str] | None = None) -> tuple[str, int]:
@@ -105,33 +105,32 @@ def try_folder(folder: Path) -> str:
 
 @contextmanager
 def upload_folder() -> Iterator[Path]:
-    """The folder for uploads: GRADIO_TEMP_DIR, or a new one that only this user can read, which is removed at the end.
+    """A new folder for uploads that only this user can read, which is removed at the end: in GRADIO_TEMP_DIR where that
+    is given. Whoever knows a file's name may ask the app for it, so nothing else lies there.
 
     gradio's own choice, one folder for all users of the machine, fails for the second user.
 
     Raises:
         OptionError: no place can be written to.
     """
-    if given := os.environ.get(UPLOADS):
-        if why := try_folder(Path(given)):
-            raise OptionError(f"Uploads cannot be kept in '{given}' ({why}). Set {UPLOADS} to another folder.")
-        yield Path(given)
-        return
-    tried = []
-    for place in (tempfile.gettempdir, cache_dir):
+    given, tried = os.environ.get(UPLOADS), []
+    if given and (why := try_folder(Path(given))):
+        raise OptionError(f"Uploads cannot be kept in '{given}' ({why}). Set {UPLOADS} to another folder.")
+    for place in (lambda: str(given),) if given else (tempfile.gettempdir, paths.cache_dir):
         try:
-            parent = Path(place())  # gettempdir raises where it finds none
+            parent = Path(place()).absolute()  # gettempdir raises where it finds none
         except (OSError, RuntimeError):
             continue
         if why := try_folder(parent):
             tried.append(f"{parent}: {why}")
             continue
-        with tempfile.TemporaryDirectory(prefix="guda-uploads-", dir=parent, ignore_cleanup_errors=True) as name:
+        with tempfile.TemporaryDirectory(prefix=paths.UPLOADS, dir=parent, ignore_cleanup_errors=True) as name:
             os.environ[UPLOADS] = name
             try:
                 yield Path(name)
             finally:
-                del os.environ[UPLOADS]
+                os.environ.pop(UPLOADS)
+                os.environ.update({UPLOADS: given} if given else {})
         return
     raise OptionError(
         f"No folder for uploads can be written to ({'; '.join(tried) or 'there is none'}). Set {UPLOADS} to a folder "

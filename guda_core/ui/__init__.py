@@ -26,11 +26,16 @@ from guda_core.ui import (
 from guda_core.ui.blocks import block
 from guda_core.ui.card import Card
 from guda_core.ui.connect import connect
+from guda_core.ui.gate import Gate
 from guda_core.ui.layout import draw
+from guda_core.ui.several import most
+from guda_core.ui.sweep import SESSIONS, own_files_stay, sweeping
 from guda_core.ui.theme import CSS, HEAD, make_theme
+from guda_core.ui.uploads import Page
 
 log = logging.getLogger(__name__)
 MOST_SENT = 25 * 2**20  # bytes of an upload, in the page's megabytes; the door itself takes a little less
+AROUND = 2**20  # bytes of an upload beside its files
 KEPT = 3600  # seconds: how often the upload cache is swept, and how old a file in it may get
 QUEUE = 32  # visitors waiting; the next one is told to come back
 NO_MCP = 'GUDA_MCP=1 needs one more package: pip install "gradio[mcp]". The app starts without MCP tools.'
@@ -44,7 +49,7 @@ def build_ui(service: Service) -> gr.Blocks:
     """
     results = results_screen.given()
     title = f"{service.model_name}: {words.TITLE}"
-    with gr.Blocks(title=title, analytics_enabled=False, fill_width=True, delete_cache=(KEPT, KEPT)) as demo:
+    with Page(title=title, analytics_enabled=False, fill_width=True, delete_cache=(KEPT, KEPT)) as demo:
         block(_head(service))
         if service.banner:
             block(banner(service.banner))
@@ -74,6 +79,7 @@ def build_ui(service: Service) -> gr.Blocks:
         report_screens.connect(report, service, screen.answer)
         endpoints.connect(screen, service)
     demo.queue(default_concurrency_limit=1, max_size=QUEUE, api_open=False)
+    own_files_stay(demo)
     return demo
 
 
@@ -95,6 +101,7 @@ def wants_mcp() -> bool:
 
 def launch_options() -> dict[str, Any]:
     """Keyword arguments of `launch` that every server of this app, also one in a test, is started with."""
+    gate = Middleware(Gate, most=most() * MOST_SENT + AROUND)
     return {
         "theme": make_theme(),
         "css": CSS,
@@ -102,8 +109,10 @@ def launch_options() -> dict[str, Any]:
         "max_file_size": MOST_SENT,
         "show_error": True,
         "run_history": False,
+        "enable_monitoring": False,
+        "state_session_capacity": SESSIONS,
         "ssr_mode": False,
         "footer_links": [],
         "mcp_server": wants_mcp(),
-        "app_kwargs": {"middleware": [Middleware(Card)]},
+        "app_kwargs": {"middleware": [gate, Middleware(Card)], "lifespan": sweeping},
     }

@@ -92,6 +92,7 @@ class Runs:
 
     def __init__(self, service: Service, screen: Screen) -> None:
         self.service, self.screen = service, screen
+        self.shelf = examples.Shelf(service, self._stored)
 
     @_told
     def generate(
@@ -126,10 +127,14 @@ class Runs:
         progress = plan(self.service, methods, effort, scope=uploads, pictures=pictures)
         yield from self._score(answer.query, methods, effort, progress)
 
-    def kept(self, example: examples.Example) -> Update | None:
-        """What is shown of an example that was computed earlier; None when it has to be computed."""
-        found = examples.kept(self.service, example, tuple(main_first(self.service.methods())))
-        return None if found is None else {**self._whole_answer(found), self.screen.status: status_html(words.STORED)}
+    def kept(self, example: examples.Example, *, wait: bool = True) -> Update | None:
+        """What is shown of an example that was computed earlier; None when it has to be computed. wait: for another
+        press that reads it just now; else None then too."""
+        shown = self.shelf.get(example, tuple(main_first(self.service.methods())), wait=wait)
+        return None if shown is None else {k: dict(v) if isinstance(v, dict) else v for k, v in shown.items()}
+
+    def _stored(self, answer: Answer) -> Update:
+        return {**self._whole_answer(answer), self.screen.status: status_html(words.STORED)}
 
     @_told
     def example(self, example: examples.Example) -> Iterator[Update]:

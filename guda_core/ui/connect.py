@@ -103,7 +103,7 @@ class _Known:
 
     def __call__(self) -> Update:
         cleared = dict(zip(self.begin.outputs, self.begin.fn(), strict=True))
-        kept = self.runs.kept(self.example)
+        kept = self.runs.kept(self.example, wait=False)  # another press reads it: in the queue it is known
         if kept is None:
             return {**cleared, self.wanted: secrets.token_hex(8)}
         buttons = {k: gr.skip() for k in self.begin.outputs if isinstance(k, gr.Button | gr.Dropdown)}
@@ -189,7 +189,8 @@ def _connect_small(demo: gr.Blocks, s: Screen, service: Service) -> None:
     demo.load(address.filled, None, form, **QUICK)
     s.generate.click(None, form, None, js=address.WRITE, **QUICK)
     last = gr.State("", time_to_live=SESSION)  # the caption that was taken from a file
-    s.upload.change(offer, [s.upload, s.caption, last], [s.caption, s.offered, last], **QUICK)
+    read: dict[str, Any] = {**QUICK, "queue": True, "concurrency_limit": 2}  # a stranger's file is read
+    s.upload.change(offer, [s.upload, s.caption, last], [s.caption, s.offered, last], **read)
     for tab, first in zip(s.tabs, (True, False), strict=True):
         tab.select(
             lambda first=first: (gr.update(visible=first), gr.update(visible=not first)),

@@ -9,8 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import described
@@ -26,6 +29,8 @@ from guda_core.ui.answer import Answer
 
 log = logging.getLogger(__name__)
 EFFORT = "quick"
+Made = TypeVar("Made")
+Stamp = tuple[Path, int, int]  # of a kept report: place, time of writing in ns, bytes
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,43 @@ def kept(service: Service, example: Example, methods: tuple[str, ...]) -> Answer
         return None
     query = replace(query, file_hash=None, preparation=tuple(report.record["picture"]["preparation"]))
     return Answer(query, methods, EFFORT, {a.method: a for a in attributions(report)}, shown=pictures)
+
+
+class Shelf(Generic[Made]):
+    """What was made of each kept answer, so that only the first press of an example costs anything. made: of an answer
+    that was read."""
+
+    def __init__(self, service: Service, made: Callable[[Answer], Made]) -> None:
+        self.service, self.made = service, made
+        self.known: dict[Example, tuple[Stamp, Made]] = {}
+        self.reading = threading.Lock()
+
+    def get(self, example: Example, methods: tuple[str, ...], *, wait: bool) -> Made | None:
+        """What was made of an example's kept answer, None when there is none that fits. Answers are read one at a time.
+        wait: for another that is being read; else None then too."""
+        path = _place(self.service, example, methods)
+        try:
+            file = path.stat()
+        except OSError:
+            return None
+        stamp = (path, file.st_mtime_ns, file.st_size)
+        if (found := self._found(example, stamp)) is not None:
+            return found
+        if not self.reading.acquire(blocking=wait):
+            return None
+        try:
+            if (found := self._found(example, stamp)) is None:
+                answer = kept(self.service, example, methods)
+                if answer is not None:
+                    found = self.made(answer)
+                    self.known[example] = stamp, found
+            return found
+        finally:
+            self.reading.release()
+
+    def _found(self, example: Example, stamp: Stamp) -> Made | None:
+        known = self.known.get(example)
+        return known[1] if known is not None and known[0] == stamp else None
 
 
 def keep(service: Service, example: Example, answer: Answer) -> None:

@@ -21,6 +21,7 @@ from guda_core.answers.plots import bars
 from guda_core.records import VERDICTS, Attribution, Group, GroupScore, GroupSet
 from guda_core.scoring.asking import ORDERS, SCOPES, STATUSES, Asked, Results, Summary, left_out
 from guda_core.scoring.table_rows import Row
+from guda_core.ui import words
 from guda_core.ui.blocks import block
 from guda_core.ui.callbacks import explained
 from guda_core.ui.connect import QUICK
@@ -196,7 +197,12 @@ def connect(s: Screen, results: Results) -> None:
         except Exception as e:
             return note(explained(e))
 
-    gr.on([c.change for c in (*s.asked, s.order)], fresh, [s.order, *s.asked], outputs, **QUICK)
-    s.back.click(back, [s.start, s.order, *s.asked], outputs, **QUICK)
-    s.on.click(on, [s.start, s.order, *s.asked], outputs, **QUICK)
-    s.picture.change(show, s.picture, s.opened, **QUICK)
+    queued: dict[str, Any] = {**QUICK, "queue": True, "concurrency_id": "results", "concurrency_limit": 2}
+    for event in (
+        gr.on([c.change for c in (*s.asked, s.order)], fresh, [s.order, *s.asked], outputs, **queued),
+        s.back.click(back, [s.start, s.order, *s.asked], outputs, **queued),
+        s.on.click(on, [s.start, s.order, *s.asked], outputs, **queued),
+    ):
+        event.failure(lambda: note(words.NOT_STARTED), None, s.where, **QUICK)
+    shown = s.picture.change(show, s.picture, s.opened, **queued)
+    shown.failure(lambda: note(words.NOT_STARTED), None, s.opened, **QUICK)

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
+from gradio.block_function import BlockFunction
 from gradio.data_classes import FileData, ImageData, ListFiles
+from gradio.processing_utils import client_utils
+from gradio.state_holder import SessionState
 from gradio.utils import get_upload_folder
 
+from guda_core import paths
 from guda_core.errors import GudaError, ImageError, ReportError
 from guda_core.reports import bundle
 from guda_core.ui import words
+
+TAKES_FILES = "takes_files"  # what marks such a part
 
 
 def uploaded(path: str | None, *, missing: GudaError | None = None) -> Path:
@@ -33,7 +41,7 @@ def uploaded(path: str | None, *, missing: GudaError | None = None) -> Path:
         full = named.resolve() if any(named.is_relative_to(c) for c in below) else None
     except (OSError, ValueError) as e:  # NUL in it, or a name that no file can have
         raise ImageError(words.NOT_UPLOADED) from e
-    if full is None or not full.is_relative_to(below[1]):
+    if full is None or not full.is_relative_to(below[1]) or paths.is_folder(full):
         raise ImageError(words.NOT_UPLOADED)
     return full
 
@@ -63,11 +71,32 @@ def only_keep_the_path(part: gr.Image | gr.File) -> None:
     move = part.async_move_resource_to_block_cache
 
     async def move_own_files(path: str | None) -> str | None:
-        return path if path is None or "://" in str(path) else await move(path)
+        plain = path is not None and "://" not in str(path) and paths.is_file(path)
+        return await move(path) if plain else path  # gradio's sweeper ends at a folder
 
     def preprocess(payload: ImageData | FileData | ListFiles | None) -> str | list[str] | None:
         if isinstance(payload, ListFiles):
             return [found for file in payload.root if (found := file.path or file.url)]
         return None if payload is None else payload.path or payload.url
 
-    vars(part).update(async_move_resource_to_block_cache=move_own_files, preprocess=preprocess)
+    vars(part).update(async_move_resource_to_block_cache=move_own_files, preprocess=preprocess, **{TAKES_FILES: True})
+
+
+class Page(gr.Blocks):
+    """A page on which only the parts that take files are given any.
+
+    As it comes, gradio fetches the address that a call names as a file, for whatever part: also for a text.
+    """
+
+    async def preprocess_data(
+        self, block_fn: BlockFunction, inputs: list[Any], state: SessionState | None, explicit_call: bool = False
+    ) -> list[Any]:
+        parts: Sequence[Any] = block_fn.inputs
+        for part, given in zip(parts, inputs, strict=False):
+            if TAKES_FILES not in vars(part):
+                client_utils.traverse(given, _refused, client_utils.is_file_obj_with_meta)
+        return await super().preprocess_data(block_fn, inputs, state, explicit_call)
+
+
+def _refused(file: object) -> None:
+    raise gr.Error(words.NOT_UPLOADED, visible=False, print_exception=False)

@@ -1,0 +1,99 @@
+"""What visitors leave here is deleted: files, within two hours, and visits that nobody comes back to.
+
+gradio's own sweeper knows only the files of whole uploads to this process, and ends for good upon one that it cannot
+delete. This one goes by what lies in the folder. It deletes only in the folders that `guda app` makes for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import gradio as gr
+from gradio.routes import App
+from gradio.state_holder import StateHolder
+
+from guda_core.paths import UPLOADS
+
+log = logging.getLogger(__name__)
+EVERY, OLD = 15 * 60, 90 * 60  # seconds: together less than the two hours that visitors are told
+UNUSED = timedelta(hours=1)  # of a visit: what it holds is gone after half an hour already
+SESSIONS = 200  # visits that are remembered at once
+
+
+def own_files_stay(page: gr.Blocks) -> None:
+    """What a page that was just built has copied into the cache is its own, such as icons: no sweeper takes it."""
+    for part in page.blocks.values():
+        part.keep_in_cache |= part.temp_files
+
+
+def folders(folder: Path) -> Iterator[Path]:
+    """The private folder of an app, and those beside it that this user's apps made: one that was killed left its
+    files. Nothing for any other folder."""
+    if not folder.name.startswith(UPLOADS):
+        return
+    owner = folder.stat().st_uid
+    for found in folder.parent.glob(f"{UPLOADS}*"):
+        with suppress(OSError):
+            if found.is_dir() and not found.is_symlink() and found.stat().st_uid == owner:
+                yield found
+
+
+def sweep(folder: Path, kept: Collection[Path] = (), *, old: float = OLD) -> None:
+    """Delete files below a folder that were written more than `old` seconds ago, and empty folders. kept: files, with
+    links resolved, that stay. What cannot be deleted is tried again the next time."""
+    now = time.time()
+    for path, inner, files in os.walk(folder, topdown=False):
+        for file in (Path(path, name) for name in files):
+            with suppress(OSError):
+                if now - file.lstat().st_mtime > old and file.resolve() not in kept:
+                    file.unlink()
+        for empty in (Path(path, name) for name in inner):
+            with suppress(OSError):
+                if now - empty.lstat().st_mtime > old:  # one that is new is about to get its file
+                    empty.rmdir()
+
+
+def forget(holder: StateHolder) -> None:
+    """Drop visits that nobody came back to. Called in the server's own loop, where they are looked up too."""
+    now = datetime.now()
+    with holder.lock:
+        for session, used in list(holder.time_last_used.items()):
+            if now - used > UNUSED:
+                holder.session_data.pop(session, None)
+                holder.time_last_used.pop(session, None)
+
+
+def _sweep_all(app: App) -> None:
+    parts = app.get_blocks().blocks.values()
+    kept = {Path(path).resolve() for part in parts for path in part.keep_in_cache}
+    for folder in folders(Path(app.uploaded_file_dir)):
+        sweep(folder, kept)
+
+
+async def _regularly(app: App) -> None:
+    while True:
+        try:
+            forget(app.state_holder)
+            await asyncio.to_thread(_sweep_all, app)
+        except Exception:
+            log.exception("Old uploads could not be looked for. This is tried again.")
+        await asyncio.sleep(EVERY)
+
+
+@asynccontextmanager
+async def sweeping(app: App) -> AsyncIterator[None]:
+    """For as long as the server runs ("lifespan")."""
+    task = asyncio.create_task(_regularly(app))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
