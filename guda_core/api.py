@@ -215,7 +215,10 @@ def unlearn(
     job = Forgetting(group_set, model=model, folder=folder)
     check_learned(job)
     config = job.config(operator, **settings)
-    for gid in job.pending(only, config=config, again=again):
+    pending = job.pending(only, config=config, again=again)
+    if not again:
+        job.check_others(pending)
+    for gid in pending:
         for p in job.unlearn(gid, config):
             log.info("unlearn %s: step %d of %d, loss %.4f", gid, p.step, p.steps, p.loss)
     measured = Health(job, apart=kept_apart(group_set, job.card.id))

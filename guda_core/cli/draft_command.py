@@ -21,7 +21,10 @@ def draft(job: Forgetting, wanted: Sequence[str], *, again: bool) -> None:
 
     readers(job.model)  # refuses before anything is begun
     began, made = time.monotonic(), {}
-    for group in undrafted(job, wanted, again=again):
+    groups = undrafted(job, wanted, again=again)
+    if not again:
+        job.check_others(groups)
+    for group in groups:
         with ERR.status(f"Drafting {job.group_set.groups[group].name}"):
             made[group] = make(job, group)
     if not made:

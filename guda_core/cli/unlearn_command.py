@@ -121,6 +121,8 @@ def unlearn(
             draft_command.draft(opened.forgetting, asked.groups, again=again)
             return
         pending = opened.forgetting.pending(asked.groups, config=opened.config, again=again)
+        if not again:
+            opened.forgetting.check_others(pending)
         if plan:
             _plan(opened.forgetting, opened.health, pending, opened.config, json_file, share)
             return

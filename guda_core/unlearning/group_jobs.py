@@ -111,6 +111,8 @@ def look(asked: Asked) -> Steps:
     others = [g for g in measured.unmeasured(asked.groups) if g not in pending]
     before = {g: _stamp(opened, g) for g in pending if asked.again}
     if pending:
+        if not asked.again:
+            job.check_others(pending)
         job.check_places(pending)
         for fraction in job.encoding():
             yield fraction, "encoding the pictures"

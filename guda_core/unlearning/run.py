@@ -246,6 +246,26 @@ class Forgetting:
         words = {adapter_files.WORDS: words_sha256(self.group_set), adapter_files.CAPTIONS: self._captions}
         return {**listed, **(words if self._captions else {})}
 
+    def check_others(self, groups: Iterable[str]) -> None:
+        """See that none of these groups' adapters, which are to be made, stands in the place of another model's: two
+        models may have one name.
+
+        Raises:
+            AdapterError: one does.
+        """
+        for group in groups:
+            folder = self.folder.folders[0] / group
+            try:
+                of = str(adapter_files.read_meta(folder)["base_sha256"])
+            except (AdapterError, KeyError):
+                continue  # there is none, or nobody can use it
+            if not self.model.goes_by(of):
+                raise AdapterError(
+                    f"In {folder} is the adapter of another model ({of[:12]}; this '{self.card.id}' is "
+                    f"{self.model.sha256[:12]}), and it would be replaced. Keep it: name another --folder, or give "
+                    "this model a card with a name of its own. Or replace it: add --again."
+                )
+
     def check_places(self, groups: Iterable[str]) -> None:
         """See whether these groups' adapters could be written. Raises AdapterError: one could not."""
         for group in groups:

@@ -94,7 +94,12 @@ def _opened(asked: AskedFeatures) -> Opened:
 
 
 def make(opened: Opened, method: str) -> Steps:
-    """Make and write a method's features."""
+    """Make and write a method's features.
+
+    Raises:
+        CacheError: another model's features are in their place, or they cannot be written.
+    """
+    quantised.check_others(opened.folder(method), opened.model)
     kind, config = kernel_methods()[method], opened.config(method)
     made = kind(opened.model, opened.examples, list(opened.group_set.groups), config)
     for fraction in made.prepare():

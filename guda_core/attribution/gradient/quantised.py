@@ -48,6 +48,24 @@ def write(folder: Path, features: Features, groups: tuple[str, ...], meta: Mappi
     (folder / META).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
+def check_others(folder: Path, model: BaseModel) -> None:
+    """See that features to be written into a folder replace none of another model: two models may have one name.
+
+    Raises:
+        CacheError: they would.
+    """
+    try:
+        of = str(json.loads((folder / META).read_text(encoding="utf-8"))["base_sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # there are none, or nobody can use them
+    if not model.goes_by(of):
+        raise CacheError(
+            f"In {folder} are the features of another model ({of[:12]}; this '{model.card.id}' is "
+            f"{model.sha256[:12]}), and they would be replaced. Keep them: name another --folder, or give this model a "
+            "card with a name of its own. Or delete that folder first."
+        )
+
+
 class QuantisedBank:
     """Stands for a `features.FeatureBank` whose features are made: the same answers up to the rounding.
 

@@ -1,0 +1,72 @@
+"""Two models of one name: what was made for the first is not replaced by what is made for the second."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+import guda_core
+from guda_core.attribution.gradient import quantised
+from guda_core.attribution.gradient.feature_jobs import AskedFeatures, feature_jobs
+from guda_core.errors import AdapterError
+from guda_core.jobs.job import perform
+from guda_core.unlearning.group_jobs import Asked, first_job
+from tests.own_pictures import guda
+from tests.own_workspace import own_workspace
+
+FEW = {"steps": 2, "batch": 1, "rank": 2}
+TOLD = [text for name, value in FEW.items() for text in (f"--{name}", value)]
+NAMED = "brush-style"
+
+
+@pytest.fixture
+def styles(home, monkeypatch, tmp_path):
+    """Two LoRAs of one file name; the adapters of the model with the first of them are there."""
+    made = own_workspace(home) / "runs" / "brush" / "artists" / "adapters"
+    files = []
+    for place, group in (("a", "ann-lee"), ("b", "dee")):
+        (tmp_path / place).mkdir()
+        files.append(tmp_path / place / "style.safetensors")
+        shutil.copyfile(made / group / "adapter_model.safetensors", files[-1])
+    shutil.rmtree(home / "runs")
+    monkeypatch.setenv("GUDA_LORA", "")  # `--lora` sets it; it is as it was after the test
+    guda("unlearn", "--model", "brush", "--lora", files[0], "--groups", "dee", *TOLD)
+    return files
+
+
+def test_the_adapters_of_a_model_of_the_same_name_are_kept(styles, home, monkeypatch):
+    folder = home / "runs" / NAMED / "artists" / "adapters"
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert folder / "dee" / "guda.json" in before
+    command = ("unlearn", "--model", "brush", "--lora", styles[1], "--groups", "dee", *TOLD)
+    said = guda(*command, code=2)
+    assert "the adapter of another model" in said and "--folder" in said and "--again" in said and "card" in said
+    assert "the adapter of another model" in guda(*command, "--plan", code=2)
+    monkeypatch.setenv("GUDA_LORA", str(styles[1]))
+    with pytest.raises(AdapterError, match="adapter of another model"):
+        guda_core.unlearn("artists", "brush", only=["dee"], **FEW)
+    asked = Asked("artists", "brush", groups=("dee",), changes=tuple(sorted(FEW.items())))
+    told = perform(first_job(asked, NAMED), lambda told: None)
+    assert told.kind == "refused" and "adapter of another model" in told.note
+    assert "adapter of another model" in guda("unlearn", "--draft", "--model", "brush", "--groups", "dee", code=2)
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and ".claims" not in p.parts} == before
+
+    guda(*command, "--again")  # by request
+    new = json.loads((folder / "dee" / "guda.json").read_text())
+    assert new["base_sha256"] != json.loads(before[folder / "dee" / "guda.json"])["base_sha256"]
+
+
+def test_the_features_of_a_model_of_the_same_name_are_kept(styles, home, monkeypatch):
+    asked = ("assets", "features", "--model", "brush", "--set", "artists", "--methods", "dtrak", "--dim", 8)
+    guda(*asked, "--lora", styles[0])
+    folder = home / "runs" / NAMED / "artists" / "features" / "dtrak"
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    assert quantised.META in before
+    said = guda(*asked, "--lora", styles[1], code=2)
+    assert "the features of another model" in said and "--folder" in said
+    monkeypatch.setenv("GUDA_LORA", str(styles[1]))
+    (job,) = feature_jobs(AskedFeatures("artists", "brush", 8), NAMED, ["dtrak"])
+    assert perform(job, lambda told: None).kind == "refused"
+    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
