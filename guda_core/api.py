@@ -14,11 +14,11 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image
 
-from guda_core import paths
+from guda_core import kept_services, paths
 from guda_core.data import groups as group_sets
 from guda_core.data.images import read_file
 from guda_core.diffusion import cards
@@ -40,7 +40,6 @@ from guda_core.unlearning.run import Forgetting, check_learned
 log = logging.getLogger(__name__)
 PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # of pictures that a PNG holds as they are
 Picture = str | Path | bytes | Image.Image
-_last: list[tuple[tuple[Any, ...], LocalService]] = []  # the service that answered last, ready for the next picture
 
 
 @dataclass(frozen=True)
@@ -208,25 +207,31 @@ def unlearn(
     only = _names(only, "only")
     group_set = _groups(groups, model)
     folder = Path(folder) if folder is not None else None
-    if workers is not None or ray is not None:
-        changes = tuple(sorted(settings.items()))
-        asked = Asked(group_set.id, model, folder, tuple(only), operator, changes, again=again)
-        return _by_workers(group_set, asked, workers, ray)
-    job = Forgetting(group_set, model=model, folder=folder)
+    changes = tuple(sorted(settings.items()))
+    asked = Asked(group_set.id, model, folder, tuple(only), operator, changes, again=again)
+    with kept_services.none_kept():  # its memory is needed, and what it read is no longer true afterwards
+        if workers is not None or ray is not None:
+            return _by_workers(group_set, asked, workers, ray)
+        return _in_this_process(group_set, asked)
+
+
+def _in_this_process(group_set: GroupSet, asked: Asked) -> dict[str, dict[str, Any]]:
+    """`unlearn` without other processes; the set may be any."""
+    job = Forgetting(group_set, model=asked.model, folder=asked.folder)
     check_learned(job)
-    config = job.config(operator, **settings)
-    pending = job.pending(only, config=config, again=again)
-    if not again:
+    config = job.config(asked.operator, **dict(asked.changes))
+    pending = job.pending(asked.groups, config=config, again=asked.again)
+    if not asked.again:
         job.check_others(pending)
     for gid in pending:
         for p in job.unlearn(gid, config):
             log.info("unlearn %s: step %d of %d, loss %.4f", gid, p.step, p.steps, p.loss)
     measured = Health(job, apart=kept_apart(group_set, job.card.id))
-    for gid in measured.unmeasured(only):
+    for gid in measured.unmeasured(asked.groups):
         for fraction in measured.measure(gid):
             log.info("health of %s: %.0f%%", gid, 100 * fraction)
     health = measured.read()
-    return {g: health[g] for g in job.known(only) if g in health}
+    return {g: health[g] for g in job.known(asked.groups) if g in health}
 
 
 def _by_workers(group_set: GroupSet, asked: Asked, workers: int | None, ray: str | None) -> dict[str, dict[str, Any]]:
@@ -283,14 +288,11 @@ def _service(model: BaseModel | str | None, groups: GroupSet | str | None) -> Lo
     if not isinstance(found, GroupSet):
         card = base.card if isinstance(base, BaseModel) else base
         found = group_sets.load_group_set(group_sets.chosen_set(_set_name(found), card.group_set))
-    home = paths.home()
-    for (of, with_groups, where), service in _last:
-        if (of is base or of == base) and with_groups == found and where == home:
-            return service
-    _last.clear()  # before the next is loaded: two large models may not fit into memory
-    service = service_for(base if isinstance(base, BaseModel) else cards.load_model(base), found)
-    _last.append(((base, found, home), service))
-    return service
+
+    def make() -> LocalService:
+        return service_for(base if isinstance(base, BaseModel) else cards.load_model(base), found)
+
+    return cast(LocalService, kept_services.kept((base, found), make))
 
 
 def _bytes(picture: Picture) -> bytes:

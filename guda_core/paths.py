@@ -44,6 +44,17 @@ DOCS = ROOT / "docs"  # pages and their pictures
 UPLOADS = "guda-uploads-"  # how the names of the app's own folders for uploads begin
 
 
+# Of a run: what says of all that was made what it is, and what is one file.
+MADE = (
+    "*.json",
+    "*.safetensors",
+    "adapters/*/*.json",
+    "oracle/*/*.json",
+    "features/*/*.json",
+    "features/*.safetensors",
+)
+
+
 def is_file(path: str | Path) -> bool:
     """Whether there is such a file. No name is an error, however long or odd (`Path.is_file` raises for some)."""
     return os.path.isfile(path)  # noqa: PTH113
@@ -122,6 +133,15 @@ class Run:
         """A file of the run: the user's, else the shipped one, else where it would be written."""
         return Layers((self.mine, self.shipped)) / name
 
+    def stamp(self) -> tuple[tuple[str, int], ...]:
+        """Which files that say what was made are there, in both workspaces, and since when, in nanoseconds."""
+        return tuple(
+            (str(path), _changed(path))
+            for folder in dict.fromkeys((self.mine, self.shipped))
+            for kind in MADE
+            for path in sorted(folder.glob(kind))
+        )
+
     @property
     def adapters(self) -> Layers:
         """Of unlearning adapters, one folder a group."""
@@ -151,6 +171,14 @@ class Run:
     def calibration(self) -> Path:
         """The offset's weight."""
         return self.file("calibration.json")
+
+
+def _changed(path: Path) -> int:
+    """When a file was last changed, in nanoseconds; 0 for one that is gone."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def home() -> Path:

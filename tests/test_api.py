@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import guda_core
-from guda_core import api
+from guda_core import api, kept_services
 from guda_core.errors import ImageError, OptionError
 from guda_core.reports.read import read_report
 from tests.light import draw
@@ -152,13 +152,13 @@ def test_ids_may_come_alone_or_from_a_generator():
 
 def test_the_last_service_is_kept_and_another_model_takes_its_place(monkeypatch, tmp_path):
     made: list[str] = []
-    monkeypatch.setattr(api, "_last", [])
+    monkeypatch.setattr(kept_services, "_kept", [])
     monkeypatch.setattr(api.cards, "load_model", lambda card: made.append(card.id) or card)
     monkeypatch.setattr(api, "service_for", lambda base, groups: object())
     first = api._service(None, None)
     assert api._service("emoji", "emoji") is first and made == ["emoji"]
     assert api._service("sd15", "emoji") is not first and made == ["emoji", "sd15"]
-    assert api._service("sd15", "emoji") is not first and len(api._last) == 1
+    assert api._service("sd15", "emoji") is not first and len(kept_services._kept) == 1
     monkeypatch.setenv("GUDA_HOME", str(tmp_path / "another"))
     assert api._service("sd15", "emoji") and made == ["emoji", "sd15", "sd15"]
 
@@ -172,7 +172,7 @@ def test_the_lines_of_the_readme_run_as_they_are_printed(tmp_path, monkeypatch, 
     lines = re.search(r"```python\n(import guda_core.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
     assert lines is not None and len([line for line in lines[1].splitlines() if line]) == 8
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(api, "_last", [])
+    monkeypatch.setattr(kept_services, "_kept", [])
     draw(tmp_path / "rocket.png", side=64)
     exec(compile(lines[1], "README.md", "exec"), {})
     told = capsys.readouterr().out.splitlines()

@@ -36,6 +36,7 @@ TABLE = (
     "jobs",
     "jobs.*",
     "service",
+    "kept_services",
     "diffusion",
     "diffusion.*",
     "quiet",

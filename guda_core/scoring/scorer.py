@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from guda_core import kept_services
 from guda_core.data.images import MAX_BYTES
 from guda_core.errors import GudaError, OptionError, ReportError, UnreadError
 from guda_core.records import Attribution, Provenance
@@ -36,7 +37,6 @@ WHY = 20  # reasons that a part hands back; all are in its rows
 MADE_FROM, TRYING = "made_from.json", "trying"
 FAULT = "An unexpected fault; see the log."
 ENDED = f"The process that scored it ended {TRIES} times at this picture."
-_kept: dict[Callable[[], Service], Service] = {}  # of this process
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,7 @@ class Done:
 
 def service_of(task: Task) -> Service:
     """The service of this process for a task; the last one is kept."""
-    if task.make_service not in _kept:
-        _kept.clear()  # before the next is loaded: two large models may not fit into memory
-        _kept[task.make_service] = task.make_service()
-    return _kept[task.make_service]
+    return kept_services.kept(task.make_service, task.make_service)
 
 
 def steps(task: Task) -> Generator[Done, None, None]:

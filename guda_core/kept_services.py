@@ -1,0 +1,52 @@
+"""The service that this process used last, ready for the next call. One alone is kept: two large models may not fit
+into memory. It is kept as long as the same is asked, the settings are the same (`jobs.environ.settings`), and what lies in
+the model's run is as it was when the service was made: a service reads adapters once.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from guda_core import paths
+from guda_core.jobs import environ
+from guda_core.service import Service
+
+_kept: list[tuple[Any, dict[str, str], tuple[tuple[str, int], ...], Service]] = []
+
+
+def kept(key: Any, make: Callable[[], Service]) -> Service:
+    """The service that is kept under the key, else the one that `make` makes, which takes the place of all others."""
+    settings = environ.settings()
+    found = [s for of, then, stamp, s in _kept if of == key and then == settings and _stamp(s) == stamp]
+    if found:
+        return found[0]
+    let_go()
+    service = make()
+    _kept.append((key, settings, _stamp(service), service))
+    return service
+
+
+def let_go() -> None:
+    """Keep none any more, so that its memory is free."""
+    if _kept:
+        _kept.clear()
+        gc.collect()  # a network may be part of a circle of references
+
+
+@contextmanager
+def none_kept() -> Iterator[None]:
+    """Within the block nothing of before is kept, and after it nothing that was made within, whatever happens."""
+    let_go()
+    try:
+        yield
+    finally:
+        let_go()
+
+
+def _stamp(service: Service) -> tuple[tuple[str, int], ...]:
+    """Since when there is what the service read for its model and group set; () for one without a model here."""
+    card = getattr(getattr(service, "model", None), "card", None)
+    return () if card is None else paths.run(card.id, service.group_set.id).stamp()

@@ -1,0 +1,86 @@
+"""The service that is kept from call to call: never one that read other adapters, or ran with other settings."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+
+import guda_core
+from guda_core import api, kept_services
+from guda_core.errors import OptionError
+from guda_core.named import Named
+from guda_core.scoring.scorer import Task, service_of
+from tests.own_pictures import paint
+from tests.own_workspace import own_workspace, plant
+
+FEW = {"steps": 2, "batch": 1, "rank": 2}
+
+
+@pytest.fixture
+def there(home):
+    own_workspace(home, adapters_too=False)
+    kept_services.let_go()
+    yield home
+    kept_services.let_go()
+
+
+def task(home):
+    return Task(str(home / "out"), 0, 1, Named("brush", "artists"), effort="quick")
+
+
+def test_what_unlearning_made_is_seen_by_the_next_answer(there, tmp_path):
+    picture = paint(tmp_path / "p.png")
+
+    def score(group: str):
+        answer = guda_core.attribute(picture, model="brush", groups="artists", effort="quick")
+        return answer.methods["guda"].groups[group]
+
+    plant(there / "runs" / "brush" / "artists" / "adapters" / "ann-lee", "ann-lee", 0)
+    assert (score("ann-lee").status, score("dee").status) == ("ok", "unavailable")
+    guda_core.unlearn("artists", "brush", only="dee", **FEW)
+    assert not kept_services._kept
+    first = score("dee")
+    assert first.status == "ok"
+    plant(there / "runs" / "brush" / "artists" / "adapters" / "dee", "dee", 5)  # as another process makes one
+    assert score("dee").status == "ok" and score("dee") != first
+
+
+def test_a_call_that_fails_lets_go_too(there):
+    api._service("brush", "artists")
+    with pytest.raises(OptionError, match="no group 'nobody'"):
+        guda_core.unlearn("artists", "brush", only="nobody")
+    assert not kept_services._kept
+
+
+@pytest.mark.parametrize("through", ["attribute", "a table"])
+def test_it_is_made_anew_where_a_setting_or_an_adapter_is_another(there, through, monkeypatch, tmp_path):
+    def made():
+        return api._service("brush", "artists") if through == "attribute" else service_of(task(there))
+
+    one = made()
+    assert made() is one
+    plant(there / "runs" / "brush" / "artists" / "adapters" / "dee", "dee", 2)
+    two = made()
+    assert two is not one and made() is two
+    monkeypatch.setenv("GUDA_DTYPE", "bfloat16")
+    three = made()
+    assert three is not two and str(three.model.dtype) == "torch.bfloat16"
+    own_workspace(tmp_path / "another")
+    monkeypatch.setenv("GUDA_HOME", str(tmp_path / "another"))
+    assert made() is not three
+
+
+def test_one_lets_go_of_its_model_before_another_is_loaded(there, monkeypatch):
+    loaded = weakref.ref(service_of(task(there)).model)
+    was, real = [], api.cards.load_model
+
+    def load(card, **more):
+        gc.collect()
+        was.append(loaded())
+        return real(card, **more)
+
+    monkeypatch.setattr(api.cards, "load_model", load)
+    assert api._service("brush", "artists").query(np.zeros((16, 16, 3), np.uint8), "").image_hash and was == [None]
