@@ -1,6 +1,6 @@
 """The service that this process used last, ready for the next call. One alone is kept: two large models may not fit
-into memory. It is kept as long as the same is asked, the settings are the same (`jobs.environ.settings`), and what lies in
-the model's run is as it was when the service was made: a service reads adapters once.
+into memory. It is kept as long as the same is asked, the settings are the same (`jobs.environ.settings`), and what
+lies in the model's run is as it was when the service was made: a service reads adapters once.
 """
 
 from __future__ import annotations

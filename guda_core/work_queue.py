@@ -6,14 +6,18 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from guda_core.errors import OptionError
 
 T = TypeVar("T")
+# Where the system knows no locks, filelock would let a file that is there stand for one. Such a file stays when its
+# process is killed, and every machine would wait for it. (Earlier versions of filelock have no such word.)
+HARD: dict[str, Any] = {"fallback_to_soft": False} if "fallback_to_soft" in signature(FileLock).parameters else {}
 
 
 @contextmanager
@@ -27,8 +31,8 @@ def claimed(path: Path, *, wait: bool = False) -> Iterator[bool]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_name(f"{path.name}.lock"))
-        lock.acquire(timeout=-1 if wait else 0)
+        lock = FileLock(path.with_name(f"{path.name}.lock"), **HARD)
+        _acquire(lock, wait=wait)
     except Timeout:
         yield False
         return
@@ -42,6 +46,24 @@ def claimed(path: Path, *, wait: bool = False) -> Iterator[bool]:
         yield True
     finally:
         lock.release()
+
+
+def _acquire(lock: BaseFileLock, *, wait: bool) -> None:
+    """Raises Timeout: another process has the lock. NotImplementedError: it would be no lock of the system."""
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if not wait or isinstance(lock, SoftFileLock):
+            _refuse_soft(lock)
+            raise
+        lock.acquire(timeout=-1)
+    _refuse_soft(lock)
+
+
+def _refuse_soft(lock: BaseFileLock) -> None:
+    if isinstance(lock, SoftFileLock):
+        lock.release()
+        raise NotImplementedError("it knows no file locks")
 
 
 def shared_out(works: Iterable[T], path: Callable[[T], Path]) -> Iterator[T]:

@@ -50,6 +50,7 @@ def follow_jobs(title: str, count: int, events: Iterator[Event]) -> Iterator[Eve
     with progress_bar() as bar:
         everything = bar.add_task(title, note=f"0 of {count}", total=1.0)
         tasks: dict[str, Any] = {}
+        held: set[str] = set()
         ended = failed = 0
         for e in events:
             name = e.job.name
@@ -66,6 +67,9 @@ def follow_jobs(title: str, count: int, events: Iterator[Event]) -> Iterator[Eve
                 bar.remove_task(tasks.pop(name))
             if e.kind == "retried":
                 note(f"{name} begins again. {e.note}")
+            elif e.kind == "held" and name not in held:
+                held.add(name)
+                note(f"{name} is in hand in another process, and is waited for. Its claim: {e.job.claim}.lock")
             said = f"{ended - failed} of {count}" + (f", {failed} failed" if failed else "")
             said += f", ends about {clock(e.left_s)}" if e.left_s and ended < count else ""
             bar.update(everything, completed=e.all_done, note=said)
