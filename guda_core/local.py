@@ -112,6 +112,7 @@ class LocalService:
             caveat=" ".join(filter(None, (m.caveat, self._said_of_methods()))),
             resolution=m.card.resolution,
             only_groups=m.card.only_groups and m.card.group_set == self.group_set.id,
+            scope_sha256=scopes.used_sha256(self.rule, self.clip),
             dtype=str(m.dtype).removeprefix("torch."),
             device=device,
             threads=torch.get_num_threads(),

@@ -161,7 +161,7 @@ class Provenance:
     none.
     caveat: a sentence to show beside this model's scores, where they mean something else than other models'.
     resolution: of the model's square pictures, in pixels; 0: not told. only_groups: whether the model has seen no
-    pictures but those of the group set.
+    pictures but those of the group set. scope_sha256: of the file of the scope's rule; "" where nothing is assessed.
     """
 
     model: str
@@ -180,6 +180,7 @@ class Provenance:
     caveat: str = ""
     resolution: int = 0
     only_groups: bool = False
+    scope_sha256: str = ""
 
     @property
     def unlearned(self) -> GroupModels:

@@ -138,6 +138,17 @@ def test_another_picture_prompt_setting_or_model_is_scored_again(folder, tmp_pat
     assert run(folder, out, service=service).kept == 3
 
 
+def test_a_picture_that_was_judged_by_another_rule_is_scored_again(folder, tmp_path, monkeypatch):
+    def judged(rule):
+        service, settings = LightService(), {"sha256": rule} if rule else {}
+        service.change(scope_sha256=rule)
+        verdict = dataclasses.replace(service.scope(None), settings=settings)
+        monkeypatch.setattr(service, "scope", lambda query: verdict)
+        return run(folder, tmp_path / "out", service=service).kept
+
+    assert [judged(rule) for rule in ("", "a", "a", "b", "b", "")] == [0, 0, 3, 0, 3, 0]
+
+
 def test_a_report_made_with_other_features_or_another_oracle_is_made_again():
     das, logo, guda = {"sha256": "f"}, {"adapters": {"noto": "r"}}, {"adapters": {"noto": "a"}}
     used = {"das": {**das, "parts": []}, "logo": logo, "combined": {"parts": {"guda": guda, "das": das}}}

@@ -231,6 +231,12 @@ def test_what_cannot_be_judged_is_not_assessed(service, monkeypatch):
     q = query(service.model)
     assert judge(scopes.UNKNOWN, service.model, service.clip, q).reason == scopes.UNKNOWN
     assert "another CLIP" in judge(rule_of(looks=3), service.model, service.clip, q).reason
+    other = replace(rule_of(), clip_sha256="0" * 64)  # as wide
+    assert "another encoder" in judge(other, service.model, service.clip, q).reason
+    assert scopes.used_sha256(other, service.clip) == "" == scopes.used_sha256(scopes.UNKNOWN, service.clip)
+    own = replace(rule_of(20.0), clip_sha256=service.clip.sha256)
+    assert judge(own, service.model, service.clip, q).verdict == "in scope"
+    assert scopes.used_sha256(own, service.clip) == "abc" and scopes.used_sha256(own, None) == ""
     monkeypatch.setattr(service.model, "predict", lambda x, *a: x * float("nan"))
     found = judge(rule_of(), service.model, service.clip, q)
     assert found.verdict == "not assessed" and "not finite" in found.reason and found.p_value is None
@@ -317,6 +323,7 @@ def test_a_rule_made_for_a_tiny_model_tells_its_pictures_from_noise_and_plain_co
     assert made["kinds"]["own"]["out_of_scope"]["value"] <= 0.25 and made["kinds"]["own"]["belongs"]
     rule = read_rule(tmp_path / scopes.FILE, base_sha256=service.model.sha256)
     assert isinstance(rule, Rule) and set(rule.kinds) == set(made["kinds"])
+    assert rule.clip_sha256 == service.clip.sha256
 
 
 def test_a_kind_with_few_pictures_does_not_make_a_rule_that_calls_nothing_out_of_scope():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import struct
@@ -21,7 +22,7 @@ from guda_core import api
 from guda_core.data.images import hash_pixels, read_picture
 from guda_core.errors import ImageError, OptionError, ReportError, ScoreError
 from guda_core.jobs.local_pool import LocalPool
-from guda_core.scoring import listing, part_jobs, parts, places, scorer
+from guda_core.scoring import listing, part_jobs, parts, places, scorer, table_rows
 from guda_core.scoring.listing import Listing, parts_for
 from guda_core.scoring.table_run import Options, Table, Total
 from guda_core.work_queue import claimed
@@ -223,7 +224,12 @@ def test_only_what_changed_is_scored_again(folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "what"),
-    [(lambda s: s.change(sha256="0" * 64), "model"), (lambda s: s.change_models(hashes={"noto": "0"}), "adapters")],
+    [
+        (lambda s: s.change(sha256="0" * 64), "model"),
+        (lambda s: s.change_models(hashes={"noto": "0"}), "adapters"),
+        (lambda s: s.change(scope_sha256="0" * 64), "scope"),
+        (lambda s: setattr(s, "group_set", dataclasses.replace(s.group_set, fit="crop")), "fit"),
+    ],
 )
 def test_results_of_another_model_or_setting_are_not_mixed(folder, tmp_path, change, what):
     run(folder, tmp_path / "out", LightService)
@@ -235,6 +241,19 @@ def test_results_of_another_model_or_setting_are_not_mixed(folder, tmp_path, cha
         run(folder, tmp_path / "out", LightService, options=Options("standard"))
     with pytest.raises(OptionError, match="clip, guda; got magic"):
         run(folder, tmp_path / "new", LightService, options=Options("quick", ("magic",)))
+
+
+def test_a_table_begun_before_the_rule_and_the_fit_were_written_down_goes_on(folder, tmp_path, monkeypatch):
+    def earlier(*a, **more):
+        return {k: v for k, v in identity(*a, **more).items() if k not in ("fit", "scope")}
+
+    out, identity = tmp_path / "out", table_rows.identity
+    with monkeypatch.context() as patch:
+        patch.setattr(table_rows, "identity", earlier)
+        run(folder, out, LightService)
+    before = (out / "made_from.json").read_bytes()
+    assert b"scope" not in before and run(folder, out, LightService) == Total(9, kept=9)
+    assert (out / "made_from.json").read_bytes() == before and len(rows(out)) == 9 * 16
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])

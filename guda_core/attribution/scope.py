@@ -35,6 +35,7 @@ UNIT = "log-odds"
 UNKNOWN = "This model's scope was not measured; `guda assets scope` does it."
 NO_CLIP = "There is no encoder of likeness here, which the scope's rule needs."
 MEND = "Make it again with `python -m guda_core assets scope`."
+OTHER_CLIP = f"{FILE} was made with another CLIP, or another encoder of likeness. {MEND}"
 OLDER = (
     "This model's scope was measured by another rule, of version 0.1. `python -m guda_core assets scope` makes it anew."
 )
@@ -73,7 +74,8 @@ class Linear:
 class Rule:
     """look: of the looks (`scope_signals.look`). final: of that score and `scope_signals.of_model`, each also squared.
     calibration: (n,) scores of pictures that belong, rising. alarms: share of these that may be called foreign.
-    kinds: kind of picture -> what was measured of it."""
+    kinds: kind of picture -> what was measured of it. clip_sha256: of the encoder whose looks it was fitted on; ""
+    where the file is older and does not say."""
 
     look: Linear
     final: Linear
@@ -81,6 +83,7 @@ class Rule:
     alarms: float = 0.05
     kinds: Mapping[str, Any] = field(default_factory=dict)
     sha256: str = ""
+    clip_sha256: str = ""
 
     def scores(self, look: np.ndarray, model: np.ndarray) -> np.ndarray:
         """(N, D) looks, (N, M) of the model -> (N,) scores."""
@@ -139,6 +142,7 @@ class ScopeFile(run_files.RunFile):
     """`scope.json`; see `Rule`."""
 
     group_set: str = ""
+    clip_sha256: str = ""
     format: Literal[2]
     alarms: Annotated[float, Field(gt=0, lt=1)]
     calibration: list[float]
@@ -173,7 +177,8 @@ def read_scope(path: Path, *, base_sha256: str, group_set: str | None = None) ->
     named = KindEntry.model_fields  # values as the file has them: 64 stays a whole number
     kinds = {k: {n: v[n] for n in named if v.get(n) is not None} for k, v in found["kinds"].items()}
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    return read, Rule(look, final, np.asarray(read.calibration, np.float64), read.alarms, kinds, sha256)
+    calibration = np.asarray(read.calibration, np.float64)
+    return read, Rule(look, final, calibration, read.alarms, kinds, sha256, read.clip_sha256)
 
 
 def read_rule(path: Path, *, base_sha256: str, group_set: str | None = None) -> Rule | str:
@@ -186,17 +191,29 @@ def read_rule(path: Path, *, base_sha256: str, group_set: str | None = None) -> 
         return str(e)
 
 
+def used_sha256(rule: Rule | str, clip: Encoder | None) -> str:
+    """The hash of the rule that pictures are judged by; "" where nothing is assessed."""
+    return "" if isinstance(rule, str) or clip is None or _of_another(rule, clip) else rule.sha256
+
+
+def _of_another(rule: Rule, clip: Encoder) -> bool:
+    """Whether the rule says that it was fitted on the looks of another encoder. Two may be as wide."""
+    return rule.clip_sha256 not in ("", clip.sha256)
+
+
 def judge(rule: Rule | str, model: BaseModel, clip: Encoder | None, query: Query) -> Scope:
     """The verdict on a picture, with the numbers in the reason; "not assessed" where there is no rule."""
     if isinstance(rule, str) or clip is None:
         return Scope("not assessed", None, None, "", rule if isinstance(rule, str) else NO_CLIP)
+    if _of_another(rule, clip):
+        return Scope("not assessed", None, None, "", OTHER_CLIP)
     try:
         looks = scope_signals.look(clip, query.pixels[None])
         values = scope_signals.of_model(model, query.pixels, query.latent, query.image_hash)[None]
     except (ScoreError, ModelError) as e:
         return Scope("not assessed", None, None, "", str(e))
     if looks.shape[1] != len(rule.look.mean):
-        return Scope("not assessed", None, None, "", f"{FILE} was made with another CLIP. {UNKNOWN}")
+        return Scope("not assessed", None, None, "", OTHER_CLIP)
     score = float(rule.scores(looks, values)[0])
     p, n = p_value(rule.calibration, score), len(rule.calibration)
     outside = p <= rule.alarms

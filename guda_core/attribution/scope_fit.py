@@ -225,15 +225,23 @@ def rounded(value: Any) -> Any:
 
 
 def record(
-    rule: Rule, kinds: Mapping[str, Any], c: ScopeConfig, *, base_sha256: str, group_set: str, command: str
+    rule: Rule,
+    kinds: Mapping[str, Any],
+    c: ScopeConfig,
+    *,
+    base_sha256: str,
+    group_set: str,
+    command: str,
+    clip_sha256: str = "",
 ) -> dict[str, Any]:
-    """What `scope.json` holds."""
+    """What `scope.json` holds. clip_sha256: of the encoder whose looks the rule was fitted on; "" = not told."""
     return {
         "format": FORMAT,
         "command": command,
         "config": asdict(c),
         "base_sha256": base_sha256,
         "group_set": group_set,
+        **({"clip_sha256": clip_sha256} if clip_sha256 else {}),
         "unit": UNIT,
         "alarms": rule.alarms,
         "threshold": rule.threshold if math.isfinite(rule.threshold) else None,
@@ -277,7 +285,7 @@ def run(
     rule = make_rule(found, c)
     command = f"python -m guda_core assets scope --pictures {c.pictures}{' --foreign FOLDER' if foreign else ''}"
     kinds = figures_of(rule, found["tried"], c)
-    of = {"base_sha256": model.sha256, "group_set": group_set.id}
+    of = {"base_sha256": model.sha256, "group_set": group_set.id, "clip_sha256": clip.sha256}
     write(folder, record(rule, kinds, c, **of, command=command))
 
 

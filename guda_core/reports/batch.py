@@ -5,7 +5,7 @@
     batch.json                 hashes, settings, refused files and why; written last, so its presence means "complete"
 
 A batch that was interrupted goes on: a picture whose report is whole, and names the same bytes, prompt, settings,
-model, adapters, CLIP, versions and hardware, is finished. One bad picture never stops the rest.
+model, adapters, CLIP, scope, versions and hardware, is finished. One bad picture never stops the rest.
 """
 
 from __future__ import annotations
@@ -159,7 +159,12 @@ def _kept(path: Path, wanted: Mapping[str, Any], provenance: Provenance) -> dict
         return None
     whole = all(record["methods"].get(m, {}).get("progress") == 1 for m in wanted["settings"]["methods"])
     same = whole and {k: record[k] for k in wanted} == wanted and _used(record, provenance)
-    return record if same else None
+    return record if same and _judged_by(record) == provenance.scope_sha256 else None
+
+
+def _judged_by(record: Mapping[str, Any]) -> str:
+    """The hash of the scope's rule that the verdict is by; "" where nothing was assessed."""
+    return str(((record["scope"] or {}).get("settings") or {}).get("sha256") or "")
 
 
 def _used(record: Mapping[str, Any], provenance: Provenance) -> bool:

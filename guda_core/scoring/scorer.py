@@ -91,8 +91,8 @@ def steps(task: Task) -> Generator[Done, None, None]:
     yield from _Part(task, service_of(task)).run()
 
 
-def agree(out: str, made_from: dict[str, Any]) -> None:
-    """Write down what these results are made from, or check that it is what is at hand.
+def agree(out: str, made_from: dict[str, Any]) -> dict[str, Any]:
+    """Write down what these results are made from, or check that it is what is at hand; gives what is written there.
 
     Raises:
         OptionError: they were begun with something else.
@@ -107,11 +107,14 @@ def agree(out: str, made_from: dict[str, Any]) -> None:
             log.warning("%s is not whole and is written again.", place)
     if before is None:
         places.write(place, json_text(now).encode())
-    elif before != now:
-        other = _differs(before["settings"], now["settings"]) or _differs(before, now)
+        return now
+    said = {k: v for k, v in now.items() if k in before or k not in table_rows.LATER}
+    if before != said:
+        other = _differs(before["settings"], now["settings"]) or _differs(before, said)
         raise OptionError(
             f"The results in '{out}' were begun with something else ({other}). Name another folder with --out."
         )
+    return before
 
 
 def made_from_in(data: bytes) -> dict[str, Any]:
@@ -167,8 +170,7 @@ class _Part:
         check_methods(self.methods, service.methods(), self.provenance.not_offered)
         self.settings: dict[str, Any] = {"effort": task.effort, "methods": self.methods}
         made = table_rows.identity(service.group_set, provenance=self.provenance, settings=self.settings)
-        agree(task.out, made)
-        self.of = parts.origin(made, task.part, task.parts)
+        self.of = parts.origin(agree(task.out, made), task.part, task.parts)
         self.place = parts.place_of(task.out, task.part)
         self.wanted = asked(task.out, task.part, task.listed)
         self.tried = _Tried(places.joined(places.joined(task.out, TRYING), f"{task.part:06d}.json"))
