@@ -53,7 +53,11 @@ def read_weight(path: Path | None, *, base_sha256: str, group_set: str) -> float
 
 
 def write_weight(path: Path, weight: float, *, base_sha256: str, group_set: str, **how: Any) -> None:
-    """Write the file. how: `fitted`, `command`, `date` and what else tells where the weight comes from."""
+    """Write the file. how: `fitted`, `command`, `date` and what else tells where the weight comes from.
+
+    Raises:
+        CacheError: it cannot be written; the one of before stays.
+    """
     record = {"offset_weight": weight, **how, "base_sha256": base_sha256, "group_set": group_set}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    with run_files.in_place_of(path) as aside:
+        aside.write_text(json.dumps(record, indent=1), encoding="utf-8")

@@ -26,11 +26,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from guda_core.attribution.method import Budget, Context, Method, Unavailable
+from guda_core.attribution.run_files import in_place_of
 from guda_core.data.encoded import Examples
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.memory import Fitting, in_batches
 from guda_core.errors import CacheError, ScoreError
-from guda_core.held_files import replace_file
 from guda_core.records import Attribution, Cost, GroupScore, Query
 
 FILE = "introstyle.safetensors"
@@ -96,7 +96,7 @@ def write(
     batch: latents of a pass; fewer, where memory runs out.
 
     Raises:
-        ScoreError: as `styles`, or there is too little memory for one.
+        ScoreError: as `styles`, or there is too little memory for one. CacheError: the file cannot be written.
     """
     config = config or IntroStyleConfig()
     parts: list[Tensor] = []
@@ -114,10 +114,8 @@ def write(
         "command": "python -m guda_core assets introstyle",
         **{k: str(v) for k, v in asdict(config).items()},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".tmp")
-    save_file({g: all_styles[i].to(torch.float16).contiguous() for g, i in at.items()}, aside, metadata=meta)
-    replace_file(aside, path)
+    with in_place_of(path) as aside:
+        save_file({g: all_styles[i].to(torch.float16).contiguous() for g, i in at.items()}, aside, metadata=meta)
 
 
 def _of_those_that_fit(model: BaseModel, latents: Tensor, config: IntroStyleConfig, fits: Fitting) -> Tensor:

@@ -1,4 +1,5 @@
-"""The small files of a run, `calibration.json` and `scope.json`, read by a schema: sound, and of this model and set.
+"""The small files of a run, `calibration.json` and `scope.json`, read by a schema: sound, and of this model and
+set; and how files of a run are written, so that the former ones outlive a full disk.
 
 Both come from other machines too: a workspace may be a repository of the Hub. So what is wrong with one is a sentence
 that names the file and the place in it.
@@ -6,13 +7,17 @@ that names the file and the place in it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
 
 from guda_core.errors import CacheError
+from guda_core.held_files import advice, remove_file, replace_file
 from guda_core.unlearning.adapter_files import read_json
 
 LONGEST = 40  # characters of a wrong value that are shown
@@ -27,6 +32,30 @@ class RunFile(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
     base_sha256: Annotated[str, Field(min_length=1)]
     group_set: str
+
+
+@contextmanager
+def in_place_of(path: Path) -> Iterator[Path]:
+    """Gives a place to write a file of a run to, which at the end of the block takes the place of `path`; until then,
+    and where anything goes wrong, what was there before stays.
+
+    Raises:
+        CacheError: it cannot be written, such as on a full disk.
+    """
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        replace_file(aside, path)
+    except (OSError, SafetensorError) as e:
+        what = advice(e, "Free some disk space")
+        raise CacheError(
+            f"{path} cannot be written ({str(getattr(e, 'strerror', None) or e).rstrip('.')}). {what} and run the same "
+            "command again; what was there before is still there."
+        ) from e
+    finally:
+        with suppress(OSError):
+            remove_file(aside)
 
 
 Kind = TypeVar("Kind", bound=RunFile)

@@ -23,6 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
 from guda_core.attribution import scope_signals as signals
+from guda_core.attribution.run_files import in_place_of
 from guda_core.attribution.scope import FILE, FORMAT, UNIT, Linear, Rule, combined
 from guda_core.attribution.scope_material import material
 from guda_core.attribution.scope_pictures import Kind
@@ -290,6 +291,6 @@ def run(
 
 
 def write(folder: Path, made: Mapping[str, Any]) -> None:
-    """Write `scope.json` into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    """Write `scope.json` into a folder. Raises CacheError: it cannot be written; the one of before stays."""
+    with in_place_of(folder / FILE) as aside:
+        aside.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")

@@ -189,9 +189,16 @@ class FeatureBank:
         self.store = Store("gradients", {**self.provenance, **asdict(config)})
 
     def prepare(self) -> Iterator[float]:
-        """Compute what is not there yet; yields the fraction done. Nothing happens when the cache is complete."""
-        if self.store.complete:
-            return
+        """Compute what is not there yet; yields the fraction done. Nothing happens when the cache is complete.
+
+        Raises:
+            CacheError: there is no room for it in the cache.
+        """
+        if not self.store.complete:
+            with self.store.making():
+                yield from self._make()
+
+    def _make(self) -> Iterator[float]:
         n, dim = len(self.examples), self.projection.dim or self.gradients.size
         phi, residual = self.store.create("phi", (n, dim)), self.store.create("residual", (n,))
         chunk = at_once(self.gradients.size)

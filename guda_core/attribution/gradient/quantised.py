@@ -18,23 +18,26 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save_file
 
 from guda_core.attribution.gradient.features import FeatureConfig, Features, Gradients
 from guda_core.attribution.gradient.projection import Projection
+from guda_core.attribution.run_files import in_place_of
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import CacheError
-from guda_core.held_files import remove_file
 from guda_core.records import Query
+from guda_core.unlearning.adapter_files import hash_file
 
 WEIGHTS, META = "features.safetensors", "features.json"
 LEVELS = 127
 
 
 def write(folder: Path, features: Features, groups: tuple[str, ...], meta: Mapping[str, Any]) -> None:
-    """Store features rounded to int8, and the group of each row. meta: `base_sha256`, `config` and more."""
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_file(folder / META)
+    """Store features rounded to int8, and the group of each row. meta: `base_sha256`, `config` and more.
+
+    Raises:
+        CacheError: they cannot be written, such as on a full disk; those of before stay.
+    """
     phi = np.asarray(features.phi, np.float32)
     scale = np.maximum(np.abs(phi).max(axis=1), np.finfo(np.float32).tiny) / LEVELS
     arrays = {
@@ -42,10 +45,10 @@ def write(folder: Path, features: Features, groups: tuple[str, ...], meta: Mappi
         "scale": scale.astype(np.float32),
         "residual": np.asarray(features.residual, np.float32),
     }
-    save_file(arrays, folder / WEIGHTS)
-    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-    record = {**meta, "groups": list(groups), "sha256": digest}
-    (folder / META).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    with in_place_of(folder / META) as told, in_place_of(folder / WEIGHTS) as weights:  # both are whole before either
+        save_file(arrays, weights)
+        record = {**meta, "groups": list(groups), "sha256": hash_file(weights)}
+        told.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
 def check_others(folder: Path, model: BaseModel) -> None:
@@ -110,11 +113,22 @@ class QuantisedBank:
         yield from ()
 
     def load(self) -> Features:
-        """phi (N, dim) float32, residual (N,) float32. Raises CacheError when they cannot be read."""
+        """phi (N, dim) float32, residual (N,) float32.
+
+        Raises:
+            CacheError: they cannot be read, or are others than those that the hash is recorded of.
+        """
+        name = self.folder.name
         try:
-            arrays = load_file(self.folder / WEIGHTS)
+            data = (self.folder / WEIGHTS).read_bytes()
+            if hashlib.sha256(data).hexdigest() != self.meta["sha256"]:
+                raise CacheError(
+                    f"The features for {name} were changed since the model was loaded, or are damaged. Start "
+                    "the program again."
+                )
+            arrays = load(data)
         except (OSError, SafetensorError) as e:
-            raise CacheError(f"The features for {self.folder.name} cannot be read ({e}).") from e
+            raise CacheError(f"The features for {name} cannot be read ({e}).") from e
         phi = arrays["phi"].astype(np.float32) * arrays["scale"][:, None]
         return Features(phi, arrays["residual"], {**asdict(self.config), **self.provenance})
 

@@ -1,24 +1,30 @@
 """Arrays that are dear to make, kept in the cache folder under a hash of the settings they depend on.
 
 `GUDA_CACHE/features/<kind>-<hash>/` holds .npy files, read memory-mapped, and `settings.json`, written last: the
-settings and the SHA-256 of every file. Making goes on in a folder aside that is renamed when complete.
+settings and the SHA-256 of every file. Making goes on in a folder aside that is renamed when complete. Who makes it
+holds a claim on it, so that what a killed process left is known, and removed by who makes the same again.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 
-from guda_core.errors import CacheError
-from guda_core.held_files import replace_file
+from guda_core.errors import CacheError, OptionError
+from guda_core.held_files import remove_file, replace_file
 from guda_core.paths import cache_dir
+from guda_core.work_queue import claimed
 
 SETTINGS = "settings.json"
 
@@ -28,6 +34,22 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
+def _lock_of(folder: Path) -> Path:
+    """The file of a claim on it (`work_queue.claimed`)."""
+    return folder.with_name(f"{folder.name}.lock")
+
+
+def _reserve(file: int, size: int) -> None:
+    """Have the disk give a file its room now: it would end the process when it is full later. Raises OSError: it is
+    full. Where systems or disks do not know how to, nothing is done."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(file, 0, size)
+        except OSError as e:
+            if e.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+
+
 class Store:
     """The arrays of one kind and settings (anything that json can write)."""
 
@@ -35,19 +57,72 @@ class Store:
         self.settings = json.loads(json.dumps(dict(settings), sort_keys=True))
         key = hashlib.sha256(json.dumps([kind, self.settings], sort_keys=True).encode()).hexdigest()
         self.folder = cache_dir() / "features" / f"{kind}-{key[:24]}"
-        self._aside = self.folder.with_name(f"{self.folder.name}.{os.getpid()}")
+        self._aside = self.folder.with_name(f"{self.folder.name}.{uuid4().hex[:12]}")
         self._made: dict[str, np.memmap] = {}
+        self._claim = ExitStack()
 
     @property
     def complete(self) -> bool:
         return (self.folder / SETTINGS).is_file()
 
     def create(self, name: str, shape: tuple[int, ...]) -> np.memmap:
-        """A new array of float32 on disk, to be filled, and let go of, before `finish`."""
-        self._aside.mkdir(parents=True, exist_ok=True)
+        """A new array of float32 on disk, to be filled, and let go of, before `finish`.
+
+        Raises:
+            CacheError: there is no room on the disk, or the cache cannot be written to.
+        """
         path = self._aside / f"{name}.npy"
-        self._made[name] = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-        return self._made[name]
+        try:
+            if not self._made:
+                self._begin()
+            made = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+            with path.open("r+b") as f:
+                _reserve(f.fileno(), path.stat().st_size)
+        except OSError as e:
+            self.discard()
+            raise self._no_room(e, 4 * math.prod(shape)) from e
+        self._made[name] = made
+        return made
+
+    def _no_room(self, error: OSError, size: int) -> CacheError:
+        return CacheError(
+            f"{size / 2**30:.2f} GiB cannot be written to {self.folder.parent} ({error.strerror or error}). Free some "
+            "disk space, or set GUDA_CACHE to a folder with more room."
+        )
+
+    def _begin(self) -> None:
+        """Remove what processes left that are no more, and claim a folder for this one."""
+        for left in self.folder.parent.glob(f"{self.folder.name}.*"):
+            if left.is_dir() and left != self._aside:
+                with suppress(OptionError), claimed(left) as free:
+                    if free:
+                        shutil.rmtree(left, ignore_errors=True)
+                if not left.exists():
+                    with suppress(OSError):
+                        remove_file(_lock_of(left))
+        with suppress(OptionError):  # a disk that knows no locks
+            self._claim.enter_context(claimed(self._aside))
+        self._aside.mkdir(parents=True, exist_ok=True)
+
+    def _let_go(self) -> None:
+        self._claim.close()
+        with suppress(OSError):
+            remove_file(_lock_of(self._aside))
+
+    def discard(self) -> None:
+        """Remove what was made so far."""
+        self._made.clear()
+        shutil.rmtree(self._aside, ignore_errors=True)
+        self._let_go()
+
+    @contextmanager
+    def making(self) -> Iterator[None]:
+        """The block ends with `finish`; where it ends in any other way, what was made so far is removed."""
+        try:
+            yield
+        except BaseException:
+            self.discard()
+            raise
 
     def finish(self) -> None:
         """Declare the created arrays complete. Nobody may hold one: Windows renames no folder with a mapped file."""
@@ -56,12 +131,16 @@ class Store:
             self._made.pop(name).flush()
         files = {f"{name}.npy": _digest(self._aside / f"{name}.npy") for name in names}
         record = {"settings": self.settings, "files": files}
-        (self._aside / SETTINGS).write_text(json.dumps(record, indent=1), encoding="utf-8")
+        try:
+            (self._aside / SETTINGS).write_text(json.dumps(record, indent=1), encoding="utf-8")
+        except OSError as e:
+            raise self._no_room(e, 0) from e
         if self.complete:  # another process was faster; both made the same
-            shutil.rmtree(self._aside, ignore_errors=True)
+            self.discard()
             return
         shutil.rmtree(self.folder, ignore_errors=True)
         replace_file(self._aside, self.folder)
+        self._let_go()
 
     def open(self) -> dict[str, np.ndarray]:
         """name -> array, memory-mapped and read-only.

@@ -1,0 +1,133 @@
+"""A disk that is full while features, rules and weights are written: a sentence, and what was there before stays."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from guda_core.attribution import calibration, introstyle, scope_fit
+from guda_core.attribution.gradient import quantised
+from guda_core.attribution.gradient.features import FeatureBank, FeatureConfig, Features
+from guda_core.attribution.gradient.quantised import QuantisedBank
+from guda_core.attribution.gradient.store import Store
+from guda_core.errors import CacheError, ScoreError
+from guda_core.paths import cache_dir
+from guda_core.work_queue import claimed
+from tests.linear import linear_world
+
+resource = pytest.importorskip("resource")
+
+
+@contextmanager
+def room_for(size: int):
+    """Within the block the system lets no file grow beyond so many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
+
+
+def features(seed: int) -> Features:
+    rng = np.random.default_rng(seed)
+    return Features(rng.normal(size=(9, 4096)).astype(np.float32), np.ones(9, np.float32), {})
+
+
+def write_features(folder, seed, model):
+    config = {**vars(FeatureConfig(timesteps=3, dim=4096)), "parts": []}
+    quantised.write(folder / "trak", features(seed), ("a",) * 9, {"base_sha256": model.sha256, "config": config})
+
+
+def write_rule(folder, seed, model):
+    scope_fit.write(folder, {"numbers": list(range(9000 + seed))})
+
+
+def write_weight(folder, seed, model):
+    how = "h" * 20_000
+    calibration.write_weight(folder / calibration.FILE, float(seed), base_sha256="a", group_set="s", fitted=how)
+
+
+def write_styles(folder, seed, model):
+    world = linear_world()
+    list(introstyle.write(folder / introstyle.FILE, world.model, world.examples))
+
+
+@pytest.mark.parametrize("write", [write_features, write_rule, write_weight, write_styles])
+def test_what_was_there_before_outlives_a_full_disk(write, tmp_path, monkeypatch):
+    model = linear_world().model
+    monkeypatch.setattr(introstyle, "styles", lambda m, z, c: torch.randn(len(z), 8192))
+    write(tmp_path, 1, model)
+    before = contents(tmp_path)
+    assert before
+    with room_for(8192), pytest.raises(CacheError, match=r"cannot be written.*what was there before is still there"):
+        write(tmp_path, 2, model)
+    assert contents(tmp_path) == before
+    write(tmp_path, 2, model)
+    assert contents(tmp_path) != before and contents(tmp_path).keys() == before.keys()
+
+
+def test_features_that_were_exchanged_since_they_were_opened_are_not_used(tmp_path):
+    model = linear_world().model
+    write_features(tmp_path, 1, model)
+    bank = QuantisedBank(model, tmp_path / "trak")
+    assert np.allclose(bank.load().phi, features(1).phi, atol=0.05)
+    write_features(tmp_path, 2, model)
+    with pytest.raises(CacheError, match="were changed since"):
+        bank.load()
+    assert np.allclose(QuantisedBank(model, tmp_path / "trak").load().phi, features(2).phi, atol=0.05)
+
+
+def test_a_cache_that_is_full_is_told_before_anything_is_computed_and_nothing_is_left():
+    """Without the room being reserved, the process would end at the first write into it."""
+    store = Store("x", {"n": 1})
+    with room_for(2**16), pytest.raises(CacheError, match=r"0.01 GiB cannot be written to .*GUDA_CACHE"):
+        store.create("phi", (2000, 2000))
+    assert not list((cache_dir() / "features").iterdir())
+    store.create("phi", (200, 200))[:] = 1
+    place = store._aside / "phi.npy"
+    assert place.stat().st_blocks * 512 >= 4 * 200 * 200
+    store.finish()
+    assert store.open()["phi"].sum() == 200 * 200
+    assert [p.name for p in (cache_dir() / "features").iterdir()] == [store.folder.name]
+
+
+def test_a_computation_that_breaks_off_leaves_nothing(monkeypatch):
+    world = linear_world()
+    bank = FeatureBank(world.model, world.examples, FeatureConfig(timesteps=3, dim=0))
+    real = bank._at
+
+    def breaks(i):
+        if i == 4:
+            raise ScoreError("A gradient is not finite.")
+        return real(i)
+
+    monkeypatch.setattr(bank, "_at", breaks)
+    with pytest.raises(ScoreError):
+        list(bank.prepare())
+    assert not list((cache_dir() / "features").iterdir())
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_live_one_makes_is_not():
+    dead, live, now, other = (Store("x", {"n": n}) for n in (1, 1, 1, 2))
+    for store in (dead, other):
+        store._aside.mkdir(parents=True)
+        (store._aside / "phi.npy").write_bytes(b"half")
+    live.create("phi", (2,))
+    now.create("phi", (2,))[:] = [1, 2]
+    assert [s._aside.is_dir() for s in (dead, live, now, other)] == [False, True, True, True]
+    now.finish()
+    live.discard()
+    with claimed(other._aside) as free:
+        assert free
+    assert json.loads((now.folder / "settings.json").read_text())["settings"] == {"n": 1}
