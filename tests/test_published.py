@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +21,7 @@ from guda_core.data.sources.source import open_dataset
 from guda_core.diffusion.cards import find_card
 from guda_core.errors import AdapterError, DataError, OptionError
 from guda_core.local import load_service
+from guda_core.publishing import published
 from guda_core.publishing.hub_card import plain
 from guda_core.publishing.published import publish
 from guda_core.unlearning import adapters
@@ -242,6 +246,41 @@ def test_the_command_makes_it_again_and_remembers_where_the_model_is(work):
     guda("assets", "card", "--with-model")
     guda("assets", "card")
     assert (work / "published" / "brush" / "artists" / "models" / "brush" / "model_index.json").is_file()
+
+
+def test_two_processes_that_publish_at_once_wait_for_each_other(work, monkeypatch):
+    inside, most, real = [0], [], published._write
+
+    def write(*a, **more):
+        inside[0] += 1
+        most.append(inside[0])
+        time.sleep(0.3)
+        try:
+            return real(*a, **more)
+        finally:
+            inside[0] -= 1
+
+    monkeypatch.setattr(published, "_write", write)
+    with ThreadPoolExecutor(2) as pool:
+        folders = {f.result().folder for f in [pool.submit(made) for _ in range(2)]}
+    assert most == [1, 1] and (folders.pop() / "README.md").is_file() and not folders
+
+
+def test_what_is_published_does_not_change_with_the_users_own_files(work, tmp_path, monkeypatch):
+    adapters_of = work / "runs" / "brush" / "artists" / "adapters"
+    own = tmp_path / "style.safetensors"
+    shutil.copyfile(adapters_of / "dee" / "adapter_model.safetensors", own)
+    card = dataclasses.replace(find_card("brush"), lora=str(own))
+    folder = publish(card, load_group_set("artists"), with_model=True).folder
+    files = [p for p in (folder / "models").rglob("*") if p.is_file()]
+    before, theirs = {p: p.read_bytes() for p in files}, [own, *(work / "models" / "brush").rglob("*.*")]
+    assert len([p for p in files if p.suffix == ".safetensors"]) == 4
+    for path in theirs:
+        with path.open("r+b") as f:
+            f.write(b"changed in place")
+    assert {p: p.read_bytes() for p in files} == before
+    weights = folder / "runs" / "brush" / "artists" / "adapters" / "dee" / "adapter_model.safetensors"
+    assert weights.samefile(adapters_of / "dee" / weights.name)  # these are only ever replaced
 
 
 def test_a_model_from_the_hub_cannot_be_put_in(work):

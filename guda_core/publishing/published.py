@@ -15,7 +15,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -37,6 +38,7 @@ from guda_core.publishing import hub_card
 from guda_core.records import NOT_STATED, GroupSet
 from guda_core.unlearning import adapter_files
 from guda_core.unlearning.adapters import RUN
+from guda_core.work_queue import claimed
 
 PUBLIC = ("npm-iconify", "scikit-digits", "cifar10")  # sources that anybody can fetch; others say where pictures lie
 TOLD = ("name", "author", "licence", "licence_link", "link", "phrase")  # of a group
@@ -73,6 +75,20 @@ def publish(card: Card, group_set: GroupSet, *, with_model: bool = False, on_hub
         DataError: the disk is full, or the folder cannot be written.
     """
     published = paths.writable(paths.home()) / "published"
+    with _alone(published):
+        return _publish(published, card, group_set, with_model=with_model, on_hub=on_hub)
+
+
+@contextmanager
+def _alone(published: Path) -> Iterator[None]:
+    """Within the block no other process publishes in this workspace: both would exchange the same folder."""
+    with ExitStack() as claim:
+        with suppress(OptionError):  # a disk that knows no locks; of one that cannot be written to is told later
+            claim.enter_context(claimed(published / ".publish", wait=True))
+        yield
+
+
+def _publish(published: Path, card: Card, group_set: GroupSet, *, with_model: bool, on_hub: str) -> Made:
     target = _place(published, card.id, group_set.id)
     run = paths.run(card.id, group_set.id)
     metas, missing = _adapters(run, group_set)
@@ -227,7 +243,7 @@ def _copy_adapter(source: Path, to: Path) -> None:
 
 
 def _link(source: Path, to: Path) -> None:
-    """A second name of a large file that is never changed in place; a copy where that cannot be."""
+    """A second name of a large file that only this project writes, and never in place; a copy where that cannot be."""
     try:
         os.link(source.resolve(), to)
     except OSError:
@@ -278,7 +294,7 @@ def _write_card(folder: Path, card: Card, group_set: str, *, with_model: bool, o
         )
     if card.lora:
         own = replace(own, lora=f"{card.id}.lora.safetensors")
-        _link(Path(card.lora), folder / own.lora)
+        shutil.copyfile(Path(card.lora), folder / own.lora)
     plain = {f.name: f.default if f.default is not MISSING else None for f in fields(Card)}
     told = {k: v for k, v in asdict(own).items() if k != "id" and v and v != plain.get(k)}
     _write_yaml(folder / f"{card.id}.yaml", {card.id: told})
@@ -286,9 +302,10 @@ def _write_card(folder: Path, card: Card, group_set: str, *, with_model: bool, o
 
 
 def _copy_model(source: Path, to: Path) -> None:
-    """The files of a model, of the kinds that are brought from the hub. A single file's settings lie beside it."""
+    """Copies of the files of a model, of the kinds that are brought from the hub: they are the user's, who may change
+    them in place. A single file's settings lie beside it."""
     if source.is_file():
-        _link(source, to)
+        shutil.copyfile(source, to)
         beside = {source.with_suffix(""): to.with_suffix(""), source.parent / "tokenizer": to.parent / "tokenizer"}
         for folder, place in beside.items():
             if folder.is_dir():
@@ -299,4 +316,4 @@ def _copy_model(source: Path, to: Path) -> None:
         if any(part.startswith(".") for part in name.parts) or not any(fnmatch(path.name, k) for k in KINDS):
             continue
         (to / name).parent.mkdir(parents=True, exist_ok=True)
-        _link(path, to / name)
+        shutil.copyfile(path, to / name)
