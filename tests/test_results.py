@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiments.scale import made_up
+from guda_core.diffusion.cards import resolve_card
 from guda_core.errors import OptionError, ReportError
 from guda_core.records import Scope
 from guda_core.reports.read import read_report
@@ -19,6 +20,8 @@ from guda_core.scoring.asking import Asked, Results
 from guda_core.scoring.summary_page import page
 from guda_core.ui import results_screen
 from tests.light import LightService, draw
+from tests.own_pictures import guda
+from tests.own_workspace import own_workspace
 from tests.table_works import folder_of, rows
 from tests.table_works import run as make_table
 from tests.test_cli import run  # noqa: F401  (a fixture)
@@ -182,6 +185,24 @@ def test_the_commands_make_ask_and_replay_a_table(run, tmp_path):  # noqa: F811
     assert "another picture" in run("results", out, "--report", "001.png", tmp_path / "r.zip").output
 
 
+def test_a_row_is_computed_again_by_a_model_that_has_no_card(home, tmp_path):
+    runs, model = own_workspace(home) / "runs", home / "models" / "brush"
+    (home / "models" / "brush.yaml").unlink()
+    (runs / "brush").rename(runs / resolve_card(str(model)).id)
+    model = model.rename(home / "brush")
+    folder, out, report = folder_of(tmp_path / "in", 1), tmp_path / "out", tmp_path / "r.zip"
+    guda("attribute", folder, "--out", out, "--table", "--effort", "quick", "--set", "artists", "--model", model)
+    said = guda("results", out, "--report", "000.png", report, code=2)
+    assert "of the model 'brush', which has no card here. Name it with --model" in said
+    said = guda("results", out, "--report", "000.png", report, "--model", model)
+    assert "Equal: every score is bitwise" in said and report.is_file() and "is not the one" not in said
+    lora = runs / "brush" / "artists" / "adapters" / "dee" / "adapter_model.safetensors"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GUDA_LORA", "")  # `--lora` sets it
+        said = guda("results", out, "--report", "000.png", report, "--model", model, "--lora", lora, code=1)
+    assert "This model is not the one of the results" in said and "Different." in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -191,6 +212,7 @@ def test_the_commands_make_ask_and_replay_a_table(run, tmp_path):  # noqa: F811
         (("attribute", "nowhere", "--table", "--out", "out"), "no folder or picture 'nowhere'"),
         (("results", "nowhere"), "There are no results in 'nowhere'"),
         (("results", "nowhere", "--status", "odd"), "--status must be one of ok"),
+        (("results", "nowhere", "--model", "emoji"), "--model and --lora go with --report"),
     ],
 )
 def test_wrong_options_are_one_sentence(run, arguments, sentence):  # noqa: F811

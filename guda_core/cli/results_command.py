@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from guda_core.cli.terminal import HomeOption, note, say, show
-from guda_core.errors import OptionError
+from guda_core.cli.terminal import HomeOption, LoraOption, note, say, show
+from guda_core.errors import ModelError, OptionError
 
 if TYPE_CHECKING:
     from guda_core.scoring.asking import Asked, Results, Summary
@@ -44,6 +44,11 @@ def results(
         tuple[str, Path] | None,
         typer.Option("--report", metavar="PICTURE OUT.zip", help="Compute a picture again and write its report."),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="With --report: the model, if it is no card: the folder, file or Hub id."),
+    ] = None,
+    lora: LoraOption = None,
     home: HomeOption = None,
 ) -> None:
     """Ask the results of `guda attribute --table`: a summary, or the rows that the options name.
@@ -56,11 +61,13 @@ def results(
     for given, known, name in ((status, STATUSES, "--status"), (scope, SCOPES, "--scope")):
         if given and given not in known:
             raise OptionError(f"{name} must be one of {', '.join(known)}; got '{given}'.")
+    if report is None and (model or lora):
+        raise OptionError("--model and --lora go with --report: nothing else here needs the model.")
     found = Results(folder)
     if found.cut:
         note(left_out(found.cut))
     if report is not None:
-        _again(found, *report)
+        _again(found, *report, model=model)
         return
     picture = found.spelled(picture) if picture else ""
     asked = Asked(group=group, picture=picture, status=status, scope=scope, method=method, first=first)
@@ -191,16 +198,28 @@ def _write_json(path: Path, value: Any) -> None:
     say(f"Written: {path}")
 
 
-def _again(found: Results, picture: str, path: Path) -> None:
+def _again(found: Results, picture: str, path: Path, *, model: str | None) -> None:
     """Compute a picture again, write its report, and say whether the table is right."""
     from guda_core.cli.loading import service_of
+    from guda_core.diffusion.cards import known_cards
     from guda_core.reports import bundle
     from guda_core.scoring.again import again, rows_of
 
     rows, made = rows_of(found, picture), found.made_from()
     if rows[0]["device"] == "cpu":  # in the type that the table was made in
         os.environ["GUDA_DTYPE"] = made["model"]["dtype"]
-    service = service_of(made["model"]["id"], made["group_set"]["id"])
+    id = made["model"]["id"]
+    try:
+        service = service_of(model or id, made["group_set"]["id"])
+    except ModelError as e:
+        if model or id in known_cards():
+            raise
+        raise OptionError(
+            f"These results are of the model '{id}', which has no card here. Name it with --model, and --lora where it "
+            "had one, as when they were made."
+        ) from e
+    if (now := service.provenance().sha256) != made["model"]["sha256"]:
+        note(f"This model is not the one of the results ({now[:12]}, theirs is {made['model']['sha256'][:12]}).")
     done = again(service, made, rows)
     bundle.write(path, done.report)
     say(SAID[done.outcome])
