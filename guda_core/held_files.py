@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 HELD = (5, 32)  # Windows' error numbers
@@ -22,7 +23,12 @@ def is_held(error: BaseException) -> bool:
 
 
 def replace_file(source: Path, target: Path) -> None:
-    """Give a file or folder another name, in place of a file that has it. Raises OSError: refused, also after 2 s."""
+    """Give a file or folder another name, in place of a file that has it. A file's content is on the disk before: else
+    the new name could be there after a power cut, and the content not. Raises OSError: refused, also after 2 s."""
+    with suppress(OSError):  # a folder, or one that may not be written to; what is not there is told by the next line
+        if source.is_file():
+            with source.open("r+b") as f:
+                os.fsync(f.fileno())
     _patient(lambda: os.replace(source, target))
 
 

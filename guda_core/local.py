@@ -108,7 +108,7 @@ class LocalService:
             name=m.card.name,
             sha256=m.sha256,
             clip_sha256=self.clip.sha256 if self.clip else "",
-            bank_sha256=self.clip.bank_sha256() if self.clip and "clip" in self.offered else "",
+            bank_sha256=self._bank_sha256(),
             caveat=" ".join(filter(None, (m.caveat, self._said_of_methods()))),
             resolution=m.card.resolution,
             only_groups=m.card.only_groups and m.card.group_set == self.group_set.id,
@@ -123,8 +123,12 @@ class LocalService:
             validation=read_validation(paths.BENCHMARKS, base_sha256=m.sha256),
         )
 
+    def _bank_sha256(self) -> str:
+        likeness = self.offered.get(ClipSimilarity.id)
+        return likeness.bank_sha256 if isinstance(likeness, ClipSimilarity) else ""
+
     def _said_of_methods(self) -> str:
-        said = [m.caveat() for m in self.offered.values() if isinstance(m, Counterfactual | ClipSimilarity)]
+        said = [m.caveat() for m in self.offered.values()]
         return " ".join(dict.fromkeys(filter(None, said)))
 
     def methods(self) -> dict[str, MethodInfo]:

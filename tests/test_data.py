@@ -12,6 +12,7 @@ import pytest
 
 from guda_core import paths
 from guda_core.data.dataset import Pictures
+from guda_core.data.reserved import reserved
 from guda_core.data.sources import iconify
 from guda_core.errors import DataError
 from guda_core.records import Group, GroupSet
@@ -235,3 +236,13 @@ def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("GUDA_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert paths.cache_dir() == tmp_path / ".cache" / "guda"
+
+
+def test_a_manifest_or_queries_that_are_torn_are_told(built, tmp_path):
+    (built / "manifest.json").write_text('{"resolution": 6')
+    with pytest.raises(DataError, match=r"manifest.json is damaged .* again"):
+        pictures_of("train")
+    for text in ("", "[]", '{"group_set": "emoji"}', '{"group_set": "emoji", "items": [{"set": "real"}]}'):
+        (tmp_path / "queries.json").write_text(text)
+        with pytest.raises(DataError, match=r"queries.json is damaged"):
+            reserved(tmp_path / "queries.json", replace(SET, id="emoji"))

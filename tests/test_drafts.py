@@ -194,6 +194,21 @@ def test_models_of_pictures_that_changed_since_are_said(home, pictures, tmp_path
     assert words not in guda(*asked)  # unknown is not said to be wrong
 
 
+def test_gradient_features_of_pictures_that_changed_since_are_said(home, pictures, tmp_path):
+    paint(tmp_path / "one.png")
+    guda("groups", "new", pictures)
+    save_tiny(home / "models" / "mine")
+    where = ("--set", "artists", "--model", home / "models" / "mine")
+    guda("assets", "features", *where, "--methods", "dtrak", "--dim", "4")
+    asked = ("attribute", tmp_path / "one.png", *where, "--methods", "dtrak", "--effort", "quick")
+    words = "The features that D-TRAK answers from were made before the set's pictures or captions changed."
+    assert words not in guda(*asked)
+    listed = {p.picture for p in read_list(home / "sets" / "artists" / FILE) if not p.held_out}
+    next(p for p in sorted(pictures.rglob("*.jpg")) if p.relative_to(pictures).as_posix() in listed).unlink()
+    guda("groups", "new", pictures, "--again")
+    assert f"{words} `guda assets features` makes them again." in guda(*asked)
+
+
 def test_files_saved_anew_with_the_same_pixels_are_no_other_pictures(home, pictures, tmp_path):
     paint(tmp_path / "one.png")
     guda("groups", "new", pictures)

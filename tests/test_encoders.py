@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -37,6 +38,7 @@ from guda_core.file_names import placeless
 from guda_core.local import load_service, service_for
 from guda_core.records import Group, GroupSet
 from guda_core.reports.record import to_json
+from guda_core.unlearning import adapter_files
 from guda_core.unlearning.run import Forgetting
 from tests.loopback_hub import loopback_hub
 from tests.own_pictures import guda
@@ -318,6 +320,33 @@ def test_unlearning_compares_words_by_the_same_encoder(home):
     with_encoder(home, "dinov2:more")
     said = guda("unlearn", "--selection", "weighted", "--steps", "1", "--batch", "1", code=2)
     assert "needs a CLIP with its text tower" in said
+
+
+def test_an_adapter_that_was_drawn_by_likeness_is_made_again_with_another_encoder(home, monkeypatch):
+    folder = own_workspace(home) / "runs" / "brush" / "artists" / "adapters" / "dee"
+    save_clip(home / "models" / "eyes")
+    with_encoder(home, "clip:eyes")
+    job = Forgetting(load_group_set("artists"))
+    config = job.config(selection="weighted")
+    monkeypatch.setattr(job, "fits", lambda group, config: True)  # as far as its other settings go
+    monkeypatch.setattr(job, "_of_these_pictures", lambda group: True)
+    for made, pending in ((job.clip.sha256, []), ("0" * 64, ["dee"])):
+        adapter_files.note(folder, {"clip_sha256": made})
+        assert job.pending(["dee"], config=config) == pending
+    assert job.pending(["dee"], config=job.config()) == []  # drawn with equal odds
+
+
+def test_a_report_names_the_bank_that_was_read(home):
+    own_workspace(home, adapters_too=False)
+    save_clip(home / "models" / "eyes")
+    with_encoder(home, "clip:eyes")
+    guda("assets", "bank", "--set", "artists")
+    service = service_for(load_model(find_card("brush")), load_group_set("artists"))
+    read = service.provenance().bank_sha256
+    bank = service.encoder().bank
+    assert read == hashlib.sha256(bank.read_bytes()).hexdigest()
+    service.encoder().write_bank({"dee": torch.ones(1, 12)}, "other pictures")
+    assert service.provenance().bank_sha256 == read != hashlib.sha256(bank.read_bytes()).hexdigest()
 
 
 def test_a_damaged_bank_makes_only_similarity_unavailable(home):

@@ -23,6 +23,7 @@ from guda_core.data.shards import Shards
 from guda_core.diffusion.cards import find_card, resolve_card
 from guda_core.errors import AdapterError, CacheError, DataError, ReportError, TrainingError
 from guda_core.file_names import DEVICES, MOST
+from guda_core.held_files import replace_file
 from guda_core.publishing import published
 from guda_core.reports import bundle
 from guda_core.unlearning import adapter_files, adapters, checkpoints
@@ -271,3 +272,15 @@ def test_a_groups_id_is_no_devices_name_and_one_that_is_there_is_warned_of(home)
     path.write_text(path.read_text().replace("dee:", "aux:"))
     found = load_group_set("artists")  # made before, elsewhere: it stays
     assert any("Windows keeps the name 'aux'" in line for line in warnings(found, [], []))
+
+
+def test_a_files_content_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    order, real, sync = [], os.replace, os.fsync
+    monkeypatch.setattr(os, "fsync", lambda f: order.append(("sync", os.fstat(f).st_ino)) or sync(f))
+    monkeypatch.setattr(os, "replace", lambda a, b: order.append(("replace", Path(a).stat().st_ino)) or real(a, b))
+    (tmp_path / "a").write_bytes(b"new")
+    (tmp_path / "folder").mkdir()
+    replace_file(tmp_path / "a", tmp_path / "b")
+    replace_file(tmp_path / "folder", tmp_path / "other")  # has no content of its own
+    at, of = ((tmp_path / name).stat().st_ino for name in ("b", "other"))
+    assert order == [("sync", at), ("replace", at), ("replace", of)]

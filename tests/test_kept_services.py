@@ -84,3 +84,13 @@ def test_one_lets_go_of_its_model_before_another_is_loaded(there, monkeypatch):
 
     monkeypatch.setattr(api.cards, "load_model", load)
     assert api._service("brush", "artists").query(np.zeros((16, 16, 3), np.uint8), "").image_hash and was == [None]
+
+
+def test_a_report_tells_no_health_of_another_adapter_than_the_one_that_answered(there):
+    folder = there / "runs" / "brush" / "artists" / "adapters" / "dee"
+    plant(folder, "dee", 1)
+    service = api._service("brush", "artists")
+    assert isinstance(service.provenance().unlearned.figures["dee"], dict)
+    plant(folder, "dee", 5)  # by another process, while this one is at work
+    found = service.provenance().unlearned
+    assert "another model without the group" in found.figures["dee"] and found.hashes == service.offered["guda"].hashes

@@ -108,6 +108,13 @@ def _found(job: Job) -> Found:
             return end.value
 
 
+def test_a_group_called_look_has_a_claim_of_its_own():
+    asked = Asked("artists", "brush", Path("adapters"), groups=("look",))
+    found = Found({"look": 1.0}, {})
+    claims = [job.claim for job in (first_job(asked, "brush"), *group_jobs.group_jobs(asked, "brush", found))]
+    assert len(set(claims)) == 2 and claims[1].name == "look"
+
+
 def test_a_plan_for_several_workers_says_the_whole(home):
     own_workspace(home, adapters_too=False)
     said = " ".join(guda("unlearn", "--plan", *FEW, "--workers", "2", "--json", str(home / "plan.json")).split())

@@ -261,8 +261,15 @@ class Counterfactual(Method):
             title=self.figures_title,
             note=self.figures_note,
             columns=self.figure_columns,
-            figures={g: read_figures(self.folder / g / adapters.HEALTH) for g in self.group_set.groups},
+            figures={g: self._figures(g) for g in self.group_set.groups},
         )
+
+    def _figures(self, group: str) -> dict[str, Any] | str:
+        """What was measured of the group's model that answers here, or why nothing is told."""
+        found, answers = read_figures(self.folder / group / adapters.HEALTH), self.hashes.get(group)
+        if isinstance(found, dict) and answers and found.get("adapter_sha256", answers) != answers:
+            return f"{adapters.HEALTH} is of another model without the group than the one that answered."
+        return found
 
     def without(self, group: str) -> AbstractContextManager[None]:
         """Within the block the model is the one without the group."""

@@ -133,6 +133,10 @@ class Method(ABC):
         """The part of every answer's settings that names what it is computed from: hashes, offsets. Plain data."""
         return {}
 
+    def caveat(self) -> str:
+        """What has to be said of its scores, such as that they are of an older set's pictures; "" where nothing has."""
+        return ""
+
     def models(self) -> GroupModels | None:
         """Its models without a group each, None when it has no such."""
         return None

@@ -112,8 +112,16 @@ class Similarity(Method):
         yield Attribution(self.id, self.unit, scores, settings=settings)
 
 
+def _read(clip: Encoder) -> tuple[dict[str, Tensor], str]:
+    """(the encoder's bank, SHA-256 of just the file that was read)."""
+    while True:
+        sha256, bank = clip.bank_sha256(), clip.read_bank()
+        if clip.bank_sha256() == sha256:  # nobody put another in its place
+            return bank, sha256
+
+
 class ClipSimilarity(Similarity):
-    """Likeness in the features of CLIP."""
+    """Likeness in the features of CLIP. bank_sha256: of the bank's file as it was when it was read."""
 
     id = "clip"
     name = "CLIP similarity"
@@ -125,7 +133,8 @@ class ClipSimilarity(Similarity):
     missing = "The bank of CLIP features lacks this group."
 
     def __init__(self, clip: Encoder, group_set: GroupSet, aggregate: str = "mean") -> None:
-        super().__init__(clip.read_bank(), list(group_set.groups), aggregate)
+        bank, self.bank_sha256 = _read(clip)
+        super().__init__(bank, list(group_set.groups), aggregate)
         self.clip, self.group_set = clip, group_set
 
     @classmethod

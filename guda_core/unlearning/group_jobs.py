@@ -154,8 +154,8 @@ def _claims(asked: Asked, card: str) -> Path:
 
 
 def first_job(asked: Asked, card: str) -> Job:
-    """Looks what is to be done. card: the model's id."""
-    return Job("look and encode", look, _claims(asked, card) / "look", arguments=(asked,))
+    """Looks what is to be done. card: the model's id. No group can be called as its claim is."""
+    return Job("look and encode", look, _claims(asked, card) / ".look", arguments=(asked,))
 
 
 def group_jobs(asked: Asked, card: str, found: Found) -> list[Job]:

@@ -26,7 +26,7 @@ from guda_core.data.own.picture_list import trained_on
 from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion.cards import chosen_card, load_model
 from guda_core.diffusion.identity import KNOWN
-from guda_core.errors import AdapterError, InHandError, OptionError
+from guda_core.errors import AdapterError, InHandError, ModelError, OptionError
 from guda_core.held_files import replace_file
 from guda_core.paths import STYLE_GROUPS, Layers, cache_dir
 from guda_core.records import GroupSet
@@ -114,6 +114,16 @@ class Forgetting:
         same = meta.get("data_sha256") in (None, self.pictures().sha256())
         return same and meta.get(adapter_files.CAPTIONS, self._captions) == self._captions
 
+    def _by_this_encoder(self, group: str, config: Settings) -> bool:
+        """Whether an adapter whose anchors' groups were drawn by likeness was made with the encoder of today."""
+        made = self.load(group).meta.get("clip_sha256")
+        if made is None or getattr(config, "selection", "") != "weighted":
+            return True
+        try:
+            return made == self.clip.sha256
+        except ModelError:  # it is not here
+            return True
+
     @property
     def _is_own(self) -> bool:
         """Whether the set is one of the user's own."""
@@ -132,7 +142,9 @@ class Forgetting:
         settings, an adapter fits only if it was made from the pictures and captions that the set has now."""
 
         def fit(group: str) -> bool:
-            return self.fits(group, config) and (config is None or self._of_these_pictures(group))
+            if config is None or not self.fits(group, config):
+                return self.fits(group, config)
+            return self._by_this_encoder(group, config) and self._of_these_pictures(group)
 
         return [g for g in self.known(wanted) if again or not fit(g)]
 

@@ -5,8 +5,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +106,7 @@ def make(opened: Opened, method: str) -> Steps:
     meta = {
         "command": f"python -m guda_core assets features --methods {method} --dim {opened.asked.dim}{parts}",
         **opened.made_from(method),
-        "pictures_sha256": pictures_sha256(opened.group_set),
+        "pictures_sha256": quantised.pictures_sha256(opened.group_set),
         "config": dataclasses.asdict(made.config.features),
         "versions": versions(),
         "date": today(),
@@ -116,17 +114,10 @@ def make(opened: Opened, method: str) -> Steps:
     quantised.write(opened.folder(method), made.features, opened.examples.groups, meta)
 
 
-def pictures_sha256(group_set: GroupSet) -> str:
-    """Hash of the training pictures and of what their captions are made of; no picture is encoded for it."""
-    words = [(g.id, g.phrase, list(g.descriptors)) for g in group_set.groups.values()]
-    said = [group_set.caption, group_set.descriptors_per_caption, words]
-    of = f"{open_dataset(group_set).fingerprint('train')}\n{json.dumps(said)}"
-    return hashlib.sha256(of.encode()).hexdigest()
-
-
 def seem_made(asked: AskedFeatures, model: BaseModel, group_set: GroupSet, methods: Sequence[str]) -> list[str]:
-    """The methods whose features are there, whole, and made from this model, these settings and, by `pictures_sha256`,
-    these pictures. `is_made` tells also of features that do not say that hash, but has to encode the pictures."""
+    """The methods whose features are there, whole, and made from this model, these settings and, by
+    `quantised.pictures_sha256`, these pictures. `is_made` tells also of features that do not say that hash, but has to
+    encode the pictures."""
     folder = asked.folder or paths.run(model.card.id, group_set.id).features.own("")
     found, pictures = [], ""
     for method in methods:
@@ -135,7 +126,7 @@ def seem_made(asked: AskedFeatures, model: BaseModel, group_set: GroupSet, metho
         except CacheError:
             continue
         if bank.config == config_of(method, asked.dim, asked.parts).features and "pictures_sha256" in bank.meta:
-            pictures = pictures or pictures_sha256(group_set)
+            pictures = pictures or quantised.pictures_sha256(group_set)
             found += [method] if bank.meta["pictures_sha256"] == pictures else []
     return found
 

@@ -26,7 +26,7 @@ from guda_core.attribution.method import Budget, Context, Method, Unavailable
 from guda_core.data.encoded import Examples
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import CacheError, OptionError, ScoreError
-from guda_core.records import Attribution, Cost, Query
+from guda_core.records import Attribution, Cost, GroupSet, Query
 
 CHUNK = 1024  # rows or columns of Phi taken to float64 at a time
 HELD = 2**29  # bytes up to which a float64 copy of Phi is held, so that a query need not make it again
@@ -99,6 +99,7 @@ class KernelMethod(Method):
     output = "loss"
     normalise = False
     dim = 32768
+    group_set: GroupSet | None = None
 
     def __init__(
         self, model: BaseModel, examples: Examples, group_ids: Sequence[str], config: KernelConfig | None = None
@@ -118,7 +119,9 @@ class KernelMethod(Method):
                 "There are no gradient features of the training pictures. Make them with `python -m guda_core assets "
                 "features`."
             )
-        return cls.on_quantised(context.model, context.features / cls.id, context.groups)
+        method = cls.on_quantised(context.model, context.features / cls.id, context.groups)
+        method.group_set = context.group_set
+        return method
 
     @classmethod
     def on_quantised(cls, model: BaseModel, folder: Path, group_ids: Sequence[str]) -> Self:
@@ -156,6 +159,22 @@ class KernelMethod(Method):
         of = self.config.features
         weights = sum(p.numel() for p in counted(self.bank.model.network, of.parts).values())
         return blocks_seconds(Projection(weights, of.dim, of.seed)) if of.dim else 0.0
+
+    @cached_property
+    def outdated(self) -> bool:
+        """Whether the stored features are of other pictures or captions than the set's list names now."""
+        if self.group_set is None or not isinstance(self.bank, QuantisedBank):
+            return False
+        return self.bank.outdated(self.group_set)
+
+    def caveat(self) -> str:
+        """What has to be said of the scores; "" where the features are what they should be."""
+        if not self.outdated:
+            return ""
+        return (
+            f"The features that {self.name} answers from were made before the set's pictures or captions changed. "
+            "`guda assets features` makes them again."
+        )
 
     def cost(self, budget: Budget) -> Cost:
         """The gradient at every timestep, and its projection."""

@@ -23,9 +23,11 @@ from safetensors.numpy import load, save_file
 from guda_core.attribution.gradient.features import FeatureConfig, Features, Gradients
 from guda_core.attribution.gradient.projection import Projection
 from guda_core.attribution.run_files import in_place_of
+from guda_core.data.sources.listed import ListedFiles
+from guda_core.data.sources.source import open_dataset
 from guda_core.diffusion.base_model import BaseModel
-from guda_core.errors import CacheError
-from guda_core.records import Query
+from guda_core.errors import CacheError, GudaError
+from guda_core.records import GroupSet, Query
 from guda_core.unlearning.adapter_files import hash_file
 
 WEIGHTS, META = "features.safetensors", "features.json"
@@ -49,6 +51,14 @@ def write(folder: Path, features: Features, groups: tuple[str, ...], meta: Mappi
         save_file(arrays, weights)
         record = {**meta, "groups": list(groups), "sha256": hash_file(weights)}
         told.write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+
+def pictures_sha256(group_set: GroupSet) -> str:
+    """Hash of the training pictures and of what their captions are made of; no picture is encoded for it."""
+    words = [(g.id, g.phrase, list(g.descriptors)) for g in group_set.groups.values()]
+    said = [group_set.caption, group_set.descriptors_per_caption, words]
+    of = f"{open_dataset(group_set).fingerprint('train')}\n{json.dumps(said)}"
+    return hashlib.sha256(of.encode()).hexdigest()
 
 
 def check_others(folder: Path, model: BaseModel) -> None:
@@ -107,6 +117,16 @@ class QuantisedBank:
     def provenance(self) -> dict[str, Any]:
         """Hashes of the base model and of the features."""
         return {k: self.meta[k] for k in ("base_sha256", "sha256")}
+
+    def outdated(self, group_set: GroupSet) -> bool:
+        """Whether the features are of other pictures or captions than the set's list names now. Of a set without a list
+        that is not asked: its pictures would have to be opened."""
+        made = self.meta.get("pictures_sha256")
+        try:
+            listed = made is not None and isinstance(open_dataset(group_set), ListedFiles)
+            return listed and made != pictures_sha256(group_set)
+        except GudaError:  # there is no list, or none that can be read
+            return False
 
     def prepare(self) -> Iterator[float]:
         """Nothing is left to compute."""

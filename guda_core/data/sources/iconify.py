@@ -237,9 +237,13 @@ class Iconify(Source):
         own, folder = self.group_set, self.folder
         if not (folder / "manifest.json").is_file():
             raise DataError(f"No pictures in {folder}. Run {FETCH} first (it needs npm).")
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         packages = {package_of(g): g.source["version"] for g in own.groups.values()}
-        if (manifest["resolution"], manifest["packages"]) != (own.resolution, packages):
+        try:
+            manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+            made = (manifest["resolution"], manifest["packages"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
+            raise DataError(f"{folder / 'manifest.json'} is damaged ({e}). Run {FETCH} again.") from e
+        if made != (own.resolution, packages):
             raise DataError(f"The pictures in {folder} are of another version. Run {FETCH} again.")
         pixels, groups, names = [], [], []
         for gid in own.groups:
