@@ -13,6 +13,7 @@ import json
 import math
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -41,8 +42,8 @@ def _lock_of(folder: Path) -> Path:
 
 def _reserve(file: int, size: int) -> None:
     """Have the disk give a file its room now: it would end the process when it is full later. Raises OSError: it is
-    full. Where systems or disks do not know how to, nothing is done."""
-    if hasattr(os, "posix_fallocate"):
+    full. On other systems, and on disks that do not know how to, nothing is done."""
+    if sys.platform == "linux":
         try:
             os.posix_fallocate(file, 0, size)
         except OSError as e:
