@@ -75,8 +75,9 @@ def publish(card: Card, group_set: GroupSet, *, with_model: bool = False, on_hub
         DataError: the disk is full, or the folder cannot be written.
     """
     published = paths.writable(paths.home()) / "published"
+    target = _place(published, card.id, group_set.id)
     with _alone(published):
-        return _publish(published, card, group_set, with_model=with_model, on_hub=on_hub)
+        return _publish(target, card, group_set, with_model=with_model, on_hub=on_hub)
 
 
 @contextmanager
@@ -88,8 +89,7 @@ def _alone(published: Path) -> Iterator[None]:
         yield
 
 
-def _publish(published: Path, card: Card, group_set: GroupSet, *, with_model: bool, on_hub: str) -> Made:
-    target = _place(published, card.id, group_set.id)
+def _publish(target: Path, card: Card, group_set: GroupSet, *, with_model: bool, on_hub: str) -> Made:
     run = paths.run(card.id, group_set.id)
     metas, missing = _adapters(run, group_set)
     small, left_out = _small(run, group_set, base_sha256=str(next(iter(metas.values())).get("base_sha256")))
@@ -102,7 +102,7 @@ def _publish(published: Path, card: Card, group_set: GroupSet, *, with_model: bo
         with_model, on_hub = _as_before(target / "models", card)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".new-", dir=published, ignore_cleanup_errors=True) as name:
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=target.parent.parent, ignore_cleanup_errors=True) as name:
             new = Path(name) / "made"
             inside = _write(new, run, card, group_set, metas, small, with_model=with_model, on_hub=on_hub)
             _put(new, target, before=Path(name) / "before")
