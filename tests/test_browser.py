@@ -41,7 +41,7 @@ def test_generate_and_attribute_shows_the_sentence_and_bars_of_both_methods(brow
         expect(page.get_by_text(FIRST_VISIT.headline)).to_be_visible()
         run(page)
         done(page)
-        expect(page.locator(".guda-says")).to_contain_text(re.compile("^Most needed: .* clear$"))
+        expect(page.locator(".guda-says")).to_contain_text(re.compile("^Most needed: .* clear of the second$"))
         expect(page.locator(".guda-figures")).to_contain_text("41 nats (95% interval 35 to 47). Next: ")
         expect(page.locator(".guda-chart")).to_have_count(2)
         expect(page.locator(".guda-chart:visible")).to_have_count(1)  # GUDA's; the others are folded

@@ -77,6 +77,17 @@ def test_old_uploads_go_wherever_they_came_from_and_new_ones_stay(tmp_path, monk
         assert httpx.get(f"{url}gradio_api/file={old}", timeout=WAIT).status_code == 403
 
 
+def test_another_app_beside_it_keeps_what_its_page_is_made_of(tmp_path):
+    """Each app makes its own page's files young, so that the other's sweeper leaves them."""
+    own, upload = tmp_path / "own.png", tmp_path / "upload.png"
+    for path in (own, upload):
+        path.write_bytes(b"a")
+        aged(path)
+    sweep.sweep(tmp_path, {own.resolve()})
+    sweep.sweep(tmp_path)
+    assert own.is_file() and not upload.exists()
+
+
 def test_another_folder_is_never_swept(tmp_path, monkeypatch):
     assert [*sweep.folders(tmp_path)] == []
     monkeypatch.setattr(sweep, "EVERY", 0.05)

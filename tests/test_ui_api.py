@@ -82,7 +82,7 @@ def test_generate_answers_with_the_sentence_the_bars_and_the_same_figures_as_a_t
     with serving(service) as url:
         out = Visitor(url).generate()
     first = re.search('class="guda-name">([^<]+)<', out["guda"])[1]
-    assert text(out["says"]).startswith(f"Most needed: {first} clear Without {first} in the training data")
+    assert text(out["says"]).startswith(f"Most needed: {first} clear of the second By GUDA (unlearning), the model")
     assert f"{first}: 41 nats (95% interval 35 to 47). Next: " in text(out["says"])
     assert "No retrained models (the oracle) checked this answer" in text(out["says"])
     assert f"1 {first} 41 35 to 47 2 " in text(out["guda"])

@@ -19,6 +19,7 @@ import gradio as gr
 from gradio.routes import App
 from gradio.state_holder import StateHolder
 
+from guda_core.held_files import remove_file
 from guda_core.paths import UPLOADS
 
 log = logging.getLogger(__name__)
@@ -47,13 +48,16 @@ def folders(folder: Path) -> Iterator[Path]:
 
 def sweep(folder: Path, kept: Collection[Path] = (), *, old: float = OLD) -> None:
     """Delete files below a folder that were written more than `old` seconds ago, and empty folders. kept: files, with
-    links resolved, that stay. What cannot be deleted is tried again the next time."""
+    links resolved, that stay; they are made young, so that another app's sweeper leaves them too. What cannot be
+    deleted is tried again the next time."""
     now = time.time()
     for path, inner, files in os.walk(folder, topdown=False):
         for file in (Path(path, name) for name in files):
             with suppress(OSError):
-                if now - file.lstat().st_mtime > old and file.resolve() not in kept:
-                    file.unlink()
+                if file.resolve() in kept:
+                    os.utime(file)
+                elif now - file.lstat().st_mtime > old:
+                    remove_file(file)
         for empty in (Path(path, name) for name in inner):
             with suppress(OSError):
                 if now - empty.lstat().st_mtime > old:  # one that is new is about to get its file
