@@ -161,6 +161,7 @@ def test_what_the_page_is_made_of_stays(tmp_path, monkeypatch):
     route_utils.delete_files_created_by_app(page, age=None)
     assert icon.is_file()
     button.keep_in_cache.clear()
+    aged(icon)
     sweep._sweep_all(app)
     assert not icon.exists()
 
