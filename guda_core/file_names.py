@@ -8,8 +8,10 @@ import re
 from pathlib import Path
 
 MOST = 60  # characters of an id that files are named after
-ID = re.compile(r"\w[\w.-]*(?: [\w.-]+)*")  # of a model or a set: its own folder's name, and no way to another
-ID_SAID = "An id is made of letters, digits, '_', '.' and '-', and begins with a letter or a digit"
+ID = re.compile(
+    r"""(?![ .])[^/\\:*?"<>|\x00-\x1f\x7f]+(?<![ .])"""
+)  # of a model or a set: a folder's name, no way to another
+ID_SAID = """An id is a folder's name: without / \\ : * ? " < > |, and with no dot or space at its beginning or end"""
 DEVICES = frozenset(["con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10))])
 
 

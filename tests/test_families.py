@@ -121,7 +121,7 @@ GOOD = {"name": "N", "source": "folder", "path": "p", "resolution": 64}
 def test_a_card_whose_id_is_no_folder_s_name_is_refused(tmp_path, id):
     path = tmp_path / "found.yaml"
     path.write_text(json.dumps({id: GOOD}))
-    with pytest.raises(ModelError, match=r"found\.yaml: card .*An id is made of letters"):
+    with pytest.raises(ModelError, match=r"found\.yaml: card .*An id is a folder's name"):
         read_cards(path)
 
 

@@ -14,6 +14,7 @@ from guda_core.data.dataset import Pictures, described
 from guda_core.data.groups import list_group_sets, load_group_set, normal
 from guda_core.data.sources.source import Source, load_pictures, open_dataset
 from guda_core.errors import DataError, GroupSetError
+from guda_core.file_names import ID
 from guda_core.records import NOT_STATED
 
 WORDS = [f"trait {n}" for n in ("one", "two", "three", "four", "five")]
@@ -280,12 +281,22 @@ def test_a_source_from_outside_the_package_is_read_and_asked(load):
         open_dataset(s)
 
 
+@pytest.mark.parametrize("id", ["SD 1.5 + LoRA", "cats & dogs", "anna's", "a(b)", "_x", "हिन्दी", "日本"])
+def test_an_id_may_be_any_folders_name(id):
+    assert ID.fullmatch(id)
+
+
+@pytest.mark.parametrize("id", ["", "../x", "a/b", "a\\b", "c:", "..", ".x", " a", "a ", "a.", "a\nb", "a?"])
+def test_an_id_leads_to_no_other_folder(id):
+    assert not ID.fullmatch(id)
+
+
 def test_a_set_whose_id_is_no_folder_s_name_is_refused(tmp_path):
     folder = tmp_path / "there" / "small"
     folder.mkdir(parents=True)
     (folder / "group_set.yaml").write_text(yaml.safe_dump({**GOOD, "id": "../there/small"}))
     (tmp_path / "sets").mkdir()
-    with pytest.raises(GroupSetError, match="An id is made of letters"):
+    with pytest.raises(GroupSetError, match="An id is a folder's name"):
         load_group_set("../there/small", tmp_path / "sets")
 
 

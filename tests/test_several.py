@@ -62,7 +62,7 @@ def test_each_picture_is_a_row_and_a_refused_one_says_why(cache):
     assert html.count("data-row=") == 2 and "Refused. Only PNG" in html and "It could have." in html
     rows = list(csv.DictReader(io.StringIO(csv_of(service, known).decode("utf-8-sig"))))
     assert [r["file"] for r in rows] == [f"'{FORMULA}", "none.png", "b.png"]
-    assert (float(rows[0]["score"]), rows[0]["state"], rows[0]["unit"]) == (41.0, "clear of the second", "nats")
+    assert (float(rows[0]["score"]), rows[0]["state"], rows[0]["unit"]) == (41.0, "clear", "nats")
     assert rows[1]["state"] == "refused" and rows[1]["refused"].startswith("Only PNG") and rows[1]["score"] == ""
 
 

@@ -177,8 +177,9 @@ def test_a_visit_that_nobody_comes_back_to_is_forgotten(tmp_path, monkeypatch):
         known = held[0]
         sessions = {v.client.session_hash for v in (old, new)}
         assert sessions <= set(known.session_data) and known.capacity == sweep.SESSIONS == 200
+        known.session_data[old.client.session_hash].is_closed = True
         known.time_last_used[old.client.session_hash] -= timedelta(minutes=61)
-        known.time_last_used[new.client.session_hash] -= timedelta(minutes=50)
+        known.time_last_used[new.client.session_hash] -= timedelta(hours=23)  # its page may be open
         wait(lambda: old.client.session_hash not in known.session_data)
         assert new.client.session_hash in known.session_data
         assert old.client.session_hash not in known.time_last_used

@@ -136,7 +136,7 @@ def _behind(link: Any, nodes: Mapping[str, Mapping[str, Any]], seen: set[str]) -
 
     seen: nodes with nothing behind them, grows: none is looked at twice, so a graph takes no longer than its size.
     """
-    ahead = [link]  # what is next comes last
+    ahead = [link] if isinstance(link, list) else []  # what is next comes last
     while ahead:
         value = ahead.pop()
         if isinstance(value, str):

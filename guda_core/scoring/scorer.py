@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from guda_core import kept_services
@@ -78,6 +79,8 @@ class Done:
 
 def service_of(task: Task) -> Service:
     """The service of this process for a task; the last one is kept."""
+    if isinstance(task.make_service, partial):  # of this process alone, and kept by what it calls
+        return task.make_service()
     return kept_services.kept(task.make_service, task.make_service)
 
 

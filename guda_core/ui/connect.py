@@ -155,6 +155,11 @@ def _between(s: Screen, runs: Runs) -> tuple[_Small, ...]:
     )
 
 
+def taken_back(caption: str, last: str) -> list[Any]:
+    """Where a file was not read: the caption of the one before it is not this one's."""
+    return [gr.skip() if caption and caption != last else "", "", ""]
+
+
 def offer(path: str | None, caption: str, last: str) -> list[Any]:
     """The caption that a picture's file names, where the visitor has written none; what is said of it; and the same
     caption again, so that the next picture may replace it."""
@@ -190,7 +195,8 @@ def _connect_small(demo: gr.Blocks, s: Screen, service: Service) -> None:
     s.generate.click(None, form, None, js=address.WRITE, **QUICK)
     last = gr.State("", time_to_live=SESSION)  # the caption that was taken from a file
     read: dict[str, Any] = {**QUICK, "queue": True, "concurrency_limit": 2}  # a stranger's file is read
-    s.upload.change(offer, [s.upload, s.caption, last], [s.caption, s.offered, last], **read)
+    offered = s.upload.change(offer, [s.upload, s.caption, last], [s.caption, s.offered, last], **read)
+    offered.failure(taken_back, [s.caption, last], [s.caption, s.offered, last], **QUICK)
     for tab, first in zip(s.tabs, (True, False), strict=True):
         tab.select(
             lambda first=first: (gr.update(visible=first), gr.update(visible=not first)),

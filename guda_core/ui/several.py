@@ -192,7 +192,8 @@ def csv_of(service: Service, several: Several) -> bytes:
             continue
         v = said_of(service, item.answer)
         a, group = _first(service, item.answer, v)
-        row |= {"answer": v.headline, "state": v.chips[0].text if v.chips else None}
+        state = v.chips[0].text if v.chips else None
+        row |= {"answer": v.headline, "state": "clear" if state == CLEAR else state}
         row["scope"] = item.answer.scope.verdict if item.answer.scope is not None else "not assessed"
         if a is not None and group:
             s = a.groups[group]

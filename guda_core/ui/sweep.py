@@ -24,7 +24,8 @@ from guda_core.paths import UPLOADS
 
 log = logging.getLogger(__name__)
 EVERY, OLD = 15 * 60, 90 * 60  # seconds: together less than the two hours that visitors are told
-UNUSED = timedelta(hours=1)  # of a visit: what it holds is gone after half an hour already
+UNUSED = timedelta(hours=1)  # of a visit whose page is closed: what it holds is gone after half an hour already
+IDLE = timedelta(hours=24)  # of one whose page may be open
 SESSIONS = 200  # visits that are remembered at once
 
 
@@ -69,7 +70,8 @@ def forget(holder: StateHolder) -> None:
     now = datetime.now()
     with holder.lock:
         for session, used in list(holder.time_last_used.items()):
-            if now - used > UNUSED:
+            state = holder.session_data.get(session)
+            if now - used > (UNUSED if state is None or state.is_closed else IDLE):
                 holder.session_data.pop(session, None)
                 holder.time_last_used.pop(session, None)
 

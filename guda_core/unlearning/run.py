@@ -275,7 +275,8 @@ class Forgetting:
                 raise AdapterError(
                     f"In {folder} is the adapter of another model ({of[:12]}; this '{self.card.id}' is "
                     f"{self.model.sha256[:12]}), and it would be replaced. Keep it: name another --folder, or give "
-                    "this model a card with a name of its own. Or replace it: add --again."
+                    "this model a card with a name of its own. Or replace it: add --again, and --groups with the "
+                    "groups that are left if others are made already."
                 )
 
     def check_places(self, groups: Iterable[str]) -> None:

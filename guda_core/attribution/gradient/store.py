@@ -47,7 +47,7 @@ def _reserve(file: int, size: int) -> None:
         try:
             os.posix_fallocate(file, 0, size)
         except OSError as e:
-            if e.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            if e.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EPERM):
                 raise
 
 
