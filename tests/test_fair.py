@@ -272,3 +272,13 @@ def test_a_second_retraining_is_ahead_of_guda_once_the_noise_of_its_values_is_ta
     assert {r["query_set"] for r in first} == set(SETS) and all(r["low"] < 0 < r["high"] for r in first)
     gained = clear(committed, "differences", "guda + offset", "top1")
     assert not {s for m, s in gained if m == "guda"}  # the offset brings first places, not clearly
+
+
+def test_the_page_of_limits_says_how_much_more_retraining_takes_away(committed):
+    """The slopes of its sentence are those of the record."""
+    page = (ROOT / "docs" / "explanation" / "limits.md").read_text(encoding="utf-8")
+    slope = {r["query_set"]: f"{r['of_drop']:.1f}" for r in committed["offset_fit"]}
+    said = "{generated} times on generated pictures, {generated-blend} on blends, {real} on real ones"
+    for name, value in slope.items():
+        said = said.replace(f"{{{name}}}", value)
+    assert said in page

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,19 +19,7 @@ from guda_core.errors import CacheError, ScoreError
 from guda_core.paths import cache_dir
 from guda_core.work_queue import claimed
 from tests.linear import linear_world
-
-resource = pytest.importorskip("resource")
-
-
-@contextmanager
-def room_for(size: int):
-    """Within the block the system lets no file grow beyond so many bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+from tests.test_unlearn_memory import small_disk
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -70,7 +57,7 @@ def test_what_was_there_before_outlives_a_full_disk(write, tmp_path, monkeypatch
     write(tmp_path, 1, model)
     before = contents(tmp_path)
     assert before
-    with room_for(8192), pytest.raises(CacheError, match=r"cannot be written.*what was there before is still there"):
+    with small_disk(8192), pytest.raises(CacheError, match=r"cannot be written.*what was there before is still there"):
         write(tmp_path, 2, model)
     assert contents(tmp_path) == before
     write(tmp_path, 2, model)
@@ -91,7 +78,7 @@ def test_features_that_were_exchanged_since_they_were_opened_are_not_used(tmp_pa
 def test_a_cache_that_is_full_is_told_before_anything_is_computed_and_nothing_is_left():
     """Without the room being reserved, the process would end at the first write into it."""
     store = Store("x", {"n": 1})
-    with room_for(2**16), pytest.raises(CacheError, match=r"0.01 GiB cannot be written to .*GUDA_CACHE"):
+    with small_disk(2**16), pytest.raises(CacheError, match=r"0.01 GiB cannot be written to .*GUDA_CACHE"):
         store.create("phi", (2000, 2000))
     assert not list((cache_dir() / "features").iterdir())
     store.create("phi", (200, 200))[:] = 1

@@ -118,10 +118,18 @@ def everything(
     quieten()
     from experiments.second import in_order
 
-    until = began + 60 * minutes - in_order.SAVED_S
     asked = _asked(device, scale, plain, compiled)
-    order = in_order.Order(asked, work.absolute(), out.absolute(), until, say, workers, came_back)
+    order = _order(asked, began + 60 * minutes, out, work, workers, came_back)
     _worked(order, lambda: in_order.everything(order, file.absolute()))
+
+
+def _order(
+    asked: Any, end: float, out: Path, work: Path, workers: int, came_back: Path | None, given: Path | None = None
+) -> Any:
+    """What is to be done until a moment of `time.monotonic`."""
+    from experiments.second.in_order import SAVED_S, Order
+
+    return Order(asked, work.absolute(), out.absolute(), end - SAVED_S, say, workers, came_back, given)
 
 
 def _worked(order: Any, do: Callable[[], bool]) -> None:
@@ -173,9 +181,8 @@ def oracle(
     quieten()
     from experiments.second import in_order
 
-    until = began + 60 * minutes - in_order.SAVED_S
     asked = _asked(device, scale, plain, compiled)
-    order = in_order.Order(asked, work.absolute(), out.absolute(), until, say, workers, came_back, files.absolute())
+    order = _order(asked, began + 60 * minutes, out, work, workers, came_back, files.absolute())
     _worked(order, lambda: in_order.other_seeds(order))
 
 
