@@ -14,6 +14,7 @@ import pytest
 
 from guda_core.data.images import hash_pixels, read_picture
 from guda_core.errors import OptionError, ReportError, ScoreError
+from guda_core.records import Scope
 from guda_core.reports import batch, bundle, figures
 from guda_core.reports import record as report
 from guda_core.reports.batch import Batch, BatchConfig, Progress, Summary, report_path
@@ -147,6 +148,18 @@ def test_a_picture_that_was_judged_by_another_rule_is_scored_again(folder, tmp_p
         return run(folder, tmp_path / "out", service=service).kept
 
     assert [judged(rule) for rule in ("", "a", "a", "b", "b", "")] == [0, 0, 3, 0, 3, 0]
+
+
+def test_a_picture_that_the_rule_cannot_judge_is_kept_until_it_can(folder, tmp_path, monkeypatch):
+    def kept(scope):
+        service = LightService()
+        service.change(scope_sha256="a")
+        monkeypatch.setattr(service, "scope", lambda query: scope)
+        return run(folder, tmp_path / "out", service=service).kept
+
+    unable = Scope("not assessed", None, None, "", "The rule is of another CLIP.")
+    able = dataclasses.replace(LightService().scope(None), settings={"sha256": "a"})
+    assert [kept(scope) for scope in (unable, unable, able, able)] == [0, 3, 0, 3]
 
 
 def test_a_report_made_with_other_features_or_another_oracle_is_made_again():

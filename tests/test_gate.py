@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -95,6 +96,17 @@ def test_an_upload_is_counted(tmp_path, monkeypatch):
             for content in (body, in_parts(body)):
                 sent = httpx.post(f"{app.url}gradio_api/upload", content=content, headers=MULTIPART, timeout=WAIT)
                 assert sent.status_code == code and (code == 200 or not app.kept())
+
+
+def test_no_upload_fills_the_disk(app, monkeypatch):
+    """More than 512 MiB stay free, whoever uploads how often."""
+    used = shutil.disk_usage(app.sent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: used._replace(free=gate.LEFT_FREE + 2**20))
+    before, small, large = app.kept(), b"0" * 2**19, b"0" * (2**20 + 1)
+    for data, code in ((small, 200), (large, 507), (small[1:], 200)):
+        sent = httpx.post(f"{app.url}gradio_api/upload", files={"files": ("a.png", data)}, timeout=WAIT)
+        assert sent.status_code == code and (code == 200 or sent.text == gate.FULL[1])
+    assert len(app.kept()) == len(before) + 2
 
 
 def test_an_interrupted_upload_leaves_no_file(app):

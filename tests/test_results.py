@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import struct
 import time
@@ -27,9 +28,26 @@ from tests.table_works import run as make_table
 from tests.test_cli import run  # noqa: F401  (a fixture)
 from tests.test_pipeline import service  # noqa: F401  (a fixture)
 
+LEVELLED = "twemoji"
+
 
 class Scoped(LightService):
-    """Pictures whose hash begins with a digit are out of scope."""
+    """Pictures whose hash begins with a digit are out of scope. The first group is ahead, of most pictures, and below 0
+    with all others, of some. One group has an offset above all scores."""
+
+    def __init__(self):
+        super().__init__()
+        guda = {**self.made_with.made_from["guda"], "offset": {LEVELLED: 1e9, "openmoji": None}}
+        self.change(made_from={**self.made_with.made_from, "guda": guda})
+
+    def _guda(self, query, progress):
+        a, (_, ahead, level) = super()._guda(query, progress), (int(c, 16) for c in query.image_hash[:3])
+        by = -1e4 if level < 6 else 0.0
+        groups = {
+            g: s if s.score is None else dataclasses.replace(s, score=s.score + by, low=s.low + by, high=s.high + by)
+            for g, s in a.groups.items()
+        }
+        return dataclasses.replace(a, groups=groups, separable=ahead > 3)
 
     def scope(self, query):
         verdict = "out of scope" if query.image_hash[0].isdigit() else "in scope"
@@ -52,14 +70,18 @@ def test_the_summary_counts_what_the_rows_say(table):
     good = {r["picture"]: r["scope"] for r in all_rows if r["method"]}
     assert (s.pictures, s.scored, s.refused, s.failed, s.rows) == (12, 10, 2, 0, len(all_rows))
     assert s.scopes == {v: list(good.values()).count(v) for v in set(good.values())} and len(s.scopes) == 2
+    seen = []
     for m in ("guda", "clip"):
         counted = [r for r in all_rows if r["method"] == m and r["scope"] == "in scope" and r["status"] == "ok"]
         firsts = [r for r in counted if r["rank"] == 1]
         for f in s.firsts[m]:
             mine = [r for r in firsts if r["group_id"] == f.group_id]
             assert f.pictures == len(mine)
-            assert f.apart == (sum(r["told_apart"] for r in mine) if m == "guda" else None)
+            sure = [r for r in mine if r["told_apart"] and r["low"] > 0 and r["group_id"] != LEVELLED]
+            assert f.apart == (len(sure) if m == "guda" else None)
+            seen += [(f.group_id, any(r["told_apart"] for r in mine), f.apart)]
         assert sum(f.pictures for f in s.firsts[m]) == s.scopes["in scope"]
+    assert (LEVELLED, True, 0) in seen and any(apart for _, _, apart in seen)
     assert {n for _, n in [*s.reasons.items()]} == {1} and len(s.reasons) == 2
     assert list(s.unavailable) == ["Noto Emoji"]
 
@@ -196,10 +218,15 @@ def test_a_row_is_computed_again_by_a_model_that_has_no_card(home, tmp_path):
     assert "of the model 'brush', which has no card here. Name it with --model" in said
     said = guda("results", out, "--report", "000.png", report, "--model", model)
     assert "Equal: every score is bitwise" in said and report.is_file() and "is not the one" not in said
+    said = guda("replay", report, code=2)
+    assert "This report is of the model 'brush', which has no card here. Name it with --model" in said
+    assert "Equal: every score is bitwise" in guda("replay", report, "--model", model)
     lora = runs / "brush" / "artists" / "adapters" / "dee" / "adapter_model.safetensors"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GUDA_LORA", "")  # `--lora` sets it
+        again = guda("replay", report, "--model", model, "--lora", lora, code=1)
         said = guda("results", out, "--report", "000.png", report, "--model", model, "--lora", lora, code=1)
+    assert "model/sha256" in again and "Different." in again
     assert "This model is not the one of the results" in said and "Different." in said
 
 

@@ -41,6 +41,27 @@ def service_of(model: str | None, group_set: str | None = None) -> LocalService:
     return service
 
 
+def service_as_made(model: str | None, id: str, group_set: str, what: str) -> LocalService:
+    """The service that a report or results were made with. model: the user's own word for the model, else the card `id`
+    is meant. what: "This report is" or "These results are", for the message.
+
+    Raises:
+        OptionError: no such card is here, and the user named no model. ModelError: it cannot be loaded.
+    """
+    from guda_core.diffusion.cards import known_cards
+    from guda_core.errors import ModelError, OptionError
+
+    try:
+        return service_of(model or id, group_set)
+    except ModelError as e:
+        if model or id in known_cards():
+            raise
+        raise OptionError(
+            f"{what} of the model '{id}', which has no card here. Name it with --model, and --lora where it had one, "
+            "as when it was made."
+        ) from e
+
+
 def say_where(model: BaseModel) -> None:
     """On stderr: where a model runs and in which type. Nothing of the included model on a CPU."""
     from guda_core.diffusion.devices import where_it_runs

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from guda_core.cli.loading import service_of
+from guda_core.cli.loading import service_as_made
 from guda_core.cli.sign_command import SIGNER, checked
-from guda_core.cli.terminal import HomeOption, progress_bar, say
+from guda_core.cli.terminal import HomeOption, LoraOption, progress_bar, say
 from guda_core.errors import OptionError
 
 SAID = {
@@ -26,8 +26,9 @@ SAID = {
 def replay(
     report: Annotated[Path, typer.Argument(help="The zip of a report, or its report.json beside picture.png.")],
     model: Annotated[
-        str | None, typer.Option("--model", help="A model card, if not the one that the report names.")
+        str | None, typer.Option("--model", help="The model, if not the card that the report names.")
     ] = None,
+    lora: LoraOption = None,
     group_set: Annotated[
         str | None, typer.Option("--set", help="A group set, if not the one that the report names.")
     ] = None,
@@ -49,7 +50,8 @@ def replay(
     read = read_report(report)
     if read.record["hardware"]["device"] == "cpu":  # in the type that the report was made in
         os.environ["GUDA_DTYPE"] = read.record["model"]["dtype"]
-    service = service_of(model or read.record["model"]["id"], group_set or read.record["group_set"]["id"])
+    ids = (read.record["model"]["id"], group_set or read.record["group_set"]["id"])
+    service = service_as_made(model, *ids, "This report is")
     verdict, known = None, service.methods()
     with progress_bar() as bar:
         task = bar.add_task("replay", note="", total=1.0)

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from guda_core.cli.terminal import HomeOption, LoraOption, note, say, show
-from guda_core.errors import ModelError, OptionError
+from guda_core.errors import OptionError
 
 if TYPE_CHECKING:
     from guda_core.scoring.asking import Asked, Results, Summary
@@ -95,7 +95,7 @@ def _show_summary(s: Summary) -> None:
     for m, found in s.firsts.items():
         total = sum(f.pictures for f in found)
         table = Table(title=f"First group by {m}, of the pictures that the model could have made")
-        for column in ("group", "first in", "share", "told apart from the second"):
+        for column in ("group", "first in", "share", "stands out, clear of the second"):
             table.add_column(column)
         for f in found:
             share = f"{100 * f.pictures / total:.1f}%" if total else "-"
@@ -200,8 +200,7 @@ def _write_json(path: Path, value: Any) -> None:
 
 def _again(found: Results, picture: str, path: Path, *, model: str | None) -> None:
     """Compute a picture again, write its report, and say whether the table is right."""
-    from guda_core.cli.loading import service_of
-    from guda_core.diffusion.cards import known_cards
+    from guda_core.cli.loading import service_as_made
     from guda_core.reports import bundle
     from guda_core.scoring.again import again, rows_of
 
@@ -209,15 +208,7 @@ def _again(found: Results, picture: str, path: Path, *, model: str | None) -> No
     if rows[0]["device"] == "cpu":  # in the type that the table was made in
         os.environ["GUDA_DTYPE"] = made["model"]["dtype"]
     id = made["model"]["id"]
-    try:
-        service = service_of(model or id, made["group_set"]["id"])
-    except ModelError as e:
-        if model or id in known_cards():
-            raise
-        raise OptionError(
-            f"These results are of the model '{id}', which has no card here. Name it with --model, and --lora where it "
-            "had one, as when they were made."
-        ) from e
+    service = service_as_made(model, id, made["group_set"]["id"], "These results are")
     if (now := service.provenance().sha256) != made["model"]["sha256"]:
         note(f"This model is not the one of the results ({now[:12]}, theirs is {made['model']['sha256'][:12]}).")
     done = again(service, made, rows)

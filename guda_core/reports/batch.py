@@ -16,8 +16,9 @@ import io
 import json
 import logging
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from guda_core.data.left_behind import is_left_behind
 from guda_core.errors import GudaError, OptionError, ReportError
 from guda_core.held_files import remove_file
 from guda_core.paths import is_there
-from guda_core.records import Attribution, Provenance, Query
+from guda_core.records import Attribution, Provenance, Query, Scope
 from guda_core.reports import bundle
 from guda_core.reports.bundle import COLUMNS, SCORES
 from guda_core.reports.read import read_report
@@ -147,9 +148,11 @@ def report_name(name: str) -> str:
     return f"{name[:60]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}.zip"
 
 
-def _kept(path: Path, wanted: Mapping[str, Any], provenance: Provenance) -> dict[str, Any] | None:
+def _kept(
+    path: Path, wanted: Mapping[str, Any], provenance: Provenance, scope: Callable[[], Scope]
+) -> dict[str, Any] | None:
     """The record of a finished report that has this context and was computed from the same things; None when it must be
-    made (again)."""
+    made (again). scope: judges the picture now; asked only where a rule is here and the report has no verdict."""
     if not path.is_file():
         return None
     try:
@@ -159,7 +162,10 @@ def _kept(path: Path, wanted: Mapping[str, Any], provenance: Provenance) -> dict
         return None
     whole = all(record["methods"].get(m, {}).get("progress") == 1 for m in wanted["settings"]["methods"])
     same = whole and {k: record[k] for k in wanted} == wanted and _used(record, provenance)
-    return record if same and _judged_by(record) == provenance.scope_sha256 else None
+    if not same or (rule := _judged_by(record)) == provenance.scope_sha256:
+        return record if same else None
+    # the rule may have none to give on this picture, then as now
+    return record if not rule and scope().verdict == "not assessed" else None
 
 
 def _judged_by(record: Mapping[str, Any]) -> str:
@@ -225,7 +231,8 @@ class Batch:
             try:
                 query = self.service.prepare(read_file(path), prompt=self.prompts.get(name, self.config.prompt))
                 wanted = self._context(query)
-                record = _kept(report_path(self.out, name), wanted, self.provenance)
+                judge = partial(self.service.scope, query)
+                record = _kept(report_path(self.out, name), wanted, self.provenance, judge)
                 if record is not None:
                     state, kept = "kept", kept + 1
                 else:

@@ -68,8 +68,8 @@ def _holds(text: str) -> tuple[str, list[Any]]:
 
 @dataclass(frozen=True)
 class First:
-    """How often a group is the first by a method. pictures: so often; apart: of these, so often clearly ahead of the
-    second (None: the method does not tell)."""
+    """How often a group is the first by a method. pictures: so often; apart: of these, so often it stands out
+    (`Attribution.stands_out`) and is clear of the second (None: the method does not tell)."""
 
     group_id: str
     name: str
@@ -252,10 +252,20 @@ class Results:
         )
 
     def _firsts(self) -> dict[str, list[First]]:
+        made = self.made_from().get("made_from") or {}
+        offsets = [
+            (m, g, float(v)) for m in made for g, v in ((made[m] or {}).get("offset") or {}).items() if v is not None
+        ]
+        given = ", ".join(["(?, ?, ?)"] * len(offsets)) or "(NULL, NULL, NULL)"
         found = self._ask(
+            "WITH offsets AS (SELECT m::VARCHAR AS m, g::VARCHAR AS g, value::DOUBLE AS value "
+            f"FROM (VALUES {given}) AS given(m, g, value)) "
             "SELECT method, group_id, any_value(group_name), count(*) FILTER (rank = 1) AS n, "
-            "CASE WHEN bool_or(told_apart IS NOT NULL) THEN count(*) FILTER (rank = 1 AND told_apart) END "
-            f"FROM scores WHERE {COUNTS} GROUP BY 1, 2 ORDER BY n DESC, 2"
+            "CASE WHEN bool_or(told_apart IS NOT NULL) THEN count(*) FILTER (rank = 1 AND told_apart AND "
+            "(unit <> 'nats' OR low > greatest(0.0, coalesce(value, 0.0)))) END "
+            "FROM scores LEFT JOIN offsets ON m = method AND g = group_id "
+            f"WHERE {COUNTS} GROUP BY 1, 2 ORDER BY n DESC, 2",
+            [v for row in offsets for v in row],
         )
         out: dict[str, list[First]] = {m: [] for m in self.methods()}
         for method, *rest in found:

@@ -1,7 +1,8 @@
 """The summary of a table as one HTML file: bars without scripts, light and dark, nothing from another host.
 
-A bar is as long as its share of the pictures that count; its full part is where the group was told apart from the
-second (95% paired interval). All texts are escaped: names and reasons may hold anything.
+A bar is as long as its share of the pictures that count; its full part is where the group stands out (its 95%
+interval lies above 0 and above its offset) and is clear of the second (95% paired interval). All texts are escaped:
+names and reasons may hold anything.
 """
 
 from __future__ import annotations
@@ -90,9 +91,9 @@ def _firsts(method: str, found: list[First]) -> str:
         parts = "".join(f'<i class="{css}" style="width:{w:.2f}%"></i>' for w, css in wide if w)
         name = f"<span>{escape(f.name)}</span>"
         rows += f'<div class="row">{name}<span class="track">{parts}</span><span>{share}</span></div>'
-        told.append(f"{f.name}: {f.pictures}, told apart in {sure}")
+        told.append(f"{f.name}: {f.pictures}, stands out and is clear of the second in {sure}")
     knows = any(f.apart is not None for f in found)
-    keys = '<span class="key sure"></span>told apart from the second &nbsp; <span class="key"></span>not told apart'
+    keys = '<span class="key sure"></span>stands out, and is clear of the second &nbsp; <span class="key"></span>not so'
     key = keys if knows else '<span class="key"></span>this method does not say how surely'
     return (
         f'<h2>First group by {escape(method)}</h2><figure><div role="img" aria-label="{escape("; ".join(told))}">'
