@@ -61,7 +61,10 @@ def main() -> None:
     config = settings(args.given)
     job = Forgetting(group_set_of(args.name, model=args.model), model=args.model, folder=args.folder)
     wanted = [g.strip() for g in args.groups.split(",") if g.strip()]
-    for group in job.pending(wanted, config=config, again=args.again):
+    pending = job.pending(wanted, config=config, again=args.again)
+    if not args.again:
+        job.check_others(pending)
+    for group in pending:
         for p in job.unlearn(group, config):
             if p.step in (1, p.steps) or p.step % 20 == 0:
                 print(f"{group} {p.step}/{p.steps} loss {p.loss:.4f} {p.note}", flush=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import threading
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 import torch
 
 from experiments.baselines.instance import Instance, InstanceConfig
+from guda_core.attribution.gradient.dtrak import Dtrak
 from guda_core.attribution.gradient.features import FeatureBank, FeatureConfig, Gradients
 from guda_core.attribution.gradient.kernel import KernelConfig
 from guda_core.attribution.gradient.projection import Projection
@@ -183,6 +186,23 @@ def test_an_adapter_that_is_switched_in_does_not_get_into_the_copy(linear):
         weights.copy_(own)
     other.join()
     assert torch.equal(next(made[0].network.parameters()).detach(), own)
+
+
+def test_one_copy_serves_all_methods_and_goes_with_them(linear):
+    """Of a large model, each copy takes gigabytes."""
+    trak, dtrak = (kind(linear.model, linear.examples, GROUPS, config()) for kind in (Trak, Dtrak))
+    network = trak.bank.gradients.network
+    assert dtrak.bank.gradients.network is network is not linear.model.network
+    some = Gradients(linear.model, FeatureConfig(parts=("weight",)))
+    other = Gradients(Linear(torch.eye(D)), config().features)
+    assert some.network is not network is not other.network
+    gone = weakref.ref(network)
+    del trak, network
+    gc.collect()
+    assert gone() is dtrak.bank.gradients.network
+    del dtrak
+    gc.collect()
+    assert gone() is None
 
 
 @pytest.mark.parametrize("change", [{"ridge": 1.0}, {"aggregate": "mean"}], ids=str)

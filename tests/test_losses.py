@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from guda_core.errors import DataError
 from guda_core.unlearning import losses
 
 
@@ -58,6 +59,8 @@ def test_the_likely_bandwidth_is_where_the_leave_one_out_likelihood_is_largest()
     h = losses.likely_bandwidth(x)
     assert likelihood(h) > max(likelihood(0.97 * h), likelihood(1.03 * h))
     assert losses.likely_bandwidth(10 * x) == pytest.approx(10 * h, rel=1e-3)
+    with pytest.raises(DataError, match="at least twice"):
+        losses.likely_bandwidth(x[:1].expand(4, *x.shape[1:]))
 
 
 def test_neighbours_of_each_query():

@@ -11,12 +11,14 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
+from experiments.second import __main__ as second
 from experiments.second import fast_loop, fast_trainings
 from experiments.second.fast_loop import How, orders
 from experiments.train import captured
 from experiments.train import clip as clip_training
 from experiments.train import unet as unet_training
 from experiments.train import vae as vae_training
+from guda_core.diffusion import precision
 from guda_core.diffusion.schedule import Schedule
 from guda_core.errors import TrainingError
 from guda_core.unlearning.loop import LoopConfig, learning_rate, run
@@ -115,6 +117,14 @@ def test_a_graph_is_not_asked_for_without_a_gpu():
 
 def small_unet():
     return unet_training.make_unet(SMALL, latent_channels=4, latent_size=8, context=8)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_cpu_takes_bfloat16_only_where_it_has_it(monkeypatch, fast):
+    """Elsewhere a step takes half a minute."""
+    monkeypatch.setattr(precision, "has_fast_bfloat16", lambda: fast)
+    asked = second._asked("cpu", 1.0, False, compiled=True)
+    assert asked.how.bf16 == fast and asked.how.compiled and not second._asked("cpu", 1.0, False).how.bf16
 
 
 def test_a_unet_is_compiled_for_its_training_alone(monkeypatch):

@@ -73,7 +73,9 @@ def adapters_of(service: LocalService, own: Settings) -> paths.Folder:
 def unlearned(service: LocalService, own: Settings, folder: Path) -> float:
     """Unlearn what is not there yet; gives the CPU seconds of all groups (where they were not noted: at most)."""
     job = Forgetting(service.group_set, folder=folder)
-    for g in shared_out(job.pending([], config=own), lambda g: folder / g):
+    pending = job.pending([], config=own)
+    job.check_others(pending)
+    for g in shared_out(pending, lambda g: folder / g):
         for p in job.unlearn(g, own) if job.pending([g], config=own) else ():
             if p.step % 20 == 0:
                 print(f"{folder.name} {g} {p.step}/{p.steps} loss {p.loss:.4f}", flush=True)

@@ -58,7 +58,9 @@ def unlearned(own: OwnOracle, way: Way) -> Said:
     """GUDA's adapters of the fine-tuned model and, if wanted, their health; yields (what, fraction)."""
     job = Forgetting(own.base.group_set, model=own.name)
     settings = job.config(**way.unlearning)
-    for g in job.pending(own.groups, config=settings):
+    pending = job.pending(own.groups, config=settings)
+    job.check_others(pending)
+    for g in pending:
         yield from ((f"unlearn {g}", p.step / p.steps) for p in job.unlearn(g, settings))
     if way.health is None:
         return

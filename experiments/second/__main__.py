@@ -33,7 +33,9 @@ ScaleOption = Annotated[float, typer.Option("--scale", help="So many times the s
 PlainOption = Annotated[bool, typer.Option("--plain", help="Take plain steps, no CUDA graphs.")]
 CompiledOption = Annotated[
     bool,
-    typer.Option("--compiled", help="On a CPU: passes in bfloat16, the UNet's compiled (needs a C++ compiler)."),
+    typer.Option(
+        "--compiled", help="On a CPU: the UNet's passes compiled (needs a C++ compiler); bfloat16 where the CPU has it."
+    ),
 ]
 OutOption = Annotated[Path, typer.Option("--out", help="The folder that results go to.")]
 MinutesOption = Annotated[float, typer.Option(help="Stop after so many minutes; the next call goes on.")]
@@ -48,6 +50,7 @@ def _asked(device: str, scale: float, plain: bool, compiled: bool = False):
 
     from experiments.second.edition import Asked, Edition
     from experiments.second.fast_loop import How
+    from guda_core.diffusion.precision import has_fast_bfloat16
 
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if where not in ("cpu", "cuda"):
@@ -56,7 +59,8 @@ def _asked(device: str, scale: float, plain: bool, compiled: bool = False):
         raise OptionError("--scale must be above 0.")
     if compiled and where != "cpu":
         raise OptionError("--compiled is for a CPU. A GPU has its graphs.")
-    how = How(where, bf16=where == "cuda" or compiled, graph=where == "cuda" and not plain, compiled=compiled)
+    bf16 = where == "cuda" or (compiled and has_fast_bfloat16())
+    how = How(where, bf16=bf16, graph=where == "cuda" and not plain, compiled=compiled)
     return Asked(Edition().scaled(scale) if scale != 1 else Edition(), how)
 
 

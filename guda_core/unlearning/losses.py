@@ -16,6 +16,8 @@ import torch
 from scipy import optimize
 from torch import Tensor
 
+from guda_core.errors import DataError
+
 
 def mean_square(student: Tensor, target: Tensor) -> Tensor:
     """Mean over all elements of the squared difference; no gradient flows into the target."""
@@ -63,13 +65,18 @@ def likely_bandwidth(latents: Tensor) -> float:
     """The h > 0 under which a kernel density estimate N(x_r, h^2 I) makes the latents likeliest, each explained by the
     others (leave-one-out likelihood, Habbema et al. 1974; Duin 1976).
 
-    latents: (N, C, h, w), N >= 2, not all equal.
+    latents: (N, C, h, w), N >= 2.
+
+    Raises:
+        DataError: every latent equals another one, so that the likelihood has no end as h becomes small.
     """
     x = latents.flatten(1).double()
     k = min(NEAR, len(x) - 1)  # those farther away add nothing
     found = [torch.cdist(part, x).square().topk(k + 1, dim=1, largest=False).values[:, 1:] for part in x.split(1024)]
     d2 = torch.cat(found)  # (N, k); a latent's nearest is itself, at 0
     near = float(d2[:, 0].mean()) / x.shape[1]  # squared distance to the nearest other, per element
+    if not near:
+        raise DataError("Every training picture is there at least twice. Leave one of each, or name a bandwidth.")
 
     def loss(log_h: float) -> float:
         return float(x.shape[1] * log_h - torch.logsumexp(-d2 / (2 * math.exp(2 * log_h)), dim=1).mean())

@@ -18,6 +18,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
 import torch
@@ -82,6 +83,31 @@ class Gradient:
     residual: float
 
 
+Copies = WeakValueDictionary[tuple[str, ...], nn.Module]  # of a model's network, by the parts that count
+_copies: WeakKeyDictionary[BaseModel, Copies] = WeakKeyDictionary()
+
+
+def differentiated(model: BaseModel, parts: tuple[str, ...]) -> nn.Module:
+    """A float32 copy of the network in which the weights that count take gradients; one for all who ask for the same
+    parts, for as long as one of them has it.
+
+    Raises:
+        ModelError: the model has none of the parts.
+    """
+    with model.lock:  # not while an adapter is switched in
+        own = _copies.setdefault(model, WeakValueDictionary())
+        network = own.get(parts)
+        if network is None:
+            network = copy.deepcopy(model.network).float().eval().requires_grad_(False)
+            named = counted(network, parts)
+            if not named:
+                raise ModelError(f"The model '{model.card.id}' has none of the parts {', '.join(parts)}.")
+            for p in named.values():
+                p.requires_grad_(True)
+            own[parts] = network
+        return network
+
+
 class Gradients:
     """Gradients of a model at single pictures. The model itself is left alone: a copy of the denoiser is used.
 
@@ -91,16 +117,10 @@ class Gradients:
 
     def __init__(self, model: BaseModel, config: FeatureConfig) -> None:
         self.model, self.config = model, config
-        with model.lock:  # not while an adapter is switched in
-            self.network: nn.Module = copy.deepcopy(model.network).float().eval().requires_grad_(False)
+        self.network = differentiated(model, tuple(config.parts))
         self.scale = FIRST_SCALE if model.dtype == torch.float16 else 1.0
-        named = counted(self.network, config.parts)
-        if not named:
-            raise ModelError(f"The model '{model.card.id}' has none of the parts {', '.join(config.parts)}.")
-        self.parameters: dict[str, nn.Parameter] = named
-        for p in named.values():
-            p.requires_grad_(True)
-        self.size = sum(p.numel() for p in named.values())
+        self.parameters: dict[str, nn.Parameter] = counted(self.network, config.parts)
+        self.size = sum(p.numel() for p in self.parameters.values())
         self.t = timestep_grid(len(model.schedule), config.timesteps)
 
     def noise(self, image_hash: str, shape: tuple[int, ...]) -> Tensor:

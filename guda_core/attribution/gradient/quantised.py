@@ -39,6 +39,8 @@ def write(folder: Path, features: Features, groups: tuple[str, ...], meta: Mappi
 
     Raises:
         CacheError: they cannot be written, such as on a full disk; those of before stay.
+
+    A process that is ended between the two replacements leaves features that are called damaged, and are made again.
     """
     phi = np.asarray(features.phi, np.float32)
     scale = np.maximum(np.abs(phi).max(axis=1), np.finfo(np.float32).tiny) / LEVELS
