@@ -34,7 +34,7 @@ PlainOption = Annotated[bool, typer.Option("--plain", help="Take plain steps, no
 CompiledOption = Annotated[
     bool,
     typer.Option(
-        "--compiled", help="On a CPU: the UNet's passes compiled (needs a C++ compiler); bfloat16 where the CPU has it."
+        "--compiled", help="On a CPU: compile the UNet's passes (needs a C++ compiler); bfloat16 if in hardware."
     ),
 ]
 OutOption = Annotated[Path, typer.Option("--out", help="The folder that results go to.")]
