@@ -22,6 +22,7 @@ from guda_core.diffusion import likelihood
 from guda_core.diffusion.cards import load_model
 from guda_core.errors import DataError
 from guda_core.reports.agreement_rows import is_ceiling
+from tests.alike import alike
 from tests.tiny import save_tiny
 
 GROUPS = load_group_set("emoji")
@@ -362,7 +363,10 @@ def test_the_committed_table_is_that_of_the_committed_arrays():
         pytest.skip("no styles.json yet: the oracle is still being trained")
     found = styles_run.compared(folder)
     rows = result_tables.agreement(found.scores, found.sets, made_of=found.made_of)
-    assert rows == json.loads((folder / styles_run.TABLE).read_text())["rows"]
+    kept = json.loads((folder / styles_run.TABLE).read_text())["rows"]
+    assert alike(json.loads(json.dumps(rows)), kept)
+    kept[0]["top1"]["value"] += 1e-6
+    assert not alike(json.loads(json.dumps(rows)), kept)
 
 
 def test_committed_rows_stand_only_while_what_they_were_made_from_is_the_same(tmp_path):

@@ -132,6 +132,8 @@ def test_places_here_stay_what_they_are(tmp_path):
     assert (places.parent_of("/t.csv"), places.parent_of("/a/t.csv"), places.parent_of("s3://b/t.csv")) == (
         "/", "/a", "s3://b",
     )  # fmt: skip
+    assert places.joined("/in", "file:///out/a.png") == "file:///out/a.png" and places.joined("/in", "/b") == "/b"
+    assert [places.joined("s3://in", n) for n in ("file:///a", "s3://b/c")] == ["s3://in/file:///a", "s3://b/c"]
     assert [places.begin_of(f) for f in ("/", "/a", "s3://b")] == ["/", "/a/", "s3://b/"]
     assert places.is_within("s3://b/in/out", "s3://b/in/") and not places.is_within("s3://b/in2", "s3://b/in")
     assert places.is_within("/a/b", "/") and not places.is_within("/a/b", "s3://a") and not places.on_windows()

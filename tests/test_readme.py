@@ -7,8 +7,12 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+import guda_core
 from guda_core.attribution.calibration import FILE
+from guda_core.cli import groups_check
+from guda_core.diffusion.cards import find_card
 from guda_core.paths import SHIPPED_RUN
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,3 +61,23 @@ def test_links_and_named_files_exist(name):
         assert (ROOT / name).parent.joinpath(target).exists(), target
     for path in re.findall(r"`((?:guda_core|experiments|assets|docs|style_groups|tests)/[\w./-]*)`", text):
         assert (ROOT / path).exists() or re.search(r"/[A-Z]+/", path), path  # MODEL stands for any
+
+
+def test_the_questions_are_answered_from_the_files():
+    text = (ROOT / "docs/explanation/questions.md").read_text(encoding="utf-8")
+    gpu = json.loads((ROOT / "assets/benchmarks/gpu.json").read_text(encoding="utf-8"))["parts"]
+    step, scoring = gpu["unlearning"]["float16, checkpointing"]["step_s"], gpu["scoring"]
+    steps = find_card("sd15").unlearning["steps"]
+    minutes = round(steps * step / 60)
+    said = f"takes {step:.2f} seconds, and {steps} steps are the default: about {['', 'one', 'two'][minutes]} minutes"
+    assert said in " ".join(text.split())
+    quick, full = (round(scoring[e]["seconds"]) for e in ("quick", "full"))
+    assert f"{quick} seconds at effort *quick* and {full} at *full*, with {scoring['groups']} groups" in text
+    assert f"fewer than {groups_check.FEW} pictures" in text
+
+
+def test_the_citation_is_of_this_version():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cited["version"] == guda_core.__version__ and cited["license"] == "MIT" and cited["cff-version"] == "1.2.0"
+    (paper,) = cited["references"]
+    assert paper["url"].endswith(paper["identifiers"][0]["value"].removeprefix("arXiv:")) and len(paper["authors"]) == 7

@@ -185,12 +185,14 @@ def copy(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def started(folder: Path, port: int, errors: Path, **environ: str) -> Iterator[tuple[subprocess.Popen, str]]:
+def started(
+    folder: Path, port: int, errors: Path, program: str = FAKED, **environ: str
+) -> Iterator[tuple[subprocess.Popen, str]]:
     """The app of a copy in a process without a terminal, until it answers."""
     clean = {k: v for k, v in os.environ.items() if k != start.UPLOADS}
     with errors.open("wb") as log:
         app = subprocess.Popen(
-            [sys.executable, "-c", FAKED], cwd=folder, env={**clean, **environ, "GUDA_PORT": str(port)},
+            [sys.executable, "-c", program], cwd=folder, env={**clean, **environ, "GUDA_PORT": str(port)},
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     url, end = f"http://127.0.0.1:{port}/", time.monotonic() + WAIT
@@ -226,10 +228,28 @@ def test_it_starts_and_answers_in_a_hostile_environment_and_leaves_nothing(copy,
         (folder,) = [p for p in temporary.iterdir() if p.name.startswith("guda-uploads-")]
         assert any(folder.rglob("halves.png"))
         app.send_signal(signal.SIGHUP)  # as when a terminal is closed
-        assert app.wait(WAIT) == 0
+        assert app.wait(WAIT) == 0, log.read_text(errors="replace")
         assert [p.name for p in temporary.iterdir()] == ["gradio"]
     text = log.read_text(encoding="ascii")
     assert f"The app answers at {url}" in text and "Traceback" not in text
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_in_peace_while_it_computes(tmp_path, number):
+    """Threads inside torch came back while Python went down: "terminate called without an active exception", -6."""
+    temporary, log = tmp_path / "tmp", tmp_path / "app.log"
+    temporary.mkdir()
+    computing = """
+import threading, torch
+x = torch.ones(64, 64)
+def compute():
+    while True: x @ x
+for _ in range(3): threading.Thread(target=compute, daemon=True).start()
+"""
+    with started(ROOT, free_port(), log, computing + FAKED, TMPDIR=str(temporary)) as (app, _):
+        app.send_signal(number)
+        assert app.wait(WAIT) == 0, log.read_text(errors="replace")
+    assert not list(temporary.iterdir()) and "terminate called" not in log.read_text(errors="replace")
 
 
 def test_a_server_that_needs_longer_than_gradio_waits_is_waited_for(monkeypatch):

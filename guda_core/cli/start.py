@@ -7,16 +7,18 @@ process alone (in GRADIO_TEMP_DIR), which is gone when the app ends.
 
 from __future__ import annotations
 
+import atexit
 import errno
 import logging
 import os
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -151,7 +153,7 @@ def _interrupt(*_: object) -> None:
 
 
 def run(make_service: Callable[[], Service]) -> None:
-    """Serve the service that `make_service` makes, until interrupted.
+    """Serve the service that `make_service` makes, until interrupted; then end the process.
 
     Raises:
         GudaError: the address, the upload folder or the model cannot be used.
@@ -163,15 +165,32 @@ def run(make_service: Callable[[], Service]) -> None:
     for name in ENDS:
         if hasattr(signal, name) and signal.getsignal(number := getattr(signal, name)) != signal.SIG_IGN:
             signal.signal(number, _interrupt)  # so that the folder of the uploads is removed
-    with upload_folder():
-        with uncollected():
-            service = make_service()
-            with without_proxies():  # gradio makes a client when it is imported, which some proxies' names stop
-                from guda_core.ui import build_ui, launch_options
-                from guda_core.ui.serve import launch
-        demo, url = launch(build_ui(service), host, port, **launch_options())
-        log.info("The app answers at %s (stop it with Ctrl+C).", url)
-        demo.block_thread()
+    served = False
+    try:
+        with upload_folder():
+            with uncollected():
+                service = make_service()
+                with without_proxies():  # gradio makes a client when it is imported, which some proxies' names stop
+                    from guda_core.ui import build_ui, launch_options
+                    from guda_core.ui.serve import launch
+            demo, url = launch(build_ui(service), host, port, **launch_options())
+            log.info("The app answers at %s (stop it with Ctrl+C).", url)
+            served = True
+            demo.block_thread()
+    except SystemExit:  # of `_interrupt`
+        if not served:
+            raise
+    _leave()
+
+
+def _leave() -> NoReturn:
+    """End this process, now that the uploads are gone. Threads that compute for a visitor are not waited for: they
+    would come back from torch while Python goes down, and C++ would end the process with an abort."""
+    with suppress(Exception):
+        atexit._run_exitfuncs()  # libraries remove their own temporary folders
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+    os._exit(0)
 
 
 def _service(model: str | None, group_set: str | None) -> Service:

@@ -47,8 +47,8 @@ def real(place: str) -> str:
 
 
 def joined(folder: str, name: str) -> str:
-    """The place of a name in a folder; a name that is a place of its own stays."""
-    if is_url(name) or (not is_url(folder) and Path(name).is_absolute()):
+    """The place of a name in a folder; a name that is a place of its own stays. Lists on a server name no file here."""
+    if is_url(name) or (not is_url(folder) and (name.startswith("file://") or Path(name).is_absolute())):
         return name
     return f"{folder.rstrip('/')}/{name}" if is_url(folder) else str(as_path(folder) / name)
 
