@@ -86,6 +86,19 @@ def test_the_summary_counts_what_the_rows_say(table):
     assert list(s.unavailable) == ["Noto Emoji"]
 
 
+NO_OFFSETS = [None, [], {"guda": None}, {"guda": {"offset": 3}}, {"guda": {"offset": {"noto": "x"}}},
+              {"\ud800": {"offset": {"\ud800": 10**400, "noto": 1}}}]  # fmt: skip
+
+
+@pytest.mark.parametrize("made", NO_OFFSETS)
+def test_offsets_that_are_none_do_not_stop_a_summary(table, monkeypatch, made):
+    found = Results(str(table))
+    wanted, real = found.summary().firsts["clip"], found.made_from()
+    monkeypatch.setattr(Results, "made_from", lambda self: {**real, "made_from": made})
+    s = found.summary()
+    assert s.firsts["clip"] == wanted and any(f.apart for f in s.firsts["guda"])
+
+
 def test_rows_are_found_sorted_and_paged(table):
     all_rows, found = rows(table), Results(str(table))
     for asked, mine in (

@@ -252,10 +252,7 @@ class Results:
         )
 
     def _firsts(self) -> dict[str, list[First]]:
-        made = self.made_from().get("made_from") or {}
-        offsets = [
-            (m, g, float(v)) for m in made for g, v in ((made[m] or {}).get("offset") or {}).items() if v is not None
-        ]
+        offsets = list(_offsets(self.made_from()))
         given = ", ".join(["(?, ?, ?)"] * len(offsets)) or "(NULL, NULL, NULL)"
         found = self._ask(
             "WITH offsets AS (SELECT m::VARCHAR AS m, g::VARCHAR AS g, value::DOUBLE AS value "
@@ -271,6 +268,16 @@ class Results:
         for method, *rest in found:
             out[method].append(First(*rest))
         return out
+
+
+def _offsets(made_from: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
+    """(method, group, its offset in nats) of what a table was made from; what is no number is left out."""
+    methods = made_from.get("made_from")
+    for m, made in methods.items() if isinstance(methods, Mapping) else ():
+        offset = made.get("offset") if isinstance(made, Mapping) else None
+        for g, v in offset.items() if isinstance(offset, Mapping) else ():
+            if isinstance(v, int | float) and abs(v) < 1e300:
+                yield as_text(m), as_text(g), float(v)
 
 
 def left_out(cut: int) -> str:
