@@ -62,7 +62,8 @@ def test_one_sentence_and_the_apps_methods_come_first():
     )
     rows += [agrees("label", 0.72), agrees("random", 0.13), agrees("label", 0.4, "real")]
     said = benchmarks._first({"rows": rows}, METHODS)
-    assert "are in the prompt, on the first: 72 of 100." in said and "lots, on the first: 13 of 100." in said
+    beside = "13 of 100 by drawing lots, 72 of 100 by reading whose words are in the prompt."
+    assert f"For comparison, on the first: {beside}" in said
     assert benchmarks.UNKNOWN in benchmarks._first(None, METHODS) and benchmarks.UNKNOWN in benchmarks._first(
         {"rows": []}, METHODS
     )

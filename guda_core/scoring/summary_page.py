@@ -27,6 +27,7 @@ figure { margin: .6rem 0; } .row { display: grid; grid-template-columns: minmax(
   align-items: center; font-size: .9rem; min-height: 1.6rem; } .row span:first-child { text-align: right; }
 .track { display: flex; height: 1rem; } .track i { box-sizing: border-box; border: 2px solid var(--bar); }
 .track .sure { background: var(--bar); }
+.named { display: inline-block; margin-right: .8rem; }
 .key { display: inline-block; width: .8rem; height: .8rem; margin: 0 .3rem 0 0;
   border: 2px solid var(--bar); box-sizing: border-box; } .key.sure { background: var(--bar); }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
@@ -93,19 +94,20 @@ def _firsts(method: str, found: list[First]) -> str:
         rows += f'<div class="row">{name}<span class="track">{parts}</span><span>{share}</span></div>'
         told.append(f"{f.name}: {f.pictures}, stands out and is clear of the second in {sure}")
     knows = any(f.apart is not None for f in found)
-    keys = '<span class="key sure"></span>stands out, and is clear of the second &nbsp; <span class="key"></span>not so'
-    key = keys if knows else '<span class="key"></span>this method does not say how surely'
+    keys = {"key sure": "stands out, and is clear of the second", "key": "not so"}
+    named = keys if knows else {"key": "this method does not say how surely"}
+    key = " ".join(f'<span class="named"><span class="{css}"></span>{said}</span>' for css, said in named.items())
     return (
         f'<h2>First group by {escape(method)}</h2><figure><div role="img" aria-label="{escape("; ".join(told))}">'
         f"{rows}</div><figcaption>{key}</figcaption></figure>"
     )
 
 
-def _table(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """A table whose first column is of numbers; "" without rows."""
+def _table(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]], *, counts: bool = True) -> str:
+    """A table; "" without rows. counts: its first column is of numbers."""
     if not rows:
         return ""
-    marks = [' class="n"', *[""] * (len(head) - 1)]
+    marks = [' class="n"' if counts else "", *[""] * (len(head) - 1)]
     top = "".join(f"<th{m}>{escape(h)}</th>" for h, m in zip(head, marks, strict=True))
     body = "".join(
         "<tr>" + "".join(f"<td{m}>{escape(v)}</td>" for v, m in zip(row, marks, strict=True)) + "</tr>" for row in rows
@@ -125,4 +127,4 @@ def _reasons(summary: Summary) -> str:
 
 def _unavailable(summary: Summary) -> str:
     found = [(name, why) for name, why in summary.unavailable.items()]
-    return _table("Groups without scores, and why", ("group", "reason"), found)
+    return _table("Groups without scores, and why", ("group", "reason"), found, counts=False)

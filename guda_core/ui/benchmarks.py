@@ -50,7 +50,7 @@ SETS = {
 FIRST_SET = "generated"
 NAMED = 5  # methods shown first
 OFFSET = " + offset"  # ends the name of a row whose scores hold the offset
-YARDSTICKS = {"label": "Whoever only reads whose words are in the prompt", "random": "Whoever draws lots"}
+YARDSTICKS = {"random": "drawing lots", "label": "reading whose words are in the prompt"}
 CEILING, CEILING_NAME = "ceiling-again", "The oracle, again"
 ABLATIONS = "; ablations"
 ABOUT_ABLATIONS = (
@@ -151,9 +151,10 @@ def _beside(found: Mapping[str, Any], main: str) -> str:
     by_set = {name: [r for r in rows if r["query_set"] == name] for name in SETS if name != FIRST_SET}
     others = {name: r for name, of in by_set.items() if (r := _row_of(main, of, main=True)) is not None}
     said = [f"{SETS[name]}: {_in_100(r['top1']['value'])} of 100." for name, r in others.items()]
-    for r in rows:
-        if r["query_set"] == FIRST_SET and r["method"] in YARDSTICKS:
-            said.append(f"{YARDSTICKS[r['method']]}, on the first: {_in_100(r['top1']['value'])} of 100.")
+    first = {r["method"]: r["top1"]["value"] for r in rows if r["query_set"] == FIRST_SET}
+    beside = [f"{_in_100(first[m])} of 100 by {YARDSTICKS[m]}" for m in YARDSTICKS if m in first]
+    if beside:
+        said.append(f"For comparison, on the first: {', '.join(beside)}.")
     return " ".join(said)
 
 
