@@ -29,10 +29,10 @@ from guda_core.data.prompts import check_options, check_prompt, prompt_notes
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.cards import (
     DEFAULT_MODEL,
+    called,
     chosen_card,
     chosen_model,
     find_card,
-    known_cards,
     load_model,
     own_model,
 )
@@ -299,7 +299,7 @@ def service_for(base: BaseModel, group_set: GroupSet, *, banner: str = "") -> Lo
 
 def _encoder(base: BaseModel, group_set: GroupSet, run: paths.Run) -> tuple[Encoder | None, str]:
     """What sees likeness for this model, or why there is none. One that nothing here needs is not brought."""
-    bank, how = bank_of(base.card, run), mend(_called(base), group_set.id)
+    bank, how = bank_of(base.card, run), mend(called(base.card), group_set.id)
     if name_of(base.card) and not bank.is_file() and not run.scope.is_file():
         return None, no_bank(how)
     try:
@@ -311,10 +311,3 @@ def _encoder(base: BaseModel, group_set: GroupSet, run: paths.Run) -> tuple[Enco
 def encoder_of(base: BaseModel, group_set: GroupSet) -> Encoder:
     """What sees likeness for this model. Raises ModelError: it is missing, damaged, or cannot be brought."""
     return open_encoder(base.card, bank_of(base.card, paths.run(base.card.id, group_set.id)))
-
-
-def _called(base: BaseModel) -> str:
-    """How `--model` names it, in a text that reports may hold: where a folder or a file lies is private."""
-    if base.card.id in known_cards():
-        return base.card.id
-    return base.card.path if base.card.source == "hub" else "MODEL"

@@ -82,7 +82,11 @@ def test_strip_and_maps_are_told_but_for_a_picture_out_of_scope(run, service, tm
     asked = ("attribute", path, "--effort", "quick", "--methods", "guda", "--report", report, "--pictures", "--maps")
     done = run(*asked)
     assert done.exit_code == 0, done.output
-    assert done.output.count("from the full model's picture.") == len(service.group_set.groups) - 1
+    _, found, told = done.output.partition("How far from the full model's picture")
+    names = [g.name for k, g in service.group_set.groups.items() if k != MISSING]
+    assert (
+        found and sum(re.search(rf"^  {re.escape(n)}: \d+\.\d\d$", told, re.MULTILINE) is not None for n in names) == 7
+    )
     with Image.open(tmp_path / "cat-without.png") as im, Image.open(tmp_path / "cat-where.png") as where:
         assert min(*im.size, *where.size) > 16
     scope = replace(service.scope(service.prepare(path.read_bytes())), verdict="out of scope")

@@ -187,7 +187,8 @@ def test_models_of_pictures_that_changed_since_are_said(home, pictures, tmp_path
     gone.unlink()
     guda("groups", "new", pictures, "--again")
     assert f"The models without each group {words}. `guda unlearn` makes them again." in guda(*asked)
-    guda("unlearn", "--draft", *where, "--groups", "dee", "--again")
+    assert "1 draft by UCE" in guda("unlearn", "--draft", *where, "--groups", "dee")
+    assert "Nothing to do" in guda("unlearn", "--draft", *where, "--groups", "dee")
     said = guda(*asked)
     assert words in said and "Dee" not in said.partition(words)[0].rpartition("The models without")[2]
     (home / "sets" / "artists" / FILE).write_text("no list", encoding="utf-8")

@@ -133,6 +133,6 @@ def test_the_installed_library_attributes_a_picture(installed, tmp_path):
         "else:\n    raise AssertionError('the wheel holds an oracle')\n"
     )
     done = run(installed / "python", "-c", code, cwd=empty)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and "torchvision" not in done.stderr, done.stderr
     best, *verdict, n = done.stdout.split()
     assert best and " ".join(verdict) in ("in scope", "out of scope") and n == "8"

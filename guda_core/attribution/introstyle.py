@@ -149,7 +149,8 @@ class IntroStyle(Method):
         """From the stored styles. Raises CacheError when they are damaged or of another model."""
         path = None if context.features is None else context.features / FILE
         if path is None or not path.is_file():
-            return Unavailable(f"There are no styles of the training pictures. {MAKE}")
+            make = context.command("assets introstyle")
+            return Unavailable(f"There are no styles of the training pictures. Make them with `{make}`.")
         return cls.read(path, context.model, context.groups)
 
     @classmethod

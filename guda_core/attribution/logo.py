@@ -11,6 +11,7 @@ from guda_core import paths
 from guda_core.attribution.counterfactual import Counterfactual
 from guda_core.attribution.method import Context, Unavailable
 
+OWN = "How to make them for a model of your own: docs/how-to/own-oracle.md of the repository."
 MAKE = (
     "Make them with `python -m experiments.logo --live`."
     if paths.IN_CHECKOUT
@@ -49,12 +50,13 @@ class Logo(Counterfactual):
     @classmethod
     def load(cls, context: Context) -> Self | Unavailable:
         """Not while a group's retrained model is missing: its first place would not be the first."""
+        make = MAKE if context.is_shipped else OWN
         if context.oracle is None or not context.oracle.is_dir():
-            return Unavailable(f"There are no retrained models. {MAKE}")
+            return Unavailable(f"There are no retrained models. {make}")
         found = cls(context.model, context.group_set, context.oracle)
         if not found.unavailable:
             return found
         return Unavailable(
             f"{len(found.unavailable)} of {len(context.groups)} groups have no retrained model that can be used "
-            f"({', '.join(found.unavailable)}). {MAKE}"
+            f"({', '.join(found.unavailable)}). {make}"
         )

@@ -17,9 +17,10 @@ from guda_core.attribution import METHODS
 from guda_core.data.embeddings import Encoder
 from guda_core.data.encoded import Examples
 from guda_core.diffusion.base_model import BaseModel
+from guda_core.diffusion.cards import called
 from guda_core.errors import GudaError
 from guda_core.file_names import placeless
-from guda_core.paths import Folder
+from guda_core.paths import SHIPPED_RUN, Folder
 from guda_core.records import Attribution, Cost, GroupModels, GroupSet, MethodInfo, Query
 from guda_core.service import Race
 
@@ -85,6 +86,17 @@ class Context:
     def groups(self) -> list[str]:
         """Ids of the groups, in the order of the set."""
         return list(self.group_set.groups)
+
+    @property
+    def is_shipped(self) -> bool:
+        """Whether it is the embedded model with its groups."""
+        return (self.model.card.id, self.group_set.id) == (SHIPPED_RUN.parent.name, SHIPPED_RUN.name)
+
+    def command(self, words: str) -> str:
+        """The command of `guda` that makes something for just this model and group set, such as "assets features"."""
+        if self.is_shipped:
+            return f"guda {words}"
+        return f"guda {words} --set {self.group_set.id} --model {called(self.model.card)}"
 
 
 class Method(ABC):

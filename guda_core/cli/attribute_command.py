@@ -211,8 +211,9 @@ def _tell(shown: Shown, gs: GroupSet) -> None:
         if not t.share:
             note(f"{gs.groups[t.group].name}: the map says nothing.")
     if shown.strip is not None:
+        say("How far from the full model's picture it draws without a group (RMS in its latents; 0: the same):")
         for g in shown.strip.ranked():
-            say(f"Without {gs.groups[g].name}: {shown.strip.distances[g]:.2f} from the full model's picture.")
+            say(f"  {gs.groups[g].name}: {shown.strip.distances[g]:.2f}")
 
 
 def _alike(service: LocalService, query: Query, shown: Shown) -> Shown:

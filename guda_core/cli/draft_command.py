@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from guda_core.cli.terminal import ERR, say, show
+from guda_core.data.own.found import counted
 
 if TYPE_CHECKING:
     from guda_core.unlearning.draft import Draft
@@ -31,7 +32,7 @@ def draft(job: Forgetting, wanted: Sequence[str], *, again: bool) -> None:
         say("Nothing to do: every group has an adapter. With --again, drafts are made again.")
         return
     show(_table(job, made))
-    say(f"{len(made)} drafts by UCE in {time.monotonic() - began:.1f} s. Their health was not measured.")
+    say(f"{counted(len(made), 'draft')} by UCE in {time.monotonic() - began:.1f} s. Their health was not measured.")
     say("Scores by drafts agree less with retraining, above all for a picture without a prompt.")
     say("`guda unlearn` puts real adapters in their place.")
 

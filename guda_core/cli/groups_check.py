@@ -33,7 +33,7 @@ def counts_table(group_set: GroupSet, train: Sequence[Item], held: Sequence[Item
         table.add_column(column, overflow="fold")
     for gid in group_set.groups:
         own, out = [i for i in train if i.group == gid], [i for i in held if i.group == gid]
-        captions, objects = sum(bool(i.caption) for i in own), len({i.concept for i in own if i.concept})
+        captions, objects = sum(bool(i.caption) for i in (*own, *out)), len({i.concept for i in own if i.concept})
         table.add_row(gid, *(f"{n:,}" for n in (len(own), len(out), captions, *([objects] if known else []))))
     return table
 

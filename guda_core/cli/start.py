@@ -149,7 +149,19 @@ def _settle(host: str, port: int) -> None:
 
 
 def _interrupt(*_: object) -> None:
+    """The first signal ends the app; those that follow change nothing."""
+    for name in (*ENDS, "SIGINT"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     raise SystemExit(0)
+
+
+def _ends_by(*names: str) -> None:
+    """Let these signals end the app in order, so that the folder of the uploads is removed; not those that whoever
+    started it has turned off."""
+    for name in names:
+        if hasattr(signal, name) and signal.getsignal(number := getattr(signal, name)) != signal.SIG_IGN:
+            signal.signal(number, _interrupt)
 
 
 def run(make_service: Callable[[], Service]) -> None:
@@ -162,9 +174,7 @@ def run(make_service: Callable[[], Service]) -> None:
     check_address(host, port)
     check_root_path()
     _settle(host, port)
-    for name in ENDS:
-        if hasattr(signal, name) and signal.getsignal(number := getattr(signal, name)) != signal.SIG_IGN:
-            signal.signal(number, _interrupt)  # so that the folder of the uploads is removed
+    _ends_by(*ENDS)
     served = False
     try:
         with upload_folder():
@@ -176,10 +186,12 @@ def run(make_service: Callable[[], Service]) -> None:
             demo, url = launch(build_ui(service), host, port, **launch_options())
             log.info("The app answers at %s (stop it with Ctrl+C).", url)
             served = True
+            _ends_by("SIGINT")  # gradio would wait five seconds for threads that compute
             demo.block_thread()
     except SystemExit:  # of `_interrupt`
         if not served:
             raise
+        log.info("Stopped.")
     _leave()
 
 

@@ -119,6 +119,14 @@ def chosen_model(given: str | None) -> str:
     return given or os.environ.get("GUDA_MODEL") or own_model() or DEFAULT_MODEL
 
 
+def called(card: Card) -> str:
+    """How `--model` names it, in a text that reports may hold: where a folder or a file lies is private, and MODEL
+    stands for it."""
+    if card.id in known_cards():
+        return card.id
+    return card.path if card.source == "hub" else "MODEL"
+
+
 def absolute(name: str) -> str:
     """The name of a model for a process that works in another folder: a path in it is written out."""
     path = paths.at_home(name)

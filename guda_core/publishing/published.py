@@ -160,7 +160,10 @@ def _adapters(run: Run, group_set: GroupSet) -> tuple[dict[str, dict[str, Any]],
         else:
             metas[gid] = meta
     if not metas:
-        raise AdapterError(f"There is no adapter of '{group_set.id}' to publish. Make them with `guda unlearn`.")
+        drafts = " Drafts are not published." if any("is a draft" in why for why in missing.values()) else ""
+        raise AdapterError(
+            f"There is no adapter of '{group_set.id}' to publish.{drafts} Make them with `guda unlearn`."
+        )
     models = sorted({str(m.get("base_sha256"))[:12] for m in metas.values()})
     if len(models) > 1:
         raise AdapterError(f"The adapters are of {len(models)} models ({', '.join(models)}). Run `guda unlearn` again.")

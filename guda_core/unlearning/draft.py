@@ -61,13 +61,15 @@ def readers(model: BaseModel) -> dict[str, Tensor]:
 
 
 def undrafted(job: Forgetting, wanted: Sequence[str], *, again: bool = False) -> list[str]:
-    """The wanted groups (none named: all) that a draft is to be made of: those without a usable adapter, and with
-    `again` those that have a draft. What unlearning made stays."""
-    out = []
+    """The wanted groups (none named: all) that a draft is to be made of: those without a usable adapter, those
+    whose draft is of other pictures or captions than the set's now, and with `again` all that have a draft. What
+    unlearning made stays."""
+    out, now = [], job.listed()
     for group in job.known(wanted):
         try:
             meta = job.load(group).meta
-            if again and is_draft(meta):
+            stale = any(meta.get(k, v) != v for k, v in now.items())
+            if is_draft(meta) and (again or stale):
                 out.append(group)
         except AdapterError:
             out.append(group)

@@ -115,10 +115,8 @@ class KernelMethod(Method):
     def load(cls, context: Context) -> Self | Unavailable:
         """From the stored features. Raises CacheError when they are damaged or of another model."""
         if context.features is None or not context.features.is_dir():
-            return Unavailable(
-                "There are no gradient features of the training pictures. Make them with `python -m guda_core assets "
-                "features`."
-            )
+            make = context.command(f"assets features --methods {cls.id}")
+            return Unavailable(f"There are no gradient features of the training pictures. Make them with `{make}`.")
         method = cls.on_quantised(context.model, context.features / cls.id, context.groups)
         method.group_set = context.group_set
         return method

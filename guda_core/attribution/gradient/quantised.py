@@ -91,7 +91,7 @@ class QuantisedBank:
     def __init__(self, model: BaseModel, folder: Path) -> None:
         self.folder, self.model = folder, model
         name = folder.name
-        make = f"Make them with `python -m guda_core assets features --methods {name}`."
+        make = f"Make them with `guda assets features --methods {name}`, for this model and group set."
         try:
             self.meta = json.loads((folder / META).read_text(encoding="utf-8"))
             data = (folder / WEIGHTS).read_bytes()
