@@ -116,12 +116,12 @@ def write_model(folder: Path, config: PlantedConfig) -> None:
     ).save_pretrained(folder)  # fmt: skip
 
 
-def prepare(home: Path, config: PlantedConfig) -> OwnOracle:
-    """Pictures, group set and model in the workspace; returns the trainings."""
+def prepare(home: Path, config: PlantedConfig, *, held_out: float = 0.25) -> OwnOracle:
+    """Pictures, group set and model in the workspace; returns the trainings. held_out: share of each style."""
     if not (home / "pictures").is_dir():
         write_pictures(home / "pictures", config)
         write_model(home / "model", config)
-    asked = NewSet(name=SET, phrase="in the {name} style", resolution=SIDE, held_out=0.25)
+    asked = NewSet(name=SET, phrase="in the {name} style", resolution=SIDE, held_out=held_out)
     base = Forgetting(own_set(home / "pictures", asked), model=str(home / "model"))
     settings = settings_for(base.model, whole=True, steps=config.steps, batch=config.batch, lr=config.lr)
     return OwnOracle(base, settings, name=MODEL)

@@ -13,8 +13,6 @@ Names are imported when they are first asked for: importing this package loads n
 
 from importlib import import_module
 
-from guda_core.quiet import unadvised
-
 __version__ = "0.2.0.dev0"
 _PLACES = {  # name -> the module that it comes from
     **dict.fromkeys(("load_model", "load_groups", "attribute", "unlearn", "Answer"), "guda_core.api"),
@@ -29,7 +27,6 @@ __all__ = ["__version__", *_PLACES]  # pyright: ignore[reportUnsupportedDunderAl
 def __getattr__(name: str) -> object:
     if name not in _PLACES:
         raise AttributeError(f"module 'guda_core' has no attribute '{name}'")
-    unadvised()
     return getattr(import_module(_PLACES[name]), name)
 
 

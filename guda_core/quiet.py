@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 
 
@@ -13,14 +12,3 @@ def quieten() -> None:
     from guda_core.diffusion.unet_family import quieten_libraries
 
     quieten_libraries()
-
-
-def unadvised() -> None:
-    """Nothing here needs torchvision, so `transformers` does not advise to install it; all else that it says stays."""
-    said = logging.getLogger("transformers.utils.import_utils")
-    if _is_wanted not in said.filters:
-        said.addFilter(_is_wanted)
-
-
-def _is_wanted(record: logging.LogRecord) -> bool:
-    return "requires torchvision" not in record.getMessage()

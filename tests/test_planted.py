@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from experiments import planted, unlearncanvas
+from experiments import few, planted, unlearncanvas
 from experiments.benchmark.own_run import TABLE
 from experiments.logo.whole_way import everything
 from experiments.tables import committed, planted_table
 from guda_core import paths
+from guda_core.cli import groups_check
+from guda_core.data.own.picture_list import FILE as PICTURES
+from guda_core.data.own.picture_list import read_list
 from guda_core.errors import DataError
 from guda_core.unlearning import adapters
 from tests.tiny import save_tiny
@@ -121,3 +126,40 @@ def test_the_page_says_what_the_committed_file_says(monkeypatch, tmp_path):
     assert "The offset's weight: 0.5." in planted_table.planted_agreement()
     (tmp_path / planted.FILE).unlink()
     assert {render() for render in planted_table.RENDER.values()} == {committed.UNKNOWN}
+
+
+def test_ever_fewer_pictures_of_each_style_are_trained_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(planted, "STYLES", dict(list(planted.STYLES.items())[:3]))
+    monkeypatch.setenv("GUDA_HOME", "")  # `measured` sets it
+    found = few.measured(tmp_path, (1, 3), replace(SMALL, pictures=3))
+    assert [(r["pictures"], r["method"]) for r in found if r["query_set"] == "generated"] == [
+        (size, method) for size in (1, 3) for method in few.METHODS
+    ]
+    for size, held in ((1, 7), (3, 9)):
+        listed = read_list(tmp_path / str(size) / "sets" / planted.SET / PICTURES)
+        assert Counter((p.group, p.held_out) for p in listed) == {
+            (g, out): n for g in planted.STYLES for out, n in ((False, size), (True, held))
+        }
+    real = [r for r in found if r["query_set"] == "real"]
+    assert all(r["of"] == r["n"] and r["low"] <= r["right"] / r["of"] == r["value"] <= r["high"] for r in real)
+
+
+@pytest.mark.parametrize("size", few.SIZES)
+def test_a_size_is_what_is_left_to_train_on(size):
+    own, held_out = few.world(size, planted.PlantedConfig())
+    drawn = own.pictures * len(planted.OBJECTS)
+    assert drawn - round(held_out * drawn) == size and 6 <= drawn - size <= 7 * size and held_out <= 0.9
+
+
+def test_the_answer_on_few_pictures_is_that_of_the_committed_file():
+    """What the page of questions and the page of results say of it."""
+    record = json.loads((committed.FOLDER / few.FILE).read_text(encoding="utf-8"))
+    assert record["sizes"] == list(few.SIZES) and len(record["rows"]) == 2 * 2 * len(few.SIZES)
+    guda = {(r["pictures"], r["query_set"]): r for r in record["rows"] if r["method"] == "guda"}
+    assert all(guda[n, "real"]["low"] < 0.25 for n in (2, 4))  # one in four is chance
+    assert all(guda[n, s]["low"] > 0.25 for n in (12, 36) for s in ("real", "generated"))
+    questions = (paths.ROOT / "docs" / "explanation" / "questions.md").read_text(encoding="utf-8")
+    said = {n: f"{guda[n, 'real']['right']} of {guda[n, 'real']['of']}" for n in (12, 36)}
+    assert f"With 12, it does so on {said[12]}, and with 36 on all." in questions and said[36] == "24 of 24"
+    logo = {r["pictures"]: r["right"] for r in record["rows"] if (r["method"], r["query_set"]) == ("logo", "real")}
+    assert min(logo[2], logo[4]) > 12 > groups_check.FEW - 1 >= 4  # the oracle names most; the warning begins between

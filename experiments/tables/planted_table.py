@@ -1,4 +1,4 @@
-"""What the planted truth gave, as tables (`python -m experiments.planted`)."""
+"""What the planted truth gave, as tables (`python -m experiments.planted`, `python -m experiments.few`)."""
 
 from __future__ import annotations
 
@@ -34,4 +34,22 @@ def planted_agreement() -> str:
     return "\n".join([*lines, "", f"{said} {source(record, 'planted')}"])
 
 
-RENDER = {"planted": planted, "planted_agreement": planted_agreement}
+def few() -> str:
+    """How often the planted style comes first, by the number of pictures that each style has."""
+    record = read("few")
+    if record is None:
+        return UNKNOWN
+    sets = list(dict.fromkeys(r["query_set"] for r in record["rows"]))
+    methods = list(dict.fromkeys(r["method"] for r in record["rows"]))
+    columns = [(m, s) for m in methods for s in sets]
+    lines = [
+        f"| pictures of a style | {' | '.join(f'{m}, {s}' for m, s in columns)} |", f"|---{'|---' * len(columns)}|"
+    ]  # fmt: skip
+    for size in record["sizes"]:
+        found = {(r["method"], r["query_set"]): r for r in record["rows"] if r["pictures"] == size}
+        cells = [f"{r['right']} of {r['of']} ({r['low']:.2f} to {r['high']:.2f})" for r in map(found.get, columns) if r]
+        lines.append(f"| {size} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"In brackets: 95% intervals of the share. {source(record, 'few')}"])
+
+
+RENDER = {"few": few, "planted": planted, "planted_agreement": planted_agreement}

@@ -9,8 +9,17 @@ One file and one line here add a family; an installed package adds one by an ent
 "guda_core.families", a program by `FAMILIES.add`.
 """
 
+import logging
+
 from guda_core.registry import Registry
 
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    """Nothing here needs torchvision, so `transformers` does not advise to install it; all else that it says stays."""
+    return "requires torchvision" not in record.getMessage()
+
+
+logging.getLogger("transformers.utils.import_utils").addFilter(_is_wanted)
 FAMILIES = Registry(
     "family of models",
     "guda_core.families",
