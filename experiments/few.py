@@ -1,7 +1,7 @@
 """How many pictures does a group need? `python -m experiments.few`: the planted truth with fewer and fewer pictures.
 
-The four drawn styles of `experiments.planted`, each with so many pictures to train on; everything else stays: steps,
-settings, captions. For each size a network is trained from scratch, and again without each style (the oracle), and each
+The four drawn styles of `experiments.planted`, each with so many pictures to train on; steps and
+settings stay. For each size a network is trained from scratch, and again without each style (the oracle), and each
 style is unlearned. How often is the first group the style that a picture was made from? Asked of pictures that the
 model drew from a style's words, and of real pictures that were held out.
 

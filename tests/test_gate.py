@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -107,6 +108,16 @@ def test_no_upload_fills_the_disk(app, monkeypatch):
         sent = httpx.post(f"{app.url}gradio_api/upload", files={"files": ("a.png", data)}, timeout=WAIT)
         assert sent.status_code == code and (code == 200 or sent.text == gate.FULL[1])
     assert len(app.kept()) == len(before) + 2
+
+
+DISKS = [(0, 0, 9, True), (2**40, 2**29, 9, False), (2**40, 2**29 + 10, 9, True), (1000, 200, 99, True),
+         (1000, 200, 100, False)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("total", "free", "more", "fits"), DISKS)
+def test_room_is_left_on_small_disks_too_and_those_that_tell_nothing_are_used(monkeypatch, total, free, more, fits):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=total, free=free))
+    assert gate.has_room(more) == fits
 
 
 def test_an_interrupted_upload_leaves_no_file(app):

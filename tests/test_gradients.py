@@ -196,6 +196,8 @@ def test_one_copy_serves_all_methods_and_goes_with_them(linear):
     some = Gradients(linear.model, FeatureConfig(parts=("weight",)))
     other = Gradients(Linear(torch.eye(D)), config().features)
     assert some.network is not network is not other.network
+    own = Gradients(linear.model, config().features, own=True)
+    assert own.network is not network and own.size == trak.bank.gradients.size
     gone = weakref.ref(network)
     del trak, network
     gc.collect()

@@ -296,24 +296,25 @@ def test_what_a_class_must_say_and_does_not_is_why_it_is_not_offered(service, ca
         "combined": "made from guda, das",
     }  # fmt: skip
     assert all(part in refused[m] for m, part in said.items()), refused
-    own = f"--set {service.group_set.id} --model {called(service.model.card)}"
+    own = f"--set {service.group_set.id} {called(service.model.card)}"
     assert f"`guda assets features --methods das {own}`" in refused["das"]
     assert f"`guda assets introstyle {own}`" in refused["introstyle"] and "own-oracle.md" in refused["logo"]
     assert "Brightness <&> is not offered. Its table is damaged." in caplog.text
 
 
-def test_a_command_for_the_included_model_needs_no_options():
+def test_a_command_names_model_lora_and_set():
     """Where a model of somebody's own lies is private: MODEL stands for it."""
 
     def command(card: Card, group_set: str) -> str:
         return Context(SimpleNamespace(card=card), SimpleNamespace(id=group_set)).command("assets features")
 
-    own = replace(find_card("emoji"), id="brush", path="/home/ann/brush", source="folder")
+    emoji = find_card("emoji")
+    own = replace(emoji, id="brush", path="/home/ann/brush", source="folder")
     hub = replace(own, path="ann/brush", source="hub")
-    assert command(find_card("emoji"), "emoji") == "guda assets features"
-    assert command(find_card("emoji"), "artists") == "guda assets features --set artists --model emoji"
+    assert command(emoji, "emoji") == "guda assets features --set emoji --model emoji"
     assert command(own, "artists") == "guda assets features --set artists --model MODEL"
     assert command(hub, "artists") == "guda assets features --set artists --model ann/brush"
+    assert command(replace(hub, lora="/x/f.safetensors"), "a").endswith("--model ann/brush --lora FILE")
 
 
 def test_needs_are_counted_once_and_in_order(service):

@@ -241,14 +241,15 @@ def test_it_ends_in_peace_while_it_computes(tmp_path, numbers):
     temporary, log = tmp_path / "tmp", tmp_path / "app.log"
     temporary.mkdir()
     computing = """
-import threading, torch
+import signal, threading, torch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` turns it off
 x = torch.ones(64, 64)
 def compute():
     while True: x @ x
 for _ in range(3): threading.Thread(target=compute, daemon=True).start()
 """
     with started(ROOT, free_port(), log, computing + FAKED, TMPDIR=str(temporary)) as (app, _):
-        for number in numbers:
+        for number in numbers:  # also while the page has begun to answer, and the program does not know it yet
             app.send_signal(number)
             time.sleep(0.05)
         assert app.wait(WAIT) == 0, log.read_text(errors="replace")

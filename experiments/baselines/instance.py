@@ -80,7 +80,7 @@ class Instance(Method):
         self.model, self.examples, self.group_ids = model, examples, list(group_ids)
         parts = self.config.parts or PARTS[model.card.kind]
         features = FeatureConfig(output="loss", timesteps=self.config.timesteps, dim=0, parts=parts)
-        self.gradients = Gradients(model, features)
+        self.gradients = Gradients(model, features, own=True)
         data = {"base_sha256": model.sha256, "examples_sha256": examples.sha256()}
         self.store = Store("fisher", {**data, "timesteps": self.config.timesteps, "parts": parts})
 

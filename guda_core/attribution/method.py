@@ -94,9 +94,7 @@ class Context:
 
     def command(self, words: str) -> str:
         """The command of `guda` that makes something for just this model and group set, such as "assets features"."""
-        if self.is_shipped:
-            return f"guda {words}"
-        return f"guda {words} --set {self.group_set.id} --model {called(self.model.card)}"
+        return f"guda {words} --set {self.group_set.id} {called(self.model.card)}"
 
 
 class Method(ABC):

@@ -115,7 +115,7 @@ def _weak(group_set: GroupSet, train: Sequence[Item], held: Sequence[Item]) -> I
             times = loop.steps * loop.batch // n[gid]
             yield (
                 f"'{gid}' has {counted(n[gid] + out[gid], 'picture')}, {n[gid]} to train on. Unlearning shows each "
-                f"about {times:,} times and learns these pictures more than a style. Read its score with great care."
+                f"about {times:,} times and may learn these pictures more than a style. Read its score with great care."
             )
     none = [gid for gid in group_set.groups if n[gid] and not out[gid]]
     if none:

@@ -95,7 +95,7 @@ def _show_summary(s: Summary) -> None:
     for m, found in s.firsts.items():
         total = sum(f.pictures for f in found)
         table = Table(title=f"First group by {m}, of the pictures that the model could have made")
-        for column in ("group", "first in", "share", "stands out, clear of the second"):
+        for column in ("group", "first in", "share", "clearly first"):
             table.add_column(column)
         for f in found:
             share = f"{100 * f.pictures / total:.1f}%" if total else "-"

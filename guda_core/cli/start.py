@@ -15,7 +15,8 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, MutableMapping
+import threading
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 HOST, PORT = "127.0.0.1", 7860
 ENDS = ("SIGTERM", "SIGHUP", "SIGBREAK")  # what ends the app from outside; the last two when a terminal is closed
+LEAVE_S = 5.0  # that the libraries may take to tidy up
 UPLOADS = "GRADIO_TEMP_DIR"  # the folder whose files gradio serves; it reads this when it is imported
 
 
@@ -149,19 +151,24 @@ def _settle(host: str, port: int) -> None:
 
 
 def _interrupt(*_: object) -> None:
-    """The first signal ends the app; those that follow change nothing."""
+    """While the app starts, a signal ends it as Python ends."""
+    raise SystemExit(0)
+
+
+def _end(*_: object) -> None:
+    """While the app serves, the first signal ends it; those that follow change nothing."""
     for name in (*ENDS, "SIGINT"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     raise SystemExit(0)
 
 
-def _ends_by(*names: str) -> None:
+def _ends_by(names: Sequence[str], end: Callable[..., None]) -> None:
     """Let these signals end the app in order, so that the folder of the uploads is removed; not those that whoever
     started it has turned off."""
     for name in names:
         if hasattr(signal, name) and signal.getsignal(number := getattr(signal, name)) != signal.SIG_IGN:
-            signal.signal(number, _interrupt)
+            signal.signal(number, end)
 
 
 def run(make_service: Callable[[], Service]) -> None:
@@ -174,8 +181,8 @@ def run(make_service: Callable[[], Service]) -> None:
     check_address(host, port)
     check_root_path()
     _settle(host, port)
-    _ends_by(*ENDS)
-    served = False
+    _ends_by(ENDS, _interrupt)
+    serves = False
     try:
         with upload_folder():
             with uncollected():
@@ -183,13 +190,14 @@ def run(make_service: Callable[[], Service]) -> None:
                 with without_proxies():  # gradio makes a client when it is imported, which some proxies' names stop
                     from guda_core.ui import build_ui, launch_options
                     from guda_core.ui.serve import launch
-            demo, url = launch(build_ui(service), host, port, **launch_options())
+            page = build_ui(service)
+            serves = True
+            _ends_by((*ENDS, "SIGINT"), _end)  # as is, gradio waits five seconds for threads that compute
+            demo, url = launch(page, host, port, **launch_options())
             log.info("The app answers at %s (stop it with Ctrl+C).", url)
-            served = True
-            _ends_by("SIGINT")  # gradio would wait five seconds for threads that compute
             demo.block_thread()
-    except SystemExit:  # of `_interrupt`
-        if not served:
+    except SystemExit:
+        if not serves:
             raise
         log.info("Stopped.")
     _leave()
@@ -198,6 +206,9 @@ def run(make_service: Callable[[], Service]) -> None:
 def _leave() -> NoReturn:
     """End this process, now that the uploads are gone. Threads that compute for a visitor are not waited for: they
     would come back from torch while Python goes down, and C++ would end the process with an abort."""
+    at_most = threading.Timer(LEAVE_S, os._exit, (0,))
+    at_most.daemon = True
+    at_most.start()
     with suppress(Exception):
         atexit._run_exitfuncs()  # libraries remove their own temporary folders
     with suppress(OSError, ValueError):

@@ -120,11 +120,11 @@ def chosen_model(given: str | None) -> str:
 
 
 def called(card: Card) -> str:
-    """How `--model` names it, in a text that reports may hold: where a folder or a file lies is private, and MODEL
-    stands for it."""
+    """The options that name it, in a text that reports may hold: where a folder or a file lies is private, and MODEL or
+    FILE stands for it."""
     if card.id in known_cards():
-        return card.id
-    return card.path if card.source == "hub" else "MODEL"
+        return f"--model {card.id}"
+    return f"--model {card.path if card.source == 'hub' else 'MODEL'}{' --lora FILE' if card.lora else ''}"
 
 
 def absolute(name: str) -> str:

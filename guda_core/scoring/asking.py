@@ -68,8 +68,8 @@ def _holds(text: str) -> tuple[str, list[Any]]:
 
 @dataclass(frozen=True)
 class First:
-    """How often a group is the first by a method. pictures: so often; apart: of these, so often it stands out
-    (`Attribution.stands_out`) and is clear of the second (None: the method does not tell)."""
+    """How often a group is the first by a method. pictures: so often; apart: of these, so often it is clear of
+    the second and, in nats, stands out (`Attribution.stands_out`). None: the method does not tell."""
 
     group_id: str
     name: str

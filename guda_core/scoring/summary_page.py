@@ -1,7 +1,7 @@
 """The summary of a table as one HTML file: bars without scripts, light and dark, nothing from another host.
 
-A bar is as long as its share of the pictures that count; its full part is where the group stands out (its 95%
-interval lies above 0 and above its offset) and is clear of the second (95% paired interval). All texts are escaped:
+A bar is as long as its share of the pictures that count; its full part is where the group is clear of the second (95%
+paired interval) and, for scores in nats, its own interval lies above 0 and above its offset. All texts are escaped:
 names and reasons may hold anything.
 """
 
@@ -92,9 +92,9 @@ def _firsts(method: str, found: list[First]) -> str:
         parts = "".join(f'<i class="{css}" style="width:{w:.2f}%"></i>' for w, css in wide if w)
         name = f"<span>{escape(f.name)}</span>"
         rows += f'<div class="row">{name}<span class="track">{parts}</span><span>{share}</span></div>'
-        told.append(f"{f.name}: {f.pictures}, stands out and is clear of the second in {sure}")
+        told.append(f"{f.name}: {f.pictures}, clearly in {sure}")
     knows = any(f.apart is not None for f in found)
-    keys = {"key sure": "stands out, and is clear of the second", "key": "not so"}
+    keys = {"key sure": "clearly first: clear of the second and, in nats, above 0 and its offset", "key": "not clearly"}
     named = keys if knows else {"key": "this method does not say how surely"}
     key = " ".join(f'<span class="named"><span class="{css}"></span>{said}</span>' for css, said in named.items())
     return (

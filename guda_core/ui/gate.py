@@ -7,6 +7,7 @@ addresses for whoever asks, and writes links and recordings to the disk for good
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 from pathlib import Path
@@ -18,16 +19,17 @@ from starlette.formparsers import MultiPartException
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+log = logging.getLogger(__name__)
 UPLOAD = "/gradio_api/upload"
 MOST_ASKED = 2**20  # bytes of any request that is no upload
-LEFT_FREE = 2**29  # bytes of the disk that all visitors' uploads together leave
+LEFT_FREE = 2**29  # bytes of the disk that uploads leave, or a tenth of a small one
 FIELD = b"files"  # the one field of an upload that gradio keeps as files and sweeps
 ELSEWHERE = re.compile(
     r"/gradio_api/file.*://|/gradio_api/proxy=|^/proxy=", re.DOTALL
 )  # a file at, or a page of, another host
 NOT_HERE = re.compile(r"/gradio_api/(deep_link|process_recording)/*$")
 TOO_MUCH = (413, "This is larger than the page takes.")
-FULL = (507, "There is no room for more files here now. Old ones go within two hours: try again later.")
+FULL = (507, "There is no room for more files here now. Those of others go within two hours: try again later.")
 ONLY_FILES = (400, "An upload holds files alone, in the field 'files'.")
 NOT_ASKED = (403, "This page asks nothing of other hosts.")
 MISSING = (404, "There is nothing here.")
@@ -37,9 +39,10 @@ def has_room(more: int) -> bool:
     """Whether the disk of the uploads can take so many bytes more. One that does not tell can."""
     folder = Path(get_upload_folder())
     try:
-        return shutil.disk_usage(folder if folder.is_dir() else folder.parent).free - more > LEFT_FREE
+        disk = shutil.disk_usage(folder if folder.is_dir() else folder.parent)
     except OSError:
         return True
+    return not disk.total or disk.free - more > min(LEFT_FREE, disk.total // 10)
 
 
 class Gate:
@@ -62,8 +65,9 @@ class Gate:
             refusal = MISSING
         elif length.isdecimal() and int(length[:20]) > most:
             refusal = TOO_MUCH
-        elif upload and not has_room(int(length[:20]) if length.isdecimal() else 0):
+        elif upload and not has_room(int(length[:20]) if length.isdecimal() else most):
             refusal = FULL
+            log.warning("An upload was refused: its disk is nearly full.")
         body = _Body(receive, send, most=most, kind=headers.get("content-type") if upload else None)
         if refusal is None:
             refusal = await body.passed_to(self.app, scope)

@@ -88,23 +88,29 @@ _copies: WeakKeyDictionary[BaseModel, Copies] = WeakKeyDictionary()
 
 
 def differentiated(model: BaseModel, parts: tuple[str, ...]) -> nn.Module:
-    """A float32 copy of the network in which the weights that count take gradients; one for all who ask for the same
-    parts, for as long as one of them has it.
+    """A float32 copy of the network in which the weights that count take gradients.
 
     Raises:
         ModelError: the model has none of the parts.
     """
     with model.lock:  # not while an adapter is switched in
+        network = copy.deepcopy(model.network).float().eval().requires_grad_(False)
+    named = counted(network, parts)
+    if not named:
+        raise ModelError(f"The model '{model.card.id}' has none of the parts {', '.join(parts)}.")
+    for p in named.values():
+        p.requires_grad_(True)
+    return network
+
+
+def shared(model: BaseModel, parts: tuple[str, ...]) -> nn.Module:
+    """`differentiated`: one for all who ask for the same parts, for as long as one of them has it. Nobody may change
+    its weights."""
+    with model.lock:
         own = _copies.setdefault(model, WeakValueDictionary())
         network = own.get(parts)
         if network is None:
-            network = copy.deepcopy(model.network).float().eval().requires_grad_(False)
-            named = counted(network, parts)
-            if not named:
-                raise ModelError(f"The model '{model.card.id}' has none of the parts {', '.join(parts)}.")
-            for p in named.values():
-                p.requires_grad_(True)
-            own[parts] = network
+            network = own[parts] = differentiated(model, parts)
         return network
 
 
@@ -115,9 +121,10 @@ class Gradients:
         ModelError: the model has none of the parts.
     """
 
-    def __init__(self, model: BaseModel, config: FeatureConfig) -> None:
+    def __init__(self, model: BaseModel, config: FeatureConfig, *, own: bool = False) -> None:
+        """own: with a copy whose weights may be changed."""
         self.model, self.config = model, config
-        self.network = differentiated(model, tuple(config.parts))
+        self.network = (differentiated if own else shared)(model, tuple(config.parts))
         self.scale = FIRST_SCALE if model.dtype == torch.float16 else 1.0
         self.parameters: dict[str, nn.Parameter] = counted(self.network, config.parts)
         self.size = sum(p.numel() for p in self.parameters.values())
