@@ -174,7 +174,7 @@ def test_the_service_offers_the_oracle_when_every_group_has_its_model(service, t
             service.method(Guda).folder,
             oracle=service.method(Guda).folder,
         )
-    assert "logo" not in some.methods() and "experiments.logo --live" in caplog.text and "1 of 8 groups" in caplog.text
+    assert "logo" not in some.methods() and "own-oracle.md" in caplog.text and "1 of 8 groups" in caplog.text
     for g in service.group_set.groups:
         source = service.method(Guda).folder / (g if (service.method(Guda).folder / g).is_dir() else "twemoji")
         (tmp_path / g).mkdir()

@@ -44,6 +44,9 @@ HOSTILE = {
     "GRADIO_NUM_PORTS": "many", "GUDA_MCP": "1",
 }  # fmt: skip
 FAKED = """
+import signal
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` turns it off
 from guda_core.cli import app, start
 
 def fake():
