@@ -54,6 +54,13 @@ class Scoped(LightService):
         return Scope(verdict, 2.0, 3.0, "bits", "It needs 2 bits.", p_value=0.25)
 
 
+class Kernels(Scoped):
+    """Its scores have another unit: below 0 says nothing there."""
+
+    def _guda(self, query, progress):
+        return dataclasses.replace(super()._guda(query, progress), unit="kernel")
+
+
 @pytest.fixture(scope="module")
 def table(tmp_path_factory) -> Path:
     """Twelve pictures, of which two are none; some are out of scope."""
@@ -97,6 +104,14 @@ def test_offsets_that_are_none_do_not_stop_a_summary(table, monkeypatch, made):
     monkeypatch.setattr(Results, "made_from", lambda self: {**real, "made_from": made})
     s = found.summary()
     assert s.firsts["clip"] == wanted and any(f.apart for f in s.firsts["guda"])
+
+
+def test_in_other_units_than_nats_whoever_is_clear_of_the_second_is_clearly_first(tmp_path):
+    make_table(folder_of(tmp_path / "in", 10), tmp_path / "out", Kernels)
+    first = [r for r in rows(tmp_path / "out") if r["method"] == "guda" and r["rank"] == 1 and r["scope"] == "in scope"]
+    clear = [r for r in first if r["told_apart"]]
+    found = Results(str(tmp_path / "out")).summary().firsts["guda"]
+    assert sum(f.apart for f in found) == len(clear) and any(r["low"] < 0 for r in clear)
 
 
 def test_rows_are_found_sorted_and_paged(table):

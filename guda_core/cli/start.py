@@ -196,8 +196,8 @@ def run(make_service: Callable[[], Service]) -> None:
             demo, url = launch(page, host, port, **launch_options())
             log.info("The app answers at %s (stop it with Ctrl+C).", url)
             demo.block_thread()
-    except SystemExit:
-        if not serves:
+    except SystemExit as e:
+        if not serves or e.code:  # of a library that gives up, say
             raise
         log.info("Stopped.")
     _leave()
