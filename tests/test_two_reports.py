@@ -111,7 +111,11 @@ def test_the_command_tells_and_writes_it(service, write, tmp_path):
     assert "The reports are about two pictures." in done.output and "Written:" in done.output
     found = json.loads(out.read_text())
     assert found["same"]["model"] is True and found["same"]["picture"] is False
-    assert {r["group"] for r in found["methods"]["guda"]} == set(service.group_set.groups)
+    rows = found["methods"]["guda"]
+    assert {r["group"] for r in rows} == set(service.group_set.groups)
+    for r in rows[:-1]:  # as `guda attribute` says them: one digit after the point, in nats
+        line = next(x for x in done.output.splitlines() if r["name"] in x and "│" in x)
+        assert f"{r['score_a']:.1f}" in line and f"{r['score_b']:.1f}" in line
     b.write_bytes(b"PK no zip")
     done = CliRunner().invoke(app, ["compare", str(a), str(b)])
     assert done.exit_code == 2 and "damaged or cut off" in done.output and "Traceback" not in done.output

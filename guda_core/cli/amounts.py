@@ -1,6 +1,13 @@
-"""Times and sizes as people read them."""
+"""Scores, times and sizes as people read them."""
 
 from __future__ import annotations
+
+FORMS = {"nats": ".1f", "cosine": ".3f"}  # of scores; others have three digits that count
+
+
+def score_said(score: float, unit: str) -> str:
+    """ "1234.5" nats, "0.712" cosine, "0.00112" in another unit."""
+    return f"{score:{FORMS.get(unit, '.3g')}}"
 
 
 def time_said(seconds: float) -> str:

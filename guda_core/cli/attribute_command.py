@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from guda_core.cli.amounts import score_said
 from guda_core.cli.loading import service_of
 from guda_core.cli.terminal import (
     DtypeOption,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from guda_core.picture_records import Shown
     from guda_core.records import Attribution, GroupSet, MethodInfo, Query
 
-FORMS = {"nats": ".1f", "cosine": ".3f"}  # of scores; others have three digits that count
 SIGNS = {"nats": "positive = the group contributed"}  # by unit
 NO_SIGN = "compare them with each other alone"  # likeness, kernels and standard scores have no 0 that means that
 
@@ -257,9 +257,8 @@ def _show_answer(a: Attribution, gs: GroupSet, method: MethodInfo) -> None:
         if s.score is None or s.low is None or s.high is None:
             table.add_row("-", gs.groups[g].name, "-", "-", *["-"] * offset, f"{s.status}: {s.reason}")
         else:
-            form = FORMS.get(a.unit, ".3g")
-            score, low, high = (f"{v:{form}}" for v in (s.score, s.low, s.high))
-            part = [f"{a.offset(g):{form}}"] if offset else []
+            score, low, high = (score_said(v, a.unit) for v in (s.score, s.low, s.high))
+            part = [score_said(a.offset(g), a.unit)] if offset else []
             table.add_row(str(i + 1), gs.groups[g].name, score, f"{low} to {high}", *part, s.reason or s.status)
     show(table)
     say(method.note)

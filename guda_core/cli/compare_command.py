@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from guda_core.cli.amounts import score_said
 from guda_core.cli.terminal import say, show
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def compare(
         say(sentence)
     for method, rows in found.methods.items():
         unit = found.units.get(method, "different units")
-        _table(f"{a.methods[method].name}: scores ({unit}) of the first and the second report", rows)
+        _table(f"{a.methods[method].name}: scores ({unit}) of the first and the second report", rows, unit)
     for method, where in found.only.items():
         said, told = ("first", a) if where == "a" else ("second", b)
         say(f"Only the {said} report has {told.methods[method].name}.")
@@ -51,13 +52,14 @@ def _told(path: Path) -> Told:
     return tell(report.record, attributions(report), {})
 
 
-def _table(title: str, rows: tuple[Row, ...]) -> None:
+def _table(title: str, rows: tuple[Row, ...], unit: str) -> None:
     table = Table(title=title)
     for column in ("group", "ranks", "first", "second", "difference", "95% interval"):
         table.add_column(column, overflow="fold")
     for r in rows:
-        span = f"{r.low:.3g} to {r.high:.3g}" if r.low is not None and r.high is not None else "-"
-        numbers = (f"{v:.3g}" if v is not None else "-" for v in (r.score_a, r.score_b, r.difference))
+        numbers = ["-" if v is None else score_said(v, unit) for v in (r.score_a, r.score_b, r.difference)]
+        span = [score_said(v, unit) for v in (r.low, r.high) if v is not None]
         ranks = [str(v) if v else "-" for v in (r.rank_a, r.rank_b)]
-        table.add_row(r.name, ranks[0] if ranks[0] == ranks[1] else " to ".join(ranks), *numbers, span)
+        ranked = ranks[0] if ranks[0] == ranks[1] else " to ".join(ranks)
+        table.add_row(r.name, ranked, *numbers, " to ".join(span) or "-")
     show(table)
