@@ -82,13 +82,20 @@ class Answer:
         """The full record as plain data: the JSON of `guda attribute --json`."""
         return to_json(self.query, list(self.methods.values()), self.groups, **self._about())
 
-    def report(self, path: str | Path) -> Path:
+    def report(self, path: str | Path, *, original: str | Path | bytes | None = None) -> Path:
         """Write the report bundle (a zip that `guda replay` computes again); returns its path.
 
+        Args:
+            path: of the zip.
+            original: the file that was scored, or its bytes, to be put in as it is, with its metadata.
+
         Raises:
-            ReportError: the place cannot be written to.
+            ReportError: the place cannot be written to, or the original is another file than the one that was scored.
+            UnreadError: the original cannot be read.
         """
-        made = bundle.make(self.query, list(self.methods.values()), self.groups, **self._about(), shown=self.shown)
+        data = original if original is None or isinstance(original, bytes) else read_file(Path(original))
+        answers, about = list(self.methods.values()), {**self._about(), "shown": self.shown, "original": data}
+        made = bundle.make(self.query, answers, self.groups, **about)
         bundle.write(Path(path), made)
         return Path(path)
 

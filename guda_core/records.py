@@ -327,3 +327,12 @@ class Attribution:
         """Ids of the groups that have a score, best first; ties by id."""
         ok = [(k, g.score) for k, g in self.groups.items() if g.score is not None]
         return [k for k, _ in sorted(ok, key=lambda kv: (-kv[1], kv[0]))]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One caption of a picture and what the main method answers with it. label: what kind of caption it is."""
+
+    label: str
+    caption: str
+    answer: Attribution

@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image
 
 from guda_core.data.groups import load_group_set
-from guda_core.data.images import read_picture
-from guda_core.data.prompts import check_prompt
+from guda_core.data.images import hash_pixels, read_picture
+from guda_core.data.prompts import check_options, check_prompt
 from guda_core.errors import OptionError
+from guda_core.picture_records import Drawing
 from guda_core.records import (
     Attribution,
     GroupModels,
@@ -25,7 +26,7 @@ from guda_core.records import (
     Query,
     Scope,
 )
-from guda_core.service import EFFORTS, Recorded
+from guda_core.service import EFFORTS, Recorded, Step
 
 MISSING = "noto"
 WHY = "There is no finished adapter in noto."
@@ -105,6 +106,18 @@ class LightService:
     def prepare(self, data: bytes, *, prompt: str = "") -> Query:
         p = read_picture(data, size=16)
         return Query(p.pixels, None, check_prompt(prompt), p.image_hash, p.file_hash, p.preparation)
+
+    def with_prompt(self, query: Query, prompt: str) -> Query:
+        return replace(query, prompt=check_prompt(prompt))
+
+    def generate(self, *, prompt: str, seed: int, steps: int, guidance: float) -> Iterator[Step | Query]:
+        check_options(seed=seed, steps=steps, guidance=guidance)
+        for i in range(steps):
+            yield Step(i + 1, steps)
+        told = f"{self.salt} {check_prompt(prompt)} {seed} {steps} {guidance}"
+        pixels = np.random.default_rng(int(sha(told)[:15], 16)).integers(3, 250, (16, 16, 3), dtype=np.uint8)
+        pixels += np.uint8(self.nudge != 1)
+        yield Query(pixels, None, prompt, hash_pixels(pixels), drawn=Drawing(seed, steps, guidance))
 
     def scope(self, query: Query) -> Scope:
         return Scope("in scope", 2.0, 3.0, "bits per dimension", "It needs 2 bits.")

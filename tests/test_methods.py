@@ -36,8 +36,9 @@ from guda_core.errors import CacheError, OptionError
 from guda_core.local import LocalService
 from guda_core.records import Attribution, Cost, GroupScore, Query
 from guda_core.reports import bundle
+from guda_core.reports.findings import Verdict
 from guda_core.reports.read import read_report
-from guda_core.reports.replay import Verdict, replay
+from guda_core.reports.replay import replay
 from guda_core.reports.restore import attributions
 from guda_core.service import default_methods, main_first
 from guda_core.ui import about, compare, inspect

@@ -119,9 +119,9 @@ def test_a_report_of_before_is_computed_without_the_offsets_error(model, folder)
     assert "offset_se" in now.settings and "offset_se" not in then.settings
     assert all(then.groups[g].high < now.groups[g].high for g in IDS)
     methods = {m: {"settings": dict(a.settings), "sampling": None} for m, a in {"now": now, "then": then}.items()}
-    assert recorded({"methods": {"guda": methods["now"]}}).offset_error
-    assert not recorded({"methods": {"guda": methods["then"]}}).offset_error
-    assert recorded({"methods": {"clip": {"settings": {}, "sampling": None}}}).offset_error
+    assert recorded({"guda": methods["now"]}).offset_error
+    assert not recorded({"guda": methods["then"]}).offset_error
+    assert recorded({"clip": {"settings": {}, "sampling": None}}).offset_error
 
 
 @pytest.mark.parametrize("bad", [{"adapter_sha256": "of another"}, {OFFSET: {}}, {OFFSET: {"mean": None}}, {OFFSET: 3}])

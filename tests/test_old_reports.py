@@ -11,8 +11,9 @@ import pytest
 
 from guda_core.errors import ReportError
 from guda_core.local import load_service
+from guda_core.reports.findings import Verdict
 from guda_core.reports.read import parse_record, read_report
-from guda_core.reports.replay import Verdict, replay
+from guda_core.reports.replay import replay
 from guda_core.reports.restore import attributions
 
 OLD = (

@@ -16,10 +16,11 @@ from guda_core.errors import ReportError
 from guda_core.picture_records import Shown, Strip, Tile
 from guda_core.records import MethodInfo
 from guda_core.reports import bundle
+from guda_core.reports.findings import Verdict
 from guda_core.reports.opened import scope_of, tell
 from guda_core.reports.page import fitting, page
 from guda_core.reports.read import read_report
-from guda_core.reports.replay import Verdict, replay
+from guda_core.reports.replay import replay
 from guda_core.reports.restore import attributions, pixels
 from tests.light import SETTINGS, LightService, draw
 from tests.test_report import answers, made, opened

@@ -29,8 +29,9 @@ from guda_core.local import LocalService, load_service
 from guda_core.records import Query
 from guda_core.reports import bundle
 from guda_core.reports import record as report
+from guda_core.reports.findings import Verdict
 from guda_core.reports.read import read_report
-from guda_core.reports.replay import Verdict, replay
+from guda_core.reports.replay import replay
 from guda_core.service import EFFORTS, Step
 from guda_core.ui.layout import first_caption
 from tests.tiny import tiny_service, tiny_tokenizer

@@ -21,8 +21,9 @@ from guda_core.attribution.racing import BEHIND, Racing, look, passes
 from guda_core.diffusion import likelihood
 from guda_core.records import Attribution, Cost, KLValues
 from guda_core.reports import bundle
+from guda_core.reports.findings import Verdict
 from guda_core.reports.read import read_report
-from guda_core.reports.replay import Verdict, compare, recorded, replay
+from guda_core.reports.replay import compare, recorded, replay
 from guda_core.reports.restore import attributions
 from guda_core.service import EFFORTS, Race
 from tests.light import draw
@@ -233,7 +234,7 @@ def test_a_report_keeps_who_stopped_when_and_replays(service, query, tmp_path):
     again = attributions(read)[0]
     assert again.groups == made.groups and again.reached == made.reached
     assert again.kl is not None and again.kl.fewer == made.kl.fewer
-    assert recorded(read.record).raced and recorded(read.record).draws["guda"] == {
+    assert recorded(read.record["methods"]).raced and recorded(read.record["methods"]).draws["guda"] == {
         g: made.kl.without[g].shape[1] if g in made.kl.without else 6 for g in service.group_set.groups
     }
     assert verdict(read, service).outcome == "equal"
@@ -246,7 +247,7 @@ def test_a_report_of_before_races_is_replayed_in_full(service, query, tmp_path, 
         made = report(service, query, tmp_path / "r.zip")
     read = read_report(tmp_path / "r.zip")
     assert made.kl is not None and not made.kl.fewer and "race" not in json.dumps(read.record["methods"])
-    assert "fewer" not in read.record["methods"]["guda"]["sampling"] and not recorded(read.record).raced
+    assert "fewer" not in read.record["methods"]["guda"]["sampling"] and not recorded(read.record["methods"]).raced
     assert verdict(read, service).outcome == "equal"
 
 

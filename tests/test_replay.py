@@ -18,8 +18,9 @@ import pytest
 from guda_core.errors import OptionError, ReportError, ScoreError
 from guda_core.records import Attribution, Scope
 from guda_core.reports import bundle
+from guda_core.reports.findings import Change, Verdict
 from guda_core.reports.read import MAX_ZIP, Report, read_report
-from guda_core.reports.replay import Change, Verdict, _inputs, _other_values, compare, is_close, replay
+from guda_core.reports.replay import _inputs, _other_values, compare, is_close, replay
 from guda_core.reports.unzip import unzip
 from tests.light import MISSING, SETTINGS, LightService, draw, sha
 

@@ -12,8 +12,9 @@ from jsonschema import Draft202012Validator
 
 from guda_core.diffusion import likelihood
 from guda_core.reports import bundle
+from guda_core.reports.findings import Verdict
 from guda_core.reports.read import SCHEMA, read_report
-from guda_core.reports.replay import Verdict, replay
+from guda_core.reports.replay import replay
 from tests.light import draw
 from tests.test_cli import run  # noqa: F401  (a fixture)
 from tests.test_pipeline import MISSING, service  # noqa: F401  (a fixture)

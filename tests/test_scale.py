@@ -107,7 +107,7 @@ def test_a_measured_card_takes_the_place_of_what_was_assumed(tmp_path, monkeypat
     assumed = scale_table.plan(MEASURED)[0]["score_h"]
     assert "**assumed**" in scale_table.on_paper()
     rates = {d: {"8": {"passes_s": 100.0}, "64": {"passes_s": 250.0}} for d in ("float16", "bfloat16")}
-    scored = {"seconds": 4.0, "share_of_bare": 0.6, "peak_gib": 20.0}
+    scored = {"seconds": 4.0, "passes_s": 200.0, "share_of_bare": 0.6, "peak_gib": 20.0}
     step = {"step_s": 0.5, "peak_gib": 4.0}
     parts = {
         "bare": {**rates, "part_s": 1.0}, "sdxl_bare": {**rates, "part_s": 1.0},
@@ -122,9 +122,11 @@ def test_a_measured_card_takes_the_place_of_what_was_assumed(tmp_path, monkeypat
     }  # fmt: skip
     record = {"command": "c", "date": "2026-01-02", "device": "a card", "parts": parts}
     (tmp_path / "gpu.json").write_text(json.dumps(record))
-    assert gpu_table.pass_seconds() == 1 / 250
-    assert scale_table.plan(MEASURED)[0]["score_h"] == pytest.approx(0.4 * assumed, rel=0.01)
-    assert "takes 4.0 ms on the card that was measured" in scale_table.on_paper()
+    assert gpu_table.pass_seconds() == 1 / 200  # of a whole attribution, not of the bare network
+    assert scale_table.plan(MEASURED)[0]["score_h"] == pytest.approx(0.5 * assumed, rel=0.01)
+    paper = scale_table.on_paper()
+    assert "takes 5.0 ms in a whole attribution" in paper
+    assert "| 1 | 60 | 1.7 |" in paper and "| 8 | 8 | 0.22 |" in paper  # 200 steps of half a second a group
     said = gpu_table.gpu()
     assert "on a card" in said and "| the UNet" not in said and "250 passes a second" in said
     assert "the same ranks, at most 0.06 nats off" in said and "1.0%, 0.2% off" in said

@@ -133,8 +133,9 @@ def inputs(seed: int) -> Iterator[bytes]:
 
 def start(folder: Path) -> Callable[[bytes], None]:
     """A report is read, shown, set beside a sound one, and computed again by a service without a model."""
+    from guda_core.reports.findings import Verdict
     from guda_core.reports.read import read_report
-    from guda_core.reports.replay import Verdict, replay
+    from guda_core.reports.replay import replay
     from guda_core.reports.restore import attributions
     from guda_core.ui import report_screens
     from guda_core.ui.panels import main_panel

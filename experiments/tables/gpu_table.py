@@ -5,14 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from experiments.tables.committed import UNKNOWN, read, source
+from guda_core.unlearning.defaults import OF_LARGE
 
 
 def pass_seconds() -> float | None:
-    """Seconds that a pass of Stable Diffusion 1.5 takes for one picture of 512 pixels, in the best batch in float16;
-    None where no GPU was measured."""
+    """Seconds that a pass of Stable Diffusion 1.5 takes for one picture of 512 pixels, float16, in a whole attribution
+    of effort quick; None where no GPU was measured."""
     record = read("gpu")
-    rates = [r["passes_s"] for r in record["parts"]["bare"]["float16"].values()] if record else []
-    return 1 / max(rates) if rates else None
+    return 1 / record["parts"]["scoring"]["quick"]["passes_s"] if record else None
+
+
+def unlearning_seconds() -> float | None:
+    """Seconds that all steps of one group's unlearning take, of the same model, with checkpointing; None as above."""
+    record = read("gpu")
+    each = record["parts"]["unlearning"]["float16, checkpointing"]["step_s"] if record else None
+    return None if each is None else each * OF_LARGE["stable_diffusion"]["steps"]
 
 
 def _best(part: dict[str, Any], dtype: str) -> float:

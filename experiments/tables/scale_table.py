@@ -2,10 +2,11 @@
 
     scoring, hours   = (list + load + pictures * passes * seconds of a pass / workers + half a part) / 3600
     passes           = timestep draws * (groups + 1), at effort quick
-    unlearning       = ceil(groups / workers) rounds, a group a worker
+    unlearning       = ceil(groups / workers) rounds, a group a worker; hours = rounds * steps * s of a step / 3600
 
-Half a part is what the last workers wait for, on average. The seconds of a pass are those of the card that was measured
-(`gpu_table`); before any was, they are assumed, and said to be.
+Half a part is what the last workers wait for, on average. The seconds of a pass are those of a whole attribution on the
+card that was measured, and those of a step are of unlearning there (`gpu_table`). Before any card was, a pass is
+assumed, and said to be.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import math
 from typing import Any
 
 from experiments.tables.committed import UNKNOWN, read, source
-from experiments.tables.gpu_table import pass_seconds
+from experiments.tables.gpu_table import pass_seconds, unlearning_seconds
 from guda_core.scoring.listing import LARGEST, parts_for
 from guda_core.service import EFFORTS
 
@@ -84,14 +85,15 @@ def on_paper() -> str:
     record = read("scale")
     if record is None or "measured" not in record:
         return UNKNOWN
-    lines = ["| GPUs | unlearning, rounds of one group a GPU | scoring, hours | of them waiting | speed-up |"]
-    lines.append("|---|---|---|---|---|")
-    found = plan(record)
+    head = ("GPUs", "unlearning, rounds of one group a GPU", "its steps, hours", "scoring, hours", "of them waiting")
+    lines = [f"| {' | '.join(head)} | speed-up |", "|---|---|---|---|---|---|"]
+    found, of_group = plan(record), unlearning_seconds()
     for row in found:
         up = found[0]["score_h"] / row["score_h"]
         cells = (
             f"{row['gpus']:.0f}",
             f"{row['unlearn_rounds']:.0f}",
+            "not measured" if of_group is None else f"{row['unlearn_rounds'] * of_group / 3600:.2g}",
             f"{row['score_h']:,.0f}",
             f"{row['waits_h']:.1f}",
         )
@@ -101,7 +103,10 @@ def on_paper() -> str:
     took = pass_seconds()
     told = f"One pass is **assumed** to take {1000 * PASS_S:.0f} ms; no GPU was measured."
     if took is not None:
-        told = f"One pass takes {1000 * took:.1f} ms on the card that was measured (`assets/benchmarks/gpu.json`)."
+        told = (
+            f"One pass takes {1000 * took:.1f} ms in a whole attribution of that effort on the card that was measured, "
+            "with random weights (`assets/benchmarks/gpu.json`). Not counted: adapters' health, and encoding pictures."
+        )
     note = (
         f"{passes():,} passes a picture (effort quick). {told} The table: {rows / 1e6:,.0f} million rows in "
         f"{parts_for(PICTURES):,} parts, about {size:.1f} GB. {source(record, 'scale')}"

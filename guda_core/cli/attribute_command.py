@@ -81,6 +81,10 @@ def attribute(
     maps: Annotated[
         bool, typer.Option("--maps", help="With --report: also map where the scores come from, into a PNG beside it.")
     ] = False,
+    original: Annotated[
+        bool,
+        typer.Option("--original", help="With --report: also put the picture's file in as it is, with its metadata."),
+    ] = False,
     model: ModelOption = None,
     lora: LoraOption = None,
     dtype: DtypeOption = None,
@@ -94,10 +98,10 @@ def attribute(
     millions of pictures; `guda results` asks them and makes reports.
     """
     if table:
-        if out_folder is None or json_file or report_file or prompts or pictures or maps:
+        if out_folder is None or json_file or report_file or prompts or pictures or maps or original:
             raise OptionError(
-                "--table goes with --out, and without --json, --report, --prompts, --pictures and --maps. For prompts, "
-                "name a CSV or Parquet file with the columns file and prompt in place of the folder."
+                "--table goes with --out, and without --json, --report, --prompts, --pictures, --maps and --original. "
+                "For prompts, name a CSV or Parquet file with the columns file and prompt in place of the folder."
             )
         from guda_core.cli.table_lines import make_table
         from guda_core.named import Named
@@ -112,8 +116,10 @@ def attribute(
     for path in paths:
         if not is_there(path):
             raise OptionError(f"There is no file '{path}'.")
-    if (pictures or maps) and report_file is None:
-        raise OptionError("--pictures and --maps are for one picture with a report. Say where it goes with --report.")
+    if (pictures or maps or original) and report_file is None:
+        raise OptionError(
+            "--pictures, --maps and --original are for one picture with a report. Say where it goes with --report."
+        )
     if out_folder is not None:
         if json_file or report_file:
             raise OptionError("--json and --report are for one picture. With --out, every picture gets a report.")
@@ -138,7 +144,12 @@ def attribute(
     for path in paths:
         if len(paths) > 1:
             say(f"{path}:")
-        more: dict[str, Any] = {"json_file": json_file, "report_file": report_file, "wanted": (pictures, maps)}
+        more: dict[str, Any] = {
+            "json_file": json_file,
+            "report_file": report_file,
+            "wanted": (pictures, maps),
+            "original": original,
+        }
         _one(service, path, prompt, effort, asked, **more)
 
 
@@ -152,12 +163,14 @@ def _one(
     json_file: Path | None,
     report_file: Path | None,
     wanted: tuple[bool, bool],
+    original: bool,
 ) -> None:
     """Score one picture, show the answer, and write what was asked for."""
     from guda_core.data.images import read_file
     from guda_core.records import VERDICTS
 
-    query, known = service.prepare(read_file(path), prompt=prompt), service.methods()
+    data, known = read_file(path), service.methods()
+    query = service.prepare(data, prompt=prompt)
     for sentence in query.preparation:
         note(sentence)
     final: dict[str, Attribution] = {}
@@ -185,6 +198,8 @@ def _one(
         if scope.verdict != "out of scope":  # else no group is named
             _tell(about["shown"], service.group_set)
             about["shown"] = _alike(service, query, about["shown"])
+    if original:
+        about["original"] = data
     _write(query, list(final.values()), service.group_set, about, json_file, report_file)
 
 
@@ -236,12 +251,12 @@ def _write(
     from guda_core.reports import bundle
     from guda_core.reports.record import to_json
 
-    shown = about.pop("shown", None)
+    for_zip = {k: about.pop(k, None) for k in ("shown", "original")}
     if json_file is not None:
         bundle.write(json_file, bundle.json_text(to_json(query, answers, group_set, **about)).encode())
         say(f"Written: {json_file}")
     if report_file is not None:
-        bundle.write(report_file, bundle.make(query, answers, group_set, **about, shown=shown))
+        bundle.write(report_file, bundle.make(query, answers, group_set, **about, **for_zip))
         say(f"Written: {report_file}")
 
 

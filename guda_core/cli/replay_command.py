@@ -41,8 +41,8 @@ def replay(
     """Compute a report again: equal, within tolerance, or different and where. Exit code 1 when different."""
     if (signature is None) != (signer is None):
         raise OptionError("--signature and --signer go together: the signature, and the public key of who signed.")
+    from guda_core.reports.findings import Verdict
     from guda_core.reports.read import read_report
-    from guda_core.reports.replay import Verdict
     from guda_core.reports.replay import replay as run
 
     if signature is not None and signer is not None:
@@ -52,14 +52,14 @@ def replay(
         os.environ["GUDA_DTYPE"] = read.record["model"]["dtype"]
     ids = (read.record["model"]["id"], group_set or read.record["group_set"]["id"])
     service = service_as_made(model, *ids, "This report is")
-    verdict, known = None, service.methods()
+    verdict = None
     with progress_bar() as bar:
         task = bar.add_task("replay", note="", total=1.0)
         for item in run(read, service):
             if isinstance(item, Verdict):
                 verdict = item
             else:
-                bar.update(task, completed=item.progress, note=known[item.method].name)
+                bar.update(task, completed=item.progress, note=item.what)
     assert verdict is not None
     say(SAID[verdict.outcome])
     for title, changes in (

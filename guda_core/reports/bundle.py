@@ -8,6 +8,7 @@
     picture.png   the prepared pixels, without metadata
     without.png, where.png   strip and maps, where they were asked for (`picture_files`)
     report.html   the answer as a page for people (`page`)
+    original.png  (or .jpg, .webp, ...) the uploaded file as it is, where that was asked for
 
 Nothing is compressed by the zip and its times are fixed: the same answer gives the same bytes, apart from the date.
 """
@@ -28,10 +29,11 @@ from uuid import uuid4
 
 import numpy as np
 
+from guda_core.data.decoding import kind_of
 from guda_core.errors import ReportError
 from guda_core.held_files import advice, remove_file, replace_file
 from guda_core.picture_records import Shown
-from guda_core.records import Attribution, GroupSet, Provenance, Query
+from guda_core.records import Attribution, GroupSet, Provenance, Query, Tried
 from guda_core.reports import picture_files
 from guda_core.reports.opened import tell
 from guda_core.reports.page import page
@@ -41,8 +43,14 @@ from guda_core.reports.unzip import MAX_ZIP
 
 RECORD, SCORES, BARS, VALUES, PICTURE = "report.json", "scores.csv", "bars.png", "values.npz", "picture.png"
 FILES = (RECORD, SCORES, BARS, VALUES, PICTURE)
-OPTIONAL = (picture_files.WITHOUT, picture_files.WHERE, PAGE)  # what older reports may lack
+ORIGINALS = {k: f"original.{k.lower().replace('jpeg', 'jpg')}" for k in ("PNG", "JPEG", "WebP", "AVIF", "TIFF", "HEIC")}
+OPTIONAL = (picture_files.WITHOUT, picture_files.WHERE, PAGE, *ORIGINALS.values())
 COLUMNS = ("method", "unit", "group", "name", "rank", "score", "low", "high", "status", "reason")
+NO_PICTURES = {  # part of `pictures` -> why a report has none
+    "without": "What the models draw without each group was not asked for, or could not be drawn.",
+    "where": "Maps of where the scores come from were not asked for, or could not be made.",
+    "near": "The training pictures most alike were not looked up, or nothing here sees likeness.",
+}
 SPARE = 100_000  # bytes for names and for what the record gets last
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n")  # what makes a spreadsheet run a cell
 WITHIN = re.compile(r"([;\t]\s*)(?=[=+\-@＝＋－＠])")  # where a cell begins, if these part cells
@@ -123,11 +131,19 @@ def make(
     settings: Mapping[str, Any],
     scope: Mapping[str, Any] | None = None,
     shown: Shown | None = None,
+    tried: Sequence[Tried] = (),
+    original: bytes | None = None,
 ) -> bytes:
-    """The report of one answer as the bytes of a zip. Arguments as of `record.to_json`; shown: its pictures."""
+    """The report of one answer as the bytes of a zip. Arguments as of `record.to_json`; shown: its pictures; original:
+    the bytes of the file that was scored, to be put in.
+
+    Raises:
+        ReportError: a value is not finite, or the original is another file than the one that was scored.
+    """
     from guda_core.reports import figures  # matplotlib, which the start of the app does not need
 
-    record = to_json(query, attributions, group_set, provenance=provenance, settings=settings, scope=scope)
+    about: dict[str, Any] = {"provenance": provenance, "settings": settings, "scope": scope, "tried": tried}
+    record = to_json(query, attributions, group_set, **about)
     files = {
         SCORES: csv_text(COLUMNS, score_rows(record)).encode(),
         BARS: figures.bars_png(attributions, group_set, {m: i.name for m, i in provenance.methods.items()}),
@@ -138,6 +154,10 @@ def make(
         files |= picture_files.files(shown)
         record["pictures"] = picture_files.record(shown)
     del record["absent"]["files"]
+    told = record.get("pictures", {})
+    record["absent"] |= {f"pictures/{part}": why for part, why in NO_PICTURES.items() if part not in told}
+    if query.file_hash is not None:
+        _put_original(files, record, original)
     record["files"] = _hashes(files)
     written = len(json_text(record).encode())  # before the page: it shows no number that is not finite
     made = page(tell(record, attributions, provenance.methods, shown), query.pixels)
@@ -147,6 +167,19 @@ def make(
     else:
         record["absent"][f"files/{PAGE}"] = "With the page, the zip would be too large to be read again."
     return zipped({RECORD: json_text(record).encode(), **files})
+
+
+def _put_original(files: dict[str, bytes], record: dict[str, Any], original: bytes | None) -> None:
+    """Put the uploaded file among the files, or say in the record why it is not there."""
+    if original is None:
+        record["absent"]["files/original"] = "The uploaded file was not put in: that was not asked for."
+        return
+    if hashlib.sha256(original).hexdigest() != record["picture"]["file_sha256"]:
+        raise ReportError("The file that is to be put into the report is not the one that was scored.")
+    if len(json_text(record)) + len(original) + sum(map(len, files.values())) + SPARE > MAX_ZIP:
+        record["absent"]["files/original"] = "With the uploaded file, the zip would be too large to be read again."
+    else:
+        files[ORIGINALS[kind_of(original)]] = original
 
 
 def _hashes(files: Mapping[str, bytes]) -> dict[str, str]:

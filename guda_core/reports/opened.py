@@ -6,20 +6,23 @@ out, so that showing a report cannot fail.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from guda_core.answers import captions
 from guda_core.picture_records import Shown
-from guda_core.records import VERDICTS, Attribution, Group, GroupSet, MethodInfo, Scope
+from guda_core.records import VERDICTS, Attribution, Group, GroupScore, GroupSet, MethodInfo, Scope, Tried
 
+SCORE = ("score", "low", "high", "status", "reason")
 KNOWN = ("value", "threshold", "p_value")
 
 
 @dataclass(frozen=True)
 class Told:
     """A record made ready to be shown. answers: in the order of the record. asked: ids of methods, the main one first
-    where there is one. methods: what is said of each. scope: None where the record has none."""
+    where there is one. methods: what is said of each. scope: None where the record has none. tried: the picture's
+    caption, then others, where others were tried; without the values behind them."""
 
     record: Mapping[str, Any]
     group_set: GroupSet
@@ -28,6 +31,7 @@ class Told:
     methods: Mapping[str, MethodInfo]
     scope: Scope | None
     shown: Shown = field(default_factory=Shown)
+    tried: tuple[Tried, ...] = ()
 
     @property
     def main(self) -> Attribution | None:
@@ -51,7 +55,8 @@ def tell(
     first = [m for m in asked if methods[m].main and m in found] or [m for m in asked if m in found]
     asked = [*first[:1], *(m for m in asked if m not in first[:1])]
     pictures = _pictured(shown or Shown(), group_set)
-    return Told(record, group_set, found, tuple(asked), methods, scope_of(record["scope"]), pictures)
+    tried = tuple(_captions(record, group_set, found))
+    return Told(record, group_set, found, tuple(asked), methods, scope_of(record["scope"]), pictures, tried)
 
 
 def groups_of(record: Mapping[str, Any]) -> GroupSet:
@@ -60,6 +65,30 @@ def groups_of(record: Mapping[str, Any]) -> GroupSet:
     named = ("name", "author", "licence", "licence_link", "link")
     groups = {g: Group(g, **{k: v[k] for k in named}) for g, v in told["groups"].items()}
     return GroupSet(told["id"], told["name"], groups)
+
+
+def _captions(record: Mapping[str, Any], group_set: GroupSet, found: Mapping[str, Attribution]) -> Iterator[Tried]:
+    """The picture's own caption, then the others, by the method that the first of them was scored with."""
+    others = record.get("captions", ())
+    method = others[0]["method"] if others else ""
+    if method not in found:
+        return
+    prompt = record["picture"]["prompt"]
+    yield Tried(captions.GIVEN if prompt else captions.NONE, prompt, found[method])
+    for told in others:
+        if told["method"] == method and told["answer"]["unit"] == found[method].unit:
+            answer = _fitting(answer_of(method, told["answer"]), group_set)
+            yield Tried(told["label"], told["prompt"], answer)
+
+
+def answer_of(method: str, told: Mapping[str, Any]) -> Attribution:
+    """A method's part of a record as an Attribution, without the values behind it."""
+    groups = {g: GroupScore(**{k: s[k] for k in SCORE}) for g, s in told["groups"].items()}
+    reached = (told["sampling"] or {}).get("reached")
+    return Attribution(
+        method, told["unit"], groups, told["progress"], told["separable"], told["runner_up"],
+        settings=told["settings"], reached=reached,
+    )  # fmt: skip
 
 
 def _fitting(a: Attribution, group_set: GroupSet) -> Attribution:

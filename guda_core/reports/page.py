@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from guda_core.answers import sentences
+from guda_core.answers.captions import captions_html
 from guda_core.answers.look import COLOURS, RULES, variables
 from guda_core.answers.markup import (
     Html,
@@ -35,7 +36,7 @@ from guda_core.answers.shown import near_html, shown_html
 from guda_core.answers.verdict import Verdict, verdict
 from guda_core.picture_records import Shown
 from guda_core.reports.opened import Told
-from guda_core.reports.page_tables import absences, circumstances, hashes
+from guda_core.reports.page_tables import absences, circumstances, drawing, hashes
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 OWN_RULES = Path(__file__).with_name("report_page.css").read_text(encoding="utf-8")
@@ -99,7 +100,7 @@ def answer_html(told: Told, pixels: np.ndarray) -> Html:
     head = verdict_html(summary(told)) + note(_scope(told))
     prompt = record["picture"]["prompt"]
     said = f"Scored with the caption: {prompt}" if prompt else "Scored without a caption."
-    left = picture_html(fitting(pixels, SIDE), prompt) + note(said, *record["picture"]["preparation"])
+    left = picture_html(fitting(pixels, SIDE), prompt) + note(said, *drawing(record), *record["picture"]["preparation"])
     near = () if _is_out(told) else tuple(replace(n, pixels=None) for n in told.shown.near)
     left += near_html(near, told.group_set)
     right = ""
@@ -108,8 +109,8 @@ def answer_html(told: Told, pixels: np.ndarray) -> Html:
         right = f'<h3 class="guda-method">{safe(info.name)}: what each group gives</h3>'
         right += bars(a, told.group_set, info.name) + scores_html(a, told.group_set, info.name)
         right = _folded_away(told, Html(right))
-    pictures = shown_html(_small(told.shown), told.group_set)
-    return Html(f'{head}<div class="guda-two"><div>{left}</div><div>{right}</div></div>{pictures}')
+    more = captions_html(told.tried, told.group_set, told.scope) + shown_html(_small(told.shown), told.group_set)
+    return Html(f'{head}<div class="guda-two"><div>{left}</div><div>{right}</div></div>{more}')
 
 
 def _is_out(told: Told) -> bool:

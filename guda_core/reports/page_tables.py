@@ -18,6 +18,7 @@ def circumstances(record: Mapping[str, Any]) -> Html:
         ("Model", f"{record['model']['name']} ({record['model']['id']}), {record['model']['dtype']}"),
         ("Groups", f"{record['group_set']['name']} ({record['group_set']['id']})"),
         ("Caption", record["picture"]["prompt"] or "none"),
+        *(("The picture", said.removesuffix(".")) for said in drawing(record)),
         ("Effort", settings["effort"]),
         ("Methods asked", ", ".join(settings["methods"])),
         *_draws(record),
@@ -26,6 +27,12 @@ def circumstances(record: Mapping[str, Any]) -> Html:
         ("Hardware", ", ".join(f"{k} {v}" for k, v in hardware.items())),
     ]
     return table("How it was computed", ("What", "How"), rows, css="facts")
+
+
+def drawing(record: Mapping[str, Any]) -> Iterator[str]:
+    """How the model drew the picture, as a sentence, where it did."""
+    if d := record["picture"].get("drawn"):
+        yield f"The model drew it itself: seed {d['seed']}, {d['steps']} steps, guidance {d['guidance']:g}."
 
 
 def _draws(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -24,7 +24,18 @@ from jsonschema.exceptions import best_match
 
 from guda_core.errors import ReportError
 from guda_core.records import KLValues
-from guda_core.reports.bundle import COLUMNS, FILES, OPTIONAL, PICTURE, RECORD, SCORES, VALUES, csv_lines, score_rows
+from guda_core.reports.bundle import (
+    COLUMNS,
+    FILES,
+    OPTIONAL,
+    ORIGINALS,
+    PICTURE,
+    RECORD,
+    SCORES,
+    VALUES,
+    csv_lines,
+    score_rows,
+)
 from guda_core.reports.record import plain
 from guda_core.reports.unzip import MAX_ZIP, unzip
 from guda_core.reports.upgrade import upgraded
@@ -53,6 +64,11 @@ class Report:
     values: Mapping[str, np.ndarray]
     sha256: str
     more: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def original(self) -> bytes | None:
+        """The uploaded file, not decoded; None where it was not put in."""
+        return next((self.more[name] for name in ORIGINALS.values() if name in self.more), None)
 
     def arrays(self, method: str) -> dict[str, np.ndarray]:
         """The arrays of one method, by their names within it; {} without a zip."""
@@ -87,6 +103,9 @@ def read_report(path: Path) -> Report:
     for name in OPTIONAL:
         if name in record["files"] and name not in more:
             raise ReportError(f"This zip holds no {name}, which the report names. It was altered.")
+    for name in more.keys() & set(ORIGINALS.values()):
+        if record["files"][name] != record["picture"]["file_sha256"]:
+            raise ReportError(f"{name} is not the file that was scored: its SHA-256 is another.")
     values = read_values(files[VALUES])
     _check_values(record, values)
     if not _is_table(files[SCORES], record):

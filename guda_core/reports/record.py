@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from guda_core.attribution import METHODS
-from guda_core.records import Attribution, GroupSet, Provenance, Query
+from guda_core.records import Attribution, GroupSet, Provenance, Query, Tried
 from guda_core.versions import today, versions
 
 FORMAT = 3  # what earlier ones were like, and how they are read: reports/upgrade.py
@@ -34,6 +34,9 @@ SEED_RULE = (
 )
 ALONE = "This record was written without the files of a report."
 NOT_ASKED = "This method was not asked, or was stopped early."
+NOT_TRIED = "No other caption was tried."
+FROM_A_FILE = "It came from a file."
+NOT_TOLD = "It is not known how the model drew it."
 NOT_ASSESSED = "Not assessed: it was not checked whether the model could have made this picture."
 
 
@@ -116,6 +119,7 @@ def context(
             "size": [query.pixels.shape[1], query.pixels.shape[0]],
             "preparation": list(query.preparation),
             "prompt": query.prompt,
+            **({"drawn": asdict(query.drawn)} if query.drawn is not None else {}),
         },
         "seed": {"rule": SEED_RULE, "picture": query.image_hash},
         **circumstances(group_set, provenance=provenance, settings=settings),
@@ -130,10 +134,12 @@ def to_json(
     provenance: Provenance,
     settings: Mapping[str, Any],
     scope: Mapping[str, Any] | None = None,
+    tried: Sequence[Tried] = (),
 ) -> dict[str, Any]:
     """The JSON of `attribute`: `methods: {name: {unit, groups: {id: {score, low, high, status}}}}` and its context.
 
     settings: `methods` and `effort` as asked for. scope: the verdict on whether the model could have made this picture.
+    tried: other captions of it.
     """
     methods = {a.method: method_record(a) for a in attributions}
     unlearned = provenance.unlearned
@@ -145,12 +151,23 @@ def to_json(
         **context(query, group_set, provenance=provenance, settings=settings),
         "scope": dict(scope) if scope is not None else None,
         "methods": methods,
+        **({"captions": captions} if (captions := _captions(query, tried)) else {}),
         "health": {g: dict(h) if not isinstance(h, str) else None for g, h in known.items()},
         "validation": {n: dict(v) for n, v in provenance.validation.items() if not isinstance(v, str)} or None,
         "limits": [*([provenance.caveat] if provenance.caveat else []), *limits(methods, provenance)],
         "files": {},
-        "absent": _absent(query, methods, provenance, known, scoped=scope is not None),
+        "absent": _absent(query, methods, provenance, known, scoped=scope is not None)
+        | ({} if captions else {"captions": NOT_TRIED}),
     }
+
+
+def _captions(query: Query, tried: Sequence[Tried]) -> list[dict[str, Any]]:
+    """What the captions that are not the picture's own gave."""
+    return [
+        {"label": t.label, "prompt": t.caption, "method": t.answer.method, "answer": method_record(t.answer)}
+        for t in tried
+        if t.caption != query.prompt
+    ]
 
 
 def _absent(
@@ -163,6 +180,8 @@ def _absent(
 ) -> dict[str, str]:
     """Path -> why it is absent, for everything that a record could hold and this one does not."""
     out = {"files": ALONE} if scoped else {"files": ALONE, "scope": NOT_ASSESSED}
+    if query.drawn is None:
+        out["picture/drawn"] = NOT_TOLD if query.file_hash is None else FROM_A_FILE
     if query.file_hash is None:
         out["picture/file_sha256"] = "There was no uploaded file: the picture was generated."
     if not provenance.clip_sha256:

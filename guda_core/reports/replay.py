@@ -18,25 +18,29 @@ the numbers.
 Where groups stopped early, the report's draws of each group are made again. The rule itself decides, as it did then;
 the report's draws decide only where a value is too close to the rule's threshold to tell on other hardware.
 
-The verdict on scope is made again where the report has one. Not looked at: bars.png and report.html
-(drawings of scores.csv and of the record), health and validation, which were measured once.
+The verdict on scope is made again where the report has one, and so are the scores under other captions. A picture that
+the model drew is drawn again, and an uploaded file that is in the report is prepared again (`sources`). Not looked at:
+bars.png and report.html (drawings of scores.csv and of the record), without.png and where.png (strip and maps), health
+and validation, which were measured once.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from guda_core.errors import ImageError, PromptError, ReportError, ScoreError
-from guda_core.records import Attribution, Scope
+from guda_core.records import Attribution, Query, Scope
 from guda_core.reports.bundle import VALUES
+from guda_core.reports.findings import MISSING, Change, Doing, Outcome, Verdict
 from guda_core.reports.read import Report
-from guda_core.reports.record import plain, to_json
+from guda_core.reports.record import method_record, to_json
+from guda_core.reports.sources import drawn_again, from_file
 from guda_core.service import Recorded
 
 if TYPE_CHECKING:
@@ -51,47 +55,6 @@ COARSE_SHARE = 1 / 3  # of an interval's half-width that a number of such a mode
 COARSE_RELATIVE = 0.05  # and a KL value, of itself, or in nats
 SUMS = ("lam",)  # inputs that are sums in float64, whose last digits are the processor's: close is the same
 ENVIRONMENT = ("dtype", "device", "batch", "switching")  # told, not judged, wherever they stand
-MISSING = "nothing"
-
-Outcome = Literal["equal", "within tolerance", "different"]
-
-
-@dataclass(frozen=True)
-class Change:
-    """One place where a report and its repetition differ. where: its path, e.g. "guda/noto/score".
-
-    within: the two are numbers within the tolerance, or follow from such numbers.
-    """
-
-    where: str
-    before: Any
-    now: Any
-    within: bool = False
-
-    def sentence(self) -> str:
-        """What differs and by how much; hashes are cut to 12 digits."""
-        said = f"{plain(self.where, 120)}: {_shown(self.before)} in the report, {_shown(self.now)} now"
-        if isinstance(self.before, float) and isinstance(self.now, float):
-            said += f", {self.now - self.before:+.3g}"
-        return f"{said}{' (within tolerance)' if self.within else ''}."
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Is the answer the same? scores: what moved in it. inputs: what it was computed from and is another now.
-
-    environment: versions and hardware that differ.
-    """
-
-    outcome: Outcome
-    scores: tuple[Change, ...] = ()
-    inputs: tuple[Change, ...] = ()
-    environment: tuple[Change, ...] = ()
-
-
-def _shown(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text[:12] if len(text) == 64 and not set(text) - set("0123456789abcdef") else plain(text, 120)
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
@@ -248,48 +211,83 @@ def _judged(verdict: Verdict, before: Mapping[str, Any], now: Scope) -> Verdict:
     return replace(verdict, outcome=outcome, scores=(*verdict.scores, *found))
 
 
-def recorded(record: Mapping[str, Any]) -> Recorded:
-    """How a report was computed. Reports of before races name none, and all draws are made again. Reports of before
-    intervals held the error of the offsets name the offsets alone."""
-    raced = any(
-        "/budget/race/" in f"/{path}" for path in _flat({m: f["settings"] for m, f in record["methods"].items()})
-    )
+def recorded(methods: Mapping[str, Any]) -> Recorded:
+    """How a report was computed. methods: of its record. Reports of before races name none, and all draws are made
+    again. Reports of before intervals held the error of the offsets name the offsets alone."""
+    raced = any("/budget/race/" in f"/{path}" for path in _flat({m: f["settings"] for m, f in methods.items()}))
     draws = {}
-    for m, found in record["methods"].items():
+    for m, found in methods.items():
         if s := found["sampling"]:
             draws[m] = {g: s.get("fewer", {}).get(g, s["draws"]) for g in found["groups"]}
-    settings = [f["settings"] for f in record["methods"].values()]
+    settings = [f["settings"] for f in methods.values()]
     return Recorded(raced, draws, not any("offset" in s and "offset_se" not in s for s in settings))
 
 
-def replay(report: Report, service: Service) -> Iterator[Attribution | Verdict]:
-    """Compute a report's answer again with this service: yields its refining Attributions, then the Verdict.
+def replay(report: Report, service: Service) -> Iterator[Doing | Verdict]:
+    """Compute a report's answer again with this service: yields what it is at, then the Verdict.
 
     Raises:
         ReportError: its picture or prompt is refused, or it is of a computation that was stopped.
         OptionError: it asks for a method or an effort that is unknown here.
     """
     record = report.record
+    parts = [*record["methods"].values(), *(t["answer"] for t in record.get("captions", ()))]
     unfinished = [m for m in record["settings"]["methods"] if m not in record["methods"]]
-    if unfinished or any(found["progress"] < 1 for found in record["methods"].values()):
+    if unfinished or any(found["progress"] < 1 for found in parts):
         raise ReportError("This report is of a computation that was stopped early, which cannot be repeated.")
     try:
         query = service.prepare(report.picture, prompt=record["picture"]["prompt"])
     except (ImageError, PromptError) as e:
         raise ReportError(f"The report's picture or prompt is refused. {e}") from e
+    coarse = is_coarse(record["model"]["dtype"], service.provenance().dtype)
+    sources = (*from_file(report, service), *(yield from drawn_again(report, service, coarse=coarse)))
     settings = {k: record["settings"][k] for k in ("effort", "methods")}
     final: dict[str, Attribution] = {}
-    for a in service.attribute(query, **settings, recorded=recorded(record)):
+    for a in service.attribute(query, **settings, recorded=recorded(record["methods"])):
         final[a.method] = a
-        yield a
+        yield Doing(service.methods()[a.method].name, a.progress, a.method)
     now = to_json(query, list(final.values()), service.group_set, provenance=service.provenance(), settings=settings)
-    verdict = compare(record, json.loads(json.dumps(now)))
-    forged = _other_values(report.values, final, coarse=_is_coarse(record, now))
-    if forged:
-        verdict = replace(verdict, outcome="different", scores=(*verdict.scores, *forged))
+    verdict = _also(compare(record, json.loads(json.dumps(now))), inputs=sources)
+    verdict = _also(verdict, scores=_other_values(report.values, final, coarse=coarse))
+    verdict = _also(verdict, scores=(yield from _captions(report, service, query, coarse=coarse)))
     if record["scope"] is not None:
         try:
             verdict = _judged(verdict, record["scope"], service.scope(query))
         except ScoreError as e:
             verdict = _judged(verdict, record["scope"], Scope("not assessed", None, None, "", str(e)))
     yield verdict
+
+
+def _also(verdict: Verdict, *, inputs: tuple[Change, ...] = (), scores: tuple[Change, ...] = ()) -> Verdict:
+    """The verdict with changes more."""
+    outcome: Outcome = verdict.outcome
+    if any(not c.within for c in (*inputs, *scores)):
+        outcome = "different"
+    elif (inputs or scores) and outcome == "equal":
+        outcome = "within tolerance"
+    return replace(verdict, outcome=outcome, inputs=(*verdict.inputs, *inputs), scores=(*verdict.scores, *scores))
+
+
+def _captions(
+    report: Report, service: Service, query: Query, *, coarse: bool
+) -> Generator[Doing, None, tuple[Change, ...]]:
+    """Score the picture again under the other captions of a report; returns what moved.
+
+    Raises:
+        ReportError: a caption is refused.
+    """
+    effort, out = report.record["settings"]["effort"], []
+    for told in report.record.get("captions", ()):
+        method, before = told["method"], told["answer"]
+        try:
+            other = service.with_prompt(query, told["prompt"])
+        except PromptError as e:
+            raise ReportError(f"A caption of the report is refused. {e}") from e
+        last = None
+        stream = service.attribute(other, methods=[method], effort=effort, recorded=recorded({method: before}))
+        for last in stream:
+            yield Doing(f"{service.methods()[method].name}, {told['label']}", last.progress, method)
+        assert last is not None
+        now = json.loads(json.dumps(method_record(last)))
+        out += _moved(f"captions/{told['label']}/{method}", before, now, coarse=coarse)
+    return tuple(out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
@@ -10,36 +11,23 @@ from PIL import Image
 from guda_core.data.containers import is_crowded
 from guda_core.errors import ReportError
 from guda_core.picture_records import Shown
-from guda_core.records import Attribution, GroupScore, KLValues
+from guda_core.records import Attribution, KLValues
 from guda_core.reports import picture_files
 from guda_core.reports.bundle import PICTURE
+from guda_core.reports.opened import answer_of
 from guda_core.reports.read import Report
 
 MOST = 24_000_000  # pixels of a picture that is shown
-SCORE = ("score", "low", "high", "status", "reason")
 
 
 def attributions(report: Report) -> list[Attribution]:
     """The answers of a report, in its order, with the values behind them."""
     out = []
     for method, found in report.record["methods"].items():
-        groups = {g: GroupScore(**{k: s[k] for k in SCORE}) for g, s in found["groups"].items()}
         arrays = report.arrays(method)
         sampled = found["sampling"] is not None and bool(arrays)
-        out.append(
-            Attribution(
-                method,
-                found["unit"],
-                groups,
-                found["progress"],
-                found["separable"],
-                found["runner_up"],
-                kl=KLValues.from_arrays(arrays) if sampled else None,
-                values={} if sampled else arrays,
-                settings=found["settings"],
-                reached=(found["sampling"] or {}).get("reached"),
-            )
-        )
+        kl = KLValues.from_arrays(arrays) if sampled else None
+        out.append(replace(answer_of(method, found), kl=kl, values={} if sampled else arrays))
     return out
 
 

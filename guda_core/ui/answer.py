@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from guda_core.errors import ReportError
 from guda_core.picture_records import Shown
-from guda_core.records import Attribution, Query, Scope
+from guda_core.records import Attribution, Query, Scope, Tried
 from guda_core.reports import bundle
 from guda_core.reports.record import to_json
 from guda_core.service import Service
@@ -16,19 +18,11 @@ from guda_core.ui import words
 
 
 @dataclass(frozen=True)
-class Tried:
-    """One caption and what the main method answers with it. label: what kind of caption it is."""
-
-    label: str
-    caption: str
-    answer: Attribution
-
-
-@dataclass(frozen=True)
 class Answer:
     """Everything that is known of one picture. found: method -> its latest answer, not final while it is worked on.
 
-    methods: as asked, in the order of display. scope: None until it was looked at. shown: strip and maps.
+    methods: as asked, in the order of display. scope: None until it was looked at. shown: strip and maps. file: the
+    upload, None for a picture that was drawn here; it may be swept.
     """
 
     query: Query
@@ -38,6 +32,7 @@ class Answer:
     scope: Scope | None = None
     tried: Sequence[Tried] = ()
     shown: Shown = field(default_factory=Shown)
+    file: Path | None = None
 
     def scored(self) -> list[Attribution]:
         """The answers that hold at least one group, in the order of display."""
@@ -46,16 +41,32 @@ class Answer:
     def _parts(self, service: Service) -> dict[str, Any]:
         settings = {"methods": list(self.methods), "effort": self.effort}
         scope = asdict(self.scope) if self.scope is not None and self.scope.verdict != "not assessed" else None
-        return {"provenance": service.provenance(), "settings": settings, "scope": scope}
+        return {"provenance": service.provenance(), "settings": settings, "scope": scope, "tried": self.tried}
 
     def record(self, service: Service) -> dict[str, Any]:
         """The record as JSON. Raises ReportError when nothing was scored."""
         return to_json(self.query, self._finished(), service.group_set, **self._parts(service))
 
-    def report(self, service: Service) -> bytes:
-        """The report's zip. Raises ReportError when nothing was scored, or a value is not finite."""
+    def report(self, service: Service, *, with_file: bool = False) -> bytes:
+        """The report's zip. with_file: put the uploaded file in as it is; of a drawn picture there is none.
+
+        Raises:
+            ReportError: nothing was scored, a value is not finite, or the uploaded file is not there any more.
+        """
         parts = self._parts(service)
-        return bundle.make(self.query, self._finished(), service.group_set, **parts, shown=self.shown)
+        original = self._original() if with_file and self.query.file_hash is not None else None
+        return bundle.make(
+            self.query, self._finished(), service.group_set, **parts, shown=self.shown, original=original
+        )
+
+    def _original(self) -> bytes:
+        try:
+            data = self.file.read_bytes() if self.file is not None else b""
+        except OSError:
+            data = b""
+        if hashlib.sha256(data).hexdigest() != self.query.file_hash:
+            raise ReportError(words.FILE_GONE)
+        return data
 
     def _finished(self) -> list[Attribution]:
         if not self.scored():

@@ -10,10 +10,12 @@ from contextlib import closing
 from dataclasses import replace
 from functools import cached_property, wraps
 from html import escape, unescape
+from pathlib import Path
 from typing import Any, cast
 
 import gradio as gr
 
+from guda_core.answers.captions import GIVEN, NONE, captions_html
 from guda_core.answers.markup import notes_html, picture_html, status_html, verdict_html
 from guda_core.answers.shown import near_html, shown_html
 from guda_core.answers.verdict import CANCELLED_EARLY, WORKING_VERDICT, Verdict, verdict
@@ -21,12 +23,12 @@ from guda_core.data.images import read_file
 from guda_core.data.prompts import check_options
 from guda_core.diffusion.memory import NO_MEMORY, is_out_of_memory
 from guda_core.errors import GudaError, ImageError, ScoreError
-from guda_core.records import Attribution, GroupScore, Query, Scope
+from guda_core.records import Attribution, GroupScore, Query, Scope, Tried
 from guda_core.service import Service, Step, main_first, main_method
 from guda_core.ui import examples, words
-from guda_core.ui.answer import Answer, Tried
+from guda_core.ui.answer import Answer
 from guda_core.ui.layout import Screen
-from guda_core.ui.panels import captions_html, main_panel, other_panel, out, scope_html
+from guda_core.ui.panels import main_panel, other_panel, out, scope_html
 from guda_core.ui.progress import CAPTIONS, DRAW, SCOPE, Progress, plan
 from guda_core.ui.seeing import passes, seen_in_pictures
 from guda_core.ui.uploads import uploaded
@@ -111,10 +113,11 @@ class Runs:
         self, path: str | None, caption: str, more_captions: bool, methods: list[str], effort: str
     ) -> Iterator[Update]:
         """Prepare an uploaded picture, then score it, and when asked also under other captions."""
-        query = self.service.prepare(read_file(uploaded(path)), prompt=caption or "")
+        file = uploaded(path)
+        query = self.service.prepare(read_file(file), prompt=caption or "")
         pictures = passes(self.service, methods, effort)
         progress = plan(self.service, methods, effort, scope=True, captions=more_captions, pictures=pictures)
-        yield from self._score(query, methods, effort, progress, more_captions=more_captions)
+        yield from self._score(query, methods, effort, progress, more_captions=more_captions, file=file)
 
     @_told
     def again(self, answer: Answer | None, methods: list[str], effort: str) -> Iterator[Update]:
@@ -125,7 +128,7 @@ class Runs:
         pictures = passes(self.service, methods, effort, drawn.steps if drawn is not None else 0)
         uploads = answer.query.file_hash is not None
         progress = plan(self.service, methods, effort, scope=uploads, pictures=pictures)
-        yield from self._score(answer.query, methods, effort, progress)
+        yield from self._score(answer.query, methods, effort, progress, file=answer.file)
 
     def kept(self, example: examples.Example, *, wait: bool = True) -> Update | None:
         """What is shown of an example that was computed earlier; None when it has to be computed. wait: for another
@@ -167,12 +170,20 @@ class Runs:
         return query
 
     def _score(
-        self, query: Query, methods: Sequence[str], effort: str, progress: Progress, *, more_captions: bool = False
+        self,
+        query: Query,
+        methods: Sequence[str],
+        effort: str,
+        progress: Progress,
+        *,
+        more_captions: bool = False,
+        file: Path | None = None,
     ) -> Generator[Update, None, Answer]:
-        """Show the picture, then each answer as it comes; the last update holds everything, for callers of the API."""
+        """Show the picture, then each answer as it comes; the last update holds everything, for callers of the API.
+        file: that the picture came from."""
         s, known = self.screen, self.service.methods()
         asked = tuple(m for m in main_first(known) if m in methods)
-        answer = Answer(query, asked, effort)
+        answer = Answer(query, asked, effort, file=file)
         everything: Update = {**self._picture(answer), s.says: verdict_html(WORKING_VERDICT)}
         uploads = query.file_hash is not None
         yield {
@@ -224,10 +235,9 @@ class Runs:
         """Score the picture by the main method under the best caption that CLIP finds and under none; tells of its
         progress."""
         query = answer.query
-        kind = "the caption given" if query.prompt else "no caption"
-        tried = [Tried(kind, query.prompt, answer.found[main])]
+        tried = [Tried(GIVEN if query.prompt else NONE, query.prompt, answer.found[main])]
         best = self.service.best_caption(query)
-        wanted = [*([("the best caption that CLIP finds", best)] if best else []), ("no caption", "")]
+        wanted = [*([("the best caption that CLIP finds", best)] if best else []), (NONE, "")]
         for i, (label, caption) in enumerate(wanted):
             if any(t.caption == caption for t in tried):
                 continue

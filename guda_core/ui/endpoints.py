@@ -17,9 +17,10 @@ import numpy as np
 from guda_core.data.images import read_file
 from guda_core.errors import ReportError
 from guda_core.records import Query
+from guda_core.reports.findings import Verdict
 from guda_core.reports.opened import tell
 from guda_core.reports.read import read_report
-from guda_core.reports.replay import Verdict, replay
+from guda_core.reports.replay import replay
 from guda_core.reports.restore import attributions
 from guda_core.reports.two_reports import compare
 from guda_core.service import Service, Step, check_ids, main_first
@@ -157,8 +158,8 @@ class Endpoints:
             report: The zip of a report.
 
         Returns:
-            {"progress": 0 to 1} while it computes, and at the end {"outcome": "equal", "within tolerance" or
-            "different", "scores", "inputs", "environment": lists of sentences that say what differs}.
+            {"progress": 0 to 1, "method", "what"} while it computes, and at the end {"outcome": "equal", "within
+            tolerance" or "different", "scores", "inputs", "environment": lists of sentences that say what differs}.
         """
         read = read_report(uploaded(report, missing=ReportError(words.NO_REPORT)))
         for item in replay(read, self.service):
@@ -166,7 +167,7 @@ class Endpoints:
                 kinds = {"scores": item.scores, "inputs": item.inputs, "environment": item.environment}
                 yield {"outcome": item.outcome, **{k: [c.sentence() for c in v] for k, v in kinds.items()}}
             else:
-                yield {"progress": item.progress, "method": item.method}
+                yield {"progress": item.progress, "method": item.method, "what": item.what}
 
     def compare(self, first: str, second: str) -> Iterator[Json]:
         """Sets two reports side by side: the same picture, model, groups, settings? Which groups and scores differ?

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from guda_core.answers import sentences
-from guda_core.answers.markup import Html, banner, folded, heading, note, safe, scores_html, table
+from guda_core.answers.markup import Html, banner, folded, note, safe, scores_html
 from guda_core.answers.plots import bars
 from guda_core.records import Attribution, GroupSet, MethodInfo, Scope
-from guda_core.ui.answer import Answer, Tried
+from guda_core.ui.answer import Answer
 
 FIGURES = "The same figures as a table, and what they mean"
 ALL_THE_SAME = "Show the scores all the same"
@@ -48,22 +46,3 @@ def scope_html(answer: Answer) -> Html:
     if scope is None or answer.query.file_hash is None or scope.verdict == "out of scope":
         return Html()
     return note(sentences.scope_note(scope))
-
-
-def captions_html(tried: Sequence[Tried], group_set: GroupSet, scope: Scope | None) -> Html:
-    """The first group under each caption that was tried; "" where none was. Out of scope, it is folded away."""
-    if not tried:
-        return Html()
-    rows = []
-    for t in tried:
-        first = t.answer.ranked()[:1]
-        score = t.answer.groups[first[0]] if first else None
-        figure = sentences.number(score.score or 0.0, t.answer.unit) if score else "-"
-        span = sentences.interval(score, t.answer.unit) if score else "-"
-        rows.append((t.label, t.caption or "-", sentences.first_of(t.answer, group_set), figure, span))
-    head = ("Tried", "Caption", "First group", f"Score ({tried[0].answer.unit})", "95% interval")
-    said = sentences.captions_agree([t.answer for t in tried], group_set)
-    body = table("The first group under each caption", head, rows, numbers="...nn")
-    if out(scope):
-        return folded("Other captions", note(said) + body, css="guda-out")
-    return Html(heading("Other captions") + note(said) + body)

@@ -14,10 +14,11 @@ from guda_core.answers import sentences
 from guda_core.answers.markup import Html, code, folded, heading, note, says_html, status_html, table, text
 from guda_core.errors import ReportError
 from guda_core.records import MethodInfo
+from guda_core.reports.findings import Change, Verdict
 from guda_core.reports.opened import Told, tell
 from guda_core.reports.page import answer_html
 from guda_core.reports.read import read_report
-from guda_core.reports.replay import Change, Verdict, replay
+from guda_core.reports.replay import replay
 from guda_core.reports.restore import attributions, pixels
 from guda_core.reports.restore import shown as restored
 from guda_core.reports.two_reports import compare
@@ -50,11 +51,11 @@ def report_name(answer: Answer) -> str:
     return f"guda-report-{answer.query.image_hash[:12]}.zip"
 
 
-def made(answer: Answer | None, service: Service) -> str:
+def made(answer: Answer | None, service: Service, *, with_file: bool = False) -> str:
     """Write the report of an answer and give its path. Raises GudaError."""
     if answer is None:
         raise ReportError(words.NO_ANSWER)
-    return offered(report_name(answer), answer.report(service))
+    return offered(report_name(answer), answer.report(service, with_file=with_file))
 
 
 def told(verdict: Verdict) -> Html:
@@ -120,6 +121,7 @@ class Reports:
     """The parts of this section."""
 
     download: gr.Button
+    with_file: gr.Checkbox
     file: gr.DownloadButton
     said: gr.HTML
     upload: gr.File
@@ -138,6 +140,7 @@ def draw() -> Reports:
     with gr.Row(equal_height=False):
         with gr.Column(min_width=280):
             download = gr.Button("Download report", variant="primary")
+            with_file = gr.Checkbox(label=words.WITH_FILE, info=words.WITH_FILE_INFO, container=False)
             file = gr.DownloadButton("Save the report", elem_id="guda-report-file", visible=False, size="sm")
             said = block()
         with gr.Column(min_width=280):
@@ -155,15 +158,16 @@ def draw() -> Reports:
             opened = block(elem_classes="guda-opened")
         with gr.Column(min_width=320):
             beside = block(elem_classes="guda-opened")
-    return Reports(download, file, said, upload, second, again, cancel, status, result, opened, beside)
+    return Reports(download, with_file, file, said, upload, second, again, cancel, status, result, opened, beside)
 
 
 def connect(r: Reports, service: Service, answer: gr.State) -> None:
     """Wire the section."""
 
-    def write(a: Answer | None) -> list[Any]:
+    def write(a: Answer | None, with_file: bool) -> list[Any]:
         try:
-            return [gr.update(value=made(a, service), visible=True), note("The report is ready.")]
+            path = made(a, service, with_file=with_file)
+            return [gr.update(value=path, visible=True), note("The report is ready.")]
         except Exception as e:
             return [gr.update(visible=False), note(f"No report. {explained(e)}")]
 
@@ -184,12 +188,11 @@ def connect(r: Reports, service: Service, answer: gr.State) -> None:
     def run(path: str | None) -> Iterator[list[Any]]:
         try:
             report = read_report(uploaded(path, missing=ReportError(words.NO_REPORT)))
-            known = service.methods()
             for item in replay(report, service):
                 if isinstance(item, Verdict):
                     yield [status_html(words.DONE), told(item)]
                 else:
-                    what = f"Computing again, {known[item.method].name}: {item.progress:.0%}"
+                    what = f"Computing again, {item.what}: {item.progress:.0%}"
                     yield [status_html(what, item.progress), gr.skip()]
         except Exception as e:
             sentence = explained(e)
@@ -203,7 +206,9 @@ def connect(r: Reports, service: Service, answer: gr.State) -> None:
         never = status == status_html(words.WAITING)  # the queue was full, or an input was refused by gradio itself
         return [*usable(idle=True), *([status_html(""), says_html(words.NOT_STARTED)] if never else [gr.skip()] * 2)]
 
-    written = r.download.click(write, answer, [r.file, r.said], **{**QUICK, "queue": True}, concurrency_limit=2)
+    written = r.download.click(
+        write, [answer, r.with_file], [r.file, r.said], **{**QUICK, "queue": True}, concurrency_limit=2
+    )
     written.success(None, r.file, None, js=SAVE, **QUICK)
     written.failure(lambda: note(f"No report. {words.NOT_STARTED}"), None, r.said, **QUICK)  # the queue was full
     for file in (r.upload, r.second):

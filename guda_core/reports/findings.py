@@ -1,0 +1,60 @@
+"""What a replay finds: one place that differs, and the verdict."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from guda_core.reports.record import plain
+
+MISSING = "nothing"
+
+Outcome = Literal["equal", "within tolerance", "different"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One place where a report and its repetition differ. where: its path, e.g. "guda/noto/score".
+
+    within: the two are numbers within the tolerance, or follow from such numbers.
+    """
+
+    where: str
+    before: Any
+    now: Any
+    within: bool = False
+
+    def sentence(self) -> str:
+        """What differs and by how much; hashes are cut to 12 digits."""
+        said = f"{plain(self.where, 120)}: {_shown(self.before)} in the report, {_shown(self.now)} now"
+        if isinstance(self.before, float) and isinstance(self.now, float):
+            said += f", {self.now - self.before:+.3g}"
+        return f"{said}{' (within tolerance)' if self.within else ''}."
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Is the answer the same? scores: what moved in it. inputs: what it was computed from and is another now.
+
+    environment: versions and hardware that differ.
+    """
+
+    outcome: Outcome
+    scores: tuple[Change, ...] = ()
+    inputs: tuple[Change, ...] = ()
+    environment: tuple[Change, ...] = ()
+
+
+@dataclass(frozen=True)
+class Doing:
+    """What a replay is at. progress: of that, in [0, 1]. method: its id; "" where none is asked."""
+
+    what: str
+    progress: float
+    method: str = ""
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text[:12] if len(text) == 64 and not set(text) - set("0123456789abcdef") else plain(text, 120)
