@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from guda_core.answers import captions
+from guda_core.answers import other_captions
 from guda_core.picture_records import Shown
 from guda_core.records import VERDICTS, Attribution, Group, GroupScore, GroupSet, MethodInfo, Scope, Tried
 
@@ -74,7 +74,7 @@ def _captions(record: Mapping[str, Any], group_set: GroupSet, found: Mapping[str
     if method not in found:
         return
     prompt = record["picture"]["prompt"]
-    yield Tried(captions.GIVEN if prompt else captions.NONE, prompt, found[method])
+    yield Tried(other_captions.GIVEN if prompt else other_captions.NONE, prompt, found[method])
     for told in others:
         if told["method"] == method and told["answer"]["unit"] == found[method].unit:
             answer = _fitting(answer_of(method, told["answer"]), group_set)

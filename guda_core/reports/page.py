@@ -15,7 +15,6 @@ import numpy as np
 from PIL import Image
 
 from guda_core.answers import sentences
-from guda_core.answers.captions import captions_html
 from guda_core.answers.look import COLOURS, RULES, variables
 from guda_core.answers.markup import (
     Html,
@@ -31,6 +30,7 @@ from guda_core.answers.markup import (
     table,
     verdict_html,
 )
+from guda_core.answers.other_captions import captions_html
 from guda_core.answers.plots import bars
 from guda_core.answers.shown import near_html, shown_html
 from guda_core.answers.verdict import Verdict, verdict

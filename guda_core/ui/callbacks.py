@@ -15,8 +15,8 @@ from typing import Any, cast
 
 import gradio as gr
 
-from guda_core.answers.captions import GIVEN, NONE, captions_html
 from guda_core.answers.markup import notes_html, picture_html, status_html, verdict_html
+from guda_core.answers.other_captions import GIVEN, NONE, captions_html
 from guda_core.answers.shown import near_html, shown_html
 from guda_core.answers.verdict import CANCELLED_EARLY, WORKING_VERDICT, Verdict, verdict
 from guda_core.data.images import read_file
