@@ -49,7 +49,6 @@ PAGE_COLOURS = {  # light, dark; the names are the app's
 SIDE, SMALL = 512, 192  # pixels of the picture on the page, and of each in a strip or a map, at most
 MOST_SHOWN = 12  # pictures of a strip, and maps, on the page; the zip holds them all
 ACROSS = 6  # methods in one table
-ALL_THE_SAME = "Show the scores all the same"
 OWN_PICTURE = "It was not asked whether the model could have made this picture: the model made it itself."
 CHECK = (
     "Anyone can compute this report again and see whether the numbers are true. Install GUDA and the same model, and "
@@ -117,7 +116,7 @@ def _is_out(told: Told) -> bool:
 
 
 def _folded_away(told: Told, body: Html) -> Html:
-    return folded(ALL_THE_SAME, body) if _is_out(told) else body
+    return folded(sentences.ALL_THE_SAME, body) if _is_out(told) else body
 
 
 def _about(record: Mapping[str, Any]) -> str:
