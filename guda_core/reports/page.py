@@ -107,7 +107,7 @@ def answer_html(told: Told, pixels: np.ndarray) -> Html:
         right = f'<h3 class="guda-method">{safe(info.name)}: what each group gives</h3>'
         right += bars(a, told.group_set, info.name) + scores_html(a, told.group_set, info.name)
         right = _folded_away(told, Html(right))
-    pictures = shown_html(_small(told.shown), told.group_set)
+    pictures = shown_html(_small(told.shown), told.group_set, told.methods)
     return Html(f'{head}<div class="guda-two"><div>{left}</div><div>{right}</div></div>{pictures}')
 
 
