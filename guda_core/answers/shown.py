@@ -35,6 +35,10 @@ def _section(title: str, body: str) -> Html:
     return Html(f'<section class="guda-shown"><h3 class="guda-method">{title}</h3>{body}</section>')
 
 
+def _by(s: Strip, methods: Mapping[str, MethodInfo]) -> str:
+    return BY.format(name=methods[s.method].name if s.method in methods else s.method)
+
+
 def strip_html(s: Strip, group_set: GroupSet, methods: Mapping[str, MethodInfo]) -> Html:
     """The pictures, those that differ most first, each with its distance, and by whose models they were drawn.
 
@@ -45,13 +49,14 @@ def strip_html(s: Strip, group_set: GroupSet, methods: Mapping[str, MethodInfo])
         name, far = group_set.groups[g].name, f"{s.distances[g]:.2f}"
         cells.append(_cell(s.pictures[g], f"Drawn without {name}, distance {far}", f"Without {name}", far))
     how = AGAIN if s.level is None else NOISED.format(level=f"{s.level:.0%}")
-    by = BY.format(name=methods[s.method].name if s.method in methods else s.method)
-    body = f'<ul class="guda-drawings">{"".join(cells)}</ul>{note(f"{how} {by} {NUMBER}")}'
+    said = f"{how} {_by(s, methods)} {NUMBER}"
+    body = f'<ul class="guda-drawings">{"".join(cells)}</ul>{note(said)}'
     return _section(TITLE_STRIP, body)
 
 
-def where_html(shown: Shown, group_set: GroupSet) -> Html:
-    """The maps over the picture."""
+def where_html(shown: Shown, group_set: GroupSet, methods: Mapping[str, MethodInfo]) -> Html:
+    """The maps over the picture. They are of the strip's method, which is named where there is a strip. methods: as of
+    `strip_html`."""
     cells = []
     for t in shown.where:
         name = group_set.groups[t.group].name
@@ -63,7 +68,8 @@ def where_html(shown: Shown, group_set: GroupSet) -> Html:
         cells.append(_cell(t.overlay, f"Where {name} was needed: {said}", name, said))
     keys = "".join(f'<span class="guda-key"><i class="{css}"></i>{safe(said)}</span>' for css, said in KEYS)
     legend = f'<div class="guda-keys">{keys}</div>'
-    body = f'<ul class="guda-drawings guda-maps">{"".join(cells)}</ul>{legend}{note(COLOURS)}'
+    below = COLOURS if shown.strip is None else f"{COLOURS} {_by(shown.strip, methods)}"
+    body = f'<ul class="guda-drawings guda-maps">{"".join(cells)}</ul>{legend}{note(below)}'
     return _section(TITLE_WHERE, body)
 
 
@@ -86,4 +92,4 @@ def shown_html(shown: Shown, group_set: GroupSet, methods: Mapping[str, MethodIn
     """All pictures that there are, and why others are missing; "" for neither. methods: as of `strip_html`."""
     strip = strip_html(shown.strip, group_set, methods) if shown.strip is not None and shown.strip.pictures else ""
     missing = note(shown.missing, Html(f"{MAKE_THEM} {code(COMMAND)}")) if shown.missing else ""
-    return Html(strip + (where_html(shown, group_set) if shown.where else "") + missing)
+    return Html(strip + (where_html(shown, group_set, methods) if shown.where else "") + missing)
