@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -140,6 +142,8 @@ def test_an_answer_that_comes_back_without_pictures_says_so(monkeypatch):
     assert seeing.with_word(service, whole) is whole
     told = replace(bare, shown=Shown(missing="No finite picture."))
     assert seeing.with_word(service, told) is told
+    with zipfile.ZipFile(io.BytesIO(told.report(service))) as z:  # the report does not repeat it
+        assert b"No finite picture." not in z.read("report.html") and b"Which pictures" in z.read("report.html")
     likeness = replace(bare, methods=("clip",))
     assert seeing.with_word(service, likeness) is likeness  # it has no models without a group
     away = replace(bare, scope=replace(service.scope(bare.query), verdict="out of scope"))

@@ -204,4 +204,4 @@ def _small(shown: Shown) -> Shown:
         distances = {g: strip.distances[g] for g in first}
         strip = replace(strip, reference=fitting(strip.reference, SMALL), pictures=pictures, distances=distances)
     where = tuple(replace(t, overlay=fitting(t.overlay, SMALL)) for t in shown.where[:MOST_SHOWN])
-    return replace(shown, strip=strip, where=where)
+    return replace(shown, strip=strip, where=where, missing="")  # that is said by the app, and not recorded
