@@ -105,13 +105,16 @@ class Near:
 
 @dataclass(frozen=True)
 class Shown:
-    """The pictures of one answer. where: maps of some groups; draws, width: as of a `PlaceMap`. near: most alike."""
+    """The pictures of one answer. where: maps of some groups; draws, width: as of a `PlaceMap`. near: most alike.
+    missing: why strip or maps are not there, in sentences for whoever reads the page; "" where nothing is to be said.
+    """
 
     strip: Strip | None = None
     where: tuple[Tile, ...] = ()
     draws: int = 0
     width: float = 0.0
     near: tuple[Near, ...] = ()
+    missing: str = ""
 
     def __bool__(self) -> bool:
         return bool(self.where) or bool(self.near) or (self.strip is not None and bool(self.strip.pictures))

@@ -143,6 +143,20 @@ class Service(Protocol):
         ...
 
 
+REDRAWN, MAPPED = 15, 96  # passes of one model: for the strip of a picture that it did not draw, and for a map
+
+
+def strip_passes(groups: int, steps: int) -> int:
+    """Passes of the network that a strip takes. groups: that have a model without them. steps: of a picture that the
+    model drew (each with the prompt and without), 0: of any other, which the full model draws again too."""
+    return 2 * steps * groups if steps else REDRAWN * (groups + 1)
+
+
+def map_passes(groups: int) -> int:
+    """Passes of the network that the maps of so many groups take, those of the full model among them."""
+    return MAPPED * (1 + groups)
+
+
 def find_effort(name: str) -> Effort:
     """The effort of that id. Raises OptionError that lists the known ones."""
     if not isinstance(name, str) or name not in EFFORTS:

@@ -6,7 +6,8 @@ Each call asks for as many seconds as it needs at most, because the lent time is
     seconds = START_S + r (FORWARD_S forward + GRADIENT_S gradients) + seconds of other work,      at most LONGEST_S
 
 r: how many times as long a pass of this model takes as one of the included model, for which the two constants hold. It
-is the ratio of floating-point operations, until a pass was timed on the lent GPU: the first attribution does it.
+is the ratio of floating-point operations, until a pass was timed on the lent GPU: the first attribution does it. The
+passes of a strip are counted ALONE times each, because its pictures are drawn one at a time.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from guda_core.diffusion.pace import Pace, forward_flops
 from guda_core.errors import GudaError, ScoreError
 from guda_core.picture_records import Near, PlaceMap, Strip
 from guda_core.records import Attribution, Cost, MethodInfo, Provenance, Query, Scope
-from guda_core.service import Recorded, Service, Step
+from guda_core.service import Recorded, Service, Step, map_passes, strip_passes
 
 log = logging.getLogger(__name__)
 VARIABLE = "SPACES_ZERO_GPU"  # set by the platform
 START_S, LONGEST_S = 10, 120  # seconds asked for: to begin, and at most
 FORWARD_S, GRADIENT_S = 1 / 216, 1 / 20  # for a forward pass, and for one with the gradient of every weight
+ALONE = 4  # so many times as long as in a batch takes a pass of one picture (strip.json: 6.0 s for 400 passes)
 INCLUDED = 828_850_688  # floating-point operations of the included model's forward pass
 ROOM = 1.25  # times as long as was timed is asked for
 
@@ -137,9 +139,6 @@ class ZeroGpu:
         def to_draw(options: dict[str, Any]) -> int:
             return self._asked(30, 2 * FORWARD_S * options["steps"])  # with the prompt and without
 
-        def to_redraw(*args: Any) -> int:
-            return self._asked(60, 60 - START_S)
-
         self._generate = gpu(duration=to_draw)(_marked_stream(generate))
         self._attribute = gpu(duration=asked)(_marked_stream(attribute))
 
@@ -149,8 +148,16 @@ class ZeroGpu:
         def maps(query: Query, method: str, groups: Sequence[str]) -> Iterator[PlaceMap | float]:
             yield from service.maps(query, method=method, groups=groups)
 
+        def to_redraw(query: Query, method: str) -> int:
+            models, steps = service.provenance().models.get(method), query.drawn.steps if query.drawn else 0
+            passes = strip_passes(len(models.hashes), steps) if models is not None else 0
+            return self._asked(START_S, ALONE * FORWARD_S * passes)
+
+        def to_map(query: Query, method: str, groups: Sequence[str]) -> int:
+            return self._asked(START_S, FORWARD_S * map_passes(len(groups)))
+
         self._pictures = gpu(duration=to_redraw)(_marked_stream(pictures))
-        self._maps = gpu(duration=to_redraw)(_marked_stream(maps))
+        self._maps = gpu(duration=to_map)(_marked_stream(maps))
         self._scope = gpu(duration=30)(_marked(service.scope))
         self._caption = gpu(duration=30)(_marked(service.best_caption))
         self._prepare = gpu(duration=30)(_marked(lambda data, prompt: service.prepare(data, prompt=prompt)))

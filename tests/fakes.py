@@ -18,7 +18,7 @@ from guda_core.data.groups import load_group_set
 from guda_core.data.images import hash_pixels, read_picture
 from guda_core.data.prompts import check_options, check_prompt
 from guda_core.errors import OptionError
-from guda_core.picture_records import Near, PlaceMap, Strip
+from guda_core.picture_records import Drawing, Near, PlaceMap, Strip
 from guda_core.records import Attribution, Cost, GroupScore, GroupSet, KLValues, MethodInfo, Provenance, Query, Scope
 from guda_core.service import Recorded, Service, Step
 from guda_core.ui import build_ui, launch_options
@@ -89,7 +89,7 @@ class FakeService:
         hue = hashlib.sha256(f"{prompt} {seed}".encode()).digest()[:3]
         pixels = np.full((64, 64, 3), 255, np.uint8)
         pixels[16:48, 16:48] = np.frombuffer(hue, np.uint8)
-        yield Query(pixels, None, prompt, hash_pixels(pixels))
+        yield Query(pixels, None, prompt, hash_pixels(pixels), drawn=Drawing(seed, steps, guidance))
 
     def prepare(self, data: bytes, *, prompt: str = "") -> Query:
         self.prepared.append(data)

@@ -11,6 +11,7 @@ from playwright.sync_api import Page, expect
 
 from guda_core.records import Group, GroupSet
 from guda_core.ui import words
+from guda_core.ui.address import LEFT_OUT
 from tests.chromium import SLOW, Watched, until
 from tests.fakes import FakeService, serving
 from tests.test_browser_screens import violations
@@ -210,10 +211,19 @@ def test_a_link_brings_others_to_the_same_form(browser, tmp_path):
         page = first.open(url)
         page.get_by_role("textbox", name="Prompt").fill("a teapot & a cup")
         page.get_by_role("radio", name="Standard").check()
+        page.get_by_role("button", name="Advanced").click()
+        page.get_by_label(words.TRY_CAPTIONS).check()
+        page.get_by_label("CLIP similarity").uncheck()
         page.get_by_role("button", name="Generate and attribute").click()
         finished(page)
         address = page.url
-        second.page.goto(address)
+        assert "methods=guda&captions=1" in address
+        second.page.goto(address.replace("methods=guda", "methods=removed,guda"))
+        expect(second.page.get_by_text(LEFT_OUT.format(ids="removed"))).to_be_visible()
+        second.page.get_by_role("button", name="Advanced").click()
+        expect(second.page.get_by_label(words.TRY_CAPTIONS)).to_be_checked()
+        expect(second.page.get_by_label("CLIP similarity")).not_to_be_checked()
+        expect(second.page.get_by_label("GUDA (unlearning)")).to_be_checked()
         expect(second.page.get_by_role("textbox", name="Prompt")).to_have_value("a teapot & a cup")
         expect(second.page.get_by_role("radio", name="Standard")).to_be_checked()
         first.page.close()

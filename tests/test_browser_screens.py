@@ -10,10 +10,11 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from guda_core.answers.sentences import ALL_THE_SAME
 from guda_core.answers.verdict import OUT_OF_SCOPE
 from guda_core.reports.read import read_report
 from guda_core.ui import words
-from guda_core.ui.panels import ALL_THE_SAME, FIGURES
+from guda_core.ui.panels import FIGURES
 from tests.chromium import SLOW, Watched, until
 from tests.fakes import REASON, FakeService, serving
 

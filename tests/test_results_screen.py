@@ -10,11 +10,11 @@ from gradio_client import Client
 from playwright.sync_api import expect
 from typer.testing import CliRunner
 
+from guda_core.answers.sentences import ALL_THE_SAME
 from guda_core.cli import app
 from guda_core.errors import OptionError
 from guda_core.scoring.asking import Asked, Results
 from guda_core.ui import build_ui, results_screen
-from guda_core.ui.panels import ALL_THE_SAME
 from guda_core.ui.results_screen import ROWS, answer_of, asked_of, opened, page
 from tests.chromium import SLOW, Watched
 from tests.fakes import FakeService, serving

@@ -6,6 +6,7 @@ import pickle
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from inspect import isgeneratorfunction
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from guda_core.diffusion.cards import find_card, load_model
 from guda_core.diffusion.memory import NO_MEMORY
 from guda_core.diffusion.pace import forward_flops
 from guda_core.errors import GudaError, ImageError, OptionError
+from guda_core.picture_records import Drawing
 from guda_core.records import Cost, Query
 from guda_core.service import Step
 from guda_core.ui import words
@@ -98,6 +100,25 @@ def test_more_effort_asks_for_more_seconds_up_to_what_may_be_asked():
     )
     assert clip < quick < full <= LONGEST_S
     assert (clip, quick) == (10, 12)  # 10 to begin, and 2 for 432 forward passes
+
+
+def test_strip_and_maps_ask_by_their_passes():
+    plain, platform = FakeService(), Platform()
+    service, ids = ZeroGpu(plain, platform.gpu), list(plain.group_set.groups)
+    query = drawn(service)
+    for steps in (5, 25, 50):
+        list(service.pictures(replace(query, drawn=Drawing(1, steps, 3.0)), method="guda"))
+    list(service.pictures(replace(query, drawn=None), method="guda"))  # of an upload
+    strips = [2 * 5 * 8, 2 * 25 * 8, 2 * 50 * 8, 15 * 9]
+    assert platform.lent[1:] == [round(10 + 4 * n / 216) for n in strips] == [11, 17, 25, 12]
+    plain.unavailable = ("noto", "twemoji", "openmoji", "fluent-emoji")
+    list(service.pictures(replace(query, drawn=Drawing(1, 50, 3.0)), method="guda"))
+    for n in (1, 3, 8):
+        list(service.maps(query, method="guda", groups=ids[:n]))
+    assert platform.lent[5:] == [round(10 + 4 * 400 / 216), *(round(10 + 96 * (1 + n) / 216) for n in (1, 3, 8))]
+    service._pace, service._timed_s = Slow(None, 1.0), 1.0  # a model that is much slower
+    list(service.maps(query, method="guda", groups=ids))
+    assert platform.lent[-1] == LONGEST_S
 
 
 def test_every_part_of_a_cost_asks_for_seconds(monkeypatch):

@@ -10,6 +10,7 @@ STATUS = {"ok": "ok", "unavailable": "unavailable", "no_score": "no score"}
 
 TITLE = "Which pictures made this picture possible?"
 READING = "A score is not a share: scores do not add up to anything."
+ALL_THE_SAME = "Show the scores all the same"  # of a picture that is out of scope
 EXACT = 1e15  # from about here on a float is not exact to the whole number
 ENDED_EARLY = "Its draws are as exact as this effort asks, so it ended early."
 

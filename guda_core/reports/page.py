@@ -50,7 +50,6 @@ PAGE_COLOURS = {  # light, dark; the names are the app's
 SIDE, SMALL = 512, 192  # pixels of the picture on the page, and of each in a strip or a map, at most
 MOST_SHOWN = 12  # pictures of a strip, and maps, on the page; the zip holds them all
 ACROSS = 6  # methods in one table
-ALL_THE_SAME = "Show the scores all the same"
 OWN_PICTURE = "It was not asked whether the model could have made this picture: the model made it itself."
 CHECK = (
     "Anyone can compute this report again and see whether the numbers are true. Install GUDA and the same model, and "
@@ -109,7 +108,8 @@ def answer_html(told: Told, pixels: np.ndarray) -> Html:
         right = f'<h3 class="guda-method">{safe(info.name)}: what each group gives</h3>'
         right += bars(a, told.group_set, info.name) + scores_html(a, told.group_set, info.name)
         right = _folded_away(told, Html(right))
-    more = captions_html(told.tried, told.group_set, told.scope) + shown_html(_small(told.shown), told.group_set)
+    pictures = shown_html(_small(told.shown), told.group_set, told.methods)
+    more = captions_html(told.tried, told.group_set, told.scope) + pictures
     return Html(f'{head}<div class="guda-two"><div>{left}</div><div>{right}</div></div>{more}')
 
 
@@ -118,7 +118,7 @@ def _is_out(told: Told) -> bool:
 
 
 def _folded_away(told: Told, body: Html) -> Html:
-    return folded(ALL_THE_SAME, body) if _is_out(told) else body
+    return folded(sentences.ALL_THE_SAME, body) if _is_out(told) else body
 
 
 def _about(record: Mapping[str, Any]) -> str:
@@ -206,4 +206,4 @@ def _small(shown: Shown) -> Shown:
         distances = {g: strip.distances[g] for g in first}
         strip = replace(strip, reference=fitting(strip.reference, SMALL), pictures=pictures, distances=distances)
     where = tuple(replace(t, overlay=fitting(t.overlay, SMALL)) for t in shown.where[:MOST_SHOWN])
-    return replace(shown, strip=strip, where=where)
+    return replace(shown, strip=strip, where=where, missing="")  # that is said by the app, and not recorded

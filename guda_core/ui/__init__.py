@@ -68,8 +68,8 @@ def build_ui(service: Service) -> gr.Blocks:
             if results is not None:
                 with gr.Tab(results_screen.TAB):
                     results_screen.connect(results_screen.draw(results), results)
-            with gr.Tab("Style groups"):
-                about.draw_groups(service)
+            with gr.Tab("Style groups") as tab:
+                about.draw_groups(service, tab)
             with gr.Tab("Limits"):
                 about.draw_limits(service)
         runs = connect(demo, screen, service)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gradio as gr
+
 from guda_core.answers.markup import Html, code, heading, link, listed, note, table, text
 from guda_core.records import Group
 from guda_core.reports.record import FROM_NPM, LIMITS
 from guda_core.service import Service
 from guda_core.ui.blocks import block
+from guda_core.ui.connect import QUICK
+from guda_core.ui.samples import Samples
 
 OWN_SET = (
     (
@@ -68,8 +72,9 @@ NOT = (
 )
 
 
-def draw_groups(service: Service) -> None:
-    """What is in, from whom, under which licence, and how to make one's own set."""
+def draw_groups(service: Service, tab: gr.Tab) -> None:
+    """What is in, with a few pictures, from whom, under which licence, and how to make one's own set. tab: of this
+    screen; the pictures are read when it is opened."""
     sets = service.group_set
     trained, held = len(sets.train_objects), len(sets.held_out_objects)
     said = f"{len(sets.groups)} groups of training pictures."
@@ -80,6 +85,8 @@ def draw_groups(service: Service) -> None:
         )
     block(heading(sets.name) + text(f"{said} The pictures belong to their authors and are not part of this app."))
     fetched = any(_package(g) for g in sets.groups.values())
+    pictures = block(elem_classes="guda-maybe")
+    tab.select(Samples(service, fetchable=fetched).html, None, pictures, **QUICK)
     rows = [
         (
             link(g.link, g.name),

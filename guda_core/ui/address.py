@@ -1,13 +1,16 @@
-"""The page's address carries what a picture is drawn from, so that a link brings others to the same form.
+"""The page's address carries what a picture is drawn from and the settings, so that a link brings others to the same
+form.
 
-    ?prompt=...&seed=1&steps=25&guidance=2.5&effort=quick
+    ?prompt=...&seed=1&steps=25&guidance=2.5&effort=quick&methods=guda,clip&captions=0
 
-Whatever is wrong in an address is left out: the form then keeps its own value.
+methods: ids with commas between. captions: 1 tries other captions for an upload, 0 does not. Whatever is wrong in an
+address is left out: the form then keeps its own value. Of methods that are not offered, the page says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import gradio as gr
@@ -16,23 +19,30 @@ from guda_core.data.prompts import check_options, check_prompt
 from guda_core.errors import OptionError, PromptError
 from guda_core.service import find_effort
 
-FIELDS = ("prompt", "seed", "steps", "guidance", "effort")
-WRITE = """(...values) => {
-    const address = new URL(location.href), names = ["prompt", "seed", "steps", "guidance", "effort"];
-    names.forEach((name, i) => address.searchParams.set(name, values[i]));
+FIELDS = ("prompt", "seed", "steps", "guidance", "effort", "methods", "captions")
+WRITE = f"""(...values) => {{
+    const address = new URL(location.href), names = {json.dumps(FIELDS)};
+    const written = (v) => Array.isArray(v) ? v.join(",") : typeof v === "boolean" ? Number(v) : v;
+    names.forEach((name, i) => address.searchParams.set(name, written(values[i])));
     history.replaceState(null, "", address);
     return [];
-}"""  # runs in the browser when a picture is asked for
+}}"""  # runs in the browser when a picture is asked for
+LEFT_OUT = "The address asks for methods that are not offered here: {ids}. They are left out."
+NONE_LEFT = "The address asks only for methods that are not offered here: {ids}. The form keeps its own."
+MOST_NAMED, LONGEST_ID = 8, 40  # ids of a stranger's address that are repeated, and how much of each
 
 
-def read(found: Mapping[str, str]) -> dict[str, Any]:
-    """The values in an address that may stand in the form, by field."""
+def read(found: Mapping[str, str], offered: Iterable[str]) -> dict[str, Any]:
+    """The values in an address that may stand in the form, by field. offered: ids of methods."""
+    known = set(offered)
     readers: dict[str, Callable[[str], Any]] = {
         "prompt": check_prompt,
         "seed": lambda v: _checked(seed=int(v))["seed"],
         "steps": lambda v: min(50, max(5, _checked(steps=int(v))["steps"])),
         "guidance": lambda v: min(8.0, max(1.0, _checked(guidance=float(v))["guidance"])),
         "effort": lambda v: find_effort(v).id,
+        "methods": lambda v: _some([m for m in _ids(v) if m in known]),
+        "captions": lambda v: bool(("0", "1").index(v)),
     }
     out: dict[str, Any] = {}
     for name, reader in readers.items():
@@ -44,12 +54,34 @@ def read(found: Mapping[str, str]) -> dict[str, Any]:
     return out
 
 
+def left_out(found: Mapping[str, str], offered: Iterable[str]) -> str:
+    """What is said of the methods in an address that are not offered; "" where there are none."""
+    asked, known = _ids(found.get("methods", "")), set(offered)
+    unknown = [m for m in asked if m not in known]
+    if not unknown:
+        return ""
+    named = [m if len(m) <= LONGEST_ID else f"{m[:LONGEST_ID]}..." for m in unknown[:MOST_NAMED]]
+    named += ["..."] if len(unknown) > MOST_NAMED else []
+    return (LEFT_OUT if len(unknown) < len(asked) else NONE_LEFT).format(ids=", ".join(named))
+
+
+def _ids(value: str) -> list[str]:
+    """Ids with commas between, each once."""
+    return list(dict.fromkeys(m for part in value.split(",") if (m := part.strip())))
+
+
+def _some(ids: list[str]) -> list[str]:
+    if not ids:
+        raise ValueError("no method is left")
+    return ids
+
+
 def _checked(*, seed: int = 0, steps: int = 25, guidance: float = 2.5) -> dict[str, Any]:
     check_options(seed=seed, steps=steps, guidance=guidance)
     return {"seed": seed, "steps": steps, "guidance": guidance}
 
 
-def filled(request: gr.Request) -> list[Any]:
-    """The form's values from the address of the page, a component each of FIELDS."""
-    found = read(dict(request.query_params))
+def filled(query: Mapping[str, str], offered: Iterable[str]) -> list[Any]:
+    """The form's values from the query of the page's address, a component each of FIELDS."""
+    found = read(query, offered)
     return [found[name] if name in found else gr.skip() for name in FIELDS]

@@ -32,7 +32,8 @@ class After:
             for item in one_map(self.service, answer, group):
                 if isinstance(item, tuple):
                     found, said = item
-                    shown = {s.answer: found, s.shown: shown_html(found.shown, self.service.group_set)}
+                    pictures = shown_html(found.shown, self.service.group_set, self.service.methods())
+                    shown = {s.answer: found, s.shown: pictures}
                     yield {**shown, s.status: status_html(words.DONE), s.mapped: note(said), s.group: None}
                 else:
                     yield {s.status: status_html(words.MAPPING, item)}

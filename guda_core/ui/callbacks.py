@@ -30,7 +30,7 @@ from guda_core.ui.answer import Answer
 from guda_core.ui.layout import Screen
 from guda_core.ui.panels import main_panel, other_panel, out, scope_html
 from guda_core.ui.progress import CAPTIONS, DRAW, SCOPE, Progress, plan
-from guda_core.ui.seeing import passes, seen_in_pictures
+from guda_core.ui.seeing import pictures_of, seen_in_pictures, with_word
 from guda_core.ui.uploads import uploaded
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class Runs:
         """Draw a picture, then score it."""
         steps = whole(steps)
         check_options(seed=whole(seed), steps=steps, guidance=guidance)
-        pictures = passes(self.service, methods, effort, steps)
+        pictures = pictures_of(self.service, methods, effort, steps)
         progress = plan(self.service, methods, effort, steps=steps, pictures=pictures)
         query = yield from self._drawn(prompt, whole(seed), steps, guidance, progress)
         yield from self._score(query, methods, effort, progress)
@@ -115,7 +115,7 @@ class Runs:
         """Prepare an uploaded picture, then score it, and when asked also under other captions."""
         file = uploaded(path)
         query = self.service.prepare(read_file(file), prompt=caption or "")
-        pictures = passes(self.service, methods, effort)
+        pictures = pictures_of(self.service, methods, effort)
         progress = plan(self.service, methods, effort, scope=True, captions=more_captions, pictures=pictures)
         yield from self._score(query, methods, effort, progress, more_captions=more_captions, file=file)
 
@@ -125,7 +125,7 @@ class Runs:
         if answer is None:
             raise ImageError(words.PICTURE_GONE)
         drawn = answer.query.drawn
-        pictures = passes(self.service, methods, effort, drawn.steps if drawn is not None else 0)
+        pictures = pictures_of(self.service, methods, effort, drawn.steps if drawn is not None else 0)
         uploads = answer.query.file_hash is not None
         progress = plan(self.service, methods, effort, scope=uploads, pictures=pictures)
         yield from self._score(answer.query, methods, effort, progress, file=answer.file)
@@ -148,7 +148,7 @@ class Runs:
             return
         methods = tuple(main_first(self.service.methods()))
         prompt = example.prompt(self.service.group_set)
-        pictures = passes(self.service, methods, examples.EFFORT, example.steps)
+        pictures = pictures_of(self.service, methods, examples.EFFORT, example.steps)
         progress = plan(self.service, methods, examples.EFFORT, steps=example.steps, pictures=pictures)
         query = yield from self._drawn(prompt, example.seed, example.steps, example.guidance, progress)
         answer = yield from self._score(query, methods, examples.EFFORT, progress)
@@ -221,11 +221,11 @@ class Runs:
             answer = replace(answer, shown=replace(answer.shown, near=self.service.nearest(query)))
             main_answer = answer.found.get(answer.methods[0]) if answer.methods else None
             everything |= self._shown(main_answer, answer) if main_answer is not None else {}
-        for shown, status in seen_in_pictures(self.service, answer, progress):
+        for shown, status in seen_in_pictures(self.service, answer, progress, explained):
             new: Update = {}
             if shown is not answer.shown:
                 answer = replace(answer, shown=shown)
-                new = {s.shown: shown_html(shown, self.service.group_set), s.answer: answer}
+                new = {s.shown: shown_html(shown, self.service.group_set, known), s.answer: answer}
             everything |= new
             yield {**new, s.status: status}
         yield {**everything, s.again: gr.update(visible=True), s.status: status_html(words.DONE)}
@@ -268,10 +268,11 @@ class Runs:
 
     def _whole_answer(self, answer: Answer) -> Update:
         """All of a finished answer at once."""
+        answer = with_word(self.service, answer)
         out: Update = {**self._picture(answer), self.screen.again: gr.update(visible=True)}
         for a in answer.scored():
             out |= self._shown(a, answer)
-        return {**out, self.screen.shown: shown_html(answer.shown, self.service.group_set)}
+        return {**out, self.screen.shown: shown_html(answer.shown, self.service.group_set, self.service.methods())}
 
     def restored(self, answer: Answer) -> Update:
         """A finished answer of this visit, as it stood; what it lacks is empty."""

@@ -190,9 +190,16 @@ def _connect_small(demo: gr.Blocks, s: Screen, service: Service) -> None:
 
     for part in (s.object_name, s.style) if service.group_set.train_objects else ():
         part.input(fill, [s.object_name, s.style], s.prompt, **QUICK)
-    form = [s.prompt, s.seed, s.steps, s.guidance, s.effort]
-    demo.load(address.filled, None, form, **QUICK)
-    s.generate.click(None, form, None, js=address.WRITE, **QUICK)
+    form = [s.prompt, s.seed, s.steps, s.guidance, s.effort, s.methods, s.more_captions]  # `address.FIELDS`
+
+    def filled(request: gr.Request) -> list[Any]:
+        query, offered = dict(request.query_params), service.methods()
+        unknown = address.left_out(query, offered)
+        return [*address.filled(query, offered), status_html(unknown) if unknown else gr.skip()]
+
+    demo.load(filled, None, [*form, s.status], **QUICK)
+    for button in (s.generate, s.attribute):
+        button.click(None, form, None, js=address.WRITE, **QUICK)
     last = gr.State("", time_to_live=SESSION)  # the caption that was taken from a file
     read: dict[str, Any] = {**QUICK, "queue": True, "concurrency_limit": 2}  # a stranger's file is read
     offered = s.upload.change(offer, [s.upload, s.caption, last], [s.caption, s.offered, last], **read)

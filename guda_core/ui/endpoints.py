@@ -142,7 +142,8 @@ class Endpoints:
             effort: "quick", "standard", "full" or "every".
 
         Returns:
-            The report's zip, which `replay` and `python -m guda_core replay` compute again.
+            The report's zip, which `replay` and `python -m guda_core replay` compute again. It holds no strip, no maps
+            and no training pictures that look alike.
         """
         query = self.service.prepare(read_file(uploaded(picture)), prompt=caption or "")
         answers = []

@@ -19,6 +19,7 @@ from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import described
 from guda_core.errors import GudaError
 from guda_core.paths import cache_dir
+from guda_core.picture_records import Drawing
 from guda_core.records import GroupSet
 from guda_core.reports import bundle
 from guda_core.reports.read import read_report
@@ -97,7 +98,9 @@ def kept(service: Service, example: Example, methods: tuple[str, ...]) -> Answer
         return None
     if query.image_hash != report.record["picture"]["pixels_sha256"]:
         return None
-    query = replace(query, file_hash=None, preparation=tuple(report.record["picture"]["preparation"]))
+    drawn = Drawing(example.seed, example.steps, example.guidance)  # a report does not say it
+    preparation = tuple(report.record["picture"]["preparation"])
+    query = replace(query, file_hash=None, preparation=preparation, drawn=drawn)
     return Answer(query, methods, EFFORT, {a.method: a for a in attributions(report)}, shown=pictures)
 
 

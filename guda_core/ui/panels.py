@@ -9,7 +9,6 @@ from guda_core.records import Attribution, GroupSet, MethodInfo, Scope
 from guda_core.ui.answer import Answer
 
 FIGURES = "The same figures as a table, and what they mean"
-ALL_THE_SAME = "Show the scores all the same"
 
 
 def out(scope: Scope | None) -> bool:
@@ -28,7 +27,7 @@ def main_panel(
     meaning = note(info.note, sentences.READING) + scores_html(a, group_set, info.name)
     body = Html(title + bars(a, group_set, info.name) + (banner(caveat) if caveat else "") + folded(FIGURES, meaning))
     if out(scope):
-        return folded(ALL_THE_SAME, body, css="guda-out")
+        return folded(sentences.ALL_THE_SAME, body, css="guda-out")
     return body
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from guda_core.answers.markup import Html, status_html
 from guda_core.service import Service, main_first
@@ -25,10 +25,21 @@ class Part:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Pictures:
+    """Strip and maps that an answer gets. method: id of the one whose models make them, "" for none. passes: STRIP and
+    WHERE -> passes of the network; {}: they are not made. missing: why they are not, in a sentence."""
+
+    method: str = ""
+    passes: Mapping[str, int] = field(default_factory=dict)
+    missing: str = ""
+
+
 class Progress:
     """How far everything is. Parts may advance in any order."""
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    def __init__(self, parts: Sequence[Part], pictures: Pictures | None = None) -> None:
+        self.pictures = pictures or Pictures()
         self.parts = {p.key: p for p in parts}
         self.done = dict.fromkeys(self.parts, 0.0)
         self.began = time.monotonic()
@@ -58,13 +69,12 @@ def plan(
     steps: int = 0,
     scope: bool = False,
     captions: bool = False,
-    pictures: Mapping[str, int] | None = None,
+    pictures: Pictures | None = None,
 ) -> Progress:
     """What a run will do, the main method first.
 
     steps: of the picture that is drawn first, 0: none. scope: whether the picture's scope is looked at. captions:
-    whether other captions are tried. pictures: STRIP and WHERE -> their passes of the network, {} for none. Raises
-    OptionError when an option is unknown.
+    whether other captions are tried. Raises OptionError when an option is unknown.
     """
     known = service.methods()
     asked = [m for m in main_first(known) if m in methods]
@@ -79,8 +89,9 @@ def plan(
     if captions and scored:
         scored.append(Part(CAPTIONS, "Other captions", 2 * scored[0].seconds))
     labels = {STRIP: "What it would draw without", WHERE: "Where in the picture"}
-    last = [Part(k, labels[k], max(LEAST, n * per_pass(service, asked, effort))) for k, n in (pictures or {}).items()]
-    return Progress([*parts, *scored, *last])
+    passes_of = pictures.passes if pictures is not None else {}
+    last = [Part(k, labels[k], max(LEAST, n * per_pass(service, asked, effort))) for k, n in passes_of.items()]
+    return Progress([*parts, *scored, *last], pictures)
 
 
 def per_pass(service: Service, methods: Sequence[str], effort: str) -> float:

@@ -25,7 +25,6 @@ from guda_core.ui import words
 from guda_core.ui.blocks import block
 from guda_core.ui.callbacks import explained
 from guda_core.ui.connect import QUICK
-from guda_core.ui.panels import ALL_THE_SAME
 
 VARIABLE = "GUDA_RESULTS"
 TAB = "Results"
@@ -139,7 +138,7 @@ def opened(results: Results, picture: str) -> Html:
     found = {r["method"] for r in rows}
     body = Html("".join(_method([r for r in rows if r["method"] == m]) for m in results.methods() if m in found))
     if first["scope"] == "out of scope":
-        body = folded(ALL_THE_SAME, body, css="guda-out")
+        body = folded(sentences.ALL_THE_SAME, body, css="guda-out")
     hashes = f"SHA-256 of the file: {first['file_sha256']}. Its report: "
     command = code(f"guda results RESULTS --report {typed(first['picture'])} report.zip")
     return Html(head + body + note(Html(safe(hashes) + command)))

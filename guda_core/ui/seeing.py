@@ -1,58 +1,70 @@
-"""The last part of an answer: strip and maps of the main method, made while the visitor reads the scores."""
+"""The last part of an answer: strip and maps, made while the visitor reads the scores, or why they are not there.
+
+They are made by the models of the main method, and where that was not asked, of the first asked one that has any.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import cast
 
 from guda_core.answers.markup import Html
-from guda_core.errors import GudaError
 from guda_core.picture_records import PlaceMap, Shown
 from guda_core.reports.picture_files import tile
-from guda_core.service import Service, main_method
+from guda_core.service import Service, main_first, map_passes, strip_passes
+from guda_core.ui import words
 from guda_core.ui.answer import Answer
 from guda_core.ui.panels import out
-from guda_core.ui.progress import STRIP, WHERE, Progress, per_pass
+from guda_core.ui.progress import STRIP, WHERE, Pictures, Progress, per_pass
 
 log = logging.getLogger(__name__)
 FIRST = 3  # groups that have a map on the page: the first ones by the score
 LONGEST_S = 60.0  # that strip and maps may take on the page
-REDRAWN, MAPPED = 15, 96  # passes of one model for an upload's picture, and for a map (`attribution`)
 
 
-def passes(service: Service, methods: Sequence[str], effort: str, steps: int = 0) -> dict[str, int]:
-    """STRIP and WHERE -> passes of the network; {} where the main method is not asked or has no models without a group,
-    and where it would take long. steps: of a picture that the model drew, 0: of an upload."""
-    main = main_method(service.methods())
-    models = service.provenance().models.get(main)
-    if main not in methods or models is None or not models.hashes:
-        return {}
-    groups = len(models.hashes)
-    found = {STRIP: 2 * steps * groups if steps else REDRAWN * (groups + 1), WHERE: MAPPED * (1 + min(FIRST, groups))}
-    return found if sum(found.values()) * per_pass(service, [main], effort) <= LONGEST_S else {}
+def pictures_of(service: Service, methods: Sequence[str], effort: str, steps: int = 0) -> Pictures:
+    """Which pictures an answer gets: none where no asked method has models without a group, and none where it would
+    take longer than LONGEST_S, which is said. steps: of a picture that the model drew, 0: of any other."""
+    models = service.provenance().models
+    able = [m for m in main_first(service.methods()) if m in methods and m in models and models[m].hashes]
+    if not able:
+        return Pictures()
+    groups = len(models[able[0]].hashes)
+    passes = {STRIP: strip_passes(groups, steps), WHERE: map_passes(min(FIRST, groups))}
+    seconds = sum(passes.values()) * per_pass(service, able[:1], effort)
+    if seconds > LONGEST_S:
+        return Pictures(able[0], missing=words.too_long(seconds, LONGEST_S))
+    return Pictures(able[0], passes)
 
 
-def seen_in_pictures(service: Service, answer: Answer, progress: Progress) -> Iterator[tuple[Shown, Html]]:
+def seen_in_pictures(
+    service: Service, answer: Answer, progress: Progress, explained: Callable[[Exception], str]
+) -> Iterator[tuple[Shown, Html]]:
     """More and more pictures, the same object while there are no new ones, and the line of the progress. Nothing for a
     picture that is out of scope.
 
-    An error of ours ends the pictures and leaves the answer as it is. Closing this ends the work within one step.
+    An error ends the pictures, is told below them and leaves the scores as they are. explained: what a visitor is told
+    of it. Closing this ends the work within one step.
     """
-    main, shown = main_method(service.methods()), answer.shown
-    a = answer.found.get(main)
-    if STRIP not in progress.parts or a is None or not a.ranked() or out(answer.scope):
+    asked, shown = progress.pictures, answer.shown
+    a = answer.found.get(asked.method)
+    if a is None or not a.ranked() or out(answer.scope):
         return
+    if not asked.passes:
+        yield replace(shown, missing=asked.missing), progress.at(asked.method, 1.0)
+        return
+    making = STRIP
     try:
-        with closing(cast(Generator, service.pictures(answer.query, method=main))) as strips:
+        with closing(cast(Generator, service.pictures(answer.query, method=asked.method))) as strips:
             for strip in strips:
                 if shown.strip is None or len(strip.pictures) > len(shown.strip.pictures):
                     shown = replace(shown, strip=strip)
                 yield shown, progress.at(STRIP, strip.progress)
-        groups = a.ranked()[:FIRST]
-        with closing(cast(Generator, service.maps(answer.query, method=main, groups=groups))) as stream:
+        making, groups = WHERE, a.ranked()[:FIRST]
+        with closing(cast(Generator, service.maps(answer.query, method=asked.method, groups=groups))) as stream:
             for item in stream:
                 if isinstance(item, PlaceMap):
                     where = (*shown.where, tile(answer.query.pixels, item))
@@ -60,5 +72,21 @@ def seen_in_pictures(service: Service, answer: Answer, progress: Progress) -> It
                     yield shown, progress.at(WHERE, len(where) / len(groups))
                 else:
                     yield shown, progress.at(WHERE, item)
-    except GudaError as e:
-        log.warning("The pictures of an answer were left out. %s", e)
+    except Exception as e:
+        log.warning("The pictures of an answer are not whole. %s", e)
+        said = words.NO_STRIP if making == STRIP else words.NO_WHERE
+        yield replace(shown, missing=f"{said} {explained(e)}"), progress.at(making, 1.0)
+
+
+def with_word(service: Service, answer: Answer) -> Answer:
+    """A finished answer that comes back, with a word where it could have strip and maps, and was made or stored without
+    them, or was stopped before they were there."""
+    shown, drawn = answer.shown, answer.query.drawn
+    whole = shown.strip is not None and bool(shown.strip.pictures) and bool(shown.where)
+    if whole or shown.missing or out(answer.scope):
+        return answer
+    asked = pictures_of(service, answer.methods, answer.effort, drawn.steps if drawn is not None else 0)
+    a = answer.found.get(asked.method)
+    if a is None or not a.ranked():
+        return answer
+    return replace(answer, shown=replace(shown, missing=asked.missing or words.WITHOUT_PICTURES))

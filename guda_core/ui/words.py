@@ -76,6 +76,16 @@ MAP_NOTHING = "{name}: the map says nothing. No place stands out from its noise.
 MAP_THERE = "Its map already stands above."
 NO_MAPS = "No map can be made here. Score a picture by the main method first."
 NO_MAP = "There is no map of {name}: the model without it cannot be used."
+NO_STRIP = "What it would draw without a group, and where in the picture, is not shown, or not whole."
+NO_WHERE = "Where in the picture: the maps are not shown, or not all of them."
+TOO_LONG = (
+    "What it would draw without a group, and where in the picture, is not shown: here it would take {took}, and this "
+    "page stops at {most:.0f} s."
+)
+WITHOUT_PICTURES = (
+    "This answer was computed without what it would draw without a group, and without maps, or stopped before they "
+    "were there. Score it again to see them."
+)
 ABORTED = "The GPU was taken back before the work was done. Try again, with less effort or fewer methods."
 FAULT = "Something went wrong on the server. The error was logged. Please try again."
 DISK = "The file could not be written. The server's disk is full or read-only. Try again later."
@@ -86,6 +96,11 @@ REPLAYED = {
     "0.001 nats; in half precision, or to a sixth of its interval). Other hardware or versions cause such differences.",
     "different": "Different. Computed again here, something is not as the report says. The tables show what.",
 }
+
+
+def too_long(took: float, most: float) -> str:
+    """Why strip and maps are not shown. took, most: seconds."""
+    return TOO_LONG.format(took=seconds(took), most=most)
 
 
 def seconds(value: float) -> str:

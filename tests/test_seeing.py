@@ -1,0 +1,174 @@
+"""Strip and maps on the page: who makes them, when they are left out, and that this is always said."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import typer.main
+
+from guda_core.answers.shown import COMMAND, shown_html
+from guda_core.attribution import counterfactual_pictures, maps
+from guda_core.cli import app
+from guda_core.errors import ModelError
+from guda_core.picture_records import PlaceMap, Shown, Strip
+from guda_core.records import Provenance, Query
+from guda_core.service import MAPPED, REDRAWN, map_passes, strip_passes
+from guda_core.ui import seeing, words
+from guda_core.ui.answer import Answer
+from guda_core.ui.callbacks import explained
+from guda_core.ui.progress import STRIP, WHERE, Pictures, Progress, plan
+from tests.fakes import FakeService, serving
+from tests.test_examples import answered
+from tests.test_ui_api import Visitor, text
+
+pytestmark = pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")  # gradio's use of pandas 3
+
+
+class Broken(FakeService):
+    """Fails within the strip or the maps, after the first of them."""
+
+    strip_fault: Exception | None = None
+    maps_fault: Exception | None = None
+
+    def pictures(self, query: Query, *, method: str) -> Iterator[Strip]:
+        for strip in super().pictures(query, method=method):
+            yield strip
+            if self.strip_fault is not None:
+                raise self.strip_fault
+
+    def maps(self, query: Query, *, method: str, groups) -> Iterator[PlaceMap | float]:
+        for item in super().maps(query, method=method, groups=groups):
+            yield item
+            if self.maps_fault is not None and isinstance(item, PlaceMap):
+                raise self.maps_fault
+
+
+class Retrained(FakeService):
+    """Has retrained models beside the unlearned ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.oracle = "agrees"
+
+    def provenance(self) -> Provenance:
+        made = super().provenance()
+        return replace(made, models={**made.models, "logo": made.models["guda"]})
+
+
+def seen(service: FakeService, answer: Answer, progress: Progress) -> Shown:
+    shown = answer.shown
+    for shown, status in seeing.seen_in_pictures(service, answer, progress, explained):  # noqa: B007
+        assert "role=" in status
+    return shown
+
+
+def planned(service: FakeService, effort: str = "quick", steps: int = 9) -> Progress:
+    return plan(service, ["guda"], effort, pictures=seeing.pictures_of(service, ["guda"], effort, steps))
+
+
+def html(service: FakeService, shown: Shown) -> str:
+    return text(shown_html(shown, service.group_set, service.methods()))
+
+
+def test_the_passes_are_those_that_are_made():
+    assert REDRAWN == counterfactual_pictures.STEPS and MAPPED == maps.STRATA * maps.DRAWS
+    assert (strip_passes(8, 25), strip_passes(8, 0), map_passes(3)) == (400, 135, 384)
+
+
+def test_what_would_take_too_long_is_not_made_and_the_page_says_why(monkeypatch):
+    service = FakeService()
+    passes = sum(seeing.pictures_of(service, ["guda"], "quick", 9).passes.values())
+    assert passes == strip_passes(8, 9) + map_passes(3)
+    took = passes * service.estimate(["guda"], "quick") / 432
+    monkeypatch.setattr(seeing, "LONGEST_S", took + 0.01)
+    assert set(planned(service).parts) == {"guda", STRIP, WHERE}
+    monkeypatch.setattr(seeing, "LONGEST_S", took - 0.01)
+    assert set(planned(service).parts) == {"guda"}
+    shown = seen(service, answered(service), planned(service))
+    assert shown.strip is None and not shown.where
+    assert f"it would take {words.seconds(took)}, and this page stops at {took - 0.01:.0f} s" in html(service, shown)
+    assert COMMAND in html(service, shown)
+
+
+def test_the_command_that_makes_them_has_these_options():
+    known = typer.main.get_command(app).commands["attribute"].params  # type: ignore[attr-defined]
+    options = {o for p in known for o in p.opts}
+    assert set(re.findall(r"--\w+", COMMAND)) == {"--report", "--pictures", "--maps"} <= options
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [(ModelError("A value is not finite, so there is no picture."), "A value is not finite"), (MemoryError(), "memory"),
+     (RuntimeError("secret"), words.FAULT)],
+)  # fmt: skip
+def test_an_error_is_told_below_what_is_there_and_the_scores_stay(fault, told):
+    service = Broken()
+    answer = answered(service)
+    service.strip_fault = fault
+    shown = seen(service, answer, planned(service))
+    assert shown.strip is not None and len(shown.strip.pictures) == 1 and not shown.where
+    said = html(service, shown)
+    assert words.NO_STRIP in said and told in said and "secret" not in said and COMMAND in said
+    service.strip_fault, service.maps_fault = None, fault
+    shown = seen(service, answer, planned(service))
+    assert shown.strip is not None and shown.strip.progress == 1 and len(shown.where) == 1
+    assert words.NO_WHERE in html(service, shown) and words.NO_STRIP not in html(service, shown)
+
+
+def test_the_sentence_stands_on_the_page_and_a_whole_answer_has_none(monkeypatch):
+    service = Broken()
+    with serving(service) as url:
+        visitor = Visitor(url)
+        assert "guda attribute" not in text(visitor.generate()["shown"])
+        service.strip_fault = ModelError("No finite picture.")
+        out = visitor.generate()
+        assert "No finite picture." in text(out["shown"]) and COMMAND in text(out["shown"])
+        assert text(out["says"]).startswith("Most needed") and text(out["status"]) == words.DONE
+        monkeypatch.setattr(seeing, "LONGEST_S", 1.0)
+        assert "this page stops at 1 s" in text(visitor.generate()["shown"])
+
+
+def test_an_answer_that_comes_back_without_pictures_says_so(monkeypatch):
+    service = FakeService()
+    bare = answered(service)
+    assert seeing.with_word(service, bare).shown.missing == words.WITHOUT_PICTURES
+    whole = replace(bare, shown=seen(service, bare, planned(service)))
+    assert seeing.with_word(service, whole) is whole
+    told = replace(bare, shown=Shown(missing="No finite picture."))
+    assert seeing.with_word(service, told) is told
+    with zipfile.ZipFile(io.BytesIO(told.report(service))) as z:  # the report does not repeat it
+        assert b"No finite picture." not in z.read("report.html") and b"Which pictures" in z.read("report.html")
+    likeness = replace(bare, methods=("clip",))
+    assert seeing.with_word(service, likeness) is likeness  # it has no models without a group
+    away = replace(bare, scope=replace(service.scope(bare.query), verdict="out of scope"))
+    assert seeing.with_word(service, away) is away
+    monkeypatch.setattr(seeing, "LONGEST_S", 1.0)
+    assert "stops at 1 s" in seeing.with_word(service, bare).shown.missing
+
+
+def test_the_main_methods_models_draw_and_those_of_another_where_it_is_not_asked():
+    service = Retrained()
+    assert seeing.pictures_of(service, ["logo", "guda"], "quick", 9).method == "guda"
+    assert seeing.pictures_of(service, ["clip"], "quick", 9) == Pictures()
+    asked = seeing.pictures_of(service, ["clip", "logo"], "quick", 9)
+    assert asked.method == "logo" and asked.passes
+    query = answered(service).query
+    found = {a.method: a for a in service.attribute(query, methods=["logo"], effort="quick")}
+    shown = seen(service, Answer(query, ("logo",), "quick", found), plan(service, ["logo"], "quick", pictures=asked))
+    assert shown.strip is not None and shown.strip.method == "logo" and len(shown.where) == seeing.FIRST
+    said = "The models without a group are those of LOGO (retrained; the oracle)."
+    assert html(service, shown).count(said) == 2  # of the strip, and of the maps
+
+
+def test_a_strip_names_the_method_whose_models_drew_it():
+    service, pixels = FakeService(), np.zeros((8, 8, 3), np.uint8)
+    for method, name in (("guda", "GUDA (unlearning)"), ("a-strangers", "a-strangers")):
+        for level in (None, 0.5):
+            strip = Strip(method, pixels, {"noto": pixels}, {"noto": 0.0}, level)
+            assert f"The models without a group are those of {name}." in html(service, Shown(strip))
