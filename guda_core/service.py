@@ -142,6 +142,10 @@ class Service(Protocol):
         """The same picture under another caption. Raises PromptError."""
         ...
 
+    def unread(self, prompt: str) -> tuple[str, ...]:
+        """What of a prompt the model does not read, in sentences; () when it reads all of it."""
+        ...
+
 
 def find_effort(name: str) -> Effort:
     """The effort of that id. Raises OptionError that lists the known ones."""
