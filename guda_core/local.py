@@ -158,19 +158,19 @@ class LocalService:
             yield Step(i + 1, steps)
         assert pictures is not None
         drawn = Drawing(seed, steps, guidance)
-        yield self.query(pictures[0], prompt, preparation=self._of_prompt(prompt), drawn=drawn)
+        yield self.query(pictures[0], prompt, preparation=self.unread(prompt), drawn=drawn)
 
     def prepare(self, data: bytes, *, prompt: str = "") -> Query:
         prompt = check_prompt(prompt)
         p = read_picture(data, size=self.model.card.resolution, fit=self.group_set.fit)
-        said = (*p.preparation, *self._of_prompt(prompt))
+        said = (*p.preparation, *self.unread(prompt))
         return self.query(p.pixels, prompt, file_hash=p.file_hash, preparation=said)
 
     def with_prompt(self, query: Query, prompt: str) -> Query:
         prompt = check_prompt(prompt)
-        before = self._of_prompt(query.prompt)
+        before = self.unread(query.prompt)
         kept = tuple(s for s in query.preparation if s not in before)
-        return replace(query, prompt=prompt, preparation=(*kept, *self._of_prompt(prompt)))
+        return replace(query, prompt=prompt, preparation=(*kept, *self.unread(prompt)))
 
     def _counterfactual(self, method: str) -> Counterfactual:
         check_methods([method], self.offered, self.not_offered)
@@ -224,8 +224,7 @@ class LocalService:
         texts, features = self._captions
         return texts[int((features @ self.clip.image_features(query.pixels[None])[0]).argmax())]
 
-    def _of_prompt(self, prompt: str) -> tuple[str, ...]:
-        """What of a prompt the model does not read, in sentences."""
+    def unread(self, prompt: str) -> tuple[str, ...]:
         n, most = self.model.tokens(prompt)
         cut = (f"The prompt has {n} tokens; the model reads the first {most}.",) if n > most else ()
         return (*cut, *prompt_notes(prompt, self.model.tokenizers))

@@ -142,6 +142,10 @@ class Service(Protocol):
         """The same picture under another caption. Raises PromptError."""
         ...
 
+    def unread(self, prompt: str) -> tuple[str, ...]:
+        """What of a prompt the model does not read, in sentences; () when it reads all of it."""
+        ...
+
 
 REDRAWN, MAPPED = 15, 96  # passes of one model: for the strip of a picture that it did not draw, and for a map
 

@@ -231,3 +231,6 @@ class ZeroGpu:
 
     def with_prompt(self, query: Query, prompt: str) -> Query:
         return self.service.with_prompt(query, prompt)
+
+    def unread(self, prompt: str) -> tuple[str, ...]:
+        return self.service.unread(prompt)

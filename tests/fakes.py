@@ -16,7 +16,7 @@ from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import described
 from guda_core.data.groups import load_group_set
 from guda_core.data.images import hash_pixels, read_picture
-from guda_core.data.prompts import check_options, check_prompt
+from guda_core.data.prompts import check_options, check_prompt, prompt_notes
 from guda_core.errors import OptionError
 from guda_core.picture_records import Drawing, Near, PlaceMap, Strip
 from guda_core.records import Attribution, Cost, GroupScore, GroupSet, KLValues, MethodInfo, Provenance, Query, Scope
@@ -122,6 +122,9 @@ class FakeService:
 
     def with_prompt(self, query: Query, prompt: str) -> Query:
         return replace(query, prompt=check_prompt(prompt))
+
+    def unread(self, prompt: str) -> tuple[str, ...]:
+        return prompt_notes(prompt, ())
 
     def scope(self, query: Query) -> Scope:
         at = {"in scope": 2.1, "out of scope": 4.4}.get(self.scoped)

@@ -184,7 +184,7 @@ def test_a_server_that_is_gone_is_told(browser):
 
 def test_the_prompt_that_a_program_wrote_into_a_picture_is_offered_as_its_caption(browser, tmp_path):
     info = PngInfo()
-    info.add_text("parameters", "a teal square\nNegative prompt: photo\nSteps: 20, Sampler: DDIM")
+    info.add_text("parameters", "a (teal:1.2) square\nNegative prompt: photo\nSteps: 20, Sampler: DDIM")
     Image.new("RGB", (64, 64), "teal").save(tmp_path / "made.png", pnginfo=info)
     watched = Watched(browser)
     with serving(FakeService()) as url:
@@ -192,10 +192,13 @@ def test_the_prompt_that_a_program_wrote_into_a_picture_is_offered_as_its_captio
         page.get_by_role("tab", name="Upload").click()
         caption, clear = page.get_by_role("textbox", name="Caption"), page.get_by_label("Remove image")
         page.locator("input[type=file]").first.set_input_files(tmp_path / "made.png")
-        expect(caption).to_have_value("a teal square")
+        expect(caption).to_have_value("a (teal:1.2) square")
         expect(page.get_by_text(words.FOUND_CAPTION.format(program="A1111"))).to_be_visible()
+        unread = page.get_by_text("Weights and tags mean nothing here and are read as plain text: “(teal:1.2)”.")
+        expect(unread).to_be_visible()  # with the offer, before anything is scored
         clear.or_(page.get_by_label("Clear")).click()
         expect(caption).to_have_value("")
+        expect(unread).to_have_count(0)
         caption.fill("my own words")
         page.locator("input[type=file]").first.set_input_files(tmp_path / "made.png")
         expect(page.get_by_label("Remove image").or_(page.get_by_label("Clear"))).to_be_visible()

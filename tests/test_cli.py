@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from typer.testing import CliRunner
 
 from guda_core import __version__, local
 from guda_core.cli import app, loading
+from guda_core.reports.read import read_report
 from tests.light import draw
 from tests.test_pipeline import MISSING, service  # noqa: F401  (a fixture)
 
@@ -172,6 +175,41 @@ def test_options_of_attribute_that_contradict_are_refused(run, tmp_path, monkeyp
         draw(tmp_path / name)
     done = run("attribute", *options)
     assert done.exit_code == 2 and sentence in done.output and not (tmp_path / "out").exists()
+
+
+def test_a_prompt_that_a_program_wrote_is_told_and_not_used(run, tmp_path):
+    info = PngInfo()
+    info.add_text("parameters", "cat, \x1b[31mred\nNegative prompt: photo\nSteps: 20, Sampler: DDIM")
+    path = tmp_path / "pictures" / "made.png"
+    path.parent.mkdir()
+    Image.new("RGB", (64, 64), "teal").save(path, pnginfo=info)
+    asked = ("attribute", path, "--methods", "clip", "--effort", "quick", "--json", tmp_path / "a.json")
+    told = 'The file has a prompt, written by A1111: "cat, [31mred". It was not used: pass it with --prompt.'
+    assert told in run(*asked).output
+    assert json.loads((tmp_path / "a.json").read_text())["picture"]["prompt"] == ""
+    assert "written by A1111" not in run(*asked, "--prompt", "cat").output
+    draw(tmp_path / "pictures" / "plain.png")
+    asked = ("attribute", path.parent, "--methods", "clip", "--effort", "quick", "--out", tmp_path / "out")
+    told = "Files with a prompt that a program wrote into them: 1 of 2. It was not used"
+    assert told in run(*asked).output and told not in run(*asked, "--prompt", "cat").output
+
+
+def test_marks_in_a_file_are_told_and_change_no_score(run, tmp_path):
+    info, out = PngInfo(), {}
+    info.add_itxt("XML:com.adobe.xmp", '<rdf:Description Iptc4xmpExt:DigitalSourceType="trainedAlgorithmicMedia"/>')
+    for name, more in (("marked", info), ("plain", None)):
+        Image.new("RGB", (64, 64), "teal").save(tmp_path / f"{name}.png", pnginfo=more)
+        asked = ("--methods", "guda", "--effort", "quick", "--report", tmp_path / f"{name}.zip")
+        done = run("attribute", tmp_path / f"{name}.png", *asked)
+        out[name] = done.output, read_report(tmp_path / f"{name}.zip").record
+        assert run("replay", tmp_path / f"{name}.zip").exit_code == 0
+    said = "The file says that it was made by AI (IPTC digital source type)."
+    assert said in out["marked"][0] and "AI" not in out["plain"][0]
+    marked, plain = out["marked"][1], out["plain"][1]
+    assert said in marked["picture"]["preparation"] and marked["methods"] == plain["methods"]
+    assert marked["scope"] == plain["scope"]
+    with zipfile.ZipFile(tmp_path / "marked.zip") as z:
+        assert said in z.read("report.html").decode()
 
 
 def test_several_pictures_are_shown_one_after_the_other(run, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,16 +11,17 @@ import torch
 import yaml
 from PIL import Image
 
-from guda_core.cli.groups_check import anchors, warnings
+from guda_core.cli.groups_check import anchors, asking, asking_said, warnings
 from guda_core.data.captions import captioner_of
 from guda_core.data.groups import load_group_set
 from guda_core.data.images import OWN, UPLOADS, hash_picture, read_picture
 from guda_core.data.own.new_set import NewSet
 from guda_core.data.sources.source import open_dataset
 from guda_core.errors import GroupSetError, ImageError, OptionError
+from guda_core.records import Group, GroupSet
 from guda_core.unlearning.health import summary
 from tests.own_pictures import IDS, KINDS, guda
-from tests.test_imaging import encoded
+from tests.test_imaging import chunk, encoded
 from tests.test_pipeline import service  # noqa: F401  (a fixture)
 from tests.tiny import save_tiny
 
@@ -114,6 +116,36 @@ def test_check_warns_of_captions_that_do_not_work(home, pictures):
     assert "1 caption has more than the 12 tokens" in exact and "words" not in exact
     guda("groups", "new", pictures, "--name", "mute", "--phrase", "")
     assert "The set has no captions" in guda("groups", "check", "mute")
+
+
+def test_check_counts_pictures_that_ask_not_to_be_used_to_train_ai(home, pictures):
+    for name, value in (("Dee/1.PNG", "PROHIBITED-AIMLTRAINING"), ("Ann Lee/5.PNG", "ALLOWED")):
+        data = (pictures / name).read_bytes()
+        xmp = b'<rdf:Description plus:DataMining="http://ns.useplus.org/ldf/vocab/DMI-' + value.encode() + b'"/>'
+        part = chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp)
+        (pictures / name).write_bytes(data[:-12] + part + data[-12:])
+    guda("groups", "new", pictures)
+    said = guda("groups", "check", "artists", "--json", home / "check.json")
+    assert (
+        "1 of 48 pictures asks not to be used to train AI" in said and "Content Credentials): dee/Dee/1.PNG. " in said
+    )
+    assert json.loads((home / "check.json").read_text())["asks_not_to_train_ai"] == ["dee/Dee/1.PNG"]
+    assert "train AI" not in guda("groups", "check", "artists", "--no-copies")
+
+
+def test_a_folder_s_pictures_are_asked_for_their_marks_too(tmp_path):
+    xmp = b"<plus:DataMining>http://ns.useplus.org/ldf/vocab/DMI-PROHIBITED-SEECONSTRAINT</plus:DataMining>"
+    data = encoded(Image.new("RGB", (20, 20)))
+    (tmp_path / "p" / "a").mkdir(parents=True)
+    (tmp_path / "p" / "a" / "plain.png").write_bytes(data)
+    (tmp_path / "p" / "a" / "asks.png").write_bytes(
+        data[:-12] + chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp) + data[-12:]
+    )
+    options = {"path": str(tmp_path / "p"), "held_out": 0.0}
+    items = open_dataset(GroupSet("s", "S", {"a": Group("a", "A")}, source="folder", options=options)).split("train")
+    (tmp_path / "p" / "a" / "plain.png").unlink()  # one that is gone is passed over
+    assert asking(items) == ["a/asks.png"]
+    assert asking_said(["a"], 2).startswith("1 of 2 pictures asks") and "their own" in asking_said(["a", "b"], 2)
 
 
 def test_check_of_a_set_whose_pictures_are_not_fetched_still_shows_its_groups(home):

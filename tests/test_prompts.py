@@ -173,6 +173,7 @@ def test_what_is_not_read_is_said_with_the_picture_and_goes_with_the_prompt(tmp_
     picture = encoded(Image.fromarray(NOISE))
     query = service.prepare(picture, prompt="日本 <lora:x:1>")
     assert any("<lora:x:1>" in s for s in query.preparation) and any("“日本”" in s for s in query.preparation)
+    assert set(service.unread("日本 <lora:x:1>")) < set(query.preparation) and service.unread("cat") == ()
     assert "日本" not in " ".join(service.with_prompt(query, "cat").preparation)
     assert service.prepare(picture, prompt="cat").preparation == service.with_prompt(query, "cat").preparation
     *_, drawn = service.generate(prompt="日本", seed=0, steps=1, guidance=1.0)

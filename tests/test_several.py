@@ -11,6 +11,7 @@ from pathlib import Path
 import gradio as gr
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from playwright.sync_api import expect
 
 from guda_core.answers.markup import status_html
@@ -64,6 +65,20 @@ def test_each_picture_is_a_row_and_a_refused_one_says_why(cache):
     assert [r["file"] for r in rows] == [f"'{FORMULA}", "none.png", "b.png"]
     assert (float(rows[0]["score"]), rows[0]["state"], rows[0]["unit"]) == (41.0, "clear", "nats")
     assert rows[1]["state"] == "refused" and rows[1]["refused"].startswith("Only PNG") and rows[1]["score"] == ""
+
+
+def test_prompts_that_programs_wrote_into_the_files_are_not_used_and_counted(cache):
+    service, info = FakeService(), PngInfo()
+    files = [picture(cache, "a.png"), str(cache / "b.png")]
+    info.add_text("parameters", "a house\nNegative prompt: photo\nSteps: 20, Sampler: DDIM")
+    Image.new("RGB", (64, 48), "red").save(files[1], pnginfo=info)
+    known = through(service, files)
+    assert [i.answer.query.prompt for i in known.items] == ["", ""] and [i.written for i in known.items] == [
+        False,
+        True,
+    ]
+    assert words.NOT_USED.format(many=1, of=2) in rows_html(service, known)
+    assert "wrote into them" not in rows_html(service, through(service, files[:1]))
 
 
 def test_the_reports_are_those_of_single_answers(cache, tmp_path):

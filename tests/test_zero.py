@@ -91,6 +91,7 @@ def test_the_answers_are_the_services_own_and_every_computing_call_is_lent_a_gpu
     assert len(platform.lent) == 4
     assert marked.methods() == plain.methods() and marked.group_set is plain.group_set
     np.testing.assert_array_equal(marked.with_prompt(query, "a").pixels, query.pixels)
+    assert marked.unread("(a:1.2)") == plain.unread("(a:1.2)") != ()
 
 
 def test_more_effort_asks_for_more_seconds_up_to_what_may_be_asked():

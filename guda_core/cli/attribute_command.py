@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from guda_core.cli.amounts import score_said
+from guda_core.cli.file_prompts import tell_prompt, tell_prompts
 from guda_core.cli.loading import service_of
 from guda_core.cli.terminal import (
     DtypeOption,
@@ -173,6 +174,8 @@ def _one(
     query = service.prepare(data, prompt=prompt)
     for sentence in query.preparation:
         note(sentence)
+    if not query.prompt:
+        tell_prompt(data)
     final: dict[str, Attribution] = {}
     with progress_bar() as bar:
         task = bar.add_task("attribute", note="", total=1.0)
@@ -313,6 +316,8 @@ def _many(
     say(f"Scored: {summary.finished}{kept}. Refused: {len(summary.refused)}.")
     for file, why in summary.refused.items():
         note(f"{file}: {why}")
+    if not prompt and prompts is None:
+        tell_prompts(job.files)
     say(f"Written: {out / 'batch.json'} and {out / 'scores.csv'}")
     if summary.refused:
         raise typer.Exit(1)

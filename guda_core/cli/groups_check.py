@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -13,9 +14,11 @@ from rich.table import Table
 
 from guda_core.data.captions import NoCaptions, captioner_of
 from guda_core.data.dataset import Item, fitted, middle
+from guda_core.data.marks import marks_of
 from guda_core.data.own.found import counted, some
 from guda_core.data.own.near import SIDE, Alike, Copies
 from guda_core.diffusion.sizes import Size, sizes
+from guda_core.errors import DataError, ImageError
 from guda_core.file_names import DEVICES
 from guda_core.records import GroupSet
 
@@ -191,6 +194,27 @@ def copies_said(copies: Copies) -> Iterator[str]:
         )
 
 
+def asking(items: Sequence[Item], tell: Callable[[float], None] = lambda done: None) -> list[str]:
+    """Ids of the pictures whose files ask not to be used to train AI, or only under terms of their own. tell: hears the
+    share done."""
+    found = []
+    for n, item in enumerate(items, 1):
+        with suppress(DataError, ImageError):  # one that cannot be read is told by the search for copies
+            if item.file is not None and marks_of(item.file()).asks:
+                found.append(item.id)
+        tell(n / len(items))
+    return found
+
+
+def asking_said(found: Sequence[str], n: int) -> str:
+    """How many of n pictures ask that, in a sentence."""
+    ask, their = ("asks", "its") if len(found) == 1 else ("ask", "their")
+    return (
+        f"{len(found):,} of {counted(n, 'picture')} {ask} not to be used to train AI, or only under terms of {their} "
+        f"own (PLUS data mining, Content Credentials): {some(found)}. That is told, not judged."
+    )
+
+
 def record(
     group_set: GroupSet,
     train: Sequence[Item],
@@ -198,9 +222,10 @@ def record(
     said: Sequence[str],
     copies: Copies | None,
     by_size: Mapping[str, Mapping[str, int]] | None = None,
+    asks: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """What the check found, as a JSON object. copies: None where they were not looked for. by_size: of a set
-    that keeps shapes (`Sizes.counts`)."""
+    that keeps shapes (`Sizes.counts`). asks: what `asking` found; None where it was not asked."""
     n, out = Counter(i.group for i in train), Counter(i.group for i in held)
     captioned = Counter(i.group for i in train if i.caption)
     counts = {
@@ -212,6 +237,8 @@ def record(
     if copies is not None:
         found["copies"] = [asdict(f) for f in copies.found]
         found["not_opened"] = list(copies.unread)
+    if asks is not None:
+        found["asks_not_to_train_ai"] = list(asks)
     return found
 
 

@@ -42,7 +42,7 @@ def check(
     """Check a group set: its groups, what is trained on and held out, captions and their anchors, and what is weak.
 
     Every picture is opened, to find one that stands in two groups, or is both trained on and held out, also where it
-    was scaled or saved again.
+    was scaled or saved again. Pictures whose files ask not to be used to train AI are counted.
     """
     if name and set_name and name != set_name:
         raise OptionError(f"Two sets are named, '{name}' and '{set_name}'. Name one.")
@@ -95,13 +95,16 @@ def _check_pictures(
     said += groups_check.copies_said(found) if found else ()
     for line in said:
         say(f"Warning: {line}")
+    asks = _asking([*train, *held]) if copies else None
+    if asks:
+        say(groups_check.asking_said(asks, len(train) + len(held)))
     own = gs.folder is not None and gs.folder == sets().own(gs.id)
     path = sheet or (gs.folder / "contact-sheet.png" if own and gs.folder else None)
     if path is not None:
         save_sheet(contact_sheet(gs, train, held), path)
         say(f"Contact sheet: {path}")
     if json_file is not None:
-        write_json(json_file, groups_check.record(gs, train, held, said, found, by_size))
+        write_json(json_file, groups_check.record(gs, train, held, said, found, by_size, asks))
 
 
 @app.command()
@@ -141,6 +144,15 @@ def _copies(train: Sequence[Item], held: Sequence[Item], of_shape: Sizes | None)
         task = bar.add_task("look for copies", note="", total=1.0)
         more = {"thumbnail": of_shape.thumbnail} if of_shape else {}
         return find_copies(train, held, lambda done: bar.update(task, completed=done), **more)
+
+
+def _asking(items: Sequence[Item]) -> list[str]:
+    """Pictures whose files ask not to be used to train AI, with a bar."""
+    from guda_core.cli.groups_check import asking
+
+    with progress_bar() as bar:
+        task = bar.add_task("read marks", note="", total=1.0)
+        return asking(items, lambda done: bar.update(task, completed=done))
 
 
 def _tokens_of(model: str | None) -> Callable[[str], tuple[int, int]] | None:

@@ -41,15 +41,15 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
 def is_crowded(data: bytes, kind: str) -> bool:
     """Whether a PNG or JPEG has so many parts, or a JPEG so many passes over its pixels, that reading it takes long."""
     if kind == "JPEG":
-        return data.count(PASS) > MOST_PASSES or FILL in data or _goes_on(_segments(data))
-    return kind == "PNG" and _goes_on(_lengths(data))
+        return data.count(PASS) > MOST_PASSES or FILL in data or _goes_on(jpeg_segments(data))
+    return kind == "PNG" and _goes_on(png_places(data))
 
 
 def _goes_on(parts: Iterator[int]) -> bool:
     return next(islice(parts, MOST_PARTS, None), None) is not None
 
 
-def _segments(data: bytes) -> Iterator[int]:
+def jpeg_segments(data: bytes) -> Iterator[int]:
     """Where each segment of a JPEG begins, before the picture itself."""
     found = MARKER.search(data, 2)
     while found is not None and found[0] != PASS:
@@ -58,12 +58,12 @@ def _segments(data: bytes) -> Iterator[int]:
         found = MARKER.search(data, at + 2 + length)
 
 
-def _lengths(data: bytes) -> Iterator[int]:
-    """Of each chunk of a PNG."""
+def png_places(data: bytes) -> Iterator[int]:
+    """Where each chunk of a PNG begins: its length, its name, its content."""
     at = len(PNG)
     while at + 8 <= len(data):
-        yield (length := int.from_bytes(data[at : at + 4], "big"))
-        at += 12 + length
+        yield at
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
 
 
 def unpacked(body: bytes) -> bytes | None:

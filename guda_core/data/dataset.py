@@ -56,7 +56,8 @@ class Item:
 
     id: unique in its set, "<group>/<name>". group: id of its group. caption: as written beside the picture, "" where
     nothing is. concept: what it shows, "" where that is not known. read: size -> (size, size, 3) uint8. whole: size ->
-    (h, w, 3) uint8, where the model sees the picture in another shape than a square.
+    (h, w, 3) uint8, where the model sees the picture in another shape than a square. file: its file's bytes, where it
+    has one of its own.
     """
 
     id: str
@@ -65,6 +66,7 @@ class Item:
     concept: str = ""
     read: Callable[[int], np.ndarray] | None = field(default=None, repr=False, compare=False)
     whole: Callable[[int], np.ndarray] | None = field(default=None, repr=False, compare=False)
+    file: Callable[[], bytes] | None = field(default=None, repr=False, compare=False)
 
     def seen(self, size: int) -> np.ndarray:
         """The picture as a model of that resolution sees it: (h, w, 3) uint8, RGB, square in most sets.

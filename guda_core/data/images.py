@@ -5,9 +5,10 @@ megapixels (WebP and AVIF: 24), at least 16 pixels on each side and at most 8:1 
 of `size` pixels and a sentence for everything that was done to it. It is made square as the training pictures were:
 fitted into a white square ("pad"), or cut to its middle ("crop"). Or it keeps its shape, and gets the nearest of a few
 sizes with as many pixels ("bucket", `diffusion.sizes`). Colours are those that a viewer shows (`colour`).
-Parts of the file that the picture does not need cannot refuse it (`containers`). Large pictures and rarer formats are
-decoded in a process of their own (`apart`). The same bytes always give the same pixels. The user's own training
-pictures may be larger files (`OWN`).
+Parts of the file that the picture does not need cannot refuse it (`containers`). Marks in it such as "made by AI" or
+"not for training AI" are told among the sentences (`marks`). Large pictures and rarer formats are decoded in a process
+of their own (`apart`). The same bytes always give the same pixels. The user's own training pictures may be larger files
+(`OWN`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from PIL import Image
 from guda_core.data.apart import decoded
 from guda_core.data.colour import Coloured, by_png, by_profile
 from guda_core.data.decoding import Limits
+from guda_core.data.marks import marks_of
 from guda_core.diffusion.sizes import Size, nearest
 from guda_core.errors import ImageError, UnreadError
 
@@ -101,6 +103,7 @@ def read_picture(data: bytes, *, size: int, fit: Fit = "pad", limits: Limits = U
         pixels = _fit_on_white(_middle(im, notes) if fit == "crop" else im, size, notes)
     if metadata:
         notes.append(f"Metadata was left out ({', '.join(metadata)}).")
+    notes += marks_of(data).said
     return Prepared(pixels, hashlib.sha256(data).hexdigest(), hash_pixels(pixels), tuple(notes))
 
 

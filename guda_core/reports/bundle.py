@@ -155,7 +155,8 @@ def make(
         record["pictures"] = picture_files.record(shown)
     del record["absent"]["files"]
     told = record.get("pictures", {})
-    record["absent"] |= {f"pictures/{part}": why for part, why in NO_PICTURES.items() if part not in told}
+    said = {"without": shown.missing, "where": shown.missing} if shown else {}
+    record["absent"] |= {f"pictures/{p}": said.get(p) or why for p, why in NO_PICTURES.items() if p not in told}
     if query.file_hash is not None:
         _put_original(files, record, original)
     record["files"] = _hashes(files)

@@ -157,22 +157,28 @@ def _between(s: Screen, runs: Runs) -> tuple[_Small, ...]:
 
 def taken_back(caption: str, last: str) -> list[Any]:
     """Where a file was not read: the caption of the one before it is not this one's."""
-    return [gr.skip() if caption and caption != last else "", "", ""]
+    return [gr.skip() if caption and caption != last else "", "", "", ""]
 
 
 def offer(path: str | None, caption: str, last: str) -> list[Any]:
-    """The caption that a picture's file names, where the visitor has written none; what is said of it; and the same
-    caption again, so that the next picture may replace it."""
+    """The caption that a picture's file names, where the visitor has written none; what is said of it; nothing yet
+    of what the model reads (`not_read`); and the same caption again, so that the next picture may replace it."""
     if caption and caption != last:
-        return [gr.skip(), "", ""]
+        return [gr.skip(), "", "", ""]
     try:
         found = written_prompt(read_file(uploaded(path))) if path else None
     except GudaError:  # told when the picture is to be scored
         found = None
     if found is None:
-        return ["", "", ""]
+        return ["", "", "", ""]
     said = words.FOUND_CAPTION.format(program=found.program)
-    return [found.prompt, note(said, *([words.CUT_CAPTION] if found.cut else [])), found.prompt]
+    return [found.prompt, note(said, *([words.CUT_CAPTION] if found.cut else [])), "", found.prompt]
+
+
+def not_read(service: Service, prompt: str) -> str:
+    """What the model cannot read of a caption that was taken from a file; "" when it reads all, or there is none."""
+    said = service.unread(prompt) if prompt else ()
+    return note(*said) if said else ""
 
 
 def _connect_small(demo: gr.Blocks, s: Screen, service: Service) -> None:
@@ -202,8 +208,11 @@ def _connect_small(demo: gr.Blocks, s: Screen, service: Service) -> None:
         button.click(None, form, None, js=address.WRITE, **QUICK)
     last = gr.State("", time_to_live=SESSION)  # the caption that was taken from a file
     read: dict[str, Any] = {**QUICK, "queue": True, "concurrency_limit": 2}  # a stranger's file is read
-    offered = s.upload.change(offer, [s.upload, s.caption, last], [s.caption, s.offered, last], **read)
-    offered.failure(taken_back, [s.caption, last], [s.caption, s.offered, last], **QUICK)
+    changed = [s.caption, s.offered, s.not_read, last]
+    offered = s.upload.change(offer, [s.upload, s.caption, last], changed, **read)
+    offered.failure(taken_back, [s.caption, last], changed, **QUICK)
+    # A tokenizer changes while it reads, so that nothing else may compute just then.
+    last.change(partial(not_read, service), last, s.not_read, **{**QUICK, **COMPUTE, "queue": True})
     for tab, first in zip(s.tabs, (True, False), strict=True):
         tab.select(
             lambda first=first: (gr.update(visible=first), gr.update(visible=not first)),

@@ -37,6 +37,7 @@ class Screen:
     upload: gr.Image
     caption: gr.Textbox
     offered: gr.HTML
+    not_read: gr.HTML
     more_captions: gr.Checkbox
     tabs: tuple[gr.Tab, gr.Tab]
     methods: gr.CheckboxGroup
@@ -115,7 +116,7 @@ def _controls(service: Service, where: Path | None) -> dict[str, Any]:
             only_keep_the_path(upload)
             block(note(f"{words.LIMITS} {words.PRIVACY}"), elem_classes="guda-small")
             caption = gr.Textbox("", label="Caption: what the picture shows (optional)", lines=1)
-            offered = block(elem_classes="guda-maybe guda-small")
+            offered, not_read = (block(elem_classes="guda-maybe guda-small") for _ in range(2))
     with gr.Row():
         generate = gr.Button("Generate and attribute", variant="primary", min_width=190, scale=3)
         attribute = gr.Button("Attribute", variant="primary", visible=False, min_width=190, scale=3)
@@ -124,7 +125,7 @@ def _controls(service: Service, where: Path | None) -> dict[str, Any]:
     effort = gr.Radio(effort_choices(), value="quick", label="Effort: more of it, narrower intervals")
     return {
         "examples": examples, **made_of, **_advanced(service), "upload": upload, "caption": caption, "offered": offered,
-        "tabs": (generate_tab, upload_tab), "effort": effort, "generate": generate,
+        "not_read": not_read, "tabs": (generate_tab, upload_tab), "effort": effort, "generate": generate,
         "attribute": attribute, "cancel": cancel, "wanted": wanted,
     }  # fmt: skip
 

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from guda_core.answers import sentences
-from guda_core.answers.markup import Html, chip_html, safe, small_image, table
+from guda_core.answers.markup import Html, chip_html, note, safe, small_image, table
 from guda_core.answers.verdict import CLEAR, CLOSE, UNSURE, Verdict, verdict
 from guda_core.data.images import read_file
 from guda_core.data.left_behind import is_left_behind
+from guda_core.data.written_prompts import written_prompt
 from guda_core.errors import GudaError, ImageError, OptionError, ReportError
 from guda_core.records import Attribution
 from guda_core.reports import bundle
@@ -40,11 +41,13 @@ COLUMNS = ("file", "answer", "group", "state", "score", "low", "high", "unit", "
 
 @dataclass(frozen=True)
 class Item:
-    """One picture that was looked at. answer: None where it was refused, and `refused` then says why."""
+    """One picture that was looked at. answer: None where it was refused, and `refused` then says why. written: whether
+    a program wrote its prompt into the file; it is not used."""
 
     name: str
     answer: Answer | None = None
     refused: str = ""
+    written: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,9 @@ def one(service: Service, several: Several) -> Iterator[tuple[Several, float]]:
     path = several.files[len(several.items)]
     item = Item(_name(path, [known.name for known in several.items]))
     try:
-        with closing(cast(Generator, _scored(service, path, several))) as stream:
+        data = read_file(Path(path))
+        item = replace(item, written=written_prompt(data) is not None)
+        with closing(cast(Generator, _scored(service, data, several))) as stream:
             for answer, progress in stream:
                 item = replace(item, answer=answer)
                 yield several, min(progress, 0.99)
@@ -119,8 +124,8 @@ def _name(path: str, taken: Sequence[str]) -> str:
     return name if name not in taken else next(n for n in numbered if n not in taken)
 
 
-def _scored(service: Service, path: str, several: Several) -> Iterator[tuple[Answer, float]]:
-    query = service.prepare(read_file(Path(path)))
+def _scored(service: Service, data: bytes, several: Several) -> Iterator[tuple[Answer, float]]:
+    query = service.prepare(data)
     answer = Answer(query, several.methods, several.effort)
     answer = replace(answer, scope=scope_of(service, query))
     yield answer, SCOPED
@@ -156,7 +161,9 @@ def rows_html(service: Service, several: Several) -> Html:
     head = ("Picture", "Name", "Answer", "State", f"{main.name.split(' (')[0]} ({main.unit})", "95% interval",
             "Could this model have made it?", "Whole answer")  # fmt: skip
     rows = [_row(service, i, item) for i, item in enumerate(several.items)]
-    return table("The pictures and their answers", head, rows, numbers="....nn..", css="guda-several")
+    written = sum(item.written for item in several.items)
+    said = note(words.NOT_USED.format(many=written, of=len(several.items))) if written else ""
+    return Html(table("The pictures and their answers", head, rows, numbers="....nn..", css="guda-several") + said)
 
 
 def _row(service: Service, i: int, item: Item) -> list[object]:

@@ -50,6 +50,10 @@ SEVERAL = (
     "Choose up to {most} pictures, or a folder. Each is scored without a caption. A row appears when its picture is "
     "done. Press a row to open the whole answer. For more pictures, use: guda attribute FOLDER --out RESULTS --table"
 )
+NOT_USED = (
+    "Files with a prompt that a program wrote into them: {many} of {of}. It was not used: here, each picture is scored "
+    "without a caption. To use it, upload the picture on the tab Attribute."
+)
 NO_PICTURES = "There are no pictures yet. Choose some files or a folder first."
 TOO_MANY = (
     "These are {many} pictures. At most {most} can be scored here at once. Choose fewer, or use: guda attribute FOLDER "

@@ -111,7 +111,14 @@ class Folder(Source):
     def split(self, name: str) -> list[Item]:
         fit = self.group_set.fit
         return [
-            Item(f"{g.id}/{p.name}", g.id, _caption(p), "", *readers(fit, partial(read_own, p)))
+            Item(
+                f"{g.id}/{p.name}",
+                g.id,
+                _caption(p),
+                "",
+                *readers(fit, partial(read_own, p)),
+                partial(read_file, p, OWN),
+            )
             for g, p in self._files(name)
         ]
 

@@ -120,6 +120,7 @@ class ListedFiles(Source):
                 p.text,
                 p.object,
                 *readers(self.group_set.fit, partial(self._read, p)),
+                partial(self.bytes_of, p.picture),
             )
             for p in self._of(name)
         ]
