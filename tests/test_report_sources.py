@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from guda_core.cli import app, attribute_command
 from guda_core.errors import ReportError
+from guda_core.picture_records import Near, Shown
 from guda_core.records import Tried
 from guda_core.reports import bundle
 from guda_core.reports.findings import Doing, Verdict
@@ -123,6 +124,16 @@ def test_an_upload_was_not_drawn(service, tmp_path):
     assert absent["picture/drawn"] == "It came from a file." and "not asked for" in absent["files/original"]
     absent = write(tmp_path / "r.zip", service, replace(query, file_hash=None)).record["absent"]
     assert "not known how" in absent["picture/drawn"] and "files/original" not in absent
+
+
+def test_what_is_not_seen_in_pictures_is_absent_with_its_reason(service, tmp_path):
+    query = service.prepare(draw(tmp_path / "p.png").read_bytes())
+    absent = write(tmp_path / "r.zip", service, query).record["absent"]
+    assert all("not" in absent[f"pictures/{part}"] for part in ("without", "where", "near"))
+    absent = write(tmp_path / "r.zip", service, query, shown=Shown(missing="Too long here.")).record["absent"]
+    assert absent["pictures/without"] == absent["pictures/where"] == "Too long here." != absent["pictures/near"]
+    shown = Shown(near=(Near("twemoji", 0.5),))
+    assert "pictures/near" not in write(tmp_path / "r.zip", service, query, shown=shown).record["absent"]
 
 
 # -- the uploaded file ------------------------------------------------------------------------------------------------

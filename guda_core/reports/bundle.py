@@ -155,7 +155,7 @@ def make(
         record["pictures"] = picture_files.record(shown)
     del record["absent"]["files"]
     told = record.get("pictures", {})
-    said = {"without": shown.missing, "where": shown.missing} if shown else {}
+    said = {"without": shown.missing, "where": shown.missing} if shown is not None else {}
     record["absent"] |= {f"pictures/{p}": said.get(p) or why for p, why in NO_PICTURES.items() if p not in told}
     if query.file_hash is not None:
         _put_original(files, record, original)
