@@ -32,8 +32,8 @@ from guda_core.paths import STYLE_GROUPS, Layers, cache_dir
 from guda_core.records import GroupSet
 from guda_core.unlearning import adapter_files, adapters
 from guda_core.unlearning.config import Settings
-from guda_core.unlearning.defaults import memory_settings, starting_settings
-from guda_core.unlearning.forget import FORGET_LOSSES, Task, config_of, read_config
+from guda_core.unlearning.defaults import memory_settings, settings_of
+from guda_core.unlearning.forget import FORGET_LOSSES, Task, read_config
 from guda_core.unlearning.kept_prompts import KeptPrompts
 from guda_core.unlearning.loop import Progress
 from guda_core.unlearning.one_group import before_steps, unlearn
@@ -78,13 +78,8 @@ class Forgetting:
         return self.config()
 
     def config(self, operator: str | None = None, **changes: Any) -> Any:
-        """The settings of a forget loss (None: the default one) for this model, with changes (`forget.config_of`)."""
-        operator = operator or ("guda_c" if self.model.tokens("")[1] > 0 else "retrack")
-        given = {k: v for k, v in changes.items() if v is not None}
-        start = starting_settings(self.card)
-        if given.get("whole") or FORGET_LOSSES.find(operator).settings().lora is None:
-            start.pop("rank", None)
-        return config_of(operator, **{"targets": self.model.lora_targets, **start, **given})
+        """The settings of a forget loss (None: the default one) for this model, with changes (`defaults.settings_of`)."""
+        return settings_of(self.model, operator, **changes)
 
     def known(self, wanted: Sequence[str]) -> list[str]:
         """The groups asked for, all for (). Raises OptionError for one that the set does not have."""
