@@ -134,11 +134,11 @@ def test_a_scopes_own_pictures_are_drawn_by_as_many_as_fit(model, monkeypatch):
     group_set = load_group_set("emoji")
     with pytest.MonkeyPatch.context() as patch:
         decoded = short_of_memory(patch, model, "decode", 99)
-        plain = scope_material.own(model, group_set, 20, seed=1)
+        *_, plain = scope_material.own(model, group_set, 20, seed=1)
         assert decoded == [16, 4]
     decoded = short_of_memory(monkeypatch, model, "decode", 3)
     asked = short_of_memory(monkeypatch, model, "predict", 8)  # with the prompt and without: four pictures
-    few = scope_material.own(model, group_set, 20, seed=1)
+    *_, few = scope_material.own(model, group_set, 20, seed=1)
     assert asked == [32, 16, *[8] * 10] and decoded == [4, 2, 2] * 5
     assert few.sources == plain.sources and np.abs(few.pixels.astype(int) - plain.pixels).max() <= 1
 

@@ -32,7 +32,9 @@ def check(
     sheet: Annotated[
         Path | None, typer.Option(help="Where the contact sheet goes, a PNG. Default: beside a set of your own.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="The model that captions are measured for, and showings counted.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The model that captions are measured for, and showings counted.")
+    ] = None,
     copies: Annotated[
         bool, typer.Option("--copies/--no-copies", help="Open every picture, to find one that stands in two groups.")
     ] = True,

@@ -63,13 +63,27 @@ def as_fits(run: Callable[[int], R], most: int, fits: Fitting) -> R:
         try:
             return run(n)
         except Exception as e:
-            if not is_out_of_memory(e):
-                raise
-            if n <= 1:
-                raise NoMemoryError(NO_MEMORY) from e
-            fits.size = n // 2
-        if torch.cuda.is_available():  # after the block above, so that the error no longer holds its tensors
-            torch.cuda.empty_cache()
+            fewer(e, n, fits)
+        let_go()
+
+
+def fewer(error: Exception, n: int, fits: Fitting) -> None:
+    """After an error with n items: half as many from now on. `let_go` belongs after the `except` block.
+
+    Raises:
+        NoMemoryError: it was one item. The error itself, where it is not of memory.
+    """
+    if not is_out_of_memory(error):
+        raise error
+    if n <= 1:
+        raise NoMemoryError(NO_MEMORY) from error
+    fits.size = n // 2
+
+
+def let_go() -> None:
+    """Give a GPU what torch keeps there and does not use; once no error holds tensors any more."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def in_batches(run: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T], batch: int | Fitting) -> list[R]:

@@ -78,7 +78,7 @@ class Forgetting:
         return self.config()
 
     def config(self, operator: str | None = None, **changes: Any) -> Any:
-        """The settings of a forget loss (None: the default one) for this model, with changes (`defaults.settings_of`)."""
+        """The settings of a forget loss (None: the default one) for this model, with changes (`settings_of`)."""
         return settings_of(self.model, operator, **changes)
 
     def known(self, wanted: Sequence[str]) -> list[str]:
