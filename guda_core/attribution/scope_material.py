@@ -19,6 +19,7 @@ from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import described, in_memory
 from guda_core.data.sources.source import open_dataset
 from guda_core.diffusion.base_model import BaseModel
+from guda_core.diffusion.batches import at_most
 from guda_core.diffusion.memory import Fitting, fewer, let_go
 from guda_core.records import GroupSet
 
@@ -61,7 +62,7 @@ def own(model: BaseModel, gs: GroupSet, n: int, seed: int) -> Iterator[float | K
         asked = [known[i] for i in torch.randint(len(known), (n,), generator=g).tolist()]
     seeds = [seed * 10_000 + i for i in range(n)]
 
-    fits, out = Fitting(AT_ONCE), list[np.ndarray]()
+    fits, out = Fitting(max(1, at_most(2 * AT_ONCE, model) // 2)), list[np.ndarray]()  # with the prompt and without
     while len(out) < n:
         part = slice(len(out), len(out) + min(fits.size, n - len(out)))
         size = part.stop - part.start
