@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from guda_core.cli.unlearn_command import _plan_table
 from guda_core.data import kept_latents
 from guda_core.data.dataset import Pictures
 from guda_core.data.groups import load_group_set
@@ -471,6 +472,15 @@ def test_a_plan_makes_a_step_counts_all_and_leaves_nothing(job, tmp_path):
     assert plan.to_json()["passes"] == plan.passes == sum(g.passes for g in plan.groups.values())
     assert all(torch.equal(p, before[n]) for n, p in job.model.network.state_dict().items())
     assert not (tmp_path / "adapters").exists() and not job.kept.exists()
+    assert plan.pixel_bytes == 0
+    pixels = np.memmap(tmp_path / "pixels", np.uint8, "w+", shape=job.pictures().pixels.shape)
+    pixels[:] = job.pictures().pixels
+    job._pictures = dataclasses.replace(job.pictures(), pixels=pixels)
+    filed = job.plan(["noto"], dataclasses.replace(config, loop=dataclasses.replace(config.loop, steps=1)), {"noto": 0})
+    kept = filed.kept_bytes + filed.groups["noto"].disk_bytes
+    assert filed.pixel_bytes == pixels.nbytes and filed.disk_bytes == kept + pixels.nbytes
+    assert dataclasses.replace(filed, share={"at_once": 3}).disk_bytes == kept + 3 * pixels.nbytes
+    assert "pixels, in a temporary file" in [*_plan_table(filed).columns[0].cells]
     short = dataclasses.replace(config, loop=dataclasses.replace(config.loop, steps=2))
     for _ in job.unlearn("noto", short):
         pass

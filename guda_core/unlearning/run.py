@@ -210,7 +210,8 @@ class Forgetting:
             self.model.encode(pixels)
             encode_s = missing * (time.perf_counter() - began)
         tasks = {g: self._task(g, blank) for g in groups}
-        return make_plan(tasks, config, self.memory, health=health, encode_s=encode_s, to_encode=missing)
+        more = {"encode_s": encode_s, "to_encode": missing, "pixel_bytes": self.pictures().file_bytes}
+        return make_plan(tasks, config, self.memory, health=health, **more)
 
     def checkpoint(self, group: str, config: Settings, data_sha256: str) -> Path:
         """Where a run that is stopped keeps itself: of just this model, group, data, captions, settings and folder."""
