@@ -460,6 +460,29 @@ def job(tmp_path, monkeypatch, card):
     return run.Forgetting(GROUPS, folder=tmp_path / "adapters")
 
 
+def flushes() -> bool:
+    """Whether tiny numbers become 0."""
+    return bool(torch.tensor(1e-40) * 1.0 == 0)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_unlearning_leaves_tiny_numbers_to_the_caller(job, monkeypatch, before):
+    predict, within = type(job.model).predict, set[bool]()
+
+    def seen(self, x_t, t, condition, network=None):
+        within.add(flushes())
+        return predict(self, x_t, t, condition, network)
+
+    monkeypatch.setattr(type(job.model), "predict", seen)
+    torch.set_flush_denormal(before)
+    steps = job.unlearn("noto", dataclasses.replace(CONFIG, loop=dataclasses.replace(CONFIG.loop, steps=2)))
+    assert [flushes() for _ in steps] == [before] * 2 and within == {True} and flushes() == before
+    stopped = job.unlearn("noto", CONFIG)
+    next(stopped)
+    stopped.close()
+    assert flushes() == before
+
+
 def test_a_plan_makes_a_step_counts_all_and_leaves_nothing(job, tmp_path):
     config = dataclasses.replace(CONFIG, loop=dataclasses.replace(CONFIG.loop, steps=50))
     measured = health.Health(job, health.HealthConfig(pictures=2, held_out=8, strata=4))

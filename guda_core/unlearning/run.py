@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ from guda_core.data.own.picture_list import trained_on
 from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion.cards import chosen_card, load_model
 from guda_core.diffusion.identity import KNOWN
+from guda_core.diffusion.precision import denormals_flushed
 from guda_core.errors import AdapterError, InHandError, ModelError, OptionError
 from guda_core.held_files import replace_file
 from guda_core.paths import STYLE_GROUPS, Layers, cache_dir
@@ -243,8 +244,13 @@ class Forgetting:
             TrainingError: the training went astray: nothing is written then. InHandError: another process unlearns
                 this group. AdapterError: the folder cannot be written to; said before anything is done.
         """
-        with self.claim(group):
-            yield from self._unlearn(group, config, resume)
+        with self.claim(group), closing(self._unlearn(group, config, resume)) as steps:
+            while True:
+                with denormals_flushed():  # of the steps alone: between two of them the caller's numbers are his own
+                    p = next(steps, None)
+                if p is None:
+                    return
+                yield p
 
     def listed(self) -> dict[str, str]:
         """What the set is trained on by its list, and how its captions are made, for the adapter's metadata; nothing
@@ -298,8 +304,7 @@ class Forgetting:
                 )
             yield
 
-    def _unlearn(self, group: str, config: Settings, resume: bool) -> Iterator[Progress]:
-        torch.set_flush_denormal(True)
+    def _unlearn(self, group: str, config: Settings, resume: bool) -> Generator[Progress, None, None]:
         task = self.task(group)
         began, cpu, data_sha256 = time.monotonic(), time.process_time(), self.training_pictures()[0].sha256()
         meta = {
