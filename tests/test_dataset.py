@@ -120,6 +120,9 @@ def test_many_pictures_lie_on_the_disk_and_are_the_same(monkeypatch):
     assert isinstance(large.pixels, np.memmap) and not isinstance(usual.pixels, np.memmap)
     assert np.array_equal(large.pixels, usual.pixels) and large.sha256() == usual.sha256()
     assert large.at([1]).pixels.shape == (1, 4, 4, 3)
+    assert large.file_bytes == large.pixels.nbytes == 3 * 4 * 4 * 3 and usual.file_bytes == 0
+    wide = [Item(i.id, i.group, read=i.read, whole=lambda size: np.zeros((2, 4, 3), np.uint8)) for i in lazy([])]
+    assert in_memory(wide, 4, seen=True).file_bytes == large.file_bytes  # each in its own shape
 
     def full(*args):
         raise OSError(28, "No space left on device")

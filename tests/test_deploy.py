@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -35,7 +36,10 @@ def parsed(words: Sequence[str]) -> dict[str, object]:
 def commands(text: str) -> list[list[str]]:
     """The words after `guda` of every command in a script, without what the shell does behind it."""
     joined = text.replace("\\\n", " ")
-    return [shlex.split(found) for found in re.findall(r"(?m)(?:^|\s)guda (?!-)((?:unlearn|assets)[^\n|;#]*)", joined)]
+    return [
+        shlex.split(found)
+        for found in re.findall(r"(?m)(?:^|\s)guda (?!-)((?:unlearn|assets|attribute)[^\n|;#]*)", joined)
+    ]
 
 
 def test_the_rayjob_has_what_kuberay_needs():
@@ -44,6 +48,10 @@ def test_the_rayjob_has_what_kuberay_needs():
     spec = job["spec"]["rayClusterSpec"]
     (words,) = commands(job["spec"]["entrypoint"])
     assert parsed(words)["ray"] == AUTO
+    other = re.findall(r"(?m)^ +# (entrypoint: .*)$", (DEPLOY / "kuberay-rayjob.yaml").read_text())
+    (words,) = commands(yaml.safe_load(other[0])["entrypoint"])
+    assert (scored := parsed(words))["ray"] == AUTO and scored["table"] and (scored["model"], scored["group_set"])
+    assert scored["names"][0].startswith("/guda/") and scored["out_folder"].startswith("/guda/")
     wanted = (ROOT / "requirements-ray.txt").read_text()
     assert f">={spec['rayVersion'].rpartition('.')[0]}," in wanted
     assert f"ray:{spec['rayVersion']}-" in (DEPLOY / "ray.Dockerfile").read_text()
@@ -62,17 +70,51 @@ def test_the_slurm_script_is_bash_and_starts_one_ray_on_each_machine():
     path = DEPLOY / "slurm.sh"
     assert subprocess.run(["bash", "-n", path], check=False).returncode == 0
     text = path.read_text()
-    (words,) = commands(text)
-    assert parsed(words)["ray"] == "$first:$port" and "ray symmetric-run" in text and "--ntasks-per-node=1" in text
+    assert "ray symmetric-run" in text and "--ntasks-per-node=1" in text
     assert re.search(r"export .*RAY_AUTH_MODE=token", text)
+
+
+@pytest.mark.parametrize("work", [(), ("attribute", "/x/my pictures", "--out", "/x/results", "--table")])
+def test_the_slurm_script_runs_the_command_that_is_named(tmp_path, work):
+    for name, does in (
+        ("scontrol", "echo host1; echo host2"),
+        ("srun", 'shift 2; "$@"'),
+        ("ray", 'printf "%s\\n" "$@"'),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    slurm = {
+        "JOB_NODELIST": "host[1-2]",
+        "JOB_ID": "7",
+        "JOB_NUM_NODES": "2",
+        "CPUS_PER_TASK": "4",
+        "GPUS_ON_NODE": "1",
+    }
+    env = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        **{f"SLURM_{k}": v for k, v in slurm.items()},
+    }
+    command = ["bash", DEPLOY / "slurm.sh", "my model", "artists", *work]
+    said = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert said[0] == "symmetric-run" and said[said.index("--") + 1] == "guda"
+    words = said[said.index("--") + 2 :]
+    found = parsed(words)
+    assert words[0] == (work[0] if work else "unlearn") and found["ray"] == "host1:20007"
+    assert (found["model"], found["group_set"]) == ("my model", "artists")
+    assert not work or (found["names"] == ["/x/my pictures"] and found["table"])
 
 
 def test_the_skypilot_task_runs_the_command_on_the_first_machine(tmp_path):
     task = yaml.safe_load((DEPLOY / "skypilot.yaml").read_text())
     assert {"name", "num_nodes", "resources", "volumes", "envs", "secrets", "setup", "run"} <= set(task)
     assert task["envs"]["GUDA_HOME"] in task["volumes"] and task["envs"]["RAY_AUTH_MODE"] == "token"
-    (words,) = commands(task["run"])
-    assert parsed(words)["ray"] == "$first:6379" and "sky_templates/ray/start_cluster" in task["run"]
+    (words,) = commands(task["run"].replace("$COMMAND", task["envs"]["COMMAND"]))
+    assert words[0] == "unlearn" and parsed(words)["ray"] == "$first:6379"
+    assert "sky_templates/ray/start_cluster" in task["run"]
+    told = re.findall(r'--env COMMAND="(.*)"', (DEPLOY / "skypilot.yaml").read_text())
+    scored = parsed(commands(task["run"].replace("$COMMAND", told[0]))[0])
+    assert scored["table"] and scored["ray"] == "$first:6379" and scored["model"] == "$MODEL"
     for part in ("setup", "run"):
         script = tmp_path / f"{part}.sh"
         script.write_text(task[part])

@@ -247,6 +247,7 @@ def test_the_command_makes_the_bank_from_which_similarity_answers(home, kind, sa
     said = guda("assets", "bank")
     (bank,) = (home / "runs" / "brush" / "artists").glob("bank-*.safetensors")
     assert bank.name.startswith(f"bank-{kind}-") and str(bank.name) in said
+    assert "Features of 9 pictures will take about" in said and "bank ━" in said
     service = load_service(None, fall_back=False)
     assert service.methods()["clip"].name == name and service.provenance().clip_sha256 == service.encoder().sha256
     picture = (home / "sets" / "artists" / "secret pictures" / "dee" / "1.png").read_bytes()

@@ -182,3 +182,15 @@ def test_check_counts_tokens_with_the_model(home, pictures, tmp_path):
         "1 caption has more than the 77 tokens that the model reads; the first is that of ann-lee/Ann Lee/3.JPEG"
         in said
     )
+
+
+def test_check_counts_how_often_the_models_own_unlearning_shows_a_picture(home, pictures, tmp_path):
+    card = save_tiny(tmp_path / "tiny", small=True)
+    told = {"kind": card.kind, "name": "Tiny", "source": "folder", "path": str(tmp_path / "tiny"), "licence": "test"}
+    told |= {"resolution": 16, "prediction_type": "epsilon", "unlearning": {"steps": 30, "batch": 4}}
+    (home / "models").mkdir(parents=True)
+    (home / "models" / "mine.yaml").write_text(yaml.safe_dump({"mine": told}), encoding="utf-8")
+    guda("groups", "new", pictures, "--held-out", "0")
+    usual, own = guda("groups", "check", "artists"), guda("groups", "check", "artists", "--model", "mine")
+    assert "with a small model's settings (`--model NAME`: with those of yours), shows each about 160 times" in usual
+    assert "8 to train on. Unlearning shows each about 15 times" in own and "160 times" not in own

@@ -73,7 +73,12 @@ def test_the_questions_are_answered_from_the_files():
     assert said in " ".join(text.split())
     quick, full = (round(scoring[e]["seconds"]) for e in ("quick", "full"))
     assert f"{quick} seconds at effort *quick* and {full} at *full*, with {scoring['groups']} groups" in text
-    assert f"fewer than {groups_check.FEW} pictures to train on" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("name", ["explanation/questions.md", "how-to/own-groups.md"])
+def test_pages_warn_of_as_few_pictures_as_the_check_does(name):
+    text = " ".join((ROOT / "docs" / name).read_text(encoding="utf-8").split())
+    assert f"fewer than {groups_check.FEW} pictures to train on" in text and "fewer than five" not in text
 
 
 def test_the_citation_is_of_this_version():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
 import struct
 import time
 from pathlib import Path
@@ -12,18 +13,21 @@ from pathlib import Path
 import pytest
 
 from experiments.scale import made_up
+from guda_core.cli import table_lines
 from guda_core.diffusion.cards import resolve_card
 from guda_core.errors import OptionError, ReportError
 from guda_core.records import Scope
 from guda_core.reports.read import read_report
 from guda_core.scoring import again, parts, places
 from guda_core.scoring.asking import Asked, Results
+from guda_core.scoring.part_jobs import here
 from guda_core.scoring.summary_page import page
+from guda_core.scoring.table_run import Table, Total
 from guda_core.ui import results_screen
 from tests.light import LightService, draw
 from tests.own_pictures import guda
 from tests.own_workspace import own_workspace
-from tests.table_works import folder_of, rows
+from tests.table_works import QUICK, Made, folder_of, rows
 from tests.table_works import run as make_table
 from tests.test_cli import run  # noqa: F401  (a fixture)
 from tests.test_pipeline import service  # noqa: F401  (a fixture)
@@ -310,3 +314,21 @@ def test_the_apps_page_of_a_million_rows_takes_less_than_two_seconds(million, as
     found = results_screen.page(results, asked, order, start)
     took = min(time.perf_counter() - began[1], time.process_time() - began[0])
     assert found[0] == start and found[3] and took < 2.0
+
+
+def test_what_a_table_will_take_is_said_once_its_pace_is_known(tmp_path, capsys, monkeypatch):
+    table = Table([str(folder_of(tmp_path / "in", 9))], str(tmp_path / "out"), Made(tmp_path, slow=0.05), QUICK)
+    assert table_lines._followed(table, here).done == 9
+    said = " ".join(capsys.readouterr().err.split())
+    pace, left, took = re.findall(r"\(([\d.]+) s each\), the other (\d) will take about (\d+) s\. Ctrl-C", said)[0]
+    assert float(pace) >= 0.05 and left == "5" and abs(int(took) - 5 * float(pace)) <= 0.6
+    again = Table([str(tmp_path / "in")], str(tmp_path / "out"), Made(tmp_path), QUICK)
+    assert table_lines._followed(again, here).kept == 9 and "pace" not in capsys.readouterr().err  # nothing to do
+    clock = iter([0.0, 40.0])
+    slow = table_lines._Expected()
+    with monkeypatch.context() as patch:
+        patch.setattr(table_lines.time, "monotonic", lambda: next(clock))
+        for scored in (0, 1, 2, 3):
+            slow.hear(Total(1001, scored=scored))
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("will take") == 1 and "(40 s each), the other 999 will take about 11.1 h" in said

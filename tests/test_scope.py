@@ -21,6 +21,7 @@ from guda_core.attribution import scope_signals as signals
 from guda_core.attribution.scope import Linear, Rule, judge, p_value, read_rule, threshold
 from guda_core.attribution.scope_fit import Measured, ScopeConfig
 from guda_core.attribution.scope_pictures import Kind
+from guda_core.attribution.scope_plan import make_plan
 from guda_core.cli import scope_lines
 from guda_core.data.groups import load_group_set
 from guda_core.data.images import hash_pixels
@@ -312,7 +313,7 @@ def test_a_rule_made_for_a_tiny_model_tells_its_pictures_from_noise_and_plain_co
             p[y : y + 5, x : x + 5] = rng.integers(180, 256, 3)
         return Kind(out, tuple(f"{seed} {i}" for i in range(n)))
 
-    monkeypatch.setattr(scope_material, "own", lambda m, gs, n, seed: squares(n, seed))
+    monkeypatch.setattr(scope_material, "own", lambda m, gs, n, seed: iter([squares(n, seed)]))
     monkeypatch.setattr(scope_material, "real", lambda gs, split, n, size, seed: squares(n, len(split)))
     config = ScopeConfig(pictures=24, measured=12, calibrated=20)
     told = list(fitting.run(service.model, service.clip, load_group_set(), tmp_path, config))
@@ -346,11 +347,41 @@ def test_the_command_makes_a_rule_for_a_model_of_ones_own_and_says_how_often_it_
     path = home / "runs" / "brush" / "artists" / scopes.FILE
     rule = read_rule(path, base_sha256=json.loads(path.read_text())["base_sha256"], group_set="artists")
     assert isinstance(rule, Rule) and np.isfinite(rule.threshold) and "Warning" not in said
+    assert "To draw 36 pictures (144 passes) and to measure up to 368 will take about" in said
     for found in rule.kinds.values():
         share, right = found["out_of_scope"], "in scope" if found["belongs"] else "out of scope"
         row = rf"{re.escape(found['about'])} │ {right} │ {share['value']:.0%} \([^│]*\) │ {share['n']} │"
         assert re.search(row, said), row
     assert rule.kinds["noise"]["out_of_scope"]["value"] > 0.8
+
+
+def test_the_drawing_tells_how_far_it_is_and_the_plan_counts_what_is_done(service, tmp_path, monkeypatch):
+    monkeypatch.setattr(scope_material, "STEPS", 2)
+    config = ScopeConfig(pictures=24, measured=12, shown=4, calibrated=20)
+    told, asked = [], []
+    predict, of_model = service.model.predict, signals.of_model
+    for step in scope_material.own(service.model, load_group_set(), 36, seed=1):
+        told.append(step)
+    made, at = told.pop(), np.array(told)
+    assert isinstance(made, Kind) and len(made.sources) == 36
+    assert (np.diff(at) >= 0).all() and at[0] == pytest.approx(8 / 36) and at[-1] == 1 and len(set(told)) == 6
+
+    def counted(x_t, t, condition, network=None):
+        asked.append(len(x_t))
+        return predict(x_t, t, condition, network)
+
+    plan = make_plan(service.model, config)
+    assert plan.drawn == scope_material.count_own(config.pictures) == 36 and plan.seconds > 0
+    monkeypatch.setattr(service.model, "predict", counted)
+    list(scope_material.own(service.model, load_group_set(), plan.drawn, seed=1))
+    assert sum(asked) == plan.passes == 36 * 2 * 2
+    square = [Kind(np.zeros((24, 16, 16, 3), np.uint8), tuple(map(str, range(24))))] * 3
+    monkeypatch.setattr(scope_material, "own", lambda m, gs, n, seed: iter(square[:1]))
+    monkeypatch.setattr(scope_material, "real", lambda gs, split, n, size, seed: square[0])
+    measured = list[str]()
+    monkeypatch.setattr(signals, "of_model", lambda m, p, z, h: measured.append(h) or of_model(m, p, z, h))
+    list(fitting.run(service.model, service.clip, load_group_set(), tmp_path, config))
+    assert 0 < len(measured) <= plan.measured
 
 
 def test_a_rule_that_calls_nothing_out_of_scope_is_told(capsys):

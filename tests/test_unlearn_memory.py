@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from guda_core.cli.unlearn_command import _plan_table
 from guda_core.data import kept_latents
 from guda_core.data.dataset import Pictures
 from guda_core.data.groups import load_group_set
@@ -459,6 +460,29 @@ def job(tmp_path, monkeypatch, card):
     return run.Forgetting(GROUPS, folder=tmp_path / "adapters")
 
 
+def flushes() -> bool:
+    """Whether tiny numbers become 0."""
+    return bool(torch.tensor(1e-40) * 1.0 == 0)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_unlearning_leaves_tiny_numbers_to_the_caller(job, monkeypatch, before):
+    predict, within = type(job.model).predict, set[bool]()
+
+    def seen(self, x_t, t, condition, network=None):
+        within.add(flushes())
+        return predict(self, x_t, t, condition, network)
+
+    monkeypatch.setattr(type(job.model), "predict", seen)
+    torch.set_flush_denormal(before)
+    steps = job.unlearn("noto", dataclasses.replace(CONFIG, loop=dataclasses.replace(CONFIG.loop, steps=2)))
+    assert [flushes() for _ in steps] == [before] * 2 and within == {True} and flushes() == before
+    stopped = job.unlearn("noto", CONFIG)
+    next(stopped)
+    stopped.close()
+    assert flushes() == before
+
+
 def test_a_plan_makes_a_step_counts_all_and_leaves_nothing(job, tmp_path):
     config = dataclasses.replace(CONFIG, loop=dataclasses.replace(CONFIG.loop, steps=50))
     measured = health.Health(job, health.HealthConfig(pictures=2, held_out=8, strata=4))
@@ -471,6 +495,15 @@ def test_a_plan_makes_a_step_counts_all_and_leaves_nothing(job, tmp_path):
     assert plan.to_json()["passes"] == plan.passes == sum(g.passes for g in plan.groups.values())
     assert all(torch.equal(p, before[n]) for n, p in job.model.network.state_dict().items())
     assert not (tmp_path / "adapters").exists() and not job.kept.exists()
+    assert plan.pixel_bytes == 0
+    pixels = np.memmap(tmp_path / "pixels", np.uint8, "w+", shape=job.pictures().pixels.shape)
+    pixels[:] = job.pictures().pixels
+    job._pictures = dataclasses.replace(job.pictures(), pixels=pixels)
+    filed = job.plan(["noto"], dataclasses.replace(config, loop=dataclasses.replace(config.loop, steps=1)), {"noto": 0})
+    kept = filed.kept_bytes + filed.groups["noto"].disk_bytes
+    assert filed.pixel_bytes == pixels.nbytes and filed.disk_bytes == kept + pixels.nbytes
+    assert dataclasses.replace(filed, share={"at_once": 3}).disk_bytes == kept + 3 * pixels.nbytes
+    assert "pixels, in a temporary file" in [*_plan_table(filed).columns[0].cells]
     short = dataclasses.replace(config, loop=dataclasses.replace(config.loop, steps=2))
     for _ in job.unlearn("noto", short):
         pass

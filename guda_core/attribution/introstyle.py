@@ -29,6 +29,7 @@ from guda_core.attribution.method import Budget, Context, Method, Unavailable
 from guda_core.attribution.run_files import in_place_of
 from guda_core.data.encoded import Examples
 from guda_core.diffusion.base_model import BaseModel
+from guda_core.diffusion.batches import at_most
 from guda_core.diffusion.memory import Fitting, in_batches
 from guda_core.errors import CacheError, ScoreError
 from guda_core.records import Attribution, Cost, GroupScore, Query
@@ -101,7 +102,7 @@ def write(
     config = config or IntroStyleConfig()
     parts: list[Tensor] = []
     batch = batch if isinstance(examples.latents, Tensor) else 1  # of several sizes
-    fits = Fitting(batch)
+    fits = Fitting(at_most(batch, model))
     for i in range(0, len(examples), batch):
         parts.append(_of_those_that_fit(model, examples.latents[i : i + batch], config, fits))
         yield min(i + batch, len(examples)) / len(examples)

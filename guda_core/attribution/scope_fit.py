@@ -25,7 +25,7 @@ from sklearn.model_selection import GroupKFold
 from guda_core.attribution import scope_signals as signals
 from guda_core.attribution.run_files import in_place_of
 from guda_core.attribution.scope import FILE, FORMAT, UNIT, Linear, Rule, combined
-from guda_core.attribution.scope_material import material
+from guda_core.attribution.scope_material import Material, material
 from guda_core.attribution.scope_pictures import Kind
 from guda_core.data.embeddings import Encoder
 from guda_core.data.images import hash_pixels
@@ -272,9 +272,13 @@ def run(
     """
     c = config or ScopeConfig()
     yield "drawing", 0.0
-    parts = material(model, group_set, n=c.pictures, seed=c.seed, foreign=foreign)
+    parts, found = None, Signals()
+    for step in material(model, group_set, n=c.pictures, seed=c.seed, foreign=foreign):
+        if isinstance(step, Material):
+            parts = step
+        else:
+            yield "drawing", step
     yield "drawing", 1.0
-    found: Signals = {}
     for part in ("inside", "outside", "calibration", "tried"):
         found[part] = {}
         for kind, pictures in getattr(parts, part).items():

@@ -7,7 +7,7 @@ one source, and the drawings of one object, are never on two sides of the split.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import described, in_memory
 from guda_core.data.sources.source import open_dataset
 from guda_core.diffusion.base_model import BaseModel
-from guda_core.diffusion.memory import in_batches
+from guda_core.diffusion.batches import at_most
+from guda_core.diffusion.memory import Fitting, fewer, let_go
 from guda_core.records import GroupSet
 
 STEPS, GUIDANCE = 20, 3.0  # of the model's own pictures, as in the app
@@ -37,8 +38,14 @@ class Material:
     tried: Mapping[str, Kind]
 
 
-def own(model: BaseModel, gs: GroupSet, n: int, seed: int) -> Kind:
-    """n pictures by the model: captions as in training, evenly over the groups; no caption where it reads none.
+def count_own(n: int) -> int:
+    """How many pictures the model draws where n of each kind are asked for."""
+    return 3 * (n // 2)
+
+
+def own(model: BaseModel, gs: GroupSet, n: int, seed: int) -> Iterator[float | Kind]:
+    """n pictures by the model: captions as in training, evenly over the groups; no caption where it reads none. Yields
+    the fraction done after each step of the drawing, then the result.
 
     Raises:
         NoMemoryError: not even one fits into memory.
@@ -55,11 +62,22 @@ def own(model: BaseModel, gs: GroupSet, n: int, seed: int) -> Kind:
         asked = [known[i] for i in torch.randint(len(known), (n,), generator=g).tolist()]
     seeds = [seed * 10_000 + i for i in range(n)]
 
-    def draw(part: Sequence[int]) -> list[np.ndarray]:
-        at = [seeds[i] for i in part]
-        return list(model.generate([asked[i] for i in part], seeds=at, steps=STEPS, guidance=GUIDANCE))
-
-    return Kind(np.stack(in_batches(draw, range(n), AT_ONCE)), tuple(map(str, seeds)))
+    fits, out = Fitting(max(1, at_most(2 * AT_ONCE, model) // 2)), list[np.ndarray]()  # with the prompt and without
+    while len(out) < n:
+        part = slice(len(out), len(out) + min(fits.size, n - len(out)))
+        size = part.stop - part.start
+        try:
+            drawing = model.sample(asked[part], seeds=seeds[part], steps=STEPS, guidance=GUIDANCE)
+            for step, pictures in enumerate(drawing, 1):
+                if pictures is None:
+                    yield (part.start + size * min(1.0, step / STEPS)) / n
+                else:
+                    out += list(pictures)
+            yield len(out) / n
+        except Exception as e:
+            fewer(e, size, fits)
+        let_go()
+    yield Kind(np.stack(out), tuple(map(str, seeds)))
 
 
 def real(gs: GroupSet, split: str, n: int, *, size: int, seed: int) -> Kind:
@@ -81,16 +99,26 @@ def split(kind: Kind, parts: int) -> list[Kind]:
     return [kind.where(at == i) for i in range(parts)]
 
 
-def material(model: BaseModel, gs: GroupSet, *, n: int, seed: int, foreign: Path | None = None) -> Material:
+def material(
+    model: BaseModel, gs: GroupSet, *, n: int, seed: int, foreign: Path | None = None
+) -> Iterator[float | Material]:
     """Pictures from what is at hand: the model, the group set, a generator, photographs that come with the app's own
-    libraries, and a folder. A kind that has one source alone is tried and not fitted on.
+    libraries, and a folder. A kind that has one source alone is tried and not fitted on. Yields the fraction of the
+    model's own pictures that is drawn, then the result.
 
     Raises:
         DataError: the training pictures were not fetched, or the folder has no pictures.
     """
     size = model.card.resolution
+    drawn = None
+    for step in own(model, gs, count_own(n), seed):
+        if isinstance(step, Kind):
+            drawn = step
+        else:
+            yield step
+    assert drawn is not None
     every = {
-        "own": own(model, gs, 3 * (n // 2), seed),
+        "own": drawn,
         "train": real(gs, "train", 3 * n, size=size, seed=seed),
         "held-out": real(gs, "held_out", 3 * n, size=size, seed=seed),
     }
@@ -101,7 +129,7 @@ def material(model: BaseModel, gs: GroupSet, *, n: int, seed: int, foreign: Path
         strange[name] = kind if name not in strange else joined(strange[name], kind)
     halves = {k: split(v, 2) if len(set(v.sources)) > 1 else [v.where(np.zeros(0, int)), v] for k, v in strange.items()}
     shown = {k: v[0] for k, v in halves.items() if len(v[0].sources)}
-    return Material(fitted, shown, calibrated, {**tried, **{k: v[1] for k, v in halves.items()}})
+    yield Material(fitted, shown, calibrated, {**tried, **{k: v[1] for k, v in halves.items()}})
 
 
 def joined(a: Kind, b: Kind) -> Kind:

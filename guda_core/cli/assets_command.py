@@ -173,6 +173,7 @@ def scope(
 
     It is fitted on the set's pictures, on pictures that the model draws, and on foreign ones: photographs that come
     with the app, what a generator draws, and those in --foreign. The more kinds and sources are in there, the better.
+    What it will take is said first; Ctrl-C stops it.
     """
     quieten()
 
@@ -186,6 +187,7 @@ def scope(
     where = folder or run(service.model.card.id, service.group_set.id).own
     config = scope_fit.ScopeConfig(pictures=pictures, measured=max(6, pictures // 2))
     clip = service.clip or encoder_of(service.model, service.group_set)
+    scope_lines.tell_cost(service.model, config, foreign)
     follow(scope_fit.run(service.model, clip, service.group_set, where, config, foreign=foreign))
     scope_lines.tell(read_scope(where / FILE, base_sha256=service.model.sha256)[1])
     say(f"Written: {where / FILE}")
@@ -203,7 +205,8 @@ def bank(
     the model's card says (`encoder`)."""
     quieten()
 
-    from guda_core.data.embeddings import make_bank
+    from guda_core.cli.amounts import time_said
+    from guda_core.data.embeddings import make_bank, picture_seconds
     from guda_core.data.encoders import bank_name, open_encoder
     from guda_core.data.sources.source import open_dataset
     from guda_core.diffusion.cards import chosen_card
@@ -211,7 +214,13 @@ def bank(
 
     gs, chosen = group_set_of(group_set, model=model), chosen_card(model)
     where = (folder or run(chosen.id, gs.id).own) / bank_name(chosen)
-    make_bank(open_encoder(chosen, where), open_dataset(gs))
+    encoder, dataset = open_encoder(chosen, where), open_dataset(gs)
+    encoder.check_place(gs)
+    n = len(items := dataset.split("train"))
+    note(f"Features of {n:,} pictures will take about {time_said(n * picture_seconds(encoder, items))}.")
+    with progress_bar() as bar:
+        task = bar.add_task("bank", note="", total=1.0)
+        make_bank(encoder, dataset, lambda done: bar.update(task, completed=done))
     say(f"Written: {where}")
 
 

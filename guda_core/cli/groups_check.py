@@ -105,19 +105,23 @@ def _devices(group_set: GroupSet) -> Iterator[str]:
             yield f"Windows keeps the name '{name}' for a device. There, the id '{name}' does not work: choose another."
 
 
-def _weak(group_set: GroupSet, train: Sequence[Item], held: Sequence[Item]) -> Iterator[str]:
-    """Groups with few pictures, or none held out."""
+def _weak(
+    group_set: GroupSet, train: Sequence[Item], held: Sequence[Item], seen: tuple[int, int] | None
+) -> Iterator[str]:
+    """Groups with few pictures, or none held out. seen: as of `warnings`."""
     from guda_core.unlearning.config import UnlearnConfig
 
-    loop = UnlearnConfig().loop
+    usual = UnlearnConfig().loop
+    steps, batch = seen or (usual.steps, usual.batch)
+    how = "Unlearning" if seen else "Unlearning, with a small model's settings (`--model NAME`: with those of yours),"
     n, out = Counter(i.group for i in train), Counter(i.group for i in held)
     for gid in group_set.groups:
         if not n[gid]:
             yield f"'{gid}' has no picture to train on and cannot be unlearned."
         elif n[gid] < FEW:
-            times = loop.steps * loop.batch // n[gid]
+            times = steps * batch // n[gid]
             yield (
-                f"'{gid}' has {counted(n[gid] + out[gid], 'picture')}, {n[gid]} to train on. Unlearning shows each "
+                f"'{gid}' has {counted(n[gid] + out[gid], 'picture')}, {n[gid]} to train on. {how} shows each "
                 f"about {times:,} times and may learn these pictures more than a style. Read its score with great care."
             )
     none = [gid for gid in group_set.groups if n[gid] and not out[gid]]
@@ -247,11 +251,13 @@ def warnings(
     train: Sequence[Item],
     held: Sequence[Item],
     tokens: Callable[[str], tuple[int, int]] | None = None,
+    seen: tuple[int, int] | None = None,
 ) -> list[str]:
-    """What is weak or will not work, in sentences. tokens: of the model, prompt -> (its tokens, the most it reads)."""
+    """What is weak or will not work, in sentences. tokens: of the model, prompt -> (its tokens, the most it reads).
+    seen: (steps, pictures of the group in each) that unlearning the model takes; None: which model is not known."""
     return [
         *_devices(group_set),
-        *_weak(group_set, train, held),
+        *_weak(group_set, train, held, seen),
         *_captions(group_set, train),
         *_long(group_set, train, tokens),
     ]

@@ -32,7 +32,9 @@ def check(
     sheet: Annotated[
         Path | None, typer.Option(help="Where the contact sheet goes, a PNG. Default: beside a set of your own.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="A model that the lengths of captions are checked against.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The model that captions are measured for, and showings counted.")
+    ] = None,
     copies: Annotated[
         bool, typer.Option("--copies/--no-copies", help="Open every picture, to find one that stands in two groups.")
     ] = True,
@@ -91,7 +93,7 @@ def _check_pictures(
     by_size = of_shape.counts(train, held) if of_shape else {}
     if by_size:
         show(groups_check.sizes_table(by_size, gs.resolution))
-    said = groups_check.warnings(gs, train, held, _tokens_of(model))
+    said = groups_check.warnings(gs, train, held, *_of_model(model))
     said += groups_check.copies_said(found) if found else ()
     for line in said:
         say(f"Warning: {line}")
@@ -155,14 +157,22 @@ def _asking(items: Sequence[Item]) -> list[str]:
         return asking(items, lambda done: bar.update(task, completed=done))
 
 
-def _tokens_of(model: str | None) -> Callable[[str], tuple[int, int]] | None:
-    """What counts the tokens of a prompt for a model."""
+def _of_model(model: str | None) -> tuple[Callable[[str], tuple[int, int]] | None, tuple[int, int] | None]:
+    """What counts the tokens of a prompt for a model, and the steps of its unlearning with the
+    group's pictures in each; (None, None) where no model is named.
+
+    Raises:
+        ModelError: its card names a setting of unlearning that there is not.
+    """
     if model is None:
-        return None
+        return None, None
 
     from guda_core.diffusion.cards import chosen_card, load_model
+    from guda_core.unlearning.defaults import settings_of
 
-    return load_model(chosen_card(model)).tokens
+    loaded = load_model(chosen_card(model))
+    loop = settings_of(loaded).loop
+    return loaded.tokens, (loop.steps, loop.batch)
 
 
 @app.command()

@@ -7,10 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from guda_core.cli.terminal import say, show
+from guda_core.cli.amounts import time_said
+from guda_core.cli.terminal import ERR, note, say, show
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from guda_core.attribution.scope import Rule
+    from guda_core.attribution.scope_fit import ScopeConfig
+    from guda_core.diffusion.base_model import BaseModel
+
+
+def tell_cost(model: BaseModel, config: ScopeConfig, foreign: Path | None) -> None:
+    """On stderr, before the work: what it will take, by a few passes that are tried. foreign: folder of pictures."""
+    from guda_core.attribution.scope_plan import make_plan
+
+    with ERR.status("Trying a few passes"):
+        plan = make_plan(model, config, foreign=foreign)
+    note(
+        f"To draw {plan.drawn:,} pictures ({plan.passes:,} passes) and to measure up to {plan.measured:,} will take "
+        f"about {time_said(plan.seconds)}."
+    )
 
 
 def tell(rule: Rule) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from guda_core.cli.amounts import time_said
 from guda_core.cli.terminal import note, progress_bar, say
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from guda_core.scoring.table_run import Options, Table, Total, Work
 
 SHOWN = 20  # reasons why pictures have no scores
+PACE_OF, PACE_S = 3, 10.0  # pictures whose scoring tells the pace; fewer are enough where they took so many seconds
 
 
 def make_table(
@@ -58,12 +61,39 @@ def _working(workers: int | None, ray: str | None) -> Iterator[Work]:
         yield partial(by_pool, pool=pool)
 
 
+class _Expected:
+    """What the rest will take, said once. The first picture is not counted: models are loaded before it is there."""
+
+    def __init__(self) -> None:
+        self.since: tuple[float, int] | None = None
+        self.told = False
+
+    def hear(self, total: Total) -> None:
+        """On stderr, as soon as the pace is known."""
+        if self.told or not total.scored:
+            return
+        now = time.monotonic()
+        if self.since is None:
+            self.since = now, total.scored
+            return
+        took, n = now - self.since[0], total.scored - self.since[1]
+        if n >= PACE_OF or (n and took >= PACE_S):
+            self.told = True
+            if left := total.pictures - total.done:
+                note(
+                    f"At the pace of the first pictures ({took / n:.2g} s each), the other {left:,} will take about "
+                    f"{time_said(left * took / n)}. Ctrl-C stops; the same command goes on."
+                )
+
+
 def _followed(table: Table, work: Work) -> Total:
+    """Do the work with a bar; at the beginning, what it will take is said."""
     from guda_core.scoring.table_run import Total
 
-    total = Total(len(table.listing))
+    total, expected = Total(len(table.listing)), _Expected()
     with progress_bar() as bar:
         task = bar.add_task("pictures", note="", total=total.pictures)
         for total in table.run(work):
             bar.update(task, completed=total.done, note=f"{total.done:,} of {total.pictures:,}")
+            expected.hear(total)
     return total

@@ -234,6 +234,8 @@ def _plan_table(plan: Plan) -> Table:
         )
         table.add_row(gid, *row)
     table.add_row("encoding, checkpoint", "", "", "", time_said(plan.encode_s), bytes_said(plan.kept_bytes))
+    if plan.pixel_bytes:
+        table.add_row("pixels, in a temporary file", "", "", "", "", bytes_said(plan.pixel_bytes))
     sums = [sum(of(g) for g in plan.groups.values()) for of in (_forward, _gradients, _health)]
     table.add_row("in all", *[f"{n:,}" for n in sums], time_said(plan.seconds), bytes_said(plan.disk_bytes))
     return table

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import mmap
 import os
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 from PIL import Image
@@ -143,6 +144,14 @@ class Pictures(Sequence[Item]):
     def where(self, keep: Callable[[str, str], bool]) -> Pictures:
         """The pictures for which keep(group, name) holds, in order."""
         return self.at([i for i, (g, n) in enumerate(zip(self.groups, self.names, strict=True)) if keep(g, n)])
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of the temporary file that holds the pixels (`in_memory`, of many pictures); 0: they are in memory."""
+        held: Any = self.pixels[0] if len(self) and self.pixels.dtype == object else self.pixels
+        while held is not None and not isinstance(held, mmap.mmap):
+            held = getattr(held, "base", None)
+        return len(held or b"")
 
     def sha256(self) -> str:
         """Hash of groups, names (as `normal` spells them) and pixels, in order; of captions too, if there are some."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,15 +24,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
-from guda_core.data.dataset import GroupDataset, batches, middle
+from guda_core.data.dataset import GroupDataset, Item, batches, middle
 from guda_core.diffusion.memory import MEND, lacked_memory
 from guda_core.diffusion.pixels import to_unit
-from guda_core.errors import ModelError, NoRoomError
+from guda_core.errors import DataError, ModelError, NoRoomError
 from guda_core.held_files import advice, remove_file, replace_file
 from guda_core.records import GroupSet
 
 BANK = "bank.safetensors"
 BATCH = 128  # pictures at a time
+TRIED = 4  # pictures, to say how long all of them will take
 SAFELY: Any = {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False}  # how networks are read
 
 
@@ -189,14 +191,35 @@ def words(
         return F.normalize(projection(pooled), dim=-1)
 
 
-def make_bank(clip: Encoder, dataset: GroupDataset) -> None:
-    """Write the feature bank of a dataset's training pictures. Few pictures are in memory at once.
+def picture_seconds(clip: Encoder, items: Sequence[Item]) -> float:
+    """Seconds of reading a picture and seeing its features, about: of the first few, the second time.
+
+    Raises:
+        DataError: there are none, or one cannot be read.
+    """
+    few, began = [items[i] for i in range(min(TRIED, len(items)))], 0.0
+    if not few:
+        raise DataError("There are no pictures in this split.")
+    for _ in range(2):  # the first time is slower
+        began = time.perf_counter()
+        for pixels in batches(few, clip.size, TRIED):
+            clip.image_features(pixels)
+    return (time.perf_counter() - began) / len(few)
+
+
+def make_bank(clip: Encoder, dataset: GroupDataset, tell: Callable[[float], object] = lambda done: None) -> None:
+    """Write the feature bank of a dataset's training pictures. Few pictures are in memory at once. tell: hears the
+    fraction that is done.
 
     Raises:
         ModelError: the bank that is there is another set's.
     """
     clip.check_place(dataset.group_set)
     items = dataset.split("train")
-    features = torch.cat([clip.image_features(pixels) for pixels in batches(items, clip.size, BATCH)])
+    found = list[Tensor]()
+    for i, pixels in enumerate(batches(items, clip.size, BATCH), 1):
+        found.append(clip.image_features(pixels))
+        tell(min(1.0, i * BATCH / len(items)))
+    features = torch.cat(found)
     by_group = {g: features[[i for i, item in enumerate(items) if item.group == g]] for g in dataset.group_set.groups}
     clip.write_bank(by_group, dataset.fingerprint(), dataset.group_set.id)

@@ -7,12 +7,13 @@ import math
 import torch
 
 from guda_core.diffusion.base_model import BaseModel
-from guda_core.diffusion.memory import free_bytes
+from guda_core.diffusion.memory import available_bytes, free_bytes
 
 CPU = {torch.float32: 64}  # beyond which a batch gains nothing on two cores (`experiments.engine`); of other types:
 CPU_COARSE = 144
 LEAST, MOST = 1, 256  # on a GPU
-HELD = 64  # numbers that a pass holds at most for each channel of a place, about
+HELD = 64  # numbers that a pass holds at most for each channel of a place, about: on a CPU 29 to 57 were measured
+UNASKED = 512 * 2**20  # bytes of a pass that every machine has: up to there a batch does not depend on the memory
 
 
 def fitting_batch(model: BaseModel) -> int:
@@ -20,12 +21,31 @@ def fitting_batch(model: BaseModel) -> int:
 
     On a GPU: what a quarter of the free memory holds, at `HELD` numbers of the model's type for each place and each
     channel of the network's first level. That is a rough estimate; a batch that does not fit is halved
-    (`memory.in_batches`).
+    (`memory.in_batches`). Elsewhere: what is fast, and `at_most`.
     """
     if model.device.type != "cuda":
-        return CPU.get(model.dtype, CPU_COARSE)
-    one = HELD * _numbers(model) * torch.finfo(model.dtype).bits // 8
-    return int(min(MOST, max(LEAST, free_bytes(model.device) // 4 // one)))
+        return at_most(CPU.get(model.dtype, CPU_COARSE), model)
+    return int(min(MOST, max(LEAST, free_bytes(model.device) // 4 // _picture_bytes(model))))
+
+
+def at_most(batch: int, model: BaseModel) -> int:
+    """So many pictures, or as many as a quarter of the main memory that is free now holds, by the same estimate. Where
+    main memory runs out, Linux ends the process, and nothing can be halved.
+
+    A GPU says by itself that memory ran out: there it is `batch`. So it is where that takes no more than `UNASKED`,
+    as with the included model, whose scores must be the same bits everywhere.
+    """
+    if model.device.type == "cuda":
+        return batch
+    one = _picture_bytes(model)
+    if batch * one <= UNASKED:
+        return batch
+    return min(batch, max(LEAST, max(UNASKED, available_bytes() // 4) // one))
+
+
+def _picture_bytes(model: BaseModel) -> int:
+    """Bytes that a pass holds for each picture, about."""
+    return HELD * _numbers(model) * torch.finfo(model.dtype).bits // 8
 
 
 def _numbers(model: BaseModel) -> int:

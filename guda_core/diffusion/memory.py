@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
+import psutil
 import torch
 
 from guda_core.errors import NoMemoryError
@@ -19,6 +21,7 @@ SIGNS = (
     "paging file is too small", "(os error 1455)",
 )  # fmt: skip
 WINDOWS = (8, 14, 1455)  # its codes: not enough memory, out of memory, the paging file is too small
+CGROUP = Path("/sys/fs/cgroup")  # of a container on Linux: what it may use, and uses
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -63,13 +66,27 @@ def as_fits(run: Callable[[int], R], most: int, fits: Fitting) -> R:
         try:
             return run(n)
         except Exception as e:
-            if not is_out_of_memory(e):
-                raise
-            if n <= 1:
-                raise NoMemoryError(NO_MEMORY) from e
-            fits.size = n // 2
-        if torch.cuda.is_available():  # after the block above, so that the error no longer holds its tensors
-            torch.cuda.empty_cache()
+            fewer(e, n, fits)
+        let_go()
+
+
+def fewer(error: Exception, n: int, fits: Fitting) -> None:
+    """After an error with n items: half as many from now on. `let_go` belongs after the `except` block.
+
+    Raises:
+        NoMemoryError: it was one item. The error itself, where it is not of memory.
+    """
+    if not is_out_of_memory(error):
+        raise error
+    if n <= 1:
+        raise NoMemoryError(NO_MEMORY) from error
+    fits.size = n // 2
+
+
+def let_go() -> None:
+    """Give a GPU what torch keeps there and does not use; once no error holds tensors any more."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def in_batches(run: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T], batch: int | Fitting) -> list[R]:
@@ -91,3 +108,14 @@ def free_bytes(device: torch.device) -> int:
     """Bytes that can be had on a GPU: those that are free, and those that torch keeps there and does not use."""
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def available_bytes() -> int:
+    """Bytes of main memory that can be had without swapping; in a container with a limit (cgroup v2), within that."""
+    free = psutil.virtual_memory().available
+    try:
+        most, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        told = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        return max(0, min(free, most - used + int(told["inactive_file"])))  # files that the system drops when it must
+    except (OSError, ValueError, KeyError):  # no such files, or "max": no limit
+        return free

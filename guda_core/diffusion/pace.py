@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from guda_core.diffusion.base_model import BaseModel
+from guda_core.diffusion.batches import at_most
 from guda_core.diffusion.memory import Fitting, as_fits
 from guda_core.records import Cost
 
@@ -56,7 +57,7 @@ class Pace:
         Raises:
             NoMemoryError: not even one fits.
         """
-        fits = Fitting(self.batch)
+        fits = Fitting(at_most(self.batch, self.model))
         with self.model.lock, torch.no_grad():
             as_fits(self._timed, fits.size, fits)  # the first pass takes longer
             return as_fits(self._timed, fits.size, fits)

@@ -16,7 +16,7 @@ import torch
 from guda_core.diffusion.base_model import BaseModel, Card
 from guda_core.errors import ModelError
 from guda_core.unlearning.config import MemorySettings
-from guda_core.unlearning.forget import LOOP_SETTINGS
+from guda_core.unlearning.forget import FORGET_LOSSES, LOOP_SETTINGS, config_of
 
 LARGE = 256  # pixels; a latent model from there on is none that the tuned settings are for
 CHECKPOINTED = 512  # pixels; from there on blocks are computed again for their gradients
@@ -45,6 +45,22 @@ def starting_settings(card: Card) -> dict[str, Any]:
     """
     own = OF_LARGE.get(card.kind, {}) if card.resolution >= LARGE else {}
     return {k: v for k, v in {**own, **_of_card(card)}.items() if k not in MEMORY}
+
+
+def settings_of(model: BaseModel, operator: str | None = None, **changes: Any) -> Any:
+    """The settings that unlearning a model has where nobody chooses, with changes (`forget.config_of`); a change that
+    is None is left out. operator: id of the forget loss; None: GUDA-C's for a model that reads prompts, ReTrack's for
+    another.
+
+    Raises:
+        ModelError: the model's card names a setting that there is not. OptionError: as `config_of`.
+    """
+    operator = operator or ("guda_c" if model.tokens("")[1] > 0 else "retrack")
+    given = {k: v for k, v in changes.items() if v is not None}
+    start = starting_settings(model.card)
+    if given.get("whole") or FORGET_LOSSES.find(operator).settings().lora is None:
+        start.pop("rank", None)
+    return config_of(operator, **{"targets": model.lora_targets, **start, **given})
 
 
 def memory_settings(

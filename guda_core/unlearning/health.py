@@ -21,6 +21,7 @@ from guda_core.data.dataset import Item, Pictures
 from guda_core.data.images import hash_pixels
 from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion import likelihood
+from guda_core.diffusion.batches import at_most
 from guda_core.diffusion.memory import Fitting
 from guda_core.paths import Folder
 from guda_core.unlearning import adapters
@@ -91,7 +92,7 @@ class Health:
     ) -> None:
         self.job, self.config, self.apart = job, config or HealthConfig(), apart
         self._full: dict[tuple[Any, ...], Any] = {}  # of the full model, the same for every group
-        self._fits = Fitting(BATCH)
+        self._fits = Fitting(at_most(BATCH, job.model))
 
     @cached_property
     def _switching(self) -> Switching:

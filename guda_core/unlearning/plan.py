@@ -114,14 +114,16 @@ class GroupPlan:
 @dataclass(frozen=True)
 class Plan:
     """groups: group id -> its own. step: as measured. encode_s: seconds to encode the pictures that are not kept yet.
-    peak_bytes: of memory. kept_bytes: of encoded pictures and of one group's checkpoint, on disk meanwhile. share:
-    how several workers share the machine (`jobs.local_pool.Share`), and whole_s: seconds from start to end with them;
-    None: there is one."""
+    peak_bytes: of memory. kept_bytes: of encoded pictures and of one group's checkpoint, on disk meanwhile.
+    pixel_bytes: of the temporary file that each process has of many pictures; 0: they are in memory. share: how
+    several workers share the machine (`jobs.local_pool.Share`), and whole_s: seconds from start to end with them; None:
+    there is one."""
 
     groups: Mapping[str, GroupPlan]
     step: Timed
     encode_s: float
     kept_bytes: int
+    pixel_bytes: int
     settings: Mapping[str, Any]
     memory: Mapping[str, Any]
     device: str
@@ -141,8 +143,9 @@ class Plan:
 
     @property
     def disk_bytes(self) -> int:
-        """Most on disk at once."""
-        return self.kept_bytes + sum(g.disk_bytes for g in self.groups.values())
+        """Most on disk at once, on one machine."""
+        processes = self.share["at_once"] if self.share else 1
+        return self.kept_bytes + processes * self.pixel_bytes + sum(g.disk_bytes for g in self.groups.values())
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object, with the sums."""
@@ -163,11 +166,12 @@ def make_plan(
     health: Mapping[str, int],
     encode_s: float,
     to_encode: int,
+    pixel_bytes: int = 0,
 ) -> Plan:
     """The plan of several groups of one model.
 
     task_of: group id -> its task. health: group id -> passes that will measure it. encode_s, to_encode: seconds and
-    number of pictures that are to be encoded.
+    number of pictures that are to be encoded. pixel_bytes: of the file that their pixels lie in.
     """
     first = next(iter(task_of.values()))
     model = first.model
@@ -183,6 +187,6 @@ def make_plan(
         groups[name] = GroupPlan(cost, health[name], seconds, each * timed.trained)
     latents = 4 * to_encode * math.prod(model.latent_shape)
     return Plan(
-        groups, timed, encode_s, latents + 3 * 4 * timed.trained, dataclasses.asdict(config),
+        groups, timed, encode_s, latents + 3 * 4 * timed.trained, pixel_bytes, dataclasses.asdict(config),
         dataclasses.asdict(memory), str(model.device), str(model.dtype).removeprefix("torch."),
     )  # fmt: skip

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -26,14 +26,15 @@ from guda_core.data.own.picture_list import trained_on
 from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion.cards import chosen_card, load_model
 from guda_core.diffusion.identity import KNOWN
+from guda_core.diffusion.precision import denormals_flushed
 from guda_core.errors import AdapterError, InHandError, ModelError, OptionError
 from guda_core.held_files import replace_file
 from guda_core.paths import STYLE_GROUPS, Layers, cache_dir
 from guda_core.records import GroupSet
 from guda_core.unlearning import adapter_files, adapters
 from guda_core.unlearning.config import Settings
-from guda_core.unlearning.defaults import memory_settings, starting_settings
-from guda_core.unlearning.forget import FORGET_LOSSES, Task, config_of, read_config
+from guda_core.unlearning.defaults import memory_settings, settings_of
+from guda_core.unlearning.forget import FORGET_LOSSES, Task, read_config
 from guda_core.unlearning.kept_prompts import KeptPrompts
 from guda_core.unlearning.loop import Progress
 from guda_core.unlearning.one_group import before_steps, unlearn
@@ -78,13 +79,8 @@ class Forgetting:
         return self.config()
 
     def config(self, operator: str | None = None, **changes: Any) -> Any:
-        """The settings of a forget loss (None: the default one) for this model, with changes (`forget.config_of`)."""
-        operator = operator or ("guda_c" if self.model.tokens("")[1] > 0 else "retrack")
-        given = {k: v for k, v in changes.items() if v is not None}
-        start = starting_settings(self.card)
-        if given.get("whole") or FORGET_LOSSES.find(operator).settings().lora is None:
-            start.pop("rank", None)
-        return config_of(operator, **{"targets": self.model.lora_targets, **start, **given})
+        """The settings of a forget loss (None: the default one) for this model, with changes (`settings_of`)."""
+        return settings_of(self.model, operator, **changes)
 
     def known(self, wanted: Sequence[str]) -> list[str]:
         """The groups asked for, all for (). Raises OptionError for one that the set does not have."""
@@ -215,7 +211,8 @@ class Forgetting:
             self.model.encode(pixels)
             encode_s = missing * (time.perf_counter() - began)
         tasks = {g: self._task(g, blank) for g in groups}
-        return make_plan(tasks, config, self.memory, health=health, encode_s=encode_s, to_encode=missing)
+        more = {"encode_s": encode_s, "to_encode": missing, "pixel_bytes": self.pictures().file_bytes}
+        return make_plan(tasks, config, self.memory, health=health, **more)
 
     def checkpoint(self, group: str, config: Settings, data_sha256: str) -> Path:
         """Where a run that is stopped keeps itself: of just this model, group, data, captions, settings and folder."""
@@ -247,8 +244,13 @@ class Forgetting:
             TrainingError: the training went astray: nothing is written then. InHandError: another process unlearns
                 this group. AdapterError: the folder cannot be written to; said before anything is done.
         """
-        with self.claim(group):
-            yield from self._unlearn(group, config, resume)
+        with self.claim(group), closing(self._unlearn(group, config, resume)) as steps:
+            while True:
+                with denormals_flushed():  # of the steps alone: between two of them the caller's numbers are his own
+                    p = next(steps, None)
+                if p is None:
+                    return
+                yield p
 
     def listed(self) -> dict[str, str]:
         """What the set is trained on by its list, and how its captions are made, for the adapter's metadata; nothing
@@ -302,8 +304,7 @@ class Forgetting:
                 )
             yield
 
-    def _unlearn(self, group: str, config: Settings, resume: bool) -> Iterator[Progress]:
-        torch.set_flush_denormal(True)
+    def _unlearn(self, group: str, config: Settings, resume: bool) -> Generator[Progress, None, None]:
         task = self.task(group)
         began, cpu, data_sha256 = time.monotonic(), time.process_time(), self.training_pictures()[0].sha256()
         meta = {
