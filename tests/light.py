@@ -26,7 +26,7 @@ from guda_core.records import (
     Query,
     Scope,
 )
-from guda_core.service import EFFORTS, Recorded, Step
+from guda_core.service import EFFORTS, Recorded, Step, check_methods
 
 MISSING = "noto"
 WHY = "There is no finished adapter in noto."
@@ -107,6 +107,9 @@ class LightService:
         p = read_picture(data, size=16)
         return Query(p.pixels, None, check_prompt(prompt), p.image_hash, p.file_hash, p.preparation)
 
+    def best_caption(self, query: Query) -> str:
+        return "bird"
+
     def with_prompt(self, query: Query, prompt: str) -> Query:
         return replace(query, prompt=check_prompt(prompt))
 
@@ -126,6 +129,7 @@ class LightService:
         self, query: Query, *, methods: Sequence[str], effort: str, recorded: Recorded | None = None
     ) -> Iterator[Attribution]:
         self.estimate(methods, effort)
+        check_methods(methods, METHODS)
         if self.fault is not None and query.image_hash == self.bad_hash:
             raise self.fault
         self.scored.append(query.image_hash)

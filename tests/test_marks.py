@@ -179,6 +179,7 @@ def test_every_value_of_data_mining_that_asks_something_is_told(value):
         (packet(Iptc4xmpExt_DigitalSourceType=f"{IPTC}digitalCapture"), ""),
         (packet(dc_title=f"{IPTC}trainedAlgorithmicMedia"), ""),
         (packet(f"<!-- <plus:DataMining>{PLUS}DMI-PROHIBITED</plus:DataMining> -->"), ""),
+        (packet(f'<xmpMM:Pantry/><plus:DataMining rdf:resource="{PLUS}DMI-PROHIBITED-AIMLTRAINING"/>'), NO_TRAINING),
         (packet(f"<xmpMM:Pantry><plus:DataMining>{PLUS}DMI-PROHIBITED</plus:DataMining></xmpMM:Pantry>"), ""),
     ],
 )
@@ -286,7 +287,17 @@ def nested(n: int) -> bytes:
     return inner
 
 
+def said_of(n: int) -> bytes:
+    """A statement with so many entries of their own."""
+    entries = {f"cawg.{i}": {"use": "notAllowed"} for i in range(n)}
+    return superbox("cawg.training-mining", box(b"json", json.dumps({"entries": entries}).encode()))
+
+
 HOSTILE: dict[str, Callable[[], bytes]] = {
+    "statements of many entries": lambda: png(held=store(manifest(*[said_of(1500)] * 380))),
+    "statements of many values": lambda: png(
+        held=store(manifest(*[superbox("c2pa.training-mining", box(b"cbor", b"\x99\x27\x06" + b"\xf5" * 9990))] * 2400))
+    ),
     "XMP that unpacks to 60 MB": lambda: png(b" " * 60_000_000, squeezed=True),
     "XMP of nothing but names": lambda: webp(b"<a:DataMining " * 1_700_000),
     "comments that do not end": lambda: webp(b"<!--" * 6_000_000),

@@ -14,13 +14,15 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from guda_core.answers.other_captions import BEST
 from guda_core.cli import app, attribute_command
-from guda_core.errors import ReportError
+from guda_core.errors import OptionError, ReportError
 from guda_core.picture_records import Near, Shown
 from guda_core.records import Tried
-from guda_core.reports import bundle
+from guda_core.reports import bundle, sources
 from guda_core.reports.findings import Doing, Verdict
 from guda_core.reports.opened import tell
+from guda_core.reports.page import NOT_TOLD, OWN_PICTURE
 from guda_core.reports.read import read_report
 from guda_core.reports.replay import replay
 from guda_core.reports.restore import attributions
@@ -108,7 +110,40 @@ def test_a_picture_drawn_on_other_hardware_is_within_tolerance(service, tmp_path
     service.nudge = 1 + 1e-7
     found = verdict(report, service)
     assert found.outcome == "within tolerance" and [c.where for c in found.inputs] == ["picture drawn again"]
-    assert "1 of 255 away" in found.inputs[0].sentence() and "within tolerance" in found.inputs[0].sentence()
+    assert (
+        "1 of 255 away from it (root mean square), 1 where most" in found.inputs[0].sentence()
+        and "within tolerance" in found.inputs[0].sentence()
+    )
+
+
+def test_a_small_thing_that_was_painted_in_is_found():
+    """As a whole it is near: a corner of 8 by 8 pixels in a picture of 512."""
+    before = np.full((512, 512, 3), 128, np.uint8)
+    now = before.copy()
+    now[:8, :8] += 100
+    (change,) = sources._differ("it", before, now, sources.NEAR)
+    assert "1.6 of 255" in change.now and "1e+02 where most" in change.now and not change.within
+    now = before.copy()
+    now[::2] += 2
+    (change,) = sources._differ("it", before, now, sources.NEAR)
+    assert change.within and sources._differ("it", before, before, sources.NEAR) == ()
+    now = before[:500, :509].copy()  # the last blocks are smaller
+    (change,) = sources._differ("it", np.pad(now[:-1], ((0, 1), (0, 0), (0, 0))), now, sources.NEAR)
+    assert "64 where most" in change.now  # a row of 128 in a block of 4
+
+
+def test_a_picture_from_nowhere_is_told_with_its_scope(service, tmp_path):
+    """Whoever takes both away, the file and how it was drawn, evades no check unseen."""
+    query = service.prepare(draw(tmp_path / "p.png").read_bytes(), prompt="cat")
+    write(tmp_path / "r.zip", service, replace(query, file_hash=None))
+    found = verdict(read_report(tmp_path / "r.zip"), service)
+    assert found.outcome == "equal"  # as reports of before, which did not say how a picture was drawn
+    assert [c.sentence() for c in found.environment] == [
+        "picture: from no file, and not said how it was drawn in the report, in scope now."
+    ]
+    assert NOT_TOLD in page(tmp_path / "r.zip").replace("&#x27;", "'") and OWN_PICTURE not in page(tmp_path / "r.zip")
+    write(tmp_path / "s.zip", service, drawn(service))
+    assert OWN_PICTURE in page(tmp_path / "s.zip")
 
 
 def test_what_no_model_draws_with_is_refused(service, tmp_path):
@@ -139,12 +174,12 @@ def test_what_is_not_seen_in_pictures_is_absent_with_its_reason(service, tmp_pat
 # -- the uploaded file ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"), [("PNG", "original.png"), ("JPEG", "original.jpg"), ("TIFF", "original.tiff")]
-)
+@pytest.mark.parametrize(("kind", "name"), bundle.ORIGINALS.items())
 def test_the_uploaded_file_is_put_in_and_prepared_again(service, tmp_path, kind, name):
+    if kind == "HEIC":
+        pytest.importorskip("pillow_heif").register_heif_opener()
     with Image.open(draw(tmp_path / "p.png", side=40)) as im:
-        im.save(tmp_path / "p", format=kind)
+        im.save(tmp_path / "p", format={"HEIC": "HEIF"}.get(kind, kind))
     data = (tmp_path / "p").read_bytes()
     report = write(tmp_path / "r.zip", service, service.prepare(data), original=data)
     with zipfile.ZipFile(tmp_path / "r.zip") as z:
@@ -166,6 +201,43 @@ def test_a_picture_that_does_not_come_from_the_file_is_found(service, tmp_path):
     assert [c.where for c in found.inputs] == ["picture made from the original file"]
 
 
+@pytest.mark.parametrize("said", [[], ["It was drawn by hand."]])
+def test_what_was_done_to_the_file_is_compared(service, tmp_path, said):
+    data = draw(tmp_path / "p.png", side=40).read_bytes()
+    report = write(tmp_path / "r.zip", service, service.prepare(data), original=data)
+    assert report.record["picture"]["preparation"]
+    altered(tmp_path / "r.zip", lambda r: r["picture"].update(preparation=said))
+    found = verdict(read_report(tmp_path / "r.zip"), service)
+    assert found.outcome == "different" and {c.where for c in found.inputs} == {"what was done to the file"}
+    altered(tmp_path / "r.zip", lambda r: r["versions"].update(guda_core="0.0"))  # whose words may be others
+    found = verdict(read_report(tmp_path / "r.zip"), service)
+    assert found.outcome == "equal" and "what was done to the file" in {c.where for c in found.environment}
+
+
+def test_a_file_beside_a_bare_record_is_looked_at_too(service, tmp_path):
+    data = draw(tmp_path / "p.png", side=40).read_bytes()
+    write(tmp_path / "r.zip", service, service.prepare(data), original=data)
+    with zipfile.ZipFile(tmp_path / "r.zip") as z:
+        z.extractall(tmp_path / "out")
+    place = tmp_path / "out"
+    assert read_report(place / "report.json").original == data
+    (place / "original.png").write_bytes(b"another")
+    with pytest.raises(ReportError, match=r"original\.png is not the file"):
+        read_report(place / "report.json")
+    (place / "original.png").unlink()
+    found = verdict(read_report(place / "report.json"), service)
+    assert found.outcome == "equal" and "not looked at" in found.environment[0].sentence()
+
+
+def test_a_file_of_a_kind_that_cannot_be_read_here_is_told(service, tmp_path, monkeypatch):
+    data = draw(tmp_path / "p.png", side=40).read_bytes()
+    report = write(tmp_path / "r.zip", service, service.prepare(data), original=data)
+    monkeypatch.setattr(sources, "kind_of", lambda _: "HEIC")
+    monkeypatch.setattr(sources, "can_read", lambda _: False)
+    found = verdict(report, service)
+    assert found.outcome == "equal" and "pillow-heif" in found.environment[0].sentence()
+
+
 def test_a_file_that_is_no_picture_or_not_the_scored_one_is_named(service, tmp_path):
     data = draw(tmp_path / "p.png", side=40).read_bytes()
     write(tmp_path / "r.zip", service, service.prepare(data))
@@ -176,16 +248,23 @@ def test_a_file_that_is_no_picture_or_not_the_scored_one_is_named(service, tmp_p
     sha256 = hashlib.sha256(b"no picture").hexdigest()
     altered(tmp_path / "s.zip", lambda r: r["picture"].update(file_sha256=sha256), {"original.png": b"no picture"})
     found = verdict(read_report(tmp_path / "s.zip"), service)
-    assert found.outcome == "different" and "refused here" in found.inputs[0].sentence()
+    assert found.outcome == "different" and "no picture that can be read" in found.inputs[0].sentence()
 
 
-def test_another_file_is_not_put_in_and_a_large_one_is_left_out(service, tmp_path, monkeypatch):
+def test_another_file_is_not_put_in_nor_a_large_one(service, tmp_path, monkeypatch):
     data = draw(tmp_path / "p.png", side=40).read_bytes()
     with pytest.raises(ReportError, match="not the one that was scored"):
         write(tmp_path / "r.zip", service, service.prepare(data), original=data + b"\n")
+    with pytest.raises(ReportError, match="not the one that was scored"):
+        write(tmp_path / "r.zip", service, drawn(service), original=data)  # which came from no file
     monkeypatch.setattr(bundle, "MAX_ZIP", bundle.SPARE + len(data))
-    report = write(tmp_path / "r.zip", service, service.prepare(data), original=data)
-    assert report.original is None and "too large" in report.record["absent"]["files/original"]
+    with pytest.raises(ReportError, match="Make it without"):
+        write(tmp_path / "r.zip", service, service.prepare(data), original=data)
+    monkeypatch.setattr(attribute_command, "service_of", lambda *_: service)
+    asked = ["attribute", str(tmp_path / "p.png"), "--report", str(tmp_path / "r.zip"), "--original"]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0 and "So it is without." in " ".join(done.output.split())
+    assert read_report(tmp_path / "r.zip").original is None
 
 
 def test_the_page_puts_the_upload_in_while_it_is_there(service, tmp_path):
@@ -265,13 +344,47 @@ def test_no_other_caption_is_said_to_be_absent(service, tmp_path):
     assert "Other captions" not in page(tmp_path / "r.zip")
 
 
-def test_captions_of_a_stranger_s_record_that_do_not_fit_are_left_out(service, tried):
-    altered(tried, lambda r: [t.update(method="clip") for t in r["captions"][1:]])
-    report = read_report(tried)
-    assert len(tell(report.record, attributions(report), {}).tried) == 2
-    altered(tried, lambda r: [t.update(method="nobody") for t in r["captions"]])
-    report = read_report(tried)
-    assert tell(report.record, attributions(report), {}).tried == ()
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda c: c[0].update(method="nobody"), "another method"),
+        (lambda c: c[0].update(method="clip"), "another method"),
+        (lambda c: c[0].update(prompt="cat"), "caption twice"),
+        (lambda c: c.append({**c[0]}), "caption twice"),
+        (lambda c: c[1].update(label=BEST), "what it is not"),
+        (lambda c: c[0].update(label="the caption given"), "schema"),
+    ],
+)
+def test_captions_that_no_report_has_are_refused(tried, change, sentence):
+    altered(tried, lambda r: change(r["captions"]))
+    with pytest.raises(ReportError, match=sentence):
+        read_report(tried)
+
+
+def test_settings_and_draws_of_a_caption_are_compared_too(service, tried):
+    """An offset beyond all scores would make the page say that no group stands out."""
+    altered(tried, lambda r: r["captions"][0]["answer"]["settings"].update(offset={"twemoji": 1e6}))
+    found = verdict(read_report(tried), service)
+    assert found.outcome == "different"
+    assert found.inputs[0].where == f"captions/{BEST}/guda/settings/offset/twemoji"
+    altered(tried, lambda r: r["captions"][1]["answer"].update(sampling=None))
+    assert any("no caption/guda/sampling" in c.where for c in verdict(read_report(tried), service).inputs)
+
+
+def test_a_caption_that_is_not_the_best_one_is_found(service, tried, monkeypatch):
+    monkeypatch.setattr(service, "best_caption", lambda _: "fish")
+    found = verdict(read_report(tried), service)
+    assert found.outcome == "different" and found.inputs[0].sentence() == (
+        "captions/the best caption that CLIP finds: bird in the report, fish now."
+    )
+
+
+def test_methods_that_are_not_here_are_refused_before_anything_is_computed(service, tried, monkeypatch):
+    monkeypatch.setattr(service, "methods", lambda: {"guda": service.__class__.methods(service)["guda"]})
+    before = list(service.scored)
+    with pytest.raises(OptionError, match="clip"):
+        list(replay(read_report(tried), service))
+    assert service.scored == before
 
 
 def test_the_pixels_are_compared_as_they_are(service, tmp_path):

@@ -9,11 +9,12 @@ from guda_core.answers.markup import Html, folded, heading, note, table
 from guda_core.records import GroupSet, Scope, Tried
 
 TITLE = "Other captions"
-GIVEN, NONE = "the caption given", "no caption"  # labels of the picture's own
+GIVEN, BEST, NONE = "the caption given", "the best caption that CLIP finds", "no caption"
 
 
-def captions_html(tried: Sequence[Tried], group_set: GroupSet, scope: Scope | None) -> Html:
-    """The first group under each caption that was tried; "" where none was. Out of scope, it is folded away."""
+def captions_html(tried: Sequence[Tried], group_set: GroupSet, scope: Scope | None, method: str) -> Html:
+    """The first group under each caption that was tried; "" where none was. Out of scope, it is folded away. method:
+    the name of the one that was asked."""
     if not tried:
         return Html()
     rows = []
@@ -25,7 +26,7 @@ def captions_html(tried: Sequence[Tried], group_set: GroupSet, scope: Scope | No
         rows.append((t.label, t.caption or "-", sentences.first_of(t.answer, group_set), figure, span))
     head = ("Tried", "Caption", "First group", f"Score ({tried[0].answer.unit})", "95% interval")
     said = sentences.captions_agree([t.answer for t in tried], group_set)
-    body = table("The first group under each caption", head, rows, numbers="...nn")
+    body = table(f"The first group under each caption, by {method}", head, rows, numbers="...nn")
     if scope is not None and scope.verdict == "out of scope":
         return folded(TITLE, note(said) + body, css="guda-out")
     return Html(heading(TITLE) + note(said) + body)

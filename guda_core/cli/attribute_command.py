@@ -251,6 +251,7 @@ def _write(
     json_file: Path | None,
     report_file: Path | None,
 ) -> None:
+    from guda_core.errors import ReportError
     from guda_core.reports import bundle
     from guda_core.reports.record import to_json
 
@@ -259,7 +260,14 @@ def _write(
         bundle.write(json_file, bundle.json_text(to_json(query, answers, group_set, **about)).encode())
         say(f"Written: {json_file}")
     if report_file is not None:
-        bundle.write(report_file, bundle.make(query, answers, group_set, **about, **for_zip))
+        try:
+            made = bundle.make(query, answers, group_set, **about, **for_zip)
+        except ReportError as e:
+            if for_zip["original"] is None:
+                raise
+            note(f"{e} So it is without.")
+            made = bundle.make(query, answers, group_set, **about, shown=for_zip["shown"])
+        bundle.write(report_file, made)
         say(f"Written: {report_file}")
 
 

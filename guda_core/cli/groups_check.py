@@ -212,10 +212,10 @@ def asking(items: Sequence[Item], tell: Callable[[float], None] = lambda done: N
 
 def asking_said(found: Sequence[str], n: int) -> str:
     """How many of n pictures ask that, in a sentence."""
-    ask, their = ("asks", "its") if len(found) == 1 else ("ask", "their")
+    ask, s, their = ("asks", "s", "its") if len(found) == 1 else ("ask", "", "their")
     return (
-        f"{len(found):,} of {counted(n, 'picture')} {ask} not to be used to train AI, or only under terms of {their} "
-        f"own (PLUS data mining, Content Credentials): {some(found)}. That is told, not judged."
+        f"{len(found):,} of {counted(n, 'picture')} {ask} not to be used to train AI, or allow{s} it only under "
+        f"{their} own terms (PLUS data mining, Content Credentials): {some(found)}. That is told, not judged."
     )
 
 

@@ -25,6 +25,8 @@ SOURCES = ("trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia", "c
 SOURCE = re.compile(rb"/digitalsourcetype/(" + "|".join(SOURCES).encode() + rb")")
 ASSERTIONS, TRAINING = "c2pa.assertions", ("c2pa.training-mining", "cawg.training-mining")
 USES = ("notAllowed", "constrained", "allowed")  # the strictest first
+ABOUT = ("ai_training", "ai_generative_training", "data_mining", "ai_inference")
+MOST_STATEMENTS = 8  # on training that are looked at
 MOST_BOXES, MOST_TRAINING = 10_000, 65_536  # boxes side by side, and bytes of an assertion, that are looked at
 MOST_VALUES, MOST_DEPTH = 10_000, 16  # of CBOR
 
@@ -33,8 +35,7 @@ MOST_VALUES, MOST_DEPTH = 10_000, 16  # of CBOR
 class Credentials:
     """there: whether there is a manifest store. sources: digital source types that name AI or an algorithm, in the
     picture's own manifest; before: in those of what it was made from. training: what is said of the training of AI:
-    "ai_training", "ai_generative_training", "data_mining" or "ai_inference" -> one of `USES`; None where there is no
-    such statement, {} where it cannot be read."""
+    one of `ABOUT` -> the strictest of `USES`; None where there is no such statement, {} where it cannot be read."""
 
     there: bool = False
     sources: frozenset[str] = frozenset()
@@ -52,11 +53,19 @@ def credentials_of(store: bytes) -> Credentials:
     for _, own, _ in _superboxes(store, start, end):  # noqa: B007  (the last one counts)
         pass
     said: dict[str, str] | None = None
+    for first, last in islice(_statements(store, own, end), MOST_STATEMENTS):
+        said = said or {}
+        for about, use in _training(store, first, last):
+            said[about] = min(said.get(about, use), use, key=USES.index)
+    return Credentials(True, _sources(store, own, end), _sources(store, start, own), said)
+
+
+def _statements(store: bytes, own: int, end: int) -> Iterator[tuple[int, int]]:
+    """Where the assertions on training in the picture's own manifest lie."""
     for part, at, after in _superboxes(store, own, end):
         for label, first, last in _superboxes(store, at, after) if part == ASSERTIONS else ():
             if label.partition("__")[0] in TRAINING:
-                said = _strictest(said or {}, _training(store, first, last))
-    return Credentials(True, _sources(store, own, end), _sources(store, start, own), said)
+                yield first, last
 
 
 def _superboxes(data: bytes, start: int, end: int) -> Iterator[tuple[str, int, int]]:
@@ -73,9 +82,8 @@ def _sources(data: bytes, start: int, end: int) -> frozenset[str]:
     return frozenset(m[1].decode() for m in SOURCE.finditer(data, start, end))
 
 
-def _training(data: bytes, start: int, end: int) -> dict[str, str]:
-    """What an assertion says of each use; {} where it cannot be read."""
-    found: dict[str, str] = {}
+def _training(data: bytes, start: int, end: int) -> Iterator[tuple[str, str]]:
+    """(what, one of `USES`) of an assertion; nothing where it cannot be read."""
     for name, at, after in islice(boxes(data, start, end), 2):
         body = data[at : min(after, at + MOST_TRAINING)]
         try:
@@ -84,16 +92,9 @@ def _training(data: bytes, start: int, end: int) -> dict[str, str]:
             continue
         entries = told.get("entries") if isinstance(told, dict) else None
         for key, entry in entries.items() if isinstance(entries, dict) else ():
-            use = entry.get("use") if isinstance(entry, dict) else None
-            if use in USES:
-                found = _strictest(found, {key.rpartition(".")[2]: use})
-    return found
-
-
-def _strictest(a: Mapping[str, str], b: Mapping[str, str]) -> dict[str, str]:
-    """Both statements as one; where they differ, the stricter."""
-    both = {key: [said[key] for said in (a, b) if key in said] for key in (*a, *b)}
-    return {key: min(uses, key=USES.index) for key, uses in both.items()}
+            use, about = entry.get("use") if isinstance(entry, dict) else None, key.rpartition(".")[2]
+            if use in USES and about in ABOUT:
+                yield about, str(use)
 
 
 def cbor(data: bytes) -> Any:

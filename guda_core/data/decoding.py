@@ -105,13 +105,18 @@ def kind_of(data: bytes) -> str:
     return next((kind for magic, kind in SIGNATURES if data.startswith(magic) or start.startswith(magic)), "")
 
 
+def can_read(kind: str) -> bool:
+    """Whether what reads files of a kind in `FORMATS` is installed here."""
+    return kind != "HEIC" or find_spec("pillow_heif") is not None
+
+
 def check_kind(kind: str) -> None:
     """Raises ImageError unless files of that kind can be read here."""
     if kind not in FORMATS:
         article = "an" if kind.startswith(("SVG", "EPS")) else "a"
         seems = f"It looks like {article} {kind} file" if kind else "Its content is of no kind known here"
         raise ImageError(f"Only {SAID} pictures are accepted. {seems}, whatever its name says.")
-    if kind == "HEIC" and find_spec("pillow_heif") is None:
+    if not can_read(kind):
         raise ImageError(NO_HEIC)
 
 

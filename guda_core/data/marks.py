@@ -22,8 +22,9 @@ from guda_core.data.metadata import metadata_of
 PROPERTY = re.compile(rb":(DigitalSourceType|DataMining)(?=[\s=>])")
 VALUE = re.compile(rb"""\s*=\s*["']([^"']*)["']|[^<>]*?\bresource\s*=\s*["']([^"']*)["']|[^<>]*>([^<]*)<""")
 MOST_FOUND, WINDOW = 64, 500  # properties that are looked at, and bytes after each
+COMMENT = b"<!--"
 PASSED_OVER = (  # comments, and what is told of other pictures
-    (b"<!--", b"-->"),
+    (COMMENT, b"-->"),
     (b"<xmpMM:Pantry", b"</xmpMM:Pantry"),
     (b"<xmpMM:Ingredients", b"</xmpMM:Ingredients"),
 )
@@ -112,6 +113,10 @@ def _without(text: bytes, begin: bytes, end: bytes) -> bytes:
     kept, at = [], 0
     while (start := text.find(begin, at)) >= 0:
         kept.append(text[at:start])
+        closed = text.find(b">", start)
+        if begin != COMMENT and text[closed - 1 : closed] == b"/":  # an element without content
+            at = closed + 1
+            continue
         over = text.find(end, start)
         if over < 0:
             return b"".join(kept)

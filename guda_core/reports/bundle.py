@@ -29,7 +29,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from guda_core.data.decoding import kind_of
+from guda_core.data.decoding import FORMATS, kind_of
 from guda_core.errors import ReportError
 from guda_core.held_files import advice, remove_file, replace_file
 from guda_core.picture_records import Shown
@@ -43,9 +43,13 @@ from guda_core.reports.unzip import MAX_ZIP
 
 RECORD, SCORES, BARS, VALUES, PICTURE = "report.json", "scores.csv", "bars.png", "values.npz", "picture.png"
 FILES = (RECORD, SCORES, BARS, VALUES, PICTURE)
-ORIGINALS = {k: f"original.{k.lower().replace('jpeg', 'jpg')}" for k in ("PNG", "JPEG", "WebP", "AVIF", "TIFF", "HEIC")}
+ORIGINALS = {kind: f"original.{kind.lower().replace('jpeg', 'jpg')}" for kind in FORMATS}  # of the uploaded file
 OPTIONAL = (picture_files.WITHOUT, picture_files.WHERE, PAGE, *ORIGINALS.values())
 COLUMNS = ("method", "unit", "group", "name", "rank", "score", "low", "high", "status", "reason")
+TOO_LARGE = (
+    f"With the uploaded file, the report would be larger than {MAX_ZIP // 10**6} MB, and could not be read again. Make "
+    "it without."
+)
 NO_PICTURES = {  # part of `pictures` -> why a report has none
     "without": "What the models draw without each group was not asked for, or could not be drawn.",
     "where": "Maps of where the scores come from were not asked for, or could not be made.",
@@ -138,7 +142,7 @@ def make(
     the bytes of the file that was scored, to be put in.
 
     Raises:
-        ReportError: a value is not finite, or the original is another file than the one that was scored.
+        ReportError: a value is not finite; the original is not the file that was scored, or too large for a report.
     """
     from guda_core.reports import figures  # matplotlib, which the start of the app does not need
 
@@ -157,8 +161,7 @@ def make(
     told = record.get("pictures", {})
     said = {"without": shown.missing, "where": shown.missing} if shown is not None else {}
     record["absent"] |= {f"pictures/{p}": said.get(p) or why for p, why in NO_PICTURES.items() if p not in told}
-    if query.file_hash is not None:
-        _put_original(files, record, original)
+    _put_original(files, record, original)
     record["files"] = _hashes(files)
     written = len(json_text(record).encode())  # before the page: it shows no number that is not finite
     made = page(tell(record, attributions, provenance.methods, shown), query.pixels)
@@ -171,16 +174,16 @@ def make(
 
 
 def _put_original(files: dict[str, bytes], record: dict[str, Any], original: bytes | None) -> None:
-    """Put the uploaded file among the files, or say in the record why it is not there."""
+    """Put the uploaded file among the files. Raises ReportError when it is another file, or too large."""
     if original is None:
-        record["absent"]["files/original"] = "The uploaded file was not put in: that was not asked for."
+        if record["picture"]["file_sha256"] is not None:
+            record["absent"]["files/original"] = "The uploaded file was not put in: that was not asked for."
         return
     if hashlib.sha256(original).hexdigest() != record["picture"]["file_sha256"]:
         raise ReportError("The file that is to be put into the report is not the one that was scored.")
     if len(json_text(record)) + len(original) + sum(map(len, files.values())) + SPARE > MAX_ZIP:
-        record["absent"]["files/original"] = "With the uploaded file, the zip would be too large to be read again."
-    else:
-        files[ORIGINALS[kind_of(original)]] = original
+        raise ReportError(TOO_LARGE)
+    files[ORIGINALS[kind_of(original)]] = original
 
 
 def _hashes(files: Mapping[str, bytes]) -> dict[str, str]:

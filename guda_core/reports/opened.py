@@ -68,7 +68,7 @@ def groups_of(record: Mapping[str, Any]) -> GroupSet:
 
 
 def _captions(record: Mapping[str, Any], group_set: GroupSet, found: Mapping[str, Attribution]) -> Iterator[Tried]:
-    """The picture's own caption, then the others, by the method that the first of them was scored with."""
+    """The picture's own caption, then the others, all by one method (`read`)."""
     others = record.get("captions", ())
     method = others[0]["method"] if others else ""
     if method not in found:
@@ -76,7 +76,7 @@ def _captions(record: Mapping[str, Any], group_set: GroupSet, found: Mapping[str
     prompt = record["picture"]["prompt"]
     yield Tried(other_captions.GIVEN if prompt else other_captions.NONE, prompt, found[method])
     for told in others:
-        if told["method"] == method and told["answer"]["unit"] == found[method].unit:
+        if told["answer"]["unit"] == found[method].unit:
             answer = _fitting(answer_of(method, told["answer"]), group_set)
             yield Tried(told["label"], told["prompt"], answer)
 

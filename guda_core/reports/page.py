@@ -51,6 +51,10 @@ SIDE, SMALL = 512, 192  # pixels of the picture on the page, and of each in a st
 MOST_SHOWN = 12  # pictures of a strip, and maps, on the page; the zip holds them all
 ACROSS = 6  # methods in one table
 OWN_PICTURE = "It was not asked whether the model could have made this picture: the model made it itself."
+NOT_TOLD = (
+    "The report says neither which file the picture comes from nor how the model drew it. It was not checked whether "
+    "the model could have made it."
+)
 CHECK = (
     "Anyone can compute this report again and see whether the numbers are true. Install GUDA and the same model, and "
     "give it the report's zip:"
@@ -109,8 +113,12 @@ def answer_html(told: Told, pixels: np.ndarray) -> Html:
         right += bars(a, told.group_set, info.name) + scores_html(a, told.group_set, info.name)
         right = _folded_away(told, Html(right))
     pictures = shown_html(_small(told.shown), told.group_set, told.methods)
-    more = captions_html(told.tried, told.group_set, told.scope) + pictures
+    more = captions_html(told.tried, told.group_set, told.scope, _named(told)) + pictures
     return Html(f'{head}<div class="guda-two"><div>{left}</div><div>{right}</div></div>{more}')
+
+
+def _named(told: Told) -> str:
+    return told.methods[told.tried[0].answer.method].name if told.tried else ""
 
 
 def _is_out(told: Told) -> bool:
@@ -128,8 +136,10 @@ def _about(record: Mapping[str, Any]) -> str:
 def _scope(told: Told) -> str:
     if told.scope is not None:
         return sentences.scope_note(told.scope)
-    if told.record["picture"]["file_sha256"] is None:
+    if "drawn" in told.record["picture"]:
         return OWN_PICTURE
+    if told.record["picture"]["file_sha256"] is None:
+        return NOT_TOLD
     return told.record["absent"].get("scope", "It was not checked whether the model could have made this picture.")
 
 
@@ -206,4 +216,4 @@ def _small(shown: Shown) -> Shown:
         distances = {g: strip.distances[g] for g in first}
         strip = replace(strip, reference=fitting(strip.reference, SMALL), pictures=pictures, distances=distances)
     where = tuple(replace(t, overlay=fitting(t.overlay, SMALL)) for t in shown.where[:MOST_SHOWN])
-    return replace(shown, strip=strip, where=where, missing="")  # that is said by the app, and not recorded
+    return replace(shown, strip=strip, where=where, missing="")  # `absent` says it

@@ -22,6 +22,7 @@ import jsonschema
 import numpy as np
 from jsonschema.exceptions import best_match
 
+from guda_core.answers.other_captions import NONE
 from guda_core.errors import ReportError
 from guda_core.records import KLValues
 from guda_core.reports.bundle import (
@@ -93,7 +94,13 @@ def read_report(path: Path) -> Report:
         picture = _read(beside, MAX_RECORD)
         if record["files"] and hashlib.sha256(picture).hexdigest() != record["files"][PICTURE]:
             raise _altered(PICTURE)
-        return Report(record, picture, {}, sha256)
+        more = {n: _read(p, MAX_ZIP) for n in ORIGINALS.values() if (p := path.with_name(n)).is_file()}
+        more = {n: data for n, data in more.items() if n in record["files"]}
+        for name, data in more.items():
+            if hashlib.sha256(data).hexdigest() != record["files"][name]:
+                raise _altered(name)
+        _check_original(record, more)
+        return Report(record, picture, {}, sha256, more)
     files = unzip(data, FILES, OPTIONAL)
     record = parse_record(files[RECORD])
     more = {name: files[name] for name in OPTIONAL if name in files}
@@ -103,14 +110,30 @@ def read_report(path: Path) -> Report:
     for name in OPTIONAL:
         if name in record["files"] and name not in more:
             raise ReportError(f"This zip holds no {name}, which the report names. It was altered.")
-    for name in more.keys() & set(ORIGINALS.values()):
-        if record["files"][name] != record["picture"]["file_sha256"]:
-            raise ReportError(f"{name} is not the file that was scored: its SHA-256 is another.")
+    _check_original(record, more)
     values = read_values(files[VALUES])
     _check_values(record, values)
     if not _is_table(files[SCORES], record):
         raise ReportError(f"{SCORES} does not say what {RECORD} says. It was altered.")
     return Report(record, files[PICTURE], values, sha256, more)
+
+
+def _check_original(record: Mapping[str, Any], more: Mapping[str, bytes]) -> None:
+    for name in more.keys() & set(ORIGINALS.values()):
+        if record["files"][name] != record["picture"]["file_sha256"]:
+            raise ReportError(f"{name} is not the file that was scored: its SHA-256 is another.")
+
+
+def _check_captions(record: Mapping[str, Any]) -> None:
+    """Are the other captions by one method that the record has, each there once, and none the picture's own?"""
+    told = record.get("captions", [])
+    prompts = [record["picture"]["prompt"], *(t["prompt"] for t in told)]
+    if len({t["method"] for t in told} - set(record["methods"])) or len({t["method"] for t in told}) > 1:
+        raise ReportError(f"{RECORD} has captions by another method than its answers. It was altered.")
+    if len(set(prompts)) < len(prompts):
+        raise ReportError(f"{RECORD} tells of one caption twice. It was altered.")
+    if any((t["label"] == NONE) == bool(t["prompt"]) for t in told):
+        raise ReportError(f"{RECORD} calls a caption what it is not. It was altered.")
 
 
 def _is_table(data: bytes, record: Mapping[str, Any]) -> bool:
@@ -210,6 +233,7 @@ def parse_record(data: bytes) -> dict[str, Any]:
     if error is not None:
         where = plain("/".join(str(p) for p in error.absolute_path), 120) or "as a whole"
         raise ReportError(f"{RECORD} does not follow the report's schema ({where}): {plain(error.message, 200)}")
+    _check_captions(record)
     return record
 
 

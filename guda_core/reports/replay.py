@@ -28,12 +28,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from guda_core.answers.other_captions import BEST
 from guda_core.errors import ImageError, PromptError, ReportError, ScoreError
 from guda_core.records import Attribution, Query, Scope
 from guda_core.reports.bundle import VALUES
@@ -41,7 +42,7 @@ from guda_core.reports.findings import MISSING, Change, Doing, Outcome, Verdict
 from guda_core.reports.read import Report
 from guda_core.reports.record import method_record, to_json
 from guda_core.reports.sources import drawn_again, from_file
-from guda_core.service import Recorded
+from guda_core.service import Recorded, check_methods
 
 if TYPE_CHECKING:
     from guda_core.service import Service
@@ -141,14 +142,18 @@ def compare(report: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict:
         else:
             before, after = ("an answer" if m in r["methods"] else MISSING for r in (report, now))
             scores.append(Change(m, before, after))
-    differ = _changes(_inputs(report), _inputs(now))
-    inputs = [c for c in differ if c.where.rpartition("/")[2] not in ENVIRONMENT and not _same_sum(c)]
-    told = _changes(*(_flat({k: r[k] for k in ("versions", "hardware")}) for r in (report, now)))
-    told += [c for c in differ if c not in inputs]
+    inputs, more = _judged_apart(_changes(_inputs(report), _inputs(now)))
+    told = [*_changes(*(_flat({k: r[k] for k in ("versions", "hardware")}) for r in (report, now))), *more]
     outcome: Outcome = "equal" if not scores else "within tolerance"
     if inputs or any(not c.within for c in scores):
         outcome = "different"
     return Verdict(outcome, tuple(scores), tuple(inputs), tuple(told))
+
+
+def _judged_apart(differ: Sequence[Change]) -> tuple[list[Change], list[Change]]:
+    """Inputs that differ: those that are judged, and those that are told."""
+    judged = [c for c in differ if c.where.rpartition("/")[2] not in ENVIRONMENT and not _same_sum(c)]
+    return judged, [c for c in differ if c not in judged]
 
 
 def _same_sum(c: Change) -> bool:
@@ -232,6 +237,8 @@ def replay(report: Report, service: Service) -> Iterator[Doing | Verdict]:
     """
     record = report.record
     parts = [*record["methods"].values(), *(t["answer"] for t in record.get("captions", ()))]
+    check_methods([*record["settings"]["methods"], *(t["method"] for t in record.get("captions", ()))],
+                  service.methods())  # fmt: skip
     unfinished = [m for m in record["settings"]["methods"] if m not in record["methods"]]
     if unfinished or any(found["progress"] < 1 for found in parts):
         raise ReportError("This report is of a computation that was stopped early, which cannot be repeated.")
@@ -240,54 +247,75 @@ def replay(report: Report, service: Service) -> Iterator[Doing | Verdict]:
     except (ImageError, PromptError) as e:
         raise ReportError(f"The report's picture or prompt is refused. {e}") from e
     coarse = is_coarse(record["model"]["dtype"], service.provenance().dtype)
-    sources = (*from_file(report, service), *(yield from drawn_again(report, service, coarse=coarse)))
+    sources, beside = from_file(report, service)
+    sources += yield from drawn_again(report, service, coarse=coarse)
     settings = {k: record["settings"][k] for k in ("effort", "methods")}
     final: dict[str, Attribution] = {}
     for a in service.attribute(query, **settings, recorded=recorded(record["methods"])):
         final[a.method] = a
         yield Doing(service.methods()[a.method].name, a.progress, a.method)
     now = to_json(query, list(final.values()), service.group_set, provenance=service.provenance(), settings=settings)
-    verdict = _also(compare(record, json.loads(json.dumps(now))), inputs=sources)
+    verdict = _also(compare(record, json.loads(json.dumps(now))), inputs=sources, environment=beside)
     verdict = _also(verdict, scores=_other_values(report.values, final, coarse=coarse))
-    verdict = _also(verdict, scores=(yield from _captions(report, service, query, coarse=coarse)))
-    if record["scope"] is not None:
+    captions = yield from _captions(report, service, query, coarse=coarse)
+    verdict = _also(verdict, **captions)
+    from_nowhere = record["picture"]["file_sha256"] is None and "drawn" not in record["picture"]
+    if record["scope"] is not None or from_nowhere:
         try:
-            verdict = _judged(verdict, record["scope"], service.scope(query))
+            scope = service.scope(query)
         except ScoreError as e:
-            verdict = _judged(verdict, record["scope"], Scope("not assessed", None, None, "", str(e)))
+            scope = Scope("not assessed", None, None, "", str(e))
+        if record["scope"] is not None:
+            verdict = _judged(verdict, record["scope"], scope)
+        if from_nowhere:
+            said = (Change("picture", "from no file, and not said how it was drawn", scope.verdict),)
+            verdict = _also(verdict, environment=said)
     yield verdict
 
 
-def _also(verdict: Verdict, *, inputs: tuple[Change, ...] = (), scores: tuple[Change, ...] = ()) -> Verdict:
+def _also(
+    verdict: Verdict,
+    *,
+    inputs: tuple[Change, ...] = (),
+    scores: tuple[Change, ...] = (),
+    environment: tuple[Change, ...] = (),
+) -> Verdict:
     """The verdict with changes more."""
     outcome: Outcome = verdict.outcome
     if any(not c.within for c in (*inputs, *scores)):
         outcome = "different"
     elif (inputs or scores) and outcome == "equal":
         outcome = "within tolerance"
-    return replace(verdict, outcome=outcome, inputs=(*verdict.inputs, *inputs), scores=(*verdict.scores, *scores))
+    all_of_them = [
+        (*a, *b) for a, b in ((verdict.scores, scores), (verdict.inputs, inputs), (verdict.environment, environment))
+    ]
+    return Verdict(outcome, *all_of_them)
 
 
 def _captions(
     report: Report, service: Service, query: Query, *, coarse: bool
-) -> Generator[Doing, None, tuple[Change, ...]]:
-    """Score the picture again under the other captions of a report; returns what moved.
+) -> Generator[Doing, None, dict[str, tuple[Change, ...]]]:
+    """Score the picture again under the other captions of a report; returns what differs, by its kind.
 
     Raises:
         ReportError: a caption is refused.
     """
-    effort, out = report.record["settings"]["effort"], []
+    effort, scores, differ = report.record["settings"]["effort"], [], []
     for told in report.record.get("captions", ()):
-        method, before = told["method"], told["answer"]
+        method, before, path = told["method"], told["answer"], f"captions/{told['label']}/{told['method']}"
         try:
             other = service.with_prompt(query, told["prompt"])
         except PromptError as e:
             raise ReportError(f"A caption of the report is refused. {e}") from e
+        if told["label"] == BEST and (best := service.best_caption(query)) != told["prompt"]:
+            differ.append(Change(f"captions/{BEST}", told["prompt"], best or MISSING))
         last = None
-        stream = service.attribute(other, methods=[method], effort=effort, recorded=recorded({method: before}))
-        for last in stream:
+        for last in service.attribute(other, methods=[method], effort=effort, recorded=recorded({method: before})):
             yield Doing(f"{service.methods()[method].name}, {told['label']}", last.progress, method)
         assert last is not None
         now = json.loads(json.dumps(method_record(last)))
-        out += _moved(f"captions/{told['label']}/{method}", before, now, coarse=coarse)
-    return tuple(out)
+        scores += _moved(path, before, now, coarse=coarse)
+        parts = ({f"{path}/{k}": r[k] for k in ("settings", "sampling")} for r in (before, now))
+        differ += _changes(*map(_flat, parts))
+    judged, told_only = _judged_apart(differ)
+    return {"scores": tuple(scores), "inputs": tuple(judged), "environment": tuple(told_only)}

@@ -16,7 +16,7 @@ from typing import Any, cast
 import gradio as gr
 
 from guda_core.answers.markup import notes_html, picture_html, status_html, verdict_html
-from guda_core.answers.other_captions import GIVEN, NONE, captions_html
+from guda_core.answers.other_captions import BEST, GIVEN, NONE, captions_html
 from guda_core.answers.shown import near_html, shown_html
 from guda_core.answers.verdict import CANCELLED_EARLY, WORKING_VERDICT, Verdict, verdict
 from guda_core.data.images import read_file
@@ -215,7 +215,7 @@ class Runs:
         main = main_method(known)
         if more_captions and main in answer.found:
             answer = yield from self._other_captions(answer, main, progress)
-            captions = captions_html(answer.tried, self.service.group_set, answer.scope)
+            captions = captions_html(answer.tried, self.service.group_set, answer.scope, self.main_name)
             everything |= {s.captions: captions, s.answer: answer}
         if not out(answer.scope):
             answer = replace(answer, shown=replace(answer.shown, near=self.service.nearest(query)))
@@ -237,7 +237,7 @@ class Runs:
         query = answer.query
         tried = [Tried(GIVEN if query.prompt else NONE, query.prompt, answer.found[main])]
         best = self.service.best_caption(query)
-        wanted = [*([("the best caption that CLIP finds", best)] if best else []), (NONE, "")]
+        wanted = [*([(BEST, best)] if best else []), (NONE, "")]
         for i, (label, caption) in enumerate(wanted):
             if any(t.caption == caption for t in tried):
                 continue
@@ -277,7 +277,7 @@ class Runs:
     def restored(self, answer: Answer) -> Update:
         """A finished answer of this visit, as it stood; what it lacks is empty."""
         s = self.screen
-        captions = captions_html(answer.tried, self.service.group_set, answer.scope)
+        captions = captions_html(answer.tried, self.service.group_set, answer.scope, self.main_name)
         more = {s.scope: scope_html(answer), s.captions: captions, s.status: status_html(words.BROUGHT_BACK)}
         return {**dict.fromkeys(s.empty(), ""), **self._whole_answer(answer), **more}
 
@@ -290,6 +290,12 @@ class Runs:
         else:
             panel = other_panel(a, sets, info, scope=answer.scope)
         return {s.answer: answer, s.says: self._says(answer), s.panels[a.method]: panel}
+
+    @property
+    def main_name(self) -> str:
+        """Name of the main method; "" where it is not offered."""
+        known = self.service.methods()
+        return known[main].name if (main := main_method(known)) else ""
 
     @cached_property
     def caveat(self) -> str:

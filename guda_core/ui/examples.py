@@ -11,7 +11,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -96,11 +96,11 @@ def kept(service: Service, example: Example, methods: tuple[str, ...]) -> Answer
     except (GudaError, OSError) as e:
         log.warning("A kept example is computed again. %s", e)
         return None
-    if query.image_hash != report.record["picture"]["pixels_sha256"]:
+    drawn = Drawing(example.seed, example.steps, example.guidance)
+    told = report.record["picture"]
+    if query.image_hash != told["pixels_sha256"] or told.get("drawn") != asdict(drawn):
         return None
-    drawn = Drawing(example.seed, example.steps, example.guidance)  # a report does not say it
-    preparation = tuple(report.record["picture"]["preparation"])
-    query = replace(query, file_hash=None, preparation=preparation, drawn=drawn)
+    query = replace(query, file_hash=None, preparation=tuple(told["preparation"]), drawn=drawn)
     return Answer(query, methods, EFFORT, {a.method: a for a in attributions(report)}, shown=pictures)
 
 

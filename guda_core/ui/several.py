@@ -106,7 +106,7 @@ def one(service: Service, several: Several) -> Iterator[tuple[Several, float]]:
     try:
         data = read_file(Path(path))
         item = replace(item, written=written_prompt(data) is not None)
-        with closing(cast(Generator, _scored(service, data, several))) as stream:
+        with closing(cast(Generator, _scored(service, data, Path(path), several))) as stream:
             for answer, progress in stream:
                 item = replace(item, answer=answer)
                 yield several, min(progress, 0.99)
@@ -124,9 +124,9 @@ def _name(path: str, taken: Sequence[str]) -> str:
     return name if name not in taken else next(n for n in numbered if n not in taken)
 
 
-def _scored(service: Service, data: bytes, several: Several) -> Iterator[tuple[Answer, float]]:
+def _scored(service: Service, data: bytes, file: Path, several: Several) -> Iterator[tuple[Answer, float]]:
     query = service.prepare(data)
-    answer = Answer(query, several.methods, several.effort)
+    answer = Answer(query, several.methods, several.effort, file=file)
     answer = replace(answer, scope=scope_of(service, query))
     yield answer, SCOPED
     stream = service.attribute(query, methods=list(several.methods), effort=several.effort)

@@ -39,7 +39,9 @@ FILE_GONE = (
     "No uploaded file of this picture is here any more. Upload and score it again, or leave the box for the file empty."
 )
 WITH_FILE = "Put the uploaded file in"
-WITH_FILE_INFO = "As it is, with its metadata. So others can check how the scored picture was made from it."
+WITH_FILE_INFO = (
+    "As it is, with its metadata, such as where and when it was taken. Others can then check what was made of it."
+)
 PICTURE_GONE = "The picture is no longer stored here. Draw or upload it again."
 FIRST_BUSY = "The tab Attribute computes now. Press the row again when it is done, or press Cancel there."
 NO_PICTURE = "There is no picture yet. Upload one first."
