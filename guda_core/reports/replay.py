@@ -237,11 +237,11 @@ def replay(report: Report, service: Service) -> Iterator[Doing | Verdict]:
     """
     record = report.record
     parts = [*record["methods"].values(), *(t["answer"] for t in record.get("captions", ()))]
-    check_methods([*record["settings"]["methods"], *(t["method"] for t in record.get("captions", ()))],
-                  service.methods())  # fmt: skip
     unfinished = [m for m in record["settings"]["methods"] if m not in record["methods"]]
     if unfinished or any(found["progress"] < 1 for found in parts):
         raise ReportError("This report is of a computation that was stopped early, which cannot be repeated.")
+    asked = [*record["settings"]["methods"], *(t["method"] for t in record.get("captions", ()))]
+    check_methods(asked, service.methods(), service.provenance().not_offered)
     try:
         query = service.prepare(report.picture, prompt=record["picture"]["prompt"])
     except (ImageError, PromptError) as e:
