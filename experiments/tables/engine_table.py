@@ -6,17 +6,18 @@ import statistics
 from typing import Any
 
 from experiments.tables.committed import UNKNOWN, read, source
+from experiments.tables.gpu_table import gpu_shares
 
 SHOWN = {  # key -> what it is, what was aimed at
-    "speedup_full": ("full effort, times faster than version 0.1 (the fastest type of this machine)", "5"),
-    "speedup_full_float32": ("the same in float32", "2"),
+    "speedup_full": ("full effort, times faster than version 0.1 (the fastest type of this machine)", "5 or more"),
+    "speedup_full_float32": ("the same in float32", "2 or more"),
     "share_cpu": ("passes a second, as a share of the bare network's (float32, full effort)", "0.9 or more"),
     "same_first": ("same first group as with every draw, 500 fixed queries (simulated)", "0.995 or more"),
     "ratio_64_to_8": ("64 groups against 8, full effort, times the seconds", "under 2.5"),
     "coverage_quick": ("95% intervals that cover the value of 24 draws, quick", "0.93 to 0.98"),
     "coverage_standard": ("the same, standard, after races", "0.93 to 0.98"),
     "coverage_standard_logo": ("the same, standard, of the retrained models (`logo`)", "0.93 to 0.98"),
-    "first_bar_s": ("seconds from `python app.py` to the first bars of the first example", "10"),
+    "first_bar_s": ("seconds from `python app.py` to the first bars of the first example", "10 or less"),
 }
 
 
@@ -34,7 +35,13 @@ def engine() -> str:
     rows = [
         f"| {said} | {f'{record[k]:.3g}' if k in record else UNKNOWN} | {aim} |" for k, (said, aim) in SHOWN.items()
     ]
-    return "\n".join(["| | figure | aimed at |", "|---|---|---|", *rows, "", source(record, "engine")])
+    shares, card = gpu_shares(), read("gpu")
+    what = "the share of passes on a GPU (float16, Stable Diffusion 1.5)"
+    rows += [f"| {what}, effort {effort} | {share:.3g} | 0.85 or more |" for effort, share in shares.items()]
+    said = (
+        f"{source(record, 'engine')} On a GPU: {source(card, 'gpu')}" if shares and card else source(record, "engine")
+    )
+    return "\n".join(["| | figure | aimed at |", "|---|---|---|", *rows, "", said])
 
 
 def engine_rules() -> str:

@@ -8,17 +8,27 @@ from experiments.tables.committed import UNKNOWN, read, source
 from guda_core.unlearning.defaults import OF_LARGE
 
 
+def _part(name: str) -> dict[str, Any]:
+    record = read("gpu")
+    return record["parts"].get(name, {}) if record else {}
+
+
 def pass_seconds() -> float | None:
     """Seconds that a pass of Stable Diffusion 1.5 takes for one picture of 512 pixels, float16, in a whole attribution
     of effort quick; None where no GPU was measured."""
-    record = read("gpu")
-    return 1 / record["parts"]["scoring"]["quick"]["passes_s"] if record else None
+    rate = _part("scoring").get("quick", {}).get("passes_s")
+    return 1 / rate if rate else None
+
+
+def gpu_shares() -> dict[str, float]:
+    """Effort -> passes a second of an attribution as a share of the network's alone; {} where none was measured."""
+    found = _part("scoring")
+    return {e: found[e]["share_of_bare"] for e in ("quick", "full") if "share_of_bare" in found.get(e, {})}
 
 
 def unlearning_seconds() -> float | None:
     """Seconds that all steps of one group's unlearning take, of the same model, with checkpointing; None as above."""
-    record = read("gpu")
-    each = record["parts"]["unlearning"]["float16, checkpointing"]["step_s"] if record else None
+    each = _part("unlearning").get("float16, checkpointing", {}).get("step_s")
     return None if each is None else each * OF_LARGE["stable_diffusion"]["steps"]
 
 
