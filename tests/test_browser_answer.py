@@ -199,6 +199,13 @@ def test_the_prompt_that_a_program_wrote_into_a_picture_is_offered_as_its_captio
         clear.or_(page.get_by_label("Clear")).click()
         expect(caption).to_have_value("")
         expect(unread).to_have_count(0)
+        page.locator("input[type=file]").first.set_input_files(tmp_path / "made.png")
+        expect(unread).to_be_visible()
+        caption.press("End")
+        caption.press("s")  # from here on the words are the visitor's own
+        expect(unread).to_have_count(0)
+        expect(page.get_by_text(words.FOUND_CAPTION.format(program="A1111"))).to_have_count(0)
+        clear.or_(page.get_by_label("Clear")).click()
         caption.fill("my own words")
         page.locator("input[type=file]").first.set_input_files(tmp_path / "made.png")
         expect(page.get_by_label("Remove image").or_(page.get_by_label("Clear"))).to_be_visible()

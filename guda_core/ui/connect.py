@@ -206,6 +206,11 @@ def not_read(service: Service, prompt: str) -> str:
     return note(*said) if said else ""
 
 
+def still(caption: str, last: str, said: str) -> str:
+    """What was said of the caption that was taken from a file; "" where the visitor wrote on while it was read."""
+    return said if caption == last else ""
+
+
 def _connect_small(demo: gr.Blocks, s: Screen, service: Service) -> None:
     """Everything that computes nothing: the prompt, the buttons of a tab, the expected times."""
 
@@ -240,7 +245,10 @@ def _connect_small(demo: gr.Blocks, s: Screen, service: Service) -> None:
     offered = s.upload.change(offer, [s.upload, s.caption, last], changed, **read)
     offered.failure(taken_back, [s.caption, last], changed, **QUICK)
     # A tokenizer changes while it reads, so that nothing else may compute just then.
-    last.change(partial(not_read, service), last, s.not_read, **{**QUICK, **COMPUTE, "queue": True})
+    reading = last.change(partial(not_read, service), last, s.not_read, **{**QUICK, **COMPUTE, "queue": True})
+    reading.failure(lambda: "", None, s.not_read, **QUICK)
+    reading.then(still, [s.caption, last, s.not_read], s.not_read, **QUICK)
+    s.caption.input(None, None, [s.offered, s.not_read], js="() => ['', '']", **QUICK)
     for tab, first in zip(s.tabs, (True, False), strict=True):
         tab.select(
             lambda first=first: (gr.update(visible=first), gr.update(visible=not first)),
