@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 
 from guda_core.records import Group, GroupSet
 from guda_core.ui import words
-from guda_core.ui.address import LEFT_OUT
+from guda_core.ui.address import left_out
 from tests.chromium import SLOW, Watched, until
 from tests.fakes import FakeService, serving
 from tests.test_browser_screens import violations
@@ -229,7 +229,7 @@ def test_a_link_brings_others_to_the_same_form(browser, tmp_path):
         address = page.url
         assert "methods=guda&captions=1" in address
         second.page.goto(address.replace("methods=guda", "methods=removed,guda"))
-        expect(second.page.get_by_text(LEFT_OUT.format(ids="removed"))).to_be_visible()
+        expect(second.page.get_by_text(left_out({"methods": "removed,guda"}, ["guda"]))).to_be_visible()
         second.page.get_by_role("button", name="Advanced").click()
         expect(second.page.get_by_label(words.TRY_CAPTIONS)).to_be_checked()
         expect(second.page.get_by_label("CLIP similarity")).not_to_be_checked()

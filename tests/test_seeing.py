@@ -17,6 +17,7 @@ from PIL import Image
 
 from guda_core.answers.shown import COMMAND, shown_html
 from guda_core.attribution import counterfactual_pictures, maps
+from guda_core.attribution.counterfactual import Counterfactual
 from guda_core.cli import app
 from guda_core.errors import ModelError
 from guda_core.picture_records import PlaceMap, Shown, Strip
@@ -90,7 +91,6 @@ def html(service: FakeService, shown: Shown) -> str:
 def test_the_passes_are_those_that_are_made(tmp_path):
     assert REDRAWN == counterfactual_pictures.STEPS and MAPPED == maps.STRATA * maps.DRAWS
     service, made = tiny_service(tmp_path), []
-    groups = list(service.group_set.groups)
     *_, drawn = service.generate(prompt="cup", seed=1, steps=3, guidance=2.5)
     assert isinstance(drawn, Query)
     data = io.BytesIO()
@@ -103,9 +103,11 @@ def test_the_passes_are_those_that_are_made(tmp_path):
         return sum(made)
 
     upload = service.prepare(data.getvalue())
-    assert passes(service.pictures(drawn, method="guda")) == strip_passes(len(groups), 3)
-    assert passes(service.pictures(upload, method="guda")) == strip_passes(len(groups), 0)
-    assert passes(service.maps(drawn, method="guda", groups=groups[:2])) == map_passes(2)
+    method, two = service.offered["guda"], list(service.group_set.groups)[:2]
+    assert isinstance(method, Counterfactual)
+    assert passes(counterfactual_pictures.pictures_without(method, drawn, two)) == strip_passes(2, 3)
+    assert passes(counterfactual_pictures.pictures_without(method, upload, two)) == strip_passes(2, 0)
+    assert passes(service.maps(drawn, method="guda", groups=two[:1])) == map_passes(1)
 
 
 def test_what_would_take_too_long_is_not_made_and_the_page_says_why(monkeypatch):
