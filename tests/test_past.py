@@ -212,6 +212,17 @@ def test_only_a_choice_makes_a_map_and_makes_it_once(browser, tmp_path, monkeypa
         expect(generate).to_be_enabled()
         page.wait_for_timeout(700)
         assert len(service.mapped) == 3 and service.mapped[1] == service.mapped[2]
+        service.delay = 0.5  # a run that goes on while the drop-down is left for its button
+        chosen.click()
+        expect(options.first).to_be_visible()
+        generate.click()
+        expect(status.get_by_text("GUDA (unlearning):").first).to_be_visible()
+        page.wait_for_timeout(700)
+        expect(page.get_by_role("button", name="Cancel")).to_be_enabled()
+        expect(generate).to_be_disabled()
+        page.get_by_role("button", name="Cancel").click()
+        expect(generate).to_be_enabled()
+        assert len(service.mapped) == 3
         watched.check(tmp_path / "map.png")
 
 
