@@ -107,6 +107,7 @@ class Near:
 class Shown:
     """The pictures of one answer. where: maps of some groups; draws, width: as of a `PlaceMap`. near: most alike.
     missing: why strip or maps are not there, in sentences for whoever reads the page; "" where nothing is to be said.
+    by_command: whether the command line would make them, which has no limit of time.
     """
 
     strip: Strip | None = None
@@ -115,6 +116,7 @@ class Shown:
     width: float = 0.0
     near: tuple[Near, ...] = ()
     missing: str = ""
+    by_command: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.where) or bool(self.near) or (self.strip is not None and bool(self.strip.pictures))

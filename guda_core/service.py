@@ -148,11 +148,13 @@ class Service(Protocol):
 
 
 REDRAWN, MAPPED = 15, 96  # passes of one model: for the strip of a picture that it did not draw, and for a map
+ALONE = 4  # so many times as long as in a batch takes a pass of one picture (strip.json: 6.0 s for 400 passes)
 
 
 def strip_passes(groups: int, steps: int) -> int:
-    """Passes of the network that a strip takes. groups: that have a model without them. steps: of a picture that the
-    model drew (each with the prompt and without), 0: of any other, which the full model draws again too."""
+    """Passes of the network that a strip takes, each ALONE times as long as in a batch, because its pictures are drawn
+    one at a time. groups: that have a model without them. steps: of a picture that the model drew (each with the prompt
+    and without), 0: of any other, which the full model draws again too."""
     return 2 * steps * groups if steps else REDRAWN * (groups + 1)
 
 

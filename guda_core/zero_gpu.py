@@ -26,13 +26,12 @@ from guda_core.diffusion.pace import Pace, forward_flops
 from guda_core.errors import GudaError, ScoreError
 from guda_core.picture_records import Near, PlaceMap, Strip
 from guda_core.records import Attribution, Cost, MethodInfo, Provenance, Query, Scope
-from guda_core.service import Recorded, Service, Step, map_passes, strip_passes
+from guda_core.service import ALONE, Recorded, Service, Step, map_passes, strip_passes
 
 log = logging.getLogger(__name__)
 VARIABLE = "SPACES_ZERO_GPU"  # set by the platform
 START_S, LONGEST_S = 10, 120  # seconds asked for: to begin, and at most
 FORWARD_S, GRADIENT_S = 1 / 216, 1 / 20  # for a forward pass, and for one with the gradient of every weight
-ALONE = 4  # so many times as long as in a batch takes a pass of one picture (strip.json: 6.0 s for 400 passes)
 INCLUDED = 828_850_688  # floating-point operations of the included model's forward pass
 ROOM = 1.25  # times as long as was timed is asked for
 

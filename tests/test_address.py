@@ -8,6 +8,7 @@ import pytest
 from guda_core.ui import address
 
 KNOWN = ("guda", "clip", "logo")
+KEPT = "The form keeps its own."
 
 
 def test_what_is_sound_is_read():
@@ -22,20 +23,36 @@ def test_what_is_sound_is_read():
 def test_methods_that_are_not_offered_are_left_out_with_a_sentence():
     some, none = {"methods": "removed, guda,guda"}, {"methods": "removed,<b>"}
     assert address.read(some, KNOWN) == {"methods": ["guda"]} and address.read(none, KNOWN) == {}
-    assert address.left_out(some, KNOWN) == address.LEFT_OUT.format(ids="removed")
-    assert address.left_out(none, KNOWN) == address.NONE_LEFT.format(ids="removed, <b>")
     for sound in ({}, {"methods": ""}, {"methods": "clip,logo"}, {"seed": "1"}):
         assert address.left_out(sound, KNOWN) == ""
-    many = address.left_out({"methods": ",".join(f"{i}{'x' * 500}" for i in range(500))}, KNOWN)
-    assert len(many) < 600 and many.count("xxx...") == address.MOST_NAMED
+    many = address.left_out({"methods": ",".join(f"id-{i}" for i in range(500))}, KNOWN)
+    assert f"id-7 and 492 more. {KEPT}" in many and "id-8" not in many
     assert address.filled(none, KNOWN) == [gr.skip()] * len(address.FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("methods", "said"),
+    [("gone,guda", "The address asks for a method that is not offered here: gone. It is left out."),
+     ("a,b,guda", "The address asks for 2 methods that are not offered here: a, b. They are left out."),
+     ("gone", f"The address asks only for a method that is not offered here: gone. {KEPT}"),
+     ("gone,Pay A!,b c", f"The address asks only for 3 methods that are not offered here: gone and 2 more. {KEPT}"),
+     ("<b>", f"The address asks only for a method that is not offered here. {KEPT}"),
+     ("x" * 41 + ",Y,guda", "The address asks for 2 methods that are not offered here. They are left out.")],
+)  # fmt: skip
+def test_only_what_looks_like_an_id_is_repeated(methods, said):
+    assert address.left_out({"methods": methods}, KNOWN) == said
+
+
+def test_where_no_method_is_ticked_the_address_brings_none():
+    assert address.read({"methods": ""}, KNOWN) == {"methods": []} and address.left_out({"methods": ""}, KNOWN) == ""
+    assert [] in address.filled({"methods": ""}, KNOWN)
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [("prompt", "x" * 301), ("prompt", "a\0b"), ("seed", "-1"), ("seed", "1.5"), ("steps", "0"), ("steps", "many"),
      ("guidance", "nan"), ("guidance", "99"), ("effort", "endless"),
-     ("methods", ""), ("methods", ",,"), ("methods", "nobody"), ("captions", ""), ("captions", "true")],
+     ("methods", ",,"), ("methods", "nobody"), ("captions", ""), ("captions", "true")],
 )  # fmt: skip
 def test_what_is_not_is_left_out(name, value):
     other = "seed" if name != "seed" else "steps"

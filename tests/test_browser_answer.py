@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 
 from guda_core.records import Group, GroupSet
 from guda_core.ui import words
-from guda_core.ui.address import LEFT_OUT
+from guda_core.ui.address import left_out
 from tests.chromium import SLOW, Watched, until
 from tests.fakes import FakeService, serving
 from tests.test_browser_screens import violations
@@ -199,6 +199,13 @@ def test_the_prompt_that_a_program_wrote_into_a_picture_is_offered_as_its_captio
         clear.or_(page.get_by_label("Clear")).click()
         expect(caption).to_have_value("")
         expect(unread).to_have_count(0)
+        page.locator("input[type=file]").first.set_input_files(tmp_path / "made.png")
+        expect(unread).to_be_visible()
+        caption.press("End")
+        caption.press("s")  # from here on the words are the visitor's own
+        expect(unread).to_have_count(0)
+        expect(page.get_by_text(words.FOUND_CAPTION.format(program="A1111"))).to_have_count(0)
+        clear.or_(page.get_by_label("Clear")).click()
         caption.fill("my own words")
         page.locator("input[type=file]").first.set_input_files(tmp_path / "made.png")
         expect(page.get_by_label("Remove image").or_(page.get_by_label("Clear"))).to_be_visible()
@@ -222,7 +229,7 @@ def test_a_link_brings_others_to_the_same_form(browser, tmp_path):
         address = page.url
         assert "methods=guda&captions=1" in address
         second.page.goto(address.replace("methods=guda", "methods=removed,guda"))
-        expect(second.page.get_by_text(LEFT_OUT.format(ids="removed"))).to_be_visible()
+        expect(second.page.get_by_text(left_out({"methods": "removed,guda"}, ["guda"]))).to_be_visible()
         second.page.get_by_role("button", name="Advanced").click()
         expect(second.page.get_by_label(words.TRY_CAPTIONS)).to_be_checked()
         expect(second.page.get_by_label("CLIP similarity")).not_to_be_checked()

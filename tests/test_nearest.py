@@ -94,7 +94,7 @@ def test_they_are_credited_and_escaped():
     gs = replace(GROUPS, groups={**GROUPS.groups, "noto": group})
     html = near_html((Near("noto", 0.7, "<b>x", PICTURES.pixels[0]), Near("openmoji", 0.6)), gs)
     assert html.count("<img") == 1 and "<i>" not in html and "Ann &amp; Bo" in html and "&lt;b&gt;x: 0.70" in html
-    assert "a picture: 0.60" in html and "CC-BY-SA-4.0" in html and near_html((), gs) == ""
+    assert "<li><span>0.60: <a" in html and "CC-BY-SA-4.0" in html and near_html((), gs) == ""
 
 
 def test_a_report_names_them_and_holds_none(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -11,12 +13,15 @@ from playwright.sync_api import expect
 
 from guda_core.answers.shown import NOTHING
 from guda_core.errors import OptionError
+from guda_core.picture_records import PlaceMap
 from guda_core.records import Query
 from guda_core.ui import past, words
 from guda_core.ui.answer import Answer
+from guda_core.ui.examples import FIRST
+from guda_core.ui.layout import first_caption
 from guda_core.ui.more_maps import mappable, one_map
 from guda_core.ui.past import added, past_html, size_of
-from tests.chromium import SLOW, Watched
+from tests.chromium import SLOW, Watched, until
 from tests.fakes import REASON, FakeService, serving
 from tests.test_browser_screens import violations
 
@@ -150,3 +155,101 @@ def test_answers_come_back_and_any_group_has_a_map(browser, tmp_path, monkeypatc
         page.locator(".guda-past button").first.click()  # the list stays open
         expect(page.locator(".guda-maps li")).to_have_count(4)  # with the map that was made
         watched.check(tmp_path / "past.png")
+
+
+class Counted(FakeService):
+    """Counts how often maps were asked for. slow: seconds before each of them."""
+
+    slow = 0.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mapped: list[list[str]] = []
+
+    def maps(self, query: Query, *, method: str, groups: Sequence[str]) -> Iterator[PlaceMap | float]:
+        self.mapped.append(list(groups))
+        for _ in range(round(100 * self.slow)):
+            time.sleep(0.01)
+            yield 0.0
+        yield from super().maps(query, method=method, groups=groups)
+
+
+def told(response) -> bool:
+    return response.request.method == "POST" and "gradio_api" in response.url
+
+
+@pytest.mark.browser
+def test_only_a_choice_makes_a_map_and_makes_it_once(browser, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    watched, service = Watched(browser, 1366, height=768), Counted()
+    with serving(service) as url:
+        page = watched.open(url)
+        generate = page.get_by_role("button", name="Generate and attribute")
+        status = page.locator(".guda-status:visible")
+        generate.click()
+        expect(status.get_by_text(words.DONE, exact=True)).to_be_visible(timeout=SLOW)
+        chosen, options = page.get_by_role("combobox", name=words.MAP_OF), page.get_by_role("option")
+        with page.expect_response(told):
+            chosen.click()
+            expect(options.first).to_be_visible()
+            page.keyboard.press("Tab")
+        page.wait_for_timeout(700)
+        expect(status.get_by_text(words.DONE, exact=True)).to_be_visible()
+        expect(generate).to_be_enabled()
+        assert len(service.mapped) == 1 and "no such group" not in page.locator("body").inner_text()
+        service.slow = 60.0
+        chosen.click()
+        options.last.click()
+        until(page, lambda: len(service.mapped) == 2)
+        expect(generate).to_be_disabled()
+        page.get_by_role("button", name="Cancel").click()
+        expect(generate).to_be_enabled()
+        expect(chosen).to_have_value("")  # else passing it would ask again
+        service.slow = 0.0
+        chosen.click()
+        options.last.click()
+        expect(page.get_by_text("the map says nothing. No place")).to_be_visible()
+        expect(generate).to_be_enabled()
+        page.wait_for_timeout(700)
+        assert len(service.mapped) == 3 and service.mapped[1] == service.mapped[2]
+        service.delay = 0.5  # a run that goes on while the drop-down is left for its button
+        chosen.click()
+        expect(options.first).to_be_visible()
+        generate.click()
+        expect(status.get_by_text("GUDA (unlearning):").first).to_be_visible()
+        page.wait_for_timeout(700)
+        expect(page.get_by_role("button", name="Cancel")).to_be_enabled()
+        expect(generate).to_be_disabled()
+        page.get_by_role("button", name="Cancel").click()
+        expect(generate).to_be_enabled()
+        assert len(service.mapped) == 3
+        watched.check(tmp_path / "map.png")
+
+
+@pytest.mark.browser
+def test_a_prompt_of_ones_own_stays_when_object_and_style_are_passed(browser, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    watched = Watched(browser, 1366, height=768)
+    with serving(FakeService()) as url:
+        page = watched.open(url)
+        prompt, style = page.get_by_role("textbox", name="Prompt"), page.get_by_role("combobox", name="Style")
+        done = page.locator(".guda-status:visible").get_by_text("Done.")
+
+        def passed() -> None:
+            prompt.fill("a cup of my own")
+            for name in ("Object", "Style"):
+                with page.expect_response(told):
+                    page.get_by_role("combobox", name=name).focus()
+                    page.keyboard.press("Tab")
+            page.wait_for_timeout(500)
+            expect(prompt).to_have_value("a cup of my own")
+
+        passed()
+        style.click()
+        page.get_by_role("option", name="OpenMoji").click()
+        expect(prompt).to_have_value(first_caption(FakeService().group_set, FIRST.object_name, "openmoji"))
+        passed()
+        page.locator(".guda-examples button").nth(1).click()  # which fills in another object and style
+        expect(done).to_be_visible(timeout=SLOW)
+        passed()
+        watched.check(tmp_path / "prompt.png")

@@ -14,8 +14,13 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
+from guda_core.attribution import nearest
+from guda_core.data import SOURCES
 from guda_core.data.dataset import Pictures
 from guda_core.data.groups import load_group_set
+from guda_core.data.sources.folder import Folder
+from guda_core.data.sources.source import Source
+from guda_core.errors import DataError
 from guda_core.records import GroupSet
 from guda_core.ui import build_ui, samples, seen
 from guda_core.ui.samples import COUNT, NOT_HERE, NOT_SHOWN, SIDE, Samples
@@ -79,15 +84,53 @@ def test_what_was_fetched_is_read_when_it_is_shown_and_once(monkeypatch):
     monkeypatch.setattr(samples, "fetched", lambda group_set: read.append(group_set.id) or same())
     build_ui(FakeService())
     assert read == []
-    shown = Samples(FakeService(), fetchable=True)
+    shown = Samples(FakeService())
     assert "training pictures of each group" in shown.html() and shown.html() is shown.html() and read == ["emoji"]
-    assert NOT_SHOWN in Samples(FakeService(), fetchable=False).html() and read == ["emoji"]  # never of one's own set
+
+
+def own_set() -> GroupSet:
+    source = {"folder": "ann", "package": "a", "version": "1"}  # the last two are nothing to a folder
+    groups = {g: replace(v, source=source) for g, v in GROUPS.groups.items()}
+    return replace(GROUPS, id="mine", source="folder", groups=groups)
+
+
+def test_one_s_own_pictures_are_never_shown(monkeypatch):
+    monkeypatch.setattr(Folder, "split", lambda self, name: same())
+    assert [s for s in SOURCES if SOURCES[s].plan is not Source.plan] == ["npm-iconify"]
+    service = FakeService(group_set=own_set())
+    assert nearest.fetchable(GROUPS) and not nearest.fetchable(own_set()) and not nearest.fetched(own_set())
+    assert NOT_SHOWN in Samples(service).html() and samples.FETCH not in Samples(service).html()
+
+
+def test_the_command_names_a_set_that_is_not_the_included_one():
+    assert "<code>guda groups fetch</code>" in samples.drawn_html(FakeService())
+    other = FakeService(group_set=replace(GROUPS, id="icons"))
+    assert "<code>guda groups fetch --set icons</code>" in samples.drawn_html(other)
+
+
+def test_pictures_that_cannot_be_read_leave_all_to_what_the_model_drew(monkeypatch):
+    def damaged(group_set):
+        raise DataError("It is cut off.")
+
+    monkeypatch.setattr(samples, "fetched", damaged)
+    assert NOT_HERE in Samples(FakeService()).html()
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [([["a"], ["b"]], "One training picture of each group."),
+     ([["a"], ["a"]], "One training picture of each group, of the same object: a."),
+     ([["a"], ["b", "c"]], "Up to two training pictures of each group."),
+     ([["a", "b"], ["c", "d"]], "Two training pictures of each group.")],
+)  # fmt: skip
+def test_the_count_is_said_as_it_is(names, said):
+    assert samples._told(names) == said
 
 
 def test_without_them_the_model_s_own_are_shown_and_called_so(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("GUDA_HOME", str(tmp_path))
     service = FakeService()
-    shown = Samples(service, fetchable=True)
+    shown = Samples(service)
     assert NOT_HERE in shown.html() and samples.FETCH in shown.html() and "<img" not in shown.html()
     folder = tmp_path / "runs" / "fake" / "emoji" / "drawn"
     folder.mkdir(parents=True)
@@ -97,6 +140,21 @@ def test_without_them_the_model_s_own_are_shown_and_called_so(tmp_path: Path, mo
     html = shown.html()
     assert html.count("<img") == 1 and 'alt="In the words of Noto Emoji, drawn by the model"' in html
     assert seen.DRAWN in html and NOT_HERE in html and "training pictures of each" not in html
+
+
+@pytest.mark.browser
+def test_one_narrow_group_does_not_narrow_the_others(browser):
+    css = (Path(samples.__file__).parent / "page.css").read_text(encoding="utf-8")
+    page = browser.new_page(viewport={"width": 1440, "height": 600})
+    columns = []
+    for counts in ((COUNT, COUNT), (COUNT, 1), (1, 1)):
+        names = {g: OBJECTS[:n] for g, n in zip(GROUPS.groups, counts, strict=False)}
+        groups = {g: GROUPS.groups[g] for g in names}
+        page.set_content(f"<style>{css}</style>{samples.training_html(pictures(names), groups)}")
+        wide = page.locator(".guda-samples").evaluate("e => getComputedStyle(e).gridTemplateColumns")
+        columns.append(len(wide.split()))
+    page.close()
+    assert columns[0] == columns[1] < columns[2]
 
 
 @pytest.mark.browser

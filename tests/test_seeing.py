@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import typer.main
+from PIL import Image
 
 from guda_core.answers.shown import COMMAND, shown_html
 from guda_core.attribution import counterfactual_pictures, maps
+from guda_core.attribution.counterfactual import Counterfactual
 from guda_core.cli import app
 from guda_core.errors import ModelError
 from guda_core.picture_records import PlaceMap, Shown, Strip
 from guda_core.records import Provenance, Query
-from guda_core.service import MAPPED, REDRAWN, map_passes, strip_passes
+from guda_core.service import ALONE, MAPPED, REDRAWN, map_passes, strip_passes
 from guda_core.ui import seeing, words
 from guda_core.ui.answer import Answer
 from guda_core.ui.callbacks import explained
+from guda_core.ui.more_maps import one_map
 from guda_core.ui.progress import STRIP, WHERE, Pictures, Progress, plan
 from tests.fakes import FakeService, serving
 from tests.test_examples import answered
+from tests.test_progress import value
 from tests.test_ui_api import Visitor, text
+from tests.tiny import tiny_service
 
 pytestmark = pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")  # gradio's use of pandas 3
 
@@ -62,9 +69,14 @@ class Retrained(FakeService):
 
 
 def seen(service: FakeService, answer: Answer, progress: Progress) -> Shown:
-    shown = answer.shown
+    """What the pictures of an answer end with. The bar never falls, and ends where all of it is done."""
+    shown, bars = answer.shown, []
+    for m in answer.methods:
+        progress.at(m, 1.0)
     for shown, status in seeing.seen_in_pictures(service, answer, progress, explained):  # noqa: B007
-        assert "role=" in status
+        bars.append(value(status))
+    assert all(a <= b for a, b in pairwise(bars))
+    assert shown.missing or bars[-1] == 1
     return shown
 
 
@@ -76,24 +88,57 @@ def html(service: FakeService, shown: Shown) -> str:
     return text(shown_html(shown, service.group_set, service.methods()))
 
 
-def test_the_passes_are_those_that_are_made():
+def test_the_passes_are_those_that_are_made(tmp_path):
     assert REDRAWN == counterfactual_pictures.STEPS and MAPPED == maps.STRATA * maps.DRAWS
-    assert (strip_passes(8, 25), strip_passes(8, 0), map_passes(3)) == (400, 135, 384)
+    service, made = tiny_service(tmp_path), []
+    *_, drawn = service.generate(prompt="cup", seed=1, steps=3, guidance=2.5)
+    assert isinstance(drawn, Query)
+    data = io.BytesIO()
+    Image.fromarray(drawn.pixels).save(data, format="PNG")
+    service.model.network.register_forward_pre_hook(lambda _, inputs: made.append(len(inputs[0])))
+
+    def passes(stream: Iterator[object]) -> int:
+        made.clear()
+        list(stream)
+        return sum(made)
+
+    upload = service.prepare(data.getvalue())
+    method, two = service.offered["guda"], list(service.group_set.groups)[:2]
+    assert isinstance(method, Counterfactual)
+    assert passes(counterfactual_pictures.pictures_without(method, drawn, two)) == strip_passes(2, 3)
+    assert passes(counterfactual_pictures.pictures_without(method, upload, two)) == strip_passes(2, 0)
+    assert passes(service.maps(drawn, method="guda", groups=two[:1])) == map_passes(1)
 
 
 def test_what_would_take_too_long_is_not_made_and_the_page_says_why(monkeypatch):
     service = FakeService()
-    passes = sum(seeing.pictures_of(service, ["guda"], "quick", 9).passes.values())
-    assert passes == strip_passes(8, 9) + map_passes(3)
-    took = passes * service.estimate(["guda"], "quick") / 432
+    took = sum(seeing.pictures_of(service, ["guda"], "quick", 9).seconds.values())
+    passes = ALONE * strip_passes(8, 9) + map_passes(3)  # a strip's are not in batches
+    assert took == pytest.approx(passes * service.estimate(["guda"], "quick") / 432)
     monkeypatch.setattr(seeing, "LONGEST_S", took + 0.01)
     assert set(planned(service).parts) == {"guda", STRIP, WHERE}
     monkeypatch.setattr(seeing, "LONGEST_S", took - 0.01)
     assert set(planned(service).parts) == {"guda"}
     shown = seen(service, answered(service), planned(service))
     assert shown.strip is None and not shown.where
-    assert f"it would take {words.seconds(took)}, and this page stops at {took - 0.01:.0f} s" in html(service, shown)
+    assert f"that takes {words.seconds(took)} here, and the page allows {took - 0.01:.0f} s." in html(service, shown)
     assert COMMAND in html(service, shown)
+    mapped = [*one_map(service, replace(answered(service), shown=shown), "noto")][-1][0].shown
+    assert mapped.where and words.too_long(took, took - 0.01) in html(service, mapped)  # the first maps are not made
+    with zipfile.ZipFile(io.BytesIO(replace(answered(service), shown=shown).report(service))) as z:
+        absent = json.loads(z.read("report.json"))["absent"]
+    assert absent["pictures/without"] == absent["pictures/where"] == words.too_long(took, took - 0.01)
+
+
+def test_limit_and_bar_go_by_the_pace_of_the_method_that_draws():
+    service = Retrained()
+    alone, both = (
+        plan(service, asked, "quick", pictures=seeing.pictures_of(service, asked, "quick", 9))
+        for asked in (["guda"], ["guda", "clip", "logo"])
+    )
+    assert alone.pictures.seconds == both.pictures.seconds
+    for k, s in both.pictures.seconds.items():
+        assert alone.parts[k].seconds == both.parts[k].seconds == s
 
 
 def test_the_command_that_makes_them_has_these_options():
@@ -114,7 +159,7 @@ def test_an_error_is_told_below_what_is_there_and_the_scores_stay(fault, told):
     shown = seen(service, answer, planned(service))
     assert shown.strip is not None and len(shown.strip.pictures) == 1 and not shown.where
     said = html(service, shown)
-    assert words.NO_STRIP in said and told in said and "secret" not in said and COMMAND in said
+    assert words.NO_STRIP in said and told in said and "secret" not in said and COMMAND not in said
     service.strip_fault, service.maps_fault = None, fault
     shown = seen(service, answer, planned(service))
     assert shown.strip is not None and shown.strip.progress == 1 and len(shown.where) == 1
@@ -128,10 +173,25 @@ def test_the_sentence_stands_on_the_page_and_a_whole_answer_has_none(monkeypatch
         assert "guda attribute" not in text(visitor.generate()["shown"])
         service.strip_fault = ModelError("No finite picture.")
         out = visitor.generate()
-        assert "No finite picture." in text(out["shown"]) and COMMAND in text(out["shown"])
+        assert "No finite picture." in text(out["shown"]) and COMMAND not in text(out["shown"])
         assert text(out["says"]).startswith("Most needed") and text(out["status"]) == words.DONE
         monkeypatch.setattr(seeing, "LONGEST_S", 1.0)
-        assert "this page stops at 1 s" in text(visitor.generate()["shown"])
+        assert "the page allows 1 s" in text(visitor.generate()["shown"])
+
+
+def test_an_example_with_a_passing_fault_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("GUDA_CACHE", str(tmp_path / "cache"))
+    service = Broken()
+    kept = lambda: [*(tmp_path / "cache").glob("examples/*.zip")]  # noqa: E731
+    with serving(service) as url:
+        visitor = Visitor(url)
+        for fault in ("strip_fault", "maps_fault"):
+            setattr(service, fault, RuntimeError("The GPU was taken back."))
+            assert words.FAULT in text(visitor.call("/page_example_1")["shown"]) and not kept()
+            setattr(service, fault, None)
+        monkeypatch.setattr(seeing, "LONGEST_S", 1.0)  # no fault: this machine is slow
+        assert "the page allows 1 s" in text(visitor.call("/page_example_1")["shown"]) and len(kept()) == 1
+        monkeypatch.undo()
 
 
 def test_an_answer_that_comes_back_without_pictures_says_so(monkeypatch):
@@ -140,16 +200,21 @@ def test_an_answer_that_comes_back_without_pictures_says_so(monkeypatch):
     assert seeing.with_word(service, bare).shown.missing == words.WITHOUT_PICTURES
     whole = replace(bare, shown=seen(service, bare, planned(service)))
     assert seeing.with_word(service, whole) is whole
+    strip, where = whole.shown.strip, whole.shown.where
+    for part in (replace(whole.shown, where=where[:2]), replace(whole.shown, strip=replace(strip, progress=0.5))):
+        assert seeing.with_word(service, replace(bare, shown=part)).shown.missing == words.WITHOUT_PICTURES
+    assert COMMAND not in html(service, seeing.with_word(service, bare).shown)
     told = replace(bare, shown=Shown(missing="No finite picture."))
     assert seeing.with_word(service, told) is told
-    with zipfile.ZipFile(io.BytesIO(told.report(service))) as z:  # the report does not repeat it
-        assert b"No finite picture." not in z.read("report.html") and b"Which pictures" in z.read("report.html")
+    with zipfile.ZipFile(io.BytesIO(told.report(service))) as z:  # the report says it of strip and maps
+        assert z.read("report.html").count(b"No finite picture.") == 2 and b"Which pictures" in z.read("report.html")
     likeness = replace(bare, methods=("clip",))
     assert seeing.with_word(service, likeness) is likeness  # it has no models without a group
     away = replace(bare, scope=replace(service.scope(bare.query), verdict="out of scope"))
     assert seeing.with_word(service, away) is away
     monkeypatch.setattr(seeing, "LONGEST_S", 1.0)
-    assert "stops at 1 s" in seeing.with_word(service, bare).shown.missing
+    long = seeing.with_word(service, bare).shown
+    assert "the page allows 1 s" in long.missing and COMMAND in html(service, long)
 
 
 def test_the_main_methods_models_draw_and_those_of_another_where_it_is_not_asked():
@@ -157,7 +222,7 @@ def test_the_main_methods_models_draw_and_those_of_another_where_it_is_not_asked
     assert seeing.pictures_of(service, ["logo", "guda"], "quick", 9).method == "guda"
     assert seeing.pictures_of(service, ["clip"], "quick", 9) == Pictures()
     asked = seeing.pictures_of(service, ["clip", "logo"], "quick", 9)
-    assert asked.method == "logo" and asked.passes
+    assert asked.method == "logo" and asked.seconds
     query = answered(service).query
     found = {a.method: a for a in service.attribute(query, methods=["logo"], effort="quick")}
     shown = seen(service, Answer(query, ("logo",), "quick", found), plan(service, ["logo"], "quick", pictures=asked))

@@ -80,10 +80,12 @@ def near_html(near: tuple[Near, ...], group_set: GroupSet) -> Html:
     cells = []
     for n in near:
         group = group_set.groups[n.group]
-        name = n.name.replace("-", " ") or "a picture"
-        seen = "" if n.pixels is None else image(n.pixels, f"{name}, by {group.name}")
+        name = n.name.replace("-", " ")
+        seen = "" if n.pixels is None else image(n.pixels, f"{name or 'A picture'}, by {group.name}")
         credit = f"{link(group.link, group.name)}, {safe(group.author)}, {link(group.licence_link, group.licence)}"
-        cells.append(f"<li>{seen}<b>{safe(name)}: {n.cosine:.2f}</b><span>{credit}</span></li>")
+        far = f"{n.cosine:.2f}"
+        said = f"<b>{safe(name)}: {far}</b><span>{credit}</span>" if name else f"<span>{far}: {credit}</span>"
+        cells.append(f"<li>{seen}{said}</li>")
     body = f'<ul class="guda-drawings guda-near">{"".join(cells)}</ul>{note(LIKENESS)}'
     return _section(TITLE_NEAR, body)
 
@@ -91,5 +93,6 @@ def near_html(near: tuple[Near, ...], group_set: GroupSet) -> Html:
 def shown_html(shown: Shown, group_set: GroupSet, methods: Mapping[str, MethodInfo]) -> Html:
     """All pictures that there are, and why others are missing; "" for neither. methods: as of `strip_html`."""
     strip = strip_html(shown.strip, group_set, methods) if shown.strip is not None and shown.strip.pictures else ""
-    missing = note(shown.missing, Html(f"{MAKE_THEM} {code(COMMAND)}")) if shown.missing else ""
+    command = [Html(f"{MAKE_THEM} {code(COMMAND)}")] if shown.by_command else []
+    missing = note(shown.missing, *command) if shown.missing else ""
     return Html(strip + (where_html(shown, group_set, methods) if shown.where else "") + missing)

@@ -26,10 +26,19 @@ COUNT = 3
 SAME = 0.999  # cosine of a picture's features to the bank's, which are kept in half precision
 
 
+def fetchable(group_set: GroupSet) -> bool:
+    """Whether anybody can fetch the training pictures: only such ones are shown. One's own stay private."""
+    try:
+        return group_set.source in SOURCES and bool(open_dataset(group_set).plan())
+    except (GudaError, ValueError, KeyError) as e:
+        log.info("The training pictures are not shown. %s", e)
+        return False
+
+
 def fetched(group_set: GroupSet) -> Sequence[Item]:
     """The training pictures that were fetched onto this machine; () where they were not, or are one's own."""
     try:
-        if group_set.source not in SOURCES or not open_dataset(group_set).plan():
+        if not fetchable(group_set):
             return ()
         return open_dataset(group_set).split("train")
     except (GudaError, OSError, ValueError, KeyError) as e:  # what is damaged is as good as not there

@@ -29,6 +29,7 @@ from guda_core.paths import Folder, is_file, only_set, sets
 from guda_core.records import NOT_STATED, Group, GroupSet
 from guda_core.strict import Fields, Text, checked, read_yaml
 
+INCLUDED = "emoji"  # id of the set that is asked about where none is named
 GROUP_ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")  # becomes the name of files
 HTTPS = re.compile(r"https://\S+")  # what is handed to a browser
 TEMPLATES = {("descriptors", "object"), ("content", "phrase")}
@@ -244,7 +245,7 @@ def chosen_set(given: str | None, of_card: str = "") -> str:
     return found
 
 
-def load_group_set(name: str = "emoji", root: Folder | None = None) -> GroupSet:
+def load_group_set(name: str = INCLUDED, root: Folder | None = None) -> GroupSet:
     """Read and check one group set. root: the folder of sets; default: those of the workspaces.
 
     Raises:

@@ -84,20 +84,20 @@ def draw_groups(service: Service, tab: gr.Tab) -> None:
             "objects are held out for tests and were never trained on."
         )
     block(heading(sets.name) + text(f"{said} The pictures belong to their authors and are not part of this app."))
-    fetched = any(_package(g) for g in sets.groups.values())
+    packages = any(_package(g) for g in sets.groups.values())
     pictures = block(elem_classes="guda-maybe")
-    tab.select(Samples(service, fetchable=fetched).html, None, pictures, **QUICK)
+    tab.select(Samples(service).html, None, pictures, **QUICK)
     rows = [
         (
             link(g.link, g.name),
             g.author,
             link(g.licence_link, g.licence),
             ", ".join(g.descriptors) or g.phrase or "-",
-            *((code(_package(g)),) if fetched else ()),
+            *((code(_package(g)),) if packages else ()),
         )
         for g in sets.groups.values()
     ]
-    head = ("Group", "Pictures by", "Licence", "Words in captions", *(("Package",) if fetched else ()))
+    head = ("Group", "Pictures by", "Licence", "Words in captions", *(("Package",) if packages else ()))
     block(table("Groups, authors and licences", head, rows, css="guda-groups"))
     steps = [Html(f"{text_of} {code(command) if command else ''}") for text_of, command in OWN_SET]
     block(heading("Make your own group set") + listed(steps, "ol"))

@@ -3,13 +3,15 @@ form.
 
     ?prompt=...&seed=1&steps=25&guidance=2.5&effort=quick&methods=guda,clip&captions=0
 
-methods: ids with commas between. captions: 1 tries other captions for an upload, 0 does not. Whatever is wrong in an
-address is left out: the form then keeps its own value. Of methods that are not offered, the page says so.
+methods: ids with commas between; empty: none is ticked. captions: 1 tries other captions for an upload, 0 does not.
+Whatever is wrong in an address is left out: the form then keeps its own value. Of methods that are not offered, the
+page says so.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -27,9 +29,9 @@ WRITE = f"""(...values) => {{
     history.replaceState(null, "", address);
     return [];
 }}"""  # runs in the browser when a picture is asked for
-LEFT_OUT = "The address asks for methods that are not offered here: {ids}. They are left out."
-NONE_LEFT = "The address asks only for methods that are not offered here: {ids}. The form keeps its own."
-MOST_NAMED, LONGEST_ID = 8, 40  # ids of a stranger's address that are repeated, and how much of each
+LEFT_OUT = "The address asks for {what} not offered here{ids}. {left} left out."
+NONE_LEFT = "The address asks only for {what} not offered here{ids}. The form keeps its own."
+NAMED, MOST_NAMED = re.compile("[a-z0-9_-]{1,40}"), 8  # a stranger's address: which ids are repeated, and how many
 
 
 def read(found: Mapping[str, str], offered: Iterable[str]) -> dict[str, Any]:
@@ -41,7 +43,7 @@ def read(found: Mapping[str, str], offered: Iterable[str]) -> dict[str, Any]:
         "steps": lambda v: min(50, max(5, _checked(steps=int(v))["steps"])),
         "guidance": lambda v: min(8.0, max(1.0, _checked(guidance=float(v))["guidance"])),
         "effort": lambda v: find_effort(v).id,
-        "methods": lambda v: _some([m for m in _ids(v) if m in known]),
+        "methods": lambda v: _some([m for m in _ids(v) if m in known]) if v else [],
         "captions": lambda v: bool(("0", "1").index(v)),
     }
     out: dict[str, Any] = {}
@@ -55,14 +57,18 @@ def read(found: Mapping[str, str], offered: Iterable[str]) -> dict[str, Any]:
 
 
 def left_out(found: Mapping[str, str], offered: Iterable[str]) -> str:
-    """What is said of the methods in an address that are not offered; "" where there are none."""
+    """What is said of the methods in an address that are not offered; "" where there are none. A link must not make the
+    page say what it likes: only what looks like an id is repeated, the others are counted."""
     asked, known = _ids(found.get("methods", "")), set(offered)
     unknown = [m for m in asked if m not in known]
     if not unknown:
         return ""
-    named = [m if len(m) <= LONGEST_ID else f"{m[:LONGEST_ID]}..." for m in unknown[:MOST_NAMED]]
-    named += ["..."] if len(unknown) > MOST_NAMED else []
-    return (LEFT_OUT if len(unknown) < len(asked) else NONE_LEFT).format(ids=", ".join(named))
+    named = [m for m in unknown if NAMED.fullmatch(m)][:MOST_NAMED]
+    others = len(unknown) - len(named)
+    ids = f": {', '.join(named)}{f' and {others} more' if others else ''}" if named else ""
+    many = len(unknown)
+    what, left = ("a method that is", "It is") if many == 1 else (f"{many} methods that are", "They are")
+    return (LEFT_OUT if len(unknown) < len(asked) else NONE_LEFT).format(what=what, ids=ids, left=left)
 
 
 def _ids(value: str) -> list[str]:

@@ -25,25 +25,30 @@ class After:
     def __init__(self, service: Service, screen: Screen, runs: Runs) -> None:
         self.service, self.screen, self.runs = service, screen, runs
 
-    def map(self, answer: Answer | None, group: Any) -> Iterator[Update]:
-        """Make the map of a group and show it before the others."""
-        s = self.screen
+    def ask(self, group: Any, turn: Any) -> Any:
+        """What asks for the map of the chosen group. A drop-down tells a choice twice, so that the same turn asks once;
+        and it tells None when it is left with no choice, which asks for nothing."""
+        return f"{turn} {group}" if group else gr.skip()
+
+    def map(self, answer: Answer | None, wanted: str | None) -> Iterator[Update]:
+        """Make the map of a group and show it before the others. wanted: as `ask` gave it."""
+        s, group = self.screen, (wanted or "").partition(" ")[2]
         try:
             for item in one_map(self.service, answer, group):
                 if isinstance(item, tuple):
                     found, said = item
                     pictures = shown_html(found.shown, self.service.group_set, self.service.methods())
                     shown = {s.answer: found, s.shown: pictures}
-                    yield {**shown, s.status: status_html(words.DONE), s.mapped: note(said), s.group: None}
+                    yield {**shown, s.status: status_html(words.DONE), s.mapped: note(said)}
                 else:
                     yield {s.status: status_html(words.MAPPING, item)}
         except Exception as e:
-            yield {s.status: status_html(""), s.mapped: note(explained(e)), s.group: None}
+            yield {s.status: status_html(""), s.mapped: note(explained(e))}
 
     def mapped(self) -> list[Any]:
         """What the map changes."""
         s = self.screen
-        return [s.answer, s.shown, s.status, s.mapped, s.group]
+        return [s.answer, s.shown, s.status, s.mapped]
 
     def keep(self, answer: Answer | None, past: tuple[Past, ...] | None) -> list[Any]:
         """Add the answer that now stands there to those of this visit, if it is whole."""

@@ -152,7 +152,8 @@ class Runs:
         progress = plan(self.service, methods, examples.EFFORT, steps=example.steps, pictures=pictures)
         query = yield from self._drawn(prompt, example.seed, example.steps, example.guidance, progress)
         answer = yield from self._score(query, methods, examples.EFFORT, progress)
-        examples.keep(self.service, example, answer)
+        if progress.pictures.missing or not answer.shown.missing:  # else a passing fault would be kept for good
+            examples.keep(self.service, example, answer)
 
     def _drawn(
         self, prompt: str, seed: Any, steps: Any, guidance: Any, progress: Progress

@@ -55,11 +55,12 @@ def connect(demo: gr.Blocks, s: Screen, service: Service) -> list[Any]:
     form = [s.object_name, s.style, s.prompt, s.seed, s.steps, s.guidance]
     started: list[Any] = []
     known_shown: list[Any] = []
-    begin, end, failed, cancelled, busy, unmapped = _between(s, runs)
+    between = _between(s, runs)
+    begin, end, failed, cancelled = between.begin, between.end, between.failed, between.cancelled
     for button, wanted, e in zip(s.examples, s.wanted, examples, strict=True):
         made_of = [e.object_name, e.style, e.prompt(service.group_set), e.seed, e.steps, e.guidance]
-        fill = partial(_filled, form, made_of)  # so that pressing "Generate" draws the example again
-        button.click(fill, None, form, **QUICK)
+        fill = partial(_filled, [*form, s.made_of], [*made_of, (e.object_name, e.style)])
+        button.click(fill, None, [*form, s.made_of], **QUICK)  # so that pressing "Generate" draws the example again
         known = _Known(runs, e, begin, wanted)
         known_shown.append(button.click(known, None, known.outputs(s), js=SHOW, **QUICK))
     for event, run, inputs, name in asked:
@@ -73,19 +74,26 @@ def connect(demo: gr.Blocks, s: Screen, service: Service) -> list[Any]:
         running.failure(failed.fn, s.status, failed.outputs, **QUICK)
         started.append(running)
     after = After(service, s, runs)
-    begun = s.group.input(busy.fn, None, busy.outputs, **QUICK)
-    mapping = begun.then(
-        after.map, [s.answer, s.group], after.mapped(), api_name="page_map", api_visibility="undocumented",
-        show_progress="minimal", show_progress_on=s.status, **COMPUTE,
-    )  # fmt: skip
-    mapping.then(end.fn, None, end.outputs, **QUICK)
-    mapping.failure(unmapped.fn, s.status, unmapped.outputs, **QUICK)
+    mapping = _connect_map(s, after, between)
     s.cancel.click(None, None, s.status, js=f"() => {json.dumps(status_html(words.CANCELLING))}", **QUICK)
     ended = [*started, mapping]  # the browser cancels after the call, so that only now no late answer can overwrite it
     stopped = s.cancel.click(lambda: None, None, None, cancels=ended, **QUICK)
     stopped.then(cancelled.fn, s.answer, cancelled.outputs, **QUICK)
     connect_after(after, [*started, *known_shown, mapping, stopped], QUICK)
     return started
+
+
+def _connect_map(s: Screen, after: After, between: _Between) -> Any:
+    """Choosing a group makes its map, once; gives the event that does."""
+    s.group.input(after.ask, [s.group, s.map_turn], s.map_wanted, **QUICK)
+    begun = s.map_wanted.change(between.busy.fn, None, between.busy.outputs, **QUICK)
+    mapping = begun.then(
+        after.map, [s.answer, s.map_wanted], after.mapped(), api_name="page_map", api_visibility="undocumented",
+        show_progress="minimal", show_progress_on=s.status, **COMPUTE,
+    )  # fmt: skip
+    mapping.then(between.over.fn, None, between.over.outputs, **QUICK)
+    mapping.failure(between.unmapped.fn, s.status, between.unmapped.outputs, **QUICK)
+    return mapping
 
 
 def _filled(form: list[Any], made_of: list[Any]) -> Update:
@@ -117,13 +125,26 @@ class _Small(NamedTuple):
     outputs: list[Any]
 
 
-def _between(s: Screen, runs: Runs) -> tuple[_Small, ...]:
-    """What the screen does when a run is asked for, is over, has failed, and is cancelled; when a map is asked for, and
-    could not be begun."""
+class _Between(NamedTuple):
+    """What the screen does when a run is asked for, is over, has failed, and is cancelled; when a map is asked for, is
+    over, and could not be begun."""
+
+    begin: _Small
+    end: _Small
+    failed: _Small
+    cancelled: _Small
+    busy: _Small
+    over: _Small
+    unmapped: _Small
+
+
+def _between(s: Screen, runs: Runs) -> _Between:
     buttons = [s.generate, s.attribute, s.again, *s.examples, s.group, s.cancel]
 
-    def usable(*, idle: bool) -> list[Any]:
-        return [gr.update(interactive=idle)] * (len(buttons) - 1) + [gr.update(interactive=not idle)]
+    def usable(*, idle: bool, **group: Any) -> list[Any]:
+        """group: more that is changed of the drop-down of maps."""
+        first = [gr.update(interactive=idle)] * (len(buttons) - 2)
+        return [*first, gr.update(interactive=idle, **group), gr.update(interactive=not idle)]
 
     def begin() -> list[Any]:
         said = [None, verdict_html(WORKING_VERDICT), status_html(words.WAITING)]
@@ -140,18 +161,22 @@ def _between(s: Screen, runs: Runs) -> tuple[_Small, ...]:
     def cancelled(answer: Answer | None) -> list[Any]:
         return [runs.cancelled(answer), status_html(words.CANCELLED if answer is not None else "")]
 
+    def over() -> list[Any]:
+        return [*usable(idle=True, value=None), secrets.token_hex(8)]
+
     def unmapped(status: str) -> list[Any]:
         never = status == status_html(words.WAITING)
-        return [*usable(idle=True), *([status_html(""), note(words.NOT_STARTED)] if never else [gr.skip(), gr.skip()])]
+        return [*over(), *([status_html(""), note(words.NOT_STARTED)] if never else [gr.skip(), gr.skip()])]
 
     said = [s.says, s.status]
-    return (
+    return _Between(
         _Small(begin, [*buttons, s.answer, *said, *s.empty(), s.mapped]),
         _Small(end, buttons),
         _Small(failed, [*buttons, *said]),
         _Small(cancelled, said),
         _Small(lambda: [*usable(idle=False), status_html(words.WAITING), ""], [*buttons, s.status, s.mapped]),
-        _Small(unmapped, [*buttons, s.status, s.mapped]),
+        _Small(over, [*buttons, s.map_turn]),
+        _Small(unmapped, [*buttons, s.map_turn, s.status, s.mapped]),
     )
 
 
@@ -181,11 +206,19 @@ def not_read(service: Service, prompt: str) -> str:
     return note(*said) if said else ""
 
 
+def still(caption: str, last: str, said: str) -> str:
+    """What was said of the caption that was taken from a file; "" where the visitor wrote on while it was read."""
+    return said if caption == last else ""
+
+
 def _connect_small(demo: gr.Blocks, s: Screen, service: Service) -> None:
     """Everything that computes nothing: the prompt, the buttons of a tab, the expected times."""
 
-    def fill(object_name: str, style: str) -> str:
-        return first_caption(service.group_set, object_name, style)
+    def fill(object_name: str, style: str, made_of: tuple[str, str] | None) -> list[Any]:
+        """A drop-down that was only passed tells its value, too: then the prompt stays as it is."""
+        if made_of is not None and (object_name, style) == tuple(made_of):
+            return [gr.skip(), gr.skip()]
+        return [first_caption(service.group_set, object_name, style), (object_name, style)]
 
     def times(methods: list[str], more_captions: bool) -> Any:
         known = {e: service.estimate(methods, e) for e in EFFORTS} if methods else {}
@@ -195,7 +228,7 @@ def _connect_small(demo: gr.Blocks, s: Screen, service: Service) -> None:
         return gr.update(choices=effort_choices(known))
 
     for part in (s.object_name, s.style) if service.group_set.train_objects else ():
-        part.input(fill, [s.object_name, s.style], s.prompt, **QUICK)
+        part.input(fill, [s.object_name, s.style, s.made_of], [s.prompt, s.made_of], **QUICK)
     form = [s.prompt, s.seed, s.steps, s.guidance, s.effort, s.methods, s.more_captions]  # `address.FIELDS`
 
     def filled(request: gr.Request) -> list[Any]:
@@ -212,7 +245,10 @@ def _connect_small(demo: gr.Blocks, s: Screen, service: Service) -> None:
     offered = s.upload.change(offer, [s.upload, s.caption, last], changed, **read)
     offered.failure(taken_back, [s.caption, last], changed, **QUICK)
     # A tokenizer changes while it reads, so that nothing else may compute just then.
-    last.change(partial(not_read, service), last, s.not_read, **{**QUICK, **COMPUTE, "queue": True})
+    reading = last.change(partial(not_read, service), last, s.not_read, **{**QUICK, **COMPUTE, "queue": True})
+    reading.failure(lambda: "", None, s.not_read, **QUICK)
+    reading.then(still, [s.caption, last, s.not_read], s.not_read, **QUICK)
+    s.caption.input(None, None, [s.offered, s.not_read], js="() => ['', '']", **QUICK)
     for tab, first in zip(s.tabs, (True, False), strict=True):
         tab.select(
             lambda first=first: (gr.update(visible=first), gr.update(visible=not first)),

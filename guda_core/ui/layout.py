@@ -31,6 +31,7 @@ class Screen:
     object_name: gr.Dropdown
     style: gr.Dropdown
     prompt: gr.Textbox
+    made_of: gr.State  # object and style that the prompt was last filled in from
     seed: gr.Number
     steps: gr.Slider
     guidance: gr.Slider
@@ -57,6 +58,8 @@ class Screen:
     captions: gr.HTML
     panels: dict[str, gr.HTML]
     group: gr.Dropdown  # whose map is wanted
+    map_wanted: gr.Textbox  # out of sight: changes when a map has to be made, to "TURN GROUP"
+    map_turn: gr.State  # another one after each map, so that the same choice told twice asks once
     mapped: gr.HTML
     past: gr.State
     past_rows: gr.HTML
@@ -146,7 +149,8 @@ def _made_of(service: Service) -> dict[str, Any]:
         first_caption(sets, drawn or "", style), label="Prompt", lines=2,
         info=words.PROMPT_FILLED if named else words.PROMPT_FREE,
     )  # fmt: skip
-    return {"object_name": object_name, "style": styled, "prompt": prompt}
+    made_of = gr.State((drawn, style))
+    return {"object_name": object_name, "style": styled, "prompt": prompt, "made_of": made_of}
 
 
 def _advanced(service: Service) -> dict[str, Any]:
@@ -163,13 +167,14 @@ def _advanced(service: Service) -> dict[str, Any]:
     return {"seed": seed, "steps": steps, "guidance": guidance, "more_captions": more_captions, "methods": asked}
 
 
-def _maps(service: Service) -> tuple[gr.Dropdown, gr.HTML]:
+def _maps(service: Service) -> dict[str, Any]:
     """The drop-down for the map of any group. The style sheet shows it beside bars that stand open."""
     models = service.provenance().models.get(main_method(service.methods()))
     groups = [(group.name, g) for g, group in service.group_set.groups.items() if models and g in models.hashes]
     with gr.Column(visible=bool(groups), elem_classes="guda-more-maps"):
         group = gr.Dropdown(groups, value=None, label=words.MAP_OF, interactive=True)
-        return group, block(elem_classes="guda-maybe")
+        wanted, mapped = gr.Textbox(visible="hidden", container=False), block(elem_classes="guda-maybe")
+    return {"group": group, "map_wanted": wanted, "map_turn": gr.State("first"), "mapped": mapped}
 
 
 def _answers(service: Service, where: Path | None) -> dict[str, Any]:
@@ -188,12 +193,11 @@ def _answers(service: Service, where: Path | None) -> dict[str, Any]:
         with gr.Column(min_width=280, scale=4):
             panels = {m: block(elem_classes="guda-maybe") for m in methods[:1]}
     shown = block(elem_classes="guda-maybe")
-    group, mapped = _maps(service)
+    maps = _maps(service)
     captions = block(elem_classes="guda-maybe")
     panels |= {m: block(elem_classes="guda-maybe guda-other") for m in methods[1:]}
     return {
-        "group": group,
-        "mapped": mapped,
+        **maps,
         "past": gr.State((), time_to_live=SESSION),
         "past_rows": rows_block(),
         "welcome": welcome,

@@ -27,11 +27,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Strip and maps that an answer gets. method: id of the one whose models make them, "" for none. passes: STRIP and
-    WHERE -> passes of the network; {}: they are not made. missing: why they are not, in a sentence."""
+    """Strip and maps that an answer gets. method: id of the one whose models make them, "" for none. seconds: STRIP and
+    WHERE -> as expected; {}: they are not made. missing: why they are not, in a sentence."""
 
     method: str = ""
-    passes: Mapping[str, int] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
     missing: str = ""
 
 
@@ -89,8 +89,7 @@ def plan(
     if captions and scored:
         scored.append(Part(CAPTIONS, "Other captions", 2 * scored[0].seconds))
     labels = {STRIP: "What it would draw without", WHERE: "Where in the picture"}
-    passes_of = pictures.passes if pictures is not None else {}
-    last = [Part(k, labels[k], max(LEAST, n * per_pass(service, asked, effort))) for k, n in passes_of.items()]
+    last = [Part(k, labels[k], max(LEAST, s)) for k, s in (pictures or Pictures()).seconds.items()]
     return Progress([*parts, *scored, *last], pictures)
 
 

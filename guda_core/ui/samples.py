@@ -17,8 +17,10 @@ import numpy as np
 from PIL import Image
 
 from guda_core.answers.markup import Html, code, link, note, safe
-from guda_core.attribution.nearest import fetched
+from guda_core.attribution.nearest import fetchable, fetched
 from guda_core.data.dataset import Item, fitted, middle
+from guda_core.data.groups import INCLUDED
+from guda_core.errors import DataError
 from guda_core.records import Group
 from guda_core.service import Service
 from guda_core.ui import seen
@@ -27,10 +29,10 @@ from guda_core.ui.examples import EXAMPLES, FIRST
 log = logging.getLogger(__name__)
 COUNT, SIDE = 4, 64  # pictures of a group, and the pixels of each
 T = TypeVar("T")
-SAME = "{count} training pictures of each group, of the same objects: {objects}."
-SOME = "{count} training pictures of each group."
-THEIRS = "They were fetched onto this computer."
-NOT_HERE = "The training pictures are not on this computer. Who runs this page can fetch them:"
+ONE, MORE = ("training picture", "object"), ("training pictures", "objects")
+SOME, SAME = "{count} {pictures} of each group.", "{count} {pictures} of each group, of the same {things}: {objects}."
+THEIRS = "The training pictures were fetched onto the computer that runs this page."
+NOT_HERE = "The training pictures are not on the computer that runs this page. Who runs it can fetch them:"
 NOT_SHOWN = "The training pictures of this set are not shown here."
 FETCH = "guda groups fetch"
 
@@ -85,22 +87,31 @@ def training_html(items: Sequence[Item], groups: Mapping[str, Group]) -> Html:
         credit = f"{safe(group.author)}, {link(group.licence_link, group.licence)}"
         said = f"<b>{link(group.link, group.name)}</b><span>{credit}</span>"
         cells.append(_cell([i.image(SIDE) for i in found[g]], f"{', '.join(names[g])}, by {group.name}", said))
-    count, first = seen.counted(max(map(len, found.values()))).capitalize(), next(iter(names.values()))
-    same = all(own == first for own in names.values())
-    return _listed(cells, (SAME if same else SOME).format(count=count, objects=", ".join(first)), THEIRS)
+    return _listed(cells, _told(list(names.values())), THEIRS)
+
+
+def _told(names: Sequence[Sequence[str]]) -> str:
+    """How many pictures there are of each group, and of what where that is the same. names: of each group's."""
+    first, least, most = names[0], min(map(len, names)), max(map(len, names))
+    count = seen.counted(most)
+    count = count.capitalize() if least == most else f"Up to {count}"
+    pictures, things = ONE if most == 1 else MORE
+    same = all(own == first for own in names)
+    return (SAME if same else SOME).format(count=count, pictures=pictures, things=things, objects=", ".join(first))
 
 
 def _said(item: Item) -> str:
     return (item.concept or item.id.removeprefix(f"{item.group}/")).replace("-", " ")
 
 
-def drawn_html(service: Service, *, fetchable: bool) -> Html:
-    """What the model itself drew of each group, where there is that; and why no training picture is shown. fetchable:
-    whether anybody can fetch them."""
-    why = Html(f"{safe(NOT_HERE)} {code(FETCH)}") if fetchable else NOT_SHOWN
+def drawn_html(service: Service) -> Html:
+    """What the model itself drew of each group, where there is that; and why no training picture is shown."""
+    sets = service.group_set
+    command = FETCH if sets.id == INCLUDED else f"{FETCH} --set {sets.id}"
+    why = Html(f"{safe(NOT_HERE)} {code(command)}") if fetchable(sets) else NOT_SHOWN
     where = seen.folder(service)
     cells = []
-    for g, group in service.group_set.groups.items():
+    for g, group in sets.groups.items():
         path = seen.thumbnail(where, seen.group_file(g))
         if path is None:
             continue
@@ -118,16 +129,17 @@ def drawn_html(service: Service, *, fetchable: bool) -> Html:
 class Samples:
     """The pictures of one service's groups, made when they are first asked for; of training pictures, once."""
 
-    def __init__(self, service: Service, *, fetchable: bool) -> None:
-        """fetchable: whether anybody can fetch the training pictures."""
-        self.service, self.fetchable = service, fetchable
-        self._made = Html()
+    def __init__(self, service: Service) -> None:
+        self.service, self._made = service, Html()
         self._making = threading.Lock()
 
     def html(self) -> Html:
         """What is shown of the groups, and which pictures they are."""
         sets = self.service.group_set
         with self._making:
-            if not self._made and self.fetchable:
-                self._made = training_html(fetched(sets), sets.groups)
-            return self._made or drawn_html(self.service, fetchable=self.fetchable)
+            if not self._made:
+                try:
+                    self._made = training_html(fetched(sets), sets.groups)
+                except DataError as e:
+                    log.warning("The training pictures are not shown. %s", e)
+            return self._made or drawn_html(self.service)

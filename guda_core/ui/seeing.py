@@ -14,7 +14,7 @@ from typing import cast
 from guda_core.answers.markup import Html
 from guda_core.picture_records import PlaceMap, Shown
 from guda_core.reports.picture_files import tile
-from guda_core.service import Service, main_first, map_passes, strip_passes
+from guda_core.service import ALONE, Service, main_first, map_passes, strip_passes
 from guda_core.ui import words
 from guda_core.ui.answer import Answer
 from guda_core.ui.panels import out
@@ -33,11 +33,12 @@ def pictures_of(service: Service, methods: Sequence[str], effort: str, steps: in
     if not able:
         return Pictures()
     groups = len(models[able[0]].hashes)
-    passes = {STRIP: strip_passes(groups, steps), WHERE: map_passes(min(FIRST, groups))}
-    seconds = sum(passes.values()) * per_pass(service, able[:1], effort)
-    if seconds > LONGEST_S:
-        return Pictures(able[0], missing=words.too_long(seconds, LONGEST_S))
-    return Pictures(able[0], passes)
+    passes = {STRIP: ALONE * strip_passes(groups, steps), WHERE: map_passes(min(FIRST, groups))}
+    each = per_pass(service, able[:1], effort)
+    seconds = {k: n * each for k, n in passes.items()}
+    if (took := sum(seconds.values())) > LONGEST_S:
+        return Pictures(able[0], missing=words.too_long(took, LONGEST_S))
+    return Pictures(able[0], seconds)
 
 
 def seen_in_pictures(
@@ -53,8 +54,8 @@ def seen_in_pictures(
     a = answer.found.get(asked.method)
     if a is None or not a.ranked() or out(answer.scope):
         return
-    if not asked.passes:
-        yield replace(shown, missing=asked.missing), progress.at(asked.method, 1.0)
+    if not asked.seconds:
+        yield replace(shown, missing=asked.missing, by_command=True), progress.at(asked.method, 1.0)
         return
     making = STRIP
     try:
@@ -82,11 +83,14 @@ def with_word(service: Service, answer: Answer) -> Answer:
     """A finished answer that comes back, with a word where it could have strip and maps, and was made or stored without
     them, or was stopped before they were there."""
     shown, drawn = answer.shown, answer.query.drawn
-    whole = shown.strip is not None and bool(shown.strip.pictures) and bool(shown.where)
-    if whole or shown.missing or out(answer.scope):
+    if shown.missing or out(answer.scope):
         return answer
     asked = pictures_of(service, answer.methods, answer.effort, drawn.steps if drawn is not None else 0)
     a = answer.found.get(asked.method)
     if a is None or not a.ranked():
         return answer
-    return replace(answer, shown=replace(shown, missing=asked.missing or words.WITHOUT_PICTURES))
+    strip = shown.strip is not None and bool(shown.strip.pictures) and shown.strip.progress >= 1
+    if strip and len(shown.where) >= min(FIRST, len(a.ranked())):
+        return answer
+    said = replace(shown, missing=asked.missing or words.WITHOUT_PICTURES, by_command=bool(asked.missing))
+    return replace(answer, shown=said)

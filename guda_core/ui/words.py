@@ -84,13 +84,12 @@ NO_MAPS = "No map can be made here. Score a picture by the main method first."
 NO_MAP = "There is no map of {name}: the model without it cannot be used."
 NO_STRIP = "What it would draw without a group, and where in the picture, is not shown, or not whole."
 NO_WHERE = "Where in the picture: the maps are not shown, or not all of them."
-TOO_LONG = (
-    "What it would draw without a group, and where in the picture, is not shown: here it would take {took}, and this "
-    "page stops at {most:.0f} s."
+TOO_LONG = (  # also the reason in a report
+    "The drawings without each group, and the first maps, were not made: that takes {took} here, and the page allows "
+    "{most:.0f} s."
 )
 WITHOUT_PICTURES = (
-    "This answer was computed without what it would draw without a group, and without maps, or stopped before they "
-    "were there. Score it again to see them."
+    "The drawings without each group, or the maps, were not all made for this answer. Score it again to get them."
 )
 ABORTED = "The GPU was taken back before the work was done. Try again, with less effort or fewer methods."
 FAULT = "Something went wrong on the server. The error was logged. Please try again."
