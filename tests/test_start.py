@@ -241,17 +241,20 @@ def test_it_starts_and_answers_in_a_hostile_environment_and_leaves_nothing(copy,
 def test_it_ends_in_peace_while_it_computes(tmp_path, numbers):
     """Threads inside torch came back while Python went down: "terminate called without an active exception", -6. Who
     sees nothing happen presses Ctrl+C again."""
-    temporary, log = tmp_path / "tmp", tmp_path / "app.log"
+    temporary, log, go = tmp_path / "tmp", tmp_path / "app.log", tmp_path / "go"
     temporary.mkdir()
-    computing = """
-import signal, threading, torch
+    computing = f"""
+import os, signal, threading, time, torch
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` turns it off
 x = torch.ones(64, 64)
 def compute():
+    while not os.path.exists({str(go)!r}): time.sleep(0.05)  # else the start takes long
     while True: x @ x
 for _ in range(3): threading.Thread(target=compute, daemon=True).start()
 """
     with started(ROOT, free_port(), log, computing + FAKED, TMPDIR=str(temporary)) as (app, _):
+        go.touch()
+        time.sleep(0.3)
         for number in numbers:  # also while the page has begun to answer, and the program does not know it yet
             app.send_signal(number)
             time.sleep(0.05)
