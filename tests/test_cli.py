@@ -184,13 +184,13 @@ def test_a_prompt_that_a_program_wrote_is_told_and_not_used(run, tmp_path):
     path.parent.mkdir()
     Image.new("RGB", (64, 64), "teal").save(path, pnginfo=info)
     asked = ("attribute", path, "--methods", "clip", "--effort", "quick", "--json", tmp_path / "a.json")
-    told = 'The file has a prompt, written by A1111: "cat, [31mred". It was not used: pass it with --prompt.'
+    told = 'A1111 wrote a prompt into this file: "cat, [31mred". It was not used. To use it, add --prompt.'
     assert told in run(*asked).output
     assert json.loads((tmp_path / "a.json").read_text())["picture"]["prompt"] == ""
-    assert "written by A1111" not in run(*asked, "--prompt", "cat").output
+    assert "A1111 wrote" not in run(*asked, "--prompt", "cat").output
     draw(tmp_path / "pictures" / "plain.png")
     asked = ("attribute", path.parent, "--methods", "clip", "--effort", "quick", "--out", tmp_path / "out")
-    told = "Files with a prompt that a program wrote into them: 1 of 2. It was not used"
+    told = "Files that hold a prompt, written by a program: 1 of 2. These prompts were not used"
     assert told in run(*asked).output and told not in run(*asked, "--prompt", "cat").output
 
 

@@ -219,7 +219,7 @@ def test_a_store_in_many_segments_is_put_together():
         ),
         (
             store(manifest(training(ai_training="constrained", ai_generative_training="constrained"))),
-            ("They ask that it is used to train AI only under terms that they name.",),
+            ("They allow that it is used to train AI only under terms that they name.",),
         ),
         (
             store(manifest(training(ai_training="allowed"), training(OLDER, ai_training="notAllowed"))),

@@ -192,5 +192,5 @@ def test_check_counts_how_often_the_models_own_unlearning_shows_a_picture(home, 
     (home / "models" / "mine.yaml").write_text(yaml.safe_dump({"mine": told}), encoding="utf-8")
     guda("groups", "new", pictures, "--held-out", "0")
     usual, own = guda("groups", "check", "artists"), guda("groups", "check", "artists", "--model", "mine")
-    assert "with a small model's settings (`--model NAME`: with those of yours), shows each about 160 times" in usual
+    assert "(counted for a small model; name yours with --model) shows each about 160 times" in usual
     assert "8 to train on. Unlearning shows each about 15 times" in own and "160 times" not in own

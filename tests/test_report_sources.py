@@ -258,12 +258,12 @@ def test_another_file_is_not_put_in_nor_a_large_one(service, tmp_path, monkeypat
     with pytest.raises(ReportError, match="not the one that was scored"):
         write(tmp_path / "r.zip", service, drawn(service), original=data)  # which came from no file
     monkeypatch.setattr(bundle, "MAX_ZIP", bundle.SPARE + len(data))
-    with pytest.raises(ReportError, match="Make it without"):
+    with pytest.raises(ReportError, match="larger than"):
         write(tmp_path / "r.zip", service, service.prepare(data), original=data)
     monkeypatch.setattr(attribute_command, "service_of", lambda *_: service)
     asked = ["attribute", str(tmp_path / "p.png"), "--report", str(tmp_path / "r.zip"), "--original"]
     done = CliRunner().invoke(app, asked)
-    assert done.exit_code == 0 and "So it is without." in " ".join(done.output.split())
+    assert done.exit_code == 0 and "made without it." in " ".join(done.output.split())
     assert read_report(tmp_path / "r.zip").original is None
 
 

@@ -227,7 +227,7 @@ def test_the_main_methods_models_draw_and_those_of_another_where_it_is_not_asked
     found = {a.method: a for a in service.attribute(query, methods=["logo"], effort="quick")}
     shown = seen(service, Answer(query, ("logo",), "quick", found), plan(service, ["logo"], "quick", pictures=asked))
     assert shown.strip is not None and shown.strip.method == "logo" and len(shown.where) == seeing.FIRST
-    said = "The models without a group are those of LOGO (retrained; the oracle)."
+    said = "Made with the models of LOGO (retrained; the oracle)."
     assert html(service, shown).count(said) == 2  # of the strip, and of the maps
 
 
@@ -236,4 +236,4 @@ def test_a_strip_names_the_method_whose_models_drew_it():
     for method, name in (("guda", "GUDA (unlearning)"), ("a-strangers", "a-strangers")):
         for level in (None, 0.5):
             strip = Strip(method, pixels, {"noto": pixels}, {"noto": 0.0}, level)
-            assert f"The models without a group are those of {name}." in html(service, Shown(strip))
+            assert f"Made with the models of {name}." in html(service, Shown(strip))

@@ -17,14 +17,15 @@ NOISED = (
     "The picture was noised up to {level} of the noise steps and drawn again, by the full model and without one group "
     "each. Only what is drawn from the same noise is compared."
 )
-BY = "The models without a group are those of {name}."
+BY = "Made with the models of {name}."
 NUMBER = "The number says how far a picture is from the first one, in the model's own latents (RMS; 0: the same)."
 KEYS = (("needed", "orange: explained worse without the group"), ("hindered", "blue: better"))
 COLOURS = "No colour: the map says nothing here. Each map has a scale of its own."
 TITLE_NEAR = "Looks most like these training pictures"
 LIKENESS = "That is likeness, not influence. The number: 1 looks the same, 0 looks like something else."
 NOTHING = "the map says nothing here"
-MAKE_THEM, COMMAND = "To make them, use the command line:", "guda attribute PICTURE --report FILE --pictures --maps"
+MAKE_THEM = "The command line can make such pictures. Give it the same caption:"
+COMMAND = 'guda attribute PICTURE --prompt "CAPTION" --report FILE --pictures --maps'
 
 
 def _cell(pixels: np.ndarray, alt: str, name: str, said: str) -> str:

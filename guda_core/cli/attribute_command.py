@@ -263,9 +263,9 @@ def _write(
         try:
             made = bundle.make(query, answers, group_set, **about, **for_zip)
         except ReportError as e:
-            if for_zip["original"] is None:
+            if str(e) != bundle.TOO_LARGE:
                 raise
-            note(f"{e} So it is without.")
+            note(f"{e} The report was made without it.")
             made = bundle.make(query, answers, group_set, **about, shown=for_zip["shown"])
         bundle.write(report_file, made)
         say(f"Written: {report_file}")

@@ -15,8 +15,8 @@ def tell_prompt(data: bytes) -> None:
     from guda_core.data.written_prompts import written_prompt
 
     if (found := written_prompt(data)) is not None:
-        by = f"written by {found.program}" + (", which begins" if found.cut else "")
-        note(f'The file has a prompt, {by}: "{found.prompt}". It was not used: pass it with --prompt.')
+        what = "a long prompt into this file. It begins" if found.cut else "a prompt into this file"
+        note(f'{found.program} wrote {what}: "{found.prompt}". It was not used. To use it, add --prompt.')
 
 
 def tell_prompts(paths: Sequence[Path]) -> None:
@@ -30,6 +30,6 @@ def tell_prompts(paths: Sequence[Path]) -> None:
             many += written_prompt(read_file(path)) is not None
     if many:
         note(
-            f"Files with a prompt that a program wrote into them: {many:,} of {len(paths):,}. It was not used: give "
-            "each picture its prompt with --prompts."
+            f"Files that hold a prompt, written by a program: {many:,} of {len(paths):,}. These prompts were not used: "
+            "give each picture its prompt with --prompts."
         )

@@ -113,7 +113,7 @@ def _weak(
 
     usual = UnlearnConfig().loop
     steps, batch = seen or (usual.steps, usual.batch)
-    how = "Unlearning" if seen else "Unlearning, with a small model's settings (`--model NAME`: with those of yours),"
+    how = "Unlearning" if seen else "Unlearning (counted for a small model; name yours with --model)"
     n, out = Counter(i.group for i in train), Counter(i.group for i in held)
     for gid in group_set.groups:
         if not n[gid]:
@@ -215,7 +215,8 @@ def asking_said(found: Sequence[str], n: int) -> str:
     ask, s, their = ("asks", "s", "its") if len(found) == 1 else ("ask", "", "their")
     return (
         f"{len(found):,} of {counted(n, 'picture')} {ask} not to be used to train AI, or allow{s} it only under "
-        f"{their} own terms (PLUS data mining, Content Credentials): {some(found)}. That is told, not judged."
+        f"{their} own terms (PLUS data mining, Content Credentials): {some(found)}. Nothing is "
+        "left out because of it: whether you may use them is for you to find out."
     )
 
 

@@ -33,7 +33,8 @@ def check(
         Path | None, typer.Option(help="Where the contact sheet goes, a PNG. Default: beside a set of your own.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="The model that captions are measured for, and showings counted.")
+        str | None,
+        typer.Option(help="Your model: captions are checked against its length, and warnings use its settings."),
     ] = None,
     copies: Annotated[
         bool, typer.Option("--copies/--no-copies", help="Open every picture, to find one that stands in two groups.")

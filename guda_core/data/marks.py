@@ -35,7 +35,7 @@ MADE = {  # digital source type -> what the file says
     "compositeSynthetic": "was put together from parts, some of them made by a computer",
     "algorithmicMedia": "was made by an algorithm that learned from no pictures",
 }
-TERMS = "is used for data mining, such as training AI, only under terms of its own"
+TERMS = "is not used for data mining, such as training AI, except under its owner's terms"
 ASKED = {  # value of plus:DataMining -> what the file asks
     "DMI-PROHIBITED": "is not used for data mining, such as training AI",
     "DMI-PROHIBITED-AIMLTRAINING": "is not used to train AI",
@@ -89,9 +89,9 @@ def _by_credentials(known: Credentials) -> Iterator[str]:
     for key, use in uses.items():
         if key == "ai_generative_training" and use == uses.get("ai_training"):
             continue  # said already
-        what = {"notAllowed": "ask that it is not used", "allowed": "allow that it is used"}
+        what = "ask that it is not used" if use == "notAllowed" else "allow that it is used"
         only = " only under terms that they name" if use == "constrained" else ""
-        yield f"They {what.get(use, 'ask that it is used')} {TRAINED[key]}{only}."
+        yield f"They {what} {TRAINED[key]}{only}."
 
 
 def _in_xmp(xmp: bytes) -> tuple[set[str], set[str]]:

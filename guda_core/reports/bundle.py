@@ -47,13 +47,12 @@ ORIGINALS = {kind: f"original.{kind.lower().replace('jpeg', 'jpg')}" for kind in
 OPTIONAL = (picture_files.WITHOUT, picture_files.WHERE, PAGE, *ORIGINALS.values())
 COLUMNS = ("method", "unit", "group", "name", "rank", "score", "low", "high", "status", "reason")
 TOO_LARGE = (
-    f"With the uploaded file, the report would be larger than {MAX_ZIP // 10**6} MB, and could not be read again. Make "
-    "it without."
+    f"With the uploaded file, the report would be larger than {MAX_ZIP // 10**6} MB, and could not be read again."
 )
 NO_PICTURES = {  # part of `pictures` -> why a report has none
     "without": "What the models draw without each group was not asked for, or could not be drawn.",
     "where": "Maps of where the scores come from were not asked for, or could not be made.",
-    "near": "The training pictures most alike were not looked up, or nothing here sees likeness.",
+    "near": "The training pictures most alike were not looked up, or there is no encoder here to look them up with.",
 }
 SPARE = 100_000  # bytes for names and for what the record gets last
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n")  # what makes a spreadsheet run a cell

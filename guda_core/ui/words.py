@@ -40,7 +40,8 @@ FILE_GONE = (
 )
 WITH_FILE = "Put the uploaded file in"
 WITH_FILE_INFO = (
-    "As it is, with its metadata, such as where and when it was taken. Others can then check what was made of it."
+    "As it is, with its metadata, such as where and when it was taken. Others can then check that the scored picture "
+    "was made from it."
 )
 PICTURE_GONE = "The picture is no longer stored here. Draw or upload it again."
 FIRST_BUSY = "The tab Attribute computes now. Press the row again when it is done, or press Cancel there."
@@ -53,8 +54,8 @@ SEVERAL = (
     "done. Press a row to open the whole answer. For more pictures, use: guda attribute FOLDER --out RESULTS --table"
 )
 NOT_USED = (
-    "Files with a prompt that a program wrote into them: {many} of {of}. It was not used: here, each picture is scored "
-    "without a caption. To use it, upload the picture on the tab Attribute."
+    "Files that hold a prompt, written by a program: {many} of {of}. These prompts were not used: here, each picture "
+    "is scored without a caption. To use one, upload its picture on the tab Attribute."
 )
 NO_PICTURES = "There are no pictures yet. Choose some files or a folder first."
 TOO_MANY = (
@@ -82,8 +83,8 @@ MAP_NOTHING = "{name}: the map says nothing. No place stands out from its noise.
 MAP_THERE = "Its map already stands above."
 NO_MAPS = "No map can be made here. Score a picture by the main method first."
 NO_MAP = "There is no map of {name}: the model without it cannot be used."
-NO_STRIP = "What it would draw without a group, and where in the picture, is not shown, or not whole."
-NO_WHERE = "Where in the picture: the maps are not shown, or not all of them."
+NO_STRIP = "The drawings without a group and the maps are missing or not complete."
+NO_WHERE = "The maps are missing or not complete."
 TOO_LONG = (  # also the reason in a report
     "The drawings without each group, and the first maps, were not made: that takes {took} here, and the page allows "
     "{most:.0f} s."
