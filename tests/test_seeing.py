@@ -144,7 +144,7 @@ def test_limit_and_bar_go_by_the_pace_of_the_method_that_draws():
 def test_the_command_that_makes_them_has_these_options():
     known = typer.main.get_command(app).commands["attribute"].params  # type: ignore[attr-defined]
     options = {o for p in known for o in p.opts}
-    assert set(re.findall(r"--\w+", COMMAND)) == {"--report", "--pictures", "--maps"} <= options
+    assert set(re.findall(r"--\w+", COMMAND)) == {"--prompt", "--report", "--pictures", "--maps"} <= options
 
 
 @pytest.mark.parametrize(
