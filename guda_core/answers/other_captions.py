@@ -28,5 +28,5 @@ def captions_html(tried: Sequence[Tried], group_set: GroupSet, scope: Scope | No
     said = sentences.captions_agree([t.answer for t in tried], group_set)
     body = table(f"The first group under each caption, by {method}", head, rows, numbers="...nn")
     if scope is not None and scope.verdict == "out of scope":
-        return folded(TITLE, note(said) + body, css="guda-out")
-    return Html(heading(TITLE) + note(said) + body)
+        return folded(TITLE, note(said, f"All by {method}.") + body, css="guda-out")
+    return Html(heading(TITLE) + note(said, f"All by {method}.") + body)

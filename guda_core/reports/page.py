@@ -74,7 +74,7 @@ def page(told: Told, pixels: np.ndarray) -> bytes:
             f"<header><h1>{safe(sentences.TITLE)}</h1>{note(_about(record))}</header>",
             answer_html(told, pixels),
             _section("Other methods", _others(told)),
-            _section("What this means", listed([sentences.READING, *record["limits"]])),
+            _section("What this means", listed(record["limits"])),
             _section("Who drew what", _makers(told)),
             _section("How it was computed", circumstances(record)),
             _section("Check it", note(CHECK) + Html(f"<pre>{code('guda replay FILE.zip')}</pre>") + note(CHECKED)),
