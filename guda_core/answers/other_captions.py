@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from guda_core.answers import sentences
 from guda_core.answers.markup import Html, folded, heading, note, table
+from guda_core.answers.verdict import is_out
 from guda_core.records import GroupSet, Scope, Tried
 
 TITLE = "Other captions"
@@ -27,6 +28,6 @@ def captions_html(tried: Sequence[Tried], group_set: GroupSet, scope: Scope | No
     head = ("Tried", "Caption", "First group", f"Score ({tried[0].answer.unit})", "95% interval")
     said = sentences.captions_agree([t.answer for t in tried], group_set)
     body = table(f"The first group under each caption, by {method}", head, rows, numbers="...nn")
-    if scope is not None and scope.verdict == "out of scope":
+    if is_out(scope):
         return folded(TITLE, note(said, f"All by {method}.") + body, css="guda-out")
     return Html(heading(TITLE) + note(said, f"All by {method}.") + body)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from guda_core.answers import sentences
 from guda_core.records import Attribution, GroupSet, MethodInfo, Scope
@@ -48,6 +49,11 @@ NO_EXAMPLES = Verdict(NOTHING_YET, "Let the model draw a picture, or upload one.
 CANCELLED_EARLY = Verdict("Cancelled", "There was no score yet.", chips=(Chip(CANCELLED, "unsure"),))
 
 
+def is_out(scope: Scope | None) -> TypeGuard[Scope]:
+    """Whether a picture is out of scope, so that no group is named unasked."""
+    return scope is not None and scope.verdict == "out of scope"
+
+
 def verdict(
     found: Mapping[str, Attribution],
     group_set: GroupSet,
@@ -66,7 +72,7 @@ def verdict(
     a = found.get(first)
     if a is None or not a.groups:
         return CANCELLED_EARLY if over else WORKING_VERDICT
-    if scope is not None and scope.verdict == "out of scope":
+    if is_out(scope):
         return Verdict(OUT_OF_SCOPE, OUT_PLAIN, scope.reason, (Chip(OUT, "unsure"),))
     if a.progress < 1 and not over:
         return WORKING_VERDICT

@@ -114,30 +114,11 @@ def attribute(
     if workers is not None or ray is not None:
         raise OptionError("--workers and --ray go with --table.")
     paths = [Path(name) for name in names]
-    for path in paths:
-        if not is_there(path):
-            raise OptionError(f"There is no file '{path}'.")
-    if (pictures or maps or original) and report_file is None:
-        raise OptionError(
-            "--pictures, --maps and --original are for one picture with a report. Say where it goes with --report."
-        )
+    _check(paths, out_folder, (json_file, report_file), pictures or maps or original, prompts)
     if out_folder is not None:
-        if json_file or report_file:
-            raise OptionError("--json and --report are for one picture. With --out, every picture gets a report.")
-        if Path(out_folder).suffix.lower() in (".zip", ".json") and not is_folder(Path(out_folder)):
-            raise OptionError(
-                f"--out is a folder, and '{out_folder}' looks like a file. For one picture: --report FILE.zip or "
-                "--json FILE.json."
-            )
         config = (effort, listed(methods), prompt, prompts)
         _many(lambda: service_of(model, group_set), paths, Path(out_folder), *config)
         return
-    if prompts is not None:
-        raise OptionError("--prompts goes with --out. Name the folder for the results with --out.")
-    if any(is_folder(p) for p in paths):
-        raise OptionError("A folder of pictures needs a folder for the results. Name it with --out.")
-    if len(paths) > 1 and (json_file or report_file):
-        raise OptionError("--json and --report are for one picture. For several, name a folder with --out.")
     service = service_of(model, group_set)
     asked = listed(methods) or default_methods(service.methods())
     if pictures or maps:
@@ -152,6 +133,42 @@ def attribute(
             "original": original,
         }
         _one(service, path, prompt, effort, asked, **more)
+
+
+def _check(
+    paths: list[Path],
+    out_folder: str | None,
+    files: tuple[Path | None, Path | None],
+    more: bool,
+    prompts: Path | None,
+) -> None:
+    """Do these go together? files: of --json and --report. more: that something is put into the report, or beside it.
+
+    Raises:
+        OptionError: they do not, or a picture is not there.
+    """
+    for path in paths:
+        if not is_there(path):
+            raise OptionError(f"There is no file '{path}'.")
+    if more and files[1] is None:
+        raise OptionError(
+            "--pictures, --maps and --original are for one picture with a report. Say where it goes with --report."
+        )
+    if out_folder is not None:
+        if any(files):
+            raise OptionError("--json and --report are for one picture. With --out, every picture gets a report.")
+        if Path(out_folder).suffix.lower() in (".zip", ".json") and not is_folder(Path(out_folder)):
+            raise OptionError(
+                f"--out is a folder, and '{out_folder}' looks like a file. For one picture: --report FILE.zip or "
+                "--json FILE.json."
+            )
+        return
+    if prompts is not None:
+        raise OptionError("--prompts goes with --out. Name the folder for the results with --out.")
+    if any(is_folder(p) for p in paths):
+        raise OptionError("A folder of pictures needs a folder for the results. Name it with --out.")
+    if len(paths) > 1 and any(files):
+        raise OptionError("--json and --report are for one picture. For several, name a folder with --out.")
 
 
 def _one(

@@ -17,7 +17,8 @@ SAID = {
     "equal": "Equal: every score is bitwise the same.",
     "within tolerance": (
         "Within tolerance: every number is the same to one part in a thousand (or 0.001 nats). In half precision, a "
-        "number may also move by a sixth of its interval."
+        "number may also move by a sixth of its interval. A picture that was drawn or prepared again may differ a "
+        "little."
     ),
     "different": "Different.",
 }

@@ -33,7 +33,7 @@ from guda_core.answers.markup import (
 from guda_core.answers.other_captions import captions_html
 from guda_core.answers.plots import bars
 from guda_core.answers.shown import near_html, shown_html
-from guda_core.answers.verdict import Verdict, verdict
+from guda_core.answers.verdict import Verdict, is_out, verdict
 from guda_core.picture_records import Shown
 from guda_core.reports.opened import Told
 from guda_core.reports.page_tables import absences, circumstances, drawing, hashes
@@ -104,7 +104,7 @@ def answer_html(told: Told, pixels: np.ndarray) -> Html:
     prompt = record["picture"]["prompt"]
     said = f"Scored with the caption: {prompt}" if prompt else "Scored without a caption."
     left = picture_html(fitting(pixels, SIDE), prompt) + note(said, *drawing(record), *record["picture"]["preparation"])
-    near = () if _is_out(told) else tuple(replace(n, pixels=None) for n in told.shown.near)
+    near = () if is_out(told.scope) else tuple(replace(n, pixels=None) for n in told.shown.near)
     left += near_html(near, told.group_set)
     right = ""
     if a is not None and a.groups:
@@ -121,12 +121,8 @@ def _named(told: Told) -> str:
     return told.methods[told.tried[0].answer.method].name if told.tried else ""
 
 
-def _is_out(told: Told) -> bool:
-    return told.scope is not None and told.scope.verdict == "out of scope"
-
-
 def _folded_away(told: Told, body: Html) -> Html:
-    return folded(sentences.ALL_THE_SAME, body) if _is_out(told) else body
+    return folded(sentences.ALL_THE_SAME, body) if is_out(told.scope) else body
 
 
 def _about(record: Mapping[str, Any]) -> str:

@@ -144,10 +144,7 @@ def compare(report: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict:
             scores.append(Change(m, before, after))
     inputs, more = _judged_apart(_changes(_inputs(report), _inputs(now)))
     told = [*_changes(*(_flat({k: r[k] for k in ("versions", "hardware")}) for r in (report, now))), *more]
-    outcome: Outcome = "equal" if not scores else "within tolerance"
-    if inputs or any(not c.within for c in scores):
-        outcome = "different"
-    return Verdict(outcome, tuple(scores), tuple(inputs), tuple(told))
+    return _also(Verdict("equal"), inputs=tuple(inputs), scores=tuple(scores), environment=tuple(told))
 
 
 def _judged_apart(differ: Sequence[Change]) -> tuple[list[Change], list[Change]]:
@@ -204,16 +201,10 @@ def _judged(verdict: Verdict, before: Mapping[str, Any], now: Scope) -> Verdict:
     found = _scoped(before, asdict(now))
     rule = {k: s.get("settings", {}).get("sha256") for k, s in (("then", before), ("now", asdict(now)))}
     if now.verdict == "not assessed":
-        return replace(verdict, environment=(*verdict.environment, *found))
+        return _also(verdict, environment=found)
     if rule["then"] != rule["now"]:  # another rule made that verdict
-        other = Change("scope/rule", rule["then"], rule["now"])
-        return replace(verdict, environment=(*verdict.environment, other, *found))
-    outcome = verdict.outcome
-    if any(not c.within for c in found):
-        outcome = "different"
-    elif found and outcome == "equal":
-        outcome = "within tolerance"
-    return replace(verdict, outcome=outcome, scores=(*verdict.scores, *found))
+        return _also(verdict, environment=(Change("scope/rule", rule["then"], rule["now"]), *found))
+    return _also(verdict, scores=found)
 
 
 def recorded(methods: Mapping[str, Any]) -> Recorded:
@@ -280,7 +271,7 @@ def _also(
     scores: tuple[Change, ...] = (),
     environment: tuple[Change, ...] = (),
 ) -> Verdict:
-    """The verdict with changes more."""
+    """The verdict with changes more: inputs and scores are judged, the environment is told."""
     outcome: Outcome = verdict.outcome
     if any(not c.within for c in (*inputs, *scores)):
         outcome = "different"

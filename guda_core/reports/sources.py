@@ -5,7 +5,7 @@
 
 The pixels are compared with picture.png by the root mean square of their differences, of 255, as a whole and where it
 is largest: nobody can paint a small thing in. It is 0 on the same machine and versions. Sums in another order move a
-drawn picture by far less than 1, bfloat16 moves it by some 2; two pictures of two things are many tens apart.
+drawn picture by far less than 1, bfloat16 by a few; two pictures of two things are far more apart.
 """
 
 from __future__ import annotations

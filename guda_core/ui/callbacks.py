@@ -18,7 +18,7 @@ import gradio as gr
 from guda_core.answers.markup import notes_html, picture_html, status_html, verdict_html
 from guda_core.answers.other_captions import BEST, GIVEN, NONE, captions_html
 from guda_core.answers.shown import near_html, shown_html
-from guda_core.answers.verdict import CANCELLED_EARLY, WORKING_VERDICT, Verdict, verdict
+from guda_core.answers.verdict import CANCELLED_EARLY, WORKING_VERDICT, Verdict, is_out, verdict
 from guda_core.data.images import read_file
 from guda_core.data.prompts import check_options
 from guda_core.diffusion.memory import NO_MEMORY, is_out_of_memory
@@ -28,7 +28,7 @@ from guda_core.service import Service, Step, main_first, main_method
 from guda_core.ui import examples, words
 from guda_core.ui.answer import Answer
 from guda_core.ui.layout import Screen
-from guda_core.ui.panels import main_panel, other_panel, out, scope_html
+from guda_core.ui.panels import main_panel, other_panel, scope_html
 from guda_core.ui.progress import CAPTIONS, DRAW, SCOPE, Progress, plan
 from guda_core.ui.seeing import pictures_of, seen_in_pictures, with_word
 from guda_core.ui.uploads import uploaded
@@ -218,7 +218,7 @@ class Runs:
             answer = yield from self._other_captions(answer, main, progress)
             captions = captions_html(answer.tried, self.service.group_set, answer.scope, self.main_name)
             everything |= {s.captions: captions, s.answer: answer}
-        if not out(answer.scope):
+        if not is_out(answer.scope):
             answer = replace(answer, shown=replace(answer.shown, near=self.service.nearest(query)))
             main_answer = answer.found.get(answer.methods[0]) if answer.methods else None
             everything |= self._shown(main_answer, answer) if main_answer is not None else {}

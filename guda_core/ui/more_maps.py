@@ -7,19 +7,19 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any, cast
 
+from guda_core.answers.verdict import is_out
 from guda_core.errors import OptionError
 from guda_core.picture_records import PlaceMap, Tile
 from guda_core.reports.picture_files import tile
 from guda_core.service import Service, main_method
 from guda_core.ui import words
 from guda_core.ui.answer import Answer
-from guda_core.ui.panels import out
 
 
 def mappable(service: Service, answer: Answer | None) -> bool:
     """Whether maps can be made of this answer: it has scores by models without a group, and is not out of scope."""
     main = main_method(service.methods())
-    if answer is None or main not in answer.found or out(answer.scope):
+    if answer is None or main not in answer.found or is_out(answer.scope):
         return False
     models = service.provenance().models.get(main)
     return models is not None and bool(models.hashes) and bool(answer.found[main].ranked())

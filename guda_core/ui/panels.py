@@ -5,15 +5,11 @@ from __future__ import annotations
 from guda_core.answers import sentences
 from guda_core.answers.markup import Html, banner, folded, note, safe, scores_html
 from guda_core.answers.plots import bars
+from guda_core.answers.verdict import is_out
 from guda_core.records import Attribution, GroupSet, MethodInfo, Scope
 from guda_core.ui.answer import Answer
 
 FIGURES = "The same figures as a table, and what they mean"
-
-
-def out(scope: Scope | None) -> bool:
-    """Whether a picture is out of scope, so that no group is named unasked."""
-    return scope is not None and scope.verdict == "out of scope"
 
 
 def main_panel(
@@ -26,7 +22,7 @@ def main_panel(
     title = Html(f'<h3 class="guda-method">{safe(info.name)}: what each group gives</h3>')
     meaning = note(info.note, sentences.READING) + scores_html(a, group_set, info.name)
     body = Html(title + bars(a, group_set, info.name) + (banner(caveat) if caveat else "") + folded(FIGURES, meaning))
-    if out(scope):
+    if is_out(scope):
         return folded(sentences.ALL_THE_SAME, body, css="guda-out")
     return body
 
@@ -34,7 +30,7 @@ def main_panel(
 def other_panel(a: Attribution, group_set: GroupSet, info: MethodInfo, *, scope: Scope | None = None) -> Html:
     """One line with the ranks by a method, which unfolds to its bars and figures. Out of scope, without the ranks."""
     body = note(info.note) + bars(a, group_set, info.name) + scores_html(a, group_set, info.name)
-    ranks = "" if out(scope) else sentences.strip(a, group_set)
+    ranks = "" if is_out(scope) else sentences.strip(a, group_set)
     name = Html(f"<b>{safe(info.name)}</b> <span>{safe(ranks)}</span>")
     return folded(name, body, css="guda-strip")
 

@@ -12,12 +12,12 @@ from dataclasses import replace
 from typing import cast
 
 from guda_core.answers.markup import Html
+from guda_core.answers.verdict import is_out
 from guda_core.picture_records import PlaceMap, Shown
 from guda_core.reports.picture_files import tile
 from guda_core.service import ALONE, Service, main_first, map_passes, strip_passes
 from guda_core.ui import words
 from guda_core.ui.answer import Answer
-from guda_core.ui.panels import out
 from guda_core.ui.progress import STRIP, WHERE, Pictures, Progress, per_pass
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def seen_in_pictures(
     """
     asked, shown = progress.pictures, answer.shown
     a = answer.found.get(asked.method)
-    if a is None or not a.ranked() or out(answer.scope):
+    if a is None or not a.ranked() or is_out(answer.scope):
         return
     if not asked.seconds:
         yield replace(shown, missing=asked.missing, by_command=True), progress.at(asked.method, 1.0)
@@ -83,7 +83,7 @@ def with_word(service: Service, answer: Answer) -> Answer:
     """A finished answer that comes back, with a word where it could have strip and maps, and was made or stored without
     them, or was stopped before they were there."""
     shown, drawn = answer.shown, answer.query.drawn
-    if shown.missing or out(answer.scope):
+    if shown.missing or is_out(answer.scope):
         return answer
     asked = pictures_of(service, answer.methods, answer.effort, drawn.steps if drawn is not None else 0)
     a = answer.found.get(asked.method)

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from guda_core.answers import sentences
 from guda_core.answers.markup import Html, chip_html, note, safe, small_image, table
-from guda_core.answers.verdict import CLEAR, CLOSE, UNSURE, Verdict, verdict
+from guda_core.answers.verdict import CLEAR, CLOSE, UNSURE, Verdict, is_out, verdict
 from guda_core.data.images import read_file
 from guda_core.data.left_behind import is_left_behind
 from guda_core.data.written_prompts import written_prompt
@@ -28,7 +28,6 @@ from guda_core.service import Service, default_methods, find_effort, main_first
 from guda_core.ui import words
 from guda_core.ui.answer import Answer
 from guda_core.ui.callbacks import explained, scope_of
-from guda_core.ui.panels import out
 from guda_core.ui.uploads import uploaded
 
 VARIABLE, MOST = "GUDA_MOST_PICTURES", 50  # pictures that one visitor may bring at once
@@ -135,7 +134,7 @@ def _scored(service: Service, data: bytes, file: Path, several: Several) -> Iter
             answer = replace(answer, found={**answer.found, a.method: a})
             done = sum(found.progress for found in answer.found.values()) / len(several.methods)
             yield answer, SCOPED + (1 - SCOPED) * done
-    if not out(answer.scope):
+    if not is_out(answer.scope):
         answer = replace(answer, shown=replace(answer.shown, near=service.nearest(query)))
     yield answer, 1.0
 
