@@ -5,9 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -71,6 +71,27 @@ def own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
         sys.modules["torch"].set_flush_denormal(False)
     if "experiments.ablations.members" in sys.modules:
         sys.modules["experiments.ablations.members"].forget()
+
+
+DRAWN: dict[str, bytes] = {}
+
+
+@pytest.fixture(autouse=True)
+def drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same answer has the same bars (`test_report` sees to that), so they are drawn once."""
+    figures = sys.modules.get("guda_core.reports.figures")
+    if figures is None:
+        return
+    draw = figures.bars_png
+
+    def bars(answers: Sequence[Any], group_set: Any, names: Any = None) -> bytes:
+        named = {g: v.name for g, v in group_set.groups.items()}
+        key = repr(([(a.method, a.unit, a.groups, a.settings) for a in answers], named, names))
+        if key not in DRAWN:
+            DRAWN[key] = draw(answers, group_set, names)
+        return DRAWN[key]
+
+    monkeypatch.setattr(figures, "bars_png", bars)
 
 
 @pytest.fixture(scope="session")

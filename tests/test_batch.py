@@ -15,14 +15,13 @@ import pytest
 from guda_core.data.images import hash_pixels, read_picture
 from guda_core.errors import OptionError, ReportError, ScoreError
 from guda_core.records import Scope
-from guda_core.reports import batch, bundle, figures
+from guda_core.reports import batch, bundle
 from guda_core.reports import record as report
 from guda_core.reports.batch import Batch, BatchConfig, Progress, Summary, report_path
 from guda_core.reports.read import read_report
 from tests.light import LightService, draw
 
 QUICK = BatchConfig(effort="quick")
-DRAWN: dict[str, bytes] = {}
 
 
 @pytest.fixture(autouse=True)
@@ -30,20 +29,6 @@ def one_day(monkeypatch):
     """All reports bear one date, so that whole folders can be compared byte for byte."""
     for place in (report, batch):
         monkeypatch.setattr(place, "today", lambda: "2030-01-01T00:00:00+00:00")
-
-
-@pytest.fixture(autouse=True)
-def drawn_once(monkeypatch):
-    """The same answer has the same bars (see the tests of reports), so that they are drawn once for all tests here."""
-    draw_bars = figures.bars_png
-
-    def bars(answers, group_set, names):
-        key = repr([(a.method, a.unit, a.groups, a.settings) for a in answers] + [names])
-        if key not in DRAWN:
-            DRAWN[key] = draw_bars(answers, group_set, names)
-        return DRAWN[key]
-
-    monkeypatch.setattr(figures, "bars_png", bars)
 
 
 @pytest.fixture

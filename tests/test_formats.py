@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
+import signal
 import struct
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -158,6 +161,34 @@ def test_halving_some_rows_at_a_time_is_halving_the_whole(monkeypatch):
         half = decoding._halved(im, replace(UPLOADS, whole=99), notes)
         assert half.tobytes() == im.reduce(2).tobytes() and len(notes) == 1
         assert decoding._halved(im, UPLOADS, notes) is im
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="no such signals here")
+def test_a_process_that_is_stopped_while_it_writes_writes_all(monkeypatch):
+    """Also where Python was asked not to buffer: a write to a pipe may then end early."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    command = [sys.executable, "-P", apart.WORKER, *map(str, (UPLOADS.bytes, UPLOADS.pixels, UPLOADS.whole, 10**9))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(encoded(Image.new("RGB", (900, 900), RED), "TIFF"))
+        process.stdin.close()
+        got = process.stdout.read(1)  # the pipe is full, and it waits
+        time.sleep(0.2)
+        for sent in (signal.SIGSTOP, signal.SIGCONT):
+            process.send_signal(sent)
+            time.sleep(0.05)
+        got += process.stdout.read()
+    assert process.returncode == 0 and got.partition(b"\n")[2] == bytes(RED) * 900**2
+
+
+def test_a_picture_that_came_in_part_is_damaged(monkeypatch, tmp_path):
+    said = {"mode": "RGB", "size": [4, 4], "metadata": [], "notes": [], "turn": None, "profile": None}
+    (tmp_path / "w.py").write_text(f"print({json.dumps(said)!r}, end=chr(10) + 40 * 'x')")
+    monkeypatch.setattr(apart, "WORKER", tmp_path / "w.py")
+    with pytest.raises(decoding.Damaged):
+        _in_a_process(b"", "TIFF", UPLOADS)
+    (tmp_path / "w.py").write_text(f"print({json.dumps(said)!r}, end=chr(10) + 48 * 'x')")
+    assert _in_a_process(b"", "TIFF", UPLOADS).image.size == (4, 4)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "1", "I;16"])

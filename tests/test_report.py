@@ -25,6 +25,11 @@ from tests.light import MISSING, SETTINGS, LightService, draw
 
 
 @pytest.fixture
+def drawn_once() -> None:
+    """Here bars are drawn each time."""
+
+
+@pytest.fixture
 def service():
     return LightService()
 

@@ -78,9 +78,15 @@ def _in_a_process(data: bytes, kind: str, limits: Limits) -> Raw:
         raise ImageError(told["refused"])
     if told.get("memory"):
         raise ImageError(TOO_MUCH.format(kind=kind))
-    if told.get("mode") not in MODES:  # damaged, or the decoder died of it
+    if told.get("mode") not in MODES or not _is_whole(told, body):  # damaged, or the decoder died of it
         raise Damaged(kind)
     image = Image.frombytes(told["mode"], tuple(told["size"]), body)
     turn = None if told["turn"] is None else Image.Transpose(told["turn"])
     profile = base64.b64decode(told["profile"]) if told["profile"] else None
     return Raw(image, kind, told["metadata"], turn, profile, told["notes"])
+
+
+def _is_whole(told: dict[str, Any], body: bytes) -> bool:
+    """Whether all pixels came."""
+    width, height = told["size"]
+    return len(body) == width * height * len(told["mode"])

@@ -61,9 +61,9 @@ def main() -> None:
         pillow_heif.options.DECODE_THREADS = 1
     bounded(limits.memory)
     told, pixels = answer(sys.stdin.buffer.read(), limits)
-    out = sys.stdout.buffer
-    out.write(json.dumps(told).encode() + b"\n")
-    out.write(pixels)
+    with open(sys.stdout.fileno(), "wb", closefd=False) as out:  # buffered, so whole: not so stdout's own, where Python
+        out.write(json.dumps(told).encode() + b"\n")  # was asked for none (`PYTHONUNBUFFERED`): a signal cuts it short
+        out.write(pixels)
 
 
 if __name__ == "__main__":

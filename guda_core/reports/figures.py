@@ -10,6 +10,7 @@ import io
 import textwrap
 import threading
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -202,10 +203,15 @@ def _text(size: float, colour: str) -> dict[str, Any]:
     return {"fontsize": size, "color": colour, "fontfamily": FONT}
 
 
+@cache
+def _letters() -> frozenset[int]:
+    """The letters that the font has."""
+    return frozenset(get_font(findfont(FontProperties(family=[FONT]))).get_charmap())
+
+
 def _label(group: str, group_set: GroupSet) -> str:
     """A group's name, cut when long; its id when the font lacks one of the name's letters."""
     name = group_set.groups[group].name
-    letters = get_font(findfont(FontProperties(family=[FONT]))).get_charmap()
-    if any(ord(c) not in letters for c in name):
+    if any(ord(c) not in _letters() for c in name):
         name = group
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
