@@ -117,6 +117,28 @@ def test_the_summary_has_both_benches_side_by_side_and_says_what_is_missing(page
     assert row.endswith("|  | 26x |")  # no row on the digits, so no cost there
 
 
+def test_who_leads_is_the_sign_of_the_interval(page, tmp_path):
+    def row(second, low, high, first="guda", metric="top1"):
+        return {"first": first, "second": second, "query_set": "a", "metric": metric, "low": low, "high": high}
+
+    found = [
+        row("x", 0.1, 0.2),
+        row("y", 0.0, 0.2),
+        row("z", -0.2, -0.1),
+        row("x", -1, -0.5, "both"),
+        row("x/mse", 1, 2),
+    ]
+    found += [row("x", 0.1, 0.2, metric="variation"), row("x + offset", 0.1, 0.2, metric="variation")]
+    (tmp_path / "fresh").mkdir()
+    made = {"differences": found, "command": "python -m x", "date": "2026-01-02T00:00:00"}
+    (tmp_path / "fresh" / "styles.json").write_text(json.dumps(made))
+    lines = page.RENDER["styles_fresh_leads"]().splitlines()
+    assert [line for line in lines if line.startswith("| ")] == [
+        "| Top-1, against | guda, a | both, a |", "| x | ahead | behind |", "| y | level |  |", "| z | behind |  |",
+        "| Variation, against | guda, a |", "| x | ahead |",
+    ]  # fmt: skip
+
+
 def test_where_methods_miss_is_shown_with_the_numbers_of_queries(page, record, tmp_path):
     share = {"value": 0.5, "low": 0.25, "high": 0.75}
     row = {"method": "guda", "query_set": "a", "named": {"n": 3, "top1": share}, "other": {"n": 0, "top1": None}}

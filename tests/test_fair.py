@@ -206,6 +206,8 @@ def test_what_is_claimed_of_the_fresh_pictures_holds_in_their_table():
     behind = [r for r in fresh["differences"] if r["first"] == "guda + offset" and r["metric"] == "top1"]
     behind = {(r["second"], r["query_set"]) for r in behind if r["high"] < 0}
     assert behind == {("combined", "real"), ("guda", "real")}  # all else is level or behind it
+    of_both = [r for r in fresh["differences"] if (r["first"], r["metric"]) == ("combined", "top1")]
+    assert len(of_both) > 40 and not [r for r in of_both if r["high"] < 0 and "/" not in r["second"]]
     found = {(r["method"], r["query_set"]): r for r in fresh["rows"]}
     for s in SETS:
         if s != "generated":

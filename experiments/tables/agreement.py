@@ -71,6 +71,30 @@ def differences(name: str, rows_key: str = "differences") -> str:
     return "\n".join([*lines, "", source(record, name)])
 
 
+def leads(name: str) -> str:
+    """Where our methods are clearly ahead of others over pictures, level with them, or clearly behind: the signs of the
+    intervals of `differences`, a table for Top-1 and one for variation, where the offset changes nothing."""
+    record = read(name)
+    if record is None or not record.get("differences"):
+        return UNKNOWN
+    lines: list[str] = []
+    for metric in ("top1", "variation"):
+        rows = [r for r in record["differences"] if r["metric"] == metric and "/" not in r["second"]]
+        rows = [r for r in rows if metric == "top1" or "offset" not in r["first"] + r["second"]]
+        firsts, sets = (list(dict.fromkeys(r[k] for r in rows)) for k in ("first", "query_set"))
+        found = {(r["first"], r["second"], r["query_set"]): _lead(r) for r in rows}
+        lines += [""] if lines else []
+        lines += [f"| {METRICS[metric]}, against | {' | '.join(f'{f}, {s}' for f in firsts for s in sets)} |"]
+        lines += ["|---|" + "---|" * len(firsts) * len(sets)]
+        for second in dict.fromkeys(r["second"] for r in rows):
+            lines.append(f"| {second} | {' | '.join(found.get((f, second, s), '') for f in firsts for s in sets)} |")
+    return "\n".join([*lines, "", source(record, name)])
+
+
+def _lead(row: dict[str, Any]) -> str:
+    return "ahead" if row["low"] > 0 else "behind" if row["high"] < 0 else "level"
+
+
 def _over_both(row: dict[str, Any]) -> str:
     of = row.get("artists")
     return value(row) + (f"; artists {of['low']:.2f} to {of['high']:.2f}" if of else "")
@@ -244,6 +268,7 @@ RENDER = {
     "agreement_short": short,
     "styles": lambda: table("styles"),
     "styles_fresh": lambda: table(FRESH),
+    "styles_fresh_leads": lambda: leads(FRESH),
     "styles_fresh_differences": lambda: differences(FRESH),
     "styles_fresh_where_separable": lambda: apart("where_separable", SEPARABLE, FRESH),
     "styles_fresh_where_missed": lambda: apart("where_missed", MISSED, FRESH),
