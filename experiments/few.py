@@ -24,8 +24,8 @@ from experiments.commands import program, write_record
 from experiments.logo.whole_way import everything
 from experiments.planted import OBJECTS, PlantedConfig
 from experiments.sanity import share
-from guda_core.cli.loading import quieten
 from guda_core.cli.terminal import follow, say
+from guda_core.libraries import set_up_libraries
 from guda_core.paths import BENCHMARKS, cache_dir
 
 FILE, COMMAND = "few.json", "python -m experiments.few"
@@ -67,7 +67,7 @@ def few(
     out: Annotated[Path | None, typer.Option(help="Where few.json goes. Default: assets/benchmarks.")] = None,
 ) -> None:
     """Train small models on ever fewer pictures of four drawn styles, and see whether GUDA still names the style."""
-    quieten()
+    set_up_libraries()
     torch.set_flush_denormal(True)
     config = PlantedConfig()
     found = measured(folder or cache_dir() / "few", SIZES, config)

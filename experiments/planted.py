@@ -33,9 +33,9 @@ from experiments.logo.own_models import OwnOracle
 from experiments.logo.whole_way import Way, everything, own_set
 from experiments.train.unet import make_scheduler
 from guda_core import paths
-from guda_core.cli.loading import quieten
 from guda_core.cli.terminal import follow, say
 from guda_core.data.own.new_set import NewSet
+from guda_core.libraries import set_up_libraries
 from guda_core.paths import ASSETS, BENCHMARKS, cache_dir
 from guda_core.unlearning.health import HealthConfig
 from guda_core.unlearning.run import Forgetting
@@ -163,7 +163,7 @@ def planted(
     out: Annotated[Path | None, typer.Option(help="Where planted.json goes. Default: assets/benchmarks.")] = None,
 ) -> None:
     """Train a small model on four drawn styles and see whether GUDA names the style that a picture was made from."""
-    quieten()
+    set_up_libraries()
     torch.set_flush_denormal(True)
     home, config = folder or cache_dir() / "planted", PlantedConfig()
     os.environ["GUDA_HOME"] = str(home.absolute())

@@ -22,9 +22,9 @@ from typing import Annotated
 import typer
 
 from experiments.commands import MinutesOption, program
-from guda_core.cli.loading import quieten
 from guda_core.cli.terminal import HomeOption, follow, listed, say, show
 from guda_core.errors import DataError
+from guda_core.libraries import set_up_libraries
 from guda_core.work_queue import deadline
 
 COMMAND = "python -m experiments.unlearncanvas --data FOLDER --model M"
@@ -66,7 +66,7 @@ def unlearncanvas(
 
     Stop and start again as you like. Processes that are started side by side share the work out.
     """
-    quieten()
+    set_up_libraries()
     deadline(minutes)  # refuses what is no time before anything is begun
 
     from experiments.benchmark.own_run import LARGE_GUIDANCE, TABLE

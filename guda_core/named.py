@@ -23,9 +23,9 @@ class Named:
         return Named, (self.model and absolute(self.model), self.group_set)
 
     def __call__(self) -> Service:
-        from guda_core.quiet import quieten
+        from guda_core.libraries import set_up_libraries
 
-        quieten()
+        set_up_libraries()
         from guda_core import local
 
         return local.load_service(self.model, group_set=self.group_set, fall_back=False)

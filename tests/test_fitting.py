@@ -15,10 +15,10 @@ from guda_core.attribution import scope_material
 from guda_core.attribution.counterfactual import FullModel
 from guda_core.attribution.method import Budget
 from guda_core.data.groups import load_group_set
-from guda_core.diffusion import batches, memory
+from guda_core.diffusion import batches
 from guda_core.diffusion.batches import at_most, fitting_batch
 from guda_core.diffusion.cards import load_model
-from guda_core.diffusion.memory import Fitting, available_bytes, free_bytes, in_batches
+from guda_core.diffusion.memory import Fitting, free_bytes, in_batches
 from guda_core.diffusion.pace import Pace
 from guda_core.errors import NoMemoryError, ScoreError, TrainingError
 from guda_core.jobs.job import Job, perform
@@ -128,7 +128,7 @@ def test_a_gpus_batch_is_of_the_size_that_was_measured(monkeypatch, make, latent
 def test_a_cpus_batch_is_no_more_than_a_quarter_of_the_free_memory_holds(monkeypatch, available_gib, batch):
     """SD 1.5 in float32 at 512 px: 0.31 GiB each, where 0.28 was measured. Linux would end a process that takes more
     than there is."""
-    monkeypatch.setattr(batches, "available_bytes", lambda: available_gib * 2**30)
+    monkeypatch.setattr(batches, "memory_left", lambda: available_gib * 2**30)
     with torch.device("meta"):
         network = sd15()
     like: Any = SimpleNamespace(network=network, latent_shape=(4, 64, 64), dtype=torch.float32, device=CPU)
@@ -137,34 +137,17 @@ def test_a_cpus_batch_is_no_more_than_a_quarter_of_the_free_memory_holds(monkeyp
 
 def test_the_included_models_batch_does_not_depend_on_the_memory(monkeypatch):
     """Its scores are the same bits on every machine, and so its batches are."""
-    monkeypatch.setattr(batches, "available_bytes", lambda: 0)
+    monkeypatch.setattr(batches, "memory_left", lambda: 0)
     network = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(ASSETS / "model" / "unet"))
     for dtype, batch in ((torch.float32, 64), (torch.bfloat16, 144)):
         like: Any = SimpleNamespace(network=network, latent_shape=(4, 16, 16), dtype=dtype, device=CPU)
         assert fitting_batch(like) == batch and at_most(32, like) == 32
 
 
-def test_a_containers_limit_bounds_what_is_available(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
-    assert available_bytes() == 1000
-    for name, told in (
-        ("memory.max", "max"),
-        ("memory.current", "700"),
-        ("memory.stat", "anon 500\ninactive_file 150"),
-    ):
-        (tmp_path / name).write_text(f"{told}\n")
-    assert available_bytes() == 1000
-    (tmp_path / "memory.max").write_text("900\n")
-    assert available_bytes() == 350  # what the system can drop counts as free
-    (tmp_path / "memory.max").write_text("500\n")
-    assert available_bytes() == 0
-
-
 def test_the_pace_is_measured_with_no_more_than_the_memory_holds(model, monkeypatch):
     asked = short_of_memory(monkeypatch, model, "predict", 99)
     monkeypatch.setattr(batches, "UNASKED", 1)
-    monkeypatch.setattr(batches, "available_bytes", lambda: 1)
+    monkeypatch.setattr(batches, "memory_left", lambda: 1)
     assert Pace(model).forward_s > 0 and asked == [1, 1]
 
 

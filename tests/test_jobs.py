@@ -126,7 +126,7 @@ def test_whoever_stops_listening_ends_the_workers_between_two_steps(tmp_path, mo
 
 def test_workers_share_out_the_gpus_and_the_threads(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("guda_core.jobs.local_pool._cores", lambda: 8)
+    monkeypatch.setattr("guda_core.machine.cores", lambda: 8)
     two = LocalPool(2, devices=[])
     assert [e["OMP_NUM_THREADS"] for e in two._environs] == ["4", "4"] and "4 CPU threads each" in two.about
     monkeypatch.setenv("OMP_NUM_THREADS", "3,2")

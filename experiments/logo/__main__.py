@@ -15,9 +15,10 @@ import typer
 
 from experiments.commands import MinutesOption, program
 from guda_core.cli.jobs_progress import CommandOnRay, RayOption, WorkersOption
-from guda_core.cli.loading import group_set_of, quieten
+from guda_core.cli.loading import group_set_of
 from guda_core.cli.terminal import HomeOption, SetOption, follow, listed, progress_bar, say
 from guda_core.errors import OptionError
+from guda_core.libraries import set_up_libraries
 from guda_core.paths import BENCHMARKS
 from guda_core.work_queue import deadline
 
@@ -76,7 +77,7 @@ def logo(
         raise OptionError("--plan makes a step in this process and stops: leave out --status, --minutes and workers.")
     if (workers or ray) and (status or minutes is not None):
         raise OptionError("--workers and --ray go without --status and --minutes. Stop such a run with Ctrl-C.")
-    quieten()
+    set_up_libraries()
     if model is not None and not live:
         changes = {"whole": whole, "rank": rank, "steps": steps, "batch": batch, "lr": lr}
         asked = _asked(name, model, changes, seeds=seeds, groups=groups, as_name=as_name)

@@ -25,7 +25,7 @@ from guda_core.jobs.chosen_pool import opened
 from guda_core.jobs.driver import Pool
 from guda_core.jobs.environ import once_a_process
 from guda_core.jobs.job import Job, Steps
-from guda_core.quiet import quieten
+from guda_core.libraries import set_up_libraries
 from guda_core.unlearning.run import Forgetting
 
 
@@ -52,7 +52,7 @@ def open_asked(asked: AskedOracle) -> OwnOracle:
 
 @once_a_process
 def _opened(asked: AskedOracle) -> OwnOracle:
-    quieten()
+    set_up_libraries()
     return open_asked(asked)
 
 

@@ -19,9 +19,9 @@ from typing import Annotated, Any
 
 import typer
 
-from guda_core.cli.loading import quieten
 from guda_core.cli.terminal import commands, say, write_json
 from guda_core.errors import OptionError
+from guda_core.libraries import set_up_libraries
 from guda_core.paths import cache_dir
 
 app = commands((__doc__ or "").partition("\n")[0])
@@ -72,7 +72,7 @@ def pack(
     ] = False,
 ) -> None:
     """Put the fetched pictures into one file."""
-    quieten()
+    set_up_libraries()
     from experiments.second import SETS, one_file
     from experiments.second.edition import SET
     from guda_core.cli.terminal import follow
@@ -94,7 +94,7 @@ def trial(
     out: Annotated[Path | None, typer.Option("--out", help="Where trial.json goes. Default: the work.")] = None,
 ) -> None:
     """Try each training for some seconds, and say what everything will take."""
-    quieten()
+    set_up_libraries()
     from experiments.second import second_trial
 
     record = second_trial.trial(_asked(device, scale, False), work.absolute(), file.absolute(), seconds, say, workers)
@@ -119,7 +119,7 @@ def everything(
 ) -> None:
     """Do everything that fits into the minutes."""
     began = time.monotonic()
-    quieten()
+    set_up_libraries()
     from experiments.second import in_order
 
     asked = _asked(device, scale, plain, compiled)
@@ -159,7 +159,7 @@ def pack_oracle(
     scale: ScaleOption = 1.0,
 ) -> None:
     """Put what the trainings of the other seeds need into a folder."""
-    quieten()
+    set_up_libraries()
     from experiments.second import in_order
 
     asked = _asked("cpu", scale, True)
@@ -182,7 +182,7 @@ def oracle(
 ) -> None:
     """Do the other seeds' trainings, as many as fit into the minutes."""
     began = time.monotonic()
-    quieten()
+    set_up_libraries()
     from experiments.second import in_order
 
     asked = _asked(device, scale, plain, compiled)
@@ -198,7 +198,7 @@ def assemble(
     device: DeviceOption = "cpu",
 ) -> None:
     """Build the new assets from what came back."""
-    quieten()
+    set_up_libraries()
     from experiments.second import second_assets
 
     for line in second_assets.build(_asked(device, 1.0, True), parcels.absolute(), work.absolute(), to.absolute()):

@@ -20,9 +20,9 @@ from typing import Annotated
 import typer
 
 from experiments.commands import FolderOption
-from guda_core.cli.loading import quieten
 from guda_core.cli.terminal import SetOption, commands, listed, say
 from guda_core.errors import OptionError
+from guda_core.libraries import set_up_libraries
 from guda_core.paths import BENCHMARKS, cache_dir
 
 app = commands((__doc__ or "").partition("\n")[0])
@@ -51,7 +51,7 @@ def _asked(file: Path, out: Path | None, seeds: str, device: str, graph: bool = 
 @app.command()
 def pack(file: FileOption = PACKED, name: SetOption = None, folder: FolderOption = None) -> None:
     """Encode the training pictures and the fixed queries into one file."""
-    quieten()
+    set_up_libraries()
     from experiments.seeds import packed
     from guda_core.cli.loading import group_set_of
     from guda_core.diffusion.cards import DEFAULT_MODEL, find_card, load_model
@@ -71,7 +71,7 @@ def trial(
     graph: AheadOption = True,
 ) -> None:
     """Train for some seconds and say what all seeds will take. One process: several share a GPU less than perfectly."""
-    quieten()
+    set_up_libraries()
     from experiments.seeds.seed_trainings import opened, pictures_per_second, trainings
 
     asked, rate = _asked(file, None, seeds, device, graph), 0.0
@@ -94,7 +94,7 @@ def train(
     graph: AheadOption = True,
 ) -> None:
     """Train and score what is missing."""
-    quieten()
+    set_up_libraries()
     from contextlib import closing
 
     from experiments.seeds.seed_trainings import jobs_of
@@ -114,7 +114,7 @@ def collect(
     out: OutOption = None,
 ) -> None:
     """Write one small file for each seed all of whose trainings are done."""
-    quieten()
+    set_up_libraries()
     from experiments.seeds.collected import collect as collected
 
     found = collected(_asked(file, out, seeds, "cpu"), to)

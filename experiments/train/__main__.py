@@ -10,9 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from experiments.commands import program
-from guda_core.cli.loading import group_set_of, quieten
+from guda_core.cli.loading import group_set_of
 from guda_core.cli.terminal import HomeOption, SetOption, follow_steps, say
 from guda_core.errors import OptionError
+from guda_core.libraries import set_up_libraries
 from guda_core.paths import ASSETS
 
 
@@ -28,7 +29,7 @@ def train(
     ] = None,
 ) -> None:
     """Train the embedded model. Every stage saves checkpoints and resumes. Finished stages are skipped."""
-    quieten()
+    set_up_libraries()
 
     import torch
 

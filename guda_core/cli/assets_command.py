@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from guda_core.cli.jobs_progress import CommandOnRay, RayOption, WorkersOption, done_by
-from guda_core.cli.loading import group_set_of, quieten, service_of
+from guda_core.cli.loading import group_set_of, service_of
 from guda_core.cli.terminal import (
     HomeOption,
     LoraOption,
@@ -22,6 +22,7 @@ from guda_core.cli.terminal import (
     say,
 )
 from guda_core.errors import OptionError
+from guda_core.libraries import set_up_libraries
 from guda_core.service import check_methods
 
 app = commands(
@@ -56,7 +57,7 @@ def features(
     One pass is tried first. Where all will take more than ten minutes, you are asked (--yes: not asked). With --workers
     or --ray several methods at once, without being asked. What is there already is not made again.
     """
-    quieten()
+    set_up_libraries()
 
     from guda_core.attribution.gradient import feature_jobs
     from guda_core.attribution.gradient.kernel import kernel_methods
@@ -105,7 +106,7 @@ def _features_on_many(
     workers: int | None,
     ray: str | None,
 ) -> None:
-    quieten()
+    set_up_libraries()
 
     from guda_core.attribution.gradient import feature_jobs
     from guda_core.diffusion.cards import absolute, chosen_card
@@ -133,7 +134,7 @@ def introstyle(
     folder: Annotated[Path | None, typer.Option(help="Default: runs/MODEL/SET/features of the workspace.")] = None,
 ) -> None:
     """Make the styles of the training pictures in the model's own features, with which IntroStyle answers."""
-    quieten()
+    set_up_libraries()
 
     from guda_core.attribution.introstyle import FILE, IntroStyleConfig, write
     from guda_core.data.captions import captioner_of
@@ -175,7 +176,7 @@ def scope(
     with the app, what a generator draws, and those in --foreign. The more kinds and sources are in there, the better.
     What it will take is said first; Ctrl-C stops it.
     """
-    quieten()
+    set_up_libraries()
 
     from guda_core.attribution import scope_fit
     from guda_core.attribution.scope import FILE, read_scope
@@ -203,7 +204,7 @@ def bank(
 ) -> None:
     """Make the feature bank: features of every training picture, with which similarity answers. What sees the likeness,
     the model's card says (`encoder`)."""
-    quieten()
+    set_up_libraries()
 
     from guda_core.cli.amounts import time_said
     from guda_core.data.embeddings import make_bank, picture_seconds
@@ -241,7 +242,7 @@ def card(
 
     `guda unlearn` makes it too. Training pictures never go into it.
     """
-    quieten()
+    set_up_libraries()
 
     from guda_core.cli.publish_lines import publish_lines
     from guda_core.diffusion.cards import chosen_card

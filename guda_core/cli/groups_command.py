@@ -9,9 +9,10 @@ import typer
 from rich.table import Table
 
 from guda_core.cli.groups_new import new
-from guda_core.cli.loading import group_set_of, quieten
+from guda_core.cli.loading import group_set_of
 from guda_core.cli.terminal import HomeOption, SetOption, commands, note, progress_bar, say, show, write_json
 from guda_core.errors import DataError, OptionError
+from guda_core.libraries import set_up_libraries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -73,7 +74,7 @@ def _check_pictures(
     from guda_core.paths import sets
 
     if model is not None:
-        quieten()  # before the libraries are imported
+        set_up_libraries()  # before the libraries are imported
     dataset = open_dataset(gs)
     try:
         train, held = dataset.split("train"), dataset.split("held_out")
@@ -123,7 +124,7 @@ def caption(
 
     Captions that people wrote are kept. Read some of what it wrote: guda groups check.
     """
-    quieten()
+    set_up_libraries()
 
     from guda_core.data.own.picture_captions import PictureCaptioner, captioned
 

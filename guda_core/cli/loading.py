@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from guda_core.cli.terminal import ERR, note
-from guda_core.quiet import quieten
+from guda_core.libraries import set_up_libraries
 
 if TYPE_CHECKING:
     from guda_core.diffusion.base_model import BaseModel
@@ -32,7 +32,7 @@ def uncollected() -> Iterator[None]:
 def service_of(model: str | None, group_set: str | None = None) -> LocalService:
     """The service that the commands ask. Raises ModelError: that model cannot be loaded; no other stands in for it."""
     with ERR.status("Loading the model"), uncollected():
-        quieten()
+        set_up_libraries()
 
         from guda_core import local
 

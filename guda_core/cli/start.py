@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from guda_core import paths
-from guda_core.cli.loading import quieten, uncollected
+from guda_core.cli.loading import uncollected
 from guda_core.cli.terminal import DtypeOption, HomeOption, LoraOption, ModelOption, SetOption
 from guda_core.errors import OptionError
+from guda_core.libraries import set_up_libraries
 from guda_core.proxies import without_proxies
 
 if TYPE_CHECKING:
@@ -220,7 +221,7 @@ def _service(model: str | None, group_set: str | None) -> Service:
     if os.environ.get("SPACES_ZERO_GPU"):
         with without_proxies():  # it imports gradio
             import spaces  # noqa: F401  # pyright: ignore[reportMissingImports]  (before torch, as ZeroGPU asks)
-    quieten()
+    set_up_libraries()
 
     from guda_core.local import load_service
     from guda_core.zero_gpu import on_zero_gpu

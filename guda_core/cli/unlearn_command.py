@@ -12,7 +12,7 @@ from rich.table import Table
 
 from guda_core.cli.amounts import bytes_said, time_said
 from guda_core.cli.jobs_progress import RayOption, WorkersOption
-from guda_core.cli.loading import group_set_of, quieten, say_where
+from guda_core.cli.loading import group_set_of, say_where
 from guda_core.cli.terminal import (
     ERR,
     HomeOption,
@@ -26,6 +26,7 @@ from guda_core.cli.terminal import (
     write_json,
 )
 from guda_core.errors import OptionError
+from guda_core.libraries import set_up_libraries
 
 if TYPE_CHECKING:
     from guda_core.jobs.local_pool import Share
@@ -83,7 +84,7 @@ def unlearn(
     Stop and start again as you like. An adapter that was made with other settings is recomputed. With --workers or
     --ray several groups are unlearned at once.
     """
-    quieten()
+    set_up_libraries()
 
     from guda_core import paths
     from guda_core.cli import draft_command

@@ -7,7 +7,8 @@ import math
 import torch
 
 from guda_core.diffusion.base_model import BaseModel
-from guda_core.diffusion.memory import available_bytes, free_bytes
+from guda_core.diffusion.memory import free_bytes
+from guda_core.machine import memory_left
 
 CPU = {torch.float32: 64}  # beyond which a batch gains nothing on two cores (`experiments.engine`); of other types:
 CPU_COARSE = 144
@@ -40,7 +41,7 @@ def at_most(batch: int, model: BaseModel) -> int:
     one = _picture_bytes(model)
     if batch * one <= UNASKED:
         return batch
-    return min(batch, max(LEAST, max(UNASKED, available_bytes() // 4) // one))
+    return min(batch, max(LEAST, max(UNASKED, memory_left() // 4) // one))
 
 
 def _picture_bytes(model: BaseModel) -> int:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TypeVar
 
-import psutil
 import torch
 
 from guda_core.errors import NoMemoryError
@@ -21,7 +19,6 @@ SIGNS = (
     "paging file is too small", "(os error 1455)",
 )  # fmt: skip
 WINDOWS = (8, 14, 1455)  # its codes: not enough memory, out of memory, the paging file is too small
-CGROUP = Path("/sys/fs/cgroup")  # of a container on Linux: what it may use, and uses
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -108,14 +105,3 @@ def free_bytes(device: torch.device) -> int:
     """Bytes that can be had on a GPU: those that are free, and those that torch keeps there and does not use."""
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-
-
-def available_bytes() -> int:
-    """Bytes of main memory that can be had without swapping; in a container with a limit (cgroup v2), within that."""
-    free = psutil.virtual_memory().available
-    try:
-        most, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
-        told = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
-        return max(0, min(free, most - used + int(told["inactive_file"])))  # files that the system drops when it must
-    except (OSError, ValueError, KeyError):  # no such files, or "max": no limit
-        return free

@@ -17,6 +17,7 @@ from multiprocessing import current_process, get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from guda_core import machine
 from guda_core.errors import OptionError
 from guda_core.jobs.job import Job, Stopped, Told, perform
 
@@ -44,10 +45,6 @@ def gpus() -> list[str]:
     return found[int(index) : int(index) + 1] if index.isdecimal() else found
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
 def _counted(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
 
@@ -55,7 +52,7 @@ def _counted(n: int, what: str) -> str:
 def _threads(workers: int, cores: int | None = None) -> str:
     """Of each worker: what OMP_NUM_THREADS says, else its part of the cores."""
     said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return said if said.isdecimal() and int(said) else str(max(1, (cores or _cores()) // workers))
+    return said if said.isdecimal() and int(said) else str(max(1, (cores or machine.cores()) // workers))
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ def share_of(workers: int, *, devices: Sequence[str] | None = None, cores: int |
     """
     if workers < 1:
         raise OptionError(f"There must be at least one worker; got {workers}.")
-    devices, cores = gpus() if devices is None else devices, cores or _cores()
+    devices, cores = gpus() if devices is None else devices, cores or machine.cores()
     threads = int(_threads(workers, cores))
     if devices:
         return Share(workers, min(workers, len(devices)), threads, 1.0, True)

@@ -20,7 +20,7 @@ from guda_core.errors import TrainingError
 from guda_core.jobs.driver import Event, Pool, failure, work_through
 from guda_core.jobs.environ import once_a_process
 from guda_core.jobs.job import Job, Steps
-from guda_core.quiet import quieten
+from guda_core.libraries import set_up_libraries
 from guda_core.records import GroupSet
 from guda_core.unlearning.adapter_files import meta_file
 from guda_core.unlearning.defaults import memory_settings
@@ -91,7 +91,7 @@ def kept_apart(group_set: GroupSet, card: str) -> set[tuple[str, str]]:
 @once_a_process
 def _opened(asked: Asked) -> Opened:
     """Likewise, once for all jobs of a process."""
-    quieten()
+    set_up_libraries()
     return open_asked(asked)
 
 

@@ -22,7 +22,7 @@ from guda_core.diffusion.cards import chosen_card, load_model
 from guda_core.errors import CacheError
 from guda_core.jobs.environ import once_a_process
 from guda_core.jobs.job import Job, Steps
-from guda_core.quiet import quieten
+from guda_core.libraries import set_up_libraries
 from guda_core.records import GroupSet
 from guda_core.versions import today, versions
 
@@ -87,7 +87,7 @@ def opened_of(asked: AskedFeatures, model: BaseModel, group_set: GroupSet) -> Op
 
 @once_a_process
 def _opened(asked: AskedFeatures) -> Opened:
-    quieten()
+    set_up_libraries()
     return open_asked(asked)
 
 
