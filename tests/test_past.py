@@ -117,13 +117,14 @@ def test_a_map_that_cannot_be_made_is_refused_in_a_sentence():
 
 
 class Counted(FakeService):
-    """Counts how often maps were asked for. slow: seconds before each of them."""
+    """Counts how often maps were asked for; one group has no model. slow: seconds before each of them."""
 
     slow = 0.0
 
     def __init__(self) -> None:
         super().__init__()
         self.mapped: list[list[str]] = []
+        self.unavailable = ("noto",)
 
     def maps(self, query: Query, *, method: str, groups: Sequence[str]) -> Iterator[PlaceMap | float]:
         self.mapped.append(list(groups))
@@ -146,7 +147,6 @@ def stage(served) -> Stage:
 @pytest.mark.browser
 def test_answers_come_back_and_any_group_has_a_map(browser, stage):
     watched, service = Watched(browser, 1366, height=768), stage.service
-    service.unavailable = ("noto",)
     done = lambda: expect(  # noqa: E731
         page.locator(".guda-status:visible").get_by_text(words.DONE, exact=True)
     ).to_be_visible(timeout=SLOW)

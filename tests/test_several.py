@@ -254,7 +254,8 @@ def test_whatever_finds_the_queue_full_says_so_and_the_page_stays_alive(browser,
         expect(page.get_by_text(f"No report. {words.NOT_STARTED}")).to_be_visible(timeout=SLOW)
         go(page, "Attribute")
         page.get_by_role("button", name="Generate and attribute").click()
-        expect(page.locator(".guda-answered:visible").get_by_text(words.NOT_STARTED)).to_be_visible(timeout=SLOW)
+        expect(page.get_by_role("heading", name="Not started")).to_be_visible(timeout=SLOW)
+        expect(page.get_by_text(words.NOT_STARTED, exact=True)).to_be_visible()
         go(page, "Limits")  # the page stays alive
         expect(page.get_by_text("What a score means")).to_be_visible()
         for other in others:
