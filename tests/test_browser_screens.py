@@ -32,9 +32,9 @@ OWNERSHIP = re.compile(r"\bowns \d|\d+ ?% (of|by|from)|percent|responsible for|i
 
 
 def full() -> FakeService:
-    """A service with every part that an answer can have."""
+    """A service with every part that an answer can have, and one group that only GUDA cannot score."""
     service = FakeService(banner="The bundled model answers.")
-    service.oracle, service.offset = "agrees", True
+    service.oracle, service.offset, service.missing = "agrees", True, ("noto",)
     return service
 
 
@@ -82,7 +82,6 @@ def violations(page: Page) -> list[str]:
 @pytest.mark.parametrize(("width", "most", "dark"), [(1440, 2500, False), (390, 4000, True)])
 def test_every_screen_is_short_sound_and_accessible_with_an_answer(browser, stage, width, most, dark):
     watched = Watched(browser, width, dark)
-    stage.service.missing = ("noto",)
     page = watched.open(stage.url)
     assert violations(page) == []
     page.get_by_role("button", name="Rocket").click()
@@ -148,7 +147,7 @@ def test_a_newcomer_gets_a_correct_first_answer_in_two_clicks_at_most(browser, s
 def pictures_and_maps(page: Page, service: FakeService) -> None:
     """Strip, maps and nearest pictures stand below the answer."""
     cells = page.locator(".guda-drawings:not(.guda-maps):not(.guda-near) li")
-    expect(cells).to_have_count(1 + len(service.group_set.groups))
+    expect(cells).to_have_count(1 + len(service.group_set.groups) - len(service.missing))
     expect(cells.nth(1)).to_contain_text("1.00")  # what differs most stands first
     expect(cells.nth(2)).to_contain_text("0.00")
     expect(page.locator(".guda-maps li")).to_have_count(3)
@@ -253,8 +252,7 @@ def test_evidence_explains_downloads_and_replays(browser, stage, tmp_path):
 def test_out_of_scope_names_no_group_until_somebody_unfolds_it(browser, stage, tmp_path):
     Image.new("RGB", (96, 96), "teal").save(tmp_path / "teal.png")
     watched, service = Watched(browser, dark=True), stage.service
-    service.outcome, service.by_caption, service.missing = "nothing", True, ("noto",)
-    service.scoped = "out of scope"
+    service.outcome, service.by_caption, service.scoped = "nothing", True, "out of scope"
     page = watched.open(stage.url)
     page.get_by_role("tab", name="Upload").click()
     page.locator("input[type=file]").first.set_input_files(tmp_path / "teal.png")
