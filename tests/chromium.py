@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, BrowserContext, Page
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 # Of two switches of features the last one counts, so the first names are Playwright's. The others are the suggestions
@@ -27,6 +27,7 @@ ARGS = (
     "--disable-component-update", "--disable-sync",
     f"--disable-features={','.join(WITHOUT)}",
 )  # fmt: skip
+LOOK = "GUDA_TEST_LOOK"  # a folder for pictures of the pages as the tests leave them; without it none are made
 SLOW = int(
     os.environ.get("GUDA_TEST_SLOW_MS", "180000")
 )  # milliseconds; a machine that does four other things needs some of them
@@ -45,11 +46,28 @@ def until(page: Page, true: Callable[[], bool]) -> None:
         page.wait_for_timeout(50)
 
 
-class Watched:
-    """A page that remembers where it asked and what it complained of."""
+_WARM: dict[Browser, BrowserContext] = {}
 
-    def __init__(self, browser: Browser, width: int = 1280, dark: bool = False, height: int = 900) -> None:
-        self.page: Page = browser.new_page(viewport={"width": width, "height": height})
+
+def new_page(browser: Browser, width: int, height: int, apart: bool) -> Page:
+    """A page that finds the app's scripts in the cache of the pages before it. Where one of those is still open, or
+    `apart` asks for it, it has a cache and connections of its own: of the latter a browser opens six to a server."""
+    if browser not in _WARM:
+        _WARM[browser] = browser.new_context()
+    if apart or _WARM[browser].pages:
+        return browser.new_page(viewport={"width": width, "height": height})
+    page = _WARM[browser].new_page()
+    page.set_viewport_size({"width": width, "height": height})
+    return page
+
+
+class Watched:
+    """A page that remembers where it asked and what it complained of. apart: shares nothing with other pages."""
+
+    def __init__(
+        self, browser: Browser, width: int = 1280, dark: bool = False, height: int = 900, apart: bool = False
+    ) -> None:
+        self.page: Page = new_page(browser, width, height, apart)
         self.page.set_default_timeout(SLOW)
         self.theme = "dark" if dark else "light"
         self.hosts: set[str] = set()
@@ -74,9 +92,11 @@ class Watched:
         """Of the whole page, in pixels."""
         return self.page.evaluate("document.documentElement.scrollHeight")
 
-    def check(self, picture: Path) -> None:
-        """Nothing was asked of another host, nothing failed, nothing sticks out sideways."""
-        self.page.screenshot(path=picture, full_page=True)
+    def check(self, name: str) -> None:
+        """Nothing was asked of another host, nothing failed, nothing sticks out sideways; the page is closed. name: of
+        its picture, for who wants to look at it."""
+        if LOOK in os.environ:
+            self.page.screenshot(path=Path(os.environ[LOOK]) / f"{name}.png", full_page=True)
         assert self.hosts <= {"127.0.0.1", "localhost", "local data"}
         assert self.faults == []
         self.fits()

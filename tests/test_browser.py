@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 from PIL import Image
@@ -12,7 +12,8 @@ from playwright.sync_api import Page, expect
 from guda_core.answers.verdict import FIRST_VISIT
 from guda_core.ui import words
 from tests.chromium import SLOW, Watched, until
-from tests.fakes import FakeService, serving
+from tests.fakes import FakeService
+from tests.stage import Stage, staged
 
 pytestmark = [
     pytest.mark.browser,
@@ -20,9 +21,14 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    yield from staged(FakeService, tmp_path_factory.mktemp("browser"))
+
+
+@pytest.fixture
+def stage(served: Stage) -> Stage:
+    return served.renewed()
 
 
 def run(page: Page, name: str = "Generate and attribute") -> None:
@@ -33,136 +39,76 @@ def done(page: Page) -> None:
     expect(page.get_by_text(words.DONE, exact=True)).to_be_visible(timeout=SLOW)
 
 
-@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
-def test_generate_and_attribute_shows_the_sentence_and_bars_of_both_methods(browser, tmp_path, width, dark):
-    watched = Watched(browser, width, dark)
-    with serving(FakeService()) as url:
-        page = watched.open(url)
-        expect(page.get_by_text(FIRST_VISIT.headline)).to_be_visible()
-        run(page)
-        done(page)
-        expect(page.locator(".guda-says")).to_contain_text(re.compile("^Most needed: .* clear of the second$"))
-        expect(page.locator(".guda-figures")).to_contain_text("41 nats (95% interval 35 to 47). Next: ")
-        expect(page.locator(".guda-chart")).to_have_count(2)
-        expect(page.locator(".guda-chart:visible")).to_have_count(1)  # GUDA's; the others are folded
-        expect(page.locator(".guda-chart").first.locator(".this")).to_have_count(8)
-        page.get_by_text("CLIP similarity 1 ").click()
-        expect(page.get_by_role("img", name="Scores by CLIP similarity")).to_be_visible()
-        expect(page.locator(".guda-scores").first.locator("tbody tr")).to_have_count(8)
-        page.get_by_text("Who drew what").click()
-        expect(page.get_by_role("link", name="CC-BY-SA-4.0")).to_have_attribute("href", re.compile("^https://"))
-        watched.check(tmp_path / "done.png")
-
-
-def test_object_and_style_fill_the_prompt_without_naming_the_group(browser, tmp_path):
+def test_generate_and_attribute_shows_the_sentence_and_bars_of_both_methods(browser, stage):
     watched = Watched(browser)
-    with serving(FakeService()) as url:
-        page = watched.open(url)
-        page.get_by_role("combobox", name="Style").click()
-        page.get_by_role("option", name="OpenMoji").click()
-        prompt = page.get_by_role("textbox", name="Prompt")
-        expect(prompt).to_have_value(re.compile("artistic style featuring thick black outline"))
-        assert "OpenMoji" not in prompt.input_value()
-        watched.check(tmp_path / "prompt.png")
+    page = watched.open(stage.url)
+    expect(page.get_by_text(FIRST_VISIT.headline)).to_be_visible()
+    run(page)
+    done(page)
+    expect(page.locator(".guda-says")).to_contain_text(re.compile("^Most needed: .* clear of the second$"))
+    expect(page.locator(".guda-figures")).to_contain_text("41 nats (95% interval 35 to 47). Next: ")
+    expect(page.locator(".guda-chart")).to_have_count(2)
+    expect(page.locator(".guda-chart:visible")).to_have_count(1)  # GUDA's; the others are folded
+    expect(page.locator(".guda-chart").first.locator(".this")).to_have_count(8)
+    page.get_by_text("CLIP similarity 1 ").click()
+    expect(page.get_by_role("img", name="Scores by CLIP similarity")).to_be_visible()
+    expect(page.locator(".guda-scores").first.locator("tbody tr")).to_have_count(8)
+    page.get_by_text("Who drew what").click()
+    expect(page.get_by_role("link", name="CC-BY-SA-4.0")).to_have_attribute("href", re.compile("^https://"))
+    stage.service.missing = tuple(stage.service.group_set.groups)  # no adapters: likeness, and why there is no more
+    run(page)
+    expect(page.locator(".guda-says")).to_contain_text("No group could be scored")
+    done(page)
+    expect(page.locator(".guda-word:visible")).to_have_text(["unavailable"] * 8)
+    watched.check("done")
 
 
-def test_a_model_without_adapters_still_shows_likeness_and_why_there_is_no_more(browser, tmp_path):
-    watched = Watched(browser)
-    service = FakeService()
-    service.missing = tuple(service.group_set.groups)
-    with serving(service) as url:
-        page = watched.open(url)
-        run(page)
-        done(page)
-        expect(page.locator(".guda-says")).to_contain_text("No group could be scored")
-        expect(page.locator(".guda-word:visible")).to_have_text(["unavailable"] * 8)
-        watched.check(tmp_path / "missing.png")
+def test_cancel_stops_the_work_says_so_and_leaves_the_page_usable(browser, stage):
+    watched, service = Watched(browser), stage.service
+    service.delay, service.passes = 0.1, 5000
+    page = watched.open(stage.url)
+    cancel = page.get_by_role("button", name="Cancel")
+    expect(cancel).to_be_disabled()
+    run(page)
+    expect(page.get_by_text(re.compile(r"GUDA \(unlearning\): 2 of \d, about"))).to_be_visible(timeout=SLOW)
+    expect(page.locator(".guda-bar").first).to_be_visible()
+    expect(page.locator(".guda-says")).to_have_text("Computing working")
+    cancel.click()
+    expect(page.locator(".guda-says")).to_have_text("Cancelled before the answer was done cancelled")
+    expect(page.locator(".guda-plain")).to_contain_text("So far: ")
+    until(page, lambda: service.at_work == 0)
+    assert service.closed == 1
+    expect(page.get_by_text(words.CANCELLED)).to_be_visible()
+    expect(page.get_by_role("button", name="Generate and attribute")).to_be_enabled()
+    expect(cancel).to_be_disabled()
+    service.passes = 2
+    run(page)
+    done(page)
+    watched.check("cancelled")
 
 
-def test_cancel_stops_the_work_says_so_and_leaves_the_page_usable(browser, tmp_path):
-    watched = Watched(browser)
-    service = FakeService(delay=0.1, passes=5000)
-    with serving(service) as url:
-        page = watched.open(url)
-        cancel = page.get_by_role("button", name="Cancel")
-        expect(cancel).to_be_disabled()
-        run(page)
-        expect(page.get_by_text(re.compile(r"GUDA \(unlearning\): 2 of \d, about"))).to_be_visible(timeout=SLOW)
-        expect(page.locator(".guda-bar").first).to_be_visible()
-        expect(page.locator(".guda-says")).to_have_text("Computing working")
-        cancel.click()
-        expect(page.locator(".guda-says")).to_have_text("Cancelled before the answer was done cancelled")
-        expect(page.locator(".guda-plain")).to_contain_text("So far: ")
-        until(page, lambda: service.at_work == 0)
-        assert service.closed == 1
-        expect(page.get_by_text(words.CANCELLED)).to_be_visible()
-        expect(page.get_by_role("button", name="Generate and attribute")).to_be_enabled()
-        expect(cancel).to_be_disabled()
-        service.passes = 2
-        run(page)
-        done(page)
-        watched.check(tmp_path / "cancelled.png")
-
-
-def test_cancelling_while_waiting_for_a_place_never_starts_the_work(browser, tmp_path):
-    service = FakeService(delay=0.1, passes=5000)
-    first, second = Watched(browser), Watched(browser)
-    with serving(service) as url:
-        run(first.open(url))
-        expect(first.page.get_by_text(re.compile(r"GUDA \(unlearning\): 2 of \d, about"))).to_be_visible(timeout=SLOW)
-        page = second.open(url)
-        run(page)
-        expect(page.get_by_text(words.WAITING)).to_be_visible()
-        page.screenshot(path=tmp_path / "waiting.png")
-        page.get_by_role("button", name="Cancel").click()
-        expect(page.locator(".guda-says")).to_have_text("Cancelled cancelled")
-        expect(page.get_by_role("button", name="Generate and attribute")).to_be_enabled()
-        assert service.at_work == 1
-        first.page.get_by_role("button", name="Cancel").click()
-        until(page, lambda: service.at_work == 0)
-        assert service.closed == 1
-        second.check(tmp_path / "waited.png")
-
-
-def test_closing_the_tab_stops_the_work(browser):
-    watched = Watched(browser)
-    service = FakeService(delay=0.1, passes=5000)
-    with serving(service) as url:
-        page = watched.open(url)
-        run(page)
-        expect(page.get_by_text(re.compile(r"GUDA \(unlearning\): 2 of \d, about"))).to_be_visible(timeout=SLOW)
-        page.close()
-        other = Watched(browser)
-        page = other.open(url)
-        until(page, lambda: service.at_work == 0)
-        assert service.closed == 1
-        page.close()
-
-
-def test_an_upload_is_attributed_and_a_refused_one_says_why(browser, tmp_path):
+def test_an_upload_is_attributed_and_a_refused_one_says_why(browser, stage, tmp_path):
     Image.new("RGB", (128, 96), "teal").save(tmp_path / "teal.png")
     (tmp_path / "broken.png").write_bytes(b"no picture at all")
-    watched = Watched(browser)
-    service = FakeService(outcome="tied")
-    service.unavailable = ("noto",)
-    with serving(service) as url:
-        page = watched.open(url)
-        page.get_by_role("tab", name="Upload").click()
-        expect(page.get_by_role("button", name="Generate and attribute")).to_be_hidden()
-        run(page, "Attribute")
-        expect(page.locator(".guda-says")).to_have_text("Not done")
-        expect(page.get_by_text(words.NO_PICTURE)).to_be_in_viewport()
-        page.locator("input[type=file]").set_input_files(tmp_path / "teal.png")
-        expect(page.get_by_label("Remove image").or_(page.get_by_label("Clear"))).to_be_visible()
-        run(page, "Attribute")
-        done(page)
-        expect(page.locator(".guda-says")).to_contain_text("Two groups cannot be told apart: ")
-        expect(page.get_by_text("It was resized from 128 x 96")).to_be_visible()
-        expect(page.locator(".guda-word").first).to_have_text("unavailable")
-        page.get_by_label("Remove image").or_(page.get_by_label("Clear")).click()
-        page.locator("input[type=file]").set_input_files(tmp_path / "broken.png")
-        expect(page.get_by_label("Remove image").or_(page.get_by_label("Clear"))).to_be_visible()
-        expect(page.locator(".guda-broken")).to_have_count(1)  # no mark of a broken picture, but a sentence
-        run(page, "Attribute")
-        expect(page.get_by_text("Only PNG, JPEG, WebP, AVIF, TIFF and HEIC")).to_be_visible()
-        watched.check(tmp_path / "refused.png")
+    watched, service = Watched(browser), stage.service
+    service.outcome, service.unavailable = "tied", ("noto",)
+    page = watched.open(stage.url)
+    page.get_by_role("tab", name="Upload").click()
+    expect(page.get_by_role("button", name="Generate and attribute")).to_be_hidden()
+    run(page, "Attribute")
+    expect(page.locator(".guda-says")).to_have_text("Not done")
+    expect(page.get_by_text(words.NO_PICTURE)).to_be_in_viewport()
+    page.locator("input[type=file]").set_input_files(tmp_path / "teal.png")
+    expect(page.get_by_label("Remove image").or_(page.get_by_label("Clear"))).to_be_visible()
+    run(page, "Attribute")
+    done(page)
+    expect(page.locator(".guda-says")).to_contain_text("Two groups cannot be told apart: ")
+    expect(page.get_by_text("It was resized from 128 x 96")).to_be_visible()
+    expect(page.locator(".guda-word").first).to_have_text("unavailable")
+    page.get_by_label("Remove image").or_(page.get_by_label("Clear")).click()
+    page.locator("input[type=file]").set_input_files(tmp_path / "broken.png")
+    expect(page.get_by_label("Remove image").or_(page.get_by_label("Clear"))).to_be_visible()
+    expect(page.locator(".guda-broken")).to_have_count(1)  # no mark of a broken picture, but a sentence
+    run(page, "Attribute")
+    expect(page.get_by_text("Only PNG, JPEG, WebP, AVIF, TIFF and HEIC")).to_be_visible()
+    watched.check("refused")

@@ -6,14 +6,12 @@ from __future__ import annotations
 import re
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Page
 
 from guda_core.answers.look import COLOURS
 from guda_core.reports import figures
 from guda_core.reports.page import PAGE_COLOURS
 from guda_core.reports.picture_files import HINDERED, NEEDED
-from tests.chromium import SLOW, Watched
-from tests.fakes import FakeService, serving
 
 LEAST = 3.0
 RGB = tuple[float, float, float]
@@ -86,35 +84,22 @@ COMPUTED = """([selector, property]) => {
 }"""
 
 
-@pytest.mark.browser
-@pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")  # gradio's use of pandas 3
-def test_every_mark_on_the_page(browser, tmp_path, monkeypatch):
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
-    service = FakeService(banner="The bundled model answers.")
-    service.oracle, service.offset = "agrees", True
+def faint_marks(page: Page) -> list[str]:
+    """The marks on a page with a whole answer that do not stand out. `test_browser_screens` asks in light and dark."""
+
+    def computed(selector: str, what: str) -> list[tuple[RGB, RGB]]:
+        found = page.evaluate(COMPUTED, [selector, what])
+        assert found, f"there is no {selector}"
+        return found
+
     faint: list[str] = []
-    with serving(service) as url:
-        for dark in (False, True):
-            watched = Watched(browser, dark=dark)
-            page = watched.open(url)
-            page.get_by_role("button", name="Rocket").click()
-            expect(page.locator(".guda-status").get_by_text(re.compile("^Done")).first).to_be_visible(timeout=SLOW)
-            expect(page.get_by_text("This visit: 1 answer")).to_be_visible()
-            expect(page.get_by_role("button", name="Generate and attribute")).to_be_enabled()
-
-            def computed(selector: str, what: str, page=page) -> list[tuple[RGB, RGB]]:
-                found = page.evaluate(COMPUTED, [selector, what])
-                assert found, f"there is no {selector}"
-                return found
-
-            for selector, what in MARKS:
-                worst = min(contrast(*pair) for pair in computed(selector, what))
-                faint += [f"{watched.theme}: {selector} {worst:.2f}"] * (worst < LEAST)
-            for over, under in EDGED:
-                edge, mark = computed(over, "outlineColor")[0][0], computed(under, "backgroundColor")[0][0]
-                faint += [f"{watched.theme}: {over} on {under}"] * (contrast(edge, mark) < LEAST)
-            watched.check(tmp_path / f"{watched.theme}.png")
-    assert faint == [], "; ".join(faint)
+    for selector, what in MARKS:
+        worst = min(contrast(*pair) for pair in computed(selector, what))
+        faint += [f"{selector} {worst:.2f}"] * (worst < LEAST)
+    for over, under in EDGED:
+        edge, mark = computed(over, "outlineColor")[0][0], computed(under, "backgroundColor")[0][0]
+        faint += [f"{over} on {under}"] * (contrast(edge, mark) < LEAST)
+    return faint
 
 
 def test_every_mark_on_the_page_of_a_report():

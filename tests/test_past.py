@@ -22,7 +22,8 @@ from guda_core.ui.layout import first_caption
 from guda_core.ui.more_maps import mappable, one_map
 from guda_core.ui.past import added, past_html, size_of
 from tests.chromium import SLOW, Watched, until
-from tests.fakes import REASON, FakeService, serving
+from tests.fakes import REASON, FakeService
+from tests.stage import Stage, staged
 from tests.test_browser_screens import violations
 
 pytestmark = pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")  # gradio's use of pandas 3
@@ -115,56 +116,15 @@ def test_a_map_that_cannot_be_made_is_refused_in_a_sentence():
         list(one_map(service, answer, "noto"))
 
 
-@pytest.mark.browser
-def test_answers_come_back_and_any_group_has_a_map(browser, tmp_path, monkeypatch):
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
-    watched, service = Watched(browser, 1366, height=768), FakeService()
-    service.unavailable = ("noto",)
-    done = lambda: expect(  # noqa: E731
-        page.locator(".guda-status:visible").get_by_text(words.DONE, exact=True)
-    ).to_be_visible(timeout=SLOW)
-    with serving(service) as url:
-        page = watched.open(url)
-        expect(page.locator(".guda-more-maps")).to_be_hidden()
-        says = []
-        for seed in ("1", "2"):
-            page.get_by_role("textbox", name="Prompt").fill(f"cup {seed}")
-            page.get_by_role("button", name="Generate and attribute").click()
-            expect(page.get_by_text(f"Scored with the caption: cup {seed}")).to_be_visible()
-            done()
-            says.append(page.locator(".guda-says").first.inner_text())
-        expect(page.get_by_text("This visit: 2 answers")).to_be_visible()
-        chosen = page.get_by_role("combobox", name=words.MAP_OF)
-        chosen.click()
-        options = page.get_by_role("option")
-        expect(options).to_have_count(len(service.group_set.groups) - 1)  # one has no model
-        options.last.click()
-        expect(page.get_by_text("the map says nothing. No place")).to_be_visible()
-        expect(page.locator(".guda-maps li")).to_have_count(4)
-        expect(page.locator(".guda-maps li").first).to_contain_text(NOTHING)
-        done()
-        service.fault = RuntimeError("nothing is computed again")
-        page.get_by_text("This visit: 2 answers").click()
-        assert violations(page) == []
-        page.locator(".guda-past button").nth(1).click()
-        expect(page.get_by_text("Scored with the caption: cup 1")).to_be_visible()
-        expect(page.get_by_text(words.BROUGHT_BACK)).to_be_visible()
-        assert page.locator(".guda-says").first.inner_text() == says[0]
-        expect(page.locator(".guda-maps li")).to_have_count(3)
-        assert REASON not in page.locator("body").inner_text()
-        page.locator(".guda-past button").first.click()  # the list stays open
-        expect(page.locator(".guda-maps li")).to_have_count(4)  # with the map that was made
-        watched.check(tmp_path / "past.png")
-
-
 class Counted(FakeService):
-    """Counts how often maps were asked for. slow: seconds before each of them."""
+    """Counts how often maps were asked for; one group has no model. slow: seconds before each of them."""
 
     slow = 0.0
 
     def __init__(self) -> None:
         super().__init__()
         self.mapped: list[list[str]] = []
+        self.unavailable = ("noto",)
 
     def maps(self, query: Query, *, method: str, groups: Sequence[str]) -> Iterator[PlaceMap | float]:
         self.mapped.append(list(groups))
@@ -174,82 +134,129 @@ class Counted(FakeService):
         yield from super().maps(query, method=method, groups=groups)
 
 
+@pytest.fixture(scope="module")
+def served(tmp_path_factory) -> Iterator[Stage]:
+    yield from staged(Counted, tmp_path_factory.mktemp("past"))
+
+
+@pytest.fixture
+def stage(served) -> Stage:
+    return served.renewed()
+
+
+@pytest.mark.browser
+def test_answers_come_back_and_any_group_has_a_map(browser, stage):
+    watched, service = Watched(browser, 1366, height=768), stage.service
+    done = lambda: expect(  # noqa: E731
+        page.locator(".guda-status:visible").get_by_text(words.DONE, exact=True)
+    ).to_be_visible(timeout=SLOW)
+    page = watched.open(stage.url)
+    expect(page.locator(".guda-more-maps")).to_be_hidden()
+    says = []
+    for seed in ("1", "2"):
+        page.get_by_role("textbox", name="Prompt").fill(f"cup {seed}")
+        page.get_by_role("button", name="Generate and attribute").click()
+        expect(page.get_by_text(f"Scored with the caption: cup {seed}")).to_be_visible()
+        done()
+        says.append(page.locator(".guda-says").first.inner_text())
+    expect(page.get_by_text("This visit: 2 answers")).to_be_visible()
+    chosen = page.get_by_role("combobox", name=words.MAP_OF)
+    chosen.click()
+    options = page.get_by_role("option")
+    expect(options).to_have_count(len(service.group_set.groups) - 1)  # one has no model
+    options.last.click()
+    expect(page.get_by_text("the map says nothing. No place")).to_be_visible()
+    expect(page.locator(".guda-maps li")).to_have_count(4)
+    expect(page.locator(".guda-maps li").first).to_contain_text(NOTHING)
+    done()
+    service.fault = RuntimeError("nothing is computed again")
+    page.get_by_text("This visit: 2 answers").click()
+    assert violations(page) == []
+    page.locator(".guda-past button").nth(1).click()
+    expect(page.get_by_text("Scored with the caption: cup 1")).to_be_visible()
+    expect(page.get_by_text(words.BROUGHT_BACK)).to_be_visible()
+    assert page.locator(".guda-says").first.inner_text() == says[0]
+    expect(page.locator(".guda-maps li")).to_have_count(3)
+    assert REASON not in page.locator("body").inner_text()
+    page.locator(".guda-past button").first.click()  # the list stays open
+    expect(page.locator(".guda-maps li")).to_have_count(4)  # with the map that was made
+    watched.check("past")
+
+
 def told(response) -> bool:
     return response.request.method == "POST" and "gradio_api" in response.url
 
 
 @pytest.mark.browser
-def test_only_a_choice_makes_a_map_and_makes_it_once(browser, tmp_path, monkeypatch):
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
-    watched, service = Watched(browser, 1366, height=768), Counted()
-    with serving(service) as url:
-        page = watched.open(url)
-        generate = page.get_by_role("button", name="Generate and attribute")
-        status = page.locator(".guda-status:visible")
-        generate.click()
-        expect(status.get_by_text(words.DONE, exact=True)).to_be_visible(timeout=SLOW)
-        chosen, options = page.get_by_role("combobox", name=words.MAP_OF), page.get_by_role("option")
-        with page.expect_response(told):
-            chosen.click()
-            expect(options.first).to_be_visible()
-            page.keyboard.press("Tab")
-        page.wait_for_timeout(700)
-        expect(status.get_by_text(words.DONE, exact=True)).to_be_visible()
-        expect(generate).to_be_enabled()
-        assert len(service.mapped) == 1 and "no such group" not in page.locator("body").inner_text()
-        service.slow = 60.0
-        chosen.click()
-        options.last.click()
-        until(page, lambda: len(service.mapped) == 2)
-        expect(generate).to_be_disabled()
-        page.get_by_role("button", name="Cancel").click()
-        expect(generate).to_be_enabled()
-        expect(chosen).to_have_value("")  # else passing it would ask again
-        service.slow = 0.0
-        chosen.click()
-        options.last.click()
-        expect(page.get_by_text("the map says nothing. No place")).to_be_visible()
-        expect(generate).to_be_enabled()
-        page.wait_for_timeout(700)
-        assert len(service.mapped) == 3 and service.mapped[1] == service.mapped[2]
-        service.delay = 0.5  # a run that goes on while the drop-down is left for its button
+def test_only_a_choice_makes_a_map_and_makes_it_once(browser, stage):
+    watched, service = Watched(browser, 1366, height=768), stage.service
+    page = watched.open(stage.url)
+    generate = page.get_by_role("button", name="Generate and attribute")
+    status = page.locator(".guda-status:visible")
+    generate.click()
+    expect(status.get_by_text(words.DONE, exact=True)).to_be_visible(timeout=SLOW)
+    chosen, options = page.get_by_role("combobox", name=words.MAP_OF), page.get_by_role("option")
+    with page.expect_response(told):
         chosen.click()
         expect(options.first).to_be_visible()
-        generate.click()
-        expect(status.get_by_text("GUDA (unlearning):").first).to_be_visible()
-        page.wait_for_timeout(700)
-        expect(page.get_by_role("button", name="Cancel")).to_be_enabled()
-        expect(generate).to_be_disabled()
-        page.get_by_role("button", name="Cancel").click()
-        expect(generate).to_be_enabled()
-        assert len(service.mapped) == 3
-        watched.check(tmp_path / "map.png")
+        page.keyboard.press("Tab")
+    page.wait_for_timeout(700)
+    expect(status.get_by_text(words.DONE, exact=True)).to_be_visible()
+    expect(generate).to_be_enabled()
+    assert len(service.mapped) == 1 and "no such group" not in page.locator("body").inner_text()
+    service.slow = 60.0
+    chosen.click()
+    options.last.click()
+    until(page, lambda: len(service.mapped) == 2)
+    expect(generate).to_be_disabled()
+    page.get_by_role("button", name="Cancel").click()
+    expect(generate).to_be_enabled()
+    expect(chosen).to_have_value("")  # else passing it would ask again
+    service.slow = 0.0
+    chosen.click()
+    options.last.click()
+    expect(page.get_by_text("the map says nothing. No place")).to_be_visible()
+    expect(generate).to_be_enabled()
+    page.wait_for_timeout(700)
+    assert len(service.mapped) == 3 and service.mapped[1] == service.mapped[2]
+    service.delay = 0.5  # a run that goes on while the drop-down is left for its button
+    chosen.click()
+    expect(options.first).to_be_visible()
+    generate.click()
+    expect(status.get_by_text("GUDA (unlearning):").first).to_be_visible()
+    page.wait_for_timeout(700)
+    expect(page.get_by_role("button", name="Cancel")).to_be_enabled()
+    expect(generate).to_be_disabled()
+    page.get_by_role("button", name="Cancel").click()
+    expect(generate).to_be_enabled()
+    assert len(service.mapped) == 3
+    watched.check("map")
 
 
 @pytest.mark.browser
-def test_a_prompt_of_ones_own_stays_when_object_and_style_are_passed(browser, tmp_path, monkeypatch):
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+def test_a_prompt_of_ones_own_stays_when_object_and_style_are_passed(browser, stage):
     watched = Watched(browser, 1366, height=768)
-    with serving(FakeService()) as url:
-        page = watched.open(url)
-        prompt, style = page.get_by_role("textbox", name="Prompt"), page.get_by_role("combobox", name="Style")
-        done = page.locator(".guda-status:visible").get_by_text("Done.")
+    page = watched.open(stage.url)
+    prompt, style = page.get_by_role("textbox", name="Prompt"), page.get_by_role("combobox", name="Style")
+    done = page.locator(".guda-status:visible").get_by_text("Done.")
 
-        def passed() -> None:
-            prompt.fill("a cup of my own")
-            for name in ("Object", "Style"):
-                with page.expect_response(told):
-                    page.get_by_role("combobox", name=name).focus()
-                    page.keyboard.press("Tab")
-            page.wait_for_timeout(500)
-            expect(prompt).to_have_value("a cup of my own")
+    def passed() -> None:
+        prompt.fill("a cup of my own")
+        for name in ("Object", "Style"):
+            with page.expect_response(told):
+                page.get_by_role("combobox", name=name).focus()
+                page.keyboard.press("Tab")
+        page.wait_for_timeout(500)
+        expect(prompt).to_have_value("a cup of my own")
 
-        passed()
-        style.click()
-        page.get_by_role("option", name="OpenMoji").click()
-        expect(prompt).to_have_value(first_caption(FakeService().group_set, FIRST.object_name, "openmoji"))
-        passed()
-        page.locator(".guda-examples button").nth(1).click()  # which fills in another object and style
-        expect(done).to_be_visible(timeout=SLOW)
-        passed()
-        watched.check(tmp_path / "prompt.png")
+    passed()
+    style.click()
+    page.get_by_role("option", name="OpenMoji").click()
+    expect(prompt).to_have_value(first_caption(FakeService().group_set, FIRST.object_name, "openmoji"))
+    filled = prompt.input_value()
+    assert "artistic style featuring thick black outline" in filled and "OpenMoji" not in filled  # no group is named
+    passed()
+    page.locator(".guda-examples button").nth(1).click()  # which fills in another object and style
+    expect(done).to_be_visible(timeout=SLOW)
+    passed()
+    watched.check("prompt")

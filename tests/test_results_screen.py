@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import gradio as gr
 import pytest
 from gradio_client import Client
 from playwright.sync_api import expect
@@ -95,14 +96,18 @@ def away_results(results: Results) -> Results:
     return Away()
 
 
-def test_the_tab_is_there_only_where_results_were_named(out, tmp_path, monkeypatch):
-    def tabs() -> list[str]:
-        found = build_ui(FakeService()).config["components"]
-        return [c["props"]["label"] for c in found if c["type"] == "tabitem"]
+def test_the_tab_is_there_only_where_results_were_named_and_reads_in_a_queue(out, tmp_path, monkeypatch):
+    def tabs(page: gr.Blocks) -> list[str]:
+        return [c["props"]["label"] for c in page.config["components"] if c["type"] == "tabitem"]
 
-    assert results_screen.TAB not in tabs()
+    assert results_screen.TAB not in tabs(build_ui(FakeService()))
     monkeypatch.setenv("GUDA_RESULTS", str(out))
-    assert results_screen.TAB in tabs()
+    with_results = build_ui(FakeService())
+    assert results_screen.TAB in tabs(with_results)
+    found = [f for f in with_results.fns.values() if getattr(f.fn, "__module__", "") == results_screen.__name__]
+    reading = [f for f in found if f.fn.__name__ in ("fresh", "back", "on", "show")]
+    assert len(reading) == 4 and all(f.queue and f.concurrency_limit == 2 for f in reading)
+    assert {f.concurrency_id for f in reading} == {"results"}  # all of them together: the table is read in a queue
     monkeypatch.setenv("GUDA_RESULTS", str(tmp_path))
     with pytest.raises(OptionError, match="There are no results"):
         build_ui(FakeService())
@@ -117,23 +122,12 @@ def test_no_program_reaches_the_screen_by_name(out, monkeypatch):
     assert not [n for n in named if n.strip("/") in ("fresh", "back", "on", "show", "turned")]
 
 
-def test_the_table_is_read_in_a_queue(out, monkeypatch):
-    monkeypatch.setenv("GUDA_RESULTS", str(out))
-    found = [
-        f for f in build_ui(FakeService()).fns.values() if getattr(f.fn, "__module__", "") == results_screen.__name__
-    ]
-    reading = [f for f in found if f.fn.__name__ in ("fresh", "back", "on", "show")]
-    assert len(reading) == 4 and all(f.queue and f.concurrency_limit == 2 for f in reading)
-    assert {f.concurrency_id for f in reading} == {"results"}  # all of them together
-
-
 @pytest.mark.browser
 @pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")
-@pytest.mark.parametrize(("width", "dark"), [(1280, True), (390, False)])
-def test_someone_filters_turns_the_page_and_opens_a_picture(browser, out, tmp_path, monkeypatch, width, dark):
+def test_someone_filters_turns_the_page_and_opens_a_picture(browser, out, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     monkeypatch.setenv("GUDA_RESULTS", str(out))
-    watched = Watched(browser, width, dark)
+    watched = Watched(browser, dark=True)
     with serving(FakeService()) as url:
         shown = watched.open(url)
         go(shown, results_screen.TAB)
@@ -149,4 +143,8 @@ def test_someone_filters_turns_the_page_and_opens_a_picture(browser, out, tmp_pa
         expect(shown.locator(".guda-chart:visible")).to_have_count(2, timeout=SLOW)
         assert violations(shown) == []
         watched.fits()
-        watched.check(tmp_path / "results.png")
+        shown.set_viewport_size({"width": 390, "height": 900})
+        shown.evaluate("document.body.classList.remove('dark')")
+        expect(shown.locator(".guda-chart:visible")).to_have_count(2)
+        assert violations(shown) == []
+        watched.check("results")

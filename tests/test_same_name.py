@@ -21,19 +21,36 @@ TOLD = [text for name, value in FEW.items() for text in (f"--{name}", value)]
 NAMED = "brush-style"
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A workspace and two LoRAs of one file name; the adapters of the model with the first of them are there."""
+    root = tmp_path_factory.mktemp("names")
+    home, files = root / "home", []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GUDA_HOME", str(home))
+        patch.setenv("GUDA_CACHE", str(root / "cache"))
+        patch.setenv("GUDA_LORA", "")  # `--lora` sets it; it is as it was after the test
+        adapters = own_workspace(home) / "runs" / "brush" / "artists" / "adapters"
+        for place, group in (("a", "ann-lee"), ("b", "dee")):
+            (root / place).mkdir()
+            files.append(root / place / "style.safetensors")
+            shutil.copyfile(adapters / group / "adapter_model.safetensors", files[-1])
+        shutil.rmtree(home / "runs")
+        guda("unlearn", "--model", "brush", "--lora", files[0], "--groups", "dee", *TOLD)
+    return home, files
+
+
 @pytest.fixture
-def styles(home, monkeypatch, tmp_path):
-    """Two LoRAs of one file name; the adapters of the model with the first of them are there."""
-    made = own_workspace(home) / "runs" / "brush" / "artists" / "adapters"
-    files = []
-    for place, group in (("a", "ann-lee"), ("b", "dee")):
-        (tmp_path / place).mkdir()
-        files.append(tmp_path / place / "style.safetensors")
-        shutil.copyfile(made / group / "adapter_model.safetensors", files[-1])
-    shutil.rmtree(home / "runs")
-    monkeypatch.setenv("GUDA_LORA", "")  # `--lora` sets it; it is as it was after the test
-    guda("unlearn", "--model", "brush", "--lora", files[0], "--groups", "dee", *TOLD)
-    return files
+def home(made, monkeypatch):
+    """The workspace; one test looks at its adapters, the other at its features."""
+    monkeypatch.setenv("GUDA_HOME", str(made[0]))
+    monkeypatch.setenv("GUDA_LORA", "")
+    return made[0]
+
+
+@pytest.fixture
+def styles(made, home):
+    return made[1]
 
 
 def test_the_adapters_of_a_model_of_the_same_name_are_kept(styles, home, monkeypatch):

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import expect
 
 from guda_core.attribution import nearest
 from guda_core.data import SOURCES
@@ -24,9 +23,7 @@ from guda_core.errors import DataError
 from guda_core.records import GroupSet
 from guda_core.ui import build_ui, samples, seen
 from guda_core.ui.samples import COUNT, NOT_HERE, NOT_SHOWN, SIDE, Samples
-from tests.chromium import Watched
-from tests.fakes import FakeService, serving
-from tests.test_browser_screens import go, violations
+from tests.fakes import FakeService
 
 pytestmark = pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")  # gradio's use of pandas 3
 GROUPS = load_group_set("emoji")
@@ -155,20 +152,3 @@ def test_one_narrow_group_does_not_narrow_the_others(browser):
         columns.append(len(wide.split()))
     page.close()
     assert columns[0] == columns[1] < columns[2]
-
-
-@pytest.mark.browser
-@pytest.mark.parametrize(("width", "dark"), [(1440, False), (390, True)])
-def test_they_stand_on_the_groups_screen(browser, tmp_path, monkeypatch, width, dark):
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
-    monkeypatch.setattr(samples, "fetched", lambda group_set: same(group_set))
-    watched = Watched(browser, width, dark)
-    with serving(FakeService()) as url:
-        page = watched.open(url)
-        go(page, "Style groups")
-        shown = page.locator(".guda-samples img")
-        expect(shown).to_have_count(len(GROUPS.groups))
-        assert all(i.evaluate("e => e.naturalWidth") == COUNT * SIDE for i in shown.all())
-        assert violations(page) == []
-        watched.fits()
-        watched.check(tmp_path / "groups.png")

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from guda_core.data.images import MAX_BYTES
 from guda_core.errors import ScoreError
 from guda_core.ui import MOST_SENT, QUEUE, build_ui, launch_options, words
 from tests.fakes import REASON, WAIT, FakeService, serving
+from tests.stage import Stage, staged
 
 pytestmark = pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")  # gradio's use of pandas 3
 
@@ -34,11 +36,19 @@ DRAW = {"prompt": "a red apple", "seed": 1, "steps": 5, "guidance": 3.0}
 OPTIONS = {"methods": ["guda", "clip"], "effort": "quick"}
 
 
-@pytest.fixture(autouse=True)
-def uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An upload cache of the test's own."""
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
-    return tmp_path / "uploads"
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    yield from staged(FakeService, tmp_path_factory.mktemp("uploads"))
+
+
+@pytest.fixture
+def stage(served: Stage) -> Stage:
+    return served.renewed()
+
+
+@pytest.fixture
+def visitor(stage: Stage) -> Visitor:
+    return Visitor(stage.url)
 
 
 def picture(folder: Path, colour: str = "red") -> Path:
@@ -77,10 +87,8 @@ def raw(url: str, upload: Any) -> str:
     return httpx.get(f"{call}/{event}", timeout=WAIT).text
 
 
-def test_generate_answers_with_the_sentence_the_bars_and_the_same_figures_as_a_table():
-    service = FakeService()
-    with serving(service) as url:
-        out = Visitor(url).generate()
+def test_generate_answers_with_the_sentence_the_bars_and_the_same_figures_as_a_table(stage, visitor):
+    service, out = stage.service, visitor.generate()
     first = re.search('class="guda-name">([^<]+)<', out["guda"])[1]
     assert text(out["says"]).startswith(f"Most needed: {first} clear of the second By GUDA (unlearning), the model")
     assert f"{first}: 41 nats (95% interval 35 to 47). Next: " in text(out["says"])
@@ -100,29 +108,24 @@ def test_generate_answers_with_the_sentence_the_bars_and_the_same_figures_as_a_t
         assert im.size == (64, 64)
 
 
-def test_one_method_alone_says_nothing_of_the_other():
-    with serving(FakeService()) as url:
-        out = Visitor(url).generate(methods=["clip"])
+def test_one_method_alone_says_nothing_of_the_other(visitor):
+    out = visitor.generate(methods=["clip"])
     assert text(out["says"]).startswith("Looks most like") and "likeness" in text(out["says"])
     assert not isinstance(out["guda"], str) and not out["clip"].startswith("<details")  # no update; open
 
 
-def test_an_upload_is_prepared_from_the_cache_and_scored(tmp_path, uploads):
-    service = FakeService()
-    with serving(service) as url:
-        out = Visitor(url).attribute(handle_file(picture(tmp_path)), "an apple")
-    assert service.prepared == [picture(tmp_path).read_bytes()]
+def test_an_upload_is_prepared_from_the_cache_and_scored(stage, visitor, tmp_path):
+    out = visitor.attribute(handle_file(picture(tmp_path)), "an apple")
+    assert stage.service.prepared == [picture(tmp_path).read_bytes()]
     assert "resized from 80 x 64" in text(out["notes"]) and "an apple" in text(out["notes"])
     assert text(out["status"]) == words.DONE
 
 
-def test_the_last_picture_can_be_scored_again_and_a_visitor_without_one_is_told():
-    with serving(FakeService()) as url:
-        visitor, other = Visitor(url), Visitor(url)
-        first = visitor.generate(methods=["clip"])
-        assert text(visitor.call("/page_again", ["guda", "clip"], "full")["says"]).startswith("Most needed")
-        with pytest.raises(AppError, match="no longer stored"):
-            other.call("/page_again", ["guda"], "quick")
+def test_the_last_picture_can_be_scored_again_and_a_visitor_without_one_is_told(stage, visitor):
+    first, other = visitor.generate(methods=["clip"]), Visitor(stage.url)
+    assert text(visitor.call("/page_again", ["guda", "clip"], "full")["says"]).startswith("Most needed")
+    with pytest.raises(AppError, match="no longer stored"):
+        other.call("/page_again", ["guda"], "quick")
     assert first["clip"]
 
 
@@ -139,23 +142,21 @@ def test_the_last_picture_can_be_scored_again_and_a_visitor_without_one_is_told(
         ("x.png", b"\x89PNG\r\n\x1a\n" + b"x" * 99, "damaged or cut off"),
     ],
 )
-def test_a_refused_upload_says_why(name, content, sentence, tmp_path):
+def test_a_refused_upload_says_why(name, content, sentence, visitor, tmp_path):
     (tmp_path / name).write_bytes(content)
-    with serving(FakeService()) as url, pytest.raises(AppError, match=sentence):
-        Visitor(url).attribute(handle_file(tmp_path / name))
+    with pytest.raises(AppError, match=sentence):
+        visitor.attribute(handle_file(tmp_path / name))
 
 
-def test_no_picture_and_wrong_options_are_refused_with_a_sentence():
-    with serving(FakeService()) as url:
-        visitor = Visitor(url)
-        with pytest.raises(AppError, match="There is no picture yet"):
-            visitor.attribute(None)
-        with pytest.raises(AppError, match="seed must be a whole number"):
-            visitor.generate(seed=-1)
-        with pytest.raises(AppError, match="got none"):
-            visitor.generate(methods=[])
-        with pytest.raises(AppError, match="control character"):
-            visitor.generate(prompt="a\0b")
+def test_no_picture_and_wrong_options_are_refused_with_a_sentence(visitor):
+    with pytest.raises(AppError, match="There is no picture yet"):
+        visitor.attribute(None)
+    with pytest.raises(AppError, match="seed must be a whole number"):
+        visitor.generate(seed=-1)
+    with pytest.raises(AppError, match="got none"):
+        visitor.generate(methods=[])
+    with pytest.raises(AppError, match="control character"):
+        visitor.generate(prompt="a\0b")
 
 
 def file_data(path: str | None, url: str | None = None) -> dict[str, Any]:
@@ -165,23 +166,22 @@ def file_data(path: str | None, url: str | None = None) -> dict[str, Any]:
 PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGP4z8DwHwAFAAH/"
 
 
-def test_addresses_data_and_server_paths_are_refused_and_never_fetched(tmp_path):
-    service = FakeService()
-    with serving(service) as url:
-        for sent in (
-            file_data(f"{url}theme.css"),
-            file_data("https://example.com/a.png", "https://example.com/a.png"),
-            file_data("ftp://example.com/a.png"),
-            file_data(None, PIXEL),
-            file_data(PIXEL),
-            file_data("/etc/passwd"),
-            file_data(str(picture(tmp_path))),
-            file_data(str(ROOT / "README.md")),
-        ):
-            answer = raw(url, sent)
-            assert "event: error" in answer and "event: complete" not in answer, (sent, answer)
-        assert words.NOT_UPLOADED in raw(url, file_data("https://example.com/a.png"))
-        assert words.NOT_UPLOADED in raw(url, file_data(None, PIXEL))
+def test_addresses_data_and_server_paths_are_refused_and_never_fetched(stage, tmp_path):
+    service, url = stage.service, stage.url
+    for sent in (
+        file_data(f"{url}theme.css"),
+        file_data("https://example.com/a.png", "https://example.com/a.png"),
+        file_data("ftp://example.com/a.png"),
+        file_data(None, PIXEL),
+        file_data(PIXEL),
+        file_data("/etc/passwd"),
+        file_data(str(picture(tmp_path))),
+        file_data(str(ROOT / "README.md")),
+    ):
+        answer = raw(url, sent)
+        assert "event: error" in answer and "event: complete" not in answer, (sent, answer)
+    assert words.NOT_UPLOADED in raw(url, file_data("https://example.com/a.png"))
+    assert words.NOT_UPLOADED in raw(url, file_data(None, PIXEL))
     assert service.prepared == []
 
 
@@ -199,32 +199,32 @@ def test_texts_from_outside_are_escaped():
         assert "<script>alert" not in json.dumps(Visitor(url).client.config)
 
 
-def test_an_unforeseen_fault_is_logged_and_keeps_its_details_to_itself(caplog):
-    service = FakeService()
-    service.fault = RuntimeError("secret path /root")
-    with serving(service) as url, pytest.raises(AppError, match="Something went wrong on the server"):
-        Visitor(url).generate()
+def test_an_unforeseen_fault_is_logged_and_keeps_its_details_to_itself(stage, visitor, caplog):
+    stage.service.fault = RuntimeError("secret path /root")
+    with pytest.raises(AppError, match="Something went wrong on the server"):
+        visitor.generate()
     assert "secret path" in caplog.text
 
 
-def test_two_visitors_at_once_get_the_same_as_one_after_the_other():
-    service = FakeService(delay=0.02)
-    with serving(service) as url:
-        visitors = [Visitor(url) for _ in range(3)]
-        alone = [v.generate(seed=i)["guda"] for i, v in enumerate(visitors)]
-        with ThreadPoolExecutor(3) as pool:
-            together = list(pool.map(lambda iv: iv[1].generate(seed=iv[0])["guda"], enumerate(visitors)))
+def test_two_visitors_at_once_get_the_same_as_one_after_the_other(stage):
+    service, url = stage.service, stage.url
+    service.delay = 0.02
+    visitors = [Visitor(url) for _ in range(3)]
+    alone = [v.generate(seed=i)["guda"] for i, v in enumerate(visitors)]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(lambda iv: iv[1].generate(seed=iv[0])["guda"], enumerate(visitors)))
     assert together == alone and len(set(alone)) > 1
     assert service.most_at_work == 1
 
 
-def test_cancelling_stops_the_work_at_the_next_yield():
-    service = FakeService(delay=0.05, passes=4000)
-    with serving(service) as url:
-        job = Visitor(url).client.submit(*{**DRAW, **OPTIONS}.values(), api_name="/page_generate")
-        _wait(lambda: service.at_work == 1)
-        job.cancel()
-        _wait(lambda: service.at_work == 0)
+def test_cancelling_stops_the_work_at_the_next_yield(stage):
+    service, url = stage.service, stage.url
+    service.delay = 0.05
+    service.passes = 4000
+    job = Visitor(url).client.submit(*{**DRAW, **OPTIONS}.values(), api_name="/page_generate")
+    _wait(lambda: service.at_work == 1)
+    job.cancel()
+    _wait(lambda: service.at_work == 0)
     assert service.closed == 1
 
 
@@ -250,12 +250,12 @@ def test_the_queue_is_bounded_everything_computes_in_turn_and_uploads_are_limite
     )
 
 
-def test_an_upload_over_the_limit_is_refused(uploads):
+def test_an_upload_over_the_limit_is_refused(stage):
     large = b"0" * (launch_options()["max_file_size"] + 1)
-    with serving(FakeService()) as url:
-        sent = httpx.post(f"{url}gradio_api/upload", files={"files": ("a.png", large)}, timeout=WAIT)
+    before = {p for p in stage.uploads.rglob("*") if p.is_file()}
+    sent = httpx.post(f"{stage.url}gradio_api/upload", files={"files": ("a.png", large)}, timeout=WAIT)
     assert sent.status_code == 413
-    assert not [p for p in uploads.rglob("*") if p.is_file()]
+    assert {p for p in stage.uploads.rglob("*") if p.is_file()} == before
 
 
 def test_app_is_imported_without_gradio_or_torch():
@@ -263,21 +263,20 @@ def test_app_is_imported_without_gradio_or_torch():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
-def test_two_reports_are_compared_as_on_the_command_line(tmp_path):
-    service = FakeService()
-    with serving(service) as url:
-        client = Client(url, verbose=False)
-        asked = (handle_file(picture(tmp_path)), "", ["guda", "clip"])
-        made = [client.predict(*asked, effort, api_name="/report") for effort in ("quick", "full")]
-        service.outcome = "tied"
-        made.append(client.predict(*asked, "quick", api_name="/report"))
-        for first, second in ((made[0], made[1]), (made[0], made[2])):
-            out = tmp_path / "c.json"
-            assert CliRunner().invoke(app, ["compare", first, second, "--json", str(out)]).exit_code == 0
-            answer = client.predict(handle_file(first), handle_file(second), api_name="/compare")
-            assert answer == json.loads(out.read_text()) and answer["said"]
-        (tmp_path / "x.zip").write_bytes(b"no report")
-        with pytest.raises(AppError, match="is no report: it is damaged, cut off or another file"):
-            client.predict(handle_file(made[0]), handle_file(tmp_path / "x.zip"), api_name="/compare")
-        with pytest.raises(AppError, match="There is no report yet"):
-            client.predict(handle_file(made[0]), None, api_name="/compare")
+def test_two_reports_are_compared_as_on_the_command_line(stage, tmp_path):
+    service, url = stage.service, stage.url
+    client = Client(url, verbose=False)
+    asked = (handle_file(picture(tmp_path)), "", ["guda", "clip"])
+    made = [client.predict(*asked, effort, api_name="/report") for effort in ("quick", "full")]
+    service.outcome = "tied"
+    made.append(client.predict(*asked, "quick", api_name="/report"))
+    for first, second in ((made[0], made[1]), (made[0], made[2])):
+        out = tmp_path / "c.json"
+        assert CliRunner().invoke(app, ["compare", first, second, "--json", str(out)]).exit_code == 0
+        answer = client.predict(handle_file(first), handle_file(second), api_name="/compare")
+        assert answer == json.loads(out.read_text()) and answer["said"]
+    (tmp_path / "x.zip").write_bytes(b"no report")
+    with pytest.raises(AppError, match="is no report: it is damaged, cut off or another file"):
+        client.predict(handle_file(made[0]), handle_file(tmp_path / "x.zip"), api_name="/compare")
+    with pytest.raises(AppError, match="There is no report yet"):
+        client.predict(handle_file(made[0]), None, api_name="/compare")
