@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from experiments import gpu_check
+from experiments import gpu_check, layouts
 from experiments.memory import fake_step as memory
 from guda_core.errors import GudaError, OptionError
 
@@ -111,8 +111,12 @@ def test_the_peak_is_that_of_a_layer_counted_by_hand():
         assert least <= tracker.peak <= most
 
 
-def test_checkpointing_needs_less_and_a_smaller_pass_too():
-    peaks = {
-        (n, c): memory.peak_of("sd15", n, checkpointing=c, tiny=True)["peak_gib"] for n, c in ((4, True), (4, False))
-    }
-    assert peaks[4, True] < peaks[4, False]
+def test_checkpointing_needs_less_and_a_smaller_pass_too(monkeypatch):
+    """Of a network of two levels."""
+    two = {"down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"]}
+    two |= {"up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"], "block_out_channels": [8, 16]}
+    monkeypatch.setitem(layouts.TINY, "unet", {**layouts.TINY["unet"], **two})
+    monkeypatch.setattr(memory, "GIB", 1)
+    of = ((8, True), (8, False), (4, True))
+    peaks = {(n, c): memory.peak_of("sd15", n, checkpointing=c, tiny=True)["peak_gib"] for n, c in of}
+    assert peaks[4, True] < peaks[8, True] < peaks[8, False]

@@ -117,8 +117,8 @@ def test_the_page_says_what_the_committed_file_says(monkeypatch, tmp_path):
     assert {render() for render in planted_table.RENDER.values()} == {committed.UNKNOWN}
 
 
-def test_the_code_runs_from_pictures_to_figures_on_ever_fewer_pictures_of_each_style(tmp_path, monkeypatch):
-    """Two styles; after the trainings with fewer pictures and draws."""
+def shorter(monkeypatch, styles: int) -> None:
+    """So many styles, and after the trainings fewer pictures and draws."""
     usual = planted.way_of
 
     def way_of(config):
@@ -127,7 +127,11 @@ def test_the_code_runs_from_pictures_to_figures_on_ever_fewer_pictures_of_each_s
         return replace(way, health=health, queries=queries, scores=replace(way.scores, draws=1))
 
     monkeypatch.setattr(planted, "way_of", way_of)
-    monkeypatch.setattr(planted, "STYLES", dict(list(planted.STYLES.items())[:2]))
+    monkeypatch.setattr(planted, "STYLES", dict(list(planted.STYLES.items())[:styles]))
+
+
+def test_the_code_runs_from_pictures_to_figures_on_ever_fewer_pictures_of_each_style(tmp_path, monkeypatch):
+    shorter(monkeypatch, 2)
     monkeypatch.setenv("GUDA_HOME", "")  # `measured` sets it
     small = replace(SMALL, pictures=3)
     made = few.measured(tmp_path, (1, 3), small)

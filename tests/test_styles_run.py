@@ -6,7 +6,6 @@ import dataclasses
 import json
 import shutil
 import time
-from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -15,14 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.benchmark import cost_measurement, coverage, models, rows, styles_arrays, styles_run, variation
+from experiments.benchmark import cost_measurement, coverage, models, rows, styles_arrays, styles_run
 from experiments.benchmark import queries as q
 from experiments.benchmark.scores import ScoreConfig
 from experiments.logo import oracle_values, trainings
 from experiments.train import stages
 from experiments.train.unet import UnetConfig
 from guda_core import paths
-from guda_core.attribution import metrics
 from guda_core.attribution.guda import Guda
 from guda_core.attribution.method import Budget
 from guda_core.data.dataset import Pictures
@@ -31,6 +29,7 @@ from guda_core.errors import DataError, OptionError
 from guda_core.local import LocalService
 from guda_core.unlearning.config import UnlearnConfig
 from guda_core.unlearning.loop import LoopConfig
+from tests.fewer import few_draws
 from tests.test_pipeline import GROUPS as ALL
 from tests.test_pipeline import MISSING, service, ship_features  # noqa: F401  (a fixture)
 
@@ -54,9 +53,7 @@ def in_place(patch):
     patch.setattr(Iconify, "split", lambda self, split: splits[split])
     patch.setattr(styles_arrays, "INSTANCE_TIMESTEPS", 1)
     patch.setattr(styles_run, "SAMPLE_STEPS", 2)
-    patch.setattr(metrics, "DRAWS", 20)
-    patch.setattr(variation, "DRAWS", 20)
-    patch.setattr(variation, "picture_weights", lru_cache(variation.picture_weights.__wrapped__))
+    few_draws(patch)
 
 
 def service_of(service, features):  # noqa: F811
