@@ -53,7 +53,7 @@ def _save_workspace(home: Path) -> None:
     for k, gid in enumerate(ARTISTS):
         for i in range(4):
             paint(home / "sets" / "artists" / "secret pictures" / gid / f"{i}.png", k, i)
-    save_tiny(home / "models" / "brush")
+    save_tiny(home / "models" / "brush", small=True)
     card = {"name": "The brush", "source": "folder", "path": "brush", "resolution": 16, "licence": "Apache-2.0"}
     (home / "models" / "brush.yaml").write_text(yaml.safe_dump({"brush": card}), encoding="utf-8")
 

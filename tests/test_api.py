@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import guda_core
 from guda_core import api, kept_services
 from guda_core.errors import ImageError, OptionError
 from guda_core.reports.read import read_report
+from guda_core.service import EFFORTS
 from tests.light import draw
 from tests.test_pipeline import MISSING, service  # noqa: F401  (a fixture)
 
@@ -173,6 +175,7 @@ def test_the_lines_of_the_readme_run_as_they_are_printed(tmp_path, monkeypatch, 
     assert lines is not None and len([line for line in lines[1].splitlines() if line]) == 8
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(kept_services, "_kept", [])
+    monkeypatch.setitem(EFFORTS, "quick", replace(EFFORTS["quick"], draws=1))
     draw(tmp_path / "rocket.png", side=64)
     exec(compile(lines[1], "README.md", "exec"), {})
     told = capsys.readouterr().out.splitlines()

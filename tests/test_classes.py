@@ -36,6 +36,7 @@ from guda_core.records import GroupSet
 from guda_core.unlearning.config import UnconditionalConfig
 from guda_core.unlearning.loop import LoopConfig
 from tests.alike import alike
+from tests.fewer import few_draws
 
 LOOP = LoopConfig(steps=3, batch=8, lr=1e-3, warmup=1, ema=0.9, weight_decay=0.0, seed=3)
 SMALL = ClassesConfig(channels=(16, 16), head=8, held_out=1, per_class=3, loop=LOOP)
@@ -55,13 +56,14 @@ ROWS = {"logo", "logo-2", "guda-retrack", "trak", "dtrak", "das", "instance", "c
 
 
 @pytest.fixture
-def four(monkeypatch) -> Callable[[], None]:
-    """From its call on there are the first four classes alone: two fifths of the models, and every kind of row."""
+def three(monkeypatch) -> Callable[[], None]:
+    """From its call on there are the first three classes alone: a third of the models, and every kind of row; and fewer
+    resamplings."""
     group_set, split = class_models.group_set, Labelled.split
 
     def groups_of(config: ClassesConfig) -> GroupSet:
         whole = group_set(config)
-        return dataclasses.replace(whole, groups=dict(list(whole.groups.items())[:4]))
+        return dataclasses.replace(whole, groups=dict(list(whole.groups.items())[:3]))
 
     def split_of(self: Labelled, name: str) -> Pictures:
         whole = split(self, name)
@@ -70,6 +72,7 @@ def four(monkeypatch) -> Callable[[], None]:
     def begin() -> None:
         monkeypatch.setattr(class_models, "group_set", groups_of)
         monkeypatch.setattr(Labelled, "split", split_of)
+        few_draws(monkeypatch)
 
     return begin
 
@@ -176,17 +179,17 @@ def test_a_stage_is_written_and_loaded_again():
     assert torch.equal(torch.cat([p.flatten() for p in model.network.parameters()]), weights(SMALL, "7"))
 
 
-def test_the_whole_benchmark_in_miniature(tmp_path, four):
-    four()
+def test_the_whole_benchmark_in_miniature(tmp_path, three):
+    three()
     with pytest.raises(TrainingError, match=r"experiments\.small"):
         classes_table.write(CONFIG, tmp_path, tmp_path)
     names = [what for what, fraction in classes_table.run_all(CONFIG, tmp_path, tmp_path) if fraction == 1.0]
-    assert f"train {SMALL.key}-without-3-s4" in names and "unlearn guda-retrack/3" in names and "score das" in names
+    assert f"train {SMALL.key}-without-2-s4" in names and "unlearn guda-retrack/2" in names and "score das" in names
     model = bench.full_model(CONFIG)
     of, sets = bench.queries(model, CONFIG)
-    assert len(of) == 6 and sets == ["held_out"] * 4 + ["generated"] * 2
+    assert len(of) == 5 and sets == ["held_out"] * 3 + ["generated"] * 2
     found = bench.arrays(model, of, CONFIG)
-    assert set(found) == ROWS and all(v.shape == (6, 4) and np.isfinite(v).all() for v in found.values())
+    assert set(found) == ROWS and all(v.shape == (5, 3) and np.isfinite(v).all() for v in found.values())
     with np.load(tmp_path / "small-scores.npz") as z:
         assert all(np.array_equal(z[k], found[k]) for k in ROWS)
 
@@ -298,7 +301,7 @@ def save_cifar10(folder: Path, n: int = 4) -> Path:
     return folder
 
 
-def test_cifar10_runs_end_to_end_on_stand_in_data(tmp_path, monkeypatch, four):
+def test_cifar10_runs_end_to_end_on_stand_in_data(tmp_path, monkeypatch, three):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("GUDA_CIFAR10", str(save_cifar10(tmp_path / "cifar10")))
     paper = benches.find("cifar10")
@@ -326,7 +329,7 @@ def test_cifar10_runs_end_to_end_on_stand_in_data(tmp_path, monkeypatch, four):
     held = class_models.pictures(dataclasses.replace(models, held_out=1), "held_out")
     assert len(held) == 10 and all(o.startswith("test-") for o in held.names)
     monkeypatch.setattr(Cifar10, "read", staticmethod(functools.cache(read_cifar10)))
-    four()
+    three()
     list(classes_table.run_all(config, tmp_path, tmp_path))
     table = json.loads((tmp_path / "cifar-small.json").read_text())
     assert {r["method"] for r in table["rows"]} == ROWS - {"logo", "logo-2"}

@@ -14,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from typer.testing import CliRunner
 
 from guda_core import __version__, local
+from guda_core.attribution import counterfactual_pictures, maps
 from guda_core.cli import app, loading
 from guda_core.reports.read import read_report
 from tests.light import draw
@@ -81,6 +82,8 @@ def test_generate_and_attribute_write_their_files(run, tmp_path):
 
 
 def test_strip_and_maps_are_told_but_for_a_picture_out_of_scope(run, service, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(counterfactual_pictures, "STEPS", 4)
+    monkeypatch.setattr(maps, "STRATA", 4)
     path, report = draw(tmp_path / "cat.png"), tmp_path / "cat.zip"
     asked = ("attribute", path, "--effort", "quick", "--methods", "guda", "--report", report, "--pictures", "--maps")
     done = run(*asked)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from experiments import gpu_check
+from experiments import gpu_check, layouts
 from experiments.memory import fake_step as memory
 from guda_core.errors import GudaError, OptionError
 
@@ -111,8 +111,11 @@ def test_the_peak_is_that_of_a_layer_counted_by_hand():
         assert least <= tracker.peak <= most
 
 
-def test_checkpointing_needs_less_and_a_smaller_pass_too():
-    peaks = {
-        (n, c): memory.peak_of("sd15", n, checkpointing=c, tiny=True)["peak_gib"] for n, c in ((4, True), (4, False))
-    }
-    assert peaks[4, True] < peaks[4, False]
+def test_checkpointing_needs_less_and_a_smaller_pass_too(monkeypatch):
+    """Of a network of one level."""
+    one = {"down_block_types": ["CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D"]}
+    monkeypatch.setitem(layouts.TINY, "unet", {**layouts.TINY["unet"], **one, "block_out_channels": [8]})
+    monkeypatch.setattr(memory, "GIB", 1)
+    of = ((8, True), (8, False), (4, True))
+    peaks = {(n, c): memory.peak_of("sd15", n, checkpointing=c, tiny=True)["peak_gib"] for n, c in of}
+    assert peaks[4, True] < peaks[8, True] < peaks[8, False]

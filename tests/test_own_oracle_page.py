@@ -18,14 +18,14 @@ from experiments.benchmark.scores import ScoreConfig
 from guda_core import paths
 from guda_core.unlearning import health
 from tests.own_pictures import guda, paint, studio
-from tests.test_planted import SMALL
+from tests.test_planted import SMALL, shorter
 from tests.tiny import save_tiny
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "how-to" / "own-oracle.md"
 MORE = {
     "experiments.logo": ["--steps", "1", "--batch", "2", "--rank", "2"],
     "experiments.unlearncanvas": [
-        *["--styles", "3", "--resolution", "16", "--steps", "1", "--batch", "1", "--unlearn-steps", "1"]
+        *["--styles", "2", "--resolution", "16", "--steps", "1", "--batch", "1", "--unlearn-steps", "1"]
     ],
     "unlearn": ["--steps", "1", "--batch", "1"],
     "new": ["--resolution", "16", "--held-out", "0.5"],
@@ -41,7 +41,7 @@ def test_every_command_of_the_page_runs(tmp_path, home, monkeypatch, capsys):
     for name in ("Bo Chan", "José Núñez", "葛飾北斎"):
         shutil.rmtree(tmp_path / "artists" / name)
     monkeypatch.setattr(planted, "OBJECTS", dict(list(planted.OBJECTS.items())[:2]))
-    monkeypatch.setattr(planted, "STYLES", dict(list(planted.STYLES.items())[:3]))
+    shorter(monkeypatch, 2)
     planted.write_pictures(tmp_path / "canvas", SMALL)
     save_tiny(tmp_path / "tiny", small=True)
     paint(tmp_path / "picture.png", 1, 3)

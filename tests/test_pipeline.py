@@ -131,7 +131,8 @@ def test_a_picture_from_a_file_scores_as_the_generated_one(service, tmp_path):
     assert last(service, again)["guda"].groups == last(service, query)["guda"].groups
 
 
-def test_more_effort_narrows_the_intervals_and_keeps_the_first_draws(service):
+def test_more_effort_narrows_the_intervals_and_keeps_the_first_draws(service, monkeypatch):
+    monkeypatch.setitem(EFFORTS, "every", dataclasses.replace(EFFORTS["every"], draws=12))
     query = picture(service)
     quick, full = (last(service, query, methods=["guda"], effort=e)["guda"] for e in ("quick", "every"))
     width = [sum(s.high - s.low for s in a.groups.values() if s.score is not None) for a in (quick, full)]

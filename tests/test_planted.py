@@ -89,17 +89,6 @@ def test_pictures_of_a_style_are_told_apart_by_their_colours_alone(tmp_path):
             assert min(centres, key=lambda k: np.linalg.norm(m - centres[k])) == s
 
 
-def test_the_planted_truths_code_runs_from_pictures_to_figures(tmp_path, home, monkeypatch):
-    monkeypatch.setattr(planted, "STYLES", dict(list(planted.STYLES.items())[:3]))
-    list(everything(planted.prepare(home, SMALL), planted.way_of(SMALL)))
-    found = planted.figures(SMALL)
-    assert found["groups"] == sorted(planted.STYLES) and len(found["groups"]) == 3
-    assert found["first"]["guda"]["generated"]["of"] == 3 and set(found["first"]) >= {"guda", "logo"}
-    assert {"generated", "real"} == {r["query_set"] for r in found["rows"] if r["method"] == "guda"}
-    again = [what for what, _ in everything(planted.prepare(home, SMALL), planted.way_of(SMALL))]
-    assert again == []  # all of it is there
-
-
 def test_guda_names_the_planted_style_in_the_committed_figures():
     """`python -m experiments.planted` on a full-size training: the first group is the planted one on 80% and more."""
     found = json.loads((paths.BENCHMARKS / planted.FILE).read_text(encoding="utf-8"))
@@ -128,11 +117,25 @@ def test_the_page_says_what_the_committed_file_says(monkeypatch, tmp_path):
     assert {render() for render in planted_table.RENDER.values()} == {committed.UNKNOWN}
 
 
-def test_ever_fewer_pictures_of_each_style_are_trained_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(planted, "STYLES", dict(list(planted.STYLES.items())[:3]))
+def shorter(monkeypatch, styles: int) -> None:
+    """So many styles, and after the trainings fewer pictures and draws."""
+    usual = planted.way_of
+
+    def way_of(config):
+        way = usual(config)
+        health, queries = replace(way.health, pictures=1, held_out=3), replace(way.queries, real=2)
+        return replace(way, health=health, queries=queries, scores=replace(way.scores, draws=1))
+
+    monkeypatch.setattr(planted, "way_of", way_of)
+    monkeypatch.setattr(planted, "STYLES", dict(list(planted.STYLES.items())[:styles]))
+
+
+def test_the_code_runs_from_pictures_to_figures_on_ever_fewer_pictures_of_each_style(tmp_path, monkeypatch):
+    shorter(monkeypatch, 2)
     monkeypatch.setenv("GUDA_HOME", "")  # `measured` sets it
-    found = few.measured(tmp_path, (1, 3), replace(SMALL, pictures=3))
-    assert [(r["pictures"], r["method"]) for r in found if r["query_set"] == "generated"] == [
+    small = replace(SMALL, pictures=3)
+    made = few.measured(tmp_path, (1, 3), small)
+    assert [(r["pictures"], r["method"]) for r in made if r["query_set"] == "generated"] == [
         (size, method) for size in (1, 3) for method in few.METHODS
     ]
     for size, held in ((1, 7), (3, 9)):
@@ -140,8 +143,15 @@ def test_ever_fewer_pictures_of_each_style_are_trained_on(tmp_path, monkeypatch)
         assert Counter((p.group, p.held_out) for p in listed) == {
             (g, out): n for g in planted.STYLES for out, n in ((False, size), (True, held))
         }
-    real = [r for r in found if r["query_set"] == "real"]
+    real = [r for r in made if r["query_set"] == "real"]
     assert all(r["of"] == r["n"] and r["low"] <= r["right"] / r["of"] == r["value"] <= r["high"] for r in real)
+    own, held_out = few.world(3, small)
+    found = planted.figures(own)  # of the last
+    assert found["groups"] == sorted(planted.STYLES) and len(found["groups"]) == 2
+    assert found["first"]["guda"]["generated"]["of"] == 2 and set(found["first"]) >= {"guda", "logo"}
+    assert {"generated", "real"} == {r["query_set"] for r in found["rows"] if r["method"] == "guda"}
+    way = everything(planted.prepare(tmp_path / "3", own, held_out=held_out), planted.way_of(own))
+    assert [what for what, _ in way] == []  # all of it is there
 
 
 @pytest.mark.parametrize("size", few.SIZES)

@@ -1,10 +1,11 @@
-"""docs/how-to/publish-a-space.md as a reader follows it: every command runs, on six artists and a tiny model. What
+"""docs/how-to/publish-a-space.md as a reader follows it: every command runs, on three artists and a tiny model. What
 uploads copies into a hub on this machine; the app is built, not served."""
 
 from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import yaml
@@ -14,11 +15,12 @@ from guda_core.cli import start
 from guda_core.ui import build_ui
 from guda_core.unlearning import health
 from tests.loopback_hub import Hub, loopback_hub
-from tests.own_pictures import IDS, guda, paint
+from tests.own_pictures import guda, paint
 from tests.tiny import save_tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "how-to" / "publish-a-space.md").read_text(encoding="utf-8")
+IDS = ("ann-lee", "dee", "group-d76f9f")
 FEW = {"unlearn": ["--steps", "1", "--batch", "1"], "attribute": ["--effort", "quick"]}
 RUN_THE_SPACE = "python -m experiments.space --run"  # minutes; `experiments.space` itself runs
 
@@ -52,10 +54,12 @@ def app(service_home: str, monkeypatch) -> None:
 
 
 def test_every_command_of_the_page_runs_on_stand_ins(tmp_path, home, pictures, monkeypatch):
+    for name in ("José Núñez", "Bo Chan", "Fay_Wu"):
+        shutil.rmtree(pictures / name)
     save_tiny(tmp_path / "tiny", small=True)
     paint(tmp_path / "picture.png", 1, 3)
     monkeypatch.chdir(tmp_path)
-    few = health.HealthConfig(pictures=1, held_out=6, strata=4)
+    few = health.HealthConfig(pictures=1, held_out=3, strata=4)
     monkeypatch.setattr(health, "HealthConfig", lambda: few)
     ran, told = [], {}
     with loopback_hub(tmp_path) as hub:

@@ -30,7 +30,7 @@ from guda_core.local import load_service
 from guda_core.records import VERDICTS, Query
 from tests.own_pictures import guda, paint
 from tests.own_workspace import ARTISTS, own_workspace
-from tests.tiny import tiny_service
+from tests.tiny import save_tiny, tiny_service
 
 M = signals.PASSES + 2
 
@@ -315,7 +315,7 @@ def test_a_rule_made_for_a_tiny_model_tells_its_pictures_from_noise_and_plain_co
 
     monkeypatch.setattr(scope_material, "own", lambda m, gs, n, seed: iter([squares(n, seed)]))
     monkeypatch.setattr(scope_material, "real", lambda gs, split, n, size, seed: squares(n, len(split)))
-    config = ScopeConfig(pictures=24, measured=12, calibrated=20)
+    config = ScopeConfig(pictures=24, measured=8, calibrated=20, shown=6)
     told = list(fitting.run(service.model, service.clip, load_group_set(), tmp_path, config))
     assert ("tried: noise", 1.0) in told
     made = json.loads((tmp_path / scopes.FILE).read_text())
@@ -339,6 +339,7 @@ def test_a_kind_with_few_pictures_does_not_make_a_rule_that_calls_nothing_out_of
 def test_the_command_makes_a_rule_for_a_model_of_ones_own_and_says_how_often_it_is_wrong(home, monkeypatch):
     monkeypatch.setattr(scope_material, "STEPS", 2)
     own_workspace(home, adapters_too=False)
+    save_tiny(home / "models" / "brush")  # the whole network: it must tell noise apart
     for k, gid in enumerate(ARTISTS):
         for i in range(4, 24):
             paint(home / "sets" / "artists" / "secret pictures" / gid / f"{i}.png", k, i)
@@ -357,7 +358,7 @@ def test_the_command_makes_a_rule_for_a_model_of_ones_own_and_says_how_often_it_
 
 def test_the_drawing_tells_how_far_it_is_and_the_plan_counts_what_is_done(service, tmp_path, monkeypatch):
     monkeypatch.setattr(scope_material, "STEPS", 2)
-    config = ScopeConfig(pictures=24, measured=12, shown=4, calibrated=20)
+    config = ScopeConfig(pictures=24, measured=6, shown=3, calibrated=20)
     told, asked = [], []
     predict, of_model = service.model.predict, signals.of_model
     for step in scope_material.own(service.model, load_group_set(), 36, seed=1):

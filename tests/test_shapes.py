@@ -307,7 +307,7 @@ def test_wide_and_upright_pictures_of_one_colour_are_not_taken_for_each_other(st
 def brush_of(studio, home, resolution: int = 32) -> None:
     """A set of shapes and a tiny model of that resolution in the workspace."""
     guda("groups", "new", studio, "--fit", "bucket", "--resolution", resolution, "--held-out", "0.2")
-    save_tiny(home / "models" / "brush", latent=resolution // 2)
+    save_tiny(home / "models" / "brush", latent=resolution // 2, small=True)
     card = {"name": "The brush", "source": "folder", "path": "brush", "resolution": resolution, "group_set": "artists"}
     (home / "models" / "brush.yaml").write_text(yaml.safe_dump({"brush": card}), encoding="utf-8")
 

@@ -6,7 +6,9 @@ import dataclasses
 import json
 import shutil
 import time
+from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -19,7 +21,6 @@ from experiments.logo import oracle_values, trainings
 from experiments.train import stages
 from experiments.train.unet import UnetConfig
 from guda_core import paths
-from guda_core.attribution import metrics
 from guda_core.attribution.guda import Guda
 from guda_core.attribution.method import Budget
 from guda_core.data.dataset import Pictures
@@ -28,6 +29,7 @@ from guda_core.errors import DataError, OptionError
 from guda_core.local import LocalService
 from guda_core.unlearning.config import UnlearnConfig
 from guda_core.unlearning.loop import LoopConfig
+from tests.fewer import few_draws
 from tests.test_pipeline import GROUPS as ALL
 from tests.test_pipeline import MISSING, service, ship_features  # noqa: F401  (a fixture)
 
@@ -35,7 +37,7 @@ from tests.test_pipeline import MISSING, service, ship_features  # noqa: F401  (
 GROUPS = dataclasses.replace(ALL, groups=dict(list(ALL.groups.items())[:3]))
 TRAINED = len(GROUPS.groups) - 1  # that have an adapter
 SMALL = q.QueryConfig(objects=1, blend_objects=1, real=1, steps=1)
-SCORES = ScoreConfig(strata=4, draws=1)
+SCORES = ScoreConfig(strata=4, draws=2)
 
 
 def in_place(patch):
@@ -51,7 +53,7 @@ def in_place(patch):
     patch.setattr(Iconify, "split", lambda self, split: splits[split])
     patch.setattr(styles_arrays, "INSTANCE_TIMESTEPS", 1)
     patch.setattr(styles_run, "SAMPLE_STEPS", 2)
-    patch.setattr(metrics, "DRAWS", 20)
+    few_draws(patch)
 
 
 def service_of(service, features):  # noqa: F811
@@ -81,18 +83,39 @@ def begun(service, tmp_path_factory):  # noqa: F811
     return folder
 
 
+class Made(NamedTuple):
+    """The cache and the files of a run that was stopped and of one that went on, and what both told. While it was
+    stopped: what there was, and what `written` said."""
+
+    folder: Path
+    stopped: list[str]
+    files: set[str]
+    refused: str
+    names: list[str]
+
+
 @pytest.fixture(scope="module")
 def made(service, begun, tmp_path_factory):  # noqa: F811
-    """The cache and the files of one whole run from there on."""
+    """From there on, with a copy of GUDA's adapters as a variant, and in it one for the group that lacks it: a variant
+    of three groups, so that two are left of it without one."""
     folder = tmp_path_factory.mktemp("made")
     shutil.copytree(begun / "cache", folder / "cache")
+    twin = folder / "cache" / "adapters" / "twin"
+    shutil.copytree(service.method(Guda).folder, twin)
+    shutil.copytree(twin / "twemoji", twin / MISSING)
+    meta = json.loads((twin / MISSING / "guda.json").read_text())
+    (twin / MISSING / "guda.json").write_text(json.dumps({**meta, "group": MISSING}))
     with pytest.MonkeyPatch.context() as patch:
         in_place(patch)
         patch.setenv("GUDA_HOME", str(folder / "home"))
         patch.setenv("GUDA_CACHE", str(folder / "cache"))
-        own = service_of(service, begun / "features")
-        list(styles_run.run(own, folder / "out", queries=SMALL, config=SCORES))
-    return folder
+        own, out = service_of(service, begun / "features"), folder / "out"
+        stopped = [what for what, _ in styles_run.run(own, out, queries=SMALL, config=SCORES, minutes=1e-9)]
+        files = {p.name for p in out.iterdir()}
+        with pytest.raises(DataError) as refused:
+            styles_run.written(out)
+        names = [what for what, _ in styles_run.run(own, out, queries=SMALL, config=SCORES)]
+    return Made(folder, stopped, files, str(refused.value), names)
 
 
 @pytest.fixture
@@ -105,18 +128,21 @@ def full(service, pictures, begun):  # noqa: F811
 @pytest.fixture
 def scored(full, made, tmp_path):
     """The same service after a whole run, whose files lie in the folder "out"."""
-    shutil.copytree(made / "cache", paths.cache_dir(), dirs_exist_ok=True)
-    shutil.copytree(made / "out", tmp_path / "out")
+    shutil.copytree(made.folder / "cache", paths.cache_dir(), dirs_exist_ok=True)
+    shutil.copytree(made.folder / "out", tmp_path / "out")
     return full
 
 
-def test_the_benchmark_runs_resumes_and_writes_every_row(full, tmp_path):
-    folder = tmp_path / "out"
-    first = [what for what, _ in styles_run.run(full, folder, queries=SMALL, config=SCORES, minutes=1e-9)]
-    assert "queries" in first and not (folder / styles_run.TABLE).exists()
-    with pytest.raises(DataError, match="Nothing is written yet"):
-        styles_run.written(folder)
-    names = [what for what, _ in styles_run.run(full, folder, queries=SMALL, config=SCORES)]
+@pytest.fixture
+def no_table(monkeypatch):
+    """For those who look at the scores alone: the table is made elsewhere."""
+    monkeypatch.setattr(styles_run, "write_table", lambda folder: None)
+
+
+def test_the_benchmark_runs_resumes_and_writes_every_row(made):
+    folder, names = made.folder / "out", made.names
+    assert "queries" in made.stopped and not {styles_run.TABLE, styles_run.ARRAYS} & made.files
+    assert "Nothing is written yet" in made.refused
     assert "queries" not in names and "trak" in names and "instance" in names
     assert styles_run.written(folder) == folder / styles_run.TABLE
     scored = list(dict.fromkeys(n for n in names if n in ("full", "base") or n.startswith(("unet-", "guda/"))))
@@ -132,7 +158,7 @@ def test_the_benchmark_runs_resumes_and_writes_every_row(full, tmp_path):
         assert np.isfinite(z["logo"]).all() and z["logo"].shape == (9, 3)
 
 
-def test_kept_values_stand_for_models_that_are_gone(scored, tmp_path):
+def test_kept_values_stand_for_models_that_are_gone(scored, no_table, tmp_path):
     folder = tmp_path / "out"
     names = {job.name for job in trainings.queue(GROUPS, UnetConfig())}
     assert {p.stem for p in (folder / oracle_values.FOLDER).glob("*.json")} == {"full", *names}
@@ -148,7 +174,7 @@ def test_kept_values_stand_for_models_that_are_gone(scored, tmp_path):
     with np.load(folder / styles_run.ARRAYS) as z:
         for name, values in before.items():
             np.testing.assert_array_equal(z[name], values)
-    other = dataclasses.replace(SCORES, draws=2)
+    other = dataclasses.replace(SCORES, draws=3)
     of = q.read(folder, GROUPS, scored.model).queries
     assert (
         oracle_values.values_of(folder, min(names), of=of, config=SCORES) is None
@@ -161,10 +187,8 @@ def test_kept_values_stand_for_models_that_are_gone(scored, tmp_path):
         assert z["samples"].shape == (len(GROUPS.groups), 16, 16, 3) and z["samples"].dtype == np.uint8
 
 
-def test_committed_rows_are_not_scored_again_while_they_fit(scored, tmp_path):
+def test_committed_rows_are_not_scored_again_while_they_fit(scored, no_table, tmp_path):
     folder = tmp_path / "out"
-    shutil.copytree(scored.method(Guda).folder, paths.cache_dir() / "adapters" / "twin")
-    list(styles_run.run(scored, folder, queries=SMALL, config=SCORES))
     with np.load(folder / styles_run.ARRAYS) as z:
         before = {k: z[k] for k in z.files}
     assert "guda-twin" in before
@@ -190,25 +214,24 @@ def test_committed_rows_are_not_scored_again_while_they_fit(scored, tmp_path):
     assert "base" in again  # what the adapters' scores are differences from
 
 
-def test_variants_get_the_first_draws_and_are_left_out_until_all_their_groups_are_scored(full, tmp_path):
-    folder, config = tmp_path / "out", dataclasses.replace(SCORES, draws=2)
-    shutil.copytree(full.method(Guda).folder, paths.cache_dir() / "adapters" / "twin")
-    list(styles_run.run(full, folder, queries=SMALL, config=config))
+def test_variants_get_the_first_draws_and_are_left_out_until_all_their_groups_are_scored(scored, tmp_path):
+    folder = tmp_path / "out"
     with np.load(folder / styles_run.ARRAYS) as z:
         few, twin, whole = z["guda/1-draws"], z["guda-twin"], z["guda"]
-    np.testing.assert_array_equal(few, twin)  # the same adapters and the same draws
+    at = [i for i, g in enumerate(GROUPS.groups) if g != MISSING]
+    np.testing.assert_array_equal(few[:, at], twin[:, at])  # the same adapters and the same draws
     assert np.isfinite(whole).any() and not np.array_equal(few, whole, equal_nan=True)
-    min(models.cache(full).glob("guda-twin--*.json")).unlink()
+    min(models.cache(scored).glob("guda-twin--*.json")).unlink()
     rows.note(folder / styles_run.ARRAYS).unlink()
-    made = q.read(folder, GROUPS, full.model)
-    left = styles_run.arrays(full, folder, made, config, UnetConfig())
+    made = q.read(folder, GROUPS, scored.model)
+    left = styles_run.arrays(scored, folder, made, SCORES, UnetConfig())
     assert "guda-twin" not in left and {"guda", "logo", "logo-2"} <= set(left)
-    min(models.cache(full).glob("guda--*.json")).unlink()
-    left = styles_run.arrays(full, folder, made, config, UnetConfig())
+    min(models.cache(scored).glob("guda--*.json")).unlink()
+    left = styles_run.arrays(scored, folder, made, SCORES, UnetConfig())
     assert not [name for name in left if "guda" in name] and "logo" in left
 
 
-def test_gudas_row_has_its_offset_part_and_the_drop_alone_stands_beside_it(scored, tmp_path):
+def test_gudas_row_has_its_offset_part_and_the_drop_alone_stands_beside_it(scored, no_table, tmp_path):
     folder, ids = tmp_path / "out", list(GROUPS.groups)
     scored.method(Guda).offset = {g: 100.0 * i for i, g in enumerate(ids) if g != MISSING}
     list(styles_run.run(scored, folder, queries=SMALL, config=SCORES))
@@ -218,7 +241,7 @@ def test_gudas_row_has_its_offset_part_and_the_drop_alone_stands_beside_it(score
     np.testing.assert_allclose(whole - drop, np.tile(added, (9, 1)), atol=1e-3)
     first = [ids[k] for k in np.nanargmax(whole, axis=1)]
     query = q.read(folder, GROUPS, scored.model).queries[0]
-    *_, answer = scored.method(Guda).attribute(query, Budget(draws=1, per_pass=1, strata=4))
+    *_, answer = scored.method(Guda).attribute(query, Budget(draws=2, per_pass=2, strata=4))
     assert answer.ranked()[0] == first[0] and answer.separable == apart[0]
     assert answer.groups[first[0]].score == pytest.approx(float(np.nanmax(whole[0])), abs=1e-2)
     scored.method(Guda).offset[first[0]] += 1.0
@@ -312,7 +335,7 @@ def test_the_live_oracle_is_the_oracle_and_shares_no_draw_with_the_methods(score
         r: json.loads(next(models.cache(scored).glob(f"{r}*.json")).read_text())["config"]
         for r in ("logo-live", "guda-")
     }
-    assert notes["logo-live"]["first"] == 1 and "first" not in notes["guda-"]
+    assert notes["logo-live"]["first"] == 2 and "first" not in notes["guda-"]
     shutil.rmtree(models.cache(scored))
     assert list(styles_run.run(scored, folder, queries=SMALL, config=SCORES)) == []
     with np.load(folder / styles_run.ARRAYS) as z:
@@ -333,7 +356,7 @@ def test_settings_in_an_adapters_metadata_are_read_back():
 
 
 def test_a_model_trained_again_does_not_change_what_is_kept_and_an_adapters_values_are_of_its_own_weights(
-    scored, tmp_path
+    scored, no_table, tmp_path
 ):
     folder = tmp_path / "out"
     name = trainings.queue(GROUPS, UnetConfig())[0].name

@@ -139,7 +139,7 @@ def tiny_service(root: Path, *, missing: Sequence[str] = (), card: Card | None =
     """A service of a random tiny model (or a card's), CLIP and bank, and an adapter for every group but the missing
     ones."""
     if card is None:
-        copied("tiny-service", root, lambda folder: _save_service(folder, save_tiny(folder / "model")))
+        copied("tiny-service", root, lambda folder: _save_service(folder, save_tiny(folder / "model", small=True)))
         card = replace(TINY, path=str(root / "model"))
         for k in missing:
             shutil.rmtree(root / "adapters" / k)

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -79,10 +80,14 @@ class Instance(Method):
         self.config = config or InstanceConfig()
         self.model, self.examples, self.group_ids = model, examples, list(group_ids)
         parts = self.config.parts or PARTS[model.card.kind]
-        features = FeatureConfig(output="loss", timesteps=self.config.timesteps, dim=0, parts=parts)
-        self.gradients = Gradients(model, features, own=True)
+        self.features = FeatureConfig(output="loss", timesteps=self.config.timesteps, dim=0, parts=parts)
         data = {"base_sha256": model.sha256, "examples_sha256": examples.sha256()}
         self.store = Store("fisher", {**data, "timesteps": self.config.timesteps, "parts": parts})
+
+    @cached_property
+    def gradients(self) -> Gradients:
+        """Of a copy of the network of its own, which is made when it is first needed."""
+        return Gradients(self.model, self.features, own=True)
 
     def prepare(self) -> Iterator[float]:
         """Compute the Fisher and the losses before, unless they are in the cache; yields the fraction done."""

@@ -17,6 +17,7 @@ score; ties are broken by the group's place in the set, the same for both. A mis
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 import numpy as np
 from scipy.stats import binomtest, rankdata
@@ -131,8 +132,14 @@ def of_equal(found: Mapping[str, float], n: int) -> dict[str, float]:
 
 def wilson(hits: int, n: int) -> dict[str, float]:
     """Wilson's 95% interval of a share of n cases: low, high. n must be 1 or more."""
+    low, high = _wilson(hits, n)
+    return {"low": low, "high": high}
+
+
+@lru_cache(maxsize=4096)  # tables ask for few different ones, many times
+def _wilson(hits: int, n: int) -> tuple[float, float]:
     interval = binomtest(hits, n).proportion_ci(method="wilson")
-    return {"low": float(interval.low), "high": float(interval.high)}
+    return float(interval.low), float(interval.high)
 
 
 def _percentiles(per_query: np.ndarray, draws: int, seed: int) -> dict[str, float]:
