@@ -250,7 +250,7 @@ class TowardsZero(ForgetLoss):
 def test_a_forget_loss_from_outside_is_used_like_the_others(world, tmp_path):
     FORGET_LOSSES.add("zero", TowardsZero)
     try:
-        config = config_of("zero", steps=12, batch=8, lr=1e-2, warmup=1, whole=True, lam=0.0)
+        config = config_of("zero", steps=20, batch=8, lr=1e-2, warmup=1, whole=True, lam=0.0)
         for p in unlearn(task_of(world), config=config, folder=tmp_path, meta={}):  # noqa: B007
             pass
         meta = adapters.read_meta(tmp_path)
