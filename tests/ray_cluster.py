@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {"num_cpus": 1, "object_store_memory": 80 * 2**20}  # of a machine
+ALONE = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}  # nobody looks, none is added
 
 
 def _look_again(loader: Any, config: Any) -> None:
@@ -33,7 +34,7 @@ def cluster_of_one() -> Iterator[Any]:
         from ray.cluster_utils import Cluster
 
         _look_again(AuthenticationTokenLoader, Config)
-        made = Cluster(initialize_head=True, head_node_args={**SMALL, "include_dashboard": False})
+        made = Cluster(initialize_head=True, head_node_args={**SMALL, **ALONE})
         try:
             yield made
         finally:

@@ -176,7 +176,7 @@ def test_models_of_pictures_that_changed_since_are_said(home, pictures, tmp_path
     """By the set's list alone: no picture is opened."""
     paint(tmp_path / "one.png")
     guda("groups", "new", pictures)
-    save_tiny(home / "models" / "mine")
+    save_tiny(home / "models" / "mine", small=True)
     where = ("--set", "artists", "--model", home / "models" / "mine")
     asked = ("attribute", tmp_path / "one.png", *where, "--methods", "guda", "--effort", "quick")
     guda("unlearn", "--draft", *where)
@@ -198,7 +198,7 @@ def test_models_of_pictures_that_changed_since_are_said(home, pictures, tmp_path
 def test_gradient_features_of_pictures_that_changed_since_are_said(home, pictures, tmp_path):
     paint(tmp_path / "one.png")
     guda("groups", "new", pictures)
-    save_tiny(home / "models" / "mine")
+    save_tiny(home / "models" / "mine", small=True)
     where = ("--set", "artists", "--model", home / "models" / "mine")
     guda("assets", "features", *where, "--methods", "dtrak", "--dim", "4")
     asked = ("attribute", tmp_path / "one.png", *where, "--methods", "dtrak", "--effort", "quick")
@@ -213,7 +213,7 @@ def test_gradient_features_of_pictures_that_changed_since_are_said(home, picture
 def test_files_saved_anew_with_the_same_pixels_are_no_other_pictures(home, pictures, tmp_path):
     paint(tmp_path / "one.png")
     guda("groups", "new", pictures)
-    save_tiny(home / "models" / "mine")
+    save_tiny(home / "models" / "mine", small=True)
     where = ("--set", "artists", "--model", home / "models" / "mine")
     unlearned = ("unlearn", *where, "--groups", "dee", "--steps", "1", "--batch", "1", "--rank", "1")
     asked = ("attribute", tmp_path / "one.png", *where, "--methods", "guda", "--effort", "quick")
@@ -236,7 +236,7 @@ def test_files_saved_anew_with_the_same_pixels_are_no_other_pictures(home, pictu
 def test_features_of_pictures_that_changed_since_are_said(home, pictures, tmp_path):
     paint(tmp_path / "one.png")
     guda("groups", "new", pictures)
-    save_tiny(home / "models" / "mine")
+    save_tiny(home / "models" / "mine", small=True)
     where = ("--set", "artists", "--model", home / "models" / "mine")
     asked = ("attribute", tmp_path / "one.png", *where, "--methods", "clip")
     guda("assets", "bank", *where)

@@ -52,10 +52,20 @@ def all_doors() -> Iterator[Watched]:
         yield watched
 
 
+def few(door: Door, n: int) -> Iterator[bytes]:
+    """Its first n inputs; of files that are decoded in a process of their own, which takes long, every second one."""
+    apart = 0
+    for data in itertools.islice(door.inputs(5), n):
+        is_apart = data.startswith(b"II*") or data[4:8] == b"ftyp"
+        apart += is_apart
+        if not is_apart or apart % 2:
+            yield data
+
+
 @pytest.mark.parametrize("name", fuzz.DOORS)
 def test_every_door_stands_a_short_run(all_doors, name):
     counts, door = dict.fromkeys(KINDS, 0), find_door(fuzz.DOORS[name])
-    for data in itertools.islice(door.inputs(5), SHORT.get(name, 60)):
+    for data in few(door, SHORT.get(name, 60)):
         outcome = all_doors.tried(name.encode() + b":" + data)
         counts[outcome.kind] += 1
         assert outcome.kind in ("accepted", "refused"), outcome.detail
@@ -66,7 +76,7 @@ def test_every_door_stands_a_short_run(all_doors, name):
 @pytest.mark.parametrize("name", fuzz.DOORS)
 def test_the_same_seed_gives_the_same_inputs_and_another_one_others(name):
     def first(seed: int) -> list[bytes]:
-        return list(itertools.islice(find_door(fuzz.DOORS[name]).inputs(seed), 40))
+        return list(itertools.islice(find_door(fuzz.DOORS[name]).inputs(seed), 40 if name == "pictures" else 12))
 
     assert first(1) == first(1) != first(2)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,10 +16,9 @@ from guda_core.jobs.driver import work_through
 from guda_core.jobs.ray_pool import RayPool, connected
 from tests.job_works import content, diary, is_made, jobs, last_words, run
 from tests.own_pictures import guda
-from tests.own_workspace import own_workspace
 from tests.ray_cluster import SMALL, cluster_of_one
 from tests.test_jobs import ROOT, until
-from tests.test_unlearn_on_many import FEW, made
+from tests.test_unlearn_on_many import FEW, made, taken_away
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +65,9 @@ def test_a_driver_that_was_killed_is_started_again(cluster, tmp_path):
 
 
 def test_unlearning_on_ray_makes_what_one_process_makes(cluster, home):
-    own_workspace(home, adapters_too=False)
-    guda("unlearn", *FEW, "--groups", "bo-chan")
-    alone = made(home)
-    shutil.rmtree(home / "runs")
+    alone = taken_away(home, "bo-chan")
     said = guda("unlearn", *FEW, "--groups", "bo-chan", "--ray", cluster.address)
-    assert made(home) == alone and len(alone) == 2 and "On a Ray cluster of" in said
+    assert made(home) == alone and "On a Ray cluster of" in said
 
 
 def test_no_cluster_and_no_ray_are_one_sentence(monkeypatch):

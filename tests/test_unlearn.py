@@ -96,7 +96,7 @@ def task_of(world, group="a") -> Task:
 
 
 def forget(world, group, folder, config_of=config_of, checkpoint=None, **changes):
-    given = {"steps": 2, "batch": 8, "lr": 1e-2, "warmup": 1, "seed": 0, "selection": "weighted", **changes}
+    given = {"steps": 2, "batch": 4, "lr": 1e-2, "warmup": 1, "seed": 0, "selection": "weighted", **changes}
     lora = given.pop("lora", adapters.LoraSpec(rank=2, alpha=2))
     config = dataclasses.replace(config_of(**{"operator": "guda_c", **given}), lora=lora)
     for _ in unlearn(task_of(world, group), config=config, folder=folder, meta={"note": "kept"}, checkpoint=checkpoint):
@@ -107,7 +107,7 @@ def forget(world, group, folder, config_of=config_of, checkpoint=None, **changes
 def test_the_planted_group_comes_first(world, tmp_path):
     before = {n: p.clone() for n, p in world.model.network.named_parameters()}
     for g in WORDS:
-        meta = forget(world, g, tmp_path / g, steps=24)
+        meta = forget(world, g, tmp_path / g, steps=16, batch=8)
         assert meta["note"] == "kept" and meta["group"] == g and meta["base_sha256"] == world.model.sha256
     assert all(torch.equal(p, before[n]) for n, p in world.model.network.named_parameters())
     guda = Guda(world.model, world.group_set, tmp_path)
@@ -117,7 +117,7 @@ def test_the_planted_group_comes_first(world, tmp_path):
         latent = drawing(g, gen)[None]
         for kind, prompt in (("prompt", f"{WORDS[g]}1"), ("empty", "")):
             query = Query(np.zeros(1), latent, prompt, f"{g}{i}")
-            *_, last = guda.attribute(query, Budget(draws=4, per_pass=2))
+            *_, last = guda.attribute(query, Budget(draws=4, per_pass=4, strata=12))
             right[kind] += last.ranked()[0] == g
     assert right["prompt"] >= 5 and right["empty"] >= 5, right
 
@@ -250,11 +250,11 @@ class TowardsZero(ForgetLoss):
 def test_a_forget_loss_from_outside_is_used_like_the_others(world, tmp_path):
     FORGET_LOSSES.add("zero", TowardsZero)
     try:
-        config = config_of("zero", steps=30, batch=8, lr=1e-2, warmup=1, whole=True, lam=0.0)
+        config = config_of("zero", steps=20, batch=8, lr=1e-2, warmup=1, whole=True, lam=0.0)
         for p in unlearn(task_of(world), config=config, folder=tmp_path, meta={}):  # noqa: B007
             pass
         meta = adapters.read_meta(tmp_path)
-        assert meta["towards"] == 0 and read_config(meta["config"]) == config and p.loss < 0.7
+        assert meta["towards"] == 0 and read_config(meta["config"]) == config and p.loss < 0.7, p.loss
     finally:
         FORGET_LOSSES.remove("zero")
     with pytest.raises(OptionError, match=r"no forget loss 'zero'. Known: guda_c, esd, retrack"):
@@ -277,12 +277,12 @@ def cards(tmp_path_factory):
 
 
 def test_a_whole_model_in_half_precision_is_unlearned_as_one_in_full(world, cards, tmp_path):
-    """The same seed and six steps; LoRAs are compared in `test_unlearn_memory`."""
+    """The same seed and four steps; LoRAs are compared in `test_unlearn_memory`."""
     largest = {}
     for dtype in (torch.float32, torch.float16):
         model = load_model(cards, dtype=dtype)
         task = dataclasses.replace(task_of(world), model=model)
-        config = config_of(steps=6, batch=4, lr=1e-3, warmup=2, whole=True, seed=0)
+        config = config_of(steps=4, batch=2, lr=1e-3, warmup=1, whole=True, seed=0)
         folder = tmp_path / str(dtype)
         for _ in unlearn(task, config=config, folder=folder, meta={}):
             pass
@@ -294,15 +294,15 @@ def test_a_whole_model_in_half_precision_is_unlearned_as_one_in_full(world, card
 
 
 def test_a_run_that_is_killed_goes_on_and_makes_the_same_adapter(world, tmp_path):
-    whole = forget(world, "a", tmp_path / "whole", steps=6)
+    whole = forget(world, "a", tmp_path / "whole", steps=4, batch=8)
     checkpoint = tmp_path / "kept" / "a.pt"
     config = dataclasses.replace(
-        config_of(steps=6, batch=8, lr=1e-2, warmup=1, seed=0, selection="weighted"),
+        config_of(steps=4, batch=8, lr=1e-2, warmup=1, seed=0, selection="weighted"),
         lora=adapters.LoraSpec(rank=2, alpha=2),
     )
     steps = unlearn(task_of(world), config=config, folder=tmp_path / "part", meta={}, checkpoint=checkpoint)
     for p in steps:
-        if p.step == 4:
+        if p.step == 2:
             break
     steps.close()
     assert checkpoint.is_file() and not (tmp_path / "part").exists()
@@ -310,7 +310,7 @@ def test_a_run_that_is_killed_goes_on_and_makes_the_same_adapter(world, tmp_path
         p.step for p in unlearn(task_of(world), config=config, folder=tmp_path / "part", meta={}, checkpoint=checkpoint)
     ]
     part = adapters.read_meta(tmp_path / "part")
-    assert rest == [5, 6] and part["sha256"] == whole["sha256"] and not checkpoint.exists()
+    assert rest == [3, 4] and part["sha256"] == whole["sha256"] and not checkpoint.exists()
     assert part["loss"] == pytest.approx(whole["loss"])
 
 

@@ -23,6 +23,7 @@ from guda_core.jobs.local_pool import Share, share_of
 from guda_core.unlearning import group_jobs
 from guda_core.unlearning.group_jobs import Asked, Found, first_job, is_done, look
 from tests.job_works import Here
+from tests.once import copied
 from tests.own_pictures import guda
 from tests.own_workspace import own_workspace, plant
 
@@ -37,12 +38,29 @@ def made(home: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
-def test_a_worker_makes_what_one_process_makes(home):
+def unlearned(home: Path) -> dict[str, bytes]:
+    """A workspace of which one process has unlearned two groups, one after the other; what it made."""
+    copied("unlearned-few", home, _unlearn)
+    return made(home)
+
+
+def _unlearn(home: Path) -> None:
     own_workspace(home, adapters_too=False)
-    guda("unlearn", *FEW, "--groups", "ann-lee,bo-chan")  # one after the other
-    alone = {name: data for name, data in made(home).items() if name.startswith("bo-chan")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GUDA_HOME", str(home))
+        guda("unlearn", *FEW, "--groups", "bo-chan,dee")
+
+
+def taken_away(home: Path, group: str) -> dict[str, bytes]:
+    """What one process made of a group; there is nothing in the workspace afterwards."""
+    alone = {name: data for name, data in unlearned(home).items() if name.startswith(group)}
     assert len(alone) == 2
     shutil.rmtree(home / "runs")
+    return alone
+
+
+def test_a_worker_makes_what_one_process_makes(home):
+    alone = taken_away(home, "bo-chan")
     said = guda(
         "unlearn", *FEW, "--groups", "bo-chan", "--workers", "2"
     )  # the second has nothing to do, and is not begun
@@ -50,10 +68,7 @@ def test_a_worker_makes_what_one_process_makes(home):
 
 
 def test_a_job_that_is_left_between_two_steps_goes_on_from_there(home, monkeypatch):
-    own_workspace(home, adapters_too=False)
-    guda("unlearn", *FEW, "--groups", "dee")
-    alone = made(home)
-    shutil.rmtree(home / "runs")
+    alone = taken_away(home, "dee")
     monkeypatch.setattr(jobs_job, "SECONDS", 0.0)  # every step is told
     asked = Asked("artists", "brush", groups=("dee",), changes=CHANGES)
     (job,) = group_jobs.group_jobs(asked, "brush", _found(first_job(asked, "brush")))
@@ -81,9 +96,8 @@ def test_groups_that_failed_are_named_with_their_reasons():
 
 
 def test_an_adapter_that_is_to_be_made_again_does_not_count(home, monkeypatch):
-    own_workspace(home, adapters_too=False)
+    unlearned(home)
     config = {"steps": 2, "batch": 1, "rank": 2}
-    guda("unlearn", *FEW, "--groups", "dee")
     asked = Asked("artists", "brush", groups=("dee",), changes=CHANGES)
     card = find_card("brush").id
     assert is_done(asked, "dee", None)
@@ -141,11 +155,10 @@ def test_workers_share_a_machine_as_jobs_are_handed_out(monkeypatch):
 
 def test_the_library_unlearns_by_workers_what_it_unlearns_alone(home, monkeypatch):
     """Its jobs run in this process, as a worker gets them; the command above has workers of its own."""
-    own_workspace(home, adapters_too=False)
+    unlearned(home)
     few: dict[str, Any] = {"steps": 2, "batch": 1, "rank": 2}
     alone = guda_core.unlearn("artists", "brush", only=["dee"], **few)
-    files = made(home)
-    shutil.rmtree(home / "runs")
+    files = taken_away(home, "dee")
     asked = []
     monkeypatch.setattr(api, "opened", lambda *given: asked.append(given) or closing(Here()))
     monkeypatch.setattr(group_jobs, "quieten", lambda: None)

@@ -19,6 +19,7 @@ from guda_core.scoring import parts, places
 from guda_core.scoring.table_rows import Row
 
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+HEAD = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
 POLL_S = 0.2
 PATIENCE_S = 3600.0
 
@@ -55,7 +56,7 @@ def two_nodes() -> Iterator[Any]:
     """Within the block there is a Ray cluster of this machine; the node of the drivers, and another one."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, **HEAD})
     try:
         cluster.add_node(**NODE)
         yield cluster
