@@ -25,7 +25,7 @@ from tests.test_pipeline import MISSING, service  # noqa: F401  (a fixture)
 def run(service, monkeypatch):  # noqa: F811
     """Call the command line; the bundled model is replaced by the tiny one."""
     monkeypatch.setattr(local, "load_service", lambda *a, **k: service)
-    monkeypatch.setattr(loading, "quieten", lambda: None)
+    monkeypatch.setattr(loading, "set_up_libraries", lambda: None)
 
     def call(*arguments: object):
         return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})

@@ -161,7 +161,7 @@ def test_the_library_unlearns_by_workers_what_it_unlearns_alone(home, monkeypatc
     files = taken_away(home, "dee")
     asked = []
     monkeypatch.setattr(api, "opened", lambda *given: asked.append(given) or closing(Here()))
-    monkeypatch.setattr(group_jobs, "quieten", lambda: None)
+    monkeypatch.setattr(group_jobs, "set_up_libraries", lambda: None)
     told = guda_core.unlearn("artists", "brush", only=["dee"], workers=1, **few)
     assert made(home) == files and told == alone and set(told) == {"dee"}
     assert guda_core.unlearn("artists", "brush", only="dee", workers=1, **few) == alone
@@ -194,7 +194,7 @@ def test_the_expected_end_says_its_date_when_it_is_not_today():
 def test_what_was_asked_is_opened_anew_when_any_part_of_it_changes(field, monkeypatch):
     opened = []
     monkeypatch.setattr(group_jobs, "open_asked", opened.append)
-    monkeypatch.setattr(group_jobs, "quieten", lambda: None)
+    monkeypatch.setattr(group_jobs, "set_up_libraries", lambda: None)
     group_jobs._opened.cache_clear()
     first = Asked("artists")
     other = Asked(**{"group_set": "artists", field: "other"})  # type: ignore[arg-type]
