@@ -32,7 +32,7 @@ LONG = (
     "browser_answer", "unlearn", "browser_screens", "styles_run", "browser", "unlearn_memory", "table_on_ray",
     "unconditional", "jobs_on_ray", "wheel", "fuzz", "planted", "unlearn_on_many", "gpu_check", "own_oracle_page",
     "own_oracle", "start", "classes", "formats", "browser_own", "pipeline", "ui_api", "racing", "results_screen",
-    "scope", "faults_server", "api", "browser_pictures", "members", "terminal", "publish_guide", "sanity", "how_to",
+    "scope", "faults_server", "api", "members", "terminal", "publish_guide", "sanity", "how_to",
     "every_family", "old_reports", "faults", "published", "jobs", "live",
 )  # fmt: skip
 

@@ -111,15 +111,15 @@ def test_the_planted_group_comes_first(world, tmp_path):
         assert meta["note"] == "kept" and meta["group"] == g and meta["base_sha256"] == world.model.sha256
     assert all(torch.equal(p, before[n]) for n, p in world.model.network.named_parameters())
     guda = Guda(world.model, world.group_set, tmp_path)
-    gen, right = torch.Generator().manual_seed(99), {"prompt": 0, "empty": 0}
+    gen, right = torch.Generator().manual_seed(99), []
     cases = [(g, i) for g in WORDS for i in range(2)]
     for g, i in cases:
         latent = drawing(g, gen)[None]
-        for kind, prompt in (("prompt", f"{WORDS[g]}1"), ("empty", "")):
+        for prompt in (f"{WORDS[g]}1", ""):
             query = Query(np.zeros(1), latent, prompt, f"{g}{i}")
             *_, last = guda.attribute(query, Budget(draws=4, per_pass=4, strata=12))
-            right[kind] += last.ranked()[0] == g
-    assert right["prompt"] >= 5 and right["empty"] >= 5, right
+            right.append(last.ranked()[0] == g)
+    assert sum(right) >= 9 and len(right) == 12, right  # by chance: once in 250
 
 
 @pytest.fixture(scope="module")
