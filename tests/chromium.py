@@ -46,6 +46,20 @@ def until(page: Page, true: Callable[[], bool]) -> None:
         page.wait_for_timeout(50)
 
 
+# What says or shows something, ends beyond the window's right edge without "...", and cannot be scrolled to. gradio
+# keeps the tabs that are in its menu there, unseen, to know how wide they would be.
+CUT_OFF = """() => [...document.querySelectorAll('.gradio-container *')].filter(e => {
+  const box = e.getBoundingClientRect();
+  if (!box.width || !box.height || box.right <= innerWidth + 1 || e.closest('.tab-wrapper')) return false;
+  const says = [...e.childNodes].some(n => n.nodeType === Node.TEXT_NODE && n.textContent.trim());
+  if (!says && !['IMG', 'SVG', 'INPUT', 'TEXTAREA', 'BUTTON'].includes(e.tagName.toUpperCase())) return false;
+  if (!e.checkVisibility({opacityProperty: true, visibilityProperty: true})) return false;
+  for (let a = e; a; a = a.parentElement) {
+    const style = getComputedStyle(a), scrolls = ['auto', 'scroll'].includes(style.overflowX);
+    if (style.textOverflow === 'ellipsis' || (a !== e && scrolls && a.scrollWidth > a.clientWidth)) return false;
+  }
+  return true;
+}).map(e => `${e.tagName}: ${e.textContent.trim().slice(0, 60)}`)"""
 _WARM: dict[Browser, BrowserContext] = {}
 
 
@@ -84,9 +98,11 @@ class Watched:
         return self.page
 
     def fits(self) -> None:
-        """Nothing sticks out sideways."""
+        """Nothing sticks out sideways, nor is cut off there."""
         wide = self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert wide <= 0
+        cut = self.page.evaluate(CUT_OFF)
+        assert cut == [], cut
 
     def height(self) -> int:
         """Of the whole page, in pixels."""

@@ -79,6 +79,19 @@ def violations(page: Page) -> list[str]:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("overflow", "fits"), [("hidden", False), ("auto", True)])
+def test_what_is_cut_off_is_found_and_what_can_be_scrolled_to_is_not(browser, overflow, fits):
+    watched = Watched(browser, 390)
+    block = f"<div style='width: 300px; overflow: {overflow}'><h1 style='width: 700px'>A long title</h1></div>"
+    watched.page.set_content(f"<div class='gradio-container'>{block}</div>")
+    if fits:
+        watched.fits()
+    else:
+        with pytest.raises(AssertionError, match="H1: A long title"):
+            watched.fits()
+    watched.page.close()
+
+
 @pytest.mark.parametrize(("width", "most", "dark"), [(1440, 2500, False), (390, 4000, True)])
 def test_every_screen_is_short_sound_and_accessible_with_an_answer(browser, stage, width, most, dark):
     watched = Watched(browser, width, dark)
