@@ -17,6 +17,8 @@ from tests.once import PLACE
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+    from tests.stage import Stage
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers are the threads
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
@@ -92,6 +94,20 @@ def drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return DRAWN[key]
 
     monkeypatch.setattr(figures, "bars_png", bars)
+
+
+@pytest.fixture(scope="module")
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """One app for a file of tests; the file's `SERVICE` makes its service."""
+    from tests.stage import staged
+
+    yield from staged(request.module.SERVICE, tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture
+def stage(served: Stage) -> Stage:
+    """That app, as new."""
+    return served.renewed()
 
 
 @pytest.fixture(scope="session")

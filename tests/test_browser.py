@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
 from PIL import Image
@@ -13,7 +12,6 @@ from guda_core.answers.verdict import FIRST_VISIT
 from guda_core.ui import words
 from tests.chromium import SLOW, Watched, until
 from tests.fakes import FakeService
-from tests.stage import Stage, staged
 
 pytestmark = [
     pytest.mark.browser,
@@ -21,14 +19,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    yield from staged(FakeService, tmp_path_factory.mktemp("browser"))
-
-
-@pytest.fixture
-def stage(served: Stage) -> Stage:
-    return served.renewed()
+SERVICE = FakeService
 
 
 def run(page: Page, name: str = "Generate and attribute") -> None:

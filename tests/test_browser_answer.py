@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
 from PIL import Image
@@ -15,7 +14,6 @@ from guda_core.ui import words
 from guda_core.ui.address import left_out
 from tests.chromium import SLOW, Watched, until
 from tests.fakes import FakeService, serving
-from tests.stage import Stage, staged
 
 pytestmark = [
     pytest.mark.browser,
@@ -30,14 +28,7 @@ PAINTERS = GroupSet(
 CAVEAT = "This model is distilled for guidance. It is no likelihood model."
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory) -> Iterator[Stage]:
-    yield from staged(FakeService, tmp_path_factory.mktemp("answer"))
-
-
-@pytest.fixture
-def stage(served) -> Stage:
-    return served.renewed()
+SERVICE = FakeService
 
 
 def finished(page: Page) -> None:

@@ -45,11 +45,6 @@ def served(tmp_path_factory) -> Iterator[Stage]:
         yield from staged(full, tmp_path_factory.mktemp("screens"))
 
 
-@pytest.fixture
-def stage(served) -> Stage:
-    return served.renewed()
-
-
 def finished(page: Page) -> None:
     expect(page.get_by_text(re.compile(f"^{re.escape(words.DONE)}")).first).to_be_visible(timeout=SLOW)
 

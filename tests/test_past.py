@@ -23,7 +23,6 @@ from guda_core.ui.more_maps import mappable, one_map
 from guda_core.ui.past import added, past_html, size_of
 from tests.chromium import SLOW, Watched, until
 from tests.fakes import REASON, FakeService
-from tests.stage import Stage, staged
 from tests.test_browser_screens import violations
 
 pytestmark = pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")  # gradio's use of pandas 3
@@ -134,14 +133,7 @@ class Counted(FakeService):
         yield from super().maps(query, method=method, groups=groups)
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory) -> Iterator[Stage]:
-    yield from staged(Counted, tmp_path_factory.mktemp("past"))
-
-
-@pytest.fixture
-def stage(served) -> Stage:
-    return served.renewed()
+SERVICE = Counted
 
 
 @pytest.mark.browser

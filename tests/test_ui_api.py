@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from guda_core.data.images import MAX_BYTES
 from guda_core.errors import ScoreError
 from guda_core.ui import MOST_SENT, QUEUE, build_ui, launch_options, words
 from tests.fakes import REASON, WAIT, FakeService, serving
-from tests.stage import Stage, staged
+from tests.stage import Stage
 
 pytestmark = pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")  # gradio's use of pandas 3
 
@@ -36,14 +35,7 @@ DRAW = {"prompt": "a red apple", "seed": 1, "steps": 5, "guidance": 3.0}
 OPTIONS = {"methods": ["guda", "clip"], "effort": "quick"}
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    yield from staged(FakeService, tmp_path_factory.mktemp("uploads"))
-
-
-@pytest.fixture
-def stage(served: Stage) -> Stage:
-    return served.renewed()
+SERVICE = FakeService
 
 
 @pytest.fixture
