@@ -13,6 +13,8 @@ import zlib
 from collections.abc import Iterator
 from itertools import islice
 
+from guda_core.data import exif
+
 PNG = b"\x89PNG\r\n\x1a\n"
 PNG_COLOUR = (b"iCCP", b"gAMA", b"cHRM", b"sRGB", b"cICP")
 PNG_LENGTHS = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"cICP": 4}
@@ -20,6 +22,7 @@ PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)
 PASS, MOST_PASSES = b"\xff\xda", 64  # what begins a pass of a JPEG over its pixels (SOS); a usual one has ten
 FILL = b"\xff" * 65536  # bytes between segments that say nothing
+MORE_PICTURES = b"MPF\0"
 ALONE = (0x01, 0xC8, 0xCC, *range(0xD0, 0xDA), *range(0xF0, 0xFE))  # JPEG's markers without a length
 MOST_PARTS = 100_000  # chunks or segments of a file that are looked at
 MAX_PROFILE = 4_000_000  # bytes of an unpacked colour profile
@@ -39,14 +42,28 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
 
 
 def is_crowded(data: bytes, kind: str) -> bool:
-    """Whether a PNG or JPEG has so many parts, or a JPEG so many passes over its pixels, that reading it takes long."""
+    """Whether a PNG or JPEG has so many parts, or a JPEG so many passes over its pixels, that reading it takes long, or
+    so much in the blocks that are read when it is opened."""
     if kind == "JPEG":
-        return data.count(PASS) > MOST_PASSES or FILL in data or _goes_on(jpeg_segments(data))
+        many = data.count(PASS) > MOST_PASSES or FILL in data or _goes_on(jpeg_segments(data))
+        return many or any(exif.is_heavy(block) for block in _jpeg_blocks(data))
     return kind == "PNG" and _goes_on(png_places(data))
 
 
 def _goes_on(parts: Iterator[int]) -> bool:
     return next(islice(parts, MOST_PARTS, None), None) is not None
+
+
+def _jpeg_blocks(data: bytes) -> Iterator[bytes]:
+    """The EXIF of a JPEG, which may go on in several segments, and its lists of more pictures."""
+    parts = []
+    for at in jpeg_segments(data):
+        start, end = at + 4, at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if data[at + 1] == 0xE1 and data.startswith(exif.HEAD, start):
+            parts.append(data[start + len(exif.HEAD) : end])
+        elif data[at + 1] == 0xE2 and data.startswith(MORE_PICTURES, start):
+            yield data[start + len(MORE_PICTURES) : end]
+    yield b"".join(parts)
 
 
 def jpeg_segments(data: bytes) -> Iterator[int]:

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 import numpy as np
 from PIL import Image
 
+from guda_core.data import exif
 from guda_core.data.containers import needed
 from guda_core.errors import ImageError
 
@@ -243,6 +244,9 @@ def _metadata(im: Image.Image) -> list[str]:
 def _orientation(im: Image.Image, notes: list[str]) -> Image.Transpose | None:
     """What turns the picture upright, None when it already is. A broken EXIF block counts as none, with a note."""
     try:
+        if exif.is_heavy(exif.exif_of(im.info)):
+            notes.append("Its EXIF data is very large and was ignored.")
+            return None
         if "exif" in im.info:
             Image.Exif().load(im.info["exif"])  # Pillow's own reading keeps quiet about a broken block the second time
         return UPRIGHT.get(im.getexif().get(ORIENTATION, 1))

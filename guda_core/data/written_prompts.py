@@ -23,6 +23,7 @@ from PIL import Image
 from guda_core.data.apart import HERE
 from guda_core.data.containers import is_crowded
 from guda_core.data.decoding import kind_of
+from guda_core.data.exif import is_heavy
 from guda_core.data.prompts import MAX_PROMPT
 
 MOST = 200_000  # characters that are looked at
@@ -63,13 +64,13 @@ def written_prompt(data: bytes) -> Written | None:
 def _texts(im: Image.Image) -> dict[str, str]:
     """Everything that may hold a prompt, by the name that PNG gives it."""
     texts = {str(k): v[:MOST] for k, v in im.info.items() if isinstance(v, str)}
-    if "exif" in im.info:
-        exif = im.getexif()
+    if "exif" in im.info and not is_heavy(im.info["exif"]):
+        tags = im.getexif()
         for tag in (MAKE, MODEL):
-            name, _, rest = str(exif.get(tag, "")).partition(":")
+            name, _, rest = str(tags.get(tag, "")).partition(":")
             texts.setdefault(name.lower(), rest[:MOST])
-        texts["software"] = str(exif.get(SOFTWARE, ""))
-        if comment := _comment(exif.get_ifd(EXIF).get(USER_COMMENT)):
+        texts["software"] = str(tags.get(SOFTWARE, ""))
+        if comment := _comment(tags.get_ifd(EXIF).get(USER_COMMENT)):
             texts.setdefault("parameters", comment[:MOST])
     return texts
 
