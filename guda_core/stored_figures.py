@@ -14,6 +14,7 @@ NO_FIGURES = (
     "soak.json",
     "engine.json",
     "held-back.json",
+    "sizes.json",
     "timesteps.json",
 )  # what lies beside the figures and tells nothing of answers
 FRESH = "fresh/styles.json"  # agreement on pictures that no setting was ever tried on

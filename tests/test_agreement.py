@@ -117,7 +117,7 @@ def test_the_summary_has_both_benches_side_by_side_and_says_what_is_missing(page
     assert row.endswith("|  | 26x |")  # no row on the digits, so no cost there
 
 
-def test_who_leads_is_the_sign_of_the_interval(page, tmp_path):
+def test_who_leads_is_the_sign_of_the_interval_and_of_mcnemars_test(page, tmp_path):
     def row(second, low, high, first="guda", metric="top1"):
         return {"first": first, "second": second, "query_set": "a", "metric": metric, "low": low, "high": high}
 
@@ -128,14 +128,17 @@ def test_who_leads_is_the_sign_of_the_interval(page, tmp_path):
         row("x", -1, -0.5, "both"),
         row("x/mse", 1, 2),
     ]
+    found[0]["p"], found[2]["p"] = 0.01, 0.06
     found += [row("x", 0.1, 0.2, metric="variation"), row("x + offset", 0.1, 0.2, metric="variation")]
+    found += [row("x + offset", 0.1, 0.2, metric="variation_standardised")]
     (tmp_path / "fresh").mkdir()
     made = {"differences": found, "command": "python -m x", "date": "2026-01-02T00:00:00"}
     (tmp_path / "fresh" / "styles.json").write_text(json.dumps(made))
     lines = page.RENDER["styles_fresh_leads"]().splitlines()
     assert [line for line in lines if line.startswith("| ")] == [
-        "| Top-1, against | guda, a | both, a |", "| x | ahead | behind |", "| y | level |  |", "| z | behind |  |",
+        "| Top-1, against | guda, a | both, a |", "| x | ahead | behind |", "| y | level |  |", "| z | level |  |",
         "| Variation, against | guda, a |", "| x | ahead |",
+        "| Variation, standardised, against | guda, a |", "| x + offset | ahead |",
     ]  # fmt: skip
 
 

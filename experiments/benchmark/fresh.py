@@ -76,6 +76,7 @@ def table(
         "oracle": "LOGO: the UNet retrained without each group, first seed, in coded form (the live oracle)",
         "rows": result_tables.agreement(scores, sets, made_of=made_of),
         "differences": [d for f in ours for d in result_tables.differences(scores, sets, f, made_of=made_of)],
+        "where_clear": where_tables.where_clear(scores, sets),
         "where_separable": where_tables.where_separable(scores, sets),
         "where_missed": where_tables.where_missed(scores, sets, made_of),
         "by_group": where_tables.by_group(scores, sets, made_of, (result_tables.WITH_OFFSET,)),

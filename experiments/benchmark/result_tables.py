@@ -13,7 +13,9 @@ against the trainings of the same seed that were made and scored before.
 A row is {method, query_set, n, groups, top1: {value, low, high}, mrr: {...}, ..., variation: {...}} (see
 `metrics.agreement` and `variation`). Where it is known what each query was made of, it holds `variation_others` and
 the intervals over artists, `top1_artists` and `variation_artists`. A difference is paired, of one method to another, in
-Top-1, MRR or variation; its `artists` is the interval over artists.
+Top-1, MRR or variation; its `artists` is the interval over artists. In Top-1 it also holds on how many pictures one of
+the two alone is right, and `p`, McNemar's exact test of these (McNemar 1947): the interval of few such pictures is too
+narrow. `lead` says which differences are clear.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest
 
 from experiments.benchmark import variation as v
 from guda_core.attribution import metrics
@@ -30,6 +33,7 @@ ORACLE, SECOND, LIVE, BEFORE = "logo", "logo-2", "logo-live", "logo-before"
 ROW_OF = {SECOND: "ceiling", BEFORE: "ceiling-again"}  # what these scores are called as rows
 GUDA, WITH_OFFSET = "guda", "guda + offset"  # rows of the tables (`fair`)
 DROP = "guda/drop"  # the arrays' name of the paper's score; there "guda" holds the offset
+SIGNIFICANT = 0.05
 NOT_A_METHOD = ("separable/", "se/")  # what else a file of scores may hold
 
 
@@ -77,6 +81,8 @@ def agreement(
             row |= metrics.agreement(own, truth)
             varies = v.variation(own, truth)
             row["variation"] = v.over_pictures(varies, len(own), own.shape[1])
+            pattern = v.variation(v.standardised(own), v.standardised(truth))
+            row["variation_standardised"] = v.over_pictures(pattern, len(own), own.shape[1])
             if made_of is not None:
                 of = [made_of[i] for i in np.flatnonzero(mine)]
                 others = np.array([[g not in groups for g in ids] for groups in of])[:, has]
@@ -113,15 +119,38 @@ def differences(
                 m: v.less(v.mean(metrics.METRICS[m](one, truth)), v.mean(metrics.METRICS[m](other, truth)))
                 for m in ("top1", "mrr")
             }
-            by["variation"] = v.less(v.variation(one, truth), v.variation(other, truth))
+            by["variation"] = _less_in_variation(one, other, truth)
+            patterns = (v.standardised(x) for x in (one, other, truth))
+            by["variation_standardised"] = _less_in_variation(*patterns)
             for metric, statistic in by.items():
                 row = {"first": first, "second": name, "query_set": query_set, "metric": metric}
                 row |= v.over_pictures(statistic, len(one), one.shape[1])
+                if metric == "top1":
+                    row |= mcnemar(*(metrics.METRICS[metric](x, truth) > 0 for x in (one, other)))
                 if made_of is not None:
                     artist = [ids.index(made_of[i][0]) for i in np.flatnonzero(mine)]
                     row["artists"] = v.over_artists(statistic, artist, np.ones(one.shape[1], bool))
                 rows.append(row)
     return rows
+
+
+def _less_in_variation(one: np.ndarray, other: np.ndarray, truth: np.ndarray) -> v.Statistic:
+    return v.less(v.variation(one, truth), v.variation(other, truth))
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
+    """On how many pictures one method alone is right, and the exact two-sided p-value. first, second: (Q,) bool."""
+    only = int((first & ~second).sum()), int((second & ~first).sum())
+    p = binomtest(only[0], sum(only)).pvalue if sum(only) else 1.0
+    return {"only_first": only[0], "only_second": only[1], "p": float(p)}
+
+
+def lead(difference: Mapping[str, Any]) -> str:
+    """ "ahead" or "behind" where a paired difference is clear, else "level". Clear: its interval excludes 0 and, in Top-1,
+    p is at most 0.05."""
+    if difference.get("p", 0.0) > SIGNIFICANT:
+        return "level"
+    return "ahead" if difference["low"] > 0 else "behind" if difference["high"] < 0 else "level"
 
 
 def sets_of(sets: Sequence[str], at: np.ndarray | None) -> Iterator[tuple[str, np.ndarray]]:

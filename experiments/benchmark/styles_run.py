@@ -193,6 +193,7 @@ def write_table(folder: Path) -> Path:
         **result_tables.make(scores, sets, ours, made_of),
         **result_tables.against_the_mean(scores, sets, ours),
         "where_missed": where_tables.where_missed(scores, sets, made_of),
+        "where_clear": where_tables.where_clear(scores, sets),
         "where_separable": where_tables.where_separable(scores, sets),
         "where_unsure": where_tables.where_unsure(scores, sets),
         "where_unsure_again": where_tables.where_unsure(scores, sets, result_tables.BEFORE),

@@ -7,6 +7,10 @@ picture, already earns something. *Variation* asks the other question, where a c
     r_k       Pearson's correlation over pictures x of the method's and the oracle's centred scores of group k
     variation the mean of r_k over groups, in [-1, 1]
 
+It rewards knowing on which pictures the groups lie far apart, which scores in the oracle's own unit do more easily. On
+*standardised* scores, each picture's centred ones over their standard deviation over the groups, only the pattern
+counts, as in a correlation over the groups of each picture.
+
 `others`: r_k over the pictures that were not made of group k: it did not draw them, and none of its words are in their
 prompt. A group whose scores are constant has r_k = 0. Intervals over pictures are 95% percentile bootstrap intervals.
 
@@ -32,6 +36,14 @@ LEAST = 1e-12  # of the variance, relative to the mean square: below it scores a
 def _centred(scores: np.ndarray) -> np.ndarray:
     s = scores.astype(float)
     return s - s.mean(axis=1, keepdims=True)
+
+
+def standardised(scores: np.ndarray) -> np.ndarray:
+    """(Q, G): each picture's scores less their mean, over their standard deviation; 0 where all are equal."""
+    s = _centred(scores)
+    spread = s.std(axis=1, keepdims=True)
+    size = np.abs(scores.astype(float)).max(axis=1, keepdims=True)
+    return np.divide(s, spread, out=np.zeros_like(s), where=spread > LEAST * size)
 
 
 def correlations(scores: np.ndarray, oracle: np.ndarray, weights: np.ndarray, at: np.ndarray) -> np.ndarray:

@@ -9,9 +9,11 @@ import numpy as np
 
 from experiments.benchmark.result_tables import (
     BEFORE,
+    GUDA,
     LIVE,
     ORACLE,
     SECOND,
+    WITH_OFFSET,
     is_scoring,
     methods,
     on_its_groups,
@@ -60,6 +62,16 @@ def where_separable(scores: Mapping[str, np.ndarray], sets: Sequence[str]) -> li
         return []
     complete = {n: s for n, s in scores.items() if n == ORACLE or not np.isnan(s).any()}
     return _apart(complete, sets, {"separable": known.astype(bool), "not": ~known.astype(bool)})
+
+
+def where_clear(scores: Mapping[str, np.ndarray], sets: Sequence[str]) -> list[dict[str, Any]]:
+    """Top-1 of the app's score apart: where its own first two groups are separable, by the draws alone, and where they
+    are not; [] where that is not known. A row is {method, query_set, clear: {n, top1}, not: {n, top1}}."""
+    own = scores.get(f"separable/{GUDA}")
+    if own is None or WITH_OFFSET not in scores:
+        return []
+    of = {n: scores[n] for n in (ORACLE, WITH_OFFSET)}
+    return _apart(of, sets, {"clear": own.astype(bool), "not": ~own.astype(bool)})
 
 
 def of_others(

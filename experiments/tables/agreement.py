@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from experiments.benchmark.result_tables import WITH_OFFSET
+from experiments.benchmark.result_tables import WITH_OFFSET, lead
 from experiments.tables import measured
 from experiments.tables.committed import UNKNOWN, read, source, value
 from guda_core.paths import ROOT
@@ -18,7 +18,9 @@ from guda_core.reports import figures
 from guda_core.reports.agreement_rows import is_ceiling, labelled
 
 METRICS = {"top1": "Top-1", "mrr": "MRR", "ndcg3_exponential": "NDCG@3", "spearman": "Spearman",
-           "variation": "Variation", "variation_others": "Variation, others' pictures"}  # fmt: skip
+           "variation": "Variation", "variation_standardised": "Variation, standardised",
+           "variation_others": "Variation, others' pictures"}  # fmt: skip
+COMPARED = ("top1", "variation", "variation_standardised")
 
 
 def ordered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -50,13 +52,13 @@ def table(name: str, rows_key: str = "rows") -> str:
 
 
 def differences(name: str, rows_key: str = "differences") -> str:
-    """Paired differences of our methods to the others in Top-1 and in variation, a table each; beside the interval over
-    pictures that over artists, where it is known."""
+    """Paired differences of our methods to the others in Top-1 and in both variations, a table each; beside each
+    interval over pictures that over artists, where it is known."""
     record = read(name)
     if record is None or not record.get(rows_key):
         return UNKNOWN
     lines: list[str] = []
-    for metric in ("top1", "variation"):
+    for metric in COMPARED:
         rows = [r for r in record[rows_key] if r["metric"] == metric and "/" not in r["second"]]
         sets = list(dict.fromkeys(r["query_set"] for r in rows))
         found = {(r["first"], r["second"], r["query_set"]): _over_both(r) for r in rows}
@@ -72,17 +74,17 @@ def differences(name: str, rows_key: str = "differences") -> str:
 
 
 def leads(name: str) -> str:
-    """Where our methods are clearly ahead of others over pictures, level with them, or clearly behind: the signs of the
-    intervals of `differences`, a table for Top-1 and one for variation, where the offset changes nothing."""
+    """Where our methods are clearly ahead of others over pictures, level with them, or clearly behind (`lead`): a table
+    for Top-1 and one for each variation. In the plain one, where the offset changes nothing, its rows are left out."""
     record = read(name)
     if record is None or not record.get("differences"):
         return UNKNOWN
     lines: list[str] = []
-    for metric in ("top1", "variation"):
+    for metric in COMPARED:
         rows = [r for r in record["differences"] if r["metric"] == metric and "/" not in r["second"]]
-        rows = [r for r in rows if metric == "top1" or "offset" not in r["first"] + r["second"]]
+        rows = [r for r in rows if metric != "variation" or "offset" not in r["first"] + r["second"]]
         firsts, sets = (list(dict.fromkeys(r[k] for r in rows)) for k in ("first", "query_set"))
-        found = {(r["first"], r["second"], r["query_set"]): _lead(r) for r in rows}
+        found = {(r["first"], r["second"], r["query_set"]): lead(r) for r in rows}
         lines += [""] if lines else []
         lines += [f"| {METRICS[metric]}, against | {' | '.join(f'{f}, {s}' for f in firsts for s in sets)} |"]
         lines += ["|---|" + "---|" * len(firsts) * len(sets)]
@@ -91,13 +93,10 @@ def leads(name: str) -> str:
     return "\n".join([*lines, "", source(record, name)])
 
 
-def _lead(row: dict[str, Any]) -> str:
-    return "ahead" if row["low"] > 0 else "behind" if row["high"] < 0 else "level"
-
-
 def _over_both(row: dict[str, Any]) -> str:
     of = row.get("artists")
-    return value(row) + (f"; artists {of['low']:.2f} to {of['high']:.2f}" if of else "")
+    alone = f"; {row['only_first']} against {row['only_second']}, p = {row['p']:.2g}" if "p" in row else ""
+    return value(row) + alone + (f"; artists {of['low']:.2f} to {of['high']:.2f}" if of else "")
 
 
 def apart(rows_key: str, kinds: dict[str, str], name: str = "styles") -> str:
@@ -262,6 +261,7 @@ def summary() -> str:
 
 
 MISSED = {"named": "the oracle names it", "other": "another"}
+CLEAR = {"clear": "a clear lead", "not": "none"}
 SEPARABLE = {"separable": "separable", "not": "not separable"}
 RENDER = {
     "agreement": summary,
@@ -270,6 +270,7 @@ RENDER = {
     "styles_fresh": lambda: table(FRESH),
     "styles_fresh_leads": lambda: leads(FRESH),
     "styles_fresh_differences": lambda: differences(FRESH),
+    "styles_fresh_where_clear": lambda: apart("where_clear", CLEAR, FRESH),
     "styles_fresh_where_separable": lambda: apart("where_separable", SEPARABLE, FRESH),
     "styles_fresh_where_missed": lambda: apart("where_missed", MISSED, FRESH),
     "styles_report": lambda: table("styles", "rows_report"),

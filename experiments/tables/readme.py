@@ -15,6 +15,7 @@ from typing import Any
 from experiments.tables import (
     agreement,
     averaged_table,
+    baselines_table,
     engine_table,
     fuzz_table,
     gpu_table,
@@ -23,6 +24,7 @@ from experiments.tables import (
     planted_table,
     scale_table,
     seeds_table,
+    sizes_table,
     strip_table,
     timesteps_table,
 )
@@ -203,6 +205,8 @@ RENDER = {
     **gpu_table.RENDER,
     **scale_table.RENDER,
     **seeds_table.RENDER,
+    **sizes_table.RENDER,
+    **baselines_table.RENDER,
     **strip_table.RENDER,
     **held_back_table.RENDER,
     **timesteps_table.RENDER,

@@ -141,6 +141,8 @@ def _first(found: Mapping[str, Any] | None, methods: Mapping[str, MethodInfo]) -
         "Agreement with the oracle: the methods of this app", ("Method", *MEASURES.values()), body, numbers=".nnnn"
     )
     more = text(_beside(found or {}, main))
+    if leads := _leads(found or {}, main):
+        more += text(leads)
     whole = text(Html(f"<strong>{safe(said)}</strong>")) + more + figure
     return Html(whole + folded("The same figures as a table", figures))
 
@@ -156,6 +158,22 @@ def _beside(found: Mapping[str, Any], main: str) -> str:
     if beside:
         said.append(f"For comparison, on the first: {', '.join(beside)}.")
     return " ".join(said)
+
+
+def _leads(found: Mapping[str, Any], main: str) -> str:
+    """How often the first group is the oracle's where it is clear of the second, and where it is not."""
+    rows = {r["query_set"]: r for r in found.get("where_clear", []) if _of_both(r) and r["method"] == main + OFFSET}
+    said = ["How often this is so where the first group is clear of the second, and where it is not:"] if rows else []
+    for name in (n for n in SETS if n in rows):
+        clear, not_clear = (_in_100(rows[name][k]["top1"]["value"]) for k in ("clear", "not"))
+        said.append(f"{SETS[name]}: {clear} and {not_clear} of 100.")
+    return " ".join(said)
+
+
+def _of_both(row: Any) -> bool:
+    parts = [row.get(k) for k in ("clear", "not")] if isinstance(row, Mapping) else [None]
+    known = all(isinstance(p, Mapping) and _is_measured(p.get("top1")) for p in parts)
+    return known and {"method", "query_set"} <= set(row)
 
 
 def _row_of(method: str, rows: Sequence[Mapping[str, Any]], *, main: bool) -> Mapping[str, Any] | None:

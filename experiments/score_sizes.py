@@ -1,0 +1,108 @@
+"""How large are the scores? `python -m experiments.score_sizes` answers from committed scores and values.
+
+No model is run.
+
+sizes    the mean score of the oracle and of GUDA's drop by query set, and how often the oracle's is positive
+nothing  the same for a retraining from another seed without which nothing was left out: what of a retraining's
+         score is not the group's. Of the first draw alone, whose values are kept.
+artists  the mean drop of each group's adapter on the real queries of each artist (both draws), and the standard
+         error of its mean over the other artists' pictures, once over pictures and once over artists
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from experiments.benchmark import styles_run
+from experiments.benchmark.result_tables import GUDA, ORACLE, sets_of
+from experiments.benchmark.strata import OLD_RULE, make_strata
+from experiments.commands import program, write_record
+from experiments.logo import oracle_values
+from guda_core.diffusion.schedule import Schedule
+from guda_core.errors import DataError
+from guda_core.paths import BENCHMARKS
+
+COMMAND = "python -m experiments.score_sizes"
+DRAWS = {"first": BENCHMARKS, "fresh": BENCHMARKS / "fresh"}
+FULL, AGAIN = "full", "unet-full-s4"  # the model and its retraining from another seed with every group
+
+
+def sizes(compared: styles_run.Compared) -> list[dict[str, Any]]:
+    """By query set: {query_set, n, oracle, guda, times, oracle_positive}, means over pictures and groups in nats."""
+    out = []
+    for name, mine in sets_of(compared.sets, None):
+        oracle, guda = (compared.scores[row][mine].astype(float) for row in (ORACLE, GUDA))
+        row: dict[str, Any] = {"query_set": name, "n": int(mine.sum()), "oracle": oracle.mean(), "guda": guda.mean()}
+        out.append(row | {"times": oracle.mean() / guda.mean(), "oracle_positive": float((oracle > 0).mean())})
+    return out
+
+
+def nothing(schedule: Schedule, sets: Sequence[str]) -> list[dict[str, Any]]:
+    """By query set of the first draw: {query_set, n, drop, positive} of the retraining that left nothing out."""
+    found = []
+    for name in (FULL, AGAIN):
+        with np.load(BENCHMARKS / oracle_values.FOLDER / f"{name}.npz", allow_pickle=False) as z:
+            found.append(z["values"].astype(float))  # (Q, K, M)
+    full, again = found
+    drops = (again - full).mean(axis=2) @ make_strata(schedule, full.shape[1], OLD_RULE).sizes.astype(float)
+    return [
+        {"query_set": s, "n": int(at.sum()), "drop": drops[at].mean(), "positive": float((drops[at] > 0).mean())}
+        for s, at in sets_of(sets, None)
+    ]
+
+
+def by_artist(drops: np.ndarray, artist: np.ndarray, ids: Sequence[str]) -> list[dict[str, Any]]:
+    """Of each group {group, n, mean, se_pictures, se_artists, of: artist -> mean drop on the artist's pictures}.
+
+    drops: (Q, G) nats; artist: (Q,) index. Mean and errors are over the pictures of the others: errors over pictures
+    take all as independent, errors over artists take each artist's mean as one draw, so far as their numbers are equal.
+    """
+    out = []
+    for k, group in enumerate(ids):
+        means = {a: drops[artist == i, k].mean() for i, a in enumerate(ids)}
+        others, own = drops[artist != k, k], [m for a, m in means.items() if a != group]
+        row = {"group": group, "n": len(others), "mean": others.mean(), "of": means}
+        row["se_pictures"] = others.std(ddof=1) / np.sqrt(len(others))
+        out.append(row | {"se_artists": np.std(own, ddof=1) / np.sqrt(len(own))})
+    return out
+
+
+def artists(of: Sequence[styles_run.Compared]) -> list[dict[str, Any]]:
+    """`by_artist`, from the real queries of several draws."""
+    ids = list(dict.fromkeys(g for made in of[0].made_of for g in made))
+    real = [[i for i, s in enumerate(c.sets) if s == "real"] for c in of]
+    drops = np.concatenate([c.scores[GUDA][at].astype(float) for c, at in zip(of, real, strict=True)])
+    artist = np.array([ids.index(c.made_of[i][0]) for c, at in zip(of, real, strict=True) for i in at])
+    return by_artist(drops, artist, ids)
+
+
+def of_scores(
+    out: Annotated[Path, typer.Option(help="Where the figures go.")] = BENCHMARKS / "sizes.json",
+) -> None:
+    """Say how large the scores are, and on whose pictures."""
+    from guda_core.diffusion.cards import chosen_card, load_model
+
+    model = load_model(chosen_card(None))
+    compared = {name: styles_run.compared(folder) for name, folder in DRAWS.items()}
+    if any(c.base_sha256 != model.sha256 for c in compared.values()):
+        raise DataError("The committed scores are of another model. Run `python -m experiments.styles`.")
+    record = {
+        "command": COMMAND,
+        "base_sha256": model.sha256,
+        "sizes": {name: sizes(c) for name, c in compared.items()},
+        "nothing": nothing(model.schedule, compared["first"].sets),
+        "artists": artists(list(compared.values())),
+    }
+    write_record(out, json.loads(json.dumps(record, default=float)))
+
+
+main = program(of_scores)
+
+if __name__ == "__main__":
+    main()

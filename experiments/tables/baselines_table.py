@@ -1,0 +1,40 @@
+"""Settings of the gradient baselines and of instance unlearning, read from what the fresh scores were made of."""
+
+from __future__ import annotations
+
+import json
+
+from experiments.benchmark import rows
+from experiments.benchmark.fresh import COMMAND
+from experiments.benchmark.styles_arrays import ARRAYS, INSTANCE_EXAMPLES
+from experiments.tables.committed import FOLDER, UNKNOWN
+from guda_core.attribution.gradient.das import Das
+from guda_core.attribution.gradient.dtrak import Dtrak
+from guda_core.attribution.gradient.trak import Trak
+
+WHERE = "fresh"
+METHODS = {m.id: m for m in (Trak, Dtrak, Das)}
+
+
+def settings() -> str:
+    """A row a method."""
+    note = rows.note(FOLDER / WHERE / ARRAYS)
+    if not note.is_file():
+        return UNKNOWN
+    made = json.loads(note.read_text(encoding="utf-8"))["made"]
+    heads = ("row", "gradient of", "timesteps, one draw of noise each", "projected to", "the authors'", "ridge",
+             "a group's score")  # fmt: skip
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for name, method in METHODS.items():
+        own = made[name]["from"]["config"]
+        of = own["features"]
+        output = f"`{of['output']}`" + (", normalised" if of["normalise"] else "")
+        cells = (name, output, of["timesteps"], f"{of['dim']:,}", f"{method.dim:,}", own["ridge"], own["aggregate"])
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    own = made["instance"]["from"]["config"]
+    asked = f"instance: {INSTANCE_EXAMPLES} pictures a group, {own['timesteps']} timesteps, damping {own['damping']}"
+    kept = "The features are stored in 8 bits. Ridge: times the mean eigenvalue."
+    return "\n".join([*lines, "", f"{kept} {asked}. (`{COMMAND}`, `{rows.note(FOLDER / WHERE / ARRAYS).name}`.)"])
+
+
+RENDER = {"baseline_settings": settings}

@@ -1,0 +1,69 @@
+"""How large scores are, and on whose pictures, as tables for the pages (`experiments.score_sizes`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from experiments.tables.committed import UNKNOWN, read, source
+
+NAME = "sizes"
+
+
+def _made(heads: list[str], rows: list[list[str]]) -> str:
+    record = read(NAME)
+    assert record is not None
+    lines = [" | ".join(cells) for cells in (heads, *rows)]
+    lines.insert(1, "---|" * (len(heads) - 1) + "---")
+    return "\n".join([*(f"|{line}|" if line.startswith("---") else f"| {line} |" for line in lines), "", _source()])
+
+
+def _source() -> str:
+    record = read(NAME)
+    return UNKNOWN if record is None else source(record, NAME)
+
+
+def _share(x: float) -> str:
+    return f"{100 * x:.0f}%"
+
+
+def drops() -> str:
+    """The mean scores of the oracle and of GUDA, by draw and query set."""
+    record = read(NAME)
+    if record is None:
+        return UNKNOWN
+    heads = ["draw", "query set", "queries", "oracle, nats", "GUDA's drop, nats", "times", "oracle's above 0"]
+    rows = [
+        [draw, r["query_set"], str(r["n"]), f"{r['oracle']:.0f}", f"{r['guda']:.0f}", f"{r['times']:.1f}",
+         _share(r["oracle_positive"])]
+        for draw, of in record["sizes"].items() for r in of
+    ]  # fmt: skip
+    return _made(heads, rows)
+
+
+def nothing() -> str:
+    """What a retraining "scores" that left nothing out."""
+    record = read(NAME)
+    if record is None:
+        return UNKNOWN
+    heads = ["query set", "queries", "drop with nothing left out, nats", "above 0"]
+    rows = [[r["query_set"], str(r["n"]), f"{r['drop']:.0f}", _share(r["positive"])] for r in record["nothing"]]
+    return _made(heads, rows)
+
+
+def artists() -> str:
+    """The mean drop of each group's adapter on each artist's real pictures."""
+    record = read(NAME)
+    if record is None:
+        return UNKNOWN
+    of: list[dict[str, Any]] = record["artists"]
+    names = [r["group"] for r in of]
+    heads = ["adapter of", *names, "mean of the others'", "SE over pictures", "SE over artists"]
+    rows = [
+        [r["group"], *(f"({v:.0f})" if a == r["group"] else f"{round(v)}" for a, v in r["of"].items()),
+         f"{r['mean']:.1f}", f"{r['se_pictures']:.1f}", f"{r['se_artists']:.1f}"]
+        for r in of
+    ]  # fmt: skip
+    return _made(heads, rows)
+
+
+RENDER = {"sizes_drops": drops, "sizes_nothing": nothing, "sizes_artists": artists}
