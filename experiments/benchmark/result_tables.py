@@ -146,8 +146,8 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
 
 
 def lead(difference: Mapping[str, Any]) -> str:
-    """ "ahead" or "behind" where a paired difference is clear, else "level". Clear: its interval excludes 0 and, in Top-1,
-    p is at most 0.05."""
+    """Which way a paired difference is clear, "ahead" or "behind"; else "level". Clear: its interval excludes 0 and, in
+    Top-1, p is at most 0.05."""
     if difference.get("p", 0.0) > SIGNIFICANT:
         return "level"
     return "ahead" if difference["low"] > 0 else "behind" if difference["high"] < 0 else "level"
