@@ -10,13 +10,16 @@ import pytest
 from typer.testing import CliRunner
 
 from guda_core.cli import app
+from guda_core.errors import ReportError
 from guda_core.reports.opened import Told, tell
 from guda_core.reports.read import read_report
 from guda_core.reports.restore import attributions
 from guda_core.reports.two_reports import compare
+from guda_core.ui import report_screens
 from guda_core.ui.report_screens import comparison, opened
 from tests.light import LightService, draw
 from tests.test_report import made
+from tests.test_report_sources import altered
 
 
 @pytest.fixture
@@ -127,3 +130,26 @@ def test_the_screen_shows_a_report_and_sets_two_side_by_side(service, write):
     assert a.html.count("<img") == 1 and "guda-chart" in a.html and "guda-verdict" in a.html
     shown = comparison(a.told, b.told)
     assert "two pictures" in shown and shown.count("<table") == 2 and shown.count(" open>") == 1
+
+
+def test_texts_of_strangers_are_shown_cut_and_a_report_that_is_still_too_long_is_not_shown(service, write, monkeypatch):
+    """A name that comes in each of many lines would make a page of hundreds of megabytes."""
+    path = write("a.zip")
+    first = next(iter(service.group_set.groups))
+
+    def grown(record):
+        group = record["group_set"]["groups"][first]
+        group |= {"author": "'" * 190_000, "licence": "&" * 190_000, "link": "https://x.example/" + "'" * 190_000}
+        record["pictures"] = {"near": [{"group": first, "name": "cat", "cosine": 0.5}] * 20}
+
+    altered(path, grown)
+    known = service.methods()
+    html = opened(path, known).html
+    assert len(html) < 3_000_000 and html.count("cat: 0.50") == 20 and 'href="https://x.example/' not in html
+    whole = opened(write("b.zip"), known)
+    monkeypatch.setattr(report_screens, "MOST_HTML", len(whole.html) - 1)
+    with pytest.raises(ReportError, match="too large to be shown"):
+        opened(write("b.zip"), known)
+    monkeypatch.setattr(report_screens, "MOST_HTML", 1_000)
+    with pytest.raises(ReportError, match="too large to be shown"):
+        comparison(whole.told, whole.told)

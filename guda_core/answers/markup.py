@@ -14,6 +14,8 @@ from guda_core.answers import sentences
 from guda_core.answers.verdict import Verdict
 from guda_core.records import Attribution, GroupSet, Query
 
+MOST_TEXT = 5_000  # characters of one plain text on a page: names and notes may come from strangers, and come often
+
 
 class Html(str):
     """Markup made by this module: it is not escaped again."""
@@ -22,8 +24,11 @@ class Html(str):
 
 
 def safe(text: object) -> Html:
-    """Plain text made ready for a page; markup of this module unchanged."""
-    return text if isinstance(text, Html) else Html(escape(str(text)))
+    """Plain text made ready for a page, cut after `MOST_TEXT` characters; markup of this module unchanged."""
+    if isinstance(text, Html):
+        return text
+    plain = str(text)
+    return Html(escape(plain if len(plain) <= MOST_TEXT else f"{plain[:MOST_TEXT]} ..."))
 
 
 def heading(text: str) -> Html:
@@ -55,8 +60,8 @@ def code(value: str) -> Html:
 
 
 def link(url: str, shown: str) -> Html:
-    """A link to a web address; anything else is only text."""
-    if not url.startswith(("https://", "http://")):
+    """A link to a web address; anything else, and an address that is too long, is only text."""
+    if not url.startswith(("https://", "http://")) or len(url) > MOST_TEXT:
         return safe(shown)
     return Html(f'<a href="{escape(url)}" target="_blank" rel="noopener noreferrer">{safe(shown)}</a>')
 

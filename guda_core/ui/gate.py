@@ -50,6 +50,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, most: int) -> None:
         self.app, self.most = app, most
+        self.coming: set[_Body] = set()  # uploads that have begun
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -58,32 +59,45 @@ class Gate:
         path, headers = scope["path"], Headers(scope=scope)  # percent-decoded, as gradio reads it
         upload = path.removeprefix(scope.get("root_path", "").rstrip("/")) == UPLOAD
         most, length = self.most if upload else MOST_ASKED, headers.get("content-length", "")
+        expected = int(length[:20]) if length.isdecimal() else most
         refusal = None
         if ELSEWHERE.search(path):
             refusal = NOT_ASKED
         elif NOT_HERE.search(path):
             refusal = MISSING
-        elif length.isdecimal() and int(length[:20]) > most:
+        elif expected > most:
             refusal = TOO_MUCH
-        elif upload and not has_room(int(length[:20]) if length.isdecimal() else most):
+        elif upload and not has_room(expected + sum(b.left for b in self.coming)):
             refusal = FULL
             log.warning("An upload was refused: its disk is nearly full.")
-        body = _Body(receive, send, most=most, kind=headers.get("content-type") if upload else None)
+        kind = headers.get("content-type") if upload else None
+        body = _Body(receive, send, most=most, expected=expected, kind=kind)
         if refusal is None:
-            refusal = await body.passed_to(self.app, scope)
+            self.coming |= {body} if upload else set()
+            try:
+                refusal = await body.passed_to(self.app, scope)
+            finally:
+                self.coming.discard(body)
         if refusal is not None:
             code, text = refusal
             await PlainTextResponse(text, code, {"connection": "close"})(scope, receive, send)
 
 
 class _Body:
-    """One request's body on its way in, counted, and its answer on the way out. kind: an upload's content type."""
+    """One request's body on its way in, counted, and its answer on the way out. expected: bytes of it, as it says.
+    kind: an upload's content type."""
 
-    def __init__(self, receive: Receive, send: Send, *, most: int, kind: str | None) -> None:
+    def __init__(self, receive: Receive, send: Send, *, most: int, expected: int, kind: str | None) -> None:
         self._receive, self._send, self.most, self.upload = receive, send, most, kind is not None
+        self.expected = expected
         self.count, self.whole, self.answered = 0, False, False
         self.refusal: tuple[int, str] | None = None
         self.fields = _Fields.of(kind or "")
+
+    @property
+    def left(self) -> int:
+        """Bytes that are still to come."""
+        return max(0, self.expected - self.count)
 
     async def passed_to(self, app: ASGIApp, scope: Scope) -> tuple[int, str] | None:
         """Let the app answer; why it must not, if nothing of an answer was sent."""

@@ -35,6 +35,8 @@ ABOUT = (
     "settings, versions and limits. Anyone can compute it again, here or with"
 )
 MOST = 200  # changes shown
+MOST_HTML = 8_000_000  # characters of what is shown of a report; gradio keeps it until the page has fetched it
+TOO_LONG = "This report is too large to be shown here. `guda replay` reads it."
 SAVE = """(file) => {
     if (!file) return;
     const link = document.createElement("a");
@@ -91,7 +93,13 @@ def opened(path: Path, known: Mapping[str, MethodInfo]) -> Opened:
     report = read_report(path)
     told = tell(report.record, attributions(report), known, restored(report))
     about = f"{told.record['model']['name']}, {told.record['date']}"
-    return Opened(told, Html(heading("What the report says") + note(about) + answer_html(told, pixels(report))))
+    return Opened(told, _bounded(heading("What the report says") + note(about) + answer_html(told, pixels(report))))
+
+
+def _bounded(shown: str) -> Html:
+    if len(shown) > MOST_HTML:
+        raise ReportError(TOO_LONG)
+    return Html(shown)
 
 
 def comparison(a: Told, b: Told) -> Html:
@@ -109,7 +117,7 @@ def comparison(a: Told, b: Told) -> Html:
                 "95% interval")  # fmt: skip
         body = table(f"Both reports by {name}", head, cells, numbers=".nnnnnn")
         parts.append(folded(name, body, open_=m == next(iter(found.methods))))
-    return Html("".join(parts))
+    return _bounded("".join(parts))
 
 
 def _score(value: float | None, unit: str) -> str:
@@ -182,7 +190,10 @@ def connect(r: Reports, service: Service, answer: gr.State) -> None:
                 told.append(None)
                 out.append(says_html(f"Not opened. {explained(e)}"))
         first, second = told
-        differ = comparison(first.told, second.told) if first is not None and second is not None else ""
+        try:
+            differ = comparison(first.told, second.told) if first is not None and second is not None else ""
+        except ReportError as e:
+            differ = says_html(f"Not compared. {explained(e)}")
         return [*out, differ]
 
     def run(path: str | None) -> Iterator[list[Any]]:
