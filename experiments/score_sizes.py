@@ -3,10 +3,13 @@
 No model is run.
 
 sizes    the mean score of the oracle and of GUDA's drop by query set, and how often the oracle's is positive
-nothing  the same for a retraining from another seed without which nothing was left out: what of a retraining's
-         score is not the group's. Of the first draw alone, whose values are kept.
+nothing  the same for a retraining from another seed that left nothing out: what of a retraining's score is not the
+         group's. Of the first draw alone, whose values are kept.
 artists  the mean drop of each group's adapter on the real queries of each artist (both draws), and the standard
-         error of its mean over the other artists' pictures, once over pictures and once over artists
+         error of its mean over the other artists' pictures, once over pictures and once over artists; and the same of
+         the oracle's models (`oracle_artists`)
+ways     what if the offset were another mean than that over all pictures of the others? Made of the first draw's
+         artists, its weight fitted on the tuning half, held against the oracle at the fresh queries.
 """
 
 from __future__ import annotations
@@ -20,10 +23,12 @@ import numpy as np
 import typer
 
 from experiments.benchmark import styles_run
-from experiments.benchmark.result_tables import GUDA, ORACLE, sets_of
+from experiments.benchmark.offset_tables import weight_of
+from experiments.benchmark.result_tables import GUDA, ORACLE, sets_of, tuning_half
 from experiments.benchmark.strata import OLD_RULE, make_strata
 from experiments.commands import program, write_record
 from experiments.logo import oracle_values
+from guda_core.attribution import metrics
 from guda_core.diffusion.schedule import Schedule
 from guda_core.errors import DataError
 from guda_core.paths import BENCHMARKS
@@ -73,13 +78,35 @@ def by_artist(drops: np.ndarray, artist: np.ndarray, ids: Sequence[str]) -> list
     return out
 
 
-def artists(of: Sequence[styles_run.Compared]) -> list[dict[str, Any]]:
+def artists(of: Sequence[styles_run.Compared], row: str = GUDA) -> list[dict[str, Any]]:
     """`by_artist`, from the real queries of several draws."""
     ids = list(dict.fromkeys(g for made in of[0].made_of for g in made))
     real = [[i for i, s in enumerate(c.sets) if s == "real"] for c in of]
-    drops = np.concatenate([c.scores[GUDA][at].astype(float) for c, at in zip(of, real, strict=True)])
+    drops = np.concatenate([c.scores[row][at].astype(float) for c, at in zip(of, real, strict=True)])
     artist = np.array([ids.index(c.made_of[i][0]) for c, at in zip(of, real, strict=True) for i in at])
     return by_artist(drops, artist, ids)
+
+
+def trimmed(means: Sequence[float]) -> float:
+    """The mean without the largest and the smallest."""
+    return float(np.mean(sorted(means)[1:-1]))
+
+
+WAYS = {"mean": np.mean, "trimmed mean": trimmed, "median": np.median}  # over the other artists' means
+
+
+def ways(first: styles_run.Compared, fresh: styles_run.Compared) -> list[dict[str, Any]]:
+    """{way, query_set, weight, top1, spearman} at the fresh queries."""
+    tuning, out = tuning_half(first.sets), []
+    means = [[m for a, m in row["of"].items() if a != row["group"]] for row in artists([first])]
+    for name, way in WAYS.items():
+        offset = np.array([way(m) for m in means])
+        weight = weight_of(first.scores[GUDA][tuning], offset, first.scores[ORACLE][tuning])
+        for query_set, mine in sets_of(fresh.sets, None):
+            own, truth = fresh.scores[GUDA][mine] + weight * offset, fresh.scores[ORACLE][mine]
+            found = {m: float(metrics.METRICS[m](own, truth).mean()) for m in ("top1", "spearman")}
+            out.append({"way": name, "query_set": query_set, "weight": weight, **found})
+    return out
 
 
 def of_scores(
@@ -98,6 +125,8 @@ def of_scores(
         "sizes": {name: sizes(c) for name, c in compared.items()},
         "nothing": nothing(model.schedule, compared["first"].sets),
         "artists": artists(list(compared.values())),
+        "oracle_artists": artists(list(compared.values()), ORACLE),
+        "ways": ways(compared["first"], compared["fresh"]),
     }
     write_record(out, json.loads(json.dumps(record, default=float)))
 

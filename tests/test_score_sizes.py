@@ -42,6 +42,23 @@ def test_the_error_over_artists_is_that_of_their_means():
     assert rows[0]["se_pictures"] == pytest.approx(stats.sem(others)) and rows[0]["se_artists"] > 5 * stats.sem(others)
 
 
+def test_the_pages_words_on_artists_and_other_means_hold(committed):
+    for of_artists in (committed["artists"], committed["oracle_artists"]):
+        assert [r["group"] for r in of_artists] == list(of_artists[0]["of"])
+    spread = {}
+    for key in ("artists", "oracle_artists"):
+        (row,) = [r for r in committed[key] if r["group"] == "emojione-monotone"]
+        others = sorted(v for a, v in row["of"].items() if a != "emojione-monotone")
+        spread[key] = others[0] / others[-1]
+    assert spread["artists"] < 0.05 and spread["oracle_artists"] > 0.25
+    found = {(r["way"], r["query_set"]): r["spearman"] for r in committed["ways"]}
+    assert all(found["mean", s] > found[w, s] for w, s in found if w != "mean") and len(found) == 9
+
+
+def test_the_trimmed_mean_leaves_out_both_ends():
+    assert sizes.trimmed([5.0, -100, 3, 7, 900]) == 5
+
+
 def test_what_the_pages_say_of_sizes_holds(committed):
     page = (ROOT / "docs" / "explanation" / "limits.md").read_text(encoding="utf-8")
     times = {r["query_set"]: round(r["times"]) for r in committed["sizes"]["first"]}

@@ -50,14 +50,14 @@ def nothing() -> str:
     return _made(heads, rows)
 
 
-def artists() -> str:
-    """The mean drop of each group's adapter on each artist's real pictures."""
+def artists(key: str, head: str) -> str:
+    """The mean drop of each group's adapter, or retrained model, on each artist's real pictures."""
     record = read(NAME)
     if record is None:
         return UNKNOWN
-    of: list[dict[str, Any]] = record["artists"]
+    of: list[dict[str, Any]] = record[key]
     names = [r["group"] for r in of]
-    heads = ["adapter of", *names, "mean of the others'", "SE over pictures", "SE over artists"]
+    heads = [head, *names, "mean of the others'", "SE over pictures", "SE over artists"]
     rows = [
         [r["group"], *(f"({v:.0f})" if a == r["group"] else f"{round(v)}" for a, v in r["of"].items()),
          f"{r['mean']:.1f}", f"{r['se_pictures']:.1f}", f"{r['se_artists']:.1f}"]
@@ -66,4 +66,25 @@ def artists() -> str:
     return _made(heads, rows)
 
 
-RENDER = {"sizes_drops": drops, "sizes_nothing": nothing, "sizes_artists": artists}
+def ways() -> str:
+    """What other means over the artists would make of the offset."""
+    record = read(NAME)
+    if record is None:
+        return UNKNOWN
+    sets = list(dict.fromkeys(r["query_set"] for r in record["ways"]))
+    found = {(r["way"], r["query_set"]): r for r in record["ways"]}
+    heads = ["over the other artists", "weight", *(f"{s}: {m}" for s in sets for m in ("Top-1", "Spearman"))]
+    rows = []
+    for way in dict.fromkeys(r["way"] for r in record["ways"]):
+        cells = [f"{found[way, s][m]:.2f}" for s in sets for m in ("top1", "spearman")]
+        rows.append([way, f"{found[way, sets[0]]['weight']:.2f}", *cells])
+    return _made(heads, rows)
+
+
+RENDER = {
+    "sizes_drops": drops,
+    "sizes_nothing": nothing,
+    "sizes_artists": lambda: artists("artists", "adapter of"),
+    "sizes_oracle_artists": lambda: artists("oracle_artists", "retrained without"),
+    "sizes_ways": ways,
+}
