@@ -320,7 +320,8 @@ class Attribution:
         return any(self.offset(g) for g in self.ranked())
 
     def stands_out(self, group: str) -> bool:
-        """Whether the interval of a group that has a score lies above 0 and above its offset."""
+        """Whether the interval of a group that has a score lies above 0 and above its offset: whether both the score
+        and the drop, score - offset, are clearly above 0."""
         return (self.groups[group].low or 0.0) > max(0.0, self.offset(group))
 
     def ranked(self) -> list[str]:

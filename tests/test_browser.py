@@ -40,7 +40,7 @@ def test_generate_and_attribute_shows_the_sentence_and_bars_of_both_methods(brow
     expect(page.locator(".guda-figures")).to_contain_text("41 nats (95% interval 35 to 47). Next: ")
     expect(page.locator(".guda-chart")).to_have_count(2)
     expect(page.locator(".guda-chart:visible")).to_have_count(1)  # GUDA's; the others are folded
-    expect(page.locator(".guda-chart").first.locator(".this")).to_have_count(8)
+    expect(page.locator(".guda-chart").first.locator(".measured")).to_have_count(8)
     page.get_by_text("CLIP similarity 1 ").click()
     expect(page.get_by_role("img", name="Scores by CLIP similarity")).to_be_visible()
     expect(page.locator(".guda-scores").first.locator("tbody tr")).to_have_count(8)

@@ -60,7 +60,7 @@ def test_the_page_is_about_that_model_and_has_no_word_of_the_emoji(browser, tmp_
         assert page.locator(".guda-examples").count() == 0
         page.get_by_role("button", name="Generate and attribute", exact=True).click()
         expect(page.get_by_text(words.DONE, exact=True)).to_be_visible(timeout=SLOW)
-        expect(page.locator(".guda-chart").first.locator(".this")).to_have_count(3)
+        expect(page.locator(".guda-chart").first.locator(".measured")).to_have_count(3)
         page.get_by_text("Who drew what").click()
         expect(page.get_by_role("region", name="Who drew each group")).to_contain_text("CC-BY-4.0")
         for name in TABS:

@@ -11,6 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from guda_core.answers.plots import DROP, OFFSET
 from guda_core.answers.sentences import ALL_THE_SAME
 from guda_core.answers.shown import NOTHING
 from guda_core.answers.verdict import OUT_OF_SCOPE
@@ -131,7 +132,8 @@ def test_a_newcomer_gets_a_correct_first_answer_in_two_clicks_at_most(browser, s
     expect(says).to_be_in_viewport(ratio=1)
     expect(page.locator(".guda-chart:visible")).to_have_count(1)
     expect(page.locator(".guda-chart:visible [role=img]")).to_be_in_viewport(ratio=1)
-    expect(page.locator(".guda-chart:visible figcaption")).to_contain_text("to any picture")
+    expect(page.locator(".guda-chart:visible .guda-key").filter(has_text=OFFSET).locator(".added")).to_be_visible()
+    expect(page.locator(".guda-chart:visible .guda-key").filter(has_text=DROP).locator(".measured")).to_be_visible()
     assert page.evaluate("scrollY") == 0
     expect(page.get_by_role("button", name="Rocket")).to_be_focused()  # it stays where it was
     expect(page.locator(".guda-figures")).to_contain_text("41 nats (95% interval 35 to 47)")

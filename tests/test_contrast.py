@@ -41,14 +41,14 @@ def test_the_measure_is_wcags():
 
 # What draws a mark: elements, and the colour that makes them out. It is compared with what lies behind the element.
 MARKS = (
-    (".guda-track .any", "backgroundColor"),
-    (".guda-track .this:not(.hollow)", "backgroundColor"),
-    (".guda-track .this.hollow", "borderTopColor"),
+    (".guda-track .added", "backgroundColor"),
+    (".guda-track .measured:not(.hollow)", "backgroundColor"),
+    (".guda-track .measured.hollow", "borderTopColor"),
     (".guda-track .span", "backgroundColor"),
     (".guda-track .zero", "backgroundColor"),
     (".guda-axis .guda-track i", "backgroundColor"),
-    (".guda-key i.any", "backgroundColor"),
-    (".guda-key i.this", "backgroundColor"),
+    (".guda-key i.added", "backgroundColor"),
+    (".guda-key i.measured", "backgroundColor"),
     (".guda-key i.hollow", "borderTopColor"),
     (".guda-key i.span", "backgroundColor"),
     (".guda-key i.needed", "backgroundColor"),
@@ -61,8 +61,8 @@ MARKS = (
     (".guda-past .guda-open", "borderTopColor"),
 )
 # Marks that lie on other marks: each is edged in the page's own colour, which has to stand out from those.
-EDGED = ((".guda-track .span", ".guda-track .any"), (".guda-track .span", ".guda-track .this:not(.hollow)"),
-         (".guda-track .this:not(.hollow)", ".guda-track .any"))  # fmt: skip
+EDGED = ((".guda-track .span", ".guda-track .added"), (".guda-track .span", ".guda-track .measured:not(.hollow)"),
+         (".guda-track .measured:not(.hollow)", ".guda-track .added"))  # fmt: skip
 COMPUTED = """([selector, property]) => {
     const canvas = new OffscreenCanvas(1, 1).getContext("2d", {willReadFrequently: true});
     function on(back, colour) {  // a colour, which may be seen through, over another
@@ -106,7 +106,7 @@ def test_every_mark_on_the_page_of_a_report():
     for dark in (False, True):
         colours = {k: of(v[dark]) for k, v in (COLOURS | PAGE_COLOURS).items()}
         page = colours["body-background-fill"]
-        for name in ("any", "this", "edge", "warn", "needed", "hindered"):
+        for name in ("added", "measured", "edge", "warn", "needed", "hindered"):
             assert contrast(colours[name], page) >= LEAST, (name, dark)
         for name in ("body-text-color", "body-text-color-subdued", "link"):
             assert contrast(colours[name], page) >= 4.5, (name, dark)

@@ -1,10 +1,11 @@
-"""The offset of GUDA's scores: what a group gives to any picture is added, told, and never made up."""
+"""The offset of GUDA's scores: it is added for every picture, told apart from the drop, and never made up."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -214,7 +215,7 @@ def test_retrained_models_have_none(model, folder):
     assert "offset" not in answer(model, folder, Logo).settings
 
 
-def test_behind_a_group_that_gives_as_much_to_any_picture_another_may_be_needed():
+def test_behind_a_group_whose_drop_is_not_clear_another_may_stand_out():
     a = scored(30, 8, 25)
     other = {IDS[1]: GroupScore(28.0, 20.0, 36.0), IDS[2]: GroupScore(12.0, 9.0, 15.0)}
     a = dataclasses.replace(
@@ -223,8 +224,11 @@ def test_behind_a_group_that_gives_as_much_to_any_picture_another_may_be_needed(
     first, third = GROUPS.groups[IDS[0]].name, GROUPS.groups[IDS[2]].name
     said = judged(a)
     assert said.headline == f"{first} or {third}: two readings" and said.chips[0].text == "close"
-    assert said.plain.startswith(f"{first} comes first, but not clearly above what it gives to any picture")
-    assert sentences.first_of(a, GROUPS) == f"{first}; above the offsets: {third}"
+    assert said.plain == (
+        f"{first} comes first, but its drop, measured on this picture, is not clearly above 0. {third} stands out "
+        "most: its drop is."
+    )
+    assert sentences.first_of(a, GROUPS) == f"{first}; {third} stands out"
     retrained = dataclasses.replace(a, method="logo", groups={**a.groups, IDS[0]: GroupScore(30, -1, 61)}, settings={})
     assert sentences.first_of(retrained, GROUPS) == "no group stands out"
 
@@ -243,16 +247,44 @@ def scored(score: float, half: float, offset: float) -> Attribution:
     return Attribution("guda", "nats", groups, settings={"offset": {IDS[0]: offset}}, separable=True, runner_up=IDS[1])
 
 
-def test_a_group_that_gives_no_more_than_to_any_picture_does_not_stand_out():
+def test_a_group_whose_drop_is_not_clearly_above_zero_does_not_stand_out():
     name = GROUPS.groups[IDS[0]].name
     said = judged(scored(30, 8, 25))
     assert said.headline == "No group stands out" and said.chips[0].text == "none"
-    assert said.plain == f"{name} comes first, but not clearly above what it gives to any picture."
+    assert said.plain == f"{name} comes first, but its drop, measured on this picture, is not clearly above 0."
     assert sentences.first_of(scored(30, 8, 25), GROUPS) == "no group stands out"
     clear = judged(scored(40, 8, 25))
     assert clear.headline == f"Most needed: {name}" and name in sentences.first_of(scored(40, 8, 25), GROUPS)
     for none in (scored(3, 8, 0), scored(3, 8, -5)):
         assert judged(none).headline == "No group stands out" and "reaches down to 0" in judged(none).plain
+
+
+def test_where_the_offset_decides_the_order_the_first_by_the_drop_is_named_too():
+    groups = {IDS[0]: GroupScore(40.0, 38.0, 42.0), IDS[1]: GroupScore(34.0, 32.0, 36.0)}
+    a = Attribution("guda", "nats", groups, settings={"offset": {IDS[0]: 28.0, IDS[1]: 19.0}}, separable=True)
+    first, second = (GROUPS.groups[g].name for g in IDS[:2])
+    said = judged(dataclasses.replace(a, runner_up=IDS[1]))
+    assert said.headline == f"Most needed: {first}"
+    assert said.plain == (
+        f"By {Guda.name}, {first} has the highest score. By the drop on this picture alone, {second} would come first."
+    )
+    assert "explains this picture worst" in judged(dataclasses.replace(a, settings={}, runner_up=IDS[1])).plain
+
+
+@pytest.mark.parametrize(
+    ("low", "offset", "stands_out"),
+    [
+        (26.0, 25.0, True),
+        (25.0, 25.0, False),
+        (1.0, 0.0, True),
+        (0.0, 0.0, False),
+        (1.0, -5.0, True),
+        (-1.0, -5.0, False),
+    ],
+)
+def test_a_group_stands_out_if_its_drop_and_its_score_are_clearly_above_zero(low, offset, stands_out):
+    a = Attribution("guda", "nats", {IDS[0]: GroupScore(low + 4, low, low + 8)}, settings={"offset": {IDS[0]: offset}})
+    assert a.stands_out(IDS[0]) == stands_out == (low > 0 and low - offset > 0)
 
 
 def judged(a: Attribution) -> Verdict:
@@ -281,9 +313,12 @@ def test_the_screens_table_has_it_as_text():
     table = sentences.rows(a, GROUPS)
     assert table[0][2:] == ("40", "32 to 48", "25", "15", "")
     assert table[-1][4:] == ("-", "-", "unavailable: Its file is missing.") and {len(r) for r in table} == {7}
-    assert "offset" in markup.scores_html(a, GROUPS, "GUDA")
+    shown = markup.scores_html(a, GROUPS, "GUDA")
+    heads, cells = (re.findall(rf"<{tag}[^>]*>([^<]*)</{tag}>", shown) for tag in ("th", "td"))
+    first = dict(zip(heads, cells, strict=False))
+    assert first["Offset"] == "25" and first["Drop"] == "15"
     plain = dataclasses.replace(a, settings={})
-    assert "offset" not in markup.scores_html(plain, GROUPS, "GUDA") and len(sentences.rows(plain, GROUPS)[0]) == 5
+    assert "ffset" not in markup.scores_html(plain, GROUPS, "GUDA") and len(sentences.rows(plain, GROUPS)[0]) == 5
 
 
 def test_the_evidence_adds_up_to_the_score():

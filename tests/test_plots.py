@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from guda_core.answers.plots import ANY, HOLLOW, THIS, agreement, bars
+from guda_core.answers.plots import DROP, HOLLOW, HOLLOW_PART, INTERVAL, OFFSET, agreement, bars
 from guda_core.data.groups import load_group_set
 from guda_core.records import Attribution, GroupScore
 from guda_core.reports.figures import bars_png
@@ -72,15 +72,20 @@ def test_a_bar_runs_from_zero_to_its_score_and_its_interval_is_the_recorded_one(
     assert 0.0 in axis(figure) and all(0 <= place <= 100 for place in axis(figure).values())
     assert at(-9.0) == pytest.approx(0, abs=0.02) and at(48.0) == pytest.approx(100, abs=0.02)  # the outermost ends
     for row, (score, low, high) in zip(rows, ((41, 35, 48), (2, -1, 6), (-7, -9, -5)), strict=False):
-        bar = next(v for k, v in row.marks.items() if k.startswith("this"))
+        bar = next(v for k, v in row.marks.items() if k.startswith("measured"))
         assert bar == pytest.approx([at(min(0, score)), at(abs(score)) - at(0)], abs=0.02)
         assert row.marks["span"] == pytest.approx([at(low), at(high) - at(low)], abs=0.02)
 
 
 def test_a_bar_whose_interval_includes_zero_is_hollow_in_nats_only():
-    assert ["this hollow" in b.marks for b in read(drawn("nats"))[:3]] == [False, True, False]
-    assert not any("this hollow" in b.marks for b in read(drawn("cosine")))
+    assert ["measured hollow" in b.marks for b in read(drawn("nats"))[:3]] == [False, True, False]
+    assert not any("measured hollow" in b.marks for b in read(drawn("cosine")))
     assert HOLLOW in text(drawn("nats")) and HOLLOW not in text(drawn("cosine"))
+
+
+def legend(figure: ElementTree.Element) -> dict[str, str]:
+    """What the legend says of each mark."""
+    return {key[0].get("class", ""): "".join(key.itertext()) for key in figure[1]}
 
 
 def text(figure: ElementTree.Element) -> str:
@@ -111,18 +116,26 @@ def test_names_from_outside_are_escaped():
     assert "<b>x" not in found and [b.text[0] for b in read(ElementTree.fromstring(found))] == ["<b>x</b>"]
 
 
-def test_a_bar_has_a_part_for_any_picture_and_one_for_this():
-    assert "any" not in read(drawn())[0].marks and ANY not in text(drawn())
+def test_a_bar_has_a_part_for_the_offset_and_one_for_the_drop_and_the_legend_names_them():
+    assert "added" not in read(drawn())[0].marks and legend(drawn()) == {"hollow": HOLLOW, "span": INTERVAL}
     offset = {"openmoji": 12.0, "twemoji": 0.0, "streamline-emojis": 3.0, "noto": 9.0}
     figure = drawn(offset=offset)
     at, (openmoji, twemoji, streamline, *_) = places(figure), read(figure)
-    assert openmoji.marks["any"] == pytest.approx([at(0), at(12) - at(0)], abs=0.02)
-    assert openmoji.marks["this"] == pytest.approx([at(12), at(41) - at(12)], abs=0.02)
-    assert "any" not in twemoji.marks
-    assert streamline.marks["this back"] == pytest.approx([at(-7), at(3) - at(-7)], abs=0.02)  # less than to any
-    assert ANY in text(figure) and THIS in text(figure)
+    assert openmoji.marks["added"] == pytest.approx([at(0), at(12) - at(0)], abs=0.02)
+    assert openmoji.marks["measured"] == pytest.approx([at(12), at(41) - at(12)], abs=0.02)
+    assert "added" not in twemoji.marks
+    assert streamline.marks["measured back"] == pytest.approx([at(-7), at(3) - at(-7)], abs=0.02)  # a drop below 0
+    assert legend(figure) == {"added": OFFSET, "measured": DROP, "hollow": HOLLOW_PART, "span": INTERVAL}
+    assert "every picture" in OFFSET and "measured on this picture" in DROP
     offset["openmoji"] = 36.0  # more than the lower end, 35
-    assert "this hollow" in read(drawn(offset=offset))[0].marks
+    assert "measured hollow" in read(drawn(offset=offset))[0].marks
+
+
+def test_both_parts_are_said_to_those_who_cannot_see_the_bar():
+    said = drawn(offset={"openmoji": 12.0, "streamline-emojis": 3.0})[0].get("aria-label", "")
+    assert "OpenMoji 41 (35 to 48; offset 12, drop 29)" in said and "Twemoji 2.0 (-1.0 to 6.0)" in said
+    assert "Streamline Emojis -7.0 (-9.0 to -5.0; offset 3.0, drop -10)" in said
+    assert "offset" not in drawn()[0].get("aria-label", "")
 
 
 def test_the_reports_picture_marks_the_offset_with_a_tick():

@@ -6,8 +6,8 @@ from pathlib import Path
 
 RULES = Path(__file__).with_name("answer.css").read_text(encoding="utf-8")
 COLOURS = {  # light, dark
-    "any": ("#64748b", "#94a3b8"),  # the part of a bar that any picture gets, and the part that this one gets
-    "this": ("#2563eb", "#60a5fa"),
+    "added": ("#64748b", "#94a3b8"),  # of a bar: the offset, added for every picture; the drop, measured on this one
+    "measured": ("#2563eb", "#60a5fa"),
     "good": ("#166534", "#bbf7d0"),  # chips
     "good-back": ("#dcfce7", "#14532d"),
     "unsure": ("#92400e", "#fde68a"),

@@ -147,7 +147,7 @@ def notes_html(query: Query) -> Html:
 
 def scores_html(a: Attribution, group_set: GroupSet, name: str) -> Html:
     """The same figures as the bars: rank, group, score, 95% interval, both parts where there are two."""
-    parts = ("To any picture (offset)", "To this picture") if a.has_offset else ()
+    parts = ("Offset", "Drop") if a.has_offset else ()
     why = (said,) if (said := sentences.remarks(a)) else ()
     head = ("Rank", "Group", f"Score ({a.unit})", "95% interval", *parts, *why)
     numbers = "n.nn" + "n" * len(parts)

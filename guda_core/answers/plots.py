@@ -15,15 +15,17 @@ from guda_core.answers.markup import Html, safe
 from guda_core.records import Attribution, GroupSet
 
 TICKS = 4  # steps of an axis, at most about
-ANY, THIS, INTERVAL = "to any picture", "to this picture", "95% interval"
-HOLLOW = "hollow: the interval reaches 0 or what any picture gets"
+OFFSET, DROP, INTERVAL = "offset, added for every picture", "drop, measured on this picture", "95% interval"
+HOLLOW = "hollow: score not clearly above 0"
+HOLLOW_PART = "hollow: drop or score not clearly above 0"  # of scores that have an offset
 
 
 @dataclass(frozen=True)
 class Row:
     """One row. value: None where there is none; `word` then says why. low, high: its interval, None for none.
 
-    base: the part of the value that is the same for every picture. hollow: not clearly above 0 or the base.
+    base: the part of the value that is added for every picture. hollow: the value, or the rest of it, is not clearly
+    above 0.
     """
 
     name: str
@@ -38,7 +40,8 @@ class Row:
 def bars(a: Attribution, group_set: GroupSet, name: str = "") -> Html:
     """One method's scores as bars, best first, in the method's own unit. Groups without a score come last, named so.
 
-    Where scores have offsets, a bar has two parts: what the group gives to any picture, and what it gives to this one.
+    Where scores have offsets, a bar has two parts: the offset, added for every picture, and the drop, measured on this
+    one.
     """
     ranked = a.ranked()
     rows = []
@@ -49,8 +52,8 @@ def bars(a: Attribution, group_set: GroupSet, name: str = "") -> Html:
     for g in [g for g in a.groups if a.groups[g].score is None]:
         word = "unavailable" if a.groups[g].status == "unavailable" else "no score"
         rows.append(Row(group_set.groups[g].name, None, word=word))
-    keys = [("any", ANY), ("this", THIS)] if a.has_offset else []
-    keys += [("hollow", HOLLOW)] if any(r.hollow for r in rows) else []
+    keys = [("added", OFFSET), ("measured", DROP)] if a.has_offset else []
+    keys += [("hollow", HOLLOW_PART if a.has_offset else HOLLOW)] if any(r.hollow for r in rows) else []
     return chart(rows, f"Scores by {name or a.method}", a.unit, keys=keys)
 
 
@@ -117,8 +120,10 @@ def described(rows: Sequence[Row], title: str, unit: str) -> str:
         if r.value is None:
             said.append(f"{r.name} {r.word}")
             continue
-        span = "" if r.low is None or r.high is None else f" ({_number(r.low, unit)} to {_number(r.high, unit)})"
-        said.append(f"{r.name} {_number(r.value, unit)}{span}")
+        span = [] if r.low is None or r.high is None else [f"{_number(r.low, unit)} to {_number(r.high, unit)}"]
+        if r.base:
+            span.append(f"offset {_number(r.base, unit)}, drop {_number(r.value - r.base, unit)}")
+        said.append(f"{r.name} {_number(r.value, unit)}" + (f" ({'; '.join(span)})" if span else ""))
     return f"{title}, in {unit}: {'; '.join(said) or 'nothing'}."
 
 
@@ -135,9 +140,9 @@ def _row(r: Row, at: Axis, unit: str, *, points: bool) -> str:
         parts += f'<i class="dot" style="left:{at(r.value):.2f}%"></i>'
     else:
         if r.base:
-            parts += _part("any", at(0.0), at(r.base))
-        back = " back" if r.base and (r.value - r.base) * r.base < 0 else ""  # it runs over what any picture gets
-        parts += _part(f"this{' hollow' if r.hollow else ''}{back}", at(r.base), at(r.value))
+            parts += _part("added", at(0.0), at(r.base))
+        back = " back" if r.base and (r.value - r.base) * r.base < 0 else ""  # it runs back over the offset
+        parts += _part(f"measured{' hollow' if r.hollow else ''}{back}", at(r.base), at(r.value))
     if r.low is not None and r.high is not None:
         parts += _part("span", at(r.low), at(r.high))
     value = f'<span class="guda-value">{_number(r.value, unit)}</span>'

@@ -39,7 +39,7 @@ def interval(s: GroupScore, unit: str) -> str:
 
 
 def beyond(a: Attribution, ranked: list[str]) -> str | None:
-    """The group that gives this picture most beyond what it gives to any, clearly; None where none does."""
+    """Of the groups that stand out, the first by the score less the offset, where that is above 0; None for none."""
     clear = [g for g in ranked if a.stands_out(g)]
     return max(clear, key=lambda g: (a.groups[g].score or 0.0) - max(0.0, a.offset(g)), default=None)
 
@@ -52,8 +52,8 @@ def remarks(a: Attribution) -> str:
 
 
 def rows(a: Attribution, group_set: GroupSet) -> list[tuple[str, ...]]:
-    """The table of an Attribution, best first: rank, group, score, 95% interval, offset and what is beyond it (if
-    scores include one), and, where a group has no score or fewer draws, a last column with the reason."""
+    """The table of an Attribution, best first: rank, group, score, 95% interval, offset and drop (if scores
+    include an offset), and, where a group has no score or fewer draws, a last column with the reason."""
     ranked, offset, remarked = a.ranked(), a.has_offset, bool(remarks(a))
     out: list[tuple[str, ...]] = []
     for i, g in enumerate(dict.fromkeys([*ranked, *a.groups])):
@@ -97,7 +97,7 @@ def first_of(a: Attribution, group_set: GroupSet) -> str:
         most = beyond(a, ranked) if a.offset(ranked[0]) > 0 else None
         if most is None:
             return "no group stands out"
-        return f"{name}; above the offsets: {group_set.groups[most].name}"
+        return f"{name}; {group_set.groups[most].name} stands out"
     if a.separable is False and a.runner_up:
         return f"{name} or {group_set.groups[a.runner_up].name}: not separable"
     return name

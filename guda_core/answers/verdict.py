@@ -21,6 +21,7 @@ OUT_PLAIN = (
     "This picture does not look like something this model made. What it would miss without a group says little then. "
     "So the scores are folded away."
 )
+NO_DROP = "its drop, measured on this picture, is not clearly above 0"
 IN_WORK = "Computing"
 IN_WORK_PLAIN = "The bars still move. The answer stands here when they have settled."
 
@@ -117,22 +118,25 @@ def _needed(a: Attribution, names: Mapping[str, str], ranked: list[str], method:
         if beyond is None:
             plain = f"{names[first]} comes first, but {_why_not(a, first)}."
             return Verdict("No group stands out", plain, figures, (Chip(NONE, "unsure"),))
-        plain = (
-            f"{names[first]} comes first, but not clearly above what it gives to any picture. Beyond that, this "
-            f"picture needs {names[beyond]} most."
-        )
+        plain = f"{names[first]} comes first, but {NO_DROP}. {names[beyond]} stands out most: its drop is."
         return Verdict(f"{names[first]} or {names[beyond]}: two readings", plain, figures, (Chip(CLOSE, "unsure"),))
     if a.separable is False and a.runner_up is not None:
         both = f"{names[first]} and {names[a.runner_up]}"
         plain = f"The scores of {both} are too close to say which the model needed more. More effort may tell."
         return Verdict(f"Two groups cannot be told apart: {both}", plain, figures, (Chip(CLOSE, "unsure"),))
     plain = f"By {method}, the model explains this picture worst without {names[first]}."
+    by_drop = max(ranked, key=lambda g: (a.groups[g].score or 0.0) - a.offset(g))
+    if by_drop != first:
+        plain = (
+            f"By {method}, {names[first]} has the highest score. By the drop on this picture alone, "
+            f"{names[by_drop]} would come first."
+        )
     return Verdict(f"Most needed: {names[first]}", plain, figures, (_lead(a),))
 
 
 def _why_not(a: Attribution, first: str) -> str:
     if a.offset(first) > 0 and (a.groups[first].low or 0.0) > 0:
-        return "not clearly above what it gives to any picture"
+        return NO_DROP
     return "its interval reaches down to 0" if (a.groups[first].high or 0.0) >= 0 else "its score is below 0"
 
 

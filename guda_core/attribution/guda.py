@@ -1,14 +1,16 @@
-"""GUDA (arXiv 2601.22651): ELBO(x | full) - ELBO(x | full with group k unlearned), and what k gives to all pictures.
+"""GUDA (arXiv 2601.22651): ELBO(x | full) - ELBO(x | full with group k unlearned), and an offset for every picture.
 
     score_k(x) = drop_k(x) + offset_k     nats
     offset_k   = w mean of drop_k over held-out pictures of the other groups, empty prompt
 
 The paper's score is the drop alone. A model that is trained again without a group explains pictures of the other groups
-worse as well, some groups' loss more than others'; unlearning is held back from that by its preserve loss, so that
-little of it is left in the drop, though in about the right proportions. The adapter's health has it measured, and the
-weight w was fitted to retrained models, for one model and group set (`calibration`). Where there is no weight, or the
-offset was not measured for every adapter, the score is the drop alone. The intervals hold the offset's own standard
-error, w times that of the mean; that of w is not in them.
+worse as well, some groups' loss more than others'. Unlearning is held back from that by its preserve loss: the drop
+holds only a part of this cost, though in about the right proportions. The offset adds more of it. It is a correction
+learned from a mean, and not a floor: on single pictures the drop may be far from that mean, and one look-alike group
+may make most of it. The adapter's health has the mean, and the weight w was fitted to retrained models, for one model
+and group set (`calibration`). Where there is no weight, or the mean was not measured for every adapter, the score is
+the drop alone. The intervals hold the offset's own standard error, w times that of the mean. It counts pictures of
+these very groups and says nothing of others. The error of w is not in it.
 """
 
 from __future__ import annotations
@@ -54,8 +56,9 @@ class Guda(Counterfactual):
     name = "GUDA (unlearning)"
     note = (
         "Influence: how much worse the model explains the picture after it unlearned the group. Where the group's "
-        "offset is known, the score includes it; it is the same for every picture. The interval covers the sampling "
-        "error of this estimate and of the offset. It does not cover the gap between unlearning and retraining."
+        "offset is known, the score includes it: a correction learned from other groups' pictures, the same for every "
+        "picture. The interval covers the sampling error of this estimate and of the offset. It does not cover the gap "
+        "between unlearning and retraining."
     )
     main = True
     default = True

@@ -5,7 +5,7 @@
 e_t,p is the squared error at place p, summed over channels: the KL of `diffusion.likelihood` is a sum over places, so
 that its drop is one too. A place's error is noisier than the sum, so maps are smoothed by a Gaussian. Each draw is
 smoothed before draws are averaged, so a smoothed place has a standard error by the same formula as a score. Where a
-place is not beyond its noise, it says nothing. The method's offset, which every picture gets, has no place.
+place is not beyond its noise, it says nothing. The method's offset, which is the same for every picture, has no place.
 """
 
 from __future__ import annotations

@@ -29,8 +29,11 @@ FONT = "DejaVu Sans"  # comes with matplotlib
 WIDTH, ROW, FRAME, DPI = 8.0, 0.3, 1.15, 120  # inches: of the picture; of one bar; of an axis' title and numbers
 LONGEST = 36  # characters of a name
 NOTE = (
-    "nats: positive = the model explains the picture worse without the group; pale = reaches 0 or the tick.\n"
-    "Scores are not shares: they do not add up to anything."
+    "nats: positive = the model explains the picture worse without the group; pale = {parts} not clearly above 0.\n"
+    "{tick}Scores are not shares: they do not add up to anything."
+)
+TICK_SAYS = (
+    "From 0 to the tick: the offset, added for every picture. From the tick on: the drop, measured on this picture.\n"
 )
 ACROSS, CELL, BELOW, SCALE = 5, 1.7, 0.62, 0.07  # pictures in a row; inches of one, of its words, of its scale
 WRAP = 22  # characters of a line below a picture
@@ -53,7 +56,9 @@ def bars_png(attributions: Sequence[Attribution], group_set: GroupSet, names: Ma
     with _lock:
         figure = Figure(figsize=(WIDTH, sum(heights) + 0.4), dpi=DPI, facecolor="white", layout="constrained")
         FigureCanvasAgg(figure)
-        figure.supxlabel(NOTE if answered else "No method has answered.", fontsize=8, color=GREY, fontfamily=FONT)
+        two = any(a.has_offset for a in answered)
+        note = NOTE.format(parts="score or drop" if two else "score", tick=TICK_SAYS if two else "")
+        figure.supxlabel(note if answered else "No method has answered.", fontsize=8, color=GREY, fontfamily=FONT)
         if answered:
             grid = figure.subplots(len(answered), 1, squeeze=False, gridspec_kw={"height_ratios": heights})
             for a, axes in zip(answered, grid[:, 0], strict=True):
@@ -84,7 +89,7 @@ def _draw(axes: Axes, a: Attribution, group_set: GroupSet, name: str) -> None:
     axes.set_yticks(range(len(a.groups)), labels=[_label(g, group_set) for g in (*ranked, *rest)], parse_math=False)
     axes.set_ylim(len(a.groups) - 0.4, -0.6)
     axes.set_title(name, loc="left", parse_math=False, **_text(11, "black"))
-    marked = "; tick: given to any picture" if a.has_offset else ""
+    marked = "; tick: the offset" if a.has_offset else ""
     axes.set_xlabel(f"{a.unit}, with 95% interval{marked}", parse_math=False, **_text(9, "black"))
     axes.grid(axis="x", color="#dddddd", linewidth=0.7, zorder=0)
     axes.set_axisbelow(True)

@@ -1,7 +1,7 @@
 """The summary of a table as one HTML file: bars without scripts, light and dark, nothing from another host.
 
 A bar is as long as its share of the pictures that count; its full part is where the group is clear of the second (95%
-paired interval) and, for scores in nats, its own interval lies above 0 and above its offset. All texts are escaped:
+paired interval) and, for scores in nats, it stands out: score and drop are clearly above 0. All texts are escaped:
 names and reasons may hold anything.
 """
 
@@ -94,7 +94,10 @@ def _firsts(method: str, found: list[First]) -> str:
         rows += f'<div class="row">{name}<span class="track">{parts}</span><span>{share}</span></div>'
         told.append(f"{f.name}: {f.pictures}, clearly in {sure}")
     knows = any(f.apart is not None for f in found)
-    keys = {"key sure": "clearly first: clear of the second and, in nats, above 0 and its offset", "key": "not clearly"}
+    keys = {
+        "key sure": "clearly first: clear of the second and, in nats, with score and drop clearly above 0",
+        "key": "not clearly",
+    }
     named = keys if knows else {"key": "this method does not say how surely"}
     key = " ".join(f'<span class="named"><span class="{css}"></span>{said}</span>' for css, said in named.items())
     return (

@@ -29,10 +29,17 @@ MEANS = (
     "Positive: the model without the group explains the picture worse, so the group contributed.",
     "Near 0: the group made no difference that can be seen. Negative: the model does better without it.",
     (
-        "A score may include the group's offset: what the group gives to any picture, measured on held-out pictures of "
-        "the other groups. It is the same for every picture. The Evidence tab shows both parts. If no group gives "
-        "clearly more than its offset, the headline says that no group stands out. If the offset was "
-        "not measured, the score is the ELBO drop alone."
+        "A score has one part or two. The drop is measured on this picture. The offset, if it is known, is added for "
+        "every picture: a correction learned from the drops on held-out pictures of the other groups. It is their "
+        "mean, times a weight. So it may come mostly from one group that looks alike."
+    ),
+    (
+        "The drop already holds some of what the group gives in general: it is often above 0 on other groups' pictures "
+        "too. So a drop above 0 alone does not say that this picture needs the group in particular."
+    ),
+    (
+        "With an offset, a score may be above 0 though the drop is not. A group stands out if both are clearly above "
+        "0. The bars and the table show both parts. Without an offset, the score is the drop."
     ),
     (
         "A score in nats is a difference of ELBOs, to the model that unlearned the group. One that was trained again "
@@ -48,10 +55,7 @@ ABSTAINS = (
     ("Two groups cannot be told apart", "The 95% interval of their difference includes 0. More effort may help."),
     (
         "No group stands out",
-        (
-            "The interval of the first group reaches down to 0 or to its offset, and no other group's interval lies "
-            "above both."
-        ),
+        "The drop of the first group, or its whole score, is not clearly above 0, and no other group stands out.",
     ),
     (
         "This model could not have made this picture: no attribution",

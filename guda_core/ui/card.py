@@ -32,13 +32,13 @@ def picture() -> bytes:
     image = Image.new("RGB", SIZE, "white")
     draw = ImageDraw.Draw(image)
     colours = {name: pair[0] for name, pair in COLOURS.items()}
-    draw.text((80, 64), "GUDA", fill=colours["this"], font=ImageFont.load_default(44))
+    draw.text((80, 64), "GUDA", fill=colours["measured"], font=ImageFont.load_default(44))
     draw.multiline_text((80, 128), TITLE.replace(" made ", "\nmade ", 1), fill="#111827", spacing=14,
                         font=ImageFont.load_default(64))  # fmt: skip
     for i, length in enumerate(BARS):
         top, right = 320 + 50 * i, 80 + int(length * 1000)
-        draw.rectangle((80, top, 80 + int(0.1 * 1000), top + 32), fill=colours["any"])
-        draw.rectangle((184, top, right, top + 32), fill=colours["this"] if i == 0 else "#93b4f5")
+        draw.rectangle((80, top, 80 + int(0.1 * 1000), top + 32), fill=colours["added"])
+        draw.rectangle((184, top, right, top + 32), fill=colours["measured"] if i == 0 else "#93b4f5")
     draw.line((80, 306, 80, 566), fill="#4b5563", width=3)
     out = io.BytesIO()
     image.save(out, format="PNG", optimize=True)

@@ -24,8 +24,8 @@ STEPS = (
     "about the rough layout. A negative bar means that the model does better there without the group."
 )
 OFFSET = (
-    "The score is that drop plus the group's offset: what the group gives to any picture, measured on held-out "
-    "pictures of the other groups. It is the same for every picture."
+    "The score is that drop plus the group's offset. The offset is the same for every picture: a correction learned "
+    "from the group's drops on held-out pictures of the other groups."
 )
 NARROW = "Each point uses all noise draws up to it. So the last point is the score on the first tab."
 HASHES = (

@@ -35,7 +35,7 @@ from guda_core.unlearning.switching import Switching
 __all__ = ["HEALTH", "META", "Adapter", "LoraSpec", "applied", "attach", "load", "read_health", "read_meta"]
 
 RUN = "run.json"  # beside a published run's adapters: {"settings": {group id: SHA-256 of its settings}}
-OFFSET = "held_out_others_empty"  # of an adapter's health: what its scores hold for every picture
+OFFSET = "held_out_others_empty"  # of an adapter's health: what GUDA's offset is made of
 WHOLE, CODED = "whole", "coded"  # kinds beside the LoRA
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 LARGEST = 65504.0  # of float16, in which networks run
