@@ -63,7 +63,8 @@ def nothing(schedule: Schedule, sets: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def by_artist(drops: np.ndarray, artist: np.ndarray, ids: Sequence[str]) -> list[dict[str, Any]]:
-    """Of each group {group, n, mean, se_pictures, se_artists, of: artist -> mean drop on the artist's pictures}.
+    """Of each group {group, n, mean, positive, se_pictures, se_artists, of: artist -> mean drop on its pictures};
+    positive: the share of the others' pictures with a drop above 0.
 
     drops: (Q, G) nats; artist: (Q,) index. Mean and errors are over the pictures of the others: errors over pictures
     take all as independent, errors over artists take each artist's mean as one draw, so far as their numbers are equal.
@@ -72,7 +73,7 @@ def by_artist(drops: np.ndarray, artist: np.ndarray, ids: Sequence[str]) -> list
     for k, group in enumerate(ids):
         means = {a: drops[artist == i, k].mean() for i, a in enumerate(ids)}
         others, own = drops[artist != k, k], [m for a, m in means.items() if a != group]
-        row = {"group": group, "n": len(others), "mean": others.mean(), "of": means}
+        row = {"group": group, "n": len(others), "mean": others.mean(), "positive": (others > 0).mean(), "of": means}
         row["se_pictures"] = others.std(ddof=1) / np.sqrt(len(others))
         out.append(row | {"se_artists": np.std(own, ddof=1) / np.sqrt(len(own))})
     return out

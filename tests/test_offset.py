@@ -230,7 +230,13 @@ def test_behind_a_group_whose_drop_is_not_clear_another_may_stand_out():
     )
     assert sentences.first_of(a, GROUPS) == f"{first}; {third} stands out"
     retrained = dataclasses.replace(a, method="logo", groups={**a.groups, IDS[0]: GroupScore(30, -1, 61)}, settings={})
-    assert sentences.first_of(retrained, GROUPS) == "no group stands out"
+    second = GROUPS.groups[IDS[1]].name
+    assert sentences.first_of(retrained, GROUPS) == f"{first}; {second} stands out"
+    said = judged(retrained)
+    assert said.headline == f"{first} or {second}: two readings"
+    assert said.plain == (
+        f"{first} comes first, but its interval reaches down to 0. {second} stands out most: its interval does not."
+    )
 
 
 def test_a_kept_example_is_of_just_this_offset_part(folder):

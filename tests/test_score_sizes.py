@@ -51,6 +51,8 @@ def test_the_pages_words_on_artists_and_other_means_hold(committed):
         others = sorted(v for a, v in row["of"].items() if a != "emojione-monotone")
         spread[key] = others[0] / others[-1]
     assert spread["artists"] < 0.05 and spread["oracle_artists"] > 0.25
+    (open_moji,) = [r for r in committed["artists"] if r["group"] == "openmoji"]
+    assert round(open_moji["mean"]) == 29 and round(10 * open_moji["positive"]) == 9
     found = {(r["way"], r["query_set"]): r["spearman"] for r in committed["ways"]}
     assert all(found["mean", s] > found[w, s] for w, s in found if w != "mean") and len(found) == 9
 

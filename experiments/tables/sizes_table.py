@@ -57,10 +57,10 @@ def artists(key: str, head: str) -> str:
         return UNKNOWN
     of: list[dict[str, Any]] = record[key]
     names = [r["group"] for r in of]
-    heads = [head, *names, "mean of the others'", "SE over pictures", "SE over artists"]
+    heads = [head, *names, "mean of the others'", "of these above 0", "SE over pictures", "SE over artists"]
     rows = [
         [r["group"], *(f"({v:.0f})" if a == r["group"] else f"{round(v)}" for a, v in r["of"].items()),
-         f"{r['mean']:.1f}", f"{r['se_pictures']:.1f}", f"{r['se_artists']:.1f}"]
+         f"{r['mean']:.1f}", _share(r["positive"]), f"{r['se_pictures']:.1f}", f"{r['se_artists']:.1f}"]
         for r in of
     ]  # fmt: skip
     return _made(heads, rows)

@@ -94,7 +94,7 @@ def first_of(a: Attribution, group_set: GroupSet) -> str:
         return "no group could be scored"
     name = group_set.groups[ranked[0]].name
     if a.unit == "nats" and not a.stands_out(ranked[0]):
-        most = beyond(a, ranked) if a.offset(ranked[0]) > 0 else None
+        most = beyond(a, ranked)
         if most is None:
             return "no group stands out"
         return f"{name}; {group_set.groups[most].name} stands out"

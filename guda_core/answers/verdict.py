@@ -114,11 +114,12 @@ def _needed(a: Attribution, names: Mapping[str, str], ranked: list[str], method:
     """Of scores in nats."""
     first, figures = ranked[0], _figures(a, names, ranked)
     if not a.stands_out(first):
-        beyond = sentences.beyond(a, ranked) if a.offset(first) > 0 else None
+        beyond, why = sentences.beyond(a, ranked), _why_not(a, first)
         if beyond is None:
-            plain = f"{names[first]} comes first, but {_why_not(a, first)}."
+            plain = f"{names[first]} comes first, but {why}."
             return Verdict("No group stands out", plain, figures, (Chip(NONE, "unsure"),))
-        plain = f"{names[first]} comes first, but {NO_DROP}. {names[beyond]} stands out most: its drop is."
+        its = "its drop is" if why == NO_DROP else "its interval does not"
+        plain = f"{names[first]} comes first, but {why}. {names[beyond]} stands out most: {its}."
         return Verdict(f"{names[first]} or {names[beyond]}: two readings", plain, figures, (Chip(CLOSE, "unsure"),))
     if a.separable is False and a.runner_up is not None:
         both = f"{names[first]} and {names[a.runner_up]}"
