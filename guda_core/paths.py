@@ -78,6 +78,14 @@ def at_home(path: str | Path) -> Path:
         return Path(path)
 
 
+def below(folder: Path, name: str | Path) -> Path | None:
+    """Where a file that somebody else named lies below the folder; None where the name leads out of it, by `..`, as a
+    whole path or, on Windows, to another disk or machine."""
+    root = Path(os.path.normpath(folder.absolute()))
+    whole = Path(os.path.normpath(root / name))
+    return folder / whole.relative_to(root) if whole.is_relative_to(root) else None
+
+
 @dataclass(frozen=True)
 class Layers:
     """Folders that are looked through in order; the first is the one that is written to."""

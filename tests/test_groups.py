@@ -162,6 +162,16 @@ BAD = [
         (put("caption", value=v), "'caption' must hold {object} and {descriptors}")
         for v in (3, "a picture", "{object}", "{object} {descriptors} {x}", "{object} {descriptors} {", "{object}" * 2)
     ],
+    *[
+        (put("caption", value=v), "'caption' must hold names alone in its braces, such as {object}, with no ':' or '!'")
+        for v in (
+            "{object:>99999999} with {descriptors}",
+            "{object!r} {descriptors}",
+            "{object:{descriptors}} {descriptors}",
+            "{object} {descriptors:.3}",
+            "{content}, {phrase:{}}",
+        )
+    ],
     *[(put("groups", value=v), "at least two groups") for v in ([], {"first": group("Alpha", WORDS)})],
     (put("groups", "first", value="x"), "group 'first' must be a mapping"),
     (put("groups", "../up", value=group("Gamma", WORDS)), "an id is made of a-z, 0-9 and single dashes"),

@@ -132,7 +132,8 @@ def two(tmp_path):
 
     def write(value, *, lora=True):
         state = {"x": torch.full((2,), float(value))}
-        adapter_files.write(folder, state, {"group": "a"}, parameters=2, lora={"r": 1} if lora else None)
+        meta = {"group": "a", "base_sha256": "0" * 64}
+        adapter_files.write(folder, state, meta, parameters=2, lora={"r": 1} if lora else None)
         (folder / adapter_files.HEALTH).write_text(str(value))
 
     def read():

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import fsspec
 import pytest
 
+from guda_core import paths
 from guda_core.data.left_behind import LEFT_BEHIND
 from guda_core.data.own.found import Found
 from guda_core.data.own.in_folder import files_below
@@ -124,6 +125,23 @@ def test_the_page_of_results_has_the_folders_name_on_windows(windows, monkeypatc
 )
 def test_a_file_url_on_windows_is_a_path_with_a_drive(windows, url, path):
     assert str(places.as_path(url)) == path
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ann/1.png", r"D:\Pics\ann\1.png"),
+        (r"ann\..\1.png", r"D:\Pics\1.png"),
+        *((name, None) for name in (r"\\host\share\1.png", "//host/share/1.png", "C:1.png", r"C:\1.png", r"\1.png")),
+        *((name, None) for name in (r"..\1.png", "../Pics2/1.png", r"ann\..\..\1.png", r"\\?\C:\1.png")),
+    ],
+)
+def test_a_name_from_elsewhere_leads_to_no_other_disk_or_machine(monkeypatch, name, expected):
+    monkeypatch.setattr(AsOnWindows, "absolute", lambda self: self, raising=False)
+    monkeypatch.setattr(paths, "os", SimpleNamespace(path=ntpath))
+    monkeypatch.setattr(paths, "Path", AsOnWindows)
+    found = paths.below(AsOnWindows("D:/Pics"), name)
+    assert found == (AsOnWindows(expected) if expected else None)
 
 
 def test_places_here_stay_what_they_are(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 
@@ -265,6 +266,23 @@ def test_pictures_that_changed_since_are_errors(home, pictures):
     assert "1 listed picture is not there" in guda("groups", "check", "artists", code=2)
     with pytest.raises(DataError, match="no split"):
         open_dataset(gs).split("test")
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "Ann Lee/../../secret.png", "{whole}"])
+def test_a_list_that_names_a_file_outside_its_folder_is_refused(home, pictures, tmp_path, name):
+    guda("groups", "new", pictures)
+    path, secret = home / "sets" / "artists" / "pictures.jsonl", paint(tmp_path / "secret.png")
+    there = {"picture": name.format(whole=secret), "sha256": hashlib.sha256(secret.read_bytes()).hexdigest()}
+    rows = read_list(path)
+    write_list(path, [rows[0].model_copy(update=there), *rows[1:]])
+    own = open_dataset(load_group_set("artists"))
+    item = next(i for i in own.split("train") if "secret" in i.id)
+    for asked in (own.missing, lambda: item.image(16), lambda: own.bytes_of(there["picture"])):
+        with pytest.raises(
+            DataError, match=r"pictures\.jsonl: '.*secret\.png' lies outside .*artists\. Write the list"
+        ):
+            asked()
+    assert "lies outside" in guda("groups", "check", "artists", code=2)
 
 
 def test_the_fingerprint_stands_for_what_is_learned(home, pictures):

@@ -25,6 +25,7 @@ from guda_core.publishing import published
 from guda_core.publishing.hub_card import plain
 from guda_core.publishing.published import publish
 from guda_core.unlearning import adapters
+from guda_core.unlearning.health import KINDS
 from tests.loopback_hub import loopback_hub
 from tests.own_pictures import guda
 from tests.own_workspace import entry, own_workspace, plant
@@ -76,6 +77,24 @@ def test_the_models_card_says_what_is_known_and_what_is_not(work):
     assert "| Bo Chan | 10.0 ± 0.5 (n = 16) | 11.0 ± 0.5 (n = 16) |" in text
     assert "guda app --home hub:USER/NAME" in text and "The scores hold no offset." in text
     assert "The model itself is not in this repository" not in text
+
+
+def test_what_strangers_wrote_into_an_adapters_files_is_no_markup(work):
+    there = paths.run("brush", "artists").own / "adapters"
+    health = json.loads((there / "dee" / "health.json").read_text())
+    kind = next(k for k in KINDS if k in health)
+    health[kind]["n"] = "<b>"
+    (there / "dee" / "health.json").write_text(json.dumps(health))
+    path = there / "bo-chan" / "guda.json"
+    meta = json.loads(path.read_text())
+    path.write_text(json.dumps({**meta, "base_sha256": f"{meta['base_sha256'][:12]}`<img src=x>`"}))
+    found = made()
+    text = (found.folder / "README.md").read_text(encoding="utf-8")
+    assert "base_sha256 is no SHA-256, which has 64 of the digits" in found.missing["bo-chan"]
+    assert "<img" not in text and "<b>" not in text and r"(n = \<b\>)" in text
+    path.write_text(json.dumps({**meta, "base_sha256": meta["base_sha256"][:12] + "0" * 52}))  # the same at its start
+    with pytest.raises(AdapterError, match="The adapters are of 2 models"):
+        made()
 
 
 def test_settings_that_differ_are_told_by_group(work):

@@ -18,7 +18,7 @@ import pytest
 from guda_core.errors import OptionError, ReportError, ScoreError
 from guda_core.records import Attribution, Scope
 from guda_core.reports import bundle
-from guda_core.reports.findings import Change, Verdict
+from guda_core.reports.findings import MOST, Change, Verdict, differences
 from guda_core.reports.read import MAX_ZIP, Report, read_report
 from guda_core.reports.replay import _inputs, _other_values, compare, is_close, replay
 from guda_core.reports.unzip import unzip
@@ -457,6 +457,23 @@ def test_a_record_as_large_as_any_is_read_and_its_paths_can_be_made(path):
     changed(path, "settings", to={**SETTINGS, "more": named})
     record = read_report(path).record
     assert record["settings"]["more"] == named and len(_inputs(record)) > 100_000
+
+
+def test_settings_of_thousands_of_keys_are_judged_once_each_and_told_in_few_lines(service, path, monkeypatch):
+    more = {f"k{i}": 0 for i in range(3000)}
+    changed(path, "methods", "guda", "settings", to={**read_report(path).record["methods"]["guda"]["settings"], **more})
+    with monkeypatch.context() as m:
+        m.setattr(Change, "__eq__", lambda a, b: pytest.fail("changes were compared with each other"))
+        v = verdict(read_report(path), service)
+    assert v.outcome == "different" and where(v.inputs) == {f"methods/guda/settings/{k}" for k in more}
+    assert len(said := differences(v.inputs)) == MOST + 1 and said[-1] == "And 2,800 more."
+
+
+def test_what_is_beyond_the_tolerance_is_told_first():
+    small = [Change(f"guda/g{i}/score", 1.0, 1.0001, True) for i in range(MOST)]
+    assert differences(small) == [c.sentence() for c in small] and differences(()) == []
+    large = Change("guda/last/score", 1.0, 9.0)
+    assert differences([*small, large]) == [large.sentence(), *(c.sentence() for c in small[:-1]), "And 1 more."]
 
 
 @pytest.mark.parametrize("what", RECORDS)

@@ -42,7 +42,7 @@ def replay(
     """Compute a report again: equal, within tolerance, or different and where. Exit code 1 when different."""
     if (signature is None) != (signer is None):
         raise OptionError("--signature and --signer go together: the signature, and the public key of who signed.")
-    from guda_core.reports.findings import Verdict
+    from guda_core.reports.findings import Verdict, differences
     from guda_core.reports.read import read_report
     from guda_core.reports.replay import replay as run
 
@@ -70,7 +70,7 @@ def replay(
     ):
         if changes:
             say(title)
-        for change in changes:
-            say(f"  {change.sentence()}")
+        for said in differences(changes):
+            say(f"  {said}")
     if verdict.outcome == "different":
         raise typer.Exit(1)

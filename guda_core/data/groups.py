@@ -67,13 +67,16 @@ def _https(value: str) -> str:
 
 def _template(value: Any) -> str:
     try:
-        fields = tuple(sorted(name for _, name, _, _ in string.Formatter().parse(value) if name is not None))
+        found = string.Formatter().parse(value)
+        parts = [(name, spec, conversion) for _, name, spec, conversion in found if name is not None]
     except (TypeError, ValueError):
-        fields = ()
-    if fields not in TEMPLATES:
+        parts = []
+    if tuple(sorted(name for name, _, _ in parts)) not in TEMPLATES:
         raise ValueError(
             "must hold {object} and {descriptors}, or {content} and {phrase}, once each, with no other braces"
         )
+    if any(spec or conversion for _, spec, conversion in parts):  # a width would fill the memory
+        raise ValueError("must hold names alone in its braces, such as {object}, with no ':' or '!' after them")
     return value
 
 

@@ -152,7 +152,7 @@ def _settings(metas: Mapping[str, Mapping[str, Any]]) -> str:
             rows.append([plain(name), plain(next(iter(values.values())))])
         else:
             rows.append([plain(name), "; ".join(f"{plain(gid)}: {plain(v)}" for gid, v in values.items())])
-    base = next((str(m.get("base_sha256")) for m in metas.values()), "")
+    base = next((m["base_sha256"] for m in metas.values()), "")
     rows.append(["base model (hash)", f"`{base}`"])
     return _table(["Setting", "Value"], rows)
 
@@ -169,7 +169,7 @@ def _measured(found: Any) -> str:
     if not isinstance(found, Mapping) or not isinstance(found.get("mean"), int | float):
         return "-"
     se = f" ± {found['se']:.1f}" if isinstance(found.get("se"), int | float) else ""
-    return f"{found['mean']:.1f}{se} (n = {found.get('n', '?')})"
+    return f"{found['mean']:.1f}{se} (n = {plain(found.get('n', '?'))})"
 
 
 def _limits(run: Path) -> str:

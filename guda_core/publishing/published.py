@@ -92,7 +92,7 @@ def _alone(published: Path) -> Iterator[None]:
 def _publish(target: Path, card: Card, group_set: GroupSet, *, with_model: bool, on_hub: str) -> Made:
     run = paths.run(card.id, group_set.id)
     metas, missing = _adapters(run, group_set)
-    small, left_out = _small(run, group_set, base_sha256=str(next(iter(metas.values())).get("base_sha256")))
+    small, left_out = _small(run, group_set, base_sha256=next(iter(metas.values()))["base_sha256"])
     if encoder_is_local(card):
         left_out["the encoder"] = LOCAL_ENCODER
         small = [p for p in small if p.name != scope.FILE]
@@ -164,9 +164,10 @@ def _adapters(run: Run, group_set: GroupSet) -> tuple[dict[str, dict[str, Any]],
         raise AdapterError(
             f"There is no adapter of '{group_set.id}' to publish.{drafts} Make them with `guda unlearn`."
         )
-    models = sorted({str(m.get("base_sha256"))[:12] for m in metas.values()})
+    models = sorted({m["base_sha256"] for m in metas.values()})
     if len(models) > 1:
-        raise AdapterError(f"The adapters are of {len(models)} models ({', '.join(models)}). Run `guda unlearn` again.")
+        named = ", ".join(m[:12] for m in models)
+        raise AdapterError(f"The adapters are of {len(models)} models ({named}). Run `guda unlearn` again.")
     return metas, missing
 
 

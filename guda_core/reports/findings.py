@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from guda_core.reports.record import plain
 
 MISSING = "nothing"
+MOST = 200  # changes of a kind that are told
 
 Outcome = Literal["equal", "within tolerance", "different"]
 
@@ -53,6 +55,14 @@ class Doing:
     what: str
     progress: float
     method: str = ""
+
+
+def differences(changes: Sequence[Change]) -> list[str]:
+    """What differs, in sentences: the first `MOST`, those beyond the tolerance before others, and how many more there
+    are."""
+    first = sorted(changes, key=lambda c: c.within)[:MOST]
+    more = [f"And {len(changes) - MOST:,} more."] if len(changes) > MOST else []
+    return [*(c.sentence() for c in first), *more]
 
 
 def _shown(value: Any) -> str:

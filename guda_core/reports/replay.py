@@ -110,7 +110,7 @@ def _moved(method: str, before: Mapping[str, Any], now: Mapping[str, Any], *, co
     coarse: the model ran in half precision."""
     if before["unit"] != now["unit"]:
         return [Change(f"{method}/unit", before["unit"], now["unit"])]
-    out, follows = [], []
+    out, follows, scale = [], [], _scale(before)
     for g in dict.fromkeys([*before["groups"], *now["groups"]]):
         a, b = before["groups"].get(g), now["groups"].get(g)
         if a is None or b is None or a["status"] != b["status"]:
@@ -120,7 +120,7 @@ def _moved(method: str, before: Mapping[str, Any], now: Mapping[str, Any], *, co
             x, y = a[key], b[key]
             if x is not None and y is not None and float(x) != float(y):
                 width = a["high"] - a["low"] if coarse and before["unit"] == "nats" else 0.0
-                within = is_close(float(x), float(y), before["unit"], scale=_scale(before), width=width)
+                within = is_close(float(x), float(y), before["unit"], scale=scale, width=width)
                 out.append(Change(f"{method}/{g}/{key}", float(x), float(y), within))
         if a["rank"] != b["rank"]:
             follows.append(Change(f"{method}/{g}/rank", a["rank"], b["rank"], True))
@@ -149,8 +149,12 @@ def compare(report: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict:
 
 def _judged_apart(differ: Sequence[Change]) -> tuple[list[Change], list[Change]]:
     """Inputs that differ: those that are judged, and those that are told."""
-    judged = [c for c in differ if c.where.rpartition("/")[2] not in ENVIRONMENT and not _same_sum(c)]
-    return judged, [c for c in differ if c not in judged]
+    judged: list[Change] = []
+    told: list[Change] = []
+    for c in differ:
+        is_told = c.where.rpartition("/")[2] in ENVIRONMENT or _same_sum(c)
+        (told if is_told else judged).append(c)
+    return judged, told
 
 
 def _same_sum(c: Change) -> bool:

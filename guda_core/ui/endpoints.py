@@ -17,7 +17,7 @@ import numpy as np
 from guda_core.data.images import read_file
 from guda_core.errors import ReportError
 from guda_core.records import Query
-from guda_core.reports.findings import Verdict
+from guda_core.reports.findings import Verdict, differences
 from guda_core.reports.opened import tell
 from guda_core.reports.read import read_report
 from guda_core.reports.replay import replay
@@ -160,13 +160,14 @@ class Endpoints:
 
         Returns:
             {"progress": 0 to 1, "method", "what"} while it computes, and at the end {"outcome": "equal", "within
-            tolerance" or "different", "scores", "inputs", "environment": lists of sentences that say what differs}.
+            tolerance" or "different", "scores", "inputs", "environment": lists of sentences that say what differs; of
+            more than 200, the first 200 and how many more there are}.
         """
         read = read_report(uploaded(report, missing=ReportError(words.NO_REPORT)))
         for item in replay(read, self.service):
             if isinstance(item, Verdict):
                 kinds = {"scores": item.scores, "inputs": item.inputs, "environment": item.environment}
-                yield {"outcome": item.outcome, **{k: [c.sentence() for c in v] for k, v in kinds.items()}}
+                yield {"outcome": item.outcome, **{k: differences(v) for k, v in kinds.items()}}
             else:
                 yield {"progress": item.progress, "method": item.method, "what": item.what}
 

@@ -14,7 +14,7 @@ from guda_core.answers import sentences
 from guda_core.answers.markup import Html, code, folded, heading, note, says_html, status_html, table, text
 from guda_core.errors import ReportError
 from guda_core.records import MethodInfo
-from guda_core.reports.findings import Change, Verdict
+from guda_core.reports.findings import Verdict, differences
 from guda_core.reports.opened import Told, tell
 from guda_core.reports.page import answer_html
 from guda_core.reports.read import read_report
@@ -34,7 +34,6 @@ ABOUT = (
     "A report is one zip. It holds the scores with their intervals, all values behind them, the picture, hashes, "
     "settings, versions and limits. Anyone can compute it again, here or with"
 )
-MOST = 200  # changes shown
 MOST_HTML = 8_000_000  # characters of what is shown of a report; gradio keeps it until the page has fetched it
 TOO_LONG = "This report is too large to be shown here. `guda replay` reads it."
 SAVE = """(file) => {
@@ -70,14 +69,9 @@ def told(verdict: Verdict) -> Html:
     parts: list[str] = [says_html(words.REPLAYED[verdict.outcome])]
     for title, changes in kinds:
         if changes:
-            parts.append(heading(title) + _changes(title, changes))
+            rows = [(said,) for said in differences(changes)]
+            parts.append(heading(title) + table(title, ("What differs",), rows))
     return Html("".join(parts))
-
-
-def _changes(title: str, changes: tuple[Change, ...]) -> str:
-    rows = [(c.sentence(),) for c in changes[:MOST]]
-    more = note(f"And {len(changes) - MOST} more.") if len(changes) > MOST else ""
-    return table(title, ("What differs",), rows) + more
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -42,6 +43,7 @@ LISTED = "list_sha256"  # in the metadata: the list of pictures that the set was
 WORDS = "words_sha256"  # in the metadata: how the set's captions were written (`captions.words_sha256`)
 CAPTIONS = "captions_sha256"  # in the metadata: what all captions were made of (`captions.captions_sha256`)
 MOST_JSON = 4_000_000  # bytes of a JSON file that is read
+SHA256 = re.compile("[0-9a-f]{64}")
 HEADER = 4_000_000  # bytes that a safetensors file may hold beside its tensors
 
 
@@ -85,7 +87,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """The metadata of an adapter folder. Raises AdapterError when it is missing, damaged or no JSON object."""
+    """The metadata of an adapter folder.
+
+    Raises:
+        AdapterError: it is missing, damaged, no JSON object, or does not name its base model by a SHA-256.
+    """
     path = meta_file(folder)
     if not path.is_file():
         raise AdapterError(
@@ -93,7 +99,11 @@ def read_meta(folder: Path) -> dict[str, Any]:
             "`python -m experiments.logo --live`)."
         )
     try:
-        return read_json(path)
+        found = read_json(path)
+        base = found.get("base_sha256")
+        if not isinstance(base, str) or not SHA256.fullmatch(base):
+            raise ValueError("its base_sha256 is no SHA-256, which has 64 of the digits 0-9 and a-f")
+        return found
     except (ValueError, OSError) as e:
         raise AdapterError(f"The adapter's metadata {path.name} in {folder.name} is damaged: {e}") from e
 

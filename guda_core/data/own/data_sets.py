@@ -6,7 +6,6 @@ A picture stays as the bytes of its file until it is asked for, and then goes th
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from guda_core.data.images import OWN, read_file
 from guda_core.data.own.found import RIGHTS, Candidate, Found, words
 from guda_core.errors import DataError
-from guda_core.paths import cache_dir, is_file, is_there
+from guda_core.paths import below, cache_dir, is_file, is_there
 
 HUB = "hub:"
 GROUPS = ("group", "artist", "style", "label")  # columns that are taken where none is named, the first that is there
@@ -92,9 +91,9 @@ def file_of(place: str, cell: Any) -> bytes:
     from huggingface_hub import constants
 
     own = [] if place.startswith(HUB) else [Path(place) if Path(place).is_dir() else Path(place).parent]
-    whole = Path(os.path.normpath(Path(path).absolute()))
     caches = (cache_dir() / "datasets", Path(str(config.HF_DATASETS_CACHE)), Path(constants.HF_HUB_CACHE))
-    if not any(whole.is_relative_to(folder.absolute()) for folder in (*own, *caches)):
+    whole = next((p for folder in (*own, *caches) if (p := below(folder, Path(path).absolute()))), None)
+    if whole is None:
         raise DataError(f"'{path}' lies outside the data set; save it with the pictures in it")
     return read_file(whole, OWN)
 

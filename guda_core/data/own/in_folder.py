@@ -25,7 +25,7 @@ from guda_core.data.left_behind import is_left_behind
 from guda_core.data.own.found import RIGHTS, Candidate, Found, counted, some, words
 from guda_core.data.own.tables import read_table
 from guda_core.errors import DataError
-from guda_core.paths import is_file, is_folder
+from guda_core.paths import below, is_file, is_folder
 
 PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".webp")
 CAPTIONS = (".txt", ".caption")
@@ -232,8 +232,8 @@ def find_in_table(table: Path, folder: Path | None = None) -> Found:
     for row in rows:
         if "group" not in row:
             raise DataError(f"{row['where']} has no group. A table of pictures needs a column 'group'.")
-        path = Path(os.path.normpath(root / row["file"]))
-        if not path.is_relative_to(root):
+        path = below(root, row["file"])
+        if path is None:
             raise DataError(
                 f"{row['where']}: '{row['file']}' lies outside {root}. Name the pictures' folder: --folder."
             )

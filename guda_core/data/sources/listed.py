@@ -7,7 +7,6 @@ is an error, not another training. Pictures are opened when needed.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from guda_core.data.own.data_sets import file_of, open_data_set, undecoded
 from guda_core.data.own.picture_list import FILE, Listed, read_list
 from guda_core.data.sources.source import Source, readers
 from guda_core.errors import DataError, GroupSetError, ImageError
-from guda_core.paths import at_home, home, is_file, is_folder
+from guda_core.paths import at_home, below, home, is_file, is_folder
 from guda_core.records import GroupSet
 from guda_core.strict import Fields, Text
 
@@ -72,12 +71,18 @@ class ListedFiles(Source):
 
     def missing(self) -> list[str]:
         """Listed pictures that are not there."""
-        root = self._root
-        return [p.picture for p in self.pictures if not is_file(root / p.picture)]
+        return [p.picture for p in self.pictures if not is_file(self._file(p.picture))]
 
     @property
     def _root(self) -> Path:
         return self.folder / at_home(self.path)
+
+    def _file(self, picture: str) -> Path:
+        """Where a listed picture is. Raises DataError for one outside the pictures' folder."""
+        found = below(self._root, picture)
+        if found is None:
+            raise DataError(f"{self.folder / FILE}: '{picture}' lies outside {self._root}. {AGAIN}")
+        return found
 
     def check_there(self) -> None:
         """Raises DataError when the whole folder is not there."""
@@ -91,12 +96,13 @@ class ListedFiles(Source):
         """The bytes of a picture's file.
 
         Raises:
-            DataError: it is not there any more. ImageError: it cannot be read.
+            DataError: it is not there any more, or lies outside the pictures' folder. ImageError: it cannot be read.
         """
-        if not os.path.isfile(self._root / picture):  # noqa: PTH113  (no name is an error)
+        path = self._file(picture)
+        if not is_file(path):
             self.check_there()
             raise DataError(f"The picture {picture} is not there any more. Put it back, or leave it out. {AGAIN}")
-        return read_file(self._root / picture, OWN)
+        return read_file(path, OWN)
 
     def _read(self, entry: Listed, fit: Fit, size: int) -> np.ndarray:
         try:
