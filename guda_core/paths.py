@@ -204,14 +204,34 @@ def home() -> Path:
 
 def writable(folder: Path) -> Path:
     """The folder itself. Raises OptionError when it is of a workspace that came from the hub."""
-    named = os.environ.get("GUDA_HOME")
-    if from_hub.is_named(named) and folder.is_relative_to(from_hub.snapshot(str(named))):
-        name, _ = from_hub.repository(str(named))
+    if _came_from_hub(folder):
+        named = os.environ["GUDA_HOME"]
+        name, _ = from_hub.repository(named)
         raise OptionError(
             f"The workspace {named} is read only. Bring it into a folder of your own with `hf download {name} "
             "--local-dir FOLDER`, and use --home FOLDER."
         )
     return folder
+
+
+def _came_from_hub(folder: Path) -> bool:
+    named = os.environ.get("GUDA_HOME")
+    return from_hub.is_named(named) and folder.is_relative_to(from_hub.snapshot(str(named)))
+
+
+def pictures_of(beside: Path, named: str) -> Path:
+    """Where the pictures of a group set are: at `named`, looked for beside the set.
+
+    Raises:
+        OptionError: the set came from the hub, and names a place of this machine.
+    """
+    found = beside / at_home(named)
+    if _came_from_hub(beside) and below(home(), found) is None:
+        raise OptionError(
+            f"This group set comes from the hub, and names a place of this machine for its pictures: {named}. It is not "
+            "looked at."
+        )
+    return found
 
 
 def sets() -> Layers:

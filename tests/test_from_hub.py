@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import constants
+from PIL import Image
 
 from guda_core import from_hub, paths
 from guda_core.data.groups import chosen_set, load_group_set
+from guda_core.data.sources.listed import ListedFiles
+from guda_core.data.sources.source import open_dataset
 from guda_core.diffusion.cards import chosen_model, find_card
-from guda_core.errors import GroupSetError, OptionError
+from guda_core.errors import DataError, GroupSetError, OptionError
 from tests.loopback_hub import Hub, loopback_hub
 from tests.own_pictures import guda
 
@@ -135,6 +138,41 @@ def test_an_unknown_repository_and_an_unknown_revision_are_one_sentence(hub, tmp
     for name in ("hub:ann/none", "hub:ann/artists@none"):
         said = guda("groups", "check", "artists", "--home", name, code=2)
         assert f"{name} could not be brought" in said
+
+
+ELSEWHERE = {
+    "whole path": {"id": "folder", "path": "PLACE"},
+    "upwards": {"id": "listed", "path": "../../../../mine"},
+    "a group's": {"id": "folder", "path": "here"},
+}
+
+
+@pytest.mark.parametrize("source", ELSEWHERE.values(), ids=list(ELSEWHERE))
+def test_a_set_from_the_hub_names_no_pictures_of_this_machine(hub, tmp_path, monkeypatch, source):
+    """They are the reader's own, and a stranger chose them."""
+    mine = tmp_path / "mine" / "ann"
+    mine.mkdir(parents=True)
+    Image.new("RGB", (64, 64)).save(mine / "a.png")
+    folder = workspace(tmp_path / "w")
+    path = source["path"].replace("PLACE", str(mine.parent))
+    told = {**SET, "source": {**source, "path": path}}
+    if path == "here":
+        (folder / "sets" / "artists" / "here").mkdir()
+        (folder / "sets" / "artists" / "here" / "README.md").write_text("so that it is there")
+        told["groups"] = {**SET["groups"], "ann": {**SET["groups"]["ann"], "source": {"folder": str(mine)}}}
+    (folder / "sets" / "artists" / "group_set.yaml").write_text(yaml.safe_dump(told))
+    (folder / "sets" / "artists" / "pictures.jsonl").write_text("")
+    hub.upload("ann/artists", folder)
+    monkeypatch.setenv("GUDA_HOME", "hub:ann/artists")
+    pictures = open_dataset(load_group_set("artists"))
+    look = pictures.check_there if isinstance(pictures, ListedFiles) else lambda: pictures.split("train")
+    with pytest.raises(OptionError, match="comes from the hub, and names a place of this machine"):
+        look()
+    monkeypatch.setenv("GUDA_HOME", str(folder))  # one's own may
+    pictures = open_dataset(load_group_set("artists"))
+    if not isinstance(pictures, ListedFiles):
+        with pytest.raises(DataError, match="The pictures of 'bo' should be in"):  # ann's were found
+            pictures.split("train")
 
 
 def test_nothing_is_written_into_a_workspace_of_the_hub(hub, tmp_path, monkeypatch):

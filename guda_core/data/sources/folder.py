@@ -20,7 +20,7 @@ from guda_core.data.dataset import SPLITS, Item
 from guda_core.data.images import OWN, Fit, read_file, read_picture
 from guda_core.data.sources.source import Source, readers
 from guda_core.errors import DataError, GroupSetError, ImageError
-from guda_core.paths import at_home, home, is_folder
+from guda_core.paths import home, is_folder, pictures_of
 from guda_core.records import Group, GroupSet
 from guda_core.strict import Fields, Text
 
@@ -73,7 +73,11 @@ class Folder(Source):
     def __init__(self, group_set: GroupSet) -> None:
         super().__init__(group_set)
         self.options = SetOptions(**group_set.options)
-        self.root = (group_set.folder or home()) / at_home(self.options.path)
+
+    @property
+    def root(self) -> Path:
+        """Raises OptionError: see `paths.pictures_of`."""
+        return pictures_of(self.group_set.folder or home(), self.options.path)
 
     @classmethod
     def check(cls, group_set: GroupSet) -> None:
@@ -83,7 +87,8 @@ class Folder(Source):
 
     def _paths(self, group: Group) -> list[Path]:
         """The group's pictures, by name."""
-        folder = self.root / group.source.get("folder", group.id)
+        root, name = self.root, group.source.get("folder", group.id)
+        folder = pictures_of(root, name)
         if not is_folder(folder):
             raise DataError(f"The pictures of '{group.id}' should be in {folder}, and there is no such folder.")
         found = [p for p in folder.iterdir() if p.suffix.lower() in KINDS and not p.name.startswith(".")]

@@ -20,7 +20,7 @@ from guda_core.data.own.data_sets import file_of, open_data_set, undecoded
 from guda_core.data.own.picture_list import FILE, Listed, read_list
 from guda_core.data.sources.source import Source, readers
 from guda_core.errors import DataError, GroupSetError, ImageError
-from guda_core.paths import at_home, below, home, is_file, is_folder
+from guda_core.paths import below, home, is_file, is_folder, pictures_of
 from guda_core.records import GroupSet
 from guda_core.strict import Fields, Text
 
@@ -75,7 +75,7 @@ class ListedFiles(Source):
 
     @property
     def _root(self) -> Path:
-        return self.folder / at_home(self.path)
+        return pictures_of(self.folder, self.path)
 
     def _file(self, picture: str) -> Path:
         """Where a listed picture is. Raises DataError for one outside the pictures' folder."""
