@@ -228,8 +228,8 @@ def pictures_of(beside: Path, named: str) -> Path:
     found = beside / at_home(named)
     if _came_from_hub(beside) and below(home(), found) is None:
         raise OptionError(
-            f"This group set comes from the hub, and names a place of this machine for its pictures: {named}. It is not "
-            "looked at."
+            f"This group set comes from the hub, and names a place of this machine for its pictures: {named}. It is "
+            "not looked at."
         )
     return found
 
