@@ -74,6 +74,11 @@ def test_a_killed_worker_is_replaced_and_its_job_begins_again(tmp_path):
     assert diary(tmp_path, "made") == ["a", "b", "c"] and diary(tmp_path, "begun") == ["a", "b", "b", "c"]
 
 
+def test_what_a_worker_logs_steers_no_terminal(tmp_path, capfd):
+    assert last_words(run(tmp_path, ["loud"], LocalPool(1, devices=[]))) == {"loud": "done"}
+    assert "\\u001b[2J.png is odd" in (said := capfd.readouterr().err) and "\x1b" not in said
+
+
 def test_a_killed_driver_leaves_work_that_the_next_one_finishes(tmp_path):
     driver = subprocess.Popen([sys.executable, "-m", "tests.job_works", str(tmp_path), "here", "a,b,c"], cwd=ROOT)
     until((tmp_path / "b.pid").is_file)
