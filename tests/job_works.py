@@ -6,6 +6,7 @@ No torch: what is tested is the handing out, not the work.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import pickle
 import signal
@@ -51,6 +52,8 @@ def work(folder: Path, name: str, seconds: float) -> Steps:
         raise OptionError("Nobody can do this.")
     if name.startswith("poisoned"):
         raise ValueError("a bad picture")
+    if name.startswith("loud"):
+        logging.getLogger("guda_core.work").warning("%s is odd", "\x1b[2J.png")
     steps = max(1, round(seconds / 0.05))
     for i in range(steps):
         time.sleep(0.05)

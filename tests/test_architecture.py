@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TABLE = (
     "guda_core",
     "errors",
+    "clean_log",
     "held_files",
     "machine",
     "file_names",

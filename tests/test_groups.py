@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -308,6 +309,19 @@ def test_a_set_whose_id_is_no_folder_s_name_is_refused(tmp_path):
     (tmp_path / "sets").mkdir()
     with pytest.raises(GroupSetError, match="An id is a folder's name"):
         load_group_set("../there/small", tmp_path / "sets")
+
+
+@pytest.mark.parametrize("name", ["../../secret", "..", "/etc", r"\\10.0.0.66\share\m", "c:m"])
+def test_the_name_of_a_set_is_checked_before_it_is_looked_for(name):
+    class Sets:
+        def __truediv__(self, name: str) -> Path:
+            pytest.fail(f"{name} was looked for")
+
+        def glob(self, pattern: str) -> list[Path]:
+            return [Path("small", "group_set.yaml")]
+
+    with pytest.raises(GroupSetError, match=r"There is no group set '.*An id is a folder's name.*Known: small\."):
+        load_group_set(name, Sets())  # type: ignore[arg-type]
 
 
 def test_a_missing_set_lists_the_known_ones(load, tmp_path):

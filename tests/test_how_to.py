@@ -26,7 +26,7 @@ from guda_core.unlearning import health
 from tests.light import LightService, draw
 from tests.own_pictures import guda, paint, waves
 from tests.table_works import folder_of, rows
-from tests.tiny import save_tiny
+from tests.tiny import TINY, save_tiny
 from tests.tiny_blip import save_tiny_blip
 
 PAGES = Path(__file__).resolve().parent.parent / "docs" / "how-to"
@@ -144,6 +144,7 @@ def test_the_commands_about_many_pictures_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(named, "Named", lambda *a: LightService)
     monkeypatch.setattr(loading, "service_of", lambda *a: LightService())
+    monkeypatch.setattr("guda_core.diffusion.cards.known_cards", lambda: {LightService().provenance().model: TINY})
     folder_of(tmp_path / "pictures", 2)
     draw(tmp_path / "pictures" / "cat.png", seed=9)
     (tmp_path / "captions.csv").write_text('file,prompt\npictures/cat.png,"a cat, flat"\n')

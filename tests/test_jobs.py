@@ -12,6 +12,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
@@ -19,7 +20,7 @@ from guda_core import __version__
 from guda_core.data import shards
 from guda_core.data.shards import Shards
 from guda_core.errors import OptionError
-from guda_core.jobs import local_pool
+from guda_core.jobs import local_pool, ray_pool
 from guda_core.jobs.driver import work_through
 from guda_core.jobs.environ import apply, settings
 from guda_core.jobs.job import Told
@@ -71,6 +72,11 @@ def test_a_killed_worker_is_replaced_and_its_job_begins_again(tmp_path):
         ("b", "Its process was ended by SIGKILL. Memory may have run out.")
     ]
     assert diary(tmp_path, "made") == ["a", "b", "c"] and diary(tmp_path, "begun") == ["a", "b", "b", "c"]
+
+
+def test_what_a_worker_logs_steers_no_terminal(tmp_path, capfd):
+    assert last_words(run(tmp_path, ["loud"], LocalPool(1, devices=[]))) == {"loud": "done"}
+    assert "\\u001b[2J.png is odd" in (said := capfd.readouterr().err) and "\x1b" not in said
 
 
 def test_a_killed_driver_leaves_work_that_the_next_one_finishes(tmp_path):
@@ -151,6 +157,50 @@ def test_more_workers_than_windows_waits_for_are_all_heard(monkeypatch):
         for i in range(40)
     ]
     assert [told.job for told in pool.told(20.0)] == [str(i) for i in range(40)]
+
+
+def ray_processes(*found: tuple[str, float, str]) -> list[SimpleNamespace]:
+    """As `psutil` lists them. Of each `raylet`: whose it is, since when it runs, and its cluster."""
+    lists = [(["/bin/sh"], 0.0, "root"), ([], 0.0, "root"), (None, None, None)]
+    lists += [(["/ray/raylet", "--node=1", f"--gcs-address={address}"], began, who) for who, began, address in found]
+    return [SimpleNamespace(info={"cmdline": c, "create_time": t, "username": u}) for c, t, u in lists]
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    """What "auto" joins among such processes; without Ray itself."""
+    asked: list[str] = []
+    worker = SimpleNamespace(maybe_enable_token_auth_if_token_available=lambda **more: asked.append("token"))
+    fake = SimpleNamespace(
+        is_initialized=lambda: False, init=lambda address, **more: asked.append(address), shutdown=lambda: None,
+        _private=SimpleNamespace(worker=worker),
+    )  # fmt: skip
+    monkeypatch.setattr(ray_pool, "need_ray", lambda: fake)
+    monkeypatch.setattr(ray_pool, "_knock", lambda address: None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    def join(*found: tuple[str, float, str]) -> list[str]:
+        asked.clear()
+        monkeypatch.setattr("psutil.process_iter", lambda *a: ray_processes(*found))
+        with ray_pool.connected("auto"):
+            return list(asked)
+
+    return join
+
+
+def test_only_a_ray_cluster_of_ones_own_is_joined_unasked(joined, monkeypatch):
+    me, theirs = psutil.Process().username(), ("mallory", 9.0, "10.0.0.66:6379")
+    assert joined() == ["local"]
+    assert joined((me, 1.0, "h:1"), theirs, (me, 2.0, "h:2"), (me, 1.5, "h:3")) == ["token", "h:2"]
+    with pytest.raises(
+        OptionError, match=r"at 10\.0\.0\.66:6379, was started by another user.*--ray 10\.0\.0\.66:6379"
+    ):
+        joined(theirs)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    with pytest.raises(OptionError, match="started by another user"):
+        joined(theirs)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.66:6379")  # the user named it
+    assert joined(theirs) == ["10.0.0.66:6379"]
 
 
 def test_two_jobs_of_one_name_are_a_fault(tmp_path):

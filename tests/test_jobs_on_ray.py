@@ -13,7 +13,7 @@ import pytest
 
 from guda_core.errors import OptionError
 from guda_core.jobs.driver import work_through
-from guda_core.jobs.ray_pool import RayPool, connected
+from guda_core.jobs.ray_pool import RayPool, _clusters, connected
 from tests.job_works import content, diary, is_made, jobs, last_words, run
 from tests.own_pictures import guda
 from tests.ray_cluster import SMALL, cluster_of_one
@@ -28,6 +28,7 @@ def cluster() -> Iterator[Any]:
 
 
 def test_a_machine_that_dies_loses_no_job_and_none_is_done_twice(cluster, tmp_path):
+    assert cluster.address in [address for mine, _, address in _clusters() if mine]
     second = cluster.add_node(**SMALL)
     names, events = ["a", "b", "c", "poisoned", "refused"], []
     (tmp_path / "c.made").write_bytes(content("c"))

@@ -14,7 +14,10 @@ import zipfile
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from guda_core.cli import app
+from guda_core.diffusion.cards import DEFAULT_MODEL
 from guda_core.errors import OptionError, ReportError, ScoreError
 from guda_core.records import Attribution, Scope
 from guda_core.reports import bundle
@@ -692,3 +695,18 @@ def test_a_file_that_is_no_report_is_named(tmp_path, data):
     (tmp_path / "cat.png").write_bytes(data)
     with pytest.raises(ReportError, match=r"'cat\.png' is no report"):
         read_report(tmp_path / "cat.png")
+
+
+@pytest.mark.parametrize("name", ["attacker/any-repo", r"\\10.0.0.66\share\m", "FOLDER", "m.yaml", "m.safetensors"])
+def test_a_report_leads_to_no_model_that_the_user_did_not_name(path, tmp_path, monkeypatch, name):
+    asked: list[object] = []
+    monkeypatch.setattr("guda_core.cli.loading.service_of", lambda model, *a: asked.append(model) or LightService())
+    name = str(tmp_path) if name == "FOLDER" else name
+    changed(path, "model", "id", to=name)
+    said = CliRunner().invoke(app, ["replay", str(path)], env={"COLUMNS": "300"})
+    assert said.exit_code == 2 and not asked and "If you trust that model, name it with --model" in said.output
+    assert f"This report is of the model '{name[:120]}', which has no card here." in said.output
+    CliRunner().invoke(app, ["replay", str(path), "--model", name])
+    changed(path, "model", "id", to=DEFAULT_MODEL)
+    CliRunner().invoke(app, ["replay", str(path)])
+    assert asked == [name, DEFAULT_MODEL]

@@ -45,7 +45,7 @@ def test_a_report_of_a_real_model_replays_equal_and_its_change_is_found(run, pat
     *_, verdict = replay(report, service)
     assert isinstance(verdict, Verdict) and verdict.outcome == "equal" and not verdict.environment
 
-    done = run("replay", path)
+    done = run("replay", path, "--model", "tiny")
     assert done.exit_code == 0 and "Equal: every score" in done.output
     first = next(g for g in guda["groups"] if g != MISSING)
     record["methods"]["guda"]["groups"][first]["score"] += 5
@@ -55,11 +55,11 @@ def test_a_report_of_a_real_model_replays_equal_and_its_change_is_found(run, pat
     files["scores.csv"] = bundle.csv_text(bundle.COLUMNS, bundle.score_rows(record)).encode()
     record["files"]["scores.csv"] = hashlib.sha256(files["scores.csv"]).hexdigest()
     path.write_bytes(bundle.zipped({**files, "report.json": json.dumps(record).encode()}))
-    done = run("replay", path)
+    done = run("replay", path, "--model", "tiny")
     assert done.exit_code == 1 and "Different." in done.output
     assert f"guda/{first}/score" in done.output and f"adapters/{first}: 000000000000 in the report" in done.output
     path.write_bytes(path.read_bytes()[:-100])
-    done = run("replay", path)
+    done = run("replay", path, "--model", "tiny")
     assert done.exit_code == 2 and "damaged or cut off" in done.output and "Traceback" not in done.output
 
 

@@ -233,13 +233,14 @@ def test_the_commands_make_ask_and_replay_a_table(run, tmp_path):  # noqa: F811
     listed = list(csv.DictReader((tmp_path / "r.csv").read_text(encoding="utf-8").splitlines()))
     assert len(listed) == len(json.loads((tmp_path / "r.json").read_text())) == 6
     assert {r["group_id"] for r in listed} == {"noto"}
-    done = run("results", out, "--report", "001.png", tmp_path / "r.zip")
+    of = ("--model", "tiny")
+    done = run("results", out, "--report", "001.png", tmp_path / "r.zip", *of)
     assert done.exit_code == 0 and "Equal: every score is bitwise" in done.output, done.output
-    assert run("replay", tmp_path / "r.zip").exit_code == 0
+    assert run("replay", tmp_path / "r.zip", *of).exit_code == 0
     record = read_report(tmp_path / "r.zip").record
     assert record["settings"] == {"effort": "quick", "methods": ["guda", "clip"]}
     draw(folder / "001.png", seed=77)
-    assert "another picture" in run("results", out, "--report", "001.png", tmp_path / "r.zip").output
+    assert "another picture" in run("results", out, "--report", "001.png", tmp_path / "r.zip", *of).output
 
 
 def test_a_row_is_computed_again_by_a_model_that_has_no_card(home, tmp_path):
@@ -250,11 +251,11 @@ def test_a_row_is_computed_again_by_a_model_that_has_no_card(home, tmp_path):
     folder, out, report = folder_of(tmp_path / "in", 1), tmp_path / "out", tmp_path / "r.zip"
     guda("attribute", folder, "--out", out, "--table", "--effort", "quick", "--set", "artists", "--model", model)
     said = guda("results", out, "--report", "000.png", report, code=2)
-    assert "of the model 'brush', which has no card here. Name it with --model" in said
+    assert "of the model 'brush', which has no card here. If you trust that model, name it with --model" in said
     said = guda("results", out, "--report", "000.png", report, "--model", model)
     assert "Equal: every score is bitwise" in said and report.is_file() and "is not the one" not in said
     said = guda("replay", report, code=2)
-    assert "This report is of the model 'brush', which has no card here. Name it with --model" in said
+    assert "This report is of the model 'brush', which has no card here. If you trust that model, name it" in said
     assert "Equal: every score is bitwise" in guda("replay", report, "--model", model)
     lora = runs / "brush" / "artists" / "adapters" / "dee" / "adapter_model.safetensors"
     with pytest.MonkeyPatch.context() as patch:
@@ -263,6 +264,18 @@ def test_a_row_is_computed_again_by_a_model_that_has_no_card(home, tmp_path):
         said = guda("results", out, "--report", "000.png", report, "--model", model, "--lora", lora, code=1)
     assert "model/sha256" in again and "Different." in again
     assert "This model is not the one of the results" in said and "Different." in said
+
+
+@pytest.mark.parametrize("name", ["attacker/any-repo", r"\\10.0.0.66\share\m", "/etc"])
+def test_results_lead_to_no_model_that_the_user_did_not_name(tmp_path, monkeypatch, name):
+    asked, forger, out = [], LightService(), tmp_path / "out"
+    monkeypatch.setattr("guda_core.cli.loading.service_of", lambda model, *a: asked.append(model) or forger)
+    forger.change(model=name)
+    make_table(folder_of(tmp_path / "in", 1), out, lambda: forger)
+    said = guda("results", out, "--report", "000.png", tmp_path / "r.zip", code=2)
+    assert f"These results are of the model '{name}', which has no card here. If you trust" in said and not asked
+    guda("results", out, "--report", "000.png", tmp_path / "r.zip", "--model", name)
+    assert asked == [name]
 
 
 @pytest.mark.parametrize(

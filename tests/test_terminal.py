@@ -3,16 +3,21 @@ encoding."""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import typer
 from rich.table import Table
 
+from guda_core.clean_log import log_cleaned
 from guda_core.cli import terminal
 from guda_core.cli.terminal import clean, listed, note, progress_bar, say, show
 from guda_core.data.groups import load_group_set
@@ -157,9 +162,48 @@ def test_only_the_terminal_writes_to_the_streams():
         assert path.name == Path(terminal.__file__).name or "Console" not in text
 
 
-def test_a_command_that_is_broken_off_says_so(capsys):
-    import typer
+@contextmanager
+def logging_to(*handlers: logging.Handler) -> Iterator[list[logging.Handler]]:
+    """Within the block the root logger has these handlers, and not pytest's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logging.root, "handlers", list(handlers))
+        yield logging.root.handlers
 
+
+def test_log_messages_of_a_command_steer_no_terminal(capsys):
+    log = logging.getLogger("guda_core.somewhere")
+
+    def score() -> None:
+        log.warning("%s is not offered. %s", "GUDA", "It is of the group set '\x1b]0;title\x07'.")
+        try:
+            raise ValueError("of a library: \x1b[2J")
+        except ValueError:
+            log.exception("%s failed", "\x1b[31mred.png")
+
+    program = terminal.commands("Nothing.")
+    program.command()(score)
+    program.command("other")(score)
+    with logging_to(), pytest.raises(SystemExit):
+        typer.main.get_command(program)(["score"])
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "GUDA is not offered. It is of the group set '\\u001b]0;title\\u0007'.\n\\u001b[31mred.png failed\n"
+    )
+    assert said.endswith("ValueError: of a library: \\u001b[2J\n") and "\x1b" not in said
+
+
+def test_who_has_set_up_logging_keeps_it(capsys):
+    with logging_to() as handlers:
+        log_cleaned("%(levelname)s %(name)s: %(message)s")
+        logging.getLogger("guda_core.somewhere").warning("\x1b[2J")
+        assert len(handlers) == 1 and capsys.readouterr().err == "WARNING guda_core.somewhere: \\u001b[2J\n"
+    own = logging.NullHandler()
+    with logging_to(own) as handlers:
+        log_cleaned()
+        assert handlers == [own]
+
+
+def test_a_command_that_is_broken_off_says_so(capsys):
     def stopped() -> None:
         raise KeyboardInterrupt
 

@@ -24,7 +24,7 @@ RayOption = Annotated[
     typer.Option(
         "--ray",
         metavar="[ADDRESS]",
-        help="On a Ray cluster: HOST:PORT, auto (the one that is there, else local; also without a word) or local.",
+        help="On a Ray cluster: HOST:PORT, auto (your own here, else local; also without a word) or local.",
     ),
 ]
 

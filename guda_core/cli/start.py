@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from guda_core import paths
+from guda_core.clean_log import log_cleaned
 from guda_core.cli.loading import uncollected
 from guda_core.cli.terminal import DtypeOption, HomeOption, LoraOption, ModelOption, SetOption
 from guda_core.errors import OptionError
@@ -255,6 +256,6 @@ def start(
     for name, given in (("GUDA_HOST", host), ("GUDA_PORT", port)):
         if given is not None:
             os.environ[name] = str(given)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    log_cleaned("%(levelname)s %(name)s: %(message)s")
     logging.getLogger("guda_core").setLevel(logging.INFO)
     run(lambda: _service(model, group_set))

@@ -1,8 +1,8 @@
 """What the commands share: how text reaches the terminal, bars, errors as one sentence, and options that several take.
 
-All text goes through `OUT` and `ERR`. Texts from outside (names of files and groups, prompts, authors) may hold
-anything: nothing in them is read as markup, and what could steer a terminal is escaped. A terminal that cannot show a
-character gets its escaped form.
+All text goes through `OUT` and `ERR`, and log messages through `clean_log`. Texts from outside (names of files and
+groups, prompts, authors) may hold anything: nothing in them is read as markup, and what could steer a terminal is
+escaped. A terminal that cannot show a character gets its escaped form.
 """
 
 from __future__ import annotations
@@ -22,18 +22,12 @@ from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
 from guda_core.attribution import METHODS
+from guda_core.clean_log import clean, log_cleaned
 from guda_core.errors import DataError, GudaError, OptionError
 from guda_core.from_hub import is_named, repository
 from guda_core.paths import is_folder, is_there
 
 BROKEN_OFF = 130  # the exit code of a command that Ctrl-C ended
-
-
-def clean(text: str) -> str:
-    """The text with everything escaped that is not printable: control characters, bytes of a file's name that are no
-    text, marks that turn the direction of writing. Line breaks stay."""
-    whole = text.encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c.isprintable() or c == "\n" else f"\\u{ord(c):04x}" for c in whole)
 
 
 class Terminal(Console):
@@ -86,6 +80,7 @@ class _OneSentence:
 
     def main(self, *args: Any, standalone_mode: bool = True, **more: Any) -> Any:
         _any_encoding()
+        log_cleaned()
         try:
             code = super().main(*args, standalone_mode=False, **more)  # type: ignore[misc]
             if code == BROKEN_OFF:  # so typer says that Ctrl-C was pressed

@@ -252,17 +252,18 @@ def load_group_set(name: str = INCLUDED, root: Folder | None = None) -> GroupSet
     """Read and check one group set. root: the folder of sets; default: those of the workspaces.
 
     Raises:
-        GroupSetError: the file is missing, is not YAML, has missing or unknown fields, or contradicts itself.
+        GroupSetError: there is no such set, or its file is not YAML, has missing or unknown fields, or contradicts
+            itself.
     """
-    path = (sets() if root is None else root) / name / "group_set.yaml"
-    if not is_file(path):
-        raise GroupSetError(f"There is no group set '{name}' (no {path}). Known: {', '.join(list_group_sets(root))}.")
+    where = sets() if root is None else root
+    path = where / name / "group_set.yaml" if ID.fullmatch(name) else None  # another name may lead anywhere
+    if path is None or not is_file(path):
+        why = ID_SAID if path is None else f"no {path}"
+        raise GroupSetError(f"There is no group set '{name[:120]}' ({why}). Known: {', '.join(list_group_sets(root))}.")
     what = f"group set '{name}'"
     top = checked(SetFields, read_yaml(path, GroupSetError), what, GroupSetError)
     if top.id != name:
         raise GroupSetError(f"{what} calls itself '{top.id}'; the folder's name and the id must agree.")
-    if not ID.fullmatch(name):
-        raise GroupSetError(f"{what}: {ID_SAID}, because folders are named after it. Rename it.")
     sid, options = _source(what, top.source)
     source = SOURCES.find(sid)
     told = checked(source.SetOptions, options, f"{what}: source", GroupSetError)

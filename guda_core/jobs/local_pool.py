@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from guda_core import machine
+from guda_core.clean_log import log_cleaned
 from guda_core.errors import OptionError
 from guda_core.jobs.job import Job, Stopped, Told, perform
 
@@ -93,6 +94,7 @@ def share_of(workers: int, *, devices: Sequence[str] | None = None, cores: int |
 def _serve(pipe: Connection, environ: dict[str, str]) -> None:
     """A worker: jobs from the pipe, one after the other, until it is closed."""
     os.environ.update(environ)
+    log_cleaned()  # a worker writes to its driver's terminal
     if "torch" in sys.modules:  # the program's main file was imported again, and that may import it
         sys.modules["torch"].set_num_threads(int(environ["OMP_NUM_THREADS"]))
     busy, stop = [False], [False]

@@ -6,13 +6,17 @@ again by the driver, so that both runners count alike. Ray itself is asked to tr
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
+
+import psutil
 
 from guda_core import __version__
 from guda_core.errors import OptionError, one_line
@@ -23,6 +27,7 @@ MISSING = '--ray needs Ray, which is not installed. Install it with `pip install
 # Of a task's CPUs: a fraction, so that tasks which want all CPUs of a machine leave room for Ray's own and others'.
 CPUS, CPUS_BESIDE_A_GPU = 0.9, 0.5
 KNOCK_S = 10.0
+NAMES_IT = "--gcs-address="  # the option of a `raylet` that names its cluster
 SAID_EVERY_S = 0.5  # a word of a task to its driver
 
 
@@ -39,13 +44,52 @@ def need_ray() -> Any:
     return ray
 
 
+def _clusters() -> list[tuple[bool, float, str]]:
+    """(whether this user started it, when, HOST:PORT) of each cluster that this machine is in. There it has a process
+    `raylet`, whose options name the cluster; whose process it is, the system says."""
+    me, found = psutil.Process().username(), []
+    for p in psutil.process_iter(["cmdline", "create_time", "username"]):
+        program, *options = p.info["cmdline"] or [""]
+        if "raylet" in Path(program).name:
+            addresses = [o.removeprefix(NAMES_IT) for o in options if o.startswith(NAMES_IT)]
+            found += [(p.info["username"] == me, p.info["create_time"] or 0.0, a) for a in addresses]
+    return found
+
+
+def own_cluster() -> str:
+    """HOST:PORT of the cluster that this user started last on this machine; "" where there is none at all. Ray itself
+    would take any user's, and this process unpickles what a cluster answers.
+
+    Raises:
+        OptionError: only others have started one here.
+    """
+    mine, _, address = max(_clusters(), default=(True, 0.0, ""))
+    if not mine:
+        raise OptionError(
+            f"The Ray cluster on this machine, at {address[:80]}, was started by another user, so it is not taken "
+            f"unasked. If you trust it, name it with --ray {address[:80]}. Else use --ray local."
+        )
+    return address
+
+
+def _found(ray: Any) -> str:
+    """What "auto" stands for: the address in RAY_ADDRESS, else `own_cluster`, else "local"."""
+    named = os.environ.get("RAY_ADDRESS", "")
+    if named not in ("", "auto"):
+        return named
+    if address := own_cluster():  # it gets this user's token, as where Ray finds a cluster itself
+        logging.getLogger("ray").setLevel(logging.ERROR)  # as `_begin` does
+        ray._private.worker.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    return address or "local"
+
+
 def _begin(ray: Any, address: str) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a cluster of our own, nothing is told to anybody
         options["include_dashboard"] = False
     else:
-        _knock(os.environ.get("RAY_ADDRESS", "") if address == "auto" else address)
+        _knock(address)
     ray.init(address=address, **options)
 
 
@@ -56,8 +100,6 @@ def _knock(address: str) -> None:
         ConnectionError: nobody does.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not address or address in ("auto", "local"):
-        return
     if not host or not port.isdecimal():
         raise ConnectionError("an address is HOST:PORT")
     try:
@@ -71,23 +113,20 @@ def connected(address: str) -> Iterator[Any]:
     """Within the block this process is the driver of a Ray cluster; gives the module `ray`.
 
     address: HOST:PORT of a cluster; "local": a new one of this machine, which ends with the block; "auto": the one that
-    RAY_ADDRESS names or that runs on this machine, else as "local". A connection that is there already is used, and
-    left.
+    RAY_ADDRESS names or that this user started on this machine, else as "local". A connection that is there already is
+    used, and left.
 
     Raises:
-        OptionError: the extra is not installed, or there is no such cluster.
+        OptionError: the extra is not installed, there is no such cluster, or "auto" finds only another user's.
     """
     ray = need_ray()
     if ray.is_initialized():
         yield ray
         return
+    address = _found(ray) if address == "auto" else address
     try:
         _begin(ray, address)
-    except ConnectionError as e:
-        if address != "auto" or os.environ.get("RAY_ADDRESS"):
-            raise _no_cluster(address, e) from e
-        _begin(ray, "local")
-    except (ValueError, RuntimeError) as e:
+    except (ConnectionError, ValueError, RuntimeError) as e:
         raise _no_cluster(address, e) from e
     try:
         yield ray
@@ -96,7 +135,7 @@ def connected(address: str) -> Iterator[Any]:
 
 
 def _no_cluster(address: str, e: Exception) -> OptionError:
-    where = os.environ.get("RAY_ADDRESS") or "this machine" if address == "auto" else address[:80]
+    where = "this machine" if address == "local" else address[:80]
     return OptionError(
         f"There is no Ray cluster at {where} that can be used ({one_line(str(e))[:200].rstrip('.')}). Start one with "
         "`ray start --head`, or use --ray local. One with a token wants RAY_AUTH_MODE=token and RAY_AUTH_TOKEN."

@@ -1,0 +1,36 @@
+"""Text from outside on its way to a terminal: what could steer a terminal is escaped, in log messages too."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+
+def clean(text: str) -> str:
+    """The text with everything escaped that is not printable: control characters, bytes of a file's name that are no
+    text, marks that turn the direction of writing. Line breaks stay."""
+    whole = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() or c == "\n" else f"\\u{ord(c):04x}" for c in whole)
+
+
+class _Cleaned(logging.StreamHandler):
+    """Log messages, with their tracebacks, as clean text on whatever stderr is then: a bar stands in for it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return clean(super().format(record))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+HANDLER = _Cleaned()
+
+
+def log_cleaned(form: str = "%(message)s") -> None:
+    """From here on log messages of this program are clean lines on stderr. Whoever has set up logging keeps that.
+
+    form: of a line, as `logging.Formatter` takes it.
+    """
+    HANDLER.setFormatter(logging.Formatter(form))
+    logging.basicConfig(handlers=[HANDLER])
