@@ -190,7 +190,20 @@ def test_results_of_a_newer_version_are_not_read(tmp_path, folder):
             ask()
 
 
-@pytest.mark.parametrize("text", ["[]", "null", "", "{}", '{"settings": 1}'])
+def forged(part: str, key: str, value: object) -> str:
+    whole = {
+        "model": {"id": "a", "sha256": "b", "dtype": "float32"},
+        "group_set": {"id": "c"},
+        "settings": {"effort": "quick", "methods": ["guda"]},
+    }
+    return json.dumps(whole | {part: {**whole[part], key: value}})
+
+
+ODD = [forged("model", "id", 1), forged("model", "dtype", None), forged("group_set", "id", ["x"])]
+ODD += [forged("settings", "methods", "guda"), forged("settings", "methods", [1]), forged("settings", "effort", {})]
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "", "{}", '{"settings": 1}', '{"model": 1}', *ODD])
 def test_a_damaged_record_of_what_a_table_is_made_from_is_made_again(tmp_path, folder, text):
     out = tmp_path / "out"
     run(folder, out, LightService)

@@ -124,9 +124,11 @@ def made_from_in(data: bytes) -> dict[str, Any]:
     """What the file says that all scores of a table are made from. Raises ValueError: it is not whole."""
     try:
         found = json.loads(data)
-        if isinstance(found, dict) and all(isinstance(found[k], dict) for k in ("model", "group_set", "settings")):
+        model, methods = found["model"], found["settings"]["methods"]
+        texts = [*(model[k] for k in ("id", "sha256", "dtype")), found["group_set"]["id"], found["settings"]["effort"]]
+        if isinstance(methods, list) and all(isinstance(t, str) for t in [*texts, *methods]):
             return found
-    except (KeyError, RecursionError) as e:
+    except (KeyError, TypeError, RecursionError) as e:
         raise ValueError("it is not whole") from e
     raise ValueError("it is not whole")
 
