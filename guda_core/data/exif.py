@@ -18,7 +18,7 @@ HEAD = b"Exif\0\0"
 RAW_PROFILE = "Raw profile type exif"  # a PNG's text with the block in hexadecimal digits, after three lines
 
 
-def exif_of(info: Mapping[str, Any]) -> bytes:
+def exif_of(info: Mapping[Any, Any]) -> bytes:
     """The block that Pillow found in a picture. Raises ValueError: its hexadecimal digits are none."""
     if "exif" in info:
         return bytes(info["exif"])
