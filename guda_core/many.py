@@ -58,6 +58,8 @@ def attribute_many(
     options = Options(effort, tuple(api._names(methods, "methods")), prompt)
     several = workers is not None or ray is not None
     table = Table([str(s) for s in sources], str(out), _maker(model, groups, several=several), options)
+    if passed := str(table.listing.passed):
+        log.info("%s", passed)
     if several:
         with opened(workers, ray, lasting=True) as pool:
             log.info("score on %s", pool.about)
