@@ -90,8 +90,9 @@ class Answer:
             original: the file that was scored, or its bytes, to be put in as it is, with its metadata.
 
         Raises:
-            ReportError: the place cannot be written to, or the original is another file than the one that was scored.
-            UnreadError: the original cannot be read.
+            ReportError: the place cannot be written to, a value is not finite, or the original is another file than the
+                one that was scored, or too large for a report.
+            ImageError: the original is too large for a picture. UnreadError: it cannot be read.
         """
         data = original if original is None or isinstance(original, bytes) else read_file(Path(original))
         answers, about = list(self.methods.values()), {**self._about(), "shown": self.shown, "original": data}
@@ -115,7 +116,9 @@ def load_model(
         lora: a LoRA file that is merged into the model; default: what GUDA_LORA says.
 
     Raises:
-        ModelError: there is no such model, or it cannot be loaded.
+        ModelError: there is no such model or LoRA file, it is a pickle, or it cannot be loaded.
+        OptionError: there is no such device here, GUDA_DTYPE names no type, or the workspace (GUDA_HOME) cannot
+            be used.
     """
     return cards.load_model(cards.chosen_card(str(name) if name else None, lora=lora), device=device)
 
@@ -123,8 +126,14 @@ def load_model(
 def load_groups(name: str | None = None) -> GroupSet:
     """Read and check a group set, by its name in the workspace.
 
+    Args:
+        name: a folder below `sets/`; None: what GUDA_GROUP_SET says, else the set of the model's card (GUDA_MODEL's, or
+            the default model's), else the workspace's only one.
+
     Raises:
-        GroupSetError: there is no such set, or its file is wrong.
+        GroupSetError: there is no such set, its file is wrong, or nothing says which one.
+        ModelError: without a name: there is no such model, or its card is wrong.
+        OptionError: the name is no text, or the workspace (GUDA_HOME) cannot be used.
     """
     return _groups(name, None)
 
@@ -284,8 +293,8 @@ def _set_name(given: object) -> str | None:
 def _groups(given: GroupSet | str | None, model: str | None) -> GroupSet:
     if isinstance(given, GroupSet):
         return given
-    given = _set_name(given)
-    return group_sets.load_group_set(group_sets.chosen_set(given, cards.chosen_card(model).group_set))
+    of_card = "" if _set_name(given) else cards.chosen_card(model).group_set
+    return group_sets.load_group_set(group_sets.chosen_set(given, of_card))
 
 
 def _service(model: BaseModel | str | None, groups: GroupSet | str | None) -> LocalService:

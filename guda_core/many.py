@@ -49,15 +49,20 @@ def attribute_many(
         ray: the same on a Ray cluster: HOST:PORT, "auto" or "local".
 
     Returns:
-        The results, to be asked: `summary()`, `rows(...)`. A picture without scores is a row that says why.
+        The results, to be asked: `summary()`, and `rows(...)` with a `guda_core.scoring.asking.Asked`. A picture
+        without scores is a row that says why.
 
     Raises:
-        GudaError: a name or an option is refused, the results were begun with something else or cannot be written.
+        OptionError: a name or an option is refused, or the results were begun with something else.
+        ReportError: the results cannot be written, or some pictures have no rows, because their workers ended.
+        GudaError: any other, such as a model or a data set that cannot be loaded.
     """
     sources = [pictures] if isinstance(pictures, str | Path) else list(pictures)
     options = Options(effort, tuple(api._names(methods, "methods")), prompt)
     several = workers is not None or ray is not None
     table = Table([str(s) for s in sources], str(out), _maker(model, groups, several=several), options)
+    if passed := str(table.listing.passed):
+        log.info("%s", passed)
     if several:
         with opened(workers, ray, lasting=True) as pool:
             log.info("score on %s", pool.about)

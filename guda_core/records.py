@@ -200,7 +200,8 @@ class Scope:
     """Whether the model could have made a picture: a counterfactual of one that it could not says little about it.
 
     verdict: by a rule whose error rates were measured. value, threshold: of the rule's statistic, None when not
-    assessed; which side of the threshold is out of scope, `reason` says in one plain sentence, with both numbers.
+    assessed; threshold also where the rule knows too few pictures that belong to call any out of scope. `reason` says
+    in one plain sentence what the verdict comes from.
     settings: everything needed to recompute the verdict, with the rule's `sha256`; `kinds`: for each kind of picture
     that the rule was tried on, how often it was called out of scope, and `belongs`: whether that is wrong.
     p_value: the share of pictures that belong which look at least as foreign; None when not assessed.
@@ -286,8 +287,9 @@ class Attribution:
     method: id in `guda_core.attribution.METHODS`. unit: for example "nats" or "cosine".
     groups: group id -> GroupScore, in the order of the group set.
     progress: fraction in [0, 1] of the planned computation; 1 when final.
-    separable: True when the first group is ahead of the second in the paired 95% interval, None when it does not apply.
-    runner_up: id of the second group, None when there is none.
+    separable: True when the first group is ahead of the second in the 95% interval of their difference: of paired draws
+    for scores in nats, else as if their errors were independent. None when the method does not compare.
+    runner_up: id of the second group, None when there is none, or the method does not compare.
     kl: the values behind scores that are ELBO drops, None for others.
     values: other arrays to keep as evidence, one-dimensional, e.g. "pictures" (N,), a value of each training picture.
     settings: everything needed to recompute the answer.

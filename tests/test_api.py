@@ -16,7 +16,7 @@ from PIL import Image
 
 import guda_core
 from guda_core import api, kept_services
-from guda_core.errors import ImageError, OptionError
+from guda_core.errors import ImageError, ModelError, OptionError
 from guda_core.reports.read import read_report
 from guda_core.service import EFFORTS
 from tests.light import draw
@@ -146,6 +146,13 @@ def test_what_cannot_be_answered_is_refused_in_one_sentence(tiny, tmp_path, give
 def test_a_group_set_is_named_by_text():
     with pytest.raises(OptionError, match=r"A group set is given by its name.*got int"):
         guda_core.load_groups(5)
+
+
+def test_a_named_group_set_needs_no_model(monkeypatch):
+    monkeypatch.setenv("GUDA_MODEL", "nowhere")
+    assert guda_core.load_groups("emoji").id == "emoji"
+    with pytest.raises(ModelError, match="no model 'nowhere'"):
+        guda_core.load_groups()
 
 
 def test_ids_may_come_alone_or_from_a_generator():

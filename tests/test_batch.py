@@ -173,7 +173,7 @@ def test_a_report_made_with_other_features_or_another_oracle_is_made_again():
 
 def test_bad_pictures_are_refused_by_name_and_the_rest_goes_on(folder, tmp_path, caplog):
     (folder / "0.png").write_bytes(b"")
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.doc").write_text("no picture")
     (folder / "torn.png").write_bytes((folder / "a.png").read_bytes()[:200])
     draw(folder / "small.png", side=8)
     (folder / ".hidden").write_text("x")
@@ -184,16 +184,36 @@ def test_bad_pictures_are_refused_by_name_and_the_rest_goes_on(folder, tmp_path,
     bad.fault = ScoreError("A value is not finite.")
     summary = run(folder, tmp_path / "out", service=bad)
     assert summary.finished == 2
-    assert set(summary.refused) == {"0.png", "notes.txt", "torn.png", "small.png", "b.png"}
+    assert set(summary.refused) == {"0.png", "notes.doc", "torn.png", "small.png", "b.png"}
     assert "0 bytes" in summary.refused["0.png"] and "not finite" in summary.refused["b.png"]
     told = json.loads((tmp_path / "out" / "batch.json").read_text())
     assert {r["file"]: r["reason"] for r in told["refused"]} == summary.refused
-    digest = hashlib.sha256((folder / "notes.txt").read_bytes()).hexdigest()
-    assert next(r for r in told["refused"] if r["file"] == "notes.txt")["file_sha256"] == digest
+    digest = hashlib.sha256((folder / "notes.doc").read_bytes()).hexdigest()
+    assert next(r for r in told["refused"] if r["file"] == "notes.doc")["file_sha256"] == digest
     bad.fault = RuntimeError("out of memory: secret")
     summary = run(folder, tmp_path / "out", service=bad)
     assert summary.finished == 2 and "RuntimeError" in summary.refused["b.png"]
     assert "secret" not in summary.refused["b.png"] and "secret" in caplog.text
+
+
+def test_what_is_plainly_no_picture_is_left_out_of_a_folder_and_refused_where_it_is_named(folder, tmp_path):
+    for name in ("a.txt", "B.JSONL", "a.safetensors", "list.csv"):
+        (folder / name).write_text("no picture")
+    (folder / "below").mkdir()
+    (folder / ".hidden.txt").write_text("x")
+    (tmp_path / "here.txt").write_text("no picture")
+    (folder / "list.csv").write_text("file,prompt\na.png,a cat\n")
+    config = BatchConfig(effort="quick", prompts=folder / "list.csv")
+    job = Batch(LightService(), [folder, tmp_path / "here.txt"], tmp_path / "out", config)
+    assert [p.name for p in job.files] == ["a.png", "b.png", "c.png", "here.txt"]
+    assert "3 files are left out" in str(job.passed) and "1 subfolder is not read" in str(job.passed)
+    *_, summary = job.run()
+    assert set(summary.refused) == {"here.txt"}
+    assert not str(Batch(LightService(), folder / "a.png", tmp_path / "out", QUICK).passed)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("a cat")
+    with pytest.raises(OptionError, match="no pictures"):
+        Batch(LightService(), tmp_path / "texts", tmp_path / "out", QUICK)
 
 
 def test_only_refused_pictures_still_make_a_table(tmp_path):

@@ -241,7 +241,7 @@ def test_filters_take_any_text(tmp_path, folder):
 
 
 def test_the_command_says_what_there_is_not(command, tmp_path, folder):  # noqa: F811
-    (folder / "<no>.txt").write_text("no picture")
+    (folder / "<no>.doc").write_text("no picture")
     out = tmp_path / "out"
     run(folder, out, LightService)
     for option, sentence in (
@@ -255,4 +255,4 @@ def test_the_command_says_what_there_is_not(command, tmp_path, folder):  # noqa:
     said = command("results", out, "--group", "twemoji", "--method", "guda").output
     assert "9 rows" in said and "In each of these rows: method: guda; group: Twemoji;" in said and "scope │" not in said
     said = command("results", out, "--status", "refused").output
-    assert "1 row" in said and "<no>.txt" in said and "score" not in said
+    assert "1 row" in said and "<no>.doc" in said and "score" not in said

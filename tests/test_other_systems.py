@@ -12,7 +12,7 @@ import fsspec
 import pytest
 
 from guda_core import paths
-from guda_core.data.left_behind import LEFT_BEHIND
+from guda_core.data.left_behind import LEFT_BEHIND, PassedOver
 from guda_core.data.own.found import Found
 from guda_core.data.own.in_folder import files_below
 from guda_core.errors import ImageError, OptionError
@@ -164,7 +164,7 @@ def test_what_systems_leave_behind_is_no_picture(tmp_path, monkeypatch):
         (folder / name).write_bytes(b"x")
     for inner in ("@eaDir", "$RECYCLE.BIN", "System Volume Information"):
         draw(folder_of(folder / inner, 0) / "x.png", seed=1)
-    assert [p.name for p in pictures([folder], None)] == list(placed(str(folder))) == ["000.png"]
+    assert [p.name for p in pictures([folder], None, PassedOver())] == list(placed(str(folder))) == ["000.png"]
     assert [p.name for p in files_below(folder, Found("", {}))] == ["000.png"]
     memory = fsspec.filesystem("memory")
     try:
@@ -173,7 +173,11 @@ def test_what_systems_leave_behind_is_no_picture(tmp_path, monkeypatch):
         assert list(placed("memory://left")) == ["a.png"]
     finally:
         memory.rm("/left", recursive=True)
-    assert [p.name for p in pictures([folder / left[0]], None)] == list(placed(str(folder / left[0]))) == [left[0]]
+    assert (
+        [p.name for p in pictures([folder / left[0]], None, PassedOver())]
+        == list(placed(str(folder / left[0])))
+        == [left[0]]
+    )
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     files = [str(p) for p in sorted(folder.iterdir()) if p.is_file()]
     assert begun(FakeService(), files, "quick", None).files == (str(folder / "000.png"),)

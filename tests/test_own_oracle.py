@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from experiments.benchmark import own_run
 from experiments.benchmark import queries as q
 from experiments.benchmark.result_tables import LIVE, ORACLE
 from experiments.benchmark.scores import ScoreConfig
-from experiments.logo import fine_tuning, oracle_jobs, own_plan
+from experiments.logo import fine_tuning, oracle_jobs, own_command, own_plan
 from experiments.logo.__main__ import main as logo
 from experiments.logo.fine_tuning import settings_for
 from experiments.logo.oracle_jobs import AskedOracle
@@ -162,6 +163,19 @@ def test_every_family_is_trained_on_its_own_target(family, tmp_path, home):
     with torch.no_grad():
         out = model.predict(alpha * latents[at] + sigma * eps, t, model.embed(captions))
     assert first == pytest.approx(float((out - wanted).square().mean()), rel=1e-4)
+
+
+@pytest.mark.parametrize("groups", [["a", "b"], ["a"]])
+def test_a_weight_that_was_not_written_is_not_told_as_the_models(tmp_path, capsys, groups):
+    record = {"groups": groups, "rows": [{"method": "guda"}], "rows_report": [], "calibration": {}}
+    record["rows"][0] |= {"query_set": "x", "n": 3}
+    record["rows"][0] |= {m: {"value": 0.5, "low": 0.4, "high": 0.6} for m in own_command.METRICS}
+    record["calibration"] = {"offset_weight": 0.7, "queries": 9}
+    (tmp_path / "logo.json").write_text(json.dumps(record))
+    group_set = SimpleNamespace(id="s", groups={"a": None, "b": None})
+    own_command.tell(SimpleNamespace(name="m", base=SimpleNamespace(group_set=group_set)), tmp_path / "logo.json")
+    said = capsys.readouterr().out
+    assert ("The offset's weight is 0.7" in said) == (len(groups) == 2) == ("it was not written" not in said)
 
 
 def test_everything_is_compared_and_calibrated(made, home, monkeypatch):

@@ -74,7 +74,7 @@ def table(tmp_path_factory) -> Path:
     where = tmp_path_factory.mktemp("table")
     folder = folder_of(where / "in", 10)
     (folder / "empty.png").write_bytes(b"")
-    (folder / "<b>.txt").write_text("no picture")
+    (folder / "<b>.doc").write_text("no picture")
     make_table(folder, where / "out", Scoped)
     return where / "out"
 
@@ -129,7 +129,7 @@ def test_rows_are_found_sorted_and_paged(table):
         (Asked(status="refused"), lambda r: r["status"] == "refused"),
         (Asked(scope="out of scope", first=True), lambda r: r["scope"] == "out of scope" and r["rank"] == 1),
         (Asked(picture="003.png"), lambda r: r["picture"] == "003.png"),
-        (Asked(text="<B>"), lambda r: r["picture"] == "<b>.txt"),
+        (Asked(text="<B>"), lambda r: r["picture"] == "<b>.doc"),
         (Asked(picture="' OR 1=1 --"), lambda r: False),
     ):
         wanted = [r for r in all_rows if mine(r)]
@@ -218,10 +218,12 @@ def test_rows_in_half_precision_may_move_by_a_sixth_of_their_interval():
 
 def test_the_commands_make_ask_and_replay_a_table(run, tmp_path):  # noqa: F811
     folder, out = folder_of(tmp_path / "in", 3), tmp_path / "out"
-    (folder / "[red]x.txt").write_text("no picture")
+    (folder / "[red]x.doc").write_text("no picture")
+    (folder / "000.txt").write_text("a caption")
     done = run("attribute", folder, "--out", out, "--table", "--effort", "quick")
     assert done.exit_code == 1 and "Scored: 3. Without scores: 1." in done.output, done.output
-    assert (out / "summary.html").is_file() and "[red]x.txt" in done.output
+    assert "1 file is left out" in done.output
+    assert (out / "summary.html").is_file() and "[red]x.doc" in done.output
     done = run("attribute", folder, "--out", out, "--table", "--effort", "quick")
     assert "Scored: 3 (3 of them kept from an earlier run)" in done.output
     done = run("results", out, "--json", tmp_path / "s.json", "--page", tmp_path / "p.html")

@@ -117,7 +117,7 @@ def bomb() -> bytes:
 def test_bad_pictures_are_rows_with_a_reason(folder, tmp_path, caplog):
     (folder / "empty.png").write_bytes(b"")
     (folder / "bomb.png").write_bytes(bomb())
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.doc").write_text("no picture")
     (folder / "large.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(25_000_001))
     (folder / ".hidden").write_text("x")
     (folder / "below").mkdir()
@@ -129,7 +129,7 @@ def test_bad_pictures_are_rows_with_a_reason(folder, tmp_path, caplog):
     total = run(folder, tmp_path / "out", lambda: bad)
     assert (total.pictures, total.scored, total.refused) == (14, 9, 5)
     found = {r["picture"]: r for r in rows(tmp_path / "out") if r["method"] is None}
-    said = {"empty.png": "0 bytes", "bomb.png": "megapixels", "notes.txt": "PNG", "large.png": "larger than 25 MB"}
+    said = {"empty.png": "0 bytes", "bomb.png": "megapixels", "notes.doc": "PNG", "large.png": "larger than 25 MB"}
     for name, part in said.items():
         assert found[name]["status"] == "refused" and part in found[name]["reason"], found[name]["reason"]
     assert found["003.png"]["status"] == "failed" and "RuntimeError" in found["003.png"]["reason"]
@@ -141,6 +141,18 @@ def test_bad_pictures_are_rows_with_a_reason(folder, tmp_path, caplog):
     table.write_text("file\nnowhere.png\n")
     (reason,) = run(table, tmp_path / "other", LightService).why.values()
     assert "no such picture" in reason
+
+
+def test_files_that_are_plainly_no_pictures_are_left_out_of_folders_and_counted(folder, tmp_path):
+    (folder / "below").mkdir()
+    draw(folder / "below" / "000.png", seed=50)
+    listed = len(Listing([str(folder)]))
+    for name in ("000.txt", "metadata.JSONL", "below/000.txt", ".hidden.txt"):
+        (folder / name).write_text("no picture")
+    (tmp_path / "here.txt").write_text("no picture")
+    found = Listing([str(folder)])
+    assert len(found) == listed and "3 files are left out" in str(found.passed)
+    assert {w.picture for w in Listing([str(tmp_path / "here.txt")])._walk()} == {"here.txt"}
 
 
 def test_a_picture_that_ends_its_process_becomes_a_row(folder, tmp_path):

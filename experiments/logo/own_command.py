@@ -66,6 +66,11 @@ def tell(own: OwnOracle, table: Path) -> None:
     told, where = record["calibration"], f"--model {own.name} --set {own.base.group_set.id}"
     if not any(r["method"] == "guda" for r in record["rows"]):
         say(f"GUDA is not compared yet. Run `guda unlearn {where}`, then this command again.")
+    elif "offset_weight" in told and set(record["groups"]) != set(own.base.group_set.groups):
+        say(
+            f"By these groups alone the offset's weight would be {told['offset_weight']} ({told['queries']} queries). "
+            "calibration.json takes all groups: it was not written."
+        )
     elif "offset_weight" in told:
         say(f"The offset's weight is {told['offset_weight']}, fitted to {told['queries']} queries.")
     else:

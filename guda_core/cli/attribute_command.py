@@ -328,6 +328,8 @@ def _many(
         raise OptionError("Give --prompt for all pictures or --prompts with one for each, not both.")
     config = BatchConfig(effort=effort, methods=tuple(methods), prompt=prompt, prompts=prompts)
     job, summary = Batch(load(), paths, out, config), None
+    if passed := str(job.passed):
+        note(passed)
     with progress_bar() as bar:
         task = bar.add_task("pictures", note="", total=len(job.files))
         for item in job.run():

@@ -38,7 +38,11 @@ def check(
         typer.Option(help="Your model: captions are checked against its length, and warnings use its settings."),
     ] = None,
     copies: Annotated[
-        bool, typer.Option("--copies/--no-copies", help="Open every picture, to find one that stands in two groups.")
+        bool,
+        typer.Option(
+            "--copies/--no-copies",
+            help="Open every picture: find copies, count marks against AI training and, with fit bucket, sizes.",
+        ),
     ] = True,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write what was found here.")] = None,
     home: HomeOption = None,

@@ -30,6 +30,8 @@ def make_table(
     from guda_core.scoring.table_run import Table
 
     table = Table(sources, out, make_service, options)
+    if passed := str(table.listing.passed):
+        note(passed)
     try:
         with _working(workers, ray) as work:
             total = _followed(table, work)

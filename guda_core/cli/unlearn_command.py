@@ -42,7 +42,8 @@ def unlearn(
     lora: LoraOption = None,
     home: HomeOption = None,
     operator: Annotated[
-        str | None, typer.Option(help="Forget loss: guda_c or esd; for a model without prompts: retrack.")
+        str | None,
+        typer.Option(help="Forget loss: guda_c or esd; for a model without prompts: retrack or esd_fine_tuned."),
     ] = None,
     selection: Annotated[
         str | None, typer.Option(help="How the anchor's group is drawn: uniform, weighted or removed.")

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from guda_core.data.images import MAX_BYTES, read_file
-from guda_core.data.left_behind import is_left_behind
+from guda_core.data.left_behind import PassedOver, is_left_behind, is_no_picture
 from guda_core.errors import GudaError, OptionError, ReportError
 from guda_core.held_files import remove_file
 from guda_core.paths import is_there
@@ -78,9 +78,10 @@ def shown(path: Path) -> str:
     return path.name.encode("utf-8", "backslashreplace").decode()
 
 
-def pictures(sources: Sequence[Path], prompts: Path | None) -> list[Path]:
+def pictures(sources: Sequence[Path], prompts: Path | None, passed: PassedOver) -> list[Path]:
     """The files that are named, and those of the folders that are named, by name; without the prompts, hidden ones and
-    what systems leave behind. Folders within a folder are not entered.
+    what systems leave behind. Folders within a folder are not entered. These, and files in a folder that are no
+    pictures by their endings, are counted in `passed`.
 
     Raises:
         OptionError: there is no such file or folder, nothing in it, or two files have one name: rows and reports are
@@ -92,8 +93,12 @@ def pictures(sources: Sequence[Path], prompts: Path | None) -> list[Path]:
         if not is_there(source):
             raise OptionError(f"There is no folder '{source}'.")
         inside = sorted(source.iterdir()) if source.is_dir() else [source]
-        kept = [p for p in inside if p.is_file() and (p == source or not is_left_behind(p.name))]
-        files |= {p.resolve(): p for p in kept if p.resolve() != given}
+        seen = [p for p in inside if p == source or not is_left_behind(p.name)]
+        there = [p for p in seen if p.is_file() and p.resolve() != given]
+        kept = [p for p in there if p == source or not is_no_picture(p.name)]
+        passed.files += len(there) - len(kept)
+        passed.folders += sum(p.is_dir() for p in seen)
+        files |= {p.resolve(): p for p in kept}
         if not kept:
             raise OptionError(f"There are no pictures in '{source}'.")
     if not files:
@@ -210,7 +215,8 @@ class Batch:
         find_effort(config.effort)
         if out.resolve() in [p.resolve() for p in named if p.is_dir()]:
             raise OptionError("The results must go into another folder than that of the pictures.")
-        self.files = pictures(named, config.prompts)
+        self.passed = PassedOver()
+        self.files = pictures(named, config.prompts, self.passed)
         self.prompts = read_prompts(config.prompts, self.files) if config.prompts is not None else {}
         data = config.prompts.read_bytes() if config.prompts is not None else None
         self.prompts_sha256 = hashlib.sha256(data).hexdigest() if data is not None else None

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from guda_core.data.left_behind import is_left_behind
+from guda_core.data.left_behind import PassedOver, is_left_behind, is_no_picture
 from guda_core.errors import OptionError, ReportError
 from guda_core.scoring import data_set_rows, places
 
@@ -109,13 +109,13 @@ class Listing:
     """The pictures of some sources.
 
     sources: folders (and what is below them), pictures, one table with the columns `file` and, if it has prompts of
-    its own, `prompt`, or one data set (`data_set_rows`).
+    its own, `prompt`, or one data set (`data_set_rows`). passed: counts files in folders that are no pictures.
     """
 
     def __init__(self, sources: Sequence[str], prompt: str = "") -> None:
         """Raises OptionError: there is no such source, nothing in it, or two pictures have one name; DataError: a data
         set cannot be read."""
-        self._sources, self._prompt = list(sources), prompt
+        self._sources, self._prompt, self.passed = list(sources), prompt, PassedOver()
         if not all(sources):
             raise OptionError("One of the names is empty. Name a folder, a picture, a table or a data set.")
         if as_text(prompt) != prompt:
@@ -228,7 +228,8 @@ class Listing:
             raise OptionError(f"'{table}' cannot be read as a table. {e}") from e
 
     def _walk(self) -> Iterator[Wanted]:
-        """Every file, with a name below its source; where there are several folders, with the folder's own name."""
+        """Every file but those that are no pictures by their endings, with a name below its source; where there are
+        several folders, with the folder's own name."""
         if data_set_rows.is_rows(self._sources[0]):
             yield from (Wanted(*row) for row in data_set_rows.listed(self._sources[0], self._prompt))
             return
@@ -237,6 +238,9 @@ class Listing:
             if source in folders:
                 before = f"{_last(source)}/" if len(self._sources) > 1 else ""
                 for name, place in _below(source):
+                    if is_no_picture(name):
+                        self.passed.files += 1
+                        continue
                     yield Wanted(before + name, place, self._prompt)
             elif places.is_file(source):
                 if source.lower().endswith(NO_TABLES):

@@ -1,8 +1,8 @@
 """The summary of a table as one HTML file: bars without scripts, light and dark, nothing from another host.
 
 A bar is as long as its share of the pictures that count; its full part is where the group is clear of the second (95%
-paired interval) and, for scores in nats, it stands out: score and drop are clearly above 0. All texts are escaped:
-names and reasons may hold anything.
+interval of their difference) and, for scores in nats, it stands out: score and drop are clearly above 0. All texts are
+escaped: names and reasons may hold anything.
 """
 
 from __future__ import annotations

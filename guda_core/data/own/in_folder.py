@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from guda_core.data.images import OWN, read_file
-from guda_core.data.left_behind import is_left_behind
+from guda_core.data.left_behind import BESIDE, is_left_behind
 from guda_core.data.own.found import RIGHTS, Candidate, Found, counted, some, words
 from guda_core.data.own.tables import read_table
 from guda_core.errors import DataError
@@ -31,7 +31,6 @@ PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".webp")
 CAPTIONS = (".txt", ".caption")
 METADATA = ("metadata.jsonl", "metadata.csv")
 SPLITS = {"train", "test", "val", "valid", "validation"}
-BESIDE = (*CAPTIONS, ".md", ".json", ".jsonl", ".csv", ".yaml", ".yml", ".npz", ".toml", ".pdf")  # not worth a word
 REPEATS = re.compile(r"\d+_(?=.*\w)")
 
 
