@@ -34,3 +34,9 @@ def log_cleaned(form: str = "%(message)s") -> None:
     """
     HANDLER.setFormatter(logging.Formatter(form))
     logging.basicConfig(handlers=[HANDLER])
+
+
+def server_log_cleaned() -> None:
+    """The same for what the server logs, which has set up a handler of its own when it begins."""
+    server = logging.getLogger("uvicorn")
+    server.handlers = [HANDLER for _ in server.handlers]

@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 
 from guda_core.data.images import hash_pixels, read_picture
+from guda_core.data.left_behind import PassedOver
 from guda_core.errors import OptionError, ReportError, ScoreError
 from guda_core.records import Scope
 from guda_core.reports import batch, bundle
 from guda_core.reports import record as report
-from guda_core.reports.batch import Batch, BatchConfig, Progress, Summary, report_path
+from guda_core.reports.batch import Batch, BatchConfig, Progress, Summary, pictures, report_path
 from guda_core.reports.read import read_report
+from guda_core.scoring.listing import Listing
 from tests.light import LightService, draw
 
 QUICK = BatchConfig(effort="quick")
@@ -298,3 +300,15 @@ def test_a_place_that_cannot_be_written_to_is_said_before_anything_is_scored(fol
     with pytest.raises(ReportError, match="cannot be written"):
         list(Batch(service, folder, tmp_path / "out", QUICK).run())
     assert service.scored == []
+
+
+def test_a_folder_of_captions_alone_says_what_was_left_out(tmp_path):
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    (tmp_path / "in" / "a.json").write_text("{}")
+    with pytest.raises(
+        OptionError, match=r"no pictures in .*1 file is left out: .*1 subfolder is not read\. With --table"
+    ):
+        pictures([tmp_path / "in"], None, PassedOver())
+    (tmp_path / "in" / "sub" / "b.txt").write_text("cat")
+    with pytest.raises(OptionError, match=r"no pictures in .*2 files are left out"):
+        Listing([str(tmp_path / "in")])

@@ -80,11 +80,30 @@ def test_a_block_whose_values_overlap_is_heavy(make):
     assert not exif.is_heavy(make(20_000, 3))
 
 
+def test_what_no_program_writes_is_heavy():
+    """A reader follows it, or spends long on it, and it would not be counted."""
+    small = directory([(0x0112, 3, 1, 6)], 64)
+    assert not exif.is_heavy(2 * exif.HEAD + small) and exif.is_heavy(3 * exif.HEAD + small)
+    many = exif.HEAD * 500_000
+    took, heavy = peak(exif.is_heavy, many)
+    assert heavy and took < 10_000
+    for kind, n in ((3, 1), (16, 1), (8, 1), (4, 2)):
+        assert exif.is_heavy(directory([(exif.BELOW, kind, n, 64)], 128))
+    assert not exif.is_heavy(directory([(exif.BELOW, 13, 1, 64)], 128))
+
+
+def test_numbers_weigh_more_than_text_and_a_large_block_may_be_read_once():
+    assert exif.is_heavy(directory([(0x9000, 3, 50_000, 64)], 110_000))
+    assert not exif.is_heavy(directory([(0x010F, 2, 3_000_000, 64)], 3_100_000))  # a workflow with pictures in it
+    assert exif.is_heavy(directory([(0x010F, 2, 3_000_000, 64), (0x0110, 2, 3_000_000, 64)], 3_100_000))
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_a_block_of_usual_size_is_not_heavy(order):
     maker_note = directory([(0x0112, 3, 1, 6), (0x927C, 7, 500_000, 64)], 600_000, order=order)
     assert not exif.is_heavy(maker_note)
-    assert exif.is_heavy(directory([(0x927C, 7, 1_000_001, 64)], 1_100_000, order=order))
+    twice = [(0x927C, 7, 600_000, 64), (0x927D, 7, 600_000, 64)]
+    assert exif.is_heavy(directory(twice, 700_000, order=order))
 
 
 @pytest.mark.parametrize("cut", [0, 3, 7, 9, 15, 21])
@@ -115,6 +134,23 @@ def test_a_jpeg_whose_opening_takes_much_is_opened_apart(data, monkeypatch):
     took, prompt = peak(written_prompt, data)
     assert prompt is None and took < 4_000_000
     assert not containers.is_crowded(picture("JPEG", bomb(60_000, 10)), "JPEG")
+
+
+def test_a_jpeg_that_is_read_without_its_broken_parts_is_looked_at_again(monkeypatch):
+    """A part with a wrong length hides what comes after it, until such parts are left out."""
+    block = bomb(60_000, 2_000)
+    heavy = b"\xff\xe1" + struct.pack(">H", 2 + len(exif.HEAD) + len(block)) + exif.HEAD + block
+    hides = b"\xff\xe5" + struct.pack(">H", 2 + len(heavy)) + b"\0\0"
+    plain = picture("JPEG", b"")
+    data = plain[:2] + hides + heavy + plain[2:]
+    if containers.is_crowded(data, "JPEG") or not containers.is_crowded(containers.needed(data, "JPEG"), "JPEG"):
+        pytest.fail("the parts do not hide it")
+    monkeypatch.setattr(apart, "_in_a_process", lambda data, kind, limits: kind)
+    assert apart.decoded(data, UPLOADS) == "JPEG"
+
+
+def test_no_exif_is_no_broken_exif():
+    assert exif.exif_of({"exif": None}) == exif.exif_of({}) == b""
 
 
 def test_a_prompt_of_usual_length_is_found():

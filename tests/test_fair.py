@@ -279,6 +279,8 @@ def test_what_is_claimed_of_the_pattern_alone_holds_in_the_fresh_table():
         ("das", "generated"), ("dtrak", "generated"), ("combined", "generated"), ("combined", "generated-blend"),
     }  # fmt: skip
     assert {(m, s) for m in CLIP for s in SETS} <= ahead
+    after = behind(fresh, "differences", "guda + offset", "variation_standardised")  # as in the app
+    assert {(m, s) for m, s in after if m in rivals} == {("das", "generated"), *(("combined", s) for s in SETS)}
 
 
 def test_what_the_readme_and_the_results_claim_holds_in_the_committed_table(committed):

@@ -17,7 +17,7 @@ import pytest
 import typer
 from rich.table import Table
 
-from guda_core.clean_log import log_cleaned
+from guda_core.clean_log import log_cleaned, server_log_cleaned
 from guda_core.cli import terminal
 from guda_core.cli.terminal import clean, listed, note, progress_bar, say, show
 from guda_core.data.groups import load_group_set
@@ -213,3 +213,16 @@ def test_a_command_that_is_broken_off_says_so(capsys):
     with pytest.raises(SystemExit) as ended:
         typer.main.get_command(program)(["stopped"])
     assert ended.value.code == terminal.BROKEN_OFF and capsys.readouterr().err.strip() == "Stopped."
+
+
+def test_what_the_server_logs_steers_no_terminal(capsys):
+    """uvicorn, below gradio, has set up a handler of its own."""
+    server = logging.getLogger("uvicorn")
+    before, server.handlers = server.handlers, [logging.StreamHandler()]
+    propagated, server.propagate = server.propagate, False
+    try:
+        server_log_cleaned()
+        logging.getLogger("uvicorn.error").error("Exception in \x1b]0;PWNED\x07 application")
+    finally:
+        server.handlers, server.propagate = before, propagated
+    assert "\\u001b]0;PWNED\\u0007" in (said := capsys.readouterr().err) and "\x1b" not in said

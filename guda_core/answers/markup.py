@@ -79,8 +79,8 @@ def table(
         "<tr>" + "".join(f"<td{m}>{safe(v)}</td>" for v, m in zip(row, marks, strict=True)) + "</tr>" for row in rows
     )
     return Html(
-        f'<div class="guda-scroll" tabindex="0" role="region" aria-label="{escape(name)}">'
-        f'<table class="guda-table {css}" aria-label="{escape(name)}">'
+        f'<div class="guda-scroll" tabindex="0" role="region" aria-label="{safe(name)}">'
+        f'<table class="guda-table {css}" aria-label="{safe(name)}">'
         f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
@@ -123,7 +123,7 @@ def image(pixels: np.ndarray, alt: str) -> Html:
     """A picture within the page. pixels: (H, W, 3) uint8. alt: the text for those who cannot see it."""
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, format="PNG")
-    return Html(f'<img src="data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}" alt="{escape(alt)}">')
+    return Html(f'<img src="data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}" alt="{safe(alt)}">')
 
 
 def small_image(pixels: np.ndarray, alt: str, side: int = 64) -> Html:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 
 from guda_core.answers import sentences
-from guda_core.answers.markup import Html, safe
+from guda_core.answers.markup import MOST_TEXT, Html, safe
 from guda_core.records import Attribution, GroupSet
 
 TICKS = 4  # steps of an axis, at most about
@@ -117,13 +117,14 @@ def described(rows: Sequence[Row], title: str, unit: str) -> str:
     """What a figure shows, in words."""
     said = []
     for r in rows:
+        name = r.name[:MOST_TEXT]
         if r.value is None:
-            said.append(f"{r.name} {r.word}")
+            said.append(f"{name} {r.word}")
             continue
         span = [] if r.low is None or r.high is None else [f"{_number(r.low, unit)} to {_number(r.high, unit)}"]
         if r.base:
             span.append(f"offset {_number(r.base, unit)}, drop {_number(r.value - r.base, unit)}")
-        said.append(f"{r.name} {_number(r.value, unit)}" + (f" ({'; '.join(span)})" if span else ""))
+        said.append(f"{name} {_number(r.value, unit)}" + (f" ({'; '.join(span)})" if span else ""))
     return f"{title}, in {unit}: {'; '.join(said) or 'nothing'}."
 
 

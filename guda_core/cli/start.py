@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from guda_core import paths
-from guda_core.clean_log import log_cleaned
+from guda_core.clean_log import log_cleaned, server_log_cleaned
 from guda_core.cli.loading import uncollected
 from guda_core.cli.terminal import DtypeOption, HomeOption, LoraOption, ModelOption, SetOption
 from guda_core.errors import OptionError
@@ -196,6 +196,7 @@ def run(make_service: Callable[[], Service]) -> None:
             serves = True
             _ends_by((*ENDS, "SIGINT"), _end)  # as is, gradio waits five seconds for threads that compute
             demo, url = launch(page, host, port, **launch_options())
+            server_log_cleaned()
             log.info("The app answers at %s (stop it with Ctrl+C).", url)
             demo.block_thread()
     except SystemExit as e:

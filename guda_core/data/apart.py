@@ -37,12 +37,17 @@ def decoded(data: bytes, limits: Limits) -> Raw:
     """The picture in a file's bytes. Raises ImageError."""
     kind = kind_of(data)
     check_kind(kind)
-    if kind not in HERE or is_crowded(data, kind) or _is_large(data, kind, limits):
+    if kind not in HERE or _is_crowded(data, kind) or _is_large(data, kind, limits):
         return _in_a_process(data, kind, limits)
     try:
         return raw(data, limits)
     except MemoryError as e:
         raise ImageError(TOO_MUCH.format(kind=kind)) from e
+
+
+def _is_crowded(data: bytes, kind: str) -> bool:
+    """Also of what is read in its place, should it be damaged."""
+    return is_crowded(data, kind) or (kind == "JPEG" and is_crowded(needed(data, kind), kind))
 
 
 def _is_large(data: bytes, kind: str, limits: Limits) -> bool:

@@ -100,7 +100,7 @@ def pictures(sources: Sequence[Path], prompts: Path | None, passed: PassedOver) 
         passed.folders += sum(p.is_dir() for p in seen)
         files |= {p.resolve(): p for p in kept}
         if not kept:
-            raise OptionError(f"There are no pictures in '{source}'.")
+            raise OptionError(f"There are no pictures in '{source}'. {passed}".rstrip())
     if not files:
         raise OptionError(f"There are no pictures in '{sources[0]}'.")
     named: dict[str, Path] = {}

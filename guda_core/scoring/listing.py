@@ -167,7 +167,7 @@ class Listing:
 
     def _check(self) -> None:
         if not len(self):
-            raise OptionError(f"There are no pictures in '{self._sources[0]}'.")
+            raise OptionError(f"There are no pictures in '{self._sources[0]}'. {self.passed}".rstrip())
         if twice := self._one("SELECT picture FROM listed GROUP BY picture HAVING count(*) > 1 ORDER BY 1 LIMIT 1"):
             raise OptionError(f"Two pictures are called '{twice[0]}'. Rename one, or name it once.")
 

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 SAVE_S, SAVE_SHARE = 30.0, 0.03  # the part is written again when that takes this share of the time, or this is over
 TRIES = 3  # one machine that goes away and one driver that is killed may meet the same picture
 WHY = 20  # reasons that a part hands back; all are in its rows
+TEXTS = {"model": ("id", "sha256", "dtype"), "group_set": ("id",), "settings": ("effort",)}  # of what it is made from
 MADE_FROM, TRYING = "made_from.json", "trying"
 FAULT = "An unexpected fault; see the log."
 ENDED = f"The process that scored it ended {TRIES} times at this picture."
@@ -124,11 +125,12 @@ def made_from_in(data: bytes) -> dict[str, Any]:
     """What the file says that all scores of a table are made from. Raises ValueError: it is not whole."""
     try:
         found = json.loads(data)
-        model, methods = found["model"], found["settings"]["methods"]
-        texts = [*(model[k] for k in ("id", "sha256", "dtype")), found["group_set"]["id"], found["settings"]["effort"]]
+        parts = {name: found[name] for name in TEXTS}
+        methods = parts["settings"].get("methods", [])
+        texts = [parts[name].get(k, "") for name, keys in TEXTS.items() for k in keys]
         if isinstance(methods, list) and all(isinstance(t, str) for t in [*texts, *methods]):
             return found
-    except (KeyError, TypeError, RecursionError) as e:
+    except (KeyError, TypeError, AttributeError, RecursionError) as e:
         raise ValueError("it is not whole") from e
     raise ValueError("it is not whole")
 

@@ -7,8 +7,7 @@ escaped: names and reasons may hold anything.
 
 from __future__ import annotations
 
-from html import escape
-
+from guda_core.answers.markup import Html, safe
 from guda_core.data.own.found import counted
 from guda_core.scoring import places
 from guda_core.scoring.asking import First, Results, Summary, left_out
@@ -63,20 +62,20 @@ def page(summary: Summary, title: str) -> str:
         f"Model: {model.get('name', '?')}. Groups: {groups.get('name', '?')}. Effort: {settings.get('effort', '?')}."
     )
     body = [
-        f"<h1>{escape(title)}: {head}</h1>",
-        f'<p class="quiet">{escape(about)}</p>',
+        f"<h1>{safe(title)}: {head}</h1>",
+        f'<p class="quiet">{safe(about)}</p>',
         f"<p>Scored: {summary.scored:,}. Refused: {summary.refused:,}. Failed: {summary.failed:,}.</p>",
-        f'<p class="quiet">{escape(MEANING)}</p>',
+        f'<p class="quiet">{safe(MEANING)}</p>',
     ]
     if summary.cut:
-        body.append(f"<p><b>{escape(left_out(summary.cut))}</b></p>")
+        body.append(f"<p><b>{safe(left_out(summary.cut))}</b></p>")
     for method, found in summary.firsts.items():
         body.append(_firsts(method, found))
     body += [_scopes(summary), _reasons(summary), _unavailable(summary)]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}: results</title><style>{STYLE}</style></head>\n<body>{''.join(body)}</body></html>\n"
+        f"<title>{safe(title)}: results</title><style>{STYLE}</style></head>\n<body>{''.join(body)}</body></html>\n"
     )
 
 
@@ -90,9 +89,9 @@ def _firsts(method: str, found: list[First]) -> str:
         sure = f.apart or 0
         wide = [(100 * n / most if most else 0.0, css) for n, css in ((sure, "sure"), (f.pictures - sure, ""))]
         parts = "".join(f'<i class="{css}" style="width:{w:.2f}%"></i>' for w, css in wide if w)
-        name = f"<span>{escape(f.name)}</span>"
+        name = f"<span>{safe(f.name)}</span>"
         rows += f'<div class="row">{name}<span class="track">{parts}</span><span>{share}</span></div>'
-        told.append(f"{f.name}: {f.pictures}, clearly in {sure}")
+        told.append(f"{safe(f.name)}: {f.pictures}, clearly in {sure}")
     knows = any(f.apart is not None for f in found)
     keys = {
         "key sure": "clearly first: clear of the second and, in nats, with score and drop clearly above 0",
@@ -101,7 +100,7 @@ def _firsts(method: str, found: list[First]) -> str:
     named = keys if knows else {"key": "this method does not say how surely"}
     key = " ".join(f'<span class="named"><span class="{css}"></span>{said}</span>' for css, said in named.items())
     return (
-        f'<h2>First group by {escape(method)}</h2><figure><div role="img" aria-label="{escape("; ".join(told))}">'
+        f'<h2>First group by {safe(method)}</h2><figure><div role="img" aria-label="{Html("; ".join(told))}">'
         f"{rows}</div><figcaption>{key}</figcaption></figure>"
     )
 
@@ -111,11 +110,11 @@ def _table(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]], *, co
     if not rows:
         return ""
     marks = [' class="n"' if counts else "", *[""] * (len(head) - 1)]
-    top = "".join(f"<th{m}>{escape(h)}</th>" for h, m in zip(head, marks, strict=True))
+    top = "".join(f"<th{m}>{safe(h)}</th>" for h, m in zip(head, marks, strict=True))
     body = "".join(
-        "<tr>" + "".join(f"<td{m}>{escape(v)}</td>" for v, m in zip(row, marks, strict=True)) + "</tr>" for row in rows
+        "<tr>" + "".join(f"<td{m}>{safe(v)}</td>" for v, m in zip(row, marks, strict=True)) + "</tr>" for row in rows
     )
-    return f"<h2>{escape(title)}</h2><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<h2>{safe(title)}</h2><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _scopes(summary: Summary) -> str:

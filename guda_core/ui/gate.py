@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 UPLOAD = "/gradio_api/upload"
 MOST_ASKED = 2**20  # bytes of any request that is no upload
 LEFT_FREE = 2**29  # bytes of the disk that uploads leave, or a tenth of a small one
+STEP = 2**23  # bytes of an upload, after which the disk is asked again
 FIELD = b"files"  # the one field of an upload that gradio keeps as files and sweeps
 ELSEWHERE = re.compile(
     r"/gradio_api/file.*://|/gradio_api/proxy=|^/proxy=", re.DOTALL
@@ -50,7 +51,6 @@ class Gate:
 
     def __init__(self, app: ASGIApp, most: int) -> None:
         self.app, self.most = app, most
-        self.coming: set[_Body] = set()  # uploads that have begun
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -67,37 +67,26 @@ class Gate:
             refusal = MISSING
         elif expected > most:
             refusal = TOO_MUCH
-        elif upload and not has_room(expected + sum(b.left for b in self.coming)):
+        elif upload and not has_room(expected):
             refusal = FULL
-            log.warning("An upload was refused: its disk is nearly full.")
-        kind = headers.get("content-type") if upload else None
-        body = _Body(receive, send, most=most, expected=expected, kind=kind)
+        body = _Body(receive, send, most=most, kind=headers.get("content-type") if upload else None)
         if refusal is None:
-            self.coming |= {body} if upload else set()
-            try:
-                refusal = await body.passed_to(self.app, scope)
-            finally:
-                self.coming.discard(body)
+            refusal = await body.passed_to(self.app, scope)
+        if refusal == FULL:
+            log.warning("An upload was refused: its disk is nearly full.")
         if refusal is not None:
             code, text = refusal
             await PlainTextResponse(text, code, {"connection": "close"})(scope, receive, send)
 
 
 class _Body:
-    """One request's body on its way in, counted, and its answer on the way out. expected: bytes of it, as it says.
-    kind: an upload's content type."""
+    """One request's body on its way in, counted, and its answer on the way out. kind: an upload's content type."""
 
-    def __init__(self, receive: Receive, send: Send, *, most: int, expected: int, kind: str | None) -> None:
+    def __init__(self, receive: Receive, send: Send, *, most: int, kind: str | None) -> None:
         self._receive, self._send, self.most, self.upload = receive, send, most, kind is not None
-        self.expected = expected
         self.count, self.whole, self.answered = 0, False, False
         self.refusal: tuple[int, str] | None = None
         self.fields = _Fields.of(kind or "")
-
-    @property
-    def left(self) -> int:
-        """Bytes that are still to come."""
-        return max(0, self.expected - self.count)
 
     async def passed_to(self, app: ASGIApp, scope: Scope) -> tuple[int, str] | None:
         """Let the app answer; why it must not, if nothing of an answer was sent."""
@@ -116,9 +105,12 @@ class _Body:
         if message["type"] == "http.disconnect" and self.upload:
             raise MultiPartException("The upload was interrupted.")
         part = message.get("body", b"")
+        steps = self.count // STEP
         self.whole, self.count = not message.get("more_body", False), self.count + len(part)
         if self.count > self.most:
             self.refusal = TOO_MUCH
+        elif self.upload and self.count // STEP > steps and not has_room(0):
+            self.refusal = FULL  # others came in beside it
         elif self.fields is not None and part and not self.fields.are_files(part):
             self.refusal = ONLY_FILES
         if self.refusal is not None:
