@@ -9,9 +9,10 @@ import tracemalloc
 import pytest
 from PIL import Image
 
-from guda_core.data import apart, containers, exif
+from guda_core.data import apart, containers, decoding, exif
 from guda_core.data.images import UPLOADS
 from guda_core.data.written_prompts import written_prompt
+from guda_core.errors import ImageError
 
 COMMENT = 0x9286
 
@@ -142,9 +143,12 @@ def test_a_jpeg_that_is_read_without_its_broken_parts_is_looked_at_again(monkeyp
     heavy = b"\xff\xe1" + struct.pack(">H", 2 + len(exif.HEAD) + len(block)) + exif.HEAD + block
     hides = b"\xff\xe5" + struct.pack(">H", 2 + len(heavy)) + b"\0\0"
     plain = picture("JPEG", b"")
-    data = plain[:2] + hides + heavy + plain[2:]
+    broken = b"Photoshop 3.0\x008BIM\x04\x04"  # Pillow gives up here
+    data = plain[:2] + b"\xff\xed" + struct.pack(">H", 2 + len(broken)) + broken + hides + heavy + plain[2:]
     if containers.is_crowded(data, "JPEG") or not containers.is_crowded(containers.needed(data, "JPEG"), "JPEG"):
         pytest.fail("the parts do not hide it")
+    with pytest.raises(ImageError, match="damaged"):
+        decoding.raw(data, UPLOADS)
     monkeypatch.setattr(apart, "_in_a_process", lambda data, kind, limits: kind)
     assert apart.decoded(data, UPLOADS) == "JPEG"
 

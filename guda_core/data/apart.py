@@ -37,7 +37,7 @@ def decoded(data: bytes, limits: Limits) -> Raw:
     """The picture in a file's bytes. Raises ImageError."""
     kind = kind_of(data)
     check_kind(kind)
-    if kind not in HERE or _is_crowded(data, kind) or _is_large(data, kind, limits):
+    if kind not in HERE or is_crowded(data, kind) or _is_large(data, kind, limits):
         return _in_a_process(data, kind, limits)
     try:
         return raw(data, limits)
@@ -45,18 +45,17 @@ def decoded(data: bytes, limits: Limits) -> Raw:
         raise ImageError(TOO_MUCH.format(kind=kind)) from e
 
 
-def _is_crowded(data: bytes, kind: str) -> bool:
-    """Also of what is read in its place, should it be damaged."""
-    return is_crowded(data, kind) or (kind == "JPEG" and is_crowded(needed(data, kind), kind))
-
-
 def _is_large(data: bytes, kind: str, limits: Limits) -> bool:
-    """Whether a picture has more pixels than are kept whole, with or without the parts that it does not need."""
+    """Whether a picture has more pixels than are kept whole, with or without the parts that it does not need. Also one
+    whose needed parts, which are read where others are broken, take much to be read."""
     try:
         width, height = size_of(data, limits)
     except Damaged:
+        bare = needed(data, kind)
+        if is_crowded(bare, kind):
+            return True
         try:
-            width, height = size_of(needed(data, kind), limits)
+            width, height = size_of(bare, limits)
         except Damaged:
             return False
     return width * height > limits.whole

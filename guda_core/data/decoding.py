@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from guda_core.data import exif
-from guda_core.data.containers import needed
+from guda_core.data.containers import is_crowded, needed
 from guda_core.errors import ImageError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "HEIC")
@@ -134,7 +134,7 @@ def raw(data: bytes, limits: Limits) -> Raw:
         im = _loaded(data, kind, limits, notes)
     except Damaged as e:
         bare = needed(data, kind) if kind in PASSED_OVER else data
-        if bare == data:
+        if bare == data or is_crowded(bare, kind):
             raise
         notes.clear()
         try:
