@@ -281,6 +281,16 @@ def test_what_is_claimed_of_the_pattern_alone_holds_in_the_fresh_table():
     assert {(m, s) for m in CLIP for s in SETS} <= ahead
     after = behind(fresh, "differences", "guda + offset", "variation_standardised")  # as in the app
     assert {(m, s) for m, s in after if m in rivals} == {("das", "generated"), *(("combined", s) for s in SETS)}
+    shown = clear(fresh, "differences", "guda + offset", "variation_standardised")
+    assert {(m, s) for m in CLIP for s in SETS} <= shown
+
+
+def test_how_often_a_clear_lead_is_right_is_said_as_it_is():
+    fresh = json.loads((BENCHMARKS / "fresh" / "styles.json").read_text(encoding="utf-8"))
+    in_ten = {k: {round(10 * r[k]["top1"]["value"]) for r in fresh["where_clear"]} for k in ("clear", "not")}
+    assert in_ten["clear"] == {7, 8} and min(in_ten["not"]) == 2 and max(in_ten["not"]) == 4
+    page = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert "[seven to eight of ten pictures](" in page and "where it is not, on two to four." in page
 
 
 def test_what_the_readme_and_the_results_claim_holds_in_the_committed_table(committed):

@@ -11,6 +11,7 @@ from experiments.tables.committed import FOLDER, UNKNOWN
 from guda_core.attribution.gradient.das import Das
 from guda_core.attribution.gradient.dtrak import Dtrak
 from guda_core.attribution.gradient.trak import Trak
+from guda_core.paths import ROOT, SHIPPED_RUN
 
 WHERE = "fresh"
 METHODS = {m.id: m for m in (Trak, Dtrak, Das)}
@@ -32,9 +33,13 @@ def settings() -> str:
         cells = (name, output, of["timesteps"], f"{of['dim']:,}", f"{method.dim:,}", own["ridge"], own["aggregate"])
         lines.append(f"| {' | '.join(map(str, cells))} |")
     own = made["instance"]["from"]["config"]
-    asked = f"instance: {INSTANCE_EXAMPLES} pictures a group, {own['timesteps']} timesteps, damping {own['damping']}"
-    kept = "The features are stored in 8 bits. Ridge: times the mean eigenvalue."
-    return "\n".join([*lines, "", f"{kept} {asked}. (`{COMMAND}`, `{rows.note(FOLDER / WHERE / ARRAYS).name}`.)"])
+    record = json.loads((SHIPPED_RUN / "features" / Trak.id / "features.json").read_text(encoding="utf-8"))
+    said = (
+        f"There are {len(record['groups']):,} training pictures. Their features are stored in 8 bits. The ridge is "
+        f"times the mean eigenvalue. Instance unlearning was asked of {INSTANCE_EXAMPLES} pictures a group at "
+        f"{own['timesteps']} timesteps, with damping {own['damping']}."
+    )
+    return "\n".join([*lines, "", f"{said} (`{COMMAND}`, `{note.relative_to(ROOT).as_posix()}`.)"])
 
 
 RENDER = {"baseline_settings": settings}

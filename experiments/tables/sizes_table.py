@@ -2,89 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from experiments.tables.committed import UNKNOWN, read, source
 
 NAME = "sizes"
-
-
-def _made(heads: list[str], rows: list[list[str]]) -> str:
-    record = read(NAME)
-    assert record is not None
-    lines = [" | ".join(cells) for cells in (heads, *rows)]
-    lines.insert(1, "---|" * (len(heads) - 1) + "---")
-    return "\n".join([*(f"|{line}|" if line.startswith("---") else f"| {line} |" for line in lines), "", _source()])
-
-
-def _source() -> str:
-    record = read(NAME)
-    return UNKNOWN if record is None else source(record, NAME)
+Rows = Iterator[list[str]]  # the heads first
 
 
 def _share(x: float) -> str:
     return f"{100 * x:.0f}%"
 
 
-def drops() -> str:
+def drops(record: Mapping[str, Any]) -> Rows:
     """The mean scores of the oracle and of GUDA, by draw and query set."""
-    record = read(NAME)
-    if record is None:
-        return UNKNOWN
-    heads = ["draw", "query set", "queries", "oracle, nats", "GUDA's drop, nats", "times", "oracle's above 0"]
-    rows = [
-        [draw, r["query_set"], str(r["n"]), f"{r['oracle']:.0f}", f"{r['guda']:.0f}", f"{r['times']:.1f}",
-         _share(r["oracle_positive"])]
-        for draw, of in record["sizes"].items() for r in of
-    ]  # fmt: skip
-    return _made(heads, rows)
+    yield ["draw", "query set", "queries", "oracle, nats", "GUDA's drop, nats", "times", "oracle's above 0"]
+    for draw, of in record["sizes"].items():
+        for r in of:
+            means = [f"{r['oracle']:.0f}", f"{r['guda']:.0f}", f"{r['times']:.1f}"]
+            yield [draw, r["query_set"], str(r["n"]), *means, _share(r["oracle_positive"])]
 
 
-def nothing() -> str:
+def nothing(record: Mapping[str, Any]) -> Rows:
     """What a retraining "scores" that left nothing out."""
-    record = read(NAME)
-    if record is None:
-        return UNKNOWN
-    heads = ["query set", "queries", "drop with nothing left out, nats", "above 0"]
-    rows = [[r["query_set"], str(r["n"]), f"{r['drop']:.0f}", _share(r["positive"])] for r in record["nothing"]]
-    return _made(heads, rows)
+    yield ["query set", "queries", "drop with nothing left out, nats", "above 0"]
+    for r in record["nothing"]:
+        yield [r["query_set"], str(r["n"]), f"{r['drop']:.0f}", _share(r["positive"])]
 
 
-def artists(key: str, head: str) -> str:
+def artists(record: Mapping[str, Any], key: str, head: str) -> Rows:
     """The mean drop of each group's adapter, or retrained model, on each artist's real pictures."""
-    record = read(NAME)
-    if record is None:
-        return UNKNOWN
-    of: list[dict[str, Any]] = record[key]
-    names = [r["group"] for r in of]
-    heads = [head, *names, "mean of the others'", "of these above 0", "SE over pictures", "SE over artists"]
-    rows = [
-        [r["group"], *(f"({v:.0f})" if a == r["group"] else f"{round(v)}" for a, v in r["of"].items()),
-         f"{r['mean']:.1f}", _share(r["positive"]), f"{r['se_pictures']:.1f}", f"{r['se_artists']:.1f}"]
-        for r in of
-    ]  # fmt: skip
-    return _made(heads, rows)
+    names = [r["group"] for r in record[key]]
+    yield [head, *names, "mean of the others'", "of these above 0", "SE over pictures", "SE over artists"]
+    for r in record[key]:
+        means = [f"({v:.0f})" if a == r["group"] else f"{round(v)}" for a, v in r["of"].items()]
+        errors = [f"{r[k]:.1f}" for k in ("se_pictures", "se_artists")]
+        yield [r["group"], *means, f"{r['mean']:.1f}", _share(r["positive"]), *errors]
 
 
-def ways() -> str:
+def ways(record: Mapping[str, Any]) -> Rows:
     """What other means over the artists would make of the offset."""
+    found = {(r["way"], r["query_set"]): r for r in record["ways"]}
+    names, sets = (list(dict.fromkeys(k[i] for k in found)) for i in (0, 1))
+    yield ["over the other artists", "weight", *(f"{s}: {m}" for s in sets for m in ("Top-1", "Spearman"))]
+    for way in names:
+        cells = [f"{found[way, s][m]:.2f}" for s in sets for m in ("top1", "spearman")]
+        yield [way, f"{found[way, sets[0]]['weight']:.2f}", *cells]
+
+
+def _shown(rows: Callable[[Mapping[str, Any]], Rows]) -> str:
     record = read(NAME)
     if record is None:
         return UNKNOWN
-    sets = list(dict.fromkeys(r["query_set"] for r in record["ways"]))
-    found = {(r["way"], r["query_set"]): r for r in record["ways"]}
-    heads = ["over the other artists", "weight", *(f"{s}: {m}" for s in sets for m in ("Top-1", "Spearman"))]
-    rows = []
-    for way in dict.fromkeys(r["way"] for r in record["ways"]):
-        cells = [f"{found[way, s][m]:.2f}" for s in sets for m in ("top1", "spearman")]
-        rows.append([way, f"{found[way, sets[0]]['weight']:.2f}", *cells])
-    return _made(heads, rows)
+    heads, *others = (f"| {' | '.join(cells)} |" for cells in rows(record))
+    return "\n".join([heads, "|" + "---|" * (heads.count(" | ") + 1), *others, "", source(record, NAME)])
 
 
-RENDER = {
+TABLES: dict[str, Callable[[Mapping[str, Any]], Rows]] = {
     "sizes_drops": drops,
     "sizes_nothing": nothing,
-    "sizes_artists": lambda: artists("artists", "adapter of"),
-    "sizes_oracle_artists": lambda: artists("oracle_artists", "retrained without"),
+    "sizes_artists": partial(artists, key="artists", head="adapter of"),
+    "sizes_oracle_artists": partial(artists, key="oracle_artists", head="retrained without"),
     "sizes_ways": ways,
 }
+RENDER = {name: partial(_shown, rows) for name, rows in TABLES.items()}
