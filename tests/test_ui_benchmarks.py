@@ -64,13 +64,13 @@ def test_one_sentence_and_the_apps_methods_come_first():
     said = benchmarks._first({"rows": rows}, METHODS)
     beside = "13 of 100 by drawing lots, 72 of 100 by reading whose words are in the prompt."
     assert f"For comparison, on the first: {beside}" in said
-    assert "where it is not" not in said
+    assert "clear of the second" not in said
     lead = {k: {"n": 9, "top1": {"value": v, "low": 0.0, "high": 1.0}} for k, v in (("clear", 0.8), ("not", 0.23))}
     known = {"method": "guda + offset", "query_set": "generated", **lead}
     broken = [{**known, "not": {"n": 0, "top1": None}}, "x", {"query_set": "real", **lead}, {**known, "method": "das"}]
     said = benchmarks._first({"rows": rows, "where_clear": [*broken, known]}, METHODS)
-    assert "80 and 23 of 100." in said and "the second, and where it is not:" in said
-    assert "where it is not" not in benchmarks._first({"rows": rows, "where_clear": broken}, METHODS)
+    assert ": 80 of 100 where the first group is clear of the second, 23 where not." in said
+    assert "clear of the second" not in benchmarks._first({"rows": rows, "where_clear": broken}, METHODS)
     assert benchmarks.UNKNOWN in benchmarks._first(None, METHODS) and benchmarks.UNKNOWN in benchmarks._first(
         {"rows": []}, METHODS
     )

@@ -163,10 +163,12 @@ def _beside(found: Mapping[str, Any], main: str) -> str:
 def _leads(found: Mapping[str, Any], main: str) -> str:
     """How often the first group is the oracle's where it is clear of the second, and where it is not."""
     rows = {r["query_set"]: r for r in found.get("where_clear", []) if _of_both(r) and r["method"] == main + OFFSET}
-    said = ["How often this is so where the first group is clear of the second, and where it is not:"] if rows else []
+    said = []
     for name in (n for n in SETS if n in rows):
         clear, not_clear = (_in_100(rows[name][k]["top1"]["value"]) for k in ("clear", "not"))
-        said.append(f"{SETS[name]}: {clear} and {not_clear} of 100.")
+        said.append(
+            f"{SETS[name]}: {clear} of 100 where the first group is clear of the second, {not_clear} where not."
+        )
     return " ".join(said)
 
 
