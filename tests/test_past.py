@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -25,6 +27,8 @@ from tests.chromium import SLOW, Watched, until
 from tests.fakes import REASON, FakeService
 from tests.test_browser_screens import violations
 
+after = import_module("guda_core.ui.after")
+
 pytestmark = pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")  # gradio's use of pandas 3
 NOW = datetime(2026, 11, 27, 9, 5, tzinfo=UTC)
 
@@ -42,7 +46,9 @@ def test_the_newest_comes_first_and_the_same_question_is_kept_once():
         kept = added(kept, answer_of(service, seed), NOW)
     assert [p.answer.query.image_hash[-1] for p in kept] == ["1", "2"] and kept[0].when == "09:05"
     assert len(added(kept, answer_of(service, 1, effort="full"), NOW)) == 3
+    assert [p.number for p in kept] == [3, 2]  # none is given twice, so that an older list opens what it shows
     html = past_html(service, added(kept, answer_of(service, 3, prompt="<b>"), NOW))
+    assert [int(n) for n in re.findall(r'data-row="(\d+)"', html)] == [4, 3, 2]
     assert html.count("data-row=") == 3 and "&lt;b&gt;" in html and "<b>&lt;" not in html
     assert "09:05 UTC, effort Quick" in html and past_html(service, ()) == ""
 
@@ -137,11 +143,17 @@ SERVICE = Counted
 
 
 @pytest.mark.browser
-def test_answers_come_back_and_any_group_has_a_map(browser, stage):
+def test_answers_come_back_and_any_group_has_a_map(browser, stage, monkeypatch):
+    def slowly(*args):
+        time.sleep(1.5)  # as on a busy server: the next press must not take an answer away before it is kept
+        return added(*args)
+
+    def done() -> None:
+        expect(page.locator(".guda-status:visible").get_by_text(words.DONE, exact=True)).to_be_visible(timeout=SLOW)
+        expect(page.get_by_role("button", name="Generate and attribute")).to_be_enabled()
+
+    monkeypatch.setattr(after, "added", slowly)
     watched, service = Watched(browser, 1366, height=768), stage.service
-    done = lambda: expect(  # noqa: E731
-        page.locator(".guda-status:visible").get_by_text(words.DONE, exact=True)
-    ).to_be_visible(timeout=SLOW)
     page = watched.open(stage.url)
     expect(page.locator(".guda-more-maps")).to_be_hidden()
     says = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
@@ -61,16 +61,20 @@ class After:
         row = event._data.get("row") if isinstance(event._data, dict) else None
         if row == BUSY:
             return {s.mapped: gr.skip()}
-        if not isinstance(row, int) or not 0 <= row < len(known):
+        wanted = next((p.answer for p in known if p.number == row), None)
+        if wanted is None:
             return {s.status: status_html(words.PICTURE_GONE)}
-        return {**self.runs.restored(known[row].answer), s.mapped: "", s.group: None}
+        return {**self.runs.restored(wanted), s.mapped: "", s.group: None}
+
+    def kept(self, ends: Callable[..., Any], quick: dict[str, Any]) -> Any:
+        """Where a run ends so, as by its `then` or `failure`, its answer is kept. What frees the screen follows that
+        event: else the next press takes the answer away before it is kept."""
+        s = self.screen
+        return ends(self.keep, [s.answer, s.past], [s.past, s.past_rows], **quick)
 
 
-def connect_after(after: After, runs: list[Any], quick: dict[str, Any]) -> None:
-    """Keep what each of these events answers, and bring an answer back when it is pressed. quick: options of an event
-    that computes nothing."""
+def connect_past(after: After, quick: dict[str, Any]) -> None:
+    """Bring an answer back when it is pressed. quick: options of an event that computes nothing."""
     s = after.screen
-    for event in runs:
-        event.then(after.keep, [s.answer, s.past], [s.past, s.past_rows], **quick)
     shown = s.past_rows.click(after.brought, s.past, [*s.outputs(), s.mapped, s.group], **quick)
     shown.then(None, None, None, js=OPENED, **quick)

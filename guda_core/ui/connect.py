@@ -17,11 +17,12 @@ from guda_core.data.written_prompts import written_prompt
 from guda_core.errors import GudaError
 from guda_core.service import EFFORTS, Service, main_method
 from guda_core.ui import address, words
-from guda_core.ui.after import After, connect_after
+from guda_core.ui.after import After, connect_past
 from guda_core.ui.answer import Answer
 from guda_core.ui.callbacks import Runs, Update
 from guda_core.ui.examples import EXAMPLES, Example
 from guda_core.ui.layout import SESSION, Screen, effort_choices, first_caption
+from guda_core.ui.past import Past
 from guda_core.ui.uploads import uploaded
 
 QUICK: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
@@ -41,6 +42,7 @@ def connect(demo: gr.Blocks, s: Screen, service: Service) -> list[Any]:
     """Wire every event of the first screen; gives the events that run, so that other screens can follow them."""
     _connect_small(demo, s, service)
     runs = Runs(service, s)
+    after = After(service, s, runs)
     options = [s.methods, s.effort]
     examples = [e for e in EXAMPLES if e.fits(service.group_set)]
     asked = [
@@ -54,15 +56,14 @@ def connect(demo: gr.Blocks, s: Screen, service: Service) -> list[Any]:
     ]
     form = [s.object_name, s.style, s.prompt, s.seed, s.steps, s.guidance]
     started: list[Any] = []
-    known_shown: list[Any] = []
     between = _between(s, runs)
     begin, end, failed, cancelled = between.begin, between.end, between.failed, between.cancelled
     for button, wanted, e in zip(s.examples, s.wanted, examples, strict=True):
         made_of = [e.object_name, e.style, e.prompt(service.group_set), e.seed, e.steps, e.guidance]
         fill = partial(_filled, [*form, s.made_of], [*made_of, (e.object_name, e.style)])
         button.click(fill, None, [*form, s.made_of], **QUICK)  # so that pressing "Generate" draws the example again
-        known = _Known(runs, e, begin, wanted)
-        known_shown.append(button.click(known, None, known.outputs(s), js=SHOW, **QUICK))
+        known = _Known(after, e, begin, wanted)
+        button.click(known, s.past, known.outputs(), js=SHOW, **QUICK)
     for event, run, inputs, name in asked:
         first = {} if name.startswith("page_example") else {"js": SHOW}  # an example's press did that already
         pressed = event(begin.fn, None, begin.outputs, **first, **QUICK)
@@ -70,16 +71,16 @@ def connect(demo: gr.Blocks, s: Screen, service: Service) -> list[Any]:
             run, inputs, s.outputs(), api_name=name, api_visibility="undocumented", show_progress="minimal",
             show_progress_on=s.status, **COMPUTE,
         )  # fmt: skip
-        running.then(end.fn, None, end.outputs, **QUICK).then(None, None, None, js=BACK, **QUICK)
-        running.failure(failed.fn, s.status, failed.outputs, **QUICK)
+        freed = after.kept(running.then, QUICK).then(end.fn, None, end.outputs, **QUICK)
+        freed.then(None, None, None, js=BACK, **QUICK)
+        after.kept(running.failure, QUICK).then(failed.fn, s.status, failed.outputs, **QUICK)
         started.append(running)
-    after = After(service, s, runs)
     mapping = _connect_map(s, after, between)
     s.cancel.click(None, None, s.status, js=f"() => {json.dumps(status_html(words.CANCELLING))}", **QUICK)
     ended = [*started, mapping]  # the browser cancels after the call, so that only now no late answer can overwrite it
     stopped = s.cancel.click(lambda: None, None, None, cancels=ended, **QUICK)
     stopped.then(cancelled.fn, s.answer, cancelled.outputs, **QUICK)
-    connect_after(after, [*started, *known_shown, mapping, stopped], QUICK)
+    connect_past(after, QUICK)
     return started
 
 
@@ -91,8 +92,8 @@ def _connect_map(s: Screen, after: After, between: _Between) -> Any:
         after.map, [s.answer, s.map_wanted], after.mapped(), api_name="page_map", api_visibility="undocumented",
         show_progress="minimal", show_progress_on=s.status, **COMPUTE,
     )  # fmt: skip
-    mapping.then(between.over.fn, None, between.over.outputs, **QUICK)
-    mapping.failure(between.unmapped.fn, s.status, between.unmapped.outputs, **QUICK)
+    after.kept(mapping.then, QUICK).then(between.over.fn, None, between.over.outputs, **QUICK)
+    after.kept(mapping.failure, QUICK).then(between.unmapped.fn, s.status, between.unmapped.outputs, **QUICK)
     return mapping
 
 
@@ -103,19 +104,22 @@ def _filled(form: list[Any], made_of: list[Any]) -> Update:
 class _Known:
     """What pressing an example does at once: it shows what was kept, else it asks for a place in the queue."""
 
-    def __init__(self, runs: Runs, example: Example, begin: _Small, wanted: gr.Textbox) -> None:
-        self.runs, self.example, self.begin, self.wanted = runs, example, begin, wanted
+    def __init__(self, after: After, example: Example, begin: _Small, wanted: gr.Textbox) -> None:
+        self.after, self.example, self.begin, self.wanted = after, example, begin, wanted
 
-    def outputs(self, s: Screen) -> list[Any]:
-        return list(dict.fromkeys([*s.outputs(), *self.begin.outputs, self.wanted]))
+    def outputs(self) -> list[Any]:
+        s = self.after.screen
+        return list(dict.fromkeys([*s.outputs(), *self.begin.outputs, self.wanted, s.past, s.past_rows]))
 
-    def __call__(self) -> Update:
+    def __call__(self, past: tuple[Past, ...] | None) -> Update:
+        s = self.after.screen
         cleared = dict(zip(self.begin.outputs, self.begin.fn(), strict=True))
-        kept = self.runs.kept(self.example, wait=False)  # another press reads it: in the queue it is known
+        kept = self.after.runs.kept(self.example, wait=False)  # another press reads it: in the queue it is known
         if kept is None:
             return {**cleared, self.wanted: secrets.token_hex(8)}
         buttons = {k: gr.skip() for k in self.begin.outputs if isinstance(k, gr.Button | gr.Dropdown)}
-        return {**cleared, **buttons, **kept}
+        listed = dict(zip((s.past, s.past_rows), self.after.keep(kept[s.answer], past), strict=True))
+        return {**cleared, **buttons, **kept, **listed}
 
 
 class _Small(NamedTuple):

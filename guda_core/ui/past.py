@@ -18,11 +18,13 @@ MOST, MOST_BYTES = 12, 32_000_000  # answers of one visit, and what they may tak
 
 @dataclass(frozen=True)
 class Past:
-    """One answer of before. when: hour and minute in UTC. size: bytes of its arrays, about."""
+    """One answer of before. when: hour and minute in UTC. size: bytes of its arrays, about. number: its own within the
+    visit, so that a press on a list that has changed since opens what it showed."""
 
     answer: Answer
     when: str
     size: int
+    number: int
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -62,7 +64,8 @@ def added(kept: tuple[Past, ...], answer: Answer | None, now: datetime | None = 
     had as much; the oldest ones go where there are too many or they take too much."""
     if answer is None or not finished(answer):
         return kept
-    new = Past(answer, (now or datetime.now(UTC)).strftime("%H:%M"), size_of(answer))
+    number = 1 + max((p.number for p in kept), default=0)
+    new = Past(answer, (now or datetime.now(UTC)).strftime("%H:%M"), size_of(answer), number)
     older = next((p for p in kept if p.key == new.key), None)
     if older is not None and _whole(older.answer) > _whole(answer):
         new = older
@@ -80,14 +83,15 @@ def past_html(service: Service, kept: tuple[Past, ...]) -> Html:
     if not kept:
         return Html()
     items = []
-    for i, p in enumerate(kept):
+    for p in kept:
         v = said_of(service, p.answer)
         chips = " ".join(chip_html(c.text, c.kind) for c in v.chips[:1])
         about = f"{p.when} UTC, effort {EFFORTS[p.answer.effort].name}"
         if p.answer.query.prompt:
             about += f", {p.answer.query.prompt}"
+        image = small_image(p.answer.query.pixels, "")
         items.append(
-            f'<li><button type="button" class="guda-open" data-row="{i}">{small_image(p.answer.query.pixels, "")}'
+            f'<li><button type="button" class="guda-open" data-row="{p.number}">{image}'
             f"<span><b>{safe(v.headline)}</b> {chips}<br>{safe(about)}</span></button></li>"
         )
     count = "1 answer" if len(kept) == 1 else f"{len(kept)} answers"
