@@ -63,9 +63,9 @@ def test_what_is_said_of_a_file_s_caption_is_not_said_of_the_visitor_s_own():
 def press(demo: gr.Blocks, url: str, kind: Any) -> dict[str, Any]:
     """What the server answers when the page's first function of this kind is asked for past the queue."""
     number = next(i for i, f in demo.fns.items() if f.fn is kind or type(f.fn) is kind)
-    sent = httpx.post(
-        f"{url}gradio_api/run/x", json={"fn_index": number, "data": [], "session_hash": "x"}, timeout=WAIT
-    )
+    data = [None] * len(demo.fns[number].inputs)
+    asked = {"fn_index": number, "data": data, "session_hash": "x"}
+    sent = httpx.post(f"{url}gradio_api/run/x", json=asked, timeout=WAIT)
     return {"code": sent.status_code, **sent.json()}
 
 
