@@ -85,7 +85,8 @@ def test_presses_of_a_kept_example_cost_one_reading(page):
         service.go.set()
         assert words.STORED in str(first.result(WAIT))
     later = [press(demo, url, _Known) for _ in range(3)]
-    assert all(words.STORED in str(o) for o in later) and later[0]["data"] == later[2]["data"]
+    shown = [[v for v in o["data"] if "guda-past" not in str(v)] for o in later]  # that list holds the time
+    assert all(words.STORED in str(o) for o in later) and shown[0] == shown[2] and len(shown[0]) > 5
     assert service.searched == computed + 1
     assert text(Visitor(url).call("/page_example_1")["status"]) == words.STORED
     assert service.searched == computed + 1
