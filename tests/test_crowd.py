@@ -14,7 +14,7 @@ import pytest
 
 from guda_core.records import Query
 from guda_core.ui import build_ui, launch_options, words
-from guda_core.ui.connect import _Known, offer, still
+from guda_core.ui.connect import _Known, offer
 from guda_core.ui.serve import launch
 from tests.fakes import WAIT, FakeService
 from tests.test_start import free_port
@@ -52,12 +52,6 @@ def page() -> Iterator[tuple[Slow, gr.Blocks, str]]:
     finally:
         service.go.set()
         demo.close()
-
-
-def test_what_is_said_of_a_file_s_caption_is_not_said_of_the_visitor_s_own():
-    assert (
-        still("a cup", "a cup", "It is read.") == "It is read." and still("a cup of mine", "a cup", "It is read.") == ""
-    )
 
 
 def press(demo: gr.Blocks, url: str, kind: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -9,8 +10,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import import_module
 
+import gradio as gr
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from playwright.sync_api import expect
 
 from guda_core.answers.shown import NOTHING
@@ -264,3 +268,44 @@ def test_a_prompt_of_ones_own_stays_when_object_and_style_are_passed(browser, st
     expect(done).to_be_visible(timeout=SLOW)
     passed()
     watched.check("prompt")
+
+
+@pytest.mark.browser
+def test_far_from_the_server_the_last_choice_counts(browser, stage, tmp_path, monkeypatch):
+    real = gr.Blocks.process_api
+
+    async def late(*args, **more):
+        await asyncio.sleep(0.5)
+        return await real(*args, **more)
+
+    watched, sets = Watched(browser, 1366, height=768), stage.service.group_set
+    page = watched.open(stage.url)
+    monkeypatch.setattr(gr.Blocks, "process_api", late)
+    prompt, style = page.get_by_role("textbox", name="Prompt"), page.get_by_role("combobox", name="Style")
+    for name in ("OpenMoji", "Twemoji"):
+        style.click()
+        page.get_by_role("option", name=name).click()
+    expect(prompt).to_have_value(first_caption(sets, FIRST.object_name, "openmoji"))  # comes first, and does not stay
+    expect(prompt).to_have_value(first_caption(sets, FIRST.object_name, "twemoji"))
+    for name in ("Upload", "Generate", "Upload"):
+        page.get_by_role("tab", name=name).click()
+    generate = page.get_by_role("button", name="Generate and attribute")
+    expect(generate).to_be_hidden()
+    expect(page.get_by_role("button", name="Attribute", exact=True)).to_be_visible()
+    info = PngInfo()
+    info.add_text("parameters", "a (teal:1.2) square\nNegative prompt: photo\nSteps: 20, Sampler: DDIM")
+    Image.new("RGB", (64, 64), "teal").save(tmp_path / "made.png", pnginfo=info)
+    caption, unread = page.get_by_role("textbox", name="Caption"), page.get_by_text("Weights and tags mean nothing")
+    page.locator("input[type=file]").first.set_input_files(tmp_path / "made.png")
+    expect(unread).to_be_visible()
+    page.get_by_label("Remove image").or_(page.get_by_label("Clear")).click()
+    expect(caption).to_have_value("")
+    page.locator("input[type=file]").first.set_input_files(tmp_path / "made.png")
+    expect(caption).to_have_value("a (teal:1.2) square")
+    caption.press("End")
+    caption.press("s")  # while it is read: from here on the words are the visitor's own
+    page.wait_for_timeout(2500)
+    expect(unread).to_have_count(0)
+    page.get_by_role("tab", name="Generate").click()
+    expect(generate).to_be_visible()
+    watched.check("late")

@@ -8,8 +8,7 @@ from guda_core.answers.markup import Html, code, heading, link, listed, note, ta
 from guda_core.records import Group
 from guda_core.reports.record import FROM_NPM, LIMITS
 from guda_core.service import Service
-from guda_core.ui.blocks import block
-from guda_core.ui.connect import QUICK
+from guda_core.ui.blocks import QUICK, block
 from guda_core.ui.samples import Samples
 
 OWN_SET = (

@@ -12,7 +12,7 @@ from guda_core.answers.shown import shown_html
 from guda_core.service import Service
 from guda_core.ui import words
 from guda_core.ui.answer import Answer
-from guda_core.ui.blocks import BUSY, OPENED
+from guda_core.ui.blocks import BUSY, LATEST, OPENED, QUICK
 from guda_core.ui.callbacks import Runs, Update, explained
 from guda_core.ui.layout import Screen
 from guda_core.ui.more_maps import one_map
@@ -66,15 +66,15 @@ class After:
             return {s.status: status_html(words.PICTURE_GONE)}
         return {**self.runs.restored(wanted), s.mapped: "", s.group: None}
 
-    def kept(self, ends: Callable[..., Any], quick: dict[str, Any]) -> Any:
+    def kept(self, ends: Callable[..., Any]) -> Any:
         """Where a run ends so, as by its `then` or `failure`, its answer is kept. What frees the screen follows that
         event: else the next press takes the answer away before it is kept."""
         s = self.screen
-        return ends(self.keep, [s.answer, s.past], [s.past, s.past_rows], **quick)
+        return ends(self.keep, [s.answer, s.past], [s.past, s.past_rows], **QUICK)
 
 
-def connect_past(after: After, quick: dict[str, Any]) -> None:
-    """Bring an answer back when it is pressed. quick: options of an event that computes nothing."""
+def connect_past(after: After) -> None:
+    """Bring an answer back when it is pressed."""
     s = after.screen
-    shown = s.past_rows.click(after.brought, s.past, [*s.outputs(), s.mapped, s.group], **quick)
-    shown.then(None, None, None, js=OPENED, **quick)
+    shown = s.past_rows.click(after.brought, s.past, [*s.outputs(), s.mapped, s.group], **LATEST)
+    shown.then(None, None, None, js=OPENED, **QUICK)

@@ -6,6 +6,10 @@ from typing import Any
 
 import gradio as gr
 
+# Options of an event that computes nothing, and of one whose last press counts: by gradio's default, what is pressed or
+# chosen while the answer to the one before is on its way is lost.
+QUICK: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+LATEST: dict[str, Any] = {**QUICK, "trigger_mode": "always_last"}
 BUSY = -1  # in place of a row's number: the first screen computes, so that no other answer is opened there
 # A press on a row is told with the row's number.
 ROWS = f"""element.addEventListener("click", (event) => {{

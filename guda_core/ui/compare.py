@@ -16,8 +16,7 @@ from guda_core.records import Attribution, GroupSet
 from guda_core.service import Service
 from guda_core.ui import words
 from guda_core.ui.answer import Answer
-from guda_core.ui.blocks import block
-from guda_core.ui.connect import QUICK
+from guda_core.ui.blocks import QUICK, block
 
 ABOUT = (
     "Methods may disagree. One asks what the model needed, another asks what the picture looks like. This page "

@@ -19,13 +19,13 @@ from guda_core.service import EFFORTS, Service, main_method
 from guda_core.ui import address, words
 from guda_core.ui.after import After, connect_past
 from guda_core.ui.answer import Answer
+from guda_core.ui.blocks import LATEST, QUICK
 from guda_core.ui.callbacks import Runs, Update
 from guda_core.ui.examples import EXAMPLES, Example
-from guda_core.ui.layout import SESSION, Screen, effort_choices, first_caption
+from guda_core.ui.layout import Screen, effort_choices, first_caption
 from guda_core.ui.past import Past
 from guda_core.ui.uploads import uploaded
 
-QUICK: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 SHOW = (  # on a phone the answer stands far below the buttons; who comes by keyboard goes on from what was pressed
     "() => { window.gudaPressed = document.activeElement; "
     "if (innerWidth < 768) document.getElementById('guda-answer').scrollIntoView(); return []; }"
@@ -34,6 +34,8 @@ BACK = (  # a button that was switched off for a while has lost the focus
     "() => { setTimeout(() => { if (document.activeElement === document.body && window.gudaPressed) "
     "window.gudaPressed.focus({preventScroll: true}); }, 100); return []; }"
 )
+# What was said of the caption that was taken from a file; nothing where the visitor wrote on while it was read.
+STILL = "(caption, last, said) => [caption === last ? said : '']"
 NOT_STARTED = Verdict("Not started", words.NOT_STARTED)
 COMPUTE: dict[str, Any] = {"concurrency_id": "compute", "concurrency_limit": 1}
 
@@ -71,29 +73,29 @@ def connect(demo: gr.Blocks, s: Screen, service: Service) -> list[Any]:
             run, inputs, s.outputs(), api_name=name, api_visibility="undocumented", show_progress="minimal",
             show_progress_on=s.status, **COMPUTE,
         )  # fmt: skip
-        freed = after.kept(running.then, QUICK).then(end.fn, None, end.outputs, **QUICK)
+        freed = after.kept(running.then).then(end.fn, None, end.outputs, **QUICK)
         freed.then(None, None, None, js=BACK, **QUICK)
-        after.kept(running.failure, QUICK).then(failed.fn, s.status, failed.outputs, **QUICK)
+        after.kept(running.failure).then(failed.fn, s.status, failed.outputs, **QUICK)
         started.append(running)
     mapping = _connect_map(s, after, between)
     s.cancel.click(None, None, s.status, js=f"() => {json.dumps(status_html(words.CANCELLING))}", **QUICK)
     ended = [*started, mapping]  # the browser cancels after the call, so that only now no late answer can overwrite it
     stopped = s.cancel.click(lambda: None, None, None, cancels=ended, **QUICK)
     stopped.then(cancelled.fn, s.answer, cancelled.outputs, **QUICK)
-    connect_past(after, QUICK)
+    connect_past(after)
     return started
 
 
 def _connect_map(s: Screen, after: After, between: _Between) -> Any:
     """Choosing a group makes its map, once; gives the event that does."""
-    s.group.input(after.ask, [s.group, s.map_turn], s.map_wanted, **QUICK)
+    s.group.input(after.ask, [s.group, s.map_turn], s.map_wanted, **LATEST)
     begun = s.map_wanted.change(between.busy.fn, None, between.busy.outputs, **QUICK)
     mapping = begun.then(
         after.map, [s.answer, s.map_wanted], after.mapped(), api_name="page_map", api_visibility="undocumented",
         show_progress="minimal", show_progress_on=s.status, **COMPUTE,
     )  # fmt: skip
-    after.kept(mapping.then, QUICK).then(between.over.fn, None, between.over.outputs, **QUICK)
-    after.kept(mapping.failure, QUICK).then(between.unmapped.fn, s.status, between.unmapped.outputs, **QUICK)
+    after.kept(mapping.then).then(between.over.fn, None, between.over.outputs, **QUICK)
+    after.kept(mapping.failure).then(between.unmapped.fn, s.status, between.unmapped.outputs, **QUICK)
     return mapping
 
 
@@ -210,11 +212,6 @@ def not_read(service: Service, prompt: str) -> str:
     return note(*said) if said else ""
 
 
-def still(caption: str, last: str, said: str) -> str:
-    """What was said of the caption that was taken from a file; "" where the visitor wrote on while it was read."""
-    return said if caption == last else ""
-
-
 def _connect_small(demo: gr.Blocks, s: Screen, service: Service) -> None:
     """Everything that computes nothing: the prompt, the buttons of a tab, the expected times."""
 
@@ -231,8 +228,9 @@ def _connect_small(demo: gr.Blocks, s: Screen, service: Service) -> None:
             known = {e: seconds + 2 * service.estimate([main], e) for e, seconds in known.items()}
         return gr.update(choices=effort_choices(known))
 
-    for part in (s.object_name, s.style) if service.group_set.train_objects else ():
-        part.input(fill, [s.object_name, s.style, s.made_of], [s.prompt, s.made_of], **QUICK)
+    if service.group_set.train_objects:
+        chosen = [s.object_name, s.style]
+        gr.on([c.input for c in chosen], fill, [*chosen, s.made_of], [s.prompt, s.made_of], **LATEST)
     form = [s.prompt, s.seed, s.steps, s.guidance, s.effort, s.methods, s.more_captions]  # `address.FIELDS`
 
     def filled(request: gr.Request) -> list[Any]:
@@ -243,7 +241,7 @@ def _connect_small(demo: gr.Blocks, s: Screen, service: Service) -> None:
     demo.load(filled, None, [*form, s.status], **QUICK)
     for button in (s.generate, s.attribute):
         button.click(None, form, None, js=address.WRITE, **QUICK)
-    last = gr.State("", time_to_live=SESSION)  # the caption that was taken from a file
+    last = gr.Textbox(visible="hidden", container=False)  # the caption that was taken from a file
     read: dict[str, Any] = {**QUICK, "queue": True, "concurrency_limit": 2}  # a stranger's file is read
     changed = [s.caption, s.offered, s.not_read, last]
     offered = s.upload.change(offer, [s.upload, s.caption, last], changed, **read)
@@ -251,14 +249,13 @@ def _connect_small(demo: gr.Blocks, s: Screen, service: Service) -> None:
     # A tokenizer changes while it reads, so that nothing else may compute just then.
     reading = last.change(partial(not_read, service), last, s.not_read, **{**QUICK, **COMPUTE, "queue": True})
     reading.failure(lambda: "", None, s.not_read, **QUICK)
-    reading.then(still, [s.caption, last, s.not_read], s.not_read, **QUICK)
+    reading.then(None, [s.caption, last, s.not_read], s.not_read, js=STILL, **QUICK)
     s.caption.input(None, None, [s.offered, s.not_read], js="() => ['', '']", **QUICK)
-    for tab, first in zip(s.tabs, (True, False), strict=True):
-        tab.select(
-            lambda first=first: (gr.update(visible=first), gr.update(visible=not first)),
-            None,
-            [s.generate, s.attribute],
-            **QUICK,
-        )
+
+    def turned(event: gr.SelectData) -> list[Any]:
+        """The button of the tab that is open."""
+        return [gr.update(visible=event.index == i) for i in range(len(s.tabs))]
+
+    gr.on([tab.select for tab in s.tabs], turned, None, [s.generate, s.attribute], **LATEST)
     changes = [demo.load, s.methods.change, s.more_captions.change]
-    gr.on(changes, times, [s.methods, s.more_captions], s.effort, **QUICK)
+    gr.on(changes, times, [s.methods, s.more_captions], s.effort, **LATEST)

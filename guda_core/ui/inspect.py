@@ -15,8 +15,7 @@ from guda_core.records import Attribution, GroupModels, Provenance
 from guda_core.service import Service
 from guda_core.ui import words
 from guda_core.ui.answer import Answer
-from guda_core.ui.blocks import block
-from guda_core.ui.connect import QUICK
+from guda_core.ui.blocks import LATEST, QUICK, block
 
 Z = 1.96  # standard errors of a 95% interval
 STEPS = (
@@ -217,4 +216,4 @@ def connect(e: Inspect, service: Service, answer: gr.State, runs: list[Any]) -> 
     outputs = [e.hint, e.box, e.group, *e.parts, e.figures, e.hashes]
     for event in (e.tab.select, *(r.then for r in runs)):
         event(opened, answer, outputs, **QUICK)
-    e.group.input(details, [answer, e.group], e.parts, **QUICK)
+    e.group.input(details, [answer, e.group], e.parts, **LATEST)

@@ -25,9 +25,9 @@ from guda_core.reports.two_reports import compare
 from guda_core.service import Service
 from guda_core.ui import words
 from guda_core.ui.answer import Answer
-from guda_core.ui.blocks import block
+from guda_core.ui.blocks import QUICK, block
 from guda_core.ui.callbacks import explained, refusal
-from guda_core.ui.connect import COMPUTE, QUICK
+from guda_core.ui.connect import COMPUTE
 from guda_core.ui.uploads import offered, only_keep_the_path, uploaded
 
 ABOUT = (

@@ -22,9 +22,8 @@ from guda_core.records import VERDICTS, Attribution, Group, GroupScore, GroupSet
 from guda_core.scoring.asking import ORDERS, SCOPES, STATUSES, Asked, Results, Summary, left_out
 from guda_core.scoring.table_rows import Row
 from guda_core.ui import words
-from guda_core.ui.blocks import block
+from guda_core.ui.blocks import QUICK, block
 from guda_core.ui.callbacks import explained
-from guda_core.ui.connect import QUICK
 
 VARIABLE = "GUDA_RESULTS"
 TAB = "Results"

@@ -14,9 +14,9 @@ from guda_core.answers.markup import heading, note, says_html, status_html, text
 from guda_core.errors import ReportError
 from guda_core.service import Service
 from guda_core.ui import words
-from guda_core.ui.blocks import BUSY, OPENED, block, rows_block
+from guda_core.ui.blocks import BUSY, LATEST, OPENED, QUICK, block, rows_block
 from guda_core.ui.callbacks import PAUSE_S, Runs, explained, refusal
-from guda_core.ui.connect import COMPUTE, QUICK
+from guda_core.ui.connect import COMPUTE
 from guda_core.ui.layout import SESSION, Screen, effort_choices
 from guda_core.ui.report_screens import SAVE
 from guda_core.ui.several import ALL_REPORTS, TABLE, Several, begun, csv_of, expected, most, one, reports_of, rows_html
@@ -199,5 +199,5 @@ def connect(p: Pictures, service: Service, s: Screen, tabs: gr.Tabs) -> None:
             return {p.said: says_html(words.PICTURE_GONE)}
         return {**runs.restored(answer), s.mapped: "", s.group: None, tabs: gr.Tabs(selected=0), p.said: ""}
 
-    shown = p.rows.click(opened, p.several, [*s.outputs(), s.mapped, s.group, tabs, p.said], **QUICK)
+    shown = p.rows.click(opened, p.several, [*s.outputs(), s.mapped, s.group, tabs, p.said], **LATEST)
     shown.then(None, None, None, js=OPENED, **QUICK)
