@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import httpx
 import pytest
 from gradio import processing_utils, route_utils
 from gradio.state_holder import StateHolder
+from gradio_client.exceptions import AppError
 
 from guda_core.cli import start
 from guda_core.ui import build_ui, launch_options, sweep, words
@@ -173,17 +175,23 @@ def test_a_visit_that_nobody_comes_back_to_is_forgotten(tmp_path, monkeypatch):
     with served(tmp_path, monkeypatch) as (_demo, url, _private):
         old, new = Visitor(url), Visitor(url)
         for visitor in (old, new):
-            visitor.generate(methods=["clip"])
+            visitor.generate(prompt="a cup of nobody else", methods=["clip"])
         known = held[0]
         sessions = {v.client.session_hash for v in (old, new)}
         assert sessions <= set(known.session_data) and known.capacity == sweep.SESSIONS == 200
         known.session_data[old.client.session_hash].is_closed = True
-        known.time_last_used[old.client.session_hash] -= timedelta(minutes=61)
+        visit, words_of = known.session_data[new.client.session_hash], lambda: str(vars(visit))
+        assert "data:image/png" in words_of() and "of nobody else" in words_of()
+        assert new.call("/page_again", ["clip"], "quick")["clip"]
+        known.time_last_used[old.client.session_hash] -= timedelta(minutes=31)
         known.time_last_used[new.client.session_hash] -= timedelta(hours=23)  # its page may be open
         wait(lambda: old.client.session_hash not in known.session_data)
-        assert new.client.session_hash in known.session_data
         assert old.client.session_hash not in known.time_last_used
-        assert new.call("/page_again", ["clip"], "quick")["clip"]
+        wait(lambda: "data:image/png" not in words_of())
+        assert "of nobody else" not in words_of() and known.session_data[new.client.session_hash] is visit
+        with pytest.raises(AppError, match=re.escape(words.PICTURE_GONE)):
+            new.call("/page_again", ["clip"], "quick")
+        assert new.generate(methods=["clip"])["clip"]  # the page goes on
 
 
 def test_nobody_sees_who_visits(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Collection, Iterator
@@ -21,11 +22,13 @@ from gradio.state_holder import StateHolder
 
 from guda_core.held_files import remove_file
 from guda_core.paths import UPLOADS
+from guda_core.ui.layout import SESSION
 
 log = logging.getLogger(__name__)
 EVERY, OLD = 15 * 60, 90 * 60  # seconds: together less than the two hours that visitors are told
-UNUSED = timedelta(hours=1)  # of a visit whose page is closed: what it holds is gone after half an hour already
-IDLE = timedelta(hours=24)  # of one whose page may be open
+OFTEN = 60  # seconds between two looks at the visits
+UNUSED = timedelta(seconds=SESSION)  # after it, nothing of a visit is held: no picture, no answer, no word
+IDLE = timedelta(hours=24)  # a page that may be open goes on as a new one until then
 SESSIONS = 200  # visits that are remembered at once
 
 
@@ -66,14 +69,20 @@ def sweep(folder: Path, kept: Collection[Path] = (), *, old: float = OLD) -> Non
 
 
 def forget(holder: StateHolder) -> None:
-    """Drop visits that nobody came back to. Called in the server's own loop, where they are looked up too."""
+    """Drop visits that nobody came back to, and what those hold that may come back: gradio keeps all that a page shows,
+    and states for longer once the page is closed. Called in the server's own loop, where visits are looked up too."""
     now = datetime.now()
     with holder.lock:
         for session, used in list(holder.time_last_used.items()):
             state = holder.session_data.get(session)
-            if now - used > (UNUSED if state is None or state.is_closed else IDLE):
+            if now - used <= UNUSED:
+                continue
+            if state is None or state.is_closed or now - used > IDLE:
                 holder.session_data.pop(session, None)
                 holder.time_last_used.pop(session, None)
+            else:
+                state.config_values.clear()
+                state.state_data.clear()
 
 
 def _sweep_all(app: App) -> None:
@@ -84,13 +93,16 @@ def _sweep_all(app: App) -> None:
 
 
 async def _regularly(app: App) -> None:
+    looked = -math.inf
     while True:
         try:
             forget(app.state_holder)
-            await asyncio.to_thread(_sweep_all, app)
+            if time.monotonic() - looked >= EVERY:
+                looked = time.monotonic()
+                await asyncio.to_thread(_sweep_all, app)
         except Exception:
             log.exception("Old uploads could not be looked for. This is tried again.")
-        await asyncio.sleep(EVERY)
+        await asyncio.sleep(min(OFTEN, EVERY))
 
 
 @asynccontextmanager
