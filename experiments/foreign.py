@@ -104,7 +104,7 @@ SOURCES = (
     Source("maps", "three-globe", "npm", "three-globe@2.45.2", "MIT; NASA", False, ("*/img/earth-[bdnt]*",), 10),
     _icons("emoji by strangers", "emojione", "1.2.3", "CC-BY-4.0, Emoji One", fit=True),
     _icons("emoji by strangers", "emojione-v1", "1.2.3", "CC-BY-SA-4.0, Emoji One", fit=True),
-    _icons("emoji by strangers", "fxemoji", "1.2.2", "Apache-2.0, Mozilla", fit=False),
+    _icons("emoji by strangers", "fxemoji", "1.2.2", "CC-BY-4.0, Mozilla", fit=False),
     _icons("pictograms", "mdi", "1.2.3", "Apache-2.0", fit=True),
     _icons("pictograms", "ph", "1.2.2", "MIT, Phosphor", fit=True),
     _icons("pictograms", "healthicons", "1.2.13", "MIT", fit=True),

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import httpx
 import pytest
 from gradio_client import Client, handle_file
@@ -272,3 +273,12 @@ def test_two_reports_are_compared_as_on_the_command_line(stage, tmp_path):
         client.predict(handle_file(made[0]), handle_file(tmp_path / "x.zip"), api_name="/compare")
     with pytest.raises(AppError, match="There is no report yet"):
         client.predict(handle_file(made[0]), None, api_name="/compare")
+
+
+def test_on_a_space_the_page_asks_no_other_host(monkeypatch):
+    monkeypatch.setenv("SYSTEM", "spaces")
+    monkeypatch.setenv("SPACE_ID", "someone/guda")
+    with gr.Blocks() as other:
+        pass
+    assert other.space_id == "someone/guda"  # for which gradio's page loads fonts and a header from elsewhere
+    assert build_ui(FakeService()).get_config_file()["space_id"] is None

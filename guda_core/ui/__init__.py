@@ -78,6 +78,7 @@ def build_ui(service: Service) -> gr.Blocks:
         inspect.connect(inspected, service, screen.answer, runs)
         report_screens.connect(report, service, screen.answer)
         endpoints.connect(screen, service)
+    demo.space_id = None  # a page that knows its Space loads fonts from Google and a header from the hub
     demo.queue(default_concurrency_limit=1, max_size=QUEUE, api_open=False)
     own_files_stay(demo)
     return demo

@@ -10,7 +10,7 @@ PURPOSE = (
 STEPS = (
     "Press an example, let the model draw a picture, or upload one of your own.",
     "The tool compares the model with copies of it, each of which has unlearned one group of training pictures.",
-    "You read without which group the model explains the picture worst, how sure the order is, and who drew it.",
+    "You read which group the model misses most, how sure the order is, and who drew that group's pictures.",
 )
 FIRST_STEP = "Let the model draw a picture, or upload one of your own."  # where there are no examples
 PROMPT_FILLED = "Object and style fill it in, without the group's name. Edit it freely."

@@ -3,6 +3,7 @@
     target = eps_bar_t(x_t) = sum_r w_r (x_t - sqrt(ab_t) x_r) / sqrt(1 - ab_t)
 
 the posterior mean noise of the K retained pictures nearest to x_0, or of all (`losses.retrack_target`).
+ReTrack: Shi, Jin, Zhang and Gu (arXiv 2509.13007).
 """
 
 from __future__ import annotations

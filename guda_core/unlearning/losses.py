@@ -37,7 +37,8 @@ def anchor_probabilities(cosines: Tensor, *, beta: float, eta: float, exclude: i
 
 
 def retrack_target(x_t: Tensor, retained: Tensor, alpha_bar: Tensor, *, bandwidth: float = 0.0) -> Tensor:
-    """Posterior mean of eps given x_t under the empirical distribution of the retained latents.
+    """Posterior mean of eps given x_t under the empirical distribution of the retained latents (ReTrack, arXiv
+    2509.13007).
 
     x_t: (B, C, h, w); retained: (R, C, h, w) or per-query neighbours (B, K, C, h, w); alpha_bar: (B,) in (0, 1).
     bandwidth: h >= 0, in units of the latents. With h > 0 every retained latent stands for a Gaussian N(x_r, h^2 I)
