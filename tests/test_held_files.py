@@ -6,6 +6,7 @@ import ast
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ import torch
 from guda_core import held_files
 from guda_core.attribution.gradient.store import Store
 from guda_core.attribution.gradient.trak import Trak
+from guda_core.cli import start
 from guda_core.cli.groups_check import warnings
 from guda_core.data.groups import load_group_set
+from guda_core.data.own import set_files
 from guda_core.data.own.picture_list import write_list
 from guda_core.data.own.slugs import slug
 from guda_core.data.shards import Shards
@@ -101,6 +104,34 @@ def test_no_other_module_replaces_or_removes_a_file_by_itself():
                 if files or (of == "os" and node.func.attr in ("replace", "rename", "remove")):
                     found.append(f"{path.relative_to(root).as_posix()}: {ast.unparse(node)}")
     assert found == ["held_files.py: os.replace(source, target)", "held_files.py: path.unlink(missing_ok=True)"]
+
+
+def test_a_folder_that_may_not_be_written_to_is_told_at_once(home, monkeypatch):
+    """There, `tempfile` tries two thousand million names on Windows."""
+    own_workspace(home)
+    opened = Path.open
+    new = set_files.Draft({"id": "more", "source": {"path": "x"}}, [])
+
+    def refused(self, mode="r", *more, **named):
+        if mode == "xb":
+            raise refusal()
+        return opened(self, mode, *more, **named)
+
+    def forever(*given, **named):
+        pytest.fail("asked before the folder was tried")
+
+    held_files.check_writable(home)
+    assert not list(home.glob(".guda-*"))
+    monkeypatch.setattr(Path, "open", refused)
+    for maker in ("mkdtemp", "TemporaryFile"):
+        monkeypatch.setattr(tempfile, maker, forever)
+    assert start.try_folder(home) == "Access is denied"
+    with pytest.raises(AdapterError, match="Access is denied"):
+        adapter_files.check_place(home / "runs" / "a")
+    with pytest.raises(DataError, match="Access is denied"):
+        published.publish(find_card("brush"), load_group_set("artists"))
+    with pytest.raises(DataError, match="Access is denied"):
+        set_files.write(new)
 
 
 def test_every_folder_for_a_moment_may_be_left_behind():

@@ -28,6 +28,7 @@ from guda_core.clean_log import log_cleaned, server_log_cleaned
 from guda_core.cli.loading import uncollected
 from guda_core.cli.terminal import DtypeOption, HomeOption, LoraOption, ModelOption, SetOption
 from guda_core.errors import OptionError
+from guda_core.held_files import check_writable
 from guda_core.libraries import set_up_libraries
 from guda_core.proxies import without_proxies
 
@@ -102,8 +103,7 @@ def try_folder(folder: Path) -> str:
     """Make the folder and write a file into it; why that fails, or "" when it does not."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as f:
-            f.write(b"tried")
+        check_writable(folder)
     except OSError as e:
         return e.strerror or type(e).__name__
     return ""
