@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import ntpath
 import os
+import sys
 import unicodedata
 from pathlib import Path, PureWindowsPath
 from types import SimpleNamespace
 
 import fsspec
 import pytest
+import torch
 
 from guda_core import paths
 from guda_core.data.left_behind import LEFT_BEHIND, PassedOver
 from guda_core.data.own.found import Found
 from guda_core.data.own.in_folder import files_below
+from guda_core.diffusion import base_model
+from guda_core.diffusion.cards import load_model
 from guda_core.errors import ImageError, OptionError
 from guda_core.reports.batch import Batch, BatchConfig, pictures
 from guda_core.scoring import again, listing, parts, places, summary_page
@@ -30,6 +34,7 @@ from tests.table_works import folder_of
 from tests.table_works import run as make_table
 from tests.test_cli import run  # noqa: F401  (a fixture)
 from tests.test_pipeline import service  # noqa: F401  (a fixture)
+from tests.tiny import save_tiny, save_tiny_unconditional
 
 NFC, NFD = "caf\u00e9.png", "cafe\u0301.png"
 HERE = r"C:\Lists"  # what Windows calls the folder that the tests below work in
@@ -142,6 +147,18 @@ def test_a_name_from_elsewhere_leads_to_no_other_disk_or_machine(monkeypatch, na
     monkeypatch.setattr(paths, "Path", AsOnWindows)
     found = paths.below(AsOnWindows("D:/Pics"), name)
     assert found == (AsOnWindows(expected) if expected else None)
+
+
+@pytest.mark.parametrize("saved", [save_tiny, save_tiny_unconditional])
+def test_nnpack_is_off_on_a_mac_alone_for_models_of_latents_and_of_pixels(tmp_path, monkeypatch, saved):
+    card, flags = saved(tmp_path / "model"), []
+    monkeypatch.setattr(torch.backends.nnpack, "set_flags", flags.append)
+    load_model(card)
+    assert flags == [] or sys.platform == "darwin"
+    flags.clear()
+    monkeypatch.setattr(base_model, "sys", SimpleNamespace(platform="darwin"))
+    load_model(card)
+    assert flags == [False]
 
 
 def test_places_here_stay_what_they_are(tmp_path):
