@@ -162,6 +162,7 @@ def test_writers_outlast_a_moment_and_say_what_to_do_about_what_lasts(tmp_path, 
         assert not naps and len(hold(patch, "replace", 2)) == 0
         write(tmp_path)
         assert naps == [0.01, 0.02] and len(list(tmp_path.iterdir())) == 1
+    next(tmp_path.iterdir()).unlink()
     hold(monkeypatch, "replace", 99)
     told = "denied" if error is PermissionError else r"denied.* Close the program that has the file open"
     with pytest.raises(error, match=told):
@@ -249,6 +250,15 @@ def test_a_damaged_file_of_encoded_pictures_that_is_held_is_passed_over(tmp_path
     (tmp_path / "z-1.safetensors").write_bytes(b"torn")
     hold(monkeypatch, "unlink", 99)
     assert Shards(tmp_path, "z").read(["a"]) == {} and sum(naps) == pytest.approx(2)
+
+
+def test_encoded_pictures_that_another_process_keeps_and_reads_are_not_written_twice(tmp_path, monkeypatch, naps):
+    """Two workers keep the same ones; Windows replaces no file that a tensor is mapped from."""
+    entry = {"a": {"x": torch.ones(1)}}
+    Shards(tmp_path, "z").write(entry)
+    hold(monkeypatch, "replace", 99)
+    Shards(tmp_path, "z").write(entry)
+    assert len(list(tmp_path.iterdir())) == 1 and Shards(tmp_path, "z").read(["a"])["a"]["x"].tolist() == [1]
 
 
 def test_features_are_renamed_when_no_file_of_theirs_is_mapped(monkeypatch):
