@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import fsspec
 import pytest
 import torch
+from gradio.processing_utils import client_utils, save_file_to_cache
 
 from guda_core import paths
 from guda_core.data.left_behind import LEFT_BEHIND, PassedOver
@@ -25,7 +26,8 @@ from guda_core.scoring import again, listing, parts, places, summary_page
 from guda_core.scoring.asking import Asked, Results, Summary
 from guda_core.scoring.listing import Listing
 from guda_core.scoring.table_run import Table
-from guda_core.ui import results_screen
+from guda_core.ui import results_screen, uploads
+from guda_core.ui.serve import launch
 from guda_core.ui.several import begun
 from guda_core.ui.uploads import uploaded
 from tests.fakes import FakeService
@@ -172,6 +174,20 @@ def test_places_here_stay_what_they_are(tmp_path):
     assert [places.begin_of(f) for f in ("/", "/a", "s3://b")] == ["/", "/a/", "s3://b/"]
     assert places.is_within("s3://b/in/out", "s3://b/in/") and not places.is_within("s3://b/in2", "s3://b/in")
     assert places.is_within("/a/b", "/") and not places.is_within("/a/b", "s3://a") and not places.on_windows()
+
+
+@pytest.mark.parametrize(("system", "most"), [("win32", uploads.NAME_BYTES), ("linux", 200)])
+def test_a_long_name_of_an_upload_is_cut_to_what_windows_takes(tmp_path, monkeypatch, system, most):
+    name = "strip_invalid_filename_characters"
+    monkeypatch.setattr(client_utils, name, getattr(client_utils, name))  # so that it comes back
+    monkeypatch.setattr(uploads, "sys", SimpleNamespace(platform=system))
+    launch(SimpleNamespace(launch=lambda **given: (None, "", "")), "127.0.0.1", 7860)  # type: ignore[arg-type]
+    for letter in ("a", "\u00e9"):
+        (tmp_path / "from").mkdir(exist_ok=True)
+        given = tmp_path / "from" / f"{letter * 120}.png"
+        given.write_bytes(letter.encode())
+        kept = Path(save_file_to_cache(given, str(tmp_path / "cache")))
+        assert len(kept.name.encode()) == min(len(given.name.encode()), most) and kept.suffix == ".png"
 
 
 def test_what_systems_leave_behind_is_no_picture(tmp_path, monkeypatch):
