@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,9 @@ from guda_core.data.own import set_files
 from guda_core.data.own.picture_list import write_list
 from guda_core.data.own.slugs import slug
 from guda_core.data.shards import Shards
-from guda_core.diffusion.cards import find_card, resolve_card
+from guda_core.diffusion.cards import find_card, load_model, resolve_card
 from guda_core.errors import AdapterError, CacheError, DataError, ReportError, TrainingError
-from guda_core.file_names import DEVICES, MOST
+from guda_core.file_names import DEVICES, MOST, fitting, is_devices
 from guda_core.held_files import replace_file
 from guda_core.publishing import published
 from guda_core.reports import bundle
@@ -316,7 +317,8 @@ def test_a_models_id_is_short_and_no_devices_name(tmp_path):
         save_tiny(tmp_path / name)
         ids[name] = resolve_card(tmp_path / name).id
     assert ids["Short One"] == "short-one" and ids["m" * MOST] == "m" * MOST
-    assert len(set(ids.values())) == 5 and all(len(i) <= MOST and i not in DEVICES for i in ids.values())
+    assert len(set(ids.values())) == 5 and all(len(i) <= MOST and not is_devices(i) for i in ids.values())
+    assert fitting("m.1") == "m.1" and not is_devices(fitting("con.v2")) and fitting("con.v2") != fitting("con-v2")
     (tmp_path / f"{'l' * 70}.safetensors").write_bytes(b"")
     assert len(resolve_card("emoji", lora=tmp_path / f"{'l' * 70}.safetensors").id) == MOST
 
@@ -328,6 +330,16 @@ def test_a_groups_id_is_no_devices_name_and_one_that_is_there_is_warned_of(home)
     path.write_text(path.read_text().replace("dee:", "aux:"))
     found = load_group_set("artists")  # made before, elsewhere: it stays
     assert any("Windows keeps the name 'aux'" in line for line in warnings(found, [], []))
+    found = replace(found, id="CON.v2", groups={"console": found.groups["aux"]})
+    assert sum("Windows keeps the name 'CON.v2'" in line for line in warnings(found, [], [])) == 1
+
+
+def test_a_card_that_has_a_devices_name_is_warned_of(tmp_path, caplog):
+    card = save_tiny(tmp_path / "model")
+    for id, told in (("console", 0), ("Con.v2", 1), ("nul", 1)):
+        caplog.clear()
+        load_model(replace(card, id=id))
+        assert sum(f"Windows keeps the name '{id}'" in line for line in caplog.messages) == told
 
 
 def test_a_files_content_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
