@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 HOST, PORT = "127.0.0.1", 7860
-ENDS = ("SIGTERM", "SIGHUP", "SIGBREAK")  # what ends the app from outside; the last two when a terminal is closed
+# What ends the app from outside. SIGHUP: the terminal was closed; SIGBREAK: Ctrl+Break. When its window is
+# closed, Windows ends it at once, and the uploads are left to the next app's sweeper (`ui.sweep`).
+ENDS = ("SIGTERM", "SIGHUP", "SIGBREAK")
 LEAVE_S = 5.0  # that the libraries may take to tidy up
 UPLOADS = "GRADIO_TEMP_DIR"  # the folder whose files gradio serves; it reads this when it is imported
 
