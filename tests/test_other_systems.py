@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import ntpath
 import os
 import sys
 import unicodedata
+from importlib import import_module
 from pathlib import Path, PureWindowsPath
 from types import SimpleNamespace
 
@@ -21,6 +23,7 @@ from guda_core.data.own.in_folder import files_below
 from guda_core.diffusion import base_model
 from guda_core.diffusion.cards import load_model
 from guda_core.errors import ImageError, OptionError
+from guda_core.paths import ROOT
 from guda_core.reports.batch import Batch, BatchConfig, pictures
 from guda_core.scoring import again, listing, parts, places, summary_page
 from guda_core.scoring.asking import Asked, Results, Summary
@@ -291,3 +294,62 @@ def test_a_path_to_another_host_is_refused_without_a_look(tmp_path, monkeypatch)
             uploaded(str(path))
     for folder in ("link", "uploads"):
         assert uploaded(str(tmp_path / folder / "a.png")) == tmp_path / "uploads" / "a.png"
+
+
+LACKING = {"resource", "fcntl", "pwd", "grp", "termios"}  # modules that Windows does not have
+LACKED = {"getuid", "geteuid", "getloadavg", "fork", "posix_fallocate", "setrlimit", "preexec_fn", "pass_fds"}
+LINUX_ALONE = ("experiments/fuzz/", "experiments/space.py")  # commands that refuse elsewhere, in a sentence
+
+
+def asked_of_unix(tree: ast.Module) -> list[tuple[str, ast.AST]]:
+    """(What of Unix a module asks for, where), but for functions that ask which system they run on. A library's own
+    `getloadavg` is on every system."""
+    found: list[tuple[str, ast.AST]] = []
+
+    def look(node: ast.AST) -> None:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and "sys.platform" in ast.unparse(node):
+            return
+        if isinstance(node, ast.Import):
+            found.extend((a.name, node) for a in node.names if a.name in LACKING)
+        if isinstance(node, ast.ImportFrom) and node.module in LACKING:
+            found.append((node.module or "", node))
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "os":
+            found.extend([(node.attr, node)] if node.attr in LACKED or node.attr.startswith("sched_") else [])
+        if isinstance(node, ast.keyword) and node.arg in LACKED:
+            found.append((node.arg or "", node))
+        if isinstance(node, ast.Constant) and str(node.value).startswith("/proc/"):
+            found.append(("/proc", node))
+        for inner in ast.iter_child_nodes(node):
+            look(inner)
+
+    look(tree)
+    return found
+
+
+def test_what_other_systems_lack_stands_behind_a_question_or_in_a_command_that_refuses():
+    """The type check looks away in two folders. Found by a planted fault too."""
+    assert [n for n, _ in asked_of_unix(ast.parse("import resource\nos.getloadavg()\npsutil.getloadavg()"))] == [
+        "resource", "getloadavg",
+    ]  # fmt: skip
+    found = {
+        path.relative_to(ROOT).as_posix(): names
+        for room in ("guda_core", "experiments")
+        for path in sorted((ROOT / room).rglob("*.py"))
+        if (names := [n for n, _ in asked_of_unix(ast.parse(path.read_text(encoding="utf-8")))])
+    }
+    assert {p: n for p, n in found.items() if not p.startswith(LINUX_ALONE)} == {
+        "guda_core/machine.py": ["/proc"]  # where there is none, it is another system
+    }
+    assert all(any(p.startswith(f) for p in found) for f in LINUX_ALONE)
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "told"),
+    [("experiments.fuzz.__main__", [], "on Linux alone"), ("experiments.space", ["--run"], "--run needs Linux")],
+)
+def test_commands_of_linux_alone_refuse_elsewhere_in_a_sentence(monkeypatch, module, words, told):
+    command = import_module(module)
+    monkeypatch.setattr(command, "sys", SimpleNamespace(platform="win32", argv=["x"]))
+    monkeypatch.setattr(sys, "argv", ["x", *words])
+    with pytest.raises(SystemExit, match=told):
+        command.main()
