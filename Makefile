@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-TOO_OLD := Python 3.11 or newer is needed. Name one: make PYTHON=python3.11 ...
+TOO_OLD := Python 3.11 to 3.14 is needed. Name one: make PYTHON=python3.11 ...
 
 .PHONY: app test types site data docs clean
 

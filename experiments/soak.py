@@ -18,6 +18,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+import psutil
 import torch
 
 from guda_core.attribution.method import Budget
@@ -33,9 +34,8 @@ PROMPT = "rocket, artistic style featuring soft gradients"
 
 
 def resident_mb() -> float:
-    """Resident memory of this process, in MB (10^6 bytes), from /proc."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.split("VmRSS:")[1].split()[0]) * 1024 / 1e6
+    """Resident memory of this process, in MB (10^6 bytes)."""
+    return psutil.Process().memory_info().rss / 1e6
 
 
 def attribute(service: LocalService, seed: int) -> None:

@@ -243,6 +243,8 @@ def main() -> None:
     parser.add_argument("--run", action="store_true", help="Also start it as a Space and write what was measured.")
     parser.add_argument("--out", type=Path, default=ROOT / "assets" / "benchmarks" / "space.json")
     options = parser.parse_args()
+    if options.run and sys.platform != "linux":
+        raise SystemExit("--run needs Linux, as a Space has it. Without --run the rules are checked on any system.")
     found = problems(ROOT)
     if found:
         raise SystemExit("\n".join(found))

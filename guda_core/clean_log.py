@@ -37,6 +37,14 @@ def log_cleaned(form: str = "%(message)s") -> None:
 
 
 def server_log_cleaned() -> None:
-    """The same for what the server logs, which has set up a handler of its own when it begins."""
+    """The same for what the server logs, which has set up a handler of its own when it begins. Left out is that a
+    browser has dropped its connection, which Windows' event loop logs with a traceback."""
     server = logging.getLogger("uvicorn")
     server.handlers = [HANDLER for _ in server.handlers]
+    logging.getLogger("asyncio").addFilter(_tells)
+
+
+def _tells(record: logging.LogRecord) -> bool:
+    """Whether it is no dropped connection, whose socket that event loop shuts down once more."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(error, ConnectionResetError) and "_call_connection_lost" in record.getMessage())

@@ -15,11 +15,21 @@ ID_SAID = """An id is a folder's name: without / \\ : * ? " < > |, and with no d
 DEVICES = frozenset(["con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10))])
 
 
+DEVICE_SAID = "Windows keeps the name '{0}' for a device. There, the id '{0}' does not work: choose another."
+
+
+def is_devices(name: str) -> bool:
+    """Whether Windows takes the name for a device: in any case, and whatever follows the first dot."""
+    return name.partition(".")[0].rstrip(" ").lower() in DEVICES
+
+
 def fitting(name: str) -> str:
-    """The id as it is. One that is too long, or a device's name, ends in six digits of its own SHA-256."""
-    if len(name) <= MOST and name not in DEVICES:
+    """The id as it is. One that is too long, or a device's name, ends in six digits of its own SHA-256; a device's has
+    dashes for its dots."""
+    if len(name) <= MOST and not is_devices(name):
         return name
     digits = hashlib.sha256(name.encode()).hexdigest()[:6]
+    name = name.replace(".", "-") if is_devices(name) else name
     return f"{name[: MOST - 7].strip('-')}-{digits}"
 
 

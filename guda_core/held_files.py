@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 HELD = (5, 32)  # Windows' error numbers
 WAITS = (0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.5, 0.9)  # seconds between the tries
@@ -35,6 +36,21 @@ def replace_file(source: Path, target: Path) -> None:
 def remove_file(path: Path) -> None:
     """Remove a file, if it is there. Raises OSError: refused, also after 2 s."""
     _patient(lambda: path.unlink(missing_ok=True))
+
+
+def check_writable(folder: Path) -> None:
+    """Write a file into a folder and remove it. Raises OSError: it may not be written to.
+
+    To be asked before `tempfile`, which takes Windows' "access is denied" for a name that is taken, and tries two
+    thousand million more."""
+    tried = folder / f".guda-{uuid4().hex}"
+    file = tried.open("xb")
+    try:
+        with file:
+            file.write(b"tried")
+    finally:
+        with suppress(OSError):
+            remove_file(tried)
 
 
 def advice(error: BaseException, otherwise: str) -> str:

@@ -6,8 +6,10 @@ too. A container may see only its own, at the top.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +35,24 @@ def memory_left() -> int:
     """Bytes of main memory that can be had without swapping."""
     free = psutil.virtual_memory().available
     return max(0, min([free, *(left for folder in _groups("memory") if (left := _bytes_in(folder)) is not None)]))
+
+
+def reserve(file: int, size: int) -> None:
+    """Have the disk give an open file its room, in bytes, before it is mapped: a disk that is full later would end the
+    process. Linux gives it, unless the disk does not know how to; on a Mac it is seen whether there is room. Windows
+    gives it when the file is made so long.
+
+    Raises:
+        OSError: there is no room.
+    """
+    if sys.platform == "linux":
+        try:
+            os.posix_fallocate(file, 0, size)
+        except OSError as e:
+            if e.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EPERM):
+                raise
+    elif sys.platform == "darwin" and shutil.disk_usage(file).free < size - os.fstat(file).st_blocks * 512:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def bound_threads() -> None:

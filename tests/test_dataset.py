@@ -127,7 +127,7 @@ def test_many_pictures_lie_on_the_disk_and_are_the_same(monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(dataset.os, "posix_fallocate", full)
+    monkeypatch.setattr("os.posix_fallocate", full)
     with pytest.raises(DataError, match="Set TMPDIR to a folder with more room"):
         in_memory(lazy([]), 4)
 

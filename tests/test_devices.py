@@ -112,6 +112,18 @@ def test_what_is_asked_for_comes_before_the_variable_and_the_variable_before_the
     assert VARIABLE not in str(found.value)
 
 
+@pytest.mark.parametrize("name", ["mps", "mps:0", "meta"])
+def test_other_types_of_device_are_refused_before_a_model_is_loaded(monkeypatch, name):
+    """Apple's GPUs have no float64: a score would fail late."""
+    ones = torch.ones
+    monkeypatch.setattr(torch, "ones", lambda *size, device=None, **more: ones(*size, **more))  # as where it is there
+    monkeypatch.setenv(VARIABLE, name)
+    with pytest.raises(
+        OptionError, match=r"run on 'cpu' or 'cuda'; Apple's GPUs .* are not used\. Correct GUDA_DEVICE"
+    ):
+        chosen_device()
+
+
 @pytest.mark.parametrize(
     ("visible", "count", "asked", "found"),
     [

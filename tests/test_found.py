@@ -218,6 +218,21 @@ def test_line_ends_of_another_system_change_nothing(tmp_path):
     assert read() == before
 
 
+def test_two_names_of_one_file_that_differ_in_case_alone_are_one_picture_named_twice(tmp_path):
+    """As on a disk to which upper and lower case are the same. Other names of one file are pictures of their own."""
+    (tmp_path / "Cat.png").write_bytes(b"1")
+    (tmp_path / "cat.png").hardlink_to(tmp_path / "Cat.png")
+    (tmp_path / "dog.png").hardlink_to(tmp_path / "Cat.png")
+    (tmp_path / "DOG.png").write_bytes(b"2")
+    table = tmp_path / "t.csv"
+    table.write_text("file,group\nCat.png,ann\ndog.png,ann\nDOG.png,bo\nnone.png,bo\n")
+    assert [c.picture for c in find_in_table(table).candidates] == ["Cat.png", "dog.png", "DOG.png"]
+    for twice in ("cat.png", "Cat.png", "./Cat.png", "none.png"):
+        table.write_text(f"file,group\nCat.png,ann\nnone.png,bo\n{twice},bo\n")
+        with pytest.raises(DataError, match=rf"line 4: '{twice}' was named already in t\.csv, line [23]"):
+            find_in_table(table)
+
+
 def test_a_home_that_cannot_be_written_to_is_said(tmp_path, monkeypatch):
     laid_out(tmp_path)
     (tmp_path / "closed").write_text("a file where the workspace should be")

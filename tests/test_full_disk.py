@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from guda_core import machine
 from guda_core.attribution import calibration, introstyle, scope_fit
 from guda_core.attribution.gradient import quantised
 from guda_core.attribution.gradient.features import FeatureBank, FeatureConfig, Features
 from guda_core.attribution.gradient.quantised import QuantisedBank
 from guda_core.attribution.gradient.store import Store
-from guda_core.errors import CacheError, ScoreError
+from guda_core.data import dataset
+from guda_core.errors import CacheError, DataError, ScoreError
 from guda_core.paths import cache_dir
 from guda_core.work_queue import claimed
 from tests.linear import linear_world
@@ -88,6 +92,19 @@ def test_a_cache_that_is_full_is_told_before_anything_is_computed_and_nothing_is
     store.finish()
     assert store.open()["phi"].sum() == 200 * 200
     assert [p.name for p in (cache_dir() / "features").iterdir()] == [store.folder.name]
+
+
+def test_a_mac_is_asked_for_room_before_a_file_is_mapped(monkeypatch):
+    """There a file so long takes no room yet, and a full disk would end the process later."""
+    monkeypatch.setattr(machine, "sys", SimpleNamespace(platform="darwin"))
+    for free, fits in ((100_000, False), (200_000, True)):  # 160,128 are needed
+        monkeypatch.setattr(machine.shutil, "disk_usage", lambda file, free=free: SimpleNamespace(free=free))
+        with nullcontext() if fits else pytest.raises(CacheError, match=r"0.00 GiB cannot be written .*No space left"):
+            Store("x", {"n": 1}).create("phi", (200, 200))
+    monkeypatch.setattr(dataset, "LARGE", 0)
+    assert dataset._room(2, 32).shape == (2, 32, 32, 3)
+    with pytest.raises(DataError, match="No space left"):
+        dataset._room(200, 32)
 
 
 def test_a_computation_that_breaks_off_leaves_nothing(monkeypatch):

@@ -215,6 +215,24 @@ def test_a_command_that_is_broken_off_says_so(capsys):
     assert ended.value.code == terminal.BROKEN_OFF and capsys.readouterr().err.strip() == "Stopped."
 
 
+def test_a_dropped_connection_leaves_no_traceback_and_other_errors_do(caplog):
+    """As Windows' event loop logs it."""
+    log, lost = (
+        logging.getLogger("asyncio"),
+        "Exception in callback _ProactorBasePipeTransport._call_connection_lost(None)",
+    )
+    server_log_cleaned()
+    for said, error in (
+        (lost, ConnectionResetError(10054, "reset")),
+        (lost, KeyError("a")),
+        ("other", ConnectionResetError()),
+    ):
+        log.error(said, exc_info=error)
+    assert [(r.getMessage(), type(r.exc_info[1])) for r in caplog.records if r.exc_info] == [
+        (lost, KeyError), ("other", ConnectionResetError),
+    ]  # fmt: skip
+
+
 def test_what_the_server_logs_steers_no_terminal(capsys):
     """uvicorn, below gradio, has set up a handler of its own."""
     server = logging.getLogger("uvicorn")

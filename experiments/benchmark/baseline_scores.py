@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from experiments.benchmark.clock import Clock
+from guda_core.held_files import replace_file
 from guda_core.records import Attribution, Query
 
 
@@ -58,7 +58,7 @@ def score_baseline(
         if (i + 1) % 20 == 0 or i + 1 == len(of):
             aside = path.with_suffix(".tmp.npy")
             np.save(aside, out)
-            os.replace(aside, path)
+            replace_file(aside, path)
             note.write_text(json.dumps({**key, "done": i + 1, "settings": dict(settings)}), encoding="utf-8")
         yield 0.5 + 0.5 * (i + 1) / len(of)
 

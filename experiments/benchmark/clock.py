@@ -4,12 +4,12 @@ and of all threads ("cpu")."""
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from guda_core.held_files import replace_file
 from guda_core.work_queue import claimed
 
 T = TypeVar("T")
@@ -66,7 +66,7 @@ class Clock:
     def _write(self) -> None:
         aside = self.path.with_suffix(".tmp")
         aside.write_text(json.dumps(self.spent, indent=1), encoding="utf-8")
-        os.replace(aside, self.path)
+        replace_file(aside, self.path)
 
     def cpu(self, prefix: str) -> float:
         """CPU seconds of every name that begins with the prefix."""

@@ -16,7 +16,6 @@ A score is likelihood.elbo_drop of two models' values; the ablations of method.m
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -31,6 +30,7 @@ from experiments.benchmark.strata import make_strata
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.likelihood import stratum_sums
+from guda_core.held_files import replace_file
 from guda_core.records import Query
 
 
@@ -96,7 +96,7 @@ def values(
     def save(n: int) -> None:
         aside = path.with_suffix(".tmp.npy")
         np.save(aside, out)
-        os.replace(aside, path)
+        replace_file(aside, path)
         note.write_text(json.dumps({**key, "done": n, "dtype": str(model.dtype)}), encoding="utf-8")
 
     if done < len(queries):

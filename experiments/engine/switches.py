@@ -10,6 +10,7 @@ import tempfile
 import time
 from typing import Any
 
+import psutil
 import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
@@ -117,7 +118,7 @@ def start(bench: Bench) -> Parts:
     """Seconds from `python app.py` to a page, and to the first bars of its first example, which is drawn and scored
     anew: `first_bar` in a process of its own."""
     said: dict[str, list[float]] = {}
-    before = os.getloadavg()[0]
+    before = psutil.getloadavg()[0]
     for i in range(STARTS):
         with tempfile.TemporaryDirectory() as cache:
             began = time.perf_counter()

@@ -4,7 +4,6 @@ turns."""
 from __future__ import annotations
 
 import copy
-import resource
 import statistics
 import time
 from dataclasses import replace
@@ -23,6 +22,7 @@ from guda_core.local import budget_of
 from guda_core.records import Group, GroupSet
 from guda_core.service import EFFORTS
 from guda_core.unlearning.adapters import Adapter
+from guda_core.unlearning.plan import peak_bytes
 
 SIZES = (8, 16, 32, 64)  # numbers of groups
 
@@ -84,7 +84,7 @@ def speeds(bench: Bench, turns: int = 3) -> Parts:
         "speedup_full_float32": mean["before"] / mean["float32"],
         "speedup_full": mean["before"] / mean[bench.fastest],
         "share_cpu": sum(made["float32"]) / sum(spent["float32"]) / statistics.mean(rates["float32"]),
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_memory_mb": peak_bytes(torch.device("cpu")) / 2**20,
     }
 
 

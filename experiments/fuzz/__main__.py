@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -32,7 +33,6 @@ DOORS = {
     "api": "experiments.fuzz.call_door:API",
     "command_line": "experiments.fuzz.call_door:COMMAND_LINE",
 }
-KEPT = Path(tempfile.gettempdir()) / f"guda-fuzz-found-{os.getuid()}"
 ALIKE = 3  # inputs that are kept of one finding
 
 
@@ -94,16 +94,21 @@ def main() -> None:
     parser.add_argument("--doors", default=",".join(DOORS), help="comma-separated")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--replay", type=Path, help="try this one input and stop")
-    parser.add_argument("--keep", type=Path, default=KEPT, help="folder for inputs that found something")
+    parser.add_argument(
+        "--keep", type=Path, help="folder for inputs that found something; default: in the one for temporary files"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "assets" / "benchmarks" / "fuzz.json")
     options = parser.parse_args()
+    if sys.platform != "linux":
+        raise SystemExit("The doors are tried on Linux alone: their bounds on memory are Linux's.")
+    kept = options.keep or Path(tempfile.gettempdir()) / f"guda-fuzz-found-{os.getuid()}"
     if options.replay is not None:
         replay(options.replay)
     doors = options.doors.split(",")
     if not options.minutes > 0 or set(doors) - set(DOORS):
         raise SystemExit(f"--minutes must be above 0, and --doors some of {', '.join(DOORS)}.")
     each, began = 60 * options.minutes / len(doors), time.perf_counter()
-    found = {d: run_door(d, DOORS[d], each, options.seed, options.keep) for d in doors}
+    found = {d: run_door(d, DOORS[d], each, options.seed, kept) for d in doors}
     total = {k: sum(f[k] for f in found.values()) for k in ("tried", *KINDS)}
     record = {
         "command": f"python -m experiments.fuzz --minutes {options.minutes:g}",

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import resource
 import socket
 import subprocess
 import sys
@@ -116,6 +115,8 @@ def tried(run: Callable[[bytes], None], data: bytes, memory_mb: float) -> Outcom
 
 def work(place: str, connection: Connection) -> None:
     """The watched process: answers inputs until the other side closes."""
+    import resource  # which Windows lacks
+
     with tempfile.TemporaryDirectory(prefix="guda-fuzz-") as folder:
         os.environ.update(ENVIRON, GUDA_HOME=f"{folder}/home", GUDA_CACHE=f"{folder}/cache")
         door = find_door(place)

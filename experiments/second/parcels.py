@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from guda_core.errors import DataError
+from guda_core.held_files import replace_file
 
 LIMIT = 15 * 2**20  # bytes of a parcel; what comes back may have 16 MiB
 MOST = 4  # parcels: 64 MiB may come back at once
@@ -104,7 +104,7 @@ def send(
             for name, data in parcel.pieces:
                 z.writestr(name, data)
             z.writestr(LIST, json.dumps(parcel.holds))
-        os.replace(aside, path)
+        replace_file(aside, path)
         written.append(path)
     for old in to.glob(NAME.format("*")):
         number = old.stem.removeprefix("second-")

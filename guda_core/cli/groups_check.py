@@ -19,7 +19,7 @@ from guda_core.data.own.found import counted, some
 from guda_core.data.own.near import SIDE, Alike, Copies
 from guda_core.diffusion.sizes import Size, sizes
 from guda_core.errors import DataError, ImageError
-from guda_core.file_names import DEVICES
+from guda_core.file_names import DEVICE_SAID, is_devices
 from guda_core.records import GroupSet
 
 SHOWN = 10  # captions
@@ -101,8 +101,8 @@ def anchors_table(rows: Sequence[tuple[Item, str, str]]) -> Table:
 def _devices(group_set: GroupSet) -> Iterator[str]:
     """Ids that no folder may have on Windows."""
     for name in (group_set.id, *group_set.groups):
-        if name in DEVICES:
-            yield f"Windows keeps the name '{name}' for a device. There, the id '{name}' does not work: choose another."
+        if is_devices(name):
+            yield DEVICE_SAID.format(name)
 
 
 def _weak(

@@ -28,6 +28,7 @@ from guda_core.clean_log import log_cleaned, server_log_cleaned
 from guda_core.cli.loading import uncollected
 from guda_core.cli.terminal import DtypeOption, HomeOption, LoraOption, ModelOption, SetOption
 from guda_core.errors import OptionError
+from guda_core.held_files import check_writable
 from guda_core.libraries import set_up_libraries
 from guda_core.proxies import without_proxies
 
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 HOST, PORT = "127.0.0.1", 7860
-ENDS = ("SIGTERM", "SIGHUP", "SIGBREAK")  # what ends the app from outside; the last two when a terminal is closed
+# What ends the app from outside. SIGHUP: the terminal was closed; SIGBREAK: Ctrl+Break. When its window is
+# closed, Windows ends it at once, and the uploads are left to the next app's sweeper (`ui.sweep`).
+ENDS = ("SIGTERM", "SIGHUP", "SIGBREAK")
 LEAVE_S = 5.0  # that the libraries may take to tidy up
 UPLOADS = "GRADIO_TEMP_DIR"  # the folder whose files gradio serves; it reads this when it is imported
 
@@ -102,8 +105,7 @@ def try_folder(folder: Path) -> str:
     """Make the folder and write a file into it; why that fails, or "" when it does not."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as f:
-            f.write(b"tried")
+        check_writable(folder)
     except OSError as e:
         return e.strerror or type(e).__name__
     return ""

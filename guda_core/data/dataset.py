@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import math
 import mmap
-import os
-import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +23,7 @@ from guda_core.data.groups import normal
 from guda_core.data.images import shaped
 from guda_core.diffusion.sizes import nearest
 from guda_core.errors import DataError
+from guda_core.machine import reserve
 from guda_core.records import GroupSet
 
 SPLITS = ("train", "held_out", "pretrain")
@@ -254,8 +253,7 @@ def _room(n: int, size: int) -> np.ndarray:
         return np.empty(shape, np.uint8)
     try:
         with tempfile.TemporaryFile(prefix="guda-pixels-") as f:
-            if sys.platform == "linux":
-                os.posix_fallocate(f.fileno(), 0, math.prod(shape))  # or a full disk would end the process later
+            reserve(f.fileno(), math.prod(shape))
             return np.memmap(f, np.uint8, "w+", shape=shape)
     except OSError as e:
         gib = math.prod(shape) / 2**30

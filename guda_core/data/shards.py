@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from guda_core.errors import CacheError
-from guda_core.held_files import advice, remove_file, replace_file
+from guda_core.held_files import advice, is_held, remove_file, replace_file
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,12 @@ class Shards:
             self.folder.mkdir(parents=True, exist_ok=True)
             flat = {f"{k}/{n}": t.detach().cpu().contiguous() for k, e in entries.items() for n, t in e.items()}
             save_file(flat, aside)
-            replace_file(aside, path)
+            try:
+                replace_file(aside, path)
+            except OSError as e:
+                if not (is_held(e) and path.is_file()):
+                    raise
+                remove_file(aside)  # another process reads the same entries there: the name is their hash
         except (OSError, SafetensorError) as e:
             with suppress(OSError):
                 remove_file(aside)

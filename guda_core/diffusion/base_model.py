@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -79,6 +80,8 @@ class BaseModel(ABC):
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self._earlier: tuple[str, ...] | None = None
+        if sys.platform == "darwin":
+            torch.backends.nnpack.set_flags(False)  # a Mac's CPU takes it from 16 pictures on: slow, and less exact
 
     @property
     def schedule(self) -> Schedule:

@@ -24,7 +24,7 @@ from guda_core.diffusion.devices import chosen_device, slow_type
 from guda_core.diffusion.memory import MEND, lacked_memory
 from guda_core.diffusion.precision import chosen_dtype
 from guda_core.errors import GudaError, ModelError, NoRoomError, OptionError
-from guda_core.file_names import ID, ID_SAID, fitting
+from guda_core.file_names import DEVICE_SAID, ID, ID_SAID, fitting, is_devices
 from guda_core.strict import parse_yaml
 
 log = logging.getLogger(__name__)
@@ -265,6 +265,8 @@ def load_model(card: Card, *, device: str | torch.device | None = None, dtype: t
     wanted = dtype or chosen_dtype(where)
     with _makes_sense(f"The model '{card.id}'"):
         model = family.load(card, device=where, dtype=wanted)
+        if is_devices(card.id):
+            log.warning(DEVICE_SAID.format(card.id))
         if slow := slow_type(where, model.dtype):
             log.warning(slow)
         return model

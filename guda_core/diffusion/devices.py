@@ -16,6 +16,7 @@ from guda_core.diffusion.memory import is_out_of_memory
 from guda_core.errors import OptionError
 
 VARIABLE = "GUDA_DEVICE"
+TYPES = ("cpu", "cuda")  # Apple's GPUs ("mps") have no float64, which the terms of a score are added up in
 LARGE_PX = 256  # from there on a CPU takes so long that people should know why it is a CPU
 
 
@@ -23,20 +24,22 @@ def chosen_device(asked: str | torch.device | None = None) -> torch.device:
     """The device of that name, else GUDA_DEVICE's, else the first GPU, else the CPU.
 
     Raises:
-        OptionError: there is none of that name here, or it cannot compute.
+        OptionError: there is none of that name here, it is of another type than `TYPES`, or it cannot compute.
     """
     named = os.environ.get(VARIABLE, "").strip()
     name = asked or named or ("cuda" if torch.cuda.is_available() else "cpu")
+    mend = f" Correct {VARIABLE}." if named and not asked else ""
     device = None
     try:
         device = torch.device(name)
+        if device.type not in TYPES:
+            raise OptionError(f"Models run on 'cpu' or 'cuda'; Apple's GPUs and '{device.type}' are not used.{mend}")
         if device.type != "cpu" and not _is_lent(device):
             float(torch.ones(1, device=device) + 1)
     except (RuntimeError, AssertionError, NotImplementedError, ValueError) as e:
         if device is not None and device.type == "cuda" and (device.index or 0) < torch.cuda.device_count():
             raise _cannot_compute(device, e) from e
         here = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
-        mend = f" Correct {VARIABLE}." if named and not asked else ""
         raise OptionError(f"There is no device '{name}' here. There is: {here}.{mend}") from e
     return device
 

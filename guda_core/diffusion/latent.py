@@ -8,7 +8,6 @@ in `unet_family` and `flow_family`.
 
 from __future__ import annotations
 
-import sys
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -159,8 +158,6 @@ class LatentModel(BaseModel):
             module.requires_grad_(False).eval()
             if own == torch.float16:
                 _keep_precise(module)
-        if sys.platform == "darwin":
-            torch.backends.nnpack.set_flags(False)  # a Mac's CPU takes it from 16 pictures on: slow, and less exact
         if self.dtype != torch.float32:
             checks.check_weights(self.card, parts)
         self.network = getattr(self.pipe, self.part)

@@ -32,7 +32,7 @@ from guda_core.diffusion.cards import read_cards
 from guda_core.errors import AdapterError, CacheError, DataError, ModelError, OptionError
 from guda_core.from_hub import KINDS
 from guda_core.from_hub import NAME as HUB_NAME
-from guda_core.held_files import advice, is_held, replace_file
+from guda_core.held_files import advice, check_writable, is_held, replace_file
 from guda_core.paths import Run
 from guda_core.publishing import hub_card
 from guda_core.records import NOT_STATED, GroupSet
@@ -102,6 +102,7 @@ def _publish(target: Path, card: Card, group_set: GroupSet, *, with_model: bool,
         with_model, on_hub = _as_before(target / "models", card)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(target.parent.parent)
         with tempfile.TemporaryDirectory(prefix=".new-", dir=target.parent.parent, ignore_cleanup_errors=True) as name:
             new = Path(name) / "made"
             inside = _write(new, run, card, group_set, metas, small, with_model=with_model, on_hub=on_hub)

@@ -73,7 +73,7 @@ def sign(data: bytes, key: Path, passphrase: str) -> bytes:
     if program is None:
         raise ReportError(NO_PROGRAM)
     command = [program, "-Y", "sign", "-q", "-n", signature.NAMESPACE.decode(), "-f", str(key)]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         ask = Path(folder) / "ask"
         ask.write_text(ASK, encoding="ascii")
         ask.chmod(0o700)

@@ -61,7 +61,7 @@ def shared() -> Any:
 
 def json_rows(connection: Any, columns: dict[str, str], rows: Iterator[dict[str, Any]], then: str) -> None:
     """Run a statement in which `given` stands for rows of plain values, in these columns. Numbers stay exact."""
-    with tempfile.TemporaryDirectory(prefix="guda-") as folder:
+    with tempfile.TemporaryDirectory(prefix="guda-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "rows.jsonl"
         with path.open("w", encoding="utf-8") as f:
             f.writelines(json.dumps(row) + "\n" for row in rows)
@@ -152,7 +152,7 @@ class Listing:
         split = f"SELECT CAST(md5_number_lower(picture) % {int(parts)} AS INTEGER) AS part, * FROM listed"
         options = f"FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 4096, KV_METADATA {{{KEY}: '{self.digest}'}}"
         try:
-            with tempfile.TemporaryDirectory(prefix="guda-") as folder:
+            with tempfile.TemporaryDirectory(prefix="guda-", ignore_cleanup_errors=True) as folder:
                 path = Path(folder) / ASKED
                 into = f"COPY ({split} ORDER BY part, picture) TO {quoted(str(path))} ({options})"
                 self._connection.execute(into)

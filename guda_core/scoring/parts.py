@@ -81,7 +81,7 @@ def write(place: str, rows: Sequence[Row], *, of: str = "") -> None:
 
     told = json.dumps({"rows": len(rows), "sha256": digest(rows), **({"of": of} if of else {})})
     try:
-        with tempfile.TemporaryDirectory(prefix="guda-") as folder, shared() as connection:
+        with tempfile.TemporaryDirectory(prefix="guda-", ignore_cleanup_errors=True) as folder, shared() as connection:
             path = Path(folder) / f"part{ENDING}"
             options = f"FORMAT parquet, COMPRESSION zstd, KV_METADATA {{{KEY}: '{told}'}}"
             into = f"COPY (SELECT * FROM given) TO {quoted(str(path))} ({options})"

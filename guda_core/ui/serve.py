@@ -13,6 +13,7 @@ from gradio.exceptions import ServerFailedToStartError
 
 from guda_core.errors import OptionError
 from guda_core.proxies import without_proxies
+from guda_core.ui.uploads import names_fitted
 
 
 class _Patient(http_server.Server):
@@ -46,6 +47,7 @@ def launch(demo: gr.Blocks, host: str, port: int, **options: Any) -> tuple[gr.Bl
     Raises:
         OptionError: the port was taken meanwhile.
     """
+    names_fitted()
     name = f"[{host}]" if ":" in host else host
     try:
         with without_proxies(), _patience():

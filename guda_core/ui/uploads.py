@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,9 @@ from guda_core.errors import GudaError, ImageError, ReportError
 from guda_core.reports import bundle
 from guda_core.ui import words
 
+NAME_BYTES = (
+    80  # of an upload's name on Windows, where a path has 260 characters, and an upload's folder takes half of them
+)
 TAKES_FILES = "takes_files"  # what marks such a part
 
 
@@ -44,6 +49,13 @@ def uploaded(path: str | None, *, missing: GudaError | None = None) -> Path:
     if full is None or not full.is_relative_to(below[1]) or paths.is_folder(full):
         raise ImageError(words.NOT_UPLOADED)
     return full
+
+
+def names_fitted() -> None:
+    """From here on gradio cuts an upload's name so that Windows takes its path, as it cuts every name at 200 bytes."""
+    if sys.platform == "win32":
+        cut = client_utils.strip_invalid_filename_characters
+        client_utils.strip_invalid_filename_characters = partial(cut, max_bytes=NAME_BYTES)
 
 
 def offered(name: str, data: bytes) -> str:

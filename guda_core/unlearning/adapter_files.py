@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -27,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from guda_core.errors import AdapterError
-from guda_core.held_files import advice, remove_file, replace_file
+from guda_core.held_files import advice, check_writable, remove_file, replace_file
 
 META, LORA, LORA_CONFIG, NETWORK = (
     "guda.json",
@@ -172,8 +171,7 @@ def check_place(folder: Path) -> None:
     """
     there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
     try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
+        check_writable(there)
     except OSError as e:
         raise AdapterError(
             f"The adapter cannot be written to {folder} ({e.strerror or e}: {there}). Name another --folder, or a "

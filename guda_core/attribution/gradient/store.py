@@ -7,13 +7,10 @@ holds a claim on it, so that what a killed process left is known, and removed by
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
-import os
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -24,6 +21,7 @@ import numpy as np
 
 from guda_core.errors import CacheError, OptionError
 from guda_core.held_files import remove_file, replace_file
+from guda_core.machine import reserve
 from guda_core.paths import cache_dir
 from guda_core.work_queue import claimed
 
@@ -38,17 +36,6 @@ def _digest(path: Path) -> str:
 def _lock_of(folder: Path) -> Path:
     """The file of a claim on it (`work_queue.claimed`)."""
     return folder.with_name(f"{folder.name}.lock")
-
-
-def _reserve(file: int, size: int) -> None:
-    """Have the disk give a file its room now: it would end the process when it is full later. Raises OSError: it is
-    full. On other systems, and on disks that do not know how to, nothing is done."""
-    if sys.platform == "linux":
-        try:
-            os.posix_fallocate(file, 0, size)
-        except OSError as e:
-            if e.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EPERM):
-                raise
 
 
 class Store:
@@ -78,7 +65,7 @@ class Store:
                 self._begin()
             made = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
             with path.open("r+b") as f:
-                _reserve(f.fileno(), path.stat().st_size)
+                reserve(f.fileno(), path.stat().st_size)
         except OSError as e:
             self.discard()
             raise self._no_room(e, 4 * math.prod(shape)) from e

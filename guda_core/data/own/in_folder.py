@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from guda_core.data.images import OWN, read_file
 from guda_core.data.left_behind import BESIDE, is_left_behind
@@ -214,6 +215,16 @@ def _note_others(files: list[Path], stray: list[Path], found: Found) -> None:
         found.notes.append(f"{counted(len(stray), 'picture')} in no subfolder and so of no group: {names}.")
 
 
+def _file_of(path: Path, picture: str) -> tuple[Any, ...]:
+    """What stands for the file of a picture's name: the same for two names that some disks take for one, which differ
+    in upper and lower case or in how an accent is spelled."""
+    try:
+        at = path.stat()
+    except (OSError, ValueError):
+        return (picture,)
+    return (unicodedata.normalize("NFC", picture).casefold(), at.st_dev, at.st_ino) if at.st_ino else (picture,)
+
+
 def find_in_table(table: Path, folder: Path | None = None) -> Found:
     """The pictures that a table names: columns file and group, and text, object, author, licence, licence_link, link.
 
@@ -227,7 +238,7 @@ def find_in_table(table: Path, folder: Path | None = None) -> Found:
     found = Found(str(table), {"id": "listed", "path": stored_path(root)})
     if unknown:
         found.notes.append(f"Columns of {table.name} that mean nothing here: {', '.join(unknown)}.")
-    seen: dict[str, str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
     for row in rows:
         if "group" not in row:
             raise DataError(f"{row['where']} has no group. A table of pictures needs a column 'group'.")
@@ -237,9 +248,8 @@ def find_in_table(table: Path, folder: Path | None = None) -> Found:
                 f"{row['where']}: '{row['file']}' lies outside {root}. Name the pictures' folder: --folder."
             )
         picture = path.relative_to(root).as_posix()
-        if picture in seen:
-            raise DataError(f"{row['where']}: '{row['file']}' was named already in {seen[picture]}.")
-        seen[picture] = row["where"]
+        if (where := seen.setdefault(_file_of(path, picture), row["where"])) is not row["where"]:
+            raise DataError(f"{row['where']}: '{row['file']}' was named already in {where}.")
         if not is_file(path):
             found.missing.append(f"{row['file']} (not there; named in {row['where']})")
             continue

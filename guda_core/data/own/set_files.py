@@ -19,7 +19,7 @@ from guda_core.data.own.found import RIGHTS
 from guda_core.data.own.new_set import Draft, NewSet, rights_of
 from guda_core.data.own.picture_list import FILE, Listed, changes, read_list, write_list
 from guda_core.errors import DataError, GroupSetError
-from guda_core.held_files import replace_file
+from guda_core.held_files import check_writable, replace_file
 from guda_core.paths import STYLE_GROUPS, is_file, sets
 from guda_core.records import NOT_STATED, GroupSet
 
@@ -139,6 +139,7 @@ def write(new: Draft) -> Path:
     text = yaml.safe_dump(entry, allow_unicode=True, sort_keys=False, width=110)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        check_writable(folder.parent)
         with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.parent, ignore_cleanup_errors=True) as made:
             there = Path(made) / new.id
             there.mkdir()

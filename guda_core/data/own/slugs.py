@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterable
 
 from guda_core.errors import GroupSetError
-from guda_core.file_names import DEVICES, MOST
+from guda_core.file_names import MOST, is_devices
 
 LETTERS = str.maketrans({"ø": "o", "æ": "ae", "œ": "oe", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i", "ß": "ss"})
 
@@ -22,7 +22,7 @@ def slug(name: str) -> str:
     whole = unicodedata.normalize("NFKD", name.casefold()).translate(LETTERS)
     plain = "".join(c for c in whole if not unicodedata.combining(c))
     found = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:MOST].strip("-")
-    if found and found not in DEVICES and all(c.isascii() for c in plain if c.isalnum()):
+    if found and not is_devices(found) and all(c.isascii() for c in plain if c.isalnum()):
         return found
     digest = hashlib.sha256(unicodedata.normalize("NFC", name).encode("utf-8", "surrogatepass")).hexdigest()
     return f"{found or 'group'}-{digest[:6]}"
