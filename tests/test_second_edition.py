@@ -314,7 +314,8 @@ def test_the_trial_says_what_everything_takes(home, tmp_path):
     record = second_trial.trial(asked, tmp_path / "work", root / "pictures.npz", 0.0, said.append)
     each = {part: record["parts"][part]["plain"] for part in second_trial.PARTS}
     assert all(e["pictures_per_second"] > 0 and e["steps"] == "without a graph" for e in each.values())
-    assert each["unet"]["expected_s"] == pytest.approx(6 * 2 / each["unet"]["pictures_per_second"], abs=0.1)
+    rate = each["unet"]["pictures_per_second"]  # to one decimal, which is much of it on a slow machine
+    assert 6 * 2 / (rate + 0.05) - 0.06 <= each["unet"]["expected_s"] <= 6 * 2 / max(rate - 0.05, 1e-9) + 0.06
     wanted = each["vae"]["expected_s"] + each["clip"]["expected_s"] + 6 * each["unet"]["expected_s"]
     assert record["all_s"] == pytest.approx(wanted, abs=0.2) and len(said) == 3
 
