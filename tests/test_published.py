@@ -79,6 +79,20 @@ def test_the_models_card_says_what_is_known_and_what_is_not(work):
     assert "The model itself is not in this repository" not in text
 
 
+def test_no_licence_is_given_in_the_publishers_name_and_the_models_goes_with_it(work):
+    sets, mine = load_group_set("artists"), work / "models" / "brush"
+    free = {gid: dataclasses.replace(g, licence="CC-BY-NC-ND-4.0") for gid, g in sets.groups.items()}
+    for name in ("LICENSE", "LICENSE.txt", "NOTICE"):
+        (mine / name).write_text("Its terms.")
+    card = dataclasses.replace(find_card("brush"), licence="CreativeML OpenRAIL-M")
+    folder = publish(card, dataclasses.replace(sets, groups=free), with_model=True).folder
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert front(text)["license"] == "other" and front(text)["license_name"] == "see-the-card"
+    assert "The base model: CreativeML OpenRAIL-M." in text and "not stated by who published them" in text
+    assert {p.name for p in (folder / "models" / "brush").iterdir()} >= {"LICENSE", "LICENSE.txt", "NOTICE"}
+    assert "It holds a LoRA" not in text
+
+
 def test_what_strangers_wrote_into_an_adapters_files_is_no_markup(work):
     there = paths.run("brush", "artists").own / "adapters"
     health = json.loads((there / "dee" / "health.json").read_text())
@@ -258,6 +272,7 @@ def test_what_cannot_be_published_is_told(work, monkeypatch):
 def test_the_command_makes_it_again_and_remembers_where_the_model_is(work):
     said = guda("assets", "card")
     assert "The model itself is not in it" in said and "Ready to publish" in said
+    assert "author or licence is not stated: bo-chan" in said and "Publish them only if you may" in said
     guda("assets", "card", "--model-on-hub", "ann/brush")
     assert "The model itself" not in guda("assets", "card")
     card = yaml.safe_load((work / "published" / "brush" / "artists" / "models" / "brush.yaml").read_text())["brush"]
@@ -292,6 +307,7 @@ def test_what_is_published_does_not_change_with_the_users_own_files(work, tmp_pa
     card = dataclasses.replace(find_card("brush"), lora=str(own))
     folder = publish(card, load_group_set("artists"), with_model=True).folder
     files = [p for p in (folder / "models").rglob("*") if p.is_file()]
+    assert "It holds a LoRA. If that was trained on" in (folder / "README.md").read_text(encoding="utf-8")
     before, theirs = {p: p.read_bytes() for p in files}, [own, *(work / "models" / "brush").rglob("*.*")]
     assert len([p for p in files if p.suffix == ".safetensors"]) == 4
     for path in theirs:

@@ -9,10 +9,17 @@ if TYPE_CHECKING:
     from guda_core.diffusion.base_model import Card
     from guda_core.records import GroupSet
 
+FEW = 5  # groups that are named
+LEAVE = (
+    "Adapters, features and a LoRA are made from the pictures and tell about them. Publish them only if you may: with "
+    "the authors' leave, or under a licence that allows it. Write your own licence into README.md."
+)
+
 
 def publish_lines(card: Card, group_set: GroupSet, *, with_model: bool = False, on_hub: str = "") -> Iterator[str]:
     """Make the folder and say in lines what is in it and what is not."""
     from guda_core.publishing.published import publish
+    from guda_core.records import NOT_STATED
 
     made = publish(card, group_set, with_model=with_model, on_hub=on_hub)
     for gid, why in made.missing.items():
@@ -24,5 +31,10 @@ def publish_lines(card: Card, group_set: GroupSet, *, with_model: bool = False, 
             "The model itself is not in it. `guda assets card --with-model` puts it in; --model-on-hub USER/MODEL "
             "names the repository where it is."
         )
+    unknown = [g.id for g in group_set.groups.values() if NOT_STATED in (g.author, g.licence)]
+    if unknown:
+        few = ", ".join(unknown[:FEW]) + (f" and {len(unknown) - FEW} more" if len(unknown) > FEW else "")
+        yield f"Of these groups, author or licence is not stated: {few}."
+    yield LEAVE
     yield f"Ready to publish: {made.folder}"
     yield "Look at its README.md, then: hf upload USER/NAME FOLDER"

@@ -21,10 +21,6 @@ from guda_core.unlearning.adapters import read_health
 from guda_core.unlearning.health import KINDS
 
 TAGS = ("guda", "data-attribution", "machine-unlearning", "diffusion", "lora")
-HUB_LICENCES = {  # as the Hub spells them
-    "apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-3.0", "cc-by-sa-4.0", "cc-by-sa-3.0", "cc-by-nc-4.0",
-    "cc-by-nd-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "openrail", "creativeml-openrail-m",
-}  # fmt: skip
 SPECIAL = re.compile(r"([\\`*_{}\[\]()<>#|!~&])")
 MODEL_NOT_HERE = (
     "The model itself is not in this repository. Put it into `models/{id}/`, or write its place into "
@@ -50,7 +46,7 @@ def write(
     """The card of a run's folder. metas: group id -> its adapter's metadata. on_hub: where the base model is."""
     base = on_hub or (card.path if card.source == "hub" else "")
     parts = [
-        _front(group_set, base),
+        _front(base),
         f"# {plain(group_set.name)}: unlearning adapters for {plain(card.name)}",
         (
             f"[GUDA](https://arxiv.org/abs/2601.22651) adapters for the {len(group_set.groups)} groups below. With "
@@ -70,23 +66,30 @@ def write(
             "the group's own pictures and small on others'."
         ),
         _health(group_set, run, metas),
+        "## Licences",
+        _licences(card),
         "## Limits",
-        _limits(run),
+        _limits(run, card),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _front(group_set: GroupSet, base: str) -> str:
-    licences = sorted({g.licence for g in group_set.groups.values()})
+def _front(base: str) -> str:
+    """Who publishes gives a licence by hand: neither the pictures' nor the model's is that of the adapters."""
     told: dict[str, Any] = {"library_name": "guda", "tags": list(TAGS)}
     if base:
         told |= {"base_model": base, "base_model_relation": "adapter"}
-    if licences != [NOT_STATED]:
-        if len(licences) == 1 and licences[0].lower() in HUB_LICENCES:
-            told["license"] = licences[0].lower()
-        else:
-            told |= {"license": "other", "license_name": "see-the-groups", "license_link": "README.md"}
+    told |= {"license": "other", "license_name": "see-the-card", "license_link": "README.md"}
     return f"---\n{yaml.safe_dump(told, allow_unicode=True, sort_keys=False)}---"
+
+
+def _licences(card: Card) -> str:
+    base = plain(card.licence) if card.licence else NOT_STATED
+    return (
+        f"- The base model: {base}. Where its terms reach what is made from it, they hold for the adapters too.\n"
+        "- The groups' pictures: see the table of groups.\n"
+        f"- The adapters and features: {NOT_STATED} by who published them."
+    )
 
 
 def _use(card: Card, base: str, inside: bool) -> str:
@@ -172,7 +175,7 @@ def _measured(found: Any) -> str:
     return f"{found['mean']:.1f}{se} (n = {plain(found.get('n', '?'))})"
 
 
-def _limits(run: Path) -> str:
+def _limits(run: Path, card: Card) -> str:
     said = [
         "The adapters belong to exactly this base model, by its hash. With another one they are refused.",
         *LIMITS,
@@ -186,7 +189,14 @@ def _limits(run: Path) -> str:
     if not (run / "scope.json").is_file():
         said.append("There is no rule that tells pictures which this model could not have made.")
     if any(run.glob("bank*.safetensors")) or (run / "features").is_dir():
-        said.append("It holds features of the training pictures, numbers from which a method answers.")
+        said.append(
+            "It holds features of the training pictures, numbers from which a method answers. Who has a picture can "
+            "tell from them whether it, or one much like it, is among them, and a rough likeness may be made from them."
+        )
+    if card.lora:
+        said.append(
+            "It holds a LoRA. If that was trained on the groups' pictures, the model may draw pictures much like them."
+        )
     sizes = sum(adapter_files.stored_bytes(p) for p in sorted((run / "adapters").iterdir()) if p.is_dir())
     said.append(f"The adapters take {sizes / 2**20:.1f} MiB.")
     return "\n".join(f"- {s}" for s in said)

@@ -306,6 +306,9 @@ def _write_card(folder: Path, card: Card, group_set: str, *, with_model: bool, o
     return bool(on_hub) or not local or with_model
 
 
+TERMS = ("LICEN[CS]E*", "NOTICE*")  # go with a model wherever it goes
+
+
 def _copy_model(source: Path, to: Path) -> None:
     """Copies of the files of a model, of the kinds that are brought from the hub: they are the user's, who may change
     them in place. A single file's settings lie beside it."""
@@ -318,7 +321,7 @@ def _copy_model(source: Path, to: Path) -> None:
         return
     for path in sorted(p for p in source.rglob("*") if p.is_file()):
         name = path.relative_to(source)
-        if any(part.startswith(".") for part in name.parts) or not any(fnmatch(path.name, k) for k in KINDS):
+        if any(part.startswith(".") for part in name.parts) or not any(fnmatch(path.name, k) for k in (*KINDS, *TERMS)):
             continue
         (to / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, to / name)
