@@ -22,7 +22,10 @@ NUMBER = "The number says how far a picture is from the first one, in the model'
 KEYS = (("needed", "orange: explained worse without the group"), ("hindered", "blue: better"))
 COLOURS = "No colour: the map says nothing here. Each map has a scale of its own."
 TITLE_NEAR = "Looks most like these training pictures"
-LIKENESS = "That is likeness, not influence. The number: 1 looks the same, 0 looks like something else."
+LIKENESS = (
+    "That is likeness, not influence. The number: 1 looks the same, 0 looks like something else. The pictures are "
+    "shown small, as the model saw them."
+)
 NOTHING = "the map says nothing here"
 MAKE_THEM = "The command line can make such pictures. Give it the same caption:"
 COMMAND = 'guda attribute PICTURE --prompt "CAPTION" --report FILE --pictures --maps'

@@ -36,7 +36,8 @@ td, th { text-align: left; padding: .35rem .8rem .35rem 0;
 """
 MEANING = (
     "A group counts where its score is the highest of all groups. A positive score in nats means that the group "
-    "contributed. Scores are not shares. Pictures that the model could not have made count for no group."
+    "contributed. Scores are not shares. Pictures that the model could not have made count for no group. "
+    "None of this says who owns a picture, that anything was copied, or what anybody is owed: it is no legal finding."
 )
 
 

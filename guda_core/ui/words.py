@@ -73,8 +73,8 @@ SCOPES = {
 }
 BROUGHT_BACK = "Done. This answer was computed earlier on this visit."
 HISTORY = (
-    "The last answers of this visit, {most} at most. Press one to see it again; nothing is computed. They are gone "
-    "when you reload or close this page, or after half an hour without a new one."
+    "The last answers of this visit, {most} at most. Press one to see it again; nothing is computed. You no longer "
+    "reach them when you reload or close this page. The server forgets them half an hour after your last press."
 )
 MAP_OF = "Where in the picture: the map of any group"
 MAPPING = "Making the map"
