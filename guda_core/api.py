@@ -311,6 +311,16 @@ def _service(model: BaseModel | str | None, groups: GroupSet | str | None) -> Lo
     return cast(LocalService, kept_services.kept((base, found), make))
 
 
+def _check_range(picture: Image.Image) -> None:
+    """Raises ImageError where the numbers of an image of mode F or I are not those of 8 bits."""
+    low, high = cast(tuple[float, float], picture.getextrema())
+    if not (low >= 0 and (1 if picture.mode == "F" else -1) < high <= 255):
+        raise ImageError(
+            f"The numbers of this PIL image of mode {picture.mode} go from {low:g} to {high:g}, where 0 and 255 are "
+            "black and white. Give Image.fromarray(ARRAY) with an array of uint8, 0 to 255."
+        )
+
+
 def _bytes(picture: Picture) -> bytes:
     """The bytes of a picture's file; of a PIL image those of a PNG with the same pixels, profile and orientation."""
     if isinstance(picture, bytes):
@@ -321,7 +331,10 @@ def _bytes(picture: Picture) -> bytes:
         raise OptionError(f"A picture is a path, bytes or a PIL image; got {type(picture).__name__}.")
     out = io.BytesIO()
     try:
-        plain = picture if picture.mode in PNG_MODES else picture.convert("RGB")
+        if picture.mode in ("F", "I"):
+            _check_range(picture)
+        clear = picture.convert("RGBA") if picture.mode == "RGBa" else picture
+        plain = clear if clear.mode in PNG_MODES else clear.convert("RGB")
         profile = picture.info.get("icc_profile") if plain is picture else None
         plain.save(out, format="PNG", icc_profile=profile, exif=picture.getexif())
     except (OSError, ValueError) as e:  # such as a closed one, or a file that is cut off

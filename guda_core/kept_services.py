@@ -6,6 +6,7 @@ lies in the model's run is as it was when the service was made: a service reads 
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,19 +15,22 @@ from guda_core import paths
 from guda_core.jobs import environ
 from guda_core.service import Service
 
+_loading = threading.RLock()  # the libraries change torch for the whole process while they load a model
 _kept: list[tuple[Any, dict[str, str], tuple[tuple[str, int], ...], Service]] = []
 
 
 def kept(key: Any, make: Callable[[], Service]) -> Service:
-    """The service that is kept under the key, else the one that `make` makes, which takes the place of all others."""
-    settings = environ.settings()
-    found = [s for of, then, stamp, s in _kept if of == key and then == settings and _stamp(s) == stamp]
-    if found:
-        return found[0]
-    let_go()
-    service = make()
-    _kept.append((key, settings, _stamp(service), service))
-    return service
+    """The service that is kept under the key, else the one that `make` makes, which takes the place of all others.
+    Threads wait for each other."""
+    with _loading:
+        settings = environ.settings()
+        found = [s for of, then, stamp, s in _kept if of == key and then == settings and _stamp(s) == stamp]
+        if found:
+            return found[0]
+        let_go()
+        service = make()
+        _kept.append((key, settings, _stamp(service), service))
+        return service
 
 
 def let_go() -> None:

@@ -37,7 +37,7 @@ from guda_core.diffusion.cards import (
     own_model,
 )
 from guda_core.diffusion.pace import Pace
-from guda_core.errors import ModelError, OptionError
+from guda_core.errors import ModelError, OptionError, ScoreError
 from guda_core.file_names import placeless
 from guda_core.paths import Folder
 from guda_core.picture_records import Drawing, Near, PlaceMap, Strip
@@ -236,6 +236,8 @@ class LocalService:
         check_methods(methods, self.offered, self.not_offered)
         final: dict[str, Attribution] = {}
         for a in answers(self.offered, methods, query, budget):
+            if a.progress >= 1 and a.groups.keys() != self.group_set.groups.keys():
+                raise ScoreError(f"The method '{a.method}' gave no score, and no reason, for each group of the set.")
             final[a.method] = a
             yield a
         self._saved[frozenset(methods), effort] = saved_passes(final.values(), budget)

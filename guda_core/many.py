@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from guda_core import api
+from guda_core.data.prompts import check_prompt
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import OptionError
 from guda_core.jobs.chosen_pool import opened
@@ -57,10 +58,17 @@ def attribute_many(
         ReportError: the results cannot be written, or some pictures have no rows, because their workers ended.
         GudaError: any other, such as a model or a data set that cannot be loaded.
     """
-    sources = [pictures] if isinstance(pictures, str | Path) else list(pictures)
+    sources = [pictures] if isinstance(pictures, str | Path) else pictures
+    if not isinstance(sources, Sequence) or not all(isinstance(s, str | Path) for s in sources):
+        raise OptionError(
+            "Pictures are a folder, paths, URLs, a table or a data set: texts or paths, or a list of them."
+        )
+    if not isinstance(groups, GroupSet):
+        api._set_name(groups)
+    check_prompt(prompt)
     options = Options(effort, tuple(api._names(methods, "methods")), prompt)
     several = workers is not None or ray is not None
-    table = Table([str(s) for s in sources], str(out), _maker(model, groups, several=several), options)
+    table = Table(list(map(str, sources)), str(out), _maker(model, groups, several=several), options)
     if passed := str(table.listing.passed):
         log.info("%s", passed)
     if several:

@@ -6,12 +6,15 @@ installed package adds members by entry points of the registry's group (its pypr
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
 from guda_core.errors import OptionError
+
+log = logging.getLogger(__name__)
 
 
 class Registry(Mapping[str, Any]):
@@ -30,16 +33,18 @@ class Registry(Mapping[str, Any]):
         if not self._outside:
             self._outside = True
             for point in entry_points(group=self.group):
-                self._members.setdefault(point.name, point.value)
+                if _line(self._members.setdefault(point.name, point.value)) != point.value:
+                    kept = _line(self._members[point.name])
+                    log.warning("The %s '%s' is %s; %s is left out.", self.kind, point.name, kept, point.value)
         return self._members
 
     def add(self, id: str, member: Any) -> None:
-        """Add a member, or a line "module:attribute" that names one.
+        """Add a member, or a line "module:attribute" that names one. Adding the same one again is nothing.
 
         Raises:
             OptionError: the id is taken.
         """
-        if id in self._all():
+        if id in self._all() and _line(self._members[id]) != _line(member):
             raise OptionError(f"There is a {self.kind} '{id}' already. Choose another id.")
         self._members[id] = member
 
@@ -72,3 +77,10 @@ class Registry(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._all())
+
+
+def _line(member: Any) -> str:
+    """What names a member: "module:attribute"."""
+    if isinstance(member, str):
+        return member
+    return f"{getattr(member, '__module__', '')}:{getattr(member, '__qualname__', repr(member))}"

@@ -7,6 +7,9 @@ import json
 import re
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,6 +110,21 @@ def test_pictures_of_every_mode_are_taken(tiny, tmp_path, mode):
     assert abs(seen.mean() - expected.mean()) < 6  # the same picture, whatever it was stored as
 
 
+def test_numbers_that_are_not_those_of_8_bits_are_refused_and_clear_parts_stay_clear(tiny):
+    rng = np.random.default_rng(0)
+    for array in (
+        rng.random((32, 32), np.float32),
+        rng.integers(0, 65536, (32, 32), np.int32),
+        np.full((32, 32), -1.0),
+    ):
+        with pytest.raises(ImageError, match="an array of uint8, 0 to 255"):
+            guda_core.attribute(Image.fromarray(array.astype("f" if array.dtype != np.int32 else "i")), methods="clip")
+    clear = Image.fromarray(rng.integers(0, 256, (32, 32, 4), np.uint8), "RGBA")
+    clear.putalpha(Image.new("L", (32, 32)))
+    a, b = (guda_core.attribute(clear.convert(m), methods="clip").query for m in ("RGBa", "RGBA"))
+    assert a.pixels.mean() == b.pixels.mean() == 255
+
+
 def test_a_picture_in_memory_keeps_its_orientation(tiny, tmp_path):
     """What a camera turned is turned back, as for the file itself."""
     draw(tmp_path / "p.png", side=32)
@@ -170,6 +188,26 @@ def test_the_last_service_is_kept_and_another_model_takes_its_place(monkeypatch,
     assert api._service("sd15", "emoji") is not first and len(kept_services._kept) == 1
     monkeypatch.setenv("GUDA_HOME", str(tmp_path / "another"))
     assert api._service("sd15", "emoji") and made == ["emoji", "sd15", "sd15"]
+
+
+def test_threads_load_a_service_once_and_wait_for_it(monkeypatch):
+    made: list[str] = []
+    inside = threading.Lock()
+
+    def load(card):
+        assert inside.acquire(blocking=False)  # the libraries change torch for the whole process while they load
+        time.sleep(0.3)
+        inside.release()
+        made.append(card.id)
+        return card
+
+    monkeypatch.setattr(kept_services, "_kept", [])
+    monkeypatch.setattr(api.cards, "load_model", load)
+    monkeypatch.setattr(api, "service_for", lambda base, groups: object())
+    with ThreadPoolExecutor(3) as pool:
+        found = [f.result() for f in [pool.submit(api._service, m, "emoji") for m in ("emoji", "emoji", "emoji")]]
+        assert len(set(map(id, found))) == 1 and made == ["emoji"]
+        assert all(f.result() for f in [pool.submit(api._service, m, "emoji") for m in ("emoji", "sd15")])
 
 
 def test_unlearn_refuses_before_a_model_is_loaded():

@@ -10,10 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import guda_core
 from guda_core import api, many
-from guda_core.errors import OptionError
+from guda_core.errors import GudaError, OptionError
 from guda_core.named import Named
 from guda_core.scoring.asking import Asked
 from tests.light import LightService
@@ -69,6 +70,13 @@ def test_what_other_processes_cannot_have_is_refused(service, tmp_path):  # noqa
         guda_core.attribute_many(folder, tmp_path / "out", workers=0)
     with pytest.raises(OptionError, match="another folder"):
         guda_core.attribute_many(folder, folder / "out")
+    for wrong, why in (
+        ({"pictures": []}, "There is nothing to score"), ({"pictures": None}, "Pictures are a folder, paths"),
+        ({"pictures": [Image.new("RGB", (16, 16))]}, "texts or paths"), ({"groups": 5}, "given by its name"),
+        ({"prompt": None}, "must be text"),
+    ):  # fmt: skip
+        with pytest.raises(GudaError, match=why):
+            guda_core.attribute_many(**{"pictures": folder, "out": tmp_path / "out", **wrong})
     assert hash(Named("a", None)) == hash(Named("a", None))  # so a process loads it once for all its parts
 
 

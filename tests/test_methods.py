@@ -32,7 +32,7 @@ from guda_core.attribution.method import (
 from guda_core.cli import app
 from guda_core.diffusion.base_model import Card
 from guda_core.diffusion.cards import called, find_card
-from guda_core.errors import CacheError, OptionError
+from guda_core.errors import CacheError, OptionError, ScoreError
 from guda_core.local import LocalService
 from guda_core.records import Attribution, Cost, GroupScore, Query
 from guda_core.reports import bundle
@@ -301,6 +301,109 @@ def test_what_a_class_must_say_and_does_not_is_why_it_is_not_offered(service, ca
     assert f"`guda assets features --methods das {own}`" in refused["das"]
     assert f"`guda assets introstyle {own}`" in refused["introstyle"] and "own-oracle.md" in refused["logo"]
     assert "Brightness <&> is not offered. Its table is damaged." in caplog.text
+
+
+class Odd(Brightness):
+    """A method whose answers, or whose error, are what a test wants."""
+
+    id, default, gives = "odd", False, None
+
+    def attribute(self, query: Query, budget: Budget) -> Iterator[Attribution]:
+        *_, whole = super().attribute(query, budget)
+        yield from type(self).gives(replace(whole, method="odd"))  # type: ignore[misc]
+
+
+def odd(service, query, gives) -> Attribution:
+    Odd.gives = staticmethod(gives)
+    service.offered["odd"] = Odd(list(service.group_set.groups))
+    try:
+        return ask(service, query, "odd")["odd"]
+    finally:
+        del service.offered["odd"]
+
+
+def scored(a: Attribution, *numbers: Any) -> list[Attribution]:
+    return [replace(a, groups=dict.fromkeys(a.groups, GroupScore(*numbers)))]
+
+
+@pytest.mark.parametrize(
+    ("gives", "why"),
+    [
+        (lambda a: scored(a, float("nan"), 0.0, 1.0), "no score for 'twemoji' that can be used: nan"),
+        (lambda a: scored(a, float("inf"), 0.0, 1.0), "that can be used: inf"),
+        (lambda a: scored(a, 1.0, 5.0, -2.0), "from 5.0 to -2.0"),
+        (lambda a: scored(a, "1", 0.0, 1.0), "that can be used: 1"),
+        (lambda a: scored(a, None, None, None), 'the status is "no_score"'),
+        (lambda a: [replace(a, groups=dict.fromkeys(a.groups, 1.0))], "gave float for 'twemoji'"),
+        (lambda a: [replace(a, groups=dict(list(a.groups.items())[:3]))], "for each group of the set"),
+        (lambda a: [replace(a, groups={**a.groups, "zzz": GroupScore(1.0, 1.0, 1.0)})], "for each group of the set"),
+        (lambda a: [replace(a, progress=0.5)], "ended before its answer was whole"),
+        (lambda a: [], "ended before its answer was whole"),
+        (lambda a: [replace(a, method="clip")], "gave no answer of its own"),
+        (lambda a: [dict(a.groups)], "gave no answer of its own, but dict"),
+        (lambda a: 1 / 0, r"failed \(ZeroDivisionError: division by zero\)"),
+        (lambda a: None, r"failed \(TypeError"),
+    ],
+)
+def test_what_a_method_of_others_gives_wrong_is_said_and_names_it(service, query, gives, why):
+    with pytest.raises(ScoreError, match=f"The method 'odd' .*{why}"):
+        odd(service, query, gives)
+
+
+def test_numpys_numbers_become_plain_ones_and_a_missing_score_is_taken(service, query):
+    found = odd(service, query, lambda a: scored(a, np.float32(0.5), np.int64(0), 1))
+    assert {type(x) for s in found.groups.values() for x in (s.score, s.low, s.high)} == {float}
+    assert found.groups["twemoji"] == GroupScore(0.5, 0.0, 1.0)
+    none = odd(service, query, lambda a: scored(a, None, None, None, "no_score", "It has none."))
+    assert none.ranked() == []
+
+
+def test_a_method_of_others_that_breaks_takes_no_other_with_it(service, caplog, tmp_path, monkeypatch):
+    def broken(error: Exception):
+        def load(cls, context: Context) -> Brightness:
+            raise error
+
+        return classmethod(load)
+
+    def kind(m: str, **parts: Any) -> type:
+        return type(m, (Brightness,), {"id": m, "__module__": "plug.in", **parts})
+
+    (tmp_path / "broken_plug.py").write_text("raise RuntimeError('no driver')")
+    (tmp_path / "unread_plug.py").write_text("def :")
+    monkeypatch.syspath_prepend(tmp_path)
+    added = {
+        "broken": "broken_plug:x", "unread": "unread_plug:x", "function": lambda: None,
+        "text": kind("text", needs="clip"), "value": kind("value", load=broken(ValueError("no table"))),
+        "nothing": kind("nothing", load=classmethod(lambda cls, context: None)),
+        "unsaid": kind("unsaid", provenance=lambda self: 1 / 0),
+    }  # fmt: skip
+    for m, member in added.items():
+        METHODS.add(m, member)
+    try:
+        loaded, refused = load_methods(Context(service.model, service.group_set))
+    finally:
+        for m in added:
+            METHODS.remove(m)
+    assert set(loaded) == {"brightness", "darkness"}
+    said = {
+        "broken": "cannot be imported (RuntimeError: no driver)", "unread": "cannot be imported (SyntaxError",
+        "function": "no class made from Method", "text": "no tuple of ids: ('clip',)",
+        "value": "cannot be loaded (ValueError: no table)", "nothing": "its load gives NoneType",
+        "unsaid": "cannot be loaded (ZeroDivisionError",
+    }  # fmt: skip
+    assert all(part in refused[m] for m, part in said.items()), refused
+    assert "of plug.in cannot be loaded" in caplog.text
+
+    class Ours(Brightness):
+        id, __module__ = "ours", "guda_core.somewhere"
+        load = broken(ValueError("a fault of ours is seen"))
+
+    METHODS.add("ours", Ours)
+    try:
+        with pytest.raises(ValueError, match="a fault of ours is seen"):
+            load_methods(Context(service.model, service.group_set))
+    finally:
+        METHODS.remove("ours")
 
 
 def test_a_command_names_model_lora_and_set():

@@ -28,14 +28,16 @@ def test_members_from_outside_are_added_once_and_removed():
     of = Registry("number", "guda_core.nothing", LINES)
     of.add("whole", int)
     assert of["whole"] is int and list(of)[-1] == "whole"
+    of.add("whole", int)  # as a package's own module does that an entry point names
+    of.add("whole", "builtins:int")
     with pytest.raises(OptionError, match="There is a number 'whole' already"):
-        of.add("whole", int)
+        of.add("whole", float)
     of.remove("whole")
     with pytest.raises(OptionError, match=r"There is no number 'whole'. Known: fraction, absent."):
         of.find("whole")
 
 
-def test_an_installed_package_adds_members_but_replaces_none(monkeypatch):
+def test_an_installed_package_adds_members_but_replaces_none(monkeypatch, caplog):
     points = [EntryPoint("decimal", "decimal:Decimal", "x"), EntryPoint("fraction", "builtins:int", "x")]
     monkeypatch.setattr(registry, "entry_points", lambda group: points if group == "guda_core.numbers" else [])
     of = Registry("number", "guda_core.numbers", LINES)
@@ -43,6 +45,7 @@ def test_an_installed_package_adds_members_but_replaces_none(monkeypatch):
     from fractions import Fraction
 
     assert of["decimal"] is Decimal and of["fraction"] is Fraction
+    assert caplog.messages == ["The number 'fraction' is fractions:Fraction; builtins:int is left out."]
 
 
 def test_making_a_registry_imports_nothing():

@@ -7,21 +7,25 @@ contributed more, by that method. Only in nats of ELBO does positive mean that i
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from numbers import Real
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 from guda_core.attribution import METHODS
 from guda_core.data.embeddings import Encoder
 from guda_core.data.encoded import Examples
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.cards import called
-from guda_core.errors import GudaError
+from guda_core.diffusion.memory import is_out_of_memory
+from guda_core.errors import GudaError, ScoreError
 from guda_core.file_names import placeless
 from guda_core.paths import SHIPPED_RUN, Folder
-from guda_core.records import Attribution, Cost, GroupModels, GroupSet, MethodInfo, Query
+from guda_core.records import Attribution, Cost, GroupModels, GroupScore, GroupSet, MethodInfo, Query
 from guda_core.service import Race
 
 log = logging.getLogger(__name__)
@@ -203,8 +207,12 @@ def _read(m: str) -> type[Method] | Unavailable:
     """The class behind a line of METHODS, if it is one that says all it must."""
     try:
         kind = METHODS[m]
-    except (ImportError, AttributeError) as e:
-        return _warned(m, f"It cannot be imported: {e}.")
+    except Exception as e:  # whatever stands in another package
+        return _warned(m, f"It cannot be imported ({type(e).__name__}: {e}).")
+    if not (isinstance(kind, type) and issubclass(kind, Method)):
+        return _warned(m, "It is no class made from Method.")
+    if isinstance(kind.needs, str):
+        return _warned(m, f"Its `needs` is no tuple of ids: ('{kind.needs}',).")
     lacking = [a for a in SAID if not isinstance(getattr(kind, a, None), str)]
     if lacking:
         return _warned(m, f"Its class does not say its {', '.join(lacking)}.")
@@ -221,8 +229,17 @@ def _load(kind: type[Method] | Unavailable, context: Context) -> Method | Unavai
         return Unavailable(f"It is made from {', '.join(missing)}, which cannot be offered.")
     try:
         found = kind.load(context)
+        if not isinstance(found, Method | Unavailable):
+            raise TypeError(f"its load gives {type(found).__name__}")
+        if isinstance(found, Method) and not is_ours(kind):
+            found.caveat(), found.provenance(), found.models()  # what everybody asks of every method
     except GudaError as e:
         return _warned(kind.name, str(e))
+    except Exception as e:
+        if is_ours(kind):
+            raise
+        log.exception("%s of %s cannot be loaded", kind.name, kind.__module__)
+        return _warned(kind.name, f"It cannot be loaded ({type(e).__name__}: {e}).")
     if isinstance(found, Unavailable):
         log.info("%s is not offered. %s", kind.name, found.reason)
     return found
@@ -231,6 +248,54 @@ def _load(kind: type[Method] | Unavailable, context: Context) -> Method | Unavai
 def _warned(name: str, reason: str) -> Unavailable:
     log.warning("%s is not offered. %s", name, reason)
     return Unavailable(reason)
+
+
+def is_ours(kind: type) -> bool:
+    """Whether a class is of this package: what it raises is a fault to be seen. Others' end their own method alone."""
+    return kind.__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
+def checked(method: Method, found: Iterator[Attribution]) -> Iterator[Attribution]:
+    """The answers of a method as they come. Numbers that are no Python floats, such as numpy's, become such.
+
+    Raises:
+        ScoreError: one is none, is of another method, or holds a score that is no finite number or lies outside of its
+            own bounds; the last is not whole; or a method of another package fails.
+    """
+    last = None
+    try:
+        with closing(cast(Generator, found)) if hasattr(found, "close") else nullcontext():
+            for a in found:
+                if not isinstance(a, Attribution) or a.method != method.id:
+                    raise ScoreError(f"The method '{method.id}' gave no answer of its own, but {type(a).__name__}.")
+                groups = {g: _plain(method.id, g, s) for g, s in a.groups.items()}
+                last = a if all(groups[g] is s for g, s in a.groups.items()) else replace(a, groups=groups)
+                yield last
+    except (GudaError, MemoryError):
+        raise
+    except Exception as e:
+        if is_ours(type(method)) or is_out_of_memory(e):
+            raise
+        log.exception("The method '%s' failed", method.id)
+        raise ScoreError(f"The method '{method.id}' failed ({type(e).__name__}: {e}).") from e
+    if last is None or last.progress < 1:
+        raise ScoreError(f"The method '{method.id}' ended before its answer was whole.")
+
+
+def _plain(method: str, group: str, s: Any) -> GroupScore:
+    """A group's score in Python's own floats."""
+    if not isinstance(s, GroupScore):
+        raise ScoreError(f"The method '{method}' gave {type(s).__name__} for '{group}' in place of a GroupScore.")
+    if s.status != "ok":
+        return s
+    numbers = [x for x in (s.score, s.low, s.high) if isinstance(x, Real) and math.isfinite(x)]
+    if len(numbers) < 3 or not numbers[1] <= numbers[2]:
+        raise ScoreError(
+            f"The method '{method}' gave no score for '{group}' that can be used: {s.score}, from {s.low} to {s.high}. "
+            'Scores are finite numbers; where there is none, the status is "no_score".'
+        )
+    score, low, high = map(float, numbers)
+    return s if all(type(x) is float for x in numbers) else replace(s, score=score, low=low, high=high)
 
 
 def with_needs(methods: Mapping[str, Method], asked: Iterable[str]) -> list[str]:
@@ -271,5 +336,5 @@ def answers(methods: Mapping[str, Method], asked: Sequence[str], query: Query, b
 
     for m in wanted:
         if m not in made:
-            for a in methods[m].answer(query, budget, shared):
+            for a in checked(methods[m], methods[m].answer(query, budget, shared)):
                 yield from follow(a)

@@ -116,6 +116,8 @@ class Listing:
         """Raises OptionError: there is no such source, nothing in it, or two pictures have one name; DataError: a data
         set cannot be read."""
         self._sources, self._prompt, self.passed = list(sources), prompt, PassedOver()
+        if not sources:
+            raise OptionError("There is nothing to score: no folder, picture, table or data set is named.")
         if not all(sources):
             raise OptionError("One of the names is empty. Name a folder, a picture, a table or a data set.")
         if as_text(prompt) != prompt:
