@@ -14,7 +14,7 @@ import pytest
 
 from guda_core.records import Query
 from guda_core.ui import build_ui, launch_options, words
-from guda_core.ui.connect import _Known, offer
+from guda_core.ui.connect import _Known, not_read, offer
 from guda_core.ui.serve import launch
 from tests.fakes import WAIT, FakeService
 from tests.test_start import free_port
@@ -97,6 +97,13 @@ def test_an_example_that_was_written_anew_is_read_anew(page, tmp_path):
     assert words.STORED not in str(press(demo, url, _Known))
     file.write_bytes(data)
     assert words.STORED in str(press(demo, url, _Known)) and service.searched == computed + 1
+
+
+def test_a_caption_that_no_file_can_have_given_is_not_read():
+    service = FakeService()
+    assert "read as plain text" in not_read(service, "a (teal:1.2) square")
+    service.unread = lambda prompt: pytest.fail("a long text took the only place that computes")  # type: ignore[assignment]
+    assert not_read(service, "a" * 301) == not_read(service, "") == not_read(service, None) == ""  # type: ignore[arg-type]
 
 
 def test_a_file_is_read_in_a_queue(page):

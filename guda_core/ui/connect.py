@@ -13,6 +13,7 @@ import gradio as gr
 from guda_core.answers.markup import note, status_html, verdict_html
 from guda_core.answers.verdict import WORKING_VERDICT, Verdict
 from guda_core.data.images import read_file
+from guda_core.data.prompts import MAX_PROMPT
 from guda_core.data.written_prompts import written_prompt
 from guda_core.errors import GudaError
 from guda_core.service import EFFORTS, Service, main_method
@@ -208,7 +209,7 @@ def offer(path: str | None, caption: str, last: str) -> list[Any]:
 
 def not_read(service: Service, prompt: str) -> str:
     """What the model cannot read of a caption that was taken from a file; "" when it reads all, or there is none."""
-    said = service.unread(prompt) if prompt else ()
+    said = service.unread(prompt) if 0 < len(prompt or "") <= MAX_PROMPT else ()  # a caller may send any length
     return note(*said) if said else ""
 
 
