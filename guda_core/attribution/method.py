@@ -232,7 +232,8 @@ def _load(kind: type[Method] | Unavailable, context: Context) -> Method | Unavai
         if not isinstance(found, Method | Unavailable):
             raise TypeError(f"its load gives {type(found).__name__}")
         if isinstance(found, Method) and not is_ours(kind):
-            found.caveat(), found.provenance(), found.models()  # what everybody asks of every method
+            for asked in (found.caveat, found.provenance, found.models):  # by everybody, of every method
+                asked()
     except GudaError as e:
         return _warned(kind.name, str(e))
     except Exception as e:
