@@ -42,7 +42,7 @@ PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # of pictures that a P
 Picture = str | Path | bytes | Image.Image
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no one truth: an answer is equal to itself alone
 class Answer:
     """What `attribute` says of one picture.
 
@@ -313,7 +313,7 @@ def _service(model: BaseModel | str | None, groups: GroupSet | str | None) -> Lo
 
 def _check_range(picture: Image.Image) -> None:
     """Raises ImageError where the numbers of an image of mode F or I are not those of 8 bits."""
-    low, high = cast(tuple[float, float], picture.getextrema())
+    low, high = cast(tuple[float, float], picture.getextrema() or (0, 0))  # None: it has no pixels
     if not (low >= 0 and (1 if picture.mode == "F" else -1) < high <= 255):
         raise ImageError(
             f"The numbers of this PIL image of mode {picture.mode} go from {low:g} to {high:g}, where 0 and 255 are "

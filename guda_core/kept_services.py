@@ -15,14 +15,16 @@ from guda_core import paths
 from guda_core.jobs import environ
 from guda_core.service import Service
 
-_loading = threading.RLock()  # the libraries change torch for the whole process while they load a model
+loading = (
+    threading.RLock()
+)  # held by whoever reads a model: the libraries change torch for the whole process while they load a model
 _kept: list[tuple[Any, dict[str, str], tuple[tuple[str, int], ...], Service]] = []
 
 
 def kept(key: Any, make: Callable[[], Service]) -> Service:
     """The service that is kept under the key, else the one that `make` makes, which takes the place of all others.
     Threads wait for each other."""
-    with _loading:
+    with loading:
         settings = environ.settings()
         found = [s for of, then, stamp, s in _kept if of == key and then == settings and _stamp(s) == stamp]
         if found:
@@ -35,9 +37,10 @@ def kept(key: Any, make: Callable[[], Service]) -> Service:
 
 def let_go() -> None:
     """Keep none any more, so that its memory is free."""
-    if _kept:
-        _kept.clear()
-        gc.collect()  # a network may be part of a circle of references
+    with loading:
+        if _kept:
+            _kept.clear()
+            gc.collect()  # a network may be part of a circle of references
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def attribute_many(
-    pictures: str | Path | Sequence[str | Path],
+    pictures: str | Path | Iterable[str | Path],
     out: str | Path,
     prompt: str = "",
     model: BaseModel | str | None = None,
@@ -58,8 +58,9 @@ def attribute_many(
         ReportError: the results cannot be written, or some pictures have no rows, because their workers ended.
         GudaError: any other, such as a model or a data set that cannot be loaded.
     """
-    sources = [pictures] if isinstance(pictures, str | Path) else pictures
-    if not isinstance(sources, Sequence) or not all(isinstance(s, str | Path) for s in sources):
+    alone = isinstance(pictures, str | Path)
+    sources = [pictures] if alone else list(pictures) if isinstance(pictures, Iterable) else [None]
+    if not all(isinstance(s, str | Path) for s in sources):
         raise OptionError(
             "Pictures are a folder, paths, URLs, a table or a data set: texts or paths, or a list of them."
         )

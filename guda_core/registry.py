@@ -48,6 +48,10 @@ class Registry(Mapping[str, Any]):
             raise OptionError(f"There is a {self.kind} '{id}' already. Choose another id.")
         self._members[id] = member
 
+    def line(self, id: str) -> str:
+        """What names the member: "module:attribute"."""
+        return _line(self._all()[id])
+
     def remove(self, id: str) -> None:
         """Take a member out again, for example one that a test added."""
         self._members.pop(id)

@@ -19,6 +19,9 @@ from PIL import Image
 
 import guda_core
 from guda_core import api, kept_services
+from guda_core.data import encoders
+from guda_core.data.encoders import ClipTower
+from guda_core.diffusion import cards
 from guda_core.errors import ImageError, ModelError, OptionError
 from guda_core.reports.read import read_report
 from guda_core.service import EFFORTS
@@ -79,6 +82,7 @@ def test_an_answer_holds_scores_scope_and_record(tiny, tmp_path):
     draw(tmp_path / "p.png", side=32)
     answer = guda_core.attribute(tmp_path / "p.png", "cat, flat colours", methods=("guda", "clip"), effort="quick")
     assert list(answer.methods) == ["guda", "clip"] and answer.groups is tiny.group_set
+    assert answer == answer and answer != replace(answer) and len({answer, answer}) == 1  # it holds arrays
     guda = answer.methods["guda"]
     assert answer.best == guda.ranked()[0] and guda.groups[MISSING].status == "unavailable"
     record = json.loads(json.dumps(answer.record()))
@@ -119,6 +123,9 @@ def test_numbers_that_are_not_those_of_8_bits_are_refused_and_clear_parts_stay_c
     ):
         with pytest.raises(ImageError, match="an array of uint8, 0 to 255"):
             guda_core.attribute(Image.fromarray(array.astype("f" if array.dtype != np.int32 else "i")), methods="clip")
+    for mode in ("F", "I"):
+        with pytest.raises(ImageError):
+            guda_core.attribute(Image.new(mode, (0, 0)), methods="clip")
     clear = Image.fromarray(rng.integers(0, 256, (32, 32, 4), np.uint8), "RGBA")
     clear.putalpha(Image.new("L", (32, 32)))
     a, b = (guda_core.attribute(clear.convert(m), methods="clip").query for m in ("RGBa", "RGBA"))
@@ -208,6 +215,32 @@ def test_threads_load_a_service_once_and_wait_for_it(monkeypatch):
         found = [f.result() for f in [pool.submit(api._service, m, "emoji") for m in ("emoji", "emoji", "emoji")]]
         assert len(set(map(id, found))) == 1 and made == ["emoji"]
         assert all(f.result() for f in [pool.submit(api._service, m, "emoji") for m in ("emoji", "sd15")])
+
+
+def test_threads_that_load_models_or_a_text_tower_wait_for_each_other(monkeypatch, tmp_path):
+    inside, entered = threading.Lock(), []
+
+    def load(*args, **more):
+        assert inside.acquire(blocking=False)
+        time.sleep(0.2)
+        inside.release()
+        entered.append(1)
+        raise ModelError("enough")
+
+    def tower():
+        with pytest.raises(ModelError, match="enough"):
+            _ = object.__new__(ClipTower)._text
+
+    def model():
+        with pytest.raises(ModelError, match="enough"):
+            guda_core.load_model("emoji", device="cpu")
+
+    monkeypatch.setattr(ClipTower, "folder", tmp_path, raising=False)
+    monkeypatch.setattr(encoders.CLIPTextModelWithProjection, "from_pretrained", load)
+    monkeypatch.setattr(cards.FAMILIES.find(cards.find_card("emoji").kind), "load", load)
+    with ThreadPoolExecutor(4) as pool:
+        assert [f.result() for f in [pool.submit(w) for w in (model, tower, model, tower)]] == [None] * 4
+    assert len(entered) == 4
 
 
 def test_unlearn_refuses_before_a_model_is_loaded():

@@ -70,6 +70,8 @@ def test_what_other_processes_cannot_have_is_refused(service, tmp_path):  # noqa
         guda_core.attribute_many(folder, tmp_path / "out", workers=0)
     with pytest.raises(OptionError, match="another folder"):
         guda_core.attribute_many(folder, folder / "out")
+    with pytest.raises(OptionError, match="There is nothing to score"):
+        guda_core.attribute_many((tmp_path / "nothing").glob("*.png"), tmp_path / "out")
     for wrong, why in (
         ({"pictures": []}, "There is nothing to score"), ({"pictures": None}, "Pictures are a folder, paths"),
         ({"pictures": [Image.new("RGB", (16, 16))]}, "texts or paths"), ({"groups": 5}, "given by its name"),

@@ -332,6 +332,11 @@ def scored(a: Attribution, *numbers: Any) -> list[Attribution]:
         (lambda a: scored(a, float("nan"), 0.0, 1.0), "no score for 'twemoji' that can be used: nan"),
         (lambda a: scored(a, float("inf"), 0.0, 1.0), "that can be used: inf"),
         (lambda a: scored(a, 1.0, 5.0, -2.0), "from 5.0 to -2.0"),
+        (lambda a: scored(a, 9.0, 0.0, 2.0), "9.0, from 0.0 to 2.0"),
+        (lambda a: scored(a, float("nan"), None, None, "no_score"), "nan, from None"),
+        (lambda a: scored(a, 1.0, 0.0, 2.0, "fine"), r"\(fine\)"),
+        (lambda a: [replace(a, progress=float("nan"))], "progress that is not between 0 and 1: nan"),
+        (lambda a: [replace(a, progress="1")], "progress that is not between 0 and 1: 1"),
         (lambda a: scored(a, "1", 0.0, 1.0), "that can be used: 1"),
         (lambda a: scored(a, None, None, None), 'the status is "no_score"'),
         (lambda a: [replace(a, groups=dict.fromkeys(a.groups, 1.0))], "gave float for 'twemoji'"),
@@ -350,10 +355,36 @@ def test_what_a_method_of_others_gives_wrong_is_said_and_names_it(service, query
         odd(service, query, gives)
 
 
+@pytest.mark.parametrize(
+    ("combine", "why"),
+    [
+        (lambda a: scored(a, float("nan"), 0.0, 1.0)[0], "that can be used: nan"),
+        (lambda a: None, "gave no answer of its own, but NoneType"),
+        (lambda a: 1 / 0, r"failed \(ZeroDivisionError"),
+        (lambda a: replace(a, progress=0.5), "ended before its answer was whole"),
+    ],
+)
+def test_what_a_combination_of_others_gives_wrong_is_said_too(service, query, combine, why):
+    class Mixed(Darkness):
+        id = "mixed"
+
+        def combine(self, parts: dict[str, Attribution]) -> Attribution:
+            a = super().combine(parts)
+            return combine(replace(a, method="mixed")) if a.progress == 1 else replace(a, method="mixed")
+
+    mixed = Mixed({"brightness": service.offered["brightness"]})
+    with pytest.raises(ScoreError, match=f"The method 'mixed' .*{why}"):
+        list(answers({**mixed.parts, "mixed": mixed}, ["mixed"], query, Budget()))
+
+
 def test_numpys_numbers_become_plain_ones_and_a_missing_score_is_taken(service, query):
     found = odd(service, query, lambda a: scored(a, np.float32(0.5), np.int64(0), 1))
     assert {type(x) for s in found.groups.values() for x in (s.score, s.low, s.high)} == {float}
     assert found.groups["twemoji"] == GroupScore(0.5, 0.0, 1.0)
+    settings = {"k": np.float32(0.5), "of": [np.int64(1), {"array": np.arange(2)}]}
+    told = odd(service, query, lambda a: [replace(a, settings=settings, progress=np.float64(1))])
+    assert json.loads(json.dumps(told.settings)) == {"k": 0.5, "of": [1, {"array": [0, 1]}]}
+    assert type(told.progress) is float
     none = odd(service, query, lambda a: scored(a, None, None, None, "no_score", "It has none."))
     assert none.ranked() == []
 
@@ -392,7 +423,8 @@ def test_a_method_of_others_that_breaks_takes_no_other_with_it(service, caplog, 
         "unsaid": "cannot be loaded (ZeroDivisionError",
     }  # fmt: skip
     assert all(part in refused[m] for m, part in said.items()), refused
-    assert "of plug.in cannot be loaded" in caplog.text
+    assert "of plug.in cannot be loaded" in caplog.text and "broken_plug:x cannot be imported" in caplog.text
+    assert "the package 'broken_plug'" in refused["broken"] and "the package 'plug'" in refused["value"]
 
     class Ours(Brightness):
         id, __module__ = "ours", "guda_core.somewhere"

@@ -30,6 +30,7 @@ def test_members_from_outside_are_added_once_and_removed():
     assert of["whole"] is int and list(of)[-1] == "whole"
     of.add("whole", int)  # as a package's own module does that an entry point names
     of.add("whole", "builtins:int")
+    assert of.line("whole") == "builtins:int" and of.line("fraction") == "fractions:Fraction"
     with pytest.raises(OptionError, match="There is a number 'whole' already"):
         of.add("whole", float)
     of.remove("whole")

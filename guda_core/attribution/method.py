@@ -10,11 +10,13 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
+
+import numpy as np
 
 from guda_core.attribution import METHODS
 from guda_core.data.embeddings import Encoder
@@ -208,7 +210,8 @@ def _read(m: str) -> type[Method] | Unavailable:
     try:
         kind = METHODS[m]
     except Exception as e:  # whatever stands in another package
-        return _warned(m, f"It cannot be imported ({type(e).__name__}: {e}).")
+        log.exception("%s cannot be imported", METHODS.line(m))
+        return _warned(m, f"It cannot be imported ({type(e).__name__}: {e}). {_of(METHODS.line(m))}")
     if not (isinstance(kind, type) and issubclass(kind, Method)):
         return _warned(m, "It is no class made from Method.")
     if isinstance(kind.needs, str):
@@ -240,7 +243,7 @@ def _load(kind: type[Method] | Unavailable, context: Context) -> Method | Unavai
         if is_ours(kind):
             raise
         log.exception("%s of %s cannot be loaded", kind.name, kind.__module__)
-        return _warned(kind.name, f"It cannot be loaded ({type(e).__name__}: {e}).")
+        return _warned(kind.name, f"It cannot be loaded ({type(e).__name__}: {e}). {_of(kind.__module__)}")
     if isinstance(found, Unavailable):
         log.info("%s is not offered. %s", kind.name, found.reason)
     return found
@@ -249,6 +252,10 @@ def _load(kind: type[Method] | Unavailable, context: Context) -> Method | Unavai
 def _warned(name: str, reason: str) -> Unavailable:
     log.warning("%s is not offered. %s", name, reason)
     return Unavailable(reason)
+
+
+def _of(line: str) -> str:
+    return f"It is of the package '{line.partition(':')[0].partition('.')[0]}'."
 
 
 def is_ours(kind: type) -> bool:
@@ -261,17 +268,26 @@ def checked(method: Method, found: Iterator[Attribution]) -> Iterator[Attributio
 
     Raises:
         ScoreError: one is none, is of another method, or holds a score that is no finite number or lies outside of its
-            own bounds; the last is not whole; or a method of another package fails.
+            own bounds, or a progress that is none; the last is not whole; or a method of another package fails.
     """
     last = None
+    with _faults_of(method), closing(cast(Generator, found)) if hasattr(found, "close") else nullcontext():
+        for a in found:
+            last = _own(method, a)
+            yield last
+    _check_whole(method, last)
+
+
+def _check_whole(method: Method, last: Attribution | None) -> None:
+    if last is None or last.progress < 1:
+        raise ScoreError(f"The method '{method.id}' ended before its answer was whole.")
+
+
+@contextmanager
+def _faults_of(method: Method) -> Iterator[None]:
+    """Raises ScoreError, with the method's id, for an error of a method of another package."""
     try:
-        with closing(cast(Generator, found)) if hasattr(found, "close") else nullcontext():
-            for a in found:
-                if not isinstance(a, Attribution) or a.method != method.id:
-                    raise ScoreError(f"The method '{method.id}' gave no answer of its own, but {type(a).__name__}.")
-                groups = {g: _plain(method.id, g, s) for g, s in a.groups.items()}
-                last = a if all(groups[g] is s for g, s in a.groups.items()) else replace(a, groups=groups)
-                yield last
+        yield
     except (GudaError, MemoryError):
         raise
     except Exception as e:
@@ -279,21 +295,41 @@ def checked(method: Method, found: Iterator[Attribution]) -> Iterator[Attributio
             raise
         log.exception("The method '%s' failed", method.id)
         raise ScoreError(f"The method '{method.id}' failed ({type(e).__name__}: {e}).") from e
-    if last is None or last.progress < 1:
-        raise ScoreError(f"The method '{method.id}' ended before its answer was whole.")
+
+
+def _own(method: Method, a: Any) -> Attribution:
+    """One answer of a method, see `checked`."""
+    if not isinstance(a, Attribution) or a.method != method.id:
+        raise ScoreError(f"The method '{method.id}' gave no answer of its own, but {type(a).__name__}.")
+    if not isinstance(a.progress, Real) or not 0 <= a.progress <= 1:
+        raise ScoreError(f"The method '{method.id}' gave a progress that is not between 0 and 1: {a.progress}.")
+    groups = {g: _plain(method.id, g, s) for g, s in a.groups.items()}
+    if not is_ours(type(method)):
+        return replace(a, groups=groups, progress=float(a.progress), settings=_python(a.settings))
+    return a if all(groups[g] is s for g, s in a.groups.items()) else replace(a, groups=groups)
+
+
+def _python(value: Any) -> Any:
+    """Settings with Python's own numbers and lists in place of numpy's, so that a report can hold them."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {k: _python(v) for k, v in value.items()}
+    return [_python(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def _plain(method: str, group: str, s: Any) -> GroupScore:
     """A group's score in Python's own floats."""
     if not isinstance(s, GroupScore):
         raise ScoreError(f"The method '{method}' gave {type(s).__name__} for '{group}' in place of a GroupScore.")
-    if s.status != "ok":
+    if s.status in ("unavailable", "no_score") and (s.score, s.low, s.high) == (None, None, None):
         return s
     numbers = [x for x in (s.score, s.low, s.high) if isinstance(x, Real) and math.isfinite(x)]
-    if len(numbers) < 3 or not numbers[1] <= numbers[2]:
+    if s.status != "ok" or len(numbers) < 3 or not numbers[1] <= numbers[0] <= numbers[2]:
         raise ScoreError(
-            f"The method '{method}' gave no score for '{group}' that can be used: {s.score}, from {s.low} to {s.high}. "
-            'Scores are finite numbers; where there is none, the status is "no_score".'
+            f"The method '{method}' gave no score for '{group}' that can be used: {s.score}, from {s.low} to {s.high} "
+            f"({s.status}). Scores are finite numbers, within their bounds; where there is none, all three are None "
+            'and the status is "no_score".'
         )
     score, low, high = map(float, numbers)
     return s if all(type(x) is float for x in numbers) else replace(s, score=score, low=low, high=high)
@@ -333,9 +369,13 @@ def answers(methods: Mapping[str, Method], asked: Sequence[str], query: Query, b
             yield a
         for c in made.values():
             if a.method in c.needs and all(p in latest for p in c.needs):
-                yield from follow(c.combine(latest))
+                with _faults_of(c):
+                    combined = _own(c, c.combine(latest))
+                yield from follow(combined)
 
     for m in wanted:
         if m not in made:
             for a in checked(methods[m], methods[m].answer(query, budget, shared)):
                 yield from follow(a)
+    for m, c in made.items():
+        _check_whole(c, latest.get(m))

@@ -25,6 +25,7 @@ from guda_core.diffusion.memory import MEND, lacked_memory
 from guda_core.diffusion.precision import chosen_dtype
 from guda_core.errors import GudaError, ModelError, NoRoomError, OptionError
 from guda_core.file_names import DEVICE_SAID, ID, ID_SAID, fitting, is_devices
+from guda_core.kept_services import loading
 from guda_core.strict import parse_yaml
 
 log = logging.getLogger(__name__)
@@ -249,7 +250,8 @@ def _slug(name: str) -> str:
 
 
 def load_model(card: Card, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> BaseModel:
-    """Load a card's model on the device (default: GUDA_DEVICE's, else the GPU when there is one).
+    """Load a card's model on the device (default: GUDA_DEVICE's, else the GPU when there is one). Threads
+    wait for each other.
 
     dtype: of the weights; None = what GUDA_DTYPE says, else float32 on a CPU, the card's type on a GPU.
 
@@ -263,7 +265,7 @@ def load_model(card: Card, *, device: str | torch.device | None = None, dtype: t
         raise ModelError(f"Card '{card.id}': {e}") from e
     where = chosen_device(device)
     wanted = dtype or chosen_dtype(where)
-    with _makes_sense(f"The model '{card.id}'"):
+    with loading, _makes_sense(f"The model '{card.id}'"):
         model = family.load(card, device=where, dtype=wanted)
         if is_devices(card.id):
             log.warning(DEVICE_SAID.format(card.id))
