@@ -93,6 +93,19 @@ def test_no_licence_is_given_in_the_publishers_name_and_the_models_goes_with_it(
     assert "It holds a LoRA" not in text
 
 
+def test_a_licence_is_given_only_where_it_is_asked_for_and_stays(work):
+    for asked in ({"licence": "cc-by-sa-4.0"}, {}):
+        found = made(**asked)
+        text = (found.folder / "README.md").read_text(encoding="utf-8")
+        assert front(text)["license"] == found.licence == "cc-by-sa-4.0" and "license_name" not in front(text)
+        assert "The adapters and features: cc-by-sa-4.0, given by who published them." in text
+    assert "gives no licence" not in guda("assets", "card", "--licence", "mit") and made().licence == "mit"
+    text = (made(with_model=True).folder / "README.md").read_text(encoding="utf-8")
+    assert "features: mit, given" in text and front(text)["license"] == "other"  # the model in it has its own
+    with pytest.raises(OptionError, match="A licence is named as the Hub spells it"):
+        made(licence="My own: see\nbelow")
+
+
 def test_what_strangers_wrote_into_an_adapters_files_is_no_markup(work):
     there = paths.run("brush", "artists").own / "adapters"
     health = json.loads((there / "dee" / "health.json").read_text())
@@ -273,6 +286,7 @@ def test_the_command_makes_it_again_and_remembers_where_the_model_is(work):
     said = guda("assets", "card")
     assert "The model itself is not in it" in said and "Ready to publish" in said
     assert "author or licence is not stated: bo-chan" in said and "Publish them only if you may" in said
+    assert "gives no licence in your name" in said
     guda("assets", "card", "--model-on-hub", "ann/brush")
     assert "The model itself" not in guda("assets", "card")
     card = yaml.safe_load((work / "published" / "brush" / "artists" / "models" / "brush.yaml").read_text())["brush"]

@@ -84,5 +84,7 @@ def test_pages_warn_of_as_few_pictures_as_the_check_does(name):
 def test_the_citation_is_of_this_version():
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert cited["version"] == guda_core.__version__ and cited["license"] == "MIT" and cited["cff-version"] == "1.2.0"
-    (paper,) = cited["references"]
+    paper, theirs = cited["references"]
     assert paper["url"].endswith(paper["identifiers"][0]["value"].removeprefix("arXiv:")) and len(paper["authors"]) == 7
+    said = [(ROOT / p).read_text(encoding="utf-8") for p in ("README.md", "docs/explanation/questions.md")]
+    assert all(theirs["repository-code"] in s and "not endorsed by them" in " ".join(s.split()) for s in said)

@@ -286,6 +286,17 @@ def test_the_page_puts_the_upload_in_while_it_is_there(service, tmp_path):
     assert own.report(service, with_file=True)  # there is none to put in
 
 
+def test_when_it_was_taken_is_in_a_report_only_with_the_file(service, tmp_path):
+    path, exif, taken = tmp_path / "p.jpg", Image.Exif(), b"2019:08:07 06:05:04"
+    exif[0x0132] = taken.decode()
+    Image.open(draw(tmp_path / "p.png", side=40)).convert("RGB").save(path, exif=exif)
+    query = service.prepare(path.read_bytes())
+    answer = Answer(query, ("guda", "clip"), "quick", answers(service, query), file=path)
+    for with_file in (False, True):
+        with zipfile.ZipFile(io.BytesIO(answer.report(service, with_file=with_file))) as z:
+            assert any(taken in z.read(name) for name in z.namelist()) == with_file
+
+
 def test_the_command_puts_the_file_in(service, tmp_path, monkeypatch):
     monkeypatch.setattr(attribute_command, "service_of", lambda *_: service)
     path, out = draw(tmp_path / "p.png", side=40), tmp_path / "r.zip"

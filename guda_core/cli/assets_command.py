@@ -237,6 +237,9 @@ def card(
     model_on_hub: Annotated[
         str, typer.Option(help="USER/NAME of the Hub repository where the model is, for one that is on your disk.")
     ] = "",
+    licence: Annotated[
+        str, typer.Option(help="What you give for adapters and features, as the Hub spells it: mit, cc-by-4.0.")
+    ] = "",
 ) -> None:
     """Make the folder that `hf upload` publishes: adapters, groups with their credits, and the model card (README.md).
 
@@ -248,5 +251,5 @@ def card(
     from guda_core.diffusion.cards import chosen_card
 
     gs = group_set_of(group_set, model=model)
-    for line in publish_lines(chosen_card(model), gs, with_model=with_model, on_hub=model_on_hub):
+    for line in publish_lines(chosen_card(model), gs, with_model=with_model, on_hub=model_on_hub, licence=licence):
         say(line)

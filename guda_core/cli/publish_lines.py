@@ -12,16 +12,19 @@ if TYPE_CHECKING:
 FEW = 5  # groups that are named
 LEAVE = (
     "Adapters, features and a LoRA are made from the pictures and tell about them. Publish them only if you may: with "
-    "the authors' leave, or under a licence that allows it. Write your own licence into README.md."
+    "the authors' leave, or under a licence that allows it."
 )
+NO_LICENCE = "README.md gives no licence in your name. To give one: guda assets card --licence NAME"
 
 
-def publish_lines(card: Card, group_set: GroupSet, *, with_model: bool = False, on_hub: str = "") -> Iterator[str]:
+def publish_lines(
+    card: Card, group_set: GroupSet, *, with_model: bool = False, on_hub: str = "", licence: str = ""
+) -> Iterator[str]:
     """Make the folder and say in lines what is in it and what is not."""
     from guda_core.publishing.published import publish
     from guda_core.records import NOT_STATED
 
-    made = publish(card, group_set, with_model=with_model, on_hub=on_hub)
+    made = publish(card, group_set, with_model=with_model, on_hub=on_hub, licence=licence)
     for gid, why in made.missing.items():
         yield f"Without '{gid}': {why}"
     for name, why in made.left_out.items():
@@ -36,5 +39,7 @@ def publish_lines(card: Card, group_set: GroupSet, *, with_model: bool = False, 
         few = ", ".join(unknown[:FEW]) + (f" and {len(unknown) - FEW} more" if len(unknown) > FEW else "")
         yield f"Of these groups, author or licence is not stated: {few}."
     yield LEAVE
+    if not made.licence:
+        yield NO_LICENCE
     yield f"Ready to publish: {made.folder}"
     yield "Look at its README.md, then: hf upload USER/NAME FOLDER"

@@ -21,6 +21,7 @@ from guda_core.unlearning.adapters import read_health
 from guda_core.unlearning.health import KINDS
 
 TAGS = ("guda", "data-attribution", "machine-unlearning", "diffusion", "lora")
+GIVEN = re.compile(r"^- The adapters and features: ([a-z0-9.-]+), given by who published them\.$", re.MULTILINE)
 SPECIAL = re.compile(r"([\\`*_{}\[\]()<>#|!~&])")
 MODEL_NOT_HERE = (
     "The model itself is not in this repository. Put it into `models/{id}/`, or write its place into "
@@ -42,11 +43,13 @@ def write(
     *,
     on_hub: str = "",
     model_inside: bool = False,
+    licence: str = "",
 ) -> str:
-    """The card of a run's folder. metas: group id -> its adapter's metadata. on_hub: where the base model is."""
+    """The card of a run's folder. metas: group id -> its adapter's metadata. on_hub: where the base model is.
+    licence: what its publisher gives for adapters and features, as the Hub spells it."""
     base = on_hub or (card.path if card.source == "hub" else "")
     parts = [
-        _front(base),
+        _front(base, "" if model_inside else licence),
         f"# {plain(group_set.name)}: unlearning adapters for {plain(card.name)}",
         (
             f"[GUDA](https://arxiv.org/abs/2601.22651) adapters for the {len(group_set.groups)} groups below. With "
@@ -67,28 +70,37 @@ def write(
         ),
         _health(group_set, run, metas),
         "## Licences",
-        _licences(card),
+        _licences(card, licence),
         "## Limits",
         _limits(run, card),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _front(base: str) -> str:
-    """Who publishes gives a licence by hand: neither the pictures' nor the model's is that of the adapters."""
+def licence_given(text: str) -> str:
+    """The licence that was given for the card with this text; "" for none."""
+    found = GIVEN.search(text)
+    return found[1] if found else ""
+
+
+def _front(base: str, licence: str) -> str:
+    """Only who publishes gives a licence: neither the pictures' nor the model's is that of the adapters. None is said
+    of the whole folder where the model, which has its own, is in it."""
     told: dict[str, Any] = {"library_name": "guda", "tags": list(TAGS)}
     if base:
         told |= {"base_model": base, "base_model_relation": "adapter"}
-    told |= {"license": "other", "license_name": "see-the-card", "license_link": "README.md"}
+    none = {"license": "other", "license_name": "see-the-card", "license_link": "README.md"}
+    told |= {"license": licence} if licence else none
     return f"---\n{yaml.safe_dump(told, allow_unicode=True, sort_keys=False)}---"
 
 
-def _licences(card: Card) -> str:
+def _licences(card: Card, licence: str) -> str:
     base = plain(card.licence) if card.licence else NOT_STATED
+    given = f"{licence}, given" if licence else NOT_STATED
     return (
         f"- The base model: {base}. Where its terms reach what is made from it, they hold for the adapters too.\n"
         "- The groups' pictures: see the table of groups.\n"
-        f"- The adapters and features: {NOT_STATED} by who published them."
+        f"- The adapters and features: {given} by who published them."
     )
 
 

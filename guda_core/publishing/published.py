@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,6 +44,7 @@ from guda_core.work_queue import claimed
 PUBLIC = ("npm-iconify", "scikit-digits", "cifar10")  # sources that anybody can fetch; others say where pictures lie
 TOLD = ("name", "author", "licence", "licence_link", "link", "phrase")  # of a group
 SMALL = (scope.FILE, calibration.FILE)
+LICENCE = re.compile("[a-z0-9.-]{1,60}")
 LOCAL_ENCODER = (
     "What sees likeness is a folder on this machine, which nobody else has. So the published card does not name it, "
     "and the feature bank and the scope's rule that need it are left out. To publish them, put the folder into a "
@@ -55,29 +57,33 @@ FOLDERS = {"features": (".json", ".safetensors"), "drawn": (".json", ".png")}  #
 class Made:
     """What was published. folder: where. missing: groups that have no adapter, with why. model_inside: whether the
     published card finds its model, in the folder or on the hub. left_out: files of the run that are not published, with
-    why."""
+    why. licence: what is given for adapters and features, "" for none."""
 
     folder: Path
     missing: Mapping[str, str]
     model_inside: bool
     left_out: Mapping[str, str] = field(default_factory=dict)
+    licence: str = ""
 
 
-def publish(card: Card, group_set: GroupSet, *, with_model: bool = False, on_hub: str = "") -> Made:
+def publish(card: Card, group_set: GroupSet, *, with_model: bool = False, on_hub: str = "", licence: str = "") -> Made:
     """Write the folder anew, in place of the one of before.
 
     with_model: put the model's own files into it. on_hub: the Hub repository (user/name) where the model is. Where
-    neither is said, it is as it was in the folder of before.
+    neither is said, it is as it was in the folder of before. licence: what is given for adapters and features, as the
+    Hub spells it; "" for that of the folder of before.
 
     Raises:
-        AdapterError: there is no adapter, or they are of several models. OptionError: the workspace is read only, or an
-        id leads out of it.
+        AdapterError: there is no adapter, or they are of several models. OptionError: the workspace is read only, an id
+        leads out of it, or the licence is no name of one.
         DataError: the disk is full, or the folder cannot be written.
     """
+    if licence and not LICENCE.fullmatch(licence):
+        raise OptionError(f"A licence is named as the Hub spells it, such as mit or cc-by-4.0, not '{licence}'.")
     published = paths.writable(paths.home()) / "published"
     target = _place(published, card.id, group_set.id)
     with _alone(published):
-        return _publish(target, card, group_set, with_model=with_model, on_hub=on_hub)
+        return _publish(target, card, group_set, with_model=with_model, on_hub=on_hub, licence=licence)
 
 
 @contextmanager
@@ -89,7 +95,7 @@ def _alone(published: Path) -> Iterator[None]:
         yield
 
 
-def _publish(target: Path, card: Card, group_set: GroupSet, *, with_model: bool, on_hub: str) -> Made:
+def _publish(target: Path, card: Card, group_set: GroupSet, *, with_model: bool, on_hub: str, licence: str) -> Made:
     run = paths.run(card.id, group_set.id)
     metas, missing = _adapters(run, group_set)
     small, left_out = _small(run, group_set, base_sha256=next(iter(metas.values()))["base_sha256"])
@@ -100,17 +106,20 @@ def _publish(target: Path, card: Card, group_set: GroupSet, *, with_model: bool,
     small += [p for p in [run.mine / bank_name(card)] if p.is_file()]
     if not with_model and not on_hub:
         with_model, on_hub = _as_before(target / "models", card)
+    licence = licence or _licence_before(target / "README.md")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         check_writable(target.parent.parent)
         with tempfile.TemporaryDirectory(prefix=".new-", dir=target.parent.parent, ignore_cleanup_errors=True) as name:
             new = Path(name) / "made"
-            inside = _write(new, run, card, group_set, metas, small, with_model=with_model, on_hub=on_hub)
+            inside = _write(
+                new, run, card, group_set, metas, small, with_model=with_model, on_hub=on_hub, licence=licence
+            )
             _put(new, target, before=Path(name) / "before")
     except OSError as e:
         what = f" {advice(e, '')}." if is_held(e) else ""
         raise DataError(f"{target} cannot be written: {e.strerror or e}.{what}") from e
-    return Made(target, missing, inside, left_out)
+    return Made(target, missing, inside, left_out, licence)
 
 
 def _place(published: Path, model: str, group_set: str) -> Path:
@@ -142,6 +151,14 @@ def _as_before(folder: Path, card: Card) -> tuple[bool, str]:
     if card.source in ("folder", "file") and before.source == "hub":
         return False, before.path
     return before.source == card.source and card.source in ("folder", "file") and Path(before.path).exists(), ""
+
+
+def _licence_before(readme: Path) -> str:
+    """The licence that was given when the folder was made before; "" for none."""
+    try:
+        return hub_card.licence_given(readme.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return ""
 
 
 def _adapters(run: Run, group_set: GroupSet) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
@@ -211,6 +228,7 @@ def _write(
     *,
     with_model: bool,
     on_hub: str,
+    licence: str,
 ) -> bool:
     inside = _write_card(folder / "models", card, group_set.id, with_model=with_model, on_hub=on_hub)
     _write_yaml(folder / "sets" / group_set.id / "group_set.yaml", entry_of(group_set))
@@ -227,7 +245,7 @@ def _write(
                 shutil.copyfile(path, to)
     named = {gid: m["settings_sha256"] for gid, m in metas.items() if m.get("settings_sha256")}
     (there / RUN).write_text(json.dumps({"settings": named}, indent=1), encoding="utf-8")
-    text = hub_card.write(card, group_set, there, metas, on_hub=on_hub, model_inside=with_model)
+    text = hub_card.write(card, group_set, there, metas, on_hub=on_hub, model_inside=with_model, licence=licence)
     (folder / "README.md").write_text(text, encoding="utf-8")
     return inside
 

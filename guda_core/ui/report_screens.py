@@ -32,7 +32,8 @@ from guda_core.ui.uploads import offered, only_keep_the_path, uploaded
 
 ABOUT = (
     "A report is one zip. It holds the scores with their intervals, all values behind them, the picture, hashes, "
-    "settings, versions and limits. Anyone can compute it again, here or with"
+    "settings, versions and limits. Who gets it can see the picture and its caption. Where and when an "
+    "uploaded picture was taken is in it only if you tick the box. Anyone can compute it again, here or with"
 )
 MOST_HTML = 8_000_000  # characters of what is shown of a report; gradio keeps it until the page has fetched it
 TOO_LONG = "This report is too large to be shown here. `guda replay` reads it."
