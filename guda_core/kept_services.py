@@ -6,25 +6,22 @@ lies in the model's run is as it was when the service was made: a service reads 
 from __future__ import annotations
 
 import gc
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from guda_core import paths
 from guda_core.jobs import environ
+from guda_core.machine import LOADING
 from guda_core.service import Service
 
-loading = (
-    threading.RLock()
-)  # held by whoever reads a model: the libraries change torch for the whole process while they load a model
 _kept: list[tuple[Any, dict[str, str], tuple[tuple[str, int], ...], Service]] = []
 
 
 def kept(key: Any, make: Callable[[], Service]) -> Service:
     """The service that is kept under the key, else the one that `make` makes, which takes the place of all others.
     Threads wait for each other."""
-    with loading:
+    with LOADING:
         settings = environ.settings()
         found = [s for of, then, stamp, s in _kept if of == key and then == settings and _stamp(s) == stamp]
         if found:
@@ -37,7 +34,7 @@ def kept(key: Any, make: Callable[[], Service]) -> Service:
 
 def let_go() -> None:
     """Keep none any more, so that its memory is free."""
-    with loading:
+    with LOADING:
         if _kept:
             _kept.clear()
             gc.collect()  # a network may be part of a circle of references

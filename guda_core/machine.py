@@ -11,6 +11,7 @@ import math
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ MEMORY = (  # files with the limit, what is used, and, in `memory.stat`, what of
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
+LOADING = threading.RLock()  # held by who reads a model: meanwhile the libraries change torch for the whole process
 SAID = "OMP_NUM_THREADS"  # where it is set, it says how many threads there are to be
 
 

@@ -143,6 +143,7 @@ def test_an_interrupted_upload_leaves_no_file(app):
         s.sendall(f"{lines}{MULTIPART['content-type']}\r\n\r\n".encode() + head)
         wait(lambda: app.kept() != before)
     wait(lambda: app.kept() == before)  # fails where a state never comes
+    assert app.kept() == before  # and stays so
 
 
 def wait(true: Any) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -107,18 +108,25 @@ class Colours(Method):
         yield from ()
 
 
+@contextmanager
+def registered(members: Mapping[str, Any]) -> Iterator[None]:
+    """Within the block these are lines of METHODS."""
+    for m, member in members.items():
+        METHODS.add(m, member)
+    try:
+        yield
+    finally:
+        for m in members:
+            METHODS.remove(m)
+
+
 OUTSIDE = (Darkness, Brightness, Colours)  # what is made from another may stand before it
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory) -> Iterator[LocalService]:
-    for kind in OUTSIDE:
-        METHODS.add(kind.id, kind)
-    try:
+    with registered({kind.id: kind for kind in OUTSIDE}):
         yield tiny_service(tmp_path_factory.mktemp("service"))
-    finally:
-        for kind in OUTSIDE:
-            METHODS.remove(kind.id)
 
 
 @pytest.fixture
@@ -281,13 +289,8 @@ def test_what_a_class_must_say_and_does_not_is_why_it_is_not_offered(service, ca
 
     added = {"mute": Mute, "other": Mute, "absent": "no_such_module:x", "damaged": Damaged, "orphan": Orphan}
     added |= {"chicken": Chicken, "egg": Egg, "named": type("Named", (Brightness,), {})}
-    for m, kind in added.items():
-        METHODS.add(m, kind)
-    try:
+    with registered(added):
         loaded, refused = load_methods(Context(service.model, service.group_set))
-    finally:
-        for m in added:
-            METHODS.remove(m)
     assert set(loaded) == {"brightness", "darkness"}  # there is no CLIP, no adapter and nothing else in this context
     said = {
         "mute": "does not say its note", "other": "does not say its note", "absent": "cannot be imported",
@@ -408,13 +411,8 @@ def test_a_method_of_others_that_breaks_takes_no_other_with_it(service, caplog, 
         "nothing": kind("nothing", load=classmethod(lambda cls, context: None)),
         "unsaid": kind("unsaid", provenance=lambda self: 1 / 0),
     }  # fmt: skip
-    for m, member in added.items():
-        METHODS.add(m, member)
-    try:
+    with registered(added):
         loaded, refused = load_methods(Context(service.model, service.group_set))
-    finally:
-        for m in added:
-            METHODS.remove(m)
     assert set(loaded) == {"brightness", "darkness"}
     said = {
         "broken": "cannot be imported (RuntimeError: no driver)", "unread": "cannot be imported (SyntaxError",
@@ -430,12 +428,8 @@ def test_a_method_of_others_that_breaks_takes_no_other_with_it(service, caplog, 
         id, __module__ = "ours", "guda_core.somewhere"
         load = broken(ValueError("a fault of ours is seen"))
 
-    METHODS.add("ours", Ours)
-    try:
-        with pytest.raises(ValueError, match="a fault of ours is seen"):
-            load_methods(Context(service.model, service.group_set))
-    finally:
-        METHODS.remove("ours")
+    with registered({"ours": Ours}), pytest.raises(ValueError, match="a fault of ours is seen"):
+        load_methods(Context(service.model, service.group_set))
 
 
 def test_a_command_names_model_lora_and_set():

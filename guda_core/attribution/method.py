@@ -255,6 +255,7 @@ def _warned(name: str, reason: str) -> Unavailable:
 
 
 def _of(line: str) -> str:
+    """Whose a method is. line: "module:attribute", or the module."""
     return f"It is of the package '{line.partition(':')[0].partition('.')[0]}'."
 
 
@@ -264,7 +265,8 @@ def is_ours(kind: type) -> bool:
 
 
 def checked(method: Method, found: Iterator[Attribution]) -> Iterator[Attribution]:
-    """The answers of a method as they come. Numbers that are no Python floats, such as numpy's, become such.
+    """The answers of a method as they come. Of other packages' methods, numbers that are no Python floats, such as
+    numpy's, become such, and each answer is looked at; what this package's give is held by tests.
 
     Raises:
         ScoreError: one is none, is of another method, or holds a score that is no finite number or lies outside of its
@@ -279,7 +281,7 @@ def checked(method: Method, found: Iterator[Attribution]) -> Iterator[Attributio
 
 
 def _check_whole(method: Method, last: Attribution | None) -> None:
-    if last is None or last.progress < 1:
+    if not is_ours(type(method)) and (last is None or last.progress < 1):
         raise ScoreError(f"The method '{method.id}' ended before its answer was whole.")
 
 
@@ -299,14 +301,14 @@ def _faults_of(method: Method) -> Iterator[None]:
 
 def _own(method: Method, a: Any) -> Attribution:
     """One answer of a method, see `checked`."""
+    if is_ours(type(method)):
+        return a
     if not isinstance(a, Attribution) or a.method != method.id:
         raise ScoreError(f"The method '{method.id}' gave no answer of its own, but {type(a).__name__}.")
     if not isinstance(a.progress, Real) or not 0 <= a.progress <= 1:
         raise ScoreError(f"The method '{method.id}' gave a progress that is not between 0 and 1: {a.progress}.")
     groups = {g: _plain(method.id, g, s) for g, s in a.groups.items()}
-    if not is_ours(type(method)):
-        return replace(a, groups=groups, progress=float(a.progress), settings=_python(a.settings))
-    return a if all(groups[g] is s for g, s in a.groups.items()) else replace(a, groups=groups)
+    return replace(a, groups=groups, progress=float(a.progress), settings=_python(a.settings))
 
 
 def _python(value: Any) -> Any:
@@ -332,7 +334,7 @@ def _plain(method: str, group: str, s: Any) -> GroupScore:
             'and the status is "no_score".'
         )
     score, low, high = map(float, numbers)
-    return s if all(type(x) is float for x in numbers) else replace(s, score=score, low=low, high=high)
+    return replace(s, score=score, low=low, high=high)
 
 
 def with_needs(methods: Mapping[str, Method], asked: Iterable[str]) -> list[str]:
@@ -377,5 +379,5 @@ def answers(methods: Mapping[str, Method], asked: Sequence[str], query: Query, b
         if m not in made:
             for a in checked(methods[m], methods[m].answer(query, budget, shared)):
                 yield from follow(a)
-    for m, c in made.items():
-        _check_whole(c, latest.get(m))
+    for c in made.values():
+        _check_whole(c, latest.get(c.id))

@@ -39,7 +39,7 @@ from guda_core.diffusion.base_model import Card
 from guda_core.diffusion.memory import MEND, lacked_memory
 from guda_core.errors import ModelError, NoRoomError
 from guda_core.from_hub import bring
-from guda_core.kept_services import loading
+from guda_core.machine import LOADING
 from guda_core.paths import ASSETS, Run, at_home, is_folder
 
 SMALL_PX = 64  # for which the included CLIP was made
@@ -129,7 +129,7 @@ class ClipTower(Tower):
     @cached_property
     def _text(self) -> tuple[nn.Module, nn.Module, CLIPTokenizer]:
         try:
-            with loading:
+            with LOADING:
                 tower = CLIPTextModelWithProjection.from_pretrained(self.folder, **SAFELY).eval()
                 tokenizer = CLIPTokenizer.from_pretrained(self.folder, trust_remote_code=False)
             return tower.text_model, tower.text_projection, tokenizer

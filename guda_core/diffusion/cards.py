@@ -25,7 +25,7 @@ from guda_core.diffusion.memory import MEND, lacked_memory
 from guda_core.diffusion.precision import chosen_dtype
 from guda_core.errors import GudaError, ModelError, NoRoomError, OptionError
 from guda_core.file_names import DEVICE_SAID, ID, ID_SAID, fitting, is_devices
-from guda_core.kept_services import loading
+from guda_core.machine import LOADING
 from guda_core.strict import parse_yaml
 
 log = logging.getLogger(__name__)
@@ -265,7 +265,7 @@ def load_model(card: Card, *, device: str | torch.device | None = None, dtype: t
         raise ModelError(f"Card '{card.id}': {e}") from e
     where = chosen_device(device)
     wanted = dtype or chosen_dtype(where)
-    with loading, _makes_sense(f"The model '{card.id}'"):
+    with LOADING, _makes_sense(f"The model '{card.id}'"):
         model = family.load(card, device=where, dtype=wanted)
         if is_devices(card.id):
             log.warning(DEVICE_SAID.format(card.id))
