@@ -210,7 +210,6 @@ def _read(m: str) -> type[Method] | Unavailable:
     try:
         kind = METHODS[m]
     except Exception as e:  # whatever stands in another package
-        log.exception("%s cannot be imported", METHODS.line(m))
         return _warned(m, f"It cannot be imported ({type(e).__name__}: {e}). {_of(METHODS.line(m))}")
     if not (isinstance(kind, type) and issubclass(kind, Method)):
         return _warned(m, "It is no class made from Method.")
