@@ -70,7 +70,6 @@ ABSTAINS = (
 )
 NOT = (
     "It does not say who owns a picture, how much of it comes from whom, or whether anything was copied.",
-    "It is no legal finding.",
     "It is about this one model. Another model that was trained on the same pictures may answer differently.",
     "It compares the groups that are listed here. It does not consider pictures from elsewhere.",
 )
