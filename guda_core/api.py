@@ -1,5 +1,5 @@
-"""The library in functions: `load_model`, `load_groups`, `attribute` and `unlearn`, and `many.attribute_many`;
-`guda_core` exports them.
+"""The library in functions: `load_model`, `make_groups`, `load_groups`, `attribute` and `unlearn`, and
+`many.attribute_many`; `guda_core` exports them.
 
 Names follow one rule, as on the command line: what is given; else the variable (GUDA_MODEL, GUDA_GROUP_SET, GUDA_HOME);
 else the workspace's only model or the included one, and the group set of the model's card or the workspace's only set.
@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +21,8 @@ from PIL import Image
 
 from guda_core import kept_services, paths
 from guda_core.data import groups as group_sets
-from guda_core.data.images import read_file
+from guda_core.data.images import Fit, read_file
+from guda_core.data.own.prepared import prepare
 from guda_core.diffusion import cards
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import ImageError, OptionError
@@ -42,7 +44,7 @@ PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # of pictures that a P
 Picture = str | Path | bytes | Image.Image
 
 
-@dataclass(frozen=True, eq=False)  # arrays have no one truth: an answer is equal to itself alone
+@dataclass(frozen=True, eq=False, repr=False)  # arrays have no one truth: an answer is equal to itself alone
 class Answer:
     """What `attribute` says of one picture.
 
@@ -77,6 +79,10 @@ class Answer:
             return None
         first = next(iter(self.methods.values()))
         return next(iter(first.ranked()), None)
+
+    def __repr__(self) -> str:
+        said = {"best": self.best, "methods": list(self.methods), "scope": self.scope.verdict, "groups": self.groups.id}
+        return f"Answer({', '.join(f'{k}={v!r}' for k, v in said.items())})"
 
     def record(self) -> dict[str, Any]:
         """The full record as plain data: the JSON of `guda attribute --json`."""
@@ -138,6 +144,62 @@ def load_groups(name: str | None = None) -> GroupSet:
     return _groups(name, None)
 
 
+def make_groups(
+    place: str | Path,
+    *,
+    name: str | None = None,
+    held_out: float | None = None,
+    seed: int | None = None,
+    phrase: str | None = None,
+    fit: Fit | None = None,
+    resolution: int | None = None,
+    broken: float | None = None,
+    folder: str | Path | None = None,
+    image_column: str | None = None,
+    group_column: str | None = None,
+    text_column: str | None = None,
+    split: str | None = None,
+    config: str | None = None,
+    again: bool = False,
+) -> GroupSet:
+    """Make a group set of your own pictures and write it into the workspace, as `guda groups new` does.
+
+    A set of its name that is there and says the same is given as it is. What is not asked for is as it was in the set
+    that is written anew, else as below. What was found beside, such as copies that are left out, is logged.
+
+    Args:
+        place: a folder with one subfolder for each group; a table (.csv, .json, .jsonl) of files and groups; or a data
+            set: "hub:user/name", a .parquet file, a folder that `datasets` reads.
+        name: of the set; default: the folder's. Its id, `GroupSet.id`, is made from it.
+        held_out: the share of each group that is held out, 0 to 0.9; default: 0.1. seed: decides which; default: 0.
+        phrase: how captions say a group, such as "by {name}"; "": no captions; default: as most captions do.
+        fit: how pictures become square: "crop" (the default) or "pad"; "bucket": they nearly keep their shape.
+        resolution: their side in pixels, at least 8; default: 512.
+        broken: the share of pictures that may be left out because they cannot be read; default: 0.01.
+        folder: of a table: where the files lie; default: beside it.
+        image_column, group_column, text_column, split, config: of a data set.
+        again: write it in place of another set of its name. What was written into that by hand is kept.
+
+    Raises:
+        GudaError: another set of that name is there, the pictures cannot be found or read, there are fewer than two
+            groups, or a wish is no good.
+    """
+    if not isinstance(place, str | Path):
+        raise OptionError(f"Where the pictures are is a path or a name; got {type(place).__name__}.")
+    given = {"name": name, "held_out": held_out, "seed": seed, "phrase": phrase, "fit": fit, "resolution": resolution}
+    given |= {"broken": broken}
+    rows = {"image_column": image_column, "group_column": group_column, "text_column": text_column}
+    rows |= {"split": split, "config": config}
+    at = Path(folder) if folder is not None else None
+    made = prepare(str(place), {k: v for k, v in given.items() if v is not None}, rows, folder=at)
+    for line in made.draft.notes:
+        log.info("group set %s: %s", made.draft.id, line)
+    for line in made.differing:
+        log.info("group set %s: changed: %s", made.draft.id, line)
+    made.write(again=again)
+    return group_sets.load_group_set(made.draft.id)
+
+
 def attribute(
     picture: Picture,
     prompt: str = "",
@@ -148,6 +210,7 @@ def attribute(
     *,
     pictures: bool = False,
     maps: bool = False,
+    progress: Callable[[Attribution], None] | None = None,
 ) -> Answer:
     """Score every group for one picture.
 
@@ -160,6 +223,8 @@ def attribute(
             but every draw is made of every group.
         pictures: also draw the picture again without each group, by every asked method that has models without one.
         maps: also map where in the picture each group's drop comes from, by the same methods.
+        progress: is called with the scores as they refine, method by method; `Attribution.progress` goes to 1.0. What
+            it raises ends the work within one step, and is raised.
 
     Raises:
         GudaError: the picture, the prompt, a name or an option is refused, in one sentence.
@@ -174,8 +239,11 @@ def attribute(
     query = service.prepare(data, prompt=prompt)
     able = service.with_models(asked) if pictures or maps else []
     final: dict[str, Attribution] = {}
-    for a in service.attribute(query, methods=asked, effort=effort):
-        final[a.method] = a
+    with closing(cast(Generator, service.attribute(query, methods=asked, effort=effort))) as refining:
+        for a in refining:
+            final[a.method] = a
+            if progress is not None:
+                progress(a)
     settings = {"effort": effort, "methods": asked}
     found = {m: final[m] for m in asked}
     strips = {m: service.strip(query, m) for m in able if pictures}

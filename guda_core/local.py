@@ -15,7 +15,7 @@ from guda_core.attribution import scope as scopes
 from guda_core.attribution.counterfactual import Counterfactual
 from guda_core.attribution.counterfactual_pictures import pictures_without
 from guda_core.attribution.maps import maps
-from guda_core.attribution.method import Budget, Context, Method, answers, load_methods, total_cost
+from guda_core.attribution.method import Budget, Context, Method, answers, load_methods, made_from, total_cost
 from guda_core.attribution.nearest import fetched, nearest
 from guda_core.attribution.similarity import ClipSimilarity
 from guda_core.data.captions import captioner_of
@@ -118,7 +118,7 @@ class LocalService:
             threads=torch.get_num_threads(),
             methods=self.methods(),
             not_offered=self.not_offered,
-            made_from={k: method.provenance() for k, method in self.offered.items()},
+            made_from={k: made_from(method) for k, method in self.offered.items()},
             models={k: found for k, method in self.offered.items() if (found := method.models()) is not None},
             validation=read_validation(paths.BENCHMARKS, base_sha256=m.sha256),
         )

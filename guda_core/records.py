@@ -85,8 +85,8 @@ class Query:
     drawn: how this model drew it; None for a picture from elsewhere.
     """
 
-    pixels: np.ndarray
-    latent: Any
+    pixels: np.ndarray = field(repr=False)
+    latent: Any = field(repr=False)
     prompt: str
     image_hash: str
     file_hash: str | None = None
@@ -303,9 +303,9 @@ class Attribution:
     progress: float = 1.0
     separable: bool | None = None
     runner_up: str | None = None
-    kl: KLValues | None = None
-    values: Mapping[str, np.ndarray] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    kl: KLValues | None = field(default=None, repr=False)
+    values: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
     reached: Literal["width", "draws"] | None = None
 
     def arrays(self) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The library: four functions and their records, light to import, and the README's lines as they are printed."""
+"""The library: its functions and their records, light to import, and the README's lines as they are printed."""
 
 from __future__ import annotations
 
@@ -90,6 +90,28 @@ def test_an_answer_holds_scores_scope_and_record(tiny, tmp_path):
     assert record["methods"]["guda"]["groups"][answer.best]["rank"] == 1
     read = read_report(answer.report(tmp_path / "r.zip"))
     assert read.record["methods"] == record["methods"]
+    assert repr(answer).startswith(f"Answer(best='{answer.best}', methods=['guda', 'clip'], scope='")
+    assert len(repr(answer)) < 200 and "array" not in repr(answer.methods["guda"]) + repr(answer.query)
+
+
+def test_scores_are_told_as_they_refine_and_whoever_hears_them_may_end_the_work(tiny, tmp_path):
+    draw(tmp_path / "p.png", side=32)
+    heard: list = []
+    answer = guda_core.attribute(tmp_path / "p.png", methods=["clip", "guda"], effort="full", progress=heard.append)
+    of_guda = [a for a in heard if a.method == "guda"]
+    shares = [a.progress for a in of_guda]
+    assert len(shares) > 1 and shares == sorted(shares) and shares[-1] == 1
+    assert {a.method for a in heard} == {"clip", "guda"} and of_guda[-1] is answer.methods["guda"]
+
+    class EnoughError(Exception): ...
+
+    def stop(a):
+        raise EnoughError
+
+    with pytest.raises(EnoughError):
+        guda_core.attribute(tmp_path / "p.png", methods=["guda"], effort="full", progress=stop)
+    again = guda_core.attribute(tmp_path / "p.png", methods=["clip", "guda"], effort="full")
+    assert again.record()["methods"] == answer.record()["methods"]  # the model is as it was
 
 
 def test_a_path_bytes_and_a_picture_in_memory_are_one(tiny, tmp_path):

@@ -25,7 +25,7 @@ from guda_core.diffusion import cards, merging, weights
 from guda_core.diffusion.cards import load_model, resolve_card
 from guda_core.diffusion.condition import Condition
 from guda_core.diffusion.devices import VARIABLE, chosen_device, slow_type, where_it_runs
-from guda_core.diffusion.finite import check_finite
+from guda_core.diffusion.finite import check_finite, is_finite
 from guda_core.diffusion.likelihood import Noised, kl_of
 from guda_core.diffusion.memory import MEND, is_out_of_memory, lacked_memory
 from guda_core.errors import ModelError, NoMemoryError, NoRoomError, OptionError, ScoreError, TrainingError
@@ -212,6 +212,22 @@ def test_bfloat16_on_a_gpu_that_emulates_it_is_told_at_load(gpu, monkeypatch, ca
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     assert slow_type(GPU, torch.bfloat16) == ""
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn])
+@pytest.mark.parametrize("size", [1, 7, 64, 1000])  # with and without what a vector instruction leaves over
+def test_finite_is_what_torch_calls_finite(dtype, size):
+    values = torch.linspace(-300, 300, size).to(dtype).requires_grad_(dtype.itemsize > 1)
+    assert is_finite(values) and is_finite(values[:0]) and is_finite(torch.arange(3))
+    odd = [math.nan] if dtype is torch.float8_e4m3fn else [math.nan, math.inf, -math.inf]
+    for value in odd:
+        for at in (0, size // 2, size - 1):
+            broken = values.detach().clone()
+            broken[at] = value
+            assert not torch.isfinite(broken.float()).all() and not is_finite(broken)
+            assert not is_finite(broken.expand(3, size).T)
+    biggest = torch.full((size,), torch.finfo(dtype).max, dtype=dtype)
+    assert is_finite(biggest) and is_finite((-biggest.double()).to(dtype))
 
 
 def test_values_that_are_not_finite_name_the_variable_that_mends_them():

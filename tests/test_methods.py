@@ -351,6 +351,9 @@ def scored(a: Attribution, *numbers: Any) -> list[Attribution]:
         (lambda a: [dict(a.groups)], "gave no answer of its own, but dict"),
         (lambda a: 1 / 0, r"failed \(ZeroDivisionError: division by zero\)"),
         (lambda a: None, r"failed \(TypeError"),
+        (lambda a: [replace(a, settings={"at": Path("/x")})], r"a report cannot hold: \w+Path\('/x'\)"),
+        (lambda a: [replace(a, settings={"of": [np.float32("nan")]})], "a report cannot hold: nan"),
+        (lambda a: [replace(a, settings={1: "x"})], "a report cannot hold: {1: 'x'}"),
     ],
 )
 def test_what_a_method_of_others_gives_wrong_is_said_and_names_it(service, query, gives, why):
@@ -410,6 +413,7 @@ def test_a_method_of_others_that_breaks_takes_no_other_with_it(service, caplog, 
         "text": kind("text", needs="clip"), "value": kind("value", load=broken(ValueError("no table"))),
         "nothing": kind("nothing", load=classmethod(lambda cls, context: None)),
         "unsaid": kind("unsaid", provenance=lambda self: 1 / 0),
+        "unheld": kind("unheld", provenance=lambda self: {"at": {1, 2}}),
     }  # fmt: skip
     with registered(added):
         loaded, refused = load_methods(Context(service.model, service.group_set))
@@ -418,7 +422,7 @@ def test_a_method_of_others_that_breaks_takes_no_other_with_it(service, caplog, 
         "broken": "cannot be imported (RuntimeError: no driver)", "unread": "cannot be imported (SyntaxError",
         "function": "no class made from Method", "text": "no tuple of ids: ('clip',)",
         "value": "cannot be loaded (ValueError: no table)", "nothing": "its load gives NoneType",
-        "unsaid": "cannot be loaded (ZeroDivisionError",
+        "unsaid": "cannot be loaded (ZeroDivisionError", "unheld": "what a report cannot hold: {1, 2}",
     }  # fmt: skip
     assert all(part in refused[m] for m, part in said.items()), refused
     assert "of plug.in cannot be loaded" in caplog.text

@@ -231,7 +231,7 @@ def test_names_of_other_scripts_have_phrases_of_their_own(home, tmp_path):
         (("--phrase", "by someone"), "needs {name}"),
         (("--broken", "-1"), "between 0 and 1"),
         (("--name", "emoji"), "is the name of an included group set"),
-        (("--name", " "), "--name is empty"),
+        (("--name", " "), "(--name) is empty"),
         (("--fit", "stretch"), "crop"),
     ],
 )

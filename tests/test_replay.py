@@ -344,6 +344,14 @@ def test_a_stopped_computation_and_unknown_settings_are_refused(service, path):
         list(replay(read_report(path), service))
 
 
+def test_a_method_that_is_unknown_here_is_said_to_be_of_a_package(service, path):
+    found = read_report(path).record["methods"]
+    changed(path, "methods", to={**found, "theirs": found["clip"]})
+    changed(path, "settings", "methods", to=["guda", "theirs"])
+    with pytest.raises(OptionError, match=r"answers of theirs, unknown here.* a package that adds methods"):
+        list(replay(read_report(path), service))
+
+
 def test_a_picture_that_is_none_is_refused(service, path):
     put(path, {**files_of(path), "picture.png": b"<svg/>"})
     with pytest.raises(ReportError, match=r"picture or prompt is refused\. Only PNG"):

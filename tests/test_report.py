@@ -204,6 +204,11 @@ def test_figures_of_other_models_and_damaged_ones_are_said(tmp_path):
     assert found["a.json"]["sha256"] == hashlib.sha256((tmp_path / "a.json").read_bytes()).hexdigest()
     assert "another base model" in found["b.json"] and "damaged" in found["c.json"] and "too large" in found["d.json"]
     assert "no e.json" in found["e.json"] and "no f.json" in stored_figures.read_figures(tmp_path / "f.json")
+    found["a.json"]["top1"] = "changed by whoever got it"
+    (tmp_path / "c.json").write_text('{"base_sha256": "x", "seconds": 2}')  # measured anew, while the app runs
+    (tmp_path / "b.json").unlink()
+    again = stored_figures.read_validation(tmp_path, base_sha256="x")
+    assert again["c.json"]["seconds"] == 2 and "b.json" not in again and again["a.json"]["top1"] is None
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -25,6 +25,7 @@ from experiments.train.unet import epoch_batch, stratified_times
 from guda_core.data.captions import drop
 from guda_core.data.latents import Latents, of_one_size
 from guda_core.diffusion.base_model import BaseModel
+from guda_core.diffusion.finite import is_finite
 from guda_core.errors import OptionError, TrainingError
 from guda_core.unlearning import lora
 from guda_core.unlearning.config import check_share
@@ -175,7 +176,7 @@ def fine_tune(
             made = lora.factors(student.network)
         else:
             made = {n: p.detach().cpu().half().contiguous() for n, p in student.network.state_dict().items()}
-    broken = next((n for n, p in made.items() if not torch.isfinite(p).all()), None)
+    broken = next((n for n, p in made.items() if not is_finite(p)), None)
     if broken is not None:
         raise TrainingError(f"The weight {broken} is not finite. Try a smaller learning rate than {config.loop.lr:g}.")
     return made

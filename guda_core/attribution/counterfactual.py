@@ -28,6 +28,7 @@ from guda_core.diffusion.batches import fitting_batch
 from guda_core.diffusion.memory import Fitting
 from guda_core.errors import AdapterError, ScoreError
 from guda_core.file_names import placeless
+from guda_core.machine import cores
 from guda_core.paths import Folder
 from guda_core.records import Attribution, Cost, GroupModels, GroupScore, GroupSet, KLValues, Query
 from guda_core.stored_figures import read_figures
@@ -38,7 +39,7 @@ from guda_core.unlearning.switching import Switching
 Without = Callable[[str], AbstractContextManager[None]]
 SLACK = {"float32": 0.02}  # standard errors that other hardware may move a bound of a race by; of coarser types:
 SLACK_COARSE = 0.5
-READERS = 4  # files that are read at once
+READERS = 4  # files that are read at once, at most; more than there are cores get into each other's way
 
 
 def forward_passes(groups: int, budget: Budget) -> int:
@@ -241,7 +242,7 @@ class Counterfactual(Method):
             except AdapterError as e:
                 return e
 
-        with ThreadPoolExecutor(READERS) as pool:  # unpacking and hashing leave Python's lock to others
+        with ThreadPoolExecutor(min(READERS, cores())) as pool:  # unpacking and hashing leave Python's lock to others
             for gid, found in zip(group_set.groups, pool.map(read, group_set.groups), strict=True):
                 if isinstance(found, AdapterError):
                     self.unavailable[gid] = placeless(str(found))  # reports hold it

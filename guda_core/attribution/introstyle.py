@@ -30,6 +30,7 @@ from guda_core.attribution.run_files import in_place_of
 from guda_core.data.encoded import Examples
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.batches import at_most
+from guda_core.diffusion.finite import is_finite
 from guda_core.diffusion.memory import Fitting, in_batches
 from guda_core.errors import CacheError, ScoreError
 from guda_core.records import Attribution, Cost, GroupScore, Query
@@ -84,7 +85,7 @@ def styles(model: BaseModel, latents: Tensor, config: IntroStyleConfig) -> Tenso
             hook.remove()
     f = found[-1].float().flatten(2)  # (N, C, h w)
     out = torch.cat([f.mean(dim=2), f.std(dim=2, correction=0)], dim=1).cpu()
-    if not bool(torch.isfinite(out).all()):
+    if not is_finite(out):
         raise ScoreError("The model's features are not finite, so there is no style to compare.")
     return out
 

@@ -186,7 +186,7 @@ class Combination(Method):
         yield from answers({**self.parts, self.id: self}, [self.id], query, budget)
 
     def provenance(self) -> dict[str, Any]:
-        return {"parts": {m: method.provenance() for m, method in self.parts.items()}}
+        return {"parts": {m: made_from(method) for m, method in self.parts.items()}}
 
 
 def load_methods(context: Context) -> tuple[dict[str, Method], dict[str, str]]:
@@ -234,7 +234,8 @@ def _load(kind: type[Method] | Unavailable, context: Context) -> Method | Unavai
         if not isinstance(found, Method | Unavailable):
             raise TypeError(f"its load gives {type(found).__name__}")
         if isinstance(found, Method) and not is_ours(kind):
-            for asked in (found.caveat, found.provenance, found.models):  # by everybody, of every method
+            made_from(found)
+            for asked in (found.caveat, found.models):  # by everybody, of every method, like made_from
                 asked()
     except GudaError as e:
         return _warned(kind.name, str(e))
@@ -307,16 +308,34 @@ def _own(method: Method, a: Any) -> Attribution:
     if not isinstance(a.progress, Real) or not 0 <= a.progress <= 1:
         raise ScoreError(f"The method '{method.id}' gave a progress that is not between 0 and 1: {a.progress}.")
     groups = {g: _plain(method.id, g, s) for g, s in a.groups.items()}
-    return replace(a, groups=groups, progress=float(a.progress), settings=_python(a.settings))
+    return replace(a, groups=groups, progress=float(a.progress), settings=_python(method.id, a.settings))
 
 
-def _python(value: Any) -> Any:
-    """Settings with Python's own numbers and lists in place of numpy's, so that a report can hold them."""
+def made_from(method: Method) -> dict[str, Any]:
+    """A method's provenance as a report can hold it. Raises ScoreError where it cannot."""
+    said = method.provenance()
+    if is_ours(type(method)):
+        return said
+    if not isinstance(said, Mapping):
+        raise ScoreError(f"The provenance of '{method.id}' is {type(said).__name__}, not a mapping.")
+    return _python(method.id, said)
+
+
+def _python(method: str, value: Any) -> Any:
+    """Settings or provenance with Python's own numbers and lists in place of numpy's. Raises ScoreError where a report,
+    which is JSON, cannot hold them."""
     if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    if isinstance(value, Mapping):
-        return {k: _python(v) for k, v in value.items()}
-    return [_python(v) for v in value] if isinstance(value, list | tuple) else value
+        return _python(method, value.tolist())
+    if isinstance(value, Mapping) and all(isinstance(k, str) for k in value):
+        return {k: _python(method, v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_python(method, v) for v in value]
+    if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise ScoreError(
+        f"The method '{method}' says of itself what a report cannot hold: {value!r}. Its settings and provenance are "
+        "texts, finite numbers, lists, and mappings of texts to these."
+    )
 
 
 def _plain(method: str, group: str, s: Any) -> GroupScore:

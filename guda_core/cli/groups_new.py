@@ -10,25 +10,10 @@ from rich.table import Table
 
 from guda_core.cli.terminal import HomeOption, note, progress_bar, say, show
 from guda_core.data.own.found import some
-from guda_core.errors import GroupSetError
-from guda_core.paths import at_home, is_file, is_folder
 from guda_core.records import NOT_STATED
 
 if TYPE_CHECKING:
-    from guda_core.data.own.found import Found
     from guda_core.data.own.new_set import Draft
-
-
-def _find(place: str, folder: Path | None, columns: dict[str, str | None]) -> Found:
-    """The pictures of a folder, a table or a data set."""
-    from guda_core.data.own import data_sets, in_folder, tables
-
-    path = at_home(place)
-    if any(columns.values()) or data_sets.is_data_set(place):
-        return data_sets.find_in_data_set(place, **columns)
-    if path.suffix.lower() in tables.KINDS and not is_folder(path):
-        return in_folder.find_in_table(path, folder)
-    return in_folder.find_in_folder(path)
 
 
 def new(
@@ -72,63 +57,37 @@ def new(
     A set that is there is not written anew without --again. What you wrote into it is kept then.
     """
     given = {"name": name, "held_out": held_out, "seed": seed, "phrase": phrase, "fit": fit, "resolution": resolution}
-    columns = {"image_column": image_column, "group_column": group_column, "text_column": text_column}
-    make(
-        place, {k: v for k, v in given.items() if v is not None}, broken=broken, again=again, folder=folder,
-        rows={**columns, "split": split, "config": config},
-    )  # fmt: skip
+    given |= {"broken": broken}
+    rows = {"image_column": image_column, "group_column": group_column, "text_column": text_column}
+    rows |= {"split": split, "config": config}
+    make(place, {k: v for k, v in given.items() if v is not None}, rows, folder=folder, again=again)
 
 
 def make(
-    place: str, given: dict[str, Any], *, broken: float, again: bool, folder: Path | None, rows: dict[str, str | None]
+    place: str, given: dict[str, Any], rows: dict[str, str | None], *, folder: Path | None = None, again: bool = False
 ) -> None:
-    """Find, check, compare with the set that is there, and write.
-
-    given: the fields of `NewSet` that were asked for. rows: which of a data set's columns and splits.
-    """
+    """Find, check, compare with the set that is there, and write; see `own.prepared`."""
     from guda_core.data.own import set_files
-    from guda_core.data.own.new_set import NewSet, draft
+    from guda_core.data.own.prepared import prepare
 
-    asked = NewSet(**{"name": _named_after(place), "broken": broken, **given})
-    old = set_files.existing(asked.id)
-    asked = set_files.as_before(asked, old, set(given))
-    found = _find(place, folder, rows)
     with progress_bar() as bar:
-        task = bar.add_task("pictures", note=f"{len(found.candidates):,}", total=1.0)
-        made = draft(found, asked, lambda done: bar.update(task, completed=done))
-    if old is not None:
-        made = set_files.kept(made, old, phrases="phrase" not in given)
-    for line in made.notes:
+        task = bar.add_task("pictures", note="", total=1.0)
+
+        def tell(pictures: int, done: float) -> None:
+            bar.update(task, completed=done, note=f"{pictures:,}")
+
+        made = prepare(place, given, rows, folder=folder, tell=tell)
+    for line in made.draft.notes:
         note(f"Note: {line}")
-    _tell(made)
-    if old is not None and not _may_write(set_files.differences(made, old), made.id, again):
+    _tell(made.draft)
+    if not made.changes:
+        say(f"The group set '{made.draft.id}' is there already, and nothing has changed since.")
         return
-    written = set_files.write(made)
-    say(f"Written: {written / set_files.SET}")
-    say(f"Write authors and licences there where you know them. Then: guda groups check {made.id}")
-
-
-def _may_write(differing: list[str], set_id: str, again: bool) -> bool:
-    """Whether a set that is there is to be written anew; says what differs. Raises GroupSetError without `again`."""
-    if not differing:
-        say(f"The group set '{set_id}' is there already, and nothing has changed since.")
-        return False
-    for line in differing:
+    for line in made.differing:
         say(f"Changed: {line}")
-    if not again:
-        raise GroupSetError(
-            f"The group set '{set_id}' is there already, and nothing was written. To write it anew, add --again. "
-            "Names, phrases, authors, licences and links that you wrote into it are kept."
-        )
-    return True
-
-
-def _named_after(place: str) -> str:
-    """A set's name by its place: the folder's, the file's without its ending, or the data set's."""
-    if place.startswith("hub:"):
-        return place.removeprefix("hub:").partition("@")[0].rpartition("/")[2]
-    path = at_home(place).absolute()
-    return (path.stem if is_file(path) else path.name) or "pictures"
+    written = made.write(again=again)
+    say(f"Written: {written / set_files.SET}")
+    say(f"Write authors and licences there where you know them. Then: guda groups check {made.draft.id}")
 
 
 def _tell(made: Draft) -> None:

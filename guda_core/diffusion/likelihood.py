@@ -26,6 +26,7 @@ from torch import Tensor
 
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.condition import Condition
+from guda_core.diffusion.finite import is_finite
 from guda_core.diffusion.memory import Fitting, in_batches
 from guda_core.diffusion.prediction import Prediction
 from guda_core.diffusion.schedule import Schedule
@@ -166,7 +167,7 @@ def _weighted_errors(
 
     errors = torch.stack(in_batches(run, range(len(inputs.w)), batch)).cpu().double()
     out = inputs.w.reshape(-1, *[1] * (errors.dim() - 1)) * errors
-    if not torch.isfinite(out).all():
+    if not is_finite(out):
         raise ScoreError(
             "The model gave values that are not finite, so there is no score. On a GPU, set GUDA_DTYPE=float32, or "
             "`gpu_dtype: float32` in the model's card."

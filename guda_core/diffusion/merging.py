@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from guda_core.diffusion.finite import is_finite
 from guda_core.diffusion.memory import lacked_memory
 from guda_core.diffusion.weights import refuse_pickle
 from guda_core.errors import ModelError
@@ -80,7 +81,7 @@ def read_lora(path: Path) -> LoraFile:
         raise ModelError(f"The LoRA {path} is a {kinds[0]}, which cannot be merged. Only plain LoRA files can.")
     if not any((m := FACTOR.fullmatch(n)) and m[2] in FIRST for n in tensors):
         raise ModelError(f"{path} is no LoRA: none of its {len(tensors)} tensors is named as one.")
-    broken = next((n for n, t in tensors.items() if not torch.isfinite(t.float()).all()), None)
+    broken = next((n for n, t in tensors.items() if not is_finite(t)), None)
     if broken:
         raise ModelError(f"The LoRA {path} is damaged: {broken} is not finite.")
     return lora
@@ -128,7 +129,7 @@ def merge(pipe: Any, lora: LoraFile, parts: Sequence[str]) -> None:
     with torch.no_grad():
         for weight, change in changes:
             weight.copy_(weight.float() + change)
-    if not all(torch.isfinite(weight).all() for weight, _ in changes):
+    if not all(is_finite(weight) for weight, _ in changes):
         raise ModelError(f"The LoRA {lora.path.name} is too strong: with it the model's weights are not finite.")
 
 

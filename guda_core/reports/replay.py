@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from guda_core.answers.other_captions import BEST
-from guda_core.errors import ImageError, PromptError, ReportError, ScoreError
+from guda_core.errors import ImageError, OptionError, PromptError, ReportError, ScoreError
 from guda_core.records import Attribution, Query, Scope
 from guda_core.reports.bundle import VALUES
 from guda_core.reports.findings import MISSING, Change, Doing, Outcome, Verdict
@@ -223,12 +223,22 @@ def recorded(methods: Mapping[str, Any]) -> Recorded:
     return Recorded(raced, draws, not any("offset" in s and "offset_se" not in s for s in settings))
 
 
+def _check_known(asked: Sequence[str], service: Service) -> None:
+    """Raises OptionError for a method that this installation does not have, and says where such a one comes from."""
+    known = {*service.methods(), *service.provenance().not_offered}
+    if unknown := [m for m in dict.fromkeys(asked) if m not in known]:
+        raise OptionError(
+            f"This report has answers of {', '.join(unknown)}, unknown here: from another version of guda, or from a "
+            "package that adds methods to it. Install that on this machine, then replay the report."
+        )
+
+
 def replay(report: Report, service: Service) -> Iterator[Doing | Verdict]:
     """Compute a report's answer again with this service: yields what it is at, then the Verdict.
 
     Raises:
         ReportError: its picture or prompt is refused, or it is of a computation that was stopped.
-        OptionError: it asks for a method or an effort that is unknown here.
+        OptionError: it asks for a method or an effort that is unknown or not offered here.
     """
     record = report.record
     parts = [*record["methods"].values(), *(t["answer"] for t in record.get("captions", ()))]
@@ -236,6 +246,7 @@ def replay(report: Report, service: Service) -> Iterator[Doing | Verdict]:
     if unfinished or any(found["progress"] < 1 for found in parts):
         raise ReportError("This report is of a computation that was stopped early, which cannot be repeated.")
     asked = [*record["settings"]["methods"], *(t["method"] for t in record.get("captions", ()))]
+    _check_known(asked, service)
     check_methods(asked, service.methods(), service.provenance().not_offered)
     try:
         query = service.prepare(report.picture, prompt=record["picture"]["prompt"])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from guda_core.data.dataset import Item, described
 from guda_core.diffusion.base_model import BaseModel
+from guda_core.diffusion.finite import is_finite
 from guda_core.errors import AdapterError, OptionError
 from guda_core.unlearning import adapters, uce
 from guda_core.unlearning.adapter_files import is_draft
@@ -92,7 +93,7 @@ def make(job: Forgetting, group: str, config: UceConfig | None = None) -> Draft:
     for name, up in found.up.items():
         state[f"{name}.lora_A.weight"] = found.down.to(torch.float16).clone()
         state[f"{name}.lora_B.weight"] = up.to(torch.float16).contiguous()
-    if not all(torch.isfinite(t).all() for t in state.values()):
+    if not all(is_finite(t) for t in state.values()):
         raise AdapterError(f"The draft of '{group}' is not finite. Unlearn the group with `guda unlearn`.")
     meta = {
         "model": job.card.id,

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from guda_core.diffusion.base_model import BaseModel
+from guda_core.diffusion.finite import is_finite
 from guda_core.diffusion.precision import mixed
 from guda_core.errors import TrainingError
 from guda_core.unlearning import adapters, lora
@@ -121,7 +122,7 @@ def check(student: nn.Module, group: str, moved: float, config: Trained, *, size
             answers retained pictures no better than by 0.
     """
     trained = [(n, p) for n, p in student.named_parameters() if p.requires_grad]
-    broken = [n for n, p in trained if not torch.isfinite(p).all()]
+    broken = [n for n, p in trained if not is_finite(p)]
     if broken:
         why = f"{len(broken)} of its weights are not finite, such as {broken[0]}"
     elif large := [n for n, p in trained if p.abs().max() > adapters.LARGEST]:

@@ -28,6 +28,7 @@ from guda_core.attribution.gradient.projection import SPREAD, Projection
 from guda_core.attribution.gradient.store import Store
 from guda_core.data.encoded import Examples
 from guda_core.diffusion.base_model import BaseModel
+from guda_core.diffusion.finite import is_finite
 from guda_core.diffusion.likelihood import seed_of
 from guda_core.diffusion.precision import mixed
 from guda_core.errors import ModelError, OptionError, ScoreError
@@ -171,7 +172,7 @@ class Gradients:
             g = self._gradient(self._output(eps_hat, eps).sum() / k, weights)
             vector += g / g.norm().clamp_min(1e-20) / k if self.config.normalise else g
             residual += float((eps - eps_hat.detach()).square().flatten(1).mean(dim=1).sqrt().sum()) / k
-        if not torch.isfinite(vector).all():
+        if not is_finite(vector):
             raise ScoreError("A gradient is not finite, so there is no score.")
         return Gradient(vector, residual)
 
@@ -182,7 +183,7 @@ class Gradients:
             g = torch.cat([p.flatten().float().cpu() for p in found])
             if self.scale == 1:
                 return g
-            if torch.isfinite(g).all():
+            if is_finite(g):
                 return g / self.scale
             self.scale /= 2
 

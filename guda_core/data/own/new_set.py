@@ -13,7 +13,8 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from numbers import Real
+from typing import Any, get_args
 
 from guda_core.data.groups import HTTPS
 from guda_core.data.images import Fit, hash_picture
@@ -47,14 +48,20 @@ class NewSet:
     broken: float = 0.01
 
     def __post_init__(self) -> None:
-        if not 0 <= self.held_out <= 0.9:
-            raise OptionError("--held-out is a share between 0 and 0.9.")
-        if not 0 <= self.broken <= 1:
-            raise OptionError("--broken is a share between 0 and 1.")
+        for what, share, most in (("held out", self.held_out, 0.9), ("broken", self.broken, 1)):
+            if not (isinstance(share, Real) and 0 <= share <= most):
+                option = "--" + what.replace(" ", "-")
+                raise OptionError(f"The share that is {what} ({option}) is between 0 and {most}; got {share!r}.")
         if self.phrase and "{name}" not in self.phrase:
-            raise OptionError('--phrase needs {name} in it, for example "by {name}".')
-        if not self.name.strip():
-            raise OptionError("--name is empty.")
+            raise OptionError('The phrase (--phrase) needs {name} in it, for example "by {name}".')
+        if not isinstance(self.name, str) or not self.name.strip():
+            raise OptionError("The name of the set (--name) is empty, or no text.")
+        if self.fit not in get_args(Fit):
+            raise OptionError(f"The fit (--fit) is one of {', '.join(get_args(Fit))}; got {self.fit!r}.")
+        if not isinstance(self.resolution, int) or self.resolution < 8:
+            raise OptionError(f"The resolution (--resolution) is 8 pixels or more; got {self.resolution!r}.")
+        if not isinstance(self.seed, int):
+            raise OptionError(f"The seed (--seed) is a whole number; got {self.seed!r}.")
 
     @property
     def id(self) -> str:
