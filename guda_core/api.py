@@ -304,10 +304,7 @@ def _in_this_process(group_set: GroupSet, asked: Asked) -> dict[str, dict[str, A
     job = Forgetting(group_set, model=asked.model, folder=asked.folder)
     check_learned(job)
     config = job.config(asked.operator, **dict(asked.changes))
-    pending = job.pending(asked.groups, config=config, again=asked.again)
-    if not asked.again:
-        job.check_others(pending)
-    for gid in pending:
+    for gid in job.begin(asked.groups, config=config, again=asked.again):
         for p in job.unlearn(gid, config):
             log.info("unlearn %s: step %d of %d, loss %.4f", gid, p.step, p.steps, p.loss)
     measured = Health(job, apart=kept_apart(group_set, job.card.id))

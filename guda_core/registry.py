@@ -48,10 +48,6 @@ class Registry(Mapping[str, Any]):
             raise OptionError(f"There is a {self.kind} '{id}' already. Choose another id.")
         self._members[id] = member
 
-    def line(self, id: str) -> str:
-        """What names the member: "module:attribute"."""
-        return _line(self._all()[id])
-
     def remove(self, id: str) -> None:
         """Take a member out again, for example one that a test added."""
         self._members.pop(id)
@@ -59,15 +55,29 @@ class Registry(Mapping[str, Any]):
     def __getitem__(self, id: str) -> Any:
         member = self._all()[id]
         if isinstance(member, str):
-            module, _, attribute = member.partition(":")
-            member = self._members[id] = getattr(import_module(module), attribute)
+            member = self._members[id] = self._imported(id, member)
         return member
+
+    def _imported(self, id: str, line: str) -> Any:
+        """The member behind a line. Raises OptionError where another package's cannot be imported."""
+        module, _, attribute = line.partition(":")
+        package = module.partition(".")[0]
+        try:
+            return getattr(import_module(module), attribute)
+        except (Exception, SystemExit) as e:  # whatever stands in another package
+            if package == __name__.partition(".")[0]:
+                raise
+            why = f"{type(e).__name__}: {e}"
+            raise OptionError(
+                f"The {self.kind} '{id}' cannot be imported ({why}). It is of the package '{package}'."
+            ) from e
 
     def find(self, id: str) -> Any:
         """The member of that id.
 
         Raises:
-            OptionError: there is none; the message lists the known ones.
+            OptionError: there is none, and the message lists the known ones; or it is of another package and cannot be
+                imported.
         """
         if id not in self._all():
             raise OptionError(f"There is no {self.kind} '{id}'. Known: {', '.join(self)}.")

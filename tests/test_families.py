@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -80,6 +81,18 @@ def test_a_family_from_outside_is_found_loaded_and_scored(blobs):
     draws = likelihood.draw_times("x", strata, 2)
     z = model.encode(np.zeros((4, 4, 3), np.uint8))
     assert np.isfinite(likelihood.kl_values(model, z, model.embed([""]), draws, [0, 1])).all()
+
+
+def test_a_family_of_others_that_cannot_be_imported_stops_only_its_own_models(tmp_path, caplog, request):
+    (tmp_path / "blobs.txt").touch()
+    (tmp_path / "model_index.json").write_text("{}")
+    for name, member in (("lost", "no_such_plug:Family"), ("blobs", Blobs)):
+        FAMILIES.add(name, member)
+        request.addfinalizer(lambda name=name: FAMILIES.remove(name))
+    card = resolve_card(str(tmp_path))
+    assert (card.kind, card.resolution) == ("blobs", 4) and "of the package 'no_such_plug'" in caplog.text
+    with pytest.raises(ModelError, match=r"Card '.*': The family of models 'lost' cannot be imported"):
+        load_model(replace(card, kind="lost"))
 
 
 @pytest.mark.parametrize("save", [save_tiny, save_tiny_unconditional])

@@ -407,9 +407,10 @@ def test_a_method_of_others_that_breaks_takes_no_other_with_it(service, caplog, 
 
     (tmp_path / "broken_plug.py").write_text("raise RuntimeError('no driver')")
     (tmp_path / "unread_plug.py").write_text("def :")
+    (tmp_path / "leaving_plug.py").write_text("import sys\nsys.exit('no licence key')")
     monkeypatch.syspath_prepend(tmp_path)
     added = {
-        "broken": "broken_plug:x", "unread": "unread_plug:x", "function": lambda: None,
+        "broken": "broken_plug:x", "unread": "unread_plug:x", "leaving": "leaving_plug:x", "function": lambda: None,
         "text": kind("text", needs="clip"), "value": kind("value", load=broken(ValueError("no table"))),
         "nothing": kind("nothing", load=classmethod(lambda cls, context: None)),
         "unsaid": kind("unsaid", provenance=lambda self: 1 / 0),
@@ -420,6 +421,7 @@ def test_a_method_of_others_that_breaks_takes_no_other_with_it(service, caplog, 
     assert set(loaded) == {"brightness", "darkness"}
     said = {
         "broken": "cannot be imported (RuntimeError: no driver)", "unread": "cannot be imported (SyntaxError",
+        "leaving": "cannot be imported (SystemExit: no licence key)",
         "function": "no class made from Method", "text": "no tuple of ids: ('clip',)",
         "value": "cannot be loaded (ValueError: no table)", "nothing": "its load gives NoneType",
         "unsaid": "cannot be loaded (ZeroDivisionError", "unheld": "what a report cannot hold: {1, 2}",

@@ -12,6 +12,7 @@ from guda_core.errors import OptionError
 from guda_core.registry import Registry
 
 LINES = {"fraction": "fractions:Fraction", "absent": "no_such_module:x"}
+OURS = {"moved": "guda_core.no_such_module:x", "renamed": "guda_core.errors:NoSuchError"}
 
 
 def test_a_line_is_imported_when_asked_for_and_stands_in_order():
@@ -20,8 +21,15 @@ def test_a_line_is_imported_when_asked_for_and_stands_in_order():
     import fractions
 
     assert of["fraction"] is fractions.Fraction and of.find("fraction") is fractions.Fraction
-    with pytest.raises(ModuleNotFoundError):
-        of["absent"]
+    for look in (of.find, of.__getitem__):
+        with pytest.raises(
+            OptionError, match=r"The number 'absent' cannot be imported \(ModuleNotFoundError: No module"
+        ):
+            look("absent")
+    ours = Registry("number", "guda_core.nothing", OURS)
+    for id, fault in (("moved", ModuleNotFoundError), ("renamed", AttributeError)):  # a fault of ours is seen
+        with pytest.raises(fault):
+            ours[id]
 
 
 def test_members_from_outside_are_added_once_and_removed():
@@ -30,7 +38,6 @@ def test_members_from_outside_are_added_once_and_removed():
     assert of["whole"] is int and list(of)[-1] == "whole"
     of.add("whole", int)  # as a package's own module does that an entry point names
     of.add("whole", "builtins:int")
-    assert of.line("whole") == "builtins:int" and of.line("fraction") == "fractions:Fraction"
     with pytest.raises(OptionError, match="There is a number 'whole' already"):
         of.add("whole", float)
     of.remove("whole")

@@ -24,7 +24,7 @@ from guda_core.data.encoded import Examples
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.cards import called
 from guda_core.diffusion.memory import is_out_of_memory
-from guda_core.errors import GudaError, ScoreError
+from guda_core.errors import GudaError, OptionError, ScoreError
 from guda_core.file_names import placeless
 from guda_core.paths import SHIPPED_RUN, Folder
 from guda_core.records import Attribution, Cost, GroupModels, GroupScore, GroupSet, MethodInfo, Query
@@ -209,8 +209,8 @@ def _read(m: str) -> type[Method] | Unavailable:
     """The class behind a line of METHODS, if it is one that says all it must."""
     try:
         kind = METHODS[m]
-    except Exception as e:  # whatever stands in another package
-        return _warned(m, f"It cannot be imported ({type(e).__name__}: {e}). {_of(METHODS.line(m))}")
+    except OptionError as e:
+        return _warned(m, str(e))
     if not (isinstance(kind, type) and issubclass(kind, Method)):
         return _warned(m, "It is no class made from Method.")
     if isinstance(kind.needs, str):
@@ -239,11 +239,12 @@ def _load(kind: type[Method] | Unavailable, context: Context) -> Method | Unavai
                 asked()
     except GudaError as e:
         return _warned(kind.name, str(e))
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         if is_ours(kind):
             raise
         log.exception("%s of %s cannot be loaded", kind.name, kind.__module__)
-        return _warned(kind.name, f"It cannot be loaded ({type(e).__name__}: {e}). {_of(kind.__module__)}")
+        of = kind.__module__.partition(".")[0]
+        return _warned(kind.name, f"It cannot be loaded ({type(e).__name__}: {e}). It is of the package '{of}'.")
     if isinstance(found, Unavailable):
         log.info("%s is not offered. %s", kind.name, found.reason)
     return found
@@ -252,11 +253,6 @@ def _load(kind: type[Method] | Unavailable, context: Context) -> Method | Unavai
 def _warned(name: str, reason: str) -> Unavailable:
     log.warning("%s is not offered. %s", name, reason)
     return Unavailable(reason)
-
-
-def _of(line: str) -> str:
-    """Whose a method is. line: "module:attribute", or the module."""
-    return f"It is of the package '{line.partition(':')[0].partition('.')[0]}'."
 
 
 def is_ours(kind: type) -> bool:

@@ -122,14 +122,15 @@ def unlearn(
         if draft:
             draft_command.draft(opened.forgetting, asked.groups, again=again)
             return
-        pending = opened.forgetting.pending(asked.groups, config=opened.config, again=again)
-        if not again:
-            opened.forgetting.check_others(pending)
         if plan:
+            pending = opened.forgetting.pending(asked.groups, config=opened.config, again=again)
+            if not again:
+                opened.forgetting.check_others(pending)
             _plan(opened.forgetting, opened.health, pending, opened.config, json_file, share)
             return
-        opened.forgetting.note_list([g for g in opened.forgetting.known(asked.groups) if g not in pending])
-        _make(opened.forgetting, pending, opened.config)
+        _make(
+            opened.forgetting, opened.forgetting.begin(asked.groups, config=opened.config, again=again), opened.config
+        )
         _measure(opened.health, asked.groups)
     card = chosen_card(model)
     where = paths.run(card.id, gs.id).adapters if folder is None else paths.Layers((folder,))
@@ -155,7 +156,6 @@ def _make(job: Forgetting, pending: list[str], config: Any) -> None:
     """Unlearn the groups: a bar for the pictures, one a group in steps, and one of all in passes of the network."""
     if not pending:
         return
-    job.check_places(pending)
     with progress_bar() as bar:
         pictures = bar.add_task("encode pictures", note="", total=1.0)
         for fraction in job.encoding():

@@ -211,7 +211,12 @@ def _card_of(folder: Path, *, name: str, source: str, at: str) -> Card:
 
     if not (folder / INDEX).is_file():
         raise ModelError(f"{at} is no model in diffusers' layout: it has no {INDEX}.")
-    for kind, family in FAMILIES.items():
+    for kind in FAMILIES:
+        try:
+            family = FAMILIES[kind]
+        except OptionError as e:  # it may be that no one's model is meant
+            log.warning("%s", e)
+            continue
         with _makes_sense(at):
             fields = family.describe(folder)
             if fields is not None:

@@ -106,14 +106,10 @@ def look(asked: Asked) -> Steps:
     """What is to be done (`Found`); the pictures are encoded on the way, if any group is to be unlearned."""
     opened = _opened(asked)
     job, measured = opened.forgetting, opened.health
-    pending = job.pending(asked.groups, config=opened.config, again=asked.again)
-    job.note_list([g for g in job.known(asked.groups) if g not in pending])
+    pending = job.begin(asked.groups, config=opened.config, again=asked.again)
     others = [g for g in measured.unmeasured(asked.groups) if g not in pending]
     before = {g: _stamp(opened, g) for g in pending if asked.again}
     if pending:
-        if not asked.again:
-            job.check_others(pending)
-        job.check_places(pending)
         for fraction in job.encoding():
             yield fraction, "encoding the pictures"
     passes = measured.passes([*pending, *others])

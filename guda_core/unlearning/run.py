@@ -144,6 +144,21 @@ class Forgetting:
 
         return [g for g in self.known(wanted) if again or not fit(g)]
 
+    def begin(self, wanted: Sequence[str], *, config: Settings, again: bool = False) -> list[str]:
+        """`pending`, when work begins: what would stop it after hours is looked at, and of the adapters that fit the
+        set's list of now is written down.
+
+        Raises:
+            OptionError: there is no such group. AdapterError: another model's adapter would be replaced, or an adapter
+                could not be written.
+        """
+        pending = self.pending(wanted, config=config, again=again)
+        if not again:
+            self.check_others(pending)
+        self.check_places(pending)
+        self.note_list([g for g in self.known(wanted) if g not in pending])
+        return pending
+
     def note_list(self, groups: Iterable[str]) -> None:
         """Of these groups' adapters, which are of the set's pictures and captions of now: write down its list of now.
         It is another where files were saved anew with the same pixels.
