@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,8 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     base = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(PLACE, str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "once"))
+        (base / "temporary").mkdir()
+        patch.setattr(tempfile, "tempdir", str(base / "temporary"))  # gradio's client leaves folders there
         yield
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -249,7 +250,7 @@ def test_the_page_offers_it_draws_its_bars_and_says_its_note(service, query, tmp
         assert (
             "Brightness &lt;&amp;&gt;" in pages and "&lt;b&gt;in the list&lt;/b&gt;" in pages and "<b>in" not in pages
         )
-        client = Client(url, verbose=False)
+        client = Client(url, verbose=False, download_files=tempfile.mkdtemp())
         out = client.predict("a cat", 1, 5, 3.0, ["brightness"], "quick", api_name="/page_generate")
         assert "First: " in out[0] and "Brightness &lt;&amp;&gt; puts this group first" in out[0]
         assert any('aria-label="Scores by Brightness &lt;&amp;&gt;' in str(v) for v in out)

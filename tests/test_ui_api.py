@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -58,7 +59,7 @@ class Visitor:
     """A client of the app, with the outputs by name."""
 
     def __init__(self, url: str) -> None:
-        self.client = Client(url, verbose=False)
+        self.client = Client(url, verbose=False, download_files=tempfile.mkdtemp())
 
     def call(self, name: str, *inputs: Any) -> dict[str, Any]:
         out = self.client.predict(*inputs, api_name=name)
@@ -258,7 +259,7 @@ def test_app_is_imported_without_gradio_or_torch():
 
 def test_two_reports_are_compared_as_on_the_command_line(stage, tmp_path):
     service, url = stage.service, stage.url
-    client = Client(url, verbose=False)
+    client = Client(url, verbose=False, download_files=tempfile.mkdtemp())
     asked = (handle_file(picture(tmp_path)), "", ["guda", "clip"])
     made = [client.predict(*asked, effort, api_name="/report") for effort in ("quick", "full")]
     service.outcome = "tied"

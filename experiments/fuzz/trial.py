@@ -113,26 +113,25 @@ def tried(run: Callable[[bytes], None], data: bytes, memory_mb: float) -> Outcom
     return Outcome(kind, detail, seconds, grown)
 
 
-def work(place: str, connection: Connection) -> None:
-    """The watched process: answers inputs until the other side closes."""
+def work(place: str, connection: Connection, folder: Path) -> None:
+    """The watched process: answers inputs until the other side closes. folder: its own, empty."""
     import resource  # which Windows lacks
 
-    with tempfile.TemporaryDirectory(prefix="guda-fuzz-") as folder:
-        os.environ.update(ENVIRON, GUDA_HOME=f"{folder}/home", GUDA_CACHE=f"{folder}/cache")
-        door = find_door(place)
-        run = door.start(Path(folder))
-        with contextlib.suppress(GudaError):
-            run(next(door.inputs(0)))  # what is loaded at the first input counts for nothing
-        most = int((_status("VmSize") + 2 * door.memory_mb) * 1e6)
-        resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
-        connection.send("ready")
-        while True:
-            try:
-                data = connection.recv_bytes()
-            except EOFError:
-                return
-            o = tried(run, data, door.memory_mb)
-            connection.send((o.kind, o.detail, o.seconds, o.grown_mb))
+    os.environ.update(ENVIRON, GUDA_HOME=str(folder / "home"), GUDA_CACHE=str(folder / "cache"))
+    door = find_door(place)
+    run = door.start(folder)
+    with contextlib.suppress(GudaError):
+        run(next(door.inputs(0)))  # what is loaded at the first input counts for nothing
+    most = int((_status("VmSize") + 2 * door.memory_mb) * 1e6)
+    resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    connection.send("ready")
+    while True:
+        try:
+            data = connection.recv_bytes()
+        except EOFError:
+            return
+        o = tried(run, data, door.memory_mb)
+        connection.send((o.kind, o.detail, o.seconds, o.grown_mb))
 
 
 class Watched:
@@ -142,12 +141,15 @@ class Watched:
         self.place, self.seconds = place, seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None  # of the process, which cannot see its own end
 
     def start(self) -> Connection:
         """Start the process unless it runs; gives what it is spoken to by."""
         if self._pipe is None:
             ours, theirs = socket.socketpair()
-            command = [sys.executable, "-m", "experiments.fuzz.trial", self.place, str(theirs.fileno())]
+            self._folder = tempfile.TemporaryDirectory(prefix="guda-fuzz-", ignore_cleanup_errors=True)
+            place = [self.place, str(theirs.fileno()), self._folder.name]
+            command = [sys.executable, "-m", "experiments.fuzz.trial", *place]
             self._process = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL, cwd=ROOT, env={**os.environ, **ENVIRON},
@@ -179,7 +181,9 @@ class Watched:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-        self._pipe = self._process = None
+        if self._folder is not None:
+            self._folder.cleanup()
+        self._pipe = self._process = self._folder = None
 
     def __enter__(self) -> Watched:
         return self
@@ -189,4 +193,4 @@ class Watched:
 
 
 if __name__ == "__main__":
-    work(sys.argv[1], Connection(int(sys.argv[2])))
+    work(sys.argv[1], Connection(int(sys.argv[2])), Path(sys.argv[3]))
