@@ -9,11 +9,13 @@ at all.
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, cast
 
@@ -103,8 +105,8 @@ class Answer:
         data = original if original is None or isinstance(original, bytes) else read_file(Path(original))
         answers, about = list(self.methods.values()), {**self._about(), "shown": self.shown, "original": data}
         made = bundle.make(self.query, answers, self.groups, **about)
-        bundle.write(Path(path), made)
-        return Path(path)
+        bundle.write(at := paths.at_home(str(path)), made)
+        return at
 
     def _about(self) -> dict[str, Any]:
         scope = None if self.scope.verdict == "not assessed" else asdict(self.scope)
@@ -190,8 +192,10 @@ def make_groups(
     given |= {"broken": broken}
     rows = {"image_column": image_column, "group_column": group_column, "text_column": text_column}
     rows |= {"split": split, "config": config}
-    at = Path(folder) if folder is not None else None
-    made = prepare(str(place), {k: v for k, v in given.items() if v is not None}, rows, folder=at)
+    if unread := [k for k, v in {**rows, "folder": folder}.items() if not isinstance(v, str | Path | None)]:
+        raise OptionError(f"{unread[0]} must be a text.")
+    at = paths.at_home(str(folder)) if folder is not None else None
+    made = prepare(str(place), {k: _plain(v) for k, v in given.items() if v is not None}, rows, folder=at)
     for line in made.draft.notes:
         log.info("group set %s: %s", made.draft.id, line)
     for line in made.differing:
@@ -243,7 +247,7 @@ def attribute(
         for a in refining:
             final[a.method] = a
             if progress is not None:
-                progress(a)
+                progress(copy.deepcopy(a))  # whoever hears it may change it
     settings = {"effort": effort, "methods": asked}
     found = {m: final[m] for m in asked}
     strips = {m: service.strip(query, m) for m in able if pictures}
@@ -290,7 +294,9 @@ def unlearn(
         FORGET_LOSSES.find(operator)
     only = _names(only, "only")
     group_set = _groups(groups, model)
-    folder = Path(folder) if folder is not None else None
+    if not isinstance(folder, str | Path | None):
+        raise OptionError(f"folder must be a path; got {type(folder).__name__}.")
+    folder = paths.at_home(str(folder)) if folder is not None else None
     changes = tuple(sorted(settings.items()))
     asked = Asked(group_set.id, model, folder, tuple(only), operator, changes, again=again)
     with kept_services.none_kept():  # its memory is needed, and what it read is no longer true afterwards
@@ -338,6 +344,13 @@ def _logged(title: str, count: int, events: Iterator[Event]) -> Iterator[Event]:
     for e in events:
         log.info("%s (%.0f%%): %s %s. %s", title, 100 * e.all_done, e.job.name, e.kind, e.note)
         yield e
+
+
+def _plain(value: Any) -> Any:
+    """A number in Python's own type, such as one of numpy's; anything else as it is."""
+    if type(value) in (bool, int) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def _names(given: str | Iterable[str], what: str) -> list[str]:

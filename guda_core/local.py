@@ -15,8 +15,9 @@ from guda_core.attribution import scope as scopes
 from guda_core.attribution.counterfactual import Counterfactual
 from guda_core.attribution.counterfactual_pictures import pictures_without
 from guda_core.attribution.maps import maps
-from guda_core.attribution.method import Budget, Context, Method, answers, load_methods, made_from, total_cost
+from guda_core.attribution.method import Budget, Context, Method, answers, load_methods, total_cost
 from guda_core.attribution.nearest import fetched, nearest
+from guda_core.attribution.others import caveat_of, info_of, models_of, provenance_of
 from guda_core.attribution.similarity import ClipSimilarity
 from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import Item, fitted, middle
@@ -118,8 +119,8 @@ class LocalService:
             threads=torch.get_num_threads(),
             methods=self.methods(),
             not_offered=self.not_offered,
-            made_from={k: made_from(method) for k, method in self.offered.items()},
-            models={k: found for k, method in self.offered.items() if (found := method.models()) is not None},
+            made_from={k: provenance_of(method) for k, method in self.offered.items()},
+            models={k: found for k, method in self.offered.items() if (found := models_of(method)) is not None},
             validation=read_validation(paths.BENCHMARKS, base_sha256=m.sha256),
         )
 
@@ -128,11 +129,11 @@ class LocalService:
         return likeness.bank_sha256 if isinstance(likeness, ClipSimilarity) else ""
 
     def _said_of_methods(self) -> str:
-        said = [m.caveat() for m in self.offered.values()]
+        said = [caveat_of(m) for m in self.offered.values()]
         return " ".join(dict.fromkeys(filter(None, said)))
 
     def methods(self) -> dict[str, MethodInfo]:
-        return {k: method.info() for k, method in self.offered.items()}
+        return {k: info_of(method) for k, method in self.offered.items()}
 
     def cost(self, methods: Sequence[str], effort: str) -> Cost:
         budget = budget_of(effort)

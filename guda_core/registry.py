@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from functools import reduce
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
@@ -33,9 +34,9 @@ class Registry(Mapping[str, Any]):
         if not self._outside:
             self._outside = True
             for point in entry_points(group=self.group):
-                if _line(self._members.setdefault(point.name, point.value)) != point.value:
-                    kept = _line(self._members[point.name])
-                    log.warning("The %s '%s' is %s; %s is left out.", self.kind, point.name, kept, point.value)
+                line = f"{point.module}:{point.attr}"  # without the spaces and extras that may stand in its value
+                if (kept := _line(self._members.setdefault(point.name, line))) != line:
+                    log.warning("The %s '%s' is %s; %s is left out.", self.kind, point.name, kept, line)
         return self._members
 
     def add(self, id: str, member: Any) -> None:
@@ -63,7 +64,7 @@ class Registry(Mapping[str, Any]):
         module, _, attribute = line.partition(":")
         package = module.partition(".")[0]
         try:
-            return getattr(import_module(module), attribute)
+            return reduce(getattr, attribute.split("."), import_module(module))
         except (Exception, SystemExit) as e:  # whatever stands in another package
             if package == __name__.partition(".")[0]:
                 raise

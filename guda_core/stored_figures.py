@@ -42,6 +42,7 @@ def _read(path: Path, stamp: tuple[int, int, int] | None) -> str:
     try:
         data = path.read_bytes() if stamp and stamp[1] <= MAX_FILE else b""
         figures = json.loads(data, parse_constant=lambda _: None) if data else None
+        json.dumps(figures, allow_nan=False)  # 1e999 is read as infinite
     except (OSError, ValueError, RecursionError):
         return json.dumps(f"{path.name} is damaged.")
     sha256 = hashlib.sha256(data).hexdigest()

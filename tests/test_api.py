@@ -101,7 +101,15 @@ def test_scores_are_told_as_they_refine_and_whoever_hears_them_may_end_the_work(
     of_guda = [a for a in heard if a.method == "guda"]
     shares = [a.progress for a in of_guda]
     assert len(shares) > 1 and shares == sorted(shares) and shares[-1] == 1
-    assert {a.method for a in heard} == {"clip", "guda"} and of_guda[-1] is answer.methods["guda"]
+    assert {a.method for a in heard} == {"clip", "guda"} and of_guda[-1].groups == answer.methods["guda"].groups
+
+    def spoil(a):
+        for values in a.arrays().values():
+            values.fill(0)
+        a.settings.clear()
+
+    spoilt = guda_core.attribute(tmp_path / "p.png", methods=["clip", "guda"], effort="full", progress=spoil)
+    assert spoilt.record()["methods"] == answer.record()["methods"]
 
     class EnoughError(Exception): ...
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import re
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,7 +35,7 @@ def test_it_is_the_set_that_the_command_makes_and_is_read_back(home, pictures):
 
 
 def test_the_same_again_is_nothing_and_another_needs_again(home, pictures, caplog):
-    made = guda_core.make_groups(str(pictures), name="Six", seed=np.int64(3).item())
+    made = guda_core.make_groups(str(pictures), name="Six", seed=3)
     before = (home / "sets" / "six" / "group_set.yaml").stat().st_mtime_ns
     assert guda_core.make_groups(pictures, name="Six") == made  # seed and share are as they were
     assert (home / "sets" / "six" / "group_set.yaml").stat().st_mtime_ns == before
@@ -49,16 +50,44 @@ def test_the_same_again_is_nothing_and_another_needs_again(home, pictures, caplo
     assert "The group 'gil' is new." in caplog.text
 
 
+def test_a_set_that_was_renamed_by_hand_stays_where_it_is(home, pictures):
+    made = guda_core.make_groups(pictures)
+    other = guda_core.make_groups(pictures, name="Cats", held_out=0)
+    path = home / "sets" / "artists" / "group_set.yaml"
+    for name in ("Cats", "My six artists", "Emoji"):
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text.replace(f"name: {made.name}\n", f"name: {name}\n", 1), encoding="utf-8")
+        assert guda_core.make_groups(pictures).name == name  # it is there, and nothing differs
+        made = guda_core.make_groups(pictures, held_out=0.3, again=True)
+        assert (made.id, made.name, made.options["held_out"]) == ("artists", name, 0.3)
+        made = guda_core.make_groups(pictures, held_out=0.25, again=True)
+    assert guda_core.load_groups("cats") == other and {p.name for p in (home / "sets").iterdir()} == {"artists", "cats"}
+
+
+def test_numbers_of_other_libraries_are_taken_and_a_wish_counts_though_the_pictures_stay(home, pictures):
+    share = np.float32(0.125)
+    made = guda_core.make_groups(pictures, held_out=share, seed=np.int64(3), resolution=np.int32(64))
+    assert made.options["held_out"] == 0.125 and made.options["seed"] == 3 and made.resolution == 64
+    assert guda_core.make_groups(pictures, held_out=Fraction(1, 8)) == made
+    with pytest.raises(GroupSetError, match="again=True"):
+        guda_core.make_groups(pictures, held_out=0.13)  # one of eight, as before
+    assert guda_core.make_groups(pictures, held_out=0.13, again=True).options["held_out"] == 0.13
+
+
 @pytest.mark.parametrize(
     ("wish", "sentence"),
     [
         ({"held_out": "0.1"}, "between 0 and 0.9; got '0.1'"),
         ({"held_out": float("nan")}, "between 0 and 0.9"),
         ({"fit": "stretch"}, "one of pad, crop, bucket"),
-        ({"resolution": 4}, "8 pixels or more"),
+        ({"resolution": 4}, "of pixels, 8 or more"),
         ({"seed": "x"}, "whole number"),
         ({"name": 3}, "no text"),
         ({"phrase": "by someone"}, "needs {name}"),
+        ({"phrase": 3}, "is a text; got int"),
+        ({"resolution": 2**21}, "8 or more"),
+        ({"folder": b"x"}, "folder must be a text"),
+        ({"image_column": ["a"]}, "image_column must be a text"),
     ],
 )
 def test_a_wish_that_is_no_good_is_one_sentence_and_writes_nothing(wish, sentence, home, pictures):

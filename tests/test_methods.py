@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -326,6 +327,10 @@ def odd(service, query, gives) -> Attribution:
         del service.offered["odd"]
 
 
+def nested(depth: int) -> dict[str, Any]:
+    return {"in": nested(depth - 1)} if depth else {}
+
+
 def scored(a: Attribution, *numbers: Any) -> list[Attribution]:
     return [replace(a, groups=dict.fromkeys(a.groups, GroupScore(*numbers)))]
 
@@ -355,6 +360,19 @@ def scored(a: Attribution, *numbers: Any) -> list[Attribution]:
         (lambda a: [replace(a, settings={"at": Path("/x")})], r"a report cannot hold: \w+Path\('/x'\)"),
         (lambda a: [replace(a, settings={"of": [np.float32("nan")]})], "a report cannot hold: nan"),
         (lambda a: [replace(a, settings={1: "x"})], "a report cannot hold: {1: 'x'}"),
+        (lambda a: [replace(a, settings={"of": np.longdouble(1.5)})], "a report cannot hold: "),
+        (lambda a: [replace(a, settings=nested(50))], "no more than 20 deep"),
+        (lambda a: [replace(a, settings={"n": 10**400})], "a report cannot hold: 1000"),
+        (lambda a: [replace(a, values={"map": np.zeros((2, 2))})], "with values = "),
+        (lambda a: [replace(a, values={"../x": np.zeros(2)})], "with values = "),
+        (lambda a: [replace(a, values={"x": np.array([np.nan])})], "with values = "),
+        (lambda a: [replace(a, values={"x": np.array([None])})], "with values = "),
+        (lambda a: [replace(a, separable="yes")], "with separable = 'yes'"),
+        (lambda a: [replace(a, runner_up=["x"])], "with runner_up = "),
+        (lambda a: [replace(a, unit=3)], "with unit = 3"),
+        (lambda a: [replace(a, kl="x")], "with kl = 'x'"),
+        (lambda a: scored(a, 1e308, 0.0, 1.5e308), r"that can be used: 1e\+308"),
+        (lambda a: sys.exit("enough"), r"failed \(SystemExit: enough"),
     ],
 )
 def test_what_a_method_of_others_gives_wrong_is_said_and_names_it(service, query, gives, why):
@@ -396,6 +414,25 @@ def test_numpys_numbers_become_plain_ones_and_a_missing_score_is_taken(service, 
     assert none.ranked() == []
 
 
+def test_what_a_method_of_others_no_longer_says_loses_no_answer_of_another(service, query, monkeypatch):
+    """All methods are asked about themselves when an answer is written down, also those that nobody asked."""
+
+    class Fickle(Brightness):
+        id, default, __module__ = "fickle", False, "plug.in"
+
+    method = Fickle(list(service.group_set.groups))
+    monkeypatch.setitem(service.offered, "fickle", method)
+    for part in ("caveat", "provenance", "models", "info", "cost"):
+        monkeypatch.setattr(method, part, lambda *given: 1 / 0, raising=False)
+    said = service.provenance()
+    assert said.made_from["fickle"] == {"error": "The method 'fickle' failed (ZeroDivisionError: division by zero)."}
+    assert "The method 'fickle' failed" in said.caveat and "fickle" not in said.models
+    assert service.methods()["fickle"].name == Fickle.name
+    assert ask(service, query, "clip")["clip"].ranked() and service.cost(["clip"], "quick") is not None
+    with pytest.raises(ScoreError, match="The method 'fickle' failed"):
+        service.cost(["fickle"], "quick")
+
+
 def test_a_method_of_others_that_breaks_takes_no_other_with_it(service, caplog, tmp_path, monkeypatch):
     def broken(error: Exception):
         def load(cls, context: Context) -> Brightness:
@@ -416,6 +453,12 @@ def test_a_method_of_others_that_breaks_takes_no_other_with_it(service, caplog, 
         "nothing": kind("nothing", load=classmethod(lambda cls, context: None)),
         "unsaid": kind("unsaid", provenance=lambda self: 1 / 0),
         "unheld": kind("unheld", provenance=lambda self: {"at": {1, 2}}),
+        "list": kind("list", provenance=lambda self: [1]), "none": kind("none", needs=None),
+        "numbers": kind("numbers", needs=(3,)), "my_method": kind("my_method"), "a" * 61: kind("a" * 61),
+        "three": kind("three", caveat=lambda self: 3), "mute": kind("mute", info=lambda self: None),
+        "reason": kind("reason", load=classmethod(lambda cls, context: Unavailable(None))),
+        "nowhere": type("nowhere", (Brightness,), {"id": "nowhere", "__module__": None, "caveat": lambda self: 1 / 0}),
+        "greedy": kind("greedy", load=classmethod(lambda cls, context: context.loaded.clear())),
     }  # fmt: skip
     with registered(added):
         loaded, refused = load_methods(Context(service.model, service.group_set))
@@ -423,13 +466,17 @@ def test_a_method_of_others_that_breaks_takes_no_other_with_it(service, caplog, 
     said = {
         "broken": "cannot be imported (RuntimeError: no driver)", "unread": "cannot be imported (SyntaxError",
         "leaving": "cannot be imported (SystemExit: no licence key)",
-        "function": "no class made from Method", "text": "no tuple of ids: ('clip',)",
+        "function": "no class made from Method", "text": "no tuple of ids, such as ('clip',): 'clip'",
         "value": "cannot be loaded (ValueError: no table)", "nothing": "its load gives NoneType",
         "unsaid": "cannot be loaded (ZeroDivisionError", "unheld": "what a report cannot hold: {1, 2}",
+        "list": "is list, not a mapping", "none": "no tuple of ids", "numbers": "no tuple of ids",
+        "my_method": "An id has a-z and 0-9", "a" * 61: "at most 60 letters", "three": "its caveat gives int",
+        "mute": "its info gives NoneType", "reason": "is no text", "nowhere": "ZeroDivisionError",
+        "greedy": "AttributeError",
     }  # fmt: skip
-    assert all(part in refused[m] for m, part in said.items()), refused
+    assert {m: refused[m] for m, part in said.items() if part not in refused[m]} == {}
     assert "of plug.in cannot be loaded" in caplog.text
-    assert caplog.text.count("Traceback") == 3  # of what failed in its own methods
+    assert caplog.text.count("Traceback") == 8  # of what failed in its own methods
     assert "the package 'broken_plug'" in refused["broken"] and "the package 'plug'" in refused["value"]
 
     class Ours(Brightness):

@@ -47,12 +47,17 @@ def test_members_from_outside_are_added_once_and_removed():
 
 def test_an_installed_package_adds_members_but_replaces_none(monkeypatch, caplog):
     points = [EntryPoint("decimal", "decimal:Decimal", "x"), EntryPoint("fraction", "builtins:int", "x")]
+    points += [
+        EntryPoint("within", "decimal:Decimal.from_float", "x"),
+        EntryPoint("spaced", "decimal : Context [y]", "x"),
+    ]
     monkeypatch.setattr(registry, "entry_points", lambda group: points if group == "guda_core.numbers" else [])
     of = Registry("number", "guda_core.numbers", LINES)
-    from decimal import Decimal
+    from decimal import Context, Decimal
     from fractions import Fraction
 
     assert of["decimal"] is Decimal and of["fraction"] is Fraction
+    assert of["within"] == Decimal.from_float and of["spaced"] is Context
     assert caplog.messages == ["The number 'fraction' is fractions:Fraction; builtins:int is left out."]
 
 

@@ -7,31 +7,27 @@ contributed more, by that method. Only in nats of ELBO does positive mean that i
 from __future__ import annotations
 
 import logging
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from numbers import Real
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Self, cast
 
-import numpy as np
-
-from guda_core.attribution import METHODS
+from guda_core.attribution import METHODS, others
+from guda_core.attribution.others import cost_of, faults_of, is_ours, made_from, own
 from guda_core.data.embeddings import Encoder
 from guda_core.data.encoded import Examples
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.cards import called
-from guda_core.diffusion.memory import is_out_of_memory
 from guda_core.errors import GudaError, OptionError, ScoreError
 from guda_core.file_names import placeless
 from guda_core.paths import SHIPPED_RUN, Folder
-from guda_core.records import Attribution, Cost, GroupModels, GroupScore, GroupSet, MethodInfo, Query
+from guda_core.records import Attribution, Cost, GroupModels, GroupSet, MethodInfo, Query
 from guda_core.service import Race
 
 log = logging.getLogger(__name__)
-SAID = ("id", "name", "unit", "note")  # what a class must say of itself
 
 
 @dataclass(frozen=True)
@@ -197,7 +193,7 @@ def load_methods(context: Context) -> tuple[dict[str, Method], dict[str, str]]:
     while waiting:
         ready = [m for m, kind in waiting.items() if not set(getattr(kind, "needs", ())) & set(waiting)]
         for m in ready or list(waiting):  # where methods need each other in a circle, none is ready and all are refused
-            found = _load(waiting.pop(m), replace(context, loaded=loaded))
+            found = _load(waiting.pop(m), replace(context, loaded=MappingProxyType(loaded)))
             if isinstance(found, Unavailable):
                 refused[m] = placeless(found.reason)  # reports hold it
             else:
@@ -213,14 +209,8 @@ def _read(m: str) -> type[Method] | Unavailable:
         return _warned(m, str(e))
     if not (isinstance(kind, type) and issubclass(kind, Method)):
         return _warned(m, "It is no class made from Method.")
-    if isinstance(kind.needs, str):
-        return _warned(m, f"Its `needs` is no tuple of ids: ('{kind.needs}',).")
-    lacking = [a for a in SAID if not isinstance(getattr(kind, a, None), str)]
-    if lacking:
-        return _warned(m, f"Its class does not say its {', '.join(lacking)}.")
-    if kind.id != m:
-        return _warned(m, f"Its class calls itself '{kind.id}'. Its line in METHODS must name the same id.")
-    return kind
+    why = others.unfit(kind, m)
+    return _warned(m, why) if why else kind
 
 
 def _load(kind: type[Method] | Unavailable, context: Context) -> Method | Unavailable:
@@ -233,17 +223,17 @@ def _load(kind: type[Method] | Unavailable, context: Context) -> Method | Unavai
         found = kind.load(context)
         if not isinstance(found, Method | Unavailable):
             raise TypeError(f"its load gives {type(found).__name__}")
+        if isinstance(found, Unavailable) and not isinstance(found.reason, str):
+            raise TypeError("the reason why it cannot be offered is no text")
         if isinstance(found, Method) and not is_ours(kind):
-            made_from(found)
-            for asked in (found.caveat, found.models):  # by everybody, of every method, like made_from
-                asked()
+            others.check_loaded(found)
     except GudaError as e:
         return _warned(kind.name, str(e))
     except (Exception, SystemExit) as e:
         if is_ours(kind):
             raise
         log.exception("%s of %s cannot be loaded", kind.name, kind.__module__)
-        of = kind.__module__.partition(".")[0]
+        of = others.package_of(kind)
         return _warned(kind.name, f"It cannot be loaded ({type(e).__name__}: {e}). It is of the package '{of}'.")
     if isinstance(found, Unavailable):
         log.info("%s is not offered. %s", kind.name, found.reason)
@@ -255,23 +245,16 @@ def _warned(name: str, reason: str) -> Unavailable:
     return Unavailable(reason)
 
 
-def is_ours(kind: type) -> bool:
-    """Whether a class is of this package: what it raises is a fault to be seen. Others' end their own method alone."""
-    return kind.__module__.partition(".")[0] == __name__.partition(".")[0]
-
-
 def checked(method: Method, found: Iterator[Attribution]) -> Iterator[Attribution]:
-    """The answers of a method as they come. Of other packages' methods, numbers that are no Python floats, such as
-    numpy's, become such, and each answer is looked at; what this package's give is held by tests.
+    """The answers of a method as they come; those of other packages' methods are looked at (`attribution.others`).
 
     Raises:
-        ScoreError: one is none, is of another method, or holds a score that is no finite number or lies outside of its
-            own bounds, or a progress that is none; the last is not whole; or a method of another package fails.
+        ScoreError: one cannot be used; the last is not whole; or a method of another package fails.
     """
     last = None
-    with _faults_of(method), closing(cast(Generator, found)) if hasattr(found, "close") else nullcontext():
+    with faults_of(method), closing(cast(Generator, found)) if hasattr(found, "close") else nullcontext():
         for a in found:
-            last = _own(method, a)
+            last = own(method, a)
             yield last
     _check_whole(method, last)
 
@@ -279,76 +262,6 @@ def checked(method: Method, found: Iterator[Attribution]) -> Iterator[Attributio
 def _check_whole(method: Method, last: Attribution | None) -> None:
     if not is_ours(type(method)) and (last is None or last.progress < 1):
         raise ScoreError(f"The method '{method.id}' ended before its answer was whole.")
-
-
-@contextmanager
-def _faults_of(method: Method) -> Iterator[None]:
-    """Raises ScoreError, with the method's id, for an error of a method of another package."""
-    try:
-        yield
-    except (GudaError, MemoryError):
-        raise
-    except Exception as e:
-        if is_ours(type(method)) or is_out_of_memory(e):
-            raise
-        log.exception("The method '%s' failed", method.id)
-        raise ScoreError(f"The method '{method.id}' failed ({type(e).__name__}: {e}).") from e
-
-
-def _own(method: Method, a: Any) -> Attribution:
-    """One answer of a method, see `checked`."""
-    if is_ours(type(method)):
-        return a
-    if not isinstance(a, Attribution) or a.method != method.id:
-        raise ScoreError(f"The method '{method.id}' gave no answer of its own, but {type(a).__name__}.")
-    if not isinstance(a.progress, Real) or not 0 <= a.progress <= 1:
-        raise ScoreError(f"The method '{method.id}' gave a progress that is not between 0 and 1: {a.progress}.")
-    groups = {g: _plain(method.id, g, s) for g, s in a.groups.items()}
-    return replace(a, groups=groups, progress=float(a.progress), settings=_python(method.id, a.settings))
-
-
-def made_from(method: Method) -> dict[str, Any]:
-    """A method's provenance as a report can hold it. Raises ScoreError where it cannot."""
-    said = method.provenance()
-    if is_ours(type(method)):
-        return said
-    if not isinstance(said, Mapping):
-        raise ScoreError(f"The provenance of '{method.id}' is {type(said).__name__}, not a mapping.")
-    return _python(method.id, said)
-
-
-def _python(method: str, value: Any) -> Any:
-    """Settings or provenance with Python's own numbers and lists in place of numpy's. Raises ScoreError where a report,
-    which is JSON, cannot hold them."""
-    if isinstance(value, np.generic | np.ndarray):
-        return _python(method, value.tolist())
-    if isinstance(value, Mapping) and all(isinstance(k, str) for k in value):
-        return {k: _python(method, v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_python(method, v) for v in value]
-    if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
-        return value
-    raise ScoreError(
-        f"The method '{method}' says of itself what a report cannot hold: {value!r}. Its settings and provenance are "
-        "texts, finite numbers, lists, and mappings of texts to these."
-    )
-
-
-def _plain(method: str, group: str, s: Any) -> GroupScore:
-    """A group's score in Python's own floats."""
-    if not isinstance(s, GroupScore):
-        raise ScoreError(f"The method '{method}' gave {type(s).__name__} for '{group}' in place of a GroupScore.")
-    if s.status in ("unavailable", "no_score") and (s.score, s.low, s.high) == (None, None, None):
-        return s
-    numbers = [x for x in (s.score, s.low, s.high) if isinstance(x, Real) and math.isfinite(x)]
-    if s.status != "ok" or len(numbers) < 3 or not numbers[1] <= numbers[0] <= numbers[2]:
-        raise ScoreError(
-            f"The method '{method}' gave no score for '{group}' that can be used: {s.score}, from {s.low} to {s.high} "
-            f"({s.status}). Scores are finite numbers, within their bounds; where there is none, all three are None "
-            'and the status is "no_score".'
-        )
-    score, low, high = map(float, numbers)
-    return replace(s, score=score, low=low, high=high)
 
 
 def with_needs(methods: Mapping[str, Method], asked: Iterable[str]) -> list[str]:
@@ -366,8 +279,8 @@ def with_needs(methods: Mapping[str, Method], asked: Iterable[str]) -> list[str]
 def total_cost(methods: Mapping[str, Method], asked: Iterable[str], budget: Budget) -> Cost:
     """What the answers of the asked methods take together at most; what several need is counted once."""
     wanted = [methods[m] for m in with_needs(methods, asked)]
-    total = sum((m.cost(budget) for m in wanted), Cost())
-    shared = sorted((m.shared_cost(budget).forward for m in wanted), reverse=True)
+    total = sum((cost_of(m, m.cost, budget) for m in wanted), Cost())
+    shared = sorted((cost_of(m, m.shared_cost, budget).forward for m in wanted), reverse=True)
     return replace(total, forward=total.forward - sum(shared[1:]))
 
 
@@ -385,8 +298,8 @@ def answers(methods: Mapping[str, Method], asked: Sequence[str], query: Query, b
             yield a
         for c in made.values():
             if a.method in c.needs and all(p in latest for p in c.needs):
-                with _faults_of(c):
-                    combined = _own(c, c.combine(latest))
+                with faults_of(c):
+                    combined = own(c, c.combine(latest))
                 yield from follow(combined)
 
     for m in wanted:

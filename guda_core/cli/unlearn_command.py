@@ -128,9 +128,8 @@ def unlearn(
                 opened.forgetting.check_others(pending)
             _plan(opened.forgetting, opened.health, pending, opened.config, json_file, share)
             return
-        _make(
-            opened.forgetting, opened.forgetting.begin(asked.groups, config=opened.config, again=again), opened.config
-        )
+        pending = opened.forgetting.begin(asked.groups, config=opened.config, again=again)
+        _make(opened.forgetting, pending, opened.config)
         _measure(opened.health, asked.groups)
     card = chosen_card(model)
     where = paths.run(card.id, gs.id).adapters if folder is None else paths.Layers((folder,))

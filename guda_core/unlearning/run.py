@@ -87,7 +87,7 @@ class Forgetting:
         for g in wanted:
             if g not in self.group_set.groups:
                 raise OptionError(f"There is no group '{g}'. Known: {', '.join(self.group_set.groups)}.")
-        return list(wanted or self.group_set.groups)
+        return list(dict.fromkeys(wanted or self.group_set.groups))
 
     def load(self, group: str) -> adapters.Adapter:
         """The group's adapter. Raises AdapterError where it cannot be used."""
@@ -98,7 +98,7 @@ class Forgetting:
         try:
             meta = self.load(group).meta
             return config is None or read_config(meta["config"]) == config
-        except (AdapterError, OptionError, KeyError, TypeError):
+        except (AdapterError, OptionError, KeyError, TypeError, AttributeError):
             return False
 
     def _of_these_pictures(self, group: str) -> bool:

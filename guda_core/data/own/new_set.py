@@ -36,7 +36,7 @@ class NewSet:
     captions say a group, with {name} in it; "" for a model that reads no prompts; None: as most captions say it
     already, else "by {name}". fit: how pictures become square, or that they keep their shape (`data.images`).
     resolution: their side in pixels. broken: the largest share of pictures that may be left out because they cannot be
-    read.
+    read. set_id: of the set that is there already, whose name may have been changed by hand; "": the name's slug.
     """
 
     name: str
@@ -46,26 +46,31 @@ class NewSet:
     fit: Fit = "crop"
     resolution: int = 512
     broken: float = 0.01
+    set_id: str = ""
 
     def __post_init__(self) -> None:
         for what, share, most in (("held out", self.held_out, 0.9), ("broken", self.broken, 1)):
             if not (isinstance(share, Real) and 0 <= share <= most):
                 option = "--" + what.replace(" ", "-")
                 raise OptionError(f"The share that is {what} ({option}) is between 0 and {most}; got {share!r}.")
+        if not isinstance(self.phrase, str | None):
+            raise OptionError(f"The phrase (--phrase) is a text; got {type(self.phrase).__name__}.")
         if self.phrase and "{name}" not in self.phrase:
             raise OptionError('The phrase (--phrase) needs {name} in it, for example "by {name}".')
         if not isinstance(self.name, str) or not self.name.strip():
             raise OptionError("The name of the set (--name) is empty, or no text.")
         if self.fit not in get_args(Fit):
             raise OptionError(f"The fit (--fit) is one of {', '.join(get_args(Fit))}; got {self.fit!r}.")
-        if not isinstance(self.resolution, int) or self.resolution < 8:
-            raise OptionError(f"The resolution (--resolution) is 8 pixels or more; got {self.resolution!r}.")
+        if not isinstance(self.resolution, int) or not 8 <= self.resolution <= 2**20:
+            raise OptionError(
+                f"The resolution (--resolution) is a number of pixels, 8 or more; got {self.resolution!r:.60}."
+            )
         if not isinstance(self.seed, int):
-            raise OptionError(f"The seed (--seed) is a whole number; got {self.seed!r}.")
+            raise OptionError("The seed (--seed) is a whole number.")
 
     @property
     def id(self) -> str:
-        return slug(self.name)
+        return self.set_id or slug(self.name)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def as_before(asked: NewSet, old: GroupSet | None, given: set[str]) -> NewSet:
         return asked
     of_old: dict[str, Any] = {"fit": old.fit, "resolution": old.resolution, "name": old.name}
     of_old |= {k: v for k, v in old.options.items() if k in ("held_out", "seed")}
-    return replace(asked, **{k: v for k, v in of_old.items() if k not in given})
+    return replace(asked, set_id=old.id, **{k: v for k, v in of_old.items() if k not in given})
 
 
 def kept(new: Draft, old: GroupSet, *, phrases: bool) -> Draft:
@@ -107,7 +107,13 @@ def differences(new: Draft, old: GroupSet) -> list[str]:
     out += [f"The group '{g}' is gone." for g in old.groups if g not in new.entry["groups"]]
     folder = folder_of(new.id)
     before = read_list(folder / FILE) if (folder / FILE).is_file() else []
-    for what, was, now in (("fit", old.fit, new.entry["fit"]), ("resolution", old.resolution, new.entry["resolution"])):
+    source = new.entry["source"]
+    for what, was, now in (
+        ("name", old.name, new.entry["name"]),
+        ("fit", old.fit, new.entry["fit"]),
+        ("resolution", old.resolution, new.entry["resolution"]),
+        *((k, old.options.get(k, source[k]), source[k]) for k in ("held_out", "seed")),
+    ):
         out += [f"'{what}' was {was} and is {now}."] if was != now else []
     was, now = old.options.get("path"), _stored(new, folder)["path"]
     out += [f"The pictures were in {was} and are in {now}."] if was != now else []
