@@ -82,6 +82,11 @@ class Answer:
         first = next(iter(self.methods.values()))
         return next(iter(first.ranked()), None)
 
+    @property
+    def limits(self) -> list[str]:
+        """What has to be said beside the scores, in sentences, such as that adapters are older than the pictures."""
+        return list(self.record()["limits"])
+
     def __repr__(self) -> str:
         said = {"best": self.best, "methods": list(self.methods), "scope": self.scope.verdict, "groups": self.groups.id}
         return f"Answer({', '.join(f'{k}={v!r}' for k, v in said.items())})"
@@ -227,8 +232,8 @@ def attribute(
             but every draw is made of every group.
         pictures: also draw the picture again without each group, by every asked method that has models without one.
         maps: also map where in the picture each group's drop comes from, by the same methods.
-        progress: is called with the scores as they refine, method by method; `Attribution.progress` goes to 1.0. What
-            it raises ends the work within one step, and is raised.
+        progress: is called with the scores as they refine, method by method; `Attribution.progress` goes to 1.0, and
+            the first ones may have no group yet. What it raises ends the work within one step, and is raised.
 
     Raises:
         GudaError: the picture, the prompt, a name or an option is refused, in one sentence.
@@ -248,6 +253,10 @@ def attribute(
             final[a.method] = a
             if progress is not None:
                 progress(copy.deepcopy(a))  # whoever hears it may change it
+    for a in final.values():
+        if not a.ranked():
+            why = next((s.reason for s in a.groups.values() if s.reason), "")
+            log.warning("No group of '%s' has a score by %s. %s", service.group_set.id, a.method, why)
     settings = {"effort": effort, "methods": asked}
     found = {m: final[m] for m in asked}
     strips = {m: service.strip(query, m) for m in able if pictures}
@@ -290,6 +299,9 @@ def unlearn(
     Raises:
         GudaError: a name or a setting is refused, the training pictures are not there, or a training went astray.
     """
+    if isinstance(model, BaseModel):
+        raise OptionError(f"unlearn loads the model itself: give its name, such as model='{model.card.id}'.")
+    _check_model(model)
     if operator is not None:
         FORGET_LOSSES.find(operator)
     only = _names(only, "only")
@@ -315,8 +327,11 @@ def _in_this_process(group_set: GroupSet, asked: Asked) -> dict[str, dict[str, A
             log.info("unlearn %s: step %d of %d, loss %.4f", gid, p.step, p.steps, p.loss)
     measured = Health(job, apart=kept_apart(group_set, job.card.id))
     for gid in measured.unmeasured(asked.groups):
+        told = 0
         for fraction in measured.measure(gid):
-            log.info("health of %s: %.0f%%", gid, 100 * fraction)
+            if int(10 * fraction) > told:
+                told = int(10 * fraction)
+                log.info("health of %s: %d%%", gid, 10 * told)
     health = measured.read()
     return {g: health[g] for g in job.known(asked.groups) if g in health}
 
@@ -368,6 +383,12 @@ def _set_name(given: object) -> str | None:
     return given
 
 
+def _check_model(given: object) -> None:
+    """Raises OptionError for what names no model and is none."""
+    if not isinstance(given, str | Path | BaseModel | None):
+        raise OptionError(f"A model is given by its name, or as load_model gives it; got {type(given).__name__}.")
+
+
 def _groups(given: GroupSet | str | None, model: str | None) -> GroupSet:
     if isinstance(given, GroupSet):
         return given
@@ -377,6 +398,7 @@ def _groups(given: GroupSet | str | None, model: str | None) -> GroupSet:
 
 def _service(model: BaseModel | str | None, groups: GroupSet | str | None) -> LocalService:
     """The service of a model and a group set; the last one is kept."""
+    _check_model(model)
     base = model if isinstance(model, BaseModel) else cards.chosen_card(model)
     found = groups
     if not isinstance(found, GroupSet):
@@ -404,7 +426,12 @@ def _bytes(picture: Picture) -> bytes:
     if isinstance(picture, bytes):
         return picture
     if isinstance(picture, str | Path):
-        return read_file(Path(picture))
+        path = paths.at_home(str(picture))
+        if not paths.is_there(path):
+            raise ImageError(f"There is no picture {path}.")
+        if paths.is_folder(path):
+            raise ImageError(f"{path} is a folder. Use attribute_many for all of its pictures.")
+        return read_file(path)
     if not isinstance(picture, Image.Image):
         raise OptionError(f"A picture is a path, bytes or a PIL image; got {type(picture).__name__}.")
     out = io.BytesIO()

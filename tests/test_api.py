@@ -94,6 +94,29 @@ def test_an_answer_holds_scores_scope_and_record(tiny, tmp_path):
     assert len(repr(answer)) < 200 and "array" not in repr(answer.methods["guda"]) + repr(answer.query)
 
 
+def test_what_a_newcomer_gets_wrong_is_said_with_what_was_given(tiny, tmp_path, caplog):
+    for wrong, sentence in ((tmp_path / "no.png", f"no picture {tmp_path / 'no.png'}"), (tmp_path, "attribute_many")):
+        with pytest.raises(ImageError) as said:
+            guda_core.attribute(wrong)
+        assert sentence in str(said.value)
+    with pytest.raises(OptionError, match="give its name, such as model='"):
+        guda_core.unlearn(tiny.group_set, model=tiny.model)
+    with pytest.raises(OptionError, match="by its name, or as load_model gives it; got GroupSet"):
+        guda_core.unlearn(model=tiny.group_set)
+    draw(tmp_path / "p.png", side=32)
+    answer = guda_core.attribute(tmp_path / "p.png", methods=["guda", "clip"], effort="quick")
+    assert answer.limits == answer.record()["limits"] and "has a score" not in caplog.text
+    guda = tiny.offered["guda"]
+    kept, guda.adapters = guda.adapters, {}
+    missing, guda.unavailable = guda.unavailable, dict.fromkeys(kept, "There is no adapter.") | guda.unavailable
+    try:
+        answer = guda_core.attribute(tmp_path / "p.png", effort="quick")
+    finally:
+        guda.adapters, guda.unavailable = kept, missing
+    assert answer.best is None
+    assert f"No group of '{tiny.group_set.id}' has a score by guda. There is no" in caplog.text
+
+
 def test_scores_are_told_as_they_refine_and_whoever_hears_them_may_end_the_work(tiny, tmp_path):
     draw(tmp_path / "p.png", side=32)
     heard: list = []

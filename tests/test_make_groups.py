@@ -111,7 +111,8 @@ def test_the_lines_of_the_how_to_page_run(home, pictures, tmp_path, monkeypatch,
     def stand_in(function):
         def call(*given, **named):
             called.append((function.__name__, inspect.signature(function).bind(*given, **named).arguments))
-            return SimpleNamespace(best="ann-lee")
+            scores = SimpleNamespace(separable=True)
+            return SimpleNamespace(best="ann-lee", methods={"guda": scores}, limits=["It is a stand-in."])
 
         return call
 
@@ -124,4 +125,4 @@ def test_the_lines_of_the_how_to_page_run(home, pictures, tmp_path, monkeypatch,
     made = guda_core.load_groups("artists")
     assert [name for name, _ in called] == ["unlearn", "attribute"]
     assert all(given["groups"] == made and given["model"] == "NAME" for _, given in called)
-    assert capsys.readouterr().out == "ann-lee\n"
+    assert capsys.readouterr().out == "ann-lee\nTrue\nIt is a stand-in.\n"
