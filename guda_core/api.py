@@ -34,7 +34,7 @@ from guda_core.local import LocalService, service_for
 from guda_core.picture_records import PlaceMap, Shown, Strip
 from guda_core.records import Attribution, GroupSet, Provenance, Query, Scope
 from guda_core.reports import bundle, picture_files
-from guda_core.reports.record import to_json
+from guda_core.reports.record import limits, to_json
 from guda_core.service import check_methods, find_effort
 from guda_core.unlearning.forget import FORGET_LOSSES
 from guda_core.unlearning.group_jobs import Asked, kept_apart, work_by
@@ -85,7 +85,7 @@ class Answer:
     @property
     def limits(self) -> list[str]:
         """What has to be said beside the scores, in sentences, such as that adapters are older than the pictures."""
-        return list(self.record()["limits"])
+        return limits(self.methods, self.provenance)
 
     def __repr__(self) -> str:
         said = {"best": self.best, "methods": list(self.methods), "scope": self.scope.verdict, "groups": self.groups.id}
@@ -172,7 +172,7 @@ def make_groups(
     """Make a group set of your own pictures and write it into the workspace, as `guda groups new` does.
 
     A set of its name that is there and says the same is given as it is. What is not asked for is as it was in the set
-    that is written anew, else as below. What was found beside, such as copies that are left out, is logged.
+    that is written anew, else as below; `broken` alone is asked anew each time. What was found is logged.
 
     Args:
         place: a folder with one subfolder for each group; a table (.csv, .json, .jsonl) of files and groups; or a data
@@ -205,14 +205,16 @@ def make_groups(
         log.info("group set %s: %s", made.draft.id, line)
     for line in made.differing:
         log.info("group set %s: changed: %s", made.draft.id, line)
-    made.write(again=again)
+    written = made.write(again=again)
+    n = (len(made.draft.entry["groups"]), len(made.draft.pictures))
+    log.info("group set %s: %d groups, %d pictures, in %s", made.draft.id, *n, written)
     return group_sets.load_group_set(made.draft.id)
 
 
 def attribute(
     picture: Picture,
     prompt: str = "",
-    model: BaseModel | str | None = None,
+    model: BaseModel | str | Path | None = None,
     groups: GroupSet | str | None = None,
     methods: Sequence[str] = ("guda",),
     effort: str = "standard",
@@ -243,7 +245,7 @@ def attribute(
         raise OptionError(f"effort must be text; got {type(effort).__name__}.")
     find_effort(effort)
     data = _bytes(picture)
-    service = _service(model, groups)
+    service = _service(_model(model), groups)
     check_methods(asked, service.offered, service.not_offered)
     query = service.prepare(data, prompt=prompt)
     able = service.with_models(asked) if pictures or maps else []
@@ -267,7 +269,7 @@ def attribute(
 
 def unlearn(
     groups: GroupSet | str | None = None,
-    model: str | None = None,
+    model: str | Path | None = None,
     *,
     only: Sequence[str] = (),
     operator: str | None = None,
@@ -299,18 +301,18 @@ def unlearn(
     Raises:
         GudaError: a name or a setting is refused, the training pictures are not there, or a training went astray.
     """
-    if isinstance(model, BaseModel):
-        raise OptionError(f"unlearn loads the model itself: give its name, such as model='{model.card.id}'.")
-    _check_model(model)
+    named = _model(model)
+    if isinstance(named, BaseModel):
+        raise OptionError(f"unlearn loads the model itself: give its name, such as model='{named.card.id}'.")
     if operator is not None:
         FORGET_LOSSES.find(operator)
     only = _names(only, "only")
-    group_set = _groups(groups, model)
+    group_set = _groups(groups, named)
     if not isinstance(folder, str | Path | None):
         raise OptionError(f"folder must be a path; got {type(folder).__name__}.")
     folder = paths.at_home(str(folder)) if folder is not None else None
     changes = tuple(sorted(settings.items()))
-    asked = Asked(group_set.id, model, folder, tuple(only), operator, changes, again=again)
+    asked = Asked(group_set.id, named, folder, tuple(only), operator, changes, again=again)
     with kept_services.none_kept():  # its memory is needed, and what it read is no longer true afterwards
         if workers is not None or ray is not None:
             return _by_workers(group_set, asked, workers, ray)
@@ -383,10 +385,11 @@ def _set_name(given: object) -> str | None:
     return given
 
 
-def _check_model(given: object) -> None:
-    """Raises OptionError for what names no model and is none."""
+def _model(given: BaseModel | str | Path | None) -> BaseModel | str | None:
+    """A model, or its name. Raises OptionError for what is neither."""
     if not isinstance(given, str | Path | BaseModel | None):
         raise OptionError(f"A model is given by its name, or as load_model gives it; got {type(given).__name__}.")
+    return str(given) if isinstance(given, Path) else given
 
 
 def _groups(given: GroupSet | str | None, model: str | None) -> GroupSet:
@@ -398,7 +401,6 @@ def _groups(given: GroupSet | str | None, model: str | None) -> GroupSet:
 
 def _service(model: BaseModel | str | None, groups: GroupSet | str | None) -> LocalService:
     """The service of a model and a group set; the last one is kept."""
-    _check_model(model)
     base = model if isinstance(model, BaseModel) else cards.chosen_card(model)
     found = groups
     if not isinstance(found, GroupSet):

@@ -27,7 +27,7 @@ def attribute_many(
     pictures: str | Path | Iterable[str | Path],
     out: str | Path,
     prompt: str = "",
-    model: BaseModel | str | None = None,
+    model: BaseModel | str | Path | None = None,
     groups: GroupSet | str | None = None,
     methods: Sequence[str] = (),
     effort: str = "standard",
@@ -69,7 +69,7 @@ def attribute_many(
     check_prompt(prompt)
     options = Options(effort, tuple(api._names(methods, "methods")), prompt)
     several = workers is not None or ray is not None
-    table = Table(list(map(str, sources)), str(out), _maker(model, groups, several=several), options)
+    table = Table(list(map(str, sources)), str(out), _maker(api._model(model), groups, several=several), options)
     if passed := str(table.listing.passed):
         log.info("%s", passed)
     if several:

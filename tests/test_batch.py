@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,17 @@ def test_a_folder_becomes_a_table_a_record_and_reports(folder, tmp_path):
     assert {k for k in told if k not in ("pictures", "refused", "folder")} >= {
         "format", "date", "model", "clip", "adapters", "group_set", "versions", "hardware", "limits", "prompts_sha256"
     }  # fmt: skip
+
+
+def test_what_has_to_be_said_of_the_model_stands_in_the_folders_record_too(folder, tmp_path):
+    class Drafted(LightService):
+        def provenance(self):
+            return replace(super().provenance(), caveat="These adapters are drafts.")
+
+    run(folder, tmp_path / "out", service=Drafted())
+    told = json.loads((tmp_path / "out" / "batch.json").read_text())
+    record = read_report(tmp_path / "out" / told["pictures"][0]["report"]).record
+    assert told["limits"][0] == record["limits"][0] == "These adapters are drafts."
 
 
 def test_an_interrupted_batch_goes_on_and_ends_as_an_uninterrupted_one(folder, tmp_path):

@@ -229,7 +229,7 @@ def test_files_saved_anew_with_the_same_pixels_are_no_other_pictures(home, pictu
     guda("groups", "new", pictures, "--again")
     words = "before the set's pictures or captions changed. `guda unlearn` makes"
     assert words in guda(*asked)  # the files differ, and pictures are not opened for an answer
-    guda_core.unlearn("artists", str(home / "models" / "mine"), only="dee", steps=1, batch=1, rank=1)
+    guda_core.unlearn("artists", home / "models" / "mine", only="dee", steps=1, batch=1, rank=1)
     assert words not in guda(*asked)
     now = adapter_files.read_meta(home / "runs" / "mine" / "artists" / "adapters" / "dee")
     assert {k for k in now if now[k] != made[k]} == {"list_sha256"}  # nothing was made again

@@ -35,7 +35,9 @@ def test_it_is_the_set_that_the_command_makes_and_is_read_back(home, pictures):
 
 
 def test_the_same_again_is_nothing_and_another_needs_again(home, pictures, caplog):
-    made = guda_core.make_groups(str(pictures), name="Six", seed=3)
+    with caplog.at_level(logging.INFO, "guda_core.api"):
+        made = guda_core.make_groups(str(pictures), name="Six", seed=3)
+    assert "group set six: 6 groups, 48 pictures, in" in caplog.text
     before = (home / "sets" / "six" / "group_set.yaml").stat().st_mtime_ns
     assert guda_core.make_groups(pictures, name="Six") == made  # seed and share are as they were
     assert (home / "sets" / "six" / "group_set.yaml").stat().st_mtime_ns == before

@@ -43,7 +43,7 @@ def is_ours(kind: type) -> bool:
 def unfit(kind: Any, m: str) -> str:
     """Why a class cannot be the method of the line `m`; "" where it can."""
     needs = kind.needs
-    if isinstance(needs, str) or not isinstance(needs, tuple | list) or not all(isinstance(n, str) for n in needs):
+    if not isinstance(needs, tuple | list) or not all(isinstance(n, str) for n in needs):
         return f"Its `needs` is no tuple of ids, such as ('clip',): {needs!r}."
     if lacking := [a for a in SAID if not isinstance(getattr(kind, a, None), str)]:
         return f"Its class does not say its {', '.join(lacking)}."

@@ -76,9 +76,10 @@ def method_record(a: Attribution) -> dict[str, Any]:
 
 
 def limits(methods: Iterable[str], provenance: Provenance) -> list[str]:
-    """What a reader must know: what holds for all scores, and what the score and interval of each method mean."""
+    """What a reader must know: what is to be said of this model and its adapters, what holds for all scores, and what
+    the score and interval of each method mean."""
     said = [provenance.methods[m] for m in methods if m in provenance.methods]
-    return [*LIMITS, *(f"{info.name}: {info.note}" for info in said)]
+    return [*filter(None, [provenance.caveat]), *LIMITS, *(f"{info.name}: {info.note}" for info in said)]
 
 
 def circumstances(group_set: GroupSet, *, provenance: Provenance, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,7 +155,7 @@ def to_json(
         **({"captions": captions} if (captions := _captions(query, tried)) else {}),
         "health": {g: dict(h) if not isinstance(h, str) else None for g, h in known.items()},
         "validation": {n: dict(v) for n, v in provenance.validation.items() if not isinstance(v, str)} or None,
-        "limits": [*([provenance.caveat] if provenance.caveat else []), *limits(methods, provenance)],
+        "limits": limits(methods, provenance),
         "files": {},
         "absent": _absent(query, methods, provenance, known, scoped=scope is not None)
         | ({} if captions else {"captions": NOT_TRIED}),
