@@ -10,16 +10,12 @@ at all.
 from __future__ import annotations
 
 import copy
-import io
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, cast
-
-from PIL import Image
 
 from guda_core import kept_services, paths
 from guda_core.data import groups as group_sets
@@ -27,7 +23,19 @@ from guda_core.data.images import Fit, read_file
 from guda_core.data.own.prepared import prepare
 from guda_core.diffusion import cards
 from guda_core.diffusion.base_model import BaseModel
-from guda_core.errors import ImageError, OptionError
+from guda_core.errors import OptionError
+from guda_core.given import (
+    Picture,
+    check_callable,
+    check_texts,
+    count,
+    model_name,
+    names,
+    path_of,
+    picture_bytes,
+    plain,
+    set_name,
+)
 from guda_core.jobs.chosen_pool import opened
 from guda_core.jobs.driver import Event
 from guda_core.local import LocalService, service_for
@@ -42,8 +50,6 @@ from guda_core.unlearning.health import Health, read_all
 from guda_core.unlearning.run import Forgetting, check_learned
 
 log = logging.getLogger(__name__)
-PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # of pictures that a PNG holds as they are
-Picture = str | Path | bytes | Image.Image
 
 
 @dataclass(frozen=True, eq=False, repr=False)  # arrays have no one truth: an answer is equal to itself alone
@@ -133,7 +139,7 @@ def load_model(
         OptionError: there is no such device here, GUDA_DTYPE names no type, or the workspace (GUDA_HOME) cannot
             be used.
     """
-    return cards.load_model(cards.chosen_card(str(name) if name else None, lora=lora), device=device)
+    return cards.load_model(cards.chosen_card(model_name(name) or None, lora=lora), device=device)
 
 
 def load_groups(name: str | None = None) -> GroupSet:
@@ -191,21 +197,22 @@ def make_groups(
         GudaError: another set of that name is there, the pictures cannot be found or read, there are fewer than two
             groups, or a wish is no good.
     """
-    if not isinstance(place, str | Path):
-        raise OptionError(f"Where the pictures are is a path or a name; got {type(place).__name__}.")
+    path_of(place, "The place of the pictures")
     given = {"name": name, "held_out": held_out, "seed": seed, "phrase": phrase, "fit": fit, "resolution": resolution}
     given |= {"broken": broken}
     rows = {"image_column": image_column, "group_column": group_column, "text_column": text_column}
     rows |= {"split": split, "config": config}
-    if unread := [k for k, v in {**rows, "folder": folder}.items() if not isinstance(v, str | Path | None)]:
-        raise OptionError(f"{unread[0]} must be a text.")
-    at = paths.at_home(str(folder)) if folder is not None else None
-    made = prepare(str(place), {k: _plain(v) for k, v in given.items() if v is not None}, rows, folder=at)
+    check_texts(rows)
+    wishes = {k: plain(v) for k, v in given.items() if v is not None}
+    made = prepare(str(place), wishes, rows, folder=path_of(folder, "folder"))
     for line in made.draft.notes:
         log.info("group set %s: %s", made.draft.id, line)
     for line in made.differing:
         log.info("group set %s: changed: %s", made.draft.id, line)
     written = made.write(again=again)
+    for gid, n in made.draft.counts().items():
+        more = f"{n.trained:,} trained on, {n.held_out:,} held out, {n.captions:,} with a caption"
+        log.info("group set %s: %s: %s", made.draft.id, gid, more)
     n = (len(made.draft.entry["groups"]), len(made.draft.pictures))
     log.info("group set %s: %d groups, %d pictures, in %s", made.draft.id, *n, written)
     return group_sets.load_group_set(made.draft.id)
@@ -240,11 +247,11 @@ def attribute(
     Raises:
         GudaError: the picture, the prompt, a name or an option is refused, in one sentence.
     """
-    asked = _names(methods, "methods")
-    if not isinstance(effort, str):
-        raise OptionError(f"effort must be text; got {type(effort).__name__}.")
+    asked = names(methods, "methods")
+    check_texts({"effort": effort})
     find_effort(effort)
-    data = _bytes(picture)
+    check_callable(progress, "progress")
+    data = picture_bytes(picture)
     service = _service(_model(model), groups)
     check_methods(asked, service.offered, service.not_offered)
     query = service.prepare(data, prompt=prompt)
@@ -304,15 +311,14 @@ def unlearn(
     named = _model(model)
     if isinstance(named, BaseModel):
         raise OptionError(f"unlearn loads the model itself: give its name, such as model='{named.card.id}'.")
+    check_texts({"operator": operator, "ray": ray})
     if operator is not None:
         FORGET_LOSSES.find(operator)
-    only = _names(only, "only")
+    workers = count(workers, "workers")
+    only = names(only, "only")
     group_set = _groups(groups, named)
-    if not isinstance(folder, str | Path | None):
-        raise OptionError(f"folder must be a path; got {type(folder).__name__}.")
-    folder = paths.at_home(str(folder)) if folder is not None else None
     changes = tuple(sorted(settings.items()))
-    asked = Asked(group_set.id, named, folder, tuple(only), operator, changes, again=again)
+    asked = Asked(group_set.id, named, path_of(folder, "folder"), tuple(only), operator, changes, again=again)
     with kept_services.none_kept():  # its memory is needed, and what it read is no longer true afterwards
         if workers is not None or ray is not None:
             return _by_workers(group_set, asked, workers, ray)
@@ -324,7 +330,10 @@ def _in_this_process(group_set: GroupSet, asked: Asked) -> dict[str, dict[str, A
     job = Forgetting(group_set, model=asked.model, folder=asked.folder)
     check_learned(job)
     config = job.config(asked.operator, **dict(asked.changes))
-    for gid in job.begin(asked.groups, config=config, again=asked.again):
+    pending = job.begin(asked.groups, config=config, again=asked.again)
+    for said in job.replaced(pending, config):
+        _log_replaced(said)
+    for gid in pending:
         for p in job.unlearn(gid, config):
             log.info("unlearn %s: step %d of %d, loss %.4f", gid, p.step, p.steps, p.loss)
     measured = Health(job, apart=kept_apart(group_set, job.card.id))
@@ -349,11 +358,15 @@ def _by_workers(group_set: GroupSet, asked: Asked, workers: int | None, ray: str
         )
     with opened(workers, ray) as pool:
         log.info("unlearn on %s", pool.about)
-        if failed := work_by(asked, pool, _logged):
+        if failed := work_by(asked, pool, _logged, _log_replaced):
             raise failed
     card = cards.chosen_card(asked.model).id
     where = paths.Layers((asked.folder,)) if asked.folder else paths.run(card, group_set.id).adapters
     return read_all(where, asked.groups or group_set.groups)
+
+
+def _log_replaced(said: str) -> None:
+    log.info("unlearn: %s", said)
 
 
 def _logged(title: str, count: int, events: Iterator[Event]) -> Iterator[Event]:
@@ -363,39 +376,15 @@ def _logged(title: str, count: int, events: Iterator[Event]) -> Iterator[Event]:
         yield e
 
 
-def _plain(value: Any) -> Any:
-    """A number in Python's own type, such as one of numpy's; anything else as it is."""
-    if type(value) in (bool, int) or not isinstance(value, Real):
-        return value
-    return int(value) if isinstance(value, Integral) else float(value)
-
-
-def _names(given: str | Iterable[str], what: str) -> list[str]:
-    """A list of ids; one alone may be given as it is. Raises OptionError for anything else."""
-    found = [given] if isinstance(given, str) else list(given) if isinstance(given, Iterable) else None
-    if found is None or not all(isinstance(name, str) for name in found):
-        raise OptionError(f"{what} must be a list of ids, as texts; got {type(given).__name__}.")
-    return found
-
-
-def _set_name(given: object) -> str | None:
-    """The name of a group set. Raises OptionError for what is none."""
-    if given is not None and not isinstance(given, str):
-        raise OptionError(f"A group set is given by its name, or as load_groups gives it; got {type(given).__name__}.")
-    return given
-
-
 def _model(given: BaseModel | str | Path | None) -> BaseModel | str | None:
     """A model, or its name. Raises OptionError for what is neither."""
-    if not isinstance(given, str | Path | BaseModel | None):
-        raise OptionError(f"A model is given by its name, or as load_model gives it; got {type(given).__name__}.")
-    return str(given) if isinstance(given, Path) else given
+    return given if isinstance(given, BaseModel) else model_name(given)
 
 
 def _groups(given: GroupSet | str | None, model: str | None) -> GroupSet:
     if isinstance(given, GroupSet):
         return given
-    of_card = "" if _set_name(given) else cards.chosen_card(model).group_set
+    of_card = "" if set_name(given) else cards.chosen_card(model).group_set
     return group_sets.load_group_set(group_sets.chosen_set(given, of_card))
 
 
@@ -405,45 +394,9 @@ def _service(model: BaseModel | str | None, groups: GroupSet | str | None) -> Lo
     found = groups
     if not isinstance(found, GroupSet):
         card = base.card if isinstance(base, BaseModel) else base
-        found = group_sets.load_group_set(group_sets.chosen_set(_set_name(found), card.group_set))
+        found = group_sets.load_group_set(group_sets.chosen_set(set_name(found), card.group_set))
 
     def make() -> LocalService:
         return service_for(base if isinstance(base, BaseModel) else cards.load_model(base), found)
 
     return cast(LocalService, kept_services.kept((base, found), make))
-
-
-def _check_range(picture: Image.Image) -> None:
-    """Raises ImageError where the numbers of an image of mode F or I are not those of 8 bits."""
-    low, high = cast(tuple[float, float], picture.getextrema() or (0, 0))  # None: it has no pixels
-    if not (low >= 0 and (1 if picture.mode == "F" else -1) < high <= 255):
-        raise ImageError(
-            f"The numbers of this PIL image of mode {picture.mode} go from {low:g} to {high:g}, where 0 and 255 are "
-            "black and white. Give Image.fromarray(ARRAY) with an array of uint8, 0 to 255."
-        )
-
-
-def _bytes(picture: Picture) -> bytes:
-    """The bytes of a picture's file; of a PIL image those of a PNG with the same pixels, profile and orientation."""
-    if isinstance(picture, bytes):
-        return picture
-    if isinstance(picture, str | Path):
-        path = paths.at_home(str(picture))
-        if not paths.is_there(path):
-            raise ImageError(f"There is no picture {path}.")
-        if paths.is_folder(path):
-            raise ImageError(f"{path} is a folder. Use attribute_many for all of its pictures.")
-        return read_file(path)
-    if not isinstance(picture, Image.Image):
-        raise OptionError(f"A picture is a path, bytes or a PIL image; got {type(picture).__name__}.")
-    out = io.BytesIO()
-    try:
-        if picture.mode in ("F", "I"):
-            _check_range(picture)
-        clear = picture.convert("RGBA") if picture.mode == "RGBa" else picture
-        plain = clear if clear.mode in PNG_MODES else clear.convert("RGB")
-        profile = picture.info.get("icc_profile") if plain is picture else None
-        plain.save(out, format="PNG", icc_profile=profile, exif=picture.getexif())
-    except (OSError, ValueError) as e:  # such as a closed one, or a file that is cut off
-        raise ImageError(f"This PIL image cannot be read ({e}). Open it again, or give the file's path.") from e
-    return out.getvalue()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from guda_core import api
+from guda_core import api, given
 from guda_core.data.prompts import check_prompt
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import OptionError
@@ -50,8 +50,8 @@ def attribute_many(
         ray: the same on a Ray cluster: HOST:PORT, "auto" or "local".
 
     Returns:
-        The results, to be asked: `summary()`, and `rows(...)` with a `guda_core.scoring.asking.Asked`. A picture
-        without scores is a row that says why.
+        The results, to be asked: `summary()`, `find(group="...")`, `caveats()`. A picture without scores is a row that
+        says why. What has to be said beside the scores is also a warning.
 
     Raises:
         OptionError: a name or an option is refused, or the results were begun with something else.
@@ -65,9 +65,12 @@ def attribute_many(
             "Pictures are a folder, paths, URLs, a table or a data set: texts or paths, or a list of them."
         )
     if not isinstance(groups, GroupSet):
-        api._set_name(groups)
+        given.set_name(groups)
     check_prompt(prompt)
-    options = Options(effort, tuple(api._names(methods, "methods")), prompt)
+    given.check_texts({"effort": effort, "ray": ray})
+    workers = given.count(workers, "workers")
+    given.path_of(out, "out")
+    options = Options(effort, tuple(given.names(methods, "methods")), prompt)
     several = workers is not None or ray is not None
     table = Table(list(map(str, sources)), str(out), _maker(api._model(model), groups, several=several), options)
     if passed := str(table.listing.passed):
@@ -79,6 +82,8 @@ def attribute_many(
     else:
         _run(table)
     results = Results(table.out)
+    for said in results.caveats():
+        log.warning("%s", said)
     summary_page.write(results)
     return results
 

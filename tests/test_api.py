@@ -18,11 +18,11 @@ import pytest
 from PIL import Image
 
 import guda_core
-from guda_core import api, kept_services
+from guda_core import api, given, kept_services
 from guda_core.data import encoders
 from guda_core.data.encoders import ClipTower
 from guda_core.diffusion import cards
-from guda_core.errors import ImageError, ModelError, OptionError
+from guda_core.errors import GudaError, ImageError, ModelError, OptionError
 from guda_core.reports.read import read_report
 from guda_core.service import EFFORTS
 from tests.light import draw
@@ -209,7 +209,8 @@ CLOSED.close()
         ({"methods": ()}, OptionError, "got none"),
         ({"methods": ("logo",)}, OptionError, r"got logo\. There are no retrained models"),
         ({"effort": "huge"}, OptionError, "There is no effort 'huge'"),
-        ({"effort": ["quick"]}, OptionError, "effort must be text; got list"),
+        ({"effort": ["quick"]}, OptionError, "effort must be a text; got list"),
+        ({"progress": 3}, OptionError, "progress must be a function; got int"),
         ({"methods": 3}, OptionError, "methods must be a list of ids, as texts; got int"),
         ({"methods": ["clip", 3]}, OptionError, "methods must be a list of ids"),
         ({"picture": CLOSED}, ImageError, "This PIL image cannot be read"),
@@ -219,6 +220,31 @@ def test_what_cannot_be_answered_is_refused_in_one_sentence(tiny, tmp_path, give
     draw(tmp_path / "p.png", side=32)
     with pytest.raises(error, match=sentence):
         guda_core.attribute(**{"picture": tmp_path / "p.png", "methods": ("clip",), **given})
+
+
+@pytest.mark.parametrize(
+    ("call", "wrong", "sentence"),
+    [
+        ("unlearn", {"operator": ["x"]}, "operator must be a text; got list"),
+        ("unlearn", {"workers": "2"}, "workers must be a whole number; got '2'"),
+        ("unlearn", {"workers": True}, "workers must be a whole number"),
+        ("unlearn", {"workers": 0}, "There must be at least one worker; got 0"),
+        ("unlearn", {"ray": 3}, "ray must be a text; got int"),
+        ("unlearn", {"folder": ""}, "folder must be a path; got an empty text"),
+        ("attribute_many", {"out": " "}, "out must be a path; got an empty text"),
+        ("attribute_many", {"out": "o", "workers": 1.5}, "workers must be a whole number"),
+        ("attribute_many", {"out": "o", "effort": 3}, "effort must be a text; got int"),
+        ("load_model", {"name": Path("nowhere/at/all")}, "There is no model nowhere/at/all: there is nothing at /"),
+        ("load_model", {"name": "./nowhere"}, "There is no model './nowhere'. There is nothing at /"),
+        ("load_model", {"name": 3}, "A model is given by its name, or as load_model gives it; got int"),
+    ],
+)
+def test_an_argument_of_another_kind_is_refused_in_one_sentence(call, wrong, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = {"pictures": "p", **wrong} if call == "attribute_many" else wrong
+    with pytest.raises(GudaError) as said:
+        getattr(guda_core, call)(**given)
+    assert sentence in str(said.value) and not list(tmp_path.iterdir())
 
 
 def test_a_group_set_is_named_by_text():
@@ -234,7 +260,7 @@ def test_a_named_group_set_needs_no_model(monkeypatch):
 
 
 def test_ids_may_come_alone_or_from_a_generator():
-    assert api._names("ann", "only") == ["ann"] == api._names((n for n in ["ann"]), "only")
+    assert given.names("ann", "only") == ["ann"] == given.names((n for n in ["ann"]), "only")
 
 
 def test_the_last_service_is_kept_and_another_model_takes_its_place(monkeypatch, tmp_path):

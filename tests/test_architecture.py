@@ -58,6 +58,7 @@ TABLE = (
     "scoring.*",
     "local",
     "named",
+    "given",
     "api",
     "many",
     "zero_gpu",

@@ -329,7 +329,7 @@ def test_an_adapter_that_was_drawn_by_likeness_is_made_again_with_another_encode
     with_encoder(home, "clip:eyes")
     job = Forgetting(load_group_set("artists"))
     config = job.config(selection="weighted")
-    monkeypatch.setattr(job, "fits", lambda group, config: True)  # as far as its other settings go
+    monkeypatch.setattr(job, "_unfit", lambda group, config: "")  # as far as its other settings go
     monkeypatch.setattr(job, "_of_these_pictures", lambda group: True)
     for made, pending in ((job.clip.sha256, []), ("0" * 64, ["dee"])):
         adapter_files.note(folder, {"clip_sha256": made})

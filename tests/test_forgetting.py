@@ -57,8 +57,13 @@ def test_an_adapter_made_with_other_settings_does_not_fit(job):
     assert job.pending(["noto"], config=CONFIG, again=True) == ["noto"]
     seldom = dataclasses.replace(CONFIG, loop=dataclasses.replace(CONFIG.loop, checkpoint_s=5.0))
     assert job.pending(["noto"], config=seldom) == []
-    for other in (config_of(steps=5, batch=4, rank=2), config_of("esd", steps=4, batch=4, rank=2)):
-        assert job.pending(["noto"], config=other) == ["noto"]
+    for other, said in (
+        (config_of(steps=5, batch=4, rank=2, seed=9), "steps 5 (before: 4), seed 9 (before: 5)"),
+        (config_of("esd", steps=4, batch=4, rank=2), "forget loss esd (before: guda_c)"),
+    ):
+        assert job.pending(["noto", "openmoji"], config=other) == ["noto", "openmoji"]
+        assert job.replaced(["noto", "openmoji"], other) == [f"Made again with other settings: {said}. Groups: noto."]
+    assert job.replaced(["noto", "openmoji"], CONFIG) == []  # as with --again
     record = {**meta, "group_set": "artists"}
     adapter_files.meta_file(job.folder / "noto").write_text(json.dumps(record))
     assert job.pending(["noto"], config=None) == ["noto"]
@@ -243,6 +248,8 @@ def test_an_adapter_of_other_pictures_of_ones_own_does_not_fit(job, tmp_path, mo
         monkeypatch.setattr(run, "load_pictures", lambda gs, split, seen, of=of: of)
         own = Forgetting(dataclasses.replace(GROUPS, folder=tmp_path / "emoji"), folder=tmp_path / "adapters")
         assert own.pending(["noto"], config=CONFIG) == ([] if fits else ["noto"])
+        said = ["Made again from other pictures or captions. Groups: noto."]
+        assert own.replaced(["noto"], CONFIG) == ([] if fits else said)
         assert own.pending(["noto"], config=None) == []
 
 

@@ -38,6 +38,7 @@ def test_the_same_again_is_nothing_and_another_needs_again(home, pictures, caplo
     with caplog.at_level(logging.INFO, "guda_core.api"):
         made = guda_core.make_groups(str(pictures), name="Six", seed=3)
     assert "group set six: 6 groups, 48 pictures, in" in caplog.text
+    assert f"group set six: {IDS[0]}: 7 trained on, 1 held out, 8 with a caption" in caplog.text
     before = (home / "sets" / "six" / "group_set.yaml").stat().st_mtime_ns
     assert guda_core.make_groups(pictures, name="Six") == made  # seed and share are as they were
     assert (home / "sets" / "six" / "group_set.yaml").stat().st_mtime_ns == before
@@ -88,7 +89,7 @@ def test_numbers_of_other_libraries_are_taken_and_a_wish_counts_though_the_pictu
         ({"phrase": "by someone"}, "needs {name}"),
         ({"phrase": 3}, "is a text; got int"),
         ({"resolution": 2**21}, "8 or more"),
-        ({"folder": b"x"}, "folder must be a text"),
+        ({"folder": b"x"}, "folder must be a path"),
         ({"image_column": ["a"]}, "image_column must be a text"),
     ],
 )
@@ -102,8 +103,9 @@ def test_a_wish_that_is_no_good_is_one_sentence_and_writes_nothing(wish, sentenc
 def test_a_place_with_no_groups_is_said(tmp_path):
     with pytest.raises(GudaError, match="nowhere"):
         guda_core.make_groups(tmp_path / "nowhere")
-    with pytest.raises(OptionError, match="path or a name"):
-        guda_core.make_groups(3)  # type: ignore[arg-type]
+    for wrong, what in ((3, "int"), ("", "an empty text")):
+        with pytest.raises(OptionError, match=f"place of the pictures must be a path; got {what}"):
+            guda_core.make_groups(wrong)  # type: ignore[arg-type]
 
 
 def test_the_lines_of_the_how_to_page_run(home, pictures, tmp_path, monkeypatch, capsys):

@@ -245,8 +245,8 @@ def test_the_command_says_what_there_is_not(command, tmp_path, folder):  # noqa:
     out = tmp_path / "out"
     run(folder, out, LightService)
     for option, sentence in (
-        (("--group", "nobody"), "--group must be one of emojione-monotone,"),
-        (("--method", "magic"), "--method must be one of guda, clip; got 'magic'"),
+        (("--group", "nobody"), "There is no group 'nobody' in these results. Known: emojione-monotone,"),
+        (("--method", "magic"), "There is no method 'magic' in these results. Known: guda, clip."),
         (("--picture", "x.png"), "There is no picture 'x.png'"),
     ):
         done = command("results", out, *option)

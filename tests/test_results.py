@@ -10,15 +10,18 @@ import struct
 import time
 from pathlib import Path
 
+import gradio as gr
 import pytest
 
+import guda_core
 from experiments.scale import made_up
+from guda_core import api
 from guda_core.cli import table_lines
 from guda_core.diffusion.cards import resolve_card
 from guda_core.errors import OptionError, ReportError
 from guda_core.records import Scope
 from guda_core.reports.read import read_report
-from guda_core.scoring import again, parts, places
+from guda_core.scoring import again, caveats, parts, places
 from guda_core.scoring.asking import Asked, Results
 from guda_core.scoring.part_jobs import here
 from guda_core.scoring.summary_page import page
@@ -142,6 +145,52 @@ def test_rows_are_found_sorted_and_paged(table):
     assert scores == sorted(scores, reverse=True)
     with pytest.raises(OptionError, match="no order 'random'"):
         found.rows(Asked(), order="random")
+
+
+def test_rows_are_found_by_names_that_the_table_has(table):
+    found = Results(str(table))
+    by_score = found.find(group="Noto Emoji", method="clip", limit=3)
+    assert by_score == found.rows(Asked(group="Noto Emoji", method="clip"), order="score", limit=3)
+    assert found.find(picture="003.png", first=True) == found.rows(Asked(picture="003.png", first=True))
+    assert found.find() == found.rows(Asked())
+    for wrong, sentence in (
+        ({"group": "nobody"}, "no group 'nobody' in these results. Known: emojione-monotone"),
+        ({"method": "magic"}, "no method 'magic' in these results. Known: guda, clip."),
+        ({"picture": "x.png"}, "no picture 'x.png' in these results."),
+        ({"status": "odd"}, "no status 'odd' in these results. Known: ok"),
+        ({"scope": "odd"}, "no scope 'odd' in these results. Known: in scope"),
+        ({"order": "odd"}, "no order 'odd'"),
+    ):
+        with pytest.raises(OptionError, match=sentence):
+            found.find(**wrong)
+
+
+def test_what_has_to_be_said_beside_scores_stays_with_their_table(tmp_path, capsys, caplog, monkeypatch):
+    made, sentence = LightService(), "The adapters of <a> are older than the pictures."
+    folder, out = folder_of(tmp_path / "in", 2), tmp_path / "out"
+    make_table(folder, out, lambda: made)
+    first = Results(str(out))
+    assert first.caveats() == first.summary().caveats == [] and not (out / caveats.CAVEATS).exists()
+    draw(folder / "one more.png", 7)
+    made.change(caveat=sentence)
+    for _ in range(2):  # a run that goes on; it is said once
+        table_lines.make_table([str(folder)], str(out), lambda: made, QUICK, workers=None, ray=None)
+        assert sentence in " ".join(capsys.readouterr().err.split())
+    assert (
+        json.loads((out / caveats.CAVEATS).read_text()) == Results(str(out)).summary().plain()["caveats"] == [sentence]
+    )
+    assert "<b>The adapters of &lt;a&gt; are older" in (out / "summary.html").read_text()
+    assert guda("results", out).count("are older than") == 1
+    with gr.Blocks() as drawn:
+        results_screen.draw(Results(str(out)))
+    shown = [b.value for b in drawn.blocks.values() if isinstance(b, gr.HTML)]
+    assert any('class="guda-banner"' in v and "of &lt;a&gt; are" in v for v in shown)
+    monkeypatch.setattr(api, "_service", lambda model, groups: made)
+    guda_core.attribute_many(folder, out, groups=made.group_set, effort="quick")
+    assert sentence in caplog.text
+    for damaged in (b"{", b"3", b"[3]"):
+        (out / caveats.CAVEATS).write_bytes(damaged)
+        assert Results(str(out)).caveats() == []
 
 
 def test_the_page_is_whole_and_safe(table):

@@ -102,7 +102,9 @@ def test_names_that_stand_for_no_model(folder, tmp_path):
             resolve_card(name)
     with pytest.raises(ModelError, match=r"There is no file .*none\.safetensors"):
         resolve_card(str(tmp_path / "none.safetensors"))
-    with pytest.raises(ModelError, match=r"There is no model '.*nowhere'\. Known: emoji"):
+    with pytest.raises(
+        ModelError, match=r"There is no model '.*nowhere'\. There is nothing at .*nowhere\. Known: emoji"
+    ):
         resolve_card(str(tmp_path / "nowhere"))
     with pytest.raises(ModelError, match=r"is no model in diffusers' layout: it has no model_index\.json"):
         resolve_card(str(tmp_path))

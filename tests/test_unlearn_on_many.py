@@ -101,7 +101,7 @@ def test_an_adapter_that_is_to_be_made_again_does_not_count(home, monkeypatch):
     asked = Asked("artists", "brush", groups=("dee",), changes=CHANGES)
     card = find_card("brush").id
     assert is_done(asked, "dee", None)
-    assert _found(first_job(asked, card)) == Found({}, {})
+    assert _found(first_job(asked, card)) == Found({}, {}, [])
     again = Asked("artists", "brush", groups=("dee",), changes=CHANGES, again=True)
     found = _found(first_job(again, card))
     assert list(found.costs) == ["dee"] and found.costs["dee"] > config["steps"]

@@ -96,11 +96,8 @@ def _tell(made: Draft) -> None:
     table = Table(title=f"{len(groups):,} groups, {len(pictures):,} pictures")
     for column in ("id", "name", "trained on", "held out", "with a caption"):
         table.add_column(column, overflow="fold")
-    for gid, g in groups.items():
-        own = [p for p in pictures if p.group == gid]
-        held, captions = sum(p.held_out for p in own), sum(bool(p.text) for p in own)
-        counts = (f"{n:,}" for n in (len(own) - held, held, captions))
-        table.add_row(gid, g["name"], *counts)
+    for gid, n in made.counts().items():
+        table.add_row(gid, groups[gid]["name"], f"{n.trained:,}", f"{n.held_out:,}", f"{n.captions:,}")
     show(table)
     first = next(iter(groups.values()))
     say(f'How captions say a group: "{first["phrase"]}".' if "phrase" in first else "The set has no captions.")

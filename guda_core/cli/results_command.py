@@ -72,7 +72,7 @@ def results(
     picture = found.spelled(picture) if picture else ""
     asked = Asked(group=group, picture=picture, status=status, scope=scope, method=method, first=first)
     if asked != Asked():
-        _check(found, asked)
+        found.check(asked)
         _rows(found, asked, csv_file, json_file)
     else:
         summary = found.summary()
@@ -90,6 +90,8 @@ def results(
 
 def _show_summary(s: Summary) -> None:
     say(f"{s.pictures:,} pictures: {s.scored:,} scored, {s.refused:,} refused, {s.failed:,} failed. {s.rows:,} rows.")
+    for said in s.caveats:
+        note(said)
     for verdict, n in s.scopes.items():
         say(f"{verdict}: {n:,}")
     for m, found in s.firsts.items():
@@ -107,29 +109,12 @@ def _show_summary(s: Summary) -> None:
         say(f"{name} has no scores: {why}")
 
 
-def _check(found: Results, asked: Asked) -> None:
-    """Raises OptionError: these results have no such picture, group or method, so that there can be no rows."""
-    from guda_core.scoring.asking import Asked
-
-    groups, methods = found.groups(), found.methods()
-    if asked.picture and not found.count(Asked(picture=asked.picture)):
-        raise OptionError(f"There is no picture '{asked.picture}' in these results.")
-    for given, known, name in (
-        (asked.group, {**groups, **{n: n for n in groups.values()}}, "--group"),
-        (asked.method, methods, "--method"),
-    ):
-        if given and given not in known:
-            ids = list(groups) if name == "--group" else methods
-            raise OptionError(f"{name} must be one of {', '.join(ids) or 'none: nothing has scores'}; got '{given}'.")
-
-
 def _rows(found: Results, asked: Asked, csv_file: Path | None, json_file: Path | None) -> None:
     """Show the first of the wanted rows, and write all of them where that is asked for."""
     from guda_core.data.own.found import counted
 
     count = found.count(asked)
-    order = "score" if asked.group and not asked.picture else "picture"
-    rows = [_cells(r) for r in found.rows(asked, order=order, limit=SHOWN)]
+    rows = [_cells(r) for r in found.rows(asked, order=asked.order, limit=SHOWN)]
     same = {c: rows[0][c] for c in SAID_ONCE if len(rows) > 1 and len({r[c] for r in rows}) == 1}
     kept = [c for c in rows[0] if c not in same and any(r[c] != NOTHING for r in rows)] if rows else []
     table = Table(title=counted(count, "row"))

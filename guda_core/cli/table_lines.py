@@ -42,7 +42,10 @@ def make_table(
     say(f"Scored: {total.scored + total.kept:,}{kept}. Without scores: {total.refused:,}.")
     for picture, why in list(total.why.items())[:SHOWN]:
         note(f"{picture}: {why}")
-    page = summary_page.write(Results(table.out))
+    results = Results(table.out)
+    for said in results.caveats():
+        note(said)
+    page = summary_page.write(results)
     say(f"Written: {places.joined(table.out, 'parts')} and {page}. Ask them with `guda results {out}`.")
     if total.refused:
         raise typer.Exit(1)

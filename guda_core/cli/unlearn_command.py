@@ -20,6 +20,7 @@ from guda_core.cli.terminal import (
     ModelOption,
     SetOption,
     listed,
+    note,
     progress_bar,
     say,
     show,
@@ -126,9 +127,11 @@ def unlearn(
             pending = opened.forgetting.pending(asked.groups, config=opened.config, again=again)
             if not again:
                 opened.forgetting.check_others(pending)
+            _tell_replaced(opened.forgetting, pending, opened.config)
             _plan(opened.forgetting, opened.health, pending, opened.config, json_file, share)
             return
         pending = opened.forgetting.begin(asked.groups, config=opened.config, again=again)
+        _tell_replaced(opened.forgetting, pending, opened.config)
         _make(opened.forgetting, pending, opened.config)
         _measure(opened.health, asked.groups)
     card = chosen_card(model)
@@ -149,6 +152,11 @@ def _show_health(found: Mapping[str, Mapping[str, Any]], kinds: Mapping[str, str
     for gid, h in found.items():
         table.add_row(gid, *[f"{h[k]['mean']:.1f}" if k in h else "-" for k in kinds])
     show(table)
+
+
+def _tell_replaced(job: Forgetting, pending: list[str], config: Any) -> None:
+    for said in job.replaced(pending, config):
+        note(said)
 
 
 def _make(job: Forgetting, pending: list[str], config: Any) -> None:

@@ -23,4 +23,4 @@ def unlearn_on_many(asked: Asked, *, workers: int | None, ray: str | None) -> Tr
 
     with opened(workers, ray) as pool:
         note(f"On {pool.about}.")
-        return work_by(asked, pool, follow_jobs)
+        return work_by(asked, pool, follow_jobs, note)

@@ -100,8 +100,9 @@ def find_card(name: str) -> Card:
     """The card of that id. Raises ModelError that lists the known ones."""
     cards = known_cards()
     if name not in cards:
+        looked = f"There is nothing at {Path(name).absolute()}. " if Path(name).name != name else ""
         raise ModelError(
-            f"There is no model '{name}'. Known: {', '.join(cards)}. Or give a folder in diffusers' layout, a "
+            f"There is no model '{name}'. {looked}Known: {', '.join(cards)}. Or give a folder in diffusers' layout, a "
             ".safetensors file, or a Hub id such as user/model."
         )
     return cards[name]

@@ -36,8 +36,10 @@ def folder_of(card: Card) -> Path:
 
 def not_from_the_hub(name: str, path: str, error: Exception) -> ModelError:
     """What is said when a model cannot be downloaded."""
+    taken = f"There is no folder {Path(path).absolute()}, so it was looked for on the Hub. " if name == path else ""
     return ModelError(
         f"The model '{name}' ({path}) could not be downloaded from the Hugging Face Hub: {type(error).__name__}. "
+        f"{taken}"
         "Connect to the internet once so that it is cached, or set HF_HOME to a cache that holds it, or use the "
         "bundled model (GUDA_MODEL=emoji)."
     )

@@ -5,13 +5,13 @@ A picture "counts for" the group of rank 1, by each method. Pictures that the mo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from guda_core.errors import OptionError, ReportError
-from guda_core.scoring import parts, places
+from guda_core.scoring import caveats, parts, places
 from guda_core.scoring.listing import as_text, connect, exact, quoted
 from guda_core.scoring.scorer import MADE_FROM, made_from_in
 from guda_core.scoring.table_rows import COLUMNS, FAILED, REFUSED, Row
@@ -42,6 +42,11 @@ class Asked:
     picture: str = ""
     text: str = ""
     first: bool = False
+
+    @property
+    def order(self) -> str:
+        """How these rows are best sorted, of ORDERS."""
+        return "score" if self.group and not self.picture else "picture"
 
     def where(self) -> tuple[str, list[Any]]:
         """(condition, its values) of a query."""
@@ -83,7 +88,8 @@ class Summary:
 
     scored, refused, failed: of `pictures`. reasons: (status, reason) -> pictures, the commonest first. scopes: verdict
     -> pictures. firsts: method -> its groups, the most frequent first. unavailable: group -> why it has no score.
-    cut: parts that are not whole or not of this table. made_from: model, settings.
+    cut: parts that are not whole or not of this table. made_from: model, settings. caveats: sentences that have to be
+    said beside these scores.
     """
 
     pictures: int
@@ -97,6 +103,7 @@ class Summary:
     unavailable: Mapping[str, str]
     cut: int = 0
     made_from: Mapping[str, Any] = field(default_factory=dict)
+    caveats: Sequence[str] = ()
 
     def plain(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -110,6 +117,7 @@ class Summary:
             "first": {m: [vars(f) for f in found] for m, found in self.firsts.items()},
             "unavailable": dict(self.unavailable),
             "parts_cut_short": self.cut,
+            "caveats": list(self.caveats),
             **made,
         }
 
@@ -172,6 +180,61 @@ class Results:
             return made_from_in(places.read(places.joined(self.folder, MADE_FROM)))
         except (OSError, ValueError) as e:
             raise ReportError(f"'{self.folder}' lacks a whole {MADE_FROM}. Run the command that made it again.") from e
+
+    def caveats(self) -> list[str]:
+        """What has to be said beside these scores, such as that adapters were older than the pictures."""
+        return caveats.read(self.folder)
+
+    def find(
+        self,
+        *,
+        group: str = "",
+        method: str = "",
+        status: str = "",
+        scope: str = "",
+        picture: str = "",
+        text: str = "",
+        first: bool = False,
+        order: str = "",
+        limit: int | None = None,
+    ) -> list[Row]:
+        """The wanted rows; what is not named leaves nothing out.
+
+        Args:
+            group: id or name. method: id. status: one of STATUSES. scope: one of SCOPES. picture: its name.
+            text: part of the picture's name.
+            first: only those of rank 1, and pictures without a score.
+            order: one of ORDERS; default: "score" where a group is named, else "picture".
+            limit: at most so many rows.
+
+        Returns:
+            Dicts of the columns (`table_rows.COLUMNS`).
+
+        Raises:
+            OptionError: these results have no such picture, group or method, or there is no such status, scope or
+                order.
+        """
+        name = self.spelled(picture) if picture else ""
+        asked = Asked(group, method, status, scope, name, text, first)
+        self.check(asked)
+        return self.rows(asked, order=order or asked.order, limit=limit)
+
+    def check(self, asked: Asked) -> None:
+        """Raises OptionError: these results have no such picture, group or method, or there is no such status or scope,
+        so that there can be no rows."""
+        if asked.picture and not self.count(Asked(picture=asked.picture)):
+            raise OptionError(f"There is no picture '{asked.picture}' in these results.")
+        groups = self.groups() if asked.group else {}
+        methods = self.methods() if asked.method else []
+        for what, given, known, shown in (
+            ("status", asked.status, STATUSES, STATUSES),
+            ("scope", asked.scope, SCOPES, SCOPES),
+            ("group", asked.group, {*groups, *groups.values()}, list(groups)),
+            ("method", asked.method, methods, methods),
+        ):
+            if given and given not in known:
+                listed = ", ".join(shown) or "none: nothing has scores"
+                raise OptionError(f"There is no {what} '{given}' in these results. Known: {listed}.")
 
     def count(self, asked: Asked) -> int:
         """How many rows are wanted."""
@@ -249,6 +312,7 @@ class Results:
             dict(sorted(away)),
             self.cut,
             self.made_from(),
+            self.caveats(),
         )
 
     def _firsts(self) -> dict[str, list[First]]:

@@ -26,7 +26,7 @@ from guda_core.data.images import MAX_BYTES
 from guda_core.errors import GudaError, OptionError, ReportError, UnreadError
 from guda_core.records import Attribution, Provenance
 from guda_core.reports.bundle import json_text
-from guda_core.scoring import parts, places, table_rows
+from guda_core.scoring import caveats, parts, places, table_rows
 from guda_core.scoring.listing import Wanted, asked
 from guda_core.scoring.table_rows import FAILED, REFUSED, Row
 from guda_core.service import Service, check_methods, default_methods, find_effort
@@ -178,6 +178,7 @@ class _Part:
         self.settings: dict[str, Any] = {"effort": task.effort, "methods": self.methods}
         made = table_rows.identity(service.group_set, provenance=self.provenance, settings=self.settings)
         self.of = parts.origin(agree(task.out, made), task.part, task.parts)
+        caveats.add(task.out, self.provenance.caveat)
         self.place = parts.place_of(task.out, task.part)
         self.wanted = asked(task.out, task.part, task.listed)
         self.tried = _Tried(places.joined(places.joined(task.out, TRYING), f"{task.part:06d}.json"))

@@ -68,6 +68,7 @@ def page(summary: Summary, title: str) -> str:
         f"<p>Scored: {summary.scored:,}. Refused: {summary.refused:,}. Failed: {summary.failed:,}.</p>",
         f'<p class="quiet">{safe(MEANING)}</p>',
     ]
+    body += [f"<p><b>{safe(said)}</b></p>" for said in summary.caveats]
     if summary.cut:
         body.append(f"<p><b>{safe(left_out(summary.cut))}</b></p>")
     for method, found in summary.firsts.items():

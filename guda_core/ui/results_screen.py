@@ -16,7 +16,7 @@ from typing import Any
 import gradio as gr
 
 from guda_core.answers import sentences
-from guda_core.answers.markup import Html, code, folded, heading, note, safe, table, text
+from guda_core.answers.markup import Html, banner, code, folded, heading, note, safe, table, text
 from guda_core.answers.plots import bars
 from guda_core.records import VERDICTS, Attribution, Group, GroupScore, GroupSet
 from guda_core.scoring.asking import ORDERS, SCOPES, STATUSES, Asked, Results, Summary, left_out
@@ -59,7 +59,8 @@ class Screen:
 
 def draw(results: Results) -> Screen:
     """Draw the screen inside the current tab."""
-    block(heading("Scored pictures") + text(said(results.summary())))
+    whole = results.summary()
+    block(heading("Scored pictures") + text(said(whole)) + (banner(*whole.caveats) if whole.caveats else ""))
     with gr.Row():
         name = gr.Textbox("", label="Picture's name contains", min_width=150, max_length=LONGEST)
         groups = [(n, g) for g, n in results.groups().items()]

@@ -126,6 +126,25 @@ class Settings:
         return hashlib.sha256(json.dumps(_floats(plain), sort_keys=True).encode()).hexdigest()
 
 
+def changed(before: Settings, now: Settings) -> str:
+    """What is another setting now, as "steps 80 (before: 40), seed 1 (before: 5)"; "" where nothing is."""
+    if before.operator != now.operator:
+        return f"forget loss {now.operator} (before: {before.operator})"
+    old, new = _flat(asdict(before)), _flat(asdict(now))
+    names = [k for k in {**new, **old} if old.get(k) != new.get(k) and k != "checkpoint_s"]
+    said = {None: "nothing"}
+    pairs = ((k, new.get(k), old.get(k)) for k in names)
+    return ", ".join(f"{k} {said.get(n, n)} (before: {said.get(o, o)})" for k, n, o in pairs)
+
+
+def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by their last names, such as steps of loop."""
+    found: dict[str, Any] = {}
+    for k, v in record.items():
+        found |= v if isinstance(v, dict) else {k: v}
+    return found
+
+
 def _floats(value: Any) -> Any:
     """Numbers as floats, so that 3 and 3.0 are one setting."""
     if isinstance(value, dict):

@@ -7,7 +7,7 @@ makes: the same bytes, on the same kind of device with as many threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,10 +54,11 @@ class Asked:
 @dataclass(frozen=True)
 class Found:
     """What is to be done. costs: group id -> forward passes of one picture each. before: group id -> which adapter was
-    there (`_stamp`), of those that are made again."""
+    there (`_stamp`), of those that are made again. replaced: `Forgetting.replaced`."""
 
     costs: Mapping[str, float]
     before: Mapping[str, int]
+    replaced: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,8 @@ def look(asked: Asked) -> Steps:
             yield fraction, "encoding the pictures"
     passes = measured.passes([*pending, *others])
     costs = job.costs(pending, opened.config)
-    return Found({g: float(costs.get(g, 0) + passes[g]) for g in passes}, before)
+    replaced = job.replaced(pending, opened.config)
+    return Found({g: float(costs.get(g, 0) + passes[g]) for g in passes}, before, replaced)
 
 
 def _has_adapter(opened: Opened, group: str, before: int | None) -> bool:
@@ -163,10 +165,12 @@ def group_jobs(asked: Asked, card: str, found: Found) -> list[Job]:
     ]
 
 
-def work_by(asked: Asked, pool: Pool, follow: Follow) -> TrainingError | None:
+def work_by(
+    asked: Asked, pool: Pool, follow: Follow, tell: Callable[[str], None] = lambda said: None
+) -> TrainingError | None:
     """Unlearn the groups by the workers of a pool, and measure their health; gives what failed, as one sentence.
 
-    follow: passes on what happens, and may show it.
+    follow: passes on what happens, and may show it. tell: hears which adapters are replaced, and why.
 
     Raises:
         TrainingError: it could not be looked what is to be done.
@@ -176,6 +180,8 @@ def work_by(asked: Asked, pool: Pool, follow: Follow) -> TrainingError | None:
     ended = _ends(follow("look and encode", 1, work_through([first_job(asked, card)], pool)))
     if failed := failure(ended):
         raise failed
+    for said in ended[0].answer.replaced:
+        tell(said)
     jobs = group_jobs(asked, card, ended[0].answer)
     return failure(_ends(follow("all groups", len(jobs), work_through(jobs, pool)))) if jobs else None
 

@@ -22,6 +22,7 @@ from guda_core.data.encoded import check_fit
 from guda_core.data.encoders import bank_of, open_encoder
 from guda_core.data.kept_latents import encode, to_encode
 from guda_core.data.latents import Latents
+from guda_core.data.own.found import some
 from guda_core.data.own.picture_list import trained_on
 from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion.cards import chosen_card, load_model
@@ -32,7 +33,7 @@ from guda_core.held_files import replace_file
 from guda_core.paths import STYLE_GROUPS, Layers, cache_dir
 from guda_core.records import GroupSet
 from guda_core.unlearning import adapter_files, adapters
-from guda_core.unlearning.config import Settings
+from guda_core.unlearning.config import Settings, changed
 from guda_core.unlearning.defaults import memory_settings, settings_of
 from guda_core.unlearning.forget import FORGET_LOSSES, Task, read_config
 from guda_core.unlearning.kept_prompts import KeptPrompts
@@ -95,11 +96,21 @@ class Forgetting:
 
     def fits(self, group: str, config: Settings | None) -> bool:
         """Whether the group's adapter can be used and was made with these settings (None: with any)."""
+        return not self._unfit(group, config)
+
+    def _unfit(self, group: str, config: Settings | None) -> str:
+        """Why not; "" where it fits."""
         try:
             meta = self.load(group).meta
-            return config is None or read_config(meta["config"]) == config
-        except (AdapterError, OptionError, KeyError, TypeError, AttributeError):
-            return False
+            if config is not None and adapter_files.is_draft(meta):
+                return "in place of a draft"
+            if config is None or (made := read_config(meta["config"])) == config:
+                return ""
+            return f"with other settings: {changed(made, config)}"
+        except AdapterError as e:
+            return str(e)
+        except (OptionError, KeyError, TypeError, AttributeError):
+            return "because it was made in another way" if config else "it cannot be read"
 
     def _of_these_pictures(self, group: str) -> bool:
         """Whether an adapter of a set of the user's own was made from the pictures and captions that the set has now.
@@ -133,16 +144,28 @@ class Forgetting:
         reads = self._is_own and self.model.tokens("")[1] > 0
         return captions_sha256(self.group_set, self.pictures()) if reads else ""
 
+    def why_again(self, group: str, config: Settings | None) -> str:
+        """Why the group's adapter has to be made again, such as "with other settings: ..."; "" where it fits. With
+        settings, it fits only if it was made from the pictures and captions that the set has now.
+        """
+        if (why := self._unfit(group, config)) or config is None:
+            return why
+        if not self._by_this_encoder(group, config):
+            return "with another encoder"
+        return "" if self._of_these_pictures(group) else "from other pictures or captions"
+
     def pending(self, wanted: Sequence[str], *, config: Settings | None, again: bool = False) -> list[str]:
-        """The wanted groups (none named: all) that have no fitting adapter yet, or all of them with `again`. With
-        settings, an adapter fits only if it was made from the pictures and captions that the set has now."""
+        """The wanted groups (none named: all) that have no fitting adapter yet (`why_again`), or all of them with
+        `again`."""
+        return [g for g in self.known(wanted) if again or self.why_again(g, config)]
 
-        def fit(group: str) -> bool:
-            if config is None or not self.fits(group, config):
-                return self.fits(group, config)
-            return self._by_this_encoder(group, config) and self._of_these_pictures(group)
-
-        return [g for g in self.known(wanted) if again or not fit(g)]
+    def replaced(self, pending: Sequence[str], config: Settings) -> list[str]:
+        """A sentence for each reason why adapters that can be used are replaced."""
+        found: dict[str, list[str]] = {}
+        for g in pending:
+            if self.fits(g, None) and (why := self.why_again(g, config)):
+                found.setdefault(why, []).append(g)
+        return [f"Made again {why}. Groups: {some(gs, 10)}." for why, gs in found.items()]
 
     def begin(self, wanted: Sequence[str], *, config: Settings, again: bool = False) -> list[str]:
         """`pending`, when work begins: what would stop it after hours is looked at, and of the adapters that fit the

@@ -74,6 +74,20 @@ class NewSet:
 
 
 @dataclass(frozen=True)
+class Counts:
+    """Pictures of a group. captions: so many of both kinds have one."""
+
+    trained: int
+    held_out: int
+    captions: int
+
+    @classmethod
+    def of(cls, pictures: Sequence[Listed]) -> Counts:
+        held = sum(p.held_out for p in pictures)
+        return cls(len(pictures) - held, held, sum(bool(p.text) for p in pictures))
+
+
+@dataclass(frozen=True)
 class Draft:
     """A group set that is not yet written. entry: what its `group_set.yaml` holds. notes: sentences for a person."""
 
@@ -84,6 +98,11 @@ class Draft:
     @property
     def id(self) -> str:
         return self.entry["id"]
+
+    def counts(self) -> dict[str, Counts]:
+        """Group id -> how many pictures it has."""
+        found = {gid: [p for p in self.pictures if p.group == gid] for gid in self.entry["groups"]}
+        return {gid: Counts.of(own) for gid, own in found.items()}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,124 @@
+"""What callers of the library give: looked at before anything is loaded, and brought into one form."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Mapping
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, cast
+
+from PIL import Image
+
+from guda_core import paths
+from guda_core.data.images import read_file
+from guda_core.errors import ImageError, ModelError, OptionError
+
+PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # of pictures that a PNG holds as they are
+Picture = str | Path | bytes | Image.Image
+
+
+def plain(value: Any) -> Any:
+    """A number in Python's own type, such as one of numpy's; anything else as it is."""
+    if type(value) in (bool, int) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
+def names(given: str | Iterable[str], what: str) -> list[str]:
+    """A list of ids; one alone may be given as it is. Raises OptionError for anything else."""
+    found = [given] if isinstance(given, str) else list(given) if isinstance(given, Iterable) else None
+    if found is None or not all(isinstance(name, str) for name in found):
+        raise OptionError(f"{what} must be a list of ids, as texts; got {type(given).__name__}.")
+    return found
+
+
+def check_texts(given: Mapping[str, Any]) -> None:
+    """Raises OptionError: one of these is neither a text nor None."""
+    for what, value in given.items():
+        if not isinstance(value, str | None):
+            raise OptionError(f"{what} must be a text; got {type(value).__name__}.")
+
+
+def check_callable(given: Callable | None, what: str) -> None:
+    """Raises OptionError: it is no function."""
+    if given is not None and not callable(given):
+        raise OptionError(f"{what} must be a function; got {type(given).__name__}.")
+
+
+def count(given: int | None, what: str) -> int | None:
+    """A whole number in Python's own type, or None. Raises OptionError for anything else."""
+    found = plain(given)
+    if found is not None and type(found) is not int:
+        raise OptionError(f"{what} must be a whole number; got {given!r:.60}.")
+    return found
+
+
+def path_of(given: str | Path | None, what: str) -> Path | None:
+    """A path, with ~ read. Raises OptionError for what is none, such as an empty text."""
+    if given is None:
+        return None
+    if not isinstance(given, str | Path) or not str(given).strip():
+        shown = "an empty text" if isinstance(given, str) else type(given).__name__
+        raise OptionError(f"{what} must be a path; got {shown}.")
+    return paths.at_home(str(given))
+
+
+def set_name(given: object) -> str | None:
+    """The name of a group set. Raises OptionError for what is none."""
+    if given is not None and not isinstance(given, str):
+        raise OptionError(f"A group set is given by its name, or as load_groups gives it; got {type(given).__name__}.")
+    return given
+
+
+def model_name(given: str | Path | None) -> str | None:
+    """A model's name, or its path as a text.
+
+    Raises:
+        OptionError: it is neither. ModelError: there is nothing at the path.
+    """
+    if not isinstance(given, str | Path | None):
+        raise OptionError(f"A model is given by its name, or as load_model gives it; got {type(given).__name__}.")
+    if isinstance(given, Path) and not paths.is_there(given.expanduser()):
+        raise ModelError(f"There is no model {given}: there is nothing at {given.expanduser().absolute()}.")
+    return str(given) if isinstance(given, Path) else given
+
+
+def picture_bytes(picture: Picture) -> bytes:
+    """The bytes of a picture's file; of a PIL image those of a PNG with the same pixels, profile and orientation.
+
+    Raises:
+        OptionError: it is no picture. ImageError: there is none, or it cannot be read.
+    """
+    if isinstance(picture, bytes):
+        return picture
+    if isinstance(picture, str | Path):
+        path = paths.at_home(str(picture))
+        if not paths.is_there(path):
+            raise ImageError(f"There is no picture {path}.")
+        if paths.is_folder(path):
+            raise ImageError(f"{path} is a folder. Use attribute_many for all of its pictures.")
+        return read_file(path)
+    if not isinstance(picture, Image.Image):
+        raise OptionError(f"A picture is a path, bytes or a PIL image; got {type(picture).__name__}.")
+    out = io.BytesIO()
+    try:
+        if picture.mode in ("F", "I"):
+            _check_range(picture)
+        clear = picture.convert("RGBA") if picture.mode == "RGBa" else picture
+        as_it_is = clear if clear.mode in PNG_MODES else clear.convert("RGB")
+        profile = picture.info.get("icc_profile") if as_it_is is picture else None
+        as_it_is.save(out, format="PNG", icc_profile=profile, exif=picture.getexif())
+    except (OSError, ValueError) as e:  # such as a closed one, or a file that is cut off
+        raise ImageError(f"This PIL image cannot be read ({e}). Open it again, or give the file's path.") from e
+    return out.getvalue()
+
+
+def _check_range(picture: Image.Image) -> None:
+    """Raises ImageError where the numbers of an image of mode F or I are not those of 8 bits."""
+    low, high = cast(tuple[float, float], picture.getextrema() or (0, 0))  # None: it has no pixels
+    if not (low >= 0 and (1 if picture.mode == "F" else -1) < high <= 255):
+        raise ImageError(
+            f"The numbers of this PIL image of mode {picture.mode} go from {low:g} to {high:g}, where 0 and 255 are "
+            "black and white. Give Image.fromarray(ARRAY) with an array of uint8, 0 to 255."
+        )
