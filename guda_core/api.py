@@ -113,10 +113,14 @@ class Answer:
                 one that was scored, or too large for a report.
             ImageError: the original is too large for a picture. UnreadError: it cannot be read.
         """
-        data = original if original is None or isinstance(original, bytes) else read_file(Path(original))
+        at = path_of(path, "path")
+        if at is None or not at.name:
+            raise OptionError(f"path must name a file; got {path!r}.")
+        named = None if isinstance(original, bytes) else path_of(original, "original")
+        data = read_file(named) if named is not None else original
         answers, about = list(self.methods.values()), {**self._about(), "shown": self.shown, "original": data}
         made = bundle.make(self.query, answers, self.groups, **about)
-        bundle.write(at := paths.at_home(str(path)), made)
+        bundle.write(at, made)
         return at
 
     def _about(self) -> dict[str, Any]:
@@ -178,7 +182,8 @@ def make_groups(
     """Make a group set of your own pictures and write it into the workspace, as `guda groups new` does.
 
     A set of its name that is there and says the same is given as it is. What is not asked for is as it was in the set
-    that is written anew, else as below; `broken` alone is asked anew each time. What was found is logged.
+    that is written anew, else as below; but `broken`, `folder` and what is of a data set are asked anew each time. What
+    was found is logged.
 
     Args:
         place: a folder with one subfolder for each group; a table (.csv, .json, .jsonl) of files and groups; or a data
@@ -317,7 +322,7 @@ def unlearn(
     workers = count(workers, "workers")
     only = names(only, "only")
     group_set = _groups(groups, named)
-    changes = tuple(sorted(settings.items()))
+    changes = tuple(sorted((k, plain(v)) for k, v in settings.items()))
     asked = Asked(group_set.id, named, path_of(folder, "folder"), tuple(only), operator, changes, again=again)
     with kept_services.none_kept():  # its memory is needed, and what it read is no longer true afterwards
         if workers is not None or ray is not None:
@@ -334,7 +339,7 @@ def _in_this_process(group_set: GroupSet, asked: Asked) -> dict[str, dict[str, A
     for said in job.replaced(pending, config):
         _log_replaced(said)
     for gid in pending:
-        for p in job.unlearn(gid, config):
+        for p in job.unlearn(gid, config, again=asked.again):
             log.info("unlearn %s: step %d of %d, loss %.4f", gid, p.step, p.steps, p.loss)
     measured = Health(job, apart=kept_apart(group_set, job.card.id))
     for gid in measured.unmeasured(asked.groups):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from PIL import Image
 
 from guda_core import paths
@@ -26,11 +28,11 @@ def plain(value: Any) -> Any:
 
 
 def names(given: str | Iterable[str], what: str) -> list[str]:
-    """A list of ids; one alone may be given as it is. Raises OptionError for anything else."""
+    """A list of ids, each once; one alone may be given as it is. Raises OptionError for anything else."""
     found = [given] if isinstance(given, str) else list(given) if isinstance(given, Iterable) else None
     if found is None or not all(isinstance(name, str) for name in found):
         raise OptionError(f"{what} must be a list of ids, as texts; got {type(given).__name__}.")
-    return found
+    return list(dict.fromkeys(found))
 
 
 def check_texts(given: Mapping[str, Any]) -> None:
@@ -79,9 +81,11 @@ def model_name(given: str | Path | None) -> str | None:
     """
     if not isinstance(given, str | Path | None):
         raise OptionError(f"A model is given by its name, or as load_model gives it; got {type(given).__name__}.")
-    if isinstance(given, Path) and not paths.is_there(given.expanduser()):
-        raise ModelError(f"There is no model {given}: there is nothing at {given.expanduser().absolute()}.")
-    return str(given) if isinstance(given, Path) else given
+    if not isinstance(given, Path):
+        return given
+    if not paths.is_there(whole := paths.at_home(given).absolute()):
+        raise ModelError(f"There is no model {given}: there is nothing at {whole}.")
+    return str(whole)  # never the id of a card
 
 
 def picture_bytes(picture: Picture) -> bytes:
@@ -106,12 +110,22 @@ def picture_bytes(picture: Picture) -> bytes:
         if picture.mode in ("F", "I"):
             _check_range(picture)
         clear = picture.convert("RGBA") if picture.mode == "RGBa" else picture
+        if clear.mode.startswith("I;16") and clear.mode != "I;16":  # in another order of bytes
+            clear = Image.fromarray(np.asarray(clear).astype("<u2"))
         as_it_is = clear if clear.mode in PNG_MODES else clear.convert("RGB")
         profile = picture.info.get("icc_profile") if as_it_is is picture else None
-        as_it_is.save(out, format="PNG", icc_profile=profile, exif=picture.getexif())
+        as_it_is.save(out, format="PNG", icc_profile=profile, exif=_exif(picture))
     except (OSError, ValueError) as e:  # such as a closed one, or a file that is cut off
         raise ImageError(f"This PIL image cannot be read ({e}). Open it again, or give the file's path.") from e
     return out.getvalue()
+
+
+def _exif(picture: Image.Image) -> bytes:
+    """Its EXIF; none where it cannot be written."""
+    try:
+        return picture.getexif().tobytes()
+    except (struct.error, TypeError, ValueError, SyntaxError, OverflowError, KeyError):
+        return b""
 
 
 def _check_range(picture: Image.Image) -> None:

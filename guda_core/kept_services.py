@@ -1,19 +1,23 @@
 """The service that this process used last, ready for the next call. One alone is kept: two large models may not fit
-into memory. It is kept as long as the same is asked, the settings are the same (`jobs.environ.settings`), and what
-lies in the model's run is as it was when the service was made: a service reads adapters once.
+into memory. It is kept as long as the same is asked, the settings are the same (`jobs.environ.settings`), and the
+files of the model, of its run and of the group set are as they were when the service was made: they are read once.
 """
 
 from __future__ import annotations
 
 import gc
+import glob
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from guda_core import paths
 from guda_core.jobs import environ
 from guda_core.machine import LOADING
 from guda_core.service import Service
+
+MODEL = ("*.json", "*/*.json", "*/*.safetensors")  # of a folder in diffusers' layout
 
 _kept: list[tuple[Any, dict[str, str], tuple[tuple[str, int], ...], Service]] = []
 
@@ -51,6 +55,14 @@ def none_kept() -> Iterator[None]:
 
 
 def _stamp(service: Service) -> tuple[tuple[str, int], ...]:
-    """Since when there is what the service read for its model and group set; () for one without a model here."""
+    """Which files the service read for its model and group set, and since when they are so; () for one without a model
+    here."""
     card = getattr(getattr(service, "model", None), "card", None)
-    return () if card is None else paths.run(card.id, service.group_set.id).stamp()
+    if card is None:
+        return ()
+    own, at = service.group_set.folder, Path(card.path)
+    of_set = () if own is None else paths.stamps(own, ("*.yaml", "*.jsonl"))
+    of_model = paths.stamps(at, MODEL) if card.source == "folder" else ()
+    one_file = [p for p in (at if card.source == "file" else None, card.lora and Path(card.lora)) if p]
+    of_files = tuple(s for p in one_file for s in paths.stamps(p.parent, (glob.escape(p.name),)))
+    return (*paths.run(card.id, service.group_set.id).stamp(), *of_set, *of_model, *of_files)

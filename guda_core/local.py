@@ -110,7 +110,7 @@ class LocalService:
             sha256=m.sha256,
             clip_sha256=self.clip.sha256 if self.clip else "",
             bank_sha256=self._bank_sha256(),
-            caveat=" ".join(filter(None, (m.caveat, self._said_of_methods()))),
+            caveats={"": m.caveat, **{k: caveat_of(method) for k, method in self.offered.items()}},
             resolution=m.card.resolution,
             only_groups=m.card.only_groups and m.card.group_set == self.group_set.id,
             scope_sha256=scopes.used_sha256(self.rule, self.clip),
@@ -127,10 +127,6 @@ class LocalService:
     def _bank_sha256(self) -> str:
         likeness = self.offered.get(ClipSimilarity.id)
         return likeness.bank_sha256 if isinstance(likeness, ClipSimilarity) else ""
-
-    def _said_of_methods(self) -> str:
-        said = [caveat_of(m) for m in self.offered.values()]
-        return " ".join(dict.fromkeys(filter(None, said)))
 
     def methods(self) -> dict[str, MethodInfo]:
         return {k: info_of(method) for k, method in self.offered.items()}
@@ -239,6 +235,8 @@ class LocalService:
         for a in answers(self.offered, methods, query, budget):
             if a.progress >= 1 and a.groups.keys() != self.group_set.groups.keys():
                 raise ScoreError(f"The method '{a.method}' gave no score, and no reason, for each group of the set.")
+            if a.runner_up is not None and a.runner_up not in a.groups:
+                raise ScoreError(f"The method '{a.method}' names a second group that is none: {a.runner_up!r:.60}.")
             final[a.method] = a
             yield a
         self._saved[frozenset(methods), effort] = saved_passes(final.values(), budget)

@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from guda_core import api, given
+from guda_core import api, given, paths
 from guda_core.data.prompts import check_prompt
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import OptionError
 from guda_core.jobs.chosen_pool import opened
 from guda_core.named import Named
 from guda_core.records import GroupSet
-from guda_core.scoring import summary_page
-from guda_core.scoring.asking import Results
+from guda_core.scoring import places, summary_page
+from guda_core.scoring.asking import Results, silent_said
 from guda_core.scoring.part_jobs import by_pool
 from guda_core.scoring.table_run import Options, Table
 from guda_core.service import Service
@@ -59,8 +59,9 @@ def attribute_many(
         GudaError: any other, such as a model or a data set that cannot be loaded.
     """
     alone = isinstance(pictures, str | Path)
-    sources = [pictures] if alone else list(pictures) if isinstance(pictures, Iterable) else [None]
-    if not all(isinstance(s, str | Path) for s in sources):
+    given_all = [pictures] if alone else list(pictures) if isinstance(pictures, Iterable) else [None]
+    sources = [s for s in given_all if isinstance(s, str | Path)]
+    if len(sources) < len(given_all):
         raise OptionError(
             "Pictures are a folder, paths, URLs, a table or a data set: texts or paths, or a list of them."
         )
@@ -72,7 +73,7 @@ def attribute_many(
     given.path_of(out, "out")
     options = Options(effort, tuple(given.names(methods, "methods")), prompt)
     several = workers is not None or ray is not None
-    table = Table(list(map(str, sources)), str(out), _maker(api._model(model), groups, several=several), options)
+    table = Table(list(map(_place, sources)), _place(out), _maker(api._model(model), groups, several=several), options)
     if passed := str(table.listing.passed):
         log.info("%s", passed)
     if several:
@@ -82,10 +83,15 @@ def attribute_many(
     else:
         _run(table)
     results = Results(table.out)
-    for said in results.caveats():
+    for said in (*results.caveats(), *silent_said(results)):
         log.warning("%s", said)
     summary_page.write(results)
     return results
+
+
+def _place(named: str | Path) -> str:
+    """A place as a text, with ~ read where it is a path."""
+    return str(named) if places.is_url(str(named)) else str(paths.at_home(str(named)))
 
 
 def _maker(model: BaseModel | str | None, groups: GroupSet | str | None, *, several: bool) -> Callable[[], Service]:

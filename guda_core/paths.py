@@ -25,7 +25,7 @@ of work lies in the cache, `GUDA_CACHE`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,12 +143,8 @@ class Run:
 
     def stamp(self) -> tuple[tuple[str, int], ...]:
         """Which files that say what was made are there, in both workspaces, and since when, in nanoseconds."""
-        return tuple(
-            (str(path), _changed(path))
-            for folder in dict.fromkeys((self.mine, self.shipped))
-            for kind in MADE
-            for path in sorted(folder.glob(kind))
-        )
+        folders = dict.fromkeys((self.mine, self.shipped))
+        return tuple(stamp for folder in folders for stamp in stamps(folder, MADE))
 
     @property
     def adapters(self) -> Layers:
@@ -179,6 +175,11 @@ class Run:
     def calibration(self) -> Path:
         """The offset's weight."""
         return self.file("calibration.json")
+
+
+def stamps(folder: Path, kinds: Iterable[str]) -> tuple[tuple[str, int], ...]:
+    """Which files of these patterns the folder has, and since when, in nanoseconds."""
+    return tuple((str(path), _changed(path)) for kind in kinds for path in sorted(folder.glob(kind)))
 
 
 def _changed(path: Path) -> int:

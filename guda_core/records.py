@@ -7,7 +7,7 @@ says so. Scores are not shares: they do not add up to anything.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -159,7 +159,8 @@ class Provenance:
     models: method id -> its models without a group each, of methods that have such.
     validation: name of a file of measurements -> its figures with the file's `sha256`, or a sentence why there are
     none.
-    caveat: a sentence to show beside this model's scores, where they mean something else than other models'.
+    caveats: method id -> a sentence to show beside its scores, such as that its models are drafts; "" -> beside all of
+    this model's, where they mean something else than other models'.
     resolution: of the model's square pictures, in pixels; 0: not told. only_groups: whether the model has seen no
     pictures but those of the group set. scope_sha256: of the file of the scope's rule; "" where nothing is assessed.
     """
@@ -177,10 +178,19 @@ class Provenance:
     made_from: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     models: Mapping[str, GroupModels] = field(default_factory=dict)
     validation: Mapping[str, Mapping[str, Any] | str] = field(default_factory=dict)
-    caveat: str = ""
+    caveats: Mapping[str, str] = field(default_factory=dict)
     resolution: int = 0
     only_groups: bool = False
     scope_sha256: str = ""
+
+    @property
+    def caveat(self) -> str:
+        """All caveats, each once."""
+        return " ".join(self.said_of(self.caveats))
+
+    def said_of(self, methods: Iterable[str]) -> list[str]:
+        """The caveats of the model and of these methods, each once."""
+        return list(dict.fromkeys(filter(None, (self.caveats.get(k, "") for k in ("", *methods)))))
 
     @property
     def unlearned(self) -> GroupModels:

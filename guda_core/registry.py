@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from functools import reduce
 from importlib import import_module
 from importlib.metadata import entry_points
+from threading import RLock
 from typing import Any
 
 from guda_core.errors import OptionError
@@ -28,16 +29,23 @@ class Registry(Mapping[str, Any]):
     def __init__(self, kind: str, group: str, members: Mapping[str, str]) -> None:
         self.kind, self.group = kind, group
         self._members: dict[str, Any] = dict(members)
+        self._named: dict[str, set[str]] = {}  # id -> all lines that are known to name its member
         self._outside = False  # whether other packages' members have been looked up
+        self._lock = RLock()
 
     def _all(self) -> dict[str, Any]:
         if not self._outside:
-            self._outside = True
-            for point in entry_points(group=self.group):
-                line = f"{point.module}:{point.attr}"  # without the spaces and extras that may stand in its value
-                if (kept := _line(self._members.setdefault(point.name, line))) != line:
-                    log.warning("The %s '%s' is %s; %s is left out.", self.kind, point.name, kept, line)
+            with self._lock:
+                if not self._outside:
+                    self._look_outside()
+                    self._outside = True
         return self._members
+
+    def _look_outside(self) -> None:
+        for point in entry_points(group=self.group):
+            line = f"{point.module}:{point.attr}"  # without the spaces and extras that may stand in its value
+            if (kept := _line(self._members.setdefault(point.name, line))) != line:
+                log.warning("The %s '%s' is %s; %s is left out.", self.kind, point.name, kept, line)
 
     def add(self, id: str, member: Any) -> None:
         """Add a member, or a line "module:attribute" that names one. Adding the same one again is nothing.
@@ -45,17 +53,22 @@ class Registry(Mapping[str, Any]):
         Raises:
             OptionError: the id is taken.
         """
-        if id in self._all() and _line(self._members[id]) != _line(member):
+        if id not in self._all():
+            self._members[id] = member
+        elif _line(member) not in {_line(self._members[id]), *self._named.get(id, ())}:
             raise OptionError(f"There is a {self.kind} '{id}' already. Choose another id.")
-        self._members[id] = member
+        elif not isinstance(member, str):
+            self._members[id] = member
 
     def remove(self, id: str) -> None:
         """Take a member out again, for example one that a test added."""
         self._members.pop(id)
+        self._named.pop(id, None)
 
     def __getitem__(self, id: str) -> Any:
         member = self._all()[id]
         if isinstance(member, str):
+            self._named.setdefault(id, set()).add(member)
             member = self._members[id] = self._imported(id, member)
         return member
 

@@ -25,6 +25,7 @@ from guda_core.diffusion import cards
 from guda_core.errors import GudaError, ImageError, ModelError, OptionError
 from guda_core.reports.read import read_report
 from guda_core.service import EFFORTS
+from guda_core.unlearning.forget import config_of
 from tests.light import draw
 from tests.test_pipeline import MISSING, service  # noqa: F401  (a fixture)
 
@@ -257,6 +258,50 @@ def test_a_named_group_set_needs_no_model(monkeypatch):
     assert guda_core.load_groups("emoji").id == "emoji"
     with pytest.raises(ModelError, match="no model 'nowhere'"):
         guda_core.load_groups()
+
+
+def test_a_path_never_names_a_card(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "emoji").mkdir()
+    with pytest.raises(ModelError, match=r"is no model in diffusers' layout"):
+        guda_core.load_model(Path("emoji"))
+
+
+@pytest.mark.parametrize("path", ["", ".", "/", None])
+def test_a_report_needs_a_file(tiny, tmp_path, path):
+    draw(tmp_path / "p.png", side=32)
+    answer = guda_core.attribute(tmp_path / "p.png", methods=["clip"], effort="quick")
+    with pytest.raises(OptionError, match="path must "):
+        answer.report(path)
+
+
+def test_sixteen_bits_in_another_order_are_the_same_picture():
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    pictures = [Image.fromarray(ramp), Image.frombytes("I;16B", (16, 16), ramp.astype(">u2").tobytes())]
+    assert [p.mode for p in pictures] == ["I;16", "I;16B"]
+    assert given.picture_bytes(pictures[0]) == given.picture_bytes(pictures[1])
+
+
+def test_a_broken_exif_loses_no_picture():
+    picture = Image.new("RGB", (8, 8), "teal")
+    picture.getexif()[274] = "no number"
+    assert Image.open(io.BytesIO(given.picture_bytes(picture))).getpixel((0, 0)) == (0, 128, 128)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"lora": "x.safetensors"}, "lora is a LoraSpec here"),
+        ({"loop": {"steps": 3}}, "has no setting loop"),
+        ({"empty_share": "0.5"}, "empty_share must be a number from 0 up; got '0.5'"),
+        ({"beta": "x"}, "beta must be a number"),
+        ({"steps": np.float64(2.5)}, "steps must be a whole number, at least 1; got 2.5"),
+    ],
+)
+def test_a_setting_of_unlearning_that_is_no_good_is_one_sentence(wrong, sentence):
+    with pytest.raises(OptionError, match=sentence):
+        config_of("guda_c", **{k: given.plain(v) for k, v in wrong.items()})
+    assert config_of("guda_c", steps=given.plain(np.int64(5))).loop.steps == 5
 
 
 def test_ids_may_come_alone_or_from_a_generator():

@@ -85,7 +85,7 @@ def test_a_folder_becomes_a_table_a_record_and_reports(folder, tmp_path):
 def test_what_has_to_be_said_of_the_model_stands_in_the_folders_record_too(folder, tmp_path):
     class Drafted(LightService):
         def provenance(self):
-            return replace(super().provenance(), caveat="These adapters are drafts.")
+            return replace(super().provenance(), caveats={"": "These adapters are drafts."})
 
     run(folder, tmp_path / "out", service=Drafted())
     told = json.loads((tmp_path / "out" / "batch.json").read_text())

@@ -69,6 +69,12 @@ def test_an_adapter_made_with_other_settings_does_not_fit(job):
     assert job.pending(["noto"], config=None) == ["noto"]
 
 
+def test_what_another_process_has_made_meanwhile_is_not_made_again(job):
+    assert [p.step for p in job.unlearn("noto", CONFIG, again=False)] == [1, 2, 3, 4]
+    assert list(job.unlearn("noto", CONFIG, again=False)) == []
+    assert [p.step for p in job.unlearn("noto", CONFIG)] == [1, 2, 3, 4]
+
+
 def test_the_shipped_adapters_fit_the_default_settings():
     shipped = Forgetting(GROUPS)
     assert shipped.default_config() == config_of() and shipped.folder / "noto" == SHIPPED_RUN / "adapters" / "noto"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 import guda_core
 from guda_core import api, kept_services
@@ -71,6 +73,20 @@ def test_it_is_made_anew_where_a_setting_or_an_adapter_is_another(there, through
     own_workspace(tmp_path / "another")
     monkeypatch.setenv("GUDA_HOME", str(tmp_path / "another"))
     assert made() is not three
+
+
+def test_it_is_made_anew_where_the_model_or_the_set_of_pictures_is_another(there):
+    first = api._service("brush", "artists")
+    weights = next((Path(first.model.card.path) / "unet").glob("*.safetensors"))
+    state = load_file(weights)
+    save_file({n: p * 1.01 for n, p in state.items()}, weights)
+    second = api._service("brush", "artists")
+    assert second.model.sha256 != first.model.sha256 and api._service("brush", "artists") is second
+    for name in ("group_set.yaml", "pictures.jsonl"):  # as where captions changed
+        with (there / "sets" / "artists" / name).open("a", encoding="utf-8") as f:
+            f.write("\n")
+        last, second = second, api._service("brush", "artists")
+        assert second is not last and api._service("brush", "artists") is second
 
 
 def test_one_lets_go_of_its_model_before_another_is_loaded(there, monkeypatch):

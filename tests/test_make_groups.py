@@ -50,7 +50,7 @@ def test_the_same_again_is_nothing_and_another_needs_again(home, pictures, caplo
     with caplog.at_level(logging.INFO, "guda_core.api"):
         more = guda_core.make_groups(pictures, name="Six", again=True)
     assert set(more.groups) == {*IDS, "gil"} and more.options["seed"] == 3
-    assert "The group 'gil' is new." in caplog.text
+    assert "The group 'gil' is new; captions say it \"by Gil\"." in caplog.text
 
 
 def test_a_set_that_was_renamed_by_hand_stays_where_it_is(home, pictures):
@@ -65,6 +65,36 @@ def test_a_set_that_was_renamed_by_hand_stays_where_it_is(home, pictures):
         assert (made.id, made.name, made.options["held_out"]) == ("artists", name, 0.3)
         made = guda_core.make_groups(pictures, held_out=0.25, again=True)
     assert guda_core.load_groups("cats") == other and {p.name for p in (home / "sets").iterdir()} == {"artists", "cats"}
+
+
+def test_what_captions_say_of_a_group_goes_on_for_a_new_one_and_a_template_by_hand_stays(home, pictures, caplog):
+    guda_core.make_groups(pictures, phrase="in the {name} style")
+    path = home / "sets" / "artists" / "group_set.yaml"
+    template = "a drawing of {content}, {phrase}"
+    path.write_text(path.read_text(encoding="utf-8").replace("{content}, {phrase}", template), encoding="utf-8")
+    paint(pictures / "Eve" / "0.png", 7)
+    paint(pictures / "Eve" / "1.png", 7, 1)
+    with caplog.at_level(logging.INFO, "guda_core.api"):
+        made = guda_core.make_groups(pictures, again=True)
+    assert made.groups["eve"].phrase == "in the Eve style" and made.caption == template
+    assert "The group 'eve' is new; captions say it \"in the Eve style\"." in caplog.text
+    made = guda_core.make_groups(pictures, phrase="by {name}", again=True)
+    assert {g.phrase for g in made.groups.values()} == {f"by {g.name}" for g in made.groups.values()}
+    assert made.caption == template
+
+
+def test_a_home_is_read_and_a_link_that_is_none_is_told(home, pictures, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    folder = tmp_path / "mine"
+    pictures.rename(folder)
+    lines = [f"{p.relative_to(folder).as_posix()},{p.parent.name},http://ann.example" for p in folder.glob("Dee/*")]
+    lines += [f"{p.relative_to(folder).as_posix()},{p.parent.name}," for p in folder.glob("Fay_Wu/*.jpg")]
+    (tmp_path / "rights.csv").write_text("\n".join(["file,group,link", *lines]), encoding="utf-8")
+    with caplog.at_level(logging.INFO, "guda_core.api"):
+        made = guda_core.make_groups("~/rights.csv", folder="~/mine")
+    assert set(made.groups) == {"dee", "fay-wu"} and made.groups["dee"].link == ""
+    assert "'Dee' has several link or one that is no https:// address; none was written." in caplog.text
 
 
 def test_numbers_of_other_libraries_are_taken_and_a_wish_counts_though_the_pictures_stay(home, pictures):

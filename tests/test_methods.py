@@ -369,6 +369,9 @@ def scored(a: Attribution, *numbers: Any) -> list[Attribution]:
         (lambda a: [replace(a, values={"x": np.array([None])})], "with values = "),
         (lambda a: [replace(a, separable="yes")], "with separable = 'yes'"),
         (lambda a: [replace(a, runner_up=["x"])], "with runner_up = "),
+        (lambda a: [replace(a, runner_up="nobody")], "names a second group that is none: 'nobody'"),
+        (lambda a: [replace(a, settings={"offset": 0.5})], "an offset that names no number for each group"),
+        (lambda a: [replace(a, settings={"offset": {"noto": None}})], "an offset that names no number"),
         (lambda a: [replace(a, unit=3)], "with unit = 3"),
         (lambda a: [replace(a, kl="x")], "with kl = 'x'"),
         (lambda a: scored(a, 1e308, 0.0, 1.5e308), r"that can be used: 1e\+308"),
@@ -376,8 +379,21 @@ def scored(a: Attribution, *numbers: Any) -> list[Attribution]:
     ],
 )
 def test_what_a_method_of_others_gives_wrong_is_said_and_names_it(service, query, gives, why):
-    with pytest.raises(ScoreError, match=f"The method 'odd' .*{why}"):
+    with pytest.raises(ScoreError, match=f"[Tt]he .*'odd' .*{why}"):
         odd(service, query, gives)
+
+
+def test_a_method_of_others_that_fails_before_its_first_answer_is_said_too(service, query):
+    class AtOnce(Odd):
+        def attribute(self, query: Query, budget: Budget) -> Iterator[Attribution]:
+            raise ValueError("no driver")  # no generator: this is raised when it is called
+
+    service.offered["odd"] = AtOnce(list(service.group_set.groups))
+    try:
+        with pytest.raises(ScoreError, match=r"The method 'odd' failed \(ValueError: no driver"):
+            ask(service, query, "odd")
+    finally:
+        del service.offered["odd"]
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_results_below_the_pictures_are_refused_on_windows(windows):
 def test_the_page_of_results_has_the_folders_name_on_windows(windows, monkeypatch):
     written = {}
     monkeypatch.setattr(places, "write", written.__setitem__)
-    empty = Summary(0, 0, 0, 0, 0, {}, {}, {}, {})
+    empty = Summary(0, 0, 0, 0, 0, 0, {}, {}, {}, {})
     summary_page.write(SimpleNamespace(folder="C:\\Users\\Ann\\cats", summary=lambda: empty))
     assert list(written) == ["C:\\Users\\Ann\\cats\\summary.html"]
     assert "<title>cats: results" in written["C:\\Users\\Ann\\cats\\summary.html"].decode()

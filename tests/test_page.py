@@ -99,7 +99,7 @@ def test_nothing_in_it_runs_or_loads_whatever_the_texts_are(service, query):
     groups["twemoji"] = replace(groups["twemoji"], link="javascript:alert(1)", licence_link="data:text/html,x")
     service.group_set = replace(service.group_set, name=EVIL, groups=groups)
     methods = {m: replace(i, name=EVIL, note=EVIL) for m, i in service.methods().items()}
-    service.change(name=EVIL, caveat=EVIL, methods=methods)
+    service.change(name=EVIL, caveats={"": EVIL}, methods=methods)
     service.change_models(unavailable={"noto": EVIL})
     evil = of(made(service, replace(query, prompt=EVIL, preparation=(EVIL,))))
     assert EVIL in evil.said.replace(" <", "<") and set(evil.tags) <= ALLOWED

@@ -45,6 +45,21 @@ def test_members_from_outside_are_added_once_and_removed():
         of.find("whole")
 
 
+def test_a_line_that_names_a_member_by_a_module_that_hands_it_on_may_be_added_again(tmp_path, monkeypatch):
+    (tmp_path / "handed_on").mkdir()
+    (tmp_path / "handed_on" / "within.py").write_text("class Mine: ...\nclass Other: ...\n")
+    (tmp_path / "handed_on" / "__init__.py").write_text("from handed_on.within import Mine, Other\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    of = Registry("number", "guda_core.nothing", LINES)
+    of.add("mine", "handed_on:Mine")
+    mine = of["mine"]
+    for again in ("handed_on:Mine", "handed_on.within:Mine", mine):
+        of.add("mine", again)
+        assert of["mine"] is mine
+    with pytest.raises(OptionError, match="There is a number 'mine' already"):
+        of.add("mine", "handed_on:Other")
+
+
 def test_an_installed_package_adds_members_but_replaces_none(monkeypatch, caplog):
     points = [EntryPoint("decimal", "decimal:Decimal", "x"), EntryPoint("fraction", "builtins:int", "x")]
     points += [

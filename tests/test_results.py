@@ -19,7 +19,7 @@ from guda_core import api
 from guda_core.cli import table_lines
 from guda_core.diffusion.cards import resolve_card
 from guda_core.errors import OptionError, ReportError
-from guda_core.records import Scope
+from guda_core.records import GroupScore, Scope
 from guda_core.reports.read import read_report
 from guda_core.scoring import again, caveats, parts, places
 from guda_core.scoring.asking import Asked, Results
@@ -140,6 +140,7 @@ def test_rows_are_found_sorted_and_paged(table):
         got = found.rows(asked)
         assert sorted(got, key=repr) == sorted(wanted, key=repr)
         paged = [r for start in range(0, len(wanted), 4) for r in found.rows(asked, limit=4, start=start)]
+        assert found.rows(asked, start=3) == got[3:]
         assert paged == got == [r for chunk in found.all_rows(asked, chunk=3) for r in chunk]
     scores = [r["score"] for r in found.rows(Asked(method="guda", status="ok"), order="score")]
     assert scores == sorted(scores, reverse=True)
@@ -160,9 +161,42 @@ def test_rows_are_found_by_names_that_the_table_has(table):
         ({"status": "odd"}, "no status 'odd' in these results. Known: ok"),
         ({"scope": "odd"}, "no scope 'odd' in these results. Known: in scope"),
         ({"order": "odd"}, "no order 'odd'"),
+        ({"picture": Path("003.png")}, "picture must be a text; got "),
+        ({"text": 3}, "text must be a text; got int"),
+        ({"limit": -1}, "limit must be a whole number, at least 0; got -1"),
+        ({"limit": "x"}, "limit must be a whole number"),
     ):
         with pytest.raises(OptionError, match=sentence):
             found.find(**wrong)
+
+
+def test_a_method_that_is_named_twice_is_asked_once(tmp_path):
+    folder, out = folder_of(tmp_path / "in", 2), tmp_path / "out"
+    make_table(folder, out, LightService, options=dataclasses.replace(QUICK, methods=("clip", "clip")))
+    assert len(rows(out)) == 2 * len(LightService().group_set.groups)
+
+
+def test_pictures_without_any_score_are_no_scored_ones_and_are_said(tmp_path, capsys):
+    class Silent(LightService):
+        """Whose models are all of another model; the first picture by name has a cosine all the same."""
+
+        def _guda(self, query, progress):
+            a = super()._guda(query, progress)
+            none = GroupScore(None, None, None, "unavailable", "It was made for another model.")
+            return dataclasses.replace(a, groups=dict.fromkeys(a.groups, none), runner_up=None)
+
+    folder, out = folder_of(tmp_path / "in", 3), tmp_path / "out"
+    asked = dataclasses.replace(QUICK, methods=("guda",))
+    table_lines.make_table([str(folder)], str(out), Silent, asked, workers=None, ray=None)
+    sentence = "No picture has a score by guda. It was made for another model."
+    assert sentence in " ".join(capsys.readouterr().err.split())
+    results = Results(str(out))
+    s = results.summary()
+    assert (s.pictures, s.scored, s.no_score, s.refused, s.failed) == (3, 0, 3, 0, 0)
+    assert results.silent() == {"guda": "It was made for another model."} and s.plain()["no_score"] == 3
+    assert {r["picture"] for r in results.find(first=True)} == {"000.png", "001.png", "002.png"}
+    assert "3 of them have no score by any method." in guda("results", out)
+    assert "3 of them have no score" in (out / "summary.html").read_text()
 
 
 def test_what_has_to_be_said_beside_scores_stays_with_their_table(tmp_path, capsys, caplog, monkeypatch):
@@ -172,7 +206,7 @@ def test_what_has_to_be_said_beside_scores_stays_with_their_table(tmp_path, caps
     first = Results(str(out))
     assert first.caveats() == first.summary().caveats == [] and not (out / caveats.CAVEATS).exists()
     draw(folder / "one more.png", 7)
-    made.change(caveat=sentence)
+    made.change(caveats={"guda": sentence, "das": "It is not asked for."})
     for _ in range(2):  # a run that goes on; it is said once
         table_lines.make_table([str(folder)], str(out), lambda: made, QUICK, workers=None, ray=None)
         assert sentence in " ".join(capsys.readouterr().err.split())

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Self, cast
@@ -245,17 +246,19 @@ def _warned(name: str, reason: str) -> Unavailable:
     return Unavailable(reason)
 
 
-def checked(method: Method, found: Iterator[Attribution]) -> Iterator[Attribution]:
+def checked(method: Method, answer: Callable[[], Iterator[Attribution]]) -> Iterator[Attribution]:
     """The answers of a method as they come; those of other packages' methods are looked at (`attribution.others`).
 
     Raises:
         ScoreError: one cannot be used; the last is not whole; or a method of another package fails.
     """
     last = None
-    with faults_of(method), closing(cast(Generator, found)) if hasattr(found, "close") else nullcontext():
-        for a in found:
-            last = own(method, a)
-            yield last
+    with faults_of(method):
+        found = answer()
+        with closing(cast(Generator, found)) if hasattr(found, "close") else nullcontext():
+            for a in found:
+                last = own(method, a)
+                yield last
     _check_whole(method, last)
 
 
@@ -304,7 +307,7 @@ def answers(methods: Mapping[str, Method], asked: Sequence[str], query: Query, b
 
     for m in wanted:
         if m not in made:
-            for a in checked(methods[m], methods[m].answer(query, budget, shared)):
+            for a in checked(methods[m], partial(methods[m].answer, query, budget, shared)):
                 yield from follow(a)
     for c in made.values():
         _check_whole(c, latest.get(c.id))

@@ -148,8 +148,15 @@ def own(method: Any, a: Any) -> Attribution:
         if not fine:
             raise ScoreError(f"The method '{m}' gave an answer with {what} = {value!r:.200}, which cannot be used.")
     settings = _mapping(m, "settings", a.settings)
+    if not _is_offset(settings.get("offset", {})):
+        raise ScoreError(f"The settings of '{m}' have an offset that names no number for each group.")
     separable = None if a.separable is None else bool(a.separable)
     return replace(a, groups=groups, progress=float(a.progress), separable=separable, settings=settings)
+
+
+def _is_offset(said: Any) -> bool:
+    """Whether it is what `Attribution.offset` reads: group -> finite number."""
+    return isinstance(said, Mapping) and all(isinstance(v, Real) and not isinstance(v, bool) for v in said.values())
 
 
 def _are_arrays(values: Any) -> bool:

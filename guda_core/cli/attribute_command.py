@@ -206,8 +206,8 @@ def _one(
     else:
         for a in final.values():
             _show_answer(a, service.group_set, known[a.method])
-        if caveat := service.provenance().caveat:
-            note(caveat)
+        for said in service.provenance().said_of(methods):
+            note(said)
     if json_file is None and report_file is None:
         return
     about: dict[str, Any] = {"settings": {"effort": effort, "methods": methods}, "provenance": service.provenance()}

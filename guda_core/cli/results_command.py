@@ -89,8 +89,10 @@ def results(
 
 
 def _show_summary(s: Summary) -> None:
+    from guda_core.scoring.asking import no_score_said
+
     say(f"{s.pictures:,} pictures: {s.scored:,} scored, {s.refused:,} refused, {s.failed:,} failed. {s.rows:,} rows.")
-    for said in s.caveats:
+    for said in filter(None, (no_score_said(s.no_score), *s.caveats)):
         note(said)
     for verdict, n in s.scopes.items():
         say(f"{verdict}: {n:,}")

@@ -26,7 +26,7 @@ def make_table(
 ) -> None:
     """Score the pictures, write the summary page, and say what came of it. workers, ray: None for this process."""
     from guda_core.scoring import places, summary_page
-    from guda_core.scoring.asking import Results
+    from guda_core.scoring.asking import Results, silent_said
     from guda_core.scoring.table_run import Table
 
     table = Table(sources, out, make_service, options)
@@ -43,7 +43,7 @@ def make_table(
     for picture, why in list(total.why.items())[:SHOWN]:
         note(f"{picture}: {why}")
     results = Results(table.out)
-    for said in results.caveats():
+    for said in (*results.caveats(), *silent_said(results)):
         note(said)
     page = summary_page.write(results)
     say(f"Written: {places.joined(table.out, 'parts')} and {page}. Ask them with `guda results {out}`.")

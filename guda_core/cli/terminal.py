@@ -151,8 +151,8 @@ def progress_bar() -> Progress:
 
 
 def listed(text: str) -> list[str]:
-    """The words of a comma-separated option."""
-    return [word.strip() for word in text.split(",") if word.strip()]
+    """The words of a comma-separated option, each once."""
+    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
 def follow(works: Iterator[tuple[str, float]]) -> None:

@@ -132,7 +132,7 @@ def unlearn(
             return
         pending = opened.forgetting.begin(asked.groups, config=opened.config, again=again)
         _tell_replaced(opened.forgetting, pending, opened.config)
-        _make(opened.forgetting, pending, opened.config)
+        _make(opened.forgetting, pending, opened.config, again=again)
         _measure(opened.health, asked.groups)
     card = chosen_card(model)
     where = paths.run(card.id, gs.id).adapters if folder is None else paths.Layers((folder,))
@@ -159,7 +159,7 @@ def _tell_replaced(job: Forgetting, pending: list[str], config: Any) -> None:
         note(said)
 
 
-def _make(job: Forgetting, pending: list[str], config: Any) -> None:
+def _make(job: Forgetting, pending: list[str], config: Any, *, again: bool) -> None:
     """Unlearn the groups: a bar for the pictures, one a group in steps, and one of all in passes of the network."""
     if not pending:
         return
@@ -173,7 +173,7 @@ def _make(job: Forgetting, pending: list[str], config: Any) -> None:
         done = 0
         for gid in pending:
             task = bar.add_task(f"unlearn {gid}", note="", total=None)
-            for p in job.unlearn(gid, config):
+            for p in job.unlearn(gid, config, again=again):
                 bar.update(task, completed=p.step, total=p.steps, note=str(p))
                 if not p.note:
                     bar.update(everything, completed=done + costs[gid] * p.step / p.steps)

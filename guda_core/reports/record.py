@@ -79,7 +79,7 @@ def limits(methods: Iterable[str], provenance: Provenance) -> list[str]:
     """What a reader must know: what is to be said of this model and its adapters, what holds for all scores, and what
     the score and interval of each method mean."""
     said = [provenance.methods[m] for m in methods if m in provenance.methods]
-    return [*filter(None, [provenance.caveat]), *LIMITS, *(f"{info.name}: {info.note}" for info in said)]
+    return [*provenance.said_of(methods), *LIMITS, *(f"{info.name}: {info.note}" for info in said)]
 
 
 def circumstances(group_set: GroupSet, *, provenance: Provenance, settings: Mapping[str, Any]) -> dict[str, Any]:

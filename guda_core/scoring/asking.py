@@ -25,6 +25,10 @@ ORDERS = {  # name -> how rows are sorted
     "picture": "picture, method, rank NULLS LAST, group_id",
 }
 REASONS = 20  # that a summary lists
+FIRST = (
+    "(rank = 1 OR method IS NULL OR (rank IS NULL AND (picture, method) NOT IN "
+    "(SELECT (picture, method) FROM scores WHERE rank = 1)))"
+)
 COUNTS = "scope IS DISTINCT FROM 'out of scope' AND status = 'ok'"
 
 
@@ -32,7 +36,8 @@ COUNTS = "scope IS DISTINCT FROM 'out of scope' AND status = 'ok'"
 class Asked:
     """Which rows are wanted. None, False and "" leave nothing out.
 
-    group: id or name. text: part of the picture's name. first: only those of rank 1, and pictures without a score.
+    group: id or name. text: part of the picture's name. first: only those of rank 1, and of a picture without a score
+    by a method all that say why.
     """
 
     group: str = ""
@@ -59,7 +64,7 @@ class Asked:
             _holds(self.text),
         ]
         used = [(part, values) for part, values in found if values]
-        parts_ = [part for part, _ in used] + (["(rank = 1 OR method IS NULL)"] if self.first else [])
+        parts_ = [part for part, _ in used] + ([FIRST] if self.first else [])
         return " AND ".join(parts_) or "true", [as_text(v) for _, values in used for v in values]
 
 
@@ -86,15 +91,16 @@ class First:
 class Summary:
     """What a table says as a whole, in numbers of pictures.
 
-    scored, refused, failed: of `pictures`. reasons: (status, reason) -> pictures, the commonest first. scopes: verdict
-    -> pictures. firsts: method -> its groups, the most frequent first. unavailable: group -> why it has no score.
-    cut: parts that are not whole or not of this table. made_from: model, settings. caveats: sentences that have to be
-    said beside these scores.
+    scored, no_score, refused, failed: of `pictures`; no_score: no method had a score for any group. reasons: (status,
+    reason) -> pictures, the commonest first. scopes: verdict -> pictures. firsts: method -> its groups, the most
+    frequent first. unavailable: group -> why it has no score. cut: parts that are not whole or not of this table.
+    made_from: model, settings. caveats: sentences that have to be said beside these scores.
     """
 
     pictures: int
     rows: int
     scored: int
+    no_score: int
     refused: int
     failed: int
     reasons: Mapping[tuple[str, str], int]
@@ -111,7 +117,7 @@ class Summary:
         if isinstance(made["group_set"], dict):
             made["group_set"] = {k: made["group_set"].get(k) for k in ("id", "name")}
         return {
-            **{k: getattr(self, k) for k in ("pictures", "rows", "scored", "refused", "failed")},
+            **{k: getattr(self, k) for k in ("pictures", "rows", "scored", "no_score", "refused", "failed")},
             "reasons": [{"status": s, "reason": r, "pictures": n} for (s, r), n in self.reasons.items()],
             "scope": dict(self.scopes),
             "first": {m: [vars(f) for f in found] for m, found in self.firsts.items()},
@@ -203,7 +209,7 @@ class Results:
         Args:
             group: id or name. method: id. status: one of STATUSES. scope: one of SCOPES. picture: its name.
             text: part of the picture's name.
-            first: only those of rank 1, and pictures without a score.
+            first: only those of rank 1, and of a picture without a score by a method all that say why.
             order: one of ORDERS; default: "score" where a group is named, else "picture".
             limit: at most so many rows.
 
@@ -214,6 +220,12 @@ class Results:
             OptionError: these results have no such picture, group or method, or there is no such status, scope or
                 order.
         """
+        texts = {"group": group, "method": method, "status": status, "scope": scope, "picture": picture, "text": text}
+        for what, given in {**texts, "order": order}.items():
+            if not isinstance(given, str):
+                raise OptionError(f"{what} must be a text; got {type(given).__name__}.")
+        if limit is not None and (not isinstance(limit, int) or limit < 0):
+            raise OptionError(f"limit must be a whole number, at least 0; got {limit!r:.60}.")
         name = self.spelled(picture) if picture else ""
         asked = Asked(group, method, status, scope, name, text, first)
         self.check(asked)
@@ -246,7 +258,7 @@ class Results:
         if order not in ORDERS:
             raise OptionError(f"There is no order '{order}'. Known: {', '.join(ORDERS)}.")
         where, values = asked.where()
-        cut = "" if limit is None else f" LIMIT {int(limit)} OFFSET {int(start)}"
+        cut = ("" if limit is None else f" LIMIT {int(limit)}") + f" OFFSET {int(start)}"
         found = self._ask(f"SELECT * FROM scores WHERE {where} ORDER BY {ORDERS[order]}{cut}", values)
         return [dict(zip(COLUMNS, row, strict=True)) for row in found]
 
@@ -287,9 +299,19 @@ class Results:
         asked = self.made_from()["settings"]["methods"]
         return sorted(found, key=lambda m: asked.index(m) if m in asked else len(asked))
 
+    def silent(self) -> dict[str, str]:
+        """Method -> why, of those that have no score of any group for any picture."""
+        query = (
+            "SELECT method, any_value(reason) FROM scores WHERE method IS NOT NULL GROUP BY 1 "
+            "HAVING count(*) FILTER (status = 'ok') = 0 ORDER BY 1"
+        )
+        return {str(m): str(why or "") for m, why in self._ask(query)}
+
     def summary(self) -> Summary:
         """What the table says as a whole."""
-        ((rows, pictures),) = self._ask("SELECT count(*), count(DISTINCT picture) FROM scores")
+        ((rows, pictures, scored),) = self._ask(
+            "SELECT count(*), count(DISTINCT picture), count(DISTINCT picture) FILTER (status = 'ok') FROM scores"
+        )
         statuses = dict(self._ask(f"SELECT status, count(*) FROM scores WHERE {_bad()} GROUP BY 1"))
         bad = statuses.get(REFUSED, 0) + statuses.get(FAILED, 0)
         reasons = self._ask(
@@ -303,7 +325,8 @@ class Results:
         return Summary(
             pictures,
             rows,
-            pictures - bad,
+            scored,
+            pictures - scored - bad,
             statuses.get(REFUSED, 0),
             statuses.get(FAILED, 0),
             {(s, r): n for s, r, n in reasons},
@@ -342,6 +365,16 @@ def _offsets(made_from: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
         for g, v in offset.items() if isinstance(offset, Mapping) else ():
             if isinstance(v, int | float) and abs(v) < 1e300:
                 yield as_text(m), as_text(g), float(v)
+
+
+def silent_said(results: Results) -> list[str]:
+    """A sentence for each method that has no score."""
+    return [f"No picture has a score by {m}. {why}".strip() for m, why in results.silent().items()]
+
+
+def no_score_said(n: int) -> str:
+    """A sentence on pictures for which no method had a score; "" for none."""
+    return f"{n:,} of them {'has' if n == 1 else 'have'} no score by any method." if n else ""
 
 
 def left_out(cut: int) -> str:

@@ -20,12 +20,12 @@ def read(folder: str) -> list[str]:
     return [s for s in found if isinstance(s, str)] if isinstance(found, list) else []
 
 
-def add(folder: str, said: str) -> None:
-    """Write a sentence down beside those of before; "" says nothing.
+def write(folder: str, said: list[str]) -> None:
+    """Write down what has to be said now, in place of what had to be before: it is of the models, not of when a picture
+    was scored.
 
     Raises:
         ReportError: the file cannot be written.
     """
-    before = read(folder)
-    if said and said not in before:
-        places.write(places.joined(folder, CAVEATS), json.dumps([*before, said], indent=1).encode())
+    if said != read(folder):
+        places.write(places.joined(folder, CAVEATS), json.dumps(said, indent=1).encode())

@@ -173,12 +173,12 @@ class _Part:
         find_effort(task.effort)
         self.task, self.service = task, service
         self.provenance: Provenance = service.provenance()
-        self.methods = list(task.methods) or default_methods(service.methods())
+        self.methods = list(dict.fromkeys(task.methods)) or default_methods(service.methods())
         check_methods(self.methods, service.methods(), self.provenance.not_offered)
         self.settings: dict[str, Any] = {"effort": task.effort, "methods": self.methods}
         made = table_rows.identity(service.group_set, provenance=self.provenance, settings=self.settings)
         self.of = parts.origin(agree(task.out, made), task.part, task.parts)
-        caveats.add(task.out, self.provenance.caveat)
+        caveats.write(task.out, self.provenance.said_of(self.methods))
         self.place = parts.place_of(task.out, task.part)
         self.wanted = asked(task.out, task.part, task.listed)
         self.tried = _Tried(places.joined(places.joined(task.out, TRYING), f"{task.part:06d}.json"))

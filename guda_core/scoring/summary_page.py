@@ -10,7 +10,7 @@ from __future__ import annotations
 from guda_core.answers.markup import Html, safe
 from guda_core.data.own.found import counted
 from guda_core.scoring import places
-from guda_core.scoring.asking import First, Results, Summary, left_out
+from guda_core.scoring.asking import First, Results, Summary, left_out, no_score_said
 
 SUMMARY = "summary.html"
 
@@ -68,7 +68,8 @@ def page(summary: Summary, title: str) -> str:
         f"<p>Scored: {summary.scored:,}. Refused: {summary.refused:,}. Failed: {summary.failed:,}.</p>",
         f'<p class="quiet">{safe(MEANING)}</p>',
     ]
-    body += [f"<p><b>{safe(said)}</b></p>" for said in summary.caveats]
+    told = filter(None, (no_score_said(summary.no_score), *summary.caveats))
+    body += [f"<p><b>{safe(said)}</b></p>" for said in told]
     if summary.cut:
         body.append(f"<p><b>{safe(left_out(summary.cut))}</b></p>")
     for method, found in summary.firsts.items():

@@ -19,7 +19,7 @@ from guda_core.answers import sentences
 from guda_core.answers.markup import Html, banner, code, folded, heading, note, safe, table, text
 from guda_core.answers.plots import bars
 from guda_core.records import VERDICTS, Attribution, Group, GroupScore, GroupSet
-from guda_core.scoring.asking import ORDERS, SCOPES, STATUSES, Asked, Results, Summary, left_out
+from guda_core.scoring.asking import ORDERS, SCOPES, STATUSES, Asked, Results, Summary, left_out, no_score_said
 from guda_core.scoring.table_rows import Row
 from guda_core.ui import words
 from guda_core.ui.blocks import QUICK, block
@@ -60,7 +60,8 @@ class Screen:
 def draw(results: Results) -> Screen:
     """Draw the screen inside the current tab."""
     whole = results.summary()
-    block(heading("Scored pictures") + text(said(whole)) + (banner(*whole.caveats) if whole.caveats else ""))
+    told = list(filter(None, (no_score_said(whole.no_score), *whole.caveats)))
+    block(heading("Scored pictures") + text(said(whole)) + (banner(*told) if told else ""))
     with gr.Row():
         name = gr.Textbox("", label="Picture's name contains", min_width=150, max_length=LONGEST)
         groups = [(n, g) for g, n in results.groups().items()]

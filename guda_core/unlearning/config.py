@@ -36,8 +36,13 @@ def check_share(name: str, value: float) -> None:
         raise OptionError(f"{name} {value} is not between 0 and 1.")
 
 
-WHOLE = {"steps": 1, "batch": 1, "rank": 1, "warmup": 0, "seed": -(2**63)}  # settings -> the least whole number
-NUMBERS = ("lr", "lam", "forget_weight", "weight_decay", "ema", "clip_norm", "checkpoint_s")  # from 0 up
+WHOLE = {  # settings -> the least whole number
+    "steps": 1, "batch": 1, "rank": 1, "neighbours": 1, "expert_steps": 1, "warmup": 0, "seed": -(2**63),
+}  # fmt: skip
+NUMBERS = (  # from 0 up
+    "lr", "lam", "forget_weight", "weight_decay", "ema", "clip_norm", "checkpoint_s", "empty_share", "beta", "eta",
+    "bandwidth",
+)  # fmt: skip
 
 
 def check_numbers(given: Mapping[str, object]) -> None:

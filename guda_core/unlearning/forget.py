@@ -30,6 +30,7 @@ from guda_core.registry import Registry
 from guda_core.unlearning.config import Settings, check_numbers
 from guda_core.unlearning.kept_prompts import KeptPrompts
 from guda_core.unlearning.loop import Progress
+from guda_core.unlearning.lora import LoraSpec
 from guda_core.unlearning.pieces import Pieces
 
 FORGET_LOSSES = Registry(
@@ -200,9 +201,13 @@ def config_of(
     """
     kind = FORGET_LOSSES.find(operator).settings
     given = {k: v for k, v in changes.items() if v is not None}
-    unknown = set(given) - LOOP_SETTINGS - {f.name for f in dataclasses.fields(kind)}
+    unknown = set(given) - LOOP_SETTINGS - {f.name for f in dataclasses.fields(kind)} | {"loop"} & set(given)
     if unknown:
         raise OptionError(f"The forget loss '{operator}' has no setting {', '.join(sorted(unknown))}.")
+    if not isinstance(given.get("lora"), LoraSpec | None):
+        raise OptionError(
+            "lora is a LoraSpec here. A LoRA file that the model needs is named by GUDA_LORA or its card."
+        )
     check_numbers(given if rank is None else {**given, "rank": rank})
     loop = {k: given.pop(k) for k in LOOP_SETTINGS if k in given}
     config = kind(operator=operator, **given)

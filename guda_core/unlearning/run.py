@@ -191,8 +191,9 @@ class Forgetting:
         """
         now = self.listed().get(adapter_files.LISTED)
         for group in groups if now else ():
-            if self.load(group).meta.get(adapter_files.LISTED, now) != now:
-                adapter_files.note(self.folder / group, {adapter_files.LISTED: now})
+            with suppress(InHandError), self.claim(group):  # whoever has it in hand writes another one
+                if self.load(group).meta.get(adapter_files.LISTED, now) != now:
+                    adapter_files.note(self.folder / group, {adapter_files.LISTED: now})
 
     def pictures(self) -> Pictures:
         """The train split."""
@@ -273,17 +274,19 @@ class Forgetting:
                     replace_file(old, new)
         return now
 
-    def unlearn(self, group: str, config: Settings, *, resume: bool = True) -> Iterator[Progress]:
+    def unlearn(self, group: str, config: Settings, *, resume: bool = True, again: bool = True) -> Iterator[Progress]:
         """Unlearn one group into its adapter folder; a run that was stopped goes on (resume), a minute lost at most.
 
-        The group's adapter of before is there until the new one is finished.
+        The group's adapter of before is there until the new one is finished. again: also where one fits; else nothing
+        is done then, such as where another process has just made it.
 
         Raises:
             TrainingError: the training went astray: nothing is written then. InHandError: another process unlearns
                 this group. AdapterError: the folder cannot be written to; said before anything is done.
         """
         with self.claim(group), closing(self._unlearn(group, config, resume)) as steps:
-            while True:
+            while again or self.why_again(group, config):
+                again = True
                 with denormals_flushed():  # of the steps alone: between two of them the caller's numbers are his own
                     p = next(steps, None)
                 if p is None:

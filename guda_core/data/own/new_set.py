@@ -244,7 +244,8 @@ def rights_of(name: str, own: Sequence[Candidate | Listed], notes: list[str]) ->
         out[what] = said + (f" ({NOT_STATED} for {counted(silent, 'picture')})" if stated and silent else "")
     for what in ("licence_link", "link"):
         links = {v for c in own if (v := getattr(c, what))}
-        if len(links) == 1 and HTTPS.fullmatch(one := links.pop()):
+        one = next(iter(links)) if len(links) == 1 else ""
+        if HTTPS.fullmatch(one):
             out[what] = one
         elif links:
             notes.append(f"The group '{name}' has several {what} or one that is no https:// address; none was written.")

@@ -64,6 +64,7 @@ def prepare(
     Raises:
         GudaError: the pictures cannot be found or read, there are fewer than two groups, or a wish is no good.
     """
+    place = place if place.startswith("hub:") else str(at_home(place))
     asked = NewSet(**{"name": _named_after(place), **given})
     old = set_files.existing(asked.id)
     asked = set_files.as_before(asked, old, set(given))

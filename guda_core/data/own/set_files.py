@@ -55,7 +55,16 @@ def as_before(asked: NewSet, old: GroupSet | None, given: set[str]) -> NewSet:
         return asked
     of_old: dict[str, Any] = {"fit": old.fit, "resolution": old.resolution, "name": old.name}
     of_old |= {k: v for k, v in old.options.items() if k in ("held_out", "seed")}
+    if phrase := _one_phrase(old):
+        of_old["phrase"] = phrase  # of new groups; the others keep theirs
     return replace(asked, set_id=old.id, **{k: v for k, v in of_old.items() if k not in given})
+
+
+def _one_phrase(old: GroupSet) -> str | None:
+    """How the set says each of its groups, with {name} in it; None where it has no one way."""
+    ways = {g.phrase.replace(g.name, "{name}") if g.phrase else "" for g in old.groups.values()}
+    way = ways.pop()
+    return way if not ways and "{name}" in way else None
 
 
 def kept(new: Draft, old: GroupSet, *, phrases: bool) -> Draft:
@@ -82,7 +91,7 @@ def kept(new: Draft, old: GroupSet, *, phrases: bool) -> Draft:
         told = {k: list(v) if isinstance(v, tuple) else v for k, v in told.items()}
         groups[gid] = {**entry, **told}
     entry = {**new.entry, "groups": groups}
-    if phrases and old.caption:
+    if old.caption and (phrases or ("caption" in entry and "{phrase}" in old.caption)):
         entry |= {"caption": old.caption, "descriptors_per_caption": old.descriptors_per_caption}
     elif phrases:
         entry.pop("caption", None)
@@ -103,7 +112,8 @@ def _captioned_before(new: Draft, listed: list[Listed]) -> list[Listed]:
 
 def differences(new: Draft, old: GroupSet) -> list[str]:
     """What would change, in sentences."""
-    out = [f"The group '{g}' is new." for g in new.entry["groups"] if g not in old.groups]
+    groups = new.entry["groups"]
+    out = [f"The group '{g}' is new{_said(groups[g])}." for g in groups if g not in old.groups]
     out += [f"The group '{g}' is gone." for g in old.groups if g not in new.entry["groups"]]
     folder = folder_of(new.id)
     before = read_list(folder / FILE) if (folder / FILE).is_file() else []
@@ -112,6 +122,7 @@ def differences(new: Draft, old: GroupSet) -> list[str]:
         ("name", old.name, new.entry["name"]),
         ("fit", old.fit, new.entry["fit"]),
         ("resolution", old.resolution, new.entry["resolution"]),
+        ("caption", old.caption, new.entry.get("caption", "")),
         *((k, old.options.get(k, source[k]), source[k]) for k in ("held_out", "seed")),
     ):
         out += [f"'{what}' was {was} and is {now}."] if was != now else []
@@ -124,6 +135,11 @@ def differences(new: Draft, old: GroupSet) -> list[str]:
             was, now = getattr(old.groups[gid], what) or NOT_STATED, entry.get(what) or NOT_STATED
             out += [f"'{what}' of '{gid}' was '{was}' and is '{now}'."] if was != now else []
     return out + changes(before, new.pictures)
+
+
+def _said(entry: dict[str, Any]) -> str:
+    """How captions say a group."""
+    return f'; captions say it "{entry["phrase"]}"' if entry.get("phrase") else ""
 
 
 def _stored(new: Draft, folder: Path) -> dict[str, Any]:
