@@ -1,5 +1,5 @@
-"""The app on this machine or as a Space: `python app.py`, the same as `guda app`. The README lists the environment
-variables it reads."""
+"""The app on this machine or as a Space: `python app.py`, the same as `guda app`. docs/reference/settings.md lists
+the environment variables it reads."""
 
 import sys
 

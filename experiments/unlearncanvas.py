@@ -9,7 +9,7 @@ eta 0.3), lambda 1, 2,000 steps of 4 at 2e-6, no pictures under the empty prompt
 Our own, since we do not know the paper's: which 16 styles (spread evenly over the alphabet), fine-tuning (10,000 steps
 of 4 at 1e-5), how pictures are drawn, and a tenth of them held out for real queries. Otherwise than the paper: strata
 of timesteps in place of t = 10, 20 .. 990; learning rates that fall to zero; a phrase ("in the Cubism style") in place
-of three descriptors; and the embedded model's CLIP compares the phrases.
+of three descriptors; and the CLIP of the model's card compares the phrases.
 
 Nobody has run it on Stable Diffusion yet: there are no figures.
 """

@@ -253,6 +253,21 @@ def test_features_of_pictures_that_changed_since_are_said(home, pictures, tmp_pa
     assert words not in guda(*asked)
 
 
+def test_a_draft_never_takes_the_place_of_what_unlearning_made_of_another_model(work):
+    """Two models may have one name."""
+    folder = work / "runs" / "brush" / "artists" / "adapters"
+    plant(folder / "ann-lee", "ann-lee", 1)
+    assert "2 drafts" in guda("unlearn", "--draft")
+    for g in ("ann-lee", "dee"):
+        meta = adapter_files.meta_file(folder / g)
+        meta.write_text(json.dumps({**json.loads(meta.read_text()), "base_sha256": "0" * 64}))
+    assert "is the adapter of another model" in guda("unlearn", "--draft", code=2)
+    said = guda("unlearn", "--draft", "--again", code=2)
+    assert f"In {folder / 'ann-lee'} is the adapter of another model" in said and "without --draft" in said
+    assert "2 drafts" in guda("unlearn", "--draft", "--again", "--groups", "bo-chan,dee")
+    assert adapter_files.read_meta(folder / "dee")["base_sha256"] != "0" * 64
+
+
 def test_a_draft_goes_with_no_other_settings(work):
     assert "--draft goes with" in guda("unlearn", "--draft", "--steps", "3", code=2)
 

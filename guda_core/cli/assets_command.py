@@ -144,7 +144,7 @@ def introstyle(
 
     service = service_of(model, group_set)
     own, gs = service.model, service.group_set
-    where = (folder or run(own.card.id, gs.id).features.folders[0]) / FILE
+    where = folder / FILE if folder else run(own.card.id, gs.id).features.own(FILE)
     examples = examples_of(own, open_dataset(gs).split("train"), captioner_of(gs))
     with progress_bar() as bar:
         task = bar.add_task("introstyle", note="", total=1.0)

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 def draft(job: Forgetting, wanted: Sequence[str], *, again: bool) -> None:
     """Make the drafts, and say what they are."""
-    from guda_core.unlearning.draft import make, readers, undrafted
+    from guda_core.unlearning.adapter_files import is_draft
+    from guda_core.unlearning.draft import make, meta_there, readers, undrafted
 
     readers(job.model)  # refuses before anything is begun
     began, made = time.monotonic(), {}
     groups = undrafted(job, wanted, again=again)
-    if not again:
-        job.check_others(groups)
+    kept = [g for g in groups if not (again and is_draft(meta_there(job, g)))]  # else: what unlearning made
+    job.check_others(kept, again="use `guda unlearn --again` without --draft" if again else "add --again")
     for group in groups:
         with ERR.status(f"Drafting {job.group_set.groups[group].name}"):
             made[group] = make(job, group)

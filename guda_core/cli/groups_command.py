@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -106,7 +107,9 @@ def _check_pictures(
     asks = _asking([*train, *held]) if copies else None
     if asks:
         say(groups_check.asking_said(asks, len(train) + len(held)))
-    own = gs.folder is not None and gs.folder == sets().own(gs.id)
+    own = False
+    with suppress(OptionError):  # a workspace that is read only gets no sheet
+        own = gs.folder is not None and gs.folder == sets().own(gs.id)
     path = sheet or (gs.folder / "contact-sheet.png" if own and gs.folder else None)
     if path is not None:
         save_sheet(contact_sheet(gs, train, held), path)

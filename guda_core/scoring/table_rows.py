@@ -40,7 +40,7 @@ COLUMNS = {  # name -> DuckDB's type
     "device": "VARCHAR",
     "guda_version": "VARCHAR",
 }
-REFUSED, FAILED = "refused", "failed"  # of a picture: it is no good, or the computing went wrong; both are tried again
+REFUSED, FAILED = "refused", "failed"  # of a picture: for a reason that is known, or not; both are tried again
 LATER = ("fit", "scope")  # of what a table is made from; tables that were begun before do not say it
 Row = dict[str, Any]
 

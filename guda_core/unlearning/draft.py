@@ -7,9 +7,10 @@ and so do the app and reports. It is made from captions alone, and edits only ho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.finite import is_finite
 from guda_core.errors import AdapterError, OptionError
 from guda_core.unlearning import adapters, uce
-from guda_core.unlearning.adapter_files import is_draft
+from guda_core.unlearning.adapter_files import is_draft, read_meta
 from guda_core.unlearning.config import UnlearnConfig
 from guda_core.unlearning.guda_c import anchor_odds
 from guda_core.unlearning.lora import LoraSpec
@@ -64,7 +65,7 @@ def readers(model: BaseModel) -> dict[str, Tensor]:
 def undrafted(job: Forgetting, wanted: Sequence[str], *, again: bool = False) -> list[str]:
     """The wanted groups (none named: all) that a draft is to be made of: those without a usable adapter, those
     whose draft is of other pictures or captions than the set's now, and with `again` all that have a draft. What
-    unlearning made stays."""
+    unlearning made of this model stays."""
     out, now = [], job.listed()
     for group in job.known(wanted):
         try:
@@ -75,6 +76,14 @@ def undrafted(job: Forgetting, wanted: Sequence[str], *, again: bool = False) ->
         except AdapterError:
             out.append(group)
     return out
+
+
+def meta_there(job: Forgetting, group: str) -> Mapping[str, Any]:
+    """What the adapter that lies in a group's place says of itself, of whichever model; nothing where there is none."""
+    try:
+        return read_meta(job.folder / group)
+    except AdapterError:
+        return {}
 
 
 def make(job: Forgetting, group: str, config: UceConfig | None = None) -> Draft:

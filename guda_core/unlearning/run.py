@@ -301,9 +301,9 @@ class Forgetting:
         words = {adapter_files.WORDS: words_sha256(self.group_set), adapter_files.CAPTIONS: self._captions}
         return {**listed, **(words if self._captions else {})}
 
-    def check_others(self, groups: Iterable[str]) -> None:
+    def check_others(self, groups: Iterable[str], *, again: str = "add --again") -> None:
         """See that none of these groups' adapters, which are to be made, stands in the place of another model's: two
-        models may have one name.
+        models may have one name. again: how one would replace it.
 
         Raises:
             AdapterError: one does.
@@ -318,7 +318,7 @@ class Forgetting:
                 raise AdapterError(
                     f"In {folder} is the adapter of another model ({of[:12]}; this '{self.card.id}' is "
                     f"{self.model.sha256[:12]}), and it would be replaced. Keep it: name another --folder, or give "
-                    "this model a card with a name of its own. Or replace it: add --again, and --groups with the "
+                    f"this model a card with a name of its own. Or replace it: {again}, and --groups with the "
                     "groups that are left if others are made already."
                 )
 
