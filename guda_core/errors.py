@@ -60,6 +60,14 @@ class TrainingError(GudaError):
     """A training cannot start, go on or be resumed."""
 
 
+LACKS = "There is not enough memory, even for one piece at a time."
+
+
+def lacked(reason: str) -> bool:
+    """Whether a reason why there is no score is a lack of memory, which may pass."""
+    return LACKS in reason
+
+
 class NoMemoryError(ScoreError, TrainingError):
     """There is not enough memory. Another time, or on another machine, there may be."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import glob
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,8 +32,11 @@ def kept(key: Any, make: Callable[[], Service]) -> Service:
         if found:
             return found[0]
         let_go()
+        began = time.time_ns()
         service = make()
-        _kept.append((key, settings, _stamp(service), service))
+        stamp, ended = _stamp(service), time.time_ns()
+        if not any(began <= changed <= ended for _, changed in stamp):  # else it may have read what was before
+            _kept.append((key, settings, stamp, service))
         return service
 
 

@@ -202,7 +202,7 @@ class LocalService:
         likeness = self.offered.get(ClipSimilarity.id)
         if not isinstance(likeness, ClipSimilarity):
             return ()
-        if self._items is None:
+        if not self._items:  # pictures may be fetched later
             self._items = fetched(self.group_set)
         return nearest(likeness, query, self._items)
 
@@ -224,7 +224,8 @@ class LocalService:
     def unread(self, prompt: str) -> tuple[str, ...]:
         n, most = self.model.tokens(prompt)
         cut = (f"The prompt has {n} tokens; the model reads the first {most}.",) if n > most else ()
-        return (*cut, *prompt_notes(prompt, self.model.tokenizers))
+        with self.model.reading:
+            return (*cut, *prompt_notes(prompt, self.model.tokenizers))
 
     def attribute(
         self, query: Query, *, methods: Sequence[str], effort: str, recorded: Recorded | None = None

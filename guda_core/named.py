@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from guda_core.diffusion.base_model import Card
+    from guda_core.records import GroupSet
     from guda_core.service import Service
 
 
@@ -21,6 +23,14 @@ class Named:
         from guda_core.diffusion.cards import absolute
 
         return Named, (self.model and absolute(self.model), self.group_set)
+
+    def resolved(self) -> tuple[Card, GroupSet]:
+        """The card and the group set that these names stand for now."""
+        from guda_core.data.groups import chosen_set, load_group_set
+        from guda_core.diffusion.cards import chosen_card
+
+        card = chosen_card(self.model)
+        return card, load_group_set(chosen_set(self.group_set, card.group_set))
 
     def __call__(self) -> Service:
         from guda_core.libraries import set_up_libraries

@@ -18,6 +18,8 @@ T = TypeVar("T")
 # Where the system knows no locks, filelock would let a file that is there stand for one. Such a file stays when its
 # process is killed, and every machine would wait for it. (Earlier versions of filelock have no such word.)
 HARD: dict[str, Any] = {"fallback_to_soft": False} if "fallback_to_soft" in signature(FileLock).parameters else {}
+if "thread_local" in signature(FileLock).parameters:
+    HARD["thread_local"] = False  # it is let go by whichever thread ends the work
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -73,6 +74,15 @@ def test_what_another_process_has_made_meanwhile_is_not_made_again(job):
     assert [p.step for p in job.unlearn("noto", CONFIG, again=False)] == [1, 2, 3, 4]
     assert list(job.unlearn("noto", CONFIG, again=False)) == []
     assert [p.step for p in job.unlearn("noto", CONFIG)] == [1, 2, 3, 4]
+
+
+def test_a_stopped_run_goes_on_with_its_own_encoder_alone(job):
+    def place(sha256, **changes):
+        job.__dict__["clip"] = SimpleNamespace(sha256=sha256)
+        return job.checkpoint("noto", config_of(**changes), "0")
+
+    assert place("a", selection="weighted") != place("b", selection="weighted")
+    assert place("a", selection="uniform") == place("b", selection="uniform")
 
 
 def test_the_shipped_adapters_fit_the_default_settings():

@@ -89,6 +89,28 @@ def test_it_is_made_anew_where_the_model_or_the_set_of_pictures_is_another(there
         assert second is not last and api._service("brush", "artists") is second
 
 
+def test_a_table_by_names_is_made_anew_where_they_stand_for_something_else(there):
+    first = service_of(task(there))
+    card = next((there / "models").glob("*.yaml"))
+    card.write_text(card.read_text(encoding="utf-8").replace("resolution: 32", "resolution: 48"), encoding="utf-8")
+    card.write_text(card.read_text(encoding="utf-8") + "  licence: Another\n", encoding="utf-8")
+    second = service_of(task(there))
+    assert second is not first and service_of(task(there)) is second
+
+
+def test_what_changed_while_it_was_made_is_read_again(there):
+    folder = there / "runs" / "brush" / "artists" / "adapters" / "dee"
+
+    def make():
+        service = api.service_for(api.cards.load_model(card), api.group_sets.load_group_set("artists"))
+        plant(folder, "dee", 3)  # as another process does just then
+        return service
+
+    card = api.cards.chosen_card("brush")
+    first = kept_services.kept("x", make)
+    assert kept_services.kept("x", make) is not first
+
+
 def test_one_lets_go_of_its_model_before_another_is_loaded(there, monkeypatch):
     loaded = weakref.ref(service_of(task(there)).model)
     was, real = [], api.cards.load_model
@@ -99,6 +121,7 @@ def test_one_lets_go_of_its_model_before_another_is_loaded(there, monkeypatch):
         return real(card, **more)
 
     monkeypatch.setattr(api.cards, "load_model", load)
+    monkeypatch.setenv("GUDA_DTYPE", "bfloat16")
     assert api._service("brush", "artists").query(np.zeros((16, 16, 3), np.uint8), "").image_hash and was == [None]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import shutil
 import struct
 import zlib
 from contextlib import ExitStack
@@ -383,6 +384,20 @@ def test_the_rows_of_a_data_set_are_pictures_with_prompts(folder, tmp_path, monk
     assert "cannot be read" in refusal(f"data-set:{where}#image#train/7")
     with pytest.raises(OptionError, match="stands alone"):
         Listing([where, str(folder)])
+
+
+def test_a_data_set_that_is_written_anew_is_read_anew(folder, tmp_path):
+    files = sorted(folder.iterdir())[:2]
+
+    def scored(of: Path, out: str) -> list[str]:
+        made_of = datasets.Dataset.from_dict({"image": [str(of)]}).cast_column("image", datasets.Image())
+        shutil.rmtree(tmp_path / "set", ignore_errors=True)
+        made_of.save_to_disk(str(tmp_path / "set"))
+        run(str(tmp_path / "set"), tmp_path / out, LightService)
+        return [r["file_sha256"] for r in rows(tmp_path / out) if r["method"] == "clip"][:1]
+
+    found = [scored(f, out) for f, out in zip(files, ("first", "second"), strict=True)]
+    assert found == [[hashlib.sha256(f.read_bytes()).hexdigest()] for f in files]
 
 
 def refusal(place: str) -> str:

@@ -74,7 +74,7 @@ def styles(model: BaseModel, latents: Tensor, config: IntroStyleConfig) -> Tenso
         found.append(output[0] if isinstance(output, tuple) else output)
 
     g = torch.Generator().manual_seed(config.seed)
-    eps = torch.randn(tuple(latents.shape[1:]), generator=g).expand_as(latents)
+    eps = torch.randn(tuple(latents.shape[1:]), generator=g, dtype=torch.float32).expand_as(latents)
     t = torch.full((len(latents),), int(config.t * len(model.schedule)))
     x_t = model.schedule.add_noise(latents, eps, t).to(model.device)
     with model.lock:

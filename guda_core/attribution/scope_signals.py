@@ -66,7 +66,8 @@ def errors(model: BaseModel, latent: Tensor, image_hash: str, area: np.ndarray, 
 
     def run(part: Sequence[int]) -> list[float]:
         t = torch.tensor(list(part))
-        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed_of(image_hash, i))) for i in part]
+        made = [torch.Generator().manual_seed(seed_of(image_hash, i)) for i in part]
+        noise = [torch.randn(shape, generator=g, dtype=torch.float32) for g in made]
         eps = torch.stack(noise)  # (B, C, h, w)
         x_t = model.schedule.add_noise(latent.expand(len(part), *shape), eps, t)
         guess = model.predict_eps(x_t.to(model.device), t.to(model.device), condition.expand(len(part)))

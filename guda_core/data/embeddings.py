@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -32,6 +33,7 @@ from guda_core.held_files import advice, remove_file, replace_file
 from guda_core.records import GroupSet
 
 BANK = "bank.safetensors"
+READING = threading.RLock()  # whoever uses a tokenizer holds it: its settings change while it reads
 BATCH = 128  # pictures at a time
 TRIED = 4  # pictures, to say how long all of them will take
 SAFELY: Any = {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False}  # how networks are read
@@ -185,7 +187,8 @@ def words(
 ) -> Tensor:
     """Texts -> (N, D) float32 of unit length, by a CLIP's text tower."""
     length = tokenizer.model_max_length
-    ids = tokenizer(list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+    with READING:
+        ids = tokenizer(list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt")
     with torch.no_grad():
         pooled = tower(input_ids=ids.input_ids, attention_mask=ids.attention_mask).pooler_output
         return F.normalize(projection(pooled), dim=-1)

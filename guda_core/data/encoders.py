@@ -100,7 +100,7 @@ class Tower(Encoder):
         x = torch.from_numpy(middle(pixels)).permute(0, 3, 1, 2).float() / 255
         if x.shape[-2:] != (self.size, self.size):
             x = F.interpolate(x, size=(self.size, self.size), mode="bicubic", antialias=True).clamp(0, 1)
-        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        mean, std = (torch.tensor(v, dtype=torch.float32).view(1, 3, 1, 1) for v in (self.mean, self.std))
         return (x - mean) / std
 
     def image_features(self, pixels: np.ndarray, batch: int = BATCH) -> Tensor:

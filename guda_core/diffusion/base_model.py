@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import field
-from typing import Any, ClassVar, Literal
+from functools import wraps
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from guda_core.diffusion.condition import Condition
 from guda_core.diffusion.prediction import Prediction
 from guda_core.diffusion.schedule import Schedule
 
+T = TypeVar("T")
 # Layers that a LoRA changes by default, by the endings of their names: attentions, feed-forwards, residual blocks; in
 # pixel space, where there are no feed-forwards, also the time's way into the blocks.
 UNET_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "conv1", "conv2")
@@ -57,11 +59,23 @@ class Card:
     only_groups: bool = False
 
 
+def one_reader(read: Callable[..., T]) -> Callable[..., T]:
+    """A method of a model that uses a tokenizer: one thread at a time."""
+
+    @wraps(read)
+    def alone(self: Any, *args: Any, **more: Any) -> T:
+        with self.reading:
+            return read(self, *args, **more)
+
+    return alone
+
+
 class BaseModel(ABC):
     """A latent (or pixel-space) diffusion model. `network` is the module that adapters attach to.
 
     sha256: the model's identity, a hash of what enters a score (`identity`); adapters, features and reports name it.
     lock: whoever runs the network or switches its weights holds it, so that several visitors can use one model.
+    reading: whoever uses a tokenizer holds it, for no longer than that: a tokenizer's settings change while it reads.
     lora_targets: name endings of the layers that a LoRA changes by default. keeps_shape: whether pictures may also have
     the other sizes of its resolution (`sizes`). caveat: a sentence to show beside this
     model's scores, where they mean something else than other models'; else empty.
@@ -79,6 +93,7 @@ class BaseModel(ABC):
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
+        self.reading = threading.RLock()
         self._earlier: tuple[str, ...] | None = None
         if sys.platform == "darwin":
             torch.backends.nnpack.set_flags(False)  # a Mac's CPU takes it from 16 pictures on: slow, and less exact

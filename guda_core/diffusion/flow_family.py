@@ -18,6 +18,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, StableDiffu
 from torch import Tensor, nn
 
 from guda_core.diffusion import sampling
+from guda_core.diffusion.base_model import one_reader
 from guda_core.diffusion.condition import Condition
 from guda_core.diffusion.finite import check_finite
 from guda_core.diffusion.latent import LatentModel
@@ -154,6 +155,7 @@ class StableDiffusion3(FlowModel):
     lora_targets: ClassVar[tuple[str, ...]] = (*ATTENTION, *FORWARD)
     reads: ClassVar[int] = 256
 
+    @one_reader
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Condition:
         text, _, pooled, _ = self.pipe.encode_prompt(
@@ -162,6 +164,7 @@ class StableDiffusion3(FlowModel):
         )  # fmt: skip
         return Condition({"text": check_finite(text, "The embedded prompt"), "pooled": pooled})
 
+    @one_reader
     def tokens(self, prompt: str) -> tuple[int, int]:
         if self.pipe.text_encoder_3 is not None:
             return self._tokens(self.pipe.tokenizer_3, prompt, self.reads)
@@ -210,25 +213,28 @@ class Flux(FlowModel):
             "and are not differences of log-likelihood."
         )
 
+    @one_reader
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Condition:
         text, pooled, _ = self.pipe.encode_prompt(list(prompts), device=self.device, max_sequence_length=self.reads)
         return Condition({"text": check_finite(text, "The embedded prompt"), "pooled": pooled})
 
+    @one_reader
     def tokens(self, prompt: str) -> tuple[int, int]:
         return self._tokens(self.pipe.tokenizer_2, prompt, self.reads)
 
     def velocity(self, x_s: Tensor, s: Tensor, condition: Condition, network: nn.Module, guidance: float) -> Tensor:
         b, _, h, w = x_s.shape
         text, pooled = (condition.tensors[k].to(self.dtype) for k in ("text", "pooled"))
-        places = torch.zeros(h // 2, w // 2, 3, device=self.device)
+        as_floats: dict[str, Any] = {"dtype": torch.float32, "device": self.device}
+        places = torch.zeros(h // 2, w // 2, 3, **as_floats)
         places[..., 1] += torch.arange(h // 2, device=self.device)[:, None]
         places[..., 2] += torch.arange(w // 2, device=self.device)[None, :]
         out = network(
             hidden_states=pack(x_s.to(self.device, self.dtype)), timestep=s, encoder_hidden_states=text,
-            guidance=torch.full((b,), guidance, device=self.device) if self.reads_guidance else None,
+            guidance=torch.full((b,), guidance, **as_floats) if self.reads_guidance else None,
             pooled_projections=pooled, img_ids=places.reshape(-1, 3),
-            txt_ids=torch.zeros(text.shape[1], 3, device=self.device),
+            txt_ids=torch.zeros(text.shape[1], 3, **as_floats),
         ).sample  # fmt: skip
         return unpack(out, h, w)
 

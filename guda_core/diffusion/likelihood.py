@@ -114,7 +114,7 @@ class Draws:
     def noise(self, shape: tuple[int, ...], k: int, j: int) -> Tensor:
         """eps of stratum k, draw j: (C, h, w) float32, from the CPU generator seeded by (picture, t, draw)."""
         g = torch.Generator().manual_seed(seed_of(self.image_hash, int(self.t[k, j]), j))
-        return torch.randn(shape, generator=g)
+        return torch.randn(shape, generator=g, dtype=torch.float32)
 
 
 def draw_times(image_hash: str, strata: Strata, draws: int) -> Draws:

@@ -8,10 +8,10 @@ from typing import TypeVar
 
 import torch
 
-from guda_core.errors import NoMemoryError
+from guda_core.errors import LACKS, NoMemoryError
 
 MEND = "Close other programs, or use a smaller model or a machine with more memory."
-NO_MEMORY = f"There is not enough memory, even for one piece at a time. {MEND}"
+NO_MEMORY = f"{LACKS} {MEND}"
 SIGNS = (
     "out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory",
     "cublas_status_alloc_failed", "cudnn_status_alloc_failed", "hipblas_status_alloc_failed",

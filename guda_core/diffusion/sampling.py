@@ -20,7 +20,8 @@ from guda_core.diffusion.memory import in_batches
 
 def start_noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
     """Normal noise of one latent a seed: (B, *shape) float32, from the CPU's generator."""
-    return torch.stack([torch.randn(tuple(shape), generator=torch.Generator().manual_seed(int(s))) for s in seeds])
+    made = (torch.Generator().manual_seed(int(s)) for s in seeds)
+    return torch.stack([torch.randn(tuple(shape), generator=g, dtype=torch.float32) for g in made])
 
 
 def draw(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
 from guda_core.diffusion import checks
+from guda_core.diffusion.base_model import one_reader
 from guda_core.diffusion.condition import Condition
 from guda_core.diffusion.finite import check_finite
 from guda_core.diffusion.identity import hash_folder
@@ -87,6 +88,7 @@ class StableDiffusion(LatentModel):
         known = type(self) is StableDiffusion and self.card.source != "file" and not self.card.lora
         return (hash_folder(self.folder),) if known else ()
 
+    @one_reader
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Condition:
         tok = self.pipe.tokenizer
@@ -96,6 +98,7 @@ class StableDiffusion(LatentModel):
         text = self.pipe.text_encoder(ids.to(self.device)).last_hidden_state  # (B, L, D)
         return Condition({"text": check_finite(text, "The embedded prompt")})
 
+    @one_reader
     def tokens(self, prompt: str) -> tuple[int, int]:
         tok = self.pipe.tokenizer
         return len(tok(prompt, truncation=False, verbose=False).input_ids), int(tok.model_max_length)
@@ -130,6 +133,7 @@ class StableDiffusionXL(StableDiffusion):
     addition: ClassVar[tuple[str | None, ...]] = ("text_time",)
     described: ClassVar[Mapping[str, Any]] = {"resolution": 1024}
 
+    @one_reader
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Condition:
         text, _, pooled, _ = self.pipe.encode_prompt(
@@ -139,7 +143,7 @@ class StableDiffusionXL(StableDiffusion):
             said = torch.tensor([bool(p) for p in prompts], device=text.device, dtype=text.dtype)
             text, pooled = text * said[:, None, None], pooled * said[:, None]
         side = float(self.card.resolution)
-        sizes = torch.tensor([[side, side, 0.0, 0.0, side, side]], device=self.device)
+        sizes = torch.tensor([[side, side, 0.0, 0.0, side, side]], dtype=torch.float32, device=self.device)
         text, pooled = (check_finite(x, "The embedded prompt") for x in (text, pooled))
         return Condition({"text": text, "pooled": pooled, "sizes": sizes.repeat(len(prompts), 1)})
 
@@ -147,5 +151,7 @@ class StableDiffusionXL(StableDiffusion):
         pooled, sizes = condition.tensors["pooled"], condition.tensors["sizes"]
         if tuple(x_t.shape[1:]) != self.latent_shape:
             h, w = (float(n * self._scale) for n in x_t.shape[2:])
-            sizes = torch.tensor([[h, w, 0.0, 0.0, h, w]], device=sizes.device).expand(len(sizes), 6)
+            sizes = torch.tensor([[h, w, 0.0, 0.0, h, w]], dtype=torch.float32, device=sizes.device).expand(
+                len(sizes), 6
+            )
         return {"added_cond_kwargs": {"text_embeds": pooled.to(self.dtype), "time_ids": sizes.to(self.dtype)}}

@@ -29,6 +29,7 @@ def listed(source: str, prompt: str) -> Iterator[tuple[str, str, str]]:
         DataError: it cannot be read, or has no column of pictures.
     """
     source = source if source.startswith(HUB) else str(Path(source).resolve())
+    _cells.clear()  # it may have been written anew since
     splits = open_data_set(source)
     features = next(iter(splits.values())).features
     image = next((c for c, f in features.items() if type(f).__name__ == "Image"), None)

@@ -23,7 +23,7 @@ from typing import Any
 
 from guda_core import kept_services
 from guda_core.data.images import MAX_BYTES
-from guda_core.errors import GudaError, OptionError, ReportError, UnreadError
+from guda_core.errors import GudaError, OptionError, ReportError, UnreadError, lacked
 from guda_core.records import Attribution, Provenance
 from guda_core.reports.bundle import json_text
 from guda_core.scoring import caveats, parts, places, table_rows
@@ -82,7 +82,8 @@ def service_of(task: Task) -> Service:
     """The service of this process for a task; the last one is kept."""
     if isinstance(task.make_service, partial):  # of this process alone, and kept by what it calls
         return task.make_service()
-    return kept_services.kept(task.make_service, task.make_service)
+    resolved = getattr(task.make_service, "resolved", None)  # of names: what they stand for now
+    return kept_services.kept(resolved() if resolved else task.make_service, task.make_service)
 
 
 def steps(task: Task) -> Generator[Done, None, None]:
@@ -264,6 +265,6 @@ def _counted(done: Done, kept: bool, row: Row) -> Done:
 
 def _fits(row: Row, w: Wanted, sha256: str | None) -> bool:
     """Whether a row is of the same bytes and prompt, and need not be tried again. What was refused is: something that
-    was missing then, such as what reads HEIC, may be there now."""
+    was missing then, such as what reads HEIC, may be there now. So is what had too little memory."""
     same = (row["file_sha256"], row["prompt"]) == (sha256, w.prompt) and sha256 is not None
-    return same and row["status"] not in (FAILED, REFUSED)
+    return same and row["status"] not in (FAILED, REFUSED) and not lacked(row["reason"] or "")

@@ -65,8 +65,10 @@ def attach(network: nn.Module, spec: LoraSpec, seed: int) -> list[nn.Parameter]:
     Raises:
         AdapterError: no module has one of the names.
     """
-    torch.manual_seed(seed)
-    inject_adapter_in_model(_config(spec), network)
+    devices = {p.device for p in network.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng(devices=list(devices)):  # the caller's own draws go on as they were
+        torch.manual_seed(seed)
+        inject_adapter_in_model(_config(spec), network)
     params = [p for n, p in network.named_parameters() if "lora_" in n]
     if not params:
         raise AdapterError(f"None of the modules {', '.join(spec.targets)} is in this denoiser.")

@@ -51,7 +51,7 @@ def draw_noised(
     model, at = task.model, _places(task, pool, batch, rng)
     x_0 = task.latents[at]
     t = torch.randint(len(model.schedule), (batch,), generator=rng)
-    eps = torch.randn(x_0.shape, generator=rng)
+    eps = torch.randn(x_0.shape, generator=rng, dtype=torch.float32)
     return at, x_0, eps, model.schedule.add_noise(x_0, eps, t).to(model.device), t.to(model.device)
 
 
@@ -72,9 +72,9 @@ def _drawn(task: Task, loss: ForgetLoss, config: Settings, rng: torch.Generator)
     x_0 = [task.latents[part] for part in at.split(b)]
     t = torch.randint(len(model.schedule), (2 * b,), generator=rng)
     if x_0[0].shape == x_0[1].shape:
-        eps = torch.randn((2 * b, *x_0[0].shape[1:]), generator=rng).split(b)
+        eps = torch.randn((2 * b, *x_0[0].shape[1:]), generator=rng, dtype=torch.float32).split(b)
     else:
-        eps = tuple(torch.randn(x.shape, generator=rng) for x in x_0)
+        eps = tuple(torch.randn(x.shape, generator=rng, dtype=torch.float32) for x in x_0)
     forgotten, retained = (
         _half(a, x, e, model.schedule.add_noise(x, e, s).to(model.device), s.to(model.device))
         for a, x, e, s in zip(at.split(b), x_0, eps, t.split(b), strict=True)

@@ -262,6 +262,7 @@ class Forgetting:
         of = f"{self.model.sha256}\n{config.sha256()}\n{data_sha256}"
         of += f"\n{self._captions}" if self._captions else ""
         of += "" if self.model.dtype == torch.float32 else f"\n{self.model.dtype}"
+        of += f"\n{self.clip.sha256}" if getattr(config, "selection", "") == "weighted" else ""
         keys = [hashlib.sha256(k.encode()).hexdigest()[:16] for k in (f"{of}\n{self.folder.own(group).resolve()}", of)]
         return [cache_dir() / "unlearn" / f"{self.card.id}--{self.group_set.id}--{group}--{k}.pt" for k in keys]
 

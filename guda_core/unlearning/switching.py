@@ -180,7 +180,7 @@ class Switching:
             return
         b, a, _ = adapter.factors[name]
         if self._scratch is None or self._scratch.numel() < base.numel() or self._scratch.device != base.device:
-            self._scratch = torch.empty(base.numel(), device=base.device)
+            self._scratch = torch.empty(base.numel(), dtype=torch.float32, device=base.device)
         change = self._scratch[: base.numel()].view(b.shape[0], -1)
         torch.mm(b, a, out=change)
         change.mul_(adapter.scale)
@@ -194,13 +194,20 @@ class Switching:
 def _swapped(own: Mapping[str, Tensor], changed: Mapping[str, Tensor]) -> Iterator[None]:
     """Within the block other tensors stand in the place of the network's own."""
     kept = {name: w.data for name, w in own.items()}
-    try:
+
+    def put(back: Mapping[str, Tensor]) -> None:
         for name, w in own.items():
-            w.data = changed[name]
+            w.data = back[name]
+
+    try:
+        put(changed)
         yield
     finally:
-        for name, w in own.items():
-            w.data = kept[name]
+        try:
+            put(kept)
+        except BaseException:  # Ctrl-C within: a part of another model's weights must not stay
+            put(kept)
+            raise
 
 
 @contextmanager

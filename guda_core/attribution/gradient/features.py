@@ -134,7 +134,8 @@ class Gradients:
     def noise(self, image_hash: str, shape: tuple[int, ...]) -> Tensor:
         """eps of every timestep, (K, *shape) float32, from the CPU generator seeded by (picture, t)."""
         seeds = [seed_of(image_hash, -2, t) for t in self.t.tolist()]
-        return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
+        made = (torch.Generator().manual_seed(s) for s in seeds)
+        return torch.stack([torch.randn(shape, generator=g, dtype=torch.float32) for g in made])
 
     def errors(
         self, latents: Tensor, prompts: tuple[str, ...], hashes: tuple[str, ...], part: Sequence[int] | None = None
@@ -166,7 +167,7 @@ class Gradients:
             ScoreError: it is not finite.
         """
         weights, k = list(self.parameters.values()), len(self.t)
-        vector, residual = torch.zeros(self.size), 0.0
+        vector, residual = torch.zeros(self.size, dtype=torch.float32), 0.0
         for part in [[i] for i in range(k)] if self.config.normalise else [list(range(k))]:
             eps_hat, eps = (v[0] for v in self.errors(latent, (prompt,), (image_hash,), part))
             g = self._gradient(self._output(eps_hat, eps).sum() / k, weights)
