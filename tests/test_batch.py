@@ -15,8 +15,9 @@ import pytest
 
 from guda_core.data.images import hash_pixels, read_picture
 from guda_core.data.left_behind import PassedOver
+from guda_core.diffusion.memory import NO_MEMORY
 from guda_core.errors import OptionError, ReportError, ScoreError
-from guda_core.records import Scope
+from guda_core.records import GroupScore, Scope
 from guda_core.reports import batch, bundle
 from guda_core.reports import record as report
 from guda_core.reports.batch import Batch, BatchConfig, Progress, Summary, pictures, report_path
@@ -80,6 +81,20 @@ def test_a_folder_becomes_a_table_a_record_and_reports(folder, tmp_path):
     assert {k for k in told if k not in ("pictures", "refused", "folder")} >= {
         "format", "date", "model", "clip", "adapters", "group_set", "versions", "hardware", "limits", "prompts_sha256"
     }  # fmt: skip
+
+
+def test_a_report_that_lacked_memory_for_a_group_is_made_again(tmp_path):
+    class Short(LightService):
+        def _clip(self, query):
+            a = super()._clip(query)
+            return replace(a, groups={**a.groups, "twemoji": GroupScore(None, None, None, "no_score", NO_MEMORY)})
+
+    (tmp_path / "one").mkdir()
+    draw(tmp_path / "one" / "p.png")
+    folder, (first, again) = tmp_path / "one", (Short(), LightService())
+    assert run(folder, tmp_path / "out", service=first) == Summary(1, 0, {}) and len(first.scored) == 1
+    assert run(folder, tmp_path / "out", service=again) == Summary(1, 0, {}) and len(again.scored) == 1
+    assert run(folder, tmp_path / "out", service=again) == Summary(1, 1, {}) and len(again.scored) == 1
 
 
 def test_what_has_to_be_said_of_the_model_stands_in_the_folders_record_too(folder, tmp_path):

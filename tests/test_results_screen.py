@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import gradio as gr
@@ -48,7 +49,7 @@ def test_pages_hold_every_row_once(results):
     count = results.count(asked)
     while start < count:
         at, where, html, _ = page(results, asked, "picture", start)
-        assert at == start and f"of {count:,}." in where
+        assert at == start and f"of {count:,}, scored by" in where
         seen += re.findall(r"<tr><td>(.*?)</td>", html)
         start += ROWS
     assert len(seen) == count and len(set(seen)) == 20
@@ -78,6 +79,22 @@ def test_a_picture_opens_with_the_bars_of_its_rows(results):
     assert "0 bytes" in opened(results, "zero.png")
     assert "<img" not in opened(results, ODD) and "<img" not in page(results, Asked(), "picture", 0)[2]
     assert "<b>" not in opened(results, "<b>") and "no picture" in opened(results, "<b>")
+
+
+def test_a_table_that_goes_on_or_is_made_anew_is_seen_at_the_next_press(tmp_path):
+    folder, out = folder_of(tmp_path / "in", 2), tmp_path / "out"
+    make_table(folder, out, LightService)
+    found = Results(str(out))
+    assert "Rows 1 to 4 of 4, scored by A fake" in page(found, Asked(first=True), "picture", 0)[1]
+    draw(folder / "one more.png", 9)
+    make_table(folder, out, LightService)
+    assert "Rows 1 to 6 of 6" in page(found, Asked(first=True), "picture", 0)[1]
+    shutil.rmtree(out)
+    other = LightService()
+    other.change(name="Another model", sha256="9" * 64)
+    make_table(folder, out, lambda: other)
+    where = page(found, Asked(), "picture", 0)[1]
+    assert "scored by Another model" in where and {r["model_sha256"] for r in found.rows(Asked())} == {"9" * 64}
 
 
 def away_results(results: Results) -> Results:
@@ -131,13 +148,13 @@ def test_someone_filters_turns_the_page_and_opens_a_picture(browser, out, tmp_pa
     with serving(FakeService()) as url:
         shown = watched.open(url)
         go(shown, results_screen.TAB)
-        expect(shown.get_by_text("Rows 1 to 39 of 39.")).to_be_visible(timeout=SLOW)
+        expect(shown.get_by_text("Rows 1 to 39 of 39, scored by ")).to_be_visible(timeout=SLOW)
         shown.get_by_label("Only the first group").uncheck()
-        expect(shown.get_by_text("Rows 1 to 50 of 305.")).to_be_visible(timeout=SLOW)
+        expect(shown.get_by_text("Rows 1 to 50 of 305, scored by ")).to_be_visible(timeout=SLOW)
         shown.get_by_role("button", name="Next page").click()
-        expect(shown.get_by_text("Rows 51 to 100 of 305.")).to_be_visible(timeout=SLOW)
+        expect(shown.get_by_text("Rows 51 to 100 of 305,")).to_be_visible(timeout=SLOW)
         shown.get_by_label("Picture's name contains").fill("003")
-        expect(shown.get_by_text("Rows 1 to 16 of 16.")).to_be_visible(timeout=SLOW)
+        expect(shown.get_by_text("Rows 1 to 16 of 16, scored by ")).to_be_visible(timeout=SLOW)
         shown.get_by_label("Open a picture").fill("003.png")
         shown.keyboard.press("Enter")
         expect(shown.locator(".guda-chart:visible")).to_have_count(2, timeout=SLOW)

@@ -159,7 +159,7 @@ def _tell_replaced(job: Forgetting, pending: list[str], config: Any) -> None:
         note(said)
 
 
-def _make(job: Forgetting, pending: list[str], config: Any, *, again: bool) -> None:
+def _make(job: Forgetting, pending: list[str], config: Any, *, again: bool = False) -> None:
     """Unlearn the groups: a bar for the pictures, one a group in steps, and one of all in passes of the network."""
     if not pending:
         return

@@ -24,7 +24,7 @@ from typing import Any
 
 from guda_core.data.images import MAX_BYTES, read_file
 from guda_core.data.left_behind import PassedOver, is_left_behind, is_no_picture
-from guda_core.errors import GudaError, OptionError, ReportError
+from guda_core.errors import GudaError, OptionError, ReportError, lacked
 from guda_core.held_files import remove_file
 from guda_core.paths import is_there
 from guda_core.records import Attribution, Provenance, Query, Scope
@@ -165,12 +165,18 @@ def _kept(
     except ReportError as e:
         log.warning("%s is made again. %s", path.name, e)
         return None
-    whole = all(record["methods"].get(m, {}).get("progress") == 1 for m in wanted["settings"]["methods"])
+    found = [record["methods"].get(m, {}) for m in wanted["settings"]["methods"]]
+    whole = all(a.get("progress") == 1 and not _lacks(a) for a in found)
     same = whole and {k: record[k] for k in wanted} == wanted and _used(record, provenance)
     if not same or (rule := _judged_by(record)) == provenance.scope_sha256:
         return record if same else None
     # the rule may have none to give on this picture, then as now
     return record if not rule and scope().verdict == "not assessed" else None
+
+
+def _lacks(answer: Mapping[str, Any]) -> bool:
+    """Whether a group has no score for too little memory, of which there may be enough now."""
+    return any(lacked(g.get("reason") or "") for g in answer.get("groups", {}).values())
 
 
 def _judged_by(record: Mapping[str, Any]) -> str:

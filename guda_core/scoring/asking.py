@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import RLock
 from typing import Any
 
 from guda_core.errors import OptionError, ReportError
+from guda_core.paths import stamps
 from guda_core.scoring import caveats, parts, places
 from guda_core.scoring.listing import as_text, connect, exact, quoted
 from guda_core.scoring.scorer import MADE_FROM, made_from_in
@@ -24,6 +26,7 @@ ORDERS = {  # name -> how rows are sorted
     "lowest score": "score ASC NULLS LAST, picture, method, rank",
     "picture": "picture, method, rank NULLS LAST, group_id",
 }
+FILES = (MADE_FROM, "table.json", f"{parts.FOLDER}/*{parts.ENDING}")  # of a table: rows are made of these
 REASONS = 20  # that a summary lists
 FIRST = (
     "(rank = 1 OR method IS NULL OR (rank IS NULL AND (picture, method) NOT IN "
@@ -130,7 +133,7 @@ class Summary:
 
 class Results:
     """The folder of a table, to be asked. Parts that are not whole, or not of this table, are left out and counted in
-    `cut`."""
+    `cut`. Answers are of the files as they are when it is asked."""
 
     def __init__(self, folder: str) -> None:
         """Raises OptionError: it holds no results, none yet, or those of a newer version."""
@@ -139,15 +142,35 @@ class Results:
             raise OptionError(
                 f"There are no results in '{folder}'. Make some with `guda attribute FOLDER --table --out {folder}`."
             )
-        good, cut = parts.whole(places.files(places.joined(self.folder, parts.FOLDER), parts.ENDING))
         self._connection = connect()
         places.register(self._connection, self.folder)
-        good, foreign = self._own(good)
-        self.cut = len(cut) + len(foreign)
-        if not good:
-            raise OptionError(f"Nothing in '{folder}' is finished yet. Wait, or run the command that made it again.")
-        listed = ", ".join(quoted(exact(p)) for p in good)
-        self._ask(f"CREATE VIEW scores AS SELECT {', '.join(COLUMNS)} FROM read_parquet([{listed}])")
+        self._looking, self.cut = RLock(), 0
+        self._stamp: tuple[tuple[str, int], ...] | None = None
+        self._look()
+
+    def _look(self) -> None:
+        """Find the parts, again where files of the table changed: it may go on, or be made anew.
+
+        Raises:
+            OptionError: nothing is finished yet.
+        """
+        here = not places.is_url(self.folder)
+        stamp = stamps(places.as_path(self.folder), FILES) if here else ()
+        with self._looking:
+            if stamp == self._stamp:
+                return
+            good, cut = parts.whole(places.files(places.joined(self.folder, parts.FOLDER), parts.ENDING))
+            good, foreign = self._own(good)
+            self.cut = len(cut) + len(foreign)
+            if not good:
+                raise OptionError(
+                    f"Nothing in '{self.folder}' is finished yet. Wait, or run the command that made it again."
+                )
+            listed = ", ".join(quoted(exact(p)) for p in good)
+            view = f"CREATE OR REPLACE VIEW scores AS SELECT {', '.join(COLUMNS)} FROM read_parquet([{listed}])"
+            with self._told():
+                self._connection.cursor().execute(view)
+            self._stamp = stamp
 
     def _own(self, good: list[str]) -> tuple[list[str], list[str]]:
         """(parts of this table, parts that are another table's, in another one's place, or damaged)."""
@@ -164,6 +187,7 @@ class Results:
         self._connection.close()
 
     def _ask(self, query: str, values: list[Any] | None = None) -> list[tuple[Any, ...]]:
+        self._look()
         with self._told():
             return self._connection.cursor().execute(query, values or []).fetchall()
 
@@ -266,6 +290,7 @@ class Results:
         """Every wanted row by picture, in lists of at most `chunk`: no more are held at once."""
         where, values = asked.where()
         query = f"SELECT * FROM scores WHERE {where} ORDER BY {ORDERS['picture']}"
+        self._look()
         with self._told():
             found = self._connection.cursor().execute(query, values)
         while True:

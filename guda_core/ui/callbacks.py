@@ -22,7 +22,7 @@ from guda_core.answers.verdict import CANCELLED_EARLY, WORKING_VERDICT, Verdict,
 from guda_core.data.images import read_file
 from guda_core.data.prompts import check_options
 from guda_core.diffusion.memory import NO_MEMORY, is_out_of_memory
-from guda_core.errors import GudaError, ImageError, ScoreError
+from guda_core.errors import GudaError, ImageError, ScoreError, lacked
 from guda_core.records import Attribution, GroupScore, Query, Scope, Tried
 from guda_core.service import Service, Step, main_first, main_method
 from guda_core.ui import examples, words
@@ -152,7 +152,8 @@ class Runs:
         progress = plan(self.service, methods, examples.EFFORT, steps=example.steps, pictures=pictures)
         query = yield from self._drawn(prompt, example.seed, example.steps, example.guidance, progress)
         answer = yield from self._score(query, methods, examples.EFFORT, progress)
-        if progress.pictures.missing or not answer.shown.missing:  # else a passing fault would be kept for good
+        short = any(lacked(g.reason or "") for a in answer.found.values() for g in a.groups.values())
+        if not short and (progress.pictures.missing or not answer.shown.missing):  # a passing fault is not kept
             examples.keep(self.service, example, answer)
 
     def _drawn(

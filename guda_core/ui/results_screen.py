@@ -105,7 +105,8 @@ def page(results: Results, asked: Asked, order: str, start: int) -> tuple[int, H
     count = results.count(asked)
     start = max(0, min(int(start), (count - 1) // ROWS * ROWS))
     rows = results.rows(asked, order=order, limit=ROWS, start=start)
-    where = f"Rows {start + 1:,} to {start + len(rows):,} of {count:,}." if rows else "No rows."
+    by = str(results.made_from().get("model", {}).get("name", "?"))  # the table may have been made anew
+    where = f"Rows {start + 1:,} to {start + len(rows):,} of {count:,}, scored by {by}." if rows else "No rows."
     cells = [_cells(r) for r in rows]
     shown = table("Rows of the table of scores", HEAD, cells, numbers="..n.nn", css="guda-told") if rows else Html("")
     return start, note(where), shown, _names(rows)
