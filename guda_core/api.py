@@ -32,6 +32,7 @@ from guda_core.given import (
     model_name,
     names,
     path_of,
+    path_or_none,
     picture_bytes,
     plain,
     set_name,
@@ -114,9 +115,9 @@ class Answer:
             ImageError: the original is too large for a picture. UnreadError: it cannot be read.
         """
         at = path_of(path, "path")
-        if at is None or not at.name:
+        if not at.name:
             raise OptionError(f"path must name a file; got {path!r}.")
-        named = None if isinstance(original, bytes) else path_of(original, "original")
+        named = None if isinstance(original, bytes) else path_or_none(original, "original")
         data = read_file(named) if named is not None else original
         answers, about = list(self.methods.values()), {**self._about(), "shown": self.shown, "original": data}
         made = bundle.make(self.query, answers, self.groups, **about)
@@ -209,7 +210,7 @@ def make_groups(
     rows |= {"split": split, "config": config}
     check_texts(rows)
     wishes = {k: plain(v) for k, v in given.items() if v is not None}
-    made = prepare(str(place), wishes, rows, folder=path_of(folder, "folder"))
+    made = prepare(str(place), wishes, rows, folder=path_or_none(folder, "folder"))
     for line in made.draft.notes:
         log.info("group set %s: %s", made.draft.id, line)
     for line in made.differing:
@@ -323,7 +324,7 @@ def unlearn(
     only = names(only, "only")
     group_set = _groups(groups, named)
     changes = tuple(sorted((k, plain(v)) for k, v in settings.items()))
-    asked = Asked(group_set.id, named, path_of(folder, "folder"), tuple(only), operator, changes, again=again)
+    asked = Asked(group_set.id, named, path_or_none(folder, "folder"), tuple(only), operator, changes, again=again)
     with kept_services.none_kept():  # its memory is needed, and what it read is no longer true afterwards
         if workers is not None or ray is not None:
             return _by_workers(group_set, asked, workers, ray)

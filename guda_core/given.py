@@ -56,14 +56,17 @@ def count(given: int | None, what: str) -> int | None:
     return found
 
 
-def path_of(given: str | Path | None, what: str) -> Path | None:
+def path_of(given: str | Path, what: str) -> Path:
     """A path, with ~ read. Raises OptionError for what is none, such as an empty text."""
-    if given is None:
-        return None
     if not isinstance(given, str | Path) or not str(given).strip():
         shown = "an empty text" if isinstance(given, str) else type(given).__name__
         raise OptionError(f"{what} must be a path; got {shown}.")
     return paths.at_home(str(given))
+
+
+def path_or_none(given: str | Path | None, what: str) -> Path | None:
+    """Likewise; None where nothing is given."""
+    return None if given is None else path_of(given, what)
 
 
 def set_name(given: object) -> str | None:

@@ -233,6 +233,7 @@ def test_what_cannot_be_answered_is_refused_in_one_sentence(tiny, tmp_path, give
         ("unlearn", {"ray": 3}, "ray must be a text; got int"),
         ("unlearn", {"folder": ""}, "folder must be a path; got an empty text"),
         ("attribute_many", {"out": " "}, "out must be a path; got an empty text"),
+        ("attribute_many", {"out": None}, "out must be a path; got NoneType"),
         ("attribute_many", {"out": "o", "workers": 1.5}, "workers must be a whole number"),
         ("attribute_many", {"out": "o", "effort": 3}, "effort must be a text; got int"),
         ("load_model", {"name": Path("nowhere/at/all")}, "There is no model nowhere/at/all: there is nothing at /"),

@@ -133,7 +133,7 @@ def test_a_wish_that_is_no_good_is_one_sentence_and_writes_nothing(wish, sentenc
 def test_a_place_with_no_groups_is_said(tmp_path):
     with pytest.raises(GudaError, match="nowhere"):
         guda_core.make_groups(tmp_path / "nowhere")
-    for wrong, what in ((3, "int"), ("", "an empty text")):
+    for wrong, what in ((3, "int"), (None, "NoneType"), ("", "an empty text")):
         with pytest.raises(OptionError, match=f"place of the pictures must be a path; got {what}"):
             guda_core.make_groups(wrong)  # type: ignore[arg-type]
 

@@ -163,7 +163,7 @@ def test_rows_are_found_by_names_that_the_table_has(table):
         ({"order": "odd"}, "no order 'odd'"),
         ({"picture": Path("003.png")}, "picture must be a text; got "),
         ({"text": 3}, "text must be a text; got int"),
-        ({"limit": -1}, "limit must be a whole number, at least 0; got -1"),
+        ({"limit": -1}, "limit must be at least 0; got -1"),
         ({"limit": "x"}, "limit must be a whole number"),
     ):
         with pytest.raises(OptionError, match=sentence):

@@ -12,6 +12,7 @@ from threading import RLock
 from typing import Any
 
 from guda_core.errors import OptionError, ReportError
+from guda_core.given import check_texts, count
 from guda_core.paths import stamps
 from guda_core.scoring import caveats, parts, places
 from guda_core.scoring.listing import as_text, connect, exact, quoted
@@ -245,15 +246,13 @@ class Results:
                 order.
         """
         texts = {"group": group, "method": method, "status": status, "scope": scope, "picture": picture, "text": text}
-        for what, given in {**texts, "order": order}.items():
-            if not isinstance(given, str):
-                raise OptionError(f"{what} must be a text; got {type(given).__name__}.")
-        if limit is not None and (not isinstance(limit, int) or limit < 0):
-            raise OptionError(f"limit must be a whole number, at least 0; got {limit!r:.60}.")
+        check_texts({**texts, "order": order})
+        if (most := count(limit, "limit")) is not None and most < 0:
+            raise OptionError(f"limit must be at least 0; got {most}.")
         name = self.spelled(picture) if picture else ""
         asked = Asked(group, method, status, scope, name, text, first)
         self.check(asked)
-        return self.rows(asked, order=order or asked.order, limit=limit)
+        return self.rows(asked, order=order or asked.order, limit=most)
 
     def check(self, asked: Asked) -> None:
         """Raises OptionError: these results have no such picture, group or method, or there is no such status or scope,

@@ -1,4 +1,4 @@
-"""What has to be said beside a table's scores, such as that adapters were older than the pictures: `caveats.json` in
+"""What has to be said beside a table's scores, such as that adapters are older than the pictures: `caveats.json` in
 its folder. No score depends on it, so it is no part of what the table is made from.
 """
 

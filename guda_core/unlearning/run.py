@@ -286,8 +286,9 @@ class Forgetting:
                 this group. AdapterError: the folder cannot be written to; said before anything is done.
         """
         with self.claim(group), closing(self._unlearn(group, config, resume)) as steps:
-            while again or self.why_again(group, config):
-                again = True
+            if not again and not self.why_again(group, config):
+                return
+            while True:
                 with denormals_flushed():  # of the steps alone: between two of them the caller's numbers are his own
                     p = next(steps, None)
                 if p is None:
