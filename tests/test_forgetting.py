@@ -196,6 +196,30 @@ def test_health_is_measured_once_an_adapter(job):
     assert measured.unmeasured(["noto"]) == ["noto"] and measured.read() == {}
 
 
+def test_health_is_measured_again_where_other_pictures_of_ones_own_are_held_out(job, tmp_path, monkeypatch):
+    for _ in job.unlearn("noto", CONFIG):
+        pass
+    held, config = job.pictures(), health.HealthConfig(pictures=2, held_out=8, strata=4)
+    own = dataclasses.replace(GROUPS, folder=tmp_path / "emoji")
+
+    def asked(held, group_set=own, config=config, apart=()):
+        monkeypatch.setattr(health, "load_pictures", lambda gs, split, seen: held)
+        return health.Health(Forgetting(group_set, folder=tmp_path / "adapters"), config, apart)
+
+    def is_asked_again(*a, **k):
+        return asked(*a, **k).unmeasured(["noto"]) == ["noto"]
+
+    for _ in asked(held).measure("noto"):
+        pass
+    other, renamed = (dataclasses.replace(held, **c) for c in ({"pixels": 255 - held.pixels}, {"names": "no" * 8}))
+    assert not is_asked_again(held) and not is_asked_again(renamed)
+    assert not is_asked_again(other, GROUPS)  # an included set's pictures do not change, and may not be here
+    assert not is_asked_again(other, config=dataclasses.replace(config, strata=8))  # measured in somebody's own way
+    assert is_asked_again(other)
+    assert is_asked_again(held, apart={(g, held.names[0]) for g in GROUPS.groups})
+    assert list(asked(other).measure("noto"))[-1] == 1 and not is_asked_again(other) and is_asked_again(held)
+
+
 def health_of(job):
     """Of an adapter that was just made."""
     for _ in job.unlearn("noto", CONFIG):

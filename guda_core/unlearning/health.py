@@ -9,7 +9,8 @@ is also what GUDA's offset is made of (`guda_core.attribution.guda`).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
@@ -42,6 +43,8 @@ KINDS = {  # of pictures that an adapter's health is measured on -> how a table'
 
 BATCH = 32  # pictures of a pass, at most
 
+HELD_OUT = "held_out_sha256"  # in `health.json`: of the held-out pictures that were scored, in order
+
 Shown = Sequence[tuple[Item, str]]  # items with the prompts that they are scored under
 
 
@@ -64,6 +67,17 @@ def summary(drops: Sequence[float]) -> dict[str, float | int]:
     n = len(drops)
     se = {"se": float(np.std(drops, ddof=1) / n**0.5)} if n > 1 else {}
     return {"mean": float(np.mean(drops)), **se, "n": n}
+
+
+def _hash(kinds: Mapping[str, Shown], size: int) -> str:
+    """Of the held-out pictures as a model of that resolution sees them, in order. A file may get another name."""
+    h = hashlib.sha256()
+    for kind in ("held_out_empty", OFFSET):
+        h.update(f"{kind}\n".encode())
+        for item, _ in kinds[kind]:
+            pixels = item.seen(size)
+            h.update(f"{item.group} {pixels.shape} {hash_pixels(pixels)}\n".encode())
+    return h.hexdigest()
 
 
 def held_out_of_all(
@@ -100,12 +114,22 @@ class Health:
         return Switching(self.job.model.network, kept=0)
 
     def unmeasured(self, wanted: Sequence[str]) -> list[str]:
-        """The wanted groups whose LoRA fits but whose health has not been measured, or was of another adapter."""
+        """The wanted groups whose LoRA fits but whose health has not been measured, or was of another adapter or, in a
+        set of the user's own, on other held-out pictures than today's."""
         out = []
         for g in self.job.known(wanted):
             if self.job.fits(g, None) and (meta := adapters.read_meta(self.job.folder / g)).get("kind") is None:
-                out += [] if adapters.read_health(self.job.folder / g, meta["sha256"]) else [g]
+                found = adapters.read_health(self.job.folder / g, meta["sha256"])
+                out += [] if found and self._of_these_pictures(g, found) else [g]
         return out
+
+    def _of_these_pictures(self, group: str, found: Mapping[str, Any]) -> bool:
+        """The pictures of an included set do not change, and may not be here; who measured with settings of their own
+        asks with these."""
+        said = found.get(HELD_OUT)
+        if said is None or not self.job.is_own or found.get("config") != self._settings():
+            return True
+        return said == _hash(self._kinds(group), self.job.card.resolution)
 
     @cached_property
     def _held(self) -> Pictures:
@@ -188,8 +212,11 @@ class Health:
         finally:
             self._switching.release()  # the next unlearning needs the memory
         record |= {"unit": "nats", "adapter_sha256": adapter.meta["sha256"], "left_out": len(self.apart)}
-        record |= {"config": {**dataclasses.asdict(self.config), "rule": likelihood.RULE}, "versions": versions()}
+        record |= {HELD_OUT: _hash(kinds, self.job.card.resolution), "config": self._settings(), "versions": versions()}
         write_json(self.job.folder / group / HEALTH, record)
+
+    def _settings(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self.config), "rule": likelihood.RULE}
 
     def _how(self, adapter: adapters.Adapter) -> dict[str, str]:
         """In which type the network ran; that the adapter was a branch beside its layers, where it was."""

@@ -115,7 +115,7 @@ class Forgetting:
     def _of_these_pictures(self, group: str) -> bool:
         """Whether an adapter of a set of the user's own was made from the pictures and captions that the set has now.
         The pictures of an included set do not change, and may not be here."""
-        if not self._is_own:
+        if not self.is_own:
             return True
         meta = self.load(group).meta
         same = meta.get("data_sha256") in (None, self.pictures().sha256())
@@ -132,7 +132,7 @@ class Forgetting:
             return True
 
     @property
-    def _is_own(self) -> bool:
+    def is_own(self) -> bool:
         """Whether the set is one of the user's own."""
         folder = self.group_set.folder
         return folder is not None and folder.parent != STYLE_GROUPS
@@ -141,7 +141,7 @@ class Forgetting:
     def _captions(self) -> str:
         """What the captions of an own set are made of (`captions_sha256`); "" where the model reads no prompt, or the
         set is an included one."""
-        reads = self._is_own and self.model.tokens("")[1] > 0
+        reads = self.is_own and self.model.tokens("")[1] > 0
         return captions_sha256(self.group_set, self.pictures()) if reads else ""
 
     def why_again(self, group: str, config: Settings | None) -> str:
