@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
@@ -17,7 +18,8 @@ from guda_core.data.images import read_file
 from guda_core.errors import ImageError, ModelError, OptionError
 
 PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # of pictures that a PNG holds as they are
-Picture = str | Path | bytes | Image.Image
+Place = str | os.PathLike[str]
+Picture = Place | bytes | Image.Image
 
 
 def plain(value: Any) -> Any:
@@ -56,15 +58,15 @@ def count(given: int | None, what: str) -> int | None:
     return found
 
 
-def path_of(given: str | Path, what: str) -> Path:
+def path_of(given: Place, what: str) -> Path:
     """A path, with ~ read. Raises OptionError for what is none, such as an empty text."""
-    if not isinstance(given, str | Path) or not str(given).strip():
+    if not isinstance(given, str | os.PathLike) or not str(os.fspath(given)).strip():
         shown = "an empty text" if isinstance(given, str) else type(given).__name__
         raise OptionError(f"{what} must be a path; got {shown}.")
-    return paths.at_home(str(given))
+    return paths.at_home(os.fsdecode(given))
 
 
-def path_or_none(given: str | Path | None, what: str) -> Path | None:
+def path_or_none(given: Place | None, what: str) -> Path | None:
     """Likewise; None where nothing is given."""
     return None if given is None else path_of(given, what)
 
@@ -76,18 +78,18 @@ def set_name(given: object) -> str | None:
     return given
 
 
-def model_name(given: str | Path | None) -> str | None:
+def model_name(given: Place | None) -> str | None:
     """A model's name, or its path as a text.
 
     Raises:
         OptionError: it is neither. ModelError: there is nothing at the path.
     """
-    if not isinstance(given, str | Path | None):
+    if not isinstance(given, str | os.PathLike | None):
         raise OptionError(f"A model is given by its name, or as load_model gives it; got {type(given).__name__}.")
-    if not isinstance(given, Path):
+    if given is None or isinstance(given, str):
         return given
-    if not paths.is_there(whole := paths.at_home(given).absolute()):
-        raise ModelError(f"There is no model {given}: there is nothing at {whole}.")
+    if not paths.is_there(whole := paths.at_home(os.fsdecode(given)).absolute()):
+        raise ModelError(f"There is no model {os.fspath(given)}: there is nothing at {whole}.")
     return str(whole)  # never the id of a card
 
 
@@ -99,10 +101,10 @@ def picture_bytes(picture: Picture) -> bytes:
     """
     if isinstance(picture, bytes):
         return picture
-    if isinstance(picture, str | Path):
-        path = paths.at_home(str(picture))
+    if isinstance(picture, str | os.PathLike):
+        path = paths.at_home(os.fsdecode(picture))
         if not paths.is_there(path):
-            raise ImageError(f"There is no picture {path}.")
+            raise ImageError(f"There is no picture {os.fspath(picture)}.")
         if paths.is_folder(path):
             raise ImageError(f"{path} is a folder. Use attribute_many for all of its pictures.")
         return read_file(path)
@@ -126,7 +128,8 @@ def picture_bytes(picture: Picture) -> bytes:
 def _exif(picture: Image.Image) -> bytes:
     """Its EXIF; none where it cannot be written."""
     try:
-        return picture.getexif().tobytes()
+        found = picture.getexif()
+        return found.tobytes() if found else b""
     except (struct.error, TypeError, ValueError, SyntaxError, OverflowError, KeyError):
         return b""
 

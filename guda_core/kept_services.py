@@ -16,9 +16,10 @@ from typing import Any
 from guda_core import paths
 from guda_core.jobs import environ
 from guda_core.machine import LOADING
+from guda_core.registry import Registry
 from guda_core.service import Service
 
-MODEL = ("*.json", "*/*.json", "*/*.safetensors")  # of a folder in diffusers' layout
+MODEL = ("*.json", "*.safetensors", "*.txt", "*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model")  # in its folder
 
 _kept: list[tuple[Any, dict[str, str], tuple[tuple[str, int], ...], Service]] = []
 
@@ -27,7 +28,7 @@ def kept(key: Any, make: Callable[[], Service]) -> Service:
     """The service that is kept under the key, else the one that `make` makes, which takes the place of all others.
     Threads wait for each other."""
     with LOADING:
-        settings = environ.settings()
+        settings = {**environ.settings(), "members added": f"{Registry.changes}"}
         found = [s for of, then, stamp, s in _kept if of == key and then == settings and _stamp(s) == stamp]
         if found:
             return found[0]
@@ -66,7 +67,11 @@ def _stamp(service: Service) -> tuple[tuple[str, int], ...]:
         return ()
     own, at = service.group_set.folder, Path(card.path)
     of_set = () if own is None else paths.stamps(own, ("*.yaml", "*.jsonl"))
-    of_model = paths.stamps(at, MODEL) if card.source == "folder" else ()
+    folders = [at] if card.source == "folder" else []
+    encoder = card.encoder.partition(":")[2]
+    if encoder and (read := Path(encoder).expanduser()).is_dir():
+        folders.append(read)
+    of_model = tuple(s for folder in folders for s in paths.stamps(folder, MODEL))
     one_file = [p for p in (at if card.source == "file" else None, card.lora and Path(card.lora)) if p]
     of_files = tuple(s for p in one_file for s in paths.stamps(p.parent, (glob.escape(p.name),)))
     return (*paths.run(card.id, service.group_set.id).stamp(), *of_set, *of_model, *of_files)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from guda_core.errors import OptionError
 from guda_core.jobs.chosen_pool import opened
 from guda_core.named import Named
 from guda_core.records import GroupSet
-from guda_core.scoring import places, summary_page
+from guda_core.scoring import summary_page
 from guda_core.scoring.asking import Results, silent_said
 from guda_core.scoring.part_jobs import by_pool
 from guda_core.scoring.table_run import Options, Table
@@ -58,9 +59,9 @@ def attribute_many(
         ReportError: the results cannot be written, or some pictures have no rows, because their workers ended.
         GudaError: any other, such as a model or a data set that cannot be loaded.
     """
-    alone = isinstance(pictures, str | Path)
+    alone = isinstance(pictures, str | os.PathLike)
     given_all = [pictures] if alone else list(pictures) if isinstance(pictures, Iterable) else [None]
-    sources = [s for s in given_all if isinstance(s, str | Path)]
+    sources = [os.fspath(s) for s in given_all if isinstance(s, str | os.PathLike)]
     if len(sources) < len(given_all):
         raise OptionError(
             "Pictures are a folder, paths, URLs, a table or a data set: texts or paths, or a list of them."
@@ -73,7 +74,9 @@ def attribute_many(
     given.path_of(out, "out")
     options = Options(effort, tuple(given.names(methods, "methods")), prompt)
     several = workers is not None or ray is not None
-    table = Table(list(map(_place, sources)), _place(out), _maker(api._model(model), groups, several=several), options)
+    table = Table(
+        list(map(_place, sources)), _place(os.fspath(out)), _maker(api._model(model), groups, several=several), options
+    )
     if passed := str(table.listing.passed):
         log.info("%s", passed)
     if several:
@@ -89,9 +92,9 @@ def attribute_many(
     return results
 
 
-def _place(named: str | Path) -> str:
-    """A place as a text, with ~ read where it is a path."""
-    return str(named) if places.is_url(str(named)) else str(paths.at_home(str(named)))
+def _place(named: str) -> str:
+    """A place as a text, with ~ read where it begins with it."""
+    return str(paths.at_home(named)) if named.startswith("~") else named
 
 
 def _maker(model: BaseModel | str | None, groups: GroupSet | str | None, *, several: bool) -> Callable[[], Service]:
@@ -104,4 +107,5 @@ def _maker(model: BaseModel | str | None, groups: GroupSet | str | None, *, seve
 
 def _run(table: Table, *work: Callable) -> None:
     for total in table.run(*work):
-        log.info("scored %d of %d, refused %d", total.scored + total.kept, total.pictures, total.refused)
+        without = total.refused + total.no_score
+        log.info("scored %d of %d, without scores %d", total.scored + total.kept, total.pictures, without)

@@ -100,7 +100,7 @@ class MethodInfo:
 
     name: as shown. unit: of its scores. note: what its score and its interval mean, for a reader.
     main: the method that the first sentence on the screen is about. oracle: the one that others are compared with.
-    default: whether it is asked when nobody chooses.
+    default: whether it is asked when nobody chooses. needs: ids of the methods that it is made from.
     """
 
     id: str
@@ -110,6 +110,7 @@ class MethodInfo:
     main: bool = False
     oracle: bool = False
     default: bool = False
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -189,8 +190,11 @@ class Provenance:
         return " ".join(self.said_of(self.caveats))
 
     def said_of(self, methods: Iterable[str]) -> list[str]:
-        """The caveats of the model and of these methods, each once."""
-        return list(dict.fromkeys(filter(None, (self.caveats.get(k, "") for k in ("", *methods)))))
+        """The caveats of the model, of these methods and of those that they are made from, each once."""
+        asked = ["", *methods]
+        for k in asked:  # grows on the way
+            asked += [n for n in self.methods[k].needs if n not in asked] if k in self.methods else []
+        return list(dict.fromkeys(filter(None, (self.caveats.get(k, "") for k in asked))))
 
     @property
     def unlearned(self) -> GroupModels:

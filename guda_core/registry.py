@@ -12,7 +12,7 @@ from functools import reduce
 from importlib import import_module
 from importlib.metadata import entry_points
 from threading import RLock
-from typing import Any
+from typing import Any, ClassVar
 
 from guda_core.errors import OptionError
 
@@ -25,6 +25,8 @@ class Registry(Mapping[str, Any]):
     kind: what a member is, for messages, e.g. "method". group: of the entry points, e.g. "guda_core.methods".
     members: id -> "module:attribute".
     """
+
+    changes: ClassVar[int] = 0  # of all lists, by `add` and `remove`
 
     def __init__(self, kind: str, group: str, members: Mapping[str, str]) -> None:
         self.kind, self.group = kind, group
@@ -53,17 +55,26 @@ class Registry(Mapping[str, Any]):
         Raises:
             OptionError: the id is taken.
         """
-        if id not in self._all():
-            self._members[id] = member
-        elif _line(member) not in {_line(self._members[id]), *self._named.get(id, ())}:
+        if id in self._all() and not self._is_same(id, member):
             raise OptionError(f"There is a {self.kind} '{id}' already. Choose another id.")
-        elif not isinstance(member, str):
+        if id not in self._members or not isinstance(member, str):
+            Registry.changes += self._members.get(id) is not member
             self._members[id] = member
+
+    def _is_same(self, id: str, member: Any) -> bool:
+        """Whether it is the member of that id, by its line or, where that is another one, by what the lines lead to."""
+        if _line(member) in {_line(self._members[id]), *self._named.get(id, ())}:
+            return True
+        try:
+            return self[id] is (self._imported(id, member) if isinstance(member, str) else member)
+        except OptionError:
+            return False
 
     def remove(self, id: str) -> None:
         """Take a member out again, for example one that a test added."""
         self._members.pop(id)
         self._named.pop(id, None)
+        Registry.changes += 1
 
     def __getitem__(self, id: str) -> Any:
         member = self._all()[id]

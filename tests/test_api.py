@@ -283,6 +283,22 @@ def test_sixteen_bits_in_another_order_are_the_same_picture():
     assert given.picture_bytes(pictures[0]) == given.picture_bytes(pictures[1])
 
 
+def test_a_picture_without_metadata_is_not_said_to_have_lost_some():
+    plain, other = Image.new("RGB", (8, 8), "teal"), Image.new("RGB", (8, 8), "teal")
+    other.getexif()[271] = "a maker"
+    assert [b"eXIf" in given.picture_bytes(p) for p in (plain, other)] == [False, True]
+
+
+def test_a_path_of_any_kind_is_one(tmp_path):
+    class Place:
+        def __fspath__(self) -> str:
+            return str(tmp_path / "p.png")
+
+    draw(tmp_path / "p.png", side=8)
+    assert given.path_of(Place(), "path") == tmp_path / "p.png"
+    assert given.picture_bytes(Place()) == (tmp_path / "p.png").read_bytes()
+
+
 def test_a_broken_exif_loses_no_picture():
     picture = Image.new("RGB", (8, 8), "teal")
     picture.getexif()[274] = "no number"
@@ -297,6 +313,11 @@ def test_a_broken_exif_loses_no_picture():
         ({"empty_share": "0.5"}, "empty_share must be a number from 0 up; got '0.5'"),
         ({"beta": "x"}, "beta must be a number"),
         ({"steps": np.float64(2.5)}, "steps must be a whole number, at least 1; got 2.5"),
+        ({"esd_strength": "much"}, "esd_strength must be a number from 0 up"),
+        ({"lam": True}, "lam must be a number from 0 up; got True"),
+        ({"whole": "no"}, "whole must be True or False; got 'no'"),
+        ({"targets": "to_q"}, "targets must be a list of layers' names"),
+        ({"targets": 5}, "targets must be a list of layers' names"),
     ],
 )
 def test_a_setting_of_unlearning_that_is_no_good_is_one_sentence(wrong, sentence):

@@ -268,6 +268,22 @@ def test_a_draft_never_takes_the_place_of_what_unlearning_made_of_another_model(
     assert adapter_files.read_meta(folder / "dee")["base_sha256"] != "0" * 64
 
 
+def test_a_draft_leaves_what_unlearning_made_also_where_it_cannot_be_used_or_came_meanwhile(work):
+    folder = work / "runs" / "brush" / "artists" / "adapters"
+    plant(folder / "ann-lee", "ann-lee", 1)
+    (folder / "ann-lee" / "adapter_model.safetensors").unlink()
+    said = guda("unlearn", "--draft", "--again")
+    assert "The adapter 'ann-lee' cannot be used" in said and "Drafts leave it as it is." in said
+    assert "2 drafts" in said and not adapter_files.is_draft(adapter_files.read_meta(folder / "ann-lee"))
+    said = guda("unlearn", "--draft", "--groups", "ann-lee")
+    assert "Drafts leave it as it is." in said and "Nothing to do" not in said
+    job = Forgetting(load_group_set("artists"), model="brush")
+    assert draft.undrafted(job, ["dee"], again=True) == ["dee"]
+    plant(folder / "dee", "dee", 2)  # as another process makes one just then
+    assert draft.make(job, "dee", UceConfig(captions=4, anchors=2)) is None
+    assert not adapter_files.is_draft(adapter_files.read_meta(folder / "dee"))
+
+
 def test_a_draft_goes_with_no_other_settings(work):
     assert "--draft goes with" in guda("unlearn", "--draft", "--steps", "3", code=2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import weakref
 from pathlib import Path
 
@@ -12,8 +13,11 @@ from safetensors.torch import load_file, save_file
 
 import guda_core
 from guda_core import api, kept_services
+from guda_core.attribution import METHODS
+from guda_core.attribution.similarity import ClipSimilarity
 from guda_core.errors import OptionError
 from guda_core.named import Named
+from guda_core.paths import ASSETS
 from guda_core.scoring.scorer import Task, service_of
 from tests.own_pictures import paint
 from tests.own_workspace import own_workspace, plant
@@ -87,6 +91,24 @@ def test_it_is_made_anew_where_the_model_or_the_set_of_pictures_is_another(there
             f.write("\n")
         last, second = second, api._service("brush", "artists")
         assert second is not last and api._service("brush", "artists") is second
+
+
+def test_it_is_made_anew_where_words_an_encoder_or_the_list_of_methods_are_others(there):
+    encoder = there / "encoder"
+    shutil.copytree(ASSETS / "clip", encoder)
+    card = there / "models" / "brush.yaml"
+    card.write_text(f"{card.read_text(encoding='utf-8')}  encoder: clip:{encoder}\n", encoding="utf-8")
+    first = api._service("brush", "artists")
+    assert api._service("brush", "artists") is first
+    for path in (Path(first.model.card.path) / "tokenizer" / "merges.txt", encoder / "config.json"):
+        path.touch()
+        last, first = first, api._service("brush", "artists")
+        assert first is not last and api._service("brush", "artists") is first
+    METHODS.add("another", ClipSimilarity)
+    try:
+        assert api._service("brush", "artists") is not first
+    finally:
+        METHODS.remove("another")
 
 
 def test_a_table_by_names_is_made_anew_where_they_stand_for_something_else(there):

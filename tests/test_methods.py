@@ -33,6 +33,7 @@ from guda_core.attribution.method import (
     with_needs,
 )
 from guda_core.cli import app
+from guda_core.data.groups import load_group_set
 from guda_core.diffusion.base_model import Card
 from guda_core.diffusion.cards import called, find_card
 from guda_core.errors import CacheError, OptionError, ScoreError
@@ -47,7 +48,7 @@ from guda_core.service import default_methods, main_first
 from guda_core.ui import about, compare, inspect
 from guda_core.ui.answer import Answer
 from guda_core.zero_gpu import ZeroGpu
-from tests.light import sha
+from tests.light import fake_provenance, sha
 from tests.tiny import tiny_service
 
 NOTE = "How bright the picture is, shifted by the group's place <b>in the list</b>. The interval is one level."
@@ -565,3 +566,11 @@ def test_what_the_methods_mean_stands_on_the_limits_page(service, monkeypatch):
     monkeypatch.setattr(about, "block", lambda value, **more: drawn.append(value))
     about.draw_limits(service)
     assert "&lt;b&gt;in the list&lt;/b&gt;" in " ".join(drawn)
+
+
+def test_what_has_to_be_said_of_a_methods_parts_is_said_beside_it_once():
+    methods = {m: METHODS[m].info() for m in ("clip", "guda", "das", "combined")}
+    told = {"": "A flow.", "guda": "Drafts.", "das": "Older.", "clip": "Likeness."}
+    made = replace(fake_provenance(load_group_set("emoji"), {}), methods=methods, caveats=told)
+    assert made.said_of(["combined"]) == made.said_of(["guda", "combined", "das"]) == ["A flow.", "Drafts.", "Older."]
+    assert made.said_of(["clip"]) == ["A flow.", "Likeness."] and made.said_of(["unknown"]) == ["A flow."]

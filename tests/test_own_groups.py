@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections import Counter
@@ -11,13 +12,13 @@ import pytest
 import yaml
 
 from guda_core.data.groups import load_group_set
-from guda_core.data.own import in_folder
+from guda_core.data.own import in_folder, set_files
 from guda_core.data.own.in_folder import find_in_folder
 from guda_core.data.own.new_set import likely_phrase
 from guda_core.data.own.picture_list import Listed, changes, read_list, trained_on, write_list
 from guda_core.data.sources.source import open_dataset
 from guda_core.errors import DataError, GroupSetError
-from guda_core.records import NOT_STATED
+from guda_core.records import NOT_STATED, Group
 from tests.own_pictures import IDS, guda, made, paint, studio
 
 
@@ -313,3 +314,20 @@ def test_a_workspace_that_moves_takes_its_pictures_along(home, tmp_path):
     home.rename(tmp_path / "elsewhere")
     gs = load_group_set("mine", tmp_path / "elsewhere" / "sets")
     assert gs.options["path"] == "pictures" and open_dataset(gs).split("train")[0].image(8).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("said", "way"),
+    [
+        ({"Ann": "in the Ann style", "Bo": "in the Bo style"}, "in the {name} style"),
+        ({"Ann": "in the Ann style", "Bo (1901)": "in the Bo style", "Cy": "in the Cy style"}, "in the {name} style"),
+        ({"in": "in the style of in", "e": "in the style of e"}, "in the style of {name}"),
+        ({"Art": "an Art of Arts"}, "an {name} of Arts"),
+        ({"Ann": "by Ann", "Bo": "in the Bo style"}, None),
+        ({"Ann": "by her", "Bo": "by him"}, None),
+        ({"Ann": "", "Bo": ""}, None),
+    ],
+)
+def test_new_groups_are_said_as_most_of_the_set_are(said, way):
+    groups = {str(i): Group(str(i), n, phrase=p) for i, (n, p) in enumerate(said.items())}
+    assert set_files._one_phrase(dataclasses.replace(load_group_set("emoji"), groups=groups)) == way

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from importlib.metadata import EntryPoint
 
@@ -58,6 +59,29 @@ def test_a_line_that_names_a_member_by_a_module_that_hands_it_on_may_be_added_ag
         assert of["mine"] is mine
     with pytest.raises(OptionError, match="There is a number 'mine' already"):
         of.add("mine", "handed_on:Other")
+
+
+def test_a_member_may_be_added_beside_a_line_that_leads_to_it(tmp_path, monkeypatch):
+    """As by a package with an entry point whose own module adds the class, too."""
+    (tmp_path / "leads").mkdir()
+    (tmp_path / "leads" / "within.py").write_text("class Mine: ...\nclass Other: ...\n")
+    (tmp_path / "leads" / "__init__.py").write_text("from leads.within import Mine, Other\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    mine, other = (getattr(importlib.import_module("leads"), n) for n in ("Mine", "Other"))
+    for first, second in (("leads:Mine", mine), (mine, "leads:Mine")):
+        of = Registry("number", "guda_core.nothing", LINES)
+        of.add("mine", first)
+        before = of.changes
+        of.add("mine", second)
+        assert of["mine"] is mine and list(of)[-1] == "mine"
+        for wrong in (other, "leads:Other", "leads:Nothing"):
+            with pytest.raises(OptionError, match="There is a number 'mine' already"):
+                of.add("mine", wrong)
+        changes = of.changes
+        of.add("mine", second)
+        assert changes == of.changes >= before
+        of.remove("mine")
+        assert of.changes > changes
 
 
 def test_an_installed_package_adds_members_but_replaces_none(monkeypatch, caplog):

@@ -10,6 +10,7 @@ import struct
 import time
 from pathlib import Path
 
+import fsspec
 import gradio as gr
 import pytest
 
@@ -197,6 +198,12 @@ def test_pictures_without_any_score_are_no_scored_ones_and_are_said(tmp_path, ca
     assert {r["picture"] for r in results.find(first=True)} == {"000.png", "001.png", "002.png"}
     assert "3 of them have no score by any method." in guda("results", out)
     assert "3 of them have no score" in (out / "summary.html").read_text()
+    for made, found in ((Silent, Total(3, no_score=3)), (LightService, Total(3, scored=3))):
+        other = dataclasses.replace(asked, methods=("guda", "clip")) if made is LightService else asked
+        assert make_table(folder, tmp_path / made.__name__, made, options=other) == found
+    assert make_table(folder, out, Silent, options=asked) == Total(3, no_score=3)
+    table_lines.make_table([str(folder)], str(out), Silent, asked, workers=None, ray=None)
+    assert "Scored: 0. Without scores: 3." in capsys.readouterr().out
 
 
 def test_what_has_to_be_said_beside_scores_stays_with_their_table(tmp_path, capsys, caplog, monkeypatch):
@@ -225,6 +232,61 @@ def test_what_has_to_be_said_beside_scores_stays_with_their_table(tmp_path, caps
     for damaged in (b"{", b"3", b"[3]"):
         (out / caveats.CAVEATS).write_bytes(damaged)
         assert Results(str(out)).caveats() == []
+
+
+def test_all_that_one_question_says_is_of_the_same_parts(tmp_path, monkeypatch):
+    """Also while the table goes on."""
+    folder, out = folder_of(tmp_path / "in", 12), tmp_path / "out"
+    make_table(folder, out, LightService)
+    there = sorted((out / parts.FOLDER).iterdir())
+    assert len(there) > 2
+    held, later = [p.rename(tmp_path / p.name) for p in there[1:]], Results(str(out))
+    first, real = later.summary(), Results._ask
+
+    def asked(self, *more):  # a part comes after each look at the table
+        found = real(self, *more)
+        if held:
+            part = held.pop()
+            part.rename(out / parts.FOLDER / part.name)
+        return found
+
+    monkeypatch.setattr(Results, "_ask", asked)
+    assert later.summary().plain() == first.plain() and len(held) < len(there) - 1
+    with later.at_once():
+        assert later.count(Asked()) == len(later.rows(Asked()))
+    while held:
+        later.count(Asked())
+    assert later.summary().pictures == 12 == Results(str(out)).summary().pictures
+    (out / "table.json").unlink()
+    with pytest.raises(OptionError, match="There are no results in"):
+        later.summary()
+
+
+def test_only_parts_that_changed_are_read_again(tmp_path, monkeypatch):
+    folder, out = folder_of(tmp_path / "in", 12), tmp_path / "out"
+    make_table(folder, out, LightService)
+    results, read, real = Results(str(out)), [], parts.whole
+    monkeypatch.setattr(parts, "whole", lambda some: read.append(list(some)) or real(some))
+    last = max((out / parts.FOLDER).iterdir())
+    for _ in range(2):
+        last.write_bytes(last.read_bytes())
+        assert results.summary().pictures == 12
+    assert read == [[str(last)]] * 2
+    last.write_bytes(b"cut short")
+    assert results.summary().pictures < 12 and results.cut == 1
+
+
+def test_results_at_a_url_are_as_they_are_when_asked(tmp_path):
+    folder, memory = folder_of(tmp_path / "in", 3), fsspec.filesystem("memory")
+    try:
+        make_table(folder, "memory://asked/out", LightService)
+        results = Results("memory://asked/out")
+        assert results.summary().pictures == 3
+        draw(folder / "one more.png", 7)
+        make_table(folder, "memory://asked/out", LightService)
+        assert results.summary().pictures == 4 and results.count(Asked(picture="one more.png"))
+    finally:
+        memory.rm("/asked", recursive=True)
 
 
 def test_the_page_is_whole_and_safe(table):

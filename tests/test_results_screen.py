@@ -104,6 +104,9 @@ def away_results(results: Results) -> Results:
         def __init__(self) -> None:
             pass
 
+        def at_once(self):
+            return results.at_once()
+
         def methods(self):
             return results.methods()
 

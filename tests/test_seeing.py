@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from guda_core.records import Provenance, Query
 from guda_core.service import ALONE, MAPPED, REDRAWN, map_passes, strip_passes
 from guda_core.ui import seeing, words
 from guda_core.ui.answer import Answer
-from guda_core.ui.callbacks import explained
+from guda_core.ui.callbacks import Runs, explained
 from guda_core.ui.more_maps import one_map
 from guda_core.ui.progress import STRIP, WHERE, Pictures, Progress, plan
 from tests.fakes import FakeService, serving
@@ -237,3 +238,17 @@ def test_a_strip_names_the_method_whose_models_drew_it():
         for level in (None, 0.5):
             strip = Strip(method, pixels, {"noto": pixels}, {"noto": 0.0}, level)
             assert f"Made with the models of {name}." in html(service, Shown(strip))
+
+
+def test_what_has_to_be_said_is_of_the_methods_that_were_asked():
+    service = FakeService()
+    told = replace(service.provenance(), caveats={"guda": "These models are drafts.", "clip": "Of an older bank."})
+    service.provenance = lambda: told  # type: ignore[method-assign]
+    screen = SimpleNamespace(answer="answer", says="says", panels={"clip": "clip", "guda": "guda"})
+    runs = Runs(service, screen)  # type: ignore[arg-type]
+    query = Query(np.zeros((64, 64, 3), np.uint8), None, "", "0" * 64)
+    found = {a.method: a for a in service.attribute(query, methods=["clip", "guda"], effort="quick")}
+    for asked, said in ((("clip",), [True, False]), (("clip", "guda"), [True, True])):
+        answer = Answer(query, asked, "quick", {m: found[m] for m in asked})
+        panel = runs._shown(found["clip"], answer)["clip"]  # type: ignore[index]
+        assert ["Of an older bank." in panel, "These models are drafts." in panel] == said

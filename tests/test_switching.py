@@ -107,6 +107,19 @@ def test_a_live_branch_gives_the_same_outputs_and_leaves_no_hook():
     assert (live - plain).abs().max() > 0.1 and torch.equal(net(x), plain)
 
 
+def test_ctrl_c_while_a_live_branch_is_taken_away_leaves_nothing_that_answers(monkeypatch):
+    def interrupted(handle):
+        raise KeyboardInterrupt
+
+    net, x = network(), torch.randn(4, 3, 4, 4)
+    with torch.no_grad():
+        plain = net(x)
+        monkeypatch.setattr(torch.utils.hooks.RemovableHandle, "remove", interrupted)
+        with pytest.raises(KeyboardInterrupt), Switching(net).applied(adapter(), live=True):
+            assert not torch.equal(net(x), plain)
+        assert torch.equal(net(x), plain)
+
+
 def test_a_gpu_without_room_for_a_copy_gets_the_branch_and_only_of_a_lora(monkeypatch):
     net, a = network(), adapter()
     monkeypatch.setattr("guda_core.unlearning.switching._free", lambda device: 4 * (8 * 27 + 5 * 32))

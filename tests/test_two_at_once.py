@@ -5,20 +5,28 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from guda_core import local
+from guda_core.attribution.gradient.features import timestep_grid
+from guda_core.data.captions import drop
 from guda_core.diffusion.memory import NO_MEMORY
 from guda_core.errors import lacked
+from guda_core.records import GroupScore
 from guda_core.scoring.listing import Wanted
 from guda_core.scoring.scorer import _fits
+from guda_core.scoring.table_run import Total
 from guda_core.unlearning import lora
 from guda_core.unlearning.lora import LoraSpec
+from guda_core.unlearning.student import seeded_dropout
 from guda_core.unlearning.switching import _swapped
 from guda_core.work_queue import claimed
+from tests.light import LightService
+from tests.table_works import folder_of, rows, run
 from tests.test_pipeline import service  # noqa: F401  (a fixture)
 
 
@@ -139,3 +147,54 @@ def test_training_pictures_that_are_fetched_later_are_named(service, monkeypatch
     monkeypatch.setattr(service, "_items", None)
     query = service.query(np.zeros((16, 16, 3), np.uint8), "")
     assert service.nearest(query) == () and service.nearest(query) == service.nearest(query) == ("a picture",)
+
+
+def test_what_unlearning_draws_is_the_same_while_another_thread_loads_a_model_of_another_type():
+    def made():
+        one = torch.nn.Sequential()
+        one.add_module("to_q", torch.nn.Linear(4, 4, dtype=torch.float32))
+        first = lora.attach(one, LoraSpec(2, 2, ("to_q",)), 1)[0].tolist()
+        return first, drop(["a"] * 99, 0.3, torch.Generator().manual_seed(1)), timestep_grid(1000, 64).tolist()
+
+    before = made()
+    torch.set_default_dtype(torch.float16)
+    try:
+        assert made() == before
+        assert torch.get_default_dtype() == torch.float16  # of whoever set it
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_network_that_drops_out_leaves_the_callers_random_numbers_as_they_were():
+    drops, plain = torch.nn.Dropout(0.5), torch.nn.Linear(2, 2)
+
+    def drawn(network, seed):
+        torch.manual_seed(7)
+        with seeded_dropout(network, torch.Generator().manual_seed(seed)):
+            within = network(torch.ones(64)) if network is drops else None
+        return within, torch.rand(3)
+
+    (one, after), (again, _), (other, _) = (drawn(drops, seed) for seed in (1, 1, 2))
+    assert torch.equal(one, again) and not torch.equal(one, other)
+    assert torch.equal(after, drawn(plain, 1)[1])
+
+
+def test_scores_whose_pictures_cannot_be_read_now_stay_also_where_memory_lacked(tmp_path):
+    """Of a table that names its pictures, as where a disk is not plugged in."""
+
+    class Short(LightService):
+        def _guda(self, query, progress):
+            a = super()._guda(query, progress)
+            lacking = GroupScore(None, None, None, "no_score", NO_MEMORY)
+            return replace(a, groups={**a.groups, next(iter(a.groups)): lacking})
+
+    folder = folder_of(tmp_path / "in", 3)
+    (tmp_path / "t.csv").write_text("file\n" + "".join(f"in/{p.name}\n" for p in sorted(folder.iterdir())))
+    table, out = tmp_path / "t.csv", tmp_path / "out"
+    run(table, out, Short)
+    before = rows(out)
+    assert any(r["reason"] == NO_MEMORY for r in before)
+    folder.rename(tmp_path / "away")
+    assert run(table, out, Short) == Total(3, kept=3) and rows(out) == before
+    (tmp_path / "away").rename(folder)
+    assert run(table, out, LightService) == Total(3, scored=3)

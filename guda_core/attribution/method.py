@@ -157,7 +157,7 @@ class Method(ABC):
     @classmethod
     def info(cls) -> MethodInfo:
         """What is said of the method."""
-        return MethodInfo(cls.id, cls.name, cls.unit, cls.note, cls.main, cls.oracle, cls.default)
+        return MethodInfo(cls.id, cls.name, cls.unit, cls.note, cls.main, cls.oracle, cls.default, tuple(cls.needs))
 
 
 class Combination(Method):

@@ -58,7 +58,7 @@ def make_plan(model: BaseModel, config: ScopeConfig, *, foreign: Path | None = N
     n, side = scope_material.count_own(config.pictures), model.card.resolution
     passes = n * scope_material.STEPS * (2 if model.tokens("")[1] > 0 else 1)
     pixels = np.full((side, side, 3), PIXELS, np.uint8)
-    most, latent = measured_at_most(config, foreign), torch.zeros(1, *model.latent_shape)
+    most, latent = measured_at_most(config, foreign), torch.zeros(1, *model.latent_shape, dtype=torch.float32)
     measure_s = _timed(lambda: scope_signals.of_model(model, pixels, model.encode(pixels), "plan"))
     decode_s = _timed(lambda: model.decode(latent))
     forward_s = Pace(model, batch=scope_material.AT_ONCE).forward_s

@@ -43,7 +43,7 @@ def nearness(features: Tensor) -> Tensor:
     """
     k, out = min(NEAREST, len(features) - 1), []
     if k < 1:
-        return torch.zeros(len(features))
+        return torch.zeros(len(features), dtype=torch.float32)
     for at in range(0, len(features), AT_ONCE):
         cosines = features[at : at + AT_ONCE] @ features.T
         cosines[torch.arange(len(cosines)), at + torch.arange(len(cosines))] = -torch.inf

@@ -343,6 +343,8 @@ def _many(
     say(f"Scored: {summary.finished}{kept}. Refused: {len(summary.refused)}.")
     for file, why in summary.refused.items():
         note(f"{file}: {why}")
+    for said in job.provenance.said_of(job.methods):
+        note(said)
     if not prompt and prompts is None:
         tell_prompts(job.files)
     say(f"Written: {out / 'batch.json'} and {out / 'scores.csv'}")

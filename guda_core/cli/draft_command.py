@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from guda_core.cli.terminal import ERR, say, show
+from guda_core.cli.terminal import ERR, note, say, show
 from guda_core.data.own.found import counted
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def draft(job: Forgetting, wanted: Sequence[str], *, again: bool) -> None:
     """Make the drafts, and say what they are."""
     from guda_core.unlearning.adapter_files import is_draft
-    from guda_core.unlearning.draft import make, meta_there, readers, undrafted
+    from guda_core.unlearning.draft import is_unlearned, make, meta_there, readers, undrafted
 
     readers(job.model)  # refuses before anything is begun
     began, made = time.monotonic(), {}
@@ -28,9 +28,15 @@ def draft(job: Forgetting, wanted: Sequence[str], *, again: bool) -> None:
     job.check_others(kept, again="use `guda unlearn --again` without --draft" if again else "add --again")
     for group in groups:
         with ERR.status(f"Drafting {job.group_set.groups[group].name}"):
-            made[group] = make(job, group)
-    if not made:
+            if (draft := make(job, group)) is not None:
+                made[group] = draft
+    broken = {g: why for g in job.known(wanted) if is_unlearned(job, g) and (why := job.why_again(g, None))}
+    for why in broken.values():
+        note(f"{why} Drafts leave it as it is.")
+    if not made and not broken:
         say("Nothing to do: every group has an adapter. With --again, drafts are made again.")
+        return
+    if not made:
         return
     show(_table(job, made))
     say(f"{counted(len(made), 'draft')} by UCE in {time.monotonic() - began:.1f} s. Their health was not measured.")

@@ -34,7 +34,9 @@ def results(
     status: Annotated[str, typer.Option(help="Rows of this kind: ok, unavailable, no_score, refused or failed.")] = "",
     scope: Annotated[str, typer.Option(help='Rows of this verdict: "in scope", "out of scope", "not assessed".')] = "",
     method: Annotated[str, typer.Option(help="Rows of this method.")] = "",
-    first: Annotated[bool, typer.Option("--first", help="Only rows of the first group of each picture.")] = False,
+    first: Annotated[
+        bool, typer.Option("--first", help="Only the first group of each picture, or why there is none.")
+    ] = False,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Write the rows here, all of them.")] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the summary here; where rows are asked for, the rows.")
@@ -69,23 +71,29 @@ def results(
     if report is not None:
         _again(found, *report, model=model)
         return
-    picture = found.spelled(picture) if picture else ""
-    asked = Asked(group=group, picture=picture, status=status, scope=scope, method=method, first=first)
-    if asked != Asked():
+    with found.at_once():
+        name = found.spelled(picture) if picture else ""
+        asked = Asked(group=group, picture=name, status=status, scope=scope, method=method, first=first)
+        _tell(found, asked, csv_file, json_file)
+        if page is not None:
+            from guda_core.scoring import summary_page
+
+            summary_page.write(found, str(page))
+            say(f"Written: {page}")
+
+
+def _tell(found: Results, asked: Asked, csv_file: Path | None, json_file: Path | None) -> None:
+    """Show the wanted rows, or the whole where none are named, and write what is asked for."""
+    if asked.names_some:
         found.check(asked)
         _rows(found, asked, csv_file, json_file)
-    else:
-        summary = found.summary()
-        _show_summary(summary)
-        if csv_file is not None:
-            _write_csv(found, asked, csv_file)
-        if json_file is not None:
-            _write_json(json_file, summary.plain())
-    if page is not None:
-        from guda_core.scoring import summary_page
-
-        summary_page.write(found, str(page))
-        say(f"Written: {page}")
+        return
+    summary = found.summary()
+    _show_summary(summary)
+    if csv_file is not None:
+        _write_csv(found, asked, csv_file)
+    if json_file is not None:
+        _write_json(json_file, summary.plain())
 
 
 def _show_summary(s: Summary) -> None:

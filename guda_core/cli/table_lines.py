@@ -26,7 +26,7 @@ def make_table(
 ) -> None:
     """Score the pictures, write the summary page, and say what came of it. workers, ray: None for this process."""
     from guda_core.scoring import places, summary_page
-    from guda_core.scoring.asking import Results, silent_said
+    from guda_core.scoring.asking import Results, no_score_said, silent_said
     from guda_core.scoring.table_run import Table
 
     table = Table(sources, out, make_service, options)
@@ -39,11 +39,11 @@ def make_table(
         note("What was scored is kept. The same command goes on.")
         raise
     kept = f" ({total.kept:,} of them kept from an earlier run)" if total.kept else ""
-    say(f"Scored: {total.scored + total.kept:,}{kept}. Without scores: {total.refused:,}.")
+    say(f"Scored: {total.scored + total.kept:,}{kept}. Without scores: {total.refused + total.no_score:,}.")
     for picture, why in list(total.why.items())[:SHOWN]:
         note(f"{picture}: {why}")
     results = Results(table.out)
-    for said in (*results.caveats(), *silent_said(results)):
+    for said in filter(None, (no_score_said(total.no_score), *results.caveats(), *silent_said(results))):
         note(said)
     page = summary_page.write(results)
     say(f"Written: {places.joined(table.out, 'parts')} and {page}. Ask them with `guda results {out}`.")

@@ -184,5 +184,5 @@ def drop(captions: Sequence[str], probability: float, rng: Generator) -> list[st
     """Each caption replaced by the empty prompt with the given probability (classifier-free guidance's training)."""
     import torch
 
-    gone = torch.rand(len(captions), generator=rng) < probability
+    gone = torch.rand(len(captions), generator=rng, dtype=torch.float32) < probability
     return ["" if g else c for c, g in zip(captions, gone.tolist(), strict=True)]

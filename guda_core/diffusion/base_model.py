@@ -75,7 +75,8 @@ class BaseModel(ABC):
 
     sha256: the model's identity, a hash of what enters a score (`identity`); adapters, features and reports name it.
     lock: whoever runs the network or switches its weights holds it, so that several visitors can use one model.
-    reading: whoever uses a tokenizer holds it, for no longer than that: a tokenizer's settings change while it reads.
+    reading: whoever uses a tokenizer holds it, since a tokenizer's settings change while it reads; `embed` also while
+    the text encoders work.
     lora_targets: name endings of the layers that a LoRA changes by default. keeps_shape: whether pictures may also have
     the other sizes of its resolution (`sizes`). caveat: a sentence to show beside this
     model's scores, where they mean something else than other models'; else empty.

@@ -100,12 +100,19 @@ def find_card(name: str) -> Card:
     """The card of that id. Raises ModelError that lists the known ones."""
     cards = known_cards()
     if name not in cards:
-        looked = f"There is nothing at {Path(name).absolute()}. " if Path(name).name != name else ""
         raise ModelError(
-            f"There is no model '{name}'. {looked}Known: {', '.join(cards)}. Or give a folder in diffusers' layout, a "
-            ".safetensors file, or a Hub id such as user/model."
+            f"There is no model '{name}'. {_looked(name)}Known: {', '.join(cards)}. Or give a folder in diffusers' "
+            "layout, a .safetensors file, or a Hub id such as user/model."
         )
     return cards[name]
+
+
+def _looked(name: str) -> str:
+    """What lies at the place that a name that is a path leads to, as a sentence; "" for other names."""
+    path = paths.at_home(name).absolute()
+    if Path(name).name == name:
+        return ""
+    return f"At {path} is no model. " if paths.is_there(path) else f"There is nothing at {path}. "
 
 
 def own_model() -> str:

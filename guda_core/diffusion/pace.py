@@ -31,7 +31,7 @@ def forward_flops(model: BaseModel) -> int:
         FakeTensorMode(allow_non_fake_inputs=True),
         FlopCounterMode(display=False) as count,
     ):
-        x = torch.zeros(1, *model.latent_shape, device=model.device)
+        x = torch.zeros(1, *model.latent_shape, device=model.device, dtype=torch.float32)
         t = torch.full((1,), len(model.schedule) // 2, device=model.device)
         model.predict(x, t, condition)
     return count.get_total_flops()
@@ -95,6 +95,6 @@ class Pace:
 
     def _pass(self, batch: int) -> Tensor:
         m = self.model
-        x = torch.zeros(batch, *m.latent_shape, device=m.device)
+        x = torch.zeros(batch, *m.latent_shape, device=m.device, dtype=torch.float32)
         t = torch.full((batch,), len(m.schedule) // 2, device=m.device)
         return m.predict_eps(x, t, m.embed([""] * batch))

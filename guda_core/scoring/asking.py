@@ -13,9 +13,9 @@ from typing import Any
 
 from guda_core.errors import OptionError, ReportError
 from guda_core.given import check_texts, count
-from guda_core.paths import stamps
-from guda_core.scoring import caveats, parts, places
+from guda_core.scoring import caveats, places
 from guda_core.scoring.listing import as_text, connect, exact, quoted
+from guda_core.scoring.own_parts import OwnParts
 from guda_core.scoring.scorer import MADE_FROM, made_from_in
 from guda_core.scoring.table_rows import COLUMNS, FAILED, REFUSED, Row
 from guda_core.scoring.table_run import begun
@@ -27,7 +27,6 @@ ORDERS = {  # name -> how rows are sorted
     "lowest score": "score ASC NULLS LAST, picture, method, rank",
     "picture": "picture, method, rank NULLS LAST, group_id",
 }
-FILES = (MADE_FROM, "table.json", f"{parts.FOLDER}/*{parts.ENDING}")  # of a table: rows are made of these
 REASONS = 20  # that a summary lists
 FIRST = (
     "(rank = 1 OR method IS NULL OR (rank IS NULL AND (picture, method) NOT IN "
@@ -56,6 +55,11 @@ class Asked:
     def order(self) -> str:
         """How these rows are best sorted, of ORDERS."""
         return "score" if self.group and not self.picture else "picture"
+
+    @property
+    def names_some(self) -> bool:
+        """Whether rows are left out."""
+        return self != Asked()
 
     def where(self) -> tuple[str, list[Any]]:
         """(condition, its values) of a query."""
@@ -145,43 +149,39 @@ class Results:
             )
         self._connection = connect()
         places.register(self._connection, self.folder)
-        self._looking, self.cut = RLock(), 0
-        self._stamp: tuple[tuple[str, int], ...] | None = None
+        self._parts = OwnParts(self.folder, self._connection, self.made_from)
+        self._looking, self._held = RLock(), 0
         self._look()
+
+    @property
+    def cut(self) -> int:
+        """Parts that are left out."""
+        return self._parts.cut
 
     def _look(self) -> None:
         """Find the parts, again where files of the table changed: it may go on, or be made anew.
 
         Raises:
-            OptionError: nothing is finished yet.
+            OptionError: there is no table any more, or nothing of it is finished yet.
         """
-        here = not places.is_url(self.folder)
-        stamp = stamps(places.as_path(self.folder), FILES) if here else ()
         with self._looking:
-            if stamp == self._stamp:
+            if self._held or not self._parts.look():
                 return
-            good, cut = parts.whole(places.files(places.joined(self.folder, parts.FOLDER), parts.ENDING))
-            good, foreign = self._own(good)
-            self.cut = len(cut) + len(foreign)
-            if not good:
-                raise OptionError(
-                    f"Nothing in '{self.folder}' is finished yet. Wait, or run the command that made it again."
-                )
-            listed = ", ".join(quoted(exact(p)) for p in good)
+            listed = ", ".join(quoted(exact(p)) for p in self._parts.good)
             view = f"CREATE OR REPLACE VIEW scores AS SELECT {', '.join(COLUMNS)} FROM read_parquet([{listed}])"
             with self._told():
                 self._connection.cursor().execute(view)
-            self._stamp = stamp
 
-    def _own(self, good: list[str]) -> tuple[list[str], list[str]]:
-        """(parts of this table, parts that are another table's, in another one's place, or damaged)."""
-        try:
-            made, count = self.made_from(), int((begun(self.folder) or {})["parts"])
-        except ReportError:
-            return good, []  # what needs that file says so
-        origins = parts.origins(self._connection, good)
-        own = {p for p in good if origins.get(p, "") in (None, parts.origin(made, parts.number_of(p), count))}
-        return [p for p in good if p in own], [p for p in good if p not in own]
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within the block all answers are of the same files: those of its beginning. Threads wait for each other."""
+        with self._looking:
+            self._look()
+            self._held += 1
+            try:
+                yield
+            finally:
+                self._held -= 1
 
     def close(self) -> None:
         """Let go of the files."""
@@ -249,10 +249,11 @@ class Results:
         check_texts({**texts, "order": order})
         if (most := count(limit, "limit")) is not None and most < 0:
             raise OptionError(f"limit must be at least 0; got {most}.")
-        name = self.spelled(picture) if picture else ""
-        asked = Asked(group, method, status, scope, name, text, first)
-        self.check(asked)
-        return self.rows(asked, order=order or asked.order, limit=most)
+        with self.at_once():
+            name = self.spelled(picture) if picture else ""
+            asked = Asked(group, method, status, scope, name, text, first)
+            self.check(asked)
+            return self.rows(asked, order=order or asked.order, limit=most)
 
     def check(self, asked: Asked) -> None:
         """Raises OptionError: these results have no such picture, group or method, or there is no such status or scope,
@@ -333,6 +334,10 @@ class Results:
 
     def summary(self) -> Summary:
         """What the table says as a whole."""
+        with self.at_once():
+            return self._summary()
+
+    def _summary(self) -> Summary:
         ((rows, pictures, scored),) = self._ask(
             "SELECT count(*), count(DISTINCT picture), count(DISTINCT picture) FILTER (status = 'ok') FROM scores"
         )

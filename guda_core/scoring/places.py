@@ -205,6 +205,28 @@ def files(folder: str, ending: str) -> list[str]:
     return [fs.unstrip_protocol(p) for p in sorted(found) if p.endswith(ending)]
 
 
+CHANGES = ("mtime", "LastModified", "last_modified", "updated", "ETag", "etag", "created")  # what stores tell of a file
+
+
+def marks(folder: str, ending: str) -> dict[str, str]:
+    """Place -> what is otherwise once the file is written again, of the files in a folder that end so, by name."""
+    if not is_url(folder):
+        return {p: _mark(as_path(p)) for p in files(folder, ending)}
+    fs, path = opened(folder)
+    fs.invalidate_cache()
+    found = fs.ls(path, detail=True) if fs.isdir(path) else []
+    told = {f["name"]: repr([f.get("size"), *map(f.get, CHANGES)]) for f in found if f["name"].endswith(ending)}
+    return {fs.unstrip_protocol(name): told[name] for name in sorted(told)}
+
+
+def _mark(path: Path) -> str:
+    try:
+        found = path.stat()
+    except OSError:  # it is gone
+        return ""
+    return f"{found.st_mtime_ns} {found.st_size}"
+
+
 def register(connection: Any, place: str) -> None:
     """Let a DuckDB connection read URLs of that kind."""
     if not is_url(place):

@@ -15,7 +15,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -62,8 +62,8 @@ class Task:
 
 @dataclass(frozen=True)
 class Done:
-    """How far a part is. scored, kept, refused: pictures, of `pictures`. refused counts those that failed, too; why:
-    some of their reasons."""
+    """How far a part is. scored, kept, refused, no_score: pictures, of `pictures`. refused counts those that failed,
+    too; why: some of their reasons. no_score: of which no method has a score of any group, now or before."""
 
     part: int
     pictures: int
@@ -71,11 +71,12 @@ class Done:
     kept: int = 0
     refused: int = 0
     why: dict[str, str] = field(default_factory=dict)
+    no_score: int = 0
 
     @property
     def finished(self) -> int:
         """Pictures that have rows now."""
-        return self.scored + self.kept + self.refused
+        return self.scored + self.kept + self.refused + self.no_score
 
 
 def service_of(task: Task) -> Service:
@@ -202,7 +203,7 @@ class _Part:
         try:
             for w in self.wanted:
                 kept, found[w.picture] = self._picture(w, before.get(w.picture, []))
-                done = _counted(done, kept, found[w.picture][0])
+                done = _counted(done, kept, found[w.picture])
                 if (now := time.monotonic()) - saved > min(SAVE_S, took / SAVE_SHARE) and not kept:
                     self._save(found)
                     saved = time.monotonic()
@@ -227,7 +228,7 @@ class _Part:
             sha256 = hashlib.sha256(data).hexdigest() if len(data) <= MAX_BYTES else None
         except GudaError as e:
             unread = isinstance(e, UnreadError)
-            if unread and before and all(_fits(row, w, row["file_sha256"]) for row in before):
+            if unread and before and all(_is_scored(row, w, row["file_sha256"]) for row in before):
                 log.warning("%s cannot be read now; its scores stay. %s", w.picture, e)
                 return True, before
             return False, table_rows.without_scores(w, None, REFUSED, str(e), **self.about)
@@ -255,16 +256,24 @@ class _Part:
         return table_rows.scored(w, query, answers, scope, group_set=self.service.group_set, **self.about)
 
 
-def _counted(done: Done, kept: bool, row: Row) -> Done:
-    """What was done, with one more picture; row: its first."""
-    bad = row["status"] in (REFUSED, FAILED)
-    scored, refused = done.scored + (not kept and not bad), done.refused + bad
-    why = {**done.why, row["picture"]: row["reason"]} if bad and len(done.why) < WHY else done.why
-    return replace(done, kept=done.kept + (kept and not bad), scored=scored, refused=refused, why=why)
+def _counted(done: Done, kept: bool, rows: Sequence[Row]) -> Done:
+    """What was done, with the rows of one more picture."""
+    first = rows[0]
+    if first["status"] in (REFUSED, FAILED):
+        why = {**done.why, first["picture"]: first["reason"]} if len(done.why) < WHY else done.why
+        return replace(done, refused=done.refused + 1, why=why)
+    if not any(row["status"] == "ok" for row in rows):
+        return replace(done, no_score=done.no_score + 1)
+    return replace(done, kept=done.kept + kept, scored=done.scored + (not kept))
+
+
+def _is_scored(row: Row, w: Wanted, sha256: str | None) -> bool:
+    """Whether a row is of the same bytes and prompt, and was neither refused nor failed."""
+    same = (row["file_sha256"], row["prompt"]) == (sha256, w.prompt) and sha256 is not None
+    return same and row["status"] not in (FAILED, REFUSED)
 
 
 def _fits(row: Row, w: Wanted, sha256: str | None) -> bool:
-    """Whether a row is of the same bytes and prompt, and need not be tried again. What was refused is: something that
-    was missing then, such as what reads HEIC, may be there now. So is what had too little memory."""
-    same = (row["file_sha256"], row["prompt"]) == (sha256, w.prompt) and sha256 is not None
-    return same and row["status"] not in (FAILED, REFUSED) and not lacked(row["reason"] or "")
+    """Whether a row need not be tried again. What was refused is: something that was missing then, such as what reads
+    HEIC, may be there now. So is what had too little memory."""
+    return _is_scored(row, w, sha256) and not lacked(row["reason"] or "")

@@ -42,18 +42,20 @@ class Options:
 
 @dataclass(frozen=True)
 class Total:
-    """How far a table is. scored, kept, refused: of `pictures`. why: some reasons, picture -> reason."""
+    """How far a table is. scored, kept, refused, no_score: of `pictures`, as `Done` counts them. why: some reasons,
+    picture -> reason."""
 
     pictures: int
     scored: int = 0
     kept: int = 0
     refused: int = 0
     why: dict[str, str] = field(default_factory=dict)
+    no_score: int = 0
 
     @property
     def done(self) -> int:
         """Pictures that have rows now."""
-        return self.scored + self.kept + self.refused
+        return self.scored + self.kept + self.refused + self.no_score
 
 
 class Table:
@@ -111,7 +113,8 @@ class Table:
 
 def _added(total: Total, now: Done, before: Done) -> Total:
     """The total with a part that is further than before."""
-    more = {k: getattr(total, k) + getattr(now, k) - getattr(before, k) for k in ("scored", "kept", "refused")}
+    counts = ("scored", "kept", "refused", "no_score")
+    more = {k: getattr(total, k) + getattr(now, k) - getattr(before, k) for k in counts}
     return replace(total, **more, why=total.why if len(total.why) >= WHY else {**total.why, **now.why})
 
 

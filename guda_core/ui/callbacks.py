@@ -23,7 +23,7 @@ from guda_core.data.images import read_file
 from guda_core.data.prompts import check_options
 from guda_core.diffusion.memory import NO_MEMORY, is_out_of_memory
 from guda_core.errors import GudaError, ImageError, ScoreError, lacked
-from guda_core.records import Attribution, GroupScore, Query, Scope, Tried
+from guda_core.records import Attribution, GroupScore, Provenance, Query, Scope, Tried
 from guda_core.service import Service, Step, main_first, main_method
 from guda_core.ui import examples, words
 from guda_core.ui.answer import Answer
@@ -287,7 +287,8 @@ class Runs:
         """The updates that one new answer makes: the headline, and its method's bars and table."""
         s, sets, info = self.screen, self.service.group_set, self.service.methods()[a.method]
         if a.method == answer.methods[0]:
-            panel = main_panel(a, sets, info, caveat=self.caveat, scope=answer.scope)
+            said = " ".join(self._provenance.said_of(answer.methods))
+            panel = main_panel(a, sets, info, caveat=said, scope=answer.scope)
             panel += near_html(answer.shown.near, sets)
         else:
             panel = other_panel(a, sets, info, scope=answer.scope)
@@ -300,6 +301,6 @@ class Runs:
         return known[main].name if (main := main_method(known)) else ""
 
     @cached_property
-    def caveat(self) -> str:
-        """What has to be said of this model's scores; "" for most."""
-        return self.service.provenance().caveat
+    def _provenance(self) -> Provenance:
+        """With what has to be said of this model's scores."""
+        return self.service.provenance()

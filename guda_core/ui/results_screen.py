@@ -70,7 +70,7 @@ def draw(results: Results) -> Screen:
         scope = gr.Dropdown([(ANY, ""), *SCOPES], value="", label="Scope", min_width=110)
         status = gr.Dropdown([(ANY, ""), *STATUSES], value="", label="Status", min_width=110)
         order = gr.Dropdown(list(ORDERS), value="picture", label="Sorted by", min_width=110)
-    first = gr.Checkbox(True, label="Only the first group of each picture and method")
+    first = gr.Checkbox(True, label="Only the first group of each picture and method, or why there is none")
     found = page(results, Asked(first=True), "picture", 0)
     where, rows = block(found[1]), block(found[2])
     with gr.Row():
@@ -102,10 +102,11 @@ def asked_of(name: str, group: str, method: str, scope: str, status: str, first:
 def page(results: Results, asked: Asked, order: str, start: int) -> tuple[int, Html, Html, list[str]]:
     """(first row, which rows these are, the rows, the pictures in them) of a page that begins at `start`, or of the
     last page."""
-    count = results.count(asked)
-    start = max(0, min(int(start), (count - 1) // ROWS * ROWS))
-    rows = results.rows(asked, order=order, limit=ROWS, start=start)
-    by = str(results.made_from().get("model", {}).get("name", "?"))  # the table may have been made anew
+    with results.at_once():
+        count = results.count(asked)
+        start = max(0, min(int(start), (count - 1) // ROWS * ROWS))
+        rows = results.rows(asked, order=order, limit=ROWS, start=start)
+        by = str(results.made_from().get("model", {}).get("name", "?"))  # the table may have been made anew
     where = f"Rows {start + 1:,} to {start + len(rows):,} of {count:,}, scored by {by}." if rows else "No rows."
     cells = [_cells(r) for r in rows]
     shown = table("Rows of the table of scores", HEAD, cells, numbers="..n.nn", css="guda-told") if rows else Html("")
@@ -128,7 +129,9 @@ def _cells(r: Row) -> list[object]:
 
 def opened(results: Results, picture: str) -> Html:
     """One picture's answer from its rows: what is known of it, and the bars of each method."""
-    rows = results.of_picture(str(picture)[:LONGEST]) if picture else []
+    with results.at_once():
+        rows = results.of_picture(str(picture)[:LONGEST]) if picture else []
+        methods = results.methods() if rows else []
     if not rows:
         return note(f"There is no picture '{picture}' in these results." if picture else NO_PICTURE)
     first = rows[0]
@@ -138,7 +141,7 @@ def opened(results: Results, picture: str) -> Html:
     if first["method"] is None:
         return Html(head + text(f"No scores. {first['reason']}"))
     found = {r["method"] for r in rows}
-    body = Html("".join(_method([r for r in rows if r["method"] == m]) for m in results.methods() if m in found))
+    body = Html("".join(_method([r for r in rows if r["method"] == m]) for m in methods if m in found))
     if first["scope"] == "out of scope":
         body = folded(sentences.ALL_THE_SAME, body, css="guda-out")
     hashes = f"SHA-256 of the file: {first['file_sha256']}. Its report: "

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, TypeGuard
 
 import torch
 
@@ -41,8 +41,12 @@ WHOLE = {  # settings -> the least whole number
 }  # fmt: skip
 NUMBERS = (  # from 0 up
     "lr", "lam", "forget_weight", "weight_decay", "ema", "clip_norm", "checkpoint_s", "empty_share", "beta", "eta",
-    "bandwidth",
+    "bandwidth", "esd_strength",
 )  # fmt: skip
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def check_numbers(given: Mapping[str, object]) -> None:
@@ -51,7 +55,7 @@ def check_numbers(given: Mapping[str, object]) -> None:
         if name in WHOLE and (not isinstance(value, int) or isinstance(value, bool) or value < WHOLE[name]):
             least = "" if name == "seed" else f", at least {WHOLE[name]}"
             raise OptionError(f"{name} must be a whole number{least}; got {value!r}.")
-        if name in NUMBERS and (not isinstance(value, int | float) or not 0 <= value < float("inf")):
+        if name in NUMBERS and not (_is_number(value) and 0 <= value < float("inf")):
             raise OptionError(f"{name} must be a number from 0 up; got {value!r}.")
 
 

@@ -65,13 +65,14 @@ def readers(model: BaseModel) -> dict[str, Tensor]:
 def undrafted(job: Forgetting, wanted: Sequence[str], *, again: bool = False) -> list[str]:
     """The wanted groups (none named: all) that a draft is to be made of: those without a usable adapter, those
     whose draft is of other pictures or captions than the set's now, and with `again` all that have a draft. What
-    unlearning made of this model stays."""
+    unlearning made of this model stays, also where it cannot be used."""
     out, now = [], job.listed()
     for group in job.known(wanted):
+        if is_unlearned(job, group):
+            continue
         try:
             meta = job.load(group).meta
-            stale = any(meta.get(k, v) != v for k, v in now.items())
-            if is_draft(meta) and (again or stale):
+            if again or any(meta.get(k, v) != v for k, v in now.items()):
                 out.append(group)
         except AdapterError:
             out.append(group)
@@ -86,8 +87,14 @@ def meta_there(job: Forgetting, group: str) -> Mapping[str, Any]:
         return {}
 
 
-def make(job: Forgetting, group: str, config: UceConfig | None = None) -> Draft:
-    """Write the draft of one group into its adapter folder.
+def is_unlearned(job: Forgetting, group: str) -> bool:
+    """Whether an adapter that unlearning made of this model lies in the group's place."""
+    meta = meta_there(job, group)
+    return bool(meta) and not is_draft(meta) and job.model.goes_by(str(meta.get("base_sha256")))
+
+
+def make(job: Forgetting, group: str, config: UceConfig | None = None) -> Draft | None:
+    """Write the draft of one group into its adapter folder; None where the group was unlearned meanwhile, which stays.
 
     Raises:
         OptionError: the model has no layers to edit. AdapterError: the draft is not finite, or cannot be written.
@@ -119,6 +126,8 @@ def make(job: Forgetting, group: str, config: UceConfig | None = None) -> Draft:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     with job.claim(group):
+        if is_unlearned(job, group):
+            return None
         adapters.save_factors(state, job.folder.own(group), spec=spec, meta=meta)
     return Draft(found.rank, found.rest)
 

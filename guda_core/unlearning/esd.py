@@ -28,7 +28,7 @@ from guda_core.unlearning.forget import ForgetLoss, Half
 from guda_core.unlearning.guda_c import GudaC
 from guda_core.unlearning.loop import Progress, run
 from guda_core.unlearning.one_group import draw_noised
-from guda_core.unlearning.student import precision, scaler, seed_dropout, student_of
+from guda_core.unlearning.student import precision, scaler, seeded_dropout, student_of
 
 
 class Esd(GudaC):
@@ -65,8 +65,7 @@ class EsdFineTuned(ForgetLoss):
 
         def loss_of(step: int, rng: torch.Generator) -> Tensor:
             _, _, eps, x_t, t = draw_noised(task, task.own, loop.batch, rng)
-            seed_dropout(expert, rng)
-            with precision(task.model):
+            with seeded_dropout(expert, rng), precision(task.model):
                 return losses.mean_square(task.eps(x_t, t, prompts, expert), eps.to(x_t.device))
 
         for p in run(expert, loss_of, loop, checkpoint, scaler=scaler(task.model)):

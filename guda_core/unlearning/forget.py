@@ -209,6 +209,10 @@ def config_of(
             "lora is a LoraSpec here. A LoRA file that the model needs is named by GUDA_LORA or its card."
         )
     check_numbers(given if rank is None else {**given, "rank": rank})
+    if not isinstance(whole, bool | None):
+        raise OptionError(f"whole must be True or False; got {whole!r:.60}.")
+    if targets is not None and not (_is_list(targets) and targets and all(isinstance(t, str) for t in targets)):
+        raise OptionError(f"targets must be a list of layers' names, such as to_q; got {targets!r:.60}.")
     loop = {k: given.pop(k) for k in LOOP_SETTINGS if k in given}
     config = kind(operator=operator, **given)
     lora = config.lora
@@ -219,6 +223,10 @@ def config_of(
     if lora is not None and targets is not None:
         lora = dataclasses.replace(lora, targets=tuple(targets))
     return dataclasses.replace(config, lora=lora, loop=dataclasses.replace(config.loop, **loop))
+
+
+def _is_list(given: object) -> bool:
+    return isinstance(given, Sequence) and not isinstance(given, str)
 
 
 def read_config(record: Mapping[str, Any]) -> Settings:

@@ -40,7 +40,7 @@ def anchor_odds(
     ids = list(captioner.group_set.groups)
     own = ids.index(forget)
     if config.selection != "weighted":
-        return losses.anchor_probabilities(torch.zeros(len(ids)), beta=0.0, eta=1.0, exclude=own)
+        return losses.anchor_probabilities(torch.zeros(len(ids), dtype=torch.float32), beta=0.0, eta=1.0, exclude=own)
     if text_features is None:
         raise OptionError("The selection 'weighted' compares the groups' words, and there are no text features.")
     words = [text_features(list(captioner.phrases(g))).mean(dim=0) for g in ids]

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from guda_core.diffusion.base_model import UNET_TARGETS
 from guda_core.errors import AdapterError
+from guda_core.machine import LOADING
 
 OTHER_KINDS = (  # settings of PEFT under which the same factors mean something else
     "use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "lora_bias", "fan_in_fan_out", "modules_to_save",
@@ -66,7 +67,8 @@ def attach(network: nn.Module, spec: LoraSpec, seed: int) -> list[nn.Parameter]:
         AdapterError: no module has one of the names.
     """
     devices = {p.device for p in network.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng(devices=list(devices)):  # the caller's own draws go on as they were
+    # the caller's own draws go on as they were; a model that another thread reads may have changed torch's default type
+    with _in_float32(), torch.random.fork_rng(devices=list(devices)):
         torch.manual_seed(seed)
         inject_adapter_in_model(_config(spec), network)
     params = [p for n, p in network.named_parameters() if "lora_" in n]
@@ -77,6 +79,18 @@ def attach(network: nn.Module, spec: LoraSpec, seed: int) -> list[nn.Parameter]:
         if "lora_" in n:
             p.data = p.data.float()
     return params
+
+
+@contextmanager
+def _in_float32() -> Iterator[None]:
+    """Within the block float32 is torch's default type."""
+    with LOADING:
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
 
 
 def switch(network: nn.Module, on: bool) -> None:
@@ -108,9 +122,17 @@ def attached(network: nn.Module, spec: LoraSpec, seed: int) -> Iterator[list[nn.
         with disable_input_dtype_casting(network):
             yield params
     finally:
-        detach(network)
-        for n, p in network.named_parameters():
-            p.requires_grad_(needed[n])
+        try:
+            _restore(network, needed)
+        except BaseException:  # Ctrl-C within: no part of the LoRA must stay
+            _restore(network, needed)
+            raise
+
+
+def _restore(network: nn.Module, needed: dict[str, bool]) -> None:
+    detach(network)
+    for n, p in network.named_parameters():
+        p.requires_grad_(needed[n])
 
 
 @torch.no_grad()

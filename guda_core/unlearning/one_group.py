@@ -30,7 +30,7 @@ from guda_core.unlearning.forget import FORGET_LOSSES, ForgetLoss, Half, Task, h
 from guda_core.unlearning.kept_prompts import KeptPrompts, network_alone
 from guda_core.unlearning.loop import Progress, run, step_generator
 from guda_core.unlearning.pieces import Pieces
-from guda_core.unlearning.student import Student, check, precision, scaler, seed_dropout
+from guda_core.unlearning.student import Student, check, precision, scaler, seeded_dropout
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def _drawn(task: Task, loss: ForgetLoss, config: Settings, rng: torch.Generator)
     loss.draw(forgotten, rng)
     retained.prompts = task.captions(retained.at, rng)
     for half in (retained, forgotten):
-        half.hidden = (torch.rand(b, generator=rng) < config.empty_share).tolist()
+        half.hidden = (torch.rand(b, generator=rng, dtype=torch.float32) < config.empty_share).tolist()
         half.seen = hide(half.prompts, half.hidden)
     loss.revise(forgotten, retained, rng)
     return forgotten, retained
@@ -165,23 +165,23 @@ class Training:
         with precision(task.model):
             targets = _targets(task, self.loss, forgotten, retained)
         off = targets[1].square().mean().clamp_min(1e-12)
-        seed_dropout(self.student.network, rng)
         moved = 0.0
-        for part in _passes(task, (forgotten, retained), targets):
-            with self.student.answers():
-                with precision(task.model):
-                    out = task.eps(part.x_t, part.t, part.seen, self.student.network)
-                first, total, preserve = part.forgotten, None, None
-                if first:
-                    of_them = losses.mean_square(out[:first], part.target[:first])
-                    total = config.forget_weight * of_them * (first / b)
-                if first < len(out):
-                    preserve = losses.mean_square(out[first:], part.target[first:]) * ((len(out) - first) / b)
-                    moved += float(preserve.detach() / off)
-                    total = config.lam * preserve if total is None else total + config.lam * preserve
-                assert total is not None
-                yield total
-            del out, total, preserve
+        with seeded_dropout(self.student.network, rng):
+            for part in _passes(task, (forgotten, retained), targets):
+                with self.student.answers():
+                    with precision(task.model):
+                        out = task.eps(part.x_t, part.t, part.seen, self.student.network)
+                    first, total, preserve = part.forgotten, None, None
+                    if first:
+                        of_them = losses.mean_square(out[:first], part.target[:first])
+                        total = config.forget_weight * of_them * (first / b)
+                    if first < len(out):
+                        preserve = losses.mean_square(out[first:], part.target[first:]) * ((len(out) - first) / b)
+                        moved += float(preserve.detach() / off)
+                        total = config.lam * preserve if total is None else total + config.lam * preserve
+                    assert total is not None
+                    yield total
+                del out, total, preserve
         self.health.note(moved)
 
 

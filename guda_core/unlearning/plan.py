@@ -92,7 +92,7 @@ def time_step(task: Task, config: Settings, memory: MemorySettings) -> Timed:
 
 def blank_latents(model: Any, items: Sequence[Item]) -> torch.Tensor:
     """Latents of the right shape that take no memory: a plan needs no pictures."""
-    return torch.zeros(1, *model.latent_shape).expand(len(items), *model.latent_shape)
+    return torch.zeros(1, *model.latent_shape, dtype=torch.float32).expand(len(items), *model.latent_shape)
 
 
 @dataclass(frozen=True)

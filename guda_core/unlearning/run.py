@@ -191,9 +191,14 @@ class Forgetting:
         """
         now = self.listed().get(adapter_files.LISTED)
         for group in groups if now else ():
-            with suppress(InHandError), self.claim(group):  # whoever has it in hand writes another one
-                if self.load(group).meta.get(adapter_files.LISTED, now) != now:
-                    adapter_files.note(self.folder / group, {adapter_files.LISTED: now})
+            if not self._is_listed(group, now):
+                with suppress(InHandError), self.claim(group):  # whoever has it in hand writes another one
+                    if not self._is_listed(group, now):
+                        adapter_files.note(self.folder / group, {adapter_files.LISTED: now})
+
+    def _is_listed(self, group: str, now: object) -> bool:
+        """Whether the group's adapter names that list, or none."""
+        return self.load(group).meta.get(adapter_files.LISTED, now) == now
 
     def pictures(self) -> Pictures:
         """The train split."""

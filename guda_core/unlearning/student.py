@@ -95,10 +95,17 @@ def drops_out(network: nn.Module) -> bool:
     return any(isinstance(m, nn.Dropout) and m.p > 0 for m in network.modules())
 
 
-def seed_dropout(network: nn.Module, rng: torch.Generator) -> None:
-    """Let a network that drops out draw from the global generators, which it does, as the generator says."""
-    if drops_out(network):
-        torch.manual_seed(int(torch.randint(2**62, (1,), generator=rng)))
+@contextmanager
+def seeded_dropout(network: nn.Module, rng: torch.Generator) -> Iterator[None]:
+    """Within the block a network that drops out draws from the global generators, which it does, as the generator says;
+    the caller's own draws go on as they were."""
+    if not drops_out(network):
+        yield
+        return
+    seed = int(torch.randint(2**62, (1,), generator=rng))
+    with torch.random.fork_rng(devices=list({p.device for p in network.parameters() if p.device.type == "cuda"})):
+        torch.manual_seed(seed)
+        yield
 
 
 def precision(model: BaseModel) -> AbstractContextManager[Any]:

@@ -14,7 +14,7 @@ answers are made the same way, whatever else runs on the GPU, since in half prec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol, Self
 
@@ -214,22 +214,28 @@ def _swapped(own: Mapping[str, Tensor], changed: Mapping[str, Tensor]) -> Iterat
 def branched(network: nn.Module, adapter: Change) -> Iterator[None]:
     """Within the block a LoRA's branch runs beside each layer that it changes."""
     handles = []
+    on = [adapter.group]  # a hook that Ctrl-C leaves behind does nothing
     try:
         for name, (b, a, shape) in adapter.factors.items():
             module = network.get_submodule(name.removesuffix(".weight"))
-            handles.append(module.register_forward_hook(_branch(module, adapter.scale * b, a.view(-1, *shape[1:]))))
+            branch = _branch(module, adapter.scale * b, a.view(-1, *shape[1:]), on)
+            handles.append(module.register_forward_hook(branch))
         yield
     finally:
+        on.clear()
         for h in handles:
             h.remove()
 
 
-def _branch(module: nn.Module, b: Tensor, a: Tensor) -> Callable[..., Tensor]:
-    """y + B (A x) of a linear layer or a convolution. b: (out, r), scaled; a: (r, in) or (r, in, kh, kw)."""
+def _branch(module: nn.Module, b: Tensor, a: Tensor, on: Sequence[str]) -> Callable[..., Tensor | None]:
+    """y + B (A x) of a linear layer or a convolution; y as it is once `on` is empty. b: (out, r), scaled; a: (r, in) or
+    (r, in, kh, kw)."""
     own: Any = module.weight
     b, a = b.to(own), a.to(own)
 
-    def add(module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> Tensor:
+    def add(module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> Tensor | None:
+        if not on:
+            return None
         if isinstance(module, nn.Conv2d):
             down = F.conv2d(args[0], a, None, module.stride, module.padding, module.dilation)
             return y + F.conv2d(down, b[:, :, None, None])

@@ -100,7 +100,7 @@ def _timed(call: Any) -> float:
 
 def _gradient_s(model: BaseModel, config: FeatureConfig) -> float:
     """Seconds of a pass with gradients, of one picture at one timestep; where that is short, within a whole picture."""
-    latent = torch.zeros(1, *model.latent_shape)
+    latent = torch.zeros(1, *model.latent_shape, dtype=torch.float32)
 
     def seconds(timesteps: int) -> float:
         tried = Gradients(model, replace(config, timesteps=timesteps))

@@ -61,7 +61,7 @@ class FeatureConfig:
 
 def timestep_grid(steps: int, k: int) -> Tensor:
     """The middles of k equal parts of 1 .. steps-1: (k,) int64."""
-    return (1 + (torch.arange(k) + 0.5) * (steps - 1) / k).long()
+    return (1 + (torch.arange(k, dtype=torch.float32) + 0.5) * (steps - 1) / k).long()
 
 
 def at_once(size: int) -> int:

@@ -6,8 +6,10 @@ author, licence or link that only came from the pictures' table or metadata is w
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import yaml
 
 from guda_core.data.groups import load_group_set
 from guda_core.data.own.found import RIGHTS
-from guda_core.data.own.new_set import Draft, NewSet, rights_of
+from guda_core.data.own.new_set import PHRASES, Draft, NewSet, rights_of
 from guda_core.data.own.picture_list import FILE, Listed, changes, read_list, write_list
 from guda_core.errors import DataError, GroupSetError
 from guda_core.held_files import check_writable, replace_file
@@ -61,10 +63,16 @@ def as_before(asked: NewSet, old: GroupSet | None, given: set[str]) -> NewSet:
 
 
 def _one_phrase(old: GroupSet) -> str | None:
-    """How the set says each of its groups, with {name} in it; None where it has no one way."""
-    ways = {g.phrase.replace(g.name, "{name}") if g.phrase else "" for g in old.groups.values()}
-    way = ways.pop()
-    return way if not ways and "{name}" in way else None
+    """How the set says most of its groups, with {name} in it; None where it has no such way."""
+    ways = Counter(_way(g.name, g.phrase) for g in old.groups.values())
+    way, n = ways.most_common(1)[0]
+    return way if "{name}" in way and 2 * n > len(old.groups) else None
+
+
+def _way(name: str, phrase: str) -> str:
+    """A group's phrase with {name} where its name stands."""
+    known = [way for way in PHRASES if way.replace("{name}", name) == phrase]
+    return known[0] if known else re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "{name}", phrase, count=1)
 
 
 def kept(new: Draft, old: GroupSet, *, phrases: bool) -> Draft:

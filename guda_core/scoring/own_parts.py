@@ -1,0 +1,64 @@
+"""Which parts of a table are whole and its own: some may come, change or go while it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from guda_core.errors import OptionError, ReportError
+from guda_core.scoring import parts, places
+from guda_core.scoring.table_run import TABLE, begun
+
+
+class OwnParts:
+    """Of the folder of a table. good: the places of such parts. cut: how many others there are.
+
+    made_from: gives what the table was made from, and raises ReportError where that is damaged.
+    """
+
+    def __init__(self, folder: str, connection: Any, made_from: Callable[[], dict[str, Any]]) -> None:
+        self.folder, self._connection, self._made_from = folder, connection, made_from
+        self.good: list[str] = []
+        self.cut = 0
+        self._seen: dict[str, str] | None = None
+        self._known: dict[tuple[str, str], bool] = {}  # (place, when it was written) -> whether it is
+        self._known_of: Any = None
+
+    def look(self) -> bool:
+        """Whether anything is otherwise than it was the last time. Parts that are as they were are not read again.
+
+        Raises:
+            OptionError: there is no table any more, or nothing of it is finished yet.
+        """
+        found = places.marks(places.joined(self.folder, parts.FOLDER), parts.ENDING)
+        seen = {**places.marks(self.folder, ".json"), **found}
+        if seen == self._seen:
+            return False
+        self._find(found)
+        if not self.good:
+            raise OptionError(
+                f"Nothing in '{self.folder}' is finished yet. Wait, or run the command that made it again."
+            )
+        self._seen = seen
+        return True
+
+    def _find(self, found: dict[str, str]) -> None:
+        if (table := begun(self.folder)) is None:
+            raise OptionError(f"There are no results in '{self.folder}': it has no {TABLE}.")
+        count = int(table["parts"])
+        try:
+            made = self._made_from()
+        except ReportError:
+            made = None  # what needs that file says so
+        if (made, count) != self._known_of:
+            self._known, self._known_of = {}, (made, count)
+        whole, _ = parts.whole([p for p, mark in found.items() if (p, mark) not in self._known])
+        own = set(whole if made is None else self._of_table(whole, made, count))
+        self._known = {at: self._known.get(at, at[0] in own) for at in found.items()}
+        self.good = [place for (place, _), is_own in self._known.items() if is_own]
+        self.cut = len(found) - len(self.good)
+
+    def _of_table(self, whole: list[str], made: dict[str, Any], count: int) -> list[str]:
+        """Those that are no other table's, in no other one's place, and not damaged."""
+        origins = parts.origins(self._connection, whole)
+        return [p for p in whole if origins.get(p, "") in (None, parts.origin(made, parts.number_of(p), count))]
