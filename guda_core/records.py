@@ -330,6 +330,10 @@ class Attribution:
         """The part of a group's score that is the same for every picture, in the unit (`attribution.guda`); 0: none."""
         return float(self.settings.get("offset", {}).get(group, 0.0))
 
+    def offset_se(self, group: str) -> float:
+        """The standard error of that part, in the unit; 0 where none is known, or the intervals do not hold it."""
+        return float(self.settings.get("offset_se", {}).get(group, 0.0))
+
     @property
     def has_offset(self) -> bool:
         """Whether scores hold a part that is the same for every picture."""

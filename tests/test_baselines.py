@@ -9,13 +9,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from experiments.baselines import BASELINES
 from experiments.baselines.classifier_similarity import ClassifierSimilarity
 from experiments.baselines.instance import CONVOLUTIONS, Instance, InstanceConfig
 from experiments.train.classifier import ClassifierConfig, train
 from guda_core.attribution import METHODS
-from guda_core.attribution.aggregate import group_scores, lead
+from guda_core.attribution.aggregate import errors_of_95, group_scores, lead
 from guda_core.attribution.gradient import kernel, quantised
 from guda_core.attribution.gradient.das import Das
 from guda_core.attribution.gradient.dtrak import Dtrak
@@ -89,7 +90,7 @@ def test_trak_and_dtrak_are_the_dense_kernel(linear, method):
             for i, g in enumerate(GROUPS):
                 own = tau[3 * i : 3 * i + 3]
                 assert a.groups[g].score == pytest.approx(getattr(own, how)(), rel=1e-3, abs=1e-6)
-                half = 1.96 * own.std(ddof=1) * (3**0.5 if how == "sum" else 3**-0.5)
+                half = stats.t.ppf(0.975, 2) * own.std(ddof=1) * (3**0.5 if how == "sum" else 3**-0.5)
                 assert a.groups[g].high - a.groups[g].score == pytest.approx(half, rel=1e-3)
 
 
@@ -265,7 +266,17 @@ def test_unknown_settings_are_refused(bad):
 def test_group_scores_of_missing_and_broken_groups():
     scores = group_scores(np.array([1.0, 3.0, np.nan]), ("a", "a", "b"), ("a", "b", "c"), "sum")
     assert scores["a"].score == 4 and scores["b"].status == "no_score" and scores["c"].status == "unavailable"
-    assert scores["a"].high - 4 == pytest.approx(1.96 * 2**0.5 * 2**0.5)
+    assert scores["a"].high - 4 == pytest.approx(stats.t.ppf(0.975, 1) * 2**0.5 * 2**0.5)
+
+
+def test_groups_of_few_pictures_are_no_more_often_ahead_by_chance_than_of_many():
+    """Two equal groups: a 95% interval of their difference leaves out 0 once in twenty, or less often."""
+    rng, of = np.random.default_rng(0), np.repeat(["a", "b"], 3)
+    found = [lead(group_scores(rng.normal(size=6), of, ("a", "b"), "mean"))["separable"] for _ in range(2000)]
+    assert 0 < np.mean(found) < 0.05 and errors_of_95(30) == errors_of_95(160) == 1.96
+    alone = group_scores(np.array([1.0, 5.0, 6.0]), ("a", "b", "b"), ("a", "b"), "mean")
+    assert alone["a"].low == alone["a"].high == 1.0
+    assert lead(alone) == {"separable": None, "runner_up": "a"}
 
 
 def test_classifier_learns_and_scores(tmp_path):

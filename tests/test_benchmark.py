@@ -63,6 +63,16 @@ def test_the_plan_is_complete_and_the_same_every_time():
     assert q.plan(GROUPS, q.QueryConfig(seed=1)) != items
 
 
+def test_both_halves_of_the_blends_have_as_many_with_more_of_either_group():
+    for n in (5, 10):
+        blends = [i for i in q.plan(GROUPS, q.QueryConfig(blend_objects=n, seed=7)) if i.set == "generated-blend"]
+        half = result_tables.tuning_half([b.set for b in blends])
+        first = np.array(
+            [list(GROUPS.groups).index(b.groups[0]) < list(GROUPS.groups).index(b.groups[1]) for b in blends]
+        )
+        assert abs(first[half].mean() - 0.5) < 0.04 and abs(first[~half].mean() - 0.5) < 0.04
+
+
 def test_queries_are_read_as_they_were_written(model, held_out, tmp_path):
     assert list(q.write(model, GROUPS, SMALL, tmp_path))[-1] == 1.0
     found = q.read(tmp_path, GROUPS, model)

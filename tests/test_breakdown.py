@@ -40,6 +40,20 @@ def test_the_last_interval_is_the_scores_own():
     found = contributions.narrowing(values(6), "noto")
     assert [m for m, _ in found] == [2, 4, 6] and found[-1][1] == score(values(6))
     assert contributions.narrowing(values(1), "noto") == []
+    _, last = contributions.narrowing(values(6), "noto", 5.0, 2.0)[-1]
+    assert last == score(values(6)).plus(5.0, 2.0)
+
+
+def test_the_interval_of_each_range_covers_as_often_as_it_says():
+    """Two draws in each: by 1.96 standard errors seven of ten would cover."""
+    rng, covered = np.random.default_rng(1), []
+    for _ in range(400):
+        full = np.zeros((4, 2))
+        kl = KLValues(
+            np.tile(np.array(EDGES[:-1])[:, None], 2), np.array(EDGES), full, {"noto": rng.normal(size=(4, 2))}
+        )
+        covered += [abs(c.value) <= c.half for c in contributions.contributions(kl, "noto") if c.half is not None]
+    assert len(covered) == 1600 and 0.93 < np.mean(covered) < 0.97
 
 
 @pytest.mark.parametrize(("draws", "said_so", "not_there"), [(2, "More effort", "was"), (6, "was", "More effort")])

@@ -197,8 +197,8 @@ def test_the_whole_benchmark_in_miniature(tmp_path, three):
 
     logo = bench.load_model(class_models.card(SMALL, f"{SMALL.key}-without-2-s3"), device="cpu")
     strata = likelihood.make_strata(model.schedule, 4)
-    draws = likelihood.draw_times(of[0].image_hash, strata, 2)
-    full, without = (likelihood.kl_values(m, of[0].latent, m.embed([""]), draws, [0, 1]) for m in (model, logo))
+    draws = likelihood.draw_times(of[0].image_hash, strata, 4)  # the first two are the methods'
+    full, without = (likelihood.kl_values(m, of[0].latent, m.embed([""]), draws, [2, 3]) for m in (model, logo))
     direct = likelihood.elbo_drop(full=full, without=without, strata=strata).value
     assert found["logo"][0, 2] == pytest.approx(direct, rel=1e-3, abs=1e-3)
 

@@ -104,6 +104,17 @@ def test_intervals_cover():
     assert 0.92 < inside / 2000 < 0.98
 
 
+@pytest.mark.parametrize("k", [5, 7])
+def test_with_one_draw_in_an_odd_number_of_strata_none_is_left_out_of_the_error(k):
+    rng, strata, covered = np.random.default_rng(0), likelihood.Strata(tuple(range(1, k + 2))), []
+    for _ in range(2000):
+        values = rng.normal(size=(k, 1))
+        values[-1] *= 5
+        found = likelihood.stratified_sum(values, strata)
+        covered.append(found.low <= 0 <= found.high)
+    assert np.mean(covered) > 0.94
+
+
 def test_one_draw_gives_a_wider_interval_not_none():
     rng = np.random.default_rng(1)
     strata = likelihood.make_strata(linear_schedule(), 12)

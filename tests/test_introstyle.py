@@ -7,6 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from guda_core.attribution.introstyle import FILE, IntroStyle, IntroStyleConfig, styles, write
 from guda_core.attribution.method import Budget, Context, Unavailable
@@ -58,7 +59,7 @@ def test_the_score_is_minus_the_mean_2_wasserstein_distance():
     own, bank = torch.tensor([0.0, 1.0]), torch.tensor([[3.0, 5.0], [0.0, 1.0], [0.0, 4.0]])  # (mean, spread)
     s = IntroStyle._score(bank, own)
     assert s.score == pytest.approx(-(5 + 0 + 3) / 3)
-    half = 1.96 * np.std([5, 0, 3], ddof=1) / np.sqrt(3)
+    half = stats.t.ppf(0.975, 2) * np.std([5, 0, 3], ddof=1) / np.sqrt(3)
     assert (s.low, s.high) == pytest.approx((s.score - half, s.score + half))
 
 

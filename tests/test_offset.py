@@ -125,6 +125,18 @@ def test_a_report_of_before_is_computed_without_the_offsets_error(model, folder)
     assert recorded({"clip": {"settings": {}, "sampling": None}}).offset_error
 
 
+def test_an_offset_of_few_pictures_has_a_wider_error_and_of_one_there_is_none(model, folder):
+    for g in IDS:
+        note(folder, g)
+    many = Guda(model, GROUPS, folder, offset_weight=WEIGHT)
+    note(folder, IDS[0], **{OFFSET: {"mean": MEANS[IDS[0]], "se": SE, "n": 3}})
+    few = Guda(model, GROUPS, folder, offset_weight=WEIGHT)
+    assert few.offset == many.offset and few.offset_se[IDS[1]] == many.offset_se[IDS[1]] == WEIGHT * SE
+    assert few.offset_se[IDS[0]] == pytest.approx(WEIGHT * SE * stats.t.ppf(0.975, 2) / 1.96)
+    note(folder, IDS[0], **{OFFSET: {"mean": MEANS[IDS[0]], "n": 1}})
+    assert Guda(model, GROUPS, folder, offset_weight=WEIGHT).offset == {}
+
+
 @pytest.mark.parametrize("bad", [{"adapter_sha256": "of another"}, {OFFSET: {}}, {OFFSET: {"mean": None}}, {OFFSET: 3}])
 def test_without_a_figure_of_just_these_adapters_nothing_is_added_to_any(model, folder, bad):
     for g in IDS:

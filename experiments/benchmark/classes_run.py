@@ -1,8 +1,9 @@
 """The classes benchmark: ten classes as groups, an unconditional model, and its oracle; for digits and for CIFAR-10.
 
 In order: train the full model, LOGO of every class and both from a second seed (the ceiling); unlearn every class; draw
-the queries; compute every model's KL values at them (`scores.values`: (Q, K, M), the same (t, eps) for all) and every
-baseline's scores. The oracle is LOGO, score_k = ELBO(full) - ELBO(retrained without k), both from the first seed.
+the queries; compute every model's KL values at them (`scores.values`: (Q, K, M), the same (t, eps) for all but the
+oracle, which shares no noise with the methods) and every baseline's scores. The oracle is LOGO, score_k = ELBO(full) -
+ELBO(retrained without k), both from the first seed.
 
 Everything is kept below `GUDA_CACHE` and resumed or skipped when it is there. Written are, into one folder,
 <name>-scores.npz (the (Q, G) scores of every row), <name>.json (the table, made from those alone, and the costs) and
@@ -32,7 +33,7 @@ from experiments.benchmark.benches import KERNELS, BenchConfig
 from experiments.benchmark.clock import Clock
 from experiments.benchmark.models import Source, swapped
 from experiments.benchmark.result_tables import ORACLE
-from experiments.benchmark.scores import Plan, hash_state, is_complete, score, values
+from experiments.benchmark.scores import Plan, ScoreConfig, hash_state, is_complete, score, values
 from experiments.train import class_models, stages
 from experiments.train.classifier import train as train_classifier
 from guda_core import paths
@@ -51,6 +52,8 @@ from guda_core.unlearning.one_group import unlearn
 from guda_core.work_queue import deadline, shared_out
 
 BATCH = 100  # pictures drawn at a time
+OF_ORACLE = "full-oracle"  # the full model, at the oracle's draws
+FULL = {ORACLE: OF_ORACLE, f"{ORACLE}-2": "full-2"}  # role -> that of the full model that it is compared with
 
 
 def group_ids(config: BenchConfig) -> list[str]:
@@ -143,7 +146,7 @@ def queries(model: BaseModel, config: BenchConfig) -> tuple[list[Query], list[st
 
 def sources(model: BaseModel, config: BenchConfig) -> list[Source]:
     """Every model that can be scored now: the full one, finished trainings, fitting unlearned models."""
-    out = [Source("full", "full", None, model.sha256, partial(nullcontext))]
+    out = [Source(role, role, None, model.sha256, partial(nullcontext)) for role in ("full", OF_ORACLE)]
     for row, own in config.unlearning.items():
         for g in group_ids(config):
             folder = cache(config, model) / row / g
@@ -160,6 +163,11 @@ def sources(model: BaseModel, config: BenchConfig) -> list[Source]:
     return out
 
 
+def draws_of(role: str, config: ScoreConfig) -> ScoreConfig:
+    """The draws that models of a role are scored with: the oracle's, of the first seed, follow those of all others."""
+    return replace(config, first=config.first + config.draws) if role in (ORACLE, OF_ORACLE) else config
+
+
 def _path(model: BaseModel, config: BenchConfig, source: Source) -> Path:
     return cache(config, model) / "values" / f"{source.key.replace('/', '--')}.npy"
 
@@ -169,7 +177,7 @@ def collect(model: BaseModel, of: Sequence[Query], config: BenchConfig, clock: C
 
     Several processes may do this at once: they share out the models, and each returns when all values are there."""
     for s in shared_out(sources(model, config), lambda s: _path(model, config, s)):
-        steps = values(model, of, s.within, config.scores, _path(model, config, s), s.sha256)
+        steps = values(model, of, s.within, draws_of(s.role, config.scores), _path(model, config, s), s.sha256)
         for fraction in clock.timed(f"score/{s.role}/{s.group}", steps):
             yield s.key, fraction
 
@@ -218,13 +226,13 @@ def arrays(model: BaseModel, of: Sequence[Query], config: BenchConfig) -> dict[s
     found: dict[str, dict[str | None, np.ndarray]] = {}
     for s in sources(model, config):
         path = _path(model, config, s)
-        if is_complete(path, s.sha256, config.scores, of):
+        if is_complete(path, s.sha256, draws_of(s.role, config.scores), of):
             found.setdefault(s.role, {})[s.group] = np.load(path)
     if "full" not in found:
         raise DataError("The full model has no values yet. Run `collect` first.")
-    plan, ids, out = Plan.of(model, of, config.scores), group_ids(config), {}
+    ids, out = group_ids(config), {}
     for role, by_group in found.items():
-        full = found.get("full-2" if role == "logo-2" else "full")
+        full, plan = found.get(FULL.get(role, "full")), Plan.of(model, of, draws_of(role, config.scores))
         if not role.startswith("full") and full is not None and set(by_group) == set(ids):
             out[role] = score(full[None], {g: by_group[g] for g in ids}, plan).astype(np.float32)
     out |= read_scores(cache(config, model) / "baselines", of, made_from(config))

@@ -86,7 +86,7 @@ def plan(group_set: GroupSet, config: QueryConfig, apart: Collection[tuple[str, 
             out.append(Item("generated", (gid,), o, prompt, config.seed * 1000 + len(out)))
     for i, pair in enumerate(itertools.combinations(group_set.groups, 2)):
         for j, o in enumerate(_pick(group_set.train_objects, config.blend_objects, g)):
-            both = pair if (i + j) % 2 == 0 else pair[::-1]  # the first gives two of the three descriptors
+            both = pair if _is_first(i, j, config) else pair[::-1]  # the first gives two of the three descriptors
             prompt = captioner.blend(described(both[0], o), both, g)
             out.append(Item("generated-blend", both, o, prompt, config.seed * 1000 + len(out)))
     for gid in group_set.groups:
@@ -95,6 +95,13 @@ def plan(group_set: GroupSet, config: QueryConfig, apart: Collection[tuple[str, 
             raise DataError(f"'{gid}' has {len(left)} held-out pictures left, and {config.real} are asked for.")
         out += [Item("real", (gid,), o, "", 0) for o in _pick(left, config.real, g)]
     return out
+
+
+def _is_first(i: int, j: int, config: QueryConfig) -> bool:
+    """Whether blend j of pair i has more of the pair's first group. Every second query is of the tuning half, which has
+    as many of each. (Of the first draw it has all those with more of the first group, and the report half the others.)
+    """
+    return (i // 2 + j if config.blend_objects % 2 and config != QueryConfig() else i + j) % 2 == 0
 
 
 def _plan_of_pictures(group_set: GroupSet, config: QueryConfig) -> list[Item]:
@@ -113,7 +120,7 @@ def _plan_of_pictures(group_set: GroupSet, config: QueryConfig) -> list[Item]:
             out.append(Item("generated", (gid,), _name(item), prompt, config.seed * 1000 + len(out)))
     for i, pair in enumerate(itertools.combinations(group_set.groups, 2)):
         for j, item in enumerate(some(train[pair[0]], config.blend_objects)):
-            both = pair if (i + j) % 2 == 0 else pair[::-1]
+            both = pair if _is_first(i, j, config) else pair[::-1]
             prompt = captioner.blend(described(both[0], captioner.content(item)), both, g)
             out.append(Item("generated-blend", both, _name(item), prompt, config.seed * 1000 + len(out)))
     for gid in group_set.groups:

@@ -19,6 +19,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+from guda_core.attribution.aggregate import MANY, Z, errors_of_95
 from guda_core.attribution.calibration import read_weight
 from guda_core.attribution.counterfactual import Counterfactual
 from guda_core.attribution.method import Context, Unavailable
@@ -33,7 +34,9 @@ def offset_of(
     folder: Folder, of: Mapping[str, adapters.Adapter], weight: float | None
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Group id -> offset_k, and -> its standard error, in nats, from the health of just these adapters in a folder;
-    both {} if one has none, or without a weight. A group whose health tells no error has none here either."""
+    both {} if one has none, or one of a single picture, or without a weight. A group whose health tells no error has
+    none here either. Of few pictures it is as much larger as Student's t is than 1.96, since intervals take it as
+    known."""
     out: dict[str, float] = {}
     errors: dict[str, float] = {}
     if weight is None:
@@ -43,9 +46,13 @@ def offset_of(
         mean, se = (part.get("mean"), part.get("se")) if isinstance(part, dict) else (None, None)
         if not isinstance(mean, int | float) or not math.isfinite(mean):
             return {}, {}
+        n = part.get("n")
+        n = n if isinstance(n, int) else MANY
+        if n < 2:  # nobody knows how far off it is
+            return {}, {}
         out[g] = weight * mean
         if isinstance(se, int | float) and math.isfinite(se) and se >= 0:
-            errors[g] = abs(weight) * se
+            errors[g] = abs(weight) * se * errors_of_95(n) / Z
     return out, errors
 
 

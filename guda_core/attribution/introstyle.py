@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from guda_core.attribution.aggregate import errors_of_95
 from guda_core.attribution.method import Budget, Context, Method, Unavailable
 from guda_core.attribution.run_files import in_place_of
 from guda_core.data.encoded import Examples
@@ -198,5 +199,6 @@ class IntroStyle(Method):
     def _score(bank: Tensor, own: Tensor) -> GroupScore:
         near = -(bank - own).square().sum(dim=1).sqrt()  # (N,)
         v = float(near.mean())
-        half = 1.96 * float(near.std()) / math.sqrt(len(near)) if len(near) > 1 else 0.0
+        n = len(near)
+        half = errors_of_95(n) * float(near.std()) / math.sqrt(n) if n > 1 else 0.0
         return GroupScore(v, v - half, v + half)

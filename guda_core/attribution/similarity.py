@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from guda_core.attribution.aggregate import errors_of_95
 from guda_core.attribution.method import Budget, Context, Method, Unavailable
 from guda_core.data.embeddings import Encoder
 from guda_core.data.sources.listed import ListedFiles
@@ -93,7 +94,8 @@ class Similarity(Method):
             v = float(query @ F.normalize(features.mean(dim=0), dim=0))
             return GroupScore(v, v, v)
         v = float(cosines.mean())
-        half = 1.96 * float(cosines.std()) / math.sqrt(len(cosines)) if len(cosines) > 1 else 0.0
+        n = len(cosines)
+        half = errors_of_95(n) * float(cosines.std()) / math.sqrt(n) if n > 1 else 0.0
         return GroupScore(v, v - half, v + half)
 
     def attribute(self, query: Query, budget: Budget | None = None) -> Iterator[Attribution]:

@@ -243,8 +243,9 @@ def stratum_variances(values: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 def stratified_sum(values: np.ndarray, strata: Strata) -> Estimate:
     """sum_t E[v_t] from values (K, M): sum_k n_k mean_j v_kj; variance sum_k n_k^2 s_k^2 / M (Cochran 1977, 5.3).
 
-    Degrees of freedom after Satterthwaite. With one draw a stratum (M = 1) neighbouring strata are paired instead
-    (collapsed strata, Cochran 5A.12), which overestimates the error.
+    Degrees of freedom after Satterthwaite. With one draw a stratum (M = 1) neighbouring strata are taken together
+    instead, in pairs and, of an odd number, the last three (collapsed strata, Cochran 5A.12), which overestimates the
+    error.
 
     Raises:
         ScoreError: a value is not finite, or there are too few to tell an error.
@@ -256,10 +257,12 @@ def stratified_sum(values: np.ndarray, strata: Strata) -> Estimate:
     y = stratum_sums(values, n)
     value = float(y.sum())
     if m >= 2:
-        terms, each = stratum_variances(values, n), m - 1
+        terms, each = stratum_variances(values, n), np.full(k, m - 1)
     elif k >= 4:
-        y = y[: k - k % 2].reshape(-1, 2)
-        terms, each = (y[:, 0] - y[:, 1]) ** 2, 1
+        pairs, last = y[: k - 3 * (k % 2)].reshape(-1, 2), y[k - 3 * (k % 2) :]
+        terms, each = (pairs[:, 0] - pairs[:, 1]) ** 2, np.ones(len(pairs))
+        if len(last):
+            terms, each = np.append(terms, 3 * last.var(ddof=1)), np.append(each, 2)
     else:
         raise ScoreError("One draw in fewer than four strata tells no error; use more draws.")
     var = float(terms.sum())

@@ -105,7 +105,7 @@ def steps(a: Attribution, group: str, name: str) -> tuple[Html, Html, Html]:
     assert a.kl is not None
     parts = contributions.contributions(a.kl, group)
     labels = [f"{c.first}-{c.last}" if c.last > c.first else str(c.first) for c in parts]
-    halves = [Z * c.se if c.se is not None else 0.0 for c in parts]
+    halves = [c.half or 0.0 for c in parts]
     top = max(range(len(parts)), key=lambda i: parts[i].value)
     said = (
         f"{name}: the largest addition, {sentences.number(parts[top].value, a.unit)} {a.unit}, comes from timesteps "
@@ -131,7 +131,7 @@ def steps(a: Attribution, group: str, name: str) -> tuple[Html, Html, Html]:
 def narrowing(a: Attribution, group: str, name: str) -> tuple[Html, Html, Html]:
     """The sentence, plot and table of how a score's interval narrowed."""
     assert a.kl is not None
-    found = contributions.narrowing(a.kl, group, a.offset(group))
+    found = contributions.narrowing(a.kl, group, a.offset(group), a.offset_se(group))
     if not found:
         return text("There are too few draws to show this."), Html(), Html()
     first, last = (f"{sentences.number(e.high - e.low, a.unit)}" for e in (found[0][1], found[-1][1]))
