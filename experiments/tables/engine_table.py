@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from scipy.stats import binomtest
+
 from experiments.tables.committed import UNKNOWN, read, source
 from experiments.tables.gpu_table import gpu_shares
 
@@ -33,7 +35,7 @@ def engine() -> str:
         return UNKNOWN
     record, _ = found
     rows = [
-        f"| {said} | {f'{record[k]:.3g}' if k in record else UNKNOWN} | {aim} |" for k, (said, aim) in SHOWN.items()
+        f"| {said} | {_figure(record, k) if k in record else UNKNOWN} | {aim} |" for k, (said, aim) in SHOWN.items()
     ]
     shares, card = gpu_shares(), read("gpu")
     what = "the share of passes on a GPU (float16, Stable Diffusion 1.5)"
@@ -42,6 +44,20 @@ def engine() -> str:
         f"{source(record, 'engine')} On a GPU: {source(card, 'gpu')}" if shares and card else source(record, "engine")
     )
     return "\n".join(["| | figure | aimed at |", "|---|---|---|", *rows, "", said])
+
+
+def _figure(record: dict[str, Any], key: str) -> str:
+    """A figure; a share with its 95% interval."""
+    value, parts = record[key], record["parts"]
+    if key == "same_first":
+        n = parts["rules"]["rules_guda"]["2, every draw"]["queries"]
+        found = binomtest(round(value * n), n).proportion_ci(method="wilson")
+        return f"{value:.3g} ({found.low:.3f} to {found.high:.3f})"
+    if not key.startswith("coverage_"):
+        return f"{value:.3g}"
+    rows = parts["coverage"][key.replace("coverage_", "rows_")]
+    whole = next(r for r in rows if r["query_set"] == "all")
+    return f"{value:.3g} ({whole['held']['low']:.2f} to {whole['held']['high']:.2f}, {whole['queries']} pictures)"
 
 
 def engine_rules() -> str:

@@ -16,7 +16,8 @@ def maps() -> str:
     for r in found["rows"]:
         oracle = value(r["oracle"]) if "oracle" in r else ""
         lines.append(f"| {r['kind']} | {r['n']} | {value(r['auroc'])} | {value(r['raw'])} | {oracle} |")
-    said = [f"The smoothing chosen on other collages: a Gaussian of {record['width']:g} places."]
+    widest = ", the widest that was tried" * (record["width"] == max(map(float, record["tried_on_tuning"])))
+    said = [f"The smoothing chosen on other collages: a Gaussian of {record['width']:g} places{widest}."]
     if "correlation" in found:
         said.append(f"Rank correlation with the oracle's map: {value(found['correlation'])}.")
     collages = sum(r["n"] for r in found["rows"])

@@ -43,10 +43,9 @@ def offset_of(
         return out, errors
     for g, adapter in of.items():
         part = adapters.read_health(folder / g, adapter.meta["sha256"]).get(adapters.OFFSET)
-        mean, se = (part.get("mean"), part.get("se")) if isinstance(part, dict) else (None, None)
+        mean, se, n = (part.get(k) if isinstance(part, dict) else None for k in ("mean", "se", "n"))
         if not isinstance(mean, int | float) or not math.isfinite(mean):
             return {}, {}
-        n = part.get("n")
         n = n if isinstance(n, int) else MANY
         if n < 2:  # nobody knows how far off it is
             return {}, {}
