@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import sys
@@ -49,6 +50,7 @@ def pytest_collection_finish() -> None:
     """From here on garbage is collected again; the millions of objects of the libraries are not walked any more."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 50)  # seldom: each round asks hypothesis, too
     gc.enable()
 
 
@@ -79,11 +81,13 @@ def own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 
 DRAWN: dict[str, bytes] = {}
+SEES_BARS = ("tests.test_report", "tests.test_plots", "tests.test_old_reports")
 
 
 @pytest.fixture(autouse=True)
-def drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same answer has the same bars (`test_report` sees to that), so they are drawn once."""
+def drawn_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same answer has the same bars (`test_report` sees to that), so they are drawn once; for tests that do not see
+    bars, the first ones stand for all."""
     figures = sys.modules.get("guda_core.reports.figures")
     if figures is None:
         return
@@ -92,11 +96,26 @@ def drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def bars(answers: Sequence[Any], group_set: Any, names: Any = None) -> bytes:
         named = {g: v.name for g, v in group_set.groups.items()}
         key = repr(([(a.method, a.unit, a.groups, a.settings) for a in answers], named, names))
+        key = key if request.module.__name__ in SEES_BARS else "any"
         if key not in DRAWN:
             DRAWN[key] = draw(answers, group_set, names)
         return DRAWN[key]
 
     monkeypatch.setattr(figures, "bars_png", bars)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def parsed_once() -> Iterator[None]:
+    """The tree of commands is made once for all runs within this process, not for each."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "typer" in sys.modules:
+            import typer.main
+            import typer.testing
+
+            once = functools.cache(typer.main.get_command)
+            patch.setattr(typer.main, "get_command", once)
+            patch.setattr(typer.testing, "_get_command", once)
+        yield
 
 
 @pytest.fixture(scope="module")

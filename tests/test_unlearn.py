@@ -117,7 +117,7 @@ def test_the_planted_group_comes_first(world, tmp_path):
         latent = drawing(g, gen)[None]
         for prompt in (f"{WORDS[g]}1", ""):
             query = Query(np.zeros(1), latent, prompt, f"{g}{i}")
-            *_, last = guda.attribute(query, Budget(draws=4, per_pass=4, strata=12))
+            *_, last = guda.attribute(query, Budget(draws=2, per_pass=2, strata=12))
             right.append(last.ranked()[0] == g)
     assert sum(right) >= 9 and len(right) == 12, right  # by chance: once in 250
 
