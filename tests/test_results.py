@@ -9,7 +9,9 @@ import re
 import struct
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import duckdb
 import fsspec
 import gradio as gr
 import pytest
@@ -261,6 +263,23 @@ def test_all_that_one_question_says_is_of_the_same_parts(tmp_path, monkeypatch):
     (out / "table.json").unlink()
     with pytest.raises(OptionError, match="There are no results in"):
         later.summary()
+
+
+def test_a_table_that_could_not_be_opened_anew_is_not_answered_from_what_it_was(tmp_path, monkeypatch):
+    folder, out = folder_of(tmp_path / "in", 3), tmp_path / "out"
+    make_table(folder, out, LightService)
+    results = Results(str(out))
+    draw(folder / "one more.png", 7)
+    make_table(folder, out, LightService)
+
+    def fails():
+        raise duckdb.Error("It cannot be opened.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "_connection", SimpleNamespace(cursor=fails))
+        with pytest.raises(ReportError, match="cannot be read"):
+            results.summary()
+    assert results.summary().pictures == 4
 
 
 def test_only_parts_that_changed_are_read_again(tmp_path, monkeypatch):

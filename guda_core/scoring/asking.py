@@ -169,8 +169,12 @@ class Results:
                 return
             listed = ", ".join(quoted(exact(p)) for p in self._parts.good)
             view = f"CREATE OR REPLACE VIEW scores AS SELECT {', '.join(COLUMNS)} FROM read_parquet([{listed}])"
-            with self._told():
-                self._connection.cursor().execute(view)
+            try:
+                with self._told():
+                    self._connection.cursor().execute(view)
+            except ReportError:
+                self._parts.forget()  # else the next question would be answered from the view of before
+                raise
 
     @contextmanager
     def at_once(self) -> Iterator[None]:

@@ -42,6 +42,10 @@ class OwnParts:
         self._seen = seen
         return True
 
+    def forget(self) -> None:
+        """Let the next look find something new."""
+        self._seen = None
+
     def _find(self, found: dict[str, str]) -> None:
         if (table := begun(self.folder)) is None:
             raise OptionError(f"There are no results in '{self.folder}': it has no {TABLE}.")
