@@ -69,6 +69,18 @@ def test_scorings_of_one_picture_are_not_independent_cases():
     assert coverage.share([True] * 92, [0] * 92)["low"] == pytest.approx(92 / (92 + z2))  # one source, told as it is
 
 
+@pytest.mark.parametrize(("sources", "each"), [(3, 20), (8, 32), (24, 8)])
+def test_a_share_covers_as_often_as_it_says_over_sources_that_differ(sources, each):
+    """Of a source's pictures some 70%, of one more and of another less."""
+    rng, covered = np.random.default_rng(0), []
+    for _ in range(600):
+        own = rng.beta(7, 3, sources)
+        hits = (rng.random((sources, each)) < own[:, None]).ravel()
+        found = coverage.share(list(hits), list(np.repeat(range(sources), each)))
+        covered.append(found["low"] <= 0.7 <= found["high"])
+    assert np.mean(covered) > 0.925
+
+
 def test_queries_are_spread_over_each_set():
     items = tuple(Item(s, ("g",), str(i), "", i) for s in ("a", "b") for i in range(10))
     some = coverage.choose(Queries((0,) * 20, items, "h"), 3)  # type: ignore[arg-type]

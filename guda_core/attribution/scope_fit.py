@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import binomtest
+from scipy import special
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
@@ -79,18 +79,27 @@ Signals = dict[str, dict[str, Measured]]  # part of the material -> kind -> its 
 
 def share(hits: Sequence[bool], clusters: Sequence[int]) -> dict[str, float]:
     """A share with its 95% interval over clusters (the queries: scorings of one picture are alike): Wilson's, for as
-    many independent cases as give the observed variance between clusters. A share of 0 or 1 has no variance that could
-    tell: each cluster counts as one case then. One cluster alone says nothing of others: its cases count singly."""
+    many independent cases as give the observed variance between clusters, and with Student's t of as many degrees of
+    freedom as there are clusters less one. A share of 0 or 1 has no variance that could tell: each cluster counts as
+    one case then. One cluster alone says nothing of others: its cases count singly."""
     h, c = np.asarray(hits, float), np.asarray(clusters)
     p, n = float(h.mean()), len(h)
     within = [h[c == k] for k in np.unique(c)]
-    variance = sum(float((x - p).sum()) ** 2 for x in within) / n**2
-    effective: float = n if variance == 0 else min(n, p * (1 - p) / variance)
-    if p in (0.0, 1.0) and len(within) > 1:
-        effective = len(within)
-    effective = max(len(within), round(effective))
-    found = binomtest(round(p * effective), effective).proportion_ci(method="wilson")
-    return {"value": p, "low": float(found.low), "high": float(found.high), "n": n}
+    of, cases, q = len(within), float(n), float(special.ndtri(0.975))
+    if of > 1 and p in (0.0, 1.0):
+        cases = of
+    elif of > 1:
+        variance = sum(float((x - p).sum()) ** 2 for x in within) / n**2 * of / (of - 1)
+        cases = n if variance == 0 else min(n, max(1.0, p * (1 - p) / variance))
+        q = float(special.stdtrit(of - 1, 0.975))
+    low, high = _wilson(p, cases, q)
+    return {"value": p, "low": low, "high": high, "n": n}
+
+
+def _wilson(p: float, n: float, q: float) -> tuple[float, float]:
+    """Wilson's interval of a share of n cases, at q standard errors; n need not be whole."""
+    middle, half = p + q**2 / (2 * n), q * math.sqrt(p * (1 - p) / n + q**2 / (4 * n**2))
+    return max(0.0, (middle - half) / (1 + q**2 / n)), min(1.0, (middle + half) / (1 + q**2 / n))
 
 
 def measure(
