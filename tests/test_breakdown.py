@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -65,6 +67,9 @@ def test_the_screen_says_how_wide_it_was_only_where_it_narrowed(draws, said_so, 
     assert f"with {draws} draws" in str(said) or f"with {draws} it is" in str(said)
     assert said_so in str(said) and not_there not in str(said)
     assert f"{width:.0f}"[:2] in str(table) and plot is not None
+    offset = replace(a, settings={"offset": {"noto": 5.0}, "offset_se": {"noto": 2.0}})
+    again, _, wider = inspect.narrowing(offset, "noto", "Noto Emoji")
+    assert ("not the part of the offset" in str(again)) == (draws == 2) and str(wider) != str(table)
 
 
 def test_the_screen_says_what_the_oracle_lost_by_being_compressed():

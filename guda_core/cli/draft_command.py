@@ -30,13 +30,12 @@ def draft(job: Forgetting, wanted: Sequence[str], *, again: bool) -> None:
         with ERR.status(f"Drafting {job.group_set.groups[group].name}"):
             if (draft := make(job, group)) is not None:
                 made[group] = draft
-    broken = {g: why for g in job.known(wanted) if is_unlearned(job, g) and (why := job.why_again(g, None))}
-    for why in broken.values():
+    broken = [why for g in job.known(wanted) if is_unlearned(job, g) and (why := job.why_again(g, None))]
+    for why in broken:
         note(f"{why} Drafts leave it as it is.")
-    if not made and not broken:
-        say("Nothing to do: every group has an adapter. With --again, drafts are made again.")
-        return
     if not made:
+        if not broken:
+            say("Nothing to do: every group has an adapter. With --again, drafts are made again.")
         return
     show(_table(job, made))
     say(f"{counted(len(made), 'draft')} by UCE in {time.monotonic() - began:.1f} s. Their health was not measured.")

@@ -136,9 +136,10 @@ def narrowing(a: Attribution, group: str, name: str) -> tuple[Html, Html, Html]:
         return text("There are too few draws to show this."), Html(), Html()
     first, last = (f"{sentences.number(e.high - e.low, a.unit)}" for e in (found[0][1], found[-1][1]))
     if len(found) == 1:
+        all_but = ", but not the part of the offset" if a.offset_se(group) else ""
         said = (
             f"{name}: with {found[0][0]} draws in each range of timesteps the 95% interval is {first} {a.unit} wide. "
-            "More effort makes more draws and narrows it."
+            f"More effort makes more draws and narrows it{all_but}."
         )
     else:
         said = (
