@@ -44,7 +44,7 @@ from experiments.benchmark.models import ADAPTER_DRAWS, BASE
 from experiments.benchmark.result_tables import BEFORE, GUDA, LIVE, ORACLE, SECOND, sets_of, tuning_half
 from experiments.benchmark.strata import OLD_RULE, make_strata
 from experiments.benchmark.variation import correlations
-from experiments.commands import program, write_record
+from experiments.commands import TableOption, program, write_record
 from experiments.logo import oracle_values
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.schedule import Schedule
@@ -239,8 +239,15 @@ def seed_figures(groups: Sequence[str], schedule: Schedule) -> dict[str, dict[st
     return out
 
 
+def _fresh_of(record: Path) -> dict[str, Any]:
+    """The figures of the fresh queries as they were found before."""
+    found: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))["fresh"]
+    return found
+
+
 def held_back(
     out: Annotated[Path, typer.Option(help="Where the figures go.")] = BENCHMARKS / "held-back.json",
+    table_only: TableOption = False,
 ) -> None:
     """Say how much of the gap to the targets of variation is noise of draws, the oracle's seed, or the method."""
     from guda_core.data.groups import load_group_set
@@ -252,7 +259,7 @@ def held_back(
         "command": COMMAND,
         "base_sha256": model.sha256,
         "targets": TARGETS,
-        "fresh": fresh_figures(groups, model.schedule, model.sha256),
+        "fresh": _fresh_of(out) if table_only else fresh_figures(groups, model.schedule, model.sha256),
         **seed_figures(groups, model.schedule),
     }
     write_record(out, record)

@@ -16,4 +16,5 @@ def few_draws(patch: pytest.MonkeyPatch) -> None:
     """Tables of agreement with few resamplings of the queries."""
     patch.setattr(metrics, "DRAWS", DRAWS)
     patch.setattr(variation, "DRAWS", DRAWS)
+    patch.setattr(variation, "PARTS", DRAWS)
     patch.setattr(variation, "picture_weights", lru_cache(variation.picture_weights.__wrapped__))

@@ -38,15 +38,9 @@ def test_the_noise_of_draws_is_taken_off():
 
 
 @pytest.fixture
-def few_draws(monkeypatch):
-    """Sets how often pictures are resampled."""
-
-    def few(n):
-        v.picture_weights.cache_clear()
-        monkeypatch.setattr(v, "DRAWS", n)
-
-    yield few
-    v.picture_weights.cache_clear()
+def few_parts(monkeypatch):
+    """An interval leaves out a twentieth of the pictures at a time."""
+    monkeypatch.setattr(v, "PARTS", 20)
 
 
 def two_seeds(rng, noise):
@@ -60,8 +54,7 @@ def values(found):
     return {k: x["value"] for k, x in found.items() if isinstance(x, dict)}
 
 
-def test_the_chance_of_a_seed_and_the_noise_of_its_draws_are_taken_off(few_draws):
-    few_draws(20)
+def test_the_chance_of_a_seed_and_the_noise_of_its_draws_are_taken_off(few_parts):
     rng = np.random.default_rng(1)
     truth, first, draws = two_seeds(rng, 1.0)
     method = 0.9 * truth + np.sqrt(1 - 0.81) * rng.normal(size=(Q, G))
@@ -85,9 +78,8 @@ def test_the_chance_of_a_seed_and_the_noise_of_its_draws_are_taken_off(few_draws
     assert shared["less_variation_second"] > 0.05 and shared["against_many_seeds"] < 0.91
 
 
-def test_a_second_retraining_that_is_only_drawn_noisily_is_not_taken_for_a_worse_one(few_draws):
+def test_a_second_retraining_that_is_only_drawn_noisily_is_not_taken_for_a_worse_one():
     """The method is a retraining too, drawn without noise: as drawn the second looks worse, freed it is level."""
-    few_draws(200)
     rng = np.random.default_rng(5)
     truth, first, draws = (x[..., :400, :] for x in two_seeds(rng, 1.5))
     found = held_back.of_seeds(truth + 0.5 * rng.normal(size=truth.shape), first, draws)
@@ -95,8 +87,7 @@ def test_a_second_retraining_that_is_only_drawn_noisily_is_not_taken_for_a_worse
     assert found["less_ceiling"]["low"] < 0 < found["less_ceiling"]["high"]
 
 
-def test_the_same_retraining_drawn_again_agrees_perfectly_without_the_noise(few_draws):
-    few_draws(20)
+def test_the_same_retraining_drawn_again_agrees_perfectly_without_the_noise(few_parts):
     rng = np.random.default_rng(6)
     _, first, _ = two_seeds(rng, 1.0)
     found = held_back.of_check(first, first + 2 * rng.normal(size=(4, Q, G)))

@@ -81,7 +81,7 @@ def agreement(
         own, truth = scored[mine], oracle[mine]
         found = {"variation": variation.variation(own, truth)}
         found |= {m: variation.mean(metrics.METRICS[m](own, truth)) for m in shown}
-        out[name] = {m: variation.over_pictures(s, len(own), own.shape[1]) for m, s in found.items()}
+        out[name] = {m: variation.over_pictures(s, len(own), own.shape[1], most=1.0) for m, s in found.items()}
     return out
 
 

@@ -80,14 +80,14 @@ def agreement(
             row = {"method": name, "query_set": query_set, "n": int(mine.sum()), "groups": int(has.sum())}
             row |= metrics.agreement(own, truth)
             varies = v.variation(own, truth)
-            row["variation"] = v.over_pictures(varies, len(own), own.shape[1])
+            row["variation"] = v.over_pictures(varies, len(own), own.shape[1], most=1.0)
             pattern = v.variation(v.standardised(own), v.standardised(truth))
-            row["variation_standardised"] = v.over_pictures(pattern, len(own), own.shape[1])
+            row["variation_standardised"] = v.over_pictures(pattern, len(own), own.shape[1], most=1.0)
             if made_of is not None:
                 of = [made_of[i] for i in np.flatnonzero(mine)]
                 others = np.array([[g not in groups for g in ids] for groups in of])[:, has]
                 not_own = v.variation(own, truth, others)
-                row["variation_others"] = v.over_pictures(not_own, len(own), own.shape[1])
+                row["variation_others"] = v.over_pictures(not_own, len(own), own.shape[1], most=1.0)
                 artist = [ids.index(groups[0]) for groups in of]
                 hits = v.mean(metrics.METRICS["top1"](own, truth))
                 row["top1_artists"] = v.over_artists(hits, artist, has)

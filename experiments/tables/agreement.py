@@ -37,7 +37,7 @@ def table(name: str, rows_key: str = "rows") -> str:
     lines = []
     for query_set in dict.fromkeys(r["query_set"] for r in record[rows_key]):
         rows = labelled(ordered([r for r in record[rows_key] if r["query_set"] == query_set]))
-        lines += [f"**{query_set}** ({rows[0]['n']} queries; 95% bootstrap intervals over queries)", ""]
+        lines += [f"**{query_set}** ({rows[0]['n']} queries; 95% intervals over queries)", ""]
         for head, part in (
             ("method", [r for r in rows if "/" not in r["method"]]),
             ("ablations: other scores from the same values", [r for r in rows if "/" in r["method"]]),
