@@ -21,6 +21,8 @@ from guda_core.service import Service
 
 MODEL = ("*.json", "*.safetensors", "*.txt", "*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model")  # in its folder
 
+ADDED = "members added"  # to registries
+
 _kept: list[tuple[Any, dict[str, str], tuple[tuple[str, int], ...], Service]] = []
 
 
@@ -28,7 +30,7 @@ def kept(key: Any, make: Callable[[], Service]) -> Service:
     """The service that is kept under the key, else the one that `make` makes, which takes the place of all others.
     Threads wait for each other."""
     with LOADING:
-        settings = {**environ.settings(), "members added": f"{Registry.changes}"}
+        settings = {**environ.settings(), ADDED: f"{Registry.changes}"}
         found = [s for of, then, stamp, s in _kept if of == key and then == settings and _stamp(s) == stamp]
         if found:
             return found[0]
@@ -37,6 +39,7 @@ def kept(key: Any, make: Callable[[], Service]) -> Service:
         service = make()
         stamp, ended = _stamp(service), time.time_ns()
         if not any(began <= changed <= ended for _, changed in stamp):  # else it may have read what was before
+            settings[ADDED] = f"{Registry.changes}"  # its own members' packages may have added some
             _kept.append((key, settings, stamp, service))
         return service
 

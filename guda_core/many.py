@@ -61,7 +61,7 @@ def attribute_many(
     """
     alone = isinstance(pictures, str | os.PathLike)
     given_all = [pictures] if alone else list(pictures) if isinstance(pictures, Iterable) else [None]
-    sources = [os.fspath(s) for s in given_all if isinstance(s, str | os.PathLike)]
+    sources = [os.fsdecode(s) for s in given_all if isinstance(s, str | os.PathLike)]
     if len(sources) < len(given_all):
         raise OptionError(
             "Pictures are a folder, paths, URLs, a table or a data set: texts or paths, or a list of them."
@@ -75,7 +75,10 @@ def attribute_many(
     options = Options(effort, tuple(given.names(methods, "methods")), prompt)
     several = workers is not None or ray is not None
     table = Table(
-        list(map(_place, sources)), _place(os.fspath(out)), _maker(api._model(model), groups, several=several), options
+        list(map(_place, sources)),
+        _place(os.fsdecode(out)),
+        _maker(api._model(model), groups, several=several),
+        options,
     )
     if passed := str(table.listing.passed):
         log.info("%s", passed)

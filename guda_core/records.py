@@ -245,6 +245,11 @@ class GroupScore:
     status: Status = "ok"
     reason: str = ""
 
+    @property
+    def span(self) -> tuple[float, float] | None:
+        """(low, high), None where there is no interval: it has no width then, as that of one picture alone."""
+        return None if self.low is None or self.high is None or self.low == self.high else (self.low, self.high)
+
 
 @dataclass(frozen=True)
 class KLValues:

@@ -65,10 +65,11 @@ class Registry(Mapping[str, Any]):
         """Whether it is the member of that id, by its line or, where that is another one, by what the lines lead to."""
         if _line(member) in {_line(self._members[id]), *self._named.get(id, ())}:
             return True
+        line = _line(self._members[id])
         try:
             return self[id] is (self._imported(id, member) if isinstance(member, str) else member)
-        except OptionError:
-            return False
+        except OptionError:  # or the line's package is just being imported, and this is what adds its member
+            return _is_of(member, line)
 
     def remove(self, id: str) -> None:
         """Take a member out again, for example one that a test added."""
@@ -116,6 +117,13 @@ class Registry(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._all())
+
+
+def _is_of(member: Any, line: str) -> bool:
+    """Whether a member has the name and the package of a line."""
+    module, _, attribute = line.partition(":")
+    packages = {m.partition(".")[0] for m in (module, getattr(member, "__module__", ""))}
+    return len(packages) == 1 and getattr(member, "__name__", None) == attribute.rpartition(".")[2]
 
 
 def _line(member: Any) -> str:

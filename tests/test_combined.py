@@ -55,6 +55,14 @@ def test_intervals_are_scaled_like_the_scores_and_added_in_squares():
     assert COMBINED.combine(wide).separable is False
 
 
+def test_a_group_of_one_picture_has_no_interval_and_nobody_can_tell_who_leads():
+    das = answer("das", {"x": 4.0, "y": 2.0}, 0.4)
+    one = Attribution("das", "dot products", {**das.groups, "x": GroupScore(4.0, 4.0, 4.0)})
+    both = COMBINED.combine({"guda": answer("guda", {"x": 30.0, "y": 10.0}, 3.0), "das": one})
+    assert both.separable is None and both.runner_up == "y"
+    assert both.groups["x"].span is None and both.groups["y"].span is not None
+
+
 def test_a_group_without_a_score_in_one_part_has_none_and_says_which():
     parts = {
         "guda": answer("guda", {"x": 3.0, "y": None, "z": 1.0}),

@@ -277,6 +277,13 @@ def test_a_draft_leaves_what_unlearning_made_also_where_it_cannot_be_used_or_cam
     assert "2 drafts" in said and not adapter_files.is_draft(adapter_files.read_meta(folder / "ann-lee"))
     said = guda("unlearn", "--draft", "--groups", "ann-lee")
     assert "Drafts leave it as it is." in said and "Nothing to do" not in said
+    plant(folder / "bo-chan", "bo-chan", 1)
+    weights, meta = folder / "bo-chan" / "adapter_model.safetensors", adapter_files.meta_file(folder / "bo-chan")
+    meta.write_text("{")
+    kept = weights.read_bytes()
+    said = guda("unlearn", "--draft", "--again", "--groups", "bo-chan")
+    assert "is damaged" in said and "Drafts leave it as it is." in said
+    assert weights.read_bytes() == kept and meta.read_text() == "{"
     job = Forgetting(load_group_set("artists"), model="brush")
     assert draft.undrafted(job, ["dee"], again=True) == ["dee"]
     plant(folder / "dee", "dee", 2)  # as another process makes one just then

@@ -21,7 +21,7 @@ from guda_core.data.dataset import Pictures
 from guda_core.data.groups import load_group_set
 from guda_core.data.images import hash_pixels
 from guda_core.diffusion import likelihood
-from guda_core.errors import AdapterError, OptionError, TrainingError
+from guda_core.errors import AdapterError, DataError, InHandError, OptionError, TrainingError
 from guda_core.paths import SHIPPED_RUN, Layers, cache_dir
 from guda_core.records import Query
 from guda_core.unlearning import adapter_files, adapters, health, loop, run, switching
@@ -218,6 +218,25 @@ def test_health_is_measured_again_where_other_pictures_of_ones_own_are_held_out(
     assert is_asked_again(other)
     assert is_asked_again(held, apart={(g, held.names[0]) for g in GROUPS.groups})
     assert list(asked(other).measure("noto"))[-1] == 1 and not is_asked_again(other) and is_asked_again(held)
+    lost = asked(held)
+    monkeypatch.setattr(health, "load_pictures", raising(DataError("They are on a disk that is not here.")))
+    assert lost.unmeasured(["noto"]) == []
+
+
+def raising(error):
+    def fails(*_, **__):
+        raise error
+
+    return fails
+
+
+def test_the_list_of_an_adapter_that_another_process_just_replaces_is_left_to_it(job, monkeypatch):
+    monkeypatch.setattr(job, "listed", lambda: {adapter_files.LISTED: "0" * 64})
+    monkeypatch.setattr(job, "load", raising(AdapterError("There is no finished adapter in noto.")))
+    with pytest.raises(AdapterError, match="no finished adapter"):
+        job.note_list(["noto"])
+    monkeypatch.setattr(job, "claim", raising(InHandError("Another process is unlearning it.")))
+    job.note_list(["noto"])
 
 
 def health_of(job):

@@ -120,6 +120,18 @@ def test_a_table_by_names_is_made_anew_where_they_stand_for_something_else(there
     assert second is not first and service_of(task(there)) is second
 
 
+def test_members_that_come_while_it_is_made_do_not_load_the_model_twice(there):
+    def make():
+        METHODS.add("another", ClipSimilarity)  # as the package of one of its methods does
+        return api.service_for(api.cards.load_model(api.cards.chosen_card("brush")), service.group_set)
+
+    service = api._service("brush", "artists")
+    try:
+        assert kept_services.kept("x", make) is kept_services.kept("x", make)
+    finally:
+        METHODS.remove("another")
+
+
 def test_what_changed_while_it_was_made_is_read_again(there):
     folder = there / "runs" / "brush" / "artists" / "adapters" / "dee"
 

@@ -84,6 +84,20 @@ def test_a_member_may_be_added_beside_a_line_that_leads_to_it(tmp_path, monkeypa
         assert of.changes > changes
 
 
+def test_a_package_may_add_the_member_of_its_line_while_it_is_imported(tmp_path, monkeypatch):
+    of = Registry("number", "guda_core.nothing", {**LINES, "mine": "begins:Mine", "other": "begins:Other"})
+    monkeypatch.setattr(importlib.import_module("decimal"), "NUMBERS_OF_THE_TEST", of, raising=False)
+    (tmp_path / "begins").mkdir()
+    (tmp_path / "begins" / "within.py").write_text(
+        "from decimal import NUMBERS_OF_THE_TEST as of\nclass Mine: ...\nof.add('mine', Mine)\n"
+    )
+    (tmp_path / "begins" / "__init__.py").write_text("from begins.within import Mine\nOther = Mine\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert of["mine"] is importlib.import_module("begins").Mine
+    with pytest.raises(OptionError, match="There is a number 'other' already"):
+        of.add("other", type("Mine", (), {"__module__": "begins"}))
+
+
 def test_an_installed_package_adds_members_but_replaces_none(monkeypatch, caplog):
     points = [EntryPoint("decimal", "decimal:Decimal", "x"), EntryPoint("fraction", "builtins:int", "x")]
     points += [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
 import re
 import struct
 import time
@@ -237,6 +238,21 @@ def test_what_has_to_be_said_beside_scores_stays_with_their_table(tmp_path, caps
         assert Results(str(out)).caveats() == []
 
 
+def test_a_table_takes_paths_of_any_kind(tmp_path, monkeypatch):
+    class Place:
+        def __init__(self, path):
+            self.path = path
+
+        def __fspath__(self):
+            return os.fsencode(self.path)
+
+    made = LightService()
+    monkeypatch.setattr(api, "_service", lambda model, groups: made)
+    folder, out = folder_of(tmp_path / "in", 2), tmp_path / "out"
+    asked = {"groups": made.group_set, "effort": "quick"}
+    assert guda_core.attribute_many(Place(folder), Place(out), **asked).summary().pictures == 2
+
+
 def test_all_that_one_question_says_is_of_the_same_parts(tmp_path, monkeypatch):
     """Also while the table goes on."""
     folder, out = folder_of(tmp_path / "in", 12), tmp_path / "out"
@@ -265,21 +281,71 @@ def test_all_that_one_question_says_is_of_the_same_parts(tmp_path, monkeypatch):
         later.summary()
 
 
-def test_a_table_that_could_not_be_opened_anew_is_not_answered_from_what_it_was(tmp_path, monkeypatch):
-    folder, out = folder_of(tmp_path / "in", 3), tmp_path / "out"
-    make_table(folder, out, LightService)
+def test_the_numbers_of_a_summary_add_up_while_a_part_is_written_anew(tmp_path, monkeypatch):
+    made, again = tmp_path / "out", tmp_path / "again"
+    folder = folder_of(tmp_path / "in", 3)
+    make_table(folder, made, LightService)
+    (folder / "broken.png").write_bytes(b"")
+    make_table(folder, again, LightService)
+    fuller = {p.name: p.read_bytes() for p in (again / parts.FOLDER).iterdir()}
+    results, real = Results(str(made)), Results._ask
+
+    def asked(self, *more):
+        found = real(self, *more)
+        for name, data in fuller.items():
+            (made / parts.FOLDER / name).write_bytes(data)
+        return found
+
+    monkeypatch.setattr(Results, "_ask", asked)
+    s = results.summary()
+    assert (s.pictures, s.scored, s.no_score, s.refused, s.failed) == (3, 3, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [(duckdb.Error("It cannot be opened."), ReportError), (KeyboardInterrupt(), KeyboardInterrupt)],
+    ids=["damaged", "stopped"],
+)
+def test_a_table_that_could_not_be_opened_anew_is_not_answered_from_what_it_was(tmp_path, monkeypatch, error, raised):
+    out = tmp_path / "out"
+    make_table(folder_of(tmp_path / "in", 9), out, LightService)
+    last = max((out / parts.FOLDER).iterdir()).rename(tmp_path / "away")
     results = Results(str(out))
-    draw(folder / "one more.png", 7)
-    make_table(folder, out, LightService)
+    assert results.summary().pictures < 9
+    last.rename(out / parts.FOLDER / "000002.parquet")
 
     def fails():
-        raise duckdb.Error("It cannot be opened.")
+        raise error
 
     with monkeypatch.context() as patch:
         patch.setattr(results, "_connection", SimpleNamespace(cursor=fails))
-        with pytest.raises(ReportError, match="cannot be read"):
+        with pytest.raises(raised):
             results.summary()
-    assert results.summary().pictures == 4
+    assert results.summary().pictures == 9
+
+
+def test_a_part_that_could_not_be_read_in_passing_is_looked_at_again(tmp_path, monkeypatch):
+    folder, out = folder_of(tmp_path / "in", 9), tmp_path / "out"
+    make_table(folder, out, LightService)
+    first, real = min((out / parts.FOLDER).iterdir()), places.read_tail
+
+    def fails(place, n):
+        if place == str(first):
+            raise OSError(24, "Too many open files")
+        return real(place, n)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(places, "read_tail", fails)
+        results = Results(str(out))
+        assert results.summary().cut == 1 and results.summary().pictures < 9
+    assert results.summary().pictures == 9 and results.cut == 0
+    away = out.with_name("away")
+    (out / parts.FOLDER).rename(away)
+    with pytest.raises(OptionError, match="is finished yet"):
+        results.summary()
+    away.rename(out / parts.FOLDER)
+    first.write_bytes(b"cut short")
+    assert results.summary().pictures < 9 and results.cut == 1
 
 
 def test_only_parts_that_changed_are_read_again(tmp_path, monkeypatch):
@@ -296,7 +362,7 @@ def test_only_parts_that_changed_are_read_again(tmp_path, monkeypatch):
     assert results.summary().pictures < 12 and results.cut == 1
 
 
-def test_results_at_a_url_are_as_they_are_when_asked(tmp_path):
+def test_results_at_a_url_are_as_they_are_when_asked(tmp_path, monkeypatch):
     folder, memory = folder_of(tmp_path / "in", 3), fsspec.filesystem("memory")
     try:
         make_table(folder, "memory://asked/out", LightService)
@@ -305,6 +371,15 @@ def test_results_at_a_url_are_as_they_are_when_asked(tmp_path):
         draw(folder / "one more.png", 7)
         make_table(folder, "memory://asked/out", LightService)
         assert results.summary().pictures == 4 and results.count(Asked(picture="one more.png"))
+
+        def lost(*_, **__):
+            raise ConnectionError("The line is dead.")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(memory), "ls", lost)
+            with pytest.raises(ReportError, match=r"cannot be read: .* The line is dead\."):
+                results.summary()
+        assert results.summary().pictures == 4
     finally:
         memory.rm("/asked", recursive=True)
 

@@ -48,7 +48,7 @@ def bars(a: Attribution, group_set: GroupSet, name: str = "") -> Html:
     for g in ranked:
         s = a.groups[g]
         hollow = a.unit == "nats" and (s.high or 0.0) >= 0 and not a.stands_out(g)
-        rows.append(Row(group_set.groups[g].name, s.score, s.low, s.high, a.offset(g), hollow))
+        rows.append(Row(group_set.groups[g].name, s.score, *(s.span or (None, None)), a.offset(g), hollow))
     for g in [g for g in a.groups if a.groups[g].score is None]:
         word = "unavailable" if a.groups[g].status == "unavailable" else "no score"
         rows.append(Row(group_set.groups[g].name, None, word=word))

@@ -33,9 +33,7 @@ def number(value: float, unit: str) -> str:
 
 def interval(s: GroupScore, unit: str) -> str:
     """The 95% interval, e.g. "35 to 47"; "" when there is none."""
-    if s.low is None or s.high is None:
-        return ""
-    return f"{number(s.low, unit)} to {number(s.high, unit)}"
+    return " to ".join(number(v, unit) for v in s.span or ())
 
 
 def beyond(a: Attribution, ranked: list[str]) -> str | None:

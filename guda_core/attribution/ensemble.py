@@ -47,7 +47,8 @@ class GudaAndDas(Combination):
         """What both parts' answers say together; as far as the less finished one is.
 
         A group that lacks a score in one part has none here either. Intervals are those of the parts, scaled like their
-        scores and added in squares; `separable` compares the first two groups as if their errors were independent.
+        scores and added in squares; `separable` compares the first two groups as if their errors were independent. A
+        group without an interval in one part, as one of a single picture, has none here either.
         """
         answers = [parts[p] for p in self.needs]
         progress = min(a.progress for a in answers)
@@ -64,10 +65,10 @@ class GudaAndDas(Combination):
                 groups[g] = GroupScore(None, None, None, a.groups[g].status, f"{a.method}: {a.groups[g].reason}")
                 continue
             halves = [_half(a.groups[g]) / d for a, d in zip(answers, scale, strict=True)]
-            score, half = float(both[scored.index(g)]), math.hypot(*halves) / len(halves)
+            score, half = float(both[scored.index(g)]), math.hypot(*halves) / len(halves) if all(halves) else 0.0
             groups[g] = GroupScore(score, score - half, score + half)
         return Attribution(self.id, self.unit, groups, progress, settings=settings, **lead(groups))
 
 
 def _half(s: GroupScore) -> float:
-    return 0.0 if s.low is None or s.high is None else (s.high - s.low) / 2
+    return 0.0 if s.span is None else (s.span[1] - s.span[0]) / 2

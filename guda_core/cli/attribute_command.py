@@ -300,9 +300,9 @@ def _show_answer(a: Attribution, gs: GroupSet, method: MethodInfo) -> None:
         if s.score is None or s.low is None or s.high is None:
             table.add_row("-", gs.groups[g].name, "-", "-", *["-"] * offset, f"{s.status}: {s.reason}")
         else:
-            score, low, high = (score_said(v, a.unit) for v in (s.score, s.low, s.high))
+            span = " to ".join(score_said(v, a.unit) for v in s.span or ()) or "-"
             part = [score_said(a.offset(g), a.unit)] if offset else []
-            table.add_row(str(i + 1), gs.groups[g].name, score, f"{low} to {high}", *part, s.reason or s.status)
+            table.add_row(str(i + 1), gs.groups[g].name, score_said(s.score, a.unit), span, *part, s.reason or s.status)
     show(table)
     say(method.note)
     if a.separable is not None and a.runner_up and ranked:

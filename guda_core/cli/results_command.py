@@ -155,7 +155,7 @@ def _cells(r: Row) -> dict[str, str]:
         "rank": NOTHING if r["rank"] is None else str(r["rank"]),
         "group": r["group_name"] or NOTHING,
         "score": f"{r['score']:.4g}" if ok else NOTHING,
-        "95% interval": f"{r['low']:.4g} to {r['high']:.4g}" if ok else NOTHING,
+        "95% interval": f"{r['low']:.4g} to {r['high']:.4g}" if ok and r["low"] < r["high"] else NOTHING,
         "scope": r["scope"] or NOTHING,
         "status": r["status"] if not r["reason"] else f"{r['status']}: {r['reason']}",
     }

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from threading import RLock
 from typing import Any
 
-from guda_core.errors import OptionError, ReportError
+from guda_core.errors import GudaError, OptionError, ReportError
 from guda_core.given import check_texts, count
 from guda_core.scoring import caveats, places
 from guda_core.scoring.listing import as_text, connect, exact, quoted
@@ -165,20 +165,24 @@ class Results:
             OptionError: there is no table any more, or nothing of it is finished yet.
         """
         with self._looking:
-            if self._held or not self._parts.look():
+            if self._held:
                 return
+            with self._told():
+                if not self._parts.look():
+                    return
             listed = ", ".join(quoted(exact(p)) for p in self._parts.good)
             view = f"CREATE OR REPLACE VIEW scores AS SELECT {', '.join(COLUMNS)} FROM read_parquet([{listed}])"
             try:
                 with self._told():
                     self._connection.cursor().execute(view)
-            except ReportError:
+            except BaseException:
                 self._parts.forget()  # else the next question would be answered from the view of before
                 raise
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Within the block all answers are of the same files: those of its beginning. Threads wait for each other."""
+        """Within the block no parts come or go: all answers are of those of its beginning. A part that a run writes
+        anew meanwhile shows its new rows. Threads wait for each other."""
         with self._looking:
             self._look()
             self._held += 1
@@ -198,12 +202,16 @@ class Results:
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """What DuckDB says within the block becomes a sentence."""
+        """What DuckDB, a disk or a store says within the block becomes a sentence."""
         import duckdb
 
         try:
             yield
-        except duckdb.Error as e:
+        except GudaError:
+            raise
+        except Exception as e:
+            if not isinstance(e, duckdb.Error | OSError) and not places.is_url(self.folder):
+                raise  # libraries of stores raise kinds of their own where a connection is lost
             raise ReportError(
                 f"The results in '{self.folder}' cannot be read: run the command that made them again, which mends "
                 f"them. {e}"
@@ -342,11 +350,10 @@ class Results:
             return self._summary()
 
     def _summary(self) -> Summary:
-        ((rows, pictures, scored),) = self._ask(
-            "SELECT count(*), count(DISTINCT picture), count(DISTINCT picture) FILTER (status = 'ok') FROM scores"
+        ((rows, pictures, scored, refused, failed),) = self._ask(  # at once, so that the numbers add up
+            "SELECT count(*), count(DISTINCT picture), count(DISTINCT picture) FILTER (status = 'ok'), "
+            f"count(*) FILTER (status = '{REFUSED}'), count(*) FILTER (status = '{FAILED}') FROM scores"
         )
-        statuses = dict(self._ask(f"SELECT status, count(*) FROM scores WHERE {_bad()} GROUP BY 1"))
-        bad = statuses.get(REFUSED, 0) + statuses.get(FAILED, 0)
         reasons = self._ask(
             f"SELECT status, reason, count(*) AS n FROM scores WHERE {_bad()} GROUP BY 1, 2 ORDER BY n DESC, 2 "
             f"LIMIT {REASONS}"
@@ -359,9 +366,9 @@ class Results:
             pictures,
             rows,
             scored,
-            pictures - scored - bad,
-            statuses.get(REFUSED, 0),
-            statuses.get(FAILED, 0),
+            pictures - scored - refused - failed,
+            refused,
+            failed,
             {(s, r): n for s, r, n in reasons},
             dict(scopes),
             self._firsts(),

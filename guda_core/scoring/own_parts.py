@@ -21,26 +21,28 @@ class OwnParts:
         self.good: list[str] = []
         self.cut = 0
         self._seen: dict[str, str] | None = None
-        self._known: dict[tuple[str, str], bool] = {}  # (place, when it was written) -> whether it is
+        self._known: set[tuple[str, str]] = set()  # (place, when it was written) of the good ones
         self._known_of: Any = None
 
     def look(self) -> bool:
-        """Whether anything is otherwise than it was the last time. Parts that are as they were are not read again.
+        """Whether the parts are others than the last time. Good ones that are as they were are not read again; those
+        that were left out are, because their disk or store may have failed in passing.
 
         Raises:
             OptionError: there is no table any more, or nothing of it is finished yet.
         """
         found = places.marks(places.joined(self.folder, parts.FOLDER), parts.ENDING)
         seen = {**places.marks(self.folder, ".json"), **found}
-        if seen == self._seen:
+        if seen == self._seen and not self.cut:
             return False
+        before, self._seen = (self.good if seen == self._seen else None), None
         self._find(found)
         if not self.good:
             raise OptionError(
                 f"Nothing in '{self.folder}' is finished yet. Wait, or run the command that made it again."
             )
         self._seen = seen
-        return True
+        return self.good != before
 
     def forget(self) -> None:
         """Let the next look find something new."""
@@ -55,11 +57,12 @@ class OwnParts:
         except ReportError:
             made = None  # what needs that file says so
         if (made, count) != self._known_of:
-            self._known, self._known_of = {}, (made, count)
+            self._known, self._known_of = set(), (made, count)
         whole, _ = parts.whole([p for p, mark in found.items() if (p, mark) not in self._known])
         own = set(whole if made is None else self._of_table(whole, made, count))
-        self._known = {at: self._known.get(at, at[0] in own) for at in found.items()}
-        self.good = [place for (place, _), is_own in self._known.items() if is_own]
+        known = self._known
+        self._known = {at for at in found.items() if at in known or at[0] in own}
+        self.good = [place for place, mark in found.items() if (place, mark) in self._known]
         self.cut = len(found) - len(self.good)
 
     def _of_table(self, whole: list[str], made: dict[str, Any], count: int) -> list[str]:

@@ -119,11 +119,11 @@ def _names(rows: Sequence[Row]) -> list[str]:
 
 def _cells(r: Row) -> list[object]:
     ok = r["score"] is not None
-    values = [sentences.number(r[k], r["unit"]) for k in ("score", "low", "high")] if ok else []
+    span = sentences.interval(GroupScore(r["score"], r["low"], r["high"]), r["unit"]) or "-"
     told = r["status"] if not r["reason"] else f"{r['status']}: {r['reason']}"
     return [
         r["picture"], r["method"] or "-", r["rank"] or "-", r["group_name"] or "-",
-        values[0] if ok else "-", f"{values[1]} to {values[2]}" if ok else "-", r["scope"] or "-", told,
+        sentences.number(r["score"], r["unit"]) if ok else "-", span, r["scope"] or "-", told,
     ]  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.finite import is_finite
 from guda_core.errors import AdapterError, OptionError
 from guda_core.unlearning import adapters, uce
-from guda_core.unlearning.adapter_files import is_draft, read_meta
+from guda_core.unlearning.adapter_files import is_draft, meta_file, read_meta
 from guda_core.unlearning.config import UnlearnConfig
 from guda_core.unlearning.guda_c import anchor_odds
 from guda_core.unlearning.lora import LoraSpec
@@ -80,7 +80,8 @@ def undrafted(job: Forgetting, wanted: Sequence[str], *, again: bool = False) ->
 
 
 def meta_there(job: Forgetting, group: str) -> Mapping[str, Any]:
-    """What the adapter that lies in a group's place says of itself, of whichever model; nothing where there is none."""
+    """What the adapter that lies in a group's place says of itself, of whichever model; nothing where there is none, or
+    nobody can read it."""
     try:
         return read_meta(job.folder / group)
     except AdapterError:
@@ -88,9 +89,12 @@ def meta_there(job: Forgetting, group: str) -> Mapping[str, Any]:
 
 
 def is_unlearned(job: Forgetting, group: str) -> bool:
-    """Whether an adapter that unlearning made of this model lies in the group's place."""
+    """Whether an adapter that unlearning made of this model lies in the group's place, or one of which nobody can tell,
+    because its metadata is damaged."""
     meta = meta_there(job, group)
-    return bool(meta) and not is_draft(meta) and job.model.goes_by(str(meta.get("base_sha256")))
+    if not meta:
+        return meta_file(job.folder / group).is_file()
+    return not is_draft(meta) and job.model.goes_by(str(meta.get("base_sha256")))
 
 
 def make(job: Forgetting, group: str, config: UceConfig | None = None) -> Draft | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -24,6 +25,7 @@ from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.batches import at_most
 from guda_core.diffusion.memory import Fitting
+from guda_core.errors import DataError
 from guda_core.paths import Folder
 from guda_core.unlearning import adapters
 from guda_core.unlearning.adapter_files import read_json, write_json
@@ -31,6 +33,8 @@ from guda_core.unlearning.adapters import HEALTH, OFFSET
 from guda_core.unlearning.run import Forgetting
 from guda_core.unlearning.switching import Switching
 from guda_core.versions import versions
+
+log = logging.getLogger(__name__)
 
 KINDS = {  # of pictures that an adapter's health is measured on -> how a table's head says it
     "forgotten_prompt": "forgotten, prompt",
@@ -124,12 +128,16 @@ class Health:
         return out
 
     def _of_these_pictures(self, group: str, found: Mapping[str, Any]) -> bool:
-        """The pictures of an included set do not change, and may not be here; who measured with settings of their own
-        asks with these."""
+        """The pictures of an included set do not change, and may not be here, as those of an own set may not be; who
+        measured with settings of their own asks with these."""
         said = found.get(HELD_OUT)
         if said is None or not self.job.is_own or found.get("config") != self._settings():
             return True
-        return said == _hash(self._kinds(group), self.job.card.resolution)
+        try:
+            return said == _hash(self._kinds(group), self.job.card.resolution)
+        except DataError as e:  # measuring would fail, too
+            log.warning("Whether %s's health is of today's held-out pictures is not known: %s", group, e)
+            return True
 
     @cached_property
     def _held(self) -> Pictures:

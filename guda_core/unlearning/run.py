@@ -189,9 +189,13 @@ class Forgetting:
         Raises:
             AdapterError: one cannot be used, or cannot be written.
         """
+        now, listed = self.listed().get(adapter_files.LISTED), False
         now = self.listed().get(adapter_files.LISTED)
         for group in groups if now else ():
-            if not self._is_listed(group, now):
+            listed = False
+            with suppress(AdapterError):  # another process may just put a new one there
+                listed = self._is_listed(group, now)
+            if not listed:
                 with suppress(InHandError), self.claim(group):  # whoever has it in hand writes another one
                     if not self._is_listed(group, now):
                         adapter_files.note(self.folder / group, {adapter_files.LISTED: now})
