@@ -1,5 +1,5 @@
-"""The library in functions: `load_model`, `make_groups`, `load_groups`, `attribute` and `unlearn`, and
-`many.attribute_many`; `guda_core` exports them.
+"""The library in functions: `load_model`, `make_groups`, `load_groups`, `best_caption` and `attribute`;
+`offline.unlearn` and `offline.draft`; and `many.attribute_many`. `guda_core` exports them.
 
 Names follow one rule, as on the command line: what is given; else the variable (GUDA_MODEL, GUDA_GROUP_SET, GUDA_HOME);
 else the workspace's only model or the included one, and the group set of the model's card or the workspace's only set.
@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from guda_core import kept_services, paths
+from guda_core import kept_services
 from guda_core.data import groups as group_sets
 from guda_core.data.images import Fit, read_file
 from guda_core.data.own.prepared import prepare
@@ -28,7 +28,6 @@ from guda_core.given import (
     Picture,
     check_callable,
     check_texts,
-    count,
     model_name,
     names,
     path_of,
@@ -37,18 +36,12 @@ from guda_core.given import (
     plain,
     set_name,
 )
-from guda_core.jobs.chosen_pool import opened
-from guda_core.jobs.driver import Event
 from guda_core.local import LocalService, service_for
-from guda_core.picture_records import PlaceMap, Shown, Strip
+from guda_core.picture_records import Near, PlaceMap, Shown, Strip
 from guda_core.records import Attribution, GroupSet, Provenance, Query, Scope
 from guda_core.reports import bundle, picture_files
 from guda_core.reports.record import limits, to_json
 from guda_core.service import check_methods, find_effort
-from guda_core.unlearning.forget import FORGET_LOSSES
-from guda_core.unlearning.group_jobs import Asked, kept_apart, work_by
-from guda_core.unlearning.health import Health, read_all
-from guda_core.unlearning.run import Forgetting, check_learned
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +54,8 @@ class Answer:
     query: the picture as it was scored. groups: the group set. settings: effort and methods. provenance: hashes of all
     that the scores are computed from.
     pictures: method id -> what its models draw without each group, where that was asked. maps: method id -> group id ->
-    where in the picture its drop comes from, where that was asked.
+    where in the picture its drop comes from, where that was asked. nearest: the training pictures that are most alike,
+    where that was asked: likeness, not influence.
     """
 
     methods: Mapping[str, Attribution]
@@ -72,13 +66,16 @@ class Answer:
     provenance: Provenance
     pictures: Mapping[str, Strip] = field(default_factory=dict)
     maps: Mapping[str, Mapping[str, PlaceMap]] = field(default_factory=dict)
+    nearest: Sequence[Near] = ()
 
     @property
     def shown(self) -> Shown:
-        """Strip and maps as a report holds them: of the first method that has them, maps in the order of its ranks."""
+        """Strip and maps as a report holds them: of the first method that has them, maps in the order of its ranks; and
+        the nearest pictures."""
         strip = next(iter(self.pictures.values()), None)
         method, found = next(iter(self.maps.items()), ("", {}))
-        return picture_files.shown(self.query.pixels, strip, self.methods[method].ranked() if method else [], found)
+        ranked = self.methods[method].ranked() if method else []
+        return replace(picture_files.shown(self.query.pixels, strip, ranked, found), near=tuple(self.nearest))
 
     @property
     def best(self) -> str | None:
@@ -224,6 +221,28 @@ def make_groups(
     return group_sets.load_group_set(made.draft.id)
 
 
+def best_caption(
+    picture: Picture,
+    model: BaseModel | str | Path | None = None,
+    groups: GroupSet | str | None = None,
+) -> str:
+    """The caption of a group set that suits a picture best, by CLIP: a prompt for `attribute` where none is known.
+
+    Args:
+        picture: a file, its bytes, or a PIL image.
+        model, groups: loaded ones, or their names.
+
+    Returns:
+        The caption, one of `data.captions`' examples; "" where the encoder reads no words, or the set has no captions.
+
+    Raises:
+        GudaError: the picture or a name is refused, in one sentence.
+    """
+    data = picture_bytes(picture)
+    service = _service(_model(model), groups)
+    return service.best_caption(service.prepare(data))
+
+
 def attribute(
     picture: Picture,
     prompt: str = "",
@@ -234,6 +253,7 @@ def attribute(
     *,
     pictures: bool = False,
     maps: bool = False,
+    nearest: bool = False,
     progress: Callable[[Attribution], None] | None = None,
 ) -> Answer:
     """Score every group for one picture.
@@ -247,6 +267,7 @@ def attribute(
             but every draw is made of every group.
         pictures: also draw the picture again without each group, by every asked method that has models without one.
         maps: also map where in the picture each group's drop comes from, by the same methods.
+        nearest: also find the training pictures that are most alike, by CLIP; none for a model without an encoder.
         progress: is called with the scores as they refine, method by method; `Attribution.progress` goes to 1.0, and
             the first ones may have no group yet. What it raises ends the work within one step, and is raised.
 
@@ -277,109 +298,7 @@ def attribute(
     strips = {m: service.strip(query, m) for m in able if pictures}
     places = {m: service.place_maps(query, m) for m in able if maps}
     about = (service.scope(query), query, service.group_set, settings, service.provenance())
-    return Answer(found, *about, pictures=strips, maps=places)
-
-
-def unlearn(
-    groups: GroupSet | str | None = None,
-    model: str | Path | None = None,
-    *,
-    only: Sequence[str] = (),
-    operator: str | None = None,
-    folder: str | Path | None = None,
-    again: bool = False,
-    workers: int | None = None,
-    ray: str | None = None,
-    **settings: Any,
-) -> dict[str, dict[str, Any]]:
-    """Unlearn groups from a model, each into an adapter, and measure each adapter's health.
-
-    Adapters that are there and fit are kept; a call that was stopped goes on. Progress is logged. Hours, for a large
-    model.
-
-    Args:
-        groups, model: a group set and a model's name.
-        only: ids of groups; default: all.
-        operator: the forget loss; default: guda_c, or retrack for a model that reads no prompts.
-        folder: where the adapters go; default: the workspace.
-        again: also make adapters again that fit.
-        workers: so many groups at once, in processes of this machine, a GPU each where there are GPUs. They import the
-            main program again, so a script's own call stands below `if __name__ == "__main__":`.
-        ray: the same on a Ray cluster: HOST:PORT, "auto" or "local".
-        settings: of the loss and the loop, such as steps, batch, lr, rank, seed.
-
-    Returns:
-        Group id -> its health: the mean ELBO drop in nats by kind of picture, as in `health.json`.
-
-    Raises:
-        GudaError: a name or a setting is refused, the training pictures are not there, or a training went astray.
-    """
-    named = _model(model)
-    if isinstance(named, BaseModel):
-        raise OptionError(f"unlearn loads the model itself: give its name, such as model='{named.card.id}'.")
-    check_texts({"operator": operator, "ray": ray})
-    if operator is not None:
-        FORGET_LOSSES.find(operator)
-    workers = count(workers, "workers")
-    only = names(only, "only")
-    group_set = _groups(groups, named)
-    changes = tuple(sorted((k, plain(v)) for k, v in settings.items()))
-    asked = Asked(group_set.id, named, path_or_none(folder, "folder"), tuple(only), operator, changes, again=again)
-    with kept_services.none_kept():  # its memory is needed, and what it read is no longer true afterwards
-        if workers is not None or ray is not None:
-            return _by_workers(group_set, asked, workers, ray)
-        return _in_this_process(group_set, asked)
-
-
-def _in_this_process(group_set: GroupSet, asked: Asked) -> dict[str, dict[str, Any]]:
-    """`unlearn` without other processes; the set may be any."""
-    job = Forgetting(group_set, model=asked.model, folder=asked.folder)
-    check_learned(job)
-    config = job.config(asked.operator, **dict(asked.changes))
-    pending = job.begin(asked.groups, config=config, again=asked.again)
-    for said in job.replaced(pending, config):
-        _log_replaced(said)
-    for gid in pending:
-        for p in job.unlearn(gid, config, again=asked.again):
-            log.info("unlearn %s: step %d of %d, loss %.4f", gid, p.step, p.steps, p.loss)
-    measured = Health(job, apart=kept_apart(group_set, job.card.id))
-    for gid in measured.unmeasured(asked.groups):
-        told = 0
-        for fraction in measured.measure(gid):
-            if int(10 * fraction) > told:
-                told = int(10 * fraction)
-                log.info("health of %s: %d%%", gid, 10 * told)
-    health = measured.read()
-    return {g: health[g] for g in job.known(asked.groups) if g in health}
-
-
-def _by_workers(group_set: GroupSet, asked: Asked, workers: int | None, ray: str | None) -> dict[str, dict[str, Any]]:
-    """`unlearn` in other processes, which read the set themselves."""
-    if missing := [g for g in asked.groups if g not in group_set.groups]:
-        raise OptionError(f"There is no group '{missing[0]}'. Known: {', '.join(group_set.groups)}.")
-    if group_sets.load_group_set(asked.group_set) != group_set:
-        raise OptionError(
-            f"The group set '{group_set.id}' in the workspace is another one than this. With workers or ray, give the "
-            "name of a set that is in the workspace: each process reads it there."
-        )
-    with opened(workers, ray) as pool:
-        log.info("unlearn on %s", pool.about)
-        if failed := work_by(asked, pool, _logged, _log_replaced):
-            raise failed
-    card = cards.chosen_card(asked.model).id
-    where = paths.Layers((asked.folder,)) if asked.folder else paths.run(card, group_set.id).adapters
-    return read_all(where, asked.groups or group_set.groups)
-
-
-def _log_replaced(said: str) -> None:
-    log.info("unlearn: %s", said)
-
-
-def _logged(title: str, count: int, events: Iterator[Event]) -> Iterator[Event]:
-    """Log what happens to jobs, and pass it on."""
-    for e in events:
-        log.info("%s (%.0f%%): %s %s. %s", title, 100 * e.all_done, e.job.name, e.kind, e.note)
-        yield e
+    return Answer(found, *about, pictures=strips, maps=places, nearest=service.nearest(query) if nearest else ())
 
 
 def _model(given: BaseModel | str | Path | None) -> BaseModel | str | None:

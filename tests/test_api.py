@@ -20,6 +20,7 @@ from PIL import Image
 import guda_core
 from guda_core import api, given, kept_services
 from guda_core.data import encoders
+from guda_core.data.captions import captioner_of
 from guda_core.data.encoders import ClipTower
 from guda_core.diffusion import cards
 from guda_core.errors import GudaError, ImageError, ModelError, OptionError
@@ -93,6 +94,20 @@ def test_an_answer_holds_scores_scope_and_record(tiny, tmp_path):
     assert read.record["methods"] == record["methods"]
     assert repr(answer).startswith(f"Answer(best='{answer.best}', methods=['guda', 'clip'], scope='")
     assert len(repr(answer)) < 200 and "array" not in repr(answer.methods["guda"]) + repr(answer.query)
+
+
+def test_nearest_pictures_and_the_best_caption_are_those_of_the_service(tiny, tmp_path):
+    draw(tmp_path / "p.png", side=32)
+    plain, asked = (
+        guda_core.attribute(tmp_path / "p.png", methods=["clip"], effort="quick", nearest=n) for n in (False, True)
+    )
+    found = tiny.nearest(asked.query)
+    assert [(n.group, n.name, n.cosine) for n in asked.nearest] == [(n.group, n.name, n.cosine) for n in found] != []
+    assert plain.nearest == () and plain.record() == asked.record()
+    told = read_report(asked.report(tmp_path / "r.zip")).record["pictures"]["near"]
+    assert told == [{"group": n.group, "name": n.name, "cosine": n.cosine} for n in found]
+    caption = guda_core.best_caption(tmp_path / "p.png")
+    assert caption in captioner_of(tiny.group_set).examples() and caption == tiny.best_caption(asked.query)
 
 
 def test_what_a_newcomer_gets_wrong_is_said_with_what_was_given(tiny, tmp_path, caplog):

@@ -60,6 +60,7 @@ TABLE = (
     "local",
     "named",
     "api",
+    "offline",
     "many",
     "zero_gpu",
     "ui.*",

@@ -291,6 +291,21 @@ def test_a_draft_leaves_what_unlearning_made_also_where_it_cannot_be_used_or_cam
     assert not adapter_files.is_draft(adapter_files.read_meta(folder / "dee"))
 
 
+def test_the_library_drafts_what_the_program_drafts(work, caplog):
+    folder = work / "runs" / "brush" / "artists" / "adapters"
+    plant(folder / "ann-lee", "ann-lee", 1)
+    (folder / "ann-lee" / "adapter_model.safetensors").unlink()
+    made = guda_core.draft("artists", "brush", only=["dee", "ann-lee"])
+    assert list(made) == ["dee"] and made["dee"].rank > 0 and "Drafts leave it as it is." in caplog.text
+    first = adapter_files.read_meta(folder / "dee")
+    assert "1 draft" in guda("unlearn", "--draft", "--again", "--groups", "dee")
+    assert adapter_files.is_draft(first) and adapter_files.read_meta(folder / "dee")["sha256"] == first["sha256"]
+    assert guda_core.draft("artists", "brush", only=["dee"]) == {}
+    assert list(guda_core.draft("artists", "brush", folder=work / "other")) == list(ARTISTS)
+    with pytest.raises(OptionError, match="draft loads the model itself: give its name, such as model='brush'"):
+        guda_core.draft("artists", load_model(find_card("brush")))
+
+
 def test_a_draft_goes_with_no_other_settings(work):
     assert "--draft goes with" in guda("unlearn", "--draft", "--steps", "3", code=2)
 

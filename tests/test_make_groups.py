@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import guda_core
-from guda_core import api
+from guda_core import api, offline
 from guda_core.errors import GroupSetError, GudaError, OptionError
 from tests.own_pictures import IDS, guda, paint
 
@@ -150,7 +150,7 @@ def test_the_lines_of_the_how_to_page_run(home, pictures, tmp_path, monkeypatch,
 
         return call
 
-    for function in (api.unlearn, api.attribute):  # a model of one's own is hours of work
+    for function in (offline.unlearn, api.attribute):  # a model of one's own is hours of work
         monkeypatch.setattr(guda_core, function.__name__, stand_in(function), raising=False)
     monkeypatch.setattr(logging, "basicConfig", lambda **settings: None)
     monkeypatch.chdir(tmp_path)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import guda_core
-from guda_core import api
+from guda_core import offline
 from guda_core.cli.jobs_progress import clock
 from guda_core.diffusion.cards import find_card
 from guda_core.errors import OptionError
@@ -160,7 +160,7 @@ def test_the_library_unlearns_by_workers_what_it_unlearns_alone(home, monkeypatc
     alone = guda_core.unlearn("artists", "brush", only=["dee"], **few)
     files = taken_away(home, "dee")
     asked = []
-    monkeypatch.setattr(api, "opened", lambda *given: asked.append(given) or closing(Here()))
+    monkeypatch.setattr(offline, "opened", lambda *given: asked.append(given) or closing(Here()))
     monkeypatch.setattr(group_jobs, "set_up_libraries", lambda: None)
     told = guda_core.unlearn("artists", "brush", only=["dee"], workers=1, **few)
     assert made(home) == files and told == alone and set(told) == {"dee"}

@@ -18,21 +18,15 @@ if TYPE_CHECKING:
 
 def draft(job: Forgetting, wanted: Sequence[str], *, again: bool) -> None:
     """Make the drafts, and say what they are."""
-    from guda_core.unlearning.adapter_files import is_draft
-    from guda_core.unlearning.draft import is_unlearned, make, meta_there, readers, undrafted
+    from guda_core.unlearning.draft import begin, left, make
 
-    readers(job.model)  # refuses before anything is begun
     began, made = time.monotonic(), {}
-    groups = undrafted(job, wanted, again=again)
-    kept = [g for g in groups if not (again and is_draft(meta_there(job, g)))]  # else: what unlearning made
-    job.check_others(kept, again="use `guda unlearn --again` without --draft" if again else "add --again")
-    for group in groups:
+    for group in begin(job, wanted, again=again):
         with ERR.status(f"Drafting {job.group_set.groups[group].name}"):
             if (draft := make(job, group)) is not None:
                 made[group] = draft
-    broken = [why for g in job.known(wanted) if is_unlearned(job, g) and (why := job.why_again(g, None))]
-    for why in broken:
-        note(f"{why} Drafts leave it as it is.")
+    for why in (broken := left(job, wanted)):
+        note(why)
     if not made:
         if not broken:
             say("Nothing to do: every group has an adapter. With --again, drafts are made again.")

@@ -79,6 +79,26 @@ def undrafted(job: Forgetting, wanted: Sequence[str], *, again: bool = False) ->
     return out
 
 
+def begin(job: Forgetting, wanted: Sequence[str], *, again: bool = False) -> list[str]:
+    """The groups to draft (`undrafted`), once it is clear that they may be.
+
+    Raises:
+        OptionError: the model has no layers to edit. AdapterError: a draft would take the place of another model's
+            adapter.
+    """
+    readers(job.model)
+    groups = undrafted(job, wanted, again=again)
+    kept = [g for g in groups if not (again and is_draft(meta_there(job, g)))]  # else: what unlearning made
+    job.check_others(kept, again="use `guda unlearn --again` without --draft" if again else "add --again")
+    return groups
+
+
+def left(job: Forgetting, wanted: Sequence[str]) -> list[str]:
+    """What is said of the wanted groups whose unlearned adapter cannot be used: drafts leave it."""
+    broken = [why for g in job.known(wanted) if is_unlearned(job, g) and (why := job.why_again(g, None))]
+    return [f"{why} Drafts leave it as it is." for why in broken]
+
+
 def meta_there(job: Forgetting, group: str) -> Mapping[str, Any]:
     """What the adapter that lies in a group's place says of itself, of whichever model; nothing where there is none, or
     nobody can read it."""

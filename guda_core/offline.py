@@ -1,0 +1,173 @@
+"""The offline half of the library in functions: `unlearn`, and `draft` in its place; `guda_core` exports them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from guda_core import kept_services, paths
+from guda_core.api import _groups, _model
+from guda_core.data import groups as group_sets
+from guda_core.diffusion import cards
+from guda_core.diffusion.base_model import BaseModel
+from guda_core.errors import OptionError
+from guda_core.given import check_texts, count, names, path_or_none, plain
+from guda_core.jobs.chosen_pool import opened
+from guda_core.jobs.driver import Event
+from guda_core.records import GroupSet
+from guda_core.unlearning import draft as drafts
+from guda_core.unlearning.forget import FORGET_LOSSES
+from guda_core.unlearning.group_jobs import Asked, kept_apart, work_by
+from guda_core.unlearning.health import Health, read_all
+from guda_core.unlearning.run import Forgetting, check_learned
+
+log = logging.getLogger(__name__)
+
+
+def unlearn(
+    groups: GroupSet | str | None = None,
+    model: str | Path | None = None,
+    *,
+    only: Sequence[str] = (),
+    operator: str | None = None,
+    folder: str | Path | None = None,
+    again: bool = False,
+    workers: int | None = None,
+    ray: str | None = None,
+    **settings: Any,
+) -> dict[str, dict[str, Any]]:
+    """Unlearn groups from a model, each into an adapter, and measure each adapter's health.
+
+    Adapters that are there and fit are kept; a call that was stopped goes on. Progress is logged. Hours, for a large
+    model.
+
+    Args:
+        groups, model: a group set and a model's name.
+        only: ids of groups; default: all.
+        operator: the forget loss; default: guda_c, or retrack for a model that reads no prompts.
+        folder: where the adapters go; default: the workspace.
+        again: also make adapters again that fit.
+        workers: so many groups at once, in processes of this machine, a GPU each where there are GPUs. They import the
+            main program again, so a script's own call stands below `if __name__ == "__main__":`.
+        ray: the same on a Ray cluster: HOST:PORT, "auto" or "local".
+        settings: of the loss and the loop, such as steps, batch, lr, rank, seed.
+
+    Returns:
+        Group id -> its health: the mean ELBO drop in nats by kind of picture, as in `health.json`.
+
+    Raises:
+        GudaError: a name or a setting is refused, the training pictures are not there, or a training went astray.
+    """
+    named = _named(model, "unlearn")
+    check_texts({"operator": operator, "ray": ray})
+    if operator is not None:
+        FORGET_LOSSES.find(operator)
+    workers = count(workers, "workers")
+    only = names(only, "only")
+    group_set = _groups(groups, named)
+    changes = tuple(sorted((k, plain(v)) for k, v in settings.items()))
+    asked = Asked(group_set.id, named, path_or_none(folder, "folder"), tuple(only), operator, changes, again=again)
+    with kept_services.none_kept():  # its memory is needed, and what it read is no longer true afterwards
+        if workers is not None or ray is not None:
+            return _by_workers(group_set, asked, workers, ray)
+        return _in_this_process(group_set, asked)
+
+
+def draft(
+    groups: GroupSet | str | None = None,
+    model: str | Path | None = None,
+    *,
+    only: Sequence[str] = (),
+    folder: str | Path | None = None,
+    again: bool = False,
+) -> dict[str, drafts.Draft]:
+    """Make adapters of groups that have none in seconds, by UCE in place of unlearning (`unlearning.draft`).
+
+    A draft is for a first try: it agrees less with retraining, and answers say that it is one. `unlearn` puts real
+    adapters in the place of drafts; what unlearning made stays, also where it cannot be used, which is logged.
+
+    Args:
+        groups, model, only, folder: as `unlearn` takes them.
+        again: also make drafts again.
+
+    Returns:
+        Group id -> its draft, of the groups of which one was made.
+
+    Raises:
+        GudaError: a name is refused, the training pictures are not there, or the model has no layers that only read
+            the prompt.
+    """
+    named = _named(model, "draft")
+    only = names(only, "only")
+    with kept_services.none_kept():
+        job = Forgetting(_groups(groups, named), model=named, folder=path_or_none(folder, "folder"))
+        check_learned(job)
+        made = {}
+        for gid in drafts.begin(job, only, again=again):
+            if (found := drafts.make(job, gid)) is not None:
+                made[gid] = found
+                log.info("draft %s: rank %d", gid, found.rank)
+        for said in drafts.left(job, only):
+            log.warning("%s", said)
+        return made
+
+
+def _named(given: object, what: str) -> str | None:
+    """The name of a model. Raises OptionError for a loaded one."""
+    found = _model(given)
+    if isinstance(found, BaseModel):
+        raise OptionError(f"{what} loads the model itself: give its name, such as model='{found.card.id}'.")
+    return found
+
+
+def _in_this_process(group_set: GroupSet, asked: Asked) -> dict[str, dict[str, Any]]:
+    """`unlearn` without other processes; the set may be any."""
+    job = Forgetting(group_set, model=asked.model, folder=asked.folder)
+    check_learned(job)
+    config = job.config(asked.operator, **dict(asked.changes))
+    pending = job.begin(asked.groups, config=config, again=asked.again)
+    for said in job.replaced(pending, config):
+        _log_replaced(said)
+    for gid in pending:
+        for p in job.unlearn(gid, config, again=asked.again):
+            log.info("unlearn %s: step %d of %d, loss %.4f", gid, p.step, p.steps, p.loss)
+    measured = Health(job, apart=kept_apart(group_set, job.card.id))
+    for gid in measured.unmeasured(asked.groups):
+        told = 0
+        for fraction in measured.measure(gid):
+            if int(10 * fraction) > told:
+                told = int(10 * fraction)
+                log.info("health of %s: %d%%", gid, 10 * told)
+    health = measured.read()
+    return {g: health[g] for g in job.known(asked.groups) if g in health}
+
+
+def _by_workers(group_set: GroupSet, asked: Asked, workers: int | None, ray: str | None) -> dict[str, dict[str, Any]]:
+    """`unlearn` in other processes, which read the set themselves."""
+    if missing := [g for g in asked.groups if g not in group_set.groups]:
+        raise OptionError(f"There is no group '{missing[0]}'. Known: {', '.join(group_set.groups)}.")
+    if group_sets.load_group_set(asked.group_set) != group_set:
+        raise OptionError(
+            f"The group set '{group_set.id}' in the workspace is another one than this. With workers or ray, give the "
+            "name of a set that is in the workspace: each process reads it there."
+        )
+    with opened(workers, ray) as pool:
+        log.info("unlearn on %s", pool.about)
+        if failed := work_by(asked, pool, _logged, _log_replaced):
+            raise failed
+    card = cards.chosen_card(asked.model).id
+    where = paths.Layers((asked.folder,)) if asked.folder else paths.run(card, group_set.id).adapters
+    return read_all(where, asked.groups or group_set.groups)
+
+
+def _log_replaced(said: str) -> None:
+    log.info("unlearn: %s", said)
+
+
+def _logged(title: str, count: int, events: Iterator[Event]) -> Iterator[Event]:
+    """Log what happens to jobs, and pass it on."""
+    for e in events:
+        log.info("%s (%.0f%%): %s %s. %s", title, 100 * e.all_done, e.job.name, e.kind, e.note)
+        yield e
