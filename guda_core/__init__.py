@@ -16,7 +16,7 @@ from importlib import import_module
 __version__ = "0.2.0.dev0"
 _PLACES = {  # name -> the module that it comes from
     **dict.fromkeys(
-        ("load_model", "make_groups", "load_groups", "best_caption", "attribute", "Answer"), "guda_core.api"
+        ("load_model", "make_groups", "load_groups", "generate", "best_caption", "attribute", "Answer"), "guda_core.api"
     ),
     **dict.fromkeys(("unlearn", "draft"), "guda_core.offline"),
     "attribute_many": "guda_core.many",

@@ -1,6 +1,7 @@
 from guda_core.api import Answer as Answer
 from guda_core.api import attribute as attribute
 from guda_core.api import best_caption as best_caption
+from guda_core.api import generate as generate
 from guda_core.api import load_groups as load_groups
 from guda_core.api import load_model as load_model
 from guda_core.api import make_groups as make_groups

@@ -1,4 +1,4 @@
-"""The library in functions: `load_model`, `make_groups`, `load_groups`, `best_caption` and `attribute`;
+"""The library in functions: `load_model`, `make_groups`, `load_groups`, `generate`, `best_caption` and `attribute`;
 `offline.unlearn` and `offline.draft`; and `many.attribute_many`. `guda_core` exports them.
 
 Names follow one rule, as on the command line: what is given; else the variable (GUDA_MODEL, GUDA_GROUP_SET, GUDA_HOME);
@@ -16,6 +16,8 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
+
+from PIL import Image
 
 from guda_core import kept_services
 from guda_core.data import groups as group_sets
@@ -38,7 +40,8 @@ from guda_core.given import (
 )
 from guda_core.local import LocalService, service_for
 from guda_core.picture_records import Near, PlaceMap, Shown, Strip
-from guda_core.records import Attribution, GroupSet, Provenance, Query, Scope
+from guda_core.python_words import speaks_python
+from guda_core.records import VERDICTS, Attribution, GroupSet, Provenance, Query, Scope
 from guda_core.reports import bundle, picture_files
 from guda_core.reports.record import limits, to_json
 from guda_core.service import check_methods, find_effort
@@ -88,8 +91,10 @@ class Answer:
 
     @property
     def limits(self) -> list[str]:
-        """What has to be said beside the scores, in sentences, such as that adapters are older than the pictures."""
-        return limits(self.methods, self.provenance)
+        """What has to be said beside the scores, in sentences: that the model could not have made the picture, or
+        nobody knows; that adapters are older than the pictures; what a score is not."""
+        scope = [] if self.scope.verdict == "in scope" else [VERDICTS[self.scope.verdict]]
+        return [*scope, *limits(self.methods, self.provenance)]
 
     def __repr__(self) -> str:
         said = {"best": self.best, "methods": list(self.methods), "scope": self.scope.verdict, "groups": self.groups.id}
@@ -99,6 +104,7 @@ class Answer:
         """The full record as plain data: the JSON of `guda attribute --json`."""
         return to_json(self.query, list(self.methods.values()), self.groups, **self._about())
 
+    @speaks_python
     def report(self, path: str | Path, *, original: str | Path | bytes | None = None) -> Path:
         """Write the report bundle (a zip that `guda replay` computes again); returns its path.
 
@@ -126,6 +132,7 @@ class Answer:
         return {"settings": dict(self.settings), "provenance": self.provenance, "scope": scope}
 
 
+@speaks_python
 def load_model(
     name: str | Path | None = None, *, device: str | None = None, lora: str | Path | None = None
 ) -> BaseModel:
@@ -144,6 +151,7 @@ def load_model(
     return cards.load_model(cards.chosen_card(model_name(name) or None, lora=lora), device=device)
 
 
+@speaks_python
 def load_groups(name: str | None = None) -> GroupSet:
     """Read and check a group set, by its name in the workspace.
 
@@ -159,6 +167,7 @@ def load_groups(name: str | None = None) -> GroupSet:
     return _groups(name, None)
 
 
+@speaks_python
 def make_groups(
     place: str | Path,
     *,
@@ -221,6 +230,40 @@ def make_groups(
     return group_sets.load_group_set(made.draft.id)
 
 
+@speaks_python
+def generate(
+    prompt: str,
+    model: BaseModel | str | Path | None = None,
+    groups: GroupSet | str | None = None,
+    *,
+    seed: int = 0,
+    steps: int = 25,
+    guidance: float = 2.5,
+) -> Image.Image:
+    """Let the model draw a picture, as `guda generate` does. The same seed gives the same one.
+
+    Args:
+        prompt: what to draw.
+        model, groups: loaded ones, or their names.
+        seed: 0 to 4294967295. steps: of DDIM, 1 to 200. guidance: weight of classifier-free guidance, 1 to 20.
+
+    Returns:
+        The picture, which `attribute` takes. What the model could not read of the prompt is logged.
+
+    Raises:
+        GudaError: the prompt, a name or a number is refused, in one sentence.
+    """
+    check_texts({"prompt": prompt})
+    service = _service(_model(model), groups)
+    numbers = {"seed": plain(seed), "steps": plain(steps), "guidance": plain(guidance)}
+    *_, query = service.generate(prompt=prompt, **numbers)
+    assert isinstance(query, Query)
+    for said in query.preparation:
+        log.warning("%s", said)
+    return Image.fromarray(query.pixels)
+
+
+@speaks_python
 def best_caption(
     picture: Picture,
     model: BaseModel | str | Path | None = None,
@@ -243,6 +286,7 @@ def best_caption(
     return service.best_caption(service.prepare(data))
 
 
+@speaks_python
 def attribute(
     picture: Picture,
     prompt: str = "",
@@ -273,6 +317,8 @@ def attribute(
 
     Raises:
         GudaError: the picture, the prompt, a name or an option is refused, in one sentence.
+
+    What has to be said beside the scores (`Answer.limits`) because of this picture or this model is also a warning.
     """
     asked = names(methods, "methods")
     check_texts({"effort": effort})
@@ -294,10 +340,13 @@ def attribute(
             why = next((s.reason for s in a.groups.values() if s.reason), "")
             log.warning("No group of '%s' has a score by %s. %s", service.group_set.id, a.method, why)
     settings = {"effort": effort, "methods": asked}
-    found = {m: final[m] for m in asked}
+    found, scope, provenance = {m: final[m] for m in asked}, service.scope(query), service.provenance()
+    away = [VERDICTS[scope.verdict]] if scope.verdict == "out of scope" else []
+    for said in (*away, *provenance.said_of(asked)):
+        log.warning("%s", said)
     strips = {m: service.strip(query, m) for m in able if pictures}
     places = {m: service.place_maps(query, m) for m in able if maps}
-    about = (service.scope(query), query, service.group_set, settings, service.provenance())
+    about = (scope, query, service.group_set, settings, provenance)
     return Answer(found, *about, pictures=strips, maps=places, nearest=service.nearest(query) if nearest else ())
 
 

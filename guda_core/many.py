@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from guda_core import api, given, paths
+from guda_core import api, given, named, paths
+from guda_core.attribution import METHODS
 from guda_core.data.prompts import check_prompt
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import OptionError
 from guda_core.jobs.chosen_pool import opened
 from guda_core.named import Named
+from guda_core.python_words import speaks_python
 from guda_core.records import GroupSet
 from guda_core.scoring import summary_page
 from guda_core.scoring.asking import Results, silent_said
 from guda_core.scoring.part_jobs import by_pool
-from guda_core.scoring.table_run import Options, Table
+from guda_core.scoring.table_run import Options, Table, Total
 from guda_core.service import Service
 
 log = logging.getLogger(__name__)
 
 
+@speaks_python
 def attribute_many(
     pictures: str | Path | Iterable[str | Path],
     out: str | Path,
@@ -39,7 +42,8 @@ def attribute_many(
     """Score any number of pictures into a table of Parquet parts. A call that was stopped goes on. Progress is logged.
 
     Args:
-        pictures: a folder, pictures, URLs, a CSV or Parquet table with the columns file and prompt, or a data set
+        pictures: a folder, pictures, URLs, a CSV or Parquet table with the columns file and prompt (which is how each
+            picture has its own caption), or a data set
             (hub:USER/NAME): what `guda attribute --table` takes.
         out: the folder, or URL, of the results.
         prompt: of every picture, where a table has none; "" asks the unconditional model.
@@ -52,19 +56,25 @@ def attribute_many(
 
     Returns:
         The results, to be asked: `summary()`, `find(group="...")`, `caveats()`. A picture without scores is a row that
-        says why. What has to be said beside the scores is also a warning.
+        says why. What has to be said beside the scores is also a warning, as is that some could not be scored.
 
     Raises:
         OptionError: a name or an option is refused, or the results were begun with something else.
         ReportError: the results cannot be written, or some pictures have no rows, because their workers ended.
         GudaError: any other, such as a model or a data set that cannot be loaded.
     """
+    if isinstance(pictures, Mapping):
+        raise OptionError(
+            "Captions of single pictures come from a table: write a CSV or Parquet file with the columns file and "
+            "prompt, and give its path."
+        )
     alone = isinstance(pictures, str | os.PathLike)
     given_all = [pictures] if alone else list(pictures) if isinstance(pictures, Iterable) else [None]
     sources = [os.fsdecode(s) for s in given_all if isinstance(s, str | os.PathLike)]
     if len(sources) < len(given_all):
         raise OptionError(
-            "Pictures are a folder, paths, URLs, a table or a data set: texts or paths, or a list of them."
+            "Pictures are a folder, paths, URLs, a table or a data set: texts or paths, or a list of them. For a "
+            "picture in memory, use attribute."
         )
     if not isinstance(groups, GroupSet):
         given.set_name(groups)
@@ -73,31 +83,43 @@ def attribute_many(
     workers = given.count(workers, "workers")
     given.path_of(out, "out")
     options = Options(effort, tuple(given.names(methods, "methods")), prompt)
+    for method in options.methods:
+        METHODS.find(method)
     several = workers is not None or ray is not None
+    base = api._model(model)
+    make_service = _maker(base, groups, several=several)
+    if not isinstance(base, BaseModel) and not isinstance(groups, GroupSet):
+        named.Named(base, groups).resolved()  # raises before a folder is made
     table = Table(
         list(map(_place, sources)),
         _place(os.fsdecode(out)),
-        _maker(api._model(model), groups, several=several),
+        make_service,
         options,
     )
     if passed := str(table.listing.passed):
         log.info("%s", passed)
+    if replaced := table.replaced:
+        log.warning("%s", replaced)
     if several:
         with opened(workers, ray, lasting=True) as pool:
             log.info("score on %s", pool.about)
-            _run(table, partial(by_pool, pool=pool))
+            total = _run(table, partial(by_pool, pool=pool))
     else:
-        _run(table)
+        total = _run(table)
     results = Results(table.out)
+    if total.why:
+        picture, why = next(iter(total.why.items()))
+        n = f"{total.refused:,} of {total.pictures:,} pictures"
+        log.warning("%s could not be scored, such as '%s': %s", n, picture, why)
     for said in (*results.caveats(), *silent_said(results)):
         log.warning("%s", said)
     summary_page.write(results)
     return results
 
 
-def _place(named: str) -> str:
+def _place(given: str) -> str:
     """A place as a text, with ~ read where it begins with it."""
-    return str(paths.at_home(named)) if named.startswith("~") else named
+    return str(paths.at_home(given)) if given.startswith("~") else given
 
 
 def _maker(model: BaseModel | str | None, groups: GroupSet | str | None, *, several: bool) -> Callable[[], Service]:
@@ -108,7 +130,9 @@ def _maker(model: BaseModel | str | None, groups: GroupSet | str | None, *, seve
     return partial(api._service, model, groups)
 
 
-def _run(table: Table, *work: Callable) -> None:
+def _run(table: Table, *work: Callable) -> Total:
+    total = Total(len(table.listing))
     for total in table.run(*work):
         without = total.refused + total.no_score
         log.info("scored %d of %d, without scores %d", total.scored + total.kept, total.pictures, without)
+    return total

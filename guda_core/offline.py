@@ -16,6 +16,7 @@ from guda_core.errors import OptionError
 from guda_core.given import check_texts, count, names, path_or_none, plain
 from guda_core.jobs.chosen_pool import opened
 from guda_core.jobs.driver import Event
+from guda_core.python_words import speaks_python
 from guda_core.records import GroupSet
 from guda_core.unlearning import draft as drafts
 from guda_core.unlearning.forget import FORGET_LOSSES
@@ -26,6 +27,7 @@ from guda_core.unlearning.run import Forgetting, check_learned
 log = logging.getLogger(__name__)
 
 
+@speaks_python
 def unlearn(
     groups: GroupSet | str | None = None,
     model: str | Path | None = None,
@@ -75,6 +77,7 @@ def unlearn(
         return _in_this_process(group_set, asked)
 
 
+@speaks_python
 def draft(
     groups: GroupSet | str | None = None,
     model: str | Path | None = None,
@@ -114,7 +117,7 @@ def draft(
         return made
 
 
-def _named(given: object, what: str) -> str | None:
+def _named(given: str | Path | None, what: str) -> str | None:
     """The name of a model. Raises OptionError for a loaded one."""
     found = _model(given)
     if isinstance(found, BaseModel):

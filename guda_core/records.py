@@ -226,7 +226,7 @@ class Scope:
     threshold: float | None
     unit: str
     reason: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
     p_value: float | None = None
 
 

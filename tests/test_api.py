@@ -24,6 +24,7 @@ from guda_core.data.captions import captioner_of
 from guda_core.data.encoders import ClipTower
 from guda_core.diffusion import cards
 from guda_core.errors import GudaError, ImageError, ModelError, OptionError
+from guda_core.records import VERDICTS, Scope
 from guda_core.reports.read import read_report
 from guda_core.service import EFFORTS
 from guda_core.unlearning.forget import config_of
@@ -96,6 +97,23 @@ def test_an_answer_holds_scores_scope_and_record(tiny, tmp_path):
     assert len(repr(answer)) < 200 and "array" not in repr(answer.methods["guda"]) + repr(answer.query)
 
 
+def test_a_picture_is_drawn_as_the_service_draws_it(tiny):
+    *_, query = tiny.generate(prompt="cat", seed=3, steps=2, guidance=1.5)
+    drawn = guda_core.generate("cat", seed=np.int64(3), steps=2, guidance=1.5)
+    np.testing.assert_array_equal(np.asarray(drawn), query.pixels)
+    assert guda_core.attribute(drawn, "cat", methods=["clip"]).query.image_hash == query.image_hash
+    with pytest.raises(OptionError, match="steps"):
+        guda_core.generate("cat", steps=0)
+
+
+def test_a_picture_that_the_model_could_not_have_made_is_said(tiny, tmp_path, monkeypatch, caplog):
+    draw(tmp_path / "p.png", side=32)
+    monkeypatch.setattr(tiny, "scope", lambda query: Scope("out of scope", 1.0, 0.5, "x", "It is far off.", {"a": 1}))
+    answer = guda_core.attribute(tmp_path / "p.png", methods=["clip"], effort="quick")
+    assert answer.best is None and answer.limits[0] == VERDICTS["out of scope"] and answer.limits[0] in caplog.text
+    assert "settings" not in repr(answer.scope)
+
+
 def test_nearest_pictures_and_the_best_caption_are_those_of_the_service(tiny, tmp_path):
     draw(tmp_path / "p.png", side=32)
     plain, asked = (
@@ -121,7 +139,9 @@ def test_what_a_newcomer_gets_wrong_is_said_with_what_was_given(tiny, tmp_path, 
         guda_core.unlearn(model=tiny.group_set)
     draw(tmp_path / "p.png", side=32)
     answer = guda_core.attribute(tmp_path / "p.png", methods=["guda", "clip"], effort="quick")
-    assert answer.limits == answer.record()["limits"] and "has a score" not in caplog.text
+    assert answer.limits == [VERDICTS["not assessed"], *answer.record()["limits"]]
+    missing = f"1 of {len(tiny.group_set.groups)} groups have no score, because there is no model"
+    assert answer.limits[1].startswith(missing) and missing in caplog.text and "No group" not in caplog.text
     guda = tiny.offered["guda"]
     kept, guda.adapters = guda.adapters, {}
     missing, guda.unavailable = guda.unavailable, dict.fromkeys(kept, "There is no adapter.") | guda.unavailable

@@ -22,6 +22,7 @@ TABLE = (
     "guda_core",
     "errors",
     "clean_log",
+    "python_words",
     "held_files",
     "machine",
     "file_names",

@@ -22,7 +22,7 @@ from experiments.scale import made_up
 from guda_core import api
 from guda_core.cli import table_lines
 from guda_core.diffusion.cards import resolve_card
-from guda_core.errors import OptionError, ReportError
+from guda_core.errors import GudaError, OptionError, ReportError
 from guda_core.records import GroupScore, Scope
 from guda_core.reports.read import read_report
 from guda_core.scoring import again, caveats, parts, places
@@ -251,6 +251,60 @@ def test_a_table_takes_paths_of_any_kind(tmp_path, monkeypatch):
     folder, out = folder_of(tmp_path / "in", 2), tmp_path / "out"
     asked = {"groups": made.group_set, "effort": "quick"}
     assert guda_core.attribute_many(Place(folder), Place(out), **asked).summary().pictures == 2
+
+
+def test_captions_of_pictures_come_from_a_table_whatever_its_column_is_called(tmp_path, monkeypatch, caplog):
+    made = LightService()
+    monkeypatch.setattr(api, "_service", lambda model, groups: made)
+    folder, asked = folder_of(tmp_path / "in", 2), {"groups": made.group_set, "effort": "quick"}
+    names = sorted(p.name for p in folder.iterdir())
+    for column in ("prompt", "caption", "text"):
+        table = folder / f"{column}.csv"
+        table.write_text(f"file,{column}\n{names[0]},a cat\n{names[1]},\n", encoding="utf-8")
+        found = guda_core.attribute_many(table, tmp_path / column, prompt="a dog", **asked)
+        assert [r["prompt"] for r in found.find(method="guda", first=True)] == ["a cat", ""]
+        as_parquet = folder / f"{column}.parquet"
+        duckdb.sql(f"COPY (SELECT * FROM read_csv('{table}')) TO '{as_parquet}'")
+        again = guda_core.attribute_many(as_parquet, tmp_path / column, prompt="a dog", **asked)
+        assert again.rows(Asked()) == found.rows(Asked())
+    with pytest.raises(OptionError, match="Captions of single pictures come from a table"):
+        guda_core.attribute_many({str(folder / names[0]): "a cat"}, tmp_path / "other", **asked)
+    caplog.clear()
+    guda_core.attribute_many([folder / n for n in names], tmp_path / "prompt", prompt="a cow", **asked)
+    assert "2 pictures were asked about with another prompt before: their rows are replaced." in caplog.text
+
+
+def test_wrong_names_are_refused_before_a_folder_is_made(tmp_path, home):
+    folder, out = folder_of(tmp_path / "in", 1), tmp_path / "out"
+    for wrong in ({"model": "nomodel"}, {"groups": "noset"}, {"methods": ["nomethod"]}):
+        with pytest.raises(GudaError, match=r"no(model|set|method)"):
+            guda_core.attribute_many(folder, out, **wrong)
+        assert not out.exists()
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OptionError, match=r"file' is a file, and the results need a folder\. Name one with out\."):
+        guda_core.attribute_many(folder, tmp_path / "file")
+    with pytest.raises(OptionError, match="Patterns are not read"):
+        guda_core.attribute_many(f"{folder}/*.png", out)
+    twin = tmp_path / "twin" / next(folder.iterdir()).name
+    twin.parent.mkdir()
+    draw(twin, 3)
+    with pytest.raises(OptionError) as said:
+        guda_core.attribute_many([next(folder.iterdir()), twin], out)
+    assert str(twin) in str(said.value) and str(next(folder.iterdir())) in str(said.value)
+
+
+def test_a_picture_that_is_refused_is_a_warning(tmp_path, monkeypatch, caplog):
+    made = LightService()
+    monkeypatch.setattr(api, "_service", lambda model, groups: made)
+    folder, out = folder_of(tmp_path / "in", 2), tmp_path / "out"
+    (folder / "broken.png").write_bytes(b"")
+    results = guda_core.attribute_many(folder, out, groups=made.group_set, effort="quick")
+    assert "1 of 3 pictures could not be scored, such as 'broken.png': This file is empty" in caplog.text
+    assert repr(results) == f"Results({str(out)!r})" and "licence" not in repr(results.summary())
+    assert Results(out).summary() == results.summary()
+    for wrong in (None, "", 3):
+        with pytest.raises(OptionError, match="folder must be a path"):
+            Results(wrong)  # type: ignore[arg-type]
 
 
 def test_all_that_one_question_says_is_of_the_same_parts(tmp_path, monkeypatch):

@@ -40,6 +40,7 @@ Without = Callable[[str], AbstractContextManager[None]]
 SLACK = {"float32": 0.02}  # standard errors that other hardware may move a bound of a race by; of coarser types:
 SLACK_COARSE = 0.5
 READERS = 4  # files that are read at once, at most; more than there are cores get into each other's way
+NAMED = 6  # groups, at most, that a sentence names
 
 
 def forward_passes(groups: int, budget: Budget) -> int:
@@ -301,6 +302,13 @@ class Counterfactual(Method):
     def caveat(self) -> str:
         """What has to be said of the scores; "" where all models without a group are what they should be."""
         said = []
+        if self.unavailable and self.adapters:
+            away = [self.group_set.groups[g].name for g in self.unavailable]
+            names = ", ".join(away if len(away) <= NAMED else [*away[: NAMED - 1], f"{len(away) - NAMED + 1} more"])
+            said.append(
+                f"{len(away)} of {len(self.group_set.groups)} groups have no score, because there is no model without "
+                f"them that can be used: {names}. So the first place is one among the others."
+            )
         if self.drafts:
             said.append(
                 f"The models without {self._which(self.drafts)} are drafts: instant edits (UCE) in place of "

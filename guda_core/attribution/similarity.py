@@ -26,7 +26,7 @@ from torch import Tensor
 
 from guda_core.attribution.aggregate import errors_of_95
 from guda_core.attribution.method import Budget, Context, Method, Unavailable
-from guda_core.data.embeddings import Encoder
+from guda_core.data.embeddings import Encoder, no_bank
 from guda_core.data.sources.listed import ListedFiles
 from guda_core.data.sources.source import open_dataset
 from guda_core.errors import GudaError, OptionError
@@ -143,6 +143,8 @@ class ClipSimilarity(Similarity):
     def load(cls, context: Context) -> Self | Unavailable:
         if context.clip is None:
             return Unavailable(context.no_clip)
+        if not context.clip.bank.is_file():
+            return Unavailable(no_bank(context.clip.mend))
         return KINDS.get(context.clip.kind, cls)(context.clip, context.group_set)  # type: ignore[return-value]
 
     def features(self, pixels: np.ndarray) -> Tensor:

@@ -19,7 +19,7 @@ FORMAT = 3  # what earlier ones were like, and how they are read: reports/upgrad
 FROM_NPM = ("package", "version")  # of a group's source, what a report repeats; a folder's name is private
 LIMITS = (
     (
-        "A score in nats is a difference of ELBOs. It includes the offset that the method's settings name, which is "
+        "A score in nats is a difference of ELBOs. Where the method's settings name an offset, it includes that: it is "
         "the same for every picture. Other methods have their own units. A score is not a share: scores do not add up "
         "to anything."
     ),

@@ -5,6 +5,7 @@ A picture "counts for" the group of rank 1, by each method. Pictures that the mo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,8 @@ from threading import RLock
 from typing import Any
 
 from guda_core.errors import GudaError, OptionError, ReportError
-from guda_core.given import check_texts, count
+from guda_core.given import check_texts, count, path_of
+from guda_core.paths import at_home
 from guda_core.scoring import caveats, places
 from guda_core.scoring.listing import as_text, connect, exact, quoted
 from guda_core.scoring.own_parts import OwnParts
@@ -116,7 +118,7 @@ class Summary:
     firsts: Mapping[str, list[First]]
     unavailable: Mapping[str, str]
     cut: int = 0
-    made_from: Mapping[str, Any] = field(default_factory=dict)
+    made_from: Mapping[str, Any] = field(default_factory=dict, repr=False)
     caveats: Sequence[str] = ()
 
     def plain(self) -> dict[str, Any]:
@@ -140,18 +142,24 @@ class Results:
     """The folder of a table, to be asked. Parts that are not whole, or not of this table, are left out and counted in
     `cut`. Answers are of the files as they are when it is asked."""
 
-    def __init__(self, folder: str) -> None:
-        """Raises OptionError: it holds no results, none yet, or those of a newer version."""
-        self.folder = places.absolute(folder)
-        if not folder or begun(self.folder) is None:
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        """folder: its path or URL. Raises OptionError: it holds no results, none yet, or those of a newer version."""
+        path_of(folder, "folder")
+        named = os.fsdecode(folder)
+        self.folder = places.absolute(str(at_home(named)) if named.startswith("~") else named)
+        if begun(self.folder) is None:
             raise OptionError(
-                f"There are no results in '{folder}'. Make some with `guda attribute FOLDER --table --out {folder}`."
+                f"There are no results in '{named}'. Make some with `guda attribute FOLDER --table --out {named}` (in "
+                "Python: guda_core.attribute_many)."
             )
         self._connection = connect()
         places.register(self._connection, self.folder)
         self._parts = OwnParts(self.folder, self._connection, self.made_from)
         self._looking, self._held = RLock(), 0
         self._look()
+
+    def __repr__(self) -> str:
+        return f"Results({self.folder!r})"
 
     @property
     def cut(self) -> int:

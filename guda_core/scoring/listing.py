@@ -23,6 +23,7 @@ from guda_core.scoring import data_set_rows, places
 ASKED, KEY = "asked.parquet", "guda"
 PARQUET = ".parquet"
 TABLES = (".csv", PARQUET)
+CAPTIONS = ("prompt", "caption", "text")  # columns of a table that hold them; the first of these is taken
 NO_TABLES = (".json", ".jsonl", ".tsv", ".xlsx")
 SEPARATORS = ",;\t"  # of a CSV's columns
 SMALLEST, LARGEST, PARTS = 4, 256, 256  # pictures of a part, and so many parts before parts grow
@@ -109,7 +110,8 @@ class Listing:
     """The pictures of some sources.
 
     sources: folders (and what is below them), pictures, one table with the columns `file` and, if it has prompts of
-    its own, `prompt`, or one data set (`data_set_rows`). passed: counts files in folders that are no pictures.
+    its own, `prompt` (or `caption`, `text`), or one data set (`data_set_rows`). passed: counts files in folders that
+    are no pictures.
     """
 
     def __init__(self, sources: Sequence[str], prompt: str = "") -> None:
@@ -164,6 +166,20 @@ class Listing:
         places.write(places.joined(out, ASKED), data)
         return dict(self._connection.execute(f"SELECT part, count(*) FROM ({split}) GROUP BY 1 ORDER BY 1").fetchall())
 
+    def prompted_otherwise(self, out: str) -> int:
+        """How many of the pictures the list in the results has with another prompt; 0 where there is no list."""
+        import duckdb
+
+        place = places.joined(out, ASKED)
+        if not places.is_file(place):
+            return 0
+        both = "listed JOIN read_parquet(?) AS before USING (picture) WHERE listed.prompt <> before.prompt"
+        try:
+            places.register(self._connection, place)
+            return self._connection.execute(f"SELECT count(*) FROM {both}", [exact(place)]).fetchone()[0]
+        except (OSError, duckdb.Error):  # it is written anew
+            return 0
+
     def _one(self, query: str) -> Any:
         return self._connection.execute(query).fetchone()
 
@@ -171,7 +187,14 @@ class Listing:
         if not len(self):
             raise OptionError(f"There are no pictures in '{self._sources[0]}'. {self.passed}".rstrip())
         if twice := self._one("SELECT picture FROM listed GROUP BY picture HAVING count(*) > 1 ORDER BY 1 LIMIT 1"):
-            raise OptionError(f"Two pictures are called '{twice[0]}'. Rename one, or name it once.")
+            (one,), (other,) = self._connection.execute(
+                "SELECT place FROM listed WHERE picture = ? ORDER BY 1 LIMIT 2", [twice[0]]
+            ).fetchall()
+            which = f": {one} and {other}" if one != other else ""
+            raise OptionError(
+                f"Two pictures are called '{twice[0]}'{which}. Rename one, name it once, or name the folder that holds "
+                "them all."
+            )
 
     def _table(self) -> tuple[str, str]:
         """(the table, the folder that it is in)."""
@@ -190,8 +213,9 @@ class Listing:
             self._connection.execute(f"CREATE VIEW given AS SELECT * FROM read_parquet({quoted(exact(whole))})")
             columns = [row[0] for row in self._connection.execute("DESCRIBE given").fetchall()]
             _named(table, columns)
-            prompt = "coalesce(CAST(prompt AS VARCHAR), '')" if "prompt" in _plain(columns) else "?"
-            values = [places.begin_of(folder), *([] if "prompt" in _plain(columns) else [self._prompt])]
+            said = _said(columns)
+            prompt = f"coalesce(CAST({said} AS VARCHAR), '')" if said else "?"
+            values = [places.begin_of(folder), *([] if said else [self._prompt])]
             own = "contains(name, '://') OR starts_with(name, '/')"
             if places.on_windows():
                 own += r" OR regexp_matches(name, '^([A-Za-z]:)?[\\/]')"
@@ -222,7 +246,7 @@ class Listing:
                         )
                     said = dict(zip(_plain(columns), row, strict=False))
                     if name := said.get("file"):
-                        prompt = said.get("prompt", "") if "prompt" in _plain(columns) else self._prompt
+                        prompt = said.get(_said(columns), "") if _said(columns) else self._prompt
                         yield Wanted(name, places.joined(folder, name), prompt)
         except UnicodeDecodeError as e:
             raise OptionError(f"'{table}' is not in UTF-8. Save it as a CSV in UTF-8.") from e
@@ -249,12 +273,18 @@ class Listing:
                     raise OptionError(f"'{source}' is no table that can be read. Save it as CSV or Parquet.")
                 yield Wanted(_last(source), as_text(places.absolute(source)), self._prompt)
             else:
-                raise OptionError(f"There is no folder or picture '{source}'.")
+                pattern = " Patterns are not read: name a folder, or each picture." if set(source) & set("*?") else ""
+                raise OptionError(f"There is no folder or picture '{source}'.{pattern}")
 
 
 def _plain(columns: Sequence[str]) -> list[str]:
     """Names of columns as they are compared."""
     return [c.strip().lower() for c in columns]
+
+
+def _said(columns: Sequence[str]) -> str:
+    """The column of captions; "" where there is none."""
+    return next((c for c in CAPTIONS if c in _plain(columns)), "")
 
 
 def _named(table: str, columns: Sequence[str]) -> None:

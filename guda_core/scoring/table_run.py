@@ -75,6 +75,8 @@ class Table:
         find_effort(options.effort)
         if any(places.is_within(self.out, s) for s in sources if s and places.is_folder(s)):
             raise OptionError("The results must go into another folder than that of the pictures.")
+        if places.is_file(self.out):
+            raise OptionError(f"'{out}' is a file, and the results need a folder. Name one with --out.")
         self.listing = Listing(sources, options.prompt)
         self.parts = self._parts()
 
@@ -82,6 +84,13 @@ class Table:
         """How many parts the results have: what was written when they were begun, else what suits the pictures."""
         found = begun(self.out)
         return parts_for(len(self.listing)) if found is None else int(found["parts"])
+
+    @property
+    def replaced(self) -> str:
+        """A sentence where pictures were asked about with another prompt before; "" where none was."""
+        n = self.listing.prompted_otherwise(self.out)
+        are, their = ("picture was", "its") if n == 1 else ("pictures were", "their")
+        return f"{n:,} {are} asked about with another prompt before: {their} rows are replaced." if n else ""
 
     def tasks(self) -> list[Task]:
         """Write down what is asked, and give a task for every part that has pictures."""

@@ -93,10 +93,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """
     path = meta_file(folder)
     if not path.is_file():
-        raise AdapterError(
-            f"There is no finished adapter in {folder.name}. Make it with `guda unlearn` (a retrained model: "
-            "`python -m experiments.logo --live`)."
-        )
+        raise AdapterError(f"There is no finished adapter in {folder.name}. Make it with `guda unlearn`.")
     try:
         found = read_json(path)
         base = found.get("base_sha256")

@@ -25,10 +25,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from guda_core.diffusion.base_model import BaseModel
+from guda_core.diffusion.cards import called
 from guda_core.errors import AdapterError
 from guda_core.held_files import advice, remove_file
 from guda_core.unlearning import adapter_files, delta, lora
-from guda_core.unlearning.adapter_files import HEALTH, META, read_health, read_meta
+from guda_core.unlearning.adapter_files import HEALTH, META, meta_file, read_health, read_meta
 from guda_core.unlearning.lora import LoraSpec, attach
 from guda_core.unlearning.switching import Switching
 
@@ -152,6 +153,12 @@ def load(folder: Path, *, model: BaseModel, group: str, group_set: str | None = 
         AdapterError: missing, damaged, made for another model, group or group set, with other settings than its run
             says, or not exactly of the names, shapes and types that the network asks for.
     """
+    if not meta_file(folder).is_file():
+        of = f" --set {group_set}" if group_set else ""
+        raise AdapterError(
+            f"There is no finished adapter of '{group}' from this model. Make it with `guda unlearn{of} "
+            f"{called(model.card)}` (in Python: guda_core.unlearn)."
+        )
     meta = read_meta(folder)
     try:
         _check_identity(meta, model, group, group_set)
