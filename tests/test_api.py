@@ -431,14 +431,17 @@ def test_unlearn_refuses_before_a_model_is_loaded():
 
 def test_the_lines_of_the_readme_run_as_they_are_printed(tmp_path, monkeypatch, capsys):
     lines = re.search(r"```python\n(import guda_core.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
-    assert lines is not None and len([line for line in lines[1].splitlines() if line]) == 8
+    assert lines is not None and len([line for line in lines[1].splitlines() if line]) == 10
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(kept_services, "_kept", [])
     monkeypatch.setitem(EFFORTS, "quick", replace(EFFORTS["quick"], draws=1))
-    draw(tmp_path / "rocket.png", side=64)
     exec(compile(lines[1], "README.md", "exec"), {})
     told = capsys.readouterr().out.splitlines()
-    assert len([line for line in told if line.endswith(" nats")]) == 8 and (tmp_path / "rocket.zip").is_file()
+    assert (
+        told[0] == "in scope"
+        and len([line for line in told if line.endswith(" nats")]) == 8
+        and (tmp_path / "rocket.zip").is_file()
+    )
 
 
 def test_pictures_and_maps_come_with_the_answer_and_go_into_the_report(tiny, tmp_path):
