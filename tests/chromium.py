@@ -97,6 +97,22 @@ class Watched:
         expect(self.page.get_by_text("Quick, about")).to_be_visible(timeout=SLOW)
         return self.page
 
+    def go(self, tab: str) -> None:
+        """Open a tab, also one that a narrow screen keeps in its menu. Which of the two it is may change meanwhile:
+        after another width, gradio lays the tabs out again."""
+        from playwright.sync_api import TimeoutError as TookTooLong
+
+        bar = self.page.get_by_role("tab", name=tab, exact=True)
+        for _ in range(30):
+            try:
+                if bar.is_visible():
+                    return bar.click(timeout=2000)
+                self.page.locator(".overflow-menu > button").first.click(timeout=2000)
+                return self.page.locator(".overflow-dropdown").get_by_text(tab, exact=True).click(timeout=2000)
+            except TookTooLong:
+                continue
+        raise AssertionError(f"The tab '{tab}' could not be opened.")
+
     def fits(self) -> None:
         """Nothing sticks out sideways, nor is cut off there."""
         wide = self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")

@@ -4,7 +4,7 @@ and limits, and nothing of the included model."""
 from __future__ import annotations
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from guda_core.answers.verdict import NO_EXAMPLES
 from guda_core.data.groups import load_group_set
@@ -23,14 +23,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning"),  # gradio's use of pandas 3
 ]
 TABS = ("Compare", "Evidence", "Benchmarks", "Style groups", "Limits")
-
-
-def opened(page: Page, name: str) -> None:
-    tab = page.get_by_role("tab", name=name)
-    if not tab.is_visible():
-        page.locator(".overflow-menu > button").first.click()
-        tab = page.locator(".overflow-dropdown").get_by_text(name)
-    tab.click()
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +56,7 @@ def test_the_page_is_about_that_model_and_has_no_word_of_the_emoji(browser, tmp_
         page.get_by_text("Who drew what").click()
         expect(page.get_by_role("region", name="Who drew each group")).to_contain_text("CC-BY-4.0")
         for name in TABS:
-            opened(page, name)
+            watched.go(name)
             page.wait_for_timeout(200)
             said.append(page.locator("body").inner_text())
             for width in (390, 1440):

@@ -50,15 +50,6 @@ def finished(page: Page) -> None:
     expect(page.get_by_text(re.compile(f"^{re.escape(words.DONE)}")).first).to_be_visible(timeout=SLOW)
 
 
-def go(page: Page, tab: str) -> None:
-    """Open a tab, also one that a narrow screen keeps in its menu."""
-    found = page.get_by_role("tab", name=tab, exact=True)
-    if not found.is_visible():
-        page.locator(".overflow-menu > button").first.click()
-        found = page.locator(".overflow-dropdown").get_by_text(tab, exact=True)
-    found.click()
-
-
 SETTLED = """() => document.getAnimations().every(
     a => a.playState !== 'running' || a.effect.getComputedTiming().iterations === Infinity)"""
 ONLY = "{resultTypes: ['violations']}"  # nothing is written down of the thousands of elements that are sound
@@ -107,7 +98,7 @@ def test_every_screen_is_short_sound_and_accessible_with_an_answer(browser, stag
     for fold in page.locator(".guda-fold > summary").all():
         fold.click()
     for tab in TABS:
-        go(page, tab)
+        watched.go(tab)
         expect(page.locator(".guda-table:visible, .guda-chart:visible").first).to_be_visible()
         if tab == "Style groups":
             shown = page.locator(".guda-samples img")
@@ -228,14 +219,14 @@ def test_evidence_explains_downloads_and_replays(browser, stage, tmp_path):
     watched = Watched(browser)
     stage.service.offset = False
     page = watched.open(stage.url)
-    go(page, "Evidence")
+    watched.go("Evidence")
     expect(page.get_by_text(words.NO_ANSWER).first).to_be_visible()
     page.get_by_role("button", name="Download report").click()
     expect(page.get_by_text(f"No report. {words.NO_ANSWER}")).to_be_visible()
-    go(page, "Attribute")
+    watched.go("Attribute")
     page.get_by_role("button", name="Generate and attribute").click()
     finished(page)
-    go(page, "Evidence")
+    watched.go("Evidence")
     expect(page.get_by_text(re.compile("the largest addition, 14 nats, comes from timesteps 20-79"))).to_be_visible()
     expect(page.get_by_role("region", name="What each range of timesteps adds")).to_contain_text("all: the score41")
     expect(page.locator(".guda-chart:visible")).to_have_count(2)
