@@ -140,7 +140,7 @@ def test_what_a_newcomer_gets_wrong_is_said_with_what_was_given(tiny, tmp_path, 
     draw(tmp_path / "p.png", side=32)
     answer = guda_core.attribute(tmp_path / "p.png", methods=["guda", "clip"], effort="quick")
     assert answer.limits == [VERDICTS["not assessed"], *answer.record()["limits"]]
-    missing = f"1 of {len(tiny.group_set.groups)} groups have no score, because there is no model"
+    missing = f"1 of {len(tiny.group_set.groups)} groups has no score, because there is no model"
     assert answer.limits[1].startswith(missing) and missing in caplog.text and "No group" not in caplog.text
     guda = tiny.offered["guda"]
     kept, guda.adapters = guda.adapters, {}

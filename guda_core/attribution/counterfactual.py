@@ -305,9 +305,10 @@ class Counterfactual(Method):
         if self.unavailable and self.adapters:
             away = [self.group_set.groups[g].name for g in self.unavailable]
             names = ", ".join(away if len(away) <= NAMED else [*away[: NAMED - 1], f"{len(away) - NAMED + 1} more"])
+            have, them = ("has", "it") if len(away) == 1 else ("have", "them")
             said.append(
-                f"{len(away)} of {len(self.group_set.groups)} groups have no score, because there is no model without "
-                f"them that can be used: {names}. So the first place is one among the others."
+                f"{len(away)} of {len(self.group_set.groups)} groups {have} no score, because there is no model "
+                f"without {them} that can be used: {names}. So the first place is one among the others."
             )
         if self.drafts:
             said.append(
