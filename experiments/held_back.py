@@ -47,9 +47,11 @@ from experiments.benchmark.variation import correlations
 from experiments.commands import TableOption, program, write_record
 from experiments.logo import oracle_values
 from guda_core.diffusion import likelihood
+from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.schedule import Schedule
 from guda_core.errors import DataError
 from guda_core.paths import BENCHMARKS, cache_dir
+from guda_core.versions import today
 
 COMMAND = "python -m experiments.held_back"
 TARGETS = {"generated": 0.80, "generated-blend": 0.75, "real": 0.70}
@@ -239,10 +241,23 @@ def seed_figures(groups: Sequence[str], schedule: Schedule) -> dict[str, dict[st
     return out
 
 
-def _fresh_of(record: Path) -> dict[str, Any]:
-    """The figures of the fresh queries as they were found before."""
-    found: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))["fresh"]
-    return found
+def _fresh(groups: Sequence[str], model: BaseModel) -> dict[str, Any]:
+    return {"fresh": fresh_figures(groups, model.schedule, model.sha256), "fresh_date": today()}
+
+
+def _before(record: Path, base_sha256: str) -> dict[str, Any]:
+    """The part of a record that is of kept values, as it was found before.
+
+    Raises:
+        DataError: there is none, or it is of another model.
+    """
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+        if found["base_sha256"] != base_sha256:
+            raise ValueError("it is of another model")
+        return {"fresh": found["fresh"], "fresh_date": found.get("fresh_date", found["date"])}
+    except (OSError, ValueError, KeyError) as e:
+        raise DataError(f"{record} holds no figures of the fresh queries ({e}). Run without --table.") from e
 
 
 def held_back(
@@ -259,7 +274,7 @@ def held_back(
         "command": COMMAND,
         "base_sha256": model.sha256,
         "targets": TARGETS,
-        "fresh": _fresh_of(out) if table_only else fresh_figures(groups, model.schedule, model.sha256),
+        **(_before(out, model.sha256) if table_only else _fresh(groups, model)),
         **seed_figures(groups, model.schedule),
     }
     write_record(out, record)

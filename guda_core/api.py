@@ -40,7 +40,7 @@ from guda_core.given import (
 )
 from guda_core.local import LocalService, service_for
 from guda_core.picture_records import Near, PlaceMap, Shown, Strip
-from guda_core.python_words import speaks_python
+from guda_core.python_words import in_python, speaks_python
 from guda_core.records import VERDICTS, Attribution, GroupSet, Provenance, Query, Scope
 from guda_core.reports import bundle, picture_files
 from guda_core.reports.record import limits, to_json
@@ -218,7 +218,7 @@ def make_groups(
     wishes = {k: plain(v) for k, v in given.items() if v is not None}
     made = prepare(str(place), wishes, rows, folder=path_or_none(folder, "folder"))
     for line in made.draft.notes:
-        log.info("group set %s: %s", made.draft.id, line)
+        log.info("group set %s: %s", made.draft.id, in_python(line, make_groups))
     for line in made.differing:
         log.info("group set %s: changed: %s", made.draft.id, line)
     written = made.write(again=again)

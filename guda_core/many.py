@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from guda_core import api, given, named, paths
+from guda_core import api, given, paths
 from guda_core.attribution import METHODS
+from guda_core.data import groups as group_sets
 from guda_core.data.prompts import check_prompt
+from guda_core.diffusion import cards
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import OptionError
 from guda_core.jobs.chosen_pool import opened
@@ -42,8 +44,8 @@ def attribute_many(
     """Score any number of pictures into a table of Parquet parts. A call that was stopped goes on. Progress is logged.
 
     Args:
-        pictures: a folder, pictures, URLs, a CSV or Parquet table with the columns file and prompt (which is how each
-            picture has its own caption), or a data set
+        pictures: a folder, pictures, URLs, a CSV or Parquet table with the columns file and prompt, caption or
+            text (which is how each picture has its own caption), or a data set
             (hub:USER/NAME): what `guda attribute --table` takes.
         out: the folder, or URL, of the results.
         prompt: of every picture, where a table has none; "" asks the unconditional model.
@@ -88,8 +90,9 @@ def attribute_many(
     several = workers is not None or ray is not None
     base = api._model(model)
     make_service = _maker(base, groups, several=several)
-    if not isinstance(base, BaseModel) and not isinstance(groups, GroupSet):
-        named.Named(base, groups).resolved()  # raises before a folder is made
+    card = base.card if isinstance(base, BaseModel) else cards.chosen_card(base)  # raise before a folder is made
+    if not isinstance(groups, GroupSet):
+        group_sets.load_group_set(group_sets.chosen_set(groups, card.group_set))
     table = Table(
         list(map(_place, sources)),
         _place(os.fsdecode(out)),
@@ -98,8 +101,8 @@ def attribute_many(
     )
     if passed := str(table.listing.passed):
         log.info("%s", passed)
-    if replaced := table.replaced:
-        log.warning("%s", replaced)
+    for said in table.prompts_said():
+        log.warning("%s", said)
     if several:
         with opened(workers, ray, lasting=True) as pool:
             log.info("score on %s", pool.about)

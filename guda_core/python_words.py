@@ -2,52 +2,67 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from inspect import signature
+from typing import Any, ParamSpec, TypeVar
 
 from guda_core.errors import GudaError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-OTHERWISE = {  # options whose arguments have another name, or are variables
-    "again": "again=True",
-    "dtype": "GUDA_DTYPE",
-    "groups": "only",
-    "home": "GUDA_HOME",
-    "set": "groups",
+OTHERWISE = {  # option -> the arguments that may stand for it, in this order; a variable where no function has one
+    "dtype": ("GUDA_DTYPE",),
+    "groups": ("only",),
+    "home": ("GUDA_HOME",),
+    "lora": ("lora", "GUDA_LORA"),
+    "model": ("model", "name"),
+    "set": ("groups", "name"),
 }
-COMMAND = re.compile(r"`[^`]*`")  # what is to be typed stays
-OPTION = re.compile(r"(?<![\w-])--([a-z]+(?:-[a-z]+)*)(?: (\d[\d.]*\d|\d|crop|pad|bucket|local|auto)\b)?")
+KEPT = re.compile(r"`[^`]*`|'[^']*'")  # what is to be typed, and what somebody named
+VALUES = r"crop|pad|bucket|local|auto|FOLDER"
+OPTION = re.compile(rf"(?<![\w-])--([a-z]+(?:-[a-z]+)*)(?: (\d[\d.:]*\d|\d|{VALUES})\b)?")
 
 
-def in_python(said: str) -> str:
-    """A message with the names of arguments in place of options, as `broken=0.05` for "--broken 0.05"."""
+def in_python(said: str, function: Callable[..., Any]) -> str:
+    """A message with the function's arguments in place of options, as `broken=0.05` for "--broken 0.05". Options that
+    it has no argument for stay."""
+    known = signature(function).parameters
+
+    def argument(option: re.Match[str]) -> str:
+        names = OTHERWISE.get(option[1], (option[1].replace("-", "_"),))
+        name = next((n for n in names if n in known or n.isupper()), None)
+        if name is None:
+            return option[0]
+        value = option[2]
+        if value is None:
+            switch = name in known and known[name].default is False
+            return f"`{name}=True`" if switch else f"`{name}`"
+        is_plain = name.isupper() or re.fullmatch(r"\d+(\.\d+)?", value)
+        return f"`{name}={value if is_plain else repr(value)}`"
+
     parts, end = [], 0
-    for command in COMMAND.finditer(said):
-        parts += [OPTION.sub(_argument, said[end : command.start()]), command[0]]
-        end = command.end()
-    return "".join([*parts, OPTION.sub(_argument, said[end:])])
-
-
-def _argument(option: re.Match[str]) -> str:
-    name = OTHERWISE.get(option[1], option[1].replace("-", "_"))
-    if option[2] is None:
-        return name
-    return f"{name}={option[2] if option[2][0].isdigit() else repr(option[2])}"
+    for kept in KEPT.finditer(said):
+        parts += [OPTION.sub(argument, said[end : kept.start()]), kept[0]]
+        end = kept.end()
+    return "".join([*parts, OPTION.sub(argument, said[end:])])
 
 
 def speaks_python(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, with errors that name its arguments."""
+    """The function, with errors that name its arguments. What the caller named is not touched: where that itself looks
+    like an option, messages stay as they are."""
 
     @wraps(function)
     def call(*given: P.args, **named: P.kwargs) -> R:
         try:
             return function(*given, **named)
         except GudaError as e:
-            e.args = (in_python(str(e)),)
+            texts = [os.fspath(v) for v in (*given, *named.values()) if isinstance(v, str | os.PathLike)]
+            if not any(" --" in t for t in texts if isinstance(t, str)):
+                e.args = (in_python(str(e), function),)
             raise
 
     return call

@@ -21,6 +21,7 @@ import guda_core
 from experiments.scale import made_up
 from guda_core import api
 from guda_core.cli import table_lines
+from guda_core.data.groups import load_group_set
 from guda_core.diffusion.cards import resolve_card
 from guda_core.errors import GudaError, OptionError, ReportError
 from guda_core.records import GroupScore, Scope
@@ -262,6 +263,7 @@ def test_captions_of_pictures_come_from_a_table_whatever_its_column_is_called(tm
         table = folder / f"{column}.csv"
         table.write_text(f"file,{column}\n{names[0]},a cat\n{names[1]},\n", encoding="utf-8")
         found = guda_core.attribute_many(table, tmp_path / column, prompt="a dog", **asked)
+        assert f"The table's column '{column}' is used in place of the prompt." in caplog.text
         assert [r["prompt"] for r in found.find(method="guda", first=True)] == ["a cat", ""]
         as_parquet = folder / f"{column}.parquet"
         duckdb.sql(f"COPY (SELECT * FROM read_csv('{table}')) TO '{as_parquet}'")
@@ -271,17 +273,34 @@ def test_captions_of_pictures_come_from_a_table_whatever_its_column_is_called(tm
         guda_core.attribute_many({str(folder / names[0]): "a cat"}, tmp_path / "other", **asked)
     caplog.clear()
     guda_core.attribute_many([folder / n for n in names], tmp_path / "prompt", prompt="a cow", **asked)
-    assert "2 pictures were asked about with another prompt before: their rows are replaced." in caplog.text
+    assert "2 pictures have rows under another prompt. Scored again, these rows are replaced." in caplog.text
+    caplog.clear()
+    guda_core.attribute_many([folder / n for n in names], tmp_path / "prompt", prompt="a cow", **asked)
+    assert "under another prompt" not in caplog.text
+    with pytest.raises(OptionError, match="were begun with something else"):
+        guda_core.attribute_many([folder / n for n in names], tmp_path / "prompt", prompt="a hen", effort="standard")
+    guda_core.attribute_many([folder / n for n in names], tmp_path / "prompt", prompt="a cow", **asked)
+    assert caplog.text.count("under another prompt") == 1  # before the refusal
+    draw(tmp_path / "else.png", 3)
+    guda_core.attribute_many(tmp_path / "else.png", tmp_path / "prompt", prompt="a cow", **asked)
+    guda_core.attribute_many([folder / n for n in names], tmp_path / "prompt", prompt="a hen", **asked)
+    assert caplog.text.count("2 pictures have rows under another prompt") == 2
 
 
 def test_wrong_names_are_refused_before_a_folder_is_made(tmp_path, home):
     folder, out = folder_of(tmp_path / "in", 1), tmp_path / "out"
-    for wrong in ({"model": "nomodel"}, {"groups": "noset"}, {"methods": ["nomethod"]}):
+    one = load_group_set("emoji")
+    for wrong in (
+        {"model": "nomodel"},
+        {"groups": "noset"},
+        {"methods": ["nomethod"]},
+        {"model": "nomodel", "groups": one},
+    ):
         with pytest.raises(GudaError, match=r"no(model|set|method)"):
             guda_core.attribute_many(folder, out, **wrong)
         assert not out.exists()
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OptionError, match=r"file' is a file, and the results need a folder\. Name one with out\."):
+    with pytest.raises(OptionError, match=r"file' is a file, and the results need a folder\. Name one with `out`\."):
         guda_core.attribute_many(folder, tmp_path / "file")
     with pytest.raises(OptionError, match="Patterns are not read"):
         guda_core.attribute_many(f"{folder}/*.png", out)

@@ -75,6 +75,10 @@ def test_a_score_that_moved_is_told_with_the_interval_of_its_difference(write):
     near = replace(s, score=s.score + 0.5, low=s.low + 0.5, high=s.high + 0.5)
     b = replace(a, answers={**a.answers, "guda": replace(x, groups={**x.groups, last: near})})
     assert "No score differs clearly" in compare(a, b).said[-1]
+    none = replace(near, low=near.score, high=near.score)  # as of a group of one picture
+    b = replace(a, answers={**a.answers, "guda": replace(x, groups={**x.groups, last: none})})
+    r = next(r for r in compare(a, b).methods["guda"] if r.group == last)
+    assert (r.low, r.high) == (None, None) and not r.clear and r.difference == pytest.approx(0.5)
 
 
 def test_two_pictures_are_compared_by_ranks_alone(write):

@@ -90,8 +90,8 @@ def agreement(
                 row["variation_others"] = v.over_pictures(not_own, len(own), own.shape[1], most=1.0)
                 artist = [ids.index(groups[0]) for groups in of]
                 hits = v.mean(metrics.METRICS["top1"](own, truth))
-                row["top1_artists"] = v.over_artists(hits, artist, has)
-                row["variation_artists"] = v.over_artists(varies, artist, has)
+                row["top1_artists"] = v.over_artists(hits, artist, has, most=1.0)
+                row["variation_artists"] = v.over_artists(varies, artist, has, most=1.0)
             rows.append(row)
     return rows
 

@@ -48,7 +48,8 @@ def _table(part: str, rows: dict[str, str]) -> str:
     lines = [f"| variation | {' | '.join(found)} |", "|---|" + "---|" * len(found)]
     for key, label in rows.items():
         lines.append(f"| {label} | {' | '.join(_cell(v[key]) for v in found.values())} |")
-    return "\n".join([*lines, "", source(record, NAME)])
+    made = {**record, "date": record.get(f"{part}_date", record["date"])}
+    return "\n".join([*lines, "", source(made, NAME)])
 
 
 RENDER = {

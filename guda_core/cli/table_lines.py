@@ -32,8 +32,8 @@ def make_table(
     table = Table(sources, out, make_service, options)
     if passed := str(table.listing.passed):
         note(passed)
-    if replaced := table.replaced:
-        note(replaced)
+    for said in table.prompts_said():
+        note(said)
     try:
         with _working(workers, ray) as work:
             total = _followed(table, work)

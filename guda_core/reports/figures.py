@@ -78,8 +78,9 @@ def _draw(axes: Axes, a: Attribution, group_set: GroupSet, name: str) -> None:
         axes.barh(row, score, height=0.62, color=colour, edgecolor=EDGE, linewidth=0.8, zorder=2)
         if offset := a.offset(g):
             axes.plot([offset] * 2, [row - 0.31, row + 0.31], color=TICK, linewidth=2, zorder=3)
-        error = [[max(0.0, score - low)], [max(0.0, high - score)]]
-        axes.errorbar(score, row, xerr=error, fmt="none", ecolor=LINE, elinewidth=1.6, capsize=3, zorder=3)
+        if s.span is not None:
+            error = [[max(0.0, score - low)], [max(0.0, high - score)]]
+            axes.errorbar(score, row, xerr=error, fmt="none", ecolor=LINE, elinewidth=1.6, capsize=3, zorder=3)
     for row, g in enumerate(rest, len(ranked)):
         word = "unavailable" if a.groups[g].status == "unavailable" else "no score"
         axes.text(0.01, row, word, transform=axes.get_yaxis_transform(), va="center", **_text(8.5, GREY))

@@ -107,10 +107,12 @@ def _difference(x: Attribution, y: Attribution, group: str) -> tuple[float | Non
     if p is None or q is None or p.score is None or q.score is None:
         return None, None, None
     d = q.score - p.score
-    if None in (p.low, p.high, q.low, q.high):
+    if p == q:
+        return d, d, d
+    if p.span is None or q.span is None:
         return d, None, None
-    half = math.hypot((p.high - p.low) / 2, (q.high - q.low) / 2)  # type: ignore[operator]
-    return (d, d, d) if p == q else (d, d - half, d + half)
+    half = math.hypot(*((high - low) / 2 for low, high in (p.span, q.span)))
+    return d, d - half, d + half
 
 
 def _said(a: Told, b: Told, same: Mapping[str, bool], methods: Mapping[str, tuple[Row, ...]]) -> list[str]:

@@ -118,6 +118,7 @@ class Listing:
         """Raises OptionError: there is no such source, nothing in it, or two pictures have one name; DataError: a data
         set cannot be read."""
         self._sources, self._prompt, self.passed = list(sources), prompt, PassedOver()
+        self.captions = ""  # the column of a table that they come from
         if not sources:
             raise OptionError("There is nothing to score: no folder, picture, table or data set is named.")
         if not all(sources):
@@ -166,18 +167,18 @@ class Listing:
         places.write(places.joined(out, ASKED), data)
         return dict(self._connection.execute(f"SELECT part, count(*) FROM ({split}) GROUP BY 1 ORDER BY 1").fetchall())
 
-    def prompted_otherwise(self, out: str) -> int:
-        """How many of the pictures the list in the results has with another prompt; 0 where there is no list."""
+    def prompted_otherwise(self, parts: Sequence[str]) -> int:
+        """How many of the pictures have rows in these parts under another prompt."""
         import duckdb
 
-        place = places.joined(out, ASKED)
-        if not places.is_file(place):
+        if not parts:
             return 0
-        both = "listed JOIN read_parquet(?) AS before USING (picture) WHERE listed.prompt <> before.prompt"
+        rows = f"read_parquet([{', '.join(quoted(exact(p)) for p in parts)}])"
+        both = f"listed JOIN {rows} AS before USING (picture) WHERE listed.prompt <> before.prompt"
         try:
-            places.register(self._connection, place)
-            return self._connection.execute(f"SELECT count(*) FROM {both}", [exact(place)]).fetchone()[0]
-        except (OSError, duckdb.Error):  # it is written anew
+            places.register(self._connection, parts[0])
+            return self._one(f"SELECT count(DISTINCT picture) FROM {both}")[0]
+        except (OSError, duckdb.Error):  # it is damaged, and written anew
             return 0
 
     def _one(self, query: str) -> Any:
@@ -190,9 +191,10 @@ class Listing:
             (one,), (other,) = self._connection.execute(
                 "SELECT place FROM listed WHERE picture = ? ORDER BY 1 LIMIT 2", [twice[0]]
             ).fetchall()
-            which = f": {one} and {other}" if one != other else ""
+            if one == other:
+                raise OptionError(f"Two pictures are called '{twice[0]}'. Rename one, or name it once.")
             raise OptionError(
-                f"Two pictures are called '{twice[0]}'{which}. Rename one, name it once, or name the folder that holds "
+                f"Two pictures are called '{twice[0]}': {one} and {other}. Rename one, or name the folder that holds "
                 "them all."
             )
 
@@ -213,7 +215,7 @@ class Listing:
             self._connection.execute(f"CREATE VIEW given AS SELECT * FROM read_parquet({quoted(exact(whole))})")
             columns = [row[0] for row in self._connection.execute("DESCRIBE given").fetchall()]
             _named(table, columns)
-            said = _said(columns)
+            said = self.captions = _said(columns)
             prompt = f"coalesce(CAST({said} AS VARCHAR), '')" if said else "?"
             values = [places.begin_of(folder), *([] if said else [self._prompt])]
             own = "contains(name, '://') OR starts_with(name, '/')"
@@ -237,6 +239,7 @@ class Listing:
                 separator = max(SEPARATORS, key=head.count)
                 columns = next(csv.reader([head], delimiter=separator, strict=True), [])
                 _named(table, columns)
+                self.captions = _said(columns)
                 rows = csv.reader(f, delimiter=separator, strict=True)
                 for row in rows:
                     if len(row) > len(columns):
@@ -246,7 +249,7 @@ class Listing:
                         )
                     said = dict(zip(_plain(columns), row, strict=False))
                     if name := said.get("file"):
-                        prompt = said.get(_said(columns), "") if _said(columns) else self._prompt
+                        prompt = said.get(self.captions, "") if self.captions else self._prompt
                         yield Wanted(name, places.joined(folder, name), prompt)
         except UnicodeDecodeError as e:
             raise OptionError(f"'{table}' is not in UTF-8. Save it as a CSV in UTF-8.") from e

@@ -17,7 +17,7 @@ from typing import Any
 from guda_core import __version__
 from guda_core.errors import OptionError, ReportError
 from guda_core.reports.bundle import json_text
-from guda_core.scoring import places
+from guda_core.scoring import parts, places
 from guda_core.scoring.listing import Listing, as_text, parts_for
 from guda_core.scoring.part_jobs import here
 from guda_core.scoring.scorer import WHY, Done, Task
@@ -85,12 +85,15 @@ class Table:
         found = begun(self.out)
         return parts_for(len(self.listing)) if found is None else int(found["parts"])
 
-    @property
-    def replaced(self) -> str:
-        """A sentence where pictures were asked about with another prompt before; "" where none was."""
-        n = self.listing.prompted_otherwise(self.out)
-        are, their = ("picture was", "its") if n == 1 else ("pictures were", "their")
-        return f"{n:,} {are} asked about with another prompt before: {their} rows are replaced." if n else ""
+    def prompts_said(self) -> list[str]:
+        """Sentences on prompts, before the run: which rows it takes the place of, and which prompt it does not use."""
+        said, found = [], parts.whole(places.files(places.joined(self.out, parts.FOLDER), parts.ENDING))[0]
+        if n := self.listing.prompted_otherwise(found):
+            has = "picture has" if n == 1 else "pictures have"
+            said.append(f"{n:,} {has} rows under another prompt. Scored again, these rows are replaced.")
+        if self.options.prompt and self.listing.captions:
+            said.append(f"The table's column '{self.listing.captions}' is used in place of the prompt.")
+        return said
 
     def tasks(self) -> list[Task]:
         """Write down what is asked, and give a task for every part that has pictures."""

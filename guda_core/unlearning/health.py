@@ -109,6 +109,7 @@ class Health:
         self, job: Forgetting, config: HealthConfig | None = None, apart: Collection[tuple[str, str]] = ()
     ) -> None:
         self.job, self.config, self.apart = job, config or HealthConfig(), apart
+        self._away = False  # whether pictures were asked for in vain
         self._full: dict[tuple[Any, ...], Any] = {}  # of the full model, the same for every group
         self._fits = Fitting(at_most(BATCH, job.model))
 
@@ -131,12 +132,13 @@ class Health:
         """The pictures of an included set do not change, and may not be here, as those of an own set may not be; who
         measured with settings of their own asks with these."""
         said = found.get(HELD_OUT)
-        if said is None or not self.job.is_own or found.get("config") != self._settings():
+        if said is None or not self.job.is_own or self._away or found.get("config") != self._settings():
             return True
         try:
             return said == _hash(self._kinds(group), self.job.card.resolution)
         except DataError as e:  # measuring would fail, too
-            log.warning("Whether %s's health is of today's held-out pictures is not known: %s", group, e)
+            self._away = True
+            log.warning("Whether the health is of today's held-out pictures is not known: %s", e)
             return True
 
     @cached_property

@@ -189,7 +189,6 @@ class Forgetting:
         Raises:
             AdapterError: one cannot be used, or cannot be written.
         """
-        now, listed = self.listed().get(adapter_files.LISTED), False
         now = self.listed().get(adapter_files.LISTED)
         for group in groups if now else ():
             listed = False
