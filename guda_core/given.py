@@ -19,7 +19,7 @@ from guda_core.data.images import read_file
 from guda_core.errors import ImageError, ModelError, OptionError, UnreadError
 
 PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # of pictures that a PNG holds as they are
-URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.I)  # also as Path writes it; a drive of Windows has one letter
+URL = re.compile(r"[a-z][a-z0-9+.-]+:[/\\]", re.I)  # also as Path writes it; a drive of Windows has one letter
 Place = str | os.PathLike[str]
 Picture = Place | bytes | Image.Image
 
