@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
@@ -15,9 +16,10 @@ from PIL import Image
 
 from guda_core import paths
 from guda_core.data.images import read_file
-from guda_core.errors import ImageError, ModelError, OptionError
+from guda_core.errors import ImageError, ModelError, OptionError, UnreadError
 
 PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # of pictures that a PNG holds as they are
+URL = re.compile(r"[a-z][a-z0-9+.-]+:[/\\]", re.I)  # also as Path writes it; a drive of Windows has one letter
 Place = str | os.PathLike[str]
 Picture = Place | bytes | Image.Image
 
@@ -104,12 +106,15 @@ def picture_bytes(picture: Picture) -> bytes:
     if isinstance(picture, str | os.PathLike):
         path = paths.at_home(os.fsdecode(picture))
         if not paths.is_there(path):
-            raise ImageError(f"There is no picture {os.fspath(picture)}.")
+            raise ImageError(_no_picture(os.fsdecode(picture), path))
         if paths.is_folder(path):
             raise ImageError(f"{path} is a folder. Use attribute_many for all of its pictures.")
         return read_file(path)
     if not isinstance(picture, Image.Image):
-        raise OptionError(f"A picture is a path, bytes or a PIL image; got {type(picture).__name__}.")
+        raise OptionError(
+            f"A picture is a path, bytes or a PIL image; got {type(picture).__name__}. Of a NumPy array, give "
+            'PIL.Image.fromarray(ARRAY); of a file that is open as "rb", FILE.read().'
+        )
     out = io.BytesIO()
     try:
         if picture.mode in ("F", "I"):
@@ -123,6 +128,32 @@ def picture_bytes(picture: Picture) -> bytes:
     except (OSError, ValueError) as e:  # such as a closed one, or a file that is cut off
         raise ImageError(f"This PIL image cannot be read ({e}). Open it again, or give the file's path.") from e
     return out.getvalue()
+
+
+def _no_picture(given: str, path: Path) -> str:
+    """What is said of a picture that is not there."""
+    if URL.match(given):
+        return (
+            f"{given} is a URL, and attribute reads files alone. Give its bytes, download it, or use attribute_many, "
+            "which reads URLs."
+        )
+    whole = path.absolute()
+    return f"There is no picture {given}{'' if str(whole) == given else f': there is nothing at {whole}'}."
+
+
+def original_bytes(given: Place | bytes | None) -> bytes | None:
+    """The bytes of the file that was scored, to be put into a report: of its path, or as they are.
+
+    Raises:
+        OptionError: it is no path. UnreadError: there is no such file, or it cannot be read. ImageError: it is too
+            large.
+    """
+    if given is None or isinstance(given, bytes):
+        return given
+    path = path_of(given, "original")
+    if not paths.is_file(path):
+        raise UnreadError(f"original: there is no file {path.absolute()}.")
+    return read_file(path)
 
 
 def _exif(picture: Image.Image) -> bytes:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,12 @@ from guda_core.unlearning import draft as drafts
 from guda_core.unlearning.forget import FORGET_LOSSES
 from guda_core.unlearning.group_jobs import Asked, kept_apart, work_by
 from guda_core.unlearning.health import Health, read_all
+from guda_core.unlearning.loop import Progress
 from guda_core.unlearning.run import Forgetting, check_learned
 
 log = logging.getLogger(__name__)
+
+APART_S, APART = 10.0, 0.02  # of two lines of a group's progress: seconds, and the share of its steps
 
 
 @speaks_python
@@ -47,7 +52,7 @@ def unlearn(
 
     Args:
         groups, model: a group set and a model's name.
-        only: ids of groups; default: all.
+        only: ids or names of groups; default: all.
         operator: the forget loss; default: guda_c, or retrack for a model that reads no prompts.
         folder: where the adapters go; default: the workspace.
         again: also make adapters again that fit.
@@ -69,6 +74,7 @@ def unlearn(
     workers = count(workers, "workers")
     only = names(only, "only")
     group_set = _groups(groups, named)
+    only = _ids(group_set, only)
     changes = tuple(sorted((k, plain(v)) for k, v in settings.items()))
     asked = Asked(group_set.id, named, path_or_none(folder, "folder"), tuple(only), operator, changes, again=again)
     with kept_services.none_kept():  # its memory is needed, and what it read is no longer true afterwards
@@ -105,7 +111,9 @@ def draft(
     named = _named(model, "draft")
     only = names(only, "only")
     with kept_services.none_kept():
-        job = Forgetting(_groups(groups, named), model=named, folder=path_or_none(folder, "folder"))
+        group_set = _groups(groups, named)
+        only = _ids(group_set, only)
+        job = Forgetting(group_set, model=named, folder=path_or_none(folder, "folder"))
         check_learned(job)
         made = {}
         for gid in drafts.begin(job, only, again=again):
@@ -125,6 +133,54 @@ def _named(given: str | Path | None, what: str) -> str | None:
     return found
 
 
+def _ids(group_set: GroupSet, given: Sequence[str]) -> list[str]:
+    """Ids of the groups that are given by id or name; an id goes before. Raises OptionError for what is neither."""
+    found: dict[str, None] = {}
+    for said in given:
+        of_name = [g.id for g in group_set.groups.values() if g.name == said]
+        ids = [said] if said in group_set.groups else of_name
+        if not ids:
+            raise OptionError(f"There is no group '{said}'. Known: {', '.join(group_set.groups)}.")
+        found |= dict.fromkeys(ids)
+    return list(found)
+
+
+class _Told:
+    """Logs a group's steps: the first, the last, and others that are `APART` and `APART_S` from the one before; for the
+    second line, which is the first to tell the time that is left, `APART_S` is enough. That time is by the pace since
+    the first step: loading and encoding come before."""
+
+    def __init__(self, title: str) -> None:
+        self.title, self.note = title, ""
+        self.first: tuple[int, float] | None = None  # step, and when it was done
+        self.last = (0, 0.0)  # likewise, of the line before
+        self.second = False  # whether there was a line since the first
+
+    def hear(self, p: Progress) -> None:
+        now = time.monotonic()
+        if self.first is None or p.note != self.note:  # another part begins, such as the steps after an expert's
+            self.first, self.note, self.second = (p.step, now), p.note, False
+        else:
+            near = now - self.last[1] < APART_S or (self.second and p.step - self.last[0] < APART * p.steps)
+            if near and p.step < p.steps:
+                return
+            self.second = True
+        self.last = p.step, now
+        said = f"{self.title}{f', {p.note}' if p.note else ''}: step {p.step} of {p.steps}"
+        said += "" if math.isnan(p.loss) else f", loss {p.loss:.3g}"
+        made = p.step - self.first[0]
+        if made and p.step < p.steps and not p.note:
+            said += f", about {_time_said((now - self.first[1]) * (p.steps - p.step) / made)} left"
+        log.info("%s", said)
+
+
+def _time_said(seconds: float) -> str:
+    """ "8 s", "6 min", "3.5 h"."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def _in_this_process(group_set: GroupSet, asked: Asked) -> dict[str, dict[str, Any]]:
     """`unlearn` without other processes; the set may be any."""
     job = Forgetting(group_set, model=asked.model, folder=asked.folder)
@@ -133,9 +189,10 @@ def _in_this_process(group_set: GroupSet, asked: Asked) -> dict[str, dict[str, A
     pending = job.begin(asked.groups, config=config, again=asked.again)
     for said in job.replaced(pending, config):
         _log_replaced(said)
-    for gid in pending:
+    for i, gid in enumerate(pending, 1):
+        steps = _Told(f"unlearn {gid} (group {i} of {len(pending)})")
         for p in job.unlearn(gid, config, again=asked.again):
-            log.info("unlearn %s: step %d of %d, loss %.4f", gid, p.step, p.steps, p.loss)
+            steps.hear(p)
     measured = Health(job, apart=kept_apart(group_set, job.card.id))
     for gid in measured.unmeasured(asked.groups):
         told = 0
@@ -149,8 +206,6 @@ def _in_this_process(group_set: GroupSet, asked: Asked) -> dict[str, dict[str, A
 
 def _by_workers(group_set: GroupSet, asked: Asked, workers: int | None, ray: str | None) -> dict[str, dict[str, Any]]:
     """`unlearn` in other processes, which read the set themselves."""
-    if missing := [g for g in asked.groups if g not in group_set.groups]:
-        raise OptionError(f"There is no group '{missing[0]}'. Known: {', '.join(group_set.groups)}.")
     if group_sets.load_group_set(asked.group_set) != group_set:
         raise OptionError(
             f"The group set '{group_set.id}' in the workspace is another one than this. With workers or ray, give the "

@@ -23,7 +23,7 @@ from guda_core.data import encoders
 from guda_core.data.captions import captioner_of
 from guda_core.data.encoders import ClipTower
 from guda_core.diffusion import cards
-from guda_core.errors import GudaError, ImageError, ModelError, OptionError
+from guda_core.errors import GudaError, ImageError, ModelError, OptionError, UnreadError
 from guda_core.records import VERDICTS, Scope
 from guda_core.reports.read import read_report
 from guda_core.service import EFFORTS
@@ -334,6 +334,43 @@ def test_a_path_of_any_kind_is_one(tmp_path):
     assert given.picture_bytes(Place()) == (tmp_path / "p.png").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ("https://example.org/a.png", "https://example.org/a.png is a URL, and attribute reads files alone"),
+        (Path("S3://pictures/a.png"), "attribute_many, which reads URLs"),
+        ("no.png", "There is no picture no.png: there is nothing at {here}."),
+        (np.zeros((8, 8, 3), np.uint8), "got ndarray. Of a NumPy array, give PIL.Image.fromarray(ARRAY)"),
+        (io.BytesIO(b"x"), "got BytesIO. Of a NumPy array, give PIL.Image.fromarray(ARRAY); of a file that is open"),
+    ],
+)
+def test_what_is_no_picture_says_what_to_give(wrong, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(GudaError) as said:
+        given.picture_bytes(wrong)
+    assert sentence.format(here=tmp_path / "no.png") in str(said.value)
+
+
+def test_a_whole_path_is_said_once(tmp_path):
+    with pytest.raises(ImageError) as said:
+        given.picture_bytes(tmp_path / "no.png")
+    assert str(said.value) == f"There is no picture {tmp_path / 'no.png'}."
+
+
+def test_the_original_of_a_report_is_named_where_it_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnreadError) as said:
+        given.original_bytes("nnn.png")
+    assert str(said.value) == f"original: there is no file {tmp_path / 'nnn.png'}."
+    draw(tmp_path / "p.png", side=8)
+    assert (
+        given.original_bytes("p.png")
+        == (tmp_path / "p.png").read_bytes()
+        == given.original_bytes((tmp_path / "p.png").read_bytes())
+    )
+    assert given.original_bytes(None) is None
+
+
 def test_a_broken_exif_loses_no_picture():
     picture = Image.new("RGB", (8, 8), "teal")
     picture.getexif()[274] = "no number"
@@ -345,6 +382,8 @@ def test_a_broken_exif_loses_no_picture():
     [
         ({"lora": "x.safetensors"}, "lora is a LoraSpec here"),
         ({"loop": {"steps": 3}}, "has no setting loop"),
+        ({"step": 3}, r"has no setting step\. Is 'steps' meant\? Known: batch, beta, .*, rank, .*, steps, .*, whole\."),
+        ({"learning": 3}, r"has no setting learning\. Known: batch, beta, .*, rank, .*, steps, .*, whole\."),
         ({"empty_share": "0.5"}, "empty_share must be a number from 0 up; got '0.5'"),
         ({"beta": "x"}, "beta must be a number"),
         ({"steps": np.float64(2.5)}, "steps must be a whole number, at least 1; got 2.5"),

@@ -300,7 +300,7 @@ def test_the_library_drafts_what_the_program_drafts(work, caplog):
     first = adapter_files.read_meta(folder / "dee")
     assert "1 draft" in guda("unlearn", "--draft", "--again", "--groups", "dee")
     assert adapter_files.is_draft(first) and adapter_files.read_meta(folder / "dee")["sha256"] == first["sha256"]
-    assert guda_core.draft("artists", "brush", only=["dee"]) == {}
+    assert guda_core.draft("artists", "brush", only=["Dee", "dee"]) == {}  # by its name
     assert list(guda_core.draft("artists", "brush", folder=work / "other")) == list(ARTISTS)
     with pytest.raises(OptionError, match="draft loads the model itself: give its name, such as model='brush'"):
         guda_core.draft("artists", load_model(find_card("brush")))

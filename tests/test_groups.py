@@ -326,5 +326,7 @@ def test_the_name_of_a_set_is_checked_before_it_is_looked_for(name):
 
 def test_a_missing_set_lists_the_known_ones(load, tmp_path):
     load()
-    with pytest.raises(GroupSetError, match=r"no group set 'large'.*Known: small\."):
+    with pytest.raises(
+        GroupSetError, match=r"no group set 'large'.*Known: small\. Make one with `guda groups new FOLDER`"
+    ):
         load_group_set("large", tmp_path)

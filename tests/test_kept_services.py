@@ -56,8 +56,8 @@ def test_what_unlearning_made_is_seen_by_the_next_answer(there, tmp_path):
 
 def test_a_call_that_fails_lets_go_too(there):
     api._service("brush", "artists")
-    with pytest.raises(OptionError, match="no group 'nobody'"):
-        guda_core.unlearn("artists", "brush", only="nobody")
+    with pytest.raises(OptionError, match="no setting step"):
+        guda_core.unlearn("artists", "brush", only="dee", step=2)
     assert not kept_services._kept
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import guda_core
 from guda_core import api, offline
-from guda_core.errors import GroupSetError, GudaError, OptionError
+from guda_core.errors import DataError, GroupSetError, GudaError, OptionError
 from tests.own_pictures import IDS, guda, paint
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "how-to" / "own-groups.md"
@@ -130,6 +130,22 @@ def test_a_wish_that_is_no_good_is_one_sentence_and_writes_nothing(wish, sentenc
     assert not (home / "sets").exists()
 
 
+def test_a_table_whose_files_lie_elsewhere_asks_for_their_folder(home, pictures, tmp_path, monkeypatch):
+    files = sorted(p.relative_to(pictures) for p in pictures.glob("*/*") if p.suffix != ".txt")
+    lines = [f"{p.as_posix()},{p.parent.name}" for p in files]
+    (tmp_path / "rights.csv").write_text("\n".join(["file,group", *lines]), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    away = f"Not there: 48 of 48 files that rights.csv names, the first of them {files[0].as_posix()}. Looked for "
+    for folder, where in ((None, f"beside the table, in {tmp_path}. "), ("wrong", f"in {tmp_path / 'wrong'}. ")):
+        for broken in (0.01, 1.0):
+            with pytest.raises(DataError) as said:
+                guda_core.make_groups("rights.csv", folder=folder, broken=broken)
+            told = str(said.value)
+            assert told.startswith(f"{away}{where}Name the folder") and "folder" in told and "broken" not in told
+    assert "Name the folder where they lie: --folder." in guda("groups", "new", "rights.csv", code=2)
+    assert tuple(guda_core.make_groups("rights.csv", folder=pictures).groups) == IDS
+
+
 def test_a_place_with_no_groups_is_said(tmp_path):
     with pytest.raises(GudaError, match="nowhere"):
         guda_core.make_groups(tmp_path / "nowhere")
@@ -146,7 +162,8 @@ def test_the_lines_of_the_how_to_page_run(home, pictures, tmp_path, monkeypatch,
         def call(*given, **named):
             called.append((function.__name__, inspect.signature(function).bind(*given, **named).arguments))
             scores = SimpleNamespace(separable=True)
-            return SimpleNamespace(best="ann-lee", methods={"guda": scores}, limits=["It is a stand-in."])
+            scope = SimpleNamespace(verdict="in scope")
+            return SimpleNamespace(scope=scope, best="ann-lee", methods={"guda": scores}, limits=["It is a stand-in."])
 
         return call
 
@@ -159,4 +176,4 @@ def test_the_lines_of_the_how_to_page_run(home, pictures, tmp_path, monkeypatch,
     made = guda_core.load_groups("artists")
     assert [name for name, _ in called] == ["unlearn", "attribute"]
     assert all(given["groups"] == made and given["model"] == "NAME" for _, given in called)
-    assert capsys.readouterr().out == "ann-lee\nTrue\nIt is a stand-in.\n"
+    assert capsys.readouterr().out == "in scope\nann-lee\nTrue\nIt is a stand-in.\n"

@@ -71,6 +71,18 @@ def test_one_in_a_hundred_may_be_broken_and_two_may_not(tmp_path):
         made(tmp_path, broken=0.01)
 
 
+def test_leaving_most_pictures_out_is_not_offered(tmp_path):
+    for i in range(2):
+        paint(tmp_path / "ann" / f"{i}.png", 0, i), paint(tmp_path / "bo" / f"{i}.png", 1, i)
+    (tmp_path / "bo" / "a.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"^1 of 5 pictures .* take them out\. .* add --broken 0\.2[01]\.$"):
+        made(tmp_path, broken=0.01)
+    for i in range(4):
+        (tmp_path / "bo" / f"b{i}.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"^5 of 9 pictures cannot be read, .* take them out\.$"):
+        made(tmp_path, broken=0.01)
+
+
 def test_a_picture_that_stands_twice_is_named_and_never_on_both_sides(pictures):
     first = pictures / "Ann Lee" / "1.PNG"
     with Image.open(first) as im:

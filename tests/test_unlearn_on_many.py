@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+import re
 import shutil
 from contextlib import closing
 from pathlib import Path
@@ -22,6 +24,7 @@ from guda_core.jobs.job import Job, Stopped, Told, perform
 from guda_core.jobs.local_pool import Share, share_of
 from guda_core.unlearning import group_jobs
 from guda_core.unlearning.group_jobs import Asked, Found, first_job, is_done, look
+from guda_core.unlearning.loop import Progress
 from tests.job_works import Here
 from tests.once import copied
 from tests.own_pictures import guda
@@ -167,6 +170,72 @@ def test_the_library_unlearns_by_workers_what_it_unlearns_alone(home, monkeypatc
     assert guda_core.unlearn("artists", "brush", only="dee", workers=1, **few) == alone
     assert asked == [(1, None)] * 2
     group_jobs._opened.cache_clear()
+
+
+def test_the_library_takes_groups_by_name_and_tells_which_of_how_many(home, caplog):
+    own_workspace(home, adapters_too=False)
+    with caplog.at_level(logging.INFO, "guda_core.offline"):
+        told = guda_core.unlearn("artists", "brush", only=["Bo Chan", "dee", "Dee"], steps=3, batch=1, rank=2)
+    assert set(told) == {"bo-chan", "dee"}
+    steps = [m for m in caplog.messages if m.startswith("unlearn ")]
+    for i, gid in enumerate(told, 1):
+        own = [m for m in steps if m.startswith(f"unlearn {gid} (group {i} of 2): ")]
+        assert [re.sub(r"loss [0-9.e-]+$", "loss L", m.partition(": ")[2]) for m in own] == [
+            "step 1 of 3, loss L",
+            "step 3 of 3, loss L",
+        ]
+    with pytest.raises(OptionError, match=r"no group 'Bo'\. Known: ann-lee, bo-chan, dee\."):
+        guda_core.unlearn("artists", "brush", only="Bo")
+
+
+def test_an_id_goes_before_a_name(home):
+    own_workspace(home, adapters_too=False)
+    groups = guda_core.load_groups("artists")
+    named = {g: dataclasses.replace(found, name="dee") for g, found in groups.groups.items() if g != "dee"}
+    swapped = dataclasses.replace(
+        groups, groups={**named, "dee": dataclasses.replace(groups.groups["dee"], name="Both")}
+    )
+    assert offline._ids(swapped, ["dee"]) == ["dee"] and offline._ids(swapped, ["Both", "ann-lee"]) == [
+        "dee",
+        "ann-lee",
+    ]
+
+
+def test_lines_of_progress_are_apart_and_tell_the_time_that_is_left(monkeypatch, caplog):
+    now = [50.0]
+    monkeypatch.setattr(offline.time, "monotonic", lambda: now[0])
+    told = offline._Told("unlearn dee (group 1 of 1)")
+    with caplog.at_level(logging.INFO, "guda_core.offline"):
+        for step in range(1, 201):
+            told.hear(Progress(step, 200, 0.0002134, 1.0))
+            now[0] += 4.0
+    lines = [m.removeprefix("unlearn dee (group 1 of 1): ") for m in caplog.messages]
+    assert lines[:3] == [
+        "step 1 of 200, loss 0.000213",
+        "step 4 of 200, loss 0.000213, about 13 min left",  # 10 s are over
+        "step 8 of 200, loss 0.000213, about 13 min left",  # and 2% of the steps
+    ]
+    assert lines[-2:] == ["step 196 of 200, loss 0.000213, about 16 s left", "step 200 of 200, loss 0.000213"]
+    assert len(lines) == 51
+
+
+def test_what_comes_before_the_steps_has_a_pace_of_its_own(monkeypatch, caplog):
+    now = [0.0]
+    monkeypatch.setattr(offline.time, "monotonic", lambda: now[0])
+    told = offline._Told("unlearn 3 (group 2 of 9)")
+    with caplog.at_level(logging.INFO, "guda_core.offline"):
+        for note, seconds in (("fine-tuning", 15.0), ("", 3600.0)):
+            for step in (1, 2, 3):
+                told.hear(Progress(step, 3, 1.0, 1.0, note))
+                now[0] += seconds
+    assert [m.removeprefix("unlearn 3 (group 2 of 9)") for m in caplog.messages] == [
+        ", fine-tuning: step 1 of 3, loss 1",
+        ", fine-tuning: step 2 of 3, loss 1",
+        ", fine-tuning: step 3 of 3, loss 1",
+        ": step 1 of 3, loss 1",
+        ": step 2 of 3, loss 1, about 60 min left",
+        ": step 3 of 3, loss 1",
+    ]
 
 
 def test_the_library_refuses_sets_that_other_processes_cannot_read(home):

@@ -259,7 +259,10 @@ def load_group_set(name: str = INCLUDED, root: Folder | None = None) -> GroupSet
     path = where / name / "group_set.yaml" if ID.fullmatch(name) else None  # another name may lead anywhere
     if path is None or not is_file(path):
         why = ID_SAID if path is None else f"no {path}"
-        raise GroupSetError(f"There is no group set '{name[:120]}' ({why}). Known: {', '.join(list_group_sets(root))}.")
+        raise GroupSetError(
+            f"There is no group set '{name[:120]}' ({why}). Known: {', '.join(list_group_sets(root))}. Make one with "
+            "`guda groups new FOLDER` (in Python: guda_core.make_groups)."
+        )
     what = f"group set '{name}'"
     top = checked(SetFields, read_yaml(path, GroupSetError), what, GroupSetError)
     if top.id != name:

@@ -13,6 +13,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -180,6 +181,7 @@ class ForgetLoss(ABC):
 
 
 LOOP_SETTINGS = {"steps", "batch", "lr", "warmup", "seed", "ema"}  # that `config_of` takes beside those of the loss
+INNER = {"operator", "lora", "loop"}  # fields of a loss's settings that are told by others: whole, rank, steps, ...
 
 
 def config_of(
@@ -203,7 +205,15 @@ def config_of(
     given = {k: v for k, v in changes.items() if v is not None}
     unknown = set(given) - LOOP_SETTINGS - {f.name for f in dataclasses.fields(kind)} | {"loop"} & set(given)
     if unknown:
-        raise OptionError(f"The forget loss '{operator}' has no setting {', '.join(sorted(unknown))}.")
+        known = sorted(
+            {"whole", "rank", "targets"} | LOOP_SETTINGS | {f.name for f in dataclasses.fields(kind)} - INNER
+        )
+        near = get_close_matches(min(unknown), known, 1, 0.75)
+        meant = f" Is '{near[0]}' meant?" if near else ""
+        raise OptionError(
+            f"The forget loss '{operator}' has no setting {', '.join(sorted(unknown))}.{meant} Known: "
+            f"{', '.join(known)}."
+        )
     if not isinstance(given.get("lora"), LoraSpec | None):
         raise OptionError(
             "lora is a LoraSpec here. A LoRA file that the model needs is named by GUDA_LORA or its card."

@@ -36,13 +36,16 @@ class Candidate:
 @dataclass
 class Found:
     """source: what the group set will say of where its pictures are. notes: what a person should know, in sentences.
-    missing: pictures that cannot be opened at all, with the reason. looked_at: the place, for sentences."""
+    missing: pictures that cannot be opened at all, with the reason. away: those of them that a table names as files and
+    that are not there. looked_at, looked_in: the place, and where a table's files were looked for, for sentences."""
 
     looked_at: str
     source: dict[str, Any]
     candidates: list[Candidate] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    away: list[str] = field(default_factory=list)
+    looked_in: str = ""
 
 
 def some(things: Sequence[object], most: int = NAMED) -> str:

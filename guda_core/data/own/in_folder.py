@@ -236,6 +236,7 @@ def find_in_table(table: Path, folder: Path | None = None) -> Found:
     root = Path(os.path.normpath((folder or table.parent).absolute()))
     rows, unknown = read_table(table)
     found = Found(str(table), {"id": "listed", "path": stored_path(root)})
+    found.looked_in = f"beside the table, in {root}" if folder is None else f"in {root}"
     if unknown:
         found.notes.append(f"Columns of {table.name} that mean nothing here: {', '.join(unknown)}.")
     seen: dict[tuple[Any, ...], str] = {}
@@ -252,6 +253,7 @@ def find_in_table(table: Path, folder: Path | None = None) -> Found:
             raise DataError(f"{row['where']}: '{row['file']}' was named already in {where}.")
         if not is_file(path):
             found.missing.append(f"{row['file']} (not there; named in {row['where']})")
+            found.away.append(row["file"])
             continue
         told = Candidate(
             picture, row["group"], partial(read_file, path, OWN), row.get("text", ""), row.get("object", ""),

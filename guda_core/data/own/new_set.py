@@ -26,6 +26,7 @@ from guda_core.records import NOT_STATED
 
 PHRASES = ("by {name}", "in the style of {name}", "in the {name} style", "{name} style", "{name}")
 TEMPLATE = "{content}, {phrase}"
+MOST_BROKEN = 0.5  # share of pictures up to which a message offers to leave them out
 
 
 @dataclass(frozen=True)
@@ -174,14 +175,27 @@ def _opened(found: Found, share: float, notes: list[str], tell: Callable[[float]
     n = len(out) + len(bad)
     if not n:
         raise DataError(f"There are no pictures in {found.looked_at}.")
-    if len(bad) > share * n:
-        raise DataError(
-            f"{len(bad):,} of {counted(n, 'picture')} cannot be read, more than {share * 100:g}%: {some(bad)}. Mend "
-            f"them or take them out. To leave that many out, add --broken {min(1.0, len(bad) / n + 0.005):.2f}."
-        )
+    if len(bad) > share * n or len(found.away) == n:
+        raise DataError(_refused(found, bad, n, share))
     if bad:
         notes.append(f"{len(bad):,} of {counted(n, 'picture')} cannot be read and were left out: {some(bad, 10)}.")
     return out
+
+
+def _refused(found: Found, bad: list[str], n: int, share: float) -> str:
+    """Why so many of n pictures cannot be left out; where most files of a table are not there, where they were looked
+    for."""
+    if 2 * len(found.away) > n:
+        return (
+            f"Not there: {len(found.away):,} of {counted(n, 'file')} that {found.looked_at} names, the first of them "
+            f"{found.away[0]}. Looked for {found.looked_in}. Name the folder where they lie: --folder."
+        )
+    least = len(bad) / n + 0.005
+    offered = f" To leave that many out, add --broken {least:.2f}." if least <= MOST_BROKEN else ""
+    return (
+        f"{len(bad):,} of {counted(n, 'picture')} cannot be read, more than {share * 100:g}%: {some(bad)}. Mend them "
+        f"or take them out.{offered}"
+    )
 
 
 def _without_copies(opened: list[_Opened], notes: list[str]) -> list[_Opened]:
