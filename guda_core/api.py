@@ -21,7 +21,7 @@ from PIL import Image
 
 from guda_core import kept_services
 from guda_core.data import groups as group_sets
-from guda_core.data.images import Fit, read_file
+from guda_core.data.images import Fit
 from guda_core.data.own.prepared import prepare
 from guda_core.diffusion import cards
 from guda_core.diffusion.base_model import BaseModel
@@ -32,6 +32,7 @@ from guda_core.given import (
     check_texts,
     model_name,
     names,
+    original_bytes,
     path_of,
     path_or_none,
     picture_bytes,
@@ -120,8 +121,7 @@ class Answer:
         at = path_of(path, "path")
         if not at.name:
             raise OptionError(f"path must name a file; got {path!r}.")
-        named = None if isinstance(original, bytes) else path_or_none(original, "original")
-        data = read_file(named) if named is not None else original
+        data = original_bytes(original)
         answers, about = list(self.methods.values()), {**self._about(), "shown": self.shown, "original": data}
         made = bundle.make(self.query, answers, self.groups, **about)
         bundle.write(at, made)

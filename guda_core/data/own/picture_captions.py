@@ -116,7 +116,7 @@ def captioned(
     if "{content}" not in group_set.caption:
         raise GroupSetError(
             f"The captions of '{group_set.id}' hold no content ('{group_set.caption}'), so that none is needed. For "
-            "captions, write the set with a phrase: guda groups new --again --phrase."
+            "captions, write the set with a phrase: `guda groups new --again --phrase`."
         )
     rows = list(dataset.pictures)
     wanted = [i for i, p in enumerate(rows) if (again and p.captioned_by) or not (p.text or p.object)]

@@ -38,7 +38,7 @@ class Prepared:
         if self.differing and not again:
             raise GroupSetError(
                 f"The group set '{self.draft.id}' is there already, and nothing was written. To write it anew, add "
-                "--again (in Python: again=True). Names, phrases, authors, licences and links that you wrote into it "
+                "--again. Names, phrases, authors, licences and links that you wrote into it "
                 "are kept."
             )
         return set_files.write(self.draft) if self.changes else set_files.folder_of(self.draft.id)
