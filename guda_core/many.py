@@ -44,9 +44,9 @@ def attribute_many(
     """Score any number of pictures into a table of Parquet parts. A call that was stopped goes on. Progress is logged.
 
     Args:
-        pictures: a folder, pictures, URLs, a CSV or Parquet table with the columns file and prompt, caption or
-            text (which is how each picture has its own caption), or a data set
-            (hub:USER/NAME): what `guda attribute --table` takes.
+        pictures: what `guda attribute --table` takes: a folder, pictures, URLs, a data set (hub:USER/NAME), or a CSV
+            or Parquet table with the columns file and prompt (or caption, text), where each picture has a caption of
+            its own.
         out: the folder, or URL, of the results.
         prompt: of every picture, where a table has none; "" asks the unconditional model.
         model, groups: names, or what is loaded already; with workers or ray, names alone.

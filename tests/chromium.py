@@ -75,6 +75,25 @@ def new_page(browser: Browser, width: int, height: int, apart: bool) -> Page:
     return page
 
 
+def go(page: Page, tab: str) -> None:
+    """Open a tab, also one that a narrow screen keeps in its menu. Which of the two it is may change meanwhile: after
+    another width, gradio lays the tabs out again."""
+    from playwright.sync_api import TimeoutError as TookTooLong
+
+    bar = page.get_by_role("tab", name=tab, exact=True)
+    for _ in range(30):
+        try:
+            if bar.is_visible():
+                bar.click(timeout=2000)
+            else:
+                page.locator(".overflow-menu > button").first.click(timeout=2000)
+                page.locator(".overflow-dropdown").get_by_text(tab, exact=True).click(timeout=2000)
+        except TookTooLong:
+            continue
+        return
+    raise AssertionError(f"The tab '{tab}' could not be opened.")
+
+
 class Watched:
     """A page that remembers where it asked and what it complained of. apart: shares nothing with other pages."""
 
@@ -98,20 +117,8 @@ class Watched:
         return self.page
 
     def go(self, tab: str) -> None:
-        """Open a tab, also one that a narrow screen keeps in its menu. Which of the two it is may change meanwhile:
-        after another width, gradio lays the tabs out again."""
-        from playwright.sync_api import TimeoutError as TookTooLong
-
-        bar = self.page.get_by_role("tab", name=tab, exact=True)
-        for _ in range(30):
-            try:
-                if bar.is_visible():
-                    return bar.click(timeout=2000)
-                self.page.locator(".overflow-menu > button").first.click(timeout=2000)
-                return self.page.locator(".overflow-dropdown").get_by_text(tab, exact=True).click(timeout=2000)
-            except TookTooLong:
-                continue
-        raise AssertionError(f"The tab '{tab}' could not be opened.")
+        """Open a tab."""
+        go(self.page, tab)
 
     def fits(self) -> None:
         """Nothing sticks out sideways, nor is cut off there."""

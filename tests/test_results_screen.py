@@ -18,12 +18,12 @@ from guda_core.errors import OptionError
 from guda_core.scoring.asking import Asked, Results
 from guda_core.ui import build_ui, results_screen
 from guda_core.ui.results_screen import ROWS, answer_of, asked_of, opened, page
-from tests.chromium import SLOW, Watched
+from tests.chromium import SLOW, Watched, go
 from tests.fakes import FakeService, serving
 from tests.light import LightService, draw
 from tests.table_works import folder_of
 from tests.table_works import run as make_table
-from tests.test_browser_screens import go, violations
+from tests.test_browser_screens import violations
 
 ODD = "<img src=x onerror=alert(1)>.png"
 

@@ -21,9 +21,9 @@ from guda_core.reports.read import read_report
 from guda_core.ui import build_ui, several, words
 from guda_core.ui.several import Several, begun, csv_of, one, reports_of, rows_html
 from guda_core.ui.several_screen import TAB, _Work, draw
-from tests.chromium import SLOW, Watched, until
+from tests.chromium import SLOW, Watched, go, until
 from tests.fakes import FakeService, serving
-from tests.test_browser_screens import go, violations
+from tests.test_browser_screens import violations
 
 pytestmark = pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")  # gradio's use of pandas 3
 FORMULA = "=1+1.png"
