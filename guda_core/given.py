@@ -68,6 +68,13 @@ def path_of(given: Place, what: str) -> Path:
     return paths.at_home(os.fsdecode(given))
 
 
+def place_of(given: Place, what: str) -> str:
+    """A path or a URL as a text, with ~ read. Raises OptionError for what is neither, such as an empty text."""
+    path_of(given, what)
+    named = os.fsdecode(given)
+    return str(paths.at_home(named)) if named.startswith("~") else named
+
+
 def path_or_none(given: Place | None, what: str) -> Path | None:
     """Likewise; None where nothing is given."""
     return None if given is None else path_of(given, what)

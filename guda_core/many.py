@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from guda_core import api, given, paths
+from guda_core import api, given
 from guda_core.attribution import METHODS
 from guda_core.data import groups as group_sets
 from guda_core.data.prompts import check_prompt
@@ -65,40 +65,18 @@ def attribute_many(
         ReportError: the results cannot be written, or some pictures have no rows, because their workers ended.
         GudaError: any other, such as a model or a data set that cannot be loaded.
     """
-    if isinstance(pictures, Mapping):
-        raise OptionError(
-            "Captions of single pictures come from a table: write a CSV or Parquet file with the columns file and "
-            "prompt, and give its path."
-        )
-    alone = isinstance(pictures, str | os.PathLike)
-    given_all = [pictures] if alone else list(pictures) if isinstance(pictures, Iterable) else [None]
-    sources = [os.fsdecode(s) for s in given_all if isinstance(s, str | os.PathLike)]
-    if len(sources) < len(given_all):
-        raise OptionError(
-            "Pictures are a folder, paths, URLs, a table or a data set: texts or paths, or a list of them. For a "
-            "picture in memory, use attribute."
-        )
+    sources = _sources(pictures)
     if not isinstance(groups, GroupSet):
         given.set_name(groups)
     check_prompt(prompt)
     given.check_texts({"effort": effort, "ray": ray})
-    workers = given.count(workers, "workers")
-    given.path_of(out, "out")
+    workers, place = given.count(workers, "workers"), given.place_of(out, "out")
     options = Options(effort, tuple(given.names(methods, "methods")), prompt)
-    for method in options.methods:
-        METHODS.find(method)
     several = workers is not None or ray is not None
     base = api._model(model)
     make_service = _maker(base, groups, several=several)
-    card = base.card if isinstance(base, BaseModel) else cards.chosen_card(base)  # raise before a folder is made
-    if not isinstance(groups, GroupSet):
-        group_sets.load_group_set(group_sets.chosen_set(groups, card.group_set))
-    table = Table(
-        list(map(_place, sources)),
-        _place(os.fsdecode(out)),
-        make_service,
-        options,
-    )
+    _check_names(base, groups, options.methods)
+    table = Table(sources, place, make_service, options)
     if passed := str(table.listing.passed):
         log.info("%s", passed)
     for said in table.prompts_said():
@@ -120,9 +98,32 @@ def attribute_many(
     return results
 
 
-def _place(given: str) -> str:
-    """A place as a text, with ~ read where it begins with it."""
-    return str(paths.at_home(given)) if given.startswith("~") else given
+def _sources(pictures: str | Path | Iterable[str | Path]) -> list[str]:
+    """Their places. Raises OptionError for what has none."""
+    if isinstance(pictures, Mapping):
+        raise OptionError(
+            "Captions of single pictures come from a table: write a CSV or Parquet file with the columns file and "
+            "prompt, and give its path."
+        )
+    found: list[object] = [pictures]
+    if isinstance(pictures, Iterable) and not isinstance(pictures, str | os.PathLike):
+        found = list(pictures)
+    places = [s for s in found if isinstance(s, str | os.PathLike)]
+    if len(places) < len(found):
+        raise OptionError(
+            "Pictures are a folder, paths, URLs, a table or a data set: texts or paths, or a list of them. For a "
+            "picture in memory, use attribute."
+        )
+    return [given.place_of(p, "pictures") for p in places]
+
+
+def _check_names(model: BaseModel | str | None, groups: GroupSet | str | None, methods: Sequence[str]) -> None:
+    """Raises an error for a name that stands for nothing, before a folder is made or a model loaded."""
+    for method in methods:
+        METHODS.find(method)
+    card = model.card if isinstance(model, BaseModel) else cards.chosen_card(model)
+    if not isinstance(groups, GroupSet):
+        group_sets.load_group_set(group_sets.chosen_set(groups, card.group_set))
 
 
 def _maker(model: BaseModel | str | None, groups: GroupSet | str | None, *, several: bool) -> Callable[[], Service]:

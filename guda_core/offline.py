@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from guda_core import kept_services, paths
+from guda_core.amounts import time_said
 from guda_core.api import _groups, _model
 from guda_core.data import groups as group_sets
 from guda_core.diffusion import cards
@@ -74,7 +75,7 @@ def unlearn(
     workers = count(workers, "workers")
     only = names(only, "only")
     group_set = _groups(groups, named)
-    only = _ids(group_set, only)
+    only = group_set.ids(only)
     changes = tuple(sorted((k, plain(v)) for k, v in settings.items()))
     asked = Asked(group_set.id, named, path_or_none(folder, "folder"), tuple(only), operator, changes, again=again)
     with kept_services.none_kept():  # its memory is needed, and what it read is no longer true afterwards
@@ -112,7 +113,7 @@ def draft(
     only = names(only, "only")
     with kept_services.none_kept():
         group_set = _groups(groups, named)
-        only = _ids(group_set, only)
+        only = group_set.ids(only)
         job = Forgetting(group_set, model=named, folder=path_or_none(folder, "folder"))
         check_learned(job)
         made = {}
@@ -133,52 +134,28 @@ def _named(given: str | Path | None, what: str) -> str | None:
     return found
 
 
-def _ids(group_set: GroupSet, given: Sequence[str]) -> list[str]:
-    """Ids of the groups that are given by id or name; an id goes before. Raises OptionError for what is neither."""
-    found: dict[str, None] = {}
-    for said in given:
-        of_name = [g.id for g in group_set.groups.values() if g.name == said]
-        ids = [said] if said in group_set.groups else of_name
-        if not ids:
-            raise OptionError(f"There is no group '{said}'. Known: {', '.join(group_set.groups)}.")
-        found |= dict.fromkeys(ids)
-    return list(found)
-
-
 class _Told:
-    """Logs a group's steps: the first, the last, and others that are `APART` and `APART_S` from the one before; for the
-    second line, which is the first to tell the time that is left, `APART_S` is enough. That time is by the pace since
-    the first step: loading and encoding come before."""
+    """Logs a group's steps: the first, the last, and others that are `APART_S` and `APART` from the one before. The
+    time that is left is by the pace since the first step: loading and encoding come before."""
 
     def __init__(self, title: str) -> None:
         self.title, self.note = title, ""
         self.first: tuple[int, float] | None = None  # step, and when it was done
         self.last = (0, 0.0)  # likewise, of the line before
-        self.second = False  # whether there was a line since the first
 
     def hear(self, p: Progress) -> None:
         now = time.monotonic()
         if self.first is None or p.note != self.note:  # another part begins, such as the steps after an expert's
-            self.first, self.note, self.second = (p.step, now), p.note, False
-        else:
-            near = now - self.last[1] < APART_S or (self.second and p.step - self.last[0] < APART * p.steps)
-            if near and p.step < p.steps:
-                return
-            self.second = True
+            self.first, self.note = (p.step, now), p.note
+        elif p.step < p.steps and (now - self.last[1] < APART_S or p.step - self.last[0] < APART * p.steps):
+            return
         self.last = p.step, now
         said = f"{self.title}{f', {p.note}' if p.note else ''}: step {p.step} of {p.steps}"
         said += "" if math.isnan(p.loss) else f", loss {p.loss:.3g}"
         made = p.step - self.first[0]
         if made and p.step < p.steps and not p.note:
-            said += f", about {_time_said((now - self.first[1]) * (p.steps - p.step) / made)} left"
+            said += f", about {time_said((now - self.first[1]) * (p.steps - p.step) / made)} left"
         log.info("%s", said)
-
-
-def _time_said(seconds: float) -> str:
-    """ "8 s", "6 min", "3.5 h"."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _in_this_process(group_set: GroupSet, asked: Asked) -> dict[str, dict[str, Any]]:

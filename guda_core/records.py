@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from guda_core.errors import ReportError
+from guda_core.errors import OptionError, ReportError
 from guda_core.picture_records import Drawing
 
 KL_WITHOUT = "kl_without/"  # begins the name of an array of KL values without a group
@@ -70,6 +70,17 @@ class GroupSet:
     descriptors_per_caption: int = 3
     train_objects: tuple[str, ...] = ()
     held_out_objects: tuple[str, ...] = ()
+
+    def ids(self, given: Iterable[str]) -> list[str]:
+        """Ids of the groups that are given by id or name, each once; an id goes before, and a name that two groups
+        share means both. Raises OptionError for what is neither."""
+        found: dict[str, None] = {}
+        for said in given:
+            ids = [said] if said in self.groups else [g for g, group in self.groups.items() if group.name == said]
+            if not ids:
+                raise OptionError(f"There is no group '{said}'. Known: {', '.join(self.groups)}.")
+            found |= dict.fromkeys(ids)
+        return list(found)
 
 
 @dataclass(frozen=True)

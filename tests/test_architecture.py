@@ -22,6 +22,7 @@ TABLE = (
     "guda_core",
     "errors",
     "clean_log",
+    "amounts",
     "python_words",
     "held_files",
     "machine",

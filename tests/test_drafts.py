@@ -298,7 +298,7 @@ def test_the_library_drafts_what_the_program_drafts(work, caplog):
     made = guda_core.draft("artists", "brush", only=["dee", "ann-lee"])
     assert list(made) == ["dee"] and made["dee"].rank > 0 and "Drafts leave it as it is." in caplog.text
     first = adapter_files.read_meta(folder / "dee")
-    assert "1 draft" in guda("unlearn", "--draft", "--again", "--groups", "dee")
+    assert "1 draft" in guda("unlearn", "--draft", "--again", "--groups", "Dee")  # by its name
     assert adapter_files.is_draft(first) and adapter_files.read_meta(folder / "dee")["sha256"] == first["sha256"]
     assert guda_core.draft("artists", "brush", only=["Dee", "dee"]) == {}  # by its name
     assert list(guda_core.draft("artists", "brush", folder=work / "other")) == list(ARTISTS)

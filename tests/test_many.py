@@ -72,7 +72,7 @@ def test_what_other_processes_cannot_have_is_refused(service, tmp_path):  # noqa
     with pytest.raises(OptionError, match="another folder"):
         guda_core.attribute_many(folder, folder / "out")
     for empty in ("", [""]):  # no name of the folder that the program works in
-        with pytest.raises(OptionError, match="One of the names is empty"):
+        with pytest.raises(OptionError, match="pictures must be a path; got an empty text"):
             guda_core.attribute_many(empty, tmp_path / "out")
     with pytest.raises(OptionError, match="There is nothing to score"):
         guda_core.attribute_many((tmp_path / "nothing").glob("*.png"), tmp_path / "out")

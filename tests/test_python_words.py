@@ -9,7 +9,6 @@ import pytest
 
 import guda_core
 from guda_core.errors import OptionError
-from guda_core.paths import IN_CHECKOUT
 from guda_core.python_words import in_python, speaks_python
 from tests.test_architecture import ROOT
 
@@ -81,7 +80,6 @@ def test_the_librarys_functions_do(home):
     assert "held_out" in str(said.value) and "--" not in str(said.value)
 
 
-@pytest.mark.skipif(not IN_CHECKOUT, reason="reads the sources")
 def test_commands_in_messages_stand_between_backticks():
     """Else their options would be taken for arguments."""
     found = []

@@ -195,10 +195,7 @@ def test_an_id_goes_before_a_name(home):
     swapped = dataclasses.replace(
         groups, groups={**named, "dee": dataclasses.replace(groups.groups["dee"], name="Both")}
     )
-    assert offline._ids(swapped, ["dee"]) == ["dee"] and offline._ids(swapped, ["Both", "ann-lee"]) == [
-        "dee",
-        "ann-lee",
-    ]
+    assert swapped.ids(["dee"]) == ["dee"] and swapped.ids(["Both", "ann-lee"]) == ["dee", "ann-lee"]
 
 
 def test_lines_of_progress_are_apart_and_tell_the_time_that_is_left(monkeypatch, caplog):
@@ -212,10 +209,10 @@ def test_lines_of_progress_are_apart_and_tell_the_time_that_is_left(monkeypatch,
     lines = [m.removeprefix("unlearn dee (group 1 of 1): ") for m in caplog.messages]
     assert lines[:3] == [
         "step 1 of 200, loss 0.000213",
-        "step 4 of 200, loss 0.000213, about 13 min left",  # 10 s are over
-        "step 8 of 200, loss 0.000213, about 13 min left",  # and 2% of the steps
+        "step 5 of 200, loss 0.000213, about 13 min left",  # 10 s are over, and 2% of the steps
+        "step 9 of 200, loss 0.000213, about 13 min left",
     ]
-    assert lines[-2:] == ["step 196 of 200, loss 0.000213, about 16 s left", "step 200 of 200, loss 0.000213"]
+    assert lines[-2:] == ["step 197 of 200, loss 0.000213, about 12 s left", "step 200 of 200, loss 0.000213"]
     assert len(lines) == 51
 
 

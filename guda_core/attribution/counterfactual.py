@@ -21,6 +21,7 @@ import numpy as np
 from guda_core.attribution.method import Budget, Method
 from guda_core.attribution.racing import BEHIND, Racing, passes
 from guda_core.data.captions import words_sha256
+from guda_core.data.own.found import some
 from guda_core.data.own.picture_list import trained_on
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.base_model import BaseModel
@@ -40,7 +41,6 @@ Without = Callable[[str], AbstractContextManager[None]]
 SLACK = {"float32": 0.02}  # standard errors that other hardware may move a bound of a race by; of coarser types:
 SLACK_COARSE = 0.5
 READERS = 4  # files that are read at once, at most; more than there are cores get into each other's way
-NAMED = 6  # groups, at most, that a sentence names
 
 
 def forward_passes(groups: int, budget: Budget) -> int:
@@ -304,11 +304,10 @@ class Counterfactual(Method):
         said = []
         if self.unavailable and self.adapters:
             away = [self.group_set.groups[g].name for g in self.unavailable]
-            names = ", ".join(away if len(away) <= NAMED else [*away[: NAMED - 1], f"{len(away) - NAMED + 1} more"])
             have, them = ("has", "it") if len(away) == 1 else ("have", "them")
             said.append(
                 f"{len(away)} of {len(self.group_set.groups)} groups {have} no score, because there is no model "
-                f"without {them} that can be used: {names}. So the first place is one among the others."
+                f"without {them} that can be used: {some(away)}. So the first place is one among the others."
             )
         if self.drafts:
             said.append(

@@ -206,7 +206,7 @@ def bank(
     the model's card says (`encoder`)."""
     set_up_libraries()
 
-    from guda_core.cli.amounts import time_said
+    from guda_core.amounts import time_said
     from guda_core.data.embeddings import make_bank, picture_seconds
     from guda_core.data.encoders import bank_name, open_encoder
     from guda_core.data.sources.source import open_dataset

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from guda_core.cli.amounts import score_said
+from guda_core.amounts import score_said
 from guda_core.cli.file_prompts import tell_prompt, tell_prompts
 from guda_core.cli.loading import service_of
 from guda_core.cli.terminal import (

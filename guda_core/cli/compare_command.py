@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from guda_core.cli.amounts import score_said
+from guda_core.amounts import score_said
 from guda_core.cli.terminal import say, show
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.table import Table
 
-from guda_core.cli.amounts import bytes_said, time_said
+from guda_core.amounts import bytes_said, time_said
 from guda_core.cli.terminal import ERR, say, show, write_json
 from guda_core.errors import OptionError
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from guda_core.cli.amounts import time_said
+from guda_core.amounts import time_said
 from guda_core.cli.terminal import ERR, note, say, show
 
 if TYPE_CHECKING:

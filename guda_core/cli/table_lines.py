@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from guda_core.cli.amounts import time_said
+from guda_core.amounts import time_said
 from guda_core.cli.terminal import note, progress_bar, say
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from guda_core.cli.amounts import bytes_said, time_said
+from guda_core.amounts import bytes_said, time_said
 from guda_core.cli.jobs_progress import RayOption, WorkersOption
 from guda_core.cli.loading import group_set_of, say_where
 from guda_core.cli.terminal import (
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def unlearn(
-    groups: Annotated[str, typer.Option(help="Comma-separated group ids. Default: all.")] = "",
+    groups: Annotated[str, typer.Option(help="Comma-separated ids or names of groups. Default: all.")] = "",
     group_set: SetOption = None,
     model: ModelOption = None,
     lora: LoraOption = None,
@@ -110,7 +110,7 @@ def unlearn(
         raise OptionError("--draft goes with --groups, --set, --model, --folder and --again alone.")
     gs, failed = group_set_of(group_set, model=model), None
     asked = Asked(
-        gs.id, model, folder, tuple(listed(groups)), operator, tuple(sorted(changes.items())), pass_size,
+        gs.id, model, folder, tuple(gs.ids(listed(groups))), operator, tuple(sorted(changes.items())), pass_size,
         checkpointing, again,
     )  # fmt: skip
     if (workers or ray) and not plan:

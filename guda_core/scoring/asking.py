@@ -13,8 +13,7 @@ from threading import RLock
 from typing import Any
 
 from guda_core.errors import GudaError, OptionError, ReportError
-from guda_core.given import check_texts, count, path_of
-from guda_core.paths import at_home
+from guda_core.given import check_texts, count, place_of
 from guda_core.scoring import caveats, places
 from guda_core.scoring.listing import as_text, connect, exact, quoted
 from guda_core.scoring.own_parts import OwnParts
@@ -144,9 +143,8 @@ class Results:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         """folder: its path or URL. Raises OptionError: it holds no results, none yet, or those of a newer version."""
-        path_of(folder, "folder")
-        named = os.fsdecode(folder)
-        self.folder = places.absolute(str(at_home(named)) if named.startswith("~") else named)
+        named = place_of(folder, "folder")
+        self.folder = places.absolute(named)
         if begun(self.folder) is None:
             raise OptionError(
                 f"There are no results in '{named}'. Make some with `guda attribute FOLDER --table --out {named}` (in "

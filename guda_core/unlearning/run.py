@@ -84,11 +84,8 @@ class Forgetting:
         return settings_of(self.model, operator, **changes)
 
     def known(self, wanted: Sequence[str]) -> list[str]:
-        """The groups asked for, all for (). Raises OptionError for one that the set does not have."""
-        for g in wanted:
-            if g not in self.group_set.groups:
-                raise OptionError(f"There is no group '{g}'. Known: {', '.join(self.group_set.groups)}.")
-        return list(dict.fromkeys(wanted or self.group_set.groups))
+        """Ids of the groups asked for, all for (). Raises OptionError for one that the set does not have."""
+        return self.group_set.ids(wanted or self.group_set.groups)
 
     def load(self, group: str) -> adapters.Adapter:
         """The group's adapter. Raises AdapterError where it cannot be used."""
