@@ -318,7 +318,8 @@ def attribute(
     Raises:
         GudaError: the picture, the prompt, a name or an option is refused, in one sentence.
 
-    What has to be said beside the scores (`Answer.limits`) because of this picture or this model is also a warning.
+    What has to be said beside the scores (`Answer.limits`) is also a warning: of the picture each time, of model and
+    set once.
     """
     asked = names(methods, "methods")
     check_texts({"effort": effort})
@@ -335,19 +336,33 @@ def attribute(
             final[a.method] = a
             if progress is not None:
                 progress(copy.deepcopy(a))  # whoever hears it may change it
-    for a in final.values():
-        if not a.ranked():
-            why = next((s.reason for s in a.groups.values() if s.reason), "")
-            log.warning("No group of '%s' has a score by %s. %s", service.group_set.id, a.method, why)
     settings = {"effort": effort, "methods": asked}
     found, scope, provenance = {m: final[m] for m in asked}, service.scope(query), service.provenance()
-    away = [VERDICTS[scope.verdict]] if scope.verdict == "out of scope" else []
-    for said in (*away, *provenance.said_of(asked)):
-        log.warning("%s", said)
+    if scope.verdict == "out of scope":
+        log.warning("%s", VERDICTS[scope.verdict])
+    _warn_once(service, [*_without_scores(found, service.group_set), *provenance.said_of(asked)])
     strips = {m: service.strip(query, m) for m in able if pictures}
     places = {m: service.place_maps(query, m) for m in able if maps}
     about = (scope, query, service.group_set, settings, provenance)
     return Answer(found, *about, pictures=strips, maps=places, nearest=service.nearest(query) if nearest else ())
+
+
+def _without_scores(found: Mapping[str, Attribution], group_set: GroupSet) -> list[str]:
+    """A sentence for each method that has no score of any group."""
+    said = []
+    for m, a in found.items():
+        if not a.ranked():
+            why = next((s.reason for s in a.groups.values() if s.reason), "")
+            said.append(f"No group of '{group_set.id}' has a score by {m}. {why}")
+    return said
+
+
+def _warn_once(service: LocalService, sentences: Sequence[str]) -> None:
+    """Warn of what this service has not been said to lack before."""
+    for said in sentences:
+        if said not in service.told:
+            service.told.add(said)
+            log.warning("%s", said)
 
 
 def _model(given: BaseModel | str | Path | None) -> BaseModel | str | None:

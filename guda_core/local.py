@@ -83,6 +83,7 @@ class LocalService:
         if rule is not None:
             self.rule = scopes.read_rule(rule, base_sha256=model.sha256, group_set=group_set.id)
         self.pace = Pace(model)
+        self.told: set[str] = set()  # what a log has heard of this model and set
         self._saved: dict[tuple[frozenset[str], str], int] = {}  # forward passes, by what was asked
         self._items: Sequence[Item] | None = None  # training pictures that were fetched, read when first asked
         self._captions: tuple[list[str], torch.Tensor] | None = None  # what CLIP chooses from, read when first asked

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
@@ -68,7 +68,7 @@ def _refuse_soft(lock: BaseFileLock) -> None:
         raise NotImplementedError("it knows no file locks")
 
 
-def shared_out(works: Iterable[T], path: Callable[[T], Path]) -> Iterator[T]:
+def shared_out(works: Iterable[T], path: Callable[[T], Path]) -> Generator[T, None, None]:
     """Every work, claimed while the receiver does it: first those that are free, then, waiting, those that others had.
 
     What others had comes done, if they finished it: the receiver must look.

@@ -138,10 +138,13 @@ def test_what_a_newcomer_gets_wrong_is_said_with_what_was_given(tiny, tmp_path, 
     with pytest.raises(OptionError, match="by its name, or as load_model gives it; got GroupSet"):
         guda_core.unlearn(model=tiny.group_set)
     draw(tmp_path / "p.png", side=32)
+    tiny.told.clear()
     answer = guda_core.attribute(tmp_path / "p.png", methods=["guda", "clip"], effort="quick")
     assert answer.limits == [VERDICTS["not assessed"], *answer.record()["limits"]]
     missing = f"1 of {len(tiny.group_set.groups)} groups has no score, because there is no model"
     assert answer.limits[1].startswith(missing) and missing in caplog.text and "No group" not in caplog.text
+    assert guda_core.attribute(tmp_path / "p.png", effort="quick").limits[1] == answer.limits[1]
+    assert caplog.text.count(missing) == 1  # said of the model, not of each picture
     guda = tiny.offered["guda"]
     kept, guda.adapters = guda.adapters, {}
     missing, guda.unavailable = guda.unavailable, dict.fromkeys(kept, "There is no adapter.") | guda.unavailable

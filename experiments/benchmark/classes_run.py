@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -74,31 +74,29 @@ def full_model(config: BenchConfig) -> BaseModel:
 
 
 def train_all(config: BenchConfig, minutes: float | None = None) -> Iterator[tuple[class_models.Job, Progress]]:
-    """Work through the trainings, skipping what is done and what another process has in hand.
+    """Work through the trainings, skipping what is done. Several processes share them out, and each ends when all are
+    done.
 
     Stops after `minutes` with a checkpoint, to be resumed.
 
-    On a GPU, or with several processes started by `accelerate launch`, accelerate shares the work.
+    On a GPU, or with several processes started by `accelerate launch`, accelerate shares every training.
     """
     until = deadline(minutes)
     shared = torch.cuda.is_available() or int(os.environ.get("WORLD_SIZE", "1")) > 1
     accelerator = Accelerator(mixed_precision=config.models.mixed_precision) if shared else None
-    for job in queue(config):
-        with _mine(job, accelerator) as mine:
-            if not mine or job.done:
+    jobs = queue(config)
+    mine = (job for job in jobs) if accelerator else shared_out(jobs, lambda job: stages.work_dir() / job.name)
+    with closing(mine):
+        for job in mine:
+            if job.done:
                 continue
             with closing(class_models.stage(job, accelerator)) as steps:
                 for p in steps:
                     yield job, p
                     if time.monotonic() > until:
                         return
-        if accelerator is not None:
-            accelerator.wait_for_everyone()
-
-
-def _mine(job: class_models.Job, accelerator: Accelerator | None) -> AbstractContextManager[bool]:
-    """Processes that accelerate started share every training; others, started by hand, share out the queue."""
-    return stages.in_hand(job.name) if accelerator is None else nullcontext(True)
+            if accelerator is not None:
+                accelerator.wait_for_everyone()
 
 
 def cache(config: BenchConfig, model: BaseModel) -> Path:
