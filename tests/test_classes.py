@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,7 +37,7 @@ from guda_core.diffusion import likelihood
 from guda_core.errors import DataError, GroupSetError, OptionError, TrainingError
 from guda_core.records import GroupSet
 from guda_core.unlearning.config import UnconditionalConfig
-from guda_core.unlearning.loop import LoopConfig
+from guda_core.unlearning.loop import LoopConfig, Progress
 from tests.alike import alike
 from tests.fewer import few_draws
 
@@ -254,6 +255,23 @@ def test_a_stopped_training_is_resumed():
     assert len(stopped) == 1 and not stopped[0][0].done
     resumed = next(bench.train_all(CONFIG))
     assert resumed[1].step == 2
+
+
+def test_a_training_that_another_process_gave_up_is_taken_up_last(monkeypatch):
+    first, *others = bench.queue(CONFIG)
+    trained = []
+
+    def stage(job, accelerator):
+        yield Progress(1, 1, 0.0, 0.0)
+
+    monkeypatch.setattr(class_models, "stage", stage)
+    with ExitStack() as elsewhere:
+        elsewhere.enter_context(stages.in_hand(first.name))
+        for job, _ in bench.train_all(CONFIG):
+            trained.append(job)
+            if job == others[-1]:
+                elsewhere.close()  # without having finished it
+    assert trained == [*others, first]
 
 
 def test_a_clock_adds_up_the_work_and_not_its_receiver(tmp_path, monkeypatch):

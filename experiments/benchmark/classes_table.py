@@ -25,6 +25,7 @@ from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import DataError
 from guda_core.reports import figures
 from guda_core.versions import versions
+from guda_core.work_queue import claimed
 
 SAMPLES = 8  # pictures of each model
 
@@ -137,4 +138,6 @@ def run_all(
     """Run the benchmark (see `classes.run`) and, when it is complete, write everything; yields (what, fraction)."""
     yield from run(config, minutes=minutes)
     if all(j.done for j in queue(config)):
-        write(config, folder, pictures)
+        one_by_one = cache(config, full_model(config)) / "written"  # processes that share the work end together
+        with claimed(one_by_one, wait=True):
+            write(config, folder, pictures)
