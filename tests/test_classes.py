@@ -296,6 +296,8 @@ def test_a_clock_adds_up_the_work_and_not_its_receiver(tmp_path, monkeypatch):
 def test_a_benchmark_names_the_command_that_runs_it():
     assert benches.find("digits").command == "python -m experiments.digits"
     assert benches.find("digits-quick").command == "python -m experiments.digits --quick"
+    one_seed = dataclasses.replace(benches.find("digits"), second_seed=None)
+    assert one_seed.command == "python -m experiments.digits --no-ceiling"
 
 
 def test_clocks_of_two_processes_lose_nothing(tmp_path):

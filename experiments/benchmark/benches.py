@@ -53,7 +53,8 @@ class BenchConfig:
     def command(self) -> str:
         """What runs it: `python -m experiments.digits --quick`."""
         name = self.name.removesuffix("-quick")
-        return f"python -m experiments.{name}{' --quick' if name != self.name else ''}"
+        how = " --quick" if name != self.name else " --no-ceiling" if self.second_seed is None else ""
+        return f"python -m experiments.{name}{how}"
 
 
 def _quick() -> BenchConfig:
