@@ -22,9 +22,9 @@ the reliability of those values over the three ways to halve four draws:
     GUDA, many seeds    r(GUDA, second) / sqrt(rho of the second) / sqrt(ceiling)
 
 The last two take the chances of the two retrainings as independent and equally large. Each is made for each group, then
-averaged. Intervals are over pictures: everything, the reliability too, is made anew in each resampling. That the
-correction is of the right size is checked on trainings of the first seed that were made before, with values of the same
-kind: freed of noise they should agree with the live oracle nearly perfectly.
+averaged. Intervals are over pictures, by the jackknife: everything, the reliability too, is made anew without each one.
+That the correction is of the right size is checked on trainings of the first seed that were made before, with values of
+the same kind: freed of noise they should agree with the live oracle nearly perfectly.
 """
 
 from __future__ import annotations

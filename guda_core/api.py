@@ -318,8 +318,8 @@ def attribute(
     Raises:
         GudaError: the picture, the prompt, a name or an option is refused, in one sentence.
 
-    What has to be said beside the scores (`Answer.limits`) is also a warning: of the picture each time, of model and
-    set once.
+    Warnings say, each time, that the model could not have made this picture, or that a method has no score of any
+    group; and once, what is known to be wrong with model, set or adapters. `Answer.limits` has more.
     """
     asked = names(methods, "methods")
     check_texts({"effort": effort})
@@ -340,7 +340,9 @@ def attribute(
     found, scope, provenance = {m: final[m] for m in asked}, service.scope(query), service.provenance()
     if scope.verdict == "out of scope":
         log.warning("%s", VERDICTS[scope.verdict])
-    _warn_once(service, [*_without_scores(found, service.group_set), *provenance.said_of(asked)])
+    for said in _without_scores(found, service.group_set):
+        log.warning("%s", said)
+    _warn_once(service, provenance.said_of(asked))
     strips = {m: service.strip(query, m) for m in able if pictures}
     places = {m: service.place_maps(query, m) for m in able if maps}
     about = (scope, query, service.group_set, settings, provenance)
@@ -358,7 +360,7 @@ def _without_scores(found: Mapping[str, Attribution], group_set: GroupSet) -> li
 
 
 def _warn_once(service: LocalService, sentences: Sequence[str]) -> None:
-    """Warn of what this service has not been said to lack before."""
+    """Warn of what was not yet said of this service."""
     for said in sentences:
         if said not in service.told:
             service.told.add(said)

@@ -32,10 +32,12 @@ def plain(value: Any) -> Any:
 
 
 def names(given: str | Iterable[str], what: str) -> list[str]:
-    """A list of ids, each once; one alone may be given as it is. Raises OptionError for anything else."""
+    """A list of texts, each once; one alone may be given as it is. Raises OptionError for anything else."""
     found = [given] if isinstance(given, str) else list(given) if isinstance(given, Iterable) else None
-    if found is None or not all(isinstance(name, str) for name in found):
-        raise OptionError(f"{what} must be a list of ids, as texts; got {type(given).__name__}.")
+    if found is None:
+        raise OptionError(f"{what} must be a list of texts; got {type(given).__name__}.")
+    if other := next((name for name in found if not isinstance(name, str)), None):
+        raise OptionError(f"{what} must be a list of texts; it holds a value of type {type(other).__name__}.")
     return list(dict.fromkeys(found))
 
 
@@ -69,9 +71,12 @@ def path_of(given: Place, what: str) -> Path:
 
 
 def place_of(given: Place, what: str) -> str:
-    """A path or a URL as a text, with ~ read. Raises OptionError for what is neither, such as an empty text."""
+    """A path or a URL as a text, with ~ read. Raises OptionError for what is neither, such as an empty text, and for a
+    URL as a Path, which has lost one of its slashes."""
     path_of(given, what)
     named = os.fsdecode(given)
+    if not isinstance(given, str) and URL.match(named):
+        raise OptionError(f"{what}: {named} is a URL in a {type(given).__name__}. Give it as a text.")
     return str(paths.at_home(named)) if named.startswith("~") else named
 
 
@@ -111,11 +116,11 @@ def picture_bytes(picture: Picture) -> bytes:
     if isinstance(picture, bytes):
         return picture
     if isinstance(picture, str | os.PathLike):
-        path = paths.at_home(os.fsdecode(picture))
+        path = path_of(picture, "The picture")
         if not paths.is_there(path):
             raise ImageError(_no_picture(os.fsdecode(picture), path))
         if paths.is_folder(path):
-            raise ImageError(f"{path} is a folder. Use attribute_many for all of its pictures.")
+            raise ImageError(f"{path} is a folder, not a picture. attribute_many scores all pictures of a folder.")
         return read_file(path)
     if not isinstance(picture, Image.Image):
         raise OptionError(
@@ -126,7 +131,7 @@ def picture_bytes(picture: Picture) -> bytes:
     try:
         if picture.mode in ("F", "I"):
             _check_range(picture)
-        clear = picture.convert("RGBA") if picture.mode == "RGBa" else picture
+        clear = picture.convert(picture.mode.upper()) if picture.mode in ("RGBa", "La") else picture
         if clear.mode.startswith("I;16") and clear.mode != "I;16":  # in another order of bytes
             clear = Image.fromarray(np.asarray(clear).astype("<u2"))
         as_it_is = clear if clear.mode in PNG_MODES else clear.convert("RGB")
@@ -141,8 +146,8 @@ def _no_picture(given: str, path: Path) -> str:
     """What is said of a picture that is not there."""
     if URL.match(given):
         return (
-            f"{given} is a URL, and attribute reads files alone. Give its bytes, download it, or use attribute_many, "
-            "which reads URLs."
+            f"{given} is a URL, and one picture is read from files alone. Download it, or give its bytes. "
+            "attribute_many reads URLs."
         )
     whole = path.absolute()
     return f"There is no picture {given}{'' if str(whole) == given else f': there is nothing at {whole}'}."

@@ -100,7 +100,7 @@ def attribute_many(
 
 def _sources(pictures: str | Path | Iterable[str | Path]) -> list[str]:
     """Their places. Raises OptionError for what has none."""
-    if isinstance(pictures, Mapping):
+    if isinstance(pictures, Mapping) or hasattr(pictures, "__dataframe__"):
         raise OptionError(
             "Captions of single pictures come from a table: write a CSV or Parquet file with the columns file and "
             "prompt, and give its path."

@@ -38,7 +38,7 @@ def unlearn(
     groups: GroupSet | str | None = None,
     model: str | Path | None = None,
     *,
-    only: Sequence[str] = (),
+    only: Sequence[str] | None = None,
     operator: str | None = None,
     folder: str | Path | None = None,
     again: bool = False,
@@ -53,7 +53,7 @@ def unlearn(
 
     Args:
         groups, model: a group set and a model's name.
-        only: ids or names of groups; default: all.
+        only: ids or names of groups, at least one; default: all.
         operator: the forget loss; default: guda_c, or retrack for a model that reads no prompts.
         folder: where the adapters go; default: the workspace.
         again: also make adapters again that fit.
@@ -73,11 +73,12 @@ def unlearn(
     if operator is not None:
         FORGET_LOSSES.find(operator)
     workers = count(workers, "workers")
-    only = names(only, "only")
+    those = _some(only)
     group_set = _groups(groups, named)
-    only = group_set.ids(only)
     changes = tuple(sorted((k, plain(v)) for k, v in settings.items()))
-    asked = Asked(group_set.id, named, path_or_none(folder, "folder"), tuple(only), operator, changes, again=again)
+    asked = Asked(
+        group_set.id, named, path_or_none(folder, "folder"), tuple(group_set.ids(those)), operator, changes, again=again
+    )
     with kept_services.none_kept():  # its memory is needed, and what it read is no longer true afterwards
         if workers is not None or ray is not None:
             return _by_workers(group_set, asked, workers, ray)
@@ -89,7 +90,7 @@ def draft(
     groups: GroupSet | str | None = None,
     model: str | Path | None = None,
     *,
-    only: Sequence[str] = (),
+    only: Sequence[str] | None = None,
     folder: str | Path | None = None,
     again: bool = False,
 ) -> dict[str, drafts.Draft]:
@@ -110,20 +111,28 @@ def draft(
             the prompt.
     """
     named = _named(model, "draft")
-    only = names(only, "only")
+    those = _some(only)
     with kept_services.none_kept():
         group_set = _groups(groups, named)
-        only = group_set.ids(only)
+        ids = group_set.ids(those)
         job = Forgetting(group_set, model=named, folder=path_or_none(folder, "folder"))
         check_learned(job)
         made = {}
-        for gid in drafts.begin(job, only, again=again):
+        for gid in drafts.begin(job, ids, again=again):
             if (found := drafts.make(job, gid)) is not None:
                 made[gid] = found
                 log.info("draft %s: rank %d", gid, found.rank)
-        for said in drafts.left(job, only):
+        for said in drafts.left(job, ids):
             log.warning("%s", said)
         return made
+
+
+def _some(only: Sequence[str] | None) -> list[str]:
+    """The groups that are named; [] for all. Raises OptionError: the list is empty, so that none is asked for."""
+    found = [] if only is None else names(only, "only")
+    if only is not None and not found:
+        raise OptionError("only names no group. Leave it out for all groups.")
+    return found
 
 
 def _named(given: str | Path | None, what: str) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from inspect import signature
 from typing import Any, ParamSpec, TypeVar
@@ -22,14 +22,14 @@ OTHERWISE = {  # option -> the arguments that may stand for it, in this order; a
     "model": ("model", "name"),
     "set": ("groups", "name"),
 }
-KEPT = re.compile(r"`[^`]*`|'[^']*'")  # what is to be typed, and what somebody named
+KEPT = r"`[^`]*`|(?<!\w)'[^']*'(?!\w)"  # what is to be typed, and what somebody named
 VALUES = r"crop|pad|bucket|local|auto|FOLDER"
 OPTION = re.compile(rf"(?<![\w-])--([a-z]+(?:-[a-z]+)*)(?: (\d[\d.:]*\d|\d|{VALUES})\b)?")
 
 
-def in_python(said: str, function: Callable[..., Any]) -> str:
+def in_python(said: str, function: Callable[..., Any], texts: Iterable[str] = ()) -> str:
     """A message with the function's arguments in place of options, as `broken=0.05` for "--broken 0.05". Options that
-    it has no argument for stay."""
+    it has no argument for stay, and so do these texts."""
     known = signature(function).parameters
 
     def argument(option: re.Match[str]) -> str:
@@ -45,15 +45,15 @@ def in_python(said: str, function: Callable[..., Any]) -> str:
         return f"`{name}={value if is_plain else repr(value)}`"
 
     parts, end = [], 0
-    for kept in KEPT.finditer(said):
+    whole = sorted((re.escape(t) for t in texts if t), key=len, reverse=True)
+    for kept in re.finditer("|".join([*whole, KEPT]), said):
         parts += [OPTION.sub(argument, said[end : kept.start()]), kept[0]]
         end = kept.end()
     return "".join([*parts, OPTION.sub(argument, said[end:])])
 
 
 def speaks_python(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, with errors that name its arguments. What the caller named is not touched: where that itself looks
-    like an option, messages stay as they are."""
+    """The function, with errors that name its arguments. What the caller named is not touched."""
 
     @wraps(function)
     def call(*given: P.args, **named: P.kwargs) -> R:
@@ -61,8 +61,7 @@ def speaks_python(function: Callable[P, R]) -> Callable[P, R]:
             return function(*given, **named)
         except GudaError as e:
             texts = [os.fspath(v) for v in (*given, *named.values()) if isinstance(v, str | os.PathLike)]
-            if not any(" --" in t for t in texts if isinstance(t, str)):
-                e.args = (in_python(str(e), function),)
+            e.args = (in_python(str(e), function, [t for t in texts if isinstance(t, str) and "--" in t]),)
             raise
 
     return call

@@ -23,8 +23,9 @@ if "thread_local" in signature(FileLock).parameters:
 
 
 @contextmanager
-def claimed(path: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Within the block no other process claims `path`; False where one has it already (with `wait`: wait for it).
+def claimed(path: Path, *, wait: bool = False, until: float = math.inf) -> Iterator[bool]:
+    """Within the block no other process claims `path`; False where one has it already. wait: for it, but no longer than
+    to this moment of `time.monotonic`.
 
     The claim is a lock on <path>.lock, which the system frees however the process ends.
 
@@ -34,7 +35,7 @@ def claimed(path: Path, *, wait: bool = False) -> Iterator[bool]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path.with_name(f"{path.name}.lock"), **HARD)
-        _acquire(lock, wait=wait)
+        _acquire(lock, until if wait else -math.inf)
     except Timeout:
         yield False
         return
@@ -50,15 +51,16 @@ def claimed(path: Path, *, wait: bool = False) -> Iterator[bool]:
         lock.release()
 
 
-def _acquire(lock: BaseFileLock, *, wait: bool) -> None:
+def _acquire(lock: BaseFileLock, until: float) -> None:
     """Raises Timeout: another process has the lock. NotImplementedError: it would be no lock of the system."""
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        if not wait or isinstance(lock, SoftFileLock):
+        left = until - time.monotonic()
+        if left <= 0 or isinstance(lock, SoftFileLock):
             _refuse_soft(lock)
             raise
-        lock.acquire(timeout=-1)
+        lock.acquire(timeout=-1 if math.isinf(left) else left)
     _refuse_soft(lock)
 
 
@@ -68,8 +70,9 @@ def _refuse_soft(lock: BaseFileLock) -> None:
         raise NotImplementedError("it knows no file locks")
 
 
-def shared_out(works: Iterable[T], path: Callable[[T], Path]) -> Generator[T, None, None]:
+def shared_out(works: Iterable[T], path: Callable[[T], Path], until: float = math.inf) -> Generator[T, None, None]:
     """Every work, claimed while the receiver does it: first those that are free, then, waiting, those that others had.
+    until: the moment of `time.monotonic` when waiting ends.
 
     What others had comes done, if they finished it: the receiver must look.
     """
@@ -81,7 +84,9 @@ def shared_out(works: Iterable[T], path: Callable[[T], Path]) -> Generator[T, No
         if not mine:
             left.append(work)
     for work in left:
-        with claimed(path(work), wait=True):
+        with claimed(path(work), wait=True, until=until) as mine:
+            if not mine:
+                return
             yield work
 
 

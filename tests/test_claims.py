@@ -37,6 +37,14 @@ def test_what_others_have_in_hand_comes_last_and_is_waited_for(tmp_path):
         assert free
 
 
+def test_waiting_ends_in_time(tmp_path):
+    with claimed(tmp_path / "b"):
+        began = time.monotonic()
+        found = list(shared_out("abc", lambda w: tmp_path / w, until=began + 0.3))
+    assert found == ["a", "c"] and 0.3 <= time.monotonic() - began < 60
+    assert list(shared_out("ab", lambda w: tmp_path / w, until=began)) == ["a", "b"]  # free ones need no waiting
+
+
 @pytest.mark.parametrize("version", ["now", "earlier"])
 @pytest.mark.parametrize("wait", [False, True])
 @pytest.mark.parametrize("left", [False, True], ids=["free", "a file of a machine that died"])

@@ -302,6 +302,9 @@ def test_the_library_drafts_what_the_program_drafts(work, caplog):
     assert adapter_files.is_draft(first) and adapter_files.read_meta(folder / "dee")["sha256"] == first["sha256"]
     assert guda_core.draft("artists", "brush", only=["Dee", "dee"]) == {}  # by its name
     assert list(guda_core.draft("artists", "brush", folder=work / "other")) == list(ARTISTS)
+    for function in (guda_core.draft, guda_core.unlearn):
+        with pytest.raises(OptionError, match="only names no group"):
+            function("artists", "brush", only=[])
     with pytest.raises(OptionError, match="draft loads the model itself: give its name, such as model='brush'"):
         guda_core.draft("artists", load_model(find_card("brush")))
 

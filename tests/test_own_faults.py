@@ -9,10 +9,11 @@ import unicodedata
 import pytest
 from PIL import Image
 
+import guda_core
 from guda_core.data.groups import load_group_set
 from guda_core.data.own.in_folder import find_in_folder
 from guda_core.data.own.slugs import slug, slugs
-from guda_core.errors import DataError, GroupSetError
+from guda_core.errors import DataError, GroupSetError, OptionError
 from tests.own_pictures import guda, made, paint
 
 
@@ -245,8 +246,27 @@ def test_names_of_other_scripts_have_phrases_of_their_own(home, tmp_path):
         (("--name", "emoji"), "is the name of an included group set"),
         (("--name", " "), "(--name) is empty"),
         (("--fit", "stretch"), "crop"),
+        (("--split", "train"), "--split is for a data set, and"),
+        (("--folder", "elsewhere"), "--folder is for a table, and"),
     ],
 )
 def test_options_that_are_wrong(option, sentence, home, pictures):
     assert sentence in guda("groups", "new", pictures, *option, code=2)
     assert not (home / "sets").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"group_column": "artist"}, {"split": "test"}, {"config": "small"}])
+def test_a_table_takes_nothing_that_is_of_data_sets(wrong, home, tmp_path):
+    (tmp_path / "t.csv").write_text("file,artist\na.png,Ann\n")
+    with pytest.raises(OptionError) as said:
+        guda_core.make_groups(tmp_path / "t.csv", **wrong)
+    (name,) = wrong
+    assert str(said.value).startswith(f"`{name}` is for a data set, and '{tmp_path / 't.csv'}' is none.")
+    assert ("Call the columns of a table file_name, group and text." in str(said.value)) == (name == "group_column")
+
+
+def test_a_data_set_without_a_name_is_told(home):
+    with pytest.raises(DataError, match="'hub:' names no data set"):
+        guda_core.make_groups("hub:")
+    with pytest.raises(OptionError, match="is a whole number"):
+        guda_core.make_groups(home, name="a", seed=True)

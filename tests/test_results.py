@@ -139,6 +139,7 @@ def test_rows_are_found_sorted_and_paged(table):
         (Asked(scope="out of scope", first=True), lambda r: r["scope"] == "out of scope" and r["rank"] == 1),
         (Asked(picture="003.png"), lambda r: r["picture"] == "003.png"),
         (Asked(text="<B>"), lambda r: r["picture"] == "<b>.doc"),
+        (Asked(group=None, text=None), lambda r: True),
         (Asked(picture="' OR 1=1 --"), lambda r: False),
     ):
         wanted = [r for r in all_rows if mine(r)]
@@ -254,6 +255,26 @@ def test_a_table_takes_paths_of_any_kind(tmp_path, monkeypatch):
     assert guda_core.attribute_many(Place(folder), Place(out), **asked).summary().pictures == 2
 
 
+def test_a_url_in_a_path_is_refused_and_closed_results_say_so(tmp_path, monkeypatch):
+    made = LightService()
+    monkeypatch.setattr(api, "_service", lambda model, groups: made)
+    folder, asked = folder_of(tmp_path / "in", 1), {"groups": made.group_set, "effort": "quick"}
+    monkeypatch.chdir(tmp_path)
+    for call in (
+        lambda: guda_core.attribute_many(folder, Path("s3://bucket/out"), **asked),
+        lambda: guda_core.attribute_many(Path("https://example.org/a.png"), tmp_path / "out", **asked),
+        lambda: Results(Path("file:///out")),
+    ):
+        with pytest.raises(OptionError, match=r"is a URL in a \w*Path\. Give it as a text"):
+            call()
+    assert [p.name for p in tmp_path.iterdir()] == ["in"]
+    found = guda_core.attribute_many(folder, tmp_path / "out", **asked)
+    found.close()
+    for question in (found.summary, found.find):
+        with pytest.raises(OptionError, match=r"These results are closed. Open them again: Results\('.*out'\)"):
+            question()
+
+
 def test_captions_of_pictures_come_from_a_table_whatever_its_column_is_called(tmp_path, monkeypatch, caplog):
     made = LightService()
     monkeypatch.setattr(api, "_service", lambda model, groups: made)
@@ -263,14 +284,15 @@ def test_captions_of_pictures_come_from_a_table_whatever_its_column_is_called(tm
         table = folder / f"{column}.csv"
         table.write_text(f"file,{column}\n{names[0]},a cat\n{names[1]},\n", encoding="utf-8")
         found = guda_core.attribute_many(table, tmp_path / column, prompt="a dog", **asked)
-        assert f"The table's column '{column}' is used in place of the prompt." in caplog.text
+        assert f"The column '{column}' is used in place of the prompt." in caplog.text
         assert [r["prompt"] for r in found.find(method="guda", first=True)] == ["a cat", ""]
         as_parquet = folder / f"{column}.parquet"
         duckdb.sql(f"COPY (SELECT * FROM read_csv('{table}')) TO '{as_parquet}'")
         again = guda_core.attribute_many(as_parquet, tmp_path / column, prompt="a dog", **asked)
         assert again.rows(Asked()) == found.rows(Asked())
-    with pytest.raises(OptionError, match="Captions of single pictures come from a table"):
-        guda_core.attribute_many({str(folder / names[0]): "a cat"}, tmp_path / "other", **asked)
+    for held in ({str(folder / names[0]): "a cat"}, SimpleNamespace(__dataframe__=None)):
+        with pytest.raises(OptionError, match="Captions of single pictures come from a table"):
+            guda_core.attribute_many(held, tmp_path / "other", **asked)
     caplog.clear()
     guda_core.attribute_many([folder / n for n in names], tmp_path / "prompt", prompt="a cow", **asked)
     assert "2 pictures have rows under another prompt. Scored again, these rows are replaced." in caplog.text

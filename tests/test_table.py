@@ -15,6 +15,8 @@ from pathlib import Path
 import datasets
 import fsspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -24,7 +26,7 @@ from guda_core.data.images import hash_pixels, read_picture
 from guda_core.errors import ImageError, OptionError, ReportError, ScoreError
 from guda_core.jobs.local_pool import LocalPool
 from guda_core.scoring import listing, part_jobs, parts, places, scorer, table_rows
-from guda_core.scoring.listing import Listing, parts_for
+from guda_core.scoring.listing import Listing, asked, parts_for
 from guda_core.scoring.table_run import Options, Table, Total
 from guda_core.work_queue import claimed
 from tests.light import LightService, draw
@@ -303,6 +305,33 @@ def test_a_wrong_table_is_one_sentence(tmp_path, text, sentence):
         Listing([str(tmp_path / "t.parquet")])
 
 
+@pytest.mark.parametrize("file", ["file", "File "])
+@pytest.mark.parametrize("caption", ["caption", "TEXT", " Prompt"])
+def test_other_columns_of_a_parquet_table_are_not_looked_at(tmp_path, file, caption):
+    columns = {file: ["x.png", "y.png", None], "name": ["y.png", "x.png", "z"], "picture": [3, 4, 5]}
+    columns |= {caption: ["red", None, "z"], "given": ["a"] * 3, "place": ["b"] * 3, 'o"dd': [1] * 3}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    found = Listing([str(tmp_path / "t.parquet")], "not used")
+    found.write(str(tmp_path / "out"), 1)
+    of = [(w.picture, w.place, w.prompt) for w in asked(str(tmp_path / "out"), 0)]
+    assert of == [("x.png", str(tmp_path / "x.png"), "red"), ("y.png", str(tmp_path / "y.png"), "")]
+    assert found.captions == caption.strip().lower()
+
+
+def test_captions_that_are_no_texts_are_refused_or_passed_over(tmp_path):
+    path = tmp_path / "t.parquet"
+    for other in ([["a cat"], ["a dog"]], [1.5, 2.0], [{"a": 1}, {"a": 2}], [b"a", b"b"]):
+        pq.write_table(pa.table({"file": ["x.png", "y.png"], "caption": other}), path)
+        with pytest.raises(OptionError, match=r"The column 'caption' of .* holds no texts"):
+            Listing([str(path)])
+    pq.write_table(pa.table({"file": ["x.png"], "prompt": [1], "text": ["a cat"]}), path)
+    assert Listing([str(path)]).captions == "text"
+    pq.write_table(pa.table({"file": ["x.png"], "prompt": pa.nulls(1)}), path)
+    assert Listing([str(path)]).captions == "prompt"
+    pq.write_table(pa.table({"file": ["x.png"], "text": pa.array(["a"]).dictionary_encode()}), path)
+    assert Listing([str(path)]).captions == "text"
+
+
 def test_pictures_and_results_may_be_anywhere(folder, tmp_path):
     memory = fsspec.filesystem("memory")
     try:
@@ -346,7 +375,7 @@ def test_a_connection_that_is_lost_refuses_one_picture_and_stops_no_other(folder
     assert (total.scored, total.refused) == (8, 1) and "could not be read" in total.why["001.png"]
 
 
-def test_scores_stay_while_their_pictures_cannot_be_read(folder, tmp_path):
+def test_scores_stay_while_their_pictures_cannot_be_read(folder, tmp_path, caplog):
     names = sorted(p.name for p in folder.iterdir())[:3]
     table, out = tmp_path / "list.csv", tmp_path / "out"
     table.write_text("file\n" + "".join(f"in/{n}\n" for n in names))
@@ -358,8 +387,11 @@ def test_scores_stay_while_their_pictures_cannot_be_read(folder, tmp_path):
     (folder / names[0]).write_bytes(b"no picture")  # another file than the one that was scored
     total = run(table, out, LightService)
     assert (total.kept, total.refused) == (2, 1) and len(rows(out)) < len(before)
+    kept = rows(out)
     other = run(table, out, LightService, options=Options("quick", prompt="cat"))
-    assert (other.kept, other.refused) == (0, 3)
+    assert (other.kept, other.refused) == (2, 1) and {r["prompt"] for r in rows(out)} == {"", "cat"}
+    assert [r for r in rows(out) if r["prompt"] == ""] == [r for r in kept if r["picture"] != f"in/{names[0]}"]
+    assert caplog.text.count("its scores stay, of the prompt of before.") == 2
 
 
 @pytest.mark.parametrize("kind", ["saved", "hub"])
@@ -378,6 +410,8 @@ def test_the_rows_of_a_data_set_are_pictures_with_prompts(folder, tmp_path, monk
         monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: kept)
     assert run(where, tmp_path / "out", LightService) == Total(3, scored=3)
     assert run(where, tmp_path / "out", LightService) == Total(3, kept=3)
+    asking = Table([where], str(tmp_path / "more"), LightService, Options("quick", prompt="a dog"))
+    assert asking.prompts_said() == ["The column 'caption' is used in place of the prompt."]
     found = {r["picture"]: r for r in rows(tmp_path / "out")}
     assert {k: r["prompt"] for k, r in found.items()} == {"train/0": "a cat", "train/1": "", "train/2": ""}
     assert {r["file_sha256"] for r in found.values()} <= set(digests(folder))

@@ -85,7 +85,7 @@ def train_all(config: BenchConfig, minutes: float | None = None) -> Iterator[tup
     shared = torch.cuda.is_available() or int(os.environ.get("WORLD_SIZE", "1")) > 1
     accelerator = Accelerator(mixed_precision=config.models.mixed_precision) if shared else None
     jobs = queue(config)
-    mine = (job for job in jobs) if accelerator else shared_out(jobs, lambda job: stages.work_dir() / job.name)
+    mine = (job for job in jobs) if accelerator else shared_out(jobs, _folder_of, until)
     with closing(mine):
         for job in mine:
             if job.done:
@@ -97,6 +97,10 @@ def train_all(config: BenchConfig, minutes: float | None = None) -> Iterator[tup
                         return
             if accelerator is not None:
                 accelerator.wait_for_everyone()
+
+
+def _folder_of(job: class_models.Job) -> Path:
+    return stages.work_dir() / job.name
 
 
 def cache(config: BenchConfig, model: BaseModel) -> Path:

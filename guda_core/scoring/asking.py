@@ -80,8 +80,10 @@ class Asked:
 def _holds(text: str) -> tuple[str, list[Any]]:
     """(condition, its values) of names that hold a text, in either spelling of accents (`Results.spelled`)."""
     plain = "contains(lower(picture), lower(?))"
+    if not text:
+        return plain, []
     if text.isascii():
-        return plain, [text] if text else []
+        return plain, [text]
     return f"({plain} OR contains(lower(nfc_normalize(picture)), lower(nfc_normalize(?))))", [text, text]
 
 
@@ -153,7 +155,7 @@ class Results:
         self._connection = connect()
         places.register(self._connection, self.folder)
         self._parts = OwnParts(self.folder, self._connection, self.made_from)
-        self._looking, self._held = RLock(), 0
+        self._looking, self._held, self._closed = RLock(), 0, False
         self._look()
 
     def __repr__(self) -> str:
@@ -171,6 +173,8 @@ class Results:
             OptionError: there is no table any more, or nothing of it is finished yet.
         """
         with self._looking:
+            if self._closed:
+                raise OptionError(f"These results are closed. Open them again: Results({self.folder!r}).")
             if self._held:
                 return
             with self._told():
@@ -198,7 +202,8 @@ class Results:
                 self._held -= 1
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Let go of the files. Nothing can be asked afterwards."""
+        self._closed = True
         self._connection.close()
 
     def _ask(self, query: str, values: list[Any] | None = None) -> list[tuple[Any, ...]]:

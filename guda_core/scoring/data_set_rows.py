@@ -22,8 +22,9 @@ def is_rows(source: str) -> bool:
     return source.startswith(HUB) or (not source.lower().endswith(".parquet") and is_data_set(source))
 
 
-def listed(source: str, prompt: str) -> Iterator[tuple[str, str, str]]:
-    """(name, place, prompt) of every row. prompt: of rows in a data set without captions.
+def listed(source: str, prompt: str) -> tuple[str, Iterator[tuple[str, str, str]]]:
+    """(the column of captions, "" for none; name, place and prompt of every row). prompt: of rows in a data set without
+    captions.
 
     Raises:
         DataError: it cannot be read, or has no column of pictures.
@@ -35,12 +36,16 @@ def listed(source: str, prompt: str) -> Iterator[tuple[str, str, str]]:
     image = next((c for c, f in features.items() if type(f).__name__ == "Image"), None)
     if image is None or MARK in source + image:
         raise DataError(f"There is no column of pictures in '{source}'. There are {', '.join(features)}.")
-    text = next((c for c in TEXTS if getattr(features.get(c), "dtype", None) == "string"), None)
-    for split, rows in splits.items():
-        told = rows.select_columns([text]) if text else None
-        for i in range(len(rows)):
-            said = (told[i][text] or "") if told is not None else prompt
-            yield f"{split}/{i}", f"{PREFIX}{source}{MARK}{image}{MARK}{split}/{i}", said
+    text = next((c for c in TEXTS if getattr(features.get(c), "dtype", None) == "string"), "")
+
+    def rows() -> Iterator[tuple[str, str, str]]:
+        for split, of in splits.items():
+            told = of.select_columns([text]) if text else None
+            for i in range(len(of)):
+                said = (told[i][text] or "") if told is not None else prompt
+                yield f"{split}/{i}", f"{PREFIX}{source}{MARK}{image}{MARK}{split}/{i}", said
+
+    return text, rows()
 
 
 def read(place: str) -> bytes:

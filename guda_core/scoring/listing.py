@@ -11,7 +11,7 @@ import csv
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,7 @@ class Listing:
         """Raises OptionError: there is no such source, nothing in it, or two pictures have one name; DataError: a data
         set cannot be read."""
         self._sources, self._prompt, self.passed = list(sources), prompt, PassedOver()
-        self.captions = ""  # the column of a table that they come from
+        self.captions = ""  # the column of a table or data set that they come from
         if not sources:
             raise OptionError("There is nothing to score: no folder, picture, table or data set is named.")
         if not all(sources):
@@ -213,18 +213,22 @@ class Listing:
         whole = table if places.is_url(table) else str(places.as_path(table))
         try:
             self._connection.execute(f"CREATE VIEW given AS SELECT * FROM read_parquet({quoted(exact(whole))})")
-            columns = [row[0] for row in self._connection.execute("DESCRIBE given").fetchall()]
-            _named(table, columns)
-            said = self.captions = _said(columns)
-            prompt = f"coalesce(CAST({said} AS VARCHAR), '')" if said else "?"
+            kinds = {row[0]: row[1] for row in self._connection.execute("DESCRIBE given").fetchall()}
+            _named(table, list(kinds))
+            file = _identifier(next(c for c in kinds if _plain([c]) == ["file"]))
+            said = _texts(table, kinds)
+            self.captions = said.strip().lower()
+            prompt = f"coalesce(CAST({_identifier(said)} AS VARCHAR), '')" if said else "?"
             values = [places.begin_of(folder), *([] if said else [self._prompt])]
-            own = "contains(name, '://') OR starts_with(name, '/')"
+            own = "contains(picture, '://') OR starts_with(picture, '/')"
             if places.on_windows():
-                own += r" OR regexp_matches(name, '^([A-Za-z]:)?[\\/]')"
+                own += r" OR regexp_matches(picture, '^([A-Za-z]:)?[\\/]')"
+            rows = (
+                f"SELECT CAST({file} AS VARCHAR) AS picture, {prompt} AS prompt FROM given"  # no other column of theirs
+            )
             self._connection.execute(
-                f"CREATE TABLE listed AS SELECT name AS picture, CASE WHEN {own} THEN name ELSE concat(?, name) "
-                f"END AS place, {prompt} AS prompt FROM (SELECT *, CAST(file AS VARCHAR) AS name FROM given) "
-                "WHERE name IS NOT NULL",
+                f"CREATE TABLE listed AS SELECT picture, CASE WHEN {own} THEN picture ELSE concat(?, picture) END AS "
+                f"place, prompt FROM ({rows}) WHERE picture IS NOT NULL",
                 values,
             )
         except duckdb.Error as e:
@@ -260,7 +264,8 @@ class Listing:
         """Every file but those that are no pictures by their endings, with a name below its source; where there are
         several folders, with the folder's own name."""
         if data_set_rows.is_rows(self._sources[0]):
-            yield from (Wanted(*row) for row in data_set_rows.listed(self._sources[0], self._prompt))
+            self.captions, rows = data_set_rows.listed(self._sources[0], self._prompt)
+            yield from (Wanted(*row) for row in rows)
             return
         folders = [s for s in self._sources if places.is_folder(s)]
         for source in self._sources:
@@ -288,6 +293,27 @@ def _plain(columns: Sequence[str]) -> list[str]:
 def _said(columns: Sequence[str]) -> str:
     """The column of captions; "" where there is none."""
     return next((c for c in CAPTIONS if c in _plain(columns)), "")
+
+
+def _texts(table: str, kinds: Mapping[str, str]) -> str:
+    """The column of captions of a Parquet table; "" where there is none. kinds: column -> DuckDB's type.
+
+    Raises:
+        OptionError: there are such columns, and none holds texts.
+    """
+    found = sorted((c for c in kinds if _plain([c])[0] in CAPTIONS), key=lambda c: CAPTIONS.index(_plain([c])[0]))
+    texts = [c for c in found if kinds[c] in ("VARCHAR", '"NULL"') or kinds[c].startswith("ENUM")]
+    if found and not texts:
+        raise OptionError(
+            f"The column '{found[0]}' of '{table}' holds no texts ({kinds[found[0]]}). Write one caption, as a text, "
+            "into each row, or give the column another name."
+        )
+    return texts[0] if texts else ""
+
+
+def _identifier(column: str) -> str:
+    """A column as a statement names it."""
+    return '"' + column.replace('"', '""') + '"'
 
 
 def _named(table: str, columns: Sequence[str]) -> None:

@@ -5,8 +5,8 @@
                            scores it becomes a row after `TRIES` times
     made_from.json         all that decides the scores; a worker that has anything else at hand stops
 
-A kept row is of the same bytes and prompt; where the picture's file cannot be read now, of the same prompt. Noise comes
-from a picture's hash, so who scores it does not matter. The service is made once in a process and kept.
+A kept row is of the same bytes and prompt; where the picture's file cannot be read now, whatever was scored is kept.
+Noise comes from a picture's hash, so who scores it does not matter. The service is made once in a process and kept.
 """
 
 from __future__ import annotations
@@ -227,9 +227,9 @@ class _Part:
             data = places.read_picture_file(w.place)
             sha256 = hashlib.sha256(data).hexdigest() if len(data) <= MAX_BYTES else None
         except GudaError as e:
-            unread = isinstance(e, UnreadError)
-            if unread and before and all(_is_scored(row, w, row["file_sha256"]) for row in before):
-                log.warning("%s cannot be read now; its scores stay. %s", w.picture, e)
+            if isinstance(e, UnreadError) and before and all(_is_scored(row) for row in before):
+                other = "" if before[0]["prompt"] == w.prompt else ", of the prompt of before"
+                log.warning("%s cannot be read now; its scores stay%s. %s", w.picture, other, e)
                 return True, before
             return False, table_rows.without_scores(w, None, REFUSED, str(e), **self.about)
         if before and all(_fits(row, w, sha256) for row in before):
@@ -267,13 +267,13 @@ def _counted(done: Done, kept: bool, rows: Sequence[Row]) -> Done:
     return replace(done, kept=done.kept + kept, scored=done.scored + (not kept))
 
 
-def _is_scored(row: Row, w: Wanted, sha256: str | None) -> bool:
-    """Whether a row is of the same bytes and prompt, and was neither refused nor failed."""
-    same = (row["file_sha256"], row["prompt"]) == (sha256, w.prompt) and sha256 is not None
-    return same and row["status"] not in (FAILED, REFUSED)
+def _is_scored(row: Row) -> bool:
+    """Whether a row was neither refused nor failed."""
+    return row["file_sha256"] is not None and row["status"] not in (FAILED, REFUSED)
 
 
 def _fits(row: Row, w: Wanted, sha256: str | None) -> bool:
-    """Whether a row need not be tried again. What was refused is: something that was missing then, such as what reads
-    HEIC, may be there now. So is what had too little memory."""
-    return _is_scored(row, w, sha256) and not lacked(row["reason"] or "")
+    """Whether a row is of the same bytes and prompt, and need not be tried again. What was refused is: something that
+    was missing then, such as what reads HEIC, may be there now. So is what had too little memory."""
+    same = (row["file_sha256"], row["prompt"]) == (sha256, w.prompt)
+    return same and _is_scored(row) and not lacked(row["reason"] or "")

@@ -92,7 +92,7 @@ class Table:
             has = "picture has" if n == 1 else "pictures have"
             said.append(f"{n:,} {has} rows under another prompt. Scored again, these rows are replaced.")
         if self.options.prompt and self.listing.captions:
-            said.append(f"The table's column '{self.listing.captions}' is used in place of the prompt.")
+            said.append(f"The column '{self.listing.captions}' is used in place of the prompt.")
         return said
 
     def tasks(self) -> list[Task]:

@@ -36,6 +36,8 @@ def _load(place: str, config: str | None) -> Any:
     kept = str(cache_dir() / "datasets")
     if place.startswith(HUB):
         name, _, revision = place.removeprefix(HUB).partition("@")
+        if not name:
+            raise DataError(f"'{place}' names no data set. One of the Hub is written hub:user/name.")
         if is_there(name):
             raise DataError(
                 f"The folder '{name}' here has the name of the data set on the Hub and would be read in its place. "

@@ -66,7 +66,7 @@ class NewSet:
             raise OptionError(
                 f"The resolution (--resolution) is a number of pixels, 8 or more; got {self.resolution!r:.60}."
             )
-        if not isinstance(self.seed, int):
+        if type(self.seed) is not int:
             raise OptionError("The seed (--seed) is a whole number.")
 
     @property

@@ -10,7 +10,7 @@ from typing import Any
 from guda_core.data.own import data_sets, in_folder, set_files, tables
 from guda_core.data.own.found import Found
 from guda_core.data.own.new_set import Draft, NewSet, draft
-from guda_core.errors import GroupSetError
+from guda_core.errors import GroupSetError, OptionError
 from guda_core.paths import at_home, is_file, is_folder
 
 
@@ -79,17 +79,27 @@ def prepare(
 def _find(place: str, folder: Path | None, rows: Mapping[str, str | None]) -> Found:
     """The pictures of a folder, a table or a data set."""
     path = at_home(place)
-    columns = [rows.get(c) for c in ("image_column", "group_column", "text_column")]
-    if any(columns) or data_sets.is_data_set(place):
+    asked = [name for name in rows if rows[name] is not None]
+    is_table = path.suffix.lower() in tables.KINDS and not is_folder(path)
+    columns = [name for name in asked if name.endswith("column")]
+    of_rows = bool(columns and not is_table) or data_sets.is_data_set(place)
+    if asked and not of_rows:
+        own = " Call the columns of a table file_name, group and text." if columns else ""
+        raise OptionError(f"{_option(asked[0])} is for a data set, and '{place}' is none.{own}")
+    if folder is not None and not is_table:
+        raise OptionError(f"{_option('folder')} is for a table, and '{place}' is none.")
+    if of_rows:
         return data_sets.find_in_data_set(place, **rows)
-    if path.suffix.lower() in tables.KINDS and not is_folder(path):
-        return in_folder.find_in_table(path, folder)
-    return in_folder.find_in_folder(path)
+    return in_folder.find_in_table(path, folder) if is_table else in_folder.find_in_folder(path)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _named_after(place: str) -> str:
     """A set's name by its place: the folder's, the file's without its ending, or the data set's."""
     if place.startswith("hub:"):
-        return place.removeprefix("hub:").partition("@")[0].rpartition("/")[2]
+        return place.removeprefix("hub:").partition("@")[0].rpartition("/")[2] or "pictures"
     path = at_home(place).absolute()
     return (path.stem if is_file(path) else path.name) or "pictures"
