@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from guda_core import paths
 from guda_core.data.images import read_file
@@ -108,7 +109,8 @@ def model_name(given: Place | None) -> str | None:
 
 
 def picture_bytes(picture: Picture) -> bytes:
-    """The bytes of a picture's file; of a PIL image those of a PNG with the same pixels, profile and orientation.
+    """The bytes of a picture's file; of a PIL image those of a PNG (of CMYK a TIFF) with the same pixels, colours and
+    orientation.
 
     Raises:
         OptionError: it is no picture. ImageError: there is none, or it cannot be read.
@@ -134,9 +136,12 @@ def picture_bytes(picture: Picture) -> bytes:
         clear = picture.convert(picture.mode.upper()) if picture.mode in ("RGBa", "La") else picture
         if clear.mode.startswith("I;16") and clear.mode != "I;16":  # in another order of bytes
             clear = Image.fromarray(np.asarray(clear).astype("<u2"))
+        if clear.mode == "CMYK":  # which no PNG holds, and whose profile tells its colours
+            clear.save(out, format="TIFF", icc_profile=picture.info.get("icc_profile"), exif=_exif(picture))
+            return out.getvalue()
         as_it_is = clear if clear.mode in PNG_MODES else clear.convert("RGB")
         profile = picture.info.get("icc_profile") if as_it_is is picture else None
-        as_it_is.save(out, format="PNG", icc_profile=profile, exif=_exif(picture))
+        as_it_is.save(out, format="PNG", icc_profile=profile, exif=_exif(picture), pnginfo=_curve(picture))
     except (OSError, ValueError) as e:  # such as a closed one, or a file that is cut off
         raise ImageError(f"This PIL image cannot be read ({e}). Open it again, or give the file's path.") from e
     return out.getvalue()
@@ -166,6 +171,16 @@ def original_bytes(given: Place | bytes | None) -> bytes | None:
     if not paths.is_file(path):
         raise UnreadError(f"original: there is no file {path.absolute()}.")
     return read_file(path)
+
+
+def _curve(picture: Image.Image) -> PngInfo:
+    """How its values stand for light, where a PNG's chunks said so."""
+    out, said = PngInfo(), picture.info
+    if isinstance(gamma := said.get("gamma"), float) and "srgb" not in said:
+        out.add(b"gAMA", struct.pack(">I", round(gamma * 100_000)))
+        if corners := said.get("chromaticity"):
+            out.add(b"cHRM", struct.pack(">8I", *(round(v * 100_000) for v in corners)))
+    return out
 
 
 def _exif(picture: Image.Image) -> bytes:

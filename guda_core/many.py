@@ -79,7 +79,7 @@ def attribute_many(
     table = Table(sources, place, make_service, options)
     if passed := str(table.listing.passed):
         log.info("%s", passed)
-    for said in table.prompts_said():
+    for said in table.said_before():
         log.warning("%s", said)
     if several:
         with opened(workers, ray, lasting=True) as pool:

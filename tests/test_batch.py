@@ -284,6 +284,11 @@ def test_prompts_come_from_the_csv(folder, tmp_path):
     [
         (b"name,prompt\na.png,x\n", "columns file and prompt"),
         (b"", "columns file and prompt"),
+        (b"file,prompt,prompt\na.png,x,y\n", "columns file and prompt, once each"),
+        (
+            b"file,prompt\na.png,cat, flat colours\n",
+            "line 2 has more columns than the first line. Put a prompt that holds ','",
+        ),
         (b"file,prompt\nz.png,x\n", "line 2: 'z.png' is not in the folder"),
         (b"file,prompt\na.png,x\na.png,y\n", "line 3: 'a.png' is named twice"),
         (b"file,prompt\na.png\n", "line 2: a file and a prompt are needed"),

@@ -12,6 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import guda_core
+from guda_core.attribution.guda import Guda
 from guda_core.data.dataset import Pictures
 from guda_core.data.groups import load_group_set
 from guda_core.data.own.picture_list import FILE, read_list
@@ -173,6 +174,25 @@ def test_the_program_drafts_says_so_and_puts_real_adapters_in_their_place(work, 
     assert "Made again in place of a draft. Groups: bo-chan." in said
     now = {g: adapter_files.is_draft(adapter_files.read_meta(folder / g)) for g in ARTISTS}
     assert now == {"ann-lee": False, "bo-chan": False, "dee": True}
+
+
+def test_models_of_other_settings_or_of_pictures_made_square_otherwise_are_said(home):
+    own_workspace(home)
+    folder, gs = home / "runs" / "brush" / "artists" / "adapters", load_group_set("artists")
+    model = load_model(find_card("brush"))
+
+    def caveat() -> str:
+        return Guda(model, gs, folder).caveat()
+
+    assert caveat() == ""
+    plant(folder / "dee", "dee", 3, steps=5)
+    words = "The models without Dee were made with other settings than the others, so their scores cannot be compared."
+    assert caveat() == words
+    plant(folder / "dee", "dee", 3)
+    adapter_files.note(folder / "dee", {adapter_files.FIT: gs.fit})
+    assert caveat() == ""
+    adapter_files.note(folder / "dee", {adapter_files.FIT: "bucket"})
+    assert caveat().startswith("The models without Dee were made before the set's pictures or captions changed.")
 
 
 def test_models_of_pictures_that_changed_since_are_said(home, pictures, tmp_path):

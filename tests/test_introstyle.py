@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
+import guda_core
+from guda_core.attribution.gradient.quantised import pictures_sha256
 from guda_core.attribution.introstyle import FILE, IntroStyle, IntroStyleConfig, styles, write
 from guda_core.attribution.method import Budget, Context, Unavailable
 from guda_core.data.encoded import Examples
@@ -16,6 +19,7 @@ from guda_core.data.groups import load_group_set
 from guda_core.diffusion.cards import load_model
 from guda_core.errors import CacheError, ScoreError
 from guda_core.records import Query
+from tests.own_pictures import paint
 from tests.tiny import save_tiny
 
 GROUPS = load_group_set("emoji")
@@ -71,6 +75,26 @@ def test_the_group_of_the_same_style_comes_first_and_one_without_styles_is_told(
         (a,) = method.attribute(query(latents(model, 1, scale, seed=7)), Budget())
         assert a.ranked() == [IDS[k], IDS[1 - k]] and a.groups[IDS[2]].status == "unavailable"
         assert a.settings["bank_sha256"] == method.sha256 and a.settings["block"] == 1
+    assert method.caveat() == ""
+    other = copy.copy(model)
+    other.sha256 = "another"
+    other.goes_by = lambda sha256: False
+    with pytest.raises(CacheError, match="are the styles of another model"):
+        next(write(tmp_path / FILE, other, examples(model)))
+
+
+def test_styles_of_pictures_that_changed_since_are_told(model, home):
+    pictures = home / "artists"
+    for g in "ab":
+        for i in range(3):
+            paint(pictures / g / f"{i}.png", ord(g), i)
+    group_set = guda_core.make_groups(pictures)
+    list(write(home / "x" / FILE, model, examples(model), pictures=pictures_sha256(group_set)))
+    asked = Context(model, group_set, features=home / "x")
+    assert IntroStyle.load(asked).caveat() == ""
+    paint(pictures / "a" / "more.png", 5, 5)
+    changed = replace(asked, group_set=guda_core.make_groups(pictures, again=True))
+    assert "were made before the set's pictures or captions changed" in IntroStyle.load(changed).caveat()
 
 
 def test_styles_are_made_of_as_many_latents_at_once_as_fit(model, tmp_path, monkeypatch):

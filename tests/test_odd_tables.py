@@ -44,12 +44,13 @@ def listed(source: Path | str) -> dict[str, str]:
             'file\n"a, b.png"\n\n=cmd()\n-rf.png\n../x.png\n',
             dict.fromkeys(("a, b.png", "=cmd()", "-rf.png", "../x.png"), ""),
         ),
-        ("file,prompt\r\nNULL,it's\r\n,no file\r\n", {"NULL": "it's"}),
+        ("file,prompt\r\nNULL,it's\r\n,no file\r\n\r\n", {"NULL": "it's"}),
     ],
 )
 def test_a_csv_is_read_as_people_write_it(tmp_path, text, found):
     (tmp_path / "t.csv").write_bytes(text.encode())
     assert listed(tmp_path / "t.csv") == found
+    assert Listing([str(tmp_path / "t.csv")]).nameless == ("no file" in text)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,8 @@ def gs_id(i: int) -> str:
 
 def test_columns_are_found_by_their_usual_names_and_missing_ones_named(home, tmp_path):
     rows().save_to_disk(str(tmp_path / "set"))
-    guda("groups", "new", tmp_path / "set", "--split", "train")
+    said = guda("groups", "new", tmp_path / "set", "--split", "train")
+    assert "Columns that were taken: 'picture' (image), 'artist' (group)" in said
     assert len(open_dataset(load_group_set("set")).split("train")) == 4
     assert "There is no column 'nope'. There are picture, artist" in guda(
         "groups", "new", tmp_path / "set", "--text-column", "nope", code=2
@@ -160,8 +161,8 @@ def test_what_cannot_be_read_is_one_sentence(home, monkeypatch, tmp_path):
 
 
 def test_a_class_without_a_name_and_several_captions(home):
-    assert data_sets._said(datasets.ClassLabel(names=NAMES), -1, "x") == ""
-    assert data_sets._said(None, ["a", "b"], "x") == "a" and data_sets._said(None, 7, "x") == "7"
+    assert data_sets.text_of(datasets.ClassLabel(names=NAMES), -1, "x") == ""
+    assert data_sets.text_of(None, ["a", "b"], "x") == "a" and data_sets._said(None, 7, "x") == "7"
     with pytest.raises(DataError, match="must be text"):
-        data_sets._said(None, {"a": 1}, "x")
-    assert data_sets._said(None, float("nan"), "x") == ""
+        data_sets.text_of(None, {"a": 1}, "x")
+    assert data_sets.text_of(None, float("nan"), "x") == ""

@@ -138,6 +138,8 @@ def test_an_accent_that_is_spelled_in_another_way_loses_no_caption(form, tmp_pat
     [
         ("file_name,text\nann/1.png,a,b\n", "line 2 has more fields"),
         ("text\na cat\n", "names no file"),
+        ("file_name,file\nann/1.png,ann/2.png\n", "line 2: 'file_name' and 'file' differ, and mean the same"),
+        ("file_name,text,Text\nann/1.png,a,b\n", "has two columns 'text'"),
         (b"file_name,text\nann/1.png,\xe9\n", "not UTF-8"),
     ],
 )
@@ -146,6 +148,29 @@ def test_metadata_that_cannot_be_read(text, sentence, tmp_path):
     (tmp_path / "metadata.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DataError, match=sentence):
         find_in_folder(tmp_path)
+
+
+def test_of_text_and_caption_the_text_is_taken_and_the_other_is_told(tmp_path):
+    for n in "123":
+        paint(tmp_path / "ann" / f"{n}.png")
+    (tmp_path / "metadata.csv").write_text(
+        "file_name,text,caption\nann/1.png,a cat,Figure 3\nann/2.png,,Figure 4\nann/3.png,a,\n"
+    )
+    found = find_in_folder(tmp_path)
+    assert [c.text for c in found.candidates] == ["a cat", "Figure 4", "a"]
+    assert any("mean nothing here: caption" in n for n in found.notes)
+
+
+def test_a_caption_file_may_be_named_after_the_whole_picture_and_one_of_no_picture_is_told(tmp_path):
+    for name in ("cat", "dog"):
+        paint(tmp_path / "ann" / f"{name}.png")
+    (tmp_path / "ann" / "cat.png.txt").write_text("a cat")
+    (tmp_path / "ann" / "dog.txt").write_text("a dog")
+    (tmp_path / "ann" / "cow.caption").write_text("a cow")
+    found = find_in_folder(tmp_path)
+    assert [c.text for c in found.candidates] == ["a cat", "a dog"]
+    (note,) = (n for n in found.notes if "to no picture" in n)
+    assert note.startswith("1 caption file belongs to no picture: ") and "cow.caption" in note
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from guda_core.cli import scope_lines
 from guda_core.data.groups import load_group_set
 from guda_core.data.images import hash_pixels
 from guda_core.diffusion.likelihood import seed_of
+from guda_core.errors import CacheError
 from guda_core.local import load_service
 from guda_core.records import VERDICTS, Query
 from tests.own_pictures import guda, paint
@@ -59,7 +60,7 @@ def query(model, seed: int = 0) -> Query:
 
 def test_the_own_area_is_what_the_door_did_not_pad():
     for width, height in ((300, 100), (100, 300), (200, 200), (800, 100)):
-        pixels = pictures.prepared(Image.fromarray(noisy(800)[:height, :width] // 2), 64)
+        pixels = pictures.prepared(Image.fromarray(noisy(800)[:height, :width] // 2), 64, "pad")
         top, bottom, left, right = signals.own_area(pixels)
         scale = 64 / max(width, height)
         assert (bottom - top, right - left) == (round(height * scale), round(width * scale))
@@ -255,7 +256,9 @@ def test_a_rule_comes_back_as_it_was_written_and_damaged_ones_are_not_used(tmp_p
     for of, why in ((("b", None), "for another base model (a, this one is b)"), (("a", "t"), "set ('s', not 't')")):
         said = read_rule(path, base_sha256=of[0], group_set=of[1])
         assert isinstance(said, str) and said.startswith("scope.json was made for") and why in said
-    assert isinstance(read_rule(path, base_sha256="a", group_set="s"), Rule)
+    assert isinstance(read_rule(path, base_sha256="a", group_set="s", fit="pad"), Rule)
+    said = read_rule(path, base_sha256="a", fit="crop")
+    assert isinstance(said, str) and "made square in another way ('pad')" in said
     short = {"mean": [0.0], "scale": [1.0], "weights": [1.0], "bias": 0.0}
     for key, bad, why in (
         ("calibration", "x", "holds no usable calibration, but 'x'"),
@@ -282,13 +285,35 @@ def test_a_rule_comes_back_as_it_was_written_and_damaged_ones_are_not_used(tmp_p
 
 
 def test_drawn_pictures_are_the_same_each_time_and_prepared_as_uploads():
-    a, b, other = (pictures.made_up(3, 32, s) for s in (1, 1, 2))
+    a, b, other = (pictures.made_up(3, 32, s, "pad") for s in (1, 1, 2))
     assert {"noise", "plain colours", "printed pages", "screenshots"} <= set(a)
     for k, kind in a.items():
         assert kind.pixels.shape == (3, 32, 32, 3) and kind.pixels.dtype == np.uint8
         assert (kind.pixels == b[k].pixels).all() and (kind.pixels != other[k].pixels).any()
-    found = pictures.installed_photographs(12, 32, 1)
+    found = pictures.installed_photographs(12, 32, 1, "pad")
     assert len(set(found.sources)) == 6 and found.pixels.shape == (12, 32, 32, 3)
+
+
+def test_foreign_pictures_are_made_square_as_uploads_for_the_set_are(tmp_path):
+    """Cropped ones have no white bars, which padded ones have wherever they are no squares."""
+    (tmp_path / "cats").mkdir()
+    Image.fromarray(noisy(40)[:20] // 2).save(tmp_path / "cats" / "1.png")
+
+    def barred(fit) -> float:
+        kinds = [*pictures.made_up(6, 32, 3, fit).values(), pictures.installed_photographs(6, 32, 1, fit)]
+        pixels = np.concatenate([k.pixels for k in (*kinds, pictures.read_folder(tmp_path, 32, fit)["cats"])])
+        bars = [((p[0] == 255).all() and (p[-1] == 255).all()) or (p[:, [0, -1]] == 255).all() for p in pixels]
+        return float(np.mean(bars))
+
+    assert barred("crop") < 0.2 < 0.8 < barred("pad")
+    fits = [scopes.fit_of(replace(load_group_set(), fit=f)) for f in ("pad", "crop", "bucket")]
+    assert fits == ["pad", "crop", "crop"]
+
+
+def test_a_rule_does_not_replace_that_of_another_model(service, tmp_path):
+    (tmp_path / scopes.FILE).write_text('{"base_sha256": "abc"}')
+    with pytest.raises(CacheError, match="is the rule of another model"):
+        next(fitting.run(service.model, service.clip, service.group_set, tmp_path))
 
 
 def test_a_folder_is_read_by_kind_and_source(tmp_path):
@@ -296,10 +321,10 @@ def test_a_folder_is_read_by_kind_and_source(tmp_path):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(noisy(40, i)).save(tmp_path / place)
     (tmp_path / "dogs" / "broken.png").write_bytes(b"no picture")
-    found = pictures.read_folder(tmp_path, 16)
+    found = pictures.read_folder(tmp_path, 16, "pad")
     assert sorted(found["cats"].sources) == ["3.png", "ann", "bob"] and found["dogs"].sources == ("4.png",)
     with pytest.raises(Exception, match="has no pictures"):
-        pictures.read_folder(tmp_path / "nothing", 16)
+        pictures.read_folder(tmp_path / "nothing", 16, "pad")
 
 
 def test_a_rule_made_for_a_tiny_model_tells_its_pictures_from_noise_and_plain_colours(service, tmp_path, monkeypatch):
@@ -400,7 +425,7 @@ def test_a_rule_that_calls_nothing_out_of_scope_is_told(capsys):
 
 
 def uploaded(shipped, im: Image.Image):
-    pixels = pictures.prepared(im, 64)
+    pixels = pictures.prepared(im, 64, "pad")
     return shipped.scope(shipped.query(pixels, ""))
 
 

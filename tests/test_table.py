@@ -23,7 +23,7 @@ from PIL import Image
 import guda_core
 from guda_core import api
 from guda_core.data.images import hash_pixels, read_picture
-from guda_core.errors import ImageError, OptionError, ReportError, ScoreError
+from guda_core.errors import DataError, ImageError, OptionError, ReportError, ScoreError
 from guda_core.jobs.local_pool import LocalPool
 from guda_core.scoring import listing, part_jobs, parts, places, scorer, table_rows
 from guda_core.scoring.listing import Listing, asked, parts_for
@@ -315,7 +315,7 @@ def test_other_columns_of_a_parquet_table_are_not_looked_at(tmp_path, file, capt
     found.write(str(tmp_path / "out"), 1)
     of = [(w.picture, w.place, w.prompt) for w in asked(str(tmp_path / "out"), 0)]
     assert of == [("x.png", str(tmp_path / "x.png"), "red"), ("y.png", str(tmp_path / "y.png"), "")]
-    assert found.captions == caption.strip().lower()
+    assert found.captions == caption.strip().lower() and found.nameless == 1
 
 
 def test_captions_that_are_no_texts_are_refused_or_passed_over(tmp_path):
@@ -324,7 +324,7 @@ def test_captions_that_are_no_texts_are_refused_or_passed_over(tmp_path):
         pq.write_table(pa.table({"file": ["x.png", "y.png"], "caption": other}), path)
         with pytest.raises(OptionError, match=r"The column 'caption' of .* holds no texts"):
             Listing([str(path)])
-    pq.write_table(pa.table({"file": ["x.png"], "prompt": [1], "text": ["a cat"]}), path)
+    pq.write_table(pa.table({"file": ["x.png"], "prompt": [1.5], "text": ["a cat"]}), path)
     assert Listing([str(path)]).captions == "text"
     pq.write_table(pa.table({"file": ["x.png"], "prompt": pa.nulls(1)}), path)
     assert Listing([str(path)]).captions == "prompt"
@@ -411,7 +411,17 @@ def test_the_rows_of_a_data_set_are_pictures_with_prompts(folder, tmp_path, monk
     assert run(where, tmp_path / "out", LightService) == Total(3, scored=3)
     assert run(where, tmp_path / "out", LightService) == Total(3, kept=3)
     asking = Table([where], str(tmp_path / "more"), LightService, Options("quick", prompt="a dog"))
-    assert asking.prompts_said() == ["The column 'caption' is used in place of the prompt."]
+    assert asking.said_before() == ["The column 'caption' is used in place of the prompt."]
+    several = datasets.Features({**kinds, "caption": datasets.Sequence(datasets.Value("large_string"))})
+    lists = {**told, "caption": [["a cat", "a kitten"], [], None]}
+    datasets.Dataset.from_dict(lists, features=several).save_to_disk(str(tmp_path / "lists"))
+    Listing([str(tmp_path / "lists")]).write(str(tmp_path / "more"), 1)
+    assert [w.prompt for w in asked(str(tmp_path / "more"), 0)] == ["a cat", "", ""]
+    datasets.Dataset.from_dict({**told, "prompt": [0.5] * 3}).cast_column("image", datasets.Image()).save_to_disk(
+        str(tmp_path / "numbers")
+    )
+    with pytest.raises(DataError, match=r"The column 'prompt' of .* holds no texts"):
+        Listing([str(tmp_path / "numbers")])
     found = {r["picture"]: r for r in rows(tmp_path / "out")}
     assert {k: r["prompt"] for k, r in found.items()} == {"train/0": "a cat", "train/1": "", "train/2": ""}
     assert {r["file_sha256"] for r in found.values()} <= set(digests(folder))

@@ -25,7 +25,7 @@ import typer
 from experiments import foreign
 from experiments.commands import program
 from guda_core.attribution import scope_fit, scope_material, scope_signals
-from guda_core.attribution.scope import Rule
+from guda_core.attribution.scope import Rule, fit_of
 from guda_core.attribution.scope_fit import Measured, ScopeConfig, Signals, rounded
 from guda_core.attribution.scope_material import Material, split
 from guda_core.attribution.scope_pictures import Kind, made_up, read_folder
@@ -54,8 +54,8 @@ def material(service: LocalService, c: ScopeConfig) -> Material:
     size, gs = service.model.card.resolution, service.group_set
     own, held = split(drawn(), 3), split(scope_material.real(gs, "held_out", 10_000, size=size, seed=c.seed), 3)
     trained = split(scope_material.real(gs, "train", 10_000, size=size, seed=c.seed), 3)
-    shown, tried = (read_folder(foreign.root() / part, size) for part in ("fit", "tried"))
-    for name, kind in made_up(c.pictures, size, c.seed).items():
+    shown, tried = (read_folder(foreign.root() / part, size, fit_of(gs)) for part in ("fit", "tried"))
+    for name, kind in made_up(c.pictures, size, c.seed, fit_of(gs)).items():
         shown[name] = kind if name not in shown else scope_material.joined(shown[name], kind)
     return Material(
         {"own": own[0], "train": trained[0], "held-out": held[0]},

@@ -8,7 +8,9 @@ clearly behind get no more draws, and a clear answer ends early (`racing`).
 
 from __future__ import annotations
 
+import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -27,20 +29,29 @@ from guda_core.diffusion import likelihood
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.batches import fitting_batch
 from guda_core.diffusion.memory import Fitting
-from guda_core.errors import AdapterError, ScoreError
+from guda_core.errors import AdapterError, OptionError, ScoreError
 from guda_core.file_names import placeless
 from guda_core.machine import cores
 from guda_core.paths import Folder
 from guda_core.records import Attribution, Cost, GroupModels, GroupScore, GroupSet, KLValues, Query
 from guda_core.stored_figures import read_figures
 from guda_core.unlearning import adapters
-from guda_core.unlearning.adapter_files import LISTED, WORDS, is_draft
+from guda_core.unlearning.adapter_files import FIT, LISTED, WORDS, is_draft
+from guda_core.unlearning.forget import read_config
 from guda_core.unlearning.switching import Switching
 
 Without = Callable[[str], AbstractContextManager[None]]
 SLACK = {"float32": 0.02}  # standard errors that other hardware may move a bound of a race by; of coarser types:
 SLACK_COARSE = 0.5
 READERS = 4  # files that are read at once, at most; more than there are cores get into each other's way
+
+
+def _settings(meta: Mapping[str, Any]) -> str:
+    """What tells the settings of a model without a group from others."""
+    try:
+        return read_config(meta["config"]).sha256()
+    except (OptionError, KeyError, TypeError, AttributeError, ValueError):  # of another kind, such as retrained ones
+        return json.dumps(meta.get("config"), sort_keys=True, default=str)
 
 
 def forward_passes(groups: int, budget: Budget) -> int:
@@ -297,7 +308,16 @@ class Counterfactual(Method):
         listed = {g for g, then in made.items() if then and now and then != now}
         words = {g: a.meta[WORDS] for g, a in self.adapters.items() if WORDS in a.meta}
         written = words_sha256(self.group_set) if words else None
-        return [g for g in self.adapters if g in listed or words.get(g, written) != written]
+        fit = self.group_set.fit
+        fits = {g for g, a in self.adapters.items() if a.meta.get(FIT, fit) != fit}
+        return [g for g in self.adapters if g in listed | fits or words.get(g, written) != written]
+
+    @cached_property
+    def differing(self) -> list[str]:
+        """The groups whose model was made with other settings than those of most groups, drafts apart."""
+        made = {g: _settings(a.meta) for g, a in self.adapters.items() if not is_draft(a.meta)}
+        usual = Counter(made.values()).most_common(1)
+        return [g for g, how in made.items() if how != usual[0][0]]
 
     def caveat(self) -> str:
         """What has to be said of the scores; "" where all models without a group are what they should be."""
@@ -314,6 +334,11 @@ class Counterfactual(Method):
                 f"The models without {self._which(self.drafts)} are drafts: instant edits (UCE) in place of "
                 "unlearning. They agree less with retraining, above all for a picture without a prompt. "
                 "`guda unlearn` makes the real ones."
+            )
+        if self.differing:
+            said.append(
+                f"The models without {self._which(self.differing)} were made with other settings than the others, so "
+                "their scores cannot be compared."
             )
         if self.outdated:
             said.append(

@@ -26,8 +26,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from guda_core.attribution.aggregate import errors_of_95
+from guda_core.attribution.gradient.quantised import is_outdated
 from guda_core.attribution.method import Budget, Context, Method, Unavailable
-from guda_core.attribution.run_files import in_place_of
+from guda_core.attribution.run_files import check_others, in_place_of
 from guda_core.data.encoded import Examples
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.batches import at_most
@@ -92,16 +93,23 @@ def styles(model: BaseModel, latents: Tensor, config: IntroStyleConfig) -> Tenso
 
 
 def write(
-    path: Path, model: BaseModel, examples: Examples, config: IntroStyleConfig | None = None, batch: int = 32
+    path: Path,
+    model: BaseModel,
+    examples: Examples,
+    config: IntroStyleConfig | None = None,
+    batch: int = 32,
+    pictures: str = "",
 ) -> Iterator[float]:
     """Write the styles of training pictures, by group; yields the fraction done. The file appears when it is whole.
 
-    batch: latents of a pass; fewer, where memory runs out.
+    batch: latents of a pass; fewer, where memory runs out. pictures: `quantised.pictures_sha256` of the set.
 
     Raises:
-        ScoreError: as `styles`, or there is too little memory for one. CacheError: the file cannot be written.
+        ScoreError: as `styles`, or there is too little memory for one. CacheError: the file cannot be written, or would
+            replace the styles of another model.
     """
     config = config or IntroStyleConfig()
+    check_others(path, model, "styles")
     parts: list[Tensor] = []
     batch = batch if isinstance(examples.latents, Tensor) else 1  # of several sizes
     fits = Fitting(at_most(batch, model))
@@ -114,6 +122,7 @@ def write(
     meta = {
         "base_sha256": model.sha256,
         "examples_sha256": examples.sha256(),
+        **({"pictures_sha256": pictures} if pictures else {}),
         "command": "python -m guda_core assets introstyle",
         **{k: str(v) for k, v in asdict(config).items()},
     }
@@ -128,6 +137,11 @@ def _of_those_that_fit(model: BaseModel, latents: Tensor, config: IntroStyleConf
         return list(styles(model, latents[part[0] : part[-1] + 1], config))
 
     return torch.stack(in_batches(run, range(len(latents)), fits))
+
+
+def _meta(path: Path) -> dict[str, str]:
+    with safe_open(path, framework="pt") as f:
+        return f.metadata() or {}
 
 
 class IntroStyle(Method):
@@ -146,6 +160,7 @@ class IntroStyle(Method):
         self, model: BaseModel, bank: Mapping[str, Tensor], groups: Sequence[str], config: IntroStyleConfig, sha256: str
     ) -> None:
         self.model, self.bank, self.groups, self.config, self.sha256 = model, dict(bank), list(groups), config, sha256
+        self.outdated = False  # whether the set's list names other pictures now
 
     @classmethod
     def load(cls, context: Context) -> Self | Unavailable:
@@ -154,7 +169,9 @@ class IntroStyle(Method):
         if path is None or not path.is_file():
             make = context.command("assets introstyle")
             return Unavailable(f"There are no styles of the training pictures. Make them with `{make}`.")
-        return cls.read(path, context.model, context.groups)
+        found = cls.read(path, context.model, context.groups)
+        found.outdated = is_outdated(_meta(path).get("pictures_sha256"), context.group_set)
+        return found
 
     @classmethod
     def read(cls, path: Path, model: BaseModel, groups: Sequence[str]) -> Self:
@@ -166,8 +183,8 @@ class IntroStyle(Method):
         """
         try:
             sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+            meta = _meta(path)
             with safe_open(path, framework="pt") as f:
-                meta = f.metadata() or {}
                 bank = {g: f.get_tensor(g).float() for g in f.keys()}  # noqa: SIM118
             config = IntroStyleConfig(int(meta["block"]), float(meta["t"]), int(meta["seed"]))
             base = meta["base_sha256"]
@@ -177,6 +194,15 @@ class IntroStyle(Method):
             raise CacheError(f"{path.name} is of another base model. {MAKE}")
         block_of(model, config)
         return cls(model, bank, groups, config, sha256)
+
+    def caveat(self) -> str:
+        """What has to be said of the scores; "" where the styles are what they should be."""
+        if not self.outdated:
+            return ""
+        return (
+            f"The styles that {self.name} compares with were made before the set's pictures or captions changed. "
+            "`guda assets introstyle` makes them again."
+        )
 
     def cost(self, budget: Budget) -> Cost:
         return Cost(forward=1)

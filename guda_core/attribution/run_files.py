@@ -13,17 +13,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
+from pydantic import BaseModel as Entry
+from pydantic import ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
 
-from guda_core.errors import CacheError
+from guda_core.diffusion.base_model import BaseModel
+from guda_core.errors import AdapterError, CacheError
 from guda_core.held_files import advice, remove_file, replace_file
 from guda_core.unlearning.adapter_files import read_json
 
 LONGEST = 40  # characters of a wrong value that are shown
 
 
-class RunFile(BaseModel):
+class RunFile(Entry):
     """What both hold. Values are taken as they are or refused; entries of later versions are passed over.
 
     base_sha256: the model's identity. group_set: the set's id; "" where the file is older and does not say.
@@ -32,6 +34,29 @@ class RunFile(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
     base_sha256: Annotated[str, Field(min_length=1)]
     group_set: str
+
+
+def check_others(path: Path, model: BaseModel, what: str) -> None:
+    """See that a file to be written, which says its model, does not replace that of another one: two models may have
+    one name. what: it holds, in a word.
+
+    Raises:
+        CacheError: it would.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as f:
+                of = str((f.metadata() or {})["base_sha256"])
+        else:
+            of = str(read_json(path)["base_sha256"])
+    except (OSError, SafetensorError, AdapterError, ValueError, KeyError, TypeError):
+        return  # there is none, or nobody can use it
+    if not model.goes_by(of):
+        raise CacheError(
+            f"In {path.parent} {'is' if what == 'rule' else 'are'} the {what} of another model ({of[:12]}; this "
+            f"'{model.card.id}' is {model.sha256[:12]}), which would be replaced. To keep that, name another --folder, "
+            "or give this model a card with a name of its own. Or delete it first."
+        )
 
 
 @contextmanager

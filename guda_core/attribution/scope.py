@@ -25,9 +25,10 @@ from pydantic import ConfigDict, Field
 
 from guda_core.attribution import run_files, scope_signals
 from guda_core.data.embeddings import Encoder
+from guda_core.data.images import Square
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import CacheError, ModelError, ScoreError
-from guda_core.records import Query, Scope
+from guda_core.records import GroupSet, Query, Scope
 
 FILE = "scope.json"
 FORMAT = 2  # 1 was a threshold in bits (version 0.1)
@@ -143,6 +144,7 @@ class ScopeFile(run_files.RunFile):
 
     group_set: str = ""
     clip_sha256: str = ""
+    fit: Square = "pad"  # how the pictures were made square that the rule was fitted on; older files do not say
     format: Literal[2]
     alarms: Annotated[float, Field(gt=0, lt=1)]
     calibration: list[float]
@@ -158,16 +160,28 @@ class ScopeFile(run_files.RunFile):
     date: str = ""
 
 
-def read_scope(path: Path, *, base_sha256: str, group_set: str | None = None) -> tuple[ScopeFile, Rule]:
-    """The file, checked, and the rule in it. group_set: None = of any.
+def fit_of(group_set: GroupSet) -> Square:
+    """How pictures are made square to be judged: of those that keep their shape, the middle is."""
+    return "pad" if group_set.fit == "pad" else "crop"
+
+
+def read_scope(
+    path: Path, *, base_sha256: str, group_set: str | None = None, fit: Square | None = None
+) -> tuple[ScopeFile, Rule]:
+    """The file, checked, and the rule in it. group_set, fit: None = of any.
 
     Raises:
-        CacheError: it is damaged, of an older version, or of another model or group set.
+        CacheError: it is damaged, of an older version, of another model or group set, or made from pictures that were
+            made square in another way than those that it would judge.
     """
     found = run_files.read_object(path, MEND)
     if found.get("base_sha256") == base_sha256 and found.get("format", 1) != FORMAT:
         raise CacheError(OLDER)
     read = run_files.checked(ScopeFile, path.name, found, base_sha256=base_sha256, group_set=group_set, mend=MEND)
+    if fit not in (None, read.fit):
+        raise CacheError(
+            f"{path.name} was made from pictures that were made square in another way ('{read.fit}'). {MEND}"
+        )
     try:
         look, final = (Linear.read(e.model_dump()) for e in (read.look, read.final))
     except ValueError as e:
@@ -181,12 +195,12 @@ def read_scope(path: Path, *, base_sha256: str, group_set: str | None = None) ->
     return read, Rule(look, final, calibration, read.alarms, kinds, sha256, read.clip_sha256)
 
 
-def read_rule(path: Path, *, base_sha256: str, group_set: str | None = None) -> Rule | str:
-    """The rule of a model and a group set, or a sentence why there is none. group_set: None = of any."""
+def read_rule(path: Path, *, base_sha256: str, group_set: str | None = None, fit: Square | None = None) -> Rule | str:
+    """The rule of a model and a group set, or a sentence why there is none. group_set, fit: None = of any."""
     if not path.is_file():
         return UNKNOWN
     try:
-        return read_scope(path, base_sha256=base_sha256, group_set=group_set)[1]
+        return read_scope(path, base_sha256=base_sha256, group_set=group_set, fit=fit)[1]
     except (CacheError, OSError) as e:
         return str(e)
 

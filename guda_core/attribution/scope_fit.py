@@ -23,12 +23,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
 from guda_core.attribution import scope_signals as signals
-from guda_core.attribution.run_files import in_place_of
-from guda_core.attribution.scope import FILE, FORMAT, UNIT, Linear, Rule, combined
+from guda_core.attribution.run_files import check_others, in_place_of
+from guda_core.attribution.scope import FILE, FORMAT, UNIT, Linear, Rule, combined, fit_of
 from guda_core.attribution.scope_material import Material, material
 from guda_core.attribution.scope_pictures import Kind
 from guda_core.data.embeddings import Encoder
-from guda_core.data.images import hash_pixels
+from guda_core.data.images import Square, hash_pixels
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.records import GroupSet
 from guda_core.versions import today, versions
@@ -243,8 +243,10 @@ def record(
     group_set: str,
     command: str,
     clip_sha256: str = "",
+    fit: Square = "pad",
 ) -> dict[str, Any]:
-    """What `scope.json` holds. clip_sha256: of the encoder whose looks the rule was fitted on; "" = not told."""
+    """What `scope.json` holds. clip_sha256: of the encoder whose looks the rule was fitted on; "" = not told. fit: how
+    its pictures were made square."""
     return {
         "format": FORMAT,
         "command": command,
@@ -252,6 +254,7 @@ def record(
         "base_sha256": base_sha256,
         "group_set": group_set,
         **({"clip_sha256": clip_sha256} if clip_sha256 else {}),
+        "fit": fit,
         "unit": UNIT,
         "alarms": rule.alarms,
         "threshold": rule.threshold if math.isfinite(rule.threshold) else None,
@@ -277,9 +280,11 @@ def run(
     """Make the rule, measure it, then write `scope.json`; yields (what, fraction).
 
     Raises:
-        DataError: the training pictures were not fetched, or `foreign` has no pictures.
+        DataError: the training pictures were not fetched, or `foreign` has no pictures. CacheError: the folder holds
+            the rule of another model.
     """
     c = config or ScopeConfig()
+    check_others(folder / FILE, model, "rule")
     yield "drawing", 0.0
     parts, found = None, Signals()
     for step in material(model, group_set, n=c.pictures, seed=c.seed, foreign=foreign):
@@ -300,7 +305,7 @@ def run(
     command = f"python -m guda_core assets scope --pictures {c.pictures}{' --foreign FOLDER' if foreign else ''}"
     kinds = figures_of(rule, found["tried"], c)
     of = {"base_sha256": model.sha256, "group_set": group_set.id, "clip_sha256": clip.sha256}
-    write(folder, record(rule, kinds, c, **of, command=command))
+    write(folder, record(rule, kinds, c, **of, fit=fit_of(group_set), command=command))
 
 
 def write(folder: Path, made: Mapping[str, Any]) -> None:

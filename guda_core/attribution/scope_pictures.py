@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from guda_core.data.images import read_file, read_picture
+from guda_core.data.images import Square, read_file, read_picture
 from guda_core.errors import DataError, ImageError
 
 LONGEST = 256  # pixels; models that read more get these enlarged
@@ -71,14 +71,14 @@ def _smaller(im: Image.Image) -> tuple[int, int]:
     return max(16, round(im.width * scale)), max(16, round(im.height * scale))
 
 
-def prepared(im: Image.Image, size: int) -> np.ndarray:
-    """A picture as an upload of it would be prepared: (size, size, 3) uint8."""
+def prepared(im: Image.Image, size: int, fit: Square) -> np.ndarray:
+    """A picture as an upload of it would be prepared for a set of that fit: (size, size, 3) uint8."""
     data = io.BytesIO()
     im.convert("RGB").save(data, "PNG", compress_level=1)
-    return read_picture(data.getvalue(), size=size).pixels
+    return read_picture(data.getvalue(), size=size, fit=fit).pixels
 
 
-def read_folder(folder: Path, size: int) -> dict[str, Kind]:
+def read_folder(folder: Path, size: int, fit: Square) -> dict[str, Kind]:
     """Every kind in a folder; pictures that the door refuses are left out.
 
     Raises:
@@ -90,7 +90,7 @@ def read_folder(folder: Path, size: int) -> dict[str, Kind]:
         pixels, sources = [], []
         for path in files:
             try:
-                pixels.append(read_picture(read_file(path), size=size).pixels)
+                pixels.append(read_picture(read_file(path), size=size, fit=fit).pixels)
             except ImageError:
                 continue
             sources.append(path.parent.name if path.parent != kind else path.name)
@@ -101,7 +101,7 @@ def read_folder(folder: Path, size: int) -> dict[str, Kind]:
     return out
 
 
-def installed_photographs(n: int, size: int, seed: int) -> Kind:
+def installed_photographs(n: int, size: int, seed: int, fit: Square) -> Kind:
     """n cuts of the photographs that come with the app's own libraries. Raises DataError: a file is not there."""
     rng, out, names = np.random.default_rng(seed), [], []
     for i in range(n):
@@ -112,7 +112,7 @@ def installed_photographs(n: int, size: int, seed: int) -> Kind:
             raise DataError(f"{package} has no {name} any more; take another photograph in {Path(__file__).name}.")
         with Image.open(path) as im:
             im.draft("RGB", (512, 512))
-            out.append(prepared(cut(im.convert("RGB"), rng), size))
+            out.append(prepared(cut(im.convert("RGB"), rng), size, fit))
         names.append(path.name)
     return Kind(np.stack(out), tuple(names))
 
@@ -219,12 +219,13 @@ DRAWN: Mapping[str, Callable[[np.random.Generator], Image.Image]] = {
 }
 
 
-def made_up(n: int, size: int, seed: int) -> dict[str, Kind]:
+def made_up(n: int, size: int, seed: int, fit: Square) -> dict[str, Kind]:
     """n pictures of every kind that the generator draws, prepared at `size`."""
-    return dict(_made_up(n, size, seed))
+    return dict(_made_up(n, size, seed, fit))
 
 
-def _made_up(n: int, size: int, seed: int) -> Iterator[tuple[str, Kind]]:
+def _made_up(n: int, size: int, seed: int, fit: Square) -> Iterator[tuple[str, Kind]]:
     for name, draw in DRAWN.items():
         rng = np.random.default_rng([seed, *hashlib.sha256(name.encode()).digest()[:4]])
-        yield name, Kind(np.stack([prepared(draw(rng), size) for _ in range(n)]), tuple(f"drawn {i}" for i in range(n)))
+        made = np.stack([prepared(draw(rng), size, fit) for _ in range(n)])
+        yield name, Kind(made, tuple(f"drawn {i}" for i in range(n)))

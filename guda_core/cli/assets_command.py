@@ -136,6 +136,7 @@ def introstyle(
     """Make the styles of the training pictures in the model's own features, with which IntroStyle answers."""
     set_up_libraries()
 
+    from guda_core.attribution.gradient.quantised import pictures_sha256
     from guda_core.attribution.introstyle import FILE, IntroStyleConfig, write
     from guda_core.data.captions import captioner_of
     from guda_core.data.encoded import examples_of
@@ -148,7 +149,7 @@ def introstyle(
     examples = examples_of(own, open_dataset(gs).split("train"), captioner_of(gs))
     with progress_bar() as bar:
         task = bar.add_task("introstyle", note="", total=1.0)
-        for fraction in write(where, own, examples, IntroStyleConfig(block, t)):
+        for fraction in write(where, own, examples, IntroStyleConfig(block, t), pictures=pictures_sha256(gs)):
             bar.update(task, completed=fraction)
     say(f"Written: {where}")
 

@@ -32,7 +32,7 @@ def make_table(
     table = Table(sources, out, make_service, options)
     if passed := str(table.listing.passed):
         note(passed)
-    for said in table.prompts_said():
+    for said in table.said_before():
         note(said)
     try:
         with _working(workers, ray) as work:

@@ -32,6 +32,7 @@ MAX_BYTES = 25_000_000
 MAX_PIXELS = 50_000_000
 
 Fit = Literal["pad", "crop", "bucket"]
+Square = Literal["pad", "crop"]
 
 UPLOADS = Limits(MAX_BYTES, MAX_PIXELS, 24_000_000, 1_000_000_000)  # from strangers
 OWN = Limits(200_000_000, 89_000_000, 89_000_000, 3_000_000_000)  # the user's own; Pillow warns of more pixels

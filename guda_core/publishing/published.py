@@ -205,7 +205,9 @@ def _small(run: Run, group_set: GroupSet, *, base_sha256: str) -> tuple[list[Pat
             continue
         try:
             if name == scope.FILE:
-                found, _ = scope.read_scope(path, base_sha256=base_sha256, group_set=group_set.id)
+                found, _ = scope.read_scope(
+                    path, base_sha256=base_sha256, group_set=group_set.id, fit=scope.fit_of(group_set)
+                )
             else:
                 found = calibration.read_calibration(path, base_sha256=base_sha256, group_set=group_set.id)
         except CacheError as e:

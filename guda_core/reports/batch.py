@@ -121,18 +121,25 @@ def read_prompts(path: Path, files: Sequence[Path]) -> dict[str, str]:
     try:
         if path.stat().st_size > MAX_PROMPTS:
             raise OptionError(f"{path.name} is larger than {MAX_PROMPTS // 10**6} MB.")
-        rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")), strict=True)
-        listed = [(r.get("file"), r.get("prompt"), rows.line_num) for r in rows]
-        columns = rows.fieldnames or ()
+        text = path.read_text(encoding="utf-8-sig")
+        separator = max(",;\t", key=text.partition("\n")[0].count)
+        rows = csv.DictReader(io.StringIO(text), delimiter=separator, strict=True)
+        listed = [(r.get("file"), r.get("prompt"), rows.line_num, None in r) for r in rows]
+        columns = list(rows.fieldnames or ())
     except OSError as e:
         raise OptionError(f"{path} cannot be read ({e.strerror}).") from e
     except (ValueError, csv.Error) as e:
         raise OptionError(f"{path.name} is no CSV in UTF-8: {e}.") from e
-    if not {"file", "prompt"} <= set(columns):
-        raise OptionError(f"{path.name} must begin with a line that names the columns file and prompt.")
+    if not columns.count("file") == columns.count("prompt") == 1:
+        raise OptionError(f"{path.name} must begin with a line that names the columns file and prompt, once each.")
     known, out = {shown(p) for p in files}, {}
     same = {unicodedata.normalize("NFC", name): name for name in known}
-    for name, prompt, line in listed:
+    for name, prompt, line, more in listed:
+        if more:
+            raise OptionError(
+                f"{path.name}, line {line} has more columns than the first line. Put a prompt that holds '{separator}' "
+                "in double quotes."
+            )
         if name is None or prompt is None:
             raise OptionError(f"{path.name}, line {line}: a file and a prompt are needed.")
         name = name if name in known else same.get(unicodedata.normalize("NFC", name), name)

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from guda_core.data.own.data_sets import HUB, TEXTS, file_of, is_data_set, open_data_set, undecoded
+from guda_core.data.own.data_sets import HUB, file_of, is_data_set, open_data_set, text_of, undecoded
 from guda_core.errors import DataError, GudaError, ImageError, UnreadError
 
+CAPTIONS = ("prompt", "caption", "text")  # columns of a table or data set that hold them; the first of these is taken
 PREFIX, MARK = "data-set:", "#"
 _cells: dict[tuple[str, str], dict[str, Any]] = {}  # (data set, column) -> split -> its pictures, of this process
 
@@ -27,7 +28,7 @@ def listed(source: str, prompt: str) -> tuple[str, Iterator[tuple[str, str, str]
     captions.
 
     Raises:
-        DataError: it cannot be read, or has no column of pictures.
+        DataError: it cannot be read, has no column of pictures, or one of captions that are no texts.
     """
     source = source if source.startswith(HUB) else str(Path(source).resolve())
     _cells.clear()  # it may have been written anew since
@@ -36,16 +37,26 @@ def listed(source: str, prompt: str) -> tuple[str, Iterator[tuple[str, str, str]
     image = next((c for c, f in features.items() if type(f).__name__ == "Image"), None)
     if image is None or MARK in source + image:
         raise DataError(f"There is no column of pictures in '{source}'. There are {', '.join(features)}.")
-    text = next((c for c in TEXTS if getattr(features.get(c), "dtype", None) == "string"), "")
+    text = next((c for c in CAPTIONS if c in features), "")
+    if text and not _holds_texts(features[text]):
+        raise DataError(f"The column '{text}' of '{source}' holds no texts. Give it another name, or make them texts.")
 
     def rows() -> Iterator[tuple[str, str, str]]:
         for split, of in splits.items():
             told = of.select_columns([text]) if text else None
             for i in range(len(of)):
-                said = (told[i][text] or "") if told is not None else prompt
+                cell = prompt if told is None else told[i][text]
+                said = cell if isinstance(cell, str) else text_of(features[text], cell, f"{split}/{i}: '{text}'")
                 yield f"{split}/{i}", f"{PREFIX}{source}{MARK}{image}{MARK}{split}/{i}", said
 
     return text, rows()
+
+
+def _holds_texts(feature: Any) -> bool:
+    """Whether its cells are texts, lists of texts, of which the first is taken, or classes, which have names."""
+    inner = getattr(feature, "feature", feature)
+    inner = inner[0] if isinstance(inner, list) else inner
+    return getattr(inner, "dtype", None) in ("string", "large_string") or hasattr(feature, "int2str")
 
 
 def read(place: str) -> bytes:

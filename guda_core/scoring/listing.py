@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,14 +20,15 @@ from typing import Any
 from guda_core.data.left_behind import PassedOver, is_left_behind, is_no_picture
 from guda_core.errors import OptionError, ReportError
 from guda_core.scoring import data_set_rows, places
+from guda_core.scoring.data_set_rows import CAPTIONS
 
 ASKED, KEY = "asked.parquet", "guda"
 PARQUET = ".parquet"
 TABLES = (".csv", PARQUET)
-CAPTIONS = ("prompt", "caption", "text")  # columns of a table that hold them; the first of these is taken
 NO_TABLES = (".json", ".jsonl", ".tsv", ".xlsx")
 SEPARATORS = ",;\t"  # of a CSV's columns
 SMALLEST, LARGEST, PARTS = 4, 256, 256  # pictures of a part, and so many parts before parts grow
+TEXT = re.compile(r'VARCHAR|"NULL"|ENUM\(.*\)|[A-Z]*INT(EGER)?', re.S)  # DuckDB's types that a caption may have
 COLUMNS = {"picture": "VARCHAR", "place": "VARCHAR", "prompt": "VARCHAR"}
 _shared: dict[int, Any] = {}  # process -> its connection
 
@@ -118,6 +120,7 @@ class Listing:
         """Raises OptionError: there is no such source, nothing in it, or two pictures have one name; DataError: a data
         set cannot be read."""
         self._sources, self._prompt, self.passed = list(sources), prompt, PassedOver()
+        self.nameless = 0  # rows of a table that name no file, and are left out
         self.captions = ""  # the column of a table or data set that they come from
         if not sources:
             raise OptionError("There is nothing to score: no folder, picture, table or data set is named.")
@@ -228,9 +231,10 @@ class Listing:
             )
             self._connection.execute(
                 f"CREATE TABLE listed AS SELECT picture, CASE WHEN {own} THEN picture ELSE concat(?, picture) END AS "
-                f"place, prompt FROM ({rows}) WHERE picture IS NOT NULL",
+                f"place, prompt FROM ({rows}) WHERE picture <> ''",
                 values,
             )
+            self.nameless = self._one("SELECT count(*) FROM given")[0] - len(self)
         except duckdb.Error as e:
             raise OptionError(f"'{table}' cannot be read as a table. {e}") from e
 
@@ -255,6 +259,8 @@ class Listing:
                     if name := said.get("file"):
                         prompt = said.get(self.captions, "") if self.captions else self._prompt
                         yield Wanted(name, places.joined(folder, name), prompt)
+                    elif row:
+                        self.nameless += 1
         except UnicodeDecodeError as e:
             raise OptionError(f"'{table}' is not in UTF-8. Save it as a CSV in UTF-8.") from e
         except (OSError, csv.Error) as e:
@@ -302,7 +308,7 @@ def _texts(table: str, kinds: Mapping[str, str]) -> str:
         OptionError: there are such columns, and none holds texts.
     """
     found = sorted((c for c in kinds if _plain([c])[0] in CAPTIONS), key=lambda c: CAPTIONS.index(_plain([c])[0]))
-    texts = [c for c in found if kinds[c] in ("VARCHAR", '"NULL"') or kinds[c].startswith("ENUM")]
+    texts = [c for c in found if TEXT.fullmatch(kinds[c])]
     if found and not texts:
         raise OptionError(
             f"The column '{found[0]}' of '{table}' holds no texts ({kinds[found[0]]}). Write one caption, as a text, "

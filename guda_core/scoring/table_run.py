@@ -85,12 +85,17 @@ class Table:
         found = begun(self.out)
         return parts_for(len(self.listing)) if found is None else int(found["parts"])
 
-    def prompts_said(self) -> list[str]:
-        """Sentences on prompts, before the run: which rows it takes the place of, and which prompt it does not use."""
+    def said_before(self) -> list[str]:
+        """Sentences before the run: which rows it takes the place of, which rows of a table of pictures it leaves out,
+        and which prompt it does not use."""
         said, found = [], parts.whole(places.files(places.joined(self.out, parts.FOLDER), parts.ENDING))[0]
         if n := self.listing.prompted_otherwise(found):
             has = "picture has" if n == 1 else "pictures have"
             said.append(f"{n:,} {has} rows under another prompt. Scored again, these rows are replaced.")
+        if n := self.listing.nameless:
+            said.append(
+                f"{n:,} {'row names' if n == 1 else 'rows name'} no file, and {'is' if n == 1 else 'are'} left out."
+            )
         if self.options.prompt and self.listing.captions:
             said.append(f"The column '{self.listing.captions}' is used in place of the prompt.")
         return said

@@ -38,6 +38,7 @@ OLD_META, OLD_WEIGHTS = "adapter.json", "adapter.safetensors"
 HEALTH, TIMING = "health.json", "timing.json"
 ALL = (META, OLD_META, OLD_WEIGHTS, LORA, LORA_CONFIG, NETWORK, HEALTH, TIMING)
 PREFIX = "base_model.model."  # PEFT's, before the names of a LoRA's factors
+FIT = "fit"  # in the metadata: how the set's pictures were made square
 LISTED = "list_sha256"  # in the metadata: the list of pictures that the set was trained on (`picture_list.trained_on`)
 WORDS = "words_sha256"  # in the metadata: how the set's captions were written (`captions.words_sha256`)
 CAPTIONS = "captions_sha256"  # in the metadata: what all captions were made of (`captions.captions_sha256`)

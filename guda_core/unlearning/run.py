@@ -186,7 +186,7 @@ class Forgetting:
         Raises:
             AdapterError: one cannot be used, or cannot be written.
         """
-        now = self.listed().get(adapter_files.LISTED)
+        now = {k: v for k, v in self.listed().items() if k in (adapter_files.LISTED, adapter_files.FIT)}
         for group in groups if now else ():
             listed = False
             with suppress(AdapterError):  # another process may just put a new one there
@@ -194,11 +194,12 @@ class Forgetting:
             if not listed:
                 with suppress(InHandError), self.claim(group):  # whoever has it in hand writes another one
                     if not self._is_listed(group, now):
-                        adapter_files.note(self.folder / group, {adapter_files.LISTED: now})
+                        adapter_files.note(self.folder / group, now)
 
-    def _is_listed(self, group: str, now: object) -> bool:
+    def _is_listed(self, group: str, now: Mapping[str, str]) -> bool:
         """Whether the group's adapter names that list, or none."""
-        return self.load(group).meta.get(adapter_files.LISTED, now) == now
+        meta = self.load(group).meta
+        return all(meta.get(k, v) == v for k, v in now.items())
 
     def pictures(self) -> Pictures:
         """The train split."""
@@ -304,7 +305,7 @@ class Forgetting:
         """What the set is trained on by its list, and how its captions are made, for the adapter's metadata; nothing
         of what it does not have."""
         found = trained_on(self.group_set.folder)
-        listed = {adapter_files.LISTED: found} if found else {}
+        listed = {adapter_files.LISTED: found, adapter_files.FIT: self.group_set.fit} if found else {}
         words = {adapter_files.WORDS: words_sha256(self.group_set), adapter_files.CAPTIONS: self._captions}
         return {**listed, **(words if self._captions else {})}
 

@@ -22,6 +22,7 @@ from safetensors.numpy import load, save_file
 
 from guda_core.attribution.gradient.features import FeatureConfig, Features, Gradients
 from guda_core.attribution.gradient.projection import Projection
+from guda_core.attribution.run_files import check_others as replaces_none
 from guda_core.attribution.run_files import in_place_of
 from guda_core.data.sources.listed import ListedFiles
 from guda_core.data.sources.source import open_dataset
@@ -63,22 +64,23 @@ def pictures_sha256(group_set: GroupSet) -> str:
     return hashlib.sha256(of.encode()).hexdigest()
 
 
+def is_outdated(made: str | None, group_set: GroupSet) -> bool:
+    """Whether a set's list names other pictures or captions now than those of that hash. Of a set without a list that
+    is not asked: its pictures would have to be opened."""
+    try:
+        listed = made is not None and isinstance(open_dataset(group_set), ListedFiles)
+        return listed and made != pictures_sha256(group_set)
+    except GudaError:  # there is no list, or none that can be read
+        return False
+
+
 def check_others(folder: Path, model: BaseModel) -> None:
     """See that features to be written into a folder replace none of another model: two models may have one name.
 
     Raises:
         CacheError: they would.
     """
-    try:
-        of = str(json.loads((folder / META).read_text(encoding="utf-8"))["base_sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return  # there are none, or nobody can use them
-    if not model.goes_by(of):
-        raise CacheError(
-            f"In {folder} are the features of another model ({of[:12]}; this '{model.card.id}' is "
-            f"{model.sha256[:12]}), and they would be replaced. Keep them: name another --folder, or give this model a "
-            "card with a name of its own. Or delete that folder first."
-        )
+    replaces_none(folder / META, model, "features")
 
 
 class QuantisedBank:
@@ -121,14 +123,8 @@ class QuantisedBank:
         return {k: self.meta[k] for k in ("base_sha256", "sha256")}
 
     def outdated(self, group_set: GroupSet) -> bool:
-        """Whether the features are of other pictures or captions than the set's list names now. Of a set without a list
-        that is not asked: its pictures would have to be opened."""
-        made = self.meta.get("pictures_sha256")
-        try:
-            listed = made is not None and isinstance(open_dataset(group_set), ListedFiles)
-            return listed and made != pictures_sha256(group_set)
-        except GudaError:  # there is no list, or none that can be read
-            return False
+        """Whether the features are of other pictures or captions than the set's list names now."""
+        return is_outdated(self.meta.get("pictures_sha256"), group_set)
 
     def prepare(self) -> Iterator[float]:
         """Nothing is left to compute."""

@@ -115,7 +115,7 @@ def _column(features: Mapping[str, Any], named: str | None, usual: list[str], wh
     return named
 
 
-def _said(feature: Any, value: Any, what: str) -> str:
+def text_of(feature: Any, value: Any, what: str) -> str:
     """A cell as text; a class's number by its name, of several captions the first."""
     if value is not None and hasattr(feature, "int2str"):
         return feature.int2str(value).replace("_", " ") if value >= 0 else ""
@@ -150,6 +150,11 @@ def find_in_data_set(
     assert image is not None and group is not None
     source = {"id": "datasets", "path": path, "image": image, **({"config": config} if config else {})}
     found = Found(place, source)
+    chosen = {"image": (image_column, image), "group": (group_column, group), "text": (text_column, text)}
+    if took := [f"'{c}' ({what})" for what, (named, c) in chosen.items() if named is None and c is not None]:
+        found.notes.append(
+            f"Columns that were taken: {', '.join(took)}. --image-column, --group-column and --text-column take others."
+        )
     taken = [split] if split else ["train"] if "train" in opened else list(opened)
     others = [f"{name} ({len(rows):,})" for name, rows in opened.items() if name not in taken]
     if others:
@@ -166,12 +171,12 @@ def _candidates(
     cells = undecoded(rows, image)
     for i, row in enumerate(told):
         where = f"{split}/{i}"
-        own = _said(rows.features[group], row[group], f"Row {where}: '{group}'")
+        own = text_of(rows.features[group], row[group], f"Row {where}: '{group}'")
         if not own:
             raise DataError(f"Row {where} has no group: its column '{group}' is empty.")
-        said = {k: _said(rows.features[c], row[c], f"Row {where}: '{c}'") for k, c in rights.items()}
+        said = {k: text_of(rows.features[c], row[c], f"Row {where}: '{c}'") for k, c in rights.items()}
         said["licence"] = said.pop("license", "") or said.get("licence", "")
-        caption = _said(rows.features[text], row[text], f"Row {where}: '{text}'") if text else ""
+        caption = text_of(rows.features[text], row[text], f"Row {where}: '{text}'") if text else ""
         yield Candidate(where, own, partial(_cell, place, cells, image, i), caption, **said)
 
 

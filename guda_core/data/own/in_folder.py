@@ -186,6 +186,11 @@ def find_in_folder(folder: Path) -> Found:
                 else ""
             )
         )
+    own_captions = {p for path in pictures for p in (path, path.with_suffix(""))}
+    written = [p for p in files if p.suffix.lower() in CAPTIONS]
+    if alone := [p for p in written if stems(p.with_suffix("")) not in own_captions]:
+        n = counted(len(alone), "caption file belongs", "caption files belong")
+        found.notes.append(f"{n} to no picture: {some([str(p.relative_to(folder)) for p in alone])}.")
     repeats = _repeats(pictures, folder, found)
     for path in pictures:
         parts, row = path.relative_to(folder).parts, told.get(path, {})
@@ -194,7 +199,7 @@ def find_in_folder(folder: Path) -> Found:
         if not own.strip():
             raise DataError(f"{folder} holds a subfolder whose name is spaces alone ('{top}'). Give it a name.")
         shows = row.get("object") or (parts[1].replace("_", " ") if len(parts) > 2 else "")
-        text = captions.get(path.with_suffix("")) or row.get("text", "")
+        text = captions.get(path.with_suffix("")) or captions.get(path) or row.get("text", "")
         found.candidates.append(
             Candidate("/".join(parts), own, partial(read_file, path, OWN), text, shows, **_rights(row))
         )

@@ -36,6 +36,9 @@ def _csv(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     head = text.partition("\n")[0]
     found = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), strict=True)
     try:
+        columns = [c.strip().lower() for c in found.fieldnames or ()]
+        if twice := next((c for c in columns if c and columns.count(c) > 1), None):
+            raise DataError(f"{path} has two columns '{twice}'. Take one out.")
         for row in found:
             if None in row:
                 raise DataError(f"{path}, line {found.line_num} has more fields than the first line.")
@@ -59,25 +62,33 @@ def _json(path: Path, text: str) -> Iterator[tuple[int, Any]]:
         raise DataError(f"{path} is not readable as JSON: {e}.") from e
 
 
+def _known(column: object) -> str:
+    return COLUMNS.get(str(column).strip().lower(), "")
+
+
 def read_table(path: Path) -> tuple[list[dict[str, str]], list[str]]:
-    """(rows, columns that mean nothing here). A row has the texts of the columns that are known, under the names on the
-    right of `COLUMNS`, and "where": its place for sentences.
+    """(rows, columns that are not taken). A row has the texts of the columns that are known, under the names on the
+    right of `COLUMNS`, and "where": its place for sentences. Of two columns with captions, `text` is taken.
 
     Raises:
-        DataError: the file cannot be read, is not UTF-8, CSV or JSON, or a row names no file.
+        DataError: the file cannot be read, is not UTF-8, CSV or JSON, or a row names no file, or two columns of one
+            meaning say different things.
     """
     rows, unknown = [], dict[str, None]()
     for n, row in (_csv if path.suffix.lower() == ".csv" else _json)(path, _text(path)):
         where = f"{path.name}, {'row' if path.suffix.lower() == '.json' else 'line'} {n}"
         if not isinstance(row, Mapping):
             raise DataError(f"{where} must be an object with the fields file_name and text.")
-        out = {"where": where}
-        for column, value in row.items():
-            known = COLUMNS.get(str(column).strip().lower())
-            if known is None:
+        out, of = {"where": where}, dict[str, str]()
+        said = {str(c).strip().lower(): words(v, f"{where}: '{c}'") for c, v in row.items() if _known(c)}
+        for column in row:
+            known, name = _known(column), str(column).strip().lower()
+            if not known or (name == "caption" and said.get("text")):
                 unknown[str(column)] = None
-            elif told := words(value, f"{where}: '{column}'"):
-                out[known] = told
+            elif told := said[name]:
+                if out.get(known, told) != told:
+                    raise DataError(f"{where}: '{of[known]}' and '{column}' differ, and mean the same. Take one out.")
+                out[known], of[known] = told, name
         if "file" not in out:
             raise DataError(f"{where} names no file. A table of pictures needs a column 'file' (or 'file_name').")
         rows.append(out)

@@ -102,7 +102,7 @@ class Folder(Source):
             return hashlib.sha256(f"{self.options.seed}/{group.id}/{name}".encode()).hexdigest()
 
         share = self.options.held_out
-        n = max(1, round(share * len(paths))) if share and len(paths) > 1 else 0
+        n = min(max(1, round(share * len(paths))), len(paths) - 1) if share and len(paths) > 1 else 0
         return set(sorted((p.name for p in paths), key=drawn)[:n])
 
     def _files(self, split: str) -> Iterator[tuple[Group, Path]]:
