@@ -330,7 +330,8 @@ def test_the_library_drafts_what_the_program_drafts(work, caplog):
 
 
 def test_a_draft_goes_with_no_other_settings(work):
-    assert "--draft goes with" in guda("unlearn", "--draft", "--steps", "3", code=2)
+    for more in (("--steps", "3"), ("--pass-size", "3"), ("--no-checkpointing",)):
+        assert "--draft goes with" in guda("unlearn", "--draft", *more, code=2)
 
 
 def test_models_without_layers_of_their_own_for_the_prompt_are_refused(tmp_path):

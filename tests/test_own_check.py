@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +22,7 @@ from guda_core.errors import GroupSetError, ImageError, OptionError
 from guda_core.records import Group, GroupSet
 from guda_core.unlearning.health import summary
 from tests.own_pictures import IDS, KINDS, guda
+from tests.own_workspace import own_workspace
 from tests.test_imaging import chunk, encoded
 from tests.test_pipeline import service  # noqa: F401  (a fixture)
 from tests.tiny import save_tiny
@@ -151,6 +153,21 @@ def test_a_folder_s_pictures_are_asked_for_their_marks_too(tmp_path):
 def test_check_of_a_set_whose_pictures_are_not_fetched_still_shows_its_groups(home):
     said = guda("groups", "check", "--set", "emoji")
     assert "OpenMoji" in said and "The pictures were not looked at." in said and not (home / "sets" / "emoji").exists()
+    for option in ("--json", "--sheet"):  # what is asked for cannot be written
+        assert "groups fetch" in guda("groups", "check", "--set", "emoji", option, home / "x.png", code=2)
+        assert not (home / "x.png").exists()
+
+
+def test_check_of_a_model_is_of_its_own_set_and_counts_captions_alike_in_table_and_json(home, pictures):
+    own_workspace(home, adapters_too=False)
+    card = home / "models" / "brush.yaml"
+    card.write_text(card.read_text(encoding="utf-8") + "  group_set: emoji\n", encoding="utf-8")
+    assert "Emoji design teams" in guda("groups", "check", "--model", "brush")
+    guda("groups", "new", pictures, "--name", "Captioned")
+    said = guda("groups", "check", "captioned", "--json", home / "c.json")
+    captions = {g: n["with_caption"] for g, n in json.loads((home / "c.json").read_text())["groups"].items()}
+    assert all(re.search(rf"{g}\W+\d+\W+\d+\W+{n}\b", said) for g, n in captions.items()), (captions, said)
+    assert sum(captions.values()) > 0
 
 
 def test_kinds_of_the_stand_ins_are_mixed():

@@ -162,7 +162,7 @@ def test_what_cannot_be_read_is_one_sentence(home, monkeypatch, tmp_path):
 
 def test_a_class_without_a_name_and_several_captions(home):
     assert data_sets.text_of(datasets.ClassLabel(names=NAMES), -1, "x") == ""
-    assert data_sets.text_of(None, ["a", "b"], "x") == "a" and data_sets._said(None, 7, "x") == "7"
+    assert data_sets.text_of(None, ["a", "b"], "x") == "a" and data_sets.text_of(None, 7, "x") == "7"
     with pytest.raises(DataError, match="must be text"):
         data_sets.text_of(None, {"a": 1}, "x")
     assert data_sets.text_of(None, float("nan"), "x") == ""

@@ -292,6 +292,7 @@ def test_the_command_makes_it_again_and_remembers_where_the_model_is(work):
     card = yaml.safe_load((work / "published" / "brush" / "artists" / "models" / "brush.yaml").read_text())["brush"]
     assert card["source"] == "hub" and card["path"] == "ann/brush" and card["group_set"] == "artists"
     guda("assets", "card", "--with-model")
+    assert "Give one of them" in guda("assets", "card", "--with-model", "--model-on-hub", "ann/brush", code=2)
     guda("assets", "card")
     assert (work / "published" / "brush" / "artists" / "models" / "brush" / "model_index.json").is_file()
 

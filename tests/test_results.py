@@ -9,6 +9,7 @@ import os
 import re
 import struct
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ import duckdb
 import fsspec
 import gradio as gr
 import pytest
+import typer
 
 import guda_core
 from experiments.scale import made_up
@@ -194,7 +196,8 @@ def test_pictures_without_any_score_are_no_scored_ones_and_are_said(tmp_path, ca
 
     folder, out = folder_of(tmp_path / "in", 3), tmp_path / "out"
     asked = dataclasses.replace(QUICK, methods=("guda",))
-    table_lines.make_table([str(folder)], str(out), Silent, asked, workers=None, ray=None)
+    with pytest.raises(typer.Exit):  # with 1: no picture has a score
+        table_lines.make_table([str(folder)], str(out), Silent, asked, workers=None, ray=None)
     sentence = "No picture has a score by guda. It was made for another model."
     assert sentence in " ".join(capsys.readouterr().err.split())
     results = Results(str(out))
@@ -208,7 +211,8 @@ def test_pictures_without_any_score_are_no_scored_ones_and_are_said(tmp_path, ca
         other = dataclasses.replace(asked, methods=("guda", "clip")) if made is LightService else asked
         assert make_table(folder, tmp_path / made.__name__, made, options=other) == found
     assert make_table(folder, out, Silent, options=asked) == Total(3, no_score=3)
-    table_lines.make_table([str(folder)], str(out), Silent, asked, workers=None, ray=None)
+    with pytest.raises(typer.Exit):  # with 1: no picture has a score
+        table_lines.make_table([str(folder)], str(out), Silent, asked, workers=None, ray=None)
     assert "Scored: 0. Without scores: 3." in capsys.readouterr().out
 
 
@@ -625,6 +629,10 @@ def test_results_lead_to_no_model_that_the_user_did_not_name(tmp_path, monkeypat
         (("results", "nowhere"), "There are no results in 'nowhere'"),
         (("results", "nowhere", "--status", "odd"), "--status must be one of ok"),
         (("results", "nowhere", "--model", "emoji"), "--model and --lora go with --report"),
+        (
+            ("results", "nowhere", "--report", "a.png", "r.zip", "--json", "s.json"),
+            "--report names its picture, and stands",
+        ),
     ],
 )
 def test_wrong_options_are_one_sentence(run, arguments, sentence):  # noqa: F811
@@ -685,3 +693,19 @@ def test_what_a_table_will_take_is_said_once_its_pace_is_known(tmp_path, capsys,
             slow.hear(Total(1001, scored=scored))
     said = " ".join(capsys.readouterr().err.split())
     assert said.count("will take") == 1 and "(40 s each), the other 999 will take about 11.1 h" in said
+
+
+def test_rows_go_into_a_pipe_as_they_are_and_leave_nothing_beside_it(tmp_path):
+    out = tmp_path / "out"
+    make_table(folder_of(tmp_path / "in", 2), out, LightService)
+    pipe = tmp_path / "to" / "pipe"
+    pipe.parent.mkdir()
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as reader:
+        text = reader.submit(pipe.read_text, encoding="utf-8")
+        guda("results", out, "--group", "noto", "--csv", pipe)
+        got = list(csv.DictReader(text.result(timeout=60).splitlines()))
+    assert pipe.is_fifo() and list(pipe.parent.iterdir()) == [pipe]
+    wanted = Results(str(out)).rows(Asked(group="noto"), order="score")
+    assert [(r["picture"], r["method"]) for r in got] == [(r["picture"], r["method"]) for r in wanted] != []
+    assert {r["group_id"] for r in got} == {"noto"}

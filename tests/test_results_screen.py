@@ -13,8 +13,10 @@ from playwright.sync_api import expect
 from typer.testing import CliRunner
 
 from guda_core.answers.sentences import ALL_THE_SAME
+from guda_core.answers.verdict import lead_said, verdict
 from guda_core.cli import app
 from guda_core.errors import OptionError
+from guda_core.records import MethodInfo
 from guda_core.scoring.asking import Asked, Results
 from guda_core.ui import build_ui, results_screen
 from guda_core.ui.results_screen import ROWS, answer_of, asked_of, opened, page
@@ -42,6 +44,24 @@ def out(tmp_path_factory) -> Path:
 @pytest.fixture
 def results(out) -> Results:
     return Results(str(out))
+
+
+def test_what_is_said_of_the_first_group_is_what_the_first_screen_says():
+    """Its lead, and whether its drop is above 0 at all; with the same bars."""
+    of = [("a", "Ann", 30.0, 26.0, 34.0), ("b", "Bo", 5.0, 1.0, 9.0)]
+    rows = [
+        {"group_id": g, "group_name": n, "score": s, "low": low, "high": high, "status": "ok", "reason": "",
+         "method": "guda", "unit": "nats", "told_apart": True}
+        for g, n, s, low, high in of
+    ]  # fmt: skip
+    assert lead_said(*answer_of(rows)) == "Ann is ahead of Bo."
+    a, groups = answer_of(rows, {"a": 28.0, "b": 2.0})
+    v = verdict({"guda": a}, groups, ["guda"], {"guda": MethodInfo("guda", "GUDA", "nats", "", True)})
+    assert lead_said(a, groups) == f"{v.headline}. {v.plain}" and v.headline == "No group stands out"
+    a, groups = answer_of([{**r, "told_apart": False} for r in rows])
+    assert lead_said(a, groups) == "Ann and Bo are not separable."
+    a, groups = answer_of([{**r, "told_apart": None, "unit": "cosine"} for r in rows])
+    assert lead_said(a, groups) == ""
 
 
 def test_pages_hold_every_row_once(results):
@@ -94,7 +114,8 @@ def test_a_table_that_goes_on_or_is_made_anew_is_seen_at_the_next_press(tmp_path
     other.change(name="Another model", sha256="9" * 64)
     make_table(folder, out, lambda: other)
     where = page(found, Asked(), "picture", 0)[1]
-    assert "scored by Another model" in where and {r["model_sha256"] for r in found.rows(Asked())} == {"9" * 64}
+    assert "scored by Another model" in where and "Another model" in results_screen._head(found)
+    assert {r["model_sha256"] for r in found.rows(Asked())} == {"9" * 64}
 
 
 def away_results(results: Results) -> Results:
@@ -109,6 +130,9 @@ def away_results(results: Results) -> Results:
 
         def methods(self):
             return results.methods()
+
+        def offsets(self):
+            return results.offsets()
 
         def rows(self, *asked, **more):
             return [{**r, "scope": "out of scope"} for r in results.rows(*asked, **more)]
@@ -125,8 +149,8 @@ def test_the_tab_is_there_only_where_results_were_named_and_reads_in_a_queue(out
     with_results = build_ui(FakeService())
     assert results_screen.TAB in tabs(with_results)
     found = [f for f in with_results.fns.values() if getattr(f.fn, "__module__", "") == results_screen.__name__]
-    reading = [f for f in found if f.fn.__name__ in ("fresh", "back", "on", "show")]
-    assert len(reading) == 4 and all(f.queue and f.concurrency_limit == 2 for f in reading)
+    reading = [f for f in found if f.fn.__name__ in ("fresh", "back", "on", "show", "entered")]
+    assert len(reading) == 5 and all(f.queue and f.concurrency_limit == 2 for f in reading)
     assert {f.concurrency_id for f in reading} == {"results"}  # all of them together: the table is read in a queue
     monkeypatch.setenv("GUDA_RESULTS", str(tmp_path))
     with pytest.raises(OptionError, match="There are no results"):
@@ -139,7 +163,23 @@ def test_no_program_reaches_the_screen_by_name(out, monkeypatch):
     monkeypatch.setenv("GUDA_RESULTS", str(out))
     with serving(FakeService()) as url:
         named = Client(url, verbose=False).view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert not [n for n in named if n.strip("/") in ("fresh", "back", "on", "show", "turned")]
+    assert not [n for n in named if n.strip("/") in ("fresh", "back", "on", "show", "turned", "entered")]
+
+
+def test_whoever_opens_the_tab_sees_the_table_as_it_is_then(tmp_path, monkeypatch):
+    folder, out = folder_of(tmp_path / "in", 2), tmp_path / "out"
+    make_table(folder, out, LightService)
+    monkeypatch.setenv("GUDA_RESULTS", str(out))
+    (entered,) = (f.fn for f in build_ui(FakeService()).fns.values() if getattr(f.fn, "__name__", "") == "entered")
+    asked = (0, "picture", "", "", "", "", "", True)
+    assert "2 pictures: 2 scored" in entered(*asked)[0]
+    draw(folder / "one more.png", 9)
+    make_table(folder, out, LightService)
+    head, _, methods, start, where, _, picture = entered(*asked)
+    assert "3 pictures: 3 scored" in head and start == 0 and "Rows 1 to 6 of 6" in where
+    assert "one more.png" in picture["choices"] and "value" not in picture and ("guda" in methods["choices"])
+    shutil.rmtree(out)
+    assert "There are no results" in entered(*asked)[0]
 
 
 @pytest.mark.browser

@@ -218,6 +218,10 @@ def test_each_method_stands_beside_the_oracle_where_that_was_asked():
     assert [[c.split(">")[1] for c in row] for row in cells] == [
         ["GUDA", "yes", "1.00"], ["CLIP", "no", "-1.00"], ["DAS", "yes", "0.50"],
     ]  # fmt: skip
+    silent = of("das", None, None, None)  # such as for too little memory
+    html = compare._beside_the_oracle([*answers[:2], silent, of("logo", 9, 8, 7)], "logo", SETS, names)
+    assert "GUDA" in html and "DAS" not in html
+    assert compare._beside_the_oracle([*answers, of("logo", None, None, None)], "logo", SETS, names) == ""
 
 
 def test_every_method_that_can_be_offered_says_what_its_score_is():

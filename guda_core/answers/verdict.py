@@ -135,6 +135,20 @@ def _needed(a: Attribution, names: Mapping[str, str], ranked: list[str], method:
     return Verdict(f"Most needed: {names[first]}", plain, figures, (_lead(a),))
 
 
+def lead_said(a: Attribution, group_set: GroupSet) -> str:
+    """What an answer says of its first group beside the second, in short, where there is no verdict; "" for nothing."""
+    ranked, names = a.ranked(), {g: v.name for g, v in group_set.groups.items()}
+    if not ranked:
+        return ""
+    if a.unit == "nats" and not a.stands_out(ranked[0]):
+        found = _needed(a, names, ranked, a.method)
+        return f"{found.headline}. {found.plain}"
+    if a.separable is None or a.runner_up is None:
+        return ""
+    first, second = names[ranked[0]], names[a.runner_up]
+    return f"{first} is ahead of {second}." if a.separable else f"{first} and {second} are not separable."
+
+
 def _why_not(a: Attribution, first: str) -> str:
     if a.offset(first) > 0 and (a.groups[first].low or 0.0) > 0:
         return NO_DROP

@@ -291,6 +291,8 @@ def _write(
 
 def _show_answer(a: Attribution, gs: GroupSet, method: MethodInfo) -> None:
     """One method's table, best group first, and what its scores mean."""
+    from guda_core.answers.verdict import lead_said
+
     table = Table(title=f"{method.name} ({a.unit}); {SIGNS.get(a.unit, NO_SIGN)}; not shares")
     ranked = a.ranked()
     offset = a.has_offset
@@ -306,9 +308,8 @@ def _show_answer(a: Attribution, gs: GroupSet, method: MethodInfo) -> None:
             table.add_row(str(i + 1), gs.groups[g].name, score_said(s.score, a.unit), span, *part, s.reason or s.status)
     show(table)
     say(method.note)
-    if a.separable is not None and a.runner_up and ranked:
-        first, second = gs.groups[ranked[0]].name, gs.groups[a.runner_up].name
-        say(f"{first} is ahead of {second}." if a.separable else f"{first} and {second} are not separable.")
+    if lead := lead_said(a, gs):
+        say(lead)
     if a.reached == "width":
         say("Its draws are as exact as this effort asks, so it ended early. `--effort every` makes every draw.")
 

@@ -232,7 +232,7 @@ def record(
     """What the check found, as a JSON object. copies: None where they were not looked for. by_size: of a set
     that keeps shapes (`Sizes.counts`). asks: what `asking` found; None where it was not asked."""
     n, out = Counter(i.group for i in train), Counter(i.group for i in held)
-    captioned = Counter(i.group for i in train if i.caption)
+    captioned = Counter(i.group for i in (*train, *held) if i.caption)
     counts = {
         gid: {"trained_on": n[gid], "held_out": out[gid], "with_caption": captioned[gid]} for gid in group_set.groups
     }

@@ -55,7 +55,7 @@ def check(
     """
     if name and set_name and name != set_name:
         raise OptionError(f"Two sets are named, '{name}' and '{set_name}'. Name one.")
-    gs = group_set_of(name or set_name)
+    gs = group_set_of(name or set_name, model=model)
     objects = f": {len(gs.train_objects)} objects trained on, {len(gs.held_out_objects)} held out"
     table = Table(title=gs.name + (objects if gs.train_objects else ""))
     for column in ("id", "name", "author", "licence", "source", "words"):
@@ -84,6 +84,8 @@ def _check_pictures(
     try:
         train, held = dataset.split("train"), dataset.split("held_out")
     except DataError as e:
+        if sheet is not None or json_file is not None:
+            raise
         note(f"The pictures were not looked at. {e}")
         return
     gone = dataset.missing() if isinstance(dataset, ListedFiles) else []

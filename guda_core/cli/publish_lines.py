@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from guda_core.errors import OptionError
+
 if TYPE_CHECKING:
     from guda_core.diffusion.base_model import Card
     from guda_core.records import GroupSet
@@ -14,16 +16,20 @@ LEAVE = (
     "Adapters, features and a LoRA are made from the pictures and tell about them. Publish them only if you may: with "
     "the authors' leave, or under a licence that allows it."
 )
-NO_LICENCE = "README.md gives no licence in your name. To give one: guda assets card --licence NAME"
+NO_LICENCE = "README.md gives no licence in your name. To give one: `guda assets card {of} --licence NAME`"
 
 
 def publish_lines(
     card: Card, group_set: GroupSet, *, with_model: bool = False, on_hub: str = "", licence: str = ""
 ) -> Iterator[str]:
     """Make the folder and say in lines what is in it and what is not."""
+    from guda_core.diffusion.cards import called
     from guda_core.publishing.published import publish
     from guda_core.records import NOT_STATED
 
+    if with_model and on_hub:
+        raise OptionError("--with-model puts the model in, and --model-on-hub names where it is. Give one of them.")
+    of = f"--set {group_set.id} {called(card)}"
     made = publish(card, group_set, with_model=with_model, on_hub=on_hub, licence=licence)
     for gid, why in made.missing.items():
         yield f"Without '{gid}': {why}"
@@ -31,8 +37,8 @@ def publish_lines(
         yield f"Without {name}: {why}"
     if not made.model_inside:
         yield (
-            "The model itself is not in it. `guda assets card --with-model` puts it in; --model-on-hub USER/MODEL "
-            "names the repository where it is."
+            f"The model itself is not in it. `guda assets card {of} --with-model` puts it in; --model-on-hub "
+            "USER/MODEL names the repository where it is."
         )
     unknown = [g.id for g in group_set.groups.values() if NOT_STATED in (g.author, g.licence)]
     if unknown:
@@ -40,6 +46,6 @@ def publish_lines(
         yield f"Of these groups, author or licence is not stated: {few}."
     yield LEAVE
     if not made.licence:
-        yield NO_LICENCE
+        yield NO_LICENCE.format(of=of)
     yield f"Ready to publish: {made.folder}"
     yield "Look at its README.md, then: hf upload USER/NAME FOLDER"

@@ -6,10 +6,12 @@ import os
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from uuid import uuid4
 
 import typer
 from rich.table import Table
 
+from guda_core.amounts import score_said
 from guda_core.cli.terminal import HomeOption, LoraOption, note, say, show
 from guda_core.errors import OptionError
 
@@ -63,6 +65,8 @@ def results(
     for given, known, name in ((status, STATUSES, "--status"), (scope, SCOPES, "--scope")):
         if given and given not in known:
             raise OptionError(f"{name} must be one of {', '.join(known)}; got '{given}'.")
+    if report is not None and (csv_file or json_file or page or group or picture or status or scope or method or first):
+        raise OptionError("--report names its picture, and stands alone: leave out the options for rows and files.")
     if report is None and (model or lora):
         raise OptionError("--model and --lora go with --report: nothing else here needs the model.")
     found = Results(folder)
@@ -143,19 +147,20 @@ def _rows(found: Results, asked: Asked, csv_file: Path | None, json_file: Path |
     if csv_file is not None:
         _write_csv(found, asked, csv_file)
     if json_file is not None:
-        _write_json(json_file, [r for chunk in found.all_rows(asked) for r in chunk])
+        _write_json(json_file, [r for chunk in found.all_rows(asked, order=asked.order) for r in chunk])
 
 
 def _cells(r: Row) -> dict[str, str]:
     """A row as the table on the terminal shows it."""
     ok = r["score"] is not None
+    clear = ok and r["low"] < r["high"]
     return {
         "picture": r["picture"],
         "method": r["method"] or NOTHING,
         "rank": NOTHING if r["rank"] is None else str(r["rank"]),
         "group": r["group_name"] or NOTHING,
-        "score": f"{r['score']:.4g}" if ok else NOTHING,
-        "95% interval": f"{r['low']:.4g} to {r['high']:.4g}" if ok and r["low"] < r["high"] else NOTHING,
+        "score": score_said(r["score"], r["unit"]) if ok else NOTHING,
+        "95% interval": " to ".join(score_said(r[k], r["unit"]) for k in ("low", "high")) if clear else NOTHING,
         "scope": r["scope"] or NOTHING,
         "status": r["status"] if not r["reason"] else f"{r['status']}: {r['reason']}",
     }
@@ -168,17 +173,21 @@ def _write_csv(found: Results, asked: Asked, path: Path) -> None:
     from guda_core.reports.bundle import csv_text
     from guda_core.scoring.table_rows import COLUMNS
 
-    part = path.with_name(f".part-{path.name}")
+    part = path.with_name(f".part-{uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8", newline="") as f:
-            f.write(csv_text(tuple(COLUMNS), []))
-            for chunk in found.all_rows(asked):
-                f.write(csv_text(tuple(COLUMNS), chunk).partition("\n")[2])
-        replace_file(part, path)
+        as_it_is = path.exists() and not path.is_file()  # a pipe or the terminal, which nothing may take the place of
+        try:
+            with (path if as_it_is else part).open("w", encoding="utf-8", newline="") as f:
+                f.write(csv_text(tuple(COLUMNS), []))
+                for chunk in found.all_rows(asked, order=asked.order):
+                    f.write(csv_text(tuple(COLUMNS), chunk).partition("\n")[2])
+            if not as_it_is:
+                replace_file(part, path)
+        finally:
+            with suppress(OSError):
+                remove_file(part)
     except OSError as e:
-        with suppress(OSError):
-            remove_file(part)
         what = advice(e, "Free some space")
         raise ReportError(f"{path} cannot be written ({e.strerror}). {what} or name another place.") from e
     say(f"Written: {path}")

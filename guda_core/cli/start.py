@@ -55,7 +55,8 @@ def read_address(environ: MutableMapping[str, str] | None = None) -> tuple[str, 
     name = "GUDA_PORT" if given.get("GUDA_PORT") else "GRADIO_SERVER_PORT"
     text = (given.get(name) or str(PORT)).strip()
     if not (text.isascii() and text.isdigit() and len(text) < 6 and 0 < int(text) < 65536):
-        raise OptionError(f"{name} must be a whole number from 1 to 65535; got '{text[:40]}'.")
+        said = "The port (--port, or GUDA_PORT)" if name == "GUDA_PORT" else name
+        raise OptionError(f"{said} must be a whole number from 1 to 65535; got '{text[:40]}'.")
     return host.removeprefix("[").removesuffix("]"), int(text)
 
 

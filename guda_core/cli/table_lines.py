@@ -49,7 +49,7 @@ def make_table(
         note(said)
     page = summary_page.write(results)
     say(f"Written: {places.joined(table.out, 'parts')} and {page}. Ask them with `guda results {out}`.")
-    if total.refused:
+    if total.refused or total.no_score:
         raise typer.Exit(1)
 
 

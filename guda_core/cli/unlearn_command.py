@@ -106,7 +106,8 @@ def unlearn(
         "selection": selection, "steps": steps, "lr": lr, "rank": rank, "lam": lam, "empty_share": empty_share,
         "batch": batch, "seed": seed, "whole": whole or None,
     }  # fmt: skip
-    if draft and (plan or workers or ray or operator or any(v is not None for v in changes.values())):
+    fitted = pass_size is not None or checkpointing is not None
+    if draft and (plan or workers or ray or operator or fitted or any(v is not None for v in changes.values())):
         raise OptionError("--draft goes with --groups, --set, --model, --folder and --again alone.")
     gs, failed = group_set_of(group_set, model=model), None
     asked = Asked(
@@ -203,6 +204,8 @@ def _plan(
     job: Forgetting, measured: Health, pending: list[str], config: Any, file: Path | None, share: Share | None = None
 ) -> None:
     if not pending:
+        if file is not None:
+            write_json(file, {"groups": {}, "passes": 0, "seconds": 0.0})
         say("Nothing to do: every adapter is there and was made with these settings.")
         return
     found = job.plan(pending, config, measured.passes(pending))

@@ -309,10 +309,10 @@ class Results:
         found = self._ask(f"SELECT * FROM scores WHERE {where} ORDER BY {ORDERS[order]}{cut}", values)
         return [dict(zip(COLUMNS, row, strict=True)) for row in found]
 
-    def all_rows(self, asked: Asked, *, chunk: int = 10_000) -> Iterator[list[Row]]:
-        """Every wanted row by picture, in lists of at most `chunk`: no more are held at once."""
+    def all_rows(self, asked: Asked, *, order: str = "picture", chunk: int = 10_000) -> Iterator[list[Row]]:
+        """Every wanted row, in an order of ORDERS, in lists of at most `chunk`: no more are held at once."""
         where, values = asked.where()
-        query = f"SELECT * FROM scores WHERE {where} ORDER BY {ORDERS['picture']}"
+        query = f"SELECT * FROM scores WHERE {where} ORDER BY {ORDERS[order]}"
         self._look()
         with self._told():
             found = self._connection.cursor().execute(query, values)
@@ -388,6 +388,13 @@ class Results:
             self.made_from(),
             self.caveats(),
         )
+
+    def offsets(self) -> dict[str, dict[str, float]]:
+        """Method -> group id -> its offset in nats, of what the table was made from."""
+        out: dict[str, dict[str, float]] = {}
+        for m, g, value in _offsets(self.made_from()):
+            out.setdefault(m, {})[g] = value
+        return out
 
     def _firsts(self) -> dict[str, list[First]]:
         offsets = list(_offsets(self.made_from()))

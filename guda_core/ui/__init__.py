@@ -66,8 +66,8 @@ def build_ui(service: Service) -> gr.Blocks:
             with gr.Tab("Benchmarks"):
                 benchmarks.draw(service)
             if results is not None:
-                with gr.Tab(results_screen.TAB):
-                    results_screen.connect(results_screen.draw(results), results)
+                with gr.Tab(results_screen.TAB) as tab:
+                    results_screen.connect(results_screen.draw(results), results, tab)
             with gr.Tab("Style groups") as tab:
                 about.draw_groups(service, tab)
             with gr.Tab("Limits"):

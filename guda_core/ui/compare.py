@@ -77,8 +77,8 @@ def _beside_the_oracle(
     """How far each method agrees with the oracle about this picture; nothing where the oracle was not asked. method:
     the oracle's id."""
     oracle = next((a for a in answers if a.method == method), None)
-    others = [a for a in answers if a.method != method]
-    if oracle is None or not others:
+    others = [a for a in answers if a.method != method and a.ranked()]
+    if oracle is None or not oracle.ranked() or not others:
         return Html("")
     rows, truth = [], np.array([[oracle.groups[g].score for g in oracle.ranked()]], float)
     for a in others:

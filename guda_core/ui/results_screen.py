@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
@@ -18,6 +19,7 @@ import gradio as gr
 from guda_core.answers import sentences
 from guda_core.answers.markup import Html, banner, code, folded, heading, note, safe, table, text
 from guda_core.answers.plots import bars
+from guda_core.answers.verdict import lead_said
 from guda_core.records import VERDICTS, Attribution, Group, GroupScore, GroupSet
 from guda_core.scoring.asking import ORDERS, SCOPES, STATUSES, Asked, Results, Summary, left_out, no_score_said
 from guda_core.scoring.table_rows import Row
@@ -46,6 +48,7 @@ def given() -> Results | None:
 class Screen:
     """The parts of this screen. asked: what filters, in the order of `asked_of`. start: the first row of the page."""
 
+    head: gr.HTML
     asked: list[Any]
     order: gr.Dropdown
     back: gr.Button
@@ -59,14 +62,12 @@ class Screen:
 
 def draw(results: Results) -> Screen:
     """Draw the screen inside the current tab."""
-    whole = results.summary()
-    told = list(filter(None, (no_score_said(whole.no_score), *whole.caveats)))
-    block(heading("Scored pictures") + text(said(whole)) + (banner(*told) if told else ""))
+    head = block(_head(results))
     with gr.Row():
         name = gr.Textbox("", label="Picture's name contains", min_width=150, max_length=LONGEST)
-        groups = [(n, g) for g, n in results.groups().items()]
-        group = gr.Dropdown([(ANY, ""), *groups], value="", label="Group", min_width=120)
-        method = gr.Dropdown([(ANY, ""), *results.methods()], value="", label="Method", min_width=110)
+        groups, methods = _choices(results)
+        group = gr.Dropdown(groups, value="", label="Group", min_width=120)
+        method = gr.Dropdown(methods, value="", label="Method", min_width=110)
         scope = gr.Dropdown([(ANY, ""), *SCOPES], value="", label="Scope", min_width=110)
         status = gr.Dropdown([(ANY, ""), *STATUSES], value="", label="Status", min_width=110)
         order = gr.Dropdown(list(ORDERS), value="picture", label="Sorted by", min_width=110)
@@ -79,7 +80,20 @@ def draw(results: Results) -> Screen:
     picture = gr.Dropdown(found[3], value=None, label="Open a picture", allow_custom_value=True)
     opened = block(note(NO_PICTURE))
     asked = [name, group, method, scope, status, first]
-    return Screen(asked, order, back, on, gr.State(0), where, rows, picture, opened)
+    return Screen(head, asked, order, back, on, gr.State(0), where, rows, picture, opened)
+
+
+def _head(results: Results) -> Html:
+    """The table as a whole, and what has to be said of it."""
+    whole = results.summary()
+    told = list(filter(None, (no_score_said(whole.no_score), *whole.caveats)))
+    return Html(heading("Scored pictures") + text(said(whole)) + (banner(*told) if told else ""))
+
+
+def _choices(results: Results) -> tuple[list[tuple[str, str]], list[Any]]:
+    """Of groups and of methods."""
+    groups = [(n, g) for g, n in results.groups().items()]
+    return [(ANY, ""), *groups], [(ANY, ""), *results.methods()]
 
 
 def said(s: Summary) -> Html:
@@ -132,6 +146,7 @@ def opened(results: Results, picture: str) -> Html:
     with results.at_once():
         rows = results.of_picture(str(picture)[:LONGEST]) if picture else []
         methods = results.methods() if rows else []
+        offsets = results.offsets() if rows else {}
     if not rows:
         return note(f"There is no picture '{picture}' in these results." if picture else NO_PICTURE)
     first = rows[0]
@@ -141,7 +156,8 @@ def opened(results: Results, picture: str) -> Html:
     if first["method"] is None:
         return Html(head + text(f"No scores. {first['reason']}"))
     found = {r["method"] for r in rows}
-    body = Html("".join(_method([r for r in rows if r["method"] == m]) for m in methods if m in found))
+    by = {m: [r for r in rows if r["method"] == m] for m in methods if m in found}
+    body = Html("".join(_method(own, offsets.get(m, {})) for m, own in by.items()))
     if first["scope"] == "out of scope":
         body = folded(sentences.ALL_THE_SAME, body, css="guda-out")
     hashes = f"SHA-256 of the file: {first['file_sha256']}. Its report: "
@@ -157,26 +173,31 @@ def typed(name: str) -> str:
     return "PICTURE" if READ_IN_QUOTES.search(name) else f'"{name}"'
 
 
-def _method(rows: Sequence[Row]) -> Html:
-    """The bars of one method's rows of a picture, and whether the first group is ahead."""
-    a, group_set = answer_of(rows)
+def _method(rows: Sequence[Row], offsets: Mapping[str, float]) -> Html:
+    """The bars of one method's rows of a picture, and what is said of the first group."""
+    a, group_set = answer_of(rows, offsets)
     body = Html(f'<h3 class="guda-method">{safe(a.method)}</h3>') + bars(a, group_set, a.method)
-    if a.separable is None or len(a.ranked()) < 2:
-        return Html(body)
-    one, two = (group_set.groups[g].name for g in a.ranked()[:2])
-    return Html(body + note(f"{one} is ahead of {two}." if a.separable else f"{one} and {two} are not separable."))
+    lead = lead_said(a, group_set)
+    return Html(body + note(lead)) if lead else Html(body)
 
 
-def answer_of(rows: Sequence[Row]) -> tuple[Attribution, GroupSet]:
-    """One method's rows as an answer, and their groups."""
+def answer_of(rows: Sequence[Row], offsets: Mapping[str, float] = MappingProxyType({})) -> tuple[Attribution, GroupSet]:
+    """One method's rows as an answer, and their groups. offsets: group id -> its offset, of that method."""
     scores = {r["group_id"]: GroupScore(r["score"], r["low"], r["high"], r["status"], r["reason"]) for r in rows}
     groups = {r["group_id"]: Group(r["group_id"], r["group_name"]) for r in rows}
-    a = Attribution(rows[0]["method"], rows[0]["unit"], scores, separable=rows[0]["told_apart"])
-    return a, GroupSet("results", "Results", groups)
+    a = Attribution(
+        rows[0]["method"],
+        rows[0]["unit"],
+        scores,
+        separable=rows[0]["told_apart"],
+        settings={"offset": dict(offsets)} if offsets else {},
+    )
+    second = next(iter(a.ranked()[1:]), None)
+    return replace(a, runner_up=second if a.separable is not None else None), GroupSet("results", "Results", groups)
 
 
-def connect(s: Screen, results: Results) -> None:
-    """Wire the screen. Nothing here computes a score."""
+def connect(s: Screen, results: Results, tab: gr.Tab) -> None:
+    """Wire the screen. Nothing here computes a score. Whoever opens the tab sees the table as it is then."""
     outputs = [s.start, s.where, s.rows, s.picture]
 
     def turned(to: int, order: str, *asked: Any) -> list[Any]:
@@ -195,6 +216,16 @@ def connect(s: Screen, results: Results) -> None:
     def on(at: int, *asked: Any) -> list[Any]:
         return turned(at + ROWS, *asked)
 
+    def entered(at: int, order: str, *asked: Any) -> list[Any]:
+        try:
+            with results.at_once():
+                (groups, methods), head = _choices(results), _head(results)
+                start, where, rows, names = page(results, asked_of(*asked), order, at)
+        except Exception as e:
+            return [note(explained(e)), *[gr.skip()] * 6]
+        shown = [gr.update(choices=c) for c in (groups, methods, names)]
+        return [head, *shown[:2], start, where, rows, shown[2]]
+
     def show(picture: str | None) -> Html:
         try:
             return opened(results, picture or "")
@@ -208,5 +239,6 @@ def connect(s: Screen, results: Results) -> None:
         s.on.click(on, [s.start, s.order, *s.asked], outputs, **queued),
     ):
         event.failure(lambda: note(words.NOT_STARTED), None, s.where, **QUICK)
+    tab.select(entered, [s.start, s.order, *s.asked], [s.head, s.asked[1], s.asked[2], *outputs], **queued)
     shown = s.picture.change(show, s.picture, s.opened, **queued)
     shown.failure(lambda: note(words.NOT_STARTED), None, s.opened, **QUICK)

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from guda_core.answers import sentences
 from guda_core.answers.markup import Html, chip_html, note, safe, small_image, table
-from guda_core.answers.verdict import CLEAR, CLOSE, UNSURE, Verdict, is_out, verdict
+from guda_core.answers.verdict import CLEAR, CLOSE, LIKENESS, UNSURE, Verdict, is_out, verdict
 from guda_core.data.images import read_file
 from guda_core.data.left_behind import is_left_behind
 from guda_core.data.written_prompts import written_prompt
@@ -148,7 +148,7 @@ def _first(service: Service, answer: Answer, v: Verdict) -> tuple[Attribution | 
     """The main answer, and the group that it puts first where that may be named: not out of scope, nor where no group
     stands out."""
     a = answer.found.get(answer.methods[0]) if answer.methods else None
-    named = a is not None and a.ranked() and v.chips and v.chips[0].text in (CLEAR, CLOSE, UNSURE)
+    named = a is not None and a.ranked() and v.chips and v.chips[0].text in (CLEAR, CLOSE, UNSURE, LIKENESS)
     return a, a.ranked()[0] if a is not None and named else ""
 
 

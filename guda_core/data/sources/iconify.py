@@ -24,7 +24,7 @@ from PIL import Image
 from pydantic import AfterValidator
 
 from guda_core.data.dataset import Pictures
-from guda_core.data.groups import normal
+from guda_core.data.groups import INCLUDED, normal
 from guda_core.data.sources.source import Source
 from guda_core.errors import DataError, GroupSetError
 from guda_core.held_files import remove_file
@@ -232,19 +232,24 @@ class Iconify(Source):
         manifest.write_text(json.dumps(record, indent=1), encoding="utf-8")
         yield 1.0, "done"
 
+    @property
+    def _fetch_command(self) -> str:
+        """The command that brings the pictures, between backticks."""
+        return FETCH if self.group_set.id == INCLUDED else f"{FETCH[:-1]} --set {self.group_set.id}`"
+
     def _everything(self) -> Pictures:
         """All pictures, group by group."""
         own, folder = self.group_set, self.folder
         if not (folder / "manifest.json").is_file():
-            raise DataError(f"No pictures in {folder}. Run {FETCH} first (it needs npm).")
+            raise DataError(f"No pictures in {folder}. Run {self._fetch_command} first (it needs npm).")
         packages = {package_of(g): g.source["version"] for g in own.groups.values()}
         try:
             manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
             made = (manifest["resolution"], manifest["packages"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
-            raise DataError(f"{folder / 'manifest.json'} is damaged ({e}). Run {FETCH} again.") from e
+            raise DataError(f"{folder / 'manifest.json'} is damaged ({e}). Run {self._fetch_command} again.") from e
         if made != (own.resolution, packages):
-            raise DataError(f"The pictures in {folder} are of another version. Run {FETCH} again.")
+            raise DataError(f"The pictures in {folder} are of another version. Run {self._fetch_command} again.")
         pixels, groups, names = [], [], []
         for gid in own.groups:
             try:
@@ -252,7 +257,7 @@ class Iconify(Source):
                     pixels.append(z["pixels"])
                     found = [str(o) for o in z["objects"]]
             except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as e:
-                raise DataError(f"{folder / gid}.npz is damaged ({e}). Run {FETCH} again.") from e
+                raise DataError(f"{folder / gid}.npz is damaged ({e}). Run {self._fetch_command} again.") from e
             names += found
             groups += [gid] * len(found)
         return Pictures(np.concatenate(pixels), tuple(groups), tuple(names))
