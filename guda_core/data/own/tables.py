@@ -37,7 +37,7 @@ def _csv(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     found = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), strict=True)
     try:
         columns = [c.strip().lower() for c in found.fieldnames or ()]
-        if twice := next((c for c in columns if c and columns.count(c) > 1), None):
+        if twice := next((c for c in columns if c in COLUMNS and columns.count(c) > 1), None):
             raise DataError(f"{path} has two columns '{twice}'. Take one out.")
         for row in found:
             if None in row:
