@@ -389,6 +389,22 @@ def test_a_second_retraining_is_ahead_of_guda_once_the_noise_of_its_values_is_ta
     assert not {s for m, s in gained if m == "guda"}  # the offset brings first places, not clearly
 
 
+def test_what_is_claimed_of_the_digits_holds_in_their_table():
+    digits, sets = json.loads((BENCHMARKS / "digits.json").read_text(encoding="utf-8")), {"held_out", "generated"}
+
+    def of(found, metric):
+        return {m: {s for n, s in found(digits, "differences", "guda-retrack", metric) if n == m} for m in others}
+
+    others = {r["method"] for r in digits["rows"]} - {"guda-retrack"}
+    near, far = {"das", "dtrak", "classifier"}, {"trak", "instance", "guda-esd", "guda-retrack-unsmoothed", "random"}
+    first, after = of(clear, "top1"), of(behind, "top1")
+    assert all(not first[m] and not after[m] for m in near) and all(first[m] == sets for m in far)
+    for metric in ("variation", "variation_standardised"):
+        ahead, after = of(clear, metric), of(behind, metric)
+        assert after["das"] == sets and all(ahead[m] == sets for m in far)
+        assert not ahead["dtrak"] and not after["dtrak"]
+
+
 def test_the_page_of_limits_says_how_much_more_retraining_takes_away(committed):
     """The slopes of its sentence are those of the record."""
     page = (ROOT / "docs" / "explanation" / "limits.md").read_text(encoding="utf-8")
