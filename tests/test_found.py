@@ -153,7 +153,7 @@ def test_a_single_file_whose_first_weight_has_another_number_of_sides_is_no_mode
 
 @pytest.mark.parametrize("asked", [None, 3, "clip", {"clip": 1}, [1], [None], [["clip"]]])
 def test_methods_and_efforts_of_another_type_are_refused(asked):
-    with pytest.raises(OptionError, match="must be a list of texts"):
+    with pytest.raises(OptionError, match="must be a list of ids"):
         check_methods(asked, {"clip": 1})
     with pytest.raises(OptionError, match="There is no effort"):
         find_effort(asked)

@@ -82,7 +82,7 @@ def told(**environ: str) -> tuple[int, str, str]:
 @pytest.mark.parametrize(
     ("environ", "sentence"),
     [
-        ({"GUDA_PORT": "abc"}, "GUDA_PORT must be a whole number from 1 to 65535; got 'abc'."),
+        ({"GUDA_PORT": "abc"}, "The port (--port, or GUDA_PORT) must be a whole number from 1 to 65535; got 'abc'."),
         ({"GRADIO_SERVER_PORT": "99999"}, "GRADIO_SERVER_PORT must be a whole number from 1 to 65535; got '99999'."),
         ({"GUDA_HOST": "8.8.8.8", "GUDA_PORT": "PORT"}, "'8.8.8.8' is no address of this machine."),
         ({"GRADIO_ROOT_PATH": "guda", "GUDA_PORT": "PORT"}, "GRADIO_ROOT_PATH must begin with '/'"),
@@ -132,7 +132,7 @@ def test_host_and_port_of_the_command_line_win(monkeypatch):
     start.start(port=2222)
     start.start(host="localhost", port=2222)
     assert asked == [("0.0.0.0", 2222), ("localhost", 2222)]
-    with pytest.raises(OptionError, match="GUDA_PORT must be a whole number from 1 to 65535; got '70000'"):
+    with pytest.raises(OptionError, match=r"GUDA_PORT\) must be a whole number from 1 to 65535; got '70000'"):
         start.start(port=70000)
 
 
