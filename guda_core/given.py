@@ -37,8 +37,8 @@ def names(given: str | Iterable[str], what: str) -> list[str]:
     found = [given] if isinstance(given, str) else list(given) if isinstance(given, Iterable) else None
     if found is None:
         raise OptionError(f"{what} must be a list of texts; got {type(given).__name__}.")
-    if other := next((name for name in found if not isinstance(name, str)), None):
-        raise OptionError(f"{what} must be a list of texts; it holds a value of type {type(other).__name__}.")
+    if others := [name for name in found if not isinstance(name, str)]:
+        raise OptionError(f"{what} must be a list of texts; it holds a value of type {type(others[0]).__name__}.")
     return list(dict.fromkeys(found))
 
 

@@ -255,6 +255,7 @@ CLOSED.close()
         ({"progress": 3}, OptionError, "progress must be a function; got int"),
         ({"methods": 3}, OptionError, "methods must be a list of texts; got int"),
         ({"methods": ["clip", 3]}, OptionError, "methods must be a list of texts; it holds a value of type int"),
+        ({"methods": [None]}, OptionError, "it holds a value of type NoneType"),
         ({"picture": CLOSED}, ImageError, "This PIL image cannot be read"),
     ],
 )
