@@ -14,6 +14,7 @@ import torch
 from rich.table import Table
 
 from guda_core.cli.terminal import say
+from guda_core.held_files import replacing
 from guda_core.versions import versions
 
 
@@ -49,9 +50,8 @@ class Record:
 
     def write(self) -> None:
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        aside = self.out.with_suffix(".tmp")
-        aside.write_text(json.dumps(self.found, indent=1), encoding="utf-8")
-        aside.replace(self.out)
+        with replacing(self.out) as aside:
+            aside.write_text(json.dumps(self.found, indent=1), encoding="utf-8")
 
 
 def table(found: dict[str, Any]) -> Table:

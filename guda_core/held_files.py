@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from uuid import uuid4
 
+PART = ".part-"  # how the name of a file begins that is not written whole yet
 HELD = (5, 32)  # Windows' error numbers
 WAITS = (0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.5, 0.9)  # seconds between the tries
 
@@ -36,6 +37,31 @@ def replace_file(source: Path, target: Path) -> None:
 def remove_file(path: Path) -> None:
     """Remove a file, if it is there. Raises OSError: refused, also after 2 s."""
     _patient(lambda: path.unlink(missing_ok=True))
+
+
+@contextmanager
+def replacing(path: Path, *, alone: bool = False) -> Iterator[Path]:
+    """Gives a path in the same folder to write a file to, which at the end of the block takes the place of `path`: a
+    reader sees the old file or the new one, never a part. Where anything goes wrong, the old one stays and nothing is
+    left behind. alone: no other process writes this file meanwhile, so the path is the same every time, and what a
+    killed process left there is written over. Raises OSError."""
+    aside = path.with_name(f"{PART}{path.name if alone else uuid4().hex}")
+    try:
+        yield aside
+        replace_file(aside, path)
+    finally:
+        with suppress(OSError):  # such as where a file stands in the folder's place
+            remove_file(aside)
+
+
+def write_anywhere(path: Path, pieces: Iterable[bytes]) -> None:
+    """Write a file in one go, and its folders; into a pipe or the terminal, which nothing may take the place of, as it
+    is. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    as_it_is = path.exists() and not path.is_file()
+    with nullcontext(path) if as_it_is else replacing(path) as place, place.open("wb") as f:
+        for piece in pieces:
+            f.write(piece)
 
 
 def check_writable(folder: Path) -> None:

@@ -67,7 +67,7 @@ def test_a_bank_that_cannot_be_written_leaves_the_one_of_before(tmp_path, monkey
     monkeypatch.setattr(embeddings, "save_file", full)
     with pytest.raises(ModelError, match=r"cannot be written.*No space left.*Free some disk space"):
         own.write_bank({"a": torch.eye(16)[1:2]}, "data")
-    assert torch.equal(own.read_bank()["a"], torch.eye(16)[:1]) and not list(tmp_path.glob("*.tmp"))
+    assert torch.equal(own.read_bank()["a"], torch.eye(16)[:1]) and not list(tmp_path.glob(".part-*"))
 
 
 def test_a_bank_that_was_never_made_says_how_to_make_it(tmp_path):

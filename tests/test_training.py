@@ -67,8 +67,9 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(tmp_path):
     regression(often, tmp_path / "c.pt", stop=5)
     saved = torch.load(tmp_path / "c.pt", weights_only=True)
     torch.save({**saved, "step": 5}, tmp_path / "c.pt")
-    (tmp_path / "c.tmp").write_bytes(b"torn")  # the kill came while a checkpoint was being written
+    (tmp_path / ".part-c.pt").write_bytes(b"torn")  # the kill came while a checkpoint was being written
     assert torch.equal(regression(CONFIG, tmp_path / "c.pt").weight, regression(CONFIG).weight)
+    assert [p.name for p in tmp_path.iterdir()] == ["c.pt"]  # what is torn is as large as a model, and does not pile up
 
 
 def test_training_learns():

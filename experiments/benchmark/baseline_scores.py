@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from experiments.benchmark.clock import Clock
-from guda_core.held_files import replace_file
+from guda_core.held_files import replacing
 from guda_core.records import Attribution, Query
 
 
@@ -56,9 +56,8 @@ def score_baseline(
             if a.groups:
                 out[i] = [np.nan if (s := a.groups[g].score) is None else s for g in ids]
         if (i + 1) % 20 == 0 or i + 1 == len(of):
-            aside = path.with_suffix(".tmp.npy")
-            np.save(aside, out)
-            replace_file(aside, path)
+            with replacing(path) as aside, aside.open("wb") as f:
+                np.save(f, out)
             note.write_text(json.dumps({**key, "done": i + 1, "settings": dict(settings)}), encoding="utf-8")
         yield 0.5 + 0.5 * (i + 1) / len(of)
 

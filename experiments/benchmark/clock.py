@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from guda_core.held_files import replace_file
+from guda_core.held_files import replacing
 from guda_core.work_queue import claimed
 
 T = TypeVar("T")
@@ -64,9 +64,8 @@ class Clock:
             self._write()
 
     def _write(self) -> None:
-        aside = self.path.with_suffix(".tmp")
-        aside.write_text(json.dumps(self.spent, indent=1), encoding="utf-8")
-        replace_file(aside, self.path)
+        with replacing(self.path) as aside:
+            aside.write_text(json.dumps(self.spent, indent=1), encoding="utf-8")
 
     def cpu(self, prefix: str) -> float:
         """CPU seconds of every name that begins with the prefix."""

@@ -30,7 +30,7 @@ from experiments.benchmark.strata import make_strata
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.likelihood import stratum_sums
-from guda_core.held_files import replace_file
+from guda_core.held_files import replacing
 from guda_core.records import Query
 
 
@@ -94,9 +94,8 @@ def values(
     path.parent.mkdir(parents=True, exist_ok=True)
 
     def save(n: int) -> None:
-        aside = path.with_suffix(".tmp.npy")
-        np.save(aside, out)
-        replace_file(aside, path)
+        with replacing(path) as aside, aside.open("wb") as f:
+            np.save(f, out)
         note.write_text(json.dumps({**key, "done": n, "dtype": str(model.dtype)}), encoding="utf-8")
 
     if done < len(queries):

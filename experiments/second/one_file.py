@@ -22,6 +22,7 @@ from PIL import Image
 from guda_core.data.groups import normal
 from guda_core.data.sources.iconify import Iconify
 from guda_core.errors import DataError
+from guda_core.held_files import replacing
 from guda_core.records import GroupSet
 
 FORMAT = 1
@@ -70,15 +71,13 @@ def pack(group_set: GroupSet, path: Path, *, whole: bool = True) -> Iterator[flo
             yield (i + (n + 1) / len(at)) / len(group_set.groups)
     note = json.dumps({"format": FORMAT, "manifest": manifest, "objects": objects}).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".tmp")
-    with aside.open("wb") as f:
+    with replacing(path) as aside, aside.open("wb") as f:
         np.savez_compressed(
             f,
             pictures=np.frombuffer(b"".join(files), np.uint8),
             ends=np.cumsum([len(b) for b in files]),
             note=np.frombuffer(note, np.uint8),
         )
-    aside.replace(path)
     yield 1.0
 
 

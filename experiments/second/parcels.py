@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from guda_core.errors import DataError
-from guda_core.held_files import replace_file
+from guda_core.held_files import replacing
 
 LIMIT = 15 * 2**20  # bytes of a parcel; what comes back may have 16 MiB
 MOST = 4  # parcels: 64 MiB may come back at once
@@ -99,12 +99,10 @@ def send(
     written = []
     for i, parcel in enumerate(parcels[:MOST]):
         path = to / NAME.format(first + i)
-        aside = path.with_suffix(".tmp")
-        with zipfile.ZipFile(aside, "w", zipfile.ZIP_STORED) as z:
+        with replacing(path) as aside, zipfile.ZipFile(aside, "w", zipfile.ZIP_STORED) as z:
             for name, data in parcel.pieces:
                 z.writestr(name, data)
             z.writestr(LIST, json.dumps(parcel.holds))
-        replace_file(aside, path)
         written.append(path)
     for old in to.glob(NAME.format("*")):
         number = old.stem.removeprefix("second-")

@@ -7,9 +7,8 @@ that names the file and the place in it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -19,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import AdapterError, CacheError
-from guda_core.held_files import advice, remove_file, replace_file
+from guda_core.held_files import advice, replacing
 from guda_core.unlearning.adapter_files import read_json
 
 LONGEST = 40  # characters of a wrong value that are shown
@@ -67,20 +66,16 @@ def in_place_of(path: Path) -> Iterator[Path]:
     Raises:
         CacheError: it cannot be written, such as on a full disk.
     """
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield aside
-        replace_file(aside, path)
+        with replacing(path) as aside:
+            yield aside
     except (OSError, SafetensorError) as e:
         what = advice(e, "Free some disk space")
         raise CacheError(
             f"{path} cannot be written ({str(getattr(e, 'strerror', None) or e).rstrip('.')}). {what} and run the same "
             "command again; what was there before is still there."
         ) from e
-    finally:
-        with suppress(OSError):
-            remove_file(aside)
 
 
 Kind = TypeVar("Kind", bound=RunFile)

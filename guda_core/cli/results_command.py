@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from uuid import uuid4
 
 import typer
 from rich.table import Table
@@ -168,28 +166,11 @@ def _cells(r: Row) -> dict[str, str]:
 
 def _write_csv(found: Results, asked: Asked, path: Path) -> None:
     """Write rows as a CSV, a chunk at a time: any number of them fits into memory."""
-    from guda_core.errors import ReportError
-    from guda_core.held_files import advice, remove_file, replace_file
-    from guda_core.reports.bundle import csv_text
+    from guda_core.reports import bundle
     from guda_core.scoring.table_rows import COLUMNS
 
-    part = path.with_name(f".part-{uuid4().hex}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        as_it_is = path.exists() and not path.is_file()  # a pipe or the terminal, which nothing may take the place of
-        try:
-            with (path if as_it_is else part).open("w", encoding="utf-8", newline="") as f:
-                f.write(csv_text(tuple(COLUMNS), []))
-                for chunk in found.all_rows(asked, order=asked.order):
-                    f.write(csv_text(tuple(COLUMNS), chunk).partition("\n")[2])
-            if not as_it_is:
-                replace_file(part, path)
-        finally:
-            with suppress(OSError):
-                remove_file(part)
-    except OSError as e:
-        what = advice(e, "Free some space")
-        raise ReportError(f"{path} cannot be written ({e.strerror}). {what} or name another place.") from e
+    rows = (row for chunk in found.all_rows(asked, order=asked.order) for row in chunk)
+    bundle.write(path, (line.encode() for line in bundle.csv_lines(tuple(COLUMNS), rows)))
     say(f"Written: {path}")
 
 

@@ -12,10 +12,8 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -29,7 +27,7 @@ from guda_core.data.dataset import GroupDataset, Item, batches, middle
 from guda_core.diffusion.memory import MEND, lacked_memory
 from guda_core.diffusion.pixels import to_unit
 from guda_core.errors import DataError, ModelError, NoRoomError
-from guda_core.held_files import advice, remove_file, replace_file
+from guda_core.held_files import advice, replacing
 from guda_core.records import GroupSet
 
 BANK = "bank.safetensors"
@@ -73,14 +71,11 @@ class Encoder(ABC):
             "counts": json.dumps({g: len(f) for g, f in features.items()}),
             **({"group_set": group_set} if group_set else {}),
         }
-        aside = self.bank.with_name(f"{self.bank.name}.{uuid4().hex}.tmp")
         try:
             self.bank.parent.mkdir(parents=True, exist_ok=True)
-            save_file({g: f.to(torch.float16).contiguous() for g, f in features.items()}, aside, metadata=meta)
-            replace_file(aside, self.bank)
+            with replacing(self.bank) as aside:
+                save_file({g: f.to(torch.float16).contiguous() for g, f in features.items()}, aside, metadata=meta)
         except (OSError, SafetensorError) as e:
-            with suppress(OSError):
-                remove_file(aside)
             what = advice(e, "Free some disk space")
             raise ModelError(
                 f"The features cannot be written to {self.bank} ({str(e).rstrip('.')}). {what}, or name another "

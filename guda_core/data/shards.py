@@ -11,14 +11,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from uuid import uuid4
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from guda_core.errors import CacheError
-from guda_core.held_files import advice, is_held, remove_file, replace_file
+from guda_core.held_files import advice, is_held, remove_file, replacing
 
 log = logging.getLogger(__name__)
 
@@ -68,20 +67,16 @@ class Shards:
         """
         name = hashlib.sha256("\n".join(sorted(entries)).encode()).hexdigest()[:16]
         path = self.folder / f"{self.kind}-{name}.safetensors"
-        aside = path.with_name(f"{path.stem}.{uuid4().hex}.tmp")  # several processes may keep the same at once
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             flat = {f"{k}/{n}": t.detach().cpu().contiguous() for k, e in entries.items() for n, t in e.items()}
-            save_file(flat, aside)
             try:
-                replace_file(aside, path)
+                with replacing(path) as aside:  # several processes may keep the same at once
+                    save_file(flat, aside)
             except OSError as e:
-                if not (is_held(e) and path.is_file()):
+                if not (is_held(e) and path.is_file()):  # another process reads the same: the name is their hash
                     raise
-                remove_file(aside)  # another process reads the same entries there: the name is their hash
         except (OSError, SafetensorError) as e:
-            with suppress(OSError):
-                remove_file(aside)
             what = advice(e, "Free some disk space")
             raise CacheError(
                 f"{self.folder} cannot be written ({str(e).rstrip('.')}). {what} and run the same command again: what "

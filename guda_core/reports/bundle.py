@@ -25,13 +25,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 
 from guda_core.data.decoding import FORMATS, kind_of
 from guda_core.errors import ReportError
-from guda_core.held_files import advice, remove_file, replace_file
+from guda_core.held_files import advice, write_anywhere
 from guda_core.picture_records import Shown
 from guda_core.records import Attribution, GroupSet, Provenance, Query, Tried
 from guda_core.reports import picture_files
@@ -189,23 +188,15 @@ def _hashes(files: Mapping[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
 
 
-def write(path: Path, data: bytes) -> None:
-    """Write a file in one go: a reader sees the old one or the new one, never a part.
+def write(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Write a file in one go: a reader sees the old one or the new one, never a part. data: the whole, or its pieces,
+    which need not fit into memory together.
 
     Raises:
         ReportError: the disk is full, or the place cannot be written to.
     """
-    part = path.with_name(f".part-{uuid4().hex}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not path.is_file():  # a pipe or the terminal, which nothing may take the place of
-            path.write_bytes(data)
-            return
-        try:
-            part.write_bytes(data)
-            replace_file(part, path)
-        finally:
-            remove_file(part)
+        write_anywhere(path, [data] if isinstance(data, bytes) else data)
     except OSError as e:
         what = advice(e, "Free some space")
         raise ReportError(f"{path} cannot be written ({e.strerror}). {what} or name another place.") from e

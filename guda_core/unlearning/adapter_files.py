@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -26,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from guda_core.errors import AdapterError
-from guda_core.held_files import advice, check_writable, remove_file, replace_file
+from guda_core.held_files import advice, check_writable, remove_file, replace_file, replacing
 
 META, LORA, LORA_CONFIG, NETWORK = (
     "guda.json",
@@ -111,13 +110,10 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
     Raises:
         AdapterError: it cannot be written; what was there before stays.
     """
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # what was interrupted does not count
     try:
-        aside.write_text(json.dumps(record, indent=1), encoding="utf-8")
-        replace_file(aside, path)
+        with replacing(path) as aside:
+            aside.write_text(json.dumps(record, indent=1), encoding="utf-8")
     except OSError as e:
-        with suppress(OSError):
-            remove_file(aside)
         what = advice(e, "Free some disk space")
         raise AdapterError(f"{path} cannot be written ({e.strerror or e}). {what}.") from e
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +15,7 @@ from torch import nn
 
 from guda_core.diffusion.memory import MEND, lacked_memory
 from guda_core.errors import NoMemoryError, TrainingError
-from guda_core.held_files import advice, remove_file, replace_file
+from guda_core.held_files import advice, replacing
 
 
 class Kept(Protocol):
@@ -33,14 +32,11 @@ def write(path: Path, state: Mapping[str, Any]) -> None:
     Raises:
         TrainingError: it cannot be written, such as on a full disk. The one before stays.
     """
-    aside = path.with_suffix(".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(dict(state), aside)
-        replace_file(aside, path)
+        with replacing(path, alone=True) as aside:
+            torch.save(dict(state), aside)
     except (OSError, RuntimeError) as e:  # torch's writer raises a RuntimeError on a full disk
-        with suppress(OSError):  # such as where a file stands in the folder's place
-            remove_file(aside)
         what = advice(e, "Free some disk space")
         raise TrainingError(
             f"The checkpoint {path} cannot be written ({first_line(e)}). {what} and run the same command again: it "

@@ -7,7 +7,6 @@ stands in the set's list with the network's name, so that it is known for what i
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from guda_core.diffusion.devices import chosen_device
 from guda_core.diffusion.memory import Fitting, in_batches, is_out_of_memory
 from guda_core.errors import DataError, GroupSetError, ModelError, NoRoomError
 from guda_core.from_hub import PREFIX, bring
-from guda_core.held_files import remove_file
 from guda_core.paths import at_home, is_folder, sets
 from guda_core.records import GroupSet
 
@@ -135,6 +133,4 @@ def _write(path: Path, rows: Sequence[Listed]) -> None:
     try:
         write_list(path, rows)
     except OSError as e:
-        with contextlib.suppress(OSError):
-            remove_file(path.with_name(path.name + ".new"))
         raise DataError(f"The captions cannot be written to {path}: {e.strerror or e}.") from e

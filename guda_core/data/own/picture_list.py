@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from guda_core.data.own.found import counted, some
 from guda_core.errors import GroupSetError
-from guda_core.held_files import replace_file
+from guda_core.held_files import replacing
 from guda_core.strict import Fields, Text
 
 FILE = "pictures.jsonl"
@@ -46,9 +46,8 @@ class Listed(Fields):
 def write_list(path: Path, pictures: Iterable[Listed]) -> None:
     """Write the list; a file of that name is replaced in one go."""
     rows = (json.dumps(p.model_dump(exclude_defaults=True), ensure_ascii=False) for p in pictures)
-    new = path.with_name(path.name + ".new")
-    new.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
-    replace_file(new, path)
+    with replacing(path) as new:
+        new.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
 
 
 def read_list(path: Path) -> list[Listed]:
