@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 
 from experiments.benchmark import fair, where_tables
@@ -13,7 +14,8 @@ from experiments.benchmark import result_tables as tables
 from experiments.benchmark import variation as v
 from experiments.benchmark.styles_arrays import INSTANCE_EXAMPLES, INSTANCE_TIMESTEPS
 from experiments.held_back import TARGETS
-from guda_core.paths import BENCHMARKS, ROOT
+from experiments.tables import agreement
+from guda_core.paths import BENCHMARKS, DOCS, ROOT
 
 WORDS = {"a": ("red", "thin"), "b": ("blue", "thick"), "c": ("grey", "flat")}
 
@@ -413,3 +415,11 @@ def test_the_page_of_limits_says_how_much_more_retraining_takes_away(committed):
     for name, value in slope.items():
         said = said.replace(f"{{{name}}}", value)
     assert said in page
+
+
+@pytest.mark.parametrize("name", agreement.PLOTTED)
+def test_the_plots_of_first_places_are_of_the_committed_tables(name):
+    """Else: `python -m experiments.tables.agreement`."""
+    rows, sha256 = agreement.plotted(name)
+    with Image.open(DOCS / f"{name}.png") as im:
+        assert rows and im.text[agreement.ROWS] == sha256

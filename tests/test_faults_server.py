@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import numpy as np
@@ -173,16 +173,17 @@ def test_out_of_memory_for_good_is_explained_and_the_next_visitor_is_served(real
 
 
 def test_a_full_disk_is_said_and_leaves_no_part_of_a_report(app, monkeypatch):
-    write, full = Path.write_bytes, []
+    opened, full = Path.open, []
 
-    def write_bytes(path: Path, data: bytes) -> int:
-        if path.name.startswith(".part-"):
+    def open_on_a_full_disk(path: Path, mode: str = "r", *a: object, **named: object) -> IO:
+        if path.name.startswith(".part-") and "w" in mode:
             full.append(path)
-            write(path, data[:100])
+            with opened(path, "wb") as f:
+                f.write(b"begun")
             raise OSError(28, "No space left on device")
-        return write(path, data)
+        return opened(path, mode, *a, **named)
 
-    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    monkeypatch.setattr(Path, "open", open_on_a_full_disk)
     offered = app.uploads / "offered"
     before = set(offered.rglob("*"))
     with pytest.raises(AppError, match=re.escape(html.escape(words.DISK))):

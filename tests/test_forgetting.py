@@ -7,7 +7,6 @@ import errno
 import hashlib
 import itertools
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +14,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from guda_core import held_files
 from guda_core.attribution.guda import Guda
 from guda_core.attribution.method import Budget
 from guda_core.data.dataset import Pictures
@@ -154,13 +154,13 @@ def test_the_offset_is_measured_however_many_groups_there_are():
 
 
 def test_a_disk_that_is_full_while_health_and_time_are_written_is_told_and_tears_nothing(job, monkeypatch):
-    def full(path, *more, **named):
-        if path.name.startswith(("health.json", "timing.json")):
+    def full(aside, path):
+        if path.name in (adapter_files.HEALTH, adapter_files.TIMING):
             raise OSError(errno.ENOSPC, "No space left on device")
-        return write_text(path, *more, **named)
+        replace_file(aside, path)
 
-    write_text = Path.write_text
-    monkeypatch.setattr(Path, "write_text", full)
+    replace_file = held_files.replace_file
+    monkeypatch.setattr(held_files, "replace_file", full)
     for _ in job.unlearn("noto", CONFIG):
         pass
     folder = job.folder / "noto"
@@ -168,7 +168,7 @@ def test_a_disk_that_is_full_while_health_and_time_are_written_is_told_and_tears
     measured = health.Health(job, health.HealthConfig(pictures=1, held_out=8, strata=4))
     with pytest.raises(AdapterError, match=r"health\.json cannot be written \(No space left on device\)\. Free some"):
         list(measured.measure("noto"))
-    assert not list(folder.glob("*.tmp")) and measured.unmeasured(["noto"]) == ["noto"]
+    assert not list(folder.glob(".part-*")) and measured.unmeasured(["noto"]) == ["noto"]
 
 
 def test_answers_say_where_a_gpu_had_no_room_to_merge(job, monkeypatch):
