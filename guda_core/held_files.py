@@ -8,9 +8,10 @@ as it is. Elsewhere no error has such a number, and nothing waits.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -54,14 +55,28 @@ def replacing(path: Path, *, alone: bool = False) -> Iterator[Path]:
             remove_file(aside)
 
 
+def is_stdout(path: Path) -> bool:
+    """Whether a path leads to where this program's output goes, as /dev/stdout does."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(sys.stdout.fileno()))
+    except (OSError, ValueError, AttributeError):  # no such file, no path, no stdout
+        return False
+
+
 def write_anywhere(path: Path, pieces: Iterable[bytes]) -> None:
-    """Write a file in one go, and its folders; into a pipe or the terminal, which nothing may take the place of, as it
-    is. Raises OSError."""
+    """Write a file in one go, and its folders. A link goes on leading where it leads. Where nothing may take the place
+    of what is there - a pipe, the terminal, what /dev or /proc names - it is written into. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    as_it_is = path.exists() and not path.is_file()
-    with nullcontext(path) if as_it_is else replacing(path) as place, place.open("wb") as f:
-        for piece in pieces:
-            f.write(piece)
+    if is_stdout(path):  # opened anew it would lose what stands there
+        sys.stdout.flush()
+        sys.stdout.buffer.writelines(pieces)
+        sys.stdout.buffer.flush()
+    elif (path.exists() and not path.is_file()) or path.parts[:2] in (("/", "dev"), ("/", "proc")):
+        with path.open("wb") as f:
+            f.writelines(pieces)
+    else:
+        with replacing(path.resolve()) as aside, aside.open("wb") as f:
+            f.writelines(pieces)
 
 
 def check_writable(folder: Path) -> None:

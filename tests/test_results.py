@@ -8,6 +8,8 @@ import json
 import os
 import re
 import struct
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +23,7 @@ import typer
 
 import guda_core
 from experiments.scale import made_up
-from guda_core import api
+from guda_core import api, held_files
 from guda_core.cli import table_lines
 from guda_core.data.groups import load_group_set
 from guda_core.diffusion.cards import resolve_card
@@ -709,3 +711,29 @@ def test_rows_go_into_a_pipe_as_they_are_and_leave_nothing_beside_it(tmp_path):
     wanted = Results(str(out)).rows(Asked(group="noto"), order="score")
     assert [(r["picture"], r["method"]) for r in got] == [(r["picture"], r["method"]) for r in wanted] != []
     assert {r["group_id"] for r in got} == {"noto"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no /dev/stdout")
+def test_rows_written_to_stdout_are_all_that_stands_there_and_follow_what_stood_there(tmp_path):
+    out, to = tmp_path / "out", tmp_path / "rows.csv"
+    make_table(folder_of(tmp_path / "in", 2), out, LightService)
+    asked = [sys.executable, "-m", "guda_core", "results", str(out), "--group", "noto", "--csv", "/dev/stdout"]
+    to.write_text("before\n")
+    with to.open("ab") as f:
+        told = subprocess.run(asked, stdout=f, stderr=subprocess.PIPE, text=True, timeout=60, check=True).stderr
+    before, *rows = to.read_text(encoding="utf-8").splitlines()
+    assert before == "before" and "Written: /dev/stdout" in told and "noto" in told.lower()
+    assert [r["group_id"] for r in csv.DictReader(rows)] == ["noto"] * 4
+    assert Path("/dev/stdout").is_symlink()
+
+
+def test_a_link_goes_on_leading_where_it_leads(tmp_path):
+    (tmp_path / "far").mkdir()
+    for name, old in (("there", b"old"), ("not yet", None)):
+        target, link = tmp_path / "far" / name, tmp_path / f"to {name}"
+        if old:
+            target.write_bytes(old)
+        link.symlink_to(target)
+        held_files.write_anywhere(link, [b"n", b"ew"])
+        assert link.is_symlink() and target.read_bytes() == b"new"
+    assert sorted(p.name for p in (tmp_path / "far").iterdir()) == ["not yet", "there"]

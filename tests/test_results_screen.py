@@ -171,13 +171,19 @@ def test_whoever_opens_the_tab_sees_the_table_as_it_is_then(tmp_path, monkeypatc
     make_table(folder, out, LightService)
     monkeypatch.setenv("GUDA_RESULTS", str(out))
     (entered,) = (f.fn for f in build_ui(FakeService()).fns.values() if getattr(f.fn, "__name__", "") == "entered")
-    asked = (0, "picture", "", "", "", "", "", True)
-    assert "2 pictures: 2 scored" in entered(*asked)[0]
+    asked = (0, "picture", "one more.png", "", "", "", "", "", True)
+    before = entered(*asked)
+    assert "2 pictures: 2 scored" in before[0] and "There is no picture" in before[-1]
     draw(folder / "one more.png", 9)
     make_table(folder, out, LightService)
-    head, _, methods, start, where, _, picture = entered(*asked)
+    head, _, methods, start, where, _, picture, opened = entered(*asked)
     assert "3 pictures: 3 scored" in head and start == 0 and "Rows 1 to 6 of 6" in where
-    assert "one more.png" in picture["choices"] and "value" not in picture and ("guda" in methods["choices"])
+    assert (
+        "SHA-256 of the file" in opened
+        and "one more.png" in picture["choices"]
+        and "value" not in picture
+        and ("guda" in methods["choices"])
+    )
     shutil.rmtree(out)
     assert "There are no results" in entered(*asked)[0]
 

@@ -26,6 +26,7 @@ from guda_core.cli.terminal import (
     progress_bar,
     say,
     show,
+    write,
 )
 from guda_core.errors import OptionError
 from guda_core.paths import is_folder, is_there
@@ -228,7 +229,7 @@ def _shown(
     service: LocalService, query: Query, final: dict[str, Attribution], report: Path, wanted: tuple[bool, bool]
 ) -> Shown:
     """Make strip and maps by the first method that can, and write them beside the report."""
-    from guda_core.reports import bundle, figures, picture_files
+    from guda_core.reports import figures, picture_files
 
     method = service.with_models(list(final))[0]
     strip = service.strip(query, method) if wanted[0] else None
@@ -236,8 +237,7 @@ def _shown(
     shown = picture_files.shown(query.pixels, strip, final[method].ranked(), found)
     for name, data in figures.sheets(shown, service.group_set).items():
         path = report.with_name(f"{report.stem}-{name}")
-        bundle.write(path, data)
-        say(f"Written: {path}")
+        write(path, data)
     return shown
 
 
@@ -275,8 +275,7 @@ def _write(
 
     for_zip = {k: about.pop(k, None) for k in ("shown", "original")}
     if json_file is not None:
-        bundle.write(json_file, bundle.json_text(to_json(query, answers, group_set, **about)).encode())
-        say(f"Written: {json_file}")
+        write(json_file, bundle.json_text(to_json(query, answers, group_set, **about)).encode())
     if report_file is not None:
         try:
             made = bundle.make(query, answers, group_set, **about, **for_zip)
@@ -285,8 +284,7 @@ def _write(
                 raise
             note(f"{e} The report was made without it.")
             made = bundle.make(query, answers, group_set, **about, shown=for_zip["shown"])
-        bundle.write(report_file, made)
-        say(f"Written: {report_file}")
+        write(report_file, made)
 
 
 def _show_answer(a: Attribution, gs: GroupSet, method: MethodInfo) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from guda_core.amounts import score_said
-from guda_core.cli.terminal import HomeOption, LoraOption, note, say, show
+from guda_core.cli.terminal import HomeOption, LoraOption, note, say, show, write, write_json
 from guda_core.errors import OptionError
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _tell(found: Results, asked: Asked, csv_file: Path | None, json_file: Path |
     if csv_file is not None:
         _write_csv(found, asked, csv_file)
     if json_file is not None:
-        _write_json(json_file, summary.plain())
+        write_json(json_file, summary.plain())
 
 
 def _show_summary(s: Summary) -> None:
@@ -145,7 +145,7 @@ def _rows(found: Results, asked: Asked, csv_file: Path | None, json_file: Path |
     if csv_file is not None:
         _write_csv(found, asked, csv_file)
     if json_file is not None:
-        _write_json(json_file, [r for chunk in found.all_rows(asked, order=asked.order) for r in chunk])
+        write_json(json_file, [r for chunk in found.all_rows(asked, order=asked.order) for r in chunk])
 
 
 def _cells(r: Row) -> dict[str, str]:
@@ -170,17 +170,7 @@ def _write_csv(found: Results, asked: Asked, path: Path) -> None:
     from guda_core.scoring.table_rows import COLUMNS
 
     rows = (row for chunk in found.all_rows(asked, order=asked.order) for row in chunk)
-    bundle.write(path, (line.encode() for line in bundle.csv_lines(tuple(COLUMNS), rows)))
-    say(f"Written: {path}")
-
-
-def _write_json(path: Path, value: Any) -> None:
-    import json
-
-    from guda_core.reports import bundle
-
-    bundle.write(path, (json.dumps(value, indent=1) + "\n").encode())
-    say(f"Written: {path}")
+    write(path, (line.encode() for line in bundle.csv_lines(tuple(COLUMNS), rows)))
 
 
 def _again(found: Results, picture: str, path: Path, *, model: str | None) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,8 +23,9 @@ from typer.core import TyperCommand, TyperGroup
 
 from guda_core.attribution import METHODS
 from guda_core.clean_log import clean, log_cleaned
-from guda_core.errors import DataError, GudaError, OptionError
+from guda_core.errors import GudaError, OptionError
 from guda_core.from_hub import is_named, repository
+from guda_core.held_files import is_stdout
 from guda_core.paths import is_folder, is_there
 
 BROKEN_OFF = 130  # the exit code of a command that Ctrl-C ended
@@ -58,14 +59,22 @@ def show(table: Table) -> None:
     OUT.print(table)
 
 
-def write_json(path: Path, record: Any) -> None:
-    """Write an answer as JSON, and say where. Raises DataError where that is not possible."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
-    except OSError as e:
-        raise DataError(f"{path} cannot be written: {e.strerror or e}. Name another place.") from e
+def write(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Write an answer's file (see `bundle.write`), and say where. Raises ReportError."""
+    from guda_core.reports import bundle
+
+    bundle.write(path, data)
     say(f"Written: {path}")
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Write an answer as JSON, and say where. Raises ReportError where that is not possible."""
+    write(path, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def _make_way(arguments: Iterable[str]) -> None:
+    """Where a file of the answer goes to stdout, all else that is said goes to stderr."""
+    OUT.stderr = any(is_stdout(Path(a.rpartition("=")[2])) for a in arguments)
 
 
 def _any_encoding() -> None:
@@ -80,6 +89,7 @@ class _OneSentence:
 
     def main(self, *args: Any, standalone_mode: bool = True, **more: Any) -> Any:
         _any_encoding()
+        _make_way(args[0] if args and args[0] else more.get("args") or sys.argv[1:])
         log_cleaned()
         try:
             code = super().main(*args, standalone_mode=False, **more)  # type: ignore[misc]

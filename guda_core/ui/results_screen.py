@@ -216,15 +216,16 @@ def connect(s: Screen, results: Results, tab: gr.Tab) -> None:
     def on(at: int, *asked: Any) -> list[Any]:
         return turned(at + ROWS, *asked)
 
-    def entered(at: int, order: str, *asked: Any) -> list[Any]:
+    def entered(at: int, order: str, picture: str | None, *asked: Any) -> list[Any]:
         try:
             with results.at_once():
                 (groups, methods), head = _choices(results), _head(results)
                 start, where, rows, names = page(results, asked_of(*asked), order, at)
+                answer = opened(results, picture or "")
         except Exception as e:
-            return [note(explained(e)), *[gr.skip()] * 6]
+            return [note(explained(e)), *[gr.skip()] * 7]
         shown = [gr.update(choices=c) for c in (groups, methods, names)]
-        return [head, *shown[:2], start, where, rows, shown[2]]
+        return [head, *shown[:2], start, where, rows, shown[2], answer]
 
     def show(picture: str | None) -> Html:
         try:
@@ -233,12 +234,13 @@ def connect(s: Screen, results: Results, tab: gr.Tab) -> None:
             return note(explained(e))
 
     queued: dict[str, Any] = {**QUICK, "queue": True, "concurrency_id": "results", "concurrency_limit": 2}
+    read_anew = [s.head, s.asked[1], s.asked[2], *outputs, s.opened]
     for event in (
+        tab.select(entered, [s.start, s.order, s.picture, *s.asked], read_anew, **queued),
         gr.on([c.change for c in (*s.asked, s.order)], fresh, [s.order, *s.asked], outputs, **queued),
         s.back.click(back, [s.start, s.order, *s.asked], outputs, **queued),
         s.on.click(on, [s.start, s.order, *s.asked], outputs, **queued),
     ):
         event.failure(lambda: note(words.NOT_STARTED), None, s.where, **QUICK)
-    tab.select(entered, [s.start, s.order, *s.asked], [s.head, s.asked[1], s.asked[2], *outputs], **queued)
     shown = s.picture.change(show, s.picture, s.opened, **queued)
     shown.failure(lambda: note(words.NOT_STARTED), None, s.opened, **QUICK)
