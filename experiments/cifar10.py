@@ -6,8 +6,7 @@ Several GPUs: `accelerate launch -m experiments.cifar10`.
 from __future__ import annotations
 
 from experiments.commands import FolderOption, MinutesOption, TableOption, program
-from guda_core.cli.terminal import follow, say
-from guda_core.paths import BENCHMARKS, DOCS
+from guda_core.paths import BENCHMARKS
 
 
 def cifar10(folder: FolderOption = None, minutes: MinutesOption = None, table_only: TableOption = False) -> None:
@@ -15,10 +14,7 @@ def cifar10(folder: FolderOption = None, minutes: MinutesOption = None, table_on
     uoft-cs/cifar10 where there is no hub."""
     from experiments.benchmark import benches, classes_table
 
-    where, config = folder or BENCHMARKS, benches.find("cifar10")
-    if not table_only:
-        follow(classes_table.run_all(config, where, DOCS, minutes))
-    say(f"Written: {classes_table.write_table(where, config.name)}")
+    classes_table.command(benches.find("cifar10"), folder or BENCHMARKS, minutes, table_only)
 
 
 main = program(cifar10)

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from experiments.commands import FolderOption, MinutesOption, TableOption, program
-from guda_core.cli.terminal import follow, say
-from guda_core.paths import BENCHMARKS, DOCS
+from guda_core.paths import BENCHMARKS
 
 
 def digits(
@@ -27,9 +26,7 @@ def digits(
 
     where, config = folder or BENCHMARKS, benches.find("digits-quick" if quick else "digits")
     config = replace(config, second_seed=None) if no_ceiling else config
-    if not table_only:
-        follow(classes_table.run_all(config, where, DOCS, minutes))
-    say(f"Written: {classes_table.write_table(where, config.name)}")
+    classes_table.command(config, where, minutes, table_only)
 
 
 main = program(digits)

@@ -326,7 +326,7 @@ def save_cifar10(folder: Path, n: int = 4) -> Path:
     return folder
 
 
-def test_cifar10_runs_end_to_end_on_stand_in_data(tmp_path, monkeypatch, three):
+def test_cifar10_runs_end_to_end_on_stand_in_data(tmp_path, monkeypatch, three, capsys):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("GUDA_CIFAR10", str(save_cifar10(tmp_path / "cifar10")))
     paper = benches.find("cifar10")
@@ -355,10 +355,18 @@ def test_cifar10_runs_end_to_end_on_stand_in_data(tmp_path, monkeypatch, three):
     assert len(held) == 10 and all(o.startswith("test-") for o in held.names)
     monkeypatch.setattr(Cifar10, "read", staticmethod(functools.cache(read_cifar10)))
     three()
-    list(classes_table.run_all(config, tmp_path, tmp_path))
+    classes_table.command(config, tmp_path, 1e-9, table_only=False)
+    monkeypatch.setattr(classes_table, "DOCS", tmp_path)
+    classes_table.command(config, tmp_path, None, table_only=False)
+    said = capsys.readouterr().out.splitlines()
+    assert said == ["Stopped. The same command goes on from here.", f"Written: {tmp_path / 'cifar-small.json'}"]
     table = json.loads((tmp_path / "cifar-small.json").read_text())
     assert {r["method"] for r in table["rows"]} == ROWS - {"logo", "logo-2"}
     assert all(r["n"] == 2 for r in table["rows"])
+    monkeypatch.setenv("RANK", "1")  # of several processes that `accelerate launch` started, one writes
+    assert not bench.trained(config) and not list(classes_table.run_all(config, tmp_path / "no", tmp_path))
+    assert not (tmp_path / "no").exists()
+    monkeypatch.delenv("RANK")
 
     monkeypatch.setenv("GUDA_CIFAR10", str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match="Set GUDA_CIFAR10"):

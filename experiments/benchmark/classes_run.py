@@ -242,13 +242,19 @@ def arrays(model: BaseModel, of: Sequence[Query], config: BenchConfig) -> dict[s
     return out
 
 
+def trained(config: BenchConfig) -> bool:
+    """Whether this process goes on after the trainings: all are done, and it is the first of those that
+    `accelerate launch` started, whose help only the trainings need."""
+    return all(job.done for job in queue(config)) and int(os.environ.get("RANK", "0")) == 0
+
+
 def run(config: BenchConfig, *, minutes: float | None = None) -> Iterator[tuple[str, float]]:
     """Everything up to the scores, in order, resumable; yields (what, fraction)."""
     torch.set_flush_denormal(True)
     for job, p in train_all(config, minutes):
         yield f"train {job.name}", p.step / p.steps
-    if not all(job.done for job in queue(config)) or int(os.environ.get("RANK", "0")) > 0:
-        return  # stopped; or a second process, whose help only the trainings need
+    if not trained(config):
+        return
     model = full_model(config)
     clock = Clock(cache(config, model) / "costs.json")
     for what, p in unlearn_all(model, config, clock):

@@ -17,12 +17,24 @@ import numpy as np
 
 from experiments.benchmark import result_tables
 from experiments.benchmark.benches import FIRST, BenchConfig
-from experiments.benchmark.classes_run import arrays, cache, full_model, group_ids, queries, queue, run, sources
+from experiments.benchmark.classes_run import (
+    arrays,
+    cache,
+    full_model,
+    group_ids,
+    queries,
+    queue,
+    run,
+    sources,
+    trained,
+)
 from experiments.benchmark.clock import Clock
 from experiments.benchmark.result_tables import ORACLE
 from experiments.train import class_models, stages
+from guda_core.cli.terminal import follow, say
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import DataError
+from guda_core.paths import DOCS
 from guda_core.reports import figures
 from guda_core.versions import versions
 from guda_core.work_queue import claimed
@@ -137,7 +149,16 @@ def run_all(
 ) -> Iterator[tuple[str, float]]:
     """Run the benchmark (see `classes.run`) and, when it is complete, write everything; yields (what, fraction)."""
     yield from run(config, minutes=minutes)
-    if all(j.done for j in queue(config)):
+    if trained(config):
         one_by_one = cache(config, full_model(config)) / "written"  # processes that share the work end together
         with claimed(one_by_one, wait=True):
             write(config, folder, pictures)
+
+
+def command(config: BenchConfig, folder: Path, minutes: float | None, table_only: bool) -> None:
+    """Run the benchmark, or only make its table, and say what came of it."""
+    if table_only:
+        say(f"Written: {write_table(folder, config.name)}")
+        return
+    follow(run_all(config, folder, DOCS, minutes))
+    say(f"Written: {folder / config.name}.json" if trained(config) else "Stopped. The same command goes on from here.")
