@@ -68,9 +68,12 @@ def write_anywhere(path: Path, pieces: Iterable[bytes]) -> None:
     of what is there - a pipe, the terminal, what /dev or /proc names - it is written into. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if is_stdout(path):  # opened anew it would lose what stands there
-        sys.stdout.flush()
-        sys.stdout.buffer.writelines(pieces)
-        sys.stdout.buffer.flush()
+        try:
+            sys.stdout.flush()
+            sys.stdout.buffer.writelines(pieces)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:  # the reader has had enough, as `head` has
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     elif (path.exists() and not path.is_file()) or path.parts[:2] in (("/", "dev"), ("/", "proc")):
         with path.open("wb") as f:
             f.writelines(pieces)

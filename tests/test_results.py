@@ -725,6 +725,11 @@ def test_rows_written_to_stdout_are_all_that_stands_there_and_follow_what_stood_
     assert before == "before" and "Written: /dev/stdout" in told and "noto" in told.lower()
     assert [r["group_id"] for r in csv.DictReader(rows)] == ["noto"] * 4
     assert Path("/dev/stdout").is_symlink()
+    reader, writer = os.pipe()
+    os.close(reader)  # as `head` leaves it
+    cut = subprocess.run(asked, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=True).stderr
+    os.close(writer)
+    assert "Broken pipe" not in cut and "Exception" not in cut
 
 
 def test_a_link_goes_on_leading_where_it_leads(tmp_path):
