@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -237,6 +239,9 @@ def test_a_report_keeps_who_stopped_when_and_replays(service, query, tmp_path):
     assert recorded(read.record["methods"]).raced and recorded(read.record["methods"]).draws["guda"] == {
         g: made.kl.without[g].shape[1] if g in made.kl.without else 6 for g in service.group_set.groups
     }
+    page = zipfile.ZipFile(tmp_path / "r.zip").read("report.html").decode()
+    for g, n in s["fewer"].items():
+        assert re.search(rf"fewer of groups that stopped early: [^<]*{service.group_set.groups[g].name} {n}\b", page)
     assert verdict(read, service).outcome == "equal"
 
 

@@ -180,6 +180,9 @@ def test_a_table_fills_stops_goes_on_and_opens_an_answer(browser, tmp_path):
         page.get_by_role("button", name="Attribute all").click()
         until(page, lambda: service.at_work == 1)
         expect(page.get_by_text("Picture 1 of 3")).to_be_visible()
+        expect(
+            page.get_by_role("button", name="Download all reports")
+        ).to_be_disabled()  # it would write into that line
         page.get_by_role("button", name="Stop", exact=True).click()
         until(page, lambda: service.at_work == 0)
         expect(page.get_by_text(words.STOPPED)).to_be_visible()
@@ -198,6 +201,7 @@ def test_a_table_fills_stops_goes_on_and_opens_an_answer(browser, tmp_path):
             page.get_by_role("button", name="Download all reports").click()
         download.value.save_as(tmp_path / "reports.zip")
         assert len(zipfile.ZipFile(tmp_path / "reports.zip").namelist()) == 4
+        expect(page.get_by_role("button", name="Attribute all")).to_be_enabled()
         assert violations(page) == []
         page.emulate_media(media="print", reduced_motion="reduce")
         look = "e => { const s = getComputedStyle(e); return [s.printColorAdjust, s.transitionProperty]; }"
@@ -247,6 +251,7 @@ def test_whatever_finds_the_queue_full_says_so_and_the_page_stays_alive(browser,
             until(page, lambda: service.at_work == 1)
         page.get_by_role("button", name="Download all reports").click()
         expect(page.get_by_text(f"No reports. {words.NOT_STARTED}")).to_be_visible(timeout=SLOW)
+        expect(page.get_by_role("button", name="Attribute all")).to_be_enabled()
         page.locator(".guda-several tbody td").nth(1).click()
         expect(page.get_by_text(words.BROUGHT_BACK)).to_be_visible()
         go(page, "Evidence")

@@ -36,10 +36,14 @@ def drawing(record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _draws(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    names = record["group_set"]["groups"]
     for m, found in record["methods"].items():
         if s := found["sampling"]:
             first, last = s["timesteps"]
-            yield f"Draws of {m}", f"{s['draws']} in each of {s['strata']} ranges of the timesteps {first} to {last}"
+            fewer = ", ".join(f"{names[g]['name']} {n}" for g, n in (s.get("fewer") or {}).items())
+            stopped = f"; fewer of groups that stopped early: {fewer}" if fewer else ""
+            draws = f"{s['draws']} in each of {s['strata']} ranges of the timesteps {first} to {last}"
+            yield f"Draws of {m}", draws + stopped
 
 
 def hashes(record: Mapping[str, Any]) -> Html:

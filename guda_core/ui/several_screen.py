@@ -86,7 +86,13 @@ class _Work:
         self.p, self.service = p, service
 
     def usable(self, *, idle: bool) -> dict[Any, Any]:
-        return {self.p.start: gr.update(interactive=idle), self.p.cancel: gr.update(interactive=not idle)}
+        """Pictures are scored, or reports made, and one line tells how far it is: one after the other."""
+        able, stoppable = gr.update(interactive=idle), gr.update(interactive=not idle)
+        return {self.p.start: able, self.p.downloads[1]: able, self.p.cancel: stoppable}
+
+    def packing(self) -> dict[Any, Any]:
+        off = {k: gr.update(interactive=False) for k in self.usable(idle=False)}
+        return {self.p.said: "", self.p.status: status_html(words.WAITING), **off}
 
     def begin(self, files: list[str] | None, folder: list[str] | None, effort: str, before: Any) -> dict[Any, Any]:
         p = self.p
@@ -147,26 +153,28 @@ class _Work:
             for made in reports_of(self.service, several or Several()):
                 if isinstance(made, bytes):
                     file = gr.update(value=offered(ALL_REPORTS, made), visible=True)
-                    yield {self.p.file: file, self.p.status: status_html(words.DONE), self.p.said: ""}
+                    told = {self.p.status: status_html(words.DONE), self.p.said: ""}
+                    yield {self.p.file: file, **told, **self.usable(idle=True)}
                 else:
                     yield {self.p.status: status_html(words.MAKING_REPORTS, made)}
         except Exception as e:
             sentence = explained(e)
             said = {self.p.said: says_html(f"No reports. {sentence}"), self.p.status: status_html("")}
-            yield {self.p.file: gr.update(visible=False), **said}
+            yield {self.p.file: gr.update(visible=False), **said, **self.usable(idle=True)}
             raise refusal(sentence) from None
 
     def not_packed(self, status: str) -> dict[Any, Any]:
         """What stopped the reports is told already, but for a queue that was full: they were never begun."""
         if status != status_html(words.WAITING):
             return {self.p.said: gr.skip()}
-        return {self.p.said: says_html(f"No reports. {words.NOT_STARTED}"), self.p.status: status_html("")}
+        said = says_html(f"No reports. {words.NOT_STARTED}")
+        return {self.p.said: said, self.p.status: status_html(""), **self.usable(idle=True)}
 
 
 def connect(p: Pictures, service: Service, s: Screen, tabs: gr.Tabs) -> None:
     """Wire the screen; opening a row fills the first screen and shows it. tabs: of the page; the first has the id 0."""
     work, runs = _Work(p, service), Runs(service, s)
-    buttons = [p.start, p.cancel]
+    (table, zipped), buttons = p.downloads, [p.start, p.cancel, p.downloads[1]]
     hidden: dict[str, Any] = {"api_visibility": "undocumented", "show_progress": "hidden"}
     p.start.click(
         work.begin, [p.files, p.folder, p.effort, p.several],
@@ -180,13 +188,12 @@ def connect(p: Pictures, service: Service, s: Screen, tabs: gr.Tabs) -> None:
     # The browser cancels after the call: `failed` knows already that it was the visitor.
     stopped = p.cancel.click(lambda: True, None, p.halted, cancels=[running], **QUICK)
     stopped.then(work.stopped, p.several, [p.said, p.status, *buttons], **QUICK)
-    table, zipped = p.downloads
     written = table.click(work.table, p.several, [p.file, p.said], **QUICK)
     written.success(None, p.file, None, js=SAVE, **QUICK)
     queued: dict[str, Any] = {**QUICK, "queue": True, "concurrency_limit": 1}
-    asked = zipped.click(lambda: ["", status_html(words.WAITING)], None, [p.said, p.status], **QUICK)
-    packed = asked.then(work.reports, p.several, [p.file, p.said, p.status], **queued)
-    packed.failure(work.not_packed, p.status, [p.said, p.status], **QUICK)
+    asked = zipped.click(work.packing, None, [p.said, p.status, *buttons], **QUICK)
+    packed = asked.then(work.reports, p.several, [p.file, p.said, p.status, *buttons], **queued)
+    packed.failure(work.not_packed, p.status, [p.said, p.status, *buttons], **QUICK)
     packed.success(None, p.file, None, js=SAVE, **QUICK)
 
     def opened(event: gr.EventData, several: Several | None) -> dict[Any, Any]:
