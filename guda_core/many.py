@@ -20,8 +20,9 @@ from guda_core.named import Named
 from guda_core.python_words import speaks_python
 from guda_core.records import GroupSet
 from guda_core.scoring import summary_page
-from guda_core.scoring.asking import Results, silent_said
+from guda_core.scoring.asking import Results
 from guda_core.scoring.part_jobs import by_pool
+from guda_core.scoring.summary import silent_said
 from guda_core.scoring.table_run import Options, Table, Total
 from guda_core.service import Service
 
@@ -92,7 +93,7 @@ def attribute_many(
         picture, why = next(iter(total.why.items()))
         n = f"{total.refused:,} of {total.pictures:,} pictures"
         log.warning("%s could not be scored, such as '%s': %s", n, picture, why)
-    for said in (*results.caveats(), *silent_said(results)):
+    for said in (*results.caveats(), *silent_said(results.silent())):
         log.warning("%s", said)
     summary_page.write(results)
     return results

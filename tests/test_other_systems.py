@@ -26,8 +26,9 @@ from guda_core.errors import ImageError, OptionError
 from guda_core.paths import ROOT
 from guda_core.reports.batch import Batch, BatchConfig, pictures
 from guda_core.scoring import again, listing, parts, places, summary_page
-from guda_core.scoring.asking import Asked, Results, Summary
+from guda_core.scoring.asking import Asked, Results
 from guda_core.scoring.listing import Listing
+from guda_core.scoring.summary import Summary
 from guda_core.scoring.table_run import Table
 from guda_core.ui import results_screen, uploads
 from guda_core.ui.serve import launch

@@ -354,6 +354,17 @@ def test_a_picture_that_is_refused_is_a_warning(tmp_path, monkeypatch, caplog):
             Results(wrong)  # type: ignore[arg-type]
 
 
+def test_a_query_of_ones_own_is_of_the_rows_and_what_is_none_is_an_error_of_the_query(tmp_path):
+    make_table(folder_of(tmp_path / "in", 2), tmp_path / "out", LightService)
+    results = Results(str(tmp_path / "out"))
+    asked = "SELECT picture, count(*) FROM scores WHERE group_id = ? GROUP BY 1 ORDER BY 1"
+    names = sorted({r["picture"] for r in results.rows(Asked())})
+    assert results.query(asked, ["noto"]) == [(n, len(results.methods())) for n in names]
+    for wrong in ("SELEC picture FROM scores", "SELECT colour FROM scores"):
+        with pytest.raises(OptionError, match="This cannot be asked of a table of scores"):
+            results.query(wrong)
+
+
 def test_all_that_one_question_says_is_of_the_same_parts(tmp_path, monkeypatch):
     """Also while the table goes on."""
     folder, out = folder_of(tmp_path / "in", 12), tmp_path / "out"
@@ -361,7 +372,7 @@ def test_all_that_one_question_says_is_of_the_same_parts(tmp_path, monkeypatch):
     there = sorted((out / parts.FOLDER).iterdir())
     assert len(there) > 2
     held, later = [p.rename(tmp_path / p.name) for p in there[1:]], Results(str(out))
-    first, real = later.summary(), Results._ask
+    first, real = later.summary(), Results.query
 
     def asked(self, *more):  # a part comes after each look at the table
         found = real(self, *more)
@@ -370,7 +381,7 @@ def test_all_that_one_question_says_is_of_the_same_parts(tmp_path, monkeypatch):
             part.rename(out / parts.FOLDER / part.name)
         return found
 
-    monkeypatch.setattr(Results, "_ask", asked)
+    monkeypatch.setattr(Results, "query", asked)
     assert later.summary().plain() == first.plain() and len(held) < len(there) - 1
     with later.at_once():
         assert later.count(Asked()) == len(later.rows(Asked()))
@@ -389,15 +400,15 @@ def test_the_numbers_of_a_summary_add_up_while_a_part_is_written_anew(tmp_path, 
     (folder / "broken.png").write_bytes(b"")
     make_table(folder, again, LightService)
     fuller = {p.name: p.read_bytes() for p in (again / parts.FOLDER).iterdir()}
-    results, real = Results(str(made)), Results._ask
+    results, real = Results(str(made)), Results.query
 
-    def asked(self, *more):
-        found = real(self, *more)
-        for name, data in fuller.items():
+    def asked(self, sql, *more):
+        found = real(self, sql, *more)
+        for name, data in fuller.items() if "count(" in sql else ():
             (made / parts.FOLDER / name).write_bytes(data)
         return found
 
-    monkeypatch.setattr(Results, "_ask", asked)
+    monkeypatch.setattr(Results, "query", asked)
     s = results.summary()
     assert (s.pictures, s.scored, s.no_score, s.refused, s.failed) == (3, 3, 0, 0, 0)
 

@@ -14,7 +14,8 @@ from guda_core.cli.terminal import HomeOption, LoraOption, note, say, show, writ
 from guda_core.errors import OptionError
 
 if TYPE_CHECKING:
-    from guda_core.scoring.asking import Asked, Results, Summary
+    from guda_core.scoring.asking import Asked, Results
+    from guda_core.scoring.summary import Summary
     from guda_core.scoring.table_rows import Row
 
 SHOWN = 20
@@ -58,7 +59,8 @@ def results(
     With --report, one picture is computed again and compared with its rows: equal, within tolerance, or different.
     Exit code 1 when different.
     """
-    from guda_core.scoring.asking import SCOPES, STATUSES, Asked, Results, left_out
+    from guda_core.scoring.asking import SCOPES, STATUSES, Asked, Results
+    from guda_core.scoring.summary import left_out
 
     for given, known, name in ((status, STATUSES, "--status"), (scope, SCOPES, "--scope")):
         if given and given not in known:
@@ -99,7 +101,7 @@ def _tell(found: Results, asked: Asked, csv_file: Path | None, json_file: Path |
 
 
 def _show_summary(s: Summary) -> None:
-    from guda_core.scoring.asking import no_score_said
+    from guda_core.scoring.summary import no_score_said
 
     say(f"{s.pictures:,} pictures: {s.scored:,} scored, {s.refused:,} refused, {s.failed:,} failed. {s.rows:,} rows.")
     for said in filter(None, (no_score_said(s.no_score), *s.caveats)):

@@ -26,7 +26,8 @@ def make_table(
 ) -> None:
     """Score the pictures, write the summary page, and say what came of it. workers, ray: None for this process."""
     from guda_core.scoring import places, summary_page
-    from guda_core.scoring.asking import Results, no_score_said, silent_said
+    from guda_core.scoring.asking import Results
+    from guda_core.scoring.summary import no_score_said, silent_said
     from guda_core.scoring.table_run import Table
 
     table = Table(sources, out, make_service, options)
@@ -45,7 +46,7 @@ def make_table(
     for picture, why in list(total.why.items())[:SHOWN]:
         note(f"{picture}: {why}")
     results = Results(table.out)
-    for said in filter(None, (no_score_said(total.no_score), *results.caveats(), *silent_said(results))):
+    for said in filter(None, (no_score_said(total.no_score), *results.caveats(), *silent_said(results.silent()))):
         note(said)
     page = summary_page.write(results)
     say(f"Written: {places.joined(table.out, 'parts')} and {page}. Ask them with `guda results {out}`.")

@@ -1,14 +1,11 @@
-"""Questions to a table of results, by DuckDB: only the columns that a question needs are read.
-
-A picture "counts for" the group of rank 1, by each method. Pictures that the model could not have made count for none.
-"""
+"""Questions to a table of results, by DuckDB: only the columns that a question needs are read."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import RLock
 from typing import Any
 
@@ -18,6 +15,7 @@ from guda_core.scoring import caveats, places
 from guda_core.scoring.listing import as_text, connect, exact, quoted
 from guda_core.scoring.own_parts import OwnParts
 from guda_core.scoring.scorer import MADE_FROM, made_from_in
+from guda_core.scoring.summary import Summary, offsets, summary_of
 from guda_core.scoring.table_rows import COLUMNS, FAILED, REFUSED, Row
 from guda_core.scoring.table_run import begun
 
@@ -28,12 +26,10 @@ ORDERS = {  # name -> how rows are sorted
     "lowest score": "score ASC NULLS LAST, picture, method, rank",
     "picture": "picture, method, rank NULLS LAST, group_id",
 }
-REASONS = 20  # that a summary lists
 FIRST = (
     "(rank = 1 OR method IS NULL OR (rank IS NULL AND (picture, method) NOT IN "
     "(SELECT (picture, method) FROM scores WHERE rank = 1)))"
 )
-COUNTS = "scope IS DISTINCT FROM 'out of scope' AND status = 'ok'"
 
 
 @dataclass(frozen=True)
@@ -85,58 +81,6 @@ def _holds(text: str) -> tuple[str, list[Any]]:
     if text.isascii():
         return plain, [text]
     return f"({plain} OR contains(lower(nfc_normalize(picture)), lower(nfc_normalize(?))))", [text, text]
-
-
-@dataclass(frozen=True)
-class First:
-    """How often a group is the first by a method. pictures: so often; apart: of these, so often it is clear of
-    the second and, in nats, stands out (`Attribution.stands_out`). None: the method does not tell."""
-
-    group_id: str
-    name: str
-    pictures: int
-    apart: int | None
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a table says as a whole, in numbers of pictures.
-
-    scored, no_score, refused, failed: of `pictures`; no_score: no method had a score for any group. reasons: (status,
-    reason) -> pictures, the commonest first. scopes: verdict -> pictures. firsts: method -> its groups, the most
-    frequent first. unavailable: group -> why it has no score. cut: parts that are not whole or not of this table.
-    made_from: model, settings. caveats: sentences that have to be said beside these scores.
-    """
-
-    pictures: int
-    rows: int
-    scored: int
-    no_score: int
-    refused: int
-    failed: int
-    reasons: Mapping[tuple[str, str], int]
-    scopes: Mapping[str, int]
-    firsts: Mapping[str, list[First]]
-    unavailable: Mapping[str, str]
-    cut: int = 0
-    made_from: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    caveats: Sequence[str] = ()
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON holds it."""
-        made = {k: self.made_from.get(k) for k in ("model", "group_set", "settings", "versions")}
-        if isinstance(made["group_set"], dict):
-            made["group_set"] = {k: made["group_set"].get(k) for k in ("id", "name")}
-        return {
-            **{k: getattr(self, k) for k in ("pictures", "rows", "scored", "no_score", "refused", "failed")},
-            "reasons": [{"status": s, "reason": r, "pictures": n} for (s, r), n in self.reasons.items()],
-            "scope": dict(self.scopes),
-            "first": {m: [vars(f) for f in found] for m, found in self.firsts.items()},
-            "unavailable": dict(self.unavailable),
-            "parts_cut_short": self.cut,
-            "caveats": list(self.caveats),
-            **made,
-        }
 
 
 class Results:
@@ -206,10 +150,21 @@ class Results:
         self._closed = True
         self._connection.close()
 
-    def _ask(self, query: str, values: list[Any] | None = None) -> list[tuple[Any, ...]]:
+    def query(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Rows of a query in DuckDB's SQL of the view `scores`, whose columns are `table_rows.COLUMNS`.
+
+        Raises:
+            OptionError: it is no query, or not of these columns.
+            ReportError: the results cannot be read.
+        """
+        import duckdb
+
         self._look()
         with self._told():
-            return self._connection.cursor().execute(query, values or []).fetchall()
+            try:
+                return self._connection.cursor().execute(sql, list(values)).fetchall()
+            except (duckdb.ParserException, duckdb.BinderException) as e:
+                raise OptionError(f"This cannot be asked of a table of scores: {e}") from e
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -298,7 +253,7 @@ class Results:
     def count(self, asked: Asked) -> int:
         """How many rows are wanted."""
         where, values = asked.where()
-        return self._ask(f"SELECT count(*) FROM scores WHERE {where}", values)[0][0]
+        return self.query(f"SELECT count(*) FROM scores WHERE {where}", values)[0][0]
 
     def rows(self, asked: Asked, *, order: str = "picture", limit: int | None = None, start: int = 0) -> list[Row]:
         """Wanted rows from `start` on, at most `limit`. order: one of ORDERS. Raises OptionError: there is no such."""
@@ -306,7 +261,7 @@ class Results:
             raise OptionError(f"There is no order '{order}'. Known: {', '.join(ORDERS)}.")
         where, values = asked.where()
         cut = ("" if limit is None else f" LIMIT {int(limit)}") + f" OFFSET {int(start)}"
-        found = self._ask(f"SELECT * FROM scores WHERE {where} ORDER BY {ORDERS[order]}{cut}", values)
+        found = self.query(f"SELECT * FROM scores WHERE {where} ORDER BY {ORDERS[order]}{cut}", values)
         return [dict(zip(COLUMNS, row, strict=True)) for row in found]
 
     def all_rows(self, asked: Asked, *, order: str = "picture", chunk: int = 10_000) -> Iterator[list[Row]]:
@@ -329,7 +284,7 @@ class Results:
         if self.count(Asked(picture=picture)):
             return picture
         query = "SELECT picture FROM scores WHERE nfc_normalize(picture) = nfc_normalize(?) ORDER BY 1 LIMIT 1"
-        found = self._ask(query, [as_text(picture)])
+        found = self.query(query, [as_text(picture)])
         return found[0][0] if found else picture
 
     def of_picture(self, picture: str) -> list[Row]:
@@ -339,11 +294,11 @@ class Results:
     def groups(self) -> dict[str, str]:
         """Group id -> name, of all groups that have rows."""
         query = "SELECT DISTINCT group_id, group_name FROM scores WHERE group_id IS NOT NULL ORDER BY 1"
-        return {str(g): str(name) for g, name in self._ask(query)}
+        return {str(g): str(name) for g, name in self.query(query)}
 
     def methods(self) -> list[str]:
         """Ids of the methods that have rows, as they were asked for."""
-        found = [m for (m,) in self._ask("SELECT DISTINCT method FROM scores WHERE method IS NOT NULL ORDER BY 1")]
+        found = [m for (m,) in self.query("SELECT DISTINCT method FROM scores WHERE method IS NOT NULL ORDER BY 1")]
         asked = self.made_from()["settings"]["methods"]
         return sorted(found, key=lambda m: asked.index(m) if m in asked else len(asked))
 
@@ -353,93 +308,17 @@ class Results:
             "SELECT method, any_value(reason) FROM scores WHERE method IS NOT NULL GROUP BY 1 "
             "HAVING count(*) FILTER (status = 'ok') = 0 ORDER BY 1"
         )
-        return {str(m): str(why or "") for m, why in self._ask(query)}
+        return {str(m): str(why or "") for m, why in self.query(query)}
 
     def summary(self) -> Summary:
         """What the table says as a whole."""
         with self.at_once():
-            return self._summary()
-
-    def _summary(self) -> Summary:
-        ((rows, pictures, scored, refused, failed),) = self._ask(  # at once, so that the numbers add up
-            "SELECT count(*), count(DISTINCT picture), count(DISTINCT picture) FILTER (status = 'ok'), "
-            f"count(*) FILTER (status = '{REFUSED}'), count(*) FILTER (status = '{FAILED}') FROM scores"
-        )
-        reasons = self._ask(
-            f"SELECT status, reason, count(*) AS n FROM scores WHERE {_bad()} GROUP BY 1, 2 ORDER BY n DESC, 2 "
-            f"LIMIT {REASONS}"
-        )
-        scopes = self._ask(
-            "SELECT scope, count(DISTINCT picture) AS n FROM scores WHERE scope IS NOT NULL GROUP BY 1 ORDER BY n DESC"
-        )
-        away = self._ask("SELECT group_name, any_value(reason) FROM scores WHERE status = 'unavailable' GROUP BY 1")
-        return Summary(
-            pictures,
-            rows,
-            scored,
-            pictures - scored - refused - failed,
-            refused,
-            failed,
-            {(s, r): n for s, r, n in reasons},
-            dict(scopes),
-            self._firsts(),
-            dict(sorted(away)),
-            self.cut,
-            self.made_from(),
-            self.caveats(),
-        )
+            made, told = self.made_from(), self.caveats()
+            return summary_of(self.query, self.methods(), made, cut=self.cut, caveats=told)
 
     def offsets(self) -> dict[str, dict[str, float]]:
         """Method -> group id -> its offset in nats, of what the table was made from."""
         out: dict[str, dict[str, float]] = {}
-        for m, g, value in _offsets(self.made_from()):
+        for m, g, value in offsets(self.made_from()):
             out.setdefault(m, {})[g] = value
         return out
-
-    def _firsts(self) -> dict[str, list[First]]:
-        offsets = list(_offsets(self.made_from()))
-        given = ", ".join(["(?, ?, ?)"] * len(offsets)) or "(NULL, NULL, NULL)"
-        found = self._ask(
-            "WITH offsets AS (SELECT m::VARCHAR AS m, g::VARCHAR AS g, value::DOUBLE AS value "
-            f"FROM (VALUES {given}) AS given(m, g, value)) "
-            "SELECT method, group_id, any_value(group_name), count(*) FILTER (rank = 1) AS n, "
-            "CASE WHEN bool_or(told_apart IS NOT NULL) THEN count(*) FILTER (rank = 1 AND told_apart AND "
-            "(unit <> 'nats' OR low > greatest(0.0, coalesce(value, 0.0)))) END "
-            "FROM scores LEFT JOIN offsets ON m = method AND g = group_id "
-            f"WHERE {COUNTS} GROUP BY 1, 2 ORDER BY n DESC, 2",
-            [v for row in offsets for v in row],
-        )
-        out: dict[str, list[First]] = {m: [] for m in self.methods()}
-        for method, *rest in found:
-            out[method].append(First(*rest))
-        return out
-
-
-def _offsets(made_from: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
-    """(method, group, its offset in nats) of what a table was made from; what is no number is left out."""
-    methods = made_from.get("made_from")
-    for m, made in methods.items() if isinstance(methods, Mapping) else ():
-        offset = made.get("offset") if isinstance(made, Mapping) else None
-        for g, v in offset.items() if isinstance(offset, Mapping) else ():
-            if isinstance(v, int | float) and abs(v) < 1e300:
-                yield as_text(m), as_text(g), float(v)
-
-
-def silent_said(results: Results) -> list[str]:
-    """A sentence for each method that has no score."""
-    return [f"No picture has a score by {m}. {why}".strip() for m, why in results.silent().items()]
-
-
-def no_score_said(n: int) -> str:
-    """A sentence on pictures for which no method had a score; "" for none."""
-    return f"{n:,} of them {'has' if n == 1 else 'have'} no score by any method." if n else ""
-
-
-def left_out(cut: int) -> str:
-    """A sentence on parts that are left out."""
-    are, they = ("part is", "it is") if cut == 1 else ("parts are", "they are")
-    return f"{cut:,} {are} left out: {they} not whole, or not of this table. Run the command that made it again."
-
-
-def _bad() -> str:
-    return f"status IN ('{REFUSED}', '{FAILED}')"

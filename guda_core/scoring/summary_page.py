@@ -10,7 +10,8 @@ from __future__ import annotations
 from guda_core.answers.markup import Html, safe
 from guda_core.data.own.found import counted
 from guda_core.scoring import places
-from guda_core.scoring.asking import First, Results, Summary, left_out, no_score_said
+from guda_core.scoring.asking import Results
+from guda_core.scoring.summary import First, Summary, left_out, no_score_said
 
 SUMMARY = "summary.html"
 

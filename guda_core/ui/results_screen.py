@@ -21,7 +21,8 @@ from guda_core.answers.markup import Html, banner, code, folded, heading, note, 
 from guda_core.answers.plots import bars
 from guda_core.answers.verdict import lead_said
 from guda_core.records import VERDICTS, Attribution, Group, GroupScore, GroupSet
-from guda_core.scoring.asking import ORDERS, SCOPES, STATUSES, Asked, Results, Summary, left_out, no_score_said
+from guda_core.scoring.asking import ORDERS, SCOPES, STATUSES, Asked, Results
+from guda_core.scoring.summary import Summary, left_out, no_score_said
 from guda_core.scoring.table_rows import Row
 from guda_core.ui import words
 from guda_core.ui.blocks import QUICK, block
