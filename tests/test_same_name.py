@@ -9,6 +9,7 @@ import pytest
 
 import guda_core
 from guda_core.attribution import introstyle, scope_fit
+from guda_core.attribution.gradient import feature_jobs as features
 from guda_core.attribution.gradient import quantised
 from guda_core.attribution.gradient.feature_jobs import AskedFeatures, feature_jobs
 from guda_core.data import encoded
@@ -83,7 +84,9 @@ def test_the_features_of_a_model_of_the_same_name_are_kept(styles, home, monkeyp
     folder = home / "runs" / NAMED / "artists" / "features" / "dtrak"
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     assert quantised.META in before
-    said = guda(*asked, "--lora", styles[1], code=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "opened_of", None)  # nothing is encoded
+        said = guda(*asked, "--lora", styles[1], code=2)
     assert "the features of another model" in said and "--folder" in said and "add --again" in said
     monkeypatch.setenv("GUDA_LORA", str(styles[1]))
     (job,) = feature_jobs(AskedFeatures("artists", "brush", 8), NAMED, ["dtrak"])
