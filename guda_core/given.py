@@ -16,6 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from guda_core import paths
+from guda_core.data.decoding import ORIENTATION
 from guda_core.data.images import read_file
 from guda_core.errors import ImageError, ModelError, OptionError, UnreadError
 
@@ -131,13 +132,16 @@ def picture_bytes(picture: Picture) -> bytes:
         )
     out = io.BytesIO()
     try:
+        picture.load()  # which turns a TIFF upright, and its EXIF then says so
         if picture.mode in ("F", "I"):
             _check_range(picture)
         clear = picture.convert(picture.mode.upper()) if picture.mode in ("RGBa", "La") else picture
         if clear.mode.startswith("I;16") and clear.mode != "I;16":  # in another order of bytes
             clear = Image.fromarray(np.asarray(clear).astype("<u2"))
         if clear.mode == "CMYK":  # which no PNG holds, and whose profile tells its colours
-            clear.save(out, format="TIFF", icc_profile=picture.info.get("icc_profile"), exif=_exif(picture))
+            turn = _exif(picture, ORIENTATION)  # the rest would be taken for the new file's own, such as its width
+            profile = picture.info.get("icc_profile")
+            clear.save(out, format="TIFF", compression="tiff_adobe_deflate", icc_profile=profile, exif=turn)
             return out.getvalue()
         as_it_is = clear if clear.mode in PNG_MODES else clear.convert("RGB")
         profile = picture.info.get("icc_profile") if as_it_is is picture else None
@@ -183,11 +187,13 @@ def _curve(picture: Image.Image) -> PngInfo:
     return out
 
 
-def _exif(picture: Image.Image) -> bytes:
-    """Its EXIF; none where it cannot be written."""
+def _exif(picture: Image.Image, *tags: int) -> bytes:
+    """Its EXIF, or only these tags of it; none where it cannot be written."""
     try:
-        found = picture.getexif()
-        return found.tobytes() if found else b""
+        found, out = picture.getexif(), Image.Exif()
+        out.update({k: found[k] for k in tags if k in found})
+        out = out if tags else found
+        return out.tobytes() if out else b""
     except (struct.error, TypeError, ValueError, SyntaxError, OverflowError, KeyError):
         return b""
 

@@ -79,11 +79,10 @@ class LocalService:
             calibration=calibration,
         )  # fmt: skip
         self.offered, self.not_offered = load_methods(context)
-        self.rule: scopes.Rule | str = scopes.UNKNOWN
-        if rule is not None:
-            self.rule = scopes.read_rule(
-                rule, base_sha256=model.sha256, group_set=group_set.id, fit=scopes.fit_of(group_set)
-            )
+        fit, mended_by = scopes.fit_of(group_set), context.command("assets scope")
+        self.rule = scopes.read_rule(
+            rule, base_sha256=model.sha256, group_set=group_set.id, fit=fit, mended_by=mended_by
+        )
         self.pace = Pace(model)
         self.told: set[str] = set()  # what a log has heard of this model and set
         self._saved: dict[tuple[frozenset[str], str], int] = {}  # forward passes, by what was asked

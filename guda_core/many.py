@@ -46,7 +46,7 @@ def attribute_many(
 
     Args:
         pictures: what `guda attribute --table` takes: a folder, pictures, URLs, a data set (hub:USER/NAME), or a CSV
-            or Parquet table with the columns file and prompt (or caption, text), where each picture has a caption of
+            or Parquet table with the columns file and text (or caption, prompt), where each picture has a caption of
             its own.
         out: the folder, or URL, of the results.
         prompt: of every picture, where a table has none; "" asks the unconditional model.

@@ -22,6 +22,7 @@ from guda_core import api, given, kept_services
 from guda_core.data import encoders
 from guda_core.data.captions import captioner_of
 from guda_core.data.encoders import ClipTower
+from guda_core.data.images import MAX_BYTES, read_picture
 from guda_core.diffusion import cards
 from guda_core.errors import GudaError, ImageError, ModelError, OptionError, UnreadError
 from guda_core.records import VERDICTS, Scope
@@ -377,6 +378,26 @@ def test_the_original_of_a_report_is_named_where_it_is_not_there(tmp_path, monke
         == given.original_bytes((tmp_path / "p.png").read_bytes())
     )
     assert given.original_bytes(None) is None
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "RGB"])
+@pytest.mark.parametrize("kind", ["TIFF", "JPEG"])
+def test_a_picture_of_a_camera_is_the_same_from_its_file_and_from_memory(mode, kind):
+    """A TIFF is turned by Pillow itself; a JPEG's EXIF tells the width and height that it had before it was shrunk."""
+    array, exif, out = np.zeros((40, 64, 4), np.uint8), Image.Exif(), io.BytesIO()
+    array[:20, :, 1] = array[20:, :, 0] = 255
+    exif.update({0x0112: 6} if kind == "TIFF" else {0x0112: 6, 0x0100: 64, 0x0101: 40})
+    Image.fromarray(array, "CMYK").convert(mode).save(out, format=kind, exif=exif)
+    picture = Image.open(out)
+    if kind == "JPEG":
+        picture.thumbnail((32, 32))
+    wanted = read_picture(out.getvalue(), size=32).pixels.astype(int)
+    assert abs(read_picture(given.picture_bytes(picture), size=32).pixels - wanted).max() < 8
+
+
+def test_a_large_cmyk_picture_is_no_larger_than_its_pixels_need():
+    picture = Image.linear_gradient("L").resize((3000, 2200))
+    assert len(given.picture_bytes(Image.merge("CMYK", [picture] * 4))) < MAX_BYTES
 
 
 def test_a_broken_exif_loses_no_picture():

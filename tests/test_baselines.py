@@ -324,7 +324,7 @@ def test_shipped_features_of_anything_else_are_refused(linear, tmp_path):
     meta = tmp_path / "dtrak" / quantised.META
     record = json.loads(meta.read_text())
     meta.write_text(json.dumps({**record, "base_sha256": "0" * 64}))
-    with pytest.raises(CacheError, match="another base model"):
+    with pytest.raises(CacheError, match=r"another base model\. .*--again`, for this model"):
         Trak.on_quantised(linear.model, tmp_path / "dtrak", GROUPS)
     meta.write_text(json.dumps({**record, "sha256": "0" * 64}))
     with pytest.raises(CacheError, match="damaged"):

@@ -8,11 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from scipy import stats
 
 import guda_core
 from guda_core.attribution.gradient.quantised import pictures_sha256
-from guda_core.attribution.introstyle import FILE, IntroStyle, IntroStyleConfig, styles, write
+from guda_core.attribution.introstyle import FILE, IntroStyle, IntroStyleConfig, listed_sha256, styles, write
 from guda_core.attribution.method import Budget, Context, Unavailable
 from guda_core.data.encoded import Examples
 from guda_core.data.groups import load_group_set
@@ -76,25 +78,35 @@ def test_the_group_of_the_same_style_comes_first_and_one_without_styles_is_told(
         assert a.ranked() == [IDS[k], IDS[1 - k]] and a.groups[IDS[2]].status == "unavailable"
         assert a.settings["bank_sha256"] == method.sha256 and a.settings["block"] == 1
     assert method.caveat() == ""
-    other = copy.copy(model)
-    other.sha256 = "another"
-    other.goes_by = lambda sha256: False
-    with pytest.raises(CacheError, match="are the styles of another model"):
-        next(write(tmp_path / FILE, other, examples(model)))
+    assert "`guda assets introstyle --set emoji --model" in a.groups[IDS[2]].reason
 
 
-def test_styles_of_pictures_that_changed_since_are_told(model, home):
+def test_styles_of_pictures_that_changed_since_are_told_and_captions_do_not_count(model, home):
     pictures = home / "artists"
     for g in "ab":
         for i in range(3):
             paint(pictures / g / f"{i}.png", ord(g), i)
     group_set = guda_core.make_groups(pictures)
-    list(write(home / "x" / FILE, model, examples(model), pictures=pictures_sha256(group_set)))
-    asked = Context(model, group_set, features=home / "x")
-    assert IntroStyle.load(asked).caveat() == ""
+    path, older = home / "x" / FILE, home / "older" / FILE
+    list(write(path, model, examples(model), listed=listed_sha256(group_set)))
+    with safe_open(path, framework="pt") as f:
+        kept, meta = {g: f.get_tensor(g) for g in f.keys()}, f.metadata()  # noqa: SIM118
+    older.parent.mkdir()
+    del meta["listed_sha256"]
+    counted = pictures_sha256(group_set)  # with captions
+    save_file(kept, older, metadata={**meta, "pictures_sha256": counted})
+
+    def said(group_set) -> list[str]:
+        return [IntroStyle.load(Context(model, group_set, features=p.parent)).caveat() for p in (path, older)]
+
+    assert said(group_set) == ["", ""]
+    (pictures / "a" / "0.txt").write_text("a wave")
+    captioned = guda_core.make_groups(pictures, again=True)
+    assert pictures_sha256(captioned) != counted and said(captioned)[0] == ""
+    assert said(replace(captioned, fit="pad"))[0]
     paint(pictures / "a" / "more.png", 5, 5)
-    changed = replace(asked, group_set=guda_core.make_groups(pictures, again=True))
-    assert "were made before the set's pictures or captions changed" in IntroStyle.load(changed).caveat()
+    for caveat in said(guda_core.make_groups(pictures, again=True)):
+        assert "were made before the set's pictures changed. `guda assets introstyle --set artists --model" in caveat
 
 
 def test_styles_are_made_of_as_many_latents_at_once_as_fit(model, tmp_path, monkeypatch):
@@ -122,8 +134,8 @@ def test_styles_that_are_not_there_damaged_or_of_another_model_are_refused_in_on
     other = copy.copy(model)
     other.sha256 = "another"
     other.goes_by = lambda sha256: False
-    with pytest.raises(CacheError, match="of another base model"):
-        IntroStyle.read(tmp_path / FILE, other, IDS)
+    with pytest.raises(CacheError, match=r"of another base model\. Make them with `guda x --again`\."):
+        IntroStyle.read(tmp_path / FILE, other, IDS, mended_by="guda x")
     (tmp_path / FILE).write_bytes(b"damaged")
     with pytest.raises(CacheError, match="cannot be read"):
         IntroStyle.load(context)

@@ -13,6 +13,7 @@ import guda_core
 from guda_core.data.groups import load_group_set
 from guda_core.data.own.in_folder import find_in_folder
 from guda_core.data.own.slugs import slug, slugs
+from guda_core.data.own.tables import read_table
 from guda_core.errors import DataError, GroupSetError, OptionError
 from tests.own_pictures import guda, made, paint
 
@@ -148,6 +149,15 @@ def test_metadata_that_cannot_be_read(text, sentence, tmp_path):
     (tmp_path / "metadata.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DataError, match=sentence):
         find_in_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.json"])
+def test_a_row_that_says_a_column_twice_is_refused(name, tmp_path):
+    paint(tmp_path / "1.png")
+    row = '{"file_name": "1.png", "group": "ann", "Text": "a cat", "text": "a dog"}'
+    (tmp_path / name).write_text(row if name.endswith("l") else f"[{row}]")
+    with pytest.raises(DataError, match=r"(line|row) 1 has two columns 'text'\. Take one out\."):
+        read_table(tmp_path / name)
 
 
 def test_of_text_and_caption_the_text_is_taken_and_the_other_is_told(tmp_path):

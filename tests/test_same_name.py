@@ -8,9 +8,12 @@ import shutil
 import pytest
 
 import guda_core
+from guda_core.attribution import introstyle, scope_fit
+from guda_core.attribution.gradient import feature_jobs as features
 from guda_core.attribution.gradient import quantised
 from guda_core.attribution.gradient.feature_jobs import AskedFeatures, feature_jobs
-from guda_core.errors import AdapterError
+from guda_core.data import encoded
+from guda_core.errors import AdapterError, CacheError
 from guda_core.jobs.job import perform
 from guda_core.unlearning.group_jobs import Asked, first_job
 from tests.own_pictures import guda
@@ -81,9 +84,38 @@ def test_the_features_of_a_model_of_the_same_name_are_kept(styles, home, monkeyp
     folder = home / "runs" / NAMED / "artists" / "features" / "dtrak"
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     assert quantised.META in before
-    said = guda(*asked, "--lora", styles[1], code=2)
-    assert "the features of another model" in said and "--folder" in said
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "opened_of", None)  # nothing is encoded
+        said = guda(*asked, "--lora", styles[1], code=2)
+    assert "the features of another model" in said and "--folder" in said and "add --again" in said
     monkeypatch.setenv("GUDA_LORA", str(styles[1]))
     (job,) = feature_jobs(AskedFeatures("artists", "brush", 8), NAMED, ["dtrak"])
     assert perform(job, lambda told: None).kind == "refused"
     assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
+    guda(*asked, "--lora", styles[1], "--again")
+    assert (folder / quantised.META).read_bytes() != before[quantised.META]
+
+
+def test_styles_of_a_model_of_the_same_name_are_kept_and_that_is_said_before_the_pictures_are_encoded(
+    styles, home, monkeypatch
+):
+    asked = ("assets", "introstyle", "--model", "brush", "--set", "artists", "--block", 0)
+    guda(*asked, "--lora", styles[0])
+    path = home / "runs" / NAMED / "artists" / "features" / introstyle.FILE
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(encoded, "examples_of", None)
+        assert "the styles of another model" in guda(*asked, "--lora", styles[1], code=2)
+        assert "has no such block" in guda(*asked[:-1], 9, "--lora", styles[0], code=2)
+    assert path.read_bytes() == before
+    guda(*asked, "--lora", styles[1], "--again")
+    assert path.read_bytes() != before
+
+
+def test_the_command_of_the_scope_passes_again_on(home, monkeypatch):
+    def run(*_: object, again: bool, **__: object) -> None:
+        raise CacheError(f"again: {again}")
+
+    monkeypatch.setattr(scope_fit, "run", run)
+    asked = ("assets", "scope", "--model", "brush", "--set", "artists")
+    assert "again: True" in guda(*asked, "--again", code=2) and "again: False" in guda(*asked, code=2)

@@ -231,11 +231,13 @@ def test_the_verdict_tells_the_p_value_and_the_kinds(service):
 
 def test_what_cannot_be_judged_is_not_assessed(service, monkeypatch):
     q = query(service.model)
-    assert judge(scopes.UNKNOWN, service.model, service.clip, q).reason == scopes.UNKNOWN
+    none = read_rule(None, base_sha256="a", mended_by="guda x")
+    assert judge(none, service.model, service.clip, q).reason == none == scopes.UNKNOWN.format("guda x")
     assert "another CLIP" in judge(rule_of(looks=3), service.model, service.clip, q).reason
-    other = replace(rule_of(), clip_sha256="0" * 64)  # as wide
-    assert "another encoder" in judge(other, service.model, service.clip, q).reason
-    assert scopes.used_sha256(other, service.clip) == "" == scopes.used_sha256(scopes.UNKNOWN, service.clip)
+    other = replace(rule_of(), clip_sha256="0" * 64, mended_by="guda x")  # as wide
+    reason = judge(other, service.model, service.clip, q).reason
+    assert "another encoder" in reason and reason.endswith("Make it again with `guda x`.")
+    assert scopes.used_sha256(other, service.clip) == "" == scopes.used_sha256(none, service.clip)
     own = replace(rule_of(20.0), clip_sha256=service.clip.sha256)
     assert judge(own, service.model, service.clip, q).verdict == "in scope"
     assert scopes.used_sha256(own, service.clip) == "abc" and scopes.used_sha256(own, None) == ""
@@ -246,19 +248,23 @@ def test_what_cannot_be_judged_is_not_assessed(service, monkeypatch):
 
 def test_a_rule_comes_back_as_it_was_written_and_damaged_ones_are_not_used(tmp_path):
     path, rule = tmp_path / scopes.FILE, rule_of(1.5)
-    assert read_rule(path, base_sha256="a") == scopes.UNKNOWN
+    assert read_rule(path, base_sha256="a") == scopes.UNKNOWN.format("guda assets scope")
     made = fitting.record(rule, rule.kinds, ScopeConfig(), base_sha256="a", group_set="s", command="test")
     fitting.write(tmp_path, made)
     back = read_rule(path, base_sha256="a")
     assert isinstance(back, Rule) and back.final.bias == 1.5 and (back.calibration == rule.calibration).all()
     assert back.threshold == rule.threshold and back.kinds["noise"]["out_of_scope"]["value"] == 1.0
     assert json.dumps(back.kinds) == json.dumps(made["kinds"])  # whole numbers stay whole
-    for of, why in ((("b", None), "for another base model (a, this one is b)"), (("a", "t"), "set ('s', not 't')")):
-        said = read_rule(path, base_sha256=of[0], group_set=of[1])
-        assert isinstance(said, str) and said.startswith("scope.json was made for") and why in said
+    for of, why in (
+        (("b", None), "for another base model (a, this one is b). Make it again with `guda x --again`."),
+        (("a", "t"), "for another group set ('s', not 't'). Make it again with `guda x`."),
+    ):
+        said = read_rule(path, base_sha256=of[0], group_set=of[1], mended_by="guda x")
+        assert said == f"scope.json was made {why}"
     assert isinstance(read_rule(path, base_sha256="a", group_set="s", fit="pad"), Rule)
     said = read_rule(path, base_sha256="a", fit="crop")
     assert isinstance(said, str) and "made square in another way ('pad')" in said
+    mend = "Make it again with `guda assets scope`."
     short = {"mean": [0.0], "scale": [1.0], "weights": [1.0], "bias": 0.0}
     for key, bad, why in (
         ("calibration", "x", "holds no usable calibration, but 'x'"),
@@ -272,13 +278,13 @@ def test_a_rule_comes_back_as_it_was_written_and_damaged_ones_are_not_used(tmp_p
         ("kinds", {"x": {"belongs": True}}, "lacks kinds.x.about"),
     ):
         path.write_text(json.dumps({**made, key: bad}))
-        assert read_rule(path, base_sha256="a") == f"scope.json {why}. {scopes.MEND}"
+        assert read_rule(path, base_sha256="a") == f"scope.json {why}. {mend}"
     for text in ("", "{", "[]", "null", "[" * 100_000):
         path.write_text(text)
         said = read_rule(path, base_sha256="a")
-        assert isinstance(said, str) and said.startswith("scope.json cannot be read (") and said.endswith(scopes.MEND)
+        assert isinstance(said, str) and said.startswith("scope.json cannot be read (") and said.endswith(mend)
     path.write_text(json.dumps({"base_sha256": "a", "threshold": 5.0, "config": {"bits": {"strata": 4}}, "kinds": {}}))
-    assert read_rule(path, base_sha256="a") == scopes.OLDER
+    assert read_rule(path, base_sha256="a", mended_by="guda x") == scopes.OLDER.format("guda x")
 
 
 # Pictures and the command
@@ -312,8 +318,9 @@ def test_foreign_pictures_are_made_square_as_uploads_for_the_set_are(tmp_path):
 
 def test_a_rule_does_not_replace_that_of_another_model(service, tmp_path):
     (tmp_path / scopes.FILE).write_text('{"base_sha256": "abc"}')
-    with pytest.raises(CacheError, match="is the rule of another model"):
+    with pytest.raises(CacheError, match=r"is the rule of another model.* To replace it, add --again\."):
         next(fitting.run(service.model, service.clip, service.group_set, tmp_path))
+    assert next(fitting.run(service.model, service.clip, service.group_set, tmp_path, again=True)) == ("drawing", 0.0)
 
 
 def test_a_folder_is_read_by_kind_and_source(tmp_path):

@@ -23,7 +23,7 @@ from PIL import Image
 import guda_core
 from guda_core import api
 from guda_core.data.images import hash_pixels, read_picture
-from guda_core.errors import DataError, ImageError, OptionError, ReportError, ScoreError
+from guda_core.errors import ImageError, OptionError, ReportError, ScoreError
 from guda_core.jobs.local_pool import LocalPool
 from guda_core.scoring import listing, part_jobs, parts, places, scorer, table_rows
 from guda_core.scoring.listing import Listing, asked, parts_for
@@ -330,6 +330,32 @@ def test_captions_that_are_no_texts_are_refused_or_passed_over(tmp_path):
     assert Listing([str(path)]).captions == "prompt"
     pq.write_table(pa.table({"file": ["x.png"], "text": pa.array(["a"]).dictionary_encode()}), path)
     assert Listing([str(path)]).captions == "text"
+    pq.write_table(pa.table({"file": ["x.png"], "text": ["a"], "prompt": ["b"]}), path)
+    assert Listing([str(path)]).captions == "text"
+
+
+def test_a_column_of_captions_without_values_is_one_of_empty_texts(tmp_path):
+    """pandas writes it as floats."""
+    path = tmp_path / "t.parquet"
+    for empty in (None, float("nan")):
+        columns = {"file": ["x.png"], "text": pa.array([empty], pa.float64(), from_pandas=False)}
+        pq.write_table(pa.table(columns), path)
+        found = Listing([str(path)], "a dog")
+        found.write(str(tmp_path / "out"), 1)
+        assert found.captions == "text" and [w.prompt for w in asked(str(tmp_path / "out"), 0)] == [""]
+        pq.write_table(pa.table({**columns, "caption": ["a cat"]}), path)
+        assert Listing([str(path)]).captions == "caption"
+
+
+@pytest.mark.parametrize("columns", [["file", "text", "Text"], ["file", "File "], ["file", "FILE"]])
+def test_two_columns_of_one_name_are_refused(tmp_path, columns):
+    one = ["has two columns 'text'", "must have one column 'file'"]["file" in columns[1].lower()]
+    (tmp_path / "t.csv").write_text(f"{','.join(columns)}\n{','.join('abc'[: len(columns)])}\n")
+    inner = pa.array([{"text": "a", "Text": "b"}])  # no column of the table
+    pq.write_table(pa.table([pa.array(["a"]) for _ in columns] + [inner], [*columns, "more"]), tmp_path / "t.parquet")
+    for name in ("t.csv", "t.parquet"):
+        with pytest.raises(OptionError, match=one):
+            Listing([str(tmp_path / name)])
 
 
 def test_pictures_and_results_may_be_anywhere(folder, tmp_path):
@@ -417,17 +443,37 @@ def test_the_rows_of_a_data_set_are_pictures_with_prompts(folder, tmp_path, monk
     datasets.Dataset.from_dict(lists, features=several).save_to_disk(str(tmp_path / "lists"))
     Listing([str(tmp_path / "lists")]).write(str(tmp_path / "more"), 1)
     assert [w.prompt for w in asked(str(tmp_path / "more"), 0)] == ["a cat", "", ""]
-    datasets.Dataset.from_dict({**told, "prompt": [0.5] * 3}).cast_column("image", datasets.Image()).save_to_disk(
-        str(tmp_path / "numbers")
-    )
-    with pytest.raises(DataError, match=r"The column 'prompt' of .* holds no texts"):
-        Listing([str(tmp_path / "numbers")])
     found = {r["picture"]: r for r in rows(tmp_path / "out")}
     assert {k: r["prompt"] for k, r in found.items()} == {"train/0": "a cat", "train/1": "", "train/2": ""}
     assert {r["file_sha256"] for r in found.values()} <= set(digests(folder))
     assert "cannot be read" in refusal(f"data-set:{where}#image#train/7")
     with pytest.raises(OptionError, match="stands alone"):
         Listing([where, str(folder)])
+
+
+@pytest.mark.parametrize(
+    ("columns", "taken", "prompt", "sentences"),
+    [
+        ({"text": ["a cat"], "prompt": ["b"]}, "text", "a cat", ["The column 'text' is used in place of the prompt."]),
+        (
+            {"text": [0.5], "caption": ["a cat"]},
+            "caption",
+            "a cat",
+            [
+                "The column 'text' holds no texts, and is not used.",
+                "The column 'caption' is used in place of the prompt.",
+            ],
+        ),
+        ({"prompt": [None]}, "", "a dog", ["The column 'prompt' holds no texts, and is not used."]),
+    ],
+)
+def test_the_first_column_of_a_data_set_that_holds_texts_is_taken(folder, tmp_path, columns, taken, prompt, sentences):
+    told = datasets.Dataset.from_dict({"image": [str(min(folder.iterdir()))], **columns})
+    told.cast_column("image", datasets.Image()).save_to_disk(str(tmp_path / "set"))
+    found = Table([str(tmp_path / "set")], str(tmp_path / "out"), LightService, Options("quick", prompt="a dog"))
+    assert found.listing.captions == taken and found.said_before() == sentences
+    found.listing.write(str(tmp_path / "out"), 1)
+    assert [w.prompt for w in asked(str(tmp_path / "out"), 0)] == [prompt]
 
 
 def test_a_data_set_that_is_written_anew_is_read_anew(folder, tmp_path):

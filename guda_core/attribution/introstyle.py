@@ -26,19 +26,22 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from guda_core.attribution.aggregate import errors_of_95
-from guda_core.attribution.gradient.quantised import is_outdated
+from guda_core.attribution.gradient import quantised
 from guda_core.attribution.method import Budget, Context, Method, Unavailable
-from guda_core.attribution.run_files import check_others, in_place_of
+from guda_core.attribution.run_files import in_place_of
 from guda_core.data.encoded import Examples
+from guda_core.data.sources.listed import ListedFiles
+from guda_core.data.sources.source import open_dataset
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.batches import at_most
 from guda_core.diffusion.finite import is_finite
 from guda_core.diffusion.memory import Fitting, in_batches
-from guda_core.errors import CacheError, ScoreError
-from guda_core.records import Attribution, Cost, GroupScore, Query
+from guda_core.errors import CacheError, GudaError, ScoreError
+from guda_core.records import Attribution, Cost, GroupScore, GroupSet, Query
 
 FILE = "introstyle.safetensors"
-MAKE = "Make them with `python -m guda_core assets introstyle`."
+LISTED = "listed_sha256"  # in the file: `listed_sha256` of the set
+MAKE = "guda assets introstyle"
 
 
 @dataclass(frozen=True)
@@ -98,18 +101,16 @@ def write(
     examples: Examples,
     config: IntroStyleConfig | None = None,
     batch: int = 32,
-    pictures: str = "",
+    listed: str = "",
 ) -> Iterator[float]:
     """Write the styles of training pictures, by group; yields the fraction done. The file appears when it is whole.
 
-    batch: latents of a pass; fewer, where memory runs out. pictures: `quantised.pictures_sha256` of the set.
+    batch: latents of a pass; fewer, where memory runs out. listed: `listed_sha256` of the set.
 
     Raises:
-        ScoreError: as `styles`, or there is too little memory for one. CacheError: the file cannot be written, or would
-            replace the styles of another model.
+        ScoreError: as `styles`, or there is too little memory for one. CacheError: the file cannot be written.
     """
     config = config or IntroStyleConfig()
-    check_others(path, model, "styles")
     parts: list[Tensor] = []
     batch = batch if isinstance(examples.latents, Tensor) else 1  # of several sizes
     fits = Fitting(at_most(batch, model))
@@ -122,7 +123,7 @@ def write(
     meta = {
         "base_sha256": model.sha256,
         "examples_sha256": examples.sha256(),
-        **({"pictures_sha256": pictures} if pictures else {}),
+        **({LISTED: listed} if listed else {}),
         "command": "python -m guda_core assets introstyle",
         **{k: str(v) for k, v in asdict(config).items()},
     }
@@ -144,6 +145,24 @@ def _meta(path: Path) -> dict[str, str]:
         return f.metadata() or {}
 
 
+def listed_sha256(group_set: GroupSet) -> str:
+    """Hash of a list's training pictures and of how they are made square; captions do not count, which no style
+    depends on. "" for a set without a list: its pictures would have to be opened."""
+    data = open_dataset(group_set)
+    return data.fingerprint("train", captions=False) if isinstance(data, ListedFiles) else ""
+
+
+def is_outdated(meta: Mapping[str, str], group_set: GroupSet) -> bool:
+    """Whether a set's list names other pictures now than the styles were made of. An older file has the hash that
+    counts captions, too."""
+    if LISTED not in meta:
+        return quantised.is_outdated(meta.get("pictures_sha256"), group_set)
+    try:
+        return listed_sha256(group_set) not in ("", meta[LISTED])
+    except GudaError:  # there is no list, or none that can be read
+        return False
+
+
 class IntroStyle(Method):
     """Scores groups by the styles of their training pictures. bank: group id -> (N, 2 C) float32."""
 
@@ -160,22 +179,23 @@ class IntroStyle(Method):
         self, model: BaseModel, bank: Mapping[str, Tensor], groups: Sequence[str], config: IntroStyleConfig, sha256: str
     ) -> None:
         self.model, self.bank, self.groups, self.config, self.sha256 = model, dict(bank), list(groups), config, sha256
+        self.mended_by = MAKE
         self.outdated = False  # whether the set's list names other pictures now
 
     @classmethod
     def load(cls, context: Context) -> Self | Unavailable:
         """From the stored styles. Raises CacheError when they are damaged or of another model."""
+        make = context.command("assets introstyle")
         path = None if context.features is None else context.features / FILE
         if path is None or not path.is_file():
-            make = context.command("assets introstyle")
             return Unavailable(f"There are no styles of the training pictures. Make them with `{make}`.")
-        found = cls.read(path, context.model, context.groups)
-        found.outdated = is_outdated(_meta(path).get("pictures_sha256"), context.group_set)
+        found = cls.read(path, context.model, context.groups, mended_by=make)
+        found.outdated = is_outdated(_meta(path), context.group_set)
         return found
 
     @classmethod
-    def read(cls, path: Path, model: BaseModel, groups: Sequence[str]) -> Self:
-        """The method on stored styles.
+    def read(cls, path: Path, model: BaseModel, groups: Sequence[str], *, mended_by: str = MAKE) -> Self:
+        """The method on stored styles. mended_by: the command that makes them.
 
         Raises:
             CacheError: they cannot be read, or are of another model.
@@ -189,19 +209,21 @@ class IntroStyle(Method):
             config = IntroStyleConfig(int(meta["block"]), float(meta["t"]), int(meta["seed"]))
             base = meta["base_sha256"]
         except (OSError, SafetensorError, KeyError, ValueError) as e:
-            raise CacheError(f"{path.name} cannot be read ({e}). {MAKE}") from e
+            raise CacheError(f"{path.name} cannot be read ({e}). Make them with `{mended_by}`.") from e
         if not model.goes_by(base):
-            raise CacheError(f"{path.name} is of another base model. {MAKE}")
+            raise CacheError(f"{path.name} is of another base model. Make them with `{mended_by} --again`.")
         block_of(model, config)
-        return cls(model, bank, groups, config, sha256)
+        found = cls(model, bank, groups, config, sha256)
+        found.mended_by = mended_by
+        return found
 
     def caveat(self) -> str:
         """What has to be said of the scores; "" where the styles are what they should be."""
         if not self.outdated:
             return ""
         return (
-            f"The styles that {self.name} compares with were made before the set's pictures or captions changed. "
-            "`guda assets introstyle` makes them again."
+            f"The styles that {self.name} compares with were made before the set's pictures changed. "
+            f"`{self.mended_by}` makes them again."
         )
 
     def cost(self, budget: Budget) -> Cost:
@@ -216,8 +238,8 @@ class IntroStyle(Method):
 
     def attribute(self, query: Query, budget: Budget | None = None) -> Iterator[Attribution]:
         """Yields one Attribution; a group without styles is unavailable. budget: has no influence."""
-        own = styles(self.model, query.latent, self.config)[0]
-        none = GroupScore(None, None, None, "unavailable", f"There are no styles of this group. {MAKE}")
+        own, make = styles(self.model, query.latent, self.config)[0], f"Make them with `{self.mended_by}`."
+        none = GroupScore(None, None, None, "unavailable", f"There are no styles of this group. {make}")
         scores = {g: self._score(self.bank[g], own) if g in self.bank else none for g in self.groups}
         yield Attribution(self.id, self.unit, scores, settings=self.provenance())
 

@@ -54,7 +54,7 @@ def check_others(path: Path, model: BaseModel, what: str) -> None:
         raise CacheError(
             f"In {path.parent} {'is' if what == 'rule' else 'are'} the {what} of another model ({of[:12]}; this "
             f"'{model.card.id}' is {model.sha256[:12]}), which would be replaced. To keep that, name another --folder, "
-            "or give this model a card with a name of its own. Or delete it first."
+            "or give this model a card with a name of its own. To replace it, add --again."
         )
 
 

@@ -33,13 +33,12 @@ from guda_core.records import GroupSet, Query, Scope
 FILE = "scope.json"
 FORMAT = 2  # 1 was a threshold in bits (version 0.1)
 UNIT = "log-odds"
-UNKNOWN = "This model's scope was not measured; `guda assets scope` does it."
+MAKE = "guda assets scope"
+UNKNOWN = "This model's scope was not measured; `{}` does it."
 NO_CLIP = "There is no encoder of likeness here, which the scope's rule needs."
-MEND = "Make it again with `python -m guda_core assets scope`."
+MEND = "Make it again with `{}`."
 OTHER_CLIP = f"{FILE} was made with another CLIP, or another encoder of likeness. {MEND}"
-OLDER = (
-    "This model's scope was measured by another rule, of version 0.1. `python -m guda_core assets scope` makes it anew."
-)
+OLDER = "This model's scope was measured by another rule, of version 0.1. `{}` makes it anew."
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class Rule:
     """look: of the looks (`scope_signals.look`). final: of that score and `scope_signals.of_model`, each also squared.
     calibration: (n,) scores of pictures that belong, rising. alarms: share of these that may be called foreign.
     kinds: kind of picture -> what was measured of it. clip_sha256: of the encoder whose looks it was fitted on; ""
-    where the file is older and does not say."""
+    where the file is older and does not say. mended_by: the command that makes it again."""
 
     look: Linear
     final: Linear
@@ -85,6 +84,7 @@ class Rule:
     kinds: Mapping[str, Any] = field(default_factory=dict)
     sha256: str = ""
     clip_sha256: str = ""
+    mended_by: str = MAKE
 
     def scores(self, look: np.ndarray, model: np.ndarray) -> np.ndarray:
         """(N, D) looks, (N, M) of the model -> (N,) scores."""
@@ -166,41 +166,44 @@ def fit_of(group_set: GroupSet) -> Square:
 
 
 def read_scope(
-    path: Path, *, base_sha256: str, group_set: str | None = None, fit: Square | None = None
+    path: Path, *, base_sha256: str, group_set: str | None = None, fit: Square | None = None, mended_by: str = MAKE
 ) -> tuple[ScopeFile, Rule]:
-    """The file, checked, and the rule in it. group_set, fit: None = of any.
+    """The file, checked, and the rule in it. group_set, fit: None = of any. mended_by: the command that makes it.
 
     Raises:
         CacheError: it is damaged, of an older version, of another model or group set, or made from pictures that were
             made square in another way than those that it would judge.
     """
-    found = run_files.read_object(path, MEND)
-    if found.get("base_sha256") == base_sha256 and found.get("format", 1) != FORMAT:
-        raise CacheError(OLDER)
-    read = run_files.checked(ScopeFile, path.name, found, base_sha256=base_sha256, group_set=group_set, mend=MEND)
+    mend = MEND.format(mended_by)
+    found = run_files.read_object(path, mend)
+    if found.get("base_sha256") != base_sha256:
+        mend = MEND.format(f"{mended_by} --again")
+    elif found.get("format", 1) != FORMAT:
+        raise CacheError(OLDER.format(mended_by))
+    read = run_files.checked(ScopeFile, path.name, found, base_sha256=base_sha256, group_set=group_set, mend=mend)
     if fit not in (None, read.fit):
         raise CacheError(
-            f"{path.name} was made from pictures that were made square in another way ('{read.fit}'). {MEND}"
+            f"{path.name} was made from pictures that were made square in another way ('{read.fit}'). {mend}"
         )
     try:
         look, final = (Linear.read(e.model_dump()) for e in (read.look, read.final))
     except ValueError as e:
-        raise CacheError(f"{path.name} holds a function with numbers that do not fit together. {MEND}") from e
+        raise CacheError(f"{path.name} holds a function with numbers that do not fit together. {mend}") from e
     if len(final.mean) != 2 * (scope_signals.PASSES + 2) + 1:
-        raise CacheError(f"{path.name} is a rule of other signals than this version measures. {MEND}")
+        raise CacheError(f"{path.name} is a rule of other signals than this version measures. {mend}")
     named = KindEntry.model_fields  # values as the file has them: 64 stays a whole number
     kinds = {k: {n: v[n] for n in named if v.get(n) is not None} for k, v in found["kinds"].items()}
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     calibration = np.asarray(read.calibration, np.float64)
-    return read, Rule(look, final, calibration, read.alarms, kinds, sha256, read.clip_sha256)
+    return read, Rule(look, final, calibration, read.alarms, kinds, sha256, read.clip_sha256, mended_by)
 
 
-def read_rule(path: Path, *, base_sha256: str, group_set: str | None = None, fit: Square | None = None) -> Rule | str:
-    """The rule of a model and a group set, or a sentence why there is none. group_set, fit: None = of any."""
-    if not path.is_file():
-        return UNKNOWN
+def read_rule(path: Path | None, *, mended_by: str = MAKE, **of: Any) -> Rule | str:
+    """The rule of a model and a group set, or a sentence why there is none. of: as of `read_scope`."""
+    if path is None or not path.is_file():
+        return UNKNOWN.format(mended_by)
     try:
-        return read_scope(path, base_sha256=base_sha256, group_set=group_set, fit=fit)[1]
+        return read_scope(path, mended_by=mended_by, **of)[1]
     except (CacheError, OSError) as e:
         return str(e)
 
@@ -220,14 +223,14 @@ def judge(rule: Rule | str, model: BaseModel, clip: Encoder | None, query: Query
     if isinstance(rule, str) or clip is None:
         return Scope("not assessed", None, None, "", rule if isinstance(rule, str) else NO_CLIP)
     if _of_another(rule, clip):
-        return Scope("not assessed", None, None, "", OTHER_CLIP)
+        return Scope("not assessed", None, None, "", OTHER_CLIP.format(rule.mended_by))
     try:
         looks = scope_signals.look(clip, query.pixels[None])
         values = scope_signals.of_model(model, query.pixels, query.latent, query.image_hash)[None]
     except (ScoreError, ModelError) as e:
         return Scope("not assessed", None, None, "", str(e))
     if looks.shape[1] != len(rule.look.mean):
-        return Scope("not assessed", None, None, "", OTHER_CLIP)
+        return Scope("not assessed", None, None, "", OTHER_CLIP.format(rule.mended_by))
     score = float(rule.scores(looks, values)[0])
     p, n = p_value(rule.calibration, score), len(rule.calibration)
     outside = p <= rule.alarms

@@ -276,15 +276,18 @@ def run(
     config: ScopeConfig | None = None,
     *,
     foreign: Path | None = None,
+    again: bool = False,
 ) -> Iterator[tuple[str, float]]:
-    """Make the rule, measure it, then write `scope.json`; yields (what, fraction).
+    """Make the rule, measure it, then write `scope.json`; yields (what, fraction). again: also in place of the rule of
+    another model.
 
     Raises:
         DataError: the training pictures were not fetched, or `foreign` has no pictures. CacheError: the folder holds
             the rule of another model.
     """
     c = config or ScopeConfig()
-    check_others(folder / FILE, model, "rule")
+    if not again:
+        check_others(folder / FILE, model, "rule")
     yield "drawing", 0.0
     parts, found = None, Signals()
     for step in material(model, group_set, n=c.pictures, seed=c.seed, foreign=foreign):

@@ -30,6 +30,8 @@ app = commands(
     "folder to publish."
 )
 
+AgainOption = Annotated[bool, typer.Option("--again", help="Replace also what another model made.")]
+
 
 @app.command(cls=CommandOnRay)
 def features(
@@ -49,6 +51,7 @@ def features(
     ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="With --plan: write the plan here.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Begin also where it will take more than ten minutes.")] = False,
+    again: AgainOption = False,
     workers: WorkersOption = None,
     ray: RayOption = None,
 ) -> None:
@@ -61,6 +64,7 @@ def features(
 
     from guda_core.attribution.gradient import feature_jobs
     from guda_core.attribution.gradient.kernel import kernel_methods
+    from guda_core.attribution.gradient.quantised import check_others
     from guda_core.cli import features_plan
     from guda_core.paths import run
 
@@ -72,12 +76,14 @@ def features(
     wanted = listed(methods) or list(kinds)
     check_methods(wanted, kinds)
     if workers or ray:
-        _features_on_many(group_set, model, dim, tuple(listed(parts)), folder, wanted, workers, ray)
+        _features_on_many(group_set, model, dim, tuple(listed(parts)), folder, wanted, workers, ray, again=again)
         return
     service = service_of(model, group_set)
     where = folder or run(service.model.card.id, service.group_set.id).features.own("")
-    asked = feature_jobs.AskedFeatures(service.group_set.id, model, dim, where, tuple(listed(parts)))
+    asked = feature_jobs.AskedFeatures(service.group_set.id, model, dim, where, tuple(listed(parts)), again)
     there = feature_jobs.seem_made(asked, service.model, service.group_set, wanted)
+    for m in [] if again else wanted:
+        check_others(where / m, service.model)
     if (plan or not yes) and not features_plan.agreed(
         service, wanted, dim, asked.parts, there, only=plan, json_file=json_file
     ):
@@ -105,6 +111,8 @@ def _features_on_many(
     methods: list[str],
     workers: int | None,
     ray: str | None,
+    *,
+    again: bool,
 ) -> None:
     set_up_libraries()
 
@@ -114,7 +122,7 @@ def _features_on_many(
 
     gs, card = group_set_of(group_set, model=model), chosen_card(model).id
     where = folder and folder.absolute()
-    asked = feature_jobs.AskedFeatures(gs.id, model and absolute(model), dim, where, parts)
+    asked = feature_jobs.AskedFeatures(gs.id, model and absolute(model), dim, where, parts, again)
     jobs = feature_jobs.feature_jobs(asked, card, methods)
     with opened(workers, ray) as pool:
         note(f"On {pool.about}.")
@@ -132,12 +140,13 @@ def introstyle(
     block: Annotated[int, typer.Option(min=0, help="Which of the UNet's blocks on the way up.")] = 1,
     t: Annotated[float, typer.Option(min=0, max=0.999, help="Noise level, as a share of the schedule.")] = 0.025,
     folder: Annotated[Path | None, typer.Option(help="Default: runs/MODEL/SET/features of the workspace.")] = None,
+    again: AgainOption = False,
 ) -> None:
     """Make the styles of the training pictures in the model's own features, with which IntroStyle answers."""
     set_up_libraries()
 
-    from guda_core.attribution.gradient.quantised import pictures_sha256
-    from guda_core.attribution.introstyle import FILE, IntroStyleConfig, write
+    from guda_core.attribution.introstyle import FILE, IntroStyleConfig, block_of, listed_sha256, write
+    from guda_core.attribution.run_files import check_others
     from guda_core.data.captions import captioner_of
     from guda_core.data.encoded import examples_of
     from guda_core.data.sources.source import open_dataset
@@ -146,10 +155,14 @@ def introstyle(
     service = service_of(model, group_set)
     own, gs = service.model, service.group_set
     where = folder / FILE if folder else run(own.card.id, gs.id).features.own(FILE)
+    config = IntroStyleConfig(block, t)
+    block_of(own, config)  # before the pictures are encoded
+    if not again:
+        check_others(where, own, "styles")
     examples = examples_of(own, open_dataset(gs).split("train"), captioner_of(gs))
     with progress_bar() as bar:
         task = bar.add_task("introstyle", note="", total=1.0)
-        for fraction in write(where, own, examples, IntroStyleConfig(block, t), pictures=pictures_sha256(gs)):
+        for fraction in write(where, own, examples, config, listed=listed_sha256(gs)):
             bar.update(task, completed=fraction)
     say(f"Written: {where}")
 
@@ -170,6 +183,7 @@ def scope(
             help="Folder with pictures that the model did not make: FOLDER/KIND/*.png or FOLDER/KIND/SOURCE/*.png."
         ),
     ] = None,
+    again: AgainOption = False,
 ) -> None:
     """Make the rule that says whether the model could have made a picture, and measure how often it is wrong.
 
@@ -190,7 +204,7 @@ def scope(
     config = scope_fit.ScopeConfig(pictures=pictures, measured=max(6, pictures // 2))
     clip = service.clip or encoder_of(service.model, service.group_set)
     scope_lines.tell_cost(service.model, config, foreign)
-    follow(scope_fit.run(service.model, clip, service.group_set, where, config, foreign=foreign))
+    follow(scope_fit.run(service.model, clip, service.group_set, where, config, foreign=foreign, again=again))
     scope_lines.tell(read_scope(where / FILE, base_sha256=service.model.sha256)[1])
     say(f"Written: {where / FILE}")
 

@@ -62,7 +62,7 @@ def attribute(
         typer.Option(
             "--table",
             help="With --out: any number of pictures into a table of Parquet parts, without reports. PATHS may be "
-            "URLs, a CSV or Parquet table with the columns file and prompt (or caption, text), or a data set "
+            "URLs, a CSV or Parquet table with the columns file and text (or caption, prompt), or a data set "
             "(hub:USER/NAME).",
         ),
     ] = False,

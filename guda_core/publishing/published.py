@@ -29,7 +29,7 @@ from guda_core import paths
 from guda_core.attribution import calibration, scope
 from guda_core.data.encoders import bank_name
 from guda_core.diffusion.base_model import Card
-from guda_core.diffusion.cards import read_cards
+from guda_core.diffusion.cards import called, read_cards
 from guda_core.errors import AdapterError, CacheError, DataError, ModelError, OptionError
 from guda_core.from_hub import KINDS
 from guda_core.from_hub import NAME as HUB_NAME
@@ -98,7 +98,7 @@ def _alone(published: Path) -> Iterator[None]:
 def _publish(target: Path, card: Card, group_set: GroupSet, *, with_model: bool, on_hub: str, licence: str) -> Made:
     run = paths.run(card.id, group_set.id)
     metas, missing = _adapters(run, group_set)
-    small, left_out = _small(run, group_set, base_sha256=next(iter(metas.values()))["base_sha256"])
+    small, left_out = _small(run, card, group_set, base_sha256=next(iter(metas.values()))["base_sha256"])
     if encoder_is_local(card):
         left_out["the encoder"] = LOCAL_ENCODER
         small = [p for p in small if p.name != scope.FILE]
@@ -195,7 +195,7 @@ def encoder_is_local(card: Card) -> bool:
     return bool(card.encoder) and (Path(place).expanduser().is_dir() or not HUB_NAME.fullmatch(f"hub:{place}"))
 
 
-def _small(run: Run, group_set: GroupSet, *, base_sha256: str) -> tuple[list[Path], dict[str, str]]:
+def _small(run: Run, card: Card, group_set: GroupSet, *, base_sha256: str) -> tuple[list[Path], dict[str, str]]:
     """(small files that are sound and of the adapters' model and of the set; name of each other one -> why not)."""
     good: list[Path] = []
     bad: dict[str, str] = {}
@@ -206,7 +206,11 @@ def _small(run: Run, group_set: GroupSet, *, base_sha256: str) -> tuple[list[Pat
         try:
             if name == scope.FILE:
                 found, _ = scope.read_scope(
-                    path, base_sha256=base_sha256, group_set=group_set.id, fit=scope.fit_of(group_set)
+                    path,
+                    base_sha256=base_sha256,
+                    group_set=group_set.id,
+                    fit=scope.fit_of(group_set),
+                    mended_by=f"{scope.MAKE} --set {group_set.id} {called(card)}",
                 )
             else:
                 found = calibration.read_calibration(path, base_sha256=base_sha256, group_set=group_set.id)

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from guda_core.data.own.data_sets import HUB, file_of, is_data_set, open_data_set, text_of, undecoded
+from guda_core.data.own.data_sets import HUB, TEXTS, file_of, is_data_set, open_data_set, text_of, undecoded
 from guda_core.errors import DataError, GudaError, ImageError, UnreadError
 
-CAPTIONS = ("prompt", "caption", "text")  # columns of a table or data set that hold them; the first of these is taken
 PREFIX, MARK = "data-set:", "#"
 _cells: dict[tuple[str, str], dict[str, Any]] = {}  # (data set, column) -> split -> its pictures, of this process
 
@@ -23,12 +22,12 @@ def is_rows(source: str) -> bool:
     return source.startswith(HUB) or (not source.lower().endswith(".parquet") and is_data_set(source))
 
 
-def listed(source: str, prompt: str) -> tuple[str, Iterator[tuple[str, str, str]]]:
-    """(the column of captions, "" for none; name, place and prompt of every row). prompt: of rows in a data set without
-    captions.
+def listed(source: str, prompt: str) -> tuple[str, list[str], Iterator[tuple[str, str, str]]]:
+    """(the column of captions, "" for none; columns that are called so, but hold no texts; name, place and prompt of
+    every row). prompt: of rows in a data set without captions.
 
     Raises:
-        DataError: it cannot be read, has no column of pictures, or one of captions that are no texts.
+        DataError: it cannot be read, or has no column of pictures.
     """
     source = source if source.startswith(HUB) else str(Path(source).resolve())
     _cells.clear()  # it may have been written anew since
@@ -37,9 +36,9 @@ def listed(source: str, prompt: str) -> tuple[str, Iterator[tuple[str, str, str]
     image = next((c for c, f in features.items() if type(f).__name__ == "Image"), None)
     if image is None or MARK in source + image:
         raise DataError(f"There is no column of pictures in '{source}'. There are {', '.join(features)}.")
-    text = next((c for c in CAPTIONS if c in features), "")
-    if text and not _holds_texts(features[text]):
-        raise DataError(f"The column '{text}' of '{source}' holds no texts. Give it another name, or make them texts.")
+    called = [c for c in TEXTS if c in features]
+    textless = [c for c in called if not _holds_texts(features[c])]
+    text = next((c for c in called if c not in textless), "")
 
     def rows() -> Iterator[tuple[str, str, str]]:
         for split, of in splits.items():
@@ -49,7 +48,7 @@ def listed(source: str, prompt: str) -> tuple[str, Iterator[tuple[str, str, str]
                 said = cell if isinstance(cell, str) else text_of(features[text], cell, f"{split}/{i}: '{text}'")
                 yield f"{split}/{i}", f"{PREFIX}{source}{MARK}{image}{MARK}{split}/{i}", said
 
-    return text, rows()
+    return text, textless, rows()
 
 
 def _holds_texts(feature: Any) -> bool:

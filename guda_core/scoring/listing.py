@@ -12,15 +12,15 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from guda_core.data.left_behind import PassedOver, is_left_behind, is_no_picture
+from guda_core.data.own.data_sets import TEXTS
 from guda_core.errors import OptionError, ReportError
 from guda_core.scoring import data_set_rows, places
-from guda_core.scoring.data_set_rows import CAPTIONS
 
 ASKED, KEY = "asked.parquet", "guda"
 PARQUET = ".parquet"
@@ -28,7 +28,8 @@ TABLES = (".csv", PARQUET)
 NO_TABLES = (".json", ".jsonl", ".tsv", ".xlsx")
 SEPARATORS = ",;\t"  # of a CSV's columns
 SMALLEST, LARGEST, PARTS = 4, 256, 256  # pictures of a part, and so many parts before parts grow
-TEXT = re.compile(r'VARCHAR|"NULL"|ENUM\(.*\)|[A-Z]*INT(EGER)?', re.S)  # DuckDB's types that a caption may have
+EMPTY, FLOATS = '"NULL"', ("DOUBLE", "FLOAT")  # types of DuckDB; pandas writes texts of which there are none as floats
+TEXT = re.compile(rf"VARCHAR|{EMPTY}|ENUM\(.*\)|[A-Z]*INT(EGER)?", re.S)  # those that a caption may have
 COLUMNS = {"picture": "VARCHAR", "place": "VARCHAR", "prompt": "VARCHAR"}
 _shared: dict[int, Any] = {}  # process -> its connection
 
@@ -112,7 +113,7 @@ class Listing:
     """The pictures of some sources.
 
     sources: folders (and what is below them), pictures, one table with the columns `file` and, if it has prompts of
-    its own, `prompt` (or `caption`, `text`), or one data set (`data_set_rows`). passed: counts files in folders that
+    its own, `text` (or `caption`, `prompt`), or one data set (`data_set_rows`). passed: counts files in folders that
     are no pictures.
     """
 
@@ -122,6 +123,7 @@ class Listing:
         self._sources, self._prompt, self.passed = list(sources), prompt, PassedOver()
         self.nameless = 0  # rows of a table that name no file, and are left out
         self.captions = ""  # the column of a table or data set that they come from
+        self.textless = list[str]()  # columns of a data set that are called as those of captions, and hold no texts
         if not sources:
             raise OptionError("There is nothing to score: no folder, picture, table or data set is named.")
         if not all(sources):
@@ -216,12 +218,15 @@ class Listing:
         whole = table if places.is_url(table) else str(places.as_path(table))
         try:
             self._connection.execute(f"CREATE VIEW given AS SELECT * FROM read_parquet({quoted(exact(whole))})")
+            schema = "SELECT name, num_children FROM parquet_schema(?)"
+            _named(table, _top(self._connection.execute(schema, [exact(whole)]).fetchall()))
             kinds = {row[0]: row[1] for row in self._connection.execute("DESCRIBE given").fetchall()}
-            _named(table, list(kinds))
             file = _identifier(next(c for c in kinds if _plain([c]) == ["file"]))
+            kinds |= {c: EMPTY for c, kind in kinds.items() if kind in FLOATS and _captions([c]) and self._is_empty(c)}
             said = _texts(table, kinds)
             self.captions = said.strip().lower()
-            prompt = f"coalesce(CAST({_identifier(said)} AS VARCHAR), '')" if said else "?"
+            texts = "''" if kinds.get(said) == EMPTY else f"coalesce(CAST({_identifier(said)} AS VARCHAR), '')"
+            prompt = texts if said else "?"
             values = [places.begin_of(folder), *([] if said else [self._prompt])]
             own = "contains(picture, '://') OR starts_with(picture, '/')"
             if places.on_windows():
@@ -238,6 +243,10 @@ class Listing:
         except duckdb.Error as e:
             raise OptionError(f"'{table}' cannot be read as a table. {e}") from e
 
+    def _is_empty(self, column: str) -> bool:
+        """Whether a column of floats has no number."""
+        return not self._one(f"SELECT count(*) FROM given WHERE NOT isnan({_identifier(column)})")[0]
+
     def _csv(self) -> Iterator[Wanted]:
         """The rows of a CSV. A row may lack columns, but not have more than its first line names."""
         table, folder = self._table()
@@ -247,7 +256,7 @@ class Listing:
                 separator = max(SEPARATORS, key=head.count)
                 columns = next(csv.reader([head], delimiter=separator, strict=True), [])
                 _named(table, columns)
-                self.captions = _said(columns)
+                self.captions = next(iter(_captions(_plain(columns))), "")
                 rows = csv.reader(f, delimiter=separator, strict=True)
                 for row in rows:
                     if len(row) > len(columns):
@@ -270,7 +279,7 @@ class Listing:
         """Every file but those that are no pictures by their endings, with a name below its source; where there are
         several folders, with the folder's own name."""
         if data_set_rows.is_rows(self._sources[0]):
-            self.captions, rows = data_set_rows.listed(self._sources[0], self._prompt)
+            self.captions, self.textless, rows = data_set_rows.listed(self._sources[0], self._prompt)
             yield from (Wanted(*row) for row in rows)
             return
         folders = [s for s in self._sources if places.is_folder(s)]
@@ -296,9 +305,20 @@ def _plain(columns: Sequence[str]) -> list[str]:
     return [c.strip().lower() for c in columns]
 
 
-def _said(columns: Sequence[str]) -> str:
-    """The column of captions; "" where there is none."""
-    return next((c for c in CAPTIONS if c in _plain(columns)), "")
+def _captions(columns: Iterable[str]) -> list[str]:
+    """The columns of captions, the one that is taken first."""
+    found = [c for c in columns if _plain([c])[0] in TEXTS]
+    return sorted(found, key=lambda c: TEXTS.index(_plain([c])[0]))
+
+
+def _top(schema: Sequence[tuple[str, int | None]]) -> list[str]:
+    """The columns of a Parquet file as it names them; DuckDB gives the second of two equal ones another name. schema:
+    (name, number of columns in it) of the whole and all that is in it."""
+    found, inner = list[str](), 0
+    for name, more in schema[1:]:
+        found += [] if inner else [name]
+        inner = max(inner - 1, 0) + (more or 0)
+    return found
 
 
 def _texts(table: str, kinds: Mapping[str, str]) -> str:
@@ -307,8 +327,8 @@ def _texts(table: str, kinds: Mapping[str, str]) -> str:
     Raises:
         OptionError: there are such columns, and none holds texts.
     """
-    found = sorted((c for c in kinds if _plain([c])[0] in CAPTIONS), key=lambda c: CAPTIONS.index(_plain([c])[0]))
-    texts = [c for c in found if TEXT.fullmatch(kinds[c])]
+    found = _captions(kinds)
+    texts = sorted((c for c in found if TEXT.fullmatch(kinds[c])), key=lambda c: kinds[c] == EMPTY)
     if found and not texts:
         raise OptionError(
             f"The column '{found[0]}' of '{table}' holds no texts ({kinds[found[0]]}). Write one caption, as a text, "
@@ -323,12 +343,14 @@ def _identifier(column: str) -> str:
 
 
 def _named(table: str, columns: Sequence[str]) -> None:
-    """Raises OptionError: there is no column of files, or several."""
+    """Raises OptionError: there is no column of files, or several, or two columns of captions with one name."""
     if _plain(columns).count("file") != 1:
         found = ", ".join(f"'{c}'" for c in columns) or "nothing"
         raise OptionError(
-            f"'{table}' must have one column 'file', and may have a column 'prompt'. It has the columns {found}."
+            f"'{table}' must have one column 'file', and may have a column 'text'. It has the columns {found}."
         )
+    if twice := next((c for c in TEXTS if _plain(columns).count(c) > 1), ""):
+        raise OptionError(f"'{table}' has two columns '{twice}'. Take one out.")
 
 
 def _last(place: str) -> str:

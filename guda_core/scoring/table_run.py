@@ -87,7 +87,7 @@ class Table:
 
     def said_before(self) -> list[str]:
         """Sentences before the run: which rows it takes the place of, which rows of a table of pictures it leaves out,
-        and which prompt it does not use."""
+        which columns it does not use, and whether the prompt."""
         said, found = [], parts.whole(places.files(places.joined(self.out, parts.FOLDER), parts.ENDING))[0]
         if n := self.listing.prompted_otherwise(found):
             has = "picture has" if n == 1 else "pictures have"
@@ -96,6 +96,7 @@ class Table:
             said.append(
                 f"{n:,} {'row names' if n == 1 else 'rows name'} no file, and {'is' if n == 1 else 'are'} left out."
             )
+        said += [f"The column '{column}' holds no texts, and is not used." for column in self.listing.textless]
         if self.options.prompt and self.listing.captions:
             said.append(f"The column '{self.listing.captions}' is used in place of the prompt.")
         return said

@@ -31,13 +31,14 @@ from guda_core.versions import today, versions
 class AskedFeatures:
     """What `guda assets features` was asked for; small, and can be pickled. dim: coordinates of the projected
     gradients. folder: where the methods' folders go, absolute; None: the workspace's. parts: of the weights that count
-    (`FeatureConfig`)."""
+    (`FeatureConfig`). again: also in place of features of another model."""
 
     group_set: str
     model: str | None
     dim: int
     folder: Path | None = None
     parts: tuple[str, ...] = ()
+    again: bool = False
 
 
 def config_of(method: str, dim: int, parts: tuple[str, ...] = ()) -> Any:
@@ -97,7 +98,8 @@ def make(opened: Opened, method: str) -> Steps:
     Raises:
         CacheError: another model's features are in their place, or they cannot be written.
     """
-    quantised.check_others(opened.folder(method), opened.model)
+    if not opened.asked.again:
+        quantised.check_others(opened.folder(method), opened.model)
     kind, config = kernel_methods()[method], opened.config(method)
     made = kind(opened.model, opened.examples, list(opened.group_set.groups), config)
     for fraction in made.prepare():

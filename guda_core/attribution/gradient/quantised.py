@@ -93,7 +93,8 @@ class QuantisedBank:
     def __init__(self, model: BaseModel, folder: Path) -> None:
         self.folder, self.model = folder, model
         name = folder.name
-        make = f"Make them with `guda assets features --methods {name}`, for this model and group set."
+        command = f"guda assets features --methods {name}"
+        make = f"Make them with `{command}`, for this model and group set."
         try:
             self.meta = json.loads((folder / META).read_text(encoding="utf-8"))
             data = (folder / WEIGHTS).read_bytes()
@@ -105,7 +106,8 @@ class QuantisedBank:
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise CacheError(f"The features for {name} cannot be read ({e}). {make}") from e
         if not model.goes_by(self.meta["base_sha256"]):
-            raise CacheError(f"The features for {name} are of another base model. {make}")
+            again = make.replace(command, f"{command} --again")
+            raise CacheError(f"The features for {name} are of another base model. {again}")
         if hashlib.sha256(data).hexdigest() != self.meta["sha256"]:
             raise CacheError(f"The features for {name} are damaged: they do not have the hash recorded. {make}")
 

@@ -18,7 +18,7 @@ from guda_core.paths import below, cache_dir, is_file, is_there
 
 HUB = "hub:"
 GROUPS = ("group", "artist", "style", "label")  # columns that are taken where none is named, the first that is there
-TEXTS = ("text", "caption", "prompt")
+TEXTS = ("text", "caption", "prompt")  # also of tables and data sets that are scored
 
 
 def is_data_set(place: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,7 @@ def _csv(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     head = text.partition("\n")[0]
     found = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), strict=True)
     try:
-        columns = [c.strip().lower() for c in found.fieldnames or ()]
-        if twice := next((c for c in columns if c in COLUMNS and columns.count(c) > 1), None):
-            raise DataError(f"{path} has two columns '{twice}'. Take one out.")
+        _check_twice(str(path), found.fieldnames or ())
         for row in found:
             if None in row:
                 raise DataError(f"{path}, line {found.line_num} has more fields than the first line.")
@@ -62,8 +60,20 @@ def _json(path: Path, text: str) -> Iterator[tuple[int, Any]]:
         raise DataError(f"{path} is not readable as JSON: {e}.") from e
 
 
+def _plain(column: object) -> str:
+    """The name of a column as it is compared."""
+    return str(column).strip().lower()
+
+
 def _known(column: object) -> str:
-    return COLUMNS.get(str(column).strip().lower(), "")
+    return COLUMNS.get(_plain(column), "")
+
+
+def _check_twice(where: str, columns: Iterable[object]) -> None:
+    """Raises DataError: a known column is there twice."""
+    known = [_plain(c) for c in columns if _known(c)]
+    if twice := next((c for c in known if known.count(c) > 1), None):
+        raise DataError(f"{where} has two columns '{twice}'. Take one out.")
 
 
 def read_table(path: Path) -> tuple[list[dict[str, str]], list[str]]:
@@ -71,18 +81,19 @@ def read_table(path: Path) -> tuple[list[dict[str, str]], list[str]]:
     right of `COLUMNS`, and "where": its place for sentences. Of two columns with captions, `text` is taken.
 
     Raises:
-        DataError: the file cannot be read, is not UTF-8, CSV or JSON, or a row names no file, or two columns of one
-            meaning say different things.
+        DataError: the file cannot be read, is not UTF-8, CSV or JSON, or a row names no file, or a column is there
+            twice, or two columns of one meaning say different things.
     """
     rows, unknown = [], dict[str, None]()
     for n, row in (_csv if path.suffix.lower() == ".csv" else _json)(path, _text(path)):
         where = f"{path.name}, {'row' if path.suffix.lower() == '.json' else 'line'} {n}"
         if not isinstance(row, Mapping):
             raise DataError(f"{where} must be an object with the fields file_name and text.")
+        _check_twice(where, row)
         out, of = {"where": where}, dict[str, str]()
-        said = {str(c).strip().lower(): words(v, f"{where}: '{c}'") for c, v in row.items() if _known(c)}
+        said = {_plain(c): words(v, f"{where}: '{c}'") for c, v in row.items() if _known(c)}
         for column in row:
-            known, name = _known(column), str(column).strip().lower()
+            known, name = _known(column), _plain(column)
             if not known or (name == "caption" and said.get("text")):
                 unknown[str(column)] = None
             elif told := said[name]:

@@ -131,11 +131,13 @@ class ListedFiles(Source):
             for p in self._of(name)
         ]
 
-    def fingerprint(self, split: str = "train") -> str:
-        """Of the list: groups, names, captions and the files' SHA-256; and of how pictures are fitted."""
+    def fingerprint(self, split: str = "train", *, captions: bool = True) -> str:
+        """Of the list: groups, names, the files' SHA-256 and, unless told not to, captions; and of how pictures are
+        fitted."""
         h = hashlib.sha256(f"{self.group_set.fit}\n".encode())
         for p in self._of(split):
-            h.update(f"{p.group}/{p.picture}\0{p.text}\0{p.object}\0{p.sha256}\n".encode())
+            said = f"{p.text}\0{p.object}\0" if captions else ""
+            h.update(f"{p.group}/{p.picture}\0{said}{p.sha256}\n".encode())
         return h.hexdigest()
 
 
