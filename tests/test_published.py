@@ -18,7 +18,7 @@ from guda_core import paths
 from guda_core.data.encoders import bank_name
 from guda_core.data.groups import load_group_set
 from guda_core.data.sources.source import open_dataset
-from guda_core.diffusion.cards import find_card
+from guda_core.diffusion.cards import find_card, load_model, read_cards
 from guda_core.errors import AdapterError, DataError, OptionError
 from guda_core.local import load_service
 from guda_core.publishing import published
@@ -29,6 +29,7 @@ from guda_core.unlearning.health import KINDS
 from tests.loopback_hub import loopback_hub
 from tests.own_pictures import guda
 from tests.own_workspace import entry, own_workspace, plant
+from tests.tiny_single_file import save_single
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
 
@@ -91,6 +92,52 @@ def test_no_licence_is_given_in_the_publishers_name_and_the_models_goes_with_it(
     assert "The base model: CreativeML OpenRAIL-M." in text and "not stated by who published them" in text
     assert {p.name for p in (folder / "models" / "brush").iterdir()} >= {"LICENSE", "LICENSE.txt", "NOTICE"}
     assert "It holds a LoRA" not in text
+
+
+PRIVATE = (
+    "train/cat.png", "checkpoint-500/unet/config.json", "sample.png", "metadata.jsonl", "wandb/wandb-summary.json",
+    "trainer_state.json", "unet/trainer_state.json", "unet/old/model.safetensors", "optimizer.safetensors", "NOTES.md",
+    "config.yaml", "safety_checker/config.json",
+)  # fmt: skip
+
+
+def strew(folder):
+    for name in PRIVATE:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{}")
+    (folder / "LICENSE").write_text("Its terms.")
+
+
+def test_of_a_models_folder_only_what_it_is_opened_from_is_published(work):
+    mine = work / "models" / "brush"
+    whole = {p.relative_to(mine).as_posix() for p in mine.rglob("*") if p.is_file()}
+    strew(mine)
+    there = made(with_model=True).folder / "models" / "brush"
+    assert {p.relative_to(there).as_posix() for p in there.rglob("*") if p.is_file()} == whole | {"LICENSE"}
+    card = find_card("brush")
+    assert load_model(replace(card, path=str(there))).sha256 == load_model(card).sha256
+
+
+def test_beside_a_single_file_only_its_settings_and_tokenizers_are_published(work):
+    mine, one = work / "models" / "brush", work / "models" / "one.safetensors"
+    save_single(mine, one)
+    card = replace(find_card("brush"), source="file", path=str(one))
+    strew(work / "models" / "one")  # no settings: pictures of the same name
+    shutil.copytree(mine / "tokenizer", work / "models" / "tokenizer")
+    (work / "models" / "tokenizer" / "notes.json").write_text("private")
+
+    def files():
+        there = publish(card, load_group_set("artists"), with_model=True).folder / "models"
+        return {p.relative_to(there).as_posix() for p in there.rglob("*") if p.is_file()}
+
+    tokenizer = {p.name for p in (mine / "tokenizer").iterdir()}
+    alone = {"brush.yaml", "brush.safetensors", *[f"tokenizer/{name}" for name in tokenizer]}
+    assert files() == alone
+    shutil.copytree(mine, work / "models" / "one", dirs_exist_ok=True)
+    own = {p.relative_to(mine) for p in mine.rglob("*.*") if p.suffix != ".safetensors"}
+    assert files() == alone | {f"brush/{p.as_posix()}" for p in own} | {"brush/LICENSE"}
+    there = work / "published" / "brush" / "artists" / "models"
+    assert load_model(read_cards(there / "brush.yaml")["brush"]).sha256 == load_model(card).sha256
 
 
 def test_a_licence_is_given_only_where_it_is_asked_for_and_stays(work):

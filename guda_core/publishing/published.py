@@ -31,7 +31,6 @@ from guda_core.data.encoders import bank_name
 from guda_core.diffusion.base_model import Card
 from guda_core.diffusion.cards import read_cards
 from guda_core.errors import AdapterError, CacheError, DataError, ModelError, OptionError
-from guda_core.from_hub import KINDS
 from guda_core.from_hub import NAME as HUB_NAME
 from guda_core.held_files import advice, check_writable, is_held, replace_file
 from guda_core.paths import Run
@@ -327,21 +326,42 @@ def _write_card(folder: Path, card: Card, group_set: str, *, with_model: bool, o
 
 
 TERMS = ("LICEN[CS]E*", "NOTICE*")  # go with a model wherever it goes
+SETTINGS = (  # of a model's parts, tokenizers too
+    "config.json", "scheduler_config.json", "generation_config.json", "preprocessor_config.json",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json", "vocab.json",
+    "vocab.txt", "merges.txt", "spiece.model",
+)  # fmt: skip
+WEIGHTS = ("*.safetensors", "*.safetensors.index*.json")
 
 
 def _copy_model(source: Path, to: Path) -> None:
-    """Copies of the files of a model, of the kinds that are brought from the hub: they are the user's, who may change
-    them in place. A single file's settings lie beside it."""
-    if source.is_file():
-        shutil.copyfile(source, to)
-        beside = {source.with_suffix(""): to.with_suffix(""), source.parent / "tokenizer": to.parent / "tokenizer"}
-        for folder, place in beside.items():
-            if folder.is_dir():
-                _copy_model(folder, place)
+    """Copies of the files that a model is opened from, and of its terms; nothing else that lies beside them. They are
+    the user's, who may change them in place. A single file's settings and tokenizers lie beside it."""
+    from guda_core.diffusion.model_files import INDEX
+
+    if not source.is_file():
+        _copy_parts(source, to, (*SETTINGS, *WEIGHTS))
         return
-    for path in sorted(p for p in source.rglob("*") if p.is_file()):
-        name = path.relative_to(source)
-        if any(part.startswith(".") for part in name.parts) or not any(fnmatch(path.name, k) for k in (*KINDS, *TERMS)):
-            continue
-        (to / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, to / name)
+    shutil.copyfile(source, to)
+    if (source.with_suffix("") / INDEX).is_file():
+        _copy_parts(source.with_suffix(""), to.with_suffix(""), SETTINGS)
+    for name in ("tokenizer", "tokenizer_2"):
+        _copy_files(source.parent / name, to.parent / name, SETTINGS)
+
+
+def _copy_parts(source: Path, to: Path, kinds: Sequence[str]) -> None:
+    """Of a folder in diffusers' layout: its index, its terms, and those files of the parts that the index names."""
+    from guda_core.diffusion.model_files import INDEX, read_json
+
+    _copy_files(source, to, (INDEX, *TERMS))
+    index = read_json(source / INDEX)
+    for part in sorted(p for p in source.iterdir() if isinstance(index.get(p.name), list) and any(index[p.name])):
+        _copy_files(part, to / part.name, (*kinds, *TERMS))
+
+
+def _copy_files(source: Path, to: Path, kinds: Sequence[str]) -> None:
+    """The files of these kinds that lie in a folder itself, not in one within it."""
+    for path in sorted(source.glob("*")):
+        if path.is_file() and any(fnmatch(path.name, k) for k in kinds):
+            to.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, to / path.name)
