@@ -336,12 +336,35 @@ def test_the_command_makes_it_again_and_remembers_where_the_model_is(work):
     assert "gives no licence in your name" in said
     guda("assets", "card", "--model-on-hub", "ann/brush")
     assert "The model itself" not in guda("assets", "card")
-    card = yaml.safe_load((work / "published" / "brush" / "artists" / "models" / "brush.yaml").read_text())["brush"]
+    models = work / "published" / "brush" / "artists" / "models"
+    card = yaml.safe_load((models / "brush.yaml").read_text())["brush"]
     assert card["source"] == "hub" and card["path"] == "ann/brush" and card["group_set"] == "artists"
+    assert "the model is on the Hub: ann/brush. That stays" in guda("assets", "card", "--without-model")
     guda("assets", "card", "--with-model")
     assert "Give one of them" in guda("assets", "card", "--with-model", "--model-on-hub", "ann/brush", code=2)
-    guda("assets", "card")
-    assert (work / "published" / "brush" / "artists" / "models" / "brush" / "model_index.json").is_file()
+    said = guda("assets", "card")
+    assert (models / "brush" / "model_index.json").is_file()
+    assert "own files are in it. That stays when the folder is made again." in said and "--without-model`" in said
+    assert "The model itself is not in it" in guda("assets", "card", "--without-model")
+    assert not (models / "brush").exists() and "The model itself is not in it" in guda("assets", "card")
+    assert not (models / "brush").exists()
+
+
+@pytest.mark.parametrize("before", ["", "hub:", "https://huggingface.co/", "hf.co/"])
+def test_where_the_model_is_may_be_its_address_on_the_hub(work, before):
+    found = made(on_hub=f"{before}ann/brush" + ("/tree/main/" if "/" in before else ""))
+    assert found.on_hub == "ann/brush"
+    assert yaml.safe_load((found.folder / "models" / "brush.yaml").read_text())["brush"]["path"] == "ann/brush"
+    assert front((found.folder / "README.md").read_text(encoding="utf-8"))["base_model"] == "ann/brush"
+
+
+@pytest.mark.parametrize(
+    "name", ["brush", "~/models/brush", "ann/brush/unet", "ann/brush@1", "https://example.org/ann/brush", "../brush"]
+)
+def test_what_names_no_repository_of_the_hub_is_refused(work, name):
+    with pytest.raises(OptionError, match=f"named USER/NAME, not '{name}'"):
+        made(on_hub=name)
+    assert not (work / "published").exists()
 
 
 def test_two_processes_that_publish_at_once_wait_for_each_other(work, monkeypatch):

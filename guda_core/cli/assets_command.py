@@ -233,8 +233,11 @@ def card(
     group_set: SetOption = None,
     home: HomeOption = None,
     with_model: Annotated[
-        bool, typer.Option("--with-model", help="Put the model's own files into the folder.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--with-model/--without-model", help="Put the model's own files into the folder. Default: as before."
+        ),
+    ] = None,
     model_on_hub: Annotated[
         str, typer.Option(help="USER/NAME of the Hub repository where the model is, for one that is on your disk.")
     ] = "",

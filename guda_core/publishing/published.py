@@ -44,6 +44,9 @@ PUBLIC = ("npm-iconify", "scikit-digits", "cifar10")  # sources that anybody can
 TOLD = ("name", "author", "licence", "licence_link", "link", "phrase")  # of a group
 SMALL = (scope.FILE, calibration.FILE)
 LICENCE = re.compile("[a-z0-9.-]{1,60}")
+ADDRESS = re.compile(
+    r"^(?:hub:|(?:https?://)?(?:huggingface\.co|hf\.co)/)"
+)  # what may stand before a repository's name
 LOCAL_ENCODER = (
     "What sees likeness is a folder on this machine, which nobody else has. So the published card does not name it, "
     "and the feature bank and the scope's rule that need it are left out. To publish them, put the folder into a "
@@ -56,27 +59,34 @@ FOLDERS = {"features": (".json", ".safetensors"), "drawn": (".json", ".png")}  #
 class Made:
     """What was published. folder: where. missing: groups that have no adapter, with why. model_inside: whether the
     published card finds its model, in the folder or on the hub. left_out: files of the run that are not published, with
-    why. licence: what is given for adapters and features, "" for none."""
+    why. licence: what is given for adapters and features, "" for none. with_model, on_hub: as of `publish`."""
 
     folder: Path
     missing: Mapping[str, str]
     model_inside: bool
     left_out: Mapping[str, str] = field(default_factory=dict)
     licence: str = ""
+    with_model: bool = False
+    on_hub: str = ""
 
 
-def publish(card: Card, group_set: GroupSet, *, with_model: bool = False, on_hub: str = "", licence: str = "") -> Made:
+def publish(
+    card: Card, group_set: GroupSet, *, with_model: bool | None = None, on_hub: str = "", licence: str = ""
+) -> Made:
     """Write the folder anew, in place of the one of before.
 
-    with_model: put the model's own files into it. on_hub: the Hub repository (user/name) where the model is. Where
-    neither is said, it is as it was in the folder of before. licence: what is given for adapters and features, as the
-    Hub spells it; "" for that of the folder of before.
+    with_model: whether to put the model's own files into it. on_hub: the Hub repository (user/name, or its address)
+    where the model is. Where neither is said, it is as it was in the folder of before. licence: what is given for
+    adapters and features, as the Hub spells it; "" for that of the folder of before.
 
     Raises:
         AdapterError: there is no adapter, or they are of several models. OptionError: the workspace is read only, an id
-        leads out of it, or the licence is no name of one.
+        leads out of it, the licence or the repository is no name of one, or both of the model's places are said.
         DataError: the disk is full, or the folder cannot be written.
     """
+    if with_model and on_hub:
+        raise OptionError("--with-model puts the model in, and --model-on-hub names where it is. Give one of them.")
+    on_hub = on_hub and _repository(on_hub)
     if licence and not LICENCE.fullmatch(licence):
         raise OptionError(f"A licence is named as the Hub spells it, such as mit or cc-by-4.0, not '{licence}'.")
     published = paths.writable(paths.home()) / "published"
@@ -94,7 +104,17 @@ def _alone(published: Path) -> Iterator[None]:
         yield
 
 
-def _publish(target: Path, card: Card, group_set: GroupSet, *, with_model: bool, on_hub: str, licence: str) -> Made:
+def _repository(text: str) -> str:
+    """USER/NAME of a repository of the Hub, whose address may be given."""
+    found = HUB_NAME.fullmatch("hub:" + ADDRESS.sub("", text.strip()).removesuffix("/").removesuffix("/tree/main"))
+    if found is None or found[2] or ".." in text:
+        raise OptionError(f"A model on the Hub is named USER/NAME, not '{text[:120]}'.")
+    return found[1]
+
+
+def _publish(
+    target: Path, card: Card, group_set: GroupSet, *, with_model: bool | None, on_hub: str, licence: str
+) -> Made:
     run = paths.run(card.id, group_set.id)
     metas, missing = _adapters(run, group_set)
     small, left_out = _small(run, group_set, base_sha256=next(iter(metas.values()))["base_sha256"])
@@ -104,7 +124,9 @@ def _publish(target: Path, card: Card, group_set: GroupSet, *, with_model: bool,
         card = replace(card, encoder="")
     small += [p for p in [run.mine / bank_name(card)] if p.is_file()]
     if not with_model and not on_hub:
-        with_model, on_hub = _as_before(target / "models", card)
+        inside, on_hub = _as_before(target / "models", card)
+        with_model = inside if with_model is None else with_model
+    with_model = bool(with_model)
     licence = licence or _licence_before(target / "README.md")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +140,7 @@ def _publish(target: Path, card: Card, group_set: GroupSet, *, with_model: bool,
     except OSError as e:
         what = f" {advice(e, '')}." if is_held(e) else ""
         raise DataError(f"{target} cannot be written: {e.strerror or e}.{what}") from e
-    return Made(target, missing, inside, left_out, licence)
+    return Made(target, missing, inside, left_out, licence, with_model, on_hub)
 
 
 def _place(published: Path, model: str, group_set: str) -> Path:
