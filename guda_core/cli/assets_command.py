@@ -33,16 +33,18 @@ app = commands(
 
 @app.command(cls=CommandOnRay)
 def features(
-    methods: Annotated[str, typer.Option(help="Comma-separated. Default: every method that needs features.")] = "",
+    methods: Annotated[
+        str | None, typer.Option(help="Comma-separated. Default: every method that needs features.")
+    ] = None,
     model: ModelOption = None,
     lora: LoraOption = None,
     group_set: SetOption = None,
     home: HomeOption = None,
     dim: Annotated[int, typer.Option(help="How many numbers a picture's gradient is projected to.")] = 4096,
     parts: Annotated[
-        str,
+        str | None,
         typer.Option(help="Only these weights count, by the ends of names: attn2.to_k,attn2.to_v. Default: all"),
-    ] = "",
+    ] = None,
     folder: Annotated[Path | None, typer.Option(help="Default: runs/MODEL/SET/features of the workspace.")] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Try one pass, say what all of them will take, and stop.")
@@ -69,14 +71,14 @@ def features(
     if plan and (workers or ray):
         raise OptionError("--plan tries a pass in this process: leave out --workers and --ray.")
     kinds = kernel_methods()
-    wanted = listed(methods) or list(kinds)
+    wanted, weights = listed("--methods", methods) or list(kinds), tuple(listed("--parts", parts))
     check_methods(wanted, kinds)
     if workers or ray:
-        _features_on_many(group_set, model, dim, tuple(listed(parts)), folder, wanted, workers, ray)
+        _features_on_many(group_set, model, dim, weights, folder, wanted, workers, ray)
         return
     service = service_of(model, group_set)
     where = folder or run(service.model.card.id, service.group_set.id).features.own("")
-    asked = feature_jobs.AskedFeatures(service.group_set.id, model, dim, where, tuple(listed(parts)))
+    asked = feature_jobs.AskedFeatures(service.group_set.id, model, dim, where, weights)
     there = feature_jobs.seem_made(asked, service.model, service.group_set, wanted)
     if (plan or not yes) and not features_plan.agreed(
         service, wanted, dim, asked.parts, there, only=plan, json_file=json_file

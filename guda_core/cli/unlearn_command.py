@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def unlearn(
-    groups: Annotated[str, typer.Option(help="Comma-separated ids or names of groups. Default: all.")] = "",
+    groups: Annotated[str | None, typer.Option(help="Comma-separated ids or names of groups. Default: all.")] = None,
     group_set: SetOption = None,
     model: ModelOption = None,
     lora: LoraOption = None,
@@ -111,8 +111,8 @@ def unlearn(
         raise OptionError("--draft goes with --groups, --set, --model, --folder and --again alone.")
     gs, failed = group_set_of(group_set, model=model), None
     asked = Asked(
-        gs.id, model, folder, tuple(gs.ids(listed(groups))), operator, tuple(sorted(changes.items())), pass_size,
-        checkpointing, again,
+        gs.id, model, folder, tuple(gs.ids(listed("--groups", groups))), operator, tuple(sorted(changes.items())),
+        pass_size, checkpointing, again,
     )  # fmt: skip
     if (workers or ray) and not plan:
         failed = unlearn_on_many(asked, workers=workers, ray=ray)
