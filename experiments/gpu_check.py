@@ -260,14 +260,14 @@ NAMES = tuple(PARTS)
 def gpu_check(
     out: Annotated[Path, typer.Option(help="Where the figures go.")] = BENCHMARKS / FILE,
     tiny: Annotated[bool, typer.Option("--tiny", help="Tiny models, on any device: to try the command.")] = False,
-    parts: Annotated[str, typer.Option(help=f"Comma-separated: {', '.join(NAMES)}. Default: all.")] = "",
+    parts: Annotated[str | None, typer.Option(help=f"Comma-separated: {', '.join(NAMES)}. Default: all.")] = None,
     deadline: Annotated[float, typer.Option(help="Begin no part after so many seconds.")] = 400.0,
 ) -> None:
     """Measure speed, memory and number types on a GPU, with full-size random models."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and not tiny:
         raise GudaError("There is no GPU here. `--tiny` tries the command with small models on the CPU.")
-    wanted = listed(parts) or list(PARTS)
+    wanted = listed("--parts", parts) or list(PARTS)
     if unknown := [p for p in wanted if p not in PARTS]:
         raise OptionError(f"There is no part '{unknown[0]}'. Known: {', '.join(PARTS)}.")
     setup = Setup(device, tiny, (1, 2) if tiny else (8, 16, 32, 64), 2 if tiny else GROUPS, 0.0 if tiny else 2.0)

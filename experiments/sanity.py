@@ -319,7 +319,7 @@ def sanity(
 ) -> None:
     """Measure the model and its adapters on generated and real pictures (not the oracle)."""
     where, picture = folder or BENCHMARKS, sheet or DOCS / "contact-sheet.png"
-    follow(run_all(service_of(model, group_set), SanityConfig(effort=effort), where, picture, listed(parts)))
+    follow(run_all(service_of(model, group_set), SanityConfig(effort=effort), where, picture, listed("--parts", parts)))
     say(f"Written: {where / 'sanity.json'} and {picture}")
 
 

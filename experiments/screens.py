@@ -250,13 +250,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--fake", action="store_true")
-    parser.add_argument("--only", default="", help="Comma-separated names of pictures, e.g. done-dark,limits.")
+    parser.add_argument("--only", help="Comma-separated names of pictures, e.g. done-dark,limits.")
     options = parser.parse_args()
     chromium = chromium_path()
     if chromium is None:
         raise SystemExit(f"No Chromium here: none of {', '.join(NAMES)} is on the PATH.")
     options.folder.mkdir(parents=True, exist_ok=True)
-    only = set(listed(options.only))
+    only = set(listed("--only", options.only))
     os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp()
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium, args=list(ARGS))

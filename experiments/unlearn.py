@@ -17,6 +17,7 @@ from typing import Any
 
 from experiments.ablations.members import config_of
 from guda_core.cli.loading import group_set_of
+from guda_core.cli.terminal import listed
 from guda_core.errors import OptionError
 from guda_core.unlearning.config import Settings
 from guda_core.unlearning.run import Forgetting
@@ -52,15 +53,14 @@ def settings(given: Sequence[str]) -> Settings:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--with", dest="given", metavar="NAME=VALUE", action="append", default=[])
-    parser.add_argument("--groups", default="", help="comma-separated group ids; default all")
+    parser.add_argument("--groups", help="comma-separated group ids; default all")
     parser.add_argument("--set", dest="name", help="group set; default: GUDA_GROUP_SET, else the model card's")
     parser.add_argument("--model", help="model card; default: GUDA_MODEL, else emoji")
     parser.add_argument("--folder", type=Path, required=True, help="where the adapters go")
     parser.add_argument("--again", action="store_true", help="also make adapters again that are there and fit")
     args = parser.parse_args()
-    config = settings(args.given)
+    config, wanted = settings(args.given), listed("--groups", args.groups)
     job = Forgetting(group_set_of(args.name, model=args.model), model=args.model, folder=args.folder)
-    wanted = [g.strip() for g in args.groups.split(",") if g.strip()]
     pending = job.pending(wanted, config=config, again=args.again)
     if not args.again:
         job.check_others(pending)

@@ -50,7 +50,9 @@ def unlearncanvas(
     data: Annotated[Path, typer.Option(help="The folder with Style/Object/id.jpg.")],
     model: Annotated[str, typer.Option(help="The model to fine-tune: a card, folder, file or Hub id.")] = "sd15",
     styles: Annotated[int, typer.Option(min=2, help="How many styles are left out and unlearned.")] = STYLES,
-    groups: Annotated[str, typer.Option(help="These styles, by id and with commas, in place of a number.")] = "",
+    groups: Annotated[
+        str | None, typer.Option(help="These styles, by id and with commas, in place of a number.")
+    ] = None,
     resolution: Annotated[int, typer.Option(min=8, help="Side of the pictures, in pixels.")] = 512,
     steps: StepsOption = 10_000,
     batch: Annotated[int, typer.Option(min=1, help="Pictures of a step, of every training.")] = 4,
@@ -83,7 +85,7 @@ def unlearncanvas(
     gs = own_set(data, NewSet(name=SET, phrase=PHRASE, resolution=resolution))
     base = Forgetting(gs, model=model)
     settings = settings_for(base.model, steps=steps, batch=batch, seed=seed, **FINE_TUNING)  # type: ignore[arg-type]
-    wanted = listed(groups) or spread(list(gs.groups), styles)
+    wanted = listed("--groups", groups) or spread(list(gs.groups), styles)
     own = OwnOracle(base, settings, groups=wanted)
     queries = QueryConfig(asked, blend_objects=0, real=20, steps=draw_steps, guidance=LARGE_GUIDANCE)
     way = Way(COMMAND, {**UNLEARNING, "steps": unlearn_steps, "batch": batch}, queries=queries)

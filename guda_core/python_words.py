@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import wraps
 from inspect import signature
 from typing import Any, ParamSpec, TypeVar
@@ -52,6 +52,15 @@ def in_python(said: str, function: Callable[..., Any], texts: Iterable[str] = ()
     return "".join([*parts, OPTION.sub(argument, said[end:])])
 
 
+def _texts(given: Iterable[Any]) -> Iterator[str]:
+    """The texts and paths among these, and within the lists and mappings among them."""
+    for value in given:
+        inner = [*value, *value.values()] if isinstance(value, Mapping) else value
+        for v in inner if isinstance(inner, list | tuple | set | frozenset) else [value]:
+            if isinstance(v, str | os.PathLike) and isinstance(path := os.fspath(v), str):
+                yield path
+
+
 def speaks_python(function: Callable[P, R]) -> Callable[P, R]:
     """The function, with errors that name its arguments. What the caller named is not touched."""
 
@@ -60,8 +69,7 @@ def speaks_python(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*given, **named)
         except GudaError as e:
-            texts = [os.fspath(v) for v in (*given, *named.values()) if isinstance(v, str | os.PathLike)]
-            e.args = (in_python(str(e), function, [t for t in texts if isinstance(t, str) and "--" in t]),)
+            e.args = (in_python(str(e), function, [t for t in _texts([*given, *named.values()]) if "--" in t]),)
             raise
 
     return call

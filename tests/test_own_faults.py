@@ -168,7 +168,11 @@ def test_of_text_and_caption_the_text_is_taken_and_the_other_is_told(tmp_path):
     )
     found = find_in_folder(tmp_path)
     assert [c.text for c in found.candidates] == ["a cat", "Figure 4", "a"]
-    assert any("mean nothing here: caption" in n for n in found.notes)
+    (note,) = found.notes
+    assert note == "Where metadata.csv has a text and a caption of one picture, the text was taken."
+    (tmp_path / "metadata.csv").write_text("file_name,text,caption,n\nann/1.png,a,a\nann/2.png,,b\n")
+    found = find_in_folder(tmp_path)
+    assert found.notes == ["Columns of metadata.csv that mean nothing here: n."]
 
 
 def test_a_caption_file_may_be_named_after_the_whole_picture_and_one_of_no_picture_is_told(tmp_path):
@@ -181,6 +185,22 @@ def test_a_caption_file_may_be_named_after_the_whole_picture_and_one_of_no_pictu
     assert [c.text for c in found.candidates] == ["a cat", "a dog"]
     (note,) = (n for n in found.notes if "to no picture" in n)
     assert note.startswith("1 caption file belongs to no picture: ") and "cow.caption" in note
+
+
+def test_texts_of_no_picture_of_a_group_are_no_captions_that_miss_one(tmp_path):
+    for name in ("ann/1.png", "2.png"):
+        paint(tmp_path / name)
+    for name in ("ann/1.txt", "2.txt", "README.txt", "ann/LICENSE.txt"):
+        (tmp_path / name).write_text("Bär", encoding="utf-8" if name == "ann/1.txt" else "latin-1")
+    found = find_in_folder(tmp_path)
+    assert [c.text for c in found.candidates] == ["Bär"]
+    assert found.notes == ["1 picture in no subfolder and so of no group: 2.png."]
+
+
+@pytest.mark.parametrize("option", [("--split", "train"), ("--folder", "x"), ("--image-column", "x")])
+def test_a_place_that_is_not_there_is_told_before_its_options(option, home, tmp_path):
+    for name in ("none", "none.csv", "none.parquet"):
+        assert f"There is nothing at '{tmp_path / name}'." in guda("groups", "new", tmp_path / name, *option, code=2)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from guda_core import paths
 from guda_core.data.encoders import bank_name
 from guda_core.data.groups import load_group_set
 from guda_core.data.sources.source import open_dataset
-from guda_core.diffusion.cards import find_card
+from guda_core.diffusion.cards import find_card, load_model, read_cards
 from guda_core.errors import AdapterError, DataError, OptionError
 from guda_core.local import load_service
 from guda_core.publishing import published
@@ -29,6 +29,7 @@ from guda_core.unlearning.health import KINDS
 from tests.loopback_hub import loopback_hub
 from tests.own_pictures import guda
 from tests.own_workspace import entry, own_workspace, plant
+from tests.tiny_single_file import save_single
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
 
@@ -91,6 +92,52 @@ def test_no_licence_is_given_in_the_publishers_name_and_the_models_goes_with_it(
     assert "The base model: CreativeML OpenRAIL-M." in text and "not stated by who published them" in text
     assert {p.name for p in (folder / "models" / "brush").iterdir()} >= {"LICENSE", "LICENSE.txt", "NOTICE"}
     assert "It holds a LoRA" not in text
+
+
+PRIVATE = (
+    "train/cat.png", "checkpoint-500/unet/config.json", "sample.png", "metadata.jsonl", "wandb/wandb-summary.json",
+    "trainer_state.json", "unet/trainer_state.json", "unet/old/model.safetensors", "optimizer.safetensors", "NOTES.md",
+    "config.yaml", "safety_checker/config.json",
+)  # fmt: skip
+
+
+def strew(folder):
+    for name in PRIVATE:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{}")
+    (folder / "LICENSE").write_text("Its terms.")
+
+
+def test_of_a_models_folder_only_what_it_is_opened_from_is_published(work):
+    mine = work / "models" / "brush"
+    whole = {p.relative_to(mine).as_posix() for p in mine.rglob("*") if p.is_file()}
+    strew(mine)
+    there = made(with_model=True).folder / "models" / "brush"
+    assert {p.relative_to(there).as_posix() for p in there.rglob("*") if p.is_file()} == whole | {"LICENSE"}
+    card = find_card("brush")
+    assert load_model(replace(card, path=str(there))).sha256 == load_model(card).sha256
+
+
+def test_beside_a_single_file_only_its_settings_and_tokenizers_are_published(work):
+    mine, one = work / "models" / "brush", work / "models" / "one.safetensors"
+    save_single(mine, one)
+    card = replace(find_card("brush"), source="file", path=str(one))
+    strew(work / "models" / "one")  # no settings: pictures of the same name
+    shutil.copytree(mine / "tokenizer", work / "models" / "tokenizer")
+    (work / "models" / "tokenizer" / "notes.json").write_text("private")
+
+    def files():
+        there = publish(card, load_group_set("artists"), with_model=True).folder / "models"
+        return {p.relative_to(there).as_posix() for p in there.rglob("*") if p.is_file()}
+
+    tokenizer = {p.name for p in (mine / "tokenizer").iterdir()}
+    alone = {"brush.yaml", "brush.safetensors", *[f"tokenizer/{name}" for name in tokenizer]}
+    assert files() == alone
+    shutil.copytree(mine, work / "models" / "one", dirs_exist_ok=True)
+    own = {p.relative_to(mine) for p in mine.rglob("*.*") if p.suffix != ".safetensors"}
+    assert files() == alone | {f"brush/{p.as_posix()}" for p in own} | {"brush/LICENSE"}
+    there = work / "published" / "brush" / "artists" / "models"
+    assert load_model(read_cards(there / "brush.yaml")["brush"]).sha256 == load_model(card).sha256
 
 
 def test_a_licence_is_given_only_where_it_is_asked_for_and_stays(work):
@@ -289,12 +336,35 @@ def test_the_command_makes_it_again_and_remembers_where_the_model_is(work):
     assert "gives no licence in your name" in said
     guda("assets", "card", "--model-on-hub", "ann/brush")
     assert "The model itself" not in guda("assets", "card")
-    card = yaml.safe_load((work / "published" / "brush" / "artists" / "models" / "brush.yaml").read_text())["brush"]
+    models = work / "published" / "brush" / "artists" / "models"
+    card = yaml.safe_load((models / "brush.yaml").read_text())["brush"]
     assert card["source"] == "hub" and card["path"] == "ann/brush" and card["group_set"] == "artists"
+    assert "the model is on the Hub: ann/brush. That stays" in guda("assets", "card", "--without-model")
     guda("assets", "card", "--with-model")
     assert "Give one of them" in guda("assets", "card", "--with-model", "--model-on-hub", "ann/brush", code=2)
-    guda("assets", "card")
-    assert (work / "published" / "brush" / "artists" / "models" / "brush" / "model_index.json").is_file()
+    said = guda("assets", "card")
+    assert (models / "brush" / "model_index.json").is_file()
+    assert "own files are in it. That stays when the folder is made again." in said and "--without-model`" in said
+    assert "The model itself is not in it" in guda("assets", "card", "--without-model")
+    assert not (models / "brush").exists() and "The model itself is not in it" in guda("assets", "card")
+    assert not (models / "brush").exists()
+
+
+@pytest.mark.parametrize("before", ["", "hub:", "https://huggingface.co/", "hf.co/"])
+def test_where_the_model_is_may_be_its_address_on_the_hub(work, before):
+    found = made(on_hub=f"{before}ann/brush" + ("/tree/main/" if "/" in before else ""))
+    assert found.on_hub == "ann/brush"
+    assert yaml.safe_load((found.folder / "models" / "brush.yaml").read_text())["brush"]["path"] == "ann/brush"
+    assert front((found.folder / "README.md").read_text(encoding="utf-8"))["base_model"] == "ann/brush"
+
+
+@pytest.mark.parametrize(
+    "name", ["brush", "~/models/brush", "ann/brush/unet", "ann/brush@1", "https://example.org/ann/brush", "../brush"]
+)
+def test_what_names_no_repository_of_the_hub_is_refused(work, name):
+    with pytest.raises(OptionError, match=f"named USER/NAME, not '{name}'"):
+        made(on_hub=name)
+    assert not (work / "published").exists()
 
 
 def test_two_processes_that_publish_at_once_wait_for_each_other(work, monkeypatch):

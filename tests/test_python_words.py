@@ -74,8 +74,15 @@ def test_a_function_that_speaks_python_gives_what_it_gave_and_raises_what_it_rai
         divided(1, 0)
     with pytest.raises(OptionError, match=r"^Add `by=2` a --by file\.$"):
         divided(1, 0, of=" a --by file")
+    for of in ([" a --by file"], (" a --by file",), {" a --by file": 1}, {"b": " a --by file"}):
+        with pytest.raises(OptionError, match=r"^Add `by=2` a --by file\.$"):
+            speaks_python(lambda by, of: _refuse())(0, of=of)
     with pytest.raises(ZeroDivisionError):
         speaks_python(lambda: 1 / 0)()
+
+
+def _refuse():
+    raise OptionError("Add --by 2 a --by file.")
 
 
 def test_the_librarys_functions_do(home):

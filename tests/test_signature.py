@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import os
+import re
 import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
+from zipfile import ZipFile
 
 import pytest
 import typer
@@ -40,6 +43,7 @@ def report(tmp_path):
     query = service.prepare(draw(tmp_path / "p.png", side=32).read_bytes(), prompt="cat")
     (tmp_path / "r.zip").write_bytes(made(service, query))
     (tmp_path / "key").write_bytes(SECRET)
+    (tmp_path / "key").chmod(0o600)
     (tmp_path / "key.pub").write_bytes(PUBLIC)
     return tmp_path / "r.zip"
 
@@ -54,6 +58,7 @@ def test_a_report_is_signed_and_the_signer_is_told(report, tmp_path):
     before = report.read_bytes()
     done = run("verify", report, "--signer", tmp_path / "key.pub")
     assert done.exit_code == 0 and "Signed by the holder of the key SHA256:" in done.output
+    assert "The report is whole." in done.output
     assert report.read_bytes() == before  # the signature lies beside it
     (tmp_path / "other.pub").write_bytes(OTHER_PUBLIC)
     done = run("verify", report, "--signer", tmp_path / "other.pub")
@@ -63,11 +68,51 @@ def test_a_report_is_signed_and_the_signer_is_told(report, tmp_path):
     assert done.exit_code == 2 and "was changed after it was signed" in done.output and "Traceback" not in done.output
 
 
+def test_of_a_record_without_its_zip_no_more_is_said_than_was_read(report, tmp_path):
+    with ZipFile(report) as zipped:
+        zipped.extractall(tmp_path)
+    (tmp_path / "values.npz").write_bytes(b"other")
+    alone = tmp_path / "report.json"
+    for command, said in ((("sign", alone, "--key", tmp_path / "key"), "signed"),
+                          (("verify", alone, "--signer", tmp_path / "key.pub"), "checked")):  # fmt: skip
+        done = run(*command)
+        assert done.exit_code == 0 and "whole" not in done.output
+        assert f"Only the record was {said}, not the report's pictures and values." in " ".join(done.output.split())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows' files have other rights")
+def test_a_key_that_others_may_read_is_refused(report, tmp_path):
+    (tmp_path / "key").chmod(0o640)
+    done = run("sign", report, "--key", tmp_path / "key")
+    assert done.exit_code == 2 and "Others on this machine may read this key." in done.output
+    assert "chmod 600" in done.output and not report.with_name("r.zip.sig").exists()
+    (tmp_path / "key.pub").chmod(0o644)
+    assert "Only Ed25519 keys" in run("sign", report, "--key", tmp_path / "key.pub").output
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a script stands for ssh-keygen")
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ('Load key "k": incorrect passphrase supplied to decrypt private key', locked_key.WRONG),
+        ("debug1: x\nSigning file failed: agent refused operation\n", "It says: Signing file failed: agent refused"),
+        ("ssh_askpass: exec(ask): Permission denied\nLoad key: incorrect passphrase", "It says: ssh_askpass: exec"),
+        ("", "It says: status 255"),
+    ],
+)
+def test_why_ssh_keygen_refuses_is_told_in_its_words(tmp_path, monkeypatch, said, told):
+    program = tmp_path / "ssh-keygen"
+    program.write_text(f"#!/bin/sh\ncat >/dev/null; printf '{said}' >&2; exit 255\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(shutil, "which", lambda name: str(program))
+    with pytest.raises(ReportError, match=re.escape(told)):
+        locked_key.sign(b"report", tmp_path / "k", PASSPHRASE)
+
+
 @pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")
 def test_ssh_keygen_checks_it_and_signs_what_we_check(report, tmp_path):
     (tmp_path / "r.sig").write_bytes(signature.sign(report.read_bytes(), SECRET))
     (tmp_path / "allowed").write_bytes(b"artist " + PUBLIC)
-    (tmp_path / "key").chmod(0o600)
     check = ["ssh-keygen", "-Y", "verify", "-f", tmp_path / "allowed", "-I", "artist", "-n", "guda-report", "-s"]
     done = subprocess.run([*check, tmp_path / "r.sig"], input=report.read_bytes(), capture_output=True, check=False)
     assert done.returncode == 0 and b"Good" in done.stdout

@@ -18,10 +18,12 @@ import typer
 from rich.table import Table
 
 from guda_core.clean_log import log_cleaned, server_log_cleaned
-from guda_core.cli import terminal
+from guda_core.cli import assets_command, attribute_command, terminal
 from guda_core.cli.terminal import clean, listed, note, progress_bar, say, show
 from guda_core.data.groups import load_group_set
+from guda_core.unlearning import group_jobs
 from tests.light import draw
+from tests.own_pictures import guda
 from tests.test_cli import run  # noqa: F401  (a fixture)
 from tests.test_pipeline import service  # noqa: F401  (a fixture)
 
@@ -72,7 +74,19 @@ def test_long_lines_are_not_broken_where_nobody_reads_them_on_a_screen(capsys):
 
 
 def test_lists_of_an_option():
-    assert listed(" a, b ,,c") == ["a", "b", "c"] and listed("") == []
+    assert listed("--x", " a, b ,,c,a") == ["a", "b", "c"] and listed("--x", None) == []
+
+
+@pytest.mark.parametrize("words", ["unlearn --groups", "attribute p.png --methods", "assets features --methods"])
+@pytest.mark.parametrize("given", ["", " , "])
+def test_an_option_that_lists_nothing_does_not_mean_all(words, given, monkeypatch):
+    def begun(*_):
+        raise AssertionError("begun")
+
+    monkeypatch.setattr(group_jobs, "open_asked", begun)
+    for command in (assets_command, attribute_command):
+        monkeypatch.setattr(command, "service_of", begun)
+    assert f"{words.split()[-1]} names nothing." in guda(*words.split(), given, code=2)
 
 
 def test_a_place_whose_name_is_markup_is_written_to_and_said(run, tmp_path):  # noqa: F811

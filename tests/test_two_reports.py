@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from guda_core.cli import app
 from guda_core.errors import ReportError
+from guda_core.records import Scope
 from guda_core.reports.opened import Told, tell
 from guda_core.reports.read import read_report
 from guda_core.reports.restore import attributions
@@ -70,15 +71,47 @@ def test_a_score_that_moved_is_told_with_the_interval_of_its_difference(write):
     assert r.high - r.difference == pytest.approx(half) == pytest.approx(r.difference - r.low)
     name = a.group_set.groups[last].name
     assert f"{name} (7th to 1st)" in " ".join(found.said)
-    assert "differ clearly" in found.said[-1] and name in found.said[-1]
+    assert "GUDA (unlearning): scores that differ clearly" in found.said[-2] and name in found.said[-2]
+    assert found.said[-1] == "Every score by CLIP similarity is the same to the last bit."
     assert f"the second {name}" in " ".join(found.said)
     near = replace(s, score=s.score + 0.5, low=s.low + 0.5, high=s.high + 0.5)
     b = replace(a, answers={**a.answers, "guda": replace(x, groups={**x.groups, last: near})})
-    assert "No score differs clearly" in compare(a, b).said[-1]
+    assert "no score differs clearly: each difference's 95% interval includes 0." in compare(a, b).said[-2]
     none = replace(near, low=near.score, high=near.score)  # as of a group of one picture
     b = replace(a, answers={**a.answers, "guda": replace(x, groups={**x.groups, last: none})})
     r = next(r for r in compare(a, b).methods["guda"] if r.group == last)
     assert (r.low, r.high) == (None, None) and not r.clear and r.difference == pytest.approx(0.5)
+    assert "where a difference has a 95% interval, it includes 0." in compare(a, b).said[-2]
+
+
+def test_nothing_is_called_the_same_that_another_method_or_a_lost_score_denies(write):
+    a = told(write("a.zip"))
+
+    def changed(method: str, **more):
+        x = a.answers[method]
+        first = x.ranked()[0]
+        groups = {**x.groups, first: replace(x.groups[first], **more)}
+        return list(compare(a, replace(a, answers={**a.answers, method: replace(x, groups=groups)})).said[-2:])
+
+    gone = {"score": None, "low": None, "high": None, "status": "unavailable"}
+    guda, clip = "GUDA (unlearning): every score", "Scores by CLIP similarity differ."
+    same = "is the same to the last bit."
+    assert changed("clip", score=0.9) == changed("clip", **gone) == [f"{guda} {same}", clip]
+    assert changed("guda", **gone) == [
+        f"{guda} that both reports have {same}",
+        f"Every score by CLIP similarity {same}",
+    ]
+    alone = compare(a, replace(a, answers={"guda": a.answers["guda"]}))
+    assert alone.said[-1] == f"{guda} {same}" and alone.only == {"clip": "a"}
+
+
+def test_another_verdict_on_scope_is_told(write):
+    a = told(write("a.zip"))
+    one = replace(a, scope=Scope("in scope", 1.0, 3.0, "log-odds", ""))
+    for scope, said in ((Scope("out of scope", 9.0, 3.0, "log-odds", ""), "out of scope"), (None, "not assessed")):
+        told_of = f"Could the model have made it? First report: in scope. Second: {said}."
+        assert told_of in compare(one, replace(a, scope=scope)).said
+    assert not any("Could the model" in s for s in compare(one, one).said)
 
 
 def test_two_pictures_are_compared_by_ranks_alone(write):

@@ -23,6 +23,7 @@ from guda_core.data.groups import load_group_set
 from guda_core.diffusion.base_model import Card
 from guda_core.diffusion.cards import load_model
 from guda_core.errors import AdapterError, CacheError, ModelError, NoMemoryError, TrainingError
+from guda_core.jobs.local_pool import Share
 from guda_core.unlearning import adapters, checkpoints, health, lora, run
 from guda_core.unlearning.config import MemorySettings
 from guda_core.unlearning.defaults import memory_settings, starting_settings
@@ -534,6 +535,13 @@ def test_the_plan_on_the_command_line(job, tmp_path, monkeypatch, capsys):
     assert "in all" in said and "8 pictures a pass, without checkpointing" in said
     assert record["groups"]["noto"]["cost"]["gradients"] == 48 and record["step"]["seconds"] > 0
     unlearn_command._make(job, ["noto"], CONFIG)
-    assert job.fits("noto", CONFIG)
-    unlearn_command._plan(job, measured, job.pending(["noto"], config=CONFIG), CONFIG, None)
-    assert "Nothing to do" in capsys.readouterr().out
+    assert job.fits("noto", CONFIG) and job.pending(["noto"], config=CONFIG) == []
+    before = record
+    for share in (None, Share(2, 2, 1, 1.5, False)):
+        unlearn_command._plan(job, measured, [], CONFIG, tmp_path / "plan.json", share)
+        record = json.loads((tmp_path / "plan.json").read_text())
+        assert set(record) - set(before) == ({"share", "whole_s"} if share else set()) and set(before) <= set(record)
+        assert record["settings"] == before["settings"] and set(record["step"].values()) == {0}
+        assert (record["groups"], record["passes"], record["seconds"], record["disk_bytes"]) == ({}, 0, 0, 0)
+        said = capsys.readouterr().out
+        assert "Nothing to do" in said and "One step" not in said and "--workers" not in said

@@ -34,7 +34,9 @@ def logo(
     live: Annotated[
         bool, typer.Option("--live", help="Store the models with delta compression, and measure what that loses.")
     ] = False,
-    groups: Annotated[str, typer.Option(help="With --live or --model: comma-separated group ids. Default: all.")] = "",
+    groups: Annotated[
+        str | None, typer.Option(help="With --live or --model: comma-separated group ids. Default: all.")
+    ] = None,
     folder: Annotated[
         Path | None, typer.Option(help="With --live. Default: runs/MODEL/SET/oracle of the workspace.")
     ] = None,
@@ -47,9 +49,9 @@ def logo(
     batch: Annotated[int | None, typer.Option(min=1, help="With --model: pictures of a step.")] = None,
     lr: Annotated[float | None, typer.Option(help="With --model: peak learning rate.")] = None,
     seeds: Annotated[
-        str,
+        str | None,
         typer.Option(help="With --model: a seed, or two (3,4): the second is for the ceiling. Default: 3."),
-    ] = "",
+    ] = None,
     as_name: Annotated[
         str | None, typer.Option("--name", help="With --model: the fine-tuned model's name. Default: MODEL-SET.")
     ] = None,
@@ -66,10 +68,10 @@ def logo(
     """
     of_own = {"--rank": rank, "--steps": steps, "--batch": batch, "--lr": lr, "--name": as_name}
     of_own |= {"--workers": workers, "--ray": ray, "--plan": plan or None}
-    given = [k for k, v in {**of_own, "--whole": whole or None, "--seeds": seeds or None}.items() if v is not None]
+    given = [k for k, v in {**of_own, "--whole": whole or None, "--seeds": seeds}.items() if v is not None]
     if given and (model is None or live):
         raise OptionError(f"{given[0]} needs --model, without --live.")
-    if not live and (folder or (groups and not model)):
+    if not live and (folder or (groups is not None and not model)):
         raise OptionError("--folder and --groups need --live; --groups also goes with --model.")
     if live and status:
         raise OptionError("--status only lists the trainings. Leave --live out.")
@@ -87,15 +89,15 @@ def logo(
 
 
 def _asked(
-    name: str | None, model: str, changes: dict[str, Any], *, seeds: str, groups: str, as_name: str | None
+    name: str | None, model: str, changes: dict[str, Any], *, seeds: str | None, groups: str | None, as_name: str | None
 ) -> AskedOracle:
     from experiments.logo.oracle_jobs import AskedOracle
 
-    wanted = tuple(int(s) if s.isdecimal() else -1 for s in listed(seeds))
+    wanted = tuple(int(s) if s.isdecimal() else -1 for s in listed("--seeds", seeds))
     if -1 in wanted:
         raise OptionError("--seeds takes whole numbers, for example --seeds 3,4.")
     gs = group_set_of(name, model=model)
-    return AskedOracle(gs.id, model, tuple(sorted(changes.items())), wanted, tuple(listed(groups)), as_name)
+    return AskedOracle(gs.id, model, tuple(sorted(changes.items())), wanted, tuple(listed("--groups", groups)), as_name)
 
 
 def _own(
@@ -127,7 +129,7 @@ def _embedded(
     minutes: float | None,
     status: bool,
     live: bool,
-    groups: str,
+    groups: str | None,
     folder: Path | None,
 ) -> None:
     """The oracle of the embedded model."""
@@ -145,7 +147,9 @@ def _embedded(
 
         own = Forgetting(gs, model=model)
         asked = queries.read(BENCHMARKS, gs, own.model).queries[:: trainings.FIDELITY_EVERY]
-        follow(trainings.make_live(own, config, asked, groups=listed(groups), folder=folder, minutes=minutes))
+        follow(
+            trainings.make_live(own, config, asked, groups=listed("--groups", groups), folder=folder, minutes=minutes)
+        )
     elif not status:
         with progress_bar() as bar:
             tasks: dict[str, Any] = {}

@@ -41,7 +41,7 @@ def _asked(file: Path, out: Path | None, seeds: str, device: str, graph: bool = 
 
     from experiments.seeds.seed_trainings import Asked
 
-    numbers = tuple(int(s) if s.isdecimal() else -1 for s in listed(seeds))
+    numbers = tuple(int(s) if s.isdecimal() else -1 for s in listed("--seeds", seeds))
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if where not in ("cpu", "cuda"):
         raise OptionError(f"--device is cpu or cuda, not '{where}'.")

@@ -35,16 +35,18 @@ AgainOption = Annotated[bool, typer.Option("--again", help="Replace also what an
 
 @app.command(cls=CommandOnRay)
 def features(
-    methods: Annotated[str, typer.Option(help="Comma-separated. Default: every method that needs features.")] = "",
+    methods: Annotated[
+        str | None, typer.Option(help="Comma-separated. Default: every method that needs features.")
+    ] = None,
     model: ModelOption = None,
     lora: LoraOption = None,
     group_set: SetOption = None,
     home: HomeOption = None,
     dim: Annotated[int, typer.Option(help="How many numbers a picture's gradient is projected to.")] = 4096,
     parts: Annotated[
-        str,
+        str | None,
         typer.Option(help="Only these weights count, by the ends of names: attn2.to_k,attn2.to_v. Default: all"),
-    ] = "",
+    ] = None,
     folder: Annotated[Path | None, typer.Option(help="Default: runs/MODEL/SET/features of the workspace.")] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Try one pass, say what all of them will take, and stop.")
@@ -73,14 +75,14 @@ def features(
     if plan and (workers or ray):
         raise OptionError("--plan tries a pass in this process: leave out --workers and --ray.")
     kinds = kernel_methods()
-    wanted = listed(methods) or list(kinds)
+    wanted, weights = listed("--methods", methods) or list(kinds), tuple(listed("--parts", parts))
     check_methods(wanted, kinds)
     if workers or ray:
-        _features_on_many(group_set, model, dim, tuple(listed(parts)), folder, wanted, workers, ray, again=again)
+        _features_on_many(group_set, model, dim, weights, folder, wanted, workers, ray, again=again)
         return
     service = service_of(model, group_set)
     where = folder or run(service.model.card.id, service.group_set.id).features.own("")
-    asked = feature_jobs.AskedFeatures(service.group_set.id, model, dim, where, tuple(listed(parts)), again)
+    asked = feature_jobs.AskedFeatures(service.group_set.id, model, dim, where, weights, again)
     there = feature_jobs.seem_made(asked, service.model, service.group_set, wanted)
     for m in [] if again else wanted:
         check_others(where / m, service.model)
@@ -247,8 +249,11 @@ def card(
     group_set: SetOption = None,
     home: HomeOption = None,
     with_model: Annotated[
-        bool, typer.Option("--with-model", help="Put the model's own files into the folder.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--with-model/--without-model", help="Put the model's own files into the folder. Default: as before."
+        ),
+    ] = None,
     model_on_hub: Annotated[
         str, typer.Option(help="USER/NAME of the Hub repository where the model is, for one that is on your disk.")
     ] = "",

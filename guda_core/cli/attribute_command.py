@@ -48,7 +48,7 @@ def attribute(
     ],
     prompt: Annotated[str, typer.Option(help="The caption. Empty: the unconditional model.")] = "",
     effort: EffortOption = "standard",
-    methods: MethodsOption = "",
+    methods: MethodsOption = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="For one picture: write the record here.")] = None,
     report_file: Annotated[
         Path | None, typer.Option("--report", help="For one picture: write the report bundle (a zip) here.")
@@ -100,6 +100,7 @@ def attribute(
     picture that cannot be read is skipped; the exit code is then 1. With --table, scores alone are written, for up to
     millions of pictures; `guda results` asks them and makes reports.
     """
+    wanted = listed("--methods", methods)
     if table:
         if out_folder is None or json_file or report_file or prompts or pictures or maps or original:
             raise OptionError(
@@ -110,7 +111,7 @@ def attribute(
         from guda_core.named import Named
         from guda_core.scoring.table_run import Options
 
-        options = Options(effort, tuple(listed(methods)), prompt)
+        options = Options(effort, tuple(wanted), prompt)
         make_table(names, out_folder, Named(model, group_set), options, workers=workers, ray=ray)
         return
     if workers is not None or ray is not None:
@@ -118,11 +119,11 @@ def attribute(
     paths = [Path(name) for name in names]
     _check(paths, out_folder, (json_file, report_file), pictures or maps or original, prompts)
     if out_folder is not None:
-        config = (effort, listed(methods), prompt, prompts)
+        config = (effort, wanted, prompt, prompts)
         _many(lambda: service_of(model, group_set), paths, Path(out_folder), *config)
         return
     service = service_of(model, group_set)
-    asked = listed(methods) or default_methods(service.methods())
+    asked = wanted or default_methods(service.methods())
     if pictures or maps:
         service.with_models(asked)  # refuses before anything is computed
     for path in paths:

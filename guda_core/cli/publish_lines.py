@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from guda_core.errors import OptionError
-
 if TYPE_CHECKING:
     from guda_core.diffusion.base_model import Card
     from guda_core.records import GroupSet
 
 FEW = 5  # groups that are named
+STAYS = "That stays when the folder is made again."
 LEAVE = (
     "Adapters, features and a LoRA are made from the pictures and tell about them. Publish them only if you may: with "
     "the authors' leave, or under a licence that allows it."
@@ -20,22 +19,24 @@ NO_LICENCE = "README.md gives no licence in your name. To give one: `guda assets
 
 
 def publish_lines(
-    card: Card, group_set: GroupSet, *, with_model: bool = False, on_hub: str = "", licence: str = ""
+    card: Card, group_set: GroupSet, *, with_model: bool | None = None, on_hub: str = "", licence: str = ""
 ) -> Iterator[str]:
     """Make the folder and say in lines what is in it and what is not."""
     from guda_core.diffusion.cards import called
     from guda_core.publishing.published import publish
     from guda_core.records import NOT_STATED
 
-    if with_model and on_hub:
-        raise OptionError("--with-model puts the model in, and --model-on-hub names where it is. Give one of them.")
     of = f"--set {group_set.id} {called(card)}"
     made = publish(card, group_set, with_model=with_model, on_hub=on_hub, licence=licence)
     for gid, why in made.missing.items():
         yield f"Without '{gid}': {why}"
     for name, why in made.left_out.items():
         yield f"Without {name}: {why}"
-    if not made.model_inside:
+    if made.with_model:
+        yield f"The model's own files are in it. {STAYS} To take them out: `guda assets card {of} --without-model`"
+    elif made.on_hub:
+        yield f"Its card says that the model is on the Hub: {made.on_hub}. {STAYS}"
+    elif not made.model_inside:
         yield (
             f"The model itself is not in it. `guda assets card {of} --with-model` puts it in; --model-on-hub "
             "USER/MODEL names the repository where it is."

@@ -14,6 +14,7 @@ from guda_core.errors import OptionError
 from guda_core.paths import is_there
 
 ReportArgument = Annotated[Path, typer.Argument(help="The zip of a report.")]
+ALONE = "Only the record was {}, not the report's pictures and values. For these, give the report's zip."
 SIGNER = "The public key of the one who signed, as OpenSSH writes it (a .pub file)."
 
 
@@ -29,11 +30,15 @@ def sign(
     from guda_core.reports.read import read_report
 
     data, secret = small(report, None), small(key, signature.MAX_FILE)
-    read_report(report)  # only a whole report is signed
+    if b"PRIVATE KEY" in secret:
+        locked_key.refuse_open(key)
+    found = read_report(report)  # only a whole report is signed
     place = signature_of(report)
     made = locked_key.sign(data, key, _passphrase()) if locked_key.is_locked(secret) else signature.sign(data, secret)
     bundle.write(place, made)
     say(f"Written: {place}")
+    if not found.zipped:
+        say(ALONE.format("signed"))
 
 
 def _passphrase() -> str:
@@ -61,8 +66,8 @@ def verify(
     from guda_core.reports.read import read_report
 
     who = checked(report, signature or signature_of(report), signer)
-    read_report(report)
-    say(f"Signed by the holder of the key {who}. The report is whole.")
+    whole = "The report is whole." if read_report(report).zipped else ALONE.format("checked")
+    say(f"Signed by the holder of the key {who}. {whole}")
 
 
 def checked(report: Path, signature: Path, signer: Path) -> str:

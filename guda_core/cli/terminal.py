@@ -160,9 +160,12 @@ def progress_bar() -> Progress:
     return Progress(*columns, console=ERR)
 
 
-def listed(text: str) -> list[str]:
-    """The words of a comma-separated option, each once."""
-    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+def listed(option: str, text: str | None) -> list[str]:
+    """The words of a comma-separated option, each once; [] where it was left out. Raises OptionError: it names none."""
+    words = list(dict.fromkeys(word.strip() for word in (text or "").split(",") if word.strip()))
+    if text is not None and not words:
+        raise OptionError(f"{option} names nothing. Name something, with commas between, or leave it out.")
+    return words
 
 
 def follow(works: Iterator[tuple[str, float]]) -> None:
@@ -246,5 +249,6 @@ HomeOption = Annotated[
 ]
 EffortOption = Annotated[str, typer.Option(help="quick, standard, full, or every (no early stop).")]
 MethodsOption = Annotated[
-    str, typer.Option(help=f"Comma-separated: {', '.join(METHODS)}. A model may not have all. Default: guda and clip.")
+    str | None,
+    typer.Option(help=f"Comma-separated: {', '.join(METHODS)}. A model may not have all. Default: guda and clip."),
 ]

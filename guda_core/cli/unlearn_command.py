@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def unlearn(
-    groups: Annotated[str, typer.Option(help="Comma-separated ids or names of groups. Default: all.")] = "",
+    groups: Annotated[str | None, typer.Option(help="Comma-separated ids or names of groups. Default: all.")] = None,
     group_set: SetOption = None,
     model: ModelOption = None,
     lora: LoraOption = None,
@@ -111,8 +111,8 @@ def unlearn(
         raise OptionError("--draft goes with --groups, --set, --model, --folder and --again alone.")
     gs, failed = group_set_of(group_set, model=model), None
     asked = Asked(
-        gs.id, model, folder, tuple(gs.ids(listed(groups))), operator, tuple(sorted(changes.items())), pass_size,
-        checkpointing, again,
+        gs.id, model, folder, tuple(gs.ids(listed("--groups", groups))), operator, tuple(sorted(changes.items())),
+        pass_size, checkpointing, again,
     )  # fmt: skip
     if (workers or ray) and not plan:
         failed = unlearn_on_many(asked, workers=workers, ray=ray)
@@ -203,28 +203,30 @@ def _shared(workers: int) -> Share:
 def _plan(
     job: Forgetting, measured: Health, pending: list[str], config: Any, file: Path | None, share: Share | None = None
 ) -> None:
-    if not pending:
-        if file is not None:
-            write_json(file, {"groups": {}, "passes": 0, "seconds": 0.0})
-        say("Nothing to do: every adapter is there and was made with these settings.")
-        return
     found = job.plan(pending, config, measured.passes(pending))
-    show(_plan_table(found))
-    mode = "with checkpointing" if found.memory["checkpointing"] else "without checkpointing"
-    say(
-        f"One step took {found.step.seconds:.2f} s on {found.device} in {found.dtype}, {found.step.pictures} pictures "
-        f"a pass, {mode}. Peak memory {bytes_said(found.step.peak_bytes)}."
-    )
     if share is not None:
-        whole = _whole(found, share)
-        found = dataclasses.replace(found, share=dataclasses.asdict(share), whole_s=whole)
-        each = "a GPU each" if share.on_gpus else f"CPU threads of each: {share.threads}"
-        say(
-            f"With --workers {share.workers} on this machine ({each}): about {time_said(whole)} from start to end, "
-            "and the time in which each worker loads the model. Each worker needs that memory."
-        )
+        found = dataclasses.replace(found, share=dataclasses.asdict(share), whole_s=_whole(found, share))
+    if pending:
+        _tell_plan(found, share)
+    else:
+        say("Nothing to do: every adapter is there and was made with these settings.")
     if file is not None:
         write_json(file, found.to_json())
+
+
+def _tell_plan(plan: Plan, share: Share | None) -> None:
+    show(_plan_table(plan))
+    mode = "with checkpointing" if plan.memory["checkpointing"] else "without checkpointing"
+    say(
+        f"One step took {plan.step.seconds:.2f} s on {plan.device} in {plan.dtype}, {plan.step.pictures} pictures "
+        f"a pass, {mode}. Peak memory {bytes_said(plan.step.peak_bytes)}."
+    )
+    if share is not None and plan.whole_s is not None:
+        each = "a GPU each" if share.on_gpus else f"CPU threads of each: {share.threads}"
+        say(
+            f"With --workers {share.workers} on this machine ({each}): about {time_said(plan.whole_s)} from start to "
+            "end, and the time in which each worker loads the model. Each worker needs that memory."
+        )
 
 
 def _whole(plan: Plan, share: Share) -> float:

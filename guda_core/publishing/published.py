@@ -31,7 +31,6 @@ from guda_core.data.encoders import bank_name
 from guda_core.diffusion.base_model import Card
 from guda_core.diffusion.cards import called, read_cards
 from guda_core.errors import AdapterError, CacheError, DataError, ModelError, OptionError
-from guda_core.from_hub import KINDS
 from guda_core.from_hub import NAME as HUB_NAME
 from guda_core.held_files import advice, check_writable, is_held, replace_file
 from guda_core.paths import Run
@@ -45,6 +44,9 @@ PUBLIC = ("npm-iconify", "scikit-digits", "cifar10")  # sources that anybody can
 TOLD = ("name", "author", "licence", "licence_link", "link", "phrase")  # of a group
 SMALL = (scope.FILE, calibration.FILE)
 LICENCE = re.compile("[a-z0-9.-]{1,60}")
+ADDRESS = re.compile(
+    r"^(?:hub:|(?:https?://)?(?:huggingface\.co|hf\.co)/)"
+)  # what may stand before a repository's name
 LOCAL_ENCODER = (
     "What sees likeness is a folder on this machine, which nobody else has. So the published card does not name it, "
     "and the feature bank and the scope's rule that need it are left out. To publish them, put the folder into a "
@@ -57,27 +59,34 @@ FOLDERS = {"features": (".json", ".safetensors"), "drawn": (".json", ".png")}  #
 class Made:
     """What was published. folder: where. missing: groups that have no adapter, with why. model_inside: whether the
     published card finds its model, in the folder or on the hub. left_out: files of the run that are not published, with
-    why. licence: what is given for adapters and features, "" for none."""
+    why. licence: what is given for adapters and features, "" for none. with_model, on_hub: as of `publish`."""
 
     folder: Path
     missing: Mapping[str, str]
     model_inside: bool
     left_out: Mapping[str, str] = field(default_factory=dict)
     licence: str = ""
+    with_model: bool = False
+    on_hub: str = ""
 
 
-def publish(card: Card, group_set: GroupSet, *, with_model: bool = False, on_hub: str = "", licence: str = "") -> Made:
+def publish(
+    card: Card, group_set: GroupSet, *, with_model: bool | None = None, on_hub: str = "", licence: str = ""
+) -> Made:
     """Write the folder anew, in place of the one of before.
 
-    with_model: put the model's own files into it. on_hub: the Hub repository (user/name) where the model is. Where
-    neither is said, it is as it was in the folder of before. licence: what is given for adapters and features, as the
-    Hub spells it; "" for that of the folder of before.
+    with_model: whether to put the model's own files into it. on_hub: the Hub repository (user/name, or its address)
+    where the model is. Where neither is said, it is as it was in the folder of before. licence: what is given for
+    adapters and features, as the Hub spells it; "" for that of the folder of before.
 
     Raises:
         AdapterError: there is no adapter, or they are of several models. OptionError: the workspace is read only, an id
-        leads out of it, or the licence is no name of one.
+        leads out of it, the licence or the repository is no name of one, or both of the model's places are said.
         DataError: the disk is full, or the folder cannot be written.
     """
+    if with_model and on_hub:
+        raise OptionError("--with-model puts the model in, and --model-on-hub names where it is. Give one of them.")
+    on_hub = on_hub and _repository(on_hub)
     if licence and not LICENCE.fullmatch(licence):
         raise OptionError(f"A licence is named as the Hub spells it, such as mit or cc-by-4.0, not '{licence}'.")
     published = paths.writable(paths.home()) / "published"
@@ -95,7 +104,17 @@ def _alone(published: Path) -> Iterator[None]:
         yield
 
 
-def _publish(target: Path, card: Card, group_set: GroupSet, *, with_model: bool, on_hub: str, licence: str) -> Made:
+def _repository(text: str) -> str:
+    """USER/NAME of a repository of the Hub, whose address may be given."""
+    found = HUB_NAME.fullmatch("hub:" + ADDRESS.sub("", text.strip()).removesuffix("/").removesuffix("/tree/main"))
+    if found is None or found[2] or ".." in text:
+        raise OptionError(f"A model on the Hub is named USER/NAME, not '{text[:120]}'.")
+    return found[1]
+
+
+def _publish(
+    target: Path, card: Card, group_set: GroupSet, *, with_model: bool | None, on_hub: str, licence: str
+) -> Made:
     run = paths.run(card.id, group_set.id)
     metas, missing = _adapters(run, group_set)
     small, left_out = _small(run, card, group_set, base_sha256=next(iter(metas.values()))["base_sha256"])
@@ -105,7 +124,9 @@ def _publish(target: Path, card: Card, group_set: GroupSet, *, with_model: bool,
         card = replace(card, encoder="")
     small += [p for p in [run.mine / bank_name(card)] if p.is_file()]
     if not with_model and not on_hub:
-        with_model, on_hub = _as_before(target / "models", card)
+        inside, on_hub = _as_before(target / "models", card)
+        with_model = inside if with_model is None else with_model
+    with_model = bool(with_model)
     licence = licence or _licence_before(target / "README.md")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +140,7 @@ def _publish(target: Path, card: Card, group_set: GroupSet, *, with_model: bool,
     except OSError as e:
         what = f" {advice(e, '')}." if is_held(e) else ""
         raise DataError(f"{target} cannot be written: {e.strerror or e}.{what}") from e
-    return Made(target, missing, inside, left_out, licence)
+    return Made(target, missing, inside, left_out, licence, with_model, on_hub)
 
 
 def _place(published: Path, model: str, group_set: str) -> Path:
@@ -331,21 +352,42 @@ def _write_card(folder: Path, card: Card, group_set: str, *, with_model: bool, o
 
 
 TERMS = ("LICEN[CS]E*", "NOTICE*")  # go with a model wherever it goes
+SETTINGS = (  # of a model's parts, tokenizers too
+    "config.json", "scheduler_config.json", "generation_config.json", "preprocessor_config.json",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json", "vocab.json",
+    "vocab.txt", "merges.txt", "spiece.model",
+)  # fmt: skip
+WEIGHTS = ("*.safetensors", "*.safetensors.index*.json")
 
 
 def _copy_model(source: Path, to: Path) -> None:
-    """Copies of the files of a model, of the kinds that are brought from the hub: they are the user's, who may change
-    them in place. A single file's settings lie beside it."""
-    if source.is_file():
-        shutil.copyfile(source, to)
-        beside = {source.with_suffix(""): to.with_suffix(""), source.parent / "tokenizer": to.parent / "tokenizer"}
-        for folder, place in beside.items():
-            if folder.is_dir():
-                _copy_model(folder, place)
+    """Copies of the files that a model is opened from, and of its terms; nothing else that lies beside them. They are
+    the user's, who may change them in place. A single file's settings and tokenizers lie beside it."""
+    from guda_core.diffusion.model_files import INDEX
+
+    if not source.is_file():
+        _copy_parts(source, to, (*SETTINGS, *WEIGHTS))
         return
-    for path in sorted(p for p in source.rglob("*") if p.is_file()):
-        name = path.relative_to(source)
-        if any(part.startswith(".") for part in name.parts) or not any(fnmatch(path.name, k) for k in (*KINDS, *TERMS)):
-            continue
-        (to / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, to / name)
+    shutil.copyfile(source, to)
+    if (source.with_suffix("") / INDEX).is_file():
+        _copy_parts(source.with_suffix(""), to.with_suffix(""), SETTINGS)
+    for name in ("tokenizer", "tokenizer_2"):
+        _copy_files(source.parent / name, to.parent / name, SETTINGS)
+
+
+def _copy_parts(source: Path, to: Path, kinds: Sequence[str]) -> None:
+    """Of a folder in diffusers' layout: its index, its terms, and those files of the parts that the index names."""
+    from guda_core.diffusion.model_files import INDEX, read_json
+
+    _copy_files(source, to, (INDEX, *TERMS))
+    index = read_json(source / INDEX)
+    for part in sorted(p for p in source.iterdir() if isinstance(index.get(p.name), list) and any(index[p.name])):
+        _copy_files(part, to / part.name, (*kinds, *TERMS))
+
+
+def _copy_files(source: Path, to: Path, kinds: Sequence[str]) -> None:
+    """The files of these kinds that lie in a folder itself, not in one within it."""
+    for path in sorted(source.glob("*")):
+        if path.is_file() and any(fnmatch(path.name, k) for k in kinds):
+            to.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, to / path.name)

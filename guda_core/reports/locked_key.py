@@ -35,6 +35,15 @@ NO_PASSPHRASE = (
 )
 
 
+def refuse_open(key: Path) -> None:
+    """Raises ReportError where others may read a private key that is one's own, as OpenSSH does."""
+    if os.name == "nt":
+        return
+    told = key.stat()
+    if told.st_uid == os.getuid() and told.st_mode & 0o077:
+        raise ReportError(f"Others on this machine may read this key. First run: chmod 600 {key}")
+
+
 def is_locked(key: bytes) -> bool:
     """Whether a private key file of OpenSSH's has a passphrase.
 
@@ -67,7 +76,7 @@ def sign(data: bytes, key: Path, passphrase: str) -> bytes:
     """The signature file of a report's bytes by a key that has a passphrase, as of `signature.sign`.
 
     Raises:
-        ReportError: ssh-keygen is missing, the passphrase is wrong, or the key's file can be read by others.
+        ReportError: ssh-keygen is missing, the passphrase is wrong, or ssh-keygen refuses for another reason.
     """
     program = shutil.which("ssh-keygen")
     if program is None:
@@ -86,8 +95,10 @@ def sign(data: bytes, key: Path, passphrase: str) -> bytes:
         except (OSError, ValueError, subprocess.TimeoutExpired) as e:
             raise ReportError(f"ssh-keygen could not sign ({type(e).__name__}). See that it runs by itself.") from e
     if done.returncode or not done.stdout.startswith(signature.BEGIN.encode()):
-        said = done.stderr.decode("utf-8", "replace")
-        if "UNPROTECTED" in said:
-            raise ReportError(f"Others may read this key, so ssh-keygen refuses it. First run: chmod 600 {key}")
-        raise ReportError(WRONG)
+        lines = done.stderr.decode("utf-8", "replace").split("\n")
+        # a passphrase that could not be asked for is "incorrect", too
+        why = next((x for x in lines if "askpass" in x), [f"status {done.returncode}", *filter(str.strip, lines)][-1])
+        if "incorrect passphrase" in why:
+            raise ReportError(WRONG)
+        raise ReportError(f"ssh-keygen could not sign with this key. It says: {why.strip()}")
     return done.stdout

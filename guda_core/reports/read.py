@@ -57,7 +57,8 @@ class Report:
     """A report that was read and found whole.
 
     record: the JSON. picture: bytes of picture.png, not decoded yet. values: name -> array, {} without a zip.
-    sha256: of the file that was read. more: name -> bytes of the optional files, not decoded yet.
+    sha256: of the file that was read. more: name -> bytes of the optional files, not decoded yet. zipped: whether it
+    is a zip, and not the record alone.
     """
 
     record: Mapping[str, Any]
@@ -65,6 +66,7 @@ class Report:
     values: Mapping[str, np.ndarray]
     sha256: str
     more: Mapping[str, bytes] = field(default_factory=dict)
+    zipped: bool = True
 
     @property
     def original(self) -> bytes | None:
@@ -100,7 +102,7 @@ def read_report(path: Path) -> Report:
             if hashlib.sha256(data).hexdigest() != record["files"][name]:
                 raise _altered(name)
         _check_original(record, more)
-        return Report(record, picture, {}, sha256, more)
+        return Report(record, picture, {}, sha256, more, zipped=False)
     files = unzip(data, FILES, OPTIONAL)
     record = parse_record(files[RECORD])
     more = {name: files[name] for name in OPTIONAL if name in files}

@@ -116,7 +116,8 @@ def _difference(x: Attribution, y: Attribution, group: str) -> tuple[float | Non
 
 
 def _said(a: Told, b: Told, same: Mapping[str, bool], methods: Mapping[str, tuple[Row, ...]]) -> list[str]:
-    """What changed, in plain sentences: about the picture, what was computed with, and the first method of both."""
+    """What changed, in plain sentences: about the picture, what was computed with, the verdict on scope, the first
+    method of both, and which others gave the same."""
     said = ["Both reports are about the same picture."]
     if not same["picture"]:
         said = ["The reports are about two pictures. Scores of two pictures cannot be compared, so read the ranks."]
@@ -125,11 +126,34 @@ def _said(a: Told, b: Told, same: Mapping[str, bool], methods: Mapping[str, tupl
         said.append(f"Not the same: {', '.join(other)}. Anything below may come from that.")
     else:
         said.append("They were computed with the same model, groups, adapters and settings.")
+    scopes = [told.scope.verdict if told.scope else "not assessed" for told in (a, b)]
+    if scopes[0] != scopes[1]:
+        said.append(f"Could the model have made it? First report: {scopes[0]}. Second: {scopes[1]}.")
     if not methods:
         return [*said, "No method is in both reports."]
-    method = next(iter(methods))
-    found, name = methods[method], a.methods[method].name
-    return [*said, *_firsts(found, name), *_scores(found, method, a.answers[method].unit, same)]
+    (method, found), *others = methods.items()
+    name = a.methods[method].name
+    said += _firsts(found, name)
+    if not same["picture"]:
+        return said
+    if a.answers.keys() == b.answers.keys() and all(map(_equal, methods.values())):
+        return [*said, "Every score is the same to the last bit."]
+    said += _scores(found, name, a.answers[method].unit)
+    if equal := [a.methods[m].name for m, rows in others if _equal(rows)]:
+        said.append(f"Every score by {', '.join(equal)} is the same to the last bit.")
+    if other := [a.methods[m].name for m, rows in others if _differing(rows)]:
+        said.append(f"Scores by {', '.join(other)} differ.")
+    return said
+
+
+def _equal(found: tuple[Row, ...]) -> bool:
+    """Whether both reports have the same scores of a method."""
+    return all(r.difference == 0 or (r.score_a is None and r.score_b is None) for r in found)
+
+
+def _differing(found: tuple[Row, ...]) -> bool:
+    """Whether a score is known to be another, or is in one report alone."""
+    return any(r.difference or (r.score_a is None) != (r.score_b is None) for r in found)
 
 
 def _firsts(found: tuple[Row, ...], name: str) -> list[str]:
@@ -150,18 +174,25 @@ def _place(rank: int | None) -> str:
     return sentences.ordinal(rank) if rank else "none"
 
 
-def _scores(found: tuple[Row, ...], method: str, unit: str, same: Mapping[str, bool]) -> list[str]:
+def _scores(found: tuple[Row, ...], name: str, unit: str) -> list[str]:
+    """Of the scores that both reports have; one that a report lost is told with its place."""
     told = [r for r in found if r.difference is not None]
     if not told:
         return []
     if all(r.difference == 0 for r in told):
-        return ["Every score is the same to the last bit."]
+        both = "" if _equal(found) else " that both reports have"
+        return [f"{name}: every score{both} is the same to the last bit."]
     clear = [
         f"{r.name} ({sentences.number(r.difference, unit)}, {sentences.number(r.low, unit)} to "
         f"{sentences.number(r.high, unit)})"
         for r in told
         if r.clear and r.difference is not None and r.low is not None and r.high is not None
     ]
-    if not clear:
-        return ["No score differs clearly: each difference's 95% interval includes 0."]
-    return [f"Scores that differ clearly, second minus first in {unit} with 95% interval: {', '.join(clear)}."]
+    if clear:
+        second = f"second minus first in {unit} with 95% interval"
+        return [f"{name}: scores that differ clearly, {second}: {', '.join(clear)}."]
+    spans = sum(r.low is not None for r in told)
+    if not spans:
+        return [f"{name}: scores differ. Their differences have no interval."]
+    each = "each difference's 95% interval" if spans == len(told) else "where a difference has a 95% interval, it"
+    return [f"{name}: no score differs clearly: {each} includes 0."]

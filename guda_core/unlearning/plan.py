@@ -19,6 +19,7 @@ import psutil
 import torch
 
 from guda_core.data.dataset import Item
+from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.pace import Pace
 from guda_core.records import Cost
 from guda_core.unlearning.config import MemorySettings, Settings
@@ -168,7 +169,7 @@ def make_plan(
     to_encode: int,
     pixel_bytes: int = 0,
 ) -> Plan:
-    """The plan of several groups of one model.
+    """The plan of one group or more of one model.
 
     task_of: group id -> its task. health: group id -> passes that will measure it. encode_s, to_encode: seconds and
     number of pictures that are to be encoded. pixel_bytes: of the file that their pixels lie in.
@@ -186,7 +187,18 @@ def make_plan(
         seconds = timed.seconds * (config.loop.steps + share) + forward_s * health[name]
         groups[name] = GroupPlan(cost, health[name], seconds, each * timed.trained)
     latents = 4 * to_encode * math.prod(model.latent_shape)
-    return Plan(
-        groups, timed, encode_s, latents + 3 * 4 * timed.trained, pixel_bytes, dataclasses.asdict(config),
-        dataclasses.asdict(memory), str(model.device), str(model.dtype).removeprefix("torch."),
-    )  # fmt: skip
+    told = _told(model, config, memory)
+    return Plan(groups, timed, encode_s, latents + 3 * 4 * timed.trained, pixel_bytes, *told)
+
+
+def empty_plan(model: BaseModel, config: Settings, memory: MemorySettings) -> Plan:
+    """The plan of no group: no step is made."""
+    return Plan({}, Timed(0.0, 0, 0, 0), 0.0, 0, 0, *_told(model, config, memory))
+
+
+def _told(
+    model: BaseModel, config: Settings, memory: MemorySettings
+) -> tuple[dict[str, Any], dict[str, Any], str, str]:
+    """The settings, memory, device and dtype of a plan."""
+    dtype = str(model.dtype).removeprefix("torch.")
+    return dataclasses.asdict(config), dataclasses.asdict(memory), str(model.device), dtype

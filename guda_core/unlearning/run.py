@@ -39,7 +39,7 @@ from guda_core.unlearning.forget import FORGET_LOSSES, Task, read_config
 from guda_core.unlearning.kept_prompts import KeptPrompts
 from guda_core.unlearning.loop import Progress
 from guda_core.unlearning.one_group import before_steps, unlearn
-from guda_core.unlearning.plan import Plan, blank_latents, group_cost, make_plan
+from guda_core.unlearning.plan import Plan, blank_latents, empty_plan, group_cost, make_plan
 from guda_core.versions import versions
 from guda_core.work_queue import claimed
 
@@ -246,6 +246,8 @@ class Forgetting:
     def plan(self, groups: Sequence[str], config: Settings, health: Mapping[str, int]) -> Plan:
         """What unlearning these groups will take, from one step that is really made. health: group id -> passes that
         will measure it."""
+        if not groups:
+            return empty_plan(self.model, config, self.memory)
         blank = blank_latents(self.model, self.pictures())
         missing = to_encode(self.model, self.pictures().pixels, self.kept)
         encode_s = 0.0

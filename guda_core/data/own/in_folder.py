@@ -30,6 +30,7 @@ from guda_core.paths import below, is_file, is_folder
 
 PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".webp")
 CAPTIONS = (".txt", ".caption")
+NO_CAPTIONS = ("readme", "license", "licence", "notice", "credits")  # text files that are none, without suffix
 METADATA = ("metadata.jsonl", "metadata.csv")
 SPLITS = {"train", "test", "val", "valid", "validation"}
 REPEATS = re.compile(r"\d+_(?=.*\w)")
@@ -90,6 +91,11 @@ def spelled_as(paths: Iterable[Path]) -> Callable[[Path], Path]:
     return spelled
 
 
+def _stems(pictures: list[Path]) -> set[Path]:
+    """What the path of a picture's caption file may be without its suffix."""
+    return {p for path in pictures for p in (path, path.with_suffix(""))}
+
+
 def _captions(files: list[Path]) -> dict[Path, str]:
     """Picture's path without its suffix -> text. Raises DataError for files that are not UTF-8, all of them."""
     out, bad = {}, []
@@ -115,9 +121,8 @@ def _metadata(files: list[Path], pictures: list[Path], found: Found) -> dict[Pat
         if path.name.lower() == METADATA[1] and path.with_name(METADATA[0]) in files:
             found.notes.append(f"{path.name} was passed over, because {METADATA[0]} is beside it.")
             continue
-        rows, unknown = read_table(path)
-        if unknown:
-            found.notes.append(f"Columns of {path.name} that mean nothing here: {', '.join(unknown)}.")
+        rows, notes = read_table(path)
+        found.notes += notes
         for row in rows:
             picture = spelled(Path(os.path.normpath(path.parent / row["file"])))
             before = out.get(picture, row)
@@ -171,7 +176,8 @@ def find_in_folder(folder: Path) -> Found:
     files = list(files_below(folder, found))
     pictures = [p for p in files if p.suffix.lower() in PICTURES]
     stems = spelled_as(p.with_suffix("") for p in pictures)
-    captions = {stems(p): text for p, text in _captions([p for p in files if p.suffix.lower() in CAPTIONS]).items()}
+    captions_of = {p: stems(p.with_suffix("")) for p in files if p.suffix.lower() in CAPTIONS}
+    alone = set(captions_of.values()) - _stems(pictures)
     told = _metadata([p for p in files if p.name.lower() in METADATA], pictures, found)
     stray = [p for p in pictures if len(p.relative_to(folder).parts) == 1 and "group" not in told.get(p, {})]
     pictures = sorted(set(pictures) - set(stray), key=lambda p: p.parts)  # not in Windows' own order
@@ -186,11 +192,11 @@ def find_in_folder(folder: Path) -> Found:
                 else ""
             )
         )
-    own_captions = {p for path in pictures for p in (path, path.with_suffix(""))}
-    written = [p for p in files if p.suffix.lower() in CAPTIONS]
-    if alone := [p for p in written if stems(p.with_suffix("")) not in own_captions]:
-        n = counted(len(alone), "caption file belongs", "caption files belong")
-        found.notes.append(f"{n} to no picture: {some([str(p.relative_to(folder)) for p in alone])}.")
+    own = _stems(pictures)
+    captions = {stems(p): text for p, text in _captions([p for p in captions_of if captions_of[p] in own]).items()}
+    if of_none := [p for p, stem in captions_of.items() if stem in alone and p.stem.lower() not in NO_CAPTIONS]:
+        n = counted(len(of_none), "caption file belongs", "caption files belong")
+        found.notes.append(f"{n} to no picture: {some([str(p.relative_to(folder)) for p in of_none])}.")
     repeats = _repeats(pictures, folder, found)
     for path in pictures:
         parts, row = path.relative_to(folder).parts, told.get(path, {})
@@ -239,11 +245,10 @@ def find_in_table(table: Path, folder: Path | None = None) -> Found:
         DataError: the table cannot be read, has no group for a picture, or names a file outside the folder or twice.
     """
     root = Path(os.path.normpath((folder or table.parent).absolute()))
-    rows, unknown = read_table(table)
+    rows, notes = read_table(table)
     found = Found(str(table), {"id": "listed", "path": stored_path(root)})
     found.looked_in = f"beside the table, in {root}" if folder is None else f"in {root}"
-    if unknown:
-        found.notes.append(f"Columns of {table.name} that mean nothing here: {', '.join(unknown)}.")
+    found.notes += notes
     seen: dict[tuple[Any, ...], str] = {}
     for row in rows:
         if "group" not in row:

@@ -10,8 +10,8 @@ from typing import Any
 from guda_core.data.own import data_sets, in_folder, set_files, tables
 from guda_core.data.own.found import Found
 from guda_core.data.own.new_set import Draft, NewSet, draft
-from guda_core.errors import GroupSetError, OptionError
-from guda_core.paths import at_home, is_file, is_folder
+from guda_core.errors import DataError, GroupSetError, OptionError
+from guda_core.paths import at_home, is_file, is_folder, is_there
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,8 @@ def _find(place: str, folder: Path | None, rows: Mapping[str, str | None]) -> Fo
     """The pictures of a folder, a table or a data set."""
     path = at_home(place)
     asked = [name for name in rows if rows[name] is not None]
+    if (asked or folder is not None) and not (place.startswith(data_sets.HUB) or is_there(path)):
+        raise DataError(f"There is nothing at '{place}'. A data set of the Hub is written hub:USER/NAME.")
     is_table = path.suffix.lower() in tables.KINDS and not is_folder(path)
     columns = [name for name in asked if name.endswith("column")]
     of_rows = bool(columns and not is_table) or data_sets.is_data_set(place)

@@ -77,14 +77,14 @@ def _check_twice(where: str, columns: Iterable[object]) -> None:
 
 
 def read_table(path: Path) -> tuple[list[dict[str, str]], list[str]]:
-    """(rows, columns that are not taken). A row has the texts of the columns that are known, under the names on the
-    right of `COLUMNS`, and "where": its place for sentences. Of two columns with captions, `text` is taken.
+    """(rows, what was not taken, in sentences). A row has the texts of the columns that are known, under the names on
+    the right of `COLUMNS`, and "where": its place for sentences. Of a row's text and caption, the text is taken.
 
     Raises:
         DataError: the file cannot be read, is not UTF-8, CSV or JSON, or a row names no file, or a column is there
             twice, or two columns of one meaning say different things.
     """
-    rows, unknown = [], dict[str, None]()
+    rows, unknown, passed_over = [], dict[str, None](), False
     for n, row in (_csv if path.suffix.lower() == ".csv" else _json)(path, _text(path)):
         where = f"{path.name}, {'row' if path.suffix.lower() == '.json' else 'line'} {n}"
         if not isinstance(row, Mapping):
@@ -94,8 +94,10 @@ def read_table(path: Path) -> tuple[list[dict[str, str]], list[str]]:
         said = {_plain(c): words(v, f"{where}: '{c}'") for c, v in row.items() if _known(c)}
         for column in row:
             known, name = _known(column), _plain(column)
-            if not known or (name == "caption" and said.get("text")):
+            if not known:
                 unknown[str(column)] = None
+            elif name == "caption" and said.get("text"):
+                passed_over = passed_over or said[name] not in ("", said["text"])
             elif told := said[name]:
                 if out.get(known, told) != told:
                     raise DataError(f"{where}: '{of[known]}' and '{column}' differ, and mean the same. Take one out.")
@@ -103,4 +105,7 @@ def read_table(path: Path) -> tuple[list[dict[str, str]], list[str]]:
         if "file" not in out:
             raise DataError(f"{where} names no file. A table of pictures needs a column 'file' (or 'file_name').")
         rows.append(out)
-    return rows, list(unknown)
+    notes = [f"Columns of {path.name} that mean nothing here: {', '.join(unknown)}."] if unknown else []
+    if passed_over:
+        notes.append(f"Where {path.name} has a text and a caption of one picture, the text was taken.")
+    return rows, notes
