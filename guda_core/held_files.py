@@ -7,6 +7,7 @@ as it is. Elsewhere no error has such a number, and nothing waits.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -17,6 +18,7 @@ from uuid import uuid4
 
 PART = ".part-"  # how the name of a file begins that is not written whole yet
 HELD = (5, 32)  # Windows' error numbers
+NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EROFS)  # a disk cannot be asked for it
 WAITS = (0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.5, 0.9)  # seconds between the tries
 
 
@@ -25,14 +27,23 @@ def is_held(error: BaseException) -> bool:
     return getattr(error, "winerror", None) in HELD
 
 
-def replace_file(source: Path, target: Path) -> None:
-    """Give a file or folder another name, in place of a file that has it. A file's content is on the disk before: else
-    the new name could be there after a power cut, and the content not. Raises OSError: refused, also after 2 s."""
-    with suppress(OSError):  # a folder, or one that may not be written to; what is not there is told by the next line
-        if source.is_file():
-            with source.open("r+b") as f:
-                os.fsync(f.fileno())
+def move_file(source: Path, target: Path) -> None:
+    """Give a file or folder another name, in place of a file that has it. Raises OSError: refused, also after 2 s."""
     _patient(lambda: os.replace(source, target))
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """As `move_file`, of a new file. Its content is on the disk before: else the new name could be there after a power
+    cut, and the content not. Raises OSError: as `move_file`, or the content does not get there; some disks tell only
+    then that they are full."""
+    if source.is_file() and os.access(source, os.W_OK):
+        with source.open("r+b") as f:
+            try:
+                os.fsync(f.fileno())
+            except OSError as e:
+                if e.errno not in NO_SYNC:
+                    raise
+    move_file(source, target)
 
 
 def remove_file(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import os
 import subprocess
 import sys
@@ -352,3 +353,39 @@ def test_a_files_content_is_on_the_disk_before_it_has_its_name(tmp_path, monkeyp
     replace_file(tmp_path / "folder", tmp_path / "other")  # has no content of its own
     at, of = ((tmp_path / name).stat().st_ino for name in ("b", "other"))
     assert order == [("sync", at), ("replace", at), ("replace", of)]
+
+
+@pytest.fixture
+def full_at_the_end(monkeypatch):
+    """A disk that says only when it is asked to write what it holds that it is full, as NFS and quotas do."""
+
+    def sync(descriptor):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    return lambda: monkeypatch.setattr(os, "fsync", sync)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_what_does_not_reach_the_disk_takes_no_ones_place(tmp_path, monkeypatch, full_at_the_end, name):
+    write, error = WRITERS[name]
+    full_at_the_end()
+    with pytest.raises(OSError if error is PermissionError else error, match="Disk quota exceeded"):
+        write(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+    def unknown(descriptor):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", unknown)  # of a disk that cannot be asked for it
+    write(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_adapter_that_does_not_reach_the_disk_leaves_the_one_of_before(two, full_at_the_end):
+    write, read, folder = two
+    write(1)
+    names = {p.name for p in folder.iterdir()}
+    full_at_the_end()
+    with pytest.raises(AdapterError, match="Disk quota exceeded"):
+        write(2)
+    assert read() == 1 and {p.name for p in folder.iterdir()} == names

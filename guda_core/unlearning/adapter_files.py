@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from guda_core.errors import AdapterError
-from guda_core.held_files import advice, check_writable, remove_file, replace_file, replacing
+from guda_core.held_files import advice, check_writable, move_file, remove_file, replace_file, replacing
 
 META, LORA, LORA_CONFIG, NETWORK = (
     "guda.json",
@@ -226,7 +226,7 @@ def _put(folder: Path, aside: Mapping[Path, Path]) -> None:
     try:
         for path in (folder / name for name in ALL):
             if path.is_file():
-                replace_file(path, before := path.with_name(f"{path.name}.before"))
+                move_file(path, before := path.with_name(f"{path.name}.before"))
                 moved[path] = before
         for path in sorted(aside, key=lambda p: p.name == META):
             replace_file(aside[path], path)
@@ -237,7 +237,7 @@ def _put(folder: Path, aside: Mapping[Path, Path]) -> None:
                 remove_file(path)
         for path, before in reversed(moved.items()):
             with suppress(OSError):
-                replace_file(before, path)
+                move_file(before, path)
         raise
     for name in ALL:
         with suppress(OSError):  # also of a call that was killed
