@@ -1,7 +1,7 @@
 """A folder of the Hugging Face Hub in place of one on this machine: `hub:user/name`, or `hub:user/name@revision`.
 
-What is brought: safetensors, JSON, YAML, pictures (PNG), pages (Markdown), and merges.txt, a tokenizer's list. Pickles
-and code are left where they are. Everything lies in the hub's own cache (HF_HOME) and is read only; without a network,
+What is brought: safetensors, JSON, YAML, pictures (PNG), pages (Markdown), and a tokenizer's lists. Pickles and code
+are left where they are. Everything lies in the hub's own cache (HF_HOME) and is read only; without a network,
 the copy of before is used.
 """
 
@@ -17,7 +17,8 @@ from guda_core.errors import ModelError, OptionError
 
 PREFIX = "hub:"
 NAME = re.compile(r"hub:([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w][\w./-]*))?")
-KINDS = ("*.safetensors", "*.json", "*.jsonl", "*.yaml", "*.png", "*.md", "*merges.txt")
+TOKENIZERS = ("*merges.txt", "*vocab.txt", "*spiece.model")
+KINDS = ("*.safetensors", "*.json", "*.jsonl", "*.yaml", "*.png", "*.md", *TOKENIZERS)
 
 
 def is_named(text: str | None) -> bool:

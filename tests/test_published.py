@@ -112,7 +112,11 @@ def test_of_a_models_folder_only_what_it_is_opened_from_is_published(work):
     mine = work / "models" / "brush"
     whole = {p.relative_to(mine).as_posix() for p in mine.rglob("*") if p.is_file()}
     strew(mine)
+    for name, key in (("unet/config.json", "_name_or_path"), ("tokenizer/tokenizer_config.json", "name_or_path")):
+        told = json.loads((mine / name).read_text())
+        (mine / name).write_text(json.dumps({**told, key: "/home/ann/secret"}))
     there = made(with_model=True).folder / "models" / "brush"
+    assert not [p for p in there.rglob("*.json") if "secret" in p.read_text()]
     assert {p.relative_to(there).as_posix() for p in there.rglob("*") if p.is_file()} == whole | {"LICENSE"}
     card = find_card("brush")
     assert load_model(replace(card, path=str(there))).sha256 == load_model(card).sha256

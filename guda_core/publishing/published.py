@@ -358,6 +358,8 @@ SETTINGS = (  # of a model's parts, tokenizers too
     "vocab.txt", "merges.txt", "spiece.model",
 )  # fmt: skip
 WEIGHTS = ("*.safetensors", "*.safetensors.index*.json")
+PLACES = {"_name_or_path", "name_or_path"}  # keys of settings: where they were read from
+LARGEST_SETTINGS = 1_000_000  # bytes; a tokenizer's words take more, and name no place
 
 
 def _copy_model(source: Path, to: Path) -> None:
@@ -390,4 +392,13 @@ def _copy_files(source: Path, to: Path, kinds: Sequence[str]) -> None:
     for path in sorted(source.glob("*")):
         if path.is_file() and any(fnmatch(path.name, k) for k in kinds):
             to.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, to / path.name)
+            _copy_without_paths(path, to / path.name)
+
+
+def _copy_without_paths(path: Path, to: Path) -> None:
+    """A copy of a file. Settings lose where on this machine's disk they were read from."""
+    told = json.loads(path.read_bytes()) if path.suffix == ".json" and path.stat().st_size < LARGEST_SETTINGS else None
+    if isinstance(told, dict) and PLACES & told.keys():
+        to.write_text(json.dumps({k: v for k, v in told.items() if k not in PLACES}, indent=2) + "\n", encoding="utf-8")
+    else:
+        shutil.copyfile(path, to)
