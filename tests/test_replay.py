@@ -14,9 +14,11 @@ import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from guda_core.cli import app
+from guda_core.data.images import hash_pixels
 from guda_core.diffusion.cards import DEFAULT_MODEL
 from guda_core.errors import OptionError, ReportError, ScoreError
 from guda_core.records import Attribution, Scope
@@ -24,6 +26,7 @@ from guda_core.reports import bundle
 from guda_core.reports.findings import MOST, Change, Verdict, differences
 from guda_core.reports.read import MAX_ZIP, Report, read_report
 from guda_core.reports.replay import _inputs, _other_values, compare, is_close, replay
+from guda_core.reports.restore import pixels
 from guda_core.reports.unzip import unzip
 from tests.light import MISSING, SETTINGS, LightService, draw, sha
 
@@ -190,8 +193,42 @@ def test_a_sum_may_end_in_other_digits_on_another_processor_and_no_more(service,
 def test_another_picture_is_found_even_with_its_hash_corrected(service, path, tmp_path):
     other = draw(tmp_path / "other.png", seed=9).read_bytes()
     put(path, {**files_of(path), "picture.png": other})
+    with pytest.raises(ReportError, match=r"picture\.png is not the picture that the report names"):
+        list(replay(read_report(path), service))
+    changed(path, "picture", "pixels_sha256", to=hash_pixels(np.asarray(Image.open(io.BytesIO(other)))))
     v = verdict(read_report(path), service)
-    assert v.outcome == "different" and "picture/pixels_sha256" in where(v.inputs)
+    assert v.outcome == "different" and "seed/picture" in where(v.inputs)
+
+
+def clear(im: Image.Image) -> Image.Image:
+    im.putalpha(0)
+    return im
+
+
+@pytest.mark.parametrize(
+    ("change", "more"),
+    [
+        (clear, {}),
+        (lambda im: im.convert("P"), {}),
+        (lambda im: im, {"transparency": (255, 255, 255)}),
+        (
+            lambda im: im,
+            {"exif": b"Exif\0\0MM\0*\0\0\0\b\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"},
+        ),  # turned by 90 degrees
+        (lambda im: im, {"icc_profile": b"of other colours"}),
+        (lambda im: im, {"save_all": True, "append_images": [Image.new("RGB", (16, 16))]}),
+    ],
+)
+def test_a_picture_that_a_viewer_shows_otherwise_is_refused(service, path, change, more):
+    """Its pixels, as they are shown, are those that are named; what is scored is another picture."""
+    files, out = files_of(path), io.BytesIO()
+    im = change(Image.open(io.BytesIO(files["picture.png"])))
+    im.save(out, format="PNG", **more)
+    put(path, {**files, "picture.png": out.getvalue()})
+    changed(path, "picture", "pixels_sha256", to=hash_pixels(np.asarray(im.convert("RGB"))))
+    for ask in (pixels, lambda report: list(replay(report, service))):
+        with pytest.raises(ReportError, match=r"picture\.png is not the picture that the report names"):
+            ask(read_report(path))
 
 
 def test_another_prompt_is_found(service, path):
@@ -354,7 +391,7 @@ def test_a_method_that_is_unknown_here_is_said_to_be_of_a_package(service, path)
 
 def test_a_picture_that_is_none_is_refused(service, path):
     put(path, {**files_of(path), "picture.png": b"<svg/>"})
-    with pytest.raises(ReportError, match=r"picture or prompt is refused\. Only PNG"):
+    with pytest.raises(ReportError, match=r"picture\.png is not the picture"):
         list(replay(read_report(path), service))
 
 

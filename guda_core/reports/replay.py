@@ -41,6 +41,7 @@ from guda_core.reports.bundle import VALUES
 from guda_core.reports.findings import MISSING, Change, Doing, Outcome, Verdict
 from guda_core.reports.read import Report
 from guda_core.reports.record import method_record, to_json
+from guda_core.reports.restore import pixels
 from guda_core.reports.sources import drawn_again, from_file
 from guda_core.service import Recorded, check_methods
 
@@ -237,7 +238,8 @@ def replay(report: Report, service: Service) -> Iterator[Doing | Verdict]:
     """Compute a report's answer again with this service: yields what it is at, then the Verdict.
 
     Raises:
-        ReportError: its picture or prompt is refused, or it is of a computation that was stopped.
+        ReportError: its picture is not the one that it names, its picture or prompt is refused, or it is of a
+            computation that was stopped.
         OptionError: it asks for a method or an effort that is unknown or not offered here.
     """
     record = report.record
@@ -248,6 +250,7 @@ def replay(report: Report, service: Service) -> Iterator[Doing | Verdict]:
     asked = [*record["settings"]["methods"], *(t["method"] for t in record.get("captions", ()))]
     _check_known(asked, service)
     check_methods(asked, service.methods(), service.provenance().not_offered)
+    pixels(report)  # so that the picture that is scored is the one that is shown
     try:
         query = service.prepare(report.picture, prompt=record["picture"]["prompt"])
     except (ImageError, PromptError) as e:
