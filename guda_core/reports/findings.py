@@ -11,6 +11,8 @@ from guda_core.reports.record import plain
 
 MISSING = "nothing"
 MOST = 200  # changes of a kind that are told
+SCOPE = "Whether the model could have made the picture (shown, not judged)"
+AROUND = "Versions, hardware and what was not checked (shown, not judged)"
 
 Outcome = Literal["equal", "within tolerance", "different"]
 
@@ -39,13 +41,15 @@ class Change:
 class Verdict:
     """Is the answer the same? scores: what moved in it. inputs: what it was computed from and is another now.
 
-    environment: versions and hardware that differ.
+    environment: versions and hardware that differ, and what was not looked at. scope: whether the model could have made
+    the picture, where the report does not say, or another rule said it. These two are told, not judged.
     """
 
     outcome: Outcome
     scores: tuple[Change, ...] = ()
     inputs: tuple[Change, ...] = ()
     environment: tuple[Change, ...] = ()
+    scope: tuple[Change, ...] = ()
 
 
 @dataclass(frozen=True)
