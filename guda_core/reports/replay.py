@@ -29,9 +29,8 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,13 +40,14 @@ from guda_core.answers.other_captions import BEST
 from guda_core.errors import ImageError, OptionError, PromptError, ReportError, ScoreError
 from guda_core.records import Attribution, Query, Scope
 from guda_core.reports.bundle import RECORD, VALUES
-from guda_core.reports.findings import MISSING, Change, Doing, Outcome, Verdict
+from guda_core.reports.findings import MISSING, Change, Doing, Outcome, Path, Verdict, differing, flat
 from guda_core.reports.opened import tell
 from guda_core.reports.page import is_same_page, page
 from guda_core.reports.page_tables import PAGE
 from guda_core.reports.read import Report
 from guda_core.reports.record import method_record, to_json
 from guda_core.reports.restore import attributions, pixels, shown
+from guda_core.reports.scope_again import of_scope
 from guda_core.reports.sources import drawn_again, from_file
 from guda_core.service import Recorded, check_methods
 
@@ -56,10 +56,6 @@ if TYPE_CHECKING:
 
 RELATIVE = 1e-3
 ABSOLUTE = {"nats": 1e-3}
-SCOPE = 1e-3  # of the statistic of scope, which is a logarithm of odds
-SCOPE_P = 0.05  # of its p-value, which counts pictures, often few
-RULE, WORDS = ("settings", "sha256"), ("reason",)  # of a verdict on scope
-NUMBER = re.compile(r"none looks|[\d.]+ looks?|[\d.]+")  # in the reason of one (`attribution.scope`)
 NO_OFFSET_ERROR = "0.1."  # versions whose intervals do not hold the error of offsets
 NUMBERS = ("score", "low", "high")
 COARSE = ("bfloat16", "float16")  # types of models
@@ -67,21 +63,13 @@ COARSE_SHARE = 1 / 3  # of an interval's half-width that a number of such a mode
 COARSE_RELATIVE = 0.05  # and a value, of itself, or in nats; in units without a size, of the largest
 SUMS = (("lam",),)  # settings that are sums in float64, whose last digits are the processor's: close is the same
 ENVIRONMENT = (("dtype",), ("device",), ("switching",), ("budget", "batch"))  # of a method's settings: told, not judged
-Path = tuple[str, ...]  # keys, which may hold any character, "/" too
-
-
-def _flat(value: Any, path: Path = ()) -> dict[Path, Any]:
-    """Leaves of nested objects by their path; a list is one leaf."""
-    if not isinstance(value, Mapping):
-        return {path: value}
-    return {p: v for k, x in value.items() for p, v in _flat(x, (*path, str(k))).items()}
 
 
 def _inputs(record: Mapping[str, Any]) -> dict[Path, Any]:
     """Path -> value of everything that decides an answer, and of the dtypes and devices that it names."""
     picture = {k: record["picture"][k] for k in ("pixels_sha256", "prompt")}
     kept = {k: record[k] for k in ("model", "clip", "adapters", "seed", "settings", "group_set")}
-    return _flat({"picture": picture, **kept, "methods": {m: _made_with(f) for m, f in record["methods"].items()}})
+    return flat({"picture": picture, **kept, "methods": {m: _made_with(f) for m, f in record["methods"].items()}})
 
 
 def _made_with(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,11 +77,6 @@ def _made_with(found: Mapping[str, Any]) -> dict[str, Any]:
     s = found["sampling"]
     drawn = s and {k: v for k, v in s.items() if k != "reached"}
     return {"settings": found["settings"], "sampling": drawn}
-
-
-def _changes(before: Mapping[Path, Any], now: Mapping[Path, Any]) -> dict[Path, Change]:
-    pairs = {p: (before.get(p, MISSING), now.get(p, MISSING)) for p in dict.fromkeys([*before, *now])}
-    return {p: Change("/".join(p), a, b) for p, (a, b) in pairs.items() if a != b}
 
 
 def is_close(a: float, b: float, unit: str, *, scale: float = 0.0, width: float = 0.0) -> bool:
@@ -189,8 +172,8 @@ def compare(
         else:
             before, after = ("an answer" if m in r["methods"] else MISSING for r in (report, now))
             scores.append(Change(m, before, after))
-    inputs, more = _judged_apart(_changes(_inputs(report), _inputs(now)))
-    around = _changes(*(_flat({k: r[k] for k in ("versions", "hardware")}) for r in (report, now)))
+    inputs, more = _judged_apart(differing(_inputs(report), _inputs(now)))
+    around = differing(*(flat({k: r[k] for k in ("versions", "hardware")}) for r in (report, now)))
     told = [*around.values(), *more]
     return _also(Verdict("equal"), inputs=tuple(inputs), scores=tuple(scores), environment=tuple(told))
 
@@ -246,45 +229,11 @@ def _close(a: np.ndarray, b: np.ndarray, unit: str, *, coarse: bool) -> bool:
     return np.allclose(a, b, rtol=relative, atol=relative * size)
 
 
-def _scope(record: Mapping[str, Any], now: Scope) -> dict[str, tuple[Change, ...]]:
-    """What differs in the verdict on scope, by its kind. Where the report has none, or one by another rule than there
-    is now, it is told and not judged; and so are the words of another version."""
-    before, after = record["scope"], json.loads(json.dumps(asdict(now)))
-    if before is None:
-        if record["picture"]["file_sha256"] is None:
-            return {"scope": (Change("picture", "from no file, and not said how it was drawn", now.verdict),)}
-        return {"scope": (Change("scope/verdict", MISSING, now.verdict),) if now.verdict != "not assessed" else ()}
-    differ = {p[1:]: c for p, c in _changes(*(_flat(s, ("scope",)) for s in (before, after))).items()}
-    if now.verdict == "not assessed" or RULE in differ:
-        return {"scope": tuple(c for p, c in differ.items() if p in (RULE, ("verdict",), ("value",)))}
-    other = record["versions"]["guda_core"] != __version__
-    told = (differ.pop(WORDS),) if other and WORDS in differ else ()
-    return {"scope": told, "scores": _followed(differ, before, after)}
-
-
-def _followed(differ: Mapping[Path, Change], before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Change, ...]:
-    """Changes of a verdict on scope by one rule: what follows from a statistic that moved within tolerance does so
-    itself; the verdict, only where the threshold is as near."""
-    moved = ("value",) in differ and _near(before.get("value"), now["value"])
-    follows: dict[Path, bool] = {
-        ("value",): True,
-        ("verdict",): _near(now["threshold"], now["value"]),
-        ("p_value",): _near(before.get("p_value"), now["p_value"], SCOPE_P),
-        WORDS: NUMBER.sub("", str(before.get("reason"))) == NUMBER.sub("", now["reason"]),
-    }
-    return tuple(replace(c, within=moved and follows.get(p, False)) for p, c in differ.items())
-
-
-def _near(a: Any, b: Any, by: float = SCOPE) -> bool:
-    numbers = all(isinstance(x, int | float) for x in (a, b))
-    return numbers and math.isclose(a, b, rel_tol=RELATIVE, abs_tol=by)
-
-
 def recorded(methods: Mapping[str, Any], version: str = __version__) -> Recorded:
     """How a report was computed. methods: of its record; version: that made it. Reports of before races name none, and
     all draws are made again. Those of before intervals held the error of the offsets name the offsets alone."""
     settings = [f["settings"] for f in methods.values()]
-    paths = _flat({m: _made_with(f) for m, f in methods.items()}, ("methods",))
+    paths = flat({m: _made_with(f) for m, f in methods.items()}, ("methods",))
     raced = any(_setting(p)[:2] == ("budget", "race") for p in paths)
     draws = {}
     for m, found in methods.items():
@@ -349,7 +298,7 @@ def replay(report: Report, service: Service) -> Iterator[Doing | Verdict]:
             scope = service.scope(query)
         except ScoreError as e:
             scope = Scope("not assessed", None, None, "", str(e))
-        verdict = _also(verdict, **_scope(record, scope))
+        verdict = _also(verdict, **of_scope(record, scope))
     yield verdict
 
 
@@ -411,6 +360,6 @@ def _captions(
         assert last is not None
         now = json.loads(json.dumps(method_record(last)))
         scores += _moved("/".join(path), before, now, last, coarse=coarse)
-        differ |= _changes(*(_flat(_made_with(r), path) for r in (before, now)))
+        differ |= differing(*(flat(_made_with(r), path) for r in (before, now)))
     judged, told_only = _judged_apart(differ)
     return {"scores": tuple(scores), "inputs": tuple(judged), "environment": tuple(told_only)}
