@@ -238,8 +238,11 @@ class LocalService:
         for a in answers(self.offered, methods, query, budget):
             if a.progress >= 1 and a.groups.keys() != self.group_set.groups.keys():
                 raise ScoreError(f"The method '{a.method}' gave no score, and no reason, for each group of the set.")
-            if a.runner_up is not None and a.runner_up not in a.groups:
-                raise ScoreError(f"The method '{a.method}' names a second group that is none: {a.runner_up!r:.60}.")
+            if a.runner_up not in (None, *a.ranked()[1:2]):
+                raise ScoreError(
+                    f"The method '{a.method}' names a second group that is not the second by its scores: "
+                    f"{a.runner_up!r:.60}."
+                )
             final[a.method] = a
             yield a
         self._saved[frozenset(methods), effort] = saved_passes(final.values(), budget)

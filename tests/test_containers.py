@@ -12,7 +12,7 @@ from PIL import Image
 from guda_core.data import apart, containers
 from guda_core.data.apart import decoded
 from guda_core.data.containers import MOST_PARTS, MOST_PASSES, PASS, PNG, is_crowded, needed
-from guda_core.data.images import UPLOADS
+from guda_core.data.images import UPLOADS, hash_pixels
 from guda_core.data.written_prompts import written_prompt
 from guda_core.errors import ReportError
 from guda_core.reports import restore
@@ -107,7 +107,8 @@ def test_what_is_looked_at_is_bounded(kind, monkeypatch):
 
 def test_a_report_s_pictures_of_very_many_parts_are_refused():
     for data, known in ((SOUND["PNG"], True), (CROWDED["chunks"], False)):
-        report = Report({"picture": {"size": list(PICTURE.size)}}, data, {}, "")
+        told = {"size": list(PICTURE.size), "pixels_sha256": hash_pixels(NOISE)}
+        report = Report({"picture": told}, data, {}, "")
         with nullcontext() if known else pytest.raises(ReportError, match=r"picture\.png is not the picture"):
             assert np.array_equal(restore.pixels(report), NOISE)
         with nullcontext() if known else pytest.raises(ReportError, match=r"x\.png does not hold the pictures"):

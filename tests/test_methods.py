@@ -333,7 +333,7 @@ def nested(depth: int) -> dict[str, Any]:
 
 
 def scored(a: Attribution, *numbers: Any) -> list[Attribution]:
-    return [replace(a, groups=dict.fromkeys(a.groups, GroupScore(*numbers)))]
+    return [replace(a, groups=dict.fromkeys(a.groups, GroupScore(*numbers)), runner_up=None)]
 
 
 @pytest.mark.parametrize(
@@ -370,7 +370,8 @@ def scored(a: Attribution, *numbers: Any) -> list[Attribution]:
         (lambda a: [replace(a, values={"x": np.array([None])})], "with values = "),
         (lambda a: [replace(a, separable="yes")], "with separable = 'yes'"),
         (lambda a: [replace(a, runner_up=["x"])], "with runner_up = "),
-        (lambda a: [replace(a, runner_up="nobody")], "names a second group that is none: 'nobody'"),
+        (lambda a: [replace(a, runner_up="nobody")], "names a second group that is not the second by its scores: 'nob"),
+        (lambda a: [replace(a, runner_up=a.ranked()[2])], "names a second group that is not the second by its scores"),
         (lambda a: [replace(a, settings={"offset": 0.5})], "an offset that names no number for each group"),
         (lambda a: [replace(a, settings={"offset": {"noto": None}})], "an offset that names no number"),
         (lambda a: [replace(a, unit=3)], "with unit = 3"),

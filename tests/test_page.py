@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from guda_core.answers.verdict import OUT_OF_SCOPE, verdict
 from guda_core.errors import ReportError
-from guda_core.picture_records import Shown, Strip, Tile
+from guda_core.picture_records import Near, Shown, Strip, Tile
 from guda_core.records import MethodInfo
 from guda_core.reports import bundle
 from guda_core.reports.findings import Verdict
 from guda_core.reports.opened import scope_of, tell
-from guda_core.reports.page import fitting, page
+from guda_core.reports.page import IMAGE, fitting, page
+from guda_core.reports.picture_files import png
 from guda_core.reports.read import read_report
 from guda_core.reports.replay import replay
 from guda_core.reports.restore import attributions, pixels
@@ -177,6 +181,43 @@ def test_reports_without_it_are_read_and_an_altered_one_is_refused(service, quer
     place.write_bytes(bundle.zipped({**old, "report.html": files["report.html"]}))  # one that the record does not name
     with pytest.raises(ReportError, match=r"report\.html is not the file"):
         read_report(place)
+
+
+def packed(found: re.Match[bytes]) -> bytes:
+    """A picture of a page as another library packs it."""
+    out = io.BytesIO()
+    Image.open(io.BytesIO(base64.b64decode(found[0]))).save(out, format="PNG", compress_level=0)
+    return base64.b64encode(out.getvalue())
+
+
+def test_a_page_that_says_another_thing_than_its_record_is_found(service, query, tmp_path):
+    strip = Strip("guda", query.pixels, {"noto": query.pixels}, {"noto": 1.0}, 0.5)
+    shown = Shown(strip, (Tile("noto", query.pixels, 0.5, -3.0),), 4, 2.0, (Near("noto", 0.5, "cat"),))
+    files = opened(made(service, query, shown=shown))
+    own, name = files["report.html"], "report.html"
+    other = base64.b64encode(png(255 - query.pixels))
+    for forged, outcome in (
+        (own, "equal"),
+        (IMAGE.sub(packed, own), "equal"),
+        (own.replace(b"Noto Emoji", b"Somebody"), "different"),
+        (IMAGE.sub(other, own, count=1), "different"),
+        (IMAGE.sub(b"no picture", own, count=1), "different"),
+        (b"<p>Most needed: me</p>", "different"),
+    ):
+        record = json.loads(files["report.json"])
+        record["files"][name] = hashlib.sha256(forged).hexdigest()
+        put = {**files, "report.json": json.dumps(record).encode(), name: forged}
+        (tmp_path / "r.zip").write_bytes(bundle.zipped(put))
+        *_, v = replay(read_report(tmp_path / "r.zip"), service)
+        assert isinstance(v, Verdict) and v.outcome == outcome
+        assert [c.where for c in v.scores] == [name] * (outcome == "different")
+    record["versions"]["guda_core"] = "0.2.0.later"
+    put["report.json"] = json.dumps(record).encode()
+    (tmp_path / "r.zip").write_bytes(bundle.zipped(put))
+    *_, v = replay(read_report(tmp_path / "r.zip"), service)
+    assert isinstance(v, Verdict) and v.outcome == "equal"
+    said = [c.sentence() for c in v.environment if c.where == name]
+    assert said == ["report.html: a page of guda_core 0.2.0.later in the report, not checked now."]
 
 
 def test_what_does_not_belong_together_is_left_out(service, query, tmp_path):

@@ -11,21 +11,28 @@ import pickle
 import re
 import shutil
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from guda_core.cli import app
+from guda_core.data.images import hash_pixels
 from guda_core.diffusion.cards import DEFAULT_MODEL
 from guda_core.errors import OptionError, ReportError, ScoreError
-from guda_core.records import Attribution, Scope
+from guda_core.records import Attribution, GroupScore, Scope
 from guda_core.reports import bundle
 from guda_core.reports.findings import MOST, Change, Verdict, differences
+from guda_core.reports.opened import tell
+from guda_core.reports.page import page
 from guda_core.reports.read import MAX_ZIP, Report, read_report
-from guda_core.reports.replay import _inputs, _other_values, compare, is_close, replay
+from guda_core.reports.record import NOT_ASSESSED
+from guda_core.reports.replay import _inputs, _is_close_call, _other_values, compare, is_close, replay
+from guda_core.reports.restore import attributions, pixels
 from guda_core.reports.unzip import unzip
-from tests.light import MISSING, SETTINGS, LightService, draw, sha
+from tests.light import MISSING, SETTINGS, LightService, draw, in_order, sha
 
 
 @pytest.fixture
@@ -39,7 +46,8 @@ def made(tmp_path_factory) -> bytes:
     service, folder = LightService(), tmp_path_factory.mktemp("report")
     query = service.prepare(draw(folder / "p.png", side=32).read_bytes(), prompt="cat, flat colours")
     answers = list({a.method: a for a in service.attribute(query, **SETTINGS)}.values())
-    about = {"provenance": service.provenance(), "settings": SETTINGS}
+    scope = dataclasses.asdict(service.scope(query))
+    about = {"provenance": service.provenance(), "settings": SETTINGS, "scope": scope}
     bundle.write(folder / "r.zip", bundle.make(query, answers, service.group_set, **about))
     return (folder / "r.zip").read_bytes()
 
@@ -58,8 +66,10 @@ def files_of(path) -> dict[str, bytes]:
 
 
 def put(path, files: dict[str, bytes], *, rehash: bool = True) -> None:
-    """Write a zip of the files; rehash: as a careful forger, who also corrects the hashes in report.json."""
+    """Write a zip of the files; rehash: as a careful forger, who also corrects the hashes in report.json, and leaves
+    the page out, which says what it said."""
     if rehash:
+        files = {n: data for n, data in files.items() if n != "report.html"}
         record = json.loads(files["report.json"])
         record["files"] = {n: hashlib.sha256(files[n]).hexdigest() for n in files if n != "report.json"}
         files = {**files, "report.json": json.dumps(record).encode()}
@@ -80,6 +90,8 @@ def changed(path, *keys: str, to: object) -> None:
     for key in keys[:-1]:
         at = at[key]
     at[keys[-1]] = to
+    if keys[-1] == "score":
+        in_order(record["methods"][keys[1]])
     files["report.json"] = json.dumps(record).encode()
     if keys[0] == "methods":
         files["scores.csv"] = bundle.csv_text(bundle.COLUMNS, bundle.score_rows(record)).encode()
@@ -126,23 +138,56 @@ def test_other_scores_are_different_and_named(service, path):
 
 
 def test_a_forged_score_is_found(service, path):
-    changed(path, "methods", "guda", "groups", "twemoji", "score", to=99.0)
+    changed(path, "methods", "guda", "groups", "twemoji", "score", to=999.0)
     v = verdict(read_report(path), service)
-    assert v.outcome == "different" and where(v.scores) == {"guda/twemoji/score"} and v.scores[0].before == 99
+    assert v.outcome == "different" and v.scores[0].before == 999
+    assert {c.where for c in v.scores if c.where.endswith("score")} == {"guda/twemoji/score"}
 
 
 @pytest.mark.parametrize(
     ("keys", "to", "found"),
     [
-        (("methods", "guda", "separable"), True, "guda/separable"),
-        (("methods", "guda", "groups", "twemoji", "rank"), 77, "guda/twemoji/rank"),
-        (("methods", "guda", "unit"), "cosine", "guda/unit"),
+        (("separable",), True, "guda/separable"),
+        (("separable",), None, "guda/separable"),
+        (("runner_up",), None, "guda/runner_up"),
+        (("unit",), "cosine", "guda/unit"),
     ],
 )
-def test_a_forged_order_is_found_though_no_score_moved(service, path, keys, to, found):
-    changed(path, *keys, to=to)
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_forged_order_is_found_though_no_score_moved_by_much(service, path, keys, to, found, moved):
+    if moved:
+        score = read_report(path).record["methods"]["guda"]["groups"]["twemoji"]["score"]
+        changed(path, "methods", "guda", "groups", "twemoji", "score", to=score * (1 + 1e-12))
+    changed(path, "methods", "guda", *keys, to=to)
     v = verdict(read_report(path), service)
-    assert v.outcome == "different" and where(v.scores) == {found}
+    assert v.outcome == "different" and found in {c.where for c in v.scores if not c.within}
+
+
+@pytest.mark.parametrize("forged", [{"rank": 77}, {"rank": 1}, {"score": 1e6}])
+@pytest.mark.parametrize("of", ["guda", "clip"])
+def test_an_order_that_is_not_that_of_the_scores_is_refused(path, of, forged):
+    groups = read_report(path).record["methods"][of]["groups"]
+    last = max((g for g, s in groups.items() if s["rank"]), key=lambda g: groups[g]["rank"])
+    changed(path, "methods", of, "groups", last, to={**groups[last], **forged})
+    with pytest.raises(ReportError, match="ranks groups otherwise than by their scores"):
+        read_report(path)
+
+
+def test_a_second_group_that_is_another_is_refused(path):
+    groups = read_report(path).record["methods"]["guda"]["groups"]
+    changed(path, "methods", "guda", "runner_up", to=next(g for g in groups if groups[g]["rank"] == 3))
+    with pytest.raises(ReportError, match="ranks groups otherwise than by their scores"):
+        read_report(path)
+
+
+@pytest.mark.parametrize(("lead", "outcome"), [(1e-7, "within tolerance"), (1.0, "different")])
+def test_what_is_separable_may_change_only_where_its_interval_ends_near_0(service, path, monkeypatch, lead, outcome):
+    """The lower end of the first's lead over the second is `lead`, now; then, numbers moved a little."""
+    monkeypatch.setattr("guda_core.attribution.counterfactual.ahead", lambda *a: SimpleNamespace(low=lead))
+    changed(path, "methods", "guda", "separable", to=True)
+    service.nudge = 1 + 1e-9
+    v = verdict(read_report(path), service)
+    assert v.outcome == outcome and "guda/separable" in where(v.scores)
 
 
 def test_a_group_that_was_scored_and_is_not_now_is_named(service, path):
@@ -190,8 +235,42 @@ def test_a_sum_may_end_in_other_digits_on_another_processor_and_no_more(service,
 def test_another_picture_is_found_even_with_its_hash_corrected(service, path, tmp_path):
     other = draw(tmp_path / "other.png", seed=9).read_bytes()
     put(path, {**files_of(path), "picture.png": other})
+    with pytest.raises(ReportError, match=r"picture\.png is not the picture that the report names"):
+        list(replay(read_report(path), service))
+    changed(path, "picture", "pixels_sha256", to=hash_pixels(np.asarray(Image.open(io.BytesIO(other)))))
     v = verdict(read_report(path), service)
-    assert v.outcome == "different" and "picture/pixels_sha256" in where(v.inputs)
+    assert v.outcome == "different" and "seed/picture" in where(v.inputs)
+
+
+def clear(im: Image.Image) -> Image.Image:
+    im.putalpha(0)
+    return im
+
+
+@pytest.mark.parametrize(
+    ("change", "more"),
+    [
+        (clear, {}),
+        (lambda im: im.convert("P"), {}),
+        (lambda im: im, {"transparency": (255, 255, 255)}),
+        (
+            lambda im: im,
+            {"exif": b"Exif\0\0MM\0*\0\0\0\b\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"},
+        ),  # turned by 90 degrees
+        (lambda im: im, {"icc_profile": b"of other colours"}),
+        (lambda im: im, {"save_all": True, "append_images": [Image.new("RGB", (16, 16))]}),
+    ],
+)
+def test_a_picture_that_a_viewer_shows_otherwise_is_refused(service, path, change, more):
+    """Its pixels, as they are shown, are those that are named; what is scored is another picture."""
+    files, out = files_of(path), io.BytesIO()
+    im = change(Image.open(io.BytesIO(files["picture.png"])))
+    im.save(out, format="PNG", **more)
+    put(path, {**files, "picture.png": out.getvalue()})
+    changed(path, "picture", "pixels_sha256", to=hash_pixels(np.asarray(im.convert("RGB"))))
+    for ask in (pixels, lambda report: list(replay(report, service))):
+        with pytest.raises(ReportError, match=r"picture\.png is not the picture that the report names"):
+            ask(read_report(path))
 
 
 def test_another_prompt_is_found(service, path):
@@ -215,14 +294,15 @@ def test_values_are_judged_by_the_size_that_they_have():
     tiny, t = np.array([1e-5, -3e-5]), np.array([[1, 20], [300, 999]])
     now = {"das": Attribution("das", "kernel", {}, values={"pictures": tiny, "t": t})}
 
-    def found(values):
-        return [c.where for c in _other_values({f"das/{k}": v for k, v in values.items()}, now)]
+    def found(coarse=False, **values):
+        values = {f"das/{k}": v for k, v in {"pictures": tiny, "t": t, **values}.items() if v is not None}
+        return [c.where for c in _other_values(values, now, coarse=coarse)]
 
-    assert found({"pictures": tiny * (1 + 1e-6), "t": t}) == []
-    assert found({"pictures": np.zeros(2)}) == ["values.npz/das/pictures"]
-    assert found({"t": t - np.array([[0, 0], [0, 1]])}) == [
-        "values.npz/das/t"
-    ]  # 1 in 999 is another timestep all the same
+    assert found(pictures=tiny * (1 + 1e-6)) == []
+    assert found(pictures=np.zeros(2)) == found(pictures=None) == ["values.npz/das/pictures"]
+    assert found(t=t - np.array([[0, 0], [0, 1]])) == ["values.npz/das/t"]  # 1 in 999 is another timestep all the same
+    moved = tiny + np.array([1e-6, 0.0])  # a thirtieth of the largest
+    assert found(pictures=moved) == ["values.npz/das/pictures"] and found(coarse=True, pictures=moved) == []
 
 
 @pytest.mark.parametrize("place", [("group_set", "groups", "noto", "author"), ("group_set", "name")])
@@ -232,29 +312,70 @@ def test_forged_credits_are_found_though_no_score_moved(service, path, place):
     assert v.outcome == "different" and where(v.inputs) == {"/".join(place)}
 
 
-def test_a_forged_verdict_on_scope_is_found(service, tmp_path, monkeypatch):
-    query = service.prepare(draw(tmp_path / "p.png").read_bytes())
-    answers = list({a.method: a for a in service.attribute(query, **SETTINGS)}.values())
-    scope = dataclasses.asdict(measured := service.scope(query))
-    about = {"provenance": service.provenance(), "settings": SETTINGS, "scope": scope}
-    path = tmp_path / "r.zip"
-    bundle.write(path, bundle.make(query, answers, service.group_set, **about))
-    assert verdict(read_report(path), service) == Verdict("equal")
-    changed(path, "scope", "reason", to="The rule was measured again since.")
-    assert verdict(read_report(path), service) == Verdict("equal")
-    changed(path, "scope", "verdict", to="out of scope")
-    v = verdict(read_report(path), service)
-    assert v.outcome == "different" and where(v.scores) == {"scope/verdict"}
-    changed(path, "scope", "value", to=2.0001)  # on the threshold, and moved a little
-    v = verdict(read_report(path), service)
-    assert v.outcome == "within tolerance" and where(v.scores) == {"scope/verdict", "scope/value"}
+MEASURED = Scope(
+    "in scope", 2.0, 3.0, "log-odds", "Of 99 pictures, 20 look as foreign (p = 0.210).", {"sha256": sha("rule")}, 0.21
+)
+
+
+def scoped(path, service, monkeypatch, now: Scope = MEASURED, **then: object) -> Verdict:
+    """What a replay finds where the rule gives `now`. then: of the report's verdict, what is otherwise."""
+    monkeypatch.setattr(service, "scope", lambda query: now)
+    changed(path, "scope", to={**dataclasses.asdict(MEASURED), **then})
+    return verdict(read_report(path), service)
+
+
+@pytest.mark.parametrize(
+    ("then", "found"),
+    [
+        ({}, ()),
+        ({"verdict": "out of scope"}, ("verdict",)),
+        ({"verdict": "out of scope", "value": 2.0 + 1e-9}, ("verdict",)),  # far from the threshold
+        ({"value": 2.1}, ("value",)),
+        ({"value": None}, ("value",)),
+        ({"threshold": 9.0}, ("threshold",)),
+        ({"p_value": 0.9}, ("p_value",)),
+        ({"p_value": 0.9, "value": 2.0 + 1e-9}, ("p_value",)),
+        ({"reason": "It is fine."}, ("reason",)),
+        ({"reason": "It is fine.", "value": 2.0 + 1e-9}, ("reason",)),
+        ({"settings": {"sha256": sha("rule"), "kinds": {"a": 1}}}, ("settings/kinds/a",)),
+    ],
+)
+def test_a_forged_verdict_on_scope_is_found(service, path, monkeypatch, then, found):
+    v = scoped(path, service, monkeypatch, **then)
+    assert {c.where for c in v.scores if not c.within} == {f"scope/{f}" for f in found} and not v.scope
+    assert v.outcome == ("different" if found else "equal")
+
+
+def test_a_verdict_on_scope_follows_a_statistic_that_moved_within_tolerance(service, path, monkeypatch):
+    now = dataclasses.replace(MEASURED, verdict="out of scope", value=3.0, threshold=3.0, p_value=0.05)
+    words = "Of 99 pictures, none looks as foreign (p = 0.050)."
+    then = {"value": 2.999, "threshold": 3.0, "p_value": 0.06, "reason": words}
+    v = scoped(path, service, monkeypatch, now, **then)
+    places = ("verdict", "value", "p_value", "reason")
+    assert v.outcome == "within tolerance" and where(v.scores) == {f"scope/{k}" for k in places}
     for value, outcome in ((0.0004, "within tolerance"), (0.004, "different")):  # a logarithm of odds near 0
-        changed(path, "scope", "value", to=value)
-        monkeypatch.setattr(service, "scope", lambda query: dataclasses.replace(measured, value=0.0001))
-        assert verdict(read_report(path), service).outcome == outcome
-    changed(path, "scope", "settings", to={"sha256": "of another rule"})
-    v = verdict(read_report(path), service)
-    assert v.outcome == "equal" and where(v.environment) == {"scope/rule", "scope/verdict", "scope/value"}
+        now = dataclasses.replace(MEASURED, value=0.0001)
+        assert scoped(path, service, monkeypatch, now, value=value).outcome == outcome
+
+
+def test_what_another_rule_or_version_says_of_scope_is_told_apart(service, path, monkeypatch):
+    v = scoped(path, service, monkeypatch, settings={"sha256": sha("another")}, value=4.0, reason="It is fine.")
+    assert v.outcome == "equal" and where(v.scope) == {"scope/settings/sha256", "scope/value"}
+    changed(path, "versions", "guda_core", to="0.0")
+    v = scoped(path, service, monkeypatch, reason="In other words.")
+    assert v.outcome == "equal" and where(v.scope) == {"scope/reason"}
+
+
+@pytest.mark.parametrize("said", [None, "The model could have made it."])
+def test_a_verdict_on_scope_that_was_taken_out_is_told(service, path, monkeypatch, said):
+    changed(path, "absent", "scope", to=said or NOT_ASSESSED)
+    changed(path, "scope", to=None)
+    monkeypatch.setattr(service, "scope", lambda query: dataclasses.replace(MEASURED, verdict="out of scope"))
+    read = read_report(path)
+    v = verdict(read, service)
+    assert [c.sentence() for c in v.scope] == ["scope/verdict: nothing in the report, out of scope now."]
+    shown = page(tell(read.record, attributions(read), service.methods()), pixels(read)).decode()
+    assert NOT_ASSESSED in shown and (said is None or said not in shown)
 
 
 @pytest.mark.parametrize("gone", ["no rule", "no memory"])
@@ -264,10 +385,9 @@ def test_a_scope_that_cannot_be_looked_at_is_told_and_not_judged(service, path, 
             raise ScoreError("There is not enough memory.")
         return Scope("not assessed", None, None, "", "There is no rule.")
 
-    changed(path, "scope", to=dataclasses.asdict(service.scope(None)))
     monkeypatch.setattr(service, "scope", scope)
     v = verdict(read_report(path), service)
-    assert v.outcome == "equal" and where(v.environment) == {"scope/verdict", "scope/value"}
+    assert v.outcome == "equal" and where(v.scope) == {"scope/verdict", "scope/value"}
 
 
 def test_a_forged_table_is_refused_though_every_hash_is_corrected(path):
@@ -291,6 +411,55 @@ def test_versions_are_told_and_not_judged(service, path):
     changed(path, "versions", "torch", to="0.1")
     v = verdict(read_report(path), service)
     assert v.outcome == "equal" and where(v.environment) == {"versions/torch"}
+
+
+@pytest.mark.parametrize(
+    ("forged", "found"),
+    [
+        ({"adapters": {"device": "another"}}, "adapters/device"),  # ids of groups
+        ({"adapters": {"batch": "another"}}, "adapters/batch"),
+        ({"offset": {"lam": 1.0 + 1e-12}}, "offset/lam"),
+        ({"adapters": {"noto": "another"}, "adapters/noto": "own"}, "adapters/noto"),  # one path in two ways
+        ({"dtype": "float16", "budget": {"batch": 8}, "parts": {"guda": {"device": "cuda:0"}}}, None),
+    ],
+)
+def test_settings_are_known_by_their_whole_path(path, forged, found):
+    before, now = (copy.deepcopy(dict(read_report(path).record)) for _ in range(2))
+    now["methods"]["guda"]["settings"] |= {"adapters": {"noto": "own", "device": "own", "batch": "own"}}
+    now["methods"]["guda"]["settings"] |= {"offset": {"lam": 1.0}, "budget": {"batch": 1}}
+    settings = now["methods"]["guda"]["settings"]
+    settings_then = {k: {**settings[k], **v} if isinstance(v, dict) and k in settings else v for k, v in forged.items()}
+    before["methods"]["guda"]["settings"] = {**settings, **settings_then}
+    v = compare(before, now)
+    assert v.outcome == ("different" if found else "equal")
+    assert found is None or f"methods/guda/settings/{found}" in where(v.inputs)
+
+
+@pytest.mark.parametrize("key", ["timesteps", "edges", "reached", "sampling"])
+def test_another_sampling_is_found(service, path, key):
+    found = read_report(path).record["methods"]["guda"]["sampling"]
+    forged = {"timesteps": {"timesteps": [1, 9]}, "edges": {"edges": [1, 2]}, "reached": {"reached": "width"}}.get(key)
+    if forged is None:  # and its values taken out
+        put(path, {**files_of(path), "values.npz": bundle.zipped({})})
+    changed(path, "methods", "guda", "sampling", to={**found, **forged} if forged else None)
+    v = verdict(read_report(path), service)
+    assert v.outcome == "different"
+    if key == "reached":
+        assert where(v.scores) == {"guda/reached"}
+    elif forged:
+        assert where(v.inputs) == {f"methods/guda/sampling/{key}"}
+    else:
+        assert "methods/guda/sampling" in where(v.inputs) and "values.npz/guda/kl_full" in where(v.scores)
+
+
+def test_what_ended_an_answer_may_change_only_where_its_interval_is_near_the_width_that_was_asked():
+    for half, near in ((1.0, True), (2.0, False)):
+        groups = {"a": GroupScore(10.0, 10.0 - half, 10.0 + half), "b": GroupScore(5.0, 4.9, 5.1)}
+        a = Attribution("x", "nats", groups, settings={"budget": {"race": {"width": 0.1}}})
+        assert _is_close_call(a, "reached", 0.0, coarse=False) == near
+        assert not _is_close_call(a, "separable", 0.0, coarse=False)
+    a = Attribution("x", "nats", {"a": GroupScore(5.0, 2.0, 8.0), "b": GroupScore(0.0, -4.0, 4.0)})
+    assert _is_close_call(a, "separable", 0.0, coarse=False)
 
 
 def test_that_weights_were_switched_live_is_told_and_not_judged(path):
@@ -327,6 +496,12 @@ def test_the_tolerance(a, b, unit, close):
     assert is_close(a, b, unit) == is_close(b, a, unit) == close
 
 
+def test_in_half_precision_units_without_a_size_have_the_tolerance_of_nats():
+    for unit in ("nats", "kernel", "standard scores"):
+        assert is_close(0.0, 0.16, unit, width=1.0) and not is_close(0.0, 0.17, unit, width=1.0)
+    assert not is_close(0.0, 0.16, "cosine", width=1.0)
+
+
 def test_a_stopped_computation_and_unknown_settings_are_refused(service, path):
     changed(path, "methods", "guda", "progress", to=0.5)
     with pytest.raises(ReportError, match="stopped early"):
@@ -354,7 +529,7 @@ def test_a_method_that_is_unknown_here_is_said_to_be_of_a_package(service, path)
 
 def test_a_picture_that_is_none_is_refused(service, path):
     put(path, {**files_of(path), "picture.png": b"<svg/>"})
-    with pytest.raises(ReportError, match=r"picture or prompt is refused\. Only PNG"):
+    with pytest.raises(ReportError, match=r"picture\.png is not the picture"):
         list(replay(read_report(path), service))
 
 

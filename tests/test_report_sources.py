@@ -7,7 +7,7 @@ import io
 import json
 import shutil
 import zipfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ from guda_core.reports.replay import replay
 from guda_core.reports.restore import attributions
 from guda_core.ui import words
 from guda_core.ui.answer import Answer
-from tests.light import SETTINGS, LightService, draw
+from tests.light import SETTINGS, LightService, draw, in_order
 
 
 @pytest.fixture
@@ -42,7 +42,8 @@ def answers(service, query) -> dict:
 
 def write(path, service, query, **more):
     """A report of a picture, read again."""
-    about = {"provenance": service.provenance(), "settings": SETTINGS, **more}
+    scope = asdict(service.scope(query)) if query.file_hash else None
+    about = {"provenance": service.provenance(), "settings": SETTINGS, "scope": scope, **more}
     path.write_bytes(bundle.make(query, list(answers(service, query).values()), service.group_set, **about))
     return read_report(path)
 
@@ -54,9 +55,9 @@ def verdict(report, service) -> Verdict:
 
 
 def altered(path, change, files=None) -> None:
-    """As a careful forger: the record changed, other files put in, and all hashes corrected."""
+    """As a careful forger: the record changed, other files put in, all hashes corrected, and the page left out."""
     with zipfile.ZipFile(path) as z:
-        found = {n: z.read(n) for n in z.namelist()} | (files or {})
+        found = {n: z.read(n) for n in z.namelist() if n != "report.html"} | (files or {})
     record = json.loads(found["report.json"])
     change(record)
     record["files"] = {n: hashlib.sha256(found[n]).hexdigest() for n in found if n != "report.json"}
@@ -138,7 +139,7 @@ def test_a_picture_from_nowhere_is_told_with_its_scope(service, tmp_path):
     write(tmp_path / "r.zip", service, replace(query, file_hash=None))
     found = verdict(read_report(tmp_path / "r.zip"), service)
     assert found.outcome == "equal"  # as reports of before, which did not say how a picture was drawn
-    assert [c.sentence() for c in found.environment] == [
+    assert [c.sentence() for c in found.scope] == [
         "picture: from no file, and not said how it was drawn in the report, in scope now."
     ]
     assert NOT_TOLD in page(tmp_path / "r.zip").replace("&#x27;", "'") and OWN_PICTURE not in page(tmp_path / "r.zip")
@@ -340,6 +341,7 @@ def test_a_forged_caption_is_found(service, tried):
     def forge(record):
         score = record["captions"][0]["answer"]["groups"]["twemoji"]
         score.update({k: score[k] + 5.0 for k in ("score", "low", "high")})
+        in_order(record["captions"][0]["answer"])
 
     altered(tried, forge)
     found = verdict(read_report(tried), service)

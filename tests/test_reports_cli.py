@@ -15,7 +15,7 @@ from guda_core.reports import bundle
 from guda_core.reports.findings import Verdict
 from guda_core.reports.read import SCHEMA, read_report
 from guda_core.reports.replay import replay
-from tests.light import draw
+from tests.light import draw, in_order
 from tests.test_cli import run  # noqa: F401  (a fixture)
 from tests.test_pipeline import MISSING, service  # noqa: F401  (a fixture)
 
@@ -49,6 +49,7 @@ def test_a_report_of_a_real_model_replays_equal_and_its_change_is_found(run, pat
     assert done.exit_code == 0 and "Equal: every score" in done.output
     first = next(g for g in guda["groups"] if g != MISSING)
     record["methods"]["guda"]["groups"][first]["score"] += 5
+    in_order(record["methods"]["guda"])
     record["adapters"][first] = "0" * 64
     with zipfile.ZipFile(path) as z:
         files = {n: z.read(n) for n in z.namelist()}

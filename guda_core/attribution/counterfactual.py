@@ -138,7 +138,10 @@ class Drops:
         scores = {g: self._score(g) for g in self.groups}
         self.racing.look(self.m, self.full.kl, kl, strata)
         kept = KLValues(self.full.draws.t[:, : self.m], np.asarray(strata.edges), self.full.kl[:, : self.m], kl)
-        order = _rank(kl, strata, scores, self.racing.offset, self.offset_se)
+        ranked, order = Attribution(self.method, "nats", scores).ranked(), {}
+        if len(ranked) > 1:
+            first = ahead(kept, ranked, self.racing.offset, self.offset_se)
+            order = {"separable": first.low > 0, "runner_up": ranked[1]}
         self.answer = {"groups": scores, "kl": kept, **order}
         if self.racing.race is not None and (last or not self.racing.going):
             self.answer["reached"] = self._reached(scores, order.get("separable"))
@@ -153,23 +156,16 @@ class Drops:
         return "width" if narrow else "draws"
 
 
-def _rank(
-    values: Mapping[str, np.ndarray],
-    strata: likelihood.Strata,
-    scores: Mapping[str, GroupScore],
-    offset: Mapping[str, float],
-    offset_se: Mapping[str, float],
-) -> dict[str, Any]:
-    """Is the first group ahead of the second in the paired 95% interval, by the draws that both have?"""
-    ok = [(k, s.score) for k, s in scores.items() if s.score is not None]
-    if len(ok) < 2:
-        return {}
-    (first, _), (second, _) = sorted(ok, key=lambda kv: (-kv[1], kv[0]))[:2]
-    m = min(values[first].shape[1], values[second].shape[1])
-    ahead = likelihood.difference(first=values[first][:, :m], second=values[second][:, :m], strata=strata)
+def ahead(
+    kl: KLValues, ranked: Sequence[str], offset: Mapping[str, float], offset_se: Mapping[str, float]
+) -> likelihood.Estimate:
+    """How far the first group is ahead of the second, paired, by the draws that both have. ranked: best first."""
+    first, second = ranked[:2]
+    m = min(kl.without[g].shape[1] for g in (first, second))
+    a, b = (kl.without[g][:, :m] for g in (first, second))
+    e = likelihood.difference(first=a, second=b, strata=likelihood.Strata(tuple(kl.edges.tolist())))
     se = math.hypot(offset_se.get(first, 0.0), offset_se.get(second, 0.0))
-    ahead = ahead.plus(offset.get(first, 0.0) - offset.get(second, 0.0), se)
-    return {"separable": ahead.low > 0, "runner_up": second}
+    return e.plus(offset.get(first, 0.0) - offset.get(second, 0.0), se)
 
 
 def drops(

@@ -42,7 +42,7 @@ def replay(
     """Compute a report again: equal, within tolerance, or different and where. Exit code 1 when different."""
     if (signature is None) != (signer is None):
         raise OptionError("--signature and --signer go together: the signature, and the public key of who signed.")
-    from guda_core.reports.findings import Verdict, differences
+    from guda_core.reports.findings import AROUND, SCOPE, Verdict, differences
     from guda_core.reports.read import read_report
     from guda_core.reports.replay import replay as run
 
@@ -66,7 +66,8 @@ def replay(
     for title, changes in (
         ("What the answer is computed from:", verdict.inputs),
         ("The answer:", verdict.scores),
-        ("Versions and hardware (shown, not judged):", verdict.environment),
+        (f"{SCOPE}:", verdict.scope),
+        (f"{AROUND}:", verdict.environment),
     ):
         if changes:
             say(title)

@@ -37,7 +37,7 @@ def sign(
     made = locked_key.sign(data, key, _passphrase()) if locked_key.is_locked(secret) else signature.sign(data, secret)
     bundle.write(place, made)
     say(f"Written: {place}")
-    if not found.zipped:
+    if found.is_bare:
         say(ALONE.format("signed"))
 
 
@@ -66,7 +66,7 @@ def verify(
     from guda_core.reports.read import read_report
 
     who = checked(report, signature or signature_of(report), signer)
-    whole = "The report is whole." if read_report(report).zipped else ALONE.format("checked")
+    whole = ALONE.format("checked") if read_report(report).is_bare else "The report is whole."
     say(f"Signed by the holder of the key {who}. {whole}")
 
 

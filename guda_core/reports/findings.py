@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,7 +11,10 @@ from guda_core.reports.record import plain
 
 MISSING = "nothing"
 MOST = 200  # changes of a kind that are told
+SCOPE = "Whether the model could have made the picture (shown, not judged)"
+AROUND = "Versions, hardware and what was not checked (shown, not judged)"
 
+Path = tuple[str, ...]  # keys of objects within each other; one may hold "/"
 Outcome = Literal["equal", "within tolerance", "different"]
 
 
@@ -39,13 +42,15 @@ class Change:
 class Verdict:
     """Is the answer the same? scores: what moved in it. inputs: what it was computed from and is another now.
 
-    environment: versions and hardware that differ.
+    environment: versions and hardware that differ, and what was not looked at. scope: whether the model could have made
+    the picture, where the report does not say, or another rule said it. These two are told, not judged.
     """
 
     outcome: Outcome
     scores: tuple[Change, ...] = ()
     inputs: tuple[Change, ...] = ()
     environment: tuple[Change, ...] = ()
+    scope: tuple[Change, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,19 @@ class Doing:
     what: str
     progress: float
     method: str = ""
+
+
+def flat(value: Any, path: Path = ()) -> dict[Path, Any]:
+    """Leaves of nested objects by their path; a list is one leaf."""
+    if not isinstance(value, Mapping):
+        return {path: value}
+    return {p: v for k, x in value.items() for p, v in flat(x, (*path, str(k))).items()}
+
+
+def differing(before: Mapping[Path, Any], now: Mapping[Path, Any]) -> dict[Path, Change]:
+    """What is not the same in the leaves of two objects, by path."""
+    pairs = {p: (before.get(p, MISSING), now.get(p, MISSING)) for p in dict.fromkeys([*before, *now])}
+    return {p: Change("/".join(p), a, b) for p, (a, b) in pairs.items() if a != b}
 
 
 def differences(changes: Sequence[Change]) -> list[str]:

@@ -6,6 +6,8 @@ everything that would be loaded. The answer is told in the words of the app (`gu
 
 from __future__ import annotations
 
+import base64
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -37,8 +39,11 @@ from guda_core.answers.verdict import Verdict, is_out, verdict
 from guda_core.picture_records import Shown
 from guda_core.reports.opened import Told
 from guda_core.reports.page_tables import absences, circumstances, drawing, hashes
+from guda_core.reports.picture_files import pixels_of
+from guda_core.reports.record import NOT_ASSESSED
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+IMAGE = re.compile(rb'(?<=src="data:image/png;base64,)[A-Za-z0-9+/=]*')
 OWN_RULES = Path(__file__).with_name("report_page.css").read_text(encoding="utf-8")
 PAGE_COLOURS = {  # light, dark; the names are the app's
     "body-text-color": ("#1f2937", "#f3f4f6"),
@@ -92,6 +97,21 @@ def page(told: Told, pixels: np.ndarray) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
+def is_same_page(a: bytes, b: bytes) -> bool:
+    """Whether a page is the page b, drawn here: the same text and pictures. How these are packed is up to a library."""
+    if IMAGE.sub(b"", a) != IMAGE.sub(b"", b):
+        return False
+    return all(x == y or _is_same_image(x, y) for x, y in zip(IMAGE.findall(a), IMAGE.findall(b), strict=True))
+
+
+def _is_same_image(a: bytes, b: bytes) -> bool:
+    try:
+        own = pixels_of(base64.b64decode(b))
+        return np.array_equal(pixels_of(base64.b64decode(a), own.size), own)
+    except Exception:  # as in `picture_files`: whatever Pillow raises
+        return False
+
+
 def summary(told: Told) -> Verdict:
     """The verdict of a report, as the app says it."""
     return verdict(told.answers, told.group_set, told.asked, told.methods, scope=told.scope, over=True)
@@ -136,7 +156,7 @@ def _scope(told: Told) -> str:
         return OWN_PICTURE
     if told.record["picture"]["file_sha256"] is None:
         return NOT_TOLD
-    return told.record["absent"].get("scope", "It was not checked whether the model could have made this picture.")
+    return NOT_ASSESSED
 
 
 def _others(told: Told) -> Html:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from guda_core.answers.markup import Html, code, listed, table
+from guda_core.reports.record import NOT_ASSESSED
 
 PAGE = "report.html"
 DIGITS = set("0123456789abcdef")
@@ -77,9 +78,6 @@ def _within(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def absences(record: Mapping[str, Any]) -> Html:
-    """Each thing that the record could hold and does not, and why."""
-    return (
-        listed((f"{path}: {why}" for path, why in record["absent"].items()), css="small")
-        if record["absent"]
-        else Html()
-    )
+    """Each thing that the record could hold and does not, and why. Of scope it may say one thing only."""
+    absent = {k: NOT_ASSESSED if k == "scope" else why for k, why in record["absent"].items()}
+    return listed((f"{path}: {why}" for path, why in absent.items()), css="small") if record["absent"] else Html()

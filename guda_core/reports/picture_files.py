@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from guda_core.data.containers import is_crowded
+from guda_core.data.containers import is_crowded, png_chunks
 from guda_core.diffusion.sizes import LONGEST
 from guda_core.errors import ReportError
 from guda_core.picture_records import Near, PlaceMap, Shown, Strip, Tile
@@ -25,6 +25,7 @@ NEEDED, HINDERED = (234, 88, 12), (37, 99, 235)  # RGB of places with a drop abo
 STRONGEST = 0.8  # opacity of the strongest place
 SIDE = 192  # pixels of an overlay, at least
 MOST = 50_000_000  # pixels of a sheet that is read
+CHUNKS = {b"IHDR", b"IDAT", b"IEND"}  # of a PNG that `png` makes
 
 
 def overlay(pixels: np.ndarray, m: PlaceMap) -> np.ndarray:
@@ -59,6 +60,21 @@ def png(pixels: np.ndarray) -> bytes:
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, format="PNG")
     return out.getvalue()
+
+
+def pixels_of(data: bytes, most: int = MOST) -> np.ndarray:
+    """(H, W, 3) uint8 of a PNG as `png` makes it, of so many pixels at most. Any viewer shows just these: nothing is
+    transparent, turned, coloured otherwise or moving.
+
+    Raises:
+        ValueError: it is another kind of PNG. What else Pillow raises: it is damaged.
+    """
+    if is_crowded(data, "PNG") or {name for name, *_ in png_chunks(data)} - CHUNKS:
+        raise ValueError("more than pixels")
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        if image.mode != "RGB" or image.width * image.height > most:
+            raise ValueError(f"{image.mode}, {image.width} by {image.height} pixels")
+        return np.array(image)
 
 
 def files(shown: Shown) -> dict[str, bytes]:
@@ -115,13 +131,11 @@ def restored(told: Mapping[str, Any], found: Mapping[str, bytes]) -> Shown:
 def _split(data: bytes, n: int, name: str) -> Sequence[np.ndarray]:
     """The pictures of one size side by side in a PNG."""
     try:
-        if is_crowded(data, "PNG"):
-            raise ValueError("many parts")
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            wide = image.width / max(1, n * image.height)  # of one of them; a shape beyond is none that a model saw
-            if n < 1 or image.width % n or not 1 / LONGEST <= wide <= LONGEST or image.width * image.height > MOST:
-                raise ValueError(f"{image.width} by {image.height} pixels are not {n} pictures")
-            sheet = np.asarray(image.convert("RGB"))
+        sheet = pixels_of(data)
+        height, width = sheet.shape[:2]
+        wide = width / max(1, n * height)  # of one of them; a shape beyond is none that a model saw
+        if n < 1 or width % n or not 1 / LONGEST <= wide <= LONGEST:
+            raise ValueError(f"{width} by {height} pixels are not {n} pictures")
     except Exception as e:  # Pillow raises a dozen kinds of error for damaged files
         raise ReportError(f"{name} does not hold the pictures that the report names. It was altered or damaged.") from e
     return np.split(sheet, n, axis=1)

@@ -1,7 +1,7 @@
 """Reads a report that came from outside. Nothing in it is believed: sizes are bounded before anything is read, names
 are those of `bundle.FILES` and nothing else, hashes and the schema are checked, and no array may hold objects.
 
-The page for people (report.html) is only hashed, and never shown by the app, which draws its own from the record.
+The page for people (report.html) is only hashed here, and never shown by the app, which draws its own from the record.
 Hashes show damage, not a forger who corrects them too: whoever wants to know whether an answer is true replays it.
 """
 
@@ -37,6 +37,7 @@ from guda_core.reports.bundle import (
     csv_lines,
     score_rows,
 )
+from guda_core.reports.opened import answer_of
 from guda_core.reports.record import plain
 from guda_core.reports.unzip import MAX_ZIP, unzip
 from guda_core.reports.upgrade import upgraded
@@ -57,8 +58,8 @@ class Report:
     """A report that was read and found whole.
 
     record: the JSON. picture: bytes of picture.png, not decoded yet. values: name -> array, {} without a zip.
-    sha256: of the file that was read. more: name -> bytes of the optional files, not decoded yet. zipped: whether it
-    is a zip, and not the record alone.
+    sha256: of the file that was read. more: name -> bytes of the optional files, not decoded yet. is_bare: it was no
+    zip, but a report.json beside its picture.
     """
 
     record: Mapping[str, Any]
@@ -66,7 +67,7 @@ class Report:
     values: Mapping[str, np.ndarray]
     sha256: str
     more: Mapping[str, bytes] = field(default_factory=dict)
-    zipped: bool = True
+    is_bare: bool = False
 
     @property
     def original(self) -> bytes | None:
@@ -102,7 +103,7 @@ def read_report(path: Path) -> Report:
             if hashlib.sha256(data).hexdigest() != record["files"][name]:
                 raise _altered(name)
         _check_original(record, more)
-        return Report(record, picture, {}, sha256, more, zipped=False)
+        return Report(record, picture, {}, sha256, more, is_bare=True)
     files = unzip(data, FILES, OPTIONAL)
     record = parse_record(files[RECORD])
     more = {name: files[name] for name in OPTIONAL if name in files}
@@ -136,6 +137,15 @@ def _check_captions(record: Mapping[str, Any]) -> None:
         raise ReportError(f"{RECORD} tells of one caption twice. It was altered.")
     if any((t["label"] == NONE) == bool(t["prompt"]) for t in told):
         raise ReportError(f"{RECORD} calls a caption what it is not. It was altered.")
+
+
+def _check_order(record: Mapping[str, Any]) -> None:
+    """Are ranks those of the scores, best first and ties by id, and is the second group the one of rank 2?"""
+    for found in (*record["methods"].values(), *(t["answer"] for t in record.get("captions", ()))):
+        ranked = answer_of("", found).ranked()
+        told = {g: s["rank"] for g, s in found["groups"].items() if s["rank"] is not None}
+        if told != {g: i for i, g in enumerate(ranked, 1)} or found["runner_up"] not in (None, *ranked[1:2]):
+            raise ReportError(f"{RECORD} ranks groups otherwise than by their scores. It was altered.")
 
 
 def _is_table(data: bytes, record: Mapping[str, Any]) -> bool:
@@ -236,6 +246,7 @@ def parse_record(data: bytes) -> dict[str, Any]:
         where = plain("/".join(str(p) for p in error.absolute_path), 120) or "as a whole"
         raise ReportError(f"{RECORD} does not follow the report's schema ({where}): {plain(error.message, 200)}")
     _check_captions(record)
+    _check_order(record)
     return record
 
 

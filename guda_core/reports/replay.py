@@ -2,12 +2,13 @@
 
     equal             every score, interval, rank and status is bitwise the same
     within tolerance  every number a, now b, has |a - b| <= max(1e-3 max(|a|, |b|), 1e-3 for nats, 1e-3 of the largest
-                      score for units without an absolute size); no status differs
+                      score for units without an absolute size); no status differs, and what follows from a number and
+                      a threshold differs only where the two are as near
     different         anything else, or another picture, prompt, model, adapter, CLIP, group set or setting than the
                       report names, even if no number moved: then the report's account of itself is wrong
 
-    in half precision (bfloat16 or float16, then or now) a number of a method in nats may also move by a sixth of its
-    interval's width
+    in half precision (bfloat16 or float16, then or now) a number may also move by a sixth of its interval's width, but
+    for cosines
 
 Why 1e-3: on the same machine and versions all is deterministic. Other hardware sums float32 in another order, which
 moves each KL (hundreds of nats) by about 1e-6 of itself and a score, a difference of such sums, by up to about 1e-3
@@ -18,10 +19,10 @@ the numbers.
 Where groups stopped early, the report's draws of each group are made again. The rule itself decides, as it did then;
 the report's draws decide only where a value is too close to the rule's threshold to tell on other hardware.
 
-The verdict on scope is made again where the report has one, and so are the scores under other captions. A picture that
-the model drew is drawn again, and an uploaded file that is in the report is prepared again (`sources`). Not looked at:
-bars.png and report.html (drawings of scores.csv and of the record), without.png and where.png (strip and maps), health
-and validation, which were measured once.
+The verdict on scope is made again, but of a picture that the model drew where the report has none, and so are the
+scores under other captions. A picture that the model drew is drawn again, and an uploaded file that is in the report is
+prepared again (`sources`). report.html is drawn again, if it is of this version. Not looked at: bars.png (a drawing of
+scores.csv), without.png and where.png (strip and maps), and what docs/reference/formats.md names beside them.
 """
 
 from __future__ import annotations
@@ -29,18 +30,24 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from guda_core import __version__
 from guda_core.answers.other_captions import BEST
 from guda_core.errors import ImageError, OptionError, PromptError, ReportError, ScoreError
 from guda_core.records import Attribution, Query, Scope
-from guda_core.reports.bundle import VALUES
-from guda_core.reports.findings import MISSING, Change, Doing, Outcome, Verdict
+from guda_core.reports.bundle import RECORD, VALUES
+from guda_core.reports.findings import MISSING, Change, Doing, Outcome, Path, Verdict, differing, flat
+from guda_core.reports.opened import tell
+from guda_core.reports.page import is_same_page, page
+from guda_core.reports.page_tables import PAGE
 from guda_core.reports.read import Report
 from guda_core.reports.record import method_record, to_json
+from guda_core.reports.restore import attributions, pixels, shown
+from guda_core.reports.scope_again import of_scope
 from guda_core.reports.sources import drawn_again, from_file
 from guda_core.service import Recorded, check_methods
 
@@ -49,43 +56,36 @@ if TYPE_CHECKING:
 
 RELATIVE = 1e-3
 ABSOLUTE = {"nats": 1e-3}
-SCOPE = 1e-3  # of the statistic of scope, which is a logarithm of odds
+NO_OFFSET_ERROR = "0.1."  # versions whose intervals do not hold the error of offsets
 NUMBERS = ("score", "low", "high")
 COARSE = ("bfloat16", "float16")  # types of models
 COARSE_SHARE = 1 / 3  # of an interval's half-width that a number of such a model may move by
-COARSE_RELATIVE = 0.05  # and a KL value, of itself, or in nats
-SUMS = ("lam",)  # inputs that are sums in float64, whose last digits are the processor's: close is the same
-ENVIRONMENT = ("dtype", "device", "batch", "switching")  # told, not judged, wherever they stand
+COARSE_RELATIVE = 0.05  # and a value, of itself, or in nats; in units without a size, of the largest
+SUMS = (("lam",),)  # settings that are sums in float64, whose last digits are the processor's: close is the same
+ENVIRONMENT = (("dtype",), ("device",), ("switching",), ("budget", "batch"))  # of a method's settings: told, not judged
 
 
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
-    """Leaves of nested objects by their path; a list is one leaf."""
-    if not isinstance(value, Mapping):
-        return {path: value}
-    return {p: v for k, x in value.items() for p, v in _flat(x, f"{path}/{k}" if path else str(k)).items()}
-
-
-def _inputs(record: Mapping[str, Any]) -> dict[str, Any]:
+def _inputs(record: Mapping[str, Any]) -> dict[Path, Any]:
     """Path -> value of everything that decides an answer, and of the dtypes and devices that it names."""
     picture = {k: record["picture"][k] for k in ("pixels_sha256", "prompt")}
     kept = {k: record[k] for k in ("model", "clip", "adapters", "seed", "settings", "group_set")}
-    settings = {m: {"settings": found["settings"]} for m, found in record["methods"].items()}
-    return _flat({"picture": picture, **kept, "methods": settings})
+    return flat({"picture": picture, **kept, "methods": {m: _made_with(f) for m, f in record["methods"].items()}})
 
 
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
-    paths = list(dict.fromkeys([*before, *now]))
-    pairs = [(p, before.get(p, MISSING), now.get(p, MISSING)) for p in paths]
-    return [Change(p, a, b) for p, a, b in pairs if a != b]
+def _made_with(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What one method's answer was computed with. What ended it early follows from its numbers (`_moved`)."""
+    s = found["sampling"]
+    drawn = s and {k: v for k, v in s.items() if k != "reached"}
+    return {"settings": found["settings"], "sampling": drawn}
 
 
 def is_close(a: float, b: float, unit: str, *, scale: float = 0.0, width: float = 0.0) -> bool:
     """Are two numbers of a unit the same within what other hardware does to them?
 
     scale: the largest score beside them, for units without an absolute size: a kernel's sums cancel. width: of the
-    interval, where the model ran in half precision (`is_coarse`).
+    interval, where the model ran in half precision (`is_coarse`); cosines are of an encoder that does not.
     """
-    coarse = COARSE_SHARE * width / 2 if unit == "nats" else 0.0
+    coarse = COARSE_SHARE * width / 2 if unit != "cosine" else 0.0
     return abs(a - b) <= max(RELATIVE * max(abs(a), abs(b)), ABSOLUTE.get(unit, RELATIVE * scale), coarse)
 
 
@@ -100,17 +100,22 @@ def is_coarse(*dtypes: str) -> bool:
     return any(t in COARSE for t in dtypes)
 
 
-def _is_coarse(*records: Mapping[str, Any]) -> bool:
-    return is_coarse(*(r["model"]["dtype"] for r in records))
+def _moved(
+    method: str,
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    answer: Attribution | None = None,
+    *,
+    coarse: bool = False,
+) -> list[Change]:
+    """What differs in one method's answer. Its order may follow numbers that moved within tolerance, since that of a
+    report is that of its scores (`read`). Whether the first is separable, and what ended it, may only where the number
+    that decides it is within tolerance of its threshold.
 
-
-def _moved(method: str, before: Mapping[str, Any], now: Mapping[str, Any], *, coarse: bool = False) -> list[Change]:
-    """What differs in one method's answer; order and separation may follow numbers that moved within tolerance.
-
-    coarse: the model ran in half precision."""
+    answer: that of now, with its values. coarse: the model ran in half precision."""
     if before["unit"] != now["unit"]:
         return [Change(f"{method}/unit", before["unit"], now["unit"])]
-    out, follows, scale = [], [], _scale(before)
+    out, ranks, scale = [], [], _scale(now)
     for g in dict.fromkeys([*before["groups"], *now["groups"]]):
         a, b = before["groups"].get(g), now["groups"].get(g)
         if a is None or b is None or a["status"] != b["status"]:
@@ -119,108 +124,123 @@ def _moved(method: str, before: Mapping[str, Any], now: Mapping[str, Any], *, co
         for key in NUMBERS:
             x, y = a[key], b[key]
             if x is not None and y is not None and float(x) != float(y):
-                width = a["high"] - a["low"] if coarse and before["unit"] == "nats" else 0.0
+                width = b["high"] - b["low"] if coarse else 0.0
                 within = is_close(float(x), float(y), before["unit"], scale=scale, width=width)
                 out.append(Change(f"{method}/{g}/{key}", float(x), float(y), within))
         if a["rank"] != b["rank"]:
-            follows.append(Change(f"{method}/{g}/rank", a["rank"], b["rank"], True))
-    follows += [
-        Change(f"{method}/{key}", before[key], now[key], True)
-        for key in ("separable", "runner_up")
-        if before[key] != now[key]
-    ]
+            ranks.append(Change(f"{method}/{g}/rank", a["rank"], b["rank"]))
     explained = bool(out) and all(c.within for c in out)
-    return out + [Change(c.where, c.before, c.now, explained) for c in follows]
+    out += [replace(c, within=explained) for c in ranks]
+    for key in ("runner_up", "separable", "reached"):
+        x, y = ((r["sampling"] or {}).get(key) if key == "reached" else r[key] for r in (before, now))
+        if x != y:
+            follows = explained and None not in (x, y)
+            if follows and key != "runner_up":
+                follows = answer is not None and _is_close_call(answer, key, scale, coarse=coarse)
+            out.append(Change(f"{method}/{key}", x, y, follows))
+    return out
 
 
-def compare(report: Mapping[str, Any], now: Mapping[str, Any]) -> Verdict:
-    """Compare two records of format `record.FORMAT`: one from a report and one computed now."""
-    scores: list[Change] = []
+def _is_close_call(a: Attribution, key: str, scale: float, *, coarse: bool) -> bool:
+    """Whether the first's score need move by no more than the tolerance for `separable` or `reached` to be another."""
+    ranked = a.ranked()
+    if len(ranked) < 2:
+        return False
+    x, y = (a.groups[g] for g in ranked[:2])
+    halves = [((s.high or 0.0) - (s.low or 0.0)) / 2 for s in (x, y)]
+    score = x.score or 0.0
+    if a.kl is None:
+        ends = [score - (y.score or 0.0) - math.hypot(*halves)]
+    else:
+        from guda_core.attribution.counterfactual import ahead  # loads torch
+
+        ends = [ahead(a.kl, ranked, *(a.settings.get(k, {}) for k in ("offset", "offset_se"))).low]
+    if key == "reached":
+        ends.append(halves[0] - a.settings["budget"]["race"]["width"] * abs(score))
+    width = 2 * halves[0] if coarse else 0.0
+    return any(is_close(score, score - end, a.unit, scale=scale, width=width) for end in ends)
+
+
+def compare(
+    report: Mapping[str, Any], now: Mapping[str, Any], answers: Mapping[str, Attribution] | None = None
+) -> Verdict:
+    """Compare two records of format `record.FORMAT`: one from a report and one computed now. answers: those of now."""
+    scores, coarse = list[Change](), is_coarse(*(r["model"]["dtype"] for r in (report, now)))
     for m in dict.fromkeys([*report["methods"], *now["methods"]]):
         if m in report["methods"] and m in now["methods"]:
-            scores += _moved(m, report["methods"][m], now["methods"][m], coarse=_is_coarse(report, now))
+            scores += _moved(m, report["methods"][m], now["methods"][m], (answers or {}).get(m), coarse=coarse)
         else:
             before, after = ("an answer" if m in r["methods"] else MISSING for r in (report, now))
             scores.append(Change(m, before, after))
-    inputs, more = _judged_apart(_changes(_inputs(report), _inputs(now)))
-    told = [*_changes(*(_flat({k: r[k] for k in ("versions", "hardware")}) for r in (report, now))), *more]
+    inputs, more = _judged_apart(differing(_inputs(report), _inputs(now)))
+    around = differing(*(flat({k: r[k] for k in ("versions", "hardware")}) for r in (report, now)))
+    told = [*around.values(), *more]
     return _also(Verdict("equal"), inputs=tuple(inputs), scores=tuple(scores), environment=tuple(told))
 
 
-def _judged_apart(differ: Sequence[Change]) -> tuple[list[Change], list[Change]]:
+def _judged_apart(differ: Mapping[Path, Change]) -> tuple[list[Change], list[Change]]:
     """Inputs that differ: those that are judged, and those that are told."""
     judged: list[Change] = []
     told: list[Change] = []
-    for c in differ:
-        is_told = c.where.rpartition("/")[2] in ENVIRONMENT or _same_sum(c)
+    for path, c in differ.items():
+        own = _setting(path)
+        is_told = path == ("model", "dtype") or own in ENVIRONMENT or (own in SUMS and _same_sum(c))
         (told if is_told else judged).append(c)
     return judged, told
 
 
+def _setting(path: Path) -> Path:
+    """What a path names within a method's settings, or within those of a part of it; () of other paths."""
+    at = {"methods": 2, "captions": 3}.get(path[0], len(path))
+    rest = path[at + 1 :] if path[at : at + 1] == ("settings",) else ()
+    while len(rest) > 2 and rest[0] == "parts":
+        rest = rest[2:]
+    return rest
+
+
 def _same_sum(c: Change) -> bool:
-    """Whether an input is one of the sums, and is the same but for its last digits."""
-    numbers = isinstance(c.before, float) and isinstance(c.now, float)
-    return c.where.rpartition("/")[2] in SUMS and numbers and math.isclose(c.before, c.now, rel_tol=1e-9)
+    """Whether a sum is the same but for its last digits."""
+    return isinstance(c.before, float) and isinstance(c.now, float) and math.isclose(c.before, c.now, rel_tol=1e-9)
 
 
 def _other_values(
     before: Mapping[str, np.ndarray], now: Mapping[str, Attribution], *, coarse: bool = False
 ) -> tuple[Change, ...]:
-    """Arrays of values.npz that are not what is computed now, within the tolerance of nats, or for units without an
-    absolute size, of their largest value; whole numbers must be the same. coarse: as in `_moved`."""
+    """Arrays of values.npz that are not what is computed now, within the tolerance of nats, or for other units, of
+    their largest value; whole numbers must be the same. coarse: as in `_moved`."""
     out = []
-    arrays = {m: a.arrays() for m, a in now.items()}
-    for name, a in before.items():
-        method, _, key = name.partition("/")
-        b = arrays.get(method, {}).get(key)
-        if b is None or a.shape != b.shape:
-            out.append(Change(f"{VALUES}/{name}", str(a.shape), str(b.shape) if b is not None else MISSING))
-        elif not _close(a, b, now[method].unit, coarse=coarse):
+    arrays = {f"{m}/{key}": (b, a.unit) for m, a in now.items() for key, b in a.arrays().items()}
+    for name in dict.fromkeys([*before, *arrays]):
+        a, (b, unit) = before.get(name), arrays.get(name, (None, ""))
+        if a is None or b is None or a.shape != b.shape:
+            then, today = (MISSING if x is None else str(x.shape) for x in (a, b))
+            out.append(Change(f"{VALUES}/{name}", then, today))
+        elif not _close(a, b, unit, coarse=coarse):
             at = np.unravel_index(np.abs(a - b).argmax(), a.shape)
             out.append(Change(f"{VALUES}/{name}", float(a[at]), float(b[at])))
     return tuple(out)
 
 
 def _close(a: np.ndarray, b: np.ndarray, unit: str, *, coarse: bool) -> bool:
-    if coarse and unit == "nats" and not np.issubdtype(b.dtype, np.integer):
-        return np.allclose(a, b, rtol=COARSE_RELATIVE, atol=COARSE_RELATIVE)
     if np.issubdtype(b.dtype, np.integer):
         return np.array_equal(a, b)
-    size = float(np.abs(b).max(initial=0.0))
-    return np.allclose(a, b, rtol=RELATIVE, atol=ABSOLUTE.get(unit, RELATIVE * size))
+    size = 1.0 if unit == "nats" else float(np.abs(b).max(initial=0.0))
+    relative = COARSE_RELATIVE if coarse and unit != "cosine" else RELATIVE
+    return np.allclose(a, b, rtol=relative, atol=relative * size)
 
 
-def _scoped(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Change, ...]:
-    """Where the verdict on scope and its statistic are not what a report says; a verdict may follow from a statistic
-    that moved within tolerance."""
-    a, b = ({f"scope/{k}": s.get(k) for k in ("verdict", "value")} for s in (before, now))
-    numbers = [v for s in (a, b) if isinstance(v := s["scope/value"], int | float)]
-    close = len(numbers) == 2 and numbers[0] != numbers[1] and math.isclose(*numbers, rel_tol=RELATIVE, abs_tol=SCOPE)
-    return tuple(replace(c, within=close) for c in _changes(a, b))
-
-
-def _judged(verdict: Verdict, before: Mapping[str, Any], now: Scope) -> Verdict:
-    """The verdict with what the scope adds to it. Where the rule is another than the report's, or there is none, it is
-    told and not judged."""
-    found = _scoped(before, asdict(now))
-    rule = {k: s.get("settings", {}).get("sha256") for k, s in (("then", before), ("now", asdict(now)))}
-    if now.verdict == "not assessed":
-        return _also(verdict, environment=found)
-    if rule["then"] != rule["now"]:  # another rule made that verdict
-        return _also(verdict, environment=(Change("scope/rule", rule["then"], rule["now"]), *found))
-    return _also(verdict, scores=found)
-
-
-def recorded(methods: Mapping[str, Any]) -> Recorded:
-    """How a report was computed. methods: of its record. Reports of before races name none, and all draws are made
-    again. Reports of before intervals held the error of the offsets name the offsets alone."""
-    raced = any("/budget/race/" in f"/{path}" for path in _flat({m: f["settings"] for m, f in methods.items()}))
+def recorded(methods: Mapping[str, Any], version: str = __version__) -> Recorded:
+    """How a report was computed. methods: of its record; version: that made it. Reports of before races name none, and
+    all draws are made again. Those of before intervals held the error of the offsets name the offsets alone."""
+    settings = [f["settings"] for f in methods.values()]
+    paths = flat({m: _made_with(f) for m, f in methods.items()}, ("methods",))
+    raced = any(_setting(p)[:2] == ("budget", "race") for p in paths)
     draws = {}
     for m, found in methods.items():
         if s := found["sampling"]:
             draws[m] = {g: s.get("fewer", {}).get(g, s["draws"]) for g in found["groups"]}
-    settings = [f["settings"] for f in methods.values()]
-    return Recorded(raced, draws, not any("offset" in s and "offset_se" not in s for s in settings))
+    without_error = any("offset" in s and "offset_se" not in s for s in settings)
+    return Recorded(raced, draws, not (without_error and version.startswith(NO_OFFSET_ERROR)))
 
 
 def _check_known(asked: Sequence[str], service: Service) -> None:
@@ -237,7 +257,8 @@ def replay(report: Report, service: Service) -> Iterator[Doing | Verdict]:
     """Compute a report's answer again with this service: yields what it is at, then the Verdict.
 
     Raises:
-        ReportError: its picture or prompt is refused, or it is of a computation that was stopped.
+        ReportError: its picture is not the one that it names, its picture or prompt is refused, or it is of a
+            computation that was stopped.
         OptionError: it asks for a method or an effort that is unknown or not offered here.
     """
     record = report.record
@@ -248,35 +269,50 @@ def replay(report: Report, service: Service) -> Iterator[Doing | Verdict]:
     asked = [*record["settings"]["methods"], *(t["method"] for t in record.get("captions", ()))]
     _check_known(asked, service)
     check_methods(asked, service.methods(), service.provenance().not_offered)
+    pixels(report)  # so that the picture that is scored is the one that is shown
     try:
         query = service.prepare(report.picture, prompt=record["picture"]["prompt"])
     except (ImageError, PromptError) as e:
         raise ReportError(f"The report's picture or prompt is refused. {e}") from e
     coarse = is_coarse(record["model"]["dtype"], service.provenance().dtype)
+    for_people = _page(report, service)
     sources, beside = from_file(report, service)
     sources += yield from drawn_again(report, service, coarse=coarse)
     settings = {k: record["settings"][k] for k in ("effort", "methods")}
-    final: dict[str, Attribution] = {}
-    for a in service.attribute(query, **settings, recorded=recorded(record["methods"])):
+    made_by, final = record["versions"]["guda_core"], dict[str, Attribution]()
+    for a in service.attribute(query, **settings, recorded=recorded(record["methods"], made_by)):
         final[a.method] = a
         yield Doing(service.methods()[a.method].name, a.progress, a.method)
     now = to_json(query, list(final.values()), service.group_set, provenance=service.provenance(), settings=settings)
-    verdict = _also(compare(record, json.loads(json.dumps(now))), inputs=sources, environment=beside)
-    verdict = _also(verdict, scores=_other_values(report.values, final, coarse=coarse))
+    verdict = _also(compare(record, json.loads(json.dumps(now)), final), inputs=sources, environment=beside)
+    verdict = _also(verdict, **for_people)
+    if report.is_bare:
+        names = [VALUES, *{PAGE} & set(record["files"])]
+        verdict = _also(verdict, environment=tuple(Change(n, "not there", "not looked at") for n in names))
+    else:
+        verdict = _also(verdict, scores=_other_values(report.values, final, coarse=coarse))
     captions = yield from _captions(report, service, query, coarse=coarse)
     verdict = _also(verdict, **captions)
-    from_nowhere = record["picture"]["file_sha256"] is None and "drawn" not in record["picture"]
-    if record["scope"] is not None or from_nowhere:
+    if record["scope"] is not None or "drawn" not in record["picture"]:
         try:
             scope = service.scope(query)
         except ScoreError as e:
             scope = Scope("not assessed", None, None, "", str(e))
-        if record["scope"] is not None:
-            verdict = _judged(verdict, record["scope"], scope)
-        if from_nowhere:
-            said = (Change("picture", "from no file, and not said how it was drawn", scope.verdict),)
-            verdict = _also(verdict, environment=said)
+        verdict = _also(verdict, **of_scope(record, scope))
     yield verdict
+
+
+def _page(report: Report, service: Service) -> dict[str, tuple[Change, ...]]:
+    """Whether the page for people is the one that the record gives, by its kind. That of another version is not drawn
+    here."""
+    there, version = report.more.get(PAGE), report.record["versions"]["guda_core"]
+    if there is None:
+        return {}
+    if version != __version__:
+        return {"environment": (Change(PAGE, f"a page of guda_core {version}", "not checked"),)}
+    told = tell(report.record, attributions(report), service.methods(), shown(report))
+    same = is_same_page(there, page(told, pixels(report)))
+    return {} if same else {"scores": (Change(PAGE, f"not what {RECORD} says", "drawn from it"),)}
 
 
 def _also(
@@ -284,18 +320,17 @@ def _also(
     *,
     inputs: tuple[Change, ...] = (),
     scores: tuple[Change, ...] = (),
+    scope: tuple[Change, ...] = (),
     environment: tuple[Change, ...] = (),
 ) -> Verdict:
-    """The verdict with changes more: inputs and scores are judged, the environment is told."""
+    """The verdict with changes more: inputs and scores are judged, scope and environment are told."""
     outcome: Outcome = verdict.outcome
     if any(not c.within for c in (*inputs, *scores)):
         outcome = "different"
     elif (inputs or scores) and outcome == "equal":
         outcome = "within tolerance"
-    all_of_them = [
-        (*a, *b) for a, b in ((verdict.scores, scores), (verdict.inputs, inputs), (verdict.environment, environment))
-    ]
-    return Verdict(outcome, *all_of_them)
+    more = {"inputs": inputs, "scores": scores, "scope": scope, "environment": environment}
+    return Verdict(outcome, **{kind: (*getattr(verdict, kind), *changes) for kind, changes in more.items()})
 
 
 def _captions(
@@ -306,22 +341,25 @@ def _captions(
     Raises:
         ReportError: a caption is refused.
     """
-    effort, scores, differ = report.record["settings"]["effort"], [], []
+    effort, made_by = report.record["settings"]["effort"], report.record["versions"]["guda_core"]
+    scores = list[Change]()
+    differ = dict[Path, Change]()
     for told in report.record.get("captions", ()):
-        method, before, path = told["method"], told["answer"], f"captions/{told['label']}/{told['method']}"
+        method, before, path = told["method"], told["answer"], ("captions", told["label"], told["method"])
         try:
             other = service.with_prompt(query, told["prompt"])
         except PromptError as e:
             raise ReportError(f"A caption of the report is refused. {e}") from e
         if told["label"] == BEST and (best := service.best_caption(query)) != told["prompt"]:
-            differ.append(Change(f"captions/{BEST}", told["prompt"], best or MISSING))
+            differ[path[:2]] = Change(f"captions/{BEST}", told["prompt"], best or MISSING)
         last = None
-        for last in service.attribute(other, methods=[method], effort=effort, recorded=recorded({method: before})):
+        for last in service.attribute(
+            other, methods=[method], effort=effort, recorded=recorded({method: before}, made_by)
+        ):
             yield Doing(f"{service.methods()[method].name}, {told['label']}", last.progress, method)
         assert last is not None
         now = json.loads(json.dumps(method_record(last)))
-        scores += _moved(path, before, now, coarse=coarse)
-        parts = ({f"{path}/{k}": r[k] for k in ("settings", "sampling")} for r in (before, now))
-        differ += _changes(*map(_flat, parts))
+        scores += _moved("/".join(path), before, now, last, coarse=coarse)
+        differ |= differing(*(flat(_made_with(r), path) for r in (before, now)))
     judged, told_only = _judged_apart(differ)
     return {"scores": tuple(scores), "inputs": tuple(judged), "environment": tuple(told_only)}

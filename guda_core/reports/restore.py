@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 
 import numpy as np
-from PIL import Image
 
-from guda_core.data.containers import is_crowded
+from guda_core.data.images import hash_pixels
 from guda_core.errors import ReportError
 from guda_core.picture_records import Shown
 from guda_core.records import Attribution, KLValues
@@ -32,14 +30,14 @@ def attributions(report: Report) -> list[Attribution]:
 
 
 def pixels(report: Report) -> np.ndarray:
-    """The prepared picture, (H, W, 3) uint8. Raises ReportError when it is not of the size that the record says."""
+    """The prepared picture, (H, W, 3) uint8. Raises ReportError when it is not of the size and hash that the record
+    says, or when a viewer may show it otherwise."""
+    told = report.record["picture"]
     try:
-        if is_crowded(report.picture, "PNG"):
-            raise ValueError("many parts")
-        with Image.open(io.BytesIO(report.picture), formats=["PNG"]) as image:
-            if list(image.size) != report.record["picture"]["size"] or image.width * image.height > MOST:
-                raise ValueError(f"{image.size}")
-            return np.array(image.convert("RGB"))
+        found = picture_files.pixels_of(report.picture, MOST)
+        if [found.shape[1], found.shape[0]] != told["size"] or hash_pixels(found) != told["pixels_sha256"]:
+            raise ValueError("another picture")
+        return found
     except Exception as e:  # Pillow raises a dozen kinds of error for damaged files
         raise ReportError(f"{PICTURE} is not the picture that the report names. It was altered or damaged.") from e
 

@@ -160,14 +160,14 @@ class Endpoints:
 
         Returns:
             {"progress": 0 to 1, "method", "what"} while it computes, and at the end {"outcome": "equal", "within
-            tolerance" or "different", "scores", "inputs", "environment": lists of sentences that say what differs; of
-            more than 200, the first 200 and how many more there are}.
+            tolerance" or "different", "scores", "inputs", "scope", "environment": lists of sentences that say what
+            differs; of more than 200, the first 200 and how many more there are}.
         """
         read = read_report(uploaded(report, missing=ReportError(words.NO_REPORT)))
         for item in replay(read, self.service):
             if isinstance(item, Verdict):
-                kinds = {"scores": item.scores, "inputs": item.inputs, "environment": item.environment}
-                yield {"outcome": item.outcome, **{k: differences(v) for k, v in kinds.items()}}
+                kinds = ("scores", "inputs", "scope", "environment")
+                yield {"outcome": item.outcome, **{k: differences(getattr(item, k)) for k in kinds}}
             else:
                 yield {"progress": item.progress, "method": item.method, "what": item.what}
 

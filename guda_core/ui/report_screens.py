@@ -14,7 +14,7 @@ from guda_core.answers import sentences
 from guda_core.answers.markup import Html, code, folded, heading, note, says_html, status_html, table, text
 from guda_core.errors import ReportError
 from guda_core.records import MethodInfo
-from guda_core.reports.findings import Verdict, differences
+from guda_core.reports.findings import AROUND, SCOPE, Verdict, differences
 from guda_core.reports.opened import Told, tell
 from guda_core.reports.page import answer_html
 from guda_core.reports.read import read_report
@@ -65,7 +65,8 @@ def told(verdict: Verdict) -> Html:
     kinds = (
         ("What the answer is computed from", verdict.inputs),
         ("The answer", verdict.scores),
-        ("Versions and hardware (shown, not judged)", verdict.environment),
+        (SCOPE, verdict.scope),
+        (AROUND, verdict.environment),
     )
     parts: list[str] = [says_html(words.REPLAYED[verdict.outcome])]
     for title, changes in kinds:
