@@ -353,11 +353,13 @@ class Forgetting:
         self.check_places([group])
         folder = self.folder.own(group)
         name = f"{group}--{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}"
-        with claimed(cache_dir() / "locks" / name) as mine:
+        claim = cache_dir() / "locks" / name
+        with claimed(claim) as mine:
             if not mine:
                 raise InHandError(
                     f"Another process is unlearning '{group}' into {folder}. Wait until it has ended, or name other "
-                    "groups with --groups."
+                    "groups with --groups.",
+                    lock=f"{claim}.lock",
                 )
             yield
 
