@@ -77,7 +77,11 @@ class NoRoomError(NoMemoryError, ModelError):
 
 
 class InHandError(TrainingError):
-    """Another process has the same work in hand."""
+    """Another process has the same work in hand. lock: the file that it has locked; "": that is not told."""
+
+    def __init__(self, message: str = "", lock: str = "") -> None:
+        super().__init__(message)
+        self.lock = lock
 
 
 class CacheError(GudaError):

@@ -13,6 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 import guda_core
 from guda_core.attribution.guda import Guda
+from guda_core.data import encoded
 from guda_core.data.dataset import Pictures
 from guda_core.data.groups import load_group_set
 from guda_core.data.own.picture_list import FILE, read_list
@@ -231,6 +232,55 @@ def test_gradient_features_of_pictures_that_changed_since_are_said(home, picture
     next(p for p in sorted(pictures.rglob("*.jpg")) if p.relative_to(pictures).as_posix() in listed).unlink()
     guda("groups", "new", pictures, "--again")
     assert f"{words} `guda assets features` makes them again." in guda(*asked)
+
+
+def more_pictures(folder) -> None:
+    """Change the set `artists`: pictures are added, and none is taken away."""
+    for i in range(3):
+        paint(folder / "Dee" / f"new {i}.png", 3, 20 + i)
+    guda("groups", "new", folder, "--again")
+
+
+@pytest.mark.parametrize("by", ["unlearning", "UCE"])
+def test_a_set_that_changes_between_two_groups_is_said_of_both(home, pictures, by):
+    guda("groups", "new", pictures)
+    save_tiny(home / "models" / "mine", small=True)
+    group_set = load_group_set("artists")
+    job = Forgetting(group_set, model=str(home / "models" / "mine"))
+    config = job.config(steps=1, batch=1, rank=1)
+
+    def make(group):
+        return draft.make(job, group) if by == "UCE" else list(job.unlearn(group, config))
+
+    make("dee")
+    more_pictures(pictures)
+    make("fay-wu")
+    job.note_list(["dee"])
+    assert Guda(job.model, group_set, job.folder).outdated == ["dee", "fay-wu"]
+
+
+@pytest.mark.parametrize(
+    ("method", "made", "words"),
+    [
+        ("dtrak", ("features", "--methods", "dtrak", "--dim", "4"), "The features that D-TRAK answers from were made"),
+        ("introstyle", ("introstyle",), "The styles that IntroStyle compares with were made"),
+    ],
+)
+def test_a_set_that_changes_while_its_pictures_are_encoded_is_said(
+    home, pictures, tmp_path, monkeypatch, method, made, words
+):
+    paint(tmp_path / "one.png")
+    guda("groups", "new", pictures)
+    save_tiny(home / "models" / "mine", small=True)
+    where = ("--set", "artists", "--model", home / "models" / "mine")
+    asked = ("attribute", tmp_path / "one.png", *where, "--methods", method, "--effort", "quick")
+    with monkeypatch.context() as patch:
+        hashed, pending = encoded.hash_pixels, [pictures]
+        patch.setattr(encoded, "hash_pixels", lambda p: (pending and more_pictures(pending.pop())) or hashed(p))
+        guda("assets", *made, *where)
+    assert f"{words} before the set's pictures" in guda(*asked)
+    assert "There already" not in guda("assets", *made, *where)
+    assert words not in guda(*asked)
 
 
 def test_files_saved_anew_with_the_same_pixels_are_no_other_pictures(home, pictures, tmp_path):

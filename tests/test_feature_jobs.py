@@ -46,6 +46,12 @@ def test_a_job_makes_what_the_command_makes(there):
     assert meta() == told
     assert kinds(dim=8) == ["done"] and kinds(dim=8) == ["found"] and kinds() == ["done"]
     assert kinds(parts=("to_k",)) == ["done"] and kinds(parts=("to_k",)) == ["found"] and kinds() == ["done"]
+    told = json.loads((there / META).read_text())
+    (there / META).write_text(json.dumps({**told, "pictures_sha256": "of files saved anew, with the same pixels"}))
+    assert kinds() == ["done"] and kinds() == ["found"]
+    del told["pictures_sha256"]  # as older features
+    (there / META).write_text(json.dumps(told))
+    assert kinds() == ["found"]
 
 
 def test_features_of_some_weights_are_made_by_the_command_and_answer(there):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ import torch
 
 from guda_core import machine
 from guda_core.attribution import calibration, introstyle, scope_fit
+from guda_core.attribution.gradient import features as features_of
 from guda_core.attribution.gradient import quantised
 from guda_core.attribution.gradient.features import FeatureBank, FeatureConfig, Features
 from guda_core.attribution.gradient.quantised import QuantisedBank
@@ -121,6 +123,43 @@ def test_a_computation_that_breaks_off_leaves_nothing(monkeypatch):
     with pytest.raises(ScoreError):
         list(bank.prepare())
     assert not list((cache_dir() / "features").iterdir())
+
+
+@pytest.mark.parametrize("end", ["stopped", "killed", "killed before a row was made"])
+def test_a_computation_that_was_stopped_goes_on_from_there(monkeypatch, end):
+    world, made = linear_world(), []
+    monkeypatch.setattr(features_of, "at_once", lambda size: 2)
+
+    def begun():
+        bank = FeatureBank(world.model, world.examples, FeatureConfig(timesteps=3, dim=16))
+        real = bank._at
+        monkeypatch.setattr(bank, "_at", lambda i: made.append(i) or real(i))
+        return bank, bank.prepare()
+
+    whole, steps = begun()
+    list(steps)
+    expected = {name: array.copy() for name, array in whole.store.open().items()}
+    shutil.rmtree(whole.store.folder)
+    first, steps = begun()
+    first.gradients.scale = 4.0  # as where a gradient overflowed
+    if end == "killed before a row was made":
+        first.store.create("phi", (9, 16))[:] = 7
+    else:
+        assert [next(steps), next(steps)] == [2 / 9, 4 / 9]
+        first.store._made["phi"][4:6] = 7  # half of what comes next
+    if end == "stopped":
+        steps.close()
+    else:
+        first.store._claim.close()  # as the system does
+    made.clear()
+    second, again = begun()
+    list(again)
+    assert made == list(range(0 if end.endswith("made") else 4, 9))
+    assert second.gradients.scale == (1.0 if end.endswith("made") else 4.0)
+    for name, array in second.store.open().items():
+        np.testing.assert_array_equal(array, expected[name])
+    assert [p.name for p in second.store.folder.parent.iterdir()] == [second.store.folder.name]
+    assert sorted(p.name for p in second.store.folder.iterdir()) == ["phi.npy", "residual.npy", "settings.json"]
 
 
 def test_what_a_killed_process_left_is_removed_and_what_a_live_one_makes_is_not():

@@ -220,9 +220,10 @@ def test_a_worker_elsewhere_has_the_drivers_settings_and_no_others(tmp_path, mon
     monkeypatch.setenv("GUDA_HOME", "hub:USER/NAME")
     assert settings()["GUDA_HOME"] == "hub:USER/NAME"
     monkeypatch.setenv("GUDA_MODEL", "another")
+    monkeypatch.setenv("GUDA_LORA", "the worker's own.safetensors")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    apply(told, __version__)
-    assert settings() == {**told, "HF_HUB_OFFLINE": "1"} and "GUDA_MODEL" not in os.environ
+    apply({**told, "GUDA_LORA": ""}, __version__)  # empty is none
+    assert settings() == {**told, "HF_HUB_OFFLINE": "1"} and not {"GUDA_MODEL", "GUDA_LORA"} & os.environ.keys()
     (tmp_path / "m").mkdir()
     (tmp_path / "one.yaml").touch()
     for given, kept in (("./m", tmp_path / "m"), ("one.yaml", tmp_path / "one.yaml"), ("m", "m"), ("user/m", "user/m")):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
+import time
 import weakref
 from pathlib import Path
 
@@ -132,17 +134,22 @@ def test_members_that_come_while_it_is_made_do_not_load_the_model_twice(there):
         METHODS.remove("another")
 
 
-def test_what_changed_while_it_was_made_is_read_again(there):
+@pytest.mark.parametrize("ago", [0, 600], ids=["now", "by a clock that is behind"])
+def test_what_changed_while_it_was_made_is_read_again(there, ago):
+    group_set, card = api.group_sets.load_group_set("artists"), api.cards.chosen_card("brush")
     folder = there / "runs" / "brush" / "artists" / "adapters" / "dee"
 
     def make():
-        service = api.service_for(api.cards.load_model(card), api.group_sets.load_group_set("artists"))
-        plant(folder, "dee", 3)  # as another process does just then
+        service = api.service_for(api.cards.load_model(card), group_set)
+        if not folder.exists():  # as another process, or `rsync -a`, does just then
+            plant(folder, "dee", 3)
+            for path in folder.iterdir():
+                os.utime(path, (time.time() - ago,) * 2)
         return service
 
-    card = api.cards.chosen_card("brush")
-    first = kept_services.kept("x", make)
-    assert kept_services.kept("x", make) is not first
+    first = kept_services.kept((card, group_set), make)
+    second = kept_services.kept((card, group_set), make)
+    assert second is not first and kept_services.kept((card, group_set), make) is second
 
 
 def test_one_lets_go_of_its_model_before_another_is_loaded(there, monkeypatch):

@@ -15,13 +15,14 @@ import pytest
 
 import guda_core
 from guda_core import offline
-from guda_core.cli.jobs_progress import clock
+from guda_core.cli.jobs_progress import clock, follow_jobs
 from guda_core.diffusion.cards import find_card
 from guda_core.errors import OptionError
 from guda_core.jobs import job as jobs_job
 from guda_core.jobs.driver import Event, failure
 from guda_core.jobs.job import Job, Stopped, Told, perform
 from guda_core.jobs.local_pool import Share, share_of
+from guda_core.paths import cache_dir
 from guda_core.unlearning import group_jobs
 from guda_core.unlearning.group_jobs import Asked, Found, first_job, is_done, look
 from guda_core.unlearning.loop import Progress
@@ -87,6 +88,17 @@ def test_a_job_that_is_left_between_two_steps_goes_on_from_there(home, monkeypat
     timing = json.loads((home / "runs" / "brush" / "artists" / "adapters" / "dee" / "timing.json").read_text())
     assert timing["from_step"] == 1
     assert perform(job, leave).kind == "found"
+
+
+def test_a_group_that_one_process_unlearns_is_waited_for_and_what_it_has_locked_is_told(home, capsys):
+    own_workspace(home, adapters_too=False)
+    asked = Asked("artists", "brush", groups=("dee",), changes=CHANGES)
+    (job,) = group_jobs.group_jobs(asked, "brush", Found({"dee": 1.0}, {}))
+    with group_jobs._opened(asked).forgetting.claim("dee"):  # as `guda unlearn` has it
+        told = perform(job, lambda told: None)
+    list(follow_jobs("all groups", 1, iter([Event(job, "held", 0.0, told.note, 0.0, None)])))
+    (lock,) = (cache_dir() / "locks").glob("dee--*.lock")
+    assert told.kind == "held" and f"Itsclaim:{lock}" in "".join(capsys.readouterr().err.split())
 
 
 def test_groups_that_failed_are_named_with_their_reasons():

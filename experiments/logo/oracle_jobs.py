@@ -76,7 +76,7 @@ def train(asked: AskedOracle, training: own_models.Job) -> Steps:
     own = _opened(asked)
     with own.in_hand(training) as ours:
         if not ours:
-            raise InHandError(f"Another process has {training.name} in hand.")
+            raise InHandError(f"Another process has {training.name} in hand.", lock=f"{own.claim(training)}.lock")
         with closing(own.steps(training)) as steps:
             for p in steps:
                 yield p.step / p.steps, str(p)

@@ -162,10 +162,13 @@ class OwnOracle:
         key = hashlib.sha256(json.dumps([self.made_from, job.name]).encode()).hexdigest()[:16]
         return cache_dir() / "logo" / f"{self.name}--{job.name}--{key}.pt"
 
+    def claim(self, job: Job) -> Path:
+        """What the claim on a job is named after (`work_queue.claimed`)."""
+        return cache_dir() / "logo" / f"{self.name}--{self.base.group_set.id}--{job.name}"
+
     def in_hand(self, job: Job) -> AbstractContextManager[bool]:
         """The claim on a job. All others need the full model, so it is waited for."""
-        claim = cache_dir() / "logo" / f"{self.name}--{self.base.group_set.id}--{job.name}"
-        return claimed(claim, wait=job.exclude is None)
+        return claimed(self.claim(job), wait=job.exclude is None)
 
     def work(self, minutes: float | None = None) -> Iterator[tuple[Job, Progress]]:
         """Work through the queue; see `work_through`."""

@@ -161,10 +161,11 @@ def introstyle(
     block_of(own, config)  # before the pictures are encoded
     if not again:
         check_others(where, own, "styles")
+    pictures = listed_sha256(gs)  # first: the set may change while its pictures are encoded
     examples = examples_of(own, open_dataset(gs).split("train"), captioner_of(gs))
     with progress_bar() as bar:
         task = bar.add_task("introstyle", note="", total=1.0)
-        for fraction in write(where, own, examples, config, listed=listed_sha256(gs)):
+        for fraction in write(where, own, examples, config, listed=pictures):
             bar.update(task, completed=fraction)
     say(f"Written: {where}")
 

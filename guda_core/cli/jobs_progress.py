@@ -69,7 +69,8 @@ def follow_jobs(title: str, count: int, events: Iterator[Event]) -> Iterator[Eve
                 note(f"{name} begins again. {e.note}")
             elif e.kind == "held" and name not in held:
                 held.add(name)
-                note(f"{name} is in hand in another process, and is waited for. Its claim: {e.job.claim}.lock")
+                lock = e.note or f"{e.job.claim}.lock"
+                note(f"{name} is in hand in another process, and is waited for. Its claim: {lock}")
             said = f"{ended - failed} of {count}" + (f", {failed} failed" if failed else "")
             said += f", ends about {clock(e.left_s)}" if e.left_s and ended < count else ""
             bar.update(everything, completed=e.all_done, note=said)

@@ -69,7 +69,12 @@ def unlearn(
         ),
     ] = None,
     folder: Annotated[Path | None, typer.Option(help="Default: runs/MODEL/SET/adapters of the workspace.")] = None,
-    again: Annotated[bool, typer.Option(help="Recompute adapters that are there already.")] = False,
+    again: Annotated[
+        bool,
+        typer.Option(
+            help="Recompute adapters that are there already, each time: after a stop, name what is left with --groups."
+        ),
+    ] = False,
     plan: Annotated[
         bool,
         typer.Option("--plan", help="Make one step, say what all will take (also with --workers), and stop."),

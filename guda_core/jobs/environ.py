@@ -74,7 +74,7 @@ def apply(environ: Mapping[str, str], version: str) -> None:
             f"A machine of the cluster has guda-core {__version__}, the driver has {version}. Install the same version "
             "on all of them."
         )
-    for name in [k for k in os.environ if k.startswith("GUDA_") and k not in environ]:
+    for name in [k for k in os.environ if k.startswith("GUDA_") and not environ.get(k)]:
         del os.environ[name]
     os.environ.update({k: v for k, v in environ.items() if v})
     if environ.get("GUDA_DEVICE", "").startswith("cuda:"):

@@ -46,7 +46,8 @@ class Told:
 
     kind: progress; done: it was made now; found: it was there; held: another process has it in hand; refused: it cannot
     be done, trying again would not help; broke: something failed that may not fail again, such as too little memory.
-    fraction: done, in [0, 1]. note: a word, or why. answer: of a job that was made now.
+    fraction: done, in [0, 1]. note: a word, or why; of one that is held, the file that is locked, if not the claim's.
+    answer: of a job that was made now.
     """
 
     job: str
@@ -78,8 +79,8 @@ def perform(job: Job, tell: Callable[[Told], None]) -> Told:
             if job.done is not None and not job.done(*job.arguments):
                 return Told(job.name, "broke", note="It ended, but what it should have made is not there.")
             return Told(job.name, "done", 1.0, answer=answer)
-    except InHandError:
-        return Told(job.name, "held")
+    except InHandError as e:
+        return Told(job.name, "held", note=e.lock)
     except GudaError as e:
         return Told(job.name, "broke" if isinstance(e, NoMemoryError) else "refused", note=str(e))
     except Stopped:

@@ -201,9 +201,16 @@ class Forgetting:
         meta = self.load(group).meta
         return all(meta.get(k, v) == v for k, v in now.items())
 
+    @cached_property
+    def _list(self) -> str | None:
+        """What the set is trained on by its list (`trained_on`), read before the pictures are, and once: the set may
+        change while groups are unlearned."""
+        return trained_on(self.group_set.folder)
+
     def pictures(self) -> Pictures:
         """The train split."""
         if self._pictures is None:
+            _ = self._list
             self._pictures = load_pictures(self.group_set, "train", seen=self.card.resolution)
         return self._pictures
 
@@ -306,8 +313,7 @@ class Forgetting:
     def listed(self) -> dict[str, str]:
         """What the set is trained on by its list, and how its captions are made, for the adapter's metadata; nothing
         of what it does not have."""
-        found = trained_on(self.group_set.folder)
-        listed = {adapter_files.LISTED: found, adapter_files.FIT: self.group_set.fit} if found else {}
+        listed = {adapter_files.LISTED: self._list, adapter_files.FIT: self.group_set.fit} if self._list else {}
         words = {adapter_files.WORDS: words_sha256(self.group_set), adapter_files.CAPTIONS: self._captions}
         return {**listed, **(words if self._captions else {})}
 
@@ -347,11 +353,13 @@ class Forgetting:
         self.check_places([group])
         folder = self.folder.own(group)
         name = f"{group}--{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}"
-        with claimed(cache_dir() / "locks" / name) as mine:
+        claim = cache_dir() / "locks" / name
+        with claimed(claim) as mine:
             if not mine:
                 raise InHandError(
                     f"Another process is unlearning '{group}' into {folder}. Wait until it has ended, or name other "
-                    "groups with --groups."
+                    "groups with --groups.",
+                    lock=f"{claim}.lock",
                 )
             yield
 

@@ -49,11 +49,13 @@ def config_of(method: str, dim: int, parts: tuple[str, ...] = ()) -> Any:
 
 @dataclass(frozen=True)
 class Opened:
-    """What a process keeps from method to method: the model and the encoded pictures."""
+    """What a process keeps from method to method: the model and the encoded pictures. pictures_sha256: by
+    `quantised.pictures_sha256`, as they were before they were encoded."""
 
     asked: AskedFeatures
     model: BaseModel
     group_set: GroupSet
+    pictures_sha256: str
     examples: Examples
 
     def folder(self, method: str) -> Path:
@@ -71,6 +73,7 @@ class Opened:
         return {
             "base_sha256": self.model.sha256,
             "examples_sha256": self.examples.sha256(),
+            "pictures_sha256": self.pictures_sha256,
             "config": dataclasses.asdict(dataclasses.replace(own, parts=tuple(own.parts))),
         }
 
@@ -82,8 +85,9 @@ def open_asked(asked: AskedFeatures) -> Opened:
 
 def opened_of(asked: AskedFeatures, model: BaseModel, group_set: GroupSet) -> Opened:
     """Likewise with a model that is loaded."""
+    pictures = quantised.pictures_sha256(group_set)  # first: the set may change while its pictures are encoded
     examples = examples_of(model, open_dataset(group_set).split("train"), captioner_of(group_set))
-    return Opened(asked, model, group_set, examples)
+    return Opened(asked, model, group_set, pictures, examples)
 
 
 @once_a_process
@@ -108,7 +112,6 @@ def make(opened: Opened, method: str) -> Steps:
     meta = {
         "command": f"python -m guda_core assets features --methods {method} --dim {opened.asked.dim}{parts}",
         **opened.made_from(method),
-        "pictures_sha256": quantised.pictures_sha256(opened.group_set),
         "config": dataclasses.asdict(made.config.features),
         "versions": versions(),
         "date": today(),
@@ -140,7 +143,8 @@ def is_made(opened: Opened, method: str) -> bool:
     except CacheError:
         return False
     wanted = opened.made_from(method)
-    found = {**bank.meta, "config": dataclasses.asdict(bank.config)}
+    older = {"pictures_sha256": opened.pictures_sha256}  # they do not say it
+    found = {**older, **bank.meta, "config": dataclasses.asdict(bank.config)}
     return {k: found.get(k) for k in wanted} == wanted
 
 

@@ -218,7 +218,8 @@ class FeatureBank:
         self.store = Store("gradients", {**self.provenance, **asdict(config)})
 
     def prepare(self) -> Iterator[float]:
-        """Compute what is not there yet; yields the fraction done. Nothing happens when the cache is complete.
+        """Compute what is not there yet, also after another process was stopped; yields the fraction done. Nothing
+        happens when the cache is complete.
 
         Raises:
             CacheError: there is no room for it in the cache.
@@ -230,13 +231,15 @@ class FeatureBank:
     def _make(self) -> Iterator[float]:
         n, dim = len(self.examples), self.projection.dim or self.gradients.size
         phi, residual = self.store.create("phi", (n, dim)), self.store.create("residual", (n,))
-        chunk = at_once(self.gradients.size)
-        for start in range(0, n, chunk):
+        chunk, before = at_once(self.gradients.size), self.store.noted
+        self.gradients.scale = before.get("scale", self.gradients.scale)
+        for start in range(int(before.get("rows", 0)), n, chunk):
             at = range(start, min(start + chunk, n))
             found = [self._at(i) for i in at]
             phi[start : at.stop] = self.projection(torch.stack([f.vector for f in found]).numpy())
             residual[start : at.stop] = [f.residual for f in found]
             if at.stop < n:
+                self.store.note(rows=at.stop, scale=self.gradients.scale)
                 yield at.stop / n
         del phi, residual
         self.store.finish()

@@ -2,7 +2,8 @@
 
 `GUDA_CACHE/features/<kind>-<hash>/` holds .npy files, read memory-mapped, and `settings.json`, written last: the
 settings and the SHA-256 of every file. Making goes on in a folder aside that is renamed when complete. Who makes it
-holds a claim on it, so that what a killed process left is known, and removed by who makes the same again.
+holds a claim on it, so that what a stopped process left is known: who makes the same again takes it up, if it is noted
+there how far it is, and removes it otherwise.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from uuid import uuid4
 import numpy as np
 
 from guda_core.errors import CacheError, OptionError
-from guda_core.held_files import remove_file, replace_file
+from guda_core.held_files import remove_file, replace_file, replacing
 from guda_core.machine import reserve
 from guda_core.paths import cache_dir
 from guda_core.work_queue import claimed
 
 SETTINGS = "settings.json"
+NOTED = "noted.json"  # in the folder aside: what `Store.note` was told last
 
 
 def _digest(path: Path) -> str:
@@ -38,8 +40,17 @@ def _lock_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.lock")
 
 
+def _noted(folder: Path) -> dict[str, float]:
+    """What is noted in a folder aside; {} where nothing is."""
+    try:
+        return json.loads((folder / NOTED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
 class Store:
-    """The arrays of one kind and settings (anything that json can write)."""
+    """The arrays of one kind and settings (anything that json can write). noted: what was noted (`note`) of the arrays
+    by a process that was stopped, once they are created: they hold what it made. {} where there is nothing of it."""
 
     def __init__(self, kind: str, settings: Mapping[str, Any]) -> None:
         self.settings = json.loads(json.dumps(dict(settings), sort_keys=True))
@@ -47,23 +58,25 @@ class Store:
         self.folder = cache_dir() / "features" / f"{kind}-{key[:24]}"
         self._aside = self.folder.with_name(f"{self.folder.name}.{uuid4().hex[:12]}")
         self._made: dict[str, np.memmap] = {}
-        self._claim = ExitStack()
+        self._claim, self._mine = ExitStack(), False
+        self.noted: dict[str, float] = {}
 
     @property
     def complete(self) -> bool:
         return (self.folder / SETTINGS).is_file()
 
     def create(self, name: str, shape: tuple[int, ...]) -> np.memmap:
-        """A new array of float32 on disk, to be filled, and let go of, before `finish`.
+        """An array of float32 on disk, new or taken up, to be filled, and let go of, before `finish`.
 
         Raises:
             CacheError: there is no room on the disk, or the cache cannot be written to.
         """
-        path = self._aside / f"{name}.npy"
         try:
             if not self._made:
                 self._begin()
-            made = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+            path = self._aside / f"{name}.npy"
+            mode = "r+" if self.noted else "w+"
+            made = np.lib.format.open_memmap(path, mode=mode, dtype=np.float32, shape=shape)
             with path.open("r+b") as f:
                 reserve(f.fileno(), path.stat().st_size)
         except OSError as e:
@@ -79,17 +92,23 @@ class Store:
         )
 
     def _begin(self) -> None:
-        """Remove what processes left that are no more, and claim a folder for this one."""
+        """Take up or remove what processes left that are no more, and claim a folder for this one."""
         for left in self.folder.parent.glob(f"{self.folder.name}.*"):
-            if left.is_dir() and left != self._aside:
-                with suppress(OptionError), claimed(left) as free:
-                    if free:
-                        shutil.rmtree(left, ignore_errors=True)
+            if left.is_dir():
+                with suppress(OptionError), ExitStack() as claim:
+                    if claim.enter_context(claimed(left)):
+                        if not self.noted and (noted := _noted(left)):
+                            self.noted, self._aside = noted, left
+                            self._claim, self._mine = claim.pop_all(), True
+                        else:
+                            shutil.rmtree(left, ignore_errors=True)
                 if not left.exists():
                     with suppress(OSError):
                         remove_file(_lock_of(left))
+        if self.noted:
+            return
         with suppress(OptionError):  # a disk that knows no locks
-            self._claim.enter_context(claimed(self._aside))
+            self._mine = self._claim.enter_context(claimed(self._aside))
         self._aside.mkdir(parents=True, exist_ok=True)
 
     def _let_go(self) -> None:
@@ -100,16 +119,33 @@ class Store:
     def discard(self) -> None:
         """Remove what was made so far."""
         self._made.clear()
+        self.noted = {}
         shutil.rmtree(self._aside, ignore_errors=True)
         self._let_go()
 
+    def note(self, **said: float) -> None:
+        """Note how far the arrays are, in numbers: who makes the same after this process was stopped goes on there."""
+        if not self._mine:  # on a disk that knows no locks nobody could tell that it is free
+            return
+        with suppress(OSError):  # then from what was noted before
+            for made in self._made.values():
+                made.flush()
+            with replacing(self._aside / NOTED, alone=True) as new:
+                new.write_text(json.dumps(said), encoding="utf-8")
+
     @contextmanager
     def making(self) -> Iterator[None]:
-        """The block ends with `finish`; where it ends in any other way, what was made so far is removed."""
+        """The block ends with `finish`. Where it fails, what was made so far is removed; where it is stopped, only if
+        nothing was noted of it."""
         try:
             yield
-        except BaseException:
-            self.discard()
+        except BaseException as e:
+            if isinstance(e, Exception) or not _noted(self._aside):
+                self.discard()
+            else:
+                self._made.clear()
+                self.noted = {}
+                self._claim.close()
             raise
 
     def finish(self) -> None:
@@ -127,6 +163,8 @@ class Store:
             self.discard()
             return
         shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):
+            remove_file(self._aside / NOTED)
         replace_file(self._aside, self.folder)
         self._let_go()
 
