@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from itertools import chain, repeat
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
@@ -208,7 +209,7 @@ def test_only_a_ray_cluster_of_ones_own_is_joined_unasked(joined, monkeypatch):
 
 class Ray:
     """Stands for Ray: a cluster without GPUs. starts: what becomes of each worker: "+" it starts, and does jobs at
-    once, "-" it dies, "?" it waits for room. Tasks wait."""
+    once, "-" it dies, "?" it waits for room, "!" it starts, and its machine dies. Tasks wait."""
 
     IN_ITS_START = (
         "The actor died because of an error raised in its creation task, ray::_Actor.__init__() (pid=1)\n  ^^^^\n"
@@ -242,13 +243,17 @@ class Ray:
         return SimpleNamespace(remote=lambda: board, options=lambda **more: task)
 
     def actor(self) -> SimpleNamespace:
-        became = {"+": True, "-": self.RayError(self.IN_ITS_START), "?": None}[next(self.starts)]
         self.begun += 1
+        kind, gone = next(self.starts), self.RayError("The node has died.")
+        later: dict[str, object] = {"+": True, "-": self.RayError(self.IN_ITS_START), "?": None, "!": gone}
+        starts = chain([True] if kind == "!" else [], repeat(later[kind]))
+
+        def run(packed: bytes, *more: object) -> object:
+            return gone if kind == "!" else pickle.dumps(perform(pickle.loads(packed), lambda told: None))
+
         return SimpleNamespace(
-            started=SimpleNamespace(remote=lambda: self.answer(became)),
-            run=SimpleNamespace(
-                remote=lambda packed, *more: self.answer(pickle.dumps(perform(pickle.loads(packed), lambda t: None)))
-            ),
+            started=SimpleNamespace(remote=lambda: self.answer(next(starts))),
+            run=SimpleNamespace(remote=lambda *given: self.answer(run(*given))),
         )
 
     def answer(self, said: object) -> object:
@@ -291,6 +296,12 @@ def test_a_machine_of_ray_on_which_no_worker_starts_stops_no_other_and_is_told(t
     pool = RayActors(Ray("+" + "-" * 99, cpus=2))
     assert last_words(run(tmp_path, list("abcdef"), pool)) == dict.fromkeys("abcdef", "done")
     assert caplog.text.count("does not start on a machine of the Ray cluster (ModuleNotFoundError") == 1
+
+
+def test_a_machine_of_ray_that_dies_with_all_its_workers_costs_a_job_one_try(tmp_path, hasty, monkeypatch):
+    monkeypatch.setattr(ray_actors, "LOOK_S", 0.2)  # others take a moment to start
+    events = run(tmp_path, ["a"], RayActors(Ray("!!!!" + "+" * 9, cpus=4)))
+    assert [e.kind for e in events] == ["retried", "done"] and "node has died" in events[0].note
 
 
 def test_a_ray_cluster_that_begins_nothing_is_told_once(tmp_path, hasty, caplog):

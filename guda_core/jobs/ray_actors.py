@@ -95,8 +95,11 @@ class RayActors(RayPool):
             log.warning("A worker does not start on a machine of the Ray cluster (%s).", self._why_not)
         self._starts, self._quiet_since = self._starts + 1, now
         for _ in range(missing):
-            actor = self._kind.remote()
-            self._starting[actor.started.remote()] = actor
+            self._ask(self._kind.remote())
+
+    def _ask(self, actor: Any) -> None:
+        """It gets jobs when it has answered."""
+        self._starting[actor.started.remote()] = actor
 
     def submit(self, job: Job) -> None:
         """Begin a job; only when there is room."""
@@ -118,6 +121,9 @@ class RayActors(RayPool):
             else:
                 self._idle.append(actor)
             found.append(last)
+        if any(t.ended for t in found):  # with its machine others may be gone, which are no worker for the same job
+            while self._idle:
+                self._ask(self._idle.pop())
         return found
 
     def _end(self, actor: Any) -> None:
