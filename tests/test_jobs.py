@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
 from contextlib import closing
+from itertools import chain, repeat
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,11 +22,13 @@ from guda_core import __version__
 from guda_core.data import shards
 from guda_core.data.shards import Shards
 from guda_core.errors import OptionError
-from guda_core.jobs import local_pool, ray_pool
+from guda_core.jobs import driver, local_pool, ray_actors, ray_pool
 from guda_core.jobs.driver import work_through
 from guda_core.jobs.environ import apply, settings
-from guda_core.jobs.job import Told
+from guda_core.jobs.job import Told, perform
 from guda_core.jobs.local_pool import GPUS, LocalPool
+from guda_core.jobs.ray_actors import RayActors
+from guda_core.jobs.ray_pool import RayPool
 from guda_core.work_queue import claimed
 from tests.job_works import content, diary, is_made, jobs, last_words, pid, run
 
@@ -201,6 +205,112 @@ def test_only_a_ray_cluster_of_ones_own_is_joined_unasked(joined, monkeypatch):
         joined(theirs)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.66:6379")  # the user named it
     assert joined(theirs) == ["10.0.0.66:6379"]
+
+
+class Ray:
+    """Stands for Ray: a cluster without GPUs. starts: what becomes of each worker: "+" it starts, and does jobs at
+    once, "-" it dies, "?" it waits for room, "!" it starts, and its machine dies. Tasks wait."""
+
+    IN_ITS_START = (
+        "The actor died because of an error raised in its creation task, ray::_Actor.__init__() (pid=1)\n  ^^^^\n"
+        "ModuleNotFoundError: No module named 'guda_core'"
+    )
+
+    class RayError(Exception):
+        pass
+
+    def __init__(self, starts: str, cpus: int = 1) -> None:
+        self.starts, self.cpus, self.begun, self.said = iter(starts), cpus, 0, dict[object, object]()
+        self.exceptions = SimpleNamespace(RayError=self.RayError)
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": self.cpus}
+
+    def nodes(self) -> list[dict[str, bool]]:
+        return [{"Alive": True}]
+
+    def get_runtime_context(self) -> SimpleNamespace:
+        return SimpleNamespace(get_node_id=lambda: "here")
+
+    def remote(self, **options: object):
+        return self.made
+
+    def made(self, what: object) -> SimpleNamespace:
+        if what is ray_actors._Actor:
+            return SimpleNamespace(remote=self.actor)
+        board = SimpleNamespace(take=SimpleNamespace(remote=lambda: self.answer([])))
+        task = SimpleNamespace(remote=lambda *a: self.answer(None))
+        return SimpleNamespace(remote=lambda: board, options=lambda **more: task)
+
+    def actor(self) -> SimpleNamespace:
+        self.begun += 1
+        kind, gone = next(self.starts), self.RayError("The node has died.")
+        later: dict[str, object] = {"+": True, "-": self.RayError(self.IN_ITS_START), "?": None, "!": gone}
+        starts = chain([True] if kind == "!" else [], repeat(later[kind]))
+
+        def run(packed: bytes, *more: object) -> object:
+            return gone if kind == "!" else pickle.dumps(perform(pickle.loads(packed), lambda told: None))
+
+        return SimpleNamespace(
+            started=SimpleNamespace(remote=lambda: self.answer(next(starts))),
+            run=SimpleNamespace(remote=lambda *given: self.answer(run(*given))),
+        )
+
+    def answer(self, said: object) -> object:
+        ref = object()
+        self.said[ref] = said
+        return ref
+
+    def wait(self, refs: list[object], **more: object) -> tuple[list[object], list[object]]:
+        return [r for r in refs if self.said[r] is not None], []
+
+    def get(self, ref: object, timeout: float = 0.0) -> object:
+        if isinstance(said := self.said[ref], Exception):
+            raise said
+        return said
+
+    def kill(self, actor: object) -> None:
+        pass
+
+    cancel = kill
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """No waiting; and no Ray is needed."""
+    strategies = SimpleNamespace(NodeAffinitySchedulingStrategy=lambda *a, **k: None)
+    monkeypatch.setitem(sys.modules, "ray.util.scheduling_strategies", strategies)
+    monkeypatch.setattr(ray_actors, "LOOK_S", 0.0)
+    monkeypatch.setattr(ray_pool, "QUIET_S", 0.01)
+    monkeypatch.setattr(driver, "LISTEN_S", 0.02)
+
+
+def test_workers_that_never_start_on_ray_are_one_sentence_with_the_reason(tmp_path, hasty):
+    pool = RayActors(ray := Ray("-" * 99))
+    with pytest.raises(OptionError, match=r"\(ModuleNotFoundError: No module named 'guda_core'\).*Mend that"):
+        run(tmp_path, ["a"], pool)
+    assert ray.begun == ray_actors.STARTS
+
+
+def test_a_machine_of_ray_on_which_no_worker_starts_stops_no_other_and_is_told(tmp_path, hasty, caplog):
+    pool = RayActors(Ray("+" + "-" * 99, cpus=2))
+    assert last_words(run(tmp_path, list("abcdef"), pool)) == dict.fromkeys("abcdef", "done")
+    assert caplog.text.count("does not start on a machine of the Ray cluster (ModuleNotFoundError") == 1
+
+
+def test_a_machine_of_ray_that_dies_with_all_its_workers_costs_a_job_one_try(tmp_path, hasty, monkeypatch):
+    monkeypatch.setattr(ray_actors, "LOOK_S", 0.2)  # others take a moment to start
+    events = run(tmp_path, ["a"], RayActors(Ray("!!!!" + "+" * 9, cpus=4)))
+    assert [e.kind for e in events] == ["retried", "done"] and "node has died" in events[0].note
+
+
+def test_a_ray_cluster_that_begins_nothing_is_told_once(tmp_path, hasty, caplog):
+    tasks, actors = RayPool(Ray("")), RayActors(Ray("?"))
+    tasks.submit(jobs(tmp_path, ["a"])[0])
+    for _ in range(4):
+        assert not tasks.told(0.0) and not actors.free()
+        time.sleep(0.02)
+    assert caplog.text.count("Nothing has begun on the Ray cluster") == 2
 
 
 def test_two_jobs_of_one_name_are_a_fault(tmp_path):

@@ -7,11 +7,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from guda_core.errors import OptionError
+from guda_core.jobs import ray_actors
 from guda_core.jobs.driver import work_through
 from guda_core.jobs.ray_pool import RayPool, _clusters, connected
 from tests.job_works import content, diary, is_made, jobs, last_words, run
@@ -63,6 +65,18 @@ def test_a_driver_that_was_killed_is_started_again(cluster, tmp_path):
     with connected(cluster.address) as ray:
         told = last_words(run(tmp_path, ["a", "b"], RayPool(ray)))
     assert told == {"a": "done", "b": "done"} and diary(tmp_path, "made") == ["a", "b"]
+
+
+def test_workers_that_cannot_start_are_one_sentence_with_the_reason(cluster, tmp_path, monkeypatch):
+    class Actor(ray_actors._Actor):
+        """As where guda-core is missing: its module cannot be imported there."""
+
+    Actor.__module__, Actor.__qualname__ = "only_here", "Actor"
+    monkeypatch.setitem(sys.modules, "only_here", SimpleNamespace(__name__="only_here", Actor=Actor))
+    monkeypatch.setattr(ray_actors, "_Actor", Actor)
+    monkeypatch.setattr(ray_actors, "LOOK_S", 0.1)
+    with connected(cluster.address) as ray, pytest.raises(OptionError, match=r"\(ModuleNotFoundError: .*'only_here'\)"):
+        run(tmp_path, ["a"], ray_actors.RayActors(ray, most=1))
 
 
 def test_unlearning_on_ray_makes_what_one_process_makes(cluster, home):

@@ -8,7 +8,8 @@ import os
 import shutil
 import struct
 import zlib
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -24,11 +25,15 @@ import guda_core
 from guda_core import api
 from guda_core.data.images import hash_pixels, read_picture
 from guda_core.errors import ImageError, OptionError, ReportError, ScoreError
+from guda_core.jobs import driver, job
+from guda_core.jobs.job import Job, Told
 from guda_core.jobs.local_pool import LocalPool
 from guda_core.scoring import listing, part_jobs, parts, places, scorer, table_rows
 from guda_core.scoring.listing import Listing, asked, parts_for
+from guda_core.scoring.scorer import Done, Task
 from guda_core.scoring.table_run import Options, Table, Total
 from guda_core.work_queue import claimed
+from tests.job_works import Here
 from tests.light import LightService, draw
 from tests.table_works import QUICK, Made, folder_of, pids, rows, run, scored
 from tests.test_pipeline import service  # noqa: F401  (a fixture)
@@ -220,6 +225,79 @@ def test_workers_that_find_the_disk_full_stop_the_run(folder, tmp_path):
     finally:
         pool.close()
     assert not rows(tmp_path / "out")
+
+
+def broken() -> LightService:
+    raise RuntimeError("The NVIDIA driver is too old.")
+
+
+def test_a_service_that_no_worker_can_make_stops_the_run_and_says_why(folder, tmp_path):
+    work = partial(part_jobs.by_pool, pool=Here())
+    with pytest.raises(
+        ScoreError, match=r"No worker gets a picture done \(RuntimeError: The NVIDIA driver is too old\)"
+    ):
+        run(folder, tmp_path / "out", broken, work)
+
+
+class Words:
+    """A pool of workers that say what `says` gives for the next of them, in as many steps; None: nothing yet."""
+
+    about = "workers of words"
+
+    def __init__(self, *says: Callable[[Task], list[Told | None]]) -> None:
+        self.says, self.at_work, self.begun = list(says), dict[int, list[Told | None]](), list[str]()
+
+    def free(self) -> int:
+        return len(self.says) - len(self.at_work)
+
+    def submit(self, job: Job) -> None:
+        worker = next(i for i in range(len(self.says)) if i not in self.at_work)
+        self.at_work[worker] = self.says[worker](*job.arguments)
+        self.begun.append(job.name)
+
+    def told(self, timeout: float) -> list[Told]:
+        found = [words.pop(0) for words in self.at_work.values()]
+        self.at_work = {i: words for i, words in self.at_work.items() if words}
+        return [told for told in found if told is not None]
+
+    def close(self) -> None:
+        """There is nothing to end."""
+
+
+def ends(task: Task, *, ended: bool = True) -> list[Told | None]:
+    note = "Its process ended with code 7." if ended else "RuntimeError: no driver"
+    return [Told(f"part {task.part}", "progress"), Told(f"part {task.part}", "broke", note=note, ended=ended)]
+
+
+def does(task: Task) -> list[Told | None]:
+    answer = Done(task.part, task.pictures, scored=task.pictures)
+    return [Told(f"part {task.part}", "progress"), *[None] * 6, Told(f"part {task.part}", "done", 1.0, answer=answer)]
+
+
+def tasks(n: int) -> list[Task]:
+    return [Task("out", part, 4, LightService) for part in range(n)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("ended", "rounds", "why"), [(True, 7, "ended with code 7"), (False, 3, "Error: no driver")])
+def test_workers_that_all_break_at_every_part_stop_the_run_and_say_why(workers, ended, rounds, why):
+    pool = Words(*[partial(ends, ended=ended)] * workers)
+    with pytest.raises(ScoreError, match=why):
+        list(part_jobs.by_pool(tasks(10), pool))
+    assert len(pool.begun) == rounds * workers
+
+
+def test_a_machine_whose_workers_break_stops_no_run_while_others_work(caplog):
+    pool = Words(does, partial(ends, ended=False))
+    assert sorted(d.part for d in part_jobs.by_pool(tasks(3), pool) if d.finished == 4) == [0, 1, 2]
+    assert len(pool.begun) > 3 + 3 and caplog.text.count("broke off (RuntimeError: no driver)") == 1
+
+
+def test_parts_that_are_given_up_are_told_with_the_reason():
+    pool = Words(lambda task: (ends if task.part == 1 else does)(task))
+    with pytest.raises(ReportError, match=r"4 of 12 pictures have no rows yet, .* \(Its process ended with code 7\)"):
+        list(part_jobs.by_pool(tasks(3), pool))
+    assert [pool.begun.count(f"part {i}") for i in range(3)] == [1, 1 + part_jobs.RETRIES, 1]
 
 
 def test_only_what_changed_is_scored_again(folder, tmp_path):
@@ -496,17 +574,32 @@ def refusal(place: str) -> str:
     return str(told.value)
 
 
-def test_a_part_that_another_process_has_in_hand_is_waited_for(folder, tmp_path):
-    make, out = made(tmp_path), tmp_path / "out"
+@pytest.mark.parametrize("work", [part_jobs.here, partial(part_jobs.by_pool, pool=Here())])
+def test_a_part_that_another_process_has_in_hand_is_waited_for_and_that_is_said(
+    folder, tmp_path, monkeypatch, caplog, work
+):
+    make, out, asked_for = made(tmp_path), tmp_path / "out", 0
     table = Table([str(folder)], str(out), make, QUICK)
+    first = part_jobs.claim(table.tasks()[0])
+
+    def asks(path: Path) -> AbstractContextManager[bool]:
+        nonlocal asked_for
+        asked_for += path == first
+        if asked_for == 5:
+            assert not places.is_file(parts.place_of(str(out), 0)) and scored(tmp_path) != digests(folder)
+            stack.close()
+        return claimed(path)
+
+    for module in (part_jobs, job):
+        monkeypatch.setattr(module, "claimed", asks)
+    for module in (part_jobs, driver):
+        monkeypatch.setattr(module, "AGAIN_S", 0.01)
+    monkeypatch.setattr(driver, "LISTEN_S", 0.01)
     with ExitStack() as stack:
-        first = table.tasks()[0]
-        assert stack.enter_context(claimed(part_jobs.claim(first)))
-        for total in table.run():
-            if total.done == 9 - first.pictures:
-                assert not places.is_file(parts.place_of(str(out), first.part))
-                stack.close()
+        assert stack.enter_context(claimed(first))
+        *_, total = table.run(work)
     assert total == Total(9, scored=9) and scored(tmp_path) == digests(folder)
+    assert caplog.text.count(f"another process, and is waited for. A claim of it: {first}.lock") == 1
 
 
 def test_names_tell_pictures_apart(tmp_path):

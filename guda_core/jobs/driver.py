@@ -22,7 +22,11 @@ class Pool(Protocol):
     about: str
 
     def free(self) -> int:
-        """How many more jobs it takes now."""
+        """How many more jobs it takes now.
+
+        Raises:
+            OptionError: no worker can be started.
+        """
         ...
 
     def submit(self, job: Job) -> None:
@@ -46,6 +50,7 @@ class Event:
     retried: it broke and begins again; failed: it is given up. fraction: of this job, in [0, 1]. note: a word, or why.
     all_done: share of all jobs by their costs, in [0, 1]. left_s: seconds until all are done, by the pace so far; None
     while nothing tells. answer: of the job, when it was made now.
+    ended: it broke because its process or machine is gone.
     """
 
     job: Job
@@ -55,6 +60,7 @@ class Event:
     all_done: float
     left_s: float | None
     answer: Any = None
+    ended: bool = False
 
 
 class _Whole:
@@ -86,6 +92,9 @@ def work_through(jobs: Sequence[Job], pool: Pool, *, retries: int = RETRIES) -> 
     """Do all jobs; yields what happens. Whoever stops listening, or is interrupted, ends the jobs in hand.
 
     A job that broke is tried again `retries` times. One that is given up does not stop the others.
+
+    Raises:
+        OptionError: the pool can start no worker.
     """
     if len({j.name for j in jobs}) < len(jobs):
         raise ValueError("Two jobs have the same name.")
@@ -142,7 +151,8 @@ class _Work:
         if kind in ("broke", "refused"):
             kind = "failed"
             self.whole.note(job.name, 1.0, found=True)
-        return Event(job, kind, told.fraction, told.note, self.whole.done(), self.whole.left_s(), told.answer)
+        whole = self.whole.done(), self.whole.left_s()
+        return Event(job, kind, told.fraction, told.note, *whole, told.answer, told.ended)
 
 
 def failure(ended: Sequence[Event]) -> TrainingError | None:

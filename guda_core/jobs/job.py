@@ -47,7 +47,7 @@ class Told:
     kind: progress; done: it was made now; found: it was there; held: another process has it in hand; refused: it cannot
     be done, trying again would not help; broke: something failed that may not fail again, such as too little memory.
     fraction: done, in [0, 1]. note: a word, or why; of one that is held, the file that is locked, if not the claim's.
-    answer: of a job that was made now.
+    answer: of a job that was made now. ended: it broke because its process or machine is gone.
     """
 
     job: str
@@ -55,6 +55,7 @@ class Told:
     fraction: float = 0.0
     note: str = ""
     answer: Any = None
+    ended: bool = False
 
 
 class Stopped(Exception):

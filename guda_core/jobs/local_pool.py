@@ -158,7 +158,7 @@ class _Worker:
             self.process.join(LET_GO_S)
             again = self.process.exitcode == MAIN_AGAIN
             note = UNGUARDED if again else _ending(self.process.exitcode)
-            found.append(Told(self.job.name, "refused" if again else "broke", note=note))
+            found.append(Told(self.job.name, "refused" if again else "broke", note=note, ended=True))
             self.job = None
         return found
 

@@ -2,11 +2,14 @@
 next one. One actor a GPU, or a CPU where there are no GPUs.
 
 Only actors that have started get jobs, so a job never waits for a machine that is gone. One that died, or whose job
-broke, is replaced; where the cluster grows, so does the pool.
+broke, is replaced; where the cluster grows, so does the pool. Where none starts, it is tried less and less often, and
+given up where no other one is left.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 import pickle
 import time
 from collections.abc import Mapping
@@ -14,10 +17,13 @@ from contextlib import suppress
 from typing import Any
 
 from guda_core import __version__
+from guda_core.errors import OptionError
 from guda_core.jobs.job import Job, Told
-from guda_core.jobs.ray_pool import CPUS, CPUS_BESIDE_A_GPU, RayPool, _task, _why
+from guda_core.jobs.ray_pool import CPUS, CPUS_BESIDE_A_GPU, RayPool, _broken, _task, _why
 
-LOOK_S = 2.0  # between two looks at how large the cluster is
+log = logging.getLogger(__name__)
+LOOK_S, SELDOM = 2.0, 5  # between two looks at how large the cluster is; doubled for each start in vain, so often
+STARTS = 3  # in a row in vain
 
 
 class _Actor:
@@ -42,29 +48,58 @@ class RayActors(RayPool):
         self._idle: list[Any] = []
         self._busy: dict[Any, tuple[Any, Job]] = {}
         self._looked = -LOOK_S
+        self._starts, self._why_not = 0, ""  # since a worker was there; and why the last was not
 
     def free(self) -> int:
-        """How many more jobs it takes now."""
+        """How many more jobs it takes now.
+
+        Raises:
+            OptionError: no worker starts.
+        """
         self._grow()
         if self._starting:
             ready, _ = self.ray.wait(list(self._starting), num_returns=len(self._starting), timeout=0)
             for ref in ready:
                 actor = self._starting.pop(ref)
-                with suppress(self.ray.exceptions.RayError):  # it died before it had started
+                try:
                     self.ray.get(ref)
+                except self.ray.exceptions.RayError as e:  # it died before it had started
+                    self._end(actor)
+                    self._why_not = _why(e).rstrip(".")
+                else:
                     self._idle.append(actor)
+                    self._starts, self._why_not = 0, ""
+        if self._idle or self._busy:
+            self._quiet_since = math.inf
+        elif self._starting:
+            self._say_if_quiet()
+        elif self._starts >= STARTS:
+            raise OptionError(
+                f"No worker starts on the Ray cluster ({self._why_not}). Each of its machines must have guda-core "
+                f"{__version__}. Mend that, and run the same command again: it goes on."
+            )
         return len(self._idle)
 
     def _grow(self) -> None:
         """Start actors until there are as many as the cluster has room for."""
-        if time.monotonic() - self._looked < LOOK_S:
+        now = time.monotonic()
+        if now - self._looked < LOOK_S * 2 ** min(self._starts, SELDOM):
             return
-        self._looked = time.monotonic()
+        self._looked = now
         room = int(self.ray.cluster_resources().get("GPU" if self._on_gpus else "CPU", 0))
         wanted = max(1, room) if self.most is None else min(max(1, room), self.most)
-        for _ in range(wanted - len(self._starting) - len(self._idle) - len(self._busy)):
-            actor = self._kind.remote()
-            self._starting[actor.started.remote()] = actor
+        missing = wanted - len(self._starting) - len(self._idle) - len(self._busy)
+        if missing <= 0:
+            return
+        if self._starts == STARTS and self._why_not:  # and others work
+            log.warning("A worker does not start on a machine of the Ray cluster (%s).", self._why_not)
+        self._starts, self._quiet_since = self._starts + 1, now
+        for _ in range(missing):
+            self._ask(self._kind.remote())
+
+    def _ask(self, actor: Any) -> None:
+        """It gets jobs when it has answered."""
+        self._starting[actor.started.remote()] = actor
 
     def submit(self, job: Job) -> None:
         """Begin a job; only when there is room."""
@@ -80,12 +115,15 @@ class RayActors(RayPool):
             try:
                 last = pickle.loads(self.ray.get(ref))
             except Exception as e:
-                last = Told(job.name, "broke", note=_why(e))
+                last = _broken(job, e)
             if last.kind == "broke":  # whatever failed may have left its process in no good state
                 self._end(actor)
             else:
                 self._idle.append(actor)
             found.append(last)
+        if any(t.ended for t in found):  # with its machine others may be gone, which are no worker for the same job
+            while self._idle:
+                self._ask(self._idle.pop())
         return found
 
     def _end(self, actor: Any) -> None:

@@ -7,6 +7,7 @@ again by the driver, so that both runners count alike. Ray itself is asked to tr
 from __future__ import annotations
 
 import logging
+import math
 import os
 import pickle
 import socket
@@ -23,12 +24,18 @@ from guda_core.errors import OptionError, one_line
 from guda_core.jobs.environ import apply, settings
 from guda_core.jobs.job import Job, Told, perform
 
+log = logging.getLogger(__name__)
 MISSING = '--ray needs Ray, which is not installed. Install it with `pip install "guda-core[ray]"`.'
 # Of a task's CPUs: a fraction, so that tasks which want all CPUs of a machine leave room for Ray's own and others'.
 CPUS, CPUS_BESIDE_A_GPU = 0.9, 0.5
 KNOCK_S = 10.0
+IN_ITS_START = "error raised in its creation task"  # so Ray says that an actor could not be made
 NAMES_IT = "--gcs-address="  # the option of a `raylet` that names its cluster
 SAID_EVERY_S = 0.5  # a word of a task to its driver
+QUIET_S = 60.0  # after which it is said that nothing has begun
+QUIET = (
+    "Nothing has begun on the Ray cluster for a minute. It may have no room: `ray status` shows what it is busy with."
+)
 
 
 def need_ray() -> Any:
@@ -199,6 +206,7 @@ class RayPool:
         self._remote = ray.remote(max_retries=0, **wants)(_task)
         self._environ = settings()
         self._refs: dict[Any, Job] = {}
+        self._quiet_since = math.inf
 
     def free(self) -> int:
         """How many more jobs it takes now: all, unless there is a most. Ray keeps them until there is room."""
@@ -207,6 +215,8 @@ class RayPool:
     def submit(self, job: Job) -> None:
         """Begin a job."""
         ref = self._remote.options(name=job.name).remote(pickle.dumps(job), self._environ, __version__, self._board)
+        if not self._refs:
+            self._quiet_since = time.monotonic()
         self._refs[ref] = job
 
     def told(self, timeout: float) -> list[Told]:
@@ -218,8 +228,16 @@ class RayPool:
             try:
                 found.append(pickle.loads(self.ray.get(ref)))
             except Exception as e:
-                found.append(Told(job.name, "broke", note=_why(e)))
+                found.append(_broken(job, e))
+        if found:
+            self._quiet_since = math.inf
+        self._say_if_quiet()
         return found
+
+    def _say_if_quiet(self) -> None:
+        if time.monotonic() - self._quiet_since > QUIET_S:
+            log.warning(QUIET)
+            self._quiet_since = math.inf
 
     def _words(self) -> list[Told]:
         try:
@@ -237,8 +255,16 @@ class RayPool:
             self.ray.kill(self._board)
 
 
+def _broken(job: Job, e: Exception) -> Told:
+    """In place of the last word of a job. What a job raises is one (`perform`), so the error is Ray's own."""
+    return Told(job.name, "broke", note=_why(e), ended=not getattr(e, "cause", None))
+
+
 def _why(e: Exception) -> str:
-    """Why a task has no last word. What a job raises is one (`perform`), so this is Ray's own."""
+    """What an error of Ray says."""
     if cause := getattr(e, "cause", None):
         return one_line(f"{type(cause).__name__}: {cause}")
+    said = str(e).strip()
+    if IN_ITS_START in said:  # a traceback follows
+        return one_line(said.rpartition("\n")[2])
     return f"Its process or machine is gone ({one_line(f'{type(e).__name__}: {e}')[:300]})."

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import sleep
 
-from guda_core.errors import ScoreError
-from guda_core.jobs.driver import AGAIN_S, Pool, work_through
+from guda_core.errors import ReportError, ScoreError
+from guda_core.jobs.driver import AGAIN_S, Event, Pool, work_through
 from guda_core.jobs.job import Job, Steps
 from guda_core.paths import cache_dir
 from guda_core.scoring import places
 from guda_core.scoring.scorer import TRIES, Done, Task, steps
 from guda_core.work_queue import claimed
 
+log = logging.getLogger(__name__)
 RETRIES = 2 * TRIES  # of a part whose worker ended: two pictures of it may each end `TRIES` of them
 CLAIMS = "claims"
+HELD = "All that is left is in hand in another process, and is waited for. A claim of it: %s.lock"
 
 
 def claim(task: Task) -> Path:
@@ -30,7 +33,7 @@ def claim(task: Task) -> Path:
 
 def here(tasks: Sequence[Task]) -> Iterator[Done]:
     """Do the tasks in this process, one after the other; last those that another process had in hand."""
-    waiting, held = deque(tasks), 0
+    waiting, held, said = deque(tasks), 0, False
     while waiting:
         task = waiting.popleft()
         with claimed(claim(task)) as mine:
@@ -41,6 +44,9 @@ def here(tasks: Sequence[Task]) -> Iterator[Done]:
             waiting.append(task)
             held += 1
             if held >= len(waiting):  # all that is left is in hand elsewhere
+                if not said:
+                    log.warning(HELD, claim(task))
+                    said = True
                 sleep(AGAIN_S)
                 held = 0
 
@@ -57,21 +63,63 @@ def work(task: Task) -> Steps:
     return done
 
 
+class _Rounds:
+    """n: how often in a row all workers broke that were at work when the first of them did, and no picture was done. So
+    a bad machine among good ones stops no run, and one that is lost with all its workers counts once."""
+
+    def __init__(self) -> None:
+        self.in_hand, self.left, self.n = set[str](), set[str](), 0
+
+    def hear(self, e: Event) -> None:
+        (self.in_hand.add if e.kind == "progress" else self.in_hand.discard)(e.job.name)
+        if e.kind in ("retried", "failed"):
+            self.left = (self.left or self.in_hand) - {e.job.name}
+            self.n += not self.left
+        elif e.fraction:
+            self.left, self.n = set(), 0
+
+
 def by_pool(tasks: Sequence[Task], pool: Pool) -> Iterator[Done]:
     """Do the tasks by the workers of a pool.
 
     Raises:
-        ScoreError: nobody could do a part, such as on a full disk; the message says why.
+        OptionError: the pool can start no worker.
+        ScoreError: nobody could do a part, such as on a full disk, or no worker gets any picture done.
+        ReportError: parts were given up, because their workers ended.
     """
     of = {f"part {t.part}": t for t in tasks}
     jobs = [Job(n, work, claim(t), arguments=(t,), cost=float(t.pictures)) for n, t in of.items()]
-    retried = Counter[str]()
+    done, retried, rounds = dict.fromkeys(of, 0), Counter[str](), _Rounds()
+    ours, said, missing, last = set(of), set[str](), 0, ""  # ours: what is left and no other process has in hand
     for e in work_through(jobs, pool, retries=RETRIES):
-        task = of[e.job.name]
-        retried[e.job.name] += e.kind == "retried"
+        name, task = e.job.name, of[e.job.name]
+        (ours.add if e.kind in ("progress", "retried") else ours.discard)(name)
+        retried[name] += e.kind == "retried"
+        rounds.hear(e)
         if e.kind == "done":
             yield e.answer
         elif e.kind == "progress":  # of what kind the pictures were, the answer says
-            yield Done(task.part, task.pictures, scored=min(int(e.fraction * task.pictures), task.pictures - 1))
-        elif e.kind == "failed" and retried[e.job.name] < RETRIES:  # nobody could do this, such as on a full disk
+            done[name] = min(int(e.fraction * task.pictures), task.pictures - 1)
+            yield Done(task.part, task.pictures, scored=done[name])
+        elif e.kind == "held":
+            if not ours and HELD not in said:
+                log.warning(HELD, e.job.claim)
+                said.add(HELD)
+        elif e.kind == "failed" and retried[name] < RETRIES:  # nobody could do this, such as on a full disk
             raise ScoreError(e.note)
+        else:
+            why = e.note.rstrip(".")
+            if rounds.n >= (RETRIES + 1 if e.ended else TRIES):
+                raise ScoreError(
+                    f"No worker gets a picture done ({why}). Mend that, and run the same command again: it goes on."
+                )
+            if why not in said:
+                log.warning("The worker of %s broke off (%s).", name, why)
+                said.add(why)
+            if e.kind == "failed":
+                missing, last = missing + task.pictures - done[name], why
+    if missing:
+        raise ReportError(
+            f"{missing} of {sum(t.pictures for t in tasks)} pictures have no rows yet, because their workers broke off "
+            f"again and again ({last}). Run the same command again: it goes on."
+        )

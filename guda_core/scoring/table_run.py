@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from guda_core import __version__
-from guda_core.errors import OptionError, ReportError
+from guda_core.errors import OptionError
 from guda_core.reports.bundle import json_text
 from guda_core.scoring import parts, places
 from guda_core.scoring.listing import Listing, as_text, parts_for
@@ -112,7 +112,7 @@ class Table:
 
         Raises:
             OptionError: a method is unknown, or the results were begun with something else.
-            ReportError: the results cannot be written.
+            ReportError: the results cannot be written, or `work` gave parts up.
         """
         head = {"format": FORMAT, "parts": self.parts, "begun": today(), "guda_version": __version__}
         if begun(self.out) is None:
@@ -122,11 +122,6 @@ class Table:
             total = _added(total, done, so_far.get(done.part, Done(done.part, done.pictures)))
             so_far[done.part] = replace(done, why={})
             yield total
-        if total.done != total.pictures:
-            raise ReportError(
-                f"{total.pictures - total.done} of {total.pictures} pictures have no rows yet, because their workers "
-                "ended again and again. Run the same command again: it goes on."
-            )
 
 
 def _added(total: Total, now: Done, before: Done) -> Total:
