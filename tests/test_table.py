@@ -490,6 +490,34 @@ def test_a_data_set_that_is_written_anew_is_read_anew(folder, tmp_path):
     assert found == [[hashlib.sha256(f.read_bytes()).hexdigest()] for f in files]
 
 
+@pytest.mark.parametrize("kind", ["saved", "hub"])
+def test_a_data_set_that_is_written_anew_meanwhile_gives_no_row_anothers_prompt(folder, tmp_path, monkeypatch, kind):
+    files, commits, asked_for = sorted(folder.iterdir())[:3], {"old": "0" * 40, "new": "1" * 40}, []
+    for name, order in (("old", files), ("new", files[::-1])):
+        told = datasets.Dataset.from_dict({"image": [str(p) for p in order], "text": [p.stem for p in order]})
+        told.cast_column("image", datasets.Image()).save_to_disk(str(tmp_path / commits[name]))
+
+    def load(*_, revision, **__):  # as of the Hub; offline `datasets` takes the newest, whichever revision is asked for
+        asked_for.append(revision)
+        return datasets.load_from_disk(str(tmp_path / commits["new" if (tmp_path / "pushed").exists() else "old"]))
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    saved, where = tmp_path / "set", "hub:user/name@main"
+    if kind == "saved":
+        where = str(saved)
+        shutil.copytree(tmp_path / commits["old"], saved)
+    table = Table([where], str(tmp_path / "out"), LightService, QUICK)
+    (tmp_path / "pushed").touch()
+    shutil.rmtree(saved, ignore_errors=True)
+    shutil.copytree(tmp_path / commits["new"], saved)
+    total = list(table.run())[-1]
+    assert total.refused == 3 and "is another one than when its rows were listed" in total.why["train/0"]
+    assert asked_for == (["main", commits["old"]] if kind == "hub" else [])  # once, not for each row
+    assert run(where, tmp_path / "out", LightService) == Total(3, scored=3)
+    of = {hashlib.sha256(p.read_bytes()).hexdigest(): p.stem for p in files}
+    assert all(r["prompt"] == of[r["file_sha256"]] for r in rows(tmp_path / "out"))
+
+
 def refusal(place: str) -> str:
     with pytest.raises(ImageError) as told:
         places.read_picture_file(place)
