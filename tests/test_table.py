@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import os
 import shutil
@@ -26,6 +27,7 @@ from guda_core.data.images import hash_pixels, read_picture
 from guda_core.errors import ImageError, OptionError, ReportError, ScoreError
 from guda_core.jobs.local_pool import LocalPool
 from guda_core.scoring import listing, part_jobs, parts, places, scorer, table_rows
+from guda_core.scoring.asking import Results
 from guda_core.scoring.listing import Listing, asked, parts_for
 from guda_core.scoring.table_run import Options, Table, Total
 from guda_core.work_queue import claimed
@@ -399,6 +401,48 @@ def test_a_connection_that_is_lost_refuses_one_picture_and_stops_no_other(folder
     finally:
         memory.rm("/lost", recursive=True)
     assert (total.scored, total.refused) == (8, 1) and "could not be read" in total.why["001.png"]
+
+
+@pytest.mark.parametrize("name", ["table.json", "made_from.json", "parts", "000000.parquet"])
+def test_what_cannot_be_read_in_passing_is_not_taken_for_missing(folder, tmp_path, monkeypatch, name):
+    def lost(real):
+        def once(self, path, *args, **more):
+            if str(path).endswith(name) and not failed:
+                failed.append(path)
+                raise ConnectionError("reset by peer")
+            return real(self, path, *args, **more)
+
+        return once
+
+    memory, out, failed = fsspec.filesystem("memory"), "memory://lost/out", []
+    others = folder_of(tmp_path / "others", 2)
+    for path in others.iterdir():
+        path.rename(path.with_name(f"other-{path.name}"))
+    try:
+        run(folder, out, LightService)
+        before = [places.read(f"{out}/{n}") for n in ("table.json", "made_from.json")]
+        with monkeypatch.context() as patch:
+            patch.setattr(type(memory), "isfile", fsspec.AbstractFileSystem.isfile)
+            for method in ("info", "ls", "_open"):
+                patch.setattr(type(memory), method, lost(getattr(type(memory), method)))
+            with pytest.raises(ReportError, match=r"cannot be read now \(reset by peer\)"):
+                Results(out) if name == "parts" else run(others, out, LightService)
+        run(others, out, LightService)
+        assert len({r["picture"] for r in rows(out)}) == 11  # nobody asks about the nine, and they stay
+        assert before == [places.read(f"{out}/{n}") for n in ("table.json", "made_from.json")]
+    finally:
+        memory.rm("/lost", recursive=True)
+
+
+def test_a_disk_that_does_not_answer_is_no_missing_file(tmp_path, monkeypatch):
+    assert not any(map(places.is_file, ("x" * 5000, "a\0b", str(tmp_path), str(tmp_path / "a" / "b"))))
+
+    def stat(*_, **__):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "stat", stat)
+    with pytest.raises(ReportError, match=r"cannot be read now .*Input/output error"):
+        places.is_file(str(tmp_path / "a"))
 
 
 def test_scores_stay_while_their_pictures_cannot_be_read(folder, tmp_path, caplog):

@@ -102,13 +102,14 @@ def agree(out: str, made_from: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
         OptionError: they were begun with something else.
+        ReportError: the file cannot be read now, or not be written.
     """
     place = places.joined(out, MADE_FROM)
     now = json.loads(json.dumps(made_from))
     before = None
-    if places.is_file(place):
+    if (data := places.content(place)) is not None:
         try:
-            before = made_from_in(places.read(place))
+            before = made_from_in(data)
         except ValueError:
             log.warning("%s is not whole and is written again.", place)
     if before is None:

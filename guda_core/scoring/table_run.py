@@ -68,6 +68,7 @@ class Table:
 
         Raises:
             OptionError: no such picture, folder, table or effort, or the results are of another format.
+            ReportError: a place cannot be read now.
         """
         if not out or as_text(out) != out:
             raise OptionError("The name of the folder for the results is empty, or no text. Name one with --out.")
@@ -141,14 +142,15 @@ def begun(out: str) -> dict[str, Any] | None:
 
     Raises:
         OptionError: it is damaged, or of another format.
+        ReportError: it cannot be read now.
     """
     place = places.joined(out, TABLE)
-    if not places.is_file(place):
+    if (data := places.content(place)) is None:
         return None
     try:
-        found = json.loads(places.read(place))
+        found = json.loads(data)
         its, parts = int(found["format"]), int(found["parts"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise OptionError(f"'{place}' is damaged. Name another folder for the results, or one with whole ones.") from e
     if its > FORMAT:
         raise OptionError(
