@@ -437,12 +437,14 @@ def test_what_cannot_be_read_in_passing_is_not_taken_for_missing(folder, tmp_pat
 def test_a_disk_that_does_not_answer_is_no_missing_file(tmp_path, monkeypatch):
     assert not any(map(places.is_file, ("x" * 5000, "a\0b", str(tmp_path), str(tmp_path / "a" / "b"))))
 
-    def stat(*_, **__):
+    def silent(*_, **__):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(Path, "stat", stat)
-    with pytest.raises(ReportError, match=r"cannot be read now .*Input/output error"):
-        places.is_file(str(tmp_path / "a"))
+    monkeypatch.setattr(Path, "stat", silent)
+    monkeypatch.setattr(fsspec.core, "url_to_fs", silent)  # as sftp, which connects at once
+    for place in (str(tmp_path / "a"), "sftp://host/a"):
+        with pytest.raises(ReportError, match=r"cannot be read now .*Input/output error"):
+            places.is_file(place)
 
 
 def test_scores_stay_while_their_pictures_cannot_be_read(folder, tmp_path, caplog):

@@ -87,6 +87,7 @@ def opened(place: str) -> tuple[AbstractFileSystem, str]:
 
     Raises:
         OptionError: nothing that is installed opens such places.
+        ReportError: the place cannot be reached now.
     """
     import fsspec
 
@@ -94,7 +95,13 @@ def opened(place: str) -> tuple[AbstractFileSystem, str]:
         fs, path = fsspec.core.url_to_fs(place)
     except (ImportError, ValueError) as e:
         raise OptionError(f"'{place}' cannot be opened. {e}") from e
+    except Exception as e:  # some ask their server at once
+        raise _not_now(place, e) from e
     return fs, path
+
+
+def _not_now(place: str, e: Exception) -> ReportError:
+    return ReportError(f"'{place}' cannot be read now ({e}). Try it again: nothing is lost.")
 
 
 def _fresh(place: str) -> tuple[AbstractFileSystem, str]:
@@ -117,7 +124,7 @@ def _told(place: str, ask: Callable[[], T]) -> T | None:
         absent = isinstance(e, FileNotFoundError | NotADirectoryError) or code in ABSENT
         if absent or (here and (isinstance(e, ValueError) or code in ODD)):
             return None
-        raise ReportError(f"'{place}' cannot be read now ({e}). Try it again: nothing is lost.") from e
+        raise _not_now(place, e) from e
 
 
 def is_folder(place: str) -> bool:
