@@ -315,7 +315,7 @@ def test_other_columns_of_a_parquet_table_are_not_looked_at(tmp_path, file, capt
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")
     found = Listing([str(tmp_path / "t.parquet")], "not used")
     found.write(str(tmp_path / "out"), 1)
-    of = [(w.picture, w.place, w.prompt) for w in asked(str(tmp_path / "out"), 0)]
+    of = [(w.picture, w.place, w.prompt) for w in asked(str(tmp_path / "out"), 0, found.name)]
     assert of == [("x.png", str(tmp_path / "x.png"), "red"), ("y.png", str(tmp_path / "y.png"), "")]
     assert found.captions == caption.strip().lower() and found.nameless == 1
 
@@ -344,7 +344,7 @@ def test_a_column_of_captions_without_values_is_one_of_empty_texts(tmp_path):
         pq.write_table(pa.table(columns), path)
         found = Listing([str(path)], "a dog")
         found.write(str(tmp_path / "out"), 1)
-        assert found.captions == "text" and [w.prompt for w in asked(str(tmp_path / "out"), 0)] == [""]
+        assert found.captions == "text" and [w.prompt for w in asked(str(tmp_path / "out"), 0, found.name)] == [""]
         pq.write_table(pa.table({**columns, "caption": ["a cat"]}), path)
         assert Listing([str(path)]).captions == "caption"
 
@@ -487,8 +487,9 @@ def test_the_rows_of_a_data_set_are_pictures_with_prompts(folder, tmp_path, monk
     several = datasets.Features({**kinds, "caption": datasets.Sequence(datasets.Value("large_string"))})
     lists = {**told, "caption": [["a cat", "a kitten"], [], None]}
     datasets.Dataset.from_dict(lists, features=several).save_to_disk(str(tmp_path / "lists"))
-    Listing([str(tmp_path / "lists")]).write(str(tmp_path / "more"), 1)
-    assert [w.prompt for w in asked(str(tmp_path / "more"), 0)] == ["a cat", "", ""]
+    listed = Listing([str(tmp_path / "lists")])
+    listed.write(str(tmp_path / "more"), 1)
+    assert [w.prompt for w in asked(str(tmp_path / "more"), 0, listed.name)] == ["a cat", "", ""]
     found = {r["picture"]: r for r in rows(tmp_path / "out")}
     assert {k: r["prompt"] for k, r in found.items()} == {"train/0": "a cat", "train/1": "", "train/2": ""}
     assert {r["file_sha256"] for r in found.values()} <= set(digests(folder))
@@ -519,7 +520,7 @@ def test_the_first_column_of_a_data_set_that_holds_texts_is_taken(folder, tmp_pa
     found = Table([str(tmp_path / "set")], str(tmp_path / "out"), LightService, Options("quick", prompt="a dog"))
     assert found.listing.captions == taken and found.said_before() == sentences
     found.listing.write(str(tmp_path / "out"), 1)
-    assert [w.prompt for w in asked(str(tmp_path / "out"), 0)] == [prompt]
+    assert [w.prompt for w in asked(str(tmp_path / "out"), 0, found.listing.name)] == [prompt]
 
 
 def test_a_data_set_that_is_written_anew_is_read_anew(folder, tmp_path):

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from guda_core.scoring import places
-from guda_core.scoring.listing import KEY, exact, json_rows, quoted, shared
+from guda_core.scoring.listing import exact, json_rows, quoted, shared
 from guda_core.scoring.table_rows import COLUMNS, Row
 
 log = logging.getLogger(__name__)
-FOLDER, ENDING = "parts", ".parquet"
+FOLDER, ENDING, KEY = "parts", ".parquet", "guda"
 MAGIC = b"PAR1"  # the last bytes of a Parquet file
 
 

@@ -46,8 +46,8 @@ class Task:
     """A part that is to be scored, in words that travel to another process or machine.
 
     pictures: so many are in the part. make_service: what makes the service there; the same object makes it once. out:
-    the folder of the results. methods: () for the default ones. listed: digest of the list of pictures that is meant.
-    parts: so many has the table.
+    the folder of the results. methods: () for the default ones. listed: the name of the list of pictures. parts: so
+    many has the table.
     """
 
     out: str

@@ -1,28 +1,35 @@
 """A whole table: every part is one task, done here one after the other, or by workers.
 
     table.json    how many parts, when it was begun and by which version; written first
+    asked-*       the pictures of a run (`listing`); the next one removes it
     summary.html  written last (`page`)
 
-A run that was stopped, wherever and however, is started again by the same command: rows that are right are kept.
+A run that was stopped, wherever and however, is started again by the same command: rows that are right are kept. Runs
+of other pictures may go on beside it: the first one says how many parts there are, and each part is in one hand.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from guda_core import __version__
 from guda_core.errors import OptionError, ReportError
+from guda_core.paths import cache_dir
 from guda_core.reports.bundle import json_text
 from guda_core.scoring import parts, places
-from guda_core.scoring.listing import Listing, as_text, parts_for
-from guda_core.scoring.part_jobs import here
+from guda_core.scoring.listing import ASKED, PARQUET, Listing, as_text, parts_for
+from guda_core.scoring.part_jobs import CLAIMS, here
 from guda_core.scoring.scorer import WHY, Done, Task
 from guda_core.service import Service, find_effort
 from guda_core.versions import today
+from guda_core.work_queue import claimed
 
 log = logging.getLogger(__name__)
 FORMAT = 1
@@ -105,7 +112,7 @@ class Table:
     def tasks(self) -> list[Task]:
         """Write down what is asked, and give a task for every part that has pictures."""
         o, sizes = self.options, self.listing.write(self.out, self.parts)
-        more = (self.make_service, o.effort, o.methods, self.listing.digest, self.parts)
+        more = (self.make_service, o.effort, o.methods, self.listing.name, self.parts)
         return [Task(self.out, part, n, *more) for part, n in sizes.items()]
 
     def run(self, work: Work = here) -> Iterator[Total]:
@@ -115,19 +122,44 @@ class Table:
             OptionError: a method is unknown, or the results were begun with something else.
             ReportError: the results cannot be written.
         """
-        head = {"format": FORMAT, "parts": self.parts, "begun": today(), "guda_version": __version__}
-        if begun(self.out) is None:
-            places.write(places.joined(self.out, TABLE), json_text(head).encode())
-        so_far, total = dict[int, Done](), Total(len(self.listing))
-        for done in work(self.tasks()):
-            total = _added(total, done, so_far.get(done.part, Done(done.part, done.pictures)))
-            so_far[done.part] = replace(done, why={})
-            yield total
+        with claimed(self._claim(self.listing.name)):  # so that no other run removes the list
+            self._begin()
+            so_far, total = dict[int, Done](), Total(len(self.listing))
+            for done in work(self.tasks()):
+                total = _added(total, done, so_far.get(done.part, Done(done.part, done.pictures)))
+                so_far[done.part] = replace(done, why={})
+                yield total
+            self._remove_lists()
         if total.done != total.pictures:
             raise ReportError(
                 f"{total.pictures - total.done} of {total.pictures} pictures have no rows yet, because their workers "
                 "ended again and again. Run the same command again: it goes on."
             )
+
+    def _begin(self) -> None:
+        """Write down how many parts there are; where another run has done so, it is as many."""
+        with claimed(self._claim(TABLE), wait=True):
+            if begun(self.out) is None:
+                head = {"format": FORMAT, "parts": self.parts, "begun": today(), "guda_version": __version__}
+                places.write(places.joined(self.out, TABLE), json_text(head).encode())
+            self.parts = self._parts()
+
+    def _remove_lists(self) -> None:
+        """Remove the lists of runs before this one, but not of those that go on beside it."""
+        with suppress(OSError, ReportError):  # the next run tries it again
+            for place in places.files(self.out, PARQUET):
+                name = places.name_of(place)
+                if name.startswith(ASKED) and name != self.listing.name:
+                    with claimed(self._claim(name)) as mine:
+                        if mine:
+                            places.remove(place)
+
+    def _claim(self, name: str) -> Path:
+        """What keeps others off a file of the results: in them or, where they are no folder here, in this machine's
+        cache."""
+        if not places.is_url(self.out):
+            return places.as_path(self.out) / CLAIMS / name
+        return cache_dir() / "locks" / f"{hashlib.sha256(self.out.encode()).hexdigest()[:16]}-{name}"
 
 
 def _added(total: Total, now: Done, before: Done) -> Total:
