@@ -373,12 +373,40 @@ def test_pictures_and_results_may_be_anywhere(folder, tmp_path):
         run(folder, tmp_path / "whole", LightService)
         here = [{**r, "place": ""} for r in rows(tmp_path / "whole")]
         assert [{**r, "place": ""} for r in rows("memory://shop/out")] == here
+        assert run(folder, f"local://{tmp_path}/served", LightService) == Total(9, scored=9)
+        assert rows(f"local://{tmp_path}/served") == rows(tmp_path / "whole")
         assert run(f"file://{folder}", f"file://{tmp_path}/odd [1]*'s", LightService) == Total(9, scored=9)
         assert rows(tmp_path / "odd [1]*'s") == rows(tmp_path / "whole")
     finally:
         memory.rm("/shop", recursive=True)
     with pytest.raises(OptionError, match="nowhere://x"):
         Listing(["nowhere://x"])
+
+
+@pytest.mark.parametrize("taken", ["is replaced", "is refused", "does nothing"])
+def test_a_file_on_a_server_that_is_written_into_is_replaced_in_one_go(tmp_path, monkeypatch, taken):
+    local, place = fsspec.implementations.local, f"local://{tmp_path}/new/folder/a.bin"
+    rename, write = local.LocalFileSystem.mv, local.LocalFileOpener.write
+
+    def moved(self, old, new, **more):
+        if taken == "is replaced" or not Path(new).exists():
+            rename(self, old, new, **more)
+        elif taken == "is refused":
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))  # as smb; webhdfs does nothing
+
+    def full(self, data):
+        write(self, data[:3])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(local.LocalFileSystem, "mv", moved)
+    for data in (b"before", b"written"):
+        places.write(place, data)
+        assert places.read(place) == data
+    monkeypatch.setattr(local.LocalFileOpener, "write", full)
+    with pytest.raises(ReportError, match=r"No space left on device.*Free some space"):
+        places.write(place, b"after")
+    assert places.read(place) == b"written"
+    assert [p.name for p in (tmp_path / "new" / "folder").iterdir()] == ["a.bin"]
 
 
 def test_a_connection_that_is_lost_refuses_one_picture_and_stops_no_other(folder, tmp_path, monkeypatch):

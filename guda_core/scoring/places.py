@@ -7,12 +7,14 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path, PureWindowsPath
 from typing import IO, TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
 
 from guda_core.data.images import MAX_BYTES, read_file
 from guda_core.errors import OptionError, ReportError, UnreadError
-from guda_core.held_files import remove_file
+from guda_core.held_files import PART, remove_file
 from guda_core.reports import bundle
 from guda_core.scoring import data_set_rows
 
@@ -213,11 +215,45 @@ def write(place: str, data: bytes) -> None:
         return
     fs, path = opened(place)
     try:
-        fs.pipe_file(path, data)  # stores of objects show a file when all of it is there
-    except OSError as e:
+        if _is_written_into(fs):
+            _replace(fs, path, data)
+        else:
+            fs.pipe_file(path, data)  # stores of objects show a file when all of it is there
+    except Exception as e:  # libraries of stores raise kinds of their own
         raise ReportError(
-            f"{place} cannot be written ({e.strerror or e}). Free some space or name another place."
+            f"{place} cannot be written ({getattr(e, 'strerror', None) or e}). Free some space or name another place."
         ) from e
+
+
+def _is_written_into(fs: AbstractFileSystem) -> bool:
+    """Whether a file grows while it is written, and can be renamed, as with sftp, smb, hdfs and ftp."""
+    from fsspec import AbstractFileSystem as Plain
+
+    into = getattr(fs.pipe_file, "__func__", None) is Plain.pipe_file
+    return into and type(fs).mv is not Plain.mv
+
+
+def _replace(fs: AbstractFileSystem, path: str, data: bytes) -> None:
+    """Write a file beside another one, whose name it then takes, and its folders."""
+    folder = path.rpartition("/")[0]
+    aside = f"{folder}/{PART}{uuid4().hex}"
+    with suppress(Exception):  # what is missing then, the next line says
+        fs.makedirs(folder, exist_ok=True)
+    try:
+        fs.pipe_file(aside, data)
+        try:
+            fs.mv(aside, path)
+        except OSError as e:
+            if not (isinstance(e, FileExistsError) or e.errno == errno.EEXIST):
+                raise
+        is_left = _told(aside, lambda: fs.info(aside))
+    except BaseException:
+        with suppress(Exception):
+            fs.rm_file(aside)
+        raise
+    if is_left:  # smb refuses a name that is taken, and webhdfs does nothing; then it is gone for a moment
+        fs.rm_file(path)
+        fs.mv(aside, path)
 
 
 def no_room(e: Exception) -> ReportError:
