@@ -87,7 +87,9 @@ def read(place: str) -> bytes:
             _opened[key] = {s: (_state(source, of), undecoded(of, image)) for s, of in open_data_set(source).items()}
         now, cells = _opened[key][split]
         if state not in ("", now):
-            raise DataError("The data set is another one than when its rows were listed. Run the same command again.")
+            raise DataError(
+                "The data set is another one than when its rows were listed. Run the command that scores them again."
+            )
         return file_of(source, cells[int(number)][image])
     except (GudaError, KeyError, IndexError) as e:
         kind = ImageError if type(e) is ImageError else UnreadError

@@ -24,7 +24,7 @@ from guda_core.errors import OptionError, ReportError
 from guda_core.paths import cache_dir
 from guda_core.reports.bundle import json_text
 from guda_core.scoring import parts, places
-from guda_core.scoring.listing import ASKED, PARQUET, Listing, as_text, parts_for
+from guda_core.scoring.listing import LIST, PARQUET, Listing, as_text, parts_for
 from guda_core.scoring.part_jobs import CLAIMS, here
 from guda_core.scoring.scorer import WHY, Done, Task
 from guda_core.service import Service, find_effort
@@ -149,7 +149,7 @@ class Table:
         with suppress(OSError, ReportError):  # the next run tries it again
             for place in places.files(self.out, PARQUET):
                 name = places.name_of(place)
-                if name.startswith(ASKED) and name != self.listing.name:
+                if LIST.fullmatch(name) and name != self.listing.name:
                     with claimed(self._claim(name)) as mine:
                         if mine:
                             places.remove(place)
