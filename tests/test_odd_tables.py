@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from guda_core.errors import ImageError, OptionError, ReportError
-from guda_core.scoring import listing, parts, scorer, table_run
+from guda_core.scoring import listing, part_jobs, parts, scorer, table_run
 from guda_core.scoring.asking import Asked, Results
 from guda_core.scoring.listing import Listing
-from guda_core.scoring.table_run import Table, Total
+from guda_core.scoring.table_run import Options, Table, Total
 from guda_core.work_queue import claimed
 from tests.light import LightService, draw
 from tests.table_works import QUICK, folder_of, rows, run
@@ -158,15 +158,37 @@ def test_what_was_refused_is_tried_again(tmp_path, folder):
     assert run(folder, tmp_path / "out", lambda: choosy) == Total(9, scored=9)
 
 
-def test_two_runs_of_different_pictures_do_not_mix(tmp_path, folder):
-    other = folder_of(tmp_path / "other", 5)
-    first = Table([str(folder)], str(tmp_path / "out"), LightService, QUICK)
-    tasks = first.tasks()
-    run(other, tmp_path / "out", LightService)
-    with pytest.raises(ReportError, match="Another run, with other pictures"):
-        list(scorer.steps(tasks[0]))
-    assert {r["picture"] for r in rows(tmp_path / "out")} == {p.name for p in other.iterdir()}
-    assert run(folder, tmp_path / "out", LightService).done == 9
+def test_two_runs_of_different_pictures_begin_a_folder_together(tmp_path, folder):
+    others, out = folder_of(tmp_path / "others", 17), tmp_path / "out"
+    for path in others.iterdir():
+        path.rename(path.with_name(f"other-{path.name}"))
+    first, second = (Table([str(f)], str(out), LightService, QUICK) for f in (folder, others))
+
+    def work(tasks):
+        assert list(second.run())[-1] == Total(17, scored=17)
+        yield from part_jobs.here(tasks)
+
+    assert list(first.run(work))[-1] == Total(9, scored=9)
+    summary = Results(str(out)).summary()
+    assert (summary.pictures, summary.cut) == (26, 0)
+    assert [p.name for p in out.glob("asked*")] == [first.listing.name]
+    for name in ("asked.parquet", "asked by me.parquet"):  # of an older version; of the user
+        (out / name).touch()
+    assert run(others, out, LightService) == Total(17, kept=17)
+    assert {p.name for p in out.glob("asked*")} == {second.listing.name, "asked by me.parquet"}
+
+
+def test_a_refused_command_ends_no_run_that_goes_on(tmp_path, folder):
+    others, out = folder_of(tmp_path / "others", 5), tmp_path / "out"
+
+    def work(tasks):
+        found = part_jobs.here(tasks)
+        yield next(found)
+        with pytest.raises(OptionError, match=r"begun with something else \(effort\)"):
+            run(others, out, LightService, options=Options("standard"))
+        yield from found
+
+    assert run(folder, out, LightService, work) == Total(9, scored=9)
 
 
 BROKEN = ("[]", "null", "{", "[" * 100_000, '{"format": 1}', '{"format": 1, "parts": "x"}', '{"format": 0, "parts": 3}')

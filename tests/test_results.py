@@ -489,7 +489,7 @@ def test_results_at_a_url_are_as_they_are_when_asked(tmp_path, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(type(memory), "ls", lost)
-            with pytest.raises(ReportError, match=r"cannot be read: .* The line is dead\."):
+            with pytest.raises(ReportError, match=r"cannot be read now \(The line is dead\.\)"):
                 results.summary()
         assert results.summary().pictures == 4
     finally:

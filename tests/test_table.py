@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import os
 import shutil
@@ -29,6 +30,7 @@ from guda_core.jobs import driver, job
 from guda_core.jobs.job import Job, Told
 from guda_core.jobs.local_pool import LocalPool
 from guda_core.scoring import listing, part_jobs, parts, places, scorer, table_rows
+from guda_core.scoring.asking import Results
 from guda_core.scoring.listing import Listing, asked, parts_for
 from guda_core.scoring.scorer import Done, Task
 from guda_core.scoring.table_run import Options, Table, Total
@@ -391,7 +393,7 @@ def test_other_columns_of_a_parquet_table_are_not_looked_at(tmp_path, file, capt
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")
     found = Listing([str(tmp_path / "t.parquet")], "not used")
     found.write(str(tmp_path / "out"), 1)
-    of = [(w.picture, w.place, w.prompt) for w in asked(str(tmp_path / "out"), 0)]
+    of = [(w.picture, w.place, w.prompt) for w in asked(str(tmp_path / "out"), 0, found.name)]
     assert of == [("x.png", str(tmp_path / "x.png"), "red"), ("y.png", str(tmp_path / "y.png"), "")]
     assert found.captions == caption.strip().lower() and found.nameless == 1
 
@@ -420,7 +422,7 @@ def test_a_column_of_captions_without_values_is_one_of_empty_texts(tmp_path):
         pq.write_table(pa.table(columns), path)
         found = Listing([str(path)], "a dog")
         found.write(str(tmp_path / "out"), 1)
-        assert found.captions == "text" and [w.prompt for w in asked(str(tmp_path / "out"), 0)] == [""]
+        assert found.captions == "text" and [w.prompt for w in asked(str(tmp_path / "out"), 0, found.name)] == [""]
         pq.write_table(pa.table({**columns, "caption": ["a cat"]}), path)
         assert Listing([str(path)]).captions == "caption"
 
@@ -449,12 +451,40 @@ def test_pictures_and_results_may_be_anywhere(folder, tmp_path):
         run(folder, tmp_path / "whole", LightService)
         here = [{**r, "place": ""} for r in rows(tmp_path / "whole")]
         assert [{**r, "place": ""} for r in rows("memory://shop/out")] == here
+        assert run(folder, f"local://{tmp_path}/served", LightService) == Total(9, scored=9)
+        assert rows(f"local://{tmp_path}/served") == rows(tmp_path / "whole")
         assert run(f"file://{folder}", f"file://{tmp_path}/odd [1]*'s", LightService) == Total(9, scored=9)
         assert rows(tmp_path / "odd [1]*'s") == rows(tmp_path / "whole")
     finally:
         memory.rm("/shop", recursive=True)
     with pytest.raises(OptionError, match="nowhere://x"):
         Listing(["nowhere://x"])
+
+
+@pytest.mark.parametrize("taken", ["is replaced", "is refused", "does nothing"])
+def test_a_file_on_a_server_that_is_written_into_is_replaced_in_one_go(tmp_path, monkeypatch, taken):
+    local, place = fsspec.implementations.local, f"local://{tmp_path}/new/folder/a.bin"
+    rename, write = local.LocalFileSystem.mv, local.LocalFileOpener.write
+
+    def moved(self, old, new, **more):
+        if taken == "is replaced" or not Path(new).exists():
+            rename(self, old, new, **more)
+        elif taken == "is refused":
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))  # as smb; webhdfs does nothing
+
+    def full(self, data):
+        write(self, data[:3])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(local.LocalFileSystem, "mv", moved)
+    for data in (b"before", b"written"):
+        places.write(place, data)
+        assert places.read(place) == data
+    monkeypatch.setattr(local.LocalFileOpener, "write", full)
+    with pytest.raises(ReportError, match=r"No space left on device.*Free some space"):
+        places.write(place, b"after")
+    assert places.read(place) == b"written"
+    assert [p.name for p in (tmp_path / "new" / "folder").iterdir()] == ["a.bin"]
 
 
 def test_a_connection_that_is_lost_refuses_one_picture_and_stops_no_other(folder, tmp_path, monkeypatch):
@@ -477,6 +507,50 @@ def test_a_connection_that_is_lost_refuses_one_picture_and_stops_no_other(folder
     finally:
         memory.rm("/lost", recursive=True)
     assert (total.scored, total.refused) == (8, 1) and "could not be read" in total.why["001.png"]
+
+
+@pytest.mark.parametrize("name", ["table.json", "made_from.json", "parts", "000000.parquet"])
+def test_what_cannot_be_read_in_passing_is_not_taken_for_missing(folder, tmp_path, monkeypatch, name):
+    def lost(real):
+        def once(self, path, *args, **more):
+            if str(path).endswith(name) and not failed:
+                failed.append(path)
+                raise ConnectionError("reset by peer")
+            return real(self, path, *args, **more)
+
+        return once
+
+    memory, out, failed = fsspec.filesystem("memory"), "memory://lost/out", []
+    others = folder_of(tmp_path / "others", 2)
+    for path in others.iterdir():
+        path.rename(path.with_name(f"other-{path.name}"))
+    try:
+        run(folder, out, LightService)
+        before = [places.read(f"{out}/{n}") for n in ("table.json", "made_from.json")]
+        with monkeypatch.context() as patch:
+            patch.setattr(type(memory), "isfile", fsspec.AbstractFileSystem.isfile)
+            for method in ("info", "ls", "_open"):
+                patch.setattr(type(memory), method, lost(getattr(type(memory), method)))
+            with pytest.raises(ReportError, match=r"cannot be read now \(reset by peer\)"):
+                Results(out) if name == "parts" else run(others, out, LightService)
+        run(others, out, LightService)
+        assert len({r["picture"] for r in rows(out)}) == 11  # nobody asks about the nine, and they stay
+        assert before == [places.read(f"{out}/{n}") for n in ("table.json", "made_from.json")]
+    finally:
+        memory.rm("/lost", recursive=True)
+
+
+def test_a_disk_that_does_not_answer_is_no_missing_file(tmp_path, monkeypatch):
+    assert not any(map(places.is_file, ("x" * 5000, "a\0b", str(tmp_path), str(tmp_path / "a" / "b"))))
+
+    def silent(*_, **__):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "stat", silent)
+    monkeypatch.setattr(fsspec.core, "url_to_fs", silent)  # as sftp, which connects at once
+    for place in (str(tmp_path / "a"), "sftp://host/a"):
+        with pytest.raises(ReportError, match=r"cannot be read now .*Input/output error"):
+            places.is_file(place)
 
 
 def test_scores_stay_while_their_pictures_cannot_be_read(folder, tmp_path, caplog):
@@ -519,8 +593,9 @@ def test_the_rows_of_a_data_set_are_pictures_with_prompts(folder, tmp_path, monk
     several = datasets.Features({**kinds, "caption": datasets.Sequence(datasets.Value("large_string"))})
     lists = {**told, "caption": [["a cat", "a kitten"], [], None]}
     datasets.Dataset.from_dict(lists, features=several).save_to_disk(str(tmp_path / "lists"))
-    Listing([str(tmp_path / "lists")]).write(str(tmp_path / "more"), 1)
-    assert [w.prompt for w in asked(str(tmp_path / "more"), 0)] == ["a cat", "", ""]
+    listed = Listing([str(tmp_path / "lists")])
+    listed.write(str(tmp_path / "more"), 1)
+    assert [w.prompt for w in asked(str(tmp_path / "more"), 0, listed.name)] == ["a cat", "", ""]
     found = {r["picture"]: r for r in rows(tmp_path / "out")}
     assert {k: r["prompt"] for k, r in found.items()} == {"train/0": "a cat", "train/1": "", "train/2": ""}
     assert {r["file_sha256"] for r in found.values()} <= set(digests(folder))
@@ -551,7 +626,7 @@ def test_the_first_column_of_a_data_set_that_holds_texts_is_taken(folder, tmp_pa
     found = Table([str(tmp_path / "set")], str(tmp_path / "out"), LightService, Options("quick", prompt="a dog"))
     assert found.listing.captions == taken and found.said_before() == sentences
     found.listing.write(str(tmp_path / "out"), 1)
-    assert [w.prompt for w in asked(str(tmp_path / "out"), 0)] == [prompt]
+    assert [w.prompt for w in asked(str(tmp_path / "out"), 0, found.listing.name)] == [prompt]
 
 
 def test_a_data_set_that_is_written_anew_is_read_anew(folder, tmp_path):
@@ -566,6 +641,34 @@ def test_a_data_set_that_is_written_anew_is_read_anew(folder, tmp_path):
 
     found = [scored(f, out) for f, out in zip(files, ("first", "second"), strict=True)]
     assert found == [[hashlib.sha256(f.read_bytes()).hexdigest()] for f in files]
+
+
+@pytest.mark.parametrize("kind", ["saved", "hub"])
+def test_a_data_set_that_is_written_anew_meanwhile_gives_no_row_anothers_prompt(folder, tmp_path, monkeypatch, kind):
+    files, commits, asked_for = sorted(folder.iterdir())[:3], {"old": "0" * 40, "new": "1" * 40}, []
+    for name, order in (("old", files), ("new", files[::-1])):
+        told = datasets.Dataset.from_dict({"image": [str(p) for p in order], "text": [p.stem for p in order]})
+        told.cast_column("image", datasets.Image()).save_to_disk(str(tmp_path / commits[name]))
+
+    def load(*_, revision, **__):  # as of the Hub; offline `datasets` takes the newest, whichever revision is asked for
+        asked_for.append(revision)
+        return datasets.load_from_disk(str(tmp_path / commits["new" if (tmp_path / "pushed").exists() else "old"]))
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    saved, where = tmp_path / "set", "hub:user/name@main"
+    if kind == "saved":
+        where = str(saved)
+        shutil.copytree(tmp_path / commits["old"], saved)
+    table = Table([where], str(tmp_path / "out"), LightService, QUICK)
+    (tmp_path / "pushed").touch()
+    shutil.rmtree(saved, ignore_errors=True)
+    shutil.copytree(tmp_path / commits["new"], saved)
+    total = list(table.run())[-1]
+    assert total.refused == 3 and "is another one than when its rows were listed" in total.why["train/0"]
+    assert asked_for == (["main", commits["old"]] if kind == "hub" else [])  # once, not for each row
+    assert run(where, tmp_path / "out", LightService) == Total(3, scored=3)
+    of = {hashlib.sha256(p.read_bytes()).hexdigest(): p.stem for p in files}
+    assert all(r["prompt"] == of[r["file_sha256"]] for r in rows(tmp_path / "out"))
 
 
 def refusal(place: str) -> str:

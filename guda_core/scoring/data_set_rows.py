@@ -1,11 +1,13 @@
 """Pictures that are rows of a data set: `hub:user/name@revision`, or a folder that `save_to_disk` of `datasets` wrote.
 
-A row's place is data-set:<data set>#<column of pictures>#<split>/<number>. Its prompt is what its text column says. A
-process opens a data set once, and reads the rows that it is asked for.
+A row's place is data-set:<data set>#<column of pictures>#<split>/<number>#<state of the split>. Its prompt is what its
+text column says. A process opens a data set once, and reads the rows that it is asked for. A data set that was written
+anew after its rows were listed is refused: its row of that number may be another picture.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ from guda_core.data.own.data_sets import HUB, TEXTS, file_of, is_data_set, open_
 from guda_core.errors import DataError, GudaError, ImageError, UnreadError
 
 PREFIX, MARK = "data-set:", "#"
-_cells: dict[tuple[str, str], dict[str, Any]] = {}  # (data set, column) -> split -> its pictures, of this process
+COMMIT = re.compile("[0-9a-f]{40}")
+# (data set, column, state that is meant) -> split -> (its state, its pictures), of this process
+_opened: dict[tuple[str, str, str], dict[str, tuple[str, Any]]] = {}
 
 
 def is_rows(source: str) -> bool:
@@ -30,8 +34,11 @@ def listed(source: str, prompt: str) -> tuple[str, list[str], Iterator[tuple[str
         DataError: it cannot be read, or has no column of pictures.
     """
     source = source if source.startswith(HUB) else str(Path(source).resolve())
-    _cells.clear()  # it may have been written anew since
+    _opened.clear()  # it may have been written anew since
     splits = open_data_set(source)
+    states = {split: _state(source, of) for split, of in splits.items()}
+    if source.startswith(HUB) and COMMIT.fullmatch(commit := next(iter(states.values()))):
+        source = f"{source.partition('@')[0]}@{commit}"  # for all who read it, whatever comes meanwhile
     features = next(iter(splits.values())).features
     image = next((c for c, f in features.items() if type(f).__name__ == "Image"), None)
     if image is None or MARK in source + image:
@@ -46,9 +53,16 @@ def listed(source: str, prompt: str) -> tuple[str, list[str], Iterator[tuple[str
             for i in range(len(of)):
                 cell = prompt if told is None else told[i][text]
                 said = cell if isinstance(cell, str) else text_of(features[text], cell, f"{split}/{i}: '{text}'")
-                yield f"{split}/{i}", f"{PREFIX}{source}{MARK}{image}{MARK}{split}/{i}", said
+                yield f"{split}/{i}", MARK.join([PREFIX + source, image, f"{split}/{i}", states[split]]), said
 
     return text, textless, rows()
+
+
+def _state(source: str, rows: Any) -> str:
+    """What is otherwise once the rows are others: of the Hub the commit, by which `datasets` calls the folder that they
+    are kept in (offline it takes the newest there, whichever is asked for); else the fingerprint."""
+    kept = rows.cache_files if source.startswith(HUB) else []
+    return Path(kept[0]["filename"]).parent.name if kept else rows._fingerprint
 
 
 def _holds_texts(feature: Any) -> bool:
@@ -62,14 +76,21 @@ def read(place: str) -> bytes:
     """The bytes of a row's picture.
 
     Raises:
-        UnreadError: there is no such row, no picture in it, or it cannot be read. ImageError: it is too large.
+        UnreadError: there is no such row or no picture in it, it cannot be read, or the data set is another one now.
+        ImageError: it is too large.
     """
-    source, image, row = place.removeprefix(PREFIX).split(MARK)
+    source, image, row, *more = place.removeprefix(PREFIX).split(MARK)
+    state = "".join(more)  # none in tables of older versions
     split, _, number = row.rpartition("/")
     try:
-        if (source, image) not in _cells:
-            _cells[source, image] = {s: undecoded(rows, image) for s, rows in open_data_set(source).items()}
-        return file_of(source, _cells[source, image][split][int(number)][image])
+        if (key := (source, image, state)) not in _opened:
+            _opened[key] = {s: (_state(source, of), undecoded(of, image)) for s, of in open_data_set(source).items()}
+        now, cells = _opened[key][split]
+        if state not in ("", now):
+            raise DataError(
+                "The data set is another one than when its rows were listed. Run the command that scores them again."
+            )
+        return file_of(source, cells[int(number)][image])
     except (GudaError, KeyError, IndexError) as e:
         kind = ImageError if type(e) is ImageError else UnreadError
         raise kind(f"Row {row} of '{source}' cannot be read. {e}") from e

@@ -1,8 +1,8 @@
 """Which pictures are asked about: the files of folders, single files, or the rows of a table, kept without pixels.
 
 Every picture belongs to one part of the results: md5(name) mod parts. So it is found again when others come or go, and
-a run that goes on, with any number of workers, works on the same parts. The list is one file in the results,
-`asked.parquet`, of which a worker reads what belongs to its part.
+a run that goes on, with any number of workers, works on the same parts. The list is one file in the results, called by
+what is in it (`Listing.name`), of which a worker reads what belongs to its part.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from guda_core.data.own.data_sets import TEXTS
 from guda_core.errors import OptionError, ReportError
 from guda_core.scoring import data_set_rows, places
 
-ASKED, KEY = "asked.parquet", "guda"
+ASKED = "asked"  # how the names of lists begin
+LIST = re.compile(rf"{ASKED}(-\d+-\d+)?\.parquet")  # older versions had one without numbers
 PARQUET = ".parquet"
 TABLES = (".csv", PARQUET)
 NO_TABLES = (".json", ".jsonl", ".tsv", ".xlsx")
@@ -84,28 +85,22 @@ def exact(place: str) -> str:
     return "".join(f"[{c}]" if c in "*?[" else c for c in place)
 
 
-def asked(out: str, part: int, digest: str = "") -> list[Wanted]:
-    """The pictures of a part, by name, as `Listing.write` wrote them. digest: of the list that is meant; "": any.
+def asked(out: str, part: int, name: str) -> list[Wanted]:
+    """The pictures of a part, by name, as `Listing.write` wrote them. name: of the list.
 
     Raises:
-        ReportError: the list is not there, or not whole, or another run has written another one.
+        ReportError: the list is not there, or not whole.
     """
     import duckdb
 
-    place = places.joined(out, ASKED)
+    place = places.joined(out, name)
     try:
         with shared() as connection:
             places.register(connection, place)
-            told = "SELECT value FROM parquet_kv_metadata(?) WHERE key = ?"
-            is_now = connection.execute(told, [exact(place), KEY.encode()]).fetchall()
             query = "SELECT picture, place, prompt FROM read_parquet(?) WHERE part = ? ORDER BY picture"
             found = connection.execute(query, [exact(place), part]).fetchall()
     except (OSError, duckdb.Error) as e:
         raise ReportError(f"'{place}' cannot be read. Run the same command again. {e}") from e
-    if digest and is_now != [(digest.encode(),)]:
-        raise ReportError(
-            f"Another run, with other pictures, has begun in '{out}'. Wait for its end, and run this command again."
-        )
     return [Wanted(*row) for row in found]
 
 
@@ -146,10 +141,12 @@ class Listing:
         return self._one("SELECT count(*) FROM listed")[0]
 
     @property
-    def digest(self) -> str:
-        """Of the names, places and prompts in the list, in any order."""
+    def name(self) -> str:
+        """Of the list in the results: by a digest of the names, places and prompts in it, in any order. So runs of
+        other pictures have lists of their own."""
         of = "md5_number_lower(concat_ws(chr(0), picture, place, prompt))"
-        return f"{self._one(f'SELECT count(*) || chr(45) || CAST(bit_xor({of}) AS VARCHAR) FROM listed')[0]}"
+        digest = self._one(f"SELECT count(*) || chr(45) || CAST(bit_xor({of}) AS VARCHAR) FROM listed")[0]
+        return f"{ASKED}-{digest}{PARQUET}"
 
     def write(self, out: str, parts: int) -> dict[int, int]:
         """Write the list into the results; gives part -> its number of pictures, of so many parts.
@@ -160,16 +157,16 @@ class Listing:
         import duckdb
 
         split = f"SELECT CAST(md5_number_lower(picture) % {int(parts)} AS INTEGER) AS part, * FROM listed"
-        options = f"FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 4096, KV_METADATA {{{KEY}: '{self.digest}'}}"
+        options = "FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 4096"
         try:
             with tempfile.TemporaryDirectory(prefix="guda-", ignore_cleanup_errors=True) as folder:
-                path = Path(folder) / ASKED
+                path = Path(folder) / f"{ASKED}{PARQUET}"
                 into = f"COPY ({split} ORDER BY part, picture) TO {quoted(str(path))} ({options})"
                 self._connection.execute(into)
                 data = path.read_bytes()
         except (OSError, duckdb.Error) as e:
             raise places.no_room(e) from e
-        places.write(places.joined(out, ASKED), data)
+        places.write(places.joined(out, self.name), data)
         return dict(self._connection.execute(f"SELECT part, count(*) FROM ({split}) GROUP BY 1 ORDER BY 1").fetchall())
 
     def prompted_otherwise(self, parts: Sequence[str]) -> int:

@@ -23,12 +23,17 @@ CLAIMS = "claims"
 HELD = "All that is left is in hand in another process, and is waited for. A claim of it: %s.lock"
 
 
+def claim_of(out: str, name: str) -> Path:
+    """The file that keeps others off something in the results: in them; where they are no folder here, in this
+    machine's cache."""
+    if not places.is_url(out):
+        return places.as_path(out) / CLAIMS / name
+    return cache_dir() / "locks" / f"{hashlib.sha256(out.encode()).hexdigest()[:16]}-{name}"
+
+
 def claim(task: Task) -> Path:
-    """The file that keeps others off a part: in the results; for those that are no folder here, in this machine's
-    cache."""
-    if not places.is_url(task.out):
-        return places.as_path(task.out) / CLAIMS / f"{task.part:06d}"
-    return cache_dir() / "locks" / f"{hashlib.sha256(task.out.encode()).hexdigest()[:16]}-{task.part:06d}"
+    """That of a part."""
+    return claim_of(task.out, f"{task.part:06d}")
 
 
 def here(tasks: Sequence[Task]) -> Iterator[Done]:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from guda_core.scoring import places
-from guda_core.scoring.listing import KEY, exact, json_rows, quoted, shared
+from guda_core.scoring.listing import exact, json_rows, quoted, shared
 from guda_core.scoring.table_rows import COLUMNS, Row
 
 log = logging.getLogger(__name__)
-FOLDER, ENDING = "parts", ".parquet"
+FOLDER, ENDING, KEY = "parts", ".parquet", "guda"
 MAGIC = b"PAR1"  # the last bytes of a Parquet file
 
 
@@ -94,25 +94,34 @@ def write(place: str, rows: Sequence[Row], *, of: str = "") -> None:
 
 def read(place: str, *, of: str = "") -> list[Row]:
     """The rows of a part; none where there is no such part, it is not whole, or its `origin` is another one (which is
-    logged)."""
+    logged).
+
+    Raises:
+        ReportError: it cannot be read now, and may be whole.
+    """
     import duckdb
 
-    if not places.is_file(place):
+    data = places.content(place)
+    if data is None:
         return []
     try:
-        with shared() as connection:
-            places.register(connection, place)
+        with tempfile.TemporaryDirectory(prefix="guda-", ignore_cleanup_errors=True) as folder, shared() as connection:
+            path = Path(folder) / f"part{ENDING}"  # else DuckDB's errors would not tell damage from a lost connection
+            path.write_bytes(data)
+            name = exact(str(path))
             ((_, told),) = connection.execute(
-                "SELECT key, value FROM parquet_kv_metadata(?) WHERE key = ?", [exact(place), KEY.encode()]
+                "SELECT key, value FROM parquet_kv_metadata(?) WHERE key = ?", [name, KEY.encode()]
             ).fetchall()
-            found = connection.execute(f"SELECT {', '.join(COLUMNS)} FROM read_parquet(?)", [exact(place)]).fetchall()
+            found = connection.execute(f"SELECT {', '.join(COLUMNS)} FROM read_parquet(?)", [name]).fetchall()
         rows = [dict(zip(COLUMNS, values, strict=True)) for values in found]
         said = json.loads(told)
         if of and said.get("of", of) != of:
             raise ValueError("it is another part, or of another table")
         if (said["rows"], said["sha256"]) != (len(rows), digest(rows)):
             raise ValueError("its rows are not those that were written")
-    except (OSError, ValueError, TypeError, KeyError, duckdb.Error) as e:
+    except OSError as e:
+        raise places.no_room(e) from e
+    except (ValueError, TypeError, KeyError, duckdb.Error) as e:
         log.warning("%s is not whole, so its pictures are scored again (%s).", place, str(e)[:200])
         return []
     return rows

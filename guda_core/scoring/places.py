@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path, PureWindowsPath
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
 
 from guda_core.data.images import MAX_BYTES, read_file
 from guda_core.errors import OptionError, ReportError, UnreadError
-from guda_core.held_files import remove_file
+from guda_core.held_files import PART, remove_file
 from guda_core.reports import bundle
 from guda_core.scoring import data_set_rows
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
+T = TypeVar("T")
 SCHEME = "://"
+ABSENT = (errno.ENOENT, errno.ENOTDIR)
+ODD = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)  # what a system says of names that no file here can have
 
 
 def is_url(place: str) -> bool:
@@ -81,6 +89,7 @@ def opened(place: str) -> tuple[AbstractFileSystem, str]:
 
     Raises:
         OptionError: nothing that is installed opens such places.
+        ReportError: the place cannot be reached now.
     """
     import fsspec
 
@@ -88,25 +97,61 @@ def opened(place: str) -> tuple[AbstractFileSystem, str]:
         fs, path = fsspec.core.url_to_fs(place)
     except (ImportError, ValueError) as e:
         raise OptionError(f"'{place}' cannot be opened. {e}") from e
+    except Exception as e:  # some ask their server at once
+        raise _not_now(place, e) from e
     return fs, path
+
+
+def _not_now(place: str, e: Exception) -> ReportError:
+    return ReportError(f"'{place}' cannot be read now ({e}). Try it again: nothing is lost.")
+
+
+def _fresh(place: str) -> tuple[AbstractFileSystem, str]:
+    """Likewise; what it remembers of its folders is forgotten."""
+    fs, path = opened(place)
+    fs.invalidate_cache()
+    return fs, path
+
+
+def _told(place: str, ask: Callable[[], T]) -> T | None:
+    """What is answered about a place; None where nothing is there.
+
+    Raises:
+        ReportError: there is no answer now, such as where a connection is lost.
+    """
+    try:
+        return ask()
+    except Exception as e:  # libraries of stores raise kinds of their own
+        code, here = getattr(e, "errno", None), not is_url(place)
+        absent = isinstance(e, FileNotFoundError | NotADirectoryError) or code in ABSENT
+        if absent or (here and (isinstance(e, ValueError) or code in ODD)):
+            return None
+        raise _not_now(place, e) from e
 
 
 def is_folder(place: str) -> bool:
     """Whether there is such a folder."""
-    return _asked(place, "isdir") if is_url(place) else os.path.isdir(as_path(place))  # noqa: PTH112  (any name)
+    if not is_url(place):
+        return os.path.isdir(as_path(place))  # noqa: PTH112  (any name)
+    fs, path = _fresh(place)
+    return fs.isdir(path)
 
 
 def is_file(place: str) -> bool:
-    """Whether there is such a file; a row of a data set is taken for one."""
+    """Whether there is such a file; a row of a data set is taken for one. Raises ReportError: it cannot be seen now."""
     if place.startswith(data_set_rows.PREFIX):
         return True
-    return _asked(place, "isfile") if is_url(place) else os.path.isfile(as_path(place))  # noqa: PTH113  (any name)
+    if not is_url(place):
+        return bool(_told(place, lambda: stat.S_ISREG(as_path(place).stat().st_mode)))
+    fs, path = _fresh(place)
+    return _told(place, lambda: fs.info(path)["type"]) == "file"
 
 
-def _asked(place: str, what: str) -> bool:
-    fs, path = opened(place)
-    fs.invalidate_cache()
-    return bool(getattr(fs, what)(path))
+def content(place: str) -> bytes | None:
+    """The bytes of a file, None where there is none. Raises ReportError: it cannot be read now."""
+    if is_url(place):
+        _fresh(place)
+    return _told(place, lambda: read(place))
 
 
 def read(place: str) -> bytes:
@@ -170,11 +215,45 @@ def write(place: str, data: bytes) -> None:
         return
     fs, path = opened(place)
     try:
-        fs.pipe_file(path, data)  # stores of objects show a file when all of it is there
-    except OSError as e:
+        if _is_written_into(fs):
+            _replace(fs, path, data)
+        else:
+            fs.pipe_file(path, data)  # stores of objects show a file when all of it is there
+    except Exception as e:  # libraries of stores raise kinds of their own
         raise ReportError(
-            f"{place} cannot be written ({e.strerror or e}). Free some space or name another place."
+            f"{place} cannot be written ({getattr(e, 'strerror', None) or e}). Free some space or name another place."
         ) from e
+
+
+def _is_written_into(fs: AbstractFileSystem) -> bool:
+    """Whether a file grows while it is written, and can be renamed, as with sftp, smb, hdfs and ftp."""
+    from fsspec import AbstractFileSystem as Plain
+
+    into = getattr(fs.pipe_file, "__func__", None) is Plain.pipe_file
+    return into and type(fs).mv is not Plain.mv
+
+
+def _replace(fs: AbstractFileSystem, path: str, data: bytes) -> None:
+    """Write a file beside another one, whose name it then takes, and its folders."""
+    folder = path.rpartition("/")[0]
+    aside = f"{folder}/{PART}{uuid4().hex}"
+    with suppress(Exception):  # what is missing then, the next line says
+        fs.makedirs(folder, exist_ok=True)
+    try:
+        fs.pipe_file(aside, data)
+        try:
+            fs.mv(aside, path)
+        except OSError as e:
+            if not (isinstance(e, FileExistsError) or e.errno == errno.EEXIST):
+                raise
+        is_left = _told(aside, lambda: fs.info(aside))
+    except BaseException:
+        with suppress(Exception):
+            fs.rm_file(aside)
+        raise
+    if is_left:  # smb refuses a name that is taken, and webhdfs does nothing; then it is gone for a moment
+        fs.rm_file(path)
+        fs.mv(aside, path)
 
 
 def no_room(e: Exception) -> ReportError:
@@ -196,12 +275,12 @@ def remove(place: str) -> None:
 
 
 def files(folder: str, ending: str) -> list[str]:
-    """The places of the files in a folder that end so, by name; none where there is no such folder."""
+    """The places of the files in a folder that end so, by name; none where there is no such folder. Raises ReportError:
+    it cannot be read now."""
     if not is_url(folder):
         return [str(p) for p in sorted(as_path(folder).glob(f"*{ending}")) if not p.name.startswith(".")]
-    fs, path = opened(folder)
-    fs.invalidate_cache()
-    found = fs.ls(path, detail=False) if fs.isdir(path) else []
+    fs, path = _fresh(folder)
+    found = _told(folder, lambda: fs.ls(path, detail=False)) or []
     return [fs.unstrip_protocol(p) for p in sorted(found) if p.endswith(ending)]
 
 
@@ -209,12 +288,12 @@ CHANGES = ("mtime", "LastModified", "last_modified", "updated", "ETag", "etag", 
 
 
 def marks(folder: str, ending: str) -> dict[str, str]:
-    """Place -> what is otherwise once the file is written again, of the files in a folder that end so, by name."""
+    """Place -> what is otherwise once the file is written again, of the files in a folder that end so, by name. Raises
+    ReportError: it cannot be read now."""
     if not is_url(folder):
         return {p: _mark(as_path(p)) for p in files(folder, ending)}
-    fs, path = opened(folder)
-    fs.invalidate_cache()
-    found = fs.ls(path, detail=True) if fs.isdir(path) else []
+    fs, path = _fresh(folder)
+    found = _told(folder, lambda: fs.ls(path, detail=True)) or []
     told = {f["name"]: repr([f.get("size"), *map(f.get, CHANGES)]) for f in found if f["name"].endswith(ending)}
     return {fs.unstrip_protocol(name): told[name] for name in sorted(told)}
 

@@ -46,8 +46,8 @@ class Task:
     """A part that is to be scored, in words that travel to another process or machine.
 
     pictures: so many are in the part. make_service: what makes the service there; the same object makes it once. out:
-    the folder of the results. methods: () for the default ones. listed: digest of the list of pictures that is meant.
-    parts: so many has the table.
+    the folder of the results. methods: () for the default ones. listed: the name of the list of pictures. parts: so
+    many has the table.
     """
 
     out: str
@@ -102,13 +102,14 @@ def agree(out: str, made_from: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
         OptionError: they were begun with something else.
+        ReportError: the file cannot be read now, or not be written.
     """
     place = places.joined(out, MADE_FROM)
     now = json.loads(json.dumps(made_from))
     before = None
-    if places.is_file(place):
+    if (data := places.content(place)) is not None:
         try:
-            before = made_from_in(places.read(place))
+            before = made_from_in(data)
         except ValueError:
             log.warning("%s is not whole and is written again.", place)
     if before is None:

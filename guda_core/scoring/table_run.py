@@ -1,9 +1,11 @@
 """A whole table: every part is one task, done here one after the other, or by workers.
 
     table.json    how many parts, when it was begun and by which version; written first
+    asked-*       the pictures of a run (`listing`); the next one removes it
     summary.html  written last (`page`)
 
-A run that was stopped, wherever and however, is started again by the same command: rows that are right are kept.
+A run that was stopped, wherever and however, is started again by the same command: rows that are right are kept. Runs
+of other pictures may go on beside it: the first one says how many parts there are, and each part is in one hand.
 """
 
 from __future__ import annotations
@@ -11,18 +13,20 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from guda_core import __version__
-from guda_core.errors import OptionError
+from guda_core.errors import OptionError, ReportError
 from guda_core.reports.bundle import json_text
 from guda_core.scoring import parts, places
-from guda_core.scoring.listing import Listing, as_text, parts_for
-from guda_core.scoring.part_jobs import here
+from guda_core.scoring.listing import LIST, PARQUET, Listing, as_text, parts_for
+from guda_core.scoring.part_jobs import claim_of, here
 from guda_core.scoring.scorer import WHY, Done, Task
 from guda_core.service import Service, find_effort
 from guda_core.versions import today
+from guda_core.work_queue import claimed
 
 log = logging.getLogger(__name__)
 FORMAT = 1
@@ -68,6 +72,7 @@ class Table:
 
         Raises:
             OptionError: no such picture, folder, table or effort, or the results are of another format.
+            ReportError: a place cannot be read now.
         """
         if not out or as_text(out) != out:
             raise OptionError("The name of the folder for the results is empty, or no text. Name one with --out.")
@@ -104,7 +109,7 @@ class Table:
     def tasks(self) -> list[Task]:
         """Write down what is asked, and give a task for every part that has pictures."""
         o, sizes = self.options, self.listing.write(self.out, self.parts)
-        more = (self.make_service, o.effort, o.methods, self.listing.digest, self.parts)
+        more = (self.make_service, o.effort, o.methods, self.listing.name, self.parts)
         return [Task(self.out, part, n, *more) for part, n in sizes.items()]
 
     def run(self, work: Work = here) -> Iterator[Total]:
@@ -114,14 +119,32 @@ class Table:
             OptionError: a method is unknown, or the results were begun with something else.
             ReportError: the results cannot be written, or `work` gave parts up.
         """
-        head = {"format": FORMAT, "parts": self.parts, "begun": today(), "guda_version": __version__}
-        if begun(self.out) is None:
-            places.write(places.joined(self.out, TABLE), json_text(head).encode())
-        so_far, total = dict[int, Done](), Total(len(self.listing))
-        for done in work(self.tasks()):
-            total = _added(total, done, so_far.get(done.part, Done(done.part, done.pictures)))
-            so_far[done.part] = replace(done, why={})
-            yield total
+        with claimed(claim_of(self.out, self.listing.name)):  # so that no other run removes the list
+            self._begin()
+            so_far, total = dict[int, Done](), Total(len(self.listing))
+            for done in work(self.tasks()):
+                total = _added(total, done, so_far.get(done.part, Done(done.part, done.pictures)))
+                so_far[done.part] = replace(done, why={})
+                yield total
+            self._remove_lists()
+
+    def _begin(self) -> None:
+        """Write down how many parts there are; where another run has done so, it is as many."""
+        with claimed(claim_of(self.out, TABLE), wait=True):
+            if begun(self.out) is None:
+                head = {"format": FORMAT, "parts": self.parts, "begun": today(), "guda_version": __version__}
+                places.write(places.joined(self.out, TABLE), json_text(head).encode())
+            self.parts = self._parts()
+
+    def _remove_lists(self) -> None:
+        """Remove the lists of runs before this one, but not of those that go on beside it."""
+        with suppress(OSError, ReportError):  # the next run tries it again
+            for place in places.files(self.out, PARQUET):
+                name = places.name_of(place)
+                if LIST.fullmatch(name) and name != self.listing.name:
+                    with claimed(claim_of(self.out, name)) as mine:
+                        if mine:
+                            places.remove(place)
 
 
 def _added(total: Total, now: Done, before: Done) -> Total:
@@ -136,14 +159,15 @@ def begun(out: str) -> dict[str, Any] | None:
 
     Raises:
         OptionError: it is damaged, or of another format.
+        ReportError: it cannot be read now.
     """
     place = places.joined(out, TABLE)
-    if not places.is_file(place):
+    if (data := places.content(place)) is None:
         return None
     try:
-        found = json.loads(places.read(place))
+        found = json.loads(data)
         its, parts = int(found["format"]), int(found["parts"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise OptionError(f"'{place}' is damaged. Name another folder for the results, or one with whole ones.") from e
     if its > FORMAT:
         raise OptionError(
