@@ -19,6 +19,7 @@ from uuid import uuid4
 PART = ".part-"  # how the name of a file begins that is not written whole yet
 HELD = (5, 32)  # Windows' error numbers
 NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EROFS)  # a disk cannot be asked for it
+STREAMS = (("/", "dev", "stdout"), ("/", "dev", "stderr"), ("/", "dev", "fd"))
 WAITS = (0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.5, 0.9)  # seconds between the tries
 
 
@@ -36,14 +37,21 @@ def replace_file(source: Path, target: Path) -> None:
     """As `move_file`, of a new file. Its content is on the disk before: else the new name could be there after a power
     cut, and the content not. Raises OSError: as `move_file`, or the content does not get there; some disks tell only
     then that they are full."""
-    if source.is_file() and os.access(source, os.W_OK):
-        with source.open("r+b") as f:
-            try:
-                os.fsync(f.fileno())
-            except OSError as e:
-                if e.errno not in NO_SYNC:
-                    raise
+    _bring_to_disk(source)
     move_file(source, target)
+
+
+def _bring_to_disk(path: Path) -> None:
+    try:
+        f = path.open("r+b")
+    except OSError:  # a folder, or another program holds it
+        return
+    with f:
+        try:
+            os.fsync(f.fileno())
+        except OSError as e:
+            if e.errno not in NO_SYNC:
+                raise
 
 
 def remove_file(path: Path) -> None:
@@ -76,7 +84,8 @@ def is_stdout(path: Path) -> bool:
 
 def write_anywhere(path: Path, pieces: Iterable[bytes]) -> None:
     """Write a file in one go, and its folders. A link goes on leading where it leads. Where nothing may take the place
-    of what is there - a pipe, the terminal, what /dev or /proc names - it is written into. Raises OSError."""
+    of what is there - a pipe, the terminal, an open file that /dev/fd or /proc names - it is written into. Raises
+    OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if is_stdout(path):  # opened anew it would lose what stands there
         try:
@@ -85,7 +94,7 @@ def write_anywhere(path: Path, pieces: Iterable[bytes]) -> None:
             sys.stdout.buffer.flush()
         except BrokenPipeError:  # the reader has had enough, as `head` has
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    elif (path.exists() and not path.is_file()) or path.parts[:2] in (("/", "dev"), ("/", "proc")):
+    elif (path.exists() and not path.is_file()) or path.parts[:3] in STREAMS or path.parts[:2] == ("/", "proc"):
         with path.open("wb") as f:
             f.writelines(pieces)
     else:

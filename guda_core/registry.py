@@ -23,7 +23,7 @@ class Registry(Mapping[str, Any]):
     """id -> member, in the order of registration; members of other packages come last.
 
     kind: what a member is, for messages, e.g. "method". group: of the entry points, e.g. "guda_core.methods".
-    members: id -> "module:attribute".
+    members: id -> "module:attribute". own: their ids, without those of other packages.
     """
 
     changes: ClassVar[int] = 0  # of all lists, by `add` and `remove`
@@ -31,6 +31,7 @@ class Registry(Mapping[str, Any]):
     def __init__(self, kind: str, group: str, members: Mapping[str, str]) -> None:
         self.kind, self.group = kind, group
         self._members: dict[str, Any] = dict(members)
+        self.own = frozenset(members)
         self._named: dict[str, set[str]] = {}  # id -> all lines that are known to name its member
         self._outside = False  # whether other packages' members have been looked up
         self._lock = RLock()

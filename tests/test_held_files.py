@@ -355,6 +355,35 @@ def test_a_files_content_is_on_the_disk_before_it_has_its_name(tmp_path, monkeyp
     assert order == [("sync", at), ("replace", at), ("replace", of)]
 
 
+def test_a_file_that_nobody_may_open_again_takes_its_place_all_the_same(tmp_path, monkeypatch):
+    """As where a virus scanner has the new file in hand: Python's `open` has no number of Windows' to wait by then."""
+    opened = Path.open
+
+    def refused(path, mode="r", *more, **named):
+        if "+" in mode:
+            raise PermissionError(13, "Permission denied")
+        return opened(path, mode, *more, **named)
+
+    monkeypatch.setattr(Path, "open", refused)
+    bundle.write(tmp_path / "a.zip", b"zip")
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("a.zip", b"zip")]
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no disk in memory there")
+def test_a_file_on_the_disk_in_memory_is_replaced_in_one_go(tmp_path):
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        path = Path(folder) / "a.json"
+        bundle.write(path, b"whole")
+
+        def pieces():
+            yield b"ha"
+            raise OSError(28, "No space left on device")
+
+        with pytest.raises(ReportError, match="No space left"):
+            bundle.write(path, pieces())
+        assert path.read_bytes() == b"whole"
+
+
 @pytest.fixture
 def full_at_the_end(monkeypatch):
     """A disk that says only when it is asked to write what it holds that it is full, as NFS and quotas do."""

@@ -178,6 +178,19 @@ def test_two_runs_of_different_pictures_begin_a_folder_together(tmp_path, folder
     assert {p.name for p in out.glob("asked*")} == {second.listing.name, "asked by me.parquet"}
 
 
+def test_a_run_keeps_its_list_when_the_same_command_beside_it_is_stopped(tmp_path, folder):
+    others, out = folder_of(tmp_path / "others", 1), tmp_path / "out"
+    first, second = (Table([str(folder)], str(out), LightService, QUICK).run() for _ in range(2))
+    assert next(first).done == next(second).done == 1
+    first.close()
+    next(second)
+    assert run(others, out, LightService).pictures == 1
+    assert list(second)[-1].done == 9
+    run(others, out, LightService)
+    (left,) = out.glob("asked*")
+    assert [p.name for p in out.glob("claims/asked*")] == [f"{left.name}.lock"]
+
+
 def test_a_refused_command_ends_no_run_that_goes_on(tmp_path, folder):
     others, out = folder_of(tmp_path / "others", 5), tmp_path / "out"
 

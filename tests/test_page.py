@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from guda_core import versions
 from guda_core.answers.verdict import OUT_OF_SCOPE, verdict
+from guda_core.attribution import METHODS
 from guda_core.errors import ReportError
 from guda_core.picture_records import Near, Shown, Strip, Tile
 from guda_core.records import MethodInfo
 from guda_core.reports import bundle
+from guda_core.reports import replay as replay_module
 from guda_core.reports.findings import Verdict
 from guda_core.reports.opened import scope_of, tell
 from guda_core.reports.page import IMAGE, fitting, page
@@ -190,7 +193,9 @@ def packed(found: re.Match[bytes]) -> bytes:
     return base64.b64encode(out.getvalue())
 
 
-def test_a_page_that_says_another_thing_than_its_record_is_found(service, query, tmp_path):
+def test_a_page_that_says_another_thing_than_its_record_is_found(service, query, tmp_path, monkeypatch):
+    for module in (versions, replay_module):
+        monkeypatch.setattr(module, "__version__", "0.2.0")
     strip = Strip("guda", query.pixels, {"noto": query.pixels}, {"noto": 1.0}, 0.5)
     shown = Shown(strip, (Tile("noto", query.pixels, 0.5, -3.0),), 4, 2.0, (Near("noto", 0.5, "cat"),))
     files = opened(made(service, query, shown=shown))
@@ -218,6 +223,20 @@ def test_a_page_that_says_another_thing_than_its_record_is_found(service, query,
     assert isinstance(v, Verdict) and v.outcome == "equal"
     said = [c.sentence() for c in v.environment if c.where == name]
     assert said == ["report.html: a page of guda_core 0.2.0.later in the report, not checked now."]
+
+
+@pytest.mark.parametrize("why", ["a version in the making", "a method of another package"])
+def test_a_page_that_may_say_the_same_in_other_words_is_told_and_not_judged(service, query, tmp_path, monkeypatch, why):
+    if why == "a method of another package":
+        monkeypatch.setattr(METHODS, "own", METHODS.own - {"clip"})
+    for module in (versions, replay_module):
+        monkeypatch.setattr(module, "__version__", "0.2.0" if "package" in why else "0.2.0.dev0")
+    (tmp_path / "r.zip").write_bytes(made(service, query))
+    known = {m: replace(i, name=f"{i.name} (new)") for m, i in service.methods().items()}
+    monkeypatch.setattr(type(service), "methods", lambda self: known)
+    *_, v = replay(read_report(tmp_path / "r.zip"), service)
+    assert isinstance(v, Verdict) and v.outcome == "equal"
+    assert [c.before for c in v.environment if c.where == "report.html"] == ["not what report.json says"]
 
 
 def test_what_does_not_belong_together_is_left_out(service, query, tmp_path):

@@ -13,12 +13,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from guda_core import __version__
 from guda_core.errors import OptionError, ReportError
+from guda_core.held_files import remove_file
 from guda_core.reports.bundle import json_text
 from guda_core.scoring import parts, places
 from guda_core.scoring.listing import LIST, PARQUET, Listing, as_text, parts_for
@@ -119,10 +120,13 @@ class Table:
             OptionError: a method is unknown, or the results were begun with something else.
             ReportError: the results cannot be written, or `work` gave parts up.
         """
-        with claimed(claim_of(self.out, self.listing.name)):  # so that no other run removes the list
+        claim = claim_of(self.out, self.listing.name)
+        with ExitStack() as stack:
+            mine = stack.enter_context(claimed(claim))  # so that no other run removes the list
             self._begin()
             so_far, total = dict[int, Done](), Total(len(self.listing))
             for done in work(self.tasks()):
+                mine = mine or stack.enter_context(claimed(claim))  # the same command had it, and has ended
                 total = _added(total, done, so_far.get(done.part, Done(done.part, done.pictures)))
                 so_far[done.part] = replace(done, why={})
                 yield total
@@ -142,9 +146,11 @@ class Table:
             for place in places.files(self.out, PARQUET):
                 name = places.name_of(place)
                 if LIST.fullmatch(name) and name != self.listing.name:
-                    with claimed(claim_of(self.out, name)) as mine:
+                    with claimed(claim := claim_of(self.out, name)) as mine:
                         if mine:
                             places.remove(place)
+                    if mine:
+                        remove_file(claim.with_name(f"{claim.name}.lock"))
 
 
 def _added(total: Total, now: Done, before: Done) -> Total:
