@@ -68,7 +68,7 @@ class FakeService:
 
     def provenance(self) -> Provenance:
         made = fake_provenance(self.group_set, dict.fromkeys((*self.unavailable, *self.missing), REASON))
-        return replace(made, caveats={"": self.caveat})
+        return replace(made, methods=self.methods(), caveats={"": self.caveat})
 
     def methods(self) -> dict[str, MethodInfo]:
         return {**METHODS, "logo": LOGO} if self.oracle else METHODS

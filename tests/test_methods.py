@@ -540,7 +540,7 @@ def test_no_method_is_named_outside_its_room():
         "data/embeddings.py": {"clip"},  # a kind of encoder
         "data/encoders.py": {"clip"},
         "publishing/hub_card.py": {"guda"},  # a tag
-        "scoring/listing.py": {"guda"},  # the key of what a Parquet file tells of itself
+        "scoring/parts.py": {"guda"},  # the key of what a Parquet file tells of itself
         "unlearning/group_jobs.py": {"logo"},  # the folder of an own oracle
         "unlearning/run.py": {"clip"},
         "reports/record.py": {"clip"},  # the key of the CLIP's hashes in a record

@@ -52,6 +52,9 @@ class AsOnWindows(PureWindowsPath):
     def open(self, *args, **kwargs):
         return Path(self.name).open(*args, **kwargs)
 
+    def stat(self, **named):
+        return Path(self.name).stat(**named)
+
 
 @pytest.fixture
 def windows(tmp_path, monkeypatch) -> Path:

@@ -13,6 +13,7 @@ import os
 import shutil
 import struct
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -37,7 +38,7 @@ NO_PASSPHRASE = (
 
 def refuse_open(key: Path) -> None:
     """Raises ReportError where others may read a private key that is one's own, as OpenSSH does."""
-    if os.name == "nt":
+    if sys.platform == "win32":
         return
     told = key.stat()
     if told.st_uid == os.getuid() and told.st_mode & 0o077:
