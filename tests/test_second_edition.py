@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import time
 
 import numpy as np
@@ -144,6 +145,18 @@ def test_the_packed_file_brings_every_picture_back(home):
     (root / "bad.npz").write_bytes(b"no")
     with pytest.raises(DataError, match="is not what"):
         list(one_file.unpack(root / "bad.npz", group_set))
+
+
+def test_a_held_out_picture_that_is_trained_on_under_another_name_is_not_packed(home, tmp_path, monkeypatch):
+    root, group_set, _ = home
+    shutil.copytree(root / "cache" / "data", tmp_path / "data")
+    manifest = json.loads((tmp_path / "data" / "tiny" / "manifest.json").read_text())
+    own = manifest["pictures"][IDS[0]]
+    own[HELD[0]] = own["other"]
+    (tmp_path / "data" / "tiny" / "manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.setenv("GUDA_CACHE", str(tmp_path))
+    with pytest.raises(DataError, match=r"held out, but other .* same picture"):
+        list(one_file.pack(group_set, tmp_path / "p.npz"))
 
 
 def test_everything_is_made_once(home, made):

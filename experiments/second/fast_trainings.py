@@ -143,7 +143,9 @@ def train_clip(
     def loss_of(b: Batch) -> Tensor:
         x = jittered(to_unit(pixels[b["at"]]), b["flip"], b["moves"], config.shift)
         # without a mask: the end of a text sees only what stands before it
-        logits = model(pixel_values=x, input_ids=tokens[b["at"], b["caption"]]).logits_per_image.float()  # (B, B)
+        found = model(pixel_values=x, input_ids=tokens[b["at"], b["caption"]])
+        with torch.autocast(x.device.type, enabled=False):  # in bfloat16, a logit of 50 would be off by 0.1
+            logits = model.logit_scale.exp() * found.image_embeds.float() @ found.text_embeds.float().t()  # (B, B)
         number = numbers[b["at"], b["caption"]]
         same = (number[:, None] == number[None, :]).float()
         target = same / same.sum(dim=1, keepdim=True)

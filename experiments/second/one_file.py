@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +48,29 @@ def _kept(group_set: GroupSet, whole: bool) -> Callable[[str], bool]:
     return lambda name: whole or normal(name) in own
 
 
+def _check_held_out(group_set: GroupSet, hashes: Mapping[str, Mapping[str, str]]) -> None:
+    held = {normal(o) for o in group_set.held_out_objects}
+    every = {
+        sha256: f"{o} ({g})" for g, found in hashes.items() for o, sha256 in found.items() if normal(o) not in held
+    }
+    for g, found in hashes.items():
+        if same := [(o, every[sha256]) for o, sha256 in found.items() if normal(o) in held and sha256 in every]:
+            raise DataError(
+                f"{same[0][0]} ({g}) is held out, but {same[0][1]}, which is trained on, is the same picture."
+            )
+
+
 def pack(group_set: GroupSet, path: Path, *, whole: bool = True) -> Iterator[float]:
     """Write the file; yields the fraction done. whole: with the pictures of other objects.
 
     Raises:
-        DataError: the pictures were not fetched.
+        DataError: the pictures were not fetched, or one that is held out is also trained on, under another name.
     """
     folder, keep = Iconify(group_set).folder, _kept(group_set, whole)
     if not (folder / "manifest.json").is_file():
         raise DataError(f"No pictures in {folder}. Run `python -m guda_core groups fetch` first (it needs npm).")
     manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    _check_held_out(group_set, manifest["pictures"])
     files: list[bytes] = []
     objects: dict[str, list[str]] = {}
     for i, gid in enumerate(group_set.groups):
