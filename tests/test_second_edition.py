@@ -249,7 +249,7 @@ def test_what_is_there_in_half_is_made_again_and_is_not_sent(made, tmp_path, lac
 
 def test_the_next_call_on_a_machine_sends_what_did_not_fit_before(home, made, monkeypatch):
     """Until everything went out, each file once, into parcels that may lie in one folder."""
-    (made.work / parcels.SENT).unlink()
+    (made.work / parcels.SENT).unlink(missing_ok=True)
     everything = [p for u in in_order.results(ASKED, made.work) for p in u]
     each = sum(p.stat().st_size for p in everything) // (2 * parcels.MOST) + 50_000
     monkeypatch.setitem(parcels.send.__kwdefaults__, "limit", parcels.ROOM + each)
@@ -269,6 +269,20 @@ def test_the_next_call_on_a_machine_sends_what_did_not_fit_before(home, made, mo
     assert parcels.MOST < len(names) == len(set(names))
     assert parcels.take_back(home[0] / "calls", home[0] / "joined") == [f"{len(found)} files came back."]
     assert all((home[0] / "joined" / p.relative_to(made.work)).read_bytes() == p.read_bytes() for p in everything)
+
+
+def test_a_call_that_is_killed_while_it_sends_has_sent_nothing(home, made, monkeypatch):
+    (made.work / parcels.SENT).unlink(missing_ok=True)
+    order = order_of(home[0], "work")
+    order.out = home[0] / "killed"
+    order.send()
+    files, following = parcels.sent(made.work)
+    assert files == parcels.known(order.out) and following == 2
+    monkeypatch.setattr(parcels.zipfile.ZipFile, "writestr", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        order.send()
+    assert parcels.sent(made.work) == ({}, 1 + parcels.MOST)
+    order_of(home[0], "never-begun").send()  # after an error of the first step: nothing else is to go wrong
 
 
 def test_another_scale_is_refused(home, made):

@@ -125,6 +125,7 @@ class Order:
     def send(self) -> None:
         """Everything that is finished, into parcels."""
         before, first = self.before
+        parcels.note_sent(self.work, before, first + parcels.MOST)  # this much is true if it is killed meanwhile
         out, left = parcels.send(results(self.asked, self.work), self.work, self.out, before=before, first=first)
         parcels.note_sent(self.work, before | out, max(first, parcels.next_number(self.out)))
         if left:

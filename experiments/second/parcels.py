@@ -91,6 +91,7 @@ def sent(work: Path) -> tuple[dict[str, str], int]:
 
 def note_sent(work: Path, files: Mapping[str, str], following: int) -> None:
     """Keep what `sent` gives."""
+    work.mkdir(parents=True, exist_ok=True)
     with replacing(work / SENT) as aside:
         aside.write_text(json.dumps({"files": dict(files), "next": following}), encoding="utf-8")
 
