@@ -13,6 +13,8 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
+from experiments import lossless
+from experiments.benchmark import queries
 from experiments.benchmark.queries import QueryConfig
 from experiments.benchmark.scores import ScoreConfig
 from experiments.logo.retrained_delta import LiveConfig
@@ -183,9 +185,9 @@ def test_values_are_those_that_the_product_scores_with(made):
     strata = second_oracle.make_strata(model.schedule, 3, TINY.scores.rule)
     with np.load(made.work / "logo" / "unet-full-s3" / "values.npz") as z:
         found = {k: z[k] for k in z.files}
-    for draw, queries in second_oracle.opened(made.work).queries.items():
-        assert found[draw].shape == (len(queries), 3, 2)
-        q = queries[1]
+    for draw, asked in second_oracle.opened(made.work).queries.items():
+        assert found[draw].shape == (len(asked), 3, 2)
+        q = asked[1]
         draws = likelihood.draw_times(q.image_hash, strata, TINY.scores.columns.stop)
         wanted = likelihood.kl_values(model, q.latent, model.embed([q.prompt]), draws, TINY.scores.columns)
         np.testing.assert_allclose(found[draw][1], wanted, rtol=1e-3)
@@ -196,8 +198,8 @@ def test_the_next_machine_goes_on_from_what_came_back(home, made):
     root = home[0]
     back = root / "back"
     one = "logo/unet-without-noto-s4"
-    files = [p for p in in_order.results(ASKED, made.work) if one not in p.as_posix()]
-    assert parcels.send(files, made.work, back, before={}) == []
+    units = [u for u in in_order.results(ASKED, made.work) if one not in u[-1].as_posix()]
+    assert parcels.send(units, made.work, back, before={})[1] == []
     order = order_of(root, "second-machine", came_back=back)
     assert in_order.everything(order, root / "pictures.npz")
     assert set(order.seconds) == {"vae", "clip", "unet", "queries", "quality", "unet-without-noto-s4"}
@@ -212,7 +214,7 @@ def test_the_other_seeds_need_neither_model_nor_pictures(home, made):
     """On a machine that has the packed latents and the CLIP alone, the trainings are the same."""
     root = home[0]
     files, numbers = root / "oracle-files", {p.name for p in made.out.glob("*.zip")}
-    in_order.for_other_seeds(ASKED, made.work, root / "pictures.npz", files, made.out)
+    in_order.for_other_seeds(ASKED, made.work, root / "pictures.npz", files, made.say, made.out)
     assert all("train/clip/" in n for n in parcels.known(files))
     order = order_of(root, "bare", given=files)
     assert in_order.other_seeds(order)
@@ -232,16 +234,79 @@ def test_the_other_seeds_need_neither_model_nor_pictures(home, made):
         in_order.other_seeds(order)
 
 
-def test_a_model_that_did_not_come_back_is_made_again(home, made):
-    """The values of the first seed are there, its coded model is not."""
-    one = second_oracle.trainings(ASKED)[1]
-    assert second_oracle.is_trained(ASKED, made.work, one)
-    folder = made.work / "live" / str(one.exclude)
-    folder.rename(made.work / "aside")
+def is_trained(work) -> bool:
+    return second_oracle.is_trained(ASKED, work, second_oracle.trainings(ASKED)[1])
+
+
+@pytest.mark.parametrize(
+    ("lacks", "done"),
+    [
+        ("live/twemoji", is_trained),
+        ("live/twemoji/network.safetensors", is_trained),
+        ("figures/fresh/queries.npz", lambda work: second_stages.are_drawn(ASKED, work)),
+        ("train/unet-full-s3/diffusion_pytorch_model.safetensors", lambda work: second_stages.full_done(ASKED, work)),
+    ],
+)
+def test_what_is_there_in_half_is_made_again_and_is_not_sent(made, tmp_path, lacks, done):
+    """The record is there, and what it is of is not."""
+    units = list(in_order.results(ASKED, made.work))
+    assert done(made.work)
+    (made.work / lacks).rename(tmp_path / "aside")
     try:
-        assert not second_oracle.is_trained(ASKED, made.work, one)
+        assert not done(made.work)
+        left = list(in_order.results(ASKED, made.work))
+        assert len(left) == len(units) - 1 and not any(lacks in p.as_posix() for u in left for p in u)
     finally:
-        (made.work / "aside").rename(folder)
+        (tmp_path / "aside").rename(made.work / lacks)
+
+
+def test_the_next_call_on_a_machine_sends_what_did_not_fit_before(home, made, monkeypatch):
+    """Until everything went out, each file once, into parcels that may lie in one folder."""
+    (made.work / parcels.SENT).unlink(missing_ok=True)
+    everything = [p for u in in_order.results(ASKED, made.work) for p in u]
+    each = sum(p.stat().st_size for p in everything) // (2 * parcels.MOST) + 50_000
+    monkeypatch.setitem(parcels.send.__kwdefaults__, "limit", parcels.ROOM + each)
+    found, names, said = [], [], []
+    (home[0] / "calls").mkdir()
+    for i in range(4):
+        order, before = order_of(home[0], "work"), len(said)
+        order.out, order.say = home[0] / f"call-{i}", said.append
+        order.send()
+        order.send()  # as after every stage: the same again
+        found += parcels.known(order.out)
+        names += [p.name for p in order.out.iterdir()]
+        for p in order.out.iterdir():
+            p.rename(home[0] / "calls" / p.name)
+        assert (len(said) > before) == (len(found) < len(everything))
+    assert len(found) == len(set(found)) == len(everything)
+    assert parcels.MOST < len(names) == len(set(names))
+    assert parcels.take_back(home[0] / "calls", home[0] / "joined") == [f"{len(found)} files came back."]
+    assert all((home[0] / "joined" / p.relative_to(made.work)).read_bytes() == p.read_bytes() for p in everything)
+
+
+def test_a_call_that_is_killed_while_it_sends_has_sent_nothing(home, made, monkeypatch):
+    (made.work / parcels.SENT).unlink(missing_ok=True)
+    order = order_of(home[0], "work")
+    order.out = home[0] / "killed"
+    order.send()
+    files, following = parcels.sent(made.work)
+    assert files == parcels.known(order.out) and following == 2
+    monkeypatch.setattr(parcels.zipfile.ZipFile, "writestr", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        order.send()
+    assert parcels.sent(made.work) == ({}, 1 + parcels.MOST)
+    order_of(home[0], "never-begun").send()  # after an error of the first step: nothing else is to go wrong
+
+
+def test_another_scale_is_refused(home, made):
+    seldom = dataclasses.replace(TINY, vae=dataclasses.replace(TINY.vae, loop=loop(2, 2, seed=1, checkpoint_s=9.0)))
+    assert second_stages.vae_done(dataclasses.replace(ASKED, edition=seldom), made.work)
+    order = order_of(home[0], "work")
+    order.asked = dataclasses.replace(ASKED, edition=TINY.scaled(1.5))
+    assert not in_order.everything(order, home[0] / "pictures.npz")
+    assert set(order.failed) == {"vae", "clip"} and all("`--scale`" in why for why in order.failed.values())
+    with pytest.raises(TrainingError, match="'unet-full-s3' was trained with other settings"):
+        second_stages.full_done(order.asked, made.work)
 
 
 def test_when_the_minutes_are_over_the_rest_is_left(home):
@@ -290,18 +355,53 @@ def test_results_are_cut_into_parcels(tmp_path):
     for name, size in sizes.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(rng.bytes(size))
-    files, limit = [root / n for n in sizes], parcels.ROOM + 150_000
-    assert parcels.send(files, root, tmp_path / "out", before={}, limit=limit) == []
+    units, limit = [[root / n] for n in sizes], parcels.ROOM + 150_000
+    out, left = parcels.send(units, root, tmp_path / "out", before={}, limit=limit)
+    assert list(out) == list(sizes) and left == []
     assert len(list((tmp_path / "out").iterdir())) == 4
     assert all(p.stat().st_size <= limit for p in (tmp_path / "out").iterdir())
-    assert parcels.take_back(tmp_path / "out", tmp_path / "new") == 3
+    assert parcels.take_back(tmp_path / "out", tmp_path / "new") == ["3 files came back."]
     assert all((root / n).read_bytes() == (tmp_path / "new" / n).read_bytes() for n in sizes)
     (tmp_path / "out" / "second-2.zip").unlink()  # a part of the large one
     assert set(parcels.known(tmp_path / "out")) == {"b.bin", "c.bin"}
-    left = parcels.send(files[::-1], root, tmp_path / "x", before={}, limit=parcels.ROOM + 40_000)
+    _, left = parcels.send(units[::-1], root, tmp_path / "x", before={}, limit=parcels.ROOM + 40_000)
     assert left == ["a/large.bin"] and set(parcels.known(tmp_path / "x")) == {"b.bin", "c.bin"}
-    assert parcels.send(files, root, tmp_path / "x", before=parcels.known(tmp_path / "out"), first=2) == []
+    assert not parcels.send(units, root, tmp_path / "x", before=parcels.known(tmp_path / "out"), first=2)[1]
     assert {p.name for p in (tmp_path / "x").iterdir()} == {"second-1.zip", "second-2.zip"}
+
+
+def test_what_is_of_use_only_together_comes_back_whole_or_not_at_all(tmp_path):
+    root, rng = tmp_path / "root", np.random.default_rng(0)
+    sizes = {"a/weights": 100_000, "a/record": 100, "b/weights": 400_000, "b/record": 100, "c": 200_000}
+    for name, size in sizes.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(rng.bytes(size))
+    a, b, c = ([root / n for n in sizes if n.startswith(x)] for x in "abc")
+    _, left = parcels.send([a, b, c], root, tmp_path / "out", before={}, limit=parcels.ROOM + 90_000)
+    assert left == ["b/weights", "b/record"] and set(parcels.known(tmp_path / "out")) == {"a/weights", "a/record", "c"}
+    (tmp_path / "out" / "second-1.zip").unlink()
+    new = tmp_path / "new"
+    said = parcels.take_back(tmp_path / "out", new)
+    assert said == ["1 files came back.", "a/record is left out: a/weights did not come back whole."]
+    assert [p.name for p in new.rglob("*")] == ["c"]
+    before = parcels.known(tmp_path / "out")
+    out, _ = parcels.send([a], root, tmp_path / "out", before=before, first=10)
+    assert set(out) == {"a/weights"}
+    assert parcels.take_back(tmp_path / "out", new) == ["2 files came back."]  # of two calls
+    (new / "a/weights").unlink()
+    assert parcels.take_back(tmp_path / "out", new) == ["1 files came back."]
+    (new / "a/weights").unlink()
+    (new / "a/record").write_text("of another training")
+    assert parcels.take_back(tmp_path / "out", new) == ["0 files came back."]
+
+
+def test_pictures_are_kept_in_half_the_room(tmp_path):
+    seen = np.stack(list(queries.pictures(paths.BENCHMARKS)))[::25]  # of the first edition, as one array
+    arrays = lossless.joined(map(lossless.coded, seen))
+    np.savez(tmp_path / queries.PICTURES, pictures=arrays["pictures"], ends=arrays["ends"])
+    np.savez_compressed(tmp_path / "pixels.npz", generated=seen)
+    assert np.array_equal(np.stack(list(queries.pictures(tmp_path))), seen)
+    assert (tmp_path / queries.PICTURES).stat().st_size < 0.7 * (tmp_path / "pixels.npz").stat().st_size
 
 
 def test_the_nearest_picture_by_closed_form():

@@ -12,7 +12,8 @@ before any is taken again; real ones are at most half of a group's held-out pict
 the others (`guda_core.data.reserved`).
 
 Plans are a function of the settings alone. Generated pictures are kept beside the plan (`queries.npz`): they are then
-the same on every machine; real ones belong to their authors and are named by hash and taken from the data cache.
+the same on every machine; real ones belong to their authors and are named by hash and taken from the data cache. The
+file holds them as `experiments.lossless` has them, older ones as one array.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from experiments import lossless
 from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import Item as Picture
 from guda_core.data.dataset import described
@@ -37,6 +39,7 @@ from guda_core.errors import DataError
 from guda_core.records import GroupSet, Query
 from guda_core.versions import versions
 
+RECORD, PICTURES = "queries.json", "queries.npz"
 SETS = ("generated", "generated-blend", "real")
 
 
@@ -156,7 +159,7 @@ def write(
     apart: Collection[tuple[str, str]] = (),
     name: str = "",
 ) -> Iterator[float]:
-    """Generate the pictures and write `queries.npz` and, last, `queries.json`; yields the fraction done. apart: see
+    """Generate the pictures and write PICTURES and, last, RECORD; yields the fraction done. apart: see
     `plan`; name: of these queries, "" for the first draw."""
     items = plan(group_set, config, apart)
     held, size = _held_out(group_set), model.card.resolution
@@ -169,8 +172,8 @@ def write(
         yield len(pixels) / len(made)
     real = [held[i.groups[0], i.object].image(size) for i in items if i.set == "real"]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "queries.json").unlink(missing_ok=True)
-    np.savez_compressed(folder / "queries.npz", generated=np.stack(pixels))
+    (folder / RECORD).unlink(missing_ok=True)
+    np.savez(folder / PICTURES, **lossless.joined(map(lossless.coded, pixels)))
     record = {
         "command": command,
         **({"name": name} if name else {}),
@@ -181,7 +184,7 @@ def write(
         "versions": versions(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    (folder / "queries.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -196,6 +199,12 @@ class Queries:
     def where(self, set_name: str) -> np.ndarray:
         """Places of a set's queries."""
         return np.array([i for i, x in enumerate(self.items) if x.set == set_name])
+
+
+def pictures(folder: Path) -> Iterator[np.ndarray]:
+    """The generated pictures, in order."""
+    with np.load(folder / PICTURES, allow_pickle=False) as z:
+        return iter(z["generated"]) if "generated" in z.files else lossless.read(z)
 
 
 def read(folder: Path, group_set: GroupSet, model: BaseModel) -> Queries:
@@ -213,8 +222,7 @@ def read(folder: Path, group_set: GroupSet, model: BaseModel) -> Queries:
             f"{folder / 'queries.json'} to draw new ones."
         )
     held, size = _held_out(group_set), model.card.resolution
-    with np.load(folder / "queries.npz", allow_pickle=False) as z:
-        generated = iter(z["generated"])
+    generated = pictures(folder)
     queries, items = [], []
     for entry in record["items"]:
         expected = entry.pop("pixels_sha256")

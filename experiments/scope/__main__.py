@@ -23,6 +23,7 @@ import numpy as np
 import typer
 
 from experiments import foreign
+from experiments.benchmark import queries
 from experiments.commands import program
 from guda_core.attribution import scope_fit, scope_material, scope_signals
 from guda_core.attribution.scope import Rule, fit_of
@@ -45,8 +46,7 @@ def drawn() -> Kind:
     """The pictures that the model drew for the benchmark, of one style and of two, each with its seed."""
     found = json.loads((BENCHMARKS / "queries.json").read_text(encoding="utf-8"))["items"]
     names = [f"{i['set']} {i['object']}" for i in found if i["set"].startswith("generated")]
-    with np.load(BENCHMARKS / "queries.npz") as z:
-        return Kind(z["generated"], tuple(names))
+    return Kind(np.stack(list(queries.pictures(BENCHMARKS))), tuple(names))
 
 
 def material(service: LocalService, c: ScopeConfig) -> Material:

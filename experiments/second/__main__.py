@@ -163,7 +163,7 @@ def pack_oracle(
     from experiments.second import in_order
 
     asked = _asked("cpu", scale, True)
-    in_order.for_other_seeds(asked, work.absolute(), file.absolute(), to.absolute(), came_back)
+    in_order.for_other_seeds(asked, work.absolute(), file.absolute(), to.absolute(), say, came_back)
     say(f"{to}: {sum(p.stat().st_size for p in to.iterdir()) / 2**20:.1f} MiB")
 
 

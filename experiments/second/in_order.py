@@ -15,12 +15,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from experiments.logo.trainings import Job as Training
 from experiments.second import parcels, second_oracle, second_quality, second_stages
-from experiments.second.edition import Asked
+from experiments.second.edition import Asked, at
 from experiments.train import stages
 from guda_core.errors import TrainingError
 from guda_core.jobs.driver import Pool, work_through
@@ -112,34 +113,39 @@ class Order:
                     return False
         return True
 
+    @cached_property
+    def before(self) -> tuple[dict[str, str], int]:
+        """What went out before this call, and the number of its first parcel."""
+        folders = [f for f in (self.given, self.came_back) if f is not None]
+        files, following = parcels.sent(self.work)
+        for folder in folders:
+            files |= parcels.known(folder)
+        return files, max(following, parcels.next_number(*folders))
+
     def send(self) -> None:
         """Everything that is finished, into parcels."""
-        folders = [f for f in (self.given, self.came_back) if f is not None]
-        before, first = {k: v for f in folders for k, v in parcels.known(f).items()}, parcels.next_number(*folders)
-        left = parcels.send(results(self.asked, self.work), self.work, self.out, before=before, first=first)
+        before, first = self.before
+        parcels.note_sent(self.work, before, first + parcels.MOST)  # this much is true if it is killed meanwhile
+        out, left = parcels.send(results(self.asked, self.work), self.work, self.out, before=before, first=first)
+        parcels.note_sent(self.work, before | out, max(first, parcels.next_number(self.out)))
         if left:
-            self.say(f"No room for {len(left)} files, such as {left[0]}. They stay in {self.work}.")
+            self.say(
+                f"No room for {len(left)} files, such as {left[0]}. They go out with the next call on this machine."
+            )
 
 
-def results(asked: Asked, work: Path) -> Iterator[Path]:
-    """Every finished file that should come back, the most worthy first."""
-    train = work / "train"
+def results(asked: Asked, work: Path) -> Iterator[list[Path]]:
+    """Everything finished that should come back, unit by unit, the most worthy first. Trainings come after the queries:
+    their values are of no use without them."""
+    at(work)
     for name in ("vae", "clip", stages.unet_name(None, asked.edition.seeds[0])):
-        if (train / name / "stage.json").is_file():
-            yield from sorted(p for p in (train / name).iterdir() if p.is_file())
-    figures = work / second_stages.FIGURES
-    names = (second_quality.FILE, second_quality.SHEET, "trial.json")
-    wanted = [work / n for n in names]
-    wanted += [f / n for f in (figures, figures / "fresh") for n in ("queries.json", "queries.npz")]
-    yield from (p for p in wanted if p.is_file())
-    if not (work / second_stages.PACKED).is_file():
-        return
-    for one in second_oracle.trainings(asked):
-        folder = work / "logo" / one.name
-        if (folder / second_oracle.RECORD).is_file():
-            if second_oracle.is_coded(asked, one):
-                yield from sorted(p for p in (work / "live" / str(one.exclude)).iterdir() if p.is_file())
-            yield from (folder / n for n in (second_oracle.RECORD, second_oracle.VALUES))
+        if second_stages.is_there(name):
+            yield second_stages.files_of(name)
+    units = [second_stages.query_files(folder) for folder in second_stages.query_folders()]
+    units += [[work / second_quality.SHEET, work / second_quality.FILE], [work / "trial.json"]]
+    if (work / second_stages.PACKED).is_file():
+        units += [second_oracle.files_of(asked, one) for one in second_oracle.trainings(asked)]
+    yield from (unit for unit in units if all(p.is_file() for p in unit))
 
 
 def _one_training_s(asked: Asked) -> float:
@@ -183,7 +189,8 @@ def everything(order: Order, file: Path) -> bool:
     asked, work = order.asked, order.work
     second_stages.started(asked, work)
     if order.came_back is not None:
-        order.say(f"{parcels.take_back(order.came_back, work)} files came back.")
+        for line in parcels.take_back(order.came_back, work):
+            order.say(line)
     for _ in second_stages.pictures(asked, work, file):
         pass
     side_by_side = [second_stages.job(n, asked, work) for n in ("vae", "clip")]
@@ -205,7 +212,7 @@ def everything(order: Order, file: Path) -> bool:
     return on and _oracle(order, second_oracle.trainings(order.asked)) and not order.failed
 
 
-def for_other_seeds(asked: Asked, work: Path, file: Path, to: Path, came_back: Path | None = None) -> None:
+def for_other_seeds(asked: Asked, work: Path, file: Path, to: Path, say: Say, came_back: Path | None = None) -> None:
     """Write what `other_seeds` needs into a folder: the packed latents, and a parcel with the CLIP. file: the packed
     pictures.
 
@@ -214,7 +221,8 @@ def for_other_seeds(asked: Asked, work: Path, file: Path, to: Path, came_back: P
     """
     second_stages.started(asked, work)
     if came_back is not None:
-        parcels.take_back(came_back, work)
+        for line in parcels.take_back(came_back, work):
+            say(line)
     for _ in second_stages.pictures(asked, work, file):
         pass
     if not (work / second_stages.PACKED).is_file():
@@ -223,9 +231,8 @@ def for_other_seeds(asked: Asked, work: Path, file: Path, to: Path, came_back: P
         second_stages.pack(asked, work)
     to.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(work / second_stages.PACKED, to / second_stages.PACKED)
-    files = sorted(p for p in (work / "train" / "clip").iterdir() if p.is_file())
     first = parcels.next_number(*([came_back] if came_back is not None else []))
-    parcels.send(files, work, to, before={}, first=first)
+    parcels.send([second_stages.files_of("clip")], work, to, before={}, first=first)
 
 
 def other_seeds(order: Order) -> bool:
@@ -240,8 +247,10 @@ def other_seeds(order: Order) -> bool:
     second_stages.started(order.asked, order.work)
     for folder in (files, order.came_back):
         if folder is not None:
-            parcels.take_back(folder, order.work)
+            for line in parcels.take_back(folder, order.work):
+                order.say(line)
     second_stages.need("clip")
+    second_stages.check_settings(order.asked, "clip")
     if not (files / second_stages.PACKED).is_file():
         raise TrainingError(f"There is no {second_stages.PACKED} in {files}. `pack-oracle` writes it.")
     shutil.copyfile(files / second_stages.PACKED, order.work / second_stages.PACKED)

@@ -3,22 +3,21 @@
 Unpacked, they are the cache folder of their source again (`guda_core.data.sources.iconify`), so that everything that
 reads the training pictures works on a machine without npm. Each picture is checked against the manifest's hash.
 
-    pictures   all WebP files, one after the other          ends   where each ends, (N,) int64
-    note       JSON: the manifest, and the objects of each group, in order
+    pictures, ends   the pictures (`experiments.lossless`)
+    note             JSON: the manifest, and the objects of each group, in order
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from experiments import lossless
 from guda_core.data.groups import normal
 from guda_core.data.sources.iconify import Iconify
 from guda_core.errors import DataError
@@ -27,19 +26,6 @@ from guda_core.records import GroupSet
 
 FORMAT = 1
 NOT_OURS = "{path} is not what `python -m experiments.second pack` writes."
-
-
-def coded(pixels: np.ndarray) -> bytes:
-    """A picture, (H, W, 3) uint8, as lossless WebP."""
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, format="WEBP", lossless=True, quality=80, method=4)
-    return out.getvalue()
-
-
-def decoded(data: bytes) -> np.ndarray:
-    """What `coded` coded."""
-    with Image.open(io.BytesIO(data)) as im:
-        return np.asarray(im.convert("RGB"))
 
 
 def _kept(group_set: GroupSet, whole: bool) -> Callable[[str], bool]:
@@ -80,17 +66,12 @@ def pack(group_set: GroupSet, path: Path, *, whole: bool = True) -> Iterator[flo
         objects[gid] = [names[k] for k in at]
         manifest["pictures"][gid] = {o: manifest["pictures"][gid][o] for o in objects[gid]}
         for n, k in enumerate(at):
-            files.append(coded(pixels[k]))
+            files.append(lossless.coded(pixels[k]))
             yield (i + (n + 1) / len(at)) / len(group_set.groups)
     note = json.dumps({"format": FORMAT, "manifest": manifest, "objects": objects}).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as aside, aside.open("wb") as f:
-        np.savez_compressed(
-            f,
-            pictures=np.frombuffer(b"".join(files), np.uint8),
-            ends=np.cumsum([len(b) for b in files]),
-            note=np.frombuffer(note, np.uint8),
-        )
+        np.savez_compressed(f, **lossless.joined(files), note=np.frombuffer(note, np.uint8))
     yield 1.0
 
 
@@ -104,7 +85,7 @@ def unpack(path: Path, group_set: GroupSet) -> Iterator[float]:
     folder = Iconify(group_set).folder
     try:
         with np.load(path, allow_pickle=False) as z:
-            files, ends, note = z["pictures"].tobytes(), z["ends"], json.loads(z["note"].tobytes())
+            packed, note = lossless.read(z), json.loads(z["note"].tobytes())
         known = note["format"] == FORMAT and note["manifest"]["group_set"] == group_set.id
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise DataError(NOT_OURS.format(path=path)) from e
@@ -116,16 +97,16 @@ def unpack(path: Path, group_set: GroupSet) -> Iterator[float]:
         return
     folder.mkdir(parents=True, exist_ok=True)
     manifest.unlink(missing_ok=True)  # written last: its existence means "complete"
-    at = 0
+    done, whole = 0, sum(map(len, note["objects"].values()))
     for gid, names in note["objects"].items():
         pixels = []
         for name in names:
-            picture = decoded(files[int(ends[at - 1]) if at else 0 : int(ends[at])])
+            picture = next(packed)
             if hashlib.sha256(picture.tobytes()).hexdigest() != note["manifest"]["pictures"][gid][name]:
                 raise DataError(f"The picture of {name} ({gid}) in {path} is not the one that was packed.")
             pixels.append(picture)
-            at += 1
-            yield at / len(ends)
+            done += 1
+            yield done / whole
         np.savez(folder / f"{gid}.npz", pixels=np.stack(pixels), objects=names)
     manifest.write_text(text, encoding="utf-8")
     yield 1.0

@@ -47,15 +47,18 @@ def build(asked: Asked, came_back: Path, work: Path, to: Path) -> Iterator[str]:
     """
     allowed(to)
     at(work)
-    parcels.take_back(came_back, work)
+    yield from parcels.take_back(came_back, work)
     gs, name = the_set(asked.group_set), stages.unet_name(None, asked.edition.seeds[0])
     second_stages.need("vae", "clip", name)
     stages.assemble(to, name)
     yield f"The model is in {to / 'model'}."
     _card(asked, to)
     shutil.copytree(HOME / "sets" / gs.id, to / "sets" / gs.id)
-    if (work / "live").is_dir():
-        shutil.copytree(work / "live", to / "runs" / MODEL / gs.id / "oracle")
+    coded = [t for t in second_oracle.trainings(asked) if second_oracle.is_coded(asked, t)]
+    whole = [str(t.exclude) for t in coded if second_oracle.is_there(asked, t)]
+    for group in whole:
+        shutil.copytree(work / "live" / group, to / "runs" / MODEL / gs.id / "oracle" / group)
+    yield f"The live oracle has {len(whole)} of {len(coded)} groups."
     figures = to / "benchmarks"
     figures.mkdir(parents=True)
     for file in (second_quality.FILE, second_quality.SHEET, "trial.json"):
@@ -85,7 +88,8 @@ def _seeds(asked: Asked, work: Path, to: Path) -> Iterator[int]:
     strata = make_strata(Schedule.ddpm(make_scheduler().alphas_cumprod), scores.strata, scores.rule)
     for seed in asked.edition.seeds:
         of = [t for t in second_oracle.trainings(asked) if t.seed == seed]
-        records = {t.name: r for t in of if (r := second_oracle.record_of(t)) is not None}
+        there = [t for t in of if second_oracle.is_there(asked, t)]
+        records = {t.name: r for t in there if (r := second_oracle.record_of(t)) is not None}
         if len(records) < len(of) or len({r["key"]["base_sha256"] for r in records.values()}) > 1:
             continue
         arrays = []

@@ -42,6 +42,7 @@ from guda_core.diffusion.schedule import Schedule
 from guda_core.jobs.job import Job, Steps
 from guda_core.records import Query
 from guda_core.unlearning import adapters
+from guda_core.unlearning.adapter_files import NETWORK
 from guda_core.unlearning.loop import Progress
 from guda_core.versions import today, versions
 
@@ -141,6 +142,18 @@ def folder_of(one: Training) -> Path:
     return place("logo") / one.name
 
 
+def files_of(asked: Asked, one: Training) -> list[Path]:
+    """What a finished training consists of, its record last."""
+    coded = place("live") / str(one.exclude)
+    live = [coded / NETWORK, coded / adapters.META] if is_coded(asked, one) else []
+    return [*live, folder_of(one) / VALUES, folder_of(one) / RECORD]
+
+
+def is_there(asked: Asked, one: Training) -> bool:
+    """Whether it is there whole."""
+    return all(p.is_file() for p in files_of(asked, one))
+
+
 def key(asked: Asked, work: Path, one: Training) -> dict[str, Any]:
     """What a training and its values depend on, as JSON holds it."""
     own, edition = opened(work), asked.edition
@@ -164,12 +177,10 @@ def record_of(one: Training) -> dict[str, Any] | None:
 
 
 def is_trained(asked: Asked, work: Path, one: Training) -> bool:
-    """Whether its record is there, of these settings and this data, and its model in coded form where one is kept."""
+    """Whether it is there whole, of these settings and this data."""
     started(asked, work)
     record = record_of(one)
-    if record is None or not (folder_of(one) / VALUES).is_file() or record["key"] != key(asked, work, one):
-        return False
-    return not is_coded(asked, one) or (place("live") / str(one.exclude) / adapters.META).is_file()
+    return record is not None and is_there(asked, one) and record["key"] == key(asked, work, one)
 
 
 def _network(asked: Asked, work: Path, one: Training, told: dict[str, Any]) -> Steps:

@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -89,10 +90,38 @@ def clip(asked: Asked, work: Path) -> Steps:
     stages.finish(stages.work_dir() / "clip", own, "clip", **more)
 
 
+def files_of(name: str) -> list[Path]:
+    """What a trained part consists of, its record last."""
+    record = stages.work_dir() / name / "stage.json"
+    return [*sorted(p for p in record.parent.iterdir() if p.is_file() and p != record), record]
+
+
+def is_there(name: str) -> bool:
+    """Whether a part's record and weights are there."""
+    return stages.is_done(name) and any(p.suffix == ".safetensors" for p in files_of(name))
+
+
+def check_settings(asked: Asked, name: str) -> None:
+    """Raises TrainingError: a part was trained with other settings than those asked for."""
+    edition, record = asked.edition, stages.work_dir() / name / "stage.json"
+    wanted = {"vae": edition.vae, "clip": edition.clip}.get(name, edition.unet_of(edition.seeds[0]))
+    found = json.loads(record.read_text(encoding="utf-8"))["config"]
+    asked_for = json.loads(json.dumps(asdict(wanted)))
+    if _but_checkpoints(found) != _but_checkpoints(asked_for):
+        raise TrainingError(
+            f"'{name}' was trained with other settings (see {record}): take the same `--scale` in every call, or a new "
+            "folder with `--work`."
+        )
+
+
+def _but_checkpoints(config: dict[str, Any]) -> dict[str, Any]:
+    return {**config, "loop": {k: v for k, v in config["loop"].items() if k != "checkpoint_s"}}
+
+
 def need(*names: str) -> None:
     """Raises TrainingError: one of these stages is not done (another edition's must not stand in for it)."""
     for name in names:
-        if not stages.is_done(name):
+        if not is_there(name):
             raise TrainingError(f"The stage '{name}' comes first. Run `python -m experiments.second all`.")
 
 
@@ -138,10 +167,22 @@ def model_of(asked: Asked, work: Path) -> BaseModel:
     return load_model(card(asked, assembled(asked, work)), device=asked.how.device, dtype=torch.float32)
 
 
+def query_folders() -> tuple[Path, Path]:
+    """Of the first draw of the queries and of the fresh one."""
+    return place(FIGURES), place(FIGURES) / fresh.NAME
+
+
+def query_files(folder: Path) -> list[Path]:
+    """What a draw of the queries consists of, its record last."""
+    return [folder / queries.PICTURES, folder / queries.RECORD]
+
+
 def _are_of(folder: Path, sha256: str) -> bool:
-    """Whether a draw of the queries is there, of the model of that hash."""
-    path = folder / "queries.json"
-    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["base_sha256"] == sha256
+    """Whether a draw of the queries is there whole, of the model of that hash."""
+    files = query_files(folder)
+    return (
+        all(p.is_file() for p in files) and json.loads(files[-1].read_text(encoding="utf-8"))["base_sha256"] == sha256
+    )
 
 
 def drawn(asked: Asked, work: Path) -> Steps:
@@ -149,14 +190,14 @@ def drawn(asked: Asked, work: Path) -> Steps:
 
     A draw that came back from another machine stays: everything that was scored belongs to it."""
     started(asked, work)
-    gs, folder, model = the_set(asked.group_set), place(FIGURES), model_of(asked, work)
+    gs, model, (folder, again) = the_set(asked.group_set), model_of(asked, work), query_folders()
     more: dict[str, Any] = {"batch": 100, "command": "python -m experiments.second all"}
     if not _are_of(folder, model.sha256):
         for fraction in queries.write(model, gs, asked.edition.first, folder, **more):
             yield 0.3 * fraction, "queries"
-    if not _are_of(folder / fresh.NAME, model.sha256):
-        more |= {"apart": fresh.looked_at(gs, folder / "queries.json"), "name": fresh.NAME}
-        for fraction in queries.write(model, gs, asked.edition.fresh, folder / fresh.NAME, **more):
+    if not _are_of(again, model.sha256):
+        more |= {"apart": fresh.looked_at(gs, folder / queries.RECORD), "name": fresh.NAME}
+        for fraction in queries.write(model, gs, asked.edition.fresh, again, **more):
             yield 0.3 + 0.5 * fraction, "fresh queries"
     pack(asked, work)
     yield 1.0, "packed"
@@ -171,8 +212,8 @@ def pack(asked: Asked, work: Path) -> None:
 def have_queries(asked: Asked, work: Path) -> bool:
     """Whether both draws of the queries are there, of the finished model."""
     at(work)
-    model, folder = model_of(asked, work).sha256, place(FIGURES)
-    return all(_are_of(f, model) for f in (folder, folder / fresh.NAME))
+    model = model_of(asked, work).sha256
+    return all(_are_of(f, model) for f in query_folders())
 
 
 def are_drawn(asked: Asked, work: Path) -> bool:
@@ -182,9 +223,12 @@ def are_drawn(asked: Asked, work: Path) -> bool:
 
 
 def is_done(asked: Asked, work: Path, name: str) -> bool:
-    """Whether a part is trained."""
+    """Whether a part is trained. Raises TrainingError: with other settings."""
     at(work)
-    return stages.is_done(name)
+    if not is_there(name):
+        return False
+    check_settings(asked, name)
+    return True
 
 
 def vae_done(asked: Asked, work: Path) -> bool:
