@@ -263,10 +263,46 @@ def test_progress_is_said_and_what_is_done_is_sent_on_the_way(workers, tmp_path,
     said: list[str] = []
     order = in_order.Order(ASKED, tmp_path, tmp_path, time.monotonic() + 60, said.append, workers=workers)
     jobs = job_works.jobs(tmp_path, ["a", "b", "c"], 0.5)
+    began = time.monotonic()
     with closing(Timely(order.pool(2), order.until + 60, 0.0, lambda name: None)) as pool:
         assert order.through(jobs, pool)
+    took = time.monotonic() - began
     assert any(": step" in line for line in said) and sent and sent[0] < 3
-    assert 0.4 < order.seconds["c"] < 5 and said[-1].endswith(" s")
+    assert sum(order.seconds.values()) <= took * max(1, workers) and said[-1].endswith(" s")
+
+
+def test_an_autoencoder_that_misses_its_target_ends_the_call(home, made):
+    order, said = order_of(home[0], "work", least_db=99.0), []
+    order.say = said.append
+    with pytest.raises(TrainingError, match=r"reaches \d+\.?\d* dB .* 99 are asked .*`--least-db 0`.*_vae"):
+        in_order.everything(order, home[0] / "pictures.npz")
+    assert set(order.seconds) == {"vae", "clip"} and parcels.known(order.out)
+    assert any(line.startswith("vae: ") and line.endswith(" dB on held-out pictures") for line in said)
+
+
+@pytest.mark.parametrize(
+    ("scale", "given", "least"), [("1", [], 30), ("0.5", [], 0), ("0.5", ["--least-db", "25"], 25)]
+)
+def test_the_target_stands_at_full_scale(scale, given, least, tmp_path, monkeypatch):
+    orders: list[in_order.Order] = []
+    monkeypatch.setattr(in_order, "everything", lambda order, file: orders.append(order) or True)
+    monkeypatch.setattr(in_order.Order, "send", lambda self: None)
+    asked = ["all", "--out", str(tmp_path), "--work", str(tmp_path / "work"), "--device", "cpu", "--scale", scale]
+    assert CliRunner().invoke(command.app, [*asked, *given]).exit_code == 0
+    assert orders[0].least_db == least
+
+
+def test_an_interrupted_call_says_what_became_of_it(tmp_path):
+    order = order_of(tmp_path, "work")
+
+    def interrupted() -> bool:
+        order.seconds["vae"] = 3.0
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        command._worked(order, interrupted)
+    found = json.loads((order.out / "all.json").read_text())
+    assert found["done"] is False and found["seconds"] == {"vae": 3.0}
 
 
 def test_when_the_minutes_are_over_the_rest_is_left(home):

@@ -26,6 +26,7 @@ from guda_core.paths import cache_dir
 
 app = commands((__doc__ or "").partition("\n")[0])
 OWN = cache_dir() / "second"
+LEAST_DB = 30.0  # that an autoencoder of full length is to reach
 FileOption = Annotated[Path, typer.Option("--file", help="The packed file.")]
 WorkOption = Annotated[Path, typer.Option("--work", help="The folder of the work, on a fast disk.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu or cuda. Default: cuda where there is one.")]
@@ -116,6 +117,10 @@ def everything(
     scale: ScaleOption = 1.0,
     plain: PlainOption = False,
     compiled: CompiledOption = False,
+    least_db: Annotated[
+        float | None,
+        typer.Option(help="End after an autoencoder of fewer dB; 0: never. Default: 30, with --scale below 1 0."),
+    ] = None,
 ) -> None:
     """Do everything that fits into the minutes."""
     began = time.monotonic()
@@ -124,6 +129,7 @@ def everything(
 
     asked = _asked(device, scale, plain, compiled)
     order = _order(asked, began + 60 * minutes, out, work, workers, came_back)
+    order.least_db = (LEAST_DB if scale >= 1 else 0.0) if least_db is None else least_db
     _worked(order, lambda: in_order.everything(order, file.absolute()))
 
 
@@ -140,11 +146,14 @@ def _worked(order: Any, do: Callable[[], bool]) -> None:
     """Do it, send what is finished whatever happens, and say what became of it."""
     from experiments.second import in_order
 
+    done = False
     try:
         done = do()
     finally:
-        order.send()
-    write_json(order.out / "all.json", in_order.note(order, done))
+        try:
+            order.send()
+        finally:
+            write_json(order.out / "all.json", in_order.note(order, done))
     say("Everything is done." if done else "Not everything is done: call it again.")
     if order.failed:
         raise typer.Exit(1)

@@ -79,7 +79,8 @@ class Here:
 class Order:
     """The work in hand. out: where parcels go; came_back: parcels of calls before, None: none. until: a moment of
     `time.monotonic`. workers: trainings of the oracle at once, in processes; 0: one after the other in this process.
-    given: a folder with more parcels that need not go out again."""
+    given: a folder with more parcels that need not go out again. least_db: an autoencoder of fewer is not gone on
+    with."""
 
     asked: Asked
     work: Path
@@ -89,6 +90,7 @@ class Order:
     workers: int = 0
     came_back: Path | None = None
     given: Path | None = None
+    least_db: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)  # what each job took
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -207,6 +209,7 @@ def everything(order: Order, file: Path) -> bool:
 
     Raises:
         DataError: the packed file or a parcel is another one, or damaged.
+        TrainingError: the autoencoder is worse than `least_db`.
     """
     asked, work = order.asked, order.work
     second_stages.started(asked, work)
@@ -221,6 +224,12 @@ def everything(order: Order, file: Path) -> bool:
     finally:
         pool.close()
     order.send()
+    if on and not order.failed and (found := _decibels(work)) < order.least_db:
+        raise TrainingError(
+            f"The autoencoder reaches {found:g} dB on held-out pictures; {order.least_db:g} are asked for. Go on all "
+            "the same with `--least-db 0`. Or train it longer: raise the steps of `_vae` in "
+            "experiments/second/edition.py, and begin again with a new --work and --out, without --came-back."
+        )
     for job in (second_stages.job("unet", asked, work), second_stages.job("queries", asked, work)):
         if not on or order.failed:
             return False
