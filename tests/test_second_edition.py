@@ -386,7 +386,7 @@ def test_the_trial_says_what_everything_takes(home, tmp_path):
     longer = {k: dataclasses.replace(getattr(TINY, k), loop=loop(6, 2)) for k in ("vae", "clip", "unet")}
     asked = dataclasses.replace(ASKED, edition=dataclasses.replace(TINY, **longer))
     record = second_trial.trial(asked, tmp_path / "work", root / "pictures.npz", 0.0, said.append)
-    each = {part: record["parts"][part]["plain"] for part in second_trial.PARTS}
+    each = {part: record["parts"][part] for part in second_trial.PARTS}
     assert all(e["pictures_per_second"] > 0 and e["steps"] == "without a graph" for e in each.values())
     rate = each["unet"]["pictures_per_second"]  # to one decimal, which is much of it on a slow machine
     assert 6 * 2 / (rate + 0.05) - 0.06 <= each["unet"]["expected_s"] <= 6 * 2 / max(rate - 0.05, 1e-9) + 0.06

@@ -1,7 +1,7 @@
 """`python -m experiments.second`: the embedded model's second edition, on one GPU in minutes.
 
     pack         here: the pictures that the trainings need, into one file (fetch them first)
-    trial        there: seconds of each training, with and without graphs, and what everything will take
+    trial        there, if you like: seconds of each training
     all          there: everything, in order of worth, as far as the minutes reach; results in small files
     pack-oracle  here, after the first seed: what the trainings of the other seeds need
     oracle       there: the other seeds' trainings
@@ -88,21 +88,21 @@ def pack(
 def trial(
     file: FileOption = OWN / "pictures.npz",
     work: WorkOption = OWN / "work",
-    seconds: Annotated[float, typer.Option(help="How long each training is tried.")] = 10.0,
+    seconds: Annotated[float, typer.Option(help="How long each training is tried.")] = 3.0,
     device: DeviceOption = "",
     scale: ScaleOption = 1.0,
-    workers: Annotated[int, typer.Option(min=0, help="Also try so many processes at once; 0: do not.")] = 3,
+    plain: PlainOption = False,
     out: Annotated[Path | None, typer.Option("--out", help="Where trial.json goes. Default: the work.")] = None,
 ) -> None:
-    """Try each training for some seconds, and say what everything will take."""
+    """Try each training for some seconds, and say what all trainings will take."""
     set_up_libraries()
     from experiments.second import second_trial
 
-    record = second_trial.trial(_asked(device, scale, False), work.absolute(), file.absolute(), seconds, say, workers)
+    record = second_trial.trial(_asked(device, scale, plain), work.absolute(), file.absolute(), seconds, say)
     write_json((out or work) / "trial.json", record)
     first, second = (record["gflop"][k] for k in ("first", "second"))
     say(f"GFLOP of the first edition: {first}; of the second: {second}.")
-    say(f"All trainings one after the other: {record['all_s']:.0f} s. Written: {(out or work) / 'trial.json'}")
+    say(f"All trainings in turn: {record['all_s']:.0f} s. Starts, queries, quality and scoring come on top.")
 
 
 @app.command("all")
