@@ -105,7 +105,7 @@ class Order:
         idle = heard = sent = time.monotonic()
         began: dict[str, float] = {}
         unsent = False
-        with suppress(NoTime), closing(work_through(jobs, pool, retries=1)) as events:
+        with suppress(NoTime), closing(work_through(jobs, pool, retries=1, until=self.until)) as events:
             for e in events:
                 now, name = time.monotonic(), e.job.name
                 if e.kind in ("progress", "held"):
@@ -116,12 +116,10 @@ class Order:
                 else:
                     self._heard(e, now - began.get(name, idle))
                     idle, unsent = now, True
-                if now > self.until:
-                    return False
                 if unsent and now - sent > SENT_S:
                     self.send()
                     sent, unsent = time.monotonic(), False
-            return True
+            return time.monotonic() < self.until
         return False
 
     def _heard(self, e: Event, took: float) -> None:
