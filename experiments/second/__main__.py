@@ -119,7 +119,7 @@ def everything(
     compiled: CompiledOption = False,
     least_db: Annotated[
         float | None,
-        typer.Option(help="End after an autoencoder of fewer dB; 0: never. Default: 30, with --scale below 1 0."),
+        typer.Option(help="End after an autoencoder of fewer dB; 0: never. Default: 30; with --scale below 1: 0."),
     ] = None,
 ) -> None:
     """Do everything that fits into the minutes."""
