@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import shutil
 import time
+from contextlib import closing
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from experiments.benchmark import queries
 from experiments.benchmark.queries import QueryConfig
 from experiments.benchmark.scores import ScoreConfig
 from experiments.logo.retrained_delta import LiveConfig
+from experiments.logo.trainings import Job as Training
 from experiments.second import __main__ as command
 from experiments.second import (
     edition,
@@ -29,9 +33,11 @@ from experiments.second import (
     second_quality,
     second_stages,
     second_trial,
+    timely,
 )
 from experiments.second.edition import Asked, Edition
 from experiments.second.fast_loop import How
+from experiments.second.timely import Timely
 from experiments.seeds import collected, seed_trainings
 from experiments.train.clip import ClipConfig
 from experiments.train.unet import UnetConfig
@@ -44,8 +50,11 @@ from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.cards import load_model, read_cards
 from guda_core.errors import DataError, OptionError, TrainingError
+from guda_core.jobs import driver
+from guda_core.jobs.job import Job, Told
 from guda_core.unlearning import adapters
 from guda_core.unlearning.loop import LoopConfig
+from tests import job_works
 
 SIZE, IDS = 32, ("twemoji", "noto")
 TRAIN, HELD = ("cat", "sun", "bell"), tuple(f"thing-{i}" for i in range(90))  # the offset's own pictures are kept apart
@@ -309,6 +318,58 @@ def test_another_scale_is_refused(home, made):
         second_stages.full_done(order.asked, made.work)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_progress_is_said_and_what_is_done_is_sent_on_the_way(workers, tmp_path, monkeypatch):
+    """In this process and in two others."""
+    monkeypatch.setattr(in_order, "TOLD_S", 0.1)
+    monkeypatch.setattr(in_order, "SENT_S", 0.1)
+    sent: list[int] = []
+    monkeypatch.setattr(in_order.Order, "send", lambda self: sent.append(len(self.seconds)))
+    said: list[str] = []
+    order = in_order.Order(ASKED, tmp_path, tmp_path, time.monotonic() + 60, said.append, workers=workers)
+    jobs = job_works.jobs(tmp_path, ["a", "b", "c"], 0.5)
+    began = time.monotonic()
+    with closing(Timely(order.pool(2), order.until + 60, 0.0, lambda name: None)) as pool:
+        assert order.through(jobs, pool)
+    took = time.monotonic() - began
+    assert any(": step" in line for line in said) and sent and sent[0] < 3
+    assert sum(order.seconds.values()) <= took * max(1, workers) and said[-1].endswith(" s")
+
+
+def test_an_autoencoder_that_misses_its_target_ends_the_call(home, made):
+    order, said = order_of(home[0], "work", least_db=99.0), []
+    order.say = said.append
+    with pytest.raises(TrainingError, match=r"reaches \d+\.?\d* dB .* 99 are asked .*`--least-db 0`.*_vae"):
+        in_order.everything(order, home[0] / "pictures.npz")
+    assert set(order.seconds) == {"vae", "clip"} and parcels.known(order.out)
+    assert any(line.startswith("vae: ") and line.endswith(" dB on held-out pictures") for line in said)
+
+
+@pytest.mark.parametrize(
+    ("scale", "given", "least"), [("1", [], 30), ("0.5", [], 0), ("0.5", ["--least-db", "25"], 25)]
+)
+def test_the_target_stands_at_full_scale(scale, given, least, tmp_path, monkeypatch):
+    orders: list[in_order.Order] = []
+    monkeypatch.setattr(in_order, "everything", lambda order, file: orders.append(order) or True)
+    monkeypatch.setattr(in_order.Order, "send", lambda self: None)
+    asked = ["all", "--out", str(tmp_path), "--work", str(tmp_path / "work"), "--device", "cpu", "--scale", scale]
+    assert CliRunner().invoke(command.app, [*asked, *given]).exit_code == 0
+    assert orders[0].least_db == least
+
+
+def test_an_interrupted_call_says_what_became_of_it(tmp_path):
+    order = order_of(tmp_path, "work")
+
+    def interrupted() -> bool:
+        order.seconds["vae"] = 3.0
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        command._worked(order, interrupted)
+    found = json.loads((order.out / "all.json").read_text())
+    assert found["done"] is False and found["seconds"] == {"vae": 3.0}
+
+
 def test_when_the_minutes_are_over_the_rest_is_left(home):
     order = order_of(home[0], "short", minutes=-1)
     assert not in_order.everything(order, home[0] / "pictures.npz") and not order.failed
@@ -425,7 +486,7 @@ def test_the_trial_says_what_everything_takes(home, tmp_path):
     longer = {k: dataclasses.replace(getattr(TINY, k), loop=loop(6, 2)) for k in ("vae", "clip", "unet")}
     asked = dataclasses.replace(ASKED, edition=dataclasses.replace(TINY, **longer))
     record = second_trial.trial(asked, tmp_path / "work", root / "pictures.npz", 0.0, said.append)
-    each = {part: record["parts"][part]["plain"] for part in second_trial.PARTS}
+    each = {part: record["parts"][part] for part in second_trial.PARTS}
     assert all(e["pictures_per_second"] > 0 and e["steps"] == "without a graph" for e in each.values())
     rate = each["unet"]["pictures_per_second"]  # to one decimal, which is much of it on a slow machine
     assert 6 * 2 / (rate + 0.05) - 0.06 <= each["unet"]["expected_s"] <= 6 * 2 / max(rate - 0.05, 1e-9) + 0.06
@@ -446,3 +507,74 @@ def test_commands_refuse_what_makes_no_sense(home, tmp_path, monkeypatch):
         assert refused.stderr.strip().startswith("Error: ") and why in refused.stderr
     with pytest.raises(TrainingError, match="comes first"):
         second_stages.need("vae")
+
+
+class Card:
+    """A pool of three processes on a clock that is set on. A process starts in 20 s; a training needs `alone` seconds
+    of the card, which trainings share where it is `busy`, and 12 s to be scored; the full model is only scored."""
+
+    about = "a card"
+
+    def __init__(self, clock: list[float], alone: float, busy: bool) -> None:
+        self.clock, self.alone, self.busy, self.started = clock, alone, busy, 0
+        self.left: dict[str, list[float]] = {}  # to start, on the card, to score
+        self.trained: dict[str, float] = {}  # seconds
+        self.done: list[str] = []
+        self.cut = 0
+
+    def free(self) -> int:
+        return 3 - len(self.left)
+
+    def submit(self, job: Job) -> None:
+        self.left[job.name] = [20.0 * (self.started < 3), self.alone * ("without" in job.name), 12.0]
+        self.started += 1
+
+    def told(self, timeout: float) -> list[Told]:
+        self.clock[0] += timeout
+        on_card = [n for n, (start, train, _) in self.left.items() if start <= 0 < train] if self.busy else [""]
+        for name, parts in self.left.items():
+            i = next(i for i in range(3) if parts[i] > 0 or i == 2)
+            self.trained[name] = self.trained.get(name, 0) + timeout * (i == 1)
+            parts[i] -= timeout / (len(on_card) if i == 1 else 1)
+        ended = [n for n, parts in self.left.items() if parts[2] <= 0]
+        self.done += ended
+        words = [Told(n, "progress", 0.7 * (1 - max(0, p[1]) / self.alone)) for n, p in self.left.items()]
+        self.left = {n: p for n, p in self.left.items() if n not in ended}
+        return words + [Told(n, "done", 1.0) for n in ended]
+
+    def close(self) -> None:
+        self.cut, self.left = self.cut + len(self.left), {}
+
+    def record(self, one: Training) -> dict | None:
+        took = self.trained[one.name]
+        rate = TINY.unet.loop.steps * TINY.unet.loop.batch / took if one.exclude else None
+        return {"pictures_per_second": rate, "device": "CPU", "training_s": took, "all_s": took + 12}
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["rate known", "rate unknown"])
+@pytest.mark.parametrize("busy", [True, False], ids=["busy card", "idle card"])
+@pytest.mark.parametrize(("alone", "minutes"), [(45, 4), (16, 4), (31, 8)])
+def test_trainings_begin_one_by_one_while_they_end_in_time(alone, minutes, busy, known, tmp_path, monkeypatch):
+    clock = [0.0]
+    card = Card(clock, alone, busy)
+    timed = SimpleNamespace(monotonic=lambda: clock[0], sleep=lambda s: None)
+    for module in (in_order, driver, timely):
+        monkeypatch.setattr(module, "time", timed)
+    monkeypatch.setattr(second_oracle, "is_trained", lambda *of: False)
+    monkeypatch.setattr(second_oracle, "record_of", card.record)
+    monkeypatch.setattr(in_order.Order, "pool", lambda self, workers: card)
+    sent: list[float] = []
+    monkeypatch.setattr(in_order.Order, "send", lambda self: sent.append(clock[0]))
+    if known:
+        folder = tmp_path / "train" / "unet-full-s3"
+        folder.mkdir(parents=True)
+        rate = TINY.unet.loop.steps * TINY.unet.loop.batch / alone
+        (folder / "stage.json").write_text(json.dumps({"pictures_per_second": rate, "device": "CPU"}))
+    said: list[str] = []
+    order = in_order.Order(ASKED, tmp_path, tmp_path, 60.0 * minutes, said.append, workers=3)
+    wanted = [Training(g, 3) for g in (None, *map(str, range(60)))]
+    assert not in_order._oracle(order, wanted) and said[-1].startswith(f"{61 - len(card.done)} trainings are left")
+    assert card.cut == 0 if known or busy else card.cut <= 2
+    assert 60 * minutes - clock[0] < alone + 12 + 5
+    assert len(card.done) >= (60 * minutes - 20) * (1 / alone if busy else 3 / (alone + 12)) - 3
+    assert min(b - a for a, b in itertools.pairwise(sent[:-1])) >= in_order.SENT_S

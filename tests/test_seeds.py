@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from guda_core.diffusion.cards import load_model
 from guda_core.errors import DataError, OptionError
 from guda_core.jobs.job import perform
 from guda_core.unlearning.loop import LoopConfig
+from tests import job_works
 from tests.tiny import save_tiny
 
 IDS = ("twemoji", "noto", "openmoji")
@@ -183,6 +185,17 @@ def test_the_commands_train_collect_and_keep(tiny, trained, tmp_path, monkeypatc
         collected.read(tmp_path / "x.npz")
     with pytest.raises(DataError, match="Train some"):
         seeds_figures.make(tmp_path)
+
+
+def test_the_minutes_end_a_training_and_the_next_call_goes_on(tmp_path, monkeypatch):
+    asked, jobs = SimpleNamespace(device="cpu", out=tmp_path), job_works.jobs(tmp_path, ["a", "b"], 0.6)
+    monkeypatch.setattr(command, "_asked", lambda *given: asked)
+    monkeypatch.setattr(seed_trainings, "jobs_of", lambda asked: jobs)
+    run = ["train", "--workers", "1"]
+    cut = CliRunner().invoke(command.app, [*run, "--minutes", "0.0001"])
+    assert cut.exit_code == 0 and "0 of 2 trainings are done" in cut.stdout and not list(tmp_path.glob("*.made"))
+    whole = CliRunner().invoke(command.app, [*run, "--minutes", "5"])
+    assert whole.exit_code == 0 and "are done" not in whole.stdout and len(list(tmp_path.glob("*.made"))) == 2
 
 
 def test_seeds_that_make_no_sense_are_refused(tmp_path):

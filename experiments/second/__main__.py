@@ -1,7 +1,7 @@
 """`python -m experiments.second`: the embedded model's second edition, on one GPU in minutes.
 
     pack         here: the pictures that the trainings need, into one file (fetch them first)
-    trial        there: seconds of each training, with and without graphs, and what everything will take
+    trial        there, if you like: seconds of each training
     all          there: everything, in order of worth, as far as the minutes reach; results in small files
     pack-oracle  here, after the first seed: what the trainings of the other seeds need
     oracle       there: the other seeds' trainings
@@ -26,6 +26,7 @@ from guda_core.paths import cache_dir
 
 app = commands((__doc__ or "").partition("\n")[0])
 OWN = cache_dir() / "second"
+LEAST_DB = 30.0  # that an autoencoder of full length is to reach
 FileOption = Annotated[Path, typer.Option("--file", help="The packed file.")]
 WorkOption = Annotated[Path, typer.Option("--work", help="The folder of the work, on a fast disk.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu or cuda. Default: cuda where there is one.")]
@@ -87,21 +88,21 @@ def pack(
 def trial(
     file: FileOption = OWN / "pictures.npz",
     work: WorkOption = OWN / "work",
-    seconds: Annotated[float, typer.Option(help="How long each training is tried.")] = 10.0,
+    seconds: Annotated[float, typer.Option(help="How long each training is tried.")] = 3.0,
     device: DeviceOption = "",
     scale: ScaleOption = 1.0,
-    workers: Annotated[int, typer.Option(min=0, help="Also try so many processes at once; 0: do not.")] = 3,
+    plain: PlainOption = False,
     out: Annotated[Path | None, typer.Option("--out", help="Where trial.json goes. Default: the work.")] = None,
 ) -> None:
-    """Try each training for some seconds, and say what everything will take."""
+    """Try each training for some seconds, and say what all trainings will take."""
     set_up_libraries()
     from experiments.second import second_trial
 
-    record = second_trial.trial(_asked(device, scale, False), work.absolute(), file.absolute(), seconds, say, workers)
+    record = second_trial.trial(_asked(device, scale, plain), work.absolute(), file.absolute(), seconds, say)
     write_json((out or work) / "trial.json", record)
     first, second = (record["gflop"][k] for k in ("first", "second"))
     say(f"GFLOP of the first edition: {first}; of the second: {second}.")
-    say(f"All trainings one after the other: {record['all_s']:.0f} s. Written: {(out or work) / 'trial.json'}")
+    say(f"All trainings in turn: {record['all_s']:.0f} s. Starts, queries, quality and scoring come on top.")
 
 
 @app.command("all")
@@ -116,6 +117,10 @@ def everything(
     scale: ScaleOption = 1.0,
     plain: PlainOption = False,
     compiled: CompiledOption = False,
+    least_db: Annotated[
+        float | None,
+        typer.Option(help="End after an autoencoder of fewer dB; 0: never. Default: 30; with --scale below 1: 0."),
+    ] = None,
 ) -> None:
     """Do everything that fits into the minutes."""
     began = time.monotonic()
@@ -124,6 +129,7 @@ def everything(
 
     asked = _asked(device, scale, plain, compiled)
     order = _order(asked, began + 60 * minutes, out, work, workers, came_back)
+    order.least_db = (LEAST_DB if scale >= 1 else 0.0) if least_db is None else least_db
     _worked(order, lambda: in_order.everything(order, file.absolute()))
 
 
@@ -140,11 +146,14 @@ def _worked(order: Any, do: Callable[[], bool]) -> None:
     """Do it, send what is finished whatever happens, and say what became of it."""
     from experiments.second import in_order
 
+    done = False
     try:
         done = do()
     finally:
-        order.send()
-    write_json(order.out / "all.json", in_order.note(order, done))
+        try:
+            order.send()
+        finally:
+            write_json(order.out / "all.json", in_order.note(order, done))
     say("Everything is done." if done else "Not everything is done: call it again.")
     if order.failed:
         raise typer.Exit(1)

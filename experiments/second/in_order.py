@@ -1,7 +1,8 @@
 """Everything that the second edition needs, in order of worth, as far as the minutes reach; results go out at once.
 
     1  vae and clip, side by side      2  the full UNet      3  its queries      4  its quality
-    5  the oracle: all trainings of the first seed, then of the next, so many at once
+    5  the oracle: all trainings of the first seed, then of the next, so many at once, each only if it should end in
+       time
 
 What came back from a machine before is put in place first, and is not done again. A stage that is stopped goes on from
 its checkpoint on the same machine; on another it begins again, as checkpoints are too large to travel.
@@ -13,7 +14,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,25 +23,27 @@ from typing import Any
 from experiments.logo.trainings import Job as Training
 from experiments.second import parcels, second_oracle, second_quality, second_stages
 from experiments.second.edition import Asked, at
+from experiments.second.timely import NoTime, Timely
 from experiments.train import stages
 from guda_core.errors import TrainingError
-from guda_core.jobs.driver import Pool, work_through
+from guda_core.jobs.driver import Event, Pool, work_through
 from guda_core.jobs.job import Job, Stopped, Told, perform
 from guda_core.jobs.local_pool import LocalPool
 
 SAVED_S = 15.0  # kept back for checkpoints and the last parcels
-FIRST_S = 60.0  # that the first trainings of a call take longer: processes start, and what they share is made
 TOLD_S = 20.0  # between two words on the progress
+SENT_S = 30.0  # at least, between two times that results are sent
 Say = Callable[[str], None]
 
 
 class Here:
-    """Jobs in this process, one after the other, until a moment of `time.monotonic`. A `guda_core.jobs.driver.Pool`."""
+    """Jobs in this process, one after the other, until a moment of `time.monotonic`. A `guda_core.jobs.driver.Pool`;
+    as nobody hears it while it works, it says itself how far it is."""
 
     about = "this process"
 
-    def __init__(self, until: float) -> None:
-        self.until = until
+    def __init__(self, until: float, say: Say) -> None:
+        self.until, self.say = until, say
         self.job: Job | None = None
 
     def free(self) -> int:
@@ -51,19 +54,23 @@ class Here:
 
     def told(self, timeout: float) -> list[Told]:
         assert self.job is not None
-        job, words = self.job, []
+        job, heard = self.job, time.monotonic()
 
         def tell(word: Told) -> None:
-            words.append(word)
-            if time.monotonic() > self.until:
+            nonlocal heard
+            now = time.monotonic()
+            if now > self.until:
                 raise Stopped
+            if now - heard > TOLD_S:
+                heard = now
+                self.say(f"{word.job}: {word.note}")
 
         try:
-            words.append(perform(job, tell))
+            last = perform(job, tell)
         except Stopped:
-            return words[-1:]
+            return [Told(job.name, "progress", note="stopped")]
         self.job = None
-        return words[-1:]
+        return [last]
 
     def close(self) -> None:
         self.job = None
@@ -73,7 +80,8 @@ class Here:
 class Order:
     """The work in hand. out: where parcels go; came_back: parcels of calls before, None: none. until: a moment of
     `time.monotonic`. workers: trainings of the oracle at once, in processes; 0: one after the other in this process.
-    given: a folder with more parcels that need not go out again."""
+    given: a folder with more parcels that need not go out again. least_db: an autoencoder of fewer is not gone on
+    with."""
 
     asked: Asked
     work: Path
@@ -83,35 +91,50 @@ class Order:
     workers: int = 0
     came_back: Path | None = None
     given: Path | None = None
+    least_db: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)  # what each job took
     failed: dict[str, str] = field(default_factory=dict)
 
     def pool(self, workers: int) -> Pool:
         if not self.workers:
-            return Here(self.until)
+            return Here(self.until, self.say)
         return LocalPool(workers, devices=["0"] if self.asked.how.device == "cuda" else [])
 
     def through(self, jobs: Sequence[Job], pool: Pool) -> bool:
-        """Do the jobs; False when the time is over. What fails is noted, and the others go on."""
-        began, heard = time.monotonic(), 0.0
-        with closing(work_through(jobs, pool, retries=1)) as events:
+        """Do the jobs, and send what is done now and then; False when the time is over. What fails is noted, and the
+        others go on."""
+        idle = heard = sent = time.monotonic()
+        began: dict[str, float] = {}
+        unsent = False
+        with suppress(NoTime), closing(work_through(jobs, pool, retries=1, until=self.until)) as events:
             for e in events:
-                now = time.monotonic()
-                if e.kind in ("done", "found"):
-                    took = now - began
-                    self.seconds[e.job.name] = took
-                    self.say(f"{e.job.name}: {'there already' if e.kind == 'found' else f'{took:.0f} s'}")
-                elif e.kind == "retried":
-                    self.say(f"{e.job.name} broke and begins again. {e.note}")
-                elif e.kind == "failed":
-                    self.failed[e.job.name] = e.note
-                    self.say(f"{e.job.name} failed. {e.note}")
-                elif now - heard > TOLD_S:
-                    heard = now
-                    self.say(f"{e.job.name}: {e.note}")
-                if now > self.until:
-                    return False
-        return True
+                now, name = time.monotonic(), e.job.name
+                if e.kind in ("progress", "held"):
+                    began.setdefault(name, now)
+                    if now - heard > TOLD_S:
+                        heard = now
+                        self.say(f"{name}: {e.note}")
+                else:
+                    self._heard(e, now - began.get(name, idle))
+                    idle, unsent = now, True
+                if unsent and now - sent > SENT_S:
+                    self.send()
+                    sent, unsent = time.monotonic(), False
+            return time.monotonic() < self.until
+        return False
+
+    def _heard(self, e: Event, took: float) -> None:
+        """Note and say what became of a job."""
+        name = e.job.name
+        if e.kind == "retried":
+            self.say(f"{name} broke and begins again. {e.note}")
+        elif e.kind == "failed":
+            self.failed[name] = e.note
+            self.say(f"{name} failed. {e.note}")
+        else:
+            self.seconds[name] = took
+            more = f", {_decibels(self.work):g} dB on held-out pictures" if name == "vae" else ""
+            self.say(f"{name}: {'there already' if e.kind == 'found' else f'{took:.0f} s'}{more}")
 
     @cached_property
     def before(self) -> tuple[dict[str, str], int]:
@@ -148,36 +171,41 @@ def results(asked: Asked, work: Path) -> Iterator[list[Path]]:
     yield from (unit for unit in units if all(p.is_file() for p in unit))
 
 
-def _one_training_s(asked: Asked) -> float:
-    """Seconds of one UNet's training by the rate of the full one; 0 where that was measured on another device, or is
-    not there."""
-    seed, loop = asked.edition.seeds[0], asked.edition.unet.loop
-    path = stages.work_dir() / stages.unet_name(None, seed) / "stage.json"
-    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def _decibels(work: Path) -> float:
+    """PSNR of the finished autoencoder on held-out pictures."""
+    return json.loads((work / "train" / "vae" / "stage.json").read_text(encoding="utf-8"))["held_out_psnr_db"]
+
+
+def _training_s(asked: Asked, record: dict[str, Any] | None) -> float:
+    """Seconds of a UNet's whole training at the rate of a record; 0 where nothing was trained, or on another device."""
+    loop, record = asked.edition.unet.loop, record or {}
     rate = record.get("pictures_per_second")
     return loop.steps * loop.batch / rate if rate and record["device"] == asked.how.card else 0.0
 
 
 def _oracle(order: Order, trainings: Sequence[Training]) -> bool:
-    """All these trainings, so many at once; a wave begins only where the one before says that it will end in time."""
-    asked, work, at_once = order.asked, order.work, max(1, order.workers)
-    left = [t for t in trainings if not second_oracle.is_trained(asked, work, t)]
-    once = _one_training_s(asked)
-    expected = at_once * once + (FIRST_S if once else 0.0)
-    pool = order.pool(at_once)
+    """All these trainings, so many at once, each only if it should end in time."""
+    asked, work = order.asked, order.work
+    left = {t.name: t for t in trainings if not second_oracle.is_trained(asked, work, t)}
+    full = work / "train" / stages.unet_name(None, asked.edition.seeds[0]) / "stage.json"
+    alone_s = _training_s(asked, json.loads(full.read_text(encoding="utf-8")) if full.is_file() else None)
+
+    def measured(name: str) -> tuple[float, float] | None:
+        record = second_oracle.record_of(left[name]) or {}
+        training_s = _training_s(asked, record)
+        return (training_s, record["all_s"] - record["training_s"]) if training_s else None
+
+    pool = Timely(order.pool(max(1, order.workers)), order.until, alone_s, measured)
     try:
-        while left:
-            if time.monotonic() + expected > order.until:
-                order.say(f"{len(left)} trainings are left; the next {at_once} would take about {expected:.0f} s.")
-                return False
-            wave, left, began = left[:at_once], left[at_once:], time.monotonic()
-            if not order.through([second_oracle.job(asked, work, t) for t in wave], pool):
-                return False
-            expected = time.monotonic() - began
-            order.send()
+        on = order.through([second_oracle.job(asked, work, t) for t in left.values()], pool)
     finally:
         pool.close()
-    return True
+    order.send()
+    if on:
+        return True
+    count = sum(name not in order.seconds and name not in order.failed for name in left)
+    order.say(f"{count} trainings are left, {max(0.0, order.until - time.monotonic()):.0f} s before the end.")
+    return False
 
 
 def everything(order: Order, file: Path) -> bool:
@@ -185,6 +213,7 @@ def everything(order: Order, file: Path) -> bool:
 
     Raises:
         DataError: the packed file or a parcel is another one, or damaged.
+        TrainingError: the autoencoder is worse than `least_db`.
     """
     asked, work = order.asked, order.work
     second_stages.started(asked, work)
@@ -200,14 +229,20 @@ def everything(order: Order, file: Path) -> bool:
     finally:
         pool.close()
     order.send()
+    if on and not order.failed and (found := _decibels(work)) < order.least_db:
+        raise TrainingError(
+            f"The autoencoder reaches {found:g} dB on held-out pictures; {order.least_db:g} are asked for. Go on all "
+            "the same with `--least-db 0`. Or train it longer: raise the steps of `_vae` in "
+            "experiments/second/edition.py, and begin again with a new --work and --out, without --came-back."
+        )
     for job in (second_stages.job("unet", asked, work), second_stages.job("queries", asked, work)):
         if not on or order.failed:
             return False
-        on = order.through([job], Here(order.until))
+        on = order.through([job], Here(order.until, order.say))
         order.send()
     if not on or order.failed:
         return False
-    on = order.through([second_quality.job(asked, work)], Here(order.until))
+    on = order.through([second_quality.job(asked, work)], Here(order.until, order.say))
     order.send()
     return on and _oracle(order, second_oracle.trainings(order.asked)) and not order.failed
 

@@ -1,8 +1,4 @@
-"""Some seconds of each training, as CUDA graphs and plainly, and what everything will take by it.
-
-On a GPU the oracle's training is also tried in several processes at once: a graph alone may keep the card busy, plain
-steps do not.
-"""
+"""Each training for some seconds, and what all will take by it. Nothing needs it: `all` measures as it goes."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.second import fast_trainings as training
 from experiments.second import second_stages
-from experiments.second.edition import Asked, at, plain, the_set
+from experiments.second.edition import Asked, plain, the_set
 from experiments.second.fast_trainings import Bank
 from experiments.train import unet as unet_training
 from experiments.train import vae as vae_training
@@ -27,9 +23,6 @@ from experiments.train.vae import VaeConfig
 from guda_core.data.dataset import Pictures
 from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion.memory import is_out_of_memory
-from guda_core.jobs.driver import work_through
-from guda_core.jobs.job import Job, Steps
-from guda_core.jobs.local_pool import LocalPool
 from guda_core.versions import today, versions
 
 PARTS = ("vae", "clip", "unet")
@@ -78,24 +71,6 @@ def tried(part: str, asked: Asked, seen: Pictures | None, seconds: float) -> dic
     return {"pictures_per_second": round(rate, 1), "steps": note, "expected_s": whole, "peak_gib": peak}
 
 
-def in_a_process(asked: Asked, work: Path, seconds: float, number: int) -> Steps:
-    """The UNet's training for some seconds; gives its rate."""
-    second_stages.started(asked, work)
-    yield 0.0, "trying"
-    return tried("unet", asked, None, seconds)["pictures_per_second"]
-
-
-def at_once(asked: Asked, work: Path, seconds: float, workers: int) -> float | None:
-    """Pictures a second of so many processes together, beginning at about the same time; None where one failed."""
-    jobs = [
-        Job(f"process {i}", in_a_process, work / "claims" / f"trial-{i}", arguments=(asked, work, seconds, i))
-        for i in range(workers)
-    ]
-    with closing(LocalPool(workers, devices=["0"] if asked.how.device == "cuda" else [])) as pool:
-        rates = [e.answer for e in work_through(jobs, pool, retries=0) if e.kind == "done"]
-    return round(sum(rates), 1) if len(rates) == workers and all(rates) else None
-
-
 @torch.no_grad()
 def gflop(vae: VaeConfig, unet: UnetConfig, size: int, context: tuple[int, int]) -> dict[str, float]:
     """Billions of operations of one picture: the UNet's pass, encoding and decoding. context: (L, D) of a prompt."""
@@ -126,37 +101,24 @@ def costs(asked: Asked) -> dict[str, dict[str, float]]:
     }
 
 
-def trial(
-    asked: Asked, work: Path, file: Path, seconds: float, say: Callable[[str], None], workers: int = 0
-) -> dict[str, Any]:
-    """The record. workers: also try the oracle's training in so many processes; 0 = do not."""
+def trial(asked: Asked, work: Path, file: Path, seconds: float, say: Callable[[str], None]) -> dict[str, Any]:
+    """The record. all_s: of the trainings alone, one after the other; starts, queries, quality and scoring come on
+    top."""
     second_stages.started(asked, work)
-    at(work)
     for _ in second_stages.pictures(asked, work, file):
         pass
     seen = load_pictures(the_set(asked.group_set), "pretrain")
-    ways = {"graph": asked.how, "plain": replace(asked.how, graph=False)}
-    if not asked.how.graph:
-        ways.pop("graph")
     found: dict[str, Any] = {}
     for part in PARTS:
-        found[part] = {}
-        for way, how in ways.items():
-            found[part][way] = tried(part, replace(asked, how=how), seen, seconds)
-            say(f"{part}, {way}: {found[part][way]}")
-    together = None
-    if workers:
-        together = {way: at_once(replace(asked, how=h), work, seconds, workers) for way, h in ways.items()}
-        say(f"unet, {workers} processes: {together} pictures a second")
-    first = next(iter(ways))
+        found[part] = tried(part, asked, seen, seconds)
+        say(f"{part}: {found[part]}")
     models = len(asked.edition.seeds) * (1 + len(the_set(asked.group_set).groups))
-    each = {part: found[part][first]["expected_s"] or 0.0 for part in PARTS}
+    each = {part: found[part]["expected_s"] or 0.0 for part in PARTS}
     return {
         "command": "python -m experiments.second trial",
         **plain(asked),
         "gflop": costs(asked),
         "parts": found,
-        "at_once": {"workers": workers, "pictures_per_second": together},
         "all_s": round(each["vae"] + each["clip"] + models * each["unet"], 1),
         "versions": versions(),
         "date": today(),

@@ -7,13 +7,16 @@
     keep     here: put such files beside the other figures
     table    here: what the seeds tell -> seeds.json
 
-`train` may be stopped at any time. A training that is done is not made again; on a CPU, or with `--no-graph`, one that
-is not goes on where it was. `--device cpu` does the same without a GPU, in hours.
+`train` may be stopped at any time, also by `--minutes`. A training that is done is not made again; on a CPU, or with
+`--no-graph`, one that is not goes on where it was. On another machine, put what came back of `--out` in the same place,
+and call it again. `--device cpu` does the same without a GPU, in hours.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -92,8 +95,10 @@ def train(
     workers: Annotated[int, typer.Option(min=1, help="Processes at once.")] = 6,
     device: DeviceOption = "",
     graph: AheadOption = True,
+    minutes: Annotated[float | None, typer.Option(help="Stop after so many minutes; the next call goes on.")] = None,
 ) -> None:
     """Train and score what is missing."""
+    until = math.inf if minutes is None else time.monotonic() + 60 * minutes
     set_up_libraries()
     from contextlib import closing
 
@@ -102,8 +107,11 @@ def train(
     from guda_core.jobs.local_pool import LocalPool
 
     asked = _asked(file, out, seeds, device, graph)
+    jobs = jobs_of(asked)
     with closing(LocalPool(workers, devices=["0"] if asked.device == "cuda" else [])) as pool:
-        done_by(pool, jobs_of(asked), title="trainings")
+        ended = done_by(pool, jobs, title="trainings", until=until)
+    if len(ended) < len(jobs):
+        say(f"The minutes are over: {len(ended)} of {len(jobs)} trainings are done, in {asked.out}. Call it again.")
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from math import inf
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -76,15 +77,15 @@ def follow_jobs(title: str, count: int, events: Iterator[Event]) -> Iterator[Eve
             bar.update(everything, completed=e.all_done, note=said)
 
 
-def done_by(pool: Pool, jobs: Sequence[Job], *, title: str) -> list[Event]:
-    """Do the jobs with bars; what became of each.
+def done_by(pool: Pool, jobs: Sequence[Job], *, title: str, until: float = inf) -> list[Event]:
+    """Do the jobs with bars, until a moment of `time.monotonic` at most; what became of each.
 
     Raises:
         TrainingError: some failed; the others are done.
     """
     from guda_core.jobs.driver import failure, work_through
 
-    ended = list(follow_jobs(title, len(jobs), work_through(jobs, pool))) if jobs else []
+    ended = list(follow_jobs(title, len(jobs), work_through(jobs, pool, until=until))) if jobs else []
     if failed := failure(ended):
         raise failed
     return ended

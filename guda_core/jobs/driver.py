@@ -6,6 +6,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Literal, Protocol
 
 from guda_core.errors import TrainingError
@@ -88,8 +89,9 @@ class _Whole:
         return (time.monotonic() - self.began) * left / made if made > 0 else None
 
 
-def work_through(jobs: Sequence[Job], pool: Pool, *, retries: int = RETRIES) -> Iterator[Event]:
-    """Do all jobs; yields what happens. Whoever stops listening, or is interrupted, ends the jobs in hand.
+def work_through(jobs: Sequence[Job], pool: Pool, *, retries: int = RETRIES, until: float = inf) -> Iterator[Event]:
+    """Do all jobs; yields what happens. Whoever stops listening, or is interrupted, ends the jobs in hand; so does the
+    moment `until` of `time.monotonic`.
 
     A job that broke is tried again `retries` times. One that is given up does not stop the others.
 
@@ -100,7 +102,7 @@ def work_through(jobs: Sequence[Job], pool: Pool, *, retries: int = RETRIES) -> 
         raise ValueError("Two jobs have the same name.")
     work = _Work(jobs, pool, retries)
     try:
-        while work.goes_on():
+        while work.goes_on() and time.monotonic() < until:
             for told in work.told():
                 if event := work.note(told):
                     yield event
