@@ -407,6 +407,16 @@ def test_what_is_claimed_of_the_digits_holds_in_their_table():
         assert not ahead["dtrak"] and not after["dtrak"]
 
 
+def test_what_is_claimed_of_the_digits_quick_form_holds_in_its_table():
+    quick = json.loads((BENCHMARKS / "digits-quick.json").read_text(encoding="utf-8"))
+    near = {"das", "dtrak", "trak", "classifier"}
+    for metric in ("top1", "variation", "variation_standardised"):
+        ahead, after = (set(f(quick, "differences", "guda-retrack", metric)) for f in (clear, behind))
+        assert not {(m, "generated") for m in near} & (ahead | after)
+        held_out = {m for m, s in after if s == "held_out"}
+        assert held_out == ({"dtrak"} if metric == "top1" else {"das", "dtrak"})
+
+
 def test_the_page_of_limits_says_how_much_more_retraining_takes_away(committed):
     """The slopes of its sentence are those of the record."""
     page = (ROOT / "docs" / "explanation" / "limits.md").read_text(encoding="utf-8")
