@@ -158,6 +158,14 @@ def test_the_benchmark_runs_resumes_and_writes_every_row(made):
         assert np.isfinite(z["logo"]).all() and z["logo"].shape == (9, 3)
 
 
+def test_a_training_of_the_same_name_of_another_edition_is_none_of_this_models(full):
+    found = [s.key for s in models.sources(full, UnetConfig())]
+    name = next(key for key in found if key.startswith("unet-"))
+    config = {**full.model.network.config, "in_channels": 12, "out_channels": 12}
+    type(full.model.network).from_config(config).save_pretrained(stages.work_dir() / name)
+    assert [s.key for s in models.sources(full, UnetConfig())] == [key for key in found if key != name]
+
+
 def test_kept_values_stand_for_models_that_are_gone(scored, no_table, tmp_path):
     folder = tmp_path / "out"
     names = {job.name for job in trainings.queue(GROUPS, UnetConfig())}

@@ -77,13 +77,15 @@ def without_group(model: BaseModel, folder: Path, group: str) -> tuple[str, Call
 
 def sources(service: LocalService, config: UnetConfig) -> list[Source]:
     """Every model that can be scored now: the full one, finished trainings of the oracle's queue, fitting adapters.
+    Trainings of another edition have the same names, and other shapes.
 
     The oracle's come before the adapters: their weights are in the cache alone until their values are kept."""
     model, gs = service.model, service.group_set
     out = [Source("full", "full", None, model.sha256, partial(nullcontext))]
+    shapes = {n: p.shape for n, p in model.network.state_dict().items()}
     for job in trainings.queue(gs, config):
-        if job.done:
-            state = load_file(stages.work_dir() / job.name / "diffusion_pytorch_model.safetensors")
+        state = load_file(stages.work_dir() / job.name / "diffusion_pytorch_model.safetensors") if job.done else {}
+        if {n: p.shape for n, p in state.items()} == shapes:
             within = partial(swapped, model.network, state)
             out.append(Source(job.name, role_of(job, config), job.exclude, hash_state(state), within))
     out.append(Source(BASE, BASE, None, model.sha256, partial(nullcontext)))

@@ -254,7 +254,7 @@ def run(
         before = {r: m["from"] for r, m in rows.recorded(folder / ARRAYS, common(service, made)).items()}
         of = {role: m for role, m in (before | made_from(service, config, unet)).items() if role in scores}
         rows.write(folder / ARRAYS, scores, common(service, made), of, **_types(service, made, config, unet))
-        truth = scores.get(LIVE if made.name else ORACLE)
+        truth = scores.get(LIVE) if made.name else scores.get(ORACLE, scores.get(LIVE))
         if "guda" in scores and truth is not None and not np.isnan(truth).any():
             write_table(folder)
 
