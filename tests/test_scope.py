@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from experiments.benchmark import queries
 from guda_core import paths
 from guda_core.attribution import scope as scopes
 from guda_core.attribution import scope_fit as fitting
@@ -490,7 +491,6 @@ def test_a_photograph_gets_the_same_verdict_padded_cropped_or_whole(shipped, nam
 
 
 def test_the_models_own_pictures_stay_in_scope(shipped):
-    with np.load(paths.BENCHMARKS / "queries.npz") as z:
-        drawn = z["generated"][::28]  # of one style and of two
+    drawn = np.stack(list(queries.pictures(paths.BENCHMARKS)))[::28]  # of one style and of two
     found = [shipped.scope(shipped.query(np.ascontiguousarray(p), "")).verdict for p in drawn]
     assert len(found) == 13 and found.count("in scope") >= 11
