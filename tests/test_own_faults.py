@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import unicodedata
 
@@ -11,7 +12,7 @@ from PIL import Image
 
 import guda_core
 from guda_core.data.groups import load_group_set
-from guda_core.data.own.in_folder import find_in_folder
+from guda_core.data.own.in_folder import find_in_folder, find_in_table
 from guda_core.data.own.slugs import slug, slugs
 from guda_core.data.own.tables import read_table
 from guda_core.errors import DataError, GroupSetError, OptionError
@@ -132,6 +133,9 @@ def test_an_accent_that_is_spelled_in_another_way_loses_no_caption(form, tmp_pat
     found = find_in_folder(tmp_path)
     assert sorted((c.text, c.author) for c in found.candidates) == [("", ""), ("a cat", "Z"), ("a sea", "")]
     assert found.missing == []
+    assert {c.group for c in found.candidates} == {"José", "bo"}  # as captions are spelled that name it
+    (tmp_path / "t.csv").write_text(f"file,group\n{row},a\nbo\\1.png,b\n,\n", encoding="utf-8")
+    assert len(find_in_table(tmp_path / "t.csv").candidates) == 2
 
 
 @pytest.mark.parametrize(
@@ -273,6 +277,68 @@ def test_ids_that_collide_are_named(tmp_path):
         paint(tmp_path / name / "1.png", i)
     with pytest.raises(GroupSetError, match="'Ann Lee' and 'ann lee' would both have the id 'ann-lee'"):
         made(tmp_path)
+    (tmp_path / "ann_lee").rename(tmp_path / "Ann_Lee")
+    with pytest.raises(DataError, match="The subfolders Ann Lee, Ann_Lee would be one group, 'Ann Lee'"):
+        made(tmp_path)
+    for old, new in (("Ann Lee", "10_ann"), ("Ann_Lee", "5_ann")):
+        (tmp_path / old).rename(tmp_path / new)
+    paint(tmp_path / "1_bo" / "1.png", 2)
+    assert "The subfolders 10_ann, 5_ann are one group, 'ann'." in made(tmp_path).notes
+
+
+def test_a_link_to_another_groups_folder_takes_nothing_from_that_group(tmp_path):
+    for i, name in enumerate(("Ann/1.png", "Bo/1.png")):
+        paint(tmp_path / name, i)
+    (tmp_path / "Ann" / "collab").symlink_to(tmp_path / "Bo")
+    got = made(tmp_path)
+    assert [p.picture for p in got.pictures] == ["Ann/1.png", "Bo/1.png"]
+    (said,) = got.notes
+    assert f"{tmp_path / 'Ann' / 'collab'} leads to a folder that was read already" in said
+
+
+def test_names_of_files_keep_their_white_space(tmp_path):
+    names = ("Ann/at 1.00.00\u202fPM.png", "Ann/a  b.png", "Bo/桜\u3000花.png")
+    for i, name in enumerate(names):
+        paint(tmp_path / name, i)
+    rows = "".join(f"{name},caption {i}\n" for i, name in enumerate(names))
+    (tmp_path / "metadata.csv").write_text(f"file_name,text\n{rows}", encoding="utf-8")
+    found = find_in_folder(tmp_path)
+    assert {c.picture: c.text for c in found.candidates} == {n: f"caption {i}" for i, n in enumerate(names)}
+
+
+def test_an_empty_caption_beside_another_and_a_copy_without_one_lose_no_text(tmp_path):
+    for i, name in enumerate(("Ann/0.png", "Ann/1.png", "Bo/0.png")):
+        paint(tmp_path / name, i)
+    (tmp_path / "Ann" / "0.txt").write_text("")
+    (tmp_path / "Ann" / "0.caption").write_text("a cat")
+    shutil.copyfile(tmp_path / "Ann" / "1.png", tmp_path / "Ann" / "2.png")
+    (tmp_path / "Ann" / "2.txt").write_text("a sea")
+    got = {p.picture: p.text for p in made(tmp_path).pictures}
+    assert got == {"Ann/0.png": "a cat", "Ann/2.png": "a sea", "Bo/0.png": ""}
+
+
+def test_a_share_of_broken_pictures_that_is_offered_is_enough(tmp_path):
+    for i in range(7):
+        paint(tmp_path / "Ann" / f"{i}.png", 0, i), paint(tmp_path / "Bo" / f"{i}.png", 1, i)
+    for i in range(29):
+        (tmp_path / "Bo" / f"broken-{i}.png").write_bytes(b"")
+    for i in range(57):
+        paint(tmp_path / "Ann" / f"more-{i}.png", 0, 10 + i, (20, 20))
+    with pytest.raises(DataError, match=r"29 of 100 .*add --broken") as refused:
+        made(tmp_path, broken=0.01)
+    offered = float(re.search(r"--broken ([\d.]+)", str(refused.value))[1].rstrip("."))
+    assert len(made(tmp_path, broken=offered).pictures) == 71
+
+
+def test_a_damaged_list_is_written_anew(home, tmp_path):
+    for i, name in enumerate(("Ann/1.png", "Ann/2.png", "Bo/1.png", "Bo/2.png")):
+        paint(tmp_path / name, i, i)
+    guda("groups", "new", tmp_path, "--name", "two")
+    listed = next(home.rglob("pictures.jsonl"))
+    listed.write_text(listed.read_text(encoding="utf-8")[:-20], encoding="utf-8")
+    said = guda("groups", "new", tmp_path, "--name", "two", "--again")
+    assert "captions that a network wrote into it are not kept" in said
+    assert len(load_group_set("two").groups) == 2 and listed.read_text(encoding="utf-8").count("\n") == 4
 
 
 def test_slugs():

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import re
 import string
+import unicodedata
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -192,7 +193,8 @@ def _check_phrases(groups: dict[str, Group]) -> None:
     for gid, g in groups.items():
         if not g.phrase:
             raise GroupSetError(f"group '{gid}' has no field 'phrase'. Add it, for example \"in the {g.name} style\".")
-        key = "".join(c for c in g.phrase.casefold() if c.isalnum())  # letters of any script
+        # letters of any script with their marks, and symbols; no spaces and full stops
+        key = "".join(c for c in g.phrase.casefold() if unicodedata.category(c)[0] in "LNMS")
         other = seen.setdefault(key or g.phrase, gid)
         if other != gid:
             raise GroupSetError(

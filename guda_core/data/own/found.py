@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,4 +72,4 @@ def words(value: object, what: str) -> str:
         raise DataError(f"{what} must be text, and is {type(value).__name__}.")
     if HALF.search(str(value)):
         raise DataError(f"{what} holds half a character (U+D800 to U+DFFF), which cannot be written. Type it in again.")
-    return " ".join(str(value).split())
+    return unicodedata.normalize("NFC", " ".join(str(value).split()))

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -36,22 +36,34 @@ SPLITS = {"train", "test", "val", "valid", "validation"}
 REPEATS = re.compile(r"\d+_(?=.*\w)")
 
 
-def files_below(folder: Path, found: Found, seen: set[Path] | None = None) -> Iterator[Path]:
-    """All files below a folder that are not hidden, folder by folder, by name. What is passed over is noted."""
-    seen = set() if seen is None else seen
+def files_below(folder: Path, found: Found) -> Iterator[Path]:
+    """All files below a folder that are not hidden, folder by folder, by name; those behind links come last, because a
+    folder belongs to where it lies. What is passed over is noted."""
+    seen, links = set[Path](), [folder]
+    for path in links:  # grows
+        if path.resolve() in seen:
+            found.notes.append(f"{path} leads to a folder that was read already; it was passed over.")
+        else:
+            yield from _files_in(path, found, seen, links)
+
+
+def _files_in(folder: Path, found: Found, seen: set[Path], links: list[Path]) -> Iterator[Path]:
+    """Those that lie in it. links: hears of its links to folders."""
     seen.add(folder.resolve())
     try:
-        entries = sorted(folder.iterdir(), key=lambda p: (p.is_symlink(), p.name))  # a folder goes before links to it
+        entries = sorted(folder.iterdir(), key=lambda p: p.name)
     except OSError as e:
         raise DataError(f"The folder {folder} cannot be opened: {e.strerror or e}.") from e
     for path in entries:
         if is_left_behind(path.name):
             continue
         if os.path.isdir(path):  # noqa: PTH112  (Path.is_dir raises where a link's target cannot be looked at)
-            if path.resolve() in seen:
+            if path.is_symlink():
+                links.append(path)
+            elif path.resolve() in seen:
                 found.notes.append(f"{path} leads to a folder that was read already; it was passed over.")
             else:
-                yield from files_below(path, found, seen)
+                yield from _files_in(path, found, seen, links)
         elif os.path.isfile(path) and not sayable(path):  # noqa: PTH113
             if path.suffix.lower() in PICTURES:
                 found.missing.append(f"{path} (its name is no text; rename it)")
@@ -99,9 +111,10 @@ def _stems(pictures: list[Path]) -> set[Path]:
 def _captions(files: list[Path]) -> dict[Path, str]:
     """Picture's path without its suffix -> text. Raises DataError for files that are not UTF-8, all of them."""
     out, bad = {}, []
-    for path in files:
+    for path in sorted(files, key=lambda p: p.suffix.lower()):  # .txt goes before .caption
         try:
-            out[path.with_suffix("")] = words(path.read_text(encoding="utf-8-sig"), str(path))
+            text = words(path.read_text(encoding="utf-8-sig"), str(path))
+            out[path.with_suffix("")] = text or out.get(path.with_suffix(""), "")
         except (OSError, UnicodeDecodeError, DataError):
             bad.append(path)
     if bad:
@@ -144,10 +157,11 @@ def _repeats(pictures: list[Path], folder: Path, found: Found) -> bool:
         DataError: the subfolders are the splits of a data set.
     """
     tops = {parts[0] for p in pictures if len(parts := p.relative_to(folder).parts) > 1}
-    if tops and tops <= SPLITS:
+    if tops and {t.lower() for t in tops} <= SPLITS:
+        train = next((t for t in sorted(tops) if t.lower() == "train"), "")
         raise DataError(
             f"The subfolders {', '.join(sorted(tops))} look like the splits of a data set, not like groups. Name the "
-            f"one that the model was trained on: {folder / 'train'}."
+            f"one that the model was trained on{f': {folder / train}' if train else ''}."
         )
     repeats = bool(tops) and all(REPEATS.match(t) for t in tops)
     if repeats:
@@ -198,17 +212,26 @@ def find_in_folder(folder: Path) -> Found:
         n = counted(len(of_none), "caption file belongs", "caption files belong")
         found.notes.append(f"{n} to no picture: {some([str(p.relative_to(folder)) for p in of_none])}.")
     repeats = _repeats(pictures, folder, found)
+    tops = defaultdict[str, set[str]](set)
     for path in pictures:
         parts, row = path.relative_to(folder).parts, told.get(path, {})
         top = REPEATS.sub("", parts[0]) if repeats else parts[0]
-        own = row.get("group") or " ".join(top.replace("_", " ").split()) or top
+        own = row.get("group") or words(top.replace("_", " "), str(path)) or top
         if not own.strip():
             raise DataError(f"{folder} holds a subfolder whose name is spaces alone ('{top}'). Give it a name.")
+        if "group" not in row:
+            tops[own].add(parts[0])
         shows = row.get("object") or (parts[1].replace("_", " ") if len(parts) > 2 else "")
         text = captions.get(path.with_suffix("")) or captions.get(path) or row.get("text", "")
         found.candidates.append(
             Candidate("/".join(parts), own, partial(read_file, path, OWN), text, shows, **_rights(row))
         )
+    for name, several in tops.items():
+        them = ", ".join(sorted(several))
+        if len(several) > 1 and not repeats:
+            raise DataError(f"The subfolders {them} would be one group, '{name}'. Rename one of them, or join them.")
+        if len(several) > 1:
+            found.notes.append(f"The subfolders {them} are one group, '{name}'.")
     return found
 
 
@@ -250,14 +273,21 @@ def find_in_table(table: Path, folder: Path | None = None) -> Found:
     found.looked_in = f"beside the table, in {root}" if folder is None else f"in {root}"
     found.notes += notes
     seen: dict[tuple[Any, ...], str] = {}
+    spelled: Callable[[Path], Path] | None = None
     for row in rows:
         if "group" not in row:
             raise DataError(f"{row['where']} has no group. A table of pictures needs a column 'group'.")
-        path = below(root, row["file"])
+        name = row["file"]
+        if "\\" in name and not is_file(root / name):  # as Windows writes it
+            name = name.replace("\\", "/")
+        path = below(root, name)
         if path is None:
             raise DataError(
                 f"{row['where']}: '{row['file']}' lies outside {root}. Name the pictures' folder: --folder."
             )
+        if not is_file(path):
+            spelled = spelled or spelled_as(files_below(root, Found("", {})))
+            path = spelled(path)
         picture = path.relative_to(root).as_posix()
         if (where := seen.setdefault(_file_of(path, picture), row["where"])) is not row["where"]:
             raise DataError(f"{row['where']}: '{row['file']}' was named already in {where}.")

@@ -10,6 +10,8 @@ neither, because what is held out must be trained on by nothing.
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -158,9 +160,14 @@ def draft(found: Found, asked: NewSet, tell: Callable[[float], None] = lambda do
 def likely_phrase(candidates: Sequence[Candidate]) -> str:
     """How most of the captions say their group already, else "by {name}"."""
     told = [(c.text.casefold(), c.group.casefold()) for c in candidates if c.text]
-    counts = [sum(p.replace("{name}", name) in text for text, name in told) for p in PHRASES]
+    counts = [sum(_says(text, p.replace("{name}", name)) for text, name in told) for p in PHRASES]
     enough = max(0.5 * len(told), 0.8 * max(counts))
     return next((p for p, n in zip(PHRASES, counts, strict=True) if n and n >= enough), PHRASES[0])
+
+
+def _says(text: str, phrase: str) -> bool:
+    """Whether a text holds a phrase as whole words, as `PhraseCaptions` looks for it."""
+    return re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text) is not None
 
 
 def _opened(found: Found, share: float, notes: list[str], tell: Callable[[float], None]) -> list[_Opened]:
@@ -190,7 +197,7 @@ def _refused(found: Found, bad: list[str], n: int, share: float) -> str:
             f"Not there: {len(found.away):,} of {counted(n, 'file')} that {found.looked_at} names, the first of them "
             f"{found.away[0]}. Looked for {found.looked_in}. Name the folder where they lie: --folder."
         )
-    least = len(bad) / n + 0.005
+    least = math.ceil(100 * len(bad) / n + 1e-9) / 100
     offered = f" To leave that many out, add --broken {least:.2f}." if least <= MOST_BROKEN else ""
     return (
         f"{len(bad):,} of {counted(n, 'picture')} cannot be read, more than {share * 100:g}%: {some(bad)}. Mend them "
@@ -202,7 +209,7 @@ def _without_copies(opened: list[_Opened], notes: list[str]) -> list[_Opened]:
     """Of pictures that show the same, the first in each group."""
     first: dict[tuple[str, str], str] = {}
     copies = []
-    for o in opened:
+    for o in sorted(opened, key=lambda o: not o.of.text):  # one with a caption goes before
         other = first.setdefault((o.of.group, o.content), o.of.picture)
         if other != o.of.picture:
             copies.append((o.of.picture, other))

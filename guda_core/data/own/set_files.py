@@ -79,8 +79,8 @@ def kept(new: Draft, old: GroupSet, *, phrases: bool) -> Draft:
     """The draft with what the old set says of groups that are in both, and with captions that a network made of
     pictures that are in both and have no other. phrases: those of the old set go before."""
     groups, notes = {}, list(new.notes)
-    path = folder_of(new.id) / FILE
-    listed = read_list(path) if path.is_file() else []
+    listed, lost = _listed_before(new.id)
+    notes += lost
     for gid, entry in new.entry["groups"].items():
         before = old.groups.get(gid)
         told = {k: v for k in KEPT if (v := getattr(before, k, None)) and v != NOT_STATED}
@@ -101,11 +101,23 @@ def kept(new: Draft, old: GroupSet, *, phrases: bool) -> Draft:
     entry = {**new.entry, "groups": groups}
     if old.caption and (phrases or ("caption" in entry and "{phrase}" in old.caption)):
         entry |= {"caption": old.caption, "descriptors_per_caption": old.descriptors_per_caption}
+        if "{descriptors}" in old.caption:
+            for group in groups.values():
+                group.pop("phrase", None)
     elif phrases:
         entry.pop("caption", None)
         for group in groups.values():
             group.pop("phrase", None)
     return replace(new, entry=entry, pictures=_captioned_before(new, listed), notes=notes)
+
+
+def _listed_before(set_id: str) -> tuple[list[Listed], list[str]]:
+    """The list that is there, and what is lost with it where it cannot be read: it is written anew."""
+    path = folder_of(set_id) / FILE
+    try:
+        return (read_list(path) if path.is_file() else []), []
+    except GroupSetError as e:
+        return [], [f"{str(e).split('. ')[0].rstrip('.')}: captions that a network wrote into it are not kept."]
 
 
 def _captioned_before(new: Draft, listed: list[Listed]) -> list[Listed]:
@@ -124,7 +136,7 @@ def differences(new: Draft, old: GroupSet) -> list[str]:
     out = [f"The group '{g}' is new{_said(groups[g])}." for g in groups if g not in old.groups]
     out += [f"The group '{g}' is gone." for g in old.groups if g not in new.entry["groups"]]
     folder = folder_of(new.id)
-    before = read_list(folder / FILE) if (folder / FILE).is_file() else []
+    before, _ = _listed_before(new.id)
     source = new.entry["source"]
     for what, was, now in (
         ("name", old.name, new.entry["name"]),

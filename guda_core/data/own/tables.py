@@ -40,7 +40,8 @@ def _csv(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
         for row in found:
             if None in row:
                 raise DataError(f"{path}, line {found.line_num} has more fields than the first line.")
-            yield found.line_num, row
+            if any((v or "").strip() for v in row.values()):  # Excel leaves rows that are empty
+                yield found.line_num, row
     except csv.Error as e:
         raise DataError(f"{path}, line {found.line_num} is not readable as CSV: {e}.") from e
 
@@ -99,6 +100,7 @@ def read_table(path: Path) -> tuple[list[dict[str, str]], list[str]]:
             elif name == "caption" and said.get("text"):
                 passed_over = passed_over or said[name] not in ("", said["text"])
             elif told := said[name]:
+                told = str(row[column]).strip() if known == "file" else told  # a name keeps its white space
                 if out.get(known, told) != told:
                     raise DataError(f"{where}: '{of[known]}' and '{column}' differ, and mean the same. Take one out.")
                 out[known], of[known] = told, name
