@@ -60,6 +60,27 @@ def test_a_kept_example_is_shown_while_another_visitor_computes_and_the_rest_wai
     second.check("waited")
 
 
+def test_the_picture_is_scored_again_by_a_press_and_a_report_of_the_answer_before_is_gone(browser, stage):
+    watched = Watched(browser)
+    page = watched.open(stage.url)
+    page.get_by_role("button", name="Generate and attribute").click()
+    finished(page)
+    watched.go("Evidence")
+    with page.expect_download(timeout=SLOW):
+        page.get_by_role("button", name="Download report").click()
+    expect(page.get_by_text("The report is ready.")).to_be_visible()
+    watched.go("Attribute")
+    stage.service.delay = 0.2
+    page.get_by_role("button", name=re.compile("Score it again")).click()
+    until(page, lambda: stage.service.at_work == 1)
+    finished(page)
+    expect(page.locator(".guda-says:visible").first).to_contain_text("Most needed")
+    expect(page.locator(".guda-chart:visible").first).to_be_visible()
+    watched.go("Evidence")
+    expect(page.get_by_text("The report is ready.")).to_be_hidden()
+    expect(page.get_by_role("button", name="Save the report")).to_be_hidden()
+
+
 def test_a_set_without_objects_has_a_free_prompt_and_the_models_caveat_stands_beside_its_scores(
     browser, tmp_path, monkeypatch
 ):

@@ -50,6 +50,9 @@ def test_the_newest_comes_first_and_the_same_question_is_kept_once():
         kept = added(kept, answer_of(service, seed), NOW)
     assert [p.answer.query.image_hash[-1] for p in kept] == ["1", "2"] and kept[0].when == "09:05"
     assert len(added(kept, answer_of(service, 1, effort="full"), NOW)) == 3
+    uploaded = answer_of(service, 1)
+    uploaded = replace(uploaded, query=replace(uploaded.query, file_hash="f"))  # the same pixels, from a file
+    assert added(kept, uploaded, NOW)[0].answer is uploaded and len(added(kept, uploaded, NOW)) == 3
     assert [p.number for p in kept] == [3, 2]  # none is given twice, so that an older list opens what it shows
     html = past_html(service, added(kept, answer_of(service, 3, prompt="<b>"), NOW))
     assert [int(n) for n in re.findall(r'data-row="(\d+)"', html)] == [4, 3, 2]

@@ -134,6 +134,13 @@ def test_clearly_ahead_is_never_said_alone_where_the_oracle_names_another_group(
     v = judged(AHEAD, logo("twemoji", "openmoji", separable=False))
     assert chips(v) == [CLEAR, "oracle: close"] and "cannot tell Twemoji and OpenMoji apart" in v.figures
     assert chips(judged(AHEAD, logo("openmoji", "twemoji", low=-1.0))) == [CLEAR, "oracle: none"]
+    gone = dataclasses.replace(logo("openmoji", "twemoji"), groups={"twemoji": GroupScore(9.0, 8.0, 10.0)})
+    v = judged(AHEAD, dataclasses.replace(gone, runner_up=None, separable=None))
+    assert chips(v) == [CLEAR, "oracle: not checked"] and "no score without OpenMoji" in v.figures
+    wide = logo("openmoji", "twemoji", low=-1.0)
+    clear = dataclasses.replace(wide.groups["twemoji"], low=1.0)
+    v = judged(AHEAD, dataclasses.replace(wide, groups={**wide.groups, "twemoji": clear}))
+    assert chips(v) == [CLEAR, "oracle: two readings"] and "but only Twemoji stands out" in v.figures
     waiting = verdict({"guda": AHEAD}, SETS, ["guda", "logo"], KNOWN)
     assert chips(waiting) == [CLEAR] and "are asked next" in waiting.figures
     assert "were not asked" in judged(AHEAD).figures
@@ -246,3 +253,15 @@ def test_what_the_scope_check_often_misses_is_said_beside_a_verdict_of_in_scope(
     outside = dataclasses.replace(inside, verdict="out of scope")
     assert "misses" not in sentences.scope_note(outside)
     assert "misses" not in sentences.scope_note(dataclasses.replace(inside, settings={}))
+
+
+def test_captions_of_which_one_gave_no_score_are_not_said_to_agree():
+    none = dataclasses.replace(
+        AHEAD, groups={g: GroupScore(None, None, None, "unavailable", "x") for g in AHEAD.groups}
+    )
+    assert "no group could be scored" in sentences.captions_agree([AHEAD, none], SETS)
+    assert "does not depend on the caption" in sentences.captions_agree([AHEAD, AHEAD], SETS)
+
+
+def test_few_places_of_a_map_are_not_none():
+    assert [sentences.places(s) for s in (1 / 1024, 0.02, 1.0)] == ["fewer than 1", "2", "100"]

@@ -42,6 +42,11 @@ def beyond(a: Attribution, ranked: list[str]) -> str | None:
     return max(clear, key=lambda g: (a.groups[g].score or 0.0) - max(0.0, a.offset(g)), default=None)
 
 
+def places(share: float) -> str:
+    """How many of 100 places a share is, which is above 0."""
+    return "fewer than 1" if share < 0.005 else f"{100 * share:.0f}"
+
+
 def remarks(a: Attribution) -> str:
     """The heading of the column that says why a group has no score or fewer draws; "" where there is nothing to say."""
     if any(s.score is not None and s.reason for s in a.groups.values()):
@@ -108,7 +113,9 @@ def captions_agree(answers: Sequence[Attribution], group_set: GroupSet) -> str:
         return "There was no other caption to try."
     if len(set(firsts)) == 1:
         return f"The answer does not depend on the caption: each one gives {firsts[0]}."
-    leaders = {a.ranked()[0] for a in answers if a.ranked()}
+    leaders = {next(iter(a.ranked()), "") for a in answers}
+    if "" in leaders:
+        return "With some caption no group could be scored, so it cannot be said whether the answer depends on it."
     if len(leaders) == 1:
         name = group_set.groups[next(iter(leaders))].name
         return f"{name} comes first with each caption, but not always clearly. Trust this less than a clear answer."

@@ -65,7 +65,7 @@ def where_html(shown: Shown, group_set: GroupSet, methods: Mapping[str, MethodIn
     for t in shown.where:
         name = group_set.groups[t.group].name
         said = (
-            f"{sentences.number(t.drop, 'nats')} nats, {100 * t.share:.0f} of 100 places stand out"
+            f"{sentences.number(t.drop, 'nats')} nats, {sentences.places(t.share)} of 100 places stand out"
             if t.share
             else NOTHING
         )

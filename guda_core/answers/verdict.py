@@ -194,7 +194,14 @@ def _oracle(
     if not ours or not theirs:
         return "The retrained models could not be compared.", ()
     name = group_set.groups[theirs[0]].name
+    if ours[0] not in theirs:
+        said = f"There is no score without {group_set.groups[ours[0]].name} by the retrained models (the oracle)."
+        return f"{said} They put {name} first of the others.", (Chip("oracle: not checked", "unsure"),)
     if not b.stands_out(theirs[0]):
+        if (most := sentences.beyond(b, theirs)) is not None:
+            other = group_set.groups[most].name
+            said = f"With the retrained models (the oracle), {name} comes first, but only {other} stands out."
+            return said, (Chip("oracle: two readings", "unsure"),)
         return "With the retrained models (the oracle), no group stands out.", (Chip("oracle: none", "unsure"),)
     if b.separable is False and b.runner_up is not None:
         second = group_set.groups[b.runner_up].name

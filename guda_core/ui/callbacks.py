@@ -124,6 +124,8 @@ class Runs:
         """Score this visitor's last picture once more."""
         if answer is None:
             raise ImageError(words.PICTURE_GONE)
+        s = self.screen
+        yield {s.answer: None, s.says: verdict_html(WORKING_VERDICT), **dict.fromkeys(s.empty(), "")}
         drawn = answer.query.drawn
         pictures = pictures_of(self.service, methods, effort, drawn.steps if drawn is not None else 0)
         uploads = answer.query.file_hash is not None
@@ -274,7 +276,8 @@ class Runs:
         out: Update = {**self._picture(answer), self.screen.again: gr.update(visible=True)}
         for a in answer.scored():
             out |= self._shown(a, answer)
-        return {**out, self.screen.shown: shown_html(answer.shown, self.service.group_set, self.service.methods())}
+        shown = shown_html(answer.shown, self.service.group_set, self.service.methods())
+        return {**out, self.screen.says: self._says(answer, over=True), self.screen.shown: shown}
 
     def restored(self, answer: Answer) -> Update:
         """A finished answer of this visit, as it stood; what it lacks is empty."""

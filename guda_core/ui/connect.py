@@ -69,14 +69,16 @@ def connect(demo: gr.Blocks, s: Screen, service: Service) -> list[Any]:
         button.click(known, s.past, known.outputs(), js=SHOW, **QUICK)
     for event, run, inputs, name in asked:
         first = {} if name.startswith("page_example") else {"js": SHOW}  # an example's press did that already
-        pressed = event(begin.fn, None, begin.outputs, **first, **QUICK)
+        anew = run == runs.again  # it takes the answer that stands there, and empties the screen itself
+        start, never = (between.busy, between.unmapped) if anew else (begin, failed)
+        pressed = event(start.fn, None, start.outputs, **first, **QUICK)
         running = pressed.then(
             run, inputs, s.outputs(), api_name=name, api_visibility="undocumented", show_progress="minimal",
             show_progress_on=s.status, **COMPUTE,
         )  # fmt: skip
         freed = after.kept(running.then).then(end.fn, None, end.outputs, **QUICK)
         freed.then(None, None, None, js=BACK, **QUICK)
-        after.kept(running.failure).then(failed.fn, s.status, failed.outputs, **QUICK)
+        after.kept(running.failure).then(never.fn, s.status, never.outputs, **QUICK)
         started.append(running)
     mapping = _connect_map(s, after, between)
     s.cancel.click(None, None, s.status, js=f"() => {json.dumps(status_html(words.CANCELLING))}", **QUICK)

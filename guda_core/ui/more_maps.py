@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any, cast
 
+from guda_core.answers import sentences
 from guda_core.answers.verdict import is_out
 from guda_core.errors import OptionError
 from guda_core.picture_records import PlaceMap, Tile
@@ -29,7 +30,7 @@ def said_of(name: str, t: Tile) -> str:
     """What a map says, in a sentence."""
     if not t.share:
         return words.MAP_NOTHING.format(name=name)
-    return words.MAP_SAYS.format(name=name, share=f"{100 * t.share:.0f}")
+    return words.MAP_SAYS.format(name=name, share=sentences.places(t.share))
 
 
 def one_map(service: Service, answer: Answer | None, group: Any) -> Iterator[float | tuple[Answer, str]]:

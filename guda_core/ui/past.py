@@ -28,9 +28,9 @@ class Past:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """The same for the same picture, caption, methods and effort."""
+        """The same for the same picture, drawn or of the same file, caption, methods and effort."""
         q = self.answer.query
-        return q.image_hash, q.prompt, self.answer.methods, self.answer.effort
+        return q.image_hash, q.file_hash, q.prompt, self.answer.methods, self.answer.effort
 
 
 def size_of(thing: Any) -> int:

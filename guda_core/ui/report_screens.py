@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,8 +165,8 @@ def draw() -> Reports:
     return Reports(download, with_file, file, said, upload, second, again, cancel, status, result, opened, beside)
 
 
-def connect(r: Reports, service: Service, answer: gr.State) -> None:
-    """Wire the section."""
+def connect(r: Reports, service: Service, answer: gr.State, about: Sequence[gr.HTML]) -> None:
+    """Wire the section. about: what changes on the screen with the answer: a report that is ready is another one's."""
 
     def write(a: Answer | None, with_file: bool) -> list[Any]:
         try:
@@ -190,7 +190,7 @@ def connect(r: Reports, service: Service, answer: gr.State) -> None:
             differ = comparison(first.told, second.told) if first is not None and second is not None else ""
         except ReportError as e:
             differ = says_html(f"Not compared. {explained(e)}")
-        return [*out, differ]
+        return [*out, differ, status_html("")]
 
     def run(path: str | None) -> Iterator[list[Any]]:
         try:
@@ -207,7 +207,9 @@ def connect(r: Reports, service: Service, answer: gr.State) -> None:
             raise refusal(sentence) from None
 
     def usable(*, idle: bool) -> list[Any]:
-        return [gr.update(interactive=idle), gr.update(interactive=not idle)]
+        """While one report is replayed, no other takes its place."""
+        able = gr.update(interactive=idle)
+        return [able, able, able, gr.update(interactive=not idle)]
 
     def failed(status: str) -> list[Any]:
         never = status == status_html(words.WAITING)  # the queue was full, or an input was refused by gradio itself
@@ -218,12 +220,18 @@ def connect(r: Reports, service: Service, answer: gr.State) -> None:
     )
     written.success(None, r.file, None, js=SAVE, **QUICK)
     written.failure(lambda: note(f"No report. {words.NOT_STARTED}"), None, r.said, **QUICK)  # the queue was full
+    gone = [gr.update(visible=False), ""]
+    gr.on([part.change for part in about], lambda: gone, None, [r.file, r.said], **QUICK)
     for file in (r.upload, r.second):
         read = file.change(
-            shown, [r.upload, r.second], [r.opened, r.beside, r.result], **{**QUICK, "queue": True}, concurrency_limit=2
+            shown,
+            [r.upload, r.second],
+            [r.opened, r.beside, r.result, r.status],
+            **{**QUICK, "queue": True},
+            concurrency_limit=2,
         )
         read.failure(lambda: says_html(f"Not opened. {words.NOT_STARTED}"), None, r.result, **QUICK)
-    buttons = [r.replay, r.cancel]
+    buttons = [r.replay, r.upload, r.second, r.cancel]
     begun = r.replay.click(
         lambda: [*usable(idle=False), status_html(words.WAITING), ""], None, [*buttons, r.status, r.result], **QUICK
     )

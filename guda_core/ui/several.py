@@ -141,7 +141,7 @@ def _scored(service: Service, data: bytes, file: Path, several: Several) -> Iter
 
 def said_of(service: Service, answer: Answer) -> Verdict:
     """The verdict on one answer, as the first screen gives it."""
-    return verdict(answer.found, service.group_set, answer.methods, service.methods(), scope=answer.scope)
+    return verdict(answer.found, service.group_set, answer.methods, service.methods(), scope=answer.scope, over=True)
 
 
 def _first(service: Service, answer: Answer, v: Verdict) -> tuple[Attribution | None, str]:
