@@ -286,7 +286,7 @@ def find_in_table(table: Path, folder: Path | None = None) -> Found:
                 f"{row['where']}: '{row['file']}' lies outside {root}. Name the pictures' folder: --folder."
             )
         if not is_file(path):
-            spelled = spelled or spelled_as(files_below(root, Found("", {})))
+            spelled = spelled or spelled_as(files_below(root, Found("", {})) if is_folder(root) else ())
             path = spelled(path)
         picture = path.relative_to(root).as_posix()
         if (where := seen.setdefault(_file_of(path, picture), row["where"])) is not row["where"]:
