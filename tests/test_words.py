@@ -140,7 +140,7 @@ def test_clearly_ahead_is_never_said_alone_where_the_oracle_names_another_group(
     wide = logo("openmoji", "twemoji", low=-1.0)
     clear = dataclasses.replace(wide.groups["twemoji"], low=1.0)
     v = judged(AHEAD, dataclasses.replace(wide, groups={**wide.groups, "twemoji": clear}))
-    assert chips(v) == [CLEAR, "oracle: two readings"] and "but only Twemoji stands out" in v.figures
+    assert chips(v) == [CLEAR, "oracle: two readings"] and "but it is Twemoji that stands out" in v.figures
     waiting = verdict({"guda": AHEAD}, SETS, ["guda", "logo"], KNOWN)
     assert chips(waiting) == [CLEAR] and "are asked next" in waiting.figures
     assert "were not asked" in judged(AHEAD).figures

@@ -200,7 +200,7 @@ def _oracle(
     if not b.stands_out(theirs[0]):
         if (most := sentences.beyond(b, theirs)) is not None:
             other = group_set.groups[most].name
-            said = f"With the retrained models (the oracle), {name} comes first, but only {other} stands out."
+            said = f"With the retrained models (the oracle), {name} comes first, but it is {other} that stands out."
             return said, (Chip("oracle: two readings", "unsure"),)
         return "With the retrained models (the oracle), no group stands out.", (Chip("oracle: none", "unsure"),)
     if b.separable is False and b.runner_up is not None:

@@ -215,21 +215,14 @@ def connect(r: Reports, service: Service, answer: gr.State, about: Sequence[gr.H
         never = status == status_html(words.WAITING)  # the queue was full, or an input was refused by gradio itself
         return [*usable(idle=True), *([status_html(""), says_html(words.NOT_STARTED)] if never else [gr.skip()] * 2)]
 
-    written = r.download.click(
-        write, [answer, r.with_file], [r.file, r.said], **{**QUICK, "queue": True}, concurrency_limit=2
-    )
+    queued: dict[str, Any] = {**QUICK, "queue": True, "concurrency_limit": 2}
+    written = r.download.click(write, [answer, r.with_file], [r.file, r.said], **queued)
     written.success(None, r.file, None, js=SAVE, **QUICK)
     written.failure(lambda: note(f"No report. {words.NOT_STARTED}"), None, r.said, **QUICK)  # the queue was full
     gone = [gr.update(visible=False), ""]
     gr.on([part.change for part in about], lambda: gone, None, [r.file, r.said], **QUICK)
     for file in (r.upload, r.second):
-        read = file.change(
-            shown,
-            [r.upload, r.second],
-            [r.opened, r.beside, r.result, r.status],
-            **{**QUICK, "queue": True},
-            concurrency_limit=2,
-        )
+        read = file.change(shown, [r.upload, r.second], [r.opened, r.beside, r.result, r.status], **queued)
         read.failure(lambda: says_html(f"Not opened. {words.NOT_STARTED}"), None, r.result, **QUICK)
     buttons = [r.replay, r.upload, r.second, r.cancel]
     begun = r.replay.click(

@@ -116,8 +116,8 @@ def _listed_before(set_id: str) -> tuple[list[Listed], list[str]]:
     path = folder_of(set_id) / FILE
     try:
         return (read_list(path) if path.is_file() else []), []
-    except GroupSetError as e:
-        return [], [f"{str(e).split('. ')[0].rstrip('.')}: captions that a network wrote into it are not kept."]
+    except GroupSetError:
+        return [], [f"The list {path} could not be read: captions that a network wrote into it are not kept."]
 
 
 def _captioned_before(new: Draft, listed: list[Listed]) -> list[Listed]:
