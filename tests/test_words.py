@@ -205,17 +205,41 @@ def test_no_sentence_says_more_than_a_score_can(a):
     assert not [w for w in FORBIDDEN if w in said]
 
 
+def of(method: str, *scores: float | None) -> Attribution:
+    found = [GroupScore(s, None, None, "no_score" if s is None else "ok") for s in scores]
+    return Attribution(method, "nats", dict(zip(GROUPS, found, strict=True)))
+
+
 def test_methods_that_put_the_same_group_first_are_named_together():
     names = {"guda": "GUDA", "clip": "CLIP", "combined": "Both"}
-    said = sentences.compared([AHEAD, COSINE, dataclasses.replace(AHEAD, method="combined")], SETS, names)
-    assert said[0] == "The methods disagree: OpenMoji is first by GUDA, Both; Noto Emoji is first by CLIP."
+    said = sentences.compared([of("guda", 3, 2, 1), of("clip", 2, 3, 1), of("combined", 3, 1, 2)], SETS, names)
+    one, two, _ = (SETS.groups[g].name for g in GROUPS)
+    assert said[0] == f"The methods disagree: {one} is first by GUDA, Both; {two} is first by CLIP."
+
+
+@pytest.mark.parametrize(
+    ("answers", "said", "not_said"),
+    [
+        # without the group that only one of them scores both have the same order
+        ([of("guda", None, 2, 1), of("clip", 9, 2, 1)],
+         ["Left out: {0}.", "All methods put {1} first."], ["They differ"]),
+        ([of("guda", 3, 2, 1), of("clip", 3, 2, 1)], ["All methods put {0} first."], ["Left out"]),
+        ([of("guda", 3, 2, 1), of("clip", 3, 2, 1), of("das", None, None, None)],
+         ["No group could be scored by DAS.", "GUDA and CLIP put {0} first."], ["All methods", "Left out"]),
+        ([of("guda", 3, 2, 1), of("das", None, None, None)],
+         ["No group could be scored by DAS.", "nothing to compare"], ["Only one method has answered"]),
+        ([of("guda", 3, None, None), of("clip", None, 2, 1)], ["No group was scored by all"], ["first"]),
+        ([of("guda", 3, None, 1), of("clip", 1, None, 3)], ["{0} is first by GUDA"], []),
+    ],
+)  # fmt: skip
+def test_methods_are_compared_on_the_groups_that_all_of_them_score(answers, said, not_said):
+    names, shown = {"guda": "GUDA", "clip": "CLIP", "das": "DAS"}, [SETS.groups[g].name for g in GROUPS]
+    text = " ".join(sentences.compared(answers, SETS, names))
+    assert all(s.format(*shown) in text for s in said), text
+    assert not [s for s in not_said if s in text], text
 
 
 def test_each_method_stands_beside_the_oracle_where_that_was_asked():
-    def of(method: str, *scores: float | None) -> Attribution:
-        found = [GroupScore(s, None, None, "no_score" if s is None else "ok") for s in scores]
-        return Attribution(method, "nats", dict(zip(GROUPS, found, strict=True)))
-
     names = {"guda": "GUDA", "clip": "CLIP", "das": "DAS", "logo": "LOGO"}
     answers = [of("guda", 3, 2, 1), of("clip", 1, 2, 3), of("das", 5, None, 1)]
     assert compare._beside_the_oracle(answers, "logo", SETS, names) == ""
@@ -223,8 +247,10 @@ def test_each_method_stands_beside_the_oracle_where_that_was_asked():
     assert f"Also puts {SETS.groups['twemoji'].name} first" in html and "LOGO" not in html
     cells = [row.split("</td>")[:3] for row in html.split("<tr>")[2:]]
     assert [[c.split(">")[1] for c in row] for row in cells] == [
-        ["GUDA", "yes", "1.00"], ["CLIP", "no", "-1.00"], ["DAS", "yes", "0.50"],
+        ["GUDA", "yes", "1.00"], ["CLIP", "no", "-1.00"], ["DAS", "yes", "1.00"],
     ]  # fmt: skip
+    lacks = compare._beside_the_oracle([of("das", None, 1, 2), of("logo", 9, 8, 7)], "logo", SETS, names)
+    assert "not scored" in lacks and "-1.00" in lacks
     silent = of("das", None, None, None)  # such as for too little memory
     html = compare._beside_the_oracle([*answers[:2], silent, of("logo", 9, 8, 7)], "logo", SETS, names)
     assert "GUDA" in html and "DAS" not in html

@@ -122,20 +122,38 @@ def captions_agree(answers: Sequence[Attribution], group_set: GroupSet) -> str:
     return "The captions disagree about the first group. Do not rely on any one of these answers alone."
 
 
+def shared_ranks(answers: Sequence[Attribution]) -> dict[str, dict[str, int]]:
+    """Method -> group -> rank from 1, of the methods that score any group, among the groups that they all score: ranks
+    among each one's own groups would differ by those that only some of them score."""
+    ranked = {a.method: a.ranked() for a in answers if a.ranked()}
+    shared = set[str].intersection(*map(set, ranked.values())) if ranked else set()
+    return {m: {g: i for i, g in enumerate((g for g in own if g in shared), 1)} for m, own in ranked.items()}
+
+
 def compared(answers: Sequence[Attribution], group_set: GroupSet, names: Mapping[str, str]) -> list[str]:
     """Where the methods agree and disagree, in plain sentences."""
-    ranks = {a.method: {g: i + 1 for i, g in enumerate(a.ranked())} for a in answers if a.ranked()}
-    if len(ranks) < 2:
+    if len(answers) < 2:
         return ["Only one method has answered, so there is nothing to compare. Choose a second one and score again."]
+    ranks = shared_ranks(answers)
+    silent = [names[a.method] for a in answers if a.method not in ranks]
+    said = [f"No group could be scored by {' or '.join(silent)}."] if silent else []
+    if len(ranks) < 2:
+        return [*said, "So there is nothing to compare."]
+    shared = next(iter(ranks.values()))
+    if not shared:
+        return [*said, "No group was scored by all of these methods, so their orders cannot be compared."]
+    if left_out := dict.fromkeys(g for a in answers for g in a.ranked() if g not in shared):
+        by_name = ", ".join(group_set.groups[g].name for g in left_out)
+        said.append(f"Only groups that all of these methods score are compared. Left out: {by_name}.")
     first = {m: next(iter(r)) for m, r in ranks.items()}
-    shown = {g: group_set.groups[g].name for r in ranks.values() for g in r}
+    shown = {g: group_set.groups[g].name for g in shared}
     if len(set(first.values())) == 1:
-        said = [f"All methods put {shown[next(iter(first.values()))]} first."]
+        who = "All methods" if not silent else " and ".join(names[m] for m in first)
+        said.append(f"{who} put {shown[next(iter(first.values()))]} first.")
     else:
         by = {g: ", ".join(names[m] for m, f in first.items() if f == g) for g in first.values()}
-        said = ["The methods disagree: " + "; ".join(f"{shown[g]} is first by {m}" for g, m in by.items()) + "."]
-    common = [g for g in shown if all(g in r for r in ranks.values())]
-    spread = {g: max(r[g] for r in ranks.values()) - min(r[g] for r in ranks.values()) for g in common}
+        said.append("The methods disagree: " + "; ".join(f"{shown[g]} is first by {m}" for g, m in by.items()) + ".")
+    spread = {g: max(r[g] for r in ranks.values()) - min(r[g] for r in ranks.values()) for g in shared}
     most = max(spread, key=lambda g: spread[g], default=None)
     if most is not None and spread[most] > 1:
         places = ", ".join(f"{ordinal(r[most])} by {names[m]}" for m, r in ranks.items())

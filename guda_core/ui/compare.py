@@ -29,8 +29,9 @@ NO_ORACLE = (
 BESIDE = (
     "The other methods try to predict the oracle. The oracle is itself only one training. The Benchmarks tab says, "
     "over many pictures, how often another training names the same first group, and how often each method does. Here "
-    "methods that draw noise saw the same noise as the oracle, so they may agree a little more than on that tab. Rank "
-    "correlation: 1 is the same order of the groups, 0 is no relation, -1 is the reverse order."
+    "methods that draw noise saw the same noise as the oracle, so they may agree a little more than on that tab. Each "
+    "method is compared on the groups that it and the oracle score. Rank correlation: 1 is the same order of them, 0 "
+    "is no relation, -1 is the reverse order."
 )
 
 
@@ -42,15 +43,15 @@ def shown(answer: Answer | None, service: Service) -> Html:
     sets, known = service.group_set, service.methods()
     names = {m: info.name for m, info in known.items()}
     oracle = next((m for m, info in known.items() if info.oracle), None)
-    ranks = {a.method: {g: i + 1 for i, g in enumerate(a.ranked())} for a in answers}
-    order = [*answers[0].ranked(), *(g for g in sets.groups if g not in ranks[answers[0].method])]
+    ranks = sentences.shared_ranks(answers)
+    order = list(dict.fromkeys([*ranks.get(answers[0].method, ()), *answers[0].ranked(), *sets.groups]))
     shown_names = [names[a.method] for a in answers]
     head = ["Group", *(f"Rank: {n}" for n in shown_names), "Difference"]
     scores = ["Group", *(f"{n} ({a.unit})" for n, a in zip(shown_names, answers, strict=True))]
     rows, figures = [], []
     for g in order:
         places = [r[g] for r in ranks.values() if g in r]
-        cells: list[Any] = [sets.groups[g].name, *(str(ranks[a.method].get(g, "-")) for a in answers)]
+        cells: list[Any] = [sets.groups[g].name, *(str(ranks.get(a.method, {}).get(g, "-")) for a in answers)]
         cells.append(_spread(places) if len(answers) > 1 else "")
         rows.append(cells)
         own = [a.groups[g] for a in answers]
@@ -80,12 +81,14 @@ def _beside_the_oracle(
     others = [a for a in answers if a.method != method and a.ranked()]
     if oracle is None or not oracle.ranked() or not others:
         return Html("")
-    rows, truth = [], np.array([[oracle.groups[g].score for g in oracle.ranked()]], float)
+    rows, top = [], oracle.ranked()[0]
     for a in others:
-        own = np.array([[a.groups[g].score for g in oracle.ranked()]], float)  # NaN, the last, where there is none
-        first = a.ranked()[0] == oracle.ranked()[0]
-        rows.append([names[a.method], "yes" if first else "no", f"{metrics.spearman(own, truth)[0]:.2f}"])
-    head = ["Method", f"Also puts {group_set.groups[oracle.ranked()[0]].name} first", "Rank correlation"]
+        shared = sentences.shared_ranks([a, oracle])[a.method]
+        own, truth = (np.array([[of.groups[g].score for g in shared]], float) for of in (a, oracle))
+        first = "not scored" if top not in shared else "yes" if shared[top] == 1 else "no"
+        alike = f"{metrics.spearman(own, truth)[0]:.2f}" if len(shared) > 1 else "-"
+        rows.append([names[a.method], first, alike])
+    head = ["Method", f"Also puts {group_set.groups[top].name} first", "Rank correlation"]
     body = table("Agreement with the oracle on this picture", head, rows, numbers="..n")
     return Html(heading("Compared with the oracle, on this picture") + note(BESIDE) + body)
 
