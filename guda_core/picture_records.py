@@ -106,7 +106,7 @@ class Near:
 @dataclass(frozen=True)
 class Shown:
     """The pictures of one answer. where: maps of some groups; draws, width: as of a `PlaceMap`. near: most alike.
-    missing: why strip or maps are not there, in sentences for whoever reads the page; "" where nothing is to be said.
+    missing: why some of it is not there, in sentences for whoever reads the page; "" where nothing is to be said.
     by_command: whether the command line would make them, which has no limit of time.
     """
 

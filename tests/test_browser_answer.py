@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import sys
+import threading
+from pathlib import Path
 
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from playwright.sync_api import Page, expect
 
+from guda_core.data.images import read_file
 from guda_core.records import Group, GroupSet
 from guda_core.ui import words
 from guda_core.ui.address import left_out
@@ -147,6 +151,32 @@ def test_the_prompt_that_a_program_wrote_into_a_picture_is_offered_as_its_captio
     finished(page)
     expect(page.get_by_text("Scored with the caption: my own words")).to_be_visible()
     watched.check("caption")
+
+
+def test_words_that_are_written_while_the_file_is_read_stay(browser, stage, tmp_path, monkeypatch):
+    info = PngInfo()
+    info.add_text("parameters", "a teal square\nSteps: 20, Sampler: DDIM")
+    Image.new("RGB", (64, 64), "teal").save(tmp_path / "made.png", pnginfo=info)
+    reading, go = threading.Event(), threading.Event()
+
+    def slow(file: Path) -> bytes:
+        reading.set()
+        assert go.wait(30)
+        return read_file(file)
+
+    monkeypatch.setattr(sys.modules["guda_core.ui.connect"], "read_file", slow)  # the package has such a function
+    watched = Watched(browser)
+    page = watched.open(stage.url)
+    page.get_by_role("tab", name="Upload").click()
+    caption = page.get_by_role("textbox", name="Caption")
+    page.locator("input[type=file]").first.set_input_files(tmp_path / "made.png")
+    assert reading.wait(30)
+    caption.fill("my own words")
+    go.set()
+    page.wait_for_timeout(1000)
+    expect(caption).to_have_value("my own words")
+    expect(page.get_by_text(words.FOUND_CAPTION.format(program="A1111"))).to_have_count(0)
+    watched.check("written")
 
 
 def test_a_link_brings_others_to_the_same_form(browser, stage):

@@ -34,12 +34,14 @@ def test_a_moved_folder_is_named_with_the_command_that_finds_it_again(home, pict
     guda("groups", "new", pictures, "--name", "Six artists")
     path = home / "sets" / "six-artists" / "group_set.yaml"
     path.write_text(path.read_text().replace("author: not stated", "author: Ann", 1))
+    path.write_text(path.read_text().replace("name: Six artists", "name: Half a dozen artists", 1))
     moved = pictures.rename(pictures.with_name("moved"))
     for command in (("groups", "check", "six-artists"), ("assets", "bank", "--set", "six-artists")):
         said = guda(*command, code=2)
         assert f"should be in {pictures}, and there is no such folder" in said
-        assert "guda groups new FOLDER --name 'Six artists' --again" in said
-    said = guda("groups", "new", moved, "--name", "Six artists", "--again")
+        assert "guda groups new PLACE --name six-artists --again" in said
+    said = guda("groups", "new", moved, "--name", "six-artists", "--again")
+    assert "name: Half a dozen artists" in path.read_text() and "'name' was" not in said
     assert f"The pictures were in {pictures} and are in {moved}." in said
     assert "author: Ann" in path.read_text() and "48 pictures" not in guda("groups", "check", "six-artists")
 

@@ -113,6 +113,14 @@ def test_check_warns_of_captions_that_do_not_work(home, pictures):
     train = open_dataset(gs).split("train")
     said = " ".join(warnings(gs, train, []))
     assert "1 caption of 'ann-lee' names the group outside its phrase 'by Ann Lee', and so does its anchor" in said
+    (pictures / "Ann Lee" / "0.txt").write_text("a wave, ann_lee_style")  # a trigger word
+    guda("groups", "new", pictures, "--again", "--held-out", "0", "--phrase", "by {name}")
+    said_again = " ".join(warnings(gs, open_dataset(load_group_set("artists")).split("train"), []))
+    assert "1 caption of 'ann-lee' names" in said_again
+    (pictures / "Ann Lee" / "0.txt").write_text("a wave of joann leeds")
+    guda("groups", "new", pictures, "--again", "--held-out", "0", "--phrase", "by {name}")
+    said_again = " ".join(warnings(gs, open_dataset(load_group_set("artists")).split("train"), []))
+    assert "of 'ann-lee' names" not in said_again
     assert "1 caption has more than 55 words" in said and "Ann Lee/1.PNG" in said
     exact = " ".join(warnings(gs, train, [], lambda text: (len(text.split()) + 2, 12)))
     assert "1 caption has more than the 12 tokens" in exact and "words" not in exact

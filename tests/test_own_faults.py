@@ -189,6 +189,11 @@ def test_a_caption_file_may_be_named_after_the_whole_picture_and_one_of_no_pictu
     assert [c.text for c in found.candidates] == ["a cat", "a dog"]
     (note,) = (n for n in found.notes if "to no picture" in n)
     assert note.startswith("1 caption file belongs to no picture: ") and "cow.caption" in note
+    (tmp_path / "metadata.csv").write_text("file_name,text\nann/cat.png,a lion\nann/dog.png,a dog\n")
+    found = find_in_folder(tmp_path)
+    assert [c.text for c in found.candidates] == ["a cat", "a dog"]
+    (note,) = (n for n in found.notes if "text file" in n)
+    assert note.startswith("1 picture has one caption in a text file and another") and "ann/cat.png" in note
 
 
 def test_texts_of_no_picture_of_a_group_are_no_captions_that_miss_one(tmp_path):

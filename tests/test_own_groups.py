@@ -224,6 +224,10 @@ def test_what_differs_between_two_lists_is_said():
     ):  # fmt: skip
         (said,) = changes([a], [a.model_copy(update=change)])
         assert word in said and "a.png" in said
+    b = a.model_copy(update={"picture": "b.png"})
+    assert changes([a], [b]) == ["1 picture renamed: b.png (was a.png)."]
+    assert changes([a], [b.model_copy(update={"held_out": False})])[1] == "1 picture trained on now: b.png."
+    assert len(changes([a], [a, b])) == 1 and "new" in changes([a], [a, b])[0]  # a copy
 
 
 def test_what_a_set_is_trained_on_holds_what_captions_are_made_of(tmp_path):

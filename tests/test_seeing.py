@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import typer.main
+from gradio_client import handle_file
 from PIL import Image
 
 from guda_core.answers.shown import COMMAND, shown_html
@@ -21,7 +22,7 @@ from guda_core.attribution import counterfactual_pictures, maps
 from guda_core.attribution.counterfactual import Counterfactual
 from guda_core.cli import app
 from guda_core.errors import ModelError
-from guda_core.picture_records import PlaceMap, Shown, Strip
+from guda_core.picture_records import Near, PlaceMap, Shown, Strip
 from guda_core.records import Provenance, Query
 from guda_core.service import ALONE, MAPPED, REDRAWN, map_passes, strip_passes
 from guda_core.ui import seeing, words
@@ -39,10 +40,22 @@ pytestmark = pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning") 
 
 
 class Broken(FakeService):
-    """Fails within the strip or the maps, after the first of them."""
+    """Fails within the strip or the maps, after the first of them; or beside the scores."""
 
     strip_fault: Exception | None = None
     maps_fault: Exception | None = None
+    near_fault: Exception | None = None
+    caption_fault: Exception | None = None
+
+    def nearest(self, query: Query) -> tuple[Near, ...]:
+        if self.near_fault is not None:
+            raise self.near_fault
+        return super().nearest(query)
+
+    def best_caption(self, query: Query) -> str:
+        if self.caption_fault is not None:
+            raise self.caption_fault
+        return super().best_caption(query)
 
     def pictures(self, query: Query, *, method: str) -> Iterator[Strip]:
         for strip in super().pictures(query, method=method):
@@ -180,13 +193,28 @@ def test_the_sentence_stands_on_the_page_and_a_whole_answer_has_none(monkeypatch
         assert "the page allows 1 s" in text(visitor.generate()["shown"])
 
 
+def test_what_fails_beside_the_scores_is_told_and_leaves_them(tmp_path):
+    Image.new("RGB", (64, 64), "teal").save(tmp_path / "teal.png")
+    service = Broken()
+    service.near_fault, service.caption_fault = ModelError("No features."), ModelError("No CLIP.")
+    with serving(service) as url:
+        visitor = Visitor(url)
+        out = visitor.attribute(handle_file(tmp_path / "teal.png"), more_captions=True)
+        assert f"{words.NO_NEAR} No features." in text(out["shown"])
+        assert text(out["captions"]) == f"{words.NO_CAPTIONS} No CLIP."
+        assert text(out["says"]).startswith("Most needed") and text(out["status"]) == words.DONE
+        service.strip_fault = ModelError("No finite picture.")
+        said = text(visitor.generate()["shown"])
+        assert "No features." in said and "No finite picture." in said
+
+
 def test_an_example_with_a_passing_fault_is_not_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("GUDA_CACHE", str(tmp_path / "cache"))
     service = Broken()
     kept = lambda: [*(tmp_path / "cache").glob("examples/*.zip")]  # noqa: E731
     with serving(service) as url:
         visitor = Visitor(url)
-        for fault in ("strip_fault", "maps_fault"):
+        for fault in ("strip_fault", "maps_fault", "near_fault"):
             setattr(service, fault, RuntimeError("The GPU was taken back."))
             assert words.FAULT in text(visitor.call("/page_example_1")["shown"]) and not kept()
             setattr(service, fault, None)

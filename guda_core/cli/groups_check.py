@@ -145,7 +145,7 @@ def _captions(group_set: GroupSet, train: Sequence[Item]) -> Iterator[str]:
                 f"Of {counted(bare.total(), 'picture')} nothing is known but the group, so caption and anchor are "
                 f"phrases alone ({each}). Captions help: a .txt beside a picture."
             )
-        names = {gid: re.compile(rf"(?<!\w){re.escape(g.name)}(?!\w)", re.I) for gid, g in group_set.groups.items()}
+        names = {gid: _named(g.name) for gid, g in group_set.groups.items()}
         still = Counter(i.group for i in train if names[i.group].search(captioner.content(i)))
         for gid, n in still.items():
             what = f"{counted(n, 'caption')} of '{gid}' {'names' if n == 1 else 'name'} the group"
@@ -153,6 +153,12 @@ def _captions(group_set: GroupSet, train: Sequence[Item]) -> Iterator[str]:
                 f"{what} outside its phrase '{group_set.groups[gid].phrase}', and so "
                 f"{'does its anchor' if n == 1 else 'do their anchors'}. Choose the phrase as the captions say it."
             )
+
+
+def _named(name: str) -> re.Pattern[str]:
+    """Finds a name in a caption, also as a trigger word spells it: "fay_wu" for "Fay Wu"."""
+    between = r"[\s_-]+".join(re.escape(part) for part in re.split(r"[\s_-]+", name) if part)
+    return re.compile(rf"(?<![^\W_]){between or re.escape(name)}(?![^\W_])", re.I)
 
 
 def _long(group_set: GroupSet, train: Sequence[Item], tokens: Callable[[str], tuple[int, int]] | None) -> Iterator[str]:

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import gradio as gr
 
-from guda_core.answers.markup import notes_html, picture_html, status_html, verdict_html
+from guda_core.answers.markup import note, notes_html, picture_html, status_html, verdict_html
 from guda_core.answers.other_captions import BEST, GIVEN, NONE, captions_html
 from guda_core.answers.shown import near_html, shown_html
 from guda_core.answers.verdict import CANCELLED_EARLY, WORKING_VERDICT, Verdict, is_out, verdict
@@ -155,7 +155,7 @@ class Runs:
         query = yield from self._drawn(prompt, example.seed, example.steps, example.guidance, progress)
         answer = yield from self._score(query, methods, examples.EFFORT, progress)
         short = any(lacked(g.reason or "") for a in answer.found.values() for g in a.groups.values())
-        if not short and (progress.pictures.missing or not answer.shown.missing):  # a passing fault is not kept
+        if not short and answer.shown.missing in ("", progress.pictures.missing):  # a passing fault is not kept
             examples.keep(self.service, example, answer)
 
     def _drawn(
@@ -218,13 +218,20 @@ class Runs:
         everything |= {s.says: self._says(answer), s.answer: answer}
         main = main_method(known)
         if more_captions and main in answer.found:
-            answer = yield from self._other_captions(answer, main, progress)
-            captions = captions_html(answer.tried, self.service.group_set, answer.scope, self.main_name)
+            try:
+                answer = yield from self._other_captions(answer, main, progress)
+                captions = captions_html(answer.tried, self.service.group_set, answer.scope, self.main_name)
+            except Exception as e:  # the scores are there and stay
+                captions = note(f"{words.NO_CAPTIONS} {explained(e)}")
             everything |= {s.captions: captions, s.answer: answer}
+        main_answer = answer.found.get(answer.methods[0]) if answer.methods else None
         if not is_out(answer.scope):
-            answer = replace(answer, shown=replace(answer.shown, near=self.service.nearest(query)))
-            main_answer = answer.found.get(answer.methods[0]) if answer.methods else None
-            everything |= self._shown(main_answer, answer) if main_answer is not None else {}
+            try:
+                answer = replace(answer, shown=replace(answer.shown, near=self.service.nearest(query)))
+                everything |= self._shown(main_answer, answer) if main_answer is not None else {}
+            except Exception as e:
+                answer = replace(answer, shown=replace(answer.shown, missing=f"{words.NO_NEAR} {explained(e)}"))
+                everything |= {s.shown: shown_html(answer.shown, self.service.group_set, known), s.answer: answer}
         for shown, status in seen_in_pictures(self.service, answer, progress, explained):
             new: Update = {}
             if shown is not answer.shown:

@@ -35,6 +35,10 @@ BACK = (  # a button that was switched off for a while has lost the focus
     "() => { setTimeout(() => { if (document.activeElement === document.body && window.gudaPressed) "
     "window.gudaPressed.focus({preventScroll: true}); }, 100); return []; }"
 )
+# The caption that was found in a file, what is said of it, nothing yet of what the model reads, and the same caption
+# again, so that the next picture may replace it. What the visitor wrote stays, also if it was while the file was read.
+TAKEN = "(caption, found, said, last) => caption && caption !== last ? [caption, '', '', ''] : [found, said, '', found]"
+NOT_TAKEN = "(caption, last) => [caption === last ? '' : caption, '', '', '']"  # the file could not be read
 # What was said of the caption that was taken from a file; nothing where the visitor wrote on while it was read.
 STILL = "(caption, last, said) => [caption === last ? said : '']"
 NOT_STARTED = Verdict("Not started", words.NOT_STARTED)
@@ -189,24 +193,19 @@ def _between(s: Screen, runs: Runs) -> _Between:
     )
 
 
-def taken_back(caption: str, last: str) -> list[Any]:
-    """Where a file was not read: the caption of the one before it is not this one's."""
-    return [gr.skip() if caption and caption != last else "", "", "", ""]
-
-
 def offer(path: str | None, caption: str, last: str) -> list[Any]:
-    """The caption that a picture's file names, where the visitor has written none; what is said of it; nothing yet
-    of what the model reads (`not_read`); and the same caption again, so that the next picture may replace it."""
+    """The caption that a picture's file names, where the visitor has written none, and what is said of it: for
+    `TAKEN`."""
     if caption and caption != last:
-        return [gr.skip(), "", "", ""]
+        return ["", ""]
     try:
         found = written_prompt(read_file(uploaded(path))) if path else None
     except GudaError:  # told when the picture is to be scored
         found = None
     if found is None:
-        return ["", "", "", ""]
+        return ["", ""]
     said = words.FOUND_CAPTION.format(program=found.program)
-    return [found.prompt, note(said, *([words.CUT_CAPTION] if found.cut else [])), "", found.prompt]
+    return [found.prompt, note(said, *([words.CUT_CAPTION] if found.cut else []))]
 
 
 def not_read(service: Service, prompt: str) -> str:
@@ -246,9 +245,11 @@ def _connect_small(demo: gr.Blocks, s: Screen, service: Service) -> None:
         button.click(None, form, None, js=address.WRITE, **QUICK)
     last = gr.Textbox(visible="hidden", container=False)  # the caption that was taken from a file
     read: dict[str, Any] = {**QUICK, "queue": True, "concurrency_limit": 2}  # a stranger's file is read
+    found = [gr.Textbox(visible="hidden", container=False), gr.Textbox(visible="hidden", container=False)]
     changed = [s.caption, s.offered, s.not_read, last]
-    offered = s.upload.change(offer, [s.upload, s.caption, last], changed, **read)
-    offered.failure(taken_back, [s.caption, last], changed, **QUICK)
+    offered = s.upload.change(offer, [s.upload, s.caption, last], found, **read)
+    offered.success(None, [s.caption, *found, last], changed, js=TAKEN, **QUICK)
+    offered.failure(None, [s.caption, last], changed, js=NOT_TAKEN, **QUICK)
     # A tokenizer changes while it reads, so that nothing else may compute just then.
     reading = last.change(partial(not_read, service), last, s.not_read, **{**QUICK, **COMPUTE, "queue": True})
     reading.failure(lambda: "", None, s.not_read, **QUICK)

@@ -55,7 +55,7 @@ def seen_in_pictures(
     if a is None or not a.ranked() or is_out(answer.scope):
         return
     if not asked.seconds:
-        yield replace(shown, missing=asked.missing, by_command=True), progress.at(asked.method, 1.0)
+        yield replace(shown, missing=_also(shown, asked.missing), by_command=True), progress.at(asked.method, 1.0)
         return
     making = STRIP
     try:
@@ -76,7 +76,11 @@ def seen_in_pictures(
     except Exception as e:
         log.warning("The pictures of an answer are not whole. %s", e)
         said = words.NO_STRIP if making == STRIP else words.NO_WHERE
-        yield replace(shown, missing=f"{said} {explained(e)}"), progress.at(making, 1.0)
+        yield replace(shown, missing=_also(shown, f"{said} {explained(e)}")), progress.at(making, 1.0)
+
+
+def _also(shown: Shown, missing: str) -> str:
+    return f"{shown.missing} {missing}".strip()
 
 
 def with_word(service: Service, answer: Answer) -> Answer:

@@ -84,6 +84,8 @@ MAP_THERE = "Its map already stands above."
 NO_MAPS = "No map can be made here. Score a picture by the main method first."
 NO_MAP = "There is no map of {name}: the model without it cannot be used."
 NO_STRIP = "The drawings without a group and the maps are missing or not complete."
+NO_CAPTIONS = "Other captions could not be tried."
+NO_NEAR = "The training pictures that look most like it could not be found."
 NO_WHERE = "The maps are missing or not complete."
 TOO_LONG = (  # also the reason in a report
     "The drawings without each group, and the first maps, were not made: that takes {took} here, and the page allows "

@@ -212,7 +212,7 @@ def find_in_folder(folder: Path) -> Found:
         n = counted(len(of_none), "caption file belongs", "caption files belong")
         found.notes.append(f"{n} to no picture: {some([str(p.relative_to(folder)) for p in of_none])}.")
     repeats = _repeats(pictures, folder, found)
-    tops = defaultdict[str, set[str]](set)
+    tops, otherwise = defaultdict[str, set[str]](set), list[str]()
     for path in pictures:
         parts, row = path.relative_to(folder).parts, told.get(path, {})
         top = REPEATS.sub("", parts[0]) if repeats else parts[0]
@@ -222,9 +222,18 @@ def find_in_folder(folder: Path) -> Found:
         if "group" not in row:
             tops[own].add(parts[0])
         shows = row.get("object") or (parts[1].replace("_", " ") if len(parts) > 2 else "")
-        text = captions.get(path.with_suffix("")) or captions.get(path) or row.get("text", "")
+        beside = captions.get(path.with_suffix("")) or captions.get(path) or ""
+        text = beside or row.get("text", "")
+        if text != row.get("text", text):
+            otherwise.append(f"{'/'.join(parts)} ({row['where']})")
         found.candidates.append(
             Candidate("/".join(parts), own, partial(read_file, path, OWN), text, shows, **_rights(row))
+        )
+    if otherwise:
+        n = counted(len(otherwise), "picture has", "pictures have")
+        found.notes.append(
+            f"{n} one caption in a text file and another in the metadata; that of the text file was taken: "
+            f"{some(otherwise)}."
         )
     for name, several in tops.items():
         them = ", ".join(sorted(several))

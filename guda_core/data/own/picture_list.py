@@ -91,10 +91,16 @@ def trained_on(folder: Path | None) -> str | None:
 def changes(before: Sequence[Listed], now: Sequence[Listed]) -> list[str]:
     """What differs between two lists, in sentences; [] where nothing does."""
     old, new = {p.picture: p for p in before}, {p.picture: p for p in now}
-    both = [(old[k], new[k]) for k in new if k in old]
+    gone, renamed = {p.sha256: p for p in before if p.picture not in new}, list[tuple[Listed, Listed]]()
+    for p in now:
+        if p.picture not in old and p.sha256 in gone:
+            renamed.append((gone.pop(p.sha256), p))
+    other = {p.picture for pair in renamed for p in pair}
+    both = [*((old[k], new[k]) for k in new if k in old), *renamed]
     kinds = {
-        "new": [k for k in new if k not in old],
-        "gone": [k for k in old if k not in new],
+        "new": [k for k in new if k not in old and k not in other],
+        "gone": [k for k in old if k not in new and k not in other],
+        "renamed": [f"{b.picture} (was {a.picture})" for a, b in renamed],
         "changed in their pixels": [b.picture for a, b in both if a.sha256 != b.sha256],
         "in another group": [b.picture for a, b in both if a.group != b.group],
         "with another caption": [b.picture for a, b in both if (a.text, a.object) != (b.text, b.object)],

@@ -52,9 +52,11 @@ def existing(set_id: str) -> GroupSet | None:
 
 
 def as_before(asked: NewSet, old: GroupSet | None, given: set[str]) -> NewSet:
-    """The wish with what was asked for at the last time, but for what is given now."""
+    """The wish with what was asked for at the last time, but for what is given now. A set that is named by its id keeps
+    its name."""
     if old is None:
         return asked
+    given = given - {"name"} if asked.name == old.id else given
     of_old: dict[str, Any] = {"fit": old.fit, "resolution": old.resolution, "name": old.name}
     of_old |= {k: v for k, v in old.options.items() if k in ("held_out", "seed")}
     if phrase := _one_phrase(old):

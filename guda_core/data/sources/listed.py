@@ -89,7 +89,8 @@ class ListedFiles(Source):
         if not is_folder(self._root):
             raise DataError(
                 f"The pictures of '{self.group_set.id}' should be in {self._root}, and there is no such folder. If it "
-                f"was moved, name its new place: `guda groups new FOLDER --name '{self.group_set.name}' --again`."
+                "was moved, name its new place, or that of the table which lists the pictures: `guda groups new PLACE "
+                f"--name {self.group_set.id} --again`."
             )
 
     def bytes_of(self, picture: str) -> bytes:
