@@ -64,7 +64,7 @@ def test_a_kept_example_is_shown_while_another_visitor_computes_and_the_rest_wai
     second.check("waited")
 
 
-def test_the_picture_is_scored_again_by_a_press_and_a_report_of_the_answer_before_is_gone(browser, stage):
+def test_the_picture_is_scored_again_by_a_press_and_a_report_of_the_answer_before_is_gone(browser, stage, monkeypatch):
     watched = Watched(browser)
     page = watched.open(stage.url)
     page.get_by_role("button", name="Generate and attribute").click()
@@ -83,6 +83,13 @@ def test_the_picture_is_scored_again_by_a_press_and_a_report_of_the_answer_befor
     watched.go("Evidence")
     expect(page.get_by_text("The report is ready.")).to_be_hidden()
     expect(page.get_by_role("button", name="Save the report")).to_be_hidden()
+    watched.go("Attribute")
+    again = page.get_by_role("button", name=re.compile("Score it again"))
+    expect(again).to_be_visible()
+    monkeypatch.setattr(stage.service, "generate", lambda **_: 1 / 0)
+    page.get_by_role("button", name="Generate and attribute").click()
+    expect(page.locator(".guda-says:visible").first).to_contain_text("Not done", timeout=SLOW)
+    expect(again).to_be_hidden()  # there is no picture any more
 
 
 def test_a_set_without_objects_has_a_free_prompt_and_the_models_caveat_stands_beside_its_scores(

@@ -82,7 +82,7 @@ def connect(demo: gr.Blocks, s: Screen, service: Service) -> list[Any]:
         )  # fmt: skip
         freed = after.kept(running.then).then(end.fn, None, end.outputs, **QUICK)
         freed.then(None, None, None, js=BACK, **QUICK)
-        after.kept(running.failure).then(never.fn, s.status, never.outputs, **QUICK)
+        after.kept(running.failure).then(never.fn, [s.status, s.answer], never.outputs, **QUICK)
         started.append(running)
     mapping = _connect_map(s, after, between)
     s.cancel.click(None, None, s.status, js=f"() => {json.dumps(status_html(words.CANCELLING))}", **QUICK)
@@ -102,7 +102,7 @@ def _connect_map(s: Screen, after: After, between: _Between) -> Any:
         show_progress="minimal", show_progress_on=s.status, **COMPUTE,
     )  # fmt: skip
     after.kept(mapping.then).then(between.over.fn, None, between.over.outputs, **QUICK)
-    after.kept(mapping.failure).then(between.unmapped.fn, s.status, between.unmapped.outputs, **QUICK)
+    after.kept(mapping.failure).then(between.unmapped.fn, [s.status, s.answer], between.unmapped.outputs, **QUICK)
     return mapping
 
 
@@ -152,32 +152,33 @@ class _Between(NamedTuple):
 
 
 def _between(s: Screen, runs: Runs) -> _Between:
-    buttons = [s.generate, s.attribute, s.again, *s.examples, s.group, s.cancel]
+    buttons = [s.again, s.generate, s.attribute, *s.examples, s.group, s.cancel]
 
-    def usable(*, idle: bool, **group: Any) -> list[Any]:
-        """group: more that is changed of the drop-down of maps."""
-        first = [gr.update(interactive=idle)] * (len(buttons) - 2)
+    def usable(*, idle: bool, again: dict[str, Any] | None = None, **group: Any) -> list[Any]:
+        """again, group: more that is changed of the button that scores again, and of the drop-down of maps."""
+        first = [gr.update(interactive=idle, **(again or {})), *[gr.update(interactive=idle)] * (len(buttons) - 3)]
         return [*first, gr.update(interactive=idle, **group), gr.update(interactive=not idle)]
 
     def begin() -> list[Any]:
         said = [None, verdict_html(WORKING_VERDICT), status_html(words.WAITING)]
-        return [*usable(idle=False), *said, *[""] * len(s.empty()), ""]
+        return [*usable(idle=False, again={"visible": False}), *said, *[""] * len(s.empty()), ""]
 
     def end() -> list[Any]:
         return usable(idle=True)
 
-    def failed(status: str) -> list[Any]:
+    def failed(status: str, answer: Answer | None) -> list[Any]:
         never = status == status_html(words.WAITING)  # the queue was full, or an input was refused by gradio itself
         said = [verdict_html(NOT_STARTED), status_html("")] if never else [gr.skip(), gr.skip()]
-        return [*usable(idle=True), *said]
+        return [*usable(idle=True, again={"visible": answer is not None}), *said]
 
     def cancelled(answer: Answer | None) -> list[Any]:
-        return [runs.cancelled(answer), status_html(words.CANCELLED if answer is not None else "")]
+        said = status_html(words.CANCELLED if answer is not None else "")
+        return [runs.cancelled(answer), said, gr.update(visible=answer is not None)]
 
     def over() -> list[Any]:
         return [*usable(idle=True, value=None), secrets.token_hex(8)]
 
-    def unmapped(status: str) -> list[Any]:
+    def unmapped(status: str, _answer: Answer | None) -> list[Any]:
         never = status == status_html(words.WAITING)
         return [*over(), *([status_html(""), note(words.NOT_STARTED)] if never else [gr.skip(), gr.skip()])]
 
@@ -186,7 +187,7 @@ def _between(s: Screen, runs: Runs) -> _Between:
         _Small(begin, [*buttons, s.answer, *said, *s.empty(), s.mapped]),
         _Small(end, buttons),
         _Small(failed, [*buttons, *said]),
-        _Small(cancelled, said),
+        _Small(cancelled, [*said, s.again]),
         _Small(lambda: [*usable(idle=False), status_html(words.WAITING), ""], [*buttons, s.status, s.mapped]),
         _Small(over, [*buttons, s.map_turn]),
         _Small(unmapped, [*buttons, s.map_turn, s.status, s.mapped]),
