@@ -15,7 +15,7 @@ def digits(
     folder: FolderOption = None,
     minutes: MinutesOption = None,
     table_only: TableOption = False,
-    quick: Annotated[bool, typer.Option("--quick", help="Smaller models, fewer queries, one seed.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller models, fewer queries.")] = False,
     no_ceiling: Annotated[
         bool,
         typer.Option("--no-ceiling", help="One seed: half the trainings. A later run without this adds the ceiling."),

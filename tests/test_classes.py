@@ -298,6 +298,8 @@ def test_a_benchmark_names_the_command_that_runs_it():
     assert benches.find("digits-quick").command == "python -m experiments.digits --quick"
     one_seed = dataclasses.replace(benches.find("digits"), second_seed=None)
     assert one_seed.command == "python -m experiments.digits --no-ceiling"
+    quick = dataclasses.replace(benches.find("digits-quick"), second_seed=None)
+    assert quick.command == "python -m experiments.digits --quick --no-ceiling"
 
 
 def test_clocks_of_two_processes_lose_nothing(tmp_path):

@@ -415,6 +415,15 @@ def test_what_is_claimed_of_the_digits_quick_form_holds_in_its_table():
         assert not {(m, "generated") for m in near} & (ahead | after)
         held_out = {m for m, s in after if s == "held_out"}
         assert held_out == ({"dtrak"} if metric == "top1" else {"das", "dtrak"})
+    first = {r["method"]: r["top1"]["value"] for r in quick["rows"] if r["query_set"] == "generated"}
+    assert first["ceiling"] <= first["guda-retrack"] + 0.01
+    above = {
+        s for m in ("top1", "variation") for n, s in clear(quick, "differences", "guda-retrack", m) if n == "ceiling"
+    }
+    below = {
+        s for m in ("top1", "variation") for n, s in behind(quick, "differences", "guda-retrack", m) if n == "ceiling"
+    }
+    assert not above and not below
 
 
 def test_the_page_of_limits_says_how_much_more_retraining_takes_away(committed):

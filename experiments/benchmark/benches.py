@@ -53,7 +53,8 @@ class BenchConfig:
     def command(self) -> str:
         """What runs it: `python -m experiments.digits --quick`."""
         name = self.name.removesuffix("-quick")
-        how = " --quick" if name != self.name else " --no-ceiling" if self.second_seed is None else ""
+        how = " --quick" if name != self.name else ""
+        how += " --no-ceiling" if self.second_seed is None else ""
         return f"python -m experiments.{name}{how}"
 
 
@@ -64,7 +65,6 @@ def _quick() -> BenchConfig:
         models=ClassesConfig(channels=(16, 32), head=16, loop=loop),
         instance_examples=5,
         generated=150,
-        second_seed=None,
     )
 
 
