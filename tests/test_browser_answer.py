@@ -92,6 +92,39 @@ def test_the_picture_is_scored_again_by_a_press_and_a_report_of_the_answer_befor
     expect(again).to_be_hidden()  # there is no picture any more
 
 
+def test_a_report_does_not_stand_beside_an_answer_that_looks_the_same(browser, stage, monkeypatch):
+    watched = Watched(browser)
+    page = watched.open(stage.url)
+    ready = page.get_by_text("The report is ready.")
+    for n, effort in enumerate(("Quick", "Standard"), 1):  # the fake's scores are the same
+        page.get_by_role("radio", name=effort).check()
+        page.get_by_role("button", name="Generate and attribute").click()
+        expect(page.locator(".guda-past [data-row]")).to_have_count(n, timeout=SLOW)
+        finished(page)
+    watched.go("Evidence")
+    with page.expect_download(timeout=SLOW):
+        page.get_by_role("button", name="Download report").click()
+    expect(ready).to_be_visible()
+    watched.go("Attribute")
+    page.get_by_text("This visit: 2 answers").click()
+    page.locator(".guda-past [data-row]").last.click()
+    expect(page.get_by_text(words.BROUGHT_BACK)).to_be_visible()
+    watched.go("Evidence")
+    expect(ready).to_be_hidden()
+    reports, go = sys.modules["guda_core.ui.report_screens"], threading.Event()
+    written = reports.made
+    monkeypatch.setattr(reports, "made", lambda *a, **k: go.wait(60) and written(*a, **k))
+    page.get_by_role("button", name="Download report").click()
+    watched.go("Attribute")
+    page.locator(".guda-past [data-row]").first.click()
+    expect(page.get_by_text(words.BROUGHT_BACK)).to_be_visible()
+    watched.go("Evidence")
+    with page.expect_download(timeout=SLOW):  # it is what was asked for, and is of the answer of then
+        go.set()
+    expect(ready).to_be_hidden()
+    expect(page.get_by_role("button", name="Save the report")).to_be_hidden()
+
+
 def test_a_set_without_objects_has_a_free_prompt_and_the_models_caveat_stands_beside_its_scores(
     browser, tmp_path, monkeypatch
 ):

@@ -287,6 +287,11 @@ def test_captions_of_which_one_gave_no_score_are_not_said_to_agree():
     )
     assert "no group could be scored" in sentences.captions_agree([AHEAD, none], SETS)
     assert "does not depend on the caption" in sentences.captions_agree([AHEAD, AHEAD], SETS)
+    assert sentences.captions_agree([none, none], SETS).startswith("Under these captions no group could be scored")
+
+
+def test_a_share_of_places_is_never_said_to_be_none():
+    assert [sentences.places(s) for s in (0.001, 0.005, 0.0051, 0.0149)] == ["fewer than 1", "fewer than 1", "1", "1"]
 
 
 def test_few_places_of_a_map_are_not_none():

@@ -44,7 +44,7 @@ def beyond(a: Attribution, ranked: list[str]) -> str | None:
 
 def places(share: float) -> str:
     """How many of 100 places a share is, which is above 0."""
-    return "fewer than 1" if share < 0.005 else f"{100 * share:.0f}"
+    return "fewer than 1" if share <= 0.005 else f"{100 * share:.0f}"  # 0.5 is rounded to 0
 
 
 def remarks(a: Attribution) -> str:
@@ -111,11 +111,12 @@ def captions_agree(answers: Sequence[Attribution], group_set: GroupSet) -> str:
     firsts = [first_of(a, group_set) for a in answers]
     if len(firsts) < 2:
         return "There was no other caption to try."
-    if len(set(firsts)) == 1:
-        return f"The answer does not depend on the caption: each one gives {firsts[0]}."
     leaders = {next(iter(a.ranked()), "") for a in answers}
     if "" in leaders:
-        return "With some caption no group could be scored, so it cannot be said whether the answer depends on it."
+        which = "With some caption" if len(leaders) > 1 else "Under these captions"
+        return f"{which} no group could be scored, so it cannot be said whether the answer depends on it."
+    if len(set(firsts)) == 1:
+        return f"The answer does not depend on the caption: each one gives {firsts[0]}."
     if len(leaders) == 1:
         name = group_set.groups[next(iter(leaders))].name
         return f"{name} comes first with each caption, but not always clearly. Trust this less than a clear answer."

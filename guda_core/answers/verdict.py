@@ -196,7 +196,10 @@ def _oracle(
     name = group_set.groups[theirs[0]].name
     if ours[0] not in theirs:
         said = f"There is no score without {group_set.groups[ours[0]].name} by the retrained models (the oracle)."
-        return f"{said} They put {name} first of the others.", (Chip("oracle: not checked", "unsure"),)
+        others = (
+            f"They put {name} first of the others." if b.stands_out(theirs[0]) else "None of the others stands out."
+        )
+        return f"{said} {others}", (Chip("oracle: not checked", "unsure"),)
     if not b.stands_out(theirs[0]):
         if (most := sentences.beyond(b, theirs)) is not None:
             other = group_set.groups[most].name

@@ -76,7 +76,7 @@ def build_ui(service: Service) -> gr.Blocks:
         several_screen.connect(pictures, service, screen, tabs)
         compare.connect(compared, service, screen.answer, runs)
         inspect.connect(inspected, service, screen.answer, runs)
-        report_screens.connect(report, service, screen.answer, [screen.says, screen.picture])
+        report_screens.connect(report, service, screen.answer, screen.turn, [screen.says, screen.picture])
         endpoints.connect(screen, service)
     demo.space_id = None  # a page that knows its Space loads fonts from Google and a header from the hub
     demo.queue(default_concurrency_limit=1, max_size=QUEUE, api_open=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -64,7 +65,7 @@ class After:
         wanted = next((p.answer for p in known if p.number == row), None)
         if wanted is None:
             return {s.status: status_html(words.PICTURE_GONE)}
-        return {**self.runs.restored(wanted), s.mapped: "", s.group: None}
+        return {**self.runs.restored(wanted), s.mapped: "", s.group: None, s.turn: secrets.token_hex(8)}
 
     def kept(self, ends: Callable[..., Any]) -> Any:
         """Where a run ends so, as by its `then` or `failure`, its answer is kept. What frees the screen follows that
@@ -76,5 +77,5 @@ class After:
 def connect_past(after: After) -> None:
     """Bring an answer back when it is pressed."""
     s = after.screen
-    shown = s.past_rows.click(after.brought, s.past, [*s.outputs(), s.mapped, s.group], **LATEST)
+    shown = s.past_rows.click(after.brought, s.past, [*s.outputs(), s.mapped, s.group, s.turn], **LATEST)
     shown.then(None, None, None, js=OPENED, **QUICK)

@@ -74,7 +74,9 @@ def connect(demo: gr.Blocks, s: Screen, service: Service) -> list[Any]:
     for event, run, inputs, name in asked:
         first = {} if name.startswith("page_example") else {"js": SHOW}  # an example's press did that already
         anew = run == runs.again  # it takes the answer that stands there, and empties the screen itself
-        start, never = (between.busy, between.unmapped) if anew else (begin, failed)
+        start, never, of = (begin, failed, [s.status, s.answer])
+        if anew:
+            start, never, of = (between.busy, between.not_again, [s.status])
         pressed = event(start.fn, None, start.outputs, **first, **QUICK)
         running = pressed.then(
             run, inputs, s.outputs(), api_name=name, api_visibility="undocumented", show_progress="minimal",
@@ -82,7 +84,7 @@ def connect(demo: gr.Blocks, s: Screen, service: Service) -> list[Any]:
         )  # fmt: skip
         freed = after.kept(running.then).then(end.fn, None, end.outputs, **QUICK)
         freed.then(None, None, None, js=BACK, **QUICK)
-        after.kept(running.failure).then(never.fn, [s.status, s.answer], never.outputs, **QUICK)
+        after.kept(running.failure).then(never.fn, of, never.outputs, **QUICK)
         started.append(running)
     mapping = _connect_map(s, after, between)
     s.cancel.click(None, None, s.status, js=f"() => {json.dumps(status_html(words.CANCELLING))}", **QUICK)
@@ -95,14 +97,14 @@ def connect(demo: gr.Blocks, s: Screen, service: Service) -> list[Any]:
 
 def _connect_map(s: Screen, after: After, between: _Between) -> Any:
     """Choosing a group makes its map, once; gives the event that does."""
-    s.group.input(after.ask, [s.group, s.map_turn], s.map_wanted, **LATEST)
+    s.group.input(after.ask, [s.group, s.turn], s.map_wanted, **LATEST)
     begun = s.map_wanted.change(between.busy.fn, None, between.busy.outputs, **QUICK)
     mapping = begun.then(
         after.map, [s.answer, s.map_wanted], after.mapped(), api_name="page_map", api_visibility="undocumented",
         show_progress="minimal", show_progress_on=s.status, **COMPUTE,
     )  # fmt: skip
     after.kept(mapping.then).then(between.over.fn, None, between.over.outputs, **QUICK)
-    after.kept(mapping.failure).then(between.unmapped.fn, [s.status, s.answer], between.unmapped.outputs, **QUICK)
+    after.kept(mapping.failure).then(between.unmapped.fn, s.status, between.unmapped.outputs, **QUICK)
     return mapping
 
 
@@ -139,14 +141,15 @@ class _Small(NamedTuple):
 
 
 class _Between(NamedTuple):
-    """What the screen does when a run is asked for, is over, has failed, and is cancelled; when a map is asked for, is
-    over, and could not be begun."""
+    """What the screen does when a run is asked for, is over, has failed, and is cancelled; when the same picture is to
+    be scored again or a map is asked for, and these could not be begun; and when a map is over."""
 
     begin: _Small
     end: _Small
     failed: _Small
     cancelled: _Small
     busy: _Small
+    not_again: _Small
     over: _Small
     unmapped: _Small
 
@@ -161,7 +164,7 @@ def _between(s: Screen, runs: Runs) -> _Between:
 
     def begin() -> list[Any]:
         said = [None, verdict_html(WORKING_VERDICT), status_html(words.WAITING)]
-        return [*usable(idle=False, again={"visible": False}), *said, *[""] * len(s.empty()), ""]
+        return [*usable(idle=False, again={"visible": False}), *said, *[""] * len(s.empty()), "", secrets.token_hex(8)]
 
     def end() -> list[Any]:
         return usable(idle=True)
@@ -175,22 +178,27 @@ def _between(s: Screen, runs: Runs) -> _Between:
         said = status_html(words.CANCELLED if answer is not None else "")
         return [runs.cancelled(answer), said, gr.update(visible=answer is not None)]
 
+    def not_again(status: str) -> list[Any]:
+        never = status == status_html(words.WAITING)
+        return [*usable(idle=True), status_html(words.NOT_STARTED) if never else gr.skip()]
+
     def over() -> list[Any]:
         return [*usable(idle=True, value=None), secrets.token_hex(8)]
 
-    def unmapped(status: str, _answer: Answer | None) -> list[Any]:
+    def unmapped(status: str) -> list[Any]:
         never = status == status_html(words.WAITING)
         return [*over(), *([status_html(""), note(words.NOT_STARTED)] if never else [gr.skip(), gr.skip()])]
 
     said = [s.says, s.status]
     return _Between(
-        _Small(begin, [*buttons, s.answer, *said, *s.empty(), s.mapped]),
+        _Small(begin, [*buttons, s.answer, *said, *s.empty(), s.mapped, s.turn]),
         _Small(end, buttons),
         _Small(failed, [*buttons, *said]),
         _Small(cancelled, [*said, s.again]),
         _Small(lambda: [*usable(idle=False), status_html(words.WAITING), ""], [*buttons, s.status, s.mapped]),
-        _Small(over, [*buttons, s.map_turn]),
-        _Small(unmapped, [*buttons, s.map_turn, s.status, s.mapped]),
+        _Small(not_again, [*buttons, s.status]),
+        _Small(over, [*buttons, s.turn]),
+        _Small(unmapped, [*buttons, s.turn, s.status, s.mapped]),
     )
 
 

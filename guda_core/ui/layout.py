@@ -59,7 +59,9 @@ class Screen:
     panels: dict[str, gr.HTML]
     group: gr.Dropdown  # whose map is wanted
     map_wanted: gr.Textbox  # out of sight: changes when a map has to be made, to "TURN GROUP"
-    map_turn: gr.State  # another one after each map, so that the same choice told twice asks once
+    turn: (
+        gr.Textbox
+    )  # hidden: another one with each answer and map, so that the same choice told twice asks for one map
     mapped: gr.HTML
     past: gr.State
     past_rows: gr.HTML
@@ -174,7 +176,12 @@ def _maps(service: Service) -> dict[str, Any]:
     with gr.Column(visible=bool(groups), elem_classes="guda-more-maps"):
         group = gr.Dropdown(groups, value=None, label=words.MAP_OF, interactive=True)
         wanted, mapped = gr.Textbox(visible="hidden", container=False), block(elem_classes="guda-maybe")
-    return {"group": group, "map_wanted": wanted, "map_turn": gr.State("first"), "mapped": mapped}
+    return {
+        "group": group,
+        "map_wanted": wanted,
+        "turn": gr.Textbox("first", visible="hidden", container=False),
+        "mapped": mapped,
+    }
 
 
 def _answers(service: Service, where: Path | None) -> dict[str, Any]:

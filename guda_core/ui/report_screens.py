@@ -165,15 +165,16 @@ def draw() -> Reports:
     return Reports(download, with_file, file, said, upload, second, again, cancel, status, result, opened, beside)
 
 
-def connect(r: Reports, service: Service, answer: gr.State, about: Sequence[gr.HTML]) -> None:
-    """Wire the section. about: what changes on the screen with the answer: a report that is ready is another one's."""
+def connect(r: Reports, service: Service, answer: gr.State, turn: gr.Textbox, about: Sequence[gr.HTML]) -> None:
+    """Wire the section. turn: another one with each answer and map; about: what changes on the screen with the answer:
+    a report that is ready is another one's then."""
 
-    def write(a: Answer | None, with_file: bool) -> list[Any]:
+    def write(a: Answer | None, with_file: bool, of: str) -> list[Any]:
         try:
             path = made(a, service, with_file=with_file)
-            return [gr.update(value=path, visible=True), note("The report is ready.")]
+            return [gr.update(value=path, visible=True), note("The report is ready."), of]
         except Exception as e:
-            return [gr.update(visible=False), note(f"No report. {explained(e)}")]
+            return [gr.update(visible=False), note(f"No report. {explained(e)}"), of]
 
     def shown(path: str | None, other: str | None) -> list[Any]:
         """The report, the second one beside it, and how they differ; a sentence in place of one that is refused."""
@@ -190,7 +191,7 @@ def connect(r: Reports, service: Service, answer: gr.State, about: Sequence[gr.H
             differ = comparison(first.told, second.told) if first is not None and second is not None else ""
         except ReportError as e:
             differ = says_html(f"Not compared. {explained(e)}")
-        return [*out, differ, status_html("")]
+        return [*out, differ or gr.skip()]  # a replay may have begun meanwhile
 
     def run(path: str | None) -> Iterator[list[Any]]:
         try:
@@ -216,13 +217,16 @@ def connect(r: Reports, service: Service, answer: gr.State, about: Sequence[gr.H
         return [*usable(idle=True), *([status_html(""), says_html(words.NOT_STARTED)] if never else [gr.skip()] * 2)]
 
     queued: dict[str, Any] = {**QUICK, "queue": True, "concurrency_limit": 2}
-    written = r.download.click(write, [answer, r.with_file], [r.file, r.said], **queued)
-    written.success(None, r.file, None, js=SAVE, **QUICK)
+    of = gr.State("")  # the turn that it was written in
+    written = r.download.click(write, [answer, r.with_file, turn], [r.file, r.said, of], **queued)
+    saved = written.success(None, r.file, None, js=SAVE, **QUICK)
     written.failure(lambda: note(f"No report. {words.NOT_STARTED}"), None, r.said, **QUICK)  # the queue was full
     gone = [gr.update(visible=False), ""]
-    gr.on([part.change for part in about], lambda: gone, None, [r.file, r.said], **QUICK)
+    gr.on([part.change for part in (turn, *about)], lambda: gone, None, [r.file, r.said], **QUICK)
+    saved.then(lambda then, now: [gr.skip()] * 2 if then == now else gone, [of, turn], [r.file, r.said], **QUICK)
     for file in (r.upload, r.second):
-        read = file.change(shown, [r.upload, r.second], [r.opened, r.beside, r.result, r.status], **queued)
+        file.change(lambda: ["", status_html("")], None, [r.result, r.status], **QUICK)
+        read = file.change(shown, [r.upload, r.second], [r.opened, r.beside, r.result], **queued)
         read.failure(lambda: says_html(f"Not opened. {words.NOT_STARTED}"), None, r.result, **QUICK)
     buttons = [r.replay, r.upload, r.second, r.cancel]
     begun = r.replay.click(
