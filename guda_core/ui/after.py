@@ -65,7 +65,7 @@ class After:
         wanted = next((p.answer for p in known if p.number == row), None)
         if wanted is None:
             return {s.status: status_html(words.PICTURE_GONE)}
-        return {**self.runs.restored(wanted), s.mapped: "", s.group: None, s.turn: secrets.token_hex(8)}
+        return {**self.runs.restored(wanted), s.mapped: "", s.group: None, s.turn: secrets.token_hex(4)}
 
     def kept(self, ends: Callable[..., Any]) -> Any:
         """Where a run ends so, as by its `then` or `failure`, its answer is kept. What frees the screen follows that

@@ -164,7 +164,7 @@ def _between(s: Screen, runs: Runs) -> _Between:
 
     def begin() -> list[Any]:
         said = [None, verdict_html(WORKING_VERDICT), status_html(words.WAITING)]
-        return [*usable(idle=False, again={"visible": False}), *said, *[""] * len(s.empty()), "", secrets.token_hex(8)]
+        return [*usable(idle=False, again={"visible": False}), *said, *[""] * len(s.empty()), "", secrets.token_hex(4)]
 
     def end() -> list[Any]:
         return usable(idle=True)
@@ -183,7 +183,7 @@ def _between(s: Screen, runs: Runs) -> _Between:
         return [*usable(idle=True), status_html(words.NOT_STARTED) if never else gr.skip()]
 
     def over() -> list[Any]:
-        return [*usable(idle=True, value=None), secrets.token_hex(8)]
+        return [*usable(idle=True, value=None), secrets.token_hex(4)]
 
     def unmapped(status: str) -> list[Any]:
         never = status == status_html(words.WAITING)
