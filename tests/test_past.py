@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import import_module
+from types import SimpleNamespace
 
 import gradio as gr
 import numpy as np
@@ -23,10 +24,12 @@ from guda_core.picture_records import PlaceMap
 from guda_core.records import Query
 from guda_core.ui import past, words
 from guda_core.ui.answer import Answer
+from guda_core.ui.callbacks import Runs
 from guda_core.ui.examples import FIRST
 from guda_core.ui.layout import first_caption
 from guda_core.ui.more_maps import mappable, one_map
 from guda_core.ui.past import added, past_html, size_of
+from guda_core.ui.several import said_of
 from tests.chromium import SLOW, Watched, until
 from tests.fakes import REASON, FakeService
 from tests.test_browser_screens import violations
@@ -42,6 +45,18 @@ def answer_of(service: FakeService, seed: int = 0, prompt: str = "a cup", effort
     query = Query(pixels, None, prompt, f"{seed:064x}")
     found = {a.method: a for a in service.attribute(query, methods=["guda"], effort=effort)}
     return Answer(query, ("guda",), effort, found)
+
+
+def test_of_an_answer_that_is_over_nobody_is_asked_next():
+    service = FakeService()
+    service.oracle = "agrees"
+    answer = replace(answer_of(service), methods=("guda", "logo"))  # stopped before the oracle
+    said = said_of(service, answer)
+    assert said.headline.startswith("Most needed") and "asked next" not in str(said)
+    screen = SimpleNamespace(**{k: k for k in ("says", "answer", "notes", "welcome", "picture", "again", "shown")})
+    screen.panels = {"guda": "guda"}
+    shown = Runs(service, screen)._whole_answer(answer)  # type: ignore[arg-type]
+    assert "Most needed" in shown["says"] and "asked next" not in shown["says"]
 
 
 def test_the_newest_comes_first_and_the_same_question_is_kept_once():
