@@ -402,8 +402,13 @@ def test_a_damaged_list_is_written_anew(home, tmp_path):
     guda("groups", "new", tmp_path, "--name", "two")
     listed = next(home.rglob("pictures.jsonl"))
     listed.write_text(listed.read_text(encoding="utf-8")[:-20], encoding="utf-8")
+    entry = listed.with_name("group_set.yaml")
+    entry.write_text(entry.read_text(encoding="utf-8").replace("author: not stated", "author: Zed", 1))
+    (tmp_path / "metadata.csv").write_text("file_name,author\nAnn/1.png,Yan\nAnn/2.png,Yan\n")
     said = guda("groups", "new", tmp_path, "--name", "two", "--again")
-    assert "captions that a network wrote into it are not kept" in said
+    assert "captions that a network wrote into it are not kept, and authors, licences and links stay as" in said
+    assert "'author' of 'ann' stays 'Zed', as group_set.yaml says. The pictures' table or metadata says 'Yan'" in said
+    assert "Changed: The list of pictures is written anew." in said and " new: " not in said
     assert len(load_group_set("two").groups) == 2 and listed.read_text(encoding="utf-8").count("\n") == 4
 
 

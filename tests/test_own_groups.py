@@ -214,6 +214,21 @@ def test_a_set_that_is_there_is_compared_and_kept(home, pictures):
     )
 
 
+def test_a_set_with_descriptors_is_written_anew_with_them(home, pictures):
+    guda("groups", "new", pictures)
+    file = home / "sets" / "artists" / "group_set.yaml"
+    entry = yaml.safe_load(file.read_text(encoding="utf-8")) | {"caption": "{object} with {descriptors}"}
+    for k, group in enumerate(entry["groups"].values()):
+        del group["phrase"]
+        group["descriptors"] = [f"{word} {k}" for word in ("red", "blue", "flat", "soft", "loud")]
+    file.write_text(yaml.safe_dump(entry, allow_unicode=True), encoding="utf-8")
+    paint(pictures / "Dee" / "new.png", 3, 99)
+    said = guda("groups", "new", pictures, "--again")
+    assert 'How captions say a group: "{object} with {descriptors}".' in said and "no captions" not in said
+    groups = load_group_set("artists").groups.values()
+    assert [g.descriptors[0] for g in groups] == [f"red {k}" for k in range(6)] and not any(g.phrase for g in groups)
+
+
 def test_what_differs_between_two_lists_is_said():
     a = Listed(picture="a.png", group="x", sha256="1", held_out=True)
     assert changes([a], [a]) == []
