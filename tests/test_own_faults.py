@@ -74,7 +74,7 @@ def test_one_in_a_hundred_may_be_broken_and_two_may_not(tmp_path):
     paint(tmp_path / "bo" / "b.png", 1, 98, (16, 16))
     assert len(made(tmp_path, broken=0.01).pictures) == 99
     (tmp_path / "bo" / "b.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"2 of 100 pictures cannot be read, more than 1%: .*--broken 0\.03"):
+    with pytest.raises(DataError, match=r"2 of 100 pictures cannot be read, more than 1%: .*--broken 0\.02"):
         made(tmp_path, broken=0.01)
 
 
@@ -379,8 +379,12 @@ def test_an_empty_caption_beside_another_and_a_copy_without_one_lose_no_text(tmp
     (tmp_path / "Ann" / "0.caption").write_text("a cat")
     shutil.copyfile(tmp_path / "Ann" / "1.png", tmp_path / "Ann" / "2.png")
     (tmp_path / "Ann" / "2.txt").write_text("a sea")
-    got = {p.picture: p.text for p in made(tmp_path).pictures}
-    assert got == {"Ann/0.png": "a cat", "Ann/2.png": "a sea", "Bo/0.png": ""}
+    rows = ("file_name,author,licence,licence_link,object", "Ann/1.png,X,CC0-1.0,https://a.b/0,dog", "Ann/2.png,,MIT,,")
+    (tmp_path / "metadata.csv").write_text("\n".join(rows))
+    found = made(tmp_path).pictures
+    assert {p.picture: p.text for p in found} == {"Ann/0.png": "a cat", "Ann/2.png": "a sea", "Bo/0.png": ""}
+    sea = found[1]  # its licence is not that of the link
+    assert (sea.author, sea.object, sea.licence, sea.licence_link) == ("X", "dog", "MIT", "")
 
 
 def test_a_share_of_broken_pictures_that_is_offered_is_enough(tmp_path):
@@ -393,7 +397,9 @@ def test_a_share_of_broken_pictures_that_is_offered_is_enough(tmp_path):
     with pytest.raises(DataError, match=r"29 of 100 .*add --broken") as refused:
         made(tmp_path, broken=0.01)
     offered = float(re.search(r"--broken ([\d.]+)", str(refused.value))[1].rstrip("."))
-    assert len(made(tmp_path, broken=offered).pictures) == 71
+    assert offered == 0.29 and len(made(tmp_path, broken=offered).pictures) == 71  # 0.29 * 100 is 28.999...
+    with pytest.raises(DataError, match="29 of 100 pictures cannot be read, more than 28%"):
+        made(tmp_path, broken=0.28)
 
 
 def test_a_damaged_list_is_written_anew(home, tmp_path):

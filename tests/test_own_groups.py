@@ -150,6 +150,7 @@ def test_rights_that_only_some_pictures_have_are_said_so(tmp_path):
         (["a cat by Ann", "dog by ann", "Ann, a cow by Ann"], "by {name}"),
         (["ann, a cat", "ann, a dog"], "{name}"),
         (["a cat", "a dog", "ann"], "by {name}"),
+        (["a cat in the style of annabel", "a dog in the style of Annabel"], "by {name}"),
     ],
 )
 def test_a_phrase_is_taken_from_the_captions(texts, phrase, tmp_path):
