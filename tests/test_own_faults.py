@@ -172,6 +172,7 @@ def test_a_table_lists_only_folders_that_it_names_each_once(tmp_path, monkeypatc
     found = find_in_table(tmp_path / "t.csv")
     assert [c.picture for c in found.candidates] == ["Bo/1.png", f"Cy/{nfd}/1.png"] and len(found.missing) == 11
     assert sorted(listed) == [".", "Bo", "Cy", f"Cy/{nfd}", "locked", "none"]
+    assert len(find_in_table(tmp_path / "t.csv", tmp_path / "gone").away) == 13
 
 
 @pytest.mark.parametrize(
