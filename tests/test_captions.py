@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 import torch
 
@@ -93,6 +95,15 @@ def test_a_phrase_is_exchanged_where_it_stands_and_added_where_it_does_not(capti
     assert own.content(item) == content
     assert own.anchor(item, "bob", g) == anchor
     assert torch.equal(g.get_state(), before)  # nothing is drawn
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
+def test_a_phrase_is_found_whichever_way_its_accents_are_spelled(forms):
+    """A set of an earlier version, or written by hand, may name a group as macOS does; captions are read as NFC."""
+    phrase, caption = map(unicodedata.normalize, forms, ("by José", "a cat by josé, at night"))
+    own, item = phrased(jose=phrase, bob="by Bob"), Item("jose/1", "jose", caption)
+    assert own.prompt(item) == f"a cat {phrase}, at night" and own.content(item) == "a cat, at night"
+    assert own.anchor(item, "bob", rng()) == "a cat by Bob, at night"
 
 
 def test_phrases_blend_and_serve_as_examples():

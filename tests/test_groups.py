@@ -254,6 +254,8 @@ PHRASED = {"caption": "{content}, {phrase}"}
     [
         (PHRASED, ("by Ann", ""), "group 'bo' has no field 'phrase'. Add it, for example \"in the Bo style\""),
         (PHRASED, ("by Ann", "By  ann!"), "groups 'ann-lee' and 'bo' have the same phrase"),
+        (PHRASED, ("by Fay_Wu.", "by (fay wu)"), "groups 'ann-lee' and 'bo' have the same phrase"),
+        (PHRASED, ("by José", "by Jose\u0301"), "groups 'ann-lee' and 'bo' have the same phrase"),
         ({}, ("by Ann", "by Bo"), "has no field 'caption', but its groups have a phrase. Add \"{content}, {phrase}\""),
         ({"source": {"id": "folder", "path": "x", "held_out": 1.5}}, ("", ""), "'held_out' must be between 0 and 0.9"),
         ({"source": {"id": "folder", "path": "x", "held_out": "1"}}, ("", ""), "source: 'held_out': input should be a"),
@@ -270,6 +272,21 @@ def test_own_sets_that_are_wrong_are_refused_with_a_sentence(more, phrases, word
     with pytest.raises(GroupSetError) as e:
         load(change)
     assert words in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "phrases",
+    [("by C", "by C#"), ("by AB", "by A&B"), ("by Pnk", "by P!nk"), ("by C", "by C++"), ("by ❤", "by ★"),
+     ("by !!!", "by ???"), ("by कि", "by की"), ("by José", "by Jose")],
+)  # fmt: skip
+def test_phrases_that_differ_in_a_sign_are_two(phrases, load):
+    def change(e):
+        e.clear()
+        e.update(folder_set(**PHRASED))
+        for g, phrase in zip(e["groups"].values(), phrases, strict=True):
+            g["phrase"] = phrase
+
+    assert tuple(g.phrase for g in load(change).groups.values()) == phrases
 
 
 def test_a_source_from_outside_the_package_is_read_and_asked(load):

@@ -14,6 +14,7 @@ from PIL import Image
 
 from guda_core.cli.groups_check import anchors, asking, asking_said, warnings
 from guda_core.data.captions import captioner_of
+from guda_core.data.dataset import Item
 from guda_core.data.groups import load_group_set
 from guda_core.data.images import OWN, UPLOADS, hash_picture, read_picture
 from guda_core.data.own.new_set import NewSet
@@ -121,6 +122,8 @@ def test_check_warns_of_captions_that_do_not_work(home, pictures):
     guda("groups", "new", pictures, "--again", "--held-out", "0", "--phrase", "by {name}")
     said_again = " ".join(warnings(gs, open_dataset(load_group_set("artists")).split("train"), []))
     assert "of 'ann-lee' names" not in said_again
+    jose = GroupSet("s", "S", {"j": Group("j", "Jose\u0301", phrase="x")}, caption="{content}, {phrase}")
+    assert "1 caption of 'j' names" in " ".join(warnings(jose, [Item("j/1", "j", "a hill, jos\xe9_style")], []))
     assert "1 caption has more than 55 words" in said and "Ann Lee/1.PNG" in said
     exact = " ".join(warnings(gs, train, [], lambda text: (len(text.split()) + 2, 12)))
     assert "1 caption has more than the 12 tokens" in exact and "words" not in exact

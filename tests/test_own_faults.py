@@ -12,6 +12,7 @@ from PIL import Image
 
 import guda_core
 from guda_core.data.groups import load_group_set
+from guda_core.data.own import in_folder
 from guda_core.data.own.in_folder import find_in_folder, find_in_table
 from guda_core.data.own.slugs import slug, slugs
 from guda_core.data.own.tables import read_table
@@ -41,8 +42,11 @@ def test_empty_folders_and_single_groups(home, tmp_path):
     assert "There is no folder" in guda("groups", "new", tmp_path / "nothing", code=2)
     (tmp_path / "artists.zip").write_bytes(b"PK")
     assert "Unpack it" in guda("groups", "new", tmp_path / "artists.zip", code=2)
-    paint(tmp_path / "set" / "train" / "ann" / "1.png"), paint(tmp_path / "set" / "test" / "ann" / "1.png")
-    assert "look like the splits of a data set" in guda("groups", "new", tmp_path / "set", code=2)
+    for name, splits in (("set", ("train", "test")), ("large", ("Train", "VAL"))):
+        for split in splits:
+            paint(tmp_path / name / split / "ann" / "1.png")
+        said = guda("groups", "new", tmp_path / name, code=2)
+        assert "look like the splits of a data set" in said and f"was trained on: {tmp_path / name / splits[0]}" in said
     assert not home.exists()
 
 
@@ -70,7 +74,7 @@ def test_one_in_a_hundred_may_be_broken_and_two_may_not(tmp_path):
     paint(tmp_path / "bo" / "b.png", 1, 98, (16, 16))
     assert len(made(tmp_path, broken=0.01).pictures) == 99
     (tmp_path / "bo" / "b.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"2 of 100 pictures cannot be read, more than 1%: .*--broken 0\.03"):
+    with pytest.raises(DataError, match=r"2 of 100 pictures cannot be read, more than 1%: .*--broken 0\.02"):
         made(tmp_path, broken=0.01)
 
 
@@ -136,6 +140,39 @@ def test_an_accent_that_is_spelled_in_another_way_loses_no_caption(form, tmp_pat
     assert {c.group for c in found.candidates} == {"José", "bo"}  # as captions are spelled that name it
     (tmp_path / "t.csv").write_text(f"file,group\n{row},a\nbo\\1.png,b\n,\n", encoding="utf-8")
     assert len(find_in_table(tmp_path / "t.csv").candidates) == 2
+    for i, style in enumerate(("Cubism", "Pop")):
+        paint(tmp_path / "styles" / style / unicodedata.normalize((form, other)[i], "Café") / "1.png", i)
+    assert {c.object for c in find_in_folder(tmp_path / "styles").candidates} == {"Café"}
+
+
+def test_backslashes_in_metadata_are_read_as_windows_writes_them(tmp_path):
+    paint(tmp_path / "ann" / "1.png"), paint(tmp_path / "bo" / "a\\1.png", 1)  # the second is a file's own name
+    (tmp_path / "metadata.csv").write_text("file_name,text\nann\\1.png,a cat\nbo/a\\1.png,a dog\n")
+    found = find_in_folder(tmp_path)
+    assert [c.text for c in found.candidates] == ["a cat", "a dog"] and found.missing == []
+
+
+def test_a_table_lists_only_folders_that_it_names_each_once(tmp_path, monkeypatch):
+    """What lies beside them may be all of a home folder, or a folder that nobody may open."""
+    nfd = unicodedata.normalize("NFD", "é")
+    for i, name in enumerate(("Bo/1.png", f"Cy/{nfd}/1.png", "else/1.png")):
+        paint(tmp_path / name, i)
+    rows = ["Bo/1.png", "Cy/é/1.png", *(f"Bo/x{i}.png" for i in range(9)), "none/1.png", "locked/1.png"]
+    (tmp_path / "t.csv").write_text("".join(f"{row},a\n" for row in ("file", *rows)).replace("file,a", "file,group"))
+    listed, real = [], in_folder.Path.iterdir
+
+    def iterdir(folder):
+        listed.append(folder.relative_to(tmp_path).as_posix())
+        if folder.name == "locked":
+            raise PermissionError
+        return real(folder)
+
+    (tmp_path / "locked").mkdir()
+    monkeypatch.setattr(in_folder.Path, "iterdir", iterdir)
+    found = find_in_table(tmp_path / "t.csv")
+    assert [c.picture for c in found.candidates] == ["Bo/1.png", f"Cy/{nfd}/1.png"] and len(found.missing) == 11
+    assert sorted(listed) == [".", "Bo", "Cy", f"Cy/{nfd}", "locked", "none"]
+    assert len(find_in_table(tmp_path / "t.csv", tmp_path / "gone").away) == 13
 
 
 @pytest.mark.parametrize(
@@ -285,6 +322,11 @@ def test_ids_that_collide_are_named(tmp_path):
     (tmp_path / "ann_lee").rename(tmp_path / "Ann_Lee")
     with pytest.raises(DataError, match="The subfolders Ann Lee, Ann_Lee would be one group, 'Ann Lee'"):
         made(tmp_path)
+    for form in ("NFC", "NFD"):
+        paint(tmp_path / "two" / unicodedata.normalize(form, "José") / "1.png")
+    with pytest.raises(DataError, match=r"The subfolders Jose\u0301, José \(they look the same: .* would be one group"):
+        made(tmp_path / "two")
+    shutil.rmtree(tmp_path / "two")
     for old, new in (("Ann Lee", "10_ann"), ("Ann_Lee", "5_ann")):
         (tmp_path / old).rename(tmp_path / new)
     paint(tmp_path / "1_bo" / "1.png", 2)
@@ -299,6 +341,26 @@ def test_a_link_to_another_groups_folder_takes_nothing_from_that_group(tmp_path)
     assert [p.picture for p in got.pictures] == ["Ann/1.png", "Bo/1.png"]
     (said,) = got.notes
     assert f"{tmp_path / 'Ann' / 'collab'} leads to a folder that was read already" in said
+
+
+@pytest.mark.parametrize(
+    ("link", "to", "pictures"),
+    [
+        ("Ann/collab", "Bo", ["Ann/1.png", "Bo/1.png"]),
+        ("All", "", ["All/Cy/1.png", "Ann/1.png", "Bo/1.png"]),
+    ],
+)
+def test_a_group_that_is_a_link_keeps_its_pictures(link, to, pictures, tmp_path, monkeypatch):
+    root, store = tmp_path / "root", tmp_path / "store"
+    for i, path in enumerate((root / "Ann", store / "Bo", store / "Cy")):
+        paint(path / "1.png", i)
+    (root / link).symlink_to(store / to)
+    (root / "Bo").symlink_to(store / "Bo")
+    monkeypatch.setattr(in_folder.Path, "is_symlink", lambda path: False)  # as of Windows' junctions
+    found = find_in_folder(root)
+    assert [c.picture for c in found.candidates] == pictures
+    (said,) = (n for n in found.notes if "read already" in n)
+    assert said.startswith(str(root / link))
 
 
 def test_names_of_files_keep_their_white_space(tmp_path):
@@ -318,8 +380,12 @@ def test_an_empty_caption_beside_another_and_a_copy_without_one_lose_no_text(tmp
     (tmp_path / "Ann" / "0.caption").write_text("a cat")
     shutil.copyfile(tmp_path / "Ann" / "1.png", tmp_path / "Ann" / "2.png")
     (tmp_path / "Ann" / "2.txt").write_text("a sea")
-    got = {p.picture: p.text for p in made(tmp_path).pictures}
-    assert got == {"Ann/0.png": "a cat", "Ann/2.png": "a sea", "Bo/0.png": ""}
+    rows = ("file_name,author,licence,licence_link,object", "Ann/1.png,X,CC0-1.0,https://a.b/0,dog", "Ann/2.png,,MIT,,")
+    (tmp_path / "metadata.csv").write_text("\n".join(rows))
+    found = made(tmp_path).pictures
+    assert {p.picture: p.text for p in found} == {"Ann/0.png": "a cat", "Ann/2.png": "a sea", "Bo/0.png": ""}
+    sea = found[1]  # its licence is not that of the link
+    assert (sea.author, sea.object, sea.licence, sea.licence_link) == ("X", "dog", "MIT", "")
 
 
 def test_a_share_of_broken_pictures_that_is_offered_is_enough(tmp_path):
@@ -332,7 +398,9 @@ def test_a_share_of_broken_pictures_that_is_offered_is_enough(tmp_path):
     with pytest.raises(DataError, match=r"29 of 100 .*add --broken") as refused:
         made(tmp_path, broken=0.01)
     offered = float(re.search(r"--broken ([\d.]+)", str(refused.value))[1].rstrip("."))
-    assert len(made(tmp_path, broken=offered).pictures) == 71
+    assert offered == 0.29 and len(made(tmp_path, broken=offered).pictures) == 71  # 0.29 * 100 is 28.999...
+    with pytest.raises(DataError, match="29 of 100 pictures cannot be read, more than 28%"):
+        made(tmp_path, broken=0.28)
 
 
 def test_a_damaged_list_is_written_anew(home, tmp_path):
@@ -341,8 +409,13 @@ def test_a_damaged_list_is_written_anew(home, tmp_path):
     guda("groups", "new", tmp_path, "--name", "two")
     listed = next(home.rglob("pictures.jsonl"))
     listed.write_text(listed.read_text(encoding="utf-8")[:-20], encoding="utf-8")
+    entry = listed.with_name("group_set.yaml")
+    entry.write_text(entry.read_text(encoding="utf-8").replace("author: not stated", "author: Zed", 1))
+    (tmp_path / "metadata.csv").write_text("file_name,author\nAnn/1.png,Yan\nAnn/2.png,Yan\n")
     said = guda("groups", "new", tmp_path, "--name", "two", "--again")
-    assert "captions that a network wrote into it are not kept" in said
+    assert "captions that a network wrote into it are not kept, and authors, licences and links stay as" in said
+    assert "'author' of 'ann' stays 'Zed', as group_set.yaml says. The pictures' table or metadata says 'Yan'" in said
+    assert "Changed: The list of pictures is written anew." in said and " new: " not in said
     assert len(load_group_set("two").groups) == 2 and listed.read_text(encoding="utf-8").count("\n") == 4
 
 

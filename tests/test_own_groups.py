@@ -150,6 +150,7 @@ def test_rights_that_only_some_pictures_have_are_said_so(tmp_path):
         (["a cat by Ann", "dog by ann", "Ann, a cow by Ann"], "by {name}"),
         (["ann, a cat", "ann, a dog"], "{name}"),
         (["a cat", "a dog", "ann"], "by {name}"),
+        (["a cat in the style of annabel", "a dog in the style of Annabel"], "by {name}"),
     ],
 )
 def test_a_phrase_is_taken_from_the_captions(texts, phrase, tmp_path):
@@ -212,6 +213,21 @@ def test_a_set_that_is_there_is_compared_and_kept(home, pictures):
     assert "phrase of 'dee' was 'deeish' and is 'by Dee'" in guda(
         "groups", "new", pictures, "--phrase", "by {name}", code=2
     )
+
+
+def test_a_set_with_descriptors_is_written_anew_with_them(home, pictures):
+    guda("groups", "new", pictures)
+    file = home / "sets" / "artists" / "group_set.yaml"
+    entry = yaml.safe_load(file.read_text(encoding="utf-8")) | {"caption": "{object} with {descriptors}"}
+    for k, group in enumerate(entry["groups"].values()):
+        del group["phrase"]
+        group["descriptors"] = [f"{word} {k}" for word in ("red", "blue", "flat", "soft", "loud")]
+    file.write_text(yaml.safe_dump(entry, allow_unicode=True), encoding="utf-8")
+    paint(pictures / "Dee" / "new.png", 3, 99)
+    said = guda("groups", "new", pictures, "--again")
+    assert 'How captions say a group: "{object} with {descriptors}".' in said and "no captions" not in said
+    groups = load_group_set("artists").groups.values()
+    assert [g.descriptors[0] for g in groups] == [f"red {k}" for k in range(6)] and not any(g.phrase for g in groups)
 
 
 def test_what_differs_between_two_lists_is_said():

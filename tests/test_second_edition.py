@@ -153,6 +153,14 @@ def test_the_packed_file_brings_every_picture_back(home):
         assert load_pictures(group_set, "pretrain").sha256() == hashes["train"]
         with pytest.raises(DataError, match="another group set"):
             list(one_file.unpack(root / "small.npz", dataclasses.replace(group_set, id="else")))
+    with np.load(root / "pictures.npz") as z:
+        whole = dict(z)
+    for name, ends in (("fewer", whole["ends"][:-1]), ("cut", [*whole["ends"][:-1], whole["ends"][-1] - 9])):
+        np.savez(root / f"{name}.npz", **{**whole, "ends": np.asarray(ends, np.int64)})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("GUDA_CACHE", str(root / name))
+            with pytest.raises(DataError, match="does not hold the picture of"):
+                list(one_file.unpack(root / f"{name}.npz", group_set))
     (root / "bad.npz").write_bytes(b"no")
     with pytest.raises(DataError, match="is not what"):
         list(one_file.unpack(root / "bad.npz", group_set))

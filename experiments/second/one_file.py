@@ -80,7 +80,7 @@ def unpack(path: Path, group_set: GroupSet) -> Iterator[float]:
     fraction done.
 
     Raises:
-        DataError: it is another file, or a picture is not the one that was packed.
+        DataError: it is another file, or a picture is missing, damaged or not the one that was packed.
     """
     folder = Iconify(group_set).folder
     try:
@@ -101,7 +101,10 @@ def unpack(path: Path, group_set: GroupSet) -> Iterator[float]:
     for gid, names in note["objects"].items():
         pixels = []
         for name in names:
-            picture = next(packed)
+            try:
+                picture = next(packed)
+            except (StopIteration, OSError) as e:
+                raise DataError(f"{path} does not hold the picture of {name} ({gid}). Pack it again.") from e
             if hashlib.sha256(picture.tobytes()).hexdigest() != note["manifest"]["pictures"][gid][name]:
                 raise DataError(f"The picture of {name} ({gid}) in {path} is not the one that was packed.")
             pixels.append(picture)

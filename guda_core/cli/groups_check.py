@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 from rich.table import Table
@@ -146,7 +147,7 @@ def _captions(group_set: GroupSet, train: Sequence[Item]) -> Iterator[str]:
                 f"phrases alone ({each}). Captions help: a .txt beside a picture."
             )
         names = {gid: _named(g.name) for gid, g in group_set.groups.items()}
-        still = Counter(i.group for i in train if names[i.group].search(captioner.content(i)))
+        still = Counter(i.group for i in train if names[i.group].search(normalize("NFC", captioner.content(i))))
         for gid, n in still.items():
             what = f"{counted(n, 'caption')} of '{gid}' {'names' if n == 1 else 'name'} the group"
             yield (
@@ -157,6 +158,7 @@ def _captions(group_set: GroupSet, train: Sequence[Item]) -> Iterator[str]:
 
 def _named(name: str) -> re.Pattern[str]:
     """Finds a name in a caption, also as a trigger word spells it: "fay_wu" for "Fay Wu"."""
+    name = normalize("NFC", name)
     between = r"[\s_-]+".join(re.escape(part) for part in re.split(r"[\s_-]+", name) if part)
     return re.compile(rf"(?<![^\W_]){between or re.escape(name)}(?![^\W_])", re.I)
 

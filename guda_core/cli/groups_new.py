@@ -100,7 +100,8 @@ def _tell(made: Draft) -> None:
         table.add_row(gid, groups[gid]["name"], f"{n.trained:,}", f"{n.held_out:,}", f"{n.captions:,}")
     show(table)
     first = next(iter(groups.values()))
-    say(f'How captions say a group: "{first["phrase"]}".' if "phrase" in first else "The set has no captions.")
+    how = first.get("phrase") or made.entry.get("caption")
+    say(f'How captions say a group: "{how}".' if how else "The set has no captions.")
     silent = [gid for gid, g in groups.items() if NOT_STATED in (g["author"], g["licence"])]
     if silent:
         say(f"Author or licence not stated: {some(silent, 10)}.")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -115,8 +116,10 @@ class PhraseCaptions(Captioner):
         return (self.group_set.groups[group].phrase,)
 
     def _own_phrase(self, item: Item) -> re.Pattern[str]:
-        """The phrase of the item's group as whole words, in any case."""
-        return re.compile(rf"(?<!\w){re.escape(self.phrases(item.group)[0])}(?!\w)", re.IGNORECASE)
+        """The phrase of the item's group as whole words, in any case, its accents spelled in either of two ways."""
+        (phrase,) = self.phrases(item.group)
+        ways = dict.fromkeys((phrase, *(unicodedata.normalize(form, phrase) for form in ("NFC", "NFD"))))
+        return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, ways))})(?!\w)", re.IGNORECASE)
 
     def content(self, item: Item) -> str:
         parts = self._own_phrase(item).split(item.caption) if item.caption else [item.concept.replace("-", " ")]

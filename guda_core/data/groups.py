@@ -35,6 +35,7 @@ GROUP_ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")  # becomes the name of files
 HTTPS = re.compile(r"https://\S+")  # what is handed to a browser
 TEMPLATES = {("descriptors", "object"), ("content", "phrase")}
 FEWEST_DESCRIPTORS = 5
+BETWEEN, AROUND = re.compile(r"[\s_-]+"), ".,;:!?'\"()"  # of words: what tells no two phrases apart
 MOVED = ("package", "version")  # of a group, in files of version 0.1
 
 
@@ -193,9 +194,8 @@ def _check_phrases(groups: dict[str, Group]) -> None:
     for gid, g in groups.items():
         if not g.phrase:
             raise GroupSetError(f"group '{gid}' has no field 'phrase'. Add it, for example \"in the {g.name} style\".")
-        # letters of any script with their marks, and symbols; no spaces and full stops
-        key = "".join(c for c in g.phrase.casefold() if unicodedata.category(c)[0] in "LNMS")
-        other = seen.setdefault(key or g.phrase, gid)
+        words = BETWEEN.split(unicodedata.normalize("NFC", g.phrase).casefold())
+        other = seen.setdefault("".join(w.strip(AROUND) or w for w in words), gid)
         if other != gid:
             raise GroupSetError(
                 f"groups '{other}' and '{gid}' have the same phrase; captions could not tell them apart."

@@ -17,7 +17,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import cache, partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +37,21 @@ REPEATS = re.compile(r"\d+_(?=.*\w)")
 
 
 def files_below(folder: Path, found: Found) -> Iterator[Path]:
-    """All files below a folder that are not hidden, folder by folder, by name; those behind links come last, because a
-    folder belongs to where it lies. What is passed over is noted."""
-    seen, links = set[Path](), [folder]
-    for path in links:  # grows
-        if path.resolve() in seen:
+    """All files below a folder that are not hidden, folder by folder, by name. Those behind links come last, because a
+    folder belongs to where it lies; else to the link that is nearest to the top. What is passed over is noted."""
+    seen, links = set[Path](), {folder: folder.resolve()}
+    while links:
+        path = min(links, key=lambda p: (len(p.parts), -len(links[p].parts)))  # of two, the one that leads to less
+        if links.pop(path) in seen:
             found.notes.append(f"{path} leads to a folder that was read already; it was passed over.")
         else:
             yield from _files_in(path, found, seen, links)
 
 
-def _files_in(folder: Path, found: Found, seen: set[Path], links: list[Path]) -> Iterator[Path]:
-    """Those that lie in it. links: hears of its links to folders."""
-    seen.add(folder.resolve())
+def _files_in(folder: Path, found: Found, seen: set[Path], links: dict[Path, Path]) -> Iterator[Path]:
+    """Those that lie in it. links: hears of its links to folders (Windows' junctions too), and where they lead."""
+    whole = folder.resolve()
+    seen.add(whole)
     try:
         entries = sorted(folder.iterdir(), key=lambda p: p.name)
     except OSError as e:
@@ -58,9 +60,10 @@ def _files_in(folder: Path, found: Found, seen: set[Path], links: list[Path]) ->
         if is_left_behind(path.name):
             continue
         if os.path.isdir(path):  # noqa: PTH112  (Path.is_dir raises where a link's target cannot be looked at)
-            if path.is_symlink():
-                links.append(path)
-            elif path.resolve() in seen:
+            leads_to = path.resolve()
+            if leads_to != whole / path.name:
+                links[path] = leads_to
+            elif leads_to in seen:
                 found.notes.append(f"{path} leads to a folder that was read already; it was passed over.")
             else:
                 yield from _files_in(path, found, seen, links)
@@ -103,6 +106,28 @@ def spelled_as(paths: Iterable[Path]) -> Callable[[Path], Path]:
     return spelled
 
 
+def spelled_below(root: Path) -> Callable[[Path], Path]:
+    """As `spelled_as`, with all that lies below a folder. Only folders on the way to what is asked for are listed, each
+    once; one that cannot be listed holds nothing."""
+
+    @cache
+    def listed(folder: Path) -> Callable[[Path], Path]:
+        try:
+            return spelled_as(folder.iterdir())
+        except OSError:
+            return spelled_as(())
+
+    def spelled(path: Path) -> Path:
+        return reduce(lambda folder, part: listed(folder)(folder / part), path.relative_to(root).parts, root)
+
+    return spelled
+
+
+def _slashed(folder: Path, name: str) -> str:
+    """A file's name with /, also where it was written with \\, as Windows does."""
+    return name.replace("\\", "/") if "\\" in name and not is_file(folder / name) else name
+
+
 def _stems(pictures: list[Path]) -> set[Path]:
     """What the path of a picture's caption file may be without its suffix."""
     return {p for path in pictures for p in (path, path.with_suffix(""))}
@@ -137,7 +162,7 @@ def _metadata(files: list[Path], pictures: list[Path], found: Found) -> dict[Pat
         rows, notes = read_table(path)
         found.notes += notes
         for row in rows:
-            picture = spelled(Path(os.path.normpath(path.parent / row["file"])))
+            picture = spelled(Path(os.path.normpath(path.parent / _slashed(path.parent, row["file"]))))
             before = out.get(picture, row)
             if any(before.get(k) != row.get(k) for k in (before.keys() | row.keys()) - {"file", "where"}):
                 twice.append(f"{row['file']} ({before['where']}, and {row['where']})")
@@ -221,7 +246,7 @@ def find_in_folder(folder: Path) -> Found:
             raise DataError(f"{folder} holds a subfolder whose name is spaces alone ('{top}'). Give it a name.")
         if "group" not in row:
             tops[own].add(parts[0])
-        shows = row.get("object") or (parts[1].replace("_", " ") if len(parts) > 2 else "")
+        shows = row.get("object") or (words(parts[1].replace("_", " "), str(path)) if len(parts) > 2 else "")
         beside = captions.get(path.with_suffix("")) or captions.get(path) or ""
         text = beside or row.get("text", "")
         if text != row.get("text", text):
@@ -238,7 +263,15 @@ def find_in_folder(folder: Path) -> Found:
     for name, several in tops.items():
         them = ", ".join(sorted(several))
         if len(several) > 1 and not repeats:
-            raise DataError(f"The subfolders {them} would be one group, '{name}'. Rename one of them, or join them.")
+            alike = len({unicodedata.normalize("NFC", n) for n in several}) < len(several)
+            how = (
+                " (they look the same: an accented letter is one character in one of them, and two in another)"
+                if alike
+                else ""
+            )
+            raise DataError(
+                f"The subfolders {them}{how} would be one group, '{name}'. Rename one of them, or join them."
+            )
         if len(several) > 1:
             found.notes.append(f"The subfolders {them} are one group, '{name}'.")
     return found
@@ -282,20 +315,16 @@ def find_in_table(table: Path, folder: Path | None = None) -> Found:
     found.looked_in = f"beside the table, in {root}" if folder is None else f"in {root}"
     found.notes += notes
     seen: dict[tuple[Any, ...], str] = {}
-    spelled: Callable[[Path], Path] | None = None
+    spelled = spelled_below(root)
     for row in rows:
         if "group" not in row:
             raise DataError(f"{row['where']} has no group. A table of pictures needs a column 'group'.")
-        name = row["file"]
-        if "\\" in name and not is_file(root / name):  # as Windows writes it
-            name = name.replace("\\", "/")
-        path = below(root, name)
+        path = below(root, _slashed(root, row["file"]))
         if path is None:
             raise DataError(
                 f"{row['where']}: '{row['file']}' lies outside {root}. Name the pictures' folder: --folder."
             )
         if not is_file(path):
-            spelled = spelled or spelled_as(files_below(root, Found("", {})) if is_folder(root) else ())
             path = spelled(path)
         picture = path.relative_to(root).as_posix()
         if (where := seen.setdefault(_file_of(path, picture), row["where"])) is not row["where"]:

@@ -14,13 +14,13 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any, get_args
 
 from guda_core.data.groups import HTTPS
 from guda_core.data.images import Fit, hash_picture
-from guda_core.data.own.found import Candidate, Found, counted, some
+from guda_core.data.own.found import RIGHTS, Candidate, Found, counted, some
 from guda_core.data.own.picture_list import Listed
 from guda_core.data.own.slugs import slug, slugs
 from guda_core.errors import DataError, ImageError, OptionError
@@ -29,6 +29,7 @@ from guda_core.records import NOT_STATED
 PHRASES = ("by {name}", "in the style of {name}", "in the {name} style", "{name} style", "{name}")
 TEMPLATE = "{content}, {phrase}"
 MOST_BROKEN = 0.5  # share of pictures up to which a message offers to leave them out
+ROUNDING = 1e-9  # 0.29 * 100 is 28.999...
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ def _opened(found: Found, share: float, notes: list[str], tell: Callable[[float]
     n = len(out) + len(bad)
     if not n:
         raise DataError(f"There are no pictures in {found.looked_at}.")
-    if len(bad) > share * n or len(found.away) == n:
+    if len(bad) > share * n + ROUNDING or len(found.away) == n:
         raise DataError(_refused(found, bad, n, share))
     if bad:
         notes.append(f"{len(bad):,} of {counted(n, 'picture')} cannot be read and were left out: {some(bad, 10)}.")
@@ -197,7 +198,7 @@ def _refused(found: Found, bad: list[str], n: int, share: float) -> str:
             f"Not there: {len(found.away):,} of {counted(n, 'file')} that {found.looked_at} names, the first of them "
             f"{found.away[0]}. Looked for {found.looked_in}. Name the folder where they lie: --folder."
         )
-    least = math.ceil(100 * len(bad) / n + 1e-9) / 100
+    least = math.ceil(100 * len(bad) / n - ROUNDING) / 100
     offered = f" To leave that many out, add --broken {least:.2f}." if least <= MOST_BROKEN else ""
     return (
         f"{len(bad):,} of {counted(n, 'picture')} cannot be read, more than {share * 100:g}%: {some(bad)}. Mend them "
@@ -206,18 +207,29 @@ def _refused(found: Found, bad: list[str], n: int, share: float) -> str:
 
 
 def _without_copies(opened: list[_Opened], notes: list[str]) -> list[_Opened]:
-    """Of pictures that show the same, the first in each group."""
-    first: dict[tuple[str, str], str] = {}
+    """Of pictures that show the same, one in each group: the first with a caption, else the first. What is not known of
+    it is taken from the others."""
+    kept: dict[tuple[str, str], _Opened] = {}
     copies = []
-    for o in sorted(opened, key=lambda o: not o.of.text):  # one with a caption goes before
-        other = first.setdefault((o.of.group, o.content), o.of.picture)
-        if other != o.of.picture:
-            copies.append((o.of.picture, other))
+    for o in sorted(opened, key=lambda o: not o.of.text):
+        one = kept.setdefault((o.of.group, o.content), o)
+        if one is not o:
+            copies.append(f"{o.of.picture} = {one.of.picture}")
+            kept[o.of.group, o.content] = replace(one, of=_filled(one.of, o.of))
     if copies:
-        named = some([f"{a} = {b}" for a, b in copies])
-        notes.append(f"{counted(len(copies), 'copy', 'copies')} of pictures in the same group left out: {named}.")
-    gone = {a for a, _ in copies}
-    return [o for o in opened if o.of.picture not in gone]
+        notes.append(
+            f"{counted(len(copies), 'copy', 'copies')} of pictures in the same group left out: {some(copies)}."
+        )
+    by_place = {o.of.picture: o for o in kept.values()}
+    return [by_place[o.of.picture] for o in opened if o.of.picture in by_place]
+
+
+def _filled(one: Candidate, copy: Candidate) -> Candidate:
+    """A picture with what is known of a copy alone. The link of a licence goes with the licence."""
+    lacks = {k for k in ("object", *RIGHTS) if not getattr(one, k)}
+    if "licence" not in lacks and one.licence != copy.licence:
+        lacks.discard("licence_link")
+    return replace(one, **{k: getattr(copy, k) for k in lacks})
 
 
 def _shared(opened: list[_Opened], notes: list[str]) -> set[str]:

@@ -81,11 +81,15 @@ def kept(new: Draft, old: GroupSet, *, phrases: bool) -> Draft:
     """The draft with what the old set says of groups that are in both, and with captions that a network made of
     pictures that are in both and have no other. phrases: those of the old set go before."""
     groups, notes = {}, list(new.notes)
-    listed, lost = _listed_before(new.id)
-    notes += lost
+    listed = _listed_before(new.id)
+    if listed is None:
+        listed = []
+        notes.append(
+            f"The list {folder_of(new.id) / FILE} could not be read: captions that a network wrote into it are not "
+            f"kept, and authors, licences and links stay as {SET} says, also those that came from the pictures."
+        )
     for gid, entry in new.entry["groups"].items():
-        before = old.groups.get(gid)
-        told = {k: v for k in KEPT if (v := getattr(before, k, None)) and v != NOT_STATED}
+        told = {k: v for k in KEPT if (v := getattr(old.groups.get(gid), k, None)) and v != NOT_STATED}
         own, came = [p for p in new.pictures if p.group == gid], [p for p in listed if p.group == gid]
         from_pictures = rights_of(gid, came, [])
         for what in [k for k in RIGHTS if k in told and any(getattr(p, k) for p in own)]:
@@ -113,13 +117,12 @@ def kept(new: Draft, old: GroupSet, *, phrases: bool) -> Draft:
     return replace(new, entry=entry, pictures=_captioned_before(new, listed), notes=notes)
 
 
-def _listed_before(set_id: str) -> tuple[list[Listed], list[str]]:
-    """The list that is there, and what is lost with it where it cannot be read: it is written anew."""
-    path = folder_of(set_id) / FILE
+def _listed_before(set_id: str) -> list[Listed] | None:
+    """The list that is there; None where it cannot be read."""
     try:
-        return (read_list(path) if path.is_file() else []), []
+        return read_list(folder_of(set_id) / FILE)
     except GroupSetError:
-        return [], [f"The list {path} could not be read: captions that a network wrote into it are not kept."]
+        return None
 
 
 def _captioned_before(new: Draft, listed: list[Listed]) -> list[Listed]:
@@ -138,7 +141,7 @@ def differences(new: Draft, old: GroupSet) -> list[str]:
     out = [f"The group '{g}' is new{_said(groups[g])}." for g in groups if g not in old.groups]
     out += [f"The group '{g}' is gone." for g in old.groups if g not in new.entry["groups"]]
     folder = folder_of(new.id)
-    before, _ = _listed_before(new.id)
+    before = _listed_before(new.id)
     source = new.entry["source"]
     for what, was, now in (
         ("name", old.name, new.entry["name"]),
@@ -156,7 +159,7 @@ def differences(new: Draft, old: GroupSet) -> list[str]:
         for what in RIGHTS if gid in old.groups else ():
             was, now = getattr(old.groups[gid], what) or NOT_STATED, entry.get(what) or NOT_STATED
             out += [f"'{what}' of '{gid}' was '{was}' and is '{now}'."] if was != now else []
-    return out + changes(before, new.pictures)
+    return out + (["The list of pictures is written anew."] if before is None else changes(before, new.pictures))
 
 
 def _said(entry: dict[str, Any]) -> str:
