@@ -407,6 +407,21 @@ def test_what_is_said_of_a_report_cannot_steer_the_terminal(service, path):
     assert str(e.value).isprintable()
 
 
+def test_what_is_said_beside_the_scores_is_told_where_it_is_forged(service, path):
+    record = json.loads(files_of(path)["report.json"])
+    method, group = next(iter(record["methods"])), next(iter(record["group_set"]["groups"]))
+    changed(path, "limits", to=["All is well.", *record["limits"][1:]])
+    changed(path, "health", group, to={"own": {"mean": 99.0}})
+    changed(path, "methods", method, "groups", group, "reason", to="Nothing to see here.")
+    v = verdict(read_report(path), service)
+    told = list(differences(v.environment))
+    assert v.outcome == "equal" and f"health/{group}/own/mean" in where(v.environment)
+    assert any("All is well." in d for d in told) and any("Nothing to see here." in d for d in told)
+    assert where(v.environment) >= {"limits", f"{method}/{group}/reason"}
+    changed(path, "versions", "guda_core", to="0.1.0")  # another version says such things in its own words
+    assert not where(verdict(read_report(path), service).environment) & {"limits", f"{method}/{group}/reason"}
+
+
 def test_versions_are_told_and_not_judged(service, path):
     changed(path, "versions", "torch", to="0.1")
     v = verdict(read_report(path), service)

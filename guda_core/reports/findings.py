@@ -12,7 +12,7 @@ from guda_core.reports.record import plain
 MISSING = "nothing"
 MOST = 200  # changes of a kind that are told
 SCOPE = "Whether the model could have made the picture (shown, not judged)"
-AROUND = "Versions, hardware and what was not checked (shown, not judged)"
+AROUND = "Versions, hardware, what is said beside the scores, and what was not checked (shown, not judged)"
 
 Path = tuple[str, ...]  # keys of objects within each other; one may hold "/"
 Outcome = Literal["equal", "within tolerance", "different"]

@@ -59,6 +59,7 @@ RELATIVE = 1e-3
 ABSOLUTE = {"nats": 1e-3}
 NO_OFFSET_ERROR = "0.1."  # versions whose intervals do not hold the error of offsets
 NUMBERS = ("score", "low", "high")
+AROUND_IT = ("versions", "hardware", "health", "validation")  # of a record: told where it differs
 COARSE = ("bfloat16", "float16")  # types of models
 COARSE_SHARE = 1 / 3  # of an interval's half-width that a number of such a model may move by
 COARSE_RELATIVE = 0.05  # and a value, of itself, or in nats; in units without a size, of the largest
@@ -174,9 +175,24 @@ def compare(
             before, after = ("an answer" if m in r["methods"] else MISSING for r in (report, now))
             scores.append(Change(m, before, after))
     inputs, more = _judged_apart(differing(_inputs(report), _inputs(now)))
-    around = differing(*(flat({k: r[k] for k in ("versions", "hardware")}) for r in (report, now)))
-    told = [*around.values(), *more]
+    around = differing(*(flat({k: r[k] for k in AROUND_IT}) for r in (report, now)))
+    told = [*around.values(), *_otherwise_said(report, now), *more]
     return _also(Verdict("equal"), inputs=tuple(inputs), scores=tuple(scores), environment=tuple(told))
+
+
+def _otherwise_said(report: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
+    """Sentences for people that are others now: limits, and why a group has no score or fewer draws. Another version
+    may word them otherwise, so of it none is told."""
+    if report["versions"]["guda_core"] != now["versions"]["guda_core"]:
+        return []
+    out = [Change("limits", s, MISSING) for s in report["limits"] if s not in now["limits"]]
+    out += [Change("limits", MISSING, s) for s in now["limits"] if s not in report["limits"]]
+    why = [_reasons(r["methods"]) for r in (report, now)]
+    return out + list(differing(*why).values())
+
+
+def _reasons(methods: Mapping[str, Any]) -> dict[Path, str]:
+    return {(m, g, "reason"): s["reason"] for m, found in methods.items() for g, s in found["groups"].items()}
 
 
 def _judged_apart(differ: Mapping[Path, Change]) -> tuple[list[Change], list[Change]]:
