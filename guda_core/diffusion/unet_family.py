@@ -9,7 +9,6 @@ pure noise ("zero terminal SNR", Lin et al. 2024), for models that predict v.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -26,9 +25,8 @@ from guda_core.diffusion.identity import hash_folder
 from guda_core.diffusion.latent import LatentModel
 from guda_core.diffusion.model_files import read_json
 from guda_core.diffusion.prediction import Prediction
+from guda_core.diffusion.single_file import SCHEDULER, schedule_of
 from guda_core.errors import ModelError
-
-SCHEDULER = Path("scheduler") / "scheduler_config.json"
 
 
 def quieten_libraries() -> None:
@@ -49,7 +47,8 @@ class StableDiffusion(LatentModel):
     addition: ClassVar[tuple[str | None, ...]] = (None, "text")  # what the UNet may read beside the text
 
     def _predicts(self) -> Prediction:
-        said = read_json(self.folder / SCHEDULER)
+        own = self.card.source == "file"
+        said = schedule_of(self.card, self.folder) if own else read_json(self.folder / SCHEDULER)
         changes: dict[str, Any] = {"clip_sample": False, "set_alpha_to_one": False}
         if self.pipe.scheduler.config.get("rescale_betas_zero_snr"):
             changes["timestep_spacing"] = "trailing"  # drawing must begin at the step that is noise alone
