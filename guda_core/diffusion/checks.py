@@ -21,6 +21,10 @@ from guda_core.diffusion.prediction import Prediction
 from guda_core.diffusion.schedule import Schedule
 from guda_core.errors import ModelError
 
+NO_LIKELIHOOD = (  # the end of a caveat
+    "so it is no likelihood model: its scores compare how well two networks remove noise and are not differences of "
+    "log-likelihood."
+)
 LARGEST, MOST_STEPS, MOST_LAYERS = 10_000_000, 100_000, 1000  # whole numbers in settings, far above any known model's
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
 from guda_core.diffusion import checks, weights
 from guda_core.diffusion.base_model import Card
@@ -17,6 +19,13 @@ from guda_core.diffusion.model_files import INDEX, folder_of, read_json
 from guda_core.errors import ModelError
 
 NEVER = ("safety_checker", "image_encoder", "feature_extractor")  # parts that are left out wherever they are
+
+
+def quieten_libraries() -> None:
+    """Keep the libraries' progress bars and loading reports off a terminal that has its own."""
+    for quiet in (diffusers_logging, transformers_logging):
+        quiet.set_verbosity_error()
+        quiet.disable_progress_bar()
 
 
 @dataclass(frozen=True)
