@@ -12,7 +12,7 @@ def set_up_libraries() -> None:
     torch from more threads than there are cores for this process; they are imported here."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # else its import reports that torchvision is missing
 
-    from guda_core.diffusion.unet_family import quieten_libraries
+    from guda_core.diffusion.opening import quieten_libraries
 
     quieten_libraries()
     bound_threads()

@@ -208,6 +208,26 @@ def test_a_distilled_flux_says_that_it_is_no_likelihood_model(models, tmp_path):
     assert not any(models(f).caveat for f in FAMILIES if f != "flux_dev")
 
 
+@pytest.mark.parametrize("scheduler", ["LCMScheduler", "TCDScheduler"])
+def test_so_does_a_unet_whose_scheduler_is_of_few_steps(tmp_path, scheduler):
+    card = save_tiny(tmp_path, small=True)
+    changed(tmp_path, "model_index.json", scheduler=["diffusers", scheduler])
+    changed(tmp_path, "scheduler/scheduler_config.json", _class_name=scheduler)
+    assert f"few steps (it has the {scheduler}), so it is no likelihood model" in load_model(card).caveat
+
+
+@pytest.mark.parametrize("family", ["xl", "sd3", "flux"])
+@pytest.mark.parametrize("value", ["text", "pooled"])
+def test_a_prompt_whose_embedding_is_not_finite_is_refused(models, monkeypatch, family, value):  # noqa: F811
+    model = models(family)
+    found = list(model.pipe.encode_prompt(["ab"], *[None] * (2 if family == "sd3" else 0), device=model.device))
+    at = 0 if value == "text" else 1 if family == "flux" else 2
+    found[at] = torch.full_like(found[at], float("inf"))
+    monkeypatch.setattr(model.pipe, "encode_prompt", lambda *_, **__: found)
+    with pytest.raises(ModelError, match=r"The embedded prompt .*not finite"):
+        model.embed(["ab"])
+
+
 @pytest.mark.parametrize("family", ["xl", "sd3", "flux"])
 def test_half_precision_keeps_the_autoencoder_in_float32(models, pixels, tmp_path, family):  # noqa: F811
     half = load_model(save_family(tmp_path, family), dtype=torch.bfloat16)

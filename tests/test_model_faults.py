@@ -9,11 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel
 
 from guda_core.diffusion.cards import DEFAULT_MODEL, find_card, load_model
 from guda_core.diffusion.identity import KNOWN, hash_folder
@@ -96,6 +98,67 @@ def test_what_changes_no_score_changes_no_identity(saved, again, change):
     folder, card = again
     change(folder)
     assert hash_folder(folder) != hash_folder(Path(saved[0].path)), "version 0.1 would have seen it"
+    assert load_model(card).sha256 == saved[1].sha256
+
+
+def of_variant(variant: str, *parts: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        for part in parts:
+            path = next((folder / part).glob("*model.safetensors"))
+            path.rename(path.with_suffix(f".{variant}.safetensors"))
+
+    return change
+
+
+def of_fp16_with_another(folder: Path) -> None:
+    of_variant("fp16", *PARTS)(folder)
+    another = folder / "unet" / "diffusion_pytorch_model.non_ema.safetensors"
+    shutil.copy(next((folder / "vae").glob("*.safetensors")), another)
+
+
+def of_many_fp16_files(folder: Path) -> None:
+    of_variant("fp16", "unet", "vae")(folder)
+    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder")
+    next((folder / "text_encoder").glob("*.safetensors")).unlink()
+    encoder.save_pretrained(folder / "text_encoder", variant="fp16", max_shard_size="8KB")
+    assert (folder / "text_encoder" / "model.safetensors.index.fp16.json").is_file()
+
+
+PARTS = ("unet", "vae", "text_encoder")
+VARIANTS = {
+    "fp16": of_variant("fp16", *PARTS),
+    "bf16": of_variant("bf16", *PARTS),
+    "ema": of_variant("ema", *PARTS),
+    "one part": of_variant("fp16", "unet"),
+    "beside another": of_fp16_with_another,
+    "many files": of_many_fp16_files,
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_files_of_a_variant_are_read_where_there_are_no_others(saved, again, name):
+    folder, card = again
+    VARIANTS[name](folder)
+    assert load_model(card).sha256 == saved[1].sha256
+
+
+def test_parts_that_share_no_variant_are_named(again):
+    folder, card = again
+    of_variant("fp16", "unet")(folder)
+    of_variant("ema", "vae")(folder)
+    with pytest.raises(ModelError, match=r"variants, none of which they share \(unet: fp16; vae: ema\)"):
+        load_model(card)
+
+
+@pytest.mark.parametrize(
+    "scheduler", ["DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "SASolverScheduler"]
+)
+def test_the_infinite_setting_that_diffusers_writes_is_none_of_a_damaged_file(saved, again, scheduler):
+    folder, card = again
+    edit(folder / "model_index.json", scheduler=["diffusers", scheduler])
+    made = getattr(diffusers, scheduler).from_config(DDIMScheduler.load_config(folder / "scheduler"))
+    made.save_pretrained(folder / "scheduler")
+    assert "-Infinity" in (folder / SCHEDULER).read_text()
     assert load_model(card).sha256 == saved[1].sha256
 
 
@@ -206,7 +269,10 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "sample": (setting(SCHEDULER, prediction_type="sample"), "says that the model predicts 'epsilon'"),
     "nine channels": (another_unet(in_channels=9), "9 channels to 4.*VAE has 4"),
     "a list": (setting(UNET, sample_size=[8, 8]), r"\[8, 8\].*one number"),
-    "another size": (setting(UNET, sample_size=16), "made for 32 pixels, its card says 16.*resolution: 32"),
+    "another size": (
+        setting(UNET, sample_size=16),
+        "made for 32 pixels, its card says 16.*resolution: 32.*or correct `sample_size`",
+    ),
     "flow": (flow_scheduler, "scheduler FlowMatchEulerDiscreteScheduler"),
     "edm": (edm_scheduler, "scheduler EDMEulerScheduler"),
     "flow by a setting": (

@@ -122,7 +122,7 @@ def test_the_option_comes_before_the_variable_and_the_variable_before_the_card(h
 def test_every_command_follows_one_rule_for_the_model(command, tmp_path, monkeypatch):
     """`unlearn` used to take emoji whatever GUDA_MODEL said."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("guda_core.diffusion.unet_family.quieten_libraries", lambda: None)
+    monkeypatch.setattr("guda_core.diffusion.opening.quieten_libraries", lambda: None)
     (tmp_path / "p.png").write_bytes(b"never opened")
     monkeypatch.setenv("GUDA_MODEL", "from-the-variable")
     done = CliRunner().invoke(app, command)

@@ -11,12 +11,13 @@ import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from guda_core.diffusion import single_file
+from guda_core.diffusion.base_model import Card
 from guda_core.diffusion.cards import load_model, resolve_card
 from guda_core.errors import ModelError
-from tests.tiny import save_tiny
+from tests.tiny import save_tiny, tiny_tokenizer
 from tests.tiny_single_file import save_single
 
 
@@ -38,16 +39,63 @@ def test_a_single_file_is_the_model_that_it_was_written_from(folder):
     assert (single.generate(["ab"], seeds=[1], steps=2) == whole.generate(["ab"], seeds=[1], steps=2)).all()
 
 
-def test_marks_in_a_file_name_the_prediction_and_the_schedule(folder, tmp_path):
-    """Tensors "v_pred" and "ztsnr", as fine-tunes of XL carry them; the scheduler's own file says nothing."""
-    shutil.copytree(folder / "one", tmp_path / "v")
-    path = tmp_path / "v" / "scheduler" / "scheduler_config.json"
+SCHEDULER = "scheduler/scheduler_config.json"
+
+
+@pytest.fixture
+def silent(folder, tmp_path):
+    """Settings without weights whose schedule says neither what is predicted nor whether it ends in noise: x/."""
+    shutil.copytree(folder / "one", tmp_path / "x")
+    path = tmp_path / "x" / SCHEDULER
     said = json.loads(path.read_text())
     path.write_text(json.dumps({k: v for k, v in said.items() if k != "prediction_type" and "zero" not in k}))
-    save_single(folder / "m", tmp_path / "v.safetensors", v_pred=torch.zeros(0), ztsnr=torch.zeros(0))
-    model = load_model(resolve_card(str(tmp_path / "v.safetensors")))
-    assert model.prediction.kind == "v_prediction" and model.schedule.ends_in_noise
-    assert model.sha256 != load_model(resolve_card(str(folder / "m"))).sha256
+    return tmp_path / "x"
+
+
+def test_marks_in_a_file_name_the_prediction_and_the_schedule(folder, silent):
+    """Tensors "v_pred" and "ztsnr", as fine-tunes of XL carry them; the scheduler's own file says nothing."""
+    path = silent.with_suffix(".safetensors")
+    save_single(folder / "m", path, v_pred=torch.zeros(0), ztsnr=torch.zeros(0))
+    card = Card("mine", "Mine", "file", str(path), 16)  # as one may be written for it
+    by_path, by_card = load_model(resolve_card(str(path))), load_model(card)
+    assert by_card.prediction.kind == "v_prediction" and by_card.schedule.ends_in_noise
+    assert by_card.sha256 == by_path.sha256 != load_model(resolve_card(str(folder / "m"))).sha256
+    with pytest.raises(ModelError, match=r"card 'mine' says .* 'epsilon', its files say 'v_prediction'"):
+        load_model(dataclasses.replace(card, prediction_type="epsilon"))
+    shutil.copy(folder / "one" / SCHEDULER, silent / SCHEDULER)
+    for one in (card, resolve_card(str(path))):
+        with pytest.raises(ModelError, match=r"marked as .* 'v_prediction'; the settings beside it say 'epsilon'"):
+            load_model(one)
+
+
+def test_what_a_stable_diffusion_2_predicts_must_be_said(tmp_path):
+    card, ours = Card("two", "Two", "file", str(tmp_path / "x.safetensors"), 768), single_file.CONFIGS / "sd21"
+    save_file({"x": torch.zeros(1)}, card.path)
+    with pytest.raises(ModelError, match=r"does not say which\. Set `prediction_type` in the card 'two'"):
+        single_file.schedule_of(card, ours)
+    assert "prediction_type" not in single_file.schedule_of(dataclasses.replace(card, prediction_type="epsilon"), ours)
+    save_file({"v_pred": torch.zeros(0)}, card.path)
+    assert single_file.schedule_of(card, ours)["prediction_type"] == "v_prediction"
+
+
+@pytest.mark.parametrize(
+    ("front", "name", "pad"),
+    [
+        ("cond_stage_model.transformer.", "tokenizer", "<|endoftext|>"),
+        ("cond_stage_model.model.", "tokenizer", "!"),
+        ("conditioner.embedders.1.model.", "tokenizer", "<|endoftext|>"),
+        ("conditioner.embedders.1.model.", "tokenizer_2", "!"),
+    ],
+)
+def test_the_padding_is_what_the_files_text_encoder_was_trained_with(tmp_path, monkeypatch, front, name, pad):
+    path, asked = tmp_path / "x.safetensors", {}
+    save_file({**CHANNELS, f"{front}x": torch.zeros(1)}, path)
+    with monkeypatch.context() as m:  # the Hub's, whatever the settings' folder is called
+        m.setattr(CLIPTokenizer, "from_pretrained", lambda place, **more: asked.update(more) or [place] * 2000)
+        single_file._tokenizer(path, tmp_path / "my settings", name)
+    assert asked.get("pad_token", "<|endoftext|>") == pad
+    tiny_tokenizer(77).save_pretrained(tmp_path / "tokenizer")
+    assert single_file._tokenizer(path, tmp_path / "my settings", name).pad_token == pad
 
 
 PARAMETERS = {  # as their authors published them
@@ -74,7 +122,8 @@ def test_our_configurations_are_the_published_architectures(name):
     assert float(alphas.alphas_cumprod[-1]) == pytest.approx(0.0047, abs=1e-4)
 
 
-CHANNELS = {single_file.INPUT: torch.zeros(4, 4, 3, 3)}
+NETWORK = {single_file.INPUT: torch.zeros(4, 4, 3, 3)}
+CHANNELS = {**NETWORK, "first_stage_model.x": torch.zeros(1)}
 
 
 @pytest.mark.parametrize(
@@ -83,6 +132,9 @@ CHANNELS = {single_file.INPUT: torch.zeros(4, 4, 3, 3)}
         ({single_file.INPUT: torch.zeros(4, 9, 3, 3)}, "reads 9 channels, not 4"),
         ({"lora_unet_a.lora_down.weight": torch.zeros(1)}, "is a LoRA. Name it with --lora"),
         ({"model.diffusion_model.joint_blocks.0.x": torch.zeros(1)}, "is a Stable Diffusion 3.*use its folder"),
+        ({**CHANNELS, "edm_mean": torch.zeros(1)}, "EDM .it holds edm_mean.*not one of a DDPM"),
+        ({**CHANNELS, "edm_vpred.sigma_max": torch.zeros(1)}, "EDM .it holds edm_vpred.sigma_max"),
+        ({**NETWORK, "cond_stage_model.transformer.x": torch.zeros(1)}, "holds no VAE"),
         ({"double_blocks.0.img_attn.qkv.weight": torch.zeros(1)}, "is a FLUX.*use its folder"),
         ({"conditioner.embedders.0.model.x": torch.zeros(1), **CHANNELS}, "is a refiner"),
         ({"down_blocks.0.x": torch.zeros(1)}, "is one part of a folder"),

@@ -56,6 +56,14 @@ def test_the_seed_and_the_prompt_make_the_picture(model):
     assert [s is None for s in steps] == [True, True, False]
 
 
+@pytest.mark.parametrize(("guidance", "passes"), [(1.0, 1), (1.5, 2)])
+def test_without_guidance_the_empty_prompt_is_not_asked_for(model, monkeypatch, guidance, passes):
+    asked, predict = [], model.predict
+    monkeypatch.setattr(model, "predict", lambda x, t, c: asked.append(len(x)) or predict(x, t, c))
+    model.generate(["ab", "c"], seeds=[3, 4], steps=2, guidance=guidance)
+    assert asked == [2 * passes] * 2
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_scores_are_float32_and_near(model, card, pixels, dtype):
     half = load_model(card, dtype=dtype)

@@ -27,7 +27,7 @@ from experiments.train import vae as vae_training
 from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion.base_model import BaseModel, Card
 from guda_core.diffusion.cards import load_model
-from guda_core.diffusion.unet_family import quieten_libraries
+from guda_core.diffusion.opening import quieten_libraries
 from guda_core.errors import TrainingError
 from guda_core.jobs.job import Job, Steps
 

@@ -238,12 +238,11 @@ def _card_of(folder: Path, *, name: str, source: str, at: str) -> Card:
 
 
 def _card_of_file(path: Path) -> Card:
-    from guda_core.diffusion.single_file import fields_of
+    from guda_core.diffusion.single_file import described
 
     if not paths.is_file(path):
         raise ModelError(f"There is no file {path}.")
-    folder, said = fields_of(path.resolve())
-    return replace(_card_of(folder, name=path.stem, source="file", at=str(path.resolve())), **said)
+    return _card_of(described(path.resolve()), name=path.stem, source="file", at=str(path.resolve()))
 
 
 def _card_of_hub(name: str) -> Card:

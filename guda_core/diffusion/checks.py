@@ -5,6 +5,7 @@ What the card says counts where the model's files are silent; a contradiction is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ from guda_core.diffusion.prediction import Prediction
 from guda_core.diffusion.schedule import Schedule
 from guda_core.errors import ModelError
 
+NO_LIKELIHOOD = (  # the end of a caveat
+    "so it is no likelihood model: its scores compare how well two networks remove noise and are not differences of "
+    "log-likelihood."
+)
 LARGEST, MOST_STEPS, MOST_LAYERS = 10_000_000, 100_000, 1000  # whole numbers in settings, far above any known model's
 
 
@@ -32,7 +37,7 @@ def check_numbers(card: Card, folder: Path) -> None:
     for path in sorted([*folder.glob("*/config.json"), *folder.glob("*/scheduler_config.json")]):
         for name, value in _numbers(read_json(path)):
             most = MOST_LAYERS if "layers" in name else MOST_STEPS if "timesteps" in name else LARGEST
-            if abs(value) > most:
+            if most < abs(value) < math.inf:  # diffusers itself writes -Infinity
                 raise ModelError(
                     f"The model '{card.id}' says in {path.parent.name}/{path.name} that its {name[:80]} is beyond "
                     f"{most:,}, which no model's is. The file is damaged; download it again."
@@ -125,7 +130,8 @@ def check_size(card: Card, sample_size: Any, *, scale: int, where: str) -> None:
     if sample_size * scale != card.resolution:
         raise ModelError(
             f"The model '{card.id}' is made for {sample_size * scale} pixels, its card says {card.resolution}. Set "
-            f"`resolution: {sample_size * scale}` in the card."
+            f"`resolution: {sample_size * scale}` in the card, or correct `sample_size` in {where} where the model was "
+            f"trained at {card.resolution} pixels."
         )
 
 

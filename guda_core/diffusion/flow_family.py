@@ -17,7 +17,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, StableDiffusion3Pipeline
 from torch import Tensor, nn
 
-from guda_core.diffusion import sampling
+from guda_core.diffusion import checks, sampling
 from guda_core.diffusion.base_model import one_reader
 from guda_core.diffusion.condition import Condition
 from guda_core.diffusion.finite import check_finite
@@ -162,7 +162,8 @@ class StableDiffusion3(FlowModel):
             list(prompts), None, None, device=self.device, do_classifier_free_guidance=False,
             max_sequence_length=self.reads,
         )  # fmt: skip
-        return Condition({"text": check_finite(text, "The embedded prompt"), "pooled": pooled})
+        text, pooled = (check_finite(x, "The embedded prompt") for x in (text, pooled))
+        return Condition({"text": text, "pooled": pooled})
 
     @one_reader
     def tokens(self, prompt: str) -> tuple[int, int]:
@@ -208,16 +209,14 @@ class Flux(FlowModel):
             kind = "was distilled with guidance"
         elif not self.pipe.scheduler.config.use_dynamic_shifting:
             kind = "seems to be distilled to a few steps, as FLUX.1 [schnell] is"
-        return kind and (
-            f"This FLUX {kind}, so it is no likelihood model: its scores compare how well two networks remove noise "
-            "and are not differences of log-likelihood."
-        )
+        return kind and f"This FLUX {kind}, {checks.NO_LIKELIHOOD}"
 
     @one_reader
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Condition:
         text, pooled, _ = self.pipe.encode_prompt(list(prompts), device=self.device, max_sequence_length=self.reads)
-        return Condition({"text": check_finite(text, "The embedded prompt"), "pooled": pooled})
+        text, pooled = (check_finite(x, "The embedded prompt") for x in (text, pooled))
+        return Condition({"text": text, "pooled": pooled})
 
     @one_reader
     def tokens(self, prompt: str) -> tuple[int, int]:

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
 from guda_core.diffusion import checks, weights
 from guda_core.diffusion.base_model import Card
@@ -17,6 +19,13 @@ from guda_core.diffusion.model_files import INDEX, folder_of, read_json
 from guda_core.errors import ModelError
 
 NEVER = ("safety_checker", "image_encoder", "feature_extractor")  # parts that are left out wherever they are
+
+
+def quieten_libraries() -> None:
+    """Keep the libraries' progress bars and loading reports off a terminal that has its own."""
+    for quiet in (diffusers_logging, transformers_logging):
+        quiet.set_verbosity_error()
+        quiet.disable_progress_bar()
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,7 @@ def open_pipeline(
     Raises:
         ModelError: the files are missing, damaged, of another family, or pickles.
     """
+    files = None
     if card.source == "file":
         from guda_core.diffusion.single_file import layout_of, open_file
 
@@ -47,17 +57,18 @@ def open_pipeline(
     else:
         folder = folder_of(card)
         checks.check_layout(card, folder, (pipeline.__name__,))
-        pipe = _open_folder(card, folder, pipeline, parts, without)
+        pipe, files = _open_folder(card, folder, pipeline, parts, without)
     modules = {p: m for p in parts if (m := getattr(pipe, p, None)) is not None}
-    weights.check_whole(card, modules, None if card.source == "file" else folder)
+    weights.check_whole(card, modules, files)
     return Opened(pipe, folder)
 
 
 def _open_folder(
     card: Card, folder: Path, pipeline: type[DiffusionPipeline], parts: Sequence[str], without: Mapping[str, Any]
-) -> Any:
-    found = {p: weights.of_part(folder / p) for p in parts}
-    pickled = [p for p, own in found.items() if not own and list((folder / p).glob("*.bin"))]
+) -> tuple[Any, Mapping[str, Sequence[Path]]]:
+    """The pipeline, and the files that its parts were read from."""
+    variant, files = weights.of_parts(card, folder, parts)
+    pickled = [p for p, own in files.items() if not own and list((folder / p).glob("*.bin"))]
     if pickled:
         raise ModelError(
             f"The model '{card.id}' in {folder} holds its {pickled[0]} as a pickle (.bin), which can run code when it "
@@ -65,13 +76,11 @@ def _open_folder(
         )
     named = {p for p, value in read_json(folder / INDEX).items() if value not in (None, [None, None])}
     without = {p: v for p, v in without.items() if v is not None or p not in named or p in NEVER}
-    types: dict[str, Any] = {p: weights.stored_type(own[0]) for p, own in found.items() if own}
-    plain = [p for own in found.values() for p in own if ".fp16." not in p.name]
-    more = {} if plain or not any(found.values()) else {"variant": "fp16"}
+    types: dict[str, Any] = {p: weights.stored_type(own[0]) for p, own in files.items() if own}
     try:
-        return pipeline.from_pretrained(
-            folder, dtype={**types, "default": torch.float32}, use_safetensors=True, **without, **more
-        )
+        dtype = {**types, "default": torch.float32}
+        pipe = pipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True, variant=variant or None, **without)
+        return pipe, files
     except Exception as e:
         if lacked_memory(e):
             raise

@@ -38,15 +38,16 @@ def draw(
 ) -> Iterator[np.ndarray | None]:
     """None after each step but the last, then the pictures (B, H, W, 3) uint8.
 
-    scheduler: a fresh one of diffusers; it is changed. prompted, empty: conditions of B pictures; without an empty one
-    there is no guidance. seeds: B. answer: the network's output for x_t (B, C, h, w), the scheduler's own times (B,)
-    and a condition; None = `model.predict`. times: further arguments of the scheduler's `set_timesteps`.
+    scheduler: a fresh one of diffusers; it is changed. prompted, empty: conditions of B pictures; without an empty one,
+    or where guidance is 1, the prompted one is all that counts. seeds: B. answer: the network's output for x_t
+    (B, C, h, w), the scheduler's own times (B,) and a condition; None = `model.predict`. times: further arguments of
+    the scheduler's `set_timesteps`.
 
     Raises:
         ModelError: a value is not finite, so there is no picture.
         NoMemoryError: not even one picture can be decoded.
     """
-    answer = answer or model.predict
+    answer, empty = answer or model.predict, None if guidance == 1 else empty
     scheduler.set_timesteps(steps, **(times or {}))
     z = (start_noise(model.latent_shape, seeds) * getattr(scheduler, "init_noise_sigma", 1.0)).to(model.device)
     condition = prompted if empty is None else Condition.cat([prompted, empty])

@@ -9,14 +9,11 @@ pure noise ("zero terminal SNR", Lin et al. 2024), for models that predict v.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
-from diffusers.utils import logging as diffusers_logging
 from torch import Tensor, nn
-from transformers.utils import logging as transformers_logging
 
 from guda_core.diffusion import checks
 from guda_core.diffusion.base_model import one_reader
@@ -26,16 +23,10 @@ from guda_core.diffusion.identity import hash_folder
 from guda_core.diffusion.latent import LatentModel
 from guda_core.diffusion.model_files import read_json
 from guda_core.diffusion.prediction import Prediction
+from guda_core.diffusion.single_file import SCHEDULER, schedule_of
 from guda_core.errors import ModelError
 
-SCHEDULER = Path("scheduler") / "scheduler_config.json"
-
-
-def quieten_libraries() -> None:
-    """Keep the libraries' progress bars and loading reports off a terminal that has its own."""
-    for quiet in (diffusers_logging, transformers_logging):
-        quiet.set_verbosity_error()
-        quiet.disable_progress_bar()
+OF_FEW_STEPS = ("LCMScheduler", "TCDScheduler")  # which only distilled models come with
 
 
 class StableDiffusion(LatentModel):
@@ -49,7 +40,10 @@ class StableDiffusion(LatentModel):
     addition: ClassVar[tuple[str | None, ...]] = (None, "text")  # what the UNet may read beside the text
 
     def _predicts(self) -> Prediction:
-        said = read_json(self.folder / SCHEDULER)
+        own = self.card.source == "file"
+        said = schedule_of(self.card, self.folder) if own else read_json(self.folder / SCHEDULER)
+        if (kind := type(self.pipe.scheduler).__name__) in OF_FEW_STEPS:
+            self.caveat = f"This model seems to be distilled to a few steps (it has the {kind}), {checks.NO_LIKELIHOOD}"
         changes: dict[str, Any] = {"clip_sample": False, "set_alpha_to_one": False}
         if self.pipe.scheduler.config.get("rescale_betas_zero_snr"):
             changes["timestep_spacing"] = "trailing"  # drawing must begin at the step that is noise alone

@@ -6,7 +6,8 @@ Pickles (.ckpt, .pt, .bin) are refused: opening one can run code.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from guda_core.errors import ModelError
 
 TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+VARIANT = re.compile(r"\.(\w+)(-\d+-of-\d+)?\.safetensors$")  # in a name, such as model.fp16-00001-of-00002.safetensors
 Header = Mapping[str, tuple[str, tuple[int, ...]]]
 
 
@@ -53,14 +55,33 @@ def stored_type(path: Path) -> torch.dtype:
     return TYPES.get(largest[0], torch.float32)
 
 
-def of_part(part: Path) -> list[Path]:
-    """The files of weights in a part's folder, those without a variant first."""
-    return sorted(part.glob("*.safetensors"), key=lambda p: (".fp16." in p.name, p.name))
+def of_parts(card: Card, folder: Path, parts: Sequence[str]) -> tuple[str, dict[str, list[Path]]]:
+    """The variant that diffusers has to be asked for ("" = none: every part has files without one), and the files of
+    weights that each part is then read from.
+
+    Raises:
+        ModelError: the parts that have no files without a variant share none.
+    """
+    found: dict[str, dict[str, list[Path]]] = {part: {} for part in parts}
+    for part, variants in found.items():
+        for path in sorted((folder / part).glob("*.safetensors")):
+            named = VARIANT.search(path.name)
+            variants.setdefault(named[1] if named else "", []).append(path)
+    asked = {part: set(variants) for part, variants in found.items() if variants and "" not in variants}
+    shared = set.intersection(*asked.values()) if asked else {""}
+    if not shared:
+        has = "; ".join(f"{part}: {', '.join(sorted(variants))}" for part, variants in asked.items())
+        raise ModelError(
+            f"The model '{card.id}' in {folder} holds its parts as variants, none of which they share ({has}). Add one "
+            "variant of every part, or the files without a variant."
+        )
+    variant = min(shared, key=lambda v: (v != "fp16", v))
+    return variant, {part: variants.get(variant, variants.get("", [])) for part, variants in found.items()}
 
 
-def check_whole(card: Card, modules: Mapping[str, nn.Module], folder: Path | None) -> None:
+def check_whole(card: Card, modules: Mapping[str, nn.Module], files: Mapping[str, Sequence[Path]] | None) -> None:
     """Every tensor of the parts is in the files. Else diffusers leaves it without values, and transformers makes up new
-    ones. folder: of the parts; None for a single file.
+    ones. files: of each part; None for a single file.
 
     Raises:
         ModelError: one is missing.
@@ -70,8 +91,8 @@ def check_whole(card: Card, modules: Mapping[str, nn.Module], folder: Path | Non
     for part, module in modules.items():
         state = {n: t for n, t in module.state_dict().items() if not n.endswith("position_ids")}
         absent = [n for n, t in state.items() if t.is_meta]
-        if folder is not None and isinstance(module, PreTrainedModel):
-            stored = {_bare(n) for path in of_part(folder / part) for n in header(path)}
+        if files is not None and isinstance(module, PreTrainedModel):
+            stored = {_bare(n) for path in files[part] for n in header(path)}
             there = {t.data_ptr() for n, t in state.items() if _bare(n) in stored}  # some tensors have two names
             absent += [n for n, t in state.items() if _bare(n) not in stored and t.data_ptr() not in there]
         if absent:
