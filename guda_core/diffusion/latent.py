@@ -84,7 +84,7 @@ class LatentModel(BaseModel):
         self.sha256 = self._identity(parts)
         if card.lora:
             lora = read_lora(Path(card.lora))
-            merge(pipe, lora, (self.part, *self.encoders))
+            merge(pipe, lora, (self.part, *self.encoders), self.dtype)
             self.sha256 = with_lora(self.sha256, lora.tensors, lora.settings)
         self._place(parts)
 
