@@ -18,7 +18,8 @@ LARGE = ".safetensors"  # kept elsewhere, as with LFS: resolve redirects to it
 
 
 class Hub:
-    """Repositories by name: revision -> the files of that commit. asked: paths that were asked for."""
+    """Repositories by name: revision -> the files of that commit. asked: paths that were asked for. gated: names of
+    repositories whose licence has to be accepted."""
 
     def __init__(self) -> None:
         self.commits: dict[tuple[str, str], dict[str, bytes]] = {}
@@ -26,6 +27,7 @@ class Hub:
         self.asked: list[str] = []
         self.url = self.elsewhere = ""  # of the server, and of the host that large files are redirected to
         self.down = False
+        self.gated: set[str] = set()
 
     def upload(self, name: str, folder: Path, *, revision: str = "main") -> str:
         """What `hf upload NAME FOLDER` leaves on the hub; gives the commit."""
@@ -78,6 +80,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(503)
         elif parts[:2] == ["api", "models"] and len(parts) >= 6:
             self._api("/".join(parts[2:4]), parts[4], parts[5])
+        elif parts[:2] == ["api", "models"] and len(parts) == 4:
+            self._api("/".join(parts[2:4]), "revision", "main")
         elif len(parts) > 4 and parts[2] == "resolve":
             self._resolve("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
         elif parts[0] == "cdn":
@@ -99,6 +103,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({"id": name, "modelId": name, "sha": commit, "siblings": siblings, "private": False, "tags": []})
 
     def _resolve(self, name: str, revision: str, path: str) -> None:
+        if name in self.hub.gated:
+            self._answer(403, X_Error_Code="GatedRepo")
+            return
         found = self.hub.files(name, revision)
         if found is None or path not in found[1]:
             self._answer(404, X_Error_Code="EntryNotFound")

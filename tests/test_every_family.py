@@ -204,7 +204,10 @@ def test_a_distilled_flux_says_that_it_is_no_likelihood_model(models, tmp_path):
     assert "distilled with guidance, so it is no likelihood model" in models("flux_dev").caveat
     save_flux(tmp_path, dynamic=False)
     card = dataclasses.replace(resolve_card(str(tmp_path)), resolution=16)
-    assert "seems to be distilled to a few steps" in load_model(card).caveat
+    schnell = load_model(card)
+    assert "seems to be distilled to a few steps" in schnell.caveat
+    for model, read in ((schnell, 256), (models("flux"), 512), (models("flux_dev"), 512)):  # as each was trained
+        assert model.embed(["ab"]).tensors["text"].shape[1] == model.tokens("ab")[1] == read
     assert not any(models(f).caveat for f in FAMILIES if f != "flux_dev")
 
 
@@ -226,6 +229,19 @@ def test_a_prompt_whose_embedding_is_not_finite_is_refused(models, monkeypatch, 
     monkeypatch.setattr(model.pipe, "encode_prompt", lambda *_, **__: found)
     with pytest.raises(ModelError, match=r"The embedded prompt .*not finite"):
         model.embed(["ab"])
+
+
+def test_latents_of_an_xl_are_scaled_by_the_means_and_spreads_of_its_autoencoder(models, pixels, tmp_path):  # noqa: F811
+    mean, std = torch.tensor([1.0, 2, 3, 4]), torch.tensor([5.0, 6, 7, 8])
+    save_xl(tmp_path)
+    changed(tmp_path, "vae/config.json", latents_mean=mean.tolist(), latents_std=std.tolist())
+    plain, model = models("xl"), load_model(resolve_card(str(tmp_path)))
+    z, scale = plain.encode(pixels), plain.pipe.vae.config.scaling_factor
+    shape = (1, 4, 1, 1)
+    expected = (z / scale - mean.view(shape)) * scale / std.view(shape)  # as diffusers' pipelines do
+    assert torch.allclose(model.encode(pixels), expected, atol=1e-5)
+    assert np.abs(model.decode(expected).astype(int) - plain.decode(z)).max() <= 1
+    assert model.sha256 != plain.sha256
 
 
 @pytest.mark.parametrize("family", ["xl", "sd3", "flux"])

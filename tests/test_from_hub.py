@@ -1,22 +1,25 @@
-"""Workspaces from the hub, over HTTP: what is brought, what is not, revisions, what is said without a network."""
+"""Workspaces and models from the hub, over HTTP: what is brought, what is not, what is said where that fails."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 import yaml
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_api
 from PIL import Image
 
 from guda_core import from_hub, paths
 from guda_core.data.groups import chosen_set, load_group_set
 from guda_core.data.sources.listed import ListedFiles
 from guda_core.data.sources.source import open_dataset
-from guda_core.diffusion.cards import chosen_model, find_card
-from guda_core.errors import DataError, GroupSetError, OptionError
+from guda_core.diffusion.cards import chosen_model, find_card, load_model, resolve_card
+from guda_core.errors import DataError, GroupSetError, ModelError, OptionError
 from tests.loopback_hub import Hub, loopback_hub
 from tests.own_pictures import guda
+from tests.tiny import save_tiny
 
 SET = {
     "id": "artists", "name": "Two artists", "source": "not-published", "caption": "{content}, {phrase}",
@@ -185,3 +188,65 @@ def test_nothing_is_written_into_a_workspace_of_the_hub(hub, tmp_path, monkeypat
         ):
             write()
     assert paths.run("emoji", "emoji").bank.is_file()
+
+
+@pytest.fixture
+def models(hub, tmp_path, monkeypatch):
+    """A tiny model's folder, named with a safety checker; diffusers and the hub's library ask the server."""
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(hf_api.api, "endpoint", hub.url)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    folder = tmp_path / "model"
+    save_tiny(folder)
+    (folder / "safety_checker").mkdir()
+    (folder / "safety_checker" / "model.safetensors").write_bytes(b"large, and read by nothing")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+@pytest.mark.parametrize("kept", ["", ".fp16"])
+def test_a_model_is_brought_without_its_safety_checker_in_half_precision_where_there_is_no_other(
+    hub, models, tmp_path, monkeypatch, kept
+):
+    here = load_model(resolve_card(str(models))).sha256
+    if kept:
+        for path in models.glob("*/*.safetensors"):
+            path.rename(path.with_name(f"{path.stem}{kept}.safetensors"))
+    hub.upload("ann/model", models)
+    assert load_model(resolve_card("ann/model")).sha256 == here
+    assert any("unet" in p for p in hub.asked) and not any("safety_checker/model" in p for p in hub.asked)
+    for cut in ("down", "offline"):  # the copy of before
+        if cut == "down":
+            monkeypatch.setattr(hub, "down", True)
+        else:
+            monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        assert load_model(resolve_card("ann/model")).sha256 == here
+
+
+def test_why_a_model_cannot_be_brought_is_said(hub, models, tmp_path, monkeypatch):
+    hub.upload("ann/gated", models)
+    hub.gated.add("ann/gated")
+    for path in models.glob("*/*.safetensors"):
+        path.rename(path.with_suffix(".bin"))
+    hub.upload("ann/pickles", models)
+    own = dataclasses.replace(find_card("sd15"), path="ann/none")
+    for opened, says in (
+        (lambda: resolve_card("ann/gated"), r"Accept it on https://huggingface\.co/ann/gated, then .*`hf auth login`"),
+        (
+            lambda: resolve_card("ann/none"),
+            r"none of that name, or it is private\. There is no folder .*Correct the name",
+        ),
+        (lambda: load_model(own), r"\(ann/none\) could .* none of that name, or it is private\. Correct the name"),
+        (lambda: load_model(dataclasses.replace(own, path="ann/gated")), r"then log in with `hf auth login`"),
+        (lambda: load_model(resolve_card("ann/pickles")), r"not all of its weights are there as \.safetensors"),
+    ):
+        with pytest.raises(ModelError, match=says) as found:
+            opened()
+        assert "internet" not in str(found.value)
+    monkeypatch.setattr(hub, "down", True)
+    with pytest.raises(ModelError, match="Connect to the internet once"):
+        resolve_card("bo/else")

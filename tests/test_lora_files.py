@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import guda_core
 from guda_core.diffusion.cards import load_model, resolve_card
+from guda_core.diffusion.identity import with_lora as with_lora_hash
 from guda_core.errors import ModelError
 from guda_core.unlearning import adapters
 from guda_core.unlearning.lora import LoraSpec
@@ -67,6 +70,10 @@ def old_diffusers(part: str, name: str, a, b) -> dict[str, torch.Tensor]:
     return {f"{key}.down.weight": a, f"{key}.up.weight": b}
 
 
+def named(key: str, size: tuple[int, int]) -> dict[str, torch.Tensor]:
+    return {f"{key}.lora_down.weight": torch.ones(RANK, size[1]), f"{key}.lora_up.weight": torch.ones(size[0], RANK)}
+
+
 def peft(part: str, name: str, a, b) -> dict[str, torch.Tensor]:
     return {f"base_model.model.{name}.lora_A.weight": a, f"base_model.model.{name}.lora_B.weight": b}
 
@@ -89,8 +96,6 @@ def written(model, path, layout, parts) -> list:
 
 
 def with_lora(folder, path):
-    import dataclasses
-
     card = resolve_card(str(folder), lora=str(path))
     return load_model(dataclasses.replace(card, resolution=16))
 
@@ -170,6 +175,68 @@ def test_kohyas_names_for_xl_and_flux_are_those_of_their_first_code(models, tmp_
         assert torch.allclose(change, ALPHA / RANK * b[16 * i : 16 * (i + 1)] @ a, atol=1e-5)
 
 
+T5 = "encoder_block_0_layer_0_SelfAttention_q"
+KOHYA, PEFT, OLD = ("lora_down", "lora_up"), ("lora_A", "lora_B"), ("down", "up")
+OTHERS = {  # family, name and factors in a file -> part, layer, and the rows of B that it gets
+    "kohya's T5": ("flux", f"lora_te3_{T5}", KOHYA, "text_encoder_2", T5, slice(8)),
+    "kohya's T5 at first": ("flux", f"lora_te2_{T5}", KOHYA, "text_encoder_2", T5, slice(8)),
+    "kohya's T5 of SD 3": ("sd3", f"lora_te3_{T5}", KOHYA, "text_encoder_3", T5, slice(8)),
+    "comfy's T5": ("flux", f"text_encoders.t5xxl.transformer.{T5}", KOHYA, "text_encoder_2", T5, slice(8)),
+    "kohya's first": ("flux", "lora_unet_img_in", KOHYA, "transformer", "x_embedder", slice(16)),
+    "kohya's last": ("flux", "lora_unet_final_layer_linear", KOHYA, "transformer", "proj_out", slice(64)),
+    "comfy's": (
+        "flux", "diffusion_model.double_blocks.0.img_attn.qkv", PEFT, "transformer",
+        "transformer_blocks_0_attn_to_k", slice(16, 32),
+    ),
+    "xlabs'": (
+        "flux", "double_blocks.0.processor.qkv_lora2", OLD, "transformer", "transformer_blocks_0_attn_add_v_proj",
+        slice(32, 48),
+    ),
+    "attention processors": (
+        "sd1", "mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora", OLD, "unet",
+        "mid_block_attentions_0_transformer_blocks_0_attn1_to_q", slice(64),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "key", "which", "part", "flat", "rows"), OTHERS.values(), ids=list(OTHERS))
+def test_names_of_other_programs_find_their_layer(models, tmp_path, family, key, which, part, flat, rows):
+    folder, model = models(family)
+    name = next(n for n, _ in getattr(model.pipe, part).named_modules() if n.replace(".", "_") == flat)
+    weight = getattr(model.pipe, part).get_submodule(name).weight
+    a, b = torch.randn(RANK, weight.shape[1]), torch.randn(48 if "qkv" in key else len(weight), RANK)
+    state = {f"{key}.{which[0]}.weight": a, f"{key}.{which[1]}.weight": b}
+    if which is KOHYA:
+        state[f"{key}.alpha"] = torch.tensor(ALPHA)
+    if which is KOHYA and family == "flux":  # beside another layer that diffusers renames
+        other = "lora_unet_double_blocks_0_txt_attn_qkv"
+        state |= {f"{other}.lora_down.weight": torch.ones(1, 16), f"{other}.lora_up.weight": torch.ones(48, 1)}
+    save_file(state, tmp_path / "style.safetensors")
+    merged = with_lora(folder, tmp_path / "style.safetensors")
+    change = getattr(merged.pipe, part).get_submodule(name).weight - weight
+    assert torch.allclose(change, (ALPHA / RANK if which is KOHYA else 1) * b[rows] @ a, atol=1e-5)
+
+
+@pytest.mark.parametrize("run", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+def test_each_sum_is_rounded_once_to_the_type_that_it_runs_in(models, tmp_path, stored, run):
+    """Half of a small change is lost in bfloat16. The LoRA's identity is of its file, whatever the types."""
+    folder, model = models("sd1")
+    shutil.copytree(folder, tmp_path / "m")
+    path = tmp_path / "m" / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({n: t.to(stored) for n, t in load_file(path).items()}, path, metadata={"format": "pt"})
+    ((_, layer, a, b), *_) = factors(model, {"unet": ("attn1.to_q",)})
+    state = kohya("unet", layer, 0.01 * a, b)
+    save_file(state, tmp_path / "style.safetensors")
+    card = resolve_card(str(tmp_path / "m"), lora=str(tmp_path / "style.safetensors"))
+    merged, plain = (load_model(c, dtype=run) for c in (card, dataclasses.replace(card, lora="")))
+    before = load_file(path)[f"{layer}.weight"].float()
+    expected = (before + ALPHA / RANK * 0.01 * b @ a).to(run)
+    after = merged.network.get_submodule(layer).weight
+    assert after.dtype == run and torch.allclose(after, expected, rtol=1e-6, atol=1e-9)
+    assert merged.sha256 == with_lora_hash(plain.sha256, state, {})
+
+
 def test_what_is_no_lora_for_this_model_is_refused(models, tmp_path):
     folder, model = models("sd1")
     path = tmp_path / "style.safetensors"
@@ -187,8 +254,23 @@ def test_what_is_no_lora_for_this_model_is_refused(models, tmp_path):
         ({f"{key}.lora_up.weight": torch.full((16, RANK), float("inf"))}, "lora_up.weight is not finite"),
         ({f"{key}.dora_scale": torch.ones(1)}, "is a DoRA, which cannot be merged"),
         ({f"{key}.hada_w1_a": torch.ones(1)}, "is a LoHa, which cannot be merged"),
-        ({"lora_unet_elsewhere.lora_down.weight": torch.ones(2, 2)}, "does not fit this model"),
-        ({f"{key}.lora_down.weight": torch.ones(RANK, 5)}, "is 16 by 5, its layer 16 by 16"),
+        (
+            {"bundle_emb.ann.string_to_param.*": torch.ones(1, 16)},
+            r"new words \(pivotal tuning\), which cannot be merged",
+        ),
+        ({f"{key}.diff_b": torch.ones(16)}, "is a LoRA with biases, which cannot be merged"),
+        ({f"{key}.diff": torch.ones(16)}, r"fit this model, .*: \w+\.diff is no factor of a LoRA\.$"),
+        ({"lora_unet_elsewhere.lora_down.weight": torch.ones(2, 2)}, r"elsewhere lacks one of its two factors\.$"),
+        (named("lora_unet_else", (2, 2)), "it has no layer lora_unet_else. It was made for another family or size"),
+        (named(f"lora_te3_{T5}", (2, 2)), f"it has no layer lora_te3_{T5}"),
+        (
+            named("lora_unet_input_blocks_1_0_in_layers_9", (2, 2)),
+            "it has no layer lora_unet_input_blocks_1_0_in_layers_9",
+        ),
+        (named(key.replace("lora_unet", "unet"), (16, 16)), "another name of its layer have different factors"),
+        ({f"{key}.lora_A.weight": torch.ones(RANK, 16)}, "is there by another name, too"),
+        ({"lora_unet_conv_in.alpha": torch.tensor(1.0)}, "lora_unet_conv_in has an alpha and no factors"),
+        ({f"{key}.lora_down.weight": torch.ones(RANK, 5)}, "is 16 by 5, its layer 16 by 16. It was made for another"),
         ({f"{key}.lora_up.weight": torch.full((16, RANK), 3e38), f"{key}.alpha": torch.tensor(1e9)}, "is too strong"),
     ):
         save_file({**good, **change}, path)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from guda_core.diffusion import likelihood
-from guda_core.diffusion.cards import find_card, load_model, read_cards
+from guda_core.diffusion.cards import find_card, load_model, read_cards, resolve_card
 from guda_core.errors import ModelError
 from tests.tiny import save_tiny
+from tests.tiny_single_file import save_single
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +39,26 @@ def test_shapes_and_77_tokens(model, pixels):
     assert model.embed(["ab", ""]).tensors["text"].shape == (2, 77, 16)
     assert model.tokens("ab") == (4, 77) and model.tokens("a" * 300) == (302, 77)
     assert model.encode(pixels).shape == (1, 4, 8, 8)
+
+
+def test_a_model_that_skips_its_text_encoders_last_layer_says_so_by_the_number_of_layers(tmp_path):
+    """As docs/how-to/own-model.md tells those whose model was trained with clip skip 2; of a single file, too."""
+    save_tiny(tmp_path / "m")
+    text = tmp_path / "m" / "text_encoder"
+    CLIPTextModel(CLIPTextConfig.from_pretrained(text, num_hidden_layers=3)).save_pretrained(text)
+    save_single(tmp_path / "m", tmp_path / "one.safetensors")
+    shutil.copytree(tmp_path / "m", tmp_path / "one", ignore=shutil.ignore_patterns("*.safetensors"))
+    whole = load_model(resolve_card(str(tmp_path / "m")))
+    ids = whole.pipe.tokenizer(["ab"], padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():
+        hidden = whole.pipe.text_encoder(ids, output_hidden_states=True).hidden_states[-2]
+        expected = whole.pipe.text_encoder.final_layer_norm(hidden)
+    for name, given in (("m", "m"), ("one", "one.safetensors")):
+        path = tmp_path / name / "text_encoder" / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "num_hidden_layers": 2}))
+        model = load_model(resolve_card(str(tmp_path / given)))
+        assert torch.allclose(model.embed(["ab"]).tensors["text"], expected, atol=1e-6)
+        assert model.sha256 != whole.sha256
 
 
 def test_latent_is_the_scaled_posterior_mean(model, pixels):

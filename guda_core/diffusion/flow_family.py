@@ -54,7 +54,8 @@ class FlowModel(LatentModel):
     without: ClassVar[Mapping[str, Any]] = {"image_encoder": None, "feature_extractor": None}
     described: ClassVar[Mapping[str, Any]] = {"resolution": 1024, "gpu_dtype": "bfloat16"}
     needed: ClassVar[tuple[str, ...]]  # text encoders that cannot be absent
-    reads: ClassVar[int]  # tokens that its T5 reads
+    reads: int  # tokens that its T5 reads
+    packs: ClassVar[int] = 1  # channels of the network for one of a latent
 
     def _check_parts(self) -> None:
         name = f"The model '{self.card.id}'"
@@ -66,18 +67,14 @@ class FlowModel(LatentModel):
         absent = [e for e in self.needed if getattr(self.pipe, e) is None]
         if absent:
             raise ModelError(f"{name} has no {absent[0]}.")
-        network, channels = self.pipe.transformer.config, self._shape[0]
-        reads, writes = self._channels(network.in_channels), self._channels(network.out_channels or network.in_channels)
+        network, channels = self.pipe.transformer.config, self.packs * self._shape[0]
+        reads, writes = network.in_channels, network.out_channels or network.in_channels
         if (reads, writes) != (channels, channels):
             raise ModelError(
-                f"{name} maps {reads} channels to {writes} where its VAE has {channels}: models that fill in, edit or "
-                "upscale pictures cannot be scored."
+                f"{name} maps {reads} channels to {writes} where its VAE's latents give {channels}: models that fill "
+                "in, edit or upscale pictures cannot be scored."
             )
         self._check_size(2 * self._scale)
-
-    def _channels(self, count: int) -> float:
-        """Channels of a latent among the network's own."""
-        return count
 
     def _predicts(self) -> Prediction:
         if self.card.prediction_type not in (None, "flow"):
@@ -153,7 +150,7 @@ class StableDiffusion3(FlowModel):
     needed: ClassVar[tuple[str, ...]] = encoders[:2]
     without: ClassVar[Mapping[str, Any]] = {**FlowModel.without, "text_encoder_3": None, "tokenizer_3": None}
     lora_targets: ClassVar[tuple[str, ...]] = (*ATTENTION, *FORWARD)
-    reads: ClassVar[int] = 256
+    reads = 256
 
     @one_reader
     @torch.no_grad()
@@ -186,14 +183,13 @@ class Flux(FlowModel):
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
     needed: ClassVar[tuple[str, ...]] = encoders
     lora_targets: ClassVar[tuple[str, ...]] = (*ATTENTION, *FORWARD, "proj_mlp")
-    reads: ClassVar[int] = 512
+    packs: ClassVar[int] = 4
 
     def _check_parts(self) -> None:
         super()._check_parts()
-        self.caveat = self._caveat()
-
-    def _channels(self, count: int) -> float:
-        return count / 4
+        few = not self.reads_guidance and not self.pipe.scheduler.config.use_dynamic_shifting  # as [schnell] is
+        self.reads = 256 if few else 512
+        self.caveat = self._caveat(few)
 
     @property
     def reads_guidance(self) -> bool:
@@ -203,11 +199,11 @@ class Flux(FlowModel):
     def _distilled(self) -> bool:
         return bool(self.caveat)
 
-    def _caveat(self) -> str:
+    def _caveat(self, few: bool) -> str:
         kind = ""
         if self.reads_guidance:
             kind = "was distilled with guidance"
-        elif not self.pipe.scheduler.config.use_dynamic_shifting:
+        elif few:
             kind = "seems to be distilled to a few steps, as FLUX.1 [schnell] is"
         return kind and f"This FLUX {kind}, {checks.NO_LIKELIHOOD}"
 

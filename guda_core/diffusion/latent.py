@@ -84,7 +84,7 @@ class LatentModel(BaseModel):
         self.sha256 = self._identity(parts)
         if card.lora:
             lora = read_lora(Path(card.lora))
-            merge(pipe, lora, (self.part, *self.encoders))
+            merge(pipe, lora, (self.part, *self.encoders), self.dtype)
             self.sha256 = with_lora(self.sha256, lora.tensors, lora.settings)
         self._place(parts)
 
@@ -213,14 +213,21 @@ class LatentModel(BaseModel):
         self._check_picture(pixels)
         vae = self.pipe.vae
         mean = vae.encode(to_unit(pixels).to(self.device, vae.dtype)).latent_dist.mean
-        z = (mean.float() - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
+        shift, scale = self._shift_and_scale()
+        z = (mean.float() - shift) * scale
         return check_finite(z, "The encoded picture").cpu()
 
     @torch.no_grad()
     def decode(self, latent: Tensor) -> np.ndarray:
         vae = self.pipe.vae
-        z = latent.to(self.device, torch.float32) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+        shift, scale = self._shift_and_scale()
+        z = latent.to(self.device, torch.float32) / scale + shift
         return to_pixels(vae.decode(z.to(vae.dtype)).sample)
+
+    def _shift_and_scale(self) -> tuple[Any, Any]:
+        """Of latents: numbers, or one for each channel."""
+        config = self.pipe.vae.config
+        return config.shift_factor or 0.0, config.scaling_factor
 
     def sample(
         self, prompts: Sequence[str], *, seeds: Sequence[int], steps: int = 25, guidance: float = 2.5

@@ -25,7 +25,10 @@ from guda_core.diffusion.weights import refuse_pickle
 from guda_core.errors import ModelError
 from guda_core.paths import is_file
 
-OTHER_KINDS = {"dora_scale": "DoRA", "hada_": "LoHa", "lokr_": "LoKr", "lora_mid": "Tucker LoRA"}  # in names
+OTHER_KINDS = {  # in names
+    "dora_scale": "DoRA", "hada_": "LoHa", "lokr_": "LoKr", "lora_mid": "Tucker LoRA", ".diff_b": "LoRA with biases",
+    "bundle_emb.": "LoRA with new words (pivotal tuning)",
+}  # fmt: skip
 OTHER_SETTINGS = {"use_dora": "DoRA", "use_rslora": "rank-stabilised LoRA"}
 FACTOR = re.compile(
     r"(.+?)(?:_lora|\.lora|\.lora_linear_layer)?[._](lora_A|lora_B|lora_down|lora_up|down|up)(?:\.default)?\.weight"
@@ -37,7 +40,7 @@ PREFIXES = {  # of a layer's name, flattened -> parts of a pipeline, the first t
     "lora_transformer_": ("transformer",),
     "lora_te1_": ("text_encoder",),
     "lora_te2_": ("text_encoder_2",),
-    "lora_te3_": ("text_encoder_3",),
+    "lora_te3_": ("text_encoder_3", "text_encoder_2"),  # T5, also FLUX's
     "lora_te_": ("text_encoder",),
     "base_model_model_": ("unet", "transformer"),
     "unet_": ("unet",),
@@ -45,7 +48,14 @@ PREFIXES = {  # of a layer's name, flattened -> parts of a pipeline, the first t
     "text_encoder_2_": ("text_encoder_2",),
     "text_encoder_3_": ("text_encoder_3",),
     "text_encoder_": ("text_encoder",),
+    "text_encoders_clip_l_transformer_": ("text_encoder",),
+    "text_encoders_clip_g_transformer_": ("text_encoder_2",),
+    "text_encoders_t5xxl_transformer_": ("text_encoder_3", "text_encoder_2"),
+    "": ("unet", "transformer"),
 }
+FRONT = re.compile("^(lora_unet|base_model_model|diffusion_model)_")  # of a layer by the network's first code
+XLABS = re.compile(r"(double|single)_blocks_(\d+)_(qkv|proj)(_lora\d)?")
+FOREIGN = "It was made for another family or size"
 
 
 @dataclass(frozen=True)
@@ -106,31 +116,28 @@ def _settings(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
     return {}
 
 
-def merge(pipe: Any, lora: LoraFile, parts: Sequence[str]) -> None:
-    """Merge a LoRA into the weights of a pipeline, in place. parts: names of the modules that it may change.
+def merge(pipe: Any, lora: LoraFile, parts: Sequence[str], dtype: torch.dtype) -> None:
+    """Merge a LoRA into the weights of a pipeline, in place. parts: names of the modules that it may change. dtype: the
+    type that they will run in; each sum is rounded to it alone, since the type that a weight is stored in may lose it.
 
     Raises:
         ModelError: it is for another family, or fits in part only.
     """
     layers = _layers(pipe, parts)
     try:
-        pairs, alphas = _pairs(lora.tensors)
-        if not _placed(pairs, layers):  # names of another layout of the same network
-            pairs, alphas = _pairs(*_renamed(pipe, lora.tensors))
-        changes = [_change(name, pair, alphas.get(name), layers, lora) for name, pair in pairs.items()]
+        changes = _changes(pipe, lora, layers)
     except Exception as e:
         if lacked_memory(e):
             raise
         said = (str(e).strip().splitlines() or [type(e).__name__])[0]
         raise ModelError(
-            f"The LoRA {lora.path.name} does not fit this model, a {type(pipe).__name__}: {said[:300]}. It was made "
-            "for another family or size."
+            f"The LoRA {lora.path.name} does not fit this model, a {type(pipe).__name__}: {said[:300]}."
         ) from e
-    with torch.no_grad():
-        for weight, change in changes:
-            weight.copy_(weight.float() + change)
-    if not all(is_finite(weight) for weight, _ in changes):
-        raise ModelError(f"The LoRA {lora.path.name} is too strong: with it the model's weights are not finite.")
+    for place, (a, b, scale) in changes.items():
+        weight = layers[place]
+        weight.data = (weight.detach().float() + (scale * (b @ a)).reshape(weight.shape)).to(dtype)
+        if not is_finite(weight):
+            raise ModelError(f"The LoRA {lora.path.name} is too strong: with it the model's weights are not finite.")
 
 
 def _layers(pipe: Any, parts: Sequence[str]) -> dict[tuple[str, str], nn.Parameter]:
@@ -143,25 +150,50 @@ def _layers(pipe: Any, parts: Sequence[str]) -> dict[tuple[str, str], nn.Paramet
     return found
 
 
-def _pairs(
-    tensors: Mapping[str, Tensor], more: Mapping[str, float] | None = None
-) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
-    """Layer, flattened -> its factors {"A": A, "B": B}; and layer -> alpha, where the file holds one. more: further
-    alphas, by name."""
+def _changes(
+    pipe: Any, lora: LoraFile, layers: Mapping[tuple[str, str], nn.Parameter]
+) -> dict[tuple[str, str], tuple[Tensor, Tensor, float]]:
+    """(A, B, alpha / r) of every layer that the LoRA changes, float32."""
+    found: dict[tuple[str, str], tuple[Tensor, Tensor, float]] = {}
+    pairs, alphas = _pairs(lora.tensors)
+    stray = next((n for n in alphas if n not in pairs), None)
+    if stray:
+        raise ValueError(f"{stray} has an alpha and no factors")
+    for name, pair in pairs.items():
+        if set(pair) != {"A", "B"}:
+            raise ValueError(f"{name} lacks one of its two factors")
+        known = {name: pair} if _place(name, layers) else _renamed(pipe, name, pair)
+        for its_name, factors in (known or {name: pair}).items():
+            place = _place(its_name, layers)
+            if place is None:
+                raise ValueError(f"it has no layer {name}. {FOREIGN}")
+            a, b = (factors[k].float().flatten(1) for k in "AB")
+            wide, long = layers[place].flatten(1).shape
+            if b.shape != (wide, a.shape[0]) or a.shape[1] != long:
+                raise ValueError(f"{name} is {b.shape[0]} by {a.shape[1]}, its layer {wide} by {long}. {FOREIGN}")
+            rank = pair["A"].shape[0]  # of the file's factors: diffusers may split them
+            scale = alphas.get(name, _alpha(place, lora) or rank) / rank
+            if place in found and not (torch.equal(found[place][0], a) and torch.equal(found[place][1], b)):
+                raise ValueError(f"{name} and another name of its layer have different factors")
+            found[place] = (a, b, scale)
+    return found
+
+
+def _pairs(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], dict[str, float]]:
+    """Layer, flattened -> its factors {"A": A, "B": B}; and layer -> alpha, where there is one."""
     pairs: dict[str, dict[str, Tensor]] = {}
     alphas = {}
-    for name, v in (more or {}).items():
-        layer = name.removesuffix(".alpha")
-        found = FACTOR.fullmatch(layer)  # diffusers names an alpha after its layer or after the first factor
-        alphas[_flat(found[1] if found else layer)] = float(v)
     for name, t in tensors.items():
         if name.endswith(".alpha"):
             alphas[_flat(name.removesuffix(".alpha"))] = float(t)
             continue
         found = FACTOR.fullmatch(name)
         if found is None:
-            raise ValueError(f"{name} is not known")
-        pairs.setdefault(_flat(found[1]), {})["A" if found[2] in FIRST else "B"] = t
+            raise ValueError(f"{name} is no factor of a LoRA")
+        pair, which = pairs.setdefault(_flat(found[1]), {}), "A" if found[2] in FIRST else "B"
+        if which in pair:
+            raise ValueError(f"{name} is there by another name, too")
+        pair[which] = t
     return pairs, alphas
 
 
@@ -170,48 +202,33 @@ def _flat(name: str) -> str:
     return name.replace(".processor.", ".").replace(".", "_")
 
 
-def _placed(pairs: Mapping[str, Any], layers: Mapping[tuple[str, str], Any]) -> bool:
-    return all(_place(name, layers) is not None for name in pairs)
-
-
 def _place(name: str, layers: Mapping[tuple[str, str], Any]) -> tuple[str, str] | None:
     """The layer that a flattened name stands for."""
     for prefix, parts in PREFIXES.items():
         if name.startswith(prefix):
             own = name.removeprefix(prefix).removeprefix("text_model_")
             own = re.sub(r"^(.*_self_attn)_to_(q|k|v|out)$", r"\1_\2_proj", own)  # diffusers' old names
-            known = ((p, o) for p in parts for o in (own, f"{own}_0") if (p, o) in layers)  # to_out is a list of two
-            return next(known, None)
+            for known in ((p, o) for p in parts for o in (own, f"{own}_0")):  # to_out is a list of two
+                if known in layers:
+                    return known
     return None
 
 
-def _renamed(pipe: Any, tensors: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], Mapping[str, float]]:
-    """The tensors by diffusers' names, and their alphas: for files that name layers as the network's first code did."""
+def _renamed(pipe: Any, name: str, pair: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The factors of a layer that is named as the network's first code does, by diffusers' names; {} where diffusers
+    does not know it. It is shown one layer at a time, since it passes over what it does not know, and its alpha too."""
+    bare = FRONT.sub("", name)
+    key, xlabs = f"lora_unet_{bare}.lora_", XLABS.fullmatch(bare)
+    if xlabs:
+        key = f"{xlabs[1]}_blocks.{xlabs[2]}.processor.{xlabs[3]}{xlabs[4] or '_lora'}."
     more = {"unet_config": pipe.unet.config} if hasattr(pipe, "unet") else {}
-    found = pipe.lora_state_dict(dict(tensors), return_alphas=True, **more)
-    state, alphas = found[:2] if isinstance(found, tuple) else (found, None)
-    return state, {n: float(a) for n, a in (alphas or {}).items()}
-
-
-def _change(
-    name: str,
-    pair: Mapping[str, Tensor],
-    alpha: float | None,
-    layers: Mapping[tuple[str, str], nn.Parameter],
-    lora: LoraFile,
-) -> tuple[nn.Parameter, Tensor]:
-    """A layer's weight, and (alpha / r) B A in its shape, float32."""
-    place = _place(name, layers)
-    if place is None:
-        raise ValueError(f"it has no layer {name}")
-    if set(pair) != {"A", "B"}:
-        raise ValueError(f"{name} lacks one of its two factors")
-    weight, a, b = layers[place], pair["A"].float(), pair["B"].float()
-    wide, rows = (weight.shape[0], a.shape[0]), weight[0].shape
-    if b.flatten(1).shape != wide or (a.shape[1:] != rows and a.flatten(1).shape[1] != rows.numel()):
-        raise ValueError(f"{name} is {b.shape[0]} by {a[0].numel()}, its layer {weight.shape[0]} by {rows.numel()}")
-    scale = (_alpha(place, lora) or a.shape[0] if alpha is None else alpha) / a.shape[0]
-    return weight, (scale * (b.flatten(1) @ a.flatten(1))).reshape(weight.shape)
+    try:
+        found = pipe.lora_state_dict({f"{key}down.weight": pair["A"], f"{key}up.weight": pair["B"]}, **more)
+        return _pairs(found[0] if isinstance(found, tuple) else found)[0]
+    except Exception as e:
+        if lacked_memory(e):
+            raise
+        return {}
 
 
 def _alpha(place: tuple[str, str], lora: LoraFile) -> float | None:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from diffusers import DiffusionPipeline
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from guda_core.diffusion.base_model import Card
 from guda_core.errors import ModelError
 from guda_core.paths import ASSETS, is_file
 
 INDEX = "model_index.json"
+UNSAFE = "Could not find the necessary `safetensors` weights"  # what diffusers says then
 
 
 def folder_of(card: Card) -> Path:
     """The local folder of a card's weights; hub models are downloaded into the hub's own cache.
 
     Raises:
-        ModelError: the folder is missing, or the hub cannot be reached and holds no earlier copy.
+        ModelError: the folder is missing, or the hub does not give the model and there is no earlier copy.
     """
     if card.source in ("assets", "folder"):
         folder = ASSETS / card.path if card.source == "assets" else Path(card.path)
@@ -29,17 +32,46 @@ def folder_of(card: Card) -> Path:
             raise ModelError(f"The model '{card.id}' is not in {folder}. {do}")
         return folder
     try:
-        return Path(DiffusionPipeline.download(card.path, use_safetensors=True))
+        return _downloaded(card.path)
     except Exception as e:
         raise not_from_the_hub(card.id, card.path, e) from e
+
+
+def _downloaded(name: str) -> Path:
+    """Weights as .safetensors, in half precision where there are no others. No safety checker: nothing reads it."""
+    download = partial(DiffusionPipeline.download, name, use_safetensors=True, safety_checker=None)
+    try:
+        return Path(download())
+    except OSError as e:
+        if UNSAFE not in str(e):
+            raise
+        return Path(download(variant="fp16"))
 
 
 def not_from_the_hub(name: str, path: str, error: Exception) -> ModelError:
     """What is said when a model cannot be downloaded."""
     taken = f"There is no folder {Path(path).absolute()}, so it was looked for on the Hub. " if name == path else ""
+    said = f"The model '{name}' ({path}) could not be downloaded from the Hugging Face Hub"
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, GatedRepoError):
+            return ModelError(
+                f"{said}: its authors give it to those who accept its licence. Accept it on "
+                f"https://huggingface.co/{path}, then log in with `hf auth login`."
+            )
+        if isinstance(cause, RepositoryNotFoundError):
+            return ModelError(
+                f"{said}: there is none of that name, or it is private. {taken}Correct the name, or log in with "
+                "`hf auth login`."
+            )
+        if UNSAFE in str(cause):
+            return ModelError(
+                f"{said}: not all of its weights are there as .safetensors. Pickles (.bin) can run code when they are "
+                "opened, so they are not read. Use a copy with .safetensors files."
+            )
+        cause = cause.__cause__ or cause.__context__
     return ModelError(
-        f"The model '{name}' ({path}) could not be downloaded from the Hugging Face Hub: {type(error).__name__}. "
-        f"{taken}"
+        f"{said}: {type(error).__name__}. {taken}"
         "Connect to the internet once so that it is cached, or set HF_HOME to a cache that holds it, or use the "
         "bundled model (GUDA_MODEL=emoji)."
     )

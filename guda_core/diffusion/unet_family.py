@@ -141,6 +141,15 @@ class StableDiffusionXL(StableDiffusion):
         text, pooled = (check_finite(x, "The embedded prompt") for x in (text, pooled))
         return Condition({"text": text, "pooled": pooled, "sizes": sizes.repeat(len(prompts), 1)})
 
+    def _shift_and_scale(self) -> tuple[Any, Any]:
+        config = self.pipe.vae.config
+        if None in (config.latents_mean, config.latents_std):
+            return super()._shift_and_scale()
+        mean, std = (
+            torch.tensor(v, device=self.device).view(-1, 1, 1) for v in (config.latents_mean, config.latents_std)
+        )
+        return mean, config.scaling_factor / std
+
     def _more(self, condition: Condition, x_t: Tensor) -> dict[str, Any]:
         pooled, sizes = condition.tensors["pooled"], condition.tensors["sizes"]
         if tuple(x_t.shape[1:]) != self.latent_shape:
