@@ -17,7 +17,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from experiments.benchmark.fair import OFFSET_ALONE
-from experiments.benchmark.result_tables import GUDA, WITH_OFFSET, lead
+from experiments.benchmark.result_tables import GUDA, WITH_OFFSET, is_barely, lead
 from experiments.tables import measured
 from experiments.tables.committed import UNKNOWN, read, source, value
 from guda_core.paths import ROOT
@@ -81,8 +81,9 @@ def differences(name: str, rows_key: str = "differences") -> str:
 
 
 def leads(name: str) -> str:
-    """Where our methods are clearly ahead of others over pictures, level with them, or clearly behind (`lead`): a table
-    for Top-1 and one for each variation. In the plain one, where the offset changes nothing, its rows are left out."""
+    """Where our methods are clearly ahead of others over pictures (if barely, that too), level with them, or clearly
+    behind (`lead`, `is_barely`): a table for Top-1 and one for each variation. In the plain one, where the offset
+    changes nothing, its rows are left out."""
     record = read(name)
     if record is None or not record.get("differences"):
         return UNKNOWN
@@ -91,7 +92,7 @@ def leads(name: str) -> str:
         rows = [r for r in record["differences"] if r["metric"] == metric and "/" not in r["second"]]
         rows = [r for r in rows if metric != "variation" or "offset" not in r["first"] + r["second"]]
         firsts, sets = (list(dict.fromkeys(r[k] for r in rows)) for k in ("first", "query_set"))
-        found = {(r["first"], r["second"], r["query_set"]): lead(r) for r in rows}
+        found = {(r["first"], r["second"], r["query_set"]): "barely " * is_barely(r) + lead(r) for r in rows}
         lines += [""] if lines else []
         lines += [f"| {METRICS[metric]}, against | {' | '.join(f'{f}, {s}' for f in firsts for s in sets)} |"]
         lines += ["|---|" + "---|" * len(firsts) * len(sets)]
@@ -101,9 +102,11 @@ def leads(name: str) -> str:
 
 
 def _over_both(row: dict[str, Any]) -> str:
-    of = row.get("artists")
-    alone = f"; {row['only_first']} against {row['only_second']}, p = {row['p']:.2g}" if "p" in row else ""
-    return value(row) + alone + (f"; artists {of['low']:.2f} to {of['high']:.2f}" if of else "")
+    said, of = [value(row)], row.get("artists")
+    if "p" in row:
+        alone = f"{row['only_first']} against {row['only_second']}, " if "only_first" in row else ""
+        said.append(f"{alone}p = {row['p']:.2g}")
+    return "; ".join([*said, *([f"artists {of['low']:.2f} to {of['high']:.2f}"] if of else [])])
 
 
 def apart(rows_key: str, kinds: dict[str, str], name: str = "styles") -> str:
