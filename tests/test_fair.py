@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -539,3 +540,36 @@ def test_the_plots_of_first_places_are_of_the_committed_tables(name):
     rows, sha256 = agreement.plotted(name)
     with Image.open(DOCS / f"{name}.png") as im:
         assert rows and im.text[agreement.ROWS] == sha256
+
+
+def bootstrapped(found):
+    """Whether one of the intervals of variation is none of the jackknife's, which lie around their value."""
+    sides = [(v["high"] - v["value"], v["value"] - v["low"]) for v in found if v["low"] > -1 and v["high"] < 1]
+    return any(abs(up - down) > 1e-6 for up, down in sides)
+
+
+@pytest.mark.parametrize(
+    ("name", "page", "head"),
+    [
+        ("planted", "planted", "## Agreement with the oracle"),
+        ("timesteps", "tried", "## Styles: chosen timesteps"),
+        ("averaged", "tried", "## Styles: adapters of several seeds"),
+    ],
+)
+def test_pages_say_where_intervals_of_variation_are_too_narrow(name, page, head):
+    record = json.loads((BENCHMARKS / f"{name}.json").read_text(encoding="utf-8"))
+    rows = record["rows"] if "rows" in record else record["fresh"]
+    rows = rows if isinstance(rows, list) else [of for by_set in rows.values() for of in by_set.values()]
+    text = (DOCS / "results" / f"{page}.md").read_text(encoding="utf-8").partition(head)[2].partition("\n## ")[0]
+    assert text and ("bootstrap ones here, and too narrow" in text) == bootstrapped([r["variation"] for r in rows])
+
+
+def test_the_jackknifes_intervals_are_not_taken_for_bootstrap_ones(committed):
+    assert not bootstrapped([r["variation"] for r in committed["rows"]])
+
+
+def test_the_commands_that_make_the_tables_again_need_no_kept_values():
+    section = said_on("docs/results/index.md").partition("## Make the tables again")[2].partition("## ")[0]
+    commands = re.findall(r"`python -m (experiments[^`]*)`", section)
+    assert len(commands) == 3 and all(c.endswith(" --table") for c in commands)
+    assert "`python -m experiments.held_back --table` makes" in said_on("docs/results/held-back.md")
