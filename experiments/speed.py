@@ -1,9 +1,9 @@
 """Waiting times on this machine: `python -m experiments.speed` writes assets/benchmarks/speed.json.
 
 Measured once loaded: generating a picture (25 steps), attributing it at each effort. Measured from nothing: the seconds
-until `python app.py` answers over HTTP, in a process of its own. Training costs are read from the records of the stages
-and adapters. What an installation takes: the files of the packages that requirements.txt brings, and the most memory
-that this process had, in which all methods were run at every effort.
+until `python app.py` answers over HTTP, in a process of its own. What an installation takes: the files of the packages
+that requirements.txt brings, and the most memory that this process had, in which all methods were run at every effort.
+What trainings take is in the record of `python -m experiments.costs`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from packaging.requirements import Requirement
 
 from guda_core.attribution.guda import Guda
 from guda_core.local import LocalService, load_service
-from guda_core.paths import ROOT, run
+from guda_core.paths import ROOT
 from guda_core.records import Query
 from guda_core.service import EFFORTS
 from guda_core.unlearning.plan import peak_bytes
@@ -129,12 +129,6 @@ def main() -> None:
             **dataclasses.asdict(EFFORTS[effort]),
         }
         print(effort, record["attribute"][effort])
-    found = run(service.model.card.id, service.group_set.id).adapters.glob("*/timing.json")
-    timings = {p.parent.name: json.loads(p.read_text())["seconds"] for p in sorted(found)}
-    record["unlearning_s"] = timings
-    record["training_s"] = {
-        n: s["seconds"] for n, s in json.loads((ROOT / "assets" / "training.json").read_text()).items()
-    }
     packages = brought((ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines())
     record["installed_mb"] = round(disk_bytes(packages.values()) / 1e6)
     record["peak_memory_mb"] = round(peak_bytes(torch.device("cpu")) / 1e6)

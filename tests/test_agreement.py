@@ -117,6 +117,19 @@ def test_the_summary_has_both_benches_side_by_side_and_says_what_is_missing(page
     assert row.endswith("|  | 26x |")  # no row on the digits, so no cost there
 
 
+def test_a_row_with_the_offset_also_costs_gudas_adapters(page, record, tmp_path):
+    seconds = {"logo": 10_000, "guda": 400, "das": 1200, "clip": 1}
+    costs = [{"method": m, "times_cheaper": seconds["logo"] / s} for m, s in seconds.items()]
+    (tmp_path / "costs.json").write_text(json.dumps({"costs": costs}))
+    expected = {"das": 8, "das + offset": 10_000 / 1600, "guda + offset": 25, "clip-max": 10_000}
+    expected |= {"clip-mean + offset": 10_000 / 401, "offset alone": 25, "label": None, "trak + offset": None}
+    rows = [{**record["rows"][0], "method": m, "query_set": "generated"} for m in expected]
+    (tmp_path / "styles.json").write_text(json.dumps({**record, "rows": rows}))
+    lines = [line.split(" | ") for line in page.RENDER["agreement"]().splitlines()]
+    shown = {line[0].removeprefix("| "): line[-1].removesuffix(" |").strip() for line in lines if len(line) > 2}
+    assert {m: shown[m] for m in expected} == {m: f"{v:.0f}x" if v else "" for m, v in expected.items()}
+
+
 def test_who_leads_is_the_sign_of_the_interval_and_of_mcnemars_test(page, tmp_path):
     def row(second, low, high, first="guda", metric="top1"):
         return {"first": first, "second": second, "query_set": "a", "metric": metric, "low": low, "high": high}

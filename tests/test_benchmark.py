@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.benchmark import models, offset_tables, result_tables, rows, styles_run, where_tables
+from experiments.benchmark import fair, models, offset_tables, result_tables, rows, styles_run, where_tables
 from experiments.benchmark import queries as q
 from experiments.benchmark import scores as s
 from guda_core.attribution import metrics
@@ -347,11 +347,12 @@ def test_the_table_is_made_from_the_committed_arrays_alone(tmp_path, monkeypatch
     assert table["base_sha256"] == "b"
     sets, made_of = [i["set"] for i in items], [i["groups"] for i in items]
     labelled = {**scores, "label": np.array([[g in of for g in EMOJI.values()] for of in made_of], np.float32)}
-    expected = result_tables.agreement(labelled, sets, made_of=made_of)
+    others = fair.others(items, {g: GROUPS.groups[g].descriptors for g in EMOJI.values()})
+    expected = result_tables.agreement(labelled, sets, made_of=made_of, others=others)
     assert sorted(table["rows"], key=str) == sorted(json.loads(json.dumps(expected)), key=str)
     assert {r["n"] for r in table["rows"]} == {30} and {r["n"] for r in table["rows_report"]} == {15}
     report = np.array([i % 2 == 1 for i in range(90)])
-    expected = result_tables.agreement(labelled, sets, at=report, made_of=made_of)
+    expected = result_tables.agreement(labelled, sets, at=report, made_of=made_of, others=others)
     assert sorted(table["rows_report"], key=str) == sorted(json.loads(json.dumps(expected)), key=str)
     assert table["differences_report"] != table["differences"]
     np.savez_compressed(tmp_path / styles_run.ARRAYS, **{**scores, "logo": scores["logo-2"]})
@@ -372,7 +373,7 @@ def test_the_committed_table_is_that_of_the_committed_arrays():
     if not (folder / styles_run.TABLE).is_file():
         pytest.skip("no styles.json yet: the oracle is still being trained")
     found = styles_run.compared(folder)
-    rows = result_tables.agreement(found.scores, found.sets, made_of=found.made_of)
+    rows = result_tables.agreement(found.scores, found.sets, made_of=found.made_of, others=found.others)
     kept = json.loads((folder / styles_run.TABLE).read_text())["rows"]
     assert alike(json.loads(json.dumps(rows)), kept)
     kept[0]["top1"]["value"] += 1e-6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -32,6 +33,28 @@ def test_the_label_counts_the_words_of_the_groups_that_a_prompt_was_made_of():
         item("a", "blue cat, artistic style featuring red, blue"),  # "blue" is not one of a's words
     ]
     np.testing.assert_array_equal(fair.label(items, WORDS), [[2, 0, 0], [1, 2, 0], [0, 0, 1], [1, 0, 0]])
+
+
+def test_others_pictures_hold_none_of_a_groups_words_though_groups_share_some():
+    shared = {"a": ("red", "flat"), "b": ("blue",), "c": ("grey", "flat"), "d": ()}
+    items = [
+        item("a", "cat, artistic style featuring red, flat"),  # a word of c's, who was not asked for
+        item("a", "cat, artistic style featuring red"),
+        item("ab", "cat, artistic style featuring flat, blue", "generated-blend"),
+        item("c", "", "real"),
+        item("d", "cat in the style of d"),  # a phrase in place of descriptors
+    ]
+    expected = ["bd", "bcd", "d", "abd", "abc"]
+    found = fair.others(items, shared)
+    assert ["".join(g for g, at in zip(shared, row, strict=True) if at) for row in found] == expected
+    assert fair.label(items, shared)[0].tolist() == [2, 0, 0, 0]  # only who was asked for
+    rng = np.random.default_rng(8)
+    oracle, scores = rng.normal(size=(2, 30, 4))
+    many = np.tile(found, (6, 1))
+    (row,) = tables.agreement({"logo": oracle, "m": scores}, ["s"] * 30, others=many)
+    x, y = (z - z.mean(axis=1, keepdims=True) for z in (scores, oracle))
+    own = [stats.pearsonr(x[many[:, k], k], y[many[:, k], k])[0] for k in range(4)]
+    assert row["variation_others"]["value"] == pytest.approx(np.mean(own))
 
 
 def planted(n=60):
@@ -204,6 +227,25 @@ def test_first_places_are_clear_only_where_mcnemars_exact_test_says_so_too():
     assert (row["only_first"], row["only_second"], tables.lead(row)) == (12, 0, "ahead")
 
 
+def test_p_in_variation_is_that_of_the_interval_and_says_what_is_barely_clear():
+    """Of a mean, the jackknife's t test is the paired one."""
+    rng = np.random.default_rng(7)
+    one, other = rng.normal(0.4, size=50), rng.normal(size=50)
+    row = v.over_pictures(v.less(v.mean(one), v.mean(other)), 50, 3)
+    assert v.p_of(row, 50) == pytest.approx(stats.ttest_rel(one, other).pvalue)
+    same = {"value": 1e-9, "low": 1e-10, "high": 2e-9}  # the same scores, rounded in two ways
+    assert v.p_of(same, 50) == 1 == v.p_of({"value": 1.0, "low": -2, "high": 2}, 1)
+    interval = {"low": 0.005, "high": 0.2}
+    assert [tables.is_barely({**interval, "p": p}) for p in (0.009, 0.011, 0.051)] == [False, True, False]
+    oracle = rng.normal(size=(60, 3))
+    near, far = oracle + rng.normal(size=(60, 3)), oracle + 1.4 * rng.normal(size=(60, 3))
+    found = tables.differences({"logo": oracle, "a": near, "b": far}, ["s"] * 60, "a")
+    p = {r["metric"]: r["p"] for r in found if "p" in r}
+    assert set(p) == {"top1", "variation", "variation_standardised"}
+    for r in found:
+        assert r["metric"] in ("top1", "mrr") or (r["p"] < 0.05) == (not r["low"] <= 0 <= r["high"])
+
+
 def test_rows_and_differences_hold_variation_and_both_intervals():
     rng = np.random.default_rng(3)
     made_of = [["a"], ["b"], ["c"]] * 20
@@ -211,7 +253,8 @@ def test_rows_and_differences_hold_variation_and_both_intervals():
     label = np.array([[float(g in of) for g in "abc"] for of in made_of])
     near = oracle + rng.normal(size=oracle.shape)
     scores = {"logo": oracle, "near": near, "label": label}
-    rows = {r["method"]: r for r in tables.agreement(scores, ["s"] * 60, made_of=made_of)}
+    others = fair.others([item(of, "", "real") for of in made_of], WORDS)
+    rows = {r["method"]: r for r in tables.agreement(scores, ["s"] * 60, made_of=made_of, others=others)}
     assert rows["label"]["top1"]["value"] == 1 and rows["label"]["variation"]["value"] > 0.8
     assert abs(rows["label"]["variation_others"]["value"]) < 1e-9 < 0.3 < rows["near"]["variation_others"]["value"]
     assert rows["near"]["variation"]["value"] == pytest.approx(independent(near, oracle))
@@ -277,7 +320,23 @@ def test_what_is_claimed_of_the_fresh_pictures_holds_in_their_table():
     assert {(m, s) for m in (*rivals, "label") for s in SETS} <= varies
     over = clear(fresh, "differences", "guda", "variation", "artists")
     assert not {m for m, _ in over} & {"das", "dtrak", "combined", "das + offset", "dtrak + offset"}
-    assert {s for m, s in over if m == "label"} == {"generated", "generated-blend"}
+    every = {(m, s) for m in (*rivals, "label") for s in SETS}
+    assert every - over == {
+        *((m, s) for m in ("das", "dtrak", "combined") for s in SETS),
+        *((m, "real") for m in ("label", "introstyle", "clip-mean")),
+    }
+    assert "on real pictures not of the label, IntroStyle or *clip-mean*." in said_on("README.md")
+    first = clear(fresh, "differences", "guda", "top1", "artists")
+    names = ("das", "dtrak", "combined", "label")
+    assert every - first == {
+        *((m, s) for m in names for s in SETS),
+        *((m, "real") for m in ("clip-mean", "clip-prototype")),
+        ("introstyle", "generated-blend"),
+    }
+    first = clear(fresh, "differences", "guda + offset", "top1", "artists")
+    assert not {(m, "real") for m in CLIP} & first
+    for r in (r["variation_others"] for r in fresh["rows"] if r["method"] == "label"):
+        assert r["low"] <= 0 <= r["high"] and abs(r["value"]) < 0.05  # naming the label earns nothing there
     first = clear(fresh, "differences", "guda", "top1")
     assert {s for m, s in varies if m == "guda-draft"} == {"generated-blend", "real"}
     assert {s for m, s in first if m == "guda-draft"} == {"real"}
@@ -304,6 +363,54 @@ def test_what_is_claimed_of_the_fresh_pictures_holds_in_their_table():
             assert found[f"{m} + offset", s]["spearman"]["value"] > found[m, s]["spearman"]["value"]
     assert "guda" not in {m for m, _ in shown}  # the offset helps nowhere clearly
     assert ("guda + offset", "real") in first  # and costs here
+
+
+BARELY = {  # (record, first, metric) -> what is barely clear, either way, of the others that the pages tell of
+    ("fresh", "differences", "guda", "variation"): {("das", "generated")},
+    ("fresh", "differences", "combined", "variation"): {("dtrak", "generated")},
+    ("fresh", "differences", "guda", "variation_standardised"): set(),
+    ("fresh", "differences", "guda + offset", "variation_standardised"): {
+        ("das", "generated"), ("combined", "generated-blend"), *((m, "real") for m in ("combined", "das", "dtrak")),
+    },
+    ("fresh", "differences", "guda", "top1"): {("label", "real"), ("combined", "generated"), ("guda + offset", "real")},
+    ("fresh", "differences", "guda + offset", "top1"): {*((m, "real") for m in ("guda", "clip-max", "clip-csls"))},
+    ("styles", "differences_report", "guda", "variation"): {("das", "real"), ("dtrak", "generated-blend")},
+    ("styles", "differences_report", "guda + offset", "top1"): {
+        *((m, "generated-blend") for m in ("clip-mean", "clip-max", "clip-csls")),
+    },
+    ("styles", "differences", "guda", "variation"): set(),
+    ("styles", "differences", "guda + offset", "top1"): {
+        *((m, "real") for m in ("das", "clip-mean", "clip-max", "clip-csls")),
+    },
+    ("styles", "differences_mean", "guda", "top1"): {("clip-max", "real"), ("clip-csls", "real")},
+    ("styles", "differences_mean", "guda + offset", "top1"): {("clip-csls", "real")},
+    ("styles", "differences_mean_again", "guda", "top1"): {("clip-csls", "real")},
+    ("styles", "differences_mean_again", "combined", "top1"): {("clip-mean", "real"), ("clip-max", "real")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "key", "first", "metric"), BARELY)
+def test_what_is_called_barely_clear_is_so_and_nothing_else(name, key, first, metric):
+    path = BENCHMARKS / ("fresh/styles.json" if name == "fresh" else "styles.json")
+    rows = json.loads(path.read_text(encoding="utf-8"))[key]
+    shown = {*CLIP} if "_mean" in key else {*RIVALS, "label", "guda", "guda + offset"}
+    own = [r for r in rows if (r["first"], r["metric"]) == (first, metric) and r["second"] in shown]
+    assert own and all("p" in r for r in own)
+    assert {(r["second"], r["query_set"]) for r in own if tables.is_barely(r)} == BARELY[name, key, first, metric]
+
+
+def said_on(page):
+    return " ".join((ROOT / page).read_text(encoding="utf-8").split())
+
+
+def test_the_pages_say_what_is_barely_clear():
+    page, results = said_on("README.md"), said_on("docs/results/index.md")
+    assert "every other method on generated pictures (of DAS barely)" in page
+    assert "and ahead of *guda + offset*, the app's score, barely." in page
+    assert "the label on all three sets, of DAS on generated pictures barely" in results
+    assert "p above .01, in variation by the same t" in results
+    leads = agreement.RENDER["styles_fresh_leads"]()
+    assert "| Variation, against | guda, generated |" in leads and "| das | barely ahead | ahead | ahead | " in leads
 
 
 def test_what_is_claimed_of_the_pattern_alone_holds_in_the_fresh_table():
@@ -442,3 +549,36 @@ def test_the_plots_of_first_places_are_of_the_committed_tables(name):
     rows, sha256 = agreement.plotted(name)
     with Image.open(DOCS / f"{name}.png") as im:
         assert rows and im.text[agreement.ROWS] == sha256
+
+
+def bootstrapped(found):
+    """Whether one of the intervals of variation is none of the jackknife's, which lie around their value."""
+    sides = [(v["high"] - v["value"], v["value"] - v["low"]) for v in found if v["low"] > -1 and v["high"] < 1]
+    return any(abs(up - down) > 1e-6 for up, down in sides)
+
+
+@pytest.mark.parametrize(
+    ("name", "page", "head"),
+    [
+        ("planted", "planted", "## Agreement with the oracle"),
+        ("timesteps", "tried", "## Styles: chosen timesteps"),
+        ("averaged", "tried", "## Styles: adapters of several seeds"),
+    ],
+)
+def test_pages_say_where_intervals_of_variation_are_too_narrow(name, page, head):
+    record = json.loads((BENCHMARKS / f"{name}.json").read_text(encoding="utf-8"))
+    rows = record["rows"] if "rows" in record else record["fresh"]
+    rows = rows if isinstance(rows, list) else [of for by_set in rows.values() for of in by_set.values()]
+    text = (DOCS / "results" / f"{page}.md").read_text(encoding="utf-8").partition(head)[2].partition("\n## ")[0]
+    assert text and ("bootstrap ones here, and too narrow" in text) == bootstrapped([r["variation"] for r in rows])
+
+
+def test_the_jackknifes_intervals_are_not_taken_for_bootstrap_ones(committed):
+    assert not bootstrapped([r["variation"] for r in committed["rows"]])
+
+
+def test_the_commands_that_make_the_tables_again_need_no_kept_values():
+    section = said_on("docs/results/index.md").partition("## Make the tables again")[2].partition("## ")[0]
+    commands = re.findall(r"`python -m (experiments[^`]*)`", section)
+    assert len(commands) == 3 and all(c.endswith(" --table") for c in commands)
+    assert "`python -m experiments.held_back --table` makes" in said_on("docs/results/held-back.md")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 from experiments.benchmark import coverage
 from experiments.benchmark.queries import Item, Queries
 from guda_core.diffusion import likelihood
+from guda_core.paths import DOCS
 
 STRATA = likelihood.Strata((1, 11, 41, 101, 201))
 
@@ -85,3 +88,9 @@ def test_queries_are_spread_over_each_set():
     items = tuple(Item(s, ("g",), str(i), "", i) for s in ("a", "b") for i in range(10))
     some = coverage.choose(Queries((0,) * 20, items, "h"), 3)  # type: ignore[arg-type]
     assert [(i.set, i.object) for i in some.items] == [(s, o) for s in "ab" for o in ("0", "4", "9")]
+
+
+def test_both_pages_aim_at_the_same_coverage():
+    checks, engine = ((DOCS / "results" / f"{n}.md").read_text(encoding="utf-8") for n in ("checks", "engine"))
+    low, high = re.search(r"in (\d+) to (\d+)% of cases", checks).groups()
+    assert engine.count(f"| 0.{low} to 0.{high} |") == 3

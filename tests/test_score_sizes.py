@@ -23,7 +23,7 @@ def committed():
 def test_means_are_over_pictures_and_groups_of_a_set():
     oracle = np.array([[10.0, -2], [4, 4], [1, 3]])
     scores = {"logo": oracle, "guda": oracle / np.array([[2.0], [2], [4]])}
-    compared = styles_run.Compared(scores, ["a", "a", "b"], [["x"], ["y"], ["x"]], "")
+    compared = styles_run.Compared(scores, ["a", "a", "b"], [["x"], ["y"], ["x"]], np.ones((3, 2), bool), "")
     first, second = sizes.sizes(compared)
     assert first == {"query_set": "a", "n": 2, "oracle": 4, "guda": 2, "times": 2, "oracle_positive": 0.75}
     assert (second["oracle"], second["times"], second["oracle_positive"]) == (2, 4, 1)

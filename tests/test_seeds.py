@@ -237,7 +237,7 @@ def test_figures_tell_the_ceiling_and_methods_against_the_mean():
     by_seed = {s: truth + noise * rng.normal(size=(n, 4)) for s in (3, 5, 6)}
     scores = {"logo": by_seed[3], "guda": truth, "random": rng.normal(size=(n, 4)), "logo/mse": truth, "logo-2": truth}
     made = [[f"g{i % 4}"] for i in range(n)]
-    found = seeds_figures.figures(scores, by_seed, ["generated"] * n, made)
+    found = seeds_figures.figures(scores, by_seed, ["generated"] * n, made, np.ones((n, 4), bool))
     assert found["seeds"] == [3, 5, 6]
 
     def variation(rows, name):

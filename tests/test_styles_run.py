@@ -24,6 +24,7 @@ from guda_core import paths
 from guda_core.attribution.guda import Guda
 from guda_core.attribution.method import Budget
 from guda_core.data.dataset import Pictures
+from guda_core.data.encoded import Examples
 from guda_core.data.sources.iconify import Iconify
 from guda_core.errors import DataError, OptionError
 from guda_core.local import LocalService
@@ -321,6 +322,20 @@ def test_costs_are_taken_in_turns(full, tmp_path, monkeypatch):
     live = rows["logo-live"]
     assert (live["precompute_s"], live["query_s"]) == (logo["precompute_s"], logo["query_s"])
     assert live["stored_bytes"] == 3 * 11
+
+
+def test_features_are_timed_warm_and_as_many_at_a_time_as_the_bank_projects(monkeypatch):
+    projected = []
+
+    def projection(vectors):
+        time.sleep(0.3 if not projected else 0.03)  # the first time is slow
+        projected.append(len(vectors))
+
+    gradients = SimpleNamespace(size=10, at=lambda *_: SimpleNamespace(vector=torch.zeros(10)))
+    method = SimpleNamespace(bank=SimpleNamespace(gradients=gradients, projection=projection))
+    monkeypatch.setattr(cost_measurement, "at_once", lambda size: {10: 5}[size])
+    examples = Examples(torch.zeros(7, 1), *[("",) * 7] * 3)
+    assert 0.005 < cost_measurement.feature_seconds(method, examples) < 0.05 and projected == [5, 5]
 
 
 def test_the_live_oracle_is_the_oracle_and_shares_no_draw_with_the_methods(scored, tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from guda_core.reports.agreement_rows import labelled
@@ -62,7 +64,7 @@ def test_one_sentence_and_the_apps_methods_come_first():
     )
     rows += [agrees("label", 0.72), agrees("random", 0.13), agrees("label", 0.4, "real")]
     said = benchmarks._first({"rows": rows}, METHODS)
-    beside = "13 of 100 by drawing lots, 72 of 100 by reading whose words are in the prompt."
+    beside = "13 of 100 by drawing lots, 72 of 100 by naming who was asked for."
     assert f"For comparison, on the first: {beside}" in said
     assert "clear of the second" not in said
     lead = {k: {"n": 9, "top1": {"value": v, "low": 0.0, "high": 1.0}} for k, v in (("clear", 0.8), ("not", 0.23))}
@@ -74,3 +76,15 @@ def test_one_sentence_and_the_apps_methods_come_first():
     assert benchmarks.UNKNOWN in benchmarks._first(None, METHODS) and benchmarks.UNKNOWN in benchmarks._first(
         {"rows": []}, METHODS
     )
+
+
+def test_trainings_take_what_was_measured_side_by_side():
+    before = {"unlearning_s": {"a": 90.0}, "training_s": {"unet-full-s3": 3551.0}}  # beside other work
+    speed = {"app_start_s": 7.7, "cpu_threads": 2, **before}
+    steps = {"before_s": 0.5, "step_s": 0.25}
+    costs = {"costs": [{"method": "guda", **steps, "steps": 80}, {"method": "logo", **steps, "steps": 400}]}
+    said = benchmarks._speed(speed, {"costs": [*costs["costs"], {"method": "clip", "precompute_s": 1.0}]})
+    shown = re.sub(r"<[^>]*>", " ", said)
+    assert "Unlearn one group" in said and re.search(r"group\s+20\b", shown) and re.search(r"each group\s+100\b", shown)
+    assert "costs.json" in said and "3551" not in said
+    assert "Unlearn" not in benchmarks._speed(speed, None) and benchmarks.UNKNOWN in benchmarks._speed(None, costs)

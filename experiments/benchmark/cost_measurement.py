@@ -28,6 +28,7 @@ from experiments.benchmark.styles_arrays import baselines
 from experiments.train import stages
 from experiments.train.unet import UnetConfig
 from guda_core.attribution.ensemble import GudaAndDas
+from guda_core.attribution.gradient.features import at_once
 from guda_core.attribution.gradient.kernel import KernelMethod
 from guda_core.attribution.gradient.quantised import QuantisedBank
 from guda_core.attribution.guda import Guda
@@ -50,7 +51,6 @@ from guda_core.versions import today, versions
 FILE = "costs.json"
 STEPS, WARM = 6, 2  # timed steps of each kind, after some that are not
 QUERIES = 3  # timed queries of each method
-EXAMPLES = 4  # training pictures whose features are timed
 
 
 def _sizes(folder: Folder, groups: list[str]) -> int:
@@ -61,6 +61,12 @@ def _timed(work: Callable[[], Any]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
+
+
+def _warm(work: Callable[[], Any]) -> float:
+    """Seconds of the second time."""
+    work()
+    return _timed(work)
 
 
 def steps_of(service: LocalService, config: UnetConfig, folder: Path) -> dict[str, tuple[Generator, int, int]]:
@@ -127,15 +133,16 @@ def offset_seconds(service: LocalService, made: Queries) -> float:
 
 
 def feature_seconds(method: KernelMethod, examples: Examples) -> float:
-    """Seconds to make the features of one training picture."""
+    """Seconds to make the features of one training picture, of as many as are projected at a time."""
     g, projection = method.bank.gradients, method.bank.projection
+    at = range(min(len(examples), at_once(g.size)))
 
     def work() -> None:
-        e, at = examples, range(EXAMPLES)
+        e = examples
         vectors = [g.at(e.latents[i : i + 1], e.prompts[i], e.hashes[i]).vector for i in at]
         projection(torch.stack(vectors).numpy())
 
-    return _timed(work) / EXAMPLES
+    return _warm(work) / len(at)
 
 
 def query_seconds(service: LocalService, made: Queries) -> dict[str, float]:
@@ -173,7 +180,8 @@ def run(service: LocalService, folder: Path) -> Iterator[tuple[str, float]]:
         rows[name] = {"precompute_s": seconds, "stored_bytes": size}
         yield "features", (i + 1) / len(kernels)
     pixels = load_pictures(gs, "train").pixels
-    clip = _timed(lambda: service.encoder().image_features(pixels[:64])) / 64 * len(pixels)
+    part = pixels[:64]
+    clip = _warm(lambda: service.encoder().image_features(part)) / len(part) * len(pixels)
     rows["clip"] = {"precompute_s": clip, "stored_bytes": service.encoder().bank.stat().st_size}
     made = read(folder, gs, service.model)
     offset = offset_seconds(service, made)

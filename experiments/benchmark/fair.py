@@ -5,8 +5,9 @@
     das + offset ...  other methods with the same constant, times the weight that fits the oracle best (least squares on
                       the tuning half of all query sets; the centred scores and the constant are the two regressors)
     offset alone      the constant: one ranking for all pictures
-    label             who is named: each group's descriptors in the prompt, counted; 1 for a real picture's artist, and
-                      for a group that has a phrase in place of descriptors
+    label             who was asked for: each group's descriptors in the prompt, counted, for the groups that it was
+                      made of (not for others that share words with them, so this is more than the words tell); 1 for
+                      a real picture's artist, and for a group that has a phrase in place of descriptors
 
 In the arrays that are committed, GUDA's row with the offset is "guda" and the paper's is "guda/drop".
 """
@@ -27,15 +28,28 @@ OFFSET_ALONE, LABEL = "offset alone", "label"
 FEATURING = "featuring "  # what the descriptors follow in a prompt of the queries
 
 
+def words(items: Sequence[Mapping[str, Any]], descriptors: Mapping[str, Sequence[str]]) -> np.ndarray:
+    """(Q, G) int: how many of each group's descriptors a prompt holds. descriptors: group id -> its own, in the
+    columns' order."""
+    said = [item["prompt"].partition(FEATURING)[2].split(", ") for item in items]
+    return np.array([[sum(d in own for d in row) for own in descriptors.values()] for row in said])
+
+
+def asked_for(items: Sequence[Mapping[str, Any]], descriptors: Mapping[str, Sequence[str]]) -> np.ndarray:
+    """(Q, G) bool: the groups that a prompt was made of, or the artist."""
+    return np.array([[group in item["groups"] for group in descriptors] for item in items])
+
+
 def label(items: Sequence[Mapping[str, Any]], descriptors: Mapping[str, Sequence[str]]) -> np.ndarray:
-    """(Q, G) float32: the groups that a query names. descriptors: group id -> its own, in the columns' order."""
-    out = np.zeros((len(items), len(descriptors)), np.float32)
-    for row, item in zip(out, items, strict=True):
-        said = item["prompt"].partition(FEATURING)[2].split(", ")
-        for k, (group, own) in enumerate(descriptors.items()):
-            if group in item["groups"]:
-                row[k] = sum(d in own for d in said) if item["prompt"] and own else 1
-    return out
+    """(Q, G) float32: who was asked for. descriptors: as of `words`."""
+    told = np.array([[bool(item["prompt"] and own) for own in descriptors.values()] for item in items])
+    return np.where(asked_for(items, descriptors), np.where(told, words(items, descriptors), 1), 0).astype(np.float32)
+
+
+def others(items: Sequence[Mapping[str, Any]], descriptors: Mapping[str, Sequence[str]]) -> np.ndarray:
+    """(Q, G) bool: the pictures that are not a group's own: it was not asked for, and none of its words are in the
+    prompt. descriptors: as of `words`."""
+    return ~asked_for(items, descriptors) & (words(items, descriptors) == 0)
 
 
 def weights_of(

@@ -64,17 +64,18 @@ def table(
     scores: Mapping[str, np.ndarray],
     sets: list[str],
     made_of: list[list[str]],
+    others: np.ndarray,
     ours: tuple[str, ...],
     dtypes: Mapping[str, list[str]],
 ) -> dict[str, Any]:
     """What the fresh `styles.json` holds: rows and differences over all fresh queries; where methods are right.
 
-    scores: row -> (Q, G); sets, made_of: of each query; ours: rows that are compared with all others; dtypes: row ->
-    the types that its models were scored in."""
+    scores: row -> (Q, G); sets, made_of: of each query; others: `fair.others`; ours: rows that are compared with all
+    others; dtypes: row -> the types that its models were scored in."""
     return {
         "command": COMMAND,
         "oracle": "LOGO: the UNet retrained without each group, first seed, in coded form (the live oracle)",
-        "rows": result_tables.agreement(scores, sets, made_of=made_of),
+        "rows": result_tables.agreement(scores, sets, made_of=made_of, others=others),
         "differences": [d for f in ours for d in result_tables.differences(scores, sets, f, made_of=made_of)],
         "where_clear": where_tables.where_clear(scores, sets),
         "where_separable": where_tables.where_separable(scores, sets),

@@ -206,7 +206,8 @@ def _write(bench: OwnBench, made: Queries, found: Sequence[Source], config: Scor
     np.savez_compressed(bench.folder / SCORES, **scores)  # type: ignore[arg-type]  (names, not allow_pickle)
     gs, model = bench.service.group_set, bench.service.model
     items = [{"set": i.set, "groups": list(i.groups), "prompt": i.prompt} for i in made.items]
-    rows = fair.with_fair_rows(scores, items, {g: gs.groups[g].descriptors for g in bench.groups})
+    descriptors = {g: gs.groups[g].descriptors for g in bench.groups}
+    rows = fair.with_fair_rows(scores, items, descriptors)
     rng = np.random.default_rng(0)
     rows["random"] = rng.normal(size=rows[ORACLE].shape).astype(np.float32)
     sets, made_of = [i["set"] for i in items], [i["groups"] for i in items]
@@ -219,7 +220,7 @@ def _write(bench: OwnBench, made: Queries, found: Sequence[Source], config: Scor
         "groups": list(bench.groups),
         "scores": config.plain(),
         "calibration": told,
-        **result_tables.make(rows, sets, (GUDA, WITH_OFFSET), made_of),
+        **result_tables.make(rows, sets, (GUDA, WITH_OFFSET), made_of, fair.others(items, descriptors)),
         "versions": versions(),
         "date": today(),
     }

@@ -11,11 +11,12 @@ The ceiling is the oracle against itself from another seed. "ceiling-again" is t
 against the trainings of the same seed that were made and scored before.
 
 A row is {method, query_set, n, groups, top1: {value, low, high}, mrr: {...}, ..., variation: {...}} (see
-`metrics.agreement` and `variation`). Where it is known what each query was made of, it holds `variation_others` and
-the intervals over artists, `top1_artists` and `variation_artists`. A difference is paired, of one method to another, in
-Top-1, MRR or variation; its `artists` is the interval over artists. In Top-1 it also holds on how many pictures one of
-the two alone is right, and `p`, McNemar's exact test of these (McNemar 1947): the interval of few such pictures is too
-narrow. `lead` says which differences are clear.
+`metrics.agreement` and `variation`). Where it is known what each query was made of, it holds the intervals over
+artists, `top1_artists` and `variation_artists`; where it is known which pictures are not a group's own,
+`variation_others`. A difference is paired, of one method to another, in Top-1, MRR or variation; its `artists` is the
+interval over artists. In Top-1 it also holds on how many pictures one of the two alone is right, and `p`, McNemar's
+exact test of these (McNemar 1947): the interval of few such pictures is too narrow. In variation, `p` is that of the
+interval itself. `lead` says which differences are clear, `is_barely` which of these only just.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ ORACLE, SECOND, LIVE, BEFORE = "logo", "logo-2", "logo-live", "logo-before"
 ROW_OF = {SECOND: "ceiling", BEFORE: "ceiling-again"}  # what these scores are called as rows
 GUDA, WITH_OFFSET = "guda", "guda + offset"  # rows of the tables (`fair`)
 DROP = "guda/drop"  # the arrays' name of the paper's score; there "guda" holds the offset
-SIGNIFICANT = 0.05
+SIGNIFICANT, PLAIN = 0.05, 0.01  # p at most: of a clear difference; of one that is not barely so
 NOT_A_METHOD = ("separable/", "se/")  # what else a file of scores may hold
 
 
@@ -65,12 +66,13 @@ def agreement(
     *,
     at: np.ndarray | None = None,
     made_of: Sequence[Sequence[str]] | None = None,
+    others: np.ndarray | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of every method and query set, in the order of the sets' first appearance.
 
     A method that lacks some groups (the ceiling, with second seeds of some) is compared on those it has.
     at: (Q,) bool, the queries that count; None = all. made_of: the groups of each query's prompt, or its artist; the
-    columns of the scores are the groups in the order of their first appearance.
+    columns of the scores are the groups in the order of their first appearance. others: `fair.others`, (Q, G) bool.
     """
     rows, ids = [], _ids(made_of)
     for name, s in methods(scores):
@@ -83,12 +85,11 @@ def agreement(
             row["variation"] = v.over_pictures(varies, len(own), own.shape[1], most=1.0)
             pattern = v.variation(v.standardised(own), v.standardised(truth))
             row["variation_standardised"] = v.over_pictures(pattern, len(own), own.shape[1], most=1.0)
-            if made_of is not None:
-                of = [made_of[i] for i in np.flatnonzero(mine)]
-                others = np.array([[g not in groups for g in ids] for groups in of])[:, has]
-                not_own = v.variation(own, truth, others)
+            if others is not None:
+                not_own = v.variation(own, truth, others[mine][:, has])
                 row["variation_others"] = v.over_pictures(not_own, len(own), own.shape[1], most=1.0)
-                artist = [ids.index(groups[0]) for groups in of]
+            if made_of is not None:
+                artist = [ids.index(made_of[i][0]) for i in np.flatnonzero(mine)]
                 hits = v.mean(metrics.METRICS["top1"](own, truth))
                 row["top1_artists"] = v.over_artists(hits, artist, has, most=1.0)
                 row["variation_artists"] = v.over_artists(varies, artist, has, most=1.0)
@@ -127,6 +128,8 @@ def differences(
                 row |= v.over_pictures(statistic, len(one), one.shape[1])
                 if metric == "top1":
                     row |= mcnemar(*(metrics.METRICS[metric](x, truth) > 0 for x in (one, other)))
+                elif metric != "mrr":
+                    row["p"] = v.p_of(row, len(one))
                 if made_of is not None:
                     artist = [ids.index(made_of[i][0]) for i in np.flatnonzero(mine)]
                     row["artists"] = v.over_artists(statistic, artist, np.ones(one.shape[1], bool))
@@ -146,11 +149,16 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
 
 
 def lead(difference: Mapping[str, Any]) -> str:
-    """Which way a paired difference is clear, "ahead" or "behind"; else "level". Clear: its interval excludes 0 and, in
-    Top-1, p is at most 0.05."""
+    """Which way a paired difference is clear, "ahead" or "behind"; else "level". Clear: its interval excludes 0 and p
+    is at most 0.05."""
     if difference.get("p", 0.0) > SIGNIFICANT:
         return "level"
     return "ahead" if difference["low"] > 0 else "behind" if difference["high"] < 0 else "level"
+
+
+def is_barely(difference: Mapping[str, Any]) -> bool:
+    """Whether a difference is clear, with p above 0.01."""
+    return lead(difference) != "level" and difference.get("p", 0.0) > PLAIN
 
 
 def sets_of(sets: Sequence[str], at: np.ndarray | None) -> Iterator[tuple[str, np.ndarray]]:
@@ -211,14 +219,15 @@ def make(
     sets: Sequence[str],
     firsts: Sequence[str],
     made_of: Sequence[Sequence[str]] | None = None,
+    others: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Rows and differences of each of `firsts` to the others, over all queries and over those held for the report."""
     report, partial = ~tuning_half(sets), bool(on_its := on_the_ceilings_groups(scores, sets))
     its = on_its_groups(scores) if partial else {}
     return {
-        "rows": agreement(scores, sets, made_of=made_of),
+        "rows": agreement(scores, sets, made_of=made_of, others=others),
         "differences": [d for f in firsts for d in differences(scores, sets, f, made_of=made_of)],
-        "rows_report": agreement(scores, sets, at=report, made_of=made_of),
+        "rows_report": agreement(scores, sets, at=report, made_of=made_of, others=others),
         "differences_report": [d for f in firsts for d in differences(scores, sets, f, at=report, made_of=made_of)],
         "rows_ceiling": on_its,
         "differences_ceiling": [d for f in firsts for d in differences(its, sets, f)],

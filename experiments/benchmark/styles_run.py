@@ -144,11 +144,12 @@ def _stage(name: str) -> dict[str, Any]:
 
 
 class Compared(NamedTuple):
-    """The rows of the tables, and of each query its set and what it was made of."""
+    """The rows of the tables, of each query its set and what it was made of, and of whom it is not (`fair.others`)."""
 
     scores: dict[str, np.ndarray]
     sets: list[str]
     made_of: list[list[str]]
+    others: np.ndarray
     base_sha256: str
 
 
@@ -167,10 +168,10 @@ def compared(folder: Path) -> Compared:
     record = json.loads((folder / "queries.json").read_text(encoding="utf-8"))
     items = record["items"]
     groups = load_group_set(record["group_set"]).groups
-    ids = dict.fromkeys(g for i in items for g in i["groups"])  # the columns, in order
+    descriptors = {g: groups[g].descriptors for i in items for g in i["groups"]}  # the columns, in order
     weights = fresh.weights() if record.get("name") == fresh.NAME else None
-    scores = fair.with_fair_rows(scores, items, {g: groups[g].descriptors for g in ids}, weights)
-    return Compared(scores, [i["set"] for i in items], [i["groups"] for i in items], record["base_sha256"])
+    scores, others = fair.with_fair_rows(scores, items, descriptors, weights), fair.others(items, descriptors)
+    return Compared(scores, [i["set"] for i in items], [i["groups"] for i in items], others, record["base_sha256"])
 
 
 def write_table(folder: Path) -> Path:
@@ -179,10 +180,10 @@ def write_table(folder: Path) -> Path:
     Raises:
         DataError: there are no arrays, or the oracle is not complete.
     """
-    scores, sets, made_of, base_sha256 = compared(folder)
+    scores, sets, made_of, others, base_sha256 = compared(folder)
     ours = (GUDA, WITH_OFFSET, GudaAndDas.id)
     if (dtypes := fresh.recorded_dtypes(rows.note(folder / ARRAYS))) is not None:
-        found = fresh.table(scores, sets, made_of, ours, dtypes) | {"base_sha256": base_sha256}
+        found = fresh.table(scores, sets, made_of, others, ours, dtypes) | {"base_sha256": base_sha256}
         (folder / TABLE).write_text(json.dumps(found, indent=1), encoding="utf-8")
         return folder / TABLE
     out = {
@@ -190,7 +191,7 @@ def write_table(folder: Path) -> Path:
         "oracle": "LOGO: the UNet retrained without each group, first seed"
         + (", in coded form (the live oracle)" if result_tables.BEFORE in scores else ""),
         "base_sha256": base_sha256,
-        **result_tables.make(scores, sets, ours, made_of),
+        **result_tables.make(scores, sets, ours, made_of, others),
         **result_tables.against_the_mean(scores, sets, ours),
         "where_missed": where_tables.where_missed(scores, sets, made_of),
         "where_clear": where_tables.where_clear(scores, sets),

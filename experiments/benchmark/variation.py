@@ -11,8 +11,8 @@ It rewards knowing on which pictures the groups lie far apart, which scores in t
 *standardised* scores, each picture's centred ones over their standard deviation over the groups, only the pattern
 counts, as in a correlation over the groups of each picture.
 
-`others`: r_k over the pictures that were not made of group k: it did not draw them, and none of its words are in their
-prompt. A group whose scores are constant has r_k = 0.
+`others`: r_k over the pictures that are not group k's own: it did not draw them, and none of its words are in their
+prompt (`fair.others`; groups share words). A group whose scores are constant has r_k = 0.
 
 Intervals are 95% ones by the jackknife (Tukey 1958), with theta_i the figure without the i-th of n:
 
@@ -26,7 +26,7 @@ most words).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -35,6 +35,7 @@ from scipy.stats import t
 DRAWS, SEED = 2000, 0
 PARTS = 1000  # of the pictures, at most, that are left out in turn
 LEAST = 1e-12  # of the variance, relative to the mean square: below it scores are constant
+ROUNDING = 1e-6  # of a difference: below it the scores are the same, in float32
 
 
 def _centred(scores: np.ndarray) -> np.ndarray:
@@ -75,6 +76,15 @@ def _jackknife(value: float, without: np.ndarray, most: float) -> dict[str, floa
     n = len(without)
     half = 2 * most if n < 2 else t.ppf(0.975, n - 1) * np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum())
     return {"value": float(value), "low": float(max(-most, value - half)), "high": float(min(most, value + half))}
+
+
+def p_of(difference: Mapping[str, float], pictures: int) -> float:
+    """The two-sided p of the t test that a difference's interval over pictures stands for."""
+    df = min(pictures, PARTS) - 1
+    value, half = abs(difference["value"]), (difference["high"] - difference["low"]) / 2
+    if df < 1 or half < ROUNDING:
+        return float(df < 1 or value < ROUNDING)
+    return float(2 * t.sf(value / half * t.ppf(0.975, df), df))
 
 
 Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (B, Q) weights of pictures, (B, G) of groups -> (B,)

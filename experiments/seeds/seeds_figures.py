@@ -49,7 +49,7 @@ def of_draw(folder: Path, draw: str, seeds: Sequence[SeedScores]) -> dict[str, A
         if s.keys.get(draw) != key_of(folder):
             raise DataError(f"Seed {s.seed} was scored at other queries than those in {folder}. Pack and train again.")
     by_seed = {FIRST_SEED: own.scores[ORACLE].astype(float)} | {s.seed: s.scores[draw].astype(float) for s in seeds}
-    return figures(own.scores, by_seed, own.sets, own.made_of)
+    return figures(own.scores, by_seed, own.sets, own.made_of, own.others)
 
 
 def figures(
@@ -57,14 +57,16 @@ def figures(
     by_seed: Mapping[int, np.ndarray],
     sets: list[str],
     made_of: list[list[str]],
+    others: np.ndarray,
 ) -> dict[str, Any]:
-    """The tables. scores: row -> (Q, G), the first seed's oracle among them; by_seed: (Q, G) of every seed."""
+    """The tables. scores: row -> (Q, G), the first seed's oracle among them; by_seed: (Q, G) of every seed;
+    others: `fair.others`."""
 
     def mean(*seeds: int) -> np.ndarray:
         return np.mean([by_seed[s] for s in seeds], axis=0)
 
     def against(truth: np.ndarray, of: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-        return agreement({**of, ORACLE: truth}, sets, made_of=made_of)
+        return agreement({**of, ORACLE: truth}, sets, made_of=made_of, others=others)
 
     methods = {
         n: s
@@ -72,12 +74,12 @@ def figures(
         if n != ORACLE and "/" not in n and n not in result_tables.ROW_OF and not np.isnan(s).any()
     }
     everyone, new = tuple(by_seed), tuple(s for s in by_seed if s != FIRST_SEED)
-    others = {s: tuple(o for o in everyone if o != s) for s in everyone}
+    rest = {s: tuple(o for o in everyone if o != s) for s in everyone}
     to_mean = {**methods, ORACLE: mean(*everyone)}
     firsts = [f for f in (GUDA, WITH_OFFSET) if f in methods]
     return {
         "seeds": list(everyone),
-        "ceiling": [r for s in everyone for r in against(mean(*others[s]), {f"seed {s}": by_seed[s]})],
+        "ceiling": [r for s in everyone for r in against(mean(*rest[s]), {f"seed {s}": by_seed[s]})],
         "pairs": [
             r for a, b in itertools.combinations(everyone, 2) for r in against(by_seed[a], {f"{a} and {b}": by_seed[b]})
         ],

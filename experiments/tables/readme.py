@@ -28,8 +28,10 @@ from experiments.tables import (
     strip_table,
     timesteps_table,
 )
+from experiments.tables.committed import source
 from guda_core.attribution.scope_fit import ABOUT
 from guda_core.paths import ROOT, SHIPPED_RUN
+from guda_core.reports.agreement_rows import training_seconds
 from guda_core.unlearning.health import KINDS
 
 FILES = (
@@ -82,13 +84,14 @@ def speed() -> str:
     r = read("assets/benchmarks/speed.json")
     q = r["attribute"]
     lora = max(r["adapter_parameters"].values()) / r["unet_parameters"]
-    unlearn = sum(r["unlearning_s"].values()) / len(r["unlearning_s"])
-    full = next(v for k, v in r["training_s"].items() if k.startswith("unet"))
+    costs = read("assets/benchmarks/costs.json")
+    trained = training_seconds(costs["costs"])
     note = (
         f"An adapter has {100 * lora:.1f}% of the UNet's parameters. What requirements.txt brings takes "
         f"{r['installed_mb'] / 1e3:.1f} GB on the disk (torch {r['versions']['torch']}). This run, in which one "
         f"process used all methods at every effort, took at most {r['peak_memory_mb'] / 1e3:.1f} GB of memory. "
-        f"(`python -m experiments.speed`, {r['date'][:10]}, `assets/benchmarks/speed.json`.)"
+        f"(`python -m experiments.speed`, {r['date'][:10]}, `assets/benchmarks/speed.json`.) The trainings: the median "
+        f"step, times the steps. {source(costs, 'costs')}"
     )
     lines = [
         f"| on {r['cpu_threads']} CPU threads | seconds |",
@@ -99,8 +102,8 @@ def speed() -> str:
             f"| attribute by all methods, {e} (GUDA's first bars) | {q[e]['seconds']} ({q[e]['first_bars_s']}) |"
             for e in q
         ],
-        f"| unlearn one group, mean | {unlearn:.0f} |",
-        f"| train the UNet once | {full:.0f} |",
+        f"| unlearn one group | {trained['guda']:.0f} |",
+        f"| train the UNet once | {trained['logo']:.0f} |",
         "",
         note,
     ]

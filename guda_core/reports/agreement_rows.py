@@ -1,4 +1,5 @@
-"""Rows of a table of agreement with the oracle, as they are shown: which tell of the oracle itself, and their names."""
+"""Rows of a table of agreement with the oracle, as they are shown: which tell of the oracle itself, and their names.
+Rows of costs: what one training takes."""
 
 from __future__ import annotations
 
@@ -18,3 +19,8 @@ def labelled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         {**r, "method": f"{r['method']} ({r['groups']} groups)" if r.get("groups", most) < most else r["method"]}
         for r in rows
     ]
+
+
+def training_seconds(costs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Method -> seconds of one group's training, of those that train. costs: the rows of `costs.json`."""
+    return {r["method"]: r["before_s"] + r["step_s"] * r["steps"] for r in costs if "steps" in r}

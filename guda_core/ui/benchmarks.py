@@ -12,7 +12,7 @@ from guda_core.answers import plots
 from guda_core.answers.markup import Html, code, folded, heading, note, safe, table, text
 from guda_core.paths import BENCHMARKS, SHIPPED_RUN
 from guda_core.records import MethodInfo
-from guda_core.reports.agreement_rows import is_ceiling, labelled
+from guda_core.reports.agreement_rows import is_ceiling, labelled, training_seconds
 from guda_core.service import Service, main_method
 from guda_core.stored_figures import FRESH
 from guda_core.ui.blocks import block
@@ -24,7 +24,7 @@ ROWS = (
     "trained from another seed: what one retraining tells about another (ceiling-again: from the same seed, earlier, "
     "on other machines), with the error of its few draws. Only what many retrainings have in common tells more. "
     "guda: the paper's score. guda + offset: as in the app; das + offset and others: the same constant, given to them. "
-    "offset alone: that constant. label: whose words the prompt has, or who drew the picture. "
+    "offset alone: that constant. label: who was asked for, or who drew the picture. "
     "guda-weighted: unlearned towards a style that is "
     "drawn by likeness of words. guda-removed: unlearned towards no style words. guda-esd: another forget loss. "
     "guda-whole: the whole network is fine-tuned, not an adapter. guda-draft: drafts, edited in seconds (UCE), "
@@ -50,7 +50,7 @@ SETS = {
 FIRST_SET = "generated"
 NAMED = 5  # methods shown first
 OFFSET = " + offset"  # ends the name of a row whose scores hold the offset
-YARDSTICKS = {"random": "drawing lots", "label": "reading whose words are in the prompt"}
+YARDSTICKS = {"random": "drawing lots", "label": "naming who was asked for"}
 CEILING, CEILING_NAME = "ceiling-again", "The oracle, again"
 ABLATIONS = "; ablations"
 ABOUT_ABLATIONS = (
@@ -68,6 +68,10 @@ NOT_MEASURED = (
     "agree with retraining is not known."
 )
 SPEED = {"app_start_s": "The app answers after", "generate_25_steps_s": "Generate a picture, 25 steps"}
+TRAINED = {
+    "guda": "Unlearn one group",
+    "logo": "Train the UNet once: what the oracle needs for each group",
+}
 SANITY = {
     "generated_with_prompt": "Generated pictures, with their caption: the style that was asked for",
     "real_held_out_empty_prompt": "Real pictures of held-out objects, without a caption: who drew it",
@@ -110,7 +114,7 @@ def draw(service: Service, folder: Path = BENCHMARKS) -> None:
     block(folded("Are the intervals honest?", _intervals(read(folder / "intervals.json"))))
     block(folded("First checks on real input (not the oracle)", _sanity(read(folder / "sanity.json"))))
     block(folded(foreign, scope))
-    block(folded("Waiting times and costs", _speed(read(folder / "speed.json"))))
+    block(folded("Waiting times and costs", _speed(read(folder / "speed.json"), read(folder / "costs.json"))))
 
 
 def is_measured(service: Service) -> bool:
@@ -300,27 +304,22 @@ def _scope(found: Mapping[str, Any] | None, name: str) -> Html:
     )
 
 
-def _speed(found: dict[str, Any] | None) -> Html:
+def _speed(found: dict[str, Any] | None, costs: dict[str, Any] | None) -> Html:
     title = _origin("assets/benchmarks/speed.json", "python -m experiments.speed")
     if found is None:
         return Html(title + text(UNKNOWN))
     rows: list[tuple[str, str]] = []
-    for key, what in (
-        ("app_start_s", "The app answers after"),
-        ("generate_25_steps_s", "Generate a picture, 25 steps"),
-    ):
+    for key, what in SPEED.items():
         if isinstance(found.get(key), int | float):
             rows.append((what, f"{found[key]:g}"))
     for effort, v in (found.get("attribute") or {}).items():
         rows.append(
             (f"Attribute by all methods, {effort} (GUDA's first bars)", f"{v['seconds']:g} ({v['first_bars_s']:g})")
         )
-    costs = [s for s in (found.get("unlearning_s") or {}).values() if isinstance(s, int | float)]
-    if costs:
-        rows.append(("Unlearn one group, mean", f"{sum(costs) / len(costs):.0f}"))
-    trained = [s for k, s in (found.get("training_s") or {}).items() if k.startswith("unet")]
+    trained = training_seconds((costs or {}).get("costs", []))
     if trained:
-        rows.append(("Train the UNet once: what the oracle needs for each group", f"{trained[0]:.0f}"))
+        title = Html(title + _origin("assets/benchmarks/costs.json", "python -m experiments.costs"))
+    rows += [(what, f"{trained[method]:.0f}") for method, what in TRAINED.items() if method in trained]
     threads = found.get("cpu_threads", "?")
     body = table("Waiting times in seconds", ("What", "Seconds"), rows, numbers=".n")
     return Html(title + note(f"Measured on {threads} CPU threads.") + body)
