@@ -512,6 +512,16 @@ def test_what_is_claimed_of_the_digits_holds_in_their_table():
         ahead, after = of(clear, metric), of(behind, metric)
         assert after["das"] == sets and all(ahead[m] == sets for m in far)
         assert not ahead["dtrak"] and not after["dtrak"]
+    assert barely(digits, "variation") == {("das", "held_out")} and not barely(digits, "variation_standardised") & {
+        (m, s) for m in near for s in sets
+    }
+
+
+def barely(found, metric):
+    """Of the rows that the page on digits tells of."""
+    near = {"das", "dtrak", "trak", "classifier", "ceiling"}
+    rows = [r for r in found["differences"] if r["metric"] == metric and r["second"] in near]
+    return {(r["second"], r["query_set"]) for r in rows if tables.is_barely(r)}
 
 
 def test_what_is_claimed_of_the_digits_quick_form_holds_in_its_table():
@@ -522,6 +532,7 @@ def test_what_is_claimed_of_the_digits_quick_form_holds_in_its_table():
         assert not {(m, "generated") for m in near} & (ahead | after)
         held_out = {m for m, s in after if s == "held_out"}
         assert held_out == ({"dtrak"} if metric == "top1" else {"das", "dtrak"})
+    assert barely(quick, "top1") == barely(quick, "variation") == {("dtrak", "held_out")}
     first = {r["method"]: r["top1"]["value"] for r in quick["rows"] if r["query_set"] == "generated"}
     assert first["ceiling"] <= first["guda-retrack"] + 0.01
     above = {
