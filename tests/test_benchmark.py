@@ -123,6 +123,23 @@ def test_values_can_be_stopped_and_resumed(model, made, tmp_path):
     assert len(list(s.values(model, made, nullcontext, config, part, "other weights"))) == 23
 
 
+def test_values_of_another_number_type_are_neither_gone_on_with_nor_complete(model, made, tmp_path):
+    config, path = s.ScoreConfig(strata=3, draws=1), tmp_path / "v.npy"
+    coarse, note = load_model(model.card, dtype=torch.bfloat16), path.with_suffix(".json")
+    stream = s.values(model, made, nullcontext, config, path, "w")
+    assert len(list(islice(stream, 21))) == 21
+    stream.close()
+    kept = json.loads(note.read_text())
+    assert len(list(s.values(coarse, made, nullcontext, config, path, "w"))) == 23
+    assert json.loads(note.read_text())["dtype"] == "torch.bfloat16"
+    assert s.is_complete(path, "w", config, made, coarse.dtype)
+    assert not s.is_complete(path, "w", config, made, model.dtype)
+    for without in ({}, {"dtype"}):  # older files may name no type
+        note.write_text(json.dumps({k: v for k, v in {**kept, "done": 22}.items() if k not in without}))
+        assert s.is_complete(path, "w", config, made, model.dtype)
+        assert not s.is_complete(path, "w", config, made, coarse.dtype)
+
+
 def random_values(rng, n=5, strata=6, draws=2):
     return rng.uniform(0.5, 2.0, (n, strata, draws)).astype(np.float32)
 

@@ -228,7 +228,7 @@ def arrays(model: BaseModel, of: Sequence[Query], config: BenchConfig) -> dict[s
     found: dict[str, dict[str | None, np.ndarray]] = {}
     for s in sources(model, config):
         path = _path(model, config, s)
-        if is_complete(path, s.sha256, draws_of(s.role, config.scores), of):
+        if is_complete(path, s.sha256, draws_of(s.role, config.scores), of, model.dtype):
             found.setdefault(s.role, {})[s.group] = np.load(path)
     if "full" not in found:
         raise DataError("The full model has no values yet. Run `collect` first.")

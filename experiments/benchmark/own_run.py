@@ -118,7 +118,7 @@ def run(bench: OwnBench, queries: QueryConfig | None = None, config: ScoreConfig
     found = sources(bench)
     for s in shared_out(found, lambda s: path_of(service, s)):
         own = _draws(s.role, config)
-        if not is_complete(path_of(service, s), s.sha256, own, made.queries):
+        if not is_complete(path_of(service, s), s.sha256, own, made.queries, service.model.dtype):
             for f in values(service.model, made.queries, s.within, own, path_of(service, s), s.sha256):
                 yield s.key, f
     yield from _baselines(bench, made)
@@ -218,6 +218,7 @@ def _write(bench: OwnBench, made: Queries, found: Sequence[Source], config: Scor
         "group_set": gs.id,
         "groups": list(bench.groups),
         "scores": config.plain(),
+        "dtype": str(model.dtype).removeprefix("torch."),
         "calibration": told,
         **result_tables.make(rows, sets, (GUDA, WITH_OFFSET), made_of),
         "versions": versions(),

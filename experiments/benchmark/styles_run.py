@@ -40,6 +40,7 @@ from experiments.benchmark.styles_arrays import (
     baselines,
     common,
     found_values,
+    is_begun,
     made_from,
     scored,
     standing,
@@ -150,6 +151,7 @@ class Compared(NamedTuple):
     sets: list[str]
     made_of: list[list[str]]
     base_sha256: str
+    name: str = ""  # of the draw
 
 
 def compared(folder: Path) -> Compared:
@@ -168,9 +170,10 @@ def compared(folder: Path) -> Compared:
     items = record["items"]
     groups = load_group_set(record["group_set"]).groups
     ids = dict.fromkeys(g for i in items for g in i["groups"])  # the columns, in order
-    weights = fresh.weights() if record.get("name") == fresh.NAME else None
+    name = record.get("name", "")
+    weights = fresh.weights() if name == fresh.NAME else None
     scores = fair.with_fair_rows(scores, items, {g: groups[g].descriptors for g in ids}, weights)
-    return Compared(scores, [i["set"] for i in items], [i["groups"] for i in items], record["base_sha256"])
+    return Compared(scores, [i["set"] for i in items], [i["groups"] for i in items], record["base_sha256"], name)
 
 
 def write_table(folder: Path) -> Path:
@@ -179,9 +182,10 @@ def write_table(folder: Path) -> Path:
     Raises:
         DataError: there are no arrays, or the oracle is not complete.
     """
-    scores, sets, made_of, base_sha256 = compared(folder)
+    scores, sets, made_of, base_sha256, name = compared(folder)
     ours = (GUDA, WITH_OFFSET, GudaAndDas.id)
-    if (dtypes := fresh.recorded_dtypes(rows.note(folder / ARRAYS))) is not None:
+    if name == fresh.NAME:
+        dtypes = fresh.recorded_dtypes(rows.note(folder / ARRAYS))
         found = fresh.table(scores, sets, made_of, ours, dtypes) | {"base_sha256": base_sha256}
         (folder / TABLE).write_text(json.dumps(found, indent=1), encoding="utf-8")
         return folder / TABLE
@@ -245,26 +249,29 @@ def run(
     yield from collect(service, folder, made, config, unet, minutes)
     yield from keep_oracle(service, folder, made, config, unet)
     left = None if minutes is None else minutes - (time.monotonic() - began) / 60
+    there = standing(service, folder, made, config, unet)
     if left is None or left > 0:
-        yield from collect_baselines(service, made, standing(service, folder, made, config, unet), left)
-    if (BASE if made.name else "full") not in found_values(service, folder, made, config, unet):
+        yield from collect_baselines(service, made, there, left)
+    if not is_begun(found_values(service, folder, made, config, unet), there, made):
         return  # stopped before there is anything to write
     with claimed(cache(service, made.name) / ARRAYS, wait=True):
-        scores = arrays(service, folder, made, config, unet)
-        before = {r: m["from"] for r, m in rows.recorded(folder / ARRAYS, common(service, made)).items()}
+        scores, of_all = arrays(service, folder, made, config, unet), common(service, made)
+        before = {r: m["from"] for r, m in rows.recorded(folder / ARRAYS, of_all).items()}
         of = {role: m for role, m in (before | made_from(service, config, unet)).items() if role in scores}
-        rows.write(folder / ARRAYS, scores, common(service, made), of, **_types(service, made, config, unet))
+        types = rows.recorded(folder / ARRAYS, of_all, "dtypes") | scored_types(service, made, config, unet)
+        rows.write(folder / ARRAYS, scores, of_all, of, dtypes={r: t for r, t in types.items() if r in (BASE, *of)})
         truth = scores.get(LIVE) if made.name else scores.get(ORACLE, scores.get(LIVE))
         if "guda" in scores and truth is not None and not np.isnan(truth).any():
             write_table(folder)
 
 
-def _types(
+def scored_types(
     service: LocalService, queries: Queries, config: ScoreConfig, unet: UnetConfig
-) -> dict[str, dict[str, list[str]]]:
-    """The types that models were scored in; of the fresh queries alone, where they may differ."""
-    paths: dict[str, list[Path]] = {}
-    for s in sources(service, unet) if queries.name else ():
-        if scored(service, s, queries, config):
-            paths.setdefault(s.role, []).append(path_of(service, s, queries.name))
-    return {"dtypes": fresh.dtypes_of(paths)} if paths else {}
+) -> dict[str, list[str]]:
+    """role -> the type that it is scored in: of roles whose models and the full one are all scored in the type that the
+    model now runs in. Committed rows stand in for the others, in the type they were scored in."""
+    whole: dict[str, bool] = {}
+    for s in sources(service, unet):
+        whole[s.role] = whole.get(s.role, True) and scored(service, s, queries, config)
+    own = [str(service.model.dtype).removeprefix("torch.")]
+    return {role: own for role, done in whole.items() if done and whole[BASE] and role not in ORACLES}
