@@ -43,6 +43,11 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
     say(f"Written: {path}")
 
 
+def differences(before: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """What is asked for and was otherwise, for a message: "steps was 25 and is 50"; "" where all is the same."""
+    return ", ".join(f"{k} was {before.get(k, 'not told')} and is {v}" for k, v in asked.items() if before.get(k) != v)
+
+
 def adapters_of(service: LocalService, method: str) -> dict[str, str]:
     """Group -> hash of the method's model without it; {} where the method is not offered."""
     from guda_core.attribution.others import provenance_of

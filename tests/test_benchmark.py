@@ -87,10 +87,13 @@ def test_queries_are_read_as_they_were_written(model, held_out, tmp_path):
         q.read(tmp_path, GROUPS, model)
 
 
-def test_queries_of_another_model_are_refused(model, held_out, tmp_path):
+def test_queries_of_another_model_or_other_settings_are_refused(model, held_out, tmp_path):
     with pytest.raises(DataError, match="There are no queries"):
         q.read(tmp_path, GROUPS, model)
     list(q.write(model, GROUPS, SMALL, tmp_path))
+    assert len(q.read(tmp_path, GROUPS, model, SMALL).queries)
+    with pytest.raises(DataError, match=r"other settings: real was 2 and is 3\. Ask for the same, or delete"):
+        q.read(tmp_path, GROUPS, model, dataclasses.replace(SMALL, real=3))
     record = json.loads((tmp_path / "queries.json").read_text())
     (tmp_path / "queries.json").write_text(json.dumps({**record, "base_sha256": "other"}))
     with pytest.raises(DataError, match="another model"):

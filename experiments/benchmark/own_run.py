@@ -106,15 +106,15 @@ def run(bench: OwnBench, queries: QueryConfig | None = None, config: ScoreConfig
     fraction). Processes started side by side share the models out.
 
     Raises:
-        DataError: a retrained model is missing.
+        DataError: a retrained model is missing, or the queries that are there were drawn with other settings.
     """
     service, folder, config = bench.service, bench.folder, config or ScoreConfig()
-    queries = queries or default_queries(service)
     with claimed(cache(service) / "queries", wait=True):
         if not (folder / "queries.json").is_file():
-            drawn = write(service.model, service.group_set, queries, folder, command=bench.command)
+            asked = queries or default_queries(service)
+            drawn = write(service.model, service.group_set, asked, folder, command=bench.command)
             yield from (("queries", f) for f in drawn)
-    made = _of_groups(read(folder, service.group_set, service.model), bench.groups)
+    made = _of_groups(read(folder, service.group_set, service.model, queries), bench.groups)
     found = sources(bench)
     for s in shared_out(found, lambda s: path_of(service, s)):
         own = _draws(s.role, config)

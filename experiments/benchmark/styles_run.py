@@ -239,12 +239,13 @@ def run(
     are complete, the table. draw: "" for the first queries, or "fresh" (`fresh`)."""
     torch.set_flush_denormal(True)
     deadline(minutes)  # refuses what is no time before anything is begun
-    queries, config, unet = queries or (FRESH if draw else QueryConfig()), config or ScoreConfig(), UnetConfig()
+    config, unet = config or ScoreConfig(), UnetConfig()
     if not (folder / "queries.json").is_file():
         more = {"apart": fresh.looked_at(service.group_set), "command": fresh.COMMAND, "name": draw} if draw else {}
-        for fraction in write(service.model, service.group_set, queries, folder, **more):
+        asked = queries or (FRESH if draw else QueryConfig())
+        for fraction in write(service.model, service.group_set, asked, folder, **more):
             yield "queries", fraction
-    made = read(folder, service.group_set, service.model)
+    made = read(folder, service.group_set, service.model, queries)
     began = time.monotonic()
     yield from collect(service, folder, made, config, unet, minutes)
     yield from keep_oracle(service, folder, made, config, unet)
