@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from contextlib import closing
 
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from experiments.train import clip as clip_training
+from experiments.train import stages
 from experiments.train import unet as unet_training
 from experiments.train import vae as vae_training
 from guda_core.data.dataset import Pictures
@@ -206,3 +208,22 @@ def test_any_word_can_be_spelled():
 def test_a_line_of_progress_says_a_loss_only_where_a_step_was_taken():
     assert str(Progress(3, 8, 0.12345, 41.6)) == "3/8  loss 0.1235  42 pictures/s"
     assert str(Progress(8, 8, math.nan, 0.0)) == "8/8"
+
+
+def test_seconds_add_up_over_a_stop_and_the_next_training_of_the_name_begins_at_none(monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr(stages.time, "monotonic", lambda: float(next(clock)))
+    folder = stages.work_dir() / "toy"
+
+    def seconds(parts: int) -> float:
+        for _ in range(parts):
+            list(stages.timed("toy", iter_of(())))
+        folder.mkdir(exist_ok=True)
+        stages.finish(folder, {}, "toy")
+        return json.loads((folder / "stage.json").read_text())["seconds"]
+
+    def iter_of(steps):
+        yield from steps
+
+    once = seconds(1)
+    assert once > 0 and seconds(2) == 2 * once and seconds(1) == once

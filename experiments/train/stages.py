@@ -66,6 +66,7 @@ def finish(folder: Path, config: Any, name: str, **more: Any) -> None:
         **more,
     }
     (folder / "stage.json").write_text(json.dumps(record, indent=1, default=str), encoding="utf-8")
+    (work_dir() / f"{name}.seconds").unlink(missing_ok=True)  # another training of this name begins at none
 
 
 def is_done(name: str) -> bool:
