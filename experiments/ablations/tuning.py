@@ -61,7 +61,6 @@ def measure(config: BenchConfig, variant: str, own: UnconditionalConfig, most: i
     config = dataclasses.replace(config, name=name, unlearning={variant: own}, second_seed=None, scores=scoring)
     model = bench.full_model(config)
     clock = Clock(bench.cache(config, model) / "costs.json")
-    clock.forget(f"unlearn/{variant}/")  # of an earlier try of the same settings
     shutil.rmtree(bench.cache(config, model) / variant, ignore_errors=True)
     for _ in bench.unlearn_all(model, config, clock):
         pass

@@ -69,10 +69,15 @@ def noted(path: Path) -> dict[str, Any]:
     return {"dtype": str(torch.float32), **json.loads(note.read_text(encoding="utf-8"))}
 
 
+def is_begun(path: Path, sha256: str, config: ScoreConfig, queries: Sequence[Query], dtype: torch.dtype) -> bool:
+    """Whether `path` holds values of just these weights, in this type, at these queries with these settings."""
+    key, found = _key(sha256, config, queries, dtype), noted(path)
+    return {k: found.get(k) for k in key} == key
+
+
 def is_complete(path: Path, sha256: str, config: ScoreConfig, queries: Sequence[Query], dtype: torch.dtype) -> bool:
-    """Whether `path` holds all values of just these weights, in this type, at these queries with these settings."""
-    wanted, found = {**_key(sha256, config, queries, dtype), "done": len(queries)}, noted(path)
-    return {k: found.get(k) for k in wanted} == wanted
+    """Whether it holds all of them."""
+    return is_begun(path, sha256, config, queries, dtype) and noted(path)["done"] == len(queries)
 
 
 Model = Callable[[], AbstractContextManager[object]]
@@ -90,9 +95,9 @@ def values(
     key = _key(sha256, config, queries, model.dtype)
     strata = make_strata(model.schedule, config.strata, config.rule)
     shape = (len(queries), config.strata, config.draws)
-    done, out, old = 0, np.full(shape, np.nan, np.float32), noted(path)
-    if {k: old.get(k) for k in key} == key:
-        done, out = old["done"], np.load(path)
+    done, out = 0, np.full(shape, np.nan, np.float32)
+    if is_begun(path, sha256, config, queries, model.dtype):
+        done, out = noted(path)["done"], np.load(path)
     path.parent.mkdir(parents=True, exist_ok=True)
 
     def save(n: int) -> None:
