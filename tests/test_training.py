@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from experiments.train import __main__ as command
 from experiments.train import clip as clip_training
 from experiments.train import stages
 from experiments.train import unet as unet_training
@@ -227,3 +228,20 @@ def test_seconds_add_up_over_a_stop_and_the_next_training_of_the_name_begins_at_
 
     once = seconds(1)
     assert once > 0 and seconds(2) == 2 * once and seconds(1) == once
+
+
+def test_a_finished_training_of_other_settings_or_of_another_set_does_not_count(monkeypatch, capsys):
+    config, folder = unet_training.UnetConfig(), stages.work_dir() / "unet-full-s3"
+    often = dataclasses.replace(config, loop=dataclasses.replace(config.loop, checkpoint_s=1.0))
+    folder.mkdir(parents=True)
+    for told, config_told, said in (
+        ({"group_set": "emoji"}, often, "already done"),
+        ({}, config, "already done"),  # as older records are
+        ({"group_set": "other"}, config, "on another group set"),
+        ({}, dataclasses.replace(config, gamma=1.0), "with other settings"),
+    ):
+        stages.finish(folder, config_told, "unet-full-s3", **told)
+        monkeypatch.setattr("sys.argv", ["train", "unet"])
+        with pytest.raises(SystemExit):
+            command.main()
+        assert said in " ".join("".join(capsys.readouterr()).split())
