@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from guda_core.cli.terminal import Command, say
+from guda_core.paths import cache_dir
+
+if TYPE_CHECKING:
+    from guda_core.local import LocalService
 
 MinutesOption = Annotated[
     float | None, typer.Option(help="Stop after this many minutes; the next call goes on from there.")
@@ -36,3 +41,30 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
     text = json.dumps({**record, "versions": versions(), "date": today()}, indent=1)
     bundle.write(path, (text + "\n").encode())
     say(f"Written: {path}")
+
+
+def differences(before: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """What is asked for and was otherwise, for a message: "steps was 25 and is 50"; "" where all is the same."""
+    return ", ".join(f"{k} was {before.get(k, 'not told')} and is {v}" for k, v in asked.items() if before.get(k) != v)
+
+
+def adapters_of(service: LocalService, method: str) -> dict[str, str]:
+    """Group -> hash of the method's model without it; {} where the method is not offered."""
+    from guda_core.attribution.others import provenance_of
+
+    return provenance_of(service.offered[method])["adapters"] if method in service.offered else {}
+
+
+def measured_in(name: str, service: LocalService, methods: Sequence[str], **settings: Any) -> Path:
+    """Where a command keeps what it measured of a service: a folder of the cache that is named by the model, its group
+    set, the methods' adapters and the settings. What was measured with others is not taken up."""
+    from guda_core.data.captions import words_sha256
+
+    gs, model = service.group_set, service.model
+    of = {
+        "model": [model.sha256, str(model.dtype), str(model.device)],
+        "group_set": [gs.id, words_sha256(gs), gs.train_objects],
+        "adapters": {m: adapters_of(service, m) for m in methods},
+        "settings": settings,
+    }
+    return cache_dir() / name / hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:16]

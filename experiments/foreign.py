@@ -15,7 +15,7 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from guda_core.data.sources import iconify
 from guda_core.errors import DataError, ImageError
 from guda_core.paths import cache_dir
 
+NOTE = "made-from.json"  # written last
 SEED = 5
 PER_SOURCE = 90  # icons of a set; photographs of a package, each at several cuts
 SMALLEST = 12_000  # bytes of a photograph's file: smaller ones are buttons
@@ -140,6 +141,18 @@ def root() -> Path:
     return cache_dir() / "foreign"
 
 
+def _settings() -> str:
+    """What the pictures are made from."""
+    sources = [asdict(s) for s in SOURCES]
+    return json.dumps({"sources": sources, "seed": SEED, "per_source": PER_SOURCE, "smallest": SMALLEST})
+
+
+def are_made() -> bool:
+    """Whether all pictures are there, of today's sources and settings."""
+    note = root() / NOTE
+    return note.is_file() and note.read_text(encoding="utf-8") == _settings()
+
+
 def unpacked(source: Source) -> Path:
     """The folder of a package's files; fetched once. Raises DataError when npm or pip fails."""
     if source.registry == "here":
@@ -227,6 +240,7 @@ def painted(im: Image.Image, rng: np.random.Generator) -> Image.Image:
 def run() -> None:
     """Fetch the packages and write every picture."""
     out = root()
+    (out / NOTE).unlink(missing_ok=True)
     for part in ("fit", "tried"):
         shutil.rmtree(out / part, ignore_errors=True)
     for source in SOURCES:
@@ -246,6 +260,7 @@ def run() -> None:
         save(made, out / ("fit" if fit else "tried") / kind / name)
     texts = [p for s in SOURCES if s.id in ("gentelella", "admin-lte") for p in unpacked(s).rglob("*.md")]
     save(pages(sorted(set(texts)), 40), out / "tried" / "printed pages" / "readme files")
+    (out / NOTE).write_text(_settings(), encoding="utf-8")
     say(f"Written: {out}")
 
 

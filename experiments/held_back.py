@@ -33,7 +33,7 @@ import json
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
@@ -42,6 +42,7 @@ from experiments.benchmark import styles_run
 from experiments.benchmark import variation as v
 from experiments.benchmark.models import ADAPTER_DRAWS, BASE
 from experiments.benchmark.result_tables import BEFORE, GUDA, LIVE, ORACLE, SECOND, sets_of, tuning_half
+from experiments.benchmark.scores import noted
 from experiments.benchmark.strata import OLD_RULE, make_strata
 from experiments.benchmark.variation import correlations
 from experiments.commands import TableOption, program, write_record
@@ -177,19 +178,34 @@ def of_check(first: np.ndarray, before: np.ndarray) -> dict[str, Any]:
     return {"again": v.over_pictures(drawn, *shape), "again_without_noise": v.over_pictures(of.ceiling, *shape)}
 
 
-def kept(folder: Path, names: Sequence[str], queries: int) -> dict[str, np.ndarray]:
-    """name -> its values (Q, K, M) in a cache folder.
+class Kept(NamedTuple):
+    """values: name -> (Q, K, M). dtype: the number type that all were made in."""
+
+    values: dict[str, np.ndarray]
+    dtype: str
+
+
+def kept(folder: Path, names: Sequence[str], queries: int, sha256: Mapping[str, str] | None = None) -> Kept:
+    """The values of these names in a cache folder. sha256: name -> of the weights that they must be of.
 
     Raises:
-        DataError: some are not there, or not whole.
+        DataError: some are not there, not whole, of other weights, or of another number type than the others.
     """
-    out = {}
+    out, types = {}, set()
     for name in names:
         path = folder / f"{name}.npy"
-        if not path.is_file() or len(found := np.load(path)) != queries or np.isnan(found).any():
+        note = noted(path)
+        fits = note and (sha256 is None or note["sha256"] == sha256.get(name))
+        if not fits or len(found := np.load(path)) != queries or np.isnan(found).any():
             raise DataError(f"There are no kept values of '{name}'. Run `python -m experiments.styles --fresh` first.")
         out[name] = found
-    return out
+        types.add(note["dtype"].removeprefix("torch."))
+    if len(types) > 1:
+        raise DataError(
+            f"The values in {folder} are of several number types ({', '.join(sorted(types))}). Make all in one: delete "
+            "the folder, set GUDA_DTYPE and run `python -m experiments.styles --fresh`."
+        )
+    return Kept(out, *types)
 
 
 def fresh_figures(groups: Sequence[str], schedule: Schedule, base_sha256: str) -> dict[str, Any]:
@@ -197,7 +213,7 @@ def fresh_figures(groups: Sequence[str], schedule: Schedule, base_sha256: str) -
     where = BENCHMARKS / "fresh"
     items = json.loads((where / "queries.json").read_text(encoding="utf-8"))["items"]
     folder = cache_dir() / "benchmarks" / f"styles-{base_sha256[:12]}-fresh"
-    found = kept(folder, [BASE, *(f"{r}--{g}" for r in (GUDA, LIVE) for g in groups)], len(items))
+    found = kept(folder, [BASE, *(f"{r}--{g}" for r in (GUDA, LIVE) for g in groups)], len(items)).values
     strata = likelihood.make_strata(schedule, found[BASE].shape[1])
     n = ADAPTER_DRAWS
     method, oracle = (

@@ -27,7 +27,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from experiments.benchmark.own_run import SCORES, TABLE
 from experiments.benchmark.queries import QueryConfig
 from experiments.benchmark.scores import ScoreConfig
-from experiments.commands import program, write_record
+from experiments.commands import differences, program, write_record
 from experiments.logo.fine_tuning import settings_for
 from experiments.logo.own_models import OwnOracle
 from experiments.logo.whole_way import Way, everything, own_set
@@ -35,12 +35,13 @@ from experiments.train.unet import make_scheduler
 from guda_core import paths
 from guda_core.cli.terminal import follow, say
 from guda_core.data.own.new_set import NewSet
+from guda_core.errors import DataError
 from guda_core.libraries import set_up_libraries
 from guda_core.paths import ASSETS, BENCHMARKS, cache_dir
 from guda_core.unlearning.health import HealthConfig
 from guda_core.unlearning.run import Forgetting
 
-SIDE, FILE = 32, "planted.json"
+SIDE, FILE, SETTINGS = 32, "planted.json", "settings.json"
 COMMAND = "python -m experiments.planted"
 SET, MODEL = "planted-styles", "planted"
 Field = tuple[np.ndarray, np.ndarray]  # y and x in -1 .. 1, (SIDE, SIDE) each
@@ -116,11 +117,32 @@ def write_model(folder: Path, config: PlantedConfig) -> None:
     ).save_pretrained(folder)  # fmt: skip
 
 
+def begin(home: Path, config: PlantedConfig) -> None:
+    """Draw the pictures and make the model, unless they are there; a call that was stopped is gone on with.
+
+    Raises:
+        DataError: what is there was made with other settings.
+    """
+    note, pictures = home / SETTINGS, home / "pictures"
+    asked = {"pictures": config.pictures, "channels": list(config.channels), "seed": config.seed}
+    before = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
+    if (before or pictures.exists()) and (changed := differences(before, asked)):
+        raise DataError(
+            f"{pictures} was made with other settings: {changed}. Delete {home} to make it anew, or choose another "
+            "folder: --folder."
+        )
+    if before.get("done"):
+        return
+    home.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(asked), encoding="utf-8")
+    write_pictures(pictures, config)
+    write_model(home / "model", config)
+    note.write_text(json.dumps({**asked, "done": True}), encoding="utf-8")
+
+
 def prepare(home: Path, config: PlantedConfig, *, held_out: float = 0.25) -> OwnOracle:
     """Pictures, group set and model in the workspace; returns the trainings. held_out: share of each style."""
-    if not (home / "pictures").is_dir():
-        write_pictures(home / "pictures", config)
-        write_model(home / "model", config)
+    begin(home, config)
     asked = NewSet(name=SET, phrase="in the {name} style", resolution=SIDE, held_out=held_out)
     base = Forgetting(own_set(home / "pictures", asked), model=str(home / "model"))
     settings = settings_for(base.model, whole=True, steps=config.steps, batch=config.batch, lr=config.lr)

@@ -232,12 +232,12 @@ PARTS = ("recognition", "generated", "real")
 
 
 def _note(path: Path, head: Mapping[str, Any], more: Mapping[str, Any]) -> None:
-    """Add findings to the file; what it holds of another model or other settings is dropped. (The classifier's settings
-    enter the recognition alone, which is measured with them and says so.)"""
+    """Add findings to the file; what it holds of another model, number type or other settings is dropped. (The
+    classifier's settings enter the recognition alone, which is measured with them and says so.)"""
 
     def key(record: Mapping[str, Any]) -> list[Any]:
         config = {k: v for k, v in record.get("config", {}).items() if k != "classifier"}
-        return [record.get("base_sha256"), record.get("adapters"), config]
+        return [record.get("base_sha256"), record.get("adapters"), record.get("dtype", "float32"), config]
 
     old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     same = key(old) == key(json.loads(json.dumps(head)))
@@ -264,6 +264,7 @@ def run_all(
         "config": dataclasses.asdict(config),
         "versions": versions(),
         "base_sha256": service.model.sha256,
+        "dtype": str(service.model.dtype).removeprefix("torch."),
         "adapters": {g: a.meta["sha256"] for g, a in service.method(Guda).adapters.items()},
     }
     objects = draw_objects(gs, config.recognition_objects, config.seed)

@@ -20,13 +20,13 @@ import torch
 import typer
 
 from experiments.benchmark.queries import QueryConfig
-from experiments.commands import FolderOption, MinutesOption, program, write_record
+from experiments.commands import FolderOption, MinutesOption, adapters_of, measured_in, program, write_record
 from guda_core.attribution.metrics import bootstrap
 from guda_core.cli.terminal import follow, say
 from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import described
 from guda_core.local import LocalService, load_service
-from guda_core.paths import BENCHMARKS, cache_dir
+from guda_core.paths import BENCHMARKS
 from guda_core.records import Query
 from guda_core.service import main_method
 
@@ -46,8 +46,8 @@ class Bench:
     @classmethod
     def load(cls, service: LocalService, config: QueryConfig | None = None) -> Bench:
         c = config or QueryConfig()
-        name = f"{service.model.sha256[:16]}-{c.steps}-{c.guidance:g}-{torch.get_num_threads()}"
-        return cls(service, c, cache_dir() / "strip" / name)
+        how = {"steps": c.steps, "guidance": c.guidance, "seed": SEED, "threads": torch.get_num_threads()}
+        return cls(service, c, measured_in("strip", service, [main_method(service.methods())], **how))
 
     def query(self, n: int) -> tuple[str, str, Query]:
         """(the prompted group, the object, the picture) of number n, drawn now."""
@@ -103,6 +103,7 @@ def summary(bench: Bench, pictures: int) -> dict[str, Any]:
             "groups": len(bench.service.group_set.groups), "limit_s": LIMIT_S,
             "base_sha256": bench.service.model.sha256,
         },
+        "adapters": adapters_of(bench.service, main_method(bench.service.methods())),
         "seconds": {
             "mean": bootstrap(seconds), "median": float(np.median(seconds)), "most": float(seconds.max()),
             "within_limit": float((seconds <= LIMIT_S).mean()),

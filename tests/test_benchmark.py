@@ -87,10 +87,13 @@ def test_queries_are_read_as_they_were_written(model, held_out, tmp_path):
         q.read(tmp_path, GROUPS, model)
 
 
-def test_queries_of_another_model_are_refused(model, held_out, tmp_path):
+def test_queries_of_another_model_or_other_settings_are_refused(model, held_out, tmp_path):
     with pytest.raises(DataError, match="There are no queries"):
         q.read(tmp_path, GROUPS, model)
     list(q.write(model, GROUPS, SMALL, tmp_path))
+    assert len(q.read(tmp_path, GROUPS, model, SMALL).queries)
+    with pytest.raises(DataError, match=r"other settings: real was 2 and is 3\. Ask for the same, or delete"):
+        q.read(tmp_path, GROUPS, model, dataclasses.replace(SMALL, real=3))
     record = json.loads((tmp_path / "queries.json").read_text())
     (tmp_path / "queries.json").write_text(json.dumps({**record, "base_sha256": "other"}))
     with pytest.raises(DataError, match="another model"):
@@ -121,6 +124,23 @@ def test_values_can_be_stopped_and_resumed(model, made, tmp_path):
     np.testing.assert_array_equal(np.load(part), np.load(whole))
     assert list(s.values(model, made, nullcontext, config, part, "w")) == [1.0]
     assert len(list(s.values(model, made, nullcontext, config, part, "other weights"))) == 23
+
+
+def test_values_of_another_number_type_are_neither_gone_on_with_nor_complete(model, made, tmp_path):
+    config, path = s.ScoreConfig(strata=3, draws=1), tmp_path / "v.npy"
+    coarse, note = load_model(model.card, dtype=torch.bfloat16), path.with_suffix(".json")
+    stream = s.values(model, made, nullcontext, config, path, "w")
+    assert len(list(islice(stream, 21))) == 21
+    stream.close()
+    kept = json.loads(note.read_text())
+    assert len(list(s.values(coarse, made, nullcontext, config, path, "w"))) == 23
+    assert json.loads(note.read_text())["dtype"] == "torch.bfloat16"
+    assert s.is_complete(path, "w", config, made, coarse.dtype)
+    assert not s.is_complete(path, "w", config, made, model.dtype)
+    for without in ({}, {"dtype"}):  # older files may name no type
+        note.write_text(json.dumps({k: v for k, v in {**kept, "done": 22}.items() if k not in without}))
+        assert s.is_complete(path, "w", config, made, model.dtype)
+        assert not s.is_complete(path, "w", config, made, coarse.dtype)
 
 
 def random_values(rng, n=5, strata=6, draws=2):

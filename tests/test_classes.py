@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,6 +25,7 @@ from experiments.benchmark import clock as clock_module
 from experiments.benchmark.baseline_scores import read_scores, score_baseline
 from experiments.benchmark.benches import BenchConfig
 from experiments.benchmark.clock import Clock
+from experiments.benchmark.models import Source
 from experiments.benchmark.scores import ScoreConfig
 from experiments.train import class_models, stages
 from experiments.train.class_models import ClassesConfig, Job
@@ -242,6 +243,24 @@ def test_queries_and_baselines_follow_their_settings(tmp_path, clock):
     assert list(score_baseline("trak", method, other, of, ids, path, clock))[-1] == 1.0
     assert np.array_equal(kept, np.load(path))  # the method itself was the same
     assert set(clock.spent) == {"prepare/trak", "score/trak", "prepare/classifier"}
+
+
+def test_what_other_settings_cost_is_not_counted(clock, monkeypatch):
+    model, sha256 = class_models.wrap(class_models.make_unet(SMALL), SMALL), "w"
+    monkeypatch.setattr(bench, "sources", lambda *_: [Source("full", "full", None, sha256, nullcontext)])
+    monkeypatch.setattr(bench, "unlearn", lambda *_, **__: iter(()))
+    row, g = next(iter(CONFIG.unlearning)), bench.group_ids(CONFIG)[0]
+    of, names = bench.queries(model, CONFIG)[0][:2], ("score/full/None", f"unlearn/{row}/{g}")
+
+    def cost(config):
+        clock._new = {n: {"wall": 1e6, "cpu": 1e6} for n in names}
+        clock.save()  # so much was spent before
+        list(bench.collect(model, of, config, clock))
+        list(bench.unlearn_all(model, config, clock))
+        return [clock.spent[n]["cpu"] > 1e5 for n in names]
+
+    more = dataclasses.replace(CONFIG, scores=dataclasses.replace(CONFIG.scores, draws=CONFIG.scores.draws + 1))
+    assert cost(CONFIG) == [False, False] and cost(CONFIG) == [True, False] and cost(more) == [False, False]
 
 
 def test_without_values_there_are_no_arrays():

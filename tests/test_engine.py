@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from guda_core.diffusion import likelihood
 from guda_core.diffusion.batches import LEAST, MOST, fitting_batch
 from guda_core.diffusion.cards import load_model
 from guda_core.diffusion.precision import VARIABLE, chosen_dtype, has_fast_bfloat16
-from guda_core.errors import OptionError
+from guda_core.errors import DataError, OptionError
 from guda_core.paths import BENCHMARKS
 from guda_core.service import EFFORTS, Race
 from tests.light import draw
@@ -100,6 +101,37 @@ def test_the_loop_of_before_gives_the_same_scores(tmp_path):
     both = list(wide.attribute(query, Budget(draws=2, per_pass=2, strata=6)))[-1]
     assert len(both.ranked()) == 16 and both.groups["noto"].score != both.groups["noto-1"].score
     assert timings.bare(service.model, 4, seconds=0.01) > 0
+
+
+def test_values_of_other_adapters_or_of_another_type_are_not_gone_on_with(tmp_path, monkeypatch):
+    service = tiny_service(tmp_path / "m")
+    guda, asked = service.method(Guda), [service.prepare(draw(tmp_path / "x.png").read_bytes())]
+    monkeypatch.setattr(engine_parts, "DRAWS", 1)
+    monkeypatch.setattr(engine_bench.Bench, "sample", lambda self: SimpleNamespace(queries=asked))
+
+    def bench(name="float32", before=None):
+        return engine_bench.Bench(tmp_path, {name: service.model}, {"float32": guda, name: guda}, None, before or {})
+
+    def made_anew(of):
+        counted = []
+        with monkeypatch.context() as patch:
+            patch.setattr(engine_parts.likelihood, "noised", lambda *a: counted.append(1) or noised(*a))
+            *_, last = engine_parts.values(of)
+        assert last["dtype"] == of.fastest
+        return bool(counted)
+
+    noised = engine_parts.likelihood.noised
+    assert made_anew(bench()) and not made_anew(bench()) and made_anew(bench("bfloat16"))
+    assert engine_parts.sampled(bench())[1].shape[:2] == (1, 1 + len(guda.adapters))  # in any type
+    with np.load(tmp_path / engine_parts.VALUES) as z:
+        older = {k: v for k, v in z.items() if k != engine_parts.MADE_FROM}
+    np.savez(tmp_path / engine_parts.VALUES, **older)  # the record says what they are of
+    settings = {"base_sha256": service.model.sha256, "adapters": guda.hashes}
+    assert not made_anew(bench(before={"settings": settings, "parts": {"values": {"dtype": "float32"}}}))
+    monkeypatch.setitem(guda.adapters["noto"].meta, "sha256", "of another")
+    with pytest.raises(DataError, match="holds no values of these models"):
+        engine_parts.sampled(bench(before={"settings": settings, "parts": {"values": {"dtype": "float32"}}}))
+    assert made_anew(bench())
 
 
 def test_the_committed_figures_are_those_of_todays_rules():

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments.benchmark import fair, fresh, models, styles_run
+from experiments.benchmark import fair, fresh, models, rows, styles_run
 from experiments.benchmark import queries as q
 from experiments.benchmark import result_tables as tables
 from guda_core.attribution.guda import Guda
@@ -51,8 +51,8 @@ def test_given_weights_are_taken_as_they_are():
     truth, offset = rng.normal(size=(9, 2)), np.array([3.0, -1.0])
     scores = {"logo": truth, "guda/drop": truth, "guda": truth + offset, "das": -truth}
     items = [{"set": "real", "groups": ["ab"[i % 2]], "prompt": ""} for i in range(9)]
-    rows = fair.with_fair_rows(scores, items, {"a": (), "b": ()}, {"das": 2.5})
-    np.testing.assert_allclose(rows["das + offset"], -truth + 2.5 * offset, rtol=1e-5)
+    found = fair.with_fair_rows(scores, items, {"a": (), "b": ()}, {"das": 2.5})
+    np.testing.assert_allclose(found["das + offset"], -truth + 2.5 * offset, rtol=1e-5)
 
 
 def test_the_fresh_run_scores_methods_against_the_live_oracle_alone(full, tmp_path, monkeypatch):  # noqa: F811
@@ -81,6 +81,21 @@ def test_the_fresh_run_scores_methods_against_the_live_oracle_alone(full, tmp_pa
     shutil.rmtree(models.cache(full, "fresh"))
     again = json.loads(styles_run.write_table(folder).read_text())  # from the committed files alone
     assert {**again, "date": ""} == {**table, "date": ""}
+
+    note = rows.note(folder / styles_run.ARRAYS)  # rows that were scored in another type stand, and are named so
+    made = json.loads(note.read_text())
+    made["dtypes"] = {role: ["bfloat16"] for role in ("base", "guda", "logo-live")}
+    made["made"]["trak"]["from"] = "of other settings"
+    note.write_text(json.dumps(made))
+    run = styles_run.run(full, folder, queries=SMALL, config=SCORES, draw="fresh")
+    assert {what for what, _ in run} == {"trak"}
+    assert json.loads(note.read_text())["made"]["trak"]["from"] != "of other settings"
+    assert json.loads((folder / styles_run.TABLE).read_text())["dtypes"] == made["dtypes"]
+    made["made"]["guda"]["from"]["weights_sha256"]["noto"] = "other"
+    note.write_text(json.dumps(made))
+    list(styles_run.run(full, folder, queries=SMALL, config=SCORES, draw="fresh"))
+    found = json.loads((folder / styles_run.TABLE).read_text())["dtypes"]
+    assert found == {"base": ["float32"], "guda": ["float32"], "logo-live": ["bfloat16"]}
 
 
 @pytest.fixture(scope="module")

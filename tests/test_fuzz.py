@@ -149,6 +149,13 @@ def test_a_run_counts_keeps_what_it_found_and_tries_it_again(tmp_path, monkeypat
     assert capsys.readouterr().out.startswith("crashed")
 
 
+@pytest.mark.parametrize(("doors", "said"), [(" ,", "--doors names nothing"), ("sets, windows", "--doors some of pic")])
+def test_doors_are_named(monkeypatch, doors, said):
+    monkeypatch.setattr("sys.argv", ["fuzz", "--doors", doors])
+    with pytest.raises(SystemExit, match=said):
+        fuzz.main()
+
+
 def run_main(monkeypatch: pytest.MonkeyPatch, *words: str) -> object:
     """The exit code of the command."""
     monkeypatch.setattr("sys.argv", ["fuzz", *words])

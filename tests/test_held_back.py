@@ -126,9 +126,23 @@ def test_the_score_of_a_draw_is_the_sum_over_strata():
 
 def test_values_that_are_not_whole_are_refused(tmp_path):
     np.save(tmp_path / "base.npy", np.full((2, 3, 2), np.nan))
+    (tmp_path / "base.json").write_text('{"sha256": "s"}')
     for name in ("base", "other"):
         with pytest.raises(DataError, match="no kept values"):
             held_back.kept(tmp_path, [name], 2)
+
+
+def test_kept_values_are_of_the_wanted_weights_and_of_one_type(tmp_path):
+    for name in "ab":
+        np.save(tmp_path / f"{name}.npy", np.zeros((2, 3, 2)))
+        (tmp_path / f"{name}.json").write_text(json.dumps({"sha256": name}))
+    found = held_back.kept(tmp_path, "ab", 2, {"a": "a", "b": "b"})
+    assert set(found.values) == {"a", "b"} and found.dtype == "float32"
+    with pytest.raises(DataError, match="no kept values of 'b'"):
+        held_back.kept(tmp_path, "ab", 2, {"a": "a", "b": "other"})
+    (tmp_path / "b.json").write_text(json.dumps({"sha256": "b", "dtype": "torch.bfloat16"}))
+    with pytest.raises(DataError, match=r"several number types \(bfloat16, float32\)"):
+        held_back.kept(tmp_path, "ab", 2)
 
 
 def test_the_committed_figures_are_those_of_the_committed_scores():

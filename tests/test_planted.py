@@ -152,6 +152,32 @@ def test_the_code_runs_from_pictures_to_figures_on_ever_fewer_pictures_of_each_s
     assert {"generated", "real"} == {r["query_set"] for r in found["rows"] if r["method"] == "guda"}
     way = everything(planted.prepare(tmp_path / "3", own, held_out=held_out), planted.way_of(own))
     assert [what for what, _ in way] == []  # all of it is there
+    for changed, said in (({"pictures": 1}, "pictures was 3 and is 1"), ({"asked": 2, "draw_steps": 3}, "steps was 2")):
+        other = replace(own, **changed)
+        with pytest.raises(DataError, match=said):
+            list(everything(planted.prepare(tmp_path / "3", other, held_out=held_out), planted.way_of(other)))
+    with pytest.raises(DataError, match=f"held_out was {held_out} and is 0.5. Ask for the same, or delete"):
+        planted.prepare(tmp_path / "3", own, held_out=0.5)
+
+
+def test_a_beginning_that_was_stopped_is_gone_on_with_and_one_with_other_settings_is_refused(tmp_path, monkeypatch):
+    def stopped(folder, config):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(planted, "write_model", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            planted.begin(tmp_path / "p", SMALL)
+    planted.begin(tmp_path / "p", SMALL)
+    assert (tmp_path / "p" / "model" / "model_index.json").is_file()
+    monkeypatch.setattr(planted, "write_model", None)  # all is there
+    planted.begin(tmp_path / "p", replace(SMALL, steps=9))
+    for config in (replace(SMALL, pictures=3), replace(SMALL, seed=9), replace(SMALL, channels=(16, 64))):
+        with pytest.raises(DataError, match="made with other settings"):
+            planted.begin(tmp_path / "p", config)
+    (tmp_path / "p" / planted.SETTINGS).unlink()  # as a folder of before, or of someone else
+    with pytest.raises(DataError, match="pictures was not told and is 2"):
+        planted.begin(tmp_path / "p", SMALL)
 
 
 @pytest.mark.parametrize("size", few.SIZES)

@@ -136,6 +136,9 @@ def test_findings_add_up_only_for_the_same_model_and_settings(tmp_path):
     sanity._note(path, {**head, "adapters": {"red": "2"}}, {"real": 3})
     found = json.loads(path.read_text())
     assert found["real"] == 3 and "recognition" not in found
+    for dtype, parts in (("float32", {"real", "generated"}), ("bfloat16", {"generated"})):  # it named none
+        sanity._note(path, {**head, "adapters": {"red": "2"}, "dtype": dtype}, {"generated": 4})
+        assert {"real", "generated"} & set(json.loads(path.read_text())) == parts
 
 
 def test_unknown_parts_are_refused(tmp_path):

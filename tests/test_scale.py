@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,10 @@ def test_the_command_keeps_what_is_done(tmp_path, monkeypatch):
     assert len(asked) == 3 and set(json.loads(out.read_text())) >= {"overhead_200", "pictures_per_hour", "measured"}
     scale.run(rows=1000, names=100, out=out)
     assert len(asked) == 3
+    out.write_text(json.dumps({**json.loads(out.read_text()), "cpus": 999}))  # of another machine
+    scale.run(rows=1000, names=100, only="parts", out=out)
+    found = json.loads(out.read_text())
+    assert found["cpus"] == os.cpu_count() and "measured" in found and "overhead_200" not in found
 
 
 MEASURED = {

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from experiments import foreign
 from experiments.benchmark import queries
 from guda_core import paths
 from guda_core.attribution import scope as scopes
@@ -315,6 +316,21 @@ def test_foreign_pictures_are_made_square_as_uploads_for_the_set_are(tmp_path):
     assert barred("crop") < 0.2 < 0.8 < barred("pad")
     fits = [scopes.fit_of(replace(load_group_set(), fit=f)) for f in ("pad", "crop", "bucket")]
     assert fits == ["pad", "crop", "crop"]
+
+
+def test_foreign_pictures_are_made_again_for_other_sources_and_after_a_stop(monkeypatch):
+    monkeypatch.setattr(foreign, "SOURCES", ())
+    monkeypatch.setattr(foreign, "drawn", lambda seed: {("noise", "salt", False): [Image.fromarray(noisy(40))]})
+    monkeypatch.setattr(foreign, "pages", lambda *_: [])
+    foreign.run()
+    assert foreign.are_made() and (foreign.root() / "tried").is_dir()
+    with monkeypatch.context() as patch:
+        patch.setattr(foreign, "SEED", 6)
+        assert not foreign.are_made()
+        patch.setattr(foreign, "save", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            foreign.run()
+    assert not foreign.are_made()  # some are of the other settings
 
 
 def test_a_rule_does_not_replace_that_of_another_model(service, tmp_path):

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 
+from experiments import strip
 from experiments.benchmark.queries import QueryConfig
+from experiments.maps import measuring
 from experiments.strip import Bench, first_of, run, summary
 from experiments.tables import strip_table
+from guda_core.attribution import maps
+from guda_core.attribution.guda import Guda
+from guda_core.data.dataset import Pictures
 from guda_core.picture_records import Strip
 from tests.tiny import tiny_service
 
@@ -34,6 +42,30 @@ def test_a_call_that_was_stopped_goes_on_and_measures_each_picture_once(service,
     assert first_of(each[2]) == again.ranked()[0]
     monkeypatch.setattr(service, "strip", None)  # all is kept
     assert run(bench, 3, until=float("inf")) and len(summary(bench, 3)["each"]) == 3
+    assert summary(bench, 3)["adapters"] == service.method(Guda).hashes
+
+
+def test_what_was_measured_with_other_adapters_settings_or_groups_is_not_taken_up(service, monkeypatch):
+    def folders():
+        return Bench.load(service).folder, measuring.Bench.load(service).folder
+
+    def changes():
+        yield lambda p: p.setitem(service.method(Guda).adapters["twemoji"].meta, "sha256", "of another")
+        yield lambda p: p.setattr(service, "group_set", replace(service.group_set, id="other"))
+        yield lambda p: p.setattr(service, "group_set", replace(service.group_set, caption="{object}, {descriptors}"))
+        yield lambda p: (p.setattr(strip, "SEED", 1), p.setattr(measuring, "SEEDS", (1, 2, 3)))
+        yield lambda p: (p.setattr(torch, "get_num_threads", lambda: 99), p.setattr(maps, "STRATA", 2))
+        yield lambda p: p.setattr(service.model, "dtype", torch.bfloat16)
+
+    pictures = Pictures(np.zeros((1, 4, 4, 3), np.uint8), ("twemoji",), ("cat",))
+    monkeypatch.setattr(measuring, "load_pictures", lambda *_: pictures)
+    found = [folders(), folders()]
+    assert found[0] == found[1]
+    for change in changes():
+        with monkeypatch.context() as patch:
+            change(patch)
+            found.append(folders())
+    assert len({f[0] for f in found}) == len({f[1] for f in found}) == len(found) - 1
 
 
 def test_the_share_and_the_seconds_are_those_of_the_planted_strips(service, tmp_path, monkeypatch):

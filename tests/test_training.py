@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from contextlib import closing
 
@@ -11,7 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+from experiments.train import __main__ as command
 from experiments.train import clip as clip_training
+from experiments.train import stages
 from experiments.train import unet as unet_training
 from experiments.train import vae as vae_training
 from guda_core.data.dataset import Pictures
@@ -206,3 +209,39 @@ def test_any_word_can_be_spelled():
 def test_a_line_of_progress_says_a_loss_only_where_a_step_was_taken():
     assert str(Progress(3, 8, 0.12345, 41.6)) == "3/8  loss 0.1235  42 pictures/s"
     assert str(Progress(8, 8, math.nan, 0.0)) == "8/8"
+
+
+def test_seconds_add_up_over_a_stop_and_the_next_training_of_the_name_begins_at_none(monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr(stages.time, "monotonic", lambda: float(next(clock)))
+    folder = stages.work_dir() / "toy"
+
+    def seconds(parts: int) -> float:
+        for _ in range(parts):
+            list(stages.timed("toy", iter_of(())))
+        folder.mkdir(exist_ok=True)
+        stages.finish(folder, {}, "toy")
+        return json.loads((folder / "stage.json").read_text())["seconds"]
+
+    def iter_of(steps):
+        yield from steps
+
+    once = seconds(1)
+    assert once > 0 and seconds(2) == 2 * once and seconds(1) == once
+
+
+def test_a_finished_training_of_other_settings_or_of_another_set_does_not_count(monkeypatch, capsys):
+    config, folder = unet_training.UnetConfig(), stages.work_dir() / "unet-full-s3"
+    often = dataclasses.replace(config, loop=dataclasses.replace(config.loop, checkpoint_s=1.0))
+    folder.mkdir(parents=True)
+    for told, config_told, said in (
+        ({"group_set": "emoji"}, often, "already done"),
+        ({}, config, "already done"),  # as older records are
+        ({"group_set": "other"}, config, "on another group set"),
+        ({}, dataclasses.replace(config, gamma=1.0), "with other settings"),
+    ):
+        stages.finish(folder, config_told, "unet-full-s3", **told)
+        monkeypatch.setattr("sys.argv", ["train", "unet"])
+        with pytest.raises(SystemExit):
+            command.main()
+        assert said in " ".join("".join(capsys.readouterr()).split())

@@ -25,6 +25,9 @@ def test_a_variants_name_is_its_operator_and_the_changes():
     assert tuning_styles.parsed("esd,whole").lora is None and tuning_styles.parsed("esd").operator == "esd"
     with pytest.raises(OptionError, match="no setting stepz"):
         tuning_styles.parsed("guda_c,stepz=3")
+    for parse in (tuning_styles.parsed, tuning.parsed):
+        with pytest.raises(OptionError, match="VARIANT names nothing"):
+            parse(" ,")
 
 
 @pytest.mark.parametrize(

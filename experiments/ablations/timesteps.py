@@ -19,20 +19,20 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import optimize
 
 from experiments.benchmark import queries, scores, variation
-from experiments.benchmark.models import ADAPTER_DRAWS, BASE, cache, path_of, sources
+from experiments.benchmark.models import ADAPTER_DRAWS, BASE, Source, cache, path_of, sources
 from experiments.benchmark.result_tables import GUDA, LIVE, sets_of, tuning_half
 from experiments.benchmark.scores import ScoreConfig
 from experiments.commands import MinutesOption, program, write_record
 from experiments.held_back import kept
 from experiments.train.unet import UnetConfig
 from guda_core.attribution import metrics
-from guda_core.cli.terminal import follow
+from guda_core.cli.terminal import follow, say
 from guda_core.diffusion import likelihood
 from guda_core.local import LocalService
 from guda_core.paths import BENCHMARKS
@@ -115,33 +115,45 @@ def fitted(parts: np.ndarray, oracle: np.ndarray, sets: list[str], at: np.ndarra
     return found / found.mean()
 
 
-def first_values(service: LocalService, minutes: float | None) -> Iterator[tuple[str, float]]:
-    """Score the first draw's queries: the full model and GUDA's adapters; yields (source, fraction)."""
+def first_values(
+    service: LocalService, of: Sequence[Source], minutes: float | None, done: list[Source]
+) -> Iterator[tuple[str, float]]:
+    """Score the first draw's queries by the sources; yields (source, fraction). done: gets those that are whole."""
     made, until = queries.read(BENCHMARKS, service.group_set, service.model), deadline(minutes)
     some = [made.queries[i] for i in some_of_both_halves([i.set for i in made.items])]
-    for s in sources(service, UnetConfig()):
-        if s.role in (BASE, GUDA):
-            path = path_of(service, s, "timesteps")
-            for fraction in scores.values(service.model, some, s.within, ONE, path, s.sha256):
-                yield s.key, fraction
-                if time.monotonic() > until:
-                    return
+    for s in of:
+        path = path_of(service, s, "timesteps")
+        for fraction in scores.values(service.model, some, s.within, ONE, path, s.sha256):
+            yield s.key, fraction
+            if time.monotonic() > until:
+                return
+        done.append(s)
 
 
-def _loaded(service: LocalService, where: str, name: str, draws: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """(parts, the oracle's scores, sets) of a draw of queries: of the first ("") those of `some_of_both_halves`.
+class Draw(NamedTuple):
+    """parts: (Q, K, G), `parts_of`. oracle: (Q, G), its scores. sets: of each query. dtype: that parts were made in."""
 
-    where: its folder; name: of its values in the cache."""
+    parts: np.ndarray
+    oracle: np.ndarray
+    sets: list[str]
+    dtype: str
+
+
+def _loaded(service: LocalService, of: Sequence[Source], where: str, name: str, draws: int) -> Draw:
+    """A draw of queries: of the first ("") those of `some_of_both_halves`.
+
+    of: the models that are scored; where: its folder; name: of its values in the cache."""
     folder, ids = BENCHMARKS / where, list(service.group_set.groups)
     sets = [i["set"] for i in json.loads((folder / "queries.json").read_text(encoding="utf-8"))["items"]]
     at = list(range(len(sets))) if where else some_of_both_halves(sets)
     sets = [sets[i] for i in at]
-    found = kept(cache(service, name), [BASE, *(f"{GUDA}--{g}" for g in ids)], len(sets))
+    hashes = {path_of(service, s).stem: s.sha256 for s in of}
+    found, dtype = kept(cache(service, name), [BASE, *(f"{GUDA}--{g}" for g in ids)], len(sets), hashes)
     strata = likelihood.make_strata(service.model.schedule, ONE.strata)
     full = found[BASE][:, :, :draws]
     parts = parts_of({g: found[f"{GUDA}--{g}"][:, :, :draws] for g in ids}, full, strata.sizes)
     with np.load(folder / "styles-scores.npz", allow_pickle=False) as z:
-        return parts, z[LIVE][at], sets
+        return Draw(parts, z[LIVE][at], sets, dtype)
 
 
 def timesteps(minutes: MinutesOption = None) -> None:
@@ -149,9 +161,13 @@ def timesteps(minutes: MinutesOption = None) -> None:
     from guda_core.cli.loading import service_of
 
     service = service_of(None, None)
-    follow(first_values(service, minutes))
-    parts, oracle, sets = _loaded(service, "", "timesteps", 1)
-    fresh_parts, fresh_oracle, fresh_sets = _loaded(service, "fresh", "fresh", ADAPTER_DRAWS)
+    of, done = [s for s in sources(service, UnetConfig()) if s.role in (BASE, GUDA)], []
+    follow(first_values(service, of, minutes, done))
+    if len(done) < len(of):
+        say("Stopped. The same command goes on.")
+        return
+    parts, oracle, sets, dtype = _loaded(service, of, "", "timesteps", 1)
+    fresh_parts, fresh_oracle, fresh_sets, fresh_dtype = _loaded(service, of, "fresh", "fresh", ADAPTER_DRAWS)
     tuning = tuning_half(sets)
     edges = likelihood.make_strata(service.model.schedule, ONE.strata).edges
     rows = {
@@ -167,7 +183,8 @@ def timesteps(minutes: MinutesOption = None) -> None:
         "tuning": {n: agreement(score_by(w, parts), oracle, sets, tuning) for n, w in rows.items()},
         "other_half": {n: agreement(score_by(w, parts), oracle, sets, ~tuning) for n, w in rows.items()},
         "fresh": {n: agreement(score_by(w, fresh_parts), fresh_oracle, fresh_sets, None) for n, w in rows.items()},
-        "dtype": str(service.model.dtype).removeprefix("torch."),
+        "dtype": dtype,
+        "fresh_dtype": fresh_dtype,
     }
     write_record(BENCHMARKS / FILE, record)
 

@@ -24,6 +24,7 @@ from experiments.benchmark.benches import BenchConfig, find
 from experiments.benchmark.clock import Clock
 from experiments.train import stages
 from guda_core.attribution import metrics
+from guda_core.cli.terminal import listed
 from guda_core.paths import ROOT
 from guda_core.unlearning.config import UnconditionalConfig
 from guda_core.unlearning.forget import FORGET_LOSSES
@@ -35,7 +36,7 @@ SHOWN = ("top1", "mrr", "ndcg3_exponential", "spearman")
 
 def parsed(text: str) -> tuple[str, UnconditionalConfig]:
     """ "shift,steps=40,lr=1e-3,bandwidth=0.3" -> the same text and the settings."""
-    operator, *changes = text.split(",")
+    operator, *changes = listed("VARIANT", text)
     given = {k: None if v == "all" else json.loads(v) for k, v in (c.split("=") for c in changes)}
     loop = {k: given.pop(k) for k in ("steps", "batch", "lr", "warmup", "seed", "ema") if k in given}
     register()
@@ -61,7 +62,6 @@ def measure(config: BenchConfig, variant: str, own: UnconditionalConfig, most: i
     config = dataclasses.replace(config, name=name, unlearning={variant: own}, second_seed=None, scores=scoring)
     model = bench.full_model(config)
     clock = Clock(bench.cache(config, model) / "costs.json")
-    clock.forget(f"unlearn/{variant}/")  # of an earlier try of the same settings
     shutil.rmtree(bench.cache(config, model) / variant, ignore_errors=True)
     for _ in bench.unlearn_all(model, config, clock):
         pass

@@ -38,6 +38,7 @@ from experiments.logo import oracle_values
 from guda_core import paths
 from guda_core.attribution import metrics
 from guda_core.attribution.guda import Guda
+from guda_core.cli.terminal import listed
 from guda_core.local import LocalService, load_service
 from guda_core.paths import ROOT
 from guda_core.unlearning import adapters
@@ -54,7 +55,7 @@ WEIGHTS = (0.5, 1.0, 1.5, 2.0, 3.0)  # of the offset of GUDA's scores (`guda_cor
 def parsed(text: str) -> Settings:
     """ "guda_c,steps=160,lr=5e-4" -> settings; "whole" among the changes: the whole denoiser.
     Without a selection it is the paper's, "weighted"."""
-    operator, *changes = text.split(",")
+    operator, *changes = listed("VARIANT", text)
     given: dict[str, Any] = {"selection": "weighted"}
     for change in changes:
         name, _, value = change.partition("=")

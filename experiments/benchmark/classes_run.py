@@ -33,7 +33,7 @@ from experiments.benchmark.benches import KERNELS, BenchConfig
 from experiments.benchmark.clock import Clock
 from experiments.benchmark.models import Source, swapped
 from experiments.benchmark.result_tables import ORACLE
-from experiments.benchmark.scores import Plan, ScoreConfig, hash_state, is_complete, score, values
+from experiments.benchmark.scores import Plan, ScoreConfig, hash_state, is_begun, is_complete, score, values
 from experiments.train import class_models, stages
 from experiments.train.classifier import train as train_classifier
 from guda_core import paths
@@ -122,6 +122,7 @@ def unlearn_all(model: BaseModel, config: BenchConfig, clock: Clock) -> Iterator
         meta = {"data_sha256": of.sha256(), "versions": stages.versions()}
         task = Task(model, of, latents, g, NoCaptions(class_models.group_set(config.models)))
         steps = unlearn(task, config=own, folder=folder, meta=meta)
+        clock.forget(f"unlearn/{row}/{g}")  # of other settings, or of one that was stopped
         for p in clock.timed(f"unlearn/{row}/{g}", steps):
             yield f"{row}/{g}", p
 
@@ -179,8 +180,10 @@ def collect(model: BaseModel, of: Sequence[Query], config: BenchConfig, clock: C
 
     Several processes may do this at once: they share out the models, and each returns when all values are there."""
     for s in shared_out(sources(model, config), lambda s: _path(model, config, s)):
-        steps = values(model, of, s.within, draws_of(s.role, config.scores), _path(model, config, s), s.sha256)
-        for fraction in clock.timed(f"score/{s.role}/{s.group}", steps):
+        own, path, name = draws_of(s.role, config.scores), _path(model, config, s), f"score/{s.role}/{s.group}"
+        if not is_begun(path, s.sha256, own, of, model.dtype):
+            clock.forget(name)
+        for fraction in clock.timed(name, values(model, of, s.within, own, path, s.sha256)):
             yield s.key, fraction
 
 
@@ -228,7 +231,7 @@ def arrays(model: BaseModel, of: Sequence[Query], config: BenchConfig) -> dict[s
     found: dict[str, dict[str | None, np.ndarray]] = {}
     for s in sources(model, config):
         path = _path(model, config, s)
-        if is_complete(path, s.sha256, draws_of(s.role, config.scores), of):
+        if is_complete(path, s.sha256, draws_of(s.role, config.scores), of, model.dtype):
             found.setdefault(s.role, {})[s.group] = np.load(path)
     if "full" not in found:
         raise DataError("The full model has no values yet. Run `collect` first.")

@@ -49,15 +49,9 @@ def weights(folder: Path = BENCHMARKS) -> dict[str, float]:
     return fair.weights_of(of, offset, scores[result_tables.ORACLE], tuning)
 
 
-def dtypes_of(paths: Mapping[str, list[Path]]) -> dict[str, list[str]]:
-    """Role -> the types that its models' values were made in. paths: role -> their files."""
-    notes = {r: [json.loads(p.with_suffix(".json").read_text(encoding="utf-8")) for p in of] for r, of in paths.items()}
-    return {r: sorted({n["dtype"].removeprefix("torch.") for n in found}) for r, found in notes.items()}
-
-
-def recorded_dtypes(note: Path) -> dict[str, list[str]] | None:
-    """What `dtypes_of` found when the arrays were made, from their record; None: they are not of the fresh queries."""
-    return json.loads(note.read_text(encoding="utf-8")).get("dtypes") if note.is_file() else None
+def recorded_dtypes(note: Path) -> dict[str, list[str]]:
+    """Role -> the types that its models were scored in, from the arrays' record."""
+    return json.loads(note.read_text(encoding="utf-8")).get("dtypes", {}) if note.is_file() else {}
 
 
 def table(

@@ -106,19 +106,19 @@ def run(bench: OwnBench, queries: QueryConfig | None = None, config: ScoreConfig
     fraction). Processes started side by side share the models out.
 
     Raises:
-        DataError: a retrained model is missing.
+        DataError: a retrained model is missing, or the queries that are there were drawn with other settings.
     """
     service, folder, config = bench.service, bench.folder, config or ScoreConfig()
-    queries = queries or default_queries(service)
     with claimed(cache(service) / "queries", wait=True):
         if not (folder / "queries.json").is_file():
-            drawn = write(service.model, service.group_set, queries, folder, command=bench.command)
+            asked = queries or default_queries(service)
+            drawn = write(service.model, service.group_set, asked, folder, command=bench.command)
             yield from (("queries", f) for f in drawn)
-    made = _of_groups(read(folder, service.group_set, service.model), bench.groups)
+    made = _of_groups(read(folder, service.group_set, service.model, queries), bench.groups)
     found = sources(bench)
     for s in shared_out(found, lambda s: path_of(service, s)):
         own = _draws(s.role, config)
-        if not is_complete(path_of(service, s), s.sha256, own, made.queries):
+        if not is_complete(path_of(service, s), s.sha256, own, made.queries, service.model.dtype):
             for f in values(service.model, made.queries, s.within, own, path_of(service, s), s.sha256):
                 yield s.key, f
     yield from _baselines(bench, made)
@@ -219,6 +219,7 @@ def _write(bench: OwnBench, made: Queries, found: Sequence[Source], config: Scor
         "group_set": gs.id,
         "groups": list(bench.groups),
         "scores": config.plain(),
+        "dtype": str(model.dtype).removeprefix("torch."),
         "calibration": told,
         **result_tables.make(rows, sets, (GUDA, WITH_OFFSET), made_of, fair.others(items, descriptors)),
         "versions": versions(),

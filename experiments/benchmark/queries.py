@@ -29,6 +29,7 @@ import numpy as np
 import torch
 
 from experiments import lossless
+from experiments.commands import differences
 from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import Item as Picture
 from guda_core.data.dataset import described
@@ -207,11 +208,12 @@ def pictures(folder: Path) -> Iterator[np.ndarray]:
         return iter(z["generated"]) if "generated" in z.files else lossless.read(z)
 
 
-def read(folder: Path, group_set: GroupSet, model: BaseModel) -> Queries:
-    """Read the queries, encode them, and check every picture's hash.
+def read(folder: Path, group_set: GroupSet, model: BaseModel, asked: QueryConfig | None = None) -> Queries:
+    """Read the queries, encode them, and check every picture's hash. asked: the settings that they must have, if any.
 
     Raises:
-        DataError: they were not made, were made with another base model, or a picture is not the one recorded.
+        DataError: they were not made, were made with another base model or other settings, or a picture is not the one
+            recorded.
     """
     if not (folder / "queries.json").is_file():
         raise DataError(f"There are no queries in {folder}. Make them with `python -m experiments.styles`.")
@@ -219,6 +221,11 @@ def read(folder: Path, group_set: GroupSet, model: BaseModel) -> Queries:
     if record["base_sha256"] != model.sha256 or record.get("group_set", group_set.id) != group_set.id:
         raise DataError(
             "The queries were drawn by another model than this one, or of another group set. Delete "
+            f"{folder / 'queries.json'} to draw new ones."
+        )
+    if asked and (changed := differences(record["config"], asdict(asked))):
+        raise DataError(
+            f"The queries were drawn with other settings: {changed}. Ask for the same, or delete "
             f"{folder / 'queries.json'} to draw new ones."
         )
     held, size = _held_out(group_set), model.card.resolution

@@ -1,9 +1,11 @@
 """What the committed score arrays were made from, so that rows need not be computed again on another machine.
 
-    <folder>/made-from/<arrays>.json    base_sha256 and queries_sha256 of all rows; made: role -> {from, rows}
+    <folder>/made-from/<arrays>.json    base_sha256 and queries_sha256 of all rows; made: role -> {from, rows};
+                                        dtypes: role -> the number types it was scored in (not there: float32)
 
 `from` says all that a row's scores depend on beside the full model and the queries: hashes of weights or features, and
-settings. A row whose `from` is still the same stands as it is; any other is computed anew.
+settings. A row whose `from` is still the same stands as it is; any other is computed anew. A row also stands where the
+model now runs in another type, since methods may be scored in several: `dtypes` says in which.
 """
 
 from __future__ import annotations
@@ -52,12 +54,13 @@ def of_role(names: Mapping[str, Any] | Sequence[str], role: str) -> list[str]:
     return [n for n in names if n in own or n.startswith((f"{role}/", f"separable/{role}/"))]
 
 
-def recorded(arrays: Path, common: Mapping[str, str]) -> dict[str, Any]:
-    """role -> what its committed rows were made from; {} where they are of another base or other queries."""
+def recorded(arrays: Path, common: Mapping[str, str], key: str = "made") -> dict[str, Any]:
+    """role -> what its committed rows were made from, or their "dtypes"; {} where they are of another base or other
+    queries."""
     if not arrays.is_file() or not note(arrays).is_file():
         return {}
     record = json.loads(note(arrays).read_text(encoding="utf-8"))
-    return record["made"] if {k: record.get(k) for k in common} == dict(common) else {}
+    return record.get(key, {}) if {k: record.get(k) for k in common} == dict(common) else {}
 
 
 def standing(arrays: Path, common: Mapping[str, str], wanted: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:

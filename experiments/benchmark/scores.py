@@ -56,19 +56,28 @@ class ScoreConfig:
         return range(self.first, self.first + self.draws)
 
 
-def _key(sha256: str, config: ScoreConfig, queries: Sequence[Query]) -> dict[str, Any]:
+def _key(sha256: str, config: ScoreConfig, queries: Sequence[Query], dtype: torch.dtype) -> dict[str, Any]:
     """What a file of values depends on, as JSON holds it."""
-    return {"sha256": sha256, "config": config.plain(), "queries": keys_of(queries)}
+    return {"sha256": sha256, "config": config.plain(), "queries": keys_of(queries), "dtype": str(dtype)}
 
 
-def is_complete(path: Path, sha256: str, config: ScoreConfig, queries: Sequence[Query]) -> bool:
-    """Whether `path` holds all values of just these weights at these queries with these settings."""
+def noted(path: Path) -> dict[str, Any]:
+    """What was noted of a file of values (without a type it is of float32); {} where it is not there."""
     note = path.with_suffix(".json")
     if not note.is_file() or not path.is_file():
-        return False
-    wanted = {**_key(sha256, config, queries), "done": len(queries)}
-    found = json.loads(note.read_text(encoding="utf-8"))
-    return {k: found.get(k) for k in wanted} == wanted
+        return {}
+    return {"dtype": str(torch.float32), **json.loads(note.read_text(encoding="utf-8"))}
+
+
+def is_begun(path: Path, sha256: str, config: ScoreConfig, queries: Sequence[Query], dtype: torch.dtype) -> bool:
+    """Whether `path` holds values of just these weights, in this type, at these queries with these settings."""
+    key, found = _key(sha256, config, queries, dtype), noted(path)
+    return {k: found.get(k) for k in key} == key
+
+
+def is_complete(path: Path, sha256: str, config: ScoreConfig, queries: Sequence[Query], dtype: torch.dtype) -> bool:
+    """Whether it holds all of them."""
+    return is_begun(path, sha256, config, queries, dtype) and noted(path)["done"] == len(queries)
 
 
 Model = Callable[[], AbstractContextManager[object]]
@@ -79,24 +88,22 @@ def values(
 ) -> Iterator[float]:
     """Write `path` (.npy, (Q, K, M) float32) with the values of the model as it is within the context; yields progress.
 
-    sha256: of the weights. A file that holds all values for the same weights, queries and settings is left alone; an
-    unfinished one is gone on with.
+    sha256: of the weights. A file that holds all values for the same weights, their type, queries and settings is left
+    alone; an unfinished one is gone on with.
     """
     note = path.with_suffix(".json")
-    key = _key(sha256, config, queries)
+    key = _key(sha256, config, queries, model.dtype)
     strata = make_strata(model.schedule, config.strata, config.rule)
     shape = (len(queries), config.strata, config.draws)
     done, out = 0, np.full(shape, np.nan, np.float32)
-    if note.is_file() and path.is_file():
-        old = json.loads(note.read_text(encoding="utf-8"))
-        if {k: old.get(k) for k in key} == key:
-            done, out = old["done"], np.load(path)
+    if is_begun(path, sha256, config, queries, model.dtype):
+        done, out = noted(path)["done"], np.load(path)
     path.parent.mkdir(parents=True, exist_ok=True)
 
     def save(n: int) -> None:
         with replacing(path) as aside, aside.open("wb") as f:
             np.save(f, out)
-        note.write_text(json.dumps({**key, "done": n, "dtype": str(model.dtype)}), encoding="utf-8")
+        note.write_text(json.dumps({**key, "done": n}), encoding="utf-8")
 
     if done < len(queries):
         with model.lock, within():

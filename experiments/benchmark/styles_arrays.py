@@ -7,7 +7,7 @@ otherwise (`rows`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +30,7 @@ from experiments.benchmark.models import (
     sources,
 )
 from experiments.benchmark.queries import Queries
-from experiments.benchmark.result_tables import LIVE, ORACLE, SECOND
+from experiments.benchmark.result_tables import GUDA, LIVE, ORACLE, SECOND
 from experiments.benchmark.scores import SCORINGS, Plan, ScoreConfig, is_complete, score, separable
 from experiments.benchmark.strata import make_strata
 from experiments.logo import oracle_values, trainings
@@ -108,8 +108,8 @@ def baselines(service: LocalService) -> Iterator[Baseline]:
 
 def scored(service: LocalService, source: Source, queries: Queries, config: ScoreConfig) -> bool:
     """Whether the cache holds all values of a source."""
-    own = draws_of(source.role, config)
-    return is_complete(path_of(service, source, queries.name), source.sha256, own, queries.queries)
+    own, path = draws_of(source.role, config), path_of(service, source, queries.name)
+    return is_complete(path, source.sha256, own, queries.queries, service.model.dtype)
 
 
 def found_values(
@@ -132,6 +132,11 @@ def found_values(
     return found
 
 
+def is_begun(found: Container[str], there: Container[str], queries: Queries) -> bool:
+    """Whether there is a row to write. found: roles that have values; there: those whose committed rows stand."""
+    return (BASE in found or GUDA in there) if queries.name else "full" in found
+
+
 def arrays(
     service: LocalService, folder: Path, queries: Queries, config: ScoreConfig, unet: UnetConfig
 ) -> dict[str, np.ndarray]:
@@ -141,10 +146,12 @@ def arrays(
 
     A method some of whose adapters are not scored yet is left out."""
     ids, of = list(service.group_set.groups), queries.queries
-    found = found_values(service, folder, queries, config, unet)
-    if "full" not in found and not (queries.name and BASE in found):
+    found, there = (
+        found_values(service, folder, queries, config, unet),
+        standing(service, folder, queries, config, unet),
+    )
+    if not is_begun(found, there, queries):
         raise DataError("The full model has no values yet. Run `python -m experiments.styles`.")
-    there = standing(service, folder, queries, config, unet)
     partly = {s.role for s in sources(service, unet) if not scored(service, s, queries, config)} - set(ORACLES)
     if "guda" in found and config.draws > VARIANT_DRAWS:
         found[f"guda/{VARIANT_DRAWS}-draws"] = {g: v[:, :, :VARIANT_DRAWS] for g, v in found["guda"].items()}

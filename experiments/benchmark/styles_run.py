@@ -40,6 +40,7 @@ from experiments.benchmark.styles_arrays import (
     baselines,
     common,
     found_values,
+    is_begun,
     made_from,
     scored,
     standing,
@@ -151,6 +152,7 @@ class Compared(NamedTuple):
     made_of: list[list[str]]
     others: np.ndarray
     base_sha256: str
+    name: str = ""  # of the draw
 
 
 def compared(folder: Path) -> Compared:
@@ -169,9 +171,11 @@ def compared(folder: Path) -> Compared:
     items = record["items"]
     groups = load_group_set(record["group_set"]).groups
     descriptors = {g: groups[g].descriptors for i in items for g in i["groups"]}  # the columns, in order
-    weights = fresh.weights() if record.get("name") == fresh.NAME else None
+    name = record.get("name", "")
+    weights = fresh.weights() if name == fresh.NAME else None
     scores, others = fair.with_fair_rows(scores, items, descriptors, weights), fair.others(items, descriptors)
-    return Compared(scores, [i["set"] for i in items], [i["groups"] for i in items], others, record["base_sha256"])
+    sets, made_of = [i["set"] for i in items], [i["groups"] for i in items]
+    return Compared(scores, sets, made_of, others, record["base_sha256"], name)
 
 
 def write_table(folder: Path) -> Path:
@@ -180,9 +184,10 @@ def write_table(folder: Path) -> Path:
     Raises:
         DataError: there are no arrays, or the oracle is not complete.
     """
-    scores, sets, made_of, others, base_sha256 = compared(folder)
+    scores, sets, made_of, others, base_sha256, name = compared(folder)
     ours = (GUDA, WITH_OFFSET, GudaAndDas.id)
-    if (dtypes := fresh.recorded_dtypes(rows.note(folder / ARRAYS))) is not None:
+    if name == fresh.NAME:
+        dtypes = fresh.recorded_dtypes(rows.note(folder / ARRAYS))
         found = fresh.table(scores, sets, made_of, others, ours, dtypes) | {"base_sha256": base_sha256}
         (folder / TABLE).write_text(json.dumps(found, indent=1), encoding="utf-8")
         return folder / TABLE
@@ -236,36 +241,40 @@ def run(
     are complete, the table. draw: "" for the first queries, or "fresh" (`fresh`)."""
     torch.set_flush_denormal(True)
     deadline(minutes)  # refuses what is no time before anything is begun
-    queries, config, unet = queries or (FRESH if draw else QueryConfig()), config or ScoreConfig(), UnetConfig()
+    config, unet = config or ScoreConfig(), UnetConfig()
     if not (folder / "queries.json").is_file():
         more = {"apart": fresh.looked_at(service.group_set), "command": fresh.COMMAND, "name": draw} if draw else {}
-        for fraction in write(service.model, service.group_set, queries, folder, **more):
+        asked = queries or (FRESH if draw else QueryConfig())
+        for fraction in write(service.model, service.group_set, asked, folder, **more):
             yield "queries", fraction
-    made = read(folder, service.group_set, service.model)
+    made = read(folder, service.group_set, service.model, queries)
     began = time.monotonic()
     yield from collect(service, folder, made, config, unet, minutes)
     yield from keep_oracle(service, folder, made, config, unet)
     left = None if minutes is None else minutes - (time.monotonic() - began) / 60
+    there = standing(service, folder, made, config, unet)
     if left is None or left > 0:
-        yield from collect_baselines(service, made, standing(service, folder, made, config, unet), left)
-    if (BASE if made.name else "full") not in found_values(service, folder, made, config, unet):
+        yield from collect_baselines(service, made, there, left)
+    if not is_begun(found_values(service, folder, made, config, unet), there, made):
         return  # stopped before there is anything to write
     with claimed(cache(service, made.name) / ARRAYS, wait=True):
-        scores = arrays(service, folder, made, config, unet)
-        before = {r: m["from"] for r, m in rows.recorded(folder / ARRAYS, common(service, made)).items()}
+        scores, of_all = arrays(service, folder, made, config, unet), common(service, made)
+        before = {r: m["from"] for r, m in rows.recorded(folder / ARRAYS, of_all).items()}
         of = {role: m for role, m in (before | made_from(service, config, unet)).items() if role in scores}
-        rows.write(folder / ARRAYS, scores, common(service, made), of, **_types(service, made, config, unet))
+        types = rows.recorded(folder / ARRAYS, of_all, "dtypes") | scored_types(service, made, config, unet)
+        rows.write(folder / ARRAYS, scores, of_all, of, dtypes={r: t for r, t in types.items() if r in (BASE, *of)})
         truth = scores.get(LIVE) if made.name else scores.get(ORACLE, scores.get(LIVE))
         if "guda" in scores and truth is not None and not np.isnan(truth).any():
             write_table(folder)
 
 
-def _types(
+def scored_types(
     service: LocalService, queries: Queries, config: ScoreConfig, unet: UnetConfig
-) -> dict[str, dict[str, list[str]]]:
-    """The types that models were scored in; of the fresh queries alone, where they may differ."""
-    paths: dict[str, list[Path]] = {}
-    for s in sources(service, unet) if queries.name else ():
-        if scored(service, s, queries, config):
-            paths.setdefault(s.role, []).append(path_of(service, s, queries.name))
-    return {"dtypes": fresh.dtypes_of(paths)} if paths else {}
+) -> dict[str, list[str]]:
+    """role -> the type that it is scored in: of roles whose models and the full one are all scored in the type that the
+    model now runs in. Committed rows stand in for the others, in the type they were scored in."""
+    whole: dict[str, bool] = {}
+    for s in sources(service, unet):
+        whole[s.role] = whole.get(s.role, True) and scored(service, s, queries, config)
+    own = [str(service.model.dtype).removeprefix("torch.")]
+    return {role: own for role, done in whole.items() if done and whole[BASE] and role not in ORACLES}

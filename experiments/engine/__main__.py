@@ -31,7 +31,7 @@ def run(folder: Path, names: list[str], *, again: bool, minutes: float | None) -
 
     path, until = folder / FILE, time.monotonic() + 60 * minutes if minutes else float("inf")
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    bench = bench_of.Bench.load(folder)
+    bench = bench_of.Bench.load(folder, record)
     about = json.loads(json.dumps(bench_of.settings(bench)))
     if record.get("settings") != about:  # of another machine, model or rule
         record = {"command": "python -m experiments.engine", "settings": about, "parts": {}}

@@ -30,22 +30,24 @@ Parts = Iterator[float | dict[str, Any]]  # fractions done, then the figures, la
 
 @dataclass(frozen=True)
 class Bench:
-    """The embedded model in float32 and, where the processor has it in hardware, in bfloat16; with GUDA over each."""
+    """The embedded model in float32 and, where the processor has it in hardware, in bfloat16; with GUDA over each.
+    before: the record that is in the folder."""
 
     folder: Path
     models: Mapping[str, BaseModel]
     methods: Mapping[str, Guda]
     queries: Queries
+    before: Mapping[str, Any]
 
     @staticmethod
-    def load(folder: Path) -> Bench:
+    def load(folder: Path, before: Mapping[str, Any]) -> Bench:
         card, groups = find_card(DEFAULT_MODEL), load_group_set("emoji")
         types = {"float32": torch.float32} | ({"bfloat16": torch.bfloat16} if has_fast_bfloat16() else {})
         models = {name: load_model(card, device="cpu", dtype=dtype) for name, dtype in types.items()}
         run = paths.run(card.id, groups.id)
         weight = read_weight(run.calibration, base_sha256=models["float32"].sha256, group_set=groups.id)
         methods = {name: Guda(m, groups, run.adapters, offset_weight=weight) for name, m in models.items()}
-        return Bench(folder, models, methods, read(paths.BENCHMARKS, groups, models["float32"]))
+        return Bench(folder, models, methods, read(paths.BENCHMARKS, groups, models["float32"]), before)
 
     @property
     def groups(self) -> list[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,35 +17,57 @@ from guda_core.attribution.counterfactual import Counterfactual
 from guda_core.attribution.logo import Logo
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.batches import fitting_batch
+from guda_core.errors import DataError
 from guda_core.records import Query
 from guda_core.service import EFFORTS
 
-VALUES, LOGO_VALUES = "engine-values.npz", "engine-values-logo.npz"
+VALUES, LOGO_VALUES, MADE_FROM = "engine-values.npz", "engine-values-logo.npz", "made_from"
+PART = {VALUES: "values", LOGO_VALUES: "logo"}
 DRAWS = 24  # of the sampled values, a stratum
 
 
 def values(bench: Bench) -> Parts:
     """Every model's KL values at the sampled pictures, kept in `VALUES`, picture by picture; gone on with."""
-    yield from _values(bench, bench.methods[bench.fastest], VALUES, bench.sample().queries)
+    yield from _values(bench, VALUES, bench.sample().queries)
 
 
 def logo(bench: Bench) -> Parts:
     """The same of the retrained models at every second of these pictures, in today's strata, kept in `LOGO_VALUES`."""
-    model = bench.models[bench.fastest]
-    retrained = Logo(model, bench.methods[bench.fastest].group_set, paths.run(model.card.id, "emoji").oracle)
-    yield from _values(bench, retrained, LOGO_VALUES, bench.sample().queries[::2])
+    yield from _values(bench, LOGO_VALUES, bench.sample().queries[::2])
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    """Hash of a picture -> its values (1 + G, K, M), of those that were made."""
+def _method(bench: Bench, name: str) -> Counterfactual:
+    """What the values of a file are of."""
+    own, model = bench.methods[bench.fastest], bench.models[bench.fastest]
+    return own if name == VALUES else Logo(model, own.group_set, paths.run(model.card.id, "emoji").oracle)
+
+
+def _made_from(bench: Bench, name: str) -> dict[str, Any]:
+    """What the values of a file depend on."""
+    of = _method(bench, name)
+    return {"base_sha256": of.model.sha256, "models": of.hashes, "draws": DRAWS, "dtype": bench.fastest}
+
+
+def _read(bench: Bench, name: str, *, any_type: bool = False) -> dict[str, np.ndarray]:
+    """Hash of a picture -> its values (1 + G, K, M), of those that were made with today's models, in today's type or
+    any. Older files do not say what they are made from: the record beside them says it."""
+    path, now = bench.folder / name, _made_from(bench, name)
     if not path.is_file():
         return {}
     with np.load(path, allow_pickle=False) as z:
-        return {k: z[k].astype(np.float64) for k in z}
+        kept = {k: z[k].astype(np.float64) for k in z if k != MADE_FROM}
+        if MADE_FROM in z:
+            told = json.loads(str(z[MADE_FROM]))
+        else:
+            settings, part = bench.before.get("settings", {}), bench.before.get("parts", {}).get(PART[name], {})
+            told = {**now, "base_sha256": settings.get("base_sha256"), "dtype": part.get("dtype")}
+            told |= {"models": settings.get("adapters")} if name == VALUES else {}
+    return kept if told == now | ({"dtype": told["dtype"]} if any_type else {}) else {}
 
 
-def _values(bench: Bench, method: Counterfactual, name: str, queries: Sequence[Query]) -> Parts:
-    model, kept, full = method.model, _read(bench.folder / name), _read(bench.folder / VALUES)
+def _values(bench: Bench, name: str, queries: Sequence[Query]) -> Parts:
+    method = _method(bench, name)
+    model, kept, full, made = method.model, _read(bench, name), _read(bench, VALUES), _made_from(bench, name)
     strata, batch = likelihood.make_strata(model.schedule), fitting_batch(model)
     for i, q in enumerate(queries):
         if q.image_hash not in kept:
@@ -58,14 +80,20 @@ def _values(bench: Bench, method: Counterfactual, name: str, queries: Sequence[Q
                     rows.append(likelihood.kl_of(model, condition, inputs, batch))
             kept[q.image_hash] = np.stack(rows)
             arrays: dict[str, Any] = {k: v.astype(np.float32) for k, v in kept.items()}
-            np.savez_compressed(bench.folder / name, **arrays)
+            np.savez_compressed(bench.folder / name, **arrays, **{MADE_FROM: json.dumps(made)})
         yield (i + 1) / len(queries)
     yield {"pictures": len(kept), "draws": DRAWS, "strata": len(strata), "dtype": bench.fastest}
 
 
 def sampled(bench: Bench, name: str = VALUES) -> tuple[list[int], np.ndarray]:
-    """Places in the sample of the pictures whose values were made, and their values (N, 1 + G, K, M)."""
-    kept = _read(bench.folder / name)
+    """Places in the sample of the pictures whose values were made, and their values (N, 1 + G, K, M).
+
+    Raises:
+        DataError: there are none of today's models.
+    """
+    kept = _read(bench, name, any_type=True)
+    if not kept:
+        raise DataError(f"{bench.folder / name} holds no values of these models. Run the part '{PART[name]}' first.")
     made = [i for i, q in enumerate(bench.sample().queries) if q.image_hash in kept]
     return made, np.stack([kept[bench.sample().queries[i].image_hash] for i in made])
 

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.fuzz.trial import BAD, KINDS, LONGEST, SECONDS, Outcome, Watched, find_door
+from guda_core.cli.terminal import listed
+from guda_core.errors import OptionError
 from guda_core.paths import ROOT
 from guda_core.versions import versions
 
@@ -104,7 +106,10 @@ def main() -> None:
     kept = options.keep or Path(tempfile.gettempdir()) / f"guda-fuzz-found-{os.getuid()}"
     if options.replay is not None:
         replay(options.replay)
-    doors = options.doors.split(",")
+    try:
+        doors = listed("--doors", options.doors)
+    except OptionError as e:
+        raise SystemExit(str(e)) from None
     if not options.minutes > 0 or set(doors) - set(DOORS):
         raise SystemExit(f"--minutes must be above 0, and --doors some of {', '.join(DOORS)}.")
     each, began = 60 * options.minutes / len(doors), time.perf_counter()

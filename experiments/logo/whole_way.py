@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.commands import differences
 from guda_core import paths
 from guda_core.data.groups import load_group_set
 from guda_core.data.own import set_files
 from guda_core.data.own.in_folder import find_in_folder
 from guda_core.data.own.new_set import NewSet, draft
 from guda_core.data.reserved import reserved
+from guda_core.errors import DataError
 from guda_core.records import GroupSet
 from guda_core.unlearning.health import Health, HealthConfig
 from guda_core.unlearning.run import Forgetting
@@ -47,11 +49,25 @@ def own_set(folder: Path, asked: NewSet) -> GroupSet:
     """The group set of a folder, written into the workspace unless it is there.
 
     Raises:
-        DataError: there are no pictures, or fewer than two groups.
+        DataError: there are no pictures, or fewer than two groups; or the set that is there was made of another folder,
+            or with other settings.
     """
-    if set_files.existing(asked.id) is None:
+    there = set_files.existing(asked.id)
+    if there is None:
         set_files.write(draft(find_in_folder(folder), asked))
-    return load_group_set(asked.id)
+        return load_group_set(asked.id)
+    where = set_files.folder_of(asked.id)
+    before = {
+        "folder": str((where / there.options["path"]).resolve()), "resolution": there.resolution,
+        "held_out": there.options["held_out"],
+    }  # fmt: skip
+    wanted = {"folder": str(folder.resolve()), "resolution": asked.resolution, "held_out": asked.held_out}
+    if changed := differences(before, wanted):
+        raise DataError(
+            f"The group set '{asked.id}' was made with other settings: {changed}. Ask for the same, or delete {where} "
+            "to make it anew."
+        )
+    return there
 
 
 def unlearned(own: OwnOracle, way: Way) -> Said:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.commands import FolderOption, MinutesOption, program, write_record
+from experiments.commands import FolderOption, MinutesOption, adapters_of, program, write_record
 from guda_core.cli.terminal import follow, say
 from guda_core.paths import BENCHMARKS
 
@@ -30,6 +30,8 @@ def summary(bench: Any) -> dict[str, Any]:
     return {
         "command": "python -m experiments.maps",
         "settings": {**settings, **counts, "base_sha256": bench.service.model.sha256},
+        "adapters": adapters_of(bench.service, "guda"),
+        "oracle": adapters_of(bench.service, "logo"),
         "width": width,
         "tried_on_tuning": tried,
         "maps": map_figures.of_maps(found, reported, width),

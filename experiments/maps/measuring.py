@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.benchmark.queries import QueryConfig
+from experiments.commands import measured_in
 from experiments.maps.collages import Collage, collages
 from guda_core.attribution import maps
 from guda_core.attribution.counterfactual import Counterfactual
@@ -18,11 +19,11 @@ from guda_core.data.dataset import described
 from guda_core.data.images import hash_pixels
 from guda_core.data.sources.source import load_pictures
 from guda_core.local import LocalService
-from guda_core.paths import cache_dir
 from guda_core.picture_records import PlaceMap
 from guda_core.records import Query
 
 TUNING, EACH, ORACLE, STRIPS = 10, 68, 48, 40  # collages of a kind to tune on and to report; with the oracle; pictures
+METHODS = ("guda", "logo")  # that maps are made with; the second where it is there
 SEEDS = (211, 212, 213)  # of the tuning collages, the reported ones, the generated pictures
 
 
@@ -35,7 +36,13 @@ class Bench:
 
     @classmethod
     def load(cls, service: LocalService) -> Bench:
-        return cls(service, cache_dir() / "maps" / f"{service.model.sha256[:16]}-{maps.DRAWS}-{maps.WIDTH:g}")
+        folder = measured_in(
+            "maps", service, METHODS,
+            pictures=load_pictures(service.group_set, "held_out", service.model.card.resolution).sha256(),
+            draws=maps.DRAWS, strata=maps.STRATA, width=maps.WIDTH, seeds=SEEDS, oracle=ORACLE,
+            drawn=asdict(QueryConfig()),
+        )  # fmt: skip
+        return cls(service, folder)
 
     def plan(self) -> tuple[list[Collage], list[Collage]]:
         """The collages to tune on, and those that are reported."""
@@ -102,4 +109,4 @@ class Bench:
             return self.strip(i)
         of = tuning if kind == "tuning" else reported
         oracle = kind == "reported" and i < ORACLE and "logo" in self.service.offered
-        return self.collage(f"{kind}-{i}", of[i], ("guda", "logo") if oracle else ("guda",))
+        return self.collage(f"{kind}-{i}", of[i], METHODS if oracle else METHODS[:1])

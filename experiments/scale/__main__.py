@@ -108,7 +108,7 @@ def run(
     again: Annotated[bool, typer.Option("--again", help="Also measure what is in the file.")] = False,
     out: Annotated[Path, typer.Option(help="The file.")] = BENCHMARKS / "scale.json",
 ) -> None:
-    """Measure how scoring scales on this machine; the parts that the file has are kept."""
+    """Measure how scoring scales on this machine; the parts that the file has of as many CPUs are kept."""
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     make, options = Named(None, None), Options("quick", METHODS)
@@ -122,6 +122,7 @@ def run(
         raise typer.BadParameter(f"--only must be one of {', '.join(parts)}.")
     for name, (key, measure) in parts.items():
         record = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+        record = record if record.get("cpus") == os.cpu_count() else {}
         if (only and name != only) or (key in record and not again):
             continue
         note(f"{name} ...")

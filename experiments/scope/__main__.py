@@ -67,7 +67,8 @@ def material(service: LocalService, c: ScopeConfig) -> Material:
 
 def measured(service: LocalService, parts: Material, c: ScopeConfig, into: Signals) -> Iterator[tuple[str, float]]:
     """Fill in the signals of everything; what was measured before is read from the cache."""
-    path = foreign.root() / f"signals-{service.model.sha256[:12]}.npz"
+    model, seen_by = service.model, service.encoder().sha256
+    path = foreign.root() / f"signals-{model.sha256[:12]}-{seen_by[:12]}-{str(model.dtype).removeprefix('torch.')}.npz"
     known: dict[str, np.ndarray] = {}
     if path.is_file():
         with np.load(path) as z:
@@ -146,7 +147,7 @@ def run(
     folder: Annotated[Path | None, typer.Option(help="Where the figures go. Default: assets/benchmarks.")] = None,
 ) -> None:
     """Fit the rule of the embedded model and measure it."""
-    if not (foreign.root() / "tried").is_dir():
+    if not foreign.are_made():
         foreign.run()
     service, c = service_of(None, None), ScopeConfig(strength=strength)
     parts, found = material(service, c), Signals()

@@ -10,7 +10,6 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -105,17 +104,11 @@ def check_settings(asked: Asked, name: str) -> None:
     """Raises TrainingError: a part was trained with other settings than those asked for."""
     edition, record = asked.edition, stages.work_dir() / name / "stage.json"
     wanted = {"vae": edition.vae, "clip": edition.clip}.get(name, edition.unet_of(edition.seeds[0]))
-    found = json.loads(record.read_text(encoding="utf-8"))["config"]
-    asked_for = json.loads(json.dumps(asdict(wanted)))
-    if _but_checkpoints(found) != _but_checkpoints(asked_for):
+    if not stages.has_settings(name, wanted):
         raise TrainingError(
             f"'{name}' was trained with other settings (see {record}): take the same `--scale` in every call, or a new "
             "folder with `--work`."
         )
-
-
-def _but_checkpoints(config: dict[str, Any]) -> dict[str, Any]:
-    return {**config, "loop": {k: v for k, v in config["loop"].items() if k != "checkpoint_s"}}
 
 
 def need(*names: str) -> None:

@@ -215,11 +215,9 @@ def complete(asked: Asked, training: Training) -> bool:
     record, own = _record(asked.out / training.name), opened(asked.file)
     if record is None or record["key"] != _key(asked, training):
         return False
+    folder, sha256 = asked.out / training.name, record["weights_sha256"]
     of = own.queries.items()
-    return all(
-        is_complete(asked.out / training.name / f"{draw}.npy", record["weights_sha256"], asked.scores, q)
-        for draw, q in of
-    )
+    return all(is_complete(folder / f"{draw}.npy", sha256, asked.scores, q, torch.float32) for draw, q in of)
 
 
 def pictures_per_second(asked: Asked, seconds: float) -> Iterator[float]:

@@ -44,16 +44,18 @@ def train(
     if seed is not None:
         config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, seed=seed))
     unet = stages.unet_name(without, config.loop.seed)
-    trainings: dict[str, tuple[str, Callable[[], Iterator[Any]]]] = {
-        "clip": ("clip", lambda: stages.stage_clip(gs, clip_training.ClipConfig(), device)),
-        "vae": ("vae", lambda: stages.stage_vae(gs, vae_training.VaeConfig(), device)),
-        "unet": (unet, lambda: stages.stage_unet(gs, config, without, device)),
+    clip, vae = clip_training.ClipConfig(), vae_training.VaeConfig()
+    trainings: dict[str, tuple[str, Any, Callable[[], Iterator[Any]]]] = {
+        "clip": ("clip", clip, lambda: stages.stage_clip(gs, clip, device)),
+        "vae": ("vae", vae, lambda: stages.stage_vae(gs, vae, device)),
+        "unet": (unet, config, lambda: stages.stage_unet(gs, config, without, device)),
     }
     wanted = [*trainings, "assemble", "bank"] if stage == "all" else [stage]
     for s in wanted:
         if s in trainings:
-            folder, start = trainings[s]
+            folder, own, start = trainings[s]
             if stages.is_done(folder):
+                stages.check(folder, own, gs)
                 say(f"{folder}: already done ({stages.work_dir() / folder})")
             else:
                 follow_steps(folder, start())

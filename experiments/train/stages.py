@@ -66,10 +66,32 @@ def finish(folder: Path, config: Any, name: str, **more: Any) -> None:
         **more,
     }
     (folder / "stage.json").write_text(json.dumps(record, indent=1, default=str), encoding="utf-8")
+    (work_dir() / f"{name}.seconds").unlink(missing_ok=True)  # another training of this name begins at none
 
 
 def is_done(name: str) -> bool:
     return (work_dir() / name / "stage.json").is_file()
+
+
+def has_settings(name: str, config: Any) -> bool:
+    """Whether a finished stage was trained with these settings; how often checkpoints are kept changes nothing."""
+    found = json.loads((work_dir() / name / "stage.json").read_text(encoding="utf-8"))["config"]
+    plain = [json.loads(json.dumps(c)) for c in (found, asdict(config))]
+    for c in plain:
+        c["loop"].pop("checkpoint_s", None)
+    return plain[0] == plain[1]
+
+
+def check(name: str, config: Any, group_set: GroupSet) -> None:
+    """Raises TrainingError: a finished stage was trained with other settings, or on another group set (older ones, that
+    name none, on the emoji)."""
+    record = work_dir() / name / "stage.json"
+    found = json.loads(record.read_text(encoding="utf-8")).get("group_set", "emoji")
+    if not has_settings(name, config) or found != group_set.id:
+        raise TrainingError(
+            f"'{name}' was trained with other settings or on another group set (see {record}). Move its folder away, "
+            "or set GUDA_CACHE to another one."
+        )
 
 
 def in_hand(name: str) -> AbstractContextManager[bool]:
@@ -114,7 +136,7 @@ def stage_clip(group_set: GroupSet, config: clip_training.ClipConfig, device: st
     round_to_half(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    finish(folder, config, "clip", data_sha256=pictures.sha256())
+    finish(folder, config, "clip", data_sha256=pictures.sha256(), group_set=group_set.id)
 
 
 def stage_vae(group_set: GroupSet, config: vae_training.VaeConfig, device: str = "cpu") -> Iterator[Progress]:
@@ -128,7 +150,8 @@ def stage_vae(group_set: GroupSet, config: vae_training.VaeConfig, device: str =
     round_to_half(vae)
     vae.save_pretrained(folder)
     quality = vae_training.psnr(vae_training.reconstruct(vae, held_out.pixels), held_out.pixels)
-    finish(folder, config, "vae", data_sha256=pictures.sha256(), held_out_psnr_db=round(quality, 2))
+    more = {"data_sha256": pictures.sha256(), "group_set": group_set.id, "held_out_psnr_db": round(quality, 2)}
+    finish(folder, config, "vae", **more)
 
 
 class TextEncoder:
@@ -204,7 +227,8 @@ def stage_unet(
     round_to_half(unet)
     unet.save_pretrained(work_dir() / name)
     kept = load_pictures(group_set, "train").where(lambda g, o: g != exclude)
-    finish(work_dir() / name, config, name, data_sha256=kept.sha256(), exclude=exclude)
+    more = {"data_sha256": kept.sha256(), "group_set": group_set.id, "exclude": exclude}
+    finish(work_dir() / name, config, name, **more)
 
 
 def assemble(assets: Path, full: str) -> Path:

@@ -66,7 +66,8 @@ def features(
 
     from guda_core.attribution.gradient import feature_jobs
     from guda_core.attribution.gradient.kernel import kernel_methods
-    from guda_core.attribution.gradient.quantised import check_others
+    from guda_core.attribution.gradient.quantised import META
+    from guda_core.attribution.run_files import check_others
     from guda_core.cli import features_plan
     from guda_core.paths import run
 
@@ -85,7 +86,7 @@ def features(
     asked = feature_jobs.AskedFeatures(service.group_set.id, model, dim, where, weights, again)
     there = feature_jobs.seem_made(asked, service.model, service.group_set, wanted)
     for m in [] if again else wanted:
-        check_others(where / m, service.model)
+        check_others(where / m / META, service.model, "features")
     if (plan or not yes) and not features_plan.agreed(
         service, wanted, dim, asked.parts, there, only=plan, json_file=json_file
     ):

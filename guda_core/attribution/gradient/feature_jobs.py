@@ -13,6 +13,7 @@ from typing import Any
 from guda_core import paths
 from guda_core.attribution.gradient import quantised
 from guda_core.attribution.gradient.kernel import kernel_methods
+from guda_core.attribution.run_files import check_others
 from guda_core.data.captions import captioner_of
 from guda_core.data.encoded import Examples, examples_of
 from guda_core.data.groups import load_group_set
@@ -103,7 +104,7 @@ def make(opened: Opened, method: str) -> Steps:
         CacheError: another model's features are in their place, or they cannot be written.
     """
     if not opened.asked.again:
-        quantised.check_others(opened.folder(method), opened.model)
+        check_others(opened.folder(method) / quantised.META, opened.model, "features")
     kind, config = kernel_methods()[method], opened.config(method)
     made = kind(opened.model, opened.examples, list(opened.group_set.groups), config)
     for fraction in made.prepare():

@@ -22,7 +22,6 @@ from safetensors.numpy import load, save_file
 
 from guda_core.attribution.gradient.features import FeatureConfig, Features, Gradients
 from guda_core.attribution.gradient.projection import Projection
-from guda_core.attribution.run_files import check_others as replaces_none
 from guda_core.attribution.run_files import in_place_of
 from guda_core.data.sources.listed import ListedFiles
 from guda_core.data.sources.source import open_dataset
@@ -72,15 +71,6 @@ def is_outdated(made: str | None, group_set: GroupSet) -> bool:
         return listed and made != pictures_sha256(group_set)
     except GudaError:  # there is no list, or none that can be read
         return False
-
-
-def check_others(folder: Path, model: BaseModel) -> None:
-    """See that features to be written into a folder replace none of another model: two models may have one name.
-
-    Raises:
-        CacheError: they would.
-    """
-    replaces_none(folder / META, model, "features")
 
 
 class QuantisedBank:
