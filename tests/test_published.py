@@ -16,6 +16,7 @@ import yaml
 
 from guda_core import paths
 from guda_core.attribution.guda import Guda
+from guda_core.cli.publish_lines import publish_lines
 from guda_core.data.encoders import bank_name
 from guda_core.data.groups import load_group_set
 from guda_core.data.sources.source import open_dataset
@@ -383,6 +384,15 @@ def test_the_command_makes_it_again_and_remembers_where_the_model_is(work):
     assert "The model itself is not in it" in guda("assets", "card", "--without-model")
     assert not (models / "brush").exists() and "The model itself is not in it" in guda("assets", "card")
     assert not (models / "brush").exists()
+
+
+def test_what_is_said_names_the_folder_first_and_its_commands_can_be_typed(work, monkeypatch):
+    monkeypatch.setenv("GUDA_LORA", "mine.safetensors")
+    said = list(publish_lines(find_card("brush"), load_group_set("artists"), "my models/brush"))
+    folder = work / "published" / "brush" / "artists"
+    assert said[0] == f"Ready to publish: {folder}" and said[-1].endswith(f"hf upload USER/NAME {folder}")
+    of = '--set artists --model "my models/brush" --lora mine.safetensors'
+    assert f"`guda assets card {of} --with-model` puts it in" in said[1] and f"card {of} --licence NAME" in said[-2]
 
 
 @pytest.mark.parametrize("before", ["", "hub:", "https://huggingface.co/", "hf.co/"])

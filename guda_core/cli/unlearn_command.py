@@ -164,7 +164,7 @@ def _unlearn(asked: Asked, group_set: GroupSet, workers: int | None, ray: str | 
     if failed is not None:
         raise failed
     if asked.folder is None and paths.home() != paths.ASSETS:
-        for line in publish_lines(card, group_set):
+        for line in publish_lines(card, group_set, asked.model):
             say(line)
 
 
