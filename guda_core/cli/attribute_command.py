@@ -101,8 +101,8 @@ def attribute(
     millions of pictures; `guda results` asks them and makes reports.
     """
     wanted = listed("--methods", methods)
-    files, more = (json_file, report_file), pictures or maps or original
-    _check(out_folder, files, more, prompts, prompt, table=table, many=workers is not None or ray is not None)
+    files, in_report = (json_file, report_file), pictures or maps or original
+    _check(out_folder, files, in_report, prompts, prompt, table=table, many=workers is not None or ray is not None)
     if table:
         assert out_folder is not None
         from guda_core.cli.table_lines import make_table
