@@ -23,7 +23,7 @@ from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import Item, fitted, middle
 from guda_core.data.embeddings import Encoder, no_bank
 from guda_core.data.encoded import check_fit
-from guda_core.data.encoders import bank_of, mend, name_of, open_encoder
+from guda_core.data.encoders import bank_of, name_of, open_encoder
 from guda_core.data.groups import chosen_set, load_group_set
 from guda_core.data.images import hash_pixels, read_picture
 from guda_core.data.prompts import check_options, check_prompt, prompt_notes
@@ -305,7 +305,7 @@ def service_for(base: BaseModel, group_set: GroupSet, *, banner: str = "") -> Lo
 
 def _encoder(base: BaseModel, group_set: GroupSet, run: paths.Run) -> tuple[Encoder | None, str]:
     """What sees likeness for this model, or why there is none. One that nothing here needs is not brought."""
-    bank, how = bank_of(base.card, run), mend(called(base.card), group_set.id)
+    bank, how = bank_of(base.card, run), f"guda assets bank {called(base.card, group_set.id)}"
     if name_of(base.card) and not bank.is_file() and not run.scope.is_file():
         return None, no_bank(how)
     try:

@@ -22,6 +22,7 @@ from guda_core.jobs.driver import Event
 from guda_core.python_words import speaks_python
 from guda_core.records import GroupSet
 from guda_core.unlearning import draft as drafts
+from guda_core.unlearning.adapter_files import NOTHING_FORGOTTEN, forgot_nothing
 from guda_core.unlearning.forget import FORGET_LOSSES
 from guda_core.unlearning.group_jobs import Asked, kept_apart, work_by
 from guda_core.unlearning.health import Health, read_all
@@ -81,8 +82,12 @@ def unlearn(
     )
     with kept_services.none_kept():  # its memory is needed, and what it read is no longer true afterwards
         if workers is not None or ray is not None:
-            return _by_workers(group_set, asked, workers, ray)
-        return _in_this_process(group_set, asked)
+            found = _by_workers(group_set, asked, workers, ray)
+        else:
+            found = _in_this_process(group_set, asked)
+    if kept := [group_set.groups[g].name for g, health in found.items() if forgot_nothing(health)]:
+        log.warning("%s", NOTHING_FORGOTTEN.format(which=", ".join(kept)))
+    return found
 
 
 @speaks_python

@@ -173,6 +173,9 @@ def test_the_program_drafts_says_so_and_puts_real_adapters_in_their_place(work, 
     assert set(found.missing) == {"bo-chan", "dee"} and "is a draft" in found.missing["dee"]
     said = guda("unlearn", "--groups", "bo-chan", "--steps", "1", "--batch", "1", "--rank", "1")
     assert "Made again in place of a draft. Groups: bo-chan." in said
+    assert "Warning: The models without Bo Chan forgot nothing that could be measured" in said
+    said = guda("unlearn", "--draft", "--again", "--groups", "bo-chan,ann-lee")
+    assert said.endswith("Every group has a real adapter, and these stay. Drafts are made of groups without one.")
     now = {g: adapter_files.is_draft(adapter_files.read_meta(folder / g)) for g in ARTISTS}
     assert now == {"ann-lee": False, "bo-chan": False, "dee": True}
 

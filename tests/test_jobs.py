@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 from itertools import chain, repeat
@@ -61,6 +62,22 @@ def test_every_job_is_done_once_and_bad_ones_stop_no_other(tmp_path):
     assert events[-1].all_done == 1 and {e.answer for e in events if e.kind == "done"} == {1}
     shares = [e.all_done for e in events if e.kind == "progress" and e.job.name == "a"]
     assert shares == sorted(shares) and 0 < shares[-1] < 1
+
+
+def test_a_worker_that_hangs_is_named_once(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(local_pool, "QUIET_S", 1.0)
+    monkeypatch.setattr(local_pool, "QUIET_TIMES", 1.0)
+    events, hung = [], 0
+    with closing(LocalPool(1, devices=[])) as pool:
+        for e in work_through(jobs(tmp_path, ["a", "b"], 0.6), pool):
+            events.append(e)
+            if e.job.name == "b" and e.fraction > 0 and not hung:
+                hung = pid(tmp_path, "b")
+                os.kill(hung, signal.SIGSTOP)
+                threading.Timer(4.0, os.kill, (hung, signal.SIGCONT)).start()
+    assert last_words(events) == {"a": "done", "b": "done"}
+    assert [r.getMessage().partition(" has")[0] for r in caplog.records if "hang" in r.msg] == ["The worker of b"]
+    assert f"It is the process {hung}: end that" in caplog.text
 
 
 def test_a_killed_worker_is_replaced_and_its_job_begins_again(tmp_path):

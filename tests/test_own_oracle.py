@@ -125,9 +125,9 @@ def test_a_training_that_is_stopped_ends_with_the_same_weights(made):
 
 def test_other_settings_or_pictures_are_another_model(made):
     run(oracle(made, rank=2, groups=["dee"]))
-    with pytest.raises(TrainingError, match=r"other settings\. Use the same again, .* --name"):
+    with pytest.raises(TrainingError, match=r"other settings: rank 3 \(before: 2\), alpha 3.* --name"):
         oracle(made, rank=3).missing()
-    with pytest.raises(TrainingError, match="other seed"):
+    with pytest.raises(TrainingError, match=r"other seed: seed 5 \(before: 3\)\. Use the same again,"):
         oracle(made, rank=2, seeds=(5,)).missing()
     assert len(oracle(made, rank=2).missing()) == 2  # the other groups
     for bad, sentence in (

@@ -15,6 +15,8 @@ import pytest
 import yaml
 
 from guda_core import paths
+from guda_core.attribution.guda import Guda
+from guda_core.cli.publish_lines import publish_lines
 from guda_core.data.encoders import bank_name
 from guda_core.data.groups import load_group_set
 from guda_core.data.sources.source import open_dataset
@@ -25,7 +27,8 @@ from guda_core.publishing import published
 from guda_core.publishing.hub_card import plain
 from guda_core.publishing.published import publish
 from guda_core.unlearning import adapters
-from guda_core.unlearning.health import KINDS
+from guda_core.unlearning.adapter_files import NOTHING_FORGOTTEN, forgot_nothing
+from guda_core.unlearning.health import KINDS, read_all
 from tests.loopback_hub import loopback_hub
 from tests.own_pictures import guda
 from tests.own_workspace import entry, own_workspace, plant
@@ -75,7 +78,7 @@ def test_the_models_card_says_what_is_known_and_what_is_not(work):
     )
     assert "| Bo Chan | not stated | not stated | by Bo Chan | yes |" in text
     assert "| steps | 80 |" in text and "checkpoint\\_s" not in text
-    assert "| Bo Chan | 10.0 ± 0.5 (n = 16) | 11.0 ± 0.5 (n = 16) |" in text
+    assert "| Bo Chan | 10.0 ± 0.5 (n = 16) | 8.0 ± 0.5 (n = 16) |" in text
     assert "guda app --home hub:USER/NAME" in text and "The scores hold no offset." in text
     assert "The model itself is not in this repository" not in text
 
@@ -173,6 +176,35 @@ def test_what_strangers_wrote_into_an_adapters_files_is_no_markup(work):
     path.write_text(json.dumps({**meta, "base_sha256": meta["base_sha256"][:12] + "0" * 52}))  # the same at its start
     with pytest.raises(AdapterError, match="The adapters are of 2 models"):
         made()
+
+
+SAME = {k: {"mean": 10.0, "se": 0.5, "n": 16} for k in KINDS}
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({}, True),
+        ({"forgotten_empty": {"mean": 11.3, "se": 0.5, "n": 16}}, True),
+        ({"forgotten_empty": {"mean": 11.5, "se": 0.5, "n": 16}}, False),
+        ({"forgotten_prompt": {"mean": -9.0, "se": 0.0, "n": 16}, "others_empty": {"mean": -9.0, "n": 1}}, True),
+        ({f"others_{k}": {"mean": 10.0, "n": 1} for k in ("prompt", "empty")}, False),
+        (dict.fromkeys(KINDS, "damaged"), False),
+    ],
+)
+def test_the_models_card_and_answers_say_which_adapters_forgot_nothing(work, changes, kept):
+    there = paths.run("brush", "artists").own / "adapters"
+    health = json.loads((there / "dee" / "health.json").read_text())
+    (there / "dee" / "health.json").write_text(json.dumps(health | SAME | changes))
+    said = NOTHING_FORGOTTEN.format(which="Dee")
+    assert (said in (made().folder / "README.md").read_text(encoding="utf-8")) == kept
+    model, gs = load_model(find_card("brush")), load_group_set("artists")
+    assert Guda(model, gs, there).caveat() == (said if kept else "")
+
+
+def test_of_the_shipped_adapters_each_forgot():
+    found = read_all(paths.Layers((paths.SHIPPED_RUN / "adapters",)), load_group_set("emoji").groups)
+    assert len(found) == 8 and not any(forgot_nothing(h) for h in found.values())
 
 
 def test_settings_that_differ_are_told_by_group(work):
@@ -352,6 +384,15 @@ def test_the_command_makes_it_again_and_remembers_where_the_model_is(work):
     assert "The model itself is not in it" in guda("assets", "card", "--without-model")
     assert not (models / "brush").exists() and "The model itself is not in it" in guda("assets", "card")
     assert not (models / "brush").exists()
+
+
+def test_what_is_said_names_the_folder_first_and_its_commands_can_be_typed(work, monkeypatch):
+    monkeypatch.setenv("GUDA_LORA", "mine.safetensors")
+    said = list(publish_lines(find_card("brush"), load_group_set("artists"), "my models/brush"))
+    folder = work / "published" / "brush" / "artists"
+    assert said[0] == f"Ready to publish: {folder}" and said[-1].endswith(f"hf upload USER/NAME {folder}")
+    of = '--set artists --model "my models/brush" --lora mine.safetensors'
+    assert f"`guda assets card {of} --with-model` puts it in" in said[1] and f"card {of} --licence NAME" in said[-2]
 
 
 @pytest.mark.parametrize("before", ["", "hub:", "https://huggingface.co/", "hf.co/"])

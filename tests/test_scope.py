@@ -28,7 +28,7 @@ from guda_core.cli import scope_lines
 from guda_core.data.groups import load_group_set
 from guda_core.data.images import hash_pixels
 from guda_core.diffusion.likelihood import seed_of
-from guda_core.errors import CacheError
+from guda_core.errors import CacheError, DataError
 from guda_core.local import load_service
 from guda_core.records import VERDICTS, Query
 from tests.own_pictures import guda, paint
@@ -347,8 +347,21 @@ def test_a_folder_is_read_by_kind_and_source(tmp_path):
     (tmp_path / "dogs" / "broken.png").write_bytes(b"no picture")
     found = pictures.read_folder(tmp_path, 16, "pad")
     assert sorted(found["cats"].sources) == ["3.png", "ann", "bob"] and found["dogs"].sources == ("4.png",)
-    with pytest.raises(Exception, match="has no pictures"):
-        pictures.read_folder(tmp_path / "nothing", 16, "pad")
+
+
+@pytest.mark.parametrize(("is_there", "why"), [(False, "There is no folder '.*nofolder'"), (True, "has no pictures")])
+def test_a_folder_of_foreign_pictures_is_looked_at_before_anything_is_drawn(
+    service, tmp_path, monkeypatch, is_there, why
+):
+    folder = tmp_path / "nofolder"
+    if is_there:
+        folder.mkdir()
+    else:
+        with pytest.raises(DataError, match=why):
+            make_plan(service.model, ScopeConfig(), foreign=folder)
+    monkeypatch.setattr(service.model, "sample", lambda *_, **__: pytest.fail("drawn"))
+    with pytest.raises(DataError, match=why):
+        list(fitting.run(service.model, service.clip, service.group_set, tmp_path, foreign=folder))
 
 
 def test_a_rule_made_for_a_tiny_model_tells_its_pictures_from_noise_and_plain_colours(service, tmp_path, monkeypatch):

@@ -19,9 +19,12 @@ from rich.table import Table
 
 from guda_core.clean_log import log_cleaned, server_log_cleaned
 from guda_core.cli import assets_command, attribute_command, terminal
+from guda_core.cli.groups_check import counts_table
 from guda_core.cli.terminal import clean, listed, note, progress_bar, say, show
+from guda_core.cli.unlearn_command import _tell_health
 from guda_core.data.groups import load_group_set
 from guda_core.unlearning import group_jobs
+from guda_core.unlearning.health import KINDS
 from tests.light import draw
 from tests.own_pictures import guda
 from tests.test_cli import run  # noqa: F401  (a fixture)
@@ -41,6 +44,19 @@ def test_markup_of_others_is_shown_as_it_is(text, capsys):
     show(table)
     said = capsys.readouterr()
     assert said.out.count(text) == 4 and said.err.count(text) == 1
+
+
+def test_a_tables_title_is_one_line_however_narrow_the_table_is(capsys):
+    show(counts_table(load_group_set("emoji"), [], []))
+    assert capsys.readouterr().out.startswith("0 pictures trained on, 0 held out, made square by: pad\n")
+
+
+def test_the_heads_of_a_health_table_break_between_words_at_80_columns(monkeypatch, capsys):
+    monkeypatch.setattr(terminal.OUT, "_width", 80)
+    kinds = {k: {"mean": -100.0, "se": 1.0, "n": 16} for k in KINDS}
+    _tell_health(dict.fromkeys(load_group_set("emoji").groups, kinds), load_group_set("emoji"))
+    heads = {w for line in capsys.readouterr().out.splitlines() if "┃" in line for w in re.split(r"[┃\s]+", line)}
+    assert heads == {"", "group", *" ".join(KINDS.values()).split()}
 
 
 def test_a_bar_shows_names_as_they_are(capsys):

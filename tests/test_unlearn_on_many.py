@@ -24,6 +24,7 @@ from guda_core.jobs.job import Job, Stopped, Told, perform
 from guda_core.jobs.local_pool import Share, share_of
 from guda_core.paths import cache_dir
 from guda_core.unlearning import group_jobs
+from guda_core.unlearning.adapter_files import NOTHING_FORGOTTEN
 from guda_core.unlearning.group_jobs import Asked, Found, first_job, is_done, look
 from guda_core.unlearning.loop import Progress
 from tests.job_works import Here
@@ -188,7 +189,7 @@ def test_the_library_takes_groups_by_name_and_tells_which_of_how_many(home, capl
     own_workspace(home, adapters_too=False)
     with caplog.at_level(logging.INFO, "guda_core.offline"):
         told = guda_core.unlearn("artists", "brush", only=["Bo Chan", "dee", "Dee"], steps=3, batch=1, rank=2)
-    assert set(told) == {"bo-chan", "dee"}
+    assert set(told) == {"bo-chan", "dee"} and NOTHING_FORGOTTEN.format(which="Bo Chan, Dee") in caplog.messages
     steps = [m for m in caplog.messages if m.startswith("unlearn ")]
     for i, gid in enumerate(told, 1):
         own = [m for m in steps if m.startswith(f"unlearn {gid} (group {i} of 2): ")]

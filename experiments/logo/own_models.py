@@ -38,6 +38,7 @@ from guda_core.diffusion.cards import find_card, known_cards, load_model
 from guda_core.errors import AdapterError, ModelError, OptionError, TrainingError
 from guda_core.paths import cache_dir
 from guda_core.unlearning import adapter_files, adapters
+from guda_core.unlearning.config import differing
 from guda_core.unlearning.loop import Progress
 from guda_core.unlearning.lora import LoraSpec
 from guda_core.unlearning.run import Forgetting
@@ -130,9 +131,11 @@ class OwnOracle:
         words = {"base_sha256": "base model", "settings_sha256": "settings", "data_sha256": "pictures", "seed": "seed"}
         changed = [words[k] for k, v in mine.items() if record.get(k) != v]
         if changed:
+            now = json.loads(json.dumps(asdict(self.config_of(Job(None, self.seeds[0])))))
+            which = differing(record.get("config", {}), now)
             raise TrainingError(
-                f"The model '{self.name}' was fine-tuned with other {' and '.join(changed)}. Use the same again, or "
-                "make another model: --name NAME."
+                f"The model '{self.name}' was fine-tuned with other {' and '.join(changed)}"
+                f"{f': {which}' if which else ''}. Use the same again, or make another model: --name NAME."
             )
         return record
 

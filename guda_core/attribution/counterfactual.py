@@ -36,7 +36,15 @@ from guda_core.paths import Folder
 from guda_core.records import Attribution, Cost, GroupModels, GroupScore, GroupSet, KLValues, Query
 from guda_core.stored_figures import read_figures
 from guda_core.unlearning import adapters
-from guda_core.unlearning.adapter_files import FIT, LISTED, WORDS, is_draft
+from guda_core.unlearning.adapter_files import (
+    FIT,
+    LISTED,
+    NOTHING_FORGOTTEN,
+    WORDS,
+    forgot_nothing,
+    is_draft,
+    read_health,
+)
 from guda_core.unlearning.forget import read_config
 from guda_core.unlearning.switching import Switching
 
@@ -309,6 +317,11 @@ class Counterfactual(Method):
         return [g for g in self.adapters if g in listed | fits or words.get(g, written) != written]
 
     @cached_property
+    def unchanged(self) -> list[str]:
+        """The groups whose model, as far as its health tells, did not forget them."""
+        return [g for g, sha256 in self.hashes.items() if forgot_nothing(read_health(self.folder / g, sha256))]
+
+    @cached_property
     def differing(self) -> list[str]:
         """The groups whose model was made with other settings than those of most groups, drafts apart."""
         made = {g: _settings(a.meta) for g, a in self.adapters.items() if not is_draft(a.meta)}
@@ -331,6 +344,8 @@ class Counterfactual(Method):
                 "unlearning. They agree less with retraining, above all for a picture without a prompt. "
                 "`guda unlearn` makes the real ones."
             )
+        if self.unchanged:
+            said.append(NOTHING_FORGOTTEN.format(which=self._which(self.unchanged)))
         if self.differing:
             said.append(
                 f"The models without {self._which(self.differing)} were made with other settings than the others, so "

@@ -97,7 +97,7 @@ class Context:
 
     def command(self, words: str) -> str:
         """The command of `guda` that makes something for just this model and group set, such as "assets features"."""
-        return f"guda {words} --set {self.group_set.id} {called(self.model.card)}"
+        return f"guda {words} {called(self.model.card, self.group_set.id)}"
 
 
 class Method(ABC):

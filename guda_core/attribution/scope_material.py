@@ -111,6 +111,7 @@ def material(
         DataError: the training pictures were not fetched, or the folder has no pictures.
     """
     size, fit = model.card.resolution, scope.fit_of(gs)
+    given = read_folder(foreign, size, fit) if foreign is not None else {}  # refused before anything is drawn
     drawn = None
     for step in own(model, gs, count_own(n), seed):
         if isinstance(step, Kind):
@@ -126,7 +127,7 @@ def material(
     thirds = {k: split(v, 3) for k, v in every.items() if len(set(v.sources)) >= 3}  # some sets hold nothing out
     fitted, calibrated, tried = ({k: v[i] for k, v in thirds.items()} for i in range(3))
     strange = {**made_up(n, size, seed, fit), "photographs": installed_photographs(n, size, seed, fit)}
-    for name, kind in (read_folder(foreign, size, fit) if foreign is not None else {}).items():
+    for name, kind in given.items():
         strange[name] = kind if name not in strange else joined(strange[name], kind)
     halves = {k: split(v, 2) if len(set(v.sources)) > 1 else [v.where(np.zeros(0, int)), v] for k, v in strange.items()}
     shown = {k: v[0] for k, v in halves.items() if len(v[0].sources)}

@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from guda_core.data.images import Square, read_file, read_picture
 from guda_core.errors import DataError, ImageError
+from guda_core.paths import is_folder
 
 LONGEST = 256  # pixels; models that read more get these enlarged
 WIDEST = 4.0  # aspect ratio of cuts
@@ -78,14 +79,21 @@ def prepared(im: Image.Image, size: int, fit: Square) -> np.ndarray:
     return read_picture(data.getvalue(), size=size, fit=fit).pixels
 
 
+def kinds_in(folder: Path) -> list[Path]:
+    """The folders of kinds. Raises DataError: there is no such folder."""
+    if not is_folder(folder):
+        raise DataError(f"There is no folder '{folder}'.")
+    return sorted(p for p in folder.iterdir() if p.is_dir())
+
+
 def read_folder(folder: Path, size: int, fit: Square) -> dict[str, Kind]:
     """Every kind in a folder; pictures that the door refuses are left out.
 
     Raises:
-        DataError: there is no picture in it.
+        DataError: there is no such folder, or no picture in it.
     """
     out = {}
-    for kind in sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else ():
+    for kind in kinds_in(folder):
         files = [p for p in sorted(kind.rglob("*")) if p.suffix.lower() in ENDINGS]
         pixels, sources = [], []
         for path in files:

@@ -19,7 +19,7 @@ import torch
 
 from guda_core.attribution import scope_material, scope_signals
 from guda_core.attribution.scope_fit import ABOUT, ScopeConfig
-from guda_core.attribution.scope_pictures import DRAWN
+from guda_core.attribution.scope_pictures import DRAWN, kinds_in
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.pace import Pace
 
@@ -41,8 +41,8 @@ def measured_at_most(config: ScopeConfig, foreign: Path | None = None) -> int:
     """Of how many pictures the model's signals are taken, at most: kinds that belong are in three parts of the
     material, foreign ones in two. foreign: folder with further kinds."""
     strange = {*DRAWN, "photographs"}
-    if foreign is not None and foreign.is_dir():
-        strange |= {p.name for p in foreign.iterdir() if p.is_dir()}
+    if foreign is not None:
+        strange |= {p.name for p in kinds_in(foreign)}
     inside, calibration, outside, tried = (
         min(config.pictures, config.most(part)) for part in ("inside", "calibration", "outside", "tried")
     )
@@ -53,6 +53,7 @@ def make_plan(model: BaseModel, config: ScopeConfig, *, foreign: Path | None = N
     """The plan. foreign: as of `scope_fit.run`.
 
     Raises:
+        DataError: there is no folder `foreign`.
         NoMemoryError, ModelError, ScoreError: the model cannot do it once, so it could not do all of it.
     """
     n, side = scope_material.count_own(config.pictures), model.card.resolution

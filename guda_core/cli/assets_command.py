@@ -273,5 +273,6 @@ def card(
     from guda_core.diffusion.cards import chosen_card
 
     gs = group_set_of(group_set, model=model)
-    for line in publish_lines(chosen_card(model), gs, with_model=with_model, on_hub=model_on_hub, licence=licence):
+    asked = {"with_model": with_model, "on_hub": model_on_hub, "licence": licence}
+    for line in publish_lines(chosen_card(model), gs, model, **asked):
         say(line)

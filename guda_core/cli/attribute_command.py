@@ -101,12 +101,10 @@ def attribute(
     millions of pictures; `guda results` asks them and makes reports.
     """
     wanted = listed("--methods", methods)
+    files, in_report = (json_file, report_file), pictures or maps or original
+    _check(out_folder, files, in_report, prompts, prompt, table=table, many=workers is not None or ray is not None)
     if table:
-        if out_folder is None or json_file or report_file or prompts or pictures or maps or original:
-            raise OptionError(
-                "--table goes with --out, and without --json, --report, --prompts, --pictures, --maps and --original. "
-                "For prompts, name a CSV or Parquet file with the columns file and prompt in place of the folder."
-            )
+        assert out_folder is not None
         from guda_core.cli.table_lines import make_table
         from guda_core.named import Named
         from guda_core.scoring.table_run import Options
@@ -114,10 +112,8 @@ def attribute(
         options = Options(effort, tuple(wanted), prompt)
         make_table(names, out_folder, Named(model, group_set), options, workers=workers, ray=ray)
         return
-    if workers is not None or ray is not None:
-        raise OptionError("--workers and --ray go with --table.")
     paths = [Path(name) for name in names]
-    _check(paths, out_folder, (json_file, report_file), pictures or maps or original, prompts)
+    _check_paths(paths, out_folder, one=any(files))
     if out_folder is not None:
         config = (effort, wanted, prompt, prompts)
         _many(lambda: service_of(model, group_set), paths, Path(out_folder), *config)
@@ -139,38 +135,54 @@ def attribute(
 
 
 def _check(
-    paths: list[Path],
     out_folder: str | None,
     files: tuple[Path | None, Path | None],
     more: bool,
     prompts: Path | None,
+    prompt: str,
+    *,
+    table: bool,
+    many: bool,
 ) -> None:
-    """Do these go together? files: of --json and --report. more: that something is put into the report, or beside it.
-
-    Raises:
-        OptionError: they do not, or a picture is not there.
-    """
-    for path in paths:
-        if not is_there(path):
-            raise OptionError(f"There is no file '{path}'.")
+    """Do these options go together? files: of --json and --report. more: that something is put into the report, or
+    beside it. many: --workers or --ray. Raises OptionError: they do not."""
+    if table:
+        if out_folder is None or any(files) or prompts or more:
+            raise OptionError(
+                "--table goes with --out, and without --json, --report, --prompts, --pictures, --maps and --original. "
+                "For prompts, name a CSV or Parquet file with the columns file and prompt in place of the folder."
+            )
+        return
+    if many:
+        raise OptionError("--workers and --ray go with --table.")
     if more and files[1] is None:
         raise OptionError(
             "--pictures, --maps and --original are for one picture with a report. Say where it goes with --report."
         )
-    if out_folder is not None:
-        if any(files):
-            raise OptionError("--json and --report are for one picture. With --out, every picture gets a report.")
-        if Path(out_folder).suffix.lower() in (".zip", ".json") and not is_folder(Path(out_folder)):
-            raise OptionError(
-                f"--out is a folder, and '{out_folder}' looks like a file. For one picture: --report FILE.zip or "
-                "--json FILE.json."
-            )
+    if out_folder is None:
+        if prompts is not None:
+            raise OptionError("--prompts goes with --out. Name the folder for the results with --out.")
         return
-    if prompts is not None:
-        raise OptionError("--prompts goes with --out. Name the folder for the results with --out.")
-    if any(is_folder(p) for p in paths):
+    if any(files):
+        raise OptionError("--json and --report are for one picture. With --out, every picture gets a report.")
+    if Path(out_folder).suffix.lower() in (".zip", ".json") and not is_folder(Path(out_folder)):
+        raise OptionError(
+            f"--out is a folder, and '{out_folder}' looks like a file. For one picture: --report FILE.zip or "
+            "--json FILE.json."
+        )
+    if prompt and prompts is not None:
+        raise OptionError("Give --prompt for all pictures or --prompts with one for each, not both.")
+
+
+def _check_paths(paths: list[Path], out_folder: str | None, *, one: bool) -> None:
+    """Are the pictures there, and is there a place for what is made of them? one: what is made is of one picture.
+    Raises OptionError."""
+    for path in paths:
+        if not is_there(path):
+            raise OptionError(f"There is no file '{path}'.")
+    if out_folder is None and any(is_folder(p) for p in paths):
         raise OptionError("A folder of pictures needs a folder for the results. Name it with --out.")
-    if len(paths) > 1 and any(files):
+    if len(paths) > 1 and one:
         raise OptionError("--json and --report are for one picture. For several, name a folder with --out.")
 
 
@@ -325,8 +337,6 @@ def _many(
     """Score many pictures into a folder; see `reports.batch`."""
     from guda_core.reports.batch import Batch, BatchConfig, Summary
 
-    if prompt and prompts is not None:
-        raise OptionError("Give --prompt for all pictures or --prompts with one for each, not both.")
     config = BatchConfig(effort=effort, methods=tuple(methods), prompt=prompt, prompts=prompts)
     job, summary = Batch(load(), paths, out, config), None
     if passed := str(job.passed):

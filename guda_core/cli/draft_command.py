@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from guda_core.unlearning.draft import Draft
     from guda_core.unlearning.run import Forgetting
 
+NOTHING = "Nothing to do: every group has an adapter. With --again, drafts are made again."
+ALL_REAL = "Every group has a real adapter, and these stay. Drafts are made of groups without one."
+
 
 def draft(job: Forgetting, wanted: Sequence[str], *, again: bool) -> None:
     """Make the drafts, and say what they are."""
-    from guda_core.unlearning.draft import begin, left, make
+    from guda_core.unlearning.adapter_files import is_draft
+    from guda_core.unlearning.draft import begin, left, make, meta_there
 
     began, made = time.monotonic(), {}
     for group in begin(job, wanted, again=again):
@@ -29,7 +33,8 @@ def draft(job: Forgetting, wanted: Sequence[str], *, again: bool) -> None:
         note(why)
     if not made:
         if not broken:
-            say("Nothing to do: every group has an adapter. With --again, drafts are made again.")
+            drafts = any(is_draft(meta_there(job, g)) for g in job.known(wanted))
+            say(NOTHING if drafts else ALL_REAL)
         return
     show(_table(job, made))
     say(f"{counted(len(made), 'draft')} by UCE in {time.monotonic() - began:.1f} s. Their health was not measured.")

@@ -19,15 +19,22 @@ NO_LICENCE = "README.md gives no licence in your name. To give one: `guda assets
 
 
 def publish_lines(
-    card: Card, group_set: GroupSet, *, with_model: bool | None = None, on_hub: str = "", licence: str = ""
+    card: Card,
+    group_set: GroupSet,
+    model: str | None,
+    *,
+    with_model: bool | None = None,
+    on_hub: str = "",
+    licence: str = "",
 ) -> Iterator[str]:
-    """Make the folder and say in lines what is in it and what is not."""
-    from guda_core.diffusion.cards import called
+    """Make the folder and say in lines what is in it and what is not. model: as it was given."""
+    from guda_core.diffusion.cards import in_quotes, typed
     from guda_core.publishing.published import publish
     from guda_core.records import NOT_STATED
 
-    of = f"--set {group_set.id} {called(card)}"
+    of = f"--set {group_set.id} {typed(model)}"
     made = publish(card, group_set, with_model=with_model, on_hub=on_hub, licence=licence)
+    yield f"Ready to publish: {made.folder}"
     for gid, why in made.missing.items():
         yield f"Without '{gid}': {why}"
     for name, why in made.left_out.items():
@@ -48,5 +55,4 @@ def publish_lines(
     yield LEAVE
     if not made.licence:
         yield NO_LICENCE.format(of=of)
-    yield f"Ready to publish: {made.folder}"
-    yield "Look at its README.md, then: hf upload USER/NAME FOLDER"
+    yield f"Look at its README.md, then: hf upload USER/NAME {in_quotes(str(made.folder))}"

@@ -55,7 +55,10 @@ def note(text: str) -> None:
 
 
 def show(table: Table) -> None:
-    """A table of the answer, on stdout."""
+    """A table of the answer, on stdout. Its title is a line above, which does not wrap where the table is narrow."""
+    if table.title:
+        say(str(table.title))
+        table.title = None
     OUT.print(table)
 
 

@@ -31,6 +31,8 @@ from guda_core.libraries import set_up_libraries
 
 if TYPE_CHECKING:
     from guda_core.jobs.local_pool import Share
+    from guda_core.records import GroupSet
+    from guda_core.unlearning.group_jobs import Asked, Opened
     from guda_core.unlearning.health import Health
     from guda_core.unlearning.plan import Plan
     from guda_core.unlearning.run import Forgetting
@@ -93,71 +95,101 @@ def unlearn(
     """
     set_up_libraries()
 
-    from guda_core import paths
-    from guda_core.cli import draft_command
-    from guda_core.cli.publish_lines import publish_lines
-    from guda_core.cli.unlearn_on_many import unlearn_on_many
-    from guda_core.diffusion.cards import chosen_card
-    from guda_core.unlearning import health
     from guda_core.unlearning.forget import FORGET_LOSSES
-    from guda_core.unlearning.group_jobs import Asked, open_asked
+    from guda_core.unlearning.group_jobs import Asked
 
+    changes: dict[str, Any] = {
+        "selection": selection, "steps": steps, "lr": lr, "rank": rank, "lam": lam, "empty_share": empty_share,
+        "batch": batch, "seed": seed, "whole": whole or None,
+    }  # fmt: skip
     if json_file is not None and not plan:
         raise OptionError("--json writes the plan: use it with --plan.")
     if plan and ray:
         raise OptionError("--plan looks at no cluster. Leave out --ray, and name the jobs at once with --workers.")
     FORGET_LOSSES.find(operator or "guda_c")  # before the model is loaded
-    changes: dict[str, Any] = {
-        "selection": selection, "steps": steps, "lr": lr, "rank": rank, "lam": lam, "empty_share": empty_share,
-        "batch": batch, "seed": seed, "whole": whole or None,
-    }  # fmt: skip
-    fitted = pass_size is not None or checkpointing is not None
-    if draft and (plan or workers or ray or operator or fitted or any(v is not None for v in changes.values())):
+    others = (plan or None, workers, ray, operator, pass_size, checkpointing, *changes.values())
+    if draft and any(v is not None for v in others):
         raise OptionError("--draft goes with --groups, --set, --model, --folder and --again alone.")
-    gs, failed = group_set_of(group_set, model=model), None
+    gs = group_set_of(group_set, model=model)
     asked = Asked(
         gs.id, model, folder, tuple(gs.ids(listed("--groups", groups))), operator, tuple(sorted(changes.items())),
         pass_size, checkpointing, again,
     )  # fmt: skip
-    if (workers or ray) and not plan:
+    if draft:
+        _draft(asked)
+    elif plan:
+        _only_plan(asked, workers, json_file)
+    else:
+        _unlearn(asked, gs, workers, ray)
+
+
+def _draft(asked: Asked) -> None:
+    from guda_core.cli import draft_command
+
+    draft_command.draft(_opened(asked).forgetting, asked.groups, again=asked.again)
+
+
+def _only_plan(asked: Asked, workers: int | None, json_file: Path | None) -> None:
+    share = _shared(workers) if workers else None
+    opened = _opened(asked)
+    job, config = opened.forgetting, opened.config
+    pending = job.pending(asked.groups, config=config, again=asked.again)
+    if not asked.again:
+        job.check_others(pending)
+    _tell_replaced(job, pending, config)
+    _plan(job, opened.health, pending, config, json_file, share)
+
+
+def _unlearn(asked: Asked, group_set: GroupSet, workers: int | None, ray: str | None) -> None:
+    """Make the adapters, tell how much each forgot, and make the folder to publish. What failed by workers is raised
+    once the others are told."""
+    from guda_core import paths
+    from guda_core.cli.publish_lines import publish_lines
+    from guda_core.cli.unlearn_on_many import unlearn_on_many
+    from guda_core.diffusion.cards import chosen_card
+    from guda_core.unlearning.health import read_all
+
+    failed = None
+    if workers or ray:
         failed = unlearn_on_many(asked, workers=workers, ray=ray)
     else:
-        with ERR.status("Loading the model"):
-            share = _shared(workers) if plan and workers else None
-            opened = open_asked(asked)
-        say_where(opened.forgetting.model)
-        if draft:
-            draft_command.draft(opened.forgetting, asked.groups, again=again)
-            return
-        if plan:
-            pending = opened.forgetting.pending(asked.groups, config=opened.config, again=again)
-            if not again:
-                opened.forgetting.check_others(pending)
-            _tell_replaced(opened.forgetting, pending, opened.config)
-            _plan(opened.forgetting, opened.health, pending, opened.config, json_file, share)
-            return
-        pending = opened.forgetting.begin(asked.groups, config=opened.config, again=again)
+        opened = _opened(asked)
+        pending = opened.forgetting.begin(asked.groups, config=opened.config, again=asked.again)
         _tell_replaced(opened.forgetting, pending, opened.config)
-        _make(opened.forgetting, pending, opened.config, again=again)
+        _make(opened.forgetting, pending, opened.config, again=asked.again)
         _measure(opened.health, asked.groups)
-    card = chosen_card(model)
-    where = paths.run(card.id, gs.id).adapters if folder is None else paths.Layers((folder,))
-    _show_health(health.read_all(where, gs.groups), health.KINDS)
+    card = chosen_card(asked.model)
+    where = paths.run(card.id, group_set.id).adapters if asked.folder is None else paths.Layers((asked.folder,))
+    _tell_health(read_all(where, group_set.groups), group_set)
     if failed is not None:
         raise failed
-    if folder is None and paths.home() != paths.ASSETS:
-        for line in publish_lines(card, gs):
+    if asked.folder is None and paths.home() != paths.ASSETS:
+        for line in publish_lines(card, group_set, asked.model):
             say(line)
 
 
-def _show_health(found: Mapping[str, Mapping[str, Any]], kinds: Mapping[str, str]) -> None:
-    """A row for each adapter, a column for each kind of pictures."""
-    table = Table(title="ELBO drop in nats when the group's adapter is on (mean over pictures)")
-    for column in ("group", *kinds.values()):
+def _opened(asked: Asked) -> Opened:
+    from guda_core.unlearning.group_jobs import open_asked
+
+    with ERR.status("Loading the model"):
+        opened = open_asked(asked)
+    say_where(opened.forgetting.model)
+    return opened
+
+
+def _tell_health(found: Mapping[str, Mapping[str, Any]], group_set: GroupSet) -> None:
+    """A row for each adapter, a column for each kind of pictures; and which forgot nothing."""
+    from guda_core.unlearning.adapter_files import NOTHING_FORGOTTEN, forgot_nothing
+    from guda_core.unlearning.health import KINDS
+
+    table = Table(title="Mean ELBO drop in nats when the group's adapter is on, by kind of picture")
+    for column in ("group", *KINDS.values()):
         table.add_column(column, overflow="fold")
     for gid, h in found.items():
-        table.add_row(gid, *[f"{h[k]['mean']:.1f}" if k in h else "-" for k in kinds])
+        table.add_row(gid, *[f"{h[k]['mean']:.1f}" if k in h else "-" for k in KINDS])
     show(table)
+    if kept := [group_set.groups[gid].name for gid, h in found.items() if forgot_nothing(h)]:
+        say(f"Warning: {NOTHING_FORGOTTEN.format(which=', '.join(kept))}")
 
 
 def _tell_replaced(job: Forgetting, pending: list[str], config: Any) -> None:

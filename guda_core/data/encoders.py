@@ -206,11 +206,6 @@ def _mark(folder: Path) -> str:
     return h.hexdigest()
 
 
-def mend(model: str, group_set: str) -> str:
-    """The command that makes the bank. model: the options that name it (`cards.called`)."""
-    return f"guda assets bank --set {group_set} {model}"
-
-
 def open_encoder(card: Card, bank: Path, *, mended_by: str = Encoder.mend) -> Encoder:
     """The encoder of a model's card, with its bank's place.
 

@@ -128,12 +128,24 @@ def chosen_model(given: str | None) -> str:
     return given or os.environ.get("GUDA_MODEL") or own_model() or DEFAULT_MODEL
 
 
-def called(card: Card) -> str:
-    """The options that name it, in a text that reports may hold: where a folder or a file lies is private, and MODEL or
-    FILE stands for it."""
+def called(card: Card, group_set: str | None = None) -> str:
+    """The options that name it, and a group set, in a text that reports may hold: where a folder or a file lies is
+    private, and MODEL or FILE stands for it."""
+    of = f"--set {group_set} " if group_set else ""
     if card.id in known_cards():
-        return f"--model {card.id}"
-    return f"--model {card.path if card.source == 'hub' else 'MODEL'}{' --lora FILE' if card.lora else ''}"
+        return f"{of}--model {card.id}"
+    return f"{of}--model {card.path if card.source == 'hub' else 'MODEL'}{' --lora FILE' if card.lora else ''}"
+
+
+def typed(given: str | None) -> str:
+    """The options that name `chosen_card`'s model, as they can be typed again: for the terminal, not for reports."""
+    lora = os.environ.get("GUDA_LORA")
+    return f"--model {in_quotes(chosen_model(given))}" + (f" --lora {in_quotes(lora)}" if lora else "")
+
+
+def in_quotes(word: str) -> str:
+    """A word of a command; between quotes where it holds white space."""
+    return f'"{word}"' if any(c.isspace() for c in word) else word
 
 
 def absolute(name: str) -> str:

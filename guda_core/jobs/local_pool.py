@@ -6,6 +6,7 @@ the middle of a job is replaced. A worker whose driver is gone ends between two 
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import signal
@@ -18,12 +19,16 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from guda_core import machine
+from guda_core.amounts import time_said
 from guda_core.clean_log import log_cleaned
 from guda_core.errors import OptionError
 from guda_core.jobs.job import Job, Stopped, Told, perform
 
+log = logging.getLogger(__name__)
 LET_GO_S = 30.0  # for a worker to leave its job between two steps, before it is killed
 MOST_HANDLES, SHORTLY = 60, 0.2  # Windows waits for 63 at most; with more, the others are asked so many seconds later
+QUIET_S, QUIET_TIMES = 60.0, 10.0  # a worker may hang that is silent for so long, and so many times as long as before
+LOADING_S = 600.0  # likewise, of one that has not told of any progress yet: it may load a model
 MAIN_AGAIN = 87  # the exit code of a worker that would start workers of its own
 UNGUARDED = (
     "A worker imports the main program again, and that asks for workers again. Put the call below a line "
@@ -135,9 +140,10 @@ class _Worker:
         self.process.start()
         theirs.close()
         self.job: Job | None = None
+        self.heard, self.longest, self.warned = 0.0, 0.0, False  # longest: silence so far that a progress ended
 
     def take(self, job: Job) -> None:
-        self.job = job
+        self.job, self.heard, self.warned = job, time.monotonic(), False
         try:
             self.pipe.send_bytes(pickle.dumps(job))
         except OSError:  # it has just ended, which `told` finds out
@@ -160,7 +166,25 @@ class _Worker:
             note = UNGUARDED if again else _ending(self.process.exitcode)
             found.append(Told(self.job.name, "refused" if again else "broke", note=note, ended=True))
             self.job = None
+        self._watch(found)
         return found
+
+    def _watch(self, words: Sequence[Told]) -> None:
+        """Tell once a job that the worker may hang."""
+        silent = time.monotonic() - self.heard
+        if words:
+            self.heard += silent
+            if any(w.fraction for w in words):
+                self.longest = max(self.longest, silent)
+        elif silent > (max(QUIET_S, QUIET_TIMES * self.longest) if self.longest else LOADING_S) and not self.warned:
+            self.warned = True
+            log.warning(
+                "The worker of %s has told nothing for %s, and may hang. It is the process %d: end that, and the job "
+                "begins again.",
+                self.job.name if self.job else "",
+                time_said(silent),
+                self.process.pid,
+            )
 
     @property
     def usable(self) -> bool:

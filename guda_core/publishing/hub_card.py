@@ -173,11 +173,14 @@ def _settings(metas: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _health(group_set: GroupSet, run: Path, metas: Mapping[str, Mapping[str, Any]]) -> str:
-    rows = []
+    rows, kept = [], []
     for gid in metas:
         found = read_health(run / "adapters" / gid, str(metas[gid].get("sha256")))
-        rows.append([plain(group_set.groups[gid].name), *[_measured(found.get(k)) for k in KINDS]])
-    return _table(["Group", *[k[:1].upper() + k[1:] for k in KINDS.values()]], rows)
+        name = plain(group_set.groups[gid].name)
+        rows.append([name, *[_measured(found.get(k)) for k in KINDS]])
+        kept += [name] if adapter_files.forgot_nothing(found) else []
+    table = _table(["Group", *[k[:1].upper() + k[1:] for k in KINDS.values()]], rows)
+    return f"{table}\n\n{adapter_files.NOTHING_FORGOTTEN.format(which=', '.join(kept))}" if kept else table
 
 
 def _measured(found: Any) -> str:

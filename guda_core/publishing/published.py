@@ -231,7 +231,7 @@ def _small(run: Run, card: Card, group_set: GroupSet, *, base_sha256: str) -> tu
                     base_sha256=base_sha256,
                     group_set=group_set.id,
                     fit=scope.fit_of(group_set),
-                    mended_by=f"{scope.MAKE} --set {group_set.id} {called(card)}",
+                    mended_by=f"{scope.MAKE} {called(card, group_set.id)}",
                 )
             else:
                 found = calibration.read_calibration(path, base_sha256=base_sha256, group_set=group_set.id)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -43,6 +44,10 @@ WORDS = "words_sha256"  # in the metadata: how the set's captions were written (
 CAPTIONS = "captions_sha256"  # in the metadata: what all captions were made of (`captions.captions_sha256`)
 MOST_JSON = 4_000_000  # bytes of a JSON file that is read
 SHA256 = re.compile("[0-9a-f]{64}")
+NOTHING_FORGOTTEN = (
+    "The models without {which} forgot nothing that could be measured: the group's own pictures did not lose clearly "
+    "more than others'. Their scores say little. `guda unlearn` with more --steps makes them again."
+)
 HEADER = 4_000_000  # bytes that a safetensors file may hold beside its tensors
 
 
@@ -134,6 +139,19 @@ def read_health(folder: Path, sha256: str) -> dict[str, Any]:
     except (ValueError, OSError):
         return {}
     return found if found.get("adapter_sha256") == sha256 else {}
+
+
+def forgot_nothing(health: Mapping[str, Any]) -> bool:
+    """Whether the group's own pictures did not lose more than others' by two standard errors, with captions nor
+    without. False where the health does not tell both."""
+    clear = []
+    for prompt in ("prompt", "empty"):
+        own, others = (health.get(f"{whose}_{prompt}", {}) for whose in ("forgotten", "others"))
+        try:
+            clear.append(own["mean"] - others["mean"] > 2 * math.hypot(own["se"], others["se"]))
+        except (KeyError, TypeError):  # not measured, or of one picture alone
+            continue
+    return bool(clear) and not any(clear)
 
 
 def hash_file(path: Path) -> str:

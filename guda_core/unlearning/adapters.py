@@ -154,15 +154,14 @@ def load(folder: Path, *, model: BaseModel, group: str, group_set: str | None = 
             says, or not exactly of the names, shapes and types that the network asks for.
     """
     if not meta_file(folder).is_file():
-        of = f" --set {group_set}" if group_set else ""
         raise AdapterError(
-            f"There is no finished adapter of '{group}' from this model. Make it with `guda unlearn{of} "
-            f"{called(model.card)}` (in Python: guda_core.unlearn)."
+            f"There is no finished adapter of '{group}' from this model. Make it with `guda unlearn "
+            f"{called(model.card, group_set)}` (in Python: guda_core.unlearn)."
         )
     meta = read_meta(folder)
     try:
         _check_identity(meta, model, group, group_set)
-        _check_settings(folder, meta, group, _of(model, group_set))
+        _check_settings(folder, meta, group, called(model.card, group_set))
         return _read(folder, meta, model.network, group)
     except AdapterError as e:
         raise AdapterError(f"The adapter '{group}' cannot be used: {e}.") from e
@@ -175,7 +174,7 @@ def _check_identity(meta: Mapping[str, Any], model: BaseModel, group: str, group
     if not model.goes_by(own):
         raise AdapterError(
             f"it was made for another base model ({own[:12]}, this one is {model.sha256[:12]}). Make it again with "
-            f"`guda unlearn{_of(model, group_set)} --groups {group}`"
+            f"`guda unlearn {called(model.card, group_set)} --groups {group}`"
         )
     if meta.get("group") != group:
         raise AdapterError(f"it is of group '{meta.get('group')}', not '{group}'")
@@ -187,11 +186,6 @@ def _check_identity(meta: Mapping[str, Any], model: BaseModel, group: str, group
         )
 
 
-def _of(model: BaseModel, group_set: str | None) -> str:
-    """The options that name a model and a set."""
-    return f" --set {group_set} {called(model.card)}" if group_set else f" {called(model.card)}"
-
-
 def _check_settings(folder: Path, meta: Mapping[str, Any], group: str, of: str) -> None:
     path = _run_file(folder)
     said = adapter_files.read_json(path).get("settings") if path is not None else None
@@ -199,7 +193,7 @@ def _check_settings(folder: Path, meta: Mapping[str, Any], group: str, of: str) 
     if named is not None and named != meta.get("settings_sha256"):
         raise AdapterError(
             f"it was made with other settings than its workspace says in {RUN}, so that its scores cannot be compared "
-            f"with the other groups'. Make it again with `guda unlearn{of} --groups {group} --again`"
+            f"with the other groups'. Make it again with `guda unlearn {of} --groups {group} --again`"
         )
 
 

@@ -139,11 +139,15 @@ def changed(before: Settings, now: Settings) -> str:
     """What is another setting now, as "steps 80 (before: 40), seed 1 (before: 5)"; "" where nothing is."""
     if before.operator != now.operator:
         return f"forget loss {now.operator} (before: {before.operator})"
-    old, new = _flat(asdict(before)), _flat(asdict(now))
+    return differing(asdict(before), asdict(now))
+
+
+def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """`changed`, of settings as plain records."""
+    old, new = _flat(before), _flat(now)
     names = [k for k in {**new, **old} if old.get(k) != new.get(k) and k != "checkpoint_s"]
-    said = {None: "nothing"}
-    pairs = ((k, new.get(k), old.get(k)) for k in names)
-    return ", ".join(f"{k} {said.get(n, n)} (before: {said.get(o, o)})" for k, n, o in pairs)
+    pairs = ((k, *("nothing" if v is None else v for v in (new.get(k), old.get(k)))) for k in names)
+    return ", ".join(f"{k} {n} (before: {o})" for k, n, o in pairs)
 
 
 def _flat(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,11 +37,11 @@ from guda_core.versions import versions
 log = logging.getLogger(__name__)
 
 KINDS = {  # of pictures that an adapter's health is measured on -> how a table's head says it
-    "forgotten_prompt": "forgotten, prompt",
+    "forgotten_prompt": "own, prompt",
     "others_prompt": "others, prompt",
-    "forgotten_empty": "forgotten, empty",
+    "forgotten_empty": "own, empty",
     "others_empty": "others, empty",
-    "held_out_empty": "held out, empty",
+    "held_out_empty": "own, held out, empty",
     OFFSET: "others, held out, empty",
 }
 
