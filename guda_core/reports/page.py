@@ -56,6 +56,7 @@ SIDE, SMALL = 512, 192  # pixels of the picture on the page, and of each in a st
 MOST_SHOWN = 12  # pictures of a strip, and maps, on the page; the zip holds them all
 ACROSS = 6  # methods in one table
 OWN_PICTURE = "It was not asked whether the model could have made this picture: the model made it itself."
+NO_TRAINING_PICTURES = "A report holds no training pictures."
 NOT_TOLD = (
     "The report says neither which file the picture comes from nor how the model drew it. It was not checked whether "
     "the model could have made it."
@@ -125,7 +126,7 @@ def answer_html(told: Told, pixels: np.ndarray) -> Html:
     said = f"Scored with the caption: {prompt}" if prompt else "Scored without a caption."
     left = picture_html(fitting(pixels, SIDE), prompt) + note(said, *drawing(record), *record["picture"]["preparation"])
     near = () if is_out(told.scope) else tuple(replace(n, pixels=None) for n in told.shown.near)
-    left += near_html(near, told.group_set)
+    left += near_html(near, told.group_set, NO_TRAINING_PICTURES)
     right = ""
     if a is not None and a.groups:
         info = told.methods[a.method]

@@ -30,6 +30,7 @@ from guda_core.ui.answer import Answer
 from guda_core.ui.layout import Screen
 from guda_core.ui.panels import main_panel, other_panel, scope_html
 from guda_core.ui.progress import CAPTIONS, DRAW, SCOPE, Progress, plan
+from guda_core.ui.samples import why_not
 from guda_core.ui.seeing import pictures_of, seen_in_pictures, with_word
 from guda_core.ui.uploads import uploaded
 
@@ -299,7 +300,7 @@ class Runs:
         if a.method == answer.methods[0]:
             said = " ".join(self._provenance.said_of(answer.methods))
             panel = main_panel(a, sets, info, caveat=said, scope=answer.scope)
-            panel += near_html(answer.shown.near, sets)
+            panel += near_html(answer.shown.near, sets, self._no_pictures if answer.shown.near else "")
         else:
             panel = other_panel(a, sets, info, scope=answer.scope)
         return {s.answer: answer, s.says: self._says(answer), s.panels[a.method]: panel}
@@ -309,6 +310,11 @@ class Runs:
         """Name of the main method; "" where it is not offered."""
         known = self.service.methods()
         return known[main].name if (main := main_method(known)) else ""
+
+    @cached_property
+    def _no_pictures(self) -> str:
+        """Why the training pictures most alike are not shown, where they are not."""
+        return why_not(self.service.group_set)
 
     @cached_property
     def _provenance(self) -> Provenance:
