@@ -151,6 +151,15 @@ def test_clearly_ahead_is_never_said_alone_where_the_oracle_names_another_group(
     )
 
 
+@pytest.mark.parametrize("first", ["openmoji", "twemoji"])
+@pytest.mark.parametrize("a", [TIED, NOTHING])
+def test_the_oracles_first_group_is_named_where_the_main_method_names_none_alone(a, first):
+    other = "twemoji" if first == "openmoji" else "openmoji"
+    v, name = judged(a, logo(first, other)), SETS.groups[first].name
+    assert chips(v)[1:] == [f"oracle: {name}"] and [c.kind for c in v.chips] == ["unsure"] * 2
+    assert v.figures.endswith(f" The retrained models (the oracle) put {name} first.")
+
+
 def test_likeness_is_never_told_as_influence():
     v = judged(COSINE)
     assert v.headline == "Looks most like: Noto Emoji" and chips(v) == ["likeness"] and "Without" not in v.plain

@@ -210,6 +210,8 @@ def _oracle(
         second = group_set.groups[b.runner_up].name
         said = f"The retrained models (the oracle) cannot tell {name} and {second} apart."
         return said, (Chip("oracle: close", "unsure"),)
-    if theirs[0] == ours[0]:
+    alone = a.separable is not False and a.stands_out(ours[0])
+    if alone and theirs[0] == ours[0]:
         return "The retrained models (the oracle) put the same group first.", (Chip("oracle agrees", "good"),)
-    return f"But the retrained models (the oracle) put {name} first.", (Chip(f"oracle: {name}", "unsure"),)
+    said = f"{'But the' if alone else 'The'} retrained models (the oracle) put {name} first."
+    return said, (Chip(f"oracle: {name}", "unsure"),)
