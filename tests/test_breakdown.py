@@ -72,6 +72,18 @@ def test_the_screen_says_how_wide_it_was_only_where_it_narrowed(draws, said_so, 
     assert ("not the part of the offset" in str(again)) == (draws == 2) and str(wider) != str(table)
 
 
+@pytest.mark.parametrize(
+    ("adds", "said"),
+    [((9.0, 1.0), "timestep 1 adds most: 10 nats"), ((0.0, 9.0), "timesteps 2-3 add most: 20 nats"), ((0, 0), "no ra")],
+)
+def test_only_a_range_that_is_clearly_above_0_is_named(adds, said):
+    noise = np.array([[-60.0, 0.0, 150.0]] * 2) * (np.array(adds) == 0)[:, None]
+    without = np.array(adds)[:, None] + noise + [1.0, 0.9, 1.1] if any(adds) else noise
+    kl = KLValues(np.ones((2, 3), np.int64), np.array([1, 2, 4]), np.zeros((2, 3)), {"noto": without})
+    found, _, _ = inspect.steps(Attribution("guda", "nats", {}, kl=kl), "noto", "Noto Emoji")
+    assert said in found
+
+
 def test_the_screen_says_what_the_oracle_lost_by_being_compressed():
     service = LightService()
     found = {"pictures": 167, "spearman": 0.99849, "rms": 6.84, "sd": 144.17}

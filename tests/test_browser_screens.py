@@ -227,7 +227,7 @@ def test_evidence_explains_downloads_and_replays(browser, stage, tmp_path):
     page.get_by_role("button", name="Generate and attribute").click()
     finished(page)
     watched.go("Evidence")
-    expect(page.get_by_text(re.compile("the largest addition, 14 nats, comes from timesteps 20-79"))).to_be_visible()
+    expect(page.get_by_text(re.compile("timesteps 20-79 add most: 14 nats"))).to_be_visible()
     expect(page.get_by_role("region", name="What each range of timesteps adds")).to_contain_text("all: the score41")
     expect(page.locator(".guda-chart:visible")).to_have_count(2)
     with page.expect_download(timeout=SLOW) as download:

@@ -106,11 +106,14 @@ def steps(a: Attribution, group: str, name: str) -> tuple[Html, Html, Html]:
     parts = contributions.contributions(a.kl, group)
     labels = [f"{c.first}-{c.last}" if c.last > c.first else str(c.first) for c in parts]
     halves = [c.half or 0.0 for c in parts]
-    top = max(range(len(parts)), key=lambda i: parts[i].value)
-    said = (
-        f"{name}: the largest addition, {sentences.number(parts[top].value, a.unit)} {a.unit}, comes from timesteps "
-        f"{labels[top]}."
-    )
+    clear = [i for i, c in enumerate(parts) if c.half is not None and c.value > c.half]
+    draws = f"{parts[0].draws} draw{'s' * (parts[0].draws != 1)} in each"
+    said = f"{name}: with {draws}, no range of timesteps stands out: no interval lies above 0."
+    if clear:
+        top = max(clear, key=lambda i: parts[i].value)
+        adds = f"timesteps {labels[top]} add" if "-" in labels[top] else f"timestep {labels[top]} adds"
+        most = f"{sentences.number(parts[top].value, a.unit)} {a.unit}"
+        said = f"{name}: of the ranges whose interval lies above 0, {adds} most: {most}."
     rows = [
         (label, sentences.number(c.value, a.unit), f"± {sentences.number(h, a.unit)}" if c.se is not None else "-")
         for label, c, h in zip(labels, parts, halves, strict=True)
