@@ -243,9 +243,15 @@ def test_evidence_explains_downloads_and_replays(browser, stage, tmp_path):
     told = page.locator(".block.guda-opened:visible")
     expect(told.first).to_contain_text("Most needed")  # the report stands there beside its replay
     expect(told.first.locator(".guda-picture img")).to_have_count(1)
+    expect(told).to_have_count(1)
+    assert told.first.bounding_box()["width"] > 1000
     page.locator("input[type=file]").last.set_input_files(report)
     expect(page.get_by_text("Every score is the same to the last bit.")).to_be_visible()
     expect(told.filter(has_text="Most needed")).to_have_count(2)
+    for which, of in zip(("First", "Second"), told.all(), strict=True):
+        expect(of.get_by_role("heading", name=f"{which} report: report.zip")).to_be_visible()
+        table = of.locator(".guda-scroll:has(.guda-scores)").first
+        assert table.evaluate("e => e.scrollWidth <= e.clientWidth")
     assert violations(page) == []
     watched.check("evidence")
 

@@ -84,12 +84,12 @@ class Opened:
     html: Html
 
 
-def opened(path: Path, known: Mapping[str, MethodInfo]) -> Opened:
+def opened(path: Path, known: Mapping[str, MethodInfo], title: str = "What the report says") -> Opened:
     """Read a report and show what it says. Raises ReportError."""
     report = read_report(path)
     told = tell(report.record, attributions(report), known, restored(report))
     about = f"{told.record['model']['name']}, {told.record['date']}"
-    return Opened(told, _bounded(heading("What the report says") + note(about) + answer_html(told, pixels(report))))
+    return Opened(told, _bounded(heading(title) + note(about) + answer_html(told, pixels(report))))
 
 
 def _bounded(shown: str) -> Html:
@@ -157,10 +157,10 @@ def draw() -> Reports:
                 again = gr.Button("Replay this report", scale=3, min_width=150)
                 cancel = gr.Button("Stop", interactive=False, scale=1, min_width=80)
     status, result = block(status_html(""), elem_classes="guda-status"), block()
-    with gr.Row(equal_height=False):
-        with gr.Column(min_width=320):
+    with gr.Row(equal_height=False, elem_classes="guda-pair"):
+        with gr.Column(min_width=320, elem_classes="guda-maybe"):
             opened = block(elem_classes="guda-opened")
-        with gr.Column(min_width=320):
+        with gr.Column(min_width=320, elem_classes="guda-maybe"):
             beside = block(elem_classes="guda-opened")
     return Reports(download, with_file, file, said, upload, second, again, cancel, status, result, opened, beside)
 
@@ -179,9 +179,10 @@ def connect(r: Reports, service: Service, answer: gr.State, turn: gr.Textbox, ab
     def shown(path: str | None, other: str | None) -> list[Any]:
         """The report, the second one beside it, and how they differ; a sentence in place of one that is refused."""
         known, told, out = service.methods(), [], []
-        for given in (path, other):
+        for given, which in ((path, "First"), (other, "Second")):
+            title = [f"{which} report: {Path(given).name}"] if given and path and other else []
             try:
-                told.append(opened(uploaded(given), known) if given else None)
+                told.append(opened(uploaded(given), known, *title) if given else None)
                 out.append(told[-1].html if told[-1] is not None else "")
             except Exception as e:
                 told.append(None)
