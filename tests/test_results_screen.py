@@ -82,8 +82,8 @@ def test_pages_hold_every_row_once(results):
 def test_controls_filter_and_sort(results):
     _, _, html, names = page(results, asked_of("00", "noto", "clip", "in scope", "ok", False), "score", 0)
     assert len(names) == 10 and "guda" not in html.partition("<tbody>")[2]
-    scores = [float(s) for s in re.findall(r'<td class="n">(0\.\d+)</td>', html)]
-    assert scores == sorted(scores, reverse=True)
+    scores = [float(s) for s in re.findall(r'<td class="n">(0\.\d+) cosine</td>', html)]
+    assert len(scores) == 10 and scores == sorted(scores, reverse=True)
     assert page(results, asked_of("", "", "", "", "refused", True), "picture", 0)[3] == ["zero.png"]
 
 

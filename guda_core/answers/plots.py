@@ -121,15 +121,16 @@ def described(rows: Sequence[Row], title: str, unit: str) -> str:
         if r.value is None:
             said.append(f"{name} {r.word}")
             continue
-        span = [] if r.low is None or r.high is None else [f"{_number(r.low, unit)} to {_number(r.high, unit)}"]
+        span = [] if r.low is None or r.high is None else [f"{_number(r.low, r, unit)} to {_number(r.high, r, unit)}"]
         if r.base:
-            span.append(f"offset {_number(r.base, unit)}, drop {_number(r.value - r.base, unit)}")
-        said.append(f"{name} {_number(r.value, unit)}" + (f" ({'; '.join(span)})" if span else ""))
+            span.append(f"offset {_number(r.base, r, unit)}, drop {_number(r.value - r.base, r, unit)}")
+        said.append(f"{name} {_number(r.value, r, unit)}" + (f" ({'; '.join(span)})" if span else ""))
     return f"{title}, in {unit}: {'; '.join(said) or 'nothing'}."
 
 
-def _number(value: float, unit: str) -> str:
-    return f"{value:.2f}" if unit == "agreement" else sentences.number(value, unit)
+def _number(value: float, r: Row, unit: str) -> str:
+    width = None if r.low is None or r.high is None else r.high - r.low
+    return f"{value:.2f}" if unit == "agreement" else sentences.number(value, unit, width)
 
 
 def _row(r: Row, at: Axis, unit: str, *, points: bool) -> str:
@@ -146,7 +147,7 @@ def _row(r: Row, at: Axis, unit: str, *, points: bool) -> str:
         parts += _part(f"measured{' hollow' if r.hollow else ''}{back}", at(r.base), at(r.value))
     if r.low is not None and r.high is not None:
         parts += _part("span", at(r.low), at(r.high))
-    value = f'<span class="guda-value">{_number(r.value, unit)}</span>'
+    value = f'<span class="guda-value">{_number(r.value, r, unit)}</span>'
     return f'<div class="guda-bar">{name}<span class="guda-track">{parts}</span>{value}</div>'
 
 
@@ -154,8 +155,14 @@ def _part(css: str, a: float, b: float) -> str:
     return f'<i class="{css}" style="left:{min(a, b):.2f}%;width:{abs(b - a):.2f}%"></i>'
 
 
+def _tick(value: float) -> str:
+    """A round number, not as a power of ten where it has few digits: 0.00005."""
+    short = f"{value:g}"
+    return f"{value:.6f}".rstrip("0") if "e-" in short and abs(value) >= 1e-5 else short
+
+
 def _ticks(at: Axis, unit: str) -> str:
-    shown = "".join(f'<i style="left:{at(t):.2f}%"><b>{t:g}</b></i>' for t in at.ticks)
+    shown = "".join(f'<i style="left:{at(t):.2f}%"><b>{_tick(t)}</b></i>' for t in at.ticks)
     track = f'<span class="guda-track">{shown}</span>'
     shown_unit = "" if unit == "agreement" else safe(unit)
     return f'<div class="guda-bar guda-axis"><span></span>{track}<span>{shown_unit}</span></div>'

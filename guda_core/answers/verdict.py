@@ -165,10 +165,10 @@ def _lead(a: Attribution) -> Chip:
 def _figures(a: Attribution, names: Mapping[str, str], ranked: list[str]) -> str:
     """The first group's score with its interval, and the next group's."""
     first, s = ranked[0], a.groups[ranked[0]]
-    said = f"{names[first]}: {sentences.number(s.score or 0.0, a.unit)} {a.unit}"
+    said = f"{names[first]}: {sentences.score(s, a.unit)} {a.unit}"
     said += f" (95% interval {span})" if (span := sentences.interval(s, a.unit)) else ""
     if ranked[1:]:
-        said += f". Next: {names[ranked[1]]}, {sentences.number(a.groups[ranked[1]].score or 0.0, a.unit)}"
+        said += f". Next: {names[ranked[1]]}, {sentences.score(a.groups[ranked[1]], a.unit)}"
     return f"{said}."
 
 

@@ -54,7 +54,7 @@ PAGE_COLOURS = {  # light, dark; the names are the app's
 }
 SIDE, SMALL = 512, 192  # pixels of the picture on the page, and of each in a strip or a map, at most
 MOST_SHOWN = 12  # pictures of a strip, and maps, on the page; the zip holds them all
-ACROSS = 6  # methods in one table
+ACROSS = 4  # methods in one table
 OWN_PICTURE = "It was not asked whether the model could have made this picture: the model made it itself."
 NO_TRAINING_PICTURES = "A report holds no training pictures."
 NOT_TOLD = (
@@ -189,13 +189,13 @@ def _figures(told: Told, methods: list[str]) -> Html:
             a = told.answers[m]
             s = a.groups.get(g)
             if s is None or s.score is None:
-                row.append("-" if s is None else sentences.STATUS[s.status])
+                row += ["-", "-" if s is None else sentences.STATUS[s.status]]
             else:
                 span = sentences.interval(s, a.unit)
-                row.append(f"{ranks[m][g]}. {sentences.number(s.score, a.unit)}{f' ({span})' if span else ''}")
+                row += [str(ranks[m][g]), f"{sentences.score(s, a.unit)}{f' ({span})' if span else ''}"]
         rows.append(row)
-    head = ("Group", *(f"{told.methods[m].name} ({told.answers[m].unit})" for m in methods))
-    return table("Rank, score and 95% interval by the other methods", head, rows)
+    head = ["Group", *(part for m in methods for part in ("Rank", f"{told.methods[m].name} ({told.answers[m].unit})"))]
+    return table("Rank, score and 95% interval by the other methods", head, rows, numbers="." + "n." * len(methods))
 
 
 def _makers(told: Told) -> Html:

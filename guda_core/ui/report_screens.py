@@ -13,7 +13,7 @@ import gradio as gr
 from guda_core.answers import sentences
 from guda_core.answers.markup import Html, code, folded, heading, note, says_html, status_html, table, text
 from guda_core.errors import ReportError
-from guda_core.records import MethodInfo
+from guda_core.records import GroupScore, MethodInfo
 from guda_core.reports.findings import AROUND, SCOPE, Verdict, differences
 from guda_core.reports.opened import Told, tell
 from guda_core.reports.page import answer_html
@@ -105,8 +105,9 @@ def comparison(a: Told, b: Told) -> Html:
     for m, rows in found.methods.items():
         unit, name = found.units.get(m, ""), a.methods[m].name
         cells = [
-            (r.name, r.rank_a or "-", r.rank_b or "-", *(_score(v, unit) for v in (r.score_a, r.score_b, r.difference)),
-             f"{_score(r.low, unit)} to {_score(r.high, unit)}" if r.low is not None else "-")
+            (r.name, r.rank_a or "-", r.rank_b or "-", _score(r.score_a, unit), _score(r.score_b, unit),
+             "-" if r.difference is None else sentences.score(GroupScore(r.difference, r.low, r.high), unit),
+             sentences.interval(GroupScore(r.difference, r.low, r.high), unit) or "-")
             for r in rows
         ]  # fmt: skip
         head = ("Group", "Rank: first", "second", f"Score ({unit or 'two units'}): first", "second", "Difference",

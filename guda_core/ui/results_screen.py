@@ -134,11 +134,12 @@ def _names(rows: Sequence[Row]) -> list[str]:
 
 def _cells(r: Row) -> list[object]:
     ok = r["score"] is not None
-    span = sentences.interval(GroupScore(r["score"], r["low"], r["high"]), r["unit"]) or "-"
+    s = GroupScore(r["score"], r["low"], r["high"])
     told = r["status"] if not r["reason"] else f"{r['status']}: {r['reason']}"
     return [
         r["picture"], r["method"] or "-", r["rank"] or "-", r["group_name"] or "-",
-        sentences.number(r["score"], r["unit"]) if ok else "-", span, r["scope"] or "-", told,
+        f"{sentences.score(s, r['unit'])} {r['unit']}" if ok else "-", sentences.interval(s, r["unit"]) or "-",
+        r["scope"] or "-", told,
     ]  # fmt: skip
 
 
