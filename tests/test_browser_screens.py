@@ -84,6 +84,9 @@ def test_every_screen_is_short_sound_and_accessible_with_an_answer(browser, stag
     watched = Watched(browser, width, dark)
     page = watched.open(stage.url)
     assert violations(page) == []
+    style = page.get_by_label("Style", exact=True)
+    assert style.evaluate("e => e.scrollWidth <= e.clientWidth")  # its name is read whole
+    assert style.evaluate("e => parseFloat(getComputedStyle(e).paddingRight)") > 20  # and not below the arrow
     page.get_by_role("button", name="Rocket").click()
     finished(page)
     button = page.get_by_role("button", name="Generate and attribute")

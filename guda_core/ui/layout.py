@@ -144,7 +144,7 @@ def _made_of(service: Service) -> dict[str, Any]:
     drawn = first.object_name if first else objects[0][1] if objects else None
     style = first.style if first else styles[0][1]
     named = bool(objects)
-    with gr.Row(visible=named):
+    with gr.Row(visible=named, elem_classes="guda-made-of"):
         object_name = gr.Dropdown(objects, value=drawn, label="Object", min_width=130)
         styled = gr.Dropdown(styles, value=style, label="Style", min_width=130)
     prompt = gr.Textbox(
