@@ -270,7 +270,7 @@ def test_out_of_scope_names_no_group_until_somebody_unfolds_it(browser, stage, t
     page.get_by_role("button", name="Advanced").click()
     page.get_by_label(words.TRY_CAPTIONS).check()
     page.get_by_label("LOGO (retrained; the oracle)").uncheck()
-    expect(page.get_by_text("Quick, about 25 s")).to_be_visible()
+    expect(page.get_by_text("Quick, about 43 s")).to_be_visible()
     page.get_by_role("button", name="Attribute", exact=True).click()
     finished(page)
     says = page.locator(".guda-says").first
@@ -286,3 +286,16 @@ def test_out_of_scope_names_no_group_until_somebody_unfolds_it(browser, stage, t
     expect(page.get_by_role("region", name="The first group under each caption")).to_contain_text("no caption")
     assert violations(page) == []
     watched.check("scope")
+
+
+def test_the_expected_time_follows_the_last_answer(browser, stage):
+    stage.service.estimate = lambda methods, effort: 0.01
+    stage.service.delay = 0.2
+    watched = Watched(browser)
+    page = watched.open(stage.url)
+    expect(page.get_by_text("Quick, about 1 s")).to_be_visible()
+    page.get_by_role("button", name="Generate and attribute").click()
+    finished(page)
+    expect(page.get_by_text("Quick, about 1 s")).to_have_count(0)
+    expect(page.get_by_text(re.compile(r"Quick, about \d+ s"))).to_be_visible()
+    watched.check("learned")

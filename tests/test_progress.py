@@ -38,6 +38,24 @@ def test_the_bar_is_of_all_parts_by_their_expected_time(clock):
     assert "left" not in p.at("b", 1.0) and p.fraction() == 1.0
 
 
+def test_a_whole_run_tells_how_slow_the_next_one_will_be(clock):
+    parts = [Part("a", "First", 30.0), Part("b", "Second", 10.0)]
+    p = Progress(parts)
+    p.at("a", 1.0)
+    clock[0] += 120.0
+    assert p.learned() == 1.0 and Progress([], slower=2.0).learned() == 2.0  # it was not whole
+    p.at("b", 1.0)
+    assert p.learned() == pytest.approx(3.0)
+    again = Progress(parts, slower=p.learned())
+    assert again.expected() == pytest.approx(120.0) and "about 2 min left" in again.at("a", 0.0)
+    clock[0] += 80.0
+    again.at("a", 1.0)
+    again.at("b", 1.0)
+    assert again.learned() == pytest.approx(2.0)
+    clock[0] -= 79.0
+    assert again.learned() == 1.0  # never below what was measured
+
+
 def test_a_plan_holds_everything_that_a_run_does():
     service = FakeService()
     service.oracle = "agrees"
