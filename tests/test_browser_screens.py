@@ -166,7 +166,7 @@ def pictures_and_maps(page: Page, service: FakeService) -> None:
 SAID = {
     ("ahead", "differs"): ["clear of the second", "oracle: "],
     ("tied", "close"): ["close", "oracle: close"],
-    ("nothing", "agrees"): ["none", "oracle: none"],
+    ("nothing", "agrees"): ["no group", "oracle: no group"],
 }
 
 
@@ -226,6 +226,9 @@ def test_evidence_explains_downloads_and_replays(browser, stage, tmp_path):
     expect(page.get_by_text(words.NO_ANSWER).first).to_be_visible()
     page.get_by_role("button", name="Download report").click()
     expect(page.get_by_text(f"No report. {words.NO_ANSWER}")).to_be_visible()
+    page.get_by_role("button", name="Replay this report").click()
+    expect(page.get_by_text(f"Not replayed. {words.NO_REPORT}")).to_be_visible()
+    assert page.locator(".guda-says:visible").count() == 0  # that is no headline
     watched.go("Attribute")
     page.get_by_role("button", name="Generate and attribute").click()
     finished(page)

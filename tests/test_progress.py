@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 
-from guda_core.ui import progress
+from guda_core.records import Attribution, GroupScore, Query
+from guda_core.ui import progress, words
+from guda_core.ui.answer import Answer
+from guda_core.ui.callbacks import Runs
+from guda_core.ui.connect import _between
 from guda_core.ui.progress import CAPTIONS, DRAW, SCOPE, Part, Progress
 from tests.fakes import FakeService
 
@@ -65,3 +72,12 @@ def test_a_plan_holds_everything_that_a_run_does():
     assert seconds["guda"] == pytest.approx(8.2) and seconds["logo"] == pytest.approx(8.0)  # each by what it adds
     assert seconds["clip"] == progress.LEAST and seconds[CAPTIONS] == pytest.approx(16.4)
     assert list(progress.plan(service, [], "quick").parts) == []
+
+
+def test_cancelled_before_a_score_is_said_once():
+    query = Query(np.zeros((8, 8, 3), np.uint8), None, "", "0" * 64)
+    answer = Answer(query, ("guda",), "quick", {})
+    cancelled = _between(MagicMock(examples=[]), Runs(FakeService(), MagicMock())).cancelled.fn
+    assert "no score yet" in cancelled(answer)[0] and words.CANCELLED not in cancelled(answer)[1]
+    scored = Attribution("guda", "nats", {"noto": GroupScore(9.0, 8.0, 10.0)}, 0.5)
+    assert words.CANCELLED in cancelled(replace(answer, found={"guda": scored}))[1]

@@ -86,7 +86,7 @@ def test_two_that_overlap_cannot_be_told_apart():
 )
 def test_nothing_stands_out_when_the_first_is_not_above_zero(a, where):
     v = judged(a)
-    assert v.headline == "No group stands out" and chips(v) == ["none"] and where in v.plain
+    assert v.headline == "No group stands out" and chips(v) == ["no group"] and where in v.plain
 
 
 def test_what_was_not_scored_is_named():
@@ -133,7 +133,7 @@ def test_clearly_ahead_is_never_said_alone_where_the_oracle_names_another_group(
     assert chips(v) == [CLEAR, "oracle: Twemoji"] and "(the oracle) put Twemoji first" in v.figures
     v = judged(AHEAD, logo("twemoji", "openmoji", separable=False))
     assert chips(v) == [CLEAR, "oracle: close"] and "cannot tell Twemoji and OpenMoji apart" in v.figures
-    assert chips(judged(AHEAD, logo("openmoji", "twemoji", low=-1.0))) == [CLEAR, "oracle: none"]
+    assert chips(judged(AHEAD, logo("openmoji", "twemoji", low=-1.0))) == [CLEAR, "oracle: no group"]
     gone = dataclasses.replace(logo("openmoji", "twemoji"), groups={"twemoji": GroupScore(9.0, 8.0, 10.0)})
     v = judged(AHEAD, dataclasses.replace(gone, runner_up=None, separable=None))
     assert chips(v) == [CLEAR, "oracle: not checked"] and "no score without OpenMoji" in v.figures

@@ -13,7 +13,7 @@ from typing import TypeGuard
 from guda_core.answers import sentences
 from guda_core.records import Attribution, GroupSet, MethodInfo, Scope
 
-CLEAR, CLOSE, NONE, OUT, LIKENESS = "clear of the second", "close", "none", "out of scope", "likeness"
+CLEAR, CLOSE, NONE, OUT, LIKENESS = "clear of the second", "close", "no group", "out of scope", "likeness"
 WORKING, CANCELLED, UNSURE = "working", "cancelled", "not compared"
 NOTHING_YET = "Nothing is scored yet"
 OUT_OF_SCOPE = "This model could not have made this picture: no attribution"
@@ -205,7 +205,7 @@ def _oracle(
             other = group_set.groups[most].name
             said = f"With the retrained models (the oracle), {name} comes first, but it is {other} that stands out."
             return said, (Chip("oracle: two readings", "unsure"),)
-        return "With the retrained models (the oracle), no group stands out.", (Chip("oracle: none", "unsure"),)
+        return "With the retrained models (the oracle), no group stands out.", (Chip(f"oracle: {NONE}", "unsure"),)
     if b.separable is False and b.runner_up is not None:
         second = group_set.groups[b.runner_up].name
         said = f"The retrained models (the oracle) cannot tell {name} and {second} apart."

@@ -176,7 +176,7 @@ def _between(s: Screen, runs: Runs) -> _Between:
         return [*usable(idle=True, again={"visible": answer is not None}), *said]
 
     def cancelled(answer: Answer | None) -> list[Any]:
-        said = status_html(words.CANCELLED if answer is not None else "")
+        said = status_html(words.CANCELLED if answer is not None and answer.scored() else "")
         return [runs.cancelled(answer), said, gr.update(visible=answer is not None)]
 
     def not_again(status: str) -> list[Any]:

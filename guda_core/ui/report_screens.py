@@ -187,12 +187,12 @@ def connect(r: Reports, service: Service, answer: gr.State, turn: gr.Textbox, ab
                 out.append(told[-1].html if told[-1] is not None else "")
             except Exception as e:
                 told.append(None)
-                out.append(says_html(f"Not opened. {explained(e)}"))
+                out.append(text(f"Not opened. {explained(e)}"))
         first, second = told
         try:
             differ = comparison(first.told, second.told) if first is not None and second is not None else ""
         except ReportError as e:
-            differ = says_html(f"Not compared. {explained(e)}")
+            differ = text(f"Not compared. {explained(e)}")
         return [*out, differ or gr.skip()]  # a replay may have begun meanwhile
 
     def run(path: str | None) -> Iterator[list[Any]]:
@@ -206,7 +206,7 @@ def connect(r: Reports, service: Service, answer: gr.State, turn: gr.Textbox, ab
                     yield [status_html(what, item.progress), gr.skip()]
         except Exception as e:
             sentence = explained(e)
-            yield [status_html(""), says_html(f"Not replayed. {sentence}")]
+            yield [status_html(""), text(f"Not replayed. {sentence}")]
             raise refusal(sentence) from None
 
     def usable(*, idle: bool) -> list[Any]:
