@@ -104,5 +104,7 @@ def test_the_screen_says_what_the_oracle_lost_by_being_compressed():
     assert all(v in rows[names["noto"]] for v in (">167<", ">0.998<", ">6.84<", ">144<"))
     assert "health.json is damaged." in rows[names["twemoji"]] and ">3<" in rows[names["openmoji"]]
     assert "unavailable: gone" in rows[names["fluent-emoji"]] and "was not measured" in rows[names["fluent-emoji-flat"]]
+    service.change(made_from={"clip": {"bank_sha256": sha("another bank")}})
     shown = inspect.hashes(service, service.provenance(), None)
+    assert "CLIP similarity: bank<" in shown and sha("another bank") in shown
     assert all(h in shown for h in hashes.values()) and f"Retrained without: {names['noto']}" in shown

@@ -219,6 +219,15 @@ def test_a_score_is_as_exact_as_its_interval(span, unit, score, interval):
     assert (sentences.score(s, unit), sentences.interval(s, unit)) == (score, interval)
 
 
+@pytest.mark.parametrize(
+    ("date", "text"),
+    [("2026-11-29T10:28:03+00:00", "2026-11-29 10:28 UTC"), ("2026-11-29T01:28:03+02:00", "2026-11-28 23:28 UTC"),
+     ("some day", "some day")],
+)  # fmt: skip
+def test_a_date_is_told_to_the_minute(date, text):
+    assert sentences.moment(date) == text
+
+
 @pytest.mark.parametrize(("value", "text"), [(0.2, "about 1 s"), (41.7, "about 42 s"), (170, "about 3 min")])
 def test_durations(value, text):
     assert words.seconds(value) == text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from math import floor, log10
 
 from guda_core.records import VERDICTS, Attribution, GroupScore, GroupSet, Scope
@@ -182,6 +183,14 @@ def compared(answers: Sequence[Attribution], group_set: GroupSet, names: Mapping
     if unsure:
         said.append(f"The first two groups are not separable by {' or '.join(unsure)}.")
     return said
+
+
+def moment(date: str) -> str:
+    """When something was, for people: "2026-11-29 10:28 UTC"; a date of another form as it is."""
+    try:
+        return f"{datetime.fromisoformat(date).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    except (ValueError, OverflowError):
+        return date
 
 
 def ordinal(n: int) -> str:

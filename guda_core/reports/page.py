@@ -147,7 +147,8 @@ def _folded_away(told: Told, body: Html) -> Html:
 
 
 def _about(record: Mapping[str, Any]) -> str:
-    return f"{record['model']['name']}. Groups: {record['group_set']['name']}. Computed {record['date']}."
+    when = sentences.moment(record["date"])
+    return f"{record['model']['name']}. Groups: {record['group_set']['name']}. Computed {when}."
 
 
 def _scope(told: Told) -> str:

@@ -83,7 +83,10 @@ def hashes(service: Service, provenance: Provenance, answer: Answer | None) -> H
         rows += [(f"{models.label}: {names[g]}", code(sha)) for g, sha in models.hashes.items()]
     shown = {str(sha) for _, sha in rows}
     for m, made_from in p.made_from.items():  # what is not among the above
-        found = [(f"{p.methods[m].name}: {where}", code(sha)) for where, sha in _sha256(made_from)]
+        found = [
+            (f"{p.methods[m].name}: {where.removesuffix('_sha256').replace('_', ' ')}", code(sha))
+            for where, sha in _sha256(made_from)
+        ]
         rows += [row for row in found if row[1] not in shown]
         shown |= {str(sha) for _, sha in found}
     body = table("Hashes", ("What", "SHA-256"), rows)

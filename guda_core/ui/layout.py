@@ -196,7 +196,7 @@ def _answers(service: Service, where: Path | None) -> dict[str, Any]:
     with gr.Row(elem_classes="guda-answered"):
         with gr.Column(min_width=150, scale=1):
             picture, notes = block(elem_classes="guda-maybe"), block(elem_classes="guda-maybe")
-            again = gr.Button("Score it again with the chosen effort", visible=False, size="sm")
+            again = gr.Button("Score it again with the chosen effort", visible=False, size="sm", elem_id="guda-again")
         with gr.Column(min_width=280, scale=4):
             panels = {m: block(elem_classes="guda-maybe") for m in methods[:1]}
     shown = block(elem_classes="guda-maybe")

@@ -88,7 +88,7 @@ def opened(path: Path, known: Mapping[str, MethodInfo], title: str = "What the r
     """Read a report and show what it says. Raises ReportError."""
     report = read_report(path)
     told = tell(report.record, attributions(report), known, restored(report))
-    about = f"{told.record['model']['name']}, {told.record['date']}"
+    about = f"{told.record['model']['name']}, {sentences.moment(told.record['date'])}"
     return Opened(told, _bounded(heading(title) + note(about) + answer_html(told, pixels(report))))
 
 
