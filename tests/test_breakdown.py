@@ -72,6 +72,22 @@ def test_the_screen_says_how_wide_it_was_only_where_it_narrowed(draws, said_so, 
     assert ("not the part of the offset" in str(again)) == (draws == 2) and str(wider) != str(table)
 
 
+@pytest.mark.parametrize(
+    ("adds", "said"),
+    [
+        ((9.0, 1.0), "timestep 1 adds most: 10.00 "),
+        ((0.0, 9.0), "timesteps 2-3 add most: 20.0 "),
+        ((0, 0), "no ra"),
+    ],
+)
+def test_only_a_range_that_is_clearly_above_0_is_named(adds, said):
+    noise = np.array([[-60.0, 0.0, 150.0]] * 2) * (np.array(adds) == 0)[:, None]
+    without = np.array(adds)[:, None] + noise + [1.0, 0.9, 1.1] if any(adds) else noise
+    kl = KLValues(np.ones((2, 3), np.int64), np.array([1, 2, 4]), np.zeros((2, 3)), {"noto": without})
+    found, _, _ = inspect.steps(Attribution("guda", "nats", {}, kl=kl), "noto", "Noto Emoji")
+    assert said in found
+
+
 def test_the_screen_says_what_the_oracle_lost_by_being_compressed():
     service = LightService()
     found = {"pictures": 167, "spearman": 0.99849, "rms": 6.84, "sd": 144.17}
@@ -81,12 +97,14 @@ def test_the_screen_says_what_the_oracle_lost_by_being_compressed():
     models = GroupModels("Retrained without", hashes, {"fluent-emoji": "gone"}, "Lost", "", columns, told)
     service.change(models={**service.made_with.models, "logo": models})
     page = inspect.figures(service, service.provenance())
-    assert "What the adapters forgot" in page and "12 ± 0.98" in page
+    assert "What the adapters forgot" in page and "12.5 ± 1.0" in page
     names = {g: group.name for g, group in service.group_set.groups.items()}
     shown = page.split("Lost</h2>")[1].split("<tr>")
     rows = {name: row for row in shown for name in names.values() if f">{name}<" in row}
     assert all(v in rows[names["noto"]] for v in (">167<", ">0.998<", ">6.84<", ">144<"))
     assert "health.json is damaged." in rows[names["twemoji"]] and ">3<" in rows[names["openmoji"]]
     assert "unavailable: gone" in rows[names["fluent-emoji"]] and "was not measured" in rows[names["fluent-emoji-flat"]]
+    service.change(made_from={"clip": {"bank_sha256": sha("another bank")}})
     shown = inspect.hashes(service, service.provenance(), None)
+    assert "CLIP similarity: bank<" in shown and sha("another bank") in shown
     assert all(h in shown for h in hashes.values()) and f"Retrained without: {names['noto']}" in shown

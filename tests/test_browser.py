@@ -63,6 +63,7 @@ def test_cancel_stops_the_work_says_so_and_leaves_the_page_usable(browser, stage
     run(page)
     expect(page.get_by_text(re.compile(r"GUDA \(unlearning\): 2 of \d, about"))).to_be_visible(timeout=SLOW)
     expect(page.locator(".guda-bar").first).to_be_visible()
+    expect(page.locator(".guda-more-maps")).to_be_hidden()  # of an answer that is whole
     expect(page.locator(".guda-says")).to_have_text("Computing working")
     cancel.click()
     expect(page.locator(".guda-says")).to_have_text("Cancelled before the answer was done cancelled")

@@ -84,6 +84,9 @@ def test_every_screen_is_short_sound_and_accessible_with_an_answer(browser, stag
     watched = Watched(browser, width, dark)
     page = watched.open(stage.url)
     assert violations(page) == []
+    style = page.get_by_label("Style", exact=True)
+    assert style.evaluate("e => e.scrollWidth <= e.clientWidth")  # its name is read whole
+    assert style.evaluate("e => parseFloat(getComputedStyle(e).paddingRight)") > 20  # and not below the arrow
     page.get_by_role("button", name="Rocket").click()
     finished(page)
     button = page.get_by_role("button", name="Generate and attribute")
@@ -163,7 +166,7 @@ def pictures_and_maps(page: Page, service: FakeService) -> None:
 SAID = {
     ("ahead", "differs"): ["clear of the second", "oracle: "],
     ("tied", "close"): ["close", "oracle: close"],
-    ("nothing", "agrees"): ["none", "oracle: none"],
+    ("nothing", "agrees"): ["no group", "oracle: no group"],
 }
 
 
@@ -223,11 +226,14 @@ def test_evidence_explains_downloads_and_replays(browser, stage, tmp_path):
     expect(page.get_by_text(words.NO_ANSWER).first).to_be_visible()
     page.get_by_role("button", name="Download report").click()
     expect(page.get_by_text(f"No report. {words.NO_ANSWER}")).to_be_visible()
+    page.get_by_role("button", name="Replay this report").click()
+    expect(page.get_by_text(f"Not replayed. {words.NO_REPORT}")).to_be_visible()
+    assert page.locator(".guda-says:visible").count() == 0  # that is no headline
     watched.go("Attribute")
     page.get_by_role("button", name="Generate and attribute").click()
     finished(page)
     watched.go("Evidence")
-    expect(page.get_by_text(re.compile("the largest addition, 14 nats, comes from timesteps 20-79"))).to_be_visible()
+    expect(page.get_by_text(re.compile("timesteps 20-79 add most: 14 nats"))).to_be_visible()
     expect(page.get_by_role("region", name="What each range of timesteps adds")).to_contain_text("all: the score41")
     expect(page.locator(".guda-chart:visible")).to_have_count(2)
     with page.expect_download(timeout=SLOW) as download:
@@ -243,9 +249,15 @@ def test_evidence_explains_downloads_and_replays(browser, stage, tmp_path):
     told = page.locator(".block.guda-opened:visible")
     expect(told.first).to_contain_text("Most needed")  # the report stands there beside its replay
     expect(told.first.locator(".guda-picture img")).to_have_count(1)
+    expect(told).to_have_count(1)
+    assert told.first.bounding_box()["width"] > 1000
     page.locator("input[type=file]").last.set_input_files(report)
     expect(page.get_by_text("Every score is the same to the last bit.")).to_be_visible()
     expect(told.filter(has_text="Most needed")).to_have_count(2)
+    for which, of in zip(("First", "Second"), told.all(), strict=True):
+        expect(of.get_by_role("heading", name=f"{which} report: report.zip")).to_be_visible()
+        table = of.locator(".guda-scroll:has(.guda-scores)").first
+        assert table.evaluate("e => e.scrollWidth <= e.clientWidth")
     assert violations(page) == []
     watched.check("evidence")
 
@@ -261,7 +273,7 @@ def test_out_of_scope_names_no_group_until_somebody_unfolds_it(browser, stage, t
     page.get_by_role("button", name="Advanced").click()
     page.get_by_label(words.TRY_CAPTIONS).check()
     page.get_by_label("LOGO (retrained; the oracle)").uncheck()
-    expect(page.get_by_text("Quick, about 25 s")).to_be_visible()
+    expect(page.get_by_text("Quick, about 43 s")).to_be_visible()
     page.get_by_role("button", name="Attribute", exact=True).click()
     finished(page)
     says = page.locator(".guda-says").first
@@ -277,3 +289,16 @@ def test_out_of_scope_names_no_group_until_somebody_unfolds_it(browser, stage, t
     expect(page.get_by_role("region", name="The first group under each caption")).to_contain_text("no caption")
     assert violations(page) == []
     watched.check("scope")
+
+
+def test_the_expected_time_follows_the_last_answer(browser, stage):
+    stage.service.estimate = lambda methods, effort: 0.01
+    stage.service.delay = 0.2
+    watched = Watched(browser)
+    page = watched.open(stage.url)
+    expect(page.get_by_text("Quick, about 1 s")).to_be_visible()
+    page.get_by_role("button", name="Generate and attribute").click()
+    finished(page)
+    expect(page.get_by_text("Quick, about 1 s")).to_have_count(0)
+    expect(page.get_by_text(re.compile(r"Quick, about \d+ s"))).to_be_visible()
+    watched.check("learned")

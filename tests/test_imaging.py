@@ -84,7 +84,7 @@ BAD = {
     "svg": (b'<svg xmlns="http://www.w3.org/2000/svg" width="64" height="64"/>', "looks like an SVG"),
     "svg with a preamble": (b'\xef\xbb\xbf\n<?xml version="1.0"?><svg/>', "looks like an SVG"),
     "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n", "looks like an EPS"),
-    "gif": (encoded(halves(), "GIF"), "looks like a GIF"),
+    "gif": (encoded(halves(), "GIF"), r"looks like a GIF file\.$"),
     "bmp": (encoded(halves(), "BMP"), "looks like a BMP"),
     "ico": (encoded(halves(), "ICO"), "Only PNG, JPEG, WebP, AVIF, TIFF and HEIC"),
     "video": (b"\0\0\0\x18ftypisom" + bytes(200), "video"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from guda_core.answers.shown import near_html
+from guda_core.answers.shown import SMALL, near_html
 from guda_core.attribution import nearest as module
 from guda_core.attribution.nearest import fetched, nearest
 from guda_core.attribution.similarity import Similarity
@@ -19,8 +19,10 @@ from guda_core.errors import DataError
 from guda_core.picture_records import Near, Shown
 from guda_core.records import Query
 from guda_core.reports import bundle
+from guda_core.reports.page import NO_TRAINING_PICTURES
 from guda_core.reports.read import read_report
 from guda_core.reports.restore import shown
+from guda_core.ui.samples import why_not
 from tests.light import LightService, draw
 from tests.test_report import made, opened
 
@@ -95,6 +97,9 @@ def test_they_are_credited_and_escaped():
     html = near_html((Near("noto", 0.7, "<b>x", PICTURES.pixels[0]), Near("openmoji", 0.6)), gs)
     assert html.count("<img") == 1 and "<i>" not in html and "Ann &amp; Bo" in html and "&lt;b&gt;x: 0.70" in html
     assert "<li><span>0.60: <a" in html and "CC-BY-SA-4.0" in html and near_html((), gs) == ""
+    assert SMALL in html and SMALL not in near_html((Near("noto", 0.7),), gs)
+    assert "<code>guda groups fetch</code>" in why_not(GROUPS)
+    assert why_not(GROUPS) in near_html((Near("noto", 0.7),), gs, why_not(GROUPS))
 
 
 def test_a_report_names_them_and_holds_none(tmp_path):
@@ -103,6 +108,6 @@ def test_a_report_names_them_and_holds_none(tmp_path):
     data = made(service, q, shown=Shown(near=(Near("noto", 0.7, "cat-face", PICTURES.pixels[0]),)))
     assert set(opened(data)) == {*bundle.FILES, "report.html"}
     page = opened(data)["report.html"].decode()
-    assert "cat face: 0.70" in page and page.count("<img") == 1
+    assert "cat face: 0.70" in page and page.count("<img") == 1 and NO_TRAINING_PICTURES in page and SMALL not in page
     (tmp_path / "r.zip").write_bytes(data)
     assert shown(read_report(tmp_path / "r.zip")).near == (Near("noto", 0.7, "cat-face"),)

@@ -269,7 +269,7 @@ def scored(score: float, half: float, offset: float) -> Attribution:
 def test_a_group_whose_drop_is_not_clearly_above_zero_does_not_stand_out():
     name = GROUPS.groups[IDS[0]].name
     said = judged(scored(30, 8, 25))
-    assert said.headline == "No group stands out" and said.chips[0].text == "none"
+    assert said.headline == "No group stands out" and said.chips[0].text == "no group"
     assert said.plain == f"{name} comes first, but its drop, measured on this picture, is not clearly above 0."
     assert sentences.first_of(scored(30, 8, 25), GROUPS) == "no group stands out"
     clear = judged(scored(40, 8, 25))

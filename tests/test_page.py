@@ -95,8 +95,18 @@ def test_it_says_the_apps_verdict_every_score_hash_author_and_limit(service, que
     assert record["files"]["report.html"] not in said
     for g in service.group_set.groups.values():
         assert g.name in said and g.author in said and g.licence in said
-    assert all(text in said for text in (*record["limits"], record["picture"]["prompt"], "guda replay", record["date"]))
+    assert all(
+        text in said
+        for text in (
+            *record["limits"],
+            record["picture"]["prompt"],
+            "guda replay",
+            record["date"][:16].replace("T", " "),
+        )
+    )
     assert all(f"{k} {v}" in said for k, v in record["versions"].items())
+    head = '<th scope="col" class="n">Rank</th><th scope="col">CLIP similarity (cosine)</th>'
+    assert head in opened(data)["report.html"].decode() and "1. " not in said
     assert all(f"{path}: {why}" in said for path, why in record["absent"].items())
 
 

@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from gradio.utils import get_function_description
 
 from guda_core import ui
 from guda_core.ui import build_ui, wants_mcp
+from guda_core.ui.endpoints import Endpoints
 from tests.fakes import WAIT, FakeService, serving
 
 pytestmark = pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")  # gradio's use of pandas 3
@@ -55,6 +57,13 @@ def test_mcp_is_only_started_when_asked_for_and_there(monkeypatch, caplog):
     assert wants_mcp()
 
 
+@pytest.mark.parametrize("endpoint", sorted(NAMED))
+def test_arguments_and_returns_are_told_whole(endpoint):
+    """As gradio reads them for MCP."""
+    _, arguments, returns = get_function_description(getattr(Endpoints, endpoint))
+    assert len(returns) == 1 and all(t.endswith(".") for t in (*list(arguments.values())[1:], *returns))
+
+
 def test_the_endpoints_are_mcp_tools_with_their_docstrings(monkeypatch):
     pytest.importorskip("mcp", reason='MCP needs one more package: pip install "gradio[mcp]"')
     from mcp import ClientSession
@@ -82,5 +91,7 @@ def test_the_endpoints_are_mcp_tools_with_their_docstrings(monkeypatch):
     for endpoint in NAMED:
         tool = next(t for n, t in tools.items() if n.endswith(endpoint))
         assert tool.description and len(tool.description) > 40, endpoint
+        told = [tool.description, *(p.get("description", "") for p in tool.inputSchema["properties"].values())]
+        assert all(t.rstrip().endswith((".", "}")) for t in told if t) and not [t for t in told if ",, " in t], told
     assert not any("page_" in n for n in tools)
     assert not answer.isError and "'guda'" in answer.content[-1].text

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 
-from guda_core.ui import progress
+from guda_core.records import Attribution, GroupScore, Query
+from guda_core.ui import progress, words
+from guda_core.ui.answer import Answer
+from guda_core.ui.callbacks import Runs
+from guda_core.ui.connect import _between
 from guda_core.ui.progress import CAPTIONS, DRAW, SCOPE, Part, Progress
 from tests.fakes import FakeService
 
@@ -38,6 +45,24 @@ def test_the_bar_is_of_all_parts_by_their_expected_time(clock):
     assert "left" not in p.at("b", 1.0) and p.fraction() == 1.0
 
 
+def test_a_whole_run_tells_how_slow_the_next_one_will_be(clock):
+    parts = [Part("a", "First", 30.0), Part("b", "Second", 10.0)]
+    p = Progress(parts)
+    p.at("a", 1.0)
+    clock[0] += 120.0
+    assert p.learned() == 1.0 and Progress([], slower=2.0).learned() == 2.0  # it was not whole
+    p.at("b", 1.0)
+    assert p.learned() == pytest.approx(3.0)
+    again = Progress(parts, slower=p.learned())
+    assert again.expected() == pytest.approx(120.0) and "about 2 min left" in again.at("a", 0.0)
+    clock[0] += 80.0
+    again.at("a", 1.0)
+    again.at("b", 1.0)
+    assert again.learned() == pytest.approx(2.0)
+    clock[0] -= 79.0
+    assert again.learned() == 1.0  # never below what was measured
+
+
 def test_a_plan_holds_everything_that_a_run_does():
     service = FakeService()
     service.oracle = "agrees"
@@ -47,3 +72,12 @@ def test_a_plan_holds_everything_that_a_run_does():
     assert seconds["guda"] == pytest.approx(8.2) and seconds["logo"] == pytest.approx(8.0)  # each by what it adds
     assert seconds["clip"] == progress.LEAST and seconds[CAPTIONS] == pytest.approx(16.4)
     assert list(progress.plan(service, [], "quick").parts) == []
+
+
+def test_cancelled_before_a_score_is_said_once():
+    query = Query(np.zeros((8, 8, 3), np.uint8), None, "", "0" * 64)
+    answer = Answer(query, ("guda",), "quick", {})
+    cancelled = _between(MagicMock(examples=[]), Runs(FakeService(), MagicMock())).cancelled.fn
+    assert "no score yet" in cancelled(answer)[0] and words.CANCELLED not in cancelled(answer)[1]
+    scored = Attribution("guda", "nats", {"noto": GroupScore(9.0, 8.0, 10.0)}, 0.5)
+    assert words.CANCELLED in cancelled(replace(answer, found={"guda": scored}))[1]

@@ -39,7 +39,7 @@ def test_prompts_are_tidied(prompt, expected):
 @pytest.mark.parametrize(
     ("prompt", "words"),
     [
-        ("x" * 301, "301 characters; at most 300"),
+        ("x" * 301, "caption may have 300 characters at most; this one has 301"),
         ("a\0b", r"U\+0000"),
         ("a\x1b[31mb", r"U\+001B"),
         ("a\x7fb", r"U\+007F"),

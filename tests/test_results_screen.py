@@ -68,7 +68,7 @@ def test_pages_hold_every_row_once(results):
     asked, start, seen = Asked(), 0, []
     count = results.count(asked)
     while start < count:
-        at, where, html, _ = page(results, asked, "picture", start)
+        at, where, html, *_ = page(results, asked, "picture", start)
         assert at == start and f"of {count:,}, scored by" in where
         seen += re.findall(r"<tr><td>(.*?)</td>", html)
         start += ROWS
@@ -80,10 +80,10 @@ def test_pages_hold_every_row_once(results):
 
 
 def test_controls_filter_and_sort(results):
-    _, _, html, names = page(results, asked_of("00", "noto", "clip", "in scope", "ok", False), "score", 0)
-    assert len(names) == 10 and "guda" not in html.partition("<tbody>")[2]
-    scores = [float(s) for s in re.findall(r'<td class="n">(0\.\d+)</td>', html)]
-    assert scores == sorted(scores, reverse=True)
+    _, _, html, names, all_rows = page(results, asked_of("00", "noto", "clip", "in scope", "ok", False), "score", 0)
+    assert len(names) == all_rows == 10 and "guda" not in html.partition("<tbody>")[2]
+    scores = [float(s) for s in re.findall(r'<td class="n">(0\.\d+) cosine</td>', html)]
+    assert len(scores) == 10 and scores == sorted(scores, reverse=True)
     assert page(results, asked_of("", "", "", "", "refused", True), "picture", 0)[3] == ["zero.png"]
 
 
@@ -176,8 +176,9 @@ def test_whoever_opens_the_tab_sees_the_table_as_it_is_then(tmp_path, monkeypatc
     assert "2 pictures: 2 scored" in before[0] and "There is no picture" in before[-1]
     draw(folder / "one more.png", 9)
     make_table(folder, out, LightService)
-    head, _, methods, start, where, _, picture, opened = entered(*asked)
+    head, _, methods, start, where, _, picture, *turns, opened = entered(*asked)
     assert "3 pictures: 3 scored" in head and start == 0 and "Rows 1 to 6 of 6" in where
+    assert not any(button["interactive"] for button in turns)  # there is one page
     assert (
         "SHA-256 of the file" in opened
         and "one more.png" in picture["choices"]
@@ -198,10 +199,15 @@ def test_someone_filters_turns_the_page_and_opens_a_picture(browser, out, tmp_pa
         shown = watched.open(url)
         go(shown, results_screen.TAB)
         expect(shown.get_by_text("Rows 1 to 39 of 39, scored by ")).to_be_visible(timeout=SLOW)
+        back, on = (shown.get_by_role("button", name=f"{name} page") for name in ("Previous", "Next"))
+        for button in (back, on):
+            expect(button).to_be_disabled()
         shown.get_by_label("Only the first group").uncheck()
         expect(shown.get_by_text("Rows 1 to 50 of 305, scored by ")).to_be_visible(timeout=SLOW)
-        shown.get_by_role("button", name="Next page").click()
+        expect(back).to_be_disabled()
+        on.click()
         expect(shown.get_by_text("Rows 51 to 100 of 305,")).to_be_visible(timeout=SLOW)
+        expect(back).to_be_enabled()
         shown.get_by_label("Picture's name contains").fill("003")
         expect(shown.get_by_text("Rows 1 to 16 of 16, scored by ")).to_be_visible(timeout=SLOW)
         shown.get_by_label("Open a picture").fill("003.png")

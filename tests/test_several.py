@@ -210,6 +210,8 @@ def test_a_table_fills_stops_goes_on_and_opens_an_answer(browser, tmp_path):
         page.emulate_media(media="screen", reduced_motion="no-preference")
         page.set_viewport_size({"width": 390, "height": 844})
         watched.fits()
+        for column in (4, 5):  # score and interval
+            expect(rows.nth(2).locator("td").nth(column)).to_be_visible()
         for part in (rows.nth(2).get_by_role("button"), rows.nth(2).locator(".guda-chip")):
             box = part.bounding_box()
             assert box["x"] + box["width"] <= 390  # a row is a card, with nothing to scroll for

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 
 from guda_core.reports.agreement_rows import labelled
 from guda_core.ui import benchmarks
+from tests.fakes import FakeService
 from tests.light import METHODS
 
 
@@ -50,7 +52,7 @@ def test_one_sentence_and_the_apps_methods_come_first():
     rows = [agrees("guda", 0.67), agrees("clip-mean", 0.53), agrees("guda/mse", 0.9), agrees("guda", 0.2, "real")]
     said = benchmarks._first({"rows": rows}, METHODS)
     assert "names in 67 of 100" in said  # without an offset
-    assert f"{benchmarks.SETS['real']}: 20 of 100." in said and "prompt" not in said
+    assert f"{benchmarks.SETS['real']} (200 pictures): 20 of 100." in said and "prompt" not in said
     rows += [agrees("guda + offset", 0.71), agrees("clip-mean + offset", 0.6), agrees("clip-max", 0.7)]
     said = benchmarks._first({"rows": rows}, METHODS)
     assert (
@@ -88,3 +90,37 @@ def test_trainings_take_what_was_measured_side_by_side():
     assert "Unlearn one group" in said and re.search(r"group\s+20\b", shown) and re.search(r"each group\s+100\b", shown)
     assert "costs.json" in said and "3551" not in said
     assert "Unlearn" not in benchmarks._speed(speed, None) and benchmarks.UNKNOWN in benchmarks._speed(None, costs)
+
+
+def test_what_was_measured_of_a_model_of_ones_own_is_shown(tmp_path, monkeypatch):
+    monkeypatch.setenv("GUDA_HOME", str(tmp_path))
+    service = FakeService()
+    made, sets = service.provenance(), service.group_set
+
+    def said() -> str:
+        return benchmarks._own(service, service.methods())
+
+    assert benchmarks.NOT_MEASURED in said()
+    service.oracle = "agrees"
+    assert "LOGO" in said() and f"experiments.logo --model NAME --set {sets.id}" in said() and "nobody" not in said()
+
+    def row(value: float, n: int) -> dict:
+        return {
+            "method": "guda",
+            "query_set": "generated",
+            "n": n,
+            "top1": dict.fromkeys(("value", "low", "high"), value),
+        }
+
+    file, groups = tmp_path / "runs" / made.model / sets.id / "logo" / "logo.json", list(sets.groups)
+    file.parent.mkdir(parents=True)
+    found = {"base_sha256": made.sha256, "groups": groups, "rows": [row(0.9, 60)], "rows_report": [row(0.7, 30)]}
+    file.write_text(json.dumps(found))
+    assert "On 30 pictures that the model drew" in said() and "names in 70 of 100" in said() and "0.90" not in said()
+    assert f"runs/fake/{sets.id}/logo/logo.json" in said() and benchmarks.HALF in said()
+    assert "these groups alone" not in said()
+    file.write_text(json.dumps({**found, "rows_report": [], "groups": groups[:2]}))
+    assert "names in 90 of 100" in said() and benchmarks.HALF not in said()
+    assert f"these groups alone: {', '.join(sets.groups[g].name for g in groups[:2])}." in said()
+    file.write_text(json.dumps({**found, "base_sha256": "another"}))
+    assert "70 of 100" not in said()

@@ -86,7 +86,7 @@ def test_two_that_overlap_cannot_be_told_apart():
 )
 def test_nothing_stands_out_when_the_first_is_not_above_zero(a, where):
     v = judged(a)
-    assert v.headline == "No group stands out" and chips(v) == ["none"] and where in v.plain
+    assert v.headline == "No group stands out" and chips(v) == ["no group"] and where in v.plain
 
 
 def test_what_was_not_scored_is_named():
@@ -133,7 +133,7 @@ def test_clearly_ahead_is_never_said_alone_where_the_oracle_names_another_group(
     assert chips(v) == [CLEAR, "oracle: Twemoji"] and "(the oracle) put Twemoji first" in v.figures
     v = judged(AHEAD, logo("twemoji", "openmoji", separable=False))
     assert chips(v) == [CLEAR, "oracle: close"] and "cannot tell Twemoji and OpenMoji apart" in v.figures
-    assert chips(judged(AHEAD, logo("openmoji", "twemoji", low=-1.0))) == [CLEAR, "oracle: none"]
+    assert chips(judged(AHEAD, logo("openmoji", "twemoji", low=-1.0))) == [CLEAR, "oracle: no group"]
     gone = dataclasses.replace(logo("openmoji", "twemoji"), groups={"twemoji": GroupScore(9.0, 8.0, 10.0)})
     v = judged(AHEAD, dataclasses.replace(gone, runner_up=None, separable=None))
     assert chips(v) == [CLEAR, "oracle: not checked"] and "no score without OpenMoji" in v.figures
@@ -151,6 +151,15 @@ def test_clearly_ahead_is_never_said_alone_where_the_oracle_names_another_group(
     )
 
 
+@pytest.mark.parametrize("first", ["openmoji", "twemoji"])
+@pytest.mark.parametrize("a", [TIED, NOTHING])
+def test_the_oracles_first_group_is_named_where_the_main_method_names_none_alone(a, first):
+    other = "twemoji" if first == "openmoji" else "openmoji"
+    v, name = judged(a, logo(first, other)), SETS.groups[first].name
+    assert chips(v)[1:] == [f"oracle: {name}"] and [c.kind for c in v.chips] == ["unsure"] * 2
+    assert v.figures.endswith(f" The retrained models (the oracle) put {name} first.")
+
+
 def test_likeness_is_never_told_as_influence():
     v = judged(COSINE)
     assert v.headline == "Looks most like: Noto Emoji" and chips(v) == ["likeness"] and "Without" not in v.plain
@@ -161,17 +170,17 @@ def test_methods_of_other_units_put_a_group_first_and_say_no_more():
     v = judged(TOGETHER)
     assert v.headline == "First: Noto Emoji" and v.plain == "GUDA and DAS combined puts this group first."
     assert chips(v) == [CLEAR] and chips(judged(dataclasses.replace(TOGETHER, separable=False))) == ["close"]
-    assert judged(GRADIENTS).figures.startswith("Noto Emoji: 0.012 kernel (95% interval 0.01 to 0.015).")
+    assert judged(GRADIENTS).figures.startswith("Noto Emoji: 0.0123 kernel (95% interval 0.0100 to 0.0146).")
 
 
 def test_rows_hold_the_same_figures_best_first_with_the_rest_last():
     a = dataclasses.replace(AHEAD, groups={**NONE.groups, **AHEAD.groups})
     assert sentences.rows(a, SETS) == [
         ("1", "OpenMoji", "41", "35 to 47", ""),
-        ("2", "Twemoji", "12", "8.0 to 16", ""),
+        ("2", "Twemoji", "12", "8 to 16", ""),
         ("-", "Noto Emoji", "-", "-", "unavailable: Its file is missing."),
     ]
-    assert sentences.rows(AHEAD, SETS) == [("1", "OpenMoji", "41", "35 to 47"), ("2", "Twemoji", "12", "8.0 to 16")]
+    assert sentences.rows(AHEAD, SETS) == [("1", "OpenMoji", "41", "35 to 47"), ("2", "Twemoji", "12", "8 to 16")]
     assert sentences.strip(a, SETS) == "1 OpenMoji, 2 Twemoji" and "no group" in sentences.strip(NONE, SETS)
 
 
@@ -188,10 +197,35 @@ def test_many_groups_are_put_in_order_a_few_times_and_not_once_for_each(monkeypa
     [(41.4, "nats", "41"), (-12.6, "nats", "-13"), (3.26, "nats", "3.3"), (0.041, "nats", "0.04"),
      (-0.001, "nats", "0.00"), (0.7126, "cosine", "0.713"), (0.00106, "kernel", "0.0011"), (0.909, "kernel", "0.91"),
      (0.0, "kernel", "0"), (12.3, "kernel", "12"), (-123456789.0, "nats", "-123456789"),
-     (-1.7e308, "nats", "-1.7e+308"), (1e308, "cosine", "1e+308"), (1e308, "kernel", "1e+308")],
+     (-1.7e308, "nats", "-1.7e+308"), (1e308, "cosine", "1e+308"), (1e308, "kernel", "1e+308"),
+     (9.96, "nats", "10"), (0.996, "nats", "1.0"), (0.3, "kernel", "0.30"), (-5.3e-5, "kernel", "-0.000053"),
+     (5.3e-9, "kernel", "5.3e-09")],
 )  # fmt: skip
 def test_numbers_have_as_many_digits_as_are_worth_reading(value, unit, text):
     assert sentences.number(value, unit) == text
+
+
+@pytest.mark.parametrize(
+    ("span", "unit", "score", "interval"),
+    [((-12.35, -12.31, -12.27), "features", "-12.31", "-12.35 to -12.27"), ((7.8, 13.8, 19.8), "nats", "14", "8 to 20"),
+     ((0.4, 1.2, 2.0), "kernel", "1.2", "0.4 to 2.0"),
+     ((2e-5, 5.3e-5, 8e-5), "kernel", "0.00005", "0.00002 to 0.00008"),
+     ((-38.0, 10.0, 58.0), "nats", "10", "-38 to 58"), ((2.0, 2.0, 2.0), "nats", "2.0", ""),
+     ((1.0, 1.0 + 1e-9, 1.0 + 2e-9), "nats", "1.0", "1.0 to 1.0"),
+     ((0.7011, 0.7123, 0.7235), "cosine", "0.712", "0.701 to 0.724")],
+)  # fmt: skip
+def test_a_score_is_as_exact_as_its_interval(span, unit, score, interval):
+    s = GroupScore(span[1], span[0], span[2])
+    assert (sentences.score(s, unit), sentences.interval(s, unit)) == (score, interval)
+
+
+@pytest.mark.parametrize(
+    ("date", "text"),
+    [("2026-11-29T10:28:03+00:00", "2026-11-29 10:28 UTC"), ("2026-11-29T01:28:03+02:00", "2026-11-28 23:28 UTC"),
+     ("some day", "some day")],
+)  # fmt: skip
+def test_a_date_is_told_to_the_minute(date, text):
+    assert sentences.moment(date) == text
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.2, "about 1 s"), (41.7, "about 42 s"), (170, "about 3 min")])

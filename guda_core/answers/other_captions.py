@@ -22,7 +22,7 @@ def captions_html(tried: Sequence[Tried], group_set: GroupSet, scope: Scope | No
     for t in tried:
         first = t.answer.ranked()[:1]
         score = t.answer.groups[first[0]] if first else None
-        figure = sentences.number(score.score or 0.0, t.answer.unit) if score else "-"
+        figure = sentences.score(score, t.answer.unit) if score else "-"
         span = sentences.interval(score, t.answer.unit) if score else "-"
         rows.append((t.label, t.caption or "-", sentences.first_of(t.answer, group_set), figure, span))
     head = ("Tried", "Caption", "First group", f"Score ({tried[0].answer.unit})", "95% interval")

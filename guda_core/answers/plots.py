@@ -16,6 +16,8 @@ from guda_core.records import Attribution, GroupSet
 
 TICKS = 4  # steps of an axis, at most about
 OFFSET, DROP, INTERVAL = "offset, added for every picture", "drop, measured on this picture", "95% interval"
+BACK = "thin: the drop goes the other way than the offset"
+FIRST = "same first group as the oracle: 0 never, 1 always"
 HOLLOW = "hollow: score not clearly above 0"
 HOLLOW_PART = "hollow: drop or score not clearly above 0"  # of scores that have an offset
 
@@ -36,6 +38,11 @@ class Row:
     hollow: bool = False
     word: str = ""
 
+    @property
+    def back(self) -> bool:
+        """Whether the rest runs back over the base."""
+        return self.value is not None and (self.value - self.base) * self.base < 0
+
 
 def bars(a: Attribution, group_set: GroupSet, name: str = "") -> Html:
     """One method's scores as bars, best first, in the method's own unit. Groups without a score come last, named so.
@@ -53,6 +60,7 @@ def bars(a: Attribution, group_set: GroupSet, name: str = "") -> Html:
         word = "unavailable" if a.groups[g].status == "unavailable" else "no score"
         rows.append(Row(group_set.groups[g].name, None, word=word))
     keys = [("added", OFFSET), ("measured", DROP)] if a.has_offset else []
+    keys += [("measured back", BACK)] if any(r.back for r in rows) else []
     keys += [("hollow", HOLLOW_PART if a.has_offset else HOLLOW)] if any(r.hollow for r in rows) else []
     return chart(rows, f"Scores by {name or a.method}", a.unit, keys=keys)
 
@@ -70,9 +78,10 @@ def narrowing(draws: Sequence[int], values: Sequence[float], low: Sequence[float
 
 
 def agreement(names: Sequence[str], values: Sequence[float], low: Sequence[float], high: Sequence[float]) -> Html:
-    """A measure of agreement with the oracle, 0 to 1, one point a method, first at the top, with 95% intervals."""
+    """How often each method names the oracle's first group, 0 to 1, first at the top, with 95% intervals."""
     rows = [Row(name, v, lo, hi) for name, v, lo, hi in zip(names, values, low, high, strict=True)]
-    return chart(rows, "Agreement with the oracle, 0 to 1", "agreement", points=True, ends=(0.0, 1.0))
+    title, keys = "Agreement with the oracle, 0 to 1", [("dot", FIRST)]
+    return chart(rows, title, "agreement", keys=keys, points=True, ends=(0.0, 1.0))
 
 
 def chart(
@@ -121,15 +130,16 @@ def described(rows: Sequence[Row], title: str, unit: str) -> str:
         if r.value is None:
             said.append(f"{name} {r.word}")
             continue
-        span = [] if r.low is None or r.high is None else [f"{_number(r.low, unit)} to {_number(r.high, unit)}"]
+        span = [] if r.low is None or r.high is None else [f"{_number(r.low, r, unit)} to {_number(r.high, r, unit)}"]
         if r.base:
-            span.append(f"offset {_number(r.base, unit)}, drop {_number(r.value - r.base, unit)}")
-        said.append(f"{name} {_number(r.value, unit)}" + (f" ({'; '.join(span)})" if span else ""))
+            span.append(f"offset {_number(r.base, r, unit)}, drop {_number(r.value - r.base, r, unit)}")
+        said.append(f"{name} {_number(r.value, r, unit)}" + (f" ({'; '.join(span)})" if span else ""))
     return f"{title}, in {unit}: {'; '.join(said) or 'nothing'}."
 
 
-def _number(value: float, unit: str) -> str:
-    return f"{value:.2f}" if unit == "agreement" else sentences.number(value, unit)
+def _number(value: float, r: Row, unit: str) -> str:
+    width = None if r.low is None or r.high is None else r.high - r.low
+    return f"{value:.2f}" if unit == "agreement" else sentences.number(value, unit, width)
 
 
 def _row(r: Row, at: Axis, unit: str, *, points: bool) -> str:
@@ -142,11 +152,11 @@ def _row(r: Row, at: Axis, unit: str, *, points: bool) -> str:
     else:
         if r.base:
             parts += _part("added", at(0.0), at(r.base))
-        back = " back" if r.base and (r.value - r.base) * r.base < 0 else ""  # it runs back over the offset
-        parts += _part(f"measured{' hollow' if r.hollow else ''}{back}", at(r.base), at(r.value))
+        css = f"measured{' hollow' if r.hollow else ''}{' back' if r.back else ''}"
+        parts += _part(css, at(r.base), at(r.value))
     if r.low is not None and r.high is not None:
         parts += _part("span", at(r.low), at(r.high))
-    value = f'<span class="guda-value">{_number(r.value, unit)}</span>'
+    value = f'<span class="guda-value">{_number(r.value, r, unit)}</span>'
     return f'<div class="guda-bar">{name}<span class="guda-track">{parts}</span>{value}</div>'
 
 
@@ -154,8 +164,14 @@ def _part(css: str, a: float, b: float) -> str:
     return f'<i class="{css}" style="left:{min(a, b):.2f}%;width:{abs(b - a):.2f}%"></i>'
 
 
+def _tick(value: float) -> str:
+    """A round number, not as a power of ten where it has few digits: 0.00005."""
+    short = f"{value:g}"
+    return f"{value:.6f}".rstrip("0") if "e-" in short and abs(value) >= 1e-5 else short
+
+
 def _ticks(at: Axis, unit: str) -> str:
-    shown = "".join(f'<i style="left:{at(t):.2f}%"><b>{t:g}</b></i>' for t in at.ticks)
+    shown = "".join(f'<i style="left:{at(t):.2f}%"><b>{_tick(t)}</b></i>' for t in at.ticks)
     track = f'<span class="guda-track">{shown}</span>'
     shown_unit = "" if unit == "agreement" else safe(unit)
     return f'<div class="guda-bar guda-axis"><span></span>{track}<span>{shown_unit}</span></div>'

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from math import floor, log10
 
 from guda_core.records import VERDICTS, Attribution, GroupScore, GroupSet, Scope
 
@@ -15,25 +17,42 @@ EXACT = 1e15  # from about here on a float is not exact to the whole number
 ENDED_EARLY = "Its draws are as exact as this effort asks, so it ended early."
 
 PLAIN_UNITS = ("nats", "standard scores")  # whose scores are no smaller than two digits after the point show
+MOST_DIGITS = 6  # after the point
 
 
-def number(value: float, unit: str) -> str:
+def number(value: float, unit: str, width: float | None = None) -> str:
     """A score with as many digits as are worth reading: 41, 3.2 or 0.04 nats; 0.712 cosine; 0.0011 in a unit whose
-    scale is a method's own; 1e+20 where no digit of the whole number would mean anything."""
-    if abs(value) >= EXACT:
+    scale is a method's own; 1e+20 where no digit of the whole number would mean anything. width: of its 95% interval,
+    where it has one: its last digit is then a fifth of that or less."""
+    size, digits = abs(value), max(0, -floor(log10(width / 5))) if width else None
+    if size >= EXACT:
         text = f"{value:.3g}"
     elif unit == "cosine":
         text = f"{value:.3f}"
-    elif unit not in PLAIN_UNITS and abs(value) < 1:
-        text = f"{value:.2g}"
+    elif digits is not None and digits <= MOST_DIGITS:
+        text = f"{value:.{digits}f}"
+    elif unit not in PLAIN_UNITS and 0 < size < 1:
+        digits = 1 - floor(log10(size))
+        text = f"{value:.{digits}f}" if digits <= MOST_DIGITS else f"{value:.1e}"
+    elif unit not in PLAIN_UNITS and not value:
+        text = "0"
     else:
-        text = f"{value:.0f}" if abs(value) >= 10 else f"{value:.1f}" if abs(value) >= 1 else f"{value:.2f}"
+        text = f"{value:.0f}" if size >= 9.95 else f"{value:.1f}" if size >= 0.995 else f"{value:.2f}"
     return text if float(text) else text.lstrip("-")
+
+
+def _width(s: GroupScore) -> float | None:
+    return s.span[1] - s.span[0] if s.span else None
+
+
+def score(s: GroupScore, unit: str) -> str:
+    """A group's score, as exact as its interval."""
+    return number(s.score or 0.0, unit, _width(s))
 
 
 def interval(s: GroupScore, unit: str) -> str:
     """The 95% interval, e.g. "35 to 47"; "" when there is none."""
-    return " to ".join(number(v, unit) for v in s.span or ())
+    return " to ".join(number(v, unit, _width(s)) for v in s.span or ())
 
 
 def beyond(a: Attribution, ranked: list[str]) -> str | None:
@@ -64,8 +83,9 @@ def rows(a: Attribution, group_set: GroupSet) -> list[tuple[str, ...]]:
         if s.score is None:
             cells = ["-", group_set.groups[g].name, "-", "-", *(["-", "-"] if offset else [])]
         else:
-            parts = [number(a.offset(g), a.unit), number(s.score - a.offset(g), a.unit)] if offset else []
-            cells = [str(i + 1), group_set.groups[g].name, number(s.score, a.unit), interval(s, a.unit) or "-", *parts]
+            both = (a.offset(g), s.score - a.offset(g)) if offset else ()
+            parts = [number(v, a.unit, _width(s)) for v in both]
+            cells = [str(i + 1), group_set.groups[g].name, score(s, a.unit), interval(s, a.unit) or "-", *parts]
         why = STATUS[s.status] + (f": {s.reason}" if s.reason else "")
         out.append((*cells, *([why if s.score is None else s.reason] if remarked else [])))
     return out
@@ -163,6 +183,14 @@ def compared(answers: Sequence[Attribution], group_set: GroupSet, names: Mapping
     if unsure:
         said.append(f"The first two groups are not separable by {' or '.join(unsure)}.")
     return said
+
+
+def moment(date: str) -> str:
+    """When something was, for people: "2026-11-29 10:28 UTC"; a date of another form as it is."""
+    try:
+        return f"{datetime.fromisoformat(date).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    except (ValueError, OverflowError):
+        return date
 
 
 def ordinal(n: int) -> str:

@@ -22,10 +22,8 @@ NUMBER = "The number says how far a picture is from the first one, in the model'
 KEYS = (("needed", "orange: explained worse without the group"), ("hindered", "blue: better"))
 COLOURS = "No colour: the map says nothing here. Each map has a scale of its own."
 TITLE_NEAR = "Looks most like these training pictures"
-LIKENESS = (
-    "That is likeness, not influence. The number: 1 looks the same, 0 looks like something else. The pictures are "
-    "shown small, as the model saw them."
-)
+LIKENESS = "That is likeness, not influence. The number: 1 looks the same, 0 looks like something else."
+SMALL = "The pictures are shown small, as the model saw them."
 NOTHING = "the map says nothing here"
 MAKE_THEM = "The command line can make such pictures. Give it the same caption:"
 COMMAND = 'guda attribute PICTURE --prompt "CAPTION" --report FILE --pictures --maps'
@@ -77,8 +75,8 @@ def where_html(shown: Shown, group_set: GroupSet, methods: Mapping[str, MethodIn
     return _section(TITLE_WHERE, body)
 
 
-def near_html(near: tuple[Near, ...], group_set: GroupSet) -> Html:
-    """The training pictures most alike, with whose they are; "" for none."""
+def near_html(near: tuple[Near, ...], group_set: GroupSet, why: str = "") -> Html:
+    """The training pictures most alike, with whose they are; "" for none. why: what is said where none is shown."""
     if not near:
         return Html()
     cells = []
@@ -90,7 +88,9 @@ def near_html(near: tuple[Near, ...], group_set: GroupSet) -> Html:
         far = f"{n.cosine:.2f}"
         said = f"<b>{safe(name)}: {far}</b><span>{credit}</span>" if name else f"<span>{far}: {credit}</span>"
         cells.append(f"<li>{seen}{said}</li>")
-    body = f'<ul class="guda-drawings guda-near">{"".join(cells)}</ul>{note(LIKENESS)}'
+    said = SMALL if any(n.pixels is not None for n in near) else why
+    more = note(LIKENESS, *([said] if said else []))
+    body = f'<ul class="guda-drawings guda-near">{"".join(cells)}</ul>{more}'
     return _section(TITLE_NEAR, body)
 
 

@@ -13,7 +13,7 @@ from typing import TypeGuard
 from guda_core.answers import sentences
 from guda_core.records import Attribution, GroupSet, MethodInfo, Scope
 
-CLEAR, CLOSE, NONE, OUT, LIKENESS = "clear of the second", "close", "none", "out of scope", "likeness"
+CLEAR, CLOSE, NONE, OUT, LIKENESS = "clear of the second", "close", "no group", "out of scope", "likeness"
 WORKING, CANCELLED, UNSURE = "working", "cancelled", "not compared"
 NOTHING_YET = "Nothing is scored yet"
 OUT_OF_SCOPE = "This model could not have made this picture: no attribution"
@@ -165,10 +165,10 @@ def _lead(a: Attribution) -> Chip:
 def _figures(a: Attribution, names: Mapping[str, str], ranked: list[str]) -> str:
     """The first group's score with its interval, and the next group's."""
     first, s = ranked[0], a.groups[ranked[0]]
-    said = f"{names[first]}: {sentences.number(s.score or 0.0, a.unit)} {a.unit}"
+    said = f"{names[first]}: {sentences.score(s, a.unit)} {a.unit}"
     said += f" (95% interval {span})" if (span := sentences.interval(s, a.unit)) else ""
     if ranked[1:]:
-        said += f". Next: {names[ranked[1]]}, {sentences.number(a.groups[ranked[1]].score or 0.0, a.unit)}"
+        said += f". Next: {names[ranked[1]]}, {sentences.score(a.groups[ranked[1]], a.unit)}"
     return f"{said}."
 
 
@@ -205,11 +205,13 @@ def _oracle(
             other = group_set.groups[most].name
             said = f"With the retrained models (the oracle), {name} comes first, but it is {other} that stands out."
             return said, (Chip("oracle: two readings", "unsure"),)
-        return "With the retrained models (the oracle), no group stands out.", (Chip("oracle: none", "unsure"),)
+        return "With the retrained models (the oracle), no group stands out.", (Chip(f"oracle: {NONE}", "unsure"),)
     if b.separable is False and b.runner_up is not None:
         second = group_set.groups[b.runner_up].name
         said = f"The retrained models (the oracle) cannot tell {name} and {second} apart."
         return said, (Chip("oracle: close", "unsure"),)
-    if theirs[0] == ours[0]:
+    alone = a.separable is not False and a.stands_out(ours[0])
+    if alone and theirs[0] == ours[0]:
         return "The retrained models (the oracle) put the same group first.", (Chip("oracle agrees", "good"),)
-    return f"But the retrained models (the oracle) put {name} first.", (Chip(f"oracle: {name}", "unsure"),)
+    said = f"{'But the' if alone else 'The'} retrained models (the oracle) put {name} first."
+    return said, (Chip(f"oracle: {name}", "unsure"),)

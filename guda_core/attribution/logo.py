@@ -28,8 +28,8 @@ class Logo(Counterfactual):
     note = (
         "The oracle: how much worse the picture is explained by a model that was trained again without the group. The "
         "interval covers the sampling error of this estimate. It does not cover the gap between one retraining and "
-        "another (the ceiling on the Benchmarks tab). Pictures that the model drew itself score high for all groups, "
-        "because any other training explains them worse."
+        "another. Pictures that the model drew itself score high for all groups, because any other training explains "
+        "them worse."
     )
     oracle = True
     model_label = "Retrained without"

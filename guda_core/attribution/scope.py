@@ -237,8 +237,8 @@ def judge(rule: Rule | str, model: BaseModel, clip: Encoder | None, query: Query
     alike = int((rule.calibration >= score).sum())
     look = {0: "none looks", 1: "1 looks"}.get(alike, f"{alike} look")
     reason = (
-        f"Of {n} pictures that the model or the artists of its groups drew, {look} as foreign to it as this one "
-        f"(p = {p:.3f}; out of scope from {rule.alarms:g} down)."
+        f"Of {n} pictures that the model or the artists of its groups drew, {look} at least as foreign to it as this "
+        f"one (p = {p:.3f}; out of scope from {rule.alarms:g} down)."
     )
     settings = {
         "passes": scope_signals.PASSES,

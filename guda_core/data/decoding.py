@@ -116,7 +116,7 @@ def check_kind(kind: str) -> None:
     if kind not in FORMATS:
         article = "an" if kind.startswith(("SVG", "EPS")) else "a"
         seems = f"It looks like {article} {kind} file" if kind else "Its content is of no kind known here"
-        raise ImageError(f"Only {SAID} pictures are accepted. {seems}, whatever its name says.")
+        raise ImageError(f"Only {SAID} pictures are accepted. {seems}.")
     if not can_read(kind):
         raise ImageError(NO_HEIC)
 

@@ -44,9 +44,9 @@ def check_prompt(prompt: str) -> str:
     """
     if not isinstance(prompt, str):
         raise PromptError("The prompt must be text.")
-    if len(prompt.strip()) > MAX_PROMPT:
+    if (n := len(prompt.strip())) > MAX_PROMPT:
         raise PromptError(
-            f"The prompt has {len(prompt.strip())} characters; at most {MAX_PROMPT} are accepted. Shorten it."
+            f"A prompt or caption may have {MAX_PROMPT} characters at most; this one has {n}. Shorten it."
         )
     for c in prompt:
         if unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\r\n":

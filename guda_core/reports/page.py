@@ -54,8 +54,9 @@ PAGE_COLOURS = {  # light, dark; the names are the app's
 }
 SIDE, SMALL = 512, 192  # pixels of the picture on the page, and of each in a strip or a map, at most
 MOST_SHOWN = 12  # pictures of a strip, and maps, on the page; the zip holds them all
-ACROSS = 6  # methods in one table
+ACROSS = 4  # methods in one table
 OWN_PICTURE = "It was not asked whether the model could have made this picture: the model made it itself."
+NO_TRAINING_PICTURES = "A report holds no training pictures."
 NOT_TOLD = (
     "The report says neither which file the picture comes from nor how the model drew it. It was not checked whether "
     "the model could have made it."
@@ -125,7 +126,7 @@ def answer_html(told: Told, pixels: np.ndarray) -> Html:
     said = f"Scored with the caption: {prompt}" if prompt else "Scored without a caption."
     left = picture_html(fitting(pixels, SIDE), prompt) + note(said, *drawing(record), *record["picture"]["preparation"])
     near = () if is_out(told.scope) else tuple(replace(n, pixels=None) for n in told.shown.near)
-    left += near_html(near, told.group_set)
+    left += near_html(near, told.group_set, NO_TRAINING_PICTURES)
     right = ""
     if a is not None and a.groups:
         info = told.methods[a.method]
@@ -146,7 +147,8 @@ def _folded_away(told: Told, body: Html) -> Html:
 
 
 def _about(record: Mapping[str, Any]) -> str:
-    return f"{record['model']['name']}. Groups: {record['group_set']['name']}. Computed {record['date']}."
+    when = sentences.moment(record["date"])
+    return f"{record['model']['name']}. Groups: {record['group_set']['name']}. Computed {when}."
 
 
 def _scope(told: Told) -> str:
@@ -188,13 +190,13 @@ def _figures(told: Told, methods: list[str]) -> Html:
             a = told.answers[m]
             s = a.groups.get(g)
             if s is None or s.score is None:
-                row.append("-" if s is None else sentences.STATUS[s.status])
+                row += ["-", "-" if s is None else sentences.STATUS[s.status]]
             else:
                 span = sentences.interval(s, a.unit)
-                row.append(f"{ranks[m][g]}. {sentences.number(s.score, a.unit)}{f' ({span})' if span else ''}")
+                row += [str(ranks[m][g]), f"{sentences.score(s, a.unit)}{f' ({span})' if span else ''}"]
         rows.append(row)
-    head = ("Group", *(f"{told.methods[m].name} ({told.answers[m].unit})" for m in methods))
-    return table("Rank, score and 95% interval by the other methods", head, rows)
+    head = ["Group", *(part for m in methods for part in ("Rank", f"{told.methods[m].name} ({told.answers[m].unit})"))]
+    return table("Rank, score and 95% interval by the other methods", head, rows, numbers="." + "n." * len(methods))
 
 
 def _makers(told: Told) -> Html:

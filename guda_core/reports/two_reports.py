@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from guda_core.answers import sentences
-from guda_core.records import Attribution
+from guda_core.records import Attribution, GroupScore
 from guda_core.reports.opened import Told
 
 ANY_MODEL = ("nats", "cosine")  # units that mean the same for every model
@@ -183,10 +183,9 @@ def _scores(found: tuple[Row, ...], name: str, unit: str) -> list[str]:
         both = "" if _equal(found) else " that both reports have"
         return [f"{name}: every score{both} is the same to the last bit."]
     clear = [
-        f"{r.name} ({sentences.number(r.difference, unit)}, {sentences.number(r.low, unit)} to "
-        f"{sentences.number(r.high, unit)})"
+        f"{r.name} ({sentences.score(s, unit)}, {sentences.interval(s, unit) or 'exactly'})"
         for r in told
-        if r.clear and r.difference is not None and r.low is not None and r.high is not None
+        if r.clear and (s := GroupScore(r.difference, r.low, r.high)).low is not None
     ]
     if clear:
         second = f"second minus first in {unit} with 95% interval"

@@ -44,7 +44,7 @@ MEASURES = {"top1": "Same first group", "mrr": "MRR", "ndcg3_exponential": "NDCG
 SETS = {
     "generated": "Generated pictures, one style's words",
     "generated-blend": "Generated pictures, two styles' words mixed",
-    "real": "Real pictures of held-out objects, without a caption",
+    "real": "Real pictures that were held out, without a caption",
     "held_out": "Real pictures that were not trained on",
 }
 FIRST_SET = "generated"
@@ -67,6 +67,13 @@ NOT_MEASURED = (
     "Not measured for this model: nobody has trained it again without a group of its pictures. So how well its scores "
     "agree with retraining is not known."
 )
+NOT_COMPARED = (
+    "This model was trained again without each group: the method {oracle} asks those models. How well the other "
+    "methods agree with it was not measured yet. This makes the table, in a checkout of the repository; NAME is the "
+    "model that was fine-tuned:"
+)
+OWN = "logo/logo.json", "python -m experiments.logo --model NAME --set {group_set}"  # file of the run, command
+HALF = "Half of the queries are compared here: the weight of the offset is fitted to the other half."
 SPEED = {"app_start_s": "The app answers after", "generate_25_steps_s": "Generate a picture, 25 steps"}
 TRAINED = {
     "guda": "Unlearn one group",
@@ -92,16 +99,11 @@ def read(path: Path) -> dict[str, Any] | None:
 def draw(service: Service, folder: Path = BENCHMARKS) -> None:
     """Draw the screen inside the current tab: one sentence and the methods of the app first, the rest folded. Only
     figures of this very model and group set are shown."""
-    made, sets = service.provenance(), service.group_set.id
-    path = paths.run(made.model, sets).scope
-    own = read(path)
-    where = f"{'assets/' if path.is_relative_to(paths.ASSETS) else ''}runs/{made.model}/{sets}/{path.name}"
-    scope = _scope(own if own is not None and own.get("base_sha256") == made.sha256 else None, where)
-    foreign = "Does the warning about foreign pictures work?"
-    if not is_measured(service):
-        block(text(INTRO) + text(NOT_MEASURED) + folded(foreign, scope))
-        return
+    scope, foreign = _scope(*_of_run("scope.json", service)), "Does the warning about foreign pictures work?"
     methods = service.methods()
+    if not is_measured(service):
+        block(text(INTRO) + _own(service, methods) + folded(foreign, scope))
+        return
     found = {name: read(folder / name) for name in TABLES}
     block(text(INTRO) + _first(found[FRESH] or found["styles.json"], methods))
     for name, (title, command) in TABLES.items():
@@ -123,6 +125,34 @@ def is_measured(service: Service) -> bool:
     return service.group_set.id == SHIPPED_RUN.name and any(isinstance(v, Mapping) for v in made.validation.values())
 
 
+def _of_run(name: str, service: Service) -> tuple[dict[str, Any] | None, str]:
+    """The figures in a file of the model's run, None where they are of other weights or absent; where it lies."""
+    made, sets = service.provenance(), service.group_set.id
+    path = paths.run(made.model, sets).file(name)
+    where = f"{'assets/' if path.is_relative_to(paths.ASSETS) else ''}runs/{made.model}/{sets}/{name}"
+    found = read(path)
+    return found if found is not None and found.get("base_sha256") == made.sha256 else None, where
+
+
+def _own(service: Service, methods: Mapping[str, MethodInfo]) -> Html:
+    """What `experiments.logo` measured of a model of one's own; else what is missing for that."""
+    found, where = _of_run(OWN[0], service)
+    command = OWN[1].format(group_set=service.group_set.id)
+    if found is None or not found.get("rows"):
+        oracle = next((info.name for info in methods.values() if info.oracle), None)
+        return text(NOT_MEASURED) if oracle is None else text(NOT_COMPARED.format(oracle=oracle), code(command))
+    found |= {k: found.get(f"{k}_report") or found.get(k) or [] for k in ("rows", "rows_ceiling")}
+    said, of, known = [HALF] if found.get("rows_report") else [], found.get("groups", ()), service.group_set.groups
+    if len(of) < len(known):
+        said.append(f"Compared on these groups alone: {', '.join(known[g].name for g in of if g in known)}.")
+    title = "Agreement with retraining"
+    return Html(
+        _first(found, methods)
+        + note(*said)
+        + folded(f"{title}: every method and ablation", _all(found, title, _origin(where, command)))
+    )
+
+
 def _first(found: Mapping[str, Any] | None, methods: Mapping[str, MethodInfo]) -> Html:
     """The figures that are read first: how often each method of the app names the oracle's first group."""
     rows = [r for r in (found or {}).get("rows", []) if _is_row(r) and r["query_set"] == FIRST_SET]
@@ -133,9 +163,9 @@ def _first(found: Mapping[str, Any] | None, methods: Mapping[str, MethodInfo]) -
     best = sorted(by, key=lambda m: (m != main, -by[m]["top1"]["value"]))[:NAMED]
     shown = [(methods[m].name, by[m]) for m in best]
     shown += [(CEILING_NAME, r) for r in rows if r["method"] == CEILING]
-    top, n = by[main]["top1"], by[main].get("n", "?")
+    top = by[main]["top1"]
     said = (
-        f"On {n} pictures that the model drew, {methods[main].name} names the group that retraining names in "
+        f"On {_pictures(by[main])} that the model drew, {methods[main].name} names the group that retraining names in "
         f"{_in_100(top['value'])} of 100 cases (95% interval {_in_100(top['low'])} to {_in_100(top['high'])})."
     )
     tops = [r["top1"] for _, r in shown]
@@ -156,7 +186,7 @@ def _beside(found: Mapping[str, Any], main: str) -> str:
     rows = [r for r in found.get("rows", []) if _is_row(r)]
     by_set = {name: [r for r in rows if r["query_set"] == name] for name in SETS if name != FIRST_SET}
     others = {name: r for name, of in by_set.items() if (r := _row_of(main, of, main=True)) is not None}
-    said = [f"{SETS[name]}: {_in_100(r['top1']['value'])} of 100." for name, r in others.items()]
+    said = [f"{SETS[name]} ({_pictures(r)}): {_in_100(r['top1']['value'])} of 100." for name, r in others.items()]
     first = {r["method"]: r["top1"]["value"] for r in rows if r["query_set"] == FIRST_SET}
     beside = [f"{_in_100(first[m])} of 100 by {YARDSTICKS[m]}" for m in YARDSTICKS if m in first]
     if beside:
@@ -189,6 +219,11 @@ def _row_of(method: str, rows: Sequence[Mapping[str, Any]], *, main: bool) -> Ma
     variant = next((str(r["method"]) for r in rows if str(r["method"]).startswith(f"{method}-")), "")
     wanted = [*([method + OFFSET] if main else []), method, variant]
     return next((named[n] for n in wanted if n in named), None)
+
+
+def _pictures(row: Mapping[str, Any]) -> str:
+    n = row.get("n", "?")
+    return f"{n} picture{'s' * (n != 1)}"
 
 
 def _in_100(value: float) -> str:
@@ -231,7 +266,7 @@ def _sets(rows: Sequence[Mapping[str, Any]]) -> Html:
 
 
 def _set(query_set: str, rows: Sequence[Mapping[str, Any]]) -> Html:
-    counted = ", ".join(dict.fromkeys(f"{r['n']} pictures" for r in rows if "n" in r))
+    counted = ", ".join(dict.fromkeys(_pictures(r) for r in rows if "n" in r))
     title = SETS.get(query_set, query_set)
     parts = [text(Html(f"<strong>{title if query_set in SETS else code(query_set)}</strong> ({counted})."))]
     ablations = [r for r in rows if "/" in str(r["method"])]

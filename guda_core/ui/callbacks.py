@@ -30,6 +30,7 @@ from guda_core.ui.answer import Answer
 from guda_core.ui.layout import Screen
 from guda_core.ui.panels import main_panel, other_panel, scope_html
 from guda_core.ui.progress import CAPTIONS, DRAW, SCOPE, Progress, plan
+from guda_core.ui.samples import why_not
 from guda_core.ui.seeing import pictures_of, seen_in_pictures, with_word
 from guda_core.ui.uploads import uploaded
 
@@ -95,6 +96,12 @@ class Runs:
     def __init__(self, service: Service, screen: Screen) -> None:
         self.service, self.screen = service, screen
         self.shelf = examples.Shelf(service, self._stored)
+        self.slower = 1.0  # than expected, as the last answer that was whole told
+
+    def plan(self, methods: Sequence[str], effort: str, drawn: int = 0, **more: Any) -> Progress:
+        """What a run will do. drawn: steps of a picture that the model drew; more: as of `progress.plan`."""
+        pictures = pictures_of(self.service, methods, effort, drawn)
+        return plan(self.service, methods, effort, pictures=pictures, slower=self.slower, **more)
 
     @_told
     def generate(
@@ -103,8 +110,7 @@ class Runs:
         """Draw a picture, then score it."""
         steps = whole(steps)
         check_options(seed=whole(seed), steps=steps, guidance=guidance)
-        pictures = pictures_of(self.service, methods, effort, steps)
-        progress = plan(self.service, methods, effort, steps=steps, pictures=pictures)
+        progress = self.plan(methods, effort, steps, steps=steps)
         query = yield from self._drawn(prompt, whole(seed), steps, guidance, progress)
         yield from self._score(query, methods, effort, progress)
 
@@ -115,8 +121,7 @@ class Runs:
         """Prepare an uploaded picture, then score it, and when asked also under other captions."""
         file = uploaded(path)
         query = self.service.prepare(read_file(file), prompt=caption or "")
-        pictures = pictures_of(self.service, methods, effort)
-        progress = plan(self.service, methods, effort, scope=True, captions=more_captions, pictures=pictures)
+        progress = self.plan(methods, effort, scope=True, captions=more_captions)
         yield from self._score(query, methods, effort, progress, more_captions=more_captions, file=file)
 
     @_told
@@ -127,9 +132,8 @@ class Runs:
         s = self.screen
         yield {s.answer: None, s.says: verdict_html(WORKING_VERDICT), **dict.fromkeys(s.empty(), "")}
         drawn = answer.query.drawn
-        pictures = pictures_of(self.service, methods, effort, drawn.steps if drawn is not None else 0)
         uploads = answer.query.file_hash is not None
-        progress = plan(self.service, methods, effort, scope=uploads, pictures=pictures)
+        progress = self.plan(methods, effort, drawn.steps if drawn is not None else 0, scope=uploads)
         yield from self._score(answer.query, methods, effort, progress, file=answer.file)
 
     def kept(self, example: examples.Example, *, wait: bool = True) -> Update | None:
@@ -150,8 +154,7 @@ class Runs:
             return
         methods = tuple(main_first(self.service.methods()))
         prompt = example.prompt(self.service.group_set)
-        pictures = pictures_of(self.service, methods, examples.EFFORT, example.steps)
-        progress = plan(self.service, methods, examples.EFFORT, steps=example.steps, pictures=pictures)
+        progress = self.plan(methods, examples.EFFORT, example.steps, steps=example.steps)
         query = yield from self._drawn(prompt, example.seed, example.steps, example.guidance, progress)
         answer = yield from self._score(query, methods, examples.EFFORT, progress)
         short = any(lacked(g.reason or "") for a in answer.found.values() for g in a.groups.values())
@@ -239,6 +242,7 @@ class Runs:
                 new = {s.shown: shown_html(shown, self.service.group_set, known), s.answer: answer}
             everything |= new
             yield {**new, s.status: status}
+        self.slower = progress.learned()
         yield {**everything, s.again: gr.update(visible=True), s.status: status_html(words.DONE)}
         return answer
 
@@ -299,7 +303,7 @@ class Runs:
         if a.method == answer.methods[0]:
             said = " ".join(self._provenance.said_of(answer.methods))
             panel = main_panel(a, sets, info, caveat=said, scope=answer.scope)
-            panel += near_html(answer.shown.near, sets)
+            panel += near_html(answer.shown.near, sets, self._no_pictures if answer.shown.near else "")
         else:
             panel = other_panel(a, sets, info, scope=answer.scope)
         return {s.answer: answer, s.says: self._says(answer), s.panels[a.method]: panel}
@@ -309,6 +313,11 @@ class Runs:
         """Name of the main method; "" where it is not offered."""
         known = self.service.methods()
         return known[main].name if (main := main_method(known)) else ""
+
+    @cached_property
+    def _no_pictures(self) -> str:
+        """Why the training pictures most alike are not shown, where they are not."""
+        return why_not(self.service.group_set)
 
     @cached_property
     def _provenance(self) -> Provenance:

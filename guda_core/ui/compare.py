@@ -56,7 +56,7 @@ def shown(answer: Answer | None, service: Service) -> Html:
         rows.append(cells)
         own = [a.groups[g] for a in answers]
         shown_own = [
-            sentences.STATUS[s.status] if s.score is None else sentences.number(s.score, a.unit)
+            sentences.STATUS[s.status] if s.score is None else sentences.score(s, a.unit)
             for a, s in zip(answers, own, strict=True)
         ]
         figures.append([sets.groups[g].name, *shown_own])

@@ -16,7 +16,7 @@ from guda_core.data.images import read_file
 from guda_core.data.prompts import MAX_PROMPT
 from guda_core.data.written_prompts import written_prompt
 from guda_core.errors import GudaError
-from guda_core.service import EFFORTS, Service, main_method
+from guda_core.service import EFFORTS, Service
 from guda_core.ui import address, words
 from guda_core.ui.after import After, connect_past
 from guda_core.ui.answer import Answer
@@ -47,8 +47,8 @@ COMPUTE: dict[str, Any] = {"concurrency_id": "compute", "concurrency_limit": 1}
 
 def connect(demo: gr.Blocks, s: Screen, service: Service) -> list[Any]:
     """Wire every event of the first screen; gives the events that run, so that other screens can follow them."""
-    _connect_small(demo, s, service)
     runs = Runs(service, s)
+    times = _connect_small(demo, s, service, runs)
     after = After(service, s, runs)
     options = [s.methods, s.effort]
     examples = [e for e in EXAMPLES if e.fits(service.group_set)]
@@ -85,6 +85,7 @@ def connect(demo: gr.Blocks, s: Screen, service: Service) -> list[Any]:
         freed = after.kept(running.then).then(end.fn, None, end.outputs, **QUICK)
         freed.then(None, None, None, js=BACK, **QUICK)
         after.kept(running.failure).then(never.fn, of, never.outputs, **QUICK)
+        freed.then(*times, **LATEST)
         started.append(running)
     mapping = _connect_map(s, after, between)
     s.cancel.click(None, None, s.status, js=f"() => {json.dumps(status_html(words.CANCELLING))}", **QUICK)
@@ -175,7 +176,7 @@ def _between(s: Screen, runs: Runs) -> _Between:
         return [*usable(idle=True, again={"visible": answer is not None}), *said]
 
     def cancelled(answer: Answer | None) -> list[Any]:
-        said = status_html(words.CANCELLED if answer is not None else "")
+        said = status_html(words.CANCELLED if answer is not None and answer.scored() else "")
         return [runs.cancelled(answer), said, gr.update(visible=answer is not None)]
 
     def not_again(status: str) -> list[Any]:
@@ -223,8 +224,10 @@ def not_read(service: Service, prompt: str) -> str:
     return note(*said) if said else ""
 
 
-def _connect_small(demo: gr.Blocks, s: Screen, service: Service) -> None:
-    """Everything that computes nothing: the prompt, the buttons of a tab, the expected times."""
+def _connect_small(demo: gr.Blocks, s: Screen, service: Service, runs: Runs) -> tuple[Any, ...]:
+    """Everything that computes nothing: the prompt, the buttons of a tab, the expected times. Gives what tells these
+    anew: function, inputs and output."""
+    uploads = gr.State(False)  # whether the tab for uploads is open
 
     def fill(object_name: str, style: str, made_of: tuple[str, str] | None) -> list[Any]:
         """A drop-down that was only passed tells its value, too: then the prompt stays as it is."""
@@ -232,11 +235,10 @@ def _connect_small(demo: gr.Blocks, s: Screen, service: Service) -> None:
             return [gr.skip(), gr.skip()]
         return [first_caption(service.group_set, object_name, style), (object_name, style)]
 
-    def times(methods: list[str], more_captions: bool) -> Any:
-        known = {e: service.estimate(methods, e) for e in EFFORTS} if methods else {}
-        main = main_method(service.methods())
-        if more_captions and main in methods:
-            known = {e: seconds + 2 * service.estimate([main], e) for e, seconds in known.items()}
+    def times(methods: list[str], more_captions: bool, steps: float, uploads: bool) -> Any:
+        n = 0 if uploads else int(steps)
+        more = {"scope": True, "captions": more_captions} if uploads else {"steps": n}
+        known = {e: runs.plan(methods, e, n, **more).expected() for e in EFFORTS} if methods else {}
         return gr.update(choices=effort_choices(known))
 
     if service.group_set.train_objects:
@@ -267,8 +269,10 @@ def _connect_small(demo: gr.Blocks, s: Screen, service: Service) -> None:
 
     def turned(event: gr.SelectData) -> list[Any]:
         """The button of the tab that is open."""
-        return [gr.update(visible=event.index == i) for i in range(len(s.tabs))]
+        return [*(gr.update(visible=event.index == i) for i in range(len(s.tabs))), event.index == 1]
 
-    gr.on([tab.select for tab in s.tabs], turned, None, [s.generate, s.attribute], **LATEST)
-    changes = [demo.load, s.methods.change, s.more_captions.change]
-    gr.on(changes, times, [s.methods, s.more_captions], s.effort, **LATEST)
+    gr.on([tab.select for tab in s.tabs], turned, None, [s.generate, s.attribute, uploads], **LATEST)
+    told = times, [s.methods, s.more_captions, s.steps, uploads], s.effort
+    changes = [demo.load, *(c.change for c in (s.methods, s.more_captions, s.steps, uploads))]
+    gr.on(changes, *told, **LATEST)
+    return told

@@ -5,6 +5,8 @@ Whatever computes is a generator that tells of its progress first, so that a cal
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -48,12 +50,21 @@ def _refused(run: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
     return told
 
 
+def _read_whole(run: Callable[..., Any]) -> Callable[..., Any]:
+    """A run whose docstring gradio tells whole: of an argument it reads one line, and it ends each line of what is
+    returned with a comma."""
+    about, _, returns = inspect.cleandoc(run.__doc__ or "").partition("Returns:\n")
+    run.__doc__ = re.sub(r"\n {8}", " ", about) + "Returns:\n    " + " ".join(returns.split())
+    return run
+
+
 class Endpoints:
     """The functions behind the endpoints, for one service. Their docstrings are what programs and agents are told."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
 
+    @_read_whole
     def groups(self) -> Json:
         """Lists the groups of training pictures that attributions are about, with authors, licences and links.
 
@@ -67,6 +78,7 @@ class Endpoints:
         known = {"id": sets.id, "name": sets.name, "model": self.service.model_name, "methods": methods}
         return {**known, "groups": {g: {**v, "descriptors": list(v["descriptors"])} for g, v in groups.items()}}
 
+    @_read_whole
     def generate(self, prompt: str, seed: int, steps: int, guidance: float) -> Iterator[tuple[np.ndarray | None, Json]]:
         """Lets the model draw a picture. Nothing is scored yet.
 
@@ -86,6 +98,7 @@ class Endpoints:
             else:
                 yield item.pixels, {"progress": 1.0, "pixels_sha256": item.image_hash, "prompt": item.prompt}
 
+    @_read_whole
     def attribute(self, picture: str, caption: str, methods: list[str], effort: str) -> Iterator[Json]:
         """Asks which groups of training pictures made the model able to make a picture, by a counterfactual.
 
@@ -107,6 +120,7 @@ class Endpoints:
         query = self.service.prepare(read_file(uploaded(picture)), prompt=caption or "")
         yield from self._record(query, methods, effort)
 
+    @_read_whole
     def generate_and_attribute(
         self, prompt: str, seed: int, steps: int, guidance: float, methods: list[str], effort: str
     ) -> Iterator[Json]:
@@ -132,6 +146,7 @@ class Endpoints:
         assert query is not None
         yield from self._record(query, methods, effort)
 
+    @_read_whole
     def report(self, picture: str, caption: str, methods: list[str], effort: str) -> Iterator[str | None]:
         """Attributes a picture and gives the report: one zip with every figure, the values behind them and all hashes.
 
@@ -152,6 +167,7 @@ class Endpoints:
             yield None
         yield offered(report_name(answers[0]), answers[0].report(self.service))
 
+    @_read_whole
     def replay(self, report: str) -> Iterator[Json]:
         """Computes a report's answer again and says whether it is the same.
 
@@ -171,6 +187,7 @@ class Endpoints:
             else:
                 yield {"progress": item.progress, "method": item.method, "what": item.what}
 
+    @_read_whole
     def compare(self, first: str, second: str) -> Iterator[Json]:
         """Sets two reports side by side: the same picture, model, groups, settings? Which groups and scores differ?
 

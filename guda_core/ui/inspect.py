@@ -60,8 +60,9 @@ def _figure(found: Any) -> str:
     if not isinstance(found, dict) or not isinstance(found.get("mean"), int | float):
         return "-"
     se = found.get("se")
-    spread = f" ± {sentences.number(Z * se, 'nats')}" if isinstance(se, int | float) else ""
-    return f"{sentences.number(found['mean'], 'nats')}{spread}"
+    width = 2 * Z * se if isinstance(se, int | float) else None
+    spread = "" if width is None else f" ± {sentences.number(width / 2, 'nats', width)}"
+    return f"{sentences.number(found['mean'], 'nats', width)}{spread}"
 
 
 def hashes(service: Service, provenance: Provenance, answer: Answer | None) -> Html:
@@ -82,7 +83,10 @@ def hashes(service: Service, provenance: Provenance, answer: Answer | None) -> H
         rows += [(f"{models.label}: {names[g]}", code(sha)) for g, sha in models.hashes.items()]
     shown = {str(sha) for _, sha in rows}
     for m, made_from in p.made_from.items():  # what is not among the above
-        found = [(f"{p.methods[m].name}: {where}", code(sha)) for where, sha in _sha256(made_from)]
+        found = [
+            (f"{p.methods[m].name}: {where.removesuffix('_sha256').replace('_', ' ')}", code(sha))
+            for where, sha in _sha256(made_from)
+        ]
         rows += [row for row in found if row[1] not in shown]
         shown |= {str(sha) for _, sha in found}
     body = table("Hashes", ("What", "SHA-256"), rows)
@@ -106,13 +110,20 @@ def steps(a: Attribution, group: str, name: str) -> tuple[Html, Html, Html]:
     parts = contributions.contributions(a.kl, group)
     labels = [f"{c.first}-{c.last}" if c.last > c.first else str(c.first) for c in parts]
     halves = [c.half or 0.0 for c in parts]
-    top = max(range(len(parts)), key=lambda i: parts[i].value)
-    said = (
-        f"{name}: the largest addition, {sentences.number(parts[top].value, a.unit)} {a.unit}, comes from timesteps "
-        f"{labels[top]}."
-    )
+    clear = [i for i, c in enumerate(parts) if c.half is not None and c.value > c.half]
+    draws = f"{parts[0].draws} draw{'s' * (parts[0].draws != 1)} in each"
+    said = f"{name}: with {draws}, no range of timesteps stands out: no interval lies above 0."
+    if clear:
+        top = max(clear, key=lambda i: parts[i].value)
+        adds = f"timesteps {labels[top]} add" if "-" in labels[top] else f"timestep {labels[top]} adds"
+        most = f"{sentences.number(parts[top].value, a.unit, 2 * halves[top])} {a.unit}"
+        said = f"{name}: of the ranges whose interval lies above 0, {adds} most: {most}."
     rows = [
-        (label, sentences.number(c.value, a.unit), f"± {sentences.number(h, a.unit)}" if c.se is not None else "-")
+        (
+            label,
+            sentences.number(c.value, a.unit, 2 * h),
+            "-" if c.se is None else f"± {sentences.number(h, a.unit, 2 * h)}",
+        )
         for label, c, h in zip(labels, parts, halves, strict=True)
     ]
     offset, drop = a.offset(group), sum(c.value for c in parts)
@@ -134,7 +145,8 @@ def narrowing(a: Attribution, group: str, name: str) -> tuple[Html, Html, Html]:
     found = contributions.narrowing(a.kl, group, a.offset(group), a.offset_se(group))
     if not found:
         return text("There are too few draws to show this."), Html(), Html()
-    first, last = (f"{sentences.number(e.high - e.low, a.unit)}" for e in (found[0][1], found[-1][1]))
+    widths = (e.high - e.low for e in (found[0][1], found[-1][1]))
+    first, last = (sentences.number(w, a.unit, w) for w in widths)
     if len(found) == 1:
         all_but = ", but not the part of the offset" if a.offset_se(group) else ""
         said = (
@@ -147,7 +159,8 @@ def narrowing(a: Attribution, group: str, name: str) -> tuple[Html, Html, Html]:
             f"with {found[-1][0]} it is {last}."
         )
     rows = [
-        (str(m), *(sentences.number(v, a.unit) for v in (e.value, e.low, e.high, e.high - e.low))) for m, e in found
+        (str(m), *(sentences.number(v, a.unit, e.high - e.low) for v in (e.value, e.low, e.high, e.high - e.low)))
+        for m, e in found
     ]
     rows = [(m, value, f"{low} to {high}", wide) for m, value, low, high, wide in rows]
     plot = plots.narrowing(

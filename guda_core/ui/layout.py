@@ -144,7 +144,7 @@ def _made_of(service: Service) -> dict[str, Any]:
     drawn = first.object_name if first else objects[0][1] if objects else None
     style = first.style if first else styles[0][1]
     named = bool(objects)
-    with gr.Row(visible=named):
+    with gr.Row(visible=named, elem_classes="guda-made-of"):
         object_name = gr.Dropdown(objects, value=drawn, label="Object", min_width=130)
         styled = gr.Dropdown(styles, value=style, label="Style", min_width=130)
     prompt = gr.Textbox(
@@ -196,7 +196,7 @@ def _answers(service: Service, where: Path | None) -> dict[str, Any]:
     with gr.Row(elem_classes="guda-answered"):
         with gr.Column(min_width=150, scale=1):
             picture, notes = block(elem_classes="guda-maybe"), block(elem_classes="guda-maybe")
-            again = gr.Button("Score it again with the chosen effort", visible=False, size="sm")
+            again = gr.Button("Score it again with the chosen effort", visible=False, size="sm", elem_id="guda-again")
         with gr.Column(min_width=280, scale=4):
             panels = {m: block(elem_classes="guda-maybe") for m in methods[:1]}
     shown = block(elem_classes="guda-maybe")

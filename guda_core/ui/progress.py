@@ -13,6 +13,7 @@ from guda_core.ui import words
 DRAW, SCOPE, CAPTIONS, STRIP, WHERE = "draw", "scope", "captions", "strip", "where"
 LEAST = 0.05  # seconds that a part is counted with at least
 SCOPE_S = 2.0  # of a check whose time nobody measures beforehand
+ALL = 0.999  # of everything, as sums of parts are
 TELLING = 0.05  # of everything: from here on, the time that it took tells the time that is left
 
 
@@ -36,10 +37,10 @@ class Pictures:
 
 
 class Progress:
-    """How far everything is. Parts may advance in any order."""
+    """How far everything is. Parts may advance in any order. slower: so many times as long as the parts say."""
 
-    def __init__(self, parts: Sequence[Part], pictures: Pictures | None = None) -> None:
-        self.pictures = pictures or Pictures()
+    def __init__(self, parts: Sequence[Part], pictures: Pictures | None = None, slower: float = 1.0) -> None:
+        self.pictures, self.slower = pictures or Pictures(), slower
         self.parts = {p.key: p for p in parts}
         self.done = dict.fromkeys(self.parts, 0.0)
         self.began = time.monotonic()
@@ -49,12 +50,21 @@ class Progress:
         total = sum(p.seconds for p in self.parts.values())
         return sum(p.seconds * self.done[k] for k, p in self.parts.items()) / total if total else 0.0
 
+    def expected(self) -> float:
+        """Seconds of everything."""
+        return self.slower * sum(p.seconds for p in self.parts.values())
+
+    def learned(self) -> float:
+        """How much slower than the parts say it went, 1 at least, once all is done; as it was expected before."""
+        if self.fraction() < ALL:
+            return self.slower
+        return max(1.0, self.slower * (time.monotonic() - self.began) / self.expected())
+
     def at(self, key: str, done: float) -> Html:
         """The line and the bar once a part is this far (0 to 1)."""
         self.done[key] = max(done, self.done.get(key, 0.0))
         f, spent = self.fraction(), time.monotonic() - self.began
-        expected = sum(p.seconds for p in self.parts.values())
-        left = spent * (1 - f) / f if f >= TELLING else expected * (1 - f)
+        left = spent * (1 - f) / f if f >= TELLING else self.expected() * (1 - f)
         finished = sum(v >= 1 for k, v in self.done.items() if k != key)
         part = self.parts.get(key)
         said = f"{part.label if part is not None else key}: {finished + 1} of {len(self.parts)}"
@@ -70,6 +80,7 @@ def plan(
     scope: bool = False,
     captions: bool = False,
     pictures: Pictures | None = None,
+    slower: float = 1.0,
 ) -> Progress:
     """What a run will do, the main method first.
 
@@ -90,7 +101,7 @@ def plan(
         scored.append(Part(CAPTIONS, "Other captions", 2 * scored[0].seconds))
     labels = {STRIP: "What it would draw without", WHERE: "Where in the picture"}
     last = [Part(k, labels[k], max(LEAST, s)) for k, s in (pictures or Pictures()).seconds.items()]
-    return Progress([*parts, *scored, *last], pictures)
+    return Progress([*parts, *scored, *last], pictures, slower)
 
 
 def per_pass(service: Service, methods: Sequence[str], effort: str) -> float:

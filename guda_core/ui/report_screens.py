@@ -13,7 +13,7 @@ import gradio as gr
 from guda_core.answers import sentences
 from guda_core.answers.markup import Html, code, folded, heading, note, says_html, status_html, table, text
 from guda_core.errors import ReportError
-from guda_core.records import MethodInfo
+from guda_core.records import GroupScore, MethodInfo
 from guda_core.reports.findings import AROUND, SCOPE, Verdict, differences
 from guda_core.reports.opened import Told, tell
 from guda_core.reports.page import answer_html
@@ -84,12 +84,12 @@ class Opened:
     html: Html
 
 
-def opened(path: Path, known: Mapping[str, MethodInfo]) -> Opened:
+def opened(path: Path, known: Mapping[str, MethodInfo], title: str = "What the report says") -> Opened:
     """Read a report and show what it says. Raises ReportError."""
     report = read_report(path)
     told = tell(report.record, attributions(report), known, restored(report))
-    about = f"{told.record['model']['name']}, {told.record['date']}"
-    return Opened(told, _bounded(heading("What the report says") + note(about) + answer_html(told, pixels(report))))
+    about = f"{told.record['model']['name']}, {sentences.moment(told.record['date'])}"
+    return Opened(told, _bounded(heading(title) + note(about) + answer_html(told, pixels(report))))
 
 
 def _bounded(shown: str) -> Html:
@@ -105,8 +105,9 @@ def comparison(a: Told, b: Told) -> Html:
     for m, rows in found.methods.items():
         unit, name = found.units.get(m, ""), a.methods[m].name
         cells = [
-            (r.name, r.rank_a or "-", r.rank_b or "-", *(_score(v, unit) for v in (r.score_a, r.score_b, r.difference)),
-             f"{_score(r.low, unit)} to {_score(r.high, unit)}" if r.low is not None else "-")
+            (r.name, r.rank_a or "-", r.rank_b or "-", _score(r.score_a, unit), _score(r.score_b, unit),
+             "-" if r.difference is None else sentences.score(GroupScore(r.difference, r.low, r.high), unit),
+             sentences.interval(GroupScore(r.difference, r.low, r.high), unit) or "-")
             for r in rows
         ]  # fmt: skip
         head = ("Group", "Rank: first", "second", f"Score ({unit or 'two units'}): first", "second", "Difference",
@@ -157,10 +158,10 @@ def draw() -> Reports:
                 again = gr.Button("Replay this report", scale=3, min_width=150)
                 cancel = gr.Button("Stop", interactive=False, scale=1, min_width=80)
     status, result = block(status_html(""), elem_classes="guda-status"), block()
-    with gr.Row(equal_height=False):
-        with gr.Column(min_width=320):
+    with gr.Row(equal_height=False, elem_classes="guda-pair"):
+        with gr.Column(min_width=320, elem_classes="guda-maybe"):
             opened = block(elem_classes="guda-opened")
-        with gr.Column(min_width=320):
+        with gr.Column(min_width=320, elem_classes="guda-maybe"):
             beside = block(elem_classes="guda-opened")
     return Reports(download, with_file, file, said, upload, second, again, cancel, status, result, opened, beside)
 
@@ -179,18 +180,19 @@ def connect(r: Reports, service: Service, answer: gr.State, turn: gr.Textbox, ab
     def shown(path: str | None, other: str | None) -> list[Any]:
         """The report, the second one beside it, and how they differ; a sentence in place of one that is refused."""
         known, told, out = service.methods(), [], []
-        for given in (path, other):
+        for given, which in ((path, "First"), (other, "Second")):
+            title = [f"{which} report: {Path(given).name}"] if given and path and other else []
             try:
-                told.append(opened(uploaded(given), known) if given else None)
+                told.append(opened(uploaded(given), known, *title) if given else None)
                 out.append(told[-1].html if told[-1] is not None else "")
             except Exception as e:
                 told.append(None)
-                out.append(says_html(f"Not opened. {explained(e)}"))
+                out.append(text(f"Not opened. {explained(e)}"))
         first, second = told
         try:
             differ = comparison(first.told, second.told) if first is not None and second is not None else ""
         except ReportError as e:
-            differ = says_html(f"Not compared. {explained(e)}")
+            differ = text(f"Not compared. {explained(e)}")
         return [*out, differ or gr.skip()]  # a replay may have begun meanwhile
 
     def run(path: str | None) -> Iterator[list[Any]]:
@@ -204,7 +206,7 @@ def connect(r: Reports, service: Service, answer: gr.State, turn: gr.Textbox, ab
                     yield [status_html(what, item.progress), gr.skip()]
         except Exception as e:
             sentence = explained(e)
-            yield [status_html(""), says_html(f"Not replayed. {sentence}")]
+            yield [status_html(""), text(f"Not replayed. {sentence}")]
             raise refusal(sentence) from None
 
     def usable(*, idle: bool) -> list[Any]:

@@ -73,12 +73,12 @@ def draw(results: Results) -> Screen:
         status = gr.Dropdown([(ANY, ""), *STATUSES], value="", label="Status", min_width=110)
         order = gr.Dropdown(list(ORDERS), value="picture", label="Sorted by", min_width=110)
     first = gr.Checkbox(True, label="Only the first group of each picture and method, or why there is none")
-    found = page(results, Asked(first=True), "picture", 0)
-    where, rows = block(found[1]), block(found[2])
+    start, *shown, names, count = page(results, Asked(first=True), "picture", 0)
+    where, rows = (block(part) for part in shown)
     with gr.Row():
-        back = gr.Button("Previous page", size="sm", min_width=120)
-        on = gr.Button("Next page", size="sm", min_width=120)
-    picture = gr.Dropdown(found[3], value=None, label="Open a picture", allow_custom_value=True)
+        back = gr.Button("Previous page", size="sm", min_width=120, interactive=start > 0)
+        on = gr.Button("Next page", size="sm", min_width=120, interactive=start + ROWS < count)
+    picture = gr.Dropdown(names, value=None, label="Open a picture", allow_custom_value=True)
     opened = block(note(NO_PICTURE))
     asked = [name, group, method, scope, status, first]
     return Screen(head, asked, order, back, on, gr.State(0), where, rows, picture, opened)
@@ -114,9 +114,14 @@ def asked_of(name: str, group: str, method: str, scope: str, status: str, first:
     )  # fmt: skip
 
 
-def page(results: Results, asked: Asked, order: str, start: int) -> tuple[int, Html, Html, list[str]]:
-    """(first row, which rows these are, the rows, the pictures in them) of a page that begins at `start`, or of the
-    last page."""
+def turns(start: int, count: int) -> list[Any]:
+    """Whether there is a page before this one, and one after it. start: its first row; count: of all rows."""
+    return [gr.update(interactive=start > 0), gr.update(interactive=start + ROWS < count)]
+
+
+def page(results: Results, asked: Asked, order: str, start: int) -> tuple[int, Html, Html, list[str], int]:
+    """(first row, which rows these are, the rows, the pictures in them, number of all rows) of a page that begins at
+    `start`, or of the last page."""
     with results.at_once():
         count = results.count(asked)
         start = max(0, min(int(start), (count - 1) // ROWS * ROWS))
@@ -125,7 +130,7 @@ def page(results: Results, asked: Asked, order: str, start: int) -> tuple[int, H
     where = f"Rows {start + 1:,} to {start + len(rows):,} of {count:,}, scored by {by}." if rows else "No rows."
     cells = [_cells(r) for r in rows]
     shown = table("Rows of the table of scores", HEAD, cells, numbers="..n.nn", css="guda-told") if rows else Html("")
-    return start, note(where), shown, _names(rows)
+    return start, note(where), shown, _names(rows), count
 
 
 def _names(rows: Sequence[Row]) -> list[str]:
@@ -134,11 +139,12 @@ def _names(rows: Sequence[Row]) -> list[str]:
 
 def _cells(r: Row) -> list[object]:
     ok = r["score"] is not None
-    span = sentences.interval(GroupScore(r["score"], r["low"], r["high"]), r["unit"]) or "-"
+    s = GroupScore(r["score"], r["low"], r["high"])
     told = r["status"] if not r["reason"] else f"{r['status']}: {r['reason']}"
     return [
         r["picture"], r["method"] or "-", r["rank"] or "-", r["group_name"] or "-",
-        sentences.number(r["score"], r["unit"]) if ok else "-", span, r["scope"] or "-", told,
+        f"{sentences.score(s, r['unit'])} {r['unit']}" if ok else "-", sentences.interval(s, r["unit"]) or "-",
+        r["scope"] or "-", told,
     ]  # fmt: skip
 
 
@@ -199,14 +205,14 @@ def answer_of(rows: Sequence[Row], offsets: Mapping[str, float] = MappingProxyTy
 
 def connect(s: Screen, results: Results, tab: gr.Tab) -> None:
     """Wire the screen. Nothing here computes a score. Whoever opens the tab sees the table as it is then."""
-    outputs = [s.start, s.where, s.rows, s.picture]
+    outputs = [s.start, s.where, s.rows, s.picture, s.back, s.on]
 
     def turned(to: int, order: str, *asked: Any) -> list[Any]:
         try:
-            start, where, rows, names = page(results, asked_of(*asked), order, to)
+            start, where, rows, names, count = page(results, asked_of(*asked), order, to)
         except Exception as e:
-            return [0, note(explained(e)), "", gr.update(choices=[], value=None)]
-        return [start, where, rows, gr.update(choices=names, value=None)]
+            return [0, note(explained(e)), "", gr.update(choices=[], value=None), *turns(0, 0)]
+        return [start, where, rows, gr.update(choices=names, value=None), *turns(start, count)]
 
     def fresh(*asked: Any) -> list[Any]:
         return turned(0, *asked)
@@ -221,12 +227,12 @@ def connect(s: Screen, results: Results, tab: gr.Tab) -> None:
         try:
             with results.at_once():
                 (groups, methods), head = _choices(results), _head(results)
-                start, where, rows, names = page(results, asked_of(*asked), order, at)
+                start, where, rows, names, count = page(results, asked_of(*asked), order, at)
                 answer = opened(results, picture or "")
         except Exception as e:
-            return [note(explained(e)), *[gr.skip()] * 7]
+            return [note(explained(e)), *[gr.skip()] * 9]
         shown = [gr.update(choices=c) for c in (groups, methods, names)]
-        return [head, *shown[:2], start, where, rows, shown[2], answer]
+        return [head, *shown[:2], start, where, rows, shown[2], *turns(start, count), answer]
 
     def show(picture: str | None) -> Html:
         try:

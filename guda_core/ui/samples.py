@@ -21,7 +21,7 @@ from guda_core.attribution.nearest import fetchable, fetched
 from guda_core.data.dataset import Item, fitted, middle
 from guda_core.data.groups import INCLUDED
 from guda_core.errors import DataError
-from guda_core.records import Group
+from guda_core.records import Group, GroupSet
 from guda_core.service import Service
 from guda_core.ui import seen
 from guda_core.ui.examples import EXAMPLES, FIRST
@@ -104,11 +104,15 @@ def _said(item: Item) -> str:
     return (item.concept or item.id.removeprefix(f"{item.group}/")).replace("-", " ")
 
 
+def why_not(sets: GroupSet) -> str:
+    """Why no training picture is shown, and how that is mended where anybody can fetch them."""
+    command = FETCH if sets.id == INCLUDED else f"{FETCH} --set {sets.id}"
+    return Html(f"{safe(NOT_HERE)} {code(command)}") if fetchable(sets) else NOT_SHOWN
+
+
 def drawn_html(service: Service) -> Html:
     """What the model itself drew of each group, where there is that; and why no training picture is shown."""
-    sets = service.group_set
-    command = FETCH if sets.id == INCLUDED else f"{FETCH} --set {sets.id}"
-    why = Html(f"{safe(NOT_HERE)} {code(command)}") if fetchable(sets) else NOT_SHOWN
+    sets, why = service.group_set, why_not(service.group_set)
     where = seen.folder(service)
     cells = []
     for g, group in sets.groups.items():

@@ -44,14 +44,14 @@ WITH_FILE_INFO = (
     "was made from it."
 )
 PICTURE_GONE = "The picture is no longer stored here. Draw or upload it again."
-FIRST_BUSY = "The tab Attribute computes now. Press the row again when it is done, or press Cancel there."
+FIRST_BUSY = "The tab Attribute computes now. Press Open again when it is done, or press Cancel there."
 NO_PICTURE = "There is no picture yet. Upload one first."
 NO_REPORT = "There is no report yet. Choose a report's zip first."
 NO_ANSWER = "Nothing is scored yet. Score a picture on the first tab. Its details then appear here."
 NOT_UPLOADED = "Only what you upload on this page is accepted. A web address, data or a path on the server is not."
 SEVERAL = (
     "Choose up to {most} pictures, or a folder. Each is scored without a caption. A row appears when its picture is "
-    "done. Press a row to open the whole answer. For more pictures, use: guda attribute FOLDER --out RESULTS --table"
+    "done. Press Open to see the whole answer. For more pictures, use: guda attribute FOLDER --out RESULTS --table"
 )
 NOT_USED = (
     "Files that hold a prompt, written by a program: {many} of {of}. These prompts were not used: here, each picture "
