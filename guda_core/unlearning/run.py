@@ -291,7 +291,7 @@ class Forgetting:
         return now
 
     def unlearn(self, group: str, config: Settings, *, resume: bool = True, again: bool = True) -> Iterator[Progress]:
-        """Unlearn one group into its adapter folder; a run that was stopped goes on (resume), a minute lost at most.
+        """Unlearn one group into its adapter folder; a run that was stopped goes on from its last checkpoint (resume).
 
         The group's adapter of before is there until the new one is finished. again: also where one fits; else nothing
         is done then, such as where another process has just made it.
