@@ -144,6 +144,9 @@ def test_learning_rate_rises_and_falls_to_zero():
     assert learning_rate(config, 9) == learning_rate(config, 10) == 2.0
     assert learning_rate(config, 55) == pytest.approx(1.0)
     assert learning_rate(config, 99) < 0.01
+    short = [learning_rate(dataclasses.replace(config, steps=4), step) for step in range(4)]
+    assert short == pytest.approx([1.0, 2.0, 2.0, 1.0])
+    assert learning_rate(dataclasses.replace(config, steps=1), 0) == 2.0
 
 
 def test_every_epoch_sees_every_item_once_in_a_new_order():

@@ -35,8 +35,8 @@ Loss = Tensor | Iterable[Tensor]
 class LoopConfig:
     """Settings of one training.
 
-    steps: optimiser steps. batch: pictures a step. lr: peak learning rate. warmup: steps of linear rise.
-    ema: decay of the averaged weights (0 = none; the decay rises as (1+s)/(10+s) in the beginning).
+    steps: optimiser steps. batch: pictures a step. lr: peak learning rate. warmup: steps of linear rise, at
+    most half of all. ema: decay of the averaged weights (0 = none; the decay rises as (1+s)/(10+s) in the beginning).
     weight_decay: AdamW's. clip_norm: largest gradient norm. seed: of every draw. checkpoint_s: seconds between saves
     (0: after every step), or more where a save takes long (`SELDOM`).
     """
@@ -70,9 +70,10 @@ class Progress:
 
 def learning_rate(config: LoopConfig, step: int) -> float:
     """Learning rate of a step (0-based): linear warm-up, then half a cosine down to zero."""
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    warmup = min(config.warmup, config.steps // 2)
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    done = (step - warmup) / max(1, config.steps - warmup)
     return config.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
