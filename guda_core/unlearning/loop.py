@@ -185,7 +185,7 @@ class _Steps:
     def _changed(self, step: int) -> bool:
         scaler, most = self.scaler, self.config.clip_norm
         if self.accelerator is not None:
-            norm = self.accelerator.clip_grad_norm_(self.params, most)
+            norm: Any = self.accelerator.clip_grad_norm_(self.params, most)
         else:
             if scaler is not None:
                 scaler.unscale_(self.opt)
