@@ -85,6 +85,14 @@ def test_a_stopped_run_goes_on_with_its_own_encoder_alone(job):
     assert place("a", selection="uniform") == place("b", selection="uniform")
 
 
+def test_a_stopped_run_is_left_where_steps_draw_in_another_way_now(job, monkeypatch):
+    steps = job.unlearn("noto", CONFIG)
+    assert [next(steps).step, next(steps).step] == [1, 2]
+    steps.close()
+    monkeypatch.setattr(run, "DRAWS", run.DRAWS + 1)
+    assert next(job.unlearn("noto", CONFIG)).step == 1
+
+
 def test_the_shipped_adapters_fit_the_default_settings():
     shipped = Forgetting(GROUPS)
     assert shipped.default_config() == config_of() and shipped.folder / "noto" == SHIPPED_RUN / "adapters" / "noto"

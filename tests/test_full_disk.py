@@ -125,7 +125,7 @@ def test_a_computation_that_breaks_off_leaves_nothing(monkeypatch):
     assert not list((cache_dir() / "features").iterdir())
 
 
-@pytest.mark.parametrize("end", ["stopped", "killed", "killed before a row was made"])
+@pytest.mark.parametrize("end", ["stopped", "an error", "killed", "killed before a row was made"])
 def test_a_computation_that_was_stopped_goes_on_from_there(monkeypatch, end):
     world, made = linear_world(), []
     monkeypatch.setattr(features_of, "at_once", lambda size: 2)
@@ -149,6 +149,9 @@ def test_a_computation_that_was_stopped_goes_on_from_there(monkeypatch, end):
         first.store._made["phi"][4:6] = 7  # half of what comes next
     if end == "stopped":
         steps.close()
+    elif end == "an error":
+        with pytest.raises(RuntimeError, match="CUDA error"):
+            steps.throw(RuntimeError("CUDA error: unspecified launch failure"))
     else:
         first.store._claim.close()  # as the system does
     made.clear()
@@ -160,6 +163,18 @@ def test_a_computation_that_was_stopped_goes_on_from_there(monkeypatch, end):
         np.testing.assert_array_equal(array, expected[name])
     assert [p.name for p in second.store.folder.parent.iterdir()] == [second.store.folder.name]
     assert sorted(p.name for p in second.store.folder.iterdir()) == ["phi.npy", "residual.npy", "settings.json"]
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"torn" * 99)])
+def test_what_a_stopped_run_left_damaged_is_removed(damage):
+    first, second = (Store("x", {"n": 1}) for _ in "ab")
+    first.create("phi", (2,))
+    first.note(rows=1)
+    first._claim.close()  # as the system does
+    damage(first._aside / "phi.npy")
+    with pytest.raises(CacheError, match=r"damaged \(phi.npy\), and are removed. Run the same"), second.making():
+        second.create("phi", (2,))
+    assert not list((cache_dir() / "features").iterdir())
 
 
 def test_what_a_killed_process_left_is_removed_and_what_a_live_one_makes_is_not():

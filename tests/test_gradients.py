@@ -22,7 +22,7 @@ from guda_core.attribution.gradient.store import Store
 from guda_core.attribution.gradient.trak import Trak
 from guda_core.attribution.method import Budget
 from guda_core.diffusion.cards import load_model
-from guda_core.errors import CacheError
+from guda_core.errors import CacheError, NoMemoryError, ScoreError
 from tests.linear import GROUPS, D, K, Linear, linear_world
 from tests.test_baselines import config, last
 from tests.tiny import save_tiny
@@ -106,6 +106,29 @@ def test_in_float16_a_gradient_that_overflows_is_taken_again_and_small_ones_do_n
     assert (unscaled == 0).sum() > (usual == 0).sum()
 
 
+@pytest.mark.parametrize(("output", "normalise"), [("loss", False), ("mean_square", False), ("mean", True)])
+def test_timesteps_that_do_not_fit_together_go_in_parts(card, monkeypatch, output, normalise):
+    model = load_model(card)
+    z, of, sizes = torch.randn(1, 4, 8, 8), FeatureConfig(output, timesteps=10, normalise=normalise), list[int]()
+    whole, real = Gradients(model, of).at(z, "cat", "a hash"), model.predict_eps
+
+    def short(x_t, *more):
+        sizes.append(len(x_t))
+        if len(x_t) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return real(x_t, *more)
+
+    monkeypatch.setattr(model, "predict_eps", short)
+    most, gradients = 4, Gradients(model, of)
+    parts, _ = (gradients.at(z, "cat", "a hash") for _ in "ab")
+    assert sizes == ([1] * 20 if normalise else [10, 5, *[2] * 10])  # what did not fit is not tried again
+    assert float((parts.vector - whole.vector).norm() / whole.vector.norm()) < 1e-5
+    assert parts.residual == pytest.approx(whole.residual)
+    most = 0
+    with pytest.raises(NoMemoryError):
+        gradients.at(z, "cat", "a hash")
+
+
 def test_what_a_query_is_said_to_cost_counts_the_chosen_parts_alone(card, monkeypatch):
     monkeypatch.setattr("guda_core.attribution.gradient.kernel.blocks_seconds", lambda p: float(p.size))
     model = load_model(card)
@@ -160,6 +183,22 @@ def test_other_settings_are_other_features(linear, tmp_path, change):
     assert len(folders(tmp_path)) == 2
     if "parts" not in change:
         assert found[0].shape != found[1].shape or not np.allclose(*found)
+
+
+def test_features_of_half_precision_are_others(card):
+    examples = linear_world().examples
+    banks = [
+        FeatureBank(load_model(card, dtype=d), examples, config().features) for d in (torch.float32, torch.bfloat16)
+    ]
+    assert banks[0].store.folder != banks[1].store.folder and "dtype" not in banks[0].store.settings
+
+
+def test_a_gradient_that_is_not_finite_is_told_with_its_picture(linear):
+    e = linear.examples
+    spoiled = dataclasses.replace(e, latents=torch.cat([e.latents[:5], e.latents[5:] * 1e30]))
+    bank = FeatureBank(linear.model, spoiled, config().features)
+    with pytest.raises(ScoreError, match=rf"at training picture 6 of 9 \(group '{e.groups[5]}', .*\) is not finite"):
+        list(bank.prepare())
 
 
 def test_another_model_or_other_data_is_another_cache(linear, tmp_path):

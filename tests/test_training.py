@@ -6,10 +6,12 @@ import dataclasses
 import json
 import math
 from contextlib import closing
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from experiments.train import __main__ as command
@@ -21,6 +23,7 @@ from guda_core.data.dataset import Pictures
 from guda_core.diffusion.schedule import Schedule
 from guda_core.errors import TrainingError
 from guda_core.records import Group, GroupSet
+from guda_core.unlearning import loop
 from guda_core.unlearning.loop import LoopConfig, Progress, learning_rate, run
 
 CONFIG = LoopConfig(steps=12, batch=4, lr=0.05, warmup=3, ema=0.9, seed=7)
@@ -93,12 +96,57 @@ def test_a_loss_that_is_not_finite_stops_the_training():
             pass
 
 
+@pytest.mark.parametrize("accelerator", [None, Accelerator(cpu=True)], ids=["alone", "accelerated"])
+def test_a_gradient_that_is_not_finite_stops_the_training_and_gets_into_no_checkpoint(tmp_path, accelerator):
+    net, config = nn.Linear(2, 1), dataclasses.replace(CONFIG, checkpoint_s=0.0)
+
+    def loss_of(step: int, g: torch.Generator) -> torch.Tensor:
+        loss = net(torch.ones(1, 2)).square().mean()
+        if step == 2:
+            loss.register_hook(lambda gradient: gradient * math.nan)
+        return loss
+
+    steps = run(net, loss_of, config, tmp_path / "c.pt", accelerator=accelerator)
+    seen = [next(steps).loss for _ in range(2)]
+    with pytest.raises(TrainingError, match=rf"gradients are not finite at step 2\. .* than {CONFIG.lr} may help"):
+        next(steps)
+    kept = torch.load(tmp_path / "c.pt", weights_only=True)
+    assert np.isfinite(seen).all() and kept["step"] == 2 and torch.equal(kept["module"]["weight"], net.weight)
+    assert net.weight.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("write_s", "saved"), [(1.0, [60, 120, 180, 240, 300]), (12.0, [60, 180, 300]), (31.0, [60, 300])], ids=str
+)
+def test_checkpoints_that_take_long_to_write_are_written_seldom(tmp_path, monkeypatch, write_s, saved):
+    """300 steps of a second, and a checkpoint a minute wanted."""
+    now, kept = [0.0], []
+
+    def write(path, state):
+        now[0] += write_s
+        kept.append(state["step"])
+
+    def loss_of(step: int, g: torch.Generator) -> torch.Tensor:
+        now[0] += 1.0
+        return net(torch.ones(1, 2)).square().mean()
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(loop.checkpoints, "write", write)
+    net = nn.Linear(2, 1)
+    for _ in run(net, loss_of, LoopConfig(steps=300, batch=1, lr=1e-3, checkpoint_s=60.0), tmp_path / "c.pt"):
+        pass
+    assert kept == saved
+
+
 def test_learning_rate_rises_and_falls_to_zero():
     config = LoopConfig(steps=100, batch=1, lr=2.0, warmup=10)
     assert learning_rate(config, 0) == pytest.approx(0.2)
     assert learning_rate(config, 9) == learning_rate(config, 10) == 2.0
     assert learning_rate(config, 55) == pytest.approx(1.0)
     assert learning_rate(config, 99) < 0.01
+    short = [learning_rate(dataclasses.replace(config, steps=4), step) for step in range(4)]
+    assert short == pytest.approx([1.0, 2.0, 2.0, 1.0])
+    assert learning_rate(dataclasses.replace(config, steps=1), 0) == 2.0
 
 
 def test_every_epoch_sees_every_item_once_in_a_new_order():

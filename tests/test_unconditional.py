@@ -22,6 +22,7 @@ from guda_core.errors import ImageError, ModelError, OptionError, PromptError, T
 from guda_core.records import Query
 from guda_core.unlearning import adapters, losses
 from guda_core.unlearning.config import UNET_LORA, UnconditionalConfig
+from guda_core.unlearning.esd import EsdFineTuned
 from guda_core.unlearning.forget import Task, config_of, read_config
 from guda_core.unlearning.loop import LoopConfig, run
 from guda_core.unlearning.one_group import draw_noised, unlearn
@@ -304,6 +305,27 @@ def test_members_of_unconditional_models_make_adapters_of_their_own(world, tmp_p
 def test_the_copy_that_esd_needs_is_trained_in_half_precision_too(card, world, tmp_path):
     half = SimpleNamespace(model=load_model(card, dtype=torch.bfloat16), z=world.z, groups=world.groups)
     assert forget(half, "a", tmp_path, operator="esd_fine_tuned", expert_steps=2)["dtype"] == "bfloat16"
+
+
+def test_the_copy_that_esd_needs_is_trained_in_little_memory_too(world, monkeypatch):
+    predict, sizes, most = type(world.model).predict, [], 99
+
+    def short(self, x_t, t, *more):
+        sizes.append(len(t))
+        if len(t) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return predict(self, x_t, t, *more)
+
+    def weights():
+        loss = EsdFineTuned(task_of(world, "a"), config_of("esd_fine_tuned", batch=8, expert_steps=3))
+        list(loss.prepare(None))
+        return torch.nn.utils.parameters_to_vector(loss.expert.parameters())
+
+    monkeypatch.setattr(type(world.model), "predict", short)
+    whole, most = weights(), 3
+    change = whole - torch.nn.utils.parameters_to_vector(world.model.network.parameters())
+    assert float((weights() - whole).norm() / change.norm()) < 0.01
+    assert sizes == [8, 8, 8, 8, 4, *[2] * 12]
 
 
 def test_the_copy_that_esd_needs_drops_out_the_same_units_each_time(card, world, tmp_path):

@@ -31,7 +31,7 @@ from guda_core.unlearning.forget import FORGET_LOSSES, config_of
 from guda_core.unlearning.kept_prompts import KeptPrompts
 from guda_core.unlearning.loop import LoopConfig
 from guda_core.unlearning.loop import run as run_loop
-from guda_core.unlearning.one_group import Training, unlearn
+from guda_core.unlearning.one_group import Training, _Health, unlearn
 from guda_core.unlearning.pieces import Pieces
 from guda_core.unlearning.plan import group_cost
 from guda_core.unlearning.student import Student, check
@@ -201,6 +201,13 @@ def test_a_step_whose_gradients_overflow_is_taken_again(world, card, tmp_path, m
                 for k, m in (("half", task), ("full", full)))  # fmt: skip
     most = [max(float(b.abs().max()) for b in of.values()) for of in (one, two)]
     assert most[0] == pytest.approx(most[1], rel=0.05)
+
+
+def test_a_step_that_is_taken_again_counts_once_in_how_far_answers_have_moved():
+    health = _Health()
+    for step, moved in ((0, 1.0), (1, 9.0), (1, 2.0)):
+        health.note(step, moved)
+    assert health.moved == pytest.approx(0.8 * 1.0 + 0.2 * 2.0)
 
 
 # Killed, and a full disk ---------------------------------------------------------------------------------------------

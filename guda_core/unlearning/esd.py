@@ -63,12 +63,20 @@ class EsdFineTuned(ForgetLoss):
         loop = dataclasses.replace(config.loop, steps=config.expert_steps, seed=config.loop.seed + 1)
         prompts = [""] * loop.batch
 
-        def loss_of(step: int, rng: torch.Generator) -> Tensor:
+        def loss_of(step: int, rng: torch.Generator) -> Iterator[Tensor]:
             _, _, eps, x_t, t = draw_noised(task, task.own, loop.batch, rng)
-            with seeded_dropout(expert, rng), precision(task.model):
-                return losses.mean_square(task.eps(x_t, t, prompts, expert), eps.to(x_t.device))
+            with seeded_dropout(expert, rng):
+                for part in task.pieces.of(loop.batch):
+                    with precision(task.model):
+                        out = task.eps(x_t[part], t[part], prompts[part], expert)
+                        loss = losses.mean_square(out, eps[part].to(x_t.device)) * (len(out) / loop.batch)
+                    yield loss
+                    del out, loss
 
-        for p in run(expert, loss_of, loop, checkpoint, scaler=scaler(task.model)):
+        for p in run(
+            expert, loss_of, loop, checkpoint,
+            scaler=scaler(task.model), beside=task.pieces, shrink=task.pieces.halve,
+        ):  # fmt: skip
             yield dataclasses.replace(p, note="fine-tuning on the forgotten group")
         self.expert = expert.requires_grad_(False).eval()
 

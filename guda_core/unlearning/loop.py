@@ -26,6 +26,7 @@ from guda_core.unlearning.checkpoints import Kept
 
 log = logging.getLogger(__name__)
 
+SELDOM = 10  # times what a checkpoint takes to write: no more often than that
 LEAST_SCALE = 2.0**-20  # of float16's gradients; below that they are not too large but broken
 Loss = Tensor | Iterable[Tensor]
 
@@ -34,9 +35,10 @@ Loss = Tensor | Iterable[Tensor]
 class LoopConfig:
     """Settings of one training.
 
-    steps: optimiser steps. batch: pictures a step. lr: peak learning rate. warmup: steps of linear rise.
-    ema: decay of the averaged weights (0 = none; the decay rises as (1+s)/(10+s) in the beginning).
-    weight_decay: AdamW's. clip_norm: largest gradient norm. seed: of every draw. checkpoint_s: seconds between saves.
+    steps: optimiser steps. batch: pictures a step. lr: peak learning rate. warmup: steps of linear rise, at
+    most half of all. ema: decay of the averaged weights (0 = none; the decay rises as (1+s)/(10+s) in the beginning).
+    weight_decay: AdamW's. clip_norm: largest gradient norm. seed: of every draw. checkpoint_s: seconds between saves
+    (0: after every step), or more where a save takes long (`SELDOM`).
     """
 
     steps: int
@@ -68,9 +70,10 @@ class Progress:
 
 def learning_rate(config: LoopConfig, step: int) -> float:
     """Learning rate of a step (0-based): linear warm-up, then half a cosine down to zero."""
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    warmup = min(config.warmup, config.steps // 2)
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    done = (step - warmup) / max(1, config.steps - warmup)
     return config.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
@@ -130,7 +133,7 @@ class _Steps:
                     raise
                 why = checkpoints.first_line(e)
             else:
-                if self._move():
+                if self._move(step):
                     return value
                 continue
             self._make_room(why)  # out here, so that the error no longer holds its tensors
@@ -166,11 +169,11 @@ class _Steps:
                 pieces.close()
         return value
 
-    def _move(self) -> bool:
+    def _move(self, step: int) -> bool:
         """Change the weights; whether that was possible. What AdamW keeps of each weight is made in the first step,
         when the pieces are done: smaller ones would not make room for it."""
         try:
-            return self._changed()
+            return self._changed(step)
         except Exception as e:
             if self.shrink is None or not is_out_of_memory(e):
                 raise
@@ -179,26 +182,28 @@ class _Steps:
                 "other programs, or use a smaller rank or a machine with more memory."
             ) from e
 
-    def _changed(self) -> bool:
+    def _changed(self, step: int) -> bool:
+        scaler, most = self.scaler, self.config.clip_norm
         if self.accelerator is not None:
-            self.accelerator.clip_grad_norm_(self.params, self.config.clip_norm)
-            self.opt.step()
-            return True
-        if self.scaler is None:
-            nn.utils.clip_grad_norm_(self.params, self.config.clip_norm)
-            self.opt.step()
-            return True
-        self.scaler.unscale_(self.opt)
-        if not math.isfinite(float(nn.utils.clip_grad_norm_(self.params, self.config.clip_norm))):
-            scale = self.scaler.get_scale() / 2
-            if scale < LEAST_SCALE:
+            norm: Any = self.accelerator.clip_grad_norm_(self.params, most)
+        else:
+            if scaler is not None:
+                scaler.unscale_(self.opt)
+            norm = nn.utils.clip_grad_norm_(self.params, most)
+        leaves_out = getattr(self.accelerator, "scaler", None) is not None  # such a step, by itself
+        if not leaves_out and not math.isfinite(float(norm)):
+            if scaler is None or (scale := scaler.get_scale() / 2) < LEAST_SCALE:
                 raise TrainingError(
-                    f"The gradients are not finite. A smaller learning rate than {self.config.lr} may help."
+                    f"The gradients are not finite at step {step}. A smaller learning rate than {self.config.lr} may "
+                    "help."
                 )
-            self.scaler.update(scale)
+            scaler.update(scale)
             return False
-        self.scaler.step(self.opt)
-        self.scaler.update()
+        if scaler is None:
+            self.opt.step()
+        else:
+            scaler.step(self.opt)
+            scaler.update()
         return True
 
 
@@ -225,8 +230,8 @@ def run(
     pieces smaller, and says whether it could.
 
     Raises:
-        TrainingError: the checkpoint was made with other settings or cannot be written, the loss is not finite, or
-            there is not enough memory.
+        TrainingError: the checkpoint was made with other settings or cannot be written, the loss or a gradient is not
+            finite (the weights and the checkpoint stay as they were), or there is not enough memory.
     """
     weights = {n: p for n, p in module.named_parameters() if p.requires_grad}
     params = list(weights.values())
@@ -250,6 +255,7 @@ def run(
 
     steps = _Steps(params, opt, config, accelerator, scaler, shrink)
     began = saved = now = time.monotonic()
+    between = config.checkpoint_s
     for step in range(start, config.steps):
         for group in opt.param_groups:
             group["lr"] = learning_rate(config, step)
@@ -258,9 +264,12 @@ def run(
             ema.update(step)
         smooth = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
         lasted, now = time.monotonic() - now, time.monotonic()
-        if step + 1 < config.steps and now + lasted - saved > config.checkpoint_s:  # the next step would end too late
+        if step + 1 < config.steps and now + lasted - saved > between:  # the next step would end too late
             save(step + 1)
-            saved = now
+            saved = time.monotonic()
+            if between > 0:
+                between = max(config.checkpoint_s, SELDOM * (saved - now))
+            now = saved
         try:
             yield Progress(step + 1, config.steps, smooth, (step + 1 - start) * config.batch / max(1e-9, now - began))
         except GeneratorExit:  # whoever follows the training stops it here, between two steps

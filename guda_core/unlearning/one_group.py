@@ -138,10 +138,14 @@ class _Health:
     model's: ||student - full||^2 / ||full||^2. At 1 it answers no better than by 0."""
 
     def __init__(self) -> None:
-        self.moved = math.nan
+        self.moved = self.before = math.nan
+        self.step = -1
 
-    def note(self, moved: float) -> None:
-        self.moved = moved if math.isnan(self.moved) else 0.8 * self.moved + 0.2 * moved
+    def note(self, step: int, moved: float) -> None:
+        """A step that is taken again counts once."""
+        if step != self.step:
+            self.step, self.before = step, self.moved
+        self.moved = moved if math.isnan(self.before) else 0.8 * self.before + 0.2 * moved
 
 
 class Training:
@@ -182,7 +186,7 @@ class Training:
                     assert total is not None
                     yield total
                 del out, total, preserve
-        self.health.note(moved)
+        self.health.note(step, moved)
 
 
 def _prompts(task: Task, loss: ForgetLoss, config: Settings) -> set[str]:

@@ -43,6 +43,8 @@ from guda_core.unlearning.plan import Plan, blank_latents, empty_plan, group_cos
 from guda_core.versions import versions
 from guda_core.work_queue import claimed
 
+DRAWS = 1  # raise it where a step draws other random numbers, or in another order: older stopped runs are left then
+
 
 def check_learned(job: Forgetting) -> None:
     """Raises OptionError when the model is the included one, which saw its own group set's pictures alone, and the set
@@ -269,13 +271,15 @@ class Forgetting:
         return make_plan(tasks, config, self.memory, health=health, **more)
 
     def checkpoint(self, group: str, config: Settings, data_sha256: str) -> Path:
-        """Where a run that is stopped keeps itself: of just this model, group, data, captions, settings and folder."""
+        """Where a run that is stopped keeps itself: of just this model, group, data, captions, settings, draws and
+        folder."""
         return self._checkpoints(group, config, data_sha256)[0]
 
     def _checkpoints(self, group: str, config: Settings, data_sha256: str) -> list[Path]:
         """Likewise; second, where runs kept themselves when all folders shared one place."""
         of = f"{self.model.sha256}\n{config.sha256()}\n{data_sha256}"
         of += f"\n{self._captions}" if self._captions else ""
+        of += "" if DRAWS == 1 else f"\n{DRAWS}"
         of += "" if self.model.dtype == torch.float32 else f"\n{self.model.dtype}"
         of += f"\n{self.clip.sha256}" if getattr(config, "selection", "") == "weighted" else ""
         keys = [hashlib.sha256(k.encode()).hexdigest()[:16] for k in (f"{of}\n{self.folder.own(group).resolve()}", of)]
@@ -291,7 +295,7 @@ class Forgetting:
         return now
 
     def unlearn(self, group: str, config: Settings, *, resume: bool = True, again: bool = True) -> Iterator[Progress]:
-        """Unlearn one group into its adapter folder; a run that was stopped goes on (resume), a minute lost at most.
+        """Unlearn one group into its adapter folder; a run that was stopped goes on from its last checkpoint (resume).
 
         The group's adapter of before is there until the new one is finished. again: also where one fits; else nothing
         is done then, such as where another process has just made it.

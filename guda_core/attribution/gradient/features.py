@@ -6,7 +6,8 @@ f is one of the outputs below, t_k are K timesteps spread evenly over 1 .. T-1, 
 is a sparse random projection (`projection`).
 
 A model in half precision is differentiated as it is trained: float32 weights, which compute in the model's type.
-float16 holds no small numbers, so that f is scaled up before, and the gradient down after.
+float16 holds no small numbers, so that f is scaled up before, and the gradient down after. The timesteps go through the
+network together, or as many at a time as fit into memory.
 
     loss         mean((eps - eps_hat)^2)      TRAK (Park et al. 2023; Georgiev et al. 2023 for diffusion)
     mean_square  mean(eps_hat^2)              D-TRAK (Zheng et al. 2024)
@@ -30,6 +31,7 @@ from guda_core.data.encoded import Examples
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.finite import is_finite
 from guda_core.diffusion.likelihood import seed_of
+from guda_core.diffusion.memory import Fitting, as_fits
 from guda_core.diffusion.precision import mixed
 from guda_core.errors import ModelError, OptionError, ScoreError
 from guda_core.records import Query
@@ -130,6 +132,7 @@ class Gradients:
         self.parameters: dict[str, nn.Parameter] = counted(self.network, config.parts)
         self.size = sum(p.numel() for p in self.parameters.values())
         self.t = timestep_grid(len(model.schedule), config.timesteps)
+        self.fits = Fitting(1 if config.normalise else len(self.t))
 
     def noise(self, image_hash: str, shape: tuple[int, ...]) -> Tensor:
         """eps of every timestep, (K, *shape) float32, from the CPU generator seeded by (picture, t)."""
@@ -160,33 +163,42 @@ class Gradients:
         value = {"loss": lambda: (eps - eps_hat).square(), "mean_square": eps_hat.square, "mean": lambda: eps_hat}
         return value[self.config.output]().flatten(1).mean(dim=1)
 
-    def at(self, latent: Tensor, prompt: str, image_hash: str) -> Gradient:
-        """The gradient at one picture, latent (1, C, h, w).
+    def at(self, latent: Tensor, prompt: str, image_hash: str, what: str = "the picture") -> Gradient:
+        """The gradient at one picture, latent (1, C, h, w). what: the picture in an error's words.
 
         Raises:
-            ScoreError: it is not finite.
+            ScoreError: it is not finite. NoMemoryError: not even one timestep fits.
         """
-        weights, k = list(self.parameters.values()), len(self.t)
-        vector, residual = torch.zeros(self.size, dtype=torch.float32), 0.0
-        for part in [[i] for i in range(k)] if self.config.normalise else [list(range(k))]:
-            eps_hat, eps = (v[0] for v in self.errors(latent, (prompt,), (image_hash,), part))
-            g = self._gradient(self._output(eps_hat, eps).sum() / k, weights)
-            vector += g / g.norm().clamp_min(1e-20) / k if self.config.normalise else g
-            residual += float((eps - eps_hat.detach()).square().flatten(1).mean(dim=1).sqrt().sum()) / k
+        vector, residual, done = torch.zeros(self.size, dtype=torch.float32), 0.0, 0
+
+        def add(n: int) -> tuple[int, float]:
+            eps_hat, eps = (v[0] for v in self.errors(latent, (prompt,), (image_hash,), range(done, done + n)))
+            off = float((eps - eps_hat.detach()).square().flatten(1).mean(dim=1).sqrt().sum()) / len(self.t)
+            self._add(self._output(eps_hat, eps).sum() / len(self.t), vector)
+            return n, off
+
+        while done < len(self.t):
+            n, off = as_fits(add, len(self.t) - done, self.fits)
+            done, residual = done + n, residual + off
         if not is_finite(vector):
-            raise ScoreError("A gradient is not finite, so there is no score.")
+            raise ScoreError(f"The gradient at {what} is not finite, so there is no score.")
         return Gradient(vector, residual)
 
-    def _gradient(self, value: Tensor, weights: Sequence[nn.Parameter]) -> Tensor:
-        """(P,) float32 CPU; not finite where no scale helps."""
+    def _add(self, value: Tensor, vector: Tensor) -> None:
+        """Add the gradient of a value to vector, (P,) float32 CPU; not finite where no scale helps. Nothing is added
+        where memory runs out."""
+        weights = list(self.parameters.values())
         while True:
             found = torch.autograd.grad(value * self.scale, weights, retain_graph=self.scale > 1)
-            g = torch.cat([p.flatten().float().cpu() for p in found])
-            if self.scale == 1:
-                return g
-            if is_finite(g):
-                return g / self.scale
+            if self.scale == 1 or all(is_finite(p) for p in found):
+                break
             self.scale /= 2
+        found = [p.cpu() for p in found]
+        g = torch.zeros_like(vector) if self.config.normalise else vector
+        for own, p in zip(g.split([p.numel() for p in weights]), found, strict=True):
+            own.view(p.shape).add_(p, alpha=1 / self.scale)
+        if self.config.normalise:
+            vector += g.div_(g.norm().clamp_min(1e-20)).div_(len(self.t))
 
     @torch.no_grad()
     def losses(self, examples: Examples, batch: int = 16) -> Iterator[np.ndarray]:
@@ -215,7 +227,8 @@ class FeatureBank:
         self.gradients = Gradients(model, config)
         self.projection = Projection(self.gradients.size, config.dim, config.seed)
         self.provenance = {"base_sha256": model.sha256, "examples_sha256": examples.sha256()}
-        self.store = Store("gradients", {**self.provenance, **asdict(config)})
+        dtype = {} if model.dtype == torch.float32 else {"dtype": str(model.dtype).removeprefix("torch.")}
+        self.store = Store("gradients", {**self.provenance, **asdict(config), **dtype})
 
     def prepare(self) -> Iterator[float]:
         """Compute what is not there yet, also after another process was stopped; yields the fraction done. Nothing
@@ -236,7 +249,8 @@ class FeatureBank:
         for start in range(int(before.get("rows", 0)), n, chunk):
             at = range(start, min(start + chunk, n))
             found = [self._at(i) for i in at]
-            phi[start : at.stop] = self.projection(torch.stack([f.vector for f in found]).numpy())
+            rows = found[0].vector[None] if len(found) == 1 else torch.stack([f.vector for f in found])
+            phi[start : at.stop] = self.projection(rows.numpy())
             residual[start : at.stop] = [f.residual for f in found]
             if at.stop < n:
                 self.store.note(rows=at.stop, scale=self.gradients.scale)
@@ -247,7 +261,8 @@ class FeatureBank:
 
     def _at(self, i: int) -> Gradient:
         e = self.examples
-        return self.gradients.at(e.latents[i : i + 1], e.prompts[i], e.hashes[i])
+        what = f"training picture {i + 1} of {len(e)} (group '{e.groups[i]}', caption '{e.prompts[i]}')"
+        return self.gradients.at(e.latents[i : i + 1], e.prompts[i], e.hashes[i], what)
 
     def load(self) -> Features:
         """What `prepare` made. Raises CacheError when it is missing or damaged."""

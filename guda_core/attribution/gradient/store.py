@@ -69,7 +69,7 @@ class Store:
         """An array of float32 on disk, new or taken up, to be filled, and let go of, before `finish`.
 
         Raises:
-            CacheError: there is no room on the disk, or the cache cannot be written to.
+            CacheError: there is no room on the disk, the cache cannot be written to, or what was left is damaged.
         """
         try:
             if not self._made:
@@ -79,9 +79,15 @@ class Store:
             made = np.lib.format.open_memmap(path, mode=mode, dtype=np.float32, shape=shape)
             with path.open("r+b") as f:
                 reserve(f.fileno(), path.stat().st_size)
-        except OSError as e:
+        except (OSError, ValueError) as e:
+            left = bool(self.noted)
             self.discard()
-            raise self._no_room(e, 4 * math.prod(shape)) from e
+            if isinstance(e, OSError) and not (left and isinstance(e, FileNotFoundError)):
+                raise self._no_room(e, 4 * math.prod(shape)) from e
+            raise CacheError(
+                f"The features that a stopped run left were damaged ({name}.npy), and are removed. Run the same "
+                "command again: it begins anew."
+            ) from e
         self._made[name] = made
         return made
 
@@ -135,17 +141,17 @@ class Store:
 
     @contextmanager
     def making(self) -> Iterator[None]:
-        """The block ends with `finish`. Where it fails, what was made so far is removed; where it is stopped, only if
-        nothing was noted of it."""
+        """The block ends with `finish`. Where it is stopped or an error ends it, what was made so far is removed,
+        unless something was noted of it."""
         try:
             yield
-        except BaseException as e:
-            if isinstance(e, Exception) or not _noted(self._aside):
-                self.discard()
-            else:
+        except BaseException:
+            if _noted(self._aside):
                 self._made.clear()
                 self.noted = {}
                 self._claim.close()
+            else:
+                self.discard()
             raise
 
     def finish(self) -> None:
