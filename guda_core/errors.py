@@ -16,6 +16,12 @@ class GudaError(Exception):
         super().__init__(one_line(message))
 
 
+def kind_of(name: str) -> type[GudaError]:
+    """The class of that name; GudaError where there is none."""
+    found = globals().get(name)
+    return found if isinstance(found, type) and issubclass(found, GudaError) else GudaError
+
+
 class ImageError(GudaError):
     """A picture was refused: not a picture, damaged, too large, too small, or of a type that is not accepted."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -77,6 +78,8 @@ def attribute_many(
     base = api._model(model)
     make_service = _maker(base, groups, several=several)
     _check_names(base, groups, options.methods)
+    if several:
+        _check_known(options.methods, on_ray=ray is not None)
     table = Table(sources, place, make_service, options)
     if passed := str(table.listing.passed):
         log.info("%s", passed)
@@ -125,6 +128,19 @@ def _check_names(model: BaseModel | str | None, groups: GroupSet | str | None, m
     card = model.card if isinstance(model, BaseModel) else cards.chosen_card(model)
     if not isinstance(groups, GroupSet):
         group_sets.load_group_set(group_sets.chosen_set(groups, card.group_set))
+
+
+def _check_known(methods: Sequence[str], *, on_ray: bool) -> None:
+    """Raises OptionError for a method that workers do not have: on a Ray cluster one that this program added; here that
+    alone where they cannot run its script again, such as that of a notebook."""
+    main = sys.modules["__main__"]
+    if not on_ray and (getattr(main, "__file__", None) or getattr(main, "__spec__", None)):
+        return
+    if unknown := [m for m in methods if m in METHODS.added]:
+        raise OptionError(
+            f"Workers do not know '{unknown[0]}', which was added in this session. Make it an entry point of a package"
+            + (" that is installed on all machines." if on_ray else ", or add it in a script and call this from there.")
+        )
 
 
 def _maker(model: BaseModel | str | None, groups: GroupSet | str | None, *, several: bool) -> Callable[[], Service]:

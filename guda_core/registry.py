@@ -23,7 +23,8 @@ class Registry(Mapping[str, Any]):
     """id -> member, in the order of registration; members of other packages come last.
 
     kind: what a member is, for messages, e.g. "method". group: of the entry points, e.g. "guda_core.methods".
-    members: id -> "module:attribute". own: their ids, without those of other packages.
+    members: id -> "module:attribute". own: their ids, without those of other packages. added: ids that this program
+    added, which another process need not know.
     """
 
     changes: ClassVar[int] = 0  # of all lists, by `add` and `remove`
@@ -32,6 +33,7 @@ class Registry(Mapping[str, Any]):
         self.kind, self.group = kind, group
         self._members: dict[str, Any] = dict(members)
         self.own = frozenset(members)
+        self.added = set[str]()
         self._named: dict[str, set[str]] = {}  # id -> all lines that are known to name its member
         self._outside = False  # whether other packages' members have been looked up
         self._lock = RLock()
@@ -60,6 +62,8 @@ class Registry(Mapping[str, Any]):
             raise OptionError(f"There is a {self.kind} '{id}' already. Choose another id.")
         if id not in self._members or not isinstance(member, str):
             Registry.changes += self._members.get(id) is not member
+            if id not in self._members:
+                self.added.add(id)
             self._members[id] = member
 
     def _is_same(self, id: str, member: Any) -> bool:
@@ -76,6 +80,7 @@ class Registry(Mapping[str, Any]):
         """Take a member out again, for example one that a test added."""
         self._members.pop(id)
         self._named.pop(id, None)
+        self.added.discard(id)
         Registry.changes += 1
 
     def __getitem__(self, id: str) -> Any:

@@ -17,6 +17,7 @@ from PIL import Image
 from guda_core import named
 from guda_core.attribution import METHODS
 from guda_core.attribution.method import Budget, answers
+from guda_core.attribution.others import made_from
 from guda_core.cli import loading
 from guda_core.data import SOURCES
 from guda_core.data.groups import list_group_sets, load_group_set
@@ -164,8 +165,9 @@ def test_the_commands_about_many_pictures_run(tmp_path, monkeypatch):
 
 
 def test_a_method_added_from_outside_scores_every_group():
-    made: dict[str, object] = {}
-    exec(compile(block("add-a-method.md", "python"), "add-a-method.md", "exec"), made)
+    made: dict[str, object] = {"__name__": "__main__"}  # as in a notebook
+    code = block("add-a-method.md", "python")
+    exec(compile(code, "add-a-method.md", "exec"), made)
     try:
         method = METHODS["random"].load(SimpleNamespace(groups=["ann", "bo"]))
         query = Query(np.zeros((2, 2, 3), np.uint8), None, "", "0" * 63 + "1")
@@ -173,5 +175,12 @@ def test_a_method_added_from_outside_scores_every_group():
         (again,) = answers({"random": method}, ["random"], query, Budget())
         assert sorted(answer.ranked()) == ["ann", "bo"] and answer.ranked() == again.ranked()
         assert method.info().name == "Random" and answer.unit == "points" and answer.progress == 1
+        before = made_from(method)
+        assert answer.settings == before and before["version"] == 1
+        for old, new in (("points", "points"), ("[:8]", "[8:16]"), (": 1}", ": 2}"), ("(v, v, v)", "(v, v, v + 1)")):
+            assert old in code
+            exec(compile("\n\n" + code.replace(old, new), "another cell", "exec"), {"__name__": "__main__"})
+            now = made_from(METHODS["random"].load(SimpleNamespace(groups=["ann", "bo"])))
+            assert (now == before) == (old == new)
     finally:
         METHODS.remove("random")

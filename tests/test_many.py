@@ -9,12 +9,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from PIL import Image
 
 import guda_core
 from guda_core import api, many
+from guda_core.attribution import METHODS
+from guda_core.attribution.method import Method
 from guda_core.errors import GudaError, OptionError
 from guda_core.named import Named
 from guda_core.scoring.asking import Asked
@@ -84,6 +87,24 @@ def test_what_other_processes_cannot_have_is_refused(service, tmp_path):  # noqa
         with pytest.raises(GudaError, match=why):
             guda_core.attribute_many(**{"pictures": folder, "out": tmp_path / "out", **wrong})
     assert hash(Named("a", None)) == hash(Named("a", None))  # so a process loads it once for all its parts
+
+
+def test_workers_are_not_asked_for_a_method_that_they_cannot_know(tmp_path, monkeypatch):
+    folder = folder_of(tmp_path / "in", 1)
+    METHODS.add("random", Method)
+    try:
+        many._check_known(["random", "clip"], on_ray=False)  # a script's, which workers run again
+        with pytest.raises(OptionError, match=r"do not know 'random', which was added .* installed on all machines\."):
+            guda_core.attribute_many(folder, tmp_path / "out", methods="random", ray="auto")
+        monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))  # of a notebook
+        with pytest.raises(
+            OptionError, match=r"do not know 'random', .* or add it in a script and call this from there"
+        ):
+            guda_core.attribute_many(folder, tmp_path / "out", methods=["clip", "random"], workers=1)
+        many._check_known(["clip"], on_ray=False)
+    finally:
+        METHODS.remove("random")
+    assert not METHODS.added and not (tmp_path / "out").exists()
 
 
 def test_a_models_path_is_written_out_for_another_process(tmp_path, monkeypatch):

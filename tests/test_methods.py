@@ -20,7 +20,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from guda_core import local
-from guda_core.attribution import METHODS
+from guda_core.attribution import METHODS, others
 from guda_core.attribution.method import (
     Budget,
     Combination,
@@ -204,7 +204,8 @@ def test_the_report_holds_it_and_is_replayed(service, query, tmp_path):
     (tmp_path / "r.zip").write_bytes(made)
     report = read_report(tmp_path / "r.zip")
     method = report.record["methods"]["brightness"]
-    assert method["unit"] == "levels" and method["settings"] == {"table_sha256": sha("table")}
+    assert method["unit"] == "levels" and method["settings"]["table_sha256"] == sha("table")
+    assert method["settings"] == made_with.made_from["brightness"] and len(method["settings"]["code_sha256"]) == 64
     limits, absent = report.record["limits"], report.record["absent"]
     assert f"{Brightness.name}: {NOTE}" in limits and not any("LOGO" in s for s in limits)
     assert REASON in absent["methods/colours"] and "not asked" in absent["methods/guda"]
@@ -212,6 +213,28 @@ def test_the_report_holds_it_and_is_replayed(service, query, tmp_path):
     assert [a.groups for a in attributions(report)] == [final[a.method].groups for a in attributions(report)]
     *_, verdict = replay(report, service)
     assert isinstance(verdict, Verdict) and verdict.outcome == "equal"
+
+
+def test_a_method_is_made_from_the_version_of_its_package_and_from_the_classes_behind_it(monkeypatch):
+    class Base(Brightness):
+        def level(self) -> int:
+            return 1
+
+    class Other(Brightness):
+        def level(self) -> int:
+            return 2
+
+    def made(base: type[Brightness], version: str) -> dict[str, Any]:
+        class Kind(base):
+            pass
+
+        points = [SimpleNamespace(name="brightness", module="tests.x", dist=SimpleNamespace(version=version))]
+        monkeypatch.setattr(others, "entry_points", lambda group: points)
+        return others.made_from(Kind(["noto"]))
+
+    first = made(Base, "1")
+    assert first == made(Base, "1") and first["package_version"] == "1" and len(first["code_sha256"]) == 64
+    assert first != made(Base, "2") and first["code_sha256"] != made(Other, "1")["code_sha256"]
 
 
 def test_another_table_makes_a_finished_report_of_it_out_of_date(service, query):
@@ -426,7 +449,8 @@ def test_numpys_numbers_become_plain_ones_and_a_missing_score_is_taken(service, 
     assert found.groups["twemoji"] == GroupScore(0.5, 0.0, 1.0)
     settings = {"k": np.float32(0.5), "of": [np.int64(1), {"array": np.arange(2)}]}
     told = odd(service, query, lambda a: [replace(a, settings=settings, progress=np.float64(1))])
-    assert json.loads(json.dumps(told.settings)) == {"k": 0.5, "of": [1, {"array": [0, 1]}]}
+    said = json.loads(json.dumps(told.settings))
+    assert said.pop("code_sha256") and said == {"k": 0.5, "of": [1, {"array": [0, 1]}]}
     assert type(told.progress) is float
     none = odd(service, query, lambda a: scored(a, None, None, None, "no_score", "It has none."))
     assert none.ranked() == []
@@ -547,7 +571,7 @@ def test_no_method_is_named_outside_its_room():
         "reports/replay.py": {"clip"},
         "reports/page_tables.py": {"clip"},
         "reports/two_reports.py": {"clip"},
-        "ui/benchmarks.py": {"guda", "clip"},  # keys of the laboratory's sanity.json
+        "ui/benchmarks.py": {"guda", "clip", "logo"},  # keys of the laboratory's sanity.json and costs.json
     }
     root = Path(local.__file__).parent
     found: dict[str, set[str]] = {}

@@ -360,9 +360,49 @@ def test_a_query_of_ones_own_is_of_the_rows_and_what_is_none_is_an_error_of_the_
     asked = "SELECT picture, count(*) FROM scores WHERE group_id = ? GROUP BY 1 ORDER BY 1"
     names = sorted({r["picture"] for r in results.rows(Asked())})
     assert results.query(asked, ["noto"]) == [(n, len(results.methods())) for n in names]
-    for wrong in ("SELEC picture FROM scores", "SELECT colour FROM scores"):
+    assert results.query(asked.replace("?", "$g"), {"g": "noto"}) == results.query(asked, ["noto"])
+    assert results.query("DESCRIBE scores") and results.query("PIVOT scores ON method IN ('clip') USING max(score);")
+    frame = results.frame("SELECT picture, score FROM scores WHERE method = $m", {"m": "guda"})
+    assert list(frame.columns) == ["picture", "score"] and set(frame["picture"]) == set(names)
+    assert len(results.frame()) == results.count(Asked())
+    for wrong in (
+        "SELEC picture FROM scores", "SELECT colour FROM scores", "SELECT * FROM score",
+        "SELECT mean_(score) FROM scores", "SELECT CAST(picture AS INT) FROM scores",
+        "SELECT * FROM scores WHERE picture = ?", "FROM 'none.parquet'",
+        "SELECT regexp_matches(picture, '(') FROM scores", "SELECT 9223372036854775807 + rank FROM scores",
+    ):  # fmt: skip
         with pytest.raises(OptionError, match="This cannot be asked of a table of scores"):
             results.query(wrong)
+    file = tmp_path / "file"
+    for wrong in (
+        "", " ; ", "-- nothing", "DROP VIEW scores", "EXPLAIN ANALYZE DROP VIEW scores", "SELECT 1; SELECT 2",
+        f"COPY (SELECT 1) TO '{file}'", f"COPY (PIVOT scores ON method) TO '{file}'",
+    ):  # fmt: skip
+        with pytest.raises(OptionError, match="asked by one SELECT"):
+            results.frame(wrong)
+    for more, why in (
+        ((None,), "A query is a text; got NoneType"), ((asked, "noto"), "values must be a list"),
+        ((asked, 5), "values must be a list"), ((asked, [object()]), "This cannot be asked"),
+        ((asked, {"g": "noto"}), "This cannot be asked"),
+    ):  # fmt: skip
+        with pytest.raises(OptionError, match=why):
+            results.query(*more)
+    assert results.summary().scored == 2 and not file.exists()
+    with results as same:
+        assert same is results
+    with pytest.raises(OptionError, match="These results are closed"):
+        results.frame()
+
+
+def test_a_part_that_is_damaged_after_the_look_is_no_fault_of_the_query(tmp_path):
+    make_table(folder_of(tmp_path / "in", 1), tmp_path / "out", LightService)
+    results = Results(str(tmp_path / "out"))
+    (part,) = (tmp_path / "out" / parts.FOLDER).iterdir()
+    with results.at_once():
+        for spoil in (lambda: part.write_bytes(b"no parquet at all"), part.unlink):
+            spoil()
+            with pytest.raises(ReportError, match="run the command that made them again"):
+                results.query("SELECT sum(score) FROM scores")
 
 
 def test_all_that_one_question_says_is_of_the_same_parts(tmp_path, monkeypatch):

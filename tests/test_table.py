@@ -222,7 +222,7 @@ def test_workers_that_find_the_disk_full_stop_the_run(folder, tmp_path):
     full.touch()
     pool = LocalPool(1, devices=[])
     try:
-        with pytest.raises(ScoreError, match="No space left on device"):
+        with pytest.raises(ReportError, match="No space left on device"):
             run(folder, tmp_path / "out", made(tmp_path, full=full), partial(part_jobs.by_pool, pool=pool))
     finally:
         pool.close()
@@ -323,6 +323,7 @@ def test_only_what_changed_is_scored_again(folder, tmp_path):
         (lambda s: s.change(sha256="0" * 64), "model"),
         (lambda s: s.change_models(hashes={"noto": "0"}), "adapters"),
         (lambda s: s.change(scope_sha256="0" * 64), "scope"),
+        (lambda s: s.change(made_from={**s.made_with.made_from, "clip": {}}), "what clip is computed from"),
         (lambda s: setattr(s, "group_set", dataclasses.replace(s.group_set, fit="crop")), "fit"),
     ],
 )
@@ -332,10 +333,12 @@ def test_results_of_another_model_or_setting_are_not_mixed(folder, tmp_path, cha
     change(other)
     with pytest.raises(OptionError, match=rf"begun with something else \({what}.*Name another folder"):
         run(folder, tmp_path / "out", lambda: other)
-    with pytest.raises(OptionError, match=r"something else \(effort\)"):
-        run(folder, tmp_path / "out", LightService, options=Options("standard"))
+    for work in (None, partial(part_jobs.by_pool, pool=Here())):
+        with pytest.raises(OptionError, match=r"something else \(effort\)"):
+            run(folder, tmp_path / "out", LightService, work, Options("standard"))
     with pytest.raises(OptionError, match="clip, guda; got magic"):
         run(folder, tmp_path / "new", LightService, options=Options("quick", ("magic",)))
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_table_begun_before_the_rule_and_the_fit_were_written_down_goes_on(folder, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ import pytest
 
 from experiments.scale import chaos, overhead
 from guda_core.attribution.guda import Guda
-from guda_core.errors import ScoreError
+from guda_core.errors import ReportError
 from guda_core.jobs.chosen_pool import opened
 from guda_core.scoring import parts, places, scorer
 from guda_core.scoring.part_jobs import by_pool
@@ -62,7 +62,7 @@ def hashes(folder: Path) -> set[str]:
 def test_a_full_disk_is_told(cluster, folder, tmp_path):
     full = tmp_path / "full"
     full.touch()
-    with opened(1, cluster.address, lasting=True) as pool, pytest.raises(ScoreError, match="No space left on device"):
+    with opened(1, cluster.address, lasting=True) as pool, pytest.raises(ReportError, match="No space left on device"):
         run(folder, tmp_path / "out", Made(tmp_path, full=full), partial(by_pool, pool=pool))
     assert not rows(tmp_path / "out")
 

@@ -6,17 +6,24 @@ A method here is any object with the parts of `attribution.method.Method`.
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import logging
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
+from importlib.metadata import entry_points
 from numbers import Real
+from types import CodeType, FunctionType
 from typing import Any, TypeVar
 
 import numpy as np
 
+from guda_core.attribution import METHODS
 from guda_core.diffusion.memory import is_out_of_memory
 from guda_core.errors import GudaError, ScoreError
 from guda_core.records import Attribution, Cost, GroupModels, GroupScore, KLValues, MethodInfo
@@ -27,6 +34,7 @@ ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")  # as in a report's schema
 LONGEST = 60  # letters of an id
 MOST = 1e30  # of a score; beyond it nothing can be drawn
 DEEPEST = 20  # lists and mappings within each other
+UNTOLD = ("__module__", "__firstlineno__", "__static_attributes__")  # of a class, beside its code
 T = TypeVar("T")
 
 
@@ -124,7 +132,42 @@ def cost_of(method: Any, ask: Callable[[Any], Cost], budget: Any) -> Cost:
 def made_from(method: Any) -> dict[str, Any]:
     """A method's provenance as a report can hold it. Raises ScoreError where it cannot."""
     said = method.provenance()
-    return said if is_ours(type(method)) else _mapping(method.id, "provenance", said)
+    return said if is_ours(type(method)) else {**_mapping(method.id, "provenance", said), **_code_of(type(method))}
+
+
+@lru_cache
+def _code_of(kind: type) -> dict[str, str]:
+    """What tells a method of another package from one with other code: a hash of its class and of the classes behind
+    it, and the version of the package whose entry point it is."""
+    own = [c for c in kind.__mro__ if c is kind or not (is_ours(c) or package_of(c) in sys.stdlib_module_names)]
+    found = {"code_sha256": hashlib.sha256("\n".join(map(_source, own)).encode()).hexdigest()}
+    for point in entry_points(group=METHODS.group):
+        if point.name == kind.id and point.module.partition(".")[0] == package_of(kind) and point.dist:
+            found["package_version"] = point.dist.version
+    return found
+
+
+def _source(kind: type) -> str:
+    """A class as it was written; where that is not to be had, such as of a notebook's, what was made of it."""
+    try:
+        return inspect.getsource(kind)
+    except Exception:  # its file may be gone, or half written
+        return repr([(k, _plain(v)) for k, v in sorted(vars(kind).items()) if k not in UNTOLD])
+
+
+def _plain(value: Any) -> Any:
+    """A member of a class, or a constant of its code, without names of files and numbers of lines."""
+    if isinstance(value, CodeType):
+        return value.co_code, value.co_names, value.co_varnames, _plain(value.co_consts)
+    if isinstance(value, tuple | list | Mapping):
+        return [_plain(v) for v in (value.items() if isinstance(value, Mapping) else value)]
+    if isinstance(value, frozenset | set):
+        return sorted(map(repr, value))
+    if isinstance(value, property):
+        return _plain([value.fget, value.fset])
+    if isinstance(value := inspect.unwrap(getattr(value, "__func__", value)), FunctionType):
+        return _plain([value.__code__, value.__defaults__, value.__kwdefaults__])
+    return repr(value) if isinstance(value, str | bytes | int | float | complex | None) else type(value).__name__
 
 
 def own(method: Any, a: Any) -> Attribution:
@@ -147,7 +190,7 @@ def own(method: Any, a: Any) -> Attribution:
     ):
         if not fine:
             raise ScoreError(f"The method '{m}' gave an answer with {what} = {value!r:.200}, which cannot be used.")
-    settings = _mapping(m, "settings", a.settings)
+    settings = {**_mapping(m, "settings", a.settings), **_code_of(type(method))}
     if not _is_offset(settings.get("offset", {})):
         raise ScoreError(f"The settings of '{m}' have an offset that names no number for each group.")
     separable = None if a.separable is None else bool(a.separable)

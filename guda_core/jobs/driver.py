@@ -51,7 +51,7 @@ class Event:
     retried: it broke and begins again; failed: it is given up. fraction: of this job, in [0, 1]. note: a word, or why.
     all_done: share of all jobs by their costs, in [0, 1]. left_s: seconds until all are done, by the pace so far; None
     while nothing tells. answer: of the job, when it was made now.
-    ended: it broke because its process or machine is gone.
+    ended: it broke because its process or machine is gone. error: the class of the GudaError that it raised.
     """
 
     job: Job
@@ -62,6 +62,7 @@ class Event:
     left_s: float | None
     answer: Any = None
     ended: bool = False
+    error: str = ""
 
 
 class _Whole:
@@ -154,7 +155,7 @@ class _Work:
             kind = "failed"
             self.whole.note(job.name, 1.0, found=True)
         whole = self.whole.done(), self.whole.left_s()
-        return Event(job, kind, told.fraction, told.note, *whole, told.answer, told.ended)
+        return Event(job, kind, told.fraction, told.note, *whole, told.answer, told.ended, told.error)
 
 
 def failure(ended: Sequence[Event]) -> TrainingError | None:

@@ -47,7 +47,8 @@ class Told:
     kind: progress; done: it was made now; found: it was there; held: another process has it in hand; refused: it cannot
     be done, trying again would not help; broke: something failed that may not fail again, such as too little memory.
     fraction: done, in [0, 1]. note: a word, or why; of one that is held, the file that is locked, if not the claim's.
-    answer: of a job that was made now. ended: it broke because its process or machine is gone.
+    answer: of a job that was made now. ended: it broke because its process or machine is gone. error: the class of the
+    GudaError that it raised, by its name.
     """
 
     job: str
@@ -56,6 +57,7 @@ class Told:
     note: str = ""
     answer: Any = None
     ended: bool = False
+    error: str = ""
 
 
 class Stopped(Exception):
@@ -83,7 +85,8 @@ def perform(job: Job, tell: Callable[[Told], None]) -> Told:
     except InHandError as e:
         return Told(job.name, "held", note=e.lock)
     except GudaError as e:
-        return Told(job.name, "broke" if isinstance(e, NoMemoryError) else "refused", note=str(e))
+        kind = "broke" if isinstance(e, NoMemoryError) else "refused"
+        return Told(job.name, kind, note=str(e), error=type(e).__name__)
     except Stopped:
         raise
     except Exception as e:

@@ -163,7 +163,7 @@ def _task(packed: bytes, environ: Mapping[str, str], version: str, board: Any) -
     try:
         apply(environ, version)
     except OptionError as e:
-        return pickle.dumps(Told(job.name, "refused", note=str(e)))
+        return pickle.dumps(Told(job.name, "refused", note=str(e), error=type(e).__name__))
     return pickle.dumps(perform(job, tell))
 
 

@@ -64,7 +64,9 @@ COARSE = ("bfloat16", "float16")  # types of models
 COARSE_SHARE = 1 / 3  # of an interval's half-width that a number of such a model may move by
 COARSE_RELATIVE = 0.05  # and a value, of itself, or in nats; in units without a size, of the largest
 SUMS = (("lam",),)  # settings that are sums in float64, whose last digits are the processor's: close is the same
-ENVIRONMENT = (("dtype",), ("device",), ("switching",), ("budget", "batch"))  # of a method's settings: told, not judged
+ENVIRONMENT = (  # of a method's settings: told, not judged
+    ("dtype",), ("device",), ("switching",), ("budget", "batch"), ("code_sha256",), ("package_version",),
+)  # fmt: skip
 
 
 def _inputs(record: Mapping[str, Any]) -> dict[Path, Any]:

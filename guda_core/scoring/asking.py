@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import RLock
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from guda_core.errors import GudaError, OptionError, ReportError
 from guda_core.given import check_texts, count, place_of
@@ -19,6 +19,10 @@ from guda_core.scoring.summary import Summary, offsets, summary_of
 from guda_core.scoring.table_rows import COLUMNS, FAILED, REFUSED, Row
 from guda_core.scoring.table_run import begun
 
+if TYPE_CHECKING:
+    import pandas
+
+T = TypeVar("T")
 STATUSES = ("ok", "unavailable", "no_score", REFUSED, FAILED)
 SCOPES = ("in scope", "out of scope", "not assessed")
 ORDERS = {  # name -> how rows are sorted
@@ -85,7 +89,7 @@ def _holds(text: str) -> tuple[str, list[Any]]:
 
 class Results:
     """The folder of a table, to be asked. Parts that are not whole, or not of this table, are left out and counted in
-    `cut`. Answers are of the files as they are when it is asked."""
+    `cut`. Answers are of the files as they are when it is asked. The end of a `with` closes them."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         """folder: its path or URL. Raises OptionError: it holds no results, none yet, or those of a newer version."""
@@ -150,20 +154,54 @@ class Results:
         self._closed = True
         self._connection.close()
 
-    def query(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Rows of a query in DuckDB's SQL of the view `scores`, whose columns are `table_rows.COLUMNS`.
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def query(self, sql: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
+        """Rows of one SELECT in DuckDB's SQL of the view `scores`, whose columns are `table_rows.COLUMNS`.
+
+        values: those of each ? in turn, or name -> value of each $name.
 
         Raises:
-            OptionError: it is no query, or not of these columns.
+            OptionError: it is no SELECT, cannot be answered, or the values are others than it asks for.
             ReportError: the results cannot be read.
         """
+        return self._asked(sql, values, lambda found: found.fetchall())
+
+    def frame(
+        self, sql: str = "SELECT * FROM scores", values: Sequence[Any] | Mapping[str, Any] = ()
+    ) -> pandas.DataFrame:
+        """The same as a DataFrame of pandas, with the columns' names. Raises as `query` does."""
+        return self._asked(sql, values, lambda found: found.df())
+
+    def _asked(self, sql: str, values: Sequence[Any] | Mapping[str, Any], take: Callable[[Any], T]) -> T:
         import duckdb
 
+        if not isinstance(sql, str):
+            raise OptionError(f"A query is a text; got {type(sql).__name__}.")
+        if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+            raise OptionError(f"values must be a list, or a mapping of names; got {type(values).__name__}.")
+        given = dict(values) if isinstance(values, Mapping) else list(values)
         self._look()
         with self._told():
             try:
-                return self._connection.cursor().execute(sql, list(values)).fetchall()
-            except (duckdb.ParserException, duckdb.BinderException) as e:
+                cursor = self._connection.cursor()
+                found = cursor.extract_statements(as_text(sql))
+                if [s.type for s in found] != [duckdb.StatementType.SELECT]:
+                    raise OptionError(
+                        "A table of scores is asked by one SELECT, and by nothing else. (A PIVOT must name its values: "
+                        "PIVOT scores ON method IN ('guda', 'clip') ...)"
+                    )
+                return take(cursor.execute(found[0], given))
+            except duckdb.Error as e:
+                is_theirs = isinstance(e, duckdb.ProgrammingError | duckdb.DataError | duckdb.NotSupportedError)
+                if not is_theirs and "No files found" not in str(e):
+                    raise
+                if any(places.name_of(p) in str(e) for p in self._parts.good):  # one was damaged since the look
+                    raise
                 raise OptionError(f"This cannot be asked of a table of scores: {e}") from e
 
     @contextmanager

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import sleep
 
-from guda_core.errors import ReportError, ScoreError
+from guda_core.errors import ReportError, ScoreError, kind_of
 from guda_core.jobs.driver import AGAIN_S, Event, Pool, work_through
 from guda_core.jobs.job import Job, Steps
 from guda_core.paths import cache_dir
@@ -89,7 +89,8 @@ def by_pool(tasks: Sequence[Task], pool: Pool) -> Iterator[Done]:
 
     Raises:
         OptionError: the pool can start no worker.
-        ScoreError: nobody could do a part, such as on a full disk, or no worker gets any picture done.
+        GudaError: nobody could do a part; of the class that its worker raised, such as ReportError on a full disk.
+        ScoreError: no worker gets any picture done.
         ReportError: parts were given up, because their workers ended.
     """
     of = {f"part {t.part}": t for t in tasks}
@@ -111,7 +112,7 @@ def by_pool(tasks: Sequence[Task], pool: Pool) -> Iterator[Done]:
                 log.warning(HELD, e.job.claim)
                 said.add(HELD)
         elif e.kind == "failed" and retried[name] < RETRIES:  # nobody could do this, such as on a full disk
-            raise ScoreError(e.note)
+            raise kind_of(e.error)(e.note)
         else:
             why = e.note.rstrip(".")
             if rounds.n >= (RETRIES + 1 if e.ended else TRIES):

@@ -37,6 +37,7 @@ TRIES = 3  # one machine that goes away and one driver that is killed may meet t
 WHY = 20  # reasons that a part hands back; all are in its rows
 TEXTS = {"model": ("id", "sha256", "dtype"), "group_set": ("id",), "settings": ("effort",)}  # of what it is made from
 MADE_FROM, TRYING = "made_from.json", "trying"
+MADE_OF = "made_from"  # method -> what its answers are computed from, in what a table is made from
 FAULT = "An unexpected fault; see the log."
 ENDED = f"The process that scored it ended {TRIES} times at this picture."
 
@@ -97,6 +98,13 @@ def steps(task: Task) -> Generator[Done, None, None]:
     yield from _Part(task, service_of(task)).run()
 
 
+def asked_methods(task: Task, service: Service, provenance: Provenance) -> list[str]:
+    """The methods of a task. Raises OptionError: one is unknown, or not offered."""
+    methods = list(dict.fromkeys(task.methods)) or default_methods(service.methods())
+    check_methods(methods, service.methods(), provenance.not_offered)
+    return methods
+
+
 def agree(out: str, made_from: dict[str, Any]) -> dict[str, Any]:
     """Write down what these results are made from, or check that it is what is at hand; gives what is written there.
 
@@ -118,6 +126,8 @@ def agree(out: str, made_from: dict[str, Any]) -> dict[str, Any]:
     said = {k: v for k, v in now.items() if k in before or k not in table_rows.LATER}
     if before != said:
         other = _differs(before["settings"], now["settings"]) or _differs(before, said)
+        if other == MADE_OF:
+            other = f"what {_differs(before.get(MADE_OF) or {}, now[MADE_OF])} is computed from"
         raise OptionError(
             f"The results in '{out}' were begun with something else ({other}). Name another folder with --out."
         )
@@ -176,8 +186,7 @@ class _Part:
         find_effort(task.effort)
         self.task, self.service = task, service
         self.provenance: Provenance = service.provenance()
-        self.methods = list(dict.fromkeys(task.methods)) or default_methods(service.methods())
-        check_methods(self.methods, service.methods(), self.provenance.not_offered)
+        self.methods = asked_methods(task, service, self.provenance)
         self.settings: dict[str, Any] = {"effort": task.effort, "methods": self.methods}
         made = table_rows.identity(service.group_set, provenance=self.provenance, settings=self.settings)
         self.of = parts.origin(agree(task.out, made), task.part, task.parts)

@@ -24,7 +24,7 @@ from guda_core.reports.bundle import json_text
 from guda_core.scoring import parts, places
 from guda_core.scoring.listing import LIST, PARQUET, Listing, as_text, parts_for
 from guda_core.scoring.part_jobs import claim_of, here
-from guda_core.scoring.scorer import WHY, Done, Task
+from guda_core.scoring.scorer import WHY, Done, Task, asked_methods, service_of
 from guda_core.service import Service, find_effort
 from guda_core.versions import today
 from guda_core.work_queue import claimed
@@ -120,6 +120,9 @@ class Table:
             OptionError: a method is unknown, or the results were begun with something else.
             ReportError: the results cannot be written, or `work` gave parts up.
         """
+        if work is here:  # before there is a folder; of workers, the first one finds out
+            task = Task(self.out, 0, 0, self.make_service, methods=self.options.methods)
+            asked_methods(task, service := service_of(task), service.provenance())
         claim = claim_of(self.out, self.listing.name)
         with ExitStack() as stack:
             mine = stack.enter_context(claimed(claim))  # so that no other run removes the list
