@@ -71,6 +71,12 @@ class GroupSet:
     train_objects: tuple[str, ...] = ()
     held_out_objects: tuple[str, ...] = ()
 
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __repr__(self) -> str:
+        return f"GroupSet(id={self.id!r}, name={self.name!r}, groups={list(self.groups)})"
+
     def ids(self, given: Iterable[str]) -> list[str]:
         """Ids of the groups that are given by id or name, each once; an id goes before, and a name that two groups
         share means both. Raises OptionError for what is neither."""
@@ -83,7 +89,7 @@ class GroupSet:
         return list(found)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no one truth
 class Query:
     """A picture made ready for scoring. Nothing downstream opens the picture again.
 
@@ -140,7 +146,7 @@ class GroupModels:
     title: str = ""
     note: str = ""
     columns: Mapping[str, str] = field(default_factory=dict)
-    figures: Mapping[str, Mapping[str, Any] | str] = field(default_factory=dict)
+    figures: Mapping[str, Mapping[str, Any] | str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -185,12 +191,12 @@ class Provenance:
     dtype: str
     device: str
     threads: int
-    methods: Mapping[str, MethodInfo] = field(default_factory=dict)
-    not_offered: Mapping[str, str] = field(default_factory=dict)
-    made_from: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    models: Mapping[str, GroupModels] = field(default_factory=dict)
-    validation: Mapping[str, Mapping[str, Any] | str] = field(default_factory=dict)
-    caveats: Mapping[str, str] = field(default_factory=dict)
+    methods: Mapping[str, MethodInfo] = field(default_factory=dict, repr=False)
+    not_offered: Mapping[str, str] = field(default_factory=dict, repr=False)
+    made_from: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    models: Mapping[str, GroupModels] = field(default_factory=dict, repr=False)
+    validation: Mapping[str, Mapping[str, Any] | str] = field(default_factory=dict, repr=False)
+    caveats: Mapping[str, str] = field(default_factory=dict, repr=False)
     resolution: int = 0
     only_groups: bool = False
     scope_sha256: str = ""
@@ -262,7 +268,7 @@ class GroupScore:
         return None if self.low is None or self.high is None or self.low == self.high else (self.low, self.high)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no one truth
 class KLValues:
     """The KL values behind an ELBO drop, at M draws in each of K strata of timesteps.
 
@@ -271,10 +277,10 @@ class KLValues:
     the first draws, (K, m) with m <= M: a group that is clearly behind gets fewer.
     """
 
-    t: np.ndarray
-    edges: np.ndarray
-    full: np.ndarray
-    without: Mapping[str, np.ndarray]
+    t: np.ndarray = field(repr=False)
+    edges: np.ndarray = field(repr=False)
+    full: np.ndarray = field(repr=False)
+    without: Mapping[str, np.ndarray] = field(repr=False)
 
     def pair(self, group: str) -> tuple[np.ndarray, np.ndarray]:
         """(full, without), (K, m) each: the values at the draws that the group has."""
@@ -310,7 +316,7 @@ class KLValues:
         return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no one truth
 class Attribution:
     """What one method answers for one query.
 

@@ -521,3 +521,10 @@ def test_pictures_and_maps_come_with_the_answer_and_go_into_the_report(tiny, tmp
     assert [m["group"] for m in report.record["pictures"]["where"]["maps"]] == answer.methods["guda"].ranked()
     with pytest.raises(OptionError, match="Ask for guda too"):
         guda_core.attribute(tmp_path / "p.png", methods="clip", maps=True)
+    guda, strip, first = answer.methods["guda"], answer.pictures["guda"], answer.maps["guda"][answer.best]
+    with_arrays = [guda, guda.kl, answer.query, strip, first, answer.shown, answer.shown.where[0], report]
+    for told in (*with_arrays, answer.provenance, tiny.group_set, tiny.model):
+        assert len(repr(told)) < 2000 and "array" not in repr(told) and "object at 0x" not in repr(told), told
+    for told in with_arrays:
+        assert told == told and told != replace(told) and replace(told) not in with_arrays  # no NumPy error
+    assert {tiny.group_set: 1}[replace(tiny.group_set)] == 1

@@ -99,6 +99,10 @@ class BaseModel(ABC):
         if sys.platform == "darwin":
             torch.backends.nnpack.set_flags(False)  # a Mac's CPU takes it from 16 pictures on: slow, and less exact
 
+    def __repr__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{type(self).__name__}({self.card.id!r}, kind={self.card.kind!r}, device='{self.device}', dtype='{dtype}')"
+
     @property
     def schedule(self) -> Schedule:
         """The noise schedule that the network was trained with."""

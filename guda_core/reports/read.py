@@ -53,7 +53,7 @@ MAX_NUMBER = 1e150  # so that sums and squares of such stay finite where they ar
 DTYPES = (np.dtype("<i8"), np.dtype("<f8"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no one truth
 class Report:
     """A report that was read and found whole.
 
@@ -62,11 +62,11 @@ class Report:
     zip, but a report.json beside its picture.
     """
 
-    record: Mapping[str, Any]
-    picture: bytes
-    values: Mapping[str, np.ndarray]
+    record: Mapping[str, Any] = field(repr=False)
+    picture: bytes = field(repr=False)
+    values: Mapping[str, np.ndarray] = field(repr=False)
     sha256: str
-    more: Mapping[str, bytes] = field(default_factory=dict)
+    more: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     is_bare: bool = False
 
     @property
