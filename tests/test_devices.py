@@ -105,6 +105,8 @@ def test_what_is_asked_for_comes_before_the_variable_and_the_variable_before_the
     assert chosen_device() == CPU
     monkeypatch.setenv(VARIABLE, "banana")
     assert chosen_device("cpu") == CPU
+    with pytest.raises(OptionError, match=r"There is no device '0' here"):  # not the variable's
+        chosen_device(0)
     with pytest.raises(OptionError, match=r"There is no device 'banana' here\. There is: cpu.* Correct GUDA_DEVICE\."):
         chosen_device()
     with pytest.raises(OptionError, match="There is no device 'cuda:99' here") as found:
