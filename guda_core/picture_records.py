@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -18,6 +19,18 @@ class Drawing:
     seed: int
     steps: int
     guidance: float
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a picture in memory says of where it comes from, in its `info` under `KEY`: how it was drawn, of which
+    prompt, by the model of which hash; and the hash of its pixels, since it may have been changed after that."""
+
+    KEY: ClassVar[str] = "guda_core.drawn"  # no file that Pillow writes holds it
+    drawing: Drawing
+    prompt: str
+    model_sha256: str
+    image_hash: str
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no one truth

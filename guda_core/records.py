@@ -78,10 +78,10 @@ class GroupSet:
         return f"GroupSet(id={self.id!r}, name={self.name!r}, groups={list(self.groups)})"
 
     def ids(self, given: Iterable[str]) -> list[str]:
-        """Ids of the groups that are given by id or name, each once; an id goes before, and a name that two groups
-        share means both. Raises OptionError for what is neither."""
+        """Ids of the groups that are given by id or name, each once; one alone may be given as it is. An id goes
+        before, and a name that two groups share means both. Raises OptionError for what is neither."""
         found: dict[str, None] = {}
-        for said in given:
+        for said in [given] if isinstance(given, str) else given:
             ids = [said] if said in self.groups else [g for g, group in self.groups.items() if group.name == said]
             if not ids:
                 raise OptionError(f"There is no group '{said}'. Known: {', '.join(self.groups)}.")
@@ -123,7 +123,7 @@ class MethodInfo:
     id: str
     name: str
     unit: str
-    note: str
+    note: str = field(repr=False)
     main: bool = False
     oracle: bool = False
     default: bool = False
@@ -349,12 +349,18 @@ class Attribution:
         return {**(self.kl.to_arrays() if self.kl is not None else {}), **self.values}
 
     def offset(self, group: str) -> float:
-        """The part of a group's score that is the same for every picture, in the unit (`attribution.guda`); 0: none."""
-        return float(self.settings.get("offset", {}).get(group, 0.0))
+        """The part of a group's score that is the same for every picture, in the unit (`attribution.guda`); 0: none.
+        Raises KeyError: there is no such group."""
+        return self._of_group("offset", group)
 
     def offset_se(self, group: str) -> float:
         """The standard error of that part, in the unit; 0 where none is known, or the intervals do not hold it."""
-        return float(self.settings.get("offset_se", {}).get(group, 0.0))
+        return self._of_group("offset_se", group)
+
+    def _of_group(self, setting: str, group: str) -> float:
+        if group not in self.groups:
+            raise KeyError(group)
+        return float(self.settings.get(setting, {}).get(group, 0.0))
 
     @property
     def has_offset(self) -> bool:

@@ -24,6 +24,7 @@ from jsonschema.exceptions import best_match
 
 from guda_core.answers.other_captions import NONE
 from guda_core.errors import ReportError
+from guda_core.given import path_of
 from guda_core.records import KLValues
 from guda_core.reports.bundle import (
     COLUMNS,
@@ -79,12 +80,14 @@ class Report:
         return _of_method(self.values, method)
 
 
-def read_report(path: Path) -> Report:
+def read_report(path: str | Path) -> Report:
     """Read a report zip, or a report.json that lies beside its picture.png.
 
     Raises:
         ReportError: it is missing, too large, damaged, altered, of another version, or holds what no report holds.
+        OptionError: that is no path.
     """
+    path = path_of(path, "path")
     data = _read(path, MAX_ZIP)
     sha256 = hashlib.sha256(data).hexdigest()
     if not data.startswith(b"PK"):
