@@ -28,6 +28,7 @@ def chosen_device(asked: str | int | torch.device | None = None) -> torch.device
     """
     named = os.environ.get(VARIABLE, "").strip()
     name = (named or ("cuda" if torch.cuda.is_available() else "cpu")) if asked is None else asked
+    name = f"cuda:{name}" if isinstance(name, int) else name
     mend = f" Correct {VARIABLE}." if named and asked is None else ""
     device = None
     try:
