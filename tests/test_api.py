@@ -200,6 +200,7 @@ def test_a_model_is_loaded_without_a_mark_on_torch_and_sent_nowhere():
     before = torch.get_rng_state()
     model = guda_core.load_model("emoji", device="cpu")
     assert torch.equal(torch.get_rng_state(), before)
+    assert copy.copy(model).network is model.network
     for send in (pickle.dumps, copy.deepcopy):
         with pytest.raises(ModelError, match="Give its name: 'emoji'"):
             send(model)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import field
 from functools import wraps
-from typing import Any, ClassVar, Literal, NoReturn, TypeVar
+from typing import Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
 import numpy as np
 import torch
@@ -106,10 +106,13 @@ class BaseModel(ABC):
             f"{type(self).__name__}({self.card.id!r}, kind={self.card.kind!r}, device='{self.device}', dtype='{dtype}')"
         )
 
+    def __copy__(self) -> Self:
+        out = object.__new__(type(self))
+        vars(out).update(vars(self))
+        return out
+
     def __reduce__(self) -> NoReturn:
-        raise ModelError(
-            f"A loaded model cannot be copied or sent to another process. Give its name: '{self.card.id}'."
-        )
+        raise ModelError(f"A loaded model cannot be sent to another process. Give its name: '{self.card.id}'.")
 
     @property
     def schedule(self) -> Schedule:
