@@ -240,7 +240,7 @@ class Methods:
     """What can be asked of a model and a group set.
 
     offered: method id -> what is said of it. not_offered: method id -> why it is not, with what mends it. seconds:
-    method id -> effort -> what `attribute` takes by that method alone, about, on this machine.
+    method id -> effort -> seconds that `attribute` is expected to take by that method alone.
     """
 
     offered: Mapping[str, MethodInfo]
@@ -251,7 +251,7 @@ class Methods:
 @speaks_python
 def methods(model: BaseModel | str | Path | None = None, groups: GroupSet | str | None = None) -> Methods:
     """The methods that `attribute` takes for a model and a group set, why others are not offered, and how long each
-    takes. The times are guesses until something was scored.
+    takes on this machine. The first call loads the model and measures its pace, which takes seconds.
 
     Args:
         model, groups: loaded ones, or their names. What was loaded is ready for the next call.
