@@ -14,16 +14,18 @@ Names are imported when they are first asked for: importing this package loads n
 from importlib import import_module
 
 __version__ = "0.2.0.dev0"
-_PLACES = {  # name -> the module that it comes from
-    **dict.fromkeys(
-        ("load_model", "make_groups", "load_groups", "generate", "best_caption", "attribute", "Answer"), "guda_core.api"
-    ),
-    **dict.fromkeys(("unlearn", "draft"), "guda_core.offline"),
-    "attribute_many": "guda_core.many",
-    "Results": "guda_core.scoring.asking",
-    **dict.fromkeys(("Attribution", "Group", "GroupScore", "GroupSet", "Query", "Scope"), "guda_core.records"),
-    "GudaError": "guda_core.errors",
+_BY_PLACE = {  # module -> the names that come from it
+    "api": "load_model make_groups load_groups methods Methods generate best_caption attribute Answer",
+    "offline": "unlearn draft",
+    "many": "attribute_many",
+    "opened_reports": "replay compare_reports Compared Verdict",
+    "reports.read": "read_report Report",
+    "scoring.asking": "Results",
+    "records": "Attribution Group GroupScore GroupSet Query Scope",
+    "errors": "GudaError GroupSetError ImageError ModelError OptionError PromptError ReportError ScoreError "
+    "TrainingError UnreadError",
 }
+_PLACES = {name: f"guda_core.{place}" for place, names in _BY_PLACE.items() for name in names.split()}
 __all__ = ["__version__", *_PLACES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 

@@ -1,5 +1,6 @@
-"""The library in functions: `load_model`, `make_groups`, `load_groups`, `generate`, `best_caption` and `attribute`;
-`offline.unlearn` and `offline.draft`; and `many.attribute_many`. `guda_core` exports them.
+"""The library in functions: `load_model`, `make_groups`, `load_groups`, `methods`, `generate`, `best_caption` and
+`attribute`; `offline.unlearn` and `offline.draft`; `many.attribute_many`; and `opened_reports`. `guda_core` exports
+them.
 
 Names follow one rule, as on the command line: what is given; else the variable (GUDA_MODEL, GUDA_GROUP_SET, GUDA_HOME);
 else the workspace's only model or the included one, and the group set of the model's card or the workspace's only set.
@@ -15,7 +16,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from PIL import Image
 
@@ -40,12 +41,15 @@ from guda_core.given import (
     set_name,
 )
 from guda_core.local import LocalService, service_for
-from guda_core.picture_records import Near, PlaceMap, Shown, Strip
+from guda_core.picture_records import Drawn, Near, PlaceMap, Shown, Strip
 from guda_core.python_words import in_python, speaks_python
-from guda_core.records import VERDICTS, Attribution, GroupSet, Provenance, Query, Scope
+from guda_core.records import VERDICTS, Attribution, GroupSet, MethodInfo, Provenance, Query, Scope
 from guda_core.reports import bundle, picture_files
 from guda_core.reports.record import limits, to_json
-from guda_core.service import check_methods, find_effort
+from guda_core.service import EFFORTS, check_methods, find_effort
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 
@@ -134,13 +138,14 @@ class Answer:
 
 @speaks_python
 def load_model(
-    name: str | Path | None = None, *, device: str | None = None, lora: str | Path | None = None
+    name: str | Path | None = None, *, device: str | int | torch.device | None = None, lora: str | Path | None = None
 ) -> BaseModel:
     """Load a model.
 
     Args:
         name: what `--model` takes: a card's id, a folder in diffusers' layout, a .safetensors file, or a Hub id.
-        device: for example "cpu" or "cuda:1"; default: what GUDA_DEVICE says, else the GPU when there is one.
+        device: for example "cpu", "cuda:1", or a GPU's number; default: what GUDA_DEVICE says, else the GPU when there
+            is one.
         lora: a LoRA file that is merged into the model; default: what GUDA_LORA says.
 
     Raises:
@@ -190,7 +195,7 @@ def make_groups(
 
     A set of its name that is there and says the same is given as it is. What is not asked for is as it was in the set
     that is written anew, else as below; but `broken`, `folder` and what is of a data set are asked anew each time. What
-    was found is logged.
+    was found is logged: nothing is shown unless `logging.basicConfig(level=logging.INFO)`.
 
     Args:
         place: a folder with one subfolder for each group; a table (.csv, .json, .jsonl) of files and groups; or a data
@@ -230,6 +235,35 @@ def make_groups(
     return group_sets.load_group_set(made.draft.id)
 
 
+@dataclass(frozen=True)
+class Methods:
+    """What can be asked of a model and a group set.
+
+    offered: method id -> what is said of it. not_offered: method id -> why it is not, with what mends it. seconds:
+    method id -> effort -> seconds that `attribute` is expected to take by that method alone.
+    """
+
+    offered: Mapping[str, MethodInfo]
+    not_offered: Mapping[str, str]
+    seconds: Mapping[str, Mapping[str, float]]
+
+
+@speaks_python
+def methods(model: BaseModel | str | Path | None = None, groups: GroupSet | str | None = None) -> Methods:
+    """The methods that `attribute` takes for a model and a group set, why others are not offered, and how long each
+    takes on this machine. The first call loads the model and measures its pace, which takes seconds.
+
+    Args:
+        model, groups: loaded ones, or their names. What was loaded is ready for the next call.
+
+    Raises:
+        GudaError: a name is refused, in one sentence.
+    """
+    service = _service(_model(model), groups)
+    seconds = {m: {effort: service.estimate([m], effort) for effort in EFFORTS} for m in service.offered}
+    return Methods(service.methods(), dict(service.not_offered), seconds)
+
+
 @speaks_python
 def generate(
     prompt: str,
@@ -248,7 +282,8 @@ def generate(
         seed: 0 to 4294967295. steps: of DDIM, 1 to 200. guidance: weight of classifier-free guidance, 1 to 20.
 
     Returns:
-        The picture, which `attribute` takes. What the model could not read of the prompt is logged.
+        The picture, which `attribute` takes. In memory it keeps how it was drawn; a file of it, and a picture that was
+        changed, is one from elsewhere. What the model could not read of the prompt is logged.
 
     Raises:
         GudaError: the prompt, a name or a number is refused, in one sentence.
@@ -260,7 +295,10 @@ def generate(
     assert isinstance(query, Query)
     for said in query.preparation:
         log.warning("%s", said)
-    return Image.fromarray(query.pixels)
+    picture = Image.fromarray(query.pixels)
+    if query.drawn is not None:
+        picture.info[Drawn.KEY] = Drawn(query.drawn, query.prompt, service.model.sha256, query.image_hash)
+    return picture
 
 
 @speaks_python
@@ -298,12 +336,13 @@ def attribute(
     pictures: bool = False,
     maps: bool = False,
     nearest: bool = False,
-    progress: Callable[[Attribution], None] | None = None,
+    progress: Callable[[Attribution], object] | None = None,
 ) -> Answer:
     """Score every group for one picture.
 
     Args:
-        picture: a file, its bytes, or a PIL image.
+        picture: a file, its bytes, or a PIL image. What `generate` gave, by the same model and with the same prompt,
+            is known as the model's own: `query.drawn`, the report and `pictures` go by its seed, steps and guidance.
         prompt: the caption; "" asks the unconditional model.
         model, groups: loaded ones, or their names. What was loaded for one call is ready for the next.
         methods: ids, such as guda, clip, das; the first is the one that `best` is about.
@@ -328,7 +367,7 @@ def attribute(
     data = picture_bytes(picture)
     service = _service(_model(model), groups)
     check_methods(asked, service.offered, service.not_offered)
-    query = service.prepare(data, prompt=prompt)
+    query = _as_drawn(service.prepare(data, prompt=prompt), picture, service)
     able = service.with_models(asked) if pictures or maps else []
     final: dict[str, Attribution] = {}
     with closing(cast(Generator, service.attribute(query, methods=asked, effort=effort))) as refining:
@@ -347,6 +386,14 @@ def attribute(
     places = {m: service.place_maps(query, m) for m in able if maps}
     about = (scope, query, service.group_set, settings, provenance)
     return Answer(found, *about, pictures=strips, maps=places, nearest=service.nearest(query) if nearest else ())
+
+
+def _as_drawn(query: Query, picture: Picture, service: LocalService) -> Query:
+    """The query of a picture in memory that this model drew of this prompt, if it is as it was then; else as it is."""
+    said = picture.info.get(Drawn.KEY) if isinstance(picture, Image.Image) else None
+    if not isinstance(said, Drawn) or said != Drawn(said.drawing, query.prompt, service.model.sha256, query.image_hash):
+        return query
+    return replace(query, file_hash=None, preparation=service.unread(query.prompt), drawn=said.drawing)
 
 
 def _without_scores(found: Mapping[str, Attribution], group_set: GroupSet) -> list[str]:

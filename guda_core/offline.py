@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from guda_core import kept_services, paths
 from guda_core.amounts import time_said
@@ -16,7 +17,7 @@ from guda_core.data import groups as group_sets
 from guda_core.diffusion import cards
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import OptionError
-from guda_core.given import check_texts, count, names, path_or_none, plain
+from guda_core.given import check_callable, check_texts, count, names, path_or_none, plain
 from guda_core.jobs.chosen_pool import opened
 from guda_core.jobs.driver import Event
 from guda_core.python_words import speaks_python
@@ -24,13 +25,14 @@ from guda_core.records import GroupSet
 from guda_core.unlearning import draft as drafts
 from guda_core.unlearning.adapter_files import NOTHING_FORGOTTEN, forgot_nothing
 from guda_core.unlearning.forget import FORGET_LOSSES
-from guda_core.unlearning.group_jobs import Asked, kept_apart, work_by
+from guda_core.unlearning.group_jobs import HEALTH_SAYS, Asked, kept_apart, work_by
 from guda_core.unlearning.health import Health, read_all
 from guda_core.unlearning.loop import Progress
 from guda_core.unlearning.run import Forgetting, check_learned
 
 log = logging.getLogger(__name__)
 
+Hear = Callable[[str, Progress], object]  # hears a group's id, and how far it is
 APART_S, APART = 10.0, 0.02  # of two lines of a group's progress: seconds, and the share of its steps
 
 
@@ -45,22 +47,27 @@ def unlearn(
     again: bool = False,
     workers: int | None = None,
     ray: str | None = None,
+    progress: Hear | None = None,
     **settings: Any,
 ) -> dict[str, dict[str, Any]]:
     """Unlearn groups from a model, each into an adapter, and measure each adapter's health.
 
-    Adapters that are there and fit are kept; a call that was stopped goes on. Progress is logged. Hours, for a large
-    model.
+    Adapters that are there and fit are kept; those of other settings or pictures are made again in their place, which a
+    warning says. A call that was stopped goes on. Progress is logged: nothing is shown unless
+    `logging.basicConfig(level=logging.INFO)`. Hours, for a large model.
 
     Args:
         groups, model: a group set and a model's name.
         only: ids or names of groups, at least one; default: all.
         operator: the forget loss; default: guda_c, or retrack for a model that reads no prompts.
-        folder: where the adapters go; default: the workspace.
+        folder: where the adapters go; default: the workspace. Name another one for a trial.
         again: also make adapters again that fit.
         workers: so many groups at once, in processes of this machine, a GPU each where there are GPUs. They import the
             main program again, so a script's own call stands below `if __name__ == "__main__":`.
         ray: the same on a Ray cluster: HOST:PORT, "auto" or "local".
+        progress: is called with a group's id and how far it is: `step` of `steps`, `loss`, and `note`, a word on what
+            goes on beside the steps. Of its health, and with workers or ray, steps are hundredths. What it raises ends
+            the work, and is raised.
         settings: of the loss and the loop, such as steps, batch, lr, rank, seed.
 
     Returns:
@@ -74,6 +81,7 @@ def unlearn(
     if operator is not None:
         FORGET_LOSSES.find(operator)
     workers = count(workers, "workers")
+    check_callable(progress, "progress")
     those = _some(only)
     group_set = _groups(groups, named)
     changes = tuple(sorted((k, plain(v)) for k, v in settings.items()))
@@ -82,9 +90,9 @@ def unlearn(
     )
     with kept_services.none_kept():  # its memory is needed, and what it read is no longer true afterwards
         if workers is not None or ray is not None:
-            found = _by_workers(group_set, asked, workers, ray)
+            found = _by_workers(group_set, asked, workers, ray, progress or _unheard)
         else:
-            found = _in_this_process(group_set, asked)
+            found = _in_this_process(group_set, asked, progress or _unheard)
     if kept := [group_set.groups[g].name for g, health in found.items() if forgot_nothing(health)]:
         log.warning("%s", NOTHING_FORGOTTEN.format(which=", ".join(kept)))
     return found
@@ -102,7 +110,8 @@ def draft(
     """Make adapters of groups that have none in seconds, by UCE in place of unlearning (`unlearning.draft`).
 
     A draft is for a first try: it agrees less with retraining, and answers say that it is one. `unlearn` puts real
-    adapters in the place of drafts; what unlearning made stays, also where it cannot be used, which is logged.
+    adapters in the place of drafts; what unlearning made stays, also where it cannot be used, which is logged. Nothing
+    else is shown unless `logging.basicConfig(level=logging.INFO)`.
 
     Args:
         groups, model, only, folder: as `unlearn` takes them.
@@ -148,6 +157,14 @@ def _named(given: str | Path | None, what: str) -> str | None:
     return found
 
 
+def _unheard(group: str, p: Progress) -> None:
+    """What is called where nobody asks for progress."""
+
+
+def _share(fraction: float, note: str) -> Progress:
+    return Progress(round(100 * fraction), 100, math.nan, 0.0, note)
+
+
 class _Told:
     """Logs a group's steps: the first, the last, and others that are `APART_S` and `APART` from the one before. The
     time that is left is by the pace since the first step: loading and encoding come before."""
@@ -172,7 +189,7 @@ class _Told:
         log.info("%s", said)
 
 
-def _in_this_process(group_set: GroupSet, asked: Asked) -> dict[str, dict[str, Any]]:
+def _in_this_process(group_set: GroupSet, asked: Asked, progress: Hear) -> dict[str, dict[str, Any]]:
     """`unlearn` without other processes; the set may be any."""
     job = Forgetting(group_set, model=asked.model, folder=asked.folder)
     check_learned(job)
@@ -182,12 +199,15 @@ def _in_this_process(group_set: GroupSet, asked: Asked) -> dict[str, dict[str, A
         _log_replaced(said)
     for i, gid in enumerate(pending, 1):
         steps = _Told(f"unlearn {gid} (group {i} of {len(pending)})")
-        for p in job.unlearn(gid, config, again=asked.again):
-            steps.hear(p)
+        with closing(cast(Generator, job.unlearn(gid, config, again=asked.again))) as going:
+            for p in going:
+                steps.hear(p)
+                progress(gid, p)
     measured = Health(job, apart=kept_apart(group_set, job.card.id))
     for gid in measured.unmeasured(asked.groups):
         told = 0
         for fraction in measured.measure(gid):
+            progress(gid, _share(fraction, HEALTH_SAYS))
             if int(10 * fraction) > told:
                 told = int(10 * fraction)
                 log.info("health of %s: %d%%", gid, 10 * told)
@@ -195,16 +215,27 @@ def _in_this_process(group_set: GroupSet, asked: Asked) -> dict[str, dict[str, A
     return {g: health[g] for g in job.known(asked.groups) if g in health}
 
 
-def _by_workers(group_set: GroupSet, asked: Asked, workers: int | None, ray: str | None) -> dict[str, dict[str, Any]]:
+def _by_workers(
+    group_set: GroupSet, asked: Asked, workers: int | None, ray: str | None, progress: Hear
+) -> dict[str, dict[str, Any]]:
     """`unlearn` in other processes, which read the set themselves."""
     if group_sets.load_group_set(asked.group_set) != group_set:
         raise OptionError(
             f"The group set '{group_set.id}' in the workspace is another one than this. With workers or ray, give the "
             "name of a set that is in the workspace: each process reads it there."
         )
+
+    def follow(title: str, count: int, events: Iterator[Event]) -> Iterator[Event]:
+        """Log what happens to jobs, and pass it on."""
+        for e in events:
+            log.info("%s (%.0f%%): %s %s. %s", title, 100 * e.all_done, e.job.name, e.kind, e.note)
+            if e.kind == "progress" and e.job.name in group_set.groups:
+                progress(e.job.name, _share(e.fraction, e.note))
+            yield e
+
     with opened(workers, ray) as pool:
         log.info("unlearn on %s", pool.about)
-        if failed := work_by(asked, pool, _logged, _log_replaced):
+        if failed := work_by(asked, pool, follow, _log_replaced):
             raise failed
     card = cards.chosen_card(asked.model).id
     where = paths.Layers((asked.folder,)) if asked.folder else paths.run(card, group_set.id).adapters
@@ -212,11 +243,7 @@ def _by_workers(group_set: GroupSet, asked: Asked, workers: int | None, ray: str
 
 
 def _log_replaced(said: str) -> None:
-    log.info("unlearn: %s", said)
-
-
-def _logged(title: str, count: int, events: Iterator[Event]) -> Iterator[Event]:
-    """Log what happens to jobs, and pass it on."""
-    for e in events:
-        log.info("%s (%.0f%%): %s %s. %s", title, 100 * e.all_done, e.job.name, e.kind, e.note)
-        yield e
+    if "in place of a draft" in said:
+        log.info("unlearn: %s", said)
+    else:
+        log.warning("unlearn: %s The adapters of before are replaced. For a trial, name another `folder`.", said)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -21,6 +22,18 @@ class Drawing:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """What a picture in memory says of where it comes from, in its `info` under `KEY`: how it was drawn, of which
+    prompt, by the model of which hash; and the hash of its pixels, since it may have been changed after that."""
+
+    KEY: ClassVar[str] = "guda_core.drawn"  # no file that Pillow writes holds it
+    drawing: Drawing
+    prompt: str
+    model_sha256: str
+    image_hash: str
+
+
+@dataclass(frozen=True, eq=False)  # arrays have no one truth
 class Strip:
     """What the models of one method draw without each group, beside what the full model draws.
 
@@ -31,8 +44,8 @@ class Strip:
     """
 
     method: str
-    reference: np.ndarray
-    pictures: Mapping[str, np.ndarray] = field(default_factory=dict)
+    reference: np.ndarray = field(repr=False)
+    pictures: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
     distances: Mapping[str, float] = field(default_factory=dict)
     level: float | None = None
     progress: float = 1.0
@@ -42,7 +55,7 @@ class Strip:
         return sorted(self.distances, key=lambda g: (-self.distances[g], g))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no one truth
 class PlaceMap:
     """Where in a picture a method's drop comes from, for one group.
 
@@ -53,9 +66,9 @@ class PlaceMap:
 
     method: str
     group: str
-    drop: np.ndarray
-    smooth: np.ndarray
-    se: np.ndarray
+    drop: np.ndarray = field(repr=False)
+    smooth: np.ndarray = field(repr=False)
+    se: np.ndarray = field(repr=False)
     limit: float
     width: float
     draws: int
@@ -76,14 +89,14 @@ class PlaceMap:
         return float(np.abs(self.smooth).max())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no one truth
 class Tile:
     """A map as a picture. overlay: (H, W, 3) uint8. share: of places above the noise. drop: nats of all places.
 
     strongest: nats of a place in full colour; 0: not told."""
 
     group: str
-    overlay: np.ndarray
+    overlay: np.ndarray = field(repr=False)
     share: float
     drop: float
     strongest: float = 0.0
@@ -100,10 +113,10 @@ class Near:
     group: str
     cosine: float
     name: str = ""
-    pixels: np.ndarray | None = None
+    pixels: np.ndarray | None = field(default=None, repr=False, compare=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no one truth
 class Shown:
     """The pictures of one answer. where: maps of some groups; draws, width: as of a `PlaceMap`. near: most alike.
     missing: why some of it is not there, in sentences for whoever reads the page; "" where nothing is to be said.

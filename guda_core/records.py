@@ -71,11 +71,17 @@ class GroupSet:
     train_objects: tuple[str, ...] = ()
     held_out_objects: tuple[str, ...] = ()
 
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __repr__(self) -> str:
+        return f"GroupSet(id={self.id!r}, name={self.name!r}, groups={list(self.groups)})"
+
     def ids(self, given: Iterable[str]) -> list[str]:
-        """Ids of the groups that are given by id or name, each once; an id goes before, and a name that two groups
-        share means both. Raises OptionError for what is neither."""
+        """Ids of the groups that are given by id or name, each once; one alone may be given as it is. An id goes
+        before, and a name that two groups share means both. Raises OptionError for what is neither."""
         found: dict[str, None] = {}
-        for said in given:
+        for said in [given] if isinstance(given, str) else given:
             ids = [said] if said in self.groups else [g for g, group in self.groups.items() if group.name == said]
             if not ids:
                 raise OptionError(f"There is no group '{said}'. Known: {', '.join(self.groups)}.")
@@ -83,7 +89,7 @@ class GroupSet:
         return list(found)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no one truth
 class Query:
     """A picture made ready for scoring. Nothing downstream opens the picture again.
 
@@ -117,7 +123,7 @@ class MethodInfo:
     id: str
     name: str
     unit: str
-    note: str
+    note: str = field(repr=False)
     main: bool = False
     oracle: bool = False
     default: bool = False
@@ -140,7 +146,7 @@ class GroupModels:
     title: str = ""
     note: str = ""
     columns: Mapping[str, str] = field(default_factory=dict)
-    figures: Mapping[str, Mapping[str, Any] | str] = field(default_factory=dict)
+    figures: Mapping[str, Mapping[str, Any] | str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -185,12 +191,12 @@ class Provenance:
     dtype: str
     device: str
     threads: int
-    methods: Mapping[str, MethodInfo] = field(default_factory=dict)
-    not_offered: Mapping[str, str] = field(default_factory=dict)
-    made_from: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    models: Mapping[str, GroupModels] = field(default_factory=dict)
-    validation: Mapping[str, Mapping[str, Any] | str] = field(default_factory=dict)
-    caveats: Mapping[str, str] = field(default_factory=dict)
+    methods: Mapping[str, MethodInfo] = field(default_factory=dict, repr=False)
+    not_offered: Mapping[str, str] = field(default_factory=dict, repr=False)
+    made_from: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    models: Mapping[str, GroupModels] = field(default_factory=dict, repr=False)
+    validation: Mapping[str, Mapping[str, Any] | str] = field(default_factory=dict, repr=False)
+    caveats: Mapping[str, str] = field(default_factory=dict, repr=False)
     resolution: int = 0
     only_groups: bool = False
     scope_sha256: str = ""
@@ -262,7 +268,7 @@ class GroupScore:
         return None if self.low is None or self.high is None or self.low == self.high else (self.low, self.high)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no one truth
 class KLValues:
     """The KL values behind an ELBO drop, at M draws in each of K strata of timesteps.
 
@@ -271,10 +277,10 @@ class KLValues:
     the first draws, (K, m) with m <= M: a group that is clearly behind gets fewer.
     """
 
-    t: np.ndarray
-    edges: np.ndarray
-    full: np.ndarray
-    without: Mapping[str, np.ndarray]
+    t: np.ndarray = field(repr=False)
+    edges: np.ndarray = field(repr=False)
+    full: np.ndarray = field(repr=False)
+    without: Mapping[str, np.ndarray] = field(repr=False)
 
     def pair(self, group: str) -> tuple[np.ndarray, np.ndarray]:
         """(full, without), (K, m) each: the values at the draws that the group has."""
@@ -310,7 +316,7 @@ class KLValues:
         return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no one truth
 class Attribution:
     """What one method answers for one query.
 
@@ -343,12 +349,18 @@ class Attribution:
         return {**(self.kl.to_arrays() if self.kl is not None else {}), **self.values}
 
     def offset(self, group: str) -> float:
-        """The part of a group's score that is the same for every picture, in the unit (`attribution.guda`); 0: none."""
-        return float(self.settings.get("offset", {}).get(group, 0.0))
+        """The part of a group's score that is the same for every picture, in the unit (`attribution.guda`); 0: none.
+        Raises KeyError: there is no such group."""
+        return self._of_group("offset", group)
 
     def offset_se(self, group: str) -> float:
         """The standard error of that part, in the unit; 0 where none is known, or the intervals do not hold it."""
-        return float(self.settings.get("offset_se", {}).get(group, 0.0))
+        return self._of_group("offset_se", group)
+
+    def _of_group(self, setting: str, group: str) -> float:
+        if group not in self.groups:
+            raise KeyError(group)
+        return float(self.settings.get(setting, {}).get(group, 0.0))
 
     @property
     def has_offset(self) -> bool:

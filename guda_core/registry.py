@@ -56,8 +56,13 @@ class Registry(Mapping[str, Any]):
         """Add a member, or a line "module:attribute" that names one. Adding the same one again is nothing.
 
         Raises:
-            OptionError: the id is taken.
+            OptionError: the id is taken, the member calls itself by another, or it is no class, function or line.
         """
+        if not (":" in member if isinstance(member, str) else callable(member)):
+            said = repr(member) if isinstance(member, str) else type(member).__name__
+            raise OptionError(f'A {self.kind} is a class, or a line "module:attribute" that names one; got {said}.')
+        if isinstance(named := getattr(member, "id", id), str) and named != id:
+            raise OptionError(f"This {self.kind} calls itself '{named}', so it cannot be added as '{id}'.")
         if id in self._all() and not self._is_same(id, member):
             raise OptionError(f"There is a {self.kind} '{id}' already. Choose another id.")
         if id not in self._members or not isinstance(member, str):

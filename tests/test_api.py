@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -15,17 +17,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import guda_core
-from guda_core import api, given, kept_services
+from guda_core import api, errors, given, kept_services, opened_reports
 from guda_core.data import encoders
 from guda_core.data.captions import captioner_of
 from guda_core.data.encoders import ClipTower
 from guda_core.data.images import MAX_BYTES, read_picture
 from guda_core.diffusion import cards
-from guda_core.errors import GudaError, ImageError, ModelError, OptionError, UnreadError
-from guda_core.records import VERDICTS, Scope
+from guda_core.errors import GudaError, ImageError, ModelError, OptionError, ReportError, UnreadError
+from guda_core.picture_records import Drawing
+from guda_core.records import VERDICTS, Attribution, GroupScore, Scope
 from guda_core.reports.read import read_report
 from guda_core.service import EFFORTS
 from guda_core.unlearning.forget import config_of
@@ -74,10 +78,18 @@ def test_the_app_and_the_scripts_for_a_gpu_import_no_library_that_they_do_not_ne
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+def errors_named(public) -> list[str]:
+    """The errors that the docstrings of a public name and of its own methods name."""
+    parts = [public, *vars(public).values()] if isinstance(public, type) else [public]
+    return re.findall(r"\b[A-Z][a-z]+(?:[A-Z][a-z]+)?Error\b", "\n".join(p.__doc__ or "" for p in parts))
+
+
 def test_the_names_are_those_of_the_stub_and_all_are_there():
     stub = (ROOT / "guda_core" / "__init__.pyi").read_text(encoding="utf-8")
     assert set(re.findall(r" as (\w+)$", stub, re.MULTILINE)) == set(guda_core.__all__) - {"__version__"}
     assert all(getattr(guda_core, name) is not None for name in guda_core.__all__)
+    named = {m for name in guda_core.__all__ for m in errors_named(getattr(guda_core, name))}
+    assert named & set(vars(errors)) <= set(guda_core.__all__) and named
     with pytest.raises(AttributeError, match="no attribute 'atribute'"):
         guda_core.atribute  # noqa: B018
 
@@ -102,9 +114,96 @@ def test_a_picture_is_drawn_as_the_service_draws_it(tiny):
     *_, query = tiny.generate(prompt="cat", seed=3, steps=2, guidance=1.5)
     drawn = guda_core.generate("cat", seed=np.int64(3), steps=2, guidance=1.5)
     np.testing.assert_array_equal(np.asarray(drawn), query.pixels)
-    assert guda_core.attribute(drawn, "cat", methods=["clip"]).query.image_hash == query.image_hash
     with pytest.raises(OptionError, match="steps"):
         guda_core.generate("cat", steps=0)
+
+
+def test_a_picture_that_the_model_drew_is_known_as_its_own_while_it_is_in_memory(tiny, tmp_path, monkeypatch):
+    *_, query = tiny.generate(prompt="cat", seed=3, steps=2, guidance=1.5)
+    drawn = guda_core.generate(" cat ", seed=3, steps=2, guidance=1.5)
+
+    def asked(picture, prompt="cat", **more):
+        return guda_core.attribute(picture, prompt, methods=["clip"], effort="quick", **more)
+
+    answer = asked(drawn.copy())
+    own = answer.query
+    assert own.drawn == query.drawn == Drawing(3, 2, 1.5)
+    assert (own.image_hash, own.file_hash, own.preparation) == (query.image_hash, None, query.preparation)
+    told = guda_core.read_report(str(answer.report(tmp_path / "r.zip"))).record["picture"]
+    assert told["drawn"] == {"seed": 3, "steps": 2, "guidance": 1.5}
+    drawn.save(tmp_path / "p.png")
+    changed = drawn.copy()
+    changed.putpixel((0, 0), (1, 2, 3))
+    uploads = [(tmp_path / "p.png",), (Image.open(tmp_path / "p.png"),), (changed,), (drawn, "dog")]
+    with monkeypatch.context() as other:
+        other.setattr(tiny.model, "sha256", "0" * 64)
+        found = [asked(drawn)]
+    for answer in (*found, *(asked(*upload) for upload in uploads)):
+        assert answer.query.drawn is None and answer.query.file_hash is not None
+
+
+def test_reports_are_read_replayed_and_compared(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(opened_reports, "_service", lambda model, groups: tiny)
+    monkeypatch.setattr(opened_reports.cards, "as_made", lambda given, id, what: given or id)
+    draw(tmp_path / "p.png", side=32)
+    for name, effort in (("a", "quick"), ("b", "standard")):
+        guda_core.attribute(tmp_path / "p.png", "cat", methods=["guda"], effort=effort).report(tmp_path / f"{name}.zip")
+    a, b = (str(tmp_path / f"{name}.zip") for name in "ab")
+    report, heard = guda_core.read_report(a), []
+    assert report.record["settings"]["effort"] == "quick" and isinstance(report, guda_core.Report)
+    for one in (a, report):
+        assert guda_core.replay(one, progress=heard.append) == guda_core.Verdict("equal")
+    assert heard[0].what and heard[-1].progress == 1
+    found = guda_core.compare_reports(a, b)
+    assert (
+        not found.same["effort"]
+        and found.same["model"]
+        and found.plain()["methods"]["guda"]
+        and len(repr(found)) < 2000
+    )
+    assert guda_core.compare_reports(report, a).said[-1] == "Every score is the same to the last bit."
+    with pytest.raises(ReportError, match=r"There is no file 'nowhere\.zip'"):
+        guda_core.replay("nowhere.zip")
+    with pytest.raises(OptionError, match="path must be a path; got NoneType"):
+        guda_core.read_report(None)
+
+
+def test_a_report_of_a_model_without_a_card_names_the_argument(tiny, tmp_path):
+    draw(tmp_path / "p.png", side=32)
+    path = guda_core.attribute(tmp_path / "p.png", methods=["clip"], effort="quick").report(tmp_path / "r.zip")
+    with pytest.raises(OptionError, match=r"which has no card here\. If you trust that model, name it with `model`"):
+        guda_core.replay(path)
+
+
+def test_the_methods_of_a_model_are_told_with_their_times(tiny):
+    found = guda_core.methods()
+    assert list(found.offered) == list(tiny.offered) and found.offered["guda"].main
+    assert "There are no retrained models" in found.not_offered["logo"] and len(repr(found)) < 4000
+    assert found.seconds["guda"] == {e: tiny.estimate(["guda"], e) for e in EFFORTS}
+    assert found.seconds["guda"]["full"] > found.seconds["guda"]["quick"] > 0
+
+
+def test_a_group_that_is_not_there_and_a_name_alone(tiny):
+    score = GroupScore(1.0, 0.5, 1.5)
+    a = Attribution("guda", "nats", {"noto": score, "blob": score}, settings={"offset": {"noto": 2}})
+    assert (a.offset("noto"), a.offset("blob"), a.offset_se("noto")) == (2.0, 0.0, 0.0)
+    for ask in (a.offset, a.offset_se, a.stands_out):
+        with pytest.raises(KeyError):
+            ask("nope")
+    assert tiny.group_set.ids("noto") == ["noto"]
+    with pytest.raises(OptionError, match="There is no group 'nope'"):
+        tiny.group_set.ids("nope")
+
+
+def test_a_model_is_loaded_without_a_mark_on_torch_and_sent_nowhere():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    model = guda_core.load_model("emoji", device="cpu")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert copy.copy(model).network is model.network
+    for send in (pickle.dumps, copy.deepcopy):
+        with pytest.raises(ModelError, match="Give its name: 'emoji'"):
+            send(model)
 
 
 def test_a_picture_that_the_model_could_not_have_made_is_said(tiny, tmp_path, monkeypatch, caplog):
@@ -521,3 +620,10 @@ def test_pictures_and_maps_come_with_the_answer_and_go_into_the_report(tiny, tmp
     assert [m["group"] for m in report.record["pictures"]["where"]["maps"]] == answer.methods["guda"].ranked()
     with pytest.raises(OptionError, match="Ask for guda too"):
         guda_core.attribute(tmp_path / "p.png", methods="clip", maps=True)
+    guda, strip, first = answer.methods["guda"], answer.pictures["guda"], answer.maps["guda"][answer.best]
+    with_arrays = [guda, guda.kl, answer.query, strip, first, answer.shown, answer.shown.where[0], report]
+    for told in (*with_arrays, answer.provenance, tiny.group_set, tiny.model):
+        assert len(repr(told)) < 2000 and "array" not in repr(told) and "object at 0x" not in repr(told), told
+    for told in with_arrays:
+        assert told == told and told != replace(told) and replace(told) not in with_arrays  # no NumPy error
+    assert {tiny.group_set: 1}[replace(tiny.group_set)] == 1

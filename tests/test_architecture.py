@@ -64,6 +64,7 @@ TABLE = (
     "api",
     "offline",
     "many",
+    "opened_reports",
     "zero_gpu",
     "ui.*",
     "ui",

@@ -94,8 +94,11 @@ def test_a_gpu_that_torch_is_not_built_for_is_told_before_the_model_is_loaded(gp
 
 def test_a_gpu_without_memory_and_one_that_is_lent_later(gpu, monkeypatch):
     gpu("CUDA error: out of memory")
-    with pytest.raises(OptionError, match=r"^cuda:0 \(Tesla P100\) has no memory left\. .*GUDA_DEVICE=cpu"):
-        chosen_device("cuda")
+    monkeypatch.setenv(VARIABLE, "cpu")
+    for asked in ("cuda", 0):
+        with pytest.raises(OptionError, match=r"^cuda:0 \(Tesla P100\) has no memory left\. .*GUDA_DEVICE=cpu"):
+            chosen_device(asked)
+    monkeypatch.delenv(VARIABLE)
     monkeypatch.setenv("SPACES_ZERO_GPU", "1")
     assert chosen_device() == torch.device("cuda")
 

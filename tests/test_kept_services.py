@@ -27,6 +27,10 @@ from tests.own_workspace import own_workspace, plant
 FEW = {"steps": 2, "batch": 1, "rank": 2}
 
 
+class Another(ClipSimilarity):
+    id = "another"
+
+
 @pytest.fixture
 def there(home):
     own_workspace(home, adapters_too=False)
@@ -106,7 +110,7 @@ def test_it_is_made_anew_where_words_an_encoder_or_the_list_of_methods_are_other
         path.touch()
         last, first = first, api._service("brush", "artists")
         assert first is not last and api._service("brush", "artists") is first
-    METHODS.add("another", ClipSimilarity)
+    METHODS.add("another", Another)
     try:
         assert api._service("brush", "artists") is not first
     finally:
@@ -124,7 +128,7 @@ def test_a_table_by_names_is_made_anew_where_they_stand_for_something_else(there
 
 def test_members_that_come_while_it_is_made_do_not_load_the_model_twice(there):
     def make():
-        METHODS.add("another", ClipSimilarity)  # as the package of one of its methods does
+        METHODS.add("another", Another)  # as the package of one of its methods does
         return api.service_for(api.cards.load_model(api.cards.chosen_card("brush")), service.group_set)
 
     service = api._service("brush", "artists")

@@ -313,13 +313,13 @@ def test_what_a_class_must_say_and_does_not_is_why_it_is_not_offered(service, ca
     class Egg(Darkness):
         id, needs = "egg", ("chicken",)
 
-    added = {"mute": Mute, "other": Mute, "absent": "no_such_module:x", "damaged": Damaged, "orphan": Orphan}
-    added |= {"chicken": Chicken, "egg": Egg, "named": type("Named", (Brightness,), {})}
+    added = {"mute": Mute, "absent": "no_such_module:x", "damaged": Damaged, "orphan": Orphan}
+    added |= {"chicken": Chicken, "egg": Egg, "named": f"{__name__}:Brightness"}
     with registered(added):
         loaded, refused = load_methods(Context(service.model, service.group_set))
     assert set(loaded) == {"brightness", "darkness"}  # there is no CLIP, no adapter and nothing else in this context
     said = {
-        "mute": "does not say its note", "other": "does not say its note", "absent": "cannot be imported",
+        "mute": "does not say its note", "absent": "cannot be imported",
         "damaged": "Its table is damaged.", "orphan": "made from colours, which cannot be offered",
         "chicken": "made from egg", "egg": "made from chicken", "named": "calls itself 'brightness'",
         "clip": "no CLIP", "guda": "no adapters", "das": "gradient features", "logo": "no retrained models",

@@ -46,6 +46,21 @@ def test_members_from_outside_are_added_once_and_removed():
         of.find("whole")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (3, 'A number is a class, or a line "module:attribute" that names one; got int.'),
+        ("nothing", "that names one; got 'nothing'."),
+        (type("Mine", (), {"id": "yours"}), "This number calls itself 'yours', so it cannot be added as 'mine'."),
+    ],
+)
+def test_what_can_be_no_member_is_refused_when_it_is_added(wrong, sentence):
+    of = Registry("number", "guda_core.nothing", LINES)
+    with pytest.raises(OptionError) as said:
+        of.add("mine", wrong)
+    assert sentence in str(said.value) and "mine" not in of
+
+
 def test_a_line_that_names_a_member_by_a_module_that_hands_it_on_may_be_added_again(tmp_path, monkeypatch):
     (tmp_path / "handed_on").mkdir()
     (tmp_path / "handed_on" / "within.py").write_text("class Mine: ...\nclass Other: ...\n")

@@ -178,7 +178,11 @@ def test_the_library_unlearns_by_workers_what_it_unlearns_alone(home, monkeypatc
     asked = []
     monkeypatch.setattr(offline, "opened", lambda *given: asked.append(given) or closing(Here()))
     monkeypatch.setattr(group_jobs, "set_up_libraries", lambda: None)
-    told = guda_core.unlearn("artists", "brush", only=["dee"], workers=1, **few)
+    heard: list[tuple[str, Progress]] = []
+    told = guda_core.unlearn(
+        "artists", "brush", only=["dee"], workers=1, progress=lambda *said: heard.append(said), **few
+    )
+    assert {g for g, _ in heard} == {"dee"} and heard[-1][1].note == group_jobs.HEALTH_SAYS
     assert made(home) == files and told == alone and set(told) == {"dee"}
     assert guda_core.unlearn("artists", "brush", only="dee", workers=1, **few) == alone
     assert asked == [(1, None)] * 2
@@ -187,9 +191,14 @@ def test_the_library_unlearns_by_workers_what_it_unlearns_alone(home, monkeypatc
 
 def test_the_library_takes_groups_by_name_and_tells_which_of_how_many(home, caplog):
     own_workspace(home, adapters_too=False)
+    heard: list[tuple[str, Progress]] = []
+    asked: dict[str, Any] = {"batch": 1, "rank": 2, "progress": lambda *said: heard.append(said)}
     with caplog.at_level(logging.INFO, "guda_core.offline"):
-        told = guda_core.unlearn("artists", "brush", only=["Bo Chan", "dee", "Dee"], steps=3, batch=1, rank=2)
-    assert set(told) == {"bo-chan", "dee"} and NOTHING_FORGOTTEN.format(which="Bo Chan, Dee") in caplog.messages
+        told = guda_core.unlearn("artists", "brush", only=["Bo Chan", "dee", "Dee"], steps=3, **asked)
+    assert set(told) == {"bo-chan", "dee"} == {g for g, _ in heard}
+    assert NOTHING_FORGOTTEN.format(which="Bo Chan, Dee") in caplog.messages
+    assert [(p.step, p.steps) for g, p in heard if g == "dee" and not p.note] == [(1, 3), (2, 3), (3, 3)]
+    assert heard[-1][1].note == group_jobs.HEALTH_SAYS and heard[-1][1].steps == 100
     steps = [m for m in caplog.messages if m.startswith("unlearn ")]
     for i, gid in enumerate(told, 1):
         own = [m for m in steps if m.startswith(f"unlearn {gid} (group {i} of 2): ")]
@@ -199,6 +208,26 @@ def test_the_library_takes_groups_by_name_and_tells_which_of_how_many(home, capl
         ]
     with pytest.raises(OptionError, match=r"no group 'Bo'\. Known: ann-lee, bo-chan, dee\."):
         guda_core.unlearn("artists", "brush", only="Bo")
+
+
+def test_a_trial_that_replaces_adapters_is_warned_of_and_whoever_hears_progress_may_end_it(home, caplog):
+    before = unlearned(home)
+
+    class EnoughError(Exception): ...
+
+    def stop(group: str, p: Progress) -> None:
+        raise EnoughError
+
+    few: dict[str, Any] = {"only": "dee", "steps": 3, "batch": 1, "rank": 2}
+    with pytest.raises(EnoughError):
+        guda_core.unlearn("artists", "brush", progress=stop, **few)
+    assert made(home) == before
+    (said,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING and "unlearn" in r.name + r.msg]
+    assert said.startswith("unlearn: Made again ") and "Groups: dee. The adapters of before are replaced" in said
+    assert said.endswith("For a trial, name another `folder`.")
+    caplog.clear()
+    guda_core.unlearn("artists", "brush", folder=home / "trial", **few)  # nothing is in hand any more
+    assert "replaced" not in caplog.text and made(home) == before
 
 
 def test_an_id_goes_before_a_name(home):

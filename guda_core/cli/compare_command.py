@@ -12,7 +12,6 @@ from guda_core.amounts import score_said
 from guda_core.cli.terminal import say, show
 
 if TYPE_CHECKING:
-    from guda_core.reports.opened import Told
     from guda_core.reports.two_reports import Row
 
 
@@ -26,9 +25,11 @@ def compare(
     Nothing is computed again: `guda replay` does that.
     """
     from guda_core.reports import bundle
+    from guda_core.reports.read import read_report
+    from guda_core.reports.restore import told
     from guda_core.reports.two_reports import compare as run
 
-    a, b = _told(first), _told(second)
+    a, b = (told(read_report(path)) for path in (first, second))
     found = run(a, b)
     for sentence in found.said:
         say(sentence)
@@ -36,20 +37,11 @@ def compare(
         unit = found.units.get(method, "different units")
         _table(f"{a.methods[method].name}: scores ({unit}) of the first and the second report", rows, unit)
     for method, where in found.only.items():
-        said, told = ("first", a) if where == "a" else ("second", b)
-        say(f"Only the {said} report has {told.methods[method].name}.")
+        said, one = ("first", a) if where == "a" else ("second", b)
+        say(f"Only the {said} report has {one.methods[method].name}.")
     if json_file is not None:
         bundle.write(json_file, bundle.json_text(found.plain()).encode())
         say(f"Written: {json_file}")
-
-
-def _told(path: Path) -> Told:
-    from guda_core.reports.opened import tell
-    from guda_core.reports.read import read_report
-    from guda_core.reports.restore import attributions
-
-    report = read_report(path)
-    return tell(report.record, attributions(report), {})
 
 
 def _table(title: str, rows: tuple[Row, ...], unit: str) -> None:

@@ -42,22 +42,14 @@ def service_of(model: str | None, group_set: str | None = None) -> LocalService:
 
 
 def service_as_made(model: str | None, id: str, group_set: str, what: str) -> LocalService:
-    """The service that a report or results were made with. model: the user's own word for the model, else the card `id`
-    is meant. Who wrote the report may be a stranger, so `id` is never taken for a folder, a file or a name on the Hub.
-    what: "This report is" or "These results are", for the message.
+    """The service that a report or results were made with, see `diffusion.cards.as_made`.
 
     Raises:
         OptionError: no such card is here, and the user named no model. ModelError: it cannot be loaded.
     """
-    from guda_core.diffusion.cards import known_cards
-    from guda_core.errors import OptionError
+    from guda_core.diffusion.cards import as_made
 
-    if not model and id not in known_cards():
-        raise OptionError(
-            f"{what} of the model '{id[:120]}', which has no card here. If you trust that model, name it with --model, "
-            "and --lora where it had one, as when it was made: by its folder, file or Hub id."
-        )
-    return service_of(model or id, group_set)
+    return service_of(as_made(model, id, what), group_set)
 
 
 def say_where(model: BaseModel) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import field
 from functools import wraps
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from guda_core.diffusion.condition import Condition
 from guda_core.diffusion.prediction import Prediction
 from guda_core.diffusion.schedule import Schedule
+from guda_core.errors import ModelError
 
 T = TypeVar("T")
 # Layers that a LoRA changes by default, by the endings of their names: attentions, feed-forwards, residual blocks; in
@@ -98,6 +99,20 @@ class BaseModel(ABC):
         self._earlier: tuple[str, ...] | None = None
         if sys.platform == "darwin":
             torch.backends.nnpack.set_flags(False)  # a Mac's CPU takes it from 16 pictures on: slow, and less exact
+
+    def __repr__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return (
+            f"{type(self).__name__}({self.card.id!r}, kind={self.card.kind!r}, device='{self.device}', dtype='{dtype}')"
+        )
+
+    def __copy__(self) -> Self:
+        out = object.__new__(type(self))
+        vars(out).update(vars(self))
+        return out
+
+    def __reduce__(self) -> NoReturn:
+        raise ModelError(f"A loaded model cannot be sent to another process. Give its name: '{self.card.id}'.")
 
     @property
     def schedule(self) -> Schedule:

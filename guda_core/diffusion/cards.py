@@ -163,6 +163,22 @@ def chosen_card(given: str | None, *, lora: str | Path | None = None) -> Card:
     return resolve_card(chosen_model(given), lora=lora or os.environ.get("GUDA_LORA"))
 
 
+def as_made(given: str | None, id: str, what: str) -> str:
+    """The name of the model that a report or results were made with: the user's own word for it, else the card `id`.
+    Who wrote the report may be a stranger, so `id` is never taken for a folder, a file or a name on the Hub.
+    what: "This report is" or "These results are", for the message.
+
+    Raises:
+        OptionError: no such card is here, and the user named no model.
+    """
+    if not given and id not in known_cards():
+        raise OptionError(
+            f"{what} of the model '{id[:120]}', which has no card here. If you trust that model, name it with --model, "
+            "and --lora where it had one, as when it was made: by its folder, file or Hub id."
+        )
+    return given or id
+
+
 def resolve_card(name_or_path: str | Path, *, lora: str | Path | None = None) -> Card:
     """The card that `--model` names: a card's id, a .yaml file with one card, a folder in diffusers' layout, a single
     .safetensors file, or a Hub id; but for cards, made from the model's own files.
@@ -273,7 +289,9 @@ def _slug(name: str) -> str:
     return fitting(re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "model")
 
 
-def load_model(card: Card, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> BaseModel:
+def load_model(
+    card: Card, *, device: str | int | torch.device | None = None, dtype: torch.dtype | None = None
+) -> BaseModel:
     """Load a card's model on the device (default: GUDA_DEVICE's, else the GPU when there is one). Threads
     wait for each other.
 
@@ -289,7 +307,7 @@ def load_model(card: Card, *, device: str | torch.device | None = None, dtype: t
         raise ModelError(f"Card '{card.id}': {e}") from e
     where = chosen_device(device)
     wanted = dtype or chosen_dtype(where)
-    with LOADING, _makes_sense(f"The model '{card.id}'"):
+    with LOADING, _makes_sense(f"The model '{card.id}'"), torch.random.fork_rng(devices=[]):  # libraries draw weights
         model = family.load(card, device=where, dtype=wanted)
         if is_devices(card.id):
             log.warning(DEVICE_SAID.format(card.id))

@@ -20,15 +20,16 @@ TYPES = ("cpu", "cuda")  # Apple's GPUs ("mps") have no float64, which the terms
 LARGE_PX = 256  # from there on a CPU takes so long that people should know why it is a CPU
 
 
-def chosen_device(asked: str | torch.device | None = None) -> torch.device:
-    """The device of that name, else GUDA_DEVICE's, else the first GPU, else the CPU.
+def chosen_device(asked: str | int | torch.device | None = None) -> torch.device:
+    """The device of that name, or the GPU of that number, else GUDA_DEVICE's, else the first GPU, else the CPU.
 
     Raises:
         OptionError: there is none of that name here, it is of another type than `TYPES`, or it cannot compute.
     """
     named = os.environ.get(VARIABLE, "").strip()
-    name = asked or named or ("cuda" if torch.cuda.is_available() else "cpu")
-    mend = f" Correct {VARIABLE}." if named and not asked else ""
+    name = (named or ("cuda" if torch.cuda.is_available() else "cpu")) if asked is None else asked
+    name = f"cuda:{name}" if isinstance(name, int) else name
+    mend = f" Correct {VARIABLE}." if named and asked is None else ""
     device = None
     try:
         device = torch.device(name)

@@ -24,6 +24,7 @@ from jsonschema.exceptions import best_match
 
 from guda_core.answers.other_captions import NONE
 from guda_core.errors import ReportError
+from guda_core.given import path_of
 from guda_core.records import KLValues
 from guda_core.reports.bundle import (
     COLUMNS,
@@ -53,7 +54,7 @@ MAX_NUMBER = 1e150  # so that sums and squares of such stay finite where they ar
 DTYPES = (np.dtype("<i8"), np.dtype("<f8"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no one truth
 class Report:
     """A report that was read and found whole.
 
@@ -62,11 +63,11 @@ class Report:
     zip, but a report.json beside its picture.
     """
 
-    record: Mapping[str, Any]
-    picture: bytes
-    values: Mapping[str, np.ndarray]
+    record: Mapping[str, Any] = field(repr=False)
+    picture: bytes = field(repr=False)
+    values: Mapping[str, np.ndarray] = field(repr=False)
     sha256: str
-    more: Mapping[str, bytes] = field(default_factory=dict)
+    more: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     is_bare: bool = False
 
     @property
@@ -79,12 +80,14 @@ class Report:
         return _of_method(self.values, method)
 
 
-def read_report(path: Path) -> Report:
+def read_report(path: str | Path) -> Report:
     """Read a report zip, or a report.json that lies beside its picture.png.
 
     Raises:
         ReportError: it is missing, too large, damaged, altered, of another version, or holds what no report holds.
+        OptionError: that is no path.
     """
+    path = path_of(path, "path")
     data = _read(path, MAX_ZIP)
     sha256 = hashlib.sha256(data).hexdigest()
     if not data.startswith(b"PK"):

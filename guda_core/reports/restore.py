@@ -12,7 +12,7 @@ from guda_core.picture_records import Shown
 from guda_core.records import Attribution, KLValues
 from guda_core.reports import picture_files
 from guda_core.reports.bundle import PICTURE
-from guda_core.reports.opened import answer_of
+from guda_core.reports.opened import Told, answer_of, tell
 from guda_core.reports.read import Report
 
 MOST = 24_000_000  # pixels of a picture that is shown
@@ -40,6 +40,11 @@ def pixels(report: Report) -> np.ndarray:
         return found
     except Exception as e:  # Pillow raises a dozen kinds of error for damaged files
         raise ReportError(f"{PICTURE} is not the picture that the report names. It was altered or damaged.") from e
+
+
+def told(report: Report) -> Told:
+    """What a report says, without its pictures; methods go by their ids."""
+    return tell(report.record, attributions(report), {})
 
 
 def shown(report: Report) -> Shown:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from guda_core.answers import sentences
@@ -51,7 +51,7 @@ class Compared:
 
     said: tuple[str, ...]
     same: Mapping[str, bool]
-    methods: Mapping[str, tuple[Row, ...]]
+    methods: Mapping[str, tuple[Row, ...]] = field(repr=False)
     units: Mapping[str, str]
     only: Mapping[str, str]
 
