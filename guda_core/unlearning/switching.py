@@ -275,7 +275,7 @@ def _summed(module: Any, x: Tensor, b: Tensor, a: Tensor) -> Tensor:
     """W x + B (A x), rounded once: a linear layer's in one product, a convolution's in float32."""
     if not isinstance(module, nn.Conv2d):
         return F.linear(torch.cat([x, F.linear(x, a)], -1), torch.cat([module.weight, b], 1), module.bias)
-    how = (module.stride, module.padding, module.dilation)
+    how: Any = (module.stride, module.padding, module.dilation)
     wide = x.float()
     bias = None if module.bias is None else module.bias.float()
     y = F.conv2d(wide, module.weight.float(), bias, *how, module.groups)
