@@ -37,7 +37,7 @@ class KeptPrompts:
         return hashlib.sha256(of.encode()).hexdigest()
 
     def fits(self, prompts: Iterable[str]) -> bool:
-        """Whether so many prompts fit into memory. Those on disk need none of it: their tensors are mapped from there."""
+        """Whether so many prompts fit into memory. Those on disk need none: they are mapped from there."""
         if self.shards is not None:
             return True
         one = self._one("")

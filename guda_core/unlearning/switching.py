@@ -273,10 +273,9 @@ def _branch(module: nn.Module, b: Tensor, a: Tensor, on: Sequence[str]) -> Calla
 
 def _summed(module: Any, x: Tensor, b: Tensor, a: Tensor) -> Tensor:
     """W x + B (A x), rounded once: a linear layer's in one product, a convolution's in float32."""
-    if not isinstance(module, nn.Conv2d):
+    if isinstance(module, nn.Linear):
         return F.linear(torch.cat([x, F.linear(x, a)], -1), torch.cat([module.weight, b], 1), module.bias)
-    how: Any = (module.stride, module.padding, module.dilation)
-    wide = x.float()
+    how: dict[str, Any] = {"stride": module.stride, "padding": module.padding, "dilation": module.dilation}
     bias = None if module.bias is None else module.bias.float()
-    y = F.conv2d(wide, module.weight.float(), bias, *how, module.groups)
-    return (y + F.conv2d(F.conv2d(wide, a.float(), None, *how), b.float()[:, :, None, None])).to(x)
+    y = F.conv2d(x.float(), module.weight.float(), bias, groups=module.groups, **how)
+    return (y + F.conv2d(F.conv2d(x.float(), a.float(), **how), b.float()[:, :, None, None])).to(x)
