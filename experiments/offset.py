@@ -72,6 +72,7 @@ def main() -> None:
     if args.write:
         how = "least squares to the scores of retrained models, tuning half of the styles benchmark's queries"
         more = {"fitted": how, "queries": n, "unrounded": weight, "command": COMMAND, "date": today()}
+        more |= calibration.fitted_with(folder, list(load_group_set("emoji").groups))
         path = SHIPPED_RUN / calibration.FILE
         calibration.write_weight(path, round(weight, 2), base_sha256=base, group_set="emoji", **more)
         print(f"Written: {path}")

@@ -81,5 +81,7 @@ def plant(folder: Path, gid: str, seed: int, *, steps: int = 80, group_set: str 
     sha256 = config.sha256() if steps == 80 else f"{steps}"
     adapters.save(model.network, folder, spec=spec, meta={**meta, "config": settings, "settings_sha256": sha256})
     made = adapters.read_meta(folder)["sha256"]
-    health = {k: {"mean": 10.0 * seed - 2 * i, "se": 0.5, "n": 16} for i, k in enumerate(KINDS)}
-    (folder / adapters.HEALTH).write_text(json.dumps({**health, "unit": "nats", "adapter_sha256": made}))
+    health: dict = {k: {"mean": 10.0 * seed - 2 * i, "se": 0.5, "n": 16} for i, k in enumerate(KINDS)}
+    (folder / adapters.HEALTH).write_text(
+        json.dumps({**health, "unit": "nats", "adapter_sha256": made, "config": {"pictures": 16}})
+    )

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from guda_core import held_files
-from guda_core.attribution.guda import Guda
+from guda_core.attribution.guda import Guda, offset_of
 from guda_core.attribution.method import Budget
 from guda_core.data.dataset import Pictures
 from guda_core.data.groups import load_group_set
@@ -263,7 +263,7 @@ def test_a_drop_is_the_difference_of_the_two_elbos_to_the_last_bit(job):
     with adapters.applied(model.network, adapter):
         without = likelihood.kl_values(*asked)
     drop = likelihood.elbo_drop(full=full, without=without, strata=strata).value
-    assert drop != 0 and [measured._drop(adapter, item, "", strata) for _ in range(3)] == [drop] * 3
+    assert drop != 0 and measured._drops(adapter, health.OFFSET, [(item, "")] * 3, strata) == [drop] * 3
 
 
 def test_health_finds_out_once_how_many_pictures_fit(job, monkeypatch):
@@ -285,9 +285,10 @@ def test_health_puts_an_adapter_in_in_one_way_whatever_becomes_of_the_memory(job
     branched = switching.branched
     monkeypatch.setattr(switching, "_free", lambda device: next(free))
     monkeypatch.setattr(switching, "branched", lambda *a: branches.append(a) or branched(*a))
-    pictures = len(list(measured.measure("noto")))
+    kinds = len(list(measured.measure("noto")))
     found = measured.read()["noto"]
-    assert (len(branches), found.get("switching")) == ((0, None) if first else (pictures, "live")) and pictures > 10
+    assert (len(branches), found.get("switching")) == ((0, None) if first else (kinds, "live"))
+    assert kinds == len(health.KINDS)
     assert found["dtype"] == "float32" and not measured._switching._spare  # the memory is given back
 
 
@@ -296,6 +297,47 @@ def test_the_held_out_pictures_are_read_once_whatever_the_number_of_groups(job, 
     monkeypatch.setattr(health, "load_pictures", lambda *a, **k: read.append(a) or plain(*a, **k))
     measured = health.Health(job, health.HealthConfig(pictures=2, held_out=8, strata=4))
     assert set(measured.passes(list(GROUPS.groups))) == set(GROUPS.groups) and len(read) == 1
+
+
+def test_of_later_groups_only_what_is_new_is_asked_and_the_plan_says_so(job, monkeypatch):
+    """Each kind of at most 8 pictures merges once; nothing is encoded or embedded twice for the offset."""
+    for g in ("noto", "openmoji"):
+        for _ in job.unlearn(g, CONFIG):
+            pass
+    measured = health.Health(job, health.HealthConfig(pictures=2, held_out=8, strata=4))
+    counts = dict.fromkeys(("encode", "embed", "merge", "pass"), 0)
+
+    def counted(name, real, of=lambda *a: 1):
+        def call(*a, **k):
+            counts[name] += of(*a)
+            return real(*a, **k)
+
+        return call
+
+    monkeypatch.setattr(job.model, "encode", counted("encode", job.model.encode))
+    monkeypatch.setattr(job.model, "embed", counted("embed", job.model.embed))
+    monkeypatch.setattr(job.model, "predict", counted("pass", job.model.predict, lambda x, *a: len(x)))
+    monkeypatch.setattr(switching.Switching, "_changed", counted("merge", switching.Switching._changed))
+    for g in ("noto", "openmoji"):
+        counts.update(dict.fromkeys(counts, 0))
+        planned = measured.passes([g])[g]
+        for _ in measured.measure(g):
+            pass
+        assert counts["pass"] == planned
+    # 5 kinds of 2, and the held-out picture of "noto"; 4 captions
+    assert counts == {"encode": 11, "embed": 4, "merge": 6, "pass": planned}
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_health_of_whole_networks_is_measured_too(job, whole):
+    for _ in job.unlearn("noto", config_of(steps=2, batch=2, whole=whole)):
+        pass
+    measured = health.Health(job, health.HealthConfig(pictures=1, held_out=8, strata=4))
+    assert measured.unmeasured(["noto"]) == ["noto"]
+    for _ in measured.measure("noto"):
+        pass
+    assert measured.unmeasured(["noto"]) == []
+    assert offset_of(job.folder, {"noto": job.load("noto")}, 1.0)[0]
 
 
 def test_a_health_that_was_cut_off_does_not_count(job):

@@ -18,7 +18,7 @@ def test_shift_is_exact_for_the_exact_denoiser():
     target = formulas.shift_target(full, x, others, own, ab, bandwidth=0.4)
     torch.testing.assert_close(target, losses.retrack_target(x, others, ab, bandwidth=0.4))
     assert not torch.allclose(target, full)
-    near, mine = losses.nearest(x, others, 3), losses.nearest(x, own, 2)
+    near, mine = others[losses.nearest(x, others, 3)], own[losses.nearest(x, own, 2)]
     of_three = formulas.shift_target(full, x, near, mine, ab, bandwidth=0.4)
     first = formulas.shift_target(full[:1], x[:1], near[0], mine[0], ab[:1], bandwidth=0.4)
     torch.testing.assert_close(of_three[:1], first)

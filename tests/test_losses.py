@@ -66,11 +66,21 @@ def test_the_likely_bandwidth_is_where_the_leave_one_out_likelihood_is_largest()
 def test_neighbours_of_each_query():
     retained = torch.arange(5.0).reshape(5, 1, 1, 1)
     x = torch.tensor([0.9, 3.2]).reshape(2, 1, 1, 1)
-    near = losses.nearest(x, retained, 2)
+    near = retained[losses.nearest(x, retained, 2)]
     assert near.flatten(1).tolist() == [[1.0, 0.0], [3.0, 4.0]]
     target = losses.retrack_target(x, near, torch.tensor([0.5, 0.5]))
     each = [losses.retrack_target(x[i : i + 1], near[i], torch.tensor([0.5])) for i in range(2)]
     assert torch.allclose(target, torch.cat(each))
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_a_target_of_many_pictures_is_made_in_parts_to_the_last_bit(monkeypatch, each):
+    x, retained, ab = torch.randn(5, 2, 3, 3), torch.randn(5, 40, 2, 3, 3), torch.rand(5)
+    retained = retained if each else retained[0]
+    whole, held, softmax = losses.retrack_target(x, retained, ab, bandwidth=0.3), [], torch.Tensor.softmax
+    monkeypatch.setattr(losses, "LARGEST", 2 * 40 * 18)
+    monkeypatch.setattr(torch.Tensor, "softmax", lambda w, **k: held.append(len(w)) or softmax(w, **k))
+    assert torch.equal(losses.retrack_target(x, retained, ab, bandwidth=0.3), whole) and held == [2, 2, 1]
 
 
 def test_anchor_probabilities():

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -163,7 +163,7 @@ def test_what_is_made_from_another_runs_it_once_and_hides_it_unless_asked(servic
     assert alone["darkness"].groups == both["darkness"].groups
     assert alone["darkness"].ranked() == both["brightness"].ranked()[::-1]
     *_, direct = service.offered["darkness"].attribute(query, Budget())
-    assert direct == alone["darkness"]
+    assert asdict(direct) == asdict(alone["darkness"])
 
 
 def test_its_cost_is_the_expected_time_and_zero_gpus_seconds(service):
@@ -289,7 +289,7 @@ def test_the_other_screens_know_it(service, query):
     beside = compare.shown(answer, service)
     assert "Rank: Brightness &lt;&amp;&gt;" in beside and "Darkness" in beside
     hashes = inspect.hashes(service, service.provenance(), answer)
-    assert sha("table") in hashes and "Brightness &lt;&amp;&gt;: table_sha256" in hashes
+    assert sha("table") in hashes and "Brightness &lt;&amp;&gt;: table<" in hashes
 
 
 def test_what_a_class_must_say_and_does_not_is_why_it_is_not_offered(service, caplog):

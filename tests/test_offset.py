@@ -17,7 +17,7 @@ from experiments import offset as fitting
 from experiments.benchmark import fair, offset_tables
 from guda_core.answers import markup, sentences
 from guda_core.answers.verdict import Verdict, verdict
-from guda_core.attribution.calibration import read_weight, write_weight
+from guda_core.attribution.calibration import fitted_with, read_calibration, write_weight
 from guda_core.attribution.guda import Guda
 from guda_core.attribution.logo import Logo
 from guda_core.attribution.method import Budget, Context, Unavailable
@@ -33,12 +33,14 @@ from guda_core.reports.replay import recorded
 from guda_core.ui import examples, inspect
 from guda_core.unlearning import adapters
 from guda_core.unlearning.adapters import OFFSET
+from guda_core.unlearning.config import UnlearnConfig
 from tests.light import LightService
 from tests.tiny import save_tiny
 
 WEIGHT, SE = 1.04, 30.0
 GROUPS = load_group_set("emoji")
 IDS = list(GROUPS.groups)[:3]
+CONFIG, HEALTH = dataclasses.asdict(UnlearnConfig()), {"pictures": 16, "held_out": 160}
 MEANS = {IDS[0]: -5.0, IDS[1]: 2000.0, IDS[2]: 7.5}
 
 
@@ -56,13 +58,15 @@ def folder(model, tmp_path):
         with torch.no_grad():
             for p in adapters.attach(student, spec, seed):
                 p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(seed + p.numel())))
-        adapters.save(student, tmp_path / g, spec=spec, meta={"group": g, "base_sha256": model.sha256})
+        adapters.save(
+            student, tmp_path / g, spec=spec, meta={"group": g, "base_sha256": model.sha256, "config": CONFIG}
+        )
     return tmp_path
 
 
 def note(folder, group, **changes):
     """The health of a group's adapter."""
-    record = {OFFSET: {"mean": MEANS[group], "se": SE, "n": 140}, "unit": "nats"}
+    record = {OFFSET: {"mean": MEANS[group], "se": SE, "n": 140}, "unit": "nats", "config": HEALTH}
     record["adapter_sha256"] = adapters.read_meta(folder / group)["sha256"]
     (folder / group / adapters.HEALTH).write_text(json.dumps({**record, **changes}))
 
@@ -155,9 +159,35 @@ def test_without_a_calibration_the_score_is_the_papers(model, folder, tmp_path):
     context = Context(model, GROUPS, adapters=folder, calibration=tmp_path / "calibration.json")
     loaded = Guda.load(context)
     assert isinstance(loaded, Guda) and loaded.offset == {}
-    write_weight(tmp_path / "calibration.json", 0.5, base_sha256=model.sha256, group_set="emoji", fitted="by hand")
+    of = fitted_with(folder, IDS)
+    write_weight(
+        tmp_path / "calibration.json", 0.5, base_sha256=model.sha256, group_set="emoji", fitted="by hand", **of
+    )
     loaded = Guda.load(context)
     assert isinstance(loaded, Guda) and loaded.offset == {g: 0.5 * MEANS[g] for g in IDS}
+    assert "offset" not in loaded.caveat()
+
+
+@pytest.mark.parametrize("change", ["steps", "health", "no file's settings"])
+def test_a_weight_is_used_for_adapters_of_the_settings_alone_that_it_was_fitted_with(model, folder, tmp_path, change):
+    path = tmp_path / "calibration.json"
+    for g in IDS:
+        note(folder, g)
+    of = fitted_with(folder, IDS) if change != "no file's settings" else {}
+    write_weight(path, 0.5, base_sha256=model.sha256, group_set="emoji", **of)
+    if change == "steps":
+        meta = adapters.read_meta(folder / IDS[1])
+        meta["config"]["loop"]["steps"] = 20
+        (folder / IDS[1] / adapters.META).write_text(json.dumps(meta))
+    elif change == "health":
+        note(folder, IDS[1], config={**HEALTH, "held_out": 8})
+    loaded = Guda.load(Context(model, GROUPS, adapters=folder, calibration=path))
+    assert isinstance(loaded, Guda) and loaded.offset == loaded.offset_se == {}
+    said = f"with other settings than those of {IDS[1]}. Fit it again" if of else "does not say which adapters"
+    assert said in loaded.caveat()
+    if of:
+        with pytest.raises(DataError, match="different settings"):
+            fitted_with(folder, IDS)
 
 
 @pytest.mark.parametrize(
@@ -185,8 +215,11 @@ def test_a_calibration_that_cannot_be_used_is_said_and_guda_is_not_offered(model
 
 def test_the_committed_weight_is_the_fit_to_the_committed_scores():
     weight, n, base = fitting.fit(BENCHMARKS, SHIPPED_RUN / "adapters")
-    committed = SHIPPED_RUN / "calibration.json"
-    assert round(weight, 2) == read_weight(committed, base_sha256=base, group_set="emoji") == 1.04 and n == 250
+    found = read_calibration(SHIPPED_RUN / "calibration.json", base_sha256=base, group_set="emoji")
+    assert found is not None and round(weight, 2) == found.offset_weight == 1.04 and n == 250
+    assert {"unlearning": found.unlearning, "health": found.health} == fitted_with(
+        SHIPPED_RUN / "adapters", GROUPS.groups
+    )
 
 
 def test_a_planted_weight_is_found():
@@ -345,7 +378,9 @@ def test_the_evidence_adds_up_to_the_score():
     full = np.random.default_rng(0).normal(5, 1, (4, 6))
     kl = KLValues(np.ones((4, 6), np.int64), edges, full, {IDS[0]: full + 1.0})  # a fall of 99 nats
     for offset, lines in ((20.0, (">99<", ">20<", ">119<", "the offset")), (0.0, (">99<", "all: the score"))):
-        a = Attribution("guda", "nats", {}, kl=kl, settings={"offset": {IDS[0]: offset}})
+        a = Attribution(
+            "guda", "nats", {IDS[0]: GroupScore(99 + offset, None, None)}, kl=kl, settings={"offset": {IDS[0]: offset}}
+        )
         said, _, table = inspect.steps(a, IDS[0], "A")
         assert all(line in str(table) for line in lines), str(table)
         assert ("offset" in str(said)) == bool(offset)

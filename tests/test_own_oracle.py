@@ -21,7 +21,7 @@ from experiments.logo.__main__ import main as logo
 from experiments.logo.fine_tuning import settings_for
 from experiments.logo.oracle_jobs import AskedOracle
 from experiments.logo.own_models import Job, OwnOracle
-from guda_core.attribution.calibration import read_weight
+from guda_core.attribution.calibration import read_calibration
 from guda_core.attribution.guda import Guda
 from guda_core.attribution.logo import Logo
 from guda_core.data.groups import load_group_set
@@ -206,10 +206,10 @@ def test_everything_is_compared_and_calibrated(made, home, monkeypatch):
         half = np.array([i % 2 == 0 for i in range(6)] * 2)
         a, b = _fitted(drop[half], means, z[ORACLE][half])
     if a > 0 and b >= 0:
-        weight = read_weight(own.run.calibration, base_sha256=bench.service.model.sha256, group_set="artists")
-        assert weight == round(b / a, 2)
+        told = read_calibration(own.run.calibration, base_sha256=bench.service.model.sha256, group_set="artists")
+        assert told is not None and (weight := told.offset_weight) == round(b / a, 2)
         found = load_service(own.name, fall_back=False).method(Guda).offset["dee"]
-        assert weight is not None and found == weight * _offset(own, "dee")
+        assert found == weight * _offset(own, "dee")
     else:
         assert not own.run.calibration.exists() and f"{a:.3g}" in table["calibration"]["none"]
     assert {s.role for s in own_run.sources(bench)} == {"base", LIVE, "guda", "logo-2"}

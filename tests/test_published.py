@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from guda_core import paths
+from guda_core.attribution import calibration
 from guda_core.attribution.guda import Guda
 from guda_core.cli.publish_lines import publish_lines
 from guda_core.data.encoders import bank_name
@@ -279,8 +280,9 @@ def test_a_rule_and_a_weight_are_published_where_they_are_sound_and_of_this_mode
     run = paths.run("brush", "artists").own
     base = adapters.read_meta(run / "adapters" / "dee")["base_sha256"]
     shipped = json.loads((paths.SHIPPED_RUN / "scope.json").read_text(encoding="utf-8"))
+    of = calibration.fitted_with(paths.run("brush", "artists").adapters, ["dee"])
     sound = {
-        "calibration.json": {"offset_weight": 0.5, "base_sha256": base, "group_set": "artists", "fitted": "by hand"},
+        "calibration.json": {"offset_weight": 0.5, "base_sha256": base, "group_set": "artists", **of},
         "scope.json": {**shipped, "base_sha256": base, "group_set": "artists"},
     }
 

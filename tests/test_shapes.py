@@ -300,8 +300,9 @@ def test_wide_and_upright_pictures_of_one_colour_are_not_taken_for_each_other(st
     measured = health.Health(job, health.HealthConfig(strata=4))
     strata, adapter = likelihood.make_strata(job.model.schedule, 4), job.load("dee")
     items = [Item(f"dee/{i}", "dee", whole=lambda size, p=p: p, read=lambda size: square) for i, p in enumerate(pixels)]
-    first, second = (measured._drop(adapter, i, "", strata) for i in items)
-    assert second == health.Health(job, measured.config)._drop(adapter, items[1], "", strata) != first
+    first, second = measured._drops(adapter, "forgotten_empty", [(i, "") for i in items], strata)
+    alone = health.Health(job, measured.config)._drops(adapter, "forgotten_empty", [(items[1], "")], strata)
+    assert [second] == alone != [first]
 
 
 def brush_of(studio, home, resolution: int = 32) -> None:

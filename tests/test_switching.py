@@ -3,6 +3,7 @@ are of the right adapter and network."""
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -162,3 +163,31 @@ def test_whole_and_coded_models_are_switched_too_and_a_foreign_one_is_refused():
     foreign = Adapter("f", {}, 1.0, {}, {"9.weight": torch.zeros(1)})
     with pytest.raises(AdapterError, match=r"does not fit this network \(9.weight\)"), Switching(net).applied(foreign):
         pass
+
+
+@pytest.mark.parametrize(("dtype", "size", "live"), [
+    (torch.bfloat16, 3e-4, True), (torch.bfloat16, 2e-3, True), (torch.bfloat16, 2e-2, False),
+    (torch.float16, 1e-3, False), (torch.float32, 1e-6, False),
+])  # fmt: skip
+@pytest.mark.parametrize("kind", ["linear", "convolution"])
+def test_no_part_of_a_small_change_is_lost_in_bfloat16(kind, dtype, size, live):
+    torch.manual_seed(0)
+    layer: Any = nn.Linear(64, 64) if kind == "linear" else nn.Conv2d(16, 32, 3, padding=1)
+    net, x = nn.Sequential(layer.to(dtype)), torch.randn((2000, 64) if kind == "linear" else (40, 16, 9, 9)).to(dtype)
+    shape = tuple(layer.weight.shape)
+    b, a = torch.randn(shape[0], 4), torch.randn(4, layer.weight[0].numel())
+    small = Adapter(
+        "g", {}, size * float(layer.weight.detach().float().norm() / (b @ a).norm()), {"0.weight": (b, a, shape)}
+    )
+    switching = Switching(net)
+    with torch.no_grad():
+        plain = net(x)
+        with switching.applied(small):
+            moved = (net(x).double() - plain.double()).flatten()
+            assert bool(layer._forward_hooks) == live == switching.any_live([small])
+        assert torch.equal(net(x), plain)
+        wide = copy.deepcopy(net).double()
+        before = wide(x.double())
+        wide[0].weight += small.delta("0.weight", x.device)
+        true = (wide(x.double()) - before).flatten()
+    assert float(moved @ true / (true @ true)) == pytest.approx(1, abs=0.05)

@@ -24,8 +24,9 @@ from guda_core.unlearning import adapters, losses
 from guda_core.unlearning.config import UNET_LORA, UnconditionalConfig
 from guda_core.unlearning.esd import EsdFineTuned
 from guda_core.unlearning.forget import Task, config_of, read_config
+from guda_core.unlearning.guda_u import Retrack
 from guda_core.unlearning.loop import LoopConfig, run
-from guda_core.unlearning.one_group import draw_noised, unlearn
+from guda_core.unlearning.one_group import _half, draw_noised, unlearn
 from tests.test_unlearn import make_group_set
 from tests.tiny import save_tiny_unconditional, tiny_unet
 
@@ -246,6 +247,21 @@ def test_every_setting_changes_the_weights(world, plain, tmp_path, change):
 def test_settings_of_one_operator_or_part_matter(world, tmp_path, more, change):
     one, two = (forget(world, "a", tmp_path / n, **{**more, **c})["sha256"] for n, c in (("x", {}), ("y", change)))
     assert one != two
+
+
+@pytest.mark.parametrize("kind", ["retrack", "shift"])
+def test_neighbours_are_looked_for_once_and_are_those_of_each_picture(world, tmp_path, monkeypatch, kind):
+    asked, nearest = [], losses.nearest
+    monkeypatch.setattr(losses, "nearest", lambda x, of, k: asked.append(len(x)) or nearest(x, of, k))
+    meta = forget(world, "b", tmp_path, config_of=members.config_of, operator=kind, neighbours=3, bandwidth=None)
+    task = task_of(world, "b")
+    assert asked == [len(task.own)] * (1 if kind == "retrack" else 2)
+    assert meta["bandwidth"] == losses.likely_bandwidth(world.z)
+    loss = Retrack(task, config_of("retrack", neighbours=3))
+    for pool in (task.others, task.own):
+        half = _half(*draw_noised(task, task.own, 8, torch.Generator().manual_seed(0)))
+        d = (half.x_0[:, None] - world.z[pool][None]).flatten(2).square().sum(dim=2)
+        assert torch.equal(loss.near(half, pool), world.z[pool][d.topk(3, largest=False).indices])
 
 
 def test_fields_are_all_tried():

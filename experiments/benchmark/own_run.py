@@ -184,6 +184,7 @@ def calibrate(bench: OwnBench, made: Queries, scores: dict[str, np.ndarray]) -> 
     path, sets = bench.run.own / calibration.FILE, [i.set for i in made.items]
     try:
         each = offset.offsets(bench.run.adapters, bench.groups)
+        of = calibration.fitted_with(bench.run.adapters, bench.groups)
     except (DataError, AdapterError, CacheError) as e:
         return {"none": str(e)}
     try:
@@ -193,7 +194,7 @@ def calibrate(bench: OwnBench, made: Queries, scores: dict[str, np.ndarray]) -> 
         return {"none": str(e), "queries": int(result_tables.tuning_half(sets).sum())}
     how = {"fitted": FITTED, "queries": n, "unrounded": weight, "command": bench.command, "date": today()}
     if set(bench.groups) == set(gs.groups):
-        calibration.write_weight(path, round(weight, 2), base_sha256=model.sha256, group_set=gs.id, **how)
+        calibration.write_weight(path, round(weight, 2), base_sha256=model.sha256, group_set=gs.id, **how, **of)
     scores[DROP] = scores["guda"]
     scores["guda"] = (scores["guda"] + round(weight, 2) * each).astype(np.float32)
     return {"offset_weight": round(weight, 2), **how}

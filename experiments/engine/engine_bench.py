@@ -13,7 +13,7 @@ import torch
 from experiments.benchmark import coverage
 from experiments.benchmark.queries import Queries, read
 from guda_core import paths
-from guda_core.attribution.calibration import read_weight
+from guda_core.attribution.calibration import read_calibration
 from guda_core.attribution.guda import Guda
 from guda_core.data.groups import load_group_set
 from guda_core.diffusion.base_model import BaseModel
@@ -45,8 +45,10 @@ class Bench:
         types = {"float32": torch.float32} | ({"bfloat16": torch.bfloat16} if has_fast_bfloat16() else {})
         models = {name: load_model(card, device="cpu", dtype=dtype) for name, dtype in types.items()}
         run = paths.run(card.id, groups.id)
-        weight = read_weight(run.calibration, base_sha256=models["float32"].sha256, group_set=groups.id)
-        methods = {name: Guda(m, groups, run.adapters, offset_weight=weight) for name, m in models.items()}
+        found = read_calibration(run.calibration, base_sha256=models["float32"].sha256, group_set=groups.id)
+        methods = {name: Guda(m, groups, run.adapters) for name, m in models.items()}
+        for method in methods.values() if found is not None else ():
+            method.calibrate(found)
         return Bench(folder, models, methods, read(paths.BENCHMARKS, groups, models["float32"]), before)
 
     @property

@@ -8,7 +8,6 @@ clearly behind get no more draws, and a clear answer ends early (`racing`).
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +28,7 @@ from guda_core.diffusion import likelihood
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.batches import fitting_batch
 from guda_core.diffusion.memory import Fitting
-from guda_core.errors import AdapterError, OptionError, ScoreError
+from guda_core.errors import AdapterError, ScoreError
 from guda_core.file_names import placeless
 from guda_core.machine import cores
 from guda_core.paths import Folder
@@ -45,21 +44,13 @@ from guda_core.unlearning.adapter_files import (
     is_draft,
     read_health,
 )
-from guda_core.unlearning.forget import read_config
+from guda_core.unlearning.forget import told_apart
 from guda_core.unlearning.switching import Switching
 
 Without = Callable[[str], AbstractContextManager[None]]
 SLACK = {"float32": 0.02}  # standard errors that other hardware may move a bound of a race by; of coarser types:
 SLACK_COARSE = 0.5
 READERS = 4  # files that are read at once, at most; more than there are cores get into each other's way
-
-
-def _settings(meta: Mapping[str, Any]) -> str:
-    """What tells the settings of a model without a group from others."""
-    try:
-        return read_config(meta["config"]).sha256()
-    except (OptionError, KeyError, TypeError, AttributeError, ValueError):  # of another kind, such as retrained ones
-        return json.dumps(meta.get("config"), sort_keys=True, default=str)
 
 
 def forward_passes(groups: int, budget: Budget) -> int:
@@ -324,7 +315,7 @@ class Counterfactual(Method):
     @cached_property
     def differing(self) -> list[str]:
         """The groups whose model was made with other settings than those of most groups, drafts apart."""
-        made = {g: _settings(a.meta) for g, a in self.adapters.items() if not is_draft(a.meta)}
+        made = {g: told_apart(a.meta) for g, a in self.adapters.items() if not is_draft(a.meta)}
         usual = Counter(made.values()).most_common(1)
         return [g for g, how in made.items() if how != usual[0][0]]
 

@@ -8,9 +8,10 @@ worse as well, some groups' loss more than others'. Unlearning is held back from
 holds only a part of this cost, though in about the right proportions. The offset adds more of it. It is a correction
 learned from a mean, and not a floor: on single pictures the drop may be far from that mean, and one look-alike group
 may make most of it. The adapter's health has the mean, and the weight w was fitted to retrained models, for one model
-and group set (`calibration`). Where there is no weight, or the mean was not measured for every adapter, the score is
-the drop alone. The intervals hold the offset's own standard error, w times that of the mean. It counts pictures of
-these very groups and says nothing of others. The error of w is not in it.
+and group set, and for adapters made and measured in one way (`calibration`). Where there is no weight for these
+adapters, or the mean was not measured for every one, the score is the drop alone. The intervals hold the offset's own
+standard error, w times that of the mean. It counts pictures of these very groups and says nothing of others. The error
+of w is not in it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 from guda_core.attribution.aggregate import MANY, Z, errors_of_95
-from guda_core.attribution.calibration import read_weight
+from guda_core.attribution.calibration import Calibration, read_calibration
 from guda_core.attribution.counterfactual import Counterfactual
 from guda_core.attribution.method import Context, Unavailable
 from guda_core.diffusion.base_model import BaseModel
@@ -89,17 +90,32 @@ class Guda(Counterfactual):
         self, model: BaseModel, group_set: GroupSet, folder: Folder, *, offset_weight: float | None = None
     ) -> None:
         super().__init__(model, group_set, folder)
+        self.no_offset = ""  # why a weight that is there is not used
         self.offset, self.offset_se = offset_of(folder, self.adapters, offset_weight)
+
+    def calibrate(self, found: Calibration) -> None:
+        """Add the offset to the scores, if its weight is for these adapters."""
+        self.no_offset = found.why_not(self.folder, {g: a.meta for g, a in self.adapters.items()})
+        if not self.no_offset:
+            self.offset, self.offset_se = offset_of(self.folder, self.adapters, found.offset_weight)
+
+    def caveat(self) -> str:
+        return " ".join(filter(None, (super().caveat(), self.no_offset)))
 
     @classmethod
     def load(cls, context: Context) -> Self | Unavailable:
         if context.adapters is None:
             return Unavailable("There are no adapters. Make them with `python -m guda_core unlearn`.")
         try:
-            weight = read_weight(context.calibration, base_sha256=context.model.sha256, group_set=context.group_set.id)
+            found = read_calibration(
+                context.calibration, base_sha256=context.model.sha256, group_set=context.group_set.id
+            )
         except CacheError as e:
             return Unavailable(str(e))
-        return cls(context.model, context.group_set, context.adapters, offset_weight=weight)
+        made = cls(context.model, context.group_set, context.adapters)
+        if found is not None:
+            made.calibrate(found)
+        return made
 
     def provenance(self) -> dict[str, Any]:
         return {**super().provenance(), "offset": dict(self.offset), "offset_se": dict(self.offset_se)}

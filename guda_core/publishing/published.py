@@ -117,7 +117,7 @@ def _publish(
 ) -> Made:
     run = paths.run(card.id, group_set.id)
     metas, missing = _adapters(run, group_set)
-    small, left_out = _small(run, card, group_set, base_sha256=next(iter(metas.values()))["base_sha256"])
+    small, left_out = _small(run, card, group_set, metas)
     if encoder_is_local(card):
         left_out["the encoder"] = LOCAL_ENCODER
         small = [p for p in small if p.name != scope.FILE]
@@ -216,8 +216,11 @@ def encoder_is_local(card: Card) -> bool:
     return bool(card.encoder) and (Path(place).expanduser().is_dir() or not HUB_NAME.fullmatch(f"hub:{place}"))
 
 
-def _small(run: Run, card: Card, group_set: GroupSet, *, base_sha256: str) -> tuple[list[Path], dict[str, str]]:
+def _small(
+    run: Run, card: Card, group_set: GroupSet, metas: Mapping[str, dict[str, Any]]
+) -> tuple[list[Path], dict[str, str]]:
     """(small files that are sound and of the adapters' model and of the set; name of each other one -> why not)."""
+    base_sha256 = next(iter(metas.values()))["base_sha256"]
     good: list[Path] = []
     bad: dict[str, str] = {}
     for name in SMALL:
@@ -235,6 +238,10 @@ def _small(run: Run, card: Card, group_set: GroupSet, *, base_sha256: str) -> tu
                 )
             else:
                 found = calibration.read_calibration(path, base_sha256=base_sha256, group_set=group_set.id)
+                assert found is not None  # it is a file
+                if why := found.why_not(run.adapters, metas):
+                    bad[name] = why
+                    continue
         except CacheError as e:
             bad[name] = str(e)
             continue

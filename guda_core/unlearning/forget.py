@@ -10,6 +10,7 @@ in `FORGET_LOSSES`, or comes from outside by `FORGET_LOSSES.add` or an entry poi
 from __future__ import annotations
 
 import dataclasses
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -250,3 +251,11 @@ def read_config(record: Mapping[str, Any]) -> Settings:
     if operator == "esd" and "expert_steps" in record:
         operator = "esd_fine_tuned"
     return FORGET_LOSSES.find(operator).settings.of({**record, "operator": operator})
+
+
+def told_apart(meta: Mapping[str, Any]) -> str:
+    """What tells the settings of a model without a group, by its metadata, from others."""
+    try:
+        return read_config(meta["config"]).sha256()
+    except (OptionError, KeyError, TypeError, AttributeError, ValueError):  # of another kind, such as retrained ones
+        return json.dumps(meta.get("config"), sort_keys=True, default=str)

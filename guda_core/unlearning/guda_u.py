@@ -8,8 +8,11 @@ ReTrack: Shi, Jin, Zhang and Gu (arXiv 2509.13007).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from guda_core.errors import OptionError
@@ -28,6 +31,7 @@ class Retrack(ForgetLoss):
         super().__init__(task, config)
         if not isinstance(task.latents, Tensor):
             raise OptionError("ReTrack compares pictures place by place, so that they must have one size: `fit: crop`.")
+        self._near: dict[bool, Tensor] = {}  # whether of its own pictures -> places of the nearest in them, (N, K)
 
     @cached_property
     def bandwidth(self) -> float:
@@ -39,14 +43,26 @@ class Retrack(ForgetLoss):
 
     def stand_in(self) -> None:
         self.bandwidth = 1.0 if self.config.bandwidth is None else self.config.bandwidth
+        k = self.config.neighbours or 0
+        for own, of in ((True, self.task.own), (False, self.task.others)):
+            self._near[own] = torch.zeros(len(self.task.own), min(k, len(of)), dtype=torch.long)
+
+    def record(self) -> Mapping[str, Any]:
+        return {"bandwidth": self.bandwidth} if self.config.bandwidth is None else {}
 
     def passes(self, batch: int) -> int:
         return 0
 
     def near(self, half: Half, of: Tensor) -> Tensor:
-        """Of the pictures at the places `of`: the K nearest of each x_0, (B, K, C, h, w), or all, (R, C, h, w)."""
-        latents, k = self.task.latents[of], self.config.neighbours
-        return (latents if k is None else losses.nearest(half.x_0, latents, k)).to(half.x_t.device)
+        """Of the pictures at the places `of`, own or others: the K nearest of each forgotten x_0, (B, K, C, h, w), or
+        all, (R, C, h, w)."""
+        latents, own, k = self.task.latents, self.task.own, self.config.neighbours
+        if k is not None:
+            mine = of is own
+            if mine not in self._near:  # they depend on x_0 alone
+                self._near[mine] = losses.nearest(latents[own], latents[of], k)
+            of = of[self._near[mine][torch.searchsorted(own, half.at)]]
+        return latents[of].to(half.x_t.device)
 
     def alpha_bar(self, half: Half) -> Tensor:
         """(B,) float32, on the device."""

@@ -18,18 +18,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from guda_core.data.dataset import Item, Pictures
 from guda_core.data.images import hash_pixels
 from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.batches import at_most
+from guda_core.diffusion.condition import Condition
 from guda_core.diffusion.memory import Fitting
 from guda_core.errors import DataError
 from guda_core.paths import Folder
 from guda_core.unlearning import adapters
 from guda_core.unlearning.adapter_files import read_json, write_json
-from guda_core.unlearning.adapters import HEALTH, OFFSET
+from guda_core.unlearning.adapters import CODED, HEALTH, OFFSET
 from guda_core.unlearning.run import Forgetting
 from guda_core.unlearning.switching import Switching
 from guda_core.versions import versions
@@ -45,11 +47,22 @@ KINDS = {  # of pictures that an adapter's health is measured on -> how a table'
     OFFSET: "others, held out, empty",
 }
 
+HELD_OUT_KINDS = ("held_out_empty", OFFSET)
+
 BATCH = 32  # pictures of a pass, at most
+AT_ONCE = 8  # pictures that are asked while an adapter is in the network; between them it is as it was
 
 HELD_OUT = "held_out_sha256"  # in `health.json`: of the held-out pictures that were scored, in order
 
 Shown = Sequence[tuple[Item, str]]  # items with the prompts that they are scored under
+
+
+@dataclasses.dataclass(frozen=True)
+class _Seen:
+    """A picture's hash, which seeds its draws, and its latent."""
+
+    image_hash: str
+    latent: Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +86,16 @@ def summary(drops: Sequence[float]) -> dict[str, float | int]:
     return {"mean": float(np.mean(drops)), **se, "n": n}
 
 
+def _keys(kind: str, shown: Shown) -> list[tuple[str, str, str]]:
+    """What tells the pictures and prompts of a kind from all others; a name may be in both halves of a set."""
+    half = "held out" if kind in HELD_OUT_KINDS else "train"
+    return [(half, item.id, prompt) for item, prompt in shown]
+
+
 def _hash(kinds: Mapping[str, Shown], size: int) -> str:
     """Of the held-out pictures as a model of that resolution sees them, in order. A file may get another name."""
     h = hashlib.sha256()
-    for kind in ("held_out_empty", OFFSET):
+    for kind in HELD_OUT_KINDS:
         h.update(f"{kind}\n".encode())
         for item, _ in kinds[kind]:
             pixels = item.seen(size)
@@ -110,7 +129,8 @@ class Health:
     ) -> None:
         self.job, self.config, self.apart = job, config or HealthConfig(), apart
         self._away = False  # whether pictures were asked for in vain
-        self._full: dict[tuple[Any, ...], Any] = {}  # of the full model, the same for every group
+        self._full: dict[tuple[str, str, str], np.ndarray] = {}  # of the full model, by `_keys`, for every group
+        self._kept: dict[str, _Seen] = {}  # held-out pictures that all adapters are measured on
         self._fits = Fitting(at_most(BATCH, job.model))
 
     @cached_property
@@ -119,11 +139,12 @@ class Health:
         return Switching(self.job.model.network, kept=0)
 
     def unmeasured(self, wanted: Sequence[str]) -> list[str]:
-        """The wanted groups whose LoRA fits but whose health has not been measured, or was of another adapter or, in a
-        set of the user's own, on other held-out pictures than today's."""
+        """The wanted groups whose adapter fits but whose health has not been measured, or was of another adapter or, in
+        a set of the user's own, on other held-out pictures than today's. Networks that were trained again and stored as
+        codes are not measured."""
         out = []
         for g in self.job.known(wanted):
-            if self.job.fits(g, None) and (meta := adapters.read_meta(self.job.folder / g)).get("kind") is None:
+            if self.job.fits(g, None) and (meta := adapters.read_meta(self.job.folder / g)).get("kind") != CODED:
                 found = adapters.read_health(self.job.folder / g, meta["sha256"])
                 out += [] if found and self._of_these_pictures(g, found) else [g]
         return out
@@ -172,17 +193,36 @@ class Health:
             OFFSET: [(i, "") for i in self._held_out_of_all if i.group != group],
         }
 
-    def _drop(self, adapter: adapters.Adapter, item: Item, prompt: str, strata: likelihood.Strata) -> float:
-        model, config = self.job.model, self.config
+    def _seen(self, kind: str, item: Item) -> _Seen:
+        """The picture as the model sees it."""
+        if kind == OFFSET and item.id in self._kept:
+            return self._kept[item.id]
         pixels = item.seen(self.job.card.resolution)
-        latent, cond = model.encode(pixels), model.embed([prompt])
-        draws, columns = likelihood.draw_times(hash_pixels(pixels), strata, config.draws), list(range(config.draws))
-        key = (draws.image_hash, pixels.shape, prompt)  # pictures of one colour differ by their shape alone
-        if key not in self._full:
-            self._full[key] = likelihood.kl_values(model, latent, cond, draws, columns, self._fits)
+        found = _Seen(hash_pixels(pixels), self.job.model.encode(pixels))
+        if kind == OFFSET:
+            self._kept[item.id] = found
+        return found
+
+    @cached_property
+    def _no_prompt(self) -> Condition:
+        return self.job.model.embed([""])
+
+    def _drops(self, adapter: adapters.Adapter, kind: str, shown: Shown, strata: likelihood.Strata) -> list[float]:
+        """Of some pictures of a kind, for which the adapter is put into the network once."""
+        model, columns = self.job.model, list(range(self.config.draws))
+        asked: list[tuple[Any, ...]] = []
+        for key, (item, prompt) in zip(_keys(kind, shown), shown, strict=True):
+            seen, cond = self._seen(kind, item), model.embed([prompt]) if prompt else self._no_prompt
+            draws = likelihood.draw_times(seen.image_hash, strata, self.config.draws)
+            asked.append((model, seen.latent, cond, draws, columns, self._fits))
+            if key not in self._full:
+                self._full[key] = likelihood.kl_values(*asked[-1])
         with self._switching.applied(adapter):
-            without = likelihood.kl_values(model, latent, cond, draws, columns, self._fits)
-        return likelihood.elbo_drop(full=self._full[key], without=without, strata=strata).value
+            without = [likelihood.kl_values(*of) for of in asked]
+        full = [self._full[key] for key in _keys(kind, shown)]
+        return [
+            likelihood.elbo_drop(full=f, without=w, strata=strata).value for f, w in zip(full, without, strict=True)
+        ]
 
     def passes(self, groups: Sequence[str]) -> dict[str, int]:
         """Group id -> forward passes, of one picture each, that `measure` takes; those of the full model are made once
@@ -190,8 +230,8 @@ class Health:
         each, seen, out = self.config.strata * self.config.draws, set(self._full), {}
         for group in groups:
             out[group] = 0
-            for shown in self._kinds(group).values():
-                new = {(i.id, prompt) for i, prompt in shown} - seen
+            for kind, shown in self._kinds(group).items():
+                new = set(_keys(kind, shown)) - seen
                 seen |= new
                 out[group] += each * (len(shown) + len(new))
         return out
@@ -212,9 +252,10 @@ class Health:
         try:
             for kind, shown in kinds.items():
                 drops = []
-                for item, prompt in shown:
-                    drops.append(self._drop(adapter, item, prompt, strata))
-                    done += 1
+                for at in range(0, len(shown), AT_ONCE):
+                    part = shown[at : at + AT_ONCE]
+                    drops += self._drops(adapter, kind, part, strata)
+                    done += len(part)
                     yield done / all_of_them
                 if drops:
                     record[kind] = summary(drops)

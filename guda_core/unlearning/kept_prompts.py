@@ -16,7 +16,7 @@ from guda_core.diffusion.condition import Condition
 
 log = logging.getLogger(__name__)
 
-MOST_BYTES = 4 * 2**30  # of all prompts in memory; with more, the text encoders stay
+MOST_BYTES = 4 * 2**30  # of prompts that are in memory alone; with more, the text encoders stay
 A_SHARD = 64
 
 
@@ -37,7 +37,9 @@ class KeptPrompts:
         return hashlib.sha256(of.encode()).hexdigest()
 
     def fits(self, prompts: Iterable[str]) -> bool:
-        """Whether so many prompts fit into memory."""
+        """Whether so many prompts fit into memory. Those on disk need none: they are mapped from there."""
+        if self.shards is not None:
+            return True
         one = self._one("")
         size = sum(v.numel() * v.element_size() for v in one.tensors.values())
         return size * len(set(prompts)) <= MOST_BYTES
@@ -57,6 +59,8 @@ class KeptPrompts:
             made = {p: self._one(p) for p in missing[i : i + A_SHARD]}
             if self.shards is not None:
                 self.shards.write({self.key(p): c.tensors for p, c in made.items()})
+                found = self.shards.read([self.key(p) for p in made])
+                made |= {p: Condition(found[k], 1) for p in made if (k := self.key(p)) in found}
             self._kept |= made
 
     def _one(self, prompt: str) -> Condition:

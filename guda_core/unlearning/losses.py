@@ -36,6 +36,9 @@ def anchor_probabilities(cosines: Tensor, *, beta: float, eta: float, exclude: i
     return (1 - eta) * soft + eta * uniform
 
 
+LARGEST = 2**27  # numbers of the differences that are held at once, more only of one picture
+
+
 def retrack_target(x_t: Tensor, retained: Tensor, alpha_bar: Tensor, *, bandwidth: float = 0.0) -> Tensor:
     """Posterior mean of eps given x_t under the empirical distribution of the retained latents (ReTrack, arXiv
     2509.13007).
@@ -51,6 +54,9 @@ def retrack_target(x_t: Tensor, retained: Tensor, alpha_bar: Tensor, *, bandwidt
     """
     if retained.dim() == 4:
         retained = retained[None].expand(len(x_t), *retained.shape)
+    if len(x_t) > 1 and retained.numel() > LARGEST:
+        parts = zip(*(v.split(max(1, LARGEST // retained[0].numel())) for v in (x_t, retained, alpha_bar)), strict=True)
+        return torch.cat([retrack_target(*part, bandwidth=bandwidth) for part in parts])
     ab = alpha_bar.to(x_t.dtype)
     v = ab * bandwidth**2 + (1 - ab)
     diff = x_t[:, None] - ab.sqrt()[:, None, None, None, None] * retained  # (B, R, C, h, w)
@@ -59,6 +65,7 @@ def retrack_target(x_t: Tensor, retained: Tensor, alpha_bar: Tensor, *, bandwidt
     return (w * diff).sum(dim=1) * ((1 - ab).sqrt() / v)[:, None, None, None]
 
 
+AT_ONCE = 1024  # pictures whose distances to all others are held at once
 NEAR = 64  # others that the likelihood of a picture is made of
 
 
@@ -73,7 +80,7 @@ def likely_bandwidth(latents: Tensor) -> float:
     """
     x = latents.flatten(1).double()
     k = min(NEAR, len(x) - 1)  # those farther away add nothing
-    found = [torch.cdist(part, x).square().topk(k + 1, dim=1, largest=False).values[:, 1:] for part in x.split(1024)]
+    found = [torch.cdist(part, x).square().topk(k + 1, dim=1, largest=False).values[:, 1:] for part in x.split(AT_ONCE)]
     d2 = torch.cat(found)  # (N, k); a latent's nearest is itself, at 0
     near = float(d2[:, 0].mean()) / x.shape[1]  # squared distance to the nearest other, per element
     if not near:
@@ -87,9 +94,10 @@ def likely_bandwidth(latents: Tensor) -> float:
 
 
 def nearest(x_0: Tensor, retained: Tensor, k: int) -> Tensor:
-    """The k nearest retained items of each x_0 by Euclidean distance: (B, C, h, w), (R, C, h, w) -> (B, k, C, h, w)."""
-    d = torch.cdist(x_0.flatten(1), retained.flatten(1))
-    return retained[d.topk(min(k, len(retained)), largest=False).indices]
+    """Places of the k nearest retained items of each x_0, by Euclidean distance: (B, ...), (R, ...) -> (B, k)."""
+    flat, k = retained.flatten(1), min(k, len(retained))
+    found = [torch.cdist(part, flat).topk(k, largest=False).indices for part in x_0.flatten(1).split(AT_ONCE)]
+    return torch.cat(found)
 
 
 def esd_target(eps_full: Tensor, eps_forget: Tensor, *, strength: float) -> Tensor:

@@ -10,6 +10,10 @@ every group; groups that were asked for first keep a copy of their own, as long 
 Live, no copy of the weights is needed, but each pass takes longer (`experiments.engine`). So weights are merged, except
 a LoRA on a GPU where a spare copy would take more than half of the memory that is free. That is asked once: later
 answers are made the same way, whatever else runs on the GPU, since in half precision the two round differently.
+
+In bfloat16 what is less than half a step of W would be lost when it is merged: about half of a change of W / 1000, so
+that scores shrink. So a LoRA below `FAINT` always runs live there; and since y has such steps, too, its branch is
+summed before anything is rounded: y = [W B] [x; A x].
 """
 
 from __future__ import annotations
@@ -27,6 +31,8 @@ from guda_core.errors import AdapterError
 
 KEPT = 512 * 2**20  # bytes of changed weights that are kept on a CPU
 GPU_SHARE = 4  # of the free memory of a GPU, a fourth keeps changed weights; half may hold the spare copy
+
+FAINT = 5e-3  # ||change|| / ||W|| below which more than a hundredth of a LoRA would be lost in bfloat16
 
 
 class Change(Protocol):
@@ -81,6 +87,7 @@ class Switching:
         self._spare: dict[str, Tensor] = {}
         self._scratch: Tensor | None = None
         self._decided: dict[frozenset[str], bool] = {}  # names of weights -> whether a LoRA of them is live
+        self._faint: dict[str, tuple[Change, bool]] = {}  # group -> of which, and whether it is lost in bfloat16
 
     @contextmanager
     def applied(self, adapter: Change, *, live: bool | None = None) -> Iterator[None]:
@@ -106,13 +113,29 @@ class Switching:
             yield
 
     def _is_live(self, adapter: Change, own: Mapping[str, Tensor]) -> bool:
-        if adapter.whole or adapter.codes or self._spare.keys() >= own.keys():
+        if adapter.whole or adapter.codes:
+            return False
+        if self._is_faint(adapter, own):
+            return True
+        if self._spare.keys() >= own.keys():
             return False
         names = frozenset(own)
         if names not in self._decided:
             free = _free(next(iter(own.values())).device)
             self._decided[names] = free is not None and _size(own) > free // 2
         return self._decided[names]
+
+    @torch.no_grad()
+    def _is_faint(self, adapter: Change, own: Mapping[str, Tensor]) -> bool:
+        """Whether a part of a LoRA would be lost, if it were merged."""
+        if any(w.dtype != torch.bfloat16 for w in own.values()):
+            return False
+        found = self._faint.get(adapter.group)
+        if found is None or found[0] is not adapter:
+            change = sum(float(((b.T @ b) * (a @ a.T)).sum()) for b, a, _ in adapter.factors.values())  # of ||B A||^2
+            weights = sum(float(torch.linalg.vector_norm(w, dtype=torch.float32)) ** 2 for w in own.values())
+            found = self._faint[adapter.group] = (adapter, adapter.scale**2 * change < FAINT**2 * weights)
+        return found[1]
 
     def any_live(self, adapters: Iterable[Change]) -> bool:
         """Whether `applied` runs any of these as a branch, where it is not told."""
@@ -124,6 +147,7 @@ class Switching:
         """Give back the memory of all that is kept. What was decided stays."""
         self._kept.clear()
         self._factors.clear()
+        self._faint.clear()
         self._spare, self._scratch = {}, None
 
     def _make_room(self, own: Mapping[str, Tensor]) -> None:
@@ -231,14 +255,27 @@ def _branch(module: nn.Module, b: Tensor, a: Tensor, on: Sequence[str]) -> Calla
     """y + B (A x) of a linear layer or a convolution; y as it is once `on` is empty. b: (out, r), scaled; a: (r, in) or
     (r, in, kh, kw)."""
     own: Any = module.weight
+    coarse = own.dtype == torch.bfloat16
     b, a = b.to(own), a.to(own)
 
     def add(module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> Tensor | None:
         if not on:
             return None
+        if coarse:
+            return _summed(module, args[0], b, a)
         if isinstance(module, nn.Conv2d):
             down = F.conv2d(args[0], a, None, module.stride, module.padding, module.dilation)
             return y + F.conv2d(down, b[:, :, None, None])
         return y + F.linear(F.linear(args[0], a), b)
 
     return add
+
+
+def _summed(module: Any, x: Tensor, b: Tensor, a: Tensor) -> Tensor:
+    """W x + B (A x), rounded once: a linear layer's in one product, a convolution's in float32."""
+    if isinstance(module, nn.Linear):
+        return F.linear(torch.cat([x, F.linear(x, a)], -1), torch.cat([module.weight, b], 1), module.bias)
+    how: dict[str, Any] = {"stride": module.stride, "padding": module.padding, "dilation": module.dilation}
+    bias = None if module.bias is None else module.bias.float()
+    y = F.conv2d(x.float(), module.weight.float(), bias, groups=module.groups, **how)
+    return (y + F.conv2d(F.conv2d(x.float(), a.float(), **how), b.float()[:, :, None, None])).to(x)
