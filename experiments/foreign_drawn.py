@@ -47,6 +47,12 @@ def poisson(rng: np.random.Generator) -> Image.Image:
     return _of(rng.poisson(light, (h, w, 3)) * 255 / (2 * light))
 
 
+def grain(rng: np.random.Generator) -> Image.Image:
+    """Pixels that know nothing of each other, in squares of sizes that models read: there nothing smooths them."""
+    side = int(rng.choice((64, 128, 256)))
+    return _of(rng.triangular(0, rng.uniform(64, 192), 255, (side, side, 3)))
+
+
 def radial(rng: np.random.Generator) -> Image.Image:
     """From one colour in the middle to another at the border."""
     h, w = _shape(rng)
@@ -99,6 +105,8 @@ def drawn(seed: int) -> Drawn:
     """All of them; none is shown to the rule."""
     rng = np.random.default_rng(seed)
     out: Drawn = {("noise", f.__name__, False): [f(rng) for _ in range(N)] for f in (salt, pink, poisson)}
+    own = np.random.default_rng([seed, 1])  # so that the others stay as they were
+    out["noise", "grain", False] = [grain(own) for _ in range(N)]
     out["gradients", "radial", False] = [radial(rng) for _ in range(N)]
     out["plain colours", "named", False] = [plain(rng, i) for i in range(N)]
     out["plots", "matplotlib", False] = [plot(rng, i) for i in range(N)]

@@ -298,6 +298,9 @@ def test_drawn_pictures_are_the_same_each_time_and_prepared_as_uploads():
     for k, kind in a.items():
         assert kind.pixels.shape == (3, 32, 32, 3) and kind.pixels.dtype == np.uint8
         assert (kind.pixels == b[k].pixels).all() and (kind.pixels != other[k].pixels).any()
+    noise = pictures.made_up(40, 32, 1, "pad")["noise"].pixels.astype(float)
+    rough = np.abs(np.diff(noise, axis=2)).mean(axis=(1, 2, 3)) / noise.std(axis=(1, 2, 3))
+    assert 10 <= (rough > 1.1).sum() <= 30  # half is not made smoother by resizing: 2 / sqrt(pi) of normal noise
     found = pictures.installed_photographs(12, 32, 1, "pad")
     assert len(set(found.sources)) == 6 and found.pixels.shape == (12, 32, 32, 3)
 
@@ -415,7 +418,7 @@ def test_the_command_makes_a_rule_for_a_model_of_ones_own_and_says_how_often_it_
         share, right = found["out_of_scope"], "in scope" if found["belongs"] else "out of scope"
         row = rf"{re.escape(found['about'])} │ {right} │ {share['value']:.0%} \([^│]*\) │ {share['n']} │"
         assert re.search(row, said), row
-    assert rule.kinds["noise"]["out_of_scope"]["value"] > 0.8
+    assert rule.kinds["noise"]["out_of_scope"]["value"] > 0.6  # of a network that was not trained
 
 
 def test_the_drawing_tells_how_far_it_is_and_the_plan_counts_what_is_done(service, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import hashlib
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -135,9 +136,9 @@ def _of(values: np.ndarray) -> Image.Image:
     return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
 
 
-def noise(rng: np.random.Generator) -> Image.Image:
-    """Uniform or normal noise, grey or coloured."""
-    h, w = _side(rng)
+def noise(rng: np.random.Generator, size: int = 128) -> Image.Image:
+    """Uniform or normal noise, grey or coloured. Half of it has the model's own size, so that nothing smooths it."""
+    h, w = (size, size) if rng.random() < 0.5 else _side(rng)
     c = 1 if rng.random() < 0.3 else 3
     flat = rng.integers(0, 256, (h, w, c)) if rng.random() < 0.5 else rng.normal(128, rng.uniform(10, 90), (h, w, c))
     return _of(np.broadcast_to(flat, (h, w, 3)))
@@ -233,7 +234,7 @@ def made_up(n: int, size: int, seed: int, fit: Square) -> dict[str, Kind]:
 
 
 def _made_up(n: int, size: int, seed: int, fit: Square) -> Iterator[tuple[str, Kind]]:
-    for name, draw in DRAWN.items():
+    for name, draw in {**DRAWN, "noise": partial(noise, size=size)}.items():
         rng = np.random.default_rng([seed, *hashlib.sha256(name.encode()).digest()[:4]])
         made = np.stack([prepared(draw(rng), size, fit) for _ in range(n)])
         yield name, Kind(made, tuple(f"drawn {i}" for i in range(n)))
