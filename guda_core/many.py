@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from multiprocessing import spawn
 from pathlib import Path
 
 from guda_core import api, given
@@ -133,9 +133,8 @@ def _check_names(model: BaseModel | str | None, groups: GroupSet | str | None, m
 def _check_known(methods: Sequence[str], *, on_ray: bool) -> None:
     """Raises OptionError for a method that workers do not have: on a Ray cluster one that this program added; here that
     alone where they cannot run its script again, such as that of a notebook."""
-    main = sys.modules["__main__"]
-    if not on_ray and (getattr(main, "__file__", None) or getattr(main, "__spec__", None)):
-        return
+    if not on_ray and any(k.startswith("init_main") for k in spawn.get_preparation_data("worker")):
+        return  # they begin with the main script
     if unknown := [m for m in methods if m in METHODS.added]:
         raise OptionError(
             f"Workers do not know '{unknown[0]}', which was added in this session. Make it an entry point of a package"

@@ -276,7 +276,7 @@ def test_prompts_come_from_the_csv(folder, tmp_path):
     assert told["prompts_sha256"] == hashlib.sha256(prompts.read_bytes()).hexdigest()
     prompts.write_text("file,prompt\na.png," + "x" * 400 + "\n")
     summary = run(folder, tmp_path / "out", BatchConfig("quick", ("clip",), prompts))
-    assert summary.finished == 2 and "400 characters" in summary.refused["a.png"]
+    assert summary.finished == 2 and "this one has 400" in summary.refused["a.png"]
 
 
 @pytest.mark.parametrize(

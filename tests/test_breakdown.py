@@ -84,7 +84,9 @@ def test_only_a_range_that_is_clearly_above_0_is_named(adds, said):
     noise = np.array([[-60.0, 0.0, 150.0]] * 2) * (np.array(adds) == 0)[:, None]
     without = np.array(adds)[:, None] + noise + [1.0, 0.9, 1.1] if any(adds) else noise
     kl = KLValues(np.ones((2, 3), np.int64), np.array([1, 2, 4]), np.zeros((2, 3)), {"noto": without})
-    found, _, _ = inspect.steps(Attribution("guda", "nats", {}, kl=kl), "noto", "Noto Emoji")
+    found, _, _ = inspect.steps(
+        Attribution("guda", "nats", {"noto": GroupScore(0.0, None, None)}, kl=kl), "noto", "Noto Emoji"
+    )
     assert said in found
 
 

@@ -92,6 +92,9 @@ def test_what_other_processes_cannot_have_is_refused(service, tmp_path):  # noqa
 def test_workers_are_not_asked_for_a_method_that_they_cannot_know(tmp_path, monkeypatch):
     folder = folder_of(tmp_path / "in", 1)
     METHODS.add("random", Method)
+    script = ModuleType("__main__")
+    script.__file__ = str(tmp_path / "script.py")
+    monkeypatch.setitem(sys.modules, "__main__", script)
     try:
         many._check_known(["random", "clip"], on_ray=False)  # a script's, which workers run again
         with pytest.raises(OptionError, match=r"do not know 'random', which was added .* installed on all machines\."):

@@ -168,6 +168,17 @@ def test_without_a_calibration_the_score_is_the_papers(model, folder, tmp_path):
     assert "offset" not in loaded.caveat()
 
 
+def test_a_weight_waits_for_the_health_that_is_not_measured_yet(model, folder, tmp_path):
+    path = tmp_path / "calibration.json"
+    for g in IDS:
+        note(folder, g)
+    write_weight(path, 0.5, base_sha256=model.sha256, group_set="emoji", **fitted_with(folder, IDS))
+    (folder / IDS[1] / adapters.HEALTH).unlink()
+    loaded = Guda.load(Context(model, GROUPS, adapters=folder, calibration=path))
+    assert isinstance(loaded, Guda) and loaded.offset == {}
+    assert f"the health of {IDS[1]} was not measured" in loaded.caveat() and "remove" not in loaded.caveat()
+
+
 @pytest.mark.parametrize("change", ["steps", "health", "no file's settings"])
 def test_a_weight_is_used_for_adapters_of_the_settings_alone_that_it_was_fitted_with(model, folder, tmp_path, change):
     path = tmp_path / "calibration.json"

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from guda_core.cli.unlearn_command import _plan_table
-from guda_core.data import kept_latents
+from guda_core.data import kept_latents, shards
 from guda_core.data.dataset import Pictures
 from guda_core.data.groups import load_group_set
 from guda_core.diffusion.base_model import Card
@@ -421,6 +421,14 @@ def test_prompts_are_embedded_before_and_the_encoders_leave(world, tmp_path, mon
     assert moves == ["cpu", "cpu"] and not KeptPrompts(world.model).fits(["a"])
     with small_disk(64), pytest.raises(CacheError, match="Free some disk space"):
         KeptPrompts(world.model, tmp_path / "other").prepare(["aa1"])
+
+
+def test_each_file_of_prompts_is_read_once(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(kept_prompts, "A_SHARD", 2)
+    opened, real = [], shards.safe_open
+    monkeypatch.setattr(shards, "safe_open", lambda path, **how: opened.append(path) or real(path, **how))
+    KeptPrompts(world.model, tmp_path / "latents").prepare([f"a cat {n}" for n in range(8)])
+    assert len(opened) == len(set(opened)) == 4
 
 
 # Defaults and the plan -----------------------------------------------------------------------------------------------

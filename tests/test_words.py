@@ -228,6 +228,12 @@ def test_a_date_is_told_to_the_minute(date, text):
     assert sentences.moment(date) == text
 
 
+@pytest.mark.parametrize("width", [float("nan"), float("inf"), -2.0, 5e-324, 0.0, 1e-12])
+def test_an_interval_that_somebody_elses_file_turned_round_or_left_out_still_gives_a_number(width):
+    assert sentences.number(1.25, "nats", width) in ("1.2", "1.3", "1.25")
+    assert sentences.interval(GroupScore(1.0, 2.0, 1.0), "nats") == "2.0 to 1.0"
+
+
 @pytest.mark.parametrize(("value", "text"), [(0.2, "about 1 s"), (41.7, "about 42 s"), (170, "about 3 min")])
 def test_durations(value, text):
     assert words.seconds(value) == text

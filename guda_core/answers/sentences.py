@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from math import floor, log10
+from math import floor, inf, log10
 
 from guda_core.records import VERDICTS, Attribution, GroupScore, GroupSet, Scope
 
@@ -24,7 +24,8 @@ def number(value: float, unit: str, width: float | None = None) -> str:
     """A score with as many digits as are worth reading: 41, 3.2 or 0.04 nats; 0.712 cosine; 0.0011 in a unit whose
     scale is a method's own; 1e+20 where no digit of the whole number would mean anything. width: of its 95% interval,
     where it has one: its last digit is then a fifth of that or less."""
-    size, digits = abs(value), max(0, -floor(log10(width / 5))) if width else None
+    size, fifth = abs(value), abs(width or 0.0) / 5  # somebody else's file may say anything
+    digits = max(0, -floor(log10(fifth))) if 0 < fifth < inf else None
     if size >= EXACT:
         text = f"{value:.3g}"
     elif unit == "cosine":

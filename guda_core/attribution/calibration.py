@@ -45,6 +45,9 @@ class Calibration(run_files.RunFile):
         """Why the weight is not for these adapters, group id -> metadata, in a folder each; "" where it is."""
         if self.unlearning is None or self.health is None:
             return f"The scores hold no offset: {FILE} does not say which adapters its weight was fitted with. {MEND}"
+        if unmeasured := [g for g, meta in metas.items() if _measured(folder, g, meta) is None]:
+            which = some(unmeasured)
+            return f"The scores hold no offset: the health of {which} was not measured. `guda unlearn` measures it."
         mine = told_apart({"config": self.unlearning}), self.health
         differing = [g for g, meta in metas.items() if (told_apart(meta), _measured(folder, g, meta)) != mine]
         if not differing:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,12 +35,13 @@ class Shards:
         wanted, found = set(keys), {}
         for path in sorted(self.folder.glob(f"{self.kind}-*.safetensors")):
             if wanted:
-                part = self._read(path, wanted)
+                part = self.read_file(path, wanted)
                 found |= part
                 wanted -= set(part)
         return found
 
-    def _read(self, path: Path, wanted: set[str]) -> dict[str, dict[str, Tensor]]:
+    def read_file(self, path: Path, wanted: Container[str]) -> dict[str, dict[str, Tensor]]:
+        """As `read`, of one file alone."""
         out: dict[str, dict[str, Tensor]] = {}
         try:
             with safe_open(path, framework="pt") as f:
@@ -59,8 +60,8 @@ class Shards:
             return {}
         return out
 
-    def write(self, entries: Mapping[str, Entry]) -> None:
-        """Keep these entries, in a file of their own.
+    def write(self, entries: Mapping[str, Entry]) -> Path:
+        """Keep these entries, in a file of their own, which is given.
 
         Raises:
             CacheError: they cannot be written, such as on a full disk.
@@ -82,3 +83,4 @@ class Shards:
                 f"{self.folder} cannot be written ({str(e).rstrip('.')}). {what} and run the same command again: what "
                 "is there already is not made again."
             ) from e
+        return path

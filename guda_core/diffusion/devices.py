@@ -27,6 +27,7 @@ def chosen_device(asked: str | int | torch.device | None = None) -> torch.device
         OptionError: there is none of that name here, it is of another type than `TYPES`, or it cannot compute.
     """
     named = os.environ.get(VARIABLE, "").strip()
+    asked = None if asked == "" else asked
     name = (named or ("cuda" if torch.cuda.is_available() else "cpu")) if asked is None else asked
     name = f"cuda:{name}" if isinstance(name, int) else name
     mend = f" Correct {VARIABLE}." if named and asked is None else ""

@@ -58,8 +58,8 @@ class KeptPrompts:
         for i in range(0, len(missing), A_SHARD):
             made = {p: self._one(p) for p in missing[i : i + A_SHARD]}
             if self.shards is not None:
-                self.shards.write({self.key(p): c.tensors for p, c in made.items()})
-                found = self.shards.read([self.key(p) for p in made])
+                file = self.shards.write({self.key(p): c.tensors for p, c in made.items()})
+                found = self.shards.read_file(file, {self.key(p) for p in made})
                 made |= {p: Condition(found[k], 1) for p in made if (k := self.key(p)) in found}
             self._kept |= made
 

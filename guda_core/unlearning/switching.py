@@ -87,6 +87,7 @@ class Switching:
         self._spare: dict[str, Tensor] = {}
         self._scratch: Tensor | None = None
         self._decided: dict[frozenset[str], bool] = {}  # names of weights -> whether a LoRA of them is live
+        self._sizes: dict[frozenset[str], float] = {}  # names of weights -> the sum of their squares
         self._faint: dict[str, tuple[Change, bool]] = {}  # group -> of which, and whether it is lost in bfloat16
 
     @contextmanager
@@ -133,9 +134,17 @@ class Switching:
         found = self._faint.get(adapter.group)
         if found is None or found[0] is not adapter:
             change = sum(float(((b.T @ b) * (a @ a.T)).sum()) for b, a, _ in adapter.factors.values())  # of ||B A||^2
-            weights = sum(float(torch.linalg.vector_norm(w, dtype=torch.float32)) ** 2 for w in own.values())
+            weights = self._size_of(own)
             found = self._faint[adapter.group] = (adapter, adapter.scale**2 * change < FAINT**2 * weights)
         return found[1]
+
+    def _size_of(self, own: Mapping[str, Tensor]) -> float:
+        """The sum of the squares of these weights, counted once."""
+        names = frozenset(own)
+        if names not in self._sizes:
+            norms = (float(torch.linalg.vector_norm(w, dtype=torch.float32)) for w in own.values())
+            self._sizes[names] = sum(n**2 for n in norms)
+        return self._sizes[names]
 
     def any_live(self, adapters: Iterable[Change]) -> bool:
         """Whether `applied` runs any of these as a branch, where it is not told."""
@@ -261,7 +270,7 @@ def _branch(module: nn.Module, b: Tensor, a: Tensor, on: Sequence[str]) -> Calla
     def add(module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> Tensor | None:
         if not on:
             return None
-        if coarse:
+        if coarse and getattr(module, "padding_mode", "zeros") == "zeros":
             return _summed(module, args[0], b, a)
         if isinstance(module, nn.Conv2d):
             down = F.conv2d(args[0], a, None, module.stride, module.padding, module.dilation)
