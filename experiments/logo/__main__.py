@@ -105,7 +105,7 @@ def _own(
 ) -> None:
     """The oracle of a model of one's own."""
     from experiments.logo import oracle_jobs, own_command
-    from guda_core.diffusion.cards import absolute
+    from guda_core.diffusion.cards import absolute, called
 
     deadline(minutes)  # refuses what is no time before anything is begun
     if workers or ray:
@@ -116,7 +116,8 @@ def _own(
     elif status:
         own_command.status(own)
     elif own_command.train(own, minutes):
-        own_command.tell(own, own_command.compare(own, "python -m experiments.logo --model M --set S"))
+        of = called(own.base.card, own.base.group_set.id)
+        own_command.tell(own, own_command.compare(own, f"python -m experiments.logo {of}"))
     else:
         own_command.status(own)
         say("Run the same command again to go on. Other processes may have trainings in hand.")

@@ -19,11 +19,10 @@ import numpy as np
 from guda_core.data.images import read_file
 from guda_core.errors import ReportError
 from guda_core.records import Query
+from guda_core.reports import restore
 from guda_core.reports.findings import Verdict, differences
-from guda_core.reports.opened import tell
 from guda_core.reports.read import read_report
 from guda_core.reports.replay import replay
-from guda_core.reports.restore import attributions
 from guda_core.reports.two_reports import compare
 from guda_core.service import Service, Step, check_ids, main_first
 from guda_core.ui import words
@@ -203,8 +202,7 @@ class Endpoints:
             --json` writes it.
         """
         missing = ReportError(words.NO_REPORT)
-        reports = [read_report(uploaded(path, missing=missing)) for path in (first, second)]
-        a, b = (tell(r.record, attributions(r), {}) for r in reports)
+        a, b = (restore.told(read_report(uploaded(path, missing=missing))) for path in (first, second))
         yield compare(a, b).plain()
 
     def _drawn(self, prompt: str, seed: Any, steps: Any, guidance: float) -> Iterator[Step | Query]:

@@ -249,7 +249,7 @@ def find_in_folder(folder: Path) -> Found:
         shows = row.get("object") or (words(parts[1].replace("_", " "), str(path)) if len(parts) > 2 else "")
         beside = captions.get(path.with_suffix("")) or captions.get(path) or ""
         text = beside or row.get("text", "")
-        if text != row.get("text", text):
+        if text != (row.get("text") or text):
             otherwise.append(f"{'/'.join(parts)} ({row['where']})")
         found.candidates.append(
             Candidate("/".join(parts), own, partial(read_file, path, OWN), text, shows, **_rights(row))
@@ -261,20 +261,19 @@ def find_in_folder(folder: Path) -> Found:
             f"{some(otherwise)}."
         )
     for name, several in tops.items():
-        them = ", ".join(sorted(several))
-        if len(several) > 1 and not repeats:
-            alike = len({unicodedata.normalize("NFC", n) for n in several}) < len(several)
-            how = (
-                " (they look the same: an accented letter is one character in one of them, and two in another)"
-                if alike
-                else ""
-            )
-            raise DataError(
-                f"The subfolders {them}{how} would be one group, '{name}'. Rename one of them, or join them."
-            )
         if len(several) > 1:
-            found.notes.append(f"The subfolders {them} are one group, '{name}'.")
+            found.notes.append(_joined(name, several, repeats=repeats))
     return found
+
+
+def _joined(name: str, subfolders: set[str], *, repeats: bool) -> str:
+    """What is said of subfolders that are one group. Raises DataError where that is not kohya's way."""
+    them = ", ".join(sorted(subfolders))
+    if repeats:
+        return f"The subfolders {them} are one group, '{name}'."
+    alike = len({unicodedata.normalize("NFC", n) for n in subfolders}) < len(subfolders)
+    how = " (they look the same: an accented letter is one character in one of them, and two in another)" * alike
+    raise DataError(f"The subfolders {them}{how} would be one group, '{name}'. Rename one of them, or join them.")
 
 
 def _rights(row: dict[str, str]) -> dict[str, str]:
