@@ -68,7 +68,8 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing a test does reads or leaves anything outside its own folder, and nothing is asked of the network. Numbers
-    that a training rounds to zero are there again afterwards, and what the laboratory adds to a list is gone."""
+    that a training rounds to zero are there again afterwards, and what the laboratory adds to a list is gone. So is the
+    state that accelerate keeps one of a process: an `Accelerator` is made in the test that uses it."""
     monkeypatch.setenv("GUDA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("GUDA_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -76,6 +77,8 @@ def own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_flush_denormal(False)
+    if "accelerate.state" in sys.modules:
+        sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)
     if "experiments.ablations.members" in sys.modules:
         sys.modules["experiments.ablations.members"].forget()
 

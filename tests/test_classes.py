@@ -159,7 +159,6 @@ def test_accelerate_takes_the_same_steps_and_its_precision_matters():
     AcceleratorState._reset_state(reset_partial_state=True)  # accelerate keeps one state a process
     half = weights(SMALL, accelerator=Accelerator(cpu=True, mixed_precision="bf16"))
     assert not torch.allclose(half, plain, atol=1e-6) and torch.allclose(half, plain, atol=0.1)
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_the_queue():
