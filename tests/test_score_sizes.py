@@ -88,7 +88,7 @@ def test_tables_hold_the_figures(committed, monkeypatch):
     assert cells in text and sizes.COMMAND in text
     head = sizes_table.RENDER["sizes_artists"]().splitlines()[0]
     assert [c.strip() for c in head.split("|")[2:10]] == [r["group"] for r in committed["artists"]]
-    monkeypatch.setattr(sizes_table, "read", lambda name: None)
+    monkeypatch.setattr("experiments.tables.committed.read", lambda name: None)
     assert {f() for f in sizes_table.RENDER.values()} == {"Not measured yet."}
 
 

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from PIL import Image
@@ -19,7 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from experiments.benchmark.fair import OFFSET_ALONE
 from experiments.benchmark.result_tables import GUDA, WITH_OFFSET, is_barely, lead
 from experiments.tables import measured
-from experiments.tables.committed import UNKNOWN, read, source, value
+from experiments.tables.committed import UNKNOWN, Lines, read, source, table, value, written
 from guda_core.paths import ROOT
 from guda_core.reports import figures
 from guda_core.reports.agreement_rows import is_ceiling, labelled
@@ -35,70 +36,49 @@ def ordered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda r: (not is_ceiling(r["method"]), -r["top1"]["value"], r["method"]))
 
 
-def table(name: str, rows_key: str = "rows") -> str:
+Rows = list[dict[str, Any]]
+
+
+def every(found: Rows) -> Lines:
     """Every method and query set of one benchmark."""
-    record = read(name)
-    if record is None or not record.get(rows_key):
-        return UNKNOWN
-    metrics = {k: v for k, v in METRICS.items() if k in record[rows_key][0]}
-    lines = []
-    for query_set in dict.fromkeys(r["query_set"] for r in record[rows_key]):
-        rows = labelled(ordered([r for r in record[rows_key] if r["query_set"] == query_set]))
-        lines += [f"**{query_set}** ({rows[0]['n']} queries; 95% intervals over queries)", ""]
+    metrics = {k: v for k, v in METRICS.items() if k in found[0]}
+    for query_set in dict.fromkeys(r["query_set"] for r in found):
+        rows = labelled(ordered([r for r in found if r["query_set"] == query_set]))
+        yield f"**{query_set}** ({rows[0]['n']} queries; 95% intervals over queries)"
         for head, part in (
             ("method", [r for r in rows if "/" not in r["method"]]),
             ("ablations: other scores from the same values", [r for r in rows if "/" in r["method"]]),
         ):
-            if not part:
-                continue
-            lines += [f"| {head} | {' | '.join(metrics.values())} |", "|---|" + "---|" * len(metrics)]
-            for r in part:
-                lines.append(f"| {r['method']} | {' | '.join(value(r[k]) for k in metrics)} |")
-            lines.append("")
-    return "\n".join([*lines, source(record, name)])
+            if part:
+                yield from ["", [head, *metrics.values()]]
+                yield from ([r["method"], *(value(r[k]) for k in metrics)] for r in part)
 
 
-def differences(name: str, rows_key: str = "differences") -> str:
+def differences(found: Rows) -> Lines:
     """Paired differences of our methods to the others in Top-1 and in both variations, a table each; beside each
     interval over pictures that over artists, where it is known."""
-    record = read(name)
-    if record is None or not record.get(rows_key):
-        return UNKNOWN
-    lines: list[str] = []
     for metric in COMPARED:
-        rows = [r for r in record[rows_key] if r["metric"] == metric and "/" not in r["second"]]
+        rows = [r for r in found if r["metric"] == metric and "/" not in r["second"]]
         sets = list(dict.fromkeys(r["query_set"] for r in rows))
-        found = {(r["first"], r["second"], r["query_set"]): _over_both(r) for r in rows}
+        cells = {(r["first"], r["second"], r["query_set"]): _over_both(r) for r in rows}
         for first in dict.fromkeys(r["first"] for r in rows):
-            lines += [""] if lines else []
-            lines += [
-                f"| {METRICS[metric]} of {first} minus that of | {' | '.join(sets)} |",
-                "|---|" + "---|" * len(sets),
-            ]
+            yield from ["", [f"{METRICS[metric]} of {first} minus that of", *sets]]
             for second in dict.fromkeys(r["second"] for r in rows if r["first"] == first):
-                lines.append(f"| {second} | {' | '.join(found.get((first, second, s), '') for s in sets)} |")
-    return "\n".join([*lines, "", source(record, name)])
+                yield [second, *(cells.get((first, second, s), "") for s in sets)]
 
 
-def leads(name: str) -> str:
+def leads(found: Rows) -> Lines:
     """Where our methods are clearly ahead of others over pictures (if barely, that too), level with them, or clearly
     behind (`lead`, `is_barely`): a table for Top-1 and one for each variation. In the plain one, where the offset
     changes nothing, its rows are left out."""
-    record = read(name)
-    if record is None or not record.get("differences"):
-        return UNKNOWN
-    lines: list[str] = []
     for metric in COMPARED:
-        rows = [r for r in record["differences"] if r["metric"] == metric and "/" not in r["second"]]
+        rows = [r for r in found if r["metric"] == metric and "/" not in r["second"]]
         rows = [r for r in rows if metric != "variation" or "offset" not in r["first"] + r["second"]]
         firsts, sets = (list(dict.fromkeys(r[k] for r in rows)) for k in ("first", "query_set"))
-        found = {(r["first"], r["second"], r["query_set"]): "barely " * is_barely(r) + lead(r) for r in rows}
-        lines += [""] if lines else []
-        lines += [f"| {METRICS[metric]}, against | {' | '.join(f'{f}, {s}' for f in firsts for s in sets)} |"]
-        lines += ["|---|" + "---|" * len(firsts) * len(sets)]
+        cells = {(r["first"], r["second"], r["query_set"]): "barely " * is_barely(r) + lead(r) for r in rows}
+        yield from ["", [f"{METRICS[metric]}, against", *(f"{f}, {s}" for f in firsts for s in sets)]]
         for second in dict.fromkeys(r["second"] for r in rows):
-            lines.append(f"| {second} | {' | '.join(found.get((f, second, s), '') for f in firsts for s in sets)} |")
-    return "\n".join([*lines, "", source(record, name)])
+            yield [second, *(cells.get((f, second, s), "") for f in firsts for s in sets)]
 
 
 def _over_both(row: dict[str, Any]) -> str:
@@ -109,82 +89,52 @@ def _over_both(row: dict[str, Any]) -> str:
     return "; ".join([*said, *([f"artists {of['low']:.2f} to {of['high']:.2f}"] if of else [])])
 
 
-def apart(rows_key: str, kinds: dict[str, str], name: str = "styles") -> str:
+def apart(rows: Rows, kinds: dict[str, str]) -> Lines:
     """Top-1 on the styles, apart for two kinds of queries. kinds: key of a row -> the head of its columns."""
-    record = read(name)
-    if record is None or not record.get(rows_key):
-        return UNKNOWN
-    rows = record[rows_key]
     sets = list(dict.fromkeys(r["query_set"] for r in rows))
     found = {(r["method"], r["query_set"], k): r[k] for r in rows for k in kinds}
     of = {(s, k): next(v["n"] for (_, s2, k2), v in found.items() if (s2, k2) == (s, k)) for s in sets for k in kinds}
-    heads = [f"{s}: {label} ({of[s, k]})" for s in sets for k, label in kinds.items()]
-    lines = [f"| method | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
+    yield ["method", *(f"{s}: {label} ({of[s, k]})" for s in sets for k, label in kinds.items())]
     for method in dict.fromkeys(r["method"] for r in rows):
         cells = [found[method, s, k]["top1"] for s in sets for k in kinds]
-        lines.append(f"| {method} | {' | '.join(value(c) if c else '-' for c in cells)} |")
-    return "\n".join([*lines, "", source(record, name)])
+        yield [method, *(value(c) if c else "-" for c in cells)]
 
 
-def if_calibrated() -> str:
+@table("styles", "if_calibrated")
+def if_calibrated(found: Rows) -> Lines:
     """Top-1 as it is, and with each group's scores put on the oracle's scale."""
-    record = read("styles")
-    if record is None or not record.get("if_calibrated"):
-        return UNKNOWN
-    rows = {(r["method"], r["query_set"]): r for r in record["if_calibrated"]}
+    rows = {(r["method"], r["query_set"]): r for r in found}
     sets = list(dict.fromkeys(s for _, s in rows))
     n = {s: next(r["n"] for (_, own), r in rows.items() if own == s) for s in sets}
-    heads = [f"{s} ({n[s]}): {label}" for s in sets for label in ("as it is", "calibrated")]
-    lines = [f"| method | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
+    yield ["method", *(f"{s} ({n[s]}): {label}" for s in sets for label in ("as it is", "calibrated"))]
     for method in dict.fromkeys(m for m, _ in rows):
-        cells = [value(rows[method, s][k]) for s in sets for k in ("as_is", "calibrated")]
-        lines.append(f"| {method} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", source(record, "styles")])
+        yield [method, *(value(rows[method, s][k]) for s in sets for k in ("as_is", "calibrated"))]
 
 
-def of_others() -> str:
+@table("styles", "of_others")
+def of_others(rows: Rows) -> Lines:
     """What retraining without a group costs the other groups' pictures, by either seed of the oracle."""
-    record = read("styles")
-    if record is None or not record.get("of_others"):
-        return UNKNOWN
-    lines = [
-        "| retrained without | query set | queries | first seed, nats | second seed, nats | SD of the difference |"
-    ]
-    lines.append("|---|---|---|---|---|---|")
-    for r in sorted(record["of_others"], key=lambda r: r["query_set"]):
-        figures = " | ".join(f"{r[k]:.0f}" for k in ("n", "first", "second", "difference_sd"))
-        lines.append(f"| {r['group']} | {r['query_set']} | {figures} |")
-    return "\n".join([*lines, "", source(record, "styles")])
+    yield "retrained without", "query set", "queries", "first seed, nats", "second seed, nats", "SD of the difference"
+    for r in sorted(rows, key=lambda r: r["query_set"]):
+        yield [r["group"], r["query_set"], *(f"{r[k]:.0f}" for k in ("n", "first", "second", "difference_sd"))]
 
 
-def first_places() -> str:
+@table("styles", "first_places")
+def first_places(rows: Rows) -> Lines:
     """On how many queries each group is named first, by the oracle and by some methods; in brackets, wrongly."""
-    record = read("styles")
-    if record is None or not record.get("first_places"):
-        return UNKNOWN
-    rows = record["first_places"]
-    names = list(rows[0]["named"])
-    lines = [
-        f"| group | query set | queries | oracle | {' | '.join(names)} |",
-        "|---|---|---|---|" + "---|" * len(names),
-    ]
+    yield ["group", "query set", "queries", "oracle", *rows[0]["named"]]
     for r in sorted(rows, key=lambda r: r["query_set"]):
         cells = [f"{first} ({wrong})" for first, wrong in r["named"].values()]
-        lines.append(f"| {r['group']} | {r['query_set']} | {r['n']} | {r['oracle']} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", source(record, "styles")])
+        yield [r["group"], r["query_set"], r["n"], r["oracle"], *cells]
 
 
-def by_group() -> str:
+@table("styles", "by_group")
+def by_group(rows: Rows) -> Lines:
     """How much each group stands out on its own pictures, by the oracle and by GUDA."""
-    record = read("styles")
-    if record is None or not record.get("by_group"):
-        return UNKNOWN
-    lines = ["| group | query set | queries | the oracle names it first | its excess, oracle, nats | GUDA, nats |"]
-    lines.append("|---|---|---|---|---|---|")
-    for r in sorted(record["by_group"], key=lambda r: r["query_set"]):
-        excess = " | ".join(f"{r['excess'][m]:.0f}" if m in r["excess"] else "" for m in ("logo", WITH_OFFSET))
-        lines.append(f"| {r['group']} | {r['query_set']} | {r['n']} | {r['first']:.2f} | {excess} |")
-    return "\n".join([*lines, "", source(record, "styles")])
+    yield "group", "query set", "queries", "the oracle names it first", "its excess, oracle, nats", "GUDA, nats"
+    for r in sorted(rows, key=lambda r: r["query_set"]):
+        excess = (f"{r['excess'][m]:.0f}" if m in r["excess"] else "" for m in ("logo", WITH_OFFSET))
+        yield [r["group"], r["query_set"], r["n"], f"{r['first']:.2f}", *excess]
 
 
 SUMMARY = (("digits", "generated"), ("digits", "held_out"), ("styles", "generated"), ("styles", "generated-blend"),
@@ -208,19 +158,15 @@ def cheaper(method: str, costs: Iterable[Mapping[str, Any]]) -> str:
     return f"{1 / sum(1 / times[p] for p in parts):.0f}x" if parts <= set(times) else ""
 
 
-def short() -> str:
+@table(FRESH, "rows")
+def short(found: Rows) -> Lines:
     """For the README: variation and Top-1 on the styles at the fresh queries, and the cost."""
-    record, costs = read(FRESH), read("costs")
-    if record is None:
-        return UNKNOWN
-    rows = {(r["method"], r["query_set"]): r for r in record["rows"]}
+    rows, costs = {(r["method"], r["query_set"]): r for r in found}, (read("costs") or {}).get("costs", [])
     sets = list(dict.fromkeys(s for _, s in rows))
-    heads = [f"{METRICS[m]}, {s} ({rows['guda', s]['n']})" for m in ("variation", "top1") for s in sets]
-    lines = [f"| method | {' | '.join(heads)} | cheaper |", "|---|" + "---|" * (len(heads) + 1)]
+    columns = [(m, s) for m in ("variation", "top1") for s in sets]
+    yield ["method", *(f"{METRICS[m]}, {s} ({rows['guda', s]['n']})" for m, s in columns), "cheaper"]
     for method in SHORT:
-        cells = [_close(rows[method, s][m]) for m in ("variation", "top1") for s in sets]
-        lines.append(f"| {method} | {' | '.join(cells)} | {cheaper(method, (costs or {}).get('costs', []))} |")
-    return "\n".join([*lines, "", source(record, FRESH)])
+        yield [method, *(_close(rows[method, s][m]) for m, s in columns), cheaper(method, costs)]
 
 
 def _close(v: dict[str, float]) -> str:
@@ -250,19 +196,18 @@ def summary() -> str:
     benches = list(dict.fromkeys(b for b, _ in columns))
     names = [f"{b}, {s}" for b, s in columns]
     heads = [*names, *[f"precompute against retraining, {b}" for b in benches]]
-    lines = [f"| Top-1 agreement with LOGO | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
+    lines: list[Any] = [["Top-1 agreement with LOGO", *heads]]
     for method, own in cells.items():
         there = {b for b in benches for n in own if n.startswith(f"{b}, ")}  # a cost without a row would be another's
         of = [cheaper(method, costs[b].get("costs", [])) if b in there else "" for b in benches]
-        row = [*[own.get(n, "") for n in names], *of]
-        lines.append(f"| {method} | {' | '.join(row)} |")
+        lines.append([method, *(own.get(n, "") for n in names), *of])
     missing = [b for b in records if records[b] is None]
     if missing:
-        lines += ["", f"Not measured yet: {', '.join(missing)} (its oracle is still being trained)."]
+        lines.append(f"Not measured yet: {', '.join(missing)} (its oracle is still being trained).")
     note = "`guda` is GUDA-C on the styles; on the digits it is GUDA-U with our smoothed ReTrack target"
     note += " (there `guda-retrack`), and with the paper's K and weight `guda-retrack-unsmoothed`."
     sources = [note, *[source(record, b) for b, record in records.items() if record is not None]]
-    return "\n".join([*lines, "", " ".join(sources)])
+    return written([*lines, " ".join(sources)])
 
 
 MISSED = {"named": "the oracle names it", "other": "another"}
@@ -271,35 +216,37 @@ SEPARABLE = {"separable": "separable", "not": "not separable"}
 RENDER = {
     "agreement": summary,
     "agreement_short": short,
-    "styles": lambda: table("styles"),
-    "styles_fresh": lambda: table(FRESH),
-    "styles_fresh_leads": lambda: leads(FRESH),
-    "styles_fresh_differences": lambda: differences(FRESH),
-    "styles_fresh_where_clear": lambda: apart("where_clear", CLEAR, FRESH),
-    "styles_fresh_where_separable": lambda: apart("where_separable", SEPARABLE, FRESH),
-    "styles_fresh_where_missed": lambda: apart("where_missed", MISSED, FRESH),
-    "styles_report": lambda: table("styles", "rows_report"),
-    "styles_where_missed": lambda: apart("where_missed", MISSED),
-    "styles_where_separable": lambda: apart("where_separable", SEPARABLE),
-    "styles_where_unsure": lambda: apart("where_unsure", {"same": "both seeds agree", "different": "they do not"}),
-    "styles_where_unsure_again": lambda: apart(
-        "where_unsure_again", {"same": "both agree", "different": "they do not"}
+    "styles": table("styles", "rows")(every),
+    "styles_fresh": table(FRESH, "rows")(every),
+    "styles_fresh_leads": table(FRESH, "differences")(leads),
+    "styles_fresh_differences": table(FRESH, "differences")(differences),
+    "styles_fresh_where_clear": table(FRESH, "where_clear")(partial(apart, kinds=CLEAR)),
+    "styles_fresh_where_separable": table(FRESH, "where_separable")(partial(apart, kinds=SEPARABLE)),
+    "styles_fresh_where_missed": table(FRESH, "where_missed")(partial(apart, kinds=MISSED)),
+    "styles_report": table("styles", "rows_report")(every),
+    "styles_where_missed": table("styles", "where_missed")(partial(apart, kinds=MISSED)),
+    "styles_where_separable": table("styles", "where_separable")(partial(apart, kinds=SEPARABLE)),
+    "styles_where_unsure": table("styles", "where_unsure")(
+        partial(apart, kinds={"same": "both seeds agree", "different": "they do not"})
     ),
-    "styles_mean_again": lambda: table("styles", "rows_mean_again"),
-    "styles_mean_again_differences": lambda: differences("styles", "differences_mean_again"),
-    "styles_mean": lambda: table("styles", "rows_mean"),
-    "styles_mean_differences": lambda: differences("styles", "differences_mean"),
+    "styles_where_unsure_again": table("styles", "where_unsure_again")(
+        partial(apart, kinds={"same": "both agree", "different": "they do not"})
+    ),
+    "styles_mean_again": table("styles", "rows_mean_again")(every),
+    "styles_mean_again_differences": table("styles", "differences_mean_again")(differences),
+    "styles_mean": table("styles", "rows_mean")(every),
+    "styles_mean_differences": table("styles", "differences_mean")(differences),
     "styles_by_group": by_group,
     "styles_first_places": first_places,
     "styles_if_calibrated": if_calibrated,
     "styles_of_others": of_others,
-    "styles_differences": lambda: differences("styles"),
-    "styles_differences_report": lambda: differences("styles", "differences_report"),
-    "digits": lambda: table("digits"),
-    "digits_differences": lambda: differences("digits"),
-    "digits_report": lambda: table("digits", "rows_report"),
-    "digits_differences_report": lambda: differences("digits", "differences_report"),
-    "digits_quick": lambda: table("digits-quick"),
+    "styles_differences": table("styles", "differences")(differences),
+    "styles_differences_report": table("styles", "differences_report")(differences),
+    "digits": table("digits", "rows")(every),
+    "digits_differences": table("digits", "differences")(differences),
+    "digits_report": table("digits", "rows_report")(every),
+    "digits_differences_report": table("digits", "differences_report")(differences),
+    "digits_quick": table("digits-quick", "rows")(every),
     **measured.RENDER,
 }
 

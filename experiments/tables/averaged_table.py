@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from experiments.tables.committed import UNKNOWN, read, source, value
+from typing import Any
 
-NAME = "averaged"
+from experiments.tables.committed import Lines, table, value
+
 FIGURES = ("variation", "top1", "spearman")
 
 
-def averaged() -> str:
+@table("averaged")
+def averaged(record: dict[str, Any]) -> Lines:
     """Every row's agreement with the oracle; the last row: of two seeds with each other."""
-    record = read(NAME)
-    if record is None:
-        return UNKNOWN
-    lines = ["| adapters | query set | variation | Top-1 | Spearman |", "|---|---|---|---|---|"]
+    yield "adapters", "query set", "variation", "Top-1", "Spearman"
     for row, found in record["rows"].items():
-        lines += [f"| {row} | {s} | {' | '.join(value(v[m]) for m in FIGURES)} |" for s, v in found.items()]
+        yield from ([row, s, *(value(v[m]) for m in FIGURES)] for s, v in found.items())
     for s, v in record["between_seeds"].items():
-        lines.append(f"| one seed by another | {s} | {' | '.join(f'{v[m]:.2f}' for m in FIGURES)} |")
+        yield ["one seed by another", s, *(f"{v[m]:.2f}" for m in FIGURES)]
     n = ", ".join(f"{n} {s}" for s, n in record["queries"].items())
-    lines += ["", f"Queries: {n}, one draw in each stratum, in {record['dtype']}. {source(record, NAME)}"]
-    return "\n".join(lines)
+    yield f"Queries: {n}, one draw in each stratum, in {record['dtype']}."
 
 
 RENDER = {"averaged": averaged}

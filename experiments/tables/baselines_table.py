@@ -7,7 +7,7 @@ import json
 from experiments.benchmark import rows
 from experiments.benchmark.fresh import COMMAND
 from experiments.benchmark.styles_arrays import ARRAYS, INSTANCE_EXAMPLES
-from experiments.tables.committed import FOLDER, UNKNOWN
+from experiments.tables.committed import FOLDER, UNKNOWN, written
 from guda_core.attribution.gradient.das import Das
 from guda_core.attribution.gradient.dtrak import Dtrak
 from guda_core.attribution.gradient.trak import Trak
@@ -25,13 +25,13 @@ def settings() -> str:
     made = json.loads(note.read_text(encoding="utf-8"))["made"]
     heads = ("row", "gradient of", "timesteps, one draw of noise each", "projected to", "the authors'", "ridge",
              "a group's score")  # fmt: skip
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    lines = [heads]
     for name, method in METHODS.items():
         own = made[name]["from"]["config"]
         of = own["features"]
         output = f"`{of['output']}`" + (", normalised" if of["normalise"] else "")
         cells = (name, output, of["timesteps"], f"{of['dim']:,}", f"{method.dim:,}", own["ridge"], own["aggregate"])
-        lines.append(f"| {' | '.join(map(str, cells))} |")
+        lines.append(cells)
     own = made["instance"]["from"]["config"]
     record = json.loads((SHIPPED_RUN / "features" / Trak.id / "features.json").read_text(encoding="utf-8"))
     said = (
@@ -39,7 +39,7 @@ def settings() -> str:
         f"times the mean eigenvalue. Instance unlearning was asked of {INSTANCE_EXAMPLES} pictures a group at "
         f"{own['timesteps']} timesteps, with damping {own['damping']}."
     )
-    return "\n".join([*lines, "", f"{said} (`{COMMAND}`, `{note.relative_to(ROOT).as_posix()}`.)"])
+    return written([*lines, f"{said} (`{COMMAND}`, `{note.relative_to(ROOT).as_posix()}`.)"])
 
 
 RENDER = {"baseline_settings": settings}

@@ -7,7 +7,7 @@ from typing import Any
 
 from scipy.stats import binomtest
 
-from experiments.tables.committed import UNKNOWN, read, source
+from experiments.tables.committed import UNKNOWN, Lines, read, source, table, written
 from experiments.tables.gpu_table import gpu_shares
 
 SHOWN = {  # key -> what it is, what was aimed at
@@ -23,27 +23,17 @@ SHOWN = {  # key -> what it is, what was aimed at
 }
 
 
-def _parts() -> tuple[dict[str, Any], dict[str, Any]] | None:
-    record = read("engine")
-    return (record, record["parts"]) if record is not None else None
-
-
 def engine() -> str:
     """The figures that were aimed at."""
-    found = _parts()
-    if found is None:
+    record = read("engine")
+    if record is None:
         return UNKNOWN
-    record, _ = found
-    rows = [
-        f"| {said} | {_figure(record, k) if k in record else UNKNOWN} | {aim} |" for k, (said, aim) in SHOWN.items()
-    ]
+    rows = [(said, _figure(record, k) if k in record else UNKNOWN, aim) for k, (said, aim) in SHOWN.items()]
     shares, card = gpu_shares(), read("gpu")
     what = "the share of passes on a GPU (float16, Stable Diffusion 1.5)"
-    rows += [f"| {what}, effort {effort} | {share:.3g} | 0.85 or more |" for effort, share in shares.items()]
-    said = (
-        f"{source(record, 'engine')} On a GPU: {source(card, 'gpu')}" if shares and card else source(record, "engine")
-    )
-    return "\n".join(["| | figure | aimed at |", "|---|---|---|", *rows, "", said])
+    rows += [(f"{what}, effort {effort}", f"{share:.3g}", "0.85 or more") for effort, share in shares.items()]
+    said = source(record, "engine") + (f" On a GPU: {source(card, 'gpu')}" if shares and card else "")
+    return written([("", "figure", "aimed at"), *rows, said])
 
 
 def _figure(record: dict[str, Any], key: str) -> str:
@@ -60,104 +50,81 @@ def _figure(record: dict[str, Any], key: str) -> str:
     return f"{value:.3g} ({whole['held']['low']:.2f} to {whole['held']['high']:.2f}, {whole['queries']} pictures)"
 
 
-def engine_rules() -> str:
+KEPT = ("same_first", "same_two", "held")
+
+
+@table("engine", "parts", "rules")
+def engine_rules(rules: dict[str, Any]) -> Lines:
     """Every rule that was tried, on two kinds of noise."""
-    found = _parts()
-    if found is None or "rules" not in found[1]:
-        return UNKNOWN
-    record, parts = found
-    head = "| draws a stratum, first look | noise | share of passes | ended early | same first | same two | covered |"
-    lines = [head, "|---|---|---|---|---|---|---|"]
-    for noise in (n for n in ("guda", "logo", "oracle") if f"rules_{n}" in parts["rules"]):
-        for rule, r in parts["rules"][f"rules_{noise}"].items():
-            cells = [f"{r[k]:.3f}" for k in ("same_first", "same_two", "held")]
-            lines.append(f"| {rule} | {noise} | {r['share']:.2f} | {r['decided']:.2f} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", source(record, "engine")])
+    yield "draws a stratum, first look", "noise", "share of passes", "ended early", "same first", "same two", "covered"
+    for noise in (n for n in ("guda", "logo", "oracle") if f"rules_{n}" in rules):
+        for rule, r in rules[f"rules_{noise}"].items():
+            yield [rule, noise, f"{r['share']:.2f}", f"{r['decided']:.2f}", *(f"{r[k]:.3f}" for k in KEPT)]
 
 
-def engine_many() -> str:
+@table("engine", "parts", "rules", "rules_many")
+def engine_many(rules: dict[str, Any]) -> Lines:
     """Passes of a query with 8 and with 64 groups."""
-    found = _parts()
-    if found is None or "rules_many" not in found[1].get("rules", {}):
-        return UNKNOWN
-    record, parts = found
-    lines = ["| groups, first look | passes | same first | same two | covered |", "|---|---|---|---|---|"]
-    for name, r in parts["rules"]["rules_many"].items():
-        cells = [f"{r[k]:.3f}" for k in ("same_first", "same_two", "held")]
-        lines.append(f"| {name} | {r['passes']:,.0f} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", source(record, "engine")])
+    yield "groups, first look", "passes", "same first", "same two", "covered"
+    for name, r in rules.items():
+        yield [name, f"{r['passes']:,.0f}", *(f"{r[k]:.3f}" for k in KEPT)]
 
 
-def engine_switching() -> str:
+@table("engine", "parts", "switching")
+def engine_switching(part: dict[str, Any]) -> Lines:
     """A switch and a pass, merged and live."""
-    found = _parts()
-    if found is None or "switching" not in found[1]:
-        return UNKNOWN
-    record, part = found[0], found[1]["switching"]
-    head = "| network | a switch | where weights are kept | a pass, merged | a pass, live | live pays below |"
-    lines = [head, "|---|---|---|---|---|---|"]
+    yield "network", "a switch", "where weights are kept", "a pass, merged", "a pass, live", "live pays below"
     for name in ("embedded", "medium"):
         r = part[name]
         cells = [f"{1000 * r[k]:.1f} ms" for k in ("switch_s", "switch_kept_s", "pass_merged_s", "pass_live_s")]
         below = r["live_pays_below_passes"]
         pays = "always" if below is None else f"{below:.0f} passes a switch"
-        lines.append(f"| {name}, {r['parameters'] / 1e6:.0f} million weights | {' | '.join(cells)} | {pays} |")
+        yield [f"{name}, {r['parameters'] / 1e6:.0f} million weights", *cells, pays]
     if "bfloat16_nats" in part:
         a, b = part["bfloat16_nats"]["merged"], part["bfloat16_nats"]["live"]
-        lines.append(
-            f"\nScores of two draws in bfloat16 differ from those in float32 by {a['median']:.2f} nats merged and "
+        yield (
+            f"Scores of two draws in bfloat16 differ from those in float32 by {a['median']:.2f} nats merged and "
             f"{b['median']:.2f} nats live (medians; at most {a['largest']:.2f} and {b['largest']:.2f})."
         )
-    return "\n".join([*lines, "", source(record, "engine")])
+        yield ""
 
 
-def engine_start() -> str:
+@table("engine", "parts", "start")
+def engine_start(part: dict[str, Any]) -> Lines:
     """Seconds to each milestone of the start."""
-    found = _parts()
-    if found is None or "start" not in found[1]:
-        return UNKNOWN
-    record, part = found[0], found[1]["start"]
     said = {"imported": "command read", "loaded": "model loaded", "page": "page served", "drawn": "picture drawn"}
     said |= {"bar": "first bars"}
-    lines = ["| milestone | seconds, each start |", "|---|---|"]
-    lines += [f"| {text} | {', '.join(f'{x:.1f}' for x in part[k])} |" for k, text in said.items()]
-    lines += ["", f"Load of the machine before: {part['load_before']:.1f}. {source(record, 'engine')}"]
-    return "\n".join(lines)
+    yield "milestone", "seconds, each start"
+    yield from ((text, ", ".join(f"{x:.1f}" for x in part[k])) for k, text in said.items())
+    yield f"Load of the machine before: {part['load_before']:.1f}."
 
 
-def engine_speeds() -> str:
+@table("engine", "parts")
+def engine_speeds(parts: dict[str, Any]) -> Lines:
     """Seconds and passes of an answer at full effort, taken in turns; and with more groups."""
-    found = _parts()
-    if found is None or "speeds" not in found[1]:
-        return UNKNOWN
-    record, parts = found
+    if "speeds" not in parts:
+        return
     speeds, bare = parts["speeds"], parts["speeds"]["bare_passes_per_second"]
-    lines = ["| full effort, 8 groups | seconds | passes | passes a second | bare network |", "|---|---|---|---|---|"]
+    yield "full effort, 8 groups", "seconds", "passes", "passes a second", "bare network"
     for name, seconds in speeds["seconds"].items():
         mean, made = statistics.mean(seconds), statistics.mean(speeds["passes"][name])
         alone = f"{statistics.mean(bare[name]):.0f}" if name in bare else ""
         said = "version 0.1, float32" if name == "before" else f"today, {name}"
-        lines.append(f"| {said} | {mean:.1f} | {made:.0f} | {made / mean:.0f} | {alone} |")
-    lines.append("")
+        yield said, f"{mean:.1f}", f"{made:.0f}", f"{made / mean:.0f}", alone
     if "sizes" in parts:
-        each = parts["sizes"]["groups"]
-        lines += ["| groups | seconds, of all pictures | passes |", "|---|---|---|"]
-        lines += [f"| {n} | {r['seconds']:.1f} | {r['passes']} |" for n, r in each.items()]
-        lines.append("")
-    return "\n".join([*lines, source(record, "engine")])
+        yield from ["", ("groups", "seconds, of all pictures", "passes")]
+        yield from ((n, f"{r['seconds']:.1f}", r["passes"]) for n, r in parts["sizes"]["groups"].items())
 
 
-def engine_types() -> str:
+@table("engine", "parts", "types")
+def engine_types(types: dict[str, Any]) -> Lines:
     """What bfloat16 does to scores."""
-    found = _parts()
-    if found is None or "types_nats" not in found[1].get("types", {}):
-        return UNKNOWN
-    record, parts = found
-    nats, errors = parts["types"]["types_nats"], parts["types"]["types_standard_errors"]
-    return (
+    if "types_nats" not in types:
+        return
+    nats, errors = types["types_nats"], types["types_standard_errors"]
+    yield (
         f"Scores in bfloat16 differ from those in float32 by {nats['median']:.2f} nats (median; at most "
-        f"{nats['largest']:.2f}), or {errors['median']:.2f} standard errors (at most {errors['largest']:.2f}). "
-        f"{source(record, 'engine')}"
+        f"{nats['largest']:.2f}), or {errors['median']:.2f} standard errors (at most {errors['largest']:.2f})."
     )
 
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from experiments.tables.committed import UNKNOWN, read, source
+from typing import Any
+
+from experiments.tables.committed import Lines, table
 
 
-def fuzz() -> str:
+@table("fuzz")
+def fuzz(record: dict[str, Any]) -> Lines:
     """A row for each door."""
-    record = read("fuzz")
-    if record is None:
-        return UNKNOWN
-    lines = [
-        "| door | inputs tried | accepted | refused | crashed | hung | over memory | slowest (s) | most memory (MB) |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    yield ("door", "inputs tried", "accepted", "refused", "crashed", "hung", "over memory", "slowest (s)",
+           "most memory (MB)")  # fmt: skip
     for name, r in record["doors"].items():
         counts = (f"{r[k]:,}" for k in ("tried", "accepted", "refused", "crashed", "hung", "over_memory"))
-        lines.append(f"| {name.replace('_', ' ')} | {' | '.join(counts)} | {r['slowest_s']} | {r['most_mb']} |")
-    return "\n".join([*lines, "", f"Tried in all: {record['tried']:,}. {source(record, 'fuzz')}"])
+        yield [name.replace("_", " "), *counts, r["slowest_s"], r["most_mb"]]
+    yield f"Tried in all: {record['tried']:,}."
 
 
 RENDER = {"fuzz": fuzz}

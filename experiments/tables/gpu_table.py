@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments.tables.committed import UNKNOWN, read, source
+from experiments.tables.committed import Lines, read, table
 from guda_core.unlearning.defaults import OF_LARGE
 
 
@@ -36,11 +36,9 @@ def _best(part: dict[str, Any], dtype: str) -> float:
     return max(r["passes_s"] for r in part[dtype].values() if r["passes_s"])
 
 
-def gpu() -> str:
+@table("gpu")
+def gpu(record: dict[str, Any]) -> Lines:
     """Rates, attribution, unlearning and number types."""
-    record = read("gpu")
-    if record is None:
-        return UNKNOWN
     parts = record["parts"]
     scored, types, own = parts["scoring"], parts["types"], parts["embedded"]
     checked, unchecked = (parts["unlearning"][f"float16, {w}checkpointing"] for w in ("", "no "))
@@ -65,9 +63,7 @@ def gpu() -> str:
         "the embedded model beside the CPU": ("the same ranks" if own["same_ranks"] else "OTHER RANKS")
         + f", at most {own['largest_difference_nats']:.2f} nats off",
     }
-    lines = [f"| on {record['device']}, random weights | |", "|---|---|"]
-    lines += [f"| {what} | {figure} |" for what, figure in rows.items()]
-    return "\n".join([*lines, "", source(record, "gpu")])
+    yield from [(f"on {record['device']}, random weights", ""), *rows.items()]
 
 
 RENDER = {"gpu": gpu}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments.tables.committed import UNKNOWN, read, source, value
+from experiments.tables.committed import UNKNOWN, read, source, value, written
 
 NAME = "held-back"
 DRAWS = {
@@ -45,11 +45,9 @@ def _table(part: str, rows: dict[str, str]) -> str:
     if record is None:
         return UNKNOWN
     found = {s: {**v, "target": record["targets"][s]} for s, v in record[part].items()}
-    lines = [f"| variation | {' | '.join(found)} |", "|---|" + "---|" * len(found)]
-    for key, label in rows.items():
-        lines.append(f"| {label} | {' | '.join(_cell(v[key]) for v in found.values())} |")
+    lines = [[label, *(_cell(v[key]) for v in found.values())] for key, label in rows.items()]
     made = {**record, "date": record.get(f"{part}_date", record["date"])}
-    return "\n".join([*lines, "", source(made, NAME)])
+    return written([["variation", *found], *lines, source(made, NAME)])
 
 
 RENDER = {

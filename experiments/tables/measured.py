@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import json
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from scipy import stats
 from experiments.benchmark.result_tables import DROP, LIVE
 from experiments.logo.trainings import FIDELITY_EVERY
 from experiments.tables import committed
-from experiments.tables.committed import UNKNOWN, read, source, value
+from experiments.tables.committed import UNKNOWN, Lines, read, table, value, written
 from guda_core.attribution import metrics
 from guda_core.data.groups import load_group_set
 from guda_core.unlearning.adapter_files import weights_file
@@ -22,23 +22,17 @@ OFFSET_SHOWN = ("0.5", "1", "2")  # weights of the offset, of those that were tr
 KINDS = ("logo", "logo-2")  # the oracle's scores, of the first seed and of the second
 
 
-def costs(name: str) -> str:
+def costs(rows: list[dict[str, Any]], cpu: bool) -> Lines:
     """Precompute, query and storage. styles: seconds by the clock, in turns; digits: CPU seconds of all threads."""
-    record = read(name)
-    if record is None:
-        return UNKNOWN
-    cpu = name != "costs"
     unit = "CPU seconds" if cpu else "seconds"
     once, query = ("precompute_cpu_s", "query_cpu_s") if cpu else ("precompute_s", "query_s")
-    lines = [f"| method | precompute, {unit} | times cheaper than retraining | one query, {unit} | stored |"]
-    lines.append("|---|---|---|---|---|")
-    for r in record["costs"]:
+    yield "method", f"precompute, {unit}", "times cheaper than retraining", f"one query, {unit}", "stored"
+    for r in rows:
         made = f"{r[once]:.0f}" if r.get(once) is not None else ""
         cheaper = f"{r['times_cheaper']:.0f}" if r.get("times_cheaper") is not None else ""
         asked = f"{r[query]:.2f}" if r.get(query) is not None else ""
         stored = f"{r['stored_bytes'] / 1e6:.1f} MB" if r.get("stored_bytes") else ""
-        lines.append(f"| {r['method']} | {made} | {cheaper} | {asked} | {stored} |")
-    return "\n".join([*lines, "", source(record, name)])
+        yield r["method"], made, cheaper, asked, stored
 
 
 def over_pictures(found: dict[str, float], queries: int) -> dict[str, float]:
@@ -55,24 +49,15 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}" if 0 < share < 0.01 else f"{100 * share:.0f}"
 
 
-def intervals() -> str:
+@table("intervals", "rows")
+def intervals(rows: list[dict[str, Any]]) -> Lines:
     """How often intervals cover the full budget's value."""
-    record = read("intervals")
-    if record is None:
-        return UNKNOWN
-    heads = (
-        "effort",
-        "query set",
-        "interval covers the full budget's value",
-        "first two separable, by the draws alone",
-    )
-    lines = [f"| {' | '.join(heads)} | in the wrong order |"]
-    lines.append("|---|---|---|---|---|")
-    for r in record["rows"]:
+    yield ("effort", "query set", "interval covers the full budget's value", "first two separable, by the draws alone",
+           "in the wrong order")  # fmt: skip
+    for r in rows:
         keys = ("held", "told_apart", "told_apart_wrongly")
         cells = [_share(over_pictures(r[k], r["queries"])) if r[k] else "-" for k in keys]
-        lines.append(f"| {r['effort']} | {r['query_set']} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", source(record, "intervals")])
+        yield [r["effort"], r["query_set"], *cells]
 
 
 def _share(found: dict[str, float]) -> str:
@@ -80,11 +65,9 @@ def _share(found: dict[str, float]) -> str:
     return value(found, 3) if 0 < found["value"] < 0.01 else value(found)
 
 
-def intervals_said() -> str:
+@table("intervals")
+def intervals_said(record: dict[str, Any]) -> Lines:
     """The same in a sentence."""
-    record = read("intervals")
-    if record is None:
-        return UNKNOWN
     said, draws = [], record["config"]["draws"]
     for r in (r for r in record["rows"] if r["query_set"] == "all"):
         held = over_pictures(r["held"], r["queries"])
@@ -100,18 +83,14 @@ def intervals_said() -> str:
             f"Effort {r['effort']}: a 95% interval covers the value of {draws} draws a stratum in {many} of cases."
             f"{apart}"
         )
-    return f"{' '.join(said)} {source(record, 'intervals')}"
+    yield " ".join(said)
 
 
-def tuning(name: str) -> str:
+def tuning(tried: list[dict[str, Any]]) -> Lines:
     """What was tried, on the tuning half; a table for each oracle that it was held against."""
-    record = read(f"{name}-tuning")
-    if record is None:
-        return UNKNOWN
     by_oracle: dict[str, list[dict[str, Any]]] = {}
-    for r in record["rows"]:
+    for r in tried:
         by_oracle.setdefault(r.get("oracle", "kept"), []).append(r)
-    lines: list[str] = []
     for which, rows in sorted(by_oracle.items(), reverse=True):
         sets = [k for k, v in rows[0].items() if isinstance(v, dict) and "n" in v]
         later = any("variation" in r[s] for r in rows for s in sets)  # older rows do not have it
@@ -119,17 +98,16 @@ def tuning(name: str) -> str:
         metrics = ("top1", "mrr", "spearman", *["variation"] * later)
         said = {"live": "settings, against the live oracle", "kept": "settings, against the earlier values"}[which]
         head = said if len(by_oracle) > 1 else "settings"
-        lines += [f"| {head} | times cheaper | {' | '.join(heads)} |", "|---|---|" + "---|" * len(heads)]
+        yield from ["", [head, "times cheaper", *heads]]
         for r in rows:
             cells = [f"{r[s][m]:.3f}" if m in r[s] else "" for s in sets for m in metrics]
-            lines.append(f"| `{r['variant']}` | {r['times_cheaper']:.0f} | {' | '.join(cells)} |")
+            yield [f"`{r['variant']}`", f"{r['times_cheaper']:.0f}", *cells]
             for weight in OFFSET_SHOWN if "with_offset" in r else ():
                 of = r["with_offset"][weight]
                 cells = [f"{of[s][m]:.3f}" if m in of[s] else "" for s in sets for m in metrics]
-                lines.append(f"| and {weight} x the offset |  | {' | '.join(cells)} |")
-        lines.append("")
-    n = ", ".join(f"{v['n']} {k}" for k, v in record["rows"][0].items() if isinstance(v, dict) and "n" in v)
-    return "\n".join([*lines, f"Queries: {n}. {source(record, f'{name}-tuning')}"])
+                yield [f"and {weight} x the offset", "", *cells]
+    n = ", ".join(f"{v['n']} {k}" for k, v in tried[0].items() if isinstance(v, dict) and "n" in v)
+    yield f"Queries: {n}."
 
 
 def offset() -> str:
@@ -148,15 +126,14 @@ def offset() -> str:
         drop, oracle_of = z[DROP], z[LIVE]
     heads = ("group", "mean drop on others' held-out pictures, nats (95%)", "pictures", "on others' real queries",
              "the oracle's there")  # fmt: skip
-    lines = [f"| {' | '.join(heads)} |"]
-    lines.append("|---|---|---|---|---|")
+    lines: list[Any] = [heads]
     others = []
     for k, g in enumerate(ids):
         at = [i for i, q in enumerate(queries["items"]) if q["set"] == "real" and g not in q["groups"]]
         others.append((float(drop[at, k].mean()), float(oracle_of[at, k].mean())))
         p = parts[g]
         mine, truth = (f"{round(v)}" for v in others[-1])  # an integer: never -0
-        lines.append(f"| {g} | {p['mean']:.1f} ± {1.96 * p['se']:.1f} | {p['n']} | {mine} | {truth} |")
+        lines.append((g, f"{p['mean']:.1f} ± {1.96 * p['se']:.1f}", p["n"], mine, truth))
     truth = [t for _, t in others]
     alike = stats.spearmanr([parts[g]["mean"] for g in ids], truth)[0]
     note = f"Over the groups, it and the oracle's agree with a Spearman of {alike:.2f}."
@@ -169,68 +146,55 @@ def offset() -> str:
             " Least-squares weight on the tuning half, relative to the committed one, with its 95% bootstrap interval"
         )
         note += f" over queries: {said}."
-    return "\n".join(
-        [*lines, "", f"{note} (`python -m guda_core unlearn`, `assets/runs/emoji/emoji/adapters/*/health.json`.)"]
+    return written(
+        [*lines, f"{note} (`python -m guda_core unlearn`, `assets/runs/emoji/emoji/adapters/*/health.json`.)"]
     )
 
 
-def weights() -> str:
+@table("styles", "offset_weights")
+def weights(rows: list[dict[str, Any]]) -> Lines:
     """How first places, MRR and order depend on the weight of the offset."""
-    record = read("styles") or {}
-    rows = record.get("offset_weights") or []
-    if not rows:
-        return UNKNOWN
     sets = list(dict.fromkeys(r["query_set"] for r in rows))
-    heads = [f"{s}: {m}" for s in sets for m in ("Top-1", "MRR", "Spearman")]
-    lines = [f"| times the committed weight | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
+    yield ["times the committed weight", *(f"{s}: {m}" for s in sets for m in ("Top-1", "MRR", "Spearman"))]
     for times in dict.fromkeys(r["times"] for r in rows):
         of = {r["query_set"]: r for r in rows if r["times"] == times}
-        cells = [f"{of[s][m]:.3f}" for s in sets for m in ("top1", "mrr", "spearman")]
-        lines.append(f"| {times:g} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", f"All queries. {source(record, 'styles')}"])
+        yield [f"{times:g}", *(f"{of[s][m]:.3f}" for s in sets for m in ("top1", "mrr", "spearman"))]
+    yield "All queries."
 
 
-def targets() -> str:
+@table("targets", "rows")
+def targets(rows: list[dict[str, Any]]) -> Lines:
     """How near each target comes to the retrained models; means over the groups."""
-    record = read("targets")
-    if record is None:
-        return UNKNOWN
-    rows = record["rows"]
 
     def mean(*path: str) -> float:
-        return float(np.mean([functools.reduce(lambda d, k: d[k], path, r) for r in rows]))
+        return float(np.mean([reduce(lambda d, k: d[k], path, r) for r in rows]))
 
-    lines = [
-        "| anchor | under the caption | goes as far (best: 1) | under the empty prompt: anchor | shift | between |"
-    ]
-    lines.append("|---|---|---|---|---|---|")
-    lines.append(
-        f"| none: as the full model | {mean('prompt', 'nothing'):.0f} |  | {mean('empty', 'nothing'):.0f} |  |  |"
-    )
+    yield "anchor", "under the caption", "goes as far (best: 1)", "under the empty prompt: anchor", "shift", "between"
+    full = [f"{mean(of, 'nothing'):.0f}" for of in ("prompt", "empty")]
+    yield "none: as the full model", full[0], "", full[1], "", ""
     for name in (n for n in rows[0]["prompt"] if n != "nothing"):
-        kinds = " | ".join(f"{mean('empty', f'{kind}: {name}'):.0f}" for kind in ("anchor", "shift", "between"))
-        lines.append(f"| {name} | {mean('prompt', name):.0f} | {mean('way_prompt', name):.2f} | {kinds} |")
-    n = sum(r["n"] for r in rows)
-    return "\n".join([*lines, "", f"Nats, means over {len(rows)} groups, {n} pictures. {source(record, 'targets')}"])
+        kinds = (f"{mean('empty', f'{kind}: {name}'):.0f}" for kind in ("anchor", "shift", "between"))
+        yield [name, f"{mean('prompt', name):.0f}", f"{mean('way_prompt', name):.2f}", *kinds]
+    yield f"Nats, means over {len(rows)} groups, {sum(r['n'] for r in rows)} pictures."
 
 
 def oracle() -> str:
     """The trainings of the styles' oracle whose values were kept."""
-    lines = ["| training | seconds | date | weights (SHA-256) |", "|---|---|---|---|"]
+    lines = [("training", "seconds", "date", "weights (SHA-256)")]
     for path in sorted((committed.FOLDER / "oracle").glob("*.json")):
         r = json.loads(path.read_text(encoding="utf-8"))
         if not (t := r["training"]):  # the full model, whose training is told elsewhere
             continue
-        lines.append(f"| {path.stem} | {t['seconds']:.0f} | {t['date'][:10]} | {r['weights_sha256'][:12]} |")
-    return "\n".join(lines) if len(lines) > 2 else UNKNOWN
+        lines.append((path.stem, f"{t['seconds']:.0f}", t["date"][:10], r["weights_sha256"][:12]))
+    return written(lines) if len(lines) > 1 else UNKNOWN
 
 
-def _against(exact: np.ndarray, before: np.ndarray | None, error: np.ndarray | None, k: int) -> str:
+def _against(exact: np.ndarray, before: np.ndarray | None, error: np.ndarray | None, k: int) -> list[str]:
     """Cells: Spearman of exact (Q,) with before[:, k], what moved less its mean (rms), and the sampling error (rms)."""
     if before is None or np.isnan(before[:, k]).any():
-        return " |  | "
+        return ["", "", ""]
     rms = "" if error is None else f"{np.sqrt((error[:, k] ** 2).mean()):.0f}"
-    return f"{stats.spearmanr(exact, before[:, k])[0]:.3f} | {(exact - before[:, k]).std():.0f} | {rms}"
+    return [f"{stats.spearmanr(exact, before[:, k])[0]:.3f}", f"{(exact - before[:, k]).std():.0f}", rms]
 
 
 def live() -> str:
@@ -245,13 +209,13 @@ def live() -> str:
     heads = ("without", "stored", "Spearman, compressed", "bias", "rms", "spread", "Spearman, trained before",
              "rms of the difference", "sampling error", "Spearman, second seed", "rms of the difference",
              "sampling error")  # fmt: skip
-    lines = [f"| {' | '.join(heads)} |", "|---|" + "---|" * (len(heads) - 1)]
+    lines: list[Any] = [heads]
     ids = list(load_group_set("emoji").groups)
     for group, r in found.items():
         size = weights_file(committed.LIVE / group).stat().st_size / 1e6
-        figures = " | ".join(f"{r[k]:.1f}" for k in ("bias", "rms", "sd"))
-        others = " | ".join(_against(np.array(r["exact"]), made.get(k), error.get(k), ids.index(group)) for k in KINDS)
-        lines.append(f"| {group} | {size:.1f} MB | {r['spearman']:.4f} | {figures} | {others} |")
+        figures = [f"{r[k]:.1f}" for k in ("bias", "rms", "sd")]
+        others = [_against(np.array(r["exact"]), made.get(k), error.get(k), ids.index(group)) for k in KINDS]
+        lines.append([group, f"{size:.1f} MB", f"{r['spearman']:.4f}", *figures, *others[0], *others[1]])
     exact, coded = (np.array([r[k] for r in found.values()]).T for k in ("exact", "live"))
     first = next(iter(found.values()))
     note = f"{first['pictures']} pictures; bias, rms and spread in nats."
@@ -265,16 +229,16 @@ def live() -> str:
         f"(`{first['command']}`, {max(r['date'] for r in found.values())[:10]}, "
         "`assets/runs/emoji/emoji/oracle/*/health.json`.)"
     )
-    return "\n".join([*lines, "", f"{note} {source_of}"])
+    return written([*lines, f"{note} {source_of}"])
 
 
 RENDER = {
-    "costs": lambda: costs("costs"),
+    "costs": table("costs", "costs")(partial(costs, cpu=False)),
     "intervals": intervals,
     "intervals_said": intervals_said,
-    "digits_costs": lambda: costs("digits"),
-    "digits_tuning": lambda: tuning("digits"),
-    "styles_tuning": lambda: tuning("styles"),
+    "digits_costs": table("digits", "costs")(partial(costs, cpu=True)),
+    "digits_tuning": table("digits-tuning", "rows")(tuning),
+    "styles_tuning": table("styles-tuning", "rows")(tuning),
     "styles_offset": offset,
     "styles_weights": weights,
     "styles_targets": targets,

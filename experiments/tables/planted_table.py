@@ -2,54 +2,44 @@
 
 from __future__ import annotations
 
-from experiments.tables.committed import UNKNOWN, read, source, value
+from typing import Any
+
+from experiments.tables.committed import Lines, table, value
 from guda_core.attribution.metrics import of_equal
 
 
-def planted() -> str:
+@table("planted")
+def planted(record: dict[str, Any]) -> Lines:
     """How often each method's first group is the planted one."""
-    record = read("planted")
-    if record is None:
-        return UNKNOWN
     first, sets = record["first"], list(dict.fromkeys(s for found in record["first"].values() for s in found))
-    lines = [f"| method | {' | '.join(sets)} |", f"|---{'|---' * len(sets)}|"]
+    yield ["method", *sets]
     for name, found in first.items():
-        cells = [f"{found[s]['right']} of {found[s]['of']}" if s in found else "-" for s in sets]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    groups = ", ".join(record["groups"])
-    return "\n".join([*lines, "", f"Groups: {groups}. {source(record, 'planted')}"])
+        yield [name, *(f"{found[s]['right']} of {found[s]['of']}" if s in found else "-" for s in sets)]
+    yield f"Groups: {', '.join(record['groups'])}."
 
 
-def planted_agreement() -> str:
+@table("planted")
+def planted_agreement(record: dict[str, Any]) -> Lines:
     """Agreement with the oracle that was trained for it."""
-    record = read("planted")
-    if record is None:
-        return UNKNOWN
-    lines = ["| method | queries | n | Top-1 | Variation |", "|---|---|---|---|---|"]
+    yield "method", "queries", "n", "Top-1", "Variation"
     for r in record["rows"]:
-        top1 = value(of_equal(r["top1"], r["n"]))
-        lines.append(f"| {r['method']} | {r['query_set']} | {r['n']} | {top1} | {value(r['variation'])} |")
+        yield r["method"], r["query_set"], r["n"], value(of_equal(r["top1"], r["n"])), value(r["variation"])
     told = record["calibration"]
-    said = f"The offset's weight: {told['offset_weight']}." if "offset_weight" in told else f"No offset. {told['none']}"
-    return "\n".join([*lines, "", f"{said} {source(record, 'planted')}"])
+    yield f"The offset's weight: {told['offset_weight']}." if "offset_weight" in told else f"No offset. {told['none']}"
 
 
-def few() -> str:
+@table("few")
+def few(record: dict[str, Any]) -> Lines:
     """How often the planted style comes first, by the number of pictures that each style has."""
-    record = read("few")
-    if record is None:
-        return UNKNOWN
     sets = list(dict.fromkeys(r["query_set"] for r in record["rows"]))
     methods = list(dict.fromkeys(r["method"] for r in record["rows"]))
     columns = [(m, s) for m in methods for s in sets]
-    lines = [
-        f"| pictures of a style | {' | '.join(f'{m}, {s}' for m, s in columns)} |", f"|---{'|---' * len(columns)}|"
-    ]  # fmt: skip
+    yield ["pictures of a style", *(f"{m}, {s}" for m, s in columns)]
     for size in record["sizes"]:
         found = {(r["method"], r["query_set"]): r for r in record["rows"] if r["pictures"] == size}
         cells = [f"{r['right']} of {r['of']} ({r['low']:.2f} to {r['high']:.2f})" for r in map(found.get, columns) if r]
-        lines.append(f"| {size} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", f"In brackets: 95% intervals of the share. {source(record, 'few')}"])
+        yield [size, *cells]
+    yield "In brackets: 95% intervals of the share."
 
 
 RENDER = {"few": few, "planted": planted, "planted_agreement": planted_agreement}

@@ -28,7 +28,7 @@ from experiments.tables import (
     strip_table,
     timesteps_table,
 )
-from experiments.tables.committed import source
+from experiments.tables.committed import Lines, source, table, value, written
 from guda_core.attribution.scope_fit import ABOUT
 from guda_core.paths import ROOT, SHIPPED_RUN
 from guda_core.reports.agreement_rows import training_seconds
@@ -55,18 +55,14 @@ UNKNOWN = "not measured yet"
 def sanity() -> str:
     r = read("assets/benchmarks/sanity.json")
     rec = r["recognition"]
-    lines = [
-        "| how often the first group is right (95% interval) | GUDA | CLIP similarity |",
-        "|---|---|---|",
-    ]
+    lines: list[Any] = [("how often the first group is right (95% interval)", "GUDA", "CLIP similarity")]
     sure = []
     for key, row in (
         ("generated_with_prompt", "generated pictures, with their prompt: the prompted style"),
         ("real_held_out_empty_prompt", "real pictures of held-out objects, empty prompt: who drew it"),
     ):
         found = r.get(key)
-        cells = [pct(found[m]) if found else UNKNOWN for m in ("guda", "clip")]
-        lines.append(f"| {row} | {' | '.join(cells)} |")
+        lines.append([row, *(pct(found[m]) if found else UNKNOWN for m in ("guda", "clip"))])
         if found:
             sure.append(f"{pct(found['guda_separable'])} ({key.split('_')[0]})")
     note = (
@@ -77,7 +73,7 @@ def sanity() -> str:
         f"{pct(rec['real_held_out_style_top1'])}. (Effort: {r['config']['effort']}. "
         f"`python -m experiments.sanity`, {r['date'][:10]}, `assets/benchmarks/sanity.json`.)"
     )
-    return "\n".join([*lines, "", note])
+    return written([*lines, note])
 
 
 def speed() -> str:
@@ -90,106 +86,78 @@ def speed() -> str:
         f"An adapter has {100 * lora:.1f}% of the UNet's parameters. What requirements.txt brings takes "
         f"{r['installed_mb'] / 1e3:.1f} GB on the disk (torch {r['versions']['torch']}). This run, in which one "
         f"process used all methods at every effort, took at most {r['peak_memory_mb'] / 1e3:.1f} GB of memory. "
-        f"(`python -m experiments.speed`, {r['date'][:10]}, `assets/benchmarks/speed.json`.) The trainings: the median "
-        f"step, times the steps. {source(costs, 'costs')}"
+        f"{source(r, 'speed')} The trainings: the median step, times the steps. {source(costs, 'costs')}"
     )
     lines = [
-        f"| on {r['cpu_threads']} CPU threads | seconds |",
-        "|---|---|",
-        f"| `python app.py` answers | {r['app_start_s']} |",
-        f"| generate, 25 steps | {r['generate_25_steps_s']} |",
+        (f"on {r['cpu_threads']} CPU threads", "seconds"),
+        ("`python app.py` answers", r["app_start_s"]),
+        ("generate, 25 steps", r["generate_25_steps_s"]),
         *[
-            f"| attribute by all methods, {e} (GUDA's first bars) | {q[e]['seconds']} ({q[e]['first_bars_s']}) |"
+            (f"attribute by all methods, {e} (GUDA's first bars)", f"{q[e]['seconds']} ({q[e]['first_bars_s']})")
             for e in q
         ],
-        f"| unlearn one group | {trained['guda']:.0f} |",
-        f"| train the UNet once | {trained['logo']:.0f} |",
-        "",
-        note,
+        ("unlearn one group", f"{trained['guda']:.0f}"),
+        ("train the UNet once", f"{trained['logo']:.0f}"),
     ]
-    return "\n".join(lines)
+    return written([*lines, note])
 
 
 def training() -> str:
     stages = read("assets/training.json")
-    lines = ["| stage | seconds | steps | batch | data (SHA-256) |", "|---|---|---|---|---|"]
+    lines: list[Any] = [("stage", "seconds", "steps", "batch", "data (SHA-256)")]
     for name, s in stages.items():
         loop = s["config"]["loop"]
-        lines.append(f"| {name} | {s['seconds']:.0f} | {loop['steps']} | {loop['batch']} | {s['data_sha256'][:12]} |")
-    lines += ["", f"VAE on pictures of held-out objects: {stages['vae']['held_out_psnr_db']} dB PSNR."]
-    return "\n".join(lines)
+        lines.append((name, f"{s['seconds']:.0f}", loop["steps"], loop["batch"], s["data_sha256"][:12]))
+    return written([*lines, f"VAE on pictures of held-out objects: {stages['vae']['held_out_psnr_db']} dB PSNR."])
 
 
 def health() -> str:
-    head = ("group", *KINDS.values())
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    lines = [["group", *KINDS.values()]]
     for path in sorted((SHIPPED_RUN / "adapters").glob("*/health.json")):
         h = json.loads(path.read_text(encoding="utf-8"))
-        cells = [f"{h[k]['mean']:.1f} ± {h[k]['se']:.1f}" for k in KINDS]
-        lines.append(f"| {path.parent.name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append([path.parent.name, *(f"{h[k]['mean']:.1f} ± {h[k]['se']:.1f}" for k in KINDS)])
+    return written(lines)
 
 
-SCOPE = "assets/benchmarks/scope.json"
-
-
-def _of_scope(r: Mapping[str, Any]) -> str:
-    return f"(`{r['command']}`, {r['date'][:10]}, `{SCOPE}`.)"
-
-
-def scope() -> str:
-    r = read(SCOPE)
+@table("scope")
+def scope(r: dict[str, Any]) -> Lines:
     away = r["left_out"]
-    head = ("pictures", "sources", "called out of scope", "AUROC", "called out of scope, kind not fitted on", "AUROC")
-    lines = [f"| {' | '.join(head)} |", "|---|---|---|---|---|---|"]
+    yield "pictures", "sources", "called out of scope", "AUROC", "called out of scope, kind not fitted on", "AUROC"
     for kind, v in r["kinds"].items():
         if "auroc" not in v:
-            lines.append(f"| {ABOUT[kind]} (belong) | {v['sources']} | {pct(v['out_of_scope'])} | | | |")
+            yield f"{ABOUT[kind]} (belong)", v["sources"], f"{pct(v['out_of_scope'])} | | |"
             continue
-        seen = f"{pct(v['out_of_scope'])} | {area(v['auroc'])}" if v["fitted"] else "never fitted on | "
-        lines.append(
-            f"| {kind} | {v['sources']} | {seen} | {pct(away[kind]['out_of_scope'])} | {area(away[kind]['auroc'])} |"
-        )
-    return "\n".join([*lines, "", _of_scope(r)])
+        seen = (pct(v["out_of_scope"]), value(v["auroc"])) if v["fitted"] else ("never fitted on", "")
+        yield [kind, v["sources"], *seen, pct(away[kind]["out_of_scope"]), value(away[kind]["auroc"])]
 
 
-def memory() -> str:
-    r = read("assets/benchmarks/memory.json")
-    lines = ["| model | pictures of a pass | with checkpointing, GiB | without, GiB |", "|---|---|---|---|"]
+@table("memory")
+def memory(r: dict[str, Any]) -> Lines:
+    yield "model", "pictures of a pass", "with checkpointing, GiB", "without, GiB"
     names = {"sd15": "Stable Diffusion 1.5", "sdxl": "Stable Diffusion XL"}
     for layout, found in r["layouts"].items():
         peaks = {(row["pictures"], row["checkpointing"]): row["peak_gib"] for row in found["rows"]}
         for n in sorted({n for n, _ in peaks}, reverse=True):
             what = f"{names[layout]}, {found['resolution']} px"
-            lines.append(f"| {what} | {n} | {peaks[n, True]:.1f} | {peaks[n, False]:.1f} |")
-    note = (
-        f"By torch's fake tensors, in {r['dtype']}; the CUDA context and its libraries' workspaces come on top. "
-        f"(`{r['command']}`, {r['date'][:10]}, `assets/benchmarks/memory.json`.)"
-    )
-    return "\n".join([*lines, "", note])
+            yield what, n, f"{peaks[n, True]:.1f}", f"{peaks[n, False]:.1f}"
+    yield f"By torch's fake tensors, in {r['dtype']}; the CUDA context and its libraries' workspaces come on top."
 
 
-def scope_more() -> str:
-    r = read(SCOPE)
-    lines = ["| whole pictures, own area | called out of scope |", "|---|---|"]
-    lines += [f"| {name} | {pct(v)} |" for name, v in r["aspects"].items()]
-    lines += ["", "| strangers' emoji, each team left out of the fit | called out of scope | AUROC |", "|---|---|---|"]
-    lines += [f"| {team} | {pct(v['out_of_scope'])} | {area(v['auroc'])} |" for team, v in r["teams"].items()]
-    mean = f"Kinds left out of the fit: mean AUROC {r['left_out_mean_auroc']:.2f} over {len(r['left_out'])} kinds."
-    return "\n".join([*lines, "", f"{mean} {_of_scope(r)}"])
+@table("scope")
+def scope_more(r: dict[str, Any]) -> Lines:
+    yield "whole pictures, own area", "called out of scope"
+    yield from ((name, pct(v)) for name, v in r["aspects"].items())
+    yield from ["", ("strangers' emoji, each team left out of the fit", "called out of scope", "AUROC")]
+    yield from ((team, pct(v["out_of_scope"]), value(v["auroc"])) for team, v in r["teams"].items())
+    yield f"Kinds left out of the fit: mean AUROC {r['left_out_mean_auroc']:.2f} over {len(r['left_out'])} kinds."
 
 
-def scope_sources() -> str:
-    r = read(SCOPE)
-    lines = ["| kind | package | licence | used |", "|---|---|---|---|"]
-    for s in r["sources"]:
+@table("scope", "sources")
+def scope_sources(sources: list[dict[str, Any]]) -> Lines:
+    yield "kind", "package", "licence", "used"
+    for s in sources:
         used = "fitted on" if s["fit"] else "tried"
-        lines.append(f"| {s['kind']} | {s['spec']} ({s['registry']}) | {s['licence']} | {used} |")
-    return "\n".join([*lines, "", _of_scope(r)])
-
-
-def area(found: Mapping[str, Any]) -> str:
-    return f"{found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+        yield s["kind"], f"{s['spec']} ({s['registry']})", s["licence"], used
 
 
 RENDER = {

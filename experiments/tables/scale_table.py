@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from experiments.tables.committed import UNKNOWN, read, source
+from experiments.tables.committed import Lines, table
 from experiments.tables.gpu_table import pass_seconds, unlearning_seconds
 from guda_core.scoring.listing import LARGEST, parts_for
 from guda_core.service import EFFORTS
@@ -47,57 +47,51 @@ def plan(record: dict[str, Any]) -> list[dict[str, float]]:
     ]
 
 
-def scale() -> str:
+@table("scale")
+def scale(record: dict[str, Any]) -> Lines:
     """Overhead, pace, what was lost, and large tables."""
-    record = read("scale")
-    if record is None or not set(KEYS) <= set(record):
-        return UNKNOWN
+    if not set(KEYS) <= set(record):
+        return
     over, pace, made = record["overhead_200"], record["pictures_per_hour"], record["measured"]["made_up"]
     held, killed = over["resident_mb"], record["chaos"]
-    lines = [
-        "| measured | |",
-        "|---|---|",
-        f"| a table beside a plain loop, {over['pictures']} pictures | {100 * over['table']:+.1f}% time |",
-        f"| the same on Ray, one worker, start and loading included | {100 * over['ray']:+.1f}% time |",
-        f"| memory after the first block of pictures and after the last | {held[0]:.0f} MB, {held[-1]:.0f} MB |",
-    ]
-    for workers, p in pace.items():
-        what = f"{workers} worker{'s' * (workers != '1')}"
-        lines.append(f"| pictures an hour, {what} of one CPU thread | {p['pictures_per_hour']:,.0f} |")
     lost = f"{record['lost']}, {record['twice']}"
     same = "bit by bit the same" if record["equal_to_single"] else "DIFFERENT"
     found = record["measured"]
-    lines += [
-        f"| {killed['pictures']} pictures on two Ray nodes, a node and the driver killed: lost, twice | {lost} |",
-        f"| their rows beside those of one process | {same} |",
-        f"| a made-up table of {made['rows']:,} rows: summary and page | {made['summary_s']:.2f} s |",
-        f"| search in it, sorted, one screen | {made['search_s']:.2f} s |",
-        f"| one picture's rows in it | {made['one_picture_s']:.2f} s |",
-        f"| a row of it | {made['bytes_per_row']:.0f} bytes |",
-        f"| read and write the list of {found['names']:,} pictures | {found['listing_s']:.1f} s |",
-        f"| load the embedded model | {found['model_load_s']:.1f} s |",
-    ]
-    return "\n".join([*lines, "", f"{record['cpus']} CPUs. {source(record, 'scale')}"])
+    yield "measured", ""
+    yield f"a table beside a plain loop, {over['pictures']} pictures", f"{100 * over['table']:+.1f}% time"
+    yield "the same on Ray, one worker, start and loading included", f"{100 * over['ray']:+.1f}% time"
+    yield "memory after the first block of pictures and after the last", f"{held[0]:.0f} MB, {held[-1]:.0f} MB"
+    for workers, p in pace.items():
+        what = f"{workers} worker{'s' * (workers != '1')}"
+        yield f"pictures an hour, {what} of one CPU thread", f"{p['pictures_per_hour']:,.0f}"
+    yield f"{killed['pictures']} pictures on two Ray nodes, a node and the driver killed: lost, twice", lost
+    yield "their rows beside those of one process", same
+    yield f"a made-up table of {made['rows']:,} rows: summary and page", f"{made['summary_s']:.2f} s"
+    yield "search in it, sorted, one screen", f"{made['search_s']:.2f} s"
+    yield "one picture's rows in it", f"{made['one_picture_s']:.2f} s"
+    yield "a row of it", f"{made['bytes_per_row']:.0f} bytes"
+    yield f"read and write the list of {found['names']:,} pictures", f"{found['listing_s']:.1f} s"
+    yield "load the embedded model", f"{found['model_load_s']:.1f} s"
+    yield f"{record['cpus']} CPUs."
 
 
-def on_paper() -> str:
+@table("scale")
+def on_paper(record: dict[str, Any]) -> Lines:
     """The plan for 60 groups and a million pictures."""
-    record = read("scale")
-    if record is None or "measured" not in record:
-        return UNKNOWN
-    head = ("GPUs", "unlearning, rounds of one group a GPU", "its steps, hours", "scoring, hours", "of them waiting")
-    lines = [f"| {' | '.join(head)} | speed-up |", "|---|---|---|---|---|---|"]
+    if "measured" not in record:
+        return
+    yield ("GPUs", "unlearning, rounds of one group a GPU", "its steps, hours", "scoring, hours", "of them waiting",
+           "speed-up")  # fmt: skip
     found, of_group = plan(record), unlearning_seconds()
     for row in found:
-        up = found[0]["score_h"] / row["score_h"]
-        cells = (
+        yield (
             f"{row['gpus']:.0f}",
             f"{row['unlearn_rounds']:.0f}",
             "not measured" if of_group is None else f"{row['unlearn_rounds'] * of_group / 3600:.2g}",
             f"{row['score_h']:,.0f}",
             f"{row['waits_h']:.1f}",
+            f"{found[0]['score_h'] / row['score_h']:.1f}",
         )
-        lines.append(f"| {' | '.join(cells)} | {up:.1f} |")
     rows = PICTURES * METHODS * GROUPS
     size = rows * record["measured"]["made_up"]["bytes_per_row"] / 1e9
     took = pass_seconds()
@@ -107,11 +101,10 @@ def on_paper() -> str:
             f"One pass takes {1000 * took:.1f} ms in a whole attribution of that effort on the card that was measured, "
             "with random weights (`assets/benchmarks/gpu.json`). Not counted: adapters' health, and encoding pictures."
         )
-    note = (
+    yield (
         f"{passes():,} passes a picture (effort quick). {told} The table: {rows / 1e6:,.0f} million rows in "
-        f"{parts_for(PICTURES):,} parts, about {size:.1f} GB. {source(record, 'scale')}"
+        f"{parts_for(PICTURES):,} parts, about {size:.1f} GB."
     )
-    return "\n".join([*lines, "", note])
 
 
 RENDER = {"scale": scale, "scale_plan": on_paper}

@@ -2,54 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-from experiments.tables.committed import UNKNOWN, read, source, value
+from experiments.tables.committed import Lines, table, value
 
 NAMES = {"first": "tuning queries", "fresh": "fresh queries"}
 
 
-def _lines(rows: Sequence[dict[str, Any]], draw: str) -> list[str]:
-    return [
-        f"| {NAMES[draw]}, {r['query_set']} | {r['method']} | {value(r['variation'])} | {value(r['top1'])} "
-        f"| {value(r['spearman'])} |"
-        for r in rows
-    ]
+def agreement(draws: dict[str, Any], key: str, what: str) -> Lines:
+    yield "queries", what, "variation", "Top-1", "Spearman"
+    for draw, found in draws.items():
+        for r in found[key]:
+            figures = (value(r[k]) for k in ("variation", "top1", "spearman"))
+            yield [f"{NAMES[draw]}, {r['query_set']}", r["method"], *figures]
 
 
-def _table(key: str, what: str) -> str:
-    record = read("seeds")
-    if record is None:
-        return UNKNOWN
-    lines = [f"| queries | {what} | variation | Top-1 | Spearman |", "|---|---|---|---|---|"]
-    for draw, found in record["draws"].items():
-        lines += _lines(found[key], draw)
-    return "\n".join([*lines, "", source(record, "seeds")])
-
-
-def ceiling() -> str:
-    """Each seed against the mean of the others."""
-    return _table("ceiling", "against the mean of the other seeds")
-
-
-def against_the_mean() -> str:
-    """Methods against the mean of all seeds."""
-    return _table("rows_mean", "method")
-
-
-def trainings() -> str:
+@table("seeds", "trainings")
+def trainings(record: dict[str, Any]) -> Lines:
     """Seconds and losses."""
-    record = read("seeds")
-    if record is None:
-        return UNKNOWN
-    head = ("training", "device", "seconds", "loss", "on held-out pictures", "the embedded model's")
-    lines = [f"| {' | '.join(head)} |", "|---|---|---|---|---|---|"]
-    for name, r in record["trainings"].items():
+    yield "training", "device", "seconds", "loss", "on held-out pictures", "the embedded model's"
+    for name, r in record.items():
         own = f"{r['held_out_embedded']:.4f}" if "held_out_embedded" in r else ""
-        lost = f"{r['loss']:.4f} | {r['held_out']:.4f}"
-        lines.append(f"| {name} | {r['device']} | {r['seconds']['training']:.0f} | {lost} | {own} |")
-    return "\n".join([*lines, "", source(record, "seeds")])
+        yield name, r["device"], f"{r['seconds']['training']:.0f}", f"{r['loss']:.4f}", f"{r['held_out']:.4f}", own
 
 
-RENDER = {"seeds_ceiling": ceiling, "seeds_mean": against_the_mean, "seeds_trainings": trainings}
+by_draw = table("seeds", "draws")
+RENDER = {
+    "seeds_ceiling": by_draw(partial(agreement, key="ceiling", what="against the mean of the other seeds")),
+    "seeds_mean": by_draw(partial(agreement, key="rows_mean", what="method")),
+    "seeds_trainings": trainings,
+}
