@@ -32,14 +32,19 @@ def program(function: Callable[..., Any], *, cls: type[Command] = Command) -> Ca
     return app
 
 
-def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write what a command measured, with the libraries' versions and the date, and say so. A file that is there is
-    replaced in one go."""
+def keep_record(path: Path, record: Mapping[str, Any], **more: Any) -> None:
+    """Write what a command measured, with the date and the versions of the libraries and of what `more` names. A file
+    that is there is replaced in one go."""
     from guda_core.reports import bundle
     from guda_core.versions import today, versions
 
-    text = json.dumps({**record, "versions": versions(), "date": today()}, indent=1)
+    text = json.dumps({**record, "versions": {**versions(), **more}, "date": today()}, indent=1)
     bundle.write(path, (text + "\n").encode())
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """`keep_record`, and say so."""
+    keep_record(path, record)
     say(f"Written: {path}")
 
 

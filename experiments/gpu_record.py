@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from rich.table import Table
 
 from guda_core.cli.terminal import say
 from guda_core.held_files import replacing
-from guda_core.versions import versions
+from guda_core.versions import today, versions
 
 
 class Record:
@@ -26,7 +25,7 @@ class Record:
         card = torch.cuda.get_device_name() if device == "cuda" else "cpu"
         self.found: dict[str, Any] = {
             "command": "python -m experiments.gpu_check", "device": card, "tiny": tiny, "versions": versions(),
-            "date": datetime.now(UTC).isoformat(timespec="seconds"), "parts": {}, "not_reached": [], "failed": {},
+            "date": today(), "parts": {}, "not_reached": [], "failed": {},
         }  # fmt: skip
 
     @contextmanager

@@ -16,7 +16,6 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,7 +41,7 @@ from guda_core.local import LocalService
 from guda_core.paths import BENCHMARKS, DOCS
 from guda_core.records import Attribution, GroupSet, Query
 from guda_core.unlearning.loop import LoopConfig, Progress, run
-from guda_core.versions import versions
+from guda_core.versions import today, versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,8 +241,7 @@ def _note(path: Path, head: Mapping[str, Any], more: Mapping[str, Any]) -> None:
     old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     same = key(old) == key(json.loads(json.dumps(head)))
     path.parent.mkdir(parents=True, exist_ok=True)
-    date = datetime.now(UTC).isoformat(timespec="seconds")
-    path.write_text(json.dumps({**(old if same else {}), **head, **more, "date": date}, indent=1), encoding="utf-8")
+    path.write_text(json.dumps({**(old if same else {}), **head, **more, "date": today()}, indent=1), encoding="utf-8")
 
 
 def run_all(

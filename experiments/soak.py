@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import time
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
@@ -21,11 +19,11 @@ import numpy as np
 import psutil
 import torch
 
+from experiments.commands import keep_record
 from guda_core.attribution.method import Budget
 from guda_core.local import LocalService, load_service
 from guda_core.paths import ROOT
 from guda_core.service import EFFORTS, Effort
-from guda_core.versions import versions
 
 MOST = 1.1  # ratio that is still called flat
 SHORT = Effort("quick", "Quick", 2, 2)  # draws: 2 in each stratum, the fewest with an interval
@@ -77,11 +75,8 @@ def main() -> None:
         "settings": {"methods": list(service.methods()), "strata": STRATA, "draws": SHORT.draws},
         "base_sha256": service.model.sha256,
         "cpu_threads": torch.get_num_threads(),
-        "versions": versions(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    keep_record(options.out, record)
     print(f"Ratio {record['ratio']}. Written: {options.out}")
     if record["ratio"] > MOST:
         raise SystemExit(1)

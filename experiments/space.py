@@ -30,9 +30,9 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from experiments.commands import keep_record
 from experiments.speed import free_port
 from guda_core.paths import ROOT
-from guda_core.versions import today, versions
 
 KEYS = {
     "title", "emoji", "colorFrom", "colorTo", "sdk", "sdk_version", "python_version", "app_file", "license",
@@ -257,9 +257,8 @@ def main() -> None:
     record = {
         "command": "python -m experiments.space --run", "config": settings, **measured,
         "commit": subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip(),
-        "versions": {**versions(), "gradio": version("gradio")}, "date": today(),
     }  # fmt: skip
-    options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    keep_record(options.out, record, gradio=version("gradio"))
     print(json.dumps(measured), f"\nWritten: {options.out}")
 
 

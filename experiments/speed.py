@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import socket
 import subprocess
@@ -18,20 +17,19 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
 import torch
 from packaging.requirements import Requirement
 
+from experiments.commands import write_record
 from guda_core.attribution.guda import Guda
 from guda_core.local import LocalService, load_service
 from guda_core.paths import ROOT
 from guda_core.records import Query
 from guda_core.service import EFFORTS
 from guda_core.unlearning.plan import peak_bytes
-from guda_core.versions import versions
 
 
 def free_port() -> int:
@@ -132,10 +130,7 @@ def main() -> None:
     packages = brought((ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines())
     record["installed_mb"] = round(disk_bytes(packages.values()) / 1e6)
     record["peak_memory_mb"] = round(peak_bytes(torch.device("cpu")) / 1e6)
-    record |= {"versions": versions(), "date": datetime.now(UTC).isoformat(timespec="seconds")}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    print(f"Written: {options.out}")
+    write_record(options.out, record)
 
 
 if __name__ == "__main__":

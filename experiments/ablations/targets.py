@@ -14,8 +14,6 @@ goes as far as the retrained model does.
 from __future__ import annotations
 
 import argparse
-import json
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from torch import Tensor
 
 from experiments.ablations import formulas
 from experiments.ablations.posterior import STRATA, style_posterior, style_surprise
+from experiments.commands import keep_record
 from guda_core.attribution.logo import Logo
 from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import Pictures
@@ -36,7 +35,6 @@ from guda_core.unlearning import adapters
 from guda_core.unlearning.config import UnlearnConfig
 from guda_core.unlearning.guda_c import anchor_odds
 from guda_core.unlearning.run import Forgetting
-from guda_core.versions import versions
 
 FILE = "targets.json"
 TEMPERATURES = (1.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
@@ -154,10 +152,8 @@ def main() -> None:
         "settings": {k: v for k, v in vars(args).items() if k != "folder"},
         "base_sha256": service.model.sha256,
         "rows": rows,
-        "versions": versions(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    (args.folder / FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    keep_record(args.folder / FILE, record)
 
 
 if __name__ == "__main__":

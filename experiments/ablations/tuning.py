@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import json
 import shutil
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,13 @@ from experiments.benchmark import classes_run as bench
 from experiments.benchmark import result_tables
 from experiments.benchmark.benches import BenchConfig, find
 from experiments.benchmark.clock import Clock
+from experiments.commands import keep_record
 from experiments.train import stages
 from guda_core.attribution import metrics
 from guda_core.cli.terminal import listed
 from guda_core.paths import ROOT
 from guda_core.unlearning.config import UnconditionalConfig
 from guda_core.unlearning.forget import FORGET_LOSSES
-from guda_core.versions import versions
 
 OLD_IDS = {"esd": "esd_fine_tuned"}  # of forget losses, in the names of published rows
 SHOWN = ("top1", "mrr", "ndcg3_exponential", "spearman")
@@ -103,8 +102,7 @@ def main() -> None:
         row = measure(find(args.bench), variant, own, args.most, args.draws)
         rows = [r for r in rows if r["variant"] != variant] + [row]
         command = f"python -m experiments.ablations.tuning {args.bench} VARIANT ..."
-        stamp = {"command": command, "versions": versions(), "date": datetime.now(UTC).isoformat(timespec="seconds")}
-        path.write_text(json.dumps({**stamp, "rows": rows}, indent=1), encoding="utf-8")
+        keep_record(path, {"command": command, "rows": rows})
         shown = {k: {m: round(v, 3) for m, v in s.items()} for k, s in row.items() if isinstance(s, dict) and "n" in s}
         print(variant, f"{row['times_cheaper']:.0f}x cheaper", shown, flush=True)
 

@@ -16,7 +16,6 @@ import argparse
 import dataclasses
 import json
 from contextlib import nullcontext
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from experiments.benchmark import (
     styles_run,
     variation,
 )
+from experiments.commands import keep_record
 from experiments.logo import oracle_values
 from guda_core import paths
 from guda_core.attribution import metrics
@@ -45,7 +45,6 @@ from guda_core.unlearning import adapters
 from guda_core.unlearning.config import Settings
 from guda_core.unlearning.forget import read_config
 from guda_core.unlearning.run import Forgetting
-from guda_core.versions import versions
 from guda_core.work_queue import claimed, shared_out
 
 FILE = "styles-tuning.json"
@@ -180,12 +179,7 @@ def written(path: Path, row: dict[str, Any]) -> None:
     with claimed(path, wait=True):
         rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
         rows = [r for r in rows if _tried(r) != _tried(row)] + [row]
-        stamp = {
-            "command": "python -m experiments.ablations.tuning_styles VARIANT ...",
-            "versions": versions(),
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        path.write_text(json.dumps({**stamp, "rows": rows}, indent=1), encoding="utf-8")
+        keep_record(path, {"command": "python -m experiments.ablations.tuning_styles VARIANT ...", "rows": rows})
 
 
 def main() -> None:

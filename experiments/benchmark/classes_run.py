@@ -49,6 +49,7 @@ from guda_core.unlearning.config import UnconditionalConfig
 from guda_core.unlearning.forget import Task, read_config
 from guda_core.unlearning.loop import Progress
 from guda_core.unlearning.one_group import unlearn
+from guda_core.versions import versions
 from guda_core.work_queue import deadline, shared_out
 
 BATCH = 100  # pictures drawn at a time
@@ -119,7 +120,7 @@ def unlearn_all(model: BaseModel, config: BenchConfig, clock: Clock) -> Iterator
         folder = cache(config, model) / row / g
         if _fits(folder, model, g, own):
             continue
-        meta = {"data_sha256": of.sha256(), "versions": stages.versions()}
+        meta = {"data_sha256": of.sha256(), "versions": versions()}
         task = Task(model, of, latents, g, NoCaptions(class_models.group_set(config.models)))
         steps = unlearn(task, config=own, folder=folder, meta=meta)
         clock.forget(f"unlearn/{row}/{g}")  # of other settings, or of one that was stopped

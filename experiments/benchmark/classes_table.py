@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +29,13 @@ from experiments.benchmark.classes_run import (
 )
 from experiments.benchmark.clock import Clock
 from experiments.benchmark.result_tables import ORACLE
+from experiments.commands import keep_record
 from experiments.train import class_models, stages
 from guda_core.cli.terminal import follow, say
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import DataError
 from guda_core.paths import DOCS
 from guda_core.reports import figures
-from guda_core.versions import versions
 from guda_core.work_queue import claimed
 
 SAMPLES = 8  # pictures of each model
@@ -116,13 +115,11 @@ def write(config: BenchConfig, folder: Path, pictures: Path) -> Path:
         "queries": [q.image_hash[:16] for q in of],
         "costs": costs(model, config, len(of)),
         "trainings_cpu_s": {j.name: _stage(j.name)["cpu_seconds"] for j in queue(config)},
-        "versions": versions(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     np.savez_compressed(scores_file(folder, config.name), **found)  # type: ignore[arg-type]
     samples(model, config, pictures / f"{config.name}-samples.png")
     path = folder / f"{config.name}.json"
-    path.write_text(json.dumps({**record, **result_tables.make(found, sets, (FIRST,))}, indent=1), encoding="utf-8")
+    keep_record(path, {**record, **result_tables.make(found, sets, (FIRST,))})
     return path
 
 

@@ -9,7 +9,6 @@ method by method on the same pictures. Nothing is written but the figures.
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 import time
@@ -25,6 +24,7 @@ from experiments.benchmark.models import variants
 from experiments.benchmark.queries import Queries, read
 from experiments.benchmark.result_tables import LIVE
 from experiments.benchmark.styles_arrays import baselines
+from experiments.commands import keep_record
 from experiments.train import stages
 from experiments.train.unet import UnetConfig
 from guda_core.attribution.ensemble import GudaAndDas
@@ -46,7 +46,6 @@ from guda_core.unlearning.adapter_files import stored_bytes
 from guda_core.unlearning.adapters import OFFSET, read_health, read_meta
 from guda_core.unlearning.forget import read_config
 from guda_core.unlearning.run import Forgetting
-from guda_core.versions import today, versions
 
 FILE = "costs.json"
 STEPS, WARM = 6, 2  # timed steps of each kind, after some that are not
@@ -207,8 +206,6 @@ def run(service: LocalService, folder: Path) -> Iterator[tuple[str, float]]:
         "base_sha256": service.model.sha256,
         "threads": torch.get_num_threads(),
         "costs": [{"method": name, **row} for name, row in rows.items()],
-        "versions": versions(),
-        "date": today(),
     }
-    (folder / FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    keep_record(folder / FILE, record)
     yield "written", 1.0

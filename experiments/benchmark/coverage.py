@@ -16,11 +16,9 @@ then each group's own number.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ import torch
 from experiments.benchmark.models import cache, sources
 from experiments.benchmark.queries import Queries, read
 from experiments.benchmark.scores import ScoreConfig, values
+from experiments.commands import keep_record
 from experiments.train.unet import UnetConfig
 from guda_core.attribution.guda import Guda
 from guda_core.attribution.racing import Racing, passes
@@ -37,7 +36,6 @@ from guda_core.attribution.scope_fit import share
 from guda_core.diffusion import likelihood
 from guda_core.local import LocalService
 from guda_core.service import EFFORTS, Race
-from guda_core.versions import versions
 
 FILE = "intervals.json"
 
@@ -194,7 +192,5 @@ def run(service: LocalService, folder: Path, config: IntervalConfig | None = Non
             )
         ],
         "offset": service.method(Guda).offset,
-        "versions": {**versions(), "torch_threads": torch.get_num_threads()},
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    (folder / FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    keep_record(folder / FILE, record, torch_threads=torch.get_num_threads())

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from guda_core.data.sources.source import load_pictures
 from guda_core.paths import BENCHMARKS
 from guda_core.records import GroupSet
 from guda_core.unlearning.health import HealthConfig, held_out_of_all
-from guda_core.versions import versions
 
 NAME = "fresh"  # of the draw, and of the folder of its files beside the first draw's
 COMMAND = "python -m experiments.styles --fresh"
@@ -76,6 +74,4 @@ def table(
         "where_missed": where_tables.where_missed(scores, sets, made_of),
         "by_group": where_tables.by_group(scores, sets, made_of, (result_tables.WITH_OFFSET,)),
         "dtypes": dict(dtypes),
-        "versions": versions(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -14,7 +14,6 @@ and beside it `calibration.json`, the weight of the offset, fitted to the tuning
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from experiments.benchmark.models import BASE, Source, cache, draws_of, path_of,
 from experiments.benchmark.queries import Queries, QueryConfig, read, write
 from experiments.benchmark.result_tables import DROP, GUDA, LIVE, ORACLE, SECOND, WITH_OFFSET
 from experiments.benchmark.scores import Plan, ScoreConfig, is_complete, score, values
+from experiments.commands import keep_record
 from guda_core import paths
 from guda_core.attribution import calibration
 from guda_core.attribution.gradient.kernel import KernelMethod
@@ -40,7 +40,7 @@ from guda_core.diffusion.base_model import Card
 from guda_core.errors import AdapterError, CacheError, DataError
 from guda_core.local import LocalService
 from guda_core.paths import Folder
-from guda_core.versions import today, versions
+from guda_core.versions import today
 from guda_core.work_queue import claimed, shared_out
 
 SCORES, TABLE = "scores.npz", "logo.json"
@@ -223,7 +223,5 @@ def _write(bench: OwnBench, made: Queries, found: Sequence[Source], config: Scor
         "dtype": str(model.dtype).removeprefix("torch."),
         "calibration": told,
         **result_tables.make(rows, sets, (GUDA, WITH_OFFSET), made_of, fair.others(items, descriptors)),
-        "versions": versions(),
-        "date": today(),
     }
-    (bench.folder / TABLE).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    keep_record(bench.folder / TABLE, record)

@@ -22,14 +22,13 @@ import itertools
 import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from experiments import lossless
-from experiments.commands import differences
+from experiments.commands import differences, keep_record
 from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import Item as Picture
 from guda_core.data.dataset import described
@@ -38,7 +37,6 @@ from guda_core.data.sources.source import open_dataset
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import DataError
 from guda_core.records import GroupSet, Query
-from guda_core.versions import versions
 
 RECORD, PICTURES = "queries.json", "queries.npz"
 SETS = ("generated", "generated-blend", "real")
@@ -182,10 +180,8 @@ def write(
         "base_sha256": model.sha256,
         "group_set": group_set.id,
         "items": [{**asdict(i), "pixels_sha256": hash_pixels(p)} for i, p in zip(items, [*pixels, *real], strict=True)],
-        "versions": versions(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    keep_record(folder / RECORD, record)
 
 
 @dataclass(frozen=True)

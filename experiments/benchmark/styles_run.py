@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Container, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +44,7 @@ from experiments.benchmark.styles_arrays import (
     scored,
     standing,
 )
+from experiments.commands import keep_record
 from experiments.logo import oracle_values
 from experiments.train import stages
 from experiments.train.unet import UnetConfig
@@ -52,7 +52,6 @@ from guda_core.attribution.ensemble import GudaAndDas
 from guda_core.data.groups import load_group_set
 from guda_core.errors import DataError
 from guda_core.local import LocalService
-from guda_core.versions import versions
 from guda_core.work_queue import claimed, deadline, shared_out
 
 SAMPLE_STEPS = 25  # of the pictures that are kept of every model of the oracle
@@ -189,7 +188,7 @@ def write_table(folder: Path) -> Path:
     if name == fresh.NAME:
         dtypes = fresh.recorded_dtypes(rows.note(folder / ARRAYS))
         found = fresh.table(scores, sets, made_of, others, ours, dtypes) | {"base_sha256": base_sha256}
-        (folder / TABLE).write_text(json.dumps(found, indent=1), encoding="utf-8")
+        keep_record(folder / TABLE, found)
         return folder / TABLE
     out = {
         "command": "python -m experiments.styles",
@@ -209,10 +208,8 @@ def write_table(folder: Path) -> Path:
         "offset_weights": offset_tables.offset_weights(scores, sets),
         "offset_fit": offset_tables.offset_fit(scores, sets),
         "of_others": where_tables.of_others(scores, sets, made_of),
-        "versions": versions(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    (folder / TABLE).write_text(json.dumps(out, indent=1), encoding="utf-8")
+    keep_record(folder / TABLE, out)
     return folder / TABLE
 
 

@@ -7,23 +7,21 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import re
 import sys
 import tempfile
 import time
 from collections import Counter
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from experiments.commands import keep_record
 from experiments.fuzz.trial import BAD, KINDS, LONGEST, SECONDS, Outcome, Watched, find_door
 from guda_core.cli.terminal import listed
 from guda_core.errors import OptionError
 from guda_core.paths import ROOT
-from guda_core.versions import versions
 
 DOORS = {
     "pictures": "experiments.fuzz.picture_door:DOOR",
@@ -121,11 +119,8 @@ def main() -> None:
         "doors": found,
         "settings": {"minutes": options.minutes, "seed": options.seed, "seconds": SECONDS, "longest_refusal": LONGEST},
         "seconds": round(time.perf_counter() - began),
-        "versions": {**versions(), "hypothesis": version("hypothesis")},
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    keep_record(options.out, record, hypothesis=version("hypothesis"))
     print(f"Tried {total['tried']:,}. Written: {options.out}")
     if any(total[k] for k in BAD):
         raise SystemExit(1)

@@ -9,14 +9,12 @@ copied here. Not counted: the CUDA context (about 0.5 GiB), workspaces of its li
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -30,7 +28,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from experiments.commands import program
+from experiments.commands import program, write_record
 from experiments.layouts import LAYOUTS, config_of, make_unet
 from guda_core.cli.terminal import say
 from guda_core.paths import BENCHMARKS
@@ -39,7 +37,6 @@ from guda_core.unlearning.config import MemorySettings
 from guda_core.unlearning.defaults import OF_LARGE
 from guda_core.unlearning.forget import config_of as settings_of
 from guda_core.unlearning.student import Student, precision
-from guda_core.versions import versions
 
 GIB = 2**30
 TARGETS = {"sd15": 12.0, "sdxl": 24.0}  # GiB, with checkpointing and the default settings
@@ -206,12 +203,8 @@ def memory(
         "how": "fake tensors; norms in float32 as under CUDA's autocast; without the CUDA context and workspaces",
         "dtype": "float16",
         "layouts": found,
-        "versions": versions(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    say(f"Written: {out}")
+    write_record(out, record)
 
 
 main = program(memory)

@@ -12,7 +12,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +25,7 @@ from guda_core.named import Named
 from guda_core.paths import BENCHMARKS
 from guda_core.reports import bundle
 from guda_core.scoring.table_run import Options
-from guda_core.versions import versions
+from guda_core.versions import today, versions
 
 METHODS = ("guda", "clip")
 BLOCK = 25  # pictures that loop and table do in turn
@@ -128,7 +127,7 @@ def run(
         note(f"{name} ...")
         with tempfile.TemporaryDirectory(prefix="guda-scale-", ignore_cleanup_errors=True) as folder:
             record |= measure(Path(folder))
-        about = {"command": COMMAND, "date": datetime.now(UTC).isoformat(timespec="seconds"), "versions": versions()}
+        about = {"command": COMMAND, "date": today(), "versions": versions()}
         bundle.write(out, bundle.json_text({**record, **about, "cpus": os.cpu_count(), "threads": 1}).encode())
         say(f"{name}: written to {out}")
 

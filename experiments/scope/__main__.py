@@ -24,17 +24,16 @@ import typer
 
 from experiments import foreign
 from experiments.benchmark import queries
-from experiments.commands import program
+from experiments.commands import program, write_record
 from guda_core.attribution import scope_fit, scope_material, scope_signals
 from guda_core.attribution.scope import Rule, fit_of
 from guda_core.attribution.scope_fit import Measured, ScopeConfig, Signals, rounded
 from guda_core.attribution.scope_material import Material, split
 from guda_core.attribution.scope_pictures import Kind, made_up, read_folder
 from guda_core.cli.loading import service_of
-from guda_core.cli.terminal import follow, say
+from guda_core.cli.terminal import follow
 from guda_core.local import LocalService
 from guda_core.paths import BENCHMARKS, SHIPPED_RUN
-from guda_core.versions import today, versions
 
 COMMAND = "python -m experiments.scope"
 PARTS = ("inside", "outside", "calibration", "tried")
@@ -186,12 +185,8 @@ def write(
             k: {"pictures": len(m.sources), "sources": len(set(m.sources))} for k, m in found["outside"].items()
         },
         "sources": [asdict(s) | {"files": list(s.files)} for s in foreign.SOURCES],
-        "versions": versions(),
-        "date": today(),
     }
-    path = folder / "scope.json"
-    path.write_text(json.dumps(rounded(made), indent=1) + "\n", encoding="utf-8")
-    say(f"Written: {path}")
+    write_record(folder / "scope.json", rounded(made))
 
 
 main = program(run)

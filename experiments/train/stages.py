@@ -7,13 +7,10 @@ Each stage keeps its checkpoint and result under `GUDA_CACHE/train/`, resumes wh
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, closing
 from dataclasses import asdict, is_dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +30,13 @@ from guda_core.errors import TrainingError
 from guda_core.paths import ASSETS
 from guda_core.records import GroupSet
 from guda_core.unlearning.loop import Progress
+from guda_core.versions import today, versions
 from guda_core.work_queue import claimed
 
 
 def work_dir() -> Path:
     """Where checkpoints and results of trainings are kept."""
     return paths.cache_dir() / "train"
-
-
-def versions() -> dict[str, str]:
-    """Versions that a result depends on."""
-    names = ("torch", "diffusers", "transformers", "peft", "numpy")
-    return {"python": platform.python_version(), **{n: version(n) for n in names}}
 
 
 def round_to_half(module: nn.Module) -> None:
@@ -61,7 +53,7 @@ def finish(folder: Path, config: Any, name: str, **more: Any) -> None:
         "config": asdict(config) if is_dataclass(config) and not isinstance(config, type) else config,
         "seconds": round(seconds["wall"], 1),
         "cpu_seconds": round(seconds["cpu"], 1),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "date": today(),
         "versions": versions(),
         **more,
     }
