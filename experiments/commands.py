@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 
-from guda_core.cli.terminal import Command, say
-from guda_core.paths import cache_dir
+from guda_core.cli.loading import service_of
+from guda_core.cli.terminal import Command, HomeOption, ModelOption, SetOption, follow, say
+from guda_core.paths import BENCHMARKS, cache_dir
 
 if TYPE_CHECKING:
     from guda_core.local import LocalService
+    from guda_core.records import GroupSet, Query
 
 MinutesOption = Annotated[
     float | None, typer.Option(help="Stop after this many minutes; the next call goes on from there.")
@@ -30,6 +34,21 @@ def program(function: Callable[..., Any], *, cls: type[Command] = Command) -> Ca
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command(cls=cls)(function)
     return app
+
+
+def measuring(module: str, doc: str) -> Callable[[], None]:
+    """The program of a module of `experiments.benchmark` that measures a service: `run(service, folder)`, into `FILE`.
+    doc: its help."""
+
+    def measure(
+        model: ModelOption = None, group_set: SetOption = None, home: HomeOption = None, folder: FolderOption = None
+    ) -> None:
+        benchmark, where = import_module(f"experiments.benchmark.{module}"), folder or BENCHMARKS
+        follow(benchmark.run(service_of(model, group_set), where))
+        say(f"Written: {where / benchmark.FILE}")
+
+    measure.__doc__ = doc
+    return program(measure)
 
 
 def keep_record(path: Path, record: Mapping[str, Any], **more: Any) -> None:
@@ -51,6 +70,25 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
 def differences(before: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     """What is asked for and was otherwise, for a message: "steps was 25 and is 50"; "" where all is the same."""
     return ", ".join(f"{k} was {before.get(k, 'not told')} and is {v}" for k, v in asked.items() if before.get(k) != v)
+
+
+def prompted(group_set: GroupSet, n: int, seed: int) -> tuple[str, str, str]:
+    """The group, the object and the prompt of picture n that a command draws: every group in turn."""
+    from guda_core.data.captions import captioner_of
+    from guda_core.data.dataset import described
+
+    group = list(group_set.groups)[n % len(group_set.groups)]
+    thing = str(np.random.default_rng(seed + n).choice(group_set.train_objects))
+    return group, thing, captioner_of(group_set).prompt(described(group, thing))
+
+
+def drawn(service: LocalService, prompt: str, *, seed: int, steps: int, guidance: float) -> Query:
+    """The picture that a service's model draws."""
+    from guda_core.records import Query
+
+    *_, last = service.generate(prompt=prompt, seed=seed, steps=steps, guidance=guidance)
+    assert isinstance(last, Query)
+    return last
 
 
 def adapters_of(service: LocalService, method: str) -> dict[str, str]:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from experiments.commands import drawn
 from guda_core import paths
 from guda_core.cli.terminal import say
 from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import described
 from guda_core.local import LocalService, load_service
-from guda_core.records import Query
 from guda_core.ui.examples import EXAMPLES
 from guda_core.ui.seen import LIST, group_file
 
@@ -25,26 +25,18 @@ STEPS, GUIDANCE, SEED = 25, 2.5, 1
 OBJECT = "rocket"
 
 
-def draw(service: LocalService, path: Path, prompt: str, *, seed: int, steps: int, guidance: float) -> None:
-    """One picture, as PNG without anything but its pixels."""
-    query = None
-    for query in service.generate(prompt=prompt, seed=seed, steps=steps, guidance=guidance):  # noqa: B007
-        pass
-    assert isinstance(query, Query)
-    Image.fromarray(query.pixels).save(path, optimize=True)
-
-
 def draw_all(service: LocalService, folder: Path) -> list[Path]:
     """Every picture of a model and its set; their paths."""
     sets, folder = service.group_set, folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = OBJECT if OBJECT in sets.train_objects else next(iter(sets.train_objects), "")
+    thing = OBJECT if OBJECT in sets.train_objects else next(iter(sets.train_objects), "")
     wanted = [
-        (group_file(g), captioner_of(sets).prompt(described(g, drawn)), SEED, STEPS, GUIDANCE) for g in sets.groups
+        (group_file(g), captioner_of(sets).prompt(described(g, thing)), SEED, STEPS, GUIDANCE) for g in sets.groups
     ]
     wanted += [(e.file(), e.prompt(sets), e.seed, e.steps, e.guidance) for e in EXAMPLES if e.fits(sets)]
     for name, prompt, seed, steps, guidance in wanted:
-        draw(service, folder / name, prompt, seed=seed, steps=steps, guidance=guidance)
+        pixels = drawn(service, prompt, seed=seed, steps=steps, guidance=guidance).pixels
+        Image.fromarray(pixels).save(folder / name, optimize=True)  # a PNG without anything but its pixels
     made = {"base_sha256": service.model.sha256, "pictures": {name: prompt for name, prompt, *_ in wanted}}
     (folder / LIST).write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return [folder / name for name, *_ in wanted]

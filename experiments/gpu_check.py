@@ -15,10 +15,9 @@ was not reached. Timings are of this one run and card; compare them with each ot
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,9 +26,9 @@ import torch
 import typer
 
 from experiments.commands import program
-from experiments.gpu_parts import unlearning_figures
+from experiments.gpu_parts import Setup, fresh, peak_gib, unlearning_figures, wait
 from experiments.gpu_record import Record, table
-from experiments.layouts import group_set, make_model
+from experiments.layouts import group_set
 from guda_core.attribution.guda import Guda
 from guda_core.attribution.method import Budget
 from guda_core.cli.terminal import listed, say, show
@@ -49,41 +48,6 @@ GROUPS = 16
 SIZE = 0.02  # of the change of weights, as a share of them; the embedded model's adapters have 0.015 to 0.021
 
 
-@dataclass(frozen=True)
-class Setup:
-    """device: "cuda" or "cpu". tiny: small models and few repeats. batches: of the bare UNet. groups: LoRAs that are
-    scored with. seconds: for which a rate is measured."""
-
-    device: str
-    tiny: bool
-    batches: tuple[int, ...]
-    groups: int
-    seconds: float
-
-    def model(self, layout: str, dtype: torch.dtype) -> BaseModel:
-        """A random model of the layout."""
-        return make_model(layout, device=self.device, dtype=dtype, tiny=self.tiny)
-
-
-def wait(device: str) -> None:
-    """Until the device has done what it was told to."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def free(device: str) -> None:
-    """Give memory back."""
-    gc.collect()
-    if device == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-
-
-def peak_gib(device: str) -> float | None:
-    """Most memory that torch held on the GPU since the last `free`; None on a CPU."""
-    return round(torch.cuda.max_memory_allocated() / 2**30, 2) if device == "cuda" else None
-
-
 def rate(call: Callable[[], Any], pictures: int, setup: Setup) -> float:
     """Pictures a second of a call, after one to warm up."""
     call()
@@ -99,7 +63,7 @@ def rate(call: Callable[[], Any], pictures: int, setup: Setup) -> float:
 @torch.no_grad()
 def bare_rate(model: BaseModel, batch: int, setup: Setup) -> dict[str, Any]:
     """Forward passes a second of the network, without anything around it."""
-    free(setup.device)
+    fresh(setup.device)
     x = torch.randn(batch, *model.latent_shape, device=model.device)
     t, condition = torch.full((batch,), 500, device=model.device), model.embed(["a cat"]).expand(batch)
     try:
@@ -158,7 +122,7 @@ def scoring(setup: Setup, folder: Path, bare_at: dict[str, Any]) -> dict[str, An
     out: dict[str, Any] = {"groups": setup.groups, "batch": best[0], "switch_ms": switch_ms(guda, setup)}
     for effort in ("quick", "full"):
         budget = budget_of(effort, setup, best[0])
-        free(setup.device)
+        fresh(setup.device)
         began = time.perf_counter()
         for _ in guda.attribute(query_of(model), budget):
             pass
@@ -205,7 +169,7 @@ def types(setup: Setup, folder: Path) -> dict[str, Any]:
             g: likelihood.elbo_drop(full=last.kl.full, without=w, strata=strata) for g, w in last.kl.without.items()
         }
         del model, guda
-        free(setup.device)
+        fresh(setup.device)
     full = found["float32"]
     out: dict[str, Any] = {"float32": {g: {"nats": e.value, "se": e.se} for g, e in full.items()}}
     for name in HALF:

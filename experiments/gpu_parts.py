@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
-from experiments.layouts import LAYOUTS, group_set
+from experiments.layouts import LAYOUTS, group_set, make_model
 from guda_core.data.captions import captioner_of
 from guda_core.data.dataset import Pictures
 from guda_core.diffusion.base_model import BaseModel
@@ -26,13 +27,31 @@ from guda_core.unlearning.student import precision, scaler
 STEPS = 12  # on which types are compared
 
 
-class Made(Protocol):
-    """What `gpu_check` is set up with."""
+@dataclass(frozen=True)
+class Setup:
+    """device: "cuda" or "cpu". tiny: small models and few repeats. batches: of the bare UNet. groups: LoRAs that are
+    scored with. seconds: for which a rate is measured."""
 
     device: str
     tiny: bool
+    batches: tuple[int, ...]
+    groups: int
+    seconds: float
 
-    def model(self, layout: str, dtype: torch.dtype) -> BaseModel: ...
+    def model(self, layout: str, dtype: torch.dtype) -> BaseModel:
+        """A random model of the layout."""
+        return make_model(layout, device=self.device, dtype=dtype, tiny=self.tiny)
+
+
+def wait(device: str) -> None:
+    """Until the device has done what it was told to."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak_gib(device: str) -> float | None:
+    """Most memory that torch held on the GPU since the last `fresh`; None on a CPU."""
+    return round(torch.cuda.max_memory_allocated() / 2**30, 2) if device == "cuda" else None
 
 
 def fresh(device: str) -> None:
@@ -65,16 +84,20 @@ def unlearned(model: BaseModel, config: Settings, memory: MemorySettings) -> dic
     marks, last = [], None
     with tempfile.TemporaryDirectory() as folder:
         for last in unlearn(task_of(model), config=config, folder=Path(folder), meta={}, memory=memory):  # noqa: B007
-            if device == "cuda":
-                torch.cuda.synchronize()
+            wait(device)
             marks.append(time.perf_counter())
         adapter = adapters.load(Path(folder), model=model, group="g0")
         most = max(float(b.abs().max()) for b, _, _ in adapter.factors.values())
         pictures = adapter.meta["memory"]["pictures"]
     assert last is not None
-    peak = round(torch.cuda.max_memory_allocated() / 2**30, 2) if device == "cuda" else None
     each = float(np.median(np.diff(marks)))
-    return {"step_s": each, "peak_gib": peak, "largest_b": most, "loss": last.loss, "pictures_a_pass": pictures}
+    return {
+        "step_s": each,
+        "peak_gib": peak_gib(device),
+        "largest_b": most,
+        "loss": last.loss,
+        "pictures_a_pass": pictures,
+    }
 
 
 def plain_step_s(model: BaseModel, config: Settings, checkpointing: bool) -> float:
@@ -98,15 +121,14 @@ def plain_step_s(model: BaseModel, config: Settings, checkpointing: bool) -> flo
             network.enable_gradient_checkpointing()
         network.train()
         for _ in run(network, loss_of, config.loop, scaler=scaler(model)):
-            if model.device.type == "cuda":
-                torch.cuda.synchronize()
+            wait(model.device.type)
             marks.append(time.perf_counter())
         network.eval()
         network.disable_gradient_checkpointing()
     return float(np.median(np.diff(marks)))
 
 
-def unlearning_figures(setup: Made, layout: str, out: dict[str, Any]) -> None:
+def unlearning_figures(setup: Setup, layout: str, out: dict[str, Any]) -> None:
     """Put the figures of a layout into `out`, one after the other, so that a failure keeps those before it."""
     few = 2 if setup.tiny else 4
     types = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from packaging.requirements import Requirement
 
-from experiments.commands import write_record
+from experiments.commands import drawn, write_record
 from guda_core.attribution.guda import Guda
 from guda_core.local import LocalService, load_service
 from guda_core.paths import ROOT
@@ -62,9 +62,8 @@ def make(service: LocalService, seed: int) -> tuple[float, Query]:
     """Seconds of one generation, and its query."""
     prompt = "rocket, artistic style featuring soft gradients"
     began = time.perf_counter()
-    *_, last = service.generate(prompt=prompt, seed=seed, steps=25, guidance=2.5)
-    assert isinstance(last, Query)
-    return time.perf_counter() - began, last
+    made = drawn(service, prompt, seed=seed, steps=25, guidance=2.5)
+    return time.perf_counter() - began, made
 
 
 def attribute(service: LocalService, query: Query, effort: str) -> tuple[float, float]:

@@ -20,11 +20,19 @@ import torch
 import typer
 
 from experiments.benchmark.queries import QueryConfig
-from experiments.commands import FolderOption, MinutesOption, adapters_of, measured_in, program, write_record
+from experiments.commands import (
+    FolderOption,
+    MinutesOption,
+    adapters_of,
+    drawn,
+    measured_in,
+    program,
+    prompted,
+    write_record,
+)
 from guda_core.attribution.metrics import bootstrap
 from guda_core.cli.terminal import follow, say
-from guda_core.data.captions import captioner_of
-from guda_core.data.dataset import described
+from guda_core.held_files import replacing
 from guda_core.local import LocalService, load_service
 from guda_core.paths import BENCHMARKS
 from guda_core.records import Query
@@ -51,17 +59,8 @@ class Bench:
 
     def query(self, n: int) -> tuple[str, str, Query]:
         """(the prompted group, the object, the picture) of number n, drawn now."""
-        sets = self.service.group_set
-        ids = list(sets.groups)
-        group = ids[n % len(ids)]
-        thing = str(np.random.default_rng(SEED + n).choice(sets.train_objects))
-        prompt = captioner_of(sets).prompt(described(group, thing))
-        made = self.service.generate(
-            prompt=prompt, seed=SEED + n, steps=self.config.steps, guidance=self.config.guidance
-        )
-        *_, last = made
-        assert isinstance(last, Query)
-        return group, thing, last
+        (group, thing, prompt), c = prompted(self.service.group_set, n, SEED), self.config
+        return group, thing, drawn(self.service, prompt, seed=SEED + n, steps=c.steps, guidance=c.guidance)
 
     def path(self, n: int) -> Path:
         return self.folder / f"{n}.json"
@@ -79,9 +78,8 @@ class Bench:
                 "pictures": len(strip.pictures), "distances": {g: round(v, 6) for g, v in strip.distances.items()},
             }  # fmt: skip
             self.folder.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".part")
-            part.write_text(json.dumps(found), encoding="utf-8")
-            part.replace(path)
+            with replacing(path) as aside:
+                aside.write_text(json.dumps(found), encoding="utf-8")
         return json.loads(path.read_text(encoding="utf-8"))
 
 

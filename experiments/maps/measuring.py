@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from experiments.benchmark.queries import QueryConfig
-from experiments.commands import measured_in
+from experiments.commands import drawn, measured_in, prompted
 from experiments.maps.collages import Collage, collages
 from guda_core.attribution import maps
 from guda_core.attribution.counterfactual import Counterfactual
-from guda_core.data.captions import captioner_of
-from guda_core.data.dataset import described
 from guda_core.data.images import hash_pixels
 from guda_core.data.sources.source import load_pictures
+from guda_core.held_files import replacing
 from guda_core.local import LocalService
 from guda_core.picture_records import PlaceMap
 from guda_core.records import Query
@@ -66,31 +65,22 @@ class Bench:
                 if m == "guda":
                     out["share"] = np.array([p.share for p in made])
             self.folder.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".part.npz")
-            np.savez(part, **out)  # pyright: ignore[reportArgumentType]
-            part.replace(path)
+            with replacing(path) as aside, aside.open("wb") as f:
+                np.savez(f, **out)  # pyright: ignore[reportArgumentType]
         with np.load(path, allow_pickle=False) as z:
             return {k: z[k] for k in z.files}
 
     def strip(self, n: int) -> dict[str, Any]:
         """Of generated picture n: the prompted group, and each group's distance; measured once."""
         path, sets = self.folder / f"strip-{n}.npz", self.service.group_set
-        ids, rng = list(sets.groups), np.random.default_rng(SEEDS[2] + n)
-        group, thing = ids[n % len(ids)], str(rng.choice(sets.train_objects))
+        ids, (group, _, prompt) = list(sets.groups), prompted(sets, n, SEEDS[2])
         if not path.is_file():
             config = QueryConfig()
-            prompt = captioner_of(sets).prompt(described(group, thing))
-            made: Query | None = None
-            for item in self.service.generate(
-                prompt=prompt, seed=SEEDS[2] + n, steps=config.steps, guidance=config.guidance
-            ):
-                made = item if isinstance(item, Query) else made
-            assert made is not None
+            made = drawn(self.service, prompt, seed=SEEDS[2] + n, steps=config.steps, guidance=config.guidance)
             found = self.service.strip(replace(made), "guda")
             self.folder.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".part.npz")
-            np.savez(part, distances=np.array([found.distances[g] for g in ids]))
-            part.replace(path)
+            with replacing(path) as aside, aside.open("wb") as f:
+                np.savez(f, distances=np.array([found.distances[g] for g in ids]))
         with np.load(path, allow_pickle=False) as z:
             return {"group": group, "first": ids[int(z["distances"].argmax())]}
 
