@@ -90,18 +90,12 @@ def unlearned(model: BaseModel, config: Settings, memory: MemorySettings) -> dic
         most = max(float(b.abs().max()) for b, _, _ in adapter.factors.values())
         pictures = adapter.meta["memory"]["pictures"]
     assert last is not None
-    each = float(np.median(np.diff(marks)))
-    return {
-        "step_s": each,
-        "peak_gib": peak_gib(device),
-        "largest_b": most,
-        "loss": last.loss,
-        "pictures_a_pass": pictures,
-    }
+    each, peak = float(np.median(np.diff(marks))), peak_gib(device)
+    return {"step_s": each, "peak_gib": peak, "largest_b": most, "loss": last.loss, "pictures_a_pass": pictures}
 
 
-def plain_step_s(model: BaseModel, config: Settings, checkpointing: bool) -> float:
-    """Seconds of a plain LoRA training step of as many pictures: predict the noise, no teacher."""
+def plain_step_s(model: BaseModel, config: Settings) -> float:
+    """Seconds of a plain LoRA training step of as many pictures, with checkpointing: predict the noise, no teacher."""
     assert config.lora is not None
     task, b = task_of(model), 2 * config.loop.batch
     network: Any = model.network
@@ -117,8 +111,7 @@ def plain_step_s(model: BaseModel, config: Settings, checkpointing: bool) -> flo
 
     marks = []
     with lora.attached(network, config.lora, 0):
-        if checkpointing:
-            network.enable_gradient_checkpointing()
+        network.enable_gradient_checkpointing()
         network.train()
         for _ in run(network, loss_of, config.loop, scaler=scaler(model)):
             wait(model.device.type)
@@ -142,7 +135,7 @@ def unlearning_figures(setup: Setup, layout: str, out: dict[str, Any]) -> None:
         out[f"{name}, checkpointing"] = unlearned(model, settings(layout, model, steps, setup.tiny), memory)
         if name == "float16":
             config = settings(layout, model, few, setup.tiny)
-            plain = plain_step_s(model, config, True)
+            plain = plain_step_s(model, config)
             mine = out[f"{name}, checkpointing"]["step_s"]
             out["plain LoRA step, checkpointing"] = {"step_s": plain, "ratio": mine / plain}
             without = MemorySettings(None, False, memory.unload)

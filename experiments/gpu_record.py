@@ -55,9 +55,8 @@ class Record:
 
 def table(found: dict[str, Any]) -> Table:
     """The figures in a few lines."""
-    out, parts = Table(title=f"{found['device']}{' (tiny models)' if found['tiny'] else ''}"), found["parts"]
-    for column in ("what", "figure"):
-        out.add_column(column)
+    title, parts = f"{found['device']}{' (tiny models)' if found['tiny'] else ''}", found["parts"]
+    out = Table("what", "figure", title=title)
     for name in ("bare", "sdxl_bare"):
         for dtype, rows in parts.get(name, {}).items():
             if isinstance(rows, dict):

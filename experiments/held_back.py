@@ -231,10 +231,8 @@ def drawn(groups: Sequence[str], schedule: Schedule, seed: int, full: str, score
     Raises:
         DataError: the kept values are not those that the scores were made from.
     """
-    found = {}
-    for name in (full, *(f"unet-without-{g}-s{seed}" for g in groups)):
-        with np.load(BENCHMARKS / oracle_values.FOLDER / f"{name}.npz", allow_pickle=False) as z:
-            found[name] = z["values"]
+    names = (full, *(f"unet-without-{g}-s{seed}" for g in groups))
+    found = {name: oracle_values.read_values(BENCHMARKS, name) for name in names}
     base = found.pop(full)
     draws = draws_of(found, base, make_strata(schedule, base.shape[1], OLD_RULE).sizes)
     if not np.allclose(draws.mean(axis=0), scores, rtol=1e-3, atol=0.5):

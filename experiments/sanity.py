@@ -277,34 +277,22 @@ def run_all(
         contact_sheet(pictures, gs, objects[:: max(1, len(objects) // 12)][:12]).save(sheet)
         found = recognition(net, pictures, gs)
         _note(path, head, {"recognition": {**found, "classifier": dataclasses.asdict(config.classifier)}})
-    n = config.query_objects * len(gs.groups)
+    asked: dict[str, tuple[Sequence[Query], Sequence[str]]] = {}
     if "generated" in parts:
-        asked, truth = None, []
-        for fraction, made in generated(service.model, gs, objects[: config.query_objects], config):
+        made = None
+        for fraction, made in generated(service.model, gs, objects[: config.query_objects], config):  # noqa: B007
             yield "queries", fraction
-            if made is not None:
-                asked = [service.query(x, p) for x, p in zip(made.pixels, made.prompts, strict=True)]
-                truth = made.groups
-        assert asked is not None
-        yield from _first_groups(service, asked, truth, config, path, head, "generated_with_prompt")
+        assert made is not None
+        queries = [service.query(x, p) for x, p in zip(made.pixels, made.prompts, strict=True)]
+        asked["generated_with_prompt"] = queries, made.groups
     if "real" in parts:
-        real, truth = real_queries(service, gs, n, config.seed)
-        yield from _first_groups(service, real, truth, config, path, head, "real_held_out_empty_prompt")
-
-
-def _first_groups(
-    service: LocalService,
-    queries: Sequence[Query],
-    truth: Sequence[str],
-    config: SanityConfig,
-    path: Path,
-    head: Mapping[str, Any],
-    key: str,
-) -> Iterator[tuple[str, float]]:
-    for fraction, result in first_group(service, queries, truth, config.effort):
-        yield key, fraction
-        if result is not None:
-            _note(path, head, {key: result})
+        n = config.query_objects * len(gs.groups)
+        asked["real_held_out_empty_prompt"] = real_queries(service, gs, n, config.seed)
+    for key, (queries, truth) in asked.items():
+        for fraction, result in first_group(service, queries, truth, config.effort):
+            yield key, fraction
+            if result is not None:
+                _note(path, head, {key: result})
 
 
 def sanity(

@@ -50,11 +50,7 @@ def sizes(compared: styles_run.Compared) -> list[dict[str, Any]]:
 
 def nothing(schedule: Schedule, sets: Sequence[str]) -> list[dict[str, Any]]:
     """By query set of the first draw: {query_set, n, drop, positive} of the retraining that left nothing out."""
-    found = []
-    for name in (FULL, AGAIN):
-        with np.load(BENCHMARKS / oracle_values.FOLDER / f"{name}.npz", allow_pickle=False) as z:
-            found.append(z["values"].astype(float))  # (Q, K, M)
-    full, again = found
+    full, again = (oracle_values.read_values(BENCHMARKS, name).astype(float) for name in (FULL, AGAIN))
     drops = (again - full).mean(axis=2) @ make_strata(schedule, full.shape[1], OLD_RULE).sizes.astype(float)
     return [
         {"query_set": s, "n": int(at.sum()), "drop": drops[at].mean(), "positive": float((drops[at] > 0).mean())}

@@ -87,12 +87,8 @@ def agreement(
 
 def mean_variation(scored: np.ndarray, oracle: np.ndarray, sets: list[str], at: np.ndarray) -> float:
     """The mean over the query sets."""
-    one = np.ones((1, scored.shape[1]))
-    found = [
-        variation.variation(scored[mine], oracle[mine])(np.ones((1, int(mine.sum()))), one)[0]
-        for _, mine in sets_of(sets, at)
-    ]
-    return float(np.mean(found))
+    parts = [(scored[mine], oracle[mine]) for _, mine in sets_of(sets, at)]
+    return float(np.mean([variation.of_all(variation.variation(a, b), *a.shape) for a, b in parts]))
 
 
 def best_run(parts: np.ndarray, oracle: np.ndarray, sets: list[str], at: np.ndarray) -> np.ndarray:

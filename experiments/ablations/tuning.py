@@ -72,7 +72,7 @@ def measure(config: BenchConfig, variant: str, own: UnconditionalConfig, most: i
     scores = bench.arrays(model, of, config)
     shutil.rmtree(bench.cache(config, model) / variant)
     logo = [j for j in bench.queue(config) if j.exclude is not None]
-    retrained = sum(json.loads((stages.work_dir() / j.name / "stage.json").read_text())["cpu_seconds"] for j in logo)
+    retrained = sum(stages.record_of(j.name)["cpu_seconds"] for j in logo)
     cpu = clock.cpu(f"unlearn/{variant}/")
     row: dict[str, Any] = {"variant": variant, "config": dataclasses.asdict(own), "cpu_s": cpu, "logo_cpu_s": retrained}
     row |= {"draws": draws}

@@ -116,7 +116,7 @@ def compared(own: np.ndarray, truth: np.ndarray, sets: list[str]) -> dict[str, A
         mean = {m: float(metrics.METRICS[m](a, b).mean()) for m in SHOWN}
         along = [float(np.asarray(stats.spearmanr(a[:, k], b[:, k]))[0]) for k in range(a.shape[1])]
         slope = [float(np.polyfit(b[:, k], a[:, k], 1)[0]) for k in range(a.shape[1])]
-        mean["variation"] = float(variation.variation(a, b)(np.ones((1, len(mine))), np.ones((1, a.shape[1])))[0])
+        mean["variation"] = variation.of_all(variation.variation(a, b), *a.shape)
         out[name] = {"n": len(mine), **mean, "spearman_over_queries": along, "slope": slope}
     return out
 

@@ -45,10 +45,6 @@ def scores_file(folder: Path, name: str) -> Path:
     return folder / f"{name}-scores.npz"
 
 
-def _stage(name: str) -> dict[str, Any]:
-    return json.loads((stages.work_dir() / name / "stage.json").read_text(encoding="utf-8"))
-
-
 def _size(folder: Path) -> int:
     return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
 
@@ -58,13 +54,9 @@ def costs(model: BaseModel, config: BenchConfig, n: int) -> list[dict[str, Any]]
     over the method's. n: queries that were scored."""
     clock, first = Clock(cache(config, model) / "costs.json"), config.models.loop.seed
     logo = [j for j in queue(config) if j.seed == first and j.exclude is not None]
-    full = clock.cpu("score/full/")
+    retrained, full = sum(stages.record_of(j.name)["cpu_seconds"] for j in logo), clock.cpu("score/full/")
     weights = [stages.work_dir() / j.name / "unet" for j in logo]
-    rows: list[dict[str, Any]] = [
-        _cost(
-            ORACLE, sum(_stage(j.name)["cpu_seconds"] for j in logo), full + clock.cpu(f"score/{ORACLE}/"), weights, n
-        )
-    ]
+    rows: list[dict[str, Any]] = [_cost(ORACLE, retrained, full + clock.cpu(f"score/{ORACLE}/"), weights, n)]
     for row in config.unlearning:
         folders = [cache(config, model) / row / g for g in group_ids(config)]
         rows.append(_cost(row, clock.cpu(f"unlearn/{row}/"), full + clock.cpu(f"score/{row}/"), folders, n))
@@ -114,7 +106,7 @@ def write(config: BenchConfig, folder: Path, pictures: Path) -> Path:
         "sets": sets,
         "queries": [q.image_hash[:16] for q in of],
         "costs": costs(model, config, len(of)),
-        "trainings_cpu_s": {j.name: _stage(j.name)["cpu_seconds"] for j in queue(config)},
+        "trainings_cpu_s": {j.name: stages.record_of(j.name)["cpu_seconds"] for j in queue(config)},
     }
     np.savez_compressed(scores_file(folder, config.name), **found)  # type: ignore[arg-type]
     samples(model, config, pictures / f"{config.name}-samples.png")

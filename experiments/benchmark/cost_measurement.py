@@ -13,7 +13,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -100,8 +99,7 @@ def precompute(service: LocalService, config: UnetConfig) -> Iterator[tuple[floa
                     spent[name].append(seconds)
             yield (i + 1) / (WARM + STEPS), None
         for steps, _, _ in works.values():
-            with closing(steps):
-                pass
+            steps.close()
     groups = len(service.group_set.groups)
     out = {}
     for name, (_, steps, stored) in works.items():

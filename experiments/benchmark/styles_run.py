@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Container, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -131,16 +131,12 @@ def keep_oracle(
             continue
         with service.model.lock, s.within():
             samples = service.model.generate(prompts, seeds=seeds, steps=SAMPLE_STEPS, guidance=2.5)
-        stage = {} if s.role == "full" else _stage(s.key)
+        stage = {} if s.role == "full" else stages.record_of(s.key)
         oracle_values.keep(
             folder, s.key, np.load(path_of(service, s)), samples,
             sha256=s.sha256, of=queries.queries, config=own, training=stage,
         )  # fmt: skip
         yield f"keep {s.key}", 1.0
-
-
-def _stage(name: str) -> dict[str, Any]:
-    return json.loads((stages.work_dir() / name / "stage.json").read_text(encoding="utf-8"))
 
 
 class Compared(NamedTuple):

@@ -75,7 +75,7 @@ def _jackknife(value: float, without: np.ndarray, most: float) -> dict[str, floa
     units nothing is known: -most to most."""
     n = len(without)
     half = 2 * most if n < 2 else t.ppf(0.975, n - 1) * np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum())
-    return {"value": float(value), "low": float(max(-most, value - half)), "high": float(min(most, value + half))}
+    return {"value": value, "low": float(max(-most, value - half)), "high": float(min(most, value + half))}
 
 
 def p_of(difference: Mapping[str, float], pictures: int) -> float:
@@ -90,13 +90,17 @@ def p_of(difference: Mapping[str, float], pictures: int) -> float:
 Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (B, Q) weights of pictures, (B, G) of groups -> (B,)
 
 
+def of_all(statistic: Statistic, pictures: int, groups: int) -> float:
+    """The statistic of all pictures and groups alike."""
+    return float(statistic(np.ones((1, pictures)), np.ones((1, groups)))[0])
+
+
 def over_pictures(statistic: Statistic, pictures: int, groups: int, most: float = 2.0) -> dict[str, float]:
     """The statistic's value, with its interval over pictures. most: its largest size, 1 of a correlation or a mean."""
     parts = min(pictures, PARTS)
     left = np.ones((parts, pictures))
     left[np.arange(pictures) % parts, np.arange(pictures)] = 0
-    value = statistic(np.ones((1, pictures)), np.ones((1, groups)))[0]
-    return _jackknife(value, statistic(left, np.ones((parts, groups))), most)
+    return _jackknife(of_all(statistic, pictures, groups), statistic(left, np.ones((parts, groups))), most)
 
 
 def over_artists(statistic: Statistic, artist: Sequence[int], has: np.ndarray, most: float = 2.0) -> dict[str, float]:
@@ -106,7 +110,7 @@ def over_artists(statistic: Statistic, artist: Sequence[int], has: np.ndarray, m
     units = np.flatnonzero(has | (np.bincount(places, minlength=len(has)) > 0))
     left = np.ones((len(units), len(has)))
     left[np.arange(len(units)), units] = 0
-    value = statistic(np.ones((1, len(places))), np.ones((1, int(has.sum()))))[0]
+    value = of_all(statistic, len(places), int(has.sum()))
     return _jackknife(value, statistic(left[:, places], left[:, has]), most)
 
 

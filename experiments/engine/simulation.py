@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.logo.oracle_values import read_values
 from guda_core.attribution.racing import Racing, passes
 from guda_core.diffusion import likelihood
 from guda_core.service import EFFORTS, Race
@@ -30,11 +31,7 @@ FULL = "full"
 def committed(folder: Path, groups: Sequence[str]) -> np.ndarray:
     """(Q, 1 + G, K, 4) KL values, nats, of the full model and of the oracle's model without each group."""
     names = [FULL, *(f"unet-without-{g}-s3" for g in groups)]
-    out = []
-    for name in names:
-        with np.load(folder / "oracle" / f"{name}.npz", allow_pickle=False) as z:
-            out.append(z["values"])
-    return np.stack(out, axis=1).astype(np.float64)
+    return np.stack([read_values(folder, name) for name in names], axis=1).astype(np.float64)
 
 
 def drawn(values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:

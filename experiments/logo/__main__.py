@@ -16,7 +16,7 @@ import typer
 from experiments.commands import MinutesOption, program
 from guda_core.cli.jobs_progress import CommandOnRay, RayOption, WorkersOption
 from guda_core.cli.loading import group_set_of
-from guda_core.cli.terminal import HomeOption, SetOption, follow, listed, progress_bar, say
+from guda_core.cli.terminal import HomeOption, SetOption, follow, listed, say
 from guda_core.errors import OptionError
 from guda_core.libraries import set_up_libraries
 from guda_core.paths import BENCHMARKS
@@ -136,7 +136,7 @@ def _embedded(
     """The oracle of the embedded model."""
     import torch
 
-    from experiments.logo import oracle_values, trainings
+    from experiments.logo import oracle_values, own_command, trainings
     from experiments.train.unet import UnetConfig
 
     gs, config = group_set_of(name, model=model), UnetConfig()
@@ -152,12 +152,7 @@ def _embedded(
             trainings.make_live(own, config, asked, groups=listed("--groups", groups), folder=folder, minutes=minutes)
         )
     elif not status:
-        with progress_bar() as bar:
-            tasks: dict[str, Any] = {}
-            for job, p in trainings.work(gs, config, minutes=minutes, kept=scored):
-                if job.name not in tasks:
-                    tasks[job.name] = bar.add_task(job.name, note="", total=p.steps)
-                bar.update(tasks[job.name], completed=p.step, note=str(p))
+        own_command.follow_jobs(trainings.work(gs, config, minutes=minutes, kept=scored))
     for job in trainings.queue(gs, config):
         state = "done" if job.done else "kept" if job.name in scored else "to do"
         say(f"{state:6}{job.name}")

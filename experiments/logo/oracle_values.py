@@ -75,13 +75,18 @@ def _fits(record: Mapping[str, Any], of: Sequence[Query], config: ScoreConfig) -
     return record["queries_sha256"] == queries_sha256(of) and record["config"] == config.plain()
 
 
+def read_values(folder: Path, name: str) -> np.ndarray:
+    """(Q, K, M) float32 of a kept model, whatever it was made from."""
+    with np.load(folder / FOLDER / f"{name}.npz", allow_pickle=False) as z:
+        return z["values"]
+
+
 def values_of(folder: Path, name: str, *, of: Sequence[Query], config: ScoreConfig) -> np.ndarray | None:
     """(Q, K, M) float32 of a kept model; None when it is not there or belongs to other queries or settings."""
     record = _record(folder, name)
     if record is None or not _fits(record, of, config):
         return None
-    with np.load(folder / FOLDER / f"{name}.npz", allow_pickle=False) as z:
-        return z["values"]
+    return read_values(folder, name)
 
 
 def names(folder: Path, config: UnetConfig) -> set[str]:

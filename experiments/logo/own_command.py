@@ -14,18 +14,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from experiments.logo.own_models import OwnOracle
+    from guda_core.unlearning.loop import Progress
 
 METRICS = {"top1": "Top-1", "variation": "variation"}
 
 
-def train(own: OwnOracle, minutes: float | None = None) -> bool:
-    """Work through the trainings with a bar each; whether all are done now."""
+def follow_jobs(works: Iterator[tuple[Any, Progress]]) -> None:
+    """A bar for every training of an iterator of (job, progress)."""
     with progress_bar() as bar:
         tasks: dict[str, Any] = {}
-        for job, p in own.work(minutes):
+        for job, p in works:
             if job.name not in tasks:
                 tasks[job.name] = bar.add_task(job.name, note="", total=p.steps)
             bar.update(tasks[job.name], completed=p.step, note=str(p))
+
+
+def train(own: OwnOracle, minutes: float | None = None) -> bool:
+    """Work through the trainings with a bar each; whether all are done now."""
+    follow_jobs(own.work(minutes))
     return not own.missing()
 
 
@@ -82,9 +88,8 @@ def tell(own: OwnOracle, table: Path) -> None:
 def agreement_table(record: dict[str, Any]) -> Table:
     """Top-1 and variation with 95% intervals over pictures, by method and query set, over the half for the report."""
     rows = record["rows_report"] or record["rows"]
-    table = Table(title="Agreement with the oracle (half of the queries; 95% intervals over pictures)")
-    for column in ("method", "query set", "queries", *METRICS.values()):
-        table.add_column(column)
+    title = "Agreement with the oracle (half of the queries; 95% intervals over pictures)"
+    table = Table("method", "query set", "queries", *METRICS.values(), title=title)
     for r in rows:
         cells = [f"{r[m]['value']:.2f} ({r[m]['low']:.2f} to {r[m]['high']:.2f})" for m in METRICS]
         table.add_row(r["method"], r["query_set"], str(r["n"]), *cells)

@@ -75,9 +75,7 @@ def make_plan(own: OwnOracle, way: Way, queries: QueryConfig, scores: ScoreConfi
 
 def plan_table(stages: list[Stage]) -> Table:
     """The stages and their sum."""
-    table = Table(title="What it will take")
-    for column in ("what", "forward passes", "with gradients", "hours"):
-        table.add_column(column)
+    table = Table("what", "forward passes", "with gradients", "hours", title="What it will take")
     total = Stage("in all", *(sum(getattr(s, k) for s in stages) for k in ("forward", "gradients", "seconds")))
     for s in [*stages, total]:
         table.add_row(s.what, f"{s.forward:,}", f"{s.gradients:,}", f"{s.seconds / 3600:.2f}")

@@ -134,10 +134,9 @@ def measure(asked: Asked, work: Path) -> Steps:
     for fraction, made in sanity.generated(model_of(asked, work), gs, objects, settings, 100):  # noqa: B007
         yield 0.5 + 0.4 * fraction, "pictures"
     assert made is not None
-    part = json.loads((stages.work_dir() / "vae" / "stage.json").read_text(encoding="utf-8"))
     figures: dict[str, Any] = {
         "command": "python -m experiments.second all", "base_sha256": model_of(asked, work).sha256,
-        "held_out_psnr_db": part["held_out_psnr_db"],
+        "held_out_psnr_db": stages.record_of("vae")["held_out_psnr_db"],
         "recognition": recognition(net, made, held, sorted(set(train.names)), gs, how),
         "nearest": {
             "generated": distances(nearest(made.pixels, train.pixels, how.device)),

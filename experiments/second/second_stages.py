@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -224,12 +224,7 @@ def is_done(asked: Asked, work: Path, name: str) -> bool:
     return True
 
 
-def vae_done(asked: Asked, work: Path) -> bool:
-    return is_done(asked, work, "vae")
-
-
-def clip_done(asked: Asked, work: Path) -> bool:
-    return is_done(asked, work, "clip")
+vae_done, clip_done = partial(is_done, name="vae"), partial(is_done, name="clip")
 
 
 def full_done(asked: Asked, work: Path) -> bool:

@@ -65,10 +65,14 @@ def is_done(name: str) -> bool:
     return (work_dir() / name / "stage.json").is_file()
 
 
+def record_of(name: str) -> dict[str, Any]:
+    """What a finished stage noted."""
+    return json.loads((work_dir() / name / "stage.json").read_text(encoding="utf-8"))
+
+
 def has_settings(name: str, config: Any) -> bool:
     """Whether a finished stage was trained with these settings; how often checkpoints are kept changes nothing."""
-    found = json.loads((work_dir() / name / "stage.json").read_text(encoding="utf-8"))["config"]
-    plain = [json.loads(json.dumps(c)) for c in (found, asdict(config))]
+    plain = [json.loads(json.dumps(c)) for c in (record_of(name)["config"], asdict(config))]
     for c in plain:
         c["loop"].pop("checkpoint_s", None)
     return plain[0] == plain[1]
@@ -77,12 +81,10 @@ def has_settings(name: str, config: Any) -> bool:
 def check(name: str, config: Any, group_set: GroupSet) -> None:
     """Raises TrainingError: a finished stage was trained with other settings, or on another group set (older ones, that
     name none, on the emoji)."""
-    record = work_dir() / name / "stage.json"
-    found = json.loads(record.read_text(encoding="utf-8")).get("group_set", "emoji")
-    if not has_settings(name, config) or found != group_set.id:
+    if not has_settings(name, config) or record_of(name).get("group_set", "emoji") != group_set.id:
         raise TrainingError(
-            f"'{name}' was trained with other settings or on another group set (see {record}). Move its folder away, "
-            "or set GUDA_CACHE to another one."
+            f"'{name}' was trained with other settings or on another group set (see "
+            f"{work_dir() / name / 'stage.json'}). Move its folder away, or set GUDA_CACHE to another one."
         )
 
 
