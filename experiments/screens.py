@@ -59,11 +59,7 @@ def upload(page: Page, path: Path, *, captions: bool = False) -> None:
 def tab(name: str) -> Callable[[Page], None]:
     def opened(page: Page) -> None:
         example(page)
-        more = page.get_by_role("tab", name=name)
-        if not more.is_visible():
-            page.locator(".overflow-menu > button").first.click()
-            more = page.locator(".overflow-dropdown").get_by_text(name)
-        more.click()
+        opened_tab(page, name)
         page.wait_for_timeout(1500)
 
     return opened
@@ -107,16 +103,21 @@ def opened_tab(page: Page, name: str) -> None:
     found.click()
 
 
+def attribute_all(page: Page, folder: Path, last: str) -> None:
+    """Ask for the pictures of a folder once the one that is listed last is there."""
+    opened_tab(page, "Several pictures")
+    page.locator("input[type=file]:not([webkitdirectory])").last.set_input_files(sorted(folder.iterdir()))
+    expect(page.get_by_role("cell", name=last, exact=True)).to_be_visible(timeout=WAIT)
+    page.get_by_role("button", name="Attribute all").click()
+
+
 def several(page: Page) -> None:
     """Four pictures, one of which is none."""
     folder = Path(tempfile.mkdtemp())
     for name, colour in (("tea cup.png", "teal"), ("hat.png", "orange"), ("a very long name of a picture.png", "navy")):
         Image.new("RGB", (64, 64), colour).save(folder / name)
     (folder / "letter.png").write_bytes(b"no picture")
-    opened_tab(page, "Several pictures")
-    page.locator("input[type=file]:not([webkitdirectory])").last.set_input_files(sorted(folder.iterdir()))
-    expect(page.get_by_role("cell", name="letter.png", exact=True)).to_be_visible(timeout=WAIT)
-    page.get_by_role("button", name="Attribute all").click()
+    attribute_all(page, folder, "letter.png")
     expect(page.locator(".guda-several tbody tr")).to_have_count(4, timeout=WAIT)
     page.wait_for_timeout(1500)
 
@@ -153,10 +154,7 @@ def too_many(page: Page) -> None:
     folder = Path(tempfile.mkdtemp())
     for i in range(several_pictures.most() + 1):
         Image.new("RGB", (32, 32), "teal").save(folder / f"{i:02d}.png")
-    opened_tab(page, "Several pictures")
-    page.locator("input[type=file]:not([webkitdirectory])").last.set_input_files(sorted(folder.iterdir()))
-    expect(page.get_by_role("cell", name="00.png", exact=True)).to_be_visible(timeout=WAIT)
-    page.get_by_role("button", name="Attribute all").click()
+    attribute_all(page, folder, "00.png")
     expect(page.get_by_text("Not started.")).to_be_visible(timeout=WAIT)
 
 

@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import packages_distributions, version
@@ -31,7 +30,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from experiments.commands import keep_record
-from experiments.speed import free_port
+from experiments.speed import cold_start, free_port
 from guda_core.paths import ROOT
 
 KEYS = {
@@ -182,20 +181,6 @@ def as_space(clone: Path, home: Path, port: int) -> Iterator[subprocess.Popen[by
         finally:
             app.terminate()
             app.wait()
-
-
-def cold_start(app: subprocess.Popen[bytes], url: str, limit_s: float) -> float:
-    """Seconds until the page answers. Raises SystemExit when it does not, or the app ends."""
-    began = time.perf_counter()
-    while time.perf_counter() - began < limit_s:
-        if app.poll() is not None:
-            raise SystemExit(f"app.py ended with code {app.returncode}.")
-        try:
-            urllib.request.urlopen(url, timeout=2).read()
-            return time.perf_counter() - began
-        except OSError:
-            time.sleep(0.2)
-    raise SystemExit(f"app.py did not answer within {limit_s:g} s.")
 
 
 def peak_memory(pid: int) -> int:

@@ -39,20 +39,27 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def app_start(limit_s: float = 120.0) -> float:
-    """Seconds from starting `python app.py` to its first answer."""
-    port = free_port()
-    env = {**os.environ, "GUDA_PORT": str(port), "GRADIO_ANALYTICS_ENABLED": "False"}
+def cold_start(app: subprocess.Popen[bytes], url: str, limit_s: float) -> float:
+    """Seconds until the page answers. Raises SystemExit when it does not, or the app ends."""
     began = time.perf_counter()
+    while time.perf_counter() - began < limit_s:
+        if app.poll() is not None:
+            raise SystemExit(f"app.py ended with code {app.returncode}.")
+        try:
+            urllib.request.urlopen(url, timeout=2).read()
+            return time.perf_counter() - began
+        except OSError:
+            time.sleep(0.2)
+    raise SystemExit(f"app.py did not answer within {limit_s:g} s.")
+
+
+def app_start() -> float:
+    """Seconds from starting `python app.py` to its first answer."""
+    port, began = free_port(), time.perf_counter()
+    env = {**os.environ, "GUDA_PORT": str(port), "GRADIO_ANALYTICS_ENABLED": "False"}
     app = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=env, stdout=subprocess.DEVNULL)
     try:
-        while time.perf_counter() - began < limit_s:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2).read()
-                return time.perf_counter() - began
-            except OSError:
-                time.sleep(0.2)
-        raise SystemExit(f"app.py did not answer within {limit_s} s")
+        return time.perf_counter() - began + cold_start(app, f"http://127.0.0.1:{port}/", 120)
     finally:
         app.terminate()
         app.wait()

@@ -11,11 +11,9 @@ import pytest
 import torch
 from scipy import stats
 
-from experiments.baselines import BASELINES
 from experiments.baselines.classifier_similarity import ClassifierSimilarity
 from experiments.baselines.instance import CONVOLUTIONS, Instance, InstanceConfig
 from experiments.train.classifier import ClassifierConfig, train
-from guda_core.attribution import METHODS
 from guda_core.attribution.aggregate import errors_of_95, group_scores, lead
 from guda_core.attribution.gradient import kernel, quantised
 from guda_core.attribution.gradient.das import Das
@@ -195,11 +193,10 @@ def make(name, world):
     return method(world.model, world.examples, GROUPS, settings)
 
 
-@pytest.mark.parametrize("name", ["trak", "dtrak", "das", *BASELINES])
+@pytest.mark.parametrize("name", ["trak", "dtrak", "das", "instance", "classifier"])
 def test_the_group_of_a_duplicate_comes_first(world, name):
     before = {n: p.clone() for n, p in world.model.network.named_parameters()}
     method = make(name, world)
-    assert type(method) is (BASELINES if name in BASELINES else METHODS)[name]
     for i, g in ((1, "a"), (6, "b"), (11, "c")):
         a = last(method, query_of(world, i))
         assert a.ranked()[0] == g and a.method == name == method.id

@@ -208,3 +208,6 @@ def memory(
 
 
 main = program(memory)
+
+if __name__ == "__main__":
+    main()

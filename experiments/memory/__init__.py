@@ -1,1 +1,0 @@
-"""How much memory unlearning takes: `python -m experiments.memory`."""
