@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -89,6 +90,13 @@ def drawn(service: LocalService, prompt: str, *, seed: int, steps: int, guidance
     *_, last = service.generate(prompt=prompt, seed=seed, steps=steps, guidance=guidance)
     assert isinstance(last, Query)
     return last
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """(seconds, what it gave)."""
+    began = time.perf_counter()
+    found = work()
+    return time.perf_counter() - began, found
 
 
 def adapters_of(service: LocalService, method: str) -> dict[str, str]:

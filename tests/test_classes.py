@@ -35,6 +35,7 @@ from guda_core.attribution.gradient.kernel import KernelConfig
 from guda_core.data.dataset import Pictures
 from guda_core.data.sources.labelled import Cifar10, Labelled, read_cifar10
 from guda_core.diffusion import likelihood
+from guda_core.diffusion.unconditional import Unconditional
 from guda_core.errors import DataError, GroupSetError, OptionError, TrainingError
 from guda_core.records import GroupSet
 from guda_core.unlearning.config import UnconditionalConfig
@@ -81,6 +82,12 @@ def three(monkeypatch) -> Callable[[], None]:
     return begin
 
 
+def small_model() -> Unconditional:
+    """A network in memory as a base model."""
+    network, scheduler = class_models.make_unet(SMALL), class_models.make_scheduler(SMALL)
+    return Unconditional(class_models.card(SMALL, SMALL.key), denoiser=network, scheduler=scheduler)
+
+
 @pytest.fixture
 def clock(tmp_path: Path) -> Clock:
     return Clock(tmp_path / "clock.json")
@@ -98,7 +105,7 @@ def test_the_pictures_are_sklearns_split_by_class():
         assert str(raw.target[at]) == g
         np.testing.assert_allclose(p[..., 0], raw.images[at] * 255 / 16, atol=0.51)
     z = class_models.encode_all(held, config)
-    model = class_models.wrap(class_models.make_unet(SMALL), SMALL)
+    model = small_model()
     assert torch.allclose(z, torch.cat([model.encode(p) for p in held.pixels]), atol=1e-6)
     assert float(z.min()) == -1 and float(z.max()) == 1
     with pytest.raises(DataError, match="train, held_out"):
@@ -222,7 +229,7 @@ def test_the_whole_benchmark_in_miniature(tmp_path, three):
 
 
 def test_queries_and_baselines_follow_their_settings(tmp_path, clock):
-    model = class_models.wrap(class_models.make_unet(SMALL), SMALL)
+    model = small_model()
     hashes = [q.image_hash for q in bench.queries(model, CONFIG)[0]]
     other_split = dataclasses.replace(SMALL, split_seed=2)
     for change in ({"generated": 3}, {"ddim_steps": 3}, {"query_seed": 7}, {"models": other_split}):
@@ -245,7 +252,7 @@ def test_queries_and_baselines_follow_their_settings(tmp_path, clock):
 
 
 def test_what_other_settings_cost_is_not_counted(clock, monkeypatch):
-    model, sha256 = class_models.wrap(class_models.make_unet(SMALL), SMALL), "w"
+    model, sha256 = small_model(), "w"
     monkeypatch.setattr(bench, "sources", lambda *_: [Source("full", "full", None, sha256, nullcontext)])
     monkeypatch.setattr(bench, "unlearn", lambda *_, **__: iter(()))
     row, g = next(iter(CONFIG.unlearning)), bench.group_ids(CONFIG)[0]
@@ -263,7 +270,7 @@ def test_what_other_settings_cost_is_not_counted(clock, monkeypatch):
 
 
 def test_without_values_there_are_no_arrays():
-    model = class_models.wrap(class_models.make_unet(SMALL), SMALL)
+    model = small_model()
     with pytest.raises(DataError, match="no values yet"):
         bench.arrays(model, bench.queries(model, CONFIG)[0], CONFIG)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from experiments.scale import __main__ as scale
-from experiments.scale import chaos, hourly, large_tables, overhead
+from experiments.scale import chaos, hourly, large_tables
 from experiments.tables import committed, gpu_table, scale_table
 from guda_core.scoring.asking import Results
 from guda_core.scoring.table_run import Options
@@ -21,7 +22,7 @@ class Slow(LightService):
     """Takes its time, so that the table's own share is small."""
 
     def scope(self, query):
-        overhead.time.sleep(0.05)
+        time.sleep(0.05)
         return super().scope(query)
 
 

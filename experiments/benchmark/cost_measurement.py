@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from experiments.benchmark.models import variants
 from experiments.benchmark.queries import Queries, read
 from experiments.benchmark.result_tables import LIVE
 from experiments.benchmark.styles_arrays import baselines
-from experiments.commands import keep_record
+from experiments.commands import keep_record, timed
 from experiments.train import stages
 from experiments.train.unet import UnetConfig
 from guda_core.attribution.ensemble import GudaAndDas
@@ -55,16 +54,10 @@ def _sizes(folder: Folder, groups: list[str]) -> int:
     return sum(stored_bytes(folder / g) for g in groups)
 
 
-def _timed(work: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
 def _warm(work: Callable[[], Any]) -> float:
     """Seconds of the second time."""
     work()
-    return _timed(work)
+    return timed(work)[0]
 
 
 def steps_of(service: LocalService, config: UnetConfig, folder: Path) -> dict[str, tuple[Generator, int, int]]:
@@ -93,7 +86,7 @@ def precompute(service: LocalService, config: UnetConfig) -> Iterator[tuple[floa
         first: dict[str, float] = {}
         for i in range(WARM + STEPS):
             for name, (steps, _, _) in works.items():
-                seconds = _timed(lambda steps=steps: next(steps))
+                seconds = timed(lambda steps=steps: next(steps))[0]
                 first.setdefault(name, seconds)
                 if i >= WARM:
                     spent[name].append(seconds)
@@ -126,7 +119,7 @@ def offset_seconds(service: LocalService, made: Queries) -> float:
         likelihood.kl_values(service.model, q.latent, cond, draws, range(config["draws"]))
 
     work()
-    return statistics.median(_timed(work) for _ in range(STEPS)) * (sum(counts) + config["held_out"])
+    return statistics.median(timed(work)[0] for _ in range(STEPS)) * (sum(counts) + config["held_out"])
 
 
 def feature_seconds(method: KernelMethod, examples: Examples) -> float:
@@ -156,7 +149,7 @@ def query_seconds(service: LocalService, made: Queries) -> dict[str, float]:
     out = {}
     for name, ask in asked.items():
         ask(made.queries[0])
-        out[name] = statistics.median(_timed(lambda ask=ask, q=q: ask(q)) for q in made.queries[:QUERIES])
+        out[name] = statistics.median(timed(lambda ask=ask, q=q: ask(q))[0] for q in made.queries[:QUERIES])
     return out
 
 

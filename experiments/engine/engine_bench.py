@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -61,13 +60,6 @@ class Bench:
 
     def sample(self) -> Queries:
         return coverage.choose(self.queries, PER_SET)
-
-
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """(seconds, what it gave)."""
-    began = time.perf_counter()
-    found = work()
-    return time.perf_counter() - began, found
 
 
 def answered(method: Guda, query: Query, effort: str) -> Attribution:

@@ -15,7 +15,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from experiments.engine.engine_bench import Bench, Parts, timed
+from experiments.commands import timed
+from experiments.engine.engine_bench import Bench, Parts
 from guda_core import paths
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.base_model import UNET_TARGETS

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from experiments.commands import timed
 from experiments.engine import reference_loop
-from experiments.engine.engine_bench import PER_SET, Bench, Parts, answered, passes_of, timed
+from experiments.engine.engine_bench import PER_SET, Bench, Parts, answered, passes_of
 from guda_core.attribution.guda import Guda
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.base_model import BaseModel

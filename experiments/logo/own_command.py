@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from guda_core import paths
 from guda_core.cli.terminal import follow, progress_bar, say, show
 
 if TYPE_CHECKING:
@@ -55,14 +56,11 @@ def plan(own: OwnOracle) -> None:
 
 def compare(own: OwnOracle, command: str) -> Path:
     """Score everything and write queries, scores, calibration and table; returns the table's file."""
-    from experiments.benchmark import own_run
-    from guda_core.local import load_service
+    from experiments.benchmark.own_run import TABLE
+    from experiments.logo.whole_way import Way, compared
 
-    service = load_service(own.name, group_set=own.base.group_set.id, fall_back=False)
-    bench = own_run.OwnBench(service, tuple(own.groups), own.oracle_folder(second=True), command)
-    works: Iterator[Any] = own_run.run(bench)
-    follow(works)
-    return bench.folder / own_run.TABLE
+    follow(compared(own, Way(command, {})))
+    return paths.run(own.name, own.base.group_set.id).own / "logo" / TABLE
 
 
 def tell(own: OwnOracle, table: Path) -> None:

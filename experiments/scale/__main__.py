@@ -19,7 +19,7 @@ import numpy as np
 import typer
 from PIL import Image, ImageDraw
 
-from experiments.commands import program
+from experiments.commands import program, timed
 from guda_core.cli.terminal import note, say
 from guda_core.named import Named
 from guda_core.paths import BENCHMARKS
@@ -81,10 +81,10 @@ def measured_chaos(
 
 def measured_parts(make: Callable[[], Any], rows: int, names: int, work: Path) -> dict[str, Any]:
     """`measured`: seconds to load the model, to list names, and to ask a made-up table."""
-    from experiments.scale import large_tables, overhead
+    from experiments.scale import large_tables
 
     return {
-        "model_load_s": round(overhead.seconds(make), 2),
+        "model_load_s": round(timed(make)[0], 2),
         "names": names,
         "listing_s": large_tables.listing(work, names),
         "made_up": large_tables.measure(work, rows),

@@ -9,12 +9,12 @@ one worker does all blocks' pictures as one table; its start and its own loading
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from experiments.commands import timed
 from experiments.soak import resident_mb
 from guda_core.jobs.chosen_pool import opened
 from guda_core.scoring import places
@@ -24,13 +24,6 @@ from guda_core.scoring.table_run import Options, Table, Work
 from guda_core.service import Service, default_methods
 
 Maker = Callable[[], Service]
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Wall seconds of a call."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 def plain(folder: Path, service: Service, options: Options) -> None:
@@ -66,8 +59,8 @@ def measure(blocks: list[Path], work: Path, make: Maker, options: Options, *, ra
     plain(blocks[0], service, options)  # what is loaded at the first use is not counted
     loops, tables, held = [], [], []
     for i, block in enumerate(blocks):
-        loops.append(seconds(partial(plain, block, service, options)))
-        tables.append(seconds(partial(table, block, work / f"out-{i}", lambda: service, options)))
+        loops.append(timed(partial(plain, block, service, options))[0])
+        tables.append(timed(partial(table, block, work / f"out-{i}", lambda: service, options))[0])
         held.append(round(resident_mb(), 1))
     n = sum(len(Listing([str(b)])) for b in blocks)
     found: dict[str, Any] = {
@@ -78,6 +71,6 @@ def measure(blocks: list[Path], work: Path, make: Maker, options: Options, *, ra
         "resident_mb": held,
     }
     if ray:
-        whole = seconds(partial(on_ray, blocks[0].parent, work / "out-ray", make, options))
+        whole, _ = timed(partial(on_ray, blocks[0].parent, work / "out-ray", make, options))
         found |= {"ray_s": round(whole, 3), "ray": whole / sum(loops) - 1}
     return found

@@ -28,7 +28,6 @@ from guda_core.data.sources.source import load_pictures, open_dataset
 from guda_core.diffusion.base_model import Card
 from guda_core.diffusion.pixels import to_unit
 from guda_core.diffusion.schedule import Schedule
-from guda_core.diffusion.unconditional import Unconditional
 from guda_core.errors import OptionError, TrainingError
 from guda_core.records import GroupSet
 from guda_core.unlearning.loop import LoopConfig, Progress, run
@@ -120,11 +119,6 @@ def card(config: ClassesConfig, name: str) -> Card:
     of, path = group_set(config), str(stages.work_dir() / name)
     shown = f"{of.name} diffusion ({of.resolution} px)"
     return Card(name, shown, "folder", path, of.resolution, "epsilon", "float32", of.id, "MIT", "unconditional")
-
-
-def wrap(unet: UNet2DModel, config: ClassesConfig) -> Unconditional:
-    """A network in memory as a base model."""
-    return Unconditional(card(config, config.key), denoiser=unet, scheduler=make_scheduler(config))
 
 
 def encode_all(of: Pictures, config: ClassesConfig) -> Tensor:
