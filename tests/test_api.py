@@ -64,7 +64,7 @@ def test_the_app_and_the_scripts_for_a_gpu_import_no_library_that_they_do_not_ne
     code = (
         f"import os, sys\nlacking = {lacking!r}\nsys.modules.update(dict.fromkeys(lacking))\nimport guda_core.local\n"
         "if not (script := os.fork()):\n"
-        "    import experiments.gpu_check, experiments.memory, experiments.second.__main__\n"
+        "    import experiments.gpu_check, experiments.memory.__main__, experiments.second.__main__\n"
         "    import experiments.second.in_order, experiments.second.second_trial, experiments.second.second_assets\n"
         "    import experiments.seeds.__main__, experiments.seeds.seed_trainings\n    os._exit(7)\n"
         "assert os.waitstatus_to_exitcode(os.waitpid(script, 0)[1]) == 7, 'the scripts'\n"

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from experiments import gpu_check, layouts, memory
+from experiments import gpu_check, layouts
+from experiments.memory import fake_step as memory
 from guda_core.errors import GudaError, OptionError
 
 

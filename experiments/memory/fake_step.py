@@ -208,6 +208,3 @@ def memory(
 
 
 main = program(memory)
-
-if __name__ == "__main__":
-    main()

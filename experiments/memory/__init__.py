@@ -1,0 +1,1 @@
+"""How much memory unlearning takes: `python -m experiments.memory`."""
