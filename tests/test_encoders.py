@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from guda_core import paths
-from guda_core.data.dataset import InMemory, Pictures
+from guda_core.data.dataset import Pictures
 from guda_core.data.embeddings import make_bank
 from guda_core.data.encoders import LARGE, bank_name, bank_of, name_of, open_encoder
 from guda_core.data.groups import load_group_set
@@ -43,7 +43,7 @@ from guda_core.unlearning.run import Forgetting
 from tests.loopback_hub import loopback_hub
 from tests.own_pictures import guda
 from tests.own_workspace import own_workspace
-from tests.tiny import tiny_tokenizer
+from tests.tiny import InMemory, tiny_tokenizer
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]

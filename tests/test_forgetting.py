@@ -95,7 +95,7 @@ def test_a_stopped_run_is_left_where_steps_draw_in_another_way_now(job, monkeypa
 
 def test_the_shipped_adapters_fit_the_default_settings():
     shipped = Forgetting(GROUPS)
-    assert shipped.default_config() == config_of() and shipped.folder / "noto" == SHIPPED_RUN / "adapters" / "noto"
+    assert shipped.config() == config_of() and shipped.folder / "noto" == SHIPPED_RUN / "adapters" / "noto"
     assert shipped.pending([], config=config_of()) == []
     assert shipped.pending([], config=config_of(lr=2e-3)) == list(GROUPS.groups)
 
@@ -426,7 +426,7 @@ def test_a_model_without_prompts_is_unlearned_by_the_same_job(job, tmp_path, mon
     card = save_tiny_unconditional(tmp_path / "u")
     monkeypatch.setattr(run, "chosen_card", lambda name: card)
     own = Forgetting(GROUPS, folder=tmp_path / "u-adapters")
-    config = own.default_config()
+    config = own.config()
     assert config.operator == "retrack"
     short = dataclasses.replace(config, loop=dataclasses.replace(config.loop, steps=2, batch=4))
     for _ in own.unlearn("noto", short):

@@ -77,10 +77,6 @@ class Forgetting:
         """What compares the groups' words: the encoder of the model's card."""
         return open_encoder(self.card, bank_of(self.card, paths.run(self.card.id, self.group_set.id)))
 
-    def default_config(self) -> Settings:
-        """GUDA-C's for a model that reads prompts, ReTrack's for another; as large models and the card want them."""
-        return self.config()
-
     def config(self, operator: str | None = None, **changes: Any) -> Any:
         """The settings of a forget loss (None: the default one) for this model, with changes (`settings_of`)."""
         return settings_of(self.model, operator, **changes)
