@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from guda_core.amounts import score_said
 from guda_core.cli.file_prompts import tell_prompt, tell_prompts
@@ -21,6 +20,7 @@ from guda_core.cli.terminal import (
     MethodsOption,
     ModelOption,
     SetOption,
+    columned,
     listed,
     note,
     progress_bar,
@@ -304,11 +304,11 @@ def _show_answer(a: Attribution, gs: GroupSet, method: MethodInfo) -> None:
     """One method's table, best group first, and what its scores mean."""
     from guda_core.answers.verdict import lead_said
 
-    table = Table(title=f"{method.name} ({a.unit}); {SIGNS.get(a.unit, NO_SIGN)}; not shares")
     ranked = a.ranked()
     offset = a.has_offset
-    for column in ("rank", "group", "score", "95% interval", *(["offset"] if offset else []), "status"):
-        table.add_column(column)
+    title = f"{method.name} ({a.unit}); {SIGNS.get(a.unit, NO_SIGN)}; not shares"
+    columns = ("rank", "group", "score", "95% interval", *(["offset"] if offset else []), "status")
+    table = columned(title, *columns, fold=False)
     for i, g in enumerate([*ranked, *[g for g in a.groups if g not in ranked]]):
         s = a.groups[g]
         if s.score is None or s.low is None or s.high is None:

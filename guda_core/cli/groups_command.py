@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from guda_core.cli.groups_new import new
 from guda_core.cli.loading import group_set_of
-from guda_core.cli.terminal import HomeOption, SetOption, commands, note, progress_bar, say, show, write_json
+from guda_core.cli.terminal import HomeOption, SetOption, columned, commands, note, progress_bar, say, show, write_json
 from guda_core.errors import DataError, OptionError
 from guda_core.libraries import set_up_libraries
 
@@ -57,9 +56,8 @@ def check(
         raise OptionError(f"Two sets are named, '{name}' and '{set_name}'. Name one.")
     gs = group_set_of(name or set_name, model=model)
     objects = f": {len(gs.train_objects)} objects trained on, {len(gs.held_out_objects)} held out"
-    table = Table(title=gs.name + (objects if gs.train_objects else ""))
-    for column in ("id", "name", "author", "licence", "source", "words"):
-        table.add_column(column, overflow="fold")
+    title = gs.name + (objects if gs.train_objects else "")
+    table = columned(title, "id", "name", "author", "licence", "source", "words")
     for g in gs.groups.values():
         source = "@".join(g.source.values()) or gs.source
         table.add_row(g.id, g.name, g.author, g.licence, source, ", ".join(g.descriptors) or g.phrase)

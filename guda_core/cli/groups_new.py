@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.table import Table
 
-from guda_core.cli.terminal import HomeOption, note, progress_bar, say, show
+from guda_core.cli.terminal import HomeOption, columned, note, progress_bar, say, show
 from guda_core.data.own.found import some
 from guda_core.records import NOT_STATED
 
@@ -93,9 +92,8 @@ def make(
 def _tell(made: Draft) -> None:
     """A row for every group of a set that is about to be written, and what holds for all of them."""
     groups, pictures = made.entry["groups"], made.pictures
-    table = Table(title=f"{len(groups):,} groups, {len(pictures):,} pictures")
-    for column in ("id", "name", "trained on", "held out", "with a caption"):
-        table.add_column(column, overflow="fold")
+    title = f"{len(groups):,} groups, {len(pictures):,} pictures"
+    table = columned(title, "id", "name", "trained on", "held out", "with a caption")
     for gid, n in made.counts().items():
         table.add_row(gid, groups[gid]["name"], f"{n.trained:,}", f"{n.held_out:,}", f"{n.captions:,}")
     show(table)

@@ -54,6 +54,14 @@ def note(text: str) -> None:
     ERR.print(text, soft_wrap=True)
 
 
+def columned(title: str, *columns: str, fold: bool = True) -> Table:
+    """An empty table. fold: what is too long for its column goes on in the next line, else it ends in an ellipsis."""
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column, overflow="fold" if fold else "ellipsis")
+    return table
+
+
 def show(table: Table) -> None:
     """A table of the answer, on stdout. Its title is a line above, which does not wrap where the table is narrow."""
     if table.title:

@@ -19,6 +19,7 @@ from guda_core.cli.terminal import (
     LoraOption,
     ModelOption,
     SetOption,
+    columned,
     listed,
     note,
     progress_bar,
@@ -182,9 +183,8 @@ def _tell_health(found: Mapping[str, Mapping[str, Any]], group_set: GroupSet) ->
     from guda_core.unlearning.adapter_files import NOTHING_FORGOTTEN, forgot_nothing
     from guda_core.unlearning.health import KINDS
 
-    table = Table(title="Mean ELBO drop in nats when the group's adapter is on, by kind of picture")
-    for column in ("group", *KINDS.values()):
-        table.add_column(column, overflow="fold")
+    title = "Mean ELBO drop in nats when the group's adapter is on, by kind of picture"
+    table = columned(title, "group", *KINDS.values())
     for gid, h in found.items():
         table.add_row(gid, *[f"{h[k]['mean']:.1f}" if k in h else "-" for k in KINDS])
     show(table)
@@ -272,9 +272,8 @@ def _whole(plan: Plan, share: Share) -> float:
 
 
 def _plan_table(plan: Plan) -> Table:
-    table = Table(title="What unlearning will take")
-    for column in ("group", "forward passes", "with gradients", "to measure it", "time", "disk"):
-        table.add_column(column, overflow="fold")
+    title = "What unlearning will take"
+    table = columned(title, "group", "forward passes", "with gradients", "to measure it", "time", "disk")
     for gid, g in plan.groups.items():
         row = (
             f"{g.cost.forward:,}",
