@@ -20,6 +20,7 @@ from guda_core.cli.terminal import (
     MethodsOption,
     ModelOption,
     SetOption,
+    bar_of,
     columned,
     listed,
     note,
@@ -209,11 +210,10 @@ def _one(
     if not query.prompt:
         tell_prompt(data)
     final: dict[str, Attribution] = {}
-    with progress_bar() as bar:
-        task = bar.add_task("attribute", note="", total=1.0)
+    with bar_of("attribute") as tell:
         for a in service.attribute(query, methods=methods, effort=effort):
             final[a.method] = a
-            bar.update(task, completed=a.progress, note=known[a.method].name)
+            tell(a.progress, known[a.method].name)
     scope = service.scope(query)
     say(f"{VERDICTS[scope.verdict]} {scope.reason}")
     if scope.verdict == "out of scope":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from guda_core.cli.terminal import HomeOption, columned, note, progress_bar, say, show
+from guda_core.cli.terminal import HomeOption, bar_of, columned, note, say, show
 from guda_core.data.own.found import some
 from guda_core.records import NOT_STATED
 
@@ -69,13 +69,8 @@ def make(
     from guda_core.data.own import set_files
     from guda_core.data.own.prepared import prepare
 
-    with progress_bar() as bar:
-        task = bar.add_task("pictures", note="", total=1.0)
-
-        def tell(pictures: int, done: float) -> None:
-            bar.update(task, completed=done, note=f"{pictures:,}")
-
-        made = prepare(place, given, rows, folder=folder, tell=tell)
+    with bar_of("pictures") as tell:
+        made = prepare(place, given, rows, folder=folder, tell=lambda n, done: tell(done, f"{n:,}"))
     for line in made.draft.notes:
         note(f"Note: {line}")
     _tell(made.draft)

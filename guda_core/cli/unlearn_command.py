@@ -19,6 +19,7 @@ from guda_core.cli.terminal import (
     LoraOption,
     ModelOption,
     SetOption,
+    bar_of,
     columned,
     listed,
     note,
@@ -223,10 +224,9 @@ def _make(job: Forgetting, pending: list[str], config: Any, *, again: bool = Fal
 
 def _measure(measured: Health, wanted: Sequence[str]) -> None:
     for gid in measured.unmeasured(wanted):
-        with progress_bar() as bar:
-            task = bar.add_task(f"health {gid}", note="", total=1.0)
+        with bar_of(f"health {gid}") as tell:
             for fraction in measured.measure(gid):
-                bar.update(task, completed=fraction)
+                tell(fraction)
 
 
 def _shared(workers: int) -> Share:
