@@ -260,7 +260,7 @@ def test_a_drop_is_the_difference_of_the_two_elbos_to_the_last_bit(job):
     draws = likelihood.draw_times(hash_pixels(pixels), strata, 1)
     asked = (model, model.encode(pixels), model.embed([""]), draws, [0])
     full = likelihood.kl_values(*asked)
-    with adapters.applied(model.network, adapter):
+    with switching.applied(model.network, adapter):
         without = likelihood.kl_values(*asked)
     drop = likelihood.elbo_drop(full=full, without=without, strata=strata).value
     assert drop != 0 and measured._drops(adapter, health.OFFSET, [(item, "")] * 3, strata) == [drop] * 3
