@@ -272,7 +272,7 @@ def ends(task: Task, *, ended: bool = True) -> list[Told | None]:
 
 
 def does(task: Task) -> list[Told | None]:
-    answer = Done(task.part, task.pictures, scored=task.pictures)
+    answer = Done(task.pictures, task.pictures, part=task.part)
     return [Told(f"part {task.part}", "progress"), *[None] * 6, Told(f"part {task.part}", "done", 1.0, answer=answer)]
 
 
@@ -291,7 +291,7 @@ def test_workers_that_all_break_at_every_part_stop_the_run_and_say_why(workers, 
 
 def test_a_machine_whose_workers_break_stops_no_run_while_others_work(caplog):
     pool = Words(does, partial(ends, ended=False))
-    assert sorted(d.part for d in part_jobs.by_pool(tasks(3), pool) if d.finished == 4) == [0, 1, 2]
+    assert sorted(d.part for d in part_jobs.by_pool(tasks(3), pool) if d.done == 4) == [0, 1, 2]
     assert len(pool.begun) > 3 + 3 and caplog.text.count("broke off (RuntimeError: no driver)") == 1
 
 

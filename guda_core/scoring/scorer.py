@@ -62,11 +62,10 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Done:
-    """How far a part is. scored, kept, refused, no_score: pictures, of `pictures`. refused counts those that failed,
+class Total:
+    """How far a table is. scored, kept, refused, no_score: pictures, of `pictures`. refused counts those that failed,
     too; why: some of their reasons. no_score: of which no method has a score of any group, now or before."""
 
-    part: int
     pictures: int
     scored: int = 0
     kept: int = 0
@@ -75,9 +74,16 @@ class Done:
     no_score: int = 0
 
     @property
-    def finished(self) -> int:
+    def done(self) -> int:
         """Pictures that have rows now."""
         return self.scored + self.kept + self.refused + self.no_score
+
+
+@dataclass(frozen=True)
+class Done(Total):
+    """How far one part is."""
+
+    part: int = field(kw_only=True)
 
 
 def service_of(task: Task) -> Service:
@@ -209,7 +215,7 @@ class _Part:
         for row in parts.read(self.place, of=self.of):
             before.setdefault(row["picture"], []).append(row)
         found = dict(before)  # rows of pictures that nobody asks about today stay
-        done, saved, took = Done(self.task.part, len(self.wanted)), time.monotonic(), 0.1
+        done, saved, took = Done(len(self.wanted), part=self.task.part), time.monotonic(), 0.1
         try:
             for w in self.wanted:
                 kept, found[w.picture] = self._picture(w, before.get(w.picture, []))
