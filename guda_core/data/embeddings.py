@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from guda_core.data.dataset import GroupDataset, Item, batches, middle
 from guda_core.diffusion.memory import MEND, lacked_memory
+from guda_core.diffusion.pace import seconds_of
 from guda_core.diffusion.pixels import to_unit
 from guda_core.errors import DataError, ModelError, NoRoomError
 from guda_core.held_files import advice, replacing
@@ -195,14 +195,10 @@ def picture_seconds(clip: Encoder, items: Sequence[Item]) -> float:
     Raises:
         DataError: there are none, or one cannot be read.
     """
-    few, began = [items[i] for i in range(min(TRIED, len(items)))], 0.0
+    few = [items[i] for i in range(min(TRIED, len(items)))]
     if not few:
         raise DataError("There are no pictures in this split.")
-    for _ in range(2):  # the first time is slower
-        began = time.perf_counter()
-        for pixels in batches(few, clip.size, TRIED):
-            clip.image_features(pixels)
-    return (time.perf_counter() - began) / len(few)
+    return seconds_of(lambda: [clip.image_features(p) for p in batches(few, clip.size, TRIED)]) / len(few)
 
 
 def make_bank(clip: Encoder, dataset: GroupDataset, tell: Callable[[float], object] = lambda done: None) -> None:

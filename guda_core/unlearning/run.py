@@ -27,6 +27,7 @@ from guda_core.data.own.picture_list import trained_on
 from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion.cards import chosen_card, load_model
 from guda_core.diffusion.identity import KNOWN
+from guda_core.diffusion.pace import seconds_of
 from guda_core.diffusion.precision import denormals_flushed
 from guda_core.errors import AdapterError, InHandError, ModelError, OptionError
 from guda_core.held_files import replace_file
@@ -258,10 +259,7 @@ class Forgetting:
         encode_s = 0.0
         if missing and self._latents is None:
             pixels = fitted(self.pictures().pixels[0], self.card.resolution)
-            self.model.encode(pixels)
-            began = time.perf_counter()
-            self.model.encode(pixels)
-            encode_s = missing * (time.perf_counter() - began)
+            encode_s = missing * seconds_of(lambda: self.model.encode(pixels))
         tasks = {g: self._task(g, blank) for g in groups}
         more = {"encode_s": encode_s, "to_encode": missing, "pixel_bytes": self.pictures().file_bytes}
         return make_plan(tasks, config, self.memory, health=health, **more)
