@@ -129,9 +129,8 @@ def agree(out: str, made_from: dict[str, Any]) -> dict[str, Any]:
     if before is None:
         places.write(place, json_text(now).encode())
         return now
-    said = {k: v for k, v in now.items() if k in before or k not in table_rows.LATER}
-    if before != said:
-        other = _differs(before["settings"], now["settings"]) or _differs(before, said)
+    if before != now:
+        other = _differs(before["settings"], now["settings"]) or _differs(before, now)
         if other == MADE_OF:
             other = f"what {_differs(before.get(MADE_OF) or {}, now[MADE_OF])} is computed from"
         raise OptionError(
