@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import hashlib
 import itertools
 import json
 from types import SimpleNamespace
@@ -131,16 +130,6 @@ def test_runs_into_two_folders_do_not_share_a_checkpoint(job, tmp_path):
     assert [p.step for p in job.unlearn("noto", CONFIG)] == [3, 4]
     both = [adapters.read_meta(j.folder / "noto")["sha256"] for j in (job, other)]
     assert both[0] == both[1]
-
-
-def test_a_run_that_was_stopped_when_folders_shared_a_checkpoint_goes_on(job):
-    steps = job.unlearn("noto", CONFIG)
-    next(steps)
-    steps.close()
-    data = job.training_pictures()[0].sha256()
-    now, key = job.checkpoint("noto", CONFIG, data), f"{job.model.sha256}\n{CONFIG.sha256()}\n{data}"
-    now.rename(now.with_name(f"{job.card.id}--emoji--noto--{hashlib.sha256(key.encode()).hexdigest()[:16]}.pt"))
-    assert [p.step for p in job.unlearn("noto", CONFIG)] == [2, 3, 4] and not list(now.parent.iterdir())
 
 
 def test_the_rate_counts_both_halves_of_a_step(job, monkeypatch):
