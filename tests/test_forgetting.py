@@ -329,22 +329,6 @@ def test_the_health_of_whole_networks_is_measured_too(job, whole):
     assert offset_of(job.folder, {"noto": job.load("noto")}, 1.0)[0]
 
 
-def test_a_health_of_a_merged_adapter_that_runs_live_now_is_measured_again(job, monkeypatch):
-    """In bfloat16 a part of a small LoRA was lost when it was merged."""
-    for _ in job.unlearn("noto", CONFIG):
-        pass
-    measured = health.Health(job, health.HealthConfig(pictures=1, held_out=8, strata=4))
-    for _ in measured.measure("noto"):
-        pass
-    path = job.folder / "noto" / "health.json"
-    found = json.loads(path.read_text())
-    for live, of, asked in ((True, {"dtype": "bfloat16"}, ["noto"]), (False, {"dtype": "bfloat16"}, []),
-                            (True, {"dtype": "bfloat16", "switching": "live"}, []), (True, {}, [])):  # fmt: skip
-        path.write_text(json.dumps({**found, **of}))
-        monkeypatch.setattr(measured._switching, "any_live", lambda adapters, live=live: live)
-        assert measured.unmeasured(["noto"]) == asked
-
-
 def test_a_health_that_was_cut_off_does_not_count(job):
     for _ in job.unlearn("noto", CONFIG):
         pass
