@@ -173,10 +173,8 @@ def name_of(card: Card) -> str:
 
 
 def bank_of(card: Card, run: Run) -> Path:
-    """The file of the feature bank: one for each model, group set and encoder. One of before, with the whole path
-    of the encoder's folder in its name, is found too."""
-    found, before = run.file(bank_name(card)), run.file(_bank(name_of(card)))
-    return before if before.is_file() and not found.is_file() else found
+    """The file of the feature bank: one for each model, group set and encoder."""
+    return run.file(bank_name(card))
 
 
 def bank_name(card: Card) -> str:
