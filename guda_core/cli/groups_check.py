@@ -70,8 +70,8 @@ def sizes_table(counts: Mapping[str, Mapping[str, int]], resolution: int) -> Tab
     return table
 
 
-def anchors(group_set: GroupSet, train: Sequence[Item], n: int = SHOWN) -> Iterator[tuple[Item, str, str]]:
-    """(picture, its caption, its anchor) of n pictures of all groups in turn, drawn as unlearning with the usual
+def anchors(group_set: GroupSet, train: Sequence[Item]) -> Iterator[tuple[Item, str, str]]:
+    """(picture, its caption, its anchor) of `SHOWN` pictures of all groups in turn, drawn as unlearning with the usual
     settings draws them."""
     import torch
 
@@ -81,8 +81,8 @@ def anchors(group_set: GroupSet, train: Sequence[Item], n: int = SHOWN) -> Itera
     captioner, rng = captioner_of(group_set), torch.Generator().manual_seed(0)
     ids = list(group_set.groups)
     of = {g: [i for i in train if i.group == g] for g in ids}
-    turns = [of[g][k] for k in range(n) for g in ids if k < len(of[g])]
-    for item in turns[:n]:
+    turns = [of[g][k] for k in range(SHOWN) for g in ids if k < len(of[g])]
+    for item in turns[:SHOWN]:
         odds = anchor_odds(captioner, item.group, None, UnlearnConfig(selection="uniform"))
         other = ids[int(torch.multinomial(odds, 1, generator=rng))]
         yield item, captioner.caption(item, rng), captioner.anchor(item, other, rng)

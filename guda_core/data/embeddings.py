@@ -52,7 +52,7 @@ class Encoder(ABC):
     bank: Path
 
     @abstractmethod
-    def image_features(self, pixels: np.ndarray, batch: int = BATCH) -> Tensor:
+    def image_features(self, pixels: np.ndarray) -> Tensor:
         """(N, H, W, 3) uint8 -> (N, D) float32 of unit length, of their middle squares; other sizes are resampled."""
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
@@ -162,10 +162,10 @@ class Clip(Encoder):
         self.sha256 = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
         self.size = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vision_config"]["image_size"]
 
-    def image_features(self, pixels: np.ndarray, batch: int = BATCH) -> Tensor:
+    def image_features(self, pixels: np.ndarray) -> Tensor:
         out = []
-        for i in range(0, len(pixels), batch):
-            x = to_unit(middle(pixels[i : i + batch]))
+        for i in range(0, len(pixels), BATCH):
+            x = to_unit(middle(pixels[i : i + BATCH]))
             if x.shape[-1] != self.size:
                 x = F.interpolate(x, size=(self.size, self.size), mode="area")
             with torch.no_grad():

@@ -103,11 +103,11 @@ class Tower(Encoder):
         mean, std = (torch.tensor(v, dtype=torch.float32).view(1, 3, 1, 1) for v in (self.mean, self.std))
         return (x - mean) / std
 
-    def image_features(self, pixels: np.ndarray, batch: int = BATCH) -> Tensor:
+    def image_features(self, pixels: np.ndarray) -> Tensor:
         out = []
-        for i in range(0, len(pixels), batch):
+        for i in range(0, len(pixels), BATCH):
             with torch.no_grad():
-                f = self.output(self.model(pixel_values=self.prepared(pixels[i : i + batch])))
+                f = self.output(self.model(pixel_values=self.prepared(pixels[i : i + BATCH])))
             out.append(F.normalize(f, dim=-1))
         return torch.cat(out)
 
