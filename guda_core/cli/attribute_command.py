@@ -225,9 +225,8 @@ def _one(
             note(said)
     if json_file is None and report_file is None:
         return
-    about: dict[str, Any] = {"settings": {"effort": effort, "methods": methods}, "provenance": service.provenance()}
-    if scope.verdict != "not assessed":
-        about["scope"] = dataclasses.asdict(scope)
+    about: dict[str, Any] = {"settings": {"effort": effort, "methods": methods}, "scope": scope.plain()}
+    about["provenance"] = service.provenance()
     if report_file is not None and any(wanted):
         about["shown"] = _shown(service, query, final, report_file, wanted)
         if scope.verdict != "out of scope":  # else no group is named

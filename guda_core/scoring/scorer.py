@@ -24,7 +24,7 @@ from typing import Any
 from guda_core import kept_services
 from guda_core.data.images import MAX_BYTES
 from guda_core.errors import GudaError, OptionError, ReportError, UnreadError, lacked
-from guda_core.records import Attribution, Provenance
+from guda_core.records import Provenance
 from guda_core.reports.bundle import json_text
 from guda_core.scoring import caveats, parts, places, table_rows
 from guda_core.scoring.listing import Wanted, asked
@@ -263,9 +263,7 @@ class _Part:
 
     def _score(self, w: Wanted, data: bytes) -> list[Row]:
         query = self.service.prepare(data, prompt=w.prompt)
-        final: dict[str, Attribution] = {}
-        for a in self.service.attribute(query, **self.settings):
-            final[a.method] = a
+        final = {a.method: a for a in self.service.attribute(query, **self.settings)}  # the last one of each
         answers = [final[m] for m in self.methods]
         scope = self.service.scope(query)
         return table_rows.scored(w, query, answers, scope, group_set=self.service.group_set, **self.about)
