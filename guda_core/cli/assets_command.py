@@ -116,8 +116,6 @@ def _features_on_many(
     *,
     again: bool,
 ) -> None:
-    set_up_libraries()
-
     from guda_core.attribution.gradient import feature_jobs
     from guda_core.diffusion.cards import absolute, chosen_card
     from guda_core.jobs.chosen_pool import opened

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +27,11 @@ def quieten_libraries() -> None:
         quiet.disable_progress_bar()
 
 
-@dataclass(frozen=True)
-class Opened:
-    """pipe: diffusers' pipeline. folder: where its settings lie (not its weights, when they are a single file)."""
-
-    pipe: Any
-    folder: Path
-
-
 def open_pipeline(
     card: Card, pipeline: type[DiffusionPipeline], parts: Sequence[str], without: Mapping[str, Any]
-) -> Opened:
-    """Open a card's model.
+) -> tuple[Any, Path]:
+    """Open a card's model: diffusers' pipeline, and the folder with its settings (not its weights, when they are a
+    single file).
 
     parts: names of those whose weights enter a score. without: further arguments of the pipeline; a part that is None
     there may be absent.
@@ -60,7 +52,7 @@ def open_pipeline(
         pipe, files = _open_folder(card, folder, pipeline, parts, without)
     modules = {p: m for p in parts if (m := getattr(pipe, p, None)) is not None}
     weights.check_whole(card, modules, files)
-    return Opened(pipe, folder)
+    return pipe, folder
 
 
 def _open_folder(
