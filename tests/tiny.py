@@ -47,9 +47,6 @@ class InMemory(GroupDataset):
     def split(self, name: str) -> Pictures:
         return self.splits[name]
 
-    def fingerprint(self, split: str = "train") -> str:
-        return self.split(split).sha256()
-
 
 def tiny_tokenizer(length: int) -> CLIPTokenizer:
     """Letters as tokens, each also as the end of a word."""

@@ -187,9 +187,10 @@ class GroupDataset(ABC):
             DataError: there is no such split, or the pictures are not there.
         """
 
-    @abstractmethod
     def fingerprint(self, split: str = "train") -> str:
         """SHA-256 of a split: groups, names, captions and pictures, in order. What is made from it records this."""
+        found = self.split(split)
+        return (found if isinstance(found, Pictures) else in_memory(found, self.group_set.resolution)).sha256()
 
 
 def in_memory(items: Sequence[Item], size: int, *, seen: bool = False) -> Pictures:
