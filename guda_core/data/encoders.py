@@ -36,7 +36,7 @@ from transformers import (
 from guda_core.data.dataset import middle
 from guda_core.data.embeddings import BANK, BATCH, SAFELY, Clip, Encoder, words
 from guda_core.diffusion.base_model import Card
-from guda_core.diffusion.memory import MEND, lacked_memory
+from guda_core.diffusion.memory import MEND, damaged, lacked_memory
 from guda_core.errors import ModelError, NoRoomError
 from guda_core.from_hub import bring
 from guda_core.machine import LOADING
@@ -128,15 +128,10 @@ class ClipTower(Tower):
 
     @cached_property
     def _text(self) -> tuple[nn.Module, nn.Module, CLIPTokenizer]:
-        try:
-            with LOADING:
-                tower = CLIPTextModelWithProjection.from_pretrained(self.folder, **SAFELY).eval()
-                tokenizer = CLIPTokenizer.from_pretrained(self.folder, trust_remote_code=False)
-            return tower.text_model, tower.text_projection, tokenizer
-        except Exception as e:
-            if lacked_memory(e):
-                raise
-            raise ModelError(f"The clip in {self.folder} has no text tower that can be read: {e}") from e
+        with LOADING, damaged(f"The clip in {self.folder} has no text tower that can be read"):
+            tower = CLIPTextModelWithProjection.from_pretrained(self.folder, **SAFELY).eval()
+            tokenizer = CLIPTokenizer.from_pretrained(self.folder, trust_remote_code=False)
+        return tower.text_model, tower.text_projection, tokenizer
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
         return words(*self._text, texts)

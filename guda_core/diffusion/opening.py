@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from guda_core.diffusion import checks, weights
 from guda_core.diffusion.base_model import Card
-from guda_core.diffusion.memory import lacked_memory
+from guda_core.diffusion.memory import damaged
 from guda_core.diffusion.model_files import INDEX, folder_of, read_json
 from guda_core.errors import ModelError
 
@@ -69,11 +69,7 @@ def _open_folder(
     named = {p for p, value in read_json(folder / INDEX).items() if value not in (None, [None, None])}
     without = {p: v for p, v in without.items() if v is not None or p not in named or p in NEVER}
     types: dict[str, Any] = {p: weights.stored_type(own[0]) for p, own in files.items() if own}
-    try:
-        dtype = {**types, "default": torch.float32}
+    dtype = {**types, "default": torch.float32}
+    with damaged(f"The model '{card.id}' in {folder} is damaged or incomplete"):
         pipe = pipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True, variant=variant or None, **without)
-        return pipe, files
-    except Exception as e:
-        if lacked_memory(e):
-            raise
-        raise ModelError(f"The model '{card.id}' in {folder} is damaged or incomplete: {e}") from e
+    return pipe, files
