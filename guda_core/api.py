@@ -14,7 +14,7 @@ import copy
 import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -132,8 +132,7 @@ class Answer:
         return at
 
     def _about(self) -> dict[str, Any]:
-        scope = None if self.scope.verdict == "not assessed" else asdict(self.scope)
-        return {"settings": dict(self.settings), "provenance": self.provenance, "scope": scope}
+        return {"settings": dict(self.settings), "provenance": self.provenance, "scope": self.scope.plain()}
 
 
 @speaks_python

@@ -92,7 +92,3 @@ class InHandError(TrainingError):
 
 class CacheError(GudaError):
     """Stored intermediate results are damaged or do not fit their settings."""
-
-
-class Cancelled(GudaError):
-    """The visitor asked to stop."""

@@ -8,7 +8,7 @@ says so. Scores are not shares: they do not add up to anything.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -245,6 +245,10 @@ class Scope:
     reason: str
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
     p_value: float | None = None
+
+    def plain(self) -> dict[str, Any] | None:
+        """As a report holds it; None when not assessed."""
+        return None if self.verdict == "not assessed" else asdict(self)
 
 
 @dataclass(frozen=True)

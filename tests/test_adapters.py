@@ -19,7 +19,7 @@ from guda_core.diffusion.cards import find_card, load_model
 from guda_core.errors import AdapterError
 from guda_core.paths import SHIPPED_RUN
 from guda_core.records import Query
-from guda_core.unlearning import adapter_files, adapters, delta
+from guda_core.unlearning import adapter_files, adapters, delta, switching
 from guda_core.unlearning.adapter_files import LORA, LORA_CONFIG, META, OLD_META, OLD_WEIGHTS, PREFIX
 from tests.tiny import save_tiny
 
@@ -65,11 +65,11 @@ def test_applied_equals_peft_and_restores_bit_by_bit(model, tmp_path):
     before = {n: p.clone() for n, p in model.network.named_parameters()}
     with torch.no_grad():
         plain = model.predict_eps(x, t, cond)
-        with adapters.applied(model.network, adapter):
+        with switching.applied(model.network, adapter):
             ours = model.predict_eps(x, t, cond)
         theirs = model.predict_eps(x, t, cond, student)
     assert torch.allclose(ours, theirs, atol=2e-3) and (ours - plain).abs().max() > 0.05
-    with pytest.raises(RuntimeError, match="stop"), adapters.applied(model.network, adapter):
+    with pytest.raises(RuntimeError, match="stop"), switching.applied(model.network, adapter):
         raise RuntimeError("stop")
     assert all(torch.equal(p, before[n]) for n, p in model.network.named_parameters())
 
@@ -81,7 +81,7 @@ def test_peft_and_diffusers_read_the_same_folder_to_the_same_output(model, tmp_p
     by_diffusers = copy.deepcopy(model.network)
     by_diffusers.load_lora_adapter(tmp_path, weight_name=LORA, prefix=PREFIX.rstrip("."))
     with torch.no_grad():
-        with adapters.applied(model.network, adapters.load(tmp_path, model=model, group="a")):
+        with switching.applied(model.network, adapters.load(tmp_path, model=model, group="a")):
             ours = model.predict_eps(x, t, cond)
         for theirs in (by_peft, by_diffusers):
             torch.testing.assert_close(model.predict_eps(x, t, cond, theirs), ours, atol=1e-5, rtol=1e-4)

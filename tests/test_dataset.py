@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 
 from guda_core.data import dataset
-from guda_core.data.dataset import InMemory, Item, Pictures, batches, described, fitted, in_memory
+from guda_core.data.dataset import Item, Pictures, batches, described, fitted, in_memory
 from guda_core.errors import DataError
-from guda_core.records import Group, GroupSet
 
 NOISE = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
 
@@ -130,12 +129,3 @@ def test_many_pictures_lie_on_the_disk_and_are_the_same(monkeypatch):
     monkeypatch.setattr("os.posix_fallocate", full)
     with pytest.raises(DataError, match="Set TMPDIR to a folder with more room"):
         in_memory(lazy([]), 4)
-
-
-def test_a_dataset_in_memory():
-    groups = {k: Group(k, k) for k in "ab"}
-    data = InMemory(GroupSet("s", "S", groups), {"train": pictures()})
-    assert [i.group for i in data.split("train")] == ["a", "a", "b"]
-    assert data.fingerprint() == pictures().sha256()
-    with pytest.raises(DataError, match=r"no split 'held_out'. Known: train"):
-        data.split("held_out")

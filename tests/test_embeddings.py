@@ -11,11 +11,11 @@ from safetensors import SafetensorError
 
 from experiments.train.clip import ClipConfig, make_clip
 from guda_core.data import embeddings
-from guda_core.data.dataset import InMemory, Pictures
+from guda_core.data.dataset import Pictures
 from guda_core.data.embeddings import Clip, make_bank
 from guda_core.errors import ModelError
 from guda_core.records import Group, GroupSet
-from tests.tiny import tiny_tokenizer
+from tests.tiny import InMemory, tiny_tokenizer
 
 GROUPS = ("a", "b")
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)

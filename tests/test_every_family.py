@@ -106,7 +106,7 @@ def test_the_empty_prompt_of_xl_is_zeros_only_where_it_was_trained_so(models, tm
 
 def test_zero_terminal_snr_goes_the_whole_way(models):  # noqa: F811
     model = models("sd2")
-    assert model.schedule.ends_in_noise and model.prediction.kind == "v_prediction"
+    assert model.schedule.alpha[-1] == 0 and model.prediction.kind == "v_prediction"
     scheduler = model._sampler()
     scheduler.set_timesteps(4)
     assert int(scheduler.timesteps[0]) == 999  # drawing begins where x_t is noise alone
@@ -114,7 +114,7 @@ def test_zero_terminal_snr_goes_the_whole_way(models):  # noqa: F811
     last = torch.tensor([999])
     with torch.no_grad():
         raw = model.predict(latent, last, model.embed([""]))
-        assert torch.allclose(model.predict_x0(latent, last, model.embed([""])), -raw, atol=1e-6)
+    assert torch.allclose(model.prediction.x0_hat(raw, latent, last), -raw, atol=1e-6)
 
 
 def test_the_grid_of_flow_matching_has_stable_diffusions_span():

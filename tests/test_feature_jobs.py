@@ -15,6 +15,7 @@ from guda_core.attribution.gradient.features import FeatureConfig, Gradients
 from guda_core.attribution.gradient.projection import Projection
 from guda_core.attribution.gradient.quantised import META, WEIGHTS
 from guda_core.cli import features_plan
+from guda_core.diffusion import pace
 from guda_core.jobs.job import perform
 from guda_core.local import load_service
 from guda_core.paths import cache_dir, run
@@ -104,7 +105,7 @@ def test_the_plan_is_passes_times_what_one_takes_and_stays_with_the_disk(monkeyp
     linear = linear_world()
     now, model = [0.0], linear.model
     model.card.resolution, model.latent_shape = 8, (1, 2, 2)
-    monkeypatch.setattr(feature_plan.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: now[0])
 
     def slow(owner, name, seconds):
         plain = getattr(owner, name)

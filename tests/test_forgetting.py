@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import hashlib
 import itertools
 import json
 from types import SimpleNamespace
@@ -95,7 +94,7 @@ def test_a_stopped_run_is_left_where_steps_draw_in_another_way_now(job, monkeypa
 
 def test_the_shipped_adapters_fit_the_default_settings():
     shipped = Forgetting(GROUPS)
-    assert shipped.default_config() == config_of() and shipped.folder / "noto" == SHIPPED_RUN / "adapters" / "noto"
+    assert shipped.config() == config_of() and shipped.folder / "noto" == SHIPPED_RUN / "adapters" / "noto"
     assert shipped.pending([], config=config_of()) == []
     assert shipped.pending([], config=config_of(lr=2e-3)) == list(GROUPS.groups)
 
@@ -131,16 +130,6 @@ def test_runs_into_two_folders_do_not_share_a_checkpoint(job, tmp_path):
     assert [p.step for p in job.unlearn("noto", CONFIG)] == [3, 4]
     both = [adapters.read_meta(j.folder / "noto")["sha256"] for j in (job, other)]
     assert both[0] == both[1]
-
-
-def test_a_run_that_was_stopped_when_folders_shared_a_checkpoint_goes_on(job):
-    steps = job.unlearn("noto", CONFIG)
-    next(steps)
-    steps.close()
-    data = job.training_pictures()[0].sha256()
-    now, key = job.checkpoint("noto", CONFIG, data), f"{job.model.sha256}\n{CONFIG.sha256()}\n{data}"
-    now.rename(now.with_name(f"{job.card.id}--emoji--noto--{hashlib.sha256(key.encode()).hexdigest()[:16]}.pt"))
-    assert [p.step for p in job.unlearn("noto", CONFIG)] == [2, 3, 4] and not list(now.parent.iterdir())
 
 
 def test_the_rate_counts_both_halves_of_a_step(job, monkeypatch):
@@ -260,7 +249,7 @@ def test_a_drop_is_the_difference_of_the_two_elbos_to_the_last_bit(job):
     draws = likelihood.draw_times(hash_pixels(pixels), strata, 1)
     asked = (model, model.encode(pixels), model.embed([""]), draws, [0])
     full = likelihood.kl_values(*asked)
-    with adapters.applied(model.network, adapter):
+    with switching.applied(model.network, adapter):
         without = likelihood.kl_values(*asked)
     drop = likelihood.elbo_drop(full=full, without=without, strata=strata).value
     assert drop != 0 and measured._drops(adapter, health.OFFSET, [(item, "")] * 3, strata) == [drop] * 3
@@ -340,22 +329,6 @@ def test_the_health_of_whole_networks_is_measured_too(job, whole):
     assert offset_of(job.folder, {"noto": job.load("noto")}, 1.0)[0]
 
 
-def test_a_health_of_a_merged_adapter_that_runs_live_now_is_measured_again(job, monkeypatch):
-    """In bfloat16 a part of a small LoRA was lost when it was merged."""
-    for _ in job.unlearn("noto", CONFIG):
-        pass
-    measured = health.Health(job, health.HealthConfig(pictures=1, held_out=8, strata=4))
-    for _ in measured.measure("noto"):
-        pass
-    path = job.folder / "noto" / "health.json"
-    found = json.loads(path.read_text())
-    for live, of, asked in ((True, {"dtype": "bfloat16"}, ["noto"]), (False, {"dtype": "bfloat16"}, []),
-                            (True, {"dtype": "bfloat16", "switching": "live"}, []), (True, {}, [])):  # fmt: skip
-        path.write_text(json.dumps({**found, **of}))
-        monkeypatch.setattr(measured._switching, "any_live", lambda adapters, live=live: live)
-        assert measured.unmeasured(["noto"]) == asked
-
-
 def test_a_health_that_was_cut_off_does_not_count(job):
     for _ in job.unlearn("noto", CONFIG):
         pass
@@ -426,7 +399,7 @@ def test_a_model_without_prompts_is_unlearned_by_the_same_job(job, tmp_path, mon
     card = save_tiny_unconditional(tmp_path / "u")
     monkeypatch.setattr(run, "chosen_card", lambda name: card)
     own = Forgetting(GROUPS, folder=tmp_path / "u-adapters")
-    config = own.default_config()
+    config = own.config()
     assert config.operator == "retrack"
     short = dataclasses.replace(config, loop=dataclasses.replace(config.loop, steps=2, batch=4))
     for _ in own.unlearn("noto", short):

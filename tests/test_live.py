@@ -22,7 +22,7 @@ from guda_core.diffusion.cards import load_model
 from guda_core.errors import OptionError
 from guda_core.local import LocalService
 from guda_core.records import Query
-from guda_core.unlearning import adapter_files, adapters
+from guda_core.unlearning import adapter_files, adapters, switching
 from guda_core.unlearning.loop import Progress
 from guda_core.unlearning.run import Forgetting
 from tests.test_pipeline import service  # noqa: F401  (a fixture)
@@ -104,7 +104,7 @@ def test_a_coded_model_leaves_the_full_one_bit_by_bit(world, sensitive, tmp_path
     model, state, *_ = world
     before = {n: p.clone() for n, p in model.network.named_parameters()}
     coded = retrained_delta.compress(model, state, "a", sensitive, config=CONFIG, folder=tmp_path, meta={})
-    with adapters.applied(model.network, coded):
+    with switching.applied(model.network, coded):
         off = {n: float((p - state[n]).abs().max()) for n, p in model.network.named_parameters()}
     assert 0 < max(off.values()) < 0.5
     assert all(torch.equal(p, before[n]) for n, p in model.network.named_parameters())

@@ -86,14 +86,6 @@ def test_what_is_all_right_or_all_wrong_has_wilsons_interval():
     assert found["top1"]["low"] == pytest.approx(1 / (1 + z2 / len(ORACLE))) and found["spearman"]["low"] == 1.0
 
 
-def test_paired_differences():
-    d = metrics.paired_difference(NOISY, SCORES, ORACLE, metric="top1")
-    expected = metrics.top1(NOISY, ORACLE).mean() - metrics.top1(SCORES, ORACLE).mean()
-    assert d["value"] == pytest.approx(expected) and 0 < d["low"] < expected < d["high"]
-    same = metrics.paired_difference(NOISY, NOISY, ORACLE, metric="mrr")
-    assert same == {"value": 0.0, "low": 0.0, "high": 0.0}
-
-
 def test_with_leave_one_group_out_subsets_the_linear_datamodeling_score_is_the_rank_correlation():
     """LDS (Park et al. 2023, TRAK): the rank correlation, over subsets of the data, of what a picture's scores predict,
     their sum over the subset, with what a model trained on the subset gives. A subset lacks one group; the model's

@@ -18,7 +18,7 @@ from experiments.benchmark import fair, offset_tables
 from guda_core.answers import markup, sentences
 from guda_core.answers.verdict import Verdict, verdict
 from guda_core.attribution.calibration import fitted_with, read_calibration, write_weight
-from guda_core.attribution.guda import Guda
+from guda_core.attribution.guda import Guda, offset_of
 from guda_core.attribution.logo import Logo
 from guda_core.attribution.method import Budget, Context, Unavailable
 from guda_core.cli import terminal
@@ -71,11 +71,17 @@ def note(folder, group, **changes):
     (folder / group / adapters.HEALTH).write_text(json.dumps({**record, **changes}))
 
 
-def answer(model, folder, kind=Guda, **budget) -> Attribution:
+def weighted(model, folder) -> Guda:
+    made = Guda(model, GROUPS, folder)
+    made.offset, made.offset_se = offset_of(folder, made.adapters, WEIGHT)
+    return made
+
+
+def answer(model, folder, method=None, **budget) -> Attribution:
     latent = torch.randn(1, *model.latent_shape, generator=torch.Generator().manual_seed(5))
     query = Query(pixels=torch.zeros(1).numpy(), latent=latent, prompt="", image_hash="x")
-    more = {"offset_weight": WEIGHT} if kind is Guda else {}
-    *_, last = kind(model, GROUPS, folder, **more).attribute(query, Budget(draws=2, per_pass=1, strata=8, **budget))
+    made = method or weighted(model, folder)
+    *_, last = made.attribute(query, Budget(draws=2, per_pass=1, strata=8, **budget))
     return last
 
 
@@ -133,13 +139,13 @@ def test_a_report_of_before_is_computed_without_the_offsets_error(model, folder)
 def test_an_offset_of_few_pictures_has_a_wider_error_and_of_one_there_is_none(model, folder):
     for g in IDS:
         note(folder, g)
-    many = Guda(model, GROUPS, folder, offset_weight=WEIGHT)
+    many = weighted(model, folder)
     note(folder, IDS[0], **{OFFSET: {"mean": MEANS[IDS[0]], "se": SE, "n": 3}})
-    few = Guda(model, GROUPS, folder, offset_weight=WEIGHT)
+    few = weighted(model, folder)
     assert few.offset == many.offset and few.offset_se[IDS[1]] == many.offset_se[IDS[1]] == WEIGHT * SE
     assert few.offset_se[IDS[0]] == pytest.approx(WEIGHT * SE * stats.t.ppf(0.975, 2) / 1.96)
     note(folder, IDS[0], **{OFFSET: {"mean": MEANS[IDS[0]], "n": 1}})
-    assert Guda(model, GROUPS, folder, offset_weight=WEIGHT).offset == {}
+    assert weighted(model, folder).offset == {}
 
 
 @pytest.mark.parametrize("bad", [{"adapter_sha256": "of another"}, {OFFSET: {}}, {OFFSET: {"mean": None}}, {OFFSET: 3}])
@@ -147,9 +153,9 @@ def test_without_a_figure_of_just_these_adapters_nothing_is_added_to_any(model, 
     for g in IDS:
         note(folder, g)
     note(folder, IDS[2], **bad)
-    assert Guda(model, GROUPS, folder, offset_weight=WEIGHT).offset == {}
+    assert weighted(model, folder).offset == {}
     (folder / IDS[2] / adapters.HEALTH).write_text("damaged")
-    assert Guda(model, GROUPS, folder, offset_weight=WEIGHT).offset == {}
+    assert weighted(model, folder).offset == {}
 
 
 def test_without_a_calibration_the_score_is_the_papers(model, folder, tmp_path):
@@ -269,7 +275,7 @@ def test_the_fitted_weight_has_an_interval_over_queries():
 def test_retrained_models_have_none(model, folder):
     for g in IDS:
         note(folder, g)
-    assert "offset" not in answer(model, folder, Logo).settings
+    assert "offset" not in answer(model, folder, Logo(model, GROUPS, folder)).settings
 
 
 def test_behind_a_group_whose_drop_is_not_clear_another_may_stand_out():

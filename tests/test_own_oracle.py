@@ -28,7 +28,7 @@ from guda_core.data.groups import load_group_set
 from guda_core.errors import OptionError, TrainingError
 from guda_core.jobs.job import perform
 from guda_core.local import load_service
-from guda_core.unlearning import adapters, health
+from guda_core.unlearning import adapters, health, switching
 from guda_core.unlearning.run import Forgetting
 from tests.own_pictures import guda, studio
 from tests.tiny import save_tiny
@@ -84,7 +84,7 @@ def test_with_loras_the_products_method_answers_from_just_the_retrained_models(m
     before = own.base.model.network.state_dict()
     for folder, factors in ((own.oracle_folder(), first), (own.oracle_folder(second=True), trained(own, "dee", 4))):
         adapter = adapters.load(folder / "dee", model=service.model, group="dee", group_set="artists")
-        with adapters.applied(service.model.network, adapter):
+        with switching.applied(service.model.network, adapter):
             now = {n: p.clone() for n, p in service.model.network.state_dict().items()}
         for name in (n for n in factors if n.endswith("lora_A.weight")):
             a, b = factors[name].float().flatten(1), factors[name.replace("lora_A", "lora_B")].float().flatten(1)

@@ -58,7 +58,7 @@ def test_marks_in_a_file_name_the_prediction_and_the_schedule(folder, silent):
     save_single(folder / "m", path, v_pred=torch.zeros(0), ztsnr=torch.zeros(0))
     card = Card("mine", "Mine", "file", str(path), 16)  # as one may be written for it
     by_path, by_card = load_model(resolve_card(str(path))), load_model(card)
-    assert by_card.prediction.kind == "v_prediction" and by_card.schedule.ends_in_noise
+    assert by_card.prediction.kind == "v_prediction" and by_card.schedule.alpha[-1] == 0
     assert by_card.sha256 == by_path.sha256 != load_model(resolve_card(str(folder / "m"))).sha256
     with pytest.raises(ModelError, match=r"card 'mine' says .* 'epsilon', its files say 'v_prediction'"):
         load_model(dataclasses.replace(card, prediction_type="epsilon"))

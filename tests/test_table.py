@@ -29,7 +29,7 @@ from guda_core.errors import ImageError, OptionError, ReportError, ScoreError
 from guda_core.jobs import driver, job
 from guda_core.jobs.job import Job, Told
 from guda_core.jobs.local_pool import LocalPool
-from guda_core.scoring import listing, part_jobs, parts, places, scorer, table_rows
+from guda_core.scoring import listing, part_jobs, parts, places, scorer
 from guda_core.scoring.asking import Results
 from guda_core.scoring.listing import Listing, asked, parts_for
 from guda_core.scoring.scorer import Done, Task
@@ -272,7 +272,7 @@ def ends(task: Task, *, ended: bool = True) -> list[Told | None]:
 
 
 def does(task: Task) -> list[Told | None]:
-    answer = Done(task.part, task.pictures, scored=task.pictures)
+    answer = Done(task.pictures, task.pictures, part=task.part)
     return [Told(f"part {task.part}", "progress"), *[None] * 6, Told(f"part {task.part}", "done", 1.0, answer=answer)]
 
 
@@ -291,7 +291,7 @@ def test_workers_that_all_break_at_every_part_stop_the_run_and_say_why(workers, 
 
 def test_a_machine_whose_workers_break_stops_no_run_while_others_work(caplog):
     pool = Words(does, partial(ends, ended=False))
-    assert sorted(d.part for d in part_jobs.by_pool(tasks(3), pool) if d.finished == 4) == [0, 1, 2]
+    assert sorted(d.part for d in part_jobs.by_pool(tasks(3), pool) if d.done == 4) == [0, 1, 2]
     assert len(pool.begun) > 3 + 3 and caplog.text.count("broke off (RuntimeError: no driver)") == 1
 
 
@@ -339,19 +339,6 @@ def test_results_of_another_model_or_setting_are_not_mixed(folder, tmp_path, cha
     with pytest.raises(OptionError, match="clip, guda; got magic"):
         run(folder, tmp_path / "new", LightService, options=Options("quick", ("magic",)))
     assert not (tmp_path / "new").exists()
-
-
-def test_a_table_begun_before_the_rule_and_the_fit_were_written_down_goes_on(folder, tmp_path, monkeypatch):
-    def earlier(*a, **more):
-        return {k: v for k, v in identity(*a, **more).items() if k not in ("fit", "scope")}
-
-    out, identity = tmp_path / "out", table_rows.identity
-    with monkeypatch.context() as patch:
-        patch.setattr(table_rows, "identity", earlier)
-        run(folder, out, LightService)
-    before = (out / "made_from.json").read_bytes()
-    assert b"scope" not in before and run(folder, out, LightService) == Total(9, kept=9)
-    assert (out / "made_from.json").read_bytes() == before and len(rows(out)) == 9 * 16
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])

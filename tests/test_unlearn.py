@@ -19,7 +19,7 @@ from guda_core.diffusion.cards import load_model
 from guda_core.errors import OptionError, TrainingError
 from guda_core.paths import ASSETS, SHIPPED_RUN
 from guda_core.records import Group, GroupSet, Query
-from guda_core.unlearning import adapter_files, adapters
+from guda_core.unlearning import adapter_files, adapters, switching
 from guda_core.unlearning import one_group as unlearning
 from guda_core.unlearning.config import UnconditionalConfig, UnlearnConfig
 from guda_core.unlearning.forget import FORGET_LOSSES, ForgetLoss, Task, config_of, read_config
@@ -157,7 +157,7 @@ def test_the_whole_model_can_be_unlearned_and_read_again(world, tmp_path):
     meta = forget(world, "a", tmp_path, lora=None)
     adapter = adapters.load(tmp_path, model=world.model, group="a")
     assert meta["kind"] == "whole" and meta["parameters"] == sum(p.numel() for p in before.values())
-    with adapters.applied(world.model.network, adapter):
+    with switching.applied(world.model.network, adapter):
         state = {n: p.clone() for n, p in world.model.network.state_dict().items()}
     assert state.keys() == before.keys() and any(not torch.allclose(state[n], before[n], atol=1e-3) for n in before)
     assert all(torch.equal(p, before[n]) for n, p in world.model.network.state_dict().items())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,16 +23,29 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from experiments.train.clip import ClipConfig, make_clip
 from experiments.train.unet import SCHEDULER
+from guda_core.data.dataset import GroupDataset, Pictures
 from guda_core.data.embeddings import Clip
 from guda_core.data.groups import load_group_set
 from guda_core.diffusion.base_model import Card
 from guda_core.diffusion.cards import load_model
 from guda_core.local import LocalService
+from guda_core.records import GroupSet
 from guda_core.unlearning import adapters
 from tests.once import copied
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789,"
 TINY = Card("tiny", "Tiny", "folder", "", 16, "epsilon", "float16", "emoji", "test")  # of `save_tiny`'s defaults
+
+
+@dataclass(frozen=True)
+class InMemory(GroupDataset):
+    """A dataset of given pictures, split by split: `InMemory(group_set, {"train": pictures})`."""
+
+    group_set: GroupSet
+    splits: dict[str, Pictures]
+
+    def split(self, name: str) -> Pictures:
+        return self.splits[name]
 
 
 def tiny_tokenizer(length: int) -> CLIPTokenizer:

@@ -39,7 +39,7 @@ from guda_core.attribution.guda import Guda
 from guda_core.cli.terminal import follow, say
 from guda_core.local import LocalService
 from guda_core.paths import BENCHMARKS, Folder
-from guda_core.unlearning import adapters
+from guda_core.unlearning import adapters, switching
 from guda_core.unlearning.adapters import Adapter
 from guda_core.unlearning.forget import read_config
 from guda_core.work_queue import deadline
@@ -110,7 +110,7 @@ def values(
     todo: list[tuple[str, str, Adapter | None]] = [("", "", None), *rows]
     for row, group, adapter in todo:
         sha256 = service.model.sha256 if adapter is None else adapter.meta["sha256"]
-        within = nullcontext if adapter is None else partial(adapters.applied, service.model.network, adapter)
+        within = nullcontext if adapter is None else partial(switching.applied, service.model.network, adapter)
         path = cache(service, "averaged") / f"{sha256[:16]}.npy"
         for fraction in scores.values(service.model, of, within, ONE, path, sha256):
             yield f"{row} {group}", fraction

@@ -31,7 +31,7 @@ from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.prediction import Prediction
 from guda_core.local import LocalService, load_service
 from guda_core.paths import ROOT
-from guda_core.unlearning import adapters
+from guda_core.unlearning import adapters, switching
 from guda_core.unlearning.config import UnlearnConfig
 from guda_core.unlearning.guda_c import anchor_odds
 from guda_core.unlearning.run import Forgetting
@@ -91,7 +91,7 @@ def measure(
         x_t = model.schedule.add_noise(latents[i].expand(len(t), *shape), noise, t)
         captions = [captioner.anchor(item, s, generator) for s in ids]
         full.append(estimates(model, x_t, t, [*captions, ""]))
-        with adapters.applied(model.network, oracle):
+        with switching.applied(model.network, oracle):
             without.append(estimates(model, x_t, t, [captions[own], ""]))
         t_of.append(t)
     of, t = torch.stack(full), torch.stack(t_of)  # (N, G + 1, K, C, h, w), (N, K)

@@ -44,7 +44,7 @@ from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.cards import load_model
 from guda_core.errors import AdapterError, DataError, TrainingError
 from guda_core.records import Query
-from guda_core.unlearning import adapters
+from guda_core.unlearning import adapters, switching
 from guda_core.unlearning.config import UnconditionalConfig
 from guda_core.unlearning.forget import Task, read_config
 from guda_core.unlearning.loop import Progress
@@ -156,7 +156,7 @@ def sources(model: BaseModel, config: BenchConfig) -> list[Source]:
             folder = cache(config, model) / row / g
             if _fits(folder, model, g, own):
                 adapter = adapters.load(folder, model=model, group=g)
-                within = partial(adapters.applied, model.network, adapter)
+                within = partial(switching.applied, model.network, adapter)
                 out.append(Source(f"{row}/{g}", row, g, adapter.meta["sha256"], within))
     for job in queue(config):
         first = job.seed == config.models.loop.seed

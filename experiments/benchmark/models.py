@@ -24,7 +24,7 @@ from guda_core.attribution.logo import Logo
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import AdapterError
 from guda_core.local import LocalService
-from guda_core.unlearning import adapters
+from guda_core.unlearning import adapters, switching
 
 ORACLES = ("full", "full-2", ORACLE, SECOND)  # roles of the oracle's models and of the full one, kept by themselves
 BASE = "base"  # role of the full model as it is scored for the adapters
@@ -72,7 +72,7 @@ def variants(service: LocalService) -> dict[str, paths.Folder]:
 def without_group(model: BaseModel, folder: Path, group: str) -> tuple[str, Callable[[], AbstractContextManager[Any]]]:
     """The hash of what `unlearn` wrote, and the block in which the model is the one without the group."""
     adapter = adapters.load(folder, model=model, group=group)
-    return adapter.meta["sha256"], partial(adapters.applied, model.network, adapter)
+    return adapter.meta["sha256"], partial(switching.applied, model.network, adapter)
 
 
 def sources(service: LocalService, config: UnetConfig) -> list[Source]:

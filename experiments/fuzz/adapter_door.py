@@ -58,7 +58,7 @@ def start(folder: Path) -> Callable[[bytes], None]:
     import shutil
 
     from guda_core.diffusion.cards import find_card, load_model
-    from guda_core.unlearning import adapters
+    from guda_core.unlearning import adapters, switching
 
     model, place = load_model(find_card("emoji"), device="cpu"), folder / GROUP
 
@@ -69,7 +69,7 @@ def start(folder: Path) -> Callable[[bytes], None]:
             (place / name).write_bytes(content)
         adapter = adapters.load(place, model=model, group=GROUP, group_set="emoji")
         adapters.read_health(place, str(adapter.meta["sha256"]))
-        with adapters.applied(model.network, adapter):
+        with switching.applied(model.network, adapter):
             pass
 
     return tried

@@ -25,7 +25,7 @@ from guda_core.data.dataset import Pictures
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.records import GroupSet, Query
-from guda_core.unlearning import adapters, delta
+from guda_core.unlearning import adapters, delta, switching
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def fidelity(
     logo: the exact model's weights by name.
     """
     exact = adapters.Adapter(coded.group, {}, 1.0, {}, whole=dict(logo))
-    blocks = (nullcontext, *(partial(adapters.applied, model.network, a) for a in (exact, coded)))
+    blocks = (nullcontext, *(partial(switching.applied, model.network, a) for a in (exact, coded)))
     strata = likelihood.make_strata(model.schedule)
     sums = np.empty((len(blocks), len(queries)))
     for b, within in enumerate(blocks):

@@ -126,11 +126,11 @@ def image(pixels: np.ndarray, alt: str) -> Html:
     return Html(f'<img src="data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}" alt="{safe(alt)}">')
 
 
-def small_image(pixels: np.ndarray, alt: str, side: int = 64) -> Html:
-    """A picture made small for a list. pixels: (H, W, 3) uint8. side: pixels of its longer side, at most."""
+def small_image(pixels: np.ndarray) -> Html:
+    """A picture made small for a list, beside words that say what it is. pixels: (H, W, 3) uint8."""
     small = Image.fromarray(pixels)
-    small.thumbnail((side, side))
-    return image(np.asarray(small), alt)
+    small.thumbnail((64, 64))
+    return image(np.asarray(small), "")
 
 
 def picture_html(pixels: np.ndarray, prompt: str) -> Html:

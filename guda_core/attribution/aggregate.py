@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from scipy import special
+from torch import Tensor
 
 from guda_core.errors import OptionError
 from guda_core.records import GroupScore
@@ -24,6 +25,13 @@ Z, MANY = 1.96, 30  # standard errors of a 95% interval, from so many values on
 def errors_of_95(n: int) -> float:
     """How many standard errors, estimated from n values (2 or more), a 95% interval reaches to each side."""
     return Z if n >= MANY else float(special.stdtrit(n - 1, 0.975))
+
+
+def mean_score(values: Tensor) -> GroupScore:
+    """The mean of the values (N,) of a group's pictures."""
+    v, n = float(values.mean()), len(values)
+    half = errors_of_95(n) * float(values.std()) / math.sqrt(n) if n > 1 else 0.0
+    return GroupScore(v, v - half, v + half)
 
 
 def check_aggregate(how: str) -> None:

@@ -32,16 +32,13 @@ from guda_core.unlearning import adapters
 
 
 def offset_of(
-    folder: Folder, of: Mapping[str, adapters.Adapter], weight: float | None
+    folder: Folder, of: Mapping[str, adapters.Adapter], weight: float
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Group id -> offset_k, and -> its standard error, in nats, from the health of just these adapters in a folder;
-    both {} if one has none, or one of a single picture, or without a weight. A group whose health tells no error has
-    none here either. Of few pictures it is as much larger as Student's t is than 1.96, since intervals take it as
-    known."""
+    both {} if one has none, or one of a single picture. A group whose health tells no error has none here either. Of
+    few pictures it is as much larger as Student's t is than 1.96, since intervals take it as known."""
     out: dict[str, float] = {}
     errors: dict[str, float] = {}
-    if weight is None:
-        return out, errors
     for g, adapter in of.items():
         part = adapters.read_health(folder / g, adapter.meta["sha256"]).get(adapters.OFFSET)
         mean, se, n = (part.get(k) if isinstance(part, dict) else None for k in ("mean", "se", "n"))
@@ -86,12 +83,10 @@ class Guda(Counterfactual):
         "held_out_others_empty": "Damage, held-out objects",
     }
 
-    def __init__(
-        self, model: BaseModel, group_set: GroupSet, folder: Folder, *, offset_weight: float | None = None
-    ) -> None:
+    def __init__(self, model: BaseModel, group_set: GroupSet, folder: Folder) -> None:
         super().__init__(model, group_set, folder)
         self.no_offset = ""  # why a weight that is there is not used
-        self.offset, self.offset_se = offset_of(folder, self.adapters, offset_weight)
+        self.offset, self.offset_se = dict[str, float](), dict[str, float]()
 
     def calibrate(self, found: Calibration) -> None:
         """Add the offset to the scores, if its weight is for these adapters."""

@@ -14,7 +14,6 @@ noise, so that equal pictures have equal styles.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,8 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from guda_core.attribution.aggregate import errors_of_95
-from guda_core.attribution.gradient import quantised
+from guda_core.attribution.aggregate import mean_score
 from guda_core.attribution.method import Budget, Context, Method, Unavailable
 from guda_core.attribution.run_files import in_place_of
 from guda_core.data.encoded import Examples
@@ -153,12 +151,9 @@ def listed_sha256(group_set: GroupSet) -> str:
 
 
 def is_outdated(meta: Mapping[str, str], group_set: GroupSet) -> bool:
-    """Whether a set's list names other pictures now than the styles were made of. An older file has the hash that
-    counts captions, too."""
-    if LISTED not in meta:
-        return quantised.is_outdated(meta.get("pictures_sha256"), group_set)
+    """Whether a set's list names other pictures now than the styles were made of."""
     try:
-        return listed_sha256(group_set) not in ("", meta[LISTED])
+        return LISTED in meta and listed_sha256(group_set) not in ("", meta[LISTED])
     except GudaError:  # there is no list, or none that can be read
         return False
 
@@ -245,8 +240,4 @@ class IntroStyle(Method):
 
     @staticmethod
     def _score(bank: Tensor, own: Tensor) -> GroupScore:
-        near = -(bank - own).square().sum(dim=1).sqrt()  # (N,)
-        v = float(near.mean())
-        n = len(near)
-        half = errors_of_95(n) * float(near.std()) / math.sqrt(n) if n > 1 else 0.0
-        return GroupScore(v, v - half, v + half)
+        return mean_score(-(bank - own).square().sum(dim=1).sqrt())

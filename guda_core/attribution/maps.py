@@ -37,11 +37,11 @@ def smoothed(values: np.ndarray, width: float) -> np.ndarray:
     return ndimage.gaussian_filter(values, width, axes=(-2, -1), mode="reflect")
 
 
-def limit(places: int, width: float, df: float, error: float = ERROR) -> float:
+def limit(places: int, width: float, df: float) -> float:
     """Standard errors that a place needs: two-sided, by Student's t, shared among as many looks as the Gaussian leaves
     apart (Bonferroni; of a square as wide as the Gaussian's standard deviation, one look). df: of a standard error."""
     looks = max(1.0, places / max(1.0, width**2))
-    return float(stats.t.ppf(1 - error / (2 * looks), df))
+    return float(stats.t.ppf(1 - ERROR / (2 * looks), df))
 
 
 def _freedom(terms: np.ndarray, draws: int) -> np.ndarray:

@@ -153,11 +153,3 @@ def agreement(scores: np.ndarray, oracle: np.ndarray, *, seed: int = 0) -> dict[
     """Every metric's mean with its interval."""
     found = {name: _percentiles(f(scores, oracle), DRAWS, seed) for name, f in METRICS.items()}
     return {name: v if name in SIGNED else of_equal(v, len(scores)) for name, v in found.items()}
-
-
-def paired_difference(
-    first: np.ndarray, second: np.ndarray, oracle: np.ndarray, *, metric: str, seed: int = 0
-) -> dict[str, float]:
-    """Mean of metric(first) - metric(second) over the same queries, with its 95% bootstrap interval."""
-    f = METRICS[metric]
-    return _percentiles(f(first, oracle) - f(second, oracle), DRAWS, seed)

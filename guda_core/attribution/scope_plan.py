@@ -8,11 +8,8 @@ signals are taken, each in s_measure with its encoding and decoding.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +18,7 @@ from guda_core.attribution import scope_material, scope_signals
 from guda_core.attribution.scope_fit import ABOUT, ScopeConfig
 from guda_core.attribution.scope_pictures import DRAWN, kinds_in
 from guda_core.diffusion.base_model import BaseModel
-from guda_core.diffusion.pace import Pace
+from guda_core.diffusion.pace import Pace, seconds_of
 
 PIXELS = 128  # of the grey picture that is tried
 
@@ -60,15 +57,7 @@ def make_plan(model: BaseModel, config: ScopeConfig, *, foreign: Path | None = N
     passes = n * scope_material.STEPS * (2 if model.tokens("")[1] > 0 else 1)
     pixels = np.full((side, side, 3), PIXELS, np.uint8)
     most, latent = measured_at_most(config, foreign), torch.zeros(1, *model.latent_shape, dtype=torch.float32)
-    measure_s = _timed(lambda: scope_signals.of_model(model, pixels, model.encode(pixels), "plan"))
-    decode_s = _timed(lambda: model.decode(latent))
+    measure_s = seconds_of(lambda: scope_signals.of_model(model, pixels, model.encode(pixels), "plan"))
+    decode_s = seconds_of(lambda: model.decode(latent))
     forward_s = Pace(model, batch=scope_material.AT_ONCE).forward_s
     return ScopePlan(n, passes, most, passes * forward_s + n * decode_s + most * measure_s)
-
-
-def _timed(call: Callable[[], Any]) -> float:
-    """Seconds of a call's second time; the first is slower."""
-    call()
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began

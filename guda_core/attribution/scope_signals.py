@@ -55,7 +55,7 @@ def times(model: BaseModel) -> list[int]:
 
 
 @torch.no_grad()
-def errors(model: BaseModel, latent: Tensor, image_hash: str, area: np.ndarray, batch: int = 32) -> np.ndarray:
+def errors(model: BaseModel, latent: Tensor, image_hash: str, area: np.ndarray) -> np.ndarray:
     """e_k of a latent (1, C, h, w): (K,) float64.
 
     Raises:
@@ -74,7 +74,7 @@ def errors(model: BaseModel, latent: Tensor, image_hash: str, area: np.ndarray, 
         square = (eps - guess.float().cpu()).square().sum(dim=1).double()  # (B, h, w)
         return (square * weights).sum(dim=(1, 2)).tolist()
 
-    found = np.array(in_batches(run, times(model), batch))
+    found = np.array(in_batches(run, times(model), PASSES))
     if not np.isfinite(found).all():
         raise ScoreError("The model gave values that are not finite, so its scope cannot be judged.")
     return found

@@ -13,7 +13,6 @@ Likeness, not influence: it never asks what the model learned. The interval is t
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -24,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from guda_core.attribution.aggregate import errors_of_95
+from guda_core.attribution.aggregate import mean_score
 from guda_core.attribution.method import Budget, Context, Method, Unavailable
 from guda_core.data.embeddings import Encoder, no_bank
 from guda_core.data.sources.listed import ListedFiles
@@ -93,10 +92,7 @@ class Similarity(Method):
         if self.aggregate == "prototype":
             v = float(query @ F.normalize(features.mean(dim=0), dim=0))
             return GroupScore(v, v, v)
-        v = float(cosines.mean())
-        n = len(cosines)
-        half = errors_of_95(n) * float(cosines.std()) / math.sqrt(n) if n > 1 else 0.0
-        return GroupScore(v, v - half, v + half)
+        return mean_score(cosines)
 
     def attribute(self, query: Query, budget: Budget | None = None) -> Iterator[Attribution]:
         """Yields one Attribution; a group without features is unavailable. budget: has no influence."""

@@ -14,11 +14,11 @@ from guda_core.cli.terminal import (
     LoraOption,
     ModelOption,
     SetOption,
+    bar_of,
     commands,
     follow,
     listed,
     note,
-    progress_bar,
     say,
 )
 from guda_core.errors import OptionError
@@ -98,10 +98,9 @@ def features(
         return
     opened = feature_jobs.opened_of(asked, service.model, service.group_set)
     for m in wanted:
-        with progress_bar() as bar:
-            task = bar.add_task(m, note="", total=1.0)
+        with bar_of(m) as tell:
             for fraction, _ in feature_jobs.make(opened, m):
-                bar.update(task, completed=fraction)
+                tell(fraction)
         say(f"Written: {where / m}")
 
 
@@ -117,8 +116,6 @@ def _features_on_many(
     *,
     again: bool,
 ) -> None:
-    set_up_libraries()
-
     from guda_core.attribution.gradient import feature_jobs
     from guda_core.diffusion.cards import absolute, chosen_card
     from guda_core.jobs.chosen_pool import opened
@@ -164,10 +161,9 @@ def introstyle(
         check_others(where, own, "styles")
     pictures = listed_sha256(gs)  # first: the set may change while its pictures are encoded
     examples = examples_of(own, open_dataset(gs).split("train"), captioner_of(gs))
-    with progress_bar() as bar:
-        task = bar.add_task("introstyle", note="", total=1.0)
+    with bar_of("introstyle") as tell:
         for fraction in write(where, own, examples, config, listed=pictures):
-            bar.update(task, completed=fraction)
+            tell(fraction)
     say(f"Written: {where}")
 
 
@@ -238,9 +234,8 @@ def bank(
     encoder.check_place(gs)
     n = len(items := dataset.split("train"))
     note(f"Features of {n:,} pictures will take about {time_said(n * picture_seconds(encoder, items))}.")
-    with progress_bar() as bar:
-        task = bar.add_task("bank", note="", total=1.0)
-        make_bank(encoder, dataset, lambda done: bar.update(task, completed=done))
+    with bar_of("bank") as tell:
+        make_bank(encoder, dataset, tell)
     say(f"Written: {where}")
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from guda_core.amounts import score_said
 from guda_core.cli.file_prompts import tell_prompt, tell_prompts
@@ -21,6 +20,8 @@ from guda_core.cli.terminal import (
     MethodsOption,
     ModelOption,
     SetOption,
+    bar_of,
+    columned,
     listed,
     note,
     progress_bar,
@@ -209,11 +210,10 @@ def _one(
     if not query.prompt:
         tell_prompt(data)
     final: dict[str, Attribution] = {}
-    with progress_bar() as bar:
-        task = bar.add_task("attribute", note="", total=1.0)
+    with bar_of("attribute") as tell:
         for a in service.attribute(query, methods=methods, effort=effort):
             final[a.method] = a
-            bar.update(task, completed=a.progress, note=known[a.method].name)
+            tell(a.progress, known[a.method].name)
     scope = service.scope(query)
     say(f"{VERDICTS[scope.verdict]} {scope.reason}")
     if scope.verdict == "out of scope":
@@ -225,9 +225,8 @@ def _one(
             note(said)
     if json_file is None and report_file is None:
         return
-    about: dict[str, Any] = {"settings": {"effort": effort, "methods": methods}, "provenance": service.provenance()}
-    if scope.verdict != "not assessed":
-        about["scope"] = dataclasses.asdict(scope)
+    about: dict[str, Any] = {"settings": {"effort": effort, "methods": methods}, "scope": scope.plain()}
+    about["provenance"] = service.provenance()
     if report_file is not None and any(wanted):
         about["shown"] = _shown(service, query, final, report_file, wanted)
         if scope.verdict != "out of scope":  # else no group is named
@@ -304,11 +303,11 @@ def _show_answer(a: Attribution, gs: GroupSet, method: MethodInfo) -> None:
     """One method's table, best group first, and what its scores mean."""
     from guda_core.answers.verdict import lead_said
 
-    table = Table(title=f"{method.name} ({a.unit}); {SIGNS.get(a.unit, NO_SIGN)}; not shares")
     ranked = a.ranked()
     offset = a.has_offset
-    for column in ("rank", "group", "score", "95% interval", *(["offset"] if offset else []), "status"):
-        table.add_column(column)
+    title = f"{method.name} ({a.unit}); {SIGNS.get(a.unit, NO_SIGN)}; not shares"
+    columns = ("rank", "group", "score", "95% interval", *(["offset"] if offset else []), "status")
+    table = columned(title, *columns, fold=False)
     for i, g in enumerate([*ranked, *[g for g in a.groups if g not in ranked]]):
         s = a.groups[g]
         if s.score is None or s.low is None or s.high is None:

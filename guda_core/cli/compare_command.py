@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from guda_core.amounts import score_said
-from guda_core.cli.terminal import say, show
+from guda_core.cli.terminal import columned, say, show
 
 if TYPE_CHECKING:
     from guda_core.reports.two_reports import Row
@@ -45,9 +44,7 @@ def compare(
 
 
 def _table(title: str, rows: tuple[Row, ...], unit: str) -> None:
-    table = Table(title=title)
-    for column in ("group", "ranks", "first", "second", "difference", "95% interval"):
-        table.add_column(column, overflow="fold")
+    table = columned(title, "group", "ranks", "first", "second", "difference", "95% interval")
     for r in rows:
         numbers = ["-" if v is None else score_said(v, unit) for v in (r.score_a, r.score_b, r.difference)]
         span = [score_said(v, unit) for v in (r.low, r.high) if v is not None]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from guda_core.cli.terminal import ERR, note, say, show
+from guda_core.cli.terminal import ERR, columned, note, say, show
 from guda_core.data.own.found import counted
 
 if TYPE_CHECKING:
@@ -43,9 +43,7 @@ def draft(job: Forgetting, wanted: Sequence[str], *, again: bool) -> None:
 
 
 def _table(job: Forgetting, made: dict[str, Draft]) -> Table:
-    table = Table(title="Drafts")
-    for column in ("group", "rank", "left out by the rank"):
-        table.add_column(column, overflow="fold")
+    table = columned("Drafts", "group", "rank", "left out by the rank")
     for group, d in made.items():
         table.add_row(job.group_set.groups[group].name, str(d.rank), f"{100 * d.rest:.1f}%")
     return table

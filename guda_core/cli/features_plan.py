@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from guda_core.amounts import bytes_said, time_said
-from guda_core.cli.terminal import ERR, say, show, write_json
+from guda_core.cli.terminal import ERR, columned, say, show, write_json
 from guda_core.errors import OptionError
 
 if TYPE_CHECKING:
@@ -65,9 +65,8 @@ def agreed(
 
 def plan_table(plan: FeaturePlan) -> Table:
     """A row for each method, and the sum."""
-    table = Table(title=f"What features of {plan.pictures:,} pictures will take")
-    for column in ("method", "passes with gradients", "time", "disk"):
-        table.add_column(column, overflow="fold")
+    title = f"What features of {plan.pictures:,} pictures will take"
+    table = columned(title, "method", "passes with gradients", "time", "disk")
     for name, m in plan.methods.items():
         if name in plan.there:
             table.add_row(name, "there already", "", "")

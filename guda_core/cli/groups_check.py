@@ -13,6 +13,7 @@ from unicodedata import normalize
 import numpy as np
 from rich.table import Table
 
+from guda_core.cli.terminal import columned
 from guda_core.data.captions import NoCaptions, captioner_of
 from guda_core.data.dataset import Item, fitted, middle
 from guda_core.data.marks import marks_of
@@ -31,10 +32,9 @@ WORDS = 55  # about what Stable Diffusion reads: 75 tokens
 def counts_table(group_set: GroupSet, train: Sequence[Item], held: Sequence[Item]) -> Table:
     """Of each group: trained on, held out, with a caption of their own, objects known."""
     how = "of their own shapes" if group_set.fit == "bucket" else f"made square by: {group_set.fit}"
-    table = Table(title=f"{len(train):,} pictures trained on, {len(held):,} held out, {how}")
     known = any(i.concept for i in train)
-    for column in ("group", "trained on", "held out", "with a caption", *(["objects"] if known else [])):
-        table.add_column(column, overflow="fold")
+    title = f"{len(train):,} pictures trained on, {len(held):,} held out, {how}"
+    table = columned(title, "group", "trained on", "held out", "with a caption", *(["objects"] if known else []))
     for gid in group_set.groups:
         own, out = [i for i in train if i.group == gid], [i for i in held if i.group == gid]
         captions, objects = sum(bool(i.caption) for i in (*own, *out)), len({i.concept for i in own if i.concept})
@@ -63,16 +63,15 @@ class Sizes:
 
 def sizes_table(counts: Mapping[str, Mapping[str, int]], resolution: int) -> Table:
     """How many pictures have which size."""
-    table = Table(title=f"Sizes in which a model of {resolution} px sees them. A batch of unlearning has one size.")
-    for column in ("width x height", "trained on", "held out"):
-        table.add_column(column)
+    title = f"Sizes in which a model of {resolution} px sees them. A batch of unlearning has one size."
+    table = columned(title, "width x height", "trained on", "held out", fold=False)
     for size, of in counts.items():
         table.add_row(size.replace("x", " x "), f"{of['trained_on']:,}", f"{of['held_out']:,}")
     return table
 
 
-def anchors(group_set: GroupSet, train: Sequence[Item], n: int = SHOWN) -> Iterator[tuple[Item, str, str]]:
-    """(picture, its caption, its anchor) of n pictures of all groups in turn, drawn as unlearning with the usual
+def anchors(group_set: GroupSet, train: Sequence[Item]) -> Iterator[tuple[Item, str, str]]:
+    """(picture, its caption, its anchor) of `SHOWN` pictures of all groups in turn, drawn as unlearning with the usual
     settings draws them."""
     import torch
 
@@ -82,8 +81,8 @@ def anchors(group_set: GroupSet, train: Sequence[Item], n: int = SHOWN) -> Itera
     captioner, rng = captioner_of(group_set), torch.Generator().manual_seed(0)
     ids = list(group_set.groups)
     of = {g: [i for i in train if i.group == g] for g in ids}
-    turns = [of[g][k] for k in range(n) for g in ids if k < len(of[g])]
-    for item in turns[:n]:
+    turns = [of[g][k] for k in range(SHOWN) for g in ids if k < len(of[g])]
+    for item in turns[:SHOWN]:
         odds = anchor_odds(captioner, item.group, None, UnlearnConfig(selection="uniform"))
         other = ids[int(torch.multinomial(odds, 1, generator=rng))]
         yield item, captioner.caption(item, rng), captioner.anchor(item, other, rng)
@@ -91,9 +90,8 @@ def anchors(group_set: GroupSet, train: Sequence[Item], n: int = SHOWN) -> Itera
 
 def anchors_table(rows: Sequence[tuple[Item, str, str]]) -> Table:
     """Captions beside their anchors."""
-    table = Table(title="What unlearning teaches: a picture with this caption as if it had that anchor")
-    for column in ("picture", "caption", "anchor"):
-        table.add_column(column, overflow="fold")
+    title = "What unlearning teaches: a picture with this caption as if it had that anchor"
+    table = columned(title, "picture", "caption", "anchor")
     for item, caption, anchor in rows:
         table.add_row(item.id, caption, anchor)
     return table

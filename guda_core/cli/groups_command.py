@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from guda_core.cli.groups_new import new
 from guda_core.cli.loading import group_set_of
-from guda_core.cli.terminal import HomeOption, SetOption, commands, note, progress_bar, say, show, write_json
+from guda_core.cli.terminal import HomeOption, SetOption, bar_of, columned, commands, note, say, show, write_json
 from guda_core.errors import DataError, OptionError
 from guda_core.libraries import set_up_libraries
 
@@ -57,9 +56,8 @@ def check(
         raise OptionError(f"Two sets are named, '{name}' and '{set_name}'. Name one.")
     gs = group_set_of(name or set_name, model=model)
     objects = f": {len(gs.train_objects)} objects trained on, {len(gs.held_out_objects)} held out"
-    table = Table(title=gs.name + (objects if gs.train_objects else ""))
-    for column in ("id", "name", "author", "licence", "source", "words"):
-        table.add_column(column, overflow="fold")
+    title = gs.name + (objects if gs.train_objects else "")
+    table = columned(title, "id", "name", "author", "licence", "source", "words")
     for g in gs.groups.values():
         source = "@".join(g.source.values()) or gs.source
         table.add_row(g.id, g.name, g.author, g.licence, source, ", ".join(g.descriptors) or g.phrase)
@@ -139,11 +137,8 @@ def caption(
 
     gs = group_set_of(name)
     say_what = PictureCaptioner(by)
-    with progress_bar() as bar:
-        task = bar.add_task("captions", note="", total=1.0)
-        made, kept = captioned(
-            gs, say_what, say_what.name, again=again, tell=lambda done: bar.update(task, completed=done)
-        )
+    with bar_of("captions") as tell:
+        made, kept = captioned(gs, say_what, say_what.name, again=again, tell=tell)
     say(f"Captions by {say_what.name}: {made:,}. There before: {kept:,}. Read some: guda groups check {gs.id}")
     if made:
         say("Adapters, features or banks that this set has were made with other captions. Make them again.")
@@ -153,19 +148,16 @@ def _copies(train: Sequence[Item], held: Sequence[Item], of_shape: Sizes | None)
     """Look for pictures that stand in two groups, or on both sides of one, with a bar. of_shape: hears their sizes."""
     from guda_core.data.own.near import find_copies
 
-    with progress_bar() as bar:
-        task = bar.add_task("look for copies", note="", total=1.0)
-        more = {"thumbnail": of_shape.thumbnail} if of_shape else {}
-        return find_copies(train, held, lambda done: bar.update(task, completed=done), **more)
+    with bar_of("look for copies") as tell:
+        return find_copies(train, held, tell, **({"thumbnail": of_shape.thumbnail} if of_shape else {}))
 
 
 def _asking(items: Sequence[Item]) -> list[str]:
     """Pictures whose files ask not to be used to train AI, with a bar."""
     from guda_core.cli.groups_check import asking
 
-    with progress_bar() as bar:
-        task = bar.add_task("read marks", note="", total=1.0)
-        return asking(items, lambda done: bar.update(task, completed=done))
+    with bar_of("read marks") as tell:
+        return asking(items, tell)
 
 
 def _of_model(model: str | None) -> tuple[Callable[[str], tuple[int, int]] | None, tuple[int, int] | None]:
@@ -201,10 +193,9 @@ def fetch(
     dataset = open_dataset(group_set_of(name))
     for line in dataset.plan():
         say(f"To install: {line}")
-    with progress_bar() as bar:
-        task = bar.add_task("pictures", note="", total=1.0)
+    with bar_of("pictures") as tell:
         for fraction, doing in dataset.fetch(yes=yes):
-            bar.update(task, completed=fraction, note=doing)
+            tell(fraction, doing)
     say(f"The pictures of '{dataset.group_set.id}' are here. SHA-256 of the training pictures: {dataset.fingerprint()}")
 
 

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.table import Table
 
-from guda_core.cli.terminal import HomeOption, note, progress_bar, say, show
+from guda_core.cli.terminal import HomeOption, bar_of, columned, note, say, show
 from guda_core.data.own.found import some
 from guda_core.records import NOT_STATED
 
@@ -70,13 +69,8 @@ def make(
     from guda_core.data.own import set_files
     from guda_core.data.own.prepared import prepare
 
-    with progress_bar() as bar:
-        task = bar.add_task("pictures", note="", total=1.0)
-
-        def tell(pictures: int, done: float) -> None:
-            bar.update(task, completed=done, note=f"{pictures:,}")
-
-        made = prepare(place, given, rows, folder=folder, tell=tell)
+    with bar_of("pictures") as tell:
+        made = prepare(place, given, rows, folder=folder, tell=lambda n, done: tell(done, f"{n:,}"))
     for line in made.draft.notes:
         note(f"Note: {line}")
     _tell(made.draft)
@@ -93,9 +87,8 @@ def make(
 def _tell(made: Draft) -> None:
     """A row for every group of a set that is about to be written, and what holds for all of them."""
     groups, pictures = made.entry["groups"], made.pictures
-    table = Table(title=f"{len(groups):,} groups, {len(pictures):,} pictures")
-    for column in ("id", "name", "trained on", "held out", "with a caption"):
-        table.add_column(column, overflow="fold")
+    title = f"{len(groups):,} groups, {len(pictures):,} pictures"
+    table = columned(title, "id", "name", "trained on", "held out", "with a caption")
     for gid, n in made.counts().items():
         table.add_row(gid, groups[gid]["name"], f"{n.trained:,}", f"{n.held_out:,}", f"{n.captions:,}")
     show(table)

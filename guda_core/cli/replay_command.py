@@ -10,7 +10,7 @@ import typer
 
 from guda_core.cli.loading import service_as_made
 from guda_core.cli.sign_command import SIGNER, checked
-from guda_core.cli.terminal import HomeOption, LoraOption, progress_bar, say
+from guda_core.cli.terminal import HomeOption, LoraOption, bar_of, say
 from guda_core.errors import OptionError
 
 SAID = {
@@ -54,13 +54,12 @@ def replay(
     ids = (read.record["model"]["id"], group_set or read.record["group_set"]["id"])
     service = service_as_made(model, *ids, "This report is")
     verdict = None
-    with progress_bar() as bar:
-        task = bar.add_task("replay", note="", total=1.0)
+    with bar_of("replay") as tell:
         for item in run(read, service):
             if isinstance(item, Verdict):
                 verdict = item
             else:
-                bar.update(task, completed=item.progress, note=item.what)
+                tell(item.progress, item.what)
     assert verdict is not None
     say(SAID[verdict.outcome])
     for title, changes in (

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from guda_core.amounts import score_said
-from guda_core.cli.terminal import HomeOption, LoraOption, note, say, show, write, write_json
+from guda_core.cli.terminal import HomeOption, LoraOption, columned, note, say, show, write, write_json
 from guda_core.errors import OptionError
 
 if TYPE_CHECKING:
@@ -110,9 +109,8 @@ def _show_summary(s: Summary) -> None:
         say(f"{verdict}: {n:,}")
     for m, found in s.firsts.items():
         total = sum(f.pictures for f in found)
-        table = Table(title=f"First group by {m}, of the pictures that the model could have made")
-        for column in ("group", "first in", "share", "clearly first"):
-            table.add_column(column)
+        title = f"First group by {m}, of the pictures that the model could have made"
+        table = columned(title, "group", "first in", "share", "clearly first", fold=False)
         for f in found:
             share = f"{100 * f.pictures / total:.1f}%" if total else "-"
             table.add_row(f.name, f"{f.pictures:,}", share, "-" if f.apart is None else f"{f.apart:,}")
@@ -131,9 +129,7 @@ def _rows(found: Results, asked: Asked, csv_file: Path | None, json_file: Path |
     rows = [_cells(r) for r in found.rows(asked, order=asked.order, limit=SHOWN)]
     same = {c: rows[0][c] for c in SAID_ONCE if len(rows) > 1 and len({r[c] for r in rows}) == 1}
     kept = [c for c in rows[0] if c not in same and any(r[c] != NOTHING for r in rows)] if rows else []
-    table = Table(title=counted(count, "row"))
-    for column in kept:
-        table.add_column(column, overflow="fold")
+    table = columned(counted(count, "row"), *kept)
     for r in rows:
         table.add_row(*(r[c] for c in kept))
     if rows:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from guda_core.amounts import time_said
-from guda_core.cli.terminal import ERR, note, say, show
+from guda_core.cli.terminal import ERR, columned, note, say, show
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,11 +30,8 @@ def tell_cost(model: BaseModel, config: ScopeConfig, foreign: Path | None) -> No
 
 def tell(rule: Rule) -> None:
     """A table of the kinds of pictures, and a warning where the rule calls nothing out of scope."""
-    table = Table(
-        title="How often pictures are called out of scope (tried on pictures that the rule was not fitted on)"
-    )
-    for column in ("kind", "should be", "called out of scope", "pictures"):
-        table.add_column(column, overflow="fold")
+    title = "How often pictures are called out of scope (tried on pictures that the rule was not fitted on)"
+    table = columned(title, "kind", "should be", "called out of scope", "pictures")
     for found in rule.kinds.values():
         share = found.get("out_of_scope") or {}
         right = "in scope" if found["belongs"] else "out of scope"

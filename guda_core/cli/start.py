@@ -91,13 +91,13 @@ def check_address(host: str, port: int) -> None:
         ) from e
 
 
-def check_root_path(environ: MutableMapping[str, str] | None = None) -> None:
+def check_root_path() -> None:
     """GRADIO_ROOT_PATH, where a proxy shows the app under a path of its own.
 
     Raises:
         OptionError: it is neither a path nor a web address.
     """
-    path = (os.environ if environ is None else environ).get("GRADIO_ROOT_PATH", "")
+    path = os.environ.get("GRADIO_ROOT_PATH", "")
     if path and not path.startswith(("/", "http://", "https://")):
         raise OptionError(f"GRADIO_ROOT_PATH must begin with '/', 'http://' or 'https://'; got '{path[:80]}'.")
 

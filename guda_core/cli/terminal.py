@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,6 +53,14 @@ def say(text: str) -> None:
 def note(text: str) -> None:
     """One line beside the answer, on stderr."""
     ERR.print(text, soft_wrap=True)
+
+
+def columned(title: str, *columns: str, fold: bool = True) -> Table:
+    """An empty table. fold: what is too long for its column goes on in the next line, else it ends in an ellipsis."""
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column, overflow="fold" if fold else "ellipsis")
+    return table
 
 
 def show(table: Table) -> None:
@@ -169,6 +178,14 @@ def listed(option: str, text: str | None) -> list[str]:
     if text is not None and not words:
         raise OptionError(f"{option} names nothing. Name something, with commas between, or leave it out.")
     return words
+
+
+@contextmanager
+def bar_of(title: str) -> Iterator[Callable[..., None]]:
+    """One bar within the block; gives what moves it: (fraction done, note)."""
+    with progress_bar() as bar:
+        task = bar.add_task(title, note="", total=1.0)
+        yield lambda done, note="": bar.update(task, completed=done, note=note)
 
 
 def follow(works: Iterator[tuple[str, float]]) -> None:

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from guda_core.amounts import bytes_said, time_said
-from guda_core.cli.jobs_progress import RayOption, WorkersOption
+from guda_core.cli.jobs_progress import RayOption, WorkersOption, follow_jobs
 from guda_core.cli.loading import group_set_of, say_where
 from guda_core.cli.terminal import (
     ERR,
@@ -19,6 +19,8 @@ from guda_core.cli.terminal import (
     LoraOption,
     ModelOption,
     SetOption,
+    bar_of,
+    columned,
     listed,
     note,
     progress_bar,
@@ -145,19 +147,22 @@ def _unlearn(asked: Asked, group_set: GroupSet, workers: int | None, ray: str | 
     once the others are told."""
     from guda_core import paths
     from guda_core.cli.publish_lines import publish_lines
-    from guda_core.cli.unlearn_on_many import unlearn_on_many
     from guda_core.diffusion.cards import chosen_card
+    from guda_core.jobs.chosen_pool import opened
+    from guda_core.unlearning.group_jobs import work_by
     from guda_core.unlearning.health import read_all
 
     failed = None
-    if workers or ray:
-        failed = unlearn_on_many(asked, workers=workers, ray=ray)
+    if workers or ray:  # this process loads no model then: it hands out and tells
+        with opened(workers, ray) as pool:
+            note(f"On {pool.about}.")
+            failed = work_by(asked, pool, follow_jobs, note)
     else:
-        opened = _opened(asked)
-        pending = opened.forgetting.begin(asked.groups, config=opened.config, again=asked.again)
-        _tell_replaced(opened.forgetting, pending, opened.config)
-        _make(opened.forgetting, pending, opened.config, again=asked.again)
-        _measure(opened.health, asked.groups)
+        here = _opened(asked)
+        pending = here.forgetting.begin(asked.groups, config=here.config, again=asked.again)
+        _tell_replaced(here.forgetting, pending, here.config)
+        _make(here.forgetting, pending, here.config, again=asked.again)
+        _measure(here.health, asked.groups)
     card = chosen_card(asked.model)
     where = paths.run(card.id, group_set.id).adapters if asked.folder is None else paths.Layers((asked.folder,))
     _tell_health(read_all(where, group_set.groups), group_set)
@@ -182,9 +187,8 @@ def _tell_health(found: Mapping[str, Mapping[str, Any]], group_set: GroupSet) ->
     from guda_core.unlearning.adapter_files import NOTHING_FORGOTTEN, forgot_nothing
     from guda_core.unlearning.health import KINDS
 
-    table = Table(title="Mean ELBO drop in nats when the group's adapter is on, by kind of picture")
-    for column in ("group", *KINDS.values()):
-        table.add_column(column, overflow="fold")
+    title = "Mean ELBO drop in nats when the group's adapter is on, by kind of picture"
+    table = columned(title, "group", *KINDS.values())
     for gid, h in found.items():
         table.add_row(gid, *[f"{h[k]['mean']:.1f}" if k in h else "-" for k in KINDS])
     show(table)
@@ -220,10 +224,9 @@ def _make(job: Forgetting, pending: list[str], config: Any, *, again: bool = Fal
 
 def _measure(measured: Health, wanted: Sequence[str]) -> None:
     for gid in measured.unmeasured(wanted):
-        with progress_bar() as bar:
-            task = bar.add_task(f"health {gid}", note="", total=1.0)
+        with bar_of(f"health {gid}") as tell:
             for fraction in measured.measure(gid):
-                bar.update(task, completed=fraction)
+                tell(fraction)
 
 
 def _shared(workers: int) -> Share:
@@ -272,33 +275,15 @@ def _whole(plan: Plan, share: Share) -> float:
 
 
 def _plan_table(plan: Plan) -> Table:
-    table = Table(title="What unlearning will take")
-    for column in ("group", "forward passes", "with gradients", "to measure it", "time", "disk"):
-        table.add_column(column, overflow="fold")
+    title = "What unlearning will take"
+    table = columned(title, "group", "forward passes", "with gradients", "to measure it", "time", "disk")
     for gid, g in plan.groups.items():
-        row = (
-            f"{g.cost.forward:,}",
-            f"{g.cost.gradients:,}",
-            f"{g.health:,}",
-            time_said(g.seconds),
-            bytes_said(g.disk_bytes),
-        )
-        table.add_row(gid, *row)
+        counts = (f"{n:,}" for n in (g.cost.forward, g.cost.gradients, g.health))
+        table.add_row(gid, *counts, time_said(g.seconds), bytes_said(g.disk_bytes))
     table.add_row("encoding, checkpoint", "", "", "", time_said(plan.encode_s), bytes_said(plan.kept_bytes))
     if plan.pixel_bytes:
         table.add_row("pixels, in a temporary file", "", "", "", "", bytes_said(plan.pixel_bytes))
-    sums = [sum(of(g) for g in plan.groups.values()) for of in (_forward, _gradients, _health)]
+    of = plan.groups.values()
+    sums = (sum(g.cost.forward for g in of), sum(g.cost.gradients for g in of), sum(g.health for g in of))
     table.add_row("in all", *[f"{n:,}" for n in sums], time_said(plan.seconds), bytes_said(plan.disk_bytes))
     return table
-
-
-def _forward(g: Any) -> int:
-    return g.cost.forward
-
-
-def _gradients(g: Any) -> int:
-    return g.cost.gradients
-
-
-def _health(g: Any) -> int:
-    return g.health

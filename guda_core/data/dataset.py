@@ -187,25 +187,10 @@ class GroupDataset(ABC):
             DataError: there is no such split, or the pictures are not there.
         """
 
-    @abstractmethod
     def fingerprint(self, split: str = "train") -> str:
         """SHA-256 of a split: groups, names, captions and pictures, in order. What is made from it records this."""
-
-
-@dataclass(frozen=True)
-class InMemory(GroupDataset):
-    """A dataset of given pictures, split by split: `InMemory(group_set, {"train": pictures})`."""
-
-    group_set: GroupSet
-    splits: dict[str, Pictures]
-
-    def split(self, name: str) -> Pictures:
-        if name not in self.splits:
-            raise DataError(f"There is no split '{name}'. Known: {', '.join(self.splits)}.")
-        return self.splits[name]
-
-    def fingerprint(self, split: str = "train") -> str:
-        return self.split(split).sha256()
+        found = self.split(split)
+        return (found if isinstance(found, Pictures) else in_memory(found, self.group_set.resolution)).sha256()
 
 
 def in_memory(items: Sequence[Item], size: int, *, seen: bool = False) -> Pictures:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from guda_core.data.dataset import GroupDataset, Item, batches, middle
 from guda_core.diffusion.memory import MEND, lacked_memory
+from guda_core.diffusion.pace import seconds_of
 from guda_core.diffusion.pixels import to_unit
 from guda_core.errors import DataError, ModelError, NoRoomError
 from guda_core.held_files import advice, replacing
@@ -52,7 +52,7 @@ class Encoder(ABC):
     bank: Path
 
     @abstractmethod
-    def image_features(self, pixels: np.ndarray, batch: int = BATCH) -> Tensor:
+    def image_features(self, pixels: np.ndarray) -> Tensor:
         """(N, H, W, 3) uint8 -> (N, D) float32 of unit length, of their middle squares; other sizes are resampled."""
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
@@ -162,10 +162,10 @@ class Clip(Encoder):
         self.sha256 = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
         self.size = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vision_config"]["image_size"]
 
-    def image_features(self, pixels: np.ndarray, batch: int = BATCH) -> Tensor:
+    def image_features(self, pixels: np.ndarray) -> Tensor:
         out = []
-        for i in range(0, len(pixels), batch):
-            x = to_unit(middle(pixels[i : i + batch]))
+        for i in range(0, len(pixels), BATCH):
+            x = to_unit(middle(pixels[i : i + BATCH]))
             if x.shape[-1] != self.size:
                 x = F.interpolate(x, size=(self.size, self.size), mode="area")
             with torch.no_grad():
@@ -195,14 +195,10 @@ def picture_seconds(clip: Encoder, items: Sequence[Item]) -> float:
     Raises:
         DataError: there are none, or one cannot be read.
     """
-    few, began = [items[i] for i in range(min(TRIED, len(items)))], 0.0
+    few = [items[i] for i in range(min(TRIED, len(items)))]
     if not few:
         raise DataError("There are no pictures in this split.")
-    for _ in range(2):  # the first time is slower
-        began = time.perf_counter()
-        for pixels in batches(few, clip.size, TRIED):
-            clip.image_features(pixels)
-    return (time.perf_counter() - began) / len(few)
+    return seconds_of(lambda: [clip.image_features(p) for p in batches(few, clip.size, TRIED)]) / len(few)
 
 
 def make_bank(clip: Encoder, dataset: GroupDataset, tell: Callable[[float], object] = lambda done: None) -> None:

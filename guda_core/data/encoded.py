@@ -55,12 +55,10 @@ def check_fit(model: BaseModel, group_set: GroupSet) -> None:
         )
 
 
-def examples_of(
-    model: BaseModel, items: Sequence[Item], captioner: Captioner | None = None, *, seed: int = 0
-) -> Examples:
+def examples_of(model: BaseModel, items: Sequence[Item], captioner: Captioner | None = None) -> Examples:
     """Encode pictures at the model's resolution. With a captioner every picture gets one caption of its group's style,
-    drawn once from the seed; without one, prompts are empty."""
-    rng, size = torch.Generator().manual_seed(seed), model.card.resolution
+    drawn once; without one, prompts are empty."""
+    rng, size = torch.Generator().manual_seed(0), model.card.resolution
     prompts = tuple("" if captioner is None else captioner.caption(i, rng) for i in items)
     latents, hashes = [], []
     for item in items:

@@ -36,7 +36,7 @@ from transformers import (
 from guda_core.data.dataset import middle
 from guda_core.data.embeddings import BANK, BATCH, SAFELY, Clip, Encoder, words
 from guda_core.diffusion.base_model import Card
-from guda_core.diffusion.memory import MEND, lacked_memory
+from guda_core.diffusion.memory import MEND, damaged, lacked_memory
 from guda_core.errors import ModelError, NoRoomError
 from guda_core.from_hub import bring
 from guda_core.machine import LOADING
@@ -103,11 +103,11 @@ class Tower(Encoder):
         mean, std = (torch.tensor(v, dtype=torch.float32).view(1, 3, 1, 1) for v in (self.mean, self.std))
         return (x - mean) / std
 
-    def image_features(self, pixels: np.ndarray, batch: int = BATCH) -> Tensor:
+    def image_features(self, pixels: np.ndarray) -> Tensor:
         out = []
-        for i in range(0, len(pixels), batch):
+        for i in range(0, len(pixels), BATCH):
             with torch.no_grad():
-                f = self.output(self.model(pixel_values=self.prepared(pixels[i : i + batch])))
+                f = self.output(self.model(pixel_values=self.prepared(pixels[i : i + BATCH])))
             out.append(F.normalize(f, dim=-1))
         return torch.cat(out)
 
@@ -128,15 +128,10 @@ class ClipTower(Tower):
 
     @cached_property
     def _text(self) -> tuple[nn.Module, nn.Module, CLIPTokenizer]:
-        try:
-            with LOADING:
-                tower = CLIPTextModelWithProjection.from_pretrained(self.folder, **SAFELY).eval()
-                tokenizer = CLIPTokenizer.from_pretrained(self.folder, trust_remote_code=False)
-            return tower.text_model, tower.text_projection, tokenizer
-        except Exception as e:
-            if lacked_memory(e):
-                raise
-            raise ModelError(f"The clip in {self.folder} has no text tower that can be read: {e}") from e
+        with LOADING, damaged(f"The clip in {self.folder} has no text tower that can be read"):
+            tower = CLIPTextModelWithProjection.from_pretrained(self.folder, **SAFELY).eval()
+            tokenizer = CLIPTokenizer.from_pretrained(self.folder, trust_remote_code=False)
+        return tower.text_model, tower.text_projection, tokenizer
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
         return words(*self._text, texts)
@@ -173,10 +168,8 @@ def name_of(card: Card) -> str:
 
 
 def bank_of(card: Card, run: Run) -> Path:
-    """The file of the feature bank: one for each model, group set and encoder. One of before, with the whole path
-    of the encoder's folder in its name, is found too."""
-    found, before = run.file(bank_name(card)), run.file(_bank(name_of(card)))
-    return before if before.is_file() and not found.is_file() else found
+    """The file of the feature bank: one for each model, group set and encoder."""
+    return run.file(bank_name(card))
 
 
 def bank_name(card: Card) -> str:

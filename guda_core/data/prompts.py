@@ -79,17 +79,9 @@ def special_parts(prompt: str, tokenizer: Any) -> tuple[str, ...]:
     return tuple(sorted((m for m in set(marks) if m in prompt), key=prompt.index))
 
 
-def unread_parts(prompt: str, tokenizer: Any) -> tuple[str, ...]:
-    """What a tokenizer cannot turn into tokens that stand for it: runs of characters, in order, each once.
-
-    A character is not read when it becomes the unknown token, only pieces of its bytes, or nothing at all. Marks of
-    `special_parts` are left out. tokenizer: of transformers, with offsets (a "fast" one).
-    """
-    return tuple(dict.fromkeys(_runs(prompt, _lost(prompt, tokenizer))))
-
-
 def _lost(prompt: str, tokenizer: Any) -> list[bool]:
-    """Of every character, whether the tokenizer cannot read it; white space and marks are not meant to be read."""
+    """Of every character, whether the tokenizer cannot read it: it becomes the unknown token, only pieces of its bytes,
+    or nothing at all. White space and marks are not meant to be read. tokenizer: with offsets (a "fast" one)."""
     found = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False)
     read, unread, marked = set[int](), set[int](), set[int]()
     for token, (start, end) in zip(found["input_ids"], found["offset_mapping"], strict=True):

@@ -190,10 +190,6 @@ class BaseModel(ABC):
         """The noise that the network expects in x_t, (B, C, h, w) float32; arguments as in `predict`."""
         return self.prediction.eps_hat(self.predict(x_t, t, condition, network), x_t, t)
 
-    def predict_x0(self, x_t: Tensor, t: Tensor, condition: Condition, network: nn.Module | None = None) -> Tensor:
-        """The picture that the network expects behind x_t, (B, C, h, w) float32; arguments as in `predict`."""
-        return self.prediction.x0_hat(self.predict(x_t, t, condition, network), x_t, t)
-
     @abstractmethod
     def decode(self, latent: Tensor) -> np.ndarray:
         """(B, C, h, w) scaled latents -> (B, H, W, 3) uint8. Raises ModelError when a value is not finite."""

@@ -32,7 +32,7 @@ ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "ad
 FORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
 
 
-def grid(steps: int = STEPS, first_snr: float = FIRST_SNR) -> Tensor:
+def grid() -> Tensor:
     """The times s_0 .. s_{T-1}, (T,) float64, at even distances from s_0 to 1.
 
     The SNR, and with it the weight of an error, grows without bound towards s = 0. There it weighs detail below what
@@ -44,7 +44,7 @@ def grid(steps: int = STEPS, first_snr: float = FIRST_SNR) -> Tensor:
     are 2 ds / (s (1 - s)) <= 7 % here but for the very last steps, whose SNR is near 0 (on Stable Diffusion's own grid
     the first step is 50 %). Where draws go is decided apart from this, by `likelihood.make_strata`.
     """
-    return torch.linspace(1 / (1 + first_snr**0.5), 1, steps, dtype=torch.float64)
+    return torch.linspace(1 / (1 + FIRST_SNR**0.5), 1, STEPS, dtype=torch.float64)
 
 
 class FlowModel(LatentModel):

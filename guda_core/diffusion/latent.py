@@ -67,8 +67,8 @@ class LatentModel(BaseModel):
         Raises:
             ModelError: it is missing, damaged, or cannot be scored, or the card's LoRA does not fit it.
         """
-        opened = open_pipeline(card, cls.pipeline, (cls.part, "vae", *cls.encoders), cls.without)
-        return cls(card, opened.pipe, opened.folder, device=torch.device(device), dtype=dtype)
+        pipe, folder = open_pipeline(card, cls.pipeline, (cls.part, "vae", *cls.encoders), cls.without)
+        return cls(card, pipe, folder, device=torch.device(device), dtype=dtype)
 
     def __init__(self, card: Card, pipe: Any, folder: Path, *, device: torch.device, dtype: torch.dtype | None) -> None:
         """pipe: in the types that it is stored in. folder: of its settings."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 
-from guda_core.errors import LACKS, NoMemoryError
+from guda_core.errors import LACKS, ModelError, NoMemoryError
 
 MEND = "Close other programs, or use a smaller model or a machine with more memory."
 NO_MEMORY = f"{LACKS} {MEND}"
@@ -40,6 +41,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno == errno.ENOMEM or getattr(error, "winerror", None) in WINDOWS
     return isinstance(error, RuntimeError | OSError) and any(s in str(error).lower() for s in SIGNS)
+
+
+@contextmanager
+def damaged(what: str) -> Iterator[None]:
+    """Within the block an error is a ModelError that says what is damaged; a lack of memory stays what it is."""
+    try:
+        yield
+    except Exception as e:
+        if lacked_memory(e):
+            raise
+        raise ModelError(f"{what}: {e}") from e
 
 
 class Fitting:

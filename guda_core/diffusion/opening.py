@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from guda_core.diffusion import checks, weights
 from guda_core.diffusion.base_model import Card
-from guda_core.diffusion.memory import lacked_memory
+from guda_core.diffusion.memory import damaged
 from guda_core.diffusion.model_files import INDEX, folder_of, read_json
 from guda_core.errors import ModelError
 
@@ -28,18 +27,11 @@ def quieten_libraries() -> None:
         quiet.disable_progress_bar()
 
 
-@dataclass(frozen=True)
-class Opened:
-    """pipe: diffusers' pipeline. folder: where its settings lie (not its weights, when they are a single file)."""
-
-    pipe: Any
-    folder: Path
-
-
 def open_pipeline(
     card: Card, pipeline: type[DiffusionPipeline], parts: Sequence[str], without: Mapping[str, Any]
-) -> Opened:
-    """Open a card's model.
+) -> tuple[Any, Path]:
+    """Open a card's model: diffusers' pipeline, and the folder with its settings (not its weights, when they are a
+    single file).
 
     parts: names of those whose weights enter a score. without: further arguments of the pipeline; a part that is None
     there may be absent.
@@ -60,7 +52,7 @@ def open_pipeline(
         pipe, files = _open_folder(card, folder, pipeline, parts, without)
     modules = {p: m for p in parts if (m := getattr(pipe, p, None)) is not None}
     weights.check_whole(card, modules, files)
-    return Opened(pipe, folder)
+    return pipe, folder
 
 
 def _open_folder(
@@ -77,11 +69,7 @@ def _open_folder(
     named = {p for p, value in read_json(folder / INDEX).items() if value not in (None, [None, None])}
     without = {p: v for p, v in without.items() if v is not None or p not in named or p in NEVER}
     types: dict[str, Any] = {p: weights.stored_type(own[0]) for p, own in files.items() if own}
-    try:
-        dtype = {**types, "default": torch.float32}
+    dtype = {**types, "default": torch.float32}
+    with damaged(f"The model '{card.id}' in {folder} is damaged or incomplete"):
         pipe = pipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True, variant=variant or None, **without)
-        return pipe, files
-    except Exception as e:
-        if lacked_memory(e):
-            raise
-        raise ModelError(f"The model '{card.id}' in {folder} is damaged or incomplete: {e}") from e
+    return pipe, files

@@ -6,6 +6,7 @@ seconds = forward * s_forward + gradients * s_gradient + seconds of other work (
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
@@ -17,6 +18,14 @@ from guda_core.diffusion.memory import Fitting, as_fits
 from guda_core.records import Cost
 
 BATCH = 24  # pictures of a forward pass that is timed, at most
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    """Seconds of a call's second time; the first is slower."""
+    call()
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
 
 
 def forward_flops(model: BaseModel) -> int:

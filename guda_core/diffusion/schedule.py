@@ -63,11 +63,6 @@ class Schedule:
         """The signal-to-noise ratio alpha^2 / sigma^2, (T,) float64."""
         return (self.alpha / self.sigma).square()
 
-    @property
-    def ends_in_noise(self) -> bool:
-        """Whether the last step holds nothing of the picture (zero terminal SNR)."""
-        return bool(self.alpha[-1] == 0)
-
     def add_noise(self, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """x_t. x_0, eps: (B, C, h, w) float32 on one device; t: (B,) int64 on any."""
         alpha, sigma = (spread(table, t, x_0) for table in self.rounded)

@@ -17,7 +17,7 @@ from transformers import CLIPTokenizer
 
 from guda_core.diffusion import weights
 from guda_core.diffusion.base_model import Card
-from guda_core.diffusion.memory import lacked_memory
+from guda_core.diffusion.memory import damaged
 from guda_core.diffusion.model_files import INDEX, read_json
 from guda_core.diffusion.weights import Header
 from guda_core.errors import ModelError
@@ -148,15 +148,11 @@ def open_file(card: Card, pipeline: type[DiffusionPipeline], without: Mapping[st
         )
     schedule = schedule_of(card, folder)
     tokenizers = {k: _tokenizer(path, folder, k) for k in index if k.startswith("tokenizer")}
-    try:
+    with damaged(f"{path} is damaged or incomplete"):
         pipe: Any = pipeline.from_single_file(  # type: ignore[attr-defined]
             str(path), config=str(folder), local_files_only=True, dtype=weights.stored_type(path), **tokenizers,
             **without,
         )  # fmt: skip
-    except Exception as e:
-        if lacked_memory(e):
-            raise
-        raise ModelError(f"{path} is damaged or incomplete: {e}") from e
     pipe.scheduler = type(pipe.scheduler).from_config(schedule)
     return pipe
 

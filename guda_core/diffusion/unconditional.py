@@ -22,7 +22,7 @@ from guda_core.diffusion import checks, sampling
 from guda_core.diffusion.base_model import PIXEL_TARGETS, BaseModel, Card
 from guda_core.diffusion.condition import Condition
 from guda_core.diffusion.identity import hash_module, identity
-from guda_core.diffusion.memory import lacked_memory
+from guda_core.diffusion.memory import damaged
 from guda_core.diffusion.model_files import folder_of, read_json
 from guda_core.diffusion.pixels import to_pixels, to_unit
 from guda_core.errors import ImageError, ModelError, PromptError
@@ -59,12 +59,8 @@ class Unconditional(BaseModel):
         """
         folder = folder_of(card)
         checks.check_layout(card, folder, LAYOUTS)
-        try:
+        with damaged(f"The model '{card.id}' in {folder} is damaged or incomplete"):
             pipe = DDPMPipeline.from_pretrained(folder, use_safetensors=True)
-        except Exception as e:
-            if lacked_memory(e):
-                raise
-            raise ModelError(f"The model '{card.id}' in {folder} is damaged or incomplete: {e}") from e
         said = read_json(folder / "scheduler" / "scheduler_config.json")
         return cls(card, denoiser=pipe.unet, scheduler=pipe.scheduler, said=said, device=device, dtype=dtype)
 

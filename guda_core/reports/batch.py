@@ -17,7 +17,7 @@ import json
 import logging
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -284,14 +284,13 @@ class Batch:
         for a in self.service.attribute(query, **self.settings):
             final[a.method] = a
             yield a
-        scope = self.service.scope(query)
         made = bundle.make(
             query,
             list(final.values()),
             self.service.group_set,
             provenance=self.provenance,
             settings=self.settings,
-            scope=None if scope.verdict == "not assessed" else asdict(scope),
+            scope=self.service.scope(query).plain(),
         )
         bundle.write(path, made)
 

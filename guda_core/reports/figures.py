@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import textwrap
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -47,15 +48,24 @@ MAP_NOTE = (
 _lock = threading.Lock()  # matplotlib shares fonts between figures and is not made for threads
 
 
+@contextmanager
+def _figure(width: float, height: float) -> Iterator[tuple[Figure, io.BytesIO]]:
+    """A figure of so many inches, to be drawn by one thread at a time, and where its PNG is afterwards."""
+    out = io.BytesIO()
+    with _lock:
+        figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure, out
+        figure.savefig(out, format="png", metadata={"Software": None})
+
+
 def bars_png(attributions: Sequence[Attribution], group_set: GroupSet, names: Mapping[str, str] | None = None) -> bytes:
     """All methods' scores below each other, best group first; groups without a score come last and are named so.
 
     names: method id -> name as shown; the id where there is none."""
     answered = [a for a in attributions if a.groups]
     heights = [FRAME + ROW * len(a.groups) for a in answered] or [FRAME]
-    with _lock:
-        figure = Figure(figsize=(WIDTH, sum(heights) + 0.4), dpi=DPI, facecolor="white", layout="constrained")
-        FigureCanvasAgg(figure)
+    with _figure(WIDTH, sum(heights) + 0.4) as (figure, out):
         two = any(a.has_offset for a in answered)
         note = NOTE.format(parts="score or drop" if two else "score", tick=TICK_SAYS if two else "")
         figure.supxlabel(note if answered else "No method has answered.", fontsize=8, color=GREY, fontfamily=FONT)
@@ -63,8 +73,6 @@ def bars_png(attributions: Sequence[Attribution], group_set: GroupSet, names: Ma
             grid = figure.subplots(len(answered), 1, squeeze=False, gridspec_kw={"height_ratios": heights})
             for a, axes in zip(answered, grid[:, 0], strict=True):
                 _draw(axes, a, group_set, (names or {}).get(a.method, a.method))
-        out = io.BytesIO()
-        figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()
 
 
@@ -104,11 +112,7 @@ def agreement_png(rows: Sequence[Mapping[str, Any]], metric: str, title: str, *,
     those whose method begins with `ours` are set off by a colour."""
     sets = list(dict.fromkeys(r["query_set"] for r in rows))
     methods = list(dict.fromkeys(r["method"] for r in rows))
-    with _lock:
-        figure = Figure(
-            figsize=(WIDTH + 2, 0.26 * len(methods) + 1.3), dpi=DPI, facecolor="white", layout="constrained"
-        )
-        FigureCanvasAgg(figure)
+    with _figure(WIDTH + 2, 0.26 * len(methods) + 1.3) as (figure, out):
         figure.suptitle(title, x=0.01, ha="left", parse_math=False, **_text(12, "black"))
         for axes, query_set in zip(figure.subplots(1, len(sets), sharey=True, squeeze=False)[0], sets, strict=True):
             for r in [r for r in rows if r["query_set"] == query_set]:
@@ -124,17 +128,12 @@ def agreement_png(rows: Sequence[Mapping[str, Any]], metric: str, title: str, *,
             axes.tick_params(labelsize=9, length=0, labelfontfamily=FONT)
             for side in ("top", "right", "left"):
                 axes.spines[side].set_visible(False)
-        out = io.BytesIO()
-        figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()
 
 
 def samples_png(rows: Mapping[str, Sequence[np.ndarray]], titles: Sequence[str]) -> bytes:
     """Pictures in rows, each with its label, and columns with the titles above; a cell is (N, H, W, 3) uint8."""
-    height = 0.56 * len(rows) + 0.4
-    with _lock:
-        figure = Figure(figsize=(WIDTH + 1, height), dpi=DPI, facecolor="white", layout="constrained")
-        FigureCanvasAgg(figure)
+    with _figure(WIDTH + 1, 0.56 * len(rows) + 0.4) as (figure, out):
         grid = figure.subplots(len(rows), len(titles), squeeze=False)
         for axes, title in zip(grid[0], titles, strict=True):
             axes.set_title(title, parse_math=False, **_text(10, "black"))
@@ -144,8 +143,6 @@ def samples_png(rows: Mapping[str, Sequence[np.ndarray]], titles: Sequence[str])
                 axes.imshow(np.concatenate(list(pictures), axis=1), interpolation="nearest")
                 axes.set(xticks=[], yticks=[])
                 axes.set_frame_on(False)
-        out = io.BytesIO()
-        figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()
 
 
@@ -170,11 +167,7 @@ def _sheet(
 ) -> bytes:
     """Pictures with their name and figure below each. scales: of maps, nats of full colour; 0: no scale is drawn."""
     lines = -(-len(cells) // ACROSS)
-    with _lock:
-        figure = Figure(
-            figsize=(CELL * ACROSS, lines * (CELL + BELOW) + 0.7), dpi=DPI, facecolor="white", layout="constrained"
-        )
-        FigureCanvasAgg(figure)
+    with _figure(CELL * ACROSS, lines * (CELL + BELOW) + 0.7) as (figure, out):
         figure.suptitle(title, x=0.01, ha="left", parse_math=False, **_text(12, "black"))
         figure.supxlabel(note, fontsize=8, color=GREY, fontfamily=FONT, parse_math=False)
         figure.get_layout_engine().set(hspace=0.0, h_pad=0.02)  # type: ignore[union-attr]
@@ -190,8 +183,6 @@ def _sheet(
                 _scale(bar, scales[i])
             words = "\n".join([*textwrap.wrap(name, WRAP), said])
             bar.set_xlabel(words, parse_math=False, **_text(8.5, "black"))
-        out = io.BytesIO()
-        figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()
 
 

@@ -57,7 +57,7 @@ def hashes(record: Mapping[str, Any]) -> Html:
         "CLIP": record["clip"]["sha256"],
         "CLIP's features of the training pictures": record["clip"]["bank_sha256"],
         **{f"Adapter: {names[g]['name'] if g in names else g}": v for g, v in record["adapters"].items()},
-        **{f"Settings of {m}/{k}": v for m, f in record["methods"].items() for k, v in _within(f["settings"])},
+        **{f"Settings of {m}/{k}": v for m, f in record["methods"].items() for k, v in sha256_in(f["settings"])},
         **{k: v for k, v in record["files"].items() if k != PAGE},  # which cannot name itself
     }
     rows, seen = [], set()
@@ -68,11 +68,12 @@ def hashes(record: Mapping[str, Any]) -> Html:
     return table("SHA-256", ("What", "SHA-256"), rows, css="facts")
 
 
-def _within(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """(path, value) of every SHA-256 in nested settings."""
+def sha256_in(value: Any, path: str = "", but: str | None = None) -> Iterator[tuple[str, str]]:
+    """(path, value) of every SHA-256 in nested settings, without what is called `but`."""
     if isinstance(value, Mapping):
         for k, v in value.items():
-            yield from _within(v, f"{path}/{k}" if path else str(k))
+            if k != but:
+                yield from sha256_in(v, f"{path}/{k}" if path else str(k), but)
     elif isinstance(value, str) and len(value) == 64 and not set(value) - DIGITS:
         yield path, value
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from guda_core.errors import OptionError, ReportError
-from guda_core.records import Attribution
 from guda_core.reports import bundle
 from guda_core.reports.replay import is_close, is_coarse
 from guda_core.scoring import places, table_rows
@@ -68,12 +67,10 @@ def again(service: Service, made_from: dict[str, Any], found: Sequence[Row]) -> 
     if hashlib.sha256(data).hexdigest() != first["file_sha256"]:
         raise ReportError(f"'{first['picture']}' at {first['place']} is another picture than the one that was scored.")
     query = service.prepare(data, prompt=first["prompt"])
-    final: dict[str, Attribution] = {}
-    for a in service.attribute(query, methods=settings["methods"], effort=settings["effort"]):
-        final[a.method] = a
+    asked = service.attribute(query, methods=settings["methods"], effort=settings["effort"])
+    final = {a.method: a for a in asked}  # the last one of each
     answers, scope = [final[m] for m in settings["methods"]], service.scope(query)
-    about: dict[str, Any] = {"provenance": service.provenance(), "settings": settings}
-    about["scope"] = None if scope.verdict == "not assessed" else asdict(scope)
+    about: dict[str, Any] = {"provenance": service.provenance(), "settings": settings, "scope": scope.plain()}
     wanted = Wanted(first["picture"], first["place"], first["prompt"])
     now = table_rows.scored(
         wanted, query, answers, scope,

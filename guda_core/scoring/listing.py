@@ -23,7 +23,7 @@ from guda_core.errors import OptionError, ReportError
 from guda_core.scoring import data_set_rows, places
 
 ASKED = "asked"  # how the names of lists begin
-LIST = re.compile(rf"{ASKED}(-\d+-\d+)?\.parquet")  # older versions had one without numbers
+LIST = re.compile(rf"{ASKED}-\d+-\d+\.parquet")
 PARQUET = ".parquet"
 TABLES = (".csv", PARQUET)
 NO_TABLES = (".json", ".jsonl", ".tsv", ".xlsx")

@@ -58,11 +58,11 @@ def here(tasks: Sequence[Task]) -> Iterator[Done]:
 
 def work(task: Task) -> Steps:
     """A part as the work of a job; answers what was done."""
-    done = Done(task.part, task.pictures)
+    done = Done(task.pictures, part=task.part)
     found = steps(task)
     try:
         for done in found:
-            yield done.finished / max(1, task.pictures), ""
+            yield done.done / max(1, task.pictures), ""
     finally:
         found.close()
     return done
@@ -106,7 +106,7 @@ def by_pool(tasks: Sequence[Task], pool: Pool) -> Iterator[Done]:
             yield e.answer
         elif e.kind == "progress":  # of what kind the pictures were, the answer says
             done[name] = min(int(e.fraction * task.pictures), task.pictures - 1)
-            yield Done(task.part, task.pictures, scored=done[name])
+            yield Done(task.pictures, done[name], part=task.part)
         elif e.kind == "held":
             if not ours and HELD not in said:
                 log.warning(HELD, e.job.claim)

@@ -24,7 +24,7 @@ from typing import Any
 from guda_core import kept_services
 from guda_core.data.images import MAX_BYTES
 from guda_core.errors import GudaError, OptionError, ReportError, UnreadError, lacked
-from guda_core.records import Attribution, Provenance
+from guda_core.records import Provenance
 from guda_core.reports.bundle import json_text
 from guda_core.scoring import caveats, parts, places, table_rows
 from guda_core.scoring.listing import Wanted, asked
@@ -62,11 +62,10 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Done:
-    """How far a part is. scored, kept, refused, no_score: pictures, of `pictures`. refused counts those that failed,
+class Total:
+    """How far a table is. scored, kept, refused, no_score: pictures, of `pictures`. refused counts those that failed,
     too; why: some of their reasons. no_score: of which no method has a score of any group, now or before."""
 
-    part: int
     pictures: int
     scored: int = 0
     kept: int = 0
@@ -75,9 +74,16 @@ class Done:
     no_score: int = 0
 
     @property
-    def finished(self) -> int:
+    def done(self) -> int:
         """Pictures that have rows now."""
         return self.scored + self.kept + self.refused + self.no_score
+
+
+@dataclass(frozen=True)
+class Done(Total):
+    """How far one part is."""
+
+    part: int = field(kw_only=True)
 
 
 def service_of(task: Task) -> Service:
@@ -123,9 +129,8 @@ def agree(out: str, made_from: dict[str, Any]) -> dict[str, Any]:
     if before is None:
         places.write(place, json_text(now).encode())
         return now
-    said = {k: v for k, v in now.items() if k in before or k not in table_rows.LATER}
-    if before != said:
-        other = _differs(before["settings"], now["settings"]) or _differs(before, said)
+    if before != now:
+        other = _differs(before["settings"], now["settings"]) or _differs(before, now)
         if other == MADE_OF:
             other = f"what {_differs(before.get(MADE_OF) or {}, now[MADE_OF])} is computed from"
         raise OptionError(
@@ -209,7 +214,7 @@ class _Part:
         for row in parts.read(self.place, of=self.of):
             before.setdefault(row["picture"], []).append(row)
         found = dict(before)  # rows of pictures that nobody asks about today stay
-        done, saved, took = Done(self.task.part, len(self.wanted)), time.monotonic(), 0.1
+        done, saved, took = Done(len(self.wanted), part=self.task.part), time.monotonic(), 0.1
         try:
             for w in self.wanted:
                 kept, found[w.picture] = self._picture(w, before.get(w.picture, []))
@@ -258,9 +263,7 @@ class _Part:
 
     def _score(self, w: Wanted, data: bytes) -> list[Row]:
         query = self.service.prepare(data, prompt=w.prompt)
-        final: dict[str, Attribution] = {}
-        for a in self.service.attribute(query, **self.settings):
-            final[a.method] = a
+        final = {a.method: a for a in self.service.attribute(query, **self.settings)}  # the last one of each
         answers = [final[m] for m in self.methods]
         scope = self.service.scope(query)
         return table_rows.scored(w, query, answers, scope, group_set=self.service.group_set, **self.about)

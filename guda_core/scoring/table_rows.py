@@ -41,17 +41,15 @@ COLUMNS = {  # name -> DuckDB's type
     "guda_version": "VARCHAR",
 }
 REFUSED, FAILED = "refused", "failed"  # of a picture: for a reason that is known, or not; both are tried again
-LATER = ("fit", "scope")  # of what a table is made from; tables that were begun before do not say it
 Row = dict[str, Any]
 
 
 def identity(group_set: GroupSet, *, provenance: Provenance, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """All that decides the rows of one table, whatever machine a part is computed on. What versions before wrote lacks
-    `LATER`."""
+    """All that decides the rows of one table, whatever machine a part is computed on."""
     found = circumstances(group_set, provenance=provenance, settings=settings)
     del found["hardware"]
-    later = {"fit": group_set.fit, "scope": provenance.scope_sha256 or None}
-    return {**found, **later, "made_from": {m: provenance.made_from.get(m, {}) for m in settings["methods"]}}
+    made_from = {m: provenance.made_from.get(m, {}) for m in settings["methods"]}
+    return {**found, "fit": group_set.fit, "scope": provenance.scope_sha256 or None, "made_from": made_from}
 
 
 def _blank(wanted: Wanted, file_sha256: str | None, provenance: Provenance, effort: str) -> Row:

@@ -14,7 +14,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from guda_core import __version__
@@ -24,7 +24,7 @@ from guda_core.reports.bundle import json_text
 from guda_core.scoring import parts, places
 from guda_core.scoring.listing import LIST, PARQUET, Listing, as_text, parts_for
 from guda_core.scoring.part_jobs import claim_of, here
-from guda_core.scoring.scorer import WHY, Done, Task, asked_methods, service_of
+from guda_core.scoring.scorer import WHY, Done, Task, Total, asked_methods, service_of
 from guda_core.service import Service, find_effort
 from guda_core.versions import today
 from guda_core.work_queue import claimed
@@ -43,24 +43,6 @@ class Options:
     effort: str = "standard"
     methods: tuple[str, ...] = ()
     prompt: str = ""
-
-
-@dataclass(frozen=True)
-class Total:
-    """How far a table is. scored, kept, refused, no_score: of `pictures`, as `Done` counts them. why: some reasons,
-    picture -> reason."""
-
-    pictures: int
-    scored: int = 0
-    kept: int = 0
-    refused: int = 0
-    why: dict[str, str] = field(default_factory=dict)
-    no_score: int = 0
-
-    @property
-    def done(self) -> int:
-        """Pictures that have rows now."""
-        return self.scored + self.kept + self.refused + self.no_score
 
 
 class Table:
@@ -130,7 +112,7 @@ class Table:
             so_far, total = dict[int, Done](), Total(len(self.listing))
             for done in work(self.tasks()):
                 mine = mine or stack.enter_context(claimed(claim))  # the same command had it, and has ended
-                total = _added(total, done, so_far.get(done.part, Done(done.part, done.pictures)))
+                total = _added(total, done, so_far.get(done.part, Done(done.pictures, part=done.part)))
                 so_far[done.part] = replace(done, why={})
                 yield total
             self._remove_lists()

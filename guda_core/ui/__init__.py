@@ -58,8 +58,8 @@ def build_ui(service: Service) -> gr.Blocks:
                 screen = draw(service)
             with gr.Tab(several_screen.TAB):
                 pictures = several_screen.draw()
-            with gr.Tab("Compare") as tab:
-                compared = compare.draw(tab)
+            with gr.Tab("Compare") as compare_tab:
+                compared = compare.draw()
             with gr.Tab("Evidence") as tab:
                 report = report_screens.draw()
                 inspected = inspect.draw(tab)
@@ -74,7 +74,7 @@ def build_ui(service: Service) -> gr.Blocks:
                 about.draw_limits(service)
         runs = connect(demo, screen, service)
         several_screen.connect(pictures, service, screen, tabs)
-        compare.connect(compared, service, screen.answer, runs)
+        compare.connect(compare_tab, compared, service, screen.answer, runs)
         inspect.connect(inspected, service, screen.answer, runs)
         report_screens.connect(report, service, screen.answer, screen.turn, [screen.says, screen.picture])
         endpoints.connect(screen, service)

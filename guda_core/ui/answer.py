@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class Answer:
 
     def _parts(self, service: Service) -> dict[str, Any]:
         settings = {"methods": list(self.methods), "effort": self.effort}
-        scope = asdict(self.scope) if self.scope is not None and self.scope.verdict != "not assessed" else None
+        scope = None if self.scope is None else self.scope.plain()
         return {"provenance": service.provenance(), "settings": settings, "scope": scope, "tried": self.tried}
 
     def record(self, service: Service) -> dict[str, Any]:

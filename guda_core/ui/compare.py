@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -100,20 +99,12 @@ def _spread(places: list[int]) -> str:
     return "same rank" if not apart else f"{apart} {'rank' if apart == 1 else 'ranks'} apart"
 
 
-@dataclass(frozen=True)
-class Compare:
-    """The parts of this screen."""
-
-    tab: gr.Tab
-    shown: gr.HTML
-
-
-def draw(tab: gr.Tab) -> Compare:
+def draw() -> gr.HTML:
     """Draw the screen inside its tab."""
-    return Compare(tab, block(text(words.NO_ANSWER)))
+    return block(text(words.NO_ANSWER))
 
 
-def connect(c: Compare, service: Service, answer: gr.State, runs: list[Any]) -> None:
-    """Fill the screen when it is opened and when a run is over."""
-    for event in (c.tab.select, *(r.then for r in runs)):
-        event(lambda a: shown(a, service), answer, c.shown, **QUICK)
+def connect(tab: gr.Tab, screen: gr.HTML, service: Service, answer: gr.State, runs: list[Any]) -> None:
+    """Fill the screen when its tab is opened and when a run is over."""
+    for event in (tab.select, *(r.then for r in runs)):
+        event(lambda a: shown(a, service), answer, screen, **QUICK)

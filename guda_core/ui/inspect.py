@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from guda_core.answers import plots, sentences
 from guda_core.answers.markup import Html, code, heading, note, table, text
 from guda_core.attribution import contributions
 from guda_core.records import Attribution, GroupModels, Provenance
+from guda_core.reports.page_tables import sha256_in
 from guda_core.service import Service
 from guda_core.ui import words
 from guda_core.ui.answer import Answer
@@ -85,23 +85,13 @@ def hashes(service: Service, provenance: Provenance, answer: Answer | None) -> H
     for m, made_from in p.made_from.items():  # what is not among the above
         found = [
             (f"{p.methods[m].name}: {where.removesuffix('_sha256').replace('_', ' ')}", code(sha))
-            for where, sha in _sha256(made_from)
+            for where, sha in sha256_in(made_from, but="parts")  # parts are methods themselves
         ]
         rows += [row for row in found if row[1] not in shown]
         shown |= {str(sha) for _, sha in found}
     body = table("Hashes", ("What", "SHA-256"), rows)
     made = f"Computed in {p.dtype} on {p.device}, {p.threads} thread{'s' * (p.threads != 1)}."
     return Html(heading("Hashes") + note(HASHES, made) + body)
-
-
-def _sha256(made_from: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
-    """(path, value) of every SHA-256 within nested settings, but for those of parts, which are methods themselves."""
-    for key, value in made_from.items():
-        where = f"{path}{key}"
-        if isinstance(value, Mapping) and key != "parts":
-            yield from _sha256(value, f"{where}/")
-        elif isinstance(value, str) and len(value) == 64 and not set(value) - set("0123456789abcdef"):
-            yield where, value
 
 
 def steps(a: Attribution, group: str, name: str) -> tuple[Html, Html, Html]:

@@ -89,7 +89,7 @@ def past_html(service: Service, kept: tuple[Past, ...]) -> Html:
         about = f"{p.when} UTC, effort {EFFORTS[p.answer.effort].name}"
         if p.answer.query.prompt:
             about += f", {p.answer.query.prompt}"
-        image = small_image(p.answer.query.pixels, "")
+        image = small_image(p.answer.query.pixels)
         items.append(
             f'<li><button type="button" class="guda-open" data-row="{p.number}">{image}'
             f"<span><b>{safe(v.headline)}</b> {chips}<br>{safe(about)}</span></button></li>"

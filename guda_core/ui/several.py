@@ -175,7 +175,7 @@ def _row(service: Service, i: int, item: Item) -> list[object]:
     scope = item.answer.scope.verdict if item.answer.scope is not None else "not assessed"
     opens = f'<button type="button" class="guda-open" data-row="{i}" aria-label="Open the answer of {safe(item.name)}">'
     return [
-        small_image(item.answer.query.pixels, ""), _short(item.name), v.headline, chips,
+        small_image(item.answer.query.pixels), _short(item.name), v.headline, chips,
         sentences.score(s, a.unit) if s is not None and a is not None else "-",
         sentences.interval(s, a.unit) if s is not None and a is not None else "-",
         words.SCOPES[scope], Html(f"{opens}Open</button>"),

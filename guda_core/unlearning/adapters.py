@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,9 +30,8 @@ from guda_core.held_files import advice, remove_file
 from guda_core.unlearning import adapter_files, delta, lora
 from guda_core.unlearning.adapter_files import HEALTH, META, meta_file, read_health, read_meta
 from guda_core.unlearning.lora import LoraSpec, attach
-from guda_core.unlearning.switching import Switching
 
-__all__ = ["HEALTH", "META", "Adapter", "LoraSpec", "applied", "attach", "load", "read_health", "read_meta"]
+__all__ = ["HEALTH", "META", "Adapter", "LoraSpec", "attach", "load", "read_health", "read_meta"]
 
 RUN = "run.json"  # beside a published run's adapters: {"settings": {group id: SHA-256 of its settings}}
 OFFSET = "held_out_others_empty"  # of an adapter's health: what GUDA's offset is made of
@@ -294,14 +292,3 @@ def _factors(state: Mapping[str, Tensor], scale: float) -> dict[str, Factors]:
             raise AdapterError(f"its change of {weight} is too large for a network in float16")
         out[weight] = (b.flatten(1), a.flatten(1), (b.shape[0], *a.shape[1:]))
     return out
-
-
-@contextmanager
-def applied(network: nn.Module, adapter: Adapter) -> Iterator[None]:
-    """`Switching.applied`, once: nothing is kept for the next time.
-
-    Raises:
-        AdapterError: the adapter changes a weight that the network does not have, or of another shape.
-    """
-    with Switching(network, kept=0).applied(adapter):
-        yield

@@ -210,11 +210,6 @@ def room(task: Task, loss: ForgetLoss, config: Settings, memory: MemorySettings)
         yield
 
 
-def before_steps(checkpoint: Path) -> Path:
-    """The checkpoint of what a loss trains before the first step, such as a copy of the model."""
-    return checkpoint.with_suffix(".before.pt")
-
-
 def unlearn(
     task: Task,
     *,
@@ -239,8 +234,8 @@ def unlearn(
     if memory.unload and task.prompts is None:
         task = dataclasses.replace(task, prompts=KeptPrompts(task.model))
     model, loss = task.model, FORGET_LOSSES.find(config.operator)(task, config)
-    before = before_steps(checkpoint) if checkpoint else None
-    yield from loss.prepare(before)
+    before = checkpoint.with_suffix(".before.pt") if checkpoint else None
+    yield from loss.prepare(before)  # what it trains before the first step, such as a copy of the model
     student, last = Student(model, config, memory), None
     training = Training(task, loss, config, student)
     with room(task, loss, config, memory), student.ready():

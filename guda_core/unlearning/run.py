@@ -27,9 +27,9 @@ from guda_core.data.own.picture_list import trained_on
 from guda_core.data.sources.source import load_pictures
 from guda_core.diffusion.cards import chosen_card, load_model
 from guda_core.diffusion.identity import KNOWN
+from guda_core.diffusion.pace import seconds_of
 from guda_core.diffusion.precision import denormals_flushed
 from guda_core.errors import AdapterError, InHandError, ModelError, OptionError
-from guda_core.held_files import replace_file
 from guda_core.paths import STYLE_GROUPS, Layers, cache_dir
 from guda_core.records import GroupSet
 from guda_core.unlearning import adapter_files, adapters
@@ -38,7 +38,7 @@ from guda_core.unlearning.defaults import memory_settings, settings_of
 from guda_core.unlearning.forget import FORGET_LOSSES, Task, read_config
 from guda_core.unlearning.kept_prompts import KeptPrompts
 from guda_core.unlearning.loop import Progress
-from guda_core.unlearning.one_group import before_steps, unlearn
+from guda_core.unlearning.one_group import unlearn
 from guda_core.unlearning.plan import Plan, blank_latents, empty_plan, group_cost, make_plan
 from guda_core.versions import versions
 from guda_core.work_queue import claimed
@@ -76,10 +76,6 @@ class Forgetting:
     def clip(self) -> Encoder:
         """What compares the groups' words: the encoder of the model's card."""
         return open_encoder(self.card, bank_of(self.card, paths.run(self.card.id, self.group_set.id)))
-
-    def default_config(self) -> Settings:
-        """GUDA-C's for a model that reads prompts, ReTrack's for another; as large models and the card want them."""
-        return self.config()
 
     def config(self, operator: str | None = None, **changes: Any) -> Any:
         """The settings of a forget loss (None: the default one) for this model, with changes (`settings_of`)."""
@@ -262,10 +258,7 @@ class Forgetting:
         encode_s = 0.0
         if missing and self._latents is None:
             pixels = fitted(self.pictures().pixels[0], self.card.resolution)
-            self.model.encode(pixels)
-            began = time.perf_counter()
-            self.model.encode(pixels)
-            encode_s = missing * (time.perf_counter() - began)
+            encode_s = missing * seconds_of(lambda: self.model.encode(pixels))
         tasks = {g: self._task(g, blank) for g in groups}
         more = {"encode_s": encode_s, "to_encode": missing, "pixel_bytes": self.pictures().file_bytes}
         return make_plan(tasks, config, self.memory, health=health, **more)
@@ -273,26 +266,14 @@ class Forgetting:
     def checkpoint(self, group: str, config: Settings, data_sha256: str) -> Path:
         """Where a run that is stopped keeps itself: of just this model, group, data, captions, settings, draws and
         folder."""
-        return self._checkpoints(group, config, data_sha256)[0]
-
-    def _checkpoints(self, group: str, config: Settings, data_sha256: str) -> list[Path]:
-        """Likewise; second, where runs kept themselves when all folders shared one place."""
         of = f"{self.model.sha256}\n{config.sha256()}\n{data_sha256}"
         of += f"\n{self._captions}" if self._captions else ""
         of += "" if DRAWS == 1 else f"\n{DRAWS}"
         of += "" if self.model.dtype == torch.float32 else f"\n{self.model.dtype}"
         of += f"\n{self.clip.sha256}" if getattr(config, "selection", "") == "weighted" else ""
-        keys = [hashlib.sha256(k.encode()).hexdigest()[:16] for k in (f"{of}\n{self.folder.own(group).resolve()}", of)]
-        return [cache_dir() / "unlearn" / f"{self.card.id}--{self.group_set.id}--{group}--{k}.pt" for k in keys]
-
-    def _taken_up(self, group: str, config: Settings, data_sha256: str) -> Path:
-        """`checkpoint`, with what a run of before left at the older place put there."""
-        now, older = self._checkpoints(group, config, data_sha256)
-        for new, old in ((now, older), (before_steps(now), before_steps(older))):
-            if not new.exists():
-                with suppress(OSError):  # mostly: there is none
-                    replace_file(old, new)
-        return now
+        of += f"\n{self.folder.own(group).resolve()}"
+        key = hashlib.sha256(of.encode()).hexdigest()[:16]
+        return cache_dir() / "unlearn" / f"{self.card.id}--{self.group_set.id}--{group}--{key}.pt"
 
     def unlearn(self, group: str, config: Settings, *, resume: bool = True, again: bool = True) -> Iterator[Progress]:
         """Unlearn one group into its adapter folder; a run that was stopped goes on from its last checkpoint (resume).
@@ -381,7 +362,7 @@ class Forgetting:
         if getattr(config, "selection", "") == "weighted":
             meta["clip_sha256"] = self.clip.sha256
         folder, first = self.folder.own(group), 0
-        keeps = self._taken_up(group, config, data_sha256) if resume else None
+        keeps = self.checkpoint(group, config, data_sha256) if resume else None
         for p in unlearn(task, config=config, folder=folder, meta=meta, checkpoint=keeps, memory=self.memory):
             first = first or p.step
             yield p

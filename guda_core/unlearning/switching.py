@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -29,35 +29,13 @@ from torch import Tensor, nn
 from guda_core.diffusion.memory import free_bytes
 from guda_core.errors import AdapterError
 
+if TYPE_CHECKING:
+    from guda_core.unlearning.adapters import Adapter
+
 KEPT = 512 * 2**20  # bytes of changed weights that are kept on a CPU
 GPU_SHARE = 4  # of the free memory of a GPU, a fourth keeps changed weights; half may hold the spare copy
 
 FAINT = 5e-3  # ||change|| / ||W|| below which more than a hundredth of a LoRA would be lost in bfloat16
-
-
-class Change(Protocol):
-    """What is switched in: an `adapters.Adapter`."""
-
-    @property
-    def group(self) -> str: ...
-    @property
-    def scale(self) -> float: ...
-    @property
-    def factors(self) -> Mapping[str, tuple[Tensor, Tensor, tuple[int, ...]]]: ...
-    @property
-    def whole(self) -> Mapping[str, Tensor]: ...
-    @property
-    def codes(self) -> Mapping[str, Any]: ...
-    @property
-    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
-
-    def weight(self, name: str, base: Tensor) -> Tensor:
-        """What stands in place of a weight, float32."""
-        ...
-
-    def to(self, device: torch.device) -> Self:
-        """The same with a LoRA's factors on another device."""
-        ...
 
 
 def _free(device: torch.device) -> int | None:
@@ -82,16 +60,16 @@ class Switching:
 
     def __init__(self, network: nn.Module, *, kept: int | None = None) -> None:
         self.network, self._room = network, kept
-        self._kept: dict[str, tuple[Change, list[Any], dict[str, Tensor]]] = {}  # group -> of which, and its weights
-        self._factors: dict[str, tuple[Change, torch.device, Change]] = {}  # group -> of which, where, and on it
+        self._kept: dict[str, tuple[Adapter, list[Any], dict[str, Tensor]]] = {}  # group -> of which, and its weights
+        self._factors: dict[str, tuple[Adapter, torch.device, Adapter]] = {}  # group -> of which, where, and on it
         self._spare: dict[str, Tensor] = {}
         self._scratch: Tensor | None = None
         self._decided: dict[frozenset[str], bool] = {}  # names of weights -> whether a LoRA of them is live
         self._sizes: dict[frozenset[str], float] = {}  # names of weights -> the sum of their squares
-        self._faint: dict[str, tuple[Change, bool]] = {}  # group -> of which, and whether it is lost in bfloat16
+        self._faint: dict[str, tuple[Adapter, bool]] = {}  # group -> of which, and whether it is lost in bfloat16
 
     @contextmanager
-    def applied(self, adapter: Change, *, live: bool | None = None) -> Iterator[None]:
+    def applied(self, adapter: Adapter, *, live: bool | None = None) -> Iterator[None]:
         """Within the block the network is the one without the group; afterwards it is what it was, bit by bit.
 
         live: as a branch beside the layers, which only a LoRA can be; None: where the rule above says so.
@@ -113,7 +91,7 @@ class Switching:
                 stack.enter_context(_swapped(own, self._changed(adapter, own)))
             yield
 
-    def _is_live(self, adapter: Change, own: Mapping[str, Tensor]) -> bool:
+    def _is_live(self, adapter: Adapter, own: Mapping[str, Tensor]) -> bool:
         if adapter.whole or adapter.codes:
             return False
         if self._is_faint(adapter, own):
@@ -127,7 +105,7 @@ class Switching:
         return self._decided[names]
 
     @torch.no_grad()
-    def _is_faint(self, adapter: Change, own: Mapping[str, Tensor]) -> bool:
+    def _is_faint(self, adapter: Adapter, own: Mapping[str, Tensor]) -> bool:
         """Whether a part of a LoRA would be lost, if it were merged."""
         if any(w.dtype != torch.bfloat16 for w in own.values()):
             return False
@@ -146,7 +124,7 @@ class Switching:
             self._sizes[names] = sum(n**2 for n in norms)
         return self._sizes[names]
 
-    def any_live(self, adapters: Iterable[Change]) -> bool:
+    def any_live(self, adapters: Iterable[Adapter]) -> bool:
         """Whether `applied` runs any of these as a branch, where it is not told."""
         weights = self.network.state_dict(keep_vars=True)
         found = [(a, {name: weights[name] for name in a.shapes if name in weights}) for a in adapters]
@@ -166,7 +144,7 @@ class Switching:
         if free is not None and _size(own) > free and self._kept and not self._spare:
             self._spare = self._kept.pop(next(iter(self._kept)))[2]
 
-    def _on_device(self, adapter: Change, own: Mapping[str, Tensor]) -> Change:
+    def _on_device(self, adapter: Adapter, own: Mapping[str, Tensor]) -> Adapter:
         """The adapter with its factors on the network's device, which they are brought to once."""
         device = next(iter(own.values())).device
         if device.type == "cpu" or not adapter.factors:
@@ -176,7 +154,7 @@ class Switching:
             found = self._factors[adapter.group] = (adapter, device, adapter.to(device))
         return found[2]
 
-    def _changed(self, adapter: Change, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _changed(self, adapter: Adapter, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The weights without the group, in the network's type."""
         marks = _marks(own)
         found = self._kept.pop(adapter.group, None)
@@ -206,7 +184,7 @@ class Switching:
             self._room = KEPT if free is None else free // GPU_SHARE
         return sum(_size(k[2]) for k in self._kept.values()) + _size(own) <= self._room
 
-    def _write(self, adapter: Change, name: str, base: Tensor, at: Tensor) -> None:
+    def _write(self, adapter: Adapter, name: str, base: Tensor, at: Tensor) -> None:
         """at = the weight without the group. A LoRA's product is made in a scratch space that all weights share."""
         if name not in adapter.factors:
             at.copy_(adapter.weight(name, base))
@@ -221,6 +199,17 @@ class Switching:
             torch.add(base, change.view(base.shape), out=at)
         else:
             at.copy_(change.view(base.shape).add_(base))
+
+
+@contextmanager
+def applied(network: nn.Module, adapter: Adapter) -> Iterator[None]:
+    """`Switching.applied`, once: nothing is kept for the next time.
+
+    Raises:
+        AdapterError: the adapter changes a weight that the network does not have, or of another shape.
+    """
+    with Switching(network, kept=0).applied(adapter):
+        yield
 
 
 @contextmanager
@@ -244,7 +233,7 @@ def _swapped(own: Mapping[str, Tensor], changed: Mapping[str, Tensor]) -> Iterat
 
 
 @contextmanager
-def branched(network: nn.Module, adapter: Change) -> Iterator[None]:
+def branched(network: nn.Module, adapter: Adapter) -> Iterator[None]:
     """Within the block a LoRA's branch runs beside each layer that it changes."""
     handles = []
     on = [adapter.group]  # a hook that Ctrl-C leaves behind does nothing

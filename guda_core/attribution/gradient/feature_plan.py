@@ -9,7 +9,6 @@ s_projection of projecting n gradients, as some blocks of it take.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -20,6 +19,7 @@ import torch
 from guda_core.attribution.gradient.features import FeatureConfig, Gradients, at_once
 from guda_core.attribution.gradient.projection import Projection, blocks_seconds
 from guda_core.diffusion.base_model import BaseModel
+from guda_core.diffusion.pace import seconds_of
 
 SHORT = 5.0  # seconds up to which a whole picture is tried, with all its timesteps
 
@@ -71,7 +71,7 @@ def make_plan(
         ModelError: the model has none of the parts.
     """
     pixels = np.full((model.card.resolution, model.card.resolution, 3), 128, np.uint8)
-    encode_s = pictures * _timed(lambda: model.encode(pixels)) if set(configs) - set(there) else 0.0
+    encode_s = pictures * seconds_of(lambda: model.encode(pixels)) if set(configs) - set(there) else 0.0
     methods, passes = dict[str, MethodPlan](), list[float]()
     for name, config in configs.items():
         if name in there:
@@ -90,21 +90,13 @@ def make_plan(
     return FeaturePlan(methods, pictures, encode_s, max(passes, default=0.0), str(model.device), there)
 
 
-def _timed(call: Any) -> float:
-    """Seconds of a call's second time; the first is slower."""
-    call()
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
-
-
 def _gradient_s(model: BaseModel, config: FeatureConfig) -> float:
     """Seconds of a pass with gradients, of one picture at one timestep; where that is short, within a whole picture."""
     latent = torch.zeros(1, *model.latent_shape, dtype=torch.float32)
 
     def seconds(timesteps: int) -> float:
         tried = Gradients(model, replace(config, timesteps=timesteps))
-        return _timed(lambda: tried.at(latent, "", "plan")) / timesteps
+        return seconds_of(lambda: tried.at(latent, "", "plan")) / timesteps
 
     one = seconds(1)
     return seconds(config.timesteps) if one * config.timesteps <= SHORT and config.timesteps > 1 else one

@@ -201,9 +201,9 @@ class Gradients:
             vector += g.div_(g.norm().clamp_min(1e-20)).div_(len(self.t))
 
     @torch.no_grad()
-    def losses(self, examples: Examples, batch: int = 16) -> Iterator[np.ndarray]:
+    def losses(self, examples: Examples) -> Iterator[np.ndarray]:
         """Mean over timesteps of mean((eps - eps_hat)^2), batch by batch of pictures: (b,) float64 each."""
-        batch = batch if isinstance(examples.latents, Tensor) else 1  # of several sizes
+        batch = 16 if isinstance(examples.latents, Tensor) else 1  # of several sizes
         for i in range(0, len(examples), batch):
             part = slice(i, i + batch)
             eps_hat, eps = self.errors(examples.latents[part], examples.prompts[part], examples.hashes[part])

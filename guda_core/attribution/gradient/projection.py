@@ -11,7 +11,6 @@ a GPU, whatever the number of threads.
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +18,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import torch
 from scipy import sparse
+
+from guda_core.diffusion.pace import seconds_of
 
 SPREAD = 4  # coordinates that a parameter goes into
 BLOCK = 2**20  # parameters projected at a time
@@ -87,10 +88,7 @@ def blocks_seconds(projection: Projection, pictures: int = 1) -> float:
     some = min(projection.blocks, torch.get_num_threads())
     tried = Projection(min(projection.size, some * BLOCK), projection.dim, projection.seed)
     g = np.zeros((pictures, tried.size), np.float32)
-    tried(g)  # the first time is slower
-    began = time.perf_counter()
-    tried(g)
-    return (time.perf_counter() - began) * projection.blocks / some
+    return seconds_of(lambda: tried(g)) * projection.blocks / some
 
 
 def _room() -> tuple[np.ndarray, np.ndarray]:

@@ -24,15 +24,11 @@ from guda_core.errors import CacheError, OptionError
 from guda_core.held_files import remove_file, replace_file, replacing
 from guda_core.machine import reserve
 from guda_core.paths import cache_dir
+from guda_core.unlearning.adapter_files import hash_file
 from guda_core.work_queue import claimed
 
 SETTINGS = "settings.json"
 NOTED = "noted.json"  # in the folder aside: what `Store.note` was told last
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def _lock_of(folder: Path) -> Path:
@@ -159,7 +155,7 @@ class Store:
         names = list(self._made)
         for name in names:
             self._made.pop(name).flush()
-        files = {f"{name}.npy": _digest(self._aside / f"{name}.npy") for name in names}
+        files = {f"{name}.npy": hash_file(self._aside / f"{name}.npy") for name in names}
         record = {"settings": self.settings, "files": files}
         try:
             (self._aside / SETTINGS).write_text(json.dumps(record, indent=1), encoding="utf-8")
@@ -185,7 +181,7 @@ class Store:
         mend = f"Delete {self.folder}, and the features are computed again."
         try:
             record = json.loads((self.folder / SETTINGS).read_text(encoding="utf-8"))
-            wrong = [n for n, digest in record["files"].items() if _digest(self.folder / n) != digest]
+            wrong = [n for n, digest in record["files"].items() if hash_file(self.folder / n) != digest]
             if wrong or record["settings"] != self.settings:
                 raise CacheError(f"Stored features are damaged ({', '.join(wrong) or SETTINGS}). {mend}")
             return {n.removesuffix(".npy"): np.load(self.folder / n, mmap_mode="r") for n in record["files"]}

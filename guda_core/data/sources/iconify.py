@@ -278,6 +278,3 @@ class Iconify(Source):
         if name not in keep:
             raise DataError(f"There is no split '{name}'. Known: {', '.join(keep)}.")
         return self._everything().where(keep[name])
-
-    def fingerprint(self, split: str = "train") -> str:
-        return self.split(split).sha256()

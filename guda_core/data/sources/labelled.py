@@ -111,9 +111,6 @@ class Labelled(Source):
         names = tuple(f"{pool}-{i}" for i in at)
         return Pictures(pixels[at], tuple(str(c) for c in labels[at]), names)
 
-    def fingerprint(self, split: str = "train") -> str:
-        return self.split(split).sha256()
-
 
 class Digits(Labelled):
     """scikit-learn's handwritten digits, 8 by 8 pixels, grey."""

@@ -18,25 +18,17 @@ from guda_core.data.dataset import SPLITS, Item
 from guda_core.data.images import OWN, Fit, read_file, read_picture
 from guda_core.data.own.data_sets import file_of, open_data_set, undecoded
 from guda_core.data.own.picture_list import FILE, Listed, read_list
+from guda_core.data.sources.folder import SetOptions
 from guda_core.data.sources.source import Source, readers
 from guda_core.errors import DataError, GroupSetError, ImageError
 from guda_core.paths import below, home, is_file, is_folder, pictures_of
 from guda_core.records import GroupSet
-from guda_core.strict import Fields, Text
+from guda_core.strict import Text
 
 AGAIN = "Write the list anew with `guda groups new --again`."
 
 
-class FileOptions(Fields):
-    """path: of the folder; a relative one is looked for beside the group set. held_out, seed: how the held-out pictures
-    were drawn when the list was written; they change nothing afterwards."""
-
-    path: Text
-    held_out: float = 0.1
-    seed: int = 0
-
-
-class RowOptions(FileOptions):
+class RowOptions(SetOptions):
     """path: of the data set, or hub:user/name. image: the column of pictures. config: the data set's configuration."""
 
     image: Text = "image"
@@ -44,9 +36,10 @@ class RowOptions(FileOptions):
 
 
 class ListedFiles(Source):
-    """Files below a folder."""
+    """Files below a folder. Its options `held_out` and `seed` say how the held-out pictures were drawn when the list
+    was written; they change nothing afterwards."""
 
-    SetOptions = FileOptions
+    SetOptions = SetOptions
 
     def __init__(self, group_set: GroupSet) -> None:
         super().__init__(group_set)

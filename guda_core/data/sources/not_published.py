@@ -11,14 +11,8 @@ from guda_core.errors import DataError
 class NotPublished(Source):
     """No pictures."""
 
-    def _refuse(self) -> NoReturn:
+    def split(self, name: str) -> NoReturn:
         raise DataError(
             f"The training pictures of '{self.group_set.id}' were not published with it. This needs the workspace in "
             "which the adapters were made."
         )
-
-    def split(self, name: str) -> NoReturn:
-        self._refuse()
-
-    def fingerprint(self, split: str = "train") -> NoReturn:
-        self._refuse()

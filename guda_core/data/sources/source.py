@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import ClassVar
 
 import numpy as np
 
 from guda_core.data import SOURCES
-from guda_core.data.dataset import GroupDataset, Item, Pictures, in_memory
+from guda_core.data.dataset import GroupDataset, Pictures, in_memory
 from guda_core.data.images import Fit
 from guda_core.errors import DataError
 from guda_core.records import GroupSet
@@ -45,12 +44,6 @@ class Source(GroupDataset):
     @classmethod
     def check(cls, group_set: GroupSet) -> None:
         """Raises GroupSetError when the set lacks something else that this source needs."""
-
-    @abstractmethod
-    def split(self, name: str) -> Sequence[Item]: ...
-
-    @abstractmethod
-    def fingerprint(self, split: str = "train") -> str: ...
 
     def plan(self) -> list[str]:
         """What `fetch` would bring onto this machine, one line each; [] when there is nothing to fetch."""
