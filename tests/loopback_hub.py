@@ -29,9 +29,12 @@ class Hub:
         self.down = False
         self.gated: set[str] = set()
 
-    def upload(self, name: str, folder: Path, *, revision: str = "main") -> str:
-        """What `hf upload NAME FOLDER` leaves on the hub; gives the commit."""
-        files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    def upload(self, name: str, folder: Path, *, revision: str = "main", delete: bool = False) -> str:
+        """What `hf upload NAME FOLDER` leaves on the hub, beside what was there; gives the commit. delete: with
+        --delete "*"."""
+        before = self.files(name, revision)
+        files = dict(before[1]) if before and not delete else {}
+        files |= {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
         told = "".join(f"{n}\0{hashlib.sha256(b).hexdigest()}\n" for n, b in files.items())
         commit = hashlib.sha1(told.encode()).hexdigest()
         self.commits[name, commit], self.heads[name, revision] = files, commit

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shlex
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -392,9 +394,20 @@ def test_what_is_said_names_the_folder_first_and_its_commands_can_be_typed(work,
     monkeypatch.setenv("GUDA_LORA", "mine.safetensors")
     said = list(publish_lines(find_card("brush"), load_group_set("artists"), "my models/brush"))
     folder = work / "published" / "brush" / "artists"
-    assert said[0] == f"Ready to publish: {folder}" and said[-1].endswith(f"hf upload USER/NAME {folder}")
+    assert said[0] == f"Ready to publish: {folder}" and said[-1].endswith(f'hf upload USER/NAME {folder} --delete "*"')
     of = '--set artists --model "my models/brush" --lora mine.safetensors'
     assert f"`guda assets card {of} --with-model` puts it in" in said[1] and f"card {of} --licence NAME" in said[-2]
+
+
+def test_what_was_taken_out_of_the_folder_leaves_the_repository_with_the_command_that_is_told(work, tmp_path):
+    with loopback_hub(tmp_path) as hub:
+        for inside in (True, False):
+            *_, last = publish_lines(find_card("brush"), load_group_set("artists"), "brush", with_model=inside)
+            hf, upload, _, folder, *words = shlex.split(last.partition(": ")[2])
+            assert (hf, upload) == ("hf", "upload")
+            hub.upload("ann/brush", Path(folder), delete=words == ["--delete", "*"])
+            names = hub.files("ann/brush", "main")[1]
+            assert "README.md" in names and any(n.startswith("models/brush/") for n in names) == inside
 
 
 @pytest.mark.parametrize("before", ["", "hub:", "https://huggingface.co/", "hf.co/"])

@@ -13,7 +13,7 @@ FEW = 5  # groups that are named
 STAYS = "That stays when the folder is made again."
 LEAVE = (
     "Adapters, features and a LoRA are made from the pictures and tell about them. Publish them only if you may: with "
-    "the authors' leave, or under a licence that allows it."
+    "the authors' leave, or under a licence that allows it. What was uploaded once stays in the repository's history."
 )
 NO_LICENCE = "README.md gives no licence in your name. To give one: `guda assets card {of} --licence NAME`"
 
@@ -55,4 +55,4 @@ def publish_lines(
     yield LEAVE
     if not made.licence:
         yield NO_LICENCE.format(of=of)
-    yield f"Look at its README.md, then: hf upload USER/NAME {in_quotes(str(made.folder))}"
+    yield f'Look at its README.md, then: hf upload USER/NAME {in_quotes(str(made.folder))} --delete "*"'

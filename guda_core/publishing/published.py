@@ -6,7 +6,8 @@
     runs/<model>/<set>/             adapters with their health, and what else was made for the model and the set
         run.json                    with which settings each adapter was made; one of other settings is refused
 
-`hf upload USER/NAME FOLDER` publishes it, `GUDA_HOME=hub:USER/NAME` works in it.
+`hf upload USER/NAME FOLDER --delete "*"` publishes it, and takes out of the repository what is no longer in it.
+`GUDA_HOME=hub:USER/NAME` works in it.
 """
 
 from __future__ import annotations
