@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
-from huggingface_hub import constants, hf_api
+from huggingface_hub import constants, file_download, hf_api
 from PIL import Image
 
 from guda_core import from_hub, paths
@@ -128,6 +131,69 @@ def test_half_a_copy_is_not_taken_for_one(hub, tmp_path, monkeypatch):
         paths.home()
 
 
+REFUSALS = {
+    "token": (
+        401,
+        {"X_Error_Message": "Invalid credentials in Authorization header"},
+        "Log in again with `hf auth login`",
+    ),
+    "private": (
+        401,
+        {"X_Error_Code": "RepoNotFound"},
+        "it is private. Correct the name, or log in with `hf auth login`",
+    ),
+    "gated": (403, {"X_Error_Code": "GatedRepo"}, "Accept it on https://huggingface.co/ann/x, then log in"),
+    "forbidden": (403, {"X_Error_Message": "Too few rights"}, "(403 Forbidden: Too few rights). Log in again"),
+    "too often": (429, {}, "Wait some minutes"),
+    "revision": (404, {"X_Error_Code": "RevisionNotFound"}, "it has no such revision"),
+}
+
+
+@pytest.mark.parametrize(("code", "headers", "says"), REFUSALS.values(), ids=list(REFUSALS))
+def test_what_the_hub_refuses_is_told_with_what_mends_it(hub, models, code, headers, says):
+    hub.refusal = code, headers
+    for opened in (
+        lambda: from_hub.snapshot("hub:ann/x"),
+        lambda: from_hub.bring("ann/x", ["*.json"]),
+        lambda: resolve_card("ann/x"),
+        lambda: load_model(dataclasses.replace(find_card("sd15"), path="ann/x")),
+    ):
+        with pytest.raises((ModelError, OptionError), match=re.escape(says)) as found:
+            opened()
+        assert "internet" not in str(found.value)
+
+
+def test_a_full_disk_is_told_as_one():
+    error = RuntimeError("Data processing error")
+    error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    assert (
+        from_hub.why_not(error, "ann/x") == "the disk is full. Make room, or set HF_HOME to a folder on another disk."
+    )
+
+
+@pytest.mark.parametrize("cut", ["revision", "cdn"])
+def test_where_an_update_breaks_off_the_whole_copy_of_before_is_used_then_and_offline(
+    hub, tmp_path, monkeypatch, caplog, cut
+):
+    hub.upload("ann/artists", workspace(tmp_path / "w"))
+    monkeypatch.setenv("GUDA_HOME", "hub:ann/artists")
+    home = paths.home()
+    (tmp_path / "w/runs/mine/artists/bank.safetensors").write_bytes(b"another large file")
+    hub.upload("ann/artists", tmp_path / "w")
+    monkeypatch.setattr(file_download, "time", SimpleNamespace(sleep=lambda s: None))  # it waits before it asks again
+    hub.cut = cut
+    for offline in (False, True):
+        from_hub.forget()
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+        assert paths.home() == home
+    (line,) = [r.getMessage() for r in caplog.records if r.name == "guda_core.from_hub"]
+    assert line.startswith("ann/artists is used as it was brought before. It could not be brought anew: ")
+    hub.cut = ""
+    from_hub.forget()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert (paths.home() / "runs/mine/artists/bank.safetensors").read_bytes() == b"another large file"
+
+
 @pytest.mark.parametrize(
     "name", ["hub:", "hub:ann", "hub:ann/b/c", "hub:../x", "hub:ann/..", "hub:a/b@", "hub:a/b@../c"]
 )
@@ -238,7 +304,7 @@ def test_why_a_model_cannot_be_brought_is_said(hub, models, tmp_path, monkeypatc
         (lambda: resolve_card("ann/gated"), r"Accept it on https://huggingface\.co/ann/gated, then .*`hf auth login`"),
         (
             lambda: resolve_card("ann/none"),
-            r"none of that name, or it is private\. There is no folder .*Correct the name",
+            r"There is no folder .*none of that name, or it is private\. Correct the name",
         ),
         (lambda: load_model(own), r"\(ann/none\) could .* none of that name, or it is private\. Correct the name"),
         (lambda: load_model(dataclasses.replace(own, path="ann/gated")), r"then log in with `hf auth login`"),
