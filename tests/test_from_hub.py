@@ -250,9 +250,12 @@ def test_nothing_is_written_into_a_workspace_of_the_hub(hub, tmp_path, monkeypat
     run = paths.run("mine", "artists")
     for write in (lambda: run.own, lambda: run.adapters.own("bo"), lambda: paths.sets().own("new")):
         with pytest.raises(
-            OptionError, match=r"read only\. Bring it into a folder of your own with `hf download ann/artists"
+            OptionError, match=r"read only\. Bring .* with `hf download ann/artists --local-dir FOLDER`"
         ):
             write()
+    monkeypatch.setenv("GUDA_HOME", "hub:ann/artists@main")
+    with pytest.raises(OptionError, match="`hf download ann/artists --revision main --local-dir FOLDER`"):
+        paths.writable(paths.home())
     assert paths.run("emoji", "emoji").bank.is_file()
 
 
@@ -313,6 +316,9 @@ def test_why_a_model_cannot_be_brought_is_said(hub, models, tmp_path, monkeypatc
         with pytest.raises(ModelError, match=says) as found:
             opened()
         assert "internet" not in str(found.value)
+    hub.upload("ann/one", workspace(tmp_path / "one"))
+    with pytest.raises(ModelError, match=r"it is no model in diffusers' layout, with a model_index\.json"):
+        load_model(dataclasses.replace(own, path="ann/one"))
     monkeypatch.setattr(hub, "down", True)
     with pytest.raises(ModelError, match="Connect to the internet once"):
         resolve_card("bo/else")

@@ -42,7 +42,8 @@ def publish_lines(
     if made.with_model:
         yield f"The model's own files are in it. {STAYS} To take them out: `guda assets card {of} --without-model`"
     elif made.on_hub:
-        yield f"Its card says that the model is on the Hub: {made.on_hub}. {STAYS}"
+        layout = "" if card.source != "file" else " It must be there as a folder in diffusers' layout, not as one file."
+        yield f"Its card says that the model is on the Hub: {made.on_hub}.{layout} {STAYS}"
     elif not made.model_inside:
         yield (
             f"The model itself is not in it. `guda assets card {of} --with-model` puts it in; --model-on-hub "
