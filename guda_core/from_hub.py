@@ -53,6 +53,11 @@ def snapshot(text: str) -> Path:
     return _snapshot(text, os.environ.get("HF_ENDPOINT"), os.environ.get("HF_HUB_CACHE"))
 
 
+def held(text: str) -> str:
+    """The same workspace, held on to the state of it that this process has."""
+    return f"{PREFIX}{repository(text)[0]}@{snapshot(text).name}"
+
+
 @functools.cache
 def _snapshot(text: str, endpoint: str | None, cache: str | None) -> Path:
     name, revision = repository(text)

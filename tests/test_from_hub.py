@@ -14,12 +14,13 @@ import yaml
 from huggingface_hub import constants, file_download, hf_api
 from PIL import Image
 
-from guda_core import from_hub, paths
+from guda_core import __version__, from_hub, paths
 from guda_core.data.groups import chosen_set, load_group_set
 from guda_core.data.sources.listed import ListedFiles
 from guda_core.data.sources.source import open_dataset
 from guda_core.diffusion.cards import chosen_model, find_card, load_model, resolve_card
 from guda_core.errors import DataError, GroupSetError, ModelError, OptionError
+from guda_core.jobs.environ import apply, settings
 from tests.loopback_hub import Hub, loopback_hub
 from tests.own_pictures import guda
 from tests.tiny import save_tiny
@@ -93,6 +94,20 @@ def test_a_revision_is_held_on_to(hub, tmp_path, monkeypatch):
     for name, text in (("", "two"), (f"@{first}", "one"), ("@v3", "three")):
         monkeypatch.setenv("GUDA_HOME", f"hub:ann/artists{name}")
         assert (paths.home() / "README.md").read_text() == text
+
+
+def test_a_worker_reads_the_state_that_its_driver_reads_whatever_is_uploaded_since(hub, tmp_path, monkeypatch):
+    for name in ("hub:ann/artists", "hub:ann/artists@main"):
+        commit = hub.upload("ann/artists", workspace(tmp_path / name[-4:], README__md=f"{name} one"))
+        from_hub.forget()
+        monkeypatch.setenv("GUDA_HOME", name)
+        home, told = paths.home(), settings()
+        assert told["GUDA_HOME"] == f"hub:ann/artists@{commit}"
+        hub.upload("ann/artists", workspace(tmp_path / f"{name[-4:]}2", README__md="two"))
+        from_hub.forget()
+        apply(told, __version__)
+        asked = len(hub.asked)
+        assert paths.home() == home and len(hub.asked) == asked  # what is there is not asked for again
 
 
 def test_a_run_alone_is_a_workspace(hub, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from guda_core import __version__, paths
 from guda_core.errors import OptionError
-from guda_core.from_hub import is_named
+from guda_core.from_hub import held, is_named
 
 PATHS = ("GUDA_CACHE", "GUDA_LORA", "GUDA_MODEL", "GUDA_CIFAR10")  # variables that may name a path
 SECRETS = ("GUDA_KEY_PASSPHRASE",)  # variables that stay on this machine
@@ -37,11 +37,11 @@ def _written_out(name: str, value: str) -> str:
 
 
 def settings() -> dict[str, str]:
-    """Variable -> its value here; paths are absolute. Secrets are not among them: no worker signs."""
+    """Variable -> its value here; paths are absolute, a workspace of the hub is of the state that is read here. Secrets
+    are not among them: no worker signs."""
     found = {k: v for k, v in os.environ.items() if k.startswith("GUDA_") and k not in SECRETS}
-    if not is_named(found.get("GUDA_HOME")):
-        home = paths.home()
-        found["GUDA_HOME"] = str(paths.ROOT if home == paths.ASSETS else home)
+    home, named = paths.home(), found.get("GUDA_HOME", "")
+    found["GUDA_HOME"] = held(named) if is_named(named) else str(paths.ROOT if home == paths.ASSETS else home)
     found |= {k: _written_out(k, v) for k, v in found.items() if k in PATHS and v}
     return {**found, "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "")}
 
