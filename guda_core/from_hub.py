@@ -135,7 +135,7 @@ def why_not(error: Exception, name: str, without: str = "Connect to the internet
             return (
                 f"it was asked for too often ({first_line(cause)}). Wait some minutes, or log in with `hf auth login`."
             )
-        if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
+        if getattr(cause, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(cause):
             return "the disk is full. Make room, or set HF_HOME to a folder on another disk."
     said = first_line(error)
     return f"{said if said == type(error).__name__ else f'{type(error).__name__}: {said}'}. {without}"
