@@ -53,7 +53,7 @@ HARDWARE = {
 }
 MOST_FILE, MOST_ALL, MOST_WORDS = 10_000_000, 1_000_000_000, 60  # bytes without Xet, bytes in all, characters
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib")
-ZERO_TORCH = "2.8.0"  # the oldest torch that ZeroGPU lends
+ZERO_TORCH, ZERO_PYTHON = "2.11.0", ("3.10", "3.12")  # ZeroGPU's newest torch, and its Pythons
 PROVIDED = {"spaces"}  # on a Space, by the platform
 LIMIT_S = 60.0  # until the first answer
 CPUS = 2
@@ -87,12 +87,21 @@ def check_front_matter(meta: dict[str, Any], root: Path) -> Iterator[str]:
     asked = re.search(r'requires-python = ">=([\d.]+)"', (root / "pyproject.toml").read_text(encoding="utf-8"))
     if asked is None or Version(str(meta.get("python_version", "0"))) < Version(asked[1]):
         yield "README.md: python_version is older than pyproject.toml allows."
+    if str(meta.get("python_version")) not in ZERO_PYTHON:
+        yield f"README.md: python_version is none of {', '.join(ZERO_PYTHON)}, which ZeroGPU has."
 
 
 def tracked(root: Path) -> list[str]:
     """The committed files."""
     done = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=True)
     return [n for n in done.stdout.split("\0") if n and (root / n).exists()]
+
+
+def uncommitted(root: Path) -> str:
+    """Which files are changed or new since the last commit, in a sentence; "" for none."""
+    asked = ["git", "status", "--porcelain", "--untracked-files=all"]
+    lines = subprocess.run(asked, cwd=root, capture_output=True, text=True, check=True).stdout.splitlines()
+    return f"Not committed, so no part of the Space: {', '.join(n[3:] for n in lines)}." if lines else ""
 
 
 def check_files(root: Path, names: list[str]) -> Iterator[str]:
@@ -233,7 +242,7 @@ def main() -> None:
     found = problems(ROOT)
     if found:
         raise SystemExit("\n".join(found))
-    print("The repository keeps a Space's rules.")
+    print("The repository keeps a Space's rules.", uncommitted(ROOT))
     if not options.run:
         return
     load = os.getloadavg()[0]

@@ -1,5 +1,7 @@
 """The exception tree. Messages are shown to users as they are: they say what happened, why, and what mends it."""
 
+from collections.abc import Iterator
+
 LONGEST = 1000  # characters of a message
 
 
@@ -7,6 +9,18 @@ def one_line(text: str) -> str:
     """The text on one line of at most `LONGEST` characters: names of others, and what a library says, may be long."""
     line = " ".join(part.strip() for part in text.splitlines() if part.strip())
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 405]} ... {line[-400:]}"
+
+
+def first_line(error: BaseException) -> str:
+    """An error's first line, without the full stop."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and what it was raised because of: libraries hide that behind an error of their own."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 class GudaError(Exception):

@@ -207,9 +207,10 @@ def writable(folder: Path) -> Path:
     """The folder itself. Raises OptionError when it is of a workspace that came from the hub."""
     if _came_from_hub(folder):
         named = os.environ["GUDA_HOME"]
-        name, _ = from_hub.repository(named)
+        name, revision = from_hub.repository(named)
+        of = f"{name} --revision {revision}" if revision else name
         raise OptionError(
-            f"The workspace {named} is read only. Bring it into a folder of your own with `hf download {name} "
+            f"The workspace {named} is read only. Bring it into a folder of your own with `hf download {of} "
             "--local-dir FOLDER`, and use --home FOLDER."
         )
     return folder

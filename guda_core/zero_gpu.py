@@ -6,8 +6,11 @@ Each call asks for as many seconds as it needs at most, because the lent time is
     seconds = START_S + r (FORWARD_S forward + GRADIENT_S gradients) + seconds of other work,      at most LONGEST_S
 
 r: how many times as long a pass of this model takes as one of the included model, for which the two constants hold. It
-is the ratio of floating-point operations, until a pass was timed on the lent GPU: the first attribution does it. The
-passes of a strip are counted ALONE times each, because its pictures are drawn one at a time.
+is timed on the lent GPU, by the first attribution: outside a marked call there is no GPU, and no weights to touch.
+Until then, a model of one's own asks for UNTIMED_S. The passes of a strip are counted ALONE times each, because its
+pictures are drawn one at a time.
+
+The platform counts 1.5 s for each second that is asked for. A visitor without an account has 120 s a day.
 """
 
 from __future__ import annotations
@@ -18,11 +21,10 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from guda_core.diffusion.memory import NO_MEMORY, is_out_of_memory
-from guda_core.diffusion.pace import Pace, forward_flops
+from guda_core.diffusion.pace import Pace
 from guda_core.errors import GudaError, ScoreError
 from guda_core.picture_records import Near, PlaceMap, Strip
 from guda_core.records import Attribution, Cost, MethodInfo, Provenance, Query, Scope
@@ -30,9 +32,9 @@ from guda_core.service import ALONE, Recorded, Service, Step, map_passes, strip_
 
 log = logging.getLogger(__name__)
 VARIABLE = "SPACES_ZERO_GPU"  # set by the platform
-START_S, LONGEST_S = 10, 120  # seconds asked for: to begin, and at most
+START_S, LONGEST_S = 10, 80  # seconds asked for: to begin, and at most
+UNTIMED_S = 60  # seconds asked for by a model of which no pass was timed; leaves a visitor enough to draw before
 FORWARD_S, GRADIENT_S = 1 / 216, 1 / 20  # for a forward pass, and for one with the gradient of every weight
-INCLUDED = 828_850_688  # floating-point operations of the included model's forward pass
 ROOM = 1.25  # times as long as was timed is asked for
 
 
@@ -168,18 +170,10 @@ class ZeroGpu:
 
     def _asked(self, least: int, computing: float, other: float = 0.0) -> int:
         """Seconds to ask for. computing: seconds that the passes would take with the included model."""
-        return max(least, min(LONGEST_S, round(START_S + self.slower * computing + other)))
-
-    @property
-    def slower(self) -> float:
-        """r above, at least 1; as timed on the lent GPU, before that by the size of the model."""
-        if self._timed_s is not None:
-            return max(1.0, ROOM * self._timed_s / FORWARD_S)
-        return self._by_size
-
-    @cached_property
-    def _by_size(self) -> float:
-        return 1.0 if self._pace is None else max(1.0, forward_flops(self._pace.model) / INCLUDED)
+        if self._timed_s is None and self._pace is not None and self._pace.model.card.source != "assets":
+            return UNTIMED_S
+        slower = 1.0 if self._timed_s is None else max(1.0, ROOM * self._timed_s / FORWARD_S)  # r above
+        return max(least, min(LONGEST_S, round(START_S + slower * computing + other)))
 
     def provenance(self) -> Provenance:
         return self.service.provenance()

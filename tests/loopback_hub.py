@@ -19,7 +19,8 @@ LARGE = ".safetensors"  # kept elsewhere, as with LFS: resolve redirects to it
 
 class Hub:
     """Repositories by name: revision -> the files of that commit. asked: paths that were asked for. gated: names of
-    repositories whose licence has to be accepted."""
+    repositories whose licence has to be accepted. refusal: code and headers of every answer, where there is one. cut:
+    an answer to a path with this in it breaks off halfway."""
 
     def __init__(self) -> None:
         self.commits: dict[tuple[str, str], dict[str, bytes]] = {}
@@ -27,11 +28,16 @@ class Hub:
         self.asked: list[str] = []
         self.url = self.elsewhere = ""  # of the server, and of the host that large files are redirected to
         self.down = False
+        self.refusal: tuple[int, dict[str, str]] | None = None
+        self.cut = ""
         self.gated: set[str] = set()
 
-    def upload(self, name: str, folder: Path, *, revision: str = "main") -> str:
-        """What `hf upload NAME FOLDER` leaves on the hub; gives the commit."""
-        files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    def upload(self, name: str, folder: Path, *, revision: str = "main", delete: bool = False) -> str:
+        """What `hf upload NAME FOLDER` leaves on the hub, beside what was there; gives the commit. delete: with
+        --delete "*"."""
+        before = self.files(name, revision)
+        files = dict(before[1]) if before and not delete else {}
+        files |= {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
         told = "".join(f"{n}\0{hashlib.sha256(b).hexdigest()}\n" for n, b in files.items())
         commit = hashlib.sha1(told.encode()).hexdigest()
         self.commits[name, commit], self.heads[name, revision] = files, commit
@@ -64,7 +70,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            self.wfile.write(body[: len(body) // 2] if self._is_cut() else body)
+            self.close_connection = self._is_cut()
+
+    def _is_cut(self) -> bool:
+        return bool(self.hub.cut) and self.hub.cut in self.path
 
     def _json(self, found: object) -> None:
         self._answer(200, json.dumps(found).encode(), Content_Type="application/json")
@@ -78,6 +88,8 @@ class _Handler(BaseHTTPRequestHandler):
         parts = path.strip("/").split("/")
         if self.hub.down:
             self._answer(503)
+        elif self.hub.refusal:
+            self._answer(self.hub.refusal[0], **self.hub.refusal[1])
         elif parts[:2] == ["api", "models"] and len(parts) >= 6:
             self._api("/".join(parts[2:4]), parts[4], parts[5])
         elif parts[:2] == ["api", "models"] and len(parts) == 4:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
-from huggingface_hub import constants, hf_api
+from huggingface_hub import constants, file_download, hf_api
 from PIL import Image
 
-from guda_core import from_hub, paths
+from guda_core import __version__, from_hub, paths
 from guda_core.data.groups import chosen_set, load_group_set
 from guda_core.data.sources.listed import ListedFiles
 from guda_core.data.sources.source import open_dataset
 from guda_core.diffusion.cards import chosen_model, find_card, load_model, resolve_card
 from guda_core.errors import DataError, GroupSetError, ModelError, OptionError
+from guda_core.jobs.environ import apply, settings
 from tests.loopback_hub import Hub, loopback_hub
 from tests.own_pictures import guda
 from tests.tiny import save_tiny
@@ -92,6 +97,20 @@ def test_a_revision_is_held_on_to(hub, tmp_path, monkeypatch):
         assert (paths.home() / "README.md").read_text() == text
 
 
+def test_a_worker_reads_the_state_that_its_driver_reads_whatever_is_uploaded_since(hub, tmp_path, monkeypatch):
+    for name in ("hub:ann/artists", "hub:ann/artists@main"):
+        commit = hub.upload("ann/artists", workspace(tmp_path / name[-4:], README__md=f"{name} one"))
+        from_hub.forget()
+        monkeypatch.setenv("GUDA_HOME", name)
+        home, told = paths.home(), settings()
+        assert told["GUDA_HOME"] == f"hub:ann/artists@{commit}"
+        hub.upload("ann/artists", workspace(tmp_path / f"{name[-4:]}2", README__md="two"))
+        from_hub.forget()
+        apply(told, __version__)
+        asked = len(hub.asked)
+        assert paths.home() == home and len(hub.asked) == asked  # what is there is not asked for again
+
+
 def test_a_run_alone_is_a_workspace(hub, tmp_path, monkeypatch):
     folder = workspace(tmp_path / "w") / "runs" / "mine" / "artists"
     hub.upload("ann/run", folder)
@@ -126,6 +145,68 @@ def test_half_a_copy_is_not_taken_for_one(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(OptionError, match="no complete copy of before"):
         paths.home()
+
+
+REFUSALS = {
+    "token": (
+        401,
+        {"X_Error_Message": "Invalid credentials in Authorization header"},
+        "Log in again with `hf auth login`",
+    ),
+    "private": (
+        401,
+        {"X_Error_Code": "RepoNotFound"},
+        "it is private. Correct the name, or log in with `hf auth login`",
+    ),
+    "gated": (403, {"X_Error_Code": "GatedRepo"}, "Accept it on https://huggingface.co/ann/x, then log in"),
+    "forbidden": (403, {"X_Error_Message": "Too few rights"}, "(403 Forbidden: Too few rights). Log in again"),
+    "too often": (429, {}, "Wait some minutes"),
+    "revision": (404, {"X_Error_Code": "RevisionNotFound"}, "it has no such revision"),
+}
+
+
+@pytest.mark.parametrize(("code", "headers", "says"), REFUSALS.values(), ids=list(REFUSALS))
+def test_what_the_hub_refuses_is_told_with_what_mends_it(hub, models, code, headers, says):
+    hub.refusal = code, headers
+    for opened in (
+        lambda: from_hub.snapshot("hub:ann/x"),
+        lambda: from_hub.bring("ann/x", ["*.json"]),
+        lambda: resolve_card("ann/x"),
+        lambda: load_model(dataclasses.replace(find_card("sd15"), path="ann/x")),
+    ):
+        with pytest.raises((ModelError, OptionError), match=re.escape(says)) as found:
+            opened()
+        assert "internet" not in str(found.value)
+
+
+def test_a_full_disk_is_told_as_one():
+    error = RuntimeError("Data processing error")
+    error.__cause__ = OSError(errno.ENOSPC, "full")
+    for found in (error, RuntimeError(f"Xet: {os.strerror(errno.ENOSPC)} (os error 28)")):
+        assert from_hub.why_not(found, "ann/x").startswith("the disk is full. Make room, or set HF_HOME to")
+
+
+@pytest.mark.parametrize("cut", ["revision", "cdn"])
+def test_where_an_update_breaks_off_the_whole_copy_of_before_is_used_then_and_offline(
+    hub, tmp_path, monkeypatch, caplog, cut
+):
+    hub.upload("ann/artists", workspace(tmp_path / "w"))
+    monkeypatch.setenv("GUDA_HOME", "hub:ann/artists")
+    home = paths.home()
+    (tmp_path / "w/runs/mine/artists/bank.safetensors").write_bytes(b"another large file")
+    hub.upload("ann/artists", tmp_path / "w")
+    monkeypatch.setattr(file_download, "time", SimpleNamespace(sleep=lambda s: None))  # it waits before it asks again
+    hub.cut = cut
+    for offline in (False, True):
+        from_hub.forget()
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+        assert paths.home() == home
+    (line,) = [r.getMessage() for r in caplog.records if r.name == "guda_core.from_hub"]
+    assert line.startswith("ann/artists is used as it was brought before. It could not be brought anew: ")
+    hub.cut = ""
+    from_hub.forget()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert (paths.home() / "runs/mine/artists/bank.safetensors").read_bytes() == b"another large file"
 
 
 @pytest.mark.parametrize(
@@ -184,9 +265,12 @@ def test_nothing_is_written_into_a_workspace_of_the_hub(hub, tmp_path, monkeypat
     run = paths.run("mine", "artists")
     for write in (lambda: run.own, lambda: run.adapters.own("bo"), lambda: paths.sets().own("new")):
         with pytest.raises(
-            OptionError, match=r"read only\. Bring it into a folder of your own with `hf download ann/artists"
+            OptionError, match=r"read only\. Bring .* with `hf download ann/artists --local-dir FOLDER`"
         ):
             write()
+    monkeypatch.setenv("GUDA_HOME", "hub:ann/artists@main")
+    with pytest.raises(OptionError, match="`hf download ann/artists --revision main --local-dir FOLDER`"):
+        paths.writable(paths.home())
     assert paths.run("emoji", "emoji").bank.is_file()
 
 
@@ -238,7 +322,7 @@ def test_why_a_model_cannot_be_brought_is_said(hub, models, tmp_path, monkeypatc
         (lambda: resolve_card("ann/gated"), r"Accept it on https://huggingface\.co/ann/gated, then .*`hf auth login`"),
         (
             lambda: resolve_card("ann/none"),
-            r"none of that name, or it is private\. There is no folder .*Correct the name",
+            r"There is no folder .*none of that name, or it is private\. Correct the name",
         ),
         (lambda: load_model(own), r"\(ann/none\) could .* none of that name, or it is private\. Correct the name"),
         (lambda: load_model(dataclasses.replace(own, path="ann/gated")), r"then log in with `hf auth login`"),
@@ -247,6 +331,9 @@ def test_why_a_model_cannot_be_brought_is_said(hub, models, tmp_path, monkeypatc
         with pytest.raises(ModelError, match=says) as found:
             opened()
         assert "internet" not in str(found.value)
+    hub.upload("ann/one", workspace(tmp_path / "one"))
+    with pytest.raises(ModelError, match=r"it is no model in diffusers' layout, with a model_index\.json"):
+        load_model(dataclasses.replace(own, path="ann/one"))
     monkeypatch.setattr(hub, "down", True)
     with pytest.raises(ModelError, match="Connect to the internet once"):
         resolve_card("bo/else")

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "how-to" / "publish-a-space.md").read_text(encoding="utf-8")
 IDS = ("ann-lee", "dee", "group-d76f9f")
 FEW = {"unlearn": ["--steps", "1", "--batch", "1"], "attribute": ["--effort", "quick"]}
+CLONE = "../space"
 RUN_THE_SPACE = "python -m experiments.space --run"  # minutes; `experiments.space` itself runs
 
 
@@ -33,16 +34,16 @@ def commands() -> list[list[str]]:
 def place(hub: Hub, words: list[str], home: Path) -> None:
     """What `hf` does on the hub."""
     if words[1:4] == ["repos", "create", "USER/SPACE"]:
-        assert words[4:] == ["--type", "space", "--sdk", "gradio"]
-    elif words[1] == "upload" and words[3] == ".":
-        assert words[2] == "USER/SPACE" and space.problems(ROOT) == []
+        assert words[4:] == ["--type", "space", "--sdk", "gradio", "--flavor", "zero-a10g"]
+    elif words[1] == "upload" and words[3] == CLONE:
+        assert words[2] == "USER/SPACE" and words[4:] == ["--repo-type", "space", "--delete", "*"]
     else:
-        assert words[1:3] == ["upload", "USER/artists"]
+        assert words[1:3] == ["upload", "USER/artists"] and words[4:] == ["--delete", "*"]
         folder = home / words[3].removeprefix("~/guda/").replace("MODEL", "tiny")
         assert (folder / "README.md").is_file()
         names = [p.name for p in folder.rglob("*") if p.is_file()]
         assert not [n for n in names if n.lower().endswith((".jpg", ".jpeg", ".png", ".webp", ".jsonl"))]
-        hub.upload("USER/artists", folder)
+        hub.upload("USER/artists", folder, delete=True)
 
 
 def app(service_home: str, monkeypatch) -> None:
@@ -70,6 +71,8 @@ def test_every_command_of_the_page_runs_on_stand_ins(tmp_path, home, pictures, m
                 told["space"] = named.removeprefix("GUDA_HOME=")
             elif words[0] == "hf":
                 place(hub, words, home)
+            elif words[0] == "git":
+                assert words[1:] == ["clone", ".", CLONE] and space.problems(ROOT) == []
             elif words[0] == "python":
                 assert words[1:3] == ["-m", "experiments.space"] and " ".join(words) in (
                     RUN_THE_SPACE,
@@ -90,3 +93,7 @@ def test_every_command_of_the_page_runs_on_stand_ins(tmp_path, home, pictures, m
         assert "Ann Lee" in told["attribute"] and told["space"] == "hub:USER/artists"
         app(told["space"], monkeypatch)
         assert any(p.startswith("/cdn/USER/artists/") for p in hub.asked)
+
+
+def test_the_page_names_a_torch_that_zerogpu_has():
+    assert re.findall(r"torch==([\d.]+)", PAGE) == [space.ZERO_TORCH]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shlex
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,7 +74,8 @@ def test_it_holds_adapters_groups_and_the_card_and_nothing_of_the_pictures(work)
 def test_the_models_card_says_what_is_known_and_what_is_not(work):
     text = (made(on_hub="ann/brush").folder / "README.md").read_text(encoding="utf-8")
     told = front(text)
-    assert told["base_model"] == "ann/brush" and told["license"] == "other" and "guda" in told["tags"]
+    assert told["base_model"] == "ann/brush" and "guda" in told["tags"]
+    assert not [k for k in told if k.startswith("license")]  # nobody gave one
     assert "| Ann Lee | Ann Lee | [CC\\-BY" not in text  # a dash is no markup
     assert (
         "| Ann Lee | Ann Lee | [CC-BY-4.0](https://creativecommons.org/licenses/by/4.0/) | by Ann Lee | yes |" in text
@@ -92,7 +95,7 @@ def test_no_licence_is_given_in_the_publishers_name_and_the_models_goes_with_it(
     card = dataclasses.replace(find_card("brush"), licence="CreativeML OpenRAIL-M")
     folder = publish(card, dataclasses.replace(sets, groups=free), with_model=True).folder
     text = (folder / "README.md").read_text(encoding="utf-8")
-    assert front(text)["license"] == "other" and front(text)["license_name"] == "see-the-card"
+    assert "license" not in front(text)
     assert "The base model: CreativeML OpenRAIL-M." in text and "not stated by who published them" in text
     assert {p.name for p in (folder / "models" / "brush").iterdir()} >= {"LICENSE", "LICENSE.txt", "NOTICE"}
     assert "It holds a LoRA" not in text
@@ -152,13 +155,15 @@ def test_a_licence_is_given_only_where_it_is_asked_for_and_stays(work):
     for asked in ({"licence": "cc-by-sa-4.0"}, {}):
         found = made(**asked)
         text = (found.folder / "README.md").read_text(encoding="utf-8")
-        assert front(text)["license"] == found.licence == "cc-by-sa-4.0" and "license_name" not in front(text)
+        assert front(text)["license"] == found.licence == "cc-by-sa-4.0"
         assert "The adapters and features: cc-by-sa-4.0, given by who published them." in text
     assert "gives no licence" not in guda("assets", "card", "--licence", "mit") and made().licence == "mit"
     text = (made(with_model=True).folder / "README.md").read_text(encoding="utf-8")
-    assert "features: mit, given" in text and front(text)["license"] == "other"  # the model in it has its own
-    with pytest.raises(OptionError, match="A licence is named as the Hub spells it"):
-        made(licence="My own: see\nbelow")
+    assert "features: mit, given" in text and "license" not in front(text)  # the model in it has its own
+    assert made(licence="openrail++").licence == made().licence == "openrail++"
+    for name in ("My own: see\nbelow", ".", "4.0", "CC-BY-4.0"):
+        with pytest.raises(OptionError, match="A licence is named as the Hub spells it"):
+            made(licence=name)
 
 
 def test_what_strangers_wrote_into_an_adapters_files_is_no_markup(work):
@@ -392,9 +397,20 @@ def test_what_is_said_names_the_folder_first_and_its_commands_can_be_typed(work,
     monkeypatch.setenv("GUDA_LORA", "mine.safetensors")
     said = list(publish_lines(find_card("brush"), load_group_set("artists"), "my models/brush"))
     folder = work / "published" / "brush" / "artists"
-    assert said[0] == f"Ready to publish: {folder}" and said[-1].endswith(f"hf upload USER/NAME {folder}")
+    assert said[0] == f"Ready to publish: {folder}" and said[-1].endswith(f'hf upload USER/NAME {folder} --delete "*"')
     of = '--set artists --model "my models/brush" --lora mine.safetensors'
     assert f"`guda assets card {of} --with-model` puts it in" in said[1] and f"card {of} --licence NAME" in said[-2]
+
+
+def test_what_was_taken_out_of_the_folder_leaves_the_repository_with_the_command_that_is_told(work, tmp_path):
+    with loopback_hub(tmp_path) as hub:
+        for inside in (True, False):
+            *_, last = publish_lines(find_card("brush"), load_group_set("artists"), "brush", with_model=inside)
+            hf, upload, _, folder, *words = shlex.split(last.partition(": ")[2])
+            assert (hf, upload) == ("hf", "upload")
+            hub.upload("ann/brush", Path(folder), delete=words == ["--delete", "*"])
+            names = hub.files("ann/brush", "main")[1]
+            assert "README.md" in names and any(n.startswith("models/brush/") for n in names) == inside
 
 
 @pytest.mark.parametrize("before", ["", "hub:", "https://huggingface.co/", "hf.co/"])
@@ -403,6 +419,15 @@ def test_where_the_model_is_may_be_its_address_on_the_hub(work, before):
     assert found.on_hub == "ann/brush"
     assert yaml.safe_load((found.folder / "models" / "brush.yaml").read_text())["brush"]["path"] == "ann/brush"
     assert front((found.folder / "README.md").read_text(encoding="utf-8"))["base_model"] == "ann/brush"
+
+
+def test_of_a_single_file_it_is_said_in_which_layout_the_hub_must_have_it(work):
+    of_file = replace(find_card("brush"), source="file")
+    for card, said in (
+        (of_file, "ann/brush. It must be there as a folder in diffusers' layout"),
+        (find_card("brush"), "ann/brush. That stays"),
+    ):
+        assert said in " ".join(publish_lines(card, load_group_set("artists"), "brush", on_hub="ann/brush"))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,23 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_this_repository_keeps_the_rules():
     assert space.problems(ROOT) == []
+    assert "mcp-server" not in space.front_matter(README)["tags"]  # MCP is off, and its package is not there
+
+
+def test_what_is_not_committed_is_named(tmp_path):
+    def git(*words: str) -> None:
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *words], cwd=tmp_path, check=True)
+
+    git("init", "--quiet")
+    for name in ("app.py", ".gitignore"):
+        (tmp_path / name).write_text("*.log\n")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "one")
+    (tmp_path / "run.log").touch()
+    assert space.uncommitted(tmp_path) == ""
+    (tmp_path / "app.py").write_text("2")
+    (tmp_path / "rocket.png").touch()
+    assert space.uncommitted(tmp_path) == "Not committed, so no part of the Space: app.py, rocket.png."
 
 
 @pytest.mark.parametrize(
@@ -26,6 +43,7 @@ def test_this_repository_keeps_the_rules():
         ({"app_file": "main.py"}, "there is no app_file main.py"),
         ({"python_version": 3.1}, "python_version must stand in quotes"),
         ({"python_version": "3.10"}, "python_version is older"),
+        ({"python_version": "3.11"}, "python_version is none of 3.10, 3.12, which ZeroGPU has"),
         ({"short_description": "x" * 61}, "more than 60 characters"),
         ({"sdkversion": "1"}, "sdkversion is no key"),
         ({"title": ""}, "lacks title"),

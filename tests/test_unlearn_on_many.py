@@ -20,6 +20,7 @@ from guda_core.diffusion.cards import find_card
 from guda_core.errors import OptionError
 from guda_core.jobs import job as jobs_job
 from guda_core.jobs.driver import Event, failure
+from guda_core.jobs.environ import once_a_process
 from guda_core.jobs.job import Job, Stopped, Told, perform
 from guda_core.jobs.local_pool import Share, share_of
 from guda_core.paths import cache_dir
@@ -169,8 +170,14 @@ def test_workers_share_a_machine_as_jobs_are_handed_out(monkeypatch):
         share_of(0)
 
 
+def anew(monkeypatch) -> None:
+    """For this test alone, nothing is open in this process."""
+    monkeypatch.setattr(group_jobs, "_opened", once_a_process(group_jobs._opened.__wrapped__))
+
+
 def test_the_library_unlearns_by_workers_what_it_unlearns_alone(home, monkeypatch):
     """Its jobs run in this process, as a worker gets them; the command above has workers of its own."""
+    anew(monkeypatch)
     unlearned(home)
     few: dict[str, Any] = {"steps": 2, "batch": 1, "rank": 2}
     alone = guda_core.unlearn("artists", "brush", only=["dee"], **few)
@@ -186,7 +193,6 @@ def test_the_library_unlearns_by_workers_what_it_unlearns_alone(home, monkeypatc
     assert made(home) == files and told == alone and set(told) == {"dee"}
     assert guda_core.unlearn("artists", "brush", only="dee", workers=1, **few) == alone
     assert asked == [(1, None)] * 2
-    group_jobs._opened.cache_clear()
 
 
 def test_the_library_takes_groups_by_name_and_tells_which_of_how_many(home, caplog):
@@ -303,12 +309,11 @@ def test_what_was_asked_is_opened_anew_when_any_part_of_it_changes(field, monkey
     opened = []
     monkeypatch.setattr(group_jobs, "open_asked", opened.append)
     monkeypatch.setattr(group_jobs, "set_up_libraries", lambda: None)
-    group_jobs._opened.cache_clear()
+    anew(monkeypatch)
     first = Asked("artists")
     other = Asked(**{"group_set": "artists", field: "other"})  # type: ignore[arg-type]
     for asked in (first, first, other, other):
         group_jobs._opened(asked)
     monkeypatch.setenv("GUDA_HOME", "elsewhere")
     group_jobs._opened(other)
-    group_jobs._opened.cache_clear()
     assert opened == [first, other, other]

@@ -13,7 +13,7 @@ FEW = 5  # groups that are named
 STAYS = "That stays when the folder is made again."
 LEAVE = (
     "Adapters, features and a LoRA are made from the pictures and tell about them. Publish them only if you may: with "
-    "the authors' leave, or under a licence that allows it."
+    "the authors' leave, or under a licence that allows it. What was uploaded once stays in the repository's history."
 )
 NO_LICENCE = "README.md gives no licence in your name. To give one: `guda assets card {of} --licence NAME`"
 
@@ -42,7 +42,8 @@ def publish_lines(
     if made.with_model:
         yield f"The model's own files are in it. {STAYS} To take them out: `guda assets card {of} --without-model`"
     elif made.on_hub:
-        yield f"Its card says that the model is on the Hub: {made.on_hub}. {STAYS}"
+        layout = "" if card.source != "file" else " It must be there as a folder in diffusers' layout, not as one file."
+        yield f"Its card says that the model is on the Hub: {made.on_hub}.{layout} {STAYS}"
     elif not made.model_inside:
         yield (
             f"The model itself is not in it. `guda assets card {of} --with-model` puts it in; --model-on-hub "
@@ -55,4 +56,4 @@ def publish_lines(
     yield LEAVE
     if not made.licence:
         yield NO_LICENCE.format(of=of)
-    yield f"Look at its README.md, then: hf upload USER/NAME {in_quotes(str(made.folder))}"
+    yield f'Look at its README.md, then: hf upload USER/NAME {in_quotes(str(made.folder))} --delete "*"'

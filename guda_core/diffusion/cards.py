@@ -25,6 +25,7 @@ from guda_core.diffusion.memory import MEND, lacked_memory
 from guda_core.diffusion.precision import chosen_dtype
 from guda_core.errors import GudaError, ModelError, NoRoomError, OptionError
 from guda_core.file_names import DEVICE_SAID, ID, ID_SAID, fitting, is_devices
+from guda_core.from_hub import copy_of
 from guda_core.machine import LOADING
 from guda_core.strict import parse_yaml
 
@@ -274,15 +275,13 @@ def _card_of_file(path: Path) -> Card:
 
 
 def _card_of_hub(name: str) -> Card:
-    from huggingface_hub import snapshot_download
-
     from guda_core.diffusion.model_files import not_from_the_hub
 
     try:
-        folder = snapshot_download(name, allow_patterns=["*.json", "*/*.json"])
+        folder = copy_of(name, ["*.json", "*/*.json"])
     except Exception as e:
         raise not_from_the_hub(name, name, e) from e
-    return _card_of(Path(folder), name=name, source="hub", at=name)
+    return _card_of(folder, name=name, source="hub", at=name)
 
 
 def _slug(name: str) -> str:

@@ -13,7 +13,7 @@ import torch
 
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.diffusion.memory import is_out_of_memory
-from guda_core.errors import OptionError
+from guda_core.errors import OptionError, first_line
 
 VARIABLE = "GUDA_DEVICE"
 TYPES = ("cpu", "cuda")  # Apple's GPUs ("mps") have no float64, which the terms of a score are added up in
@@ -57,7 +57,7 @@ def _cannot_compute(device: torch.device, error: Exception) -> OptionError:
         return OptionError(
             f"{name} has no memory left. Close the programs that use it, or set {VARIABLE}=cpu to use the CPU."
         )
-    why = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    why = first_line(error)
     major, minor = torch.cuda.get_device_capability(device)
     built = ", ".join(torch.cuda.get_arch_list()) or "no GPU"
     return OptionError(

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from guda_core.errors import LACKS, ModelError, NoMemoryError
+from guda_core.errors import LACKS, ModelError, NoMemoryError, causes
 
 MEND = "Close other programs, or use a smaller model or a machine with more memory."
 NO_MEMORY = f"{LACKS} {MEND}"
@@ -25,13 +25,8 @@ R = TypeVar("R")
 
 
 def lacked_memory(error: BaseException | None) -> bool:
-    """Whether memory ran out, or what did so was the cause: libraries that read files hide it behind an error of their
-    own."""
-    while error is not None:
-        if is_out_of_memory(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    """Whether memory ran out, or what did so was the cause."""
+    return any(is_out_of_memory(e) for e in causes(error))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

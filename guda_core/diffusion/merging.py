@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from guda_core.diffusion.finite import is_finite
 from guda_core.diffusion.memory import lacked_memory
 from guda_core.diffusion.weights import refuse_pickle
-from guda_core.errors import ModelError
+from guda_core.errors import ModelError, first_line
 from guda_core.paths import is_file
 
 OTHER_KINDS = {  # in names
@@ -129,9 +129,8 @@ def merge(pipe: Any, lora: LoraFile, parts: Sequence[str], dtype: torch.dtype) -
     except Exception as e:
         if lacked_memory(e):
             raise
-        said = (str(e).strip().splitlines() or [type(e).__name__])[0]
         raise ModelError(
-            f"The LoRA {lora.path.name} does not fit this model, a {type(pipe).__name__}: {said[:300]}."
+            f"The LoRA {lora.path.name} does not fit this model, a {type(pipe).__name__}: {first_line(e)[:300]}."
         ) from e
     for place, (a, b, scale) in changes.items():
         weight = layers[place]

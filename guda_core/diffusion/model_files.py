@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import DiffusionPipeline
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from guda_core.diffusion.base_model import Card
-from guda_core.errors import ModelError
+from guda_core.errors import ModelError, causes
+from guda_core.from_hub import why_not
 from guda_core.paths import ASSETS, is_file
 
 INDEX = "model_index.json"
@@ -51,30 +52,20 @@ def _downloaded(name: str) -> Path:
 def not_from_the_hub(name: str, path: str, error: Exception) -> ModelError:
     """What is said when a model cannot be downloaded."""
     taken = f"There is no folder {Path(path).absolute()}, so it was looked for on the Hub. " if name == path else ""
-    said = f"The model '{name}' ({path}) could not be downloaded from the Hugging Face Hub"
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, GatedRepoError):
-            return ModelError(
-                f"{said}: its authors give it to those who accept its licence. Accept it on "
-                f"https://huggingface.co/{path}, then log in with `hf auth login`."
-            )
-        if isinstance(cause, RepositoryNotFoundError):
-            return ModelError(
-                f"{said}: there is none of that name, or it is private. {taken}Correct the name, or log in with "
-                "`hf auth login`."
-            )
+    said = f"{taken}The model '{name}' ({path}) could not be downloaded from the Hugging Face Hub"
+    for cause in causes(error):
+        if isinstance(cause, RemoteEntryNotFoundError):
+            return ModelError(f"{said}: it is no model in diffusers' layout, with a {INDEX}.")
         if UNSAFE in str(cause):
             return ModelError(
                 f"{said}: not all of its weights are there as .safetensors. Pickles (.bin) can run code when they are "
                 "opened, so they are not read. Use a copy with .safetensors files."
             )
-        cause = cause.__cause__ or cause.__context__
-    return ModelError(
-        f"{said}: {type(error).__name__}. {taken}"
+    without = (
         "Connect to the internet once so that it is cached, or set HF_HOME to a cache that holds it, or use the "
         "bundled model (GUDA_MODEL=emoji)."
     )
+    return ModelError(f"{said}: {why_not(error, path, without)}")
 
 
 def read_json(path: Path) -> dict[str, Any]:

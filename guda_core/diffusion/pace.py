@@ -28,24 +28,6 @@ def seconds_of(call: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def forward_flops(model: BaseModel) -> int:
-    """Floating-point operations of one picture's forward pass, counted without computing it."""
-    from torch._subclasses.fake_tensor import FakeTensorMode  # asked for on ZeroGPU alone, and slow to import
-    from torch.utils.flop_counter import FlopCounterMode
-
-    condition = model.embed([""])
-    with (
-        model.lock,
-        torch.no_grad(),
-        FakeTensorMode(allow_non_fake_inputs=True),
-        FlopCounterMode(display=False) as count,
-    ):
-        x = torch.zeros(1, *model.latent_shape, device=model.device, dtype=torch.float32)
-        t = torch.full((1,), len(model.schedule) // 2, device=model.device)
-        model.predict(x, t, condition)
-    return count.get_total_flops()
-
-
 class Pace:
     """Measured seconds of a model's passes. Nothing is measured before it is asked for."""
 

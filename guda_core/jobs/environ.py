@@ -5,25 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Hashable, Mapping
 from functools import lru_cache, wraps
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 from guda_core import __version__, paths
 from guda_core.errors import OptionError
-from guda_core.from_hub import is_named
+from guda_core.from_hub import held, is_named
 
 PATHS = ("GUDA_CACHE", "GUDA_LORA", "GUDA_MODEL", "GUDA_CIFAR10")  # variables that may name a path
 SECRETS = ("GUDA_KEY_PASSPHRASE",)  # variables that stay on this machine
 FILES = (".yaml", ".yml", ".safetensors")  # endings of models that are one file
-Asked = TypeVar("Asked", bound=Hashable, contravariant=True)
-Opened = TypeVar("Opened", covariant=True)
-
-
-class Opener(Protocol[Asked, Opened]):
-    """What opens once; `cache_clear` lets go of what is open."""
-
-    def __call__(self, asked: Asked) -> Opened: ...
-
-    def cache_clear(self) -> None: ...
+Asked = TypeVar("Asked", bound=Hashable)
+Opened = TypeVar("Opened")
 
 
 def _written_out(name: str, value: str) -> str:
@@ -37,16 +29,16 @@ def _written_out(name: str, value: str) -> str:
 
 
 def settings() -> dict[str, str]:
-    """Variable -> its value here; paths are absolute. Secrets are not among them: no worker signs."""
+    """Variable -> its value here; paths are absolute, a workspace of the hub is of the state that is read here. Secrets
+    are not among them: no worker signs."""
     found = {k: v for k, v in os.environ.items() if k.startswith("GUDA_") and k not in SECRETS}
-    if not is_named(found.get("GUDA_HOME")):
-        home = paths.home()
-        found["GUDA_HOME"] = str(paths.ROOT if home == paths.ASSETS else home)
+    home, named = paths.home(), found.get("GUDA_HOME", "")
+    found["GUDA_HOME"] = held(named) if is_named(named) else str(paths.ROOT if home == paths.ASSETS else home)
     found |= {k: _written_out(k, v) for k, v in found.items() if k in PATHS and v}
     return {**found, "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "")}
 
 
-def once_a_process(opens: Callable[[Asked], Opened]) -> Opener[Asked, Opened]:
+def once_a_process(opens: Callable[[Asked], Opened]) -> Callable[[Asked], Opened]:
     """A function that loads what jobs were asked for, made to do so once for all jobs of a process: what it gave last
     is kept as long as the same is asked and the settings are the same."""
 
@@ -58,9 +50,7 @@ def once_a_process(opens: Callable[[Asked], Opened]) -> Opener[Asked, Opened]:
     def opened(asked: Asked) -> Opened:
         return kept(asked, tuple(sorted(settings().items())))
 
-    opener: Any = opened
-    opener.cache_clear = kept.cache_clear
-    return opener
+    return opened
 
 
 def apply(environ: Mapping[str, str], version: str) -> None:

@@ -21,7 +21,7 @@ from guda_core.unlearning.adapters import read_health
 from guda_core.unlearning.health import KINDS
 
 TAGS = ("guda", "data-attribution", "machine-unlearning", "diffusion", "lora")
-GIVEN = re.compile(r"^- The adapters and features: ([a-z0-9.-]+), given by who published them\.$", re.MULTILINE)
+GIVEN = re.compile(r"^- The adapters and features: ([a-z0-9.+-]+), given by who published them\.$", re.MULTILINE)
 SPECIAL = re.compile(r"([\\`*_{}\[\]()<>#|!~&])")
 MODEL_NOT_HERE = (
     "The model itself is not in this repository. Put it into `models/{id}/`, or write its place into "
@@ -89,8 +89,8 @@ def _front(base: str, licence: str) -> str:
     told: dict[str, Any] = {"library_name": "guda", "tags": list(TAGS)}
     if base:
         told |= {"base_model": base, "base_model_relation": "adapter"}
-    none = {"license": "other", "license_name": "see-the-card", "license_link": "README.md"}
-    told |= {"license": licence} if licence else none
+    if licence:
+        told["license"] = licence
     return f"---\n{yaml.safe_dump(told, allow_unicode=True, sort_keys=False)}---"
 
 

@@ -6,7 +6,8 @@
     runs/<model>/<set>/             adapters with their health, and what else was made for the model and the set
         run.json                    with which settings each adapter was made; one of other settings is refused
 
-`hf upload USER/NAME FOLDER` publishes it, `GUDA_HOME=hub:USER/NAME` works in it.
+`hf upload USER/NAME FOLDER --delete "*"` publishes it, and takes out of the repository what is no longer in it.
+`GUDA_HOME=hub:USER/NAME` works in it.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from guda_core.work_queue import claimed
 PUBLIC = ("npm-iconify", "scikit-digits", "cifar10")  # sources that anybody can fetch; others say where pictures lie
 TOLD = ("name", "author", "licence", "licence_link", "link", "phrase")  # of a group
 SMALL = (scope.FILE, calibration.FILE)
-LICENCE = re.compile("[a-z0-9.-]{1,60}")
+LICENCE = re.compile("(?=.*[a-z])[a-z0-9][a-z0-9.+-]{0,59}")  # the Hub adds to its list, and looks at it on upload
 ADDRESS = re.compile(
     r"^(?:hub:|(?:https?://)?(?:huggingface\.co|hf\.co)/)"
 )  # what may stand before a repository's name
@@ -88,7 +89,10 @@ def publish(
         raise OptionError("--with-model puts the model in, and --model-on-hub names where it is. Give one of them.")
     on_hub = on_hub and _repository(on_hub)
     if licence and not LICENCE.fullmatch(licence):
-        raise OptionError(f"A licence is named as the Hub spells it, such as mit or cc-by-4.0, not '{licence}'.")
+        raise OptionError(
+            f"A licence is named as the Hub spells it, such as mit or cc-by-4.0, not '{licence}'. All its names: "
+            "https://huggingface.co/docs/hub/repositories-licenses"
+        )
     published = paths.writable(paths.home()) / "published"
     target = _place(published, card.id, group_set.id)
     with _alone(published):

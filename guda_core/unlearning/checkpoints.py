@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from guda_core.diffusion.memory import MEND, lacked_memory
-from guda_core.errors import NoMemoryError, TrainingError
+from guda_core.errors import NoMemoryError, TrainingError, first_line
 from guda_core.held_files import advice, replacing
 
 
@@ -42,11 +42,6 @@ def write(path: Path, state: Mapping[str, Any]) -> None:
             f"The checkpoint {path} cannot be written ({first_line(e)}). {what} and run the same command again: it "
             "goes on from the checkpoint before."
         ) from e
-
-
-def first_line(error: BaseException) -> str:
-    """An error's first line, without the full stop."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def read(path: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:

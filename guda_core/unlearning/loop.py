@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from guda_core.diffusion.memory import is_out_of_memory
-from guda_core.errors import NoMemoryError, TrainingError
+from guda_core.errors import NoMemoryError, TrainingError, first_line
 from guda_core.unlearning import checkpoints
 from guda_core.unlearning.checkpoints import Kept
 
@@ -131,7 +131,7 @@ class _Steps:
             except Exception as e:
                 if self.shrink is None or not is_out_of_memory(e):
                     raise
-                why = checkpoints.first_line(e)
+                why = first_line(e)
             else:
                 if self._move(step):
                     return value
@@ -178,7 +178,7 @@ class _Steps:
             if self.shrink is None or not is_out_of_memory(e):
                 raise
             raise NoMemoryError(
-                f"There is not enough memory for what AdamW keeps of each weight ({checkpoints.first_line(e)}). Close "
+                f"There is not enough memory for what AdamW keeps of each weight ({first_line(e)}). Close "
                 "other programs, or use a smaller rank or a machine with more memory."
             ) from e
 
@@ -279,7 +279,7 @@ def run(
         try:
             save(config.steps)
         except TrainingError as e:
-            why = checkpoints.first_line(e.__cause__ or e)
+            why = first_line(e.__cause__ or e)
             log.warning("The last checkpoint could not be written (%s). The training is done without it.", why)
     else:  # all was done before
         yield Progress(start, config.steps, smooth, 0.0)
