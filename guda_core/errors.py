@@ -9,6 +9,11 @@ def one_line(text: str) -> str:
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 405]} ... {line[-400:]}"
 
 
+def why(error: Exception) -> str:
+    """What went wrong, on one line: an unforeseen error tells its class, too."""
+    return str(error) if isinstance(error, GudaError) else one_line(f"{type(error).__name__}: {error}")
+
+
 class GudaError(Exception):
     """Base of every error this project raises on purpose. Its message is one line (`one_line`)."""
 

@@ -174,19 +174,19 @@ class Gradients:
             ScoreError: it is not finite. NoMemoryError: not even one timestep fits.
         """
         vector, residual, done = torch.zeros(self.size, dtype=torch.float32), 0.0, 0
-        scale = self.first_scale if scale is None else scale
+        used = self.first_scale if scale is None else scale
 
         def add(n: int) -> tuple[int, float, float]:
             eps_hat, eps = (v[0] for v in self.errors(latent, (prompt,), (image_hash,), range(done, done + n)))
             off = float((eps - eps_hat.detach()).square().flatten(1).mean(dim=1).sqrt().sum()) / len(self.t)
-            return n, off, self._add(self._output(eps_hat, eps).sum() / len(self.t), vector, scale)
+            return n, off, self._add(self._output(eps_hat, eps).sum() / len(self.t), vector, used)
 
         while done < len(self.t):
-            n, off, scale = as_fits(add, len(self.t) - done, self.fits)
+            n, off, used = as_fits(add, len(self.t) - done, self.fits)
             done, residual = done + n, residual + off
         if not is_finite(vector):
             raise ScoreError(f"The gradient at {what} is not finite, so there is no score.")
-        return Gradient(vector, residual, scale)
+        return Gradient(vector, residual, used)
 
     def _add(self, value: Tensor, vector: Tensor, scale: float) -> float:
         """Add the gradient of a value to vector, (P,) float32 CPU; not finite where no scale helps. Nothing is added
