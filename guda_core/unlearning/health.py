@@ -146,13 +146,15 @@ class Health:
         for g in self.job.known(wanted):
             if self.job.fits(g, None) and (meta := adapters.read_meta(self.job.folder / g)).get("kind") != CODED:
                 found = adapters.read_health(self.job.folder / g, meta["sha256"])
-                out += [] if found and self._of_these_pictures(g, found) and not self._lost_some(g, found) else [g]
+                out += (
+                    [] if found and self._of_these_pictures(g, found) and not self._lost_some(g, meta, found) else [g]
+                )
         return out
 
-    def _lost_some(self, group: str, found: Mapping[str, Any]) -> bool:
-        """Whether it was measured in bfloat16 with the adapter merged, which now runs live: a part of it was lost."""
-        merged = found.get("dtype") == "bfloat16" and "switching" not in found
-        return merged and self._switching.any_live([self.job.load(group)])
+    def _lost_some(self, group: str, meta: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+        """Whether it was measured in half precision with a LoRA merged, which now runs live: a part of it was lost."""
+        merged = found.get("dtype") in ("bfloat16", "float16") and "switching" not in found
+        return merged and meta.get("kind") is None and self._switching.any_live([self.job.load(group)])
 
     def _of_these_pictures(self, group: str, found: Mapping[str, Any]) -> bool:
         """The pictures of an included set do not change, and may not be here, as those of an own set may not be; who
