@@ -190,10 +190,17 @@ def test_answers_say_where_a_gpu_had_no_room_to_merge(job, monkeypatch):
         assert last.settings.get("switching") == told
 
 
-def test_a_whole_network_that_is_lost_by_rounding_is_said(job, monkeypatch):
+def test_what_a_whole_network_loses_by_rounding_is_said_and_not_looked_for_in_its_health(job, monkeypatch):
     for _ in job.unlearn("noto", config_of(steps=4, batch=4, whole=True)):
         pass
     assert Guda(job.model, GROUPS, job.folder).rounded == {}
+    sha256 = adapters.read_meta(job.folder / "noto")["sha256"]
+    health_file = {"adapter_sha256": sha256, "dtype": "bfloat16"}
+    (job.folder / "noto" / "health.json").write_text(json.dumps(health_file))
+    loaded, real = [], job.load
+    monkeypatch.setattr(job, "load", lambda group: loaded.append(group) or real(group))
+    assert health.Health(job).unmeasured(["noto"]) == []
+    assert loaded == ["noto"]  # whether it fits; it is not read again for what only a LoRA can be
     monkeypatch.setattr(switching.Switching, "share_kept", lambda self, adapter: 0.276)
     said = (
         "the models without each group keep only a part of what was changed (as little as 28%), so their scores are too"
@@ -365,13 +372,6 @@ def test_a_health_of_a_merged_adapter_that_runs_live_now_is_measured_again(job, 
         path.write_text(json.dumps({**found, **of}))
         monkeypatch.setattr(measured._switching, "any_live", lambda adapters, live=live: live)
         assert measured.unmeasured(["noto"]) == asked
-    meta = {**adapters.read_meta(job.folder / "noto"), "kind": "whole"}
-    path.write_text(json.dumps({**found, "dtype": "bfloat16"}))
-    monkeypatch.setattr(adapters, "read_meta", lambda folder: meta)
-    loaded, real = [], job.load
-    monkeypatch.setattr(job, "load", lambda group: loaded.append(group) or real(group))
-    assert measured.unmeasured(["noto"]) == []
-    assert loaded == ["noto"]  # whether it fits; a whole network is not read again for what only a LoRA can be
 
 
 def test_a_health_that_was_cut_off_does_not_count(job):
