@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -46,7 +47,16 @@ from guda_core.python_words import in_python, speaks_python
 from guda_core.records import VERDICTS, Attribution, GroupSet, MethodInfo, Provenance, Query, Scope
 from guda_core.reports import bundle, picture_files
 from guda_core.reports.record import limits, to_json
-from guda_core.service import EFFORTS, check_methods, find_effort
+from guda_core.service import (
+    EFFORTS,
+    NO_MAPS,
+    NO_NEAR,
+    NO_STRIP,
+    Beside,
+    check_methods,
+    find_effort,
+    scope_or_why,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +73,7 @@ class Answer:
     that the scores are computed from.
     pictures: method id -> what its models draw without each group, where that was asked. maps: method id -> group id ->
     where in the picture its drop comes from, where that was asked. nearest: the training pictures that are most alike,
-    where that was asked: likeness, not influence.
+    where that was asked: likeness, not influence. missing: why some of these are not there, though they were asked for.
     """
 
     methods: Mapping[str, Attribution]
@@ -75,6 +85,7 @@ class Answer:
     pictures: Mapping[str, Strip] = field(default_factory=dict)
     maps: Mapping[str, Mapping[str, PlaceMap]] = field(default_factory=dict)
     nearest: Sequence[Near] = ()
+    missing: str = ""
 
     @property
     def shown(self) -> Shown:
@@ -83,7 +94,8 @@ class Answer:
         strip = next(iter(self.pictures.values()), None)
         method, found = next(iter(self.maps.items()), ("", {}))
         ranked = self.methods[method].ranked() if method else []
-        return replace(picture_files.shown(self.query.pixels, strip, ranked, found), near=tuple(self.nearest))
+        made = picture_files.shown(self.query.pixels, strip, ranked, found)
+        return replace(made, near=tuple(self.nearest), missing=self.missing)
 
     @property
     def best(self) -> str | None:
@@ -97,9 +109,9 @@ class Answer:
     @property
     def limits(self) -> list[str]:
         """What has to be said beside the scores, in sentences: that the model could not have made the picture, or
-        nobody knows; that adapters are older than the pictures; what a score is not."""
+        nobody knows; that adapters are older than the pictures; what a score is not; what is missing."""
         scope = [] if self.scope.verdict == "in scope" else [VERDICTS[self.scope.verdict]]
-        return [*scope, *limits(self.methods, self.provenance)]
+        return [*scope, *limits(self.methods, self.provenance), *([self.missing] if self.missing else [])]
 
     def __repr__(self) -> str:
         said = {"best": self.best, "methods": list(self.methods), "scope": self.scope.verdict, "groups": self.groups.id}
@@ -356,8 +368,9 @@ def attribute(
     Raises:
         GudaError: the picture, the prompt, a name or an option is refused, in one sentence.
 
-    Warnings say, each time, that the model could not have made this picture, or that a method has no score of any
-    group; and once, what is known to be wrong with model, set or adapters. `Answer.limits` has more.
+    Warnings say, each time, that the model could not have made this picture, that a method has no score of any group,
+    or that what stands beside the scores (pictures, maps, nearest) could not be made; and once, what is known to be
+    wrong with model, set or adapters. `Answer.limits` has more.
     """
     asked = names(methods, "methods")
     check_texts({"effort": effort})
@@ -375,16 +388,22 @@ def attribute(
             if progress is not None:
                 progress(copy.deepcopy(a))  # whoever hears it may change it
     settings = {"effort": effort, "methods": asked}
-    found, scope, provenance = {m: final[m] for m in asked}, service.scope(query), service.provenance()
+    found, scope, provenance = {m: final[m] for m in asked}, scope_or_why(service, query), service.provenance()
     if scope.verdict == "out of scope":
         log.warning("%s", VERDICTS[scope.verdict])
     for said in _without_scores(found, service.group_set):
         log.warning("%s", said)
     _warn_once(service, provenance.said_of(asked))
-    strips = {m: service.strip(query, m) for m in able if pictures}
-    places = {m: service.place_maps(query, m) for m in able if maps}
-    about = (scope, query, service.group_set, settings, provenance)
-    return Answer(found, *about, pictures=strips, maps=places, nearest=service.nearest(query) if nearest else ())
+    beside = Beside(lambda said: log.warning("%s", said))
+    strips = {m: beside.made(partial(service.strip, query, m), None, NO_STRIP) for m in able if pictures}
+    places = {m: beside.made(partial(service.place_maps, query, m), {}, NO_MAPS) for m in able if maps}
+    near = beside.made(lambda: service.nearest(query), (), NO_NEAR) if nearest else ()
+    return Answer(
+        found, scope, query, service.group_set, settings, provenance,
+        pictures={m: strip for m, strip in strips.items() if strip is not None},
+        maps={m: each for m, each in places.items() if each},
+        nearest=near, missing=beside.missing,
+    )  # fmt: skip
 
 
 def _as_drawn(query: Query, picture: Picture, service: LocalService) -> Query:

@@ -23,6 +23,11 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+def why(error: Exception) -> str:
+    """What went wrong, on one line: an unforeseen error tells its class, too."""
+    return str(error) if isinstance(error, GudaError) else one_line(f"{type(error).__name__}: {error}")
+
+
 class GudaError(Exception):
     """Base of every error this project raises on purpose. Its message is one line (`one_line`)."""
 

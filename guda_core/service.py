@@ -6,13 +6,18 @@ step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from guda_core.errors import OptionError
+from guda_core.errors import OptionError, why
 from guda_core.picture_records import Near, PlaceMap, Strip
 from guda_core.records import Attribution, Cost, GroupSet, MethodInfo, Provenance, Query, Scope
+
+T = TypeVar("T")
+NO_STRIP = "The drawings without a group are missing."
+NO_MAPS = "The maps are missing."
+NO_NEAR = "The training pictures that look most like it could not be found."
 
 
 @dataclass(frozen=True)
@@ -145,6 +150,32 @@ class Service(Protocol):
     def unread(self, prompt: str) -> tuple[str, ...]:
         """What of a prompt the model does not read, in sentences; () when it reads all of it."""
         ...
+
+
+@dataclass
+class Beside:
+    """Makes what stands beside the scores. Where that fails they stay. tell: hears why. missing: all that was told."""
+
+    tell: Callable[[str], object]
+    missing: str = ""
+
+    def made(self, make: Callable[[], T], otherwise: T, what: str) -> T:
+        """What `make` gives, else `otherwise`. what: is said before the reason."""
+        try:
+            return make()
+        except Exception as e:
+            said = f"{what} {why(e)}"
+        self.missing = f"{self.missing} {said}".strip()
+        self.tell(said)
+        return otherwise
+
+
+def scope_or_why(service: Service, query: Query) -> Scope:
+    """The service's word on whether the model could have made the picture; where that fails, why."""
+    try:
+        return service.scope(query)
+    except Exception as e:
+        return Scope("not assessed", None, None, "", why(e))
 
 
 REDRAWN, MAPPED = 15, 96  # passes of one model: for the strip of a picture that it did not draw, and for a map

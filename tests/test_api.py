@@ -31,7 +31,7 @@ from guda_core.errors import GudaError, ImageError, ModelError, OptionError, Rep
 from guda_core.picture_records import Drawing
 from guda_core.records import VERDICTS, Attribution, GroupScore, Scope
 from guda_core.reports.read import read_report
-from guda_core.service import EFFORTS
+from guda_core.service import EFFORTS, NO_MAPS, NO_NEAR, NO_STRIP
 from guda_core.unlearning.forget import config_of
 from tests.light import draw
 from tests.test_pipeline import MISSING, service  # noqa: F401  (a fixture)
@@ -609,6 +609,25 @@ def test_the_lines_of_the_readme_run_as_they_are_printed(tmp_path, monkeypatch, 
         and len([line for line in told if line.endswith(" nats")]) == 8
         and (tmp_path / "rocket.zip").is_file()
     )
+
+
+def test_what_fails_beside_the_scores_leaves_them(tiny, tmp_path, monkeypatch, caplog):
+    def fails(*_, **__):
+        raise ModelError("The drawing is not finite.")
+
+    for name in ("scope", "pictures", "maps", "nearest"):
+        monkeypatch.setattr(tiny, name, fails)
+    draw(tmp_path / "p.png", side=32)
+    asked = {"methods": ("guda",), "effort": "quick", "pictures": True, "maps": True, "nearest": True}
+    answer = guda_core.attribute(tmp_path / "p.png", **asked)
+    assert (
+        answer.best and answer.scope.verdict == "not assessed" and answer.scope.reason == "The drawing is not finite."
+    )
+    assert (answer.pictures, answer.maps, answer.nearest) == ({}, {}, ()) and answer.limits[-1] == answer.missing
+    for said in (NO_STRIP, NO_MAPS, NO_NEAR):
+        assert f"{said} The drawing is not finite." in answer.missing and said in caplog.text
+    absent = read_report(answer.report(tmp_path / "r.zip")).record["absent"]
+    assert absent["pictures/without"] == absent["pictures/where"] == answer.missing
 
 
 def test_pictures_and_maps_come_with_the_answer_and_go_into_the_report(tiny, tmp_path):

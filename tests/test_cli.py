@@ -16,7 +16,9 @@ from typer.testing import CliRunner
 from guda_core import __version__, local
 from guda_core.attribution import counterfactual_pictures, maps
 from guda_core.cli import app, loading
+from guda_core.errors import ModelError
 from guda_core.reports.read import read_report
+from guda_core.service import NO_MAPS, NO_NEAR, NO_STRIP
 from tests.light import draw
 from tests.test_pipeline import MISSING, service  # noqa: F401  (a fixture)
 
@@ -103,6 +105,21 @@ def test_strip_and_maps_are_told_but_for_a_picture_out_of_scope(run, service, tm
     monkeypatch.setattr(service, "attribute", None)  # refused before anything is computed
     done = run("attribute", path, "--methods", "clip", "--report", report, "--pictures")
     assert done.exit_code == 2 and "Ask for guda too" in done.output
+
+
+def test_what_fails_beside_the_scores_leaves_the_report(run, service, tmp_path, monkeypatch):  # noqa: F811
+    def fails(*_, **__):
+        raise ModelError("The drawing is not finite.")
+
+    for name in ("scope", "pictures", "maps", "nearest"):
+        monkeypatch.setattr(service, name, fails)
+    path, report, out = draw(tmp_path / "cat.png"), tmp_path / "cat.zip", tmp_path / "cat.json"
+    asked = ("attribute", path, "--effort", "quick", "--methods", "clip,guda", "--report", report, "--json", out)
+    done = run(*asked, "--pictures", "--maps")
+    assert done.exit_code == 0 and report.is_file() and out.is_file(), done.output
+    for said in (NO_STRIP, NO_MAPS, NO_NEAR):
+        assert f"{said} The drawing is not finite." in re.sub(r"\s+", " ", done.output)
+    assert NO_STRIP in read_report(report).record["absent"]["pictures/without"]
 
 
 def test_a_place_that_cannot_be_written_to_is_one_sentence(run, tmp_path):

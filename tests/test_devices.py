@@ -112,6 +112,8 @@ def test_what_is_asked_for_comes_before_the_variable_and_the_variable_before_the
         chosen_device()
     with pytest.raises(OptionError, match="There is no device 'cuda:99' here") as found:
         chosen_device("cuda:99")
+    with pytest.raises(OptionError, match="or by a GPU's number; got True"):
+        chosen_device(True)
     assert VARIABLE not in str(found.value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 from types import SimpleNamespace
@@ -14,12 +15,15 @@ from torch import nn
 
 from guda_core.attribution.guda import Guda
 from guda_core.data.groups import load_group_set
+from guda_core.data.images import hash_pixels
+from guda_core.data.kept_latents import latent_key
 from guda_core.diffusion import likelihood
 from guda_core.diffusion.cards import load_model, resolve_card
 from guda_core.diffusion.flow_family import FIRST_SNR, grid, pack, unpack
 from guda_core.diffusion.sampling import start_noise
 from guda_core.errors import ModelError
 from guda_core.reports import record as report
+from guda_core.unlearning.kept_prompts import KeptPrompts
 from tests.tiny import save_tiny, tiny_service
 from tests.tiny_families import FAMILIES, models, save_family, save_flux, save_sd3, save_xl  # noqa: F401
 
@@ -211,6 +215,18 @@ def test_a_distilled_flux_says_that_it_is_no_likelihood_model(models, tmp_path):
     assert not any(models(f).caveat for f in FAMILIES if f != "flux_dev")
 
 
+def test_prompts_that_were_kept_by_another_rule_are_embedded_anew(models, tmp_path, monkeypatch):  # noqa: F811
+    model = models("flux")
+    long = KeptPrompts(model, tmp_path)
+    long.prepare(["ab"])
+    monkeypatch.setattr(model, "reads", 256)
+    kept = KeptPrompts(model, tmp_path)
+    kept.prepare(["ab", "c"])
+    assert kept(["ab", "c"]).tensors["text"].shape[:2] == (2, 256)
+    before = f"{model.sha256}\n{model.dtype}\ncpu\nab"  # a LoRA of the text encoders was merged otherwise
+    assert hashlib.sha256(before.encode()).hexdigest() not in {long.key("ab"), kept.key("ab")}
+
+
 @pytest.mark.parametrize("scheduler", ["LCMScheduler", "TCDScheduler"])
 def test_so_does_a_unet_whose_scheduler_is_of_few_steps(tmp_path, scheduler):
     card = save_tiny(tmp_path, small=True)
@@ -242,6 +258,11 @@ def test_latents_of_an_xl_are_scaled_by_the_means_and_spreads_of_its_autoencoder
     assert torch.allclose(model.encode(pixels), expected, atol=1e-5)
     assert np.abs(model.decode(expected).astype(int) - plain.decode(z)).max() <= 1
     assert model.sha256 != plain.sha256
+    old = f"{hash_pixels(pixels)}\n{{}}\n{model.dtype}\ncpu"  # the keys of latents that were kept without them
+    kept = {
+        m: latent_key(m, pixels) == hashlib.sha256(old.format(m.sha256).encode()).hexdigest() for m in (plain, model)
+    }
+    assert kept == {plain: True, model: False}
 
 
 @pytest.mark.parametrize("family", ["xl", "sd3", "flux"])

@@ -179,6 +179,24 @@ def test_answers_say_where_a_gpu_had_no_room_to_merge(job, monkeypatch):
         assert last.settings.get("switching") == told
 
 
+def test_what_a_whole_network_loses_by_rounding_is_said_and_not_looked_for_in_its_health(job, monkeypatch):
+    for _ in job.unlearn("noto", config_of(steps=4, batch=4, whole=True)):
+        pass
+    assert Guda(job.model, GROUPS, job.folder).rounded == {}
+    sha256 = adapters.read_meta(job.folder / "noto")["sha256"]
+    health_file = {"adapter_sha256": sha256, "dtype": "bfloat16"}
+    (job.folder / "noto" / "health.json").write_text(json.dumps(health_file))
+    loaded, real = [], job.load
+    monkeypatch.setattr(job, "load", lambda group: loaded.append(group) or real(group))
+    assert health.Health(job).unmeasured(["noto"]) == []
+    assert loaded == ["noto"]  # whether it fits; it is not read again for what only a LoRA can be
+    monkeypatch.setattr(switching.Switching, "share_kept", lambda self, adapter: 0.276)
+    said = (
+        "the models without each group keep only a part of what was changed (as little as 28%), so their scores are too"
+    )
+    assert said in Guda(job.model, GROUPS, job.folder).caveat()
+
+
 def test_health_is_measured_once_an_adapter(job):
     for _ in job.unlearn("noto", CONFIG):
         pass

@@ -98,12 +98,13 @@ def test_in_float16_a_gradient_that_overflows_is_taken_again_and_small_ones_do_n
     gradients = Gradients(load_model(card, device="cpu", dtype=torch.float16), FeatureConfig("mean", timesteps=1))
     z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     usual = gradients.at(z, "cat", "a hash").vector
-    gradients.scale = 2.0**60
-    again = gradients.at(z, "cat", "a hash").vector
-    assert 1 < gradients.scale < 2.0**40 and torch.cosine_similarity(usual, again, dim=0) > 0.99
-    gradients.scale = 1.0
-    unscaled = gradients.at(z, "cat", "a hash").vector
+    again = gradients.at(z, "cat", "a hash", scale=2.0**60)
+    assert 1 < again.scale < 2.0**40 and torch.cosine_similarity(usual, again.vector, dim=0) > 0.99
+    unscaled = gradients.at(z, "cat", "a hash", scale=1.0).vector
     assert (unscaled == 0).sum() > (usual == 0).sum()
+    with pytest.raises(ScoreError, match="not finite"):
+        gradients.at(z * 1e5, "cat", "another")
+    assert torch.equal(gradients.at(z, "cat", "a hash").vector, usual)  # whatever pictures came before
 
 
 @pytest.mark.parametrize(("output", "normalise"), [("loss", False), ("mean_square", False), ("mean", True)])

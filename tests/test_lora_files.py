@@ -268,6 +268,10 @@ def test_what_is_no_lora_for_this_model_is_refused(models, tmp_path):
             "it has no layer lora_unet_input_blocks_1_0_in_layers_9",
         ),
         (named(key.replace("lora_unet", "unet"), (16, 16)), "another name of its layer have different factors"),
+        (
+            {n.replace("lora_unet", "unet"): t.clone() for n, t in good.items()} | {f"{key}.alpha": torch.tensor(0.5)},
+            "another name of its layer have different factors or alphas",
+        ),
         ({f"{key}.lora_A.weight": torch.ones(RANK, 16)}, "is there by another name, too"),
         ({"lora_unet_conv_in.alpha": torch.tensor(1.0)}, "lora_unet_conv_in has an alpha and no factors"),
         ({f"{key}.lora_down.weight": torch.ones(RANK, 5)}, "is 16 by 5, its layer 16 by 16. It was made for another"),

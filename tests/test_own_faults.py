@@ -129,14 +129,17 @@ def test_rows_that_say_different_things_of_one_picture_are_told(tmp_path):
 def test_an_accent_that_is_spelled_in_another_way_loses_no_caption(form, tmp_path):
     """macOS writes é as e and an accent; tables mostly as one character."""
     other = {"NFC": "NFD", "NFD": "NFC"}[form]
-    for i, name in enumerate(("José/é.png", "José/ü.png", "bo/1.png")):
+    for i, name in enumerate(("José/é.png", "José/ü.png", "José/ö.png", "bo/1.png")):
         paint(tmp_path / unicodedata.normalize(form, name), i)
     row = unicodedata.normalize(other, "José/é.png")
     (tmp_path / "metadata.csv").write_text(f"file_name,text,author\n{row},a cat,Z\n", encoding="utf-8")
     (tmp_path / unicodedata.normalize(form, "José") / f"{unicodedata.normalize(other, 'ü')}.txt").write_text("a sea")
-    found = find_in_folder(tmp_path)
-    assert sorted((c.text, c.author) for c in found.candidates) == [("", ""), ("a cat", "Z"), ("a sea", "")]
-    assert found.missing == []
+    (tmp_path / unicodedata.normalize(form, "José") / f"{unicodedata.normalize(other, 'ö')}.png.txt").write_text(
+        "an egg"
+    )
+    found, said = find_in_folder(tmp_path), [("", ""), ("a cat", "Z"), ("a sea", ""), ("an egg", "")]
+    assert sorted((c.text, c.author) for c in found.candidates) == said
+    assert found.missing == [] and not any("belong" in note for note in found.notes)
     assert {c.group for c in found.candidates} == {"José", "bo"}  # as captions are spelled that name it
     (tmp_path / "t.csv").write_text(f"file,group\n{row},a\nbo\\1.png,b\n,\n", encoding="utf-8")
     assert len(find_in_table(tmp_path / "t.csv").candidates) == 2

@@ -243,6 +243,11 @@ def test_what_differs_between_two_lists_is_said():
     b = a.model_copy(update={"picture": "b.png"})
     assert changes([a], [b]) == ["1 picture renamed: b.png (was a.png)."]
     assert changes([a], [b.model_copy(update={"held_out": False})])[1] == "1 picture trained on now: b.png."
+    before = [Listed(picture=f"{k}/x.png", group=k, sha256="1") for k in "AB"]
+    now = [p.model_copy(update={"picture": f"{p.group}/y.png"}) for p in before[::-1]]
+    assert changes(before, now) == ["2 pictures renamed: B/y.png (was B/x.png), A/y.png (was A/x.png)."]
+    moved = now[0].model_copy(update={"group": "C"})
+    assert changes(before[:1], [moved])[1:] == ["1 picture in another group: B/y.png."]
     assert len(changes([a], [a, b])) == 1 and "new" in changes([a], [a, b])[0]  # a copy
 
 

@@ -24,7 +24,7 @@ from guda_core.cli import app
 from guda_core.errors import ModelError
 from guda_core.picture_records import Near, PlaceMap, Shown, Strip
 from guda_core.records import Provenance, Query
-from guda_core.service import ALONE, MAPPED, REDRAWN, map_passes, strip_passes
+from guda_core.service import ALONE, MAPPED, NO_NEAR, REDRAWN, map_passes, strip_passes
 from guda_core.ui import seeing, words
 from guda_core.ui.answer import Answer
 from guda_core.ui.callbacks import Runs, explained
@@ -200,12 +200,39 @@ def test_what_fails_beside_the_scores_is_told_and_leaves_them(tmp_path):
     with serving(service) as url:
         visitor = Visitor(url)
         out = visitor.attribute(handle_file(tmp_path / "teal.png"), more_captions=True)
-        assert f"{words.NO_NEAR} No features." in text(out["shown"])
+        assert f"{NO_NEAR} No features." in text(out["shown"])
         assert text(out["captions"]) == f"{words.NO_CAPTIONS} No CLIP."
         assert text(out["says"]).startswith("Most needed") and text(out["status"]) == words.DONE
         service.strip_fault = ModelError("No finite picture.")
         said = text(visitor.generate()["shown"])
         assert "No features." in said and "No finite picture." in said
+
+
+def test_a_caption_that_fails_leaves_those_before_it(monkeypatch):
+    service = Broken()
+    real = service.attribute
+
+    def attribute(query, **more):
+        if not query.prompt:
+            raise ModelError("No finite score.")
+        yield from real(query, **more)
+
+    answer = answered(service)
+    answer = replace(answer, query=replace(answer.query, prompt="a cat"))
+    monkeypatch.setattr(service, "attribute", attribute)
+    names = ["answer", "says", "notes", "welcome", "picture", "again", "shown", "scope", "captions", "status"]
+    screen = SimpleNamespace(empty=list, panels={"guda": "guda"}, **dict(zip(names, names, strict=True)))
+    runs = Runs(service, screen)  # type: ignore[arg-type]
+    steps, found = runs._other_captions(answer, "guda", plan(service, ["guda"], "quick", captions=True)), answer
+    try:
+        while True:
+            next(steps)
+    except StopIteration as e:
+        found = e.value
+    said = text(runs.restored(found)["captions"])
+    assert [t.caption for t in found.tried] == ["a cat", (best := service.best_caption(answer.query))]
+    assert best in said
+    assert f"{words.NO_CAPTIONS} No finite score." in said
 
 
 def test_an_example_with_a_passing_fault_is_not_kept(tmp_path, monkeypatch):

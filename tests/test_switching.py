@@ -167,10 +167,11 @@ def test_whole_and_coded_models_are_switched_too_and_a_foreign_one_is_refused():
 
 @pytest.mark.parametrize(("dtype", "size", "live"), [
     (torch.bfloat16, 3e-4, True), (torch.bfloat16, 2e-3, True), (torch.bfloat16, 2e-2, False),
-    (torch.float16, 1e-3, False), (torch.float32, 1e-6, False),
+    (torch.float16, 1e-4, True), (torch.float16, 5e-4, True), (torch.float16, 1e-3, False),
+    (torch.float32, 1e-6, False),
 ])  # fmt: skip
 @pytest.mark.parametrize("kind", ["linear", "convolution"])
-def test_no_part_of_a_small_change_is_lost_in_bfloat16(kind, dtype, size, live):
+def test_no_part_of_a_small_change_is_lost_in_half_precision(kind, dtype, size, live):
     torch.manual_seed(0)
     layer: Any = nn.Linear(64, 64) if kind == "linear" else nn.Conv2d(16, 32, 3, padding=1)
     net, x = nn.Sequential(layer.to(dtype)), torch.randn((2000, 64) if kind == "linear" else (40, 16, 9, 9)).to(dtype)
@@ -191,3 +192,20 @@ def test_no_part_of_a_small_change_is_lost_in_bfloat16(kind, dtype, size, live):
         wide[0].weight += small.delta("0.weight", x.device)
         true = (wide(x.double()) - before).flatten()
     assert float(moved @ true / (true @ true)) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize(("dtype", "least", "most"), [
+    (torch.bfloat16, 0, 0.5), (torch.float16, 0.5, 0.999), (torch.float32, 1, 1),
+])  # fmt: skip
+def test_what_is_left_of_a_whole_networks_change_is_told(dtype, least, most):
+    net, lora = network(dtype), adapter(scale=1e-6)
+    own = {n: w.float() for n, w in net.state_dict().items() if n.endswith("weight")}
+    g = torch.Generator().manual_seed(0)
+    whole = Adapter(
+        "w", {}, 1.0, {}, {n: w + 5e-4 * w.std() * torch.randn(w.shape, generator=g) for n, w in own.items()}
+    )
+    switching = Switching(net)
+    assert least <= switching.share_kept(whole) <= most
+    assert switching.share_kept(lora) == 1
+    strong = Adapter("s", {}, 1.0, {}, {n: 2 * w for n, w in own.items()})
+    assert switching.share_kept(strong) > 0.999

@@ -116,6 +116,18 @@ def test_a_gradient_that_is_not_finite_stops_the_training_and_gets_into_no_check
     assert net.weight.isfinite().all()
 
 
+def test_a_training_that_is_stopped_just_after_a_checkpoint_writes_no_other(tmp_path, monkeypatch):
+    net, kept = nn.Linear(2, 1), []
+    monkeypatch.setattr(loop.checkpoints, "write", lambda path, state: kept.append(state["step"]))
+    for between, wanted in ((0.0, [1, 2]), (1e9, [2])):
+        kept.clear()
+        config = dataclasses.replace(CONFIG, checkpoint_s=between)
+        steps = run(net, lambda step, g: net(torch.ones(1, 2)).square().mean(), config, tmp_path / "c.pt")
+        next(steps), next(steps)
+        steps.close()
+        assert kept == wanted
+
+
 @pytest.mark.parametrize(
     ("write_s", "saved"), [(1.0, [60, 120, 180, 240, 300]), (12.0, [60, 180, 300]), (31.0, [60, 300])], ids=str
 )

@@ -76,6 +76,15 @@ def test_an_answer_is_the_same_while_another_thread_loads_a_model_of_another_typ
         torch.set_default_dtype(torch.float32)
 
 
+def test_whether_an_adapter_runs_live_is_asked_while_no_other_thread_has_one_in_place(service, monkeypatch):  # noqa: F811
+    guda, held = service.offered["guda"], list[bool]()
+    asked = lambda adapters: held.append(service.model.lock._is_owned()) or False  # noqa: E731
+    monkeypatch.setattr(guda.switching, "any_live", asked)
+    query = service.query(np.zeros((16, 16, 3), np.uint8), "a cat")
+    next(iter(service.attribute(query, methods=["guda"], effort="quick")))
+    assert held and all(held)
+
+
 class Weight:
     """A weight whose data cannot be put back at one try, as where Ctrl-C comes just then."""
 

@@ -565,3 +565,14 @@ def test_the_plan_on_the_command_line(job, tmp_path, monkeypatch, capsys):
         assert (record["groups"], record["passes"], record["seconds"], record["disk_bytes"]) == ({}, 0, 0, 0)
         said = capsys.readouterr().out
         assert "Nothing to do" in said and "One step" not in said and "--workers" not in said
+    assert measured.unmeasured(["noto"]) == ["noto"]
+    for pending in ([], ["openmoji"]):
+        unlearn_command._plan(job, measured, pending, CONFIG, tmp_path / "plan.json", None, ["noto"])
+        group, said = json.loads((tmp_path / "plan.json").read_text())["groups"]["noto"], capsys.readouterr().out
+        assert (group["cost"]["gradients"], group["disk_bytes"]) == (0, 0) and group["passes"] == group["health"] > 0
+        assert group["seconds"] > 0 and "Of noto the adapter is there, and its health alone" in said
+        assert ("One step" in said) == bool(pending) and "Nothing to do" not in said
+    opened = SimpleNamespace(forgetting=job, config=CONFIG, health=measured)
+    monkeypatch.setattr(unlearn_command, "_opened", lambda asked: opened)
+    unlearn_command._only_plan(SimpleNamespace(groups=("noto",), again=False), None, None)
+    assert "Of noto the adapter is there" in capsys.readouterr().out

@@ -50,6 +50,7 @@ from guda_core.unlearning.switching import Switching
 Without = Callable[[str], AbstractContextManager[None]]
 SLACK = {"float32": 0.02}  # standard errors that other hardware may move a bound of a race by; of coarser types:
 SLACK_COARSE = 0.5
+KEPT = 0.99  # of what was changed, at least: below that it is said
 READERS = 4  # files that are read at once, at most; more than there are cores get into each other's way
 
 
@@ -319,6 +320,13 @@ class Counterfactual(Method):
         usual = Counter(made.values()).most_common(1)
         return [g for g, how in made.items() if how != usual[0][0]]
 
+    @cached_property
+    def rounded(self) -> dict[str, float]:
+        """The groups whose model loses a part of its change to the network's type -> the share that is left."""
+        with self.model.lock:
+            shares = {g: self.switching.share_kept(a) for g, a in self.adapters.items()}
+        return {g: share for g, share in shares.items() if share < KEPT}
+
     def caveat(self) -> str:
         """What has to be said of the scores; "" where all models without a group are what they should be."""
         said = []
@@ -337,6 +345,13 @@ class Counterfactual(Method):
             )
         if self.unchanged:
             said.append(NOTHING_FORGOTTEN.format(which=self._which(self.unchanged)))
+        if self.rounded:
+            dtype = str(self.model.dtype).removeprefix("torch.")
+            said.append(
+                f"Rounded to {dtype}, the models without {self._which(list(self.rounded))} keep only a part of what "
+                f"was changed (as little as {min(self.rounded.values()):.0%}), so their scores are too near to 0. "
+                "GUDA_DTYPE=float32 keeps all of it."
+            )
         if self.differing:
             said.append(
                 f"The models without {self._which(self.differing)} were made with other settings than the others, so "
@@ -365,12 +380,14 @@ class Counterfactual(Method):
     def answer(self, query: Query, budget: Budget, shared: dict[str, Any]) -> Iterator[Attribution]:
         """As `attribute`; the full model's values, the noise's seeds and the embedded prompt are shared."""
         full = FullModel.of(self.model, query, budget, shared)
+        with self.model.lock:  # not while another thread has a model without a group in place
+            live = {"switching": "live"} if self.switching.any_live(self.adapters.values()) else {}
         settings = {
             "budget": {**budget.plain(), "batch": full.batch, "rule": likelihood.RULE},
             **{k: v for k, v in self.provenance().items() if k != "offset_se" or budget.offset_error},
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": str(self.model.device),
-            **({"switching": "live"} if self.switching.any_live(self.adapters.values()) else {}),
+            **live,
         }
         yield from drops(
             full,

@@ -31,7 +31,7 @@ from guda_core.cli.terminal import (
 )
 from guda_core.errors import OptionError
 from guda_core.paths import is_folder, is_there
-from guda_core.service import default_methods
+from guda_core.service import NO_MAPS, NO_NEAR, NO_STRIP, Beside, default_methods, scope_or_why
 
 if TYPE_CHECKING:
     from guda_core.local import LocalService
@@ -214,7 +214,7 @@ def _one(
         for a in service.attribute(query, methods=methods, effort=effort):
             final[a.method] = a
             tell(a.progress, known[a.method].name)
-    scope = service.scope(query)
+    scope = scope_or_why(service, query)
     say(f"{VERDICTS[scope.verdict]} {scope.reason}")
     if scope.verdict == "out of scope":
         note("The scores are in --json and --report. About such a picture they say nothing.")
@@ -228,24 +228,31 @@ def _one(
     about: dict[str, Any] = {"settings": {"effort": effort, "methods": methods}, "scope": scope.plain()}
     about["provenance"] = service.provenance()
     if report_file is not None and any(wanted):
-        about["shown"] = _shown(service, query, final, report_file, wanted)
+        beside = Beside(note)
+        shown = _shown(service, query, final, report_file, wanted, beside)
         if scope.verdict != "out of scope":  # else no group is named
-            _tell(about["shown"], service.group_set)
-            about["shown"] = _alike(service, query, about["shown"])
+            _tell(shown, service.group_set)
+            shown = beside.made(lambda: _alike(service, query, shown), shown, NO_NEAR)
+        about["shown"] = dataclasses.replace(shown, missing=beside.missing)
     if original:
         about["original"] = data
     _write(query, list(final.values()), service.group_set, about, json_file, report_file)
 
 
 def _shown(
-    service: LocalService, query: Query, final: dict[str, Attribution], report: Path, wanted: tuple[bool, bool]
+    service: LocalService,
+    query: Query,
+    final: dict[str, Attribution],
+    report: Path,
+    wanted: tuple[bool, bool],
+    beside: Beside,
 ) -> Shown:
     """Make strip and maps by the first method that can, and write them beside the report."""
     from guda_core.reports import figures, picture_files
 
     method = service.with_models(list(final))[0]
-    strip = service.strip(query, method) if wanted[0] else None
-    found = service.place_maps(query, method) if wanted[1] else {}
+    strip = beside.made(lambda: service.strip(query, method), None, NO_STRIP) if wanted[0] else None
+    found = beside.made(lambda: service.place_maps(query, method), {}, NO_MAPS) if wanted[1] else {}
     shown = picture_files.shown(query.pixels, strip, final[method].ranked(), found)
     for name, data in figures.sheets(shown, service.group_set).items():
         path = report.with_name(f"{report.stem}-{name}")

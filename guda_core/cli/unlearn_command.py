@@ -139,7 +139,8 @@ def _only_plan(asked: Asked, workers: int | None, json_file: Path | None) -> Non
     if not asked.again:
         job.check_others(pending)
     _tell_replaced(job, pending, config)
-    _plan(job, opened.health, pending, config, json_file, share)
+    others = [g for g in opened.health.unmeasured(asked.groups) if g not in pending]
+    _plan(job, opened.health, pending, config, json_file, share, others)
 
 
 def _unlearn(asked: Asked, group_set: GroupSet, workers: int | None, ray: str | None) -> None:
@@ -241,12 +242,19 @@ def _shared(workers: int) -> Share:
 
 
 def _plan(
-    job: Forgetting, measured: Health, pending: list[str], config: Any, file: Path | None, share: Share | None = None
+    job: Forgetting,
+    measured: Health,
+    pending: list[str],
+    config: Any,
+    file: Path | None,
+    share: Share | None = None,
+    others: Sequence[str] = (),
 ) -> None:
-    found = job.plan(pending, config, measured.passes(pending))
+    """others: groups whose adapter is there, and whose health is still to be measured."""
+    found = job.plan(pending, config, measured.passes([*pending, *others]))
     if share is not None:
         found = dataclasses.replace(found, share=dataclasses.asdict(share), whole_s=_whole(found, share))
-    if pending:
+    if found.groups:
         _tell_plan(found, share)
     else:
         say("Nothing to do: every adapter is there and was made with these settings.")
@@ -257,10 +265,13 @@ def _plan(
 def _tell_plan(plan: Plan, share: Share | None) -> None:
     show(_plan_table(plan))
     mode = "with checkpointing" if plan.memory["checkpointing"] else "without checkpointing"
-    say(
-        f"One step took {plan.step.seconds:.2f} s on {plan.device} in {plan.dtype}, {plan.step.pictures} pictures "
-        f"a pass, {mode}. Peak memory {bytes_said(plan.step.peak_bytes)}."
-    )
+    if others := [g for g, of in plan.groups.items() if not of.cost.gradients]:
+        say(f"Of {', '.join(others)} the adapter is there, and its health alone is to be measured.")
+    if plan.step.pictures:
+        say(
+            f"One step took {plan.step.seconds:.2f} s on {plan.device} in {plan.dtype}, {plan.step.pictures} pictures "
+            f"a pass, {mode}. Peak memory {bytes_said(plan.step.peak_bytes)}."
+        )
     if share is not None and plan.whole_s is not None:
         each = "a GPU each" if share.on_gpus else f"CPU threads of each: {share.threads}"
         say(

@@ -1,7 +1,7 @@
 """Encoded pictures that are kept on disk, by picture, crop and model, so that no picture is encoded twice.
 
     key = SHA-256 of (the prepared pixels, the model's identity, its type, its kind of device; height x width of those
-    that are not square)
+    that are not square; the rule of its latents, where the identity does not tell it)
 
 The pixels are those after crop and scaling, so another crop is another key. Pictures may have several shapes.
 """
@@ -30,6 +30,7 @@ def latent_key(model: BaseModel, pixels: np.ndarray) -> str:
     of = f"{hash_pixels(pixels)}\n{model.sha256}\n{model.dtype}\n{model.device.type}"
     h, w = pixels.shape[:2]
     of += f"\n{h}x{w}" if h != w else ""  # a picture of one colour has the same bytes wide and upright
+    of += f"\n{model.latent_rule}" if model.latent_rule else ""
     return hashlib.sha256(of.encode()).hexdigest()
 
 

@@ -144,6 +144,11 @@ class BaseModel(ABC):
     def latent_shape(self) -> tuple[int, int, int]:
         """(C, h, w) of the latent of a square picture."""
 
+    @property
+    def latent_rule(self) -> str:
+        """How latents are scaled, where the hash stayed when that changed: kept ones go by it. Else ""."""
+        return ""
+
     def latent_shape_of(self, pixels: np.ndarray) -> tuple[int, int, int]:
         """(C, h, w) of the latent of a picture (H, W, 3)."""
         return self.latent_shape

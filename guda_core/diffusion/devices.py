@@ -29,6 +29,8 @@ def chosen_device(asked: str | int | torch.device | None = None) -> torch.device
     named = os.environ.get(VARIABLE, "").strip()
     asked = None if asked == "" else asked
     name = (named or ("cuda" if torch.cuda.is_available() else "cpu")) if asked is None else asked
+    if isinstance(name, bool):
+        raise OptionError(f"A device is named by a text such as 'cuda:1' or by a GPU's number; got {name}.")
     name = f"cuda:{name}" if isinstance(name, int) else name
     mend = f" Correct {VARIABLE}." if named and asked is None else ""
     device = None

@@ -172,8 +172,10 @@ def _changes(
                 raise ValueError(f"{name} is {b.shape[0]} by {a.shape[1]}, its layer {wide} by {long}. {FOREIGN}")
             rank = pair["A"].shape[0]  # of the file's factors: diffusers may split them
             scale = alphas.get(name, _alpha(place, lora) or rank) / rank
-            if place in found and not (torch.equal(found[place][0], a) and torch.equal(found[place][1], b)):
-                raise ValueError(f"{name} and another name of its layer have different factors")
+            if place in found:
+                *others, its_scale = found[place]
+                if its_scale != scale or not all(map(torch.equal, others, (a, b))):
+                    raise ValueError(f"{name} and another name of its layer have different factors or alphas")
             found[place] = (a, b, scale)
     return found
 

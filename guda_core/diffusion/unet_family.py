@@ -141,6 +141,10 @@ class StableDiffusionXL(StableDiffusion):
         text, pooled = (check_finite(x, "The embedded prompt") for x in (text, pooled))
         return Condition({"text": text, "pooled": pooled, "sizes": sizes.repeat(len(prompts), 1)})
 
+    @property
+    def latent_rule(self) -> str:
+        return "by channel" if isinstance(self._shift_and_scale()[0], Tensor) else ""
+
     def _shift_and_scale(self) -> tuple[Any, Any]:
         config = self.pipe.vae.config
         if None in (config.latents_mean, config.latents_std):

@@ -21,8 +21,8 @@ from guda_core.ui import words
 class Answer:
     """Everything that is known of one picture. found: method -> its latest answer, not final while it is worked on.
 
-    methods: as asked, in the order of display. scope: None until it was looked at. shown: strip and maps. file: the
-    upload, None for a picture that was drawn here; it may be swept.
+    methods: as asked, in the order of display. scope: None until it was looked at. untried: why not every other
+    caption was tried. shown: strip and maps. file: the upload, None for a picture that was drawn here; it may be swept.
     """
 
     query: Query
@@ -31,6 +31,7 @@ class Answer:
     found: Mapping[str, Attribution] = field(default_factory=dict)
     scope: Scope | None = None
     tried: Sequence[Tried] = ()
+    untried: str = ""
     shown: Shown = field(default_factory=Shown)
     file: Path | None = None
 

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import gradio as gr
 
-from guda_core.answers.markup import note, notes_html, picture_html, status_html, verdict_html
+from guda_core.answers.markup import Html, note, notes_html, picture_html, status_html, verdict_html
 from guda_core.answers.other_captions import BEST, GIVEN, NONE, captions_html
 from guda_core.answers.shown import near_html, shown_html
 from guda_core.answers.verdict import CANCELLED_EARLY, WORKING_VERDICT, Verdict, is_out, verdict
@@ -24,7 +24,7 @@ from guda_core.data.prompts import check_options
 from guda_core.diffusion.memory import NO_MEMORY, is_out_of_memory
 from guda_core.errors import GudaError, ImageError, ScoreError, lacked
 from guda_core.records import Attribution, GroupScore, Provenance, Query, Scope, Tried
-from guda_core.service import Service, Step, main_first, main_method
+from guda_core.service import NO_NEAR, Service, Step, main_first, main_method
 from guda_core.ui import examples, words
 from guda_core.ui.answer import Answer
 from guda_core.ui.layout import Screen
@@ -221,19 +221,15 @@ class Runs:
         everything |= {s.says: self._says(answer), s.answer: answer}
         main = main_method(known)
         if more_captions and main in answer.found:
-            try:
-                answer = yield from self._other_captions(answer, main, progress)
-                captions = captions_html(answer.tried, self.service.group_set, answer.scope, self.main_name)
-            except Exception as e:  # the scores are there and stay
-                captions = note(f"{words.NO_CAPTIONS} {explained(e)}")
-            everything |= {s.captions: captions, s.answer: answer}
+            answer = yield from self._other_captions(answer, main, progress)
+            everything |= {s.captions: self._captions(answer), s.answer: answer}
         main_answer = answer.found.get(answer.methods[0]) if answer.methods else None
         if not is_out(answer.scope):
             try:
                 answer = replace(answer, shown=replace(answer.shown, near=self.service.nearest(query)))
                 everything |= self._shown(main_answer, answer) if main_answer is not None else {}
             except Exception as e:
-                answer = replace(answer, shown=replace(answer.shown, missing=f"{words.NO_NEAR} {explained(e)}"))
+                answer = replace(answer, shown=replace(answer.shown, missing=f"{NO_NEAR} {explained(e)}"))
                 everything |= {s.shown: shown_html(answer.shown, self.service.group_set, known), s.answer: answer}
         for shown, status in seen_in_pictures(self.service, answer, progress, explained):
             new: Update = {}
@@ -248,23 +244,32 @@ class Runs:
 
     def _other_captions(self, answer: Answer, main: str, progress: Progress) -> Generator[Update, None, Answer]:
         """Score the picture by the main method under the best caption that CLIP finds and under none; tells of its
-        progress."""
+        progress. An error ends that, and leaves the scores that are there."""
         query = answer.query
         tried = [Tried(GIVEN if query.prompt else NONE, query.prompt, answer.found[main])]
-        best = self.service.best_caption(query)
-        wanted = [*([(BEST, best)] if best else []), (NONE, "")]
-        for i, (label, caption) in enumerate(wanted):
-            if any(t.caption == caption for t in tried):
-                continue
-            last = None
-            other = self.service.with_prompt(query, caption)
-            stream = self.service.attribute(other, methods=[main], effort=answer.effort)
-            with closing(cast(Generator, stream)):
-                for last in stream:
-                    yield {self.screen.status: progress.at(CAPTIONS, (i + last.progress) / len(wanted))}
-            if last is not None:
-                tried.append(Tried(label, caption, last))
+        try:
+            best = self.service.best_caption(query)
+            wanted = [*([(BEST, best)] if best else []), (NONE, "")]
+            for i, (label, caption) in enumerate(wanted):
+                if any(t.caption == caption for t in tried):
+                    continue
+                last = None
+                other = self.service.with_prompt(query, caption)
+                stream = self.service.attribute(other, methods=[main], effort=answer.effort)
+                with closing(cast(Generator, stream)):
+                    for last in stream:
+                        yield {self.screen.status: progress.at(CAPTIONS, (i + last.progress) / len(wanted))}
+                if last is not None:
+                    tried.append(Tried(label, caption, last))
+        except Exception as e:
+            some = tuple(tried) if len(tried) > 1 else ()
+            return replace(answer, tried=some, untried=f"{words.NO_CAPTIONS} {explained(e)}")
         return replace(answer, tried=tuple(tried))
+
+    def _captions(self, answer: Answer) -> Html:
+        """What the other captions gave, and why one of them gave nothing."""
+        made = captions_html(answer.tried, self.service.group_set, answer.scope, self.main_name)
+        return Html(made + note(answer.untried)) if answer.untried else made
 
     def _says(self, answer: Answer, *, over: bool = False) -> str:
         known = self.service.methods()
@@ -293,8 +298,11 @@ class Runs:
     def restored(self, answer: Answer) -> Update:
         """A finished answer of this visit, as it stood; what it lacks is empty."""
         s = self.screen
-        captions = captions_html(answer.tried, self.service.group_set, answer.scope, self.main_name)
-        more = {s.scope: scope_html(answer), s.captions: captions, s.status: status_html(words.BROUGHT_BACK)}
+        more = {
+            s.scope: scope_html(answer),
+            s.captions: self._captions(answer),
+            s.status: status_html(words.BROUGHT_BACK),
+        }
         return {**dict.fromkeys(s.empty(), ""), **self._whole_answer(answer), **more}
 
     def _shown(self, a: Attribution, answer: Answer) -> Update:

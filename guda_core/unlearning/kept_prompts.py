@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 MOST_BYTES = 4 * 2**30  # of prompts that are in memory alone; with more, the text encoders stay
 A_SHARD = 64
+RULE = 2  # of how prompts are embedded: one more where that changes and the model's hash does not
 
 
 class KeptPrompts:
@@ -28,12 +29,13 @@ class KeptPrompts:
 
     def __init__(self, model: BaseModel, folder: Path | None = None) -> None:
         self.model = model
+        self._reads = model.tokens("")[1]
         self.shards = Shards(folder, "prompts") if folder is not None else None
         self._kept: dict[str, Condition] = {}
 
     def key(self, prompt: str) -> str:
-        """Of a prompt, for this model in its type."""
-        of = f"{self.model.sha256}\n{self.model.dtype}\n{self.model.device.type}\n{prompt}"
+        """Of a prompt, for this model in its type, with as many tokens as it reads."""
+        of = f"{RULE}\n{self.model.sha256}\n{self._reads}\n{self.model.dtype}\n{self.model.device.type}\n{prompt}"
         return hashlib.sha256(of.encode()).hexdigest()
 
     def fits(self, prompts: Iterable[str]) -> bool:

@@ -247,11 +247,15 @@ def run(
         checkpoints.restore(found, weights, parts)
     start, smooth = (int(found["step"]), checkpoints.smoothed(found)) if found else (0, math.nan)
 
+    last = start if found else 0  # the step of the checkpoint that is there
+
     def save(step: int) -> None:
-        if saves:
+        nonlocal last
+        if saves and step > last:
             values = {n: p.detach() for n, p in weights.items()}
             state = {"config": asdict(config), "step": step, "smooth": smooth, "module": values}
             checkpoints.write(saves, state | checkpoints.state_of(parts))
+            last = step
 
     steps = _Steps(params, opt, config, accelerator, scaler, shrink)
     began = saved = now = time.monotonic()

@@ -171,7 +171,8 @@ def make_plan(
 ) -> Plan:
     """The plan of one group or more of one model.
 
-    task_of: group id -> its task. health: group id -> passes that will measure it. encode_s, to_encode: seconds and
+    task_of: group id -> its task. health: group id -> passes that will measure it, also of groups whose adapter is
+    there already. encode_s, to_encode: seconds and
     number of pictures that are to be encoded. pixel_bytes: of the file that their pixels lie in.
     """
     first = next(iter(task_of.values()))
@@ -186,14 +187,20 @@ def make_plan(
         share = first_cost.gradients / (2 * config.loop.batch) if first_cost.gradients else 0.0
         seconds = timed.seconds * (config.loop.steps + share) + forward_s * health[name]
         groups[name] = GroupPlan(cost, health[name], seconds, each * timed.trained)
+    groups |= _only_measured({g: n for g, n in health.items() if g not in task_of}, forward_s)
     latents = 4 * to_encode * math.prod(model.latent_shape)
     told = _told(model, config, memory)
     return Plan(groups, timed, encode_s, latents + 3 * 4 * timed.trained, pixel_bytes, *told)
 
 
-def empty_plan(model: BaseModel, config: Settings, memory: MemorySettings) -> Plan:
-    """The plan of no group: no step is made."""
-    return Plan({}, Timed(0.0, 0, 0, 0), 0.0, 0, 0, *_told(model, config, memory))
+def _only_measured(health: Mapping[str, int], forward_s: float) -> dict[str, GroupPlan]:
+    return {g: GroupPlan(Cost(), n, forward_s * n, 0) for g, n in health.items()}
+
+
+def empty_plan(model: BaseModel, config: Settings, memory: MemorySettings, health: Mapping[str, int]) -> Plan:
+    """The plan where no adapter is made: no step is made. health: as of `make_plan`."""
+    groups = _only_measured(health, Pace(model, batch=24).forward_s if any(health.values()) else 0.0)
+    return Plan(groups, Timed(0.0, 0, 0, 0), 0.0, 0, 0, *_told(model, config, memory))
 
 
 def _told(

@@ -250,9 +250,9 @@ class Forgetting:
 
     def plan(self, groups: Sequence[str], config: Settings, health: Mapping[str, int]) -> Plan:
         """What unlearning these groups will take, from one step that is really made. health: group id -> passes that
-        will measure it."""
+        will measure it, also of groups that are not unlearned."""
         if not groups:
-            return empty_plan(self.model, config, self.memory)
+            return empty_plan(self.model, config, self.memory, health)
         blank = blank_latents(self.model, self.pictures())
         missing = to_encode(self.model, self.pictures().pixels, self.kept)
         encode_s = 0.0

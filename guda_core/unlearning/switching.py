@@ -11,9 +11,10 @@ Live, no copy of the weights is needed, but each pass takes longer (`experiments
 a LoRA on a GPU where a spare copy would take more than half of the memory that is free. That is asked once: later
 answers are made the same way, whatever else runs on the GPU, since in half precision the two round differently.
 
-In bfloat16 what is less than half a step of W would be lost when it is merged: about half of a change of W / 1000, so
-that scores shrink. So a LoRA below `FAINT` always runs live there; and since y has such steps, too, its branch is
-summed before anything is rounded: y = [W B] [x; A x].
+In half precision what is less than half a step of W is lost when it is merged: in bfloat16 about half of a change of
+W / 1000, in float16 of W / 8000, so that scores shrink. So a LoRA below `FAINT` always runs live there; and since y has
+such steps, too, its branch is summed before anything is rounded: y = [W B] [x; A x]. A whole network cannot run live:
+`share_kept` tells what is left of it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ if TYPE_CHECKING:
 KEPT = 512 * 2**20  # bytes of changed weights that are kept on a CPU
 GPU_SHARE = 4  # of the free memory of a GPU, a fourth keeps changed weights; half may hold the spare copy
 
-FAINT = 5e-3  # ||change|| / ||W|| below which more than a hundredth of a LoRA would be lost in bfloat16
+HALF = (torch.bfloat16, torch.float16)
+FAINT = (
+    0.64  # of the type's step: ||change|| / ||W|| below which one or two hundredths of a LoRA would be lost, or more
+)
 
 
 def _free(device: torch.device) -> int | None:
@@ -66,7 +70,7 @@ class Switching:
         self._scratch: Tensor | None = None
         self._decided: dict[frozenset[str], bool] = {}  # names of weights -> whether a LoRA of them is live
         self._sizes: dict[frozenset[str], float] = {}  # names of weights -> the sum of their squares
-        self._faint: dict[str, tuple[Adapter, bool]] = {}  # group -> of which, and whether it is lost in bfloat16
+        self._faint: dict[str, tuple[Adapter, bool]] = {}  # group -> of which, and whether some is lost
 
     @contextmanager
     def applied(self, adapter: Adapter, *, live: bool | None = None) -> Iterator[None]:
@@ -107,13 +111,14 @@ class Switching:
     @torch.no_grad()
     def _is_faint(self, adapter: Adapter, own: Mapping[str, Tensor]) -> bool:
         """Whether a part of a LoRA would be lost, if it were merged."""
-        if any(w.dtype != torch.bfloat16 for w in own.values()):
+        if any(w.dtype not in HALF for w in own.values()):
             return False
+        faint = FAINT * max(torch.finfo(w.dtype).eps for w in own.values())
         found = self._faint.get(adapter.group)
         if found is None or found[0] is not adapter:
             change = sum(float(((b.T @ b) * (a @ a.T)).sum()) for b, a, _ in adapter.factors.values())  # of ||B A||^2
             weights = self._size_of(own)
-            found = self._faint[adapter.group] = (adapter, adapter.scale**2 * change < FAINT**2 * weights)
+            found = self._faint[adapter.group] = (adapter, adapter.scale**2 * change < faint**2 * weights)
         return found[1]
 
     def _size_of(self, own: Mapping[str, Tensor]) -> float:
@@ -129,6 +134,18 @@ class Switching:
         weights = self.network.state_dict(keep_vars=True)
         found = [(a, {name: weights[name] for name in a.shapes if name in weights}) for a in adapters]
         return any(own and self._is_live(a, own) for a, own in found)
+
+    @torch.no_grad()
+    def share_kept(self, adapter: Adapter) -> float:
+        """How much of a whole network's change is left once it is rounded to the network's type; of a LoRA, which the
+        rule above keeps, 1."""
+        kept, made = 0.0, 0.0
+        for name, w in self.network.state_dict().items():
+            if name in adapter.shapes and name not in adapter.factors and w.dtype in HALF:
+                base, new = w.float(), adapter.weight(name, w)
+                change, left = new - base, new.to(w.dtype).float() - base
+                kept, made = kept + float((left * change).sum()), made + float(change.square().sum())
+        return kept / made if made else 1.0
 
     def release(self) -> None:
         """Give back the memory of all that is kept. What was decided stays."""
@@ -253,7 +270,7 @@ def _branch(module: nn.Module, b: Tensor, a: Tensor, on: Sequence[str]) -> Calla
     """y + B (A x) of a linear layer or a convolution; y as it is once `on` is empty. b: (out, r), scaled; a: (r, in) or
     (r, in, kh, kw)."""
     own: Any = module.weight
-    coarse = own.dtype == torch.bfloat16
+    coarse = own.dtype in HALF
     b, a = b.to(own), a.to(own)
 
     def add(module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> Tensor | None:

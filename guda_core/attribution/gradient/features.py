@@ -37,7 +37,7 @@ from guda_core.errors import ModelError, OptionError, ScoreError
 from guda_core.records import Query
 
 OUTPUTS = ("loss", "mean_square", "mean")
-FIRST_SCALE = 2.0**16  # of f in float16; halved for good where a gradient overflows
+FIRST_SCALE = 2.0**16  # of f in float16; halved where a gradient overflows
 MEMORY = 2**27  # gradient entries held at a time: 512 MiB
 
 
@@ -80,10 +80,11 @@ def counted(network: nn.Module, parts: Sequence[str]) -> dict[str, nn.Parameter]
 @dataclass(frozen=True)
 class Gradient:
     """vector: (P,) float32 CPU, the mean gradient. residual: mean over timesteps of the root mean square of
-    eps - eps_hat."""
+    eps - eps_hat. scale: of f, with which it did not overflow."""
 
     vector: Tensor
     residual: float
+    scale: float
 
 
 Copies = WeakValueDictionary[tuple[str, ...], nn.Module]  # of a model's network, by the parts that count
@@ -128,7 +129,7 @@ class Gradients:
         """own: with a copy whose weights may be changed."""
         self.model, self.config = model, config
         self.network = (differentiated if own else shared)(model, tuple(config.parts))
-        self.scale = FIRST_SCALE if model.dtype == torch.float16 else 1.0
+        self.first_scale = FIRST_SCALE if model.dtype == torch.float16 else 1.0
         self.parameters: dict[str, nn.Parameter] = counted(self.network, config.parts)
         self.size = sum(p.numel() for p in self.parameters.values())
         self.t = timestep_grid(len(model.schedule), config.timesteps)
@@ -163,42 +164,46 @@ class Gradients:
         value = {"loss": lambda: (eps - eps_hat).square(), "mean_square": eps_hat.square, "mean": lambda: eps_hat}
         return value[self.config.output]().flatten(1).mean(dim=1)
 
-    def at(self, latent: Tensor, prompt: str, image_hash: str, what: str = "the picture") -> Gradient:
-        """The gradient at one picture, latent (1, C, h, w). what: the picture in an error's words.
+    def at(
+        self, latent: Tensor, prompt: str, image_hash: str, what: str = "the picture", scale: float | None = None
+    ) -> Gradient:
+        """The gradient at one picture, latent (1, C, h, w). what: the picture in an error's words. scale: of f, to
+        begin with; None: the first one, so that nothing depends on the pictures before.
 
         Raises:
             ScoreError: it is not finite. NoMemoryError: not even one timestep fits.
         """
         vector, residual, done = torch.zeros(self.size, dtype=torch.float32), 0.0, 0
+        used = self.first_scale if scale is None else scale
 
-        def add(n: int) -> tuple[int, float]:
+        def add(n: int) -> tuple[int, float, float]:
             eps_hat, eps = (v[0] for v in self.errors(latent, (prompt,), (image_hash,), range(done, done + n)))
             off = float((eps - eps_hat.detach()).square().flatten(1).mean(dim=1).sqrt().sum()) / len(self.t)
-            self._add(self._output(eps_hat, eps).sum() / len(self.t), vector)
-            return n, off
+            return n, off, self._add(self._output(eps_hat, eps).sum() / len(self.t), vector, used)
 
         while done < len(self.t):
-            n, off = as_fits(add, len(self.t) - done, self.fits)
+            n, off, used = as_fits(add, len(self.t) - done, self.fits)
             done, residual = done + n, residual + off
         if not is_finite(vector):
             raise ScoreError(f"The gradient at {what} is not finite, so there is no score.")
-        return Gradient(vector, residual)
+        return Gradient(vector, residual, used)
 
-    def _add(self, value: Tensor, vector: Tensor) -> None:
+    def _add(self, value: Tensor, vector: Tensor, scale: float) -> float:
         """Add the gradient of a value to vector, (P,) float32 CPU; not finite where no scale helps. Nothing is added
-        where memory runs out."""
+        where memory runs out. Returns the scale that did not overflow."""
         weights = list(self.parameters.values())
         while True:
-            found = torch.autograd.grad(value * self.scale, weights, retain_graph=self.scale > 1)
-            if self.scale == 1 or all(is_finite(p) for p in found):
+            found = torch.autograd.grad(value * scale, weights, retain_graph=scale > 1)
+            if scale == 1 or all(is_finite(p) for p in found):
                 break
-            self.scale /= 2
+            scale /= 2
         found = [p.cpu() for p in found]
         g = torch.zeros_like(vector) if self.config.normalise else vector
         for own, p in zip(g.split([p.numel() for p in weights]), found, strict=True):
-            own.view(p.shape).add_(p, alpha=1 / self.scale)
+            own.view(p.shape).add_(p, alpha=1 / scale)
         if self.config.normalise:
             vector += g.div_(g.norm().clamp_min(1e-20)).div_(len(self.t))
+        return scale
 
     @torch.no_grad()
     def losses(self, examples: Examples) -> Iterator[np.ndarray]:
@@ -225,6 +230,7 @@ class FeatureBank:
     def __init__(self, model: BaseModel, examples: Examples, config: FeatureConfig) -> None:
         self.model, self.examples, self.groups = model, examples, examples.groups
         self.gradients = Gradients(model, config)
+        self._scale = self.gradients.first_scale  # that no training picture so far overflowed with
         self.projection = Projection(self.gradients.size, config.dim, config.seed)
         self.provenance = {"base_sha256": model.sha256, "examples_sha256": examples.sha256()}
         dtype = {} if model.dtype == torch.float32 else {"dtype": str(model.dtype).removeprefix("torch.")}
@@ -245,7 +251,7 @@ class FeatureBank:
         n, dim = len(self.examples), self.projection.dim or self.gradients.size
         phi, residual = self.store.create("phi", (n, dim)), self.store.create("residual", (n,))
         chunk, before = at_once(self.gradients.size), self.store.noted
-        self.gradients.scale = before.get("scale", self.gradients.scale)
+        self._scale = before.get("scale", self._scale)
         for start in range(int(before.get("rows", 0)), n, chunk):
             at = range(start, min(start + chunk, n))
             found = [self._at(i) for i in at]
@@ -253,7 +259,7 @@ class FeatureBank:
             phi[start : at.stop] = self.projection(rows.numpy())
             residual[start : at.stop] = [f.residual for f in found]
             if at.stop < n:
-                self.store.note(rows=at.stop, scale=self.gradients.scale)
+                self.store.note(rows=at.stop, scale=self._scale)
                 yield at.stop / n
         del phi, residual
         self.store.finish()
@@ -262,7 +268,9 @@ class FeatureBank:
     def _at(self, i: int) -> Gradient:
         e = self.examples
         what = f"training picture {i + 1} of {len(e)} (group '{e.groups[i]}', caption '{e.prompts[i]}')"
-        return self.gradients.at(e.latents[i : i + 1], e.prompts[i], e.hashes[i], what)
+        found = self.gradients.at(e.latents[i : i + 1], e.prompts[i], e.hashes[i], what, self._scale)
+        self._scale = found.scale
+        return found
 
     def load(self) -> Features:
         """What `prepare` made. Raises CacheError when it is missing or damaged."""

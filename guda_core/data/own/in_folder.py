@@ -214,7 +214,7 @@ def find_in_folder(folder: Path) -> Found:
     found = Found(str(folder), {"id": "listed", "path": stored_path(folder)})
     files = list(files_below(folder, found))
     pictures = [p for p in files if p.suffix.lower() in PICTURES]
-    stems = spelled_as(p.with_suffix("") for p in pictures)
+    stems = spelled_as(_stems(pictures))
     captions_of = {p: stems(p.with_suffix("")) for p in files if p.suffix.lower() in CAPTIONS}
     alone = set(captions_of.values()) - _stems(pictures)
     told = _metadata([p for p in files if p.name.lower() in METADATA], pictures, found)

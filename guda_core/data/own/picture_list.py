@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -91,10 +92,8 @@ def trained_on(folder: Path | None) -> str | None:
 def changes(before: Sequence[Listed], now: Sequence[Listed]) -> list[str]:
     """What differs between two lists, in sentences; [] where nothing does."""
     old, new = {p.picture: p for p in before}, {p.picture: p for p in now}
-    gone, renamed = {p.sha256: p for p in before if p.picture not in new}, list[tuple[Listed, Listed]]()
-    for p in now:
-        if p.picture not in old and p.sha256 in gone:
-            renamed.append((gone.pop(p.sha256), p))
+    was = _names_before([p for p in before if p.picture not in new], [p for p in now if p.picture not in old])
+    renamed = [(was[k], new[k]) for k in new if k in was]
     other = {p.picture for pair in renamed for p in pair}
     both = [*((old[k], new[k]) for k in new if k in old), *renamed]
     kinds = {
@@ -109,6 +108,22 @@ def changes(before: Sequence[Listed], now: Sequence[Listed]) -> list[str]:
         "trained on now": [b.picture for a, b in both if a.held_out and not b.held_out],
     }
     return [f"{counted(len(v), 'picture')} {kind}: {some(v)}." for kind, v in kinds.items() if v]
+
+
+def _names_before(gone: Sequence[Listed], come: Sequence[Listed]) -> dict[str, Listed]:
+    """Place of a picture that has come -> the one that is gone and has the same bytes: of its own group, where there is
+    one, since a picture may be in two."""
+    was, taken = dict[str, Listed](), set[str]()
+    for same in (lambda p: (p.group, p.sha256), lambda p: p.sha256):
+        left = defaultdict[object, list[Listed]](list)
+        for p in reversed(gone):
+            if p.picture not in taken:
+                left[same(p)].append(p)
+        for p in come:
+            if p.picture not in was and left[same(p)]:
+                was[p.picture] = left[same(p)].pop()
+                taken.add(was[p.picture].picture)
+    return was
 
 
 def _rights(p: Listed) -> tuple[str, ...]:
