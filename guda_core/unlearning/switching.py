@@ -135,13 +135,12 @@ class Switching:
         found = [(a, {name: weights[name] for name in a.shapes if name in weights}) for a in adapters]
         return any(own and self._is_live(a, own) for a, own in found)
 
-    @torch.no_grad()
     def share_kept(self, adapter: Adapter) -> float:
         """How much of a whole network's change is left once it is rounded to the network's type; of a LoRA, which the
         rule above keeps, 1."""
-        kept, made = 0.0, 0.0
-        for name, w in self.network.state_dict().items():
-            if name in adapter.shapes and name not in adapter.factors and w.dtype in HALF:
+        kept, made, whole = 0.0, 0.0, adapter.shapes.keys() - adapter.factors.keys()
+        for name, w in self.network.state_dict().items() if whole else ():
+            if name in whole and w.dtype in HALF:
                 base, new = w.float(), adapter.weight(name, w)
                 change, left = new - base, new.to(w.dtype).float() - base
                 kept, made = kept + float((left * change).sum()), made + float(change.square().sum())
