@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -49,10 +48,9 @@ def replay(
     if signature is not None and signer is not None:
         say(f"Signed by the holder of the key {checked(report, signature, signer)}.")
     read = read_report(report)
-    if read.record["hardware"]["device"] == "cpu":  # in the type that the report was made in
-        os.environ["GUDA_DTYPE"] = read.record["model"]["dtype"]
-    ids = (read.record["model"]["id"], group_set or read.record["group_set"]["id"])
-    service = service_as_made(model, *ids, "This report is")
+    device, made = read.record["hardware"]["device"], read.record["model"]
+    chosen = group_set or read.record["group_set"]["id"]
+    service = service_as_made(model, made["id"], chosen, "This report is", device=device, dtype=made["dtype"])
     verdict = None
     with progress_bar() as bar:
         task = bar.add_task("replay", note="", total=1.0)
