@@ -16,8 +16,8 @@ SAID = {
     "equal": "Equal: every score is bitwise the same.",
     "within tolerance": (
         "Within tolerance: every number is the same to one part in a thousand (or 0.001 nats). In half precision, a "
-        "number may also move by a sixth of its interval. A picture that was drawn or prepared again may differ a "
-        "little."
+        "number may also move by a sixth of its interval, and scope's statistic by 0.2. A picture that was drawn or "
+        "prepared again may differ a little."
     ),
     "different": "Different.",
 }

@@ -8,7 +8,7 @@
                       report names, even if no number moved: then the report's account of itself is wrong
 
     in half precision (bfloat16 or float16, then or now) a number may also move by a sixth of its interval's width, but
-    for cosines, and scope's statistic by 0.2
+    for cosines; and scope's statistic by 0.2
 
 Why 1e-3: on the same machine and versions all is deterministic. Other hardware sums float32 in another order, which
 moves each KL (hundreds of nats) by about 1e-6 of itself and a score, a difference of such sums, by up to about 1e-3
