@@ -431,6 +431,7 @@ def test_what_is_said_beside_the_scores_is_told_where_it_is_forged(service, path
     assert v.outcome == "equal" and f"health/{group}/own/mean" in where(v.environment)
     assert any("All is well." in d for d in told) and any("Nothing to see here." in d for d in told)
     assert where(v.environment) >= {"limits", f"{method}/{group}/reason"}
+    assert v.environment[0].where == "limits"  # before figures, of which a forger may add as many as are told
     changed(path, "versions", "guda_core", to="0.1.0")  # another version says such things in its own words
     told = differences(verdict(read_report(path), service).environment)
     assert "limits, reasons: words of guda_core 0.1.0 (not checked) in the report, other words now." in told

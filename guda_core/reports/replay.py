@@ -178,8 +178,15 @@ def compare(
             scores.append(Change(m, before, after))
     inputs, more = _judged_apart(differing(_inputs(report), _inputs(now)))
     around = differing(*(flat({k: r[k] for k in AROUND_IT}) for r in (report, now)))
-    told = [*around.values(), *_otherwise_said(report, now), *more]
+    narrower = _narrower("intervals", recorded(report["methods"], report["versions"]["guda_core"]))
+    told = [*narrower, *_otherwise_said(report, now), *around.values(), *more]
     return _also(Verdict("equal"), inputs=tuple(inputs), scores=tuple(scores), environment=tuple(told))
+
+
+def _narrower(where: str, how: Recorded) -> tuple[Change, ...]:
+    """That intervals are made without a part of their error, where they are."""
+    before, now = "narrower, without the offset's error (version 0.1)", "computed in the same way"
+    return () if how.offset_error else (Change(where, before, now),)
 
 
 def _otherwise_said(report: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
@@ -300,13 +307,13 @@ def replay(report: Report, service: Service) -> Iterator[Doing | Verdict]:
     sources, beside = from_file(report, service)
     sources += yield from drawn_again(report, service, coarse=coarse)
     settings = {k: record["settings"][k] for k in ("effort", "methods")}
-    how, final = recorded(record["methods"], record["versions"]["guda_core"]), dict[str, Attribution]()
-    for a in service.attribute(query, **settings, recorded=how):
+    made_by, final = record["versions"]["guda_core"], dict[str, Attribution]()
+    for a in service.attribute(query, **settings, recorded=recorded(record["methods"], made_by)):
         final[a.method] = a
         yield Doing(service.methods()[a.method].name, a.progress, a.method)
     now = to_json(query, list(final.values()), service.group_set, provenance=service.provenance(), settings=settings)
     verdict = _also(compare(record, json.loads(json.dumps(now)), final), inputs=sources, environment=beside)
-    verdict = _also(_also(verdict, **for_people), environment=_narrower("intervals", how))
+    verdict = _also(verdict, **for_people)
     if report.is_bare:
         names = [VALUES, *{PAGE} & set(record["files"])]
         verdict = _also(verdict, environment=tuple(Change(n, "not there", "not looked at") for n in names))
@@ -321,12 +328,6 @@ def replay(report: Report, service: Service) -> Iterator[Doing | Verdict]:
             scope = Scope("not assessed", None, None, "", str(e))
         verdict = _also(verdict, **of_scope(record, scope, coarse=coarse))
     yield verdict
-
-
-def _narrower(where: str, how: Recorded) -> tuple[Change, ...]:
-    """That intervals are made without a part of their error, where they are."""
-    before, now = "narrower, without the offset's error (version 0.1)", "computed in the same way"
-    return () if how.offset_error else (Change(where, before, now),)
 
 
 def _page(report: Report, service: Service) -> dict[str, tuple[Change, ...]]:
