@@ -26,6 +26,8 @@ def test_a_report_of_0_1_computes_to_the_same_answer():
     *_, verdict = replay(read, load_service(fall_back=False))
     assert isinstance(verdict, Verdict)
     assert verdict.outcome in ("equal", "within tolerance"), [c.sentence() for c in (*verdict.scores, *verdict.inputs)]
+    said = "narrower, without the offset's error (version 0.1) in the report, computed in the same way now."
+    assert f"intervals: {said}" in [c.sentence() for c in verdict.environment]
 
 
 def test_it_is_brought_to_todays_words_and_its_file_stays_what_it_was():

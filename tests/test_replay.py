@@ -24,7 +24,7 @@ from guda_core.diffusion.cards import DEFAULT_MODEL
 from guda_core.errors import OptionError, ReportError, ScoreError
 from guda_core.records import Attribution, GroupScore, Scope
 from guda_core.reports import bundle
-from guda_core.reports.findings import MOST, Change, Verdict, differences
+from guda_core.reports.findings import MOST, Change, Verdict, differences, differing, flat
 from guda_core.reports.opened import tell
 from guda_core.reports.page import page
 from guda_core.reports.read import MAX_ZIP, Report, read_report
@@ -358,9 +358,20 @@ def test_a_verdict_on_scope_follows_a_statistic_that_moved_within_tolerance(serv
         assert scoped(path, service, monkeypatch, now, value=value).outcome == outcome
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_statistic_of_half_precision_may_move_further(service, path, monkeypatch, dtype):
+    changed(path, "model", "dtype", to=dtype)
+    at = dataclasses.replace(MEASURED, verdict="out of scope", value=3.05)
+    for now, moved, outcome in ((MEASURED, 0.15, "within tolerance"), (MEASURED, 0.3, "different"),
+                                (at, -0.1, "within tolerance"), (at, -0.3, "different")):  # fmt: skip
+        v = scoped(path, service, monkeypatch, now, verdict="in scope", value=now.value + moved)
+        assert v.outcome == outcome and where(v.scores) >= {"scope/value"}
+
+
 def test_what_another_rule_or_version_says_of_scope_is_told_apart(service, path, monkeypatch):
-    v = scoped(path, service, monkeypatch, settings={"sha256": sha("another")}, value=4.0, reason="It is fine.")
-    assert v.outcome == "equal" and where(v.scope) == {"scope/settings/sha256", "scope/value"}
+    then = {"value": 4.0, "threshold": 3.5, "p_value": 0.0, "reason": "It is fine."}
+    v = scoped(path, service, monkeypatch, verdict="out of scope", settings={"sha256": sha("another")}, **then)
+    assert v.outcome == "equal" and where(v.scope) == {f"scope/{k}" for k in ("settings/sha256", "verdict", *then)}
     changed(path, "versions", "guda_core", to="0.0")
     v = scoped(path, service, monkeypatch, reason="In other words.")
     assert v.outcome == "equal" and where(v.scope) == {"scope/reason"}
@@ -387,7 +398,9 @@ def test_a_scope_that_cannot_be_looked_at_is_told_and_not_judged(service, path, 
 
     monkeypatch.setattr(service, "scope", scope)
     v = verdict(read_report(path), service)
-    assert v.outcome == "equal" and where(v.scope) == {"scope/verdict", "scope/value"}
+    assert v.outcome == "equal" and where(v.scope) == {
+        f"scope/{k}" for k in ("verdict", "value", "threshold", "reason")
+    }
 
 
 def test_a_forged_table_is_refused_though_every_hash_is_corrected(path):
@@ -418,8 +431,23 @@ def test_what_is_said_beside_the_scores_is_told_where_it_is_forged(service, path
     assert v.outcome == "equal" and f"health/{group}/own/mean" in where(v.environment)
     assert any("All is well." in d for d in told) and any("Nothing to see here." in d for d in told)
     assert where(v.environment) >= {"limits", f"{method}/{group}/reason"}
+    assert v.environment[0].where == "limits"  # before figures, of which a forger may add as many as are told
     changed(path, "versions", "guda_core", to="0.1.0")  # another version says such things in its own words
-    assert not where(verdict(read_report(path), service).environment) & {"limits", f"{method}/{group}/reason"}
+    told = differences(verdict(read_report(path), service).environment)
+    assert "limits, reasons: words of guda_core 0.1.0 (not checked) in the report, other words now." in told
+    assert not any("All is well." in d or "Nothing to see" in d for d in told)
+
+
+@pytest.mark.parametrize("empty", [{}, "nothing", {"a": {}}])
+def test_what_no_report_says_is_found_though_it_is_empty(service, path, empty):
+    changed(path, "settings", "certified", to=empty)
+    v = verdict(read_report(path), service)
+    assert v.outcome == "different" and len(v.inputs) == 1 and "settings/certified" in v.inputs[0].where
+
+
+def test_an_empty_object_that_came_or_became_full_says_nothing_more():
+    before, now = {"a": 1, "full": {}, "was": {"x": 1}}, {"a": 1, "came": {}, "full": {"x": 1}, "was": {}}
+    assert set(differing(flat(before), flat(now))) == {("full", "x"), ("was", "x")}
 
 
 def test_versions_are_told_and_not_judged(service, path):

@@ -7,8 +7,10 @@ import hashlib
 import io
 import json
 import os
+import re
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +24,8 @@ from guda_core.reports import bundle, figures
 from guda_core.reports import record as report
 from guda_core.reports.read import SCHEMA, parse_record, read_report
 from tests.light import MISSING, SETTINGS, LightService, draw
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -154,6 +158,14 @@ def test_quotes_commas_and_odd_bytes_survive_in_cells():
     odd = os.fsdecode(b'\xff, "x".png')
     text = bundle.csv_text(("a",), [{"a": odd}, {"a": -0.1}, {"a": None}, {"a": 3}])
     assert [r[0] if r else "" for r in csv.reader(io.StringIO(text))] == ["a", '\\udcff, "x".png', "-0.1", "", "3"]
+
+
+def test_no_page_says_that_all_values_are_in_a_report(service, query):
+    with np.load(io.BytesIO(opened(made(service, query))["values.npz"])) as z:
+        assert {name.partition("/")[0] for name in z} == {"guda"}  # none of CLIP's
+    pages = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "guda_core" / "ui").glob("*.py")]
+    claims = re.compile(r"(all|every) values? behind")
+    assert [p.name for p in pages if claims.search(p.read_text(encoding="utf-8"))] == []
 
 
 def test_a_score_that_is_not_finite_gives_no_report(service, query):

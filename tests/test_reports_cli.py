@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import zipfile
 
 import pytest
 from jsonschema import Draft202012Validator
 
+from guda_core import local
 from guda_core.diffusion import likelihood
 from guda_core.reports import bundle
 from guda_core.reports.findings import Verdict
@@ -62,6 +64,24 @@ def test_a_report_of_a_real_model_replays_equal_and_its_change_is_found(run, pat
     path.write_bytes(path.read_bytes()[:-100])
     done = run("replay", path, "--model", "tiny")
     assert done.exit_code == 2 and "damaged or cut off" in done.output and "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "taken"),
+    [("cpu", "bfloat16", "bfloat16"), ("cuda:0", "bfloat16", "float16"), ("cpu", "fastest", "float16"),
+     ("cpu", "a\x1b[31m", "float16")],
+)  # fmt: skip
+def test_a_reports_own_type_is_taken_where_it_is_one(run, path, monkeypatch, device, dtype, taken):  # noqa: F811
+    monkeypatch.setenv("GUDA_DTYPE", "float16")  # the user's own
+    seen, load = [], local.load_service
+    monkeypatch.setattr(local, "load_service", lambda *a, **k: seen.append(os.environ["GUDA_DTYPE"]) or load())
+    with zipfile.ZipFile(path) as z:
+        files = {n: z.read(n) for n in z.namelist()}
+    record = json.loads(files["report.json"])
+    record["model"]["dtype"], record["hardware"]["device"] = dtype, device
+    path.write_bytes(bundle.zipped({**files, "report.json": json.dumps(record).encode()}))
+    done = run("replay", path, "--model", "tiny")
+    assert seen == [taken] and "model/dtype" in done.output and "\x1b" not in done.output
 
 
 def test_a_folder_is_a_batch(run, tmp_path):  # noqa: F811

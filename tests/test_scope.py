@@ -27,10 +27,12 @@ from guda_core.attribution.scope_plan import make_plan
 from guda_core.cli import scope_lines
 from guda_core.data.groups import load_group_set
 from guda_core.data.images import hash_pixels
+from guda_core.diffusion.cards import load_model
 from guda_core.diffusion.likelihood import seed_of
 from guda_core.errors import CacheError, DataError
 from guda_core.local import load_service
 from guda_core.records import VERDICTS, Query
+from guda_core.reports.scope_again import COARSE_NEAR, NEAR
 from tests.own_pictures import guda, paint
 from tests.own_workspace import ARTISTS, own_workspace
 from tests.tiny import save_tiny, tiny_service
@@ -488,9 +490,9 @@ def photograph(name: str = "china.jpg") -> Image.Image:
     return Image.fromarray(load_sample_image(name))  # 640 x 427
 
 
-def test_pictures_without_content_pages_and_photographs_are_out_of_scope(shipped):
+def foreign_pictures() -> dict[str, Image.Image]:
     rng = np.random.default_rng(4)
-    foreign = {
+    return {
         "black": Image.new("RGB", (80, 80)),
         "white": Image.new("RGB", (80, 80), "white"),
         "grey": Image.new("RGB", (200, 50), (128, 128, 128)),
@@ -507,6 +509,10 @@ def test_pictures_without_content_pages_and_photographs_are_out_of_scope(shipped
         "gradient": Image.linear_gradient("L").convert("RGB"),
         "photograph": photograph(),
     }
+
+
+def test_pictures_without_content_pages_and_photographs_are_out_of_scope(shipped):
+    foreign = foreign_pictures()
     found = {k: uploaded(shipped, im).verdict for k, im in foreign.items()}
     assert found == dict.fromkeys(foreign, "out of scope")
 
@@ -526,3 +532,16 @@ def test_the_models_own_pictures_stay_in_scope(shipped):
     drawn = np.stack(list(queries.pictures(paths.BENCHMARKS)))[::28]  # of one style and of two
     found = [shipped.scope(shipped.query(np.ascontiguousarray(p), "")).verdict for p in drawn]
     assert len(found) == 13 and found.count("in scope") >= 11
+
+
+def test_half_precision_moves_the_statistic_by_less_than_a_replay_allows(shipped):
+    """bfloat16, the coarser of the two: most on plain white; on the model's own pictures, by some thousandths."""
+    model = load_model(shipped.model.card, device="cpu", dtype=torch.bfloat16)
+    own = [np.ascontiguousarray(p) for p in list(queries.pictures(paths.BENCHMARKS))[::70]]
+    foreign = [pictures.prepared(im, 64, "pad") for im in list(foreign_pictures().values())[1::2]]
+    moved = []
+    for p in (*own, *foreign):
+        q = shipped.query(p, "")
+        now = judge(shipped.rule, model, shipped.clip, replace(q, latent=model.encode(p)))
+        moved.append(abs(now.value - shipped.scope(q).value))
+    assert len(moved) == 12 and NEAR < max(moved) < COARSE_NEAR / 2

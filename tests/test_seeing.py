@@ -22,7 +22,7 @@ from guda_core.attribution import counterfactual_pictures, maps
 from guda_core.attribution.counterfactual import Counterfactual
 from guda_core.cli import app
 from guda_core.errors import ModelError
-from guda_core.picture_records import Near, PlaceMap, Shown, Strip
+from guda_core.picture_records import Near, PlaceMap, Shown, Strip, Tile
 from guda_core.records import Provenance, Query
 from guda_core.service import ALONE, MAPPED, NO_NEAR, REDRAWN, map_passes, strip_passes
 from guda_core.ui import seeing, words
@@ -100,6 +100,13 @@ def planned(service: FakeService, effort: str = "quick", steps: int = 9) -> Prog
 
 def html(service: FakeService, shown: Shown) -> str:
     return text(shown_html(shown, service.group_set, service.methods()))
+
+
+def test_maps_say_how_many_draws_their_nats_are_from():
+    service = FakeService()
+    tile = Tile(next(iter(service.group_set.groups)), np.zeros((8, 8, 3), np.uint8), 0.5, 3.0)
+    said = "Its nats are from 4 draws in each stratum, so they may differ from the drop in the table."
+    assert said in html(service, Shown(where=(tile,), draws=4)) and "draws" not in html(service, Shown(where=(tile,)))
 
 
 def test_the_passes_are_those_that_are_made(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from guda_core.cli import app
 from guda_core.errors import ReportError
 from guda_core.records import Scope
+from guda_core.reports import bundle
 from guda_core.reports.opened import Told, tell
 from guda_core.reports.read import read_report
 from guda_core.reports.restore import attributions
@@ -105,6 +107,57 @@ def test_nothing_is_called_the_same_that_another_method_or_a_lost_score_denies(w
     assert alone.said[-1] == f"{guda} {same}" and alone.only == {"clip": "a"}
 
 
+def test_intervals_and_what_the_first_two_say_are_compared_too(write):
+    a = told(write("a.zip"))
+    x, same = a.answers["guda"], "every score is the same to the last bit"
+
+    def said(**more) -> list[str]:
+        return list(compare(a, replace(a, answers={**a.answers, "guda": replace(x, **more)})).said)
+
+    wide = {g: s if s.score is None else replace(s, low=s.low - 1, high=s.high + 1) for g, s in x.groups.items()}
+    assert f"GUDA (unlearning): {same}, but intervals differ." in said(groups=wide)
+    assert "Every score is the same to the last bit." not in said(groups=wide)
+    clip = a.answers["clip"]
+    groups = {g: s if s.score is None else replace(s, low=s.low - 1, high=s.high + 1) for g, s in clip.groups.items()}
+    b = replace(a, answers={**a.answers, "clip": replace(clip, groups=groups)})
+    assert compare(a, b).said[-1] == "Every score by CLIP similarity is the same to the last bit, but intervals differ."
+    words = {g: replace(s, reason="in other words") for g, s in x.groups.items()}
+    assert "Every score is the same to the last bit." in said(groups=words)
+    assert any("the first two groups are" in s for s in said(separable=not x.separable))
+    ended = "GUDA (unlearning): its draws ended by no rule in the first report, by width in the second."
+    assert ended in said(reached="width") and not any("draws ended" in s or "first two" in s for s in said())
+
+
+def test_another_name_author_or_licence_of_a_group_is_told(write):
+    a = told(write("a.zip"))
+    first = a.answers["guda"].ranked()[0]
+    groups = {**a.record["group_set"]["groups"]}
+    groups[first] = {**groups[first], "name": "Mine", "author": "Me"}
+    record = {**a.record, "group_set": {**a.record["group_set"], "groups": groups}}
+    b = tell(record, list(a.answers.values()), LightService().methods())
+    found, name = compare(a, b), a.group_set.groups[first].name
+    assert [p for p, same in found.same.items() if not same] == ["names"]
+    assert f"Not with the same name, author or licence: {name}." in found.said
+    assert f"GUDA (unlearning): both put {name} first, which the second report calls Mine." in found.said
+    assert "Every score is the same to the last bit." in found.said  # a name moves none
+    other = a.answers["guda"].ranked()[1]
+    twin = replace(b, group_set=replace(b.group_set, groups={**b.group_set.groups, other: replace(
+        b.group_set.groups[other], name=name)}))  # fmt: skip
+    scores = a.answers["guda"].groups
+    turned = {**scores, first: scores[other], other: scores[first]}
+    twin = replace(twin, answers={**a.answers, "guda": replace(a.answers["guda"], groups=turned)})
+    assert f"GUDA (unlearning): the first report puts {name} first, the second {name}." in compare(a, twin).said
+
+
+def test_other_numbers_behind_one_verdict_on_scope_are_told(write):
+    a = told(write("a.zip"))
+    scope = {"verdict": "in scope", "value": 1.0, "settings": {"sha256": "0" * 64}}
+    one, other = ({**a.record, "scope": {**scope, "value": v}} for v in (1.0, 1.5))
+    seen = Scope("in scope", 1.0, 3.0, "log-odds", "")
+    found = compare(replace(a, record=one, scope=seen), replace(a, record=other, scope=seen)).said
+    assert "Could the model have made it? Both reports: in scope, but with other numbers, words or rules." in found
+
+
 def test_another_verdict_on_scope_is_told(write):
     a = told(write("a.zip"))
     one = replace(a, scope=Scope("in scope", 1.0, 3.0, "log-odds", ""))
@@ -169,6 +222,26 @@ def test_the_screen_shows_a_report_and_sets_two_side_by_side(service, write):
     assert "two pictures" in shown and shown.count("<table") == 2 and shown.count(" open>") == 1
 
 
+def test_half_characters_of_a_report_are_shown_as_their_codes(service, write):
+    """UTF-8 has none: the app's stream of events would break off."""
+    path = write("a.zip")
+
+    def odd(record):
+        record["model"]["name"] = "Emoji \udcff"
+        for group in record["group_set"]["groups"].values():
+            group |= {"name": f"{group['name']} \ud800", "link": "https://x.example/\udcff"}
+        record["limits"].append("\udfff.")
+
+    altered(path, odd, {"scores.csv": b""})
+    with zipfile.ZipFile(path) as z:
+        rows = bundle.score_rows(json.loads(z.read("report.json")))
+    altered(path, lambda record: None, {"scores.csv": bundle.csv_text(bundle.COLUMNS, rows).encode()})
+    a = opened(path, service.methods())
+    for html in (a.html, comparison(a.told, a.told)):
+        assert "\\ud800" in html.encode().decode()
+    assert "Emoji \\udcff" in a.html
+
+
 def test_texts_of_strangers_are_shown_cut_and_a_report_that_is_still_too_long_is_not_shown(service, write, monkeypatch):
     """A name that comes in each of many lines would make a page of hundreds of megabytes."""
     path = write("a.zip")
@@ -182,7 +255,7 @@ def test_texts_of_strangers_are_shown_cut_and_a_report_that_is_still_too_long_is
     altered(path, grown)
     known = service.methods()
     html = opened(path, known).html
-    assert len(html) < 3_000_000 and html.count("cat: 0.50") == 20 and 'href="https://x.example/' not in html
+    assert len(html) < 3_000_000 and html.count("cat: 0.50") == 20
     whole = opened(write("b.zip"), known)
     monkeypatch.setattr(report_screens, "MOST_HTML", len(whole.html) - 1)
     with pytest.raises(ReportError, match="too large to be shown"):

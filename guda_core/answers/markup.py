@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Iterable, Sequence
 from html import escape
+from typing import Self
 
 import numpy as np
 from PIL import Image
@@ -18,9 +19,13 @@ MOST_TEXT = 5_000  # characters of one plain text on a page: names and notes may
 
 
 class Html(str):
-    """Markup made by this module: it is not escaped again."""
+    """Markup made by this module: it is not escaped again. Half (surrogate) characters, which names of files and
+    reports of strangers may hold and no page can, are written as their codes."""
 
     __slots__ = ()
+
+    def __new__(cls, text: str = "") -> Self:
+        return super().__new__(cls, text.encode("utf-8", "backslashreplace").decode())
 
 
 def safe(text: object) -> Html:

@@ -21,6 +21,7 @@ BY = "Made with the models of {name}."
 NUMBER = "The number says how far a picture is from the first one, in the model's own latents (RMS; 0: the same)."
 KEYS = (("needed", "orange: explained worse without the group"), ("hindered", "blue: better"))
 COLOURS = "No colour: the map says nothing here. Each map has a scale of its own."
+DRAWN = "Its nats are from {} draws in each stratum, so they may differ from the drop in the table."
 TITLE_NEAR = "Looks most like these training pictures"
 LIKENESS = "That is likeness, not influence. The number: 1 looks the same, 0 looks like something else."
 SMALL = "The pictures are shown small, as the model saw them."
@@ -70,8 +71,12 @@ def where_html(shown: Shown, group_set: GroupSet, methods: Mapping[str, MethodIn
         cells.append(_cell(t.overlay, f"Where {name} was needed: {said}", name, said))
     keys = "".join(f'<span class="guda-key"><i class="{css}"></i>{safe(said)}</span>' for css, said in KEYS)
     legend = f'<div class="guda-keys">{keys}</div>'
-    below = COLOURS if shown.strip is None else f"{COLOURS} {_by(shown.strip, methods)}"
-    body = f'<ul class="guda-drawings guda-maps">{"".join(cells)}</ul>{legend}{note(below)}'
+    below = [COLOURS]
+    if shown.draws:
+        below.append(DRAWN.format(shown.draws))
+    if shown.strip is not None:
+        below.append(_by(shown.strip, methods))
+    body = f'<ul class="guda-drawings guda-maps">{"".join(cells)}</ul>{legend}{note(" ".join(below))}'
     return _section(TITLE_WHERE, body)
 
 

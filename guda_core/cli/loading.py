@@ -41,14 +41,18 @@ def service_of(model: str | None, group_set: str | None = None) -> LocalService:
     return service
 
 
-def service_as_made(model: str | None, id: str, group_set: str, what: str) -> LocalService:
-    """The service that a report or results were made with, see `diffusion.cards.as_made`.
+def service_as_made(model: str | None, id: str, group_set: str, what: str, *, device: str, dtype: str) -> LocalService:
+    """The service that a report or results were made with, see `diffusion.cards.as_made`: what ran on a CPU, in its own
+    type. A type that is unknown here is passed over, as by `guda_core.replay`: what is found says that it differs.
 
     Raises:
         OptionError: no such card is here, and the user named no model. ModelError: it cannot be loaded.
     """
     from guda_core.diffusion.cards import as_made
+    from guda_core.diffusion.precision import DTYPES, VARIABLE
 
+    if device == "cpu" and dtype in DTYPES:
+        os.environ[VARIABLE] = dtype
     return service_of(as_made(model, id, what), group_set)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -17,8 +16,8 @@ SAID = {
     "equal": "Equal: every score is bitwise the same.",
     "within tolerance": (
         "Within tolerance: every number is the same to one part in a thousand (or 0.001 nats). In half precision, a "
-        "number may also move by a sixth of its interval. A picture that was drawn or prepared again may differ a "
-        "little."
+        "number may also move by a sixth of its interval, and scope's statistic by 0.2. A picture that was drawn or "
+        "prepared again may differ a little."
     ),
     "different": "Different.",
 }
@@ -49,10 +48,9 @@ def replay(
     if signature is not None and signer is not None:
         say(f"Signed by the holder of the key {checked(report, signature, signer)}.")
     read = read_report(report)
-    if read.record["hardware"]["device"] == "cpu":  # in the type that the report was made in
-        os.environ["GUDA_DTYPE"] = read.record["model"]["dtype"]
-    ids = (read.record["model"]["id"], group_set or read.record["group_set"]["id"])
-    service = service_as_made(model, *ids, "This report is")
+    device, made = read.record["hardware"]["device"], read.record["model"]
+    chosen = group_set or read.record["group_set"]["id"]
+    service = service_as_made(model, made["id"], chosen, "This report is", device=device, dtype=made["dtype"])
     verdict = None
     with bar_of("replay") as tell:
         for item in run(read, service):

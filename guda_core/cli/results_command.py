@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -178,12 +177,12 @@ def _again(found: Results, picture: str, path: Path, *, model: str | None) -> No
     from guda_core.scoring.again import again, rows_of
 
     rows, made = rows_of(found, picture), found.made_from()
-    if rows[0]["device"] == "cpu":  # in the type that the table was made in
-        os.environ["GUDA_DTYPE"] = made["model"]["dtype"]
-    id = made["model"]["id"]
-    service = service_as_made(model, id, made["group_set"]["id"], "These results are")
-    if (now := service.provenance().sha256) != made["model"]["sha256"]:
-        note(f"This model is not the one of the results ({now[:12]}, theirs is {made['model']['sha256'][:12]}).")
+    own, device = made["model"], rows[0]["device"]
+    service = service_as_made(
+        model, own["id"], made["group_set"]["id"], "These results are", device=device, dtype=own["dtype"]
+    )
+    if (now := service.provenance().sha256) != own["sha256"]:
+        note(f"This model is not the one of the results ({now[:12]}, theirs is {own['sha256'][:12]}).")
     done = again(service, made, rows)
     bundle.write(path, done.report)
     say(SAID[done.outcome])

@@ -1,10 +1,11 @@
-"""The report as one zip: the record, its scores as a table and as bars, every value behind them, and the picture.
+"""The report as one zip: the record, its scores as a table and as bars, values behind them, and the picture.
 
     report.json   the record (report.schema.json), with the SHA-256 of the files below
     scores.csv    a row per method and group
     bars.png      every method's bars with intervals, each method on its own axis
     values.npz    <method>/t (K, M), /edges (K + 1,), /kl_full (K, M) and /kl_without/<group> (K, M), nats; a score is
-                  sum_k n_k mean_j (kl_without - kl_full), n_k timesteps in stratum k, and settings.offset of the group
+                  sum_k n_k mean_j (kl_without - kl_full), n_k timesteps in stratum k, and settings.offset of the group.
+                  TRAK, D-TRAK and DAS: <method>/pictures (N,), of each training picture. Other methods have none
     picture.png   the prepared pixels, without metadata
     without.png, where.png   strip and maps, where they were asked for (`picture_files`)
     report.html   the answer as a page for people (`page`)

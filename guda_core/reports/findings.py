@@ -63,16 +63,22 @@ class Doing:
 
 
 def flat(value: Any, path: Path = ()) -> dict[Path, Any]:
-    """Leaves of nested objects by their path; a list is one leaf."""
-    if not isinstance(value, Mapping):
+    """Leaves of nested objects by their path; a list is one leaf, and so is an empty object."""
+    if not isinstance(value, Mapping) or not value:
         return {path: value}
     return {p: v for k, x in value.items() for p, v in flat(x, (*path, str(k))).items()}
 
 
 def differing(before: Mapping[Path, Any], now: Mapping[Path, Any]) -> dict[Path, Change]:
-    """What is not the same in the leaves of two objects, by path."""
-    pairs = {p: (before.get(p, MISSING), now.get(p, MISSING)) for p in dict.fromkeys([*before, *now])}
-    return {p: Change("/".join(p), a, b) for p, (a, b) in pairs.items() if a != b}
+    """What is not the same in the leaves of two objects, by path. An object that is there only now and empty says
+    nothing, nor does one that only became full: its leaves do."""
+    full = {p[:i] for p in now for i in range(len(p))}
+    out = {}
+    for p in dict.fromkeys([*before, *now]):
+        same = now[p] == before.get(p, {}) if p in now else before[p] == {} and p in full
+        if not same:
+            out[p] = Change("/".join(p), before.get(p, MISSING), now.get(p, MISSING))
+    return out
 
 
 def differences(changes: Sequence[Change]) -> list[str]:

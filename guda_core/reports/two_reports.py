@@ -18,8 +18,10 @@ from guda_core.records import Attribution, GroupScore
 from guda_core.reports.opened import Told
 
 ANY_MODEL = ("nats", "cosine")  # units that mean the same for every model
-PARTS = ("picture", "caption", "model", "groups", "adapters", "likeness", "effort", "settings", "versions", "hardware")
-DECIDING = PARTS[:-2]  # versions and hardware are told, not judged
+DECIDING = ("picture", "caption", "model", "groups", "adapters", "likeness", "effort", "settings")
+PARTS = (*DECIDING, "names", "versions", "hardware")  # the last three do not decide scores
+CREDITS = ("name", "author", "licence")  # of a group
+LEAD = {True: "told apart", False: "not told apart", None: "not compared"}
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,16 @@ class Row:
     def clear(self) -> bool:
         """Whether the interval of the difference leaves 0 out."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+    @property
+    def exact(self) -> bool:
+        """Whether score and interval are the same to the last bit."""
+        return self.difference == self.low == self.high == 0
+
+    @property
+    def lost(self) -> bool:
+        """Whether just one report has a score."""
+        return (self.score_a is None) != (self.score_b is None)
 
 
 @dataclass(frozen=True)
@@ -78,15 +90,22 @@ def compare(a: Told, b: Told) -> Compared:
 
 def same_parts(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, bool]:
     """Part of a record -> whether both say the same of it."""
-    told = []
-    for r in (a, b):
+    told, credits = [], _credits(a, b)
+    for i, r in enumerate((a, b)):
         common = {m: f["settings"] for m, f in r["methods"].items() if m in a["methods"] and m in b["methods"]}
         told.append((
             r["picture"]["pixels_sha256"], r["picture"]["prompt"], r["model"]["sha256"],
             (r["group_set"]["id"], sorted(r["group_set"]["groups"])), r["adapters"], r["clip"], r["settings"]["effort"],
-            common, r["versions"], (r["hardware"], r["model"]["dtype"]),
+            common, credits[i], r["versions"], (r["hardware"], r["model"]["dtype"]),
         ))  # fmt: skip
     return {part: x == y for part, x, y in zip(PARTS, *told, strict=True)}
+
+
+def _credits(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What each record says of the groups that both have."""
+    x, y = (r["group_set"]["groups"] for r in (a, b))
+    first, second = ({g: [told[g][k] for k in CREDITS] for g in x if g in y} for told in (x, y))
+    return first, second
 
 
 def rows(a: Told, b: Told, method: str, *, comparable: bool) -> tuple[Row, ...]:
@@ -107,7 +126,7 @@ def _difference(x: Attribution, y: Attribution, group: str) -> tuple[float | Non
     if p is None or q is None or p.score is None or q.score is None:
         return None, None, None
     d = q.score - p.score
-    if p == q:
+    if (p.score, p.low, p.high) == (q.score, q.low, q.high):
         return d, d, d
     if p.span is None or q.span is None:
         return d, None, None
@@ -126,41 +145,64 @@ def _said(a: Told, b: Told, same: Mapping[str, bool], methods: Mapping[str, tupl
         said.append(f"Not the same: {', '.join(other)}. Anything below may come from that.")
     else:
         said.append("They were computed with the same model, groups, adapters and settings.")
+    if not same["names"]:
+        x, y = _credits(a.record, b.record)
+        others = ", ".join(a.group_set.groups[g].name for g in x if x[g] != y[g])
+        said.append(f"Not with the same name, author or licence: {others}.")
     scopes = [told.scope.verdict if told.scope else "not assessed" for told in (a, b)]
     if scopes[0] != scopes[1]:
         said.append(f"Could the model have made it? First report: {scopes[0]}. Second: {scopes[1]}.")
+    elif same["picture"] and a.record["scope"] != b.record["scope"]:
+        said.append(f"Could the model have made it? Both reports: {scopes[0]}, but with other numbers, words or rules.")
     if not methods:
         return [*said, "No method is in both reports."]
     (method, found), *others = methods.items()
     name = a.methods[method].name
-    said += _firsts(found, name)
+    said += _firsts(found, name, a, b)
     if not same["picture"]:
         return said
+    for m in methods:
+        x, y = a.answers[m], b.answers[m]
+        if x.separable != y.separable:
+            ways = f"{LEAD[x.separable]} in the first report, {LEAD[y.separable]} in the second"
+            said.append(f"{a.methods[m].name}: the first two groups are {ways}.")
+        if x.reached != y.reached:
+            ways = f"{x.reached or 'no rule'} in the first report, by {y.reached or 'no rule'} in the second"
+            said.append(f"{a.methods[m].name}: its draws ended by {ways}.")
     if a.answers.keys() == b.answers.keys() and all(map(_equal, methods.values())):
         return [*said, "Every score is the same to the last bit."]
     said += _scores(found, name, a.answers[method].unit)
     if equal := [a.methods[m].name for m, rows in others if _equal(rows)]:
         said.append(f"Every score by {', '.join(equal)} is the same to the last bit.")
+    if near := [a.methods[m].name for m, rows in others if not _differing(rows) and _otherwise_wide(rows)]:
+        said.append(f"Every score by {', '.join(near)} is the same to the last bit, but intervals differ.")
     if other := [a.methods[m].name for m, rows in others if _differing(rows)]:
         said.append(f"Scores by {', '.join(other)} differ.")
     return said
 
 
 def _equal(found: tuple[Row, ...]) -> bool:
-    """Whether both reports have the same scores of a method."""
-    return all(r.difference == 0 or (r.score_a is None and r.score_b is None) for r in found)
+    """Whether both reports have the same scores and intervals of a method."""
+    return all(r.exact or (r.score_a is None and r.score_b is None) for r in found)
+
+
+def _otherwise_wide(found: tuple[Row, ...]) -> bool:
+    """Whether a score is the same, but its interval is not."""
+    return any(r.difference == 0 and not r.exact for r in found)
 
 
 def _differing(found: tuple[Row, ...]) -> bool:
     """Whether a score is known to be another, or is in one report alone."""
-    return any(r.difference or (r.score_a is None) != (r.score_b is None) for r in found)
+    return any(r.difference or r.lost for r in found)
 
 
-def _firsts(found: tuple[Row, ...], name: str) -> list[str]:
-    firsts = [next((r.name for r in found if rank(r) == 1), "no group") for rank in
-              (lambda r: r.rank_a, lambda r: r.rank_b)]  # fmt: skip
-    if firsts[0] == firsts[1]:
-        said = [f"{name}: both put {firsts[0]} first."]
+def _firsts(found: tuple[Row, ...], name: str, a: Told, b: Told) -> list[str]:
+    places = [{r.rank_a: r.group for r in found}, {r.rank_b: r.group for r in found}]
+    ids = [p.get(1) for p in places]
+    firsts = [told.group_set.groups[g].name if g else "no group" for told, g in zip((a, b), ids, strict=True)]
+    if ids[0] == ids[1]:
+        known = "" if firsts[0] == firsts[1] else f", which the second report calls {firsts[1]}"
+        said = [f"{name}: both put {firsts[0]} first{known}."]
     else:
         said = [f"{name}: the first report puts {firsts[0]} first, the second {firsts[1]}."]
     moved = [r for r in found if r.rank_a != r.rank_b]
@@ -180,8 +222,9 @@ def _scores(found: tuple[Row, ...], name: str, unit: str) -> list[str]:
     if not told:
         return []
     if all(r.difference == 0 for r in told):
-        both = "" if _equal(found) else " that both reports have"
-        return [f"{name}: every score{both} is the same to the last bit."]
+        both = " that both reports have" if any(r.lost for r in found) else ""
+        wide = ", but intervals differ" if _otherwise_wide(found) else ""
+        return [f"{name}: every score{both} is the same to the last bit{wide}."]
     clear = [
         f"{r.name} ({sentences.score(s, unit)}, {sentences.interval(s, unit) or 'exactly'})"
         for r in told

@@ -147,7 +147,7 @@ class Endpoints:
 
     @_read_whole
     def report(self, picture: str, caption: str, methods: list[str], effort: str) -> Iterator[str | None]:
-        """Attributes a picture and gives the report: one zip with every figure, the values behind them and all hashes.
+        """Attributes a picture and gives the report: one zip with figures, hashes and the values behind GUDA's scores.
 
         Args:
             picture: An uploaded PNG, JPEG, WebP, AVIF, TIFF or HEIC, up to 25 MB.

@@ -31,7 +31,7 @@ from guda_core.ui.connect import COMPUTE
 from guda_core.ui.uploads import offered, only_keep_the_path, uploaded
 
 ABOUT = (
-    "A report is one zip. It holds the scores with their intervals, all values behind them, the picture, hashes, "
+    "A report is one zip. It holds the scores with their intervals, the values behind GUDA's, the picture, hashes, "
     "settings, versions and limits. Who gets it can see the picture and its caption. Where and when an "
     "uploaded picture was taken is in it only if you tick the box. Anyone can compute it again, here or with"
 )
