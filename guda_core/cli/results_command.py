@@ -101,16 +101,17 @@ def _tell(found: Results, asked: Asked, csv_file: Path | None, json_file: Path |
 
 
 def _show_summary(s: Summary) -> None:
-    from guda_core.scoring.summary import no_score_said
+    from guda_core.data.own.found import counted
 
     say(f"{s.pictures:,} pictures: {s.scored:,} scored, {s.refused:,} refused, {s.failed:,} failed. {s.rows:,} rows.")
-    for said in filter(None, (no_score_said(s.no_score), *s.caveats)):
+    for said in s.told():
         note(said)
     for verdict, n in s.scopes.items():
         say(f"{verdict}: {n:,}")
     for m, found in s.firsts.items():
         total = sum(f.pictures for f in found)
-        table = Table(title=f"First group by {m}, of the pictures that the model could have made")
+        base = f"{counted(total, 'picture')} that it has scored and that the model could have made"
+        table = Table(title=f"First group by {m}, of {base}")
         for column in ("group", "first in", "share", "clearly first"):
             table.add_column(column)
         for f in found:

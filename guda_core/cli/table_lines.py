@@ -46,11 +46,12 @@ def make_table(
     for picture, why in list(total.why.items())[:SHOWN]:
         note(f"{picture}: {why}")
     results = Results(table.out)
-    for said in filter(None, (no_score_said(total.no_score), *results.caveats(), *silent_said(results.silent()))):
+    silent = results.silent()
+    for said in filter(None, (no_score_said(total.no_score), *results.caveats(), *silent_said(silent))):
         note(said)
     page = summary_page.write(results)
     say(f"Written: {places.joined(table.out, 'parts')} and {page}. Ask them with `guda results {out}`.")
-    if total.refused or total.no_score:
+    if total.refused or total.no_score or any(s.lacked for s in silent.values()):
         raise typer.Exit(1)
 
 

@@ -15,7 +15,7 @@ from guda_core.scoring import caveats, places
 from guda_core.scoring.listing import as_text, connect, exact, quoted
 from guda_core.scoring.own_parts import OwnParts
 from guda_core.scoring.scorer import MADE_FROM, made_from_in
-from guda_core.scoring.summary import Summary, offsets, summary_of
+from guda_core.scoring.summary import Silent, Summary, offsets, silent_of, summary_of
 from guda_core.scoring.table_rows import COLUMNS, FAILED, REFUSED, Row
 from guda_core.scoring.table_run import begun
 
@@ -340,13 +340,9 @@ class Results:
         asked = self.made_from()["settings"]["methods"]
         return sorted(found, key=lambda m: asked.index(m) if m in asked else len(asked))
 
-    def silent(self) -> dict[str, str]:
-        """Method -> why, of those that have no score of any group for any picture."""
-        query = (
-            "SELECT method, any_value(reason) FROM scores WHERE method IS NOT NULL GROUP BY 1 "
-            "HAVING count(*) FILTER (status = 'ok') = 0 ORDER BY 1"
-        )
-        return {str(m): str(why or "") for m, why in self.query(query)}
+    def silent(self) -> dict[str, Silent]:
+        """Method -> how many pictures lack scores by it, and why; one that has all is left out."""
+        return silent_of(self.query)
 
     def summary(self) -> Summary:
         """What the table says as a whole."""
