@@ -427,6 +427,41 @@ def test_several_processes_may_keep_the_same_encoded_pictures_at_once(tmp_path, 
     assert store.read(["a"])["a"]["latent"].tolist() == [1, 1] and len(list(tmp_path.iterdir())) == 1
 
 
+def test_the_end_is_told_by_what_was_made_now_not_by_what_a_checkpoint_held(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(driver.time, "monotonic", lambda: now[0])
+
+    def said(*words: tuple[str, float]) -> float | None:
+        """Seconds left, of four jobs alike, after these words, 10 s between them."""
+        whole = driver._Whole(jobs(tmp_path, list("abcd")))
+        for name, fraction in words:
+            now[0] += 10.0
+            whole.note(name, fraction, found=name == "d", done=fraction == 1.0)
+        return whole.left_s()
+
+    assert said(("a", 0.9)) is None and said(("a", 0.25)) is None  # either may be a checkpoint
+    assert said(("a", 0.25), ("a", 0.5)) == pytest.approx(140)  # it began anew: one picture each 10 s
+    assert said(("a", 0.9), ("a", 0.95)) == pytest.approx(20 / 0.1 * 3.05)
+    assert said(("a", 1.0)) == pytest.approx(30)  # one step
+    assert said(("d", 1.0), ("a", 0.5), ("a", 1.0)) == pytest.approx(60)
+    assert said(("a", 0.5), ("a", 1.0), ("b", 0.5), ("b", 0.0), ("b", 0.5), ("b", 1.0)) == pytest.approx(60)
+
+
+def test_a_word_costs_the_same_however_many_jobs_there_are(tmp_path):
+    class Counted(dict):
+        def __iter__(self):
+            pytest.fail("all jobs are looked at")
+
+        items = values = __iter__
+
+    whole = driver._Whole(jobs(tmp_path, [str(i) for i in range(3)]))
+    whole.costs, whole.fractions = Counted(whole.costs), Counted(whole.fractions)
+    for i, share in ((0, 1 / 3), (1, 2 / 3), (2, 1.0)):
+        whole.note(str(i), 1.0, done=True)
+        assert whole.done() == pytest.approx(share) and whole.left_s() is not None
+    assert whole.done() == 1 and whole.left_s() == 0
+
+
 def test_a_late_word_of_jobs_before_is_passed_over(tmp_path):
     """As of a Ray board: a word of the first jobs of a pool may come when its next ones run."""
 
