@@ -19,6 +19,7 @@ from uuid import uuid4
 PART = ".part-"  # how the name of a file begins that is not written whole yet
 HELD = (5, 32)  # Windows' error numbers
 NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EROFS)  # a disk cannot be asked for it
+FULL = (errno.ENOSPC, errno.EDQUOT)
 STREAMS = (("/", "dev", "stdout"), ("/", "dev", "stderr"), ("/", "dev", "fd"))
 WAITS = (0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.5, 0.9)  # seconds between the tries
 
@@ -120,6 +121,13 @@ def check_writable(folder: Path) -> None:
 def advice(error: BaseException, otherwise: str) -> str:
     """What to do about a file that could not be written: the beginning of a sentence."""
     return "Close the program that has the file open" if is_held(error) else otherwise
+
+
+def mend(error: BaseException) -> str:
+    """What to do about a file that could not be written where it was wanted: a sentence."""
+    full = getattr(error, "errno", None) in FULL
+    what = advice(error, "Free some space" if full else "")
+    return f"{what} or name another place." if what else "Name another place."
 
 
 def _patient(work: Callable[[], None]) -> None:

@@ -50,7 +50,7 @@ class Event:
     kind: progress; done (found: it was there already); held: another process has it in hand, and it is asked for again;
     retried: it broke and begins again; failed: it is given up. fraction: of this job, in [0, 1]. note: a word, or why.
     all_done: share of all jobs by their costs, in [0, 1]. left_s: seconds until all are done, by the pace so far; None
-    while nothing tells. answer: of the job, when it was made now.
+    while nothing tells. answer: of the job, when it was made now; so far, where it tells that.
     ended: it broke because its process or machine is gone. error: the class of the GudaError that it raised.
     """
 

@@ -23,7 +23,7 @@ from guda_core.held_files import remove_file
 from guda_core.reports.bundle import json_text
 from guda_core.scoring import parts, places
 from guda_core.scoring.listing import LIST, PARQUET, Listing, as_text, parts_for
-from guda_core.scoring.part_jobs import claim_of, here
+from guda_core.scoring.part_jobs import here
 from guda_core.scoring.scorer import WHY, Done, Task, asked_methods, service_of
 from guda_core.service import Service, find_effort
 from guda_core.versions import today
@@ -123,7 +123,7 @@ class Table:
         if work is here:  # before there is a folder; of workers, the first one finds out
             task = Task(self.out, 0, 0, self.make_service, methods=self.options.methods)
             asked_methods(task, service := service_of(task), service.provenance())
-        claim = claim_of(self.out, self.listing.name)
+        claim = places.claim_of(self.out, self.listing.name)
         with ExitStack() as stack:
             mine = stack.enter_context(claimed(claim))  # so that no other run removes the list
             self._begin()
@@ -137,7 +137,7 @@ class Table:
 
     def _begin(self) -> None:
         """Write down how many parts there are; where another run has done so, it is as many."""
-        with claimed(claim_of(self.out, TABLE), wait=True):
+        with claimed(places.claim_of(self.out, TABLE), wait=True):
             if begun(self.out) is None:
                 head = {"format": FORMAT, "parts": self.parts, "begun": today(), "guda_version": __version__}
                 places.write(places.joined(self.out, TABLE), json_text(head).encode())
@@ -149,7 +149,7 @@ class Table:
             for place in places.files(self.out, PARQUET):
                 name = places.name_of(place)
                 if LIST.fullmatch(name) and name != self.listing.name:
-                    with claimed(claim := claim_of(self.out, name)) as mine:
+                    with claimed(claim := places.claim_of(self.out, name)) as mine:
                         if mine:
                             places.remove(place)
                     if mine:
