@@ -774,6 +774,13 @@ def test_what_a_table_will_take_is_said_once_its_pace_is_known(tmp_path, capsys,
             slow.hear(Total(1001, scored=scored))
     said = " ".join(capsys.readouterr().err.split())
     assert said.count("will take") == 1 and "(40 s each), the other 999 will take about 11.1 h" in said
+    clock = iter([0.0, 15.0])
+    grown = table_lines._Expected()  # most of its pictures have rows already
+    with monkeypatch.context() as patch:
+        patch.setattr(table_lines.time, "monotonic", lambda: next(clock))
+        for total in (Total(400, kept=100), Total(400, scored=1, kept=100), Total(400, scored=4, kept=247)):
+            grown.hear(total)
+    assert "of the first pictures, the other 149 will take about 15 s." in " ".join(capsys.readouterr().err.split())
 
 
 def test_rows_go_into_a_pipe_as_they_are_and_leave_nothing_beside_it(tmp_path):
