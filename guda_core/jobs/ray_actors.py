@@ -20,7 +20,7 @@ from guda_core import __version__
 from guda_core.errors import OptionError
 from guda_core.jobs.bad_places import BadPlaces
 from guda_core.jobs.job import Job, Told
-from guda_core.jobs.ray_pool import CPUS, CPUS_BESIDE_A_GPU, RayPool, _broken, _task, _why
+from guda_core.jobs.ray_pool import CPUS, CPUS_BESIDE_A_GPU, RayPool, _broken, _task, _why, need_ray
 
 log = logging.getLogger(__name__)
 LOOK_S, SELDOM = 2.0, 5  # between two looks at how large the cluster is; doubled for each start in vain, so often
@@ -32,8 +32,7 @@ class _Actor:
 
     def started(self) -> str:
         """Where it is."""
-        import ray
-
+        ray = need_ray()
         here = ray.get_runtime_context()
         gpus = "".join(f", GPU {i}" for i in here.get_accelerator_ids().get("GPU", []))
         return f"The machine {ray.util.get_node_ip_address()} (node {here.get_node_id()[:12]}){gpus}"
