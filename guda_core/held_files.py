@@ -17,6 +17,7 @@ from pathlib import Path
 from uuid import uuid4
 
 PART = ".part-"  # how the name of a file begins that is not written whole yet
+LEFT_S = 86_400.0
 HELD = (5, 32)  # Windows' error numbers
 NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EROFS)  # a disk cannot be asked for it
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -58,6 +59,14 @@ def _bring_to_disk(path: Path) -> None:
 def remove_file(path: Path) -> None:
     """Remove a file, if it is there. Raises OSError: refused, also after 2 s."""
     _patient(lambda: path.unlink(missing_ok=True))
+
+
+def remove_left(folder: Path) -> None:
+    """Remove what killed processes left of files that they wrote into a folder by `replacing`: untouched for a day."""
+    for path in folder.glob(f"{PART}*"):
+        with suppress(OSError):  # another one does
+            if time.time() - path.stat().st_mtime > LEFT_S:
+                remove_file(path)
 
 
 @contextmanager

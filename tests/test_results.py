@@ -31,7 +31,7 @@ from guda_core.diffusion.memory import NO_MEMORY
 from guda_core.errors import LACKS, GudaError, OptionError, ReportError
 from guda_core.records import GroupScore, Scope
 from guda_core.reports.read import read_report
-from guda_core.scoring import again, caveats, parts, places
+from guda_core.scoring import again, asking, caveats, parts, places
 from guda_core.scoring.asking import Asked, Results
 from guda_core.scoring.part_jobs import here
 from guda_core.scoring.summary import Silent
@@ -219,6 +219,18 @@ def test_pictures_without_any_score_are_no_scored_ones_and_are_said(tmp_path, ca
     with pytest.raises(typer.Exit):  # with 1: no picture has a score
         table_lines.make_table([str(folder)], str(out), Mute, asked, workers=None, ray=None)
     assert "Scored: 0. Without scores: 3." in capsys.readouterr().out
+
+
+def test_rows_that_a_shared_disk_shows_late_are_waited_for_and_what_lacks_is_said(tmp_path, caplog, monkeypatch):
+    out, late = tmp_path / "out", []
+    make_table(folder_of(tmp_path / "in", 9), out, LightService)
+    for path in (out / "parts").iterdir():
+        late.append(path.rename(tmp_path / path.name))
+    monkeypatch.setattr(asking.time, "sleep", lambda s: late and late[0].rename(out / "parts" / late.pop(0).name))
+    assert asking.all_there(str(out), 9).summary().pictures == 9 and not late and not caplog.text
+    monkeypatch.setattr(asking, "LATE_S", 0.0)
+    assert asking.all_there(str(out), 10).summary().pictures == 9
+    assert "Rows of 9 pictures are seen, of 10 that were made." in caplog.text
 
 
 @pytest.mark.parametrize("every", [True, False])

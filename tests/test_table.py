@@ -25,6 +25,7 @@ from PIL import Image
 
 import guda_core
 from guda_core import api
+from guda_core.attribution import run_files
 from guda_core.cli import table_lines
 from guda_core.data.images import hash_pixels, read_picture
 from guda_core.diffusion.memory import NO_MEMORY
@@ -422,6 +423,27 @@ def test_of_two_runs_with_other_settings_begun_at_once_the_later_one_is_refused(
     monkeypatch.setattr(places, "content", content)
     with pytest.raises(OptionError, match=r"something else \(effort\)"):
         run(folder, tmp_path / "out", LightService, options=Options("standard"))
+
+
+def test_what_killed_runs_left_is_removed_but_no_lock_that_others_may_wait_for(folder, tmp_path):
+    out = tmp_path / "out"
+    run(folder, out, LightService)
+    left, new = (out / "parts" / f".part-{name}" for name in ("left", "new"))
+    for path in (left, new):
+        path.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    (first,) = out.glob("asked-*")
+    lock = out / "claims" / f"{first.name}.lock"
+    draw(folder / "more.png", seed=99)
+    run(folder, out, LightService)
+    assert not first.exists() and lock.exists() and not left.exists() and new.exists()
+    with run_files.in_place_of(left.with_name("features")) as aside:
+        os.utime(new, (0, 0))
+        aside.write_bytes(b"whole")
+    assert new.exists()
+    with run_files.in_place_of(left.with_name("features")) as aside:
+        aside.write_bytes(b"whole")
+    assert not new.exists()
 
 
 def test_what_workers_keep_is_told_as_kept_while_they_work(folder, tmp_path, monkeypatch):

@@ -28,7 +28,7 @@ def make_table(
 ) -> None:
     """Score the pictures, write the summary page, and say what came of it. workers, ray: None for this process."""
     from guda_core.scoring import places, summary_page
-    from guda_core.scoring.asking import Results
+    from guda_core.scoring.asking import all_there
     from guda_core.scoring.summary import no_score_said, silent_said
     from guda_core.scoring.table_run import Table
 
@@ -47,7 +47,7 @@ def make_table(
     say(f"Scored: {total.scored + total.kept:,}{kept}. Without scores: {total.refused + total.no_score:,}.")
     for picture, why in list(total.why.items())[:SHOWN]:
         note(f"{picture}: {why}")
-    results = Results(table.out)
+    results = all_there(table.out, total.done)
     silent = results.silent()
     for said in filter(None, (no_score_said(total.no_score), *results.caveats(), *silent_said(silent))):
         note(said)

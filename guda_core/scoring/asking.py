@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from guda_core.scoring.table_run import begun
 if TYPE_CHECKING:
     import pandas
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 STATUSES = ("ok", "unavailable", "no_score", REFUSED, FAILED)
 SCOPES = ("in scope", "out of scope", "not assessed")
@@ -30,6 +33,8 @@ ORDERS = {  # name -> how rows are sorted
     "lowest score": "score ASC NULLS LAST, picture, method, rank",
     "picture": "picture, method, rank NULLS LAST, group_id",
 }
+LATE_S, LOOK_S = 60.0, 2.0
+SEEN_LATE = "This disk shows the others late. `guda results FOLDER --page PAGE` writes the summary again."
 FIRST = (
     "(rank = 1 OR method IS NULL OR (rank IS NULL AND (picture, method) NOT IN "
     "(SELECT (picture, method) FROM scores WHERE rank = 1)))"
@@ -85,6 +90,31 @@ def _holds(text: str) -> tuple[str, list[Any]]:
     if text.isascii():
         return plain, [text]
     return f"({plain} OR contains(lower(nfc_normalize(picture)), lower(nfc_normalize(?))))", [text, text]
+
+
+def all_there(folder: str, pictures: int) -> Results:
+    """The results of a run, once so many pictures have rows in them. A shared disk shows what other machines wrote up
+    to a minute late; after that, what lacks is said.
+
+    Raises:
+        OptionError: nothing is there then either.
+    """
+    until = time.monotonic() + LATE_S
+    while True:
+        late = time.monotonic() >= until
+        try:
+            found = Results(folder)
+            there = found.query("SELECT count(DISTINCT picture) FROM scores")[0][0]
+        except (OptionError, ReportError):
+            if late:
+                raise
+        else:
+            if there < pictures and late:
+                log.warning("Rows of %d pictures are seen, of %d that were made. %s", there, pictures, SEEN_LATE)
+            if there >= pictures or late:
+                return found
+            found.close()
+        time.sleep(LOOK_S)
 
 
 class Results:

@@ -19,7 +19,7 @@ from typing import Any
 
 from guda_core import __version__
 from guda_core.errors import OptionError, ReportError
-from guda_core.held_files import remove_file
+from guda_core.held_files import remove_left
 from guda_core.reports.bundle import json_text
 from guda_core.scoring import parts, places
 from guda_core.scoring.listing import LIST, PARQUET, Listing, as_text, parts_for
@@ -133,7 +133,7 @@ class Table:
                 total = _added(total, done, so_far.get(done.part, Done(done.part, done.pictures)))
                 so_far[done.part] = replace(done, why={})
                 yield total
-            self._remove_lists()
+            self._remove_left()
 
     def _begin(self) -> None:
         """Write down how many parts there are; where another run has done so, it is as many."""
@@ -143,17 +143,17 @@ class Table:
                 places.write(places.joined(self.out, TABLE), json_text(head).encode())
             self.parts = self._parts()
 
-    def _remove_lists(self) -> None:
-        """Remove the lists of runs before this one, but not of those that go on beside it."""
+    def _remove_left(self) -> None:
+        """Remove the lists of runs before this one, but not of those that go on beside it, and files of killed ones."""
         with suppress(OSError, ReportError):  # the next run tries it again
+            for folder in () if places.is_url(self.out) else (self.out, places.joined(self.out, parts.FOLDER)):
+                remove_left(places.as_path(folder))
             for place in places.files(self.out, PARQUET):
                 name = places.name_of(place)
                 if LIST.fullmatch(name) and name != self.listing.name:
-                    with claimed(claim := places.claim_of(self.out, name)) as mine:
+                    with claimed(places.claim_of(self.out, name)) as mine:  # its lock stays: others may wait for it
                         if mine:
                             places.remove(place)
-                    if mine:
-                        remove_file(claim.with_name(f"{claim.name}.lock"))
 
 
 def _added(total: Total, now: Done, before: Done) -> Total:
