@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any, Literal, Protocol
@@ -100,7 +100,9 @@ class _Whole:
         return (time.monotonic() - self.began) * left / self.made if self.made > 0 else None
 
 
-def work_through(jobs: Sequence[Job], pool: Pool, *, retries: int = RETRIES, until: float = inf) -> Iterator[Event]:
+def work_through(
+    jobs: Sequence[Job], pool: Pool, *, retries: int = RETRIES, until: float = inf
+) -> Generator[Event, None, None]:
     """Do all jobs; yields what happens. Whoever stops listening, or is interrupted, ends the jobs in hand; so does the
     moment `until` of `time.monotonic`.
 

@@ -162,7 +162,10 @@ def silent_of(query: Query) -> dict[str, Silent]:
         "bool_or(lacks), mode(why) FILTER (NOT scored) FROM asked GROUP BY 1 HAVING n > 0 ORDER BY 1",
         {"lacks": LACKS},
     )
-    return {str(m): Silent(*n, bool(lacks), LACKS if lacks else str(why or "")) for m, *n, lacks, why in found}
+    return {
+        str(method): Silent(n, of, scored, bool(lacks), LACKS if lacks else str(why or ""))
+        for method, n, of, scored, lacks, why in found
+    }
 
 
 def silent_said(silent: Mapping[str, Silent]) -> list[str]:
