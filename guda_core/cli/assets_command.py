@@ -100,7 +100,7 @@ def features(
     for m in wanted:
         with progress_bar() as bar:
             task = bar.add_task(m, note="", total=1.0)
-            for fraction, _ in feature_jobs.make(opened, m):
+            for fraction, *_ in feature_jobs.make(opened, m):
                 bar.update(task, completed=fraction)
         say(f"Written: {where / m}")
 
