@@ -81,6 +81,10 @@ class ReportError(GudaError):
     """A report is damaged, was tampered with, or cannot be written, read or replayed."""
 
 
+class PassingError(ReportError):
+    """A file cannot be read or written now. A little later, or on another machine, it may."""
+
+
 class TrainingError(GudaError):
     """A training cannot start, go on or be resumed."""
 

@@ -17,8 +17,10 @@ from pathlib import Path
 from uuid import uuid4
 
 PART = ".part-"  # how the name of a file begins that is not written whole yet
+LEFT_S = 86_400.0
 HELD = (5, 32)  # Windows' error numbers
 NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EROFS)  # a disk cannot be asked for it
+FULL = (errno.ENOSPC, errno.EDQUOT)
 STREAMS = (("/", "dev", "stdout"), ("/", "dev", "stderr"), ("/", "dev", "fd"))
 WAITS = (0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.5, 0.9)  # seconds between the tries
 
@@ -57,6 +59,14 @@ def _bring_to_disk(path: Path) -> None:
 def remove_file(path: Path) -> None:
     """Remove a file, if it is there. Raises OSError: refused, also after 2 s."""
     _patient(lambda: path.unlink(missing_ok=True))
+
+
+def remove_left(folder: Path) -> None:
+    """Remove what killed processes left of files that they wrote into a folder by `replacing`: untouched for a day."""
+    for path in folder.glob(f"{PART}*"):
+        with suppress(OSError):  # another one does
+            if time.time() - path.stat().st_mtime > LEFT_S:
+                remove_file(path)
 
 
 @contextmanager
@@ -120,6 +130,13 @@ def check_writable(folder: Path) -> None:
 def advice(error: BaseException, otherwise: str) -> str:
     """What to do about a file that could not be written: the beginning of a sentence."""
     return "Close the program that has the file open" if is_held(error) else otherwise
+
+
+def mend(error: BaseException) -> str:
+    """What to do about a file that could not be written where it was wanted: a sentence."""
+    full = getattr(error, "errno", None) in FULL
+    what = advice(error, "Free some space" if full else "")
+    return f"{what} or name another place." if what else "Name another place."
 
 
 def _patient(work: Callable[[], None]) -> None:

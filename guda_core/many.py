@@ -21,7 +21,7 @@ from guda_core.named import Named
 from guda_core.python_words import speaks_python
 from guda_core.records import GroupSet
 from guda_core.scoring import summary_page
-from guda_core.scoring.asking import Results
+from guda_core.scoring.asking import Results, all_there
 from guda_core.scoring.part_jobs import by_pool
 from guda_core.scoring.summary import silent_said
 from guda_core.scoring.table_run import Options, Table, Total
@@ -91,7 +91,7 @@ def attribute_many(
             total = _run(table, partial(by_pool, pool=pool))
     else:
         total = _run(table)
-    results = Results(table.out)
+    results = all_there(table.out, total.done)
     if total.why:
         picture, why = next(iter(total.why.items()))
         n = f"{total.refused:,} of {total.pictures:,} pictures"

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import itertools
 import json
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -411,6 +412,23 @@ def test_two_processes_do_not_unlearn_one_group_at_once(job):
         next(beside)
     steps.close()
     assert [p.step for p in job.unlearn("noto", CONFIG)] == [2, 3, 4]
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_two_machines_do_not_unlearn_one_group_at_once_where_the_disk_knows_locks(job, tmp_path, monkeypatch, locks):
+    real = run.claimed
+
+    def claims(path):
+        if not locks and path.is_relative_to(tmp_path / "adapters"):
+            raise OptionError("Nothing can be claimed there.")
+        return real(path)
+
+    monkeypatch.setattr(run, "claimed", claims)
+    with job.claim("noto"):
+        monkeypatch.setenv("GUDA_CACHE", str(tmp_path / "another machine's"))
+        refused = pytest.raises(InHandError, match="Another process is unlearning 'noto'")
+        with refused if locks else nullcontext(), job.claim("noto"):
+            pass
 
 
 def test_a_model_without_prompts_is_unlearned_by_the_same_job(job, tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ from guda_core import __version__
 from guda_core.data import shards
 from guda_core.data.shards import Shards
 from guda_core.errors import OptionError
-from guda_core.jobs import driver, local_pool, ray_actors, ray_pool
+from guda_core.jobs import bad_places, driver, local_pool, ray_actors, ray_pool
 from guda_core.jobs.driver import work_through
 from guda_core.jobs.environ import apply, settings
 from guda_core.jobs.job import Told, perform
@@ -180,6 +180,42 @@ def test_more_workers_than_windows_waits_for_are_all_heard(monkeypatch):
     assert [told.job for told in pool.told(20.0)] == [str(i) for i in range(40)]
 
 
+def test_a_gpu_at_which_every_job_breaks_uses_up_no_tries_while_another_one_works(tmp_path, monkeypatch, caplog):
+    class Worker:
+        """Of GPU 1 each job breaks at once; of GPU 0 it is done a little later."""
+
+        pipe, process, usable = SimpleNamespace(close=list), SimpleNamespace(sentinel=0), True
+
+        def __init__(self, environ):
+            self.gpu, self.job = environ[GPUS], None
+
+        def take(self, job):
+            self.job, self.left = job, 5
+            begun.append(self.gpu)
+
+        def told(self):
+            self.left -= 1
+            if self.gpu == "0" and self.left:
+                return []
+            told, self.job = Told(self.job.name, "broke" if self.gpu == "1" else "done", 1.0), None
+            return [told]
+
+        def end(self, until):
+            pass
+
+    begun: list[str] = []
+    monkeypatch.setattr(local_pool, "_Worker", Worker)
+    monkeypatch.setattr(local_pool, "wait", lambda *a: [])
+    assert set(last_words(run(tmp_path, list("abcdefghij"), LocalPool(2, devices=["0", "1"]))).values()) == {"done"}
+    assert begun.count("1") == 2 and caplog.text.count("GPU 1 broke 2 jobs one after the other.") == 1
+    begun.clear()
+    monkeypatch.setattr(bad_places, "PAUSE_S", 0.0)  # it gets one more try then
+    assert len(last_words(run(tmp_path, list("abcdefghij"), LocalPool(2, devices=["0", "1"])))) == 10
+    assert begun.count("1") > 2
+    alone = run(tmp_path, ["a"], LocalPool(2, devices=["1"]))
+    assert [e.kind for e in alone] == ["retried", "retried", "failed"]  # where there is no other one, it is tried
+
+
 def ray_processes(*found: tuple[str, float, str]) -> list[SimpleNamespace]:
     """As `psutil` lists them. Of each `raylet`: whose it is, since when it runs, and its cluster."""
     lists = [(["/bin/sh"], 0.0, "root"), ([], 0.0, "root"), (None, None, None)]
@@ -226,7 +262,8 @@ def test_only_a_ray_cluster_of_ones_own_is_joined_unasked(joined, monkeypatch):
 
 class Ray:
     """Stands for Ray: a cluster without GPUs. starts: what becomes of each worker: "+" it starts, and does jobs at
-    once, "-" it dies, "?" it waits for room, "!" it starts, and its machine dies. Tasks wait."""
+    once, "-" it dies, "?" it waits for room, "!" it starts, and its machine dies, "x" it starts, and jobs break there.
+    Tasks wait."""
 
     IN_ITS_START = (
         "The actor died because of an error raised in its creation task, ray::_Actor.__init__() (pid=1)\n  ^^^^\n"
@@ -238,6 +275,7 @@ class Ray:
 
     def __init__(self, starts: str, cpus: int = 1) -> None:
         self.starts, self.cpus, self.begun, self.said = iter(starts), cpus, 0, dict[object, object]()
+        self.ran = list[str]()
         self.exceptions = SimpleNamespace(RayError=self.RayError)
 
     def cluster_resources(self) -> dict[str, float]:
@@ -262,11 +300,15 @@ class Ray:
     def actor(self) -> SimpleNamespace:
         self.begun += 1
         kind, gone = next(self.starts), self.RayError("The node has died.")
-        later: dict[str, object] = {"+": True, "-": self.RayError(self.IN_ITS_START), "?": None, "!": gone}
-        starts = chain([True] if kind == "!" else [], repeat(later[kind]))
+        later: dict[str, object] = {"-": self.RayError(self.IN_ITS_START), "?": None, "!": gone}
+        starts = chain([kind] if kind == "!" else [], repeat(later.get(kind, kind)))
 
         def run(packed: bytes, *more: object) -> object:
-            return gone if kind == "!" else pickle.dumps(perform(pickle.loads(packed), lambda told: None))
+            job = pickle.loads(packed)
+            self.ran.append(kind)
+            if kind == "x":
+                return pickle.dumps(Told(job.name, "broke"))
+            return gone if kind == "!" else pickle.dumps(perform(job, lambda told: None))
 
         return SimpleNamespace(
             started=SimpleNamespace(remote=lambda: self.answer(next(starts))),
@@ -319,6 +361,12 @@ def test_a_machine_of_ray_that_dies_with_all_its_workers_costs_a_job_one_try(tmp
     monkeypatch.setattr(ray_actors, "LOOK_S", 0.2)  # others take a moment to start
     events = run(tmp_path, ["a"], RayActors(Ray("!!!!" + "+" * 9, cpus=4)))
     assert [e.kind for e in events] == ["retried", "done"] and "node has died" in events[0].note
+
+
+def test_a_machine_of_ray_where_every_job_breaks_gets_none_while_others_work(tmp_path, hasty, caplog):
+    pool = RayActors(ray := Ray("+" + "x" * 99, cpus=2))
+    assert last_words(run(tmp_path, list("abcdefghij"), pool)) == dict.fromkeys("abcdefghij", "done")
+    assert ray.ran.count("x") == 2 and caplog.text.count("x broke 2 jobs one after the other.") == 1
 
 
 def test_a_ray_cluster_that_begins_nothing_is_told_once(tmp_path, hasty, caplog):
@@ -376,6 +424,41 @@ def test_several_processes_may_keep_the_same_encoded_pictures_at_once(tmp_path, 
     monkeypatch.setattr(shards, "save_file", while_another_does)
     store.write({"a": {"latent": torch.ones(2)}})
     assert store.read(["a"])["a"]["latent"].tolist() == [1, 1] and len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_end_is_told_by_what_was_made_now_not_by_what_a_checkpoint_held(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(driver.time, "monotonic", lambda: now[0])
+
+    def said(*words: tuple[str, float]) -> float | None:
+        """Seconds left, of four jobs alike, after these words, 10 s between them."""
+        whole = driver._Whole(jobs(tmp_path, list("abcd")))
+        for name, fraction in words:
+            now[0] += 10.0
+            whole.note(name, fraction, found=name == "d", done=fraction == 1.0)
+        return whole.left_s()
+
+    assert said(("a", 0.9)) is None and said(("a", 0.25)) is None  # either may be a checkpoint
+    assert said(("a", 0.25), ("a", 0.5)) == pytest.approx(140)  # it began anew: one picture each 10 s
+    assert said(("a", 0.9), ("a", 0.95)) == pytest.approx(20 / 0.1 * 3.05)
+    assert said(("a", 1.0)) == pytest.approx(30)  # one step
+    assert said(("d", 1.0), ("a", 0.5), ("a", 1.0)) == pytest.approx(60)
+    assert said(("a", 0.5), ("a", 1.0), ("b", 0.5), ("b", 0.0), ("b", 0.5), ("b", 1.0)) == pytest.approx(60)
+
+
+def test_a_word_costs_the_same_however_many_jobs_there_are(tmp_path):
+    class Counted(dict):
+        def __iter__(self):
+            pytest.fail("all jobs are looked at")
+
+        items = values = __iter__
+
+    whole = driver._Whole(jobs(tmp_path, [str(i) for i in range(3)]))
+    whole.costs, whole.fractions = Counted(whole.costs), Counted(whole.fractions)
+    for i, share in ((0, 1 / 3), (1, 2 / 3), (2, 1.0)):
+        whole.note(str(i), 1.0, done=True)
+        assert whole.done() == pytest.approx(share) and whole.left_s() is not None
+    assert whole.done() == 1 and whole.left_s() == 0
 
 
 def test_a_late_word_of_jobs_before_is_passed_over(tmp_path):

@@ -21,6 +21,8 @@ from guda_core.attribution.logo import Logo
 from guda_core.attribution.method import Budget, answers, total_cost
 from guda_core.attribution.racing import BEHIND, Racing, look, passes
 from guda_core.diffusion import likelihood
+from guda_core.diffusion.memory import NO_MEMORY
+from guda_core.errors import NoMemoryError
 from guda_core.records import Attribution, Cost, KLValues
 from guda_core.reports import bundle
 from guda_core.reports.findings import Verdict
@@ -177,6 +179,24 @@ def test_what_is_wide_enough_ends_the_answer(service, query, monkeypatch):
     assert last.reached == "width" and last.kl is not None and last.kl.full.shape[1] < 6 and last.progress == 1
     said = verdict_of({"guda": last}, service.group_set, ["guda"], service.methods())
     assert sentences.ENDED_EARLY in said.figures
+
+
+@pytest.mark.parametrize("kept", [0, 1, 4])
+def test_groups_that_drop_out_end_no_answer_before_it_has_scores(service, query, monkeypatch, kept):
+    guda = service.offered["guda"]
+    good, real = list(guda.adapters)[:kept], guda.without
+
+    def without(group):
+        if group not in good:
+            raise NoMemoryError(NO_MEMORY)
+        return real(group)
+
+    monkeypatch.setattr(guda, "without", without)
+    *before, last = ask(service, query, "quick")
+    shares = [a.progress for a in before]
+    assert all(s < 1 for s in shares) and shares == sorted(shares) and last.progress == 1
+    assert [g for g, s in last.groups.items() if s.status == "ok"] == good
+    assert {s.reason for g, s in last.groups.items() if s.status == "no_score"} == {NO_MEMORY}
 
 
 def test_every_noise_is_made_once_for_all_models_and_errors_leave_the_device_once_a_pass(service, query, monkeypatch):

@@ -27,12 +27,14 @@ from guda_core import api, held_files
 from guda_core.cli import table_lines
 from guda_core.data.groups import load_group_set
 from guda_core.diffusion.cards import resolve_card
-from guda_core.errors import GudaError, OptionError, ReportError
+from guda_core.diffusion.memory import NO_MEMORY
+from guda_core.errors import LACKS, GudaError, OptionError, ReportError
 from guda_core.records import GroupScore, Scope
 from guda_core.reports.read import read_report
-from guda_core.scoring import again, caveats, parts, places
+from guda_core.scoring import again, asking, caveats, parts, places
 from guda_core.scoring.asking import Asked, Results
 from guda_core.scoring.part_jobs import here
+from guda_core.scoring.summary import Silent
 from guda_core.scoring.summary_page import page
 from guda_core.scoring.table_run import Table, Total
 from guda_core.ui import results_screen
@@ -188,7 +190,7 @@ def test_a_method_that_is_named_twice_is_asked_once(tmp_path):
 
 
 def test_pictures_without_any_score_are_no_scored_ones_and_are_said(tmp_path, capsys):
-    class Silent(LightService):
+    class Mute(LightService):
         """Whose models are all of another model; the first picture by name has a cosine all the same."""
 
         def _guda(self, query, progress):
@@ -199,23 +201,61 @@ def test_pictures_without_any_score_are_no_scored_ones_and_are_said(tmp_path, ca
     folder, out = folder_of(tmp_path / "in", 3), tmp_path / "out"
     asked = dataclasses.replace(QUICK, methods=("guda",))
     with pytest.raises(typer.Exit):  # with 1: no picture has a score
-        table_lines.make_table([str(folder)], str(out), Silent, asked, workers=None, ray=None)
+        table_lines.make_table([str(folder)], str(out), Mute, asked, workers=None, ray=None)
     sentence = "No picture has a score by guda. It was made for another model."
     assert sentence in " ".join(capsys.readouterr().err.split())
     results = Results(str(out))
     s = results.summary()
     assert (s.pictures, s.scored, s.no_score, s.refused, s.failed) == (3, 0, 3, 0, 0)
-    assert results.silent() == {"guda": "It was made for another model."} and s.plain()["no_score"] == 3
+    assert results.silent() == {"guda": Silent(3, 3, 0, False, "It was made for another model.")}
+    assert s.plain()["no_score"] == 3
     assert {r["picture"] for r in results.find(first=True)} == {"000.png", "001.png", "002.png"}
     assert "3 of them have no score by any method." in guda("results", out)
     assert "3 of them have no score" in (out / "summary.html").read_text()
-    for made, found in ((Silent, Total(3, no_score=3)), (LightService, Total(3, scored=3))):
+    for made, found in ((Mute, Total(3, no_score=3)), (LightService, Total(3, scored=3))):
         other = dataclasses.replace(asked, methods=("guda", "clip")) if made is LightService else asked
         assert make_table(folder, tmp_path / made.__name__, made, options=other) == found
-    assert make_table(folder, out, Silent, options=asked) == Total(3, no_score=3)
+    assert make_table(folder, out, Mute, options=asked) == Total(3, no_score=3)
     with pytest.raises(typer.Exit):  # with 1: no picture has a score
-        table_lines.make_table([str(folder)], str(out), Silent, asked, workers=None, ray=None)
+        table_lines.make_table([str(folder)], str(out), Mute, asked, workers=None, ray=None)
     assert "Scored: 0. Without scores: 3." in capsys.readouterr().out
+
+
+def test_rows_that_a_shared_disk_shows_late_are_waited_for_and_what_lacks_is_said(tmp_path, caplog, monkeypatch):
+    out, late = tmp_path / "out", []
+    make_table(folder_of(tmp_path / "in", 9), out, LightService)
+    for path in (out / "parts").iterdir():
+        late.append(path.rename(tmp_path / path.name))
+    monkeypatch.setattr(asking.time, "sleep", lambda s: late and late[0].rename(out / "parts" / late.pop(0).name))
+    assert asking.all_there(str(out), 9).summary().pictures == 9 and not late and not caplog.text
+    monkeypatch.setattr(asking, "LATE_S", 0.0)
+    assert asking.all_there(str(out), 10).summary().pictures == 9
+    assert "Rows of 9 pictures are seen, of 10 that were made." in caplog.text
+
+
+@pytest.mark.parametrize("every", [True, False])
+def test_a_table_whose_pictures_lack_scores_for_memory_is_no_whole_one(tmp_path, capsys, every):
+    """From the second picture on, of all groups or of one, as where another program fills the GPU."""
+
+    class Short(LightService):
+        def _guda(self, query, progress):
+            a = super()._guda(query, progress)
+            if query.image_hash == self.scored[0]:
+                return a
+            lacking = GroupScore(None, None, None, "no_score", NO_MEMORY)
+            groups = list(a.groups) if every else list(a.groups)[-1:]
+            return dataclasses.replace(a, groups={**a.groups, **dict.fromkeys(groups, lacking)}, runner_up=None)
+
+    folder, out, made = folder_of(tmp_path / "in", 4), tmp_path / "out", Short()
+    with pytest.raises(typer.Exit):  # with 1
+        table_lines.make_table([str(folder)], str(out), lambda: made, QUICK, workers=None, ray=None)
+    sentence = f"3 of 4 pictures lack scores by guda. {LACKS}"
+    assert sentence in " ".join(capsys.readouterr().err.split())
+    assert Results(out).summary().silent == {"guda": Silent(3, 4, 1 if every else 4, True, LACKS)}
+    told, page = " ".join(guda("results", out).split()), (out / "summary.html").read_text()
+    first = "1 picture" if every else "4 pictures"
+    assert sentence in told and sentence in page and f"First group by guda, of {first} that it has scored" in told
+    assert f"Of {first} that it has scored" in page and "Of 4 pictures that it has scored" in page
 
 
 def test_what_has_to_be_said_beside_scores_stays_with_their_table(tmp_path, capsys, caplog, monkeypatch):
@@ -746,6 +786,13 @@ def test_what_a_table_will_take_is_said_once_its_pace_is_known(tmp_path, capsys,
             slow.hear(Total(1001, scored=scored))
     said = " ".join(capsys.readouterr().err.split())
     assert said.count("will take") == 1 and "(40 s each), the other 999 will take about 11.1 h" in said
+    clock = iter([0.0, 15.0])
+    grown = table_lines._Expected()  # most of its pictures have rows already
+    with monkeypatch.context() as patch:
+        patch.setattr(table_lines.time, "monotonic", lambda: next(clock))
+        for total in (Total(400, kept=100), Total(400, scored=1, kept=100), Total(400, scored=4, kept=247)):
+            grown.hear(total)
+    assert "of the first pictures, the other 149 will take about 15 s." in " ".join(capsys.readouterr().err.split())
 
 
 def test_rows_go_into_a_pipe_as_they_are_and_leave_nothing_beside_it(tmp_path):

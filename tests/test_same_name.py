@@ -58,7 +58,7 @@ def styles(made, home):
 
 def test_the_adapters_of_a_model_of_the_same_name_are_kept(styles, home, monkeypatch):
     folder = home / "runs" / NAMED / "artists" / "adapters"
-    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and ".claims" not in p.parts}
     assert folder / "dee" / "guda.json" in before
     command = ("unlearn", "--model", "brush", "--lora", styles[1], "--groups", "dee", *TOLD)
     said = guda(*command, code=2)

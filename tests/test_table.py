@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import shutil
+import signal
 import struct
 import zlib
 from collections.abc import Callable
@@ -24,8 +25,11 @@ from PIL import Image
 
 import guda_core
 from guda_core import api
+from guda_core.attribution import run_files
+from guda_core.cli import table_lines
 from guda_core.data.images import hash_pixels, read_picture
-from guda_core.errors import ImageError, OptionError, ReportError, ScoreError
+from guda_core.diffusion.memory import NO_MEMORY
+from guda_core.errors import ImageError, NoMemoryError, OptionError, PassingError, ReportError, ScoreError
 from guda_core.jobs import driver, job
 from guda_core.jobs.job import Job, Told
 from guda_core.jobs.local_pool import LocalPool
@@ -300,6 +304,155 @@ def test_parts_that_are_given_up_are_told_with_the_reason():
     with pytest.raises(ReportError, match=r"4 of 12 pictures have no rows yet, .* \(Its process ended with code 7\)"):
         list(part_jobs.by_pool(tasks(3), pool))
     assert [pool.begun.count(f"part {i}") for i in range(3)] == [1, 1 + part_jobs.RETRIES, 1]
+
+
+@pytest.mark.parametrize("raised", [True, False])
+@pytest.mark.parametrize("times", [2, 99])
+def test_a_worker_without_memory_gives_the_part_back_and_the_last_try_is_a_row(
+    folder, tmp_path, monkeypatch, raised, times
+):
+    left, real = {"004.png": times, "005.png": times}, scorer._Part._score
+
+    def short(self, w, data):
+        found = real(self, w, data)
+        if left.get(w.picture, 0) <= 0:
+            return found
+        left[w.picture] -= 1
+        if raised:
+            raise NoMemoryError(NO_MEMORY)
+        return [{**row, "status": "no_score", "reason": NO_MEMORY} for row in found]
+
+    monkeypatch.setattr(scorer._Part, "_score", short)
+    work = partial(part_jobs.by_pool, pool=Here())
+    found = run(folder, tmp_path / "out", LightService, work)
+    lacking = [r for r in rows(tmp_path / "out") if r["reason"] == NO_MEMORY]
+    assert {r["picture"] for r in lacking} == ({"004.png", "005.png"} if times == 99 else set())
+    assert found.refused == (2 * raised if times == 99 else 0) and found.done == 9
+    left |= {"004.png": 99}  # in one process there is no other worker
+    run(folder, tmp_path / "alone", LightService)
+    assert left["004.png"] == 98
+
+
+def test_a_picture_whose_worker_is_ended_on_purpose_is_not_blamed(folder, tmp_path):
+    task = Task(str(tmp_path / "out"), 0, 4, LightService)
+
+    def begins(task: Task, *, then: list[Told | None]) -> list[Told | None]:
+        scorer._Tried(task).begin("a.png")
+        return [Told("part 0", "progress", 0.0, "", Done(0, 4)), *then]
+
+    for _ in range(scorer.TRIES):
+        stream = part_jobs.by_pool([task], Words(partial(begins, then=[None] * 9)))
+        next(stream)
+        stream.close()  # as Ctrl-C
+    assert scorer._Tried(task).ended == {}
+    crash = Told("part 0", "broke", ended=True)
+    with pytest.raises(ScoreError):
+        list(part_jobs.by_pool([task], Words(partial(begins, then=[crash]))))
+    assert not scorer._Tried(task).begin("a.png")
+
+
+def test_whoever_ends_a_plain_run_by_sigterm_blames_no_picture_and_keeps_what_was_scored(folder, tmp_path):
+    class Ended(LightService):
+        def prepare(self, data, *, prompt=""):
+            if len(self.scored) == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().prepare(data, prompt=prompt)
+
+    before, out = signal.getsignal(signal.SIGTERM), tmp_path / "out"
+    for _ in range(scorer.TRIES):
+        with pytest.raises(SystemExit):
+            table_lines.make_table([str(folder)], str(out), Ended, QUICK, workers=None, ray=None)
+    assert signal.getsignal(signal.SIGTERM) is before and len({r["picture"] for r in rows(out)}) >= 5
+    assert run(folder, out, LightService).refused == 0
+
+
+@pytest.mark.parametrize("what", [scorer.TRYING, "parts"])
+def test_one_write_that_is_lost_ends_no_run(folder, tmp_path, monkeypatch, caplog, what):
+    real, lost = os.replace, []
+
+    def replace(source, target):
+        if what in Path(target).parts and len(lost) < 2:
+            lost.append(target)
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        real(source, target)
+
+    monkeypatch.setattr("guda_core.held_files.os.replace", replace)
+    total = run(folder, tmp_path / "out", LightService, partial(part_jobs.by_pool, pool=Here()))
+    assert (total.scored + total.kept, len(lost)) == (
+        9,
+        2,
+    ) and "cannot be written now (Stale file handle)" in caplog.text
+
+
+class StoreError(Exception):
+    """As libraries of stores raise."""
+
+
+@pytest.mark.parametrize(
+    ("error", "passes", "mend"),
+    [
+        (OSError(errno.ENOSPC, "full"), False, r"\(full\)\. Free some space or name another place\."),
+        (OSError(errno.EDQUOT, "quota"), False, r"\(quota\)\. Free some space"),
+        (OSError(errno.EROFS, "read-only"), False, r"\(read-only\)\. Name another place\."),
+        (PermissionError(errno.EACCES, "denied"), False, r"\(denied\)\. Name another place\."),
+        (OSError(errno.EIO, "disk"), True, r"written now \(disk\)\. Try it again"),
+        (StoreError("503 Slow Down"), True, r"written now \(503 Slow Down\)\. Try it again"),
+    ],
+)
+def test_only_what_lasts_says_that_a_place_cannot_be_written(tmp_path, monkeypatch, error, passes, mend):
+    def refuses(*args, **more):
+        raise error
+
+    monkeypatch.setattr("guda_core.held_files.os.replace", refuses)
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "pipe_file", refuses)
+    for place in ("memory://x/y", str(tmp_path / "y"))[: 1 if isinstance(error, StoreError) else 2]:
+        with pytest.raises(ReportError, match=mend) as told:
+            places.write(place, b"x")
+        assert isinstance(told.value, PassingError) is passes
+
+
+def test_of_two_runs_with_other_settings_begun_at_once_the_later_one_is_refused(folder, tmp_path, monkeypatch):
+    run(folder, tmp_path / "out", LightService)
+    real, looked = places.content, []
+
+    def content(place):
+        if place.endswith(scorer.MADE_FROM) and not looked:
+            return looked.append(place)  # the other run writes it just now
+        return real(place)
+
+    monkeypatch.setattr(places, "content", content)
+    with pytest.raises(OptionError, match=r"something else \(effort\)"):
+        run(folder, tmp_path / "out", LightService, options=Options("standard"))
+
+
+def test_what_killed_runs_left_is_removed_but_no_lock_that_others_may_wait_for(folder, tmp_path):
+    out = tmp_path / "out"
+    run(folder, out, LightService)
+    left, new = (out / "parts" / f".part-{name}" for name in ("left", "new"))
+    for path in (left, new):
+        path.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    (first,) = out.glob("asked-*")
+    lock = out / "claims" / f"{first.name}.lock"
+    draw(folder / "more.png", seed=99)
+    run(folder, out, LightService)
+    assert not first.exists() and lock.exists() and not left.exists() and new.exists()
+    with run_files.in_place_of(left.with_name("features")) as aside:
+        os.utime(new, (0, 0))
+        aside.write_bytes(b"whole")
+    assert new.exists()
+    with run_files.in_place_of(left.with_name("features")) as aside:
+        aside.write_bytes(b"whole")
+    assert not new.exists()
+
+
+def test_what_workers_keep_is_told_as_kept_while_they_work(folder, tmp_path, monkeypatch):
+    (folder / "empty.png").write_bytes(b"")
+    monkeypatch.setattr(job, "SECONDS", 0.0)
+    work = partial(part_jobs.by_pool, pool=Here())
+    run(folder, tmp_path / "out", LightService, work)
+    totals = list(Table([str(folder)], str(tmp_path / "out"), LightService, QUICK).run(work))
+    assert len(totals) > 3 and not any(t.scored for t in totals) and (totals[-1].kept, totals[-1].refused) == (9, 1)
 
 
 def test_only_what_changed_is_scored_again(folder, tmp_path):

@@ -196,7 +196,7 @@ def drops(
         inputs, going = full.inputs(columns), list(racing.going)
         found.done += full.extend(inputs, columns)
         for i, g in enumerate(going):
-            yield found.snapshot(_left(k, columns, budget.draws, len(racing.going), i))
+            yield found.snapshot(k * (len(going) - i) * len(columns) + _later(k, columns, budget.draws, racing))
             found.done += len(inputs.w)
             try:
                 with full.model.lock, without(g):
@@ -210,14 +210,14 @@ def drops(
         last = columns.stop == budget.draws
         found.finish_pass(last=last)
         ended = last or not racing.going
-        yield found.snapshot(0 if ended else _left(k, columns, budget.draws, len(racing.going), len(racing.going)))
+        yield found.snapshot(0 if ended else _later(k, columns, budget.draws, racing))
         if ended:
             return
 
 
-def _left(k: int, columns: range, draws: int, going: int, done: int) -> int:
-    """Forward passes to come at most, within a pass of these draws of which `done` of the groups are through."""
-    return k * ((going - done) * len(columns) + (1 + going) * (draws - columns.stop))
+def _later(k: int, columns: range, draws: int, racing: Racing) -> int:
+    """Forward passes to come at most, after the pass of these draws."""
+    return k * (1 + len(racing.going)) * (draws - columns.stop)
 
 
 class Counterfactual(Method):

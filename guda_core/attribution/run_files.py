@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from guda_core.diffusion.base_model import BaseModel
 from guda_core.errors import AdapterError, CacheError
-from guda_core.held_files import advice, replacing
+from guda_core.held_files import advice, remove_left, replacing
 from guda_core.unlearning.adapter_files import read_json
 
 LONGEST = 40  # characters of a wrong value that are shown
@@ -68,6 +68,7 @@ def in_place_of(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_left(path.parent)
         with replacing(path) as aside:
             yield aside
     except (OSError, SafetensorError) as e:

@@ -99,7 +99,7 @@ def features(
     opened = feature_jobs.opened_of(asked, service.model, service.group_set)
     for m in wanted:
         with bar_of(m) as tell:
-            for fraction, _ in feature_jobs.make(opened, m):
+            for fraction, *_ in feature_jobs.make(opened, m):
                 tell(fraction)
         say(f"Written: {where / m}")
 

@@ -99,17 +99,17 @@ def _tell(found: Results, asked: Asked, csv_file: Path | None, json_file: Path |
 
 
 def _show_summary(s: Summary) -> None:
-    from guda_core.scoring.summary import no_score_said
+    from guda_core.data.own.found import counted
 
     say(f"{s.pictures:,} pictures: {s.scored:,} scored, {s.refused:,} refused, {s.failed:,} failed. {s.rows:,} rows.")
-    for said in filter(None, (no_score_said(s.no_score), *s.caveats)):
+    for said in s.told():
         note(said)
     for verdict, n in s.scopes.items():
         say(f"{verdict}: {n:,}")
     for m, found in s.firsts.items():
         total = sum(f.pictures for f in found)
-        title = f"First group by {m}, of the pictures that the model could have made"
-        table = columned(title, "group", "first in", "share", "clearly first", fold=False)
+        base = f"{counted(total, 'picture')} that it has scored and that the model could have made"
+        table = columned(f"First group by {m}, of {base}", "group", "first in", "share", "clearly first", fold=False)
         for f in found:
             share = f"{100 * f.pictures / total:.1f}%" if total else "-"
             table.add_row(f.name, f"{f.pictures:,}", share, "-" if f.apart is None else f"{f.apart:,}")

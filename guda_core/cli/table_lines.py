@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +28,7 @@ def make_table(
 ) -> None:
     """Score the pictures, write the summary page, and say what came of it. workers, ray: None for this process."""
     from guda_core.scoring import places, summary_page
-    from guda_core.scoring.asking import Results
+    from guda_core.scoring.asking import all_there
     from guda_core.scoring.summary import no_score_said, silent_said
     from guda_core.scoring.table_run import Table
 
@@ -38,19 +40,20 @@ def make_table(
     try:
         with _working(workers, ray) as work:
             total = _followed(table, work)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         note("What was scored is kept. The same command goes on.")
         raise
     kept = f" ({total.kept:,} of them kept from an earlier run)" if total.kept else ""
     say(f"Scored: {total.scored + total.kept:,}{kept}. Without scores: {total.refused + total.no_score:,}.")
     for picture, why in list(total.why.items())[:SHOWN]:
         note(f"{picture}: {why}")
-    results = Results(table.out)
-    for said in filter(None, (no_score_said(total.no_score), *results.caveats(), *silent_said(results.silent()))):
+    results = all_there(table.out, total.done)
+    silent = results.silent()
+    for said in filter(None, (no_score_said(total.no_score), *results.caveats(), *silent_said(silent))):
         note(said)
     page = summary_page.write(results)
     say(f"Written: {places.joined(table.out, 'parts')} and {page}. Ask them with `guda results {out}`.")
-    if total.refused or total.no_score:
+    if total.refused or total.no_score or any(s.lacked for s in silent.values()):
         raise typer.Exit(1)
 
 
@@ -60,7 +63,11 @@ def _working(workers: int | None, ray: str | None) -> Iterator[Work]:
     from guda_core.scoring.part_jobs import by_pool, here
 
     if workers is None and ray is None:
-        yield here
+        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as Ctrl-C, in order
+        try:
+            yield here
+        finally:
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
         return
     from guda_core.jobs.chosen_pool import opened
 
@@ -70,10 +77,11 @@ def _working(workers: int | None, ray: str | None) -> Iterator[Work]:
 
 
 class _Expected:
-    """What the rest will take, said once. The first picture is not counted: models are loaded before it is there."""
+    """What the rest will take, said once. The first picture is not counted: models are loaded before it is there.
+    Where rows of an earlier run are kept, some of the rest may be, too."""
 
     def __init__(self) -> None:
-        self.since: tuple[float, int] | None = None
+        self.since: tuple[float, Total] | None = None
         self.told = False
 
     def hear(self, total: Total) -> None:
@@ -82,15 +90,17 @@ class _Expected:
             return
         now = time.monotonic()
         if self.since is None:
-            self.since = now, total.scored
+            self.since = now, total
             return
-        took, n = now - self.since[0], total.scored - self.since[1]
+        took, first = now - self.since[0], self.since[1]
+        n, done = total.scored - first.scored, total.done - first.done
         if n >= PACE_OF or (n and took >= PACE_S):
             self.told = True
+            each = f" ({took / n:.2g} s each)" if not total.kept else ""
             if left := total.pictures - total.done:
                 note(
-                    f"At the pace of the first pictures ({took / n:.2g} s each), the other {left:,} will take about "
-                    f"{time_said(left * took / n)}. Ctrl-C stops; the same command goes on."
+                    f"At the pace of the first pictures{each}, the other {left:,} will take about "
+                    f"{time_said(left * took / max(n, done))}. Ctrl-C stops; the same command goes on."
                 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any, Literal, Protocol
@@ -50,7 +50,7 @@ class Event:
     kind: progress; done (found: it was there already); held: another process has it in hand, and it is asked for again;
     retried: it broke and begins again; failed: it is given up. fraction: of this job, in [0, 1]. note: a word, or why.
     all_done: share of all jobs by their costs, in [0, 1]. left_s: seconds until all are done, by the pace so far; None
-    while nothing tells. answer: of the job, when it was made now.
+    while nothing tells. answer: of the job, when it was made now; so far, where it tells that.
     ended: it broke because its process or machine is gone. error: the class of the GudaError that it raised.
     """
 
@@ -66,31 +66,43 @@ class Event:
 
 
 class _Whole:
-    """How far all jobs are. What was found done has taken no time, so it tells nothing of the pace."""
+    """How far all jobs are, and the pace. What was found done, and what a job took up from a checkpoint, has taken no
+    time, so it tells nothing of the pace. Each word costs the same, however many jobs there are."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self.costs = {j.name: j.cost for j in jobs}
         self.fractions = dict.fromkeys(self.costs, 0.0)
-        self.found: set[str] = set()
+        self.first: dict[str, float] = {}  # of a job: its first fraction above 0; 0 once a second one has come
+        self.cost, self.sum, self.made = sum(self.costs.values()), 0.0, 0.0
+        self.left = len(self.costs)
         self.began = time.monotonic()
 
-    def note(self, name: str, fraction: float, *, found: bool = False) -> None:
+    def note(self, name: str, fraction: float, *, found: bool = False, done: bool = False) -> None:
+        """found: it took no time now; done: it was made now."""
+        step, cost = fraction - self.fractions[name], self.costs[name]
         self.fractions[name] = fraction
-        if found:
-            self.found.add(name)
+        self.sum += cost * step
+        self.left += (fraction - step >= 1) - (fraction >= 1)
+        if step < 0:  # it begins again
+            self.first.pop(name, None)
+        elif step > 0 and not found:
+            if name not in self.first and not done:  # it may have begun anywhere
+                self.first[name] = step
+            else:  # the first step was hardly longer than the second
+                self.made += cost * (step + min(step, self.first.get(name, 0.0)))
+                self.first[name] = 0.0
 
     def done(self) -> float:
-        whole = sum(self.costs.values())
-        return sum(self.costs[n] * f for n, f in self.fractions.items()) / whole if whole else 1.0
+        return min(1.0, self.sum / self.cost) if self.left and self.cost else 1.0
 
     def left_s(self) -> float | None:
-        worked = {n: f for n, f in self.fractions.items() if n not in self.found}
-        made = sum(self.costs[n] * f for n, f in worked.items())
-        left = sum(self.costs[n] * (1 - f) for n, f in worked.items())
-        return (time.monotonic() - self.began) * left / made if made > 0 else None
+        left = self.cost - self.sum if self.left else 0.0
+        return (time.monotonic() - self.began) * left / self.made if self.made > 0 else None
 
 
-def work_through(jobs: Sequence[Job], pool: Pool, *, retries: int = RETRIES, until: float = inf) -> Iterator[Event]:
+def work_through(
+    jobs: Sequence[Job], pool: Pool, *, retries: int = RETRIES, until: float = inf
+) -> Generator[Event, None, None]:
     """Do all jobs; yields what happens. Whoever stops listening, or is interrupted, ends the jobs in hand; so does the
     moment `until` of `time.monotonic`.
 
@@ -141,7 +153,7 @@ class _Work:
         if told.job not in self.running:
             return None
         job, kind = self.of[told.job], told.kind
-        self.whole.note(job.name, told.fraction, found=kind == "found")
+        self.whole.note(job.name, told.fraction, found=kind == "found", done=kind == "done")
         if kind != "progress":
             self.running.discard(job.name)
         if kind == "held":

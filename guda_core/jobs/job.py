@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from guda_core.errors import GudaError, InHandError, NoMemoryError, one_line
+from guda_core.errors import GudaError, InHandError, NoMemoryError, PassingError, one_line
 from guda_core.work_queue import claimed
 
 log = logging.getLogger(__name__)
 
-Steps = Generator[tuple[float, str], None, Any]  # (fraction done, a word on it), and last what the job answers
+# (fraction done, a word on it; where a job tells it, its answer so far), and last what the job answers
+Steps = Generator[tuple[float, str] | tuple[float, str, Any], None, Any]
 Kind = Literal["progress", "done", "found", "held", "refused", "broke"]
 SECONDS = 0.2  # between two words on the progress
 
@@ -47,8 +48,8 @@ class Told:
     kind: progress; done: it was made now; found: it was there; held: another process has it in hand; refused: it cannot
     be done, trying again would not help; broke: something failed that may not fail again, such as too little memory.
     fraction: done, in [0, 1]. note: a word, or why; of one that is held, the file that is locked, if not the claim's.
-    answer: of a job that was made now. ended: it broke because its process or machine is gone. error: the class of the
-    GudaError that it raised, by its name.
+    answer: of a job that was made now, or so far. ended: it broke because its process or machine is gone. error: the
+    class of the GudaError that it raised, by its name.
     """
 
     job: str
@@ -85,7 +86,7 @@ def perform(job: Job, tell: Callable[[Told], None]) -> Told:
     except InHandError as e:
         return Told(job.name, "held", note=e.lock)
     except GudaError as e:
-        kind = "broke" if isinstance(e, NoMemoryError) else "refused"
+        kind = "broke" if isinstance(e, NoMemoryError | PassingError) else "refused"
         return Told(job.name, kind, note=str(e), error=type(e).__name__)
     except Stopped:
         raise
@@ -100,10 +101,10 @@ def _followed(job: Job, tell: Callable[[Told], None]) -> Any:
     tell(Told(job.name, "progress"))
     try:
         while True:
-            fraction, note = next(steps)
+            fraction, note, *so_far = next(steps)
             now = time.monotonic()
             if now - last >= SECONDS:
-                tell(Told(job.name, "progress", fraction, note))
+                tell(Told(job.name, "progress", fraction, note, *so_far))
                 last = now
     except StopIteration as end:
         return end.value

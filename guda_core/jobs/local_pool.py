@@ -22,6 +22,7 @@ from guda_core import machine
 from guda_core.amounts import time_said
 from guda_core.clean_log import log_cleaned
 from guda_core.errors import OptionError
+from guda_core.jobs.bad_places import BadPlaces
 from guda_core.jobs.job import Job, Stopped, Told, perform
 
 log = logging.getLogger(__name__)
@@ -238,14 +239,22 @@ class LocalPool:
         self.about = f"{_counted(workers, 'worker')} on this machine, {where}"
         self._environs = environs
         self._workers: list[_Worker | None] = [None] * workers
+        self._places = [f"GPU {e[GPUS]}" if devices else f"Worker {i + 1}" for i, e in enumerate(environs)]
+        self._bad = BadPlaces()
+
+    def _free(self) -> list[int]:
+        """The workers that take a job now, the best first."""
+        usable = self._bad.usable(self._places)
+        free = [i for i, w in enumerate(self._workers) if (w is None or w.job is None) and self._places[i] in usable]
+        return sorted(free, key=lambda i: usable.index(self._places[i]))
 
     def free(self) -> int:
         """How many more jobs it takes now."""
-        return sum(1 for w in self._workers if w is None or w.job is None)
+        return len(self._free())
 
     def submit(self, job: Job) -> None:
         """Begin a job; only when there is room."""
-        place = next(i for i, w in enumerate(self._workers) if w is None or w.job is None)
+        place = self._free()[0]
         worker = self._workers[place]
         if worker is not None and not worker.usable:
             worker.end(time.monotonic())
@@ -261,9 +270,11 @@ class LocalPool:
         wait(handles[:MOST_HANDLES], timeout if len(handles) <= MOST_HANDLES else min(timeout, SHORTLY))
         found = [(w, w.told()) for w in busy]
         for worker, words in found:
+            place = self._workers.index(worker)
+            self._bad.note(self._places[place], words[-1].kind if words else "")
             if words and words[-1].kind == "broke":  # it ends now
                 worker.end(time.monotonic() + LET_GO_S)
-                self._workers[self._workers.index(worker)] = None
+                self._workers[place] = None
         return [told for _, words in found for told in words]
 
     def close(self) -> None:

@@ -18,8 +18,9 @@ from typing import Any
 
 from guda_core import __version__
 from guda_core.errors import OptionError
+from guda_core.jobs.bad_places import BadPlaces
 from guda_core.jobs.job import Job, Told
-from guda_core.jobs.ray_pool import CPUS, CPUS_BESIDE_A_GPU, RayPool, _broken, _task, _why
+from guda_core.jobs.ray_pool import CPUS, CPUS_BESIDE_A_GPU, RayPool, _broken, _task, _why, need_ray
 
 log = logging.getLogger(__name__)
 LOOK_S, SELDOM = 2.0, 5  # between two looks at how large the cluster is; doubled for each start in vain, so often
@@ -29,8 +30,12 @@ STARTS = 3  # in a row in vain
 class _Actor:
     """A worker somewhere."""
 
-    def started(self) -> bool:
-        return True
+    def started(self) -> str:
+        """Where it is."""
+        ray = need_ray()
+        here = ray.get_runtime_context()
+        gpus = "".join(f", GPU {i}" for i in here.get_accelerator_ids().get("GPU", []))
+        return f"The machine {ray.util.get_node_ip_address()} (node {here.get_node_id()[:12]}){gpus}"
 
     def run(self, packed: bytes, environ: Mapping[str, str], version: str, board: Any) -> bytes:
         return _task(packed, environ, version, board)
@@ -45,8 +50,9 @@ class RayActors(RayPool):
         wants = {"num_gpus": 1, "num_cpus": CPUS_BESIDE_A_GPU} if self._on_gpus else {"num_cpus": CPUS}
         self._kind = ray.remote(max_restarts=0, max_task_retries=0, **wants)(_Actor)
         self._starting: dict[Any, Any] = {}  # reference -> actor
-        self._idle: list[Any] = []
-        self._busy: dict[Any, tuple[Any, Job]] = {}
+        self._idle: list[tuple[str, Any]] = []  # (place, actor)
+        self._busy: dict[Any, tuple[str, Any, Job]] = {}
+        self._bad = BadPlaces()
         self._looked = -LOOK_S
         self._starts, self._why_not = 0, ""  # since a worker was there; and why the last was not
 
@@ -62,12 +68,12 @@ class RayActors(RayPool):
             for ref in ready:
                 actor = self._starting.pop(ref)
                 try:
-                    self.ray.get(ref)
+                    place = self.ray.get(ref)
                 except self.ray.exceptions.RayError as e:  # it died before it had started
                     self._end(actor)
                     self._why_not = _why(e).rstrip(".")
                 else:
-                    self._idle.append(actor)
+                    self._idle.append((place, actor))
                     self._starts, self._why_not = 0, ""
         if self._idle or self._busy:
             self._quiet_since = math.inf
@@ -78,7 +84,12 @@ class RayActors(RayPool):
                 f"No worker starts on the Ray cluster ({self._why_not}). Each of its machines must have guda-core "
                 f"{__version__}. Mend that, and run the same command again: it goes on."
             )
-        return len(self._idle)
+        usable = self._usable()
+        return sum(1 for place, _ in self._idle if place in usable)
+
+    def _usable(self) -> list[str]:
+        """The places where workers get jobs now, the best first."""
+        return self._bad.usable([*(place for place, _ in self._idle), *(place for place, *_ in self._busy.values())])
 
     def _grow(self) -> None:
         """Start actors until there are as many as the cluster has room for."""
@@ -103,27 +114,31 @@ class RayActors(RayPool):
 
     def submit(self, job: Job) -> None:
         """Begin a job; only when there is room."""
-        actor = self._idle.pop()
-        self._busy[actor.run.remote(pickle.dumps(job), self._environ, __version__, self._board)] = (actor, job)
+        usable = self._usable()
+        best = min((i for i in self._idle if i[0] in usable), key=lambda i: usable.index(i[0]))
+        self._idle.remove(best)
+        place, actor = best
+        self._busy[actor.run.remote(pickle.dumps(job), self._environ, __version__, self._board)] = (place, actor, job)
 
     def told(self, timeout: float) -> list[Told]:
         """What the workers say; waits at most so many seconds for the first that ends."""
         ended, _ = self.ray.wait(list(self._busy), num_returns=1, timeout=timeout)
         found = self._words()
         for ref in ended:
-            actor, job = self._busy.pop(ref)
+            place, actor, job = self._busy.pop(ref)
             try:
                 last = pickle.loads(self.ray.get(ref))
             except Exception as e:
                 last = _broken(job, e)
+            self._bad.note(place, last.kind)
             if last.kind == "broke":  # whatever failed may have left its process in no good state
                 self._end(actor)
             else:
-                self._idle.append(actor)
+                self._idle.append((place, actor))
             found.append(last)
         if any(t.ended for t in found):  # with its machine others may be gone, which are no worker for the same job
             while self._idle:
-                self._ask(self._idle.pop())
+                self._ask(self._idle.pop()[1])
         return found
 
     def _end(self, actor: Any) -> None:
@@ -132,7 +147,7 @@ class RayActors(RayPool):
 
     def close(self) -> None:
         """End all workers."""
-        for actor in [*self._starting.values(), *self._idle, *(a for a, _ in self._busy.values())]:
+        for actor in [*self._starting.values(), *(a for _, a in self._idle), *(a for _, a, _ in self._busy.values())]:
             self._end(actor)
         self._starting.clear()
         self._idle.clear()

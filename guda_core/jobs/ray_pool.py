@@ -162,8 +162,8 @@ def _task(packed: bytes, environ: Mapping[str, str], version: str, board: Any) -
     job: Job = pickle.loads(packed)
     try:
         apply(environ, version)
-    except OptionError as e:
-        return pickle.dumps(Told(job.name, "refused", note=str(e), error=type(e).__name__))
+    except OptionError as e:  # a worker elsewhere may have the right version
+        return pickle.dumps(Told(job.name, "broke", note=str(e), error=type(e).__name__))
     return pickle.dumps(perform(job, tell))
 
 

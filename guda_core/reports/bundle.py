@@ -31,7 +31,7 @@ import numpy as np
 
 from guda_core.data.decoding import FORMATS, kind_of
 from guda_core.errors import ReportError
-from guda_core.held_files import advice, write_anywhere
+from guda_core.held_files import mend, write_anywhere
 from guda_core.picture_records import Shown
 from guda_core.records import Attribution, GroupSet, Provenance, Query, Tried
 from guda_core.reports import picture_files
@@ -199,5 +199,4 @@ def write(path: Path, data: bytes | Iterable[bytes]) -> None:
     try:
         write_anywhere(path, [data] if isinstance(data, bytes) else data)
     except OSError as e:
-        what = advice(e, "Free some space")
-        raise ReportError(f"{path} cannot be written ({e.strerror}). {what} or name another place.") from e
+        raise ReportError(f"{path} cannot be written ({e.strerror}). {mend(e)}") from e

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,13 +17,14 @@ from guda_core.scoring import caveats, places
 from guda_core.scoring.listing import as_text, connect, exact, quoted
 from guda_core.scoring.own_parts import OwnParts
 from guda_core.scoring.scorer import MADE_FROM, made_from_in
-from guda_core.scoring.summary import Summary, offsets, summary_of
+from guda_core.scoring.summary import Silent, Summary, offsets, silent_of, summary_of
 from guda_core.scoring.table_rows import COLUMNS, FAILED, REFUSED, Row
 from guda_core.scoring.table_run import begun
 
 if TYPE_CHECKING:
     import pandas
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 STATUSES = ("ok", "unavailable", "no_score", REFUSED, FAILED)
 SCOPES = ("in scope", "out of scope", "not assessed")
@@ -30,6 +33,8 @@ ORDERS = {  # name -> how rows are sorted
     "lowest score": "score ASC NULLS LAST, picture, method, rank",
     "picture": "picture, method, rank NULLS LAST, group_id",
 }
+LATE_S, LOOK_S = 60.0, 2.0
+SEEN_LATE = "This disk shows the others late. `guda results FOLDER --page PAGE` writes the summary again."
 FIRST = (
     "(rank = 1 OR method IS NULL OR (rank IS NULL AND (picture, method) NOT IN "
     "(SELECT (picture, method) FROM scores WHERE rank = 1)))"
@@ -85,6 +90,31 @@ def _holds(text: str) -> tuple[str, list[Any]]:
     if text.isascii():
         return plain, [text]
     return f"({plain} OR contains(lower(nfc_normalize(picture)), lower(nfc_normalize(?))))", [text, text]
+
+
+def all_there(folder: str, pictures: int) -> Results:
+    """The results of a run, once so many pictures have rows in them. A shared disk shows what other machines wrote up
+    to a minute late; after that, what lacks is said.
+
+    Raises:
+        OptionError: nothing is there then either.
+    """
+    until = time.monotonic() + LATE_S
+    while True:
+        late = time.monotonic() >= until
+        try:
+            found = Results(folder)
+            there = found.query("SELECT count(DISTINCT picture) FROM scores")[0][0]
+        except (OptionError, ReportError):
+            if late:
+                raise
+        else:
+            if there < pictures and late:
+                log.warning("Rows of %d pictures are seen, of %d that were made. %s", there, pictures, SEEN_LATE)
+            if there >= pictures or late:
+                return found
+            found.close()
+        time.sleep(LOOK_S)
 
 
 class Results:
@@ -340,13 +370,9 @@ class Results:
         asked = self.made_from()["settings"]["methods"]
         return sorted(found, key=lambda m: asked.index(m) if m in asked else len(asked))
 
-    def silent(self) -> dict[str, str]:
-        """Method -> why, of those that have no score of any group for any picture."""
-        query = (
-            "SELECT method, any_value(reason) FROM scores WHERE method IS NOT NULL GROUP BY 1 "
-            "HAVING count(*) FILTER (status = 'ok') = 0 ORDER BY 1"
-        )
-        return {str(m): str(why or "") for m, why in self.query(query)}
+    def silent(self) -> dict[str, Silent]:
+        """Method -> how many pictures lack scores by it, and why; one that has all is left out."""
+        return silent_of(self.query)
 
     def summary(self) -> Summary:
         """What the table says as a whole."""

@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
-from time import sleep
+from time import monotonic, sleep
 
-from guda_core.errors import ReportError, ScoreError, kind_of
+from guda_core.errors import GudaError, ReportError, ScoreError, kind_of
 from guda_core.jobs.driver import AGAIN_S, Event, Pool, work_through
 from guda_core.jobs.job import Job, Steps
-from guda_core.paths import cache_dir
 from guda_core.scoring import places
-from guda_core.scoring.scorer import TRIES, Done, Task, steps
+from guda_core.scoring.scorer import TRIES, Done, Task, blame_nothing, steps
 from guda_core.work_queue import claimed
 
 log = logging.getLogger(__name__)
 RETRIES = 2 * TRIES  # of a part whose worker ended: two pictures of it may each end `TRIES` of them
-CLAIMS = "claims"
+END_S = 5.0  # until the claim of a worker that was ended is free
 HELD = "All that is left is in hand in another process, and is waited for. A claim of it: %s.lock"
-
-
-def claim_of(out: str, name: str) -> Path:
-    """The file that keeps others off something in the results: in them; where they are no folder here, in this
-    machine's cache."""
-    if not places.is_url(out):
-        return places.as_path(out) / CLAIMS / name
-    return cache_dir() / "locks" / f"{hashlib.sha256(out.encode()).hexdigest()[:16]}-{name}"
 
 
 def claim(task: Task) -> Path:
     """That of a part."""
-    return claim_of(task.out, f"{task.part:06d}")
+    return places.claim_of(task.out, f"{task.part:06d}")
 
 
 def here(tasks: Sequence[Task]) -> Iterator[Done]:
@@ -59,10 +50,10 @@ def here(tasks: Sequence[Task]) -> Iterator[Done]:
 def work(task: Task) -> Steps:
     """A part as the work of a job; answers what was done."""
     done = Done(task.pictures, part=task.part)
-    found = steps(task)
+    found = steps(task, one_of_several=True)
     try:
         for done in found:
-            yield done.done / max(1, task.pictures), ""
+            yield done.done / max(1, task.pictures), "", done
     finally:
         found.close()
     return done
@@ -95,18 +86,33 @@ def by_pool(tasks: Sequence[Task], pool: Pool) -> Iterator[Done]:
     """
     of = {f"part {t.part}": t for t in tasks}
     jobs = [Job(n, work, claim(t), arguments=(t,), cost=float(t.pictures)) for n, t in of.items()]
-    done, retried, rounds = dict.fromkeys(of, 0), Counter[str](), _Rounds()
+    rounds = _Rounds()
+    try:
+        with closing(work_through(jobs, pool, retries=RETRIES)) as events:
+            yield from _heard(of, events, rounds)
+    finally:
+        for name in rounds.in_hand:  # their workers were ended, and not by a picture
+            until = monotonic() + END_S
+            with suppress(GudaError), claimed(claim(of[name]), wait=True, until=until) as mine:
+                if mine:
+                    blame_nothing(of[name])
+
+
+def _heard(of: Mapping[str, Task], events: Iterator[Event], rounds: _Rounds) -> Iterator[Done]:
+    """How far the parts are, by what is heard of their jobs. of: name of a job -> its task."""
+    done, retried = dict.fromkeys(of, 0), Counter[str]()
     ours, said, missing, last = set(of), set[str](), 0, ""  # ours: what is left and no other process has in hand
-    for e in work_through(jobs, pool, retries=RETRIES):
+    for e in events:
         name, task = e.job.name, of[e.job.name]
         (ours.add if e.kind in ("progress", "retried") else ours.discard)(name)
         retried[name] += e.kind == "retried"
         rounds.hear(e)
         if e.kind == "done":
             yield e.answer
-        elif e.kind == "progress":  # of what kind the pictures were, the answer says
-            done[name] = min(int(e.fraction * task.pictures), task.pictures - 1)
-            yield Done(task.pictures, done[name], part=task.part)
+        elif e.kind == "progress":
+            if e.answer is not None:
+                done[name] = e.answer.done
+                yield e.answer
         elif e.kind == "held":
             if not ours and HELD not in said:
                 log.warning(HELD, e.job.claim)
@@ -125,7 +131,8 @@ def by_pool(tasks: Sequence[Task], pool: Pool) -> Iterator[Done]:
             if e.kind == "failed":
                 missing, last = missing + task.pictures - done[name], why
     if missing:
+        asked = sum(t.pictures for t in of.values())
         raise ReportError(
-            f"{missing} of {sum(t.pictures for t in tasks)} pictures have no rows yet, because their workers broke off "
+            f"{missing} of {asked} pictures have no rows yet, because their workers broke off "
             f"again and again ({last}). Run the same command again: it goes on."
         )

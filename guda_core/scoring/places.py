@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 import tempfile
@@ -13,17 +14,20 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 from guda_core.data.images import MAX_BYTES, read_file
-from guda_core.errors import OptionError, ReportError, UnreadError
-from guda_core.held_files import PART, remove_file
-from guda_core.reports import bundle
+from guda_core.errors import OptionError, PassingError, ReportError, UnreadError
+from guda_core.held_files import FULL, PART, mend, remove_file, write_anywhere
+from guda_core.paths import cache_dir
 from guda_core.scoring import data_set_rows
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 T = TypeVar("T")
-SCHEME = "://"
+SCHEME, CLAIMS = "://", "claims"
 ABSENT = (errno.ENOENT, errno.ENOTDIR)
+LASTING = (  # what a system says of places that cannot be written to another time either
+    *FULL, *ABSENT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL
+)  # fmt: skip
 ODD = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)  # what a system says of names that no file here can have
 
 
@@ -102,8 +106,8 @@ def opened(place: str) -> tuple[AbstractFileSystem, str]:
     return fs, path
 
 
-def _not_now(place: str, e: Exception) -> ReportError:
-    return ReportError(f"'{place}' cannot be read now ({e}). Try it again: nothing is lost.")
+def _not_now(place: str, e: Exception) -> PassingError:
+    return PassingError(f"'{place}' cannot be read now ({e}). Try it again: nothing is lost.")
 
 
 def _fresh(place: str) -> tuple[AbstractFileSystem, str]:
@@ -208,21 +212,23 @@ def write(place: str, data: bytes) -> None:
     """Write a file in one go: a reader sees the old one or the new one, never a part.
 
     Raises:
-        ReportError: the disk is full, or the place cannot be written to.
+        ReportError: the disk is full, or the place cannot be written to. PassingError: another time it may.
     """
-    if not is_url(place):
-        bundle.write(as_path(place), data)
-        return
-    fs, path = opened(place)
+    fs, path = opened(place) if is_url(place) else (None, "")
     try:
-        if _is_written_into(fs):
+        if fs is None:
+            write_anywhere(as_path(place), [data])
+        elif _is_written_into(fs):
             _replace(fs, path, data)
         else:
             fs.pipe_file(path, data)  # stores of objects show a file when all of it is there
     except Exception as e:  # libraries of stores raise kinds of their own
-        raise ReportError(
-            f"{place} cannot be written ({getattr(e, 'strerror', None) or e}). Free some space or name another place."
-        ) from e
+        if fs is None and not isinstance(e, OSError):
+            raise
+        why = getattr(e, "strerror", None) or e
+        if isinstance(e, OSError) and e.errno in LASTING:
+            raise ReportError(f"{place} cannot be written ({why}). {mend(e)}") from e
+        raise PassingError(f"{place} cannot be written now ({why}). Try it again: nothing is lost.") from e
 
 
 def _is_written_into(fs: AbstractFileSystem) -> bool:
@@ -256,9 +262,17 @@ def _replace(fs: AbstractFileSystem, path: str, data: bytes) -> None:
         fs.mv(aside, path)
 
 
-def no_room(e: Exception) -> ReportError:
+def claim_of(out: str, name: str) -> Path:
+    """The file that keeps others off something in the results: in them; where they are no folder here, in this
+    machine's cache."""
+    if not is_url(out):
+        return as_path(out) / CLAIMS / name
+    return cache_dir() / "locks" / f"{hashlib.sha256(out.encode()).hexdigest()[:16]}-{name}"
+
+
+def no_room(e: Exception) -> PassingError:
     """Why a file that goes into the results could not be made beforehand, in the folder for such files."""
-    return ReportError(
+    return PassingError(
         f"Files cannot be made in '{tempfile.gettempdir()}', where they are prepared. Free some space there, or set "
         f"TMPDIR to another folder. {e}"
     )

@@ -1,8 +1,8 @@
 """What a worker does with one part: it keeps the rows that are right, scores the other pictures, and writes the part.
 
     parts/<part>.parquet   rows so far; written again and again while the part is worked on, always in one go
-    trying/<part>.json     the picture at work and how often it was begun; so a picture that ends the process that
-                           scores it becomes a row after `TRIES` times
+    trying/<part>.json     the picture at work, and how often pictures ended the process that scored them, or it lacked
+                           memory for them: after `TRIES` times it is a row. Who ends a process on purpose says so here
     made_from.json         all that decides the scores; a worker that has anything else at hand stops
 
 A kept row is of the same bytes and prompt; where the picture's file cannot be read now, whatever was scored is kept.
@@ -23,13 +23,23 @@ from typing import Any
 
 from guda_core import kept_services
 from guda_core.data.images import MAX_BYTES
-from guda_core.errors import GudaError, OptionError, ReportError, UnreadError, lacked
+from guda_core.errors import (
+    LACKS,
+    GudaError,
+    NoMemoryError,
+    OptionError,
+    PassingError,
+    ReportError,
+    UnreadError,
+    lacked,
+)
 from guda_core.records import Provenance
 from guda_core.reports.bundle import json_text
 from guda_core.scoring import caveats, parts, places, table_rows
 from guda_core.scoring.listing import Wanted, asked
 from guda_core.scoring.table_rows import FAILED, REFUSED, Row
 from guda_core.service import Service, check_methods, default_methods, find_effort
+from guda_core.work_queue import claimed
 
 log = logging.getLogger(__name__)
 SAVE_S, SAVE_SHARE = 30.0, 0.03  # the part is written again when that takes this share of the time, or this is over
@@ -94,14 +104,15 @@ def service_of(task: Task) -> Service:
     return kept_services.kept(resolved() if resolved else task.make_service, task.make_service)
 
 
-def steps(task: Task) -> Generator[Done, None, None]:
-    """Score a part, yielding after every picture.
+def steps(task: Task, *, one_of_several: bool = False) -> Generator[Done, None, None]:
+    """Score a part, yielding after every picture. one_of_several: another worker may have more memory.
 
     Raises:
+        NoMemoryError: there is too little for a picture, and it is to be tried by another worker.
         OptionError: the effort or a method is unknown, or the results were begun with something else.
         ReportError: the results cannot be written.
     """
-    yield from _Part(task, service_of(task)).run()
+    yield from _Part(task, service_of(task), one_of_several).run()
 
 
 def asked_methods(task: Task, service: Service, provenance: Provenance) -> list[str]:
@@ -120,15 +131,11 @@ def agree(out: str, made_from: dict[str, Any]) -> dict[str, Any]:
     """
     place = places.joined(out, MADE_FROM)
     now = json.loads(json.dumps(made_from))
-    before = None
-    if (data := places.content(place)) is not None:
-        try:
-            before = made_from_in(data)
-        except ValueError:
-            log.warning("%s is not whole and is written again.", place)
-    if before is None:
-        places.write(place, json_text(now).encode())
-        return now
+    if (before := _begun(place)) is None:
+        with claimed(places.claim_of(out, MADE_FROM), wait=True):
+            if (before := _begun(place)) is None:  # nor did another run write it meanwhile
+                places.write(place, json_text(now).encode())
+                return now
     if before != now:
         other = _differs(before["settings"], now["settings"]) or _differs(before, now)
         if other == MADE_OF:
@@ -137,6 +144,16 @@ def agree(out: str, made_from: dict[str, Any]) -> dict[str, Any]:
             f"The results in '{out}' were begun with something else ({other}). Name another folder with --out."
         )
     return before
+
+
+def _begun(place: str) -> dict[str, Any] | None:
+    """What is written there; None where nothing is, or it is not whole."""
+    if (data := places.content(place)) is not None:
+        try:
+            return made_from_in(data)
+        except ValueError:
+            log.warning("%s is not whole and is written again.", place)
+    return None
 
 
 def made_from_in(data: bytes) -> dict[str, Any]:
@@ -159,37 +176,58 @@ def _differs(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 class _Tried:
-    """Which pictures ended the process that scored them: a small file that is gone when the part is done."""
+    """How often each picture was left unfinished by the process that scored it: a small file that is gone when the part
+    is done. blame: the one that it names as being at work, too."""
 
-    def __init__(self, place: str) -> None:
-        self.place, self.at = place, ""
+    def __init__(self, task: Task, *, blame: bool = True) -> None:
+        self.place = places.joined(places.joined(task.out, TRYING), f"{task.part:06d}.json")
+        self.at, self.ended = "", dict[str, int]()
         try:
-            self.ended = {str(k): int(v) for k, v in json.loads(places.read(place)).items()}
-        except (OSError, ValueError, TypeError, AttributeError):
-            self.ended = {}
+            found = json.loads(places.read(self.place))
+            self.ended = {str(k): int(v) for k, v in found["ended"].items()}
+            if blame and (at := str(found["at"])):
+                self.ended[at] = self.ended.get(at, 0) + 1
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            pass
 
     def begin(self, picture: str) -> bool:
-        """Note that a picture is begun, so the one before it is done; False where it ended its process too often."""
+        """Note that a picture is begun, so the one before it is done; False where it was left too often."""
         self.ended.pop(self.at, None)
         self.at = ""
         if self.ended.get(picture, 0) >= TRIES:
             return False
         self.at = picture
-        self._write({**self.ended, picture: self.ended.get(picture, 0) + 1})
+        self._write()
         return True
+
+    @property
+    def last(self) -> bool:
+        """Whether the picture at work is tried for the last time."""
+        return self.ended.get(self.at, 0) + 1 >= TRIES
 
     def left(self) -> None:
         """Note that the picture at work was left on purpose."""
-        self._write(self.ended)
+        self.at = ""
+        self._write()
 
-    def _write(self, times: dict[str, int]) -> None:
-        places.write(self.place, json.dumps(times).encode())
+    def _write(self) -> None:
+        try:
+            places.write(self.place, json.dumps({"at": self.at, "ended": self.ended}).encode())
+        except PassingError as e:  # one count less is no harm
+            log.warning("%s", e)
+
+
+def blame_nothing(task: Task) -> None:
+    """Note that whoever had a part in hand was ended on purpose: not by the picture at work."""
+    tried = _Tried(task, blame=False)
+    if places.is_file(tried.place):
+        tried.left()
 
 
 class _Part:
-    def __init__(self, task: Task, service: Service) -> None:
+    def __init__(self, task: Task, service: Service, one_of_several: bool) -> None:
         find_effort(task.effort)
-        self.task, self.service = task, service
+        self.task, self.service, self.gives_back = task, service, one_of_several
         self.provenance: Provenance = service.provenance()
         self.methods = asked_methods(task, service, self.provenance)
         self.settings: dict[str, Any] = {"effort": task.effort, "methods": self.methods}
@@ -198,7 +236,7 @@ class _Part:
         caveats.write(task.out, self.provenance.said_of(self.methods))
         self.place = parts.place_of(task.out, task.part)
         self.wanted = asked(task.out, task.part, task.listed)
-        self.tried = _Tried(places.joined(places.joined(task.out, TRYING), f"{task.part:06d}.json"))
+        self.tried = _Tried(task)
         self.about: dict[str, Any] = {"provenance": self.provenance, "effort": task.effort}
 
     def run(self) -> Generator[Done, None, None]:
@@ -224,7 +262,10 @@ class _Part:
                     saved = time.monotonic()
                     took = saved - now
                 yield done
-        except (GeneratorExit, KeyboardInterrupt):  # who stops it loses nothing
+        except NoMemoryError:
+            self._save(found)
+            raise
+        except (GeneratorExit, KeyboardInterrupt, SystemExit):  # who stops it loses nothing
             self._save(found)
             self.tried.left()
             raise
@@ -252,14 +293,25 @@ class _Part:
         if not self.tried.begin(w.picture):
             return False, table_rows.without_scores(w, sha256, FAILED, ENDED, **self.about)
         try:
-            return False, self._score(w, data)
+            rows = self._score(w, data)
+            if not any(row["status"] == "ok" for row in rows) and any(lacked(row["reason"] or "") for row in rows):
+                self._give_back(NoMemoryError(LACKS))
+            return False, rows
         except ReportError:
             raise  # nothing can be written any more
         except GudaError as e:
+            if isinstance(e, NoMemoryError):
+                self._give_back(e)
             return False, table_rows.without_scores(w, sha256, REFUSED, str(e), **self.about)
         except Exception as e:  # whatever one picture does to the libraries, the others are still wanted
             log.exception("%s failed", w.picture)
             return False, table_rows.without_scores(w, sha256, FAILED, f"{FAULT} ({type(e).__name__})", **self.about)
+
+    def _give_back(self, e: NoMemoryError) -> None:
+        """Raise it: another worker may have more memory. The last try is a row, as is what lacks memory after it."""
+        self.gives_back = self.gives_back and not self.tried.last
+        if self.gives_back:
+            raise e
 
     def _score(self, w: Wanted, data: bytes) -> list[Row]:
         query = self.service.prepare(data, prompt=w.prompt)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from guda_core.errors import LACKS
 from guda_core.scoring.listing import as_text
 from guda_core.scoring.table_rows import FAILED, REFUSED
 
@@ -29,13 +30,27 @@ class First:
 
 
 @dataclass(frozen=True)
+class Silent:
+    """Of a method: so many `pictures`, of so many that it was asked for, have no score of any group by it, or not of
+    all because memory lacked. scored: have a score. lacked: memory was short. why: a lack of memory, else the commonest
+    reason."""
+
+    pictures: int
+    of: int
+    scored: int
+    lacked: bool
+    why: str
+
+
+@dataclass(frozen=True)
 class Summary:
     """What a table says as a whole, in numbers of pictures.
 
     scored, no_score, refused, failed: of `pictures`; no_score: no method had a score for any group. reasons: (status,
     reason) -> pictures, the commonest first. scopes: verdict -> pictures. firsts: method -> its groups, the most
     frequent first. unavailable: group -> why it has no score. cut: parts that are not whole or not of this table.
-    made_from: model, settings. caveats: sentences that have to be said beside these scores.
+    made_from: model, settings. caveats: sentences that have to be said beside these scores. silent: method -> pictures
+    that it has no score for.
     """
 
     pictures: int
@@ -51,6 +66,11 @@ class Summary:
     cut: int = 0
     made_from: Mapping[str, Any] = field(default_factory=dict, repr=False)
     caveats: Sequence[str] = ()
+    silent: Mapping[str, Silent] = field(default_factory=dict)
+
+    def told(self) -> list[str]:
+        """What has to be said beside the numbers."""
+        return [s for s in (no_score_said(self.no_score), *silent_said(self.silent), *self.caveats) if s]
 
     def plain(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -63,6 +83,7 @@ class Summary:
             "scope": dict(self.scopes),
             "first": {m: [vars(f) for f in found] for m, found in self.firsts.items()},
             "unavailable": dict(self.unavailable),
+            "without_scores": {m: vars(s) for m, s in self.silent.items()},
             "parts_cut_short": self.cut,
             "caveats": list(self.caveats),
             **made,
@@ -99,6 +120,7 @@ def summary_of(
         cut,
         made_from,
         caveats,
+        silent_of(query),
     )
 
 
@@ -131,9 +153,30 @@ def offsets(made_from: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
                 yield as_text(m), as_text(g), float(v)
 
 
-def silent_said(silent: Mapping[str, str]) -> list[str]:
-    """A sentence for each method that has no score (`Results.silent`)."""
-    return [f"No picture has a score by {m}. {why}".strip() for m, why in silent.items()]
+def silent_of(query: Query) -> dict[str, Silent]:
+    """`Results.silent`."""
+    found = query(
+        "WITH asked AS (SELECT method, bool_or(status = 'ok') AS scored, bool_or(contains(reason, $lacks)) AS lacks, "
+        "mode(reason) FILTER (status <> 'ok') AS why FROM scores WHERE method IS NOT NULL GROUP BY picture, method) "
+        "SELECT method, count(*) FILTER (NOT scored OR lacks) AS n, count(*), count(*) FILTER (scored), "
+        "bool_or(lacks), mode(why) FILTER (NOT scored) FROM asked GROUP BY 1 HAVING n > 0 ORDER BY 1",
+        {"lacks": LACKS},
+    )
+    return {
+        str(method): Silent(n, of, scored, bool(lacks), LACKS if lacks else str(why or ""))
+        for method, n, of, scored, lacks, why in found
+    }
+
+
+def silent_said(silent: Mapping[str, Silent]) -> list[str]:
+    """A sentence for each method that lacks scores."""
+    return [f"{_lack(s)} by {m}. {s.why}".strip() for m, s in silent.items()]
+
+
+def _lack(s: Silent) -> str:
+    if not s.scored:
+        return "No picture has a score"
+    return f"{s.pictures:,} of {s.of:,} pictures {'lacks' if s.pictures == 1 else 'lack'} scores"
 
 
 def no_score_said(n: int) -> str:

@@ -11,7 +11,7 @@ from guda_core.answers.markup import Html, safe
 from guda_core.data.own.found import counted
 from guda_core.scoring import places
 from guda_core.scoring.asking import Results
-from guda_core.scoring.summary import First, Summary, left_out, no_score_said
+from guda_core.scoring.summary import First, Summary, left_out
 
 SUMMARY = "summary.html"
 
@@ -69,8 +69,7 @@ def page(summary: Summary, title: str) -> str:
         f"<p>Scored: {summary.scored:,}. Refused: {summary.refused:,}. Failed: {summary.failed:,}.</p>",
         f'<p class="quiet">{safe(MEANING)}</p>',
     ]
-    told = filter(None, (no_score_said(summary.no_score), *summary.caveats))
-    body += [f"<p><b>{safe(said)}</b></p>" for said in told]
+    body += [f"<p><b>{safe(said)}</b></p>" for said in summary.told()]
     if summary.cut:
         body.append(f"<p><b>{safe(left_out(summary.cut))}</b></p>")
     for method, found in summary.firsts.items():
@@ -103,8 +102,10 @@ def _firsts(method: str, found: list[First]) -> str:
     }
     named = keys if knows else {"key": "this method does not say how surely"}
     key = " ".join(f'<span class="named"><span class="{css}"></span>{said}</span>' for css, said in named.items())
+    base = f"Of {counted(total, 'picture')} that it has scored and that the model could have made."
     return (
-        f'<h2>First group by {safe(method)}</h2><figure><div role="img" aria-label="{Html("; ".join(told))}">'
+        f'<h2>First group by {safe(method)}</h2><p class="quiet">{base}</p>'
+        f'<figure><div role="img" aria-label="{Html("; ".join(told))}">'
         f"{rows}</div><figcaption>{key}</figcaption></figure>"
     )
 

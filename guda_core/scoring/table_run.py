@@ -19,11 +19,11 @@ from typing import Any
 
 from guda_core import __version__
 from guda_core.errors import OptionError, ReportError
-from guda_core.held_files import remove_file
+from guda_core.held_files import remove_left
 from guda_core.reports.bundle import json_text
 from guda_core.scoring import parts, places
 from guda_core.scoring.listing import LIST, PARQUET, Listing, as_text, parts_for
-from guda_core.scoring.part_jobs import claim_of, here
+from guda_core.scoring.part_jobs import here
 from guda_core.scoring.scorer import WHY, Done, Task, Total, asked_methods, service_of
 from guda_core.service import Service, find_effort
 from guda_core.versions import today
@@ -105,7 +105,7 @@ class Table:
         if work is here:  # before there is a folder; of workers, the first one finds out
             task = Task(self.out, 0, 0, self.make_service, methods=self.options.methods)
             asked_methods(task, service := service_of(task), service.provenance())
-        claim = claim_of(self.out, self.listing.name)
+        claim = places.claim_of(self.out, self.listing.name)
         with ExitStack() as stack:
             mine = stack.enter_context(claimed(claim))  # so that no other run removes the list
             self._begin()
@@ -115,27 +115,27 @@ class Table:
                 total = _added(total, done, so_far.get(done.part, Done(done.pictures, part=done.part)))
                 so_far[done.part] = replace(done, why={})
                 yield total
-            self._remove_lists()
+            self._remove_left()
 
     def _begin(self) -> None:
         """Write down how many parts there are; where another run has done so, it is as many."""
-        with claimed(claim_of(self.out, TABLE), wait=True):
+        with claimed(places.claim_of(self.out, TABLE), wait=True):
             if begun(self.out) is None:
                 head = {"format": FORMAT, "parts": self.parts, "begun": today(), "guda_version": __version__}
                 places.write(places.joined(self.out, TABLE), json_text(head).encode())
             self.parts = self._parts()
 
-    def _remove_lists(self) -> None:
-        """Remove the lists of runs before this one, but not of those that go on beside it."""
+    def _remove_left(self) -> None:
+        """Remove the lists of runs before this one, but not of those that go on beside it, and files of killed ones."""
         with suppress(OSError, ReportError):  # the next run tries it again
+            for folder in () if places.is_url(self.out) else (self.out, places.joined(self.out, parts.FOLDER)):
+                remove_left(places.as_path(folder))
             for place in places.files(self.out, PARQUET):
                 name = places.name_of(place)
                 if LIST.fullmatch(name) and name != self.listing.name:
-                    with claimed(claim := claim_of(self.out, name)) as mine:
+                    with claimed(places.claim_of(self.out, name)) as mine:  # its lock stays: others may wait for it
                         if mine:
                             places.remove(place)
-                    if mine:
-                        remove_file(claim.with_name(f"{claim.name}.lock"))
 
 
 def _added(total: Total, now: Done, before: Done) -> Total:

@@ -22,7 +22,7 @@ from guda_core.answers.plots import bars
 from guda_core.answers.verdict import lead_said
 from guda_core.records import VERDICTS, Attribution, Group, GroupScore, GroupSet
 from guda_core.scoring.asking import ORDERS, SCOPES, STATUSES, Asked, Results
-from guda_core.scoring.summary import Summary, left_out, no_score_said
+from guda_core.scoring.summary import Summary, left_out
 from guda_core.scoring.table_rows import Row
 from guda_core.ui import words
 from guda_core.ui.blocks import QUICK, block
@@ -87,7 +87,7 @@ def draw(results: Results) -> Screen:
 def _head(results: Results) -> Html:
     """The table as a whole, and what has to be said of it."""
     whole = results.summary()
-    told = list(filter(None, (no_score_said(whole.no_score), *whole.caveats)))
+    told = whole.told()
     return Html(heading("Scored pictures") + text(said(whole)) + (banner(*told) if told else ""))
 
 

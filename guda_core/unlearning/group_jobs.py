@@ -25,7 +25,7 @@ from guda_core.records import GroupSet
 from guda_core.unlearning.adapter_files import meta_file
 from guda_core.unlearning.defaults import memory_settings
 from guda_core.unlearning.health import Health
-from guda_core.unlearning.run import Forgetting, check_learned
+from guda_core.unlearning.run import CLAIMS, Forgetting, check_learned
 
 HEALTH_SAYS = "measuring its health"
 Follow = Callable[[str, int, Iterator[Event]], Iterator[Event]]  # (title, number of jobs, what happens) -> the same
@@ -148,7 +148,7 @@ def make(asked: Asked, group: str, before: int | None) -> Steps:
 
 def _claims(asked: Asked, card: str) -> Path:
     """Where all workers see the claims: beside the adapters."""
-    return (asked.folder or paths.run(card, asked.group_set).own / "adapters") / ".claims"
+    return (asked.folder or paths.run(card, asked.group_set).own / "adapters") / CLAIMS
 
 
 def first_job(asked: Asked, card: str) -> Job:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +43,7 @@ from guda_core.unlearning.plan import Plan, blank_latents, empty_plan, group_cos
 from guda_core.versions import versions
 from guda_core.work_queue import claimed
 
+CLAIMS = ".claims"  # the folder of claims beside adapters
 DRAWS = 1  # raise it where a step draws other random numbers, or in another order: older stopped runs are left then
 
 
@@ -330,7 +331,8 @@ class Forgetting:
 
     @contextmanager
     def claim(self, group: str) -> Iterator[None]:
-        """Within the block no other process writes this group's adapter.
+        """Within the block no other process writes this group's adapter: none of this machine, and where the folder's
+        disk knows locks, none of another one.
 
         Raises:
             InHandError: another one does. AdapterError: its folder cannot be written to.
@@ -338,14 +340,21 @@ class Forgetting:
         self.check_places([group])
         folder = self.folder.own(group)
         name = f"{group}--{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}"
-        claim = cache_dir() / "locks" / name
-        with claimed(claim) as mine:
-            if not mine:
-                raise InHandError(
-                    f"Another process is unlearning '{group}' into {folder}. Wait until it has ended, or name other "
-                    "groups with --groups.",
-                    lock=f"{claim}.lock",
-                )
+        shared = folder.parent / CLAIMS / f"{group}.adapter"  # jobs have a claim of their own, `group_jobs`
+        with ExitStack() as stack:
+            for claim in (cache_dir() / "locks" / name, shared):
+                try:
+                    mine = stack.enter_context(claimed(claim))
+                except OptionError:
+                    if claim != shared:
+                        raise
+                    mine = True
+                if not mine:
+                    raise InHandError(
+                        f"Another process is unlearning '{group}' into {folder}. Wait until it has ended, or name "
+                        "other groups with --groups.",
+                        lock=f"{claim}.lock",
+                    )
             yield
 
     def _unlearn(self, group: str, config: Settings, resume: bool) -> Generator[Progress, None, None]:
