@@ -116,7 +116,6 @@ def _upright(data: bytes, limits: Limits, notes: list[str]) -> tuple[Image.Image
     im = _coloured(found.image, data if found.kind == "PNG" else None, found.profile, notes)
     if found.turn is not None:
         im = im.transpose(found.turn)
-        notes.append("It was turned upright as its EXIF orientation says.")
     return im, found.metadata
 
 
