@@ -8,6 +8,7 @@ import struct
 import time
 import zlib
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -119,12 +120,12 @@ def webp(xmp: bytes = b"", held: bytes = b"") -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
-def tiff(xmp: bytes = b"", held: bytes = b"") -> bytes:
+def tiff(xmp: bytes = b"", held: bytes = b"", *, big: bool = False) -> bytes:
     tags = Image.Exif()
     for tag, part in ((700, xmp), (52545, held)):
         if part:
             tags[tag] = part
-    return encoded(PICTURE, "TIFF", exif=tags)
+    return encoded(PICTURE, "TIFF", exif=tags, big_tiff=big)
 
 
 def avif(xmp: bytes = b"", held: bytes = b"") -> bytes:
@@ -132,7 +133,7 @@ def avif(xmp: bytes = b"", held: bytes = b"") -> bytes:
     return data + (box(b"uuid", C2PA_BOX + bytes(4) + b"manifest\0" + bytes(8) + held) if held else b"")
 
 
-FILES = {"PNG": png, "JPEG": jpeg, "WEBP": webp, "TIFF": tiff, "AVIF": avif}
+FILES = {"PNG": png, "JPEG": jpeg, "WEBP": webp, "TIFF": tiff, "BigTIFF": partial(tiff, big=True), "AVIF": avif}
 
 
 @pytest.mark.parametrize("kind", FILES)

@@ -38,6 +38,10 @@ UPLOADS = Limits(MAX_BYTES, MAX_PIXELS, 24_000_000, 1_000_000_000)  # from stran
 OWN = Limits(200_000_000, 89_000_000, 89_000_000, 3_000_000_000)  # the user's own; Pillow warns of more pixels
 
 
+class FromMemory(bytes):
+    """A file that was made of a picture in memory: `Limits.bytes` is no bound of it, as nobody sent it."""
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A picture made ready.
@@ -122,7 +126,7 @@ def _upright(data: bytes, limits: Limits, notes: list[str]) -> tuple[Image.Image
 def _check_bytes(data: bytes, limits: Limits) -> None:
     if not data:
         raise ImageError("This file is empty (0 bytes). The copy or upload may have been cut off; try again.")
-    if len(data) > limits.bytes:
+    if len(data) > limits.bytes and not isinstance(data, FromMemory):
         most = limits.bytes // 10**6
         raise ImageError(f"This file is larger than {most} MB. Save a smaller version.")
 

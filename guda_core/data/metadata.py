@@ -122,11 +122,13 @@ def _tiff(data: bytes) -> Metadata:
     def number(at: int, size: int) -> int:
         return int.from_bytes(data[at : at + size], "little" if data[:2] == b"II" else "big")
 
-    first = number(4, 4)
-    for at in range(first + 2, min(first + 2 + 12 * number(first, 2), len(data) - 11), 12):
-        tag, kind, length = number(at, 2), number(at + 2, 2), number(at + 4, 4)
-        if tag in (TIFF_XMP, TIFF_C2PA) and tag not in found and kind in TIFF_BYTES and length > 4:
-            place = number(at + 8, 4)
+    wide, count = (8, 8) if data[2:3] == b"+" else (4, 2)  # of a BigTIFF, and of another
+    first, step = number(wide, wide), 4 + 2 * wide
+    start = first + count
+    for at in range(start, min(start + step * number(first, count), len(data) - step + 1, start + step * 65_535), step):
+        tag, kind, length = number(at, 2), number(at + 2, 2), number(at + 4, wide)
+        if tag in (TIFF_XMP, TIFF_C2PA) and tag not in found and kind in TIFF_BYTES and length > wide:
+            place = number(at + 4 + wide, wide)
             found[tag] = data[place : place + length]
     return Metadata(found.get(TIFF_XMP, b""), found.get(TIFF_C2PA, b""))
 
