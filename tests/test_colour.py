@@ -13,6 +13,7 @@ from PIL import Image, ImageCms
 
 from guda_core.data.colour import PRIMARIES, SRGB, _to_xyz, from_srgb, from_video, matrix_of, to_srgb
 from guda_core.data.images import read_picture
+from guda_core.data.metadata import coded_colours
 from guda_core.errors import ImageError
 from tests.test_imaging import BLUE, EXACT, NOISE, RED, SIZE, WHITE, chunk, encoded, flat
 
@@ -201,6 +202,52 @@ def test_cicp_is_applied(code, colour, expected):
 def test_what_cannot_be_converted_is_said(code, words):
     done = read(tagged(Image.fromarray(NOISE), chunk(b"cICP", bytes(code))))
     assert (done.pixels == NOISE).all() and words in done.preparation[0] and "read as sRGB" in done.preparation[0]
+
+
+def by_nclx(colour: tuple[int, int, int], *codes: int) -> bytes:
+    """An AVIF with these codes of primaries and transfer."""
+    data = encoded(flat(colour), "AVIF", quality=100, subsampling="4:4:4")
+    at = data.index(b"colrnclx") + 8
+    return data[:at] + struct.pack(">HH", *codes) + data[at + 4 :]
+
+
+@pytest.mark.parametrize(
+    ("codes", "colour", "expected", "said"),
+    [
+        ((12, 13), (100, 150, 100), (83, 152, 95), "converted to sRGB as its codes say (nclx 12/13)"),
+        ((12, 1), (100, 150, 100), (83, 152, 95), "converted"),
+        ((1, 8), (55, 55, 55), (128, 128, 128), "converted"),
+        ((9, 16), (200, 60, 40), (200, 60, 40), "HDR (nclx 9/16) and were read as sRGB"),
+        *(((p, t), (200, 60, 40), (200, 60, 40), "") for p, t in ((1, 13), (2, 2), (1, 1), (1, 6))),
+    ],
+)
+def test_the_codes_of_an_avif_are_applied(codes, colour, expected, said):
+    done = read(by_nclx(colour, *codes))
+    assert near(done.pixels, expected, 3) and (said in " ".join(done.preparation) if said else not done.preparation)
+
+
+def box(name: bytes, *parts: bytes) -> bytes:
+    return struct.pack(">I4s", 8 + len(b"".join(parts)), name) + b"".join(parts)
+
+
+@pytest.mark.parametrize("wide", [0, 1])
+@pytest.mark.parametrize("long", [0, 1])
+def test_the_codes_are_those_of_the_main_picture(wide, long):
+    """Not of its thumbnail, its gain map or its HDR rendition."""
+    ids, indices = (">H", ">I")[long], (">B", ">H")[wide]
+    colr = [box(b"colr", b"nclx", struct.pack(">HHHB", n, 13, 6, 128)) for n in (9, 12)]
+    links = ((1, (1, 2)), (7, (2, 3)), (8, (1,)))
+    table = b"".join(
+        struct.pack(ids, id) + bytes([len(of)]) + b"".join(struct.pack(indices, i | (0x80, 0x8000)[wide]) for i in of)
+        for id, of in links
+    )
+    ipma = box(b"ipma", struct.pack(">BBBBI", long, 0, 0, wide, len(links)), table)
+    pitm = box(b"pitm", bytes([long, 0, 0, 0]), struct.pack(ids, 7))
+    iprp = box(b"iprp", box(b"ipco", colr[0], box(b"ispe", bytes(12)), colr[1]), ipma)
+    data = box(b"ftyp", b"avif", bytes(4)) + box(b"meta", bytes(4), box(b"hdlr", bytes(20)), pitm, iprp)
+    assert coded_colours(data) == (12, 13)
+    for end in range(len(data) - 40):
+        assert coded_colours(data[:end]) in (None, (12, 13))
 
 
 @pytest.mark.parametrize("body", [gama(0.0), chunk(b"gAMA", struct.pack(">I", 2**32 - 1))])

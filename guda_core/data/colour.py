@@ -1,7 +1,8 @@
 """Colours as every viewer shows them: what a file says of its colours, turned into sRGB.
 
     ICC profile         by LittleCMS, in the profile's own rendering intent
-    cICP (PNG)          linear = transfer^-1(v), then the primaries' matrix, then the sRGB curve (ITU-T H.273)
+    cICP (PNG, and nclx of AVIF and HEIC)
+                        linear = transfer^-1(v), then the primaries' matrix, then the sRGB curve (ITU-T H.273)
     gAMA, cHRM (PNG)    linear = v^(1/gamma), then the same; gAMA alone: v^(1 / (2.2 gamma)), as browsers and libpng do
 
 In a PNG cICP comes before iCCP, that before sRGB, and that before gAMA and cHRM (PNG, third edition, 4.3). Whatever
@@ -12,13 +13,14 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageCms
 
 from guda_core.data.containers import PNG_COLOUR, PNG_LENGTHS, png_chunks, unpacked
+from guda_core.data.metadata import coded_colours
 
 SRGB = ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06), (0.3127, 0.3290))  # red, green, blue, white: x, y
 PRIMARIES = {  # H.273, table 2
@@ -31,6 +33,7 @@ PRIMARIES = {  # H.273, table 2
 }
 GAMMAS = {4: 2.2, 5: 2.8, 8: 1.0}  # H.273, table 3; 13 is sRGB, 1, 6, 14 and 15 the curve of BT.709
 VIDEO = (1, 6, 14, 15)
+UNSAID = 2
 BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 USUAL_GAMMA, NEAR_GAMMA = 2.2, 0.05  # libpng calls gammas within 5% the same
 NEAR_XY = 0.005  # primaries that near are sRGB's: files round them
@@ -166,7 +169,7 @@ def by_png(image: Image.Image, data: bytes) -> Coloured:
         del said[name]
         broken.append(f"Its {name.decode()} chunk is broken and was ignored.")
     if b"cICP" in said:
-        done = _by_cicp(image, said[b"cICP"])
+        done = _by_codes(image, said[b"cICP"], "cICP " + "/".join(map(str, said[b"cICP"])))
     elif b"iCCP" in said:
         done = by_profile(image, said[b"iCCP"])
     elif b"sRGB" in said:
@@ -181,21 +184,29 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGBA" if image.mode in ("LA", "RGBA") else "RGB")
 
 
-def _by_cicp(image: Image.Image, body: bytes) -> Coloured:
-    primaries, transfer, matrix, whole_range = body
+def by_boxes(image: Image.Image, data: bytes) -> Coloured:
+    """A picture of mode L, LA, RGB or RGBA by the codes in its AVIF's or HEIC's bytes; the decoder has undone the
+    matrix. Where nothing is said it is sRGB, and video's curves mean sRGB's, as in viewers: cameras write them."""
+    primaries, transfer = coded_colours(data) or (UNSAID, UNSAID)
+    codes = (1 if primaries == UNSAID else primaries, 13 if transfer in (UNSAID, *VIDEO) else transfer)
+    return _by_codes(image, (*codes, 0, 1), f"nclx {primaries}/{transfer}")
+
+
+def _by_codes(image: Image.Image, codes: Sequence[int], code: str) -> Coloured:
+    """codes: of primaries, transfer, matrix and range. code: how they are named in sentences."""
+    primaries, transfer, matrix, whole_range = codes
     if (primaries, transfer, matrix, whole_range) == (1, 13, 0, 1):
         return Coloured(image)
-    code = "/".join(map(str, body))
     known = transfer in (13, *GAMMAS, *VIDEO)
     if primaries not in PRIMARIES or not known or matrix != 0 or whole_range != 1:
         kind = "HDR" if transfer in (16, 18) else "of a kind that is not known here"
-        return Coloured(image, (f"Its colours are {kind} (cICP {code}) and were read as sRGB.",))
+        return Coloured(image, (f"Its colours are {kind} ({code}) and were read as sRGB.",))
     if transfer in GAMMAS:
         curve: Curve = lambda v: v ** GAMMAS[transfer]  # noqa: E731
     else:
         curve = from_srgb if transfer == 13 else from_video
     done = convert(_rgb(image), curve, matrix_of(PRIMARIES[primaries]))
-    return Coloured(done, (f"Its colours were converted to sRGB as its cICP chunk says ({code}).",))
+    return Coloured(done, (f"Its colours were converted to sRGB as its codes say ({code}).",))
 
 
 def _by_gamma(image: Image.Image, gamma: bytes | None, corners: bytes | None) -> Coloured:
