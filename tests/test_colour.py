@@ -15,7 +15,7 @@ from guda_core.data.colour import PRIMARIES, SRGB, _to_xyz, from_srgb, from_vide
 from guda_core.data.images import read_picture
 from guda_core.data.metadata import coded_colours
 from guda_core.errors import ImageError
-from tests.test_imaging import BLUE, EXACT, NOISE, RED, SIZE, WHITE, chunk, encoded, flat
+from tests.test_imaging import BLUE, EXACT, NOISE, RED, SIZE, WHITE, chunk, encoded, flat, png_16
 
 ADOBE = ((0.64, 0.33), (0.21, 0.71), (0.15, 0.06), (0.3127, 0.3290))
 GREEN = (0, 255, 0)
@@ -162,6 +162,16 @@ def test_gamma_alone_brightens_as_browsers_do():
     assert near(done.pixels, [round(255 * (v / 255) ** (1 / 2.2)) for v in (64, 128, 255)])
     assert done.preparation == ("Its brightness was converted as its gAMA chunk says.",)
     assert near(read(tagged(flat((64,), "L"), gama(1.0))).pixels, [round(255 * (64 / 255) ** (1 / 2.2))] * 3)
+
+
+@pytest.mark.parametrize("said", [gama(1.0) + chrm((*SRGB[:3], (0.3457, 0.3585))), chunk(b"cICP", bytes([1, 8, 0, 1]))])
+@pytest.mark.parametrize("colour", [0, 2])
+def test_16_bits_of_linear_light_keep_their_dark_steps(said, colour):
+    values = np.linspace(0, 3000, SIZE * SIZE).astype(np.uint16).reshape(SIZE, SIZE)
+    rows = values if colour == 0 else np.stack([values] * 3, axis=2)
+    done = read(png_16(rows, colour, said))
+    assert near(done.pixels, np.round(to_srgb(values / 65535) * 255).astype(int)[:, :, None], 0)
+    assert "scaled to 8 bits" in done.preparation[0] and "converted" in done.preparation[1]
 
 
 @pytest.mark.parametrize(

@@ -93,14 +93,35 @@ def matrix_of(space: tuple[tuple[float, float], ...]) -> np.ndarray:
     return matrix
 
 
-def convert(image: Image.Image, curve: Curve, matrix: np.ndarray) -> Image.Image:
-    """An RGB or RGBA picture: 255 values through the curve to linear light, the matrix, and sRGB's curve."""
-    linear = curve(np.arange(256) / 255)
-    values = np.array(image)
+def convert(image: Image.Image, curve: Curve, matrix: np.ndarray, png: bytes = b"") -> Image.Image:
+    """An RGB or RGBA picture: its values through the curve to linear light, the matrix, and sRGB's curve. png: its
+    file, whose values of 16 bits are taken whole: of linear light, 8 bits leave few dark steps."""
+    values, lower = np.array(image), _lower(png, image.size)
+    most = 255 if lower is None else 65535
+    linear = curve(np.arange(most + 1) / most)
     for top in range(0, len(values), ROWS):
         part = values[top : top + ROWS, :, :3]
-        part[...] = np.round(to_srgb(linear[part] @ matrix.T) * 255).astype(np.uint8)
+        whole = part if lower is None else part.astype(np.uint16) << 8 | lower[top : top + ROWS]
+        part[...] = np.round(to_srgb(linear[whole] @ matrix.T) * 255).astype(np.uint8)
     return Image.fromarray(values, image.mode)
+
+
+def _lower(png: bytes, size: tuple[int, int]) -> np.ndarray | None:
+    """(H, W, 3): the lower bytes of a PNG's values of 16 bits; None of another, or where it was read in another way."""
+    if png[24:25] != b"\x10":
+        return None
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as im:
+            if im.size != size:
+                return None
+            if im.mode.startswith("I"):
+                return (np.asarray(im)[:, :, None] & 255).repeat(3, axis=2)
+            im.tile = [t._replace(args=f"{im.mode};16L") for t in im.tile]
+            return np.asarray(im.convert("RGB"))
+    except MemoryError:
+        raise
+    except Exception:  # such as for a broken part that it was read without
+        return None
 
 
 def _grid(mode: str) -> Image.Image:
@@ -169,13 +190,13 @@ def by_png(image: Image.Image, data: bytes) -> Coloured:
         del said[name]
         broken.append(f"Its {name.decode()} chunk is broken and was ignored.")
     if b"cICP" in said:
-        done = _by_codes(image, said[b"cICP"], "cICP " + "/".join(map(str, said[b"cICP"])))
+        done = _by_codes(image, said[b"cICP"], "cICP " + "/".join(map(str, said[b"cICP"])), data)
     elif b"iCCP" in said:
         done = by_profile(image, said[b"iCCP"])
     elif b"sRGB" in said:
         done = Coloured(image)
     else:
-        done = _by_gamma(image, said.get(b"gAMA"), said.get(b"cHRM"))
+        done = _by_gamma(image, said.get(b"gAMA"), said.get(b"cHRM"), data)
     return Coloured(done.image, (*broken, *done.notes))
 
 
@@ -192,8 +213,8 @@ def by_boxes(image: Image.Image, data: bytes) -> Coloured:
     return _by_codes(image, (*codes, 0, 1), f"nclx {primaries}/{transfer}")
 
 
-def _by_codes(image: Image.Image, codes: Sequence[int], code: str) -> Coloured:
-    """codes: of primaries, transfer, matrix and range. code: how they are named in sentences."""
+def _by_codes(image: Image.Image, codes: Sequence[int], code: str, png: bytes = b"") -> Coloured:
+    """codes: of primaries, transfer, matrix and range. code: how they are named in sentences. png: as for `convert`."""
     primaries, transfer, matrix, whole_range = codes
     if (primaries, transfer, matrix, whole_range) == (1, 13, 0, 1):
         return Coloured(image)
@@ -205,11 +226,11 @@ def _by_codes(image: Image.Image, codes: Sequence[int], code: str) -> Coloured:
         curve: Curve = lambda v: v ** GAMMAS[transfer]  # noqa: E731
     else:
         curve = from_srgb if transfer == 13 else from_video
-    done = convert(_rgb(image), curve, matrix_of(PRIMARIES[primaries]))
+    done = convert(_rgb(image), curve, matrix_of(PRIMARIES[primaries]), png)
     return Coloured(done, (f"Its colours were converted to sRGB as its codes say ({code}).",))
 
 
-def _by_gamma(image: Image.Image, gamma: bytes | None, corners: bytes | None) -> Coloured:
+def _by_gamma(image: Image.Image, gamma: bytes | None, corners: bytes | None, png: bytes) -> Coloured:
     """gAMA is the exponent that the values were encoded with, times 100,000; cHRM white, red, green, blue likewise."""
     if gamma is None:
         return Coloured(image)  # browsers read cHRM alone past, as there is no curve to go with it
@@ -228,11 +249,11 @@ def _by_gamma(image: Image.Image, gamma: bytes | None, corners: bytes | None) ->
         if usual:
             return Coloured(image)
         curve: Curve = lambda v: from_srgb(v ** (1 / (USUAL_GAMMA * exponent)))  # noqa: E731
-        done = convert(_rgb(image), curve, np.eye(3))
+        done = convert(_rgb(image), curve, np.eye(3), png)
         return Coloured(done, ("Its brightness was converted as its gAMA chunk says.",))
     try:
         matrix = matrix_of(space)
     except ValueError:
         return Coloured(image, ("Its cHRM chunk makes no sense and was ignored.",))
-    done = convert(_rgb(image), lambda v: v ** (1 / exponent), matrix)
+    done = convert(_rgb(image), lambda v: v ** (1 / exponent), matrix, png)
     return Coloured(done, ("Its colours were converted to sRGB as its gAMA and cHRM chunks say.",))
