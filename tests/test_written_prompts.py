@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from guda_core.data.prompts import MAX_PROMPT
 from guda_core.data.written_prompts import LINKS, _of_graph, written_prompt
 
 PROMPT = "house with garden, (flat colours:1.2)"
@@ -94,8 +95,13 @@ def test_where_there_is_none_nothing_is_offered(data):
 
 
 def test_a_long_prompt_is_cut_at_a_word_and_control_characters_are_left_out():
-    found = written_prompt(png(parameters="garden\x07 " * 60))
-    assert found is not None and found.cut and len(found.prompt) <= 300 and found.prompt.endswith("garden")
+    found = written_prompt(png(parameters="garden\x07 " * 400))
+    assert (
+        found is not None
+        and found.cut
+        and MAX_PROMPT - 8 < len(found.prompt) <= MAX_PROMPT
+        and found.prompt.endswith("garden")
+    )
     assert "\x07" not in found.prompt
 
 

@@ -38,8 +38,8 @@ LINKS = (*TEXTS, "positive", "conditioning", "conditioning_1", "conditioning_to"
 
 @dataclass(frozen=True)
 class Written:
-    """A prompt as it may be offered, at most 300 characters, and the program whose form it has. cut: whether it was
-    longer."""
+    """A prompt as it may be offered, at most `MAX_PROMPT` characters, and the program whose form it has. cut: whether
+    it was longer."""
 
     prompt: str
     program: str
