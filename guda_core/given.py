@@ -11,12 +11,11 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from guda_core import paths
-from guda_core.data.decoding import ORIENTATION
+from guda_core.data.decoding import ORIENTATION, grey_16
 from guda_core.data.images import FromMemory, read_file
 from guda_core.errors import ImageError, ModelError, OptionError, UnreadError
 
@@ -138,8 +137,8 @@ def picture_bytes(picture: Picture) -> bytes:
         if picture.mode in ("F", "I"):
             _check_range(picture)
         clear = picture.convert(mode) if (mode := SEE_THROUGH.get(picture.mode)) else picture
-        if clear.mode.startswith("I;16") and clear.mode != "I;16":  # in another order of bytes
-            clear = Image.fromarray(np.asarray(clear).astype("<u2"))
+        if clear.mode.startswith("I;16") and "transparency" not in clear.info:  # in any order of bytes
+            clear = Image.fromarray(grey_16(clear).astype("<u2"))
         profile = None if picture.mode in OTHER_COLOURS else picture.info.get("icc_profile")
         if clear.mode == "CMYK":  # which no PNG holds, and whose profile tells its colours
             turn = _exif(picture, ORIENTATION)  # the rest would be taken for the new file's own, such as its width

@@ -497,7 +497,7 @@ def test_a_picture_of_a_camera_is_the_same_from_its_file_and_from_memory(mode, k
 
 @pytest.mark.parametrize("mode", ["PA", "RGBa", "La", "YCbCr"])
 def test_a_mode_that_no_png_holds_keeps_clear_parts_and_profile(mode):
-    grey, clear = mode == "La", Image.linear_gradient("L").resize((32, 32)).point(lambda v: 255 * (v > 127))
+    grey, clear = mode == "La", Image.linear_gradient("L").resize((32, 32)).point([0] * 128 + [255] * 128)
     picture = Image.new("L" if grey else "RGB", (32, 32), 90)
     if mode == "PA":
         picture = picture.convert("P").convert("PA")

@@ -22,6 +22,7 @@ from guda_core.data.apart import _in_a_process, decoded
 from guda_core.data.decoding import Limits, kind_of, raw
 from guda_core.data.images import OWN, UPLOADS, hash_picture, read_picture
 from guda_core.errors import ImageError
+from guda_core.given import picture_bytes
 from tests.test_imaging import BLUE, NOISE, RED, SIZE, TURNED, encoded, halves, png_claiming, quarters
 
 heif = pytest.importorskip("pillow_heif")
@@ -106,6 +107,8 @@ def test_grey_tiffs_of_12_and_16_bits_are_not_dark_nor_negatives():
     grey = RAMP[:, :, :1]
     assert (read(deep_tiff(65535 - grey, light=0)).pixels == grey >> 8).all()
     assert (read(deep_tiff(grey, light=1)).pixels == grey >> 8).all()
+    held = picture_bytes(Image.open(io.BytesIO(deep_tiff(65535 - grey, light=0))))
+    assert (read(held).pixels == grey >> 8).all()
     twelve = tiff(bits=(258, 12), long=(279, 4032), high=(257, 42), rows=(278, 42))
     found = raw(twelve[:8] + b"\xab\xca\xbc" * 1344 + twelve[4040:], UPLOADS)
     assert (np.asarray(found.image) == 0xAB).all() and found.notes == ["12-bit values were scaled to 8 bits."]

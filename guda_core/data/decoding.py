@@ -9,10 +9,8 @@ says.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageChops
@@ -183,7 +181,7 @@ def _loaded(data: bytes, kind: str, limits: Limits, notes: list[str]) -> Image.I
     if kind == "JPEG" and width * height > limits.whole:
         im.draft(im.mode, (-(-width // 2), -(-height // 2)))  # the decoder makes half the size by itself
         notes.append(half_said(width, height, *im.size))
-    if kind == "TIFF":
+    if isinstance(im, TiffImageFile):
         _look_at_tags(im)
     try:
         im.load()
@@ -228,17 +226,17 @@ def _is_unread(data: bytes) -> bool:
     return False
 
 
-def _look_at_tags(im: Image.Image) -> None:
+def _look_at_tags(im: TiffImageFile) -> None:
     """Refuse a camera's raw file, whose first page is a preview. Uncompressed planes of 16 bits, which Pillow takes for
     planes of 8, are read as what they are."""
-    tags: Mapping[int, Any] = im.tag_v2  # pyright: ignore[reportAttributeAccessIssue]
-    if tags.get(PAGE) in (1, 3, 5, 7) or DNG in tags:
+    if im.tag_v2.get(PAGE) in (1, 3, 5, 7) or DNG in im.tag_v2:
         raise ImageError("This is a camera's raw file, or its first page is only a preview. Save it as JPEG.")
-    if tags.get(PLANES) == 2 and 16 in _bits(im) and any(t.codec_name == "raw" for t in im.tile):
+    if im.tag_v2.get(PLANES) == 2 and 16 in _bits(im) and any(t.codec_name == "raw" for t in im.tile):
         if im.mode not in ("RGB", "RGBA"):
             raise ImageError(UNREAD)
-        order = "B" if tags.prefix == b"MM" else "L"  # pyright: ignore[reportAttributeAccessIssue]
-        im.tile = [t._replace(args=(f"{t.args[0]};16{order}", *t.args[1:])) for t in im.tile]
+        order = "B" if im.tag_v2.prefix == b"MM" else "L"
+        named = [(tile, tuple(tile.args or ())) for tile in im.tile]
+        im.tile = [tile._replace(args=(f"{band};16{order}", *rest)) for tile, (band, *rest) in named]
 
 
 def _see_through(im: Image.Image, data: bytes) -> None:
@@ -317,6 +315,16 @@ def _orientation(im: Image.Image, notes: list[str]) -> Image.Transpose | None:
         return None
 
 
+def grey_16(im: Image.Image) -> np.ndarray:
+    """The values of a picture of mode I;16, 0 black and 65535 white: Pillow leaves those of a TIFF as they are, of 12
+    bits too, and where 0 is white."""
+    values = np.asarray(im)
+    if isinstance(im, TiffImageFile):
+        values = values << (16 - max(_bits(im)))
+        values = 65535 - values if im.tag_v2.get(WHITE_OR_BLACK) == 0 else values
+    return values
+
+
 def _plain(im: Image.Image, depth: int, notes: list[str]) -> Image.Image:
     """As mode L, RGB or CMYK, or LA or RGBA when anything is transparent. depth: bits of a channel in the file."""
     if im.mode in ("I", "F", "LAB"):
@@ -324,9 +332,7 @@ def _plain(im: Image.Image, depth: int, notes: list[str]) -> Image.Image:
     if depth > 8:
         notes.append(f"{depth}-bit values were scaled to 8 bits.")
     if im.mode.startswith("I"):  # 16-bit grey; Pillow scales 16-bit colours by itself, with the same upper byte
-        values = np.asarray(im) << (16 - depth)
-        if im.format == "TIFF" and im.tag_v2.get(WHITE_OR_BLACK) == 0:  # pyright: ignore[reportAttributeAccessIssue]
-            values = 65535 - values  # 0 is white
+        values = grey_16(im)
         grey, clear = Image.fromarray((values >> 8).astype(np.uint8)), im.info.get("transparency")
         if clear is None:
             return grey
