@@ -327,7 +327,7 @@ def grey_16(im: Image.Image) -> np.ndarray:
 
 def _plain(im: Image.Image, depth: int, notes: list[str]) -> Image.Image:
     """As mode L, RGB or CMYK, or LA or RGBA when anything is transparent. depth: bits of a channel in the file."""
-    if im.mode in ("I", "F", "LAB"):
+    if im.mode in ("I", "F"):
         raise ImageError(UNREAD)
     if depth > 8:
         notes.append(f"{depth}-bit values were scaled to 8 bits.")
