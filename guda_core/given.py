@@ -11,15 +11,16 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from guda_core import paths
-from guda_core.data.decoding import ORIENTATION
-from guda_core.data.images import read_file
+from guda_core.data.decoding import ORIENTATION, grey_16
+from guda_core.data.images import FromMemory, read_file
 from guda_core.errors import ImageError, ModelError, OptionError, UnreadError
 
+SEE_THROUGH = {"RGBa": "RGBA", "La": "LA", "PA": "RGBA"}  # modes that no PNG holds -> with the same colours
+OTHER_COLOURS = ("F", "HSV", "I", "LAB")  # modes whose colours are not those of a profile, once they are RGB
 PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # of pictures that a PNG holds as they are
 URL = re.compile(r"[a-z][a-z0-9+.-]+:[/\\]", re.I)  # also as Path writes it; a drive of Windows has one letter
 Place = str | os.PathLike[str]
@@ -135,20 +136,20 @@ def picture_bytes(picture: Picture) -> bytes:
         picture.load()  # which turns a TIFF upright, and its EXIF then says so
         if picture.mode in ("F", "I"):
             _check_range(picture)
-        clear = picture.convert(picture.mode.upper()) if picture.mode in ("RGBa", "La") else picture
-        if clear.mode.startswith("I;16") and clear.mode != "I;16":  # in another order of bytes
-            clear = Image.fromarray(np.asarray(clear).astype("<u2"))
+        clear = picture.convert(mode) if (mode := SEE_THROUGH.get(picture.mode)) else picture
+        if clear.mode.startswith("I;16") and "transparency" not in clear.info:  # in any order of bytes
+            clear = Image.fromarray(grey_16(clear).astype("<u2"))
+        profile = None if picture.mode in OTHER_COLOURS else picture.info.get("icc_profile")
         if clear.mode == "CMYK":  # which no PNG holds, and whose profile tells its colours
             turn = _exif(picture, ORIENTATION)  # the rest would be taken for the new file's own, such as its width
-            profile = picture.info.get("icc_profile")
             clear.save(out, format="TIFF", compression="tiff_adobe_deflate", icc_profile=profile, exif=turn)
-            return out.getvalue()
+            return FromMemory(out.getvalue())
         as_it_is = clear if clear.mode in PNG_MODES else clear.convert("RGB")
-        profile = picture.info.get("icc_profile") if as_it_is is picture else None
-        as_it_is.save(out, format="PNG", icc_profile=profile, exif=_exif(picture), pnginfo=_curve(picture))
+        how = {"icc_profile": profile, "exif": _exif(picture), "pnginfo": _curve(picture)}
+        as_it_is.save(out, format="PNG", compress_level=1, **how)  # a large one takes half a minute by the usual level
     except (OSError, ValueError) as e:  # such as a closed one, or a file that is cut off
         raise ImageError(f"This PIL image cannot be read ({e}). Open it again, or give the file's path.") from e
-    return out.getvalue()
+    return FromMemory(out.getvalue())
 
 
 def _no_picture(given: str, path: Path) -> str:

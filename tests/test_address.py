@@ -50,7 +50,7 @@ def test_where_no_method_is_ticked_the_address_brings_none():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("prompt", "x" * 301), ("prompt", "a\0b"), ("seed", "-1"), ("seed", "1.5"), ("steps", "0"), ("steps", "many"),
+    [("prompt", "x" * 2001), ("prompt", "a\0b"), ("seed", "-1"), ("seed", "1.5"), ("steps", "0"), ("steps", "many"),
      ("guidance", "nan"), ("guidance", "99"), ("effort", "endless"),
      ("methods", ",,"), ("methods", "nobody"), ("captions", ""), ("captions", "true")],
 )  # fmt: skip

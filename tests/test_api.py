@@ -25,7 +25,7 @@ from guda_core import api, errors, given, kept_services, opened_reports
 from guda_core.data import encoders
 from guda_core.data.captions import captioner_of
 from guda_core.data.encoders import ClipTower
-from guda_core.data.images import MAX_BYTES, read_picture
+from guda_core.data.images import MAX_BYTES, UPLOADS, read_picture
 from guda_core.diffusion import cards
 from guda_core.errors import GudaError, ImageError, ModelError, OptionError, ReportError, UnreadError
 from guda_core.picture_records import Drawing
@@ -34,6 +34,7 @@ from guda_core.reports.read import read_report
 from guda_core.service import EFFORTS, NO_MAPS, NO_NEAR, NO_STRIP
 from guda_core.unlearning.forget import config_of
 from tests.light import draw
+from tests.test_colour import profile
 from tests.test_pipeline import MISSING, service  # noqa: F401  (a fixture)
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -492,6 +493,35 @@ def test_a_picture_of_a_camera_is_the_same_from_its_file_and_from_memory(mode, k
         picture.thumbnail((32, 32))
     wanted = read_picture(out.getvalue(), size=32).pixels.astype(int)
     assert abs(read_picture(given.picture_bytes(picture), size=32).pixels - wanted).max() < 8
+
+
+@pytest.mark.parametrize("mode", ["PA", "RGBa", "La", "YCbCr"])
+def test_a_mode_that_no_png_holds_keeps_clear_parts_and_profile(mode):
+    grey, clear = mode == "La", Image.linear_gradient("L").resize((32, 32)).point([0] * 128 + [255] * 128)
+    picture = Image.new("L" if grey else "RGB", (32, 32), 90)
+    if mode == "PA":
+        picture = picture.convert("P").convert("PA")
+    if mode != "YCbCr":
+        picture.putalpha(clear)
+    picture = picture.convert(mode)
+    picture.info["icc_profile"] = wanted = profile(gamma=1.0, kind=b"GRAY" if grey else b"RGB ")
+    data = given.picture_bytes(picture)
+    assert Image.open(io.BytesIO(data)).info["icc_profile"] == wanted
+    seen = read_picture(data, size=32)
+    assert (seen.pixels[0] == 255).all() == (mode != "YCbCr") and not (seen.pixels[-1] == 255).all()
+    assert any("colour profile says" in s for s in seen.preparation)
+    hue = Image.new("HSV", (32, 32))
+    hue.info["icc_profile"] = wanted
+    assert "icc_profile" not in Image.open(io.BytesIO(given.picture_bytes(hue))).info
+
+
+def test_a_picture_in_memory_has_no_largest_file():
+    """As a PNG, a photo takes several times the bytes of its JPEG."""
+    picture, few = Image.effect_noise((64, 64), 90), replace(UPLOADS, bytes=100)
+    data = given.picture_bytes(picture)
+    assert (read_picture(data, size=64, limits=few).pixels == np.asarray(picture)[:, :, None]).all()
+    with pytest.raises(ImageError, match="larger than"):
+        read_picture(bytes(data), size=64, limits=few)
 
 
 def test_a_large_cmyk_picture_is_no_larger_than_its_pixels_need():

@@ -242,3 +242,12 @@ def test_a_link_brings_others_to_the_same_form(browser, stage):
     page.get_by_role("link", name="How to ask about your own artists").click()
     expect(page.get_by_role("heading", name="Make your own group set")).to_be_visible()
     watched.check("address")
+
+
+def test_a_long_prompt_is_left_out_of_the_address(browser, stage):
+    watched = Watched(browser)
+    page = watched.open(stage.url)
+    page.get_by_role("textbox", name="Prompt").fill("猫" * 500)  # nine characters each, in an address
+    page.get_by_role("button", name="Generate and attribute").click()
+    page.wait_for_function("location.search.includes('seed=')")
+    assert "prompt=" not in page.url and "steps=" in page.url

@@ -13,8 +13,9 @@ from PIL import Image, ImageCms
 
 from guda_core.data.colour import PRIMARIES, SRGB, _to_xyz, from_srgb, from_video, matrix_of, to_srgb
 from guda_core.data.images import read_picture
+from guda_core.data.metadata import coded_colours
 from guda_core.errors import ImageError
-from tests.test_imaging import BLUE, EXACT, NOISE, RED, SIZE, WHITE, chunk, encoded, flat
+from tests.test_imaging import BLUE, EXACT, NOISE, RED, SIZE, WHITE, chunk, encoded, flat, png_16
 
 ADOBE = ((0.64, 0.33), (0.21, 0.71), (0.15, 0.06), (0.3127, 0.3290))
 GREEN = (0, 255, 0)
@@ -163,6 +164,16 @@ def test_gamma_alone_brightens_as_browsers_do():
     assert near(read(tagged(flat((64,), "L"), gama(1.0))).pixels, [round(255 * (64 / 255) ** (1 / 2.2))] * 3)
 
 
+@pytest.mark.parametrize("said", [gama(1.0) + chrm((*SRGB[:3], (0.3457, 0.3585))), chunk(b"cICP", bytes([1, 8, 0, 1]))])
+@pytest.mark.parametrize("colour", [0, 2])
+def test_16_bits_of_linear_light_keep_their_dark_steps(said, colour):
+    values = np.linspace(0, 3000, SIZE * SIZE).astype(np.uint16).reshape(SIZE, SIZE)
+    rows = values if colour == 0 else np.stack([values] * 3, axis=2)
+    done = read(png_16(rows, colour, said))
+    assert near(done.pixels, np.round(to_srgb(values / 65535) * 255).astype(int)[:, :, None], 0)
+    assert "scaled to 8 bits" in done.preparation[0] and "converted" in done.preparation[1]
+
+
 @pytest.mark.parametrize(
     "chunks",
     [
@@ -201,6 +212,52 @@ def test_cicp_is_applied(code, colour, expected):
 def test_what_cannot_be_converted_is_said(code, words):
     done = read(tagged(Image.fromarray(NOISE), chunk(b"cICP", bytes(code))))
     assert (done.pixels == NOISE).all() and words in done.preparation[0] and "read as sRGB" in done.preparation[0]
+
+
+def by_nclx(colour: tuple[int, int, int], *codes: int) -> bytes:
+    """An AVIF with these codes of primaries and transfer."""
+    data = encoded(flat(colour), "AVIF", quality=100, subsampling="4:4:4")
+    at = data.index(b"colrnclx") + 8
+    return data[:at] + struct.pack(">HH", *codes) + data[at + 4 :]
+
+
+@pytest.mark.parametrize(
+    ("codes", "colour", "expected", "said"),
+    [
+        ((12, 13), (100, 150, 100), (83, 152, 95), "converted to sRGB as its codes say (nclx 12/13)"),
+        ((12, 1), (100, 150, 100), (83, 152, 95), "converted"),
+        ((1, 8), (55, 55, 55), (128, 128, 128), "converted"),
+        ((9, 16), (200, 60, 40), (200, 60, 40), "HDR (nclx 9/16) and were read as sRGB"),
+        *(((p, t), (200, 60, 40), (200, 60, 40), "") for p, t in ((1, 13), (2, 2), (1, 1), (1, 6))),
+    ],
+)
+def test_the_codes_of_an_avif_are_applied(codes, colour, expected, said):
+    done = read(by_nclx(colour, *codes))
+    assert near(done.pixels, expected, 3) and (said in " ".join(done.preparation) if said else not done.preparation)
+
+
+def box(name: bytes, *parts: bytes) -> bytes:
+    return struct.pack(">I4s", 8 + len(b"".join(parts)), name) + b"".join(parts)
+
+
+@pytest.mark.parametrize("wide", [0, 1])
+@pytest.mark.parametrize("long", [0, 1])
+def test_the_codes_are_those_of_the_main_picture(wide, long):
+    """Not of its thumbnail, its gain map or its HDR rendition."""
+    ids, indices = (">H", ">I")[long], (">B", ">H")[wide]
+    colr = [box(b"colr", b"nclx", struct.pack(">HHHB", n, 13, 6, 128)) for n in (9, 12)]
+    links = ((1, (1, 2)), (7, (2, 3)), (8, (1,)))
+    table = b"".join(
+        struct.pack(ids, id) + bytes([len(of)]) + b"".join(struct.pack(indices, i | (0x80, 0x8000)[wide]) for i in of)
+        for id, of in links
+    )
+    ipma = box(b"ipma", struct.pack(">BBBBI", long, 0, 0, wide, len(links)), table)
+    pitm = box(b"pitm", bytes([long, 0, 0, 0]), struct.pack(ids, 7))
+    iprp = box(b"iprp", box(b"ipco", colr[0], box(b"ispe", bytes(12)), colr[1]), ipma)
+    data = box(b"ftyp", b"avif", bytes(4)) + box(b"meta", bytes(4), box(b"hdlr", bytes(20)), pitm, iprp)
+    assert coded_colours(data) == (12, 13)
+    for end in range(len(data) - 40):
+        assert coded_colours(data[:end]) in (None, (12, 13))
 
 
 @pytest.mark.parametrize("body", [gama(0.0), chunk(b"gAMA", struct.pack(">I", 2**32 - 1))])

@@ -12,6 +12,7 @@ import gradio as gr
 import httpx
 import pytest
 
+from guda_core.data.prompts import MAX_PROMPT
 from guda_core.records import Query
 from guda_core.ui import build_ui, launch_options, words
 from guda_core.ui.connect import _Known, not_read, offer
@@ -104,7 +105,7 @@ def test_a_caption_that_no_file_can_have_given_is_not_read():
     service = FakeService()
     assert "read as plain text" in not_read(service, "a (teal:1.2) square")
     service.unread = lambda prompt: pytest.fail("a long text took the only place that computes")  # type: ignore[assignment]
-    assert not_read(service, "a" * 301) == not_read(service, "") == not_read(service, None) == ""  # type: ignore[arg-type]
+    assert not_read(service, "a" * (MAX_PROMPT + 1)) == not_read(service, "") == not_read(service, None) == ""  # type: ignore[arg-type]
 
 
 def test_a_file_is_read_in_a_queue(page):

@@ -22,6 +22,7 @@ from guda_core.data.apart import _in_a_process, decoded
 from guda_core.data.decoding import Limits, kind_of, raw
 from guda_core.data.images import OWN, UPLOADS, hash_picture, read_picture
 from guda_core.errors import ImageError
+from guda_core.given import picture_bytes
 from tests.test_imaging import BLUE, NOISE, RED, SIZE, TURNED, encoded, halves, png_claiming, quarters
 
 heif = pytest.importorskip("pillow_heif")
@@ -61,6 +62,58 @@ def tiff(**tags: tuple[int, int]) -> bytes:
     return b"II*\0" + struct.pack("<I", 8 + 4096) + bytes(4096) + struct.pack("<H", len(entries)) + body + bytes(4)
 
 
+RAMP = np.random.default_rng(5).integers(0, 65536, (SIZE, SIZE, 3), np.uint16)
+
+
+def deep_tiff(values: np.ndarray, order: str = "<", *, light: int = 2, apart: bool = False, big: bool = False,
+              bits: tuple[int, ...] = (), formats: tuple[int, ...] = ()) -> bytes:  # fmt: skip
+    """An uncompressed TIFF of (H, W, C) 16-bit values in two strips. light: how values stand for light (0: 0 is white).
+    apart: one plane after the other. big: as a BigTIFF. bits, formats: of each channel."""
+    h, w, n = values.shape
+    stored = values.astype(f"{order}u2")
+    body = (stored.transpose(2, 0, 1) if apart else stored).tobytes()
+    strips, head = (2 * n if apart else 2), 16 if big else 8
+    size = len(body) // strips
+    tags = {256: (w,), 257: (h,), 258: bits or (16,) * n, 259: (1,), 262: (light,), 277: (n,), 278: (h // 2,),
+            273: tuple(head + i * size for i in range(strips)), 279: (size,) * strips,
+            284: (2 if apart else 1,), 339: formats or (1,) * n}  # fmt: skip
+    if n == 4 and light == 2:
+        tags[338] = (2,)
+    count, place = ("Q", "Q") if big else ("H", "I")
+    room, at = struct.calcsize(place), head + len(body)
+    table, more = struct.pack(order + count, len(tags)), at + struct.calcsize(f"={count}{place}")
+    more, beside = more + len(tags) * (4 + 2 * room), b""
+    for tag, numbers in sorted(tags.items()):
+        value = struct.pack(f"{order}{len(numbers)}I", *numbers)
+        if len(value) > room:
+            value, beside = struct.pack(order + place, more + len(beside)), beside + value
+        table += struct.pack(f"{order}HH{place}", tag, 4, len(numbers)) + value.ljust(room, b"\0")
+    mark, version = (b"II", b"MM")[order == ">"], struct.pack(order + "H", 43 if big else 42)
+    start = struct.pack(order + ("HHQ" if big else "I"), *((8, 0, at) if big else (at,)))
+    return mark + version + start + body + table + bytes(room) + beside
+
+
+@pytest.mark.parametrize(("order", "apart", "big"), [("<", True, False), (">", True, False), ("<", False, True)])
+def test_tiffs_of_16_bits_show_what_they_hold(order, apart, big):
+    """Pillow reads uncompressed planes of 16 bits as planes of 8: as noise."""
+    found = raw(deep_tiff(RAMP, order, apart=apart, big=big), UPLOADS)
+    assert (np.asarray(found.image) == RAMP >> 8).all() and found.notes == ["16-bit values were scaled to 8 bits."]
+    four = np.concatenate([RAMP, RAMP[:, :, :1]], 2)
+    assert (np.asarray(raw(deep_tiff(four, order, apart=apart, big=big), UPLOADS).image) == four >> 8).all()
+
+
+def test_grey_tiffs_of_12_and_16_bits_are_not_dark_nor_negatives():
+    """Pillow leaves 12 bits as they are, and 16 bits where 0 is white."""
+    grey = RAMP[:, :, :1]
+    assert (read(deep_tiff(65535 - grey, light=0)).pixels == grey >> 8).all()
+    assert (read(deep_tiff(grey, light=1)).pixels == grey >> 8).all()
+    held = picture_bytes(Image.open(io.BytesIO(deep_tiff(65535 - grey, light=0))))
+    assert (read(held).pixels == grey >> 8).all()
+    twelve = tiff(bits=(258, 12), long=(279, 4032), high=(257, 42), rows=(278, 42))
+    found = raw(twelve[:8] + b"\xab\xca\xbc" * 1344 + twelve[4040:], UPLOADS)
+    assert (np.asarray(found.image) == 0xAB).all() and found.notes == ["12-bit values were scaled to 8 bits."]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_formats_are_read_by_content_and_show_what_they_hold(kind):
     data = made(halves(), kind)
@@ -80,8 +133,10 @@ def test_odd_tiffs_are_accepted_with_a_word():
     pages = encoded(Image.new("RGB", (SIZE, SIZE), RED), "TIFF", save_all=True, append_images=[halves()])
     assert "first of its 2 pages" in told(pages) and (read(pages).pixels == RED).all()
     assert "palette" in told(encoded(halves().quantize(2), "TIFF"))
+    lab = encoded(Image.new("LAB", (SIZE, SIZE), (137, 208, 195)), "TIFF")  # L = 54, a = 80, b = 67
+    assert np.abs(read(lab).pixels.astype(int) - RED).max() <= 12
     for mode in ("F", "I"):
-        with pytest.raises(ImageError, match="32 bits"):
+        with pytest.raises(ImageError, match="not read here"):
             read(encoded(Image.new(mode, (SIZE, SIZE)), "TIFF"))
 
 
@@ -125,7 +180,17 @@ def test_truncated_and_scribbled_files_give_a_picture_or_a_sentence(kind):
         (boxes(made(halves(), "AVIF"), 5500, 5500), "24 megapixels of AVIF"),
         (tiff(wide=(256, 60_000), high=(257, 60_000)), r"50 megapixels|bomb"),
         (tiff(wide=(256, 2**31), high=(257, 2**31)), r"50 megapixels|bomb|damaged"),
-        (tiff(bits=(258, 64)), "damaged"),
+        (tiff(bits=(258, 64)), "of a kind that is not read here. Save it as RGB"),
+        (tiff(compression=(259, 34887)), "not read here"),  # LERC
+        (tiff(planes=(284, 2), bits=(258, 16)), "not read here"),
+        (deep_tiff(RAMP, bits=(32, 32, 32)), "not read here"),
+        (deep_tiff(RAMP, formats=(3, 3, 3)), "not read here"),
+        (deep_tiff(RAMP[:, :, :1], formats=(2,)), "not read here"),
+        (deep_tiff(np.concatenate([RAMP, RAMP[:, :, :1]], 2), light=5, apart=True), "not read here"),
+        (deep_tiff(RAMP, ">", big=True), "looks like a big-endian BigTIFF"),
+        (tiff(page=(254, 1)), "a camera's raw file"),  # NEF, ARW and most DNG: a preview comes first
+        (tiff(dng=(50706, 1)), "a camera's raw file"),
+        (b"II*\0\x10\0\0\0CR\2\0" + bytes(99), "looks like a camera's raw file"),
         (encoded(Image.new("RGB", (5000, 5000)), "WEBP", lossless=True), "24 megapixels of WEBP"),
         (png_claiming(7100, 7100), "50 megapixels"),
     ],

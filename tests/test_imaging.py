@@ -261,6 +261,44 @@ def test_accepted_with_a_word_on_what_was_done(case, read):
         assert np.abs(done.pixels[SIZE // 2, x].astype(int) - colour).max() <= 2, case
 
 
+def png_grey(bits: int, values: np.ndarray, key: int) -> bytes:
+    """A PNG of grey values of 1, 2 or 4 bits, of which one is see-through."""
+    head = struct.pack(">IIBBBBB", values.shape[1], len(values), bits, 0, 0, 0, 0)
+    wide = np.unpackbits(values.astype(np.uint8)[:, :, None], axis=2)[:, :, -bits:]
+    body = b"".join(b"\0" + np.packbits(row).tobytes() for row in wide)
+    parts = ((b"IHDR", head), (b"tRNS", struct.pack(">H", key)), (b"IDAT", zlib.compress(body)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 16])
+def test_the_one_colour_that_is_see_through_is_the_one_that_the_file_names(bits, read):
+    """Pillow compares the key as it is with values that it has scaled to 8 bits."""
+    if bits < 16:
+        values = np.arange(SIZE * SIZE).reshape(SIZE, SIZE) % 2**bits
+        for key in range(2**bits):
+            expected = np.where(values == key, 255, values * 255 // (2**bits - 1))
+            assert (read(png_grey(bits, values, key)).pixels == expected[:, :, None]).all()
+        return
+    values = np.full((SIZE, SIZE, 3), 0x00FF)
+    values[::2] = (0xFF00, 0, 0xFF00)
+    values[::3] = 0
+    for key in ((0, 0, 0), (0xFF00, 0, 0xFF00), (0x00FF, 0x00FF, 0x00FF), (1, 0, 0)):
+        found = read(png_16(values, 2, chunk(b"tRNS", struct.pack(">HHH", *key)))).pixels
+        assert (found == np.where((values == key).all(axis=2)[:, :, None], 255, values >> 8)).all()
+
+
+@pytest.mark.parametrize("where", ["EXIF", "XMP"])
+def test_what_turned_a_picture_is_named(where, read):
+    """Pillow, and so those who train with it, turn a picture by its XMP where its EXIF says nothing."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    how = {"exif": exif} if where == "EXIF" else {"xmp": xmp}
+    done = read(encoded(Image.fromarray(np.ascontiguousarray(TURNED[6](quarters()))), "JPEG", quality=100, **how))
+    assert f"It was turned upright as its {where} orientation says." in done.preparation
+    assert np.abs(done.pixels.astype(int) - quarters()).mean() < 4
+
+
 def test_opaque_alpha_is_not_called_transparent(read):
     assert read(encoded(flat((255, 0, 0, 255), "RGBA"))).preparation == ()
 

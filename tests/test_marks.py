@@ -8,6 +8,7 @@ import struct
 import time
 import zlib
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from PIL import Image
 from guda_core.data.credentials import MOST_DEPTH, cbor, credentials_of
 from guda_core.data.images import read_picture
 from guda_core.data.marks import ASKED, MADE, TOLD, marks_of
-from guda_core.data.metadata import C2PA_BOX, JPEG_MORE_XMP, JPEG_XMP, metadata_of
+from guda_core.data.metadata import C2PA_BOX, JPEG_MORE_XMP, JPEG_XMP, coded_colours, metadata_of
 from tests.test_imaging import NOISE, chunk, encoded
 
 PICTURE = Image.fromarray(NOISE)
@@ -119,12 +120,12 @@ def webp(xmp: bytes = b"", held: bytes = b"") -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
-def tiff(xmp: bytes = b"", held: bytes = b"") -> bytes:
+def tiff(xmp: bytes = b"", held: bytes = b"", *, big: bool = False) -> bytes:
     tags = Image.Exif()
     for tag, part in ((700, xmp), (52545, held)):
         if part:
             tags[tag] = part
-    return encoded(PICTURE, "TIFF", exif=tags)
+    return encoded(PICTURE, "TIFF", exif=tags, big_tiff=big)
 
 
 def avif(xmp: bytes = b"", held: bytes = b"") -> bytes:
@@ -132,7 +133,7 @@ def avif(xmp: bytes = b"", held: bytes = b"") -> bytes:
     return data + (box(b"uuid", C2PA_BOX + bytes(4) + b"manifest\0" + bytes(8) + held) if held else b"")
 
 
-FILES = {"PNG": png, "JPEG": jpeg, "WEBP": webp, "TIFF": tiff, "AVIF": avif}
+FILES = {"PNG": png, "JPEG": jpeg, "WEBP": webp, "TIFF": tiff, "BigTIFF": partial(tiff, big=True), "AVIF": avif}
 
 
 @pytest.mark.parametrize("kind", FILES)
@@ -312,6 +313,15 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
         b"II*\0\x08\0\0\0\xff\xff" + struct.pack("<HHII", 700, 7, 2**31, 1) * 65_535 + bytes(24_000_000)
     ),
 }
+
+
+@pytest.mark.parametrize("link", [b"\0\0\0", struct.pack(">HB", 9, 0), struct.pack(">HB", 7, 255)])
+def test_an_avif_of_many_links_takes_no_time(link):
+    links, kinds = b"\0\0\0\0\xff\xff\xff\xff" + link * 3_000_000, box(b"colr", b"prof") * 900_000
+    iprp = box(b"iprp", box(b"ipco", kinds) + box(b"ipma", links))
+    data = box(b"meta", bytes(4) + box(b"pitm", bytes(4) + b"\0\7") + iprp)
+    began = time.process_time()
+    assert coded_colours(data) is None and time.process_time() - began < 1.0
 
 
 @pytest.mark.parametrize("what", HOSTILE)

@@ -182,6 +182,10 @@ def test_a_table_lists_only_folders_that_it_names_each_once(tmp_path, monkeypatc
     ("text", "sentence"),
     [
         ("file_name,text\nann/1.png,a,b\n", "line 2 has more fields"),
+        ("sep=;\nfile_name;text\nann/1.png;a;b\n", "line 3 has more fields"),
+        ('file_name,text\nann/1.png,a\nann/2.png,"a" b\n', "line 3 is not readable as CSV"),
+        ('sep=,\r\nfile_name,text\r\nann/1.png,"a" b\r\n', "line 3 is not readable as CSV"),
+        ("file_name,text\nann/1.png,a\0b\n", r"line 2: 'text' holds the character NUL \(U\+0000\). Take it out"),
         ("text\na cat\n", "names no file"),
         ("file_name,file\nann/1.png,ann/2.png\n", "line 2: 'file_name' and 'file' differ, and mean the same"),
         ("file_name,text,Text\nann/1.png,a,b\n", "has two columns 'text'"),
@@ -193,6 +197,14 @@ def test_metadata_that_cannot_be_read(text, sentence, tmp_path):
     (tmp_path / "metadata.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DataError, match=sentence):
         find_in_folder(tmp_path)
+
+
+@pytest.mark.parametrize("first", ["sep=;\n", '"sep=;"\r\n', "SEP=;;\n", "sep=|\n", "\ufeffsep=\t\n", ""])
+def test_a_csv_may_begin_with_its_separator_as_excel_writes_it(first, tmp_path):
+    by = next((c for c in ";|\t" if c in first), ",")
+    (tmp_path / "t.csv").write_text(f"{first}file{by}text\na.png{by}a cat\n", encoding="utf-8", newline="")
+    (row,) = read_table(tmp_path / "t.csv")[0]
+    assert row == {"file": "a.png", "text": "a cat", "where": f"t.csv, line {3 if first else 2}"}
 
 
 @pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.json"])
@@ -265,6 +277,18 @@ def test_a_place_that_is_not_there_is_told_before_its_options(option, home, tmp_
 def test_tables_that_are_wrong(row, sentence, home, tmp_path):
     (tmp_path / "table.json").write_text(json.dumps([row]))
     assert sentence in guda("groups", "new", tmp_path / "table.json", code=2)
+
+
+def test_captions_of_several_lines_are_told(tmp_path):
+    """Some trainers take the first line alone, or one of them at a time."""
+    for i, text in enumerate(("a cat\na dog", "a cat\n\n", "\n a cat \n", "a\r\nb\r\n")):
+        paint(tmp_path / "ann" / f"{i}.png", i)
+        (tmp_path / "ann" / f"{i}.txt").write_text(text, newline="")
+    found = find_in_folder(tmp_path)
+    assert [c.text for c in found.candidates] == ["a cat a dog", "a cat", "a cat", "a b"]
+    assert found.notes == [
+        "2 caption files have several lines, which were joined to one caption: ann/0.txt, ann/3.txt."
+    ]
 
 
 def test_captions_that_are_not_utf8_are_all_named(tmp_path):

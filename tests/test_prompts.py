@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from PIL import Image
 from transformers import CLIPTokenizer
@@ -28,7 +30,7 @@ from tests.tiny import tiny_service
         ("", ""),
         ("a\ncat\tand\r\n a   dog", "a cat and a dog"),
         ("Schwäbisch 日本 👩‍🎨", "Schwäbisch 日本 👩‍🎨"),
-        (" " + "x" * 300 + " ", "x" * 300),
+        (" " + "x" * 2000 + " ", "x" * 2000),
     ],
 )
 def test_prompts_are_tidied(prompt, expected):
@@ -38,7 +40,7 @@ def test_prompts_are_tidied(prompt, expected):
 @pytest.mark.parametrize(
     ("prompt", "words"),
     [
-        ("x" * 301, "caption may have 300 characters at most; this one has 301"),
+        ("x" * 2001, "caption may have 2000 characters at most; this one has 2001"),
         ("a\0b", r"U\+0000"),
         ("a\x1b[31mb", r"U\+001B"),
         ("a\x7fb", r"U\+007F"),
@@ -142,6 +144,13 @@ def test_marks_of_the_model_typed_as_text_are_named():
 )
 def test_weights_and_tags_of_other_programs_are_named(prompt, parts):
     assert syntax_parts(prompt) == parts
+
+
+@pytest.mark.parametrize("prompt", ["(" * 1000 + ":" + "1" * 999, "(a:1" + " " * 1990, "(" * 1000 + "[" * 1000])
+def test_no_prompt_takes_long_to_be_looked_through(prompt):
+    began = time.process_time()
+    assert check_prompt(prompt) and not syntax_parts(prompt)
+    assert time.process_time() - began < 1.0
 
 
 def test_notes_are_sentences_and_say_whether_anything_is_read():

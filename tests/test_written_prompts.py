@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from guda_core.data.prompts import MAX_PROMPT
 from guda_core.data.written_prompts import LINKS, _of_graph, written_prompt
 
 PROMPT = "house with garden, (flat colours:1.2)"
@@ -64,6 +65,22 @@ def test_the_prompt_of_a_program_is_found(data, program):
     assert found is not None and (found.prompt, found.program, found.cut) == (PROMPT, program, False)
 
 
+@pytest.mark.parametrize("order", ["utf-16-be", "utf-16-le"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("prompt", ["一个女孩站在一座一层的房子前", "一一一", "丂丄 a"])
+def test_letters_of_other_scripts_do_not_hide_the_order_of_bytes(prompt, mark, order):
+    """In U+4E00, the Chinese one, the byte that is empty is the other one."""
+    for text in (f"{mark}{prompt}\nSteps: 9, Sampler: DDIM", mark + json.dumps({"prompt": prompt}, ensure_ascii=False)):
+        found = written_prompt(with_exif("JPEG", comment=b"UNICODE\0" + text.encode(order)))
+        assert found is not None and found.prompt == prompt
+
+
+def test_a_comment_that_a_phone_or_a_person_wrote_is_no_prompt():
+    for text in ("oplus_1048608", "Screenshot", "Picture of my dog, Berlin", "Negative prompt: none", '{"a": 1}'):
+        for head in (b"ASCII\0\0\0" + text.encode(), b"UNICODE\0" + text.encode("utf-16-be")):
+            assert written_prompt(with_exif("JPEG", comment=head)) is None
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -78,8 +95,13 @@ def test_where_there_is_none_nothing_is_offered(data):
 
 
 def test_a_long_prompt_is_cut_at_a_word_and_control_characters_are_left_out():
-    found = written_prompt(png(parameters="garden\x07 " * 60))
-    assert found is not None and found.cut and len(found.prompt) <= 300 and found.prompt.endswith("garden")
+    found = written_prompt(png(parameters="garden\x07 " * 400))
+    assert (
+        found is not None
+        and found.cut
+        and MAX_PROMPT - 8 < len(found.prompt) <= MAX_PROMPT
+        and found.prompt.endswith("garden")
+    )
     assert "\x07" not in found.prompt
 
 

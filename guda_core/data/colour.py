@@ -1,7 +1,8 @@
 """Colours as every viewer shows them: what a file says of its colours, turned into sRGB.
 
     ICC profile         by LittleCMS, in the profile's own rendering intent
-    cICP (PNG)          linear = transfer^-1(v), then the primaries' matrix, then the sRGB curve (ITU-T H.273)
+    cICP (PNG, and nclx of AVIF and HEIC)
+                        linear = transfer^-1(v), then the primaries' matrix, then the sRGB curve (ITU-T H.273)
     gAMA, cHRM (PNG)    linear = v^(1/gamma), then the same; gAMA alone: v^(1 / (2.2 gamma)), as browsers and libpng do
 
 In a PNG cICP comes before iCCP, that before sRGB, and that before gAMA and cHRM (PNG, third edition, 4.3). Whatever
@@ -12,13 +13,14 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageCms
 
 from guda_core.data.containers import PNG_COLOUR, PNG_LENGTHS, png_chunks, unpacked
+from guda_core.data.metadata import coded_colours
 
 SRGB = ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06), (0.3127, 0.3290))  # red, green, blue, white: x, y
 PRIMARIES = {  # H.273, table 2
@@ -31,6 +33,7 @@ PRIMARIES = {  # H.273, table 2
 }
 GAMMAS = {4: 2.2, 5: 2.8, 8: 1.0}  # H.273, table 3; 13 is sRGB, 1, 6, 14 and 15 the curve of BT.709
 VIDEO = (1, 6, 14, 15)
+UNSAID = 2
 BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 USUAL_GAMMA, NEAR_GAMMA = 2.2, 0.05  # libpng calls gammas within 5% the same
 NEAR_XY = 0.005  # primaries that near are sRGB's: files round them
@@ -90,14 +93,35 @@ def matrix_of(space: tuple[tuple[float, float], ...]) -> np.ndarray:
     return matrix
 
 
-def convert(image: Image.Image, curve: Curve, matrix: np.ndarray) -> Image.Image:
-    """An RGB or RGBA picture: 255 values through the curve to linear light, the matrix, and sRGB's curve."""
-    linear = curve(np.arange(256) / 255)
-    values = np.array(image)
+def convert(image: Image.Image, curve: Curve, matrix: np.ndarray, png: bytes = b"") -> Image.Image:
+    """An RGB or RGBA picture: its values through the curve to linear light, the matrix, and sRGB's curve. png: its
+    file, whose values of 16 bits are taken whole: of linear light, 8 bits leave few dark steps."""
+    values, lower = np.array(image), _lower(png, image.size)
+    most = 255 if lower is None else 65535
+    linear = curve(np.arange(most + 1) / most)
     for top in range(0, len(values), ROWS):
         part = values[top : top + ROWS, :, :3]
-        part[...] = np.round(to_srgb(linear[part] @ matrix.T) * 255).astype(np.uint8)
+        whole = part if lower is None else part.astype(np.uint16) << 8 | lower[top : top + ROWS]
+        part[...] = np.round(to_srgb(linear[whole] @ matrix.T) * 255).astype(np.uint8)
     return Image.fromarray(values, image.mode)
+
+
+def _lower(png: bytes, size: tuple[int, int]) -> np.ndarray | None:
+    """(H, W, 3): the lower bytes of a PNG's values of 16 bits; None of another, or where it was read in another way."""
+    if png[24:25] != b"\x10":
+        return None
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as im:
+            if im.size != size:
+                return None
+            if im.mode.startswith("I"):
+                return (np.asarray(im)[:, :, None] & 255).repeat(3, axis=2)
+            im.tile = [t._replace(args=f"{im.mode};16L") for t in im.tile]
+            return np.asarray(im.convert("RGB"))
+    except MemoryError:
+        raise
+    except Exception:  # such as for a broken part that it was read without
+        return None
 
 
 def _grid(mode: str) -> Image.Image:
@@ -166,13 +190,13 @@ def by_png(image: Image.Image, data: bytes) -> Coloured:
         del said[name]
         broken.append(f"Its {name.decode()} chunk is broken and was ignored.")
     if b"cICP" in said:
-        done = _by_cicp(image, said[b"cICP"])
+        done = _by_codes(image, said[b"cICP"], "cICP " + "/".join(map(str, said[b"cICP"])), data)
     elif b"iCCP" in said:
         done = by_profile(image, said[b"iCCP"])
     elif b"sRGB" in said:
         done = Coloured(image)
     else:
-        done = _by_gamma(image, said.get(b"gAMA"), said.get(b"cHRM"))
+        done = _by_gamma(image, said.get(b"gAMA"), said.get(b"cHRM"), data)
     return Coloured(done.image, (*broken, *done.notes))
 
 
@@ -181,24 +205,32 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGBA" if image.mode in ("LA", "RGBA") else "RGB")
 
 
-def _by_cicp(image: Image.Image, body: bytes) -> Coloured:
-    primaries, transfer, matrix, whole_range = body
+def by_boxes(image: Image.Image, data: bytes) -> Coloured:
+    """A picture of mode L, LA, RGB or RGBA by the codes in its AVIF's or HEIC's bytes; the decoder has undone the
+    matrix. Where nothing is said it is sRGB, and video's curves mean sRGB's, as in viewers: cameras write them."""
+    primaries, transfer = coded_colours(data) or (UNSAID, UNSAID)
+    codes = (1 if primaries == UNSAID else primaries, 13 if transfer in (UNSAID, *VIDEO) else transfer)
+    return _by_codes(image, (*codes, 0, 1), f"nclx {primaries}/{transfer}")
+
+
+def _by_codes(image: Image.Image, codes: Sequence[int], code: str, png: bytes = b"") -> Coloured:
+    """codes: of primaries, transfer, matrix and range. code: how they are named in sentences. png: as for `convert`."""
+    primaries, transfer, matrix, whole_range = codes
     if (primaries, transfer, matrix, whole_range) == (1, 13, 0, 1):
         return Coloured(image)
-    code = "/".join(map(str, body))
     known = transfer in (13, *GAMMAS, *VIDEO)
     if primaries not in PRIMARIES or not known or matrix != 0 or whole_range != 1:
         kind = "HDR" if transfer in (16, 18) else "of a kind that is not known here"
-        return Coloured(image, (f"Its colours are {kind} (cICP {code}) and were read as sRGB.",))
+        return Coloured(image, (f"Its colours are {kind} ({code}) and were read as sRGB.",))
     if transfer in GAMMAS:
         curve: Curve = lambda v: v ** GAMMAS[transfer]  # noqa: E731
     else:
         curve = from_srgb if transfer == 13 else from_video
-    done = convert(_rgb(image), curve, matrix_of(PRIMARIES[primaries]))
-    return Coloured(done, (f"Its colours were converted to sRGB as its cICP chunk says ({code}).",))
+    done = convert(_rgb(image), curve, matrix_of(PRIMARIES[primaries]), png)
+    return Coloured(done, (f"Its colours were converted to sRGB as its codes say ({code}).",))
 
 
-def _by_gamma(image: Image.Image, gamma: bytes | None, corners: bytes | None) -> Coloured:
+def _by_gamma(image: Image.Image, gamma: bytes | None, corners: bytes | None, png: bytes) -> Coloured:
     """gAMA is the exponent that the values were encoded with, times 100,000; cHRM white, red, green, blue likewise."""
     if gamma is None:
         return Coloured(image)  # browsers read cHRM alone past, as there is no curve to go with it
@@ -217,11 +249,11 @@ def _by_gamma(image: Image.Image, gamma: bytes | None, corners: bytes | None) ->
         if usual:
             return Coloured(image)
         curve: Curve = lambda v: from_srgb(v ** (1 / (USUAL_GAMMA * exponent)))  # noqa: E731
-        done = convert(_rgb(image), curve, np.eye(3))
+        done = convert(_rgb(image), curve, np.eye(3), png)
         return Coloured(done, ("Its brightness was converted as its gAMA chunk says.",))
     try:
         matrix = matrix_of(space)
     except ValueError:
         return Coloured(image, ("Its cHRM chunk makes no sense and was ignored.",))
-    done = convert(_rgb(image), lambda v: v ** (1 / exponent), matrix)
+    done = convert(_rgb(image), lambda v: v ** (1 / exponent), matrix, png)
     return Coloured(done, ("Its colours were converted to sRGB as its gAMA and cHRM chunks say.",))

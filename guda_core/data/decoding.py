@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
+from PIL.TiffImagePlugin import TiffImageFile
 
 from guda_core.data import exif
 from guda_core.data.containers import is_crowded, needed
@@ -35,14 +36,22 @@ SIGNATURES = (  # how a file of a kind begins, so that a refusal can name it
     (b"\x89PNG\r\n\x1a\n", "PNG"),
     (b"\xff\xd8\xff", "JPEG"),
     (b"GIF8", "GIF"),
+    (b"II*\0\x10\0\0\0CR", "camera's raw"),
     (b"II*\0", "TIFF"),
     (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),  # BigTIFF, which Pillow reads in this order of bytes alone
+    (b"MM\0+", "big-endian BigTIFF"),
     (b"BM", "BMP"),
     (b"%!PS", "EPS"),
     (b"%PDF", "PDF"),
     (b"<svg", "SVG"),
     (b"<?xml", "SVG or another XML"),
 )
+UNREAD = (
+    "This TIFF file holds pixels of a kind that is not read here. Save it as RGB with 8 or 16 bits for each channel."
+)
+RARE = ("lzma", "webp", "zstd")  # compressions of a TIFF that not every build of its library reads
+PAGE, WHITE_OR_BLACK, PLANES, DNG = 254, 262, 284, 50706  # tags of a TIFF
 ORIENTATION = 0x0112  # the EXIF tag, and what undoes each of its values
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -146,9 +155,9 @@ def raw(data: bytes, limits: Limits) -> Raw:
     if frames > 1:
         notes.append(f"Only the first of its {frames} {'pages' if kind == 'TIFF' else 'frames'} is used.")
     metadata, turn, profile = _metadata(im), _orientation(im, notes), im.info.get("icc_profile")
-    deep = data[24:25] == b"\x10" if kind == "PNG" else kind == "TIFF" and 16 in _bits(im)
+    depth = data[24] if kind == "PNG" else max(_bits(im), default=8)
     try:
-        im = _halved(_plain(im, deep=deep, notes=notes), limits, notes)
+        im = _halved(_plain(im, depth, notes), limits, notes)
     except ImageError:
         raise
     except Exception as e:  # such as a palette that is not there; the decoders see it only now
@@ -172,11 +181,17 @@ def _loaded(data: bytes, kind: str, limits: Limits, notes: list[str]) -> Image.I
     if kind == "JPEG" and width * height > limits.whole:
         im.draft(im.mode, (-(-width // 2), -(-height // 2)))  # the decoder makes half the size by itself
         notes.append(half_said(width, height, *im.size))
+    if isinstance(im, TiffImageFile):
+        _look_at_tags(im)
     try:
         im.load()
+        if kind == "PNG":
+            _see_through(im, data)
     except MemoryError:
         raise
     except Exception as e:  # the decoders raise a dozen kinds of error for damaged files
+        if kind == "TIFF" and im.info.get("compression") in RARE:
+            raise ImageError(UNREAD) from e
         raise Damaged(kind) from e
     return im
 
@@ -197,7 +212,48 @@ def _open(data: bytes, kind: str, limits: Limits) -> Image.Image:
     except MemoryError:
         raise
     except Exception as e:  # as above: a damaged header can raise nearly anything
+        if kind == "TIFF" and _is_unread(data):
+            raise ImageError(UNREAD) from e
         raise Damaged(kind) from e
+
+
+def _is_unread(data: bytes) -> bool:
+    """Whether a TIFF that cannot be opened has pixels, or a compression, that Pillow's tables do not list."""
+    try:
+        TiffImageFile(io.BytesIO(data))
+    except Exception as e:
+        return isinstance(e.__cause__, KeyError)
+    return False
+
+
+def _look_at_tags(im: TiffImageFile) -> None:
+    """Refuse a camera's raw file, whose first page is a preview. Uncompressed planes of 16 bits, which Pillow takes for
+    planes of 8, are read as what they are."""
+    if im.tag_v2.get(PAGE) in (1, 3, 5, 7) or DNG in im.tag_v2:
+        raise ImageError("This is a camera's raw file, or its first page is only a preview. Save it as JPEG.")
+    if im.tag_v2.get(PLANES) == 2 and 16 in _bits(im) and any(t.codec_name == "raw" for t in im.tile):
+        if im.mode not in ("RGB", "RGBA"):
+            raise ImageError(UNREAD)
+        order = "B" if im.tag_v2.prefix == b"MM" else "L"
+        named = [(tile, tuple(tile.args or ())) for tile in im.tile]
+        im.tile = [tile._replace(args=(f"{band};16{order}", *rest)) for tile, (band, *rest) in named]
+
+
+def _see_through(im: Image.Image, data: bytes) -> None:
+    """Make Pillow's key of the transparent colour that of its pixels: it leaves the key as the PNG holds it, and scales
+    grey values of 2 and 4 bits to 8, and colours of 16 bits by their upper bytes."""
+    key, depth = im.info.get("transparency"), data[24]
+    if im.mode == "L" and isinstance(key, int):
+        im.info["transparency"] = key * {2: 85, 4: 17}.get(depth, 1)
+    elif im.mode == "RGB" and isinstance(key, tuple) and depth == 16:
+        low = Image.open(io.BytesIO(data), formats=["PNG"])
+        low.tile = [t._replace(args="RGB;16L") for t in low.tile]  # the lower bytes in place of the upper ones
+        same = Image.new("L", im.size, 255)
+        for i, value in enumerate(key):
+            for part, byte in ((im, value >> 8), (low, value & 255)):
+                same = ImageChops.darker(same, part.getchannel(i).point([255 * (v == byte) for v in range(256)]))
+        im.putalpha(ImageChops.invert(same))
+        del im.info["transparency"]
 
 
 def check_size(width: int, height: int, limits: Limits, kind: str) -> None:
@@ -244,25 +300,39 @@ def _metadata(im: Image.Image) -> list[str]:
 def _orientation(im: Image.Image, notes: list[str]) -> Image.Transpose | None:
     """What turns the picture upright, None when it already is. A broken EXIF block counts as none, with a note."""
     try:
-        if exif.is_heavy(exif.exif_of(im.info)):
+        if exif.is_heavy(block := exif.exif_of(im.info)):
             notes.append("Its EXIF data is very large and was ignored.")
             return None
-        if "exif" in im.info:
-            Image.Exif().load(im.info["exif"])  # Pillow's own reading keeps quiet about a broken block the second time
-        return UPRIGHT.get(im.getexif().get(ORIENTATION, 1))
+        own = Image.Exif()
+        if block:
+            own.load(block)  # Pillow's own reading keeps quiet about a broken block the second time
+        turn = UPRIGHT.get(im.getexif().get(ORIENTATION, 1))  # where EXIF says nothing, XMP is asked
+        if turn is not None:
+            notes.append(f"It was turned upright as its {'EXIF' if ORIENTATION in own else 'XMP'} orientation says.")
+        return turn
     except Exception:  # whatever Pillow trips over in there, the picture itself is sound
         notes.append("Its EXIF data is broken and was ignored.")
         return None
 
 
-def _plain(im: Image.Image, *, deep: bool, notes: list[str]) -> Image.Image:
-    """As mode L, RGB or CMYK, or LA or RGBA when anything is transparent. deep: the file holds 16-bit values."""
-    if deep:
-        notes.append("16-bit values were scaled to 8 bits.")
+def grey_16(im: Image.Image) -> np.ndarray:
+    """The values of a picture of mode I;16, 0 black and 65535 white: Pillow leaves those of a TIFF as they are, of 12
+    bits too, and where 0 is white."""
+    values = np.asarray(im)
+    if isinstance(im, TiffImageFile):
+        values = values << (16 - max(_bits(im)))
+        values = 65535 - values if im.tag_v2.get(WHITE_OR_BLACK) == 0 else values
+    return values
+
+
+def _plain(im: Image.Image, depth: int, notes: list[str]) -> Image.Image:
+    """As mode L, RGB or CMYK, or LA or RGBA when anything is transparent. depth: bits of a channel in the file."""
     if im.mode in ("I", "F"):
-        raise ImageError("This picture holds values of 32 bits. Save it with 8 or 16 bits for each channel.")
+        raise ImageError(UNREAD)
+    if depth > 8:
+        notes.append(f"{depth}-bit values were scaled to 8 bits.")
     if im.mode.startswith("I"):  # 16-bit grey; Pillow scales 16-bit colours by itself, with the same upper byte
-        values = np.asarray(im)
+        values = grey_16(im)
         grey, clear = Image.fromarray((values >> 8).astype(np.uint8)), im.info.get("transparency")
         if clear is None:
             return grey

@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image
 
 from guda_core.data.apart import decoded
-from guda_core.data.colour import Coloured, by_png, by_profile
-from guda_core.data.decoding import Limits
+from guda_core.data.colour import Coloured, by_boxes, by_png, by_profile
+from guda_core.data.decoding import Limits, Raw
 from guda_core.data.marks import marks_of
 from guda_core.diffusion.sizes import Size, nearest
 from guda_core.errors import ImageError, UnreadError
@@ -36,6 +36,10 @@ Square = Literal["pad", "crop"]
 
 UPLOADS = Limits(MAX_BYTES, MAX_PIXELS, 24_000_000, 1_000_000_000)  # from strangers
 OWN = Limits(200_000_000, 89_000_000, 89_000_000, 3_000_000_000)  # the user's own; Pillow warns of more pixels
+
+
+class FromMemory(bytes):
+    """A file that was made of a picture in memory: `Limits.bytes` is no bound of it, as nobody sent it."""
 
 
 @dataclass(frozen=True)
@@ -113,24 +117,29 @@ def _upright(data: bytes, limits: Limits, notes: list[str]) -> tuple[Image.Image
     _check_bytes(data, limits)
     found = decoded(data, limits)
     notes.extend(found.notes)
-    im = _coloured(found.image, data if found.kind == "PNG" else None, found.profile, notes)
+    im = _coloured(found, data, notes)
     if found.turn is not None:
         im = im.transpose(found.turn)
-        notes.append("It was turned upright as its EXIF orientation says.")
     return im, found.metadata
 
 
 def _check_bytes(data: bytes, limits: Limits) -> None:
     if not data:
         raise ImageError("This file is empty (0 bytes). The copy or upload may have been cut off; try again.")
-    if len(data) > limits.bytes:
+    if len(data) > limits.bytes and not isinstance(data, FromMemory):
         most = limits.bytes // 10**6
         raise ImageError(f"This file is larger than {most} MB. Save a smaller version.")
 
 
-def _coloured(im: Image.Image, png: bytes | None, profile: bytes | None, notes: list[str]) -> Image.Image:
-    """As sRGB, mode RGB or RGBA. png: the file's bytes, of a PNG. profile: an ICC profile, of other files."""
-    done = by_png(im, png) if png is not None else by_profile(im, profile) if profile else Coloured(im)
+def _coloured(found: Raw, data: bytes, notes: list[str]) -> Image.Image:
+    """As sRGB, mode RGB or RGBA. data: the file's bytes."""
+    im = found.image
+    if found.kind == "PNG":
+        done = by_png(im, data)
+    elif found.profile:
+        done = by_profile(im, found.profile)
+    else:
+        done = by_boxes(im, data) if found.kind in ("AVIF", "HEIC") else Coloured(im)
     notes.extend(done.notes)
     if im.mode == "CMYK" and done.image.mode == "CMYK":
         notes.append("CMYK colours were converted to RGB.")

@@ -7,8 +7,9 @@
     TIFF          tag 700                                tag 52545
     AVIF, HEIC    a packet anywhere in the file          box uuid d8fec3d6-1b0e-483c-9297-5828877ec481
 
-(XMP specification, part 3; C2PA specification, "Embedding manifests".) Whatever is damaged counts as not there:
-nothing here raises, goes through more than `MOST_PARTS` parts, or gives more than `MOST_XMP` and `MOST_STORE` bytes.
+And where AVIF and HEIC keep the codes of their colours. (XMP specification, part 3; C2PA specification, "Embedding
+manifests".) Whatever is damaged counts as not there: nothing here raises, goes through more than `MOST_PARTS` parts, or
+gives more than `MOST_XMP` and `MOST_STORE` bytes.
 """
 
 from __future__ import annotations
@@ -122,11 +123,13 @@ def _tiff(data: bytes) -> Metadata:
     def number(at: int, size: int) -> int:
         return int.from_bytes(data[at : at + size], "little" if data[:2] == b"II" else "big")
 
-    first = number(4, 4)
-    for at in range(first + 2, min(first + 2 + 12 * number(first, 2), len(data) - 11), 12):
-        tag, kind, length = number(at, 2), number(at + 2, 2), number(at + 4, 4)
-        if tag in (TIFF_XMP, TIFF_C2PA) and tag not in found and kind in TIFF_BYTES and length > 4:
-            place = number(at + 8, 4)
+    wide, count = (8, 8) if data[2:3] == b"+" else (4, 2)  # of a BigTIFF, and of another
+    first, step = number(wide, wide), 4 + 2 * wide
+    start = first + count
+    for at in range(start, min(start + step * number(first, count), len(data) - step + 1, start + step * 65_535), step):
+        tag, kind, length = number(at, 2), number(at + 2, 2), number(at + 4, wide)
+        if tag in (TIFF_XMP, TIFF_C2PA) and tag not in found and kind in TIFF_BYTES and length > wide:
+            place = number(at + 4 + wide, wide)
             found[tag] = data[place : place + length]
     return Metadata(found.get(TIFF_XMP, b""), found.get(TIFF_C2PA, b""))
 
@@ -141,3 +144,36 @@ def _boxed(data: bytes) -> Metadata:
             jumb = data.find(b"jumb", at, min(at + 80, after))  # after the version, what it is for, and an offset
             store = store or (data[jumb - 4 : after] if jumb >= 0 else b"")
     return Metadata(data[start:end] if end >= 0 else b"", store)
+
+
+def coded_colours(data: bytes) -> tuple[int, int] | None:
+    """The primaries and the transfer, as H.273 numbers them, of an AVIF's or HEIC's main picture: what the box "colr"
+    says that "ipma" gives to the picture of "pitm". None where there is none. (ISO 14496-12, 23008-12.)"""
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(data[at : at + size], "big")
+
+    def box(name: bytes, start: int, end: int) -> tuple[int, int]:
+        return next(((at, after) for found, at, after in boxes(data, start, end) if found == name), (end, end))
+
+    start, end = box(b"meta", 0, len(data))
+    iprp, main = box(b"iprp", start + 4, end), box(b"pitm", start + 4, end)[0]
+    id = number(main + 4, 4 if number(main, 1) else 2)
+    parts = [*boxes(data, *box(b"ipco", *iprp))]
+    at, end = box(b"ipma", *iprp)
+    of_id, of_part, at = (4 if number(at, 1) else 2), 1 + number(at + 3, 1) % 2, at + 8
+    for _ in range(MOST_PARTS):
+        if at >= end:
+            return None
+        first, n = at + of_id + 1, number(at + of_id, 1)
+        if number(at, of_id) == id:
+            break
+        at = first + n * of_part
+    else:
+        return None
+    for place in range(first, first + n * of_part, of_part):
+        i = number(place, of_part) % (0x80, 0x8000)[of_part - 1]  # without the bit that says: essential
+        name, body, _ = parts[i - 1] if 0 < i <= len(parts) else (b"", 0, 0)
+        if name == b"colr" and data.startswith(b"nclx", body):
+            return number(body + 4, 2), number(body + 6, 2)
+    return None

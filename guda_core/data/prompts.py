@@ -14,14 +14,14 @@ from typing import Any
 
 from guda_core.errors import OptionError, PromptError
 
-MAX_PROMPT = 300  # characters
+MAX_PROMPT = 2000  # characters: about the 512 tokens that Stable Diffusion 3 and FLUX read
 SEEDS, STEPS, GUIDANCE = (0, 2**32 - 1), (1, 200), (1.0, 20.0)
 MOST_NAMED = 8  # parts named in a sentence
 
 SYNTAX = re.compile(
     r"""
       <[a-z]\w*:[^<>]*>                         # <lora:name:0.8>, <hypernet:name:1>
-    | \(+ [^()]* : \s* [+-]?\d*\.?\d+ \s* \)+   # (rocket:1.3)
+    | \(+ [^()]* : \s* [+-]? (?: \d++ (?:\.\d++)? | \.\d++ ) \s* \)+   # (rocket:1.3)
     | \({2,} [^()]* \){2,}                      # ((rocket))
     | \( [^()]+ \) (?: \d*\.\d+ | [+-]+ )       # (rocket)1.3, (rocket)++
     | \[+ [^\[\]]* \]+                          # [rocket], [cat:dog:0.5], [cat|dog]
@@ -40,7 +40,7 @@ def check_prompt(prompt: str) -> str:
     """The prompt with white space (newlines and tabs too) reduced to single spaces; "" is allowed.
 
     Raises:
-        PromptError: it is not text, longer than 300 characters, or holds NUL, control or half (surrogate) characters.
+        PromptError: it is not text, longer than `MAX_PROMPT`, or holds NUL, control or half (surrogate) characters.
     """
     if not isinstance(prompt, str):
         raise PromptError("The prompt must be text.")

@@ -5,8 +5,9 @@
     ComfyUI                   "prompt": the graph of nodes as JSON; the prompt is the text behind a sampler's "positive"
     InvokeAI                  "invokeai_metadata": JSON with "positive_prompt"; before that "sd-metadata"
 
-PNG keeps these as text chunks; JPEG and WebP as Exif (UserComment; ComfyUI: Make and Model). The text is anybody's: it
-is only ever offered, never taken without being shown.
+PNG keeps these as text chunks; JPEG and WebP as Exif (UserComment; ComfyUI: Make and Model). A UserComment of another
+form is none: phones and people write into it too. The text is anybody's: it is only ever offered, never taken without
+being shown.
 """
 
 from __future__ import annotations
@@ -30,14 +31,15 @@ MOST = 200_000  # characters that are looked at
 EXIF, USER_COMMENT, MAKE, MODEL, SOFTWARE = 0x8769, 0x9286, 0x010F, 0x0110, 0x0131
 A1111, COMFY, FOOOCUS, INVOKE = "A1111", "ComfyUI", "Fooocus", "InvokeAI"
 ENDS = re.compile(r"^(Negative prompt: |Steps: \d+, )", re.MULTILINE)
+STEPS = re.compile(r"\bSteps: \d+")  # what these programs write, and others do not
 TEXTS = ("text", "text_g", "clip_l", "t5xxl", "prompt", "string", "value")  # of a node that holds or passes on words
 LINKS = (*TEXTS, "positive", "conditioning", "conditioning_1", "conditioning_to")
 
 
 @dataclass(frozen=True)
 class Written:
-    """A prompt as it may be offered, at most 300 characters, and the program whose form it has. cut: whether it was
-    longer."""
+    """A prompt as it may be offered, at most `MAX_PROMPT` characters, and the program whose form it has. cut: whether
+    it was longer."""
 
     prompt: str
     program: str
@@ -70,8 +72,9 @@ def _texts(im: Image.Image) -> dict[str, str]:
             name, _, rest = str(tags.get(tag, "")).partition(":")
             texts.setdefault(name.lower(), rest[:MOST])
         texts["software"] = str(tags.get(SOFTWARE, ""))
-        if comment := _comment(tags.get_ifd(EXIF).get(USER_COMMENT)):
-            texts.setdefault("parameters", comment[:MOST])
+        comment = _comment(tags.get_ifd(EXIF).get(USER_COMMENT))[:MOST]
+        if STEPS.search(comment) or _json(comment):
+            texts.setdefault("parameters", comment)
     return texts
 
 
@@ -83,9 +86,8 @@ def _comment(value: Any) -> str:
         return ""
     if not value.startswith(b"UNICODE\0"):
         return value.removeprefix(b"ASCII\0\0\0").decode("utf-8", "replace")
-    text = value[8:]
-    even, odd = text[::2].count(0), text[1::2].count(0)  # the empty half of a Latin letter tells the order of bytes
-    return text.decode("utf-16-be" if even >= odd else "utf-16-le", "replace")
+    ways = [value[8:].decode(f"utf-16-{order}", "replace") for order in ("be", "le")]  # each program has its own
+    return max(ways, key=lambda text: sum(" " <= c <= "~" for c in text)).removeprefix("\ufeff")
 
 
 def _candidates(texts: Mapping[str, str]) -> list[tuple[str, str]]:

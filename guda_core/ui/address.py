@@ -22,10 +22,12 @@ from guda_core.errors import OptionError, PromptError
 from guda_core.service import find_effort
 
 FIELDS = ("prompt", "seed", "steps", "guidance", "effort", "methods", "captions")
+LONGEST = 4000  # characters of an address that any host takes
 WRITE = f"""(...values) => {{
     const address = new URL(location.href), names = {json.dumps(FIELDS)};
     const written = (v) => Array.isArray(v) ? v.join(",") : typeof v === "boolean" ? Number(v) : v;
     names.forEach((name, i) => address.searchParams.set(name, written(values[i])));
+    if (address.search.length > {LONGEST}) address.searchParams.delete("prompt");
     history.replaceState(null, "", address);
     return [];
 }}"""  # runs in the browser when a picture is asked for

@@ -83,7 +83,7 @@ class Endpoints:
 
         Args:
             prompt: What to draw, for example "rocket, artistic style featuring thick black outline, flat colours". At
-                most 300 characters.
+                most 2,000 characters.
             seed: 0 to 4294967295. The same seed and options give the same picture.
             steps: Denoising steps, 5 to 50; 25 is enough.
             guidance: Classifier-free guidance, 1 to 8; 2.5 is usual.
@@ -126,7 +126,7 @@ class Endpoints:
         """Lets the model draw a picture and asks which groups of training pictures it needed for that.
 
         Args:
-            prompt: What to draw, at most 300 characters.
+            prompt: What to draw, at most 2,000 characters.
             seed: 0 to 4294967295.
             steps: Denoising steps, 5 to 50.
             guidance: Classifier-free guidance, 1 to 8.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from guda_core.answers.sentences import TITLE as TITLE
+from guda_core.data.prompts import MAX_PROMPT
 
 PURPOSE = (
     "A model learned to draw from several groups of training pictures. Which of them did it need for this picture?"
@@ -26,7 +27,7 @@ PRIVACY = (
 FOUND_CAPTION = (
     "The file says that {program} made it from these words. That is only what the file says. Edit it freely."
 )
-CUT_CAPTION = "The words were longer than 300 characters and are cut."
+CUT_CAPTION = f"The words were longer than {MAX_PROMPT:,} characters and are cut."
 TRY_CAPTIONS = "Uploads: also try other captions"
 CAPTIONS_INFO = "Scores the picture again with the best caption that CLIP finds, and without a caption."
 WAITING = "Waiting in the queue."

@@ -68,8 +68,10 @@ def words(value: object, what: str) -> str:
     """
     if value is None or value != value:  # NaN, as pandas writes empty cells
         return ""
-    if not isinstance(value, str | int | float) or isinstance(value, bool) or "\0" in str(value):
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
         raise DataError(f"{what} must be text, and is {type(value).__name__}.")
+    if "\0" in str(value):
+        raise DataError(f"{what} holds the character NUL (U+0000). Take it out.")
     if HALF.search(str(value)):
         raise DataError(f"{what} holds half a character (U+D800 to U+DFFF), which cannot be written. Type it in again.")
     return unicodedata.normalize("NFC", " ".join(str(value).split()))

@@ -133,13 +133,17 @@ def _stems(pictures: list[Path]) -> set[Path]:
     return {p for path in pictures for p in (path, path.with_suffix(""))}
 
 
-def _captions(files: list[Path]) -> dict[Path, str]:
-    """Picture's path without its suffix -> text. Raises DataError for files that are not UTF-8, all of them."""
-    out, bad = {}, []
+def _captions(files: list[Path], found: Found) -> dict[Path, str]:
+    """Picture's path without its suffix -> text; files of several lines are noted. Raises DataError for files that are
+    not UTF-8, all of them."""
+    out, bad, several = {}, [], []
     for path in sorted(files, key=lambda p: p.suffix.lower()):  # .txt goes before .caption
         try:
-            text = words(path.read_text(encoding="utf-8-sig"), str(path))
+            whole = path.read_text(encoding="utf-8-sig")
+            text = words(whole, str(path))
             out[path.with_suffix("")] = text or out.get(path.with_suffix(""), "")
+            if len([line for line in whole.splitlines() if line.strip()]) > 1:
+                several.append(f"{path.parent.name}/{path.name}")
         except (OSError, UnicodeDecodeError, DataError):
             bad.append(path)
     if bad:
@@ -148,6 +152,9 @@ def _captions(files: list[Path]) -> dict[Path, str]:
             f"{counted(len(bad), 'caption file is', 'caption files are')} not readable as UTF-8 text: {some(bad)}. "
             f"Save {them} again as UTF-8."
         )
+    if several:
+        n = counted(len(several), "caption file has", "caption files have")
+        found.notes.append(f"{n} several lines, which were joined to one caption: {some(several)}.")
     return out
 
 
@@ -232,7 +239,9 @@ def find_in_folder(folder: Path) -> Found:
             )
         )
     own = _stems(pictures)
-    captions = {stems(p): text for p, text in _captions([p for p in captions_of if captions_of[p] in own]).items()}
+    captions = {
+        stems(p): text for p, text in _captions([p for p in captions_of if captions_of[p] in own], found).items()
+    }
     if of_none := [p for p, stem in captions_of.items() if stem in alone and p.stem.lower() not in NO_CAPTIONS]:
         n = counted(len(of_none), "caption file belongs", "caption files belong")
         found.notes.append(f"{n} to no picture: {some([str(p.relative_to(folder)) for p in of_none])}.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ COLUMNS = {  # of a table -> what it means
     "license_link": "licence_link", "link": "link",
 }  # fmt: skip
 KINDS = (".csv", ".json", ".jsonl")
+SEPARATOR = re.compile(r"""\s*"?sep=([^"\w\s]|\t)"?[,;\t]*\r?\n""", re.I)  # what Excel may begin a CSV with
 
 
 def _text(path: Path) -> str:
@@ -33,17 +35,19 @@ def _text(path: Path) -> str:
 
 
 def _csv(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    head = text.partition("\n")[0]
-    found = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), strict=True)
+    told = SEPARATOR.match(text)
+    text, above = (text[told.end() :], 1) if told else (text, 0)
+    by = told[1] if told else max(",;\t", key=text.partition("\n")[0].count)
+    found = csv.DictReader(io.StringIO(text, newline=""), delimiter=by, strict=True)
     try:
         _check_twice(str(path), found.fieldnames or ())
         for row in found:
             if None in row:
-                raise DataError(f"{path}, line {found.line_num} has more fields than the first line.")
+                raise DataError(f"{path}, line {found.line_num + above} has more fields than the first line.")
             if any((v or "").strip() for v in row.values()):  # Excel leaves rows that are empty
-                yield found.line_num, row
-    except csv.Error as e:
-        raise DataError(f"{path}, line {found.line_num} is not readable as CSV: {e}.") from e
+                yield found.line_num + above, row
+    except csv.Error as e:  # the reader is at that line, where `found` is at the last one that it could read
+        raise DataError(f"{path}, line {found.reader.line_num + above} is not readable as CSV: {e}.") from e
 
 
 def _json(path: Path, text: str) -> Iterator[tuple[int, Any]]:
