@@ -338,7 +338,7 @@ def test_a_picture_whose_worker_is_ended_on_purpose_is_not_blamed(folder, tmp_pa
 
     def begins(task: Task, *, then: list[Told | None]) -> list[Told | None]:
         scorer._Tried(task).begin("a.png")
-        return [Told("part 0", "progress", 0.0, "", Done(0, 4)), *then]
+        return [Told("part 0", "progress", 0.0, "", Done(4, part=0)), *then]
 
     for _ in range(scorer.TRIES):
         stream = part_jobs.by_pool([task], Words(partial(begins, then=[None] * 9)))
