@@ -106,7 +106,7 @@ def _over_both(row: dict[str, Any]) -> str:
     if "p" in row:
         alone = f"{row['only_first']} against {row['only_second']}, " if "only_first" in row else ""
         said.append(f"{alone}p = {row['p']:.2g}")
-    return "; ".join([*said, *([f"artists {of['low']:.2f} to {of['high']:.2f}"] if of else [])])
+    return "; ".join([*said, *([f"artists {of['low']:z.2f} to {of['high']:z.2f}"] if of else [])])
 
 
 def apart(rows_key: str, kinds: dict[str, str], name: str = "styles") -> str:
@@ -183,7 +183,7 @@ def by_group() -> str:
     lines.append("|---|---|---|---|---|---|")
     for r in sorted(record["by_group"], key=lambda r: r["query_set"]):
         excess = " | ".join(f"{r['excess'][m]:.0f}" if m in r["excess"] else "" for m in ("logo", WITH_OFFSET))
-        lines.append(f"| {r['group']} | {r['query_set']} | {r['n']} | {r['first']:.2f} | {excess} |")
+        lines.append(f"| {r['group']} | {r['query_set']} | {r['n']} | {r['first']:z.2f} | {excess} |")
     return "\n".join([*lines, "", source(record, "styles")])
 
 
@@ -225,7 +225,7 @@ def short() -> str:
 
 def _close(v: dict[str, float]) -> str:
     """A value with its interval, in few characters."""
-    value, low, high = (f"{v[k]:.2f}".replace("0.", ".", 1) for k in ("value", "low", "high"))
+    value, low, high = (f"{v[k]:z.2f}".replace("0.", ".", 1) for k in ("value", "low", "high"))
     return f"{value} ({low} to {high})"
 
 

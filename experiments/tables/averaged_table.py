@@ -17,7 +17,7 @@ def averaged() -> str:
     for row, found in record["rows"].items():
         lines += [f"| {row} | {s} | {' | '.join(value(v[m]) for m in FIGURES)} |" for s, v in found.items()]
     for s, v in record["between_seeds"].items():
-        lines.append(f"| one seed by another | {s} | {' | '.join(f'{v[m]:.2f}' for m in FIGURES)} |")
+        lines.append(f"| one seed by another | {s} | {' | '.join(f'{v[m]:z.2f}' for m in FIGURES)} |")
     n = ", ".join(f"{n} {s}" for s, n in record["queries"].items())
     lines += ["", f"Queries: {n}, one draw in each stratum, in {record['dtype']}. {source(record, NAME)}"]
     return "\n".join(lines)

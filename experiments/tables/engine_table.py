@@ -57,7 +57,7 @@ def _figure(record: dict[str, Any], key: str) -> str:
         return f"{value:.3g}"
     rows = parts["coverage"][key.replace("coverage_", "rows_")]
     whole = next(r for r in rows if r["query_set"] == "all")
-    return f"{value:.3g} ({whole['held']['low']:.2f} to {whole['held']['high']:.2f}, {whole['queries']} pictures)"
+    return f"{value:.3g} ({whole['held']['low']:z.2f} to {whole['held']['high']:z.2f}, {whole['queries']} pictures)"
 
 
 def engine_rules() -> str:
@@ -71,7 +71,7 @@ def engine_rules() -> str:
     for noise in (n for n in ("guda", "logo", "oracle") if f"rules_{n}" in parts["rules"]):
         for rule, r in parts["rules"][f"rules_{noise}"].items():
             cells = [f"{r[k]:.3f}" for k in ("same_first", "same_two", "held")]
-            lines.append(f"| {rule} | {noise} | {r['share']:.2f} | {r['decided']:.2f} | {' | '.join(cells)} |")
+            lines.append(f"| {rule} | {noise} | {r['share']:z.2f} | {r['decided']:z.2f} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", source(record, "engine")])
 
 
@@ -105,8 +105,8 @@ def engine_switching() -> str:
     if "bfloat16_nats" in part:
         a, b = part["bfloat16_nats"]["merged"], part["bfloat16_nats"]["live"]
         lines.append(
-            f"\nScores of two draws in bfloat16 differ from those in float32 by {a['median']:.2f} nats merged and "
-            f"{b['median']:.2f} nats live (medians; at most {a['largest']:.2f} and {b['largest']:.2f})."
+            f"\nScores of two draws in bfloat16 differ from those in float32 by {a['median']:z.2f} nats merged and "
+            f"{b['median']:z.2f} nats live (medians; at most {a['largest']:z.2f} and {b['largest']:z.2f})."
         )
     return "\n".join([*lines, "", source(record, "engine")])
 
@@ -155,8 +155,8 @@ def engine_types() -> str:
     record, parts = found
     nats, errors = parts["types"]["types_nats"], parts["types"]["types_standard_errors"]
     return (
-        f"Scores in bfloat16 differ from those in float32 by {nats['median']:.2f} nats (median; at most "
-        f"{nats['largest']:.2f}), or {errors['median']:.2f} standard errors (at most {errors['largest']:.2f}). "
+        f"Scores in bfloat16 differ from those in float32 by {nats['median']:z.2f} nats (median; at most "
+        f"{nats['largest']:z.2f}), or {errors['median']:z.2f} standard errors (at most {errors['largest']:z.2f}). "
         f"{source(record, 'engine')}"
     )
 

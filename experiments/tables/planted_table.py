@@ -47,7 +47,9 @@ def few() -> str:
     ]  # fmt: skip
     for size in record["sizes"]:
         found = {(r["method"], r["query_set"]): r for r in record["rows"] if r["pictures"] == size}
-        cells = [f"{r['right']} of {r['of']} ({r['low']:.2f} to {r['high']:.2f})" for r in map(found.get, columns) if r]
+        cells = [
+            f"{r['right']} of {r['of']} ({r['low']:z.2f} to {r['high']:z.2f})" for r in map(found.get, columns) if r
+        ]
         lines.append(f"| {size} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", f"In brackets: 95% intervals of the share. {source(record, 'few')}"])
 

@@ -175,7 +175,7 @@ def scope_more() -> str:
     lines += [f"| {name} | {pct(v)} |" for name, v in r["aspects"].items()]
     lines += ["", "| strangers' emoji, each team left out of the fit | called out of scope | AUROC |", "|---|---|---|"]
     lines += [f"| {team} | {pct(v['out_of_scope'])} | {area(v['auroc'])} |" for team, v in r["teams"].items()]
-    mean = f"Kinds left out of the fit: mean AUROC {r['left_out_mean_auroc']:.2f} over {len(r['left_out'])} kinds."
+    mean = f"Kinds left out of the fit: mean AUROC {r['left_out_mean_auroc']:z.2f} over {len(r['left_out'])} kinds."
     return "\n".join([*lines, "", f"{mean} {_of_scope(r)}"])
 
 
@@ -189,7 +189,7 @@ def scope_sources() -> str:
 
 
 def area(found: Mapping[str, Any]) -> str:
-    return f"{found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+    return f"{found['value']:z.2f} ({found['low']:z.2f} to {found['high']:z.2f})"
 
 
 RENDER = {

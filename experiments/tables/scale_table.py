@@ -70,9 +70,9 @@ def scale() -> str:
     lines += [
         f"| {killed['pictures']} pictures on two Ray nodes, a node and the driver killed: lost, twice | {lost} |",
         f"| their rows beside those of one process | {same} |",
-        f"| a made-up table of {made['rows']:,} rows: summary and page | {made['summary_s']:.2f} s |",
-        f"| search in it, sorted, one screen | {made['search_s']:.2f} s |",
-        f"| one picture's rows in it | {made['one_picture_s']:.2f} s |",
+        f"| a made-up table of {made['rows']:,} rows: summary and page | {made['summary_s']:z.2f} s |",
+        f"| search in it, sorted, one screen | {made['search_s']:z.2f} s |",
+        f"| one picture's rows in it | {made['one_picture_s']:z.2f} s |",
         f"| a row of it | {made['bytes_per_row']:.0f} bytes |",
         f"| read and write the list of {found['names']:,} pictures | {found['listing_s']:.1f} s |",
         f"| load the embedded model | {found['model_load_s']:.1f} s |",
