@@ -20,7 +20,10 @@ NOISED = (
 BY = "Made with the models of {name}."
 NUMBER = "The number says how far a picture is from the first one, in the model's own latents (RMS; 0: the same)."
 KEYS = (("needed", "orange: explained worse without the group"), ("hindered", "blue: better"))
-COLOURS = "No colour: the map says nothing here. Each map has a scale of its own."
+COLOURS = (
+    "No colour: the map says nothing here. Each map has a scale of its own. Its nats are the drop at four draws in "
+    "each range of timesteps, without the offset. So they are not the score."
+)
 TITLE_NEAR = "Looks most like these training pictures"
 LIKENESS = "That is likeness, not influence. The number: 1 looks the same, 0 looks like something else."
 SMALL = "The pictures are shown small, as the model saw them."
