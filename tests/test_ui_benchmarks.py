@@ -95,10 +95,10 @@ def test_every_method_of_the_app_stands_in_the_first_table():
 
 
 def test_digits_are_not_said_to_have_words():
-    digits = benchmarks.read(benchmarks.BENCHMARKS / "digits.json")
+    digits, styles = (benchmarks.read(benchmarks.BENCHMARKS / f"{name}.json") for name in ("digits", "styles"))
+    assert digits is not None and styles is not None
     said = benchmarks._sets(digits["rows"])
     assert benchmarks.DRAWN in said and "words" not in said
-    styles = benchmarks.read(benchmarks.BENCHMARKS / "styles.json")
     assert benchmarks.SETS["generated"] in benchmarks._sets(styles["rows"])
 
 

@@ -330,7 +330,8 @@ def test_each_method_stands_beside_the_oracle_where_that_was_asked():
 
 def test_the_comparison_of_a_picture_that_is_out_of_scope_names_no_group_unasked():
     service, names = FakeService(), [g.name for g in SETS.groups.values()]
-    for service.scoped, away in (("in scope", False), ("out of scope", True)):
+    for service.scoped in ("in scope", "out of scope"):
+        away = service.scoped == "out of scope"
         html = compare.shown(answered(service), service)
         unasked = html.partition("<details")[0]
         assert (VERDICTS["out of scope"] in unasked) is away is not any(n in unasked for n in names)
